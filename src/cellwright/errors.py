@@ -1,0 +1,49 @@
+"""What can go wrong, named; each error is also the built-in it resembles.
+
+A message says what was wanted, what was got and what to do. None derives from RuntimeError, because
+napari's workers swallow that one.
+"""
+
+
+class CellwrightError(Exception):
+    """Base of all errors this package raises on purpose."""
+
+
+class AxesError(CellwrightError, ValueError):
+    """The axes of an image do not fit what was asked."""
+
+
+class ImageError(CellwrightError, ValueError):
+    """The pixels of an image cannot be used (empty, no finite value, unknown type)."""
+
+
+class SettingsError(CellwrightError, ValueError):
+    """A setting is out of its range or contradicts another."""
+
+
+class DeviceError(CellwrightError, ValueError):
+    """The device asked for is unknown or not in this machine."""
+
+
+class ReadError(CellwrightError, OSError):
+    """A file or folder is missing, damaged or of another kind."""
+
+
+class WriteError(CellwrightError, OSError):
+    """A file or folder cannot be written."""
+
+
+class CheckpointError(CellwrightError, ValueError):
+    """A model folder is unknown, incomplete, damaged or of another shape."""
+
+
+class OutOfMemoryError(CellwrightError, MemoryError):
+    """Even the smallest tile on the last device does not fit into memory."""
+
+
+class WrongLayerError(CellwrightError, TypeError):
+    """The active napari layer is not of the type the action needs."""
+
+
+class JobError(CellwrightError):
+    """A long job failed for a reason outside this package (a torch error, say)."""

@@ -1,0 +1,106 @@
+"""What a model is, without its network: the part that can be read without torch."""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from cellwright.errors import CheckpointError
+
+SPEC_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """The facts of a model that inference, widgets and tables need.
+
+    Made by ``models.<family>``; stored as ``spec.json`` beside the weights.
+
+    Parameters
+    ----------
+    family, preset
+        Name in the registry, and which of its architectures.
+    title
+        One line for people.
+    in_channels
+        Channels the network takes; a grey image is repeated.
+    map_channels
+        Name and channels of each map the network gives.
+    divisor
+        Height and width of a tile must be multiples of this.
+    halo
+        Pixels of context a tile needs on each side for its core not to depend on the tiling.
+    percentiles
+        Low and high percentile of an image that become 0 and 1.
+    diameter_px
+        Typical cell diameter in training, in pixels.
+    diameter_range_px
+        Smallest and largest cell diameter that needs no rescaling.
+    classes
+        Class names; empty when the model does not classify.
+    """
+
+    family: str
+    preset: str
+    title: str
+    in_channels: int
+    map_channels: dict[str, int]
+    divisor: int
+    halo: int
+    percentiles: tuple[float, float] = (0.5, 99.8)
+    diameter_px: float = 24.0
+    diameter_range_px: tuple[float, float] = (8.0, 80.0)
+    classes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
+        return {"version": SPEC_VERSION, **asdict(self)}
+
+
+def read_spec(path: Path) -> ModelSpec:
+    """Return the spec stored at ``path``.
+
+    Raises
+    ------
+    CheckpointError
+        The file is missing, is no JSON, is of a newer version, or lacks a field.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"Expected a readable spec.json at {path}; got: {error}. Choose a complete model folder."
+        ) from error
+    if not isinstance(values, dict) or values.get("version") != SPEC_VERSION:
+        version = values.get("version") if isinstance(values, dict) else None
+        raise CheckpointError(
+            f"Expected version {SPEC_VERSION} in {path}; got {version!r}. Update cellwright or the model."
+        )
+    wanted = {item.name for item in fields(ModelSpec)}
+    given = set(values) - {"version"}
+    if wanted != given:
+        raise CheckpointError(
+            f"Fields of {path} do not fit: missing {sorted(wanted - given)}, unknown {sorted(given - wanted)}. "
+            "Save the model again with this version of cellwright."
+        )
+    return _from_json({name: values[name] for name in wanted}, path)
+
+
+def _from_json(values: dict[str, Any], path: Path) -> ModelSpec:
+    try:
+        return ModelSpec(
+            **{
+                **values,
+                "map_channels": {str(k): int(v) for k, v in values["map_channels"].items()},
+                "percentiles": _pair(values["percentiles"]),
+                "diameter_range_px": _pair(values["diameter_range_px"]),
+                "classes": tuple(map(str, values["classes"])),
+            }
+        )
+    except (TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"A field of {path} has the wrong type: {error}.") from error
+
+
+def _pair(values: Any) -> tuple[float, float]:
+    low, high = values
+    return float(low), float(high)

@@ -1,0 +1,77 @@
+"""Instance images: measure, renumber and clean them, with one pass over the pixels instead of one per cell."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from cellwright.types import Labels
+
+
+class Measures(NamedTuple):
+    """One row for each of the labels 1..N; lengths in pixels."""
+
+    areas: NDArray[np.float32]  # (N,)
+    points: NDArray[np.float32]  # (N, D) centroids
+    boxes: NDArray[np.float32]  # (N, 2, D) first corner, one past the last corner
+
+
+def measure(labels: Labels) -> Measures:
+    """Return area, centroid and bounding box of each label 1..N, in pixels.
+
+    Parameters
+    ----------
+    labels : int (Y, X) or (Z, Y, X)
+        0 is background; labels that do not occur get area 0 and not-a-number centroids.
+    """
+    flat = np.flatnonzero(labels)
+    ids = labels.reshape(-1)[flat]
+    n = int(ids.max(initial=0))
+    areas = np.bincount(ids, minlength=n + 1)[1:]
+    with np.errstate(invalid="ignore"):
+        points = np.stack(
+            [
+                np.bincount(ids, weights=axis, minlength=n + 1)[1:] / areas
+                for axis in np.unravel_index(flat, labels.shape)
+            ],
+            axis=1,
+        )
+    return Measures(areas.astype(np.float32), points.astype(np.float32), _boxes(labels, n))
+
+
+def _boxes(labels: Labels, n: int) -> NDArray[np.float32]:
+    boxes = np.zeros((n, 2, labels.ndim), np.float32)
+    for index, slices in enumerate(ndimage.find_objects(labels)):
+        if slices is not None:
+            boxes[index] = [[part.start for part in slices], [part.stop for part in slices]]
+    return boxes
+
+
+def equivalent_diameters(areas: NDArray[np.floating], ndim: int = 2) -> NDArray[np.float32]:
+    """Return the diameter of the disc (or ball, ``ndim=3``) of the same area, in pixels."""
+    radius = np.sqrt(areas / np.pi) if ndim == 2 else np.cbrt(areas * 3 / (4 * np.pi))
+    return (2 * radius).astype(np.float32)
+
+
+def keep(labels: Labels, wanted: NDArray[np.bool_]) -> Labels:
+    """Return labels renumbered 1..N in their old order, without those where ``wanted`` is false.
+
+    ``wanted`` has one entry for each of the labels 1..N.
+    """
+    table = np.zeros(len(wanted) + 1, np.int32)
+    table[1:][wanted] = np.arange(1, int(wanted.sum()) + 1, dtype=np.int32)
+    return table[labels]
+
+
+def relabel(labels: NDArray[np.integer]) -> Labels:
+    """Return labels renumbered 1..N without gaps, in their old order."""
+    ids, inverse = np.unique(labels, return_inverse=True)
+    shift = 0 if ids.size and ids[0] == 0 else 1
+    return (inverse.reshape(labels.shape) + shift).astype(np.int32)
+
+
+def touches_border(boxes: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Return which boxes (N, 2, D) reach the edge of an image of this shape."""
+    touches: NDArray[np.bool_] = (boxes[:, 0] <= 0).any(axis=1) | (boxes[:, 1] >= np.asarray(shape)).any(axis=1)
+    return touches

@@ -1,0 +1,154 @@
+"""The values that travel between the floors: plain, frozen, arrays never copied."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellwright.errors import AxesError
+
+ArrayLike = Any  # numpy, dask or zarr: anything with shape, dtype and slicing
+Maps = Mapping[str, NDArray[np.float32]]  # dense network output, each (channels, Y, X)
+Labels = NDArray[np.int32]
+
+AXES = "TCZYX"
+SPATIAL = "ZYX"
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image with the meaning of its axes.
+
+    Made by ``io.images`` and ``widgets.layers``; used by everything above.
+
+    Parameters
+    ----------
+    data
+        Numpy, dask or zarr array.
+    axes
+        One letter of ``TCZYX`` for each dimension, in the order of the array.
+    pixel_size_um
+        Micrometres per pixel of the spatial axes in the order of ``axes``; empty when unknown.
+    name
+        What to call the image in tables and layers.
+    """
+
+    data: ArrayLike
+    axes: str
+    pixel_size_um: tuple[float, ...] = ()
+    name: str = "image"
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.data.shape)
+        if len(self.axes) != len(shape) or len(set(self.axes)) != len(self.axes):
+            raise AxesError(
+                f"Axes must name each dimension once; got {self.axes!r} for shape {shape}. "
+                f"Give one letter of {AXES} for each dimension."
+            )
+        unknown = set(self.axes) - set(AXES)
+        if unknown:
+            raise AxesError(
+                f"Axes must be letters of {AXES}; got {self.axes!r} for shape {shape}. "
+                f"Rename or drop {''.join(sorted(unknown))!r}."
+            )
+        n_spatial = sum(axis in SPATIAL for axis in self.axes)
+        if self.pixel_size_um and len(self.pixel_size_um) != n_spatial:
+            raise AxesError(
+                f"pixel_size_um must have one number for each of {n_spatial} spatial axes of "
+                f"{self.axes!r}; got {self.pixel_size_um}. Leave it empty when it is unknown."
+            )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Length of each axis."""
+        return tuple(self.data.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """Instances found or annotated; row ``i`` of every column is label ``i + 1``.
+
+    Made by ``postprocess`` of a model; used by Result, tables and layers.
+
+    Parameters
+    ----------
+    points : float32 (N, D)
+        Centroids in pixels, in the order of the axes (without channels).
+    boxes : float32 (N, 2, D)
+        First and one-past-last corner of each cell's bounding box, in pixels.
+    scores : float32 (N,)
+        0 to 1, how sure the model is that this is one whole cell.
+    areas : float32 (N,)
+        Pixels (2D) or voxels (3D) covered.
+    labels : int32 image or None
+        0 is background; None for models that do not segment.
+    classes : int16 (N,) or None
+    """
+
+    points: NDArray[np.float32]
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    areas: NDArray[np.float32]
+    labels: Labels | None = None
+    classes: NDArray[np.int16] | None = None
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The maps of an image before any threshold, kept so that settings can be changed without the network.
+
+    Made by ``inference.count.predict``; used by ``inference.count.decode``.
+
+    Parameters
+    ----------
+    frames
+        The maps of each 2D frame, in model pixels.
+    zoom
+        Model pixels per image pixel.
+    frame_shape
+        (Y, X) of a frame in image pixels.
+    lead_shape
+        Lengths of the axes before YX (channels left out); empty for a 2D image.
+    """
+
+    frames: tuple[Maps, ...]
+    zoom: float
+    frame_shape: tuple[int, int]
+    lead_shape: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Everything needed to repeat a result; written beside every table and into layer metadata."""
+
+    package_version: str
+    model: str
+    checkpoint_sha256: str
+    settings: Mapping[str, Any]
+    image_name: str
+    image_shape: tuple[int, ...]
+    axes: str
+    pixel_size_um: tuple[float, ...]
+    device: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What counting gives: the count, the cells and how they were found.
+
+    ``offset`` is the place of the counted part in the source image (pixels, axes of ``cells.points``),
+    not zero when only a region was counted. ``notices`` are sentences the user should read.
+    """
+
+    count: float
+    cells: Cells
+    provenance: Provenance
+    prediction: Prediction | None = None
+    offset: tuple[int, ...] = ()
+    notices: tuple[str, ...] = field(default=())
