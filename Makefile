@@ -1,0 +1,22 @@
+# Each target is all the set-up there is: it makes .venv, installs the package and, on a Debian or Ubuntu
+# without them, the display libraries.
+
+PYTHON ?= python3
+export PYTHON
+python := .venv/bin/python
+
+.PHONY: demo test lint environment
+
+demo: environment  ## open napari on a sample image with its cells counted (no screen: demo/screenshot.png)
+	.ci/on-screen $(python) -m cellwright.widgets.demo
+
+test: environment  ## the whole test suite with its coverage
+	.ci/on-screen --hidden $(python) -m pytest --cov --cov-fail-under=90
+
+lint: environment  ## style and types
+	$(python) -m ruff check .
+	$(python) -m ruff format --check .
+	$(python) -m mypy
+
+environment:
+	@.ci/environment
