@@ -9,7 +9,7 @@
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -58,10 +58,16 @@ class Dataset:
     folder: Path
     items: tuple[Item, ...]
 
-    def select(self, split: str | None = None, group: str | None = None) -> "Dataset":
-        """Return the part of the dataset that belongs to a split and a group (None = all)."""
+    def select(
+        self, split: str | None = None, group: str | None = None, names: Collection[str] | None = None
+    ) -> "Dataset":
+        """Return the part of the dataset that has this split, group and one of these names (None = all)."""
         chosen = tuple(
-            item for item in self.items if split in (None, item.split) and group in (None, item.group)
+            item
+            for item in self.items
+            if split in (None, item.split)
+            and group in (None, item.group)
+            and (names is None or item.name in names)
         )
         return replace(self, items=chosen)
 

@@ -1,7 +1,7 @@
 """What every model family offers; written once so that inference, training and tests are shared."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from torch import Tensor, nn
 
@@ -37,8 +37,24 @@ class CellModel(Protocol):
         """Return the scalar training loss; both are (B, sum of map_channels, Y, X)."""
         ...
 
+    def with_network(self, network: nn.Module, *, spec: ModelSpec | None = None, sha256: str = "") -> Self:
+        """Return the same model with another network (and spec, and checksum)."""
+        ...
+
+    def inference_network(self) -> nn.Module:
+        """Return a copy of the network made fast for inference, in evaluation mode."""
+        ...
+
+    def flip(self, output: Tensor, axis: int) -> Tensor:
+        """Return the raw output for a flipped image, flipped back; ``axis`` -2 is Y, -1 is X."""
+        ...
+
     def to_maps(self, output: Tensor) -> Tensor:
         """Return the network output in map units (probabilities, pixels); the same shape."""
+        ...
+
+    def flip(self, output: Tensor, axis: int) -> Tensor:
+        """Return the raw output for the flipped image, flipped back; ``axis`` -2 is Y, -1 is X."""
         ...
 
     def postprocess(self, maps: Maps, settings: Any) -> Cells:

@@ -5,6 +5,7 @@ arXiv:2212.03465 (2022).
 """
 
 import copy
+from typing import Self
 
 import numpy as np
 import torch
@@ -50,10 +51,14 @@ class SmallNetwork(nn.Module):
 class FlowModel:
     """A flow network with its loss and its two-way code; see ``models.contract.CellModel``."""
 
-    def __init__(self, spec: ModelSpec, network: nn.Module) -> None:
+    def __init__(self, spec: ModelSpec, network: nn.Module, sha256: str = "") -> None:
         self.spec = spec
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.sha256 = ""
+        self.sha256 = sha256
+
+    def with_network(self, network: nn.Module, *, spec: ModelSpec | None = None, sha256: str = "") -> Self:
+        """Return the same model with another network (and spec, and checksum)."""
+        return type(self)(spec or self.spec, network, sha256)
 
     def make_targets(self, labels: Labels) -> Maps:
         """Return unit flow (2, Y, X) and cell mask (1, Y, X) of these labels."""

@@ -38,6 +38,8 @@ class ModelSpec:
         Smallest and largest cell diameter that needs no rescaling.
     classes
         Class names; empty when the model does not classify.
+    weights_sha256
+        Checksum of the weights file; empty when there is none yet.
     """
 
     family: str
@@ -51,6 +53,7 @@ class ModelSpec:
     diameter_px: float = 24.0
     diameter_range_px: tuple[float, float] = (8.0, 80.0)
     classes: tuple[str, ...] = ()
+    weights_sha256: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""

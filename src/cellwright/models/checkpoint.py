@@ -1,0 +1,97 @@
+"""A model as a folder: spec.json, weights.safetensors, scores.json, card.md. No pickle, ever."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from cellwright.errors import CheckpointError, WriteError
+from cellwright.models import registry
+from cellwright.models.contract import CellModel
+from cellwright.models.spec import read_spec
+
+SPEC, WEIGHTS, SCORES, CARD = "spec.json", "weights.safetensors", "scores.json", "card.md"
+
+
+def save_checkpoint(folder: Path, model: CellModel, scores: Mapping[str, float] | None = None) -> None:
+    """Write a model into ``folder``; each file appears whole or not at all.
+
+    Raises
+    ------
+    WriteError
+        The folder cannot be written.
+    """
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.network.state_dict().items()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / (WEIGHTS + ".part")
+        save_file(weights, partial)
+        partial.replace(folder / WEIGHTS)
+        spec = {**model.spec.to_json(), "weights_sha256": checksum(folder / WEIGHTS)}
+        _write_json(folder / SCORES, dict(scores or {}))
+        _write_json(folder / SPEC, spec)
+    except OSError as error:
+        raise WriteError(f"Cannot write the model to {folder}: {error}. Choose a folder you may write to.") from error
+
+
+def load_checkpoint(folder: Path) -> CellModel:
+    """Return the model stored in ``folder``, its network in evaluation mode on the CPU.
+
+    Raises
+    ------
+    CheckpointError
+        A file is missing, damaged, of another version or shape, holds values that are not finite, or its
+        checksum is not that of spec.json.
+    """
+    spec = read_spec(folder / SPEC)
+    path = folder / WEIGHTS
+    sha256 = _verified(path, spec.weights_sha256)
+    model: CellModel = registry.get(spec.family).load().build(spec.preset)
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"Expected safetensors weights in {path}; got: {error}. Copy the model folder again."
+        ) from error
+    _check_finite(weights, path)
+    try:
+        model.network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"The weights in {path} do not fit the {spec.preset} preset of {spec.family}: {error}"
+        ) from error
+    return model.with_network(model.network.eval(), spec=spec, sha256=sha256)
+
+
+def checksum(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _verified(path: Path, expected: str) -> str:
+    try:
+        found = checksum(path)
+    except OSError as error:
+        raise CheckpointError(f"Expected weights at {path}; got: {error}. Choose a complete model folder.") from error
+    if expected and found != expected:
+        raise CheckpointError(
+            f"The checksum of {path} should be {expected[:12]}…; got {found[:12]}…. Copy the model folder again."
+        )
+    return found
+
+
+def _check_finite(weights: Mapping[str, torch.Tensor], path: Path) -> None:
+    broken = [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise CheckpointError(f"The weights in {path} hold NaN or infinity in {broken[0]!r}. Train the model again.")
+
+
+def _write_json(path: Path, values: Mapping[str, object]) -> None:
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)

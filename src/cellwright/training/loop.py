@@ -1,0 +1,279 @@
+"""Training from a folder of images and labels to a checkpoint folder; the whole recipe on one screen."""
+
+import copy
+import json
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cellwright.errors import ReadError, WriteError
+from cellwright.inference import device as devices
+from cellwright.inference.settings import EngineSettings
+from cellwright.io.dataset import Dataset
+from cellwright.models.checkpoint import save_checkpoint
+from cellwright.models.contract import CellModel
+from cellwright.tasks import Progress, Task
+from cellwright.training.evaluate import Report, evaluate
+from cellwright.training.modality import amplified, appearance, cluster, embedding
+from cellwright.training.patches import Sample, load_samples
+from cellwright.training.pool import Pool, make_batch, simulated_samples
+from cellwright.training.settings import TrainingSettings
+
+STATE = "training.pt"  # everything a killed run needs to go on
+GRADIENT_LIMIT = 5.0
+
+
+@dataclass(frozen=True)
+class EpochReport(Progress):
+    """One epoch: mean loss, learning rate and the validation scores (empty without validation images)."""
+
+    loss: float = 0.0
+    rate: float = 0.0
+    scores: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """What a run trains on: the dataset itself, and folders that only the first phase sees."""
+
+    target: Dataset
+    extra: tuple[Dataset, ...] = ()
+
+
+@dataclass(slots=True)
+class _State:
+    """The moving parts of a run."""
+
+    network: nn.Module
+    average: nn.Module
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    best: float = -1.0
+    losses: list[float] = field(default_factory=list)
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def train(
+    data: Data, model: CellModel, output: Path, settings: TrainingSettings, *, device: str = "auto"
+) -> Task[Path]:
+    """Train a model and return the folder of its best checkpoint (``output``).
+
+    Yields an :class:`EpochReport` after each epoch. A run that was killed goes on where its last epoch ended
+    when it is started again with the same output folder. The best checkpoint is chosen by the mean of the
+    validation groups' AP at IoU 0.5; without validation images the last one is kept.
+
+    Raises
+    ------
+    ReadError
+        No image has the split ``train``.
+    WriteError
+        The output folder cannot be written.
+    """
+    place = devices.choose(device)
+    _make_folder(output)
+    pools = yield from _pools(data, model, settings)
+    state = _new_state(model, settings, place)
+    _resume(state, output)
+    validation = data.target.select("val")
+    while state.step < settings.n_steps:
+        fine_tuning = state.step >= settings.pretrain_steps
+        if fine_tuning and pools.tune is None:
+            pools = _with_tuning(pools, state.average, settings)
+        yield from _epoch(state, pools, model, settings, place)
+        report = yield from _look(state, validation, model, device)
+        _keep(state, report, model, output, settings)
+        yield _epoch_report(state, settings)
+    (output / STATE).unlink(missing_ok=True)
+    return output
+
+
+@dataclass(frozen=True, slots=True)
+class _Pools:
+    pretrain: Pool
+    target: tuple[Sample, ...]
+    tune: Pool | None = None
+
+
+def _pools(data: Data, model: CellModel, settings: TrainingSettings) -> Task[_Pools]:
+    target = yield from load_samples(data.target.select("train"), model.spec.percentiles)
+    if not target:
+        raise ReadError(f"Training needs images with the split 'train'; {data.target.folder} has none.")
+    extra: list[Sample] = []
+    for dataset in data.extra:
+        extra += yield from load_samples(dataset.select("train"), model.spec.percentiles)
+    if settings.pretrain_steps:
+        extra += yield from simulated_samples(settings.n_simulated, settings.seed, model.spec.percentiles)
+    everything = [*target, *extra]
+    kinds = cluster([appearance(sample) for sample in everything], settings.n_modalities, settings.seed)
+    return _Pools(Pool(tuple(everything), amplified(kinds)), tuple(target))
+
+
+def _with_tuning(pools: _Pools, network: nn.Module, settings: TrainingSettings) -> _Pools:
+    """Cluster the target's images by what the pre-trained encoder sees in them."""
+    encoder = network.encoder.eval()  # type: ignore[operator,union-attr]
+    features = [embedding(sample, encoder) for sample in pools.target]
+    kinds = cluster(features, settings.n_modalities, settings.seed)
+    return replace(pools, tune=Pool(pools.target, amplified(kinds)))
+
+
+def _new_state(model: CellModel, settings: TrainingSettings, place: torch.device) -> _State:
+    network = model.network.to(place)
+    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=settings.weight_decay)
+    return _State(network, copy.deepcopy(network), optimizer)
+
+
+def _epoch(
+    state: _State, pools: _Pools, model: CellModel, settings: TrainingSettings, place: torch.device
+) -> Task[None]:
+    """Train until the next look at the validation images; batches are made one ahead in a thread."""
+    end = min(_next_stop(state.step, settings), settings.n_steps)
+    state.network.train()
+    state.losses.clear()
+    for images, targets in _batches(range(state.step, end), pools, settings):
+        _set_rate(state.optimizer, learning_rate(state.step, settings))
+        state.losses.append(_learn(state, model, images.to(place), targets.to(place)))
+        state.step += 1
+        _average(state, settings.ema_decay)
+        stage = "fine-tune" if state.step > settings.pretrain_steps else "pre-train"
+        yield Progress(stage, state.step, settings.n_steps, f"loss {state.losses[-1]:.3f}")
+
+
+def _next_stop(step: int, settings: TrainingSettings) -> int:
+    stop = (step // settings.steps_per_epoch + 1) * settings.steps_per_epoch
+    return min(stop, settings.pretrain_steps) if step < settings.pretrain_steps else stop
+
+
+def _batches(
+    steps: range, pools: _Pools, settings: TrainingSettings
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batch of a step depends on its number alone, so that a resumed run sees what it would have seen."""
+
+    def batch(step: int) -> tuple[Tensor, Tensor]:
+        rng = np.random.default_rng((settings.seed, step))
+        if step < settings.pretrain_steps or pools.tune is None:
+            return make_batch([(pools.pretrain, settings.batch_size)], settings, rng, exclude=True)
+        n_replay = int(rng.binomial(settings.batch_size, settings.replay)) if settings.pretrain_steps else 0
+        parts = [(pools.tune, settings.batch_size - n_replay), (pools.pretrain, n_replay)]
+        return make_batch(parts, settings, rng, exclude=False)
+
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(batch, steps.start)
+        for step in steps:
+            ready = ahead.result()
+            if step + 1 < steps.stop:
+                ahead = pool.submit(batch, step + 1)
+            yield ready
+
+
+def learning_rate(step: int, settings: TrainingSettings) -> float:
+    """Return the rate of a step: warm-up, then a cosine down to a hundredth, once in each phase."""
+    if step < settings.pretrain_steps:
+        highest, done, total = settings.pretrain_rate, step, settings.pretrain_steps
+    else:
+        highest, done, total = settings.finetune_rate, step - settings.pretrain_steps, settings.finetune_steps
+    warm_up = min(1.0, (done + 1) / (settings.warmup_steps + 1))
+    return highest * warm_up * (0.505 + 0.495 * math.cos(math.pi * done / max(total, 1)))
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def _learn(state: _State, model: CellModel, images: Tensor, targets: Tensor) -> float:
+    """Take one step and return its loss."""
+    images = images.to(memory_format=torch.channels_last)
+    is_half = devices.number_type(images.device) != torch.float32
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=is_half):
+        output = state.network(images)
+    loss = model.loss(output.float(), targets)
+    state.optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(state.network.parameters(), GRADIENT_LIMIT)
+    state.optimizer.step()
+    return float(loss.detach())
+
+
+@torch.no_grad()
+def _average(state: _State, decay: float) -> None:
+    """Move the average weights towards the present ones, faster at the start."""
+    rate = 1 - min(decay, state.step / (state.step + 10))
+    present = state.network.state_dict()
+    for name, value in state.average.state_dict().items():
+        if value.dtype.is_floating_point:
+            value.lerp_(present[name], rate)
+        else:
+            value.copy_(present[name])
+
+
+def _look(state: _State, validation: Dataset, model: CellModel, device: str) -> Task[Report | None]:
+    if not len(validation):
+        return None
+    judged = model.with_network(copy.deepcopy(state.average))
+    report = yield from evaluate(validation, judged, engine=EngineSettings(device=device))
+    return report
+
+
+def _keep(
+    state: _State, report: Report | None, model: CellModel, output: Path, settings: TrainingSettings
+) -> None:
+    """Write the checkpoint if it is the best so far, then the curve and what a resumed run needs."""
+    scores = report.summary() if report else {}
+    score = scores.get("ap50", float(state.step))
+    rate = state.optimizer.param_groups[0]["lr"]
+    loss = float(np.mean(state.losses)) if state.losses else math.nan
+    state.history.append({"step": state.step, "loss": loss, "rate": rate, **scores})
+    if score >= state.best:
+        state.best = score
+        save_checkpoint(output, model.with_network(state.average), scores)
+    _write(output / "curve.json", json.dumps({"settings": asdict(settings), "epochs": state.history}, indent=1))
+    partial = output / (STATE + ".part")
+    torch.save(
+        {
+            "network": state.network.state_dict(),
+            "average": state.average.state_dict(),
+            "optimizer": state.optimizer.state_dict(),
+            "step": state.step,
+            "best": state.best,
+            "history": state.history,
+        },
+        partial,
+    )
+    partial.replace(output / STATE)
+
+
+def _resume(state: _State, output: Path) -> None:
+    path = output / STATE
+    if not path.exists():
+        return
+    saved = torch.load(path, weights_only=True)
+    state.network.load_state_dict(saved["network"])
+    state.average.load_state_dict(saved["average"])
+    state.optimizer.load_state_dict(saved["optimizer"])
+    state.step, state.best, state.history = saved["step"], saved["best"], saved["history"]
+
+
+def _epoch_report(state: _State, settings: TrainingSettings) -> EpochReport:
+    latest = state.history[-1]
+    scores = {name: value for name, value in latest.items() if name not in ("step", "loss", "rate")}
+    note = " · ".join([f"loss {latest['loss']:.3f}", *(f"{name} {value:.3f}" for name, value in scores.items())])
+    return EpochReport("epoch", state.step, settings.n_steps, note, latest["loss"], latest["rate"], scores)
+
+
+def _make_folder(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        _write(output / "curve.json.part", "")
+        (output / "curve.json.part").unlink()
+    except OSError as error:
+        raise WriteError(f"Cannot write to {output}: {error}. Choose a folder you may write to.") from error
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

@@ -1,0 +1,59 @@
+"""Samples with their chances -> batches of augmented patches with their targets."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cellwright.ops.simulate import LOOKS, simulate
+from cellwright.tasks import Progress, Task
+from cellwright.training.augment import augment, exclude_boundaries
+from cellwright.training.patches import Sample, cut_patch, make_sample
+from cellwright.training.settings import TrainingSettings
+
+SIMULATED_PX = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Images and the chance of each to be cut next."""
+
+    samples: tuple[Sample, ...]
+    chances: NDArray[np.float64]
+
+
+def make_batch(
+    parts: Sequence[tuple[Pool, int]], settings: TrainingSettings, rng: np.random.Generator, *, exclude: bool
+) -> tuple[Tensor, Tensor]:
+    """Return images float32 (B, 3, P, P) and targets (B, 3, P, P): unit flow dy, dx and cell mask.
+
+    ``parts`` says how many patches come from which pool; with ``exclude`` some patches are taught with a gap
+    between touching cells.
+    """
+    chosen = [pool.samples[i] for pool, n in parts for i in rng.choice(len(pool.samples), n, p=pool.chances)]
+    diameters = (settings.smallest_diameter_px, settings.largest_diameter_px)
+    images, targets = [], []
+    for sample in chosen:
+        patch = cut_patch(sample, settings.patch_px, diameters, rng)
+        images.append(augment(patch.image, patch.labels, rng))
+        gap = exclude and rng.random() < settings.exclude_boundaries
+        labels = exclude_boundaries(patch.labels) if gap else patch.labels
+        mask = (labels > 0).float()[None]
+        targets.append(torch.cat([patch.flow * mask, mask]))
+    return torch.stack(images), torch.stack(targets)
+
+
+def simulated_samples(n: int, seed: int, percentiles: tuple[float, float]) -> Task[list[Sample]]:
+    """Draw ``n`` images of all looks, fluorescence twice as often as the others."""
+    samples = []
+    looks = ("fluorescence", *LOOKS)
+    for index in range(n):
+        yield Progress("simulate", index, n)
+        look = looks[index % len(looks)]
+        drawn = simulate(look, (SIMULATED_PX, SIMULATED_PX), np.random.default_rng((seed, index)))
+        image = np.moveaxis(drawn.image, -1, 0) if drawn.image.ndim == 3 else drawn.image[None]
+        samples.append(make_sample(f"simulated:{index}", f"simulated {look}", image, drawn.labels, percentiles))
+    return samples
