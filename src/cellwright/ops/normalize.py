@@ -56,7 +56,7 @@ def fit(pixels: ArrayLike, percentiles: tuple[float, float] = (0.5, 99.8)) -> Sc
 def sample(pixels: ArrayLike, limit: int = SAMPLE_PIXELS) -> NDArray[np.float64]:
     """Return at most ``limit`` pixels on a regular grid over the whole array, as float64 of its dimension."""
     check_pixels(pixels)
-    every = tuple(slice(None, None, step) for step in _steps(tuple(pixels.shape), limit))
+    every = tuple(slice(None, None, step) for step in sample_steps(tuple(pixels.shape), limit))
     return np.asarray(pixels[every]).astype(np.float64)
 
 
@@ -66,11 +66,12 @@ def apply(scaling: Scaling, pixels: NDArray[Any]) -> NDArray[np.float32]:
         return np.zeros(pixels.shape, np.float32)
     work = np.float32 if pixels.dtype.itemsize <= 2 or pixels.dtype == np.float32 else np.float64
     with np.errstate(all="ignore"):  # NaN and infinity are legal here and become 0
-        scaled = np.subtract(pixels, work(scaling.low), dtype=work)
+        scaled: NDArray[Any] = np.subtract(pixels, work(scaling.low), dtype=work)
         scaled /= work(scaling.high) - work(scaling.low)
     if pixels.dtype.kind == "f":
         np.nan_to_num(scaled, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
-    return np.clip(scaled, LOWEST, HIGHEST, out=scaled).astype(np.float32, copy=False)
+    np.clip(scaled, LOWEST, HIGHEST, out=scaled)
+    return scaled.astype(np.float32, copy=False)
 
 
 def check_pixels(pixels: ArrayLike) -> None:
@@ -84,7 +85,14 @@ def check_pixels(pixels: ArrayLike) -> None:
         )
 
 
-def _steps(shape: tuple[int, ...], limit: int) -> list[int]:
+def sample_steps(shape: tuple[int, ...], limit: int = SAMPLE_PIXELS) -> list[int]:
+    """Return the step along each axis that leaves at most ``limit`` pixels, taken off the longest axes.
+
+    Examples
+    --------
+    >>> sample_steps((2048, 2048, 3)), sample_steps((64, 64))
+    ([4, 4, 1], [1, 1])
+    """
     steps = [1] * len(shape)
     counts = list(shape)
     while prod(counts) > limit:

@@ -1,0 +1,29 @@
+"""Count and outline cells in microscopy images: in napari, on the command line and from Python."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cellwright.inference.count import count
+    from cellwright.inference.settings import EngineSettings
+    from cellwright.ops.flow import FlowSettings
+    from cellwright.types import Image, Result
+
+__all__ = ["EngineSettings", "FlowSettings", "Image", "Result", "count"]
+
+_HOMES = {
+    "EngineSettings": "cellwright.inference.settings",
+    "FlowSettings": "cellwright.ops.flow",
+    "Image": "cellwright.types",
+    "Result": "cellwright.types",
+    "count": "cellwright.inference.count",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for: plugin discovery must not wait for torch."""
+    if name == "__version__":
+        return import_module("importlib.metadata").version("napari-cellwright")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'cellwright' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

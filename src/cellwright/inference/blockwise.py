@@ -1,0 +1,160 @@
+"""Blocks: an image larger than memory is decoded part by part; every other image is one block.
+
+A block reads its core and, around it, enough context for the network and for a whole cell. A cell belongs to
+the block in whose core its centroid lies. A centroid on the line between two cores may fall on different
+sides in the two blocks, so a block also claims cells just beyond its core; what is then found twice is
+recognised by its pixels, which are taken already.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellwright.inference.maps import Engine
+from cellwright.ops.labels import keep, measure
+from cellwright.ops.resample import zoomed
+from cellwright.ops.tiles import Layout, Tile, grid
+from cellwright.types import Cells, Labels
+
+BLOCK_PX = 4096  # a frame up to this long is one block, whose maps can be kept
+CLAIM_PX = 2.0  # how far beyond its core a block claims cells
+TAKEN = 0.5  # a cell that keeps no more than this share of its pixels was found before
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What is read, predicted and decoded at once: one block of one frame, or several small frames."""
+
+    frames: range
+    block: Tile
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(Y, X) of what is read of each frame, in pixels of the image."""
+        rows, columns = self.block.read
+        return rows.stop - rows.start, columns.stop - columns.start
+
+
+def units(n_frames: int, shape: tuple[int, int], engine: Engine, zoom: float = 1.0) -> tuple[Unit, ...]:
+    """Return the units of ``n_frames`` frames of (Y, X) pixels, frame by frame."""
+    blocks = grid(_layout(shape, engine, zoom))
+    together = engine.batch_for(shape) if len(blocks) == 1 and zoom == 1.0 else 1
+    return tuple(
+        Unit(range(start, min(start + together, n_frames)), block)
+        for start in range(0, n_frames, together)
+        for block in blocks
+    )
+
+
+def n_tiles(parts: Sequence[Unit], engine: Engine, zoom: float) -> int:
+    """Return how many tiles the network takes for these units."""
+    return sum(len(part.frames) * len(grid(engine.layout(zoomed(part.shape, zoom)))) for part in parts)
+
+
+def _layout(shape: tuple[int, int], engine: Engine, zoom: float) -> Layout:
+    """Blocks in pixels of the image, so long that none is longer than BLOCK_PX once it is enlarged."""
+    largest_cell = engine.spec.diameter_range_px[1]
+    return Layout(
+        shape=shape,
+        core=int(BLOCK_PX / max(zoom, 1.0)),
+        halo=ceil((engine.halo + largest_cell) / zoom),
+        divisor=engine.divisor,
+    )
+
+
+class Mosaic:
+    """Collects the cells of all units into one table and one labels array; row i stays label i + 1.
+
+    Parameters
+    ----------
+    lead_shape
+        Lengths of the axes before YX; empty for a 2D image.
+    shape
+        (Y, X) of a frame in pixels.
+    """
+
+    def __init__(self, lead_shape: tuple[int, ...], shape: tuple[int, int]) -> None:
+        self.lead_shape = lead_shape
+        self.shape = shape
+        self._labels: Labels = np.zeros((*lead_shape, *shape), np.int32)
+        n_axes = len(lead_shape) + 2
+        none = np.zeros((0,), np.float32)
+        self._parts = [Cells(none.reshape(0, n_axes), none.reshape(0, 2, n_axes), none, none)]
+        self._n_cells = 0
+
+    def add(self, frame: int, block: Tile, cells: Cells) -> None:
+        """Add the cells of one block of frame ``frame``; they are in pixels of the block's window."""
+        lead = [int(i) for i in np.unravel_index(frame, self.lead_shape)] if self.lead_shape else []
+        window = self._labels[tuple(lead)][block.read]
+        if window.shape != self.shape:
+            cells = _free(cells, block, window)
+        _write(window, _labels_of(cells), self._n_cells)
+        self._n_cells += len(cells)
+        corner = np.array([part.start for part in block.read], np.float32)
+        self._parts.append(
+            replace(
+                cells,
+                points=_with_lead(cells.points + corner, lead),
+                boxes=_boxes_with_lead(cells.boxes + corner, lead),
+                labels=None,
+            )
+        )
+
+    def cells(self) -> Cells:
+        """Return all cells, in pixels of the image without its channels."""
+        parts = self._parts
+        classes = [part.classes for part in parts if part.classes is not None]
+        return Cells(
+            points=np.concatenate([part.points for part in parts]),
+            boxes=np.concatenate([part.boxes for part in parts]),
+            scores=np.concatenate([part.scores for part in parts]),
+            areas=np.concatenate([part.areas for part in parts]),
+            labels=self._labels,
+            classes=np.concatenate(classes) if classes else None,
+        )
+
+
+def _write(window: Labels, labels: Labels, n_before: int) -> None:
+    if n_before == 0 and window.shape == labels.shape and not window.any():
+        window[...] = labels
+    else:
+        np.copyto(window, labels + np.int32(n_before), where=labels > 0)
+
+
+def _free(cells: Cells, block: Tile, window: Labels) -> Cells:
+    """Return the block's own cells, less what other blocks have put into the window already."""
+    claimed = _claimed(cells.points, block)
+    labels = np.where(window > 0, np.int32(0), keep(_labels_of(cells), claimed))
+    rows = np.flatnonzero(claimed)
+    left = np.bincount(labels.ravel(), minlength=len(rows) + 1)[1:]
+    free = left > TAKEN * cells.areas[rows]
+    labels, rows = keep(labels, free), rows[free]
+    areas, points, boxes = measure(labels)
+    classes = None if cells.classes is None else cells.classes[rows]
+    return Cells(points, boxes, cells.scores[rows], areas, labels, classes)
+
+
+def _claimed(points: NDArray[np.float32], block: Tile) -> NDArray[np.bool_]:
+    low = np.array([part.start for part in block.local]) - 0.5 - CLAIM_PX
+    high = np.array([part.stop for part in block.local]) - 0.5 + CLAIM_PX
+    inside = (points >= low) & (points < high)
+    return inside[:, 0] & inside[:, 1]
+
+
+def _labels_of(cells: Cells) -> Labels:
+    if cells.labels is None:
+        raise TypeError("Cells of a block must come with labels; postprocess gave none.")
+    return cells.labels
+
+
+def _with_lead(points: NDArray[np.float32], lead: Sequence[int]) -> NDArray[np.float32]:
+    before = np.tile(np.array(lead, np.float32), (len(points), 1))
+    return np.concatenate([before, points], axis=1).astype(np.float32, copy=False)
+
+
+def _boxes_with_lead(boxes: NDArray[np.float32], lead: Sequence[int]) -> NDArray[np.float32]:
+    first, past = boxes[:, 0], boxes[:, 1]
+    return np.stack([_with_lead(first, lead), _with_lead(past, [i + 1 for i in lead])], axis=1)

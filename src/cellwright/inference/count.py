@@ -1,0 +1,298 @@
+"""Counting: an image and a model in, cells and how they were found out."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cellwright.errors import SettingsError
+from cellwright.inference.blockwise import Mosaic, Unit, n_tiles, units
+from cellwright.inference.maps import Engine, Meter, by_name, predict_maps
+from cellwright.inference.rescale import cells_in, zoom_for, zoom_notice, zoom_of
+from cellwright.inference.settings import EngineSettings
+from cellwright.models import registry, shelf
+from cellwright.models.contract import CellModel
+from cellwright.ops.axes import Frames, frames, guess_axes
+from cellwright.ops.normalize import Scaling, apply, fit
+from cellwright.ops.resample import resize, zoomed
+from cellwright.ops.tiles import Layout, grid
+from cellwright.tasks import Progress, Task, run
+from cellwright.types import ArrayLike, Cells, Image, Maps, Prediction, Provenance, Result
+
+KEPT_MAPS_BYTES = 1_000_000_000  # larger maps are dropped once decoded
+
+ModelChoice = str | Path | CellModel
+ModelChoices = ModelChoice | tuple[ModelChoice, ...]
+
+
+def count(
+    source: ArrayLike | str | Path,
+    model: ModelChoices = "flow",
+    *,
+    axes: str | None = None,
+    settings: Any = None,
+    engine: EngineSettings | None = None,
+) -> Result:
+    """Return the cells of an array or an image file.
+
+    Parameters
+    ----------
+    source
+        Numpy, dask or zarr array, an :class:`Image`, or the path of an image file.
+    model
+        Name or folder of a model, or a tuple of models of one family whose outputs are averaged.
+    axes
+        One letter of TCZYX for each dimension of an array; guessed from its shape when not given.
+    settings
+        Thresholds of the model's family, ``FlowSettings()`` for instance; its defaults when not given.
+    engine
+        How the network runs.
+
+    Raises
+    ------
+    CellwrightError
+        The source cannot be read or counted in, or the model or a setting does not fit; says what to do.
+    """
+    return run(count_cells(_image_of(source, axes), model, settings, engine or EngineSettings()))
+
+
+def count_cells(
+    image: Image,
+    model: ModelChoices = "flow",
+    settings: Any = None,
+    engine: EngineSettings = EngineSettings(),  # noqa: B008 - frozen
+) -> Task[Result]:
+    """Return the cells of an image of any size, slice by slice and time point by time point.
+
+    Without a stated diameter the image is counted as it is; where the median diameter of what was found
+    lies outside the model's range, it is rescaled to the model's own diameter and counted again. A stated
+    diameter rescales only when it lies outside that range. Diameters are those of discs of the same area.
+    The result is in the image's own pixels either way.
+
+    Parameters are those of :func:`count`. Closing the generator at any moment frees everything it holds.
+    """
+    started = time.perf_counter()
+    yield Progress("load", 0, 1)
+    with _job(image, model, settings, engine) as job:
+        outcome = yield from _count(job)
+        provenance = Provenance(
+            package_version=_package_version(),
+            model=" + ".join(_name(choice) for choice in _as_tuple(model)),
+            checkpoint_sha256=" + ".join(one.sha256 for one in job.engine.models),
+            settings=_all_settings(job, outcome.zoom),
+            image_name=image.name,
+            image_shape=image.shape,
+            axes=image.axes,
+            pixel_size_um=image.pixel_size_um,
+            device=str(job.engine.device),
+            seconds=time.perf_counter() - started,
+        )
+        notices = (job.frames.notice, zoom_notice(outcome.zoom, engine.diameter_px), job.engine.notice)
+    return Result(
+        count=float(len(outcome.cells)),
+        cells=outcome.cells,
+        provenance=provenance,
+        prediction=outcome.prediction,
+        offset=(0,) * outcome.cells.points.shape[1],
+        notices=tuple(notice for notice in notices if notice),
+    )
+
+
+def predict(
+    image: Image,
+    model: ModelChoices = "flow",
+    engine: EngineSettings = EngineSettings(),  # noqa: B008 - frozen
+) -> Task[Prediction]:
+    """Return the maps of every frame of an image that fits into memory, rescaled if a diameter is stated."""
+    yield Progress("load", 0, 1)
+    with _job(image, model, None, engine) as job:
+        zoom = zoom_for(engine.diameter_px, job.engine.spec)
+        whole = grid(Layout(job.frames.shape, max(job.frames.shape)))[0]
+        parts = [Unit(range(index, index + 1), whole) for index in range(len(job.frames))]
+        meter = Meter("tiles", n_tiles(parts, job.engine, zoom))
+        maps: list[Maps] = []
+        for part in parts:
+            maps += yield from _maps_of(job, part, zoom, meter)
+    return Prediction(tuple(maps), zoom, job.frames.shape, job.frames.lead_shape)
+
+
+def decode(prediction: Prediction, model: ModelChoices, settings: Any) -> Cells:
+    """Return the cells in kept maps under these settings, in the image's own pixels, without the network."""
+    first = load_models(model)[0]
+    mosaic = Mosaic(prediction.lead_shape, prediction.frame_shape)
+    whole = grid(Layout(prediction.frame_shape, max(prediction.frame_shape)))[0]
+    for index, maps in enumerate(prediction.frames):
+        mosaic.add(index, whole, cells_in(maps, prediction.frame_shape, first, settings))
+    return mosaic.cells()
+
+
+def recount(result: Result, model: ModelChoices, settings: Any) -> Result:
+    """Return the result under other thresholds, from the maps it kept; the network does not run.
+
+    Raises
+    ------
+    SettingsError
+        The result kept no maps (its image was too large, or of one intensity throughout).
+    """
+    if result.prediction is None:
+        raise SettingsError(
+            "New thresholds need the maps of the last count, and these were not kept: the image is too large "
+            "or of one intensity throughout. Count again with the new thresholds."
+        )
+    cells = decode(result.prediction, model, settings)
+    family = load_models(model)[0].spec.family
+    provenance = replace(result.provenance, settings={**result.provenance.settings, family: asdict(settings)})
+    return replace(result, count=float(len(cells)), cells=cells, provenance=provenance)
+
+
+def load_models(model: ModelChoices) -> tuple[CellModel, ...]:
+    """Return the models of these names, folders or models."""
+    return tuple(
+        shelf.load(choice) if isinstance(choice, str | Path) else choice for choice in _as_tuple(model)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    frames: Frames
+    scaling: Scaling
+    engine: Engine
+    thresholds: Any
+    settings: EngineSettings
+
+    @property
+    def is_constant(self) -> bool:
+        return self.scaling.low == self.scaling.high
+
+
+class _Found(NamedTuple):
+    maps: list[Maps]
+    cells: list[Cells]
+
+
+class _Outcome(NamedTuple):
+    cells: Cells
+    prediction: Prediction | None
+    zoom: float
+
+
+@contextmanager
+def _job(image: Image, model: ModelChoices, thresholds: Any, settings: EngineSettings) -> Iterator[_Job]:
+    """Everything one image needs; lets go of the network at the end, however that comes."""
+    parts = frames(image, settings.channel)
+    models = load_models(model)
+    spec = models[0].spec
+    if thresholds is None:
+        thresholds = registry.get(spec.family).settings()
+    scaling = fit(parts.sample(), spec.percentiles)
+    engine = Engine(models, settings)
+    try:
+        yield _Job(parts, scaling, engine, thresholds, settings)
+    finally:
+        engine.close()
+
+
+def _count(job: _Job) -> Task[_Outcome]:
+    """Find the zoom, then the cells of every unit; what was predicted to find the zoom is not done twice."""
+    if job.is_constant:
+        return _Outcome(Mosaic(job.frames.lead_shape, job.frames.shape).cells(), None, 1.0)
+    zoom = zoom_for(job.settings.diameter_px, job.engine.spec)
+    parts = units(len(job.frames), job.frames.shape, job.engine, zoom)
+    meter = Meter("tiles", n_tiles(parts, job.engine, zoom))
+    ready: dict[int, _Found] = {}
+    if job.settings.diameter_px == 0:
+        middle = len(parts) // 2
+        probe = yield from _find(job, parts[middle], zoom, meter)
+        zoom = zoom_of(probe.cells, job.engine.spec)
+        if zoom == 1.0:
+            ready[middle] = probe
+        else:
+            parts = units(len(job.frames), job.frames.shape, job.engine, zoom)
+            meter = Meter("rescaled tiles", n_tiles(parts, job.engine, zoom))
+    return (yield from _gather(job, parts, zoom, meter, ready))
+
+
+def _gather(
+    job: _Job, parts: tuple[Unit, ...], zoom: float, meter: Meter, ready: dict[int, _Found]
+) -> Task[_Outcome]:
+    mosaic = Mosaic(job.frames.lead_shape, job.frames.shape)
+    kept: list[Maps] | None = [] if _fits(job, parts, zoom) else None
+    for index, part in enumerate(parts):
+        found = ready.pop(index, None) or (yield from _find(job, part, zoom, meter))
+        for frame, cells in zip(part.frames, found.cells, strict=True):
+            mosaic.add(frame, part.block, cells)
+        if kept is not None:
+            kept += found.maps
+        del found  # or it stays in memory beside the next block's
+    prediction = None
+    if kept is not None:
+        prediction = Prediction(tuple(kept), zoom, job.frames.shape, job.frames.lead_shape)
+    return _Outcome(mosaic.cells(), prediction, zoom)
+
+
+def _find(job: _Job, part: Unit, zoom: float, meter: Meter) -> Task[_Found]:
+    maps = yield from _maps_of(job, part, zoom, meter)
+    yield Progress(meter.stage, meter.done, meter.total, note="finding cells")
+    model = job.engine.models[0]
+    return _Found(maps, [cells_in(one, part.shape, model, job.thresholds) for one in maps])
+
+
+def _maps_of(job: _Job, part: Unit, zoom: float, meter: Meter) -> Task[list[Maps]]:
+    shape = zoomed(part.shape, zoom)
+    images = [
+        resize(apply(job.scaling, job.frames.read(index, part.block.read)), shape) for index in part.frames
+    ]
+    stacked = images[0][np.newaxis] if len(images) == 1 else np.stack(images)
+    del images
+    maps = yield from predict_maps(stacked, job.engine, meter)
+    return [by_name(one, job.engine.spec.map_channels) for one in maps]
+
+
+def _fits(job: _Job, parts: tuple[Unit, ...], zoom: float) -> bool:
+    """Whether maps can be kept: one block for each frame, and not too many bytes in all."""
+    shape = zoomed(job.frames.shape, zoom)
+    n_bytes = 4 * job.engine.n_maps * len(job.frames) * prod(shape)
+    return parts[0].shape == job.frames.shape and n_bytes <= KEPT_MAPS_BYTES
+
+
+def _all_settings(job: _Job, zoom: float) -> dict[str, Any]:
+    return {
+        job.engine.spec.family: asdict(job.thresholds),
+        "engine": asdict(job.settings),
+        "zoom": zoom,
+        "number_type": str(job.engine.dtype).removeprefix("torch."),
+    }
+
+
+def _as_tuple(model: ModelChoices) -> tuple[ModelChoice, ...]:
+    return model if isinstance(model, tuple) else (model,)
+
+
+def _name(choice: ModelChoice) -> str:
+    if isinstance(choice, str | Path):
+        return Path(choice).name
+    return f"{choice.spec.family}-{choice.spec.preset}"
+
+
+def _image_of(source: ArrayLike | str | Path, axes: str | None) -> Image:
+    if isinstance(source, Image):
+        return source
+    if isinstance(source, str | Path):
+        from cellwright.io.images import read_image
+
+        return read_image(Path(source))
+    array = source if hasattr(source, "shape") else np.asarray(source)
+    return Image(array, axes or guess_axes(tuple(array.shape), array.dtype))
+
+
+def _package_version() -> str:
+    try:
+        return version("napari-cellwright")
+    except PackageNotFoundError:
+        return "unknown"  # run from a source folder that is not installed

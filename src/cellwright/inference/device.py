@@ -1,0 +1,82 @@
+"""Where a network runs: devices by name, their fastest number type, how running out of memory shows."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+
+from cellwright.errors import DeviceError
+
+OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "alloc_failed")
+
+
+class Device(NamedTuple):
+    """A device of this machine: the name to set, and one line for people."""
+
+    name: str
+    title: str
+
+
+def devices() -> tuple[Device, ...]:
+    """Return the devices of this machine, fastest first; the CPU is always the last."""
+    found = [
+        Device(f"cuda:{index}", f"GPU {index}: {torch.cuda.get_device_name(index)}")
+        for index in range(torch.cuda.device_count())
+    ]
+    if torch.backends.mps.is_available():
+        found.append(Device("mps", "GPU: Apple Metal"))
+    n_threads = torch.get_num_threads()
+    found.append(Device("cpu", f"CPU: {n_threads} thread{'s' if n_threads > 1 else ''}"))
+    return tuple(found)
+
+
+def choose(name: str = "auto") -> torch.device:
+    """Return the device called ``name``: auto (the fastest), cpu, cuda, cuda:N or mps.
+
+    Raises
+    ------
+    DeviceError
+        No such device in this machine.
+    """
+    here = [device.name for device in devices()]
+    wanted = {"auto": here[0], "cuda": "cuda:0"}.get(name, name)
+    if wanted not in here:
+        raise DeviceError(
+            f"Device must be auto or one of those in this machine: {', '.join(here)}; got {name!r}. "
+            "Choose one of these, or install a torch build for your GPU."
+        )
+    return torch.device(wanted)
+
+
+def number_type(device: torch.device, precision: str = "auto") -> torch.dtype:
+    """Return the number type of the network's convolutions; auto is half precision where that is faster."""
+    if precision != "auto":
+        chosen: torch.dtype = getattr(torch, precision)
+        return chosen
+    if device.type == "cuda":
+        return torch.float16
+    if device.type == "cpu" and _has_bfloat16():
+        return torch.bfloat16
+    return torch.float32
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether torch or Python ran out of memory (torch often says so in a plain RuntimeError)."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in OUT_OF_MEMORY)
+
+
+def free_cache(device: torch.device) -> None:
+    """Give memory that torch holds but does not use back to the device."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+
+
+def _has_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 itself; elsewhere torch imitates it, slower than float32."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)  # absent before torch 2.10
+    has: Mapping[str, bool] = capabilities()
+    return bool(has.get("amx_bf16") or has.get("avx512_bf16"))

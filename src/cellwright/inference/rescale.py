@@ -1,0 +1,71 @@
+"""From the diameter of cells to the scale a model sees them at, and from its maps back to image pixels."""
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from cellwright.models.contract import CellModel
+from cellwright.models.spec import ModelSpec
+from cellwright.ops.labels import equivalent_diameters
+from cellwright.ops.resample import resize, resize_cells
+from cellwright.types import Cells, Maps
+
+FEWEST_CELLS = 5  # needed for their diameter to be believed
+ZOOM_RANGE = (1 / 32, 6.0)
+
+
+def zoom_for(diameter_px: float, spec: ModelSpec) -> float:
+    """Return model pixels per image pixel for cells of this diameter: 1 when it is 0 or suits the model."""
+    low, high = spec.diameter_range_px
+    if diameter_px == 0 or low <= diameter_px <= high:
+        return 1.0
+    return float(np.clip(spec.diameter_px / diameter_px, *ZOOM_RANGE))
+
+
+def zoom_of(cells: Sequence[Cells], spec: ModelSpec) -> float:
+    """Return model pixels per image pixel for cells found at a zoom of 1; 1 when they are too few to tell."""
+    areas = np.concatenate([one.areas for one in cells])
+    if len(areas) < FEWEST_CELLS:
+        return 1.0
+    return zoom_for(float(np.median(equivalent_diameters(areas))), spec)
+
+
+def zoom_notice(zoom: float, diameter_px: float) -> str:
+    """Return a sentence for the user when the image was rescaled without their word, else ``""``."""
+    if zoom == 1.0 or diameter_px:
+        return ""
+    size, change = ("small", f"enlarged {zoom:.2g}") if zoom > 1 else ("large", f"shrunk {1 / zoom:.2g}")
+    return (
+        f"The cells looked too {size} for the model, so the image was {change} times; set the diameter to "
+        "decide yourself."
+    )
+
+
+def cells_in(maps: Maps, shape: tuple[int, int], model: CellModel, settings: Any) -> Cells:
+    """Return the cells in the maps of one frame, in pixels of ``shape`` (Y, X), the frame before rescaling.
+
+    Maps of a frame that was shrunk are enlarged first, so that outlines are smooth. Those of a frame that was
+    enlarged are decoded as they are, for the sake of small cells, and the labels shrunk.
+    """
+    map_shape = next(iter(maps.values())).shape[-2:]
+    if map_shape == shape:
+        return model.postprocess(maps, settings)
+    zoom = (prod(map_shape) / prod(shape)) ** 0.5
+    if zoom < 1:
+        return model.postprocess({name: resize(one, shape) for name, one in maps.items()}, settings)
+    cells = model.postprocess(maps, _in_model_pixels(settings, zoom))
+    return resize_cells(cells, shape)
+
+
+def _in_model_pixels(settings: Any, zoom: float) -> Any:
+    """Return settings told in image pixels (in names that end with _px) for maps ``zoom`` times larger."""
+    scaled = {}
+    for item in fields(settings):
+        if item.name.endswith("_px"):
+            value = getattr(settings, item.name)
+            factor = zoom**2 if item.name.endswith("area_px") else zoom
+            scaled[item.name] = max(1, round(value * factor)) if isinstance(value, int) else value * factor
+    return replace(settings, **scaled)

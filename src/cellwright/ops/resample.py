@@ -1,0 +1,54 @@
+"""From an image's pixels to the model's and back: images, maps, labels, cells."""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from cellwright.ops.labels import keep, measure
+from cellwright.types import Cells, Labels
+
+Shape = tuple[int, int]
+
+
+def zoomed(shape: Shape, zoom: float) -> Shape:
+    """Return (Y, X) after ``zoom``, in pixels, at least 1 each."""
+    height, width = (max(1, round(size * zoom)) for size in shape)
+    return height, width
+
+
+def resize(maps: NDArray[np.float32], shape: Shape) -> NDArray[np.float32]:
+    """Return an image or maps (C, Y, X) at another size: bilinear, smoothed first where it shrinks."""
+    if maps.shape[-2:] == shape:
+        return maps
+    factors = [new / old for new, old in zip(shape, maps.shape[-2:], strict=True)]
+    blur = [0.0, *(max(0.0, (1 / factor - 1) / 2) for factor in factors)]
+    smooth = ndimage.gaussian_filter(maps, blur, mode="nearest") if any(blur) else maps
+    resized: NDArray[np.float32] = ndimage.zoom(
+        smooth, [1.0, *factors], order=1, mode="nearest", grid_mode=True
+    )
+    return resized
+
+
+def resize_labels(labels: Labels, shape: Shape) -> Labels:
+    """Return labels (Y, X) at another size: every pixel takes the label its centre falls on."""
+    rows, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(np.intp)
+        for old, new in zip(labels.shape, shape, strict=True)
+    )
+    resized: Labels = labels[rows[:, np.newaxis], columns]
+    return resized
+
+
+def resize_cells(cells: Cells, shape: Shape) -> Cells:
+    """Return cells with their labels at another size (Y, X), measured again in pixels of that size.
+
+    Cells so small that no pixel is left of them are dropped.
+    """
+    if cells.labels is None:
+        raise TypeError("Only cells with labels can be resized; got cells without.")
+    resized = resize_labels(cells.labels, shape)
+    left = np.bincount(resized.ravel(), minlength=len(cells) + 1)[1:] > 0
+    resized = keep(resized, left)
+    areas, points, boxes = measure(resized)
+    classes = None if cells.classes is None else cells.classes[left]
+    return Cells(points, boxes, cells.scores[left], areas, resized, classes)
