@@ -52,3 +52,17 @@ def make_folder(folder: Path) -> None:
             f"Expected a folder to write to at {folder}; got: {error.strerror or error}. "
             "Choose another folder."
         ) from error
+
+
+def check_writable(folder: Path) -> None:
+    """Make ``folder`` where it is missing and try to write there, before time is spent on a result.
+
+    Raises
+    ------
+    WriteError
+        Nothing can be written there.
+    """
+    trial = folder / "trial"
+    with written_whole(trial) as part:
+        part.touch()
+    trial.unlink()

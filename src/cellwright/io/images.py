@@ -138,7 +138,7 @@ def _refuse_cut_file(tiff: tifffile.TiffFile, path: Path) -> None:
     In a file cut short, the last page points at a next one beyond the end, or the first page at a
     description beyond it.
     """
-    tiff.filehandle.seek(tiff.pages.next_page_offset)
+    tiff.filehandle.seek(tiff.pages.next_page_offset or 0)
     next_page = tiff.filehandle.read(tiff.tiff.offsetsize)
     series = list(tiff.series[0].pages)
     promised = (tiff.imagej_metadata or {}).get("images", 1)

@@ -1,0 +1,42 @@
+"""``cellwright evaluate``: a model against a dataset with known cells, as JSON."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cellwright.cli.count import SETTINGS, make_choices
+from cellwright.cli.flags import with_settings
+from cellwright.cli.progress import run_with_bar
+from cellwright.errors import ReadError
+
+
+@with_settings(*SETTINGS)
+def evaluate(
+    dataset: Annotated[Path, typer.Argument(help="Folder with meta.json, images/ and masks/.")],
+    model: Annotated[str, typer.Option(help="Name or folder of a model.")] = "flow",
+    split: Annotated[str, typer.Option(help="Split to score; 'all' takes every image.")] = "val",
+    group: Annotated[
+        str | None, typer.Option(help="Group to score, 'fluo' for instance; all when left out.")
+    ] = None,
+    **flags: Any,
+) -> None:
+    """Score a model on annotated images: AP at IoU 0.5 to 0.9, F1, PQ and count errors, as JSON."""
+    from cellwright.io.dataset import read_dataset
+
+    everything = read_dataset(dataset)
+    chosen = everything.select(None if split == "all" else split, group)
+    if not len(chosen):
+        splits = sorted({item.split for item in everything.items})
+        groups = sorted({item.group for item in everything.items})
+        raise ReadError(
+            f"{dataset} has no labelled image of split {split!r} and group {group!r}; it has splits {splits} "
+            f"and groups {groups}. Choose some of these."
+        )
+    choices = make_choices([model], flags)
+    from cellwright.training.evaluate import evaluate as evaluate_model
+
+    task = evaluate_model(chosen, choices.models[0], settings=choices.settings, engine=choices.engine)
+    report = run_with_bar(task, dataset.name, stages=("evaluate",))
+    typer.echo(json.dumps({"model": choices.title, "split": split, "groups": report.to_json()}, indent=2))

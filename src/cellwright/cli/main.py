@@ -1,0 +1,54 @@
+"""The ``cellwright`` command."""
+
+import logging
+import sys
+from typing import Annotated
+
+import typer
+
+from cellwright.cli.count import INTERRUPTED, count
+from cellwright.cli.evaluate import evaluate
+from cellwright.cli.models import models
+from cellwright.cli.train import train
+from cellwright.errors import CellwrightError
+
+app = typer.Typer(
+    help="Count and outline cells in microscopy images.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # its panels cut long flags short
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (count, models, train, evaluate):
+    app.command()(command)
+
+
+def _print_version(*, wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(version("napari-cellwright"))
+        raise typer.Exit
+
+
+@app.callback()
+def _base(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line; errors a user can mend are one line on stderr and exit code 1."""
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # its complaints come as ReadError
+    try:
+        app()
+    except CellwrightError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo("Cancelled.", err=True)
+        sys.exit(INTERRUPTED)

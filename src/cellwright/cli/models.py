@@ -1,0 +1,26 @@
+"""``cellwright models``: what can be chosen with ``--model``."""
+
+import json
+from typing import Annotated
+
+import typer
+
+
+def models(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per model.")] = False,
+) -> None:
+    """List the models that can be chosen by name."""
+    from cellwright.models import shelf
+
+    for entry in shelf.models():
+        low, high = entry.spec.diameter_range_px
+        if as_json:
+            values = {"model": entry.name, "folder": str(entry.folder), **entry.spec.to_json()}
+            typer.echo(json.dumps({**values, "scores": dict(entry.scores)}))
+            continue
+        typer.echo(f"{entry.name}  ({entry.spec.family}, {entry.spec.preset})")
+        typer.echo(f"    {entry.spec.title}")
+        typer.echo(f"    cells of {low:g} to {high:g} px in diameter; others are rescaled")
+        for name, score in entry.scores.items():
+            typer.echo(f"    {name}: {score:.3f}")
+        typer.echo(f"    {entry.folder}")

@@ -1,0 +1,72 @@
+"""A progress bar with the time left, on stderr, where that is a terminal."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+
+from cellwright.tasks import Progress, T, Task, ignore, run
+
+
+def run_with_bar(
+    task: Task[T],
+    label: str,
+    *,
+    stages: tuple[str, ...] = (),
+    on_progress: Callable[[Progress], None] = ignore,
+) -> T:
+    """Return the result of a task while a bar shows its steps; an interrupt frees what the task holds.
+
+    Parameters
+    ----------
+    label
+        What stands before the bar.
+    stages
+        Show these stages alone; all when empty.
+    on_progress
+        Told of every step as well.
+    """
+    with closing(task):
+        if not sys.stderr.isatty():
+            return run(task, on_progress)
+        with _bar(label, stages) as show:
+
+            def tell(progress: Progress) -> None:
+                show(progress)
+                on_progress(progress)
+
+            return run(task, tell)
+
+
+@contextmanager
+def _bar(label: str, stages: tuple[str, ...]) -> Iterator[Callable[[Progress], None]]:
+    """Lend a function that moves a bar on the terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, SpinnerColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+    )
+    # stdout may be a pipe: rich would turn what is printed there to stderr
+    with Bars(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bars:
+        bar = bars.add_task(label, total=None, note="")
+        stage = ""
+
+        def show(progress: Progress) -> None:
+            nonlocal stage
+            if stages and progress.stage not in stages:
+                return
+            if progress.stage != stage:  # another stage has another pace
+                stage = progress.stage
+                bars.reset(bar)
+            text = f"{label} · {stage}"
+            bars.update(
+                bar, description=text, completed=progress.done, total=progress.total, note=progress.note
+            )
+
+        yield show
