@@ -1,18 +1,21 @@
 """Draws microscopy images of cells with exact truth, for samples, tests and training.
 
-The parts: ``simulate_style`` (the knobs), ``simulate_shapes`` (outlines to labels), ``simulate_looks``
-(labels to image), ``simulate_light`` (noise, blur, camera).
+The parts: ``simulate_style`` (the knobs), ``simulate_shapes`` (outlines), ``simulate_scene`` (outlines
+to labels), ``simulate_looks`` (labels to image), ``simulate_light`` (noise, blur, camera).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cellwright.errors import SettingsError
+from cellwright.ops.labels import measure
 from cellwright.ops.simulate_looks import PAINTERS, Picture
-from cellwright.ops.simulate_shapes import Scene, draw_outlines, stamp, with_daughters
+from cellwright.ops.simulate_scene import Scene, stamp
+from cellwright.ops.simulate_shapes import draw_outlines, with_daughters
 from cellwright.ops.simulate_style import Style, draw_style
 
 LOOKS = tuple(PAINTERS)
@@ -54,7 +57,7 @@ def simulate(
     n_cells: int | None = None,
     style: Style | None = None,
 ) -> Simulation:
-    """Image of cells of ``shape`` pixels with its labels, the same for the same state of ``rng``.
+    """Return an image of cells of ``shape`` pixels with its labels, the same for the same state of ``rng``.
 
     Parameters
     ----------
@@ -84,16 +87,54 @@ def simulate(
     then detector.
     """
     shape = _checked(look, shape, n_cells)
-    if style is None:
-        style = draw_style(look, rng, diameter_px=diameter_px)
-    elif diameter_px is not None:
-        style = replace(style, diameter_px=float(diameter_px))
+    style = _style(look, rng, diameter_px, style)
     n_wanted = _expected_count(shape, style) if n_cells is None else n_cells
     outlines = draw_outlines(n_wanted, shape, style, rng)
-    outlines = with_daughters(outlines, look in CONDENSED, rng)
-    scene = stamp(outlines, shape, style.z_step, style.overlap)
+    outlines = with_daughters(outlines, rng, condensed=look in CONDENSED)
+    return _painted(look, stamp(outlines, shape, style), style, rng)
+
+
+def simulate_movie(
+    look: str,
+    shape: Sequence[int],
+    rng: np.random.Generator,
+    *,
+    diameter_px: float | None = None,
+    n_cells: int | None = None,
+    style: Style | None = None,
+) -> tuple[Simulation, ...]:
+    """Return the frames of a movie of ``shape`` (T, Y, X) in which label ``i`` is always the same cell.
+
+    Cells drift on straight, slightly shaky ways; one that leaves the image or is hidden in any frame is in
+    none. Parameters as for ``simulate``.
+    """
+    n_frames, *plane = _checked("fluorescence", shape, n_cells)
+    _checked(look, plane, n_cells)
+    style = _style(look, rng, diameter_px, style)
+    n_wanted = _expected_count(tuple(plane), style) if n_cells is None else n_cells
+    outlines = with_daughters(draw_outlines(n_wanted, plane, style, rng), rng, condensed=look in CONDENSED)
+    step = style.diameter_px * rng.normal(0, 0.08, outlines.centres.shape)
+    shaky = style.diameter_px * rng.normal(0, 0.03, (n_frames, *outlines.centres.shape))
+    ways = [outlines.centres + step * t + shaky[t] for t in range(n_frames)]
+    frames = [replace(outlines, centres=centres) for centres in ways]
+    seen = [stamp(frame, plane, style).rows for frame in frames]
+    always = reduce(np.intersect1d, seen)
+    scenes = [stamp(frame.take(always), plane, style) for frame in frames]
+    # the same chance for each frame: texture, dirt and illumination stand still while the cells move
+    seed = int(rng.integers(2**32))
+    return tuple(_painted(look, scene, style, np.random.default_rng(seed)) for scene in scenes)
+
+
+def _style(look: str, rng: np.random.Generator, diameter_px: float | None, style: Style | None) -> Style:
+    if style is None:
+        return draw_style(look, rng, diameter_px=diameter_px)
+    return style if diameter_px is None else replace(style, diameter_px=float(diameter_px))
+
+
+def _painted(look: str, scene: Scene, style: Style, rng: np.random.Generator) -> Simulation:
     image = PAINTERS[look](scene, style, rng)
-    return Simulation(image, scene.labels, _centroids(scene), scene.outlines.dividing.astype(np.int16), style)
+    classes = scene.outlines.dividing.astype(np.int16)
+    return Simulation(image, scene.labels, measure(scene.labels).points, classes, style)
 
 
 def _checked(look: str, shape: Sequence[int], n_cells: int | None) -> tuple[int, ...]:
@@ -103,7 +144,7 @@ def _checked(look: str, shape: Sequence[int], n_cells: int | None) -> tuple[int,
     if len(shape) not in (2, 3) or min(shape) < 1:
         raise SettingsError(f"shape must be (Y, X) or (Z, Y, X) with positive lengths; got {shape}.")
     if len(shape) == 3 and look != "fluorescence":
-        raise SettingsError(f"Only fluorescence is drawn in 3D; got {look!r} with shape {shape}. Give (Y, X).")
+        raise SettingsError(f"Only fluorescence is drawn in 3D; got {look!r} with {shape}. Give (Y, X).")
     if n_cells is not None and n_cells < 0:
         raise SettingsError(f"n_cells must be 0 or more; got {n_cells}.")
     return shape
@@ -113,12 +154,3 @@ def _expected_count(shape: tuple[int, ...], style: Style) -> int:
     radius = style.diameter_px / 2
     one = np.pi * radius**2 if len(shape) == 2 else 4 / 3 * np.pi * radius**3 / style.z_step
     return int(np.ceil(style.coverage * np.prod(shape) / one))
-
-
-def _centroids(scene: Scene) -> NDArray[np.float32]:
-    flat = scene.labels.ravel()
-    n = len(scene.outlines)
-    areas = np.bincount(flat, minlength=n + 1)[1:]
-    grids = np.indices(scene.labels.shape, sparse=True)
-    sums = [np.bincount(flat, np.broadcast_to(g, scene.labels.shape).ravel(), n + 1)[1:] for g in grids]
-    return np.stack([s / np.maximum(areas, 1) for s in sums], 1).astype(np.float32)

@@ -7,10 +7,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 Field = NDArray[np.float32]
+Numbers = NDArray[np.float64]
+Lengths = Numbers | float  # the same along each axis, or one for each
 
 
-def smooth_noise(shape: Sequence[int], scale_px: Sequence[float] | float, rng: np.random.Generator) -> Field:
-    """Random field of mean about 0 and deviation 1 that changes over ``scale_px`` pixels.
+def smooth_noise(shape: Sequence[int], scale_px: Lengths, rng: np.random.Generator) -> Field:
+    """Return a random field of mean about 0 and deviation 1 that changes over ``scale_px`` pixels.
 
     Cubic B-spline through random numbers on a coarse grid ("value noise", Perlin 1985,
     doi:10.1145/325165.325247): far cheaper than blurring white noise by a wide kernel.
@@ -24,33 +26,31 @@ def smooth_noise(shape: Sequence[int], scale_px: Sequence[float] | float, rng: n
     return np.asarray(field / 0.69 ** len(shape), np.float32)
 
 
-def chromatin(shape: Sequence[int], scale_px: Sequence[float] | float, rng: np.random.Generator) -> Field:
-    """Multi-scale noise of deviation about 1: four octaves, the coarsest of ``2 * scale_px`` pixels."""
+def chromatin(shape: Sequence[int], scale_px: Lengths, rng: np.random.Generator) -> Field:
+    """Return noise of deviation about 1 from three octaves, the coarsest of ``2 * scale_px`` pixels."""
     scales = np.broadcast_to(np.asarray(scale_px, float), (len(shape),))
-    octaves = [
-        (0.6, np.maximum(scales * 2.0, 1.0)),
-        (0.6, np.maximum(scales, 1.0)),
-        (0.4, np.maximum(scales / 2.0, 1.0)),
-    ]
-    return np.sum([weight * smooth_noise(shape, scale, rng) for weight, scale in octaves], axis=0, dtype=np.float32)
+    field = np.zeros(tuple(shape), np.float32)
+    for weight, factor in ((0.6, 2.0), (0.6, 1.0), (0.5, 0.5)):
+        field += weight * smooth_noise(shape, np.maximum(scales * factor, 1.0), rng)
+    return field
 
 
 def fibres(shape: tuple[int, int], width_px: float, rng: np.random.Generator) -> Field:
-    """Wavy parallel strands as in connective tissue, 0 to 1, ``width_px`` pixels thick, (Y, X)."""
+    """Return wavy parallel strands as in connective tissue, 0 to 1, ``width_px`` pixels thick, (Y, X)."""
     angle = rng.uniform(0, np.pi)
-    sway = smooth_noise(shape, width_px * 10, rng) * width_px * 2.5
+    sway = smooth_noise(shape, width_px * rng.uniform(5, 20), rng) * width_px * rng.uniform(0.5, 3.0)
     y, x = np.ogrid[: shape[0], : shape[1]]
     across = y * np.cos(angle) - x * np.sin(angle) + sway
-    along = y * np.sin(angle) + x * np.cos(angle)
-    size = int(np.hypot(*shape)) + int(width_px * 40) + 8
-    strands = smooth_noise((size, size // 8 + 8), (width_px, width_px * 1.5), rng)
-    coords = np.stack([across + size / 3, along / 8 + size / 32]) % np.array(strands.shape)[:, None, None]
-    sampled = ndimage.map_coordinates(strands, coords, order=1, mode="wrap")
+    along = (y * np.sin(angle) + x * np.cos(angle)) / rng.uniform(3.0, 12.0)
+    coords = np.stack([across - across.min(), along - along.min()])
+    size = np.ceil(coords.max((1, 2))).astype(int) + 2
+    strands = chromatin((size[0], size[1]), np.array([width_px, width_px * 1.5]), rng)
+    sampled = ndimage.map_coordinates(strands, coords, order=1, mode="nearest")
     return np.asarray(1.0 / (1.0 + np.exp(-1.5 * sampled)), np.float32)
 
 
-def wide_blur(image: Field, sigma_px: Sequence[float] | float) -> Field:
-    """Gaussian blur by ``sigma_px`` pixels, done on a coarse grid where it is wide, borders mirrored."""
+def wide_blur(image: Field, sigma_px: Lengths) -> Field:
+    """Return the Gaussian blur by ``sigma_px`` pixels, on a coarse grid where it is wide, edges repeated."""
     sigmas = np.broadcast_to(np.asarray(sigma_px, float), (image.ndim,))
     steps = np.maximum((sigmas / 2.0).astype(int), 1)
     pad = [(0, int(-n % s)) for n, s in zip(image.shape, steps, strict=True)]
@@ -65,10 +65,8 @@ def wide_blur(image: Field, sigma_px: Sequence[float] | float) -> Field:
     return blurred
 
 
-def specks(
-    shape: Sequence[int], points: NDArray[np.float64], sigma_px: NDArray[np.float64], heights: NDArray[np.float64]
-) -> Field:
-    """Sum of Gaussian spots at ``points`` (N, D) with sigmas (N, D) in pixels and peak ``heights`` (N,)."""
+def specks(shape: Sequence[int], points: Numbers, sigma_px: Numbers, heights: Numbers) -> Field:
+    """Return the sum of Gaussian spots: ``points`` (N, D) and sigmas (N, D) in pixels, ``heights`` (N,)."""
     field = np.zeros(shape, np.float32)
     for point, sigma, height in zip(points, sigma_px, heights, strict=True):
         bounds = [
@@ -86,7 +84,7 @@ def specks(
 
 
 def illumination(shape: Sequence[int], unevenness: float, rng: np.random.Generator) -> Field:
-    """Light of the lamp at each pixel, mean about 1: a tilted, off-centre vignette and a slow ripple."""
+    """Return the light of the lamp at each pixel, about 1: tilted, off-centre vignette and slow ripple."""
     if unevenness <= 0:
         return np.ones(tuple(shape), np.float32)
     plane = shape[-2:]
@@ -102,25 +100,27 @@ def illumination(shape: Sequence[int], unevenness: float, rng: np.random.Generat
 def camera(
     light: Field, rng: np.random.Generator, *, photons: float, read_noise: float, bits: int
 ) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """Digital image of ``light`` (1 = saturation): shot noise, read noise, clipping, 8 or 16 bit."""
+    """Return the digital image of ``light`` (1 = saturation): shot noise, read noise, 8 or 16 bit."""
     # the normal limit of the Poisson law: twenty times faster and the same to the eye above a few photons
     sigma = np.sqrt(np.maximum(light, 0) / photons + read_noise**2)
     noisy = light + sigma * rng.standard_normal(light.shape, dtype=np.float32)
     top = 255 if bits == 8 else 65535
-    return np.asarray(np.clip(np.rint(noisy * top), 0, top), np.uint8 if bits == 8 else np.uint16)
+    counts = np.clip(np.rint(noisy * top), 0, top)
+    return counts.astype(np.uint8) if bits == 8 else counts.astype(np.uint16)
 
 
-def _spline_axis(field: Field, axis: int, at: NDArray[np.float64]) -> Field:
+def _spline_axis(field: Field, axis: int, at: Numbers) -> Field:
     start = np.floor(at).astype(int)
     t = (at - start).astype(np.float32)
-    weights = ((1 - t) ** 3 / 6, (3 * t**3 - 6 * t**2 + 4) / 6, (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6, t**3 / 6)
+    middle = (3 * t**3 - 6 * t**2 + 4) / 6, (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6
+    weights = ((1 - t) ** 3 / 6, *middle, t**3 / 6)
     shape = [1] * field.ndim
     shape[axis] = len(at)
     taps = (np.take(field, start + k, axis) * w.reshape(shape) for k, w in enumerate(weights))
     return np.asarray(sum(taps), np.float32)
 
 
-def _linear_axis(field: Field, axis: int, at: NDArray[np.float64]) -> Field:
+def _linear_axis(field: Field, axis: int, at: Numbers) -> Field:
     at = np.clip(at, 0, field.shape[axis] - 1)
     start = np.minimum(at.astype(int), max(field.shape[axis] - 2, 0))
     shape = [1] * field.ndim

@@ -1,27 +1,24 @@
-"""Outlines of simulated cells: drawn at random, put beside each other, and turned into labels."""
+"""Outlines of simulated cells, drawn at random and put beside each other."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage.measure import label as connected_parts
 
 from cellwright.ops.simulate_light import smooth_noise
 from cellwright.ops.simulate_style import Style
 
 Rows = NDArray[np.float64]
 N_TRIES = 8
-MIN_PART = 0.15  # a cell of which less than this part of its expected size can be seen is dropped
-MIN_PIXELS = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Outlines:
     """Star-shaped cells, row ``i`` of every column is one cell; lengths in pixels of y and x.
 
-    The radius in direction ``u`` is ``radii * (1 + waves + bumps)`` before stretching: low-order waves make
-    an outline uneven, positive bumps are protrusions, negative ones the notches of kidney and two-lobed shapes.
+    The radius in any direction is ``radii * (1 + waves + bumps)`` before stretching: low-order waves make
+    an outline uneven, high bumps are protrusions, negative ones the notches of kidney and two-lobed shapes.
 
     Parameters
     ----------
@@ -35,6 +32,8 @@ class Outlines:
         Direction, amplitude and phase of each wave.
     bumps : (N, J, D + 2)
         Direction, height and sharpness of each bump.
+    brightness : (N,)
+        Relative to an ordinary cell.
     dividing : bool (N,)
     """
 
@@ -44,23 +43,24 @@ class Outlines:
     axes: Rows
     waves: Rows
     bumps: Rows
+    brightness: Rows
     dividing: NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.radii)
 
     def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> "Outlines":
-        """The cells of these rows."""
+        """Return the cells of these rows."""
         return Outlines(*(getattr(self, name)[rows] for name in Outlines.__slots__))
 
     def reach(self) -> Rows:
-        """Distance in pixels from each centre that no point of the cell passes, (N,)."""
+        """Return the distance in pixels from each centre that no point of the cell passes, (N,)."""
         waves = np.abs(self.waves[..., -2]).sum(1)
         bumps = np.maximum(self.bumps[..., -2], 0).max(1, initial=0.0)
-        return self.radii * self.stretch.max(1) * (1.0 + waves + 1.2 * bumps)
+        return np.asarray(self.radii * self.stretch.max(1) * (1.0 + waves + 1.2 * bumps))
 
     def depth(self, row: int, grid: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Pixels from each point of ``grid`` (D, ...) to the outline along the ray, positive inside."""
+        """Return pixels from the points of ``grid`` (D, ...) to the outline along the ray, above 0 inside."""
         ndim = len(grid)
         offset = grid.reshape(ndim, -1) - self.centres[row].astype(np.float32)[:, None] + np.float32(1e-3)
         frame = (self.axes[row] / self.stretch[row][:, None]).astype(np.float32)
@@ -77,29 +77,8 @@ class Outlines:
         return np.asarray((ray * inside).reshape(grid.shape[1:]), np.float32)
 
 
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """Cells put into an image.
-
-    Parameters
-    ----------
-    labels : int32 image
-        Row ``i`` of ``outlines`` is label ``i + 1``; 0 is background.
-    depth : float32 image
-        Pixels to the border of the own cell, also where it touches another; negative outside.
-    covered : int32 image
-        The cell that lies under the labelled one, where cells overlap; else 0.
-    outlines : Outlines
-    """
-
-    labels: NDArray[np.int32]
-    depth: NDArray[np.float32]
-    covered: NDArray[np.int32]
-    outlines: Outlines
-
-
 def draw_outlines(n_cells: int, shape: Sequence[int], style: Style, rng: np.random.Generator) -> Outlines:
-    """Up to ``n_cells`` random outlines (2D or 3D), fewer where no more fit into ``shape``."""
+    """Return up to ``n_cells`` random outlines (2D or 3D), fewer where no more fit into ``shape``."""
     ndim = len(shape)
     extent = np.array(shape, float)
     extent[: ndim - 2] *= style.z_step
@@ -108,69 +87,42 @@ def draw_outlines(n_cells: int, shape: Sequence[int], style: Style, rng: np.rand
     radii = radii[placed]
     n = len(radii)
     elongation = 1.0 + (style.elongation - 1.0) * np.exp(rng.normal(0, 0.4, n))
-    outlines = Outlines(
+    return Outlines(
         centres=centres,
         radii=radii,
         stretch=_stretch(np.minimum(elongation, 5.0), ndim),
         axes=_orientations(centres, extent, style, rng),
         waves=_waves(n, ndim, style, rng),
         bumps=_bumps(n, ndim, style, rng),
+        brightness=_brightness(n, style, rng),
         dividing=rng.random(n) < style.dividing,
     )
-    return outlines
 
 
-def with_daughters(outlines: Outlines, condensed: bool, rng: np.random.Generator) -> Outlines:
-    """The outlines with dividing cells as they look: condensed plates or rounded cells, half of them in two."""
+def with_daughters(outlines: Outlines, rng: np.random.Generator, *, condensed: bool) -> Outlines:
+    """Return the outlines with dividing cells as plates (``condensed``) or balls, half of them in two."""
     rows = np.flatnonzero(outlines.dividing)
     if not len(rows):
         return outlines
-    split = rng.random(len(rows)) < 0.5
-    elongation = rng.uniform(1.6, 3.2, len(rows)) if condensed else rng.uniform(1.0, 1.15, len(rows))
-    shrink = rng.uniform(0.5, 0.7, len(rows)) if condensed else rng.uniform(0.6, 0.85, len(rows))
+    n, split = len(rows), rng.random(len(rows)) < 0.5
+    elongation = rng.uniform(1.6, 3.2, n) if condensed else rng.uniform(1.0, 1.15, n)
+    shrink = rng.uniform(0.5, 0.7, n) if condensed else rng.uniform(0.6, 0.85, n)
     stretch = _stretch(elongation, outlines.centres.shape[1])
     radii = outlines.radii[rows] * shrink * np.where(split, 0.8, 1.0)
-    short = outlines.axes[rows, 1] * (radii * stretch[:, 1])[:, None]
-    gap = rng.uniform(1.1, 2.2, len(rows)) if condensed else rng.uniform(0.92, 1.0, len(rows))
-    step = short * (gap * split)[:, None]
-    bumps, waves = outlines.bumps[rows] * 0.0, outlines.waves[rows]
+    gap = rng.uniform(1.1, 2.2, n) if condensed else rng.uniform(0.92, 1.0, n)
+    step = outlines.axes[rows, 1] * (radii * stretch[:, 1] * gap * split)[:, None]
+    waves = outlines.waves[rows].copy()
+    waves[..., -2] *= 3.0 if condensed else 0.5
     first = replace(
-        outlines.take(rows), centres=outlines.centres[rows] + step, radii=radii, stretch=stretch, bumps=bumps
+        outlines.take(rows),
+        centres=outlines.centres[rows] + step,
+        radii=radii,
+        stretch=stretch,
+        waves=waves,
+        bumps=np.zeros_like(outlines.bumps[rows]),
     )
     second = replace(first, centres=outlines.centres[rows] - step, waves=waves[::-1]).take(split)
     return _join([outlines.take(~outlines.dividing), first, second])
-
-
-def stamp(outlines: Outlines, shape: Sequence[int], z_step: float, overlap: bool) -> Scene:
-    """Labels of the outlines in an image of ``shape``; each cell is worked out within its own box.
-
-    With ``overlap`` later cells cover earlier ones; without it touching cells share a straight border,
-    halfway between them, as the nuclei of a crowded layer do.
-    """
-    scale = np.array([z_step] * (len(shape) - 2) + [1.0, 1.0])
-    owner = np.zeros(shape, np.int32)
-    covered = np.zeros(shape, np.int32)
-    best = np.full(shape, -1e3, np.float32)
-    second = np.full(shape, -1e3, np.float32)
-    full = np.zeros(len(outlines) + 1, np.int64)
-    reach = outlines.reach()
-    for row in range(len(outlines)):
-        box = _box(outlines.centres[row] / scale, reach[row] / scale + 1.0, shape)
-        if box is None:
-            continue
-        depth = outlines.depth(row, _grid(box, scale))
-        full[row + 1] = np.count_nonzero(depth > 0)
-        before = best[box]
-        if overlap:
-            wins = (depth > 0) | (depth > before)
-            covered[box] = np.where(wins & (before > 0), owner[box], covered[box])
-        else:
-            wins = depth > before
-            second[box] = np.maximum(second[box], np.minimum(before, depth))
-        owner[box] = np.where(wins, row + 1, owner[box])
-        best[box] = np.where(wins, depth, before)
-    depth = np.minimum(best, (best - second) / 2) if not overlap else best
-    return _whole_cells(owner, depth, covered, outlines, full)
 
 
 def _place(
@@ -184,8 +136,9 @@ def _place(
         tries = rng.uniform(-0.3 * radius, extent + 0.3 * radius, (N_TRIES, len(extent)))
         if n and rng.random() < style.clustering:
             friends = rng.integers(0, n, N_TRIES)
-            apart = (radius + radii[placed][friends]) * rng.uniform(style.spacing, style.spacing + 0.25, N_TRIES)
-            tries = centres[:n][friends] + apart[:, None] * _directions(N_TRIES, len(extent), rng)
+            apart = style.spacing + rng.uniform(0, 0.25, (N_TRIES, 1))
+            apart = apart * (radius + radii[placed][friends])[:, None]
+            tries = centres[:n][friends] + apart * _directions(N_TRIES, len(extent), rng)
         inside = ((tries > -0.3 * radius) & (tries < extent + 0.3 * radius)).all(1)
         cell = (np.clip(tries / extent, 0, 0.999) * density.shape).astype(int)
         likely = rng.random(N_TRIES) < density[tuple(cell.T)]
@@ -199,7 +152,7 @@ def _place(
 
 
 def _density(extent: Rows, style: Style, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Chance 0 to 1 that a cell may be anywhere, on a coarse grid over the image."""
+    """Return the chance 0 to 1 that a cell may be anywhere, on a coarse grid over the image."""
     shape = tuple(np.clip(extent / style.diameter_px, 2, 64).astype(int))
     noise = smooth_noise(shape, max(max(shape) / rng.uniform(2.0, 4.0), 1.0), rng)
     if style.variant == "epithelium":
@@ -234,6 +187,12 @@ def _orientations(centres: Rows, extent: Rows, style: Style, rng: np.random.Gene
     return np.stack([np.stack([sin, cos], 1), np.stack([cos, -sin], 1)], 1)
 
 
+def _brightness(n: int, style: Style, rng: np.random.Generator) -> Rows:
+    # no darker than a fifth: what is lost in the noise must not be in the truth
+    logs = np.clip(rng.normal(0, style.brightness_spread, n), np.log(0.2), np.log(4.0))
+    return np.exp(logs)
+
+
 def _waves(n: int, ndim: int, style: Style, rng: np.random.Generator) -> Rows:
     n_waves = 4
     directions = _directions(n * n_waves, ndim, rng).reshape(n, n_waves, ndim)
@@ -247,7 +206,7 @@ def _waves(n: int, ndim: int, style: Style, rng: np.random.Generator) -> Rows:
 def _bumps(n: int, ndim: int, style: Style, rng: np.random.Generator) -> Rows:
     n_spikes = int(np.ceil(style.spikes * 1.5))
     bumps = np.zeros((n, 2 + n_spikes, ndim + 2))
-    bumps[..., :ndim] = _directions(n * (2 + n_spikes), ndim, rng).reshape(n, -1, ndim)
+    bumps[..., :ndim] = _directions(n * (2 + n_spikes), ndim, rng).reshape(n, 2 + n_spikes, ndim)
     notched = rng.random(n) < style.notches
     two_lobed = notched & (rng.random(n) < 0.4)
     # a notch is on the long flank: across the first axis of the cell's own frame
@@ -265,42 +224,3 @@ def _bumps(n: int, ndim: int, style: Style, rng: np.random.Generator) -> Rows:
 
 def _join(parts: Sequence[Outlines]) -> Outlines:
     return Outlines(*(np.concatenate([getattr(p, name) for p in parts]) for name in Outlines.__slots__))
-
-
-def _box(centre: Rows, reach: Rows, shape: Sequence[int]) -> tuple[slice, ...] | None:
-    low = np.maximum(np.floor(centre - reach), 0).astype(int)
-    high = np.minimum(np.ceil(centre + reach) + 1, shape).astype(int)
-    return tuple(slice(a, b) for a, b in zip(low, high, strict=True)) if (low < high).all() else None
-
-
-def _grid(box: tuple[slice, ...], scale: Rows) -> NDArray[np.float32]:
-    lines = [np.arange(s.start, s.stop, dtype=np.float32) * k for s, k in zip(box, scale, strict=True)]
-    return np.stack(np.meshgrid(*lines, indexing="ij")).astype(np.float32)
-
-
-def _whole_cells(
-    owner: NDArray[np.int32],
-    depth: NDArray[np.float32],
-    covered: NDArray[np.int32],
-    outlines: Outlines,
-    full: NDArray[np.int64],
-) -> Scene:
-    """Keep the largest connected part of each cell, drop slivers, number the rest without gaps."""
-    labels = np.where(depth > 0, owner, 0)
-    parts = connected_parts(labels, connectivity=1)
-    areas = np.bincount(parts.ravel())
-    cell_of_part = np.zeros(len(areas), np.int64)
-    cell_of_part[parts.ravel()] = labels.ravel()
-    largest = np.zeros(len(outlines) + 1, np.int64)
-    by_area = np.argsort(areas, kind="stable")
-    largest[cell_of_part[by_area]] = by_area
-    seen = np.where(cell_of_part[largest] == np.arange(len(largest)), areas[largest], 0)
-    keep = (seen >= MIN_PIXELS) & (seen >= MIN_PART * full)
-    keep[0] = False
-    number = np.zeros(len(outlines) + 1, np.int32)
-    number[keep] = np.arange(1, keep.sum() + 1)
-    wanted = np.zeros(len(areas), bool)
-    wanted[largest[keep]] = True
-    cleaned = np.where(wanted[parts], number[labels], 0).astype(np.int32)
-    inside = np.where(cleaned > 0, depth, -1.0).astype(np.float32)
-    return Scene(cleaned, inside, number[covered], outlines.take(keep[1:]))

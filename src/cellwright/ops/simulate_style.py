@@ -28,6 +28,8 @@ class Style:
         0 spreads cells evenly; 1 leaves parts of the image empty.
     overlap
         True: later cells lie on top and their light adds up. False: cells press against each other.
+    seam
+        How dark the line between cells that press against each other is, 0 to 1.
     size_spread, elongation, alignment
         Sigma of the log of the diameter; long over short axis; 1 turns all cells the same way.
     roughness, notches, spikes
@@ -62,6 +64,7 @@ class Style:
     spacing: float = 0.85
     patchiness: float = 0.3
     overlap: bool = False
+    seam: float = 0.5
     size_spread: float = 0.15
     elongation: float = 1.3
     alignment: float = 0.0
@@ -93,8 +96,7 @@ class Style:
     variant: str = "plain"
 
     def __post_init__(self) -> None:
-        if not 3.0 <= self.diameter_px <= 1000.0:
-            raise SettingsError(f"diameter_px must be from 3 to 1000; got {self.diameter_px}.")
+        _check_diameter(self.diameter_px)
         if not 0.0 <= self.coverage <= 1.0:
             raise SettingsError(f"coverage must be from 0 to 1; got {self.coverage}.")
         if self.bits not in (8, 16):
@@ -102,16 +104,10 @@ class Style:
 
 
 def draw_style(look: str, rng: np.random.Generator, *, diameter_px: float | None = None) -> Style:
-    """Random style of a look, so that no two images are alike (domain randomisation).
+    """Return a random style of a look, so that no two images are alike (domain randomisation).
 
-    Parameters
-    ----------
-    look
-        "fluorescence", "phase", "tissue" or "brightfield".
-    rng
-        Source of all chance.
-    diameter_px
-        Mean diameter; None draws one from 8 to 60 px.
+    ``look`` is "fluorescence", "phase", "tissue" or "brightfield"; without ``diameter_px`` the mean
+    diameter is drawn from 8 to 60 px.
 
     Notes
     -----
@@ -121,7 +117,13 @@ def draw_style(look: str, rng: np.random.Generator, *, diameter_px: float | None
     if look not in _DRAWS:
         raise SettingsError(f"look must be one of {', '.join(_DRAWS)}; got {look!r}.")
     diameter = float(_log_uniform(rng, 8.0, 60.0)) if diameter_px is None else float(diameter_px)
+    _check_diameter(diameter)
     return _DRAWS[look](diameter, rng)
+
+
+def _check_diameter(diameter: float) -> None:
+    if not 3.0 <= diameter <= 1000.0:
+        raise SettingsError(f"diameter_px must be from 3 to 1000; got {diameter}.")
 
 
 def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
@@ -130,6 +132,16 @@ def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
 
 def _sometimes(rng: np.random.Generator, chance: float, low: float, high: float) -> float:
     return float(rng.uniform(low, high)) if rng.random() < chance else 0.0
+
+
+def _elongation(excess: float, diameter: float) -> float:
+    """Return long over short axis, limited so that a cell stays about 4 px wide."""
+    return float(1.0 + min(excess, max((diameter / 4.0) ** 2 / 2.0 - 1.0, 0.0)))
+
+
+def _photons(rng: np.random.Generator, diameter: float, low: float, high: float) -> float:
+    """Return photons for each pixel; small cells get more, since fewer pixels must show them."""
+    return _log_uniform(rng, low * max(20.0 / diameter, 1.0), high)
 
 
 def _fluorescence(diameter: float, rng: np.random.Generator) -> Style:
@@ -141,8 +153,9 @@ def _fluorescence(diameter: float, rng: np.random.Generator) -> Style:
         spacing=rng.uniform(0.68, 1.0),
         patchiness=_sometimes(rng, 0.6, 0.2, 1.0),
         overlap=bool(rng.random() < 0.35),
+        seam=_sometimes(rng, 0.6, 0.2, 1.0),
         size_spread=rng.uniform(0.05, 0.35),
-        elongation=1.0 + rng.gamma(1.6, 0.22),
+        elongation=_elongation(rng.gamma(1.6, 0.22), diameter),
         alignment=_sometimes(rng, 0.3, 0.5, 1.0),
         roughness=rng.uniform(0.01, 0.09),
         notches=_sometimes(rng, 0.6, 0.05, 0.6),
@@ -163,12 +176,12 @@ def _fluorescence(diameter: float, rng: np.random.Generator) -> Style:
         blur_px=max(0.4, min(diameter * rng.uniform(0.02, 0.1), 4.0)),
         z_step=rng.uniform(1.0, 5.0),
         z_blur=rng.uniform(0.5, 1.5),
-        photons=_log_uniform(rng, 8.0, 3000.0),
-        read_noise=_log_uniform(rng, 0.001, 0.08),
+        photons=_photons(rng, diameter, 20.0, 20000.0),
+        read_noise=_log_uniform(rng, 0.0005, 0.05),
         bits=int(rng.choice([8, 16])),
         gain=_log_uniform(rng, 0.05, 0.9),
         offset=_sometimes(rng, 0.7, 0.0, 0.1),
-        variant=str(rng.choice(["plain", "plain", "plain", "colonies", "fibres"])),
+        variant=str(rng.choice(["plain", "plain", "plain", "plain", "colonies", "fibres"])),
     )
 
 
@@ -181,7 +194,7 @@ def _tissue(diameter: float, rng: np.random.Generator) -> Style:
         patchiness=rng.uniform(0.2, 1.0),
         overlap=bool(rng.random() < 0.5),
         size_spread=rng.uniform(0.1, 0.35),
-        elongation=1.0 + rng.gamma(2.0, 0.3),
+        elongation=_elongation(rng.gamma(2.0, 0.3), diameter),
         alignment=_sometimes(rng, 0.6, 0.5, 1.0),
         roughness=rng.uniform(0.02, 0.1),
         notches=_sometimes(rng, 0.5, 0.05, 0.4),
@@ -200,7 +213,7 @@ def _tissue(diameter: float, rng: np.random.Generator) -> Style:
         ghosts=_sometimes(rng, 0.5, 0.02, 0.15),
         unevenness=_sometimes(rng, 0.5, 0.02, 0.25),
         blur_px=max(0.5, min(diameter * rng.uniform(0.02, 0.07), 3.0)),
-        photons=_log_uniform(rng, 400.0, 8000.0),
+        photons=_photons(rng, diameter, 700.0, 10000.0),
         read_noise=_log_uniform(rng, 0.002, 0.02),
         variant=str(rng.choice(["stroma", "stroma", "epithelium", "smear"])),
     )
@@ -215,7 +228,7 @@ def _phase(diameter: float, rng: np.random.Generator) -> Style:
         spacing=rng.uniform(0.8, 1.1),
         patchiness=_sometimes(rng, 0.5, 0.2, 1.0),
         size_spread=rng.uniform(0.1, 0.35),
-        elongation=1.0 + (rng.gamma(2.0, 0.5) if spread else rng.gamma(1.2, 0.15)),
+        elongation=_elongation(rng.gamma(2.0, 0.5) if spread else rng.gamma(1.2, 0.15), diameter),
         alignment=_sometimes(rng, 0.3, 0.5, 1.0),
         roughness=rng.uniform(0.06, 0.16) if spread else rng.uniform(0.01, 0.05),
         notches=_sometimes(rng, 0.5, 0.1, 0.5),
@@ -226,15 +239,15 @@ def _phase(diameter: float, rng: np.random.Generator) -> Style:
         texture_px=max(1.3, diameter * rng.uniform(0.04, 0.12)),
         holes=_sometimes(rng, 0.6, 0.5, 6.0),
         spots=_sometimes(rng, 0.6, 0.5, 8.0),
-        rim=rng.uniform(0.0, 1.0),
+        rim=rng.uniform(0.2, 1.0),
         dome=rng.uniform(0.2, 1.0),
         haze=rng.uniform(0.5, 1.0),
         background=rng.uniform(0.3, 0.6),
         debris=_sometimes(rng, 0.6, 0.05, 1.0),
         unevenness=_sometimes(rng, 0.7, 0.05, 0.5),
         blur_px=max(0.5, min(diameter * rng.uniform(0.01, 0.04), 2.0)),
-        photons=_log_uniform(rng, 150.0, 5000.0),
-        read_noise=_log_uniform(rng, 0.003, 0.03),
+        photons=_photons(rng, diameter, 600.0, 8000.0),
+        read_noise=_log_uniform(rng, 0.002, 0.02),
         bits=int(rng.choice([8, 16])),
         gain=rng.uniform(0.5, 1.0),
         variant="spread" if spread else "round",
@@ -250,7 +263,7 @@ def _brightfield(diameter: float, rng: np.random.Generator) -> Style:
         patchiness=_sometimes(rng, 0.5, 0.2, 1.0),
         overlap=bool(rng.random() < 0.3),
         size_spread=rng.uniform(0.05, 0.3),
-        elongation=1.0 + rng.gamma(1.2, 0.2),
+        elongation=_elongation(rng.gamma(1.2, 0.2), diameter),
         alignment=_sometimes(rng, 0.2, 0.5, 1.0),
         roughness=rng.uniform(0.01, 0.07),
         notches=_sometimes(rng, 0.4, 0.05, 0.4),
@@ -268,8 +281,8 @@ def _brightfield(diameter: float, rng: np.random.Generator) -> Style:
         ghosts=_sometimes(rng, 0.3, 0.02, 0.1),
         unevenness=_sometimes(rng, 0.7, 0.05, 0.4),
         blur_px=max(0.5, min(diameter * rng.uniform(0.01, 0.06), 2.5)),
-        photons=_log_uniform(rng, 150.0, 5000.0),
-        read_noise=_log_uniform(rng, 0.003, 0.03),
+        photons=_photons(rng, diameter, 600.0, 8000.0),
+        read_noise=_log_uniform(rng, 0.002, 0.02),
         bits=int(rng.choice([8, 8, 16])),
         gain=rng.uniform(0.6, 1.0),
         variant=str(rng.choice(["stained", "refractile", "blood"])),
