@@ -2,11 +2,12 @@
 
 import logging
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
-from cellwright.cli.count import INTERRUPTED, count
+from cellwright.cli.count import count
 from cellwright.cli.evaluate import evaluate
 from cellwright.cli.models import models
 from cellwright.cli.train import train
@@ -41,14 +42,11 @@ def _base(
     pass
 
 
-def main() -> None:
-    """Run the command line; errors a user can mend are one line on stderr and exit code 1."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line (``sys.argv`` when not given) and exit; errors a user can mend are one line."""
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # its complaints come as ReadError
     try:
-        app()
+        app(args=arguments)
     except CellwrightError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        typer.echo("Cancelled.", err=True)
-        sys.exit(INTERRUPTED)

@@ -1,0 +1,51 @@
+"""The command line in this process, with a model that finds bright discs exactly."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import tifffile
+
+from cellwright.cli.main import main
+from cellwright.models import shelf
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(capfd) -> Callable[..., Outcome]:
+    """Function (arguments...) -> exit code, stdout and stderr."""
+
+    def run(*arguments: object) -> Outcome:
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        return Outcome(int(ended.value.code or 0), *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def oracle(monkeypatch, oracle_model):
+    """Every model name stands for the oracle; what was asked for is noted."""
+    asked = []
+
+    def load(name):
+        asked.append(name)
+        return oracle_model
+
+    monkeypatch.setattr(shelf, "load", load)
+    return asked
+
+
+@pytest.fixture
+def image_path(tmp_path, blobs):
+    """A 16 bit image of the discs of ``blobs``, half a micrometre per pixel."""
+    path = tmp_path / "discs.tif"
+    data = (blobs.image * 60_000).astype(np.uint16)
+    tifffile.imwrite(path, data, resolution=(20_000, 20_000), resolutionunit="CENTIMETER")
+    return path

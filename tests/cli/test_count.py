@@ -1,0 +1,296 @@
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas
+import pytest
+import tifffile
+
+from cellwright.cli import count as count_command
+from cellwright.errors import WriteError
+from cellwright.inference import count as engine
+from cellwright.io import images, tables
+from cellwright.io.images import read_image
+from cellwright.models.checkpoint import save_checkpoint
+from cellwright.models.flow import build
+from cellwright.tasks import Progress
+
+pytestmark = pytest.mark.usefixtures("oracle")
+
+
+def test_the_table_has_a_row_per_image(cli, image_path, blobs):
+    code, out, err = cli("count", image_path, image_path)
+    heading, *rows = [line.split() for line in out.splitlines()]
+    assert (code, err) == (0, "")
+    assert heading == ["image", "model", "count", "seconds"]
+    assert [row[:3] for row in rows] == [[str(image_path), "flow", str(len(blobs))]] * 2
+    assert all(float(row[3]) > 0 for row in rows)
+
+
+def test_json_has_an_object_per_image(cli, image_path, blobs):
+    code, out, _ = cli("count", image_path, image_path, "--json", "--device", "cpu")
+    found = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert len(found) == 2
+    assert list(found[0]) == ["image", "model", "count", "seconds", "device"]
+    assert found[0] | {"seconds": 0} == {
+        "image": str(image_path),
+        "model": "flow",
+        "count": len(blobs),
+        "seconds": 0,
+        "device": "cpu",
+    }
+
+
+def test_output_holds_labels_table_and_provenance(cli, image_path, blobs, tmp_path):
+    folder = tmp_path / "new" / "results"
+    assert cli("count", image_path, "--output", folder).code == 0
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "discs.cells.csv",
+        "discs.json",
+        "discs.labels.tif",
+    ]
+    labels = read_image(folder / "discs.labels.tif")
+    assert (labels.data.dtype, labels.shape, labels.pixel_size_um) == (
+        np.int32,
+        blobs.labels.shape,
+        (0.5, 0.5),
+    )
+    np.testing.assert_array_equal(labels.data > 0, blobs.labels > 0)
+    table = pandas.read_csv(folder / "discs.cells.csv")
+    assert list(table["label"]) == list(range(1, len(blobs) + 1))
+    row = table.iloc[3]
+    assert labels.data[int(row["y"]), int(row["x"])] == 4
+    assert row["area_um2"] == pytest.approx(row["area_px"] / 4)
+    values = json.loads((folder / "discs.json").read_text())
+    assert (values["count"], values["model"], values["axes"]) == (len(blobs), "flow", "YX")
+
+
+def test_settings_are_flags(cli, image_path, tmp_path):
+    flags = ["--min-area", 20, "--cell-probability", 0.6, "--exclude-border", "--tile", 128, "--channel", 0]
+    assert cli("count", image_path, "--output", tmp_path, *flags).code == 0
+    settings = json.loads((tmp_path / "discs.json").read_text())["settings"]
+    assert settings["flow"]["min_area_px"] == 20
+    assert settings["flow"]["cell_probability"] == 0.6
+    assert settings["flow"]["exclude_border"] is True
+    assert (settings["engine"]["tile_px"], settings["engine"]["channel"]) == (128, 0)
+
+
+def test_settings_change_the_count(cli, image_path):
+    assert json.loads(cli("count", image_path, "--json", "--min-area-px", 100_000).out)["count"] == 0
+
+
+def test_axes_and_channel_are_those_asked_for(cli, tmp_path, blobs):
+    data = np.stack([np.zeros_like(blobs.image), blobs.image])
+    tifffile.imwrite(tmp_path / "a.tif", data, photometric="minisblack")
+    code, out, err = cli("count", tmp_path / "a.tif", "--json", "--axes", "cyx")
+    assert (code, json.loads(out)["count"]) == (0, 0)
+    assert "channel 0 of 2" in err
+    assert json.loads(cli("count", tmp_path / "a.tif", "--json", "--channel", 1).out)["count"] == len(blobs)
+    assert json.loads(cli("count", tmp_path / "a.tif", "--json", "--axes", "TYX").out)["count"] == len(blobs)
+
+
+def test_several_models_are_averaged(cli, image_path, blobs, oracle):
+    code, out, _ = cli("count", image_path, "--model", "flow", "--model", "other", "--json")
+    assert code == 0
+    assert set(oracle) == {"flow", "other"}
+    found = json.loads(out)
+    assert (found["model"], found["count"]) == ("flow + other", len(blobs))
+
+
+def write_bad_images(folder):
+    """Every bad file that a folder of images may hold, and a word of what is said about it."""
+    whole = folder / "whole.tif"
+    tifffile.imwrite(whole, np.ones((64, 64), np.uint16))
+    (folder / "cut.tif").write_bytes(whole.read_bytes()[:2000])
+    (folder / "text.tif").write_text("Dear reader, this is no image.")
+    (folder / "folder.tif").mkdir()
+    tifffile.imwrite(folder / "nan.tif", np.full((64, 64), np.nan, np.float32))
+    np.save(folder / "empty.npy", np.zeros((0, 64)))
+    np.save(folder / "line.npy", np.zeros(64))
+    tifffile.imwrite(folder / "complex.tif", np.ones((64, 64), np.complex64))
+    return {
+        "absent.tif": "there is none",
+        "cut.tif": "cut short",
+        "text.tif": "no image",
+        "folder.tif": "another folder",
+        "nan.tif": "finite",
+        "empty.npy": "empty",
+        "line.npy": "dimensions",
+        "complex.tif": "complex",
+    }
+
+
+def test_bad_images_fail_with_a_word_and_the_others_are_done(cli, image_path, blobs, tmp_path):
+    bad = write_bad_images(tmp_path)
+    code, out, err = cli("count", *[tmp_path / name for name in bad], image_path, "--json")
+    assert code == 1
+    assert [json.loads(line)["count"] for line in out.splitlines()] == [len(blobs)]
+    lines = err.splitlines()
+    for name, word in bad.items():
+        assert [word in line for line in lines if f"error: {tmp_path / name}:" in line] == [True], name
+    assert lines[-1] == f"{len(bad)} of {len(bad) + 1} images failed."
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("data", "n"),
+    [
+        (np.zeros((64, 64), np.uint8), 0),
+        (np.full((64, 64), 7, np.uint16), 0),
+        (np.ones((1, 1), np.uint8), 0),
+        (np.where(np.eye(64, dtype=bool), np.inf, 0).astype(np.float32), 0),
+    ],
+    ids=["zero", "constant", "one pixel", "infinite"],
+)
+def test_images_without_cells_give_zero(cli, tmp_path, data, n):
+    np.save(tmp_path / "a.npy", data)
+    code, out, err = cli("count", tmp_path / "a.npy", "--json", "--output", tmp_path / "out")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["count"] == n
+    assert read_image(tmp_path / "out" / "a.labels.tif", axes="YX").shape == data.shape
+
+
+def test_a_failure_of_another_kind_is_named_without_traceback(cli, image_path, monkeypatch):
+    def fail(*_args):
+        yield Progress("tiles", 0, 1)
+        raise RuntimeError("CUDA error: an illegal memory access")
+
+    monkeypatch.setattr(engine, "count_cells", fail)
+    code, out, err = cli("count", image_path)
+    assert (code, out) == (1, "")
+    assert err.startswith(f"error: {image_path}: RuntimeError: CUDA error")
+    assert "Traceback" not in err
+
+
+def test_a_device_that_is_not_there_is_refused_at_once(cli, image_path):
+    code, out, err = cli("count", image_path, "--device", "cuda:77")
+    assert (code, out) == (1, "")
+    assert err.startswith("error: Device must be")
+    assert err.count("error") == 1
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--min-score", "2"], ["--tile", "1"], ["--precision", "half"], ["--channel", "red"], ["--no-such"]],
+)
+def test_a_flag_out_of_range_is_a_usage_error(cli, image_path, flags):
+    code, out, err = cli("count", image_path, *flags)
+    assert (code, out) == (2, "")
+    assert flags[0] in err
+
+
+def test_a_file_in_place_of_the_output_folder_is_refused_at_once(cli, image_path, oracle):
+    code, out, err = cli("count", image_path, "--output", image_path)
+    assert (code, out, oracle) == (1, "", [])
+    assert err.startswith("error: Expected a folder to write to")
+
+
+def test_a_read_only_output_folder_is_refused_at_once(cli, image_path, tmp_path, monkeypatch):
+    def refuse(*_args):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    code, out, err = cli("count", image_path, "--output", tmp_path)
+    assert (code, out) == (1, "")
+    assert "Permission denied" in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["discs.tif"]
+
+
+def test_a_full_disk_does_not_lose_the_count(cli, image_path, blobs, tmp_path, monkeypatch):
+    def full(*_args):
+        raise WriteError("No space left on device.")
+
+    monkeypatch.setattr(tables, "write_table", full)
+    code, out, err = cli("count", image_path, "--json", "--output", tmp_path)
+    assert (code, json.loads(out)["count"]) == (1, len(blobs))
+    assert "No space left" in err
+
+
+def test_two_images_of_one_name_do_not_overwrite_each_other(cli, image_path, tmp_path, oracle):
+    other = tmp_path / "other" / image_path.name
+    other.parent.mkdir()
+    other.write_bytes(image_path.read_bytes())
+    code, out, err = cli("count", image_path, other, "--output", tmp_path / "out")
+    assert (code, out, oracle) == (1, "", [])
+    assert "discs" in err
+    assert not (tmp_path / "out").exists()
+    assert cli("count", image_path, other).code == 0
+
+
+def test_a_setting_of_another_family_is_refused():
+    class Other:
+        """Has no fields of the flow family."""
+
+        __dataclass_fields__: dict[str, object] = {}
+
+    with pytest.raises(count_command.SettingsError, match="--min-area"):
+        count_command.refuse_foreign({"min_area_px": 3, "flips": None}, Other)
+
+
+def test_an_interrupt_ends_the_run_and_frees_the_task(cli, image_path, monkeypatch):
+    freed = []
+
+    def interrupted(*_args):
+        try:
+            yield Progress("tiles", 0, 2)
+            raise KeyboardInterrupt
+        finally:
+            freed.append(True)
+
+    monkeypatch.setattr(engine, "count_cells", interrupted)
+    code, out, err = cli("count", image_path, image_path)
+    assert (code, out, freed) == (130, "", [True])
+    assert err == "Cancelled; 0 of 2 images were counted.\n"
+
+
+def test_an_interrupt_while_writing_leaves_no_half_file(cli, image_path, tmp_path, monkeypatch):
+    def interrupted(part, *_args, **_keywords):
+        part.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(images.tifffile, "imwrite", interrupted)
+    assert cli("count", image_path, "--output", tmp_path / "out").code == 130
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_terminal_gets_a_bar_on_stderr_alone(cli, image_path, blobs, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    code, out, _ = cli("count", image_path, "--json")
+    assert (code, json.loads(out)["count"]) == (0, len(blobs))
+    assert "[1/1] discs.tif" in terminal.getvalue()
+    assert "%" in terminal.getvalue()
+
+
+def test_control_c_in_a_real_process(tmp_path, image_path):
+    save_checkpoint(tmp_path / "model", build("small"))
+    command = [
+        sys.executable,
+        "-m",
+        "cellwright",
+        "count",
+        *[str(image_path)] * 2000,
+        "--model",
+        tmp_path / "model",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline().startswith("image")
+        process.stdout.readline()
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert err.startswith("Cancelled; ")
+    assert "Traceback" not in err
