@@ -1,0 +1,76 @@
+"""Forms made from settings dataclasses: one row for each field, its limits and help from the annotation."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from math import inf
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+from magicgui.widgets import Container, create_widget
+from psygnal import Signal
+from qtpy.QtWidgets import QWidget
+
+UNITS = {"_px": " (px)", "_um": " (µm)"}
+WIDEST_SLIDER = 100.0  # beyond this span a slider cannot be set to a wanted number with a mouse
+
+
+class SettingsForm:
+    """Rows for the fields of a frozen dataclass; ``changed`` follows every edit.
+
+    The annotation ``Annotated[float, {"min": 0.0, "max": 1.0, "tooltip": "..."}]`` gives limits and help.
+
+    Parameters
+    ----------
+    settings_type
+        A dataclass whose fields all have defaults.
+    names
+        Fields to show, in this order; all when left out.
+    """
+
+    changed = Signal()
+
+    def __init__(self, settings_type: type[Any], names: Sequence[str] | None = None) -> None:
+        shown = names_of(settings_type) if names is None else tuple(names)
+        hints = get_type_hints(settings_type, include_extras=True)
+        defaults = {item.name: item.default for item in fields(settings_type)}
+        self.container = Container(
+            widgets=[_row(name, hints[name], defaults[name]) for name in shown], labels=True
+        )
+        self.container.margins = (0, 0, 0, 0)
+        self.container.changed.connect(lambda *_: self.changed.emit())
+
+    @property
+    def native(self) -> QWidget:
+        """The form as a Qt widget."""
+        native: QWidget = self.container.native
+        return native
+
+    def values(self) -> dict[str, Any]:
+        """Return the shown fields by name."""
+        return dict(self.container.asdict())
+
+    def set_values(self, values: dict[str, Any]) -> None:
+        """Show these values; fields that are not in the form are left out."""
+        for name in self.values().keys() & values.keys():
+            self.container[name].value = values[name]
+
+
+def names_of(settings_type: type[Any]) -> tuple[str, ...]:
+    """Return the field names of a settings dataclass."""
+    return tuple(item.name for item in fields(settings_type))
+
+
+def is_threshold(settings_type: type[Any], name: str) -> bool:
+    """Return whether a field is a fraction between two close limits, best set with a slider."""
+    return _is_fraction(get_type_hints(settings_type, include_extras=True)[name])
+
+
+def _row(name: str, hint: Any, default: Any) -> Any:
+    options = {"widget_type": "FloatSlider"} if _is_fraction(hint) else {}
+    unit = next((unit for ending, unit in UNITS.items() if name.endswith(ending)), "")
+    title = name.removesuffix("_px").removesuffix("_um").replace("_", " ").capitalize()
+    return create_widget(value=default, annotation=hint, name=name, label=title + unit, options=options)
+
+
+def _is_fraction(hint: Any) -> bool:
+    kind, metadata = get_args(hint) if get_origin(hint) is Annotated else (hint, {})
+    return kind is float and metadata.get("max", inf) - metadata.get("min", -inf) <= WIDEST_SLIDER

@@ -1,0 +1,94 @@
+"""Long jobs beside the viewer: a task in napari's thread pool, its steps and its outcome as Qt signals."""
+
+from typing import Any
+
+from napari.qt.threading import WorkerBase, WorkerBaseSignals
+from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
+
+from cellwright.errors import JobError
+from cellwright.tasks import Progress, Task
+
+
+class Job(QObject):
+    """Runs one task in a worker thread and tells the GUI thread how it goes.
+
+    Exactly one of ``returned``, ``failed`` and ``cancelled`` is emitted, then ``finished``.
+
+    Parameters
+    ----------
+    task
+        Drained in the worker thread, and closed there whatever the outcome, so that what it holds (memory
+        of a GPU, say) is free before the outcome is told.
+    parent
+        Keeps the job alive; a job without parent lives as long as the caller holds it.
+    """
+
+    progressed = Signal(object)  # Progress
+    returned = Signal(object)  # what the task returned
+    failed = Signal(object)  # Exception
+    cancelled = Signal()
+    finished = Signal()
+
+    def __init__(self, task: Task[Any], parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._has_outcome = False
+        self._worker = _TaskWorker(task)
+        self._worker.yielded.connect(self._on_worker_yielded)
+        self._worker.returned.connect(self._on_worker_returned)
+        self._worker.errored.connect(self._on_worker_errored)
+        self._worker.finished.connect(self._on_worker_finished)
+
+    def start(self) -> None:
+        """Begin; returns at once."""
+        self._worker.start()
+
+    def cancel(self) -> None:
+        """Ask the task to stop at its next step; ``cancelled`` follows once it has."""
+        self._worker.quit()
+
+    def _on_worker_yielded(self, progress: Progress) -> None:
+        if not self._worker.abort_requested:
+            self.progressed.emit(progress)
+
+    def _on_worker_returned(self, value: object) -> None:
+        if not self._worker.abort_requested:  # cancelled after the last step: the user no longer wants it
+            self._has_outcome = True
+            self.returned.emit(value)
+
+    def _on_worker_errored(self, error: Exception) -> None:
+        self._has_outcome = True
+        self.failed.emit(error)
+
+    def _on_worker_finished(self) -> None:
+        if not self._has_outcome:
+            self.cancelled.emit()
+        self.finished.emit()
+
+
+class _WorkerSignals(WorkerBaseSignals):  # type: ignore[misc]  # napari is untyped to mypy
+    yielded = Signal(object)
+
+
+class _TaskWorker(WorkerBase):  # type: ignore[misc]
+    """Drains a task; all its errors arrive (superqt's generator worker swallows torch's RuntimeError)."""
+
+    def __init__(self, task: Task[Any]) -> None:
+        super().__init__(SignalsClass=_WorkerSignals)
+        self._task = task
+
+    def work(self) -> Any:
+        """Return what the task returns, or None when the worker was asked to quit."""
+        try:
+            return self._drain()
+        except RuntimeError as error:
+            raise JobError(f"{type(error).__name__}: {error}") from error
+        finally:
+            self._task.close()
+
+    def _drain(self) -> Any:
+        while not self.abort_requested:
+            try:
+                self.yielded.emit(next(self._task))
+            except StopIteration as end:
+                return end.value
+        return None
