@@ -79,7 +79,7 @@ def tissue(scene: Scene, style: Style, rng: np.random.Generator) -> Picture:
     shape = scene.labels.shape
     blue = rng.uniform(0.5, 1.3) * brightness(scene) * interior(scene, style, rng)
     blue += 0.3 * (scene.covered > 0) + clutter(shape, len(scene.outlines), style, rng)
-    pink = _ground(shape, style, rng)
+    pink = _ground(scene, style, rng)
     if style.body > 0:
         pink += style.body * bodies(scene, style, rng)
     blue += style.haze * wide_blur(blue, style.diameter_px * 0.6)
@@ -206,9 +206,9 @@ def _ball(scene: Scene, thickness: float) -> Field:
     return np.asarray(u * (2 - u), np.float32)
 
 
-def _ground(shape: tuple[int, ...], style: Style, rng: np.random.Generator) -> Field:
+def _ground(scene: Scene, style: Style, rng: np.random.Generator) -> Field:
     """Return the eosin of what lies between the nuclei: fibres, clouds, empty gaps."""
-    plane = (shape[0], shape[1])
+    plane = (scene.labels.shape[0], scene.labels.shape[1])
     if style.variant == "smear":
         smear = 0.03 + 0.05 * np.exp(smooth_noise(plane, style.diameter_px, rng))
         return np.asarray(smear, np.float32)
@@ -216,7 +216,9 @@ def _ground(shape: tuple[int, ...], style: Style, rng: np.random.Generator) -> F
     clouds = np.exp(0.35 * smooth_noise(plane, style.diameter_px * rng.uniform(0.5, 3.0), rng))
     share = rng.uniform(0.1, 0.9)
     ground = rng.uniform(0.15, 0.6) * clouds * (1 - share + share * strands)
-    gaps = smooth_noise(plane, style.diameter_px * rng.uniform(1.5, 5.0), rng) > rng.uniform(1.0, 2.5)
+    gaps = smooth_noise(plane, style.diameter_px * rng.uniform(1.5, 5.0), rng) > rng.uniform(0.8, 2.5)
+    # no nucleus floats in an empty gap
+    gaps &= wide_blur((scene.labels > 0).astype(np.float32), style.diameter_px * 0.4) < 0.02
     return np.where(gaps, 0.03, ground).astype(np.float32)
 
 
