@@ -11,9 +11,10 @@ import pandas
 import pytest
 import tifffile
 
-from cellwright.cli import count as count_command
-from cellwright.errors import WriteError
+from cellwright.cli.flags import refuse_foreign
+from cellwright.errors import SettingsError, WriteError
 from cellwright.inference import count as engine
+from cellwright.inference.settings import EngineSettings
 from cellwright.io import images, tables
 from cellwright.io.images import read_image
 from cellwright.models.checkpoint import save_checkpoint
@@ -224,13 +225,8 @@ def test_two_images_of_one_name_do_not_overwrite_each_other(cli, image_path, tmp
 
 
 def test_a_setting_of_another_family_is_refused():
-    class Other:
-        """Has no fields of the flow family."""
-
-        __dataclass_fields__: dict[str, object] = {}
-
-    with pytest.raises(count_command.SettingsError, match="--min-area"):
-        count_command.refuse_foreign({"min_area_px": 3, "flips": None}, Other)
+    with pytest.raises(SettingsError, match="--min-area"):
+        refuse_foreign({"min_area_px": 3, "flips": None, "channel": 0}, EngineSettings)
 
 
 def test_an_interrupt_ends_the_run_and_frees_the_task(cli, image_path, monkeypatch):

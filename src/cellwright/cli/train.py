@@ -35,9 +35,11 @@ def train(
     target, others = read_dataset(dataset), tuple(read_dataset(folder) for folder in extra)
     import torch
 
+    from cellwright.inference.device import choose
     from cellwright.models import shelf
     from cellwright.training import loop
 
+    choose(device)
     torch.manual_seed(settings.seed)
     begin = shelf.load(start) if start else family.load().build(preset)
     task = loop.train(loop.Data(target, others), begin, output, settings, device=device)

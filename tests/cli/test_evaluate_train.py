@@ -1,0 +1,119 @@
+import json
+
+import numpy as np
+import pytest
+import tifffile
+
+from cellwright.io.images import read_image
+from cellwright.models.checkpoint import load_checkpoint
+from cellwright.types import Image
+
+
+@pytest.fixture
+def dataset(tmp_path, draw_blobs):
+    """Four annotated images: two to train with, two for validation, in two groups."""
+    folder = tmp_path / "cells"
+    (folder / "images").mkdir(parents=True)
+    (folder / "masks").mkdir()
+    names = ["a", "b", "c", "d"]
+    for name in names:
+        blobs = draw_blobs((96, 96), 12.0)
+        tifffile.imwrite(folder / "images" / f"{name}.tif", (blobs.image * 200).astype(np.uint8))
+        tifffile.imwrite(folder / "masks" / f"{name}.tif", blobs.labels.astype(np.uint16))
+    meta = {
+        "split": {"train": names[:2], "val": names[2:]},
+        "items": {
+            name: {"group": group}
+            for name, group in zip(names, ["fluo", "fluo", "fluo", "phase"], strict=True)
+        },
+    }
+    (folder / "meta.json").write_text(json.dumps(meta))
+    return folder
+
+
+@pytest.mark.usefixtures("oracle")
+def test_a_perfect_model_scores_one_in_every_group(cli, dataset):
+    code, out, err = cli("evaluate", dataset)
+    report = json.loads(out)
+    assert (code, err) == (0, "")
+    assert (report["model"], report["split"]) == ("flow", "val")
+    assert {name: scores["n_images"] for name, scores in report["groups"].items()} == {
+        "all": 2,
+        "fluo": 1,
+        "phase": 1,
+    }
+    scores = report["groups"]["all"]
+    assert set(scores["ap"].values()) == {1.0}
+    assert (scores["f1"], scores["pq"], scores["count_mae"], scores["count_mape"]) == (1, 1, 0, 0)
+
+
+@pytest.mark.usefixtures("oracle")
+def test_split_group_and_settings_are_those_asked_for(cli, dataset):
+    found = json.loads(cli("evaluate", dataset, "--split", "all", "--group", "fluo").out)
+    assert {name: scores["n_images"] for name, scores in found["groups"].items()} == {"all": 3, "fluo": 3}
+    worse = json.loads(cli("evaluate", dataset, "--min-area", 100_000).out)["groups"]["all"]
+    assert (worse["n_predicted"], worse["f1"]) == (0, 0)
+
+
+@pytest.mark.usefixtures("oracle")
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [(["--split", "test"], "['train', 'val']"), (["--group", "tissue"], "['fluo', 'phase']")],
+)
+def test_an_empty_choice_is_refused(cli, dataset, flags, word):
+    code, out, err = cli("evaluate", dataset, *flags)
+    assert (code, out) == (1, "")
+    assert word in err
+
+
+@pytest.mark.parametrize("command", [["evaluate"], ["train", "--output", "model"]])
+def test_a_folder_that_is_no_dataset_is_refused(cli, tmp_path, command):
+    code, out, err = cli(*command, tmp_path / "absent")
+    assert (code, out) == (1, "")
+    assert err.startswith("error: Expected a dataset folder")
+    assert not (tmp_path / "absent").exists()
+
+
+SHORT = ["--pretrain-steps", 2, "--finetune-steps", 2, "--steps-per-epoch", 2, "--batch-size", 2]
+SHORT += ["--patch-px", 64, "--n-simulated", 2, "--n-modalities", 2]
+
+
+def test_training_writes_a_model_that_counts(cli, dataset, tmp_path):
+    folder = tmp_path / "model"
+    code, out, err = cli("train", dataset, "--output", folder, "--extra", dataset, "--device", "cpu", *SHORT)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert [line.split()[0] for line in lines[:-1]] == ["2/4", "4/4"]
+    assert all("loss" in line and "ap50" in line for line in lines[:-1])
+    assert lines[-1].endswith(f"--model {folder}")
+    assert load_checkpoint(folder).spec.preset == "small"
+    image = read_image(dataset / "images" / "a.tif")
+    assert isinstance(image, Image)
+    assert cli("count", dataset / "images" / "a.tif", "--model", folder).code == 0
+    again = cli("train", dataset, "--output", tmp_path / "more", "--start", folder, "--seed", 3, *SHORT)
+    assert again.code == 0
+    assert load_checkpoint(tmp_path / "more").sha256 != load_checkpoint(folder).sha256
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [
+        (["--model", "absent"], "Model family must be one of"),
+        (["--start", "absent"], "Model must be a folder or one of"),
+        (["--device", "cuda:77"], "Device must be"),
+        (["--patch-px", "50"], "multiple of 16"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(cli, dataset, tmp_path, flags, word):
+    code, _, err = cli("train", dataset, "--output", tmp_path / "model", *flags)
+    assert code == 1
+    assert word in err
+    assert not (tmp_path / "model").exists()
+
+
+def test_an_output_that_is_a_file_is_refused(cli, dataset, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    code, _, err = cli("train", dataset, "--output", tmp_path / "file", *SHORT)
+    assert code == 1
+    assert "file" in err
+    assert (tmp_path / "file").read_text() == "in the way"

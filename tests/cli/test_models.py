@@ -1,0 +1,56 @@
+import json
+
+import pytest
+
+from cellwright.models import shelf
+from cellwright.models.checkpoint import save_checkpoint
+from cellwright.models.flow import build
+
+
+@pytest.fixture
+def own_models(tmp_path, monkeypatch):
+    """A shelf with one model, and a damaged folder beside it."""
+    monkeypatch.setattr(shelf, "shipped_folder", lambda: tmp_path / "absent")
+    monkeypatch.setattr(shelf, "user_folder", lambda: tmp_path)
+    save_checkpoint(tmp_path / "mine", build("small"), {"ap50": 0.875})
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "spec.json").write_text("{")
+    return tmp_path
+
+
+def test_models_are_listed_with_their_scores(cli, own_models):
+    code, out, err = cli("models")
+    assert (code, err) == (0, "")
+    assert out.startswith("mine  (flow, small)\n")
+    assert "ap50: 0.875" in out
+    assert str(own_models / "mine") in out
+    assert "damaged" not in out.splitlines()[0]
+
+
+def test_models_as_json(cli, own_models):
+    found = [json.loads(line) for line in cli("models", "--json").out.splitlines()]
+    assert [(entry["model"], entry["family"], entry["scores"]) for entry in found] == [
+        ("mine", "flow", {"ap50": 0.875})
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [("absent", "one of: cut, mine"), ("damaged", "spec.json"), ("cut", "weights"), ("../mine", "one of")],
+)
+def test_a_model_that_is_missing_or_damaged_is_refused_at_once(cli, own_models, image_path, name, word):
+    save_checkpoint(own_models / "cut", build("small"))
+    weights = own_models / "cut" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    code, out, err = cli("count", image_path, "--model", name)
+    assert (code, out) == (1, "")
+    assert err.startswith("error: ")
+    assert word in err
+    assert "Traceback" not in err
+
+
+def test_a_missing_image_beats_no_argument(cli):
+    assert cli("count").code == 2
+    assert cli().code == 2
+    assert "Count and outline cells" in cli("--help").out
+    assert cli("--version").out.strip().count(".") == 2

@@ -1,0 +1,63 @@
+"""The command line in fresh processes: it needs no napari and no Qt, and its help no torch."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from cellwright.models.checkpoint import save_checkpoint
+from cellwright.models.flow import build
+
+CHECKED = """
+import sys
+from cellwright.cli.main import main
+try:
+    main()
+finally:
+    heavy = {"napari", "qtpy", "magicgui", "torch", "pandas", "zarr"}
+    print(*sorted(heavy & set(sys.modules)), file=sys.stderr)
+"""
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    save_checkpoint(folder, build("small"))
+    return folder
+
+
+def run(*arguments):
+    command = [sys.executable, "-c", CHECKED, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_counting_loads_neither_napari_nor_qt(tmp_path, model_folder):
+    tifffile.imwrite(tmp_path / "a.tif", np.eye(64, dtype=np.uint8))
+    done = run("count", tmp_path / "a.tif", "--model", model_folder, "--json", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["image"] == str(tmp_path / "a.tif")
+    assert done.stderr.split() == ["torch"]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["count", "--help"], ["models"], ["--version"]])
+def test_what_needs_no_network_loads_no_torch(arguments):
+    done = run(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.split() == []
+
+
+SCRIPT = shutil.which("cellwright", path=Path(sys.executable).parent)
+
+
+@pytest.mark.parametrize(
+    "command", [[sys.executable, "-m", "cellwright"], [SCRIPT]], ids=["module", "script"]
+)
+def test_the_command_is_installed(command):
+    done = subprocess.run([*command, "--help"], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "count" in done.stdout
