@@ -1,0 +1,84 @@
+import pytest
+import torch
+
+from cellwright.errors import DeviceError
+from cellwright.inference import device
+from cellwright.inference.device import choose, devices, is_out_of_memory, number_type
+
+
+def test_the_cpu_is_always_there_and_last():
+    assert devices()[-1].name == "cpu"
+    assert "thread" in devices()[-1].title
+    assert choose("cpu") == torch.device("cpu")
+
+
+def test_auto_is_the_first_device():
+    assert str(choose("auto")) == devices()[0].name
+
+
+@pytest.mark.parametrize("name", ["cuda:7", "tpu", "", "CPU0"])
+def test_a_device_that_is_not_here_is_refused(name):
+    with pytest.raises(DeviceError, match=f"cpu; got '{name}'"):
+        choose(name)
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "mps"])
+def test_gpus_are_refused_where_there_are_none(monkeypatch, name):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(DeviceError, match="one of those in this machine: cpu; got"):
+        choose(name)
+
+
+def test_gpus_are_found_by_name(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"Model {index}")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert [one.name for one in devices()] == ["cuda:0", "cuda:1", "mps", "cpu"]
+    assert devices()[1].title == "GPU 1: Model 1"
+    assert [str(choose(name)) for name in ("auto", "cuda", "cuda:1", "mps")] == [
+        "cuda:0",
+        "cuda:0",
+        "cuda:1",
+        "mps",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "dtype"),
+    [({}, torch.float32), ({"avx512_bf16": True}, torch.bfloat16), ({"amx_bf16": True}, torch.bfloat16)],
+)
+def test_half_precision_only_where_the_cpu_has_it(monkeypatch, capabilities, dtype):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert number_type(torch.device("cpu")) == dtype
+
+
+def test_number_types_of_other_devices_and_by_name():
+    assert number_type(torch.device("cuda")) == torch.float16
+    assert number_type(torch.device("mps")) == torch.float32
+    assert number_type(torch.device("cpu"), "bfloat16") == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 1 bytes."), True),
+        (RuntimeError("MPS backend out of memory"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_running_out_of_memory_is_told_from_other_errors(error, expected):
+    assert is_out_of_memory(error) is expected
+
+
+def test_the_cache_of_a_gpu_is_freed(monkeypatch):
+    freed = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: freed.append("cuda"))
+    monkeypatch.setattr(torch.mps, "empty_cache", lambda: freed.append("mps"))
+    for name in ("cuda", "mps", "cpu"):
+        device.free_cache(torch.device(name))
+    assert freed == ["cuda", "mps"]

@@ -1,0 +1,81 @@
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from cellwright.inference.rescale import cells_in, zoom_for, zoom_notice, zoom_of
+from cellwright.ops.flow import FlowSettings
+from cellwright.ops.labels import measure
+from cellwright.ops.resample import resize, resize_labels
+from cellwright.types import Cells
+
+
+@pytest.mark.parametrize(
+    ("diameter", "zoom"), [(0, 1), (8, 1), (24, 1), (80, 1), (6, 4), (120, 0.2), (0.1, 6), (5000, 1 / 32)]
+)
+def test_only_diameters_out_of_range_rescale(oracle_model, diameter, zoom):
+    assert zoom_for(diameter, oracle_model.spec) == pytest.approx(zoom)
+
+
+def cells_of_area(areas):
+    n = len(areas)
+    points, boxes = np.zeros((n, 2), np.float32), np.zeros((n, 2, 2), np.float32)
+    return Cells(points, boxes, np.ones(n, np.float32), np.asarray(areas, np.float32))
+
+
+def test_the_median_diameter_decides(oracle_model):
+    areas = np.pi / 4 * np.array([4, 6, 6, 6, 50]) ** 2
+    assert zoom_of([cells_of_area(areas[:2]), cells_of_area(areas[2:])], oracle_model.spec) == pytest.approx(
+        4
+    )
+    assert zoom_of([cells_of_area(areas * 9)], oracle_model.spec) == 1
+
+
+def test_a_few_cells_decide_nothing(oracle_model):
+    assert zoom_of([cells_of_area([9.0] * 4)], oracle_model.spec) == 1
+    assert zoom_of([cells_of_area([])], oracle_model.spec) == 1
+
+
+def test_only_an_estimate_is_told():
+    assert "too small" in zoom_notice(3.0, 0)
+    assert "shrunk 4 times" in zoom_notice(0.25, 0)
+    assert zoom_notice(3.0, 7.0) == zoom_notice(1.0, 0) == ""
+
+
+@pytest.mark.parametrize("factor", [3, 0.5])
+def test_cells_come_back_in_pixels_of_the_image(oracle_model, blobs, factor):
+    shape = blobs.labels.shape
+    image = blobs.image if factor < 1 else resize_labels(blobs.image, tuple(int(n * factor) for n in shape))
+    if factor < 1:
+        image = resize(image[None], tuple(int(n * factor) for n in shape))[0]
+    flow = np.zeros((2, *image.shape), np.float32)
+    cells = cells_in({"flow": flow, "probability": image[None]}, shape, oracle_model, FlowSettings())
+    assert cells.labels.shape == shape
+    assert len(cells) == len(blobs)
+    assert np.abs(cells.points[:, None] - blobs.points).max(axis=2).min(axis=1).max() < 0.3
+    assert cells.areas == pytest.approx(measure(blobs.labels).areas, rel=0.15)
+    assert np.array_equal(cells.areas, measure(cells.labels).areas)
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    cell_probability: float = 0.5
+    min_area_px: int = 20
+    min_distance_px: float = 3.0
+
+
+def test_settings_in_pixels_mean_pixels_of_the_image(oracle_model, monkeypatch):
+    seen = []
+
+    def postprocess(maps, settings):
+        seen.append(settings)
+        return Cells(
+            *(np.zeros(shape, np.float32) for shape in ((0, 2), (0, 2, 2), (0,), (0,))),
+            labels=np.zeros(maps["probability"].shape[1:], np.int32),
+        )
+
+    monkeypatch.setattr(oracle_model, "postprocess", postprocess)
+    maps = {"probability": np.zeros((1, 30, 60), np.float32)}
+    for shape in ((10, 20), (30, 60), (60, 120)):
+        cells_in(maps, shape, oracle_model, Thresholds())
+    assert seen == [Thresholds(0.5, 180, 9.0), Thresholds(), Thresholds()]

@@ -1,0 +1,37 @@
+from dataclasses import FrozenInstanceError, fields
+from typing import get_type_hints
+
+import pytest
+
+from cellwright.errors import SettingsError
+from cellwright.inference.settings import EngineSettings
+
+
+def test_every_setting_explains_itself():
+    hints = get_type_hints(EngineSettings, include_extras=True)
+    for item in fields(EngineSettings):
+        assert hints[item.name].__metadata__[0]["tooltip"].endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("channel", -1),
+        ("diameter_px", -1.0),
+        ("diameter_px", 1e9),
+        ("diameter_px", float("nan")),
+        ("tile_px", 0),
+        ("tile_px", 10**6),
+        ("batch_size", -1),
+        ("batch_size", 1000),
+        ("precision", "float8"),
+    ],
+)
+def test_a_value_out_of_range_is_refused(name, value):
+    with pytest.raises(SettingsError, match=f"{name} must .* got {value}|{name} must .* got '{value}'"):
+        EngineSettings(**{name: value})
+
+
+def test_settings_cannot_be_changed():
+    with pytest.raises(FrozenInstanceError):
+        EngineSettings().flips = True
