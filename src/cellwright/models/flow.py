@@ -13,8 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from cellwright.errors import CheckpointError
 from cellwright.models.decoders import GatedDecoder
 from cellwright.models.encoders import ConvEncoder
+from cellwright.models.manet import MANetDecoder
+from cellwright.models.mix_transformer import MixTransformer
 from cellwright.models.spec import ModelSpec
 from cellwright.ops.flow import FlowSettings, flow_to_cells, labels_to_flow
 from cellwright.types import Cells, Labels, Maps
@@ -22,15 +25,27 @@ from cellwright.types import Cells, Labels, Maps
 FLOW_SCALE = 5.0  # the network gives five times the unit flow, as in the reference
 MAP_CHANNELS = {"flow": 2, "probability": 1}
 
-SMALL = ModelSpec(
-    family="flow",
-    preset="small",
-    title="Nuclei and cells in 2D: outlines by gradient tracking",
-    in_channels=3,
-    map_channels=MAP_CHANNELS,
-    divisor=16,
-    halo=160,
-)
+SPECS = {
+    "small": ModelSpec(
+        family="flow",
+        preset="small",
+        title="Nuclei and cells in 2D: outlines by gradient tracking",
+        in_channels=3,
+        map_channels=MAP_CHANNELS,
+        divisor=16,
+        halo=160,  # receptive field 148, rounded up to the divisor
+    ),
+    "paper": ModelSpec(
+        family="flow",
+        preset="paper",
+        title="MEDIAR-Former: Mix Transformer b5 and MA-Net (architecture only)",
+        in_channels=3,
+        map_channels=MAP_CHANNELS,
+        divisor=32,
+        halo=128,  # attention sees the whole tile; this is the overlap of the reference, not a receptive field
+        percentiles=(0.0, 99.5),
+    ),
+}
 
 
 class SmallNetwork(nn.Module):
@@ -46,6 +61,31 @@ class SmallNetwork(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """float (B, in_channels, Y, X) -> (B, 3, Y, X): 5 dy, 5 dx, logit of the cell probability."""
         return functional.pixel_shuffle(self.head(self.decoder(self.encoder(image))), 2)
+
+
+class PaperNetwork(nn.Module):
+    """MEDIAR-Former; 121,303,587 parameters."""
+
+    def __init__(self, in_channels: int = 3) -> None:
+        super().__init__()
+        self.encoder = MixTransformer(in_channels)
+        self.decoder = MANetDecoder(MixTransformer.widths)
+        self.flow_head = _paper_head(MAP_CHANNELS["flow"])
+        self.cell_head = _paper_head(MAP_CHANNELS["probability"])
+
+    def forward(self, image: Tensor) -> Tensor:
+        """float (B, in_channels, Y, X) -> (B, 3, Y, X): 5 dy, 5 dx, logit of the cell probability."""
+        x = self.decoder(self.encoder(image))
+        return torch.cat([self.flow_head(x), self.cell_head(x)], dim=1)
+
+
+def _paper_head(n_out: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(64, 32, 3, padding=1), nn.Mish(inplace=True), nn.BatchNorm2d(32), nn.Conv2d(32, n_out, 3, padding=1)
+    )
+
+
+NETWORKS: dict[str, type[nn.Module]] = {"small": SmallNetwork, "paper": PaperNetwork}
 
 
 class FlowModel:
@@ -99,5 +139,14 @@ class FlowModel:
 
 
 def build(preset: str = "small") -> FlowModel:
-    """Return a flow model of this preset with random weights."""
-    return FlowModel(SMALL, SmallNetwork(SMALL.in_channels))
+    """Return a flow model of this preset with random weights.
+
+    Raises
+    ------
+    CheckpointError
+        No such preset.
+    """
+    if preset not in SPECS:
+        raise CheckpointError(f"Preset of flow must be one of {sorted(SPECS)}; got {preset!r}.")
+    spec = SPECS[preset]
+    return FlowModel(spec, NETWORKS[preset](spec.in_channels))

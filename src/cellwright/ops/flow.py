@@ -145,36 +145,48 @@ def flow_to_labels(flow: NDArray[np.float32], mask: NDArray[np.bool_]) -> Labels
     """
     labels = np.zeros(mask.shape, np.int32)
     flat = np.flatnonzero(mask)
-    if not len(flat):
-        return labels
-    ends = flat[_follow(_first_jump(flow, mask, flat))]
-    sinks = np.zeros(mask.shape, bool)
-    sinks.reshape(-1)[ends] = True
-    grown = ndimage.binary_dilation(sinks, np.ones((3, 3), bool))
-    sink_labels, _ = ndimage.label(grown, np.ones((3, 3), int))
-    ids = sink_labels.reshape(-1)[ends]
-    labels.reshape(-1)[flat] = ids
+    if len(flat):
+        ends = flat[_follow(_first_jump(flow, mask, flat))]
+        labels.reshape(-1)[flat] = _join(ends, mask.shape)
     return labels
+
+
+def _join(ends: NDArray[np.intp], shape: tuple[int, int]) -> NDArray[np.int32]:
+    """Number of the sink that each walk ends in; ends within two pixels of one another are one sink."""
+    is_end = np.zeros((shape[0] + 2, shape[1] + 2), bool)
+    row, column = np.divmod(ends, shape[1])
+    padded = (row + 1) * is_end.shape[1] + column + 1
+    is_end.reshape(-1)[padded] = True
+    places = np.flatnonzero(is_end)
+    grown = np.zeros(is_end.size, bool)
+    for dy, dx in NEIGHBOURS:
+        grown[places + dy * is_end.shape[1] + dx] = True
+    sinks, _ = ndimage.label(grown.reshape(is_end.shape), np.ones((3, 3), int))
+    numbers: NDArray[np.int32] = sinks.reshape(-1)[padded]
+    return numbers
 
 
 def _first_jump(
     flow: NDArray[np.float32], mask: NDArray[np.bool_], flat: NDArray[np.intp]
 ) -> NDArray[np.int32]:
-    """Index (into ``flat``) of the pixel that each masked pixel reaches in a few steps."""
+    """Index (into ``flat``) of the pixel that each masked pixel reaches in a few steps inside the mask."""
     height, width = mask.shape
-    field = np.ascontiguousarray(np.moveaxis(flow, 0, -1)).reshape(-1, 2)
-    place = np.full(mask.size, -1, np.int32)
-    place[flat] = np.arange(len(flat), dtype=np.int32)
-    position = np.stack(np.divmod(flat, width), axis=1).astype(np.float32)
-    limit = np.array([height - 1, width - 1], np.float32)
-    here = flat
+    place = np.full((height + 2, width + 2), -1, np.int32)  # a frame of -1 stops walks at the image's edge
+    place[1:-1, 1:-1][mask] = np.arange(len(flat), dtype=np.int32)
+    places, stride = place.reshape(-1), np.int32(width + 2)
+    step_y, step_x = flow[0].reshape(-1)[flat], flow[1].reshape(-1)[flat]
+    y, x = (part.astype(np.float32) for part in np.divmod(flat, width))
+    y += 1.5  # the frame, and half a pixel so that cutting off decimals rounds
+    x += 1.5
+    here = np.arange(len(flat), dtype=np.int32)
     for _ in range(STRIDE_STEPS):
-        moved = np.clip(position + field[here], 0, limit)
-        there = np.rint(moved[:, 0]).astype(np.intp) * width + np.rint(moved[:, 1]).astype(np.intp)
-        inside = place[there] >= 0
-        position = np.where(inside[:, None], moved, position)
-        here = np.where(inside, there, here)
-    return place[here]
+        new_y, new_x = y + step_y[here], x + step_x[here]
+        there = places[new_y.astype(np.int32) * stride + new_x.astype(np.int32)]
+        inside = there >= 0
+        np.copyto(here, there, where=inside)
+        np.copyto(y, new_y, where=inside)
+        np.copyto(x, new_x, where=inside)
+    return here
 
 
 def _follow(jump: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -190,11 +202,13 @@ def _scores(
     """How sure the maps are of each cell, 0 to 1: probability times agreement of its flow with its centre."""
     flat = np.flatnonzero(labels)
     ids = labels.reshape(-1)[flat]
-    y, x = np.divmod(flat, labels.shape[1])
-    to_centre = points[ids - 1] - np.stack([y, x], axis=1)
-    to_centre /= np.maximum(np.linalg.norm(to_centre, axis=1, keepdims=True), 1.0)
-    agreement = to_centre[:, 0] * flow[0].reshape(-1)[flat] + to_centre[:, 1] * flow[1].reshape(-1)[flat]
-    n = np.bincount(ids, minlength=len(points) + 1)[1:]
-    mean_probability = np.bincount(ids, probability.reshape(-1)[flat], minlength=len(n) + 1)[1:] / n
-    mean_agreement = np.bincount(ids, agreement, minlength=len(n) + 1)[1:] / n
+    y, x = (part.astype(np.float32) for part in np.divmod(flat, labels.shape[1]))
+    centre_y, centre_x = np.pad(points, ((1, 0), (0, 0))).T.copy()
+    dy, dx = centre_y[ids] - y, centre_x[ids] - x
+    agreement = dy * flow[0].reshape(-1)[flat] + dx * flow[1].reshape(-1)[flat]
+    agreement /= np.maximum(np.sqrt(dy * dy + dx * dx), 1.0)
+    n = len(points) + 1
+    area = np.maximum(np.bincount(ids, minlength=n)[1:], 1)
+    mean_probability = np.bincount(ids, probability.reshape(-1)[flat], n)[1:] / area
+    mean_agreement = np.bincount(ids, agreement, n)[1:] / area
     return np.clip(mean_probability * np.clip(mean_agreement, 0, 1), 0, 1).astype(np.float32)

@@ -46,6 +46,15 @@ class Data:
     extra: tuple[Dataset, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Material:
+    """The same, read into memory; made by :func:`read_material`, used by :func:`fit`."""
+
+    target: tuple[Sample, ...]
+    extra: tuple[Sample, ...]
+    validation: Dataset
+
+
 @dataclass(slots=True)
 class _State:
     """The moving parts of a run."""
@@ -75,18 +84,40 @@ def train(
     WriteError
         The output folder cannot be written.
     """
-    place = devices.choose(device)
     _make_folder(output)
-    pools = yield from _pools(data, model, settings)
+    material = yield from read_material(data, model, settings)
+    folder = yield from fit(material, model, output, settings, device=device)
+    return folder
+
+
+def read_material(data: Data, model: CellModel, settings: TrainingSettings) -> Task[Material]:
+    """Read the training images of a run and draw the simulated ones."""
+    percentiles = model.spec.percentiles
+    target = yield from load_samples(data.target.select("train"), percentiles)
+    if not target:
+        raise ReadError(f"Training needs images with the split 'train'; {data.target.folder} has none.")
+    extra: list[Sample] = []
+    for dataset in data.extra:
+        extra += yield from load_samples(dataset.select("train"), percentiles)
+    if settings.pretrain_steps:
+        extra += yield from simulated_samples(settings.n_simulated, settings.seed, percentiles)
+    return Material(tuple(target), tuple(extra), data.target.select("val"))
+
+
+def fit(
+    material: Material, model: CellModel, output: Path, settings: TrainingSettings, *, device: str = "auto"
+) -> Task[Path]:
+    """Train a model on images in memory; see :func:`train`."""
+    _make_folder(output)
+    place = devices.choose(device)
+    pools = _Pools(_pretraining_pool(material, settings))
     state = _new_state(model, settings, place)
     _resume(state, output)
-    validation = data.target.select("val")
     while state.step < settings.n_steps:
-        fine_tuning = state.step >= settings.pretrain_steps
-        if fine_tuning and pools.tune is None:
-            pools = _with_tuning(pools, state.average, settings)
+        if state.step >= settings.pretrain_steps and pools.tune is None:
+            pools = replace(pools, tune=_tuning_pool(material, state.average, settings))
         yield from _epoch(state, pools, model, settings, place)
-        report = yield from _look(state, validation, model, device)
+        report = yield from _look(state, material.validation, model, device)
         _keep(state, report, model, output, settings)
         yield _epoch_report(state, settings)
     (output / STATE).unlink(missing_ok=True)
@@ -96,30 +127,22 @@ def train(
 @dataclass(frozen=True, slots=True)
 class _Pools:
     pretrain: Pool
-    target: tuple[Sample, ...]
     tune: Pool | None = None
 
 
-def _pools(data: Data, model: CellModel, settings: TrainingSettings) -> Task[_Pools]:
-    target = yield from load_samples(data.target.select("train"), model.spec.percentiles)
-    if not target:
-        raise ReadError(f"Training needs images with the split 'train'; {data.target.folder} has none.")
-    extra: list[Sample] = []
-    for dataset in data.extra:
-        extra += yield from load_samples(dataset.select("train"), model.spec.percentiles)
-    if settings.pretrain_steps:
-        extra += yield from simulated_samples(settings.n_simulated, settings.seed, model.spec.percentiles)
-    everything = [*target, *extra]
+def _pretraining_pool(material: Material, settings: TrainingSettings) -> Pool:
+    """Everything, clustered by simple statistics: there is no trained encoder yet."""
+    everything = (*material.target, *material.extra)
     kinds = cluster([appearance(sample) for sample in everything], settings.n_modalities, settings.seed)
-    return _Pools(Pool(tuple(everything), amplified(kinds)), tuple(target))
+    return Pool(everything, amplified(kinds))
 
 
-def _with_tuning(pools: _Pools, network: nn.Module, settings: TrainingSettings) -> _Pools:
-    """Cluster the target's images by what the pre-trained encoder sees in them."""
+def _tuning_pool(material: Material, network: nn.Module, settings: TrainingSettings) -> Pool:
+    """The target's images, clustered by what the pre-trained encoder sees in them."""
     encoder = network.encoder.eval()  # type: ignore[operator,union-attr]
-    features = [embedding(sample, encoder) for sample in pools.target]
+    features = [embedding(sample, encoder) for sample in material.target]
     kinds = cluster(features, settings.n_modalities, settings.seed)
-    return replace(pools, tune=Pool(pools.target, amplified(kinds)))
+    return Pool(material.target, amplified(kinds))
 
 
 def _new_state(model: CellModel, settings: TrainingSettings, place: torch.device) -> _State:

@@ -38,7 +38,8 @@ def make_batch(
     images, targets = [], []
     for sample in chosen:
         patch = cut_patch(sample, settings.patch_px, diameters, rng)
-        images.append(augment(patch.image, patch.labels, rng))
+        changed = settings.augmentation >= 1 or rng.random() < settings.augmentation
+        images.append(augment(patch.image, patch.labels, rng) if changed else patch.image)
         gap = exclude and rng.random() < settings.exclude_boundaries
         labels = exclude_boundaries(patch.labels) if gap else patch.labels
         mask = (labels > 0).float()[None]

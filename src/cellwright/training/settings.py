@@ -36,6 +36,9 @@ class TrainingSettings:
     replay: Annotated[
         float, {"min": 0.0, "max": 1.0, "tooltip": "Share of a fine-tuning batch that comes from the first phase."}
     ] = 0.125
+    augmentation: Annotated[
+        float, {"min": 0.0, "max": 1.0, "tooltip": "Share of the patches whose intensities are changed at random."}
+    ] = 1.0
     exclude_boundaries: Annotated[
         float, {"min": 0.0, "max": 1.0, "tooltip": "Chance that touching cells are taught with a gap (first phase)."}
     ] = 0.1
