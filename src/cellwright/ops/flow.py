@@ -174,7 +174,7 @@ def _first_jump(
     place = np.full((height + 2, width + 2), -1, np.int32)  # a frame of -1 stops walks at the image's edge
     place[1:-1, 1:-1][mask] = np.arange(len(flat), dtype=np.int32)
     places, stride = place.reshape(-1), np.int32(width + 2)
-    step_y, step_x = flow[0].reshape(-1)[flat], flow[1].reshape(-1)[flat]
+    step_y, step_x = (np.clip(part.reshape(-1)[flat], -1, 1) for part in flow)  # more would leave the frame
     y, x = (part.astype(np.float32) for part in np.divmod(flat, width))
     y += 1.5  # the frame, and half a pixel so that cutting off decimals rounds
     x += 1.5
