@@ -4,6 +4,7 @@ import copy
 from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from math import lcm
 
 import numpy as np
@@ -134,18 +135,21 @@ class Engine:
         self._networks = tuple(_inference_network(model, device) for model in self.models)
 
     def _forward(self, windows: Images) -> Images:
-        half = self.dtype != torch.float32
         with torch.inference_mode():
-            with torch.autocast(self.device.type, self.dtype, enabled=half):
-                inputs = self._inputs(windows)
-                passes = [
-                    self._output(network, model, inputs, axis)
-                    for network, model in zip(self._networks, self.models, strict=True)
-                    for axis in ((None, -2, -1) if self.settings.flips else (None,))
-                ]
-            raw = passes[0] if len(passes) == 1 else torch.stack(passes).mean(dim=0)
-            maps: Images = self.models[0].to_maps(raw).contiguous().cpu().numpy()
+            maps: Images = self.models[0].to_maps(self._raw(windows)).contiguous().cpu().numpy()
         return maps
+
+    def _raw(self, windows: Images) -> Tensor:
+        """Return the mean raw output of all networks and mirrored images."""
+        axes = (None, -2, -1) if self.settings.flips else (None,)
+        pairs = list(product(zip(self._networks, self.models, strict=True), axes))
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            inputs = self._inputs(windows)
+            (network, model), axis = pairs[0]
+            total = self._output(network, model, inputs, axis)
+            for (network, model), axis in pairs[1:]:
+                total += self._output(network, model, inputs, axis)
+        return total if len(pairs) == 1 else total / len(pairs)
 
     def _inputs(self, windows: Images) -> Tensor:
         inputs = torch.from_numpy(windows).to(self.device)
@@ -158,7 +162,7 @@ class Engine:
             raise AxesError(
                 f"The model takes {wanted} channels; got an image of {given}. Set channel to count in one."
             )
-        return inputs.contiguous(memory_format=torch.channels_last)
+        return inputs
 
     @staticmethod
     def _output(network: nn.Module, model: CellModel, inputs: Tensor, axis: int | None) -> Tensor:
@@ -197,6 +201,7 @@ def predict_maps(images: Images, engine: Engine, meter: Meter) -> Generator[Prog
             continue
         for (index, tile), tile_maps in zip(batch, found, strict=True):
             maps[(index, slice(None), *tile.core)] = tile_maps[(slice(None), *tile.local)]
+        del found, tile_maps  # or they stay in memory beside the next batch's
         yield meter.advance(len(batch))
     return maps
 
