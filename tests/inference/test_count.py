@@ -126,8 +126,9 @@ def test_a_mirrored_view_of_an_array_is_fine(blobs, oracle_model):
     assert counted(Image(blobs.image, "YX"), oracle_model).count == len(blobs)
 
 
-@pytest.mark.parametrize("block_px", [64, 4096])
+@pytest.mark.parametrize("block_px", [64, 300])
 def test_numpy_dask_and_zarr_are_the_same(monkeypatch, blobs, oracle_model, block_px):
+    monkeypatch.setattr(blockwise, "WHOLE_PX", block_px)
     monkeypatch.setattr(blockwise, "BLOCK_PX", block_px)
     oracle_model.spec = replace(oracle_model.spec, diameter_range_px=(8.0, 30.0))
     kinds = [
@@ -150,6 +151,7 @@ def test_tiles_give_the_same_labels(blobs, oracle_model):
 
 def test_blocks_give_the_same_cells(monkeypatch, draw_blobs, oracle_model):
     blobs = draw_blobs((500, 460), 20)
+    monkeypatch.setattr(blockwise, "WHOLE_PX", 256)
     monkeypatch.setattr(blockwise, "BLOCK_PX", 128)
     result = counted(blobs.image, oracle_model)
     assert result.count == len(blobs)

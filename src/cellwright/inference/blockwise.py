@@ -19,7 +19,8 @@ from cellwright.ops.resample import zoomed
 from cellwright.ops.tiles import Layout, Tile, grid
 from cellwright.types import Cells, Labels
 
-BLOCK_PX = 4096  # a frame up to this long is one block, whose maps can be kept
+WHOLE_PX = 4096  # a frame up to this long is one block, whose maps can be kept
+BLOCK_PX = 3072  # a longer one is cut, so that its labels leave room for the decoding of a block
 CLAIM_PX = 2.0  # how far beyond its core a block claims cells
 TAKEN = 0.5  # a cell that keeps no more than this share of its pixels was found before
 
@@ -55,11 +56,13 @@ def n_tiles(parts: Sequence[Unit], engine: Engine, zoom: float) -> int:
 
 
 def _layout(shape: tuple[int, int], engine: Engine, zoom: float) -> Layout:
-    """Blocks in pixels of the image, so long that none is longer than BLOCK_PX once it is enlarged."""
+    """Return the blocks in pixels of the image; they are measured as they will be once it is enlarged."""
     largest_cell = engine.spec.diameter_range_px[1]
+    enlarged = max(zoom, 1.0)
+    longest = WHOLE_PX if max(shape) * enlarged <= WHOLE_PX else BLOCK_PX
     return Layout(
         shape=shape,
-        core=int(BLOCK_PX / max(zoom, 1.0)),
+        core=int(longest / enlarged),
         halo=ceil((engine.halo + largest_cell) / zoom),
         divisor=engine.divisor,
     )

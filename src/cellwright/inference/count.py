@@ -211,7 +211,7 @@ def _count(job: _Job) -> Task[_Outcome]:
         probe = yield from _find(job, parts[middle], zoom, meter)
         zoom = zoom_of(probe.cells, job.engine.spec)
         if zoom == 1.0:
-            ready[middle] = probe
+            ready[middle] = probe if _fits(job, parts, zoom) else _Found([], probe.cells)
         else:
             parts = units(len(job.frames), job.frames.shape, job.engine, zoom)
             meter = Meter("rescaled tiles", n_tiles(parts, job.engine, zoom))
