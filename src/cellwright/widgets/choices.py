@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer
-from qtpy.QtCore import QObject, QSignalBlocker, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QObject, QSignalBlocker, Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QComboBox, QFileDialog
 
 from cellwright.errors import CellwrightError, CheckpointError
@@ -117,8 +117,10 @@ class Choices(QObject):
     def _fill_models(self, wanted: str | None = None) -> None:
         entries = shelf.models()
         self._families = {entry.name: entry.spec.family for entry in entries}
-        titles = [(f"{entry.name} · {entry.spec.title}", entry.name) for entry in entries]
-        fill(self._panel.model, [*titles, ("Choose a folder…", OTHER_FOLDER)], wanted)
+        names = [(entry.name, entry.name) for entry in entries]
+        fill(self._panel.model, [*names, ("Choose a folder…", OTHER_FOLDER)], wanted)
+        for place, entry in enumerate(entries):
+            self._panel.model.setItemData(place, entry.spec.title, Qt.ItemDataRole.ToolTipRole)
         self._last_model = self._panel.model.currentIndex()
 
     def _on_model_chosen(self, index: int) -> None:

@@ -1,11 +1,13 @@
 """The count widget: one press of a button from an image layer to outlined cells and their number."""
 
 import logging
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image as ImageLayer
+from qtpy.QtCore import Signal  # type: ignore[attr-defined]
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QFileDialog, QVBoxLayout, QWidget
 
@@ -34,6 +36,8 @@ from cellwright.widgets.retune import Retuner
 if TYPE_CHECKING:
     import napari.viewer
 
+REDRAW_S = 0.25  # a redraw of the panel redraws napari's whole window, slow without a GPU
+
 logger = logging.getLogger(__name__)
 
 
@@ -45,6 +49,8 @@ class CountWidget(QWidget):
     napari_viewer
         The viewer it is docked in.
     """
+
+    finished = Signal()  # a count has ended, well or not
 
     def __init__(self, napari_viewer: "napari.viewer.Viewer") -> None:
         super().__init__()
@@ -122,7 +128,7 @@ class CountWidget(QWidget):
         self.retuner.forget()
         self.panel.show_message("")
         self.panel.show_running(is_running=True)
-        self._eta = Eta()
+        self._eta, self._stage, self._told = Eta(), "", 0.0
         self.job = Job(count_task(request), self)
         self.job.progressed.connect(self._on_job_progressed)
         self.job.returned.connect(self._on_job_returned)
@@ -156,11 +162,12 @@ class CountWidget(QWidget):
         return replace(source_of(layer, self.choices.channel, window), is_preview=True)
 
     def _on_job_progressed(self, progress: Progress) -> None:
-        bar = self.panel.bar
-        is_measured = progress.total > 1 and not progress.note
-        bar.setRange(0, progress.total if is_measured else 0)
-        bar.setValue(progress.done)
-        self.panel.status.setText(progress_line(progress, self._eta.seconds_left(progress)))
+        seconds_left = self._eta.seconds_left(progress)
+        now = time.monotonic()
+        if progress.stage == self._stage and not progress.note and now - self._told < REDRAW_S:
+            return
+        self._stage, self._told = progress.stage, now
+        self.panel.show_progress(progress.fraction, progress_line(progress, seconds_left))
 
     def _on_job_returned(self, counted: Counted) -> None:
         source = counted.request.source
@@ -184,6 +191,7 @@ class CountWidget(QWidget):
         self.job = None
         self.panel.show_running(is_running=False)
         self._retune()  # what was changed meanwhile
+        self.finished.emit()
 
     def _retune(self, _: object = None) -> None:
         """Bring cells and layers in line with the thresholds and ticks, in the background."""

@@ -1,5 +1,6 @@
 """Long jobs beside the viewer: a task in napari's thread pool, its steps and its outcome as Qt signals."""
 
+from contextlib import suppress
 from typing import Any
 
 from napari.qt.threading import WorkerBase, WorkerBaseSignals
@@ -75,6 +76,11 @@ class _TaskWorker(WorkerBase):  # type: ignore[misc]
     def __init__(self, task: Task[Any]) -> None:
         super().__init__(SignalsClass=_WorkerSignals)
         self._task = task
+
+    def run(self) -> None:
+        """Run in a thread of the pool; called by Qt."""
+        with suppress(RuntimeError):  # the application has quit, and the signals with it: nobody listens
+            super().run()
 
     def work(self) -> Any:
         """Return what the task returns, or None when the worker was asked to quit."""

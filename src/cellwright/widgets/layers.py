@@ -7,6 +7,7 @@ of cells gets the transform of its image, moved to the first pixel of the part:
     cells layer   (T, Z, y, x)      the same with translate moved to pixel (t0, z0, y0, x0)
 """
 
+import colorsys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer, Points, Shapes
+from napari.utils.colormaps import CyclicLabelColormap
 from napari.utils.transforms import Affine
 from numpy.typing import NDArray
 
@@ -30,6 +32,8 @@ FEATURES = ("label", "score", "area_px", "diameter_px", "area_um2", "diameter_um
 METADATA = "cellwright"
 OUTLINE_PX = 2
 LARGEST_OUTLINED_PX = 1_500_000  # napari finds outlines in the GUI thread; larger frames would stall it
+N_COLOURS = 49
+GOLDEN = 0.61803398875
 POINT_SHARE = 0.4  # of the median cell diameter
 COLOUR = "#3fd0c9"
 
@@ -222,10 +226,17 @@ def _labels_layer(result: Result, source: Source, features: "pd.DataFrame") -> L
     # napari takes row k of the features for label k, the background included
     table = features.reindex(range(-1, len(features))).reset_index(drop=True)
     table["label"] = np.arange(len(table))
-    layer = Labels(labels, features=table, opacity=0.8, **source.placement)
+    layer = Labels(labels, features=table, opacity=0.9, colormap=_bright_colours(), **source.placement)
     if labels.shape[-1] * labels.shape[-2] <= LARGEST_OUTLINED_PX:
         layer.contour = OUTLINE_PX
     return layer
+
+
+def _bright_colours() -> CyclicLabelColormap:
+    """Colours for outlines that stand out on dark and bright images, unlike for neighbours in number."""
+    hues = np.arange(N_COLOURS) * GOLDEN % 1.0
+    colours = [colorsys.hsv_to_rgb(hue, 0.5 + 0.25 * (place % 2), 1.0) for place, hue in enumerate(hues)]
+    return CyclicLabelColormap(colors=np.array([(0.0, 0.0, 0.0, 0.0), *((*rgb, 1.0) for rgb in colours)]))
 
 
 def _points_layer(result: Result, source: Source, features: "pd.DataFrame") -> Points:

@@ -26,11 +26,13 @@ SHORTCUT = "Ctrl+Return"
 REGIONS = {"whole": "Whole image", "view": "What I see", "drawn": "Drawn region"}
 OUTPUTS = {"Labels": "Outlines", "Points": "Points", "Shapes": "Boxes"}
 OWN_ROWS = ("device", "channel", "diameter_px")  # engine settings with a control of their own
+PROGRESS_HEIGHT_PX = 26
 STYLE = """
 #card { background: rgba(128, 128, 128, 28); border-radius: 8px; }
 #number { font-size: 40pt; font-weight: 600; background: transparent; }
-#line, #details { background: transparent; }
+#line, #details, #card QLabel, #thresholds, #thresholds QWidget { background: transparent; }
 #details, #status { color: rgba(150, 155, 165, 255); }
+#thresholds QDoubleSpinBox { min-width: 36px; max-width: 36px; padding: 0px; }
 #count { font-weight: 600; padding: 8px; border-radius: 5px; color: white; background: #1f8f8a; }
 #count:hover { background: #27a8a2; }
 #count:disabled { background: rgba(128, 128, 128, 90); }
@@ -63,10 +65,10 @@ class CountPanel(QWidget):
         layout.addLayout(self._choices())
         layout.addLayout(self._outputs())
         layout.addLayout(self._buttons())
-        layout.addLayout(self._progress())
+        layout.addWidget(self._progress())
         layout.addWidget(self._message())
         layout.addWidget(self._card())
-        self.advanced = QCollapsible("Advanced settings")
+        self.advanced = QCollapsible("Advanced settings", expandedIcon="▾", collapsedIcon="▸")
         layout.addWidget(self.advanced)
         layout.addStretch(1)
         self.setMinimumWidth(290)
@@ -79,10 +81,12 @@ class CountPanel(QWidget):
         self.thresholds = SettingsForm(settings_type, fast)
         self.filters = SettingsForm(settings_type, slow)
         self.engine = SettingsForm(EngineSettings, engine)
+        self.thresholds.native.setObjectName("thresholds")
         _put(self._threshold_box, [self.thresholds.native])
         box = QWidget()
         _put(QVBoxLayout(box), [self.filters.native, self.engine.native])
         self.advanced.setContent(box)
+        self.advanced.collapse(animate=False)
 
     def show_message(self, text: str, *, is_error: bool = False) -> None:
         """Show a sentence under the buttons; an empty one hides it."""
@@ -97,8 +101,16 @@ class CountPanel(QWidget):
         self.count.setShortcut(SHORTCUT)  # a new text clears it
         self.preview.setEnabled(not is_running)
         self.bar.setVisible(is_running)
-        self.status.setText("")
+        self.show_progress(0.0, "")
         _set_state(self.count, "running", on=is_running)
+
+    def show_progress(self, fraction: float, line: str) -> None:
+        """Show how far a count is.
+
+        A bar that moves while nothing is known would make napari redraw its whole window all the time.
+        """
+        self.bar.setValue(round(100 * fraction))
+        self.status.setText(line)
 
     def show_count(self, number: str, line: str, details: str) -> None:
         """Show the large number and what stands under it."""
@@ -139,14 +151,17 @@ class CountPanel(QWidget):
         self.diameter.setToolTip("Typical cell diameter in pixels; 0 lets the program estimate it.")
         self.measure = QPushButton("Measure")
         self.measure.setToolTip("Draw a line across a typical cell.")
-        return _row(self.diameter, self.measure, stretch_first=True)
+        return _row(self.diameter, self.measure)
 
     def _outputs(self) -> QHBoxLayout:
         self.outputs = {output: QCheckBox(title) for output, title in OUTPUTS.items()}
         for output, box in self.outputs.items():
             box.setToolTip(f"Show the cells as a {output} layer.")
         self.outputs["Labels"].setChecked(True)
-        return _row(QLabel("Show"), *self.outputs.values(), stretch_first=False)
+        layout = QHBoxLayout()
+        for box in self.outputs.values():
+            layout.addWidget(box, 1)
+        return layout
 
     def _buttons(self) -> QHBoxLayout:
         self.count, self.preview = QPushButton("Count cells"), QPushButton("Preview")
@@ -155,18 +170,23 @@ class CountPanel(QWidget):
         self.count.setToolTip(f"Count the cells of the image ({SHORTCUT}).")
         self.preview.setObjectName("preview")
         self.preview.setToolTip("Count in the middle of what you see only.")
-        return _row(self.count, self.preview, stretch_first=True)
+        return _row(self.count, self.preview)
 
-    def _progress(self) -> QVBoxLayout:
+    def _progress(self) -> QWidget:
         self.bar, self.status = QProgressBar(), QLabel()
         self.bar.setTextVisible(False)
+        self.bar.setRange(0, 100)
         self.bar.setVisible(False)
         self.status.setObjectName("status")
-        layout = QVBoxLayout()
-        layout.setSpacing(3)
+        box = QWidget()
+        box.setFixedHeight(PROGRESS_HEIGHT_PX)  # nothing jumps when a count begins
+        layout = QVBoxLayout(box)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(2)
         layout.addWidget(self.bar)
         layout.addWidget(self.status)
-        return layout
+        layout.addStretch(1)
+        return box
 
     def _message(self) -> QLabel:
         self.message = QLabel()
@@ -181,27 +201,28 @@ class CountPanel(QWidget):
         card.setObjectName("card")
         self.number, self.line, self.details = QLabel("—"), QLabel("no cells counted yet"), QLabel()
         layout = QVBoxLayout(card)
-        layout.setSpacing(2)
+        layout.setContentsMargins(12, 8, 12, 12)
+        layout.setSpacing(4)
         for label, name in ((self.number, "number"), (self.line, "line"), (self.details, "details")):
             label.setObjectName(name)
             label.setAlignment(Qt.AlignmentFlag.AlignCenter)
             layout.addWidget(label)
         self.details.setVisible(False)
+        layout.addSpacing(8)
         self._threshold_box = QVBoxLayout()
         layout.addLayout(self._threshold_box)
+        layout.addSpacing(4)
         self.save = QPushButton("Save cells as CSV…")
         self.save.setEnabled(False)
         layout.addWidget(self.save)
         return card
 
 
-def _row(*widgets: QWidget, stretch_first: bool) -> QHBoxLayout:
+def _row(first: QWidget, second: QWidget) -> QHBoxLayout:
     layout = QHBoxLayout()
     layout.setSpacing(6)
-    for index, widget in enumerate(widgets):
-        layout.addWidget(widget, int(stretch_first and index == 0))
-    if not stretch_first:
-        layout.addStretch(1)
+    layout.addWidget(first, 1)
+    layout.addWidget(second)
     return layout
 
 
