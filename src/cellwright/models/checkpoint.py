@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from cellwright.errors import CheckpointError, WriteError
 from cellwright.models import registry
 from cellwright.models.contract import CellModel
-from cellwright.models.spec import read_spec
+from cellwright.models.spec import ModelSpec, read_spec
 
 SPEC, WEIGHTS, SCORES, CARD = "spec.json", "weights.safetensors", "scores.json", "card.md"
 
@@ -34,7 +34,7 @@ def save_checkpoint(folder: Path, model: CellModel, scores: Mapping[str, float] 
         spec = {**model.spec.to_json(), "weights_sha256": checksum(folder / WEIGHTS)}
         _write_json(folder / SCORES, dict(scores or {}))
         _write_json(folder / SPEC, spec)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors tells of a full or read-only disk in its own way
         raise WriteError(f"Cannot write the model to {folder}: {error}. Choose a folder you may write to.") from error
 
 
@@ -51,6 +51,7 @@ def load_checkpoint(folder: Path) -> CellModel:
     path = folder / WEIGHTS
     sha256 = _verified(path, spec.weights_sha256)
     model: CellModel = registry.get(spec.family).load().build(spec.preset)
+    _check_same_shape(spec, model.spec, folder / SPEC)
     try:
         weights = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
@@ -83,6 +84,16 @@ def _verified(path: Path, expected: str) -> str:
             f"The checksum of {path} should be {expected[:12]}…; got {found[:12]}…. Copy the model folder again."
         )
     return found
+
+
+def _check_same_shape(spec: ModelSpec, built: ModelSpec, path: Path) -> None:
+    for name in ("in_channels", "map_channels", "divisor"):
+        found, wanted = getattr(spec, name), getattr(built, name)
+        if found != wanted:
+            raise CheckpointError(
+                f"{name} in {path} must be {wanted}, as the {spec.preset} preset of {spec.family} has it; got "
+                f"{found}. Copy the model folder again."
+            )
 
 
 def _check_finite(weights: Mapping[str, torch.Tensor], path: Path) -> None:

@@ -45,10 +45,6 @@ class CellModel(Protocol):
         """Return a copy of the network made fast for inference, in evaluation mode."""
         ...
 
-    def flip(self, output: Tensor, axis: int) -> Tensor:
-        """Return the raw output for a flipped image, flipped back; ``axis`` -2 is Y, -1 is X."""
-        ...
-
     def to_maps(self, output: Tensor) -> Tensor:
         """Return the network output in map units (probabilities, pixels); the same shape."""
         ...

@@ -93,5 +93,5 @@ def _load(folder: Path, stamp: int) -> "CellModel":
 def _scores(folder: Path) -> dict[str, float]:
     try:
         return dict(json.loads((folder / "scores.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError):
         return {}

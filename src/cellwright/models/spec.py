@@ -8,6 +8,16 @@ from typing import Any
 from cellwright.errors import CheckpointError
 
 SPEC_VERSION = 1
+PLAIN_FIELDS: dict[str, type[str] | type[int] | type[float]] = {
+    "family": str,
+    "preset": str,
+    "title": str,
+    "in_channels": int,
+    "divisor": int,
+    "halo": int,
+    "diameter_px": float,
+    "weights_sha256": str,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +101,12 @@ def read_spec(path: Path) -> ModelSpec:
 
 def _from_json(values: dict[str, Any], path: Path) -> ModelSpec:
     try:
-        return ModelSpec(
-            **{
-                **values,
-                "map_channels": {str(k): int(v) for k, v in values["map_channels"].items()},
-                "percentiles": _pair(values["percentiles"]),
-                "diameter_range_px": _pair(values["diameter_range_px"]),
-                "classes": tuple(map(str, values["classes"])),
-            }
-        )
+        facts: dict[str, Any] = {name: kind(values[name]) for name, kind in PLAIN_FIELDS.items()}
+        facts["map_channels"] = {str(name): int(n) for name, n in values["map_channels"].items()}
+        facts["percentiles"] = _pair(values["percentiles"])
+        facts["diameter_range_px"] = _pair(values["diameter_range_px"])
+        facts["classes"] = tuple(map(str, values["classes"]))
+        return ModelSpec(**facts)
     except (TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"A field of {path} has the wrong type: {error}.") from error
 

@@ -1,0 +1,39 @@
+"""Models with random weights."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from cellwright.models import registry
+from cellwright.models.contract import CellModel
+
+
+def stirred(network: nn.Module) -> nn.Module:
+    """Give every batch normalisation statistics and weights of its own."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+            nn.init.normal_(module.running_mean, 0, 0.3)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+    return network
+
+
+@pytest.fixture
+def make_model() -> Callable[..., CellModel]:
+    """Function (family, preset) -> a model with random weights, the same every time.
+
+    Unless it is ``fresh``, no batch normalisation is left as it is before training.
+    """
+
+    def make(family: str = "flow", preset: str = "small", *, seed: int = 7, fresh: bool = False) -> CellModel:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = registry.get(family).load().build(preset)
+            if not fresh:
+                stirred(model.network)
+        return model
+
+    return make

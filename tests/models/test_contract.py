@@ -1,0 +1,195 @@
+"""What every model family promises, checked for each of them by the same tests."""
+
+from dataclasses import is_dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from cellwright.inference.count import count_cells
+from cellwright.inference.settings import EngineSettings
+from cellwright.models import registry
+from cellwright.models.checkpoint import load_checkpoint, save_checkpoint
+from cellwright.ops import normalize
+from cellwright.ops.matching import match_labels
+from cellwright.ops.simulate import simulate
+from cellwright.tasks import run
+from cellwright.types import Image
+
+LARGE = {("flow", "paper")}  # tested in test_networks
+PRESETS = sorted(
+    {(name, preset) for name, family in registry.FAMILIES.items() for preset in family.load().SPECS} - LARGE
+)
+
+
+@pytest.fixture(params=PRESETS, ids="-".join)
+def model(request, make_model):
+    return make_model(*request.param)
+
+
+def odd_squares(shape=(48, 64)):
+    """Cells with an unmistakable middle, so that mirroring is exact."""
+    labels = np.zeros(shape, np.int32)
+    for number, (top, left, size) in enumerate([(2, 3, 11), (5, 30, 15), (25, 8, 17), (30, 44, 9)], start=1):
+        labels[top : top + size, left : left + size] = number
+    return labels
+
+
+def stacked(model, labels):
+    return torch.from_numpy(np.concatenate(list(model.make_targets(labels).values())))[None]
+
+
+def windows(model, *multiples, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    size = [multiple * model.spec.divisor for multiple in multiples]
+    return torch.rand(2, model.spec.in_channels, *size, generator=generator)
+
+
+def test_the_spec_is_the_one_asked_for(model, request):
+    assert model.spec.family in registry.FAMILIES
+    assert model.spec.halo % model.spec.divisor == 0
+    low, high = model.spec.diameter_range_px
+    assert 0 < low <= model.spec.diameter_px <= high
+    assert model.sha256 == ""
+    assert is_dataclass(registry.get(model.spec.family).settings)
+
+
+@pytest.mark.parametrize("multiples", [(1, 1), (1, 3), (5, 3)])
+def test_the_output_has_the_size_of_the_input(model, multiples):
+    inputs = windows(model, *multiples)
+    with torch.inference_mode():
+        output = model.network.eval()(inputs)
+    assert output.shape == (2, sum(model.spec.map_channels.values()), *inputs.shape[2:])
+    assert output.isfinite().all()
+
+
+def test_gradients_reach_every_weight(model):
+    inputs = windows(model, 2, 2)
+    output = model.network.train()(inputs)
+    labels = odd_squares(tuple(inputs.shape[2:]))
+    model.loss(output, stacked(model, labels).expand(2, -1, -1, -1)).backward()
+    gradients = {name: value.grad for name, value in model.network.named_parameters()}
+    assert len(gradients) > 10
+    assert [name for name, value in gradients.items() if value is None or not value.abs().max() > 0] == []
+
+
+def test_the_network_for_inference_gives_the_same(model):
+    before = {name: value.clone() for name, value in model.network.state_dict().items()}
+    model.network.train()
+    fast = model.inference_network()
+    inputs = windows(model, 2, 3)
+    with torch.inference_mode():
+        assert torch.allclose(fast(inputs), model.network.eval()(inputs), rtol=1e-3, atol=1e-4)
+    assert not fast.training
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fast.modules())
+    after = model.network.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+@pytest.mark.parametrize("axis", [-2, -1])
+def test_flip_undoes_the_flip_of_an_equivariant_network(model, axis):
+    labels = odd_squares()
+    output = stacked(model, np.flip(labels, axis).copy())
+    same = (model.flip(output, axis) - stacked(model, labels)).abs() < 1e-4
+    assert same.float().mean() > 0.998  # the flow of a middle pixel is rounding
+    assert not torch.allclose(output.flip(axis), stacked(model, labels), atol=1e-4)
+
+
+@pytest.mark.parametrize("axis", [-2, -1])
+def test_two_flips_are_none_and_change_no_input(model, axis):
+    output = torch.randn(2, sum(model.spec.map_channels.values()), 8, 12)
+    before = output.clone()
+    assert torch.equal(model.flip(model.flip(output, axis), axis), before)
+    assert torch.equal(output, before)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_postprocess_undoes_make_targets(model, seed):
+    truth = simulate("fluorescence", (128, 160), np.random.default_rng(seed), diameter_px=20).labels
+    maps = model.make_targets(truth)
+    assert {name: value.shape for name, value in maps.items()} == {
+        name: (n, *truth.shape) for name, n in model.spec.map_channels.items()
+    }
+    assert {value.dtype for value in maps.values()} == {np.dtype(np.float32)}
+    cells = model.postprocess(maps, registry.get(model.spec.family).settings())
+    assert match_labels(cells.labels, truth, 0.9).f1 > 0.96
+
+
+def test_targets_of_an_empty_image_hold_no_cell(model):
+    maps = model.make_targets(np.zeros((32, 48), np.int32))
+    assert len(model.postprocess(maps, registry.get(model.spec.family).settings())) == 0
+
+
+def test_maps_are_in_map_units(model):
+    maps = model.to_maps(10 * torch.randn(2, sum(model.spec.map_channels.values()), 8, 12))
+    assert maps.shape == (2, sum(model.spec.map_channels.values()), 8, 12)
+    at = list(model.spec.map_channels).index("probability")
+    start = sum(list(model.spec.map_channels.values())[:at])
+    probability = maps[:, start]
+    assert (probability >= 0).all()
+    assert (probability <= 1).all()
+
+
+def test_the_loss_is_lowest_at_the_truth(model):
+    targets = stacked(model, odd_squares())
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(targets.shape, generator=generator)
+    best, worse, worst = (float(model.loss(raw_of(model, targets) + x * noise, targets)) for x in (0, 1, 4))
+    assert 0 <= best < 0.01
+    assert best < worse < worst
+
+
+def raw_of(model, targets, sure=20.0):
+    """The raw output whose maps are these targets; the model is asked for the scale of each channel."""
+    unit = model.to_maps(torch.ones(1, targets.shape[1], 1, 1))
+    is_probability = torch.isclose(unit, torch.tensor(1.0).sigmoid())
+    return torch.where(is_probability, sure * (2 * targets - 1), targets / unit)
+
+
+def test_another_network_keeps_the_rest(model, make_model):
+    other = make_model(model.spec.family, model.spec.preset, seed=8).network
+    changed = model.with_network(other, sha256="abc")
+    assert changed.network is other
+    assert (changed.spec, changed.sha256) == (model.spec, "abc")
+    assert model.network is not other
+
+
+def test_what_is_saved_is_what_is_loaded(model, tmp_path):
+    save_checkpoint(tmp_path / "model", model, {"ap50": 0.5})
+    loaded = load_checkpoint(tmp_path / "model")
+    weights = model.network.state_dict()
+    found = loaded.network.state_dict()
+    assert list(weights) == list(found)
+    assert all(torch.equal(weights[name], found[name]) for name in weights)
+    inputs = windows(model, 2, 2)
+    with torch.inference_mode():
+        assert torch.equal(loaded.network(inputs), model.network.eval()(inputs))
+
+
+@pytest.mark.parametrize("names", PRESETS, ids="-".join)
+def test_it_learns_one_image(make_model, names):
+    model = make_model(*names, fresh=True)
+    drawn = simulate("fluorescence", (64, 64), np.random.default_rng(5), diameter_px=16, n_cells=6)
+    scaled = normalize.apply(normalize.fit(drawn.image, model.spec.percentiles), drawn.image)
+    inputs = torch.from_numpy(scaled).expand(1, model.spec.in_channels, -1, -1)
+    losses = learn(model, inputs, stacked(model, drawn.labels), n_steps=60)
+    assert losses[-1] < 0.15 * losses[0]
+    result = run(count_cells(Image(drawn.image, "YX"), model, engine=EngineSettings(device="cpu")))
+    assert result.count == drawn.labels.max() == 6
+    assert match_labels(result.cells.labels, drawn.labels, 0.6).f1 == 1
+
+
+def learn(model, inputs, targets, n_steps):
+    network = model.network.train()
+    optimizer = torch.optim.AdamW(network.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=n_steps, pct_start=0.2)
+    losses = []
+    for _ in range(n_steps):
+        loss = model.loss(network(inputs), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        losses.append(float(loss.detach()))
+    return losses

@@ -1,0 +1,98 @@
+"""The networks of the flow family: their size, their parts, and how far a pixel sees."""
+
+import pytest
+import torch
+from torch import nn
+
+from cellwright.errors import CheckpointError
+from cellwright.models import flow
+from cellwright.models.mix_transformer import Attention, Block, MixTransformer
+
+
+def n_parameters(module: nn.Module) -> int:
+    return sum(value.numel() for value in module.parameters())
+
+
+@pytest.fixture(scope="module")
+def paper():
+    torch.manual_seed(0)
+    return flow.build("paper")
+
+
+def test_the_paper_preset_has_the_parameters_of_the_reference(paper):
+    network = paper.network
+    assert n_parameters(network) == 121_303_587
+    assert n_parameters(network.encoder) == 81_443_008
+    assert n_parameters(network.decoder) == 39_822_656
+    assert n_parameters(network.flow_head) + n_parameters(network.cell_head) == 37_923
+
+
+def test_the_paper_preset_runs_and_learns_in_every_weight(paper):
+    inputs = torch.rand(2, 3, 32, 96, generator=torch.Generator().manual_seed(1))
+    output = paper.network.train()(inputs)
+    assert output.shape == (2, 3, 32, 96)
+    targets = torch.zeros_like(output.detach())
+    paper.loss(output, targets).backward()
+    idle = [
+        name
+        for name, value in paper.network.named_parameters()
+        if value.grad is None or not value.grad.abs().max() > 0
+    ]
+    assert idle == []
+
+
+def test_the_small_preset_is_small():
+    assert n_parameters(flow.build("small").network) < 4_000_000
+
+
+def test_an_unknown_preset_is_refused():
+    with pytest.raises(CheckpointError, match=r"\['paper', 'small'\]; got 'huge'"):
+        flow.build("huge")
+
+
+def test_the_halo_of_the_small_preset_covers_what_a_pixel_sees(make_model):
+    """Everything beyond the halo may be anything: the pixel in the middle stays as it is."""
+    model = make_model()
+    halo = model.spec.halo
+    side = 2 * halo + 4 * model.spec.divisor
+    middle = slice(halo, side - halo)
+    one = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(2))
+    other = one.clone()
+    other[:, :, 0] = 9
+    other[:, :, :, -1] = -9
+    with torch.inference_mode():
+        network = model.network.eval()
+        first, second = network(one), network(other)
+    assert torch.equal(first[:, :, middle, middle], second[:, :, middle, middle])
+    assert not torch.allclose(first, second)
+
+
+def test_features_of_the_mix_transformer():
+    encoder = MixTransformer(in_channels=1, depths=(1, 1, 1, 1)).eval()
+    features = encoder(torch.rand(2, 1, 64, 96))
+    assert [tuple(one.shape) for one in features] == [
+        (2, 64, 16, 24),
+        (2, 128, 8, 12),
+        (2, 320, 4, 6),
+        (2, 512, 2, 3),
+    ]
+
+
+def test_attention_is_that_of_the_textbook():
+    torch.manual_seed(0)
+    attention = Attention(8, 2, 1).eval()
+    tokens = torch.rand(2, 12, 8)
+    query = attention.query(tokens).reshape(2, 12, 2, 4)
+    key, value = (part.reshape(2, 12, 2, 4) for part in attention.key_value(tokens).chunk(2, dim=-1))
+    weights = torch.softmax(torch.einsum("bqhc,bkhc->bhqk", query, key) / 2, dim=-1)
+    expected = attention.project(torch.einsum("bhqk,bkhc->bqhc", weights, value).reshape(2, 12, 8))
+    assert torch.allclose(attention(tokens, 3, 4), expected, atol=1e-6)
+
+
+def test_blocks_are_dropped_in_training_alone():
+    torch.manual_seed(0)
+    block = Block(8, 1, 1, drop=0.5)
+    tokens = torch.rand(64, 12, 8)
+    assert torch.equal(block.eval()(tokens, 3, 4), block(tokens, 3, 4))
+    kept = (block.train()(tokens, 3, 4) == tokens).flatten(1).all(dim=1)  # both halves dropped: nothing added
+    assert 4 <= int(kept.sum()) <= 28
