@@ -350,6 +350,17 @@ def test_a_failure_frees_the_network_too(monkeypatch, blobs, hungry_model):
     assert len(closed) == 1
 
 
+@pytest.mark.parametrize("place", ["postprocess", "inference_network"])
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("not enough memory")])
+def test_what_does_not_fit_at_all_is_an_error_of_ours(monkeypatch, blobs, oracle_model, place, error):
+    def no_memory(*args):
+        raise error
+
+    monkeypatch.setattr(oracle_model, place, no_memory, raising=False)
+    with pytest.raises(OutOfMemoryError, match="Count a part of it"):
+        counted(blobs.image, oracle_model)
+
+
 def test_running_out_of_memory_is_told_once(blobs, hungry_model):
     pixels = np.stack([np.tile(blobs.image, (2, 2))] * 3)
     result = counted(pixels, hungry_model(200 * 200), "TYX")

@@ -188,6 +188,31 @@ def test_a_gpu_without_memory_hands_over_to_the_cpu(rng, monkeypatch, hungry_mod
     assert np.array_equal(found, maps_of(oracle_model, images))
 
 
+def test_a_model_too_large_for_the_gpu_runs_on_the_cpu(rng, monkeypatch, oracle_model):
+    copy_network = maps_module._inference_network
+
+    def small_gpu(model, device):
+        if device.type == "meta":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return copy_network(model, device)
+
+    monkeypatch.setattr(maps_module, "choose", lambda name: torch.device("meta"))
+    monkeypatch.setattr(maps_module, "_inference_network", small_gpu)
+    engine = Engine([oracle_model], EngineSettings())
+    assert engine.device == torch.device("cpu")
+    assert "does not fit into the memory of meta" in engine.notice
+    assert run(predict_maps(images_of(rng), engine, Meter("tiles", 1))).std() > 0
+
+
+def test_a_model_that_does_not_fit_at_all_is_an_error(monkeypatch, oracle_model):
+    def no_memory(model, device):
+        raise torch.OutOfMemoryError("not enough memory")
+
+    monkeypatch.setattr(maps_module, "_inference_network", no_memory)
+    with pytest.raises(torch.OutOfMemoryError):
+        Engine([oracle_model], EngineSettings(device="cpu"))
+
+
 def test_no_memory_at_all_is_an_error_of_ours(rng, hungry_model):
     with pytest.raises(OutOfMemoryError, match="Close other programs"):
         maps_of(hungry_model(10), images_of(rng))

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from math import prod
@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cellwright.errors import SettingsError
+from cellwright.errors import OutOfMemoryError, SettingsError
 from cellwright.inference.blockwise import Mosaic, Unit, n_tiles, units
+from cellwright.inference.device import is_out_of_memory
 from cellwright.inference.maps import Engine, Meter, by_name, predict_maps
 from cellwright.inference.rescale import cells_in, zoom_for, zoom_notice, zoom_of
 from cellwright.inference.settings import EngineSettings
@@ -21,7 +22,7 @@ from cellwright.models.contract import CellModel
 from cellwright.ops.axes import Frames, frames, guess_axes
 from cellwright.ops.normalize import Scaling, apply, fit
 from cellwright.ops.resample import resize, zoomed
-from cellwright.ops.tiles import Layout, grid
+from cellwright.ops.tiles import Layout, Tile, grid
 from cellwright.tasks import Progress, Task, run
 from cellwright.types import ArrayLike, Cells, Image, Maps, Prediction, Provenance, Result
 
@@ -113,7 +114,7 @@ def predict(
     yield Progress("load", 0, 1)
     with _job(image, model, None, engine) as job:
         zoom = zoom_for(engine.diameter_px, job.engine.spec)
-        whole = grid(Layout(job.frames.shape, max(job.frames.shape)))[0]
+        whole = _whole(job.frames.shape)
         parts = [Unit(range(index, index + 1), whole) for index in range(len(job.frames))]
         meter = Meter("tiles", n_tiles(parts, job.engine, zoom))
         maps: list[Maps] = []
@@ -126,7 +127,7 @@ def decode(prediction: Prediction, model: ModelChoices, settings: Any) -> Cells:
     """Return the cells in kept maps under these settings, in the image's own pixels, without the network."""
     first = load_models(model)[0]
     mosaic = Mosaic(prediction.lead_shape, prediction.frame_shape)
-    whole = grid(Layout(prediction.frame_shape, max(prediction.frame_shape)))[0]
+    whole = _whole(prediction.frame_shape)
     for index, maps in enumerate(prediction.frames):
         mosaic.add(index, whole, cells_in(maps, prediction.frame_shape, first, settings))
     return mosaic.cells()
@@ -153,9 +154,8 @@ def recount(result: Result, model: ModelChoices, settings: Any) -> Result:
 
 def load_models(model: ModelChoices) -> tuple[CellModel, ...]:
     """Return the models of these names, folders or models."""
-    return tuple(
-        shelf.load(choice) if isinstance(choice, str | Path) else choice for choice in _as_tuple(model)
-    )
+    choices = _as_tuple(model)
+    return tuple(shelf.load(one) if isinstance(one, str | Path) else one for one in choices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,10 +165,6 @@ class _Job:
     engine: Engine
     thresholds: Any
     settings: EngineSettings
-
-    @property
-    def is_constant(self) -> bool:
-        return self.scaling.low == self.scaling.high
 
 
 class _Found(NamedTuple):
@@ -191,16 +187,21 @@ def _job(image: Image, model: ModelChoices, thresholds: Any, settings: EngineSet
     if thresholds is None:
         thresholds = registry.get(spec.family).settings()
     scaling = fit(parts.sample(), spec.percentiles)
-    engine = Engine(models, settings)
     try:
-        yield _Job(parts, scaling, engine, thresholds, settings)
-    finally:
-        engine.close()
+        with closing(Engine(models, settings)) as engine:
+            yield _Job(parts, scaling, engine, thresholds, settings)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, OutOfMemoryError) or not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(
+            f"The model and the maps of an image of shape {image.shape} must fit into memory; they do not. "
+            "Count a part of it, or close other programs."
+        ) from error
 
 
 def _count(job: _Job) -> Task[_Outcome]:
-    """Find the zoom, then the cells of every unit; what was predicted to find the zoom is not done twice."""
-    if job.is_constant:
+    """Find the zoom, then the cells of every unit; what was done to find the zoom is not done twice."""
+    if job.scaling.low == job.scaling.high:  # an image of one intensity has no cells
         return _Outcome(Mosaic(job.frames.lead_shape, job.frames.shape).cells(), None, 1.0)
     zoom = zoom_for(job.settings.diameter_px, job.engine.spec)
     parts = units(len(job.frames), job.frames.shape, job.engine, zoom)
@@ -268,6 +269,10 @@ def _all_settings(job: _Job, zoom: float) -> dict[str, Any]:
         "zoom": zoom,
         "number_type": str(job.engine.dtype).removeprefix("torch."),
     }
+
+
+def _whole(shape: tuple[int, int]) -> Tile:
+    return grid(Layout(shape, max(shape)))[0]
 
 
 def _as_tuple(model: ModelChoices) -> tuple[ModelChoice, ...]:

@@ -62,6 +62,8 @@ class Engine:
         The models are of different kinds.
     """
 
+    _networks: tuple[nn.Module, ...]
+
     def __init__(self, models: Sequence[CellModel], settings: EngineSettings) -> None:
         _check_same_kind(models)
         self.models = tuple(models)
@@ -110,7 +112,6 @@ class Engine:
             self.batch_size = 1
             self.tile_px = max(tile.core_px // 2, SMALLEST_TILE_PX)
         elif self.device.type != "cpu":
-            self.close()
             self._move(torch.device("cpu"))
         else:
             raise OutOfMemoryError(
@@ -124,15 +125,24 @@ class Engine:
 
     def close(self) -> None:
         """Let go of the networks and of the memory they took."""
-        self._networks: tuple[nn.Module, ...] = ()
+        self._networks = ()
         free_cache(self.device)
 
     def _move(self, device: torch.device) -> None:
+        """Put the networks on a device, or on the CPU when they do not fit there."""
         self.device = device
         self.dtype = number_type(device, self.settings.precision)
         self.tile_px = self.settings.tile_px
         self.batch_size = self.settings.batch_size
-        self._networks = tuple(_inference_network(model, device) for model in self.models)
+        self._networks = ()
+        try:
+            self._networks = tuple(_inference_network(model, device) for model in self.models)
+        except RuntimeError as error:
+            if device.type == "cpu" or not is_out_of_memory(error):
+                raise
+        if not self._networks:
+            self._move(torch.device("cpu"))
+            self.notice = f"The model does not fit into the memory of {device}; went on on the CPU."
 
     def _forward(self, windows: Images) -> Images:
         with torch.inference_mode():
@@ -141,7 +151,7 @@ class Engine:
 
     def _raw(self, windows: Images) -> Tensor:
         """Return the mean raw output of all networks and mirrored images."""
-        axes = (None, -2, -1) if self.settings.flips else (None,)
+        axes: tuple[int | None, ...] = (None, -2, -1) if self.settings.flips else (None,)
         pairs = list(product(zip(self._networks, self.models, strict=True), axes))
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             inputs = self._inputs(windows)
