@@ -33,7 +33,7 @@ RECIPES = {
     "flow": Recipe(
         target="dsb2018_train",
         extra={"bbbc050": EMBRYOS, "stardist_examples": ("nuclei2d",)},
-        settings=TrainingSettings(seed=1, pretrain_steps=5000, finetune_steps=2000),
+        settings=TrainingSettings(seed=1, pretrain_steps=2000, finetune_steps=3000, finetune_rate=1.2e-3),
     ),
 }
 

@@ -34,6 +34,7 @@ SPECS = {
         map_channels=MAP_CHANNELS,
         divisor=16,
         halo=160,  # receptive field 148, rounded up to the divisor
+        diameter_range_px=(15.0, 80.0),  # at half resolution, smaller cells gain from being enlarged
     ),
     "paper": ModelSpec(
         family="flow",

@@ -21,8 +21,8 @@ from cellwright.ops.labels import keep, measure, touches_border
 from cellwright.types import Cells, Labels
 
 NEIGHBOURS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))
-STRIDE_STEPS = 4  # walking steps that become one jump
-N_DOUBLINGS = 6  # 4 * 2**6 = 256 steps, more than the 200 of the reference
+STRIDE_STEPS = 8  # walking steps that become one jump
+N_DOUBLINGS = 5  # 8 * 2**5 = 256 steps, more than the 200 of the reference
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class FlowSettings:
     ] = 0.5
     min_score: Annotated[
         float, {"min": 0.0, "max": 1.0, "step": 0.01, "tooltip": "Lowest score of a cell to be kept."}
-    ] = 0.3
+    ] = 0.2
     min_area_px: Annotated[
         int, {"min": 1, "max": 100_000, "tooltip": "Smallest area of a cell to be kept, in pixels."}
     ] = 16
