@@ -6,6 +6,7 @@ from cellwright.errors import AxesError, OutOfMemoryError, SettingsError
 from cellwright.inference import maps as maps_module
 from cellwright.inference.maps import Engine, Meter, by_name, predict_maps
 from cellwright.inference.settings import EngineSettings
+from cellwright.models import flow
 from cellwright.tasks import run
 
 
@@ -25,6 +26,15 @@ def test_tiled_equals_untiled(rng, tiny_model, shape, n_channels):
     whole = maps_of(tiny_model, images, tile_px=1024)
     assert whole.std() > 0.01
     assert np.allclose(maps_of(tiny_model, images, tile_px=128), whole, atol=1e-6)
+
+
+def test_the_flow_network_is_tiled_exactly(rng):
+    images = images_of(rng, shape=(500, 620))
+    model = flow.build()
+    whole = maps_of(model, images, precision="float32")
+    tiled = maps_of(model, images, precision="float32", tile_px=208)
+    assert whole.std() > 0.001
+    assert np.abs(tiled - whole).max() < 1e-4 * whole.std()
 
 
 def test_a_halo_that_is_too_small_shows(rng, tiny_model):

@@ -13,11 +13,14 @@ from math import ceil
 import numpy as np
 from numpy.typing import NDArray
 
-from cellwright.inference.maps import Engine
+from cellwright.inference.maps import Engine, Meter, by_name, predict_maps
+from cellwright.ops.axes import Frames
 from cellwright.ops.labels import keep, measure
-from cellwright.ops.resample import zoomed
+from cellwright.ops.normalize import Scaling, apply
+from cellwright.ops.resample import resize, zoomed
 from cellwright.ops.tiles import Layout, Tile, grid
-from cellwright.types import Cells, Labels
+from cellwright.tasks import Task
+from cellwright.types import Cells, Labels, Maps
 
 WHOLE_PX = 4096  # a frame up to this long is one block, whose maps can be kept
 BLOCK_PX = 3072  # a longer one is cut, so that its labels leave room for the decoding of a block
@@ -48,6 +51,18 @@ def units(n_frames: int, shape: tuple[int, int], engine: Engine, zoom: float = 1
         for start in range(0, n_frames, together)
         for block in blocks
     )
+
+
+def predict_unit(
+    frames: Frames, scaling: Scaling, unit: Unit, engine: Engine, zoom: float, meter: Meter
+) -> Task[list[Maps]]:
+    """Return the maps of each frame of a unit, in model pixels; its pixels are read at once, then let go."""
+    shape = zoomed(unit.shape, zoom)
+    images = [resize(apply(scaling, frames.read(index, unit.block.read)), shape) for index in unit.frames]
+    stacked = images[0][np.newaxis] if len(images) == 1 else np.stack(images)
+    del images
+    maps = yield from predict_maps(stacked, engine, meter)
+    return [by_name(one, engine.spec.map_channels) for one in maps]
 
 
 def n_tiles(parts: Sequence[Unit], engine: Engine, zoom: float) -> int:

@@ -12,16 +12,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cellwright.errors import OutOfMemoryError, SettingsError
-from cellwright.inference.blockwise import Mosaic, Unit, n_tiles, units
+from cellwright.inference.blockwise import Mosaic, Unit, n_tiles, predict_unit, units
 from cellwright.inference.device import is_out_of_memory
-from cellwright.inference.maps import Engine, Meter, by_name, predict_maps
+from cellwright.inference.maps import Engine, Meter
 from cellwright.inference.rescale import cells_in, zoom_for, zoom_notice, zoom_of
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry, shelf
 from cellwright.models.contract import CellModel
 from cellwright.ops.axes import Frames, frames, guess_axes
-from cellwright.ops.normalize import Scaling, apply, fit
-from cellwright.ops.resample import resize, zoomed
+from cellwright.ops.normalize import Scaling, fit
+from cellwright.ops.resample import zoomed
 from cellwright.ops.tiles import Layout, Tile, grid
 from cellwright.tasks import Progress, Task, run
 from cellwright.types import ArrayLike, Cells, Image, Maps, Prediction, Provenance, Result
@@ -119,7 +119,7 @@ def predict(
         meter = Meter("tiles", n_tiles(parts, job.engine, zoom))
         maps: list[Maps] = []
         for part in parts:
-            maps += yield from _maps_of(job, part, zoom, meter)
+            maps += yield from predict_unit(job.frames, job.scaling, part, job.engine, zoom, meter)
     return Prediction(tuple(maps), zoom, job.frames.shape, job.frames.lead_shape)
 
 
@@ -238,21 +238,10 @@ def _gather(
 
 
 def _find(job: _Job, part: Unit, zoom: float, meter: Meter) -> Task[_Found]:
-    maps = yield from _maps_of(job, part, zoom, meter)
+    maps = yield from predict_unit(job.frames, job.scaling, part, job.engine, zoom, meter)
     yield Progress(meter.stage, meter.done, meter.total, note="finding cells")
     model = job.engine.models[0]
     return _Found(maps, [cells_in(one, part.shape, model, job.thresholds) for one in maps])
-
-
-def _maps_of(job: _Job, part: Unit, zoom: float, meter: Meter) -> Task[list[Maps]]:
-    shape = zoomed(part.shape, zoom)
-    images = [
-        resize(apply(job.scaling, job.frames.read(index, part.block.read)), shape) for index in part.frames
-    ]
-    stacked = images[0][np.newaxis] if len(images) == 1 else np.stack(images)
-    del images
-    maps = yield from predict_maps(stacked, job.engine, meter)
-    return [by_name(one, job.engine.spec.map_channels) for one in maps]
 
 
 def _fits(job: _Job, parts: tuple[Unit, ...], zoom: float) -> bool:
