@@ -102,21 +102,34 @@ def read_dataset(folder: Path | str) -> Dataset:
 
 def _read_meta(folder: Path) -> dict[str, Any]:
     try:
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        meta: dict[str, Any] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ReadError(
             f"Expected a dataset folder with a readable meta.json at {folder}; got: {error}. Choose a folder that "
             "holds meta.json, images/ and masks/."
         ) from error
-    if not isinstance(meta, dict) or not isinstance(meta.get("split"), dict):
-        raise ReadError(f"meta.json of {folder} must hold 'split' (split name -> list of image names).")
-    meta.setdefault("items", {})
+    split = meta.get("split") if isinstance(meta, dict) else None
+    if not isinstance(split, dict) or not all(map(_is_names, split.values())):
+        raise ReadError(
+            f"meta.json of {folder} must hold 'split', a list of image names under the name of each split; got "
+            f"{str(split)[:80]}. Export the dataset again."
+        )
+    items = meta.setdefault("items", {})
+    if not isinstance(items, dict) or not all(isinstance(item, dict) for item in items.values()):
+        raise ReadError(
+            f"'items' in meta.json of {folder} must hold an object under the name of each image; got "
+            f"{str(items)[:80]}. Export the dataset again."
+        )
     return meta
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def _names(meta: dict[str, Any], folder: Path) -> Iterator[tuple[str, str]]:
     for split, names in meta["split"].items():
         for name in names:
-            if Path(name).name != name:
+            if Path(name).name != name or name in ("", ".."):
                 raise ReadError(f"Names in meta.json of {folder} must be plain file names; got {name!r}.")
             yield str(split), name
