@@ -112,7 +112,7 @@ def _coarsen(image: Tensor, rng: Rng) -> Tensor:
 
 
 def _gaussian(image: Tensor, sigma: float) -> Tensor:
-    radius = max(1, int(3 * sigma))
+    radius = min(max(1, int(3 * sigma)), image.shape[1] - 1, image.shape[2] - 1)  # as far as a mirror reaches
     offsets = torch.arange(-radius, radius + 1, dtype=torch.float32)
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
     kernel = kernel / kernel.sum()

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cellwright.errors import ReadError, WriteError
+from cellwright.errors import CheckpointError, ReadError, WriteError
 from cellwright.inference import device as devices
 from cellwright.inference.settings import EngineSettings
 from cellwright.io.dataset import Dataset
@@ -66,6 +67,7 @@ class _State:
     best: float = -1.0
     losses: list[float] = field(default_factory=list)
     history: list[dict[str, float]] = field(default_factory=list)
+    chances: list[float] | None = None  # of the target's images in the second phase, once it has begun
 
 
 def train(
@@ -83,6 +85,8 @@ def train(
         No image has the split ``train``.
     WriteError
         The output folder cannot be written.
+    CheckpointError
+        The run in the output folder is damaged or of another network.
     """
     _make_folder(output)
     material = yield from read_material(data, model, settings)
@@ -115,7 +119,7 @@ def fit(
     _resume(state, output)
     while state.step < settings.n_steps:
         if state.step >= settings.pretrain_steps and pools.tune is None:
-            pools = replace(pools, tune=_tuning_pool(material, state.average, settings))
+            pools = replace(pools, tune=_tuning_pool(material, state, settings))
         yield from _epoch(state, pools, model, settings, place)
         report = yield from _look(state, material.validation, model, device)
         _keep(state, report, model, output, settings)
@@ -137,12 +141,13 @@ def _pretraining_pool(material: Material, settings: TrainingSettings) -> Pool:
     return Pool(everything, amplified(kinds))
 
 
-def _tuning_pool(material: Material, network: nn.Module, settings: TrainingSettings) -> Pool:
-    """The target's images, clustered by what the pre-trained encoder sees in them."""
-    encoder = network.encoder.eval()  # type: ignore[operator,union-attr]
-    features = [embedding(sample, encoder) for sample in material.target]
-    kinds = cluster(features, settings.n_modalities, settings.seed)
-    return Pool(material.target, amplified(kinds))
+def _tuning_pool(material: Material, state: _State, settings: TrainingSettings) -> Pool:
+    """The target's images, clustered by what the pre-trained encoder sees in them (once in a run)."""
+    if state.chances is None or len(state.chances) != len(material.target):
+        encoder = state.average.encoder.eval()  # type: ignore[union-attr]
+        features = [embedding(sample, encoder) for sample in material.target]
+        state.chances = amplified(cluster(features, settings.n_modalities, settings.seed)).tolist()
+    return Pool(material.target, np.asarray(state.chances))
 
 
 def _new_state(model: CellModel, settings: TrainingSettings, place: torch.device) -> _State:
@@ -265,6 +270,7 @@ def _keep(
             "step": state.step,
             "best": state.best,
             "history": state.history,
+            "chances": state.chances,
         },
         partial,
     )
@@ -275,11 +281,18 @@ def _resume(state: _State, output: Path) -> None:
     path = output / STATE
     if not path.exists():
         return
-    saved = torch.load(path, weights_only=True)
-    state.network.load_state_dict(saved["network"])
-    state.average.load_state_dict(saved["average"])
-    state.optimizer.load_state_dict(saved["optimizer"])
-    state.step, state.best, state.history = saved["step"], saved["best"], saved["history"]
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        state.network.load_state_dict(saved["network"])
+        state.average.load_state_dict(saved["average"])
+        state.optimizer.load_state_dict(saved["optimizer"])
+        state.step, state.best, state.history = saved["step"], saved["best"], saved["history"]
+        state.chances = saved.get("chances")
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
+        raise CheckpointError(
+            f"The run in {output} cannot be gone on with: {error}. Delete {STATE} there to begin anew, or choose "
+            "another folder."
+        ) from error
 
 
 def _epoch_report(state: _State, settings: TrainingSettings) -> EpochReport:

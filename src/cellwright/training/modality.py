@@ -48,8 +48,8 @@ def embedding(sample: Sample, encoder: nn.Module) -> NDArray[np.float64]:
     padding = (0, EMBEDDED_PX - piece.shape[2], 0, EMBEDDED_PX - piece.shape[1])
     piece = functional.pad(piece, padding).expand(3, -1, -1)
     with torch.inference_mode():
-        features = encoder(piece[None])[-1][0]
-    return torch.cat([features.mean(dim=(1, 2)), features.std(dim=(1, 2))]).double().numpy()
+        features = encoder(piece[None].to(next(encoder.parameters()).device))[-1][0]
+    return torch.cat([features.mean(dim=(1, 2)), features.std(dim=(1, 2))]).double().cpu().numpy()
 
 
 def cluster(features: Sequence[NDArray[np.float64]], n_clusters: int, seed: int) -> NDArray[np.int64]:
@@ -58,6 +58,7 @@ def cluster(features: Sequence[NDArray[np.float64]], n_clusters: int, seed: int)
     spread = table.std(axis=0) > 1e-9
     if len(table) <= n_clusters or not spread.any():
         return np.zeros(len(table), np.int64)
+    n_clusters = min(n_clusters, len(np.unique(table, axis=0)))
     try:
         rng = np.random.default_rng(seed)
         _, found = kmeans2(whiten(table[:, spread]), n_clusters, minit="++", rng=rng, missing="raise")

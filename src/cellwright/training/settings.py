@@ -1,7 +1,8 @@
 """The settings of a training run; the same fields are flags of ``cellwright train``."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from math import inf
+from typing import Annotated, get_type_hints
 
 from cellwright.errors import SettingsError
 
@@ -44,6 +45,7 @@ class TrainingSettings:
     ] = 0.1
 
     def __post_init__(self) -> None:
+        _check_bounds(self)
         if self.pretrain_steps + self.finetune_steps < 1:
             raise SettingsError("Training needs at least one step; got 0 in both phases. Set pretrain_steps.")
         if self.patch_px % 16 or self.patch_px < 32:
@@ -58,3 +60,13 @@ class TrainingSettings:
     def n_steps(self) -> int:
         """Batches of both phases."""
         return self.pretrain_steps + self.finetune_steps
+
+
+def _check_bounds(settings: TrainingSettings) -> None:
+    for name, hint in get_type_hints(TrainingSettings, include_extras=True).items():
+        facts, value = hint.__metadata__[0], getattr(settings, name)
+        low, high = facts.get("min", -inf), facts.get("max", inf)
+        if not low <= value <= high:
+            raise SettingsError(
+                f"{name} must lie between {low} and {high}; got {value}. Choose a value in that range."
+            )

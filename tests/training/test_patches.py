@@ -1,0 +1,202 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from scipy import ndimage
+
+from cellwright.io.dataset import read_dataset
+from cellwright.ops.flow import labels_to_flow
+from cellwright.ops.labels import equivalent_diameters, keep, measure, relabel, touches_border
+from cellwright.tasks import run
+from cellwright.training.patches import MAX_FRAMES, cut_patch, load_samples, make_sample
+
+WIDE = (1.0, 1000.0)
+
+
+def whole_cells(labels):
+    """The cells that do not touch the edge and are more than a few pixels."""
+    labels = relabel(labels.numpy())
+    areas, _, boxes = measure(labels)
+    return keep(labels, ~touches_border(boxes, labels.shape) & (areas > 40))
+
+
+def test_the_flow_of_a_patch_is_that_of_its_labels(draw_sample):
+    """Under every turn, flip and zoom; the patch stays inside the image, so nothing is mirrored."""
+    n_cells = 0
+    for seed in range(12):
+        sample = draw_sample(seed, shape=(300, 320), diameter=26, n_cells=70)
+        patch = cut_patch(sample, 112, WIDE, np.random.default_rng(seed))
+        labels = whole_cells(patch.labels)
+        cosine = (labels_to_flow(labels) * patch.flow.numpy()).sum(axis=0)[labels > 0]
+        assert labels.max() == 0 or cosine.mean() > 0.9
+        n_cells += labels.max()
+    assert n_cells > 40
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_outside_the_image_flow_is_mirrored_too(draw_blobs, seed):
+    blobs = draw_blobs((70, 76), 16.0)
+    sample = make_sample("discs", "", blobs.image[None], blobs.labels, (0, 100))
+    patch = cut_patch(sample, 192, WIDE, np.random.default_rng(seed))
+    apart, n_discs = ndimage.label(patch.labels.numpy())
+    assert n_discs > len(blobs)
+    discs = whole_cells(torch.from_numpy(apart))
+    cosine = (labels_to_flow(discs) * patch.flow.numpy()).sum(axis=0)[discs > 0]
+    assert cosine.mean() > 0.9
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_image_moves_with_the_labels(draw_blobs, seed):
+    blobs = draw_blobs((150, 160), 24.0)
+    sample = make_sample("discs", "", blobs.image[None], blobs.labels, (0, 100))
+    patch = cut_patch(sample, 96, WIDE, np.random.default_rng(seed))
+    assert ((patch.image[0] > 0.5) == (patch.labels > 0)).float().mean() > 0.98
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_flow_has_unit_length_inside_cells_and_is_zero_outside(draw_sample, seed):
+    patch = cut_patch(draw_sample(seed), 64, WIDE, np.random.default_rng(seed))
+    length = patch.flow.norm(dim=0)
+    assert not length[patch.labels == 0].any()
+    assert (length[patch.labels > 0] > 0.99).float().mean() > 0.98
+    assert length.max() < 1.001
+
+
+@pytest.mark.parametrize("shape", [(33, 90), (200, 200), (1, 40), (50, 1), (1, 1)])
+@pytest.mark.parametrize("n_channels", [1, 3])
+def test_a_patch_has_its_size_whatever_the_image(rng, shape, n_channels):
+    labels = np.zeros(shape, np.int32)
+    labels[: shape[0] // 2 + 1] = 1
+    sample = make_sample("any", "", rng.random((n_channels, *shape)), labels, (0.5, 99.8))
+    for seed in range(4):
+        patch = cut_patch(sample, 48, WIDE, np.random.default_rng(seed))
+        assert (patch.image.shape, patch.flow.shape, patch.labels.shape) == (
+            (3, 48, 48),
+            (2, 48, 48),
+            (48, 48),
+        )
+        assert (patch.image.dtype, patch.flow.dtype, patch.labels.dtype) == (
+            torch.float32,
+            torch.float32,
+            torch.int32,
+        )
+        assert patch.image.isfinite().all()
+        assert patch.flow.isfinite().all()
+        assert set(patch.labels.unique().tolist()) <= {0, 1}
+
+
+def test_a_grey_image_has_three_equal_channels_of_its_own(draw_sample):
+    image = cut_patch(draw_sample(), 48, WIDE, np.random.default_rng(0)).image
+    assert torch.equal(image[0], image[2])
+    image[0] += 1  # must not write through to the others
+    assert not torch.equal(image[0], image[1])
+
+
+def test_colours_keep_their_order(rng):
+    colours = np.stack([np.full((60, 60), value) for value in (0.0, 0.5, 1.0)]) + rng.random((60, 60)) * 0.01
+    sample = make_sample("stained", "", colours, np.zeros((60, 60), np.int32), (0, 100))
+    patch = cut_patch(sample, 32, WIDE, rng)
+    assert patch.image.mean(dim=(1, 2)).tolist() == sorted(patch.image.mean(dim=(1, 2)).tolist())
+    assert patch.image[2].mean() - patch.image[0].mean() > 0.9
+
+
+def test_the_same_state_gives_the_same_patch(draw_sample):
+    sample = draw_sample()
+    one, same, other = (cut_patch(sample, 48, WIDE, np.random.default_rng(seed)) for seed in (3, 3, 4))
+    assert torch.equal(one.image, same.image)
+    assert torch.equal(one.flow, same.flow)
+    assert not torch.equal(one.image, other.image)
+
+
+def zooms(sample, allowed):
+    """How much larger the disc in the middle of the sample became in many patches."""
+    found = []
+    for seed in range(40):
+        labels = cut_patch(sample, 160, allowed, np.random.default_rng(seed)).labels.numpy()
+        areas = measure(whole_cells(torch.from_numpy(ndimage.label(labels)[0]))).areas
+        found.append(np.median(equivalent_diameters(areas)) / sample.diameter_px)
+    return np.array(found)
+
+
+def test_zoom_lies_between_a_half_and_double(draw_blobs):
+    blobs = draw_blobs((200, 200), 24.0)
+    sample = make_sample("discs", "", blobs.image[None], blobs.labels, (0, 100))
+    found = zooms(sample, WIDE)
+    assert 0.45 < found.min() < 0.65
+    assert 1.6 < found.max() < 2.1
+    kept = zooms(sample, (20.0, 30.0)) * sample.diameter_px
+    assert kept.min() > 19
+    assert kept.max() < 31
+
+
+def test_zoom_brings_no_odd_sized_cells_further_out(draw_blobs):
+    blobs = draw_blobs((200, 200), 24.0)
+    sample = make_sample("discs", "", blobs.image[None], blobs.labels, (0, 100))
+    assert zooms(sample, (5.0, 12.0)).max() < 1.05
+    assert zooms(sample, (40.0, 80.0)).min() > 0.95
+
+
+def test_an_image_without_cells_can_be_cut(rng):
+    sample = make_sample("empty", "", rng.random((1, 60, 60)), np.zeros((60, 60), np.int32), (0.5, 99.8))
+    assert np.isnan(sample.diameter_px)
+    patch = cut_patch(sample, 48, (8.0, 70.0), rng)
+    assert not patch.labels.any()
+    assert not patch.flow.any()
+
+
+def test_a_sample_is_scaled_and_keeps_its_truth(draw_blobs):
+    blobs = draw_blobs()
+    sample = make_sample("discs", "fluo", 1000 + 500 * blobs.image[None], blobs.labels, (0, 100))
+    assert (sample.name, sample.group) == ("discs", "fluo")
+    assert torch.equal(sample.image[0], torch.from_numpy(blobs.image))
+    assert np.array_equal(sample.labels.numpy(), blobs.labels)
+    assert np.allclose(sample.flow.numpy(), labels_to_flow(blobs.labels), atol=1e-3)
+    expected = np.median(equivalent_diameters(measure(blobs.labels).areas))
+    assert sample.diameter_px == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("n_given", "n_taken"), [(1, 1), (2, 1), (3, 3), (4, 3)])
+def test_channels_are_one_or_three(rng, n_given, n_taken):
+    sample = make_sample("any", "", rng.random((n_given, 20, 30)), np.zeros((20, 30), np.int32), (0, 100))
+    assert sample.image.shape == (n_taken, 20, 30)
+
+
+def test_a_constant_image_and_one_with_holes_stay_finite():
+    labels = np.zeros((20, 30), np.int32)
+    assert not make_sample("flat", "", np.full((1, 20, 30), 7.0), labels, (0, 100)).image.any()
+    holed = np.ones((1, 20, 30))
+    holed[0, 3], holed[0, 4] = np.nan, 2
+    assert make_sample("holed", "", holed, labels, (0, 100)).image.isfinite().all()
+
+
+def test_every_item_of_a_dataset_becomes_a_sample(write_dataset):
+    folder = write_dataset({"train": ["a", "b"], "val": ["c"]}, {"a": "fluo"})
+    dataset = read_dataset(folder)
+    samples = run(load_samples(dataset.select("train"), (0.5, 99.8)))
+    assert [(sample.name, sample.group) for sample in samples] == [("a:0", "fluo"), ("b:0", "")]
+
+
+@pytest.mark.parametrize("axes", ["ZYX", "ZCYX"])
+def test_frames_of_a_stack_that_hold_cells_become_samples(tmp_path, rng, axes):
+    frames = rng.integers(0, 200, (30, 24, 32)).astype(np.uint8)
+    labels = np.zeros((30, 24, 32), np.uint16)
+    labels[4:24, 5:15, 5:15] = 1
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    data = frames if axes == "ZYX" else np.stack([frames, frames], axis=1)
+    tifffile.imwrite(tmp_path / "images" / "s.tif", data, imagej=True, metadata={"axes": axes})
+    tifffile.imwrite(tmp_path / "masks" / "s.tif", labels, imagej=True, metadata={"axes": "ZYX"})
+    (tmp_path / "meta.json").write_text(json.dumps({"split": {"train": ["s"]}}))
+    samples = run(load_samples(read_dataset(tmp_path), (0, 100)))
+    assert len(samples) == MAX_FRAMES
+    assert all(sample.labels.any() for sample in samples)
+    first = make_sample("s:0", "", frames[4][None], labels[4].astype(np.int32), (0, 100))
+    assert torch.equal(samples[0].image, first.image)
+
+
+def test_samples_are_values(draw_sample):
+    sample = draw_sample()
+    assert replace(sample, name="other").image is sample.image
