@@ -175,7 +175,8 @@ def test_it_learns_one_image(make_model, names):
     inputs = torch.from_numpy(scaled).expand(1, model.spec.in_channels, -1, -1)
     losses = learn(model, inputs, stacked(model, drawn.labels), n_steps=60)
     assert losses[-1] < 0.15 * losses[0]
-    result = run(count_cells(Image(drawn.image, "YX"), model, engine=EngineSettings(device="cpu")))
+    as_it_is = EngineSettings(device="cpu", diameter_px=model.spec.diameter_px)
+    result = run(count_cells(Image(drawn.image, "YX"), model, engine=as_it_is))
     assert result.count == drawn.labels.max() == 6
     assert match_labels(result.cells.labels, drawn.labels, 0.6).f1 == 1
 

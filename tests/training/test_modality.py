@@ -3,7 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.cluster.vq import ClusterError
 
+from cellwright.training import modality
 from cellwright.training.modality import amplified, appearance, cluster, embedding
 from cellwright.training.patches import make_sample
 
@@ -57,6 +59,21 @@ def test_more_clusters_than_kinds(seed):
     """Images that are all alike within two kinds, as frames of two movies are."""
     features = [np.array([0.0, 1.0, 5.0])] * 12 + [np.array([1.0, 0.0, 5.0])] * 8
     assert is_parted(cluster(features, 6, seed), 12)
+
+
+def test_a_cluster_that_runs_empty_is_done_without(monkeypatch):
+    asked = []
+
+    def kmeans2(table, n_clusters, **options):
+        asked.append(n_clusters)
+        if n_clusters > 2:
+            raise ClusterError("one of the clusters is empty")
+        return None, (table[:, 0] > 0).astype(int)
+
+    monkeypatch.setattr(modality, "kmeans2", kmeans2)
+    features = np.array([[-1.0], [2.0], [-3.0], [4.0], [5.0]])
+    assert cluster(list(features), 4, 0).tolist() == [0, 1, 0, 1, 1]
+    assert asked == [4, 3, 2]
 
 
 def test_chances_add_up_and_rare_kinds_are_raised():
