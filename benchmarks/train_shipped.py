@@ -3,16 +3,20 @@
     python benchmarks/train_shipped.py flow --data FOLDER --output FOLDER
 
 FOLDER holds one training folder for each dataset (images/, masks/, meta.json). The seed is fixed; a run that
-was stopped goes on where it ended. The curve is written to ``curve.json`` beside the weights.
+was stopped goes on where it ended. The curve of each stage is written to its ``curve.json``.
 """
 
 import argparse
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from cellwright.io.dataset import Dataset, read_dataset
 from cellwright.models import registry
+from cellwright.models.checkpoint import load_checkpoint, save_checkpoint
 from cellwright.tasks import Progress, run
 from cellwright.training.loop import Data, EpochReport, train
 from cellwright.training.settings import TrainingSettings
@@ -22,10 +26,13 @@ EMBRYOS = tuple(f"train_Emb{number:02d}_t{time}" for number in range(1, 8) for t
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a shipped model is trained on, and how; ``extra`` is seen in the first phase only."""
+    """What a shipped model is trained on, and how.
+
+    Each stage starts from the weights of the one before; ``extra`` is seen in pre-training only.
+    """
 
     target: str
-    settings: TrainingSettings
+    stages: tuple[TrainingSettings, ...]
     extra: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
@@ -33,7 +40,18 @@ RECIPES = {
     "flow": Recipe(
         target="dsb2018_train",
         extra={"bbbc050": EMBRYOS, "stardist_examples": ("nuclei2d",)},
-        settings=TrainingSettings(seed=1, pretrain_steps=2000, finetune_steps=3000, finetune_rate=1.2e-3),
+        stages=(
+            TrainingSettings(seed=1, pretrain_steps=2000, finetune_steps=3000, finetune_rate=1.2e-3),
+            TrainingSettings(  # half of the patches as they are, at the sizes that images are rescaled to
+                seed=2,
+                pretrain_steps=0,
+                finetune_steps=2500,
+                finetune_rate=8e-4,
+                augmentation=0.5,
+                smallest_diameter_px=11.0,
+                largest_diameter_px=50.0,
+            ),
+        ),
     ),
 }
 
@@ -61,8 +79,24 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     recipe = RECIPES[options.family]
+    data = data_of(recipe, options.data)
+    torch.manual_seed(recipe.stages[0].seed)
     model = registry.get(options.family).load().build("small")
-    run(train(data_of(recipe, options.data), model, options.output, recipe.settings, device=options.device), show)
+    for number, settings in enumerate(recipe.stages, 1):
+        folder = options.output / f"stage{number}"
+        if not is_finished(folder, settings):
+            run(train(data, model, folder, settings, device=options.device), show)
+        model = load_checkpoint(folder)
+    save_checkpoint(options.output, model)
+
+
+def is_finished(folder: Path, settings: TrainingSettings) -> bool:
+    """Return whether the curve of a stage ends at its last step."""
+    curve = folder / "curve.json"
+    if not curve.exists():
+        return False
+    epochs = json.loads(curve.read_text(encoding="utf-8"))["epochs"]
+    return bool(epochs) and epochs[-1]["step"] == settings.n_steps
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from train_shipped import RECIPES, data_of, show
+from train_shipped import RECIPES, data_of, is_finished, show
 
 from cellwright.inference.settings import EngineSettings
 from cellwright.io.dataset import Dataset
@@ -82,6 +82,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--variant", choices=VARIANTS, nargs="+", default=["full"])
+    parser.add_argument("--fold", nargs="+", help="frame sizes, 360x360 for instance; all when not given")
     parser.add_argument("--sheet", action="store_true")
     options = parser.parse_args()
     data = data_of(RECIPES["flow"], options.data)
@@ -94,11 +95,14 @@ def main() -> None:
     for variant in options.variant:
         settings = replace(SHORT, **VARIANTS[variant])
         for fold, names in sorted(folds_of(fluorescence).items()):
+            if options.fold and fold not in options.fold:
+                continue
             unseen = names | {s.name.partition(":")[0] for s in material.target} - in_training
             extra = material.extra if settings.n_simulated else without_simulated(material.extra)
             part = Material(without(material.target, unseen), extra, data.target.select(names=()))
             folder = options.output / variant / fold
-            run(fit(part, build("small"), folder, settings), show)
+            if not is_finished(folder, settings):
+                run(fit(part, build("small"), folder, settings), show)
             model, test = load_checkpoint(folder), everything.target.select(names=names)
             for diameter, mode in ((0.0, "rescaled"), (model.spec.diameter_px, "as is")):
                 report = run(evaluate(test, model, engine=EngineSettings(diameter_px=diameter)))

@@ -1,3 +1,4 @@
+import itertools
 import gc
 import weakref
 from dataclasses import replace
@@ -20,6 +21,7 @@ from cellwright.errors import (
 )
 from cellwright.inference import blockwise
 from cellwright.inference import count as count_module
+from cellwright.inference import provenance as provenance_module
 from cellwright.inference.count import count, count_cells, decode, predict, recount
 from cellwright.inference.settings import EngineSettings
 from cellwright.io.images import read_image
@@ -130,7 +132,7 @@ def test_a_mirrored_view_of_an_array_is_fine(blobs, oracle_model):
 def test_numpy_dask_and_zarr_are_the_same(monkeypatch, blobs, oracle_model, block_px):
     monkeypatch.setattr(blockwise, "WHOLE_PX", block_px)
     monkeypatch.setattr(blockwise, "BLOCK_PX", block_px)
-    oracle_model.spec = replace(oracle_model.spec, diameter_range_px=(8.0, 30.0))
+    oracle_model.spec = replace(oracle_model.spec, diameter_px=10.0)  # a narrow margin around blocks
     kinds = [
         blobs.image,
         da.from_array(blobs.image, chunks=(50, 70)),
@@ -167,6 +169,20 @@ def test_the_same_twice(blobs, tiny_model):
     assert first.prediction.frames[0]["flow"].tobytes() == second.prediction.frames[0]["flow"].tobytes()
 
 
+@pytest.fixture
+def surer_each_time(monkeypatch):
+    looks = itertools.count(0, -1)  # the new look is judged first
+    monkeypatch.setattr("cellwright.inference.count.sureness", lambda cells: next(looks))
+
+
+@pytest.mark.parametrize("diameter", [5, 120])
+def test_without_a_gain_in_sureness_the_image_is_counted_as_it_is(draw_blobs, oracle_model, diameter):
+    blobs = draw_blobs((700, 800) if diameter > 80 else (100, 130), diameter)
+    result = counted(blobs.image, oracle_model, settings=FlowSettings(min_area_px=4))
+    assert (result.count, result.provenance.settings["zoom"], result.notices) == (len(blobs), 1.0, ())
+
+
+@pytest.mark.usefixtures("surer_each_time")
 @pytest.mark.parametrize("diameter", [5, 7, 120])
 @pytest.mark.parametrize("stated", [True, False])
 def test_rescaling_keeps_counts_and_places(draw_blobs, oracle_model, diameter, stated):
@@ -187,6 +203,7 @@ def test_a_diameter_that_suits_the_model_rescales_nothing(blobs, oracle_model, d
     assert (result.provenance.settings["zoom"], result.count) == (1.0, len(blobs))
 
 
+@pytest.mark.usefixtures("surer_each_time")
 def test_the_estimate_is_made_once_for_a_stack(draw_blobs, oracle_model):
     blobs = draw_blobs((60, 60), 5)
     pixels = np.stack([blobs.image] * 3)
@@ -196,7 +213,7 @@ def test_the_estimate_is_made_once_for_a_stack(draw_blobs, oracle_model):
     )
     assert result.count == 3 * len(blobs)
     assert [step.stage for step in steps if step.stage == "tiles"] == ["tiles"] * 2
-    assert steps[-1] == replace(steps[-1], stage="rescaled tiles", done=3, total=3)
+    assert steps[-1] == replace(steps[-1], stage="rescaled tiles", done=2, total=2)
 
 
 def test_what_was_predicted_for_the_estimate_is_not_predicted_again(blobs, hungry_model):
@@ -411,7 +428,7 @@ def test_predict_and_decode_are_the_halves_of_counting(blobs, oracle_model):
 
 def test_a_source_folder_has_no_version(monkeypatch, blobs, oracle_model):
     def missing(name):
-        raise count_module.PackageNotFoundError(name)
+        raise provenance_module.PackageNotFoundError(name)
 
-    monkeypatch.setattr(count_module, "version", missing)
+    monkeypatch.setattr(provenance_module, "version", missing)
     assert counted(blobs.image, oracle_model).provenance.package_version == "unknown"

@@ -1,9 +1,9 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
-from cellwright.inference.rescale import cells_in, zoom_for, zoom_notice, zoom_of
+from cellwright.inference.rescale import cells_in, is_close, sureness, zoom_for, zoom_notice, zoom_of
 from cellwright.ops.flow import FlowSettings
 from cellwright.ops.labels import measure
 from cellwright.ops.resample import resize, resize_labels
@@ -23,12 +23,26 @@ def cells_of_area(areas):
     return Cells(points, boxes, np.ones(n, np.float32), np.asarray(areas, np.float32))
 
 
-def test_the_median_diameter_decides(oracle_model):
-    areas = np.pi / 4 * np.array([4, 6, 6, 6, 50]) ** 2
-    assert zoom_of([cells_of_area(areas[:2]), cells_of_area(areas[2:])], oracle_model.spec) == pytest.approx(
-        4
-    )
+def test_the_diameter_that_halves_the_area_decides(oracle_model):
+    areas = np.pi / 4 * np.array([2, 6, 6, 6, 6]) ** 2
+    assert zoom_of([cells_of_area(areas[:2]), cells_of_area(areas[2:])], oracle_model.spec) == pytest.approx(4)
     assert zoom_of([cells_of_area(areas * 9)], oracle_model.spec) == 1
+
+
+def test_whole_cells_tell_their_size_among_many_pieces(oracle_model):
+    areas = np.pi / 4 * np.array([120] * 6 + [10] * 60) ** 2
+    assert zoom_of([cells_of_area(areas)], oracle_model.spec) == pytest.approx(24 / 120)
+
+
+def test_zooms_near_one_another_are_not_tried_twice():
+    assert is_close(1.1, [0.5, 1.0])
+    assert not is_close(1.5, [0.5, 1.0])
+
+
+def test_sureness_weighs_scores_by_area(oracle_model):
+    cells = replace(cells_of_area([30, 10]), scores=np.array([1.0, 0.2], np.float32))
+    assert sureness([cells]) == pytest.approx((30 + 2) / 40)
+    assert sureness([cells_of_area([])]) == 0
 
 
 def test_a_few_cells_decide_nothing(oracle_model):

@@ -24,6 +24,7 @@ from cellwright.types import Cells, Labels, Maps
 
 WHOLE_PX = 4096  # a frame up to this long is one block, whose maps can be kept
 BLOCK_PX = 3072  # a longer one is cut, so that its labels leave room for the decoding of a block
+LARGEST_CELL = 3.0  # times the model's diameter: cells up to this size are whole in some block
 CLAIM_PX = 2.0  # how far beyond its core a block claims cells
 TAKEN = 0.5  # a cell that keeps no more than this share of its pixels was found before
 
@@ -72,7 +73,7 @@ def n_tiles(parts: Sequence[Unit], engine: Engine, zoom: float) -> int:
 
 def _layout(shape: tuple[int, int], engine: Engine, zoom: float) -> Layout:
     """Return the blocks in pixels of the image; they are measured as they will be once it is enlarged."""
-    largest_cell = engine.spec.diameter_range_px[1]
+    largest_cell = LARGEST_CELL * engine.spec.diameter_px
     enlarged = max(zoom, 1.0)
     longest = WHOLE_PX if max(shape) * enlarged <= WHOLE_PX else BLOCK_PX
     return Layout(

@@ -1,10 +1,9 @@
 """Counting: an image and a model in, cells and how they were found out."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +14,8 @@ from cellwright.errors import OutOfMemoryError, SettingsError
 from cellwright.inference.blockwise import Mosaic, Unit, n_tiles, predict_unit, units
 from cellwright.inference.device import is_out_of_memory
 from cellwright.inference.maps import Engine, Meter
-from cellwright.inference.rescale import cells_in, zoom_for, zoom_notice, zoom_of
+from cellwright.inference.provenance import provenance_of
+from cellwright.inference.rescale import cells_in, is_close, sureness, zoom_for, zoom_notice, zoom_of
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry, shelf
 from cellwright.models.contract import CellModel
@@ -24,9 +24,10 @@ from cellwright.ops.normalize import Scaling, fit
 from cellwright.ops.resample import zoomed
 from cellwright.ops.tiles import Layout, Tile, grid
 from cellwright.tasks import Progress, Task, run
-from cellwright.types import ArrayLike, Cells, Image, Maps, Prediction, Provenance, Result
+from cellwright.types import ArrayLike, Cells, Image, Maps, Prediction, Result
 
 KEPT_MAPS_BYTES = 1_000_000_000  # larger maps are dropped once decoded
+MOST_LOOKS = 3  # at the middle of an image, to find out how large its cells are
 
 ModelChoice = str | Path | CellModel
 ModelChoices = ModelChoice | tuple[ModelChoice, ...]
@@ -71,10 +72,10 @@ def count_cells(
 ) -> Task[Result]:
     """Return the cells of an image of any size, slice by slice and time point by time point.
 
-    Without a stated diameter the image is counted as it is; where the median diameter of what was found
-    lies outside the model's range, it is rescaled to the model's own diameter and counted again. A stated
-    diameter rescales only when it lies outside that range. Diameters are those of discs of the same area.
-    The result is in the image's own pixels either way.
+    Without a stated diameter the image is counted as it is; where the diameter of what was found lies outside
+    the model's range, it is rescaled to the model's own diameter and counted again, and the count that the
+    model is surer of stands. A stated diameter rescales only when it lies outside that range. Diameters are
+    those of discs of the same area. The result is in the image's own pixels either way.
 
     Parameters are those of :func:`count`. Closing the generator at any moment frees everything it holds.
     """
@@ -82,16 +83,12 @@ def count_cells(
     yield Progress("load", 0, 1)
     with _job(image, model, settings, engine) as job:
         outcome = yield from _count(job)
-        provenance = Provenance(
-            package_version=_package_version(),
-            model=" + ".join(_name(choice) for choice in _as_tuple(model)),
-            checkpoint_sha256=" + ".join(one.sha256 for one in job.engine.models),
-            settings=_all_settings(job, outcome.zoom),
-            image_name=image.name,
-            image_shape=image.shape,
-            axes=image.axes,
-            pixel_size_um=image.pixel_size_um,
-            device=str(job.engine.device),
+        provenance = provenance_of(
+            image,
+            job.engine,
+            names=[_name(choice) for choice in _as_tuple(model)],
+            thresholds=job.thresholds,
+            zoom=outcome.zoom,
             seconds=time.perf_counter() - started,
         )
         notices = (job.frames.notice, zoom_notice(outcome.zoom, engine.diameter_px), job.engine.notice)
@@ -172,6 +169,17 @@ class _Found(NamedTuple):
     cells: list[Cells]
 
 
+class _Look(NamedTuple):
+    zoom: float
+    unit: Unit
+    found: _Found | None
+    meter: Meter
+
+    @property
+    def cells(self) -> list[Cells]:
+        return self.found.cells if self.found else []
+
+
 class _Outcome(NamedTuple):
     cells: Cells
     prediction: Prediction | None
@@ -200,23 +208,52 @@ def _job(image: Image, model: ModelChoices, thresholds: Any, settings: EngineSet
 
 
 def _count(job: _Job) -> Task[_Outcome]:
-    """Find the zoom, then the cells of every unit; what was done to find the zoom is not done twice."""
     if job.scaling.low == job.scaling.high:  # an image of one intensity has no cells
         return _Outcome(Mosaic(job.frames.lead_shape, job.frames.shape).cells(), None, 1.0)
+    look = yield from _settle(job)
+    parts = _units(job, look.zoom)
+    meter = look.meter
+    ready = {}
+    if look.found and look.unit in parts:
+        ready[parts.index(look.unit)] = look.found if _fits(job, parts, look.zoom) else _Found([], look.found.cells)
+    if look.zoom != 1.0:
+        meter = _meter(job, "rescaled tiles", [part for i, part in enumerate(parts) if i not in ready], look.zoom)
+    return (yield from _gather(job, parts, look.zoom, meter, ready))
+
+
+def _settle(job: _Job) -> Task[_Look]:
+    """Return the zoom to count at, and what was found on the way to it in the middle unit.
+
+    A stated diameter decides. Else the image is looked at as it is and, as long as its cells look too small
+    or too large, at the zoom that suits them; of these looks the one that the model is surest of counts.
+    """
     zoom = zoom_for(job.settings.diameter_px, job.engine.spec)
-    parts = units(len(job.frames), job.frames.shape, job.engine, zoom)
-    meter = Meter("tiles", n_tiles(parts, job.engine, zoom))
-    ready: dict[int, _Found] = {}
-    if job.settings.diameter_px == 0:
-        middle = len(parts) // 2
-        probe = yield from _find(job, parts[middle], zoom, meter)
-        zoom = zoom_of(probe.cells, job.engine.spec)
-        if zoom == 1.0:
-            ready[middle] = probe if _fits(job, parts, zoom) else _Found([], probe.cells)
-        else:
-            parts = units(len(job.frames), job.frames.shape, job.engine, zoom)
-            meter = Meter("rescaled tiles", n_tiles(parts, job.engine, zoom))
-    return (yield from _gather(job, parts, zoom, meter, ready))
+    parts = _units(job, zoom)
+    unit, meter = parts[len(parts) // 2], _meter(job, "tiles", parts, zoom)
+    if job.settings.diameter_px:
+        return _Look(zoom, unit, None, meter)
+    best = yield from _look(job, unit, zoom, meter)
+    tried = [zoom]
+    while len(tried) < MOST_LOOKS and not is_close(wanted := zoom_of(best.cells, job.engine.spec), tried):
+        tried.append(wanted)
+        trial = yield from _look(job, unit, wanted, _meter(job, "rescaled tiles", [unit], wanted))
+        if sureness(trial.cells) <= sureness(best.cells):
+            break
+        best = trial
+    return best
+
+
+def _look(job: _Job, unit: Unit, zoom: float, meter: Meter) -> Task[_Look]:
+    found = yield from _find(job, unit, zoom, meter)
+    return _Look(zoom, unit, found, meter)
+
+
+def _units(job: _Job, zoom: float) -> tuple[Unit, ...]:
+    return units(len(job.frames), job.frames.shape, job.engine, zoom)
+
+
+def _meter(job: _Job, stage: str, parts: Sequence[Unit], zoom: float) -> Meter:
+    return Meter(stage, n_tiles(parts, job.engine, zoom))
 
 
 def _gather(
@@ -251,15 +288,6 @@ def _fits(job: _Job, parts: tuple[Unit, ...], zoom: float) -> bool:
     return parts[0].shape == job.frames.shape and n_bytes <= KEPT_MAPS_BYTES
 
 
-def _all_settings(job: _Job, zoom: float) -> dict[str, Any]:
-    return {
-        job.engine.spec.family: asdict(job.thresholds),
-        "engine": asdict(job.settings),
-        "zoom": zoom,
-        "number_type": str(job.engine.dtype).removeprefix("torch."),
-    }
-
-
 def _whole(shape: tuple[int, int]) -> Tile:
     return grid(Layout(shape, max(shape)))[0]
 
@@ -283,10 +311,3 @@ def _image_of(source: ArrayLike | str | Path, axes: str | None) -> Image:
         return read_image(Path(source))
     array = source if hasattr(source, "shape") else np.asarray(source)
     return Image(array, axes or guess_axes(tuple(array.shape), array.dtype))
-
-
-def _package_version() -> str:
-    try:
-        return version("napari-cellwright")
-    except PackageNotFoundError:
-        return "unknown"  # run from a source folder that is not installed

@@ -15,6 +15,7 @@ from cellwright.types import Cells, Maps
 
 FEWEST_CELLS = 5  # needed for their diameter to be believed
 ZOOM_RANGE = (1 / 32, 6.0)
+CLOSE = 1.2  # zooms that differ by less find the same
 
 
 def zoom_for(diameter_px: float, spec: ModelSpec) -> float:
@@ -26,11 +27,28 @@ def zoom_for(diameter_px: float, spec: ModelSpec) -> float:
 
 
 def zoom_of(cells: Sequence[Cells], spec: ModelSpec) -> float:
-    """Return model pixels per image pixel for cells found at a zoom of 1; 1 when they are too few to tell."""
-    areas = np.concatenate([one.areas for one in cells])
+    """Return model pixels per image pixel for cells that were found; 1 when they are too few to tell.
+
+    The diameter is that below which half of the area lies: where cells fell to pieces, the whole ones tell.
+    """
+    areas = np.sort(np.concatenate([one.areas for one in cells]))
     if len(areas) < FEWEST_CELLS:
         return 1.0
-    return zoom_for(float(np.median(equivalent_diameters(areas))), spec)
+    covered = np.cumsum(areas)
+    typical = areas[np.searchsorted(covered, covered[-1] / 2)]
+    return zoom_for(float(equivalent_diameters(typical)), spec)
+
+
+def is_close(zoom: float, tried: Sequence[float]) -> bool:
+    """Return whether a zoom is too near to one already tried to change what is found."""
+    return any(1 / CLOSE <= zoom / one <= CLOSE for one in tried)
+
+
+def sureness(cells: Sequence[Cells]) -> float:
+    """Return the mean score of the cells, weighted by their area: how well the model knows what it sees."""
+    areas = np.concatenate([one.areas for one in cells])
+    scores = np.concatenate([one.scores for one in cells])
+    return float((scores * areas).sum() / max(areas.sum(), 1.0))
 
 
 def zoom_notice(zoom: float, diameter_px: float) -> str:

@@ -28,10 +28,13 @@ class GatedFusion(nn.Module):
 
     def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
         """float (B, n_coarse, Y/2, X/2), (B, n_skip, Y, X) -> (B, n_out, Y, X)."""
-        gate = functional.interpolate(torch.sigmoid(self.gate(coarse)), scale_factor=2.0, mode="nearest")
-        up = functional.interpolate(self.reduce(coarse), scale_factor=2.0, mode="nearest")
-        mixed: Tensor = self.mix(torch.cat([up, skip * gate], dim=1))
+        joined = torch.cat([_double(self.reduce(coarse)), skip * _double(torch.sigmoid(self.gate(coarse)))], dim=1)
+        mixed: Tensor = self.mix(joined)
         return mixed
+
+
+def _double(x: Tensor) -> Tensor:
+    return functional.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 class GatedDecoder(nn.Module):

@@ -34,7 +34,8 @@ SPECS = {
         map_channels=MAP_CHANNELS,
         divisor=16,
         halo=160,  # receptive field 148, rounded up to the divisor
-        diameter_range_px=(15.0, 80.0),  # at half resolution, smaller cells gain from being enlarged
+        diameter_px=26.0,
+        diameter_range_px=(16.0, 36.0),
     ),
     "paper": ModelSpec(
         family="flow",

@@ -43,7 +43,7 @@ class ModelSpec:
     percentiles
         Low and high percentile of an image that become 0 and 1.
     diameter_px
-        Typical cell diameter in training, in pixels.
+        Diameter that cells are brought to when an image is rescaled, in pixels.
     diameter_range_px
         Smallest and largest cell diameter that needs no rescaling.
     classes
