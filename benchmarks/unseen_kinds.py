@@ -54,7 +54,12 @@ def without(samples: Sequence[Sample], names: set[str]) -> tuple[Sample, ...]:
 def summary(report: Report) -> dict[str, float]:
     """Return the mean scores of a fold."""
     scores = report.to_json()["all"]
-    return {"n": scores["n_images"], "f1": scores["f1"], "ap50": scores["ap"]["0.50"], "error": scores["count_median_error"]}
+    return {
+        "n": scores["n_images"],
+        "f1": scores["f1"],
+        "ap50": scores["ap"]["0.50"],
+        "error": scores["count_median_error"],
+    }
 
 
 def draw_sheet(report: Report, dataset: Dataset, path: Path) -> None:
@@ -78,7 +83,9 @@ def draw_sheet(report: Report, dataset: Dataset, path: Path) -> None:
 
 def main() -> None:
     """Train and score every fold."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--variant", choices=VARIANTS, nargs="+", default=["full"])
@@ -86,7 +93,9 @@ def main() -> None:
     parser.add_argument("--sheet", action="store_true")
     options = parser.parse_args()
     data = data_of(RECIPES["flow"], options.data)
-    everything = Data(replace(data.target, items=tuple(replace(i, split="train") for i in data.target.items)), data.extra)
+    everything = Data(
+        replace(data.target, items=tuple(replace(i, split="train") for i in data.target.items)), data.extra
+    )
     build = registry.get("flow").load().build
     material = run(read_material(everything, build("small"), SHORT))
     fluorescence = [sample for sample in material.target if sample.group == "fluo"]
@@ -113,7 +122,11 @@ def main() -> None:
     (options.output / "scores.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
     for variant in options.variant:
         for mode in ("rescaled", "as is"):
-            f1 = [row["f1"] for name, row in results.items() if name.startswith(f"{variant} /") and name.endswith(mode)]
+            f1 = [
+                row["f1"]
+                for name, row in results.items()
+                if name.startswith(f"{variant} /") and name.endswith(mode)
+            ]
             print(f"{variant:16} {mode:9} mean F1@0.5 over {len(f1)} folds: {np.mean(f1):.3f}")
 
 

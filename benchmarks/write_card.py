@@ -1,6 +1,6 @@
 """Score a shipped model on images it was not trained on and write its model card and scores.
 
-    python benchmarks/write_card.py flow --data FOLDER
+python benchmarks/write_card.py flow --data FOLDER
 """
 
 import argparse
@@ -81,20 +81,28 @@ def score_table(reports: dict[str, Report]) -> str:
 def _row(name: str, scores: dict[str, Any]) -> str:
     figures = (scores["ap"]["0.50"], scores["ap"]["0.75"], scores["mean_ap"], scores["f1"], scores["pq"])
     cells = [name, str(scores["n_images"]), *(f"{value:.3f}" for value in figures)]
-    cells += [f"{scores['count_median_error']:.1%}", f"{scores['count_mae']:.2f}", f"{scores['score_auroc']:.3f}"]
+    cells += [
+        f"{scores['count_median_error']:.1%}",
+        f"{scores['count_mae']:.2f}",
+        f"{scores['score_auroc']:.3f}",
+    ]
     return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
     """Write card.md and scores.json beside the weights."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("family", choices=RECIPES)
     parser.add_argument("--data", type=Path, required=True)
     options = parser.parse_args()
     folder, recipe = shelf.find(options.family), RECIPES[options.family]
     model, settings = shelf.load(folder), recipe.settings
     reports = {
-        f"{recipe.target} val": run(evaluate(read_dataset(options.data / recipe.target).select("val"), model)),
+        f"{recipe.target} val": run(
+            evaluate(read_dataset(options.data / recipe.target).select("val"), model)
+        ),
         UNSEEN: run(evaluate(read_dataset(options.data / UNSEEN), model)),
     }
     spec = read_spec(folder / "spec.json")

@@ -1,5 +1,5 @@
-import itertools
 import gc
+import itertools
 import weakref
 from dataclasses import replace
 

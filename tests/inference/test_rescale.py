@@ -25,7 +25,9 @@ def cells_of_area(areas):
 
 def test_the_diameter_that_halves_the_area_decides(oracle_model):
     areas = np.pi / 4 * np.array([2, 6, 6, 6, 6]) ** 2
-    assert zoom_of([cells_of_area(areas[:2]), cells_of_area(areas[2:])], oracle_model.spec) == pytest.approx(4)
+    assert zoom_of([cells_of_area(areas[:2]), cells_of_area(areas[2:])], oracle_model.spec) == pytest.approx(
+        4
+    )
     assert zoom_of([cells_of_area(areas * 9)], oracle_model.spec) == 1
 
 

@@ -215,9 +215,13 @@ def _count(job: _Job) -> Task[_Outcome]:
     meter = look.meter
     ready = {}
     if look.found and look.unit in parts:
-        ready[parts.index(look.unit)] = look.found if _fits(job, parts, look.zoom) else _Found([], look.found.cells)
+        ready[parts.index(look.unit)] = (
+            look.found if _fits(job, parts, look.zoom) else _Found([], look.found.cells)
+        )
     if look.zoom != 1.0:
-        meter = _meter(job, "rescaled tiles", [part for i, part in enumerate(parts) if i not in ready], look.zoom)
+        meter = _meter(
+            job, "rescaled tiles", [part for i, part in enumerate(parts) if i not in ready], look.zoom
+        )
     return (yield from _gather(job, parts, look.zoom, meter, ready))
 
 

@@ -29,6 +29,6 @@ class Residual(nn.Module):
         self.activation = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """float (B, C, Y, X) -> the same."""
+        """Float (B, C, Y, X) -> the same."""
         y: Tensor = self.activation(x + self.second(self.first(x)))
         return y

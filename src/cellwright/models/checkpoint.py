@@ -34,8 +34,13 @@ def save_checkpoint(folder: Path, model: CellModel, scores: Mapping[str, float] 
         spec = {**model.spec.to_json(), "weights_sha256": checksum(folder / WEIGHTS)}
         _write_json(folder / SCORES, dict(scores or {}))
         _write_json(folder / SPEC, spec)
-    except (OSError, SafetensorError) as error:  # safetensors tells of a full or read-only disk in its own way
-        raise WriteError(f"Cannot write the model to {folder}: {error}. Choose a folder you may write to.") from error
+    except (
+        OSError,
+        SafetensorError,
+    ) as error:  # safetensors tells of a full or read-only disk in its own way
+        raise WriteError(
+            f"Cannot write the model to {folder}: {error}. Choose a folder you may write to."
+        ) from error
 
 
 def load_checkpoint(folder: Path) -> CellModel:
@@ -78,7 +83,9 @@ def _verified(path: Path, expected: str) -> str:
     try:
         found = checksum(path)
     except OSError as error:
-        raise CheckpointError(f"Expected weights at {path}; got: {error}. Choose a complete model folder.") from error
+        raise CheckpointError(
+            f"Expected weights at {path}; got: {error}. Choose a complete model folder."
+        ) from error
     if expected and found != expected:
         raise CheckpointError(
             f"The checksum of {path} should be {expected[:12]}…; got {found[:12]}…. Copy the model folder again."
@@ -97,9 +104,13 @@ def _check_same_shape(spec: ModelSpec, built: ModelSpec, path: Path) -> None:
 
 
 def _check_finite(weights: Mapping[str, torch.Tensor], path: Path) -> None:
-    broken = [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
+    broken = [
+        name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()
+    ]
     if broken:
-        raise CheckpointError(f"The weights in {path} hold NaN or infinity in {broken[0]!r}. Train the model again.")
+        raise CheckpointError(
+            f"The weights in {path} hold NaN or infinity in {broken[0]!r}. Train the model again."
+        )
 
 
 def _write_json(path: Path, values: Mapping[str, object]) -> None:

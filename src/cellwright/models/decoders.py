@@ -27,8 +27,10 @@ class GatedFusion(nn.Module):
         )
 
     def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
-        """float (B, n_coarse, Y/2, X/2), (B, n_skip, Y, X) -> (B, n_out, Y, X)."""
-        joined = torch.cat([_double(self.reduce(coarse)), skip * _double(torch.sigmoid(self.gate(coarse)))], dim=1)
+        """Float (B, n_coarse, Y/2, X/2), (B, n_skip, Y, X) -> (B, n_out, Y, X)."""
+        joined = torch.cat(
+            [_double(self.reduce(coarse)), skip * _double(torch.sigmoid(self.gate(coarse)))], dim=1
+        )
         mixed: Tensor = self.mix(joined)
         return mixed
 

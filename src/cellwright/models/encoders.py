@@ -34,7 +34,7 @@ class ConvEncoder(nn.Module):
             self.stages.append(nn.Sequential(*down, *(Residual(width) for _ in range(depth))))
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """float (B, in_channels, Y, X) -> features at stride 2, 4, 8, ..."""
+        """Float (B, in_channels, Y, X) -> features at stride 2, 4, 8, ..."""
         x = self.stem(functional.pixel_unshuffle(image, 2))  # (B, widths[0], Y/2, X/2)
         features = []
         for stage in self.stages:

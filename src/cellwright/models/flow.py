@@ -61,7 +61,7 @@ class SmallNetwork(nn.Module):
         self.head = nn.Conv2d(24, 4 * sum(MAP_CHANNELS.values()), 3, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """float (B, in_channels, Y, X) -> (B, 3, Y, X): 5 dy, 5 dx, logit of the cell probability."""
+        """Float (B, in_channels, Y, X) -> (B, 3, Y, X): 5 dy, 5 dx, logit of the cell probability."""
         return functional.pixel_shuffle(self.head(self.decoder(self.encoder(image))), 2)
 
 
@@ -76,14 +76,17 @@ class PaperNetwork(nn.Module):
         self.cell_head = _paper_head(MAP_CHANNELS["probability"])
 
     def forward(self, image: Tensor) -> Tensor:
-        """float (B, in_channels, Y, X) -> (B, 3, Y, X): 5 dy, 5 dx, logit of the cell probability."""
+        """Float (B, in_channels, Y, X) -> (B, 3, Y, X): 5 dy, 5 dx, logit of the cell probability."""
         x = self.decoder(self.encoder(image))
         return torch.cat([self.flow_head(x), self.cell_head(x)], dim=1)
 
 
 def _paper_head(n_out: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(64, 32, 3, padding=1), nn.Mish(inplace=True), nn.BatchNorm2d(32), nn.Conv2d(32, n_out, 3, padding=1)
+        nn.Conv2d(64, 32, 3, padding=1),
+        nn.Mish(inplace=True),
+        nn.BatchNorm2d(32),
+        nn.Conv2d(32, n_out, 3, padding=1),
     )
 
 

@@ -14,7 +14,9 @@ from torch.nn import functional
 def conv_norm_mish(n_in: int, n_out: int, kernel: int = 3) -> nn.Sequential:
     """Return a convolution that keeps the size, batch normalisation and Mish."""
     return nn.Sequential(
-        nn.Conv2d(n_in, n_out, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(n_out), nn.Mish(inplace=True)
+        nn.Conv2d(n_in, n_out, kernel, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(n_out),
+        nn.Mish(inplace=True),
     )
 
 
@@ -29,8 +31,10 @@ class PositionAttention(nn.Module):
         self.out = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """float (B, C, Y, X) -> the same."""
-        query, key, value = (conv(x).flatten(2).transpose(1, 2) for conv in (self.centre, self.top, self.bottom))
+        """Float (B, C, Y, X) -> the same."""
+        query, key, value = (
+            conv(x).flatten(2).transpose(1, 2) for conv in (self.centre, self.top, self.bottom)
+        )
         mixed = torch.softmax(query @ key.transpose(1, 2), dim=-1) @ value  # (B, Y * X, C)
         out: Tensor = self.out(x + mixed.transpose(1, 2).reshape(x.shape))
         return out
@@ -51,7 +55,7 @@ class ChannelGate(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """float (B, C, Y, X) -> (B, C, 1, 1)."""
+        """Float (B, C, Y, X) -> (B, C, 1, 1)."""
         weights: Tensor = self.layers(x)
         return weights
 
@@ -66,7 +70,7 @@ class FusionAttention(nn.Module):
         self.mix = nn.Sequential(conv_norm_mish(2 * n_skip, n_out), conv_norm_mish(n_out, n_out))
 
     def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
-        """float (B, n_in, Y/2, X/2), (B, n_skip, Y, X) -> (B, n_out, Y, X)."""
+        """Float (B, n_in, Y/2, X/2), (B, n_skip, Y, X) -> (B, n_out, Y, X)."""
         up = functional.interpolate(self.reduce(coarse), scale_factor=2.0, mode="nearest")
         gated = up * (self.coarse_gate(up) + self.skip_gate(skip))
         mixed: Tensor = self.mix(torch.cat([gated, skip], dim=1))

@@ -27,7 +27,7 @@ class Attention(nn.Module):
             self.reduce_norm = nn.LayerNorm(channels)
 
     def forward(self, tokens: Tensor, height: int, width: int) -> Tensor:
-        """float (B, Y * X, C) -> the same."""
+        """Float (B, Y * X, C) -> the same."""
         source = tokens
         if self.reduce is not None:
             source = _to_tokens(self.reduce(_to_image(tokens, height, width)))
@@ -52,7 +52,7 @@ class MixFeedForward(nn.Module):
         self.project = nn.Linear(ratio * channels, channels)
 
     def forward(self, tokens: Tensor, height: int, width: int) -> Tensor:
-        """float (B, Y * X, C) -> the same."""
+        """Float (B, Y * X, C) -> the same."""
         spread = self.depthwise(_to_image(self.expand(tokens), height, width))
         projected: Tensor = self.project(functional.gelu(_to_tokens(spread)))
         return projected
@@ -70,7 +70,7 @@ class Block(nn.Module):
         self.drop = drop
 
     def forward(self, tokens: Tensor, height: int, width: int) -> Tensor:
-        """float (B, Y * X, C) -> the same."""
+        """Float (B, Y * X, C) -> the same."""
         tokens = tokens + self._maybe(self.attention(self.attention_norm(tokens), height, width))
         return tokens + self._maybe(self.feed(self.feed_norm(tokens), height, width))
 
@@ -93,7 +93,7 @@ class Stage(nn.Module):
         self.norm = nn.LayerNorm(channels, eps=NORM_EPS)
 
     def forward(self, image: Tensor) -> Tensor:
-        """float (B, n_in, Y, X) -> (B, channels, Y / stride, X / stride)."""
+        """Float (B, n_in, Y, X) -> (B, channels, Y / stride, X / stride)."""
         embedded = self.embed(image)
         height, width = embedded.shape[-2:]
         tokens = self.embed_norm(_to_tokens(embedded))
@@ -107,19 +107,33 @@ class MixTransformer(nn.Module):
 
     widths = (64, 128, 320, 512)
 
-    def __init__(self, in_channels: int = 3, depths: Sequence[int] = (3, 6, 40, 3), drop: float = 0.1) -> None:
+    def __init__(
+        self, in_channels: int = 3, depths: Sequence[int] = (3, 6, 40, 3), drop: float = 0.1
+    ) -> None:
         super().__init__()
         drops = iter(torch.linspace(0, drop, sum(depths)).tolist())
         shapes = zip(
-            (in_channels, *self.widths), self.widths, depths, (1, 2, 5, 8), (8, 4, 2, 1), (7, 3, 3, 3), (4, 2, 2, 2)
+            (in_channels, *self.widths),
+            self.widths,
+            depths,
+            (1, 2, 5, 8),
+            (8, 4, 2, 1),
+            (7, 3, 3, 3),
+            (4, 2, 2, 2),
         )
         self.stages = nn.ModuleList(
-            Stage(n_in, width, kernel, stride, [Block(width, heads, reduction, next(drops)) for _ in range(depth)])
+            Stage(
+                n_in,
+                width,
+                kernel,
+                stride,
+                [Block(width, heads, reduction, next(drops)) for _ in range(depth)],
+            )
             for n_in, width, depth, heads, reduction, kernel, stride in shapes
         )
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """float (B, in_channels, Y, X) -> features at stride 4, 8, 16, 32."""
+        """Float (B, in_channels, Y, X) -> features at stride 4, 8, 16, 32."""
         features, x = [], image
         for stage in self.stages:
             x = stage(x)

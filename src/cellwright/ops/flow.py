@@ -31,7 +31,12 @@ class FlowSettings:
 
     cell_probability: Annotated[
         float,
-        {"min": 0.05, "max": 0.95, "step": 0.01, "tooltip": "Lowest probability of a pixel to be part of a cell."},
+        {
+            "min": 0.05,
+            "max": 0.95,
+            "step": 0.01,
+            "tooltip": "Lowest probability of a pixel to be part of a cell.",
+        },
     ] = 0.5
     min_score: Annotated[
         float, {"min": 0.0, "max": 1.0, "step": 0.01, "tooltip": "Lowest score of a cell to be kept."}
@@ -39,17 +44,19 @@ class FlowSettings:
     min_area_px: Annotated[
         int, {"min": 1, "max": 100_000, "tooltip": "Smallest area of a cell to be kept, in pixels."}
     ] = 16
-    exclude_border: Annotated[
-        bool, {"tooltip": "Drop cells that touch the edge of the image."}
-    ] = False
+    exclude_border: Annotated[bool, {"tooltip": "Drop cells that touch the edge of the image."}] = False
 
     def __post_init__(self) -> None:
         for name in ("cell_probability", "min_score"):
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:
-                raise SettingsError(f"{name} must lie between 0 and 1; got {value}. Choose a value in that range.")
+                raise SettingsError(
+                    f"{name} must lie between 0 and 1; got {value}. Choose a value in that range."
+                )
         if self.min_area_px < 1:
-            raise SettingsError(f"min_area_px must be at least 1; got {self.min_area_px}. Use 1 to keep every cell.")
+            raise SettingsError(
+                f"min_area_px must be at least 1; got {self.min_area_px}. Use 1 to keep every cell."
+            )
 
 
 def labels_to_flow(labels: Labels) -> NDArray[np.float32]:

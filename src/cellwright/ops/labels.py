@@ -73,5 +73,7 @@ def relabel(labels: NDArray[np.integer]) -> Labels:
 
 def touches_border(boxes: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.bool_]:
     """Return which boxes (N, 2, D) reach the edge of an image of this shape."""
-    touches: NDArray[np.bool_] = (boxes[:, 0] <= 0).any(axis=1) | (boxes[:, 1] >= np.asarray(shape)).any(axis=1)
+    touches: NDArray[np.bool_] = (boxes[:, 0] <= 0).any(axis=1) | (boxes[:, 1] >= np.asarray(shape)).any(
+        axis=1
+    )
     return touches

@@ -108,7 +108,10 @@ def _scores(images: Iterable[ImageScore]) -> dict[str, Any]:
         "n_images": len(images),
         "n_true": int(sum(image.n_true for image in images)),
         "n_predicted": int(sum(image.n_predicted for image in images)),
-        "ap": {f"{threshold:.2f}": round(float(value), 4) for threshold, value in zip(IOU_THRESHOLDS, precision, strict=True)},
+        "ap": {
+            f"{threshold:.2f}": round(float(value), 4)
+            for threshold, value in zip(IOU_THRESHOLDS, precision, strict=True)
+        },
         "mean_ap": round(float(precision.mean()), 4),
         "f1": round(float(np.mean([image.f1 for image in images])), 4),
         "pq": round(float(np.mean([image.panoptic_quality for image in images])), 4),

@@ -177,9 +177,7 @@ def _next_stop(step: int, settings: TrainingSettings) -> int:
     return min(stop, settings.pretrain_steps) if step < settings.pretrain_steps else stop
 
 
-def _batches(
-    steps: range, pools: _Pools, settings: TrainingSettings
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(steps: range, pools: _Pools, settings: TrainingSettings) -> Iterator[tuple[Tensor, Tensor]]:
     """The batch of a step depends on its number alone, so that a resumed run sees what it would have seen."""
 
     def batch(step: int) -> tuple[Tensor, Tensor]:
@@ -260,7 +258,9 @@ def _keep(
     if score >= state.best:
         state.best = score
         save_checkpoint(output, model.with_network(state.average), scores)
-    _write(output / "curve.json", json.dumps({"settings": asdict(settings), "epochs": state.history}, indent=1))
+    _write(
+        output / "curve.json", json.dumps({"settings": asdict(settings), "epochs": state.history}, indent=1)
+    )
     partial = output / (STATE + ".part")
     torch.save(
         {
@@ -298,7 +298,9 @@ def _resume(state: _State, output: Path) -> None:
 def _epoch_report(state: _State, settings: TrainingSettings) -> EpochReport:
     latest = state.history[-1]
     scores = {name: value for name, value in latest.items() if name not in ("step", "loss", "rate")}
-    note = " · ".join([f"loss {latest['loss']:.3f}", *(f"{name} {value:.3f}" for name, value in scores.items())])
+    note = " · ".join(
+        [f"loss {latest['loss']:.3f}", *(f"{name} {value:.3f}" for name, value in scores.items())]
+    )
     return EpochReport("epoch", state.step, settings.n_steps, note, latest["loss"], latest["rate"], scores)
 
 

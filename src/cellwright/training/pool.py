@@ -56,5 +56,7 @@ def simulated_samples(n: int, seed: int, percentiles: tuple[float, float]) -> Ta
         look = looks[index % len(looks)]
         drawn = simulate(look, (SIMULATED_PX, SIMULATED_PX), np.random.default_rng((seed, index)))
         image = np.moveaxis(drawn.image, -1, 0) if drawn.image.ndim == 3 else drawn.image[None]
-        samples.append(make_sample(f"simulated:{index}", f"simulated {look}", image, drawn.labels, percentiles))
+        samples.append(
+            make_sample(f"simulated:{index}", f"simulated {look}", image, drawn.labels, percentiles)
+        )
     return samples

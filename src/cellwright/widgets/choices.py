@@ -1,14 +1,13 @@
 """What a user can choose from - layers, channels, models, devices - kept up to date in the panel's boxes."""
 
-import weakref
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer
+from qtpy.compat import isalive
 from qtpy.QtCore import QObject, QSignalBlocker, Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QComboBox, QFileDialog
 
@@ -50,7 +49,6 @@ class Choices(QObject):
         events = (layers.events.inserted, layers.events.removed, layers.events.renamed)
         for emitter in (*events, layers.selection.events.active):
             emitter.connect(self.refresh_layers)
-            self.destroyed.connect(partial(_disconnect, emitter, weakref.ref(self)))
 
     @property
     def layer(self) -> Layer | None:
@@ -94,6 +92,8 @@ class Choices(QObject):
 
     def refresh_layers(self, _: Any = None) -> None:
         """List the image layers; the active one, if it is an image, becomes the chosen one."""
+        if not isalive(self):  # type: ignore[no-untyped-call]
+            return  # napari holds this callback by a weak reference, which may outlive the widget
         images = [layer for layer in self._viewer.layers if isinstance(layer, ImageLayer)]
         entries = [(layer.name, str(layer.unique_id)) for layer in reversed(images)]
         active = self._viewer.layers.selection.active
@@ -158,9 +158,7 @@ def device_task() -> Task[tuple[tuple[str, str], ...]]:
     return tuple(devices())
 
 
-def fill(
-    box: QComboBox, entries: Iterable[tuple[str, Any]], wanted: Any = None, otherwise: str = ""
-) -> None:
+def fill(box: QComboBox, entries: Iterable[tuple[str, Any]], wanted: Any = None, otherwise: str = "") -> None:
     """Put titles and their data into a box; choose ``wanted`` where it is among them, else the first."""
     with QSignalBlocker(box):
         box.clear()
@@ -170,9 +168,3 @@ def fill(
             box.addItem(otherwise, None)
         places = [place for place in range(box.count()) if box.itemData(place) == wanted]
         box.setCurrentIndex(places[0] if places else 0)
-
-
-def _disconnect(emitter: Any, listener: "weakref.ref[QObject]", *_: Any) -> None:
-    alive = listener()
-    if alive is not None:
-        emitter.disconnect(alive)

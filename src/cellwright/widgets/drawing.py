@@ -1,6 +1,6 @@
 """Layers for the user to draw in: a region to count in, a line across a cell."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from napari.layers import Image as ImageLayer
@@ -12,6 +12,7 @@ from cellwright.widgets.regions import line_length_px
 
 REGION_NAME = "region to count"
 LINE_NAME = "line across a cell"
+SHORTEST_LINE_PX = 2.0  # a click without a drag is no line
 
 
 def region_layer(viewer: Any) -> Shapes | None:
@@ -36,18 +37,24 @@ def ask_for_line(viewer: Any, layer: ImageLayer, on_measured: Callable[[float], 
     shapes = _ask(viewer, layer, LINE_NAME, "add_line")
 
     def finish() -> None:
+        if shapes not in viewer.layers or not shapes.data:
+            return
         length = line_length_px(shapes, layer)
-        if shapes in viewer.layers:
-            viewer.layers.remove(shapes)
+        if length < SHORTEST_LINE_PX:
+            shapes.data = []
+            return
+        viewer.layers.remove(shapes)
         if layer in viewer.layers:
             viewer.layers.selection.active = layer
         on_measured(length)
 
-    def on_data(event: Any) -> None:
-        if str(event.action) == "added":
-            QTimer.singleShot(0, finish)  # napari is still handling the mouse
+    def on_drag(_: Shapes, event: Any) -> Iterator[None]:
+        yield
+        while event.type == "mouse_move":
+            yield
+        QTimer.singleShot(0, finish)  # napari is still handling the mouse
 
-    shapes.events.data.connect(on_data)
+    shapes.mouse_drag_callbacks.append(on_drag)
     return shapes
 
 

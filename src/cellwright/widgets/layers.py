@@ -99,10 +99,6 @@ def image_of(layer: Layer | None, channel: Channel | None = None) -> Image:
     """
     layer = image_layer(layer)
     data = layer.data[0] if layer.multiscale else layer.data
-    if 0 in data.shape:
-        raise WrongLayerError(
-            f"The image must have pixels; layer {layer.name!r} has shape {tuple(data.shape)}. Choose another."
-        )
     return Image(data, axes_of(layer, channel), pixel_size_of(layer, channel), layer.name)
 
 
