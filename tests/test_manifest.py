@@ -1,0 +1,58 @@
+import importlib
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+from napari.components import ViewerModel
+from napari.layers import Layer
+from npe2 import PluginManifest
+from pytestqt.qtbot import QtBot
+from qtpy.QtWidgets import QWidget
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def manifest() -> PluginManifest:
+    return PluginManifest.from_distribution("napari-cellwright")
+
+
+def commands(manifest: PluginManifest) -> dict[str, Any]:
+    found = {}
+    for command in manifest.contributions.commands or ():
+        module, _, name = str(command.python_name).partition(":")
+        found[command.id] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def test_the_installed_package_declares_a_sound_manifest(manifest: PluginManifest) -> None:
+    manifest.validate_imports()
+    assert manifest.name == "napari-cellwright"
+
+
+def test_every_command_is_used(manifest: PluginManifest) -> None:
+    contributions = manifest.contributions
+    used = {widget.command for widget in contributions.widgets or ()}
+    used |= {sample.command for sample in contributions.sample_data or ()}
+    used |= {item.command for items in contributions.menus.values() for item in items}
+    assert used == {command.id for command in contributions.commands or ()}
+    assert "napari/layers/segment" in contributions.menus
+
+
+def test_every_widget_can_be_built(manifest: PluginManifest, qtbot: QtBot) -> None:
+    for contribution in manifest.contributions.widgets or ():
+        widget = commands(manifest)[contribution.command](ViewerModel())
+        qtbot.addWidget(widget)
+        assert isinstance(widget, QWidget)
+
+
+def test_every_sample_gives_layers(manifest: PluginManifest) -> None:
+    for sample in manifest.contributions.sample_data or ():
+        layers = [Layer.create(*data) for data in commands(manifest)[sample.command]()]
+        assert [layer.name for layer in layers] == [sample.key]
+
+
+def test_the_manifest_on_top_is_the_one_in_the_package() -> None:
+    inside = Path(str(files("cellwright"))) / "napari.yaml"
+    assert (REPOSITORY / "napari.yaml").read_text() in (inside.read_text(), "src/cellwright/napari.yaml")

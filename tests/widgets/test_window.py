@@ -1,0 +1,122 @@
+"""The widget in a real napari window, driven by mouse and keys."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from napari import Viewer
+from napari.utils.notifications import notification_manager
+from pytestqt.qtbot import QtBot
+from qtpy.QtCore import QEvent, QPoint, QPointF, Qt
+from qtpy.QtGui import QMouseEvent
+from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QApplication, QWidget
+
+from cellwright.widgets.count import CountWidget
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # napari's and vispy's own
+Settled = Callable[[CountWidget], None]
+
+
+@pytest.fixture
+def window(make_napari_viewer: Callable[..., Viewer], shelved: Any, blobs: Any) -> tuple[Viewer, CountWidget]:
+    viewer = make_napari_viewer(show=True)
+    viewer.add_image(blobs.image, name="blobs", scale=(0.5, 0.5), units=("um", "um"))
+    _, widget = viewer.window.add_plugin_dock_widget("napari-cellwright", "Count cells")
+    return viewer, widget
+
+
+def test_click_slider_key_and_region(
+    window: tuple[Viewer, CountWidget], blobs: Any, qtbot: QtBot, settled: Settled
+) -> None:
+    viewer, widget = window
+    qtbot.waitUntil(lambda: widget.panel.device.count() > 1, timeout=60_000)
+    qtbot.mouseClick(widget.panel.count, Qt.MouseButton.LeftButton)
+    settled(widget)
+    assert widget.panel.number.text() == str(len(blobs))
+    slider = widget.panel.thresholds.container["cell_probability"]
+    slider.value = 0.9
+    settled(widget)
+    assert viewer.layers["blobs labels"].data.max() == int(widget.panel.number.text())
+    slider.value = 0.5
+    settled(widget)
+    viewer.layers.remove("blobs labels")
+    canvas = viewer.window._qt_viewer.canvas.native
+    viewer.window._qt_window.activateWindow()
+    for focused in (canvas, widget.panel.diameter):
+        focused.setFocus()
+        qtbot.waitUntil(focused.hasFocus, timeout=5000)
+        qtbot.keyClick(focused, Qt.Key.Key_Return, Qt.KeyboardModifier.ControlModifier)
+        qtbot.waitUntil(lambda: widget.job is not None, timeout=5000)
+        settled(widget)
+        assert "blobs labels" in viewer.layers
+        viewer.layers.remove("blobs labels")
+    viewer.camera.zoom *= 4
+    widget.panel.region.setCurrentIndex(1)
+    qtbot.wait(300)
+    qtbot.mouseClick(widget.panel.count, Qt.MouseButton.LeftButton)
+    settled(widget)
+    seen = viewer.layers["blobs labels"].data.shape
+    assert 0 < seen[0] < blobs.image.shape[0]
+    assert 0 < int(widget.panel.number.text()) < len(blobs)
+
+
+def drag(canvas: QWidget, start: QPoint, end: QPoint) -> None:
+    """Press at one place, move and release at the other; qtbot's moves know of no pressed button."""
+    left, none = Qt.MouseButton.LeftButton, Qt.MouseButton.NoButton
+    for kind, place, button, buttons in (
+        (QEvent.Type.MouseMove, start, none, none),
+        (QEvent.Type.MouseButtonPress, start, left, left),
+        (QEvent.Type.MouseMove, end, none, left),
+        (QEvent.Type.MouseButtonRelease, end, left, none),
+    ):
+        inside, outside = QPointF(place), QPointF(canvas.mapToGlobal(place))
+        event = QMouseEvent(kind, inside, outside, button, buttons, Qt.KeyboardModifier.NoModifier)
+        QApplication.sendEvent(canvas, event)
+        QTest.qWait(50)  # vispy drops moves in quick succession
+
+
+def test_a_line_is_drawn_with_the_mouse(window: tuple[Viewer, CountWidget], qtbot: QtBot) -> None:
+    viewer, widget = window
+    qtbot.mouseClick(widget.panel.measure, Qt.MouseButton.LeftButton)
+    canvas = viewer.window._qt_viewer.canvas.native
+    middle = canvas.rect().center()
+    qtbot.wait(300)
+    start, end = middle, middle + QPoint(60, 0)
+    drag(canvas, start, end)
+    qtbot.waitUntil(lambda: widget.panel.diameter.value() > 0, timeout=10_000)
+    expected = 60 / viewer.camera.zoom / 0.5
+    assert widget.panel.diameter.value() == pytest.approx(expected, rel=0.15)
+    assert [layer.name for layer in viewer.layers] == ["blobs"]
+
+
+def test_the_menu_command_counts_the_active_layer(
+    window: tuple[Viewer, CountWidget], blobs: Any, qtbot: QtBot
+) -> None:
+    from napari._app_model import get_app_model
+
+    viewer, _ = window
+    app = get_app_model()
+    (menu,) = [
+        item for item in app.menus.get_menu("napari/layers/segment")
+        if getattr(getattr(item, "command", None), "id", "") == "napari-cellwright.count_active_layer"
+    ]  # fmt: skip
+    app.commands.execute_command(menu.command.id).result()
+    qtbot.waitUntil(lambda: "blobs labels" in viewer.layers, timeout=60_000)
+    qtbot.waitUntil(
+        lambda: any(note.message.startswith(f"{len(blobs)} cells") for note in notification_manager.records),
+        timeout=10_000,
+    )
+
+
+def test_a_closed_widget_leaves_the_viewer_usable(
+    window: tuple[Viewer, CountWidget], qtbot: QtBot, settled: Settled
+) -> None:
+    viewer, widget = window
+    qtbot.mouseClick(widget.panel.count, Qt.MouseButton.LeftButton)  # still running when it goes
+    viewer.window.remove_dock_widget(widget)
+    widget.deleteLater()
+    qtbot.wait(1500)
+    viewer.add_image(np.zeros((9, 9)))
+    assert len(viewer.layers) >= 2
