@@ -78,10 +78,10 @@ def score(name, group, ap50, n_true=10, n_predicted=10):
     )
 
 
-def test_groups_weigh_the_same_in_the_summary():
+def test_images_weigh_the_same_in_the_summary():
     report = Report((score("a", "fluo", 1.0), score("b", "fluo", 0.8), score("c", "phase", 0.5)))
     assert report.summary() == pytest.approx(
-        {"ap50": 0.7, "ap50_fluo": 0.9, "ap50_phase": 0.5, "count_error": 0}
+        {"ap50": 2.3 / 3, "ap50_fluo": 0.9, "ap50_phase": 0.5, "count_error": 0}
     )
     plain = Report((score("a", "", 1.0), score("b", "", 0.5, 10, 7)))
     assert plain.summary() == pytest.approx({"ap50": 0.75, "count_error": 0.15})

@@ -50,16 +50,15 @@ class Report:
         return found
 
     def summary(self) -> dict[str, float]:
-        """Return AP at IoU 0.5 (mean over groups), per group, and the median count error of all images."""
+        """Return AP at IoU 0.5 of all images and of each group, and the median count error of all images."""
         groups = self.groups()
-        per_group = {
-            f"ap50_{name}": float(np.mean([image.average_precision[0] for image in images]))
+        precision = {
+            name: float(np.mean([image.average_precision[0] for image in images]))
             for name, images in groups.items()
-            if name != "all"
         }
-        ap50 = np.mean(list(per_group.values()) or [image.average_precision[0] for image in self.images])
         error = float(np.median([image.count_error for image in self.images]))
-        return {"ap50": float(ap50), **per_group, "count_error": error}
+        per_group = {f"ap50_{name}": value for name, value in precision.items() if name != "all"}
+        return {"ap50": precision["all"], **per_group, "count_error": error}
 
     def to_json(self) -> dict[str, Any]:
         """Return the scores of each group as plain JSON values."""
