@@ -53,7 +53,7 @@ def test_one_click_shows_outlines_and_number(
     count(widget, qtbot, settled)
     assert widget.panel.number.text() == str(len(blobs))
     assert widget.panel.line.text().startswith(f"{len(blobs)} cells · flow · ")
-    assert widget.panel.details.text().startswith("median diameter 1")
+    assert widget.panel.details.text().startswith("blobs\nmedian diameter 1")
     assert [layer.name for layer in viewer.layers] == ["blobs", "blobs labels"]
     np.testing.assert_array_equal(viewer.layers[1].data > 0, blobs.labels > 0)
     assert viewer.layers[1].metadata["cellwright"]["settings"]["flow"] == dataclasses.asdict(FlowSettings())

@@ -215,7 +215,8 @@ class CountWidget(QWidget):
         line = result_line(result)
         if counted.request.source.is_preview:
             line = f"preview of the view: {line}"
-        self.panel.show_count(f"{result.count:,.0f}", line, size_line(result))
+        details = f"{counted.request.source.image.name}\n{size_line(result)}".strip()
+        self.panel.show_count(f"{result.count:,.0f}", line, details)
         self.panel.save.setEnabled(True)
 
     def _remove_unticked(self, counted: Counted) -> None:

@@ -34,7 +34,7 @@ OUTLINE_PX = 2
 LARGEST_OUTLINED_PX = 1_500_000  # napari finds outlines in the GUI thread; larger frames would stall it
 N_COLOURS = 49
 GOLDEN = 0.61803398875
-POINT_SHARE = 0.4  # of the median cell diameter
+POINT_SHARE = 0.25  # of the median cell diameter
 COLOUR = "#3fd0c9"
 
 Window = tuple[slice, ...]  # one for each axis of a layer, colours left out

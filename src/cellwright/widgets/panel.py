@@ -207,6 +207,7 @@ class CountPanel(QWidget):
             label.setObjectName(name)
             label.setAlignment(Qt.AlignmentFlag.AlignCenter)
             layout.addWidget(label)
+        self.details.setWordWrap(True)
         self.details.setVisible(False)
         layout.addSpacing(8)
         self._threshold_box = QVBoxLayout()
