@@ -1,23 +1,20 @@
 """Training from a folder of images and labels to a checkpoint folder; the whole recipe on one screen."""
 
 import copy
-import json
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from pickle import UnpicklingError
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cellwright.errors import CheckpointError, ReadError, WriteError
+from cellwright.errors import ReadError
 from cellwright.inference import device as devices
 from cellwright.inference.settings import EngineSettings
 from cellwright.io.dataset import Dataset
-from cellwright.models.checkpoint import save_checkpoint
 from cellwright.models.contract import CellModel
 from cellwright.tasks import Progress, Task
 from cellwright.training.evaluate import Report, evaluate
@@ -25,8 +22,8 @@ from cellwright.training.modality import amplified, appearance, cluster, embeddi
 from cellwright.training.patches import Sample, load_samples
 from cellwright.training.pool import Pool, make_batch, simulated_samples
 from cellwright.training.settings import TrainingSettings
+from cellwright.training.state import RunState, forget, keep, make_folder, new_state, resume
 
-STATE = "training.pt"  # everything a killed run needs to go on
 GRADIENT_LIMIT = 5.0
 
 
@@ -56,28 +53,14 @@ class Material:
     validation: Dataset
 
 
-@dataclass(slots=True)
-class _State:
-    """The moving parts of a run."""
-
-    network: nn.Module
-    average: nn.Module
-    optimizer: torch.optim.Optimizer
-    step: int = 0
-    best: float = -1.0
-    losses: list[float] = field(default_factory=list)
-    history: list[dict[str, float]] = field(default_factory=list)
-    chances: list[float] | None = None  # of the target's images in the second phase, once it has begun
-
-
 def train(
     data: Data, model: CellModel, output: Path, settings: TrainingSettings, *, device: str = "auto"
 ) -> Task[Path]:
     """Train a model and return the folder of its best checkpoint (``output``).
 
     Yields an :class:`EpochReport` after each epoch. A run that was killed goes on where its last epoch ended
-    when it is started again with the same output folder. The best checkpoint is chosen by the mean of the
-    validation groups' AP at IoU 0.5; without validation images the last one is kept.
+    when it is started again with the same output folder. The best checkpoint is chosen by the mean AP at
+    IoU 0.5 of the validation images; without any the last one is kept.
 
     Raises
     ------
@@ -88,7 +71,7 @@ def train(
     CheckpointError
         The run in the output folder is damaged or of another network.
     """
-    _make_folder(output)
+    make_folder(output)
     material = yield from read_material(data, model, settings)
     folder = yield from fit(material, model, output, settings, device=device)
     return folder
@@ -112,19 +95,19 @@ def fit(
     material: Material, model: CellModel, output: Path, settings: TrainingSettings, *, device: str = "auto"
 ) -> Task[Path]:
     """Train a model on images in memory; see :func:`train`."""
-    _make_folder(output)
+    make_folder(output)
     place = devices.choose(device)
     pools = _Pools(_pretraining_pool(material, settings))
-    state = _new_state(model, settings, place)
-    _resume(state, output)
+    state = new_state(model, settings, place)
+    resume(state, output)
     while state.step < settings.n_steps:
         if state.step >= settings.pretrain_steps and pools.tune is None:
             pools = replace(pools, tune=_tuning_pool(material, state, settings))
         yield from _epoch(state, pools, model, settings, place)
         report = yield from _look(state, material.validation, model, device)
-        _keep(state, report, model, output, settings)
+        keep(state, report.summary() if report else {}, model, output, settings)
         yield _epoch_report(state, settings)
-    (output / STATE).unlink(missing_ok=True)
+    forget(output)
     return output
 
 
@@ -141,8 +124,8 @@ def _pretraining_pool(material: Material, settings: TrainingSettings) -> Pool:
     return Pool(everything, amplified(kinds))
 
 
-def _tuning_pool(material: Material, state: _State, settings: TrainingSettings) -> Pool:
-    """The target's images, clustered by what the pre-trained encoder sees in them (once in a run)."""
+def _tuning_pool(material: Material, state: RunState, settings: TrainingSettings) -> Pool:
+    """Cluster the target's images by what the pre-trained encoder sees in them (once in a run)."""
     if state.chances is None or len(state.chances) != len(material.target):
         encoder = state.average.encoder.eval()  # type: ignore[union-attr]
         features = [embedding(sample, encoder) for sample in material.target]
@@ -150,14 +133,8 @@ def _tuning_pool(material: Material, state: _State, settings: TrainingSettings) 
     return Pool(material.target, np.asarray(state.chances))
 
 
-def _new_state(model: CellModel, settings: TrainingSettings, place: torch.device) -> _State:
-    network = model.network.to(place)
-    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=settings.weight_decay)
-    return _State(network, copy.deepcopy(network), optimizer)
-
-
 def _epoch(
-    state: _State, pools: _Pools, model: CellModel, settings: TrainingSettings, place: torch.device
+    state: RunState, pools: _Pools, model: CellModel, settings: TrainingSettings, place: torch.device
 ) -> Task[None]:
     """Train until the next look at the validation images; batches are made one ahead in a thread."""
     end = min(_next_stop(state.step, settings), settings.n_steps)
@@ -178,7 +155,7 @@ def _next_stop(step: int, settings: TrainingSettings) -> int:
 
 
 def _batches(steps: range, pools: _Pools, settings: TrainingSettings) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batch of a step depends on its number alone, so that a resumed run sees what it would have seen."""
+    """Yield batches that depend on the step's number alone: a resumed run sees what it would have seen."""
 
     def batch(step: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng((settings.seed, step))
@@ -212,7 +189,7 @@ def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def _learn(state: _State, model: CellModel, images: Tensor, targets: Tensor) -> float:
+def _learn(state: RunState, model: CellModel, images: Tensor, targets: Tensor) -> float:
     """Take one step and return its loss."""
     images = images.to(memory_format=torch.channels_last)
     is_half = devices.number_type(images.device) != torch.float32
@@ -227,7 +204,7 @@ def _learn(state: _State, model: CellModel, images: Tensor, targets: Tensor) -> 
 
 
 @torch.no_grad()
-def _average(state: _State, decay: float) -> None:
+def _average(state: RunState, decay: float) -> None:
     """Move the average weights towards the present ones, faster at the start."""
     rate = 1 - min(decay, state.step / (state.step + 10))
     present = state.network.state_dict()
@@ -238,7 +215,7 @@ def _average(state: _State, decay: float) -> None:
             value.copy_(present[name])
 
 
-def _look(state: _State, validation: Dataset, model: CellModel, device: str) -> Task[Report | None]:
+def _look(state: RunState, validation: Dataset, model: CellModel, device: str) -> Task[Report | None]:
     if not len(validation):
         return None
     judged = model.with_network(copy.deepcopy(state.average))
@@ -246,72 +223,10 @@ def _look(state: _State, validation: Dataset, model: CellModel, device: str) -> 
     return report
 
 
-def _keep(
-    state: _State, report: Report | None, model: CellModel, output: Path, settings: TrainingSettings
-) -> None:
-    """Write the checkpoint if it is the best so far, then the curve and what a resumed run needs."""
-    scores = report.summary() if report else {}
-    score = scores.get("ap50", float(state.step))
-    rate = state.optimizer.param_groups[0]["lr"]
-    loss = float(np.mean(state.losses)) if state.losses else math.nan
-    state.history.append({"step": state.step, "loss": loss, "rate": rate, **scores})
-    if score >= state.best:
-        state.best = score
-        save_checkpoint(output, model.with_network(state.average), scores)
-    _write(
-        output / "curve.json", json.dumps({"settings": asdict(settings), "epochs": state.history}, indent=1)
-    )
-    partial = output / (STATE + ".part")
-    torch.save(
-        {
-            "network": state.network.state_dict(),
-            "average": state.average.state_dict(),
-            "optimizer": state.optimizer.state_dict(),
-            "step": state.step,
-            "best": state.best,
-            "history": state.history,
-            "chances": state.chances,
-        },
-        partial,
-    )
-    partial.replace(output / STATE)
-
-
-def _resume(state: _State, output: Path) -> None:
-    path = output / STATE
-    if not path.exists():
-        return
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        state.network.load_state_dict(saved["network"])
-        state.average.load_state_dict(saved["average"])
-        state.optimizer.load_state_dict(saved["optimizer"])
-        state.step, state.best, state.history = saved["step"], saved["best"], saved["history"]
-        state.chances = saved.get("chances")
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
-        raise CheckpointError(
-            f"The run in {output} cannot be gone on with: {error}. Delete {STATE} there to begin anew, or choose "
-            "another folder."
-        ) from error
-
-
-def _epoch_report(state: _State, settings: TrainingSettings) -> EpochReport:
+def _epoch_report(state: RunState, settings: TrainingSettings) -> EpochReport:
     latest = state.history[-1]
     scores = {name: value for name, value in latest.items() if name not in ("step", "loss", "rate")}
     note = " · ".join(
         [f"loss {latest['loss']:.3f}", *(f"{name} {value:.3f}" for name, value in scores.items())]
     )
     return EpochReport("epoch", state.step, settings.n_steps, note, latest["loss"], latest["rate"], scores)
-
-
-def _make_folder(output: Path) -> None:
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        _write(output / "curve.json.part", "")
-        (output / "curve.json.part").unlink()
-    except OSError as error:
-        raise WriteError(f"Cannot write to {output}: {error}. Choose a folder you may write to.") from error
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

@@ -1,0 +1,118 @@
+"""What a training run holds, keeps on disk after each epoch and goes on with when it was killed."""
+
+import copy
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from pickle import UnpicklingError
+
+import numpy as np
+import torch
+from torch import nn
+
+from cellwright.errors import CheckpointError, WriteError
+from cellwright.models.checkpoint import save_checkpoint
+from cellwright.models.contract import CellModel
+from cellwright.training.settings import TrainingSettings
+
+STATE, CURVE = "training.pt", "curve.json"
+
+
+@dataclass(slots=True)
+class RunState:
+    """The moving parts of a run."""
+
+    network: nn.Module
+    average: nn.Module
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    best: float = -1.0
+    losses: list[float] = field(default_factory=list)
+    history: list[dict[str, float]] = field(default_factory=list)
+    chances: list[float] | None = None  # of the target's images in the second phase, once it has begun
+
+
+def make_folder(output: Path) -> None:
+    """Make the folder of a run; a :class:`WriteError` says now, not after an epoch, that it is read-only."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        probe = output / (CURVE + ".part")
+        probe.write_text("", encoding="utf-8")
+        probe.unlink()
+    except OSError as error:
+        raise WriteError(f"Cannot write to {output}: {error}. Choose a folder you may write to.") from error
+
+
+def new_state(model: CellModel, settings: TrainingSettings, place: torch.device) -> RunState:
+    """Return the state before the first step; the model's network moves to ``place`` and will be trained."""
+    network = model.network.to(place)
+    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=settings.weight_decay)
+    return RunState(network, copy.deepcopy(network), optimizer)
+
+
+def keep(
+    state: RunState, scores: Mapping[str, float], model: CellModel, output: Path, settings: TrainingSettings
+) -> None:
+    """Write the checkpoint if it is the best so far, then the curve and what a resumed run needs.
+
+    ``scores`` are those of the epoch; the best has the highest ``ap50``, or is the last when there is none.
+    """
+    score = scores.get("ap50", float(state.step))
+    rate = state.optimizer.param_groups[0]["lr"]
+    loss = float(np.mean(state.losses)) if state.losses else math.nan
+    state.history.append({"step": state.step, "loss": loss, "rate": rate, **scores})
+    if score >= state.best:
+        state.best = score
+        save_checkpoint(output, model.with_network(state.average), scores)
+    curve = json.dumps({"settings": asdict(settings), "epochs": state.history}, indent=1)
+    (output / CURVE).write_text(curve, encoding="utf-8")
+    _save(state, output)
+
+
+def _save(state: RunState, output: Path) -> None:
+    partial = output / (STATE + ".part")
+    torch.save(
+        {
+            "network": state.network.state_dict(),
+            "average": state.average.state_dict(),
+            "optimizer": state.optimizer.state_dict(),
+            "step": state.step,
+            "best": state.best,
+            "history": state.history,
+            "chances": state.chances,
+        },
+        partial,
+    )
+    partial.replace(output / STATE)
+
+
+def resume(state: RunState, output: Path) -> None:
+    """Bring a new state to where the run in ``output`` ended; does nothing when there is no such run.
+
+    Raises
+    ------
+    CheckpointError
+        The run is damaged or of another network.
+    """
+    path = output / STATE
+    if not path.exists():
+        return
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        state.network.load_state_dict(saved["network"])
+        state.average.load_state_dict(saved["average"])
+        state.optimizer.load_state_dict(saved["optimizer"])
+        state.step, state.best, state.history = saved["step"], saved["best"], saved["history"]
+        state.chances = saved.get("chances")
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
+        raise CheckpointError(
+            f"The run in {output} cannot be gone on with: {error}. Delete {STATE} there to begin anew, or "
+            "choose another folder."
+        ) from error
+
+
+def forget(output: Path) -> None:
+    """Remove what a resumed run would need, at the end of a run."""
+    (output / STATE).unlink(missing_ok=True)
