@@ -172,7 +172,7 @@ def test_the_same_twice(blobs, tiny_model):
 @pytest.fixture
 def surer_each_time(monkeypatch):
     looks = itertools.count(0, -1)  # the new look is judged first
-    monkeypatch.setattr("cellwright.inference.count.sureness", lambda cells: next(looks))
+    monkeypatch.setattr("cellwright.inference.settle.sureness", lambda cells: next(looks))
 
 
 @pytest.mark.parametrize("diameter", [5, 120])

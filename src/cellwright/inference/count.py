@@ -1,9 +1,9 @@
 """Counting: an image and a model in, cells and how they were found out."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,23 +11,23 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cellwright.errors import OutOfMemoryError, SettingsError
-from cellwright.inference.blockwise import Mosaic, Unit, n_tiles, predict_unit, units
+from cellwright.inference.blockwise import Mosaic, Unit, n_tiles, predict_unit
 from cellwright.inference.device import is_out_of_memory
 from cellwright.inference.maps import Engine, Meter
 from cellwright.inference.provenance import provenance_of
-from cellwright.inference.rescale import cells_in, is_close, sureness, zoom_for, zoom_notice, zoom_of
+from cellwright.inference.rescale import cells_in, zoom_for, zoom_notice
 from cellwright.inference.settings import EngineSettings
+from cellwright.inference.settle import Found, Job, find, meter_of, settle, units_of
 from cellwright.models import registry, shelf
 from cellwright.models.contract import CellModel
-from cellwright.ops.axes import Frames, frames, guess_axes
-from cellwright.ops.normalize import Scaling, fit
+from cellwright.ops.axes import frames, guess_axes
+from cellwright.ops.normalize import fit
 from cellwright.ops.resample import zoomed
 from cellwright.ops.tiles import Layout, Tile, grid
 from cellwright.tasks import Progress, Task, run
 from cellwright.types import ArrayLike, Cells, Image, Maps, Prediction, Result
 
 KEPT_MAPS_BYTES = 1_000_000_000  # larger maps are dropped once decoded
-MOST_LOOKS = 3  # at the middle of an image, to find out how large its cells are
 
 ModelChoice = str | Path | CellModel
 ModelChoices = ModelChoice | tuple[ModelChoice, ...]
@@ -155,31 +155,6 @@ def load_models(model: ModelChoices) -> tuple[CellModel, ...]:
     return tuple(shelf.load(one) if isinstance(one, str | Path) else one for one in choices)
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    frames: Frames
-    scaling: Scaling
-    engine: Engine
-    thresholds: Any
-    settings: EngineSettings
-
-
-class _Found(NamedTuple):
-    maps: list[Maps]
-    cells: list[Cells]
-
-
-class _Look(NamedTuple):
-    zoom: float
-    unit: Unit
-    found: _Found | None
-    meter: Meter
-
-    @property
-    def cells(self) -> list[Cells]:
-        return self.found.cells if self.found else []
-
-
 class _Outcome(NamedTuple):
     cells: Cells
     prediction: Prediction | None
@@ -187,7 +162,7 @@ class _Outcome(NamedTuple):
 
 
 @contextmanager
-def _job(image: Image, model: ModelChoices, thresholds: Any, settings: EngineSettings) -> Iterator[_Job]:
+def _job(image: Image, model: ModelChoices, thresholds: Any, settings: EngineSettings) -> Iterator[Job]:
     """Everything one image needs; lets go of the network at the end, however that comes."""
     parts = frames(image, settings.channel)
     models = load_models(model)
@@ -197,7 +172,7 @@ def _job(image: Image, model: ModelChoices, thresholds: Any, settings: EngineSet
     scaling = fit(parts.sample(), spec.percentiles)
     try:
         with closing(Engine(models, settings)) as engine:
-            yield _Job(parts, scaling, engine, thresholds, settings)
+            yield Job(parts, scaling, engine, thresholds, settings)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, OutOfMemoryError) or not is_out_of_memory(error):
             raise
@@ -207,66 +182,31 @@ def _job(image: Image, model: ModelChoices, thresholds: Any, settings: EngineSet
         ) from error
 
 
-def _count(job: _Job) -> Task[_Outcome]:
+def _count(job: Job) -> Task[_Outcome]:
     if job.scaling.low == job.scaling.high:  # an image of one intensity has no cells
         return _Outcome(Mosaic(job.frames.lead_shape, job.frames.shape).cells(), None, 1.0)
-    look = yield from _settle(job)
-    parts = _units(job, look.zoom)
+    look = yield from settle(job)
+    parts = units_of(job, look.zoom)
     meter = look.meter
     ready = {}
     if look.found and look.unit in parts:
         ready[parts.index(look.unit)] = (
-            look.found if _fits(job, parts, look.zoom) else _Found([], look.found.cells)
+            look.found if _fits(job, parts, look.zoom) else Found([], look.found.cells)
         )
     if look.zoom != 1.0:
-        meter = _meter(
+        meter = meter_of(
             job, "rescaled tiles", [part for i, part in enumerate(parts) if i not in ready], look.zoom
         )
     return (yield from _gather(job, parts, look.zoom, meter, ready))
 
 
-def _settle(job: _Job) -> Task[_Look]:
-    """Return the zoom to count at, and what was found on the way to it in the middle unit.
-
-    A stated diameter decides. Else the image is looked at as it is and, as long as its cells look too small
-    or too large, at the zoom that suits them; of these looks the one that the model is surest of counts.
-    """
-    zoom = zoom_for(job.settings.diameter_px, job.engine.spec)
-    parts = _units(job, zoom)
-    unit, meter = parts[len(parts) // 2], _meter(job, "tiles", parts, zoom)
-    if job.settings.diameter_px:
-        return _Look(zoom, unit, None, meter)
-    best = yield from _look(job, unit, zoom, meter)
-    tried = [zoom]
-    while len(tried) < MOST_LOOKS and not is_close(wanted := zoom_of(best.cells, job.engine.spec), tried):
-        tried.append(wanted)
-        trial = yield from _look(job, unit, wanted, _meter(job, "rescaled tiles", [unit], wanted))
-        if sureness(trial.cells) <= sureness(best.cells):
-            break
-        best = trial
-    return best
-
-
-def _look(job: _Job, unit: Unit, zoom: float, meter: Meter) -> Task[_Look]:
-    found = yield from _find(job, unit, zoom, meter)
-    return _Look(zoom, unit, found, meter)
-
-
-def _units(job: _Job, zoom: float) -> tuple[Unit, ...]:
-    return units(len(job.frames), job.frames.shape, job.engine, zoom)
-
-
-def _meter(job: _Job, stage: str, parts: Sequence[Unit], zoom: float) -> Meter:
-    return Meter(stage, n_tiles(parts, job.engine, zoom))
-
-
 def _gather(
-    job: _Job, parts: tuple[Unit, ...], zoom: float, meter: Meter, ready: dict[int, _Found]
+    job: Job, parts: tuple[Unit, ...], zoom: float, meter: Meter, ready: dict[int, Found]
 ) -> Task[_Outcome]:
     mosaic = Mosaic(job.frames.lead_shape, job.frames.shape)
     kept: list[Maps] | None = [] if _fits(job, parts, zoom) else None
     for index, part in enumerate(parts):
-        found = ready.pop(index, None) or (yield from _find(job, part, zoom, meter))
+        found = ready.pop(index, None) or (yield from find(job, part, zoom, meter))
         for frame, cells in zip(part.frames, found.cells, strict=True):
             mosaic.add(frame, part.block, cells)
         if kept is not None:
@@ -278,14 +218,7 @@ def _gather(
     return _Outcome(mosaic.cells(), prediction, zoom)
 
 
-def _find(job: _Job, part: Unit, zoom: float, meter: Meter) -> Task[_Found]:
-    maps = yield from predict_unit(job.frames, job.scaling, part, job.engine, zoom, meter)
-    yield Progress(meter.stage, meter.done, meter.total, note="finding cells")
-    model = job.engine.models[0]
-    return _Found(maps, [cells_in(one, part.shape, model, job.thresholds) for one in maps])
-
-
-def _fits(job: _Job, parts: tuple[Unit, ...], zoom: float) -> bool:
+def _fits(job: Job, parts: tuple[Unit, ...], zoom: float) -> bool:
     """Whether maps can be kept: one block for each frame, and not too many bytes in all."""
     shape = zoomed(job.frames.shape, zoom)
     n_bytes = 4 * job.engine.n_maps * len(job.frames) * prod(shape)

@@ -14,8 +14,8 @@ def provenance_of(
 ) -> Provenance:
     """Return everything needed to repeat a count: versions, checksums, settings and what was really used.
 
-    ``names`` are those of the models, ``thresholds`` the settings of their family, ``zoom`` is in model pixels
-    per image pixel.
+    ``names`` are those of the models, ``thresholds`` the settings of their family, ``zoom`` is in model
+    pixels per image pixel.
     """
     return Provenance(
         package_version=_package_version(),

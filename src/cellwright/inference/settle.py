@@ -1,0 +1,93 @@
+"""The scale to count an image at: as it is, as its stated diameter asks, or where the model is surest."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from cellwright.inference.blockwise import Unit, n_tiles, predict_unit, units
+from cellwright.inference.maps import Engine, Meter
+from cellwright.inference.rescale import cells_in, is_close, sureness, zoom_for, zoom_of
+from cellwright.inference.settings import EngineSettings
+from cellwright.ops.axes import Frames
+from cellwright.ops.normalize import Scaling
+from cellwright.tasks import Progress, Task
+from cellwright.types import Cells, Maps
+
+MOST_LOOKS = 3  # at the middle of an image, to find out how large its cells are
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """All that counting one image needs."""
+
+    frames: Frames
+    scaling: Scaling
+    engine: Engine
+    thresholds: Any
+    settings: EngineSettings
+
+
+class Found(NamedTuple):
+    """The maps of the frames of one unit, and the cells in them."""
+
+    maps: list[Maps]
+    cells: list[Cells]
+
+
+class Look(NamedTuple):
+    """What the middle unit holds at one zoom; nothing was looked for there when the diameter is stated."""
+
+    zoom: float
+    unit: Unit
+    found: Found | None
+    meter: Meter
+
+    @property
+    def cells(self) -> list[Cells]:
+        """The cells of each frame."""
+        return self.found.cells if self.found else []
+
+
+def settle(job: Job) -> Task[Look]:
+    """Return the zoom to count at, and what was found on the way to it in the middle unit.
+
+    A stated diameter decides. Else the image is looked at as it is and, as long as its cells look too small
+    or too large, at the zoom that suits them; of these looks the one that the model is surest of counts.
+    """
+    zoom = zoom_for(job.settings.diameter_px, job.engine.spec)
+    parts = units_of(job, zoom)
+    unit, meter = parts[len(parts) // 2], meter_of(job, "tiles", parts, zoom)
+    if job.settings.diameter_px:
+        return Look(zoom, unit, None, meter)
+    best = yield from _look(job, unit, zoom, meter)
+    tried = [zoom]
+    while len(tried) < MOST_LOOKS and not is_close(wanted := zoom_of(best.cells, job.engine.spec), tried):
+        tried.append(wanted)
+        trial = yield from _look(job, unit, wanted, meter_of(job, "rescaled tiles", [unit], wanted))
+        if sureness(trial.cells) <= sureness(best.cells):
+            break
+        best = trial
+    return best
+
+
+def _look(job: Job, unit: Unit, zoom: float, meter: Meter) -> Task[Look]:
+    found = yield from find(job, unit, zoom, meter)
+    return Look(zoom, unit, found, meter)
+
+
+def units_of(job: Job, zoom: float) -> tuple[Unit, ...]:
+    """Return the parts to predict one after another at this zoom."""
+    return units(len(job.frames), job.frames.shape, job.engine, zoom)
+
+
+def meter_of(job: Job, stage: str, parts: Sequence[Unit], zoom: float) -> Meter:
+    """Return a meter that counts the tiles of these parts."""
+    return Meter(stage, n_tiles(parts, job.engine, zoom))
+
+
+def find(job: Job, part: Unit, zoom: float, meter: Meter) -> Task[Found]:
+    """Return the maps of one part and the cells in them, in pixels of the image."""
+    maps = yield from predict_unit(job.frames, job.scaling, part, job.engine, zoom, meter)
+    yield Progress(meter.stage, meter.done, meter.total, note="finding cells")
+    model = job.engine.models[0]
+    return Found(maps, [cells_in(one, part.shape, model, job.thresholds) for one in maps])
