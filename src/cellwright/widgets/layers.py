@@ -33,7 +33,6 @@ METADATA = "cellwright"
 OUTLINE_PX = 2
 LARGEST_OUTLINED_PX = 1_500_000  # napari finds outlines in the GUI thread; larger frames would stall it
 N_COLOURS = 49
-GOLDEN = 0.61803398875
 POINT_SHARE = 0.25  # of the median cell diameter
 COLOUR = "#3fd0c9"
 
@@ -230,7 +229,7 @@ def _labels_layer(result: Result, source: Source, features: "pd.DataFrame") -> L
 
 def _bright_colours() -> CyclicLabelColormap:
     """Colours for outlines that stand out on dark and bright images, unlike for neighbours in number."""
-    hues = np.arange(N_COLOURS) * GOLDEN % 1.0
+    hues = np.arange(N_COLOURS) * 0.618 % 1.0  # the golden ratio spreads them
     colours = [colorsys.hsv_to_rgb(hue, 0.5 + 0.25 * (place % 2), 1.0) for place, hue in enumerate(hues)]
     return CyclicLabelColormap(colors=np.array([(0.0, 0.0, 0.0, 0.0), *((*rgb, 1.0) for rgb in colours)]))
 
@@ -259,10 +258,8 @@ def _shapes_layer(result: Result, source: Source, features: "pd.DataFrame") -> S
         list(corners) or None,
         ndim=boxes.shape[-1],
         features=features,
-        shape_type="rectangle",
         face_color="transparent",
         edge_color=COLOUR,
-        edge_width=1.0,
         **source.placement,
     )
 
