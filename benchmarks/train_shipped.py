@@ -3,7 +3,7 @@
     python benchmarks/train_shipped.py flow --data FOLDER --output FOLDER
 
 FOLDER holds one training folder for each dataset (images/, masks/, meta.json). The seed is fixed; a run that
-was stopped goes on where it ended. The curve of each stage is written to its ``curve.json``.
+was stopped goes on where it ended. The curve of each stage is written beside the weights.
 """
 
 import argparse
@@ -89,7 +89,13 @@ def main() -> None:
         if not is_finished(folder, settings):
             run(train(data, model, folder, settings, device=options.device), show)
         model = load_checkpoint(folder)
+        (options.output / curve_name(number)).write_bytes((folder / "curve.json").read_bytes())
     save_checkpoint(options.output, model)
+
+
+def curve_name(number: int) -> str:
+    """Return the file name of the curve of a stage, counted from 1."""
+    return f"curve_stage{number}.json"
 
 
 def is_finished(folder: Path, settings: TrainingSettings) -> bool:

@@ -2,18 +2,19 @@
 
     python benchmarks/unseen_kinds.py --data FOLDER --output FOLDER [--variant full]
 
-The fluorescence images of dsb2018_train are grouped by k-means on simple statistics of their appearance; groups
-whose commonest frame size is the same were taken on the same instrument and form one fold. Each fold is scored by a
-model that was trained, on a short schedule, without any image of it. Variants leave one ingredient out. With
-``--sheet`` a contact sheet of the worst images is drawn.
+The fluorescence images of dsb2018_train are grouped by k-means on simple statistics of their appearance;
+groups whose commonest frame size is the same were taken on the same instrument and form one fold. Each fold
+is scored by a model that was trained, on a short schedule, without any image of it. Variants leave one
+ingredient out. With ``--sheet`` a contact sheet of the worst images is drawn.
 """
 
 import argparse
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from train_shipped import RECIPES, data_of, is_finished, show
@@ -22,6 +23,7 @@ from cellwright.inference.settings import EngineSettings
 from cellwright.io.dataset import Dataset
 from cellwright.models import registry
 from cellwright.models.checkpoint import load_checkpoint
+from cellwright.models.contract import CellModel
 from cellwright.tasks import run
 from cellwright.training.evaluate import Report, evaluate
 from cellwright.training.loop import Data, Material, fit, read_material
@@ -31,7 +33,11 @@ from cellwright.training.settings import TrainingSettings
 
 N_KINDS = 8
 SHORT = TrainingSettings(seed=1, pretrain_steps=450, finetune_steps=0, steps_per_epoch=450)
-VARIANTS = {"full": {}, "no-simulation": {"n_simulated": 0}, "no-augmentation": {"augmentation": 0.0}}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "no-simulation": {"n_simulated": 0},
+    "no-augmentation": {"augmentation": 0.0},
+}
 
 
 def folds_of(samples: Sequence[Sample]) -> dict[str, set[str]]:
@@ -81,6 +87,74 @@ def draw_sheet(report: Report, dataset: Dataset, path: Path) -> None:
     figure.savefig(path, dpi=60, bbox_inches="tight")
 
 
+def without_simulated(samples: Sequence[Sample]) -> tuple[Sample, ...]:
+    """Return the samples that are photographs."""
+    return tuple(sample for sample in samples if not sample.name.startswith("simulated"))
+
+
+@dataclass(frozen=True)
+class Study:
+    """What every fold shares: the images in memory and on disk, the folds, and where results go."""
+
+    data: Data
+    everything: Dataset
+    material: Material
+    output: Path
+
+    @classmethod
+    def read(cls, folder: Path, output: Path) -> "Study":
+        """Read the recipe's data; the validation images count as unseen like those of the fold."""
+        data = data_of(RECIPES["flow"], folder)
+        items = tuple(replace(item, split="train") for item in data.target.items)
+        everything = replace(data.target, items=items)
+        material = run(read_material(Data(everything, data.extra), build(), SHORT))
+        return cls(data, everything, material, output)
+
+    def folds(self) -> list[tuple[str, set[str]]]:
+        """Return the name and the image names of each fold of the fluorescence images."""
+        return sorted(folds_of([s for s in self.material.target if s.group == "fluo"]).items())
+
+    def model_without(self, names: set[str], settings: TrainingSettings, folder: Path) -> CellModel:
+        """Return a model trained without these images, and without those for validation."""
+        if not is_finished(folder, settings):
+            in_training = {item.name for item in self.data.target.select("train").items}
+            unseen = names | {s.name.partition(":")[0] for s in self.material.target} - in_training
+            extra = self.material.extra
+            if not settings.n_simulated:
+                extra = without_simulated(extra)
+            nothing = self.data.target.select(names=())
+            part = Material(without(self.material.target, unseen), extra, nothing)
+            run(fit(part, build(), folder, settings), show)
+        return load_checkpoint(folder)
+
+
+def build() -> CellModel:
+    """Return an untrained model."""
+    model: CellModel = registry.get("flow").load().build("small")
+    return model
+
+
+def score(study: Study, variant: str, fold: str, names: set[str], *, sheet: bool) -> list[dict[str, Any]]:
+    """Return the scores of one fold, rescaled as the package does it and as it is."""
+    model = study.model_without(names, replace(SHORT, **VARIANTS[variant]), study.output / variant / fold)
+    test = study.everything.select(names=names)
+    rows = []
+    for mode, diameter in (("rescaled", 0.0), ("as is", model.spec.diameter_px)):
+        report = run(evaluate(test, model, engine=EngineSettings(diameter_px=diameter)))
+        rows.append({"variant": variant, "fold": fold, "mode": mode, **summary(report)})
+        print(f"{variant:16} {fold:10} {mode:9}", summary(report), flush=True)
+        if sheet and mode == "rescaled":
+            draw_sheet(report, test, study.output / f"{variant}_{fold}.png")
+    return rows
+
+
+def print_means(rows: Sequence[dict[str, Any]]) -> None:
+    """Print the mean F1 over the folds of each variant and mode."""
+    for variant, mode in dict.fromkeys((row["variant"], row["mode"]) for row in rows):
+        f1 = [row["f1"] for row in rows if (row["variant"], row["mode"]) == (variant, mode)]
+        print(f"{variant:16} {mode:9} mean F1@0.5 over {len(f1)} folds: {np.mean(f1):.3f}")
+
+
 def main() -> None:
     """Train and score every fold."""
     parser = argparse.ArgumentParser(
@@ -92,47 +166,14 @@ def main() -> None:
     parser.add_argument("--fold", nargs="+", help="frame sizes, 360x360 for instance; all when not given")
     parser.add_argument("--sheet", action="store_true")
     options = parser.parse_args()
-    data = data_of(RECIPES["flow"], options.data)
-    everything = Data(
-        replace(data.target, items=tuple(replace(i, split="train") for i in data.target.items)), data.extra
-    )
-    build = registry.get("flow").load().build
-    material = run(read_material(everything, build("small"), SHORT))
-    fluorescence = [sample for sample in material.target if sample.group == "fluo"]
-    in_training = {item.name for item in data.target.select("train").items}
-    results = {}
+    study = Study.read(options.data, options.output)
+    folds = [(fold, names) for fold, names in study.folds() if fold in (options.fold or [fold])]
+    rows = []
     for variant in options.variant:
-        settings = replace(SHORT, **VARIANTS[variant])
-        for fold, names in sorted(folds_of(fluorescence).items()):
-            if options.fold and fold not in options.fold:
-                continue
-            unseen = names | {s.name.partition(":")[0] for s in material.target} - in_training
-            extra = material.extra if settings.n_simulated else without_simulated(material.extra)
-            part = Material(without(material.target, unseen), extra, data.target.select(names=()))
-            folder = options.output / variant / fold
-            if not is_finished(folder, settings):
-                run(fit(part, build("small"), folder, settings), show)
-            model, test = load_checkpoint(folder), everything.target.select(names=names)
-            for diameter, mode in ((0.0, "rescaled"), (model.spec.diameter_px, "as is")):
-                report = run(evaluate(test, model, engine=EngineSettings(diameter_px=diameter)))
-                results[f"{variant} / {fold} / {mode}"] = summary(report)
-                print(f"{variant:16} {fold:10} {mode:9}", summary(report), flush=True)
-                if options.sheet and mode == "rescaled":
-                    draw_sheet(report, test, options.output / f"{variant}_{fold}.png")
-    (options.output / "scores.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
-    for variant in options.variant:
-        for mode in ("rescaled", "as is"):
-            f1 = [
-                row["f1"]
-                for name, row in results.items()
-                if name.startswith(f"{variant} /") and name.endswith(mode)
-            ]
-            print(f"{variant:16} {mode:9} mean F1@0.5 over {len(f1)} folds: {np.mean(f1):.3f}")
-
-
-def without_simulated(samples: Sequence[Sample]) -> tuple[Sample, ...]:
-    """Return the samples that are photographs."""
-    return tuple(sample for sample in samples if not sample.name.startswith("simulated"))
+        for fold, names in folds:
+            rows += score(study, variant, fold, names, sheet=options.sheet)
+    (options.output / "scores.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    print_means(rows)
 
 
 if __name__ == "__main__":

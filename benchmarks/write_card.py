@@ -8,50 +8,54 @@ import json
 from pathlib import Path
 from typing import Any
 
-from train_shipped import RECIPES, Recipe
+from train_shipped import RECIPES, Recipe, curve_name
 
 from cellwright.io.dataset import read_dataset
 from cellwright.models import shelf
-from cellwright.models.spec import read_spec
+from cellwright.models.spec import ModelSpec, read_spec
 from cellwright.tasks import run
 from cellwright.training.evaluate import Report, evaluate
+from cellwright.training.settings import TrainingSettings
 
 UNSEEN = "bbbc039"  # another laboratory's fluorescence images, no part of any training
 CARD = """# {title}
 
-Preset `{preset}` of the `{family}` family, trained by the authors of napari-cellwright. The weights may be used for
-any purpose, commercial use included, under the BSD-3-Clause licence of the package.
+Preset `{preset}` of the `{family}` family, trained by the authors of napari-cellwright. The weights may be
+used for any purpose, commercial use included, under the BSD-3-Clause licence of the package.
 
 ## Use
 
-For nuclei in 2D fluorescence images (bright on dark), stained tissue and brightfield, with a typical diameter between
-{low:g} and {high:g} pixels; images whose cells are smaller or larger are rescaled to {diameter:g} pixels when they are
-counted. Volumes are counted slice by slice. Not for diagnosis. Whole cells in phase contrast, electron microscopy and
-images of other kinds were not in the training data: look at the result before you believe it.
+For nuclei in 2D fluorescence images (bright on dark), stained tissue and brightfield, with a typical diameter
+between {low:g} and {high:g} pixels; images whose cells are smaller or larger are rescaled to {diameter:g}
+pixels when they are counted. Volumes are counted slice by slice. Not for diagnosis. Whole cells in phase
+contrast, electron microscopy and images of other kinds were not in the training data: look at the result
+before you believe it.
 
 ## Training data
 
 {data}
 
-Simulated images of all looks of `cellwright.ops.simulate` ({n_simulated}) joined the first phase.
+Simulated images of all looks of `cellwright.ops.simulate` ({n_simulated}) joined the pre-training.
 
 ## Recipe
 
     {command}
 
-Seed {seed}, {steps} steps of {batch} patches of {patch} x {patch} pixels: {pretrain} steps on everything, then
-{finetune} on {target} alone with {replay:.0%} replay. The curve is in `curve.json`, the settings too.
+{stages}
+
+Each stage starts from the weights of the one before. Its settings and its curve are in {curves}
+beside this card.
 
 ## Scores
 
-Mean over images, defaults of the package, images not seen in training. AP is TP / (TP + FP + FN) at an IoU; F1 and
-PQ are at IoU 0.5; count error is the median of abs(found - true) / true; AUROC tells how well the score of a cell
-ranks right cells above wrong ones.
+Mean over images, defaults of the package, images not seen in training. AP is TP / (TP + FP + FN) at an IoU;
+F1 and PQ are at IoU 0.5; count error is the median of abs(found - true) / true; AUROC tells how well the
+score of a cell ranks right cells above wrong ones.
 
 {scores}
 
-The validation images of dsb2018_train have siblings among its training images and chose the checkpoint, so they
-flatter; {unseen} was not looked at before.
+The validation images of dsb2018_train have siblings among its training images and chose the checkpoint, so
+they flatter; {unseen} was not looked at before.
 """
 
 
@@ -89,6 +93,44 @@ def _row(name: str, scores: dict[str, Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def stage_lines(recipe: Recipe) -> str:
+    """Return one line for each stage: seed, steps, patches, augmentation and diameters."""
+    return "\n".join(
+        f"- **Stage {number}**, seed {stage.seed}: {_phases(stage, recipe.target)}; "
+        f"{stage.batch_size} patches of {stage.patch_px} x {stage.patch_px} pixels in a step, "
+        f"the intensities of {stage.augmentation:.0%} of them changed at random; random zoom keeps diameters "
+        f"between {stage.smallest_diameter_px:g} and {stage.largest_diameter_px:g} pixels."
+        for number, stage in enumerate(recipe.stages, 1)
+    )
+
+
+def _phases(stage: TrainingSettings, target: str) -> str:
+    tuning = f"{stage.finetune_steps} steps of fine-tuning on {target} alone"
+    if not stage.pretrain_steps:
+        return tuning
+    replay = f" with {stage.replay:.1%} replay" if stage.replay else ""
+    return f"{stage.pretrain_steps} steps of pre-training on everything, then {tuning}{replay}"
+
+
+def card_text(spec: ModelSpec, recipe: Recipe, data: Path, scores: str) -> str:
+    """Return the model card."""
+    return CARD.format(
+        title=spec.title,
+        preset=spec.preset,
+        family=spec.family,
+        low=spec.diameter_range_px[0],
+        high=spec.diameter_range_px[1],
+        diameter=spec.diameter_px,
+        data=data_lines(recipe, data),
+        n_simulated=max(stage.n_simulated for stage in recipe.stages if stage.pretrain_steps),
+        command=f"python benchmarks/train_shipped.py {spec.family} --data DATA --output FOLDER",
+        stages=stage_lines(recipe),
+        curves=" and ".join(f"`{curve_name(number)}`" for number in range(1, len(recipe.stages) + 1)),
+        scores=scores,
+        unseen=UNSEEN,
+    )
+
+
 def main() -> None:
     """Write card.md and scores.json beside the weights."""
     parser = argparse.ArgumentParser(
@@ -98,39 +140,18 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     options = parser.parse_args()
     folder, recipe = shelf.find(options.family), RECIPES[options.family]
-    model, settings = shelf.load(folder), recipe.settings
+    model = shelf.load(folder)
+    validation = read_dataset(options.data / recipe.target).select("val")
     reports = {
-        f"{recipe.target} val": run(
-            evaluate(read_dataset(options.data / recipe.target).select("val"), model)
-        ),
+        f"{recipe.target} val": run(evaluate(validation, model)),
         UNSEEN: run(evaluate(read_dataset(options.data / UNSEEN), model)),
     }
-    spec = read_spec(folder / "spec.json")
-    card = CARD.format(
-        title=spec.title,
-        preset=spec.preset,
-        family=spec.family,
-        low=spec.diameter_range_px[0],
-        high=spec.diameter_range_px[1],
-        diameter=spec.diameter_px,
-        data=data_lines(recipe, options.data),
-        n_simulated=settings.n_simulated,
-        command=f"python benchmarks/train_shipped.py {spec.family} --data DATA --output FOLDER",
-        seed=settings.seed,
-        steps=settings.n_steps,
-        batch=settings.batch_size,
-        patch=settings.patch_px,
-        pretrain=settings.pretrain_steps,
-        finetune=settings.finetune_steps,
-        target=recipe.target,
-        replay=settings.replay,
-        scores=score_table(reports),
-        unseen=UNSEEN,
-    )
+    table = score_table(reports)
+    card = card_text(read_spec(folder / "spec.json"), recipe, options.data, table)
     (folder / "card.md").write_text(card, encoding="utf-8")
     summaries = {name: report.to_json() for name, report in reports.items()}
     (folder / "scores.json").write_text(json.dumps(summaries, indent=1) + "\n", encoding="utf-8")
-    print(score_table(reports))
+    print(table)
 
 
 if __name__ == "__main__":
