@@ -119,6 +119,27 @@ def test_a_cell_of_one_pixel(place):
     assert cells.points.tolist() == [list(place)]
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_count_as_zero(value):
+    labels = drawn(3)
+    broken = np.zeros(labels.shape, bool)
+    broken[30:50, 40:70] = True
+    assert (labels[broken] > 0).any()
+    flow, probability = labels_to_flow(labels), (labels > 0).astype(np.float32)
+    expected = flow_to_cells(np.where(broken, 0, flow), np.where(broken, 0, probability), ALL)
+    flow[:, broken] = probability[broken] = value
+    cells = flow_to_cells(flow, probability, ALL)
+    assert len(cells) > 5
+    assert np.array_equal(cells.labels, expected.labels)
+    assert np.array_equal(cells.scores, expected.scores)
+    assert (np.isfinite(flow).all(axis=0) == ~broken).all()  # the caller's maps stay as they were
+
+
+def test_a_flow_that_is_nowhere_finite_still_gives_finite_scores():
+    cells = flow_to_cells(np.full((2, 20, 20), np.nan, np.float32), np.ones((20, 20), np.float32), ALL)
+    assert np.array_equal(cells.scores, np.zeros(len(cells)))
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 30), (30, 1), (48, 64)])
 def test_one_cell_that_fills_the_image(shape):
     labels = np.ones(shape, np.int32)

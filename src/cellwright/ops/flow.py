@@ -79,7 +79,7 @@ def labels_to_flow(labels: Labels) -> NDArray[np.float32]:
 
 
 def _diffuse(labels: Labels, flat: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Heat of each labelled pixel after every centre has been fed for long enough to reach its cell's edge."""
+    """Heat of each labelled pixel when every centre was fed for long enough to reach its cell's edge."""
     y, x = np.unravel_index(flat, labels.shape)
     ids = labels.reshape(-1)[flat]
     centres = _centres(ids, y, x)
@@ -94,7 +94,7 @@ def _diffuse(labels: Labels, flat: NDArray[np.intp]) -> NDArray[np.float64]:
 
 
 def _centres(ids: NDArray[np.int32], y: NDArray[np.intp], x: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Index of the pixel of each cell that is closest to the cell's median position."""
+    """Return the index of the pixel of each cell that is closest to the cell's median position."""
     present, inverse = np.unique(ids, return_inverse=True)
     index = np.arange(1, len(present) + 1)
     middle_y = ndimage.median(y, inverse + 1, index)[inverse]
@@ -134,7 +134,10 @@ def flow_to_cells(
         Chance of each pixel to be part of a cell.
     settings
         Thresholds.
+
+    Values that are not finite count as 0.
     """
+    flow, probability = _finite(flow), _finite(probability)
     labels = flow_to_labels(flow, probability > settings.cell_probability)
     areas, points, boxes = measure(labels)
     scores = _scores(flow, probability, labels, points)
@@ -144,11 +147,19 @@ def flow_to_cells(
     return Cells(points[wanted], boxes[wanted], scores[wanted], areas[wanted], keep(labels, wanted))
 
 
+def _finite(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    with np.errstate(invalid="ignore", over="ignore"):
+        total = np.vdot(values, values)  # NaN and infinity survive; quicker than looking at each value
+    if np.isfinite(total):
+        return values
+    return np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+
+
 def flow_to_labels(flow: NDArray[np.float32], mask: NDArray[np.bool_]) -> Labels:
     """Return labels 1..N (Y, X) of the pixels of ``mask`` that meet when they follow the flow.
 
-    Pixels walk a few steps with sub-pixel positions; that walk, rounded to the pixel it ends on, is a map from
-    pixels to pixels which is composed with itself, so that k compositions stand for 2**k walks.
+    Pixels walk a few steps with sub-pixel positions; that walk, rounded to the pixel it ends on, is a map
+    from pixels to pixels which is composed with itself, so that k compositions stand for 2**k walks.
     """
     labels = np.zeros(mask.shape, np.int32)
     flat = np.flatnonzero(mask)
@@ -159,7 +170,7 @@ def flow_to_labels(flow: NDArray[np.float32], mask: NDArray[np.bool_]) -> Labels
 
 
 def _join(ends: NDArray[np.intp], shape: tuple[int, int]) -> NDArray[np.int32]:
-    """Number of the sink that each walk ends in; ends within two pixels of one another are one sink."""
+    """Return the number of each walk's sink; ends within two pixels of one another are one sink."""
     is_end = np.zeros((shape[0] + 2, shape[1] + 2), bool)
     row, column = np.divmod(ends, shape[1])
     padded = (row + 1) * is_end.shape[1] + column + 1
