@@ -60,6 +60,7 @@ def test_the_folder_holds_what_it_promises(saved):
     loaded = load_checkpoint(saved)
     assert (loaded.sha256, loaded.spec.weights_sha256) == (digest, digest)
     assert not loaded.network.training
+    assert (saved / "weights.safetensors").stat().st_mode & 0o444 == 0o444  # others may read the model
 
 
 def test_saving_again_replaces_everything(folder):

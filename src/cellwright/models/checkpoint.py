@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 
 import torch
@@ -30,14 +31,12 @@ def save_checkpoint(folder: Path, model: CellModel, scores: Mapping[str, float] 
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / (WEIGHTS + ".part")
         save_file(weights, partial)
+        partial.chmod(0o644)  # safetensors lets its owner alone read it
         partial.replace(folder / WEIGHTS)
         spec = {**model.spec.to_json(), "weights_sha256": checksum(folder / WEIGHTS)}
         _write_json(folder / SCORES, dict(scores or {}))
         _write_json(folder / SPEC, spec)
-    except (
-        OSError,
-        SafetensorError,
-    ) as error:  # safetensors tells of a full or read-only disk in its own way
+    except (OSError, SafetensorError) as error:  # safetensors tells of a full disk in its own way
         raise WriteError(
             f"Cannot write the model to {folder}: {error}. Choose a folder you may write to."
         ) from error
@@ -88,7 +87,8 @@ def _verified(path: Path, expected: str) -> str:
         ) from error
     if expected and found != expected:
         raise CheckpointError(
-            f"The checksum of {path} should be {expected[:12]}…; got {found[:12]}…. Copy the model folder again."
+            f"The checksum of {path} should be {expected[:12]}…; got {found[:12]}…. Copy the model "
+            "folder again."
         )
     return found
 
@@ -98,19 +98,20 @@ def _check_same_shape(spec: ModelSpec, built: ModelSpec, path: Path) -> None:
         found, wanted = getattr(spec, name), getattr(built, name)
         if found != wanted:
             raise CheckpointError(
-                f"{name} in {path} must be {wanted}, as the {spec.preset} preset of {spec.family} has it; got "
-                f"{found}. Copy the model folder again."
+                f"{name} in {path} must be {wanted}, as the {spec.preset} preset of {spec.family} has it; "
+                f"got {found}. Copy the model folder again."
             )
 
 
 def _check_finite(weights: Mapping[str, torch.Tensor], path: Path) -> None:
-    broken = [
-        name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()
-    ]
-    if broken:
-        raise CheckpointError(
-            f"The weights in {path} hold NaN or infinity in {broken[0]!r}. Train the model again."
-        )
+    floating = {name: value for name, value in weights.items() if value.is_floating_point()}
+    total = sum(float(value.sum(dtype=torch.float64)) for value in floating.values())
+    if isfinite(total):  # NaN and infinity survive a sum
+        return
+    broken = [name for name, value in floating.items() if not value.isfinite().all()]
+    raise CheckpointError(
+        f"The weights in {path} hold NaN or infinity in {broken[0]!r}. Train the model again."
+    )
 
 
 def _write_json(path: Path, values: Mapping[str, object]) -> None:
