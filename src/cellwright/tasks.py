@@ -40,7 +40,8 @@ def run(task: Task[T], on_progress: Callable[[Progress], None] = ignore) -> T:
         try:
             on_progress(next(task))
         except StopIteration as end:
-            return end.value
+            result: T = end.value
+            return result
 
 
 class Eta:

@@ -105,14 +105,14 @@ def _read_meta(folder: Path) -> dict[str, Any]:
         meta: dict[str, Any] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ReadError(
-            f"Expected a dataset folder with a readable meta.json at {folder}; got: {error}. Choose a folder that "
-            "holds meta.json, images/ and masks/."
+            f"Expected a dataset folder with a readable meta.json at {folder}; got: {error}. Choose a "
+            "folder that holds meta.json, images/ and masks/."
         ) from error
     split = meta.get("split") if isinstance(meta, dict) else None
     if not isinstance(split, dict) or not all(map(_is_names, split.values())):
         raise ReadError(
-            f"meta.json of {folder} must hold 'split', a list of image names under the name of each split; got "
-            f"{str(split)[:80]}. Export the dataset again."
+            f"meta.json of {folder} must hold 'split', a list of image names under the name of each split; "
+            f"got {str(split)[:80]}. Export the dataset again."
         )
     items = meta.setdefault("items", {})
     if not isinstance(items, dict) or not all(isinstance(item, dict) for item in items.values()):

@@ -44,7 +44,7 @@ SPECS = {
         in_channels=3,
         map_channels=MAP_CHANNELS,
         divisor=32,
-        halo=128,  # attention sees the whole tile; this is the overlap of the reference, not a receptive field
+        halo=128,  # the overlap of the reference; attention sees the whole tile
         percentiles=(0.0, 99.5),
     ),
 }
@@ -131,7 +131,7 @@ class FlowModel:
 
     def inference_network(self) -> nn.Module:
         """Return a copy of the network for inference, batch normalisation folded into the convolutions."""
-        network = copy.deepcopy(self.network).eval()
+        network: nn.Module = copy.deepcopy(self.network).eval()
         for module in network.modules():
             if (
                 isinstance(module, nn.Sequential)

@@ -102,7 +102,7 @@ class MANetDecoder(nn.Module):
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """Features at stride 4, 8, 16, 32 -> float (B, widths[-1], Y, X)."""
-        x = self.attention(features[-1])
+        x: Tensor = self.attention(features[-1])
         for fusion, skip in zip(self.fusions, features[-2::-1], strict=True):
             x = fusion(x, skip)
         for block in self.plain:

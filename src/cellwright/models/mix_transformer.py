@@ -39,7 +39,7 @@ class Attention(nn.Module):
         return projected
 
     def _heads(self, tokens: Tensor) -> Tensor:
-        return tokens.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
+        return tokens.reshape(*tokens.shape[:-1], self.n_heads, -1).transpose(1, 2)
 
 
 class MixFeedForward(nn.Module):
@@ -59,7 +59,7 @@ class MixFeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each normalised before and carried around; dropped whole at random in training."""
+    """Attention, then feed-forward, each normalised before, carried around and left out at random."""
 
     def __init__(self, channels: int, n_heads: int, reduction: int, drop: float) -> None:
         super().__init__()
@@ -120,6 +120,7 @@ class MixTransformer(nn.Module):
             (8, 4, 2, 1),
             (7, 3, 3, 3),
             (4, 2, 2, 2),
+            strict=True,
         )
         self.stages = nn.ModuleList(
             Stage(
@@ -146,4 +147,4 @@ def _to_tokens(image: Tensor) -> Tensor:
 
 
 def _to_image(tokens: Tensor, height: int, width: int) -> Tensor:
-    return tokens.transpose(1, 2).unflatten(-1, (height, width))
+    return tokens.transpose(1, 2).reshape(len(tokens), -1, height, width)

@@ -93,8 +93,8 @@ def read_spec(path: Path) -> ModelSpec:
     given = set(values) - {"version"}
     if wanted != given:
         raise CheckpointError(
-            f"Fields of {path} do not fit: missing {sorted(wanted - given)}, unknown {sorted(given - wanted)}. "
-            "Save the model again with this version of cellwright."
+            f"Fields of {path} do not fit: missing {sorted(wanted - given)}, unknown {sorted(given - wanted)}"
+            ". Save the model again with this version of cellwright."
         )
     return _from_json({name: values[name] for name in wanted}, path)
 

@@ -1,4 +1,4 @@
-"""Instance images: measure, renumber and clean them, with one pass over the pixels instead of one per cell."""
+"""Instance images: measure, renumber and clean them, in one pass over the pixels, not one per cell."""
 
 from typing import NamedTuple
 
@@ -51,7 +51,8 @@ def _boxes(labels: Labels, n: int) -> NDArray[np.float32]:
 def equivalent_diameters(areas: NDArray[np.floating], ndim: int = 2) -> NDArray[np.float32]:
     """Return the diameter of the disc (or ball, ``ndim=3``) of the same area, in pixels."""
     radius = np.sqrt(areas / np.pi) if ndim == 2 else np.cbrt(areas * 3 / (4 * np.pi))
-    return (2 * radius).astype(np.float32)
+    diameters: NDArray[np.float32] = (2 * radius).astype(np.float32)
+    return diameters
 
 
 def keep(labels: Labels, wanted: NDArray[np.bool_]) -> Labels:
@@ -68,12 +69,12 @@ def relabel(labels: NDArray[np.integer]) -> Labels:
     """Return labels renumbered 1..N without gaps, in their old order."""
     ids, inverse = np.unique(labels, return_inverse=True)
     shift = 0 if ids.size and ids[0] == 0 else 1
-    return (inverse.reshape(labels.shape) + shift).astype(np.int32)
+    renumbered: Labels = (inverse.reshape(labels.shape) + shift).astype(np.int32)
+    return renumbered
 
 
 def touches_border(boxes: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.bool_]:
     """Return which boxes (N, 2, D) reach the edge of an image of this shape."""
-    touches: NDArray[np.bool_] = (boxes[:, 0] <= 0).any(axis=1) | (boxes[:, 1] >= np.asarray(shape)).any(
-        axis=1
-    )
+    first, end = boxes[:, 0], boxes[:, 1]
+    touches: NDArray[np.bool_] = np.any((first <= 0) | (end >= np.asarray(shape)), axis=1)
     return touches

@@ -82,7 +82,7 @@ def match_overlaps(iou: csr_array, threshold: float) -> Match:
 
 
 def ranking_quality(scores: NDArray[np.floating], is_right: NDArray[np.bool_]) -> float:
-    """Return the AUROC: the chance that a right cell scores above a wrong one (NaN if one kind is missing)."""
+    """Return the AUROC: the chance that a right cell scores above a wrong one (NaN without both)."""
     n_right, n_wrong = int(is_right.sum()), int((~is_right).sum())
     if not n_right or not n_wrong:
         return float("nan")

@@ -78,6 +78,7 @@ def evaluate(
         yield Progress("evaluate", done, len(dataset), item.name)
         image, truth = item.read()
         result = yield from count_cells(image, model, settings, engine)
+        assert result.cells.labels is not None  # a count always has them
         iou = overlaps(result.cells.labels, truth)
         matches = [match_overlaps(iou, threshold) for threshold in IOU_THRESHOLDS]
         is_right = np.zeros(len(result.cells), bool)

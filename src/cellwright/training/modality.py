@@ -18,7 +18,7 @@ EMBEDDED_PX = 192  # side of the piece of each image that is embedded
 
 
 def appearance(sample: Sample) -> NDArray[np.float64]:
-    """Return simple statistics (12,) of an image: size, colour, polarity, contrast, grain, cell size and density."""
+    """Return simple statistics (12,): size, colour, polarity, contrast, grain, cell size and density."""
     image, inside = sample.image.numpy(), sample.labels.numpy() > 0
     grey = image.mean(axis=0)
     grain = float(np.abs(np.diff(grey, axis=1)).mean())
@@ -68,7 +68,7 @@ def cluster(features: Sequence[NDArray[np.float64]], n_clusters: int, seed: int)
 
 
 def amplified(clusters: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the chance of each image; clusters below twice the mean size are raised to it, as in the reference."""
+    """Return the chance of each image; clusters below twice the mean size are raised to it, as in MEDIAR."""
     sizes = np.bincount(clusters)
     floor = 2 * sizes[sizes > 0].mean()
     weights = np.maximum(1.0, floor / sizes)[clusters]

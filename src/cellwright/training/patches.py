@@ -53,10 +53,8 @@ def load_samples(dataset: Dataset, percentiles: tuple[float, float]) -> Task[lis
 def _planes(image: Image, labels: Labels) -> list[tuple[np.ndarray, Labels]]:
     """(C, Y, X) planes with their labels, thinned out: neighbouring frames are nearly the same image."""
     data = np.asarray(image.data)
-    if "C" in image.axes:
-        data = np.moveaxis(data, image.axes.index("C"), -3)
-    else:
-        data = data[..., None, :, :]
+    has_channels = "C" in image.axes
+    data = np.moveaxis(data, image.axes.index("C"), -3) if has_channels else data[..., None, :, :]
     planes = data.reshape(-1, *data.shape[-3:])
     frames = labels.reshape(-1, *labels.shape[-2:])
     filled = [index for index, frame in enumerate(frames) if frame.any()] or [0]
@@ -130,7 +128,7 @@ def _random_turn(rng: np.random.Generator) -> np.ndarray:
 
 
 def _random_centre(sample: Sample, reach: float, rng: np.random.Generator) -> tuple[float, float]:
-    """Four times of five near a labelled pixel; a patch ``reach`` source pixels wide stays inside if it can."""
+    """Four times of five near a labelled pixel; a patch ``reach`` pixels wide stays inside if it can."""
     height, width = sample.labels.shape
     y, x = float(rng.uniform(0, height)), float(rng.uniform(0, width))
     if rng.random() < 0.8:
