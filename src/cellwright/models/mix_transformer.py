@@ -113,7 +113,7 @@ class MixTransformer(nn.Module):
         super().__init__()
         drops = iter(torch.linspace(0, drop, sum(depths)).tolist())
         shapes = zip(
-            (in_channels, *self.widths),
+            (in_channels, *self.widths[:-1]),
             self.widths,
             depths,
             (1, 2, 5, 8),
