@@ -5,6 +5,7 @@ python benchmarks/write_card.py flow --data FOLDER
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +132,13 @@ def card_text(spec: ModelSpec, recipe: Recipe, data: Path, scores: str) -> str:
     )
 
 
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write plain values."""
+    path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+
 def main() -> None:
-    """Write card.md and scores.json beside the weights."""
+    """Write card.md, scores.json and evaluation.json beside the weights."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -149,8 +155,10 @@ def main() -> None:
     table = score_table(reports)
     card = card_text(read_spec(folder / "spec.json"), recipe, options.data, table)
     (folder / "card.md").write_text(card, encoding="utf-8")
-    summaries = {name: report.to_json() for name, report in reports.items()}
-    (folder / "scores.json").write_text(json.dumps(summaries, indent=1) + "\n", encoding="utf-8")
+    seen, unseen = reports.values()
+    summary = {**seen.summary(), f"f1_{UNSEEN}": unseen.to_json()["all"]["f1"]}
+    write_json(folder / "scores.json", summary)
+    write_json(folder / "evaluation.json", {name: report.to_json() for name, report in reports.items()})
     print(table)
 
 

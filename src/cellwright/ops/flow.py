@@ -37,10 +37,10 @@ class FlowSettings:
             "step": 0.01,
             "tooltip": "Lowest probability of a pixel to be part of a cell.",
         },
-    ] = 0.5
+    ] = 0.4
     min_score: Annotated[
         float, {"min": 0.0, "max": 1.0, "step": 0.01, "tooltip": "Lowest score of a cell to be kept."}
-    ] = 0.2
+    ] = 0.15
     min_area_px: Annotated[
         int, {"min": 1, "max": 100_000, "tooltip": "Smallest area of a cell to be kept, in pixels."}
     ] = 16
