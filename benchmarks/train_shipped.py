@@ -43,9 +43,8 @@ RECIPES = {
         extra={"bbbc050": EMBRYOS, "stardist_examples": ("nuclei2d",)},
         remark=(
             "The first 1,000 steps of stage 1 ran on a slower cosine (of 5,000 steps of pre-training) from\n"
-            "first weights without a fixed seed, and its best epoch, at step 3,750, was chosen by the mean "
-            "of\nthe groups. The weights are those of step 2,250 of stage 2. A new run comes near them, not to\n"
-            "them."
+            "first weights without a fixed seed; its best epoch, at step 3,750, was chosen by the group mean.\n"
+            "The weights are those of step 2,250 of stage 2. A new run comes near them, not to them."
         ),
         stages=(
             TrainingSettings(seed=1, pretrain_steps=2000, finetune_steps=3000, finetune_rate=1.2e-3),
