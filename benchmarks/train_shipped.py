@@ -43,7 +43,7 @@ RECIPES = {
         extra={"bbbc050": EMBRYOS, "stardist_examples": ("nuclei2d",)},
         remark=(
             "The first 1,000 steps of stage 1 ran on a slower cosine (of 5,000 steps of pre-training) from\n"
-            "first weights without a fixed seed; its best epoch, at step 3,750, was chosen by the group mean.\n"
+            "first weights without a fixed seed; its best epoch, step 3,750, was chosen by the group mean.\n"
             "The weights are those of step 2,250 of stage 2. A new run comes near them, not to them."
         ),
         stages=(
