@@ -1,7 +1,12 @@
 """Prediction against truth: which cells match, and the scores that follow.
 
+Whatever is compared, a pair is a row (predicted) and a column (true), each used once. Where only some of the
+true cells are annotated, the share of these that is found (recall) means something; what else was found may
+be right, so that precision, F1 and counts mean nothing.
+
 Source: average precision as in Caicedo et al., Nature Methods 16, 1247 (2019),
-doi:10.1038/s41592-019-0612-7; panoptic quality as in Kirillov et al. (2019), doi:10.1109/CVPR.2019.00963.
+doi:10.1038/s41592-019-0612-7; panoptic quality as in Kirillov et al. (2019), doi:10.1109/CVPR.2019.00963;
+SEG as in Maška et al., Nature Methods 20, 1010 (2023), doi:10.1038/s41592-023-01879-y.
 """
 
 from dataclasses import dataclass
@@ -47,14 +52,84 @@ class Match:
 def overlaps(predicted: Labels, truth: Labels) -> csr_array:
     """Return the IoU of each predicted (row) with each true (column) cell, labels 1..N and 1..M, sparse."""
     n_predicted, n_true = int(predicted.max(initial=0)), int(truth.max(initial=0))
-    both = (predicted > 0) & (truth > 0)
-    rows, columns = predicted[both].astype(np.int64) - 1, truth[both].astype(np.int64) - 1
-    shared = coo_array((np.ones(len(rows)), (rows, columns)), shape=(n_predicted, n_true)).tocsr().tocoo()
-    area_predicted = np.bincount(predicted.ravel(), minlength=n_predicted + 1)[1:]
-    area_true = np.bincount(truth.ravel(), minlength=n_true + 1)[1:]
-    row, column = shared.coords
-    iou = shared.data / (area_predicted[row] + area_true[column] - shared.data)
+    row, column, shared, areas = _shared_areas(predicted, truth)
+    iou = shared / (areas[0][row] + areas[1][column] - shared)
     return csr_array((iou, (row, column)), shape=(n_predicted, n_true))
+
+
+def seg_scores(predicted: Labels, truth: Labels) -> NDArray[np.float64]:
+    """Return the SEG of each true cell (M,): its IoU with the one that covers more than half of it, or 0."""
+    row, column, shared, areas = _shared_areas(predicted, truth)
+    scores = np.zeros(int(truth.max(initial=0)))
+    covers = shared > 0.5 * areas[1][column]
+    row, column, shared = row[covers], column[covers], shared[covers]
+    scores[column] = shared / (areas[0][row] + areas[1][column] - shared)
+    return scores
+
+
+def continuity(predicted: Labels, truth: Labels) -> tuple[int, int]:
+    """Return how often a true cell keeps its predicted label from one slice to the next, and of how often.
+
+    Counted are neighbouring slices (Z, Y, X) in which a true cell is covered at all; its label in a slice
+    is the one that covers most of it there.
+    """
+    both = (predicted > 0) & (truth > 0)
+    places = np.stack([np.nonzero(both)[0], truth[both], predicted[both]], axis=1)
+    triples, areas = np.unique(places, axis=0, return_counts=True)
+    triples = triples[np.lexsort((-areas, triples[:, 0], triples[:, 1]))]  # by cell, slice, largest first
+    _, first = np.unique(triples[:, :2], axis=0, return_index=True)
+    slices, cells, labels = triples[np.sort(first)].T
+    goes_on = (np.diff(cells) == 0) & (np.diff(slices) == 1)
+    return int((goes_on & (np.diff(labels) == 0)).sum()), int(goes_on.sum())
+
+
+def points_in_cells(
+    points: NDArray[np.floating], scores: NDArray[np.floating], truth: Labels
+) -> NDArray[np.int64]:
+    """Return (K, 2) pairs of a point and the true cell it lies in, each cell at most once.
+
+    Where several points lie in one cell, the one with the best score has it.
+
+    Parameters
+    ----------
+    points : (N, D)
+        In pixels, the first pixel's middle at 0.
+    scores : (N,)
+        Of the points.
+    truth
+        Labels 1..M.
+    """
+    last = np.array(truth.shape) - 1
+    nearest = np.rint(points).astype(np.int64).reshape(-1, truth.ndim)
+    is_inside = ((nearest >= 0) & (nearest <= last)).all(axis=1)
+    label = np.where(is_inside, truth[tuple(nearest.clip(0, last).T)], 0)
+    order = np.argsort(-scores, kind="stable")
+    order = order[label[order] > 0]
+    _, first = np.unique(label[order], return_index=True)
+    rows = np.sort(order[first])
+    return np.stack([rows, label[rows].astype(np.int64) - 1], axis=1)
+
+
+def box_iou(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return the IoU (...) of boxes (..., 2, D), first and one-past-last corner, broadcast."""
+    low = np.maximum(first[..., 0, :], second[..., 0, :])
+    high = np.minimum(first[..., 1, :], second[..., 1, :])
+    shared = (high - low).clip(0).prod(axis=-1)
+    areas = [(boxes[..., 1, :] - boxes[..., 0, :]).prod(axis=-1) for boxes in (first, second)]
+    iou: NDArray[np.floating] = shared / np.maximum(areas[0] + areas[1] - shared, np.finfo(np.float32).tiny)
+    return iou
+
+
+def box_overlaps(predicted: NDArray[np.floating], truth: NDArray[np.floating]) -> csr_array:
+    """Return the IoU of each predicted (N, 2, D) with each true (M, 2, D) box, sparse (N, M)."""
+    return csr_array(box_iou(predicted[:, np.newaxis], truth[np.newaxis]))
+
+
+def boxes_around(boxes: NDArray[np.floating], points: NDArray[np.floating]) -> csr_array:
+    """Return 1 where a predicted box (N, 2, D) holds a true point (M, D), sparse (N, M)."""
+    corner = points + 0.5  # the middle of the first pixel is half a pixel from the corner of its box
+    is_inside = (boxes[:, np.newaxis, 0] <= corner) & (corner < boxes[:, np.newaxis, 1])
+    return csr_array(is_inside.all(axis=-1).astype(np.float32))
 
 
 def matched_pairs(iou: csr_array, threshold: float) -> NDArray[np.int64]:
@@ -90,3 +165,19 @@ def ranking_quality(scores: NDArray[np.floating], is_right: NDArray[np.bool_]) -
     ranks = np.cumsum(counts) - (counts - 1) / 2  # mean rank of tied scores
     rank_sum = float(ranks[inverse][is_right].sum())
     return (rank_sum - n_right * (n_right + 1) / 2) / (n_right * n_wrong)
+
+
+def _shared_areas(
+    predicted: Labels, truth: Labels
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], tuple[NDArray[np.int64], ...]]:
+    """Rows and columns of the cells that share pixels, how many pixels, and the areas of all cells."""
+    n_predicted, n_true = int(predicted.max(initial=0)), int(truth.max(initial=0))
+    both = (predicted > 0) & (truth > 0)
+    rows, columns = predicted[both].astype(np.int64) - 1, truth[both].astype(np.int64) - 1
+    shared = coo_array((np.ones(len(rows)), (rows, columns)), shape=(n_predicted, n_true)).tocsr().tocoo()
+    areas = tuple(
+        np.bincount(labels.ravel(), minlength=n + 1)[1:]
+        for labels, n in ((predicted, n_predicted), (truth, n_true))
+    )
+    row, column = shared.coords
+    return row, column, shared.data, areas
