@@ -21,6 +21,7 @@ from cellwright.errors import (
 )
 from cellwright.inference import blockwise
 from cellwright.inference import count as count_module
+from cellwright.inference import job as job_module
 from cellwright.inference import provenance as provenance_module
 from cellwright.inference.count import count, count_cells, decode, predict, recount
 from cellwright.inference.settings import EngineSettings
@@ -341,14 +342,14 @@ def test_nothing_is_done_before_the_first_step(oracle_model):
 @pytest.mark.parametrize("n_steps", [0, 1, 2, 3, 5])
 def test_cancelling_frees_the_network_at_once(monkeypatch, blobs, tiny_model, n_steps):
     engines = []
-    made = count_module.Engine
+    made = job_module.Engine
 
     def watched(*args):
         engine = made(*args)
         engines.extend(weakref.ref(network) for network in engine._networks)
         return engine
 
-    monkeypatch.setattr(count_module, "Engine", watched)
+    monkeypatch.setattr(job_module, "Engine", watched)
     task = count_cells(Image(np.tile(blobs.image, (2, 2)), "YX"), tiny_model, None, replace(CPU, tile_px=128))
     for _ in range(n_steps):
         next(task)
@@ -361,7 +362,7 @@ def test_cancelling_frees_the_network_at_once(monkeypatch, blobs, tiny_model, n_
 
 def test_a_failure_frees_the_network_too(monkeypatch, blobs, hungry_model):
     closed = []
-    monkeypatch.setattr(count_module.Engine, "close", lambda engine: closed.append(engine))
+    monkeypatch.setattr(job_module.Engine, "close", lambda engine: closed.append(engine))
     with pytest.raises(OutOfMemoryError):
         counted(blobs.image, hungry_model(10))
     assert len(closed) == 1

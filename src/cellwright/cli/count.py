@@ -95,8 +95,8 @@ def make_choices(
         A model, a device or a setting does not fit.
     """
     engine = read_settings(EngineSettings, flags)
-    from cellwright.inference.count import load_models
     from cellwright.inference.device import choose
+    from cellwright.inference.job import load_models
 
     choose(engine.device)
     models = load_models(tuple(names))

@@ -1,8 +1,6 @@
 """Counting: an image and a model in, cells and how they were found out."""
 
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from math import prod
 from pathlib import Path
@@ -10,27 +8,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cellwright.errors import OutOfMemoryError, SettingsError
+from cellwright.errors import SettingsError
 from cellwright.inference.blockwise import Mosaic, Unit, n_tiles, predict_unit
-from cellwright.inference.device import is_out_of_memory
-from cellwright.inference.maps import Engine, Meter
+from cellwright.inference.job import Job, ModelChoices, load_models, names_of, open_job
+from cellwright.inference.maps import Meter
 from cellwright.inference.provenance import provenance_of
 from cellwright.inference.rescale import cells_in, zoom_for, zoom_notice
 from cellwright.inference.settings import EngineSettings
-from cellwright.inference.settle import Found, Job, find, meter_of, settle, units_of
-from cellwright.models import registry, shelf
-from cellwright.models.contract import CellModel
-from cellwright.ops.axes import frames, guess_axes
-from cellwright.ops.normalize import fit
+from cellwright.inference.settle import Found, find, meter_of, settle, units_of
+from cellwright.ops.axes import guess_axes
 from cellwright.ops.resample import zoomed
 from cellwright.ops.tiles import Layout, Tile, grid
 from cellwright.tasks import Progress, Task, run
 from cellwright.types import ArrayLike, Cells, Image, Maps, Prediction, Result
 
 KEPT_MAPS_BYTES = 1_000_000_000  # larger maps are dropped once decoded
-
-ModelChoice = str | Path | CellModel
-ModelChoices = ModelChoice | tuple[ModelChoice, ...]
 
 
 def count(
@@ -81,12 +73,12 @@ def count_cells(
     """
     started = time.perf_counter()
     yield Progress("load", 0, 1)
-    with _job(image, model, settings, engine) as job:
+    with open_job(image, load_models(model), settings, engine) as job:
         outcome = yield from _count(job)
         provenance = provenance_of(
             image,
             job.engine,
-            names=[_name(choice) for choice in _as_tuple(model)],
+            names=names_of(model),
             thresholds=job.thresholds,
             zoom=outcome.zoom,
             seconds=time.perf_counter() - started,
@@ -109,7 +101,7 @@ def predict(
 ) -> Task[Prediction]:
     """Return the maps of every frame of an image that fits into memory, rescaled if a diameter is stated."""
     yield Progress("load", 0, 1)
-    with _job(image, model, None, engine) as job:
+    with open_job(image, load_models(model), None, engine) as job:
         zoom = zoom_for(engine.diameter_px, job.engine.spec)
         whole = _whole(job.frames.shape)
         parts = [Unit(range(index, index + 1), whole) for index in range(len(job.frames))]
@@ -149,37 +141,10 @@ def recount(result: Result, model: ModelChoices, settings: Any) -> Result:
     return replace(result, count=float(len(cells)), cells=cells, provenance=provenance)
 
 
-def load_models(model: ModelChoices) -> tuple[CellModel, ...]:
-    """Return the models of these names, folders or models."""
-    choices = _as_tuple(model)
-    return tuple(shelf.load(one) if isinstance(one, str | Path) else one for one in choices)
-
-
 class _Outcome(NamedTuple):
     cells: Cells
     prediction: Prediction | None
     zoom: float
-
-
-@contextmanager
-def _job(image: Image, model: ModelChoices, thresholds: Any, settings: EngineSettings) -> Iterator[Job]:
-    """Everything one image needs; lets go of the network at the end, however that comes."""
-    parts = frames(image, settings.channel)
-    models = load_models(model)
-    spec = models[0].spec
-    if thresholds is None:
-        thresholds = registry.get(spec.family).settings()
-    scaling = fit(parts.sample(), spec.percentiles)
-    try:
-        with closing(Engine(models, settings)) as engine:
-            yield Job(parts, scaling, engine, thresholds, settings)
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, OutOfMemoryError) or not is_out_of_memory(error):
-            raise
-        raise OutOfMemoryError(
-            f"The model and the maps of an image of shape {image.shape} must fit into memory; they do not. "
-            "Count a part of it, or close other programs."
-        ) from error
 
 
 def _count(job: Job) -> Task[_Outcome]:
@@ -227,16 +192,6 @@ def _fits(job: Job, parts: tuple[Unit, ...], zoom: float) -> bool:
 
 def _whole(shape: tuple[int, int]) -> Tile:
     return grid(Layout(shape, max(shape)))[0]
-
-
-def _as_tuple(model: ModelChoices) -> tuple[ModelChoice, ...]:
-    return model if isinstance(model, tuple) else (model,)
-
-
-def _name(choice: ModelChoice) -> str:
-    if isinstance(choice, str | Path):
-        return Path(choice).name
-    return f"{choice.spec.family}-{choice.spec.preset}"
 
 
 def _image_of(source: ArrayLike | str | Path, axes: str | None) -> Image:

@@ -1,30 +1,16 @@
 """The scale to count an image at: as it is, as its stated diameter asks, or where the model is surest."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from cellwright.inference.blockwise import Unit, n_tiles, predict_unit, units
-from cellwright.inference.maps import Engine, Meter
+from cellwright.inference.job import Job
+from cellwright.inference.maps import Meter
 from cellwright.inference.rescale import cells_in, is_close, sureness, zoom_for, zoom_of
-from cellwright.inference.settings import EngineSettings
-from cellwright.ops.axes import Frames
-from cellwright.ops.normalize import Scaling
 from cellwright.tasks import Progress, Task
 from cellwright.types import Cells, Maps
 
 MOST_LOOKS = 3  # at the middle of an image, to find out how large its cells are
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """All that counting one image needs."""
-
-    frames: Frames
-    scaling: Scaling
-    engine: Engine
-    thresholds: Any
-    settings: EngineSettings
 
 
 class Found(NamedTuple):
