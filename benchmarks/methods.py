@@ -49,7 +49,7 @@ def cellwright(image: Array, truth: Array, model: str) -> Method:
     is_random = Path(model).name == "random"
 
     def perfect() -> Prediction:
-        return Prediction((load_models(model)[0].make_targets(truth),), 1.0, truth.shape)
+        return Prediction((load_models(model)[0].make_targets(annotate(truth)),), 1.0, truth.shape)
 
     def labels(made: Prediction) -> Array:
         cells = decode(_kept(perfect) if is_random else made, model, FlowSettings())

@@ -1,6 +1,6 @@
 """Train the weights that travel with the package, from the public datasets named in their model cards.
 
-    python benchmarks/train_shipped.py flow --data FOLDER --output FOLDER
+    python benchmarks/train_shipped.py joint --data FOLDER --output FOLDER
 
 FOLDER holds one training folder for each dataset (images/, masks/, meta.json). The seed is fixed; a run that
 was stopped goes on where it ended. The curve of each stage is written beside the weights.
@@ -9,65 +9,84 @@ was stopped goes on where it ended. The curve of each stage is written beside th
 import argparse
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 from cellwright.io.dataset import Dataset, read_dataset
-from cellwright.models import registry
-from cellwright.models.checkpoint import load_checkpoint, save_checkpoint
+from cellwright.models.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint
+from cellwright.models.contract import CellModel
 from cellwright.tasks import Progress, run
+from cellwright.training.joint import JointModel
 from cellwright.training.loop import Data, EpochReport, train
 from cellwright.training.settings import TrainingSettings
+from cellwright.training.state import CURVE
 
 EMBRYOS = tuple(f"train_Emb{number:02d}_t{time}" for number in range(1, 8) for time in (201, 451))
 
 
+HELD_OUT = 11  # every so many images of the target's training split choose the best epoch and the thresholds
+BLOOD = ("bccd", "blood_boxes")
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """What a shipped model is trained on, and how.
+    """What shipped models are trained on, and how.
 
-    Each stage starts from the weights of the one before; ``extra`` is seen in pre-training only.
+    ``families`` learn together, each with the weight of its loss; ``extra`` is seen in the first phase and
+    replayed in the second (all of a dataset where no names are given).
     """
 
-    target: str
-    stages: tuple[TrainingSettings, ...]
-    extra: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    families: Mapping[str, float]
+    settings: TrainingSettings
+    target: str = "dsb2018_train"
+    extra: Mapping[str, tuple[str, ...] | None] = field(default_factory=dict)
     remark: str = ""  # where the weights that travel came about otherwise than a new run would
 
 
+NUCLEI = {"bbbc050": EMBRYOS, "stardist_examples": ("nuclei2d",)}
+SIZES = {"smallest_diameter_px": 11.0, "largest_diameter_px": 50.0}  # about what images are rescaled to
+
 RECIPES = {
-    "flow": Recipe(
-        target="dsb2018_train",
-        extra={"bbbc050": EMBRYOS, "stardist_examples": ("nuclei2d",)},
-        remark=(
-            "The first 1,000 steps of stage 1 ran on a slower cosine (of 5,000 steps of pre-training) from\n"
-            "first weights without a fixed seed; its best epoch, step 3,750, was chosen by the group mean.\n"
-            "The weights are those of step 2,250 of stage 2. A new run comes near them, not to them."
-        ),
-        stages=(
-            TrainingSettings(seed=1, pretrain_steps=2000, finetune_steps=3000, finetune_rate=1.2e-3),
-            TrainingSettings(  # half of the patches as they are, at the sizes that images are rescaled to
-                seed=2,
-                pretrain_steps=0,
-                finetune_steps=2500,
-                finetune_rate=8e-4,
-                augmentation=0.5,
-                smallest_diameter_px=11.0,
-                largest_diameter_px=50.0,
-            ),
+    "joint": Recipe(
+        families={"flow": 1.0, "centroid": 0.5, "query": 0.5, "density": 0.1},
+        extra={**NUCLEI, **dict.fromkeys(BLOOD)},
+        settings=TrainingSettings(
+            seed=3,
+            pretrain_steps=1500,
+            finetune_steps=9500,
+            steps_per_epoch=1000,
+            pretrain_rate=1.5e-3,
+            finetune_rate=1.5e-3,
+            n_simulated=300,
+            replay=0.3,
+            augmentation=0.5,
+            exclude_boundaries=0.0,
+            **SIZES,
         ),
     ),
 }
 
 
 def data_of(recipe: Recipe, folder: Path) -> Data:
-    """Return the datasets of a recipe under ``folder``."""
+    """Return the datasets of a recipe under ``folder``, without what is held out."""
+    target = read_dataset(folder / recipe.target)
+    held_out = held_out_names(target)
+    items = [
+        replace(item, split="val") if item.name in held_out else item for item in target.select("train").items
+    ]
     extra: list[Dataset] = [
         read_dataset(folder / name).select(names=names) for name, names in recipe.extra.items()
     ]
-    return Data(read_dataset(folder / recipe.target), tuple(extra))
+    return Data(replace(target, items=tuple(items)), tuple(extra))
+
+
+def held_out_names(target: Dataset) -> frozenset[str]:
+    """Return the training images that no weight is fitted to."""
+    return frozenset(sorted(item.name for item in target.select("train").items)[::HELD_OUT])
 
 
 def show(progress: Progress) -> None:
@@ -77,36 +96,41 @@ def show(progress: Progress) -> None:
 
 
 def main() -> None:
-    """Train one family."""
+    """Train the families of one recipe."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("family", choices=RECIPES)
+    parser.add_argument("recipe", choices=RECIPES)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--start", type=Path, help="folder of models to begin with, one for each family")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
-    recipe = RECIPES[options.family]
-    data = data_of(recipe, options.data)
-    torch.manual_seed(recipe.stages[0].seed)
-    model = registry.get(options.family).load().build("small")
-    for number, settings in enumerate(recipe.stages, 1):
-        folder = options.output / f"stage{number}"
-        if not is_finished(folder, settings):
-            run(train(data, model, folder, settings, device=options.device), show)
-        model = load_checkpoint(folder)
-        (options.output / curve_name(number)).write_bytes((folder / "curve.json").read_bytes())
-    save_checkpoint(options.output, model)
+    recipe = RECIPES[options.recipe]
+    torch.manual_seed(recipe.settings.seed)
+    models = [first_model(family, options.start) for family in recipe.families]
+    joint = JointModel(models, list(recipe.families.values()))
+    folder = options.output / options.recipe
+    if not is_finished(folder, recipe.settings):
+        data = data_of(recipe, options.data)
+        run(train(data, joint, folder, recipe.settings, device=options.device), show)
+    joint.network.load_state_dict(load_file(folder / WEIGHTS))
+    for family in recipe.families:
+        save_checkpoint(options.output / family, joint.part(family, joint.network))
+        (options.output / family / f"curve_{options.recipe}.json").write_bytes((folder / CURVE).read_bytes())
 
 
-def curve_name(number: int) -> str:
-    """Return the file name of the curve of a stage, counted from 1."""
-    return f"curve_stage{number}.json"
+def first_model(family: str, start: Path | None) -> CellModel:
+    """Return the model a run begins with: the one in ``start``, else random weights."""
+    if start and (start / family).is_dir():
+        return load_checkpoint(start / family)
+    model: CellModel = import_module(f"cellwright.models.{family}").build("small")
+    return model
 
 
 def is_finished(folder: Path, settings: TrainingSettings) -> bool:
     """Return whether the curve of a stage ends at its last step."""
-    curve = folder / "curve.json"
+    curve = folder / CURVE
     if not curve.exists():
         return False
     epochs = json.loads(curve.read_text(encoding="utf-8"))["epochs"]

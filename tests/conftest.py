@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cellwright.models.spec import ModelSpec
+from cellwright.ops.axes import Frames, frames
 from cellwright.ops.flow import FlowSettings
 from cellwright.ops.labels import keep, measure
-from cellwright.types import Cells, Labels, Maps
+from cellwright.types import Annotation, Cells, Image, Labels, Maps
 
 
 class Blobs(NamedTuple):
@@ -45,7 +46,12 @@ class FakeModel:
         self.network = network
         self.sha256 = "fake"
 
-    def make_targets(self, labels: Labels) -> Maps:
+    map_kinds = {"flow": "direction", "probability": "scalar"}  # noqa: RUF012
+
+    def frames(self, image: Image, channel: int | None) -> Frames:
+        return frames(image, channel)
+
+    def make_targets(self, annotation: Annotation) -> Maps:
         raise NotImplementedError
 
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:

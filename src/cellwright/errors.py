@@ -47,3 +47,11 @@ class WrongLayerError(CellwrightError, TypeError):
 
 class JobError(CellwrightError):
     """A long job failed for a reason outside this package (a torch error, say)."""
+
+
+class AnnotationError(CellwrightError, ValueError):
+    """An annotation lacks what a model family learns from (masks, say)."""
+
+
+class QueryError(CellwrightError, ValueError):
+    """A point that is asked about lies outside the image."""

@@ -99,6 +99,35 @@ class Cells:
 
 
 @dataclass(frozen=True, slots=True)
+class Annotation:
+    """What is known of the cells of one 2D frame; row ``i`` of every column is the same cell.
+
+    Made by ``io.dataset`` and ``ops.labels.annotate``; used by ``make_targets`` of a model.
+
+    Parameters
+    ----------
+    shape
+        (Y, X) of the frame in pixels.
+    points : float32 (N, 2)
+        Centres, in pixels.
+    boxes : float32 (N, 2, 2) or None
+        First and one-past-last corner of each cell, in pixels.
+    labels : int32 (Y, X) or None
+        Row ``i`` is label ``i + 1``.
+    classes : int16 (N,) or None
+    is_complete
+        Whether what is not annotated is background; else nothing is known of it.
+    """
+
+    shape: tuple[int, int]
+    points: NDArray[np.float32]
+    boxes: NDArray[np.float32] | None = None
+    labels: Labels | None = None
+    classes: NDArray[np.int16] | None = None
+    is_complete: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """The maps of an image before any threshold, kept so that settings can be changed without the network.
 
@@ -143,7 +172,8 @@ class Result:
     """What counting gives: the count, the cells and how they were found.
 
     ``offset`` is the place of the counted part in the source image (pixels, axes of ``cells.points``),
-    not zero when only a region was counted. ``notices`` are sentences the user should read.
+    not zero when only a region was counted. ``notices`` are sentences the user should read. ``maps`` are
+    dense results in image pixels (the density), ``interval`` holds the true count nine times of ten.
     """
 
     count: float
@@ -151,4 +181,6 @@ class Result:
     provenance: Provenance
     prediction: Prediction | None = None
     offset: tuple[int, ...] = ()
-    notices: tuple[str, ...] = field(default=())
+    notices: tuple[str, ...] = ()
+    maps: Maps = field(default_factory=dict)
+    interval: tuple[float, float] | None = None

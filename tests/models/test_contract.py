@@ -12,6 +12,7 @@ from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
 from cellwright.models.checkpoint import load_checkpoint, save_checkpoint
 from cellwright.ops import normalize
+from cellwright.ops.labels import annotate
 from cellwright.ops.matching import match_labels
 from cellwright.ops.simulate import simulate
 from cellwright.tasks import run
@@ -37,7 +38,7 @@ def odd_squares(shape=(48, 64)):
 
 
 def stacked(model, labels):
-    return torch.from_numpy(np.concatenate(list(model.make_targets(labels).values())))[None]
+    return torch.from_numpy(np.concatenate(list(model.make_targets(annotate(labels)).values())))[None]
 
 
 def windows(model, *multiples, seed=0):
@@ -107,7 +108,7 @@ def test_two_flips_are_none_and_change_no_input(model, axis):
 @pytest.mark.parametrize("seed", range(3))
 def test_postprocess_undoes_make_targets(model, seed):
     truth = simulate("fluorescence", (128, 160), np.random.default_rng(seed), diameter_px=20).labels
-    maps = model.make_targets(truth)
+    maps = model.make_targets(annotate(truth))
     assert {name: value.shape for name, value in maps.items()} == {
         name: (n, *truth.shape) for name, n in model.spec.map_channels.items()
     }
@@ -117,7 +118,7 @@ def test_postprocess_undoes_make_targets(model, seed):
 
 
 def test_targets_of_an_empty_image_hold_no_cell(model):
-    maps = model.make_targets(np.zeros((32, 48), np.int32))
+    maps = model.make_targets(annotate(np.zeros((32, 48), np.int32)))
     assert len(model.postprocess(maps, registry.get(model.spec.family).settings())) == 0
 
 

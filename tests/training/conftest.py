@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cellwright.models.flow import SPECS, FlowModel
+from cellwright.ops.labels import annotate
 from cellwright.ops.simulate import simulate
 from cellwright.training.patches import Sample, make_sample
+from cellwright.types import Labels
 
 
 class TinyEncoder(nn.Module):
@@ -54,7 +57,7 @@ def tiny_flow() -> Callable[..., FlowModel]:
 
 
 @pytest.fixture
-def draw_sample() -> Callable[..., Sample]:
+def draw_sample(sample_of: Callable[..., Sample]) -> Callable[..., Sample]:
     """Function (seed, look, shape, diameter) -> a simulated image, ready to be cut."""
 
     def draw(
@@ -67,9 +70,26 @@ def draw_sample() -> Callable[..., Sample]:
         rng = np.random.default_rng(seed)
         drawn = simulate(look, shape, rng, diameter_px=diameter, n_cells=n_cells)
         image = np.moveaxis(drawn.image, -1, 0) if drawn.image.ndim == 3 else drawn.image[None]
-        return make_sample(f"{look}:{seed}", look, image, drawn.labels, (0.5, 99.8))
+        return sample_of(f"{look}:{seed}", look, image, drawn.labels)
 
     return draw
+
+
+@pytest.fixture
+def sample_of() -> Callable[..., Sample]:
+    """Function (name, group, image, labels, percentiles) -> a sample with the targets of flow."""
+
+    def make(
+        name: str,
+        group: str,
+        image: np.ndarray,
+        labels: Labels,
+        percentiles: tuple[float, float] = (0.5, 99.8),
+    ) -> Sample:
+        spec = replace(SPECS["small"], percentiles=percentiles)
+        return make_sample(name, group, image, annotate(labels), FlowModel(spec, nn.Identity()))
+
+    return make
 
 
 @pytest.fixture

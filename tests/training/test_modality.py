@@ -7,7 +7,6 @@ from scipy.cluster.vq import ClusterError
 
 from cellwright.training import modality
 from cellwright.training.modality import amplified, appearance, cluster, embedding
-from cellwright.training.patches import make_sample
 
 
 def is_parted(clusters, n_first):
@@ -23,9 +22,9 @@ def test_two_kinds_of_images_fall_into_two_clusters(draw_sample, seed):
     assert set(found) == {0, 1}
 
 
-def test_an_encoder_tells_bright_from_dark_cells(draw_blobs, tiny_flow):
-    drawn = [draw_blobs((100, 110), 12.0 + index) for index in range(6)]
-    bright = [make_sample("", "", blobs.image[None], blobs.labels, (0, 100)) for blobs in drawn]
+def test_an_encoder_tells_bright_from_dark_cells(draw_blobs, tiny_flow, sample_of):
+    drawn = [draw_blobs((100, 110), 14.0 + index) for index in range(6)]
+    bright = [sample_of("", "", blobs.image[None], blobs.labels, (0, 100)) for blobs in drawn]
     dark = [replace(sample, image=1 - sample.image) for sample in bright[:4]]
     encoder = tiny_flow().network.encoder.eval()
     found = cluster([embedding(sample, encoder) for sample in bright + dark], 2, 0)
@@ -92,23 +91,23 @@ def test_one_kind_is_shown_evenly():
 
 
 @pytest.mark.parametrize("fill", [0, 1])
-def test_the_appearance_of_an_image_without_or_full_of_cells(rng, fill):
+def test_the_appearance_of_an_image_without_or_full_of_cells(rng, fill, sample_of):
     labels = np.full((40, 50), fill, np.int32)
-    sample = make_sample("edge", "", rng.random((1, 40, 50)), labels, (0.5, 99.8))
+    sample = sample_of("edge", "", rng.random((1, 40, 50)), labels, (0.5, 99.8))
     assert np.isfinite(appearance(sample)).all()
 
 
-def test_the_appearance_knows_polarity_and_colour(draw_blobs):
+def test_the_appearance_knows_polarity_and_colour(draw_blobs, sample_of):
     blobs = draw_blobs()
     bright, dark = (
-        appearance(make_sample("", "", image[None], blobs.labels, (0, 100)))
+        appearance(sample_of("", "", image[None], blobs.labels, (0, 100)))
         for image in (blobs.image, 1 - blobs.image)
     )
     assert bright[3] == pytest.approx(1)
     assert dark[3] == pytest.approx(-1)
     assert bright[2] == 0
     stained = np.stack([blobs.image, 0.5 * blobs.image, 0 * blobs.image])
-    assert appearance(make_sample("", "", stained, blobs.labels, (0, 100)))[2] > 0.2
+    assert appearance(sample_of("", "", stained, blobs.labels, (0, 100)))[2] > 0.2
 
 
 def test_embedding_leaves_the_encoder_untrained(draw_sample, tiny_flow):

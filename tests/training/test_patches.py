@@ -8,8 +8,9 @@ import torch
 from scipy import ndimage
 
 from cellwright.io.dataset import read_dataset
+from cellwright.models import centroid, density, flow
 from cellwright.ops.flow import labels_to_flow
-from cellwright.ops.labels import equivalent_diameters, keep, measure, relabel, touches_border
+from cellwright.ops.labels import annotate, equivalent_diameters, keep, measure, relabel, touches_border
 from cellwright.tasks import run
 from cellwright.training.patches import MAX_FRAMES, cut_patch, load_samples, make_sample
 
@@ -30,28 +31,28 @@ def test_the_flow_of_a_patch_is_that_of_its_labels(draw_sample):
         sample = draw_sample(seed, shape=(300, 320), diameter=26, n_cells=70)
         patch = cut_patch(sample, 112, WIDE, np.random.default_rng(seed))
         labels = whole_cells(patch.labels)
-        cosine = (labels_to_flow(labels) * patch.flow.numpy()).sum(axis=0)[labels > 0]
+        cosine = (labels_to_flow(labels) * patch.targets[:2].numpy()).sum(axis=0)[labels > 0]
         assert labels.max() == 0 or cosine.mean() > 0.9
         n_cells += labels.max()
     assert n_cells > 40
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_outside_the_image_flow_is_mirrored_too(draw_blobs, seed):
+def test_outside_the_image_flow_is_mirrored_too(draw_blobs, seed, sample_of):
     blobs = draw_blobs((70, 76), 16.0)
-    sample = make_sample("discs", "", blobs.image[None], blobs.labels, (0, 100))
+    sample = sample_of("discs", "", blobs.image[None], blobs.labels, (0, 100))
     patch = cut_patch(sample, 192, WIDE, np.random.default_rng(seed))
     apart, n_discs = ndimage.label(patch.labels.numpy())
     assert n_discs > len(blobs)
     discs = whole_cells(torch.from_numpy(apart))
-    cosine = (labels_to_flow(discs) * patch.flow.numpy()).sum(axis=0)[discs > 0]
+    cosine = (labels_to_flow(discs) * patch.targets[:2].numpy()).sum(axis=0)[discs > 0]
     assert cosine.mean() > 0.9
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_the_image_moves_with_the_labels(draw_blobs, seed):
+def test_the_image_moves_with_the_labels(draw_blobs, seed, sample_of):
     blobs = draw_blobs((150, 160), 24.0)
-    sample = make_sample("discs", "", blobs.image[None], blobs.labels, (0, 100))
+    sample = sample_of("discs", "", blobs.image[None], blobs.labels, (0, 100))
     patch = cut_patch(sample, 96, WIDE, np.random.default_rng(seed))
     assert ((patch.image[0] > 0.5) == (patch.labels > 0)).float().mean() > 0.98
 
@@ -59,7 +60,7 @@ def test_the_image_moves_with_the_labels(draw_blobs, seed):
 @pytest.mark.parametrize("seed", range(4))
 def test_flow_has_unit_length_inside_cells_and_is_zero_outside(draw_sample, seed):
     patch = cut_patch(draw_sample(seed), 64, WIDE, np.random.default_rng(seed))
-    length = patch.flow.norm(dim=0)
+    length = patch.targets[:2].norm(dim=0)
     assert not length[patch.labels == 0].any()
     assert (length[patch.labels > 0] > 0.99).float().mean() > 0.98
     assert length.max() < 1.001
@@ -67,24 +68,24 @@ def test_flow_has_unit_length_inside_cells_and_is_zero_outside(draw_sample, seed
 
 @pytest.mark.parametrize("shape", [(33, 90), (200, 200), (1, 40), (50, 1), (1, 1)])
 @pytest.mark.parametrize("n_channels", [1, 3])
-def test_a_patch_has_its_size_whatever_the_image(rng, shape, n_channels):
+def test_a_patch_has_its_size_whatever_the_image(rng, shape, n_channels, sample_of):
     labels = np.zeros(shape, np.int32)
     labels[: shape[0] // 2 + 1] = 1
-    sample = make_sample("any", "", rng.random((n_channels, *shape)), labels, (0.5, 99.8))
+    sample = sample_of("any", "", rng.random((n_channels, *shape)), labels, (0.5, 99.8))
     for seed in range(4):
         patch = cut_patch(sample, 48, WIDE, np.random.default_rng(seed))
-        assert (patch.image.shape, patch.flow.shape, patch.labels.shape) == (
+        assert (patch.image.shape, patch.targets[:2].shape, patch.labels.shape) == (
             (3, 48, 48),
             (2, 48, 48),
             (48, 48),
         )
-        assert (patch.image.dtype, patch.flow.dtype, patch.labels.dtype) == (
+        assert (patch.image.dtype, patch.targets[:2].dtype, patch.labels.dtype) == (
             torch.float32,
             torch.float32,
             torch.int32,
         )
         assert patch.image.isfinite().all()
-        assert patch.flow.isfinite().all()
+        assert patch.targets[:2].isfinite().all()
         assert set(patch.labels.unique().tolist()) <= {0, 1}
 
 
@@ -95,9 +96,9 @@ def test_a_grey_image_has_three_equal_channels_of_its_own(draw_sample):
     assert not torch.equal(image[0], image[1])
 
 
-def test_colours_keep_their_order(rng):
+def test_colours_keep_their_order(rng, sample_of):
     colours = np.stack([np.full((60, 60), value) for value in (0.0, 0.5, 1.0)]) + rng.random((60, 60)) * 0.01
-    sample = make_sample("stained", "", colours, np.zeros((60, 60), np.int32), (0, 100))
+    sample = sample_of("stained", "", colours, np.zeros((60, 60), np.int32), (0, 100))
     patch = cut_patch(sample, 32, WIDE, rng)
     assert patch.image.mean(dim=(1, 2)).tolist() == sorted(patch.image.mean(dim=(1, 2)).tolist())
     assert patch.image[2].mean() - patch.image[0].mean() > 0.9
@@ -107,7 +108,7 @@ def test_the_same_state_gives_the_same_patch(draw_sample):
     sample = draw_sample()
     one, same, other = (cut_patch(sample, 48, WIDE, np.random.default_rng(seed)) for seed in (3, 3, 4))
     assert torch.equal(one.image, same.image)
-    assert torch.equal(one.flow, same.flow)
+    assert torch.equal(one.targets, same.targets)
     assert not torch.equal(one.image, other.image)
 
 
@@ -121,9 +122,9 @@ def zooms(sample, allowed):
     return np.array(found)
 
 
-def test_zoom_lies_between_a_half_and_double(draw_blobs):
+def test_zoom_lies_between_a_half_and_double(draw_blobs, sample_of):
     blobs = draw_blobs((200, 200), 24.0)
-    sample = make_sample("discs", "", blobs.image[None], blobs.labels, (0, 100))
+    sample = sample_of("discs", "", blobs.image[None], blobs.labels, (0, 100))
     found = zooms(sample, WIDE)
     assert 0.45 < found.min() < 0.65
     assert 1.6 < found.max() < 2.1
@@ -132,55 +133,55 @@ def test_zoom_lies_between_a_half_and_double(draw_blobs):
     assert kept.max() < 31
 
 
-def test_zoom_brings_no_odd_sized_cells_further_out(draw_blobs):
+def test_zoom_brings_no_odd_sized_cells_further_out(draw_blobs, sample_of):
     blobs = draw_blobs((200, 200), 24.0)
-    sample = make_sample("discs", "", blobs.image[None], blobs.labels, (0, 100))
+    sample = sample_of("discs", "", blobs.image[None], blobs.labels, (0, 100))
     assert zooms(sample, (5.0, 12.0)).max() < 1.05
     assert zooms(sample, (40.0, 80.0)).min() > 0.95
 
 
-def test_an_image_without_cells_can_be_cut(rng):
-    sample = make_sample("empty", "", rng.random((1, 60, 60)), np.zeros((60, 60), np.int32), (0.5, 99.8))
+def test_an_image_without_cells_can_be_cut(rng, sample_of):
+    sample = sample_of("empty", "", rng.random((1, 60, 60)), np.zeros((60, 60), np.int32), (0.5, 99.8))
     assert np.isnan(sample.diameter_px)
     patch = cut_patch(sample, 48, (8.0, 70.0), rng)
     assert not patch.labels.any()
-    assert not patch.flow.any()
+    assert not patch.targets[:2].any()
 
 
-def test_a_sample_is_scaled_and_keeps_its_truth(draw_blobs):
+def test_a_sample_is_scaled_and_keeps_its_truth(draw_blobs, sample_of):
     blobs = draw_blobs()
-    sample = make_sample("discs", "fluo", 1000 + 500 * blobs.image[None], blobs.labels, (0, 100))
+    sample = sample_of("discs", "fluo", 1000 + 500 * blobs.image[None], blobs.labels, (0, 100))
     assert (sample.name, sample.group) == ("discs", "fluo")
     assert torch.equal(sample.image[0], torch.from_numpy(blobs.image))
     assert np.array_equal(sample.labels.numpy(), blobs.labels)
-    assert np.allclose(sample.flow.numpy(), labels_to_flow(blobs.labels), atol=1e-3)
+    assert np.allclose(sample.targets[:2].numpy(), labels_to_flow(blobs.labels), atol=1e-3)
     expected = np.median(equivalent_diameters(measure(blobs.labels).areas))
     assert sample.diameter_px == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("n_given", "n_taken"), [(1, 1), (2, 1), (3, 3), (4, 3)])
-def test_channels_are_one_or_three(rng, n_given, n_taken):
-    sample = make_sample("any", "", rng.random((n_given, 20, 30)), np.zeros((20, 30), np.int32), (0, 100))
+def test_channels_are_one_or_three(rng, n_given, n_taken, sample_of):
+    sample = sample_of("any", "", rng.random((n_given, 20, 30)), np.zeros((20, 30), np.int32), (0, 100))
     assert sample.image.shape == (n_taken, 20, 30)
 
 
-def test_a_constant_image_and_one_with_holes_stay_finite():
+def test_a_constant_image_and_one_with_holes_stay_finite(sample_of):
     labels = np.zeros((20, 30), np.int32)
-    assert not make_sample("flat", "", np.full((1, 20, 30), 7.0), labels, (0, 100)).image.any()
+    assert not sample_of("flat", "", np.full((1, 20, 30), 7.0), labels, (0, 100)).image.any()
     holed = np.ones((1, 20, 30))
     holed[0, 3], holed[0, 4] = np.nan, 2
-    assert make_sample("holed", "", holed, labels, (0, 100)).image.isfinite().all()
+    assert sample_of("holed", "", holed, labels, (0, 100)).image.isfinite().all()
 
 
-def test_every_item_of_a_dataset_becomes_a_sample(write_dataset):
+def test_every_item_of_a_dataset_becomes_a_sample(write_dataset, tiny_flow):
     folder = write_dataset({"train": ["a", "b"], "val": ["c"]}, {"a": "fluo"})
     dataset = read_dataset(folder)
-    samples = run(load_samples(dataset.select("train"), (0.5, 99.8)))
+    samples = run(load_samples(dataset.select("train"), tiny_flow()))
     assert [(sample.name, sample.group) for sample in samples] == [("a:0", "fluo"), ("b:0", "")]
 
 
 @pytest.mark.parametrize("axes", ["ZYX", "ZCYX"])
-def test_frames_of_a_stack_that_hold_cells_become_samples(tmp_path, rng, axes):
+def test_frames_of_a_stack_that_hold_cells_become_samples(tmp_path, rng, axes, sample_of, tiny_flow):
     frames = rng.integers(0, 200, (30, 24, 32)).astype(np.uint8)
     labels = np.zeros((30, 24, 32), np.uint16)
     labels[4:24, 5:15, 5:15] = 1
@@ -190,13 +191,63 @@ def test_frames_of_a_stack_that_hold_cells_become_samples(tmp_path, rng, axes):
     tifffile.imwrite(tmp_path / "images" / "s.tif", data, imagej=True, metadata={"axes": axes})
     tifffile.imwrite(tmp_path / "masks" / "s.tif", labels, imagej=True, metadata={"axes": "ZYX"})
     (tmp_path / "meta.json").write_text(json.dumps({"split": {"train": ["s"]}}))
-    samples = run(load_samples(read_dataset(tmp_path), (0, 100)))
+    samples = run(load_samples(read_dataset(tmp_path), tiny_flow()))
     assert len(samples) == MAX_FRAMES
     assert all(sample.labels.any() for sample in samples)
-    first = make_sample("s:0", "", frames[4][None], labels[4].astype(np.int32), (0, 100))
+    first = sample_of("s:0", "", frames[4][None], labels[4].astype(np.int32))
     assert torch.equal(samples[0].image, first.image)
 
 
 def test_samples_are_values(draw_sample):
     sample = draw_sample()
     assert replace(sample, name="other").image is sample.image
+
+
+@pytest.fixture
+def cut_for(draw_blobs):
+    """Function (module, seed, ...) -> a patch with the targets of a family, and its sample."""
+
+    def cut(module, seed, diameter=22.0, size=112):
+        blobs = draw_blobs((260, 280), diameter)
+        sample = make_sample("discs", "", blobs.image[None], annotate(blobs.labels), module.build())
+        return cut_patch(sample, size, WIDE, np.random.default_rng(seed)), sample
+
+    return cut
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_density_keeps_its_integral_under_zoom(cut_for, seed):
+    """Of a Gaussian of variance 0.1 x area, 1 - exp(-1 / (0.2 pi)) lies within a disc."""
+    patch, _ = cut_for(density, seed)
+    labels = relabel(patch.labels.numpy())
+    inside = keep(labels, ~touches_border(measure(labels).boxes, labels.shape))
+    counts = [
+        float(patch.targets[0][torch.from_numpy(inside == i)].sum()) for i in range(1, inside.max() + 1)
+    ]
+    assert np.allclose(counts, 1 - np.exp(-1 / (0.2 * np.pi)), atol=0.02)
+
+
+def test_sizes_are_those_of_the_patch_and_unknown_after_other_than_quarter_turns(cut_for):
+    n_known = 0
+    for seed in range(16):
+        patch, _ = cut_for(centroid, seed)
+        heatmap, size = patch.targets[0], patch.targets[1:]
+        if heatmap.isnan().all():
+            assert size.isnan().all()
+            continue
+        labels = relabel(patch.labels.numpy())
+        areas, points, boxes = measure(labels)
+        whole = np.flatnonzero(~touches_border(boxes, labels.shape) & (areas > 60))
+        for point, box in zip(points[whole].round().astype(int), boxes[whole], strict=True):
+            assert float(heatmap[tuple(point)]) > 0.9
+            assert np.allclose(size[:, point[0], point[1]].numpy(), box[1] - box[0], atol=3)
+            n_known += 1
+    assert n_known > 20
+
+
+def test_images_with_cells_of_another_size_are_brought_to_the_model(draw_blobs):
+    blobs = draw_blobs((200, 240), 90.0)
+    sample = make_sample("large", "", blobs.image[None], annotate(blobs.labels), flow.build())
+    assert sample.diameter_px == pytest.approx(26, rel=0.05)
+    assert sample.image.shape[1:] == sample.labels.shape == sample.targets.shape[1:]
+    assert sample.labels.shape[0] < 70

@@ -6,8 +6,13 @@
                                  "items": {name: {"group": "fluo", ...}}, "axes": "YX or YXC", ...}
     <folder>/images/<name>.png  any image `io.images` reads
     <folder>/masks/<name>.tif   labels, 0 = background
+    <folder>/boxes/<name>.csv   where there are no masks: xmin, ymin, xmax, ymax, class
+    <folder>/points/<name>.csv  where there are not even boxes: y, x, class
+
+Of boxes and points it is not known whether every cell has one, unless meta.json says ``"complete": true``.
 """
 
+import csv
 import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
@@ -19,18 +24,35 @@ import numpy as np
 from cellwright.errors import ReadError
 from cellwright.io.images import read_image
 from cellwright.ops.labels import relabel
-from cellwright.types import Image, Labels
+from cellwright.types import Annotation, Image, Labels
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One annotated image of a dataset, not yet read."""
+    """One annotated image of a dataset, not yet read; ``truth_path`` holds masks, boxes or points."""
 
     name: str
     split: str
     group: str
     image_path: Path
-    labels_path: Path
+    truth_path: Path
+    classes: tuple[str, ...] = ()
+    is_complete: bool = True
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether the cells come with masks."""
+        return self.truth_path.parent.name == "masks"
+
+    def image(self) -> Image:
+        """Return the image alone.
+
+        Raises
+        ------
+        ReadError
+            The file is missing or damaged.
+        """
+        return replace(read_image(self.image_path), name=self.name)
 
     def read(self) -> tuple[Image, Labels]:
         """Return the image and its labels, numbered 1..N.
@@ -38,17 +60,78 @@ class Item:
         Raises
         ------
         ReadError
-            A file is missing or damaged, or the labels do not fit the image.
+            A file is missing or damaged, the labels do not fit the image, or there are none.
         """
-        image = replace(read_image(self.image_path), name=self.name)
-        labels = np.asarray(read_image(self.labels_path).data)
-        expected = tuple(n for n, axis in zip(image.shape, image.axes, strict=True) if axis != "C")
+        if not self.has_masks:
+            raise ReadError(
+                f"Expected masks of {self.name!r}; got only {self.truth_path.parent.name}. Choose a dataset "
+                "with masks, or a family that needs none (centroid, query or density)."
+            )
+        image = self.image()
+        labels = np.asarray(read_image(self.truth_path).data)
+        expected = _plane_shape(image)
         if labels.shape != expected:
             raise ReadError(
-                f"Labels must have the image's shape {expected}; got {labels.shape} in {self.labels_path}. "
+                f"Labels must have the image's shape {expected}; got {labels.shape} in {self.truth_path}. "
                 "Export the pair again."
             )
         return image, relabel(labels)
+
+    def annotated(self) -> tuple[Image, Annotation | Labels]:
+        """Return the image with all that is known of its cells: labels, or an annotation without masks.
+
+        Raises
+        ------
+        ReadError
+            A file is missing or damaged, or the annotation does not fit the image.
+        """
+        if self.has_masks:
+            return self.read()
+        image = self.image()
+        shape = _plane_shape(image)
+        if len(shape) != 2:
+            raise ReadError(
+                f"Boxes and points belong to 2D images; {self.name!r} has axes {image.axes!r}. Annotate "
+                "volumes with masks."
+            )
+        plane = (shape[0], shape[1])
+        return image, read_cells(self.truth_path, plane, self.classes, is_complete=self.is_complete)
+
+
+def _plane_shape(image: Image) -> tuple[int, ...]:
+    return tuple(n for n, axis in zip(image.shape, image.axes, strict=True) if axis != "C")
+
+
+def read_cells(
+    path: Path, shape: tuple[int, int], classes: tuple[str, ...], *, is_complete: bool
+) -> Annotation:
+    """Return the boxes or points of a csv file; a row of a class that is not among ``classes`` is an error.
+
+    Raises
+    ------
+    ReadError
+        The file is missing or damaged, or a row lies outside the image or has an unknown class.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        is_boxes = path.parent.name == "boxes"
+        columns = ("ymin", "xmin", "ymax", "xmax") if is_boxes else ("y", "x")
+        table = np.array([[float(row[name]) for name in columns] for row in rows], np.float32)
+        numbers = [classes.index(row["class"]) for row in rows] if classes else None
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ReadError(
+            f"Expected rows of xmin, ymin, xmax, ymax, class or of y, x, class in {path}; got: {error!r}. "
+            "Export the annotation again."
+        ) from error
+    table = table.reshape(len(rows), len(columns))
+    corners = table.reshape(len(rows), -1, 2)
+    if not (np.isfinite(table).all() and (corners >= -1).all() and (corners <= np.array(shape) + 1).all()):
+        raise ReadError(f"Rows of {path} must lie inside the image of {shape} pixels. Export them again.")
+    boxes = corners if is_boxes else None
+    points = table if boxes is None else boxes.mean(axis=1) - 0.5
+    numbered = None if numbers is None else np.array(numbers, np.int16)
+    return Annotation(shape, points, boxes, None, numbered, is_complete)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +159,7 @@ class Dataset:
 
 
 def read_dataset(folder: Path | str) -> Dataset:
-    """Return the items of a training folder that have both an image and labels.
+    """Return the items of a training folder that have both an image and masks, boxes or points.
 
     Raises
     ------
@@ -86,18 +169,26 @@ def read_dataset(folder: Path | str) -> Dataset:
     folder = Path(folder)
     meta = _read_meta(folder)
     images = {path.stem: path for path in sorted((folder / "images").glob("*"))}
+    classes = tuple(map(str, meta.get("classes") or ()))
     items = []
     for split, name in _names(meta, folder):
-        labels_path = folder / "masks" / f"{name}.tif"
-        if name in images and labels_path.exists():
+        truth_path = _truth_path(folder, name)
+        if name in images and truth_path is not None:
             group = str(meta["items"].get(name, {}).get("group", ""))
-            items.append(Item(name, split, group, images[name], labels_path))
+            is_complete = truth_path.parent.name == "masks" or meta.get("complete") is True
+            items.append(Item(name, split, group, images[name], truth_path, classes, is_complete))
     if not items:
         raise ReadError(
             f"Expected images with labels in {folder}; found {len(images)} images and none of them listed in "
             "meta.json with a file of the same name in masks/. Export a dataset with labels."
         )
     return Dataset(folder, tuple(items))
+
+
+def _truth_path(folder: Path, name: str) -> Path | None:
+    candidates = [folder / "masks" / f"{name}.tif"]
+    candidates += [folder / kind / f"{name}.csv" for kind in ("boxes", "points")]
+    return next((path for path in candidates if path.exists()), None)
 
 
 def _read_meta(folder: Path) -> dict[str, Any]:

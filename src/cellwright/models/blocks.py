@@ -1,6 +1,10 @@
 """Pieces that networks share."""
 
+import copy
+
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 def conv_norm(n_in: int, n_out: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
@@ -32,3 +36,28 @@ class Residual(nn.Module):
         """Float (B, C, Y, X) -> the same."""
         y: Tensor = self.activation(x + self.second(self.first(x)))
         return y
+
+
+class PixelHead(nn.Conv2d):
+    """A 3 x 3 convolution whose channels become the pixels of 2 x 2 squares: half resolution -> full."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__(n_in, 4 * n_out, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Float (B, n_in, Y/2, X/2) -> (B, n_out, Y, X)."""
+        return functional.pixel_shuffle(super().forward(x), 2)
+
+
+def folded(network: nn.Module) -> nn.Module:
+    """Return a copy in evaluation mode whose batch normalisations are folded into the convolutions before."""
+    network = copy.deepcopy(network).eval()
+    for module in network.modules():
+        if (
+            isinstance(module, nn.Sequential)
+            and len(module) > 1
+            and isinstance(module[0], nn.Conv2d)
+            and isinstance(module[1], nn.BatchNorm2d)
+        ):
+            module[0], module[1] = fuse_conv_bn_eval(module[0], module[1]), nn.Identity()
+    return network

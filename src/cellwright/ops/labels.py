@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cellwright.types import Labels
+from cellwright.types import Annotation, Labels
 
 
 class Measures(NamedTuple):
@@ -38,6 +38,12 @@ def measure(labels: Labels) -> Measures:
             axis=1,
         )
     return Measures(areas.astype(np.float32), points.astype(np.float32), _boxes(labels, n))
+
+
+def annotate(labels: Labels) -> Annotation:
+    """Return labels (Y, X) numbered 1..N as a complete annotation."""
+    _, points, boxes = measure(labels)
+    return Annotation(labels.shape[:2], points, boxes, labels)
 
 
 def _boxes(labels: Labels, n: int) -> NDArray[np.float32]:

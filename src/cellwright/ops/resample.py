@@ -1,11 +1,13 @@
 """From an image's pixels to the model's and back: images, maps, labels, cells."""
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cellwright.ops.labels import keep, measure
-from cellwright.types import Cells, Labels
+from cellwright.ops.labels import annotate, keep, measure
+from cellwright.types import Annotation, Cells, Labels
 
 Shape = tuple[int, int]
 
@@ -52,3 +54,15 @@ def resize_cells(cells: Cells, shape: Shape) -> Cells:
     areas, points, boxes = measure(resized)
     classes = None if cells.classes is None else cells.classes[left]
     return Cells(points, boxes, cells.scores[left], areas, resized, classes)
+
+
+def resize_annotation(annotation: Annotation, shape: Shape) -> Annotation:
+    """Return an annotation at another size (Y, X); masks so small that no pixel is left are dropped."""
+    if annotation.labels is not None:
+        resized = resize_labels(annotation.labels, shape)
+        left = np.bincount(resized.ravel(), minlength=len(annotation.points) + 1)[1:] > 0
+        classes = None if annotation.classes is None else annotation.classes[left]
+        return replace(annotate(keep(resized, left)), classes=classes, is_complete=annotation.is_complete)
+    factors = np.array([new / old for new, old in zip(shape, annotation.shape, strict=True)], np.float32)
+    boxes = None if annotation.boxes is None else annotation.boxes * factors
+    return replace(annotation, shape=shape, points=(annotation.points + 0.5) * factors - 0.5, boxes=boxes)

@@ -1,33 +1,62 @@
-"""A model against a dataset with known cells: the scores of the field, per group."""
+"""A model of any family against a dataset with known cells: the scores of the field, per group."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cellwright.errors import AnnotationError
 from cellwright.inference.count import count_cells
 from cellwright.inference.settings import EngineSettings
-from cellwright.io.dataset import Dataset
+from cellwright.io.dataset import Dataset, Item
 from cellwright.models.contract import CellModel
-from cellwright.ops.matching import IOU_THRESHOLDS, match_overlaps, matched_pairs, overlaps, ranking_quality
+from cellwright.ops import matching
+from cellwright.ops.labels import measure
+from cellwright.ops.matching import IOU_THRESHOLDS, ranking_quality
 from cellwright.tasks import Progress, Task
+from cellwright.types import Annotation, Cells, Labels, Result
+
+Share = tuple[float, float]  # a part and its whole; added up over images before one is divided by the other
 
 
 @dataclass(frozen=True, slots=True)
 class ImageScore:
-    """How one image was counted."""
+    """How one image was counted.
+
+    Parameters
+    ----------
+    name, group
+        Of the image.
+    n_true, n_predicted
+        Cells annotated and counted.
+    score
+        0 to 1, the more the better, whatever the family: AP at IoU 0.5 of outlines, else F1 of points,
+        recall where not every cell is annotated, or 1 / (1 + relative error) of a bare count.
+    is_complete
+        Whether every cell of the image is annotated; if not, only recall means something.
+    average_precision
+        At each of ``IOU_THRESHOLDS``; empty without outlines.
+    means
+        Figures for which all images weigh the same.
+    shares
+        Figures for which all cells weigh the same, as a part and its whole.
+    scores, is_right : (N,)
+        Of each cell found; empty where it is not known which are right.
+    """
 
     name: str
     group: str
     n_true: int
-    n_predicted: int
-    average_precision: tuple[float, ...]  # at each of IOU_THRESHOLDS
-    f1: float
-    panoptic_quality: float
-    scores: NDArray[np.float32]
-    is_right: NDArray[np.bool_]
+    n_predicted: float
+    score: float
+    is_complete: bool = True
+    average_precision: tuple[float, ...] = ()
+    means: Mapping[str, float] = field(default_factory=dict)
+    shares: Mapping[str, Share] = field(default_factory=dict)
+    scores: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    is_right: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
 
     @property
     def count_error(self) -> float:
@@ -50,18 +79,26 @@ class Report:
         return found
 
     def summary(self) -> dict[str, float]:
-        """Return AP at IoU 0.5 of all images and of each group, and the median count error of all images."""
-        groups = self.groups()
-        precision = {
-            name: float(np.mean([image.average_precision[0] for image in images]))
-            for name, images in groups.items()
-        }
-        error = float(np.median([image.count_error for image in self.images]))
-        per_group = {f"ap50_{name}": value for name, value in precision.items() if name != "all"}
-        return {"ap50": precision["all"], **per_group, "count_error": error}
+        """Return ``score`` and the few figures that tell most.
+
+        With outlines these are AP at IoU 0.5 of all images and of each group (``ap50``), else the score of
+        each group and the IoU of boxes or how often the interval held; and the median count error.
+        """
+        has_outlines = all(image.average_precision for image in self.images)
+        figure = "ap50" if has_outlines else "score"
+        table = self.to_json()
+        values = {"score": float(np.mean([image.score for image in self.images]))}
+        for name, images in self.groups().items():
+            key = figure if name == "all" else f"{figure}_{name}"
+            values[key] = float(np.mean([image.score for image in images]))
+        if not has_outlines:
+            keys = ("box_iou", "interval_coverage")
+            values |= {key: table["all"][key] for key in keys if table["all"].get(key) is not None}
+        errors = [image.count_error for image in self.images if image.is_complete]
+        return {**values, "count_error": float(np.median(errors))} if errors else values
 
     def to_json(self) -> dict[str, Any]:
-        """Return the scores of each group as plain JSON values."""
+        """Return the scores of each group as plain JSON values; None where a figure has nothing to go by."""
         return {name: _scores(images) for name, images in self.groups().items()}
 
 
@@ -72,57 +109,218 @@ def evaluate(
     settings: Any = None,
     engine: EngineSettings = EngineSettings(),  # noqa: B008  frozen
 ) -> Task[Report]:
-    """Count the cells of every image of a dataset and compare them with its labels."""
+    """Count the cells of every image of a dataset and compare them with what is annotated.
+
+    Raises
+    ------
+    AnnotationError
+        The model gives a bare count and not every cell of an image is annotated.
+    """
     scored = []
+    counts_only = not hasattr(model, "postprocess")
     for done, item in enumerate(dataset.items):
         yield Progress("evaluate", done, len(dataset), item.name)
-        image, truth = item.read()
+        image, truth = item.annotated()
         result = yield from count_cells(image, model, settings, engine)
-        assert result.cells.labels is not None  # a count always has them
-        iou = overlaps(result.cells.labels, truth)
-        matches = [match_overlaps(iou, threshold) for threshold in IOU_THRESHOLDS]
-        is_right = np.zeros(len(result.cells), bool)
-        is_right[matched_pairs(iou, 0.5)[:, 0]] = True
-        scored.append(
-            ImageScore(
-                name=item.name,
-                group=item.group,
-                n_true=matches[0].n_true,
-                n_predicted=matches[0].n_predicted,
-                average_precision=tuple(match.average_precision for match in matches),
-                f1=matches[0].f1,
-                panoptic_quality=matches[0].panoptic_quality,
-                scores=result.cells.scores,
-                is_right=is_right,
-            )
-        )
+        if counts_only:
+            scored.append(score_count(item, result, truth))
+        elif isinstance(truth, Annotation):
+            scored.append(score_found(item, result, truth, model.spec.classes))
+        else:
+            scored.append(score_cells(item, result, truth, is_volume="Z" in image.axes))
     return Report(tuple(scored))
+
+
+def score_count(item: Item, result: Result, truth: Labels | Annotation) -> ImageScore:
+    """Return how near a bare count came, and whether its interval holds the true one.
+
+    Raises
+    ------
+    AnnotationError
+        Not every cell is annotated.
+    """
+    if not item.is_complete:
+        raise AnnotationError(
+            f"A count can be scored where every cell is annotated; of {item.name!r} only some are known to "
+            'be. Choose a dataset with masks, or say "complete": true in its meta.json.'
+        )
+    n_true = len(truth.points) if isinstance(truth, Annotation) else int(truth.max(initial=0))
+    shares: dict[str, Share] = {}
+    if result.interval is not None:
+        low, high = result.interval
+        shares = {
+            "interval_coverage": (float(low <= n_true <= high), 1.0),
+            "interval_width": (high - low, n_true),  # in true cells
+        }
+    error = abs(result.count - n_true) / max(n_true, 1)
+    return ImageScore(item.name, item.group, n_true, result.count, 1 / (1 + error), shares=shares)
+
+
+def score_cells(item: Item, result: Result, truth: Labels, *, is_volume: bool = False) -> ImageScore:
+    """Return how well found cells fit true labels: their points, their boxes and, if any, their outlines."""
+    cells = result.cells
+    n_true = int(truth.max(initial=0))
+    pairs = matching.points_in_cells(cells.points, cells.scores, truth)
+    shares = _hit_shares("point", len(pairs), len(cells), n_true)
+    iou = matching.box_iou(cells.boxes[pairs[:, 0]], measure(truth).boxes[pairs[:, 1]])
+    shares["box_iou"] = (float(iou.sum()), len(pairs))
+    score = ImageScore(
+        item.name,
+        item.group,
+        n_true,
+        result.count,
+        _divided(*shares["point_f1"], empty=1.0),
+        shares=shares,
+        scores=cells.scores,
+        is_right=np.isin(np.arange(len(cells)), pairs[:, 0]),
+    )
+    return score if cells.labels is None else _with_outlines(score, cells.labels, truth, is_volume=is_volume)
+
+
+def _with_outlines(score: ImageScore, labels: Labels, truth: Labels, *, is_volume: bool) -> ImageScore:
+    iou = matching.overlaps(labels, truth)
+    matches = [matching.match_overlaps(iou, threshold) for threshold in IOU_THRESHOLDS]
+    shares = {**score.shares, "seg": (float(matching.seg_scores(labels, truth).sum()), float(score.n_true))}
+    if is_volume:
+        shares["continuity"] = matching.continuity(labels, truth)
+    hits = matching.matched_pairs(iou, 0.5)[:, 0]
+    return replace(
+        score,
+        score=matches[0].average_precision,
+        average_precision=tuple(match.average_precision for match in matches),
+        means={"f1": matches[0].f1, "pq": matches[0].panoptic_quality},
+        shares=shares,
+        is_right=np.isin(np.arange(len(score.scores)), hits),
+    )
+
+
+def score_found(item: Item, result: Result, truth: Annotation, classes: tuple[str, ...] = ()) -> ImageScore:
+    """Return which of the annotated boxes or points were found, and with which class.
+
+    A box is found by one of IoU 0.5, a point by a box around it. Unless every cell is annotated, there is
+    recall alone.
+
+    Parameters
+    ----------
+    classes
+        Names of the numbers in ``result.cells.classes``.
+    """
+    cells = result.cells
+    if truth.boxes is None:
+        kind, table = "point", matching.boxes_around(cells.boxes, truth.points)
+    else:
+        kind, table = "box", matching.box_overlaps(cells.boxes, truth.boxes)
+    pairs = matching.matched_pairs(table, 0.5)
+    shares = _hit_shares(kind, len(pairs), len(cells), len(truth.points))
+    if not truth.is_complete:
+        shares = {f"{kind}_recall": shares[f"{kind}_recall"]}
+    figure = "f1" if truth.is_complete else "recall"
+    score = _divided(*shares[f"{kind}_{figure}"], empty=1.0)
+    if truth.boxes is not None:
+        shares["box_iou"] = (float(table[pairs[:, 0], pairs[:, 1]].sum()) if len(pairs) else 0.0, len(pairs))
+    shares |= _class_shares(kind, cells, truth, pairs, (classes, item.classes))
+    return ImageScore(
+        item.name,
+        item.group,
+        len(truth.points),
+        result.count,
+        score,
+        is_complete=truth.is_complete,
+        shares=shares,
+    )
+
+
+def _hit_shares(kind: str, n_hits: int, n_predicted: int, n_true: int) -> dict[str, Share]:
+    return {
+        f"{kind}_recall": (n_hits, n_true),
+        f"{kind}_precision": (n_hits, n_predicted),
+        f"{kind}_f1": (2 * n_hits, n_predicted + n_true),
+    }
+
+
+def _class_shares(
+    kind: str,
+    cells: Cells,
+    truth: Annotation,
+    pairs: NDArray[np.int64],
+    names: tuple[tuple[str, ...], tuple[str, ...]],
+) -> dict[str, Share]:
+    """Recall of each class, and how many of the hits were given their own; classes are compared by name."""
+    if truth.classes is None:
+        return {}
+    own, true = names
+    shares: dict[str, Share] = {}
+    for number in np.unique(truth.classes):
+        hits = float((truth.classes[pairs[:, 1]] == number).sum())
+        shares[f"{kind}_recall_{true[number]}"] = (hits, float((truth.classes == number).sum()))
+    if cells.classes is not None:
+        given = [own[number] for number in cells.classes[pairs[:, 0]]]
+        right = sum(a == true[b] for a, b in zip(given, truth.classes[pairs[:, 1]], strict=True))
+        shares["class_accuracy"] = (right, len(pairs))
+    return shares
+
+
+def _divided(part: float, whole: float, empty: float = np.nan) -> float:
+    return part / whole if whole else empty
 
 
 def _scores(images: Iterable[ImageScore]) -> dict[str, Any]:
     images = list(images)
+    return {
+        "n_images": len(images),
+        "n_true": sum(image.n_true for image in images),
+        "n_predicted": round(sum(image.n_predicted for image in images)),
+        "score": _rounded(np.mean([image.score for image in images])),
+        **_outline_scores([image for image in images if image.average_precision]),
+        **_pooled(images),
+        **_count_errors([image for image in images if image.is_complete]),
+        **_ranking([image for image in images if len(image.scores)]),
+    }
+
+
+def _outline_scores(images: list[ImageScore]) -> dict[str, Any]:
+    if not images:
+        return {}
     precision = np.mean([image.average_precision for image in images], axis=0)
+    return {
+        "ap": {
+            f"{threshold:.2f}": _rounded(value)
+            for threshold, value in zip(IOU_THRESHOLDS, precision, strict=True)
+        },
+        "mean_ap": _rounded(precision.mean()),
+        **{key: _rounded(np.mean([image.means[key] for image in images])) for key in ("f1", "pq")},
+    }
+
+
+def _pooled(images: list[ImageScore]) -> dict[str, float | None]:
+    sums: dict[str, Share] = {}
+    for image in images:
+        for key, (part, whole) in image.shares.items():
+            before = sums.get(key, (0.0, 0.0))
+            sums[key] = (before[0] + part, before[1] + whole)
+    return {key: _rounded(_divided(*share)) for key, share in sums.items()}
+
+
+def _count_errors(images: list[ImageScore]) -> dict[str, float | None]:
+    if not images:
+        return {}
     difference = np.array([image.n_predicted - image.n_true for image in images])
     error = np.array([image.count_error for image in images])
     return {
-        "n_images": len(images),
-        "n_true": int(sum(image.n_true for image in images)),
-        "n_predicted": int(sum(image.n_predicted for image in images)),
-        "ap": {
-            f"{threshold:.2f}": round(float(value), 4)
-            for threshold, value in zip(IOU_THRESHOLDS, precision, strict=True)
-        },
-        "mean_ap": round(float(precision.mean()), 4),
-        "f1": round(float(np.mean([image.f1 for image in images])), 4),
-        "pq": round(float(np.mean([image.panoptic_quality for image in images])), 4),
-        "count_mae": round(float(np.abs(difference).mean()), 3),
-        "count_mape": round(float(error.mean()), 4),
-        "count_median_error": round(float(np.median(error)), 4),
-        "score_auroc": round(
-            ranking_quality(
-                np.concatenate([image.scores for image in images]),
-                np.concatenate([image.is_right for image in images]),
-            ),
-            4,
-        ),
+        "count_mae": _rounded(np.abs(difference).mean(), 3),
+        "count_mape": _rounded(error.mean()),
+        "count_median_error": _rounded(np.median(error)),
     }
+
+
+def _ranking(images: list[ImageScore]) -> dict[str, float | None]:
+    if not images:
+        return {}
+    scores = np.concatenate([image.scores for image in images])
+    return {
+        "score_auroc": _rounded(ranking_quality(scores, np.concatenate([image.is_right for image in images])))
+    }
+
+
+def _rounded(value: Any, digits: int = 4) -> float | None:
+    return round(float(value), digits) if np.isfinite(value) else None

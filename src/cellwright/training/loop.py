@@ -79,15 +79,14 @@ def train(
 
 def read_material(data: Data, model: CellModel, settings: TrainingSettings) -> Task[Material]:
     """Read the training images of a run and draw the simulated ones."""
-    percentiles = model.spec.percentiles
-    target = yield from load_samples(data.target.select("train"), percentiles)
+    target = yield from load_samples(data.target.select("train"), model)
     if not target:
         raise ReadError(f"Training needs images with the split 'train'; {data.target.folder} has none.")
     extra: list[Sample] = []
     for dataset in data.extra:
-        extra += yield from load_samples(dataset.select("train"), percentiles)
+        extra += yield from load_samples(dataset.select("train"), model)
     if settings.pretrain_steps:
-        extra += yield from simulated_samples(settings.n_simulated, settings.seed, percentiles)
+        extra += yield from simulated_samples(settings.n_simulated, settings.seed, model)
     return Material(tuple(target), tuple(extra), data.target.select("val"))
 
 

@@ -1,5 +1,6 @@
-"""Annotated images in memory -> random patches, turned, flipped and rescaled together with their flow."""
+"""Annotated images in memory -> random patches, turned, flipped and rescaled together with their targets."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import cos, pi, sin
 
@@ -9,13 +10,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from cellwright.io.dataset import Dataset
+from cellwright.models.contract import CellModel, MapKind
 from cellwright.ops import normalize
-from cellwright.ops.flow import labels_to_flow
-from cellwright.ops.labels import equivalent_diameters, measure
+from cellwright.ops.labels import annotate, equivalent_diameters, relabel
+from cellwright.ops.resample import resize, resize_annotation, zoomed
 from cellwright.tasks import Progress, Task
-from cellwright.types import Image, Labels
+from cellwright.types import Annotation, Image, Labels
 
 MAX_FRAMES = 12  # frames taken from one stack
+FARTHEST_ZOOM = 2.0  # samples whose cells are more than this times too large or small are resized once
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,67 +28,114 @@ class Sample:
     Parameters
     ----------
     image : float32 (1 or 3, Y, X), percentile-scaled
-    flow : float16 (2, Y, X), unit flow
+    targets : float16 (maps, Y, X)
+        What the model should give, in map units; not a number where nothing is known.
+    kinds
+        How each channel of the targets follows the image.
     labels : int32 (Y, X)
+        Zero where the annotation has no masks.
+    points : float32 (N, 2)
+        Centres, in pixels.
     diameter_px
-        Median cell diameter; NaN when there is no cell.
+        Median cell diameter; NaN when there is no cell or nothing tells it.
     """
 
     name: str
     group: str
     image: Tensor
-    flow: Tensor
+    targets: Tensor
+    kinds: tuple[MapKind, ...]
     labels: Tensor
+    points: np.ndarray
     diameter_px: float
 
 
-def load_samples(dataset: Dataset, percentiles: tuple[float, float]) -> Task[list[Sample]]:
+def load_samples(dataset: Dataset, model: CellModel) -> Task[list[Sample]]:
     """Read every item of a dataset; a stack gives one sample for each of its frames that has a cell."""
     samples: list[Sample] = []
     for done, item in enumerate(dataset.items):
         yield Progress("read", done, len(dataset), item.name)
-        image, labels = item.read()
-        for index, (plane, truth) in enumerate(_planes(image, labels)):
-            samples.append(make_sample(f"{item.name}:{index}", item.group, plane, truth, percentiles))
+        image, truth = item.annotated()
+        planes = _planes(image, truth)
+        diameter = diameter_of([annotation for _, annotation in planes])
+        for index, (plane, annotation) in enumerate(planes):
+            name = f"{item.name}:{index}"
+            samples.append(make_sample(name, item.group, plane, annotation, model, diameter_px=diameter))
     return samples
 
 
-def _planes(image: Image, labels: Labels) -> list[tuple[np.ndarray, Labels]]:
-    """(C, Y, X) planes with their labels, thinned out: neighbouring frames are nearly the same image."""
+def _planes(image: Image, truth: Annotation | Labels) -> list[tuple[np.ndarray, Annotation]]:
+    """(C, Y, X) planes with their annotation, thinned out: neighbouring frames are nearly the same image."""
     data = np.asarray(image.data)
     has_channels = "C" in image.axes
     data = np.moveaxis(data, image.axes.index("C"), -3) if has_channels else data[..., None, :, :]
     planes = data.reshape(-1, *data.shape[-3:])
-    frames = labels.reshape(-1, *labels.shape[-2:])
+    if isinstance(truth, Annotation):
+        return [(planes[0], truth)]
+    frames = truth.reshape(-1, *truth.shape[-2:])
     filled = [index for index, frame in enumerate(frames) if frame.any()] or [0]
     chosen = np.unique(np.linspace(0, len(filled) - 1, MAX_FRAMES).round().astype(int))
-    return [(planes[filled[i]], frames[filled[i]]) for i in chosen]
+    return [(planes[filled[i]], annotate(relabel(frames[filled[i]]))) for i in chosen]
 
 
 def make_sample(
-    name: str, group: str, image: np.ndarray, labels: Labels, percentiles: tuple[float, float]
+    name: str,
+    group: str,
+    image: np.ndarray,
+    annotation: Annotation,
+    model: CellModel,
+    *,
+    diameter_px: float | None = None,
 ) -> Sample:
-    """Return the sample of one image (C, Y, X) and its labels (Y, X)."""
+    """Return the sample of one image (C, Y, X) and its annotation, for the targets of a model.
+
+    An image whose cells (of ``diameter_px``, else as annotated) are far from the model's diameter is brought
+    to it, as it will be when counted.
+    """
     channels = image[:3] if image.shape[0] >= 3 else image[:1]
-    scaled = normalize.apply(normalize.fit(channels, percentiles), channels)
-    areas = measure(labels).areas
-    areas = areas[areas > 0]
+    scaled = normalize.apply(normalize.fit(channels, model.spec.percentiles), channels)
+    diameter = diameter_of([annotation]) if diameter_px is None else diameter_px
+    zoom = model.spec.diameter_px / diameter if diameter > 0 else 1.0
+    if not 1 / FARTHEST_ZOOM <= zoom <= FARTHEST_ZOOM:
+        shape = zoomed(annotation.shape, zoom)
+        scaled, annotation = resize(scaled, shape), resize_annotation(annotation, shape)
+        diameter *= zoom
+    targets = model.make_targets(annotation)
+    kinds = [model.map_kinds[name] for name, n in model.spec.map_channels.items() for _ in range(n)]
+    labels = np.zeros(annotation.shape, np.int32) if annotation.labels is None else annotation.labels
     return Sample(
         name=name,
         group=group,
         image=torch.from_numpy(np.ascontiguousarray(scaled)),
-        flow=torch.from_numpy(labels_to_flow(labels)).half(),
+        targets=torch.from_numpy(np.concatenate([targets[name] for name in model.spec.map_channels])).half(),
+        kinds=tuple(kinds),
         labels=torch.from_numpy(labels.astype(np.int32)),
-        diameter_px=float(np.median(equivalent_diameters(areas))) if len(areas) else float("nan"),
+        points=annotation.points,
+        diameter_px=diameter,
     )
+
+
+def diameter_of(annotations: Sequence[Annotation]) -> float:
+    """Return the median diameter of all cells, in pixels; NaN when there is none or nothing tells it."""
+    areas = np.concatenate([_areas(annotation) for annotation in annotations])
+    return float(np.median(equivalent_diameters(areas))) if len(areas) else float("nan")
+
+
+def _areas(annotation: Annotation) -> np.ndarray:
+    if annotation.labels is not None:
+        areas = np.bincount(annotation.labels.ravel())[1:].astype(np.float32)
+        return areas[areas > 0]
+    if annotation.boxes is not None:
+        return np.asarray(pi / 4 * np.prod(annotation.boxes[:, 1] - annotation.boxes[:, 0], axis=1))
+    return np.zeros(0, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """A random cut: image float32 (3, P, P), unit flow float32 (2, P, P), labels int32 (P, P)."""
+    """A random cut: image float32 (3, P, P), targets float32 (maps, P, P), labels int32 (P, P)."""
 
     image: Tensor
-    flow: Tensor
+    targets: Tensor
     labels: Tensor
 
 
@@ -98,7 +148,8 @@ def cut_patch(
     ``diameters_px``; outside the image its mirror image is read.
     """
     zoom = _random_zoom(sample.diameter_px, diameters_px, rng)
-    to_source = _random_turn(rng) / zoom
+    turn = _random_turn(rng)
+    to_source = turn / zoom
     height, width = sample.labels.shape
     centre = _random_centre(sample, size / zoom, rng)
     grid = torch.arange(size, dtype=torch.float32) - (size - 1) / 2
@@ -106,11 +157,43 @@ def cut_patch(
     y, sign_y = _mirror(centre[0] + to_source[0, 0] * dy + to_source[0, 1] * dx, height)
     x, sign_x = _mirror(centre[1] + to_source[1, 0] * dy + to_source[1, 1] * dx, width)
     nearest = y.round().long() * width + x.round().long()
-    source_flow = sample.flow.view(2, -1)[:, nearest].float() * torch.stack([sign_y, sign_x])
-    to_patch = torch.from_numpy(np.linalg.inv(to_source)).float()
-    flow = torch.einsum("ij,jyx->iyx", to_patch, source_flow)
-    flow = flow / flow.norm(dim=0, keepdim=True).clamp_min(1e-6)
-    return Patch(_interpolate(sample.image, y, x, zoom), flow, sample.labels.view(-1)[nearest])
+    targets = sample.targets.flatten(1)[:, nearest].float()
+    _follow(targets, sample.kinds, _View(zoom, turn, torch.stack([sign_y, sign_x])))
+    return Patch(_interpolate(sample.image, y, x, zoom), targets, sample.labels.view(-1)[nearest])
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """How a patch looks at its source; ``signs`` (2, P, P) are -1 where the source is read mirrored."""
+
+    zoom: float
+    turn: np.ndarray
+    signs: Tensor
+
+
+def _follow(targets: Tensor, kinds: tuple[MapKind, ...], view: _View) -> None:
+    """Change targets read from the source into those of the patch, in place."""
+    channels = {kind: [i for i, one in enumerate(kinds) if one == kind] for kind in set(kinds)}
+    for direction in zip(*[iter(channels.get("direction", []))] * 2, strict=True):
+        pair = list(direction)
+        vectors = torch.einsum(
+            "ij,jyx->iyx", torch.from_numpy(np.linalg.inv(view.turn)).float(), targets[pair] * view.signs
+        )
+        targets[pair] = vectors / vectors.norm(dim=0, keepdim=True).clamp_min(1e-6)
+    if "density" in channels:
+        targets[channels["density"]] /= view.zoom**2
+    upright = channels.get("upright", []) + channels.get("size", [])
+    if not upright:
+        return
+    is_quarter_turn = np.isclose(np.abs(view.turn).max(), 1.0)
+    unknown = (
+        (view.signs < 0).any(dim=0) if is_quarter_turn else torch.ones_like(view.signs[0], dtype=torch.bool)
+    )
+    targets[upright] = torch.where(unknown, torch.nan, targets[upright])
+    for height, width in zip(*[iter(channels.get("size", []))] * 2, strict=True):
+        is_swapped = abs(view.turn[0, 0]) < 0.5
+        read = [width, height] if is_swapped else [height, width]
+        targets[[height, width]] = view.zoom * targets[read]
 
 
 def _random_zoom(diameter: float, allowed: tuple[float, float], rng: np.random.Generator) -> float:
@@ -128,15 +211,12 @@ def _random_turn(rng: np.random.Generator) -> np.ndarray:
 
 
 def _random_centre(sample: Sample, reach: float, rng: np.random.Generator) -> tuple[float, float]:
-    """Four times of five near a labelled pixel; a patch ``reach`` pixels wide stays inside if it can."""
+    """Four times of five near a cell; a patch ``reach`` pixels wide stays inside if it can."""
     height, width = sample.labels.shape
     y, x = float(rng.uniform(0, height)), float(rng.uniform(0, width))
-    if rng.random() < 0.8:
-        for _ in range(20):
-            near_y, near_x = int(rng.integers(height)), int(rng.integers(width))
-            if sample.labels[near_y, near_x]:
-                y, x = near_y + float(rng.normal(0, 40)), near_x + float(rng.normal(0, 40))
-                break
+    if rng.random() < 0.8 and len(sample.points):
+        near = sample.points[rng.integers(len(sample.points))]
+        y, x = near[0] + float(rng.normal(0, 40)), near[1] + float(rng.normal(0, 40))
     return _inside(y, reach, height), _inside(x, reach, width)
 
 

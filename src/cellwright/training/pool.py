@@ -8,10 +8,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cellwright.models.contract import CellModel, MapKind
+from cellwright.ops.labels import annotate
 from cellwright.ops.simulate import LOOKS, simulate
 from cellwright.tasks import Progress, Task
 from cellwright.training.augment import augment, exclude_boundaries
-from cellwright.training.patches import Sample, cut_patch, make_sample
+from cellwright.training.patches import Patch, Sample, cut_patch, make_sample
 from cellwright.training.settings import TrainingSettings
 
 SIMULATED_PX = 256
@@ -28,7 +30,7 @@ class Pool:
 def make_batch(
     parts: Sequence[tuple[Pool, int]], settings: TrainingSettings, rng: np.random.Generator, *, exclude: bool
 ) -> tuple[Tensor, Tensor]:
-    """Return images float32 (B, 3, P, P) and targets (B, 3, P, P): unit flow dy, dx and cell mask.
+    """Return images float32 (B, 3, P, P) and targets (B, maps, P, P).
 
     ``parts`` says how many patches come from which pool; with ``exclude`` some patches are taught with a gap
     between touching cells.
@@ -41,13 +43,18 @@ def make_batch(
         changed = settings.augmentation >= 1 or rng.random() < settings.augmentation
         images.append(augment(patch.image, patch.labels, rng) if changed else patch.image)
         gap = exclude and rng.random() < settings.exclude_boundaries
-        labels = exclude_boundaries(patch.labels) if gap else patch.labels
-        mask = (labels > 0).float()[None]
-        targets.append(torch.cat([patch.flow * mask, mask]))
+        targets.append(_with_gaps(patch, sample.kinds) if gap else patch.targets)
     return torch.stack(images), torch.stack(targets)
 
 
-def simulated_samples(n: int, seed: int, percentiles: tuple[float, float]) -> Task[list[Sample]]:
+def _with_gaps(patch: Patch, kinds: tuple[MapKind, ...]) -> Tensor:
+    """Return the targets of a patch whose touching cells are parted by background."""
+    is_gap = (patch.labels > 0) & (exclude_boundaries(patch.labels) == 0)
+    per_pixel = torch.tensor([kind in ("scalar", "direction") for kind in kinds])
+    return torch.where(is_gap & per_pixel[:, None, None], 0.0, patch.targets)
+
+
+def simulated_samples(n: int, seed: int, model: CellModel) -> Task[list[Sample]]:
     """Draw ``n`` images of all looks, fluorescence twice as often as the others."""
     samples = []
     looks = ("fluorescence", *LOOKS)
@@ -56,7 +63,6 @@ def simulated_samples(n: int, seed: int, percentiles: tuple[float, float]) -> Ta
         look = looks[index % len(looks)]
         drawn = simulate(look, (SIMULATED_PX, SIMULATED_PX), np.random.default_rng((seed, index)))
         image = np.moveaxis(drawn.image, -1, 0) if drawn.image.ndim == 3 else drawn.image[None]
-        samples.append(
-            make_sample(f"simulated:{index}", f"simulated {look}", image, drawn.labels, percentiles)
-        )
+        name, group = f"simulated:{index}", f"simulated {look}"
+        samples.append(make_sample(name, group, image, annotate(drawn.labels), model))
     return samples

@@ -57,9 +57,9 @@ def keep(
 ) -> None:
     """Write the checkpoint if it is the best so far, then the curve and what a resumed run needs.
 
-    ``scores`` are those of the epoch; the best has the highest ``ap50``, or is the last when there is none.
+    ``scores`` are those of the epoch; the best has the highest ``score``, or is the last when there is none.
     """
-    score = scores.get("ap50", float(state.step))
+    score = scores.get("score", float(state.step))
     rate = state.optimizer.param_groups[0]["lr"]
     loss = float(np.mean(state.losses)) if state.losses else math.nan
     state.history.append({"step": state.step, "loss": loss, "rate": rate, **scores})

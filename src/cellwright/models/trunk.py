@@ -1,0 +1,45 @@
+"""The trunk that the small presets of all families share, so that what one learns serves the others."""
+
+from torch import Tensor, nn
+
+from cellwright.models.blocks import PixelHead, conv_norm_relu
+from cellwright.models.decoders import GatedDecoder
+from cellwright.models.encoders import ConvEncoder
+
+ENCODER_WIDTHS = (16, 40, 80, 192)
+FEATURES = 24  # channels the trunk ends with, at half resolution
+DIVISOR = 16
+HALO = 160  # receptive field 148, rounded up to the divisor
+
+
+class TrunkNetwork(nn.Module):
+    """Half-resolution convolutional network with a head; about two million parameters.
+
+    Parameters
+    ----------
+    head
+        Features (B, 24, Y/2, X/2) -> maps (B, n, Y, X).
+    in_channels
+        Channels of the image.
+    """
+
+    def __init__(self, head: nn.Module, in_channels: int = 3) -> None:
+        super().__init__()
+        self.encoder = ConvEncoder(in_channels, ENCODER_WIDTHS, depths=(0, 1, 2, 2))
+        self.decoder = GatedDecoder(ENCODER_WIDTHS, widths=(80, 40, FEATURES), depths=(2, 2, 1))
+        self.head = head
+
+    def features(self, image: Tensor) -> Tensor:
+        """Float (B, in_channels, Y, X) -> (B, 24, Y/2, X/2)."""
+        decoded: Tensor = self.decoder(self.encoder(image))
+        return decoded
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Float (B, in_channels, Y, X) -> (B, n, Y, X)."""
+        maps: Tensor = self.head(self.features(image))
+        return maps
+
+
+def deep_head(n_out: int) -> nn.Sequential:
+    """Return a head of two convolutions."""
+    return conv_norm_relu(FEATURES, FEATURES).append(PixelHead(FEATURES, n_out))
