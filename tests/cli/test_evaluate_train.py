@@ -6,6 +6,7 @@ import tifffile
 
 from cellwright.io.images import read_image
 from cellwright.models.checkpoint import load_checkpoint
+from cellwright.ops.labels import measure
 from cellwright.types import Image
 
 
@@ -45,6 +46,22 @@ def test_a_perfect_model_scores_one_in_every_group(cli, dataset):
     scores = report["groups"]["all"]
     assert set(scores["ap"].values()) == {1.0}
     assert (scores["f1"], scores["pq"], scores["count_mae"], scores["count_mape"]) == (1, 1, 0, 0)
+    assert (scores["score"], scores["point_f1"], scores["box_iou"], scores["seg"]) == (1, 1, 1, 1)
+
+
+@pytest.mark.usefixtures("oracle")
+def test_a_folder_of_boxes_is_scored_by_recall(cli, dataset):
+    for path in (dataset / "masks").iterdir():
+        boxes = measure(tifffile.imread(path).astype(np.int32)).boxes[1:]  # one cell has no box
+        rows = [f"{left},{top},{right},{bottom},cell" for (top, left), (bottom, right) in boxes]
+        (dataset / "boxes").mkdir(exist_ok=True)
+        table = "\n".join(["xmin,ymin,xmax,ymax,class", *rows])
+        (dataset / "boxes" / f"{path.stem}.csv").write_text(table)
+        path.unlink()
+    scores = json.loads(cli("evaluate", dataset).out)["groups"]["all"]
+    assert (scores["box_recall"], scores["box_iou"]) == (1, 1)
+    assert scores["n_predicted"] == scores["n_true"] + 2
+    assert not {"box_precision", "count_mae"} & set(scores)
 
 
 @pytest.mark.usefixtures("oracle")

@@ -233,21 +233,21 @@ def test_the_best_weights_on_validation_are_kept(material, tiny_flow, tmp_path, 
     kept = {}
     for step in fit(watched, tiny_flow(), tmp_path / "model", SHORT, device="cpu"):
         if step.stage == "epoch":
-            kept[step.scores["ap50"]] = weights_in(tmp_path / "model")
+            kept[step.scores["score"]] = weights_in(tmp_path / "model")
     assert list(kept) == [0.2, 0.8, 0.5, 0.7]
     assert not same(kept[0.2], kept[0.8])
     assert same(kept[0.8], weights_in(tmp_path / "model"))
-    assert json.loads((tmp_path / "model" / "scores.json").read_text()) == {"ap50": 0.8}
+    assert json.loads((tmp_path / "model" / "scores.json").read_text()) == {"score": 0.8}
     curve = json.loads((tmp_path / "model" / "curve.json").read_text())
-    assert [epoch["ap50"] for epoch in curve["epochs"]] == [0.2, 0.8, 0.5, 0.7]
+    assert [epoch["score"] for epoch in curve["epochs"]] == [0.2, 0.8, 0.5, 0.7]
 
 
 class FixedReport(Report):
-    def __init__(self, ap50):
-        object.__setattr__(self, "ap50", ap50)
+    def __init__(self, score):
+        object.__setattr__(self, "score", score)
 
     def summary(self):
-        return {"ap50": self.ap50}
+        return {"score": self.score}
 
 
 def test_from_a_folder_to_a_model_that_can_be_loaded(write_dataset, tmp_path):

@@ -14,7 +14,9 @@ from cellwright.errors import ReadError
 
 @with_settings(*SETTINGS)
 def evaluate(
-    dataset: Annotated[Path, typer.Argument(help="Folder with meta.json, images/ and masks/.")],
+    dataset: Annotated[
+        Path, typer.Argument(help="Folder with meta.json, images/ and masks/, boxes/ or points/.")
+    ],
     model: Annotated[str, typer.Option(help="Name or folder of a model.")] = "flow",
     split: Annotated[str, typer.Option(help="Split to score; 'all' takes every image.")] = "val",
     group: Annotated[
@@ -22,7 +24,10 @@ def evaluate(
     ] = None,
     **flags: Any,
 ) -> None:
-    """Score a model on annotated images: AP at IoU 0.5 to 0.9, F1, PQ and count errors, as JSON."""
+    """Score a model on annotated images, as JSON: outlines, points, boxes and counts, whichever it gives.
+
+    Where not every cell is annotated, only recall is told: what else was found may be right.
+    """
     from cellwright.io.dataset import read_dataset
 
     everything = read_dataset(dataset)
@@ -31,12 +36,13 @@ def evaluate(
         splits = sorted({item.split for item in everything.items})
         groups = sorted({item.group for item in everything.items})
         raise ReadError(
-            f"{dataset} has no labelled image of split {split!r} and group {group!r}; it has splits {splits} "
-            f"and groups {groups}. Choose some of these."
+            f"{dataset} has no annotated image of split {split!r} and group {group!r}; its splits are "
+            f"{splits}, its groups {groups}. Choose some of these."
         )
     choices = make_choices([model], flags)
     from cellwright.training.evaluate import evaluate as evaluate_model
 
     task = evaluate_model(chosen, choices.models[0], settings=choices.settings, engine=choices.engine)
     report = run_with_bar(task, dataset.name, stages=("evaluate",))
-    typer.echo(json.dumps({"model": choices.title, "split": split, "groups": report.to_json()}, indent=2))
+    values = {"model": choices.title, "split": split, "groups": report.to_json()}
+    typer.echo(json.dumps(values, indent=2, allow_nan=False))

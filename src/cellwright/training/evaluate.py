@@ -253,7 +253,7 @@ def _class_shares(
     for number in np.unique(truth.classes):
         hits = float((truth.classes[pairs[:, 1]] == number).sum())
         shares[f"{kind}_recall_{true[number]}"] = (hits, float((truth.classes == number).sum()))
-    if cells.classes is not None:
+    if cells.classes is not None and own:
         given = [own[number] for number in cells.classes[pairs[:, 0]]]
         right = sum(a == true[b] for a, b in zip(given, truth.classes[pairs[:, 1]], strict=True))
         shares["class_accuracy"] = (right, len(pairs))
