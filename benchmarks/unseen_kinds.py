@@ -74,14 +74,14 @@ def draw_sheet(report: Report, dataset: Dataset, path: Path) -> None:
     from skimage.segmentation import find_boundaries
 
     items = {item.name: item for item in dataset.items}
-    worst = sorted(report.images, key=lambda image: image.f1)[:12]
+    worst = sorted(report.images, key=lambda image: image.means["f1"])[:12]
     figure, axes = plt.subplots(3, 4, figsize=(16, 12))
     for axis, score in zip(axes.flat, worst, strict=False):
         image, labels = items[score.name].read()
         shown = np.ma.masked_where(~find_boundaries(labels), labels > 0)
         axis.imshow(np.asarray(image.data), cmap="gray")
         axis.imshow(shown, cmap="autumn", interpolation="nearest")
-        axis.set_title(f"F1 {score.f1:.2f}: {score.n_predicted} of {score.n_true}")
+        axis.set_title(f"F1 {score.means['f1']:.2f}: {score.n_predicted} of {score.n_true}")
     for axis in axes.flat:
         axis.axis("off")
     figure.savefig(path, dpi=60, bbox_inches="tight")

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from cellwright.models import shelf
+from cellwright.models import registry, shelf
 from cellwright.models.checkpoint import save_checkpoint
 from cellwright.models.flow import build
 
@@ -32,6 +32,17 @@ def test_models_as_json(cli, own_models):
     assert [(entry["model"], entry["family"], entry["scores"]) for entry in found] == [
         ("mine", "flow", {"ap50": 0.875})
     ]
+
+
+def test_the_families_as_a_table(cli):
+    code, out, err = cli("models", "--table")
+    assert (code, err) == (0, "")
+    head, line, *rows = out.splitlines()
+    assert head.count("|") == line.count("|") == 4
+    assert [row.split("`")[1] for row in rows] == list(registry.FAMILIES)
+    for row, family in zip(rows, registry.FAMILIES.values(), strict=True):
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        assert cells[1:] == [family.title, ", ".join(family.returns)]
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,19 @@ from typing import Annotated
 
 import typer
 
+from cellwright.models import registry
+
 
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per model.")] = False,
+    as_table: Annotated[
+        bool, typer.Option("--table", help="Print the families and what each gives, as Markdown.")
+    ] = False,
 ) -> None:
     """List the models that can be chosen by name."""
+    if as_table:
+        typer.echo(families_table())
+        return
     from cellwright.models import shelf
 
     for entry in shelf.models():
@@ -24,3 +32,13 @@ def models(
         for name, score in entry.scores.items():
             typer.echo(f"    {name}: {score:.3f}")
         typer.echo(f"    {entry.folder}")
+
+
+def families_table() -> str:
+    """Return the families of the registry, what each does and the layers it gives, as a Markdown table."""
+    rows = ["| family | what it does | gives |", "|---|---|---|"]
+    rows += [
+        f"| `{family.name}` | {family.title} | {', '.join(family.returns)} |"
+        for family in registry.FAMILIES.values()
+    ]
+    return "\n".join(rows)
