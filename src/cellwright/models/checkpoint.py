@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from cellwright.errors import CheckpointError, WriteError
 from cellwright.models import registry
@@ -26,20 +27,7 @@ def save_checkpoint(folder: Path, model: CellModel, scores: Mapping[str, float] 
     WriteError
         The folder cannot be written.
     """
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.network.state_dict().items()}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / (WEIGHTS + ".part")
-        save_file(weights, partial)
-        partial.chmod(0o644)  # safetensors lets its owner alone read it
-        partial.replace(folder / WEIGHTS)
-        spec = {**model.spec.to_json(), "weights_sha256": checksum(folder / WEIGHTS)}
-        _write_json(folder / SCORES, dict(scores or {}))
-        _write_json(folder / SPEC, spec)
-    except (OSError, SafetensorError) as error:  # safetensors tells of a full disk in its own way
-        raise WriteError(
-            f"Cannot write the model to {folder}: {error}. Choose a folder you may write to."
-        ) from error
+    write_model(folder, model.network, SPEC, model.spec.to_json(), scores)
 
 
 def load_checkpoint(folder: Path) -> CellModel:
@@ -52,10 +40,51 @@ def load_checkpoint(folder: Path) -> CellModel:
         checksum is not that of spec.json.
     """
     spec = read_spec(folder / SPEC)
-    path = folder / WEIGHTS
-    sha256 = _verified(path, spec.weights_sha256)
+    sha256 = verified_checksum(folder, spec.weights_sha256)
     model: CellModel = registry.get(spec.family).load().build(spec.preset)
     _check_same_shape(spec, model.spec, folder / SPEC)
+    load_weights(folder, model.network, f"the {spec.preset} preset of {spec.family}")
+    return model.with_network(model.network.eval(), spec=spec, sha256=sha256)
+
+
+def write_model(
+    folder: Path,
+    network: nn.Module,
+    spec_name: str,
+    spec: Mapping[str, object],
+    scores: Mapping[str, float] | None,
+) -> None:
+    """Write weights, scores and, last of all, the spec (as ``spec_name``) with the checksum of the weights.
+
+    Raises
+    ------
+    WriteError
+        The folder cannot be written.
+    """
+    weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / (WEIGHTS + ".part")
+        save_file(weights, partial)
+        partial.chmod(0o644)  # safetensors lets its owner alone read it
+        partial.replace(folder / WEIGHTS)
+        _write_json(folder / SCORES, dict(scores or {}))
+        _write_json(folder / spec_name, {**spec, "weights_sha256": checksum(folder / WEIGHTS)})
+    except (OSError, SafetensorError) as error:  # safetensors tells of a full disk in its own way
+        raise WriteError(
+            f"Cannot write the model to {folder}: {error}. Choose a folder you may write to."
+        ) from error
+
+
+def load_weights(folder: Path, network: nn.Module, title: str) -> None:
+    """Put the weights in ``folder`` into a network, which errors call ``title``.
+
+    Raises
+    ------
+    CheckpointError
+        They are missing or damaged, hold values that are not finite, or belong to another network.
+    """
+    path = folder / WEIGHTS
     try:
         weights = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
@@ -64,12 +93,9 @@ def load_checkpoint(folder: Path) -> CellModel:
         ) from error
     _check_finite(weights, path)
     try:
-        model.network.load_state_dict(weights)
+        network.load_state_dict(weights)
     except RuntimeError as error:
-        raise CheckpointError(
-            f"The weights in {path} do not fit the {spec.preset} preset of {spec.family}: {error}"
-        ) from error
-    return model.with_network(model.network.eval(), spec=spec, sha256=sha256)
+        raise CheckpointError(f"The weights in {path} do not fit {title}: {error}") from error
 
 
 def checksum(path: Path) -> str:
@@ -78,7 +104,15 @@ def checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _verified(path: Path, expected: str) -> str:
+def verified_checksum(folder: Path, expected: str) -> str:
+    """Return the checksum of the weights in ``folder``, which is the expected one unless that is empty.
+
+    Raises
+    ------
+    CheckpointError
+        The weights are missing or others than expected.
+    """
+    path = folder / WEIGHTS
     try:
         found = checksum(path)
     except OSError as error:
