@@ -143,3 +143,26 @@ def test_small_frames_are_taken_together(engine):
     engine.batch_size = 4
     assert [list(part.frames) for part in units(6, (64, 64), engine)] == [[0, 1, 2, 3], [4, 5]]
     assert n_tiles(units(6, (64, 64), engine), engine, 1.0) == 6
+
+
+def test_cells_without_labels_are_found_once(blobs):
+    """Each block sees its core and beyond; a cell near a line between cores is seen by several."""
+    plain = cells_of(blobs.labels)
+    layout = Layout(blobs.labels.shape, 48, halo=32, divisor=8)
+    mosaic = Mosaic((2,), blobs.labels.shape, has_labels=False)
+    for frame in (0, 1):
+        for block in grid(layout):
+            corner = np.array([part.start for part in block.read], np.float32)
+            past = np.array([part.stop for part in block.read], np.float32)
+            seen = ((plain.points >= corner) & (plain.points < past)).all(axis=1)
+            jitter = np.float32(0.4)  # blocks never agree to the last digit
+            points = plain.points[seen] - corner + jitter
+            boxes = plain.boxes[seen] - corner
+            mosaic.add(frame, block, Cells(points, boxes, plain.scores[seen], plain.areas[seen]))
+    cells = mosaic.cells()
+    assert cells.labels is None
+    assert len(cells) == 2 * len(plain)
+    found = cells.points[cells.points[:, 0] == 1][:, 1:]
+    order = np.lexsort(found.T), np.lexsort(plain.points.T)
+    assert np.allclose(np.sort(found[order[0]], 0), np.sort(plain.points[order[1]], 0), atol=0.5)
+    assert mosaic.cells().boxes.shape == (len(cells), 2, 3)

@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cellwright.ops.labels import measure
-from cellwright.ops.resample import resize, resize_cells, resize_labels, zoomed
+from cellwright.ops.labels import annotate, measure
+from cellwright.ops.resample import resize, resize_annotation, resize_cells, resize_labels, zoomed
 from cellwright.types import Cells
 
 
@@ -51,7 +51,7 @@ def test_labels_enlarged_and_shrunk_are_the_same(blobs, factor):
 def test_cells_are_measured_in_the_new_pixels(blobs):
     shape = blobs.labels.shape
     enlarged = resize_labels(blobs.labels, (shape[0] * 3, shape[1] * 3))
-    back = resize_cells(cells_of(enlarged), shape)
+    back = resize_cells(cells_of(enlarged), enlarged.shape, shape)
     assert np.allclose(back.points, blobs.points, atol=1e-4)
     assert np.array_equal(back.labels, blobs.labels)
     assert np.array_equal(back.areas, measure(blobs.labels).areas)
@@ -62,7 +62,7 @@ def test_cells_that_vanish_are_dropped_with_their_rows():
     labels[0, 0] = 1  # falls between the pixels that are kept
     labels[10:30, 10:30] = 2
     cells = replace(cells_of(labels), classes=np.array([5, 6], np.int16))
-    shrunk = resize_cells(cells, (10, 10))
+    shrunk = resize_cells(cells, labels.shape, (10, 10))
     assert (len(shrunk), shrunk.labels.max(), shrunk.scores.tolist(), shrunk.classes.tolist()) == (
         1,
         1,
@@ -71,6 +71,24 @@ def test_cells_that_vanish_are_dropped_with_their_rows():
     )
 
 
-def test_cells_without_labels_cannot_be_resized(blobs):
-    with pytest.raises(TypeError, match="labels"):
-        resize_cells(replace(cells_of(blobs.labels), labels=None), (5, 5))
+def test_cells_without_labels_move_with_the_pixels(blobs):
+    plain = replace(cells_of(blobs.labels), labels=None)
+    height, width = blobs.labels.shape
+    half = resize_cells(plain, blobs.labels.shape, (height // 2, width * 2))
+    assert half.labels is None
+    assert np.allclose(half.boxes, plain.boxes * [0.5, 2])
+    assert np.allclose(half.points, (plain.points + 0.5) * [0.5, 2] - 0.5)
+    assert np.allclose(half.areas, plain.areas)
+    back = resize_cells(half, (height // 2, width * 2), blobs.labels.shape)
+    assert np.allclose(back.points, plain.points, atol=1e-4)
+
+
+def test_an_annotation_keeps_its_rows(blobs):
+    annotation = replace(annotate(blobs.labels), classes=np.arange(len(blobs), dtype=np.int16))
+    shape = tuple(2 * n for n in blobs.labels.shape)
+    doubled = resize_annotation(annotation, shape)
+    assert doubled.shape == doubled.labels.shape == shape
+    assert np.allclose(doubled.points, 2 * annotation.points + 0.5, atol=1e-3)
+    assert np.array_equal(doubled.classes, annotation.classes)
+    boxes_alone = resize_annotation(replace(annotation, labels=None), shape)
+    assert np.allclose(boxes_alone.boxes, doubled.boxes)

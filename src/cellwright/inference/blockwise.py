@@ -12,6 +12,7 @@ from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from cellwright.inference.maps import Engine, Meter, by_name, predict_maps
 from cellwright.ops.axes import Frames
@@ -26,6 +27,7 @@ WHOLE_PX = 4096  # a frame up to this long is one block, whose maps can be kept
 BLOCK_PX = 3072  # a longer one is cut, so that its labels leave room for the decoding of a block
 LARGEST_CELL = 3.0  # times the model's diameter: cells up to this size are whole in some block
 CLAIM_PX = 2.0  # how far beyond its core a block claims cells
+SAME_CENTRE = 0.25  # centres nearer than this share of the cell's width are of one cell
 TAKEN = 0.5  # a cell that keeps no more than this share of its pixels was found before
 
 
@@ -93,12 +95,17 @@ class Mosaic:
         Lengths of the axes before YX; empty for a 2D image.
     shape
         (Y, X) of a frame in pixels.
+    has_labels
+        Whether the cells come with labels; without, a cell found twice is recognised by its centre.
     """
 
-    def __init__(self, lead_shape: tuple[int, ...], shape: tuple[int, int]) -> None:
+    def __init__(
+        self, lead_shape: tuple[int, ...], shape: tuple[int, int], *, has_labels: bool = True
+    ) -> None:
         self.lead_shape = lead_shape
         self.shape = shape
-        self._labels: Labels = np.zeros((*lead_shape, *shape), np.int32)
+        self._labels: Labels | None = np.zeros((*lead_shape, *shape), np.int32) if has_labels else None
+        self._centres: dict[int, list[NDArray[np.float32]]] = {}
         n_axes = len(lead_shape) + 2
         none = np.zeros((0,), np.float32)
         self._parts = [Cells(none.reshape(0, n_axes), none.reshape(0, 2, n_axes), none, none)]
@@ -107,12 +114,13 @@ class Mosaic:
     def add(self, frame: int, block: Tile, cells: Cells) -> None:
         """Add the cells of one block of frame ``frame``; they are in pixels of the block's window."""
         lead = [int(i) for i in np.unravel_index(frame, self.lead_shape)] if self.lead_shape else []
-        window = self._labels[tuple(lead)][block.read]
-        if window.shape != self.shape:
-            cells = _free(cells, block, window)
-        _write(window, _labels_of(cells), self._n_cells)
-        self._n_cells += len(cells)
         corner = np.array([part.start for part in block.read], np.float32)
+        is_whole = tuple(part.stop - part.start for part in block.read) == self.shape
+        if self._labels is not None:
+            cells = self._written(cells, block, self._labels[tuple(lead)][block.read], is_whole=is_whole)
+        elif not is_whole:
+            cells = self._not_yet_found(cells, block, frame)
+        self._n_cells += len(cells)
         self._parts.append(
             replace(
                 cells,
@@ -135,6 +143,30 @@ class Mosaic:
             classes=np.concatenate(classes) if classes else None,
         )
 
+    def _written(self, cells: Cells, block: Tile, window: Labels, *, is_whole: bool) -> Cells:
+        """Write the labels of a block's own cells into the window; return these cells."""
+        if cells.labels is None:
+            raise TypeError("Cells of a block must come with labels; postprocess gave none.")
+        own = cells if is_whole else _free(cells, cells.labels, block, window)
+        assert own.labels is not None  # as those they were taken from
+        _write(window, own.labels, self._n_cells)
+        return own
+
+    def _not_yet_found(self, cells: Cells, block: Tile, frame: int) -> Cells:
+        """Return a block's own cells without those whose centre is that of a cell of an earlier block."""
+        rows = np.flatnonzero(_claimed(cells.points, block))
+        corner = np.array([part.start for part in block.read], np.float32)
+        earlier = self._centres.setdefault(frame, [])
+        if earlier and len(rows):
+            distance, _ = cKDTree(np.concatenate(earlier)).query(cells.points[rows] + corner)
+            rows = rows[distance > SAME_CENTRE * np.sqrt(cells.areas[rows])]
+        if len(rows):
+            earlier.append(cells.points[rows] + corner)
+        classes = None if cells.classes is None else cells.classes[rows]
+        return Cells(
+            cells.points[rows], cells.boxes[rows], cells.scores[rows], cells.areas[rows], None, classes
+        )
+
 
 def _write(window: Labels, labels: Labels, n_before: int) -> None:
     if n_before == 0 and window.shape == labels.shape and not window.any():
@@ -143,10 +175,10 @@ def _write(window: Labels, labels: Labels, n_before: int) -> None:
         np.copyto(window, labels + np.int32(n_before), where=labels > 0)
 
 
-def _free(cells: Cells, block: Tile, window: Labels) -> Cells:
+def _free(cells: Cells, own: Labels, block: Tile, window: Labels) -> Cells:
     """Return the block's own cells, less what other blocks have put into the window already."""
     claimed = _claimed(cells.points, block)
-    labels = np.where(window > 0, np.int32(0), keep(_labels_of(cells), claimed))
+    labels = np.where(window > 0, np.int32(0), keep(own, claimed))
     rows = np.flatnonzero(claimed)
     left = np.bincount(labels.ravel(), minlength=len(rows) + 1)[1:]
     free = left > TAKEN * cells.areas[rows]
@@ -161,12 +193,6 @@ def _claimed(points: NDArray[np.float32], block: Tile) -> NDArray[np.bool_]:
     high = np.array([part.stop for part in block.local]) - 0.5 + CLAIM_PX
     inside = (points >= low) & (points < high)
     return inside[:, 0] & inside[:, 1]
-
-
-def _labels_of(cells: Cells) -> Labels:
-    if cells.labels is None:
-        raise TypeError("Cells of a block must come with labels; postprocess gave none.")
-    return cells.labels
 
 
 def _with_lead(points: NDArray[np.float32], lead: Sequence[int]) -> NDArray[np.float32]:

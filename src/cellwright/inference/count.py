@@ -10,12 +10,15 @@ import numpy as np
 
 from cellwright.errors import SettingsError
 from cellwright.inference.blockwise import Mosaic, Unit, n_tiles, predict_unit
+from cellwright.inference.density import count_density
 from cellwright.inference.job import Job, ModelChoices, load_models, names_of, open_job
 from cellwright.inference.maps import Meter
 from cellwright.inference.provenance import provenance_of
 from cellwright.inference.rescale import cells_in, zoom_for, zoom_notice
 from cellwright.inference.settings import EngineSettings
 from cellwright.inference.settle import Found, find, meter_of, settle, units_of
+from cellwright.models import registry
+from cellwright.models.contract import CellModel
 from cellwright.ops.axes import guess_axes
 from cellwright.ops.resample import zoomed
 from cellwright.ops.tiles import Layout, Tile, grid
@@ -73,7 +76,10 @@ def count_cells(
     """
     started = time.perf_counter()
     yield Progress("load", 0, 1)
-    with open_job(image, load_models(model), settings, engine) as job:
+    models = load_models(model)
+    if registry.get(models[0].spec.family).kind == "density":
+        return (yield from count_density(image, model, settings, engine))
+    with open_job(image, models, settings, engine) as job:
         outcome = yield from _count(job)
         provenance = provenance_of(
             image,
@@ -115,7 +121,7 @@ def predict(
 def decode(prediction: Prediction, model: ModelChoices, settings: Any) -> Cells:
     """Return the cells in kept maps under these settings, in the image's own pixels, without the network."""
     first = load_models(model)[0]
-    mosaic = Mosaic(prediction.lead_shape, prediction.frame_shape)
+    mosaic = _mosaic(first, prediction.lead_shape, prediction.frame_shape)
     whole = _whole(prediction.frame_shape)
     for index, maps in enumerate(prediction.frames):
         mosaic.add(index, whole, cells_in(maps, prediction.frame_shape, first, settings))
@@ -149,7 +155,9 @@ class _Outcome(NamedTuple):
 
 def _count(job: Job) -> Task[_Outcome]:
     if job.scaling.low == job.scaling.high:  # an image of one intensity has no cells
-        return _Outcome(Mosaic(job.frames.lead_shape, job.frames.shape).cells(), None, 1.0)
+        return _Outcome(
+            _mosaic(job.engine.models[0], job.frames.lead_shape, job.frames.shape).cells(), None, 1.0
+        )
     look = yield from settle(job)
     parts = units_of(job, look.zoom)
     meter = look.meter
@@ -168,7 +176,7 @@ def _count(job: Job) -> Task[_Outcome]:
 def _gather(
     job: Job, parts: tuple[Unit, ...], zoom: float, meter: Meter, ready: dict[int, Found]
 ) -> Task[_Outcome]:
-    mosaic = Mosaic(job.frames.lead_shape, job.frames.shape)
+    mosaic = _mosaic(job.engine.models[0], job.frames.lead_shape, job.frames.shape)
     kept: list[Maps] | None = [] if _fits(job, parts, zoom) else None
     for index, part in enumerate(parts):
         found = ready.pop(index, None) or (yield from find(job, part, zoom, meter))
@@ -181,6 +189,11 @@ def _gather(
     if kept is not None:
         prediction = Prediction(tuple(kept), zoom, job.frames.shape, job.frames.lead_shape)
     return _Outcome(mosaic.cells(), prediction, zoom)
+
+
+def _mosaic(model: CellModel, lead_shape: tuple[int, ...], shape: tuple[int, int]) -> Mosaic:
+    has_labels = "Labels" in registry.get(model.spec.family).returns
+    return Mosaic(lead_shape, shape, has_labels=has_labels)
 
 
 def _fits(job: Job, parts: tuple[Unit, ...], zoom: float) -> bool:

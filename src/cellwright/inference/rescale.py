@@ -75,7 +75,7 @@ def cells_in(maps: Maps, shape: tuple[int, int], model: CellModel, settings: Any
     if zoom < 1:
         return model.postprocess({name: resize(one, shape) for name, one in maps.items()}, settings)
     cells = model.postprocess(maps, _in_model_pixels(settings, zoom))
-    return resize_cells(cells, shape)
+    return resize_cells(cells, map_shape, shape)
 
 
 def _in_model_pixels(settings: Any, zoom: float) -> Any:

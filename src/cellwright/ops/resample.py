@@ -41,13 +41,19 @@ def resize_labels(labels: Labels, shape: Shape) -> Labels:
     return resized
 
 
-def resize_cells(cells: Cells, shape: Shape) -> Cells:
-    """Return cells with their labels at another size (Y, X), measured again in pixels of that size.
+def resize_cells(cells: Cells, old: Shape, shape: Shape) -> Cells:
+    """Return cells found in an image of size ``old`` (Y, X) in pixels of the same image at another size.
 
-    Cells so small that no pixel is left of them are dropped.
+    Labels are measured again; cells so small that no pixel is left of them are dropped.
     """
     if cells.labels is None:
-        raise TypeError("Only cells with labels can be resized; got cells without.")
+        factors = np.array([new / n for new, n in zip(shape, old, strict=True)], np.float32)
+        return replace(
+            cells,
+            points=(cells.points + np.float32(0.5)) * factors - np.float32(0.5),
+            boxes=cells.boxes * factors,
+            areas=cells.areas * factors.prod(),
+        )
     resized = resize_labels(cells.labels, shape)
     left = np.bincount(resized.ravel(), minlength=len(cells) + 1)[1:] > 0
     resized = keep(resized, left)
