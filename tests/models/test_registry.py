@@ -28,7 +28,7 @@ def test_the_settings_of_every_family_are_frozen(name):
 
 
 def test_an_unknown_family_is_refused():
-    with pytest.raises(CheckpointError, match=r"one of \['flow'\]; got 'flaw'"):
+    with pytest.raises(CheckpointError, match=r"one of \[.*'flow'.*\]; got 'flaw'"):
         registry.get("flaw")
 
 

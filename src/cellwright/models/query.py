@@ -240,6 +240,8 @@ class QueryModel(ModelBase):
         shape = (image.shape[1], image.shape[2])
         device = next(self.network.parameters()).device
         asked = torch.from_numpy(check_points(points, shape)).to(device)
+        if not len(asked):
+            return np.zeros(0, np.float32)
         padded = torch.from_numpy(_padded(image, self.spec.divisor)).to(device)[np.newaxis]
         was_training = self.network.training
         try:
@@ -261,6 +263,12 @@ class QueryModel(ModelBase):
         raise TypeError(f"Only the networks of this family answer points; got {type(network).__name__}.")
 
 
+class PaperQueryModel(QueryModel):
+    """The published network, which answers no more than "inside"."""
+
+    map_kinds: ClassVar[dict[str, MapKind]] = {"inside": "scalar"}
+
+
 def _padded(image: NDArray[np.float32], divisor: int) -> NDArray[np.float32]:
     """Return the image (C, Y, X) mirrored below and on the right up to multiples of the divisor."""
     return np.pad(image, [(0, 0), *((0, -size % divisor) for size in image.shape[1:])], mode="reflect")
@@ -276,5 +284,5 @@ def build(preset: str = "small") -> QueryModel:
     """
     spec = spec_of(SPECS, preset)
     if preset == "paper":
-        return QueryModel(spec, PaperNetwork(spec.in_channels))
+        return PaperQueryModel(spec, PaperNetwork(spec.in_channels))
     return QueryModel(spec, TrunkNetwork(QueryHead(), spec.in_channels))

@@ -7,6 +7,7 @@ from typing import Any
 
 from cellwright.errors import CheckpointError
 from cellwright.ops.flow import FlowSettings
+from cellwright.ops.query import QuerySettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,13 @@ FAMILIES: dict[str, Family] = {
             returns=("Labels", "Points", "Shapes"),
             module="cellwright.models.flow",
             settings=FlowSettings,
+        ),
+        Family(
+            name="query",
+            title="Answers for any point whether there is a cell; outlines from a lattice of questions",
+            returns=("Labels", "Points", "Shapes"),
+            module="cellwright.models.query",
+            settings=QuerySettings,
         ),
     )
 }
