@@ -6,7 +6,14 @@ import pandas
 import pytest
 
 from cellwright.errors import WriteError
-from cellwright.io.tables import cells_table, plain_count, write_provenance, write_table
+from cellwright.io.tables import (
+    cells_table,
+    class_counts,
+    frames_table,
+    plain_count,
+    write_provenance,
+    write_table,
+)
 from cellwright.types import Cells, Provenance, Result
 
 
@@ -40,9 +47,7 @@ CORE = ["box_y0", "box_x0", "box_y1", "box_x1", "score", "area_px", "diameter_px
         ("YX", ["y", "x"]),
         ("YXC", ["y", "x"]),
         ("CYX", ["y", "x"]),
-        ("ZYX", ["z", "y", "x"]),
         ("TYX", ["t", "y", "x"]),
-        ("TZCYX", ["t", "z", "y", "x"]),
     ],
 )
 def test_columns_follow_the_axes(axes, leading):
@@ -56,6 +61,58 @@ def test_centre_and_box_are_those_of_the_cell():
     row = cells_table(make_result("ZYX")).iloc[1]
     assert (row["z"], row["y"], row["x"]) == (13, 14, 15)
     assert (row["box_y0"], row["box_x0"], row["box_y1"], row["box_x1"]) == (12, 13, 17, 18)
+    assert (row["box_z0"], row["box_z1"]) == (11, 16)
+
+
+def test_the_centre_of_a_volume_lies_between_slices_but_not_between_times():
+    result = make_result("TZYX")
+    cells = replace(result.cells, points=result.cells.points + np.float32(0.25))
+    row = cells_table(replace(result, cells=cells)).iloc[0]
+    assert (row["t"], row["z"]) == (10, 11.25)
+
+
+@pytest.mark.parametrize("axes", ["ZYX", "TZCYX"])
+def test_cells_of_a_volume_have_volumes(axes):
+    result = make_result(axes, pixel_size_um=(2.0, 0.5, 0.25))
+    result = replace(result, cells=replace(result.cells, areas=np.full(3, 288.0, np.float32)))
+    table = cells_table(result)
+    corners = [f"box_{axis}{corner}" for corner in (0, 1) for axis in "zyx"]
+    leading = ["t", "z"] if "T" in axes else ["z"]
+    sizes = ["volume_px", "volume_um3", "diameter_um"]
+    assert list(table.columns) == ["label", *leading, "y", "x", *corners, "score", *sizes]
+    assert table["volume_um3"].to_numpy() == pytest.approx([72] * 3)
+    assert table["diameter_um"].to_numpy() == pytest.approx([(6 * 72 / np.pi) ** (1 / 3)] * 3)
+
+
+def test_classes_are_named():
+    result = make_result()
+    named = replace(
+        result,
+        cells=replace(result.cells, classes=np.array([1, -1, 0], np.int16)),
+        provenance=replace(result.provenance, settings={"classes": ("RBC", "WBC")}),
+    )
+    assert list(cells_table(named)["class"]) == ["WBC", "", "RBC"]
+    assert list(cells_table(named).columns) == ["label", "y", "x", *CORE[:4], "class", *CORE[4:]]
+    assert class_counts(named) == {"RBC": 1, "WBC": 1}
+    assert class_counts(result) == {}
+
+
+def make_density(shape=(4, 5), offset=(), axes="YX"):
+    density = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    result = make_result(axes, n=0, offset=offset)
+    return replace(result, count=float(density.sum()), maps={"density": density}, interval=(180.0, 200.0))
+
+
+def test_a_density_is_written_as_its_count(tmp_path):
+    write_table(tmp_path / "a.csv", make_density())
+    assert (tmp_path / "a.csv").read_text() == "count,low,high\n190.0,180.0,200.0\n"
+    write_provenance(tmp_path / "a.json", make_density())
+    assert json.loads((tmp_path / "a.json").read_text())["interval"] == [180, 200]
+
+
+def test_a_series_of_densities_has_a_row_per_frame():
+    table = frames_table(make_density((3, 2, 2), offset=(7, 0, 0), axes="TYX"))
+    assert table.to_dict("list") == {"t": [7, 8, 9], "count": [6, 22, 38]}
 
 
 def test_a_region_is_given_in_pixels_of_the_source():
@@ -64,7 +121,7 @@ def test_a_region_is_given_in_pixels_of_the_source():
 
 
 def test_physical_units_need_a_pixel_size():
-    table = cells_table(make_result("ZYX", pixel_size_um=(2.0, 0.5, 0.25)))
+    table = cells_table(make_result("TYX", pixel_size_um=(0.5, 0.25)))
     assert list(table.columns[-2:]) == ["area_um2", "diameter_um"]
     assert table["area_um2"].to_numpy() == pytest.approx(np.pi * 25 / 8, rel=1e-5)
     assert table["diameter_um"].to_numpy() == pytest.approx(10 / np.sqrt(8), rel=1e-5)
