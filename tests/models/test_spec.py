@@ -5,9 +5,11 @@ import pytest
 
 from cellwright.errors import CheckpointError
 from cellwright.models.flow import SPECS
-from cellwright.models.spec import SPEC_VERSION, read_spec
+from cellwright.models.spec import MAY_LACK, SPEC_VERSION, read_spec
 
-SPEC = replace(SPECS["small"], classes=("resting", "dividing"), weights_sha256="ab" * 32)
+SPEC = replace(
+    SPECS["small"], classes=("resting", "dividing"), weights_sha256="ab" * 32, count_error=(0.5, 1, 2)
+)
 
 
 @pytest.fixture
@@ -63,13 +65,21 @@ def test_another_version_is_refused(path, version):
         read_spec(written(path, version=version))
 
 
-@pytest.mark.parametrize("name", sorted(set(SPEC.to_json()) - {"version"}))
+@pytest.mark.parametrize("name", sorted(set(SPEC.to_json()) - {"version"} - MAY_LACK))
 def test_a_missing_field_is_named(path, name):
     values = SPEC.to_json()
     del values[name]
     path.write_text(json.dumps(values))
     with pytest.raises(CheckpointError, match=rf"missing \['{name}'\]"):
         read_spec(path)
+
+
+def test_a_spec_of_earlier_days_is_read(path):
+    values = SPEC.to_json()
+    for name in MAY_LACK:
+        del values[name]
+    path.write_text(json.dumps(values))
+    assert read_spec(path) == replace(SPEC, count_error=())
 
 
 def test_an_unknown_field_is_named(path):
@@ -92,6 +102,7 @@ def test_an_unknown_field_is_named(path):
         {"percentiles": 5},
         {"diameter_range_px": ["a", "b"]},
         {"classes": 4},
+        {"count_error": ["far"]},
     ],
     ids=lambda changes: json.dumps(changes),
 )

@@ -3,18 +3,21 @@
 Source: the targets and the loss of github.com/Sallamsaka/cellcounter.
 """
 
-from typing import ClassVar
+from dataclasses import replace
+from itertools import pairwise
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
 from torch.nn import functional
 
 from cellwright.models.base import ModelBase, spec_of
 from cellwright.models.contract import MapKind
 from cellwright.models.spec import ModelSpec
 from cellwright.models.trunk import DIVISOR, HALO, TrunkNetwork, deep_head
-from cellwright.ops.density import cells_to_density
+from cellwright.ops.density import cells_to_density, fit_interval
 from cellwright.types import Annotation, Maps
 
 MAP_CHANNELS = {"density": 1}
@@ -33,9 +36,57 @@ SPECS = {
         divisor=DIVISOR,
         halo=HALO,
         diameter_px=26.0,
-        diameter_range_px=(16.0, 36.0),
+        diameter_range_px=(12.0, 50.0),  # wider than for outlines: rescaling helps little in between
+    ),
+    "paper": ModelSpec(
+        family="density",
+        preset="paper",
+        title="Cellcounter: U-Net for the density of cells (architecture only)",
+        in_channels=1,
+        map_channels=MAP_CHANNELS,
+        divisor=16,
+        halo=128,  # convolutions see 122 pixels; group normalisation sees the whole tile
     ),
 }
+
+
+class PaperNetwork(nn.Module):
+    """The U-Net of Cellcounter; 1,811,489 parameters.
+
+    It ends with the softplus that the reference offers beside its ReLU, which gets stuck at zero everywhere.
+    """
+
+    widths = (16, 32, 64, 128, 256)
+
+    def __init__(self, in_channels: int = 1) -> None:
+        super().__init__()
+        self.first = _double_conv(in_channels, self.widths[0])
+        pairs = list(pairwise(self.widths))
+        self.downs = nn.ModuleList(nn.Sequential(nn.MaxPool2d(2), _double_conv(*pair)) for pair in pairs)
+        self.reduces = nn.ModuleList(nn.Conv2d(deep, fine, 1, bias=False) for fine, deep in pairs[::-1])
+        self.mixes = nn.ModuleList(_double_conv(2 * fine, fine) for fine, _ in pairs[::-1])
+        self.head = nn.Sequential(nn.Conv2d(self.widths[0], 1, 1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Float (B, in_channels, Y, X) -> (B, 1, Y, X)."""
+        skips = [self.first(image)]
+        for down in self.downs:
+            skips.append(down(skips[-1]))
+        x = skips.pop()
+        for reduce, mix in zip(self.reduces, self.mixes, strict=True):
+            doubled = functional.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+            x = mix(torch.cat([skips.pop(), reduce(doubled)], dim=1))
+        density: Tensor = self.head(x)
+        return density
+
+
+def _double_conv(n_in: int, n_out: int) -> nn.Sequential:
+    return nn.Sequential(*_conv_norm_relu(n_in, n_out), *_conv_norm_relu(n_out, n_out))
+
+
+def _conv_norm_relu(n_in: int, n_out: int) -> tuple[nn.Module, ...]:
+    convolution = nn.Conv2d(n_in, n_out, 3, padding=1, bias=False)
+    return convolution, nn.GroupNorm(8, n_out), nn.ReLU(inplace=True)
 
 
 class DensityModel(ModelBase):
@@ -63,13 +114,20 @@ class DensityModel(ModelBase):
         """Return cells per pixel from the raw output; (B, 1, Y, X)."""
         return functional.softplus(output) / UNIT
 
+    def with_interval(self, counts: ArrayLike, truths: ArrayLike) -> Self:
+        """Return the same model that knows its error, from counts (N,) of images it has not learned from."""
+        spec = replace(self.spec, count_error=fit_interval(counts, truths))
+        return self.with_network(self.network, spec=spec, sha256=self.sha256)
 
-def _areas(annotation: Annotation) -> np.ndarray:
+
+def _areas(annotation: Annotation) -> NDArray[np.float32]:
     if annotation.labels is not None:
         n = len(annotation.points)
         return np.bincount(annotation.labels.ravel(), minlength=n + 1)[1 : n + 1].astype(np.float32)
     if annotation.boxes is not None:
-        return np.pi / 4 * np.prod(annotation.boxes[:, 1] - annotation.boxes[:, 0], axis=1)
+        sides = annotation.boxes[:, 1] - annotation.boxes[:, 0]
+        areas: NDArray[np.float32] = np.float32(np.pi / 4) * sides.prod(axis=1)
+        return areas
     return np.full(len(annotation.points), np.pi / 4 * POINT_DIAMETER_PX**2, np.float32)
 
 
@@ -100,6 +158,8 @@ def build(preset: str = "small") -> DensityModel:
         No such preset.
     """
     spec = spec_of(SPECS, preset)
-    model = DensityModel(spec, TrunkNetwork(deep_head(1), spec.in_channels))
-    torch.nn.init.constant_(model.network.head[-1].bias, -3.0)  # few cells, as in most images
+    is_paper = preset == "paper"
+    network = PaperNetwork(spec.in_channels) if is_paper else TrunkNetwork(deep_head(1), spec.in_channels)
+    model = DensityModel(spec, network)
+    nn.init.constant_(model.network.head[-1].bias, -3.0)  # few cells, as in most images
     return model

@@ -8,6 +8,7 @@ from typing import Any
 from cellwright.errors import CheckpointError
 
 SPEC_VERSION = 1
+MAY_LACK = {"count_error"}  # models that were saved before there was such a field
 PLAIN_FIELDS: dict[str, type[str] | type[int] | type[float]] = {
     "family": str,
     "preset": str,
@@ -50,6 +51,8 @@ class ModelSpec:
         Class names; empty when the model does not classify.
     weights_sha256
         Checksum of the weights file; empty when there is none yet.
+    count_error
+        How far bare counts are off, as ``ops.density.fit_interval`` gives it; empty when nobody knows.
     """
 
     family: str
@@ -64,6 +67,7 @@ class ModelSpec:
     diameter_range_px: tuple[float, float] = (8.0, 80.0)
     classes: tuple[str, ...] = ()
     weights_sha256: str = ""
+    count_error: tuple[float, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
@@ -91,12 +95,13 @@ def read_spec(path: Path) -> ModelSpec:
         )
     wanted = {item.name for item in fields(ModelSpec)}
     given = set(values) - {"version"}
-    if wanted != given:
+    missing, unknown = sorted(wanted - MAY_LACK - given), sorted(given - wanted)
+    if missing or unknown:
         raise CheckpointError(
-            f"Fields of {path} do not fit: missing {sorted(wanted - given)}, unknown {sorted(given - wanted)}"
+            f"Fields of {path} do not fit: missing {missing}, unknown {unknown}"
             ". Save the model again with this version of cellwright."
         )
-    return _from_json({name: values[name] for name in wanted}, path)
+    return _from_json({name: values[name] for name in given}, path)
 
 
 def _from_json(values: dict[str, Any], path: Path) -> ModelSpec:
@@ -106,6 +111,7 @@ def _from_json(values: dict[str, Any], path: Path) -> ModelSpec:
         facts["percentiles"] = _pair(values["percentiles"])
         facts["diameter_range_px"] = _pair(values["diameter_range_px"])
         facts["classes"] = tuple(map(str, values["classes"]))
+        facts["count_error"] = tuple(map(float, values.get("count_error", ())))
         return ModelSpec(**facts)
     except (TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"A field of {path} has the wrong type: {error}.") from error

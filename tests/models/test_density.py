@@ -1,0 +1,144 @@
+"""The density family beyond the contract: the network of the reference, its loss, and what points teach."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from cellwright.inference.maps import Engine
+from cellwright.inference.settings import EngineSettings
+from cellwright.models import density
+from cellwright.models.checkpoint import load_checkpoint, save_checkpoint
+from cellwright.ops.density import fit_interval
+from cellwright.ops.labels import annotate
+from cellwright.ops.simulate import simulate
+from cellwright.types import Annotation
+
+
+@pytest.fixture
+def make_density():
+    def make(preset="small"):
+        with torch.random.fork_rng():
+            torch.manual_seed(5)
+            return density.build(preset)
+
+    return make
+
+
+def test_the_paper_preset_has_the_parameters_of_the_reference(make_density):
+    network = make_density("paper").network
+    assert sum(value.numel() for value in network.parameters()) == 1_811_489
+    assert network(torch.rand(1, 1, 16, 48)).shape == (1, 1, 16, 48)
+
+
+@pytest.mark.parametrize("preset", ["small", "paper"])
+def test_a_density_is_never_negative_and_begins_near_none(make_density, preset):
+    model = make_density(preset)
+    assert (model.to_maps(torch.linspace(-90, 90, 50)[None, None, None]) >= 0).all()
+    image = torch.rand(1, model.spec.in_channels, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        n_cells = float(model.to_maps(model.network.eval()(image)).sum())
+    assert 0.1 < n_cells < 10
+
+
+def test_the_halo_of_the_paper_preset_covers_what_its_convolutions_see():
+    """Group normalisation sees the whole tile; without it, the halo is the reach rounded up."""
+
+    class Narrow(density.PaperNetwork):
+        widths = (8,) * 5
+
+    network = Narrow()
+    for part in list(network.modules()):
+        for name, child in part.named_children():
+            kind = {nn.MaxPool2d: nn.AvgPool2d(2)}.get(type(child), nn.Identity())
+            if isinstance(child, nn.GroupNorm | nn.ReLU | nn.MaxPool2d):
+                setattr(part, name, kind)
+    for value in network.parameters():
+        value.data.abs_()  # nothing cancels, nothing is cut off
+    spec = density.SPECS["paper"]
+    middle = spec.halo + spec.divisor
+    network, farthest = network.double(), 0
+    for at in range(middle, middle + spec.divisor, 5):
+        image = torch.zeros(1, 1, 2 * middle, 16, dtype=torch.double, requires_grad=True)
+        network(image)[0, 0, at, 8].backward()
+        farthest = max(farthest, int((image.grad[0, 0].nonzero()[:, 0] - at).abs().max()))
+    assert spec.halo - spec.divisor < farthest <= spec.halo
+
+
+@pytest.mark.parametrize(("preset", "given"), [("paper", 1), ("paper", 3), ("small", 1), ("small", 3)])
+def test_grey_and_colours_suit_both_presets(make_density, preset, given):
+    model = make_density(preset)
+    image = np.random.default_rng(0).random((1, given, 32, 48), np.float32)
+    engine = Engine((model,), EngineSettings(device="cpu", precision="float32"))
+    grey = image.mean(axis=1, keepdims=True)
+    as_the_model_takes_it = grey if preset == "paper" else np.broadcast_to(image, (1, 3, 32, 48))
+    with torch.inference_mode():
+        expected = model.to_maps(model.network.eval()(torch.from_numpy(as_the_model_takes_it.copy())))
+    assert np.allclose(engine.attempt(image), expected.numpy(), rtol=1e-3, atol=1e-6)
+
+
+def three_terms(found, true):
+    """The loss of the reference, image by image and square by square."""
+    pixels = np.abs(np.log(1 + 1e4 * found) - np.log(1 + 1e4 * true)).mean()
+    count = np.abs(found.sum((1, 2)) - true.sum((1, 2)))
+    count = np.where(count < 1, 0.5 * count**2, count - 0.5).mean()
+    shape = 0.0
+    for side, weight in ((4, 0.20), (8, 0.35), (16, 0.45)):
+        spreads = []
+        for maps in (found, true):
+            n, height, width = maps.shape
+            pooled = maps.reshape(n, height // side, side, width // side, side).mean((2, 4))
+            spreads.append(pooled / pooled.sum((1, 2), keepdims=True))
+        shape += weight * np.abs(spreads[0] - spreads[1]).sum((1, 2)).mean()
+    return pixels + shape + 0.25 * count
+
+
+@pytest.mark.parametrize("preset", ["small", "paper"])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_loss_is_that_of_the_reference(make_density, preset, seed):
+    model = make_density(preset)
+    generator = torch.Generator().manual_seed(seed)
+    output = torch.randn(2, 1, 32, 48, generator=generator)
+    true = 0.01 * torch.rand(2, 1, 32, 48, generator=generator)
+    found = model.to_maps(output)[:, 0].double().numpy()
+    assert float(model.loss(output, true)) == pytest.approx(
+        three_terms(found, true[:, 0].double().numpy()), rel=1e-4
+    )
+
+
+def test_an_image_without_cells_has_no_shape_to_miss(make_density):
+    model = make_density()
+    output = torch.randn(1, 1, 16, 16, requires_grad=True)
+    loss = model.loss(output, torch.zeros(1, 1, 16, 16))
+    loss.backward()
+    assert loss.isfinite()
+    assert output.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["labels", "boxes", "points"])
+def test_whatever_is_annotated_teaches_the_count(make_density, kind):
+    whole = annotate(simulate("fluorescence", (96, 128), np.random.default_rng(1), diameter_px=16).labels)
+    annotation = Annotation(
+        whole.shape,
+        whole.points,
+        whole.boxes if kind == "boxes" else None,
+        whole.labels if kind == "labels" else None,
+    )
+    maps = make_density().make_targets(annotation)
+    assert maps["density"].sum() == pytest.approx(len(whole.points), rel=1e-4)
+
+
+def test_of_an_incomplete_annotation_no_density_is_known(make_density):
+    points = np.array([[5, 5]], np.float32)
+    target = make_density().make_targets(Annotation((16, 16), points, is_complete=False))["density"]
+    assert (target.shape, np.isnan(target).all()) == ((1, 16, 16), True)
+
+
+def test_the_error_bar_travels_with_the_weights(make_density, tmp_path):
+    counts, truths = [10.0, 22.0, 31.0], [12, 20, 33]
+    model = make_density().with_interval(counts, truths)
+    assert model.spec.count_error == fit_interval(counts, truths)
+    save_checkpoint(tmp_path / "model", model)
+    loaded = load_checkpoint(tmp_path / "model")
+    assert loaded.spec.count_error == model.spec.count_error
+    assert make_density().spec.count_error == ()
