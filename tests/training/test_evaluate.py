@@ -52,8 +52,9 @@ def cells_of(labels, **columns):
     return cells_at(points, boxes, labels=labels, **columns)
 
 
-def result_of(cells, count=None, interval=None):
-    return Result(float(len(cells)) if count is None else count, cells, NOBODY, interval=interval)
+def result_of(cells, count=None, interval=None, classes=()):
+    provenance = replace(NOBODY, settings={"classes": classes})
+    return Result(float(len(cells)) if count is None else count, cells, provenance, interval=interval)
 
 
 NOTHING = cells_at(np.zeros((0, 2)), np.zeros((0, 2, 2)))
@@ -169,7 +170,7 @@ def test_of_some_annotated_boxes_only_recall_counts(item):
     truth = Annotation((40, 40), boxes.mean(axis=1) - 0.5, boxes, None, np.array([0, 1, 2]), False)
     found = [[[0, 0], [10, 8]], [[0, 20], [10, 30]], [[30, 30], [40, 40]], [[30, 0], [35, 5]]]
     cells = cells_at(np.mean(found, axis=1), found, classes=np.array([1, 0, 0, 1], np.int16))
-    score = score_found(item, result_of(cells), truth, ("RBC", "WBC"))
+    score = score_found(item, result_of(cells, classes=("RBC", "WBC")), truth)
     assert score.score == pytest.approx(2 / 3)
     table = Report((score,)).to_json()["all"]
     by_class = [table[f"box_recall_{name}"] for name in names]
@@ -177,7 +178,7 @@ def test_of_some_annotated_boxes_only_recall_counts(item):
     assert (table["box_iou"], table["class_accuracy"]) == (0.9, 1)
     assert not {"box_precision", "box_f1", "count_mae", "count_mape"} & set(table)
     assert Report((score,)).summary() == pytest.approx({"score": 2 / 3, "score_fluo": 2 / 3, "box_iou": 0.9})
-    swapped = score_found(item, result_of(cells), truth, ("WBC", "RBC"))
+    swapped = score_found(item, result_of(cells, classes=("WBC", "RBC")), truth)
     assert swapped.shares["class_accuracy"] == (0, 2)
 
 
@@ -249,9 +250,21 @@ def test_folders_of_boxes_are_scored(tmp_path, draw_blobs, oracle_model):
     rows = [f"{left},{top},{right},{bottom},cell" for (top, left), (bottom, right) in boxes]
     (tmp_path / "boxes" / "a.csv").write_text("\n".join(["xmin,ymin,xmax,ymax,class", *rows]))
     (tmp_path / "meta.json").write_text(json.dumps({"split": {"val": ["a"]}, "classes": ["cell"]}))
-    table = run(evaluate(read_dataset(tmp_path), oracle_model, engine=CPU)).to_json()["all"]
+    dataset = read_dataset(tmp_path)
+    table = run(evaluate(dataset, oracle_model, engine=CPU)).to_json()["all"]
     assert table["n_true"] == len(boxes) < table["n_predicted"] == len(blobs)
     assert (table["score"], table["box_recall_cell"], table["box_iou"]) == (1, 1, 1)
+    assert "class_accuracy" not in table
+
+    def classify(result, image):
+        yield from ()
+        assert image.name == "a"
+        classes = np.zeros(len(result.cells), np.int16)
+        classes[0] = -1  # of none
+        return result_of(replace(result.cells, classes=classes), classes=("cell", "dirt"))
+
+    table = run(evaluate(dataset, oracle_model, engine=CPU, classify=classify)).to_json()["all"]
+    assert table["class_accuracy"] == pytest.approx(1 - 1 / len(boxes), abs=1e-4)
 
 
 def score(name, group, ap50, n_true=10, n_predicted=10):

@@ -1,6 +1,6 @@
 """A model of any family against a dataset with known cells: the scores of the field, per group."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,13 +11,15 @@ from cellwright.errors import AnnotationError
 from cellwright.inference.count import count_cells
 from cellwright.inference.settings import EngineSettings
 from cellwright.io.dataset import Dataset, Item
+from cellwright.io.tables import class_names
 from cellwright.models.contract import CellModel
 from cellwright.ops import matching
 from cellwright.ops.labels import measure
 from cellwright.ops.matching import IOU_THRESHOLDS, ranking_quality
 from cellwright.tasks import Progress, Task
-from cellwright.types import Annotation, Cells, Labels, Result
+from cellwright.types import Annotation, Cells, Image, Labels, Result
 
+Classify = Callable[[Result, Image], Task[Result]]
 Share = tuple[float, float]  # a part and its whole; added up over images before one is divided by the other
 
 
@@ -108,8 +110,20 @@ def evaluate(
     *,
     settings: Any = None,
     engine: EngineSettings = EngineSettings(),  # noqa: B008  frozen
+    classify: Classify | None = None,
 ) -> Task[Report]:
     """Count the cells of every image of a dataset and compare them with what is annotated.
+
+    Parameters
+    ----------
+    dataset
+        With masks, boxes or points.
+    model
+        Of any family.
+    settings, engine
+        As for counting.
+    classify
+        Gives the cells of a result their classes, which are scored where the dataset has classes.
 
     Raises
     ------
@@ -122,10 +136,12 @@ def evaluate(
         yield Progress("evaluate", done, len(dataset), item.name)
         image, truth = item.annotated()
         result = yield from count_cells(image, model, settings, engine)
+        if classify is not None:
+            result = yield from classify(result, image)
         if counts_only:
             scored.append(score_count(item, result, truth))
         elif isinstance(truth, Annotation):
-            scored.append(score_found(item, result, truth, model.spec.classes))
+            scored.append(score_found(item, result, truth))
         else:
             scored.append(score_cells(item, result, truth, is_volume="Z" in image.axes))
     return Report(tuple(scored))
@@ -194,16 +210,11 @@ def _with_outlines(score: ImageScore, labels: Labels, truth: Labels, *, is_volum
     )
 
 
-def score_found(item: Item, result: Result, truth: Annotation, classes: tuple[str, ...] = ()) -> ImageScore:
+def score_found(item: Item, result: Result, truth: Annotation) -> ImageScore:
     """Return which of the annotated boxes or points were found, and with which class.
 
     A box is found by one of IoU 0.5, a point by a box around it. Unless every cell is annotated, there is
     recall alone.
-
-    Parameters
-    ----------
-    classes
-        Names of the numbers in ``result.cells.classes``.
     """
     cells = result.cells
     if truth.boxes is None:
@@ -218,7 +229,7 @@ def score_found(item: Item, result: Result, truth: Annotation, classes: tuple[st
     score = _divided(*shares[f"{kind}_{figure}"], empty=1.0)
     if truth.boxes is not None:
         shares["box_iou"] = (float(table[pairs[:, 0], pairs[:, 1]].sum()) if len(pairs) else 0.0, len(pairs))
-    shares |= _class_shares(kind, cells, truth, pairs, (classes, item.classes))
+    shares |= _class_shares(kind, cells, truth, pairs, (class_names(result), item.classes))
     return ImageScore(
         item.name,
         item.group,
@@ -254,7 +265,7 @@ def _class_shares(
         hits = float((truth.classes[pairs[:, 1]] == number).sum())
         shares[f"{kind}_recall_{true[number]}"] = (hits, float((truth.classes == number).sum()))
     if cells.classes is not None and own:
-        given = [own[number] for number in cells.classes[pairs[:, 0]]]
+        given = [own[number] if 0 <= number < len(own) else "" for number in cells.classes[pairs[:, 0]]]
         right = sum(a == true[b] for a, b in zip(given, truth.classes[pairs[:, 1]], strict=True))
         shares["class_accuracy"] = (right, len(pairs))
     return shares
