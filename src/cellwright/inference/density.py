@@ -1,0 +1,212 @@
+"""Counting by density: an image and a model in, a map whose sum is the count, and how far it may be off."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cellwright.inference.blockwise import Unit, predict_unit
+from cellwright.inference.job import Job, ModelChoices, load_models, names_of, open_job
+from cellwright.inference.maps import Meter
+from cellwright.inference.provenance import provenance_of
+from cellwright.inference.rescale import FEWEST_CELLS, zoom_for, zoom_notice
+from cellwright.inference.settings import EngineSettings
+from cellwright.inference.settle import meter_of, units_of
+from cellwright.ops.density import (
+    DensitySettings,
+    calibrate,
+    interval_of,
+    resize_density,
+    typical_diameter,
+)
+from cellwright.tasks import Progress, Task
+from cellwright.types import Cells, Image, Maps, Result
+
+Density = NDArray[np.float32]  # (..., Y, X), cells per pixel of the image
+
+
+def count_density(
+    image: Image,
+    model: ModelChoices = "density",
+    settings: DensitySettings | None = None,
+    engine: EngineSettings = EngineSettings(),  # noqa: B008 - frozen
+) -> Task[Result]:
+    """Return the density of an image of any size, whose sum is the count, time point by time point.
+
+    Each tile and each block answers for its core alone, and padding for nothing, so that no pixel is counted
+    twice. Where tiled equals untiled, as it does for the small preset, this is the same as averaging what
+    overlaps. A stated diameter rescales the image when it lies outside the model's range; without one the
+    cells' diameter is read from their density. Rescaling keeps the sum.
+
+    The count is no whole number; ``maps["density"]`` has the image's axes without its channels, so that the
+    sum over its last two axes counts each time point. Parameters and errors are those of
+    ``inference.count.count``.
+    """
+    started = time.perf_counter()
+    yield Progress("load", 0, 1)
+    settings = settings or DensitySettings()
+    with open_job(image, load_models(model), settings, engine) as job:
+        density, zoom = yield from _predict(job)
+        provenance = provenance_of(
+            image,
+            job.engine,
+            names=names_of(model),
+            thresholds=settings,
+            zoom=zoom,
+            seconds=time.perf_counter() - started,
+        )
+        count_error = job.engine.spec.count_error
+        provenance = replace(provenance, settings={**provenance.settings, "count_error": count_error})
+        notices = (job.frames.notice, zoom_notice(zoom, engine.diameter_px), job.engine.notice)
+    density *= np.float32(settings.calibration)
+    return Result(
+        count=_sum(density),
+        cells=_no_cells(density.ndim),
+        provenance=provenance,
+        offset=(0,) * density.ndim,
+        notices=tuple(notice for notice in notices if notice),
+        maps={"density": density},
+        interval=_interval(density, settings, count_error),
+    )
+
+
+def with_calibration(result: Result, settings: DensitySettings) -> Result:
+    """Return the result under another calibration; the network does not run."""
+    given = result.provenance.settings
+    before = DensitySettings(**given["density"])
+    density = result.maps["density"] * np.float32(settings.calibration / before.calibration)
+    return replace(
+        result,
+        count=_sum(density),
+        maps={"density": density},
+        interval=_interval(density, settings, given["count_error"]),
+        provenance=replace(result.provenance, settings={**given, "density": asdict(settings)}),
+        notices=tuple(notice for notice in result.notices if not notice.startswith("Corrected by ")),
+    )
+
+
+def recalibrated(result: Result, boxes: ArrayLike, counts: ArrayLike) -> Result:
+    """Return the result corrected by what was counted by hand in some boxes, whatever corrected it before.
+
+    What its provenance then says of the calibration serves other images too.
+
+    Parameters
+    ----------
+    result
+        Of :func:`count_density`.
+    boxes : (N, 2, D)
+        First and one-past-last corner in pixels of ``result.maps["density"]``, for each of its axes.
+    counts : (N,)
+        Cells counted in each box.
+
+    Raises
+    ------
+    AnnotationError
+        The boxes or the counts do not fit; says what to do.
+    SettingsError
+        The counts are more than a hundred times, or less than a hundredth of what the model finds.
+    """
+    plain = with_calibration(result, DensitySettings())
+    calibration = calibrate(plain.maps["density"], boxes, counts)
+    settings = DensitySettings(calibration.factor, calibration.standard_error / calibration.factor)
+    corrected = with_calibration(plain, settings)
+    return replace(
+        corrected,
+        interval=calibration.interval(plain.count),
+        notices=(*corrected.notices, calibration.remark),
+    )
+
+
+def disagreement(flow_count: float, result: Result) -> str:
+    """Return a sentence for the user where a count of single cells lies outside the interval of the density.
+
+    Empty where it lies inside, and where nobody knows how far the density may be off.
+    """
+    if result.interval is None:
+        return ""
+    low, high = result.interval
+    if low <= flow_count <= high:
+        return ""
+    relation, cause = (
+        ("fewer", "cells that touch were perhaps taken for one")
+        if flow_count < low
+        else ("more", "cells perhaps fell to pieces, or are of a kind the density does not know")
+    )
+    return (
+        f"Cell by cell there are {flow_count:.0f}, {relation} than the density's {result.count:.0f} "
+        f"({low:.0f} to {high:.0f}): {cause}. Count some boxes by hand to see which is right."
+    )
+
+
+class _Look(NamedTuple):
+    zoom: float
+    meter: Meter
+    unit: Unit | None = None  # what was predicted at this zoom on the way to it
+    maps: Sequence[Maps] = ()
+
+
+def _predict(job: Job) -> Task[tuple[Density, float]]:
+    """Return the density in pixels of the image, and the zoom it was found at."""
+    lead, shape = job.frames.lead_shape, job.frames.shape
+    density = np.zeros((len(job.frames), *shape), np.float32)
+    if job.scaling.low == job.scaling.high:  # an image of one intensity has no cells
+        return density.reshape(*lead, *shape), 1.0
+    zoom, meter, done, maps = yield from _settle(job)
+    if done is not None:
+        _write(density, done, maps)
+    del maps  # or they stay in memory beside those of the next unit
+    for part in units_of(job, zoom):
+        if part != done:
+            _write(density, part, (yield from _maps(job, part, zoom, meter)))
+    return density.reshape(*lead, *shape), zoom
+
+
+def _maps(job: Job, part: Unit, zoom: float, meter: Meter) -> Task[list[Maps]]:
+    return (yield from predict_unit(job.frames, job.scaling, part, job.engine, zoom, meter))
+
+
+def _write(density: Density, part: Unit, maps: Sequence[Maps]) -> None:
+    """Write the core of a unit, which no other unit has, into the density (frames, Y, X) of the image."""
+    for frame, one in zip(part.frames, maps, strict=True):
+        window = resize_density(one["density"][0], part.shape)
+        density[(frame, *part.block.core)] = window[part.block.local]
+
+
+def _settle(job: Job) -> Task[_Look]:
+    """Return the zoom to count at, and what was found on the way to it that still serves."""
+    zoom = zoom_for(job.settings.diameter_px, job.engine.spec)
+    parts = units_of(job, zoom)
+    meter = meter_of(job, "tiles", parts, zoom)
+    if job.settings.diameter_px:
+        return _Look(zoom, meter)
+    unit = parts[len(parts) // 2]
+    maps = yield from _maps(job, unit, zoom, meter)
+    density = np.stack([one["density"][0] for one in maps])
+    if _sum(density) >= FEWEST_CELLS:
+        zoom = zoom_for(typical_diameter(density), job.engine.spec)
+    if zoom == 1.0:
+        return _Look(zoom, meter, unit, maps)
+    return _Look(zoom, meter_of(job, "rescaled tiles", units_of(job, zoom), zoom))
+
+
+def _interval(
+    density: Density, settings: DensitySettings, count_error: Sequence[float]
+) -> tuple[float, float] | None:
+    """Return the interval of the whole count: errors of time points are taken to go together."""
+    if not count_error:
+        return None
+    counts = density.sum(axis=(-2, -1), dtype=np.float64).reshape(-1) / settings.calibration
+    ends = [interval_of(float(count), count_error, settings) for count in counts]
+    return sum(low for low, _ in ends), sum(high for _, high in ends)
+
+
+def _sum(density: Density) -> float:
+    return float(density.sum(dtype=np.float64))
+
+
+def _no_cells(n_axes: int) -> Cells:
+    none: NDArray[Any] = np.zeros(0, np.float32)
+    return Cells(none.reshape(0, n_axes), none.reshape(0, 2, n_axes), none, none)

@@ -1,0 +1,330 @@
+from dataclasses import replace
+
+import dask.array as da
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from cellwright.errors import AnnotationError, AxesError, OutOfMemoryError, SettingsError
+from cellwright.inference import blockwise
+from cellwright.inference.count import count_cells
+from cellwright.inference.density import count_density, disagreement, recalibrated, with_calibration
+from cellwright.inference.settings import EngineSettings
+from cellwright.models import density
+from cellwright.ops.density import DensitySettings, cells_to_density
+from cellwright.tasks import run
+from cellwright.types import Image
+
+UNIT = density.UNIT
+DIAMETER = 20.0
+
+
+class Oracle(nn.Module):
+    """Bright is dense: the raw output whose density is the mean of the channels, a cell in 1000 pixels."""
+
+    def forward(self, image):
+        dense = UNIT * image.mean(dim=1, keepdim=True) / 1000
+        return (dense.clamp_min(1e-7).expm1()).log()
+
+
+class Seeing(Oracle):
+    """Notes the shapes it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def forward(self, image):
+        self.seen.append(tuple(image.shape))
+        return super().forward(image)
+
+
+@pytest.fixture
+def oracle():
+    spec = replace(density.SPECS["small"], percentiles=(0.0, 100.0), halo=16)
+    return density.DensityModel(spec, Oracle())
+
+
+@pytest.fixture
+def small():
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = density.build()
+    for module in model.network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+    return model
+
+
+def cells(n=30, shape=(120, 200), diameter=DIAMETER, seed=0, apart=0.5):
+    """A density of round cells, at least this share of their width apart, and their centres."""
+    rng = np.random.default_rng(seed)
+    points = []
+    while len(points) < n:
+        point = rng.uniform(0, shape)
+        if all(np.hypot(*(point - other)) > apart * diameter for other in points):
+            points.append(point)
+    areas = np.full(n, np.pi / 4 * diameter**2, np.float32)
+    return cells_to_density(np.array(points, np.float32), areas, shape)[0], np.array(points)
+
+
+def counted(pixels, model, axes="YX", settings=None, **engine):
+    facts = {"device": "cpu", "precision": "float32", **engine}
+    return run(count_density(Image(pixels, axes), model, settings, EngineSettings(**facts)))
+
+
+def test_the_sum_of_the_map_is_the_count(oracle):
+    pixels, _ = cells()
+    result = counted(pixels, oracle)
+    expected = pixels.sum() / pixels.max() / 1000
+    assert result.count == pytest.approx(expected, rel=1e-3)
+    assert result.count == result.maps["density"].sum(dtype=np.float64)
+    assert (result.maps["density"].shape, result.maps["density"].dtype) == (pixels.shape, np.float32)
+    assert np.allclose(result.maps["density"], pixels / pixels.max() / 1000, atol=1e-8, rtol=1e-3)
+    assert (len(result.cells), result.cells.points.shape, result.cells.labels) == (0, (0, 2), None)
+    assert (result.offset, result.notices, result.interval, result.prediction) == ((0, 0), (), None, None)
+
+
+def test_the_same_through_the_door_of_all_families(oracle):
+    pixels, _ = cells()
+    engine = EngineSettings(device="cpu", precision="float32")
+    through_the_door = run(count_cells(Image(pixels, "YX"), oracle, None, engine))
+    assert through_the_door.count == counted(pixels, oracle).count
+    assert through_the_door.provenance.settings["density"] == {"calibration": 1.0, "calibration_error": 0.0}
+
+
+@pytest.mark.parametrize("axes", ["YXC", "CYX", "TYX", "TCYX", "TYXC"])
+def test_axes(oracle, axes):
+    pixels, _ = cells(shape=(40, 60), n=6)
+    lengths = {"T": 4, "C": 3 if axes.endswith("C") else 2}
+    others = [axis for axis in axes if axis not in "YX"]
+    stacked = np.broadcast_to(pixels, (*(lengths[axis] for axis in others), *pixels.shape))
+    order = [axes.index(axis) for axis in (*others, "Y", "X")]
+    result = counted(np.moveaxis(stacked, range(len(order)), order), oracle, axes)
+    lead = (4,) if "T" in axes else ()
+    assert result.maps["density"].shape == (*lead, *pixels.shape)
+    one = counted(pixels, oracle).count
+    assert np.allclose(result.maps["density"].sum(axis=(-2, -1)), one, rtol=1e-3)
+    assert result.count == pytest.approx(one * (4 if lead else 1), rel=1e-3)
+    assert result.cells.points.shape == (0, len(lead) + 2)
+
+
+def test_time_points_are_counted_each_by_itself(oracle):
+    frames = np.stack([cells(n, (48, 64), seed=n)[0] for n in (3, 12, 20)])
+    found = counted(frames, oracle, "TYX", batch_size=2).maps["density"]
+    assert np.allclose(found, frames / frames.max() / 1000, rtol=1e-3, atol=1e-8)
+
+
+def test_a_volume_is_refused(small):
+    with pytest.raises(AxesError, match="density counts in 2D"):
+        counted(np.random.default_rng(0).random((3, 32, 32)), small, "ZYX")
+
+
+@pytest.mark.parametrize("pixels", [np.zeros((40, 50)), np.full((2, 30, 30), 7, np.uint8), np.ones((1, 1))])
+def test_an_image_of_one_intensity_has_no_cells(small, pixels):
+    small = small.with_interval([10.0, 20.0], [11, 18])
+    result = counted(pixels, small, "TYX"[-pixels.ndim :])
+    assert result.count == 0
+    assert result.maps["density"].shape == pixels.shape
+    assert result.interval[0] == 0
+
+
+@pytest.mark.parametrize("shape", [(5, 300), (33, 47), (131, 129)])
+def test_padding_is_not_counted(oracle, shape):
+    pixels = np.random.default_rng(0).random(shape).astype(np.float32)
+    pixels[0, 0], pixels[-1, -1] = 0, 1
+    result = counted(pixels, oracle)
+    assert result.count == pytest.approx(pixels.sum() / 1000, rel=1e-3, abs=1e-4)
+
+
+def test_tiles_and_blocks_give_the_same_density(monkeypatch, small):
+    pixels, _ = cells(60, (320, 350), 14)
+    whole = counted(pixels, small).maps["density"]
+    tiled = counted(pixels, small, tile_px=128).maps["density"]
+    monkeypatch.setattr(blockwise, "WHOLE_PX", 200)
+    monkeypatch.setattr(blockwise, "BLOCK_PX", 160)
+    blocks = counted(da.from_array(pixels, chunks=100), small).maps["density"]
+    assert whole.std() > 1e-5
+    assert np.allclose(tiled, whole, atol=2e-7)
+    assert np.allclose(blocks, whole, atol=2e-7)
+
+
+def test_blocks_of_a_rescaled_image_keep_the_sum(monkeypatch, oracle):
+    pixels, _ = cells(60, (300, 330), 8)
+    whole = counted(pixels, oracle, diameter_px=8)
+    monkeypatch.setattr(blockwise, "WHOLE_PX", 400)
+    monkeypatch.setattr(blockwise, "BLOCK_PX", 300)
+    blocks = counted(pixels, oracle, diameter_px=8)
+    assert whole.provenance.settings["zoom"] == blocks.provenance.settings["zoom"] == 26 / 8
+    assert blocks.count == pytest.approx(whole.count, rel=1e-3)
+    assert np.allclose(blocks.maps["density"], whole.maps["density"], atol=0.02 * whole.maps["density"].max())
+
+
+@pytest.mark.parametrize("diameter", [5, 8, 70, 200])
+def test_rescaling_follows_the_stated_diameter(oracle, diameter):
+    """The oracle takes every pixel it sees for as dense, so that its count goes with the zoomed area."""
+    pixels, _ = cells(12, (150, 210), 30)
+    plain, zoomed = counted(pixels, oracle, diameter_px=26), counted(pixels, oracle, diameter_px=diameter)
+    zoom = zoomed.provenance.settings["zoom"]
+    assert zoom == pytest.approx(26 / diameter)
+    assert zoomed.maps["density"].shape == pixels.shape
+    assert zoomed.count == pytest.approx(plain.count * zoom**2, rel=0.05)
+    assert zoomed.notices == ()
+
+
+@pytest.mark.parametrize("diameter", [0, 12, 26, 50])
+def test_cells_of_a_fitting_size_are_counted_as_they_are(diameter):
+    pixels, _ = cells(20, (150, 210), 24)
+    model = density.DensityModel(replace(density.SPECS["small"], percentiles=(0, 100)), Seeing())
+    result = counted(pixels, model, diameter_px=diameter)
+    assert (result.provenance.settings["zoom"], result.notices) == (1.0, ())
+    assert len(model.network.seen) == 1  # the look at the middle is what counts
+
+
+class Truth(nn.Module):
+    """Bright is dense: gives a density back from an image of it, which was scaled to 0 to 1."""
+
+    def __init__(self, pixels):
+        super().__init__()
+        self.scale = UNIT * float(pixels.max())
+
+    def forward(self, image):
+        return (self.scale * image.mean(dim=1, keepdim=True)).clamp_min(1e-7).expm1().log()
+
+
+@pytest.mark.parametrize(("diameter", "word"), [(6, "small"), (9, "small"), (70, "large")])
+def test_without_a_diameter_the_density_tells_it(diameter, word):
+    pixels, _ = cells(30, (18 * diameter, 20 * diameter), diameter, apart=1.5)
+    model = density.DensityModel(replace(density.SPECS["small"], percentiles=(0, 100)), Truth(pixels))
+    steps = []
+    engine = EngineSettings(device="cpu", precision="float32")
+    result = run(count_density(Image(pixels, "YX"), model, None, engine), steps.append)
+    assert result.provenance.settings["zoom"] == pytest.approx(26 / diameter, rel=0.25)
+    assert f"too {word}" in result.notices[0]
+    assert steps[-1] == replace(steps[-1], stage="rescaled tiles", done=1, total=1)
+    assert result.count == pytest.approx(30 * result.provenance.settings["zoom"] ** 2, rel=0.05)
+
+
+def test_too_few_cells_tell_no_diameter():
+    pixels, _ = cells(3, (80, 80), 6)
+    model = density.DensityModel(replace(density.SPECS["small"], percentiles=(0, 100)), Truth(pixels))
+    assert counted(pixels, model).provenance.settings["zoom"] == 1.0
+
+
+def test_progress_counts_every_tile_once(oracle):
+    pixels, _ = cells(20, (200, 300))
+    frames = np.stack([pixels] * 3)
+    steps = []
+    engine = EngineSettings(device="cpu", tile_px=128)
+    run(count_density(Image(frames, "TYX"), oracle, None, engine), steps.append)
+    done = [step.done for step in steps if step.stage == "tiles"]
+    assert done == sorted(done)
+    assert (done[-1], steps[-1].total) == (18, 18)
+
+
+def test_the_interval_is_that_of_the_model(oracle):
+    pixels, _ = cells()
+    result = counted(pixels, replace_error(oracle, (1.0, 2.0, 0.5)))
+    scale = (1 + result.count) ** 0.5
+    assert result.interval == pytest.approx((max(result.count - scale, 0), result.count + 2 * scale))
+    series = counted(np.stack([pixels] * 4), replace_error(oracle, (1.0, 2.0, 0.5)), "TYX")
+    assert series.interval == pytest.approx(tuple(4 * end for end in result.interval), rel=1e-3)
+
+
+def replace_error(model, count_error):
+    return model.with_network(model.network, spec=replace(model.spec, count_error=count_error))
+
+
+def test_a_calibration_found_elsewhere_corrects_the_count(oracle):
+    pixels, _ = cells()
+    model = replace_error(oracle, (1.0, 1.0, 0.5))
+    plain = counted(pixels, model)
+    corrected = counted(pixels, model, settings=DensitySettings(1.5, 0.2))
+    assert corrected.count == pytest.approx(1.5 * plain.count)
+    assert np.allclose(corrected.maps["density"], 1.5 * plain.maps["density"])
+    assert corrected.interval[1] > 1.5 * plain.interval[1]
+    again = with_calibration(corrected, DensitySettings())
+    assert again.count == pytest.approx(plain.count)
+    assert again.interval == pytest.approx(plain.interval)
+    assert again.provenance == replace(plain.provenance, seconds=again.provenance.seconds)
+
+
+@pytest.fixture
+def field():
+    """A result that holds two thirds of 180 cells, and squares with the true number in each."""
+    pixels, points = cells(180, (240, 240), 10)
+    model = density.DensityModel(replace(density.SPECS["small"], percentiles=(0, 100)), Truth(pixels))
+    result = counted(pixels, replace_error(model, (2.0, 2.0, 0.75)), diameter_px=20)
+    scale = np.float32(120 / result.count)
+    result = replace(result, count=120.0, maps={"density": scale * result.maps["density"]})
+    result = with_calibration(result, DensitySettings())  # the interval follows
+    squares = []
+    for y in range(0, 240, 80):
+        for x in range(0, 240, 80):
+            inside = ((points >= (y, x)) & (points < (y + 80, x + 80))).all(axis=1)
+            squares.append(([[y, x], [y + 80, x + 80]], int(inside.sum())))
+    return result, squares
+
+
+def test_boxes_counted_by_hand_correct_the_count(field):
+    result, squares = field
+    assert result.count == pytest.approx(120)
+    corrected = recalibrated(result, *zip(*squares[::2], strict=True))
+    assert corrected.count == pytest.approx(180, rel=0.06)
+    assert corrected.maps["density"].sum(dtype=np.float64) == pytest.approx(corrected.count)
+    low, high = corrected.interval
+    assert low < 180 < high
+    assert high - low < result.interval[1] - result.interval[0]
+    used = corrected.provenance.settings["density"]
+    assert used["calibration"] == pytest.approx(1.5, rel=0.06)
+    assert 0 < used["calibration_error"] < 0.3
+    assert corrected.notices[-1].startswith("Corrected by 1.")
+
+
+def test_the_last_calibration_replaces_the_one_before(field):
+    result, squares = field
+    once = recalibrated(result, *zip(*squares[:2], strict=True))
+    twice = recalibrated(once, *zip(*squares[::2], strict=True))
+    direct = recalibrated(result, *zip(*squares[::2], strict=True))
+    assert twice.count == pytest.approx(direct.count)
+    assert twice.interval == pytest.approx(direct.interval)
+    assert len(twice.notices) == len(direct.notices) == 1
+
+
+def test_a_calibration_corrects_a_result_without_an_error_bar(field):
+    result, squares = field
+    settings = {**result.provenance.settings, "count_error": ()}
+    bare = replace(result, interval=None, provenance=replace(result.provenance, settings=settings))
+    assert recalibrated(bare, *zip(*squares, strict=True)).interval == pytest.approx((180, 180), rel=1e-4)
+
+
+def test_a_calibration_that_cannot_be_is_refused(field):
+    result, squares = field
+    with pytest.raises(AnnotationError, match="box 1 of 1"):
+        recalibrated(result, [[[900, 900], [910, 910]]], [3])
+    with pytest.raises(SettingsError, match="calibration must lie"):
+        recalibrated(result, [squares[0][0]], [100_000])
+
+
+def test_what_flow_and_density_differ_in_is_said(field):
+    result = replace(field[0], count=120.0, interval=(100.0, 150.0))
+    assert disagreement(100, result) == disagreement(149.9, result) == ""
+    fewer, more = disagreement(80, result), disagreement(200, result)
+    assert "80, fewer than the density's 120 (100 to 150)" in fewer
+    assert "200, more than" in more
+    assert all(sentence.endswith(".") for sentence in (fewer, more))
+    assert disagreement(1, replace(result, interval=None)) == ""
+
+
+class Hungry(nn.Module):
+    def forward(self, image):
+        raise RuntimeError("DefaultCPUAllocator: not enough memory")
+
+
+def test_an_image_too_large_for_memory_is_told(oracle):
+    with pytest.raises(OutOfMemoryError):
+        counted(cells()[0], oracle.with_network(Hungry()))
