@@ -1,0 +1,324 @@
+"""Cells of single slices -> cells of the volume.
+
+::
+
+    z = 4    . 1 1 1 . . 2 2 .        a a a      b b
+    z = 3    . 3 3 3 . . 4 4 .        a a a      b b       rows one above the other that
+    z = 2    . 5 5 . . . . . .   ->   a a        b b       overlap are one cell; a slice
+    z = 1    . . 6 6 . . 7 7 .          c c      b b       where it was missed is filled
+    z = 0    . . 8 8 . . . . .          c c
+
+The drawing shows what is done: outlines of neighbouring slices are paired one to one by their overlap;
+chains that end where others begin are joined over a few missing slices; a chain with a waist (here between
+a and c) is two cells; a chain of very few slices belongs to the cell it lies on, or is dropped unless the
+volume ends there.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Annotated, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+
+from cellwright.errors import SettingsError
+from cellwright.types import Labels
+
+Ids = NDArray[np.intp]
+Flags = NDArray[np.bool_] | None
+
+
+@dataclass(frozen=True, slots=True)
+class LinkSettings:
+    """How outlines of single slices become cells of a volume."""
+
+    overlap: Annotated[
+        float,
+        {
+            "min": 0.05,
+            "max": 1.0,
+            "step": 0.05,
+            "tooltip": "Least share of the smaller of two outlines in neighbouring slices that both cover.",
+        },
+    ] = 0.5
+    max_gap: Annotated[
+        int, {"min": 0, "max": 10, "tooltip": "Slices in which a cell may be missing between two others."}
+    ] = 1
+    waist: Annotated[
+        float,
+        {
+            "min": 0.0,
+            "max": 1.0,
+            "step": 0.05,
+            "tooltip": "Cells are cut where area or overlap falls below this share of that on both sides; "
+            "0 never cuts.",
+        },
+    ] = 0.6
+    min_slices: Annotated[
+        int,
+        {
+            "min": 1,
+            "max": 100,
+            "tooltip": "Fewest slices of a cell inside the volume; less is merged or dropped.",
+        },
+    ] = 2
+
+    def __post_init__(self) -> None:
+        if not (0 < self.overlap <= 1 and 0 <= self.waist <= 1):
+            raise SettingsError(
+                "overlap must lie above 0 and waist between 0 and 1, both at most 1; got "
+                f"{self.overlap} and {self.waist}. Choose values in that range."
+            )
+        if self.max_gap < 0 or self.min_slices < 1:
+            raise SettingsError(
+                f"max_gap must be at least 0 and min_slices at least 1; got {self.max_gap} and "
+                f"{self.min_slices}. Raise them."
+            )
+
+
+class _Outlines(NamedTuple):
+    """The outlines of all slices, numbered 1..N slice after slice; row ``i`` is outline ``i + 1``."""
+
+    numbers: Labels  # (Z, Y, X)
+    z: Ids  # (N,)
+    areas: Ids  # (N,)
+
+
+class _Pairs(NamedTuple):
+    """Outlines of two slices that overlap: rows of the lower and the upper one, and shared pixels."""
+
+    lower: Ids
+    upper: Ids
+    shared: Ids
+
+
+def link_slices(
+    labels: Labels,
+    settings: LinkSettings = LinkSettings(),
+    anisotropy: float = 1.0,
+) -> Labels:
+    """Return labels 1..N (Z, Y, X) of cells from labels whose numbers hold within each slice only.
+
+    Parameters
+    ----------
+    labels : int (Z, Y, X)
+        Outlines of each slice; 0 is background. The same number in two slices means nothing.
+    settings
+        Thresholds.
+    anisotropy
+        Distance of slices in pixels of y and x.
+
+    Raises
+    ------
+    SettingsError
+        ``anisotropy`` is not above 0.
+    """
+    if not anisotropy > 0:
+        raise SettingsError(f"anisotropy must be above 0; got {anisotropy}. Give 1 where it is not known.")
+    outlines = _outlines_of(labels)
+    touching = _overlapping(outlines, 1)
+    above = _chain(outlines, touching, settings, anisotropy)
+    cells = _follow(_cut(above, outlines, touching, settings, anisotropy))
+    cells = _merge_short(cells, outlines, touching, settings)
+    numbers = np.zeros(len(cells) + 1, np.int32)
+    numbers[1:] = _renumbered(cells)
+    linked = numbers[outlines.numbers]
+    _fill(linked, numbers[1:], outlines.z)
+    return linked
+
+
+def _outlines_of(labels: Labels) -> _Outlines:
+    numbers = np.zeros(labels.shape, np.int32)
+    z, areas, n = [], [], 0
+    for place, one in enumerate(labels):
+        counts = np.bincount(one.ravel(), minlength=1)
+        counts[0] = 0
+        present = np.flatnonzero(counts)
+        table = np.zeros(len(counts), np.int32)
+        table[present] = np.arange(n + 1, n + 1 + len(present))
+        np.take(table, one, out=numbers[place])
+        z.append(np.full(len(present), place))
+        areas.append(counts[present])
+        n += len(present)
+    return _Outlines(numbers, np.concatenate(z), np.concatenate(areas))
+
+
+def _overlapping(outlines: _Outlines, step: int, ends: Flags = None, starts: Flags = None) -> _Pairs:
+    """Return which outlines overlap with those ``step`` slices above, of these ends and starts alone."""
+    n = len(outlines.z)
+    found = []
+    for lower, upper in zip(outlines.numbers[:-step], outlines.numbers[step:], strict=True):
+        both = np.flatnonzero((lower > 0) & (upper > 0))
+        first, second = lower.reshape(-1)[both] - 1, upper.reshape(-1)[both] - 1
+        if ends is not None and starts is not None:
+            open_ = ends[first] & starts[second]
+            first, second = first[open_], second[open_]
+        table = coo_array((np.ones(len(first), np.intp), (first, second)), shape=(n, n))
+        table.sum_duplicates()
+        found.append((table.coords[0], table.coords[1], table.data))
+    if not found:
+        none = np.zeros(0, np.intp)
+        return _Pairs(none, none, none)
+    return _Pairs(*(np.concatenate(part).astype(np.intp) for part in zip(*found, strict=True)))
+
+
+def _chain(outlines: _Outlines, touching: _Pairs, settings: LinkSettings, anisotropy: float) -> Ids:
+    """Return for each outline the one that goes on with it further up, or -1."""
+    above = np.full(len(outlines.z), -1, np.intp)
+    is_start = np.ones(len(outlines.z), bool)
+    _link(above, is_start, outlines, touching, settings.overlap)
+    for gap in range(1, min(settings.max_gap, len(outlines.numbers) - 2) + 1):
+        high = 2 * np.sqrt(outlines.areas / np.pi) >= gap * anisotropy  # a flat cell cannot reach over it
+        pairs = _overlapping(outlines, gap + 1, (above < 0) & high, is_start & high)
+        _link(above, is_start, outlines, pairs, settings.overlap)
+    return above
+
+
+def _link(above: Ids, is_start: NDArray[np.bool_], outlines: _Outlines, pairs: _Pairs, least: float) -> None:
+    """Pair outlines one to one, those that agree best first; changes ``above`` and ``is_start``."""
+    lower, upper, shared = pairs
+    smaller = np.minimum(outlines.areas[lower], outlines.areas[upper])
+    enough = np.flatnonzero(shared >= least * smaller)
+    order = enough[np.argsort(-_iou(pairs, outlines)[enough], kind="stable")]
+    for a, b in zip(lower[order].tolist(), upper[order].tolist(), strict=True):
+        if above[a] < 0 and is_start[b]:
+            above[a], is_start[b] = b, False
+
+
+def _iou(pairs: _Pairs, outlines: _Outlines) -> NDArray[np.float64]:
+    lower, upper, shared = pairs
+    return np.asarray(shared / (outlines.areas[lower] + outlines.areas[upper] - shared))
+
+
+def _cut(above: Ids, outlines: _Outlines, touching: _Pairs, settings: LinkSettings, anisotropy: float) -> Ids:
+    """Return the chains without the links where two cells were joined."""
+    if settings.waist == 0 or len(outlines.numbers) < 2 * settings.min_slices:
+        return above
+    cut = above.copy()
+    agreement = _Agreement(outlines, touching, _overlapping(outlines, 2))
+    for chain in _lists(above):
+        areas = outlines.areas[chain]
+        n_ball = int(np.ceil(2 * np.sqrt(areas.max() / np.pi) / anisotropy))  # slices of one as tall as wide
+        if len(chain) <= n_ball or len(chain) < 2 * settings.min_slices:
+            continue
+        for first in _waists(_Chain(areas, *agreement.along(chain)), settings, n_ball):
+            cut[chain[first]] = -1
+    return cut
+
+
+def _lists(above: Ids) -> list[list[int]]:
+    """Return the outlines of each chain from bottom to top."""
+    after = above.tolist()
+    starts = np.setdiff1d(np.arange(len(above)), above)
+    chains = []
+    for start in starts.tolist():
+        chain = [start]
+        while after[chain[-1]] >= 0:
+            chain.append(after[chain[-1]])
+        chains.append(chain)
+    return chains
+
+
+class _Agreement:
+    """The IoU of outlines of neighbouring slices and of those one further."""
+
+    def __init__(self, outlines: _Outlines, *pairs: _Pairs) -> None:
+        self._iou: dict[tuple[int, int], float] = {}
+        for some in pairs:
+            keys = zip(some.lower.tolist(), some.upper.tolist(), strict=True)
+            self._iou.update(zip(keys, _iou(some, outlines).tolist(), strict=True))
+
+    def along(self, chain: list[int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the IoU along each link of a chain, and how well the link holds.
+
+        A link holds as well as the better of the outlines around it agree, so that one bad outline between
+        good ones does not part them.
+        """
+        direct = np.array([self._iou.get(pair, 0.0) for pair in pairwise(chain)])
+        further = [0.0, *(self._iou.get(pair, 0.0) for pair in zip(chain, chain[2:], strict=False)), 0.0]
+        return direct, np.maximum(direct, np.maximum(further[:-1], further[1:]))
+
+
+class _Chain(NamedTuple):
+    """The areas of the outlines of a chain; IoU and hold of the links between them."""
+
+    areas: Ids
+    iou: NDArray[np.float64]
+    hold: NDArray[np.float64]
+
+
+def _waists(chain: _Chain, settings: LinkSettings, n_ball: int) -> list[int]:
+    """Return the links at which a chain is cut; what is no taller than a ball is one cell."""
+    places: list[int] = []
+    stack = [(0, len(chain.areas))]
+    smooth = _median_of_three(chain.areas)
+    while stack:
+        start, stop = stack.pop()
+        if stop - start <= n_ball or stop - start < 2 * settings.min_slices:
+            continue
+        narrow = np.minimum(smooth[start : stop - 1], smooth[start + 1 : stop])
+        depth = np.minimum(_depth(narrow), _depth(chain.hold[start : stop - 1]))
+        depth[: settings.min_slices - 1] = depth[len(depth) - settings.min_slices + 1 :] = 1.0
+        place = int(start + np.lexsort((chain.iou[start : stop - 1], depth))[0])
+        if depth[place - start] < settings.waist:
+            places.append(place)
+            stack += [(start, place + 1), (place + 1, stop)]
+    return places
+
+
+def _depth(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return each value as a share of the smaller of the largest values before and after it."""
+    before, after = np.maximum.accumulate(values), np.maximum.accumulate(values[::-1])[::-1]
+    return np.asarray(values / np.maximum(np.minimum(before, after), 1e-9))
+
+
+def _median_of_three(values: Ids) -> NDArray[np.float64]:
+    """Return values without dips and peaks of a single slice."""
+    padded = np.pad(values, 1, mode="edge").astype(np.float64)
+    return np.asarray(np.median([padded[:-2], padded[1:-1], padded[2:]], axis=0))
+
+
+def _follow(above: Ids) -> Ids:
+    """Return the chain each outline belongs to, called by its lowest outline."""
+    cells = np.arange(len(above))
+    for row in np.flatnonzero(above >= 0):  # slices are numbered upwards, so a chain is met from its bottom
+        cells[above[row]] = cells[row]
+    return cells
+
+
+def _merge_short(cells: Ids, outlines: _Outlines, touching: _Pairs, settings: LinkSettings) -> Ids:
+    """Give chains of too few slices to the cell that covers them, or to none (-1)."""
+    is_short = np.bincount(cells, minlength=len(cells))[cells] < settings.min_slices
+    at_end = (outlines.z == 0) | (outlines.z == len(outlines.numbers) - 1)
+    is_cut = np.bincount(cells[at_end], minlength=len(cells))[cells] > 0  # the rest lies outside the volume
+    merged = np.where(is_short & ~is_cut, -1, cells)
+    rows = np.concatenate([touching.lower, touching.upper])
+    others = np.concatenate([touching.upper, touching.lower])
+    shared = np.concatenate([touching.shared, touching.shared])
+    covered = is_short[rows] & ~is_short[others] & (shared >= settings.overlap * outlines.areas[rows])
+    order = np.flatnonzero(covered)
+    order = order[np.argsort(shared[order], kind="stable")]
+    merged[rows[order]] = cells[others[order]]  # the last, largest one stays
+    return merged
+
+
+def _renumbered(cells: Ids) -> NDArray[np.int32]:
+    """Return numbers 1..M of the cells; 0 for outlines of none."""
+    _, numbers = np.unique(cells, return_inverse=True)
+    return (numbers + (0 if (cells < 0).any() else 1)).astype(np.int32)
+
+
+def _fill(linked: Labels, numbers: NDArray[np.int32], z: Ids) -> None:
+    """Put cells into slices where they were missed: what lies in both outlines around and is free."""
+    order = np.lexsort((z, numbers))
+    order = order[numbers[order] > 0]
+    same = numbers[order[1:]] == numbers[order[:-1]]
+    low, high = z[order[:-1]], z[order[1:]]
+    gaps = np.flatnonzero(same & (high - low > 1))
+    for bottom, top in sorted({(int(low[i]), int(high[i])) for i in gaps}):
+        missed = np.zeros(int(numbers.max()) + 1, bool)
+        missed[numbers[order[gaps[(low[gaps] == bottom) & (high[gaps] == top)]]]] = True
+        inside = (linked[bottom] == linked[top]) & missed[linked[bottom]]
+        for between in linked[bottom + 1 : top]:
+            np.copyto(between, linked[bottom], where=inside & (between == 0))
