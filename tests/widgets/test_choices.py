@@ -68,7 +68,7 @@ def test_the_channel_box_follows_the_image(viewer: ViewerModel, choices: Choices
 
 
 def test_models_of_the_shelf_are_listed_and_their_family_told(choices: Choices) -> None:
-    assert titles(choices._panel.model) == ["flow", "Choose a folder…"]
+    assert titles(choices._panel.model) == ["Outlines · flow", "Choose a folder…"]
     assert (choices.model, choices.family) == ("flow", "flow")
 
 
@@ -97,7 +97,7 @@ def test_a_folder_can_be_chosen(
         box.setCurrentIndex(1)
         box.activated.emit(1)
     assert told.args == ["flow"]
-    assert (choices.model, box.currentText()) == (str(folder), "mine")
+    assert (choices.model, box.currentText()) == (str(folder), "Outlines · mine")
 
 
 def test_a_folder_that_is_no_model_is_told_and_the_choice_stays(

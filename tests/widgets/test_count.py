@@ -343,7 +343,7 @@ def test_an_error_of_ours_is_logged_with_its_kind(
     widget: CountWidget, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.ERROR):
-        widget._show_error(KeyError("flow"))
+        widget.show_error(KeyError("flow"))
     assert widget.panel.message.text() == "KeyError: 'flow'"
     assert caplog.records[0].exc_info[0] is KeyError
 
@@ -379,14 +379,14 @@ def test_without_a_model_the_error_says_where_they_are_looked_for(
 def test_progress_is_told_with_the_time_left_but_not_too_often(widget: CountWidget, qtbot: QtBot) -> None:
     from cellwright.tasks import Eta
 
-    told: list[int] = []
+    runner, told = widget.runner, list[int]()
     widget.panel.bar.valueChanged.connect(told.append)
-    widget._eta, widget._stage, widget._told = Eta(), "", 0.0
+    runner._eta, runner._stage, runner._told = Eta(), "", 0.0
     for done in range(1, 101):
-        widget._on_job_progressed(Progress("tiles", done, 200))
+        runner._on_job_progressed(Progress("tiles", done, 200))
     assert len(told) < 20
     time.sleep(0.3)
-    widget._on_job_progressed(Progress("tiles", 100, 200))
+    runner._on_job_progressed(Progress("tiles", 100, 200))
     assert widget.panel.bar.value() == 50
     assert "Tiles: 100 of 200 · " in widget.panel.status.text()
     assert widget.panel.status.text().endswith(" left")

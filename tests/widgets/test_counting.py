@@ -11,6 +11,7 @@ from cellwright.tasks import Progress, run
 from cellwright.types import Image, Result
 from cellwright.widgets import counting
 from cellwright.widgets.counting import (
+    Counted,
     Request,
     count_task,
     n_cells,
@@ -22,6 +23,10 @@ from cellwright.widgets.counting import (
 from cellwright.widgets.layers import source_of
 
 ResultOf = Callable[[Image, Any], Result]
+
+
+def wanted(counted: Counted, settings: Any, outputs: tuple[str, ...]) -> Request:
+    return replace(counted.request, settings=settings, outputs=outputs)
 
 
 def test_a_count_finds_the_cells_and_makes_their_layers(
@@ -48,10 +53,10 @@ def test_a_recount_needs_no_forward_pass(viewer: ViewerModel, blobs: Any, shelve
         raise AssertionError("the network ran")
 
     shelved.network.forward = fail
-    none_left = run(recount_task(counted, FlowSettings(min_area_px=5000), ("Points",)))
+    none_left = run(recount_task(counted, wanted(counted, FlowSettings(min_area_px=5000), ("Points",))))
     assert none_left.result.count == 0
     assert list(none_left.layers) == ["Points"]
-    again = run(recount_task(none_left, FlowSettings(), ("Labels",)))
+    again = run(recount_task(none_left, wanted(counted, FlowSettings(), ("Labels",))))
     assert again.result.count == len(blobs)
 
 
@@ -60,7 +65,7 @@ def test_new_layers_alone_leave_the_result_as_it_is(
 ) -> None:
     source = source_of(viewer.add_image(blobs.image))
     counted = run(count_task(Request(source, "flow", FlowSettings())))
-    more = run(recount_task(counted, FlowSettings(), ("Labels", "Shapes")))
+    more = run(recount_task(counted, wanted(counted, FlowSettings(), ("Labels", "Shapes"))))
     assert more.result is counted.result
     assert list(more.layers) == ["Labels", "Shapes"]
 

@@ -12,7 +12,8 @@ from napari.layers import Labels, Points, Shapes
 from cellwright.errors import WrongLayerError
 from cellwright.types import Image, Result
 from cellwright.widgets.axes import channels_of
-from cellwright.widgets.layers import OUTLINE_PX, image_of, place, prepare, remove, show, source_of
+from cellwright.widgets.layers import image_of, place, prepare, remove, show, source_of
+from cellwright.widgets.looks import OUTLINE_PX
 
 ALL = ("Labels", "Points", "Shapes")
 PLACEMENT: dict[str, Any] = {

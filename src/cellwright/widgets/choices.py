@@ -12,14 +12,16 @@ from qtpy.QtCore import QObject, QSignalBlocker, Qt, Signal  # type: ignore[attr
 from qtpy.QtWidgets import QComboBox, QFileDialog
 
 from cellwright.errors import CellwrightError, CheckpointError
-from cellwright.models import shelf
-from cellwright.models.spec import read_spec
+from cellwright.models import registry, shelf
+from cellwright.models.spec import ModelSpec, read_spec
 from cellwright.tasks import Progress, Task
 from cellwright.widgets.axes import Channel, channels_of
+from cellwright.widgets.classes import classifiers
 from cellwright.widgets.job import Job
-from cellwright.widgets.panel import CountPanel
+from cellwright.widgets.panel import OUTPUTS, CountPanel
 
 OTHER_FOLDER = ""  # data of the entry that asks for a model folder
+WANTED = {"query": "Ask any point", "pseudocolor": "Volumes"}  # where the outputs do not tell all
 SPECS = "spec.json"
 
 
@@ -42,6 +44,7 @@ class Choices(QObject):
         self._viewer, self._panel = viewer, panel
         fill(panel.device, [("Auto", "auto")])
         self._fill_models()
+        fill(panel.classes, [("None", ""), *classifiers()])
         self.refresh_layers()
         panel.image.currentIndexChanged.connect(self._fill_channels)
         panel.model.activated.connect(self._on_model_chosen)
@@ -67,6 +70,11 @@ class Choices(QObject):
     def device(self) -> str:
         """Name of the chosen device."""
         return str(self._panel.device.currentData())
+
+    @property
+    def classifier(self) -> str:
+        """Name of the chosen classifier; empty for none, and for families that do not give cells."""
+        return str(self._panel.classes.currentData() or "") if self._panel.classes.isEnabled() else ""
 
     @property
     def model(self) -> str:
@@ -115,12 +123,14 @@ class Choices(QObject):
         self._panel.channel.setEnabled(len(choices) > 1)
 
     def _fill_models(self, wanted: str | None = None) -> None:
-        entries = shelf.models()
+        order = list(registry.FAMILIES)
+        known = [entry for entry in shelf.models() if entry.spec.family in order]
+        entries = sorted(known, key=lambda entry: order.index(entry.spec.family))
         self._families = {entry.name: entry.spec.family for entry in entries}
-        names = [(entry.name, entry.name) for entry in entries]
+        names = [(model_title(entry.name, entry.spec.family), entry.name) for entry in entries]
         fill(self._panel.model, [*names, ("Choose a folder…", OTHER_FOLDER)], wanted)
         for place, entry in enumerate(entries):
-            self._panel.model.setItemData(place, entry.spec.title, Qt.ItemDataRole.ToolTipRole)
+            self._panel.model.setItemData(place, model_help(entry.spec), Qt.ItemDataRole.ToolTipRole)
         self._last_model = self._panel.model.currentIndex()
 
     def _on_model_chosen(self, index: int) -> None:
@@ -137,16 +147,42 @@ class Choices(QObject):
         """List a model folder and choose it; tell by ``failed`` when it is none."""
         try:
             spec = read_spec(folder / SPECS)
+            registry.get(spec.family)
         except CellwrightError as error:
             self.failed.emit(error)
             return
         self._families[str(folder)] = spec.family
-        self._panel.model.insertItem(0, folder.name, str(folder))
+        self._panel.model.insertItem(0, model_title(folder.name, spec.family), str(folder))
+        self._panel.model.setItemData(0, model_help(spec), Qt.ItemDataRole.ToolTipRole)
         self._panel.model.setCurrentIndex(0)
 
     def _on_devices_found(self, found: tuple[tuple[str, str], ...]) -> None:
         entries = [(f"Auto · {found[0][1]}", "auto"), *((title, name) for name, title in found)]
         fill(self._panel.device, entries, self.device)
+
+
+def model_title(name: str, family: str) -> str:
+    """Return what a model gives back, then its name.
+
+    Examples
+    --------
+    ``Outlines · flow``, ``Points and boxes · centroid``
+    """
+    return f"{wanted_title(registry.get(family))} · {name}"
+
+
+def wanted_title(family: registry.Family) -> str:
+    """Return what someone who chooses this family wants back, in a word or three."""
+    if family.name in WANTED:
+        return WANTED[family.name]
+    if "Labels" in family.returns:
+        return OUTPUTS["Labels"]
+    return " and ".join(OUTPUTS[output] for output in family.returns).capitalize()
+
+
+def model_help(spec: ModelSpec) -> str:
+    """Return what a model is good for, and how its family works."""
+    return f"{spec.title}.\n{registry.get(spec.family).title}."
 
 
 def device_task() -> Task[tuple[tuple[str, str], ...]]:

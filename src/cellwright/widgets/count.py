@@ -1,8 +1,7 @@
 """The count widget: one press of a button from an image layer to outlined cells and their number."""
 
 import logging
-import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +14,16 @@ from cellwright.errors import CellwrightError, WrongLayerError
 from cellwright.inference.settings import EngineSettings
 from cellwright.io.tables import write_table
 from cellwright.models import registry
-from cellwright.tasks import Eta, Progress
+from cellwright.widgets.ask import AskTool
+from cellwright.widgets.calibrate import CalibrateTool
 from cellwright.widgets.choices import Choices
+from cellwright.widgets.compare import Comparison
 from cellwright.widgets.counting import (
     Counted,
     Request,
+    can_recount,
     count_task,
-    progress_line,
+    number_text,
     recount_task,
     result_line,
     size_line,
@@ -29,14 +31,17 @@ from cellwright.widgets.counting import (
 from cellwright.widgets.drawing import ask_for_line, ask_for_region, region_layer
 from cellwright.widgets.job import Job
 from cellwright.widgets.layers import Source, image_layer, place, remove, source_of
+from cellwright.widgets.looks import legend_of
 from cellwright.widgets.panel import CountPanel
+from cellwright.widgets.pseudocolor import show_colours
 from cellwright.widgets.regions import PREVIEW_PX, window_in_view, window_of_rectangle
 from cellwright.widgets.retune import Retuner
+from cellwright.widgets.running import Runner
 
 if TYPE_CHECKING:
     import napari.viewer
 
-REDRAW_S = 0.25  # a redraw of the panel redraws napari's whole window, slow without a GPU
+OUTPUTS_OF = {"cells": ("Labels", "Points", "Shapes"), "density": ("Image",)}
 
 logger = logging.getLogger(__name__)
 
@@ -51,20 +56,23 @@ class CountWidget(QWidget):
     """
 
     finished = Signal()  # a count has ended, well or not
+    counted_changed = Signal(object)  # Counted, as it is shown now
 
     def __init__(self, napari_viewer: "napari.viewer.Viewer") -> None:
         super().__init__()
         self.viewer = napari_viewer
         self.panel = CountPanel(self)
         self.choices = Choices(napari_viewer, self.panel)
-        self.counted: Counted | None = None
-        self.job: Job | None = None
+        self.runner = Runner(self.panel)
         self.retuner = Retuner(self)
-        self._has_been_shown = False
+        self.counted: Counted | None = None
+        self.comparison = Comparison()
+        self._has_been_shown = self._is_showing_settings = False
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.panel)
         self._show_family(self.choices.family)
+        self.ask, self.calibrate = AskTool(self), CalibrateTool(self)
         self._connect()
 
     def _connect(self) -> None:
@@ -73,23 +81,40 @@ class CountWidget(QWidget):
         panel.preview.clicked.connect(self._on_preview_clicked)
         panel.measure.clicked.connect(self._on_measure_clicked)
         panel.save.clicked.connect(self._on_save_clicked)
+        panel.colours.clicked.connect(self._on_colours_clicked)
         panel.region.activated.connect(self._on_region_chosen)
+        panel.classes.currentIndexChanged.connect(self._retune)
         for box in panel.outputs.values():
             box.toggled.connect(self._retune)
+        self.runner.failed.connect(self.show_error)
+        self.runner.finished.connect(self._on_runner_finished)
         self.choices.family_changed.connect(self._show_family)
-        self.choices.failed.connect(self._show_error)
-        self.retuner.retuned.connect(self._show_counted)
-        self.retuner.failed.connect(self._show_error)
+        self.choices.failed.connect(self.show_error)
+        self.retuner.retuned.connect(self.show_counted)
+        self.retuner.failed.connect(self.show_error)
+
+    @property
+    def job(self) -> Job | None:
+        """What runs now: a count, or what one of the tools asked for."""
+        return self.runner.job
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The ticked outputs."""
-        return tuple(output for output, box in self.panel.outputs.items() if box.isChecked())
+        """The ticked outputs of the model's family."""
+        offered = registry.get(self.choices.family).returns
+        return tuple(output for output in offered if self.panel.outputs[output].isChecked())
 
     @property
     def settings(self) -> Any:
         """The thresholds and filters as the settings of the model's family."""
         return self._settings_type(**self.panel.thresholds.values(), **self.panel.filters.values())
+
+    def show_settings(self, settings: Any) -> None:
+        """Put these thresholds and filters into the forms, with nothing counted anew."""
+        self._is_showing_settings = True
+        for form in (self.panel.thresholds, self.panel.filters):
+            form.set_values(asdict(settings))
+        self._is_showing_settings = False
 
     @property
     def engine(self) -> EngineSettings:
@@ -110,8 +135,8 @@ class CountWidget(QWidget):
             self.choices.find_devices()
 
     def _on_count_clicked(self) -> None:
-        if self.job is not None:
-            self._cancel()
+        if self.runner.is_busy:
+            self.runner.cancel()
             return
         self._start(is_preview=False)
 
@@ -121,27 +146,21 @@ class CountWidget(QWidget):
     def _start(self, *, is_preview: bool) -> None:
         try:
             source = self._preview_source() if is_preview else self._source()
-            request = Request(source, self.choices.model, self.settings, self.engine, self.outputs)
+            choices = self.choices
+            request = Request(
+                source,
+                choices.model,
+                self.settings,
+                self.engine,
+                self.outputs,
+                choices.classifier,
+                choices.family,
+            )
         except CellwrightError as error:
-            self._show_error(error)
+            self.show_error(error)
             return
         self.retuner.forget()
-        self.panel.show_message("")
-        self.panel.show_running(is_running=True)
-        self._eta, self._stage, self._told = Eta(), "", 0.0
-        self.job = Job(count_task(request), self)
-        self.job.progressed.connect(self._on_job_progressed)
-        self.job.returned.connect(self._on_job_returned)
-        self.job.failed.connect(self._show_error)
-        self.job.cancelled.connect(self._on_job_cancelled)
-        self.job.finished.connect(self._on_job_finished)
-        self.job.start()
-
-    def _cancel(self) -> None:
-        if self.job is not None:
-            self.job.cancel()
-            self.panel.count.setText("Cancelling…")
-            self.panel.count.setEnabled(False)
+        self.runner.start(count_task(request), self._on_count_returned)
 
     def _source(self) -> Source:
         layer = image_layer(self.choices.layer)
@@ -161,20 +180,12 @@ class CountWidget(QWidget):
         window = window_in_view(self.viewer, layer, PREVIEW_PX)
         return replace(source_of(layer, self.choices.channel, window), is_preview=True)
 
-    def _on_job_progressed(self, progress: Progress) -> None:
-        seconds_left = self._eta.seconds_left(progress)
-        now = time.monotonic()
-        if progress.stage == self._stage and not progress.note and now - self._told < REDRAW_S:
-            return
-        self._stage, self._told = progress.stage, now
-        self.panel.show_progress(progress.fraction, progress_line(progress, seconds_left))
-
-    def _on_job_returned(self, counted: Counted) -> None:
+    def _on_count_returned(self, counted: Counted) -> None:
         source = counted.request.source
         if not source.is_preview:
             remove(self.viewer, {**source.key, "is_preview": True})
-        self._show_counted(counted)
-        notices = list(counted.result.notices)
+        self.show_counted(counted)
+        notices = [*counted.result.notices, *self.comparison.add(counted)]
         if not any(str(layer.unique_id) == source.layer_id for layer in self.viewer.layers):
             notices.append(
                 f"The image layer {source.image.name!r} was removed while its cells were counted; they are "
@@ -182,46 +193,48 @@ class CountWidget(QWidget):
             )
         self.panel.show_message(" ".join(notices))
 
-    def _on_job_cancelled(self) -> None:
-        self.panel.show_message("Cancelled; nothing was changed.")
-
-    def _on_job_finished(self) -> None:
-        if self.job is not None:
-            self.job.deleteLater()
-        self.job = None
-        self.panel.show_running(is_running=False)
+    def _on_runner_finished(self) -> None:
         self._retune()  # what was changed meanwhile
         self.finished.emit()
 
     def _retune(self, _: object = None) -> None:
-        """Bring cells and layers in line with the thresholds and ticks, in the background."""
-        counted, outputs, settings = self.counted, self.outputs, self.settings
-        if counted is None or self.job is not None:
-            return
+        """Bring cells and layers in line with thresholds, ticks and classes, in the background."""
+        counted = self.counted
+        if (
+            counted is None
+            or self._is_showing_settings
+            or self.runner.is_busy
+            or counted.request.family != self.choices.family
+        ):
+            return  # sliders and ticks may now belong to another family
+        request = counted.request
         self._remove_unticked(counted)
-        if type(settings) is not type(counted.request.settings):
-            settings = counted.request.settings  # the sliders now belong to another family
-        elif settings != counted.request.settings and counted.result.prediction is None:
+        settings, classifier = self.settings, self.choices.classifier
+        if settings != request.settings and not can_recount(counted.result):
             self.panel.show_message("The new thresholds will be used by the next count.")
-            settings = counted.request.settings
-        if (settings, outputs) != (counted.request.settings, counted.request.outputs) or self.retuner.is_busy:
-            self.retuner.request(lambda: recount_task(counted, settings, outputs))
+            settings = request.settings
+        wanted = replace(request, settings=settings, outputs=self.outputs, classifier=classifier)
+        if wanted != request or self.retuner.is_busy:
+            self.retuner.request(lambda: recount_task(counted, wanted))
 
-    def _show_counted(self, counted: Counted) -> None:
+    def show_counted(self, counted: Counted) -> None:
+        """Show a result: its layers, its number, its legend. Call it in the GUI thread."""
         result = counted.result
         place(self.viewer, {name: layer for name, layer in counted.layers.items() if name in self.outputs})
-        self._remove_unticked(counted)
         self.counted = counted
+        self._remove_unticked(counted)
         line = result_line(result)
         if counted.request.source.is_preview:
             line = f"preview of the view: {line}"
         details = f"{counted.request.source.image.name}\n{size_line(result)}".strip()
-        self.panel.show_count(f"{result.count:,.0f}", line, details)
+        self.panel.show_count(number_text(result), line, details, legend_of(result))
         self.panel.save.setEnabled(True)
+        self.counted_changed.emit(counted)
 
     def _remove_unticked(self, counted: Counted) -> None:
-        for output, box in self.panel.outputs.items():
-            if not box.isChecked():
+        """Take away the layers of cells that are not wanted; a density stays when cells come, and they do."""
+        for output in OUTPUTS_OF[registry.get(counted.request.family).kind]:
+            if output not in self.outputs:
                 remove(self.viewer, {**counted.request.source.key, "output": output})
 
     def _on_save_clicked(self) -> None:
@@ -240,7 +253,7 @@ class CountWidget(QWidget):
         try:
             write_table(path, self.counted.result)
         except CellwrightError as error:
-            self._show_error(error)
+            self.show_error(error)
         else:
             self.panel.show_message(f"Saved {path}")
 
@@ -248,7 +261,7 @@ class CountWidget(QWidget):
         try:
             layer = image_layer(self.choices.layer)
         except CellwrightError as error:
-            self._show_error(error)
+            self.show_error(error)
             return
         ask_for_line(self.viewer, layer, self._on_line_measured)
         self.panel.show_message("Draw a line across a typical cell.")
@@ -266,11 +279,20 @@ class CountWidget(QWidget):
 
     def _show_family(self, family: str) -> None:
         self._settings_type = registry.get(family).settings
-        self.panel.show_forms(self._settings_type)
+        if registry.get(family).kind != "cells":
+            self.panel.ask.setChecked(False)
+        self.panel.show_family(registry.get(family))
         self.panel.thresholds.changed.connect(self._retune)
         self.panel.filters.changed.connect(self._retune)
 
-    def _show_error(self, error: Exception) -> None:
+    def _on_colours_clicked(self) -> None:
+        try:
+            show_colours(self.viewer, self.choices.layer, self.choices.channel)
+        except CellwrightError as error:
+            self.show_error(error)
+
+    def show_error(self, error: Exception) -> None:
+        """Tell in the panel what went wrong; what was not foreseen is logged too."""
         if not isinstance(error, CellwrightError):
             logger.error("Counting failed", exc_info=error)
         text = str(error) if isinstance(error, CellwrightError) else f"{type(error).__name__}: {error}"

@@ -12,6 +12,7 @@ from cellwright.inference.settings import EngineSettings
 from cellwright.ops.labels import equivalent_diameters
 from cellwright.tasks import Progress, Task
 from cellwright.types import Result
+from cellwright.widgets.classes import classified_task, unclassified
 from cellwright.widgets.layers import Source, prepare
 
 STAGES = {"load": "Loading the model", "tiles": "Looking at the image", "layers": "Making layers"}
@@ -26,6 +27,8 @@ class Request:
     settings: Any = None
     engine: EngineSettings = EngineSettings()  # noqa: RUF009 - frozen
     outputs: tuple[str, ...] = ("Labels",)
+    classifier: str | Path = ""
+    family: str = "flow"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +47,48 @@ def count_task(request: Request) -> Task[Counted]:
 
     image = request.source.image
     result = yield from count_cells(image, request.model, request.settings, request.engine)
-    return (yield from _with_layers(request, replace(result, offset=request.source.offset)))
+    result = replace(result, offset=request.source.offset)
+    return (yield from show_task(request, (yield from _classified(request, result))))
 
 
-def recount_task(counted: Counted, settings: Any, outputs: tuple[str, ...]) -> Task[Counted]:
-    """Return the cells under other thresholds, from the maps of an earlier count, with these layers."""
+def recount_task(counted: Counted, request: Request) -> Task[Counted]:
+    """Return what a request that differs in thresholds, classes or outputs gives, from an earlier count."""
     yield Progress("retune", 0, 1)
-    request, result = counted.request, counted.result
-    if settings != request.settings:
+    result = counted.result
+    is_recounted = request.settings != counted.request.settings
+    if is_recounted and is_density(result):
+        from cellwright.inference.density import with_calibration
+
+        result = with_calibration(result, request.settings)
+    elif is_recounted:
         from cellwright.inference.count import recount
 
-        result = recount(result, request.model, settings)
-    return (yield from _with_layers(replace(request, settings=settings, outputs=outputs), result))
+        result = recount(result, request.model, request.settings)
+    if is_recounted or request.classifier != counted.request.classifier:
+        result = yield from _classified(request, result)
+    return (yield from show_task(request, result))
+
+
+def show_task(request: Request, result: Result) -> Task[Counted]:
+    """Return a result with the layers that a request wants."""
+    yield Progress("layers", 0, 1)
+    return Counted(request, result, prepare(result, request.source, request.outputs))
+
+
+def _classified(request: Request, result: Result) -> Task[Result]:
+    if request.classifier and len(result.cells):
+        return (yield from classified_task(result, request.source.image, request.classifier, request.engine))
+    return unclassified(result)
+
+
+def is_density(result: Result) -> bool:
+    """Return whether a result tells how dense the cells are, not which they are."""
+    return "density" in result.maps
+
+
+def can_recount(result: Result) -> bool:
+    """Return whether other thresholds need no new run of the network."""
+    return result.prediction is not None or is_density(result)
 
 
 def result_line(result: Result) -> str:
@@ -65,7 +98,34 @@ def result_line(result: Result) -> str:
     --------
     ``412 cells · flow · 1.8 s``
     """
-    return f"{n_cells(result)} · {result.provenance.model} · {result.provenance.seconds:.1f} s"
+    count = f"{interval_line(result)}" if result.interval else n_cells(result)
+    return f"{count} · {result.provenance.model} · {result.provenance.seconds:.1f} s"
+
+
+def number_text(result: Result) -> str:
+    """Return the count as a number, with half the width of its interval where it has one.
+
+    Examples
+    --------
+    ``2,041``; ``412 ± 18``
+    """
+    if result.interval is None:
+        return f"{result.count:,.0f}"
+    low, high = result.interval
+    return f"{result.count:,.0f} ± {(high - low) / 2:,.0f}"
+
+
+def interval_line(result: Result) -> str:
+    """Return the interval of a count in words, or nothing.
+
+    Examples
+    --------
+    ``394 to 430 cells, 9 times of 10``
+    """
+    if result.interval is None:
+        return ""
+    low, high = result.interval
+    return f"{low:,.0f} to {high:,.0f} cells, 9 times of 10"
 
 
 def progress_line(progress: Progress, seconds_left: float | None) -> str:
@@ -99,8 +159,3 @@ def size_line(result: Result) -> str:
     pixel_um = result.provenance.pixel_size_um[-2:]
     physical = f" · {diameter * float(np.sqrt(np.prod(pixel_um))):.1f} µm" if pixel_um else ""
     return f"median diameter {diameter:.1f} px{physical}"
-
-
-def _with_layers(request: Request, result: Result) -> Task[Counted]:
-    yield Progress("layers", 0, 1)
-    return Counted(request, result, prepare(result, request.source, request.outputs))

@@ -7,7 +7,8 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Shapes
 from qtpy.QtCore import QTimer
 
-from cellwright.widgets.layers import COLOUR, METADATA, whole_placement
+from cellwright.widgets.layers import METADATA, whole_placement
+from cellwright.widgets.looks import COLOUR
 from cellwright.widgets.regions import line_length_px
 
 REGION_NAME = "region to count"

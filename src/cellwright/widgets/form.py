@@ -10,7 +10,7 @@ from psygnal import Signal
 from qtpy.QtWidgets import QWidget
 
 UNITS = {"_px": " (px)", "_um": " (µm)"}
-WIDEST_SLIDER = 100.0  # beyond this span a slider cannot be set to a wanted number with a mouse
+WIDEST_SLIDER = 2.0  # beyond this span a slider cannot be set to a wanted number with a mouse
 
 
 class SettingsForm:

@@ -7,34 +7,23 @@ of cells gets the transform of its image, moved to the first pixel of the part:
     cells layer   (T, Z, y, x)      the same with translate moved to pixel (t0, z0, y0, x0)
 """
 
-import colorsys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from napari.layers import Image as ImageLayer
-from napari.layers import Labels, Layer, Points, Shapes
-from napari.utils.colormaps import CyclicLabelColormap
+from napari.layers import Labels, Layer, Shapes
 from napari.utils.transforms import Affine
 from numpy.typing import NDArray
 
 from cellwright.errors import WrongLayerError
-from cellwright.io.tables import cells_table
 from cellwright.types import Image, Result
 from cellwright.widgets.axes import Channel, axes_of, channels_of, pixel_size_of
+from cellwright.widgets.looks import make_layer
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-TITLES = {"Labels": "labels", "Points": "points", "Shapes": "boxes"}
-FEATURES = ("label", "score", "area_px", "diameter_px", "area_um2", "diameter_um")
+TITLES = {"Labels": "labels", "Points": "points", "Shapes": "boxes", "Image": "density"}
 METADATA = "cellwright"
-OUTLINE_PX = 2
-LARGEST_OUTLINED_PX = 1_500_000  # napari finds outlines in the GUI thread; larger frames would stall it
-N_COLOURS = 49
-POINT_SHARE = 0.25  # of the median cell diameter
-COLOUR = "#3fd0c9"
 
 Window = tuple[slice, ...]  # one for each axis of a layer, colours left out
 
@@ -140,17 +129,17 @@ def prepare(result: Result, source: Source, outputs: Iterable[str] = ("Labels",)
     source
         Where the cells belong.
     outputs
-        Any of ``Labels``, ``Points`` and ``Shapes`` (bounding boxes).
+        Any of ``Labels``, ``Points``, ``Shapes`` (bounding boxes) and ``Image`` (density); what the result
+        lacks is left out.
     """
-    features = _features(result)
-    makers = {"Labels": _labels_layer, "Points": _points_layer, "Shapes": _shapes_layer}
     made = {}
     for output in outputs:
-        if output == "Labels" and result.cells.labels is None:
+        layer = make_layer(output, result, source.placement, source.channel_axis)
+        if layer is None:
             continue
-        layer = makers[output](result, source, features)
         layer.name = f"{source.image.name} {'preview ' * source.is_preview}{TITLES[output]}"
-        layer.metadata = {METADATA: {**asdict(result.provenance), **source.key, "output": output}}
+        own = {**asdict(result.provenance), **source.key, "output": output}
+        layer.metadata = {METADATA: {**own, "has_classes": result.cells.classes is not None}}
         made[output] = layer
     return made
 
@@ -208,69 +197,6 @@ def _placement(layer: Layer, first: NDArray[np.intp], *, drop_first: bool) -> di
     }
 
 
-def _features(result: Result) -> "pd.DataFrame":
-    table = cells_table(result)
-    return table[[name for name in FEATURES if name in table]]
-
-
-def _labels_layer(result: Result, source: Source, features: "pd.DataFrame") -> Labels:
-    labels = result.cells.labels
-    assert labels is not None  # prepare leaves out what has no labels
-    if source.channel_axis is not None:
-        labels = np.expand_dims(labels, source.channel_axis)
-    # napari takes row k of the features for label k, the background included
-    table = features.reindex(range(-1, len(features))).reset_index(drop=True)
-    table["label"] = np.arange(len(table))
-    layer = Labels(labels, features=table, opacity=0.9, colormap=_bright_colours(), **source.placement)
-    if labels.shape[-1] * labels.shape[-2] <= LARGEST_OUTLINED_PX:
-        layer.contour = OUTLINE_PX
-    return layer
-
-
-def _bright_colours() -> CyclicLabelColormap:
-    """Colours for outlines that stand out on dark and bright images, unlike for neighbours in number."""
-    hues = np.arange(N_COLOURS) * 0.618 % 1.0  # the golden ratio spreads them
-    colours = [colorsys.hsv_to_rgb(hue, 0.5 + 0.25 * (place % 2), 1.0) for place, hue in enumerate(hues)]
-    return CyclicLabelColormap(colors=np.array([(0.0, 0.0, 0.0, 0.0), *((*rgb, 1.0) for rgb in colours)]))
-
-
-def _points_layer(result: Result, source: Source, features: "pd.DataFrame") -> Points:
-    points = _in_layer(result.cells.points, source)
-    diameter = float(np.median(features["diameter_px"])) if len(features) else 10.0
-    return Points(
-        points,
-        ndim=points.shape[-1],
-        features=features,
-        size=max(POINT_SHARE * diameter, 1.0),
-        face_color=COLOUR,
-        border_color="black",
-        **source.placement,
-    )
-
-
-def _shapes_layer(result: Result, source: Source, features: "pd.DataFrame") -> Shapes:
-    boxes = _in_layer(result.cells.boxes, source)
-    corners = np.repeat(boxes[:, :1], 4, axis=1)  # the lead axes are those of the first corner
-    corners[:, :, -2] = boxes[:, (0, 0, 1, 1), -2]
-    corners[:, :, -1] = boxes[:, (0, 1, 1, 0), -1]
-    corners[:, :, -2:] -= 0.5  # napari draws a pixel around its index
-    return Shapes(
-        list(corners) or None,
-        ndim=boxes.shape[-1],
-        features=features,
-        face_color="transparent",
-        edge_color=COLOUR,
-        **source.placement,
-    )
-
-
-def _in_layer(coordinates: NDArray[np.float32], source: Source) -> NDArray[np.float32]:
-    """Coordinates (..., axes of the cells) with a zero for the channel axis where the layer has one."""
-    if source.channel_axis is None:
-        return coordinates.copy()
-    return np.insert(coordinates, source.channel_axis, 0, axis=-1)
-
-
 def _has(layer: Layer, key: Mapping[str, Any]) -> bool:
     own = layer.metadata.get(METADATA)
     return isinstance(own, dict) and key.items() <= own.items()
@@ -278,7 +204,7 @@ def _has(layer: Layer, key: Mapping[str, Any]) -> bool:
 
 def _update(viewer: Any, old: Layer, new: Layer) -> Layer:
     """Give an earlier layer the new cells and keep the looks the user gave it."""
-    if isinstance(old, Shapes) or old.ndim != new.ndim:
+    if isinstance(old, Shapes | ImageLayer) or old.ndim != new.ndim:
         return _replace(viewer, old, new)  # napari redraws shapes one by one in the GUI thread
     old.data = new.data
     for name in ("scale", "translate", "rotate", "shear", "units", "axis_labels"):
@@ -287,6 +213,9 @@ def _update(viewer: Any, old: Layer, new: Layer) -> Layer:
     if not np.array_equal(old.affine.affine_matrix, new.affine.affine_matrix):
         old.affine = new.affine
     old.features = new.features
+    if any(layer.metadata[METADATA].get("has_classes") for layer in (old, new)):
+        looks = "colormap" if isinstance(old, Labels) else "face_color"
+        setattr(old, looks, getattr(new, looks))
     old.metadata = {**old.metadata, **new.metadata}
     return old
 

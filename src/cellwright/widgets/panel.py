@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QSignalBlocker, Qt
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -20,31 +20,15 @@ from qtpy.QtWidgets import (
 from superqt import QCollapsible
 
 from cellwright.inference.settings import EngineSettings
+from cellwright.models.registry import Family
 from cellwright.widgets.form import SettingsForm, is_threshold, names_of
+from cellwright.widgets.style import STYLE, put, row, set_state
 
 SHORTCUT = "Ctrl+Return"
 REGIONS = {"whole": "Whole image", "view": "What I see", "drawn": "Drawn region"}
-OUTPUTS = {"Labels": "Outlines", "Points": "Points", "Shapes": "Boxes"}
+OUTPUTS = {"Labels": "Outlines", "Points": "Points", "Shapes": "Boxes", "Image": "Density"}
 OWN_ROWS = ("device", "channel", "diameter_px")  # engine settings with a control of their own
 PROGRESS_HEIGHT_PX = 26
-STYLE = """
-#card { background: rgba(128, 128, 128, 28); border-radius: 8px; }
-#number { font-size: 40pt; font-weight: 600; background: transparent; }
-#line, #details, #card QLabel, #thresholds, #thresholds QWidget { background: transparent; }
-#details, #status { color: rgba(150, 155, 165, 255); }
-#thresholds QDoubleSpinBox { min-width: 36px; max-width: 36px; padding: 0px; }
-#count { font-weight: 600; padding: 8px; border-radius: 5px; color: white; background: #1f8f8a; }
-#count:hover { background: #27a8a2; }
-#count:disabled { background: rgba(128, 128, 128, 90); }
-#count[running="true"] { background: #b0483f; }
-#count[running="true"]:hover { background: #c6574d; }
-#preview { padding: 8px; border-radius: 5px; }
-#message { padding: 6px 8px; border-radius: 5px; background: rgba(214, 158, 46, 60); }
-#message[error="true"] { background: rgba(200, 70, 60, 90); }
-QProgressBar { max-height: 6px; min-height: 6px; border: none; border-radius: 3px;
-               background: rgba(128, 128, 128, 50); }
-QProgressBar::chunk { background: #2fb5ae; border-radius: 3px; }
-"""
 
 
 class CountPanel(QWidget):
@@ -68,6 +52,9 @@ class CountPanel(QWidget):
         layout.addWidget(self._progress())
         layout.addWidget(self._message())
         layout.addWidget(self._card())
+        layout.addLayout(self._tools())
+        self._tool_box = QVBoxLayout()
+        layout.addLayout(self._tool_box)
         self.advanced = QCollapsible("Advanced settings", expandedIcon="▾", collapsedIcon="▸")
         layout.addWidget(self.advanced)
         layout.addStretch(1)
@@ -82,17 +69,21 @@ class CountPanel(QWidget):
         self.filters = SettingsForm(settings_type, slow)
         self.engine = SettingsForm(EngineSettings, engine)
         self.thresholds.native.setObjectName("thresholds")
-        _put(self._threshold_box, [self.thresholds.native])
+        put(self._threshold_box, [self.thresholds.native])
         box = QWidget()
-        _put(QVBoxLayout(box), [self.filters.native, self.engine.native])
+        put(QVBoxLayout(box), [self.filters.native, self.engine.native])
         self.advanced.setContent(box)
         self.advanced.collapse(animate=False)
+
+    def put_tool(self, form: QWidget) -> None:
+        """Give what belongs to a tool a place under the tools' buttons."""
+        self._tool_box.addWidget(form)
 
     def show_message(self, text: str, *, is_error: bool = False) -> None:
         """Show a sentence under the buttons; an empty one hides it."""
         self.message.setText(text)
         self.message.setVisible(bool(text))
-        _set_state(self.message, "error", on=is_error)
+        set_state(self.message, "error", on=is_error)
 
     def show_running(self, *, is_running: bool) -> None:
         """Turn the count button into Cancel and back."""
@@ -102,7 +93,7 @@ class CountPanel(QWidget):
         self.preview.setEnabled(not is_running)
         self.bar.setVisible(is_running)
         self.show_progress(0.0, "")
-        _set_state(self.count, "running", on=is_running)
+        set_state(self.count, "running", on=is_running)
 
     def show_progress(self, fraction: float, line: str) -> None:
         """Show how far a count is.
@@ -112,17 +103,30 @@ class CountPanel(QWidget):
         self.bar.setValue(round(100 * fraction))
         self.status.setText(line)
 
-    def show_count(self, number: str, line: str, details: str) -> None:
-        """Show the large number and what stands under it."""
+    def show_count(self, number: str, line: str, details: str, legend: str = "") -> None:
+        """Show the large number and what stands under it; the legend of classes is rich text."""
         self.number.setText(number)
         self.line.setText(line)
-        self.details.setText(details)
-        self.details.setVisible(bool(details))
+        for label, text in ((self.legend, legend), (self.details, details)):
+            label.setText(text)
+            label.setVisible(bool(text))
+
+    def show_family(self, family: Family) -> None:
+        """Offer what a model family can give, ticked as most will want it, and the tools that go with it."""
+        for output, box in self.outputs.items():
+            with QSignalBlocker(box):
+                box.setChecked(output in usual_outputs(family))
+            box.setVisible(output in family.returns)
+        self.show_forms(family.settings)
+        has_cells = family.kind == "cells"
+        self.classes.setEnabled(has_cells)
+        self.ask.setVisible(has_cells)
+        self.calibrate.setVisible(not has_cells)
 
     def _choices(self) -> QFormLayout:
         self.image, self.model, self.device = QComboBox(), QComboBox(), QComboBox()
-        self.channel, self.region = QComboBox(), QComboBox()
-        for box in (self.image, self.model, self.device, self.channel):
+        self.channel, self.region, self.classes = QComboBox(), QComboBox(), QComboBox()
+        for box in (self.image, self.model, self.device, self.channel, self.classes):
             box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
             box.setMinimumContentsLength(12)
             box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
@@ -131,12 +135,14 @@ class CountPanel(QWidget):
         self.region.setToolTip(
             "What I see: the visible field of this slice. Drawn region: the box around a shape, all slices."
         )
+        self.classes.setToolTip("Tell the kinds of cells apart, once they are counted.")
         form = QFormLayout()
         form.setSpacing(6)
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         form.addRow("Image", self.image)
         form.addRow("Channel", self.channel)
         form.addRow("Model", self.model)
+        form.addRow("Classes", self.classes)
         form.addRow("Device", self.device)
         form.addRow("Diameter", self._diameter())
         form.addRow("Count in", self.region)
@@ -151,13 +157,12 @@ class CountPanel(QWidget):
         self.diameter.setToolTip("Typical cell diameter in pixels; 0 lets the program estimate it.")
         self.measure = QPushButton("Measure")
         self.measure.setToolTip("Draw a line across a typical cell.")
-        return _row(self.diameter, self.measure)
+        return row(self.diameter, self.measure)
 
     def _outputs(self) -> QHBoxLayout:
         self.outputs = {output: QCheckBox(title) for output, title in OUTPUTS.items()}
         for output, box in self.outputs.items():
-            box.setToolTip(f"Show the cells as a {output} layer.")
-        self.outputs["Labels"].setChecked(True)
+            box.setToolTip(f"Show the result as a {output} layer.")
         layout = QHBoxLayout()
         for box in self.outputs.values():
             layout.addWidget(box, 1)
@@ -170,7 +175,7 @@ class CountPanel(QWidget):
         self.count.setToolTip(f"Count the cells of the image ({SHORTCUT}).")
         self.preview.setObjectName("preview")
         self.preview.setToolTip("Count in the middle of what you see only.")
-        return _row(self.count, self.preview)
+        return row(self.count, self.preview)
 
     def _progress(self) -> QWidget:
         self.bar, self.status = QProgressBar(), QLabel()
@@ -199,16 +204,19 @@ class CountPanel(QWidget):
     def _card(self) -> QFrame:
         card = QFrame()
         card.setObjectName("card")
-        self.number, self.line, self.details = QLabel("—"), QLabel("no cells counted yet"), QLabel()
+        self.number, self.line = QLabel("—"), QLabel("no cells counted yet")
+        self.legend, self.details = QLabel(), QLabel()
         layout = QVBoxLayout(card)
         layout.setContentsMargins(12, 8, 12, 12)
         layout.setSpacing(4)
-        for label, name in ((self.number, "number"), (self.line, "line"), (self.details, "details")):
+        for name in ("number", "line", "legend", "details"):
+            label = getattr(self, name)
             label.setObjectName(name)
             label.setAlignment(Qt.AlignmentFlag.AlignCenter)
             layout.addWidget(label)
-        self.details.setWordWrap(True)
-        self.details.setVisible(False)
+        for label in (self.legend, self.details):
+            label.setWordWrap(True)
+            label.setVisible(False)
         layout.addSpacing(8)
         self._threshold_box = QVBoxLayout()
         layout.addLayout(self._threshold_box)
@@ -218,28 +226,20 @@ class CountPanel(QWidget):
         layout.addWidget(self.save)
         return card
 
-
-def _row(first: QWidget, second: QWidget) -> QHBoxLayout:
-    layout = QHBoxLayout()
-    layout.setSpacing(6)
-    layout.addWidget(first, 1)
-    layout.addWidget(second)
-    return layout
-
-
-def _put(layout: Any, widgets: list[QWidget]) -> None:
-    """Fill a layout with these widgets instead of those it had."""
-    layout.setContentsMargins(0, 0, 0, 0)
-    while layout.count():
-        layout.takeAt(0).widget().deleteLater()
-    for widget in widgets:
-        layout.addWidget(widget)
+    def _tools(self) -> QHBoxLayout:
+        self.ask, self.calibrate = QPushButton("Ask by click"), QPushButton("Calibrate…")
+        self.colours = QPushButton("Show colours")
+        self.ask.setObjectName("ask")
+        self.ask.setCheckable(True)
+        self.ask.setToolTip("Click on the image to ask whether there is a cell; where there is, it is added.")
+        self.calibrate.setToolTip("Count the cells in a few boxes yourself and correct the count by them.")
+        self.colours.setToolTip("Add the colours that the model sees: each slice with those around it.")
+        layout = QHBoxLayout()
+        for button in (self.ask, self.calibrate, self.colours):
+            layout.addWidget(button, 1)
+        return layout
 
 
-def _set_state(widget: QWidget, name: str, *, on: bool) -> None:
-    """Set a property that the style sheet looks at."""
-    widget.setProperty(name, "true" if on else "false")
-    style = widget.style()
-    if style is not None:
-        style.unpolish(widget)
-        style.polish(widget)
+def usual_outputs(family: Family) -> tuple[str, ...]:
+    """Return the outputs to begin with: outlines where there are any, else all that the family gives."""
+    return ("Labels",) if "Labels" in family.returns else family.returns

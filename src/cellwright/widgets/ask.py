@@ -1,0 +1,308 @@
+"""Asking by click: is there a cell here? Where there is, it is added to the cells of the last count."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from napari.layers import Image as ImageLayer
+from numpy.typing import NDArray
+from qtpy.QtCore import QObject
+
+from cellwright import __version__
+from cellwright.errors import CellwrightError, WrongLayerError
+from cellwright.inference.settings import EngineSettings
+from cellwright.models import registry, shelf
+from cellwright.tasks import Progress, Task
+from cellwright.types import Cells, Image, Provenance, Result
+from cellwright.widgets.counting import Counted, Request, show_task
+from cellwright.widgets.layers import Source, image_layer, source_of
+
+if TYPE_CHECKING:
+    from cellwright.inference.ask import AskedCell, Questions
+    from cellwright.widgets.count import CountWidget
+
+CLICK_PX = 4  # a mouse that moves further on the screen between press and release drags
+MOST_KNOWN = 0.5  # share of an answered cell that may lie in cells counted before
+ASKED = "asked_cells"  # in the settings of the provenance: how many cells were added by click
+
+
+class Spot(NamedTuple):
+    """A place in the counted part of an image: index of the frame, and y and x in its pixels."""
+
+    frame: tuple[int, ...]
+    point: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is asked about. Made by :class:`AskTool`; answers stay right while its ``key`` stays the same."""
+
+    source: Source
+    model: str
+    engine: EngineSettings
+    frame: tuple[int, ...]
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What tells it from others; pixels are not compared."""
+        source = self.source
+        return (source.layer_id, source.offset, source.image.shape, self.model, self.engine, self.frame)
+
+
+class AskTool(QObject):
+    """While its button is down, clicks on the image ask the model.
+
+    The network looks at the image once, beside the viewer; clicks after that are answered at once.
+
+    Parameters
+    ----------
+    widget
+        Whose cells are added to.
+    """
+
+    def __init__(self, widget: "CountWidget") -> None:
+        super().__init__(widget)
+        self._widget, self._viewer = widget, widget.viewer
+        self._subject: Subject | None = None
+        self._questions: Questions | None = None
+        self._pending: list[tuple[Spot, AskedCell]] = []
+        widget.panel.ask.toggled.connect(self._on_ask_toggled)
+        widget.counted_changed.connect(self._add_pending)
+
+    def _on_ask_toggled(self, is_on: bool) -> None:  # noqa: FBT001 - Qt calls it
+        callbacks = self._viewer.mouse_drag_callbacks
+        if not is_on:
+            self._subject = self._questions = None
+            if self._on_mouse_drag in callbacks:
+                callbacks.remove(self._on_mouse_drag)
+            return
+        try:
+            layer = image_layer(self._widget.choices.layer)
+            subject = self._subject_at(layer, self._spot(layer, self._viewer.dims.point).frame)
+        except CellwrightError as error:
+            self._widget.panel.ask.setChecked(False)
+            self._widget.show_error(error)
+            return
+        self._viewer.layers.selection.active = layer  # so that a click paints or adds nothing else
+        callbacks.append(self._on_mouse_drag)
+        self._prepare(subject, None)
+
+    def _on_mouse_drag(self, _: Any, event: Any) -> Iterator[None]:
+        start = np.array(event.pos)
+        yield
+        while event.type == "mouse_move":
+            yield
+        if np.linalg.norm(np.array(event.pos) - start) <= CLICK_PX:
+            self.ask(event.position)
+
+    def ask(self, position: Any) -> None:
+        """Ask at a place of the world: add the cell there, or tell how unlikely there is one."""
+        if self._widget.runner.is_busy:
+            return
+        try:
+            layer = image_layer(self._widget.choices.layer)
+            spot = self._spot(layer, position)
+            subject = self._subject_at(layer, spot.frame)
+            if self._questions is None or self._subject is None or subject.key != self._subject.key:
+                self._prepare(subject, spot)
+            else:
+                self._answer(self._questions, spot)
+        except CellwrightError as error:
+            self._widget.show_error(error)
+
+    def _prepare(self, subject: Subject, spot: Spot | None) -> None:
+        """Have the network look at the frame, then answer at the spot, if there is one."""
+
+        def on_returned(questions: "Questions") -> None:
+            self._subject, self._questions = subject, questions
+            if spot is None:
+                self._widget.panel.show_message("Click on the image: is there a cell?")
+            else:
+                self._answer(questions, spot)
+
+        self._widget.runner.start(questions_task(subject, spot), on_returned)
+
+    def _answer(self, questions: "Questions", spot: Spot) -> None:
+        task = questions.encode(spot.point)
+        if next(task, None) is not None:  # a part of a large image that the network has not seen
+            self._widget.runner.start(encode_task(questions, spot), lambda _: self._answer(questions, spot))
+            return
+        probability = float(questions.probability(spot.point[np.newaxis])[0])
+        cell = questions.cell_at(spot.point)
+        if cell is None:
+            self._tell(f"No cell here: probability {probability:.2f}.")
+            return
+        known = self._known(spot, cell)
+        if known:
+            self._tell(f"This is cell {known} already: probability {probability:.2f}.")
+            return
+        self._pending.append((spot, cell))
+        self._tell(f"Cell added: probability {probability:.2f}.")
+        self._add_pending()
+
+    def _known(self, spot: Spot, cell: "AskedCell") -> int:
+        """Return the number of the counted cell that covers most of the answered one, else 0."""
+        counted = self._counted()
+        return covering(counted.result.cells, spot, cell) if counted else 0
+
+    def _add_pending(self, _: object = None) -> None:
+        if self._pending and self._subject is not None:
+            self._widget.retuner.request(self._added_task)
+
+    def _added_task(self) -> Task[Counted]:
+        assert self._subject is not None
+        pending, self._pending = self._pending, []
+        counted = self._counted() or self._nothing_counted(self._subject)
+        return added_task(counted, pending)
+
+    def _tell(self, text: str) -> None:
+        self._widget.panel.show_message(text)
+        self._viewer.status = text
+
+    def _counted(self) -> Counted | None:
+        """Return the last count where its cells can be added to: of this image, and no preview."""
+        counted = self._widget.counted
+        if counted is None or counted.request.source.is_preview:
+            return None
+        layer = self._widget.choices.layer
+        is_here = layer is not None and counted.request.source.layer_id == str(layer.unique_id)
+        has_cells = registry.get(counted.request.family).kind == "cells"
+        return counted if is_here and has_cells else None
+
+    def _source(self, layer: ImageLayer) -> Source:
+        counted = self._counted()
+        if counted is not None:
+            return counted.request.source
+        return source_of(layer, self._widget.choices.channel)
+
+    def _spot(self, layer: ImageLayer, position: Any) -> Spot:
+        if self._viewer.dims.ndisplay != 2:
+            raise WrongLayerError(
+                "Clicks ask in the 2D view; the viewer now shows 3D. Leave the 3D view, then click."
+            )
+        source, channel = self._source(layer), self._widget.choices.channel
+        place = np.asarray(layer.world_to_data(np.asarray(position)[-layer.ndim :]), float)
+        if channel is not None and channel.axis is not None:
+            place = np.delete(place, channel.axis)
+        place -= np.asarray(source.offset)
+        return Spot(tuple(int(i) for i in np.rint(place[:-2])), place[-2:])
+
+    def _subject_at(self, layer: ImageLayer, frame: tuple[int, ...]) -> Subject:
+        source = self._source(layer)
+        return Subject(source, self._model(source.image), self._widget.engine, frame)
+
+    def _model(self, image: Image) -> str:
+        """Return the chosen model where it can be asked, else the first that can: query, of volumes flow."""
+        family = "flow" if "Z" in image.axes else "query"
+        choices = self._widget.choices
+        if choices.family == family:
+            return choices.model
+        return next((entry.name for entry in shelf.models() if entry.spec.family == family), choices.model)
+
+    def _nothing_counted(self, subject: Subject) -> Counted:
+        family = self._widget.choices.family
+        request = Request(
+            subject.source,
+            self._widget.choices.model,
+            self._widget.settings,
+            subject.engine,
+            self._widget.outputs,
+            family=family,
+        )
+        has_labels = "Labels" in registry.get(family).returns
+        return Counted(request, empty_result(subject, has_labels=has_labels), {})
+
+
+def questions_task(subject: Subject, spot: Spot | None) -> Task["Questions"]:
+    """Return questions about a frame that the network has looked at; imports torch in its own thread."""
+    yield Progress("load", 0, 1)
+    from cellwright.inference.ask import Questions
+
+    questions = Questions(subject.source.image, subject.model, engine=subject.engine, frame=subject.frame)
+    yield from questions.encode(None if spot is None else spot.point)
+    return questions
+
+
+def encode_task(questions: "Questions", spot: Spot) -> Task[None]:
+    """Have the network look at the part of the frame around a spot."""
+    yield from questions.encode(spot.point)
+
+
+def added_task(counted: Counted, found: list[tuple[Spot, "AskedCell"]]) -> Task[Counted]:
+    """Return a count with more cells; new thresholds need a new count then, or they would lose them."""
+    yield Progress("ask", 0, 1)
+    result = counted.result
+    n_before = len(result.cells)
+    cells = result.cells
+    for spot, cell in found:
+        cells = with_cell(cells, spot, cell)
+    n_asked = result.provenance.settings.get(ASKED, 0) + len(cells) - n_before
+    provenance = replace(result.provenance, settings={**result.provenance.settings, ASKED: n_asked})
+    more = replace(result, count=float(len(cells)), cells=cells, provenance=provenance, prediction=None)
+    return (yield from show_task(counted.request, more))
+
+
+def with_cell(cells: Cells, spot: Spot, cell: "AskedCell") -> Cells:
+    """Return cells with one more at the end; pixels that belong to another cell stay with that."""
+    labels, lead = cells.labels, np.array(spot.frame, np.float32)
+    if labels is not None:
+        labels = labels.copy()
+        place = _pixels(spot, cell)
+        labels[place][cell.mask & (labels[place] == 0)] = len(cells) + 1
+    point = np.concatenate([lead, cell.point])
+    box = np.stack([np.concatenate([lead + k, cell.box[k]]) for k in (0, 1)])
+    classes = cells.classes
+    return Cells(
+        points=np.concatenate([cells.points, point[np.newaxis]]).astype(np.float32),
+        boxes=np.concatenate([cells.boxes, box[np.newaxis]]).astype(np.float32),
+        scores=np.append(cells.scores, np.float32(cell.score)),
+        areas=np.append(cells.areas, np.float32(cell.area)),
+        labels=labels,
+        classes=None if classes is None else np.append(classes, np.int16(-1)),
+    )
+
+
+def covering(cells: Cells, spot: Spot, cell: "AskedCell") -> int:
+    """Return the number of the cell that covers most of an answered one, or holds its middle; 0 for none."""
+    if cells.labels is not None:
+        inside = cells.labels[_pixels(spot, cell)][cell.mask]
+        numbers, counts = np.unique(inside[inside > 0], return_counts=True)
+        is_covered = counts.sum() > MOST_KNOWN * cell.area
+        return int(numbers[counts.argmax()]) if is_covered else 0
+    middle = np.concatenate([np.array(spot.frame), cell.point])
+    inner = (cells.boxes[:, 0] <= middle) & (middle < cells.boxes[:, 1])
+    holding = np.flatnonzero(inner.all(axis=1))
+    return int(holding[0]) + 1 if len(holding) else 0
+
+
+def empty_result(subject: Subject, *, has_labels: bool) -> Result:
+    """Return a result without cells, to add those to that are asked for."""
+    image, engine = subject.source.image, subject.engine
+    shape = tuple(n for axis, n in zip(image.axes, image.shape, strict=True) if axis != "C")
+    none = np.zeros(0, np.float32)
+    labels = np.zeros(shape, np.int32) if has_labels else None
+    table = np.zeros((0, len(shape)), np.float32)
+    return Result(
+        count=0.0,
+        cells=Cells(table, np.stack([table, table], axis=1), none, none, labels),
+        provenance=Provenance(
+            package_version=__version__,
+            model=subject.model,
+            checkpoint_sha256="",
+            settings={"engine": asdict(engine)},
+            image_name=image.name,
+            image_shape=image.shape,
+            axes=image.axes,
+            pixel_size_um=image.pixel_size_um,
+            device=engine.device,
+            seconds=0.0,
+        ),
+        offset=subject.source.offset,
+    )
+
+
+def _pixels(spot: Spot, cell: "AskedCell") -> tuple[Any, ...]:
+    """Where the box of an answered cell lies in the labels."""
+    (top, left), (bottom, right) = cell.box
+    return (*spot.frame, slice(int(top), int(bottom)), slice(int(left), int(right)))

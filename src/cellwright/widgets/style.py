@@ -1,0 +1,53 @@
+"""The style sheet of the panels, and what their layouts share."""
+
+from typing import Any
+
+from qtpy.QtWidgets import QHBoxLayout, QWidget
+
+STYLE = """
+#card { background: rgba(128, 128, 128, 28); border-radius: 8px; }
+#number { font-size: 40pt; font-weight: 600; background: transparent; }
+#line, #legend, #details, #card QLabel, #thresholds, #thresholds QWidget { background: transparent; }
+#details, #status, #hint { color: rgba(150, 155, 165, 255); }
+#legend { font-size: 11pt; }
+#thresholds QDoubleSpinBox { min-width: 36px; max-width: 36px; padding: 0px; }
+#count { font-weight: 600; padding: 8px; border-radius: 5px; color: white; background: #1f8f8a; }
+#count:hover { background: #27a8a2; }
+#count:disabled { background: rgba(128, 128, 128, 90); }
+#count[running="true"] { background: #b0483f; }
+#count[running="true"]:hover { background: #c6574d; }
+#preview { padding: 8px; border-radius: 5px; }
+#ask:checked { color: white; background: #1f8f8a; }
+#message { padding: 6px 8px; border-radius: 5px; background: rgba(214, 158, 46, 60); }
+#message[error="true"] { background: rgba(200, 70, 60, 90); }
+QProgressBar { max-height: 6px; min-height: 6px; border: none; border-radius: 3px;
+               background: rgba(128, 128, 128, 50); }
+QProgressBar::chunk { background: #2fb5ae; border-radius: 3px; }
+"""
+
+
+def row(first: QWidget, second: QWidget) -> QHBoxLayout:
+    """Return a layout of two widgets side by side, the first one growing."""
+    layout = QHBoxLayout()
+    layout.setSpacing(6)
+    layout.addWidget(first, 1)
+    layout.addWidget(second)
+    return layout
+
+
+def put(layout: Any, widgets: list[QWidget]) -> None:
+    """Fill a layout with these widgets instead of those it had."""
+    layout.setContentsMargins(0, 0, 0, 0)
+    while layout.count():
+        layout.takeAt(0).widget().deleteLater()
+    for widget in widgets:
+        layout.addWidget(widget)
+
+
+def set_state(widget: QWidget, name: str, *, on: bool) -> None:
+    """Set a property that the style sheet looks at."""
+    widget.setProperty(name, "true" if on else "false")
+    style = widget.style()
+    if style is not None:
+        style.unpolish(widget)
+        style.polish(widget)
