@@ -95,3 +95,20 @@ def test_settings_in_pixels_mean_pixels_of_the_image(oracle_model, monkeypatch):
     for shape in ((10, 20), (30, 60), (60, 120)):
         cells_in(maps, shape, oracle_model, Thresholds())
     assert seen == [Thresholds(0.5, 180, 9.0), Thresholds(), Thresholds()]
+
+
+class Ruler:
+    """Gives the maps that it was asked to find cells in."""
+
+    map_kinds = {"heatmap": "upright", "size": "size"}  # noqa: RUF012
+
+    def postprocess(self, maps, settings):
+        return maps
+
+
+def test_lengths_grow_with_the_maps_of_a_frame_that_was_shrunk():
+    maps = {"heatmap": np.full((1, 20, 30), 0.5, np.float32), "size": np.full((2, 20, 30), 7, np.float32)}
+    found = cells_in(maps, (80, 120), Ruler(), FlowSettings())
+    assert found["size"].shape == (2, 80, 120)
+    assert np.allclose(found["size"], 28)
+    assert np.allclose(found["heatmap"], 0.5)

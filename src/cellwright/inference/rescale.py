@@ -73,9 +73,18 @@ def cells_in(maps: Maps, shape: tuple[int, int], model: CellModel, settings: Any
         return model.postprocess(maps, settings)
     zoom = (prod(map_shape) / prod(shape)) ** 0.5
     if zoom < 1:
-        return model.postprocess({name: resize(one, shape) for name, one in maps.items()}, settings)
+        return model.postprocess(_enlarged(maps, shape, model, zoom), settings)
     cells = model.postprocess(maps, _in_model_pixels(settings, zoom))
     return resize_cells(cells, map_shape, shape)
+
+
+def _enlarged(maps: Maps, shape: tuple[int, int], model: CellModel, zoom: float) -> Maps:
+    """Return maps in the size of the frame before it was shrunk; lengths in pixels grow with it."""
+    lengths = [name for name, kind in model.map_kinds.items() if kind == "size"]
+    return {
+        name: resize(one, shape) / np.float32(zoom) if name in lengths else resize(one, shape)
+        for name, one in maps.items()
+    }
 
 
 def _in_model_pixels(settings: Any, zoom: float) -> Any:
