@@ -15,6 +15,7 @@ from cellwright.models.spec import ModelSpec
 from cellwright.ops.axes import Frames, frames
 from cellwright.ops.flow import FlowSettings
 from cellwright.ops.labels import keep, measure
+from cellwright.ops.link import LinkSettings
 from cellwright.types import Annotation, Cells, Image, Labels, Maps
 
 
@@ -50,6 +51,9 @@ class FakeModel:
 
     def frames(self, image: Image, channel: int | None) -> Frames:
         return frames(image, channel)
+
+    def linking(self, settings: FlowSettings) -> LinkSettings:
+        return LinkSettings()
 
     def make_targets(self, annotation: Annotation) -> Maps:
         raise NotImplementedError

@@ -96,7 +96,7 @@ def test_all_types(blobs, oracle_model, dtype):
 )
 def test_all_axes(blobs, oracle_model, axes, shape, label_shape):
     pixels = np.broadcast_to(blobs.image, (*shape, *blobs.image.shape))
-    cells = counted(pixels, oracle_model, axes).cells
+    cells = counted(pixels, oracle_model, axes, link=False).cells
     n_frames = int(np.prod(label_shape))
     assert cells.labels.shape == (*label_shape, *blobs.image.shape)
     assert len(cells) == n_frames * len(blobs) == cells.labels.max()
@@ -112,7 +112,28 @@ def test_all_axes(blobs, oracle_model, axes, shape, label_shape):
 def test_colours(blobs, oracle_model, axes):
     pixels = np.stack([(blobs.image * 200).astype(np.uint8)] * 3, axis=-1)
     pixels = pixels if axes == "YXC" else np.stack([pixels] * 2)
-    assert counted(pixels, oracle_model, axes).count == len(blobs) * (1 if axes == "YXC" else 2)
+    assert counted(pixels, oracle_model, axes).count == len(blobs)
+
+
+@pytest.mark.parametrize(("axes", "lead"), [("ZYX", (3,)), ("TZYX", (2, 3)), ("ZCYX", (3, 1))])
+def test_the_slices_of_a_volume_are_linked(blobs, oracle_model, axes, lead):
+    pixels = np.broadcast_to(blobs.image, (*lead, *blobs.image.shape))
+    result = counted(pixels, oracle_model, axes)
+    cells = result.cells
+    n_times = 2 if "T" in axes else 1
+    assert result.count == len(cells) == n_times * len(blobs) == cells.labels.max()
+    assert np.allclose(cells.points[:, -3], 1)
+    assert np.array_equal(cells.boxes[:, :, -3], np.tile([0, 3], (len(cells), 1)))
+    assert_rows_fit_labels(cells)
+    again = recount(result, oracle_model, FlowSettings(min_area_px=20))
+    assert np.array_equal(again.cells.labels, cells.labels)
+
+
+def test_slices_of_unusual_axes_stay_apart_and_it_is_said(blobs, oracle_model):
+    pixels = np.broadcast_to(blobs.image, (3, 2, *blobs.image.shape))
+    result = counted(pixels, oracle_model, "ZTYX")
+    assert result.count == 6 * len(blobs)
+    assert [notice for notice in result.notices if "not linked: axes 'ZTYX'" in notice]
 
 
 def test_a_channel_is_picked(blobs, oracle_model):
@@ -420,7 +441,7 @@ def test_maps_that_are_too_large_are_dropped(monkeypatch, blobs, oracle_model):
 
 
 def test_predict_and_decode_are_the_halves_of_counting(blobs, oracle_model):
-    image = Image(np.stack([blobs.image] * 2), "ZYX")
+    image = Image(np.stack([blobs.image] * 2), "TYX")
     prediction = run(predict(image, oracle_model, CPU))
     assert (prediction.lead_shape, prediction.zoom, len(prediction.frames)) == ((2,), 1.0, 2)
     cells = decode(prediction, oracle_model, registry.get("flow").settings())

@@ -1,24 +1,28 @@
 """What every model family promises, checked for each of them by the same tests."""
 
 from dataclasses import is_dataclass
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from cellwright.errors import AxesError
 from cellwright.inference.count import count_cells
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
 from cellwright.models.checkpoint import load_checkpoint, save_checkpoint
+from cellwright.models.contract import MapKind
 from cellwright.ops import normalize
 from cellwright.ops.labels import annotate
-from cellwright.ops.matching import match_labels
+from cellwright.ops.matching import match_labels, points_in_cells
 from cellwright.ops.simulate import simulate
 from cellwright.tasks import run
 from cellwright.types import Image
 
-LARGE = {("flow", "paper")}  # tested in test_networks
+LARGE = {("flow", "paper"), ("centroid", "paper"), ("query", "paper"), ("pseudocolor", "paper")}
+"""Architectures of others, in tests of their own: they are large, or not fully convolutional."""
 PRESETS = sorted(
     {(name, preset) for name, family in registry.FAMILIES.items() for preset in family.load().SPECS} - LARGE
 )
@@ -91,10 +95,18 @@ def test_the_network_for_inference_gives_the_same(model):
 @pytest.mark.parametrize("axis", [-2, -1])
 def test_flip_undoes_the_flip_of_an_equivariant_network(model, axis):
     labels = odd_squares()
-    output = stacked(model, np.flip(labels, axis).copy())
-    same = (model.flip(output, axis) - stacked(model, labels)).abs() < 1e-4
-    assert same.float().mean() > 0.998  # the flow of a middle pixel is rounding
-    assert not torch.allclose(output.flip(axis), stacked(model, labels), atol=1e-4)
+    output = known(stacked(model, np.flip(labels, axis).copy()))
+    same = (model.flip(output, axis) - known(stacked(model, labels))).abs() < 1e-4
+    assert (
+        same.float().mean() > 0.99
+    )  # the flow of a middle pixel is rounding, and a box's middle a half pixel
+    assert not torch.allclose(
+        output.flip(axis), known(stacked(model, labels)), atol=1e-4
+    ) or "direction" not in (model.map_kinds.values())
+
+
+def known(targets):
+    return torch.nan_to_num(targets, nan=0.0)
 
 
 @pytest.mark.parametrize("axis", [-2, -1])
@@ -106,46 +118,81 @@ def test_two_flips_are_none_and_change_no_input(model, axis):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_postprocess_undoes_make_targets(model, seed):
+def test_the_targets_hold_the_cells(model, seed):
     truth = simulate("fluorescence", (128, 160), np.random.default_rng(seed), diameter_px=20).labels
     maps = model.make_targets(annotate(truth))
     assert {name: value.shape for name, value in maps.items()} == {
         name: (n, *truth.shape) for name, n in model.spec.map_channels.items()
     }
     assert {value.dtype for value in maps.values()} == {np.dtype(np.float32)}
-    cells = model.postprocess(maps, registry.get(model.spec.family).settings())
-    assert match_labels(cells.labels, truth, 0.9).f1 > 0.96
+    if registry.get(model.spec.family).kind == "density":
+        assert maps["density"].sum() == pytest.approx(truth.max(), rel=1e-3)
+        return
+    cells = model.postprocess(filled(maps), registry.get(model.spec.family).settings())
+    if cells.labels is not None:
+        assert match_labels(cells.labels, truth, 0.7).f1 > 0.93
+    assert is_each_found(cells, truth, 0.9)
+
+
+def is_each_found(cells, truth, share):
+    """Whether this share of points and of true cells belong to each other."""
+    return len(points_in_cells(cells.points, cells.scores, truth)) >= share * max(len(cells), truth.max())
+
+
+def filled(maps):
+    """What a network gives where nothing is known: anything."""
+    return {name: np.nan_to_num(value, nan=1.0) for name, value in maps.items()}
 
 
 def test_targets_of_an_empty_image_hold_no_cell(model):
     maps = model.make_targets(annotate(np.zeros((32, 48), np.int32)))
-    assert len(model.postprocess(maps, registry.get(model.spec.family).settings())) == 0
+    if registry.get(model.spec.family).kind == "density":
+        assert not maps["density"].any()
+    else:
+        assert len(model.postprocess(filled(maps), registry.get(model.spec.family).settings())) == 0
+
+
+def test_every_map_says_how_it_follows_the_image(model):
+    assert set(model.map_kinds) == set(model.spec.map_channels)
+    assert set(model.map_kinds.values()) <= set(get_args(MapKind))
 
 
 def test_maps_are_in_map_units(model):
     maps = model.to_maps(10 * torch.randn(2, sum(model.spec.map_channels.values()), 8, 12))
     assert maps.shape == (2, sum(model.spec.map_channels.values()), 8, 12)
-    at = list(model.spec.map_channels).index("probability")
-    start = sum(list(model.spec.map_channels.values())[:at])
-    probability = maps[:, start]
-    assert (probability >= 0).all()
-    assert (probability <= 1).all()
+    assert maps.isfinite().all()
+    parts = torch.split(maps, list(model.spec.map_channels.values()), dim=1)
+    for name, part in zip(model.spec.map_channels, parts, strict=True):
+        kind = model.map_kinds[name]
+        assert kind == "direction" or (part >= 0).all()
+        assert kind not in ("scalar", "upright") or (part <= 1).all()
 
 
-def test_the_loss_is_lowest_at_the_truth(model):
+def test_the_loss_falls_towards_the_truth(model):
+    """Descent on the raw output itself ends at the targets, wherever something is known."""
     targets = stacked(model, odd_squares())
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(targets.shape, generator=generator)
-    best, worse, worst = (float(model.loss(raw_of(model, targets) + x * noise, targets)) for x in (0, 1, 4))
-    assert 0 <= best < 0.01
-    assert best < worse < worst
+    output = torch.randn(targets.shape, generator=generator).requires_grad_()
+    optimizer = torch.optim.Adam([output], 0.3)
+    first = float(model.loss(output, targets).detach())
+    for _ in range(150):
+        loss = model.loss(output, targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert 0 <= float(loss.detach()) < 0.1 * first
+    maps = model.to_maps(output.detach())
+    close = (maps - targets).abs() < 0.15 * targets.abs().clamp_min(1)
+    assert close[~targets.isnan()].float().mean() > 0.97
 
 
-def raw_of(model, targets, sure=20.0):
-    """The raw output whose maps are these targets; the model is asked for the scale of each channel."""
-    unit = model.to_maps(torch.ones(1, targets.shape[1], 1, 1))
-    is_probability = torch.isclose(unit, torch.tensor(1.0).sigmoid())
-    return torch.where(is_probability, sure * (2 * targets - 1), targets / unit)
+def test_the_loss_ignores_what_is_not_known(model):
+    targets = stacked(model, odd_squares())
+    targets[..., :24, :] = torch.nan
+    output = torch.randn(targets.shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    model.loss(output, targets).backward()
+    assert output.grad.isfinite().all()
+    assert not output.grad[..., :24, :].any()
 
 
 def test_another_network_keeps_the_rest(model, make_model):
@@ -172,14 +219,32 @@ def test_what_is_saved_is_what_is_loaded(model, tmp_path):
 def test_it_learns_one_image(make_model, names):
     model = make_model(*names, fresh=True)
     drawn = simulate("fluorescence", (64, 64), np.random.default_rng(5), diameter_px=16, n_cells=6)
-    scaled = normalize.apply(normalize.fit(drawn.image, model.spec.percentiles), drawn.image)
+    image = image_for(model, drawn.image)
+    parts = model.frames(image, None)
+    window = (slice(0, 64), slice(0, 64))
+    scaled = normalize.apply(normalize.fit(parts.sample(), model.spec.percentiles), parts.read(0, window))
     inputs = torch.from_numpy(scaled).expand(1, model.spec.in_channels, -1, -1)
-    losses = learn(model, inputs, stacked(model, drawn.labels), n_steps=60)
+    losses = learn(model, inputs, stacked(model, drawn.labels), n_steps=90)
     assert losses[-1] < 0.15 * losses[0]
     as_it_is = EngineSettings(device="cpu", diameter_px=model.spec.diameter_px)
-    result = run(count_cells(Image(drawn.image, "YX"), model, engine=as_it_is))
-    assert result.count == drawn.labels.max() == 6
-    assert match_labels(result.cells.labels, drawn.labels, 0.6).f1 == 1
+    result = run(count_cells(image, model, engine=as_it_is))
+    assert drawn.labels.max() == 6
+    assert result.count == pytest.approx(6, abs=0.5)
+    if "Z" in image.axes:
+        assert match_labels(result.cells.labels, np.stack([drawn.labels] * 3), 0.5).f1 == 1
+    elif result.cells.labels is not None:
+        assert match_labels(result.cells.labels, drawn.labels, 0.5).f1 == 1
+    elif len(result.cells):
+        assert is_each_found(result.cells, drawn.labels, 1.0)
+
+
+def image_for(model, frame):
+    """A 2D image, or three equal slices for a family that counts in volumes."""
+    try:
+        model.frames(Image(frame, "YX"), None)
+    except AxesError:
+        return Image(np.stack([frame] * 3), "ZYX")
+    return Image(frame, "YX")
 
 
 def learn(model, inputs, targets, n_steps):

@@ -51,7 +51,9 @@ def count(
     ] = ["flow"],  # noqa: B006 - typer copies it
     output: Annotated[
         Path | None,
-        typer.Option(help="Folder for <image>.labels.tif, <image>.cells.csv and <image>.json."),
+        typer.Option(
+            help="Folder for <image>.labels.tif (or .density.tif), <image>.cells.csv and <image>.json."
+        ),
     ] = None,
     axes: Annotated[
         str | None,
@@ -145,20 +147,33 @@ def count_one(path: Path, choices: Choices, table: "Table", *, label: str) -> No
 
 
 def write_files(folder: Path, stem: str, image: Image, result: Result) -> None:
-    """Write the labels, the cells and the provenance of a result.
+    """Write the labels or the density, the table and the provenance of a result.
 
     Raises
     ------
     WriteError
         A file cannot be written.
     """
-    from cellwright.io.images import write_labels
+    from cellwright.io.images import write_labels, write_map
     from cellwright.io.tables import write_provenance, write_table
 
     if result.cells.labels is not None:
         write_labels(folder / f"{stem}.labels.tif", result.cells.labels, image)
+    for name, values in result.maps.items():
+        write_map(folder / f"{stem}.{name}.tif", values, image)
     write_table(folder / f"{stem}.cells.csv", result)
     write_provenance(folder / f"{stem}.json", result)
+
+
+def interval_text(result: Result) -> str:
+    """Return a count with its interval.
+
+    Examples
+    --------
+    ``412.3 (390-436)``
+    """
+    low, high = result.interval or (result.count, result.count)
+    return f"{result.count:.1f} ({low:.0f}-{high:.0f})"
 
 
 class Table:
@@ -176,13 +191,16 @@ class Table:
 
         n, seconds = plain_count(result.count), result.provenance.seconds
         if self._as_json:
-            row = {"image": str(path), "model": self._model, "count": n}
+            row: dict[str, Any] = {"image": str(path), "model": self._model, "count": n}
+            if result.interval:
+                row["interval"] = [round(end, 1) for end in result.interval]
             typer.echo(json.dumps({**row, "seconds": round(seconds, 3), "device": result.provenance.device}))
             return
         if not self._has_heading:
             self._print("image", "model", "count", "seconds")
             self._has_heading = True
-        self._print(str(path), self._model, str(n), f"{seconds:.2f}")
+        shown = str(n) if result.interval is None else interval_text(result)
+        self._print(str(path), self._model, shown, f"{seconds:.2f}")
 
     def _print(self, image: str, model: str, n: str, seconds: str) -> None:
         first, second = self._widths

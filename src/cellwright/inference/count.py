@@ -17,14 +17,17 @@ from cellwright.inference.provenance import provenance_of
 from cellwright.inference.rescale import cells_in, zoom_for, zoom_notice
 from cellwright.inference.settings import EngineSettings
 from cellwright.inference.settle import Found, find, meter_of, settle, units_of
+from cellwright.inference.volume import linked
 from cellwright.models import registry
 from cellwright.models.contract import CellModel
 from cellwright.ops.axes import guess_axes
+from cellwright.ops.link import LinkSettings
 from cellwright.ops.resample import zoomed
 from cellwright.ops.tiles import Layout, Tile, grid
 from cellwright.tasks import Progress, Task, run
-from cellwright.types import ArrayLike, Cells, Image, Maps, Prediction, Result
+from cellwright.types import ArrayLike, Cells, Image, Maps, Prediction, Provenance, Result
 
+LINKED_AXES = ("ZYX", "TZYX")
 KEPT_MAPS_BYTES = 1_000_000_000  # larger maps are dropped once decoded
 
 
@@ -67,6 +70,9 @@ def count_cells(
 ) -> Task[Result]:
     """Return the cells of an image of any size, slice by slice and time point by time point.
 
+    The outlines in neighbouring slices of a volume are then linked to cells in 3D (unless ``engine.link`` is
+    off), for the families that take volumes.
+
     Without a stated diameter the image is counted as it is; where the diameter of what was found lies outside
     the model's range, it is rescaled to the model's own diameter and counted again, and the count that the
     model is surer of stands. A stated diameter rescales only when it lies outside that range. Diameters are
@@ -81,6 +87,10 @@ def count_cells(
         return (yield from count_density(image, model, settings, engine))
     with open_job(image, models, settings, engine) as job:
         outcome = yield from _count(job)
+        if is_volume := engine.link and "Z" in image.axes:
+            yield Progress("link", 0, 1)
+        linking = models[0].linking(job.thresholds) if is_volume else None
+        cells, link_notice = _linked(outcome.cells, image, linking)
         provenance = provenance_of(
             image,
             job.engine,
@@ -89,13 +99,14 @@ def count_cells(
             zoom=outcome.zoom,
             seconds=time.perf_counter() - started,
         )
-        notices = (job.frames.notice, zoom_notice(outcome.zoom, engine.diameter_px), job.engine.notice)
+        rescaled = zoom_notice(outcome.zoom, engine.diameter_px)
+        notices = (job.frames.notice, rescaled, link_notice, job.engine.notice)
     return Result(
-        count=float(len(outcome.cells)),
-        cells=outcome.cells,
+        count=float(len(cells)),
+        cells=cells,
         provenance=provenance,
         prediction=outcome.prediction,
-        offset=(0,) * outcome.cells.points.shape[1],
+        offset=(0,) * cells.points.shape[1],
         notices=tuple(notice for notice in notices if notice),
     )
 
@@ -142,9 +153,23 @@ def recount(result: Result, model: ModelChoices, settings: Any) -> Result:
             "or of one intensity throughout. Count again with the new thresholds."
         )
     cells = decode(result.prediction, model, settings)
-    family = load_models(model)[0].spec.family
+    first = load_models(model)[0]
+    found_in = result.provenance
+    linking = first.linking(settings) if found_in.settings["engine"]["link"] else None
+    cells, _ = _linked(cells, found_in, linking)
+    family = first.spec.family
     provenance = replace(result.provenance, settings={**result.provenance.settings, family: asdict(settings)})
     return replace(result, count=float(len(cells)), cells=cells, provenance=provenance)
+
+
+def _linked(cells: Cells, source: Image | Provenance, settings: LinkSettings | None) -> tuple[Cells, str]:
+    """Return the cells of a volume, in 3D where its slices can be linked, and a sentence where not."""
+    axes = source.axes.replace("C", "")
+    if "Z" not in axes or cells.labels is None or settings is None:
+        return cells, ""
+    if axes not in LINKED_AXES:
+        return cells, f"Slices were not linked: axes {axes!r} are none of {' and '.join(LINKED_AXES)}."
+    return linked(cells, axes, settings, source.pixel_size_um), ""
 
 
 class _Outcome(NamedTuple):

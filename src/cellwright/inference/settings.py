@@ -26,6 +26,9 @@ class EngineSettings:
     flips: Annotated[
         bool, {"tooltip": "Average the network over mirrored images: steadier, three times slower."}
     ] = False
+    link: Annotated[
+        bool, {"tooltip": "Join the outlines in neighbouring slices of a volume to cells in 3D."}
+    ] = True
     tile_px: Annotated[
         int,
         {"min": 128, "max": 16384, "tooltip": "Longest side of what the network takes at once, in pixels."},

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import tifffile
+from numpy.typing import NDArray
 
 from cellwright.errors import ReadError, WriteError
 from cellwright.io.files import written_whole
@@ -68,23 +69,26 @@ def write_labels(path: Path | str, labels: Labels, image: Image) -> None:
     WriteError
         The file cannot be written, or the labels do not fit the image.
     """
-    path = Path(path)
+    _write_tiff(Path(path), np.asarray(labels, np.int32), image)
+
+
+def write_map(path: Path | str, values: NDArray[np.float32], image: Image) -> None:
+    """Write a dense result, a density say, as float32 OME-TIFF; else like :func:`write_labels`."""
+    _write_tiff(Path(path), np.asarray(values, np.float32), image)
+
+
+def _write_tiff(path: Path, values: NDArray[Any], image: Image) -> None:
     kept = [(axis, n) for axis, n in zip(image.axes, image.shape, strict=True) if axis != "C"]
     expected = tuple(n for _, n in kept)
-    if labels.shape != expected:
-        raise WriteError(f"Labels of {image.name!r} must have shape {expected}; got {labels.shape}.")
+    if values.shape != expected:
+        raise WriteError(f"Labels and maps of {image.name!r} must have shape {expected}; got {values.shape}.")
     metadata: dict[str, Any] = {"axes": "".join(axis for axis, _ in kept)}
     spatial = [axis for axis in image.axes if axis in SPATIAL]
     for axis, size in zip(spatial, image.pixel_size_um, strict=False):
         metadata |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": "µm"}
     with written_whole(path) as part:
         tifffile.imwrite(
-            part,
-            np.asarray(labels, np.int32),
-            ome=True,
-            photometric="minisblack",
-            compression="zlib",
-            metadata=metadata,
+            part, values, ome=True, photometric="minisblack", compression="zlib", metadata=metadata
         )
 
 

@@ -1,7 +1,7 @@
 """What all families do alike; see ``models.contract.CellModel`` for the promises."""
 
 from collections.abc import Callable, Mapping
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from cellwright.models.blocks import folded
 from cellwright.models.contract import MapKind
 from cellwright.models.spec import ModelSpec
 from cellwright.ops.axes import Frames, frames
+from cellwright.ops.link import LinkSettings
 from cellwright.types import Annotation, Image, Labels
 
 
@@ -20,6 +21,7 @@ class ModelBase:
 
     map_kinds: ClassVar[Mapping[str, MapKind]]
     takes_volumes: ClassVar[bool] = False  # slice by slice, to be linked
+    needs_volumes: ClassVar[bool] = False
 
     def __init__(self, spec: ModelSpec, network: nn.Module, sha256: str = "") -> None:
         self.spec = spec
@@ -48,6 +50,10 @@ class ModelBase:
                 f"with shape {image.shape}. Choose pseudocolor or flow, which link slices, or a single slice."
             )
         return frames(image, channel)
+
+    def linking(self, settings: Any) -> LinkSettings:
+        """Return how the cells of slices become cells of volumes: the usual way."""
+        return LinkSettings()
 
     def flip(self, output: Tensor, axis: int) -> Tensor:
         """Return the raw output for the flipped image, flipped back; ``axis`` -2 is Y, -1 is X.

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from cellwright.models.spec import ModelSpec
 from cellwright.ops.axes import Frames
+from cellwright.ops.link import LinkSettings
 from cellwright.types import Annotation, Cells, Image, Maps
 
 MapKind = Literal["scalar", "direction", "density", "upright", "size"]
@@ -37,6 +38,11 @@ class Model(Protocol):
     spec: ModelSpec
     network: nn.Module
     sha256: str
+
+    @property
+    def needs_volumes(self) -> bool:
+        """Whether the family looks at slices in their volume and so knows nothing of 2D images."""
+        ...
 
     @property
     def map_kinds(self) -> Mapping[str, MapKind]:
@@ -92,4 +98,8 @@ class CellModel(Model, Protocol):
 
     def postprocess(self, maps: Maps, settings: Any) -> Cells:
         """Return the cells in the maps of one 2D frame, in pixels of the maps."""
+        ...
+
+    def linking(self, settings: Any) -> LinkSettings:
+        """Return how the cells of slices become cells of volumes under these settings."""
         ...

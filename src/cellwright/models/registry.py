@@ -3,10 +3,13 @@
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 from cellwright.errors import CheckpointError
+from cellwright.ops.density import DensitySettings
 from cellwright.ops.flow import FlowSettings
+from cellwright.ops.heatmap import CentroidSettings
+from cellwright.ops.pseudocolor import PseudocolorSettings
 from cellwright.ops.query import QuerySettings
 
 
@@ -14,8 +17,9 @@ from cellwright.ops.query import QuerySettings
 class Family:
     """One line of the table.
 
-    ``module`` is imported on demand and gives ``build(preset) -> CellModel``; ``settings`` is the frozen
-    dataclass of what a user may change after the network has run.
+    ``kind`` tells what its models find: cells one by one, or only their density. ``module`` is imported on
+    demand and gives ``build(preset) -> Model``; ``settings`` is the frozen dataclass of what a user may
+    change after the network has run.
     """
 
     name: str
@@ -23,6 +27,7 @@ class Family:
     returns: tuple[str, ...]
     module: str
     settings: type[Any]
+    kind: Literal["cells", "density"] = "cells"
 
     def load(self) -> ModuleType:
         """Import the family's module (and with it torch)."""
@@ -40,11 +45,33 @@ FAMILIES: dict[str, Family] = {
             settings=FlowSettings,
         ),
         Family(
+            name="centroid",
+            title="Finds every cell's centre and box (CellCentroidFormer representation)",
+            returns=("Points", "Shapes"),
+            module="cellwright.models.centroid",
+            settings=CentroidSettings,
+        ),
+        Family(
             name="query",
             title="Answers for any point whether there is a cell; outlines from a lattice of questions",
             returns=("Labels", "Points", "Shapes"),
             module="cellwright.models.query",
             settings=QuerySettings,
+        ),
+        Family(
+            name="pseudocolor",
+            title="Outlines cells in volumes: slices coloured by their neighbours, linked to 3D cells",
+            returns=("Labels", "Points", "Shapes"),
+            module="cellwright.models.pseudocolor",
+            settings=PseudocolorSettings,
+        ),
+        Family(
+            name="density",
+            title="Counts what cannot be separated: a density that sums to the count, with an error bar",
+            returns=("Image",),
+            module="cellwright.models.density",
+            settings=DensitySettings,
+            kind="density",
         ),
     )
 }

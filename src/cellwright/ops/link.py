@@ -29,40 +29,46 @@ Ids = NDArray[np.intp]
 Flags = NDArray[np.bool_] | None
 
 
+Overlap = Annotated[
+    float,
+    {
+        "min": 0.05,
+        "max": 1.0,
+        "step": 0.05,
+        "tooltip": "Least share of the smaller of two outlines in neighbouring slices that both cover.",
+    },
+]
+MaxGap = Annotated[
+    int, {"min": 0, "max": 10, "tooltip": "Slices in which a cell may be missing between two others."}
+]
+Waist = Annotated[
+    float,
+    {
+        "min": 0.0,
+        "max": 1.0,
+        "step": 0.05,
+        "tooltip": "Cells are cut where area or overlap falls below this share of that on both sides; 0 "
+        "never cuts.",
+    },
+]
+MinSlices = Annotated[
+    int,
+    {
+        "min": 1,
+        "max": 100,
+        "tooltip": "Fewest slices of a cell in the volume; less is merged or dropped.",
+    },
+]
+
+
 @dataclass(frozen=True, slots=True)
 class LinkSettings:
     """How outlines of single slices become cells of a volume."""
 
-    overlap: Annotated[
-        float,
-        {
-            "min": 0.05,
-            "max": 1.0,
-            "step": 0.05,
-            "tooltip": "Least share of the smaller of two outlines in neighbouring slices that both cover.",
-        },
-    ] = 0.5
-    max_gap: Annotated[
-        int, {"min": 0, "max": 10, "tooltip": "Slices in which a cell may be missing between two others."}
-    ] = 1
-    waist: Annotated[
-        float,
-        {
-            "min": 0.0,
-            "max": 1.0,
-            "step": 0.05,
-            "tooltip": "Cells are cut where area or overlap falls below this share of that on both sides; "
-            "0 never cuts.",
-        },
-    ] = 0.6
-    min_slices: Annotated[
-        int,
-        {
-            "min": 1,
-            "max": 100,
-            "tooltip": "Fewest slices of a cell inside the volume; less is merged or dropped.",
-        },
-    ] = 2
+    overlap: Overlap = 0.5
+    max_gap: MaxGap = 1
+    waist: Waist = 0.6
+    min_slices: MinSlices = 2
 
     def __post_init__(self) -> None:
         if not (0 < self.overlap <= 1 and 0 <= self.waist <= 1):

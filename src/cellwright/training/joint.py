@@ -17,6 +17,7 @@ from cellwright.models.contract import CellModel, MapKind
 from cellwright.models.spec import ModelSpec
 from cellwright.models.trunk import TrunkNetwork
 from cellwright.ops.axes import Frames
+from cellwright.ops.link import LinkSettings
 from cellwright.types import Annotation, Cells, Image, Maps
 
 
@@ -42,6 +43,8 @@ class JointModel:
     weights
         Of each model's loss.
     """
+
+    needs_volumes = False
 
     def __init__(self, models: Sequence[CellModel], weights: Sequence[float]) -> None:
         self.models = tuple(models)
@@ -122,6 +125,10 @@ class JointModel:
         """Return what the first family finds."""
         cells: Cells = self.models[0].postprocess(maps, settings)
         return cells
+
+    def linking(self, settings: Any) -> LinkSettings:
+        """Return how the first family links slices."""
+        return self.models[0].linking(settings)
 
     def _split(self, maps: Tensor) -> tuple[Tensor, ...]:
         """Return the channels of each family."""

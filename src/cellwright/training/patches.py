@@ -18,6 +18,7 @@ from cellwright.tasks import Progress, Task
 from cellwright.types import Annotation, Image, Labels
 
 MAX_FRAMES = 12  # frames taken from one stack
+SLICE_PIXELS = 8_000_000  # of one volume that is learned as such: all slices of a small one
 FARTHEST_ZOOM = 2.0  # samples whose cells are more than this times too large or small are resized once
 
 
@@ -56,11 +57,39 @@ def load_samples(dataset: Dataset, model: CellModel) -> Task[list[Sample]]:
     for done, item in enumerate(dataset.items):
         yield Progress("read", done, len(dataset), item.name)
         image, truth = item.annotated()
+        if model.needs_volumes:
+            samples += volume_samples(item.name, item.group, (image, truth), model)
+            continue
         planes = _planes(image, truth)
         diameter = diameter_of([annotation for _, annotation in planes])
         for index, (plane, annotation) in enumerate(planes):
             name = f"{item.name}:{index}"
             samples.append(make_sample(name, item.group, plane, annotation, model, diameter_px=diameter))
+    return samples
+
+
+def volume_samples(
+    name: str, group: str, volume: tuple[Image, Annotation | Labels], model: CellModel
+) -> list[Sample]:
+    """Return slices of a volume and its labels as the model sees them; empty ones teach where cells end.
+
+    Raises
+    ------
+    AxesError
+        The image is no volume.
+    """
+    image, truth = volume
+    slices = model.frames(image, None)
+    assert not isinstance(truth, Annotation)  # volumes are annotated with masks alone
+    labels = truth.reshape(-1, *truth.shape[-2:])
+    diameter = diameter_of([annotate(relabel(one)) for one in labels])
+    n = min(len(labels), max(MAX_FRAMES, SLICE_PIXELS // labels[0].size))
+    scaling = normalize.fit(slices.sample(), model.spec.percentiles)
+    samples = []
+    for index in np.linspace(0, len(labels) - 1, n).round().astype(int):
+        scaled = normalize.apply(scaling, slices.read(int(index), (slice(None), slice(None))))
+        annotation = annotate(relabel(labels[index]))
+        samples.append(_sample(f"{name}:{index}", group, scaled, annotation, model, diameter))
     return samples
 
 
@@ -95,6 +124,12 @@ def make_sample(
     channels = image[:3] if image.shape[0] >= 3 else image[:1]
     scaled = normalize.apply(normalize.fit(channels, model.spec.percentiles), channels)
     diameter = diameter_of([annotation]) if diameter_px is None else diameter_px
+    return _sample(name, group, scaled, annotation, model, diameter)
+
+
+def _sample(
+    name: str, group: str, scaled: np.ndarray, annotation: Annotation, model: CellModel, diameter: float
+) -> Sample:
     zoom = model.spec.diameter_px / diameter if diameter > 0 else 1.0
     if not 1 / FARTHEST_ZOOM <= zoom <= FARTHEST_ZOOM:
         shape = zoomed(annotation.shape, zoom)

@@ -13,10 +13,12 @@ from cellwright.ops.labels import annotate
 from cellwright.ops.simulate import LOOKS, simulate
 from cellwright.tasks import Progress, Task
 from cellwright.training.augment import augment, exclude_boundaries
-from cellwright.training.patches import Patch, Sample, cut_patch, make_sample
+from cellwright.training.patches import Patch, Sample, cut_patch, make_sample, volume_samples
 from cellwright.training.settings import TrainingSettings
+from cellwright.types import Image
 
 SIMULATED_PX = 256
+SIMULATED_VOLUME = (16, 192, 192)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,8 @@ def _with_gaps(patch: Patch, kinds: tuple[MapKind, ...]) -> Tensor:
 
 def simulated_samples(n: int, seed: int, model: CellModel) -> Task[list[Sample]]:
     """Draw ``n`` images of all looks, fluorescence twice as often as the others."""
+    if model.needs_volumes:
+        return (yield from _simulated_volumes(n, seed, model))
     samples = []
     looks = ("fluorescence", *LOOKS)
     for index in range(n):
@@ -65,4 +69,15 @@ def simulated_samples(n: int, seed: int, model: CellModel) -> Task[list[Sample]]
         image = np.moveaxis(drawn.image, -1, 0) if drawn.image.ndim == 3 else drawn.image[None]
         name, group = f"simulated:{index}", f"simulated {look}"
         samples.append(make_sample(name, group, image, annotate(drawn.labels), model))
+    return samples
+
+
+def _simulated_volumes(n: int, seed: int, model: CellModel) -> Task[list[Sample]]:
+    """Draw volumes of ``n`` slices in all."""
+    samples: list[Sample] = []
+    for index in range(-(-n // SIMULATED_VOLUME[0])):
+        yield Progress("simulate", len(samples), n)
+        drawn = simulate("fluorescence", SIMULATED_VOLUME, np.random.default_rng((seed, index)))
+        volume = (Image(drawn.image, "ZYX"), drawn.labels)
+        samples += volume_samples(f"simulated:{index}", "simulated volume", volume, model)
     return samples
