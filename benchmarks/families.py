@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +24,22 @@ from measure import draw_nuclei, fresh_json, peak_mb, print_table, warm_median
 from train_shipped import EMBRYOS
 
 from cellwright.errors import AxesError, CheckpointError
+from cellwright.inference.classify import classify as classify_cells
 from cellwright.inference.count import count_cells
+from cellwright.inference.settings import EngineSettings
 from cellwright.io.dataset import Dataset, read_dataset
+from cellwright.io.tables import class_names
 from cellwright.models import registry, shelf
+from cellwright.models.classifier_spec import classifiers
 from cellwright.models.contract import CellModel
-from cellwright.tasks import run
-from cellwright.training.evaluate import Report, evaluate
-from cellwright.types import Image
+from cellwright.tasks import Task, run
+from cellwright.training.evaluate import Classify, Report, evaluate
+from cellwright.types import Image, Result
 
 HEAD = ("family", "images", "n", "figure", "asked for", "found", "met")
 SLOWEST = 2.0  # times flow
 SLICES = 4
+SAME_CLASS = {"Platelet": "Platelets"}  # names of a classifier and of the dataset
 NAN = float("nan")
 
 
@@ -46,6 +51,7 @@ class Images:
     title: str
     split: str | None = None
     unlike: tuple[str, ...] = ()  # names left out, because a family trains on them
+    classifier: str = ""  # that tells the classes of its cells
 
     def read(self, data: Path) -> Dataset:
         """Return the images under the folder of all datasets."""
@@ -55,7 +61,7 @@ class Images:
 
 NUCLEI = Images("dsb2018_train", "dsb2018 val", "val")
 OTHERS = Images("bbbc039", "bbbc039")  # of another laboratory, no part of any training
-BLOOD = Images("bccd", "bccd val", "val")
+BLOOD = Images("bccd", "bccd val", "val", classifier="blood")
 VOLUMES = Images("bbbc050", "bbbc050, other embryos", unlike=EMBRYOS)
 
 TESTED: dict[str, tuple[Images, ...]] = {
@@ -150,7 +156,24 @@ def pooled(report: Report, keys: Sequence[str]) -> float:
 
 def reports_of(family: str, model: CellModel, data: Path) -> dict[Images, Report]:
     """Return the scores of a model on all images that its family is tested on."""
-    return {images: run(evaluate(images.read(data), model)) for images in TESTED.get(family, (NUCLEI,))}
+    return {
+        images: run(evaluate(images.read(data), model, classify=classify_by(images.classifier)))
+        for images in TESTED.get(family, (NUCLEI,))
+    }
+
+
+def classify_by(name: str) -> Classify | None:
+    """Return what gives cells the classes of a classifier, under the dataset's names; None without one."""
+    if name not in [entry.name for entry in classifiers()]:
+        return None
+
+    def classify(result: Result, image: Image) -> Task[Result]:
+        found = yield from classify_cells(result, image, name, EngineSettings())
+        names = tuple(SAME_CLASS.get(one, one) for one in class_names(found))
+        settings = {**found.provenance.settings, "classes": names}
+        return replace(found, provenance=replace(found.provenance, settings=settings))
+
+    return classify
 
 
 def score_rows(family: str, model: CellModel, data: Path) -> list[list[object]]:
