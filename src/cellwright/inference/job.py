@@ -12,7 +12,7 @@ from cellwright.inference.maps import Engine
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry, shelf
 from cellwright.models.contract import CellModel
-from cellwright.ops.axes import Frames, frames
+from cellwright.ops.axes import Frames
 from cellwright.ops.normalize import Scaling, fit
 from cellwright.types import Image
 
@@ -47,7 +47,7 @@ def open_job(
     CellwrightError
         The image, a model or a setting does not fit, or memory ran out; says what to do.
     """
-    parts = frames(image, settings.channel)
+    parts = models[0].frames(image, settings.channel)
     spec = models[0].spec
     if thresholds is None:
         thresholds = registry.get(spec.family).settings()
