@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cellwright.cli.main import main
+from cellwright.cli.models import families_table
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -67,6 +68,10 @@ def test_flags_exist(command, flag, capsys):
 @pytest.mark.parametrize("link", re.findall(r"\]\((?!http)(.*?)\)", TEXT))
 def test_links_lead_somewhere(link):
     assert (ROOT / link).exists()
+
+
+def test_the_table_of_families_is_that_of_the_registry():
+    assert families_table() in TEXT, f"Put this into README.md:\n\n{families_table()}"
 
 
 def test_make_targets_exist():
