@@ -136,18 +136,18 @@ def test_every_map_says_how_it_follows_the_image(model):
 
 def test_the_paper_preset_learns_one_image(make_model):
     model = make_model("query", "paper", fresh=True)
-    truth = drawn(5, (64, 64))
+    truth = drawn(5, (48, 48))
     inputs = torch.from_numpy(scaled(truth.image, 3))[np.newaxis]
     targets = torch.from_numpy(model.make_targets(annotate(truth.labels))["inside"])[np.newaxis]
     optimizer = torch.optim.Adam(model.network.parameters(), 1e-3)
     losses = []
-    for _ in range(60):
+    for _ in range(40):
         loss = model.loss(model.network(inputs), targets)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
-    assert losses[-1] < 0.5 * losses[0]
+    assert losses[-1] < 0.6 * losses[0]
 
 
 def smooth_image(rng, shape):

@@ -43,13 +43,13 @@ class QuerySettings:
             "tooltip": "How far the depth must fall between two cells, as a share of the flatter one; "
             "higher joins more.",
         },
-    ] = 0.2
+    ] = 0.15
     min_score: Annotated[
         float, {"min": 0.0, "max": 1.0, "step": 0.01, "tooltip": "Lowest score of a cell to be kept."}
-    ] = 0.15
+    ] = 0.4
     min_area_px: Annotated[
         int, {"min": 1, "max": 100_000, "tooltip": "Smallest area of a cell to be kept, in pixels."}
-    ] = 16
+    ] = 20
     exclude_border: Annotated[bool, {"tooltip": "Drop cells that touch the edge of the image."}] = False
 
     def __post_init__(self) -> None:
