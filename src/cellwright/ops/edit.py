@@ -2,126 +2,30 @@
 
 Each function returns a :class:`Change` and writes nothing; whoever owns the labels applies it, keeps it and
 can take it back. ``box`` says where the cell lies, so that the array need not be searched; ``sampling`` is
-the length of a voxel along each axis in units of a pixel in the plane. Cells give way to none: what a tool
-adds to a cell it takes from the background.
+the length of a voxel along each axis in units of a pixel in the plane. What a tool adds to a cell it takes
+from the background, never from another cell. Tools that cut a cell are in ``ops.cut``.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike as NumpyLike
 from numpy.typing import NDArray
 from scipy import ndimage
-from skimage.draw import line as draw_line
-from skimage.segmentation import watershed
 
 from cellwright.errors import AnnotationError
+from cellwright.ops.change import Box, Change, Mask, cell_in, change_of, new_number, vertices_of
 from cellwright.types import Labels
 
-Box = tuple[slice, ...]
-Mask = NDArray[np.bool_]
-
 SEAM_PX = 1.5  # background this close to both of two merged cells is theirs
-CRUMB_VOXELS = 3  # fewer that a cut leaves over are no cell
-SNAP_PX = 4.0  # how far beside the cell a seed may be set
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Change:
-    """One box of voxels before and after an edit.
-
-    Made by the functions of this module; used by the session, its journal and its undo.
-
-    Parameters
-    ----------
-    box
-        Where in the labels, one slice with start and stop for each axis.
-    before, after : int32, of the shape of the box
-    """
-
-    box: Box
-    before: Labels
-    after: Labels
-
-    def apply(self, labels: Labels) -> None:
-        """Write what is there after the edit."""
-        labels[self.box] = self.after
-
-    def revert(self, labels: Labels) -> None:
-        """Write what was there before the edit."""
-        labels[self.box] = self.before
-
-    def numbers(self) -> tuple[int, ...]:
-        """Return the cells that gain or lose voxels."""
-        differs = self.before != self.after
-        found = np.union1d(self.before[differs], self.after[differs])
-        return tuple(int(number) for number in found if number)
-
-    def lifted(self, index: int) -> "Change":
-        """Return the change of a time series whose time point ``index`` was edited."""
-        return Change((slice(index, index + 1), *self.box), self.before[np.newaxis], self.after[np.newaxis])
-
-
-def change_of(labels: Labels, box: Box, after: Labels) -> Change | None:
-    """Return the change that puts ``after`` into the box, cut to what differs; None where nothing does."""
-    differs = labels[box] != after
-    inner = bounds(differs)
-    if inner is None:
-        return None
-    whole = tuple(
-        slice(outer.start + part.start, outer.start + part.stop)
-        for outer, part in zip(box, inner, strict=True)
-    )
-    return Change(whole, labels[whole].copy(), np.ascontiguousarray(after[inner], np.int32))
-
-
-def bounds(mask: Mask) -> Box | None:
-    """Return the smallest box that holds all of the mask, None for an empty one."""
-    parts = []
-    for axis in range(mask.ndim):
-        others = tuple(other for other in range(mask.ndim) if other != axis)
-        taken = np.flatnonzero(mask.any(axis=others))
-        if not len(taken):
-            return None
-        parts.append(slice(int(taken[0]), int(taken[-1]) + 1))
-    return tuple(parts)
-
-
-def boxes_of(labels: Labels) -> dict[int, Box]:
-    """Return the box of every cell by its number."""
-    largest = int(labels.max(initial=0))
-    if largest <= max(labels.size, 1 << 16):
-        found = ndimage.find_objects(labels)
-        return {number: box for number, box in enumerate(found, start=1) if box is not None}
-    numbers, inverse = np.unique(labels, return_inverse=True)  # a list as long as the largest is too long
-    found = ndimage.find_objects(inverse.reshape(labels.shape) + 1)
-    pairs = zip(numbers.tolist(), found, strict=True)
-    return {number: box for number, box in pairs if number and box is not None}
-
-
-def padded(box: Box, margin: Sequence[int] | int, shape: tuple[int, ...]) -> Box:
-    """Return the box with a margin in voxels on every side, within the array."""
-    margins = (margin,) * len(box) if isinstance(margin, int) else margin
-    return tuple(
-        slice(max(0, part.start - extra), min(length, part.stop + extra))
-        for part, extra, length in zip(box, margins, shape, strict=True)
-    )
-
-
-def joined(first: Box, second: Box) -> Box:
-    """Return the smallest box that holds both."""
-    return tuple(
-        slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(first, second, strict=True)
-    )
 
 
 def erase(labels: Labels, number: int, *, box: Box | None = None) -> Change | None:
     """Return the change that makes a cell background."""
-    cell = _cell(labels, number, box)
+    cell = cell_in(labels, number, box)
     return change_of(labels, cell.window, np.where(cell.mask, np.int32(0), cell.around))
 
 
@@ -142,105 +46,11 @@ def merge(labels: Labels, keep: int, gone: int, *, box: Box | None = None) -> Ch
         raise AnnotationError(
             f"Merging needs two cells; got cell {keep} twice. Drag from one cell to another."
         )
-    cell = _cell(labels, gone, box, ceil(SEAM_PX))
+    cell = cell_in(labels, gone, box, ceil(SEAM_PX))
     other = cell.around == keep
     seam = _near(other, SEAM_PX) & _near(cell.mask, SEAM_PX) & _closed(other | cell.mask, SEAM_PX)
     seam &= cell.around == 0
     return change_of(labels, cell.window, np.where(cell.mask | seam, np.int32(keep), cell.around))
-
-
-def split_by_line(
-    labels: Labels, number: int, line: NumpyLike, *, new: int | None = None, box: Box | None = None
-) -> Change | None:
-    """Return the change that cuts a cell along a line; the largest part keeps the number.
-
-    The ends of the line are lengthened to the border of the cell. In a volume the cut goes through all
-    slices, at right angles to the plane the line was drawn in::
-
-        drawn     . 1 1 1 1 .        cut   . 1 1 2 2 .
-                  1 1 | 1 1 1              1 1 1 2 2 2
-                  . 1 | 1 1 .              . 1 1 2 2 .
-
-    Parameters
-    ----------
-    line : (N, D)
-        Its vertices in pixels; the first pixel's middle is at 0.
-    new
-        Number of the first part that is new, the next ones follow; one above all others when not given.
-
-    Raises
-    ------
-    AnnotationError
-        The cell is not there, or the line does not cut it.
-    """
-    cell = _cell(labels, number, box)
-    vertices = _vertices(line, labels.ndim) - [part.start for part in cell.window]
-    axis = _depth_axis(vertices)
-    flat: Mask = cell.mask if axis is None else np.asarray(cell.mask.any(axis=axis))
-    cut = _cut(flat, vertices if axis is None else np.delete(vertices, axis, axis=1))
-    parts, n_parts = ndimage.label(cell.mask & ~(cut if axis is None else np.expand_dims(cut, axis)))
-    parts = _without_crumbs(parts, n_parts)
-    numbers = _numbers_of_parts(parts, cell.mask, number, _new_number(labels, new))
-    if len(set(numbers.values())) < 2:
-        raise AnnotationError(
-            f"The line must cross cell {number} so that a part lies on each side; it does not cut it. Draw "
-            "it from border to border of the cell."
-        )
-    table = np.zeros(int(parts.max()) + 1, np.int32)
-    table[list(numbers)] = list(numbers.values())
-    after = cell.around.copy()
-    after[cell.mask] = table[_spread(parts)[cell.mask]]
-    return change_of(labels, cell.window, after)
-
-
-def split_by_seeds(
-    labels: Labels,
-    number: int,
-    seeds: NumpyLike,
-    *,
-    sampling: Sequence[float] | None = None,
-    new: int | None = None,
-    box: Box | None = None,
-) -> Change | None:
-    """Return the change that cuts a cell between two points, where it is thinnest.
-
-    The part of the first seed keeps the number. Each part grows from its seed over the distance to the
-    border, deepest first, so that they meet in the waist.
-
-    Parameters
-    ----------
-    seeds : (2, D)
-        In pixels; a seed a little beside the cell counts as on its border.
-
-    Raises
-    ------
-    AnnotationError
-        The cell is not there, or the seeds are not two places in it.
-
-    Notes
-    -----
-    Source: F. Meyer, Signal Processing 38, 113 (1994), doi:10.1016/0165-1684(94)90060-4.
-    """
-    cell = _cell(labels, number, box, margin=1)
-    markers = np.zeros(cell.mask.shape, np.int32)
-    places = _vertices(seeds, labels.ndim) - [part.start for part in cell.window]
-    if len(places) != 2:
-        raise AnnotationError(f"Splitting needs two seeds; got {len(places)}. Click twice in the cell.")
-    first, second = (_snapped(cell.mask, place, number) for place in places)
-    if first == second:
-        raise AnnotationError(
-            f"The two seeds must be different places of cell {number}; both are at {first}. "
-            "Click in the middle of each part."
-        )
-    markers[first], markers[second] = 1, 2
-    depth = ndimage.distance_transform_edt(np.pad(cell.mask, 1), sampling=sampling)
-    depth = depth[(slice(1, -1),) * depth.ndim]
-    parts = watershed(  # type: ignore[no-untyped-call]
-        -depth, markers, mask=cell.mask
-    )
-    parts = np.where(cell.mask, _spread(parts), 0)
-    after = np.where(parts == 2, np.int32(_new_number(labels, new)), cell.around)
-    return change_of(labels, cell.window, after)
 
 
 def grow(
@@ -252,7 +62,7 @@ def grow(
     box: Box | None = None,
 ) -> Change | None:
     """Return the change that adds all background within ``radius_px`` to a cell."""
-    cell = _cell(labels, number, box, _margins(radius_px, labels.ndim, sampling))
+    cell = cell_in(labels, number, box, _margins(radius_px, labels.ndim, sampling))
     gained = _near(cell.mask, radius_px, sampling) & (cell.around == 0)
     return change_of(labels, cell.window, np.where(gained, np.int32(number), cell.around))
 
@@ -272,7 +82,7 @@ def shrink(
     AnnotationError
         The cell is not there, or nothing would be left of it.
     """
-    cell = _cell(labels, number, box, margin=1)
+    cell = cell_in(labels, number, box, margin=1)
     lost = cell.mask & _near(~cell.mask, radius_px, sampling)
     if lost.sum() == cell.mask.sum():
         raise AnnotationError(
@@ -296,7 +106,7 @@ def smooth(
     cell around them.
     """
     steps = np.ones(labels.ndim) if sampling is None else np.asarray(sampling, float)
-    cell = _cell(labels, number, box, _margins(2 * radius_px, labels.ndim, sampling))
+    cell = cell_in(labels, number, box, _margins(2 * radius_px, labels.ndim, sampling))
     blurred = ndimage.gaussian_filter(cell.mask.astype(np.float32), radius_px / steps, mode="nearest")
     is_free = cell.mask | (cell.around == 0)
     ranked = np.where(is_free, blurred, -1.0) + 1e-4 * cell.mask  # of equals those that are the cell's
@@ -311,7 +121,7 @@ def smooth(
 
 def fill_holes(labels: Labels, number: int, *, box: Box | None = None) -> Change | None:
     """Return the change that gives a cell the background it encloses, in a volume slice by slice."""
-    cell = _cell(labels, number, box)
+    cell = cell_in(labels, number, box)
     slices = cell.mask if labels.ndim > 2 else cell.mask[np.newaxis]
     filled = np.stack([ndimage.binary_fill_holes(one) for one in slices]).reshape(cell.mask.shape)
     gained = filled & (cell.around == 0)
@@ -335,7 +145,7 @@ def draw_disc(
     """
     if not diameter_px > 0:
         raise AnnotationError(f"diameter_px must be above 0; got {diameter_px}. Choose that of a cell.")
-    place = _vertices(point, labels.ndim)[0]
+    place = vertices_of(point, labels.ndim)[0]
     steps = np.ones(labels.ndim) if sampling is None else np.asarray(sampling, float)
     if np.any(place < -0.5) or np.any(place > np.array(labels.shape) - 0.5):
         raise AnnotationError(
@@ -387,7 +197,7 @@ def add_mask(labels: Labels, corner: Sequence[int], mask: Mask, *, new: int | No
             "A new cell needs background to stand on; there is none under it. Delete or split the cell "
             "that is there."
         )
-    after = np.where(free, np.int32(_new_number(labels, new)), labels[window])
+    after = np.where(free, np.int32(new_number(labels, new)), labels[window])
     return change_of(labels, window, after)
 
 
@@ -419,7 +229,7 @@ def interpolate(
             "Interpolation needs slices; these labels are a single image. Use it in a volume."
         )
     first, last = min(first, last), max(first, last)
-    cell = _cell(labels, number, box)
+    cell = cell_in(labels, number, box)
     low, high = max(first, cell.window[0].start), min(last, cell.window[0].stop - 1)
     slices = cell.mask[max(0, low - cell.window[0].start) : max(0, high + 1 - cell.window[0].start)]
     drawn = np.flatnonzero(slices.any(axis=tuple(range(1, slices.ndim))))
@@ -435,29 +245,6 @@ def interpolate(
             between = _between(slices[start], slices[stop], (index - start) / (stop - start))
             after[index][between & (after[index] == 0)] = number
     return change_of(labels, window, after)
-
-
-class _Cell(NamedTuple):
-    window: Box
-    around: Labels  # a view of the labels
-    mask: Mask
-
-
-def _cell(labels: Labels, number: int, box: Box | None, margin: Sequence[int] | int = 0) -> _Cell:
-    """Return the surroundings of a cell; raises where it is not there."""
-    if box is None and number > 0:
-        box = bounds(labels == number)
-    if box is not None:
-        window = padded(box, margin, labels.shape)
-        around = labels[window]
-        mask = around == number
-        if number > 0 and mask.any():
-            return _Cell(window, around, mask)
-    raise AnnotationError(f"Cell {number} must be in the labels; it is not. Click on a cell that is there.")
-
-
-def _new_number(labels: Labels, new: int | None) -> int:
-    return int(labels.max(initial=0)) + 1 if new is None else new
 
 
 def _margins(radius_px: float, ndim: int, sampling: Sequence[float] | None) -> list[int]:
@@ -476,96 +263,6 @@ def _near(mask: Mask, radius_px: float, sampling: Sequence[float] | None = None)
 def _closed(mask: Mask, radius_px: float) -> Mask:
     """Return the mask with what no disc of this radius fits into beside it."""
     return ~_near(~_near(mask, radius_px), radius_px)
-
-
-def _vertices(points: NumpyLike, ndim: int) -> NDArray[np.float64]:
-    found = np.atleast_2d(np.asarray(points, float))
-    if found.ndim != 2 or found.shape[1] != ndim or not np.isfinite(found).all():
-        raise AnnotationError(
-            f"Points must be finite and have {ndim} coordinates, one for each axis of the labels; got an "
-            f"array of shape {found.shape}. Give them in pixels."
-        )
-    return found
-
-
-def _depth_axis(vertices: NDArray[np.float64]) -> int | None:
-    """Return the axis of a volume along which a line was not drawn, None in a plane."""
-    if vertices.shape[1] == 2:
-        return None
-    still = np.flatnonzero(np.ptp(vertices, axis=0) < 0.5)
-    if not len(still):
-        raise AnnotationError(
-            "A line that cuts a volume must lie in one plane; this one runs along all axes. Draw it in one "
-            "slice."
-        )
-    return int(still[0])
-
-
-def _cut(mask: Mask, vertices: NDArray[np.float64]) -> Mask:
-    """Return the pixels of a line whose ends are lengthened to the border of the mask."""
-    moves = np.linalg.norm(np.diff(vertices, axis=0), axis=1) > 0
-    path = np.concatenate([vertices[:1], vertices[1:][moves]])
-    cut = np.zeros_like(mask)
-    if len(path) < 2:
-        return cut
-    path = np.concatenate([[_border(mask, path[1], path[0])], path, [_border(mask, path[-2], path[-1])]])
-    far = 2.0 * np.array(mask.shape)
-    places = np.rint(np.clip(path, -far, 3 * far)).astype(int)
-    for start, stop in pairwise(places):
-        on_line = np.stack(draw_line(*start, *stop))  # type: ignore[no-untyped-call]
-        inside = ((on_line >= 0) & (on_line < np.array(mask.shape)[:, np.newaxis])).all(axis=0)
-        cut[tuple(on_line[:, inside])] = True
-    return cut
-
-
-def _border(mask: Mask, before: NDArray[np.float64], end: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return where a line that ends inside the mask leaves it when lengthened; else its end."""
-    step = (end - before) / np.linalg.norm(end - before) / 2
-    place = end
-    while np.all(np.rint(place) >= 0) and np.all(np.rint(place) < mask.shape):
-        if not mask[tuple(np.rint(place).astype(int))]:
-            return place
-        place = place + step
-    return place
-
-
-def _without_crumbs(parts: Labels, n_parts: int) -> Labels:
-    sizes = np.bincount(parts.ravel(), minlength=n_parts + 1)
-    cleaned: Labels = np.where(sizes[parts] < CRUMB_VOXELS, 0, parts)
-    return cleaned
-
-
-def _numbers_of_parts(parts: Labels, mask: Mask, number: int, new: int) -> dict[int, int]:
-    """Return the number of each part: within each piece of the cell the largest keeps that of the cell."""
-    pieces, n_pieces = ndimage.label(mask)
-    sizes = np.bincount(parts.ravel())
-    numbers: dict[int, int] = {}
-    for piece in range(1, n_pieces + 1):
-        inside = np.unique(parts[pieces == piece])
-        for rank, part in enumerate(sorted(inside[inside > 0], key=lambda part: -sizes[part])):
-            numbers[int(part)] = number if rank == 0 else new
-            new += rank > 0
-    return numbers
-
-
-def _spread(parts: Labels) -> Labels:
-    """Return for every voxel the part that is nearest to it."""
-    _, nearest = ndimage.distance_transform_edt(parts == 0, return_indices=True)
-    spread: Labels = parts[tuple(nearest)]
-    return spread
-
-
-def _snapped(mask: Mask, place: NDArray[np.float64], number: int) -> tuple[int, ...]:
-    """Return the voxel of the mask nearest to a seed."""
-    voxels = np.argwhere(mask)
-    distances = np.linalg.norm(voxels - place, axis=1)
-    nearest = int(distances.argmin())
-    if distances[nearest] > SNAP_PX:
-        raise AnnotationError(
-            f"Seeds must lie in cell {number}; one lies {distances[nearest]:.0f} pixels beside it. Click "
-            "twice in the same cell."
-        )
-    return tuple(int(i) for i in voxels[nearest])
 
 
 def _between(lower: Mask, upper: Mask, share: float) -> Mask:

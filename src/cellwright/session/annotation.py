@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike as NumpyLike
 from numpy.typing import NDArray
 
 from cellwright.errors import AnnotationError
-from cellwright.ops import edit
-from cellwright.ops.edit import Box, Change, Mask
+from cellwright.ops import cut, edit
+from cellwright.ops.change import Box, Change, Mask, boxes_of, change_of
 from cellwright.ops.labels import equivalent_diameters, measure
 from cellwright.session.begin import (
     check_same,
@@ -70,7 +70,7 @@ class AnnotationSession(History):
     ) -> None:
         self.image = image
         found = checked_labels(image, labels)
-        facts = facts_of(edit.boxes_of(found), scores, classes)
+        facts = facts_of(boxes_of(found), scores, classes)
         self._begin(found, facts, Extras(class_names=tuple(map(str, class_names))))
         if journal is not None:
             self._start_journal(journal)
@@ -119,7 +119,7 @@ class AnnotationSession(History):
         session = cls(image, labels)
         draw_discs(labels, places, diameter_px, session._spatial_ndim, session._sampling)
         session._begin(
-            labels, facts_of(edit.boxes_of(labels), None, None), replace(session.extras, has_masks=False)
+            labels, facts_of(boxes_of(labels), None, None), replace(session.extras, has_masks=False)
         )
         if journal is not None:
             session._start_journal(journal)
@@ -231,14 +231,14 @@ class AnnotationSession(History):
         """Cut a cell along a line (N, D); return the numbers of the new parts."""
         index, places = self._at_one_time(line)
         labels, box = self._part(number, index)
-        change = edit.split_by_line(labels, number, places, new=self._next, box=box)
+        change = cut.split_by_line(labels, number, places, new=self._next, box=box)
         return self._split("split by line", number, self._placed(change, index))
 
     def split_seeds(self, number: int, first: NumpyLike, second: NumpyLike) -> tuple[int, ...]:
         """Cut a cell between two points; the part of the first keeps the number; return that of the other."""
         index, places = self._at_one_time(np.stack([np.asarray(first, float), np.asarray(second, float)]))
         labels, box = self._part(number, index)
-        change = edit.split_by_seeds(labels, number, places, sampling=self._sampling, new=self._next, box=box)
+        change = cut.split_by_seeds(labels, number, places, sampling=self._sampling, new=self._next, box=box)
         return self._split("split by seeds", number, self._placed(change, index))
 
     def grow(self, number: int, radius_px: float = 1.0) -> None:
@@ -318,9 +318,9 @@ class AnnotationSession(History):
         found = checked_labels(self.image, labels)
         whole = tuple(slice(0, length) for length in found.shape)
         facts: dict[int, Facts | None] = dict.fromkeys(self._facts)
-        facts |= facts_of(edit.boxes_of(found), scores, classes)
+        facts |= facts_of(boxes_of(found), scores, classes)
         extras = replace(self.extras, has_masks=True)
-        self._do("model", [edit.change_of(self.labels, whole, found)], facts, extras)
+        self._do("model", [change_of(self.labels, whole, found)], facts, extras)
 
     # -- facts --------------------------------------------------------------------------------------------
 

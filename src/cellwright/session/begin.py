@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cellwright.errors import AnnotationError
 from cellwright.ops import edit
-from cellwright.ops.edit import Box
+from cellwright.ops.change import Box
 from cellwright.session.command import Facts
 from cellwright.session.journal import ImageIdentity, identity_of
 from cellwright.types import Image, Labels

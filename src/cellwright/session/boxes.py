@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from cellwright.ops.edit import Box, Change, bounds, boxes_of, joined
+from cellwright.ops.change import Box, Change, bounds, boxes_of, joined
 from cellwright.types import Labels
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from cellwright.ops.edit import Box, Change
+from cellwright.ops.change import Box, Change
 
 
 class Facts(NamedTuple):

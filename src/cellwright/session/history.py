@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from psygnal import Signal, SignalGroup
 
 from cellwright.errors import AnnotationError
-from cellwright.ops.edit import Box, Change
+from cellwright.ops.change import Box, Change
 from cellwright.session.boxes import BoxTable
 from cellwright.session.command import Command, Extras, Facts, FactsChange
 from cellwright.session.journal import Edit, Journal, Recovered, Start, Step, identity_of, rewrite

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from cellwright.errors import ReadError, WriteError
 from cellwright.io.files import written_whole
-from cellwright.ops.edit import Box
+from cellwright.ops.change import Box
 from cellwright.ops.normalize import sample_steps
 from cellwright.session.command import Command, Extras, Facts, FactsChange
 from cellwright.types import Image, Labels
