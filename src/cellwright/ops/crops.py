@@ -1,13 +1,12 @@
 """Square crops around cells, each brought to the same number of pixels: what a classifier looks at."""
 
 from collections.abc import Iterator
-from math import ceil
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cellwright.errors import SettingsError
+from cellwright.errors import AxesError, SettingsError
 from cellwright.ops.labels import equivalent_diameters
 
 Padding = Literal["zero", "edge"]
@@ -104,8 +103,28 @@ def crops(
         if rows.size:
             scale = 0.5**level
             centres = (points[rows] + 0.5) * scale - 0.5
-            cut[rows] = _sampled(plane, centres, sides_px[rows] * scale / size, size, padding)
+            steps = (sides_px[rows] * scale / size).astype(np.float32)
+            cut[rows] = _sampled(plane, centres.astype(np.float32), steps, size, padding)
     return cut
+
+
+def with_channels(cut: NDArray[np.float32], n: int) -> NDArray[np.float32]:
+    """Return crops (N, C, S, S) with ``n`` channels: grey is repeated, more than one are averaged to grey.
+
+    Raises
+    ------
+    AxesError
+        Neither makes ``n`` channels of those given.
+    """
+    given = cut.shape[1]
+    if given == n:
+        return cut
+    if given == 1:
+        return np.repeat(cut, n, axis=1)
+    if n == 1:
+        grey: NDArray[np.float32] = cut.mean(axis=1, keepdims=True)
+        return grey
+    raise AxesError(f"The classifier takes {n} channels; got an image of {given}. Choose one channel.")
 
 
 def window_of(
@@ -127,7 +146,7 @@ def window_of(
 
 
 def _most_halvings(image: NDArray[np.float32]) -> int:
-    return max(0, ceil(np.log2(min(image.shape[-2:]))))
+    return int(min(image.shape[-2:])).bit_length()
 
 
 def _halved(image: NDArray[np.float32], n: int, padding: Padding) -> Iterator[NDArray[np.float32]]:
