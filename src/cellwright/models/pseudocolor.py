@@ -90,10 +90,14 @@ class PaperNetwork(nn.Module):
 
 def _double(n_in: int, n_out: int) -> nn.Sequential:
     """Return two convolutions with normalisation; their biases are the reference's."""
-    layers: list[nn.Module] = []
-    for channels in (n_in, n_out):
-        layers += [nn.Conv2d(channels, n_out, 3, padding=1), nn.BatchNorm2d(n_out), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers)
+    return nn.Sequential(
+        *(
+            nn.Sequential(
+                nn.Conv2d(channels, n_out, 3, padding=1), nn.BatchNorm2d(n_out), nn.ReLU(inplace=True)
+            )
+            for channels in (n_in, n_out)
+        )
+    )
 
 
 class PseudocolorModel(flow.FlowModel):
