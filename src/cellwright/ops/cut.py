@@ -8,13 +8,14 @@ from numpy.typing import ArrayLike as NumpyLike
 from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.draw import line as draw_line
-from skimage.segmentation import watershed
+from skimage.graph import MCP_Geometric
 
 from cellwright.errors import AnnotationError
 from cellwright.ops.change import Box, Change, Mask, cell_in, change_of, new_number, vertices_of
 from cellwright.types import Labels
 
 CRUMB_VOXELS = 3  # fewer that a cut leaves over are no cell
+WAIST_COST = 1.5  # power of the depth; of 0 to 4 the one that cut most pairs of touching nuclei right
 SNAP_PX = 4.0  # how far beside the cell a seed may be set
 
 
@@ -71,10 +72,12 @@ def split_by_seeds(
     new: int | None = None,
     box: Box | None = None,
 ) -> Change | None:
-    """Return the change that cuts a cell between two points, where it is thinnest.
+    """Return the change that cuts a cell between two points, where it is thin.
 
-    The part of the first seed keeps the number. Each part grows from its seed over the distance to the
-    border, deepest first, so that they meet in the waist.
+    The part of the first seed keeps the number. Each voxel goes to the seed that is nearer to it when every
+    step costs the more the closer it is to the border of the cell, so that a waist is far from both. (The
+    usual watershed of the distance to the border needs seeds in the very middle of the parts: else the
+    deeper part takes most of the other.)
 
     Parameters
     ----------
@@ -88,10 +91,10 @@ def split_by_seeds(
 
     Notes
     -----
-    Source: F. Meyer, Signal Processing 38, 113 (1994), doi:10.1016/0165-1684(94)90060-4.
+    Source: distances by cost as in L. D. Cohen and R. Kimmel, International Journal of Computer Vision 24,
+    57 (1997), doi:10.1023/A:1007922224810; the cost is our own.
     """
     cell = cell_in(labels, number, box, margin=1)
-    markers = np.zeros(cell.mask.shape, np.int32)
     places = vertices_of(seeds, labels.ndim) - [part.start for part in cell.window]
     if len(places) != 2:
         raise AnnotationError(f"Splitting needs two seeds; got {len(places)}. Click twice in the cell.")
@@ -101,14 +104,12 @@ def split_by_seeds(
             f"The two seeds must be different places of cell {number}; both are at {first}. "
             "Click in the middle of each part."
         )
-    markers[first], markers[second] = 1, 2
     depth = ndimage.distance_transform_edt(np.pad(cell.mask, 1), sampling=sampling)
     depth = depth[(slice(1, -1),) * depth.ndim]
-    parts = watershed(  # type: ignore[no-untyped-call]
-        -depth, markers, mask=cell.mask
-    )
-    parts = np.where(cell.mask, _spread(parts), 0)
-    after = np.where(parts == 2, np.int32(new_number(labels, new)), cell.around)
+    costs = np.where(cell.mask, np.maximum(depth, 0.5) ** -WAIST_COST, -1.0)
+    to_first, to_second = (_distances(costs, seed, sampling) for seed in (first, second))
+    is_second = cell.mask & (to_second < to_first)
+    after = np.where(is_second, np.int32(new_number(labels, new)), cell.around)
     return change_of(labels, cell.window, after)
 
 
@@ -177,6 +178,14 @@ def _spread(parts: Labels) -> Labels:
     _, nearest = ndimage.distance_transform_edt(parts == 0, return_indices=True)
     spread: Labels = parts[tuple(nearest)]
     return spread
+
+
+def _distances(
+    costs: NDArray[np.float64], seed: tuple[int, ...], sampling: Sequence[float] | None
+) -> NDArray[np.float64]:
+    """Return the cost of the cheapest way from a seed to each voxel, infinite where there is none."""
+    distances: NDArray[np.float64] = MCP_Geometric(costs, sampling=sampling).find_costs([seed])[0]
+    return distances
 
 
 def _snapped(mask: Mask, place: NDArray[np.float64], number: int) -> tuple[int, ...]:
