@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 from pytestqt.qtbot import QtBot
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QComboBox, QFileDialog
 
 from cellwright.errors import CheckpointError
-from cellwright.models import shelf
+from cellwright.models import registry, shelf
+from cellwright.models.shelf import ShelfEntry
 from cellwright.widgets.choices import Choices, fill
+from cellwright.widgets.layers import METADATA
 from cellwright.widgets.panel import CountPanel
 
 
@@ -70,6 +73,33 @@ def test_the_channel_box_follows_the_image(viewer: ViewerModel, choices: Choices
 def test_models_of_the_shelf_are_listed_and_their_family_told(choices: Choices) -> None:
     assert titles(choices._panel.model) == ["Outlines · flow", "Choose a folder…"]
     assert (choices.model, choices.family) == ("flow", "flow")
+
+
+def test_models_are_listed_by_what_they_give_back(
+    viewer: ViewerModel, qtbot: QtBot, shelved: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    families = ["pseudocolor", "density", "someone's", "query", "centroid", "flow"]
+    entries = [ShelfEntry(one, Path(one), replace(shelved.spec, family=one), {}) for one in families]
+    monkeypatch.setattr(shelf, "models", lambda: entries)
+    panel = CountPanel()
+    qtbot.addWidget(panel)
+    choices = Choices(viewer, panel)
+    assert titles(panel.model)[:-1] == [
+        "Outlines · flow",
+        "Boxes · centroid",
+        "Ask any point · query",
+        "Volumes · pseudocolor",
+        "Density · density",
+    ]
+    assert choices.family == "flow"
+    help_text = panel.model.itemData(4, Qt.ItemDataRole.ToolTipRole)
+    assert help_text == f"A fake.\n{registry.get('density').title}."
+
+
+def test_layers_of_ours_are_no_images_to_count_in(viewer: ViewerModel, choices: Choices) -> None:
+    viewer.add_image(np.zeros((9, 9)), name="mine")
+    viewer.add_image(np.zeros((9, 9)), name="density", metadata={METADATA: {}})
+    assert titles(choices._panel.image) == ["mine"]
 
 
 def test_without_a_model_the_error_names_the_folders(

@@ -14,7 +14,9 @@ from cellwright.widgets.counting import (
     Counted,
     Request,
     count_task,
+    interval_line,
     n_cells,
+    number_text,
     progress_line,
     recount_task,
     result_line,
@@ -78,7 +80,15 @@ def test_lines_for_people(result_of: ResultOf) -> None:
     one = result_of(Image(labels, "YX", (0.5, 0.5), "i"), labels)
     assert result_line(one) == "1 cell · flow · 1.8 s"
     assert size_line(one) == "median diameter 22.6 px · 11.3 µm"
+    density = replace(one, count=411.6, interval=(394.0, 429.5))
+    assert number_text(density) == "412 ± 18"
+    assert interval_line(density) == "394 to 430 cells, 9 times of 10"
+    assert (number_text(one), interval_line(one)) == ("1", "")
     assert n_cells(replace(one, count=2041.0)) == "2,041 cells"
+    volume = result_of(Image(labels[np.newaxis], "ZYX", (2.0, 0.5, 0.5), "i"), labels[np.newaxis])
+    assert size_line(volume) == "median diameter 7.3 µm"  # of the ball of 200 cubic micrometres
+    unsized = result_of(Image(labels[np.newaxis], "ZYX", (), "i"), labels[np.newaxis])
+    assert size_line(unsized) == ""
     unknown = result_of(Image(labels, "YX", (), "i"), labels)
     assert size_line(unknown) == "median diameter 22.6 px"
 

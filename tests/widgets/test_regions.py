@@ -9,8 +9,9 @@ from napari.layers import Shapes
 from pytestqt.qtbot import QtBot
 
 from cellwright.errors import ImageError, WrongLayerError
+from cellwright.widgets.axes import channels_of
 from cellwright.widgets.drawing import ask_for_line, ask_for_region, region_layer
-from cellwright.widgets.regions import line_length_px, window_in_view, window_of_rectangle
+from cellwright.widgets.regions import line_length_px, through_slices, window_in_view, window_of_rectangle
 
 Draw = Callable[[Shapes, Any], None]
 
@@ -135,3 +136,19 @@ def test_the_region_is_the_active_shapes_layer_else_the_topmost_with_shapes(view
     assert region_layer(viewer) is asked
     boxes = viewer.add_shapes([np.array([[1, 1], [1, 5], [5, 5], [5, 1]])], metadata={"cellwright": {}})
     assert region_layer(viewer) is not boxes
+
+
+@pytest.mark.parametrize(("n_around", "slices"), [(1, slice(3, 6)), (None, slice(0, 6)), (9, slice(0, 6))])
+def test_a_window_is_widened_to_the_slices_around_it(
+    viewer: ViewerModel, n_around: int | None, slices: slice
+) -> None:
+    layer = viewer.add_image(np.zeros((6, 3, 40, 60)), axis_labels=("z", "c", "y", "x"))
+    window = (slice(4, 5), slice(1, 2), slice(3, 9), slice(0, 60))
+    channel = channels_of(layer)[1]
+    assert through_slices(window, layer, channel, n_around) == (slices, *window[1:])
+
+
+def test_a_window_without_slices_stays(viewer: ViewerModel) -> None:
+    layer = viewer.add_image(np.zeros((40, 60)))
+    window = (slice(3, 9), slice(0, 60))
+    assert through_slices(window, layer, None) == window

@@ -87,17 +87,22 @@ class CalibrationTable(QWidget):
                 item.setFlags(Qt.ItemFlag.ItemIsEnabled)
                 item.setTextAlignment(Qt.AlignmentFlag.AlignCenter)
                 self.table.setItem(row, column, item)
-            box = QSpinBox()
-            box.setRange(UNKNOWN, MOST_CELLS)
-            box.setSpecialValueText("?")
-            box.setFrame(False)
-            box.setValue(count)
-            self.table.setCellWidget(row, 2, box)
+            if self.table.cellWidget(row, 2) is None:
+                self.table.setCellWidget(row, 2, _counter())
+            self._box(row).setValue(count)
 
     def _box(self, row: int) -> QSpinBox:
         box = self.table.cellWidget(row, 2)
         assert isinstance(box, QSpinBox)
         return box
+
+
+def _counter() -> QSpinBox:
+    box = QSpinBox()
+    box.setRange(UNKNOWN, MOST_CELLS)
+    box.setSpecialValueText("?")
+    box.setFrame(False)
+    return box
 
 
 class CalibrateTool(QObject):

@@ -18,6 +18,7 @@ from cellwright.tasks import Progress, Task
 from cellwright.widgets.axes import Channel, channels_of
 from cellwright.widgets.classes import classifiers
 from cellwright.widgets.job import Job
+from cellwright.widgets.layers import METADATA
 from cellwright.widgets.panel import OUTPUTS, CountPanel
 
 OTHER_FOLDER = ""  # data of the entry that asks for a model folder
@@ -102,7 +103,11 @@ class Choices(QObject):
         """List the image layers; the active one, if it is an image, becomes the chosen one."""
         if not isalive(self):  # type: ignore[no-untyped-call]
             return  # napari holds this callback by a weak reference, which may outlive the widget
-        images = [layer for layer in self._viewer.layers if isinstance(layer, ImageLayer)]
+        images = [
+            layer
+            for layer in self._viewer.layers
+            if isinstance(layer, ImageLayer) and METADATA not in layer.metadata  # no density of ours
+        ]
         entries = [(layer.name, str(layer.unique_id)) for layer in reversed(images)]
         active = self._viewer.layers.selection.active
         wanted = str(active.unique_id) if active in images else self._panel.image.currentData()
@@ -166,18 +171,15 @@ def model_title(name: str, family: str) -> str:
 
     Examples
     --------
-    ``Outlines · flow``, ``Points and boxes · centroid``
+    ``Outlines · flow``, ``Boxes · centroid``
     """
     return f"{wanted_title(registry.get(family))} · {name}"
 
 
 def wanted_title(family: registry.Family) -> str:
     """Return what someone who chooses this family wants back, in a word or three."""
-    if family.name in WANTED:
-        return WANTED[family.name]
-    if "Labels" in family.returns:
-        return OUTPUTS["Labels"]
-    return " and ".join(OUTPUTS[output] for output in family.returns).capitalize()
+    richest = next(output for output in ("Labels", "Shapes", "Points", "Image") if output in family.returns)
+    return WANTED.get(family.name, OUTPUTS[richest])
 
 
 def model_help(spec: ModelSpec) -> str:

@@ -23,6 +23,7 @@ from cellwright.widgets.counting import (
     Request,
     can_recount,
     count_task,
+    interval_line,
     number_text,
     recount_task,
     result_line,
@@ -30,11 +31,17 @@ from cellwright.widgets.counting import (
 )
 from cellwright.widgets.drawing import ask_for_line, ask_for_region, region_layer
 from cellwright.widgets.job import Job
-from cellwright.widgets.layers import Source, image_layer, place, remove, source_of
+from cellwright.widgets.layers import Source, Window, image_layer, place, remove, source_of
 from cellwright.widgets.looks import legend_of
-from cellwright.widgets.panel import CountPanel
+from cellwright.widgets.panel import NEED_VOLUMES, CountPanel
 from cellwright.widgets.pseudocolor import show_colours
-from cellwright.widgets.regions import PREVIEW_PX, window_in_view, window_of_rectangle
+from cellwright.widgets.regions import (
+    PREVIEW_PX,
+    PREVIEW_SLICES,
+    through_slices,
+    window_in_view,
+    window_of_rectangle,
+)
 from cellwright.widgets.retune import Retuner
 from cellwright.widgets.running import Runner
 
@@ -166,7 +173,7 @@ class CountWidget(QWidget):
         layer = image_layer(self.choices.layer)
         region, window = self.panel.region.currentData(), None
         if region == "view":
-            window = window_in_view(self.viewer, layer)
+            window = self._with_context(window_in_view(self.viewer, layer), layer)
         elif region == "drawn":
             shapes = region_layer(self.viewer)
             if shapes is None:
@@ -175,9 +182,15 @@ class CountWidget(QWidget):
             window = window_of_rectangle(shapes, layer)
         return source_of(layer, self.choices.channel, window)
 
+    def _with_context(self, window: Window, layer: ImageLayer, n_around: int | None = None) -> Window:
+        """Return the window with slices around it, where the family needs them."""
+        if self.choices.family not in NEED_VOLUMES:
+            return window
+        return through_slices(window, layer, self.choices.channel, n_around)
+
     def _preview_source(self) -> Source:
         layer = image_layer(self.choices.layer)
-        window = window_in_view(self.viewer, layer, PREVIEW_PX)
+        window = self._with_context(window_in_view(self.viewer, layer, PREVIEW_PX), layer, PREVIEW_SLICES)
         return replace(source_of(layer, self.choices.channel, window), is_preview=True)
 
     def _on_count_returned(self, counted: Counted) -> None:
@@ -226,8 +239,8 @@ class CountWidget(QWidget):
         line = result_line(result)
         if counted.request.source.is_preview:
             line = f"preview of the view: {line}"
-        details = f"{counted.request.source.image.name}\n{size_line(result)}".strip()
-        self.panel.show_count(number_text(result), line, details, legend_of(result))
+        details = (interval_line(result), counted.request.source.image.name, size_line(result))
+        self.panel.show_count(number_text(result), line, "\n".join(filter(None, details)), legend_of(result))
         self.panel.save.setEnabled(True)
         self.counted_changed.emit(counted)
 

@@ -5,11 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from napari.layers import Layer
 
 from cellwright.inference.settings import EngineSettings
-from cellwright.ops.labels import equivalent_diameters
+from cellwright.io.tables import cells_table
 from cellwright.tasks import Progress, Task
 from cellwright.types import Result
 from cellwright.widgets.classes import classified_task, unclassified
@@ -98,8 +97,7 @@ def result_line(result: Result) -> str:
     --------
     ``412 cells · flow · 1.8 s``
     """
-    count = f"{interval_line(result)}" if result.interval else n_cells(result)
-    return f"{count} · {result.provenance.model} · {result.provenance.seconds:.1f} s"
+    return f"{n_cells(result)} · {result.provenance.model} · {result.provenance.seconds:.1f} s"
 
 
 def number_text(result: Result) -> str:
@@ -152,10 +150,11 @@ def n_cells(result: Result) -> str:
 
 
 def size_line(result: Result) -> str:
-    """Return the median diameter of the cells in pixels and, where known, micrometres, or nothing."""
-    if not len(result.cells):
-        return ""
-    diameter = float(np.median(equivalent_diameters(result.cells.areas)))
-    pixel_um = result.provenance.pixel_size_um[-2:]
-    physical = f" · {diameter * float(np.sqrt(np.prod(pixel_um))):.1f} µm" if pixel_um else ""
-    return f"median diameter {diameter:.1f} px{physical}"
+    """Return the median diameter of the cells in pixels and, where known, micrometres, or nothing.
+
+    Of a volume, whose voxels are seldom cubes, in micrometres alone.
+    """
+    table = cells_table(result)
+    units = {"diameter_px": "px", "diameter_um": "µm"}
+    sizes = [f"{table[name].median():.1f} {unit}" for name, unit in units.items() if name in table]
+    return f"median diameter {' · '.join(sizes)}" if len(table) and sizes else ""

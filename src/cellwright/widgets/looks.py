@@ -23,14 +23,15 @@ FEATURES = (
 OUTLINE_PX = 2
 LARGEST_OUTLINED_PX = 1_500_000  # napari finds outlines in the GUI thread; larger frames would stall it
 N_COLOURS = 49
-POINT_SHARE = 0.25  # of the middle side of the boxes
-BOX_EDGE_SHARE = 0.04
+POINT_SHARE = 0.18  # of the middle side of the boxes
+BOX_EDGE_SHARE = 0.025
 LONE_DIAMETER_PX = 10.0  # taken where there are no cells to tell
 COLOUR = "#3fd0c9"
 CLASS_COLOURS = ("#ff9f1c", "#4cc9f0", "#f72585", "#b5e48c", "#9d6bff", "#ffe066", "#2ec4b6", "#ff6b6b")
 NO_CLASS_COLOUR = "#b0b4bb"
 DENSITY_COLOURMAP = "inferno"
-DENSITY_OPACITY = 0.75
+DENSITY_OPACITY = 0.85
+DENSITY_GAMMA = 0.6  # a large cell spreads its one over many pixels; it is to be seen beside small ones
 
 
 def make_layer(
@@ -161,6 +162,7 @@ def _density_layer(
         colormap=DENSITY_COLOURMAP,
         blending="additive",
         opacity=DENSITY_OPACITY,
+        gamma=DENSITY_GAMMA,
         contrast_limits=(0.0, highest),
         **placement,
     )

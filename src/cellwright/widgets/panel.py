@@ -29,6 +29,8 @@ REGIONS = {"whole": "Whole image", "view": "What I see", "drawn": "Drawn region"
 OUTPUTS = {"Labels": "Outlines", "Points": "Points", "Shapes": "Boxes", "Image": "Density"}
 OWN_ROWS = ("device", "channel", "diameter_px")  # engine settings with a control of their own
 PROGRESS_HEIGHT_PX = 26
+NEED_VOLUMES = ("pseudocolor",)  # families to which a slice alone says too little
+LONGEST_LARGE = 6  # characters of the number that fit into the panel at full size
 
 
 class CountPanel(QWidget):
@@ -106,6 +108,7 @@ class CountPanel(QWidget):
     def show_count(self, number: str, line: str, details: str, legend: str = "") -> None:
         """Show the large number and what stands under it; the legend of classes is rich text."""
         self.number.setText(number)
+        set_state(self.number, "long", on=len(number) > LONGEST_LARGE)
         self.line.setText(line)
         for label, text in ((self.legend, legend), (self.details, details)):
             label.setText(text)
@@ -122,6 +125,7 @@ class CountPanel(QWidget):
         self.classes.setEnabled(has_cells)
         self.ask.setVisible(has_cells)
         self.calibrate.setVisible(not has_cells)
+        self.colours.setVisible(family.name in NEED_VOLUMES)
 
     def _choices(self) -> QFormLayout:
         self.image, self.model, self.device = QComboBox(), QComboBox(), QComboBox()

@@ -8,9 +8,11 @@ from napari.layers import Shapes
 from numpy.typing import NDArray
 
 from cellwright.errors import ImageError, WrongLayerError
+from cellwright.widgets.axes import Channel, axes_of
 from cellwright.widgets.layers import Window
 
 PREVIEW_PX = 1024
+PREVIEW_SLICES = 4  # on either side of the one in sight
 
 
 def window_in_view(viewer: Any, layer: ImageLayer, largest_px: int | None = None) -> Window:
@@ -48,6 +50,29 @@ def window_in_view(viewer: Any, layer: ImageLayer, largest_px: int | None = None
         low[-2:] = np.maximum(low, np.ceil(middle - half))[-2:]
         high[-2:] = np.minimum(high, np.ceil(middle + half) - 1)[-2:]
     return _window(layer, low, high + 1, "The image is out of sight. Press Home in the viewer to see it.")
+
+
+def through_slices(
+    window: Window, layer: ImageLayer, channel: Channel | None, n_around: int | None = None
+) -> Window:
+    """Return a window in one slice of a volume widened to slices around it; an image without any stays.
+
+    Parameters
+    ----------
+    window
+        In pixels of the layer.
+    layer, channel
+        What is to be counted in.
+    n_around
+        Slices on either side; None takes all.
+    """
+    place = axes_of(layer, channel).find("Z")
+    if place < 0:
+        return window
+    n_slices = _shape(layer)[place]
+    reach = n_slices if n_around is None else n_around
+    first, end = max(window[place].start - reach, 0), min(window[place].stop + reach, n_slices)
+    return (*window[:place], slice(first, end), *window[place + 1 :])
 
 
 def window_of_rectangle(shapes: Shapes, layer: ImageLayer) -> Window:

@@ -7,9 +7,9 @@ from qtpy.QtWidgets import QHBoxLayout, QWidget
 STYLE = """
 #card { background: rgba(128, 128, 128, 28); border-radius: 8px; }
 #number { font-size: 40pt; font-weight: 600; background: transparent; }
+#number[long="true"] { font-size: 26pt; }
 #line, #legend, #details, #card QLabel, #thresholds, #thresholds QWidget { background: transparent; }
 #details, #status, #hint { color: rgba(150, 155, 165, 255); }
-#legend { font-size: 11pt; }
 #thresholds QDoubleSpinBox { min-width: 36px; max-width: 36px; padding: 0px; }
 #count { font-weight: 600; padding: 8px; border-radius: 5px; color: white; background: #1f8f8a; }
 #count:hover { background: #27a8a2; }
@@ -39,7 +39,9 @@ def put(layout: Any, widgets: list[QWidget]) -> None:
     """Fill a layout with these widgets instead of those it had."""
     layout.setContentsMargins(0, 0, 0, 0)
     while layout.count():
-        layout.takeAt(0).widget().deleteLater()
+        old = layout.takeAt(0).widget()
+        old.hide()  # it is deleted later, and would be seen until then
+        old.deleteLater()
     for widget in widgets:
         layout.addWidget(widget)
 
