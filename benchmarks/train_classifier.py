@@ -2,15 +2,15 @@
 
     python benchmarks/train_classifier.py blood --data FOLDER --output FOLDER
 
-DATA holds one training folder for each dataset. ``--held-out`` trains without every sixth training image and
-scores those instead, for trying settings. Datasets without a split ``val`` always hold them
-out and are scored by them.
+FOLDER holds one training folder for each dataset. ``--held-out`` trains without every sixth training image
+and scores those instead, for trying settings. A dataset without a split ``val`` always holds them out.
 """
 
 import argparse
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from textwrap import fill
 
 from cellwright.io.dataset import Dataset, read_dataset
 from cellwright.models.classifier import load
@@ -63,6 +63,16 @@ RECIPES = {
     ),
 }
 
+CAUTION = (
+    "Not for diagnosis. Blood is all that was in the training data: look at the result before you believe it."
+)
+
+REMARKS = {
+    "own": "No setting was chosen by\nthese images. *Places alone*: without their boxes, each cell taken to be as "
+    "large as the median cell of its\nimage.",
+    "typical": "No setting was chosen\nby these images.",
+}
+
 CARD = """# {title}
 
 Preset `{preset}` of the classifiers, trained by the authors of napari-cellwright. The weights may be used for
@@ -70,7 +80,7 @@ any purpose, commercial use included, under the BSD-3-Clause licence of the pack
 
 ## Use
 
-{use} Not for diagnosis. Blood is all that was in the training data: look at the result before you believe it.
+{use}
 
 ## Training data
 
@@ -82,15 +92,14 @@ Only cells with a class were used; nothing was taken for background.
 
     python benchmarks/train_classifier.py {name} --data DATA --output FOLDER
 
-Seed {seed}, {steps} steps of {batch_size} crops, turned, mirrored, shifted, zoomed and recoloured at random;
-rare classes are shown oftener (chance of a cell: its class's frequency to the power of -{balance:g}). The
-weights are the running average at the last step; no validation image chose them. The curve is in
-`curve.json` beside this card.
+Seed {seed}, {steps} steps of {batch_size} crops, turned, mirrored, shifted, zoomed and recoloured at random; rare
+classes are shown oftener (chance of a cell: the frequency of its class to the power of -{balance:g}). The weights are
+the running average at the last step; no validation image chose them. The curve is in `curve.json` beside
+this card.
 
 ## Scores
 
-On annotated places and boxes of images not trained on; rows are the true classes, columns what was said.
-{remark}
+On annotated cells of images not trained on; rows are the true classes, columns what was said. {remark}
 
 {scores}
 """
@@ -179,13 +188,13 @@ def main() -> None:
         name=options.name,
         title=recipe.title,
         preset=classifier.spec.preset,
-        use=recipe.use,
+        use=fill(f"{recipe.use} {CAUTION}", 108),
         data=data_lines(sources),
         seed=recipe.settings.seed,
         steps=recipe.settings.steps,
         batch_size=recipe.settings.batch_size,
         balance=recipe.settings.balance,
-        remark="No setting was chosen by these images.",
+        remark=REMARKS[classifier.spec.window],
         scores="\n\n".join(tables),
     )
     (folder / "card.md").write_text(card, encoding="utf-8")
