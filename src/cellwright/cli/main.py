@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cellwright.cli.classify import train_classifier
 from cellwright.cli.count import count
 from cellwright.cli.evaluate import evaluate
 from cellwright.cli.models import models
@@ -20,7 +21,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # its panels cut long flags short
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (count, models, train, evaluate):
+for command in (count, models, train, train_classifier, evaluate):
     app.command()(command)
 
 
