@@ -3,7 +3,7 @@
     python benchmarks/train_classifier.py blood --data FOLDER --output FOLDER
 
 FOLDER holds one training folder for each dataset. ``--held-out`` trains without every sixth training image
-and scores those instead, for trying settings. A dataset without a split ``val`` always holds them out.
+and scores those instead, for trying settings.
 """
 
 import argparse
@@ -37,41 +37,17 @@ RECIPES = {
         title="Red cells, white cells and platelets in stained blood smears",
         use="For cells found by any model in stained RGB images of blood smears: red cell (RBC), white cell "
         "(WBC) or platelet. The window is 1.5 times the longer side of the cell, and the network is "
-        "told how large the cell is beside the median cell of the image, so cells should come with boxes or "
-        "masks. It has no class for dirt or for cells of other kinds.",
+        "told how large the cell is beside the median cell of the image. Points without boxes or masks are "
+        "taken to be of the stated diameter, else of {diameter:g} pixels. It has no class for dirt or for "
+        "cells of other kinds.",
         names={"bccd": {"Platelets": "Platelet"}, "blood_boxes": {}},
         settings=ClassifyTrainingSettings(seed=1, steps=500, steps_per_epoch=100),
-    ),
-    "red_cells": Recipe(
-        title="Shapes of red cells in stained blood smears",
-        use="For red cells found by any model in stained, RGB brightfield images of blood smears. The window "
-        "is 1.5 times the typical cell of the image. It tells shapes roughly, from few images of one "
-        "laboratory: see the recall of each before you believe it. Cells that are merely large or small were "
-        "left out, and white cells and platelets were not there: classify with blood first.",
-        names={
-            "chula_rbc12": {
-                "macrocyte": "",
-                "microcyte": "",
-                "uncategorised": "",
-                "ovalocyte": "oval",
-                "elliptocyte": "oval",
-                "schistocyte": "fragment",
-                "hypochromia": "hypochromic",
-            }
-        },
-        settings=ClassifyTrainingSettings(seed=1, steps=700, steps_per_epoch=100, diameter_px=48.0),
     ),
 }
 
 CAUTION = (
     "Not for diagnosis. Blood is all that was in the training data: look at the result before you believe it."
 )
-
-REMARKS = {
-    "own": "No setting was chosen by\nthese images. *Places alone*: without their boxes, each cell taken to be as "
-    "large as the median cell of its\nimage.",
-    "typical": "No setting was chosen\nby these images.",
-}
 
 CARD = """# {title}
 
@@ -92,14 +68,16 @@ Only cells with a class were used; nothing was taken for background.
 
     python benchmarks/train_classifier.py {name} --data DATA --output FOLDER
 
-Seed {seed}, {steps} steps of {batch_size} crops, turned, mirrored, shifted, zoomed and recoloured at random; rare
-classes are shown oftener (chance of a cell: the frequency of its class to the power of -{balance:g}). The weights are
-the running average at the last step; no validation image chose them. The curve is in `curve.json` beside
-this card.
+Seed {seed}, {steps} steps of {batch_size} crops, turned, mirrored, shifted, zoomed and recoloured at random.
+Rare classes are shown oftener (chance of a cell: the frequency of its class to the power of -{balance:g}).
+Each cell is shown with its box and as a bare place. The weights are the running average at the last step; no
+validation image chose them. The curve is in `curve.json` beside this card.
 
 ## Scores
 
-On annotated cells of images not trained on; rows are the true classes, columns what was said. {remark}
+On annotated cells of images not trained on; rows are the true classes, columns what was said. No setting was
+chosen by these images. *Places alone*: without their boxes, each cell taken to be as large as the median cell
+of its image.
 
 {scores}
 """
@@ -114,8 +92,8 @@ def sources_of(recipe: Recipe, folder: Path, *, held_out: bool) -> list[Source]:
 
 
 def split(dataset: Dataset, *, held_out: bool) -> Dataset:
-    """Return the dataset with every sixth training image as its validation images, where it needs some."""
-    if len(dataset.select("val")) and not held_out:
+    """Return the dataset with every sixth training image as its validation images, where that is wanted."""
+    if not held_out:
         return dataset
     training = dataset.select("train").items
     chosen = {item.name for item in sorted(training, key=lambda item: item.name)[::HELD_OUT]}
@@ -178,8 +156,8 @@ def main() -> None:
     tables = []
     for source in sources:
         n_images = len(source.dataset.select("val"))
-        kind = "every sixth training image" if options.held_out or options.name == "red_cells" else "val"
-        for bare in [False] + [True] * (classifier.spec.window == "own"):
+        kind = "every sixth training image" if options.held_out else "val"
+        for bare in (False, True):
             cohort = run(read_cohort([source], classifier.spec, "val", sighted=not bare, bare=bare))
             how = f"{source.dataset.folder.name} {kind}{', places alone' if bare else ''}"
             tables.append(score_lines(how, n_images, run(score(classifier, cohort))))
@@ -188,13 +166,12 @@ def main() -> None:
         name=options.name,
         title=recipe.title,
         preset=classifier.spec.preset,
-        use=fill(f"{recipe.use} {CAUTION}", 108),
+        use=fill(f"{recipe.use} {CAUTION}".format(diameter=classifier.spec.diameter_px), 108),
         data=data_lines(sources),
         seed=recipe.settings.seed,
         steps=recipe.settings.steps,
         batch_size=recipe.settings.batch_size,
         balance=recipe.settings.balance,
-        remark=REMARKS[classifier.spec.window],
         scores="\n\n".join(tables),
     )
     (folder / "card.md").write_text(card, encoding="utf-8")
