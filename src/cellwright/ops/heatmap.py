@@ -45,7 +45,7 @@ class CentroidSettings:
             "step": 0.01,
             "tooltip": "Lowest height of the heatmap in the middle of a cell to be kept.",
         },
-    ] = 0.5
+    ] = 0.45
     max_overlap: Annotated[
         float,
         {
@@ -54,7 +54,7 @@ class CentroidSettings:
             "step": 0.01,
             "tooltip": "Where boxes share more of their joint area than this, only the surest is kept.",
         },
-    ] = 0.2
+    ] = 0.25
     min_side_px: Annotated[
         float, {"min": 0.0, "max": 1000.0, "tooltip": "Smallest height and width of a box, in pixels."}
     ] = 2.0
