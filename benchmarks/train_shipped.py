@@ -3,7 +3,11 @@
     python benchmarks/train_shipped.py joint --data FOLDER --output FOLDER
 
 FOLDER holds one training folder for each dataset (images/, masks/, meta.json). The seed is fixed; a run that
-was stopped goes on where it ended. The curve of each stage is written beside the weights.
+was stopped goes on where it ended. All families learn together first, then each on its own:
+
+    python benchmarks/train_shipped.py flow --data FOLDER --output FOLDER --start FOLDER
+
+The curve of each run is written beside the weights.
 """
 
 import argparse
@@ -66,6 +70,66 @@ RECIPES = {
             augmentation=0.5,
             exclude_boundaries=0.0,
             **SIZES,
+        ),
+    ),
+    "flow": Recipe(
+        families={"flow": 1.0},
+        extra=NUCLEI,
+        settings=TrainingSettings(
+            seed=4,
+            pretrain_steps=0,
+            finetune_steps=3000,
+            steps_per_epoch=500,
+            finetune_rate=8e-4,
+            replay=0.1,
+            augmentation=0.3,
+            **SIZES,
+        ),
+    ),
+    "centroid": Recipe(
+        families={"centroid": 1.0},
+        extra=dict.fromkeys(BLOOD),
+        settings=TrainingSettings(
+            seed=5,
+            pretrain_steps=0,
+            finetune_steps=3000,
+            steps_per_epoch=500,
+            finetune_rate=1e-3,
+            replay=0.6,
+            augmentation=0.4,
+            smallest_diameter_px=7.0,
+            largest_diameter_px=120.0,
+        ),
+    ),
+    "query": Recipe(
+        families={"query": 1.0},
+        extra={**NUCLEI, **dict.fromkeys(BLOOD)},
+        settings=TrainingSettings(
+            seed=6,
+            pretrain_steps=0,
+            finetune_steps=1500,
+            steps_per_epoch=500,
+            finetune_rate=6e-4,
+            replay=0.2,
+            augmentation=0.3,
+            **SIZES,
+        ),
+    ),
+    "density": Recipe(
+        families={"density": 1.0},
+        extra=NUCLEI,
+        settings=TrainingSettings(
+            seed=7,
+            pretrain_steps=0,
+            finetune_steps=2500,
+            steps_per_epoch=500,
+            finetune_rate=5e-4,
+            replay=0.1,
+            augmentation=0.4,
+            batch_size=6,
+            patch_px=256,
+            smallest_diameter_px=9.0,
+            largest_diameter_px=60.0,
         ),
     ),
 }

@@ -224,7 +224,7 @@ def test_density_keeps_its_integral_under_zoom(cut_for, seed):
     counts = [
         float(patch.targets[0][torch.from_numpy(inside == i)].sum()) for i in range(1, inside.max() + 1)
     ]
-    assert np.allclose(counts, 1 - np.exp(-1 / (0.2 * np.pi)), atol=0.02)
+    assert np.allclose(counts, 1 - np.exp(-1 / (0.2 * np.pi)), atol=0.04)  # of nearest pixels
 
 
 def test_sizes_are_those_of_the_patch_and_unknown_after_other_than_quarter_turns(cut_for):

@@ -160,7 +160,8 @@ def _batches(steps: range, pools: _Pools, settings: TrainingSettings) -> Iterato
         rng = np.random.default_rng((settings.seed, step))
         if step < settings.pretrain_steps or pools.tune is None:
             return make_batch([(pools.pretrain, settings.batch_size)], settings, rng, exclude=True)
-        n_replay = int(rng.binomial(settings.batch_size, settings.replay)) if settings.pretrain_steps else 0
+        has_more = len(pools.pretrain.samples) > len(pools.tune.samples)
+        n_replay = int(rng.binomial(settings.batch_size, settings.replay)) if has_more else 0
         parts = [(pools.tune, settings.batch_size - n_replay), (pools.pretrain, n_replay)]
         return make_batch(parts, settings, rng, exclude=False)
 

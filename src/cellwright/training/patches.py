@@ -19,7 +19,7 @@ from cellwright.types import Annotation, Image, Labels
 
 MAX_FRAMES = 12  # frames taken from one stack
 SLICE_PIXELS = 8_000_000  # of one volume that is learned as such: all slices of a small one
-FARTHEST_ZOOM = 2.0  # samples whose cells are more than this times too large or small are resized once
+FARTHEST_ZOOM = 2.0  # images whose cells are this many times beyond the model's range are resized once
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +130,9 @@ def make_sample(
 def _sample(
     name: str, group: str, scaled: np.ndarray, annotation: Annotation, model: CellModel, diameter: float
 ) -> Sample:
-    zoom = model.spec.diameter_px / diameter if diameter > 0 else 1.0
-    if not 1 / FARTHEST_ZOOM <= zoom <= FARTHEST_ZOOM:
+    low, high = model.spec.diameter_range_px
+    if diameter > 0 and not low / FARTHEST_ZOOM <= diameter <= high * FARTHEST_ZOOM:
+        zoom = model.spec.diameter_px / diameter
         shape = zoomed(annotation.shape, zoom)
         scaled, annotation = resize(scaled, shape), resize_annotation(annotation, shape)
         diameter *= zoom
