@@ -249,9 +249,21 @@ def _drawn_cell(
         for i in (0, 1)
     ]
     ellipse = (axes[0][:, np.newaxis] ** 2 + axes[1] ** 2 <= 1).astype(np.float32)
-    blurred = ndimage.uniform_filter(ellipse, [max(1, int(BLUR * n)) for n in extent], mode="constant")
+    blurred = ellipse
+    for axis, length in enumerate(extent):
+        blurred = _centred_filter(blurred, max(1, int(BLUR * length)), axis)
     peak = blurred.max()
     return blurred / peak if peak > 0 else blurred, (int(corner[0]), int(corner[1]))
+
+
+def _centred_filter(values: NDArray[np.float32], size: int, axis: int) -> NDArray[np.float32]:
+    """Return a box filter that moves nothing: one of even size is the mean of its two off-centre places."""
+    first: NDArray[np.float32] = ndimage.uniform_filter1d(values, size, axis, mode="constant")
+    if size % 2:
+        return first
+    second = ndimage.uniform_filter1d(values, size, axis, mode="constant", origin=-1)
+    centred: NDArray[np.float32] = (first + second) / 2
+    return centred
 
 
 def _overlap(
