@@ -15,6 +15,7 @@ import json
 import os
 import struct
 import time
+import weakref
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -96,6 +97,7 @@ class Journal:
             self._file = path.open("r+b", buffering=0)
             self._file.truncate(n_bytes)
             self._file.seek(n_bytes)
+        weakref.finalize(self, self._file.close)  # where nobody closes the session
 
     @classmethod
     def create(cls, path: Path, start: Start) -> "Journal":
