@@ -290,3 +290,21 @@ def test_control_c_in_a_real_process(tmp_path, image_path):
     assert process.returncode == 130
     assert err.startswith("Cancelled; ")
     assert "Traceback" not in err
+
+
+def test_cells_get_classes(cli, image_path, blobs, tmp_path):
+    code, out, _ = cli("count", image_path, "--classifier", "blood", "--output", tmp_path, "--json")
+    row = json.loads(out)
+    assert code == 0
+    assert set(row["classes"]) == {"RBC", "WBC", "Platelet"}
+    assert sum(row["classes"].values()) == row["count"] == len(blobs)
+    table = pandas.read_csv(tmp_path / "discs.cells.csv")
+    assert table["class"].value_counts().to_dict() == {k: n for k, n in row["classes"].items() if n}
+    _, out, _ = cli("count", image_path, "--classifier", "blood")
+    assert [line.split()[0] for line in out.splitlines()[2:]] == list(row["classes"])
+
+
+def test_an_unknown_classifier_stops_the_run_at_once(cli, image_path, oracle):
+    code, out, err = cli("count", image_path, "--classifier", "nothing")
+    assert (code, out) == (1, "")
+    assert "nothing" in err

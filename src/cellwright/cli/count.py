@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,8 +34,9 @@ class Choices:
     names: tuple[str, ...]
     settings: Any
     engine: EngineSettings
-    axes: str | None
-    output: Path | None
+    axes: str | None = None
+    output: Path | None = None
+    classifier: str | None = None
 
     @property
     def title(self) -> str:
@@ -59,12 +60,17 @@ def count(
         str | None,
         typer.Option(help="Axes of the images, as letters of TCZYX; read from the file or guessed."),
     ] = None,
+    classifier: Annotated[
+        str | None, typer.Option(help="Name or folder of a classifier that gives each cell its class.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image.")] = False,
     **flags: Any,
 ) -> None:
     """Count the cells of images and print how many there are."""
     prepare_output(images, output)
-    choices = make_choices(model, flags, axes=axes, output=output)
+    choices = replace(make_choices(model, flags), axes=axes, output=output, classifier=classifier)
+    if classifier is not None:
+        check_classifier(classifier, choices)
     table = Table(images, choices.title, as_json=as_json)
     n_failed = 0
     for done, path in enumerate(images):
@@ -86,9 +92,7 @@ def describe(error: Exception) -> str:
     return str(error) if isinstance(error, CellwrightError) else f"{type(error).__name__}: {error}"
 
 
-def make_choices(
-    names: list[str], flags: dict[str, Any], *, axes: str | None = None, output: Path | None = None
-) -> Choices:
+def make_choices(names: list[str], flags: dict[str, Any]) -> Choices:
     """Return models and settings, checked before the first image is read.
 
     Raises
@@ -104,7 +108,28 @@ def make_choices(
     models = load_models(tuple(names))
     kind = registry.get(models[0].spec.family).settings
     refuse_foreign(flags, EngineSettings, kind)
-    return Choices(models, tuple(names), read_settings(kind, flags), engine, axes, output)
+    return Choices(models, tuple(names), read_settings(kind, flags), engine)
+
+
+def check_classifier(name: str, choices: Choices) -> None:
+    """Raise before the first image is read where classes cannot be given.
+
+    Raises
+    ------
+    CheckpointError
+        There is no such classifier.
+    SettingsError
+        The model finds no single cells.
+    """
+    from cellwright.models.classifier_spec import find_classifier
+
+    find_classifier(name)
+    family = registry.get(choices.models[0].spec.family)
+    if family.kind != "cells":
+        raise SettingsError(
+            f"Classes belong to single cells; {family.name} gives only their {family.kind}. Choose another "
+            "model, or leave the classifier out."
+        )
 
 
 def prepare_output(images: list[Path], output: Path | None) -> None:
@@ -137,6 +162,10 @@ def count_one(path: Path, choices: Choices, table: "Table", *, label: str) -> No
 
     image = read_image(path, choices.axes)
     result = run_with_bar(count_cells(image, choices.names, choices.settings, choices.engine), label)
+    if choices.classifier is not None:
+        from cellwright.inference.classify import classify
+
+        result = run_with_bar(classify(result, image, choices.classifier, choices.engine), label)
     for notice in result.notices:
         typer.echo(f"note: {path}: {notice}", err=True)
     try:
@@ -187,11 +216,13 @@ class Table:
 
     def show(self, path: Path, result: Result) -> None:
         """Print the row of an image."""
-        from cellwright.io.tables import plain_count
+        from cellwright.io.tables import class_counts, plain_count
 
         n, seconds = plain_count(result.count), result.provenance.seconds
         if self._as_json:
             row: dict[str, Any] = {"image": str(path), "model": self._model, "count": n}
+            if result.cells.classes is not None:
+                row["classes"] = class_counts(result)
             if result.interval:
                 row["interval"] = [round(end, 1) for end in result.interval]
             typer.echo(json.dumps({**row, "seconds": round(seconds, 3), "device": result.provenance.device}))
@@ -201,6 +232,8 @@ class Table:
             self._has_heading = True
         shown = str(n) if result.interval is None else interval_text(result)
         self._print(str(path), self._model, shown, f"{seconds:.2f}")
+        for name, number in class_counts(result).items():
+            self._print("", name, str(number), "")
 
     def _print(self, image: str, model: str, n: str, seconds: str) -> None:
         first, second = self._widths

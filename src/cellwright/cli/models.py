@@ -18,7 +18,7 @@ def models(
     if as_table:
         typer.echo(families_table())
         return
-    from cellwright.models import shelf
+    from cellwright.models import classifier_spec, shelf
 
     for entry in shelf.models():
         low, high = entry.spec.diameter_range_px
@@ -32,6 +32,12 @@ def models(
         for name, score in entry.scores.items():
             typer.echo(f"    {name}: {score:.3f}")
         typer.echo(f"    {entry.folder}")
+    if as_json:
+        return
+    for kind in classifier_spec.classifiers():
+        typer.echo(f"{kind.name}  (classifier: {', '.join(kind.spec.classes)})")
+        typer.echo(f"    {kind.spec.title}")
+        typer.echo(f"    {kind.folder}")
 
 
 def families_table() -> str:

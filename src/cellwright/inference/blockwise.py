@@ -183,9 +183,9 @@ def _free(cells: Cells, own: Labels, block: Tile, window: Labels) -> Cells:
     left = np.bincount(labels.ravel(), minlength=len(rows) + 1)[1:]
     free = left > TAKEN * cells.areas[rows]
     labels, rows = keep(labels, free), rows[free]
-    areas, points, boxes = measure(labels)
+    areas, _, boxes = measure(labels)
     classes = None if cells.classes is None else cells.classes[rows]
-    return Cells(points, boxes, cells.scores[rows], areas, labels, classes)
+    return Cells(cells.points[rows], boxes, cells.scores[rows], areas, labels, classes)
 
 
 def _claimed(points: NDArray[np.float32], block: Tile) -> NDArray[np.bool_]:

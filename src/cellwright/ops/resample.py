@@ -44,22 +44,19 @@ def resize_labels(labels: Labels, shape: Shape) -> Labels:
 def resize_cells(cells: Cells, old: Shape, shape: Shape) -> Cells:
     """Return cells found in an image of size ``old`` (Y, X) in pixels of the same image at another size.
 
-    Labels are measured again; cells so small that no pixel is left of them are dropped.
+    Areas and boxes of labels are measured again, points stay where they are in their cell; cells so small
+    that no pixel is left of them are dropped.
     """
+    factors = np.array([new / n for new, n in zip(shape, old, strict=True)], np.float32)
+    points = (cells.points + np.float32(0.5)) * factors - np.float32(0.5)
     if cells.labels is None:
-        factors = np.array([new / n for new, n in zip(shape, old, strict=True)], np.float32)
-        return replace(
-            cells,
-            points=(cells.points + np.float32(0.5)) * factors - np.float32(0.5),
-            boxes=cells.boxes * factors,
-            areas=cells.areas * factors.prod(),
-        )
+        return replace(cells, points=points, boxes=cells.boxes * factors, areas=cells.areas * factors.prod())
     resized = resize_labels(cells.labels, shape)
     left = np.bincount(resized.ravel(), minlength=len(cells) + 1)[1:] > 0
     resized = keep(resized, left)
-    areas, points, boxes = measure(resized)
+    areas, _, boxes = measure(resized)
     classes = None if cells.classes is None else cells.classes[left]
-    return Cells(points, boxes, cells.scores[left], areas, resized, classes)
+    return Cells(points[left], boxes, cells.scores[left], areas, resized, classes)
 
 
 def resize_annotation(annotation: Annotation, shape: Shape) -> Annotation:
