@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cellwright.errors import CheckpointError, WriteError
-from cellwright.models.checkpoint import checksum, load_checkpoint, save_checkpoint
+from cellwright.models.checkpoint import checksum, halved, load_checkpoint, save_checkpoint
 from cellwright.models.flow import build
 from cellwright.models.spec import read_spec
 
@@ -190,3 +190,18 @@ def test_a_failed_save_leaves_the_old_model_whole(folder, make_model):
     with pytest.raises(WriteError, match="Cannot write the model"):
         save_checkpoint(folder, make_model())
     assert load_checkpoint(folder).sha256 == before
+
+
+def test_halved_weights_take_half_the_space_and_give_the_same(tmp_path, make_model):
+    model = make_model()
+    save_checkpoint(tmp_path / "whole", model)
+    save_checkpoint(tmp_path / "half", halved(model))
+    sizes = [(tmp_path / name / "weights.safetensors").stat().st_size for name in ("whole", "half")]
+    assert sizes[1] < 0.53 * sizes[0]
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    loaded = load_checkpoint(tmp_path / "half").network
+    assert {value.dtype for value in loaded.parameters()} == {torch.float32}
+    with torch.inference_mode():
+        whole, half = model.network.eval()(image), loaded(image)
+    assert torch.allclose(whole, half, atol=0.01 * float(whole.abs().max()))
+    assert model.network.head.weight.dtype == torch.float32  # it is a copy that was halved
