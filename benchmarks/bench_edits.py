@@ -1,7 +1,7 @@
 """Milliseconds of each tool of a session, with its journal, on 2048 x 2048 and on 64 x 1024 x 1024.
 
-Both hold about 2,000 cells. A line each: the median and the worst of the cells that were tried, and those of the
-undo that followed.
+Both hold about 2,000 cells. A line each: the median and the worst of the cells that were tried, and those of
+the undo that followed.
 """
 
 import argparse

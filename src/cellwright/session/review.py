@@ -8,6 +8,7 @@ of the image cuts it. A queue follows the session: what was edited is judged ane
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -202,9 +203,12 @@ def _first_time(labels: Labels, box: Box, number: int) -> tuple[Labels, Box]:
 
 def _hull_size(mask: Mask) -> float:
     """Return the area or volume of the convex hull of the voxels, taken as squares or cubes."""
-    is_end = mask & ~(np.roll(mask, 1, axis=-1) & np.roll(mask, -1, axis=-1))  # of each row
-    is_end[..., [0, -1]] = mask[..., [0, -1]]
-    ends = np.argwhere(is_end)
-    corners = np.stack(np.meshgrid(*[[-0.5, 0.5]] * mask.ndim, indexing="ij"), axis=-1).reshape(-1, mask.ndim)
-    points = (ends[:, np.newaxis] + corners).reshape(-1, mask.ndim)
+    corners = np.zeros(np.add(mask.shape, 1), bool)
+    for shift in product((0, 1), repeat=mask.ndim):
+        corners[tuple(slice(first, first + n) for first, n in zip(shift, mask.shape, strict=True))] |= mask
+    rows = corners.reshape(-1, corners.shape[-1])  # only the ends of a row can be corners of the hull
+    taken = np.flatnonzero(rows.any(axis=1))
+    ends = rows[taken].argmax(axis=1), rows.shape[1] - 1 - rows[taken, ::-1].argmax(axis=1)
+    lead = np.stack(np.unravel_index(taken, corners.shape[:-1]), axis=1)
+    points = np.concatenate([np.column_stack([lead, end]) for end in ends])
     return float(ConvexHull(points).volume)
