@@ -17,17 +17,20 @@ from cellwright.ops.query import QuerySettings
 class Family:
     """One line of the table.
 
-    ``kind`` tells what its models find: cells one by one, or only their density. ``module`` is imported on
-    demand and gives ``build(preset) -> Model``; ``settings`` is the frozen dataclass of what a user may
-    change after the network has run.
+    ``wanted`` is what a user who chooses it wants back, in a word or three. ``kind`` tells what its models
+    find: cells one by one, or only their density; ``needs_volumes`` that a 2D image is not enough. ``module``
+    is imported on demand and gives ``build(preset) -> Model``; ``settings`` is the frozen dataclass of what a
+    user may change after the network has run.
     """
 
     name: str
+    wanted: str
     title: str
     returns: tuple[str, ...]
     module: str
     settings: type[Any]
     kind: Literal["cells", "density"] = "cells"
+    needs_volumes: bool = False
 
     def load(self) -> ModuleType:
         """Import the family's module (and with it torch)."""
@@ -39,6 +42,7 @@ FAMILIES: dict[str, Family] = {
     for family in (
         Family(
             name="flow",
+            wanted="Outlines",
             title="Outlines every cell by gradient tracking (MEDIAR-Former representation)",
             returns=("Labels", "Points", "Shapes"),
             module="cellwright.models.flow",
@@ -46,6 +50,7 @@ FAMILIES: dict[str, Family] = {
         ),
         Family(
             name="centroid",
+            wanted="Boxes",
             title="Finds every cell's centre and box (CellCentroidFormer representation)",
             returns=("Points", "Shapes"),
             module="cellwright.models.centroid",
@@ -53,6 +58,7 @@ FAMILIES: dict[str, Family] = {
         ),
         Family(
             name="query",
+            wanted="Ask any point",
             title="Answers for any point whether there is a cell; outlines from a lattice of questions",
             returns=("Labels", "Points", "Shapes"),
             module="cellwright.models.query",
@@ -60,13 +66,16 @@ FAMILIES: dict[str, Family] = {
         ),
         Family(
             name="pseudocolor",
+            wanted="Volumes",
             title="Outlines cells in volumes: slices coloured by their neighbours, linked to 3D cells",
             returns=("Labels", "Points", "Shapes"),
             module="cellwright.models.pseudocolor",
             settings=PseudocolorSettings,
+            needs_volumes=True,
         ),
         Family(
             name="density",
+            wanted="Density",
             title="Counts what cannot be separated: a density that sums to the count, with an error bar",
             returns=("Image",),
             module="cellwright.models.density",

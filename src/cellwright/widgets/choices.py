@@ -19,10 +19,9 @@ from cellwright.widgets.axes import Channel, channels_of
 from cellwright.widgets.classes import classifiers
 from cellwright.widgets.job import Job
 from cellwright.widgets.layers import METADATA
-from cellwright.widgets.panel import OUTPUTS, CountPanel
+from cellwright.widgets.panel import CountPanel
 
 OTHER_FOLDER = ""  # data of the entry that asks for a model folder
-WANTED = {"query": "Ask any point", "pseudocolor": "Volumes"}  # where the outputs do not tell all
 SPECS = "spec.json"
 
 
@@ -173,13 +172,7 @@ def model_title(name: str, family: str) -> str:
     --------
     ``Outlines · flow``, ``Boxes · centroid``
     """
-    return f"{wanted_title(registry.get(family))} · {name}"
-
-
-def wanted_title(family: registry.Family) -> str:
-    """Return what someone who chooses this family wants back, in a word or three."""
-    richest = next(output for output in ("Labels", "Shapes", "Points", "Image") if output in family.returns)
-    return WANTED.get(family.name, OUTPUTS[richest])
+    return f"{registry.get(family).wanted} · {name}"
 
 
 def model_help(spec: ModelSpec) -> str:

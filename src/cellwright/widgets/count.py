@@ -33,7 +33,7 @@ from cellwright.widgets.drawing import ask_for_line, ask_for_region, region_laye
 from cellwright.widgets.job import Job
 from cellwright.widgets.layers import Source, Window, image_layer, place, remove, source_of
 from cellwright.widgets.looks import legend_of
-from cellwright.widgets.panel import NEED_VOLUMES, CountPanel
+from cellwright.widgets.panel import CountPanel
 from cellwright.widgets.pseudocolor import show_colours
 from cellwright.widgets.regions import (
     PREVIEW_PX,
@@ -184,7 +184,7 @@ class CountWidget(QWidget):
 
     def _with_context(self, window: Window, layer: ImageLayer, n_around: int | None = None) -> Window:
         """Return the window with slices around it, where the family needs them."""
-        if self.choices.family not in NEED_VOLUMES:
+        if not registry.get(self.choices.family).needs_volumes:
             return window
         return through_slices(window, layer, self.choices.channel, n_around)
 

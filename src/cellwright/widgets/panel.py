@@ -29,7 +29,6 @@ REGIONS = {"whole": "Whole image", "view": "What I see", "drawn": "Drawn region"
 OUTPUTS = {"Labels": "Outlines", "Points": "Points", "Shapes": "Boxes", "Image": "Density"}
 OWN_ROWS = ("device", "channel", "diameter_px")  # engine settings with a control of their own
 PROGRESS_HEIGHT_PX = 26
-NEED_VOLUMES = ("pseudocolor",)  # families to which a slice alone says too little
 LONGEST_LARGE = 6  # characters of the number that fit into the panel at full size
 
 
@@ -125,7 +124,7 @@ class CountPanel(QWidget):
         self.classes.setEnabled(has_cells)
         self.ask.setVisible(has_cells)
         self.calibrate.setVisible(not has_cells)
-        self.colours.setVisible(family.name in NEED_VOLUMES)
+        self.colours.setVisible(family.needs_volumes)
 
     def _choices(self) -> QFormLayout:
         self.image, self.model, self.device = QComboBox(), QComboBox(), QComboBox()
