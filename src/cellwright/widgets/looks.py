@@ -102,14 +102,14 @@ def _labels_layer(result: Result, placement: Mapping[str, Any], channel_axis: in
 def _label_colours(result: Result) -> CyclicLabelColormap | DirectLabelColormap:
     classes = result.cells.classes
     if classes is None:
-        return _bright_colours()
+        return bright_colours()
     colours: dict[int | None, Any] = {None: "transparent", 0: "transparent"}
     return DirectLabelColormap(
         color_dict=colours | {row: class_colour(int(one)) for row, one in enumerate(classes, start=1)}
     )
 
 
-def _bright_colours() -> CyclicLabelColormap:
+def bright_colours() -> CyclicLabelColormap:
     """Colours for outlines that stand out on dark and bright images, unlike for neighbours in number."""
     hues = np.arange(N_COLOURS) * 0.618 % 1.0  # the golden ratio spreads them
     colours = [colorsys.hsv_to_rgb(hue, 0.5 + 0.25 * (place % 2), 1.0) for place, hue in enumerate(hues)]

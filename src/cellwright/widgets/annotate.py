@@ -1,0 +1,387 @@
+"""The annotation widget: from a model's guess to cells that somebody has made sure of."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari.layers import Image as ImageLayer
+from napari.layers import Labels, Layer, Points
+from qtpy.compat import isalive
+from qtpy.QtCore import Qt, Signal  # type: ignore[attr-defined]
+from qtpy.QtGui import QKeySequence, QShowEvent
+from qtpy.QtWidgets import QFileDialog, QShortcut, QVBoxLayout, QWidget  # type: ignore[attr-defined]
+
+from cellwright.errors import CellwrightError
+from cellwright.session.annotation import AnnotationSession
+from cellwright.widgets.annotate_ask import Adder
+from cellwright.widgets.annotate_keys import HELP_KEY, HINTS, CheatSheet
+from cellwright.widgets.annotate_layers import AnnotationLayer
+from cellwright.widgets.annotate_marks import Regions
+from cellwright.widgets.annotate_panel import AnnotatePanel
+from cellwright.widgets.annotate_start import Beginning, begin, journal_path, resume, unfinished
+from cellwright.widgets.annotate_tools import CELL, ToolBox
+from cellwright.widgets.axes import Channel, channels_of
+from cellwright.widgets.choices import fill
+from cellwright.widgets.layers import METADATA, image_of
+from cellwright.widgets.proofread import Proofreader
+from cellwright.widgets.review import Review
+
+if TYPE_CHECKING:
+    import napari.viewer
+
+NO_REVIEW = "N: show the likeliest mistake"
+IDLE_HINT = "Take a tool, or use its key over a cell. Press ? for all keys."
+PIXELS_HINT = "Points stand as discs here; they are exported as points."
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Desk:
+    """A session and all that works on it. Made by the widget; used by it and by the proofreader."""
+
+    session: AnnotationSession
+    layer: AnnotationLayer
+    tools: ToolBox
+    review: Review
+    adder: Adder
+    regions: Regions
+
+    def close(self) -> None:
+        """Let go of layer, mouse, keys and journal."""
+        for part in (self.adder, self.review, self.tools, self.regions, self.layer):
+            part.close()
+        for one in (self.adder, self.review, self.tools):
+            one.deleteLater()
+        self.session.close()
+
+
+class AnnotateWidget(QWidget):
+    """Corrects the cells of an image layer by hand.
+
+    Parameters
+    ----------
+    napari_viewer
+        The viewer it is docked in.
+    """
+
+    session_changed = Signal(object)  # AnnotationSession, None when it is finished
+
+    def __init__(self, napari_viewer: "napari.viewer.Viewer") -> None:
+        super().__init__()
+        self.viewer = napari_viewer
+        self.panel = AnnotatePanel(self)
+        self.desk: Desk | None = None
+        self.journals: Path | None = None  # folder of the journals; None for the usual one
+        self._sheet: CheatSheet | None = None
+        self._offered: Path | None = None
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self.panel)
+        self.proofreader = Proofreader(self)
+        self._connect()
+        self.refresh_layers()
+
+    def _connect(self) -> None:
+        panel, layers = self.panel, self.viewer.layers
+        panel.begin.clicked.connect(self._on_begin_clicked)
+        panel.resume.clicked.connect(self._on_resume_clicked)
+        panel.image.currentIndexChanged.connect(self._on_image_chosen)
+        panel.help.clicked.connect(self.show_keys)
+        panel.names.editingFinished.connect(self._on_names_edited)
+        panel.export.clicked.connect(self._on_export_clicked)
+        panel.step.valueChanged.connect(self._pass_settings)
+        panel.diameter.valueChanged.connect(self._pass_settings)
+        panel.ask_model.toggled.connect(self._pass_settings)
+        panel.through.toggled.connect(self._pass_settings)
+        for name, button in panel.buttons.items():
+            button.clicked.connect(lambda _=False, name=name: self._on_tool_clicked(name))
+        for index, chip in enumerate(panel.chips):
+            chip.clicked.connect(lambda _=False, index=index: self._on_class_clicked(index))
+        self._help_key = QShortcut(QKeySequence(HELP_KEY), self)
+        self._help_key.setContext(Qt.ShortcutContext.WindowShortcut)
+        self._help_key.activated.connect(self.show_keys)
+        for emitter in (layers.events.inserted, layers.events.removed, layers.events.renamed):
+            emitter.connect(self.refresh_layers)
+        layers.selection.events.active.connect(self.refresh_layers)
+
+    @property
+    def session(self) -> AnnotationSession | None:
+        """What is annotated now, None between two."""
+        return self.desk.session if self.desk is not None else None
+
+    # -- what to annotate ---------------------------------------------------------------------------------
+
+    @property
+    def image(self) -> ImageLayer | None:
+        """The chosen image layer."""
+        found = self._chosen(self.panel.image.currentData())
+        return found if isinstance(found, ImageLayer) else None
+
+    @property
+    def channel(self) -> Channel | None:
+        """The chosen channel."""
+        channel: Channel | None = self.panel.channel.currentData()
+        return channel
+
+    @property
+    def start(self) -> Layer | None:
+        """The layer to begin with, None for nothing."""
+        return self._chosen(self.panel.start.currentData())
+
+    def _chosen(self, unique_id: Any) -> Layer | None:
+        return next((layer for layer in self.viewer.layers if str(layer.unique_id) == unique_id), None)
+
+    def showEvent(self, event: QShowEvent | None) -> None:
+        """Look for what was begun once the widget is seen."""
+        super().showEvent(event)
+        self._offer()
+
+    def refresh_layers(self, _: Any = None) -> None:
+        """List the layers; the active image, and labels of it that a count left, become the chosen ones."""
+        if not isalive(self):  # type: ignore[no-untyped-call]
+            return  # napari holds this callback by a weak reference, which may outlive the widget
+        if self.session is not None:
+            self._check_layers()
+            return
+        images = [
+            layer for layer in self.viewer.layers
+            if isinstance(layer, ImageLayer) and METADATA not in layer.metadata
+        ]  # fmt: skip
+        active = self.viewer.layers.selection.active
+        wanted = str(active.unique_id) if active in images else self.panel.image.currentData()
+        before = self.panel.image.currentData()
+        fill(self.panel.image, _entries(images), wanted, otherwise="no image layer")
+        if self.panel.image.currentData() != before:
+            self._on_image_chosen()
+        starts = [layer for layer in self.viewer.layers if isinstance(layer, Labels | Points)]
+        kept = self.panel.start.currentData()
+        known = [str(layer.unique_id) for layer in starts]
+        preferred = kept if kept in known else self._best(starts)
+        if active in starts:
+            preferred = str(active.unique_id)
+        fill(self.panel.start, [*_entries(starts), ("Nothing: an empty image", None)], preferred)
+        self.panel.begin.setEnabled(bool(images))
+
+    def _best(self, starts: list[Any]) -> str | None:
+        """Return the labels that the last count of the chosen image left, else the topmost."""
+        image = self.panel.image.currentData()
+        own = [one for one in starts if one.metadata.get(METADATA, {}).get("source") == image]
+        found = [one for one in own or starts if isinstance(one, Labels)]
+        return str(found[-1].unique_id) if found else None
+
+    def _on_image_chosen(self, _: int = 0) -> None:
+        layer = self.image
+        choices = channels_of(layer) if layer is not None else ()
+        entries = [(choice.title, choice) for choice in choices]
+        fill(self.panel.channel, entries, self.channel, otherwise="none")
+        if self.isVisible():
+            self._offer()
+
+    def _offer(self) -> None:
+        """Offer to go on with an annotation of the chosen image, if one was begun."""
+        self._offered = None
+        if self.session is None and self.image is not None:
+            try:
+                found = unfinished(journal_path(image_of(self.image, self.channel), self.journals))
+            except CellwrightError:
+                found = None  # an image that cannot be annotated; Start tells why
+            if found is not None:
+                self._offered = found.path
+                self.panel.show_offer(found.line)
+        if self._offered is None:
+            self.panel.show_offer("")
+
+    def _on_begin_clicked(self) -> None:
+        if self.session is not None:
+            self.finish()
+            return
+        try:
+            path = journal_path(image_of(self.image, self.channel), self.journals)
+            diameter = self.panel.diameter.value()
+            beginning = begin(self.image, self.channel, self.start, journal=path, diameter_px=diameter)
+        except CellwrightError as error:
+            self.show_error(error)
+            return
+        if isinstance(self.start, Points):
+            self.panel.show_message(PIXELS_HINT)
+        self.open(beginning)
+
+    def _on_resume_clicked(self) -> None:
+        if self._offered is None or self.session is not None:
+            return
+        try:
+            beginning = resume(self.image, self.channel, self._offered)
+        except CellwrightError as error:
+            self.show_error(error)
+            return
+        self.open(beginning)
+
+    # -- a session ----------------------------------------------------------------------------------------
+
+    def open(self, beginning: Beginning) -> None:
+        """Show a session and give mouse and keys to it."""
+        self.finish()
+        session, own = beginning.session, beginning.layer
+        if own not in self.viewer.layers:
+            for one in self.viewer.layers:
+                if isinstance(one, Labels | Points):
+                    one.visible = False  # what it began with lies under it
+            self.viewer.add_layer(own)
+        self.viewer.layers.selection.active = own
+        axis = beginning.source.channel_axis
+        layer = AnnotationLayer(self.viewer, own, session, channel_axis=axis, on_error=self.show_error)
+        tools = ToolBox(layer, self)
+        review, adder = Review(layer, tools, self), Adder(session, beginning.source, self)
+        self.desk = Desk(session, layer, tools, review, adder, Regions(layer))
+        self._connect_desk(self.desk)
+        self._pass_settings()
+        self.panel.show_offer("")
+        self.panel.show_session(is_open=True)
+        self.panel.show_tool("", IDLE_HINT)
+        self.panel.current.setText(NO_REVIEW)
+        self._on_history()
+        self.session_changed.emit(session)
+
+    def _connect_desk(self, desk: Desk) -> None:
+        desk.tools.chosen.connect(self._on_tool_chosen)
+        desk.tools.done.connect(self.tell)
+        desk.tools.failed.connect(self.show_error)
+        desk.tools.asked.connect(desk.adder.add)
+        desk.tools.pressed.connect(self._on_key_pressed)
+        desk.review.moved.connect(self._on_review_moved)
+        desk.review.told.connect(self.tell)
+        desk.adder.done.connect(self.tell)
+        desk.adder.failed.connect(self.show_error)
+        desk.session.events.history.connect(self._on_history)
+
+    def finish(self) -> None:
+        """End the session; the labels stay in their layer, and it can be gone on with."""
+        if self.desk is None:
+            return
+        desk, self.desk = self.desk, None
+        desk.session.events.history.disconnect(self._on_history)
+        desk.close()
+        self.panel.show_session(is_open=False)
+        self.panel.show_message("")
+        self.panel.buttons["hide"].setChecked(False)
+        self.refresh_layers()
+        self._offer()
+        self.session_changed.emit(None)
+
+    def _check_layers(self) -> None:
+        """End the session when its layer has been removed; what was edited is in the journal."""
+        if self.desk is not None and self.desk.layer.layer not in self.viewer.layers:
+            self.finish()
+            self.panel.show_message("The layer was removed; Go on with it brings it back.")
+
+    # -- tools --------------------------------------------------------------------------------------------
+
+    def _on_tool_clicked(self, name: str) -> None:
+        if self.desk is None:
+            return
+        tools = self.desk.tools
+        button = self.panel.buttons[name]
+        if not button.isCheckable() or name == "hide":
+            tools.act(name)
+        elif tools.name == name:
+            tools.choose("")
+        elif name == "paint":
+            tools.paint()
+        else:
+            tools.choose(name)
+
+    def _on_class_clicked(self, category: int) -> None:
+        if self.desk is None:
+            return
+        tools = self.desk.tools
+        is_same = tools.name == CELL and tools.category == category
+        tools.category = category
+        tools.choose("" if is_same else CELL)
+        self.panel.show_class_chosen(-1 if is_same else category)
+
+    def _on_tool_chosen(self, name: str) -> None:
+        self.panel.show_tool(name, HINTS.get(name, IDLE_HINT))
+        if name != CELL:
+            self.panel.show_class_chosen(-1)
+
+    def _on_key_pressed(self, name: str) -> None:
+        if self.desk is None:
+            return
+        if name == "help":
+            self.show_keys()
+        elif name == "hide":
+            is_on = not self.desk.layer.hides_reviewed
+            self.desk.layer.hide_reviewed(is_on=is_on)
+            self.panel.buttons["hide"].setChecked(is_on)
+        else:
+            self.desk.review.act(name)
+
+    def _on_review_moved(self, number: int | None) -> None:
+        if self.desk is not None:
+            self.panel.current.setText(NO_REVIEW if number is None else self.desk.review.line(number))
+
+    def _on_names_edited(self) -> None:
+        names = tuple(name.strip() for name in self.panel.names.text().split(",") if name.strip())
+        if self.session is not None and names != self.session.class_names:
+            try:
+                self.session.set_class_names(names)
+            except CellwrightError as error:
+                self.show_error(error)
+        self.panel.names.clearFocus()
+
+    def _pass_settings(self, _: object = None) -> None:
+        if self.desk is not None:
+            tools, adder = self.desk.tools, self.desk.adder
+            tools.step_px = self.panel.step.value()
+            tools.goes_through_slices = self.panel.through.isChecked()
+            adder.diameter_px = self.panel.diameter.value()
+            adder.uses_model = self.panel.ask_model.isChecked()
+            adder.channel = self.channel.index if self.channel else None
+
+    def show_keys(self) -> None:
+        """Show the cheat sheet, or close it."""
+        if self._sheet is None:
+            self._sheet = CheatSheet(self)
+        self._sheet.setVisible(not self._sheet.isVisible())
+
+    # -- what is told -------------------------------------------------------------------------------------
+
+    def _on_history(self) -> None:
+        if self.desk is None:
+            return
+        session, panel = self.desk.session, self.panel
+        n_reviewed, n_cells = self.desk.review.progress
+        panel.show_count(n_cells, n_reviewed)
+        panel.buttons["undo"].setEnabled(session.can_undo)
+        panel.buttons["redo"].setEnabled(session.can_redo)
+        classes = [session.class_of(number) for number in session.ids().tolist()]
+        counts = tuple(classes.count(index) for index in range(len(session.class_names)))
+        panel.show_classes(session.class_names, counts)
+        panel.show_message("")
+
+    def tell(self, text: str) -> None:
+        """Say in the viewer's status what was done."""
+        self.panel.hint.setText(text)
+        self.viewer.status = text
+
+    def show_error(self, error: Exception) -> None:
+        """Tell in the panel what went wrong; what was not foreseen is logged too."""
+        if not isinstance(error, CellwrightError):
+            logger.error("Annotating failed", exc_info=error)
+        text = str(error) if isinstance(error, CellwrightError) else f"{type(error).__name__}: {error}"
+        self.panel.show_message(text, is_error=True)
+
+    def _on_export_clicked(self) -> None:
+        folder = QFileDialog.getExistingDirectory(self, "Dataset folder")
+        if folder:
+            self.export(Path(folder))
+
+    def export(self, folder: Path) -> None:
+        """Add the annotation to a dataset folder and tell under which name, or why not."""
+        raise NotImplementedError
+
+
+def _entries(layers: list[Any]) -> list[tuple[str, str]]:
+    return [(layer.name, str(layer.unique_id)) for layer in reversed(layers)]

@@ -1,0 +1,132 @@
+"""The tools of the annotation: each has one key and one button; the cheat sheet lists them."""
+
+from dataclasses import dataclass
+from html import escape
+
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QDialog, QLabel, QVBoxLayout, QWidget
+
+HELP_KEY = "?"
+N_CLASS_KEYS = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """One tool. Made here; used by the panel, the keys, the cheat sheet and the tool box.
+
+    Parameters
+    ----------
+    kind
+        ``brush``: a mode of napari's Labels layer. ``drag``: the mouse draws. ``click``: the mouse points.
+        ``cell``: the key acts at once on the cell under the cursor, the button on each cell then clicked.
+        ``once``: key and button do the same at once.
+    help
+        What it does, for people.
+    """
+
+    name: str
+    title: str
+    key: str
+    kind: str
+    group: str
+    help: str
+
+
+TOOLS = (
+    Tool("paint", "Paint", "P", "brush", "Draw", "Go on with the cell at the cursor; elsewhere a new one."),
+    Tool("erase", "Erase", "E", "brush", "Draw", "Take pixels away from any cell."),
+    Tool("fill", "Fill", "F", "brush", "Draw", "Give a whole area to the cell that the brush draws."),
+    Tool("add", "Add", "C", "click", "Draw", "Click: the model outlines the cell, or a disc is drawn."),
+    Tool("delete", "Delete", "D", "cell", "Cells", "Make the cell background."),
+    Tool("merge", "Merge", "M", "drag", "Cells", "Drag from one cell to another, which joins the first."),
+    Tool("cut", "Cut", "S", "drag", "Cells", "Split a cell along the line you draw across it."),
+    Tool("split", "Split", "T", "click", "Cells", "Click in the middle of both parts: cut where thin."),
+    Tool("grow", "Grow", "G", "cell", "Shape", "Widen the outline by one step."),
+    Tool("shrink", "Shrink", "H", "cell", "Shape", "Take one step off the outline."),
+    Tool("smooth", "Smooth", "R", "cell", "Shape", "Round the outline."),
+    Tool("holes", "Holes", "O", "cell", "Shape", "Fill the holes of the cell."),
+    Tool("interpolate", "Interpol.", "I", "cell", "Shape", "Draw the slices that lack between its slices."),
+    Tool("region", "Region", "K", "drag", "Shape", "Drag a box in which every cell is annotated."),
+    Tool("accept", "Accept", "A", "once", "Review", "The cell in review is right, or the one at the cursor."),
+    Tool("reject", "Reject", "X", "once", "Review", "It is no cell: delete it, and count it as reviewed."),
+    Tool("next", "Next", "N", "once", "Review", "Go to the likeliest mistake that nobody has looked at."),
+    Tool("back", "Back", "B", "once", "Review", "Go back to the cell before."),
+    Tool("hide", "Hide reviewed", "Y", "once", "Review", "Show only what is still to be looked at."),
+    Tool("undo", "Undo", "Control-Z", "once", "Edits", "Take the last edit back, in whichever slice it was."),
+    Tool("redo", "Redo", "Control-Shift-Z", "once", "Edits", "Do it again."),
+    Tool("pan", "Move", "Z", "once", "Edits", "Put the tool down: the mouse moves the image (Escape too)."),
+)
+BY_NAME = {tool.name: tool for tool in TOOLS}
+CLASS_HELP = "Class of the cell under the cursor; 0 takes it away"
+HINTS = {
+    "paint": "Draw with the mouse. [ and ] change the brush; P over a cell goes on with that cell.",
+    "erase": "Erase with the mouse. [ and ] change the brush.",
+    "fill": "Click an area to fill it.",
+    "add": "Click in the middle of a cell that is missing.",
+    "delete": "Click the cells that are none.",
+    "merge": "Drag from one cell to the other. Beside cells the mouse moves the image.",
+    "cut": "Draw a line across a cell. Space held down: move the image.",
+    "split": "Click in the middle of one part, then of the other.",
+    "grow": "Click cells to widen them.",
+    "shrink": "Click cells to narrow them.",
+    "smooth": "Click cells to round them.",
+    "holes": "Click cells to fill their holes.",
+    "interpolate": "Click a cell that is drawn in two slices or more.",
+    "region": "Drag a box in which every cell is annotated. Space held down: move the image.",
+    "class": "Click the cells of this class.",
+}
+
+
+def key_text(tool: Tool) -> str:
+    """Return a key as people read it.
+
+    Examples
+    --------
+    ``Ctrl+Shift+Z``
+    """
+    return tool.key.replace("Control", "Ctrl").replace("-", "+")
+
+
+def cheat_sheet() -> str:
+    """Return all tools with their keys as rich text."""
+    rows = []
+    for group in dict.fromkeys(tool.group for tool in TOOLS):
+        rows.append(f'<tr><td colspan="3"><br><b>{group}</b></td></tr>')
+        rows += [_row(key_text(tool), tool.title, tool.help) for tool in TOOLS if tool.group == group]
+    rows.append('<tr><td colspan="3"><br><b>More</b></td></tr>')
+    rows.append(_row("1 … 9", "Class", f"{CLASS_HELP}."))
+    rows.append(_row("Space", "Hold", "While it is down the mouse moves the image, whatever the tool."))
+    rows.append(_row(HELP_KEY, "Help", "This sheet; F1 too."))
+    note = (
+        "Keys that change a cell take the one under the cursor; where there is none, the one in review. "
+        "They work while the annotation is the active layer."
+    )
+    return f'<table cellspacing="3">{"".join(rows)}</table><p>{note}</p>'
+
+
+def _row(key: str, title: str, text: str) -> str:
+    return (
+        f'<tr><td align="right"><b><code>&nbsp;{escape(key)}&nbsp;</code></b></td>'
+        f"<td>&nbsp;{escape(title)}&nbsp;</td><td>{escape(text)}</td></tr>"
+    )
+
+
+class CheatSheet(QDialog):
+    """A window with all keys; the key that opened it closes it.
+
+    Parameters
+    ----------
+    parent
+        Qt parent.
+    """
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setWindowTitle("Keys of the annotation")
+        text = QLabel(cheat_sheet())
+        text.setTextFormat(Qt.TextFormat.RichText)
+        text.setWordWrap(True)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(18, 8, 18, 12)
+        layout.addWidget(text)
+        self.setMinimumWidth(520)
