@@ -10,6 +10,7 @@ from cellwright.inference.rescale import cells_in, is_close, sureness, zoom_for,
 from cellwright.tasks import Progress, Task
 from cellwright.types import Cells, Maps
 
+MEASURED = 0.85  # a model that measures sizes is trusted even where it is this much less sure afterwards
 MOST_LOOKS = 3  # at the middle of an image, to find out how large its cells are
 
 
@@ -47,10 +48,12 @@ def settle(job: Job) -> Task[Look]:
         return Look(zoom, unit, None, meter)
     best = yield from _look(job, unit, zoom, meter)
     tried = [zoom]
+    measures = "size" in job.engine.models[0].map_kinds.values()
+    slack = MEASURED if measures else 1.0
     while len(tried) < MOST_LOOKS and not is_close(wanted := zoom_of(best.cells, job.engine.spec), tried):
         tried.append(wanted)
         trial = yield from _look(job, unit, wanted, meter_of(job, "rescaled tiles", [unit], wanted))
-        if sureness(trial.cells) <= sureness(best.cells):
+        if sureness(trial.cells) <= slack * sureness(best.cells):
             break
         best = trial
     return best

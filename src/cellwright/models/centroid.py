@@ -40,7 +40,7 @@ SPECS = {
         divisor=DIVISOR,
         halo=HALO,
         diameter_px=26.0,
-        diameter_range_px=(10.0, 110.0),  # a box needs no sharp outline
+        diameter_range_px=(10.0, 60.0),  # larger ones are measured, then shrunk
     ),
     "paper": ModelSpec(
         family="centroid",
