@@ -12,6 +12,7 @@ from cellwright.inference.count import count_cells
 from cellwright.inference.settings import EngineSettings
 from cellwright.io.dataset import Dataset, Item
 from cellwright.io.tables import class_names
+from cellwright.models import registry
 from cellwright.models.contract import CellModel
 from cellwright.ops import matching
 from cellwright.ops.labels import measure
@@ -131,7 +132,7 @@ def evaluate(
         The model gives a bare count and not every cell of an image is annotated.
     """
     scored = []
-    counts_only = not hasattr(model, "postprocess")
+    counts_only = registry.get(model.spec.family).kind == "density"
     for done, item in enumerate(dataset.items):
         yield Progress("evaluate", done, len(dataset), item.name)
         image, truth = item.annotated()
