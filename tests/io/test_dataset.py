@@ -7,6 +7,7 @@ from PIL import Image as Picture
 
 from cellwright.errors import ReadError
 from cellwright.io.dataset import read_dataset
+from cellwright.types import Annotation
 
 META = {
     "split": {"train": ["a", "b.c"], "val": ["d"]},
@@ -181,3 +182,23 @@ def test_a_damaged_file_is_named(folder, part, damage):
         path.write_bytes(b"no image" if damage == "text" else content[:100])
     with pytest.raises(ReadError, match=r"a\.tif"):
         item.read()
+
+
+def test_regions_and_completeness_stand_with_the_item(folder):
+    box = [[0, 2], [10, 20]]
+    write_meta(folder, {"split": {"train": ["a"]}, "items": {"a": {"regions": [box], "complete": False}}})
+    (item,) = read_dataset(folder).items
+    assert item.regions == (((0, 2), (10, 20)),)
+    _, truth = item.annotated()
+    assert isinstance(truth, Annotation)
+    assert (truth.is_complete, truth.labels is not None) == (False, True)
+
+
+@pytest.mark.parametrize(
+    "regions",
+    [3, [[1, 2]], [[[0, 0], [0, 5]]], [[[-1, 0], [5, 5]]], [[["a", 0], [5, 5]]], [[[0, 0], [None, 5]]]],
+)
+def test_regions_that_are_no_boxes_are_refused(folder, regions):
+    write_meta(folder, {"split": {"train": ["a"]}, "items": {"a": {"regions": regions}}})
+    with pytest.raises(ReadError, match="Regions must be boxes"):
+        read_dataset(folder)

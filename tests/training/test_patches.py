@@ -12,7 +12,7 @@ from cellwright.models import centroid, density, flow
 from cellwright.ops.flow import labels_to_flow
 from cellwright.ops.labels import annotate, equivalent_diameters, keep, measure, relabel, touches_border
 from cellwright.tasks import run
-from cellwright.training.patches import MAX_FRAMES, cut_patch, load_samples, make_sample
+from cellwright.training.patches import MAX_FRAMES, RIM_PX, cut_patch, load_samples, make_sample, within
 
 WIDE = (1.0, 1000.0)
 
@@ -251,3 +251,41 @@ def test_images_with_cells_of_another_size_are_brought_to_the_model(draw_blobs):
     assert sample.diameter_px == pytest.approx(26, rel=0.05)
     assert sample.image.shape[1:] == sample.labels.shape == sample.targets.shape[1:]
     assert sample.labels.shape[0] < 70
+
+
+def test_of_masks_that_may_not_be_all_only_their_surroundings_are_known(draw_blobs):
+    blobs = draw_blobs((80, 90), 14.0)
+    partial = replace(annotate(blobs.labels), is_complete=False)
+    sample = make_sample("some", "", blobs.image[None], partial, flow.build())
+    inside = blobs.labels > 0
+    probability = sample.targets[2].numpy()
+    assert (probability[inside] == 1).all()
+    far = ndimage.distance_transform_edt(~inside) > RIM_PX
+    assert np.isnan(probability[far]).all()
+    assert (probability[~far & ~inside] == 0).all()
+
+
+def test_outside_of_regions_nothing_is_known(draw_blobs):
+    blobs = draw_blobs((80, 90), 14.0)
+    sample = make_sample("all", "", blobs.image[None], annotate(blobs.labels), flow.build())
+    part = within(sample, [((10, 20), (50, 60))], (80, 90))
+    known = ~part.targets.isnan().any(dim=0)
+    assert known[10:50, 20:60].all()
+    assert int(known.sum()) == 40 * 40
+    assert torch.equal(part.targets[:, 10:50, 20:60], sample.targets[:, 10:50, 20:60])
+    assert 0 < len(part.points) < len(sample.points)
+    assert not part.labels[~known].any()
+    assert within(sample, [], (80, 90)) is sample
+
+
+def test_regions_follow_an_image_that_is_resized(draw_blobs, write_dataset):
+    dataset = read_dataset(write_dataset({"train": ["a"]}))
+    region = ((8, 16), (40, 48))
+    dataset = replace(dataset, items=(replace(dataset.items[0], regions=(region,)),))
+    (as_is,) = run(load_samples(dataset, flow.build(), farthest=4.0))
+    (suited,) = run(load_samples(dataset, flow.build(), farthest=1.0))
+    zoom = suited.labels.shape[0] / as_is.labels.shape[0]
+    assert suited.diameter_px == pytest.approx(26)
+    assert zoom > 1.5
+    known = ~suited.targets[2].isnan()
+    assert int(known.sum()) == pytest.approx(32 * 32 * zoom**2, rel=0.05)

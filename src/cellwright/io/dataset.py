@@ -10,6 +10,9 @@
     <folder>/points/<name>.csv  where there are not even boxes: y, x, class
 
 Of boxes and points it is not known whether every cell has one, unless meta.json says ``"complete": true``.
+Masks are complete unless it says ``"complete": false``. What holds for one image alone stands under its name
+in ``items``: ``"complete"``, and ``"regions": [[[top, left], [bottom, right]], ...]``, the boxes (in pixels;
+first corner, one past the last) outside of which nothing is known.
 """
 
 import csv
@@ -23,13 +26,18 @@ import numpy as np
 
 from cellwright.errors import ReadError
 from cellwright.io.images import read_image
-from cellwright.ops.labels import relabel
+from cellwright.ops.labels import annotate, relabel
 from cellwright.types import Annotation, Image, Labels
+
+Region = tuple[tuple[int, int], tuple[int, int]]  # (top, left), (bottom, right) in pixels, the last one past
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One annotated image of a dataset, not yet read; ``truth_path`` holds masks, boxes or points."""
+    """One annotated image of a dataset, not yet read; ``truth_path`` holds masks, boxes or points.
+
+    ``is_complete`` says whether every cell is annotated: inside of ``regions``, if there are any.
+    """
 
     name: str
     split: str
@@ -38,6 +46,7 @@ class Item:
     truth_path: Path
     classes: tuple[str, ...] = ()
     is_complete: bool = True
+    regions: tuple[Region, ...] = ()
 
     @property
     def has_masks(self) -> bool:
@@ -78,7 +87,10 @@ class Item:
         return image, relabel(labels)
 
     def annotated(self) -> tuple[Image, Annotation | Labels]:
-        """Return the image with all that is known of its cells: labels, or an annotation without masks.
+        """Return the image with all that is known of its cells: labels, or an annotation.
+
+        The annotation has masks where these do not show every cell of a 2D image. Of what lies outside of
+        ``regions`` it may say anything.
 
         Raises
         ------
@@ -86,7 +98,10 @@ class Item:
             A file is missing or damaged, or the annotation does not fit the image.
         """
         if self.has_masks:
-            return self.read()
+            image, labels = self.read()
+            if self.is_complete or labels.ndim != 2:
+                return image, labels
+            return image, replace(annotate(labels), is_complete=False)
         image = self.image()
         shape = _plane_shape(image)
         if len(shape) != 2:
@@ -174,15 +189,33 @@ def read_dataset(folder: Path | str) -> Dataset:
     for split, name in _names(meta, folder):
         truth_path = _truth_path(folder, name)
         if name in images and truth_path is not None:
-            group = str(meta["items"].get(name, {}).get("group", ""))
-            is_complete = truth_path.parent.name == "masks" or meta.get("complete") is True
-            items.append(Item(name, split, group, images[name], truth_path, classes, is_complete))
+            facts = meta["items"].get(name, {})
+            has_masks = truth_path.parent.name == "masks"
+            is_complete = facts.get("complete", meta.get("complete", has_masks)) is True
+            group, regions = str(facts.get("group", "")), _regions(facts.get("regions", ()), name, folder)
+            items.append(Item(name, split, group, images[name], truth_path, classes, is_complete, regions))
     if not items:
         raise ReadError(
             f"Expected images with labels in {folder}; found {len(images)} images and none of them listed in "
             "meta.json with a file of the same name in masks/. Export a dataset with labels."
         )
     return Dataset(folder, tuple(items))
+
+
+def _regions(values: Any, name: str, folder: Path) -> tuple[Region, ...]:
+    try:
+        corners = np.array(values, float).reshape(-1, 2, 2)
+        if not (
+            np.isfinite(corners).all() and (corners[:, 0] < corners[:, 1]).all() and (corners >= 0).all()
+        ):
+            raise ValueError(values)
+    except (TypeError, ValueError) as error:
+        raise ReadError(
+            f"Regions must be boxes [[top, left], [bottom, right]] in pixels; got {str(values)[:80]} for "
+            f"{name!r} in meta.json of {folder}. Export the dataset again."
+        ) from error
+    boxes = corners.round().astype(int).tolist()
+    return tuple(((top, left), (bottom, right)) for (top, left), (bottom, right) in boxes)
 
 
 def _truth_path(folder: Path, name: str) -> Path | None:

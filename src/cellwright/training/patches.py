@@ -1,15 +1,17 @@
 """Annotated images in memory -> random patches, turned, flipped and rescaled together with their targets."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import cos, pi, sin
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
-from cellwright.io.dataset import Dataset
+from cellwright.io.dataset import Dataset, Region
 from cellwright.models.contract import CellModel, MapKind
 from cellwright.ops import normalize
 from cellwright.ops.labels import annotate, equivalent_diameters, relabel
@@ -19,7 +21,20 @@ from cellwright.types import Annotation, Image, Labels
 
 MAX_FRAMES = 12  # frames taken from one stack
 SLICE_PIXELS = 8_000_000  # of one volume that is learned as such: all slices of a small one
+RIM_PX = (
+    3  # around masks of which it is not known whether they are all: background, beyond it nothing is known
+)
 FARTHEST_ZOOM = 2.0  # images whose cells are this many times beyond the model's range are resized once
+
+
+class Scale(NamedTuple):
+    """The cells' diameter, taken from the annotation where it is None, and when to bring them to the model's.
+
+    That is where they are ``farthest`` times beyond the model's range.
+    """
+
+    diameter_px: float | None = None
+    farthest: float = FARTHEST_ZOOM
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +66,13 @@ class Sample:
     diameter_px: float
 
 
-def load_samples(dataset: Dataset, model: CellModel) -> Task[list[Sample]]:
-    """Read every item of a dataset; a stack gives one sample for each of its frames that has a cell."""
+def load_samples(
+    dataset: Dataset, model: CellModel, *, farthest: float = FARTHEST_ZOOM
+) -> Task[list[Sample]]:
+    """Read every item of a dataset; a stack gives one sample for each of its frames that has a cell.
+
+    Images whose cells are ``farthest`` times beyond the model's range are resized to its diameter.
+    """
     samples: list[Sample] = []
     for done, item in enumerate(dataset.items):
         yield Progress("read", done, len(dataset), item.name)
@@ -63,8 +83,9 @@ def load_samples(dataset: Dataset, model: CellModel) -> Task[list[Sample]]:
         planes = _planes(image, truth)
         diameter = diameter_of([annotation for _, annotation in planes])
         for index, (plane, annotation) in enumerate(planes):
-            name = f"{item.name}:{index}"
-            samples.append(make_sample(name, item.group, plane, annotation, model, diameter_px=diameter))
+            name, scale = f"{item.name}:{index}", Scale(diameter, farthest)
+            sample = make_sample(name, item.group, plane, annotation, model, scale=scale)
+            samples.append(within(sample, item.regions, annotation.shape))
     return samples
 
 
@@ -89,7 +110,7 @@ def volume_samples(
     for index in np.linspace(0, len(labels) - 1, n).round().astype(int):
         scaled = normalize.apply(scaling, slices.read(int(index), (slice(None), slice(None))))
         annotation = annotate(relabel(labels[index]))
-        samples.append(_sample(f"{name}:{index}", group, scaled, annotation, model, diameter))
+        samples.append(_sample(f"{name}:{index}", group, scaled, annotation, model, Scale(diameter)))
     return samples
 
 
@@ -114,24 +135,25 @@ def make_sample(
     annotation: Annotation,
     model: CellModel,
     *,
-    diameter_px: float | None = None,
+    scale: Scale = Scale(),  # noqa: B008 - frozen
 ) -> Sample:
     """Return the sample of one image (C, Y, X) and its annotation, for the targets of a model.
 
-    An image whose cells (of ``diameter_px``, else as annotated) are far from the model's diameter is brought
-    to it, as it will be when counted.
+    An image whose cells are far from the model's diameter is brought to it, as it will be when counted.
     """
     channels = image[:3] if image.shape[0] >= 3 else image[:1]
     scaled = normalize.apply(normalize.fit(channels, model.spec.percentiles), channels)
-    diameter = diameter_of([annotation]) if diameter_px is None else diameter_px
-    return _sample(name, group, scaled, annotation, model, diameter)
+    if scale.diameter_px is None:
+        scale = Scale(diameter_of([annotation]), scale.farthest)
+    return _sample(name, group, scaled, annotation, model, scale)
 
 
 def _sample(
-    name: str, group: str, scaled: np.ndarray, annotation: Annotation, model: CellModel, diameter: float
+    name: str, group: str, scaled: np.ndarray, annotation: Annotation, model: CellModel, scale: Scale
 ) -> Sample:
     low, high = model.spec.diameter_range_px
-    if diameter > 0 and not low / FARTHEST_ZOOM <= diameter <= high * FARTHEST_ZOOM:
+    diameter = float("nan") if scale.diameter_px is None else scale.diameter_px
+    if diameter > 0 and not low / scale.farthest <= diameter <= high * scale.farthest:
         zoom = model.spec.diameter_px / diameter
         shape = zoomed(annotation.shape, zoom)
         scaled, annotation = resize(scaled, shape), resize_annotation(annotation, shape)
@@ -139,15 +161,37 @@ def _sample(
     targets = model.make_targets(annotation)
     kinds = [model.map_kinds[name] for name, n in model.spec.map_channels.items() for _ in range(n)]
     labels = np.zeros(annotation.shape, np.int32) if annotation.labels is None else annotation.labels
+    values = np.concatenate([targets[name] for name in model.spec.map_channels])
+    if annotation.labels is not None and not annotation.is_complete:
+        values[:, ndimage.distance_transform_edt(labels == 0) > RIM_PX] = np.nan
     return Sample(
         name=name,
         group=group,
         image=torch.from_numpy(np.ascontiguousarray(scaled)),
-        targets=torch.from_numpy(np.concatenate([targets[name] for name in model.spec.map_channels])).half(),
+        targets=torch.from_numpy(values).half(),
         kinds=tuple(kinds),
         labels=torch.from_numpy(labels.astype(np.int32)),
         points=annotation.points,
         diameter_px=diameter,
+    )
+
+
+def within(sample: Sample, regions: Sequence[Region], shape: tuple[int, int]) -> Sample:
+    """Return a sample of which nothing is known outside of these regions of its image of ``shape`` pixels."""
+    if not regions:
+        return sample
+    known = np.zeros(sample.labels.shape, np.bool_)
+    zoom = np.array(known.shape) / np.array(shape)
+    for corners in regions:
+        (top, left), (bottom, right) = (np.array(corners) * zoom).round().astype(int)
+        known[top:bottom, left:right] = True
+    outside = torch.from_numpy(~known)
+    rows = sample.points.round().astype(int).clip(0, np.array(known.shape) - 1)
+    return replace(
+        sample,
+        targets=sample.targets.masked_fill(outside, torch.nan),
+        labels=sample.labels.masked_fill(outside, 0),
+        points=sample.points[known[tuple(rows.T)]],
     )
 
 
