@@ -1,10 +1,17 @@
 """Where models live: those that travel with the package, those in the user's folder, or any folder.
 
+The user's own can be renamed, deleted, and sent to others as one file, a zip archive of the model's folder.
 Imports no torch before a model is loaded.
 """
 
 import json
-from collections.abc import Mapping
+import re
+import shutil
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -13,11 +20,16 @@ from typing import TYPE_CHECKING
 
 import pooch
 
-from cellwright.errors import CheckpointError
+from cellwright.errors import CheckpointError, WriteError
 from cellwright.models.spec import ModelSpec, read_spec
 
 if TYPE_CHECKING:
     from cellwright.models.contract import CellModel
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
+FILES = ("spec.json", "weights.safetensors", "scores.json", "card.md", "curve.json")
+NEEDED = FILES[:2]
+MOST_BYTES = 2_000_000_000  # of a model in an archive, once unpacked
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +93,161 @@ def load(name: str | Path) -> "CellModel":
     folder = find(name).resolve()
     spec = folder / "spec.json"
     return _load(folder, spec.stat().st_mtime_ns if spec.exists() else 0)
+
+
+def rename(name: str, new: str) -> Path:
+    """Give one of the user's models another name and return its folder.
+
+    Raises
+    ------
+    CheckpointError
+        It is not one of the user's, or the new name cannot be a name or is taken.
+    WriteError
+        The folder cannot be moved.
+    """
+    source, target = _own(name), _free(new)
+    with _writing(target):
+        source.rename(target)
+    return target
+
+
+def delete(name: str) -> None:
+    """Delete one of the user's models.
+
+    Raises
+    ------
+    CheckpointError
+        It is not one of the user's.
+    WriteError
+        The folder cannot be deleted.
+    """
+    folder = _own(name)
+    with _writing(folder):
+        doomed = folder.with_name(f".{folder.name}.deleted")  # out of the list at once, and as a whole
+        folder.rename(doomed)
+        shutil.rmtree(doomed)
+
+
+def share(name: str | Path, path: Path) -> Path:
+    """Write a model as one file, a zip archive, and return its path; the file appears whole or not at all.
+
+    Raises
+    ------
+    CheckpointError
+        There is no such model, or it is damaged.
+    WriteError
+        The file cannot be written.
+    """
+    folder = find(name)
+    load(folder)
+    partial = path.with_name(path.name + ".part")
+    with _writing(path):
+        try:
+            with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+                for file in FILES:
+                    if (folder / file).exists():
+                        archive.write(folder / file, file)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    return path
+
+
+def take(path: Path, name: str = "") -> Path:
+    """Put a model that was shared as one file among the user's, and return its folder.
+
+    Nothing is written where the archive holds no model this version can load; no code in it is run.
+
+    Parameters
+    ----------
+    name
+        Of the model; that of the file when empty.
+
+    Raises
+    ------
+    CheckpointError
+        The file is no archive of a model, is damaged, or holds other files or paths; or the name is taken.
+    WriteError
+        The user's folder cannot be written.
+    """
+    from cellwright.models.checkpoint import load_checkpoint
+
+    target = _free(name or path.stem)
+    with _writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", dir=target.parent) as place:
+            folder = Path(place) / target.name
+            folder.mkdir()
+            _unpack(path, folder)
+            load_checkpoint(folder)
+            folder.rename(target)
+    return target
+
+
+def _unpack(path: Path, folder: Path) -> None:
+    """Write the files of a model in an archive, whose names are known beforehand, into a folder."""
+    if not path.is_file():
+        raise CheckpointError(f"There is no file {path}. Choose a model that was shared.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in _checked(archive, path):
+                with archive.open(member) as source, (folder / member.filename).open("wb") as file:
+                    shutil.copyfileobj(source, file)
+    except CheckpointError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise CheckpointError(
+            f"Expected a shared model, a zip archive, in {path}; got: {error}. Ask for the file again."
+        ) from error
+
+
+def _checked(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
+    members = archive.infolist()
+    names = [member.filename for member in members]
+    foreign = sorted(set(names) - set(FILES))
+    missing = [name for name in NEEDED if name not in names]
+    if foreign or missing or len(names) > len(set(names)):
+        raise CheckpointError(
+            f"A shared model holds {', '.join(FILES)} and nothing else; {path} lacks {missing}, and has "
+            f"{foreign[:3]} besides. Nothing was written. Ask for the file again."
+        )
+    if sum(member.file_size for member in members) > MOST_BYTES:
+        raise CheckpointError(f"{path} unpacks to more than {MOST_BYTES:,} bytes. Nothing was written.")
+    return members
+
+
+def _own(name: str) -> Path:
+    """Return the folder of one of the user's models."""
+    folder = user_folder() / name
+    if Path(name).name != name or not NAME.fullmatch(name) or not folder.is_dir():
+        own = sorted(path.parent.name for path in user_folder().glob("*/spec.json"))
+        raise CheckpointError(
+            f"Only your own models can be changed: {', '.join(own) or 'none yet'}; got {name!r}."
+        )
+    return folder
+
+
+def _free(name: str) -> Path:
+    """Return the folder a new model of this name will have."""
+    if not NAME.fullmatch(name) or name != name.strip(" ."):
+        raise CheckpointError(
+            "A model's name has up to 64 letters, digits, spaces, dots, dashes and underscores, and begins "
+            f"with a letter or digit; got {name!r}. Choose another name."
+        )
+    folder = user_folder() / name
+    if folder.exists():
+        raise CheckpointError(f"There is a model {name!r} already, in {folder}. Choose another name.")
+    return folder
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, WriteError):
+            raise
+        raise WriteError(f"Cannot write {path}: {error}. Choose a place you may write to.") from error
 
 
 @lru_cache(maxsize=4)

@@ -1,0 +1,235 @@
+"""Models that are renamed, deleted, sent and received; none that could do harm gets in."""
+
+import json
+import os
+import pickle
+import stat
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from cellwright.errors import CheckpointError, WriteError
+from cellwright.models import shelf
+from cellwright.models.checkpoint import save_checkpoint
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """An empty folder in the place of the user's models."""
+    folder = tmp_path / "own"
+    monkeypatch.setattr(shelf, "user_folder", lambda: folder)
+    monkeypatch.setattr(shelf, "shipped_folder", lambda: tmp_path / "shipped")
+    return folder
+
+
+@pytest.fixture
+def mine(own, make_model):
+    save_checkpoint(own / "mine", make_model(), {"ap50": 0.9})
+    (own / "mine" / "card.md").write_text("# Mine\n")
+    return own / "mine"
+
+
+@pytest.fixture
+def shared(mine, tmp_path):
+    return shelf.share("mine", tmp_path / "mine.zip")
+
+
+def everything(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def repack(path, change):
+    """Write an archive again after ``change`` of the dict of its files."""
+    with zipfile.ZipFile(path) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    change(files)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+
+
+def test_a_model_is_renamed(mine, own):
+    assert shelf.rename("mine", "Ours 2.1") == own / "Ours 2.1"
+    assert everything(own)[0] == "Ours 2.1"
+    assert shelf.load("Ours 2.1").spec.family == "flow"
+    assert not mine.exists()
+
+
+def test_a_model_is_deleted(mine, own):
+    shelf.delete("mine")
+    assert everything(own) == []
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../own/mine", "absent", "mine/", ".hidden", "/tmp"])
+def test_what_is_not_ones_own_is_left_alone(mine, name):
+    for act in (shelf.delete, lambda one: shelf.rename(one, "new")):
+        with pytest.raises(CheckpointError, match="Only your own models can be changed: mine"):
+            act(name)
+    assert mine.exists()
+
+
+def test_shipped_models_cannot_be_changed(own, tmp_path, make_model):
+    save_checkpoint(tmp_path / "shipped" / "flow", make_model())
+    with pytest.raises(CheckpointError, match="none yet"):
+        shelf.delete("flow")
+    assert (tmp_path / "shipped" / "flow" / "spec.json").exists()
+
+
+@pytest.mark.parametrize("name", ["", "..", "../new", "a/b", ".new", "new.", "x" * 65, "a\\b", "a:b", "ä"])
+def test_names_that_could_mean_another_place_are_refused(mine, shared, own, name):
+    before = everything(own)
+    with pytest.raises(CheckpointError, match="name"):
+        shelf.rename("mine", name)
+    if name:
+        with pytest.raises(CheckpointError, match="name"):
+            shelf.take(shared, name)
+    assert everything(own) == before
+
+
+def test_a_name_that_is_taken_is_refused(mine, shared, own, make_model):
+    save_checkpoint(own / "other", make_model(seed=8))
+    with pytest.raises(CheckpointError, match="already"):
+        shelf.rename("mine", "other")
+    with pytest.raises(CheckpointError, match="already"):
+        shelf.take(shared, "mine")
+
+
+def test_a_shared_model_is_the_same_model(mine, shared, own):
+    with zipfile.ZipFile(shared) as archive:
+        assert set(archive.namelist()) == {"spec.json", "weights.safetensors", "scores.json", "card.md"}
+    folder = shelf.take(shared, "theirs")
+    assert folder == own / "theirs"
+    assert everything(folder) == everything(mine)
+    assert all((folder / name).read_bytes() == (mine / name).read_bytes() for name in everything(mine))
+    assert shelf.load("theirs").sha256 == shelf.load("mine").sha256
+    if os.name == "posix":
+        assert not (folder / "spec.json").stat().st_mode & stat.S_IXUSR
+
+
+def test_a_model_takes_the_name_of_its_file(shared, own):
+    shelf.delete("mine")
+    assert shelf.take(shared) == own / "mine"
+
+
+def test_a_damaged_model_is_not_shared(mine, tmp_path):
+    (mine / "weights.safetensors").write_bytes(b"no weights")
+    with pytest.raises(CheckpointError, match="checksum"):
+        shelf.share("mine", tmp_path / "out.zip")
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_a_place_that_cannot_be_written_is_told(mine, tmp_path):
+    with pytest.raises(WriteError, match="Choose a place"):
+        shelf.share("mine", tmp_path / "absent" / "out.zip")
+
+
+def _pickled(files):
+    files["weights.safetensors"] = pickle.dumps({"a": 1})
+
+
+def _torch_file(files):
+    files["weights.pt"] = b"code"
+
+
+def _nan(files, folder):
+    path = folder / "broken.safetensors"
+    path.write_bytes(files["weights.safetensors"])
+    weights = load_file(path)
+    name = next(name for name, value in weights.items() if value.is_floating_point())
+    weights[name] = torch.full_like(weights[name], np.nan)
+    _replace_weights(files, weights, path)
+
+
+def _other_shapes(files, folder):
+    path = folder / "broken.safetensors"
+    path.write_bytes(files["weights.safetensors"])
+    weights = load_file(path)
+    name = next(name for name, value in weights.items() if value.ndim == 4)
+    weights[name] = weights[name][:, :1].contiguous()
+    _replace_weights(files, weights, path)
+
+
+def _replace_weights(files, weights, path):
+    save_file(weights, path)
+    files["weights.safetensors"] = path.read_bytes()
+    path.unlink()
+    _edit_spec(files, weights_sha256="")
+
+
+def _edit_spec(files, **values):
+    files["spec.json"] = json.dumps({**json.loads(files["spec.json"]), **values}).encode()
+
+
+HARM = {
+    "pickle": (lambda files, _: _pickled(files), "checksum"),
+    "pickle without a checksum": (
+        lambda files, _: (_pickled(files), _edit_spec(files, weights_sha256="")),
+        "safetensors",
+    ),
+    "foreign file": (lambda files, _: _torch_file(files), r"weights\.pt"),
+    "path upwards": (lambda files, _: files.update({"../evil.py": b"x"}), r"\.\./evil\.py"),
+    "absolute path": (lambda files, _: files.update({"/tmp/evil.py": b"x"}), "evil"),
+    "folder": (lambda files, _: files.update({"sub/spec.json": b"x"}), "sub"),
+    "windows path": (lambda files, _: files.update({"..\\evil.py": b"x"}), "evil"),
+    "no weights": (lambda files, _: files.pop("weights.safetensors"), "lacks"),
+    "no spec": (lambda files, _: files.pop("spec.json"), "lacks"),
+    "newer version": (lambda files, _: _edit_spec(files, version=99), "version 1"),
+    "unknown field": (lambda files, _: _edit_spec(files, surprise=1), "unknown"),
+    "unknown family": (lambda files, _: _edit_spec(files, family="os.system"), "family"),
+    "spec is no json": (lambda files, _: files.update({"spec.json": b"{"}), r"spec\.json"),
+    "NaN weights": (_nan, "NaN"),
+    "other shapes": (_other_shapes, "do not fit"),
+}
+
+
+@pytest.mark.parametrize("harm", HARM)
+def test_what_could_do_harm_is_not_taken(shared, own, tmp_path, harm):
+    change, words = HARM[harm]
+    repack(shared, lambda files: change(files, tmp_path))
+    before = everything(tmp_path)
+    with pytest.raises(CheckpointError, match=words):
+        shelf.take(shared, "theirs")
+    assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize("share_left", [0.0, 0.2, 0.7, 0.999])
+def test_a_truncated_file_is_not_taken(shared, own, tmp_path, share_left):
+    content = shared.read_bytes()
+    shared.write_bytes(content[: int(len(content) * share_left)])
+    before = everything(tmp_path)
+    with pytest.raises(CheckpointError, match="zip archive"):
+        shelf.take(shared, "theirs")
+    assert everything(tmp_path) == before
+
+
+def test_a_flipped_bit_is_found(shared, own):
+    content = bytearray(shared.read_bytes())
+    content[len(content) // 2] ^= 8
+    shared.write_bytes(content)
+    with pytest.raises(CheckpointError):
+        shelf.take(shared, "theirs")
+    assert not (own / "theirs").exists()
+
+
+def test_an_archive_that_unpacks_to_too_much_is_not_taken(shared, own, monkeypatch):
+    monkeypatch.setattr(shelf, "MOST_BYTES", 1000)
+    with pytest.raises(CheckpointError, match="unpacks to more than"):
+        shelf.take(shared, "theirs")
+
+
+def test_a_link_in_an_archive_is_stored_as_plain_bytes(shared, own):
+    """An archive may call a member a link; it is only ever written as a file."""
+    with zipfile.ZipFile(shared, "a") as archive:
+        link = zipfile.ZipInfo("curve.json")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(link, "/etc/passwd")
+    folder = shelf.take(shared, "theirs")
+    assert not (folder / "curve.json").is_symlink()
+
+
+def test_no_file_is_told(own, tmp_path):
+    with pytest.raises(CheckpointError, match="no file"):
+        shelf.take(tmp_path / "absent.zip")
