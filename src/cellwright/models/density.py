@@ -24,7 +24,7 @@ MAP_CHANNELS = {"density": 1}
 UNIT = 100.0  # the network gives cells per 100 pixels
 LOG_SCALE = 10_000.0  # densities this many times smaller than 1 count as much as their size
 POOLS = ((4, 0.20), (8, 0.35), (16, 0.45))  # side of a square in pixels, weight of the shape of the density
-COUNT_WEIGHT = {"paper": 0.25, "small": 1.0}  # a quarter leaves the small network counting too few
+COUNT_WEIGHT = 0.25
 
 SPECS = {
     "small": ModelSpec(
@@ -101,14 +101,14 @@ class DensityModel(ModelBase):
         return {"density": cells_to_density(annotation.points, _areas(annotation), annotation.shape)}
 
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss of pixels + of shape + that of the count, weighted; both (B, 1, Y, X)."""
+        """Return the loss of pixels + of shape + a quarter of that of the count; both (B, 1, Y, X)."""
         known = ~targets.flatten(1).isnan().any(dim=1)
         if not known.any():
             return 0.0 * output.sum()
         found, true = self.to_maps(output[known]), targets[known]
         pixels = ((1 + LOG_SCALE * found).log() - (1 + LOG_SCALE * true).log()).abs().mean()
         count = functional.smooth_l1_loss(found.sum(dim=(1, 2, 3)), true.sum(dim=(1, 2, 3)))
-        return pixels + _shape_loss(found, true) + COUNT_WEIGHT[self.spec.preset] * count
+        return pixels + _shape_loss(found, true) + COUNT_WEIGHT * count
 
     def to_maps(self, output: Tensor) -> Tensor:
         """Return cells per pixel from the raw output; (B, 1, Y, X)."""
