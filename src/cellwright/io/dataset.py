@@ -13,19 +13,24 @@ Of boxes and points it is not known whether every cell has one, unless meta.json
 Masks are complete unless it says ``"complete": false``. What holds for one image alone stands under its name
 in ``items``: ``"complete"``, and ``"regions": [[[top, left], [bottom, right]], ...]``, the boxes (in pixels;
 first corner, one past the last) outside of which nothing is known.
+
+Cells with masks have their classes in points/<name>.csv, one row for each that has one, at a pixel of it.
 """
 
 import csv
 import json
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from cellwright.errors import ReadError
-from cellwright.io.images import read_image
+from cellwright.errors import ReadError, WriteError
+from cellwright.io.files import written_whole
+from cellwright.io.images import read_image, write_image, write_labels
 from cellwright.ops.labels import annotate, relabel
 from cellwright.types import Annotation, Image, Labels
 
@@ -120,7 +125,7 @@ def _plane_shape(image: Image) -> tuple[int, ...]:
 def read_cells(
     path: Path, shape: tuple[int, int], classes: tuple[str, ...], *, is_complete: bool
 ) -> Annotation:
-    """Return the boxes or points of a csv file; a row of a class that is not among ``classes`` is an error.
+    """Return the boxes or points of a csv file; a row without a class has the class -1.
 
     Raises
     ------
@@ -133,7 +138,8 @@ def read_cells(
         is_boxes = path.parent.name == "boxes"
         columns = ("ymin", "xmin", "ymax", "xmax") if is_boxes else ("y", "x")
         table = np.array([[float(row[name]) for name in columns] for row in rows], np.float32)
-        numbers = [classes.index(row["class"]) for row in rows] if classes else None
+        names = [row.get("class") or "" for row in rows]
+        numbers = [classes.index(name) if name else -1 for name in names] if classes else None
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ReadError(
             f"Expected rows of xmin, ymin, xmax, ymax, class or of y, x, class in {path}; got: {error!r}. "
@@ -257,3 +263,176 @@ def _names(meta: dict[str, Any], folder: Path) -> Iterator[tuple[str, str]]:
             if Path(name).name != name or name in ("", ".."):
                 raise ReadError(f"Names in meta.json of {folder} must be plain file names; got {name!r}.")
             yield str(split), name
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entry:
+    """An annotated image that is to be added to a dataset; made by ``session.export``.
+
+    Parameters
+    ----------
+    image
+        With its pixel size, where that is known.
+    truth
+        Labels of the image, numbered 1..N, or boxes or points of a 2D image.
+    classes : int16 (N,) or None
+        Of labels: the class of cell ``i + 1``, -1 for none. An annotation has its own.
+    class_names
+        What the classes are called.
+    name
+        Under which it is kept; empty takes that of the image.
+    split, group
+        Where it belongs. An image that is replaced stays in its split.
+    regions
+        Outside of which nothing is known.
+    is_complete
+        Whether every cell is annotated: inside of ``regions``, if there are any.
+    provenance
+        How the annotation came about, for meta.json.
+    """
+
+    image: Image
+    truth: Annotation | Labels
+    classes: NDArray[np.int16] | None = None
+    class_names: tuple[str, ...] = ()
+    name: str = ""
+    split: str = "train"
+    group: str = ""
+    regions: tuple[Region, ...] = ()
+    is_complete: bool = True
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+def append(folder: Path | str, entry: Entry, *, may_replace: bool = False) -> str:
+    """Add an annotated image to a dataset folder, which is made where it is missing; return its name.
+
+    Every file is written whole, meta.json last: what is cut off on the way is not part of the dataset.
+    Nothing that is there is touched, unless the same name is to be replaced.
+
+    Raises
+    ------
+    WriteError
+        The name is there already, or something cannot be written.
+    ReadError
+        There is a meta.json that is damaged.
+    """
+    folder = Path(folder)
+    name = plain_name(entry.name or entry.image.name)
+    has_meta = (folder / "meta.json").exists()
+    new: dict[str, Any] = {"name": folder.name, "split": {}, "items": {}}
+    meta = _read_meta(folder) if has_meta else new
+    there = _files_of(folder, name)
+    listed = any(name in names for names in meta["split"].values())
+    if (listed or there) and not may_replace:
+        left = "" if listed else " (not listed in meta.json: left over where an export was cut off)"
+        raise WriteError(
+            f"{name!r} must not be in the dataset {folder} yet; it is{left}. Ask for it to be replaced, or "
+            "give another name."
+        )
+    written = _write_files(folder, name, entry)
+    for path in set(there) - set(written):
+        path.unlink(missing_ok=True)
+    _write_meta(folder, _meta_with(meta, name, entry))
+    return name
+
+
+def plain_name(name: str) -> str:
+    """Return a name as a file can have it on every system, the same each time.
+
+    Raises
+    ------
+    WriteError
+        Nothing of it is left.
+    """
+    plain = re.sub(r"[^\w.+=@ -]+", "_", name).strip(" .")[:150]
+    if not plain.strip("_"):
+        raise WriteError(f"The name of an image must have letters or digits; got {name!r}. Name it.")
+    return plain
+
+
+def _files_of(folder: Path, name: str) -> list[Path]:
+    """Return the files of an image that are there."""
+    known = [folder / kind / f"{name}.csv" for kind in ("boxes", "points")] + [
+        folder / "masks" / f"{name}.tif"
+    ]
+    images = folder / "images"
+    return [path for path in images.glob("*") if path.stem == name] + [
+        path for path in known if path.exists()
+    ]
+
+
+def _write_files(folder: Path, name: str, entry: Entry) -> list[Path]:
+    """Write image, truth and classes; return their paths."""
+    paths = [folder / "images" / f"{name}.tif"]
+    if isinstance(entry.truth, Annotation):
+        kind = "points" if entry.truth.boxes is None else "boxes"
+        rows, header = _cell_rows(entry.truth, entry.class_names)
+    else:
+        kind, header = "points", [*entry.image.axes.replace("C", "").lower(), "class"]
+        rows = _class_rows(entry)
+        paths.append(folder / "masks" / f"{name}.tif")
+    write_image(paths[0], entry.image)
+    if len(paths) == 2:
+        write_labels(paths[1], np.asarray(entry.truth), entry.image)
+    if rows or len(paths) == 1:
+        paths.append(folder / kind / f"{name}.csv")
+        with written_whole(paths[-1]) as part, part.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([header, *rows])
+    return paths
+
+
+def _cell_rows(truth: Annotation, names: Sequence[str]) -> tuple[list[list[Any]], list[str]]:
+    """Return the rows and columns of boxes or points."""
+    classes = np.full(len(truth.points), -1) if truth.classes is None else truth.classes
+    called = [names[int(number)] if number >= 0 else "" for number in classes]
+    if truth.boxes is None:
+        table, header = truth.points, ["y", "x", "class"]
+    else:
+        table, header = truth.boxes[:, :, ::-1].reshape(-1, 4), ["xmin", "ymin", "xmax", "ymax", "class"]
+    values = np.round(table.astype(float), 3).tolist()
+    return [[*row, name] for row, name in zip(values, called, strict=True)], header
+
+
+def _class_rows(entry: Entry) -> list[list[Any]]:
+    """Return for each cell with a class a pixel of it, the nearest to its middle, and the class."""
+    labels = np.asarray(entry.truth)
+    if entry.classes is None or not (entry.classes >= 0).any():
+        return []
+    places = np.argwhere(labels)
+    numbers = labels[tuple(places.T)]
+    counts = np.maximum(np.bincount(numbers, minlength=len(entry.classes) + 1), 1)
+    middles = np.stack([np.bincount(numbers, axis, len(counts)) / counts for axis in places.T], axis=1)
+    order = np.argsort(((places - middles[numbers]) ** 2).sum(axis=1), kind="stable")
+    found, first = np.unique(numbers[order], return_index=True)
+    nearest = places[order[first]].tolist()
+    pairs = zip(found.tolist(), nearest, strict=True)
+    classes = entry.classes
+    return [[*place, entry.class_names[int(classes[n - 1])]] for n, place in pairs if classes[n - 1] >= 0]
+
+
+def _meta_with(meta: dict[str, Any], name: str, entry: Entry) -> dict[str, Any]:
+    """Return what meta.json says with one more image, everything else as it was."""
+    truth = entry.truth
+    n = len(truth.points) if isinstance(truth, Annotation) else len(np.unique(truth[truth > 0]))
+    item: dict[str, Any] = {"shape": list(entry.image.shape), "axes": entry.image.axes, "n": n}
+    item |= {"dtype": str(entry.image.data.dtype), "complete": entry.is_complete}
+    item |= {"group": entry.group} if entry.group else {}
+    if entry.image.pixel_size_um:
+        item["pixel_size_um"] = [float(size) for size in entry.image.pixel_size_um]
+    if entry.regions:
+        item["regions"] = [[list(corner) for corner in region] for region in entry.regions]
+    item |= {"provenance": dict(entry.provenance)} if entry.provenance else {}
+    meta = {**meta, "items": {**meta["items"], name: item}}
+    known = meta.get("classes") or []
+    names = [called for called in entry.class_names if called not in known]
+    if names:
+        meta["classes"] = {**known, **dict.fromkeys(names)} if isinstance(known, dict) else [*known, *names]
+    if not any(name in others for others in meta["split"].values()):
+        others = meta["split"].get(entry.split, [])
+        meta["split"] = {**meta["split"], entry.split: [*others, name]}
+    return meta
+
+
+def _write_meta(folder: Path, meta: dict[str, Any]) -> None:
+    with written_whole(folder / "meta.json") as part:
+        part.write_text(json.dumps(meta, indent=1, default=str) + "\n", encoding="utf-8")

@@ -72,6 +72,48 @@ def write_labels(path: Path | str, labels: Labels, image: Image) -> None:
     _write_tiff(Path(path), np.asarray(labels, np.int32), image)
 
 
+def write_image(path: Path | str, image: Image) -> None:
+    """Write an image as zlib-compressed OME-TIFF with its axes and pixel size, every value as it is.
+
+    Channels that are no colours are moved before Z, Y and X. Types that OME does not have become the next
+    that it has: whole numbers of 64 bits become ones of 32.
+
+    Raises
+    ------
+    WriteError
+        The file cannot be written, or the values do not fit.
+    """
+    pixels, axes = _plain_values(image), image.axes
+    is_colour = axes.endswith("C") and pixels.shape[-1] == 3 and pixels.dtype in (np.uint8, np.uint16)
+    if "C" in axes and not is_colour:
+        axes = axes.replace("C", "")
+        place = axes.index("T") + 1 if axes.startswith("T") else 0
+        pixels = np.moveaxis(pixels, image.axes.index("C"), place)
+        axes = axes[:place] + "C" + axes[place:]
+    metadata = {"axes": axes[:-1] + "S" if is_colour else axes, **_physical_sizes(image)}
+    photometric = "rgb" if is_colour else "minisblack"
+    with written_whole(Path(path)) as part:
+        tifffile.imwrite(
+            part, pixels, ome=True, photometric=photometric, compression="zlib", metadata=metadata
+        )
+
+
+def _plain_values(image: Image) -> NDArray[Any]:
+    """Return the pixels in a type that OME has."""
+    pixels: NDArray[Any] = np.asarray(image.data)
+    kind = {"?": "u1", "e": "f4", "l": "i4", "q": "i4", "L": "u4", "Q": "u4"}.get(pixels.dtype.char)
+    if kind is None:
+        return pixels
+    if kind in ("i4", "u4") and pixels.size:
+        limits = np.iinfo(kind)
+        if pixels.min() < limits.min or pixels.max() > limits.max:
+            raise WriteError(
+                f"The values of {image.name!r} must lie between {limits.min} and {limits.max}; got up to "
+                f"{pixels.max()}. Convert the image."
+            )
+    return pixels.astype(kind)
+
+
 def write_map(path: Path | str, values: NDArray[np.float32], image: Image) -> None:
     """Write a dense result, a density say, as float32 OME-TIFF; else like :func:`write_labels`."""
     _write_tiff(Path(path), np.asarray(values, np.float32), image)
@@ -82,14 +124,19 @@ def _write_tiff(path: Path, values: NDArray[Any], image: Image) -> None:
     expected = tuple(n for _, n in kept)
     if values.shape != expected:
         raise WriteError(f"Labels and maps of {image.name!r} must have shape {expected}; got {values.shape}.")
-    metadata: dict[str, Any] = {"axes": "".join(axis for axis, _ in kept)}
-    spatial = [axis for axis in image.axes if axis in SPATIAL]
-    for axis, size in zip(spatial, image.pixel_size_um, strict=False):
-        metadata |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": "µm"}
+    metadata = {"axes": "".join(axis for axis, _ in kept), **_physical_sizes(image)}
     with written_whole(path) as part:
         tifffile.imwrite(
             part, values, ome=True, photometric="minisblack", compression="zlib", metadata=metadata
         )
+
+
+def _physical_sizes(image: Image) -> dict[str, Any]:
+    sizes: dict[str, Any] = {}
+    spatial = [axis for axis in image.axes if axis in SPATIAL]
+    for axis, size in zip(spatial, image.pixel_size_um, strict=False):
+        sizes |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": "µm"}
+    return sizes
 
 
 def _read(path: Path) -> tuple[ArrayLike, str, Mapping[str, float]]:
