@@ -262,13 +262,13 @@ def _class_shares(
         return {}
     own, true = names
     shares: dict[str, Share] = {}
-    for number in np.unique(truth.classes):
+    for number in np.unique(truth.classes[truth.classes >= 0]):
         hits = float((truth.classes[pairs[:, 1]] == number).sum())
         shares[f"{kind}_recall_{true[number]}"] = (hits, float((truth.classes == number).sum()))
     if cells.classes is not None and own:
         given = [own[number] if 0 <= number < len(own) else "" for number in cells.classes[pairs[:, 0]]]
-        right = sum(a == true[b] for a, b in zip(given, truth.classes[pairs[:, 1]], strict=True))
-        shares["class_accuracy"] = (right, len(pairs))
+        named = [(a, true[b]) for a, b in zip(given, truth.classes[pairs[:, 1]], strict=True) if b >= 0]
+        shares["class_accuracy"] = (sum(a == b for a, b in named), len(named))
     return shares
 
 
