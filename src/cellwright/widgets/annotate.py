@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer, Points
 from qtpy.compat import isalive
-from qtpy.QtCore import Qt, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import Qt, QTimer, Signal  # type: ignore[attr-defined]
 from qtpy.QtGui import QKeySequence, QShowEvent
 from qtpy.QtWidgets import QFileDialog, QShortcut, QVBoxLayout, QWidget  # type: ignore[attr-defined]
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import napari.viewer
 
 NO_REVIEW = "N: show the likeliest mistake"
+FOLLOW_MS = 200
 IDLE_HINT = "Take a tool, or use its key over a cell. Press ? for all keys."
 PIXELS_HINT = "Points stand as discs here; they are exported as points."
 
@@ -76,6 +77,10 @@ class AnnotateWidget(QWidget):
         self.journals: Path | None = None  # folder of the journals; None for the usual one
         self._sheet: CheatSheet | None = None
         self._offered: Path | None = None
+        self._follow = QTimer(self)  # what takes a look at every cell waits until the edits pause
+        self._follow.setSingleShot(True)
+        self._follow.setInterval(FOLLOW_MS)
+        self._follow.timeout.connect(self._on_follow)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.panel)
@@ -99,9 +104,10 @@ class AnnotateWidget(QWidget):
             button.clicked.connect(lambda _=False, name=name: self._on_tool_clicked(name))
         for index, chip in enumerate(panel.chips):
             chip.clicked.connect(lambda _=False, index=index: self._on_class_clicked(index))
-        self._help_key = QShortcut(QKeySequence(HELP_KEY), self)
-        self._help_key.setContext(Qt.ShortcutContext.WindowShortcut)
-        self._help_key.activated.connect(self.show_keys)
+        for keys in (HELP_KEY, f"Shift+{HELP_KEY}"):  # keyboards differ in whether it takes Shift
+            shortcut = QShortcut(QKeySequence(keys), self)
+            shortcut.setContext(Qt.ShortcutContext.WindowShortcut)
+            shortcut.activated.connect(self.show_keys)
         for emitter in (layers.events.inserted, layers.events.removed, layers.events.renamed):
             emitter.connect(self.refresh_layers)
         layers.selection.events.active.connect(self.refresh_layers)
@@ -360,6 +366,11 @@ class AnnotateWidget(QWidget):
         counts = tuple(classes.count(index) for index in range(len(session.class_names)))
         panel.show_classes(session.class_names, counts)
         panel.show_message("")
+        self._follow.start()
+
+    def _on_follow(self) -> None:
+        if self.desk is not None and self.desk.review.current is not None:
+            self._on_review_moved(self.desk.review.current)
 
     def tell(self, text: str) -> None:
         """Say in the viewer's status what was done."""

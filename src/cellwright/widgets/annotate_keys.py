@@ -58,6 +58,10 @@ TOOLS = (
 )
 BY_NAME = {tool.name: tool for tool in TOOLS}
 CLASS_HELP = "Class of the cell under the cursor; 0 takes it away"
+NOTE = (
+    "Keys that change a cell take the one under the cursor; where there is none, the one in review.<br>"
+    "They work while the annotation is the active layer."
+)
 HINTS = {
     "paint": "Draw with the mouse. [ and ] change the brush; P over a cell goes on with that cell.",
     "erase": "Erase with the mouse. [ and ] change the brush.",
@@ -95,13 +99,9 @@ def cheat_sheet() -> str:
         rows += [_row(key_text(tool), tool.title, tool.help) for tool in TOOLS if tool.group == group]
     rows.append('<tr><td colspan="3"><br><b>More</b></td></tr>')
     rows.append(_row("1 … 9", "Class", f"{CLASS_HELP}."))
-    rows.append(_row("Space", "Hold", "While it is down the mouse moves the image, whatever the tool."))
+    rows.append(_row("Space", "Hold", "While it is down the mouse moves the image."))
     rows.append(_row(HELP_KEY, "Help", "This sheet; F1 too."))
-    note = (
-        "Keys that change a cell take the one under the cursor; where there is none, the one in review. "
-        "They work while the annotation is the active layer."
-    )
-    return f'<table cellspacing="3">{"".join(rows)}</table><p>{note}</p>'
+    return f'<table cellspacing="3">{"".join(rows)}</table>'
 
 
 def _row(key: str, title: str, text: str) -> str:
@@ -123,10 +123,9 @@ class CheatSheet(QDialog):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.setWindowTitle("Keys of the annotation")
-        text = QLabel(cheat_sheet())
-        text.setTextFormat(Qt.TextFormat.RichText)
-        text.setWordWrap(True)
         layout = QVBoxLayout(self)
-        layout.setContentsMargins(18, 8, 18, 12)
-        layout.addWidget(text)
-        self.setMinimumWidth(520)
+        layout.setContentsMargins(18, 8, 18, 14)
+        for text in (cheat_sheet(), NOTE):
+            label = QLabel(text)
+            label.setTextFormat(Qt.TextFormat.RichText)
+            layout.addWidget(label)

@@ -3,12 +3,13 @@
 Only the box that an edit changed is drawn again; of an image of 2048 x 2048 pixels the whole takes too long.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from napari.layers import Labels
 from napari.utils.colormaps import DirectLabelColormap
+from napari.utils.colormaps.standardize_color import transform_color
 from numpy.typing import NDArray
 
 from cellwright.errors import CellwrightError
@@ -17,14 +18,15 @@ from cellwright.session.annotation import AnnotationSession
 from cellwright.session.history import Edited
 from cellwright.widgets.looks import (
     LARGEST_OUTLINED_PX,
-    N_COLOURS,
     NO_CLASS_COLOUR,
     OUTLINE_PX,
+    bright_colour,
     bright_colours,
     class_colour,
 )
 
 RAY_STEP_PX = 0.5
+HIDDEN = "transparent"
 
 
 class AnnotationLayer:
@@ -54,7 +56,8 @@ class AnnotationLayer:
         self.viewer, self.layer, self.session = viewer, layer, session
         self.channel_axis, self.tell = channel_axis, on_error
         self.hides_reviewed = False
-        self._is_pressed = False
+        self._is_pressed = self._is_direct = self._has_classes = False
+        self._fresh: set[int] = set()  # cells of the last edit
         self._contour = 0
         self._show_data()
         self._begin_looks()
@@ -93,7 +96,7 @@ class AnnotationLayer:
     def point_under_cursor(self) -> NDArray[np.float64] | None:
         """Return what the cursor is at in pixels of the session; None beside the cells of a 3D view."""
         dims = self.viewer.dims
-        direction = self.viewer.camera.calculate_nd_view_direction(dims.ndim, dims.displayed)
+        direction = camera_of(self.viewer).calculate_nd_view_direction(dims.ndim, dims.displayed)
         return self._point(self.viewer.cursor.position, direction)
 
     def _point(self, position: Any, direction: Any) -> NDArray[np.float64] | None:
@@ -133,7 +136,7 @@ class AnnotationLayer:
     # -- what is seen -------------------------------------------------------------------------------------
 
     def hide_reviewed(self, *, is_on: bool) -> None:
-        """Take what is reviewed out of sight, or show it again."""
+        """Take what is reviewed out of sight, or show it again; what was edited last stays to be seen."""
         self.hides_reviewed = is_on
         self._colour()
 
@@ -169,35 +172,47 @@ class AnnotationLayer:
 
     def _colour(self) -> None:
         """Colour cells by class where there are classes, else unlike their neighbours; hide some."""
-        session = self.session
-        numbers = session.ids().tolist()
-        has_classes = any(session.class_of(number) is not None for number in numbers)
-        if not has_classes and not self.hides_reviewed:
-            self._is_direct = False
+        numbers = self.session.ids().tolist()
+        self._has_classes = any(self.session.class_of(number) is not None for number in numbers)
+        self._is_direct = self._has_classes or self.hides_reviewed
+        if not self._is_direct:
             self.layer.colormap = bright_colours()
             return
-        self._is_direct = True
-        bright = bright_colours().colors
-        colours: dict[int | None, Any] = {None: NO_CLASS_COLOUR, 0: "transparent"}
-        for number in numbers:
-            category = session.class_of(number)
-            if self.hides_reviewed and session.is_reviewed(number):
-                colours[number] = "transparent"
-            elif category is not None:
-                colours[number] = class_colour(category)
-            else:
-                colours[number] = NO_CLASS_COLOUR if has_classes else bright[1 + number % N_COLOURS]
+        colours: dict[int | None, Any] = {None: NO_CLASS_COLOUR, 0: HIDDEN}
+        colours |= {number: self._colour_of(number) for number in numbers}
         self.layer.colormap = DirectLabelColormap(color_dict=colours)
 
+    def _colour_of(self, number: int) -> str:
+        """Return the colour of a cell while colours mean something."""
+        category = self.session.class_of(number)
+        if self.hides_reviewed and number not in self._fresh and self.session.is_reviewed(number):
+            return HIDDEN
+        if category is not None:
+            return class_colour(category)
+        return NO_CLASS_COLOUR if self._has_classes else bright_colour(number)
+
+    def _recolour(self, numbers: Iterable[int]) -> None:
+        """Bring the colours of some cells in line with their class and flag."""
+        there = [number for number in numbers if number in self.session]
+        if not there:
+            return
+        if not self._is_direct or not recolour(self.layer, {n: self._colour_of(n) for n in there}):
+            self._colour()
+            return
+        self.redraw(self.session.box_of(number) for number in there)
+
     def _on_changed(self, edited: Edited) -> None:
+        before, self._fresh = self._fresh, set(edited.numbers)
+        if self._is_direct:
+            self._recolour(before ^ self._fresh)
         self.redraw(edited.boxes)
 
     def _on_reviewed(self, numbers: tuple[int, ...]) -> None:
         if self.hides_reviewed:
-            self._colour()
+            self._recolour(numbers)
 
     def _on_classes(self, numbers: tuple[int, ...]) -> None:
-        self._colour()
+        self._recolour(numbers)
 
     def _on_ndisplay(self, _: object = None) -> None:
         """Outlines are drawn in slices alone; in a 3D view napari warns of them."""
@@ -242,29 +257,38 @@ class AnnotationLayer:
 def painted(labels: NDArray[Any], atoms: Iterable[Any]) -> tuple[Box, NDArray[Any], NDArray[Any]]:
     """Return the box of a stroke of napari's brush, and what it held before and after.
 
+    napari tells of a stroke once it is painted, but of a fill or a polygon just before.
+
     Parameters
     ----------
     labels
-        The data of the layer, painted already.
+        The data of the layer.
     atoms
         The value of the layer's ``paint`` event: for each dab its box, mask and old values (napari 0.9), or
-        its indices and old values (earlier ones, and ``data_setitem``).
+        its indices, old and new values (earlier ones, and ``data_setitem``).
     """
     atoms = list(atoms)
     box = _box_of(atoms[0])
     for atom in atoms[1:]:
         box = joined(box, _box_of(atom))
-    after = labels[box].copy()
-    before = after.copy()
+    before = labels[box].copy()
     for atom in reversed(atoms):
-        if hasattr(atom, "slice_key"):
-            pairs = zip(atom.slice_key, box, strict=True)
-            part = before[tuple(slice(a.start - b.start, a.stop - b.start) for a, b in pairs)]
-            part[... if atom.mask is None else atom.mask] = atom.old_values
-        else:
-            indices = tuple(np.asarray(index) - side.start for index, side in zip(atom[0], box, strict=True))
-            before[indices] = atom[1]
+        _put(before, box, atom, is_new=False)
+    after = before.copy()
+    for atom in atoms:
+        _put(after, box, atom, is_new=True)
     return box, before, after
+
+
+def _put(values: NDArray[Any], box: Box, atom: Any, *, is_new: bool) -> None:
+    """Write one dab into the values of a box, or what was there before it."""
+    if hasattr(atom, "slice_key"):
+        pairs = zip(atom.slice_key, box, strict=True)
+        part = values[tuple(slice(a.start - b.start, a.stop - b.start) for a, b in pairs)]
+        part[... if atom.mask is None else atom.mask] = atom.new_value if is_new else atom.old_values
+    else:
+        indices = tuple(np.asarray(index) - side.start for index, side in zip(atom[0], box, strict=True))
+        values[indices] = atom[2] if is_new else atom[1]
 
 
 def _box_of(atom: Any) -> Box:
@@ -272,6 +296,29 @@ def _box_of(atom: Any) -> Box:
         box: Box = tuple(slice(int(part.start), int(part.stop)) for part in atom.slice_key)
         return box
     return tuple(slice(int(np.min(index)), int(np.max(index)) + 1) for index in atom[0])
+
+
+def recolour(layer: Labels, colours: Mapping[int, str]) -> bool:
+    """Give some labels of a layer other colours of its colormap, to be drawn later; return whether it could.
+
+    A new colormap would make napari look at every pixel. Its tables are changed in place where they are as
+    expected and know the colours already.
+    """
+    try:
+        colormap = layer.colormap
+        places, known = colormap._label_mapping_and_color_dict
+        by_colour = {tuple(np.round(colour, 4)): place for place, colour in known.items()}
+        found = {number: transform_color(colour)[0] for number, colour in colours.items()}
+        wanted = {number: by_colour[tuple(np.round(colour, 4))] for number, colour in found.items()}
+        typed = colormap._cache_other.get(f"_{layer.data.dtype}_typed_dict")
+        for number, place in wanted.items():
+            places[number], colormap.color_dict[number] = place, found[number]
+            if typed is not None:
+                typed[layer.data.dtype.type(number)] = place
+        colormap.__dict__.pop("_array_map", None)
+    except (AttributeError, KeyError, TypeError):  # a colour that is new to it, or another version of napari
+        return False
+    return True
 
 
 def redraw_box(layer: Labels, box: Box) -> bool:
@@ -294,3 +341,8 @@ def redraw_box(layer: Labels, box: Box) -> bool:
     except (AttributeError, TypeError):  # another version of napari
         return False
     return True
+
+
+def camera_of(viewer: Any) -> Any:
+    """Return the camera of a viewer; napari 0.9 moved it."""
+    return viewer.scene.camera if hasattr(viewer, "scene") else viewer.camera

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cellwright.errors import CellwrightError
 from cellwright.ops.change import Box
-from cellwright.widgets.annotate_layers import AnnotationLayer
+from cellwright.widgets.annotate_layers import AnnotationLayer, camera_of
 from cellwright.widgets.layers import METADATA, whole_placement
 from cellwright.widgets.looks import COLOUR
 
@@ -90,7 +90,7 @@ class Marks:
     def _width(self) -> float:
         """Two pixels of the screen, in those of the image."""
         step = float(np.abs(self._view.layer.scale[-1])) or 1.0
-        zoom = float(self._view.viewer.camera.zoom)
+        zoom = float(camera_of(self._view.viewer).zoom)
         return max(2.0 / max(zoom * step, 1e-6), 0.05)
 
 

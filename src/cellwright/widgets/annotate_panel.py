@@ -26,6 +26,7 @@ from cellwright.widgets.looks import class_colour
 from cellwright.widgets.style import STYLE, row, set_state
 
 N_COLUMNS = 4
+SMALL = QSize(36, 32)
 NOTHING = "nothing"  # data of the entry that begins without cells
 OWN_STYLE = """
 QToolButton { padding: 3px 2px; border-radius: 5px; background: rgba(128, 128, 128, 40); }
@@ -35,11 +36,10 @@ QToolButton:disabled { color: rgba(128, 128, 128, 160); background: rgba(128, 12
 #begin { font-weight: 600; padding: 7px; border-radius: 5px; color: white; background: #1f8f8a; }
 #begin:hover { background: #27a8a2; }
 #begin:disabled { background: rgba(128, 128, 128, 90); }
-#begin[running="true"] { color: palette(text); background: rgba(128, 128, 128, 60); font-weight: 400; }
+#begin[running="true"] { color: #d8dadf; background: rgba(110, 115, 125, 200); font-weight: 400; }
 #offer { background: rgba(214, 158, 46, 60); border-radius: 6px; }
 #offer QLabel, #hint { background: transparent; }
-#count { background: transparent; color: palette(text); font-size: 22pt; padding: 0; }
-#group { color: rgba(150, 155, 165, 255); font-size: 8pt; }
+#cells { font-size: 18pt; font-weight: 600; }
 #accept { background: #2a7d4f; color: white; } #accept:hover { background: #33955f; }
 #reject { background: #9c4038; color: white; } #reject:hover { background: #b54d44; }
 #accept:disabled, #reject:disabled { color: rgba(128, 128, 128, 160); background: rgba(128, 128, 128, 18); }
@@ -108,7 +108,7 @@ class AnnotatePanel(QWidget):
     def show_count(self, n_cells: int, n_reviewed: int) -> None:
         """Show how many cells there are, and of how many somebody has made sure."""
         self.count.setText(f"{n_cells:,}")
-        self.reviewed.setText(f"cells · {n_reviewed:,} reviewed")
+        self.reviewed.setText(f"cells\n{n_reviewed:,} reviewed")
         self.bar.setRange(0, max(n_cells, 1))
         self.bar.setValue(n_reviewed)
 
@@ -187,16 +187,19 @@ class AnnotatePanel(QWidget):
         card.setObjectName("card")
         self.count, self.reviewed, self.bar = QLabel("0"), QLabel(), QProgressBar()
         self.current = QLabel("N: show the likeliest mistake")
-        self.count.setObjectName("count")
+        self.count.setObjectName("cells")
         self.current.setObjectName("details")
         self.current.setWordWrap(True)
         self.bar.setTextVisible(False)
         head = QHBoxLayout()
+        head.setSpacing(5)
         head.addWidget(self.count)
         head.addWidget(self.reviewed)
         head.addStretch(1)
-        head.addWidget(self._button("undo", width=40))
-        head.addWidget(self._button("redo", width=40))
+        for name in ("undo", "redo"):
+            button = self._button(name)
+            button.setFixedSize(SMALL)
+            head.addWidget(button)
         steps = QHBoxLayout()
         steps.setSpacing(4)
         for name in ("back", "accept", "reject", "next"):
@@ -227,7 +230,7 @@ class AnnotatePanel(QWidget):
         layout.addWidget(self.help, (place + 1) // N_COLUMNS, (place + 1) % N_COLUMNS)
         return layout
 
-    def _button(self, name: str, width: int = 0) -> QToolButton:
+    def _button(self, name: str) -> QToolButton:
         tool = next(tool for tool in TOOLS if tool.name == name)
         button = QToolButton()
         button.setObjectName(name)
@@ -236,8 +239,6 @@ class AnnotatePanel(QWidget):
         button.setCheckable(tool.kind != "once" or name == "hide")
         button.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # the keys go on reaching the image
         _size(button)
-        if width:
-            button.setMinimumSize(QSize(width, 0))
         self.buttons[name] = button
         return button
 

@@ -62,14 +62,14 @@ def journal_path(image: Image, folder: Path | None = None) -> Path:
 
 
 def unfinished(path: Path) -> Unfinished | None:
-    """Return what a journal offers; None where there is none, it is empty, or no journal at all."""
+    """Return what a journal offers; None where there is none, all is undone, or it is damaged."""
     try:
         recovered = read_journal(path)
         changed = datetime.fromtimestamp(path.stat().st_mtime)
     except (CellwrightError, OSError):
         return None
     n_edits = sum(1 if record != "undo" else -1 for record in recovered.records)
-    return Unfinished(path, n_edits, changed) if recovered.records else None
+    return Unfinished(path, n_edits, changed) if n_edits > 0 else None
 
 
 def fresh_journal(path: Path) -> Path:

@@ -116,6 +116,13 @@ def bright_colours() -> CyclicLabelColormap:
     return CyclicLabelColormap(colors=np.array([(0.0, 0.0, 0.0, 0.0), *((*rgb, 1.0) for rgb in colours)]))
 
 
+def bright_colour(number: int) -> str:
+    """Return the colour of a cell whose colour has no meaning."""
+    place = number % N_COLOURS
+    rgb = colorsys.hsv_to_rgb(place * 0.618 % 1.0, 0.5 + 0.25 * (place % 2), 1.0)
+    return "#" + "".join(f"{round(255 * part):02x}" for part in rgb)
+
+
 def _points_layer(result: Result, placement: Mapping[str, Any], channel_axis: int | None) -> Points:
     points = _in_layer(result.cells.points, channel_axis)
     return Points(

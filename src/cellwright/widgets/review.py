@@ -7,7 +7,7 @@ from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
 
 from cellwright.session.annotation import AnnotationSession
 from cellwright.session.review import ReviewQueue
-from cellwright.widgets.annotate_layers import AnnotationLayer
+from cellwright.widgets.annotate_layers import AnnotationLayer, camera_of
 from cellwright.widgets.annotate_marks import Marks
 from cellwright.widgets.annotate_tools import ToolBox
 
@@ -120,7 +120,7 @@ class Review(QObject):
         for axis, place in enumerate(world, start=n_before):
             if axis not in viewer.dims.displayed:
                 viewer.dims.set_point(axis, float(place))
-        camera: Any = viewer.camera
+        camera: Any = camera_of(viewer)
         shown = [float(world[axis - n_before]) for axis in viewer.dims.displayed]
         camera.center = tuple(shown) if len(shown) == 3 else (0.0, *shown)
         step = float(np.abs(view.layer.scale[-2:]).mean())
