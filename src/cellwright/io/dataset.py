@@ -146,7 +146,7 @@ def read_cells(
             "Export the annotation again."
         ) from error
     table = table.reshape(len(rows), len(columns))
-    corners = table.reshape(len(rows), -1, 2)
+    corners = table.reshape(len(rows), len(columns) // 2, 2)
     if not (np.isfinite(table).all() and (corners >= -1).all() and (corners <= np.array(shape) + 1).all()):
         raise ReadError(f"Rows of {path} must lie inside the image of {shape} pixels. Export them again.")
     boxes = corners if is_boxes else None

@@ -1,0 +1,149 @@
+import json
+
+import numpy as np
+import pytest
+
+from cellwright.errors import AnnotationError, SettingsError, WriteError
+from cellwright.io.dataset import read_dataset
+from cellwright.io.formats.registry import FORMATS
+from cellwright.session.annotation import AnnotationSession
+from cellwright.session.export import ExportSettings, marks_of, to_dataset, to_file
+from cellwright.types import Annotation, Image
+
+
+def edited(draw_session, axes="YX", seed=1):
+    """A session with gaps in its numbers, classes and a cell looked at."""
+    session = draw_session(axes, seed)
+    session.delete(int(session.ids()[1]))
+    session.set_class(int(session.ids()[0]), 1)
+    session.set_class(int(session.ids()[2]), 0)
+    return session
+
+
+def dense(session):
+    return session.cells().labels
+
+
+@pytest.mark.parametrize("axes", ["YX", "ZYX", "TYX", "TZYX"])
+def test_a_dataset_has_the_labels_and_calibration_of_the_session(draw_session, tmp_path, axes):
+    session = edited(draw_session, axes)
+    assert to_dataset(session, tmp_path / "new") == ("drawn",)
+    (item,) = read_dataset(tmp_path / "new").items
+    image, labels = item.read()
+    np.testing.assert_array_equal(labels, dense(session))
+    np.testing.assert_array_equal(image.data, session.image.data)
+    assert (image.axes, image.pixel_size_um) == (axes, session.image.pixel_size_um)
+    assert (item.is_complete, item.regions, item.split) == (False, (), "train")
+    facts = json.loads((tmp_path / "new" / "meta.json").read_text())["items"]["drawn"]["provenance"]
+    assert (facts["edits"], facts["cells"], facts["reviewed"]) == (3, session.n_cells, 0)
+
+
+def test_classes_reach_the_dataset(draw_session, tmp_path):
+    session = edited(draw_session)
+    to_dataset(session, tmp_path, ExportSettings(is_complete=True, split="val", group="fluo", name="own"))
+    (item,) = read_dataset(tmp_path).items
+    assert (item.name, item.split, item.group, item.is_complete) == ("own", "val", "fluo", True)
+    assert item.classes == ("a", "b")
+    rows = (tmp_path / "points" / "own.csv").read_text().splitlines()
+    assert [row.split(",")[2] for row in rows] == ["class", "b", "a"]
+    for row, number in zip(rows[1:], session.ids()[[0, 2]], strict=True):
+        y, x, _ = row.split(",")
+        assert session.labels[int(y), int(x)] == number
+
+
+def test_regions_tell_where_every_cell_is_annotated(draw_session, tmp_path):
+    session = edited(draw_session)
+    session.add_region((slice(2, 20), slice(0, 30)))
+    session.add_region((slice(25, 40), slice(5, 48)))
+    to_dataset(session, tmp_path)
+    (item,) = read_dataset(tmp_path).items
+    assert item.is_complete
+    assert item.regions == (((2, 0), (20, 30)), ((25, 5), (40, 48)))
+
+
+def test_regions_of_a_stack_give_one_image_for_each_span(draw_session, tmp_path):
+    session = edited(draw_session, "ZYX")
+    whole, some, one = slice(0, 5), slice(1, 4), slice(2, 3)
+    session.add_region((some, slice(2, 20), slice(0, 20)))
+    session.add_region((some, slice(20, 24), slice(0, 20)))
+    session.add_region((one, slice(0, 9), slice(0, 9)))
+    session.add_region((whole, slice(3, 4), slice(5, 6)))
+    names = to_dataset(session, tmp_path)
+    assert names == ("drawn", "drawn_z001-003", "drawn_z002")
+    items = {item.name: item for item in read_dataset(tmp_path).items}
+    assert items["drawn"].regions == (((3, 5), (4, 6)),)
+    assert items["drawn_z001-003"].regions == (((2, 0), (20, 20)), ((20, 0), (24, 20)))
+    image, labels = items["drawn_z001-003"].read()
+    np.testing.assert_array_equal(image.data, session.image.data[1:4])
+    expected = np.unique(session.labels[1:4], return_inverse=True)[1].reshape(labels.shape)
+    np.testing.assert_array_equal(labels, expected)
+    assert image.pixel_size_um == session.image.pixel_size_um
+
+
+@pytest.mark.parametrize("has_region", [False, True])
+def test_places_are_exported_as_points(tmp_path, has_region):
+    image = Image(np.zeros((40, 50), np.uint8), "YX", (0.5, 0.5), "spots")
+    points = np.array([[5, 7], [20, 30], [33, 44]])
+    session = AnnotationSession.from_points(points, image, 5)
+    if has_region:
+        session.add_region((slice(0, 25), slice(0, 50)))
+    to_dataset(session, tmp_path)
+    (item,) = read_dataset(tmp_path).items
+    _, truth = item.annotated()
+    assert isinstance(truth, Annotation)
+    np.testing.assert_allclose(truth.points, points)
+    assert (truth.boxes, truth.labels, truth.is_complete) == (None, None, has_region)
+    assert marks_of(session).kind == "points"
+
+
+def test_places_in_a_film_are_exported_frame_by_frame(tmp_path):
+    rng = np.random.default_rng(0)
+    image = Image(rng.integers(0, 99, (3, 2, 40, 50)).astype(np.uint8), "TCYX", (0.5, 0.5), "film")
+    session = AnnotationSession.from_points([[0, 5, 7], [2, 20, 30], [2, 33, 44]], image, 5)
+    session.add_region((slice(1, 3), slice(0, 25), slice(0, 50)))
+    assert to_dataset(session, tmp_path) == ("film_t001", "film_t002")
+    empty, filled = read_dataset(tmp_path).items
+    assert len(empty.annotated()[1].points) == 0
+    found, truth = filled.annotated()
+    np.testing.assert_allclose(truth.points, [[20, 30], [33, 44]])
+    assert found.axes == "CYX"
+    np.testing.assert_array_equal(found.data, image.data[2])
+
+
+def test_places_in_a_volume_are_no_dataset(tmp_path):
+    image = Image(np.zeros((4, 40, 50), np.uint8), "ZYX", (), "spots")
+    session = AnnotationSession.from_points([[1, 5, 7]], image, 5)
+    with pytest.raises(AnnotationError, match="wants masks of volumes"):
+        to_dataset(session, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_export_is_replaced_only_when_asked(draw_session, tmp_path):
+    session = edited(draw_session)
+    to_dataset(session, tmp_path)
+    session.delete(int(session.ids()[0]))
+    with pytest.raises(WriteError, match="replaced"):
+        to_dataset(session, tmp_path)
+    to_dataset(session, tmp_path, may_replace=True)
+    np.testing.assert_array_equal(read_dataset(tmp_path).items[0].read()[1], dense(session))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_session_is_written_in_every_format(draw_session, tmp_path, name):
+    session = edited(draw_session, "TYX" if "tracking" in name else "YX")
+    path = tmp_path / f"drawn{(*FORMATS[name].extensions, '')[0]}"
+    to_file(session, path, name)
+    (found,) = FORMATS[name].read(path, session.image)
+    assert len(found) == session.n_cells
+    if found.kind == "labels":
+        np.testing.assert_array_equal(found.labels, dense(session))
+    if "classes" in FORMATS[name].kinds:
+        names = [{None: "cell", 0: "a", 1: "b"}[session.class_of(n)] for n in session.ids().tolist()]
+        assert [found.class_of(row) for row in range(len(found))] == names
+
+
+def test_unknown_formats_and_empty_splits_are_refused(draw_session, tmp_path):
+    with pytest.raises(SettingsError, match="coco"):
+        to_file(edited(draw_session), tmp_path / "a", "docx")
+    with pytest.raises(SettingsError, match="split"):
+        ExportSettings(split=" ")
