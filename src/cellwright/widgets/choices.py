@@ -20,6 +20,7 @@ from cellwright.widgets.classes import classifiers
 from cellwright.widgets.job import Job
 from cellwright.widgets.layers import METADATA
 from cellwright.widgets.panel import CountPanel
+from cellwright.widgets.shelf_news import shelf_news
 
 OTHER_FOLDER = ""  # data of the entry that asks for a model folder
 SPECS = "spec.json"
@@ -52,6 +53,7 @@ class Choices(QObject):
         events = (layers.events.inserted, layers.events.removed, layers.events.renamed)
         for emitter in (*events, layers.selection.events.active):
             emitter.connect(self.refresh_layers)
+        shelf_news.changed.connect(self.refresh_models)
 
     @property
     def layer(self) -> Layer | None:
@@ -112,6 +114,21 @@ class Choices(QObject):
         wanted = str(active.unique_id) if active in images else self._panel.image.currentData()
         fill(self._panel.image, entries, wanted, otherwise="no image layer")
         self._fill_channels()
+
+    def refresh_models(self) -> None:
+        """List the models anew; the chosen one stays so while it is there."""
+        if not isalive(self):  # type: ignore[no-untyped-call]
+            return
+        family, chosen, others = self.family, self._panel.model.currentData(), self._families
+        self._fill_models(chosen)
+        for folder in reversed([name for name in others if name not in self._families]):
+            if (Path(folder) / SPECS).exists():  # one that was chosen by hand
+                self.add_model(Path(folder))
+        place = self._panel.model.findData(chosen)
+        self._panel.model.setCurrentIndex(max(place, 0))
+        self._last_model = self._panel.model.currentIndex()
+        if self.family != family:
+            self.family_changed.emit(self.family)
 
     def find_devices(self) -> None:
         """Name the devices of this machine, found beside the viewer since torch takes a second to import."""
