@@ -40,13 +40,13 @@ def counted(pixels, model, axes=None, settings=None, **engine):
     return count(pixels, model, axes=axes, settings=settings, engine=EngineSettings(device="cpu", **engine))
 
 
-def assert_rows_fit_labels(cells):
+def assert_rows_fit_labels(cells, points_atol=1e-3):
     """Row i is label i + 1, and every column says so."""
     flat = cells.labels.reshape(-1, *cells.labels.shape[-2:])
     areas, points, boxes = measure(flat)
     assert cells.labels.dtype == np.int32
     assert np.array_equal(cells.areas, areas)
-    assert np.allclose(cells.points[:, -2:], points[:, 1:], atol=1e-3)
+    assert np.allclose(cells.points[:, -2:], points[:, 1:], atol=points_atol)
     assert np.array_equal(cells.boxes[:, :, -2:], boxes[:, :, 1:])
 
 
@@ -216,7 +216,7 @@ def test_rescaling_keeps_counts_and_places(draw_blobs, oracle_model, diameter, s
     assert result.cells.labels.shape == blobs.image.shape
     assert np.abs(result.cells.points[:, None] - blobs.points).max(axis=2).min(axis=1).max() < 0.5
     assert len(result.notices) == (not stated)
-    assert_rows_fit_labels(result.cells)
+    assert_rows_fit_labels(result.cells, points_atol=0.2)  # they stay where the model put them
 
 
 @pytest.mark.parametrize("diameter", [0, 8, 14, 80])

@@ -8,6 +8,7 @@ import tifffile
 from cellwright.errors import AnnotationError
 from cellwright.inference.settings import EngineSettings
 from cellwright.io.dataset import Item, read_dataset
+from cellwright.models import density
 from cellwright.ops.flow import FlowSettings
 from cellwright.ops.labels import measure
 from cellwright.ops.matching import IOU_THRESHOLDS
@@ -221,17 +222,13 @@ def test_a_bare_count_cannot_be_scored_against_some_cells(item):
         score_count(replace(item, is_complete=False), result_of(NOTHING, 4.0), some)
 
 
-class Counter:
-    """Gives a bare count, as a model does that cannot tell cells apart."""
-
-
 def test_models_that_only_count_are_scored_by_their_count(dataset, monkeypatch):
     def count_cells(image, model, settings, engine):
         yield from ()
         return result_of(NOTHING, 0.0, (0.0, 1000.0))
 
     monkeypatch.setattr(module, "count_cells", count_cells)
-    summary = run(evaluate(dataset, Counter(), engine=CPU)).summary()
+    summary = run(evaluate(dataset, density.build(), engine=CPU)).summary()
     assert summary == {
         "score": 0.5,
         "score_fluo": 0.5,
