@@ -134,3 +134,63 @@ def test_an_output_that_is_a_file_is_refused(cli, dataset, tmp_path):
     assert code == 1
     assert "file" in err
     assert (tmp_path / "file").read_text() == "in the way"
+
+
+TUNED = ["--steps", 2, "--steps-per-epoch", 1, "--frozen-steps", 1, "--batch-size", 2, "--patch-px", 32]
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """A model to start from; it takes no time to score it."""
+    from cellwright.models import flow
+    from cellwright.models.checkpoint import save_checkpoint
+    from cellwright.training import finetune
+
+    class Scored:
+        def summary(self):
+            return {"score": next(scores)}
+
+    def known(*_, **__):
+        return Scored()
+        yield
+
+    def memory(*_):
+        return 0.5
+        yield
+
+    scores = iter([0.2, 0.4, 0.6, 0.1, 0.1])
+    monkeypatch.setattr(finetune, "evaluate", known)
+    monkeypatch.setattr(finetune, "memory", memory)
+    save_checkpoint(tmp_path / "start", flow.build())
+    return tmp_path / "start"
+
+
+def test_a_model_is_fine_tuned(cli, dataset, tmp_path, start):
+    flags = ["--from", start, "--quick", "--n-replay", 2, *TUNED]
+    code, out, err = cli("train", dataset, "--output", tmp_path / "tuned", "--device", "cpu", *flags)
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0].startswith("2 images with")
+    assert [line.split()[0] for line in lines[1:4]] == ["0/2", "1/2", "2/2"]
+    assert err == ""
+    assert lines[4] == "score 0.200 before, 0.600 after: better, and kept"
+    assert load_checkpoint(tmp_path / "tuned").sha256 != load_checkpoint(start).sha256
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [
+        (["--quick"], "--quick needs --from"),
+        (["--from", "flow", "--quick", "--thorough"], "Choose one of --quick, --balanced, --thorough; got 2"),
+        (["--from", "flow", "--start", "flow"], "got both"),
+        (["--from", "flow", "--pretrain-steps", "5"], "no setting --pretrain-steps"),
+        (["--patience", "5"], "no setting --patience"),
+        (["--from", "absent"], "Model must be a folder or one of"),
+        (["--from", "flow", "--device", "cuda:77"], "Device must be"),
+    ],
+)
+def test_what_cannot_be_fine_tuned_is_refused(cli, dataset, tmp_path, flags, word):
+    code, _, err = cli("train", dataset, "--output", tmp_path / "model", *flags)
+    assert code == 1
+    assert word in err
+    assert not (tmp_path / "model").exists()

@@ -79,7 +79,7 @@ def test_a_spec_of_earlier_days_is_read(path):
     for name in MAY_LACK:
         del values[name]
     path.write_text(json.dumps(values))
-    assert read_spec(path) == replace(SPEC, count_error=())
+    assert read_spec(path) == replace(SPEC, count_error=(), tuned_diameter_px=0.0)
 
 
 def test_an_unknown_field_is_named(path):
@@ -103,6 +103,7 @@ def test_an_unknown_field_is_named(path):
         {"diameter_range_px": ["a", "b"]},
         {"classes": 4},
         {"count_error": ["far"]},
+        {"tuned_diameter_px": "wide"},
     ],
     ids=lambda changes: json.dumps(changes),
 )

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from cellwright.cli.classify import train_classifier
+from cellwright.cli.compare import compare
 from cellwright.cli.count import count
 from cellwright.cli.evaluate import evaluate
 from cellwright.cli.models import models
@@ -21,7 +22,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # its panels cut long flags short
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (count, models, train, train_classifier, evaluate):
+for command in (count, models, train, train_classifier, evaluate, compare):
     app.command()(command)
 
 

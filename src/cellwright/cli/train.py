@@ -1,18 +1,23 @@
 """``cellwright train``: a folder of annotated images in, a model folder out."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from cellwright.cli.flags import read_settings, with_settings
+from cellwright.cli.flags import read_settings, refuse_foreign, with_settings
 from cellwright.cli.progress import run_with_bar
+from cellwright.errors import SettingsError
 from cellwright.models import registry
 from cellwright.tasks import Progress
+from cellwright.training.finetune_settings import PRESETS, FinetuneSettings
+from cellwright.training.finetune_settings import preset as preset_of
 from cellwright.training.settings import TrainingSettings
 
 
-@with_settings(TrainingSettings)
+@with_settings(TrainingSettings, FinetuneSettings)
 def train(
     dataset: Annotated[Path, typer.Argument(help="Folder with meta.json, images/ and masks/.")],
     output: Annotated[
@@ -23,11 +28,35 @@ def train(
     extra: Annotated[
         list[Path], typer.Option(help="Another dataset for the first phase alone; may be repeated.")
     ] = [],  # noqa: B006 - typer copies it
-    start: Annotated[str | None, typer.Option(help="Name or folder of a model to start from.")] = None,
+    tune: Annotated[
+        str | None,
+        typer.Option("--from", help="Name or folder of a model to teach these images, without forgetting."),
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option(help="Name or folder of a model whose weights a whole training begins with.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="With --from: minutes on a laptop.")] = False,
+    balanced: Annotated[bool, typer.Option("--balanced", help="With --from: an hour on a laptop.")] = False,
+    thorough: Annotated[bool, typer.Option("--thorough", help="With --from: a night on a laptop.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 (and so on) or mps.")] = "auto",
     **flags: Any,
 ) -> None:
-    """Train a model on annotated images; one line per epoch."""
+    """Train a model on annotated images; one line per epoch.
+
+    With --from, a model learns these images on top of what it knows, and what it learned is kept if it
+    became better. Without, a new model is trained from scratch.
+    """
+    chosen = [name for name, given in zip(PRESETS, (quick, balanced, thorough), strict=True) if given]
+    if tune is not None:
+        if start is not None:
+            raise SettingsError("Give --from to fine-tune a model, or --start to train one anew; got both.")
+        tune_model(tune, (dataset, *extra), output, finetune_settings(chosen, flags), device)
+        return
+    refuse_foreign(flags, TrainingSettings)
+    if chosen:
+        raise SettingsError(
+            f"--{chosen[0]} needs --from, the model to fine-tune. Give it, or leave both out."
+        )
     from cellwright.io.dataset import read_dataset
 
     settings = read_settings(TrainingSettings, flags)
@@ -45,6 +74,52 @@ def train(
     task = loop.train(loop.Data(target, others), begin, output, settings, device=device)
     folder = run_with_bar(task, dataset.name, on_progress=print_epoch)
     typer.echo(f"The model is in {folder}. Use it with: cellwright count IMAGE --model {folder}")
+
+
+def finetune_settings(chosen: Sequence[str], flags: Mapping[str, Any]) -> FinetuneSettings:
+    """Return the settings of the one preset that was chosen (quick when none was), changed by flags.
+
+    Raises
+    ------
+    SettingsError
+        Several presets, a flag of another way to train, or a value out of its range.
+    """
+    if len(chosen) > 1:
+        raise SettingsError(f"Choose one of --{', --'.join(PRESETS)}; got {len(chosen)}.")
+    refuse_foreign(flags, FinetuneSettings)
+    names = {item.name for item in fields(FinetuneSettings)}
+    given = {name: value for name, value in flags.items() if name in names and value is not None}
+    return replace(preset_of(chosen[0] if chosen else "quick"), **given)
+
+
+def tune_model(
+    start: str, folders: tuple[Path, ...], output: Path, settings: FinetuneSettings, device: str
+) -> None:
+    """Fine-tune a model on the first folder; the others are replayed."""
+    from cellwright.inference.device import choose
+    from cellwright.io.dataset import read_dataset
+    from cellwright.models import shelf
+    from cellwright.models.spec import read_spec
+    from cellwright.training.inspect import inspect
+
+    spec = read_spec(shelf.find(start) / "spec.json")
+    target, *others = (read_dataset(folder) for folder in folders)
+    choose(device)
+    findings = inspect(target, spec)
+    typer.echo(findings.summary())
+    for warning in findings.warnings:
+        typer.echo(f"note: {warning.text}", err=True)
+    from cellwright.training.finetune import finetune
+    from cellwright.training.loop import Data
+
+    task = finetune(Data(target, tuple(others)), start, output, settings, device=device)
+    outcome = run_with_bar(task, folders[0].name, on_progress=print_epoch)
+    for notice in outcome.notices:
+        typer.echo(f"note: {notice}", err=True)
+    before, after = outcome.before["score"], outcome.after["score"]
+    verdict = "better, and kept" if outcome.is_better else "no better: the model it began with is kept"
+    typer.echo(f"score {before:.3f} before, {after:.3f} after: {verdict}")
+    typer.echo(f"The model is in {output}. Use it with: cellwright count IMAGE --model {output}")
 
 
 def print_epoch(progress: Progress) -> None:

@@ -38,8 +38,9 @@ class Look(NamedTuple):
 def settle(job: Job) -> Task[Look]:
     """Return the zoom to count at, and what was found on the way to it in the middle unit.
 
-    A stated diameter decides. Else the image is looked at as it is and, as long as its cells look too small
-    or too large, at the zoom that suits them; of these looks the one that the model is surest of counts.
+    A stated diameter decides. Else the image is looked at as it is, at the zoom that suits cells like those
+    the model was fine-tuned on and, as long as its cells look too small or too large, at the zoom that suits
+    them; of these looks the one that the model is surest of counts.
     """
     zoom = zoom_for(job.settings.diameter_px, job.engine.spec)
     parts = units_of(job, zoom)

@@ -8,7 +8,7 @@ from typing import Any
 from cellwright.errors import CheckpointError
 
 SPEC_VERSION = 1
-MAY_LACK = {"count_error"}  # models that were saved before there was such a field
+MAY_LACK = {"count_error", "tuned_diameter_px"}  # models that were saved before there was such a field
 PLAIN_FIELDS: dict[str, type[str] | type[int] | type[float]] = {
     "family": str,
     "preset": str,
@@ -51,6 +51,9 @@ class ModelSpec:
         Class names; empty when the model does not classify.
     weights_sha256
         Checksum of the weights file; empty when there is none yet.
+    tuned_diameter_px
+        Diameter of the cells that the model was fine-tuned on, where it lies outside of that range: images
+        are looked at with such cells in mind, too. 0 when there are none.
     count_error
         How far bare counts are off, as ``ops.density.fit_interval`` gives it; empty when nobody knows.
     """
@@ -68,6 +71,7 @@ class ModelSpec:
     classes: tuple[str, ...] = ()
     weights_sha256: str = ""
     count_error: tuple[float, ...] = ()
+    tuned_diameter_px: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
@@ -111,6 +115,7 @@ def _from_json(values: dict[str, Any], path: Path) -> ModelSpec:
         facts["percentiles"] = _pair(values["percentiles"])
         facts["diameter_range_px"] = _pair(values["diameter_range_px"])
         facts["classes"] = tuple(map(str, values["classes"]))
+        facts["tuned_diameter_px"] = float(values.get("tuned_diameter_px", 0.0))
         facts["count_error"] = tuple(map(float, values.get("count_error", ())))
         return ModelSpec(**facts)
     except (TypeError, ValueError, AttributeError) as error:

@@ -140,10 +140,10 @@ def _epoch(
     state.network.train()
     state.losses.clear()
     for images, targets in _batches(range(state.step, end), pools, settings):
-        _set_rate(state.optimizer, learning_rate(state.step, settings))
-        state.losses.append(_learn(state, model, images.to(place), targets.to(place)))
+        set_rate(state.optimizer, learning_rate(state.step, settings))
+        state.losses.append(learn(state, model, images.to(place), targets.to(place)))
         state.step += 1
-        _average(state, settings.ema_decay)
+        average(state, settings.ema_decay)
         stage = "fine-tune" if state.step > settings.pretrain_steps else "pre-train"
         yield Progress(stage, state.step, settings.n_steps, f"loss {state.losses[-1]:.3f}")
 
@@ -184,12 +184,13 @@ def learning_rate(step: int, settings: TrainingSettings) -> float:
     return highest * warm_up * (0.505 + 0.495 * math.cos(math.pi * done / max(total, 1)))
 
 
-def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of all weights."""
     for group in optimizer.param_groups:
         group["lr"] = rate
 
 
-def _learn(state: RunState, model: CellModel, images: Tensor, targets: Tensor) -> float:
+def learn(state: RunState, model: CellModel, images: Tensor, targets: Tensor) -> float:
     """Take one step and return its loss."""
     images = images.to(memory_format=torch.channels_last)
     is_half = devices.number_type(images.device) != torch.float32
@@ -204,7 +205,7 @@ def _learn(state: RunState, model: CellModel, images: Tensor, targets: Tensor) -
 
 
 @torch.no_grad()
-def _average(state: RunState, decay: float) -> None:
+def average(state: RunState, decay: float) -> None:
     """Move the average weights towards the present ones, faster at the start."""
     rate = 1 - min(decay, state.step / (state.step + 10))
     present = state.network.state_dict()

@@ -54,6 +54,8 @@ class Sample:
         Centres, in pixels.
     diameter_px
         Median cell diameter; NaN when there is no cell or nothing tells it.
+    zoom
+        Pixels of the sample per pixel of the image it was made from.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Sample:
     labels: Tensor
     points: np.ndarray
     diameter_px: float
+    zoom: float = 1.0
 
 
 def load_samples(
@@ -153,6 +156,7 @@ def _sample(
 ) -> Sample:
     low, high = model.spec.diameter_range_px
     diameter = float("nan") if scale.diameter_px is None else scale.diameter_px
+    zoom = 1.0
     if diameter > 0 and not low / scale.farthest <= diameter <= high * scale.farthest:
         zoom = model.spec.diameter_px / diameter
         shape = zoomed(annotation.shape, zoom)
@@ -173,6 +177,7 @@ def _sample(
         labels=torch.from_numpy(labels.astype(np.int32)),
         points=annotation.points,
         diameter_px=diameter,
+        zoom=zoom,
     )
 
 

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +14,10 @@ from torch import nn
 from cellwright.errors import CheckpointError, WriteError
 from cellwright.models.checkpoint import save_checkpoint
 from cellwright.models.contract import CellModel
+from cellwright.training.finetune_settings import FinetuneSettings
 from cellwright.training.settings import TrainingSettings
+
+AnySettings = TrainingSettings | FinetuneSettings
 
 STATE, CURVE = "training.pt", "curve.json"
 
@@ -45,7 +47,7 @@ def make_folder(output: Path) -> None:
         raise WriteError(f"Cannot write to {output}: {error}. Choose a folder you may write to.") from error
 
 
-def new_state(model: CellModel, settings: TrainingSettings, place: torch.device) -> RunState:
+def new_state(model: CellModel, settings: AnySettings, place: torch.device) -> RunState:
     """Return the state before the first step; the model's network moves to ``place`` and will be trained."""
     network = model.network.to(place)
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=settings.weight_decay)
@@ -53,16 +55,17 @@ def new_state(model: CellModel, settings: TrainingSettings, place: torch.device)
 
 
 def keep(
-    state: RunState, scores: Mapping[str, float], model: CellModel, output: Path, settings: TrainingSettings
+    state: RunState, scores: Mapping[str, float], model: CellModel, output: Path, settings: AnySettings
 ) -> None:
     """Write the checkpoint if it is the best so far, then the curve and what a resumed run needs.
 
-    ``scores`` are those of the epoch; the best has the highest ``score``, or is the last when there is none.
+    ``scores`` are those of the epoch; the best has the highest ``merit``, else the highest ``score``, or is
+    the last when there is neither.
     """
-    score = scores.get("score", float(state.step))
+    score = scores.get("merit", scores.get("score", float(state.step)))
     rate = state.optimizer.param_groups[0]["lr"]
-    loss = float(np.mean(state.losses)) if state.losses else math.nan
-    state.history.append({"step": state.step, "loss": loss, "rate": rate, **scores})
+    loss = {"loss": float(np.mean(state.losses))} if state.losses else {}
+    state.history.append({"step": state.step, **loss, "rate": rate, **scores})
     if score >= state.best:
         state.best = score
         save_checkpoint(output, model.with_network(state.average), scores)

@@ -1,0 +1,99 @@
+"""``cellwright compare``: two models or more on the same images, side by side."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cellwright.cli.flags import read_settings, with_settings
+from cellwright.cli.progress import run_with_bar
+from cellwright.errors import ReadError, SettingsError
+from cellwright.inference.settings import EngineSettings
+
+if TYPE_CHECKING:
+    from cellwright.io.dataset import Dataset
+    from cellwright.training.compare import Comparison
+    from cellwright.types import Image
+
+
+@with_settings(EngineSettings)
+def compare(
+    source: Annotated[Path, typer.Argument(help="An image, or a folder with meta.json, images/ and masks/.")],
+    model: Annotated[list[str], typer.Option(help="Name or folder of a model; give two or more.")],
+    split: Annotated[str, typer.Option(help="Split of a folder; 'all' takes every image.")] = "val",
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for labels of where the first two models disagree.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    **flags: Any,
+) -> None:
+    """Count the same images with several models; with F1 where the cells are known."""
+    engine = read_settings(EngineSettings, flags)
+    if len(model) < 2:
+        raise SettingsError(f"Comparing needs two models; got {len(model)}. Give --model twice.")
+    data = read_source(source, split)
+    from cellwright.training.compare import compare as compare_models
+
+    comparison = run_with_bar(compare_models(model, data, engine=engine), source.name, stages=("compare",))
+    if output is not None:
+        write_disagreements(comparison, data, output)
+    typer.echo(as_text(comparison, as_json=as_json))
+
+
+def read_source(source: Path, split: str) -> "Dataset | Image":
+    """Return the image, or the images of one split of a folder.
+
+    Raises
+    ------
+    ReadError
+        There is none.
+    """
+    from cellwright.io.dataset import read_dataset
+    from cellwright.io.images import read_image
+
+    if not (source / "meta.json").exists():
+        return read_image(source)
+    chosen = read_dataset(source).select(None if split == "all" else split)
+    if not len(chosen):
+        raise ReadError(f"{source} has no annotated image of split {split!r}. Choose another, or 'all'.")
+    return chosen
+
+
+def write_disagreements(comparison: "Comparison", data: "Dataset | Image", output: Path) -> None:
+    """Write labels of what only the first (1) or only the second (2) of the models found in each image."""
+    from cellwright.io.images import write_labels
+    from cellwright.training.compare import disagreement
+    from cellwright.training.state import make_folder
+    from cellwright.types import Image
+
+    make_folder(output)
+    for index, (name, (first, second, *_)) in enumerate(comparison.images()):
+        image = data if isinstance(data, Image) else data.items[index].image()
+        labels = disagreement(first.result.cells, second.result.cells)
+        write_labels(output / f"{Path(name).stem}_disagreement.tif", labels, image)
+
+
+def as_text(comparison: "Comparison", *, as_json: bool) -> str:
+    """Return a table with one line for each image and model, and the means; or the same as JSON."""
+    rows = [
+        {"image": row.image, "model": row.model, "count": row.result.count, **_known(row.f1)}
+        for row in comparison.rows
+    ]
+    means = [
+        {"model": name, "count": comparison.mean(name, "count"), **_known(comparison.mean(name, "f1"))}
+        for name in comparison.models
+    ]
+    if as_json:
+        return json.dumps({"images": rows, "means": means}, indent=2, allow_nan=False)
+    lines = [_line(row) for row in rows]
+    return "\n".join([*lines, *(_line({"image": "mean", **row}) for row in means)])
+
+
+def _known(f1: float) -> dict[str, float]:
+    return {"f1": round(f1, 4)} if f1 == f1 else {}  # not a number where the truth is not known
+
+
+def _line(row: dict[str, Any]) -> str:
+    f1 = f"  F1 {row['f1']:.3f}" if "f1" in row else ""
+    return f"{row['image']:<24} {row['model']:<20} {row['count']:>9.1f}{f1}"

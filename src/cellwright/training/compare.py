@@ -1,0 +1,147 @@
+"""Two models, or more, on the same images: how many each counts, how right it is, and where they disagree."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import nan
+from pathlib import Path
+
+import numpy as np
+
+from cellwright.errors import AxesError
+from cellwright.inference.count import count_cells
+from cellwright.inference.settings import EngineSettings
+from cellwright.io.dataset import Dataset, Item
+from cellwright.models import shelf
+from cellwright.models.contract import CellModel
+from cellwright.ops import matching
+from cellwright.tasks import Progress, Task
+from cellwright.training.evaluate import ImageScore, score_cells, score_count, score_found
+from cellwright.types import Annotation, Cells, Image, Labels, Result
+
+AGREE_IOU = 0.5  # cells of two models that overlap so well are the same cell
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What one model found in one image."""
+
+    model: str
+    image: str
+    result: Result
+    score: ImageScore | None = None
+
+    @property
+    def f1(self) -> float:
+        """F1 at IoU 0.5 of outlines, else that of points; not a number where the truth is not known."""
+        if self.score is None:
+            return nan
+        part, whole = self.score.shares.get("point_f1", (nan, 1.0))
+        return self.score.means.get("f1", part / whole if whole else 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What several models found in the same images; ``rows`` go image by image, models in their order."""
+
+    models: tuple[str, ...]
+    rows: tuple[Counted, ...]
+
+    def images(self) -> Iterator[tuple[str, tuple[Counted, ...]]]:
+        """Return the name of each image and what each model found in it."""
+        n = len(self.models)
+        for start in range(0, len(self.rows), n):
+            yield self.rows[start].image, self.rows[start : start + n]
+
+    def of(self, model: str) -> tuple[Counted, ...]:
+        """Return what one model found in each image."""
+        return tuple(row for row in self.rows if row.model == model)
+
+    def mean(self, model: str, figure: str) -> float:
+        """Return the mean ``count``, ``f1`` or ``score`` of a model; not a number where that is not known."""
+        values = [_figure(row, figure) for row in self.of(model)]
+        return float(np.mean(values)) if values else nan
+
+
+def compare(
+    models: Sequence[str | Path],
+    data: Dataset | Image,
+    *,
+    engine: EngineSettings = EngineSettings(),  # noqa: B008 - frozen
+) -> Task[Comparison]:
+    """Return what models (names or folders) find in an image, or in those of a dataset, whose truth is known.
+
+    Raises
+    ------
+    CheckpointError
+        There is no such model.
+    CellwrightError
+        A model cannot count in an image; says why.
+    """
+    names = _titles(models)
+    loaded = [shelf.load(model) for model in models]
+    rows: list[Counted] = []
+    sources: tuple[Image | Item, ...] = (data,) if isinstance(data, Image) else data.items
+    for source in sources:
+        image, truth = (source, None) if isinstance(source, Image) else source.annotated()
+        for name, model in zip(names, loaded, strict=True):
+            yield Progress("compare", len(rows), len(sources) * len(names), f"{image.name}: {name}")
+            result = yield from count_cells(image, model, None, engine)
+            score = None
+            if truth is not None and isinstance(source, Item):
+                score = _scored(source, result, truth, model)
+            rows.append(Counted(name, image.name, result, score))
+    return Comparison(names, tuple(rows))
+
+
+def disagreement(first: Cells, second: Cells) -> Labels:
+    """Return labels: 1 where only the first found a cell, 2 where only the second did, 0 elsewhere.
+
+    Cells are the same where their IoU is at least ``AGREE_IOU``.
+
+    Raises
+    ------
+    AxesError
+        One of them has no outlines, or they belong to images of different shapes.
+    """
+    if first.labels is None or second.labels is None:
+        raise AxesError(
+            "Disagreements are drawn from outlines; one of the models gives none. Choose flow or query for "
+            "both."
+        )
+    if first.labels.shape != second.labels.shape:
+        raise AxesError(
+            f"Results must be of the same image; got shapes {first.labels.shape} and {second.labels.shape}."
+        )
+    pairs = matching.matched_pairs(matching.overlaps(first.labels, second.labels), AGREE_IOU)
+    drawn = np.zeros(first.labels.shape, np.int32)
+    for number, cells, own in ((2, second, pairs[:, 1]), (1, first, pairs[:, 0])):
+        assert cells.labels is not None
+        alone = np.ones(int(cells.labels.max(initial=0)) + 1, np.bool_)
+        alone[0], alone[own + 1] = False, False
+        drawn[alone[cells.labels]] = number
+    return drawn
+
+
+def _scored(item: Item, result: Result, truth: Annotation | Labels, model: CellModel) -> ImageScore:
+    if not hasattr(model, "postprocess"):
+        return score_count(item, result, truth)
+    if isinstance(truth, Annotation):
+        return score_found(item, result, truth)
+    return score_cells(item, result, truth, is_volume="Z" in result.provenance.axes)
+
+
+def _titles(models: Sequence[str | Path]) -> tuple[str, ...]:
+    """Return what to call each model: the name of its folder, numbered where two have the same."""
+    names = [Path(model).name for model in models]
+    return tuple(
+        name if names.count(name) == 1 else f"{name} ({names[: index + 1].count(name)})"
+        for index, name in enumerate(names)
+    )
+
+
+def _figure(row: Counted, figure: str) -> float:
+    if figure == "count":
+        return row.result.count
+    if figure == "f1":
+        return row.f1
+    return row.score.score if row.score else nan

@@ -1,0 +1,369 @@
+"""Fine-tuning: a model and a few annotated images in, a model that counts these better out, or the same one.
+
+It is meant to be unable to ruin a model: only the last layers learn at first, statistics of normalisations
+stay, part of every batch asks for what the model gave before, and of all weights on the way, and between
+those before and after, the ones that score best on validation images are kept. These may be the first.
+"""
+
+import copy
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cellwright.errors import CheckpointError
+from cellwright.inference import device as devices
+from cellwright.inference.settings import EngineSettings
+from cellwright.io.dataset import Dataset
+from cellwright.models import shelf
+from cellwright.models.checkpoint import load_weights, save_checkpoint
+from cellwright.models.contract import CellModel
+from cellwright.models.spec import ModelSpec
+from cellwright.tasks import Progress, Task
+from cellwright.training.augment import augment
+from cellwright.training.evaluate import evaluate
+from cellwright.training.finetune_settings import FinetuneSettings
+from cellwright.training.loop import Data, EpochReport, average, learn, set_rate
+from cellwright.training.patches import Sample, cut_patch, load_samples
+from cellwright.training.pool import simulated_samples
+from cellwright.training.replay import Teacher, between, memory, prepare, remembered
+from cellwright.training.split import split
+from cellwright.training.state import CURVE, STATE, RunState, forget, keep, make_folder, new_state, resume
+from cellwright.types import Image, Result
+
+MIXES = (0.5, 0.75)  # shares of the way from the first to the best weights that are tried as well
+SPREAD = 1.33  # patches show cells up to this many times larger or smaller than they are
+FORGETTING = 1.0  # a point lost of what it knew weighs as much as one won
+LEAST_GAIN = 1e-3
+
+
+@dataclass(frozen=True)
+class FinetuneReport(EpochReport):
+    """One epoch, and what the model now finds in the first validation image (None when that is not known)."""
+
+    preview: Result | None = None
+    preview_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What fine-tuning came to.
+
+    Parameters
+    ----------
+    folder
+        Of the model; the one it began with unless ``is_better``.
+    before, after
+        Scores on the validation images, and under ``memory`` on images of kinds the model knew. ``after`` is
+        what training gave, even where it is not kept.
+    is_better
+        Whether training made it better.
+    notices
+        Sentences the user should read.
+    """
+
+    folder: Path
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+    is_better: bool
+    notices: tuple[str, ...] = ()
+
+
+def finetune(
+    data: Data,
+    start: CellModel | str | Path,
+    output: Path,
+    settings: FinetuneSettings = FinetuneSettings(),  # noqa: B008 - frozen
+    *,
+    device: str = "auto",
+) -> Task[Outcome]:
+    """Teach a model the training images of a dataset, and keep it in ``output`` if it became better.
+
+    Yields a :class:`FinetuneReport` after each epoch. Closing the generator keeps the best so far. A run that
+    was stopped or killed goes on where its last epoch ended when it is started again with the same output
+    folder, and ends with the same weights. Without validation images part of what is annotated takes their
+    place, see ``training.split``.
+
+    Parameters
+    ----------
+    data
+        ``target`` may be annotated in regions only; ``extra`` is replayed with its annotation.
+    start
+        Name or folder of a model, or the model.
+    output
+        Must not hold the model to start from.
+
+    Raises
+    ------
+    ReadError
+        No image has the split ``train``.
+    AnnotationError
+        The family cannot learn from such annotation.
+    CheckpointError
+        There is no such model, it lies in ``output``, or the run there is damaged or of another network.
+    WriteError
+        The output folder cannot be written.
+    """
+    model = _loaded(start, output)
+    parts = split(data.target, most=settings.n_validation)
+    make_folder(output)
+    place = devices.choose(device)
+    pools = yield from _read(Data(parts.train, data.extra), model, settings)
+    _check_same_run(output, settings)
+    run = _Run(
+        start=model,
+        tuned=replace(model.spec, tuned_diameter_px=pools.diameter_px, count_error=()),
+        state=new_state(_copy(model), settings, place),
+        teacher=Teacher(model, place),
+        validation=parts.validation,
+        remembered=remembered(),
+        output=output,
+        settings=settings,
+        device=device,
+    )
+    resume(run.state, output)
+    if not run.state.history:
+        yield (yield from run.look(model))
+    while not run.is_over():
+        yield from run.epoch(pools, place)
+        yield (yield from run.look(run.present()))
+    after = yield from run.mix()
+    forget(output)
+    return run.outcome(after, parts.notice)
+
+
+def _loaded(start: CellModel | str | Path, output: Path) -> CellModel:
+    if not isinstance(start, (str, Path)):
+        return start
+    if shelf.find(start).resolve() == output.resolve():
+        raise CheckpointError(
+            f"A fine-tuned model needs a folder of its own; got {output}, which holds the one to start from. "
+            "Choose another."
+        )
+    return shelf.load(start)
+
+
+def _check_same_run(output: Path, settings: FinetuneSettings) -> None:
+    if not (output / STATE).exists():
+        return
+    began = json.loads((output / CURVE).read_text(encoding="utf-8")).get("settings")
+    if began != asdict(settings):
+        raise CheckpointError(
+            f"The run in {output} began with other settings. Go on with these, delete {STATE} there to begin "
+            "anew, or choose another folder."
+        )
+
+
+def _copy(model: CellModel) -> CellModel:
+    return model.with_network(copy.deepcopy(model.network))
+
+
+@dataclass(frozen=True, slots=True)
+class _Pools:
+    """What patches are cut from: the images to learn, and those to replay, drawn and annotated ones.
+
+    ``diameter_px`` is that of the cells as they are in the images, 0 where it suits the model.
+    """
+
+    target: tuple[Sample, ...]
+    replay: tuple[Sample, ...]
+    extra: tuple[Sample, ...]
+    diameter_px: float
+
+
+def _read(data: Data, model: CellModel, settings: FinetuneSettings) -> Task[_Pools]:
+    """Read the images, resized where their cells do not suit the model, and draw those to replay."""
+    target = yield from load_samples(data.target, model, farthest=1.0)
+    extra: list[Sample] = []
+    for dataset in data.extra:
+        extra += yield from load_samples(dataset.select("train"), model)
+    n_simulated = settings.n_replay if settings.n_replayed else 0
+    simulated = yield from simulated_samples(n_simulated, settings.seed, model)
+    return _Pools(tuple(target), tuple(simulated), tuple(extra), _unsuited(target))
+
+
+def _unsuited(samples: Sequence[Sample]) -> float:
+    """Return the median diameter of cells, in the images, if most had to be resized; else 0."""
+    resized = [sample.diameter_px / sample.zoom for sample in samples if sample.zoom != 1]
+    return round(float(np.median(resized)), 1) if 2 * len(resized) > len(samples) else 0.0
+
+
+def make_patches(
+    samples: tuple[Sample, ...], n: int, settings: FinetuneSettings, rng: np.random.Generator
+) -> list[tuple[Tensor, Tensor]]:
+    """Return ``n`` patches (3, P, P) and their targets (maps, P, P), cells about as large as they are."""
+    patches = []
+    for index in rng.integers(len(samples), size=n):
+        sample = samples[index]
+        diameters = (sample.diameter_px / SPREAD, sample.diameter_px * SPREAD)
+        patch = cut_patch(sample, settings.patch_px, diameters, rng)
+        changed = rng.random() < settings.augmentation
+        patches.append((augment(patch.image, patch.labels, rng) if changed else patch.image, patch.targets))
+    return patches
+
+
+@dataclass(slots=True)
+class _Run:
+    """A run of fine-tuning."""
+
+    start: CellModel
+    tuned: ModelSpec
+    state: RunState
+    teacher: Teacher
+    validation: Dataset
+    remembered: Dataset
+    output: Path
+    settings: FinetuneSettings
+    device: str
+    preview: Result | None = field(default=None)
+
+    def epoch(self, pools: _Pools, place: torch.device) -> Task[None]:
+        """Train until the next look at the validation images; batches are made one ahead in a thread."""
+        state, settings = self.state, self.settings
+        stop = (state.step // settings.steps_per_epoch + 1) * settings.steps_per_epoch
+        state.losses.clear()
+        for images, targets, n_asked in _batches(
+            range(state.step, min(stop, settings.steps)), pools, settings
+        ):
+            prepare(state.network, is_frozen=state.step < settings.frozen_steps)
+            set_rate(state.optimizer, learning_rate(state.step, settings))
+            images, targets = images.to(place), targets.to(place)
+            if n_asked:
+                targets[-n_asked:] = self.teacher.targets(images[-n_asked:])
+            state.losses.append(learn(state, self.start, images, targets))
+            state.step += 1
+            average(state, settings.ema_decay)
+            yield Progress("fine-tune", state.step, settings.steps, f"loss {state.losses[-1]:.3f}")
+
+    def present(self) -> CellModel:
+        """Return the model with the weights of now, averaged over the last steps."""
+        return self._with(self.state.average.state_dict())
+
+    def look(self, model: CellModel) -> Task[FinetuneReport]:
+        """Score a model, keep it if it is the best so far (at first the one it begins with), and report."""
+        scores = yield from self._scores(model)
+        keep(self.state, scores, model, self.output, self.settings)
+        latest, shown = self.state.history[-1], _only_scores(scores)
+        loss = latest.get("loss", math.nan)
+        words = "before" if self.state.step == 0 else f"loss {loss:.3f}"
+        return FinetuneReport(
+            "epoch",
+            self.state.step,
+            self.settings.steps,
+            f"{words} · {_in_words(shown)}",
+            loss,
+            latest["rate"],
+            shown,
+            self.preview,
+            self.validation.items[0].name,
+        )
+
+    def is_over(self) -> bool:
+        """Whether all steps are done, or it has not become better for long."""
+        state, settings = self.state, self.settings
+        if state.step >= settings.steps:
+            return True
+        merits = [epoch["merit"] for epoch in state.history[1:]]
+        if state.step < settings.steps // 2 or not merits:
+            return False
+        return len(merits) - 1 - int(np.argmax(merits)) >= settings.patience
+
+    def mix(self) -> Task[dict[str, float]]:
+        """Try weights between the first and the best, keep the best of all, and return what training gave."""
+        best: Mapping[str, float] = max(self.state.history[1:], key=_merit)
+        is_kept = self.state.best == best["merit"]
+        final = copy.deepcopy(self.start.network if is_kept else self.state.average)
+        if is_kept:
+            load_weights(self.output, final, "the model this run began with")
+        first, last, better = self.start.network.state_dict(), final.state_dict(), None
+        for share in MIXES:
+            mixed = self._with(between(first, last, share))
+            scores = yield from self._scores(mixed)
+            if scores["merit"] > best["merit"] + LEAST_GAIN:
+                best, better = scores, mixed
+        if better is not None and best["merit"] > self.state.best:
+            self.state.best = best["merit"]
+            save_checkpoint(self.output, better, _only_scores(best))
+        return _only_scores(best)
+
+    def outcome(self, after: dict[str, float], notice: str) -> Outcome:
+        """Return what the run came to."""
+        first = self.state.history[0]
+        is_better = self.state.best > first["merit"]
+        kept = "Training made the model no better on the validation images, so it is kept as it was."
+        notices = tuple(one for one in (notice, "" if is_better else kept) if one)
+        return Outcome(self.output, _only_scores(first), after, is_better, notices)
+
+    def _with(self, weights: Mapping[str, Tensor]) -> CellModel:
+        network = copy.deepcopy(self.start.network)
+        network.load_state_dict(weights)
+        return self.start.with_network(network.eval(), spec=self.tuned)
+
+    def _scores(self, model: CellModel) -> Task[dict[str, float]]:
+        self.preview = None
+
+        def watch(result: Result, image: Image) -> Task[Result]:
+            """Keep the first result: evaluation hands each on to be classified."""
+            self.preview = self.preview or result
+            return result
+            yield  # a task like others
+
+        report = yield from evaluate(
+            self.validation, model, engine=EngineSettings(device=self.device), classify=watch
+        )
+        known = yield from memory(model, self.remembered, self.device)
+        scores = {**report.summary(), "memory": known}
+        before = self.state.history[0]["memory"] if self.state.history else known
+        return {**scores, "merit": scores["score"] - FORGETTING * max(0.0, before - known)}
+
+
+def _batches(steps: range, pools: _Pools, settings: FinetuneSettings) -> Iterator[tuple[Tensor, Tensor, int]]:
+    """Yield batches that depend on the step's number alone, and how many at their end the teacher answers."""
+
+    def batch(step: int) -> tuple[Tensor, Tensor, int]:
+        rng = np.random.default_rng((settings.seed, step))
+        n_asked = settings.n_replayed if pools.replay else 0
+        n_extra = n_asked // 2 if pools.extra else 0
+        patches = []
+        for samples, n in (
+            (pools.target, settings.batch_size - n_asked),
+            (pools.extra, n_extra),
+            (pools.replay, n_asked - n_extra),
+        ):
+            patches += make_patches(samples, n, settings, rng) if n else []
+        images, targets = zip(*patches, strict=True)
+        return torch.stack(images), torch.stack(targets), n_asked - n_extra
+
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(batch, steps.start)
+        for step in steps:
+            ready = ahead.result()
+            if step + 1 < steps.stop:
+                ahead = pool.submit(batch, step + 1)
+            yield ready
+
+
+def learning_rate(step: int, settings: FinetuneSettings) -> float:
+    """Return the rate of a step: warm-up for the last layers, again for the whole, a cosine down to 1 %."""
+    since = step if step < settings.frozen_steps else step - settings.frozen_steps
+    warm_up = min(1.0, (since + 1) / (settings.warmup_steps + 1))
+    return settings.rate * warm_up * (0.505 + 0.495 * math.cos(math.pi * step / settings.steps))
+
+
+def _merit(epoch: Mapping[str, float]) -> float:
+    """Return the score of an epoch less what was forgotten by then."""
+    return epoch["merit"]
+
+
+def _in_words(scores: Mapping[str, float]) -> str:
+    return " · ".join(f"{name} {value:.3f}" for name, value in scores.items())
+
+
+def _only_scores(epoch: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in epoch.items() if name not in ("step", "loss", "rate", "merit")}

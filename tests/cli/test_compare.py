@@ -1,0 +1,54 @@
+import json
+
+import numpy as np
+import pytest
+import tifffile
+
+
+@pytest.fixture
+def dataset(tmp_path, draw_blobs):
+    folder = tmp_path / "cells"
+    for part in ("images", "masks"):
+        (folder / part).mkdir(parents=True)
+    blobs = draw_blobs((96, 96), 12.0)
+    tifffile.imwrite(folder / "images" / "a.tif", (blobs.image * 200).astype(np.uint8))
+    tifffile.imwrite(folder / "masks" / "a.tif", blobs.labels.astype(np.uint16))
+    (folder / "meta.json").write_text(json.dumps({"split": {"val": ["a"]}}))
+    return folder
+
+
+@pytest.mark.usefixtures("oracle")
+def test_models_are_compared_where_the_cells_are_known(cli, dataset, tmp_path):
+    code, out, err = cli("compare", dataset, "--model", "one", "--model", "two", "--output", tmp_path / "out")
+    assert (code, err) == (0, "")
+    lines = [line.split() for line in out.splitlines()]
+    assert [(line[0], line[1], line[-1]) for line in lines] == [
+        ("a", "one", "1.000"),
+        ("a", "two", "1.000"),
+        ("mean", "one", "1.000"),
+        ("mean", "two", "1.000"),
+    ]
+    assert not tifffile.imread(tmp_path / "out" / "a_disagreement.tif").any()
+
+
+@pytest.mark.usefixtures("oracle")
+def test_a_bare_image_has_counts_alone(cli, image_path, blobs):
+    code, out, _ = cli("compare", image_path, "--model", "one", "--model", "two", "--json")
+    values = json.loads(out)
+    assert code == 0
+    assert [row["count"] for row in values["images"]] == [len(blobs)] * 2
+    assert all("f1" not in row for row in (*values["images"], *values["means"]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--model", "one"], "needs two models; got 1"),
+        (["--model", "a", "--model", "b", "--split", "test"], "no annotated image of split 'test'"),
+        (["--model", "absent", "--model", "absent"], "Model must be a folder or one of"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(cli, dataset, arguments, word):
+    code, out, err = cli("compare", dataset, *arguments)
+    assert (code, out) == (1, "")
+    assert word in err

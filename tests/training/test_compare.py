@@ -1,0 +1,114 @@
+from dataclasses import replace
+from math import isnan
+
+import numpy as np
+import pytest
+
+from cellwright.errors import AxesError
+from cellwright.inference.settings import EngineSettings
+from cellwright.io.dataset import read_dataset
+from cellwright.models import shelf
+from cellwright.ops.labels import annotate, measure
+from cellwright.tasks import run
+from cellwright.training.compare import compare, disagreement
+from cellwright.types import Cells, Image
+
+CPU = EngineSettings(device="cpu")
+
+
+class Blind:
+    """Wraps a model and finds every second of its cells."""
+
+    def __init__(self, model):
+        self._model = model
+
+    def __getattr__(self, name):
+        return getattr(self._model, name)
+
+    def postprocess(self, maps, settings):
+        return cells_of(thinned(self._model.postprocess(maps, settings).labels))
+
+
+def thinned(labels):
+    return np.where(labels % 2 == 1, (labels + 1) // 2, 0).astype(np.int32)
+
+
+def cells_of(labels):
+    areas, points, boxes = measure(labels)
+    return Cells(points, boxes, np.ones(len(areas), np.float32), areas, labels)
+
+
+@pytest.fixture
+def two(monkeypatch, oracle_model):
+    """The names ``good`` and ``half`` stand for a perfect model and one that finds every second cell."""
+    known = {"good": oracle_model, "half": Blind(oracle_model), "folder/good": oracle_model}
+    monkeypatch.setattr(shelf, "load", lambda name: known[str(name)])
+
+
+@pytest.mark.usefixtures("two")
+def test_two_models_on_images_that_are_known(write_dataset):
+    dataset = read_dataset(write_dataset({"val": ["a", "b"]}))
+    stages = []
+    comparison = run(compare(["good", "half"], dataset, engine=CPU), lambda one: stages.append(one.stage))
+    n = int(dataset.items[0].read()[1].max())
+    assert comparison.models == ("good", "half")
+    assert [(row.image, row.model) for row in comparison.rows] == [
+        (image, model) for image in "ab" for model in ("good", "half")
+    ]
+    assert [row.result.count for row in comparison.of("good")] == [n, n]
+    assert comparison.mean("good", "f1") == comparison.mean("good", "score") == 1
+    n_half = (n + 1) // 2
+    assert comparison.mean("half", "count") == n_half
+    assert comparison.mean("half", "f1") == pytest.approx(2 * n_half / (n + n_half))
+    assert [name for name, _ in comparison.images()] == ["a", "b"]
+    assert "compare" in stages
+
+
+@pytest.mark.usefixtures("two")
+def test_an_image_of_which_nothing_is_known(blobs):
+    comparison = run(compare(["good", "half"], Image(blobs.image, "YX"), engine=CPU))
+    assert [row.result.count for row in comparison.rows] == [len(blobs), (len(blobs) + 1) // 2]
+    assert isnan(comparison.mean("good", "f1"))
+    assert comparison.rows[0].score is None
+
+
+@pytest.mark.usefixtures("two")
+def test_models_of_the_same_name_are_numbered(blobs):
+    comparison = run(compare(["good", "folder/good"], Image(blobs.image, "YX"), engine=CPU))
+    assert comparison.models == ("good (1)", "good (2)")
+    assert len(comparison.of("good (2)")) == 1
+
+
+@pytest.mark.usefixtures("two")
+def test_points_have_an_f1_as_well(write_dataset, monkeypatch):
+    dataset = read_dataset(write_dataset({"val": ["a"]}))
+    item = dataset.items[0]
+    image, labels = item.read()
+    truth = replace(annotate(labels), labels=None, boxes=None)
+    monkeypatch.setattr(type(item), "annotated", lambda _: (image, truth))
+    comparison = run(compare(["good", "half"], dataset, engine=CPU))
+    assert comparison.mean("good", "f1") == 1
+    assert comparison.mean("half", "f1") < 0.8
+
+
+def test_disagreements_are_what_only_one_found(blobs):
+    whole, half = cells_of(blobs.labels), cells_of(thinned(blobs.labels))
+    drawn = disagreement(whole, half)
+    assert np.array_equal(drawn == 1, (blobs.labels > 0) & (blobs.labels % 2 == 0))
+    assert not (drawn == 2).any()
+    assert np.array_equal(disagreement(half, whole) == 2, drawn == 1)
+    assert not disagreement(whole, whole).any()
+
+
+def test_nothing_agrees_with_cells(blobs):
+    nothing = cells_of(np.zeros_like(blobs.labels))
+    assert np.array_equal(disagreement(nothing, cells_of(blobs.labels)) == 2, blobs.labels > 0)
+    assert not disagreement(nothing, nothing).any()
+
+
+def test_disagreements_need_outlines_of_the_same_image(blobs):
+    cells = cells_of(blobs.labels)
+    with pytest.raises(AxesError, match="gives none"):
+        disagreement(cells, replace(cells, labels=None))
+    with pytest.raises(AxesError, match="same image"):
+        disagreement(cells, cells_of(blobs.labels[1:]))
