@@ -10,11 +10,12 @@ from napari.layers import Labels, Layer, Points
 from qtpy.compat import isalive
 from qtpy.QtCore import Qt, QTimer, Signal  # type: ignore[attr-defined]
 from qtpy.QtGui import QKeySequence, QShowEvent
-from qtpy.QtWidgets import QFileDialog, QShortcut, QVBoxLayout, QWidget  # type: ignore[attr-defined]
+from qtpy.QtWidgets import QFrame, QScrollArea, QShortcut, QVBoxLayout, QWidget  # type: ignore[attr-defined]
 
 from cellwright.errors import CellwrightError
 from cellwright.session.annotation import AnnotationSession
 from cellwright.widgets.annotate_ask import Adder
+from cellwright.widgets.annotate_export import Exporter
 from cellwright.widgets.annotate_keys import HELP_KEY, HINTS, CheatSheet
 from cellwright.widgets.annotate_layers import AnnotationLayer
 from cellwright.widgets.annotate_marks import Regions
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 NO_REVIEW = "N: show the likeliest mistake"
 FOLLOW_MS = 200
+SCROLL_BAR_PX = 12
 IDLE_HINT = "Take a tool, or use its key over a cell. Press ? for all keys."
 PIXELS_HINT = "Points stand as discs here; they are exported as points."
 
@@ -83,8 +85,14 @@ class AnnotateWidget(QWidget):
         self._follow.timeout.connect(self._on_follow)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.panel)
-        self.proofreader = Proofreader(self)
+        area = QScrollArea()
+        area.setWidget(self.panel)
+        area.setWidgetResizable(True)
+        area.setFrameShape(QFrame.Shape.NoFrame)
+        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        area.setMinimumWidth(self.panel.minimumWidth() + SCROLL_BAR_PX)
+        layout.addWidget(area)
+        self.proofreader, self.exporter = Proofreader(self), Exporter(self)
         self._connect()
         self.refresh_layers()
 
@@ -95,7 +103,6 @@ class AnnotateWidget(QWidget):
         panel.image.currentIndexChanged.connect(self._on_image_chosen)
         panel.help.clicked.connect(self.show_keys)
         panel.names.editingFinished.connect(self._on_names_edited)
-        panel.export.clicked.connect(self._on_export_clicked)
         panel.step.valueChanged.connect(self._pass_settings)
         panel.diameter.valueChanged.connect(self._pass_settings)
         panel.ask_model.toggled.connect(self._pass_settings)
@@ -383,15 +390,6 @@ class AnnotateWidget(QWidget):
             logger.error("Annotating failed", exc_info=error)
         text = str(error) if isinstance(error, CellwrightError) else f"{type(error).__name__}: {error}"
         self.panel.show_message(text, is_error=True)
-
-    def _on_export_clicked(self) -> None:
-        folder = QFileDialog.getExistingDirectory(self, "Dataset folder")
-        if folder:
-            self.export(Path(folder))
-
-    def export(self, folder: Path) -> None:
-        """Add the annotation to a dataset folder and tell under which name, or why not."""
-        raise NotImplementedError
 
 
 def _entries(layers: list[Any]) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ from qtpy.QtWidgets import (
     QGridLayout,
     QHBoxLayout,
     QLabel,
+    QLayout,
     QLineEdit,
     QListWidget,
     QProgressBar,
@@ -19,7 +20,6 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
-from superqt import QCollapsible
 
 from cellwright.widgets.annotate_keys import N_CLASS_KEYS, TOOLS, Tool, key_text
 from cellwright.widgets.looks import class_colour
@@ -30,6 +30,7 @@ SMALL = QSize(36, 32)
 NOTHING = "nothing"  # data of the entry that begins without cells
 OWN_STYLE = """
 QToolButton { padding: 3px 2px; border-radius: 5px; background: rgba(128, 128, 128, 40); }
+QToolButton#fold { text-align: left; background: transparent; font-weight: 600; }
 QToolButton:hover { background: rgba(128, 128, 128, 80); }
 QToolButton:checked { color: white; background: #1f8f8a; }
 QToolButton:disabled { color: rgba(128, 128, 128, 160); background: rgba(128, 128, 128, 18); }
@@ -44,6 +45,41 @@ QToolButton:disabled { color: rgba(128, 128, 128, 160); background: rgba(128, 12
 #reject { background: #9c4038; color: white; } #reject:hover { background: #b54d44; }
 #accept:disabled, #reject:disabled { color: rgba(128, 128, 128, 160); background: rgba(128, 128, 128, 18); }
 """
+
+
+class Fold(QWidget):
+    """A part of the panel under its title, which opens and closes it; it follows what is in it.
+
+    Parameters
+    ----------
+    title
+        Of the part.
+    layout
+        What is in it.
+    """
+
+    def __init__(self, title: str, layout: QLayout) -> None:
+        super().__init__()
+        self.title, self.content = QToolButton(), QWidget()
+        self.title.setObjectName("fold")
+        self.title.setText(title)
+        self.title.setCheckable(True)
+        self.title.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+        self.title.toggled.connect(self._on_toggled)
+        self.title.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        _size(self.title)
+        layout.setContentsMargins(2, 4, 2, 4)
+        self.content.setLayout(layout)
+        whole = QVBoxLayout(self)
+        whole.setContentsMargins(0, 0, 0, 0)
+        whole.setSpacing(2)
+        whole.addWidget(self.title)
+        whole.addWidget(self.content)
+        self._on_toggled(False)  # noqa: FBT003 - Qt calls it so
+
+    def _on_toggled(self, is_open: bool) -> None:  # noqa: FBT001 - Qt calls it
+        self.title.setArrowType(Qt.ArrowType.DownArrow if is_open else Qt.ArrowType.RightArrow)
+        self.content.setVisible(is_open)
 
 
 class AnnotatePanel(QWidget):
@@ -75,6 +111,7 @@ class AnnotatePanel(QWidget):
         work.addWidget(self._hint())
         work.addLayout(self._classes())
         work.addWidget(self._details())
+        work.addWidget(self._export())
         layout.addWidget(self._folder())
         layout.addStretch(1)
         self.setMinimumWidth(310)
@@ -269,16 +306,16 @@ class AnnotatePanel(QWidget):
         layout.addLayout(grid)
         return layout
 
-    def _details(self) -> QCollapsible:
+    def _details(self) -> Fold:
         self.step, self.diameter = QDoubleSpinBox(), QDoubleSpinBox()
         self.step.setRange(0.5, 100.0)
         self.step.setValue(1.0)
         self.diameter.setRange(0.0, 5000.0)
-        self.diameter.setSpecialValueText("like the others")
+        self.diameter.setSpecialValueText("auto")
         for box in (self.step, self.diameter):
             box.setDecimals(1)
             box.setSuffix(" px")
-        self.ask_model = QCheckBox("Let the model outline cells that are added")
+        self.ask_model = QCheckBox("Ask the model to outline added cells")
         self.ask_model.setChecked(True)
         self.through = QCheckBox("Regions go through all slices")
         form = QFormLayout()
@@ -287,20 +324,34 @@ class AnnotatePanel(QWidget):
         form.addRow("Disc diameter", self.diameter)
         form.addRow(self.ask_model)
         form.addRow(self.through)
-        self.export = QPushButton("Export to a dataset…")
-        self.export.setToolTip("Add image, labels, classes and regions to a folder to train on.")
-        form.addRow(self.export)
-        content = QWidget()
-        content.setLayout(form)
-        details = QCollapsible("Settings and export", expandedIcon="▾", collapsedIcon="▸")
-        details.setContent(content)
-        details.collapse(animate=False)
-        self.details = details
-        return details
+        self.details = Fold("Settings", form)
+        return self.details
 
-    def _folder(self) -> QCollapsible:
+    def _export(self) -> Fold:
+        self.split, self.format = QComboBox(), QComboBox()
+        self.complete, self.replaces = (
+            QCheckBox("Every cell is annotated"),
+            QCheckBox("Replace it if it is there"),
+        )
+        self.complete.setToolTip(
+            "Without this, and without regions, what has no label is not taken for background."
+        )
+        self.export, self.save_as = QPushButton("Add to a dataset…"), QPushButton("Save as…")
+        self.export.setToolTip("Add image, labels, classes and regions to a folder to train on.")
+        self.format.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        form = QFormLayout()
+        form.setSpacing(6)
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form.addRow("Used to", self.split)
+        form.addRow(self.complete)
+        form.addRow(self.replaces)
+        form.addRow(self.export)
+        form.addRow(row(self.format, self.save_as))
+        return Fold("Export", form)
+
+    def _folder(self) -> Fold:
         self.folder, self.files = QPushButton("Choose a folder…"), QListWidget()
-        self.files.setMinimumHeight(110)
+        self.files.setFixedHeight(130)
         self.files.setToolTip("Cells now, how many the model found, and how far the review is.")
         self.previous_image, self.next_image = QPushButton("◀ Image"), QPushButton("Image ▶")
         self.counts_first = QCheckBox("Count images that have no labels yet")
@@ -308,20 +359,15 @@ class AnnotatePanel(QWidget):
         self.total = QLabel()
         self.total.setObjectName("details")
         self.total.setWordWrap(True)
-        content = QWidget()
-        layout = QVBoxLayout(content)
-        layout.setContentsMargins(0, 0, 0, 0)
+        layout = QVBoxLayout()
         layout.setSpacing(5)
         layout.addWidget(self.folder)
         layout.addWidget(self.counts_first)
         layout.addWidget(self.files)
         layout.addWidget(self.total)
         layout.addLayout(row(self.previous_image, self.next_image))
-        batch = QCollapsible("Proofread a folder", expandedIcon="▾", collapsedIcon="▸")
-        batch.setContent(content)
-        batch.collapse(animate=False)
-        self.batch = batch
-        return batch
+        self.batch = Fold("Proofread a folder", layout)
+        return self.batch
 
 
 def _text(tool: Tool) -> str:

@@ -1,0 +1,132 @@
+"""Proofreading a folder: each image's state is kept, counts follow the edits."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from PIL import Image as Picture
+from pytestqt.qtbot import QtBot
+
+from cellwright.errors import ReadError
+from cellwright.io.images import read_image, write_labels
+from cellwright.types import Image
+from cellwright.widgets.annotate import AnnotateWidget
+from cellwright.widgets.proofread import COUNTS, OWN_FOLDER, Tally, images_of, read_counts, write_counts
+
+LIMIT_MS = 60_000
+
+
+@pytest.fixture
+def folder(tmp_path: Path, draw_blobs: Callable[..., Any]) -> Path:
+    """Three images; the first has labels beside it."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    for name in ("a", "b", "c"):
+        blobs = draw_blobs((60, 80))
+        Picture.fromarray((blobs.image * 255).astype(np.uint8)).save(tmp_path / "images" / f"{name}.png")
+        if name == "a":
+            write_labels(tmp_path / "masks" / "a.tif", blobs.labels, Image(blobs.image, "YX"))
+    return tmp_path
+
+
+@pytest.fixture
+def widget(viewer: ViewerModel, qtbot: QtBot, shelved: Any) -> AnnotateWidget:
+    widget = AnnotateWidget(viewer)
+    qtbot.addWidget(widget)
+    return widget
+
+
+def go(widget: AnnotateWidget, qtbot: QtBot, act: Callable[[], None]) -> None:
+    with qtbot.waitSignal(widget.proofreader.opened, timeout=LIMIT_MS):
+        act()
+    qtbot.waitUntil(lambda: widget.proofreader.job is None, timeout=LIMIT_MS)
+
+
+def test_each_image_is_found_as_it_was_left(widget: AnnotateWidget, qtbot: QtBot, folder: Path) -> None:
+    reader = widget.proofreader
+    go(widget, qtbot, lambda: reader.open(folder))
+    assert widget.session is not None
+    n_found = widget.session.n_cells
+    widget.session.delete(1)
+    widget.session.set_reviewed(2)
+    edited = widget.session.labels.copy()
+    go(widget, qtbot, lambda: widget.panel.next_image.click())
+    assert widget.session is not None
+    assert widget.session.image.name == "b"
+    assert widget.session.n_cells > 0  # the model was asked
+    assert [layer.name for layer in widget.viewer.layers] == ["b", "b annotation"]
+    saved = read_image(folder / OWN_FOLDER / "a.tif").data
+    np.testing.assert_array_equal(saved, edited)
+    go(widget, qtbot, lambda: widget.panel.previous_image.click())
+    assert widget.session is not None
+    np.testing.assert_array_equal(widget.session.labels, edited)
+    assert widget.session.n_edits == 2
+    with (folder / OWN_FOLDER / COUNTS).open() as file:
+        rows = {row["name"]: row for row in csv.DictReader(file)}
+    assert (rows["a"]["found"], rows["a"]["cells"]) == (str(n_found), str(n_found - 1))
+    assert rows["a"]["reviewed"] == "1"
+    assert "c" not in rows
+    reader.leave()
+    assert not len(widget.viewer.layers)
+
+
+def test_the_list_follows_the_edits_and_begins_where_work_is_left(
+    widget: AnnotateWidget, qtbot: QtBot, folder: Path
+) -> None:
+    reader, files = widget.proofreader, widget.panel.files
+    go(widget, qtbot, lambda: reader.open(folder))
+    assert widget.session is not None
+    n_found = widget.session.n_cells
+    for number in widget.session.ids().tolist():
+        widget.session.set_reviewed(number)
+    wanted = f"a   {n_found} cells · {n_found} reviewed"
+    qtbot.waitUntil(lambda: files.item(0).text() == wanted, timeout=LIMIT_MS)
+    widget.session.delete(1)
+    wanted = f"a   {n_found - 1} cells (was {n_found}) · {n_found - 1} reviewed"
+    qtbot.waitUntil(lambda: files.item(0).text() == wanted, timeout=LIMIT_MS)
+    assert widget.panel.total.text().startswith("1 of 3 images done")
+    reader.leave()
+    go(widget, qtbot, lambda: reader.open(folder))
+    assert reader.index == 1
+
+
+def test_images_without_labels_need_not_be_counted(
+    widget: AnnotateWidget, qtbot: QtBot, folder: Path
+) -> None:
+    widget.panel.counts_first.setChecked(False)
+    (folder / "masks" / "a.tif").unlink()
+    go(widget, qtbot, lambda: widget.proofreader.open(folder))
+    assert widget.session is not None
+    assert widget.session.n_cells == 0
+
+
+def test_a_damaged_image_is_told_and_can_be_passed(
+    widget: AnnotateWidget, qtbot: QtBot, folder: Path
+) -> None:
+    (folder / "images" / "a.png").write_bytes(b"broken")
+    widget.proofreader.open(folder)
+    qtbot.waitUntil(lambda: widget.proofreader.job is None, timeout=LIMIT_MS)
+    assert "a.png" in widget.panel.message.text()
+    go(widget, qtbot, lambda: widget.panel.next_image.click())
+    assert widget.session is not None
+
+
+def test_a_folder_without_images_is_refused(widget: AnnotateWidget, tmp_path: Path) -> None:
+    widget.proofreader.open(tmp_path)
+    assert "images" in widget.panel.message.text()
+    with pytest.raises(ReadError, match="nowhere"):
+        images_of(tmp_path / "nowhere")
+
+
+def test_counts_are_read_as_they_were_written(tmp_path: Path) -> None:
+    tallies = {"a": Tally(5, 4, 2), "b": Tally(-1, 0, 0)}
+    write_counts(tmp_path / "x" / COUNTS, [Path("a.png"), Path("b.png"), Path("c.png")], tallies)
+    assert read_counts(tmp_path / "x" / COUNTS) == tallies
+    assert read_counts(tmp_path / "none.csv") == {}
+    (tmp_path / "bad.csv").write_text("name,found\na,x\n")
+    with pytest.raises(ReadError, match="Remove it"):
+        read_counts(tmp_path / "bad.csv")
