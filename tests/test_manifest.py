@@ -35,6 +35,7 @@ def test_every_command_is_used(manifest: PluginManifest) -> None:
     contributions = manifest.contributions
     used = {widget.command for widget in contributions.widgets or ()}
     used |= {sample.command for sample in contributions.sample_data or ()}
+    used |= {one.command for one in (*(contributions.readers or ()), *(contributions.writers or ()))}
     used |= {item.command for items in contributions.menus.values() for item in items}
     assert used == {command.id for command in contributions.commands or ()}
     assert "napari/layers/segment" in contributions.menus

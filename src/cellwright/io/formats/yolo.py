@@ -29,31 +29,35 @@ from cellwright.io.images import read_image
 from cellwright.types import Image
 
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
+CONFIG = "data.yaml"
 DECIMALS = 9
 MOST_CLASSES = 10_000
 
 
 def is_yolo(path: Path) -> bool:
-    """Return whether a path is a folder of YOLO, or a text file in its ``labels``."""
-    if path.is_dir():
-        return (path / "labels").is_dir()
+    """Return whether a path is a folder of YOLO, its data.yaml, or a text file in its ``labels``."""
+    if path.is_dir() or path.name == CONFIG:
+        return ((path if path.is_dir() else path.parent) / "labels").is_dir()
     return path.suffix == ".txt" and "labels" in path.parts
 
 
 def read(path: Path, image: Image | None = None) -> tuple[Marks, ...]:
-    """Return the cells of a folder or of one text file: labels where all rows are outlines, else boxes.
+    """Return the cells of a folder (or its data.yaml), or of one text file.
+
+    Labels where all rows are outlines, else boxes.
 
     Raises
     ------
     ReadError
         A file is damaged, an image is missing, or it does not fit ``image``.
     """
+    path = path.parent if path.name == CONFIG else path
     folder = (
         path
         if path.is_dir()
         else next((up.parent for up in path.parents if up.name == "labels"), path.parent)
     )
-    config = _config(folder / "data.yaml")
+    config = _config(folder / CONFIG)
     files = sorted((path / "labels").rglob("*.txt")) if path.is_dir() else [path]
     files = [file for file in files if file.name != "classes.txt"]
     if image is not None and len(files) > 1:
@@ -207,7 +211,7 @@ def _write(path: Path, marks: Sequence[Marks], *, has_outlines: bool) -> None:
             file.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
         for one in marks:
             _write_pictures(folder / "images" / "train", one)
-        _write_config(folder / "data.yaml", planes, names)
+        _write_config(folder / CONFIG, planes, names)
 
 
 def _write_config(path: Path, planes: Sequence[Marks], names: Sequence[str]) -> None:
