@@ -135,21 +135,6 @@ RECIPES = {
             **SIZES,
         ),
     ),
-    "density": Recipe(
-        families={"density": 1.0},
-        settings=TrainingSettings(
-            seed=9,
-            pretrain_steps=0,
-            finetune_steps=2400,
-            steps_per_epoch=400,
-            finetune_rate=4e-4,
-            augmentation=0.2,
-            batch_size=6,
-            patch_px=256,
-            smallest_diameter_px=9.0,
-            largest_diameter_px=60.0,
-        ),
-    ),
 }
 
 
