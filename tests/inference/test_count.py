@@ -454,3 +454,15 @@ def test_a_source_folder_has_no_version(monkeypatch, blobs, oracle_model):
 
     monkeypatch.setattr(provenance_module, "version", missing)
     assert counted(blobs.image, oracle_model).provenance.package_version == "unknown"
+
+
+@pytest.mark.parametrize(("sure", "is_tuned"), [((1.0, 0.9), True), ((1.0, 0.7), False)])
+def test_images_are_looked_at_as_those_it_was_tuned_on(draw_blobs, oracle_model, monkeypatch, sure, is_tuned):
+    """Even when it is a little less sure than of the image as it is."""
+    looks = iter([sure[1], sure[0], *[0.0] * 9])
+    monkeypatch.setattr("cellwright.inference.settle.sureness", lambda cells: next(looks))
+    oracle_model.spec = replace(oracle_model.spec, tuned_diameter_px=120.0)
+    blobs = draw_blobs((300, 320), 30.0)
+    result = counted(blobs.image, oracle_model)
+    assert result.provenance.settings["zoom"] == pytest.approx(24 / 120 if is_tuned else 1.0)
+    assert result.count == len(blobs)

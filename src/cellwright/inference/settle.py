@@ -12,6 +12,7 @@ from cellwright.types import Cells, Maps
 
 MEASURED = 0.85  # a model that measures sizes is trusted even where it is this much less sure afterwards
 MOST_LOOKS = 3  # at the middle of an image, to find out how large its cells are
+TUNED = 0.8  # likewise where it was fine-tuned on cells of such a size: the image is likely one of that kind
 
 
 class Found(NamedTuple):
@@ -49,6 +50,11 @@ def settle(job: Job) -> Task[Look]:
         return Look(zoom, unit, None, meter)
     best = yield from _look(job, unit, zoom, meter)
     tried = [zoom]
+    tuned = zoom_for(job.engine.spec.tuned_diameter_px, job.engine.spec)
+    if not is_close(tuned, tried):
+        tried.append(tuned)
+        trial = yield from _look(job, unit, tuned, meter_of(job, "rescaled tiles", [unit], tuned))
+        best = trial if sureness(trial.cells) > TUNED * sureness(best.cells) else best
     measures = "size" in job.engine.models[0].map_kinds.values()
     slack = MEASURED if measures else 1.0
     while len(tried) < MOST_LOOKS and not is_close(wanted := zoom_of(best.cells, job.engine.spec), tried):
