@@ -1,0 +1,162 @@
+"""How much does fine-tuning teach, what is forgotten, and how long does it take?
+
+    python benchmarks/finetune.py phase --data FOLDER --output FOLDER [--start flow] [--preset quick]
+    python benchmarks/finetune.py one-image --data FOLDER --output FOLDER
+
+``phase`` teaches five images of usiigaci_phase (whole cells in phase contrast, a kind of image that the
+shipped models have not seen) and prints F1 at IoU 0.5 on validation images, on test images that no choice
+depends on, and AP at IoU 0.5 on the validation images of dsb2018_train, before and after. ``one-image``
+teaches a single annotated image of a kind, stained tissue and simulated cells, and scores others of it.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cellwright.inference.settings import EngineSettings
+from cellwright.io.dataset import Dataset, read_dataset
+from cellwright.models import shelf
+from cellwright.ops.simulate import simulate
+from cellwright.tasks import Progress, run
+from cellwright.training.evaluate import evaluate
+from cellwright.training.finetune import Outcome, finetune
+from cellwright.training.finetune_settings import PRESETS, FinetuneSettings
+from cellwright.training.loop import Data
+from cellwright.training.replay import Drawn
+from cellwright.types import Image
+
+N_TAUGHT = 5
+N_VALIDATION = 4
+SIMULATED = "phase"
+SIMULATED_DIAMETER_PX = 44.0
+
+
+def chosen(dataset: Dataset, split: str, names: Sequence[str]) -> Dataset:
+    """Return these images, all of them in one split."""
+    items = tuple(replace(item, split=split) for item in dataset.items if item.name in names)
+    return replace(dataset, items=items)
+
+
+def both(first: Dataset, second: Dataset) -> Dataset:
+    """Return the images of two datasets as one."""
+    return replace(first, items=(*first.items, *second.items))
+
+
+def scores(model: Any, dataset: Dataset) -> dict[str, float]:
+    """Return F1 and AP at IoU 0.5, and how far counts are off, of a model on a dataset."""
+    table = run(evaluate(dataset, model, engine=EngineSettings(device="cpu"))).to_json()["all"]
+    return {
+        "n_images": table["n_images"],
+        "f1": table["f1"],
+        "ap50": table["ap"]["0.50"],
+        "count_mape": table["count_mape"],
+    }
+
+
+def taught(data: Dataset, start: str, output: Path, settings: FinetuneSettings) -> tuple[Outcome, float]:
+    """Return what fine-tuning came to, and the seconds it took."""
+    began = time.perf_counter()
+
+    def show(progress: Progress) -> None:
+        if progress.stage == "epoch":
+            print(f"  {progress.done:5} {time.perf_counter() - began:6.0f} s  {progress.note}", flush=True)
+
+    outcome = run(finetune(Data(data), start, output, settings, device="cpu"), show)
+    return outcome, time.perf_counter() - began
+
+
+def compare(name: str, start: str, outcome: Outcome, dataset: Dataset) -> dict[str, Any]:
+    """Print and return the scores of a dataset before and after."""
+    rows = {
+        when: scores(shelf.load(model), dataset)
+        for when, model in (("before", start), ("after", outcome.folder))
+    }
+    before, after = rows["before"], rows["after"]
+    print(
+        f"{name}: {before['n_images']} images, F1 {before['f1']:.3f} -> {after['f1']:.3f}, AP@0.5 "
+        f"{before['ap50']:.3f} -> {after['ap50']:.3f}, count off by {before['count_mape']:.1%} -> "
+        f"{after['count_mape']:.1%}",
+        flush=True,
+    )
+    return {"name": name, "before": before, "after": after}
+
+
+def phase(folder: Path, start: str, output: Path, settings: FinetuneSettings) -> dict[str, Any]:
+    """Teach five images of phase contrast."""
+    everything = read_dataset(folder / "usiigaci_phase")
+    names = [item.name for item in everything.items]
+    teach = names[:: len(names) // N_TAUGHT][:N_TAUGHT]
+    rest = [name for name in names if name not in teach]
+    judge = rest[:: len(rest) // N_VALIDATION][:N_VALIDATION]
+    test = [name for name in rest if name not in judge]
+    print(f"taught: {', '.join(teach)}; validation: {', '.join(judge)}")
+    data = both(chosen(everything, "train", teach), chosen(everything, "val", judge))
+    outcome, seconds = taught(data, start, output / "phase", settings)
+    print(f"{seconds / 60:.1f} minutes with {torch.get_num_threads()} threads; better: {outcome.is_better}")
+    rows = [
+        compare("phase, validation", start, outcome, chosen(everything, "val", judge)),
+        compare("phase, test", start, outcome, chosen(everything, "val", test)),
+        compare("dsb2018 val", start, outcome, read_dataset(folder / "dsb2018_train").select("val")),
+    ]
+    return {"seconds": seconds, "is_better": outcome.is_better, "rows": rows}
+
+
+def simulated(seeds: Sequence[int]) -> Dataset:
+    """Return simulated images of one kind."""
+    items = []
+    for seed in seeds:
+        rng = np.random.default_rng((99, seed))
+        drawn = simulate(SIMULATED, (512, 512), rng, diameter_px=SIMULATED_DIAMETER_PX)
+        image = Image(drawn.image, "YX" if drawn.image.ndim == 2 else "YXC", name=f"simulated {seed}")
+        items.append(Drawn(image.name, "train", SIMULATED, Path(), Path(), drawn=(image, drawn.labels)))
+    return Dataset(Path(), tuple(items))
+
+
+def one_image(folder: Path, start: str, output: Path, settings: FinetuneSettings) -> dict[str, Any]:
+    """Teach one image of stained tissue, and one simulated image."""
+    tissue = read_dataset(folder / "dsb2018_train").select("val", group="histology")
+    most = max(tissue.items, key=lambda item: int(item.read()[1].max())).name
+    others = [item.name for item in tissue.items if item.name != most]
+    drawn = simulated(range(9))
+    kinds = {
+        "tissue": (chosen(tissue, "train", [most]), chosen(tissue, "val", others)),
+        f"simulated {SIMULATED}": (
+            replace(drawn, items=drawn.items[:1]),
+            replace(drawn, items=drawn.items[1:]),
+        ),
+    }
+    rows = []
+    for name, (teach, test) in kinds.items():
+        outcome, seconds = taught(teach, start, output / name.replace(" ", "_"), settings)
+        print(*outcome.notices, sep="\n")
+        rows.append({**compare(f"{name}, other images", start, outcome, test), "seconds": seconds})
+    return {"rows": rows}
+
+
+def main() -> None:
+    """Run one of the studies."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    studies = {"phase": phase, "one-image": one_image}
+    parser.add_argument("study", choices=studies)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--start", default="flow")
+    parser.add_argument("--preset", choices=PRESETS, default="quick")
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    found = studies[options.study](options.data, options.start, options.output, PRESETS[options.preset])
+    path = options.output / f"finetune_{options.study}.json"
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
