@@ -210,7 +210,7 @@ def _shapes(marks: Marks, *, has_polygons: bool) -> list[dict[str, Any]]:
             "area": int(mask.sum()),
             "segmentation": _polygons(mask, (top, left)) if has_polygons else None,
         }
-        values["segmentation"] = values["segmentation"] or _runs(marks.labels == number)
+        values["segmentation"] = values["segmentation"] or _runs(mask, (top, left), marks.shape)
         found.append(values)
     return found
 
@@ -222,8 +222,15 @@ def _polygons(mask: NDArray[np.bool_], corner: tuple[int, int]) -> list[list[int
     return [polygon[0][:, ::-1].ravel().astype(int).tolist() for polygon in found]
 
 
-def _runs(mask: NDArray[np.bool_]) -> dict[str, Any]:
+def _runs(mask: NDArray[np.bool_], corner: tuple[int, int], shape: tuple[int, ...]) -> dict[str, Any]:
+    """Return the compressed run lengths of a mask whose first pixel is at a corner."""
     from pycocotools import mask as coco
 
-    encoded = coco.encode(np.asfortranarray(mask, np.uint8))
-    return {"size": list(mask.shape), "counts": encoded["counts"].decode("ascii")}
+    columns, rows = np.nonzero(mask.T)
+    places = (columns + corner[1]) * shape[0] + rows + corner[0]
+    is_first = np.diff(places, prepend=-2) > 1
+    ends = places[np.append(is_first[1:], True)] + 1
+    bounds = np.stack([places[is_first], ends], axis=1).ravel()
+    runs = np.diff(np.concatenate([[0], bounds, [shape[0] * shape[1]]])).tolist()
+    encoded = coco.frPyObjects({"size": list(shape), "counts": runs}, *shape)
+    return {"size": list(shape), "counts": encoded["counts"].decode("ascii")}
