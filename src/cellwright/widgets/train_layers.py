@@ -1,24 +1,18 @@
 """Annotated layers as a dataset to train on: in memory to be looked at, on disk to be trained on."""
 
-import csv
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import tifffile
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels as LabelsLayer
 from napari.layers import Layer, Points, Shapes
 from numpy.typing import NDArray
 
-from cellwright.errors import ReadError, WriteError, WrongLayerError
-from cellwright.io.dataset import Dataset, Item, Region
-from cellwright.io.files import make_folder
-from cellwright.io.images import write_labels
+from cellwright.errors import ReadError, WrongLayerError
+from cellwright.io.dataset import Dataset, Entry, Item, Region, append
 from cellwright.ops.labels import relabel
 from cellwright.tasks import Progress, Task
 from cellwright.types import Annotation, Image, Labels
@@ -190,45 +184,14 @@ def write_task(dataset: Dataset, folder: Path) -> Task[Path]:
     WriteError
         The folder cannot be written.
     """
-    facts: dict[str, Any] = {}
     for index, item in enumerate(dataset.items):
         yield Progress("write", index, len(dataset.items), f"keeping {item.name}")
-        try:
-            _write(item, folder)
-        except OSError as error:
-            raise WriteError(
-                f"Cannot write {folder}: {error}. Make room, or choose another place."
-            ) from error
-        facts[item.name] = {"complete": item.is_complete, "regions": item.regions}
-    meta = {"split": {"train": [item.name for item in dataset.items]}, "items": facts}
-    (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+        image, truth = item.read() if item.has_masks else item.annotated()
+        entry = Entry(
+            image, truth, name=item.name, regions=item.regions, is_complete=item.is_complete, group=item.group
+        )
+        append(folder, entry)
     return folder
-
-
-def _write(item: Item, folder: Path) -> None:
-    image, truth = item.annotated()
-    make_folder(folder / "images")
-    make_folder(folder / item.truth_path.parent.name)
-    data = np.asarray(image.data)
-    data = data.astype(np.uint8) if data.dtype == np.bool_ else data
-    tifffile.imwrite(
-        folder / "images" / f"{item.name}.tif",
-        data.astype(np.float32) if data.dtype == np.float64 else data,
-        ome=True,
-        photometric="minisblack",
-        compression="zlib",
-        metadata={"axes": image.axes},
-    )
-    if item.has_masks:
-        labels = truth.labels if isinstance(truth, Annotation) else truth
-        assert labels is not None
-        write_labels(folder / "masks" / f"{item.name}.tif", labels, image)
-        return
-    assert isinstance(truth, Annotation)
-    with (folder / "points" / f"{item.name}.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("y", "x", "class"))
-        writer.writerows((f"{y:.2f}", f"{x:.2f}", "") for y, x in truth.points)
 
 
 def _plane_shape(image: Image) -> tuple[int, ...]:
