@@ -59,9 +59,9 @@ RECIPES = {
         families={"flow": 1.0, "centroid": 0.5, "query": 0.5, "density": 0.1},
         extra={**NUCLEI, **dict.fromkeys(BLOOD)},
         remark=(
-            "The weights that travel began from those of an earlier flow model, trained alone for 7,500 steps "
-            "on the same images, held-out ones included. The first 5,000 steps ran on a slower cosine, of "
-            "9,500 steps of fine-tuning."
+            "The weights that travel began from those of an earlier flow model, trained alone for 7,500 "
+            "steps on the same images, held-out ones included. The first 5,000 steps ran on a slower cosine, "
+            "of 9,500 steps of fine-tuning."
         ),
         settings=TrainingSettings(
             seed=3,
