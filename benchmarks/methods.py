@@ -41,8 +41,8 @@ def cellwright(image: Array, truth: Array, model: str) -> Method:
     """This package; with random weights the maps come from the truth."""
     from cellwright.inference.count import count_cells, decode, load_models, predict
     from cellwright.io.tables import cells_table
+    from cellwright.ops.flow import FlowSettings
     from cellwright.ops.labels import annotate
-from cellwright.ops.flow import FlowSettings
     from cellwright.tasks import run
     from cellwright.types import Image, Prediction
 
