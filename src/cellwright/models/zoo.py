@@ -1,0 +1,230 @@
+"""Models as packages of the BioImage Model Zoo, which other programs run, and back.
+
+A package holds the network as TorchScript, which gives the
+maps of a model (what finds the cells in them belongs to cellwright), a test image with its maps, and the
+files of the model folder. Reading takes these files alone: nothing in a package is ever run.
+
+Source: bioimage.io model description 0.5, https://bioimage.io/docs.
+"""
+
+import json
+import tempfile
+import warnings
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cellwright import __version__
+from cellwright.errors import CheckpointError, WriteError
+from cellwright.models import shelf
+from cellwright.models.checkpoint import CARD
+from cellwright.models.spec import ModelSpec
+from cellwright.ops.simulate import simulate
+
+if TYPE_CHECKING:
+    from cellwright.models.contract import CellModel
+
+CORE = 4  # of the divisor: height and width of what is left of the smallest image without its halo
+LICENCE = "BSD-3-Clause"
+DESCRIPTION = "rdf.yaml"  # json is yaml too
+FORMAT = "0.5.4"
+PREFIX = "cellwright_"  # of the files of the model folder in a package
+
+
+class _Maps(nn.Module):
+    """An image (B, C, Y, X) -> its maps, in map units."""
+
+    def __init__(self, model: "CellModel") -> None:
+        super().__init__()
+        self.network = model.inference_network()
+        self.model = model
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.model.to_maps(self.network(image))
+
+
+def export_model(name: str | Path, path: Path, *, authors: tuple[str, ...], licence: str = LICENCE) -> Path:
+    """Write a model as a package of the BioImage Model Zoo (a zip archive) and return its path.
+
+    Parameters
+    ----------
+    name
+        Name or folder of the model.
+    path
+        Where the package goes; appears whole or not at all.
+    authors
+        Who made the model; the zoo wants at least one.
+    licence
+        SPDX identifier of the licence the weights are given away under.
+
+    Raises
+    ------
+    CheckpointError
+        There is no such model, or it is damaged.
+    WriteError
+        There is no author, or the file cannot be written.
+    """
+    folder = shelf.find(name)
+    model = shelf.load(folder)
+    if not authors:
+        raise WriteError(
+            "A package of the BioImage Model Zoo names its authors; got none. Give at least one."
+        )
+    partial = path.with_name(path.name + ".part")
+    try:
+        with tempfile.TemporaryDirectory() as place:
+            _write_files(Path(place), model, folder)
+            facts = _facts(model, [file.name for file in Path(place).glob(PREFIX + "*")])
+            facts |= {"authors": [{"name": author} for author in authors], "license": licence}
+            (Path(place) / DESCRIPTION).write_text(json.dumps(facts, indent=1), encoding="utf-8")
+            with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+                for file in sorted(Path(place).iterdir()):
+                    archive.write(file, file.name)
+        partial.replace(path)
+    except OSError as error:
+        raise WriteError(f"Cannot write {path}: {error}. Choose a place you may write to.") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def import_model(path: Path, name: str) -> Path:
+    """Put the model in a package among the user's and return its folder; nothing in the package is run.
+
+    Raises
+    ------
+    CheckpointError
+        The package is damaged, or was not written by cellwright; or the name is taken.
+    WriteError
+        The user's folder cannot be written.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"There is no file {path}. Choose a package of the BioImage Model Zoo.")
+    with tempfile.TemporaryDirectory() as place:
+        shared = Path(place) / "model.zip"
+        try:
+            with zipfile.ZipFile(path) as package, zipfile.ZipFile(shared, "w") as archive:
+                own = {file: PREFIX + file for file in shelf.FILES if PREFIX + file in package.namelist()}
+                for file, member in own.items():
+                    if package.getinfo(member).file_size > shelf.MOST_BYTES:
+                        raise CheckpointError(f"{member} in {path} is too large. Nothing was written.")
+                    archive.writestr(file, package.read(member))
+        except (zipfile.BadZipFile, zlib.error) as error:
+            raise CheckpointError(
+                f"Expected a package of the BioImage Model Zoo in {path}; got: {error}. Download it again."
+            ) from error
+        if not set(shelf.NEEDED) <= set(own):
+            raise CheckpointError(
+                f"Only packages that cellwright wrote can be taken back; {path} lacks "
+                f"{PREFIX + shelf.NEEDED[0]}. Run models of other programs with bioimageio.core."
+            )
+        return shelf.take(shared, name)
+
+
+def _write_files(place: Path, model: "CellModel", folder: Path) -> None:
+    """Write network, test image, its maps, a picture of it and the files of the model into a folder."""
+    from skimage.io import imsave
+
+    side = _smallest(model.spec)
+    drawn = simulate("fluorescence", (side, side), np.random.default_rng(0), diameter_px=26)
+    image = np.repeat(drawn.image[np.newaxis].astype(np.float32), model.spec.in_channels, axis=0)
+    scaled = torch.from_numpy(_scaled(image, model.spec.percentiles))[np.newaxis]
+    maps = _Maps(model).eval()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch would rather export in a way that no other program reads
+        traced = torch.jit.trace(maps, scaled)  # type: ignore[no-untyped-call]
+        torch.jit.save(traced, place / "weights.pt")
+        np.save(place / "test_maps.npy", traced(scaled).numpy())
+    np.save(place / "test_image.npy", image[np.newaxis])
+    top = float(drawn.image.max())
+    imsave(place / "cover.png", (255 * drawn.image / top).astype(np.uint8), check_contrast=False)
+    for name in shelf.FILES:
+        if (folder / name).exists():
+            (place / (PREFIX + name)).write_bytes((folder / name).read_bytes())
+    card = folder / CARD
+    text = card.read_text(encoding="utf-8") if card.exists() else f"# {model.spec.title}\n"
+    (place / "README.md").write_text(text, encoding="utf-8")
+
+
+def _smallest(spec: ModelSpec) -> int:
+    """Return the side of the smallest image for which the package vouches."""
+    return -(-2 * spec.halo // spec.divisor) * spec.divisor + CORE * spec.divisor
+
+
+def _scaled(image: NDArray[np.float32], percentiles: tuple[float, float]) -> NDArray[np.float32]:
+    """Return an image as the zoo's scale_range makes it."""
+    low, high = np.percentile(image, percentiles)
+    scaled: NDArray[np.float32] = ((image - low) / (high - low + 1e-6)).astype(np.float32)
+    return scaled
+
+
+def _facts(model: "CellModel", attachments: Sequence[str]) -> dict[str, Any]:
+    """Return the description of a package, without its authors and licence."""
+    spec, low, high = model.spec, *model.spec.percentiles
+    size = {"min": _smallest(spec), "step": spec.divisor}
+    names = [
+        f"{name}_{index}" if n > 1 else name for name, n in spec.map_channels.items() for index in range(n)
+    ]
+    space = [{"id": axis, "type": "space"} for axis in "yx"]
+    return {
+        "type": "model",
+        "format_version": FORMAT,
+        "name": f"cellwright {spec.family} {spec.preset}",
+        "description": spec.title,
+        "tags": ["cells", "segmentation" if spec.family != "density" else "counting", spec.family],
+        "documentation": "README.md",
+        "covers": ["cover.png"],
+        "attachments": [{"source": name} for name in sorted(attachments)],
+        "cite": [{"text": f"napari-cellwright {__version__}", "url": "https://www.napari-hub.org"}],
+        "inputs": [
+            {
+                "id": "image",
+                "axes": [
+                    {"type": "batch"},
+                    {"type": "channel", "channel_names": [f"channel{i}" for i in range(spec.in_channels)]},
+                    *({**axis, "size": size} for axis in space),
+                ],
+                "test_tensor": {"source": "test_image.npy"},
+                "data": {"type": "float32"},
+                "preprocessing": [
+                    {
+                        "id": "scale_range",
+                        "kwargs": {
+                            "axes": ["channel", "y", "x"],
+                            "min_percentile": low,
+                            "max_percentile": high,
+                            "eps": 1e-6,
+                        },
+                    }
+                ],
+            }
+        ],
+        "outputs": [
+            {
+                "id": "maps",
+                "axes": [
+                    {"type": "batch"},
+                    {"type": "channel", "channel_names": names},
+                    *(
+                        {**axis, "size": {"tensor_id": "image", "axis_id": axis["id"]}, "halo": spec.halo}
+                        for axis in space
+                    ),
+                ],
+                "test_tensor": {"source": "test_maps.npy"},
+                "data": {"type": "float32"},
+            }
+        ],
+        "weights": {
+            "torchscript": {
+                "source": "weights.pt",
+                "pytorch_version": torch.__version__.partition("+")[0],
+            }
+        },
+    }

@@ -1,0 +1,113 @@
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from cellwright.errors import CheckpointError, WriteError
+from cellwright.models import shelf, zoo
+from cellwright.models.checkpoint import save_checkpoint
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """An empty folder in the place of the user's models."""
+    folder = tmp_path / "own"
+    monkeypatch.setattr(shelf, "user_folder", lambda: folder)
+    return folder
+
+
+@pytest.fixture
+def package(own, make_model, tmp_path):
+    """Function (family) -> the package of a model of this family, which is called ``mine``."""
+
+    def write(family="flow"):
+        save_checkpoint(own / "mine", make_model(family), {"score": 0.5})
+        return zoo.export_model("mine", tmp_path / "mine.zip", authors=("A. Person",))
+
+    return write
+
+
+@pytest.mark.parametrize("family", ["flow", "centroid", "query", "pseudocolor", "density"])
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
+def test_a_package_gives_the_maps_of_the_model(package, tmp_path, family):
+    with zipfile.ZipFile(package(family)) as archive:
+        archive.extractall(tmp_path / "out")
+    facts = json.loads((tmp_path / "out" / "rdf.yaml").read_text())
+    image, maps = (np.load(tmp_path / "out" / name) for name in ("test_image.npy", "test_maps.npy"))
+    (given,), (wanted,) = facts["inputs"], facts["outputs"]
+    model = shelf.load("mine")
+    assert image.shape[1] == model.spec.in_channels == len(given["axes"][1]["channel_names"])
+    assert maps.shape[1] == sum(model.spec.map_channels.values()) == len(wanted["axes"][1]["channel_names"])
+    assert image.shape[2] > 2 * model.spec.halo
+    scaling = given["preprocessing"][0]["kwargs"]
+    low, high = np.percentile(image, (scaling["min_percentile"], scaling["max_percentile"]))
+    scaled = torch.from_numpy(((image - low) / (high - low)).astype(np.float32))
+    network = torch.jit.load(tmp_path / "out" / facts["weights"]["torchscript"]["source"])
+    larger = torch.nn.functional.pad(scaled, (0, 64, 0, 32), mode="reflect")
+    with torch.inference_mode():
+        assert np.allclose(network(scaled).numpy(), maps, atol=1e-3)
+        expected = model.to_maps(model.network(larger))
+        assert torch.allclose(network(larger), expected, atol=1e-2, rtol=1e-3)
+
+
+def test_every_file_that_is_named_is_there(package):
+    with zipfile.ZipFile(package()) as archive:
+        names = set(archive.namelist())
+        facts = json.loads(archive.read("rdf.yaml"))
+    named = [facts["documentation"], *facts["covers"], *(one["source"] for one in facts["attachments"])]
+    named += [facts[kind][0]["test_tensor"]["source"] for kind in ("inputs", "outputs")]
+    named.append(facts["weights"]["torchscript"]["source"])
+    assert names == {*named, "rdf.yaml"}
+    assert facts["authors"] == [{"name": "A. Person"}]
+
+
+def test_a_model_comes_back_as_it_was(package, own):
+    folder = zoo.import_model(package(), "back")
+    assert folder == own / "back"
+    assert shelf.load("back").sha256 == shelf.load("mine").sha256
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        path.name for path in (own / "mine").iterdir()
+    )
+
+
+def test_models_of_other_programs_are_not_taken(own, tmp_path):
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+        archive.writestr("rdf.yaml", "type: model")
+        archive.writestr("weights.pt", b"code")
+    with pytest.raises(CheckpointError, match="Only packages that cellwright wrote"):
+        zoo.import_model(tmp_path / "other.zip", "other")
+    assert not own.exists()
+
+
+@pytest.mark.parametrize("n_bytes", [0, 1000])
+def test_a_truncated_package_is_not_taken(package, own, n_bytes):
+    path = package()
+    path.write_bytes(path.read_bytes()[:n_bytes])
+    with pytest.raises(CheckpointError, match="Download it again"):
+        zoo.import_model(path, "back")
+    assert not (own / "back").exists()
+
+
+def test_weights_that_were_changed_are_not_taken(package, own):
+    path = package()
+    with zipfile.ZipFile(path) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    files["cellwright_weights.safetensors"] = files["cellwright_weights.safetensors"][:-4] + b"\0\0\0\1"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    with pytest.raises(CheckpointError, match="checksum"):
+        zoo.import_model(path, "back")
+    assert not (own / "back").exists()
+
+
+def test_what_cannot_be_written_is_told(package, tmp_path):
+    package()
+    with pytest.raises(WriteError, match="Give at least one"):
+        zoo.export_model("mine", tmp_path / "out.zip", authors=())
+    with pytest.raises(WriteError, match="Choose a place"):
+        zoo.export_model("mine", tmp_path / "absent" / "out.zip", authors=("A",))
+    with pytest.raises(CheckpointError, match="no file"):
+        zoo.import_model(tmp_path / "absent.zip", "back")
