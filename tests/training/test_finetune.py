@@ -125,6 +125,11 @@ def test_reports_tell_before_and_every_epoch(dataset, tiny_flow, tmp_path):
     assert reports[2].preview.cells.labels.shape == (64, 72)
     assert outcome.folder == tmp_path / "out"
     assert not (tmp_path / "out" / "training.pt").exists()
+    card = (tmp_path / "out" / "card.md").read_text()
+    assert "Fine-tuned on images of `dataset`: a, b." in card
+    assert "Validated with: c." in card
+    assert f"| score | {outcome.before['score']:.3f} | {outcome.after['score']:.3f} |" in card
+    assert [line.split()[1] for line in card.splitlines() if line.startswith("| ")][-3:] == ["0", "2", "4"]
 
 
 def test_the_model_it_begins_with_is_not_changed(tune, tiny_flow):

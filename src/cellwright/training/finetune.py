@@ -28,6 +28,7 @@ from cellwright.models.spec import ModelSpec
 from cellwright.tasks import Progress, Task
 from cellwright.training.augment import augment
 from cellwright.training.evaluate import evaluate
+from cellwright.training.finetune_card import write_card
 from cellwright.training.finetune_settings import FinetuneSettings
 from cellwright.training.loop import Data, EpochReport, average, learn, set_rate
 from cellwright.training.patches import Sample, cut_patch, load_samples
@@ -41,6 +42,7 @@ MIXES = (0.5, 0.75)  # shares of the way from the first to the best weights that
 SPREAD = 1.33  # patches show cells up to this many times larger or smaller than they are
 FORGETTING = 1.0  # a point lost of what it knew weighs as much as one won
 LEAST_GAIN = 1e-3
+TUNED = " (fine-tuned)"
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,12 @@ def finetune(
     _check_same_run(output, settings)
     run = _Run(
         start=model,
-        tuned=replace(model.spec, tuned_diameter_px=pools.diameter_px, count_error=()),
+        tuned=replace(
+            model.spec,
+            title=model.spec.title.removesuffix(TUNED) + TUNED,
+            tuned_diameter_px=pools.diameter_px,
+            count_error=(),  # of other images
+        ),
         state=new_state(_copy(model), settings, place),
         teacher=Teacher(model, place),
         validation=parts.validation,
@@ -133,9 +140,13 @@ def finetune(
     while not run.is_over():
         yield from run.epoch(pools, place)
         yield (yield from run.look(run.present()))
-    after = yield from run.mix()
+    outcome = run.outcome((yield from run.mix()), parts.notice)
+    scores = (outcome.before, outcome.after)
+    write_card(
+        output, run.tuned.title, (parts.train, parts.validation), scores, run.state.history, outcome.notices
+    )
     forget(output)
-    return run.outcome(after, parts.notice)
+    return outcome
 
 
 def _loaded(start: CellModel | str | Path, output: Path) -> CellModel:
