@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cellwright.errors import AnnotationError, CheckpointError
+from cellwright.errors import CheckpointError
 from cellwright.models import centroid
 from cellwright.models.efficientnet import Block
 from cellwright.models.mobilevit import GlobalAttention, MobileViTBlock
@@ -102,9 +102,15 @@ def test_where_boxes_are_missing_nothing_is_learnt_of_the_ground_between(make_mo
     assert np.isnan(heatmap[35, 35])
 
 
-def test_points_are_not_enough(make_model):
-    with pytest.raises(AnnotationError, match=r"learns from boxes or masks; got 3 points\. Choose density"):
-        make_model("centroid").make_targets(Annotation((9, 9), np.ones((3, 2), np.float32)))
+def test_points_teach_places_and_no_sizes(make_model):
+    points = np.float32([[12, 30], [40, 15]])
+    targets = make_model("centroid").make_targets(Annotation((60, 50), points))
+    heatmap = targets["heatmap"][0]
+    assert [heatmap[12, 30], heatmap[40, 15]] == pytest.approx([1, 1], abs=0.02)
+    assert heatmap[55, 45] == 0
+    assert np.isnan(targets["size"]).all()
+    some = make_model("centroid").make_targets(Annotation((60, 50), points, is_complete=False))
+    assert np.isnan(some["heatmap"][0, 55, 45])
 
 
 def test_sizes_are_pixels_and_have_bounds(make_model):

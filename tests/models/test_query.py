@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from cellwright.errors import AnnotationError, QueryError
+from cellwright.errors import QueryError
 from cellwright.models import query
 from cellwright.ops import normalize
 from cellwright.ops.labels import annotate
@@ -210,6 +210,8 @@ def test_targets_of_boxes_are_known_in_their_middles_alone(model):
     assert (maps["inside"][0][known] == 1).all()
 
 
-def test_points_alone_teach_nothing(model):
-    with pytest.raises(AnnotationError, match="boxes or masks; got 1 points"):
-        model.make_targets(Annotation((48, 64), np.ones((1, 2), np.float32)))
+def test_points_alone_teach_their_surroundings(model):
+    inside = model.make_targets(Annotation((48, 64), np.float32([[20, 30]])))["inside"][0]
+    assert inside[20, 30] == inside[20, 36] == 1
+    assert np.isnan(inside[20, 45])
+    assert np.isnan(inside[5, 5])

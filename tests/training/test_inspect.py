@@ -146,7 +146,7 @@ def test_a_class_with_one_example(good):
     [
         ("boxes", "flow", ["annotation"]),
         ("boxes", "centroid", []),
-        ("points", "query", ["annotation"]),
+        ("points", "query", []),
         ("points", "density", []),
     ],
 )

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -14,6 +16,8 @@ from cellwright.models.spec import ModelSpec
 from cellwright.ops.axes import Frames, frames
 from cellwright.ops.link import LinkSettings
 from cellwright.types import Annotation, Image, Labels
+
+POINT_DIAMETER_PX = 20.0  # taken for cells of which only the centre is known
 
 
 class ModelBase:
@@ -99,6 +103,15 @@ def labels_in(annotation: Annotation, family: str) -> Labels:
             "centroid or query, which learn from boxes, or annotate with Labels."
         )
     return annotation.labels
+
+
+def boxes_in(annotation: Annotation) -> NDArray[np.float32]:
+    """Return the boxes of an annotation; of points alone, squares as wide as a common nucleus."""
+    if annotation.boxes is not None:
+        return annotation.boxes
+    middles = annotation.points + np.float32(0.5)
+    half = np.float32(POINT_DIAMETER_PX / 2)
+    return np.stack([middles - half, middles + half], axis=1)
 
 
 def known_mean(loss: Callable[..., Tensor], output: Tensor, targets: Tensor) -> Tensor:

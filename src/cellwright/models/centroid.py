@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cellwright.errors import AnnotationError
-from cellwright.models.base import ModelBase, known_mean, soft_cross_entropy, spec_of
+from cellwright.models.base import ModelBase, boxes_in, known_mean, soft_cross_entropy, spec_of
 from cellwright.models.contract import MapKind
 from cellwright.models.efficientnet import V2_S, EfficientNetTrunk
 from cellwright.models.mobilevit import MobileViTBlock
@@ -123,13 +122,11 @@ class CentroidModel(ModelBase):
 
     def make_targets(self, annotation: Annotation) -> Maps:
         """Return heatmap (1, Y, X) and size (2, Y, X) in pixels; the size is unknown between the cells."""
+        boxes = boxes_in(annotation)
+        heatmap = boxes_to_heatmap(boxes, annotation.shape)
+        size = boxes_to_sizes(boxes, annotation.shape)
         if annotation.boxes is None:
-            raise AnnotationError(
-                f"{self.spec.family} learns from boxes or masks; got {len(annotation.points)} points. Choose "
-                "density, or annotate with Shapes or Labels."
-            )
-        heatmap = boxes_to_heatmap(annotation.boxes, annotation.shape)
-        size = boxes_to_sizes(annotation.boxes, annotation.shape)
+            size[:] = 0  # points do not tell it
         if not annotation.is_complete:
             heatmap[heatmap == 0] = np.nan
         return {"heatmap": heatmap, "size": np.where(size > 0, size, np.float32(np.nan))}

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cellwright.models.base import ModelBase, spec_of
+from cellwright.models.base import POINT_DIAMETER_PX, ModelBase, spec_of
 from cellwright.models.contract import MapKind
 from cellwright.models.spec import ModelSpec
 from cellwright.models.trunk import DIVISOR, HALO, TrunkNetwork, deep_head
@@ -129,9 +129,6 @@ def _areas(annotation: Annotation) -> NDArray[np.float32]:
         areas: NDArray[np.float32] = np.float32(np.pi / 4) * sides.prod(axis=1)
         return areas
     return np.full(len(annotation.points), np.pi / 4 * POINT_DIAMETER_PX**2, np.float32)
-
-
-POINT_DIAMETER_PX = 20.0  # taken for cells of which only the centre is known
 
 
 def _shape_loss(found: Tensor, true: Tensor) -> Tensor:

@@ -13,8 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cellwright.errors import AnnotationError
-from cellwright.models.base import ModelBase, known_mean, soft_cross_entropy, spec_of
+from cellwright.models.base import ModelBase, boxes_in, known_mean, soft_cross_entropy, spec_of
 from cellwright.models.blocks import conv_norm_relu
 from cellwright.models.contract import MapKind
 from cellwright.models.spec import ModelSpec
@@ -182,18 +181,13 @@ class QueryModel(ModelBase):
     map_kinds: ClassVar[dict[str, MapKind]] = {"inside": "scalar", "depth": "scalar"}
 
     def make_targets(self, annotation: Annotation) -> Maps:
-        """Return inside (1, Y, X) and depth (1, Y, X); of boxes only the middles are known."""
+        """Return inside (1, Y, X) and depth (1, Y, X); of boxes and points only the middles are known."""
         if annotation.labels is not None:
             depth = labels_to_depth(annotation.labels)
             inside = (annotation.labels > 0)[np.newaxis].astype(np.float32)
-        elif annotation.boxes is not None:
-            depth = boxes_to_depth(annotation.boxes, annotation.shape)
-            inside = np.where(np.isnan(depth), depth, np.float32(1))
         else:
-            raise AnnotationError(
-                f"{self.spec.family} learns from boxes or masks; got {len(annotation.points)} points. Choose "
-                "density, or annotate with Shapes or Labels."
-            )
+            depth = boxes_to_depth(boxes_in(annotation), annotation.shape)
+            inside = np.where(np.isnan(depth), depth, np.float32(1))
         maps = {"inside": inside, "depth": depth}
         return {name: maps[name] for name in self.spec.map_channels}
 

@@ -15,7 +15,7 @@ from cellwright.models.spec import ModelSpec
 from cellwright.ops.labels import equivalent_diameters, measure
 from cellwright.types import Annotation, Image, Labels
 
-NEEDS = {"flow": "masks", "pseudocolor": "masks", "centroid": "boxes", "query": "boxes"}
+NEEDS = {"flow": "masks", "pseudocolor": "masks"}
 TELLS = {"masks": 2, "boxes": 1, "points": 0}  # the more, the more an annotation tells
 FAR = 2.0  # times beyond the diameters a model was made for
 PIECES = 4  # connected pieces of the only label of an image that make it a mask
