@@ -98,14 +98,19 @@ def phase(folder: Path, start: str, output: Path, settings: FinetuneSettings) ->
     test = [name for name in rest if name not in judge]
     print(f"taught: {', '.join(teach)}; validation: {', '.join(judge)}")
     data = both(chosen(everything, "train", teach), chosen(everything, "val", judge))
+    cpu = time.process_time()
     outcome, seconds = taught(data, start, output / "phase", settings)
-    print(f"{seconds / 60:.1f} minutes with {torch.get_num_threads()} threads; better: {outcome.is_better}")
+    cpu = time.process_time() - cpu
+    print(
+        f"{seconds / 60:.1f} minutes ({cpu / 60:.1f} of all cores together) with {torch.get_num_threads()} "
+        f"threads; better: {outcome.is_better}"
+    )
     rows = [
         compare("phase, validation", start, outcome, chosen(everything, "val", judge)),
         compare("phase, test", start, outcome, chosen(everything, "val", test)),
         compare("dsb2018 val", start, outcome, read_dataset(folder / "dsb2018_train").select("val")),
     ]
-    return {"seconds": seconds, "is_better": outcome.is_better, "rows": rows}
+    return {"seconds": seconds, "cpu_seconds": cpu, "is_better": outcome.is_better, "rows": rows}
 
 
 def simulated(seeds: Sequence[int]) -> Dataset:

@@ -32,7 +32,7 @@ from cellwright.training.patches import Sample
 from cellwright.training.settings import TrainingSettings
 
 N_KINDS = 8
-SHORT = TrainingSettings(seed=1, pretrain_steps=450, finetune_steps=0, steps_per_epoch=450)
+SHORT = TrainingSettings(seed=1, pretrain_steps=600, finetune_steps=0, steps_per_epoch=600)
 VARIANTS: dict[str, dict[str, Any]] = {
     "full": {},
     "no-simulation": {"n_simulated": 0},

@@ -99,7 +99,7 @@ def trainer(make: Callable[[], TrainWidget], training: FakeTraining, qtbot: QtBo
     widget = make()
     yield widget
     widget.leave()
-    ended(widget, qtbot)
+    qtbot.waitUntil(lambda: not widget.is_busy, timeout=LIMIT_MS)
 
 
 def ended(widget: TrainWidget, qtbot: QtBot) -> None:

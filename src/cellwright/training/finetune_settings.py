@@ -16,7 +16,7 @@ class FinetuneSettings:
     seed: Annotated[
         int, {"tooltip": "Start of all random numbers; the same seed gives the same weights."}
     ] = 0
-    steps: Annotated[int, {"min": 1, "tooltip": "Batches at most."}] = 1200
+    steps: Annotated[int, {"min": 1, "tooltip": "Batches at most."}] = 900
     steps_per_epoch: Annotated[
         int, {"min": 1, "tooltip": "Batches between two looks at the validation images."}
     ] = 150

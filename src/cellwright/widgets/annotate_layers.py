@@ -313,8 +313,9 @@ def recolour(layer: Labels, colours: Mapping[int, str]) -> bool:
         typed = colormap._cache_other.get(f"_{layer.data.dtype}_typed_dict")
         for number, place in wanted.items():
             places[number], colormap.color_dict[number] = place, found[number]
-            if typed is not None:
-                typed[layer.data.dtype.type(number)] = place
+            if typed is not None:  # numba's dictionary, which takes values of its own types alone
+                kept_as = np.dtype(str(typed._dict_type.value_type))
+                typed[layer.data.dtype.type(number)] = kept_as.type(place)
         colormap.__dict__.pop("_array_map", None)
     except (AttributeError, KeyError, TypeError):  # a colour that is new to it, or another version of napari
         return False

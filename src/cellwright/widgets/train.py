@@ -150,7 +150,7 @@ class TrainWidget(QWidget):
     def look(self) -> None:
         """Find out beside the viewer what the chosen data hold and what looks wrong with them."""
         self._timer.stop()
-        if self.is_busy:
+        if self.is_busy or self._is_leaving:
             return
         if self.look_job is not None:
             self._is_stale = True
@@ -274,6 +274,8 @@ class TrainWidget(QWidget):
     def show_ended(self, ended: Ended) -> None:
         """Show what came out of a training: scores, and which model is kept."""
         self.panel.show_scores(ended.before, ended.after)
+        if ended.epochs:
+            self.panel.show_curves(ended.epochs, ended.plan.settings.steps)
         kept = (
             f"The new model {ended.model!r} is better and is in the model lists now."
             if ended.model

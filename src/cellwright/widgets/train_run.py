@@ -86,6 +86,8 @@ class Ended:
         Name of the new model; empty where nothing became better and nothing was kept.
     before, after
         Scores; empty where it was stopped before there were any.
+    epochs
+        The curve, which is no longer in the folder of the run.
     """
 
     plan: Plan
@@ -93,6 +95,7 @@ class Ended:
     before: Mapping[str, float]
     after: Mapping[str, float]
     notices: tuple[str, ...] = ()
+    epochs: tuple[Mapping[str, float], ...] = ()
 
 
 def runs_folder() -> Path:
@@ -220,6 +223,7 @@ def _ended(
     *,
     is_better: bool,
 ) -> Ended:
+    epochs = tuple(curve(plan))
     model = ""
     if is_better:
         (plan.output / STATE).unlink(missing_ok=True)
@@ -233,7 +237,7 @@ def _ended(
                 f"{plan.output}."
             ) from error
     discard(plan)
-    return Ended(plan, model, before, after, notices)
+    return Ended(plan, model, before, after, notices, epochs)
 
 
 def _scores(epoch: Mapping[str, float]) -> dict[str, float]:
