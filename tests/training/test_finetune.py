@@ -322,7 +322,7 @@ def test_cells_of_another_size_are_told_to_the_model(tune, dataset, scripted, tm
 
 
 @pytest.mark.parametrize(
-    ("family", "kind"), [("centroid", "boxes"), ("query", "boxes"), ("density", "points")]
+    ("family", "kind"), [("centroid", "boxes"), ("query", "points"), ("density", "points")]
 )
 def test_boxes_or_points_are_enough_for_some(tune, dataset, family, kind, scripted):
     scripted([0.1, 0.2])
