@@ -147,8 +147,13 @@ def start(tmp_path, monkeypatch):
     from cellwright.training import finetune
 
     class Scored:
+        images = ()
+
+        def __init__(self):
+            self.score = next(scores)
+
         def summary(self):
-            return {"score": next(scores)}
+            return {"score": self.score}
 
     def known(*_, **__):
         return Scored()
@@ -158,7 +163,7 @@ def start(tmp_path, monkeypatch):
         return 0.5
         yield
 
-    scores = iter([0.2, 0.4, 0.6, 0.1, 0.1])
+    scores = iter([0.2, 0.4, 0.6, 0.1, 0.1, 0.1, 0.1])
     monkeypatch.setattr(finetune, "evaluate", known)
     monkeypatch.setattr(finetune, "memory", memory)
     save_checkpoint(tmp_path / "start", flow.build())

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from textwrap import dedent
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,7 +25,6 @@ from cellwright.training import finetune as module
 from cellwright.training.finetune import FinetuneReport, finetune, learning_rate
 from cellwright.training.finetune_settings import PRESETS, FinetuneSettings, preset
 from cellwright.training.loop import Data
-from cellwright.training.replay import between
 
 SHORT = FinetuneSettings(
     steps=4,
@@ -78,15 +78,19 @@ def tune(dataset, tiny_flow, tmp_path):
 def scripted(monkeypatch):
     """Function (scores) -> every look at the validation images gives the next of these, then the last."""
 
-    def set_scores(scores, memories=(0.5,)):
+    def set_scores(scores, memories=(0.5,), n_cells=10**9):
         left = [list(scores), list(memories)]
 
         def give(values):
             return values.pop(0) if len(values) > 1 else values[0]
 
         class Scored:
+            def __init__(self):
+                self.images = (SimpleNamespace(n_true=n_cells),)
+                self.score = give(left[0])
+
             def summary(self):
-                return {"score": give(left[0])}
+                return {"score": self.score}
 
         def evaluate(*_, **__):
             return Scored()
@@ -156,7 +160,7 @@ def test_a_model_that_forgot_much_is_not_kept(tune, tiny_flow, scripted, tmp_pat
 
 
 def test_the_best_epoch_is_kept(tune, scripted, tmp_path, tiny_flow):
-    scripted([0.5, 0.7, 0.6])
+    scripted([0.5, 0.7, 0.6])  # and so do all mixes
     outcome = tune()
     assert outcome.is_better
     assert outcome.after["score"] == 0.7
@@ -167,15 +171,48 @@ def test_the_best_epoch_is_kept(tune, scripted, tmp_path, tiny_flow):
     assert same(best, weights_in(tmp_path / "half"))
 
 
-def test_weights_between_before_and_after_are_kept_when_they_are_best(tune, scripted, tmp_path, tiny_flow):
-    scripted([0.5, 0.6, 0.7, 0.9, 0.8])
-    outcome = tune("mixed")
-    assert outcome.after["score"] == 0.9
-    scripted([0.5, 0.6, 0.7, 0.1])
+def share_of(found, start, end):
+    """How far on the way from one to the other weights lie."""
+    name = "head.weight"
+    return float((found[name] - start[name]).norm() / (end[name] - start[name]).norm())
+
+
+@pytest.mark.parametrize(
+    ("mixes", "n_cells", "share"),
+    [
+        ((0.6, 0.9, 0.8), 10**9, 0.5),  # the best
+        ((0.6, 0.65, 0.69), 10**9, 1.0),
+        ((0.6, 0.65, 0.69), 1000, 0.75),  # as good as 0.7, whose error is 0.014
+        ((0.6, 0.66, 0.69), 100, 0.5),
+        ((0.1, 0.1, 0.1), 10, 1.0),  # worse than before is never as good
+    ],
+)
+def test_of_weights_that_score_alike_the_nearest_are_kept(
+    tune, scripted, tmp_path, tiny_flow, mixes, n_cells, share
+):
+    epochs, plain = [0.5, 0.6, 0.7], 0.0
+    scripted([*epochs, 0.1])
     tune("pure")
-    expected = between(tiny_flow().network.state_dict(), weights_in(tmp_path / "pure"), module.MIXES[0])
-    found = weights_in(tmp_path / "mixed")
-    assert all(torch.allclose(found[name], expected[name]) for name in found)
+    scripted([*epochs, *mixes, plain], n_cells=n_cells)
+    outcome = tune("mixed")
+    start, end = tiny_flow().network.state_dict(), weights_in(tmp_path / "pure")
+    assert share_of(weights_in(tmp_path / "mixed"), start, end) == pytest.approx(share, abs=1e-3)
+    assert outcome.is_better
+    assert outcome.after["score"] == {0.25: mixes[0], 0.5: mixes[1], 0.75: mixes[2], 1.0: 0.7}[share]
+
+
+@pytest.mark.parametrize(("plain", "is_kept"), [(0.5, True), (0.7, False)])
+def test_a_size_is_told_only_where_it_helps(tune, scripted, tmp_path, plain, is_kept):
+    scripted([0.5, 0.6, 0.7, 0.1, 0.1, 0.1, plain])
+    tune()
+    spec = json.loads((tmp_path / "tuned" / "spec.json").read_text())
+    assert (spec["tuned_diameter_px"] > 0) == is_kept
+
+
+def test_what_scores_the_same_is_not_better(tune, scripted, tmp_path, tiny_flow):
+    scripted([0.5])
+    assert not tune().is_better
+    assert same(weights_in(tmp_path / "tuned"), tiny_flow().network.state_dict())
 
 
 def test_it_stops_when_it_becomes_no_better(tune, scripted, tmp_path):
@@ -220,6 +257,8 @@ SCRIPT = """
     begun = [weights.clone() for weights in network.parameters()]
 
     class Scored:
+        images = ()
+
         def __init__(self, model):
             pairs = zip(model.network.parameters(), begun)
             self.score = sum(float((now - before).detach().abs().sum()) for now, before in pairs)
@@ -314,7 +353,7 @@ def test_regions_are_enough(tune, dataset):
 
 
 def test_cells_of_another_size_are_told_to_the_model(tune, dataset, scripted, tmp_path):
-    scripted([0.1, 0.2, 0.3])
+    scripted([0.1, 0.2, 0.3, 0.0])
     tune()
     spec = json.loads((tmp_path / "tuned" / "spec.json").read_text())
     assert spec["tuned_diameter_px"] == pytest.approx(12, rel=0.1)
@@ -366,7 +405,7 @@ def test_nothing_is_written_where_there_is_nothing_to_learn(tmp_path, tiny_flow)
 
 
 def test_a_model_that_was_tuned_can_be_loaded(dataset, tmp_path, scripted):
-    scripted([0.1, 0.2])
+    scripted([0.1, 0.2, 0.3, 0.0])
     with torch.random.fork_rng():
         torch.manual_seed(2)
         start = registry.get("flow").load().build("small")

@@ -2,7 +2,11 @@
 
 It is meant to be unable to ruin a model: only the last layers learn at first, statistics of normalisations
 stay, part of every batch asks for what the model gave before, and of all weights on the way, and between
-those before and after, the ones that score best on validation images are kept. These may be the first.
+those before and after, the ones that score best on validation images are kept. These may be the first. Of
+weights that score alike, within the standard error of the best, the ones nearest to the first are taken: few
+cells tell little, and the less a model changes the less it forgets.
+
+Source of that rule: Breiman et al., Classification and regression trees (1984), section 3.4.3.
 """
 
 import copy
@@ -12,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,7 +32,7 @@ from cellwright.models.contract import CellModel
 from cellwright.models.spec import ModelSpec
 from cellwright.tasks import Progress, Task
 from cellwright.training.augment import augment
-from cellwright.training.evaluate import evaluate
+from cellwright.training.evaluate import Report, evaluate
 from cellwright.training.finetune_card import write_card
 from cellwright.training.finetune_settings import FinetuneSettings
 from cellwright.training.loop import Data, EpochReport, average, learn, set_rate
@@ -38,10 +43,11 @@ from cellwright.training.split import split
 from cellwright.training.state import CURVE, STATE, RunState, forget, keep, make_folder, new_state, resume
 from cellwright.types import Image, Result
 
-MIXES = (0.5, 0.75)  # shares of the way from the first to the best weights that are tried as well
+MIXES = (0.25, 0.5, 0.75)  # shares of the way from the first to the best weights that are tried as well
 SPREAD = 1.33  # patches show cells up to this many times larger or smaller than they are
 FORGETTING = 1.0  # a point lost of what it knew weighs as much as one won
 LEAST_GAIN = 1e-3
+NOT_SHOWN = ("step", "loss", "rate", "merit", "error")
 TUNED = " (fine-tuned)"
 
 
@@ -286,22 +292,31 @@ class _Run:
         return len(merits) - 1 - int(np.argmax(merits)) >= settings.patience
 
     def mix(self) -> Task[dict[str, float]]:
-        """Try weights between the first and the best, keep the best of all, and return what training gave."""
-        best: Mapping[str, float] = max(self.state.history[1:], key=_merit)
-        is_kept = self.state.best == best["merit"]
+        """Keep the weights nearest to the first that score like the best; return what training gave."""
+        before = self.state.history[0]
+        best = max(self.state.history[1:], key=_merit)
+        is_kept = self.state.best > before["merit"]
         final = copy.deepcopy(self.start.network if is_kept else self.state.average)
         if is_kept:
             load_weights(self.output, final, "the model this run began with")
-        first, last, better = self.start.network.state_dict(), final.state_dict(), None
+        tried = [_Candidate(1.0, best, self._with(final.state_dict()))] if is_kept else []
         for share in MIXES:
-            mixed = self._with(between(first, last, share))
-            scores = yield from self._scores(mixed)
-            if scores["merit"] > best["merit"] + LEAST_GAIN:
-                best, better = scores, mixed
-        if better is not None and best["merit"] > self.state.best:
-            self.state.best = best["merit"]
-            save_checkpoint(self.output, better, _only_scores(best))
-        return _only_scores(best)
+            mixed = self._with(between(self.start.network.state_dict(), final.state_dict(), share))
+            tried.append(_Candidate(share, (yield from self._scores(mixed)), mixed))
+        top = max(tried, key=lambda one: one.merit)
+        if top.merit <= before["merit"]:
+            return _only_scores(max(best, top.scores, key=_merit))
+        limit = max(top.merit - top.scores["error"], before["merit"] + LEAST_GAIN)
+        chosen = min((one for one in tried if one.merit >= limit), key=lambda one: one.share, default=top)
+        if self.tuned.tuned_diameter_px:
+            plain = chosen.model.with_network(
+                chosen.model.network, spec=replace(self.tuned, tuned_diameter_px=0.0)
+            )
+            scores = yield from self._scores(plain)
+            chosen = _Candidate(chosen.share, scores, plain) if scores["merit"] >= limit else chosen
+        self.state.best = chosen.merit
+        save_checkpoint(self.output, chosen.model, _only_scores(chosen.scores))
+        return _only_scores(chosen.scores)
 
     def outcome(self, after: dict[str, float], notice: str) -> Outcome:
         """Return what the run came to."""
@@ -329,7 +344,7 @@ class _Run:
             self.validation, model, engine=EngineSettings(device=self.device), classify=watch
         )
         known = yield from memory(model, self.remembered, self.device)
-        scores = {**report.summary(), "memory": known}
+        scores = {**report.summary(), "memory": known, "error": standard_error(report)}
         before = self.state.history[0]["memory"] if self.state.history else known
         return {**scores, "merit": scores["score"] - FORGETTING * max(0.0, before - known)}
 
@@ -367,6 +382,25 @@ def learning_rate(step: int, settings: FinetuneSettings) -> float:
     return settings.rate * warm_up * (0.505 + 0.495 * math.cos(math.pi * step / settings.steps))
 
 
+class _Candidate(NamedTuple):
+    """A model some share of the way from the first weights to the best, and its scores."""
+
+    share: float
+    scores: Mapping[str, float]
+    model: CellModel
+
+    @property
+    def merit(self) -> float:
+        return self.scores["merit"]
+
+
+def standard_error(report: Report) -> float:
+    """Return how far the score may be off by chance, given how many cells it rests on."""
+    n_cells = sum(image.n_true for image in report.images)
+    score = min(max(report.summary()["score"], 0.0), 1.0)
+    return math.sqrt(score * (1 - score) / max(n_cells, 1))
+
+
 def _merit(epoch: Mapping[str, float]) -> float:
     """Return the score of an epoch less what was forgotten by then."""
     return epoch["merit"]
@@ -377,4 +411,4 @@ def _in_words(scores: Mapping[str, float]) -> str:
 
 
 def _only_scores(epoch: Mapping[str, float]) -> dict[str, float]:
-    return {name: value for name, value in epoch.items() if name not in ("step", "loss", "rate", "merit")}
+    return {name: value for name, value in epoch.items() if name not in NOT_SHOWN}

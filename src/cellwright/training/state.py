@@ -59,14 +59,14 @@ def keep(
 ) -> None:
     """Write the checkpoint if it is the best so far, then the curve and what a resumed run needs.
 
-    ``scores`` are those of the epoch; the best has the highest ``merit``, else the highest ``score``, or is
-    the last when there is neither.
+    ``scores`` are those of the epoch; the best is the first with the highest ``merit``, else the last with
+    the highest ``score``, or the last when there is neither.
     """
     score = scores.get("merit", scores.get("score", float(state.step)))
     rate = state.optimizer.param_groups[0]["lr"]
     loss = {"loss": float(np.mean(state.losses))} if state.losses else {}
     state.history.append({"step": state.step, **loss, "rate": rate, **scores})
-    if score >= state.best:
+    if score > state.best or (score == state.best and "merit" not in scores):
         state.best = score
         save_checkpoint(output, model.with_network(state.average), scores)
     curve = json.dumps({"settings": asdict(settings), "epochs": state.history}, indent=1)
