@@ -36,6 +36,12 @@ def test_whole_cells_tell_their_size_among_many_pieces(oracle_model):
     assert zoom_of([cells_of_area(areas)], oracle_model.spec) == pytest.approx(24 / 120)
 
 
+@pytest.mark.parametrize(("n_small", "zoom"), [(40, 24 / 9), (20, 1)])
+def test_many_small_cells_beside_a_few_large_ones_are_enlarged(oracle_model, n_small, zoom):
+    areas = np.pi / 4 * np.array([9] * n_small + [30] * 8) ** 2
+    assert zoom_of([cells_of_area(areas)], oracle_model.spec) == pytest.approx(zoom)
+
+
 def test_zooms_near_one_another_are_not_tried_twice():
     assert is_close(1.1, [0.5, 1.0])
     assert not is_close(1.5, [0.5, 1.0])
