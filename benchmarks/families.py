@@ -110,8 +110,8 @@ FIGURES: dict[str, tuple[Figure, ...]] = {
         Figure(NUCLEI, "AP at IoU 0.5", "ap/0.50"),
         Figure(NUCLEI, "mean abs count error", "count_mae"),
         Figure(OTHERS, "AP at IoU 0.5", "ap/0.50"),
-        Figure(VOLUMES, "F1 at 3D IoU 0.5", "f1"),
-        Figure(VOLUMES, "SEG", "seg"),
+        Figure(VOLUMES, "F1 at 3D IoU 0.5, mean of volumes", "f1"),
+        Figure(VOLUMES, "SEG, mean of volumes", "image_seg"),
     ),
     "centroid": (
         Figure(NUCLEI, "F1 of points in nuclei, fluorescence", "point_f1", "fluo", least=0.92),
@@ -126,8 +126,10 @@ FIGURES: dict[str, tuple[Figure, ...]] = {
         Figure(NUCLEI, "AP at IoU 0.5", "ap/0.50"),
     ),
     "pseudocolor": (
-        Figure(VOLUMES, "F1 at 3D IoU 0.5", "f1", least=0.85),
-        Figure(VOLUMES, "SEG", "seg", least=0.70),
+        Figure(VOLUMES, "F1 at 3D IoU 0.5, mean of volumes", "f1", least=0.85),
+        Figure(VOLUMES, "SEG, mean of volumes", "image_seg", least=0.70),
+        Figure(VOLUMES, "F1 of all cells together", "cell_f1"),
+        Figure(VOLUMES, "SEG of all cells together", "seg"),
         Figure(VOLUMES, "ids that go on in the next slice", "continuity"),
     ),
     "density": (

@@ -43,8 +43,6 @@ from cellwright.training.loop import Data, train
 from cellwright.training.settings import TrainingSettings
 from cellwright.types import Cells, Labels
 
-PIXEL_SIZE_UM = (1.75, 0.8, 0.8)  # of bbbc050, told in its meta.json
-
 RECIPE = TrainingSettings(
     seed=5,
     pretrain_steps=800,
@@ -92,6 +90,7 @@ class Counted(NamedTuple):
     name: str
     cells: Cells
     truth: Labels
+    pixel_size_um: tuple[float, ...]
 
 
 def count_slices(dataset: Dataset, model: CellModel, settings: Any, device: str) -> list[Counted]:
@@ -100,7 +99,8 @@ def count_slices(dataset: Dataset, model: CellModel, settings: Any, device: str)
     counted = []
     for item in dataset.items:
         image, truth = item.read()
-        counted.append(Counted(item.name, run(count_cells(image, model, settings, engine)).cells, truth))
+        cells = run(count_cells(image, model, settings, engine)).cells
+        counted.append(Counted(item.name, cells, truth, image.pixel_size_um))
     return counted
 
 
@@ -130,8 +130,8 @@ HEAD = ["F1", "SEG", "F1 of all cells", "SEG of all cells", "ids that go on"]
 def score(counted: Iterable[Counted], settings: LinkSettings) -> Scores:
     """Return how well the linked outlines match the truth at 3D IoU 0.5."""
     matches, seg, held, steps = [], [], 0, 0
-    for _, cells, truth in counted:
-        labels = linked(cells, "ZYX", settings, PIXEL_SIZE_UM).labels
+    for _, cells, truth, pixel_size_um in counted:
+        labels = linked(cells, "ZYX", settings, pixel_size_um).labels
         matches.append(match_labels(labels, truth, 0.5))
         seg.append(seg_scores(labels, truth))
         kept, all_steps = continuity(labels, truth)

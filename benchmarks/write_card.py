@@ -97,7 +97,7 @@ TEXTS = {
         "neighbours as colours, and the slices are linked.",
         limits="Distances in z are known from the training volumes only: very thick slices are linked less "
         "surely.",
-        columns=("f1", "ap/0.50", "pq", "seg", "continuity", "point_f1", *COUNTS),
+        columns=("f1", "image_seg", "ap/0.50", "pq", "cell_f1", "seg", "continuity", *COUNTS),
     ),
     "density": Text(
         use="Counts where nothing can be separated: it gives a density that adds up to the count, and an "
@@ -114,7 +114,9 @@ HEADINGS = {
     "mean_ap": "mean AP .5:.95",
     "f1": "F1",
     "pq": "PQ",
-    "seg": "SEG",
+    "seg": "SEG of all cells",
+    "image_seg": "SEG",
+    "cell_f1": "F1 of all cells",
     "continuity": "ids that go on",
     "point_recall": "recall",
     "point_precision": "precision",
@@ -138,7 +140,8 @@ MEANINGS = {
     "ap/0.50": "AP is TP / (TP + FP + FN) of outlines at an IoU, a mean over images",
     "f1": "F1 is at an IoU of outlines of 0.5, a mean over images",
     "pq": "PQ is the panoptic quality at IoU 0.5",
-    "seg": "SEG is the IoU of each true cell with the one that covers more than half of it, else 0",
+    "seg": "SEG is the IoU of each true cell with the one that covers more than half of it, else 0; without "
+    "further words a mean over images, of all cells together where it says so",
     "continuity": "ids go on where a true cell keeps its label in the next slice",
     "point_recall": "recall and precision are those of points in true cells, each cell once, over all cells",
     "box_iou": "IoU of boxes is the mean over the hits",
@@ -210,10 +213,11 @@ def data_lines(stages: Sequence[Stage]) -> str:
     return "\n".join(lines)
 
 
-def simulated_line(stages: Sequence[Stage]) -> str:
+def simulated_line(stages: Sequence[Stage], family: str) -> str:
     """Return how many simulated images were seen."""
     n = max((stage.settings.n_simulated for stage in stages if stage.settings.pretrain_steps), default=0)
-    looks = "Simulated images of all looks of `cellwright.ops.simulate`"
+    drawn = "Slices of simulated volumes" if family == "pseudocolor" else "Simulated images of all looks"
+    looks = f"{drawn} of `cellwright.ops.simulate`"
     return f"{looks} ({n}) joined the pre-training." if n else "No simulated images."
 
 
@@ -279,7 +283,7 @@ def card_text(spec: ModelSpec, evaluation: Mapping[str, Mapping[str, Any]], data
         high=spec.diameter_range_px[1],
         diameter=spec.diameter_px,
         data=data_lines(stages),
-        simulated=simulated_line(stages),
+        simulated=simulated_line(stages, spec.family),
         recipes="\n\n".join(map(stage_lines, stages)),
         meanings=f"{meanings[:1].upper()}{meanings[1:]}.",
         scores=score_table(evaluation, text.columns),

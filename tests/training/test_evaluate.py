@@ -69,7 +69,7 @@ def test_an_oracle_scores_one(dataset, oracle_model):
     for group in scores.values():
         assert set(group["ap"].values()) == {1.0}
         ones = ("score", "mean_ap", "f1", "pq", "seg", "point_recall", "point_precision", "point_f1")
-        assert {group[key] for key in (*ones, "box_iou")} == {1.0}
+        assert {group[key] for key in (*ones, "box_iou", "image_seg", "cell_f1")} == {1.0}
         assert (group["count_mae"], group["count_mape"], group["count_median_error"]) == (0, 0, 0)
         assert group["n_true"] == group["n_predicted"] > 0
         assert group["score_auroc"] is None  # nothing is wrong, so there is nothing to rank
@@ -154,6 +154,21 @@ def test_volumes_are_scored_in_three_dimensions(item):
     assert table["seg"] == 0.5  # neither half covers more than half
     assert table["f1"] == 0.8  # at IoU 0.5 a half is a hit
     assert table["point_recall"] == 1
+
+
+def test_scores_are_means_over_images_and_over_all_cells(item):
+    one, many = np.zeros((2, 8, 80), np.int32)
+    one[:, :6] = 1
+    for number in range(9):
+        many[:, 8 * number : 8 * number + 6] = number + 1
+    missed = np.where(many == 9, 0, many)
+    scores = (
+        score_cells(item, result_of(cells_of(one)), one),
+        score_cells(item, result_of(cells_of(missed)), many),
+    )
+    table = Report(scores).to_json()["all"]
+    assert (table["image_seg"], table["seg"]) == pytest.approx(((1 + 8 / 9) / 2, 9 / 10), abs=1e-4)
+    assert (table["f1"], table["cell_f1"]) == pytest.approx(((1 + 16 / 17) / 2, 18 / 19), abs=1e-4)
 
 
 def test_nothing_in_an_empty_image_is_right(item):

@@ -197,7 +197,9 @@ def score_cells(item: Item, result: Result, truth: Labels, *, is_volume: bool = 
 def _with_outlines(score: ImageScore, labels: Labels, truth: Labels, *, is_volume: bool) -> ImageScore:
     iou = matching.overlaps(labels, truth)
     matches = [matching.match_overlaps(iou, threshold) for threshold in IOU_THRESHOLDS]
-    shares = {**score.shares, "seg": (float(matching.seg_scores(labels, truth).sum()), float(score.n_true))}
+    seg = matching.seg_scores(labels, truth)
+    found, n_both = 2.0 * matches[0].true_positives, float(matches[0].n_true + matches[0].n_predicted)
+    shares = {**score.shares, "seg": (float(seg.sum()), float(score.n_true)), "cell_f1": (found, n_both)}
     if is_volume:
         shares["continuity"] = matching.continuity(labels, truth)
     hits = matching.matched_pairs(iou, 0.5)[:, 0]
@@ -205,7 +207,11 @@ def _with_outlines(score: ImageScore, labels: Labels, truth: Labels, *, is_volum
         score,
         score=matches[0].average_precision,
         average_precision=tuple(match.average_precision for match in matches),
-        means={"f1": matches[0].f1, "pq": matches[0].panoptic_quality},
+        means={
+            "f1": matches[0].f1,
+            "pq": matches[0].panoptic_quality,
+            "image_seg": float(seg.mean()) if len(seg) else 1.0,
+        },
         shares=shares,
         is_right=np.isin(np.arange(len(score.scores)), hits),
     )
@@ -300,7 +306,7 @@ def _outline_scores(images: list[ImageScore]) -> dict[str, Any]:
             for threshold, value in zip(IOU_THRESHOLDS, precision, strict=True)
         },
         "mean_ap": _rounded(precision.mean()),
-        **{key: _rounded(np.mean([image.means[key] for image in images])) for key in ("f1", "pq")},
+        **{key: _rounded(np.mean([image.means[key] for image in images])) for key in images[0].means},
     }
 
 

@@ -138,7 +138,16 @@ def dataset_of(chosen: Sequence[Pair], layers: Iterable[Layer], *, is_complete: 
         complete = is_complete or bool(regions)
         items.append(
             LayerItem(
-                name, "train", "", Path(name), truth, (), complete, regions, labels, points, picture=image
+                name,
+                "train",
+                "",
+                Path(name),
+                truth,
+                is_complete=complete,
+                regions=regions,
+                labels=labels,
+                points=points,
+                picture=image,
             )
         )
     return Dataset(HERE, tuple(items))
