@@ -1,10 +1,9 @@
 """The settings of training a classifier; the same fields are flags of ``cellwright train-classifier``."""
 
 from dataclasses import dataclass
-from math import inf
-from typing import Annotated, get_type_hints
+from typing import Annotated
 
-from cellwright.errors import SettingsError
+from cellwright.training.settings import check_bounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +37,4 @@ class ClassifyTrainingSettings:
     ] = 0.0
 
     def __post_init__(self) -> None:
-        for name, hint in get_type_hints(type(self), include_extras=True).items():
-            facts, value = hint.__metadata__[0], getattr(self, name)
-            low, high = facts.get("min", -inf), facts.get("max", inf)
-            if not low <= value <= high:
-                raise SettingsError(
-                    f"{name} must lie between {low} and {high}; got {value}. Choose a value in that range."
-                )
+        check_bounds(self)

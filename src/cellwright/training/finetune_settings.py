@@ -1,10 +1,10 @@
 """The settings of fine-tuning, with three presets; the same fields are flags of ``cellwright train``."""
 
 from dataclasses import dataclass, replace
-from math import inf
-from typing import Annotated, Literal, get_type_hints
+from typing import Annotated, Literal
 
 from cellwright.errors import SettingsError
+from cellwright.training.settings import check_bounds
 
 PresetName = Literal["quick", "balanced", "thorough"]
 
@@ -55,13 +55,7 @@ class FinetuneSettings:
     ] = 6
 
     def __post_init__(self) -> None:
-        for name, hint in get_type_hints(type(self), include_extras=True).items():
-            facts, value = hint.__metadata__[0], getattr(self, name)
-            low, high = facts.get("min", -inf), facts.get("max", inf)
-            if not low <= value <= high:
-                raise SettingsError(
-                    f"{name} must lie between {low} and {high}; got {value}. Choose a value in that range."
-                )
+        check_bounds(self)
         if self.patch_px % 32:
             raise SettingsError(f"patch_px must be a multiple of 32; got {self.patch_px}.")
 

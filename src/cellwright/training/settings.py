@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from math import inf
-from typing import Annotated, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 from cellwright.errors import SettingsError
 
@@ -67,7 +67,7 @@ class TrainingSettings:
     ] = 0.1
 
     def __post_init__(self) -> None:
-        _check_bounds(self)
+        check_bounds(self)
         if self.pretrain_steps + self.finetune_steps < 1:
             raise SettingsError("Training needs at least one step; got 0 in both phases. Set pretrain_steps.")
         if self.patch_px % 16 or self.patch_px < 32:
@@ -84,8 +84,15 @@ class TrainingSettings:
         return self.pretrain_steps + self.finetune_steps
 
 
-def _check_bounds(settings: TrainingSettings) -> None:
-    for name, hint in get_type_hints(TrainingSettings, include_extras=True).items():
+def check_bounds(settings: Any) -> None:
+    """Check the fields of settings against the bounds they were declared with.
+
+    Raises
+    ------
+    SettingsError
+        A value lies outside of them.
+    """
+    for name, hint in get_type_hints(type(settings), include_extras=True).items():
         facts, value = hint.__metadata__[0], getattr(settings, name)
         low, high = facts.get("min", -inf), facts.get("max", inf)
         if not low <= value <= high:
