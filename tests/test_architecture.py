@@ -29,6 +29,7 @@ TENANTS = {
     "roifile": {"io"},
     "pycocotools": {"io"},
     "yaml": {"io"},
+    "filelock": {"io"},
     "psygnal": {"session", "widgets"},
     "typer": {"cli"},
     "rich": {"cli"},

@@ -11,7 +11,7 @@ import pytest
 from cellwright.errors import AnnotationError, ReadError, WriteError
 from cellwright.session import journal as journals
 from cellwright.session.annotation import AnnotationSession
-from cellwright.session.journal import identity_of, read_journal
+from cellwright.session.journal import identity_of, is_open, read_journal
 
 AXES = ("YX", "ZYX", "TYX", "TZYX")
 
@@ -44,6 +44,7 @@ def test_what_is_read_back_is_what_was_done(axes, draw_session, edit_at_random, 
         session, rng = draw_session(axes, seed, path), np.random.default_rng(seed)
         for _ in range(15):
             edit_at_random(session, rng)
+        session.close()
         again = AnnotationSession.open_journal(path, session.image)
         assert state_of(again) == state_of(session)
         for step in ("undo", "redo"):
@@ -52,10 +53,10 @@ def test_what_is_read_back_is_what_was_done(axes, draw_session, edit_at_random, 
                 assert state_of(again) == state_of(session)
             assert not getattr(again, step)()
         edit_at_random(again, rng)
+        again.close()
         third = AnnotationSession.open_journal(path)
         assert state_of(third) == state_of(again)
-        for one in (session, again, third):
-            one.close()
+        third.close()
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -75,7 +76,9 @@ def test_a_journal_cut_anywhere_gives_the_edits_before(seed, draw_session, state
         assert state_of(again) == states[sum(end <= length for end in ends) - 1]
         again.add_disc((20, 24), 200)
         again.close()
-        assert state_of(AnnotationSession.open_journal(journal)) == state_of(again)
+        third = AnnotationSession.open_journal(journal)
+        assert state_of(third) == state_of(again)
+        third.close()
 
 
 def test_a_damaged_record_ends_the_journal(draw_session, state_of, journal):
@@ -182,6 +185,61 @@ def test_the_identity_of_a_large_image_reads_little_of_it(draw_session):
     image = replace(draw_session("ZYX").image, data=Watched())
     identity_of(image)
     assert 0 < image.data.n_read <= journals.FINGERPRINT_PIXELS
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from cellwright.session.annotation import AnnotationSession
+
+session = AnnotationSession.open_journal(Path(sys.argv[1]))
+session.delete(int(session.ids()[0]))
+print("open", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_journal_is_open_once(draw_session, state_of, journal):
+    session = draw_session("YX", 1, journal)
+    session.delete(int(session.ids()[0]))
+    before = journal.read_bytes()
+    assert is_open(journal)
+    with pytest.raises(WriteError, match=r"another window or program has it.*duplicate the image's layer"):
+        AnnotationSession.open_journal(journal)
+    assert journal.read_bytes() == before
+    session.delete(int(session.ids()[0]))
+    expected = state_of(session)
+    session.close()
+    assert not is_open(journal)
+    again = AnnotationSession.open_journal(journal)
+    assert state_of(again) == expected
+    again.close()
+
+
+def test_what_cannot_be_opened_is_not_locked(draw_session, journal):
+    draw_session("YX", 1, journal).close()
+    with pytest.raises(AnnotationError, match="belongs to image"):
+        AnnotationSession.open_journal(journal, draw_session("ZYX").image)
+    with pytest.raises(WriteError, match="is there"):
+        draw_session("YX", 1, journal)
+    AnnotationSession.open_journal(journal).close()
+
+
+def test_a_program_holds_its_journal_until_it_is_killed(draw_session, journal):
+    session = draw_session("YX", 1, journal)
+    n_cells = session.n_cells
+    session.close()
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(journal)], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"open\n"
+        assert is_open(journal)
+        with pytest.raises(WriteError, match="another window or program has it"):
+            AnnotationSession.open_journal(journal)
+        holder.kill()
+    assert not is_open(journal)
+    again = AnnotationSession.open_journal(journal)
+    assert again.n_cells == n_cells - 1
+    again.close()
 
 
 def test_a_killed_program_loses_no_finished_edit(tmp_path: Path):

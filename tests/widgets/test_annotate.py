@@ -123,7 +123,34 @@ def test_a_start_anew_keeps_the_journal_that_was_there(widget: AnnotateWidget, b
     widget.panel.begin.click()
     start(widget)
     assert widget.journals is not None
-    assert {path.suffix for path in widget.journals.iterdir()} == {".journal", ".old"}
+    assert {path.suffix for path in widget.journals.glob("[!.]*")} == {".journal", ".old"}
+
+
+def test_two_windows_do_not_annotate_one_image_at_once(
+    widget: AnnotateWidget, blobs: Any, qtbot: QtBot
+) -> None:
+    other = AnnotateWidget(ViewerModel())
+    other.journals = widget.journals
+    qtbot.addWidget(other)
+    for one in (widget, other):
+        one.viewer.add_image(blobs.image, name="blobs")
+        one.viewer.add_labels(blobs.labels.copy())
+    session = start(widget)
+    other.panel.begin.click()
+    assert other.session is None
+    assert "Finish it there" in other.panel.message.text()
+    assert other.panel.message.property("error") == "true"
+    session.delete(1)
+    other.show()
+    assert "in another window" in other.panel.offer_line.text()
+    other.panel.resume.click()
+    assert other.session is None
+    assert "Finish it there" in other.panel.message.text()
+    widget.panel.begin.click()
+    other.panel.resume.click()
+    assert other.session is not None
+    np.testing.assert_array_equal(other.session.labels, session.labels)
+    other.finish()
 
 
 def test_an_empty_or_damaged_journal_is_not_offered(tmp_path: Path, blobs: Any) -> None:

@@ -28,7 +28,7 @@ from cellwright.session.begin import (
 )
 from cellwright.session.command import Extras, Facts
 from cellwright.session.history import History
-from cellwright.session.journal import read_journal
+from cellwright.session.journal import locked, read_journal
 from cellwright.types import Cells, Image, Labels, Result
 
 DISC_PX = 12.0  # where the diameter of cells is not known either
@@ -137,19 +137,24 @@ class AnnotationSession(History):
             The journal belongs to another image.
         ReadError
             The file is missing, is no journal, or is damaged before its first edit.
+        WriteError
+            Another session has it open.
         """
-        recovered = read_journal(path)
-        known = recovered.start.image
-        if image is None:
-            empty = np.broadcast_to(np.uint8(0), known.shape)
-            image = Image(empty, known.axes, known.pixel_size_um, known.name)
-        else:
-            check_same(image, known)
-        session = cls.__new__(cls)
-        session.image = image
-        start = recovered.start
-        session._begin(start.labels.copy(), start.facts, start.extras)
-        session._replay(path, recovered)
+        if not path.is_file():
+            read_journal(path)  # says that it is missing
+        with locked(path) as lock:
+            recovered = read_journal(path)
+            known = recovered.start.image
+            if image is None:
+                empty = np.broadcast_to(np.uint8(0), known.shape)
+                image = Image(empty, known.axes, known.pixel_size_um, known.name)
+            else:
+                check_same(image, known)
+            session = cls.__new__(cls)
+            session.image = image
+            start = recovered.start
+            session._begin(start.labels.copy(), start.facts, start.extras)
+            session._replay(path, recovered, lock)
         return session
 
     # -- what there is ------------------------------------------------------------------------------------

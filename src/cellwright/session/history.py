@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from psygnal import Signal, SignalGroup
 
 from cellwright.errors import AnnotationError
+from cellwright.io.lock import Lock
 from cellwright.ops.change import Box, Change
 from cellwright.session.boxes import BoxTable
 from cellwright.session.command import Command, Extras, Facts, FactsChange
@@ -193,7 +194,7 @@ class History:
             self.events.regions.emit(after.regions)
         self.events.history.emit()
 
-    def _replay(self, path: Path, recovered: Recovered) -> None:
+    def _replay(self, path: Path, recovered: Recovered, lock: Lock) -> None:
         """Do again what the journal holds, then go on writing into it."""
         n_steps = 0
         for record in recovered.records:
@@ -205,7 +206,7 @@ class History:
         n_bytes = recovered.n_bytes
         if n_steps:
             n_bytes = rewrite(path, recovered, self._done, self._undone[::-1])
-        self._journal = Journal(path, n_bytes)
+        self._journal = Journal(path, n_bytes, lock)
 
     def _redo_edit(self, record: Edit) -> None:
         changes = []

@@ -8,6 +8,8 @@
 A record is handed to the operating system before its edit counts as done, so that a killed program loses the
 edit in hand at most. A record that is cut short or damaged ends the journal: what is before it is taken.
 Voxels are stored after the edit only; what was there before follows from the records before.
+
+A journal belongs to one session at a time: ``.<name>.lock`` beside it is locked while a session has it open.
 """
 
 import hashlib
@@ -18,7 +20,7 @@ import time
 import weakref
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +30,7 @@ from numpy.typing import NDArray
 
 from cellwright.errors import ReadError, WriteError
 from cellwright.io.files import written_whole
+from cellwright.io.lock import Lock, take
 from cellwright.ops.change import Box
 from cellwright.ops.normalize import sample_steps
 from cellwright.session.command import Command, Extras, Facts, FactsChange
@@ -87,10 +90,11 @@ class Recovered:
 
 
 class Journal:
-    """An open journal that takes one record after the other."""
+    """An open journal that takes one record after the other, and the lock that keeps others off it."""
 
-    def __init__(self, path: Path, n_bytes: int) -> None:
+    def __init__(self, path: Path, n_bytes: int, lock: Lock) -> None:
         self.path = path
+        self._lock = lock
         self._end = n_bytes
         self._synced = 0.0
         with _writing(path):
@@ -106,17 +110,20 @@ class Journal:
         Raises
         ------
         WriteError
-            There is a file already, or the folder cannot be written.
+            There is a file already, another session has it open, or the folder cannot be written.
         """
-        if path.exists():
-            raise WriteError(
-                f"A new journal needs a name that is free; {path} is there. Open it to go on where it "
-                "ended, or remove it."
-            )
-        content = MAGIC + _record(_start_content(start))
-        with written_whole(path) as part:
-            part.write_bytes(content)
-        return cls(path, len(content))
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(path) as lock:
+            if path.exists():
+                raise WriteError(
+                    f"A new journal needs a name that is free; {path} is there. Open it to go on where it "
+                    "ended, or remove it."
+                )
+            content = MAGIC + _record(_start_content(start))
+            with written_whole(path) as part:
+                part.write_bytes(content)
+            return cls(path, len(content), lock)
 
     def append(self, entry: Command | Step) -> None:
         """Write one record; when this returns the operating system has it.
@@ -143,6 +150,7 @@ class Journal:
             with suppress(OSError):
                 os.fsync(self._file.fileno())
             self._file.close()
+        self._lock.release()
 
     def _write(self, record: bytes) -> None:
         rest = memoryview(record)
@@ -152,6 +160,40 @@ class Journal:
         if now - self._synced > SYNC_SECONDS:
             os.fsync(self._file.fileno())
             self._synced = now
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[Lock]:
+    """Give the lock of a journal to the block, to keep or to release; one that fails does not keep it.
+
+    Raises
+    ------
+    WriteError
+        Another session has the journal open, or its folder cannot be written.
+    """
+    lock = take(_lock_path(path))
+    if lock is None:
+        raise WriteError(
+            f"The annotation {path.stem} must not be open anywhere else; another window or program has it. "
+            "Finish it there to go on here, or duplicate the image's layer and annotate that."
+        )
+    try:
+        yield lock
+    except BaseException:
+        lock.release()
+        raise
+
+
+def is_open(path: Path) -> bool:
+    """Return whether a session has a journal open, in this program or in another."""
+    lock = take(_lock_path(path))
+    if lock is not None:
+        lock.release()
+    return lock is None
+
+
+def _lock_path(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
 
 
 def read_journal(path: Path) -> Recovered:

@@ -16,7 +16,7 @@ from cellwright.errors import AnnotationError, CellwrightError, WriteError, Wron
 from cellwright.models import shelf
 from cellwright.session.annotation import AnnotationSession
 from cellwright.session.begin import place, plane_shape
-from cellwright.session.journal import identity_of, read_journal
+from cellwright.session.journal import identity_of, is_open, locked, read_journal
 from cellwright.types import Image
 from cellwright.widgets.axes import Channel
 from cellwright.widgets.layers import METADATA, Source, image_of, source_of
@@ -42,10 +42,16 @@ class Unfinished:
     path: Path
     n_edits: int
     changed: datetime
+    is_open: bool = False
 
     @property
     def line(self) -> str:
         """What is offered, for people."""
+        if self.is_open:
+            return (
+                "This image is being annotated in another window or program. Finish it there and go on with "
+                "it here, or duplicate the image's layer and annotate that."
+            )
         when = f"{self.changed:%d %b %Y, %H:%M}"
         return f"An annotation of this image was begun: {self.n_edits:,} edits, {when}."
 
@@ -66,10 +72,11 @@ def unfinished(path: Path) -> Unfinished | None:
     try:
         recovered = read_journal(path)
         changed = datetime.fromtimestamp(path.stat().st_mtime)
+        is_open_elsewhere = is_open(path)
     except (CellwrightError, OSError):
         return None
     n_edits = sum(1 if record != "undo" else -1 for record in recovered.records)
-    return Unfinished(path, n_edits, changed) if n_edits > 0 else None
+    return Unfinished(path, n_edits, changed, is_open_elsewhere) if n_edits > 0 else None
 
 
 def fresh_journal(path: Path) -> Path:
@@ -78,12 +85,16 @@ def fresh_journal(path: Path) -> Path:
     Raises
     ------
     WriteError
-        The folder cannot be written.
+        The folder cannot be written, or another window or program has the journal open.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            os.replace(path, path.with_suffix(f"{SUFFIX}.old"))
+            with locked(path) as lock:
+                os.replace(path, path.with_suffix(f"{SUFFIX}.old"))
+            lock.release()
+    except WriteError:
+        raise
     except OSError as error:
         raise WriteError(
             f"Expected to write journals to {path.parent}; got: {error.strerror or error}. Make the folder "
@@ -146,6 +157,8 @@ def resume(image_layer: ImageLayer | None, channel: Channel | None, path: Path) 
         The journal belongs to another image.
     ReadError
         It is missing or damaged.
+    WriteError
+        Another window or program has it open.
     """
     session = AnnotationSession.open_journal(path, image_of(image_layer, channel))
     source = source_of(image_layer, channel)
