@@ -9,7 +9,10 @@ import tifffile
 from PIL import Image as Picture
 
 from cellwright.errors import ReadError, WriteError
-from cellwright.io.dataset import Entry, append, read_cells, read_dataset
+from cellwright.io import transaction
+from cellwright.io.dataset import Entry, append, append_all, read_cells, read_dataset
+from cellwright.io.lock import take
+from cellwright.tasks import run
 from cellwright.types import Annotation, Image
 
 META = {
@@ -69,6 +72,20 @@ def test_an_item_gives_its_image_and_labels_without_gaps(folder):
         assert np.unique(labels).tolist() == [0, 1, 2]
         assert labels[3, 3] == 2  # order of the old numbers
         assert labels[12, 12] == 1
+
+
+def test_the_pixel_size_stands_in_the_meta_where_no_file_tells_it(folder):
+    items = {"a": {"pixel_size_um": [2.0, 1.0]}, "b.c": {"pixel_size_um": [3.0, 1.0, 1.0]}}
+    write_meta(folder, {**META, "items": items, "pixel_size_um": [0.5, 0.25]})
+    sizes = [item.image().pixel_size_um for item in read_dataset(folder).items]
+    assert sizes == [(2.0, 1.0), (), (0.5, 0.25)]  # that of a volume says nothing of an image
+
+
+@pytest.mark.parametrize("sizes", ["small", [1, "b"], [0.5, -0.5], [1, float("nan")], 3])
+def test_pixel_sizes_that_are_none_are_refused(folder, sizes):
+    write_meta(folder, {**META, "pixel_size_um": sizes})
+    with pytest.raises(ReadError, match="pixel_size_um"):
+        read_dataset(folder)
 
 
 def test_items_can_be_selected(folder):
@@ -377,12 +394,14 @@ def test_labels_of_another_shape_are_not_written(tmp_path, rng):
 KILLED = """
 import os, sys
 import numpy as np
-from cellwright.io.dataset import Entry, append
+from cellwright.io.dataset import Entry, append, append_all
+from cellwright.tasks import run
 from cellwright.types import Image
 
 def entry(name, side, value):
     image = Image(np.full((side, side), value, np.uint8), "YX", (), name)
-    return Entry(image, np.full((side, side), 1, np.int32), np.array([0], np.int16), ("A",))
+    classes = None if value == 9 else np.array([0], np.int16)
+    return Entry(image, np.full((side, side), 1, np.int32), classes, (f"of {value}",))
 
 def kill_later(folder, left):
     def count(event, arguments):
@@ -394,15 +413,15 @@ def kill_later(folder, left):
     sys.addaudithook(count)
 
 root, is_there = sys.argv[1], sys.argv[2] == "True"
-for moment in range(60):
+for moment in range(200):
     folder = f"{root}/{moment}"
     append(folder, entry("a", 32, 3))
     if is_there:
-        append(folder, entry("b", 32, 3))
+        append(folder, entry("b", 16, 3))
     child = os.fork()
     if child == 0:
         kill_later(folder, moment)
-        append(folder, entry("b", 32, 7), may_replace=True)
+        run(append_all(folder, [entry("b", 32, 7), entry("c", 32, 9)], may_replace=True))
         os._exit(0)
     if os.waitpid(child, 0)[1] == 0:
         print(moment)
@@ -417,14 +436,72 @@ def test_a_kill_at_any_moment_leaves_a_whole_dataset(tmp_path, is_there):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     n_kills = int(done.stdout)
     assert n_kills > 10
+    finds = []
     for moment in range(n_kills):
-        items = read_dataset(tmp_path / str(moment)).items
-        assert [item.name for item in items] == (["a", "b"] if is_there or len(items) == 2 else ["a"])
+        folder = tmp_path / str(moment)
+        items = read_dataset(folder).items
+        finds.append(len(items) == 3)
+        assert [item.name for item in items] == (["a", "b", "c"][: len(items)])
+        assert len(items) == 3 or len(items) == 1 + is_there
         for item in items:
             image, labels = item.read()
-            assert labels.min() == labels.max() == 1
-            assert image.data.min() == image.data.max()
+            value = {"a": 3, "b": 7 if finds[-1] else 3, "c": 9}[item.name]
+            side = 16 if item.name == "b" and not finds[-1] else 32
+            assert image.data.tolist() == [[value] * side] * side
+            assert labels.tolist() == [[1] * side] * side
+            marks = folder / "points" / f"{item.name}.csv"
+            assert (f"of {value}" in marks.read_text()) if value != 9 else not marks.exists()
+        check_repeated(folder)
+    assert finds == sorted(finds)  # nothing of it, up to the moment from which all of it is there
+    assert {*finds} == {False, True}
+
+
+def check_repeated(folder):
+    """What was cut off is done once more; then nothing that was left over is there."""
     image = Image(np.full((16, 16), 5, np.uint8), "YX", (), "b")
-    entry = Entry(image, np.full((16, 16), 1, np.int32))
-    append(tmp_path / str(n_kills // 2), entry, may_replace=True)  # a second try succeeds
-    assert read_dataset(tmp_path / str(n_kills // 2)).items[1].read()[1].shape == (16, 16)
+    n_before = len(read_dataset(folder))
+    append(folder, Entry(image, np.full((16, 16), 1, np.int32)), may_replace=n_before > 1)
+    items = read_dataset(folder).items
+    assert len(items) == max(n_before, 2)
+    assert items[1].read()[1].shape == (16, 16)
+    assert not (folder / "points" / "b.csv").exists()
+    hidden = [path.name for path in folder.rglob(".*")]
+    assert hidden == [".lock"]
+
+
+def test_several_images_are_added_together_or_not_at_all(tmp_path, rng):
+    append(tmp_path, draw_entry(rng, name="b"))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    entries = [draw_entry(rng, name=name) for name in "abc"]
+    with pytest.raises(WriteError, match="'b' must not be in the dataset"):
+        run(append_all(tmp_path, entries))
+    with pytest.raises(WriteError, match="names of their own"):
+        run(append_all(tmp_path, [entries[0], entries[0]]))
+    task = append_all(tmp_path, entries, may_replace=True)
+    assert [next(task).done for _ in entries] == [0, 1, 2]
+    task.close()
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert run(append_all(tmp_path, entries, may_replace=True)) == ("a", "b", "c")
+    assert [item.name for item in read_dataset(tmp_path).items] == ["b", "a", "c"]
+
+
+def test_two_programs_do_not_add_at_once(tmp_path, rng, monkeypatch):
+    monkeypatch.setattr(transaction, "WAIT_SECONDS", 0.1)
+    task = append_all(tmp_path, [draw_entry(rng, name="a")])
+    next(task)
+    with pytest.raises(WriteError, match="another window or program is"):
+        append(tmp_path, draw_entry(rng, name="b"))
+    task.close()
+    append(tmp_path, draw_entry(rng, name="b"))
+    assert [item.name for item in read_dataset(tmp_path).items] == ["b"]
+
+
+def test_a_cut_off_export_that_cannot_be_finished(tmp_path, rng, monkeypatch):
+    append(tmp_path, draw_entry(rng, name="a"))
+    (tmp_path / transaction.ADDED).mkdir()
+    monkeypatch.setattr(transaction, "WAIT_SECONDS", 0.1)
+    lock = take(tmp_path / transaction.LOCK)
+    with pytest.raises(ReadError, match="cut off, and is to be finished"):
+        read_dataset(tmp_path)
+    lock.release()
+    assert len(read_dataset(tmp_path)) == 1

@@ -14,6 +14,9 @@ Masks are complete unless it says ``"complete": false``. What holds for one imag
 in ``items``: ``"complete"``, and ``"regions": [[[top, left], [bottom, right]], ...]``, the boxes (in pixels;
 first corner, one past the last) outside of which nothing is known.
 
+``"pixel_size_um": [1.75, 0.8, 0.8]``, for all images or under the name of one, tells the spatial axes of
+images whose files do not.
+
 Cells with masks have their classes in points/<name>.csv, one row for each that has one, at a pixel of it.
 """
 
@@ -22,6 +25,7 @@ import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +35,10 @@ from numpy.typing import NDArray
 from cellwright.errors import ReadError, WriteError
 from cellwright.io.files import written_whole
 from cellwright.io.images import read_image, write_image, write_labels
+from cellwright.io.transaction import changed, settle
 from cellwright.ops.labels import annotate, relabel
-from cellwright.types import Annotation, Image, Labels
+from cellwright.tasks import Progress, Task, run
+from cellwright.types import SPATIAL, Annotation, Image, Labels
 
 Region = tuple[tuple[int, int], tuple[int, int]]  # (top, left), (bottom, right) in pixels, the last one past
 
@@ -41,7 +47,8 @@ Region = tuple[tuple[int, int], tuple[int, int]]  # (top, left), (bottom, right)
 class Item:
     """One annotated image of a dataset, not yet read; ``truth_path`` holds masks, boxes or points.
 
-    ``is_complete`` says whether every cell is annotated: inside of ``regions``, if there are any.
+    ``is_complete`` says whether every cell is annotated: inside of ``regions``, if there are any. The
+    ``pixel_size_um`` of its spatial axes holds where the image's file tells none.
     """
 
     name: str
@@ -52,6 +59,7 @@ class Item:
     classes: tuple[str, ...] = ()
     is_complete: bool = True
     regions: tuple[Region, ...] = ()
+    pixel_size_um: tuple[float, ...] = ()
 
     @property
     def has_masks(self) -> bool:
@@ -66,7 +74,10 @@ class Item:
         ReadError
             The file is missing or damaged.
         """
-        return replace(read_image(self.image_path), name=self.name)
+        image = read_image(self.image_path)
+        fits = len(self.pixel_size_um) == sum(axis in SPATIAL for axis in image.axes)
+        told = self.pixel_size_um if fits else ()  # a dataset may hold images and volumes
+        return replace(image, name=self.name, pixel_size_um=image.pixel_size_um or told)
 
     def read(self) -> tuple[Image, Labels]:
         """Return the image and its labels, numbered 1..N.
@@ -188,6 +199,7 @@ def read_dataset(folder: Path | str) -> Dataset:
         The folder or its meta.json is missing or damaged, or holds no labelled image.
     """
     folder = Path(folder)
+    _settle(folder)
     meta = _read_meta(folder)
     images = {path.stem: path for path in sorted((folder / "images").glob("*"))}
     classes = tuple(map(str, meta.get("classes") or ()))
@@ -199,13 +211,25 @@ def read_dataset(folder: Path | str) -> Dataset:
             has_masks = truth_path.parent.name == "masks"
             is_complete = facts.get("complete", meta.get("complete", has_masks)) is True
             group, regions = str(facts.get("group", "")), _regions(facts.get("regions", ()), name, folder)
-            items.append(Item(name, split, group, images[name], truth_path, classes, is_complete, regions))
+            sizes = _pixel_size(facts.get("pixel_size_um") or meta.get("pixel_size_um"), folder)
+            items.append(
+                Item(name, split, group, images[name], truth_path, classes, is_complete, regions, sizes)
+            )
     if not items:
         raise ReadError(
             f"Expected images with labels in {folder}; found {len(images)} images and none of them listed in "
             "meta.json with a file of the same name in masks/. Export a dataset with labels."
         )
     return Dataset(folder, tuple(items))
+
+
+def _settle(folder: Path) -> None:
+    try:
+        settle(folder)
+    except WriteError as error:
+        raise ReadError(
+            f"The last export into {folder} was cut off, and is to be finished. {error}"
+        ) from error
 
 
 def _regions(values: Any, name: str, folder: Path) -> tuple[Region, ...]:
@@ -222,6 +246,19 @@ def _regions(values: Any, name: str, folder: Path) -> tuple[Region, ...]:
         ) from error
     boxes = corners.round().astype(int).tolist()
     return tuple(((top, left), (bottom, right)) for (top, left), (bottom, right) in boxes)
+
+
+def _pixel_size(values: Any, folder: Path) -> tuple[float, ...]:
+    try:
+        sizes = tuple(map(float, values or ()))
+        if not all(0 < size < inf for size in sizes):
+            raise ValueError(values)
+    except (TypeError, ValueError) as error:
+        raise ReadError(
+            f"'pixel_size_um' in meta.json of {folder} must hold a positive number for each spatial axis; "
+            f"got {str(values)[:80]}. Correct it, or leave it out."
+        ) from error
+    return sizes
 
 
 def _truth_path(folder: Path, name: str) -> Path | None:
@@ -304,36 +341,53 @@ class Entry:
 
 
 def append(folder: Path | str, entry: Entry, *, may_replace: bool = False) -> str:
-    """Add an annotated image to a dataset folder, which is made where it is missing; return its name.
+    """Add one annotated image to a dataset folder and return its name; else like :func:`append_all`."""
+    (name,) = run(append_all(folder, [entry], may_replace=may_replace))
+    return name
 
-    Every file is written whole, meta.json last: what is cut off on the way is not part of the dataset.
-    Nothing that is there is touched, unless the same name is to be replaced.
+
+def append_all(
+    folder: Path | str, entries: Sequence[Entry], *, may_replace: bool = False
+) -> Task[tuple[str, ...]]:
+    """Add annotated images to a dataset folder, which is made where it is missing; return their names.
+
+    All become part of the dataset in one step: what fails, is cancelled or killed before that leaves the
+    folder as it was. Nothing that is there is touched, unless the same name is to be replaced.
 
     Raises
     ------
     WriteError
-        The name is there already, or something cannot be written.
+        A name is there already, or twice among the new ones; something cannot be written; another program
+        is adding to the dataset.
     ReadError
         There is a meta.json that is damaged.
     """
     folder = Path(folder)
-    name = plain_name(entry.name or entry.image.name)
-    has_meta = (folder / "meta.json").exists()
-    new: dict[str, Any] = {"name": folder.name, "split": {}, "items": {}}
-    meta = _read_meta(folder) if has_meta else new
-    there = _files_of(folder, name)
+    names = [plain_name(entry.name or entry.image.name) for entry in entries]
+    if len(set(names)) < len(names):
+        raise WriteError(f"Images must have names of their own; got {', '.join(names)[:200]}. Rename them.")
+    with changed(folder) as transaction:
+        new: dict[str, Any] = {"name": folder.name, "split": {}, "items": {}}
+        meta = _read_meta(folder) if (folder / "meta.json").exists() else new
+        for name in names:
+            _check_free(folder, name, meta, may_replace=may_replace)
+        for index, (name, entry) in enumerate(zip(names, entries, strict=True)):
+            yield Progress("write", index, len(names))
+            transaction.remove(_files_of(folder, name))
+            _write_files(transaction.staging, name, entry)
+            meta = _meta_with(meta, name, entry)
+        _write_meta(transaction.staging, meta)
+    return tuple(names)
+
+
+def _check_free(folder: Path, name: str, meta: Mapping[str, Any], *, may_replace: bool) -> None:
     listed = any(name in names for names in meta["split"].values())
-    if (listed or there) and not may_replace:
-        left = "" if listed else " (not listed in meta.json: left over where an export was cut off)"
+    if (listed or _files_of(folder, name)) and not may_replace:
+        left = "" if listed else " (its files are there, but meta.json does not list it)"
         raise WriteError(
             f"{name!r} must not be in the dataset {folder} yet; it is{left}. Ask for it to be replaced, or "
             "give another name."
         )
-    written = _write_files(folder, name, entry)
-    for path in set(there) - set(written):
-        path.unlink(missing_ok=True)
-    _write_meta(folder, _meta_with(meta, name, entry))
-    return name
 
 
 def plain_name(name: str) -> str:
@@ -361,24 +415,22 @@ def _files_of(folder: Path, name: str) -> list[Path]:
     ]
 
 
-def _write_files(folder: Path, name: str, entry: Entry) -> list[Path]:
-    """Write image, truth and classes; return their paths."""
-    paths = [folder / "images" / f"{name}.tif"]
+def _write_files(folder: Path, name: str, entry: Entry) -> None:
+    """Write image, truth and classes."""
+    write_image(folder / "images" / f"{name}.tif", entry.image)
     if isinstance(entry.truth, Annotation):
         kind = "points" if entry.truth.boxes is None else "boxes"
         rows, header = _cell_rows(entry.truth, entry.class_names)
     else:
         kind, header = "points", [*entry.image.axes.replace("C", "").lower(), "class"]
         rows = _class_rows(entry)
-        paths.append(folder / "masks" / f"{name}.tif")
-    write_image(paths[0], entry.image)
-    if len(paths) == 2:
-        write_labels(paths[1], np.asarray(entry.truth), entry.image)
-    if rows or len(paths) == 1:
-        paths.append(folder / kind / f"{name}.csv")
-        with written_whole(paths[-1]) as part, part.open("w", encoding="utf-8", newline="") as file:
+        write_labels(folder / "masks" / f"{name}.tif", np.asarray(entry.truth), entry.image)
+    if rows or isinstance(entry.truth, Annotation):
+        with (
+            written_whole(folder / kind / f"{name}.csv") as part,
+            part.open("w", encoding="utf-8", newline="") as file,
+        ):
             csv.writer(file).writerows([header, *rows])
-    return paths
 
 
 def _cell_rows(truth: Annotation, names: Sequence[str]) -> tuple[list[list[Any]], list[str]]:
