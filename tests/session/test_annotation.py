@@ -305,6 +305,7 @@ def test_a_session_from_a_result_without_labels(journal):
     assert not session.extras.has_masks
     assert session.score_of(2) == 0.5
     assert [session.number_at(point) for point in result.cells.points] == [1, 2, 3]
+    session.close()
     again = AnnotationSession.open_journal(journal)
     assert np.array_equal(again.labels, session.labels)
     assert not again.extras.has_masks
@@ -345,4 +346,26 @@ def test_a_journal_that_cannot_be_written_undoes_the_edit(journal, monkeypatch, 
         assert state_of(session) == before
     monkeypatch.undo()
     session.delete(1)
+    session.close()
     assert np.array_equal(AnnotationSession.open_journal(journal).labels, session.labels)
+
+
+@pytest.mark.parametrize("axes", AXES)
+def test_a_copy_lives_by_itself(axes, draw_session, edit_at_random, state_of, journal):
+    session, rng = draw_session(axes, 3, journal), np.random.default_rng(3)
+    for _ in range(10):
+        edit_at_random(session, rng)
+    copied, before, length = session.copy(), state_of(session), journal.stat().st_size
+    assert state_of(copied) == before
+    told = []
+    session.events.history.connect(lambda: told.append("told"))
+    for _ in range(10):
+        edit_at_random(copied, rng)
+    while copied.undo():
+        pass
+    assert (state_of(session), journal.stat().st_size, told) == (before, length, [])
+    copied.close()
+    while session.undo():
+        pass
+    assert state_of(copied) == state_of(session)
+    session.close()

@@ -7,7 +7,8 @@ from cellwright.errors import AnnotationError, SettingsError, WriteError
 from cellwright.io.dataset import read_dataset
 from cellwright.io.formats.registry import FORMATS
 from cellwright.session.annotation import AnnotationSession
-from cellwright.session.export import ExportSettings, marks_of, to_dataset, to_file
+from cellwright.session.begin import Columns
+from cellwright.session.export import ExportSettings, dataset_task, marks_of, to_dataset, to_file
 from cellwright.types import Annotation, Image
 
 
@@ -94,6 +95,90 @@ def test_places_are_exported_as_points(tmp_path, has_region):
     np.testing.assert_allclose(truth.points, points)
     assert (truth.boxes, truth.labels, truth.is_complete) == (None, None, has_region)
     assert marks_of(session).kind == "points"
+
+
+def spots(axes="YX", shape=(40, 50), journal=None):
+    """Three places, two of them with a class; the first was given its class by hand."""
+    image = Image(np.zeros(shape, np.uint8), axes, (), "spots")
+    points = np.array([[5, 7], [20, 30], [33, 44]])
+    if "T" in axes:
+        points = np.column_stack([[0, 1, 1], points])
+    columns = Columns([0.9, 0.5, 0.7], [-1, 1, -1], ("RBC", "WBC"))
+    session = AnnotationSession.from_points(points, image, 5, columns, journal=journal)
+    session.set_class(1, 0)
+    assert (session.score_of(2), session.class_of(2), session.class_of(3)) == (0.5, 1, None)
+    return session
+
+
+@pytest.mark.parametrize("axes", ["YX", "TYX"])
+def test_classes_of_places_reach_a_dataset(tmp_path, axes):
+    names = to_dataset(spots(axes, (2, 40, 50)[-len(axes) :]), tmp_path)
+    dataset = read_dataset(tmp_path)
+    assert [item.name for item in dataset.items] == list(names)
+    truths = [item.annotated()[1] for item in dataset.items]
+    assert {item.classes for item in dataset.items} == {("RBC", "WBC")}
+    assert [one for truth in truths for one in truth.classes.tolist()] == [0, 1, -1]
+    np.testing.assert_allclose(
+        np.concatenate([truth.points for truth in truths]), [[5, 7], [20, 30], [33, 44]]
+    )
+
+
+@pytest.mark.parametrize("name", [name for name, one in FORMATS.items() if "points" in one.kinds])
+def test_classes_of_places_reach_every_format_of_points(tmp_path, name):
+    session = spots()
+    path = tmp_path / f"spots{FORMATS[name].extensions[0]}"
+    to_file(session, path, name)
+    (found,) = FORMATS[name].read(path, session.image)
+    assert found.kind == "points"
+    np.testing.assert_allclose(found.points, [[5, 7], [20, 30], [33, 44]], atol=0.5)
+    assert [found.class_of(row) for row in range(3)] == ["RBC", "WBC", "cell"]
+
+
+def test_a_format_without_points_says_so(tmp_path):
+    with pytest.raises(WriteError, match=r"only points are known\. Choose CSV"):
+        to_file(spots(), tmp_path / "spots.json", "coco")
+    assert not list(tmp_path.iterdir())
+
+
+def test_classes_of_places_outlast_the_program(tmp_path):
+    spots(journal=tmp_path / "spots.journal").close()
+    session = AnnotationSession.open_journal(tmp_path / "spots.journal")
+    assert [session.class_of(number) for number in (1, 2, 3)] == [0, 1, None]
+    assert (session.class_names, session.extras.has_masks) == (("RBC", "WBC"), False)
+    session.close()
+
+
+@pytest.mark.parametrize("has_masks", [False, True])
+def test_classes_that_nobody_named_are_numbered(tmp_path, has_masks):
+    session = spots()
+    session.set_class_names(["RBC"])
+    if has_masks:
+        session.replace_labels(session.labels.copy(), None, [0, 1, -1])
+    to_dataset(session, tmp_path)
+    assert read_dataset(tmp_path).items[0].classes == ("RBC", "class 2")
+    assert [marks_of(session).class_of(row) for row in range(3)] == ["RBC", "class 2", "cell"]
+
+
+def test_an_export_that_is_stopped_adds_nothing(draw_session, tmp_path):
+    session = edited(draw_session, "ZYX")
+    for z in range(3):
+        session.add_region((slice(z, z + 1), slice(0, 9), slice(0, 9)))
+    for n_steps in range(1, 5):
+        task = dataset_task(session, tmp_path)
+        stages = [next(task).stage for _ in range(n_steps)]
+        task.close()
+        assert stages == ["measure", "write", "write", "write"][:n_steps]
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    assert len(to_dataset(session, tmp_path)) == 3
+
+
+def test_a_copy_is_exported_as_it_was(draw_session, tmp_path):
+    session = edited(draw_session)
+    copied, expected = session.copy(), dense(session).copy()
+    session.delete(int(session.ids()[0]))
+    to_dataset(copied, tmp_path)
+    np.testing.assert_array_equal(read_dataset(tmp_path).items[0].read()[1], expected)
+    assert copied.n_edits == session.n_edits - 1
 
 
 def test_places_in_a_film_are_exported_frame_by_frame(tmp_path):

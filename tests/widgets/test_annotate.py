@@ -76,6 +76,16 @@ def test_points_begin_as_discs_and_nothing_as_nothing(widget: AnnotateWidget, bl
     assert start(widget).n_cells == 0
 
 
+def test_points_keep_scores_and_classes(widget: AnnotateWidget, blobs: Any) -> None:
+    widget.viewer.add_image(blobs.image, name="blobs")
+    features = {"class": ["", "B", "A"], "score": [0.5, np.nan, 0.7]}
+    widget.viewer.add_points(blobs.points[:3], features=features)
+    session = start(widget)
+    assert session.class_names == ("B", "A")
+    assert [session.class_of(number) for number in (1, 2, 3)] == [None, 0, 1]
+    assert [session.score_of(number) for number in (1, 2, 3)] == [0.5, 1.0, 0.7]
+
+
 def test_without_an_image_there_is_nothing_to_start(widget: AnnotateWidget) -> None:
     assert not widget.panel.begin.isEnabled()
     widget.viewer.add_image(np.zeros((4, 9, 9, 9, 9, 9)))

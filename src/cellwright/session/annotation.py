@@ -18,6 +18,8 @@ from cellwright.ops import cut, edit
 from cellwright.ops.change import Box, Change, Mask, boxes_of, change_of
 from cellwright.ops.labels import equivalent_diameters, measure
 from cellwright.session.begin import (
+    UNKNOWN,
+    Columns,
     check_same,
     checked_box,
     checked_labels,
@@ -107,20 +109,26 @@ class AnnotationSession(History):
 
     @classmethod
     def from_points(
-        cls, points: NumpyLike, image: Image, diameter_px: float, *, journal: Path | None = None
+        cls,
+        points: NumpyLike,
+        image: Image,
+        diameter_px: float,
+        columns: Columns = UNKNOWN,
+        *,
+        journal: Path | None = None,
     ) -> "AnnotationSession":
         """Return a session that knows where cells are: row ``i`` of the points is the disc of cell ``i + 1``.
 
         Discs do not overlap; a voxel belongs to the first that takes it, the middle of each to its own.
+        What is known of each cell besides comes in columns.
         """
         shape = plane_shape(image)
         labels = np.zeros(shape, np.int32)
         places = np.asarray(points, float).reshape(-1, len(shape))
         session = cls(image, labels)
         draw_discs(labels, places, diameter_px, session._spatial_ndim, session._sampling)
-        session._begin(
-            labels, facts_of(boxes_of(labels), None, None), replace(session.extras, has_masks=False)
-        )
+        facts = facts_of(boxes_of(labels), columns.scores, columns.classes)
+        session._begin(labels, facts, Extras(class_names=columns.class_names, has_masks=False))
         if journal is not None:
             session._start_journal(journal)
         return session

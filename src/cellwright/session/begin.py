@@ -1,7 +1,7 @@
 """What a session begins with, checked: labels that fit the image, facts of each cell, discs for points."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike as NumpyLike
@@ -13,6 +13,20 @@ from cellwright.ops.change import Box
 from cellwright.session.command import Facts
 from cellwright.session.journal import ImageIdentity, identity_of
 from cellwright.types import Image, Labels
+
+
+class Columns(NamedTuple):
+    """What is known of cells besides their place: entry ``i`` is that of cell ``i + 1``, None is nothing.
+
+    Made by the widgets; used by :meth:`AnnotationSession.from_points`.
+    """
+
+    scores: NumpyLike | None = None
+    classes: NumpyLike | None = None
+    class_names: tuple[str, ...] = ()
+
+
+UNKNOWN = Columns()
 
 
 def plane_shape(image: Image) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """Where each cell lies, kept up to date edit by edit so that no tool has to search the whole array."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -9,11 +9,11 @@ from cellwright.types import Labels
 
 
 class BoxTable:
-    """The boxes of all cells of a labels array by their number."""
+    """The boxes of all cells of a labels array by their number; searched for where they are not known."""
 
-    def __init__(self, labels: Labels) -> None:
+    def __init__(self, labels: Labels, boxes: Mapping[int, Box] | None = None) -> None:
         self._labels = labels
-        self._boxes = boxes_of(labels)
+        self._boxes = boxes_of(labels) if boxes is None else dict(boxes)
 
     def __contains__(self, number: object) -> bool:
         return number in self._boxes
@@ -26,6 +26,10 @@ class BoxTable:
 
     def __getitem__(self, number: int) -> Box:
         return self._boxes[number]
+
+    def copy(self, labels: Labels) -> "BoxTable":
+        """Return the same boxes for a copy of the labels."""
+        return BoxTable(labels, self._boxes)
 
     def write(self, change: Change) -> tuple[int, ...]:
         """Write a change into the labels and return the cells that gained or lost voxels."""

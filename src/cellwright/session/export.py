@@ -13,13 +13,15 @@ from typing import Annotated, Any
 import numpy as np
 
 from cellwright.errors import AnnotationError, SettingsError
-from cellwright.io.dataset import Entry, Region, append, plain_name
+from cellwright.io.dataset import Entry, Region, append_all, plain_name
 from cellwright.io.formats.marks import Marks
 from cellwright.io.formats.registry import FORMATS
 from cellwright.ops.change import Box
 from cellwright.session.annotation import AnnotationSession
-from cellwright.types import Annotation, Image
+from cellwright.tasks import Progress, Task, run
+from cellwright.types import Annotation, Cells, Image
 
+MEASURE, WRITE = "measure", "write"  # stages of an export
 Span = tuple[tuple[int, int], ...]  # first and one-past-last index of each axis before Y and X
 
 
@@ -47,6 +49,7 @@ class _Piece:
     """A part of the session: some frames or slices, whole planes, and the regions in them."""
 
     session: AnnotationSession
+    cells: Cells
     settings: ExportSettings
     span: Span
     regions: tuple[Region, ...] = ()
@@ -62,7 +65,7 @@ def marks_of(session: AnnotationSession) -> Marks:
         image.axes.replace("C", ""),
         labels=cells.labels,
         classes=cells.classes,
-        class_names=session.class_names,
+        class_names=_class_names(session, cells),
         pixel_size_um=tuple(float(size) for size in image.pixel_size_um),
         image=image,
     )
@@ -79,11 +82,19 @@ def to_file(session: AnnotationSession, path: Path | str, name: str) -> None:
     WriteError
         It cannot be written, or the format cannot hold this annotation.
     """
+    run(file_task(session, path, name))
+
+
+def file_task(session: AnnotationSession, path: Path | str, name: str) -> Task[None]:
+    """Do what :func:`to_file` does, step by step; the file itself is written in the last one."""
     if name not in FORMATS:
         raise SettingsError(
             f"The format must be one of {', '.join(FORMATS)}; got {name!r}. Choose one of them."
         )
-    FORMATS[name].write(path, [marks_of(session)])
+    yield Progress(MEASURE, 0, 1)
+    marks = marks_of(session)
+    yield Progress(WRITE, 0, 1)
+    FORMATS[name].write(path, [marks])
 
 
 def to_dataset(
@@ -93,7 +104,7 @@ def to_dataset(
     *,
     may_replace: bool = False,
 ) -> tuple[str, ...]:
-    """Add the annotation to a dataset folder and return the names it has there.
+    """Add the annotation to a dataset folder, in one step, and return the names it has there.
 
     A stack with regions that span some of its frames or slices gives one image for each such span, with the
     span in its name; the others are left out. A film of which only places are known gives its frames.
@@ -107,8 +118,21 @@ def to_dataset(
     ReadError
         There is a meta.json that is damaged.
     """
+    return run(dataset_task(session, folder, settings, may_replace=may_replace))
+
+
+def dataset_task(
+    session: AnnotationSession,
+    folder: Path | str,
+    settings: ExportSettings | None = None,
+    *,
+    may_replace: bool = False,
+) -> Task[tuple[str, ...]]:
+    """Do what :func:`to_dataset` does, image by image; one that is closed on the way adds nothing."""
+    yield Progress(MEASURE, 0, 1)
     pieces = _pieces(session, settings or ExportSettings())
-    return tuple(append(folder, _entry(piece), may_replace=may_replace) for piece in pieces)
+    entries = [_entry(piece) for piece in pieces]
+    return (yield from append_all(folder, entries, may_replace=may_replace))
 
 
 def _pieces(session: AnnotationSession, settings: ExportSettings) -> list[_Piece]:
@@ -121,9 +145,10 @@ def _pieces(session: AnnotationSession, settings: ExportSettings) -> list[_Piece
     spans = spans or {whole: []}
     if not session.extras.has_masks and lead:
         spans = _by_frame(session.image, spans)
-    provenance = _provenance(session)
+    provenance, cells = _provenance(session), session.cells()
     return [
-        _Piece(session, settings, span, tuple(regions), provenance) for span, regions in sorted(spans.items())
+        _Piece(session, cells, settings, span, tuple(regions), provenance)
+        for span, regions in sorted(spans.items())
     ]
 
 
@@ -152,7 +177,7 @@ def _entry(piece: _Piece) -> Entry:
     image, shape = session.image, session.labels.shape
     cut = tuple(slice(first, stop) for first, stop in piece.span)
     is_whole = all(span == (0, n) for span, n in zip(piece.span, shape, strict=False))
-    cells, labels = session.cells(), None
+    cells = piece.cells
     assert cells.labels is not None
     kept = np.unique(cells.labels[cut])
     kept = kept[kept > 0]
@@ -173,7 +198,7 @@ def _entry(piece: _Piece) -> Entry:
         part,
         truth,
         classes,
-        session.class_names,
+        _class_names(session, cells),
         name=plain_name(settings.name or image.name) + ("" if is_whole else _suffix(image, piece.span)),
         split=settings.split,
         group=settings.group,
@@ -202,6 +227,12 @@ def _suffix(image: Image, span: Span) -> str:
     for axis, (first, stop) in zip(lead, span, strict=False):
         text += f"_{axis}{first:03d}" + (f"-{stop - 1:03d}" if stop > first + 1 else "")
     return text
+
+
+def _class_names(session: AnnotationSession, cells: Cells) -> tuple[str, ...]:
+    """Return a name for each class that cells have, numbered as its key where nobody named it."""
+    n = 0 if cells.classes is None else int(cells.classes.max(initial=-1)) + 1
+    return session.class_names + tuple(f"class {i + 1}" for i in range(len(session.class_names), n))
 
 
 def _provenance(session: AnnotationSession) -> dict[str, Any]:

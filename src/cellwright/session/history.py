@@ -5,8 +5,9 @@ is told. Where the journal cannot be written, the edit is taken back and has not
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from copy import copy
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +55,17 @@ class History:
         self._done: list[Command] = []
         self._undone: list[Command] = []
         self._journal: Journal | None = None
+
+    def copy(self) -> Self:
+        """Return the session as it is now, by itself and without a journal: for work beside the edits."""
+        other = copy(self)
+        other.labels = self.labels.copy()
+        other.events = SessionEvents()
+        other._facts = dict(self._facts)
+        other._boxes = self._boxes.copy(other.labels)
+        other._done, other._undone = list(self._done), list(self._undone)
+        other._journal = None
+        return other
 
     def _start_journal(self, path: Path) -> None:
         start = Start(identity_of(self.image), self.labels, self._facts, self.extras)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cellwright.errors import AnnotationError, CellwrightError, WriteError, WrongLayerError
 from cellwright.models import shelf
 from cellwright.session.annotation import AnnotationSession
-from cellwright.session.begin import place, plane_shape
+from cellwright.session.begin import UNKNOWN, Columns, place, plane_shape
 from cellwright.session.journal import identity_of, is_open, locked, read_journal
 from cellwright.types import Image
 from cellwright.widgets.axes import Channel
@@ -138,7 +138,9 @@ def begin(
     path = None if journal is None else fresh_journal(journal)
     if isinstance(start, Points):
         points = _in_image(np.asarray(start.data, float), start, image_layer, channel)
-        session = AnnotationSession.from_points(points, image, diameter_px or DEFAULT_DISC_PX, journal=path)
+        columns = _columns(start.features, len(points))
+        diameter_px = diameter_px or DEFAULT_DISC_PX
+        session = AnnotationSession.from_points(points, image, diameter_px, columns, journal=path)
     elif isinstance(start, Labels):
         session = _from_labels(image, image_layer, channel, start, path)
     elif start is None:
@@ -194,25 +196,32 @@ def _from_labels(
         whole = np.zeros(shape, np.int32)
         place(whole, data.astype(np.int32), [int(i) for i in np.rint(corner)])
         data = whole
-    scores, classes, names = _facts_of_layer(layer, int(data.max(initial=0)))
-    return AnnotationSession(image, data, scores=scores, classes=classes, class_names=names, journal=journal)
+    n = int(data.max(initial=0))
+    table = layer.features  # row 0 is the background
+    columns = _columns(table.iloc[1 : n + 1], n)
+    return AnnotationSession(
+        image,
+        data,
+        scores=columns.scores,
+        classes=columns.classes,
+        class_names=columns.class_names,
+        journal=journal,
+    )
 
 
-def _facts_of_layer(layer: Labels, n: int) -> tuple[Any, Any, tuple[str, ...]]:
-    """Return scores, classes and names of classes from the features of a layer, None where they lack."""
-    table = layer.features
-    if n == 0 or len(table) <= n:
-        return None, None, ()
-    rows = table.iloc[1 : n + 1]
-    scores = rows["score"].to_numpy(float) if "score" in rows else None
+def _columns(table: Any, n: int) -> Columns:
+    """Return scores and classes of ``n`` cells from the features of a layer, as far as it has them."""
+    if n == 0 or len(table) < n:
+        return UNKNOWN
+    scores = table["score"].to_numpy(float) if "score" in table else None
     if scores is not None:
         scores = np.where(np.isfinite(scores), scores, 1.0)
-    if "class" not in rows:
-        return scores, None, ()
-    values = rows["class"].tolist()
+    if "class" not in table:
+        return Columns(scores)
+    values = table["class"].tolist()
     names = tuple(dict.fromkeys(str(value) for value in values if isinstance(value, str) and value))
     classes = np.array([names.index(value) if value in names else -1 for value in values], np.int16)
-    return scores, classes if names else None, names
+    return Columns(scores, classes if names else None, names)
 
 
 def _layer_of(session: AnnotationSession, source: Source, start: Layer | None) -> Labels:
