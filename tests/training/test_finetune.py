@@ -1,8 +1,6 @@
 import copy
 import json
 import math
-import os
-import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -241,7 +239,10 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(tune, scripted, tmp_path, stop
 
 
 SCRIPT = """
+    import os
+    import signal
     import sys
+    from io import BytesIO
     from pathlib import Path
     import torch
     from torch import nn
@@ -255,6 +256,9 @@ SCRIPT = """
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Conv2d(4, 3, 3, padding=1))
     begun = [weights.clone() for weights in network.parameters()]
+
+    def die():
+        os.kill(os.getpid(), signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
 
     class Scored:
         images = ()
@@ -274,41 +278,106 @@ SCRIPT = """
         return 0.5
         yield
 
+    def save(content, path):
+        written = BytesIO()
+        real_save(content, written)
+        is_last = moment == "state" and content["step"] == 9
+        path.write_bytes(written.getvalue()[: len(written.getvalue()) // 2 if is_last else None])
+        if is_last:
+            die()
+
+    def show(progress):
+        print(progress.stage, progress.done, flush=True)
+        if moment == "step" and (progress.stage, progress.done) == ("fine-tune", 5):
+            die()
+
+    _, folder, output, moment = sys.argv
+    real_save, torch.save = torch.save, save
     module.evaluate = evaluate
     module.memory = memory
     settings = FinetuneSettings(
         steps=12, steps_per_epoch=3, batch_size=2, patch_px=32, warmup_steps=1, n_replay=1, rate=1e-2
     )
-    data = Data(read_dataset(sys.argv[1]))
     start = FlowModel(SPECS["small"], network)
-    task = module.finetune(data, start, Path(sys.argv[2]), settings, device="cpu")
-    run(task, lambda progress: print(progress.stage, progress.done, flush=True))
+    run(module.finetune(Data(read_dataset(folder)), start, Path(output), settings, device="cpu"), show)
 """
 
 
 def test_a_killed_run_ends_as_if_it_had_not_been(dataset, tmp_path):
+    """It is killed in the midst of an epoch, and when half of its state is written."""
     script = tmp_path / "script.py"
     script.write_text(dedent(SCRIPT))
 
-    def begin(name):
-        command = [sys.executable, "-W", "ignore", script, dataset.folder, tmp_path / name]
+    def begin(name, moment=""):
+        command = [sys.executable, "-W", "ignore", script, dataset.folder, tmp_path / name, moment]
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
-    killed = begin("killed")
-    for line in killed.stdout:
-        if line.startswith("fine-tune 8"):
-            break
-    killed.send_signal(signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
-    killed.wait()
-    killed.stdout.close()
-    assert (tmp_path / "killed" / "training.pt").exists()
-    for name in ("killed", "whole"):
-        lines, _ = (process := begin(name)).communicate()
-        assert process.returncode == 0
-        assert ("fine-tune 6" in lines) == (name == "whole")
+    whole = begin("whole")
+    for moment, steps in {"step": range(1, 6), "state": range(4, 10), "": range(7, 13)}.items():
+        lines, _ = (process := begin("killed", moment)).communicate()
+        taken = [f"fine-tune {step}" for step in steps]
+        assert [line for line in lines.splitlines() if line.startswith("fine-tune")] == taken
+        assert (process.returncode == 0) == (moment == "")
+    assert whole.communicate()[0].count("fine-tune") == 12
     assert same(weights_in(tmp_path / "killed"), weights_in(tmp_path / "whole"))
+    for name in ("curve.json", "scores.json", "card.md"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     epochs = json.loads((tmp_path / "whole" / "curve.json").read_text())["epochs"]
     assert epochs[-1]["score"] > 0  # it was not the first model that was compared
+
+
+class Killed(BaseException):
+    """Nothing catches it."""
+
+
+@pytest.mark.parametrize(
+    ("file", "nth"),
+    [
+        ("weights.safetensors", 2),
+        ("spec.json", 3),
+        ("curve.json", 1),
+        ("curve.json", 3),
+        ("training.pt", 2),
+        ("card.md", 1),  # the weights that are kept in the end are in their place by then
+    ],
+)
+def test_a_run_killed_while_it_writes_ends_as_if_it_had_not_been(
+    tune, tiny_flow, tmp_path, monkeypatch, file, nth
+):
+    begun, left, replace_file = tiny_flow().network.head.weight, [nth], Path.replace
+
+    class Scored:
+        images = (SimpleNamespace(n_true=1),)  # tells so little that weights on the way are kept
+
+        def __init__(self, model):
+            moved = float((model.network.head.weight - begun).detach().norm())
+            self.score = moved / (1 + moved)
+
+        def summary(self):
+            return {"score": self.score}
+
+    def evaluate(dataset, model, **_):
+        return Scored(model)
+        yield
+
+    def die(path, target=None):
+        left[0] -= path.name in (f"{file}.part", file)
+        if left[0] == 0:
+            raise Killed
+        return replace_file(path, target)
+
+    monkeypatch.setattr(module, "evaluate", evaluate)
+    tune("whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", die)
+        patch.setattr(module, "write_card", lambda folder, *_: die(folder / "card.md"))
+        with pytest.raises(Killed):
+            tune("killed")
+    tune("killed")
+    for name in ("weights.safetensors", "spec.json", "scores.json", "curve.json", "card.md"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    epochs = json.loads((tmp_path / "whole" / "curve.json").read_text())["epochs"]
+    assert 0 < json.loads((tmp_path / "whole" / "scores.json").read_text())["score"] < epochs[-1]["score"]
 
 
 def test_a_run_with_other_settings_is_not_gone_on_with(tune, tmp_path):

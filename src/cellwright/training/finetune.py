@@ -27,7 +27,7 @@ from cellwright.inference import device as devices
 from cellwright.inference.settings import EngineSettings
 from cellwright.io.dataset import Dataset
 from cellwright.models import shelf
-from cellwright.models.checkpoint import load_weights, save_checkpoint
+from cellwright.models.checkpoint import save_checkpoint
 from cellwright.models.contract import CellModel
 from cellwright.models.spec import ModelSpec
 from cellwright.tasks import Progress, Task
@@ -295,13 +295,11 @@ class _Run:
         """Keep the weights nearest to the first that score like the best; return what training gave."""
         before = self.state.history[0]
         best = max(self.state.history[1:], key=_merit)
-        is_kept = self.state.best > before["merit"]
-        final = copy.deepcopy(self.start.network if is_kept else self.state.average)
-        if is_kept:
-            load_weights(self.output, final, "the model this run began with")
-        tried = [_Candidate(1.0, best, self._with(final.state_dict()))] if is_kept else []
+        kept = self.state.kept if self.state.best > before["merit"] else None
+        final = kept or self.state.average.state_dict()
+        tried = [_Candidate(1.0, best, self._with(final))] if kept else []
         for share in MIXES:
-            mixed = self._with(between(self.start.network.state_dict(), final.state_dict(), share))
+            mixed = self._with(between(self.start.network.state_dict(), final, share))
             tried.append(_Candidate(share, (yield from self._scores(mixed)), mixed))
         top = max(tried, key=lambda one: one.merit)
         if top.merit <= before["merit"]:

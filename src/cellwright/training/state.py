@@ -9,7 +9,7 @@ from pickle import UnpicklingError
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cellwright.errors import CheckpointError, WriteError
 from cellwright.models.checkpoint import save_checkpoint
@@ -34,6 +34,7 @@ class RunState:
     losses: list[float] = field(default_factory=list)
     history: list[dict[str, float]] = field(default_factory=list)
     chances: list[float] | None = None  # of the target's images in the second phase, once it has begun
+    kept: dict[str, Tensor] | None = None  # the best weights so far, where epochs have a merit
 
 
 def make_folder(output: Path) -> None:
@@ -59,8 +60,9 @@ def keep(
 ) -> None:
     """Write the checkpoint if it is the best so far, then the curve and what a resumed run needs.
 
-    ``scores`` are those of the epoch; the best is the first with the highest ``merit``, else the last with
-    the highest ``score``, or the last when there is neither.
+    A run that is killed between two of these, or while one is written, goes on from the epoch before and
+    writes them again. ``scores`` are those of the epoch; the best is the first with the highest ``merit``,
+    else the last with the highest ``score``, or the last when there is neither.
     """
     score = scores.get("merit", scores.get("score", float(state.step)))
     rate = state.optimizer.param_groups[0]["lr"]
@@ -69,8 +71,13 @@ def keep(
     if score > state.best or (score == state.best and "merit" not in scores):
         state.best = score
         save_checkpoint(output, model.with_network(state.average), scores)
+        if "merit" in scores:
+            weights = state.average.state_dict()
+            state.kept = {name: value.detach().cpu().clone() for name, value in weights.items()}
     curve = json.dumps({"settings": asdict(settings), "epochs": state.history}, indent=1)
-    (output / CURVE).write_text(curve, encoding="utf-8")
+    partial = output / (CURVE + ".part")
+    partial.write_text(curve, encoding="utf-8")
+    partial.replace(output / CURVE)
     _save(state, output)
 
 
@@ -85,6 +92,7 @@ def _save(state: RunState, output: Path) -> None:
             "best": state.best,
             "history": state.history,
             "chances": state.chances,
+            "kept": state.kept,
         },
         partial,
     )
@@ -108,7 +116,7 @@ def resume(state: RunState, output: Path) -> None:
         state.average.load_state_dict(saved["average"])
         state.optimizer.load_state_dict(saved["optimizer"])
         state.step, state.best, state.history = saved["step"], saved["best"], saved["history"]
-        state.chances = saved.get("chances")
+        state.chances, state.kept = saved.get("chances"), saved.get("kept")
     except (OSError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
         raise CheckpointError(
             f"The run in {output} cannot be gone on with: {error}. Delete {STATE} there to begin anew, or "
