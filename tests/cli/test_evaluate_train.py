@@ -100,8 +100,9 @@ def test_training_writes_a_model_that_counts(cli, dataset, tmp_path):
     code, out, err = cli("train", dataset, "--output", folder, "--extra", dataset, "--device", "cpu", *SHORT)
     assert (code, err) == (0, "")
     lines = out.splitlines()
-    assert [line.split()[0] for line in lines[:-1]] == ["2/4", "4/4"]
-    assert all("loss" in line and "ap50" in line for line in lines[:-1])
+    assert lines[0].startswith("2 images with")
+    assert [line.split()[0] for line in lines[1:-1]] == ["2/4", "4/4"]
+    assert all("loss" in line and "ap50" in line for line in lines[1:-1])
     assert lines[-1].endswith(f"--model {folder}")
     assert load_checkpoint(folder).spec.preset == "small"
     image = read_image(dataset / "images" / "a.tif")

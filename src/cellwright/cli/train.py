@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,10 @@ from cellwright.tasks import Progress
 from cellwright.training.finetune_settings import PRESETS, FinetuneSettings
 from cellwright.training.finetune_settings import preset as preset_of
 from cellwright.training.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from cellwright.io.dataset import Dataset
+    from cellwright.models.spec import ModelSpec
 
 
 @with_settings(TrainingSettings, FinetuneSettings)
@@ -71,6 +75,7 @@ def train(
     choose(device)
     torch.manual_seed(settings.seed)
     begin = shelf.load(start) if start else family.load().build(preset)
+    print_findings(target, begin.spec)
     task = loop.train(loop.Data(target, others), begin, output, settings, device=device)
     folder = run_with_bar(task, dataset.name, on_progress=print_epoch)
     typer.echo(f"The model is in {folder}. Use it with: cellwright count IMAGE --model {folder}")
@@ -100,15 +105,11 @@ def tune_model(
     from cellwright.io.dataset import read_dataset
     from cellwright.models import shelf
     from cellwright.models.spec import read_spec
-    from cellwright.training.inspect import inspect
 
     spec = read_spec(shelf.find(start) / "spec.json")
     target, *others = (read_dataset(folder) for folder in folders)
     choose(device)
-    findings = inspect(target, spec)
-    typer.echo(findings.summary())
-    for warning in findings.warnings:
-        typer.echo(f"note: {warning.text}", err=True)
+    print_findings(target, spec)
     from cellwright.training.finetune import finetune
     from cellwright.training.loop import Data
 
@@ -120,6 +121,16 @@ def tune_model(
     verdict = "better, and kept" if outcome.is_better else "no better: the model it began with is kept"
     typer.echo(f"score {before:.3f} before, {after:.3f} after: {verdict}")
     typer.echo(f"The model is in {output}. Use it with: cellwright count IMAGE --model {output}")
+
+
+def print_findings(dataset: "Dataset", spec: "ModelSpec") -> None:
+    """Print what a dataset holds, and on stderr what looks wrong with it."""
+    from cellwright.training.inspect import inspect
+
+    findings = inspect(dataset, spec)
+    typer.echo(findings.summary())
+    for warning in findings.warnings:
+        typer.echo(f"note: {warning.text}", err=True)
 
 
 def print_epoch(progress: Progress) -> None:
