@@ -68,6 +68,17 @@ def test_disagreement_counts_where_it_is_known():
     assert queue.order()[0] == 4
 
 
+def test_disagreement_may_become_known_later():
+    _, queue = queue_of(field(), scores(_5=0.2))
+    assert queue.next() == 5
+    queue.set_disagreement({4: 1.0, 99: 1.0})
+    assert set(queue.order()[:2]) == {4, 5}
+    assert queue.chance(4) > queue.chance(1)
+    assert queue.current == 5
+    queue.set_disagreement({})
+    assert queue.chance(4) == queue.chance(1)
+
+
 def test_shapes_of_any_size_can_be_judged():
     labels = np.zeros((3, 30, 30), np.int32)
     labels[1, 5, 5], labels[1, 8, 3:20], labels[:, 20, 20], labels[2, 25:28, 2:9] = 1, 2, 3, 4

@@ -1,6 +1,8 @@
 """Export from the widget: into a dataset, into files of other programs, and what goes wrong."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -8,10 +10,14 @@ import pytest
 from napari.components import ViewerModel
 from pytestqt.qtbot import QtBot
 
+from cellwright.io import dataset
 from cellwright.io.dataset import read_dataset
 from cellwright.io.formats.registry import FORMATS
+from cellwright.types import Annotation
 from cellwright.widgets.annotate import AnnotateWidget
 from cellwright.widgets.annotate_export import proposed
+
+LIMIT_MS = 60_000
 
 
 @pytest.fixture
@@ -25,31 +31,113 @@ def widget(viewer: ViewerModel, qtbot: QtBot, tmp_path: Path, blobs: Any) -> Ann
     return widget
 
 
-def test_an_annotation_becomes_part_of_a_dataset(widget: AnnotateWidget, tmp_path: Path, blobs: Any) -> None:
+def export(widget: AnnotateWidget, path: Path, qtbot: QtBot, *, is_file: bool = False) -> None:
+    (widget.exporter.to_file if is_file else widget.exporter.to_dataset)(path)
+    qtbot.waitUntil(lambda: not widget.panel.export_job.is_busy, timeout=LIMIT_MS)
+
+
+def test_an_annotation_becomes_part_of_a_dataset(
+    widget: AnnotateWidget, tmp_path: Path, blobs: Any, qtbot: QtBot
+) -> None:
     widget.panel.complete.setChecked(True)
     widget.panel.split.setCurrentText("val")
-    widget.exporter.to_dataset(tmp_path / "set")
+    export(widget, tmp_path / "set", qtbot)
     assert "blobs" in widget.panel.message.text()
     (item,) = read_dataset(tmp_path / "set").select("val").items
     np.testing.assert_array_equal(item.read()[1], blobs.labels)
-    widget.exporter.to_dataset(tmp_path / "set")
+    export(widget, tmp_path / "set", qtbot)
     assert widget.panel.message.property("error") == "true"  # it is there already
     widget.panel.replaces.setChecked(True)
-    widget.exporter.to_dataset(tmp_path / "set")
+    export(widget, tmp_path / "set", qtbot)
     assert widget.panel.message.property("error") == "false"
 
 
-def test_a_file_of_another_program_is_written(widget: AnnotateWidget, tmp_path: Path, blobs: Any) -> None:
+def test_a_file_of_another_program_is_written(
+    widget: AnnotateWidget, tmp_path: Path, blobs: Any, qtbot: QtBot
+) -> None:
     widget.panel.format.setCurrentIndex(widget.panel.format.findData("ome-tiff"))
     assert widget.session is not None
     name = proposed(FORMATS["ome-tiff"], widget.session)
     assert name == "blobs.ome.tif"
-    widget.exporter.to_file(tmp_path / name)
+    export(widget, tmp_path / name, qtbot, is_file=True)
     (marks,) = FORMATS["ome-tiff"].read(tmp_path / name)
     np.testing.assert_array_equal(marks.labels, blobs.labels)
     (tmp_path / "file").touch()
-    widget.exporter.to_file(tmp_path / "file" / name)
+    export(widget, tmp_path / "file" / name, qtbot, is_file=True)
     assert widget.panel.message.property("error") == "true"
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Event]:
+    """The next image that is exported waits for this."""
+    go_on = Event()
+    write_image = dataset.write_image
+
+    def write(*args: Any) -> None:
+        go_on.wait(LIMIT_MS / 1000)
+        write_image(*args)
+
+    monkeypatch.setattr(dataset, "write_image", write)
+    yield go_on
+    go_on.set()
+
+
+def test_edits_go_on_while_an_export_runs(
+    widget: AnnotateWidget, tmp_path: Path, blobs: Any, qtbot: QtBot, held: Event
+) -> None:
+    panel = widget.panel
+    assert widget.session is not None
+    widget.exporter.to_dataset(tmp_path / "set")
+    qtbot.waitUntil(lambda: "Write" in panel.export_job.line.text(), timeout=LIMIT_MS)
+    assert not panel.export.isEnabled()
+    widget.session.delete(1)
+    panel.buttons["undo"].click()
+    widget.session.delete(2)
+    assert panel.count.text() == str(len(blobs) - 1)
+    widget.exporter.to_dataset(tmp_path / "other")  # one at a time
+    held.set()
+    qtbot.waitUntil(lambda: not panel.export_job.is_busy, timeout=LIMIT_MS)
+    np.testing.assert_array_equal(read_dataset(tmp_path / "set").items[0].read()[1], blobs.labels)
+    assert not (tmp_path / "other").exists()
+    assert panel.export.isEnabled()
+
+
+def test_a_cancelled_export_leaves_nothing(
+    widget: AnnotateWidget, tmp_path: Path, qtbot: QtBot, held: Event
+) -> None:
+    export_job = widget.panel.export_job
+    assert widget.session is not None
+    for z in (5, 50):
+        widget.session.add_region((slice(z, z + 40), slice(5, 30)))
+    widget.exporter.to_dataset(tmp_path / "set")
+    qtbot.waitUntil(lambda: "Write" in export_job.line.text(), timeout=LIMIT_MS)
+    export_job.stop.click()
+    held.set()
+    qtbot.waitUntil(lambda: not export_job.is_busy, timeout=LIMIT_MS)
+    assert widget.panel.message.text() == "Cancelled; nothing was exported."
+    assert not (tmp_path / "set" / "meta.json").exists()
+    widget.exporter.to_dataset(tmp_path / "set")
+    widget.finish()  # what is exported is a copy
+    qtbot.waitUntil(lambda: not export_job.is_busy, timeout=LIMIT_MS)
+    assert len(read_dataset(tmp_path / "set")) == 1
+
+
+def test_points_and_their_classes_make_the_round_trip(
+    widget: AnnotateWidget, tmp_path: Path, blobs: Any, qtbot: QtBot
+) -> None:
+    widget.finish()
+    points = np.rint(blobs.points[:4])
+    widget.viewer.add_points(points, features={"class": ["RBC", "WBC", "", "RBC"]})
+    widget.panel.begin.click()
+    assert widget.session is not None
+    widget.session.set_class(3, 1)
+    export(widget, tmp_path / "set", qtbot)
+    (item,) = read_dataset(tmp_path / "set").items
+    truth = item.annotated()[1]
+    assert isinstance(truth, Annotation)
+    assert truth.classes is not None
+    assert [item.classes[one] for one in truth.classes] == ["RBC", "WBC", "WBC", "RBC"]
+    np.testing.assert_allclose(truth.points, points)
 
 
 def test_without_an_annotation_there_is_nothing_to_export(widget: AnnotateWidget, tmp_path: Path) -> None:

@@ -377,6 +377,7 @@ def append_all(
             _write_files(transaction.staging, name, entry)
             meta = _meta_with(meta, name, entry)
         _write_meta(transaction.staging, meta)
+        yield Progress("write", len(names), len(names))  # the last moment to be cancelled
     return tuple(names)
 
 

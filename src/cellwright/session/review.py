@@ -83,6 +83,11 @@ class ReviewQueue:
         self._at: tuple[float, int] | None = None
         session.events.changed.connect(self._on_changed)
 
+    def set_disagreement(self, disagreement: Mapping[int, float]) -> None:
+        """Judge all cells anew, now that it is known how far a model disagrees with itself on them."""
+        self._disagreement = dict(disagreement)
+        self._keys = None
+
     def close(self) -> None:
         """Stop following the session."""
         self._session.events.changed.disconnect(self._on_changed)

@@ -15,6 +15,7 @@ from qtpy.QtWidgets import QFrame, QScrollArea, QShortcut, QVBoxLayout, QWidget 
 from cellwright.errors import CellwrightError
 from cellwright.session.annotation import AnnotationSession
 from cellwright.widgets.annotate_ask import Adder
+from cellwright.widgets.annotate_check import Checker
 from cellwright.widgets.annotate_export import Exporter
 from cellwright.widgets.annotate_keys import HELP_KEY, HINTS, CheatSheet
 from cellwright.widgets.annotate_layers import AnnotationLayer
@@ -92,7 +93,7 @@ class AnnotateWidget(QWidget):
         area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         area.setMinimumWidth(self.panel.minimumWidth() + SCROLL_BAR_PX)
         layout.addWidget(area)
-        self.proofreader, self.exporter = Proofreader(self), Exporter(self)
+        self.proofreader, self.exporter, self.checker = Proofreader(self), Exporter(self), Checker(self)
         self._connect()
         self.refresh_layers()
 

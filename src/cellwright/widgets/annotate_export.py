@@ -1,16 +1,19 @@
-"""Taking an annotation out of the viewer: into a dataset to train on, or into the files of other programs."""
+"""Taking an annotation out of the viewer: into a dataset to train on, or into the files of other programs.
+
+Files are written beside the viewer, from a copy of the annotation, which can be edited on meanwhile.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QObject
 from qtpy.QtWidgets import QFileDialog
 
-from cellwright.errors import CellwrightError
 from cellwright.io.formats.registry import FORMATS, Format
 from cellwright.session.annotation import AnnotationSession
-from cellwright.session.export import ExportSettings, to_dataset, to_file
+from cellwright.session.export import WRITE, ExportSettings, dataset_task, file_task
+from cellwright.tasks import Task
 
 if TYPE_CHECKING:
     from cellwright.widgets.annotate import AnnotateWidget
@@ -19,7 +22,7 @@ SPLITS = ("train", "val", "test")
 
 
 class Exporter(QObject):
-    """Exports what an annotation widget has open, and tells in its panel what became of it.
+    """Exports what an annotation widget has open, and shows in its panel how far it is and what became of it.
 
     Parameters
     ----------
@@ -36,6 +39,9 @@ class Exporter(QObject):
             panel.format.addItem(one.title, one.name)
         panel.export.clicked.connect(self._on_export_clicked)
         panel.save_as.clicked.connect(self._on_save_clicked)
+        panel.export_job.failed.connect(widget.show_error)
+        panel.export_job.cancelled.connect(lambda: panel.show_message("Cancelled; nothing was exported."))
+        panel.export_job.finished.connect(lambda: self._enable(is_on=True))
 
     def _on_export_clicked(self) -> None:
         folder = QFileDialog.getExistingDirectory(self._widget, "Dataset folder")
@@ -53,39 +59,39 @@ class Exporter(QObject):
             self.to_file(Path(path))
 
     def to_dataset(self, folder: Path) -> None:
-        """Add the annotation to a dataset folder with the settings of the panel."""
+        """Add the annotation as it is now to a dataset folder, with the settings of the panel."""
         panel = self._widget.panel
-
-        def export(session: AnnotationSession) -> str:
-            settings = ExportSettings(split=panel.split.currentText(), is_complete=panel.complete.isChecked())
-            names = to_dataset(session, folder, settings, may_replace=panel.replaces.isChecked())
-            return f"Exported {', '.join(names)} to {folder}"
-
-        self._try(export)
+        settings = ExportSettings(split=panel.split.currentText(), is_complete=panel.complete.isChecked())
+        may_replace = panel.replaces.isChecked()
+        session = self._copy()
+        if session is not None:
+            task = dataset_task(session, folder, settings, may_replace=may_replace)
+            self._start(task, lambda names: f"Exported {', '.join(names)} to {folder}")
 
     def to_file(self, path: Path) -> None:
-        """Write the annotation in the chosen format."""
-        name = self._widget.panel.format.currentData()
+        """Write the annotation as it is now in the chosen format."""
+        session = self._copy()
+        if session is not None:
+            task = file_task(session, path, self._widget.panel.format.currentData())
+            self._start(task, lambda _: f"Saved {path}", last=WRITE)
 
-        def save(session: AnnotationSession) -> str:
-            to_file(session, path, name)
-            return f"Saved {path}"
-
-        self._try(save)
-
-    def _try(self, export: Callable[[AnnotationSession], str]) -> None:
-        session = self._widget.session
+    def _copy(self) -> AnnotationSession | None:
+        """Return what is exported, which edits from now on do not reach."""
+        panel, session = self._widget.panel, self._widget.session
         if session is None:
-            self._widget.panel.show_message(
-                "Start an annotation first; then it can be exported.", is_error=True
-            )
-            return
-        try:
-            line = export(session)
-        except CellwrightError as error:
-            self._widget.show_error(error)
-        else:
-            self._widget.panel.show_message(line)
+            panel.show_message("Start an annotation first; then it can be exported.", is_error=True)
+            return None
+        return None if panel.export_job.is_busy else session.copy()
+
+    def _start(self, task: Task[Any], line: Callable[[Any], str], last: str = "") -> None:
+        panel = self._widget.panel
+        panel.show_message("")
+        self._enable(is_on=False)
+        panel.export_job.start(task, lambda found: panel.show_message(line(found)), last)
+
+    def _enable(self, *, is_on: bool) -> None:
+        for button in (self._widget.panel.export, self._widget.panel.save_as):
+            button.setEnabled(is_on)
 
 
 def proposed(chosen: Format, session: AnnotationSession) -> str:

@@ -23,6 +23,7 @@ from qtpy.QtWidgets import (
 
 from cellwright.widgets.annotate_keys import N_CLASS_KEYS, TOOLS, Tool, key_text
 from cellwright.widgets.looks import class_colour
+from cellwright.widgets.side_job import SideJob
 from cellwright.widgets.style import STYLE, row, set_state
 
 N_COLUMNS = 4
@@ -248,7 +249,12 @@ class AnnotatePanel(QWidget):
         layout.addWidget(self.bar)
         layout.addWidget(self.current)
         layout.addLayout(steps)
-        layout.addWidget(self._button("hide"))
+        self.check, self.check_job = QPushButton("Check by flips"), SideJob()
+        self.check.setToolTip(
+            "Have the model look at the flipped image too: cells it then sees otherwise come first."
+        )
+        layout.addLayout(row(self._button("hide"), self.check))
+        layout.addWidget(self.check_job)
         return card
 
     def _tools(self) -> QGridLayout:
@@ -347,6 +353,8 @@ class AnnotatePanel(QWidget):
         form.addRow(self.replaces)
         form.addRow(self.export)
         form.addRow(row(self.format, self.save_as))
+        self.export_job = SideJob()
+        form.addRow(self.export_job)
         return Fold("Export", form)
 
     def _folder(self) -> Fold:

@@ -1,5 +1,6 @@
 """Going through the cells of an annotation, likeliest mistakes first: the view moves to each."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,12 @@ class Review(QObject):
         if self._queue is None:
             self._queue = ReviewQueue(self._session)
         return self._queue
+
+    def take_disagreement(self, found: Mapping[int, float]) -> None:
+        """Order the queue by what a model finds in the flipped image too; see :class:`ReviewQueue`."""
+        self.queue.set_disagreement(found)
+        if self.current is not None:
+            self.moved.emit(self.current)
 
     @property
     def current(self) -> int | None:
