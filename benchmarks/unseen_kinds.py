@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from train_shipped import RECIPES, data_of, is_finished, show
+from train_shipped import RECIPES, SIZES, data_of, is_finished, show
 
 from cellwright.inference.settings import EngineSettings
 from cellwright.io.dataset import Dataset
@@ -32,7 +32,19 @@ from cellwright.training.patches import Sample
 from cellwright.training.settings import TrainingSettings
 
 N_KINDS = 8
-SHORT = TrainingSettings(seed=1, pretrain_steps=600, finetune_steps=0, steps_per_epoch=600)
+SHORT = TrainingSettings(  # the two phases of the shipped weights, a third as long
+    seed=1,
+    pretrain_steps=2000,
+    finetune_steps=1500,
+    steps_per_epoch=1000,
+    pretrain_rate=1.5e-3,
+    finetune_rate=1e-3,
+    n_simulated=300,
+    replay=0.25,
+    augmentation=0.5,
+    exclude_boundaries=0.0,
+    **SIZES,
+)
 VARIANTS: dict[str, dict[str, Any]] = {
     "full": {},
     "no-simulation": {"n_simulated": 0},
