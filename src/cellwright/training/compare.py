@@ -6,6 +6,7 @@ from math import nan
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cellwright.errors import AxesError
 from cellwright.inference.count import count_cells
@@ -112,14 +113,28 @@ def disagreement(first: Cells, second: Cells) -> Labels:
         raise AxesError(
             f"Results must be of the same image; got shapes {first.labels.shape} and {second.labels.shape}."
         )
-    pairs = matching.matched_pairs(matching.overlaps(first.labels, second.labels), AGREE_IOU)
     drawn = np.zeros(first.labels.shape, np.int32)
-    for number, cells, own in ((2, second, pairs[:, 1]), (1, first, pairs[:, 0])):
+    for number, cells, is_alone in zip((2, 1), (second, first), reversed(alone(first, second)), strict=True):
         assert cells.labels is not None
-        alone = np.ones(int(cells.labels.max(initial=0)) + 1, np.bool_)
-        alone[0], alone[own + 1] = False, False
-        drawn[alone[cells.labels]] = number
+        drawn[np.concatenate([[False], is_alone])[cells.labels]] = number
     return drawn
+
+
+def alone(first: Cells, second: Cells) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return which cells of the first (N,) and of the second (M,) the other one has not.
+
+    Cells are the same where the IoU of their outlines, of their boxes where one has none, is at least
+    ``AGREE_IOU``.
+    """
+    if first.labels is not None and second.labels is not None:
+        table = matching.overlaps(first.labels, second.labels)
+    else:
+        table = matching.box_overlaps(first.boxes, second.boxes)
+    pairs = matching.matched_pairs(table, AGREE_IOU)
+    found = np.ones(len(first), np.bool_), np.ones(len(second), np.bool_)
+    for is_alone, own in zip(found, pairs.T, strict=True):
+        is_alone[own] = False
+    return found
 
 
 def _scored(item: Item, result: Result, truth: Annotation | Labels, model: CellModel) -> ImageScore:
