@@ -101,7 +101,8 @@ def import_model(path: Path, name: str) -> Path:
     Raises
     ------
     CheckpointError
-        The package is damaged, or was not written by cellwright; or the name is taken.
+        The package is damaged, was not written by cellwright, or holds paths that lead out of it; or the name
+        is taken.
     WriteError
         The user's folder cannot be written.
     """
@@ -111,21 +112,35 @@ def import_model(path: Path, name: str) -> Path:
         shared = Path(place) / "model.zip"
         try:
             with zipfile.ZipFile(path) as package, zipfile.ZipFile(shared, "w") as archive:
+                _check_paths(package.namelist(), path)
                 own = {file: PREFIX + file for file in shelf.FILES if PREFIX + file in package.namelist()}
                 for file, member in own.items():
                     if package.getinfo(member).file_size > shelf.MOST_BYTES:
                         raise CheckpointError(f"{member} in {path} is too large. Nothing was written.")
                     archive.writestr(file, package.read(member))
-        except (zipfile.BadZipFile, zlib.error) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
             raise CheckpointError(
                 f"Expected a package of the BioImage Model Zoo in {path}; got: {error}. Download it again."
             ) from error
-        if not set(shelf.NEEDED) <= set(own):
+        missing = [PREFIX + file for file in shelf.NEEDED if file not in own]
+        if missing:
             raise CheckpointError(
                 f"Only packages that cellwright wrote can be taken back; {path} lacks "
-                f"{PREFIX + shelf.NEEDED[0]}. Run models of other programs with bioimageio.core."
+                f"{', '.join(missing)}. Run models of other programs with bioimageio.core."
             )
         return shelf.take(shared, name)
+
+
+def _check_paths(names: Sequence[str], path: Path) -> None:
+    """Refuse a package with paths that lead out of it: none is ever used, but nobody means well by them."""
+    hostile = [
+        name for name in names if set("\\:") & set(name) or name.startswith("/") or ".." in name.split("/")
+    ]
+    if hostile:
+        raise CheckpointError(
+            f"The paths in a package lead nowhere else; {path} holds {hostile[:3]}. Nothing was written. "
+            "Download it again from where you trust it."
+        )
 
 
 def _write_files(place: Path, model: "CellModel", folder: Path) -> None:
