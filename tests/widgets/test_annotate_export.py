@@ -88,7 +88,7 @@ def test_edits_go_on_while_an_export_runs(
     panel = widget.panel
     assert widget.session is not None
     widget.exporter.to_dataset(tmp_path / "set")
-    qtbot.waitUntil(lambda: "Write" in panel.export_job.line.text(), timeout=LIMIT_MS)
+    qtbot.waitUntil(lambda: panel.export_job.line.text() == "Writing image 1 of 1", timeout=LIMIT_MS)
     assert not panel.export.isEnabled()
     widget.session.delete(1)
     panel.buttons["undo"].click()
@@ -110,7 +110,7 @@ def test_a_cancelled_export_leaves_nothing(
     for z in (5, 50):
         widget.session.add_region((slice(z, z + 40), slice(5, 30)))
     widget.exporter.to_dataset(tmp_path / "set")
-    qtbot.waitUntil(lambda: "Write" in export_job.line.text(), timeout=LIMIT_MS)
+    qtbot.waitUntil(lambda: "Writing" in export_job.line.text(), timeout=LIMIT_MS)
     export_job.stop.click()
     held.set()
     qtbot.waitUntil(lambda: not export_job.is_busy, timeout=LIMIT_MS)

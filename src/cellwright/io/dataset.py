@@ -372,12 +372,13 @@ def append_all(
         for name in names:
             _check_free(folder, name, meta, may_replace=may_replace)
         for index, (name, entry) in enumerate(zip(names, entries, strict=True)):
-            yield Progress("write", index, len(names))
+            yield Progress("write", index, len(names), f"writing image {index + 1} of {len(names)}")
             transaction.remove(_files_of(folder, name))
             _write_files(transaction.staging, name, entry)
             meta = _meta_with(meta, name, entry)
         _write_meta(transaction.staging, meta)
-        yield Progress("write", len(names), len(names))  # the last moment to be cancelled
+        # the last moment to be cancelled
+        yield Progress("write", len(names), len(names), "adding to the dataset")
     return tuple(names)
 
 

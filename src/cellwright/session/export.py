@@ -91,9 +91,9 @@ def file_task(session: AnnotationSession, path: Path | str, name: str) -> Task[N
         raise SettingsError(
             f"The format must be one of {', '.join(FORMATS)}; got {name!r}. Choose one of them."
         )
-    yield Progress(MEASURE, 0, 1)
+    yield Progress(MEASURE, 0, 1, "measuring the cells")
     marks = marks_of(session)
-    yield Progress(WRITE, 0, 1)
+    yield Progress(WRITE, 0, 1, "writing the file")
     FORMATS[name].write(path, [marks])
 
 
@@ -129,7 +129,7 @@ def dataset_task(
     may_replace: bool = False,
 ) -> Task[tuple[str, ...]]:
     """Do what :func:`to_dataset` does, image by image; one that is closed on the way adds nothing."""
-    yield Progress(MEASURE, 0, 1)
+    yield Progress(MEASURE, 0, 1, "measuring the cells")
     pieces = _pieces(session, settings or ExportSettings())
     entries = [_entry(piece) for piece in pieces]
     return (yield from append_all(folder, entries, may_replace=may_replace))
