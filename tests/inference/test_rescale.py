@@ -3,7 +3,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from cellwright.inference.rescale import cells_in, is_close, sureness, zoom_for, zoom_notice, zoom_of
+from cellwright.inference.rescale import (
+    cells_in,
+    is_close,
+    sureness,
+    zoom_for,
+    zoom_notice,
+    zoom_of,
+    zoom_of_small,
+)
 from cellwright.ops.flow import FlowSettings
 from cellwright.ops.labels import measure
 from cellwright.ops.resample import resize, resize_labels
@@ -36,10 +44,14 @@ def test_whole_cells_tell_their_size_among_many_pieces(oracle_model):
     assert zoom_of([cells_of_area(areas)], oracle_model.spec) == pytest.approx(24 / 120)
 
 
-@pytest.mark.parametrize(("n_small", "zoom"), [(40, 24 / 9), (20, 1)])
-def test_many_small_cells_beside_a_few_large_ones_are_enlarged(oracle_model, n_small, zoom):
-    areas = np.pi / 4 * np.array([9] * n_small + [30] * 8) ** 2
-    assert zoom_of([cells_of_area(areas)], oracle_model.spec) == pytest.approx(zoom)
+@pytest.mark.parametrize(
+    ("n_small", "has_outlines", "zoom"), [(50, True, 24 / 9), (20, True, 1), (50, False, 1)]
+)
+def test_many_small_cells_beside_a_few_large_ones_are_enlarged(oracle_model, n_small, has_outlines, zoom):
+    cells = cells_of_area(np.pi / 4 * np.array([9] * n_small + [30] * 8) ** 2)
+    outlined = replace(cells, labels=np.zeros((4, 4), np.int32) if has_outlines else None)
+    assert zoom_of([outlined], oracle_model.spec) == 1
+    assert zoom_of_small([outlined], oracle_model.spec) == pytest.approx(zoom)
 
 
 def test_zooms_near_one_another_are_not_tried_twice():

@@ -14,7 +14,7 @@ from cellwright.ops.resample import resize, resize_cells
 from cellwright.types import Cells, Maps
 
 FEWEST_CELLS = 5  # needed for their diameter to be believed
-MANY_CELLS = 30  # of which half being small means more than a few pieces of larger ones
+MANY_CELLS = 40  # of which half being small means more than a few pieces of larger ones
 SMALL = 1.25  # cells less than this many times above the smallest diameter are found better when enlarged
 ZOOM_RANGE = (1 / 32, 6.0)
 CLOSE = 1.2  # zooms that differ by less find the same
@@ -40,16 +40,24 @@ def zoom_of(cells: Sequence[Cells], spec: ModelSpec) -> float:
     """Return model pixels per image pixel for cells that were found; 1 when they are too few to tell.
 
     The diameter is that below which half of the area lies: where cells fell to pieces, the whole ones tell.
-    Where it suits the model but half of many cells are small, theirs is taken, as some may have been merged.
     """
     areas = np.sort(np.concatenate([one.areas for one in cells]))
     if len(areas) < FEWEST_CELLS:
         return 1.0
     covered = np.cumsum(areas)
-    by_area, by_number = areas[np.searchsorted(covered, covered[-1] / 2)], areas[len(areas) // 2]
-    zoom, middle = zoom_for(_diameter(by_area), spec), _diameter(by_number)
-    is_small = len(areas) >= MANY_CELLS and middle < SMALL * spec.diameter_range_px[0]
-    return _zoom_to(middle, spec) if zoom == 1 and is_small else zoom
+    return zoom_for(_diameter(areas[np.searchsorted(covered, covered[-1] / 2)]), spec)
+
+
+def zoom_of_small(cells: Sequence[Cells], spec: ModelSpec) -> float:
+    """Return the same where half of many outlined cells are small; 1 elsewhere.
+
+    Larger ones among them, which suit the model, may be small ones that were merged.
+    """
+    areas = np.sort(np.concatenate([one.areas for one in cells]))
+    if len(areas) < MANY_CELLS or any(one.labels is None for one in cells):
+        return 1.0
+    middle = _diameter(areas[len(areas) // 2])
+    return _zoom_to(middle, spec) if middle < SMALL * spec.diameter_range_px[0] else 1.0
 
 
 def is_close(zoom: float, tried: Sequence[float]) -> bool:

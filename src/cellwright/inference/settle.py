@@ -6,11 +6,12 @@ from typing import NamedTuple
 from cellwright.inference.blockwise import Unit, n_tiles, predict_unit, units
 from cellwright.inference.job import Job
 from cellwright.inference.maps import Meter
-from cellwright.inference.rescale import cells_in, is_close, sureness, zoom_for, zoom_of
+from cellwright.inference.rescale import cells_in, is_close, sureness, zoom_for, zoom_of, zoom_of_small
 from cellwright.tasks import Progress, Task
 from cellwright.types import Cells, Maps
 
 MEASURED = 0.85  # a model that measures sizes is trusted even where it is this much less sure afterwards
+SURER = 1.03  # a look at small cells that suit the model as they are has to be so much surer
 MOST_LOOKS = 3  # at the middle of an image, to find out how large its cells are
 TUNED = 0.8  # likewise where it was fine-tuned on cells of such a size: the image is likely one of that kind
 
@@ -41,7 +42,7 @@ def settle(job: Job) -> Task[Look]:
 
     A stated diameter decides. Else the image is looked at as it is, at the zoom that suits cells like those
     the model was fine-tuned on and, as long as its cells look too small or too large, at the zoom that suits
-    them; of these looks the one that the model is surest of counts.
+    them; of these looks the one that the model is surest of counts. So it does where many look rather small.
     """
     zoom = zoom_for(job.settings.diameter_px, job.engine.spec)
     parts = units_of(job, zoom)
@@ -56,11 +57,15 @@ def settle(job: Job) -> Task[Look]:
         trial = yield from _look(job, unit, tuned, meter_of(job, "rescaled tiles", [unit], tuned))
         best = trial if sureness(trial.cells) > TUNED * sureness(best.cells) else best
     measures = "size" in job.engine.models[0].map_kinds.values()
-    slack = MEASURED if measures else 1.0
-    while len(tried) < MOST_LOOKS and not is_close(wanted := zoom_of(best.cells, job.engine.spec), tried):
+    while len(tried) < MOST_LOOKS:
+        wanted, least = zoom_of(best.cells, job.engine.spec), MEASURED if measures else 1.0
+        if wanted == 1.0:
+            wanted, least = zoom_of_small(best.cells, job.engine.spec), SURER
+        if is_close(wanted, tried):
+            break
         tried.append(wanted)
         trial = yield from _look(job, unit, wanted, meter_of(job, "rescaled tiles", [unit], wanted))
-        if sureness(trial.cells) <= slack * sureness(best.cells):
+        if sureness(trial.cells) <= least * sureness(best.cells):
             break
         best = trial
     return best
