@@ -1,5 +1,8 @@
 import json
+import subprocess
+import sys
 import zipfile
+from textwrap import dedent
 
 import numpy as np
 import pytest
@@ -50,6 +53,35 @@ def test_a_package_gives_the_maps_of_the_model(package, tmp_path, family):
         assert np.allclose(network(scaled).numpy(), maps, atol=1e-3)
         expected = model.to_maps(model.network(larger))
         assert torch.allclose(network(larger), expected, atol=1e-2, rtol=1e-3)
+
+
+VALIDATE = """
+    import sys
+    from bioimageio.spec import load_description
+
+    for path in sys.argv[1:]:
+        summary = load_description(path, perform_io_checks=True).validation_summary
+        print(summary.status)
+        print(path, *(f"{error.loc}: {error.msg[:200]}" for error in summary.errors), file=sys.stderr)
+"""
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
+def test_the_validator_of_the_zoo_finds_nothing_wrong(package, tmp_path):
+    """Files and their description; whether the network gives the maps is tested above."""
+    paths = []
+    for family in ("flow", "centroid", "query", "pseudocolor", "density"):
+        paths.append(package(family).rename(tmp_path / f"{family}.zip"))
+        shelf.delete("mine")
+    with zipfile.ZipFile(paths[0]) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    del files["test_image.npy"]
+    with zipfile.ZipFile(tmp_path / "lacking.zip", "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    command = [sys.executable, "-W", "ignore", "-c", dedent(VALIDATE), *paths, tmp_path / "lacking.zip"]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["valid-format"] * 5 + ["failed"], found.stderr
 
 
 def test_every_file_that_is_named_is_there(package):

@@ -35,6 +35,7 @@ CORE = 4  # of the divisor: height and width of what is left of the smallest ima
 LICENCE = "BSD-3-Clause"
 DESCRIPTION = "rdf.yaml"  # json is yaml too
 FORMAT = "0.5.4"
+TOLERANCE = 1e-3  # of the largest value, or of 1 where that is less: densities are small
 PREFIX = "cellwright_"  # of the files of the model folder in a package
 
 
@@ -80,9 +81,11 @@ def export_model(name: str | Path, path: Path, *, authors: tuple[str, ...], lice
     partial = path.with_name(path.name + ".part")
     try:
         with tempfile.TemporaryDirectory() as place:
-            _write_files(Path(place), model, folder)
+            largest = _write_files(Path(place), model, folder)
             facts = _facts(model, [file.name for file in Path(place).glob(PREFIX + "*")])
             facts |= {"authors": [{"name": author} for author in authors], "license": licence}
+            allowed = {"relative_tolerance": TOLERANCE, "absolute_tolerance": TOLERANCE * min(1.0, largest)}
+            facts["config"] = {"bioimageio": {"reproducibility_tolerance": [allowed]}}
             (Path(place) / DESCRIPTION).write_text(json.dumps(facts, indent=1), encoding="utf-8")
             with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
                 for file in sorted(Path(place).iterdir()):
@@ -143,20 +146,24 @@ def _check_paths(names: Sequence[str], path: Path) -> None:
         )
 
 
-def _write_files(place: Path, model: "CellModel", folder: Path) -> None:
-    """Write network, test image, its maps, a picture of it and the files of the model into a folder."""
+def _write_files(place: Path, model: "CellModel", folder: Path) -> float:
+    """Write network, test image, its maps, a picture of it and the files of the model into a folder.
+
+    Returns the largest absolute value of the maps.
+    """
     from skimage.io import imsave
 
     side = _smallest(model.spec)
     drawn = simulate("fluorescence", (side, side), np.random.default_rng(0), diameter_px=26)
     image = np.repeat(drawn.image[np.newaxis].astype(np.float32), model.spec.in_channels, axis=0)
     scaled = torch.from_numpy(_scaled(image, model.spec.percentiles))[np.newaxis]
-    maps = _Maps(model).eval()
+    network = _Maps(model).eval()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch would rather export in a way that no other program reads
-        traced = torch.jit.trace(maps, scaled)  # type: ignore[no-untyped-call]
+        traced = torch.jit.trace(network, scaled)  # type: ignore[no-untyped-call]
         torch.jit.save(traced, place / "weights.pt")
-        np.save(place / "test_maps.npy", traced(scaled).numpy())
+        expected: NDArray[np.float32] = traced(scaled).numpy()
+    np.save(place / "test_maps.npy", expected)
     np.save(place / "test_image.npy", image[np.newaxis])
     top = float(drawn.image.max())
     imsave(place / "cover.png", (255 * drawn.image / top).astype(np.uint8), check_contrast=False)
@@ -166,6 +173,7 @@ def _write_files(place: Path, model: "CellModel", folder: Path) -> None:
     card = folder / CARD
     text = card.read_text(encoding="utf-8") if card.exists() else f"# {model.spec.title}\n"
     (place / "README.md").write_text(text, encoding="utf-8")
+    return float(np.abs(expected).max())
 
 
 def _smallest(spec: ModelSpec) -> int:
