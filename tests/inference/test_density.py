@@ -18,6 +18,12 @@ from cellwright.types import Image
 
 UNIT = density.UNIT
 DIAMETER = 20.0
+SPEC = replace(
+    density.SPECS["small"],
+    percentiles=(0.0, 100.0),
+    diameter_range_px=(12.0, 50.0),
+    density_variance=0.1,
+)
 
 
 class Oracle(nn.Module):
@@ -45,8 +51,7 @@ class Seeing(Oracle):
 
 @pytest.fixture
 def oracle():
-    spec = replace(density.SPECS["small"], percentiles=(0.0, 100.0), halo=16)
-    return density.DensityModel(spec, Oracle())
+    return density.DensityModel(replace(SPEC, halo=16), Oracle())
 
 
 @pytest.fixture
@@ -57,7 +62,7 @@ def small():
     for module in model.network.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.bias, -0.5, 0.5)
-    return model
+    return model.with_network(model.network, spec=replace(model.spec, diameter_range_px=(0.1, 5000.0)))
 
 
 def cells(n=30, shape=(120, 200), diameter=DIAMETER, seed=0, apart=0.5):
@@ -179,7 +184,7 @@ def test_rescaling_follows_the_stated_diameter(oracle, diameter):
 @pytest.mark.parametrize("diameter", [0, 12, 26, 50])
 def test_cells_of_a_fitting_size_are_counted_as_they_are(diameter):
     pixels, _ = cells(20, (150, 210), 24)
-    model = density.DensityModel(replace(density.SPECS["small"], percentiles=(0, 100)), Seeing())
+    model = density.DensityModel(SPEC, Seeing())
     result = counted(pixels, model, diameter_px=diameter)
     assert (result.provenance.settings["zoom"], result.notices) == (1.0, ())
     assert len(model.network.seen) == 1  # the look at the middle is what counts
@@ -199,7 +204,7 @@ class Truth(nn.Module):
 @pytest.mark.parametrize(("diameter", "word"), [(6, "small"), (9, "small"), (70, "large")])
 def test_without_a_diameter_the_density_tells_it(diameter, word):
     pixels, _ = cells(30, (18 * diameter, 20 * diameter), diameter, apart=1.5)
-    model = density.DensityModel(replace(density.SPECS["small"], percentiles=(0, 100)), Truth(pixels))
+    model = density.DensityModel(SPEC, Truth(pixels))
     steps = []
     engine = EngineSettings(device="cpu", precision="float32")
     result = run(count_density(Image(pixels, "YX"), model, None, engine), steps.append)
@@ -211,7 +216,7 @@ def test_without_a_diameter_the_density_tells_it(diameter, word):
 
 def test_too_few_cells_tell_no_diameter():
     pixels, _ = cells(3, (80, 80), 6)
-    model = density.DensityModel(replace(density.SPECS["small"], percentiles=(0, 100)), Truth(pixels))
+    model = density.DensityModel(SPEC, Truth(pixels))
     assert counted(pixels, model).provenance.settings["zoom"] == 1.0
 
 
@@ -257,7 +262,7 @@ def test_a_calibration_found_elsewhere_corrects_the_count(oracle):
 def field():
     """A result that holds two thirds of 180 cells, and squares with the true number in each."""
     pixels, points = cells(180, (240, 240), 10)
-    model = density.DensityModel(replace(density.SPECS["small"], percentiles=(0, 100)), Truth(pixels))
+    model = density.DensityModel(SPEC, Truth(pixels))
     result = counted(pixels, replace_error(model, (2.0, 2.0, 0.75)), diameter_px=20)
     scale = np.float32(120 / result.count)
     result = replace(result, count=120.0, maps={"density": scale * result.maps["density"]})

@@ -104,6 +104,7 @@ def test_an_unknown_field_is_named(path):
         {"classes": 4},
         {"count_error": ["far"]},
         {"tuned_diameter_px": "wide"},
+        {"density_variance": "narrow"},
     ],
     ids=lambda changes: json.dumps(changes),
 )

@@ -12,7 +12,15 @@ from cellwright.models import centroid, density, flow
 from cellwright.ops.flow import labels_to_flow
 from cellwright.ops.labels import annotate, equivalent_diameters, keep, measure, relabel, touches_border
 from cellwright.tasks import run
-from cellwright.training.patches import MAX_FRAMES, RIM_PX, cut_patch, load_samples, make_sample, within
+from cellwright.training.patches import (
+    MAX_FRAMES,
+    RIM_PX,
+    SLIVER_PX,
+    cut_patch,
+    load_samples,
+    make_sample,
+    within,
+)
 
 WIDE = (1.0, 1000.0)
 
@@ -207,9 +215,10 @@ def test_samples_are_values(draw_sample):
 def cut_for(draw_blobs):
     """Function (module, seed, ...) -> a patch with the targets of a family, and its sample."""
 
-    def cut(module, seed, diameter=22.0, size=112):
+    def cut(module, seed, diameter=22.0, size=112, **facts):
         blobs = draw_blobs((260, 280), diameter)
         sample = make_sample("discs", "", blobs.image[None], annotate(blobs.labels), module.build())
+        sample = replace(sample, **facts)
         return cut_patch(sample, size, WIDE, np.random.default_rng(seed)), sample
 
     return cut
@@ -217,14 +226,35 @@ def cut_for(draw_blobs):
 
 @pytest.mark.parametrize("seed", range(8))
 def test_density_keeps_its_integral_under_zoom(cut_for, seed):
-    """Of a Gaussian of variance 0.1 x area, 1 - exp(-1 / (0.2 pi)) lies within a disc."""
-    patch, _ = cut_for(density, seed)
+    """As where it is learned with other families, whose patches are cut from whole maps."""
+    patch, _ = cut_for(density, seed, count=None)
     labels = relabel(patch.labels.numpy())
     inside = keep(labels, ~touches_border(measure(labels).boxes, labels.shape))
     counts = [
         float(patch.targets[0][torch.from_numpy(inside == i)].sum()) for i in range(1, inside.max() + 1)
     ]
-    assert np.allclose(counts, 1 - np.exp(-1 / (0.2 * np.pi)), atol=0.04)  # of nearest pixels
+    assert np.allclose(counts, 1, atol=0.05)  # of nearest pixels
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_a_patch_shows_of_a_cell_counts_as_one(cut_for, seed):
+    patch, _ = cut_for(density, seed)
+    areas = np.bincount(patch.labels.numpy().ravel())[1:]
+    assert touches_border(measure(relabel(patch.labels.numpy())).boxes, patch.labels.shape).any()
+    assert float(patch.targets.sum()) == pytest.approx((areas >= SLIVER_PX).sum(), rel=1e-4)
+
+
+def test_only_bare_counts_of_complete_masks_are_made_anew(draw_blobs):
+    blobs = draw_blobs((64, 64), 16.0)
+    whole = annotate(blobs.labels)
+    cases = [(density, whole), (density, replace(whole, is_complete=False)), (flow, whole)]
+    cases.append((density, replace(whole, labels=None)))
+    made = [make_sample("a", "", blobs.image[None], truth, module.build()).count for module, truth in cases]
+    assert [count is not None for count in made] == [True, False, False, False]
+    part = within(
+        make_sample("a", "", blobs.image[None], whole, density.build()), [((0, 0), (32, 64))], (64, 64)
+    )
+    assert part.count is None
 
 
 def test_sizes_are_those_of_the_patch_and_unknown_after_other_than_quarter_turns(cut_for):

@@ -186,7 +186,8 @@ def _settle(job: Job) -> Task[_Look]:
     maps = yield from _maps(job, unit, zoom, meter)
     density = np.stack([one["density"][0] for one in maps])
     if _sum(density) >= FEWEST_CELLS:
-        zoom = zoom_for(typical_diameter(density), job.engine.spec)
+        spec = job.engine.spec
+        zoom = zoom_for(typical_diameter(density, spec.density_variance), spec)
     if zoom == 1.0:
         return _Look(zoom, meter, unit, maps)
     return _Look(zoom, meter_of(job, "rescaled tiles", units_of(job, zoom), zoom))

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from cellwright.errors import CheckpointError
+from cellwright.ops.density import VARIANCE
 
 SPEC_VERSION = 1
-MAY_LACK = {"count_error", "tuned_diameter_px"}  # models that were saved before there was such a field
+MAY_LACK = {"count_error", "density_variance", "tuned_diameter_px"}  # models saved before there were such
 PLAIN_FIELDS: dict[str, type[str] | type[int] | type[float]] = {
     "family": str,
     "preset": str,
@@ -56,6 +57,8 @@ class ModelSpec:
         are looked at with such cells in mind, too. 0 when there are none.
     count_error
         How far bare counts are off, as ``ops.density.fit_interval`` gives it; empty when nobody knows.
+    density_variance
+        Variance of a cell's Gaussian in a density, in areas of the cell.
     """
 
     family: str
@@ -72,6 +75,7 @@ class ModelSpec:
     weights_sha256: str = ""
     count_error: tuple[float, ...] = ()
     tuned_diameter_px: float = 0.0
+    density_variance: float = VARIANCE
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
@@ -116,6 +120,7 @@ def _from_json(values: dict[str, Any], path: Path) -> ModelSpec:
         facts["diameter_range_px"] = _pair(values["diameter_range_px"])
         facts["classes"] = tuple(map(str, values["classes"]))
         facts["tuned_diameter_px"] = float(values.get("tuned_diameter_px", 0.0))
+        facts["density_variance"] = float(values.get("density_variance", VARIANCE))
         facts["count_error"] = tuple(map(float, values.get("count_error", ())))
         return ModelSpec(**facts)
     except (TypeError, ValueError, AttributeError) as error:

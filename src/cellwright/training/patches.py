@@ -1,6 +1,6 @@
 """Annotated images in memory -> random patches, turned, flipped and rescaled together with their targets."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import cos, pi, sin
 from typing import NamedTuple
@@ -24,6 +24,7 @@ SLICE_PIXELS = 8_000_000  # of one volume that is learned as such: all slices of
 RIM_PX = (
     3  # around masks of which it is not known whether they are all: background, beyond it nothing is known
 )
+SLIVER_PX = 12  # of a cell that a patch cuts off, less is not counted
 FARTHEST_ZOOM = 2.0  # images whose cells are this many times beyond the model's range are resized once
 
 
@@ -56,6 +57,9 @@ class Sample:
         Median cell diameter; NaN when there is no cell or nothing tells it.
     zoom
         Pixels of the sample per pixel of the image it was made from.
+    count
+        Labels (Y, X) of a patch -> its targets, where these are made anew for each patch: what is seen of a
+        cell at the edge of an image counts as one cell, and so it has to at the edge of a patch.
     """
 
     name: str
@@ -67,6 +71,7 @@ class Sample:
     points: np.ndarray
     diameter_px: float
     zoom: float = 1.0
+    count: Callable[[Tensor], Tensor] | None = None
 
 
 def load_samples(
@@ -178,7 +183,22 @@ def _sample(
         points=annotation.points,
         diameter_px=diameter,
         zoom=zoom,
+        count=_counter(model) if annotation.labels is not None and annotation.is_complete else None,
     )
+
+
+def _counter(model: CellModel) -> Callable[[Tensor], Tensor] | None:
+    """Return how the targets of a patch are made from its labels; None unless a bare count is learned."""
+    if set(model.map_kinds.values()) != {"density"}:
+        return None
+
+    def count(labels: Tensor) -> Tensor:
+        seen = labels.numpy()
+        slivers = np.bincount(seen.ravel()) < SLIVER_PX
+        maps = model.make_targets(annotate(relabel(np.where(slivers[seen], 0, seen))))
+        return torch.from_numpy(np.concatenate([maps[name] for name in model.spec.map_channels]))
+
+    return count
 
 
 def within(sample: Sample, regions: Sequence[Region], shape: tuple[int, int]) -> Sample:
@@ -196,6 +216,7 @@ def within(sample: Sample, regions: Sequence[Region], shape: tuple[int, int]) ->
         sample,
         targets=sample.targets.masked_fill(outside, torch.nan),
         labels=sample.labels.masked_fill(outside, 0),
+        count=None,
         points=sample.points[known[tuple(rows.T)]],
     )
 
@@ -242,9 +263,12 @@ def cut_patch(
     y, sign_y = _mirror(centre[0] + to_source[0, 0] * dy + to_source[0, 1] * dx, height)
     x, sign_x = _mirror(centre[1] + to_source[1, 0] * dy + to_source[1, 1] * dx, width)
     nearest = y.round().long() * width + x.round().long()
+    image, labels = _interpolate(sample.image, y, x, zoom), sample.labels.view(-1)[nearest]
+    if sample.count:
+        return Patch(image, sample.count(labels), labels)
     targets = sample.targets.flatten(1)[:, nearest].float()
     _follow(targets, sample.kinds, _View(zoom, turn, torch.stack([sign_y, sign_x])))
-    return Patch(_interpolate(sample.image, y, x, zoom), targets, sample.labels.view(-1)[nearest])
+    return Patch(image, targets, labels)
 
 
 @dataclass(frozen=True, slots=True)
