@@ -8,9 +8,10 @@ from cellwright.errors import AxesError
 from cellwright.inference.settings import EngineSettings
 from cellwright.io.dataset import read_dataset
 from cellwright.models import shelf
+from cellwright.ops import matching
 from cellwright.ops.labels import annotate, measure
 from cellwright.tasks import run
-from cellwright.training.compare import compare, disagreement
+from cellwright.training.compare import alone, compare, disagreement
 from cellwright.types import Cells, Image
 
 CPU = EngineSettings(device="cpu")
@@ -70,6 +71,7 @@ def test_an_image_of_which_nothing_is_known(blobs):
     assert [row.result.count for row in comparison.rows] == [len(blobs), (len(blobs) + 1) // 2]
     assert isnan(comparison.mean("good", "f1"))
     assert comparison.rows[0].score is None
+    assert comparison.rows[0].result.prediction is None
 
 
 @pytest.mark.usefixtures("two")
@@ -104,6 +106,23 @@ def test_nothing_agrees_with_cells(blobs):
     nothing = cells_of(np.zeros_like(blobs.labels))
     assert np.array_equal(disagreement(nothing, cells_of(blobs.labels)) == 2, blobs.labels > 0)
     assert not disagreement(nothing, nothing).any()
+
+
+@pytest.mark.parametrize("n_axes", [2, 3])
+def test_without_outlines_boxes_tell_which_cells_are_the_same(rng, n_axes):
+    def boxed(boxes):
+        return Cells(boxes.mean(axis=1), boxes, np.ones(len(boxes), np.float32), np.ones(len(boxes)), None)
+
+    low = rng.uniform(0, 60, (150, n_axes)).astype(np.float32)
+    boxes = np.stack([low, low + rng.uniform(4, 12, low.shape).astype(np.float32)], axis=1)
+    moved = boxes + rng.uniform(-3, 3, (150, 2, n_axes)).astype(np.float32)
+    pairs = matching.matched_pairs(matching.box_overlaps(boxes, moved), 0.5)
+    assert 10 < len(pairs) < 140
+    first, second = alone(boxed(boxes), boxed(moved))
+    assert (150 - first.sum(), 150 - second.sum()) == (len(pairs), len(pairs))
+    nothing = boxed(boxes[:0])
+    assert [one.all() for one in alone(boxed(boxes), nothing)] == [True, True]
+    assert [one.all() for one in alone(nothing, boxed(boxes))] == [True, True]
 
 
 def test_disagreements_need_outlines_of_the_same_image(blobs):

@@ -1,12 +1,14 @@
 """Two models, or more, on the same images: how many each counts, how right it is, and where they disagree."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import nan
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from scipy.spatial import cKDTree
 
 from cellwright.errors import AxesError
 from cellwright.inference.count import count_cells
@@ -30,6 +32,11 @@ class Counted:
     image: str
     result: Result
     score: ImageScore | None = None
+
+    @property
+    def has_cells(self) -> bool:
+        """Whether it found cells one by one, not only how dense they are."""
+        return "density" not in self.result.maps
 
     @property
     def f1(self) -> float:
@@ -90,7 +97,7 @@ def compare(
             score = None
             if truth is not None and isinstance(source, Item):
                 score = _scored(source, result, truth, model)
-            rows.append(Counted(name, image.name, result, score))
+            rows.append(Counted(name, image.name, replace(result, prediction=None), score))  # maps are large
     return Comparison(names, tuple(rows))
 
 
@@ -129,12 +136,27 @@ def alone(first: Cells, second: Cells) -> tuple[NDArray[np.bool_], NDArray[np.bo
     if first.labels is not None and second.labels is not None:
         table = matching.overlaps(first.labels, second.labels)
     else:
-        table = matching.box_overlaps(first.boxes, second.boxes)
+        table = _box_overlaps(first.boxes, second.boxes)
     pairs = matching.matched_pairs(table, AGREE_IOU)
     found = np.ones(len(first), np.bool_), np.ones(len(second), np.bool_)
     for is_alone, own in zip(found, pairs.T, strict=True):
         is_alone[own] = False
     return found
+
+
+def _box_overlaps(first: NDArray[np.float32], second: NDArray[np.float32]) -> csr_array:
+    """Return the IoU of boxes (N, 2, D) and (M, 2, D), sparse (N, M), left out where it is below one half.
+
+    With an IoU of one half the middles are no further apart on any axis than half a side of either.
+    """
+    shape = len(first), len(second)
+    if 0 in shape:
+        return csr_array(shape)
+    reach = np.linalg.norm(first[:, 1] - first[:, 0], axis=1) / 2
+    near = cKDTree(second.mean(axis=1)).query_ball_point(first.mean(axis=1), reach)
+    rows = np.repeat(np.arange(len(first)), [len(one) for one in near])
+    columns = np.concatenate([np.zeros(0, np.int64), *near]).astype(np.int64)
+    return csr_array((matching.box_iou(first[rows], second[columns]), (rows, columns)), shape=shape)
 
 
 def _scored(item: Item, result: Result, truth: Annotation | Labels, model: CellModel) -> ImageScore:

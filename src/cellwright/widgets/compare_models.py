@@ -1,38 +1,31 @@
 """The compare widget: two models on the same image or dataset, their counts, and where they disagree."""
 
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels as LabelsLayer
 from napari.layers import Layer, Points
-from napari.utils.colormaps import DirectLabelColormap
 from qtpy.compat import isalive
-from qtpy.QtCore import Qt, Signal  # type: ignore[attr-defined]
-from qtpy.QtWidgets import (
-    QComboBox,
-    QFileDialog,
-    QFormLayout,
-    QLabel,
-    QProgressBar,
-    QPushButton,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtCore import Signal  # type: ignore[attr-defined]
+from qtpy.QtWidgets import QFileDialog, QTableWidgetItem, QVBoxLayout, QWidget
 
 from cellwright.errors import CellwrightError, SettingsError
 from cellwright.io.dataset import Dataset, read_dataset
 from cellwright.models import registry, shelf
-from cellwright.tasks import Eta, Progress
+from cellwright.tasks import Eta, Progress, Task
 from cellwright.types import Image
 from cellwright.widgets.choices import fill, model_title
-from cellwright.widgets.compared import COLOURS, Compared, compare_task, points_of, table_of
-from cellwright.widgets.counting import progress_line
+from cellwright.widgets.compare_panel import ComparePanel
+from cellwright.widgets.compared import DISAGREEMENT, Compared, compare_task, open_task
 from cellwright.widgets.job import Job
-from cellwright.widgets.layers import METADATA, Source, image_layer, source_of
+from cellwright.widgets.layers import METADATA, Source, image_layer, remove, source_of
+from cellwright.widgets.running import REDRAW_S
 from cellwright.widgets.shelf_news import shelf_news
-from cellwright.widgets.style import STYLE, set_state
+from cellwright.widgets.train import duration
 from cellwright.widgets.train_layers import Pair, dataset_of, pairs
 
 if TYPE_CHECKING:
@@ -40,8 +33,9 @@ if TYPE_CHECKING:
 
 FOLDER = ""
 NO_TRUTH = ""
-DISAGREEMENT = "disagreement"
 USUAL = "flow"
+LOADING, OPENING = "Loading the models", "Opening the image"
+FINE = 1000  # steps of one image, for the time left
 
 
 class CompareWidget(QWidget):
@@ -53,82 +47,64 @@ class CompareWidget(QWidget):
         The viewer it is docked in.
     """
 
-    finished = Signal()
+    finished = Signal()  # a comparison has ended, well or not
 
     def __init__(self, napari_viewer: "napari.viewer.Viewer") -> None:
         super().__init__()
         self.viewer = napari_viewer
+        self.panel = ComparePanel()
         self.job: Job | None = None
         self.folder: Path | None = None
-        self._eta = Eta()
-        self.setStyleSheet(STYLE)
-        self.data, self.truth, self.first, self.second = (QComboBox() for _ in range(4))
-        self.button, self.bar = QPushButton("Compare"), QProgressBar()
-        self.status, self.message, self.table = QLabel(), QLabel(), QLabel()
-        self._lay_out()
+        self.compared: Compared | None = None
+        self._opened: list[Layer] = []
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self.panel)
         self._refresh_models()
         self._refresh_data()
-        self.button.clicked.connect(self._on_clicked)
-        self.data.activated.connect(self._on_data_chosen)
+        self.panel.button.clicked.connect(self._on_clicked)
+        self.panel.data.activated.connect(self._on_data_chosen)
+        self.panel.table.itemClicked.connect(self._on_image_clicked)
         shelf_news.changed.connect(self._refresh_models)
         events = self.viewer.layers.events
         for emitter in (events.inserted, events.removed, events.renamed):
             emitter.connect(self._refresh_data)
 
-    def _lay_out(self) -> None:
-        form = QFormLayout()
-        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        titles = ("Images", "Truth", "Model 1", "Model 2")
-        for title, box in zip(titles, (self.data, self.truth, self.first, self.second), strict=True):
-            form.addRow(title, box)
-        self.truth.setToolTip("What is known of the cells: F1 is measured against it.")
-        self.button.setObjectName("count")
-        self.bar.setTextVisible(False)
-        self.status.setObjectName("status")
-        self.message.setObjectName("message")
-        self.table.setTextFormat(Qt.TextFormat.RichText)
-        for label in (self.status, self.message, self.table):
-            label.setWordWrap(True)
-        layout = QVBoxLayout(self)
-        layout.addLayout(form)
-        for widget in (self.button, self.bar, self.status, self.message, self.table):
-            layout.addWidget(widget)
-        for widget in (self.bar, self.status, self.message, self.table):
-            widget.setVisible(False)
-        layout.addStretch(1)
-
     def compare(self) -> None:
         """Count with both models; tells in the panel why it cannot."""
-        if self.job is not None:
-            return
         try:
             models, (data, source) = self._models(), self._data()
         except CellwrightError as error:
-            self._tell(str(error), is_error=True)
+            self.panel.show_message(str(error), is_error=True)
             return
-        self._tell("")
-        self._show_running(is_running=True)
-        self._eta = Eta()
-        self.job = job = Job(compare_task(models, data), self)
-        job.progressed.connect(self._on_progressed)
-        job.returned.connect(lambda compared: self._show(compared, source))
-        job.failed.connect(lambda error: self._tell(_words(error), is_error=True))
-        job.cancelled.connect(lambda: self._tell("Cancelled; nothing was changed."))
-        job.finished.connect(self._on_finished)
-        job.start()
+        self.compared = None
+        self.panel.show_compared(None)
+        if source is None:
+            self._start(compare_task(models, data, None), self._show)
+        else:
+            self._start(compare_task(models, data, source), lambda found: self._show_in(found, source))
+
+    def open(self, index: int) -> None:
+        """Show an image of the dataset, and where the models disagree, in place of the last one."""
+        if self.compared is not None:
+            self._start(open_task(self.compared, index), self._show_opened, OPENING)
 
     def choose_folder(self, folder: Path | None) -> None:
         """Choose a dataset folder; None leaves what was chosen."""
         self.folder = folder or self.folder
         self._refresh_data()
         if folder is not None:
-            self.data.setCurrentIndex(self.data.findData(str(folder)))
+            self.panel.data.setCurrentIndex(self.panel.data.findData(str(folder)))
         self._refresh_truth()
 
     # -- what is chosen -----------------------------------------------------------------------------------
 
+    @property
+    def _is_folder(self) -> bool:
+        return self.folder is not None and self.panel.data.currentData() == str(self.folder)
+
     def _models(self) -> tuple[str, str]:
-        first, second = self.first.currentData(), self.second.currentData()
+        first, second = self.panel.first.currentData(), self.panel.second.currentData()
         if first is None or first == second:
             raise SettingsError(
                 f"Comparing needs two models; got {'none' if first is None else f'{first!r} twice'}. Choose "
@@ -138,13 +114,13 @@ class CompareWidget(QWidget):
 
     def _data(self) -> tuple[Dataset | Image, Source | None]:
         """Return an image, with its annotation where there is one, or the validation images of a folder."""
-        chosen = self.data.currentData()
-        if self.folder is not None and chosen == str(self.folder):
+        if self._is_folder:
+            assert self.folder is not None
             dataset = read_dataset(self.folder)
             return dataset.select("val") if len(dataset.select("val")) else dataset, None
-        layer = self._layer(chosen)
+        layer = self._layer(self.panel.data.currentData())
         source = source_of(image_layer(layer))
-        truth = self._layer(self.truth.currentData())
+        truth = self._layer(self.panel.truth.currentData())
         if truth is None:
             return source.image, source
         assert isinstance(layer, ImageLayer)
@@ -153,14 +129,8 @@ class CompareWidget(QWidget):
     def _layer(self, chosen: Any) -> Layer | None:
         return next((one for one in self.viewer.layers if str(one.unique_id) == chosen), None)
 
-    def _on_clicked(self) -> None:
-        if self.job is not None:
-            self.job.cancel()
-        else:
-            self.compare()
-
     def _on_data_chosen(self, index: int) -> None:
-        if self.data.itemData(index) == FOLDER:
+        if self.panel.data.itemData(index) == FOLDER:
             folder = QFileDialog.getExistingDirectory(self, "Dataset folder")
             self.choose_folder(Path(folder) if folder else None)
         self._refresh_truth()
@@ -169,86 +139,132 @@ class CompareWidget(QWidget):
         if not isalive(self):  # type: ignore[no-untyped-call]
             return
         layers = [one for one in reversed(self.viewer.layers) if isinstance(one, ImageLayer)]
-        entries = [(one.name, str(one.unique_id)) for one in layers if METADATA not in one.metadata]
+        layers = [one for one in layers if METADATA not in one.metadata and one not in self._opened]
+        entries = [(one.name, str(one.unique_id)) for one in layers]
         entries += [] if self.folder is None else [(f"Folder · {self.folder.name}", str(self.folder))]
-        fill(self.data, [*entries, ("Choose a folder…", FOLDER)], self.data.currentData() or None)
+        box = self.panel.data
+        fill(box, [*entries, ("Choose a folder…", FOLDER)], box.currentData() or None)
         self._refresh_truth()
 
     def _refresh_truth(self) -> None:
         """Offer the annotations of the viewer; begin with the one that belongs to the image."""
-        is_folder = self.folder is not None and self.data.currentData() == str(self.folder)
-        self.truth.setEnabled(not is_folder)
-        if is_folder:
-            fill(self.truth, [("of the folder", NO_TRUTH)])
+        box = self.panel.truth
+        box.setEnabled(not self._is_folder)
+        if self._is_folder:
+            fill(box, [("of the folder", NO_TRUTH)])
             return
         layers = [one for one in reversed(self.viewer.layers) if isinstance(one, LabelsLayer | Points)]
-        layers = [one for one in layers if DISAGREEMENT not in one.metadata]
-        own = [one for one in pairs(layers + list(self.viewer.layers)) if not one.is_as_counted]
-        own = [one for one in own if one.annotation in layers]
-        fitting = [one.annotation for one in own if str(one.image.unique_id) == self.data.currentData()]
+        layers = [one for one in layers if not one.metadata.get("preview")]
+        own = [one for one in pairs(reversed(self.viewer.layers)) if not one.is_as_counted]
+        fitting = [one.annotation for one in own if str(one.image.unique_id) == self.panel.data.currentData()]
         wanted = str(fitting[0].unique_id) if fitting else NO_TRUTH
-        entries = [("none", NO_TRUTH), *((one.name, str(one.unique_id)) for one in layers)]
-        fill(self.truth, entries, wanted)
+        fill(box, [("none", NO_TRUTH), *((one.name, str(one.unique_id)) for one in layers)], wanted)
 
     def _refresh_models(self) -> None:
         if not isalive(self):  # type: ignore[no-untyped-call]
             return
         known = [one for one in shelf.models() if one.spec.family in registry.FAMILIES]
         entries = [(model_title(one.name, one.spec.family), one.name) for one in known]
-        names = [one.name for one in known]
-        usual = USUAL if USUAL in names else next(iter(names), None)
-        other = next((name for name in names if name != usual), None)
-        fill(self.first, entries, self.first.currentData() or usual, otherwise="none")
-        fill(self.second, entries, self.second.currentData() or other, otherwise="none")
+        families = {one.name: one.spec.family for one in known}
+        usual = USUAL if USUAL in families else next(iter(families), None)
+        alike = [name for name in families if name != usual and families[name] == families.get(usual or "")]
+        other = next((name for name in [*alike, *families] if name != usual), None)
+        for box, wanted in ((self.panel.first, usual), (self.panel.second, other)):
+            fill(box, entries, box.currentData() or wanted, otherwise="none")
 
-    # -- what is told -------------------------------------------------------------------------------------
+    # -- a job --------------------------------------------------------------------------------------------
 
-    def _show(self, compared: Compared, source: Source | None) -> None:
-        self.table.setText(table_of(compared))
-        self.table.setVisible(True)
-        if source is None:
+    def _start(self, task: Task[Any], on_returned: Callable[[Any], None], line: str = LOADING) -> None:
+        if self.job is not None:
+            task.close()
             return
-        name = f"{source.image.name} {DISAGREEMENT}"
-        if name in self.viewer.layers:
-            self.viewer.layers.remove(name)
-        own = {METADATA: {"source": source.layer_id, "output": DISAGREEMENT, "is_preview": True}}
-        facts = {"name": name, "metadata": {**own, DISAGREEMENT: True, "preview": True}, **source.placement}
-        axis = source.channel_axis
-        if compared.labels is not None:
-            shown = compared.labels if axis is None else np.expand_dims(compared.labels, axis)
-            colours = {None: "transparent", 0: "transparent", 1: COLOURS[0], 2: COLOURS[1]}
-            layer = self.viewer.add_labels(shown, colormap=DirectLabelColormap(color_dict=colours), **facts)
-            layer.opacity = 0.6
-        elif compared.only is not None:
-            self.viewer.add_points(**points_of(compared, axis), border_color="black", **facts)
+        self.panel.show_message("")
+        self.panel.show_running(is_running=True)
+        self.panel.show_progress(0.0, line)
+        self._eta, self._told = Eta(), 0.0
+        self._whole = Progress("compare", 0, 1)
+        self.job = job = Job(task, self)
+        job.progressed.connect(self._on_progressed)
+        job.returned.connect(on_returned)
+        job.failed.connect(lambda error: self.panel.show_message(_words(error), is_error=True))
+        job.cancelled.connect(lambda: self.panel.show_message("Cancelled; nothing was changed."))
+        job.finished.connect(self._on_finished)
+        job.start()
+
+    def _on_clicked(self) -> None:
+        if self.job is None:
+            self.compare()
+            return
+        self.job.cancel()
+        self.panel.button.setText("Cancelling…")
+        self.panel.button.setEnabled(False)
 
     def _on_progressed(self, progress: Progress) -> None:
-        left = self._eta.seconds_left(progress)
         if progress.stage == "compare":
-            self.bar.setValue(round(100 * progress.fraction))
-            self.status.setText(f"{progress.note} · {progress_line(_bare(progress), left)}")
+            self._whole = progress
+        whole = self._whole
+        if not whole.note:
+            return  # nothing is counted yet
+        part = progress.fraction if progress.stage == "tiles" else 0.0
+        fine = replace(whole, done=round(FINE * (whole.done + part)), total=FINE * whole.total)
+        left = self._eta.seconds_left(fine)
+        now = time.monotonic()
+        if now - self._told < REDRAW_S and progress.stage != "compare":
+            return
+        self._told = now
+        self.panel.show_progress(fine.fraction, progress_line(whole, left))
 
     def _on_finished(self) -> None:
+        if self.job is not None:
+            self.job.deleteLater()
         self.job = None
-        self._show_running(is_running=False)
+        self.panel.show_running(is_running=False)
         self.finished.emit()
 
-    def _show_running(self, *, is_running: bool) -> None:
-        self.bar.setValue(0)
-        self.status.setText("Loading the models")
-        for widget in (self.bar, self.status):
-            widget.setVisible(is_running)
-        self.button.setText("Cancel" if is_running else "Compare")
-        set_state(self.button, "running", on=is_running)
+    # -- what is shown ------------------------------------------------------------------------------------
 
-    def _tell(self, text: str, *, is_error: bool = False) -> None:
-        self.message.setText(text)
-        self.message.setVisible(bool(text))
-        set_state(self.message, "error", on=is_error)
+    def _show(self, compared: Compared) -> None:
+        self.compared = compared
+        self.panel.show_compared(compared)
+
+    def _show_in(self, compared: Compared, source: Source) -> None:
+        self._show(compared)
+        remove(self.viewer, {"source": source.layer_id, "output": DISAGREEMENT})
+        if compared.layer is not None:
+            self._add(compared.layer)
+
+    def _show_opened(self, layers: tuple[Layer, ...]) -> None:
+        for layer in self._opened:
+            if layer in self.viewer.layers:
+                self.viewer.layers.remove(layer)
+        self._opened = list(layers)
+        for layer in layers:
+            self._add(layer)
+        self.viewer.reset_view()
+
+    def _add(self, layer: Layer) -> None:
+        active = self.viewer.layers.selection.active
+        self.viewer.add_layer(layer)
+        if active is not None and active in self.viewer.layers:
+            self.viewer.layers.selection.active = active
+
+    def _on_image_clicked(self, item: QTableWidgetItem) -> None:
+        self.open(getattr(item, "place", 0))
 
 
-def _bare(progress: Progress) -> Progress:
-    return Progress("images", progress.done, progress.total)
+def progress_line(whole: Progress, seconds_left: float | None) -> str:
+    """Return which model counts in which image, and how long it all still takes.
+
+    Examples
+    --------
+    ``set03: flow · image 3 of 37 · 2 min left``
+    """
+    parts = [whole.note]
+    if whole.total > 2:
+        parts.append(f"image {whole.done // 2 + 1} of {whole.total // 2}")
+    if seconds_left is not None:
+        parts.append(f"{duration(seconds_left)} left")
+    return " · ".join(parts)
 
 
 def _words(error: Exception) -> str:

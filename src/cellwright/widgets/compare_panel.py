@@ -1,0 +1,212 @@
+"""The looks of the compare widget: its controls and where they stand, without behaviour."""
+
+import math
+
+from qtpy.QtCore import Qt
+from qtpy.QtGui import QColor
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QComboBox,
+    QFormLayout,
+    QFrame,
+    QHeaderView,
+    QLabel,
+    QProgressBar,
+    QPushButton,
+    QSizePolicy,
+    QTableWidget,
+    QTableWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
+
+from cellwright.widgets.compared import COLOURS, Compared, image_rows, notices_of, summary_of
+from cellwright.widgets.panel import PROGRESS_HEIGHT_PX
+from cellwright.widgets.style import STYLE, set_state
+
+HINT = "Click an image to see it, and where the models disagree."
+TABLE_HEIGHT_PX = 260
+DIGITS = (0, 0, 0, 3, 3, 0)  # of the columns of the table
+
+
+class ComparePanel(QWidget):
+    """Controls of the compare widget from top to bottom: images, models, the button, the figures.
+
+    Parameters
+    ----------
+    parent
+        Qt parent.
+    """
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setStyleSheet(STYLE)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(10, 10, 10, 10)
+        layout.setSpacing(8)
+        layout.addLayout(self._choices())
+        self.button = QPushButton()
+        self.button.setObjectName("count")
+        layout.addWidget(self.button)
+        layout.addWidget(self._progress())
+        layout.addWidget(self._message())
+        layout.addWidget(self._card())
+        layout.addWidget(self._table())
+        layout.addStretch(1)
+        self.setMinimumWidth(330)
+        self.show_running(is_running=False)
+
+    def show_message(self, text: str, *, is_error: bool = False) -> None:
+        """Show a sentence under the button; an empty one hides it."""
+        self.message.setText(text)
+        self.message.setVisible(bool(text))
+        set_state(self.message, "error", on=is_error)
+
+    def show_running(self, *, is_running: bool) -> None:
+        """Turn the button into Cancel and back."""
+        self.button.setText("Cancel" if is_running else "Compare")
+        self.button.setEnabled(True)
+        self.button.setToolTip("" if is_running else "Count with both models.")
+        set_state(self.button, "running", on=is_running)
+        self.bar.setVisible(is_running)
+        self.show_progress(0.0, "")
+
+    def show_progress(self, fraction: float, line: str) -> None:
+        """Show how far a comparison is."""
+        self.bar.setValue(round(100 * fraction))
+        self.status.setText(line)
+
+    def show_compared(self, compared: Compared | None) -> None:
+        """Show the figures of both models, those of each image where there are several; None hides them."""
+        self.card.setVisible(compared is not None)
+        is_several = compared is not None and len(compared.items) > 1
+        self.table.setVisible(is_several)
+        self.hint.setVisible(is_several)
+        if compared is None:
+            return
+        self.summary.setText(summary_of(compared))
+        notices = [] if is_several else notices_of(compared, 0)
+        self.notices.setText("\n".join(notices))
+        self.notices.setVisible(bool(notices))
+        if is_several:
+            self._fill(compared)
+
+    def _fill(self, compared: Compared) -> None:
+        models = compared.comparison.models
+        rows = image_rows(compared)
+        titles = ("Image", *models, "F1", "F1", "Differ")
+        self.table.setSortingEnabled(False)  # rows would move while they are filled
+        self.table.setColumnCount(len(titles))
+        self.table.setRowCount(len(rows))
+        for column, title in enumerate(titles):
+            head = QTableWidgetItem(title)
+            if 1 <= column <= 4:
+                head.setForeground(QColor(COLOURS[(column - 1) % 2]))
+                head.setToolTip(models[(column - 1) % 2])
+            self.table.setHorizontalHeaderItem(column, head)
+            self.table.setColumnHidden(column, all(_is_unknown(row[column]) for row in rows))
+        for place, row in enumerate(rows):
+            for column, value in enumerate(row):
+                cell = _Cell(value, DIGITS[column], place)
+                cell.setToolTip("\n".join(notices_of(compared, place)))
+                self.table.setItem(place, column, cell)
+        self.table.setSortingEnabled(True)
+
+    def _choices(self) -> QFormLayout:
+        self.data, self.truth, self.first, self.second = (QComboBox() for _ in range(4))
+        self.truth.setToolTip("What is known of the cells, each one of them: F1 is measured against it.")
+        form = QFormLayout()
+        form.setSpacing(6)
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        titles = ("Images", "Truth", "Model 1", "Model 2")
+        for title, box in zip(titles, (self.data, self.truth, self.first, self.second), strict=True):
+            box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+            box.setMinimumContentsLength(12)
+            box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+            form.addRow(title, box)
+        return form
+
+    def _progress(self) -> QWidget:
+        self.bar, self.status = QProgressBar(), QLabel()
+        self.bar.setTextVisible(False)
+        self.bar.setRange(0, 100)
+        self.status.setObjectName("status")
+        box = QWidget()
+        box.setFixedHeight(PROGRESS_HEIGHT_PX)  # nothing jumps when a comparison begins
+        layout = QVBoxLayout(box)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(2)
+        layout.addWidget(self.bar)
+        layout.addWidget(self.status)
+        layout.addStretch(1)
+        return box
+
+    def _message(self) -> QLabel:
+        self.message = QLabel()
+        self.message.setObjectName("message")
+        self.message.setWordWrap(True)
+        self.message.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.message.setVisible(False)
+        return self.message
+
+    def _card(self) -> QFrame:
+        self.card = QFrame()
+        self.card.setObjectName("card")
+        self.summary, self.notices = QLabel(), QLabel()
+        self.summary.setTextFormat(Qt.TextFormat.RichText)
+        self.summary.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        self.notices.setObjectName("details")
+        self.notices.setWordWrap(True)
+        layout = QVBoxLayout(self.card)
+        layout.addWidget(self.summary)
+        layout.addWidget(self.notices)
+        self.card.setVisible(False)
+        return self.card
+
+    def _table(self) -> QWidget:
+        self.table, self.hint = QTableWidget(), QLabel(HINT)
+        self.hint.setObjectName("hint")
+        self.hint.setWordWrap(True)
+        self.table.setFixedHeight(TABLE_HEIGHT_PX)
+        self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+        for header in (self.table.verticalHeader(), self.table.horizontalHeader()):
+            assert header is not None
+            header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        self.table.verticalHeader().setVisible(False)  # type: ignore[union-attr]
+        for widget in (self.table, self.hint):
+            widget.setVisible(False)
+        box = QWidget()
+        layout = QVBoxLayout(box)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self.table)
+        layout.addWidget(self.hint)
+        return box
+
+
+class _Cell(QTableWidgetItem):
+    """A name or a figure of the table that is sorted as what it is; knows the place of its image."""
+
+    def __init__(self, value: str | float, digits: int, place: int) -> None:
+        super().__init__(_text(value, digits))
+        self.place = place
+        if isinstance(value, str):
+            self._key = (value, 0.0)
+        else:
+            self._key = ("", -math.inf if math.isnan(value) else value)
+            self.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+
+    def __lt__(self, other: QTableWidgetItem) -> bool:
+        """Return which is the smaller one; what is not known comes first."""
+        return isinstance(other, _Cell) and self._key < other._key
+
+
+def _text(value: str | float, digits: int) -> str:
+    if isinstance(value, str):
+        return value
+    return "" if math.isnan(value) else f"{value:,.{digits}f}"
+
+
+def _is_unknown(value: str | float) -> bool:
+    return not isinstance(value, str) and math.isnan(value)
