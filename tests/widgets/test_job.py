@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 from pytestqt.qtbot import QtBot
+from qtpy.QtCore import QObject
 
 from cellwright.errors import ImageError, JobError
 from cellwright.tasks import Progress, Task
@@ -132,3 +133,20 @@ def test_cancel_after_the_last_step_withholds_the_result(qtbot: QtBot) -> None:
     with qtbot.waitSignal(job.finished, timeout=20_000):
         job.start()
     assert heard.names == ["progressed", "cancelled", "finished"]
+
+
+def test_a_task_stops_when_its_owner_goes(qtbot: QtBot) -> None:
+    closed = threading.Event()
+
+    def task() -> Task[None]:
+        try:
+            while True:
+                yield Progress("a", 1, 2)
+        finally:
+            closed.set()
+
+    owner = QObject()
+    Job(task(), owner).start()
+    assert not closed.wait(0.1)
+    owner.deleteLater()
+    qtbot.waitUntil(closed.is_set, timeout=5000)

@@ -1,6 +1,6 @@
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from cellwright.errors import JobError
 from cellwright.models import shelf
 from cellwright.tasks import Progress, Task
 from cellwright.training.finetune_settings import PRESETS
-from cellwright.widgets import train_run
+from cellwright.widgets import train, train_run
 from cellwright.widgets.count import CountWidget
 from cellwright.widgets.train import TrainWidget, duration
 from cellwright.widgets.train_panel import scores_table
@@ -88,18 +88,19 @@ def make(viewer: ViewerModel, qtbot: QtBot, blobs: Any) -> Callable[[], TrainWid
 
     def new() -> TrainWidget:
         widget = TrainWidget(viewer)
-        qtbot.addWidget(widget)
+        qtbot.addWidget(widget, before_close_func=left)
         return widget
+
+    def left(widget: TrainWidget) -> None:  # a widget that is deleted hears no more of its jobs
+        widget.leave()
+        ended(widget, qtbot)
 
     return new
 
 
 @pytest.fixture
-def trainer(make: Callable[[], TrainWidget], training: FakeTraining, qtbot: QtBot) -> Iterator[TrainWidget]:
-    widget = make()
-    yield widget
-    widget.leave()
-    qtbot.waitUntil(lambda: not widget.is_busy, timeout=LIMIT_MS)
+def trainer(make: Callable[[], TrainWidget], training: FakeTraining) -> TrainWidget:
+    return make()
 
 
 def ended(widget: TrainWidget, qtbot: QtBot) -> None:
@@ -123,6 +124,30 @@ def test_what_is_found_is_told_before_it_starts(trainer: TrainWidget, blobs: Any
     trainer.panel.pairs.item(0).setCheckState(Qt.CheckState.Unchecked)
     trainer.look()
     assert "none is chosen" in trainer.panel.findings.text()
+
+
+@pytest.mark.parametrize("how", ["leave", "deleteLater"])
+def test_a_look_ends_with_the_widget(
+    viewer: ViewerModel, training: FakeTraining, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    closed = threading.Event()
+
+    def endless(*_: Any) -> Task[None]:
+        try:
+            while True:
+                yield Progress("look", 0, 1)
+        finally:
+            closed.set()
+
+    monkeypatch.setattr(train, "dataset_of", lambda *_, **__: None)
+    monkeypatch.setattr(train, "look_task", endless)
+    widget = TrainWidget(viewer)
+    widget.look()
+    assert not closed.wait(0.1)
+    if how == "leave":
+        qtbot.addWidget(widget)
+    getattr(widget, how)()
+    qtbot.waitUntil(closed.is_set, timeout=5000)
 
 
 def test_a_better_model_is_in_the_lists(

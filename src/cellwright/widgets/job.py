@@ -13,15 +13,17 @@ from cellwright.tasks import Progress, Task
 class Job(QObject):
     """Runs one task in a worker thread and tells the GUI thread how it goes.
 
-    Exactly one of ``returned``, ``failed`` and ``cancelled`` is emitted, then ``finished``.
+    Exactly one of ``returned``, ``failed`` and ``cancelled`` is emitted, then ``finished``. A job that has
+    begun lives until its task has ended, for a thread that sends to an object while Qt deletes it crashes.
 
     Parameters
     ----------
     task
         Drained in the worker thread, and closed there whatever the outcome, so that what it holds (memory
         of a GPU, say) is free before the outcome is told.
-    parent
-        Keeps the job alive; a job without parent lives as long as the caller holds it.
+    owner
+        Whom it works for. When Qt deletes the owner, the task stops at its next step and nothing more is
+        told.
     """
 
     progressed = Signal(object)  # Progress
@@ -30,9 +32,11 @@ class Job(QObject):
     cancelled = Signal()
     finished = Signal()
 
-    def __init__(self, task: Task[Any], parent: QObject | None = None) -> None:
-        super().__init__(parent)
-        self._has_outcome = False
+    def __init__(self, task: Task[Any], owner: QObject | None = None) -> None:
+        super().__init__()
+        self._has_outcome = self._is_orphan = False
+        if owner is not None:
+            QObject(owner).destroyed.connect(self._on_owner_gone)
         self._worker = _TaskWorker(task)
         self._worker.yielded.connect(self._on_worker_yielded)
         self._worker.returned.connect(self._on_worker_returned)
@@ -41,10 +45,15 @@ class Job(QObject):
 
     def start(self) -> None:
         """Begin; returns at once."""
+        self._worker.job = self
         self._worker.start()
 
     def cancel(self) -> None:
         """Ask the task to stop at its next step; ``cancelled`` follows once it has."""
+        self._worker.quit()
+
+    def _on_owner_gone(self) -> None:
+        self._is_orphan = True
         self._worker.quit()
 
     def _on_worker_yielded(self, progress: Progress) -> None:
@@ -57,10 +66,14 @@ class Job(QObject):
             self.returned.emit(value)
 
     def _on_worker_errored(self, error: Exception) -> None:
-        self._has_outcome = True
-        self.failed.emit(error)
+        if not self._is_orphan:
+            self._has_outcome = True
+            self.failed.emit(error)
 
     def _on_worker_finished(self) -> None:
+        self._worker.job = None
+        if self._is_orphan:
+            return
         if not self._has_outcome:
             self.cancelled.emit()
         self.finished.emit()
@@ -76,6 +89,7 @@ class _TaskWorker(WorkerBase):  # type: ignore[misc]
     def __init__(self, task: Task[Any]) -> None:
         super().__init__(SignalsClass=_WorkerSignals)
         self._task = task
+        self.job: Job | None = None  # kept while the thread sends to it
 
     def run(self) -> None:
         """Run in a thread of the pool; called by Qt."""

@@ -3,7 +3,6 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -177,6 +176,8 @@ class TrainWidget(QWidget):
         self.panel.show_findings("", [_words(error)])
 
     def _on_look_finished(self) -> None:
+        if self.look_job is not None:
+            self.look_job.deleteLater()
         self.look_job = None
         if self._is_stale:
             self._is_stale = False
@@ -219,7 +220,6 @@ class TrainWidget(QWidget):
         job.failed.connect(self._on_failed)
         job.cancelled.connect(self._on_cancelled)
         job.finished.connect(self._on_finished)
-        self.destroyed.connect(_leaver(job))
         job.start()
 
     def stop(self) -> None:
@@ -234,8 +234,9 @@ class TrainWidget(QWidget):
     def leave(self) -> None:
         """Stop at the next step without ending the run, so that it can be gone on with later."""
         self._is_leaving = True
-        if self.job is not None:
-            self.job.cancel()
+        for job in (self.job, self.look_job):
+            if job is not None:
+                job.cancel()
 
     def pause(self, is_paused: bool) -> None:  # noqa: FBT001 - a slot of Qt
         """Let the training rest, or go on."""
@@ -477,16 +478,6 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _leaver(job: Job) -> Callable[[object], None]:
-    """Return what stops a job when its widget is deleted; it holds the worker, not the widget."""
-    worker = job._worker
-
-    def leave(_: object) -> None:
-        worker.quit()
-
-    return leave
 
 
 def _words(error: Exception) -> str:
