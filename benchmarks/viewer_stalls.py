@@ -1,21 +1,27 @@
-"""How long the viewer's event loop stands still while cells are counted.
+"""How long the viewer's event loop stands still while cells are counted, or while a model is trained.
 
 A timer ticks every 5 ms in a real napari window; a tick that comes late means a window that does not answer.
-Prints the 50th, 99th and 100th percentile of the gaps, in milliseconds, for a first and a second count.
+Prints the 50th, 99th and 100th percentile of the gaps, in milliseconds, for three counts, or for each minute
+of a training with the quick preset.
 
     python benchmarks/viewer_stalls.py --size 2048
+    python benchmarks/viewer_stalls.py --train FOLDER --minutes 3
 """
 
 import argparse
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import napari
 import numpy as np
 from qtpy.QtCore import QEventLoop, QTimer
 
+from cellwright.models import shelf
 from cellwright.ops.simulate import simulate
 from cellwright.widgets.count import CountWidget
+from cellwright.widgets.train import TrainWidget
 
 TICK_MS = 5
 
@@ -68,11 +74,45 @@ def measure(start: Callable[[], None], widget: CountWidget) -> Stalls:
     return stalls
 
 
+def show(title: str, stalls: Stalls, line: str = "") -> None:
+    """Print the percentiles of the gaps."""
+    gaps = "  ".join(f"p{q}: {stalls.percentile(q):6.1f} ms" for q in (50, 99, 100))
+    print(f"{title:16s} {line:32s} {gaps}  ({len(stalls.gaps_ms)} ticks)", flush=True)
+
+
+def measure_training(viewer: napari.Viewer, folder: Path, minutes: int) -> None:
+    """Print the gaps while the quick preset learns the images of a dataset; its models are thrown away."""
+    with tempfile.TemporaryDirectory() as own:
+        shelf.user_folder = lambda: Path(own)  # type: ignore[attr-defined]
+        widget = TrainWidget(viewer)
+        viewer.window.add_dock_widget(widget, name="Train a model")
+        widget.choose_folder(folder)
+        while widget.findings is None:
+            wait(0.5)
+        widget.begin()
+        for minute in range(minutes):
+            with Stalls() as stalls:
+                wait(60)
+            line = widget.panel.status.text() if widget.is_busy else f"ended: {widget.panel.message.text()}"
+            show(f"minute {minute + 1}", stalls, line)
+        widget.leave()
+        while widget.is_busy:
+            wait(0.1)
+
+
 def main() -> None:
+    """Measure counting, or training."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=2048)
     parser.add_argument("--model", default="flow")
+    parser.add_argument("--train", type=Path, help="folder of a dataset to learn from instead of counting")
+    parser.add_argument("--minutes", type=int, default=3, help="of training")
     options = parser.parse_args()
+    if options.train:
+        viewer = napari.Viewer()
+        measure_training(viewer, options.train, options.minutes)
+        viewer.close()
+        return
     drawn = simulate("fluorescence", (options.size, options.size), np.random.default_rng(0), diameter_px=26)
     viewer = napari.Viewer()
     viewer.add_image(drawn.image, name="nuclei")
@@ -82,8 +122,7 @@ def main() -> None:
     for run in ("first", "second", "third"):
         stalls = measure(widget.panel.count.click, widget)
         line = widget.panel.line.text() or widget.panel.message.text()
-        gaps = "  ".join(f"p{q}: {stalls.percentile(q):6.1f} ms" for q in (50, 99, 100))
-        print(f"{run:7s} {options.size}²  {line:32s} {gaps}  ({len(stalls.gaps_ms)} ticks)")
+        show(f"{run} {options.size}²", stalls, line)
     viewer.close()
 
 
