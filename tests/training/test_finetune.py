@@ -414,6 +414,40 @@ def test_one_image_is_enough(tune, write_dataset, dataset):
     assert np.isfinite(outcome.after["score"])
 
 
+@pytest.mark.parametrize(
+    ("scores", "after", "is_better"),
+    [
+        ((0.51, 0.55, 0.5), 0.51, True),  # what the last layers learned is kept; the trunk's may be chance
+        ((0.51, 0.57, 0.56), 0.57, True),  # the standard error is 0.05
+        ((0.50, 0.54, 0.5), 0.54, False),
+        ((0.49, 0.56, 0.5), 0.56, True),
+        ((0.48, 0.49, 0.47), 0.49, False),
+    ],
+)
+def test_what_the_trunk_learns_from_one_image_has_to_be_much(
+    tune, scripted, dataset, tmp_path, scores, after, is_better
+):
+    scripted([0.5, *scores, 0.1], n_cells=100)
+    outcome = tune(data=replace(dataset, items=dataset.items[:1]), settings=replace(SHORT, steps=6))
+    assert (outcome.after["score"], outcome.is_better) == (after, is_better)
+    assert json.loads((tmp_path / "tuned" / "scores.json").read_text())["score"] == (
+        after if is_better else 0.5
+    )
+    assert ("no better than chance explains" in outcome.notices[-1]) == (not is_better and after > 0.5)
+
+
+@pytest.mark.parametrize(("n_images", "is_at_rest"), [(1, True), (3, False)])
+def test_the_trunk_rests_for_an_epoch_when_there_is_one_image(
+    tune, scripted, dataset, tiny_flow, tmp_path, n_images, is_at_rest
+):
+    scripted([0.1, 0.2, 0.0])
+    settings = replace(SHORT, steps=2, frozen_steps=1)
+    tune(data=replace(dataset, items=dataset.items[:n_images]), settings=settings)
+    start, tuned = tiny_flow().network.state_dict(), weights_in(tmp_path / "tuned")
+    name = "encoder.first.0.weight"
+    assert torch.equal(start[name], tuned[name]) == is_at_rest
+
+
 def test_regions_are_enough(tune, dataset):
     regions = (((0, 0), (40, 40)),)
     items = tuple(replace(item, regions=regions) for item in dataset.items)

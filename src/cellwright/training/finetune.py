@@ -6,6 +6,11 @@ those before and after, the ones that score best on validation images are kept. 
 weights that score alike, within the standard error of the best, the ones nearest to the first are taken: few
 cells tell little, and the less a model changes the less it forgets.
 
+Where a part of each image tells how well the rest was learned, it tells little of other images: what the
+trunk learns from a single image of stained tissue makes a model worse on others, even while that image is
+counted better, and what the last layers alone learn does not. There, the trunk rests for a whole epoch, and
+what it learns after that has to be better by more than the standard error.
+
 Source of that rule: Breiman et al., Classification and regression trees (1984), section 3.4.3.
 """
 
@@ -39,7 +44,7 @@ from cellwright.training.loop import Data, EpochReport, average, learn, set_rate
 from cellwright.training.patches import Sample, cut_patch, load_samples
 from cellwright.training.pool import simulated_samples
 from cellwright.training.replay import Teacher, between, memory, prepare, remembered
-from cellwright.training.split import split
+from cellwright.training.split import Split, split
 from cellwright.training.state import CURVE, STATE, RunState, forget, keep, make_folder, new_state, resume
 from cellwright.types import Image, Result
 
@@ -120,6 +125,9 @@ def finetune(
     """
     model = _loaded(start, output)
     parts = split(data.target, most=settings.n_validation)
+    is_careful = _judge_themselves(parts)
+    if is_careful:
+        settings = replace(settings, frozen_steps=max(settings.frozen_steps, settings.steps_per_epoch))
     make_folder(output)
     place = devices.choose(device)
     pools = yield from _read(Data(parts.train, data.extra), model, settings)
@@ -138,6 +146,7 @@ def finetune(
         remembered=remembered(),
         output=output,
         settings=settings,
+        is_careful=is_careful,
         device=device,
     )
     resume(run.state, output)
@@ -153,6 +162,12 @@ def finetune(
     )
     forget(output)
     return outcome
+
+
+def _judge_themselves(parts: Split) -> bool:
+    """Whether images that teach also validate."""
+    names = {item.name for item in parts.train.items}
+    return any(item.name in names for item in parts.validation.items)
 
 
 def _loaded(start: CellModel | str | Path, output: Path) -> CellModel:
@@ -237,6 +252,7 @@ class _Run:
     remembered: Dataset
     output: Path
     settings: FinetuneSettings
+    is_careful: bool
     device: str
     preview: Result | None = field(default=None)
 
@@ -265,7 +281,7 @@ class _Run:
     def look(self, model: CellModel) -> Task[FinetuneReport]:
         """Score a model, keep it if it is the best so far (at first the one it begins with), and report."""
         scores = yield from self._scores(model)
-        keep(self.state, scores, model, self.output, self.settings)
+        keep(self.state, scores, model, self.output, self.settings, margin=self._margin())
         latest, shown = self.state.history[-1], _only_scores(scores)
         loss = latest.get("loss", math.nan)
         words = "before" if self.state.step == 0 else f"loss {loss:.3f}"
@@ -293,11 +309,13 @@ class _Run:
 
     def mix(self) -> Task[dict[str, float]]:
         """Keep the weights nearest to the first that score like the best; return what training gave."""
-        before = self.state.history[0]
-        best = max(self.state.history[1:], key=_merit)
+        before, *epochs = self.state.history
+        best = max(epochs, key=_merit)
         kept = self.state.kept if self.state.best > before["merit"] else None
+        if self.is_careful and not kept:
+            return _only_scores(best)
         final = kept or self.state.average.state_dict()
-        tried = [_Candidate(1.0, best, self._with(final))] if kept else []
+        tried = [_Candidate(1.0, self._best(), self._with(final))] if kept else []
         for share in MIXES:
             mixed = self._with(between(self.start.network.state_dict(), final, share))
             tried.append(_Candidate(share, (yield from self._scores(mixed)), mixed))
@@ -320,9 +338,20 @@ class _Run:
         """Return what the run came to."""
         first = self.state.history[0]
         is_better = self.state.best > first["merit"]
-        kept = "Training made the model no better on the validation images, so it is kept as it was."
+        how = "better than chance explains" if after["score"] > first["score"] else "better"
+        kept = f"Training made the model no {how} on the validation images, so it is kept as it was."
         notices = tuple(one for one in (notice, "" if is_better else kept) if one)
         return Outcome(self.output, _only_scores(first), after, is_better, notices)
+
+    def _best(self) -> Mapping[str, float]:
+        """Return the epoch whose weights are kept."""
+        return next(epoch for epoch in self.state.history if epoch["merit"] == self.state.best)
+
+    def _margin(self) -> float:
+        """Return by how much weights have to be better than the best so far."""
+        if not self.is_careful or self.state.step <= self.settings.frozen_steps:
+            return 0.0
+        return self._best()["error"]
 
     def _with(self, weights: Mapping[str, Tensor]) -> CellModel:
         network = copy.deepcopy(self.start.network)
