@@ -172,6 +172,16 @@ def test_a_better_model_is_in_the_lists(
     assert trainer.panel.train.text() == "Train"
 
 
+def test_the_curves_come_into_view(trainer: TrainWidget, qtbot: QtBot) -> None:
+    trainer.resize(340, 500)
+    trainer.show()
+    ended(trainer, qtbot)
+    qtbot.waitUntil(lambda: trainer.findings is not None, timeout=LIMIT_MS)
+    assert trainer.panel.plot.visibleRegion().isEmpty()
+    press(trainer, qtbot)
+    qtbot.waitUntil(lambda: not trainer.panel.plot.visibleRegion().isEmpty(), timeout=5000)
+
+
 def test_a_worse_model_is_not_kept(
     trainer: TrainWidget, training: FakeTraining, qtbot: QtBot, home: Path
 ) -> None:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 LAYERS, OTHER_FOLDER = "layers", ""
 OWN_STAGES = ("write", "begin", "read", "epoch")  # the others are those of counting
+MARGIN_PX = 10
 LOOK_MS = 300  # after the last change of what is chosen, the data are looked at
 
 logger = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ class TrainWidget(QWidget):
         self._offered: list[Plan] = []
         self.own = OwnModels(self.panel.show_message)
         self.panel.shelf_box.addWidget(self.own)
-        area = QScrollArea()
+        self._area = area = QScrollArea()
         area.setWidgetResizable(True)
         area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         area.setFrameShape(QScrollArea.Shape.NoFrame)
@@ -221,6 +222,12 @@ class TrainWidget(QWidget):
         job.cancelled.connect(self._on_cancelled)
         job.finished.connect(self._on_finished)
         job.start()
+        QTimer.singleShot(0, self._show_card)  # once it has its place
+
+    def _show_card(self) -> None:
+        """Scroll to the curves where they lie below what is seen."""
+        if isalive(self):  # type: ignore[no-untyped-call]
+            self._area.ensureWidgetVisible(self.panel.card, 0, MARGIN_PX)
 
     def stop(self) -> None:
         """End the training at its next step and keep the best model so far."""
@@ -250,7 +257,7 @@ class TrainWidget(QWidget):
     def _on_progressed(self, progress: Progress) -> None:
         if progress.stage == "paused":
             if self.panel.pause.isChecked():
-                self.panel.status.setText("Paused. You may close napari: it can be gone on with.")
+                self.panel.status.setText("Paused. Napari may be closed meanwhile.")
             return
         seconds_left = self._eta.seconds_left(progress)
         if isinstance(progress, Seen):
