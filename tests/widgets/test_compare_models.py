@@ -157,7 +157,7 @@ def test_a_folder_is_compared_on_its_validation_images(
     counts = [int(text) for text in column(comparer, 1)]
     assert column(comparer, 0) == ["a", "b", "c"]
     assert [int(text) for text in column(comparer, 2)] == [(n + 1) // 2 for n in counts]
-    assert column(comparer, 3) == ["1.000"] * 3
+    assert column(comparer, 3) == ["1.00"] * 3
     assert f"{np.mean(counts):.1f}" in comparer.panel.summary.text()
     comparer.panel.table.sortItems(1, Qt.SortOrder.DescendingOrder)
     assert column(comparer, 0) == ["c", "b", "a"]

@@ -25,8 +25,8 @@ from cellwright.widgets.panel import PROGRESS_HEIGHT_PX
 from cellwright.widgets.style import STYLE, set_state
 
 HINT = "Click an image to see it, and where the models disagree."
-TABLE_HEIGHT_PX = 260
-DIGITS = (0, 0, 0, 3, 3, 0)  # of the columns of the table
+TABLE_HEIGHT_PX = 260  # of many rows
+DIGITS = (0, 0, 0, 2, 2, 0)  # of the columns of the table
 
 
 class ComparePanel(QWidget):
@@ -111,6 +111,8 @@ class ComparePanel(QWidget):
                 cell.setToolTip("\n".join(notices_of(compared, place)))
                 self.table.setItem(place, column, cell)
         self.table.setSortingEnabled(True)
+        rows_and_head = len(rows) + 2  # and a scroll bar
+        self.table.setFixedHeight(min(rows_and_head * self.table.rowHeight(0), TABLE_HEIGHT_PX))
 
     def _choices(self) -> QFormLayout:
         self.data, self.truth, self.first, self.second = (QComboBox() for _ in range(4))
@@ -167,7 +169,6 @@ class ComparePanel(QWidget):
         self.table, self.hint = QTableWidget(), QLabel(HINT)
         self.hint.setObjectName("hint")
         self.hint.setWordWrap(True)
-        self.table.setFixedHeight(TABLE_HEIGHT_PX)
         self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)

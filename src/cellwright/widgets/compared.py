@@ -186,7 +186,7 @@ def summary_of(compared: Compared) -> str:
     n_alone = compared.n_alone()
     if n_alone is not None:
         rows.append(("only here", [f"{one:,}" for one in n_alone]))
-    return f"<table cellspacing='4'>{''.join(_row(*row) for row in rows)}</table>"
+    return f"<table align='center' cellspacing='4'>{''.join(_row(*row) for row in rows)}</table>"
 
 
 def image_rows(compared: Compared) -> list[tuple[str | float, ...]]:
