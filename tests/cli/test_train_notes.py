@@ -1,6 +1,8 @@
 """What looks wrong with a dataset is told on the command line before anything is trained."""
 
+import io
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -101,3 +103,17 @@ def test_what_looks_wrong_is_told_before_training(cli, dataset, tmp_path, traine
     assert code == 0
     assert "to learn from; 1 image with" in out.splitlines()[0]
     assert any(line.startswith("note: ") and words in line for line in err.splitlines()) == bool(words)
+
+
+def test_a_terminal_shows_how_far_the_look_is(cli, dataset, tmp_path, trained, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    flags = ["--output", tmp_path / "model", "--device", "cpu", *trained["fine-tuned"]]
+    assert cli("train", dataset, *flags).code == 0
+    assert "cells · images" in terminal.getvalue()

@@ -7,16 +7,21 @@ import numpy as np
 import pytest
 import tifffile
 
-from cellwright.io.dataset import read_dataset
+from cellwright.io.dataset import Item, read_dataset
 from cellwright.models.flow import SPECS
 from cellwright.ops.labels import measure
+from cellwright.tasks import run
 from cellwright.training.inspect import inspect
 
 SPEC = SPECS["small"]
 
 
+def look(folder, spec=SPEC):
+    return run(inspect(read_dataset(folder), spec))
+
+
 def codes(folder, spec=SPEC):
-    return [warning.code for warning in inspect(read_dataset(folder), spec).warnings]
+    return [warning.code for warning in look(folder, spec).warnings]
 
 
 @pytest.fixture
@@ -64,7 +69,7 @@ def to_csv(folder, kind, classes=None):
 
 
 def test_what_is_found_is_told(good):
-    findings = inspect(read_dataset(good), SPEC)
+    findings = look(good)
     n = int(labels_of(good, "a").max()), int(labels_of(good, "b").max()), int(labels_of(good, "c").max())
     assert findings.n_images == (2, 1)
     assert findings.n_cells == (n[0] + n[1], n[2])
@@ -103,7 +108,7 @@ def test_train_and_validation_are_the_same(folder, good):
         tifffile.imwrite(folder / "images" / f"{name}.tif", np.full((64, 72), ord(name), np.uint8))
     assert codes(folder) == []
     tifffile.imwrite(folder / "images" / "c.tif", np.full((64, 72), ord("a"), np.uint8))
-    (warning,) = inspect(read_dataset(folder), SPEC).warnings
+    (warning,) = look(folder).warnings
     assert (warning.code, "(c)" in warning.text) == ("same-images", True)
     change_meta(folder, split={"train": ["a", "b"], "val": ["b"]})
     assert codes(folder) == ["same-images"]
@@ -113,7 +118,7 @@ def test_train_and_validation_are_the_same(folder, good):
 def test_labels_that_do_not_fit(good, split):
     write_labels(good, split, np.zeros((64, 71)))
     assert codes(good)[0] == "unfit"
-    assert "Labels must have the image's shape (64, 72)" in inspect(read_dataset(good), SPEC).warnings[0].text
+    assert "Labels must have the image's shape (64, 72)" in look(good).warnings[0].text
 
 
 def test_a_mask_in_place_of_labels(good):
@@ -132,7 +137,7 @@ def test_a_class_with_one_example(good):
     to_csv(good, "boxes", classes={0: "odd"})
     change_meta(good, classes=["cell", "odd", "none"])
     (good / "boxes" / "b.csv").write_text((good / "boxes" / "b.csv").read_text().replace("odd", "cell"))
-    findings = inspect(read_dataset(good), replace(SPEC, family="centroid"))
+    findings = look(good, replace(SPEC, family="centroid"))
     (warning,) = findings.warnings
     assert warning.code == "rare-class"
     assert "2 classes" in warning.text
@@ -156,12 +161,46 @@ def test_annotation_that_the_family_cannot_learn_from(good, kind, family, expect
 
 
 def test_regions_are_counted_and_what_lies_outside_is_not(good):
-    whole = inspect(read_dataset(good), SPEC)
+    whole = look(good)
     change_meta(good, items={"a": {"regions": [[[0, 0], [30, 72]], [[40, 0], [64, 30]]]}})
-    part = inspect(read_dataset(good), SPEC)
+    part = look(good)
     assert part.n_regions == 2
     assert 0 < part.n_cells[0] < whole.n_cells[0]
     assert "2 regions" in part.summary()
+
+
+@pytest.fixture
+def reads(good, monkeypatch):
+    """Names of the images that were read so far."""
+    names = []
+    annotated = Item.annotated
+
+    def noted(item):
+        names.append(item.name)
+        return annotated(item)
+
+    monkeypatch.setattr(Item, "annotated", noted)
+    return names
+
+
+def test_it_yields_before_each_image(good, reads):
+    steps = []
+
+    def note(step):
+        steps.append((step.stage, step.done, step.total, [*reads]))
+
+    run(inspect(read_dataset(good), SPEC), note)
+    assert steps == [("images", 0, 3, []), ("images", 1, 3, ["a"]), ("images", 2, 3, ["a", "b"])]
+    assert reads == ["a", "b", "c"]
+
+
+def test_a_look_that_is_closed_reads_no_further_image(good, reads):
+    task = inspect(read_dataset(good), SPEC)
+    next(task)
+    next(task)
+    task.close()
+    assert reads == ["a"]
+    assert list(task) == []
 
 
 def test_it_needs_no_torch(good):

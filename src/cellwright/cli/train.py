@@ -127,7 +127,7 @@ def print_findings(dataset: "Dataset", spec: "ModelSpec") -> None:
     """Print what a dataset holds, and on stderr what looks wrong with it."""
     from cellwright.training.inspect import inspect
 
-    findings = inspect(dataset, spec)
+    findings = run_with_bar(inspect(dataset, spec), dataset.folder.name)
     typer.echo(findings.summary())
     for warning in findings.warnings:
         typer.echo(f"note: {warning.text}", err=True)

@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cellwright.errors import CellwrightError
-from cellwright.io.dataset import Dataset, Item, Region
+from cellwright.io.dataset import Dataset, Item
+from cellwright.io.dataset_meta import Region
 from cellwright.models.spec import ModelSpec
 from cellwright.ops.labels import equivalent_diameters, measure
+from cellwright.tasks import Progress, Task
 from cellwright.types import Annotation, Image, Labels
 
 NEEDS = {"flow": "masks", "pseudocolor": "masks"}
@@ -87,9 +89,21 @@ class _Seen:
     masks: list[str] = field(default_factory=list)
 
 
-def inspect(dataset: Dataset, spec: ModelSpec) -> Findings:
-    """Return what a dataset holds and what looks wrong when a model of this spec is to learn from it."""
-    teach, judge = (_look(dataset.select(split).items) for split in ("train", "val"))
+def inspect(dataset: Dataset, spec: ModelSpec) -> Task[Findings]:
+    """Return what a dataset holds and what looks wrong when a model of this spec is to learn from it.
+
+    It yields before each image is read, so that the look at a large folder can be watched and cancelled.
+    """
+    teach, judge = _Seen(), _Seen()
+    items = [(teach, item) for item in dataset.select("train").items]
+    items += [(judge, item) for item in dataset.select("val").items]
+    for done, (seen, item) in enumerate(items):
+        yield Progress("images", done, len(items))
+        _look(seen, item)
+    return _findings(teach, judge, dataset, spec)
+
+
+def _findings(teach: _Seen, judge: _Seen, dataset: Dataset, spec: ModelSpec) -> Findings:
     diameters = np.concatenate([np.zeros(0, np.float32), *teach.diameters])
     sizes = tuple(float(value) for value in np.percentile(diameters, (50, 10, 90))) if len(diameters) else ()
     warnings = [
@@ -108,16 +122,13 @@ def inspect(dataset: Dataset, spec: ModelSpec) -> Findings:
     )
 
 
-def _look(items: Sequence[Item]) -> _Seen:
-    seen = _Seen()
-    for item in items:
-        try:
-            image, truth = item.annotated()
-        except CellwrightError as error:
-            seen.unfit.append(f"{item.name}: {error}")
-            continue
-        _add(seen, item, image, truth)
-    return seen
+def _look(seen: _Seen, item: Item) -> None:
+    try:
+        image, truth = item.annotated()
+    except CellwrightError as error:
+        seen.unfit.append(f"{item.name}: {error}")
+        return
+    _add(seen, item, image, truth)
 
 
 def _add(seen: _Seen, item: Item, image: Image, truth: Annotation | Labels) -> None:

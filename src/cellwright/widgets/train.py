@@ -460,8 +460,10 @@ def look_task(dataset: Dataset, start: str) -> Task[Findings]:
     """Return what a dataset holds for the model that is to begin with."""
     yield Progress("look", 0, 1)
     if start.startswith(SCRATCH):
-        return inspect(dataset, registry.get(start.removeprefix(SCRATCH)).load().build("small").spec)
-    return inspect(dataset, read_spec(shelf.find(start) / SPECS))
+        spec = registry.get(start.removeprefix(SCRATCH)).load().build("small").spec
+    else:
+        spec = read_spec(shelf.find(start) / SPECS)
+    return (yield from inspect(dataset, spec))
 
 
 def training_line(progress: Progress, seconds_left: float | None) -> str:
