@@ -10,7 +10,7 @@ import pytest
 from napari.components import ViewerModel
 from pytestqt.qtbot import QtBot
 
-from cellwright.io import dataset
+from cellwright.io import dataset_append
 from cellwright.io.dataset import read_dataset
 from cellwright.io.formats.registry import FORMATS
 from cellwright.types import Annotation
@@ -71,13 +71,13 @@ def test_a_file_of_another_program_is_written(
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Event]:
     """The next image that is exported waits for this."""
     go_on = Event()
-    write_image = dataset.write_image
+    write_image = dataset_append.write_image
 
     def write(*args: Any) -> None:
         go_on.wait(LIMIT_MS / 1000)
         write_image(*args)
 
-    monkeypatch.setattr(dataset, "write_image", write)
+    monkeypatch.setattr(dataset_append, "write_image", write)
     yield go_on
     go_on.set()
 

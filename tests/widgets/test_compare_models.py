@@ -9,7 +9,7 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt
 
 from cellwright.errors import AxesError
-from cellwright.io.dataset import Entry, append
+from cellwright.io.dataset_append import Entry, append
 from cellwright.models import shelf
 from cellwright.models.shelf import ShelfEntry
 from cellwright.ops.flow import FlowSettings

@@ -1,6 +1,7 @@
-"""Files that are either whole or not there."""
+"""Files: names that every system takes, contents that are either whole or not there."""
 
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -66,3 +67,17 @@ def check_writable(folder: Path) -> None:
     with written_whole(trial) as part:
         part.touch()
     trial.unlink()
+
+
+def plain_name(name: str) -> str:
+    """Return a name as a file can have it on every system, the same each time.
+
+    Raises
+    ------
+    WriteError
+        Nothing of it is left.
+    """
+    plain = re.sub(r"[^\w.+=@ -]+", "_", name).strip(" .")[:150]
+    if not plain.strip("_"):
+        raise WriteError(f"The name of an image must have letters or digits; got {name!r}. Name it.")
+    return plain

@@ -13,7 +13,9 @@ from typing import Annotated, Any
 import numpy as np
 
 from cellwright.errors import AnnotationError, SettingsError
-from cellwright.io.dataset import Entry, Region, append_all, plain_name
+from cellwright.io.dataset_append import Entry, append_all
+from cellwright.io.dataset_meta import Region
+from cellwright.io.files import plain_name
 from cellwright.io.formats.marks import Marks
 from cellwright.io.formats.registry import FORMATS
 from cellwright.ops.change import Box

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cellwright.errors import AnnotationError
-from cellwright.io.dataset import Dataset, Item, read_cells
+from cellwright.io.dataset import Dataset, Item
+from cellwright.io.dataset_cells import read_cells
 from cellwright.models.classifier import PRESETS, preset_spec
 from cellwright.models.classifier_spec import ClassifierSpec
 from cellwright.ops import normalize

@@ -11,7 +11,8 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
-from cellwright.io.dataset import Dataset, Region
+from cellwright.io.dataset import Dataset
+from cellwright.io.dataset_meta import Region
 from cellwright.models.contract import CellModel, MapKind
 from cellwright.ops import normalize
 from cellwright.ops.labels import annotate, equivalent_diameters, relabel

@@ -5,9 +5,11 @@ from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cellwright.errors import ReadError
-from cellwright.io.dataset import Dataset, Item, Region
+from cellwright.io.dataset import Dataset, Item
+from cellwright.io.dataset_meta import Region
 from cellwright.ops.labels import measure, relabel
 from cellwright.types import Annotation, Image, Labels
 
@@ -150,8 +152,8 @@ def _halves(item: Item) -> tuple[Item, Item]:
         (((0, 0), (height, column)), ((0, column), (height, width))),
         (((0, width - column), (height, width)), ((0, 0), (height, width - column))),
     )
-    known = points[_is_in(points, item.regions or (whole,))]
-    shares = [float(_is_in(known, (strip,)).mean()) if len(known) else 0.0 for strip, _ in sides]
+    known = points[is_inside(points, item.regions or (whole,))]
+    shares = [float(is_inside(known, (strip,)).mean()) if len(known) else 0.0 for strip, _ in sides]
     best = int(np.argmin([abs(share - STRIP) for share in shares]))
     if not 0 < shares[best] < 1:
         return item, item
@@ -166,7 +168,8 @@ def _region_parts(item: Item) -> tuple[Item, ...]:
     return tuple(replace(part_of(item, region), regions=()) for region in item.regions)
 
 
-def _is_in(points: np.ndarray, regions: Sequence[Region]) -> np.ndarray:
+def is_inside(points: NDArray[np.float32], regions: Sequence[Region]) -> NDArray[np.bool_]:
+    """Return which points (N, 2), in pixels, lie in at least one region."""
     inside = np.zeros(len(points), np.bool_)
     for corner, end in regions:
         inside |= ((points >= np.array(corner) - 0.5) & (points < np.array(end) - 0.5)).all(axis=1)

@@ -14,7 +14,7 @@ import pint
 from numpy.typing import NDArray
 
 from cellwright.errors import WriteError
-from cellwright.io.dataset import plain_name
+from cellwright.io.files import plain_name
 from cellwright.io.formats.marks import NO_CLASS, Marks, Part, numbered, painted, sizes_of
 from cellwright.io.formats.outlines import filled
 from cellwright.io.formats.registry import FORMATS, Format, recognise

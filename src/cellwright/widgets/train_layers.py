@@ -12,7 +12,9 @@ from napari.layers import Layer, Points, Shapes
 from numpy.typing import NDArray
 
 from cellwright.errors import ReadError, WrongLayerError
-from cellwright.io.dataset import Dataset, Entry, Item, Region, append
+from cellwright.io.dataset import Dataset, Item
+from cellwright.io.dataset_append import Entry, append
+from cellwright.io.dataset_meta import Region
 from cellwright.ops.labels import relabel
 from cellwright.tasks import Progress, Task
 from cellwright.types import Annotation, Image, Labels
