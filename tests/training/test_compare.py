@@ -11,10 +11,12 @@ from cellwright.models import shelf
 from cellwright.ops import matching
 from cellwright.ops.labels import annotate, measure
 from cellwright.tasks import run
-from cellwright.training.compare import alone, compare, disagreement
-from cellwright.types import Cells, Image
+from cellwright.training.compare import Comparison, Counted, alone, compare, disagreement
+from cellwright.training.evaluate import ImageScore
+from cellwright.types import Cells, Image, Provenance, Result
 
 CPU = EngineSettings(device="cpu")
+NOBODY = Provenance("", "", "", {}, "", (), "", (), "cpu", 0.0)
 
 
 class Blind:
@@ -91,6 +93,42 @@ def test_points_have_an_f1_as_well(write_dataset, monkeypatch):
     comparison = run(compare(["good", "half"], dataset, engine=CPU))
     assert comparison.mean("good", "f1") == 1
     assert comparison.mean("half", "f1") < 0.8
+
+
+@pytest.mark.usefixtures("two")
+def test_only_what_lies_in_the_regions_is_scored(write_dataset):
+    dataset = read_dataset(write_dataset({"val": ["a"]}))
+    item = dataset.items[0]
+    labels = item.read()[1]
+    left = measure(labels).points[:, 1] < 29.5
+    in_part = replace(dataset, items=(replace(item, regions=(((0, 0), (64, 30)),)),))
+    comparison = run(compare(["good", "half"], in_part, engine=CPU))
+    n, n_half = left.sum(), left[::2].sum()  # the second model has every other cell
+    assert [row.result.count for row in comparison.of("good")] == [len(left)]
+    assert [row.score.n_true for row in comparison.rows] == [n, n]
+    assert [row.score.n_predicted for row in comparison.rows] == [n, n_half]
+    assert comparison.mean("half", "f1") == pytest.approx(2 * n_half / (n + n_half))
+
+
+@pytest.mark.usefixtures("two")
+def test_boxes_have_an_f1_and_where_cells_are_missing_there_is_none(write_dataset, monkeypatch):
+    dataset = read_dataset(write_dataset({"val": ["a"]}))
+    item = dataset.items[0]
+    image, labels = item.read()
+    monkeypatch.setattr(type(item), "annotated", lambda _: (image, replace(annotate(labels), labels=None)))
+    n, n_half = labels.max(), (labels.max() + 1) // 2
+    comparison = run(compare(["good", "half"], dataset, engine=CPU))
+    assert comparison.mean("half", "f1") == pytest.approx(2 * n_half / (n + n_half))
+    some = replace(dataset, items=(replace(item, is_complete=False),))
+    monkeypatch.setattr(type(item), "annotated", lambda _: (image, labels))
+    assert isnan(run(compare(["good"], some, engine=CPU)).mean("good", "f1"))
+
+
+def test_means_are_those_of_the_images_that_are_known(blobs):
+    result = Result(3.0, cells_of(blobs.labels), NOBODY)
+    score = ImageScore("a", "", 3, 3.0, 0.5, means={"f1": 0.5})
+    rows = Counted("m", "a", result, score), Counted("m", "b", result)
+    assert Comparison(("m",), rows).mean("m", "f1") == 0.5
 
 
 def test_disagreements_are_what_only_one_found(blobs):

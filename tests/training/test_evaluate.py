@@ -10,7 +10,7 @@ from cellwright.inference.settings import EngineSettings
 from cellwright.io.dataset import Item, read_dataset
 from cellwright.models import density
 from cellwright.ops.flow import FlowSettings
-from cellwright.ops.labels import measure
+from cellwright.ops.labels import keep, measure
 from cellwright.ops.matching import IOU_THRESHOLDS
 from cellwright.tasks import run
 from cellwright.training import evaluate as module
@@ -75,6 +75,16 @@ def test_an_oracle_scores_one(dataset, oracle_model):
         assert group["score_auroc"] is None  # nothing is wrong, so there is nothing to rank
         assert "continuity" not in group
     assert list(scores["all"]["ap"]) == [f"{threshold:.2f}" for threshold in IOU_THRESHOLDS]
+
+
+def test_what_lies_outside_of_the_regions_is_not_judged(dataset, oracle_model):
+    item = replace(dataset.items[0], regions=(((0, 0), (64, 30)),))
+    labels = item.read()[1]
+    labels = keep(labels, measure(labels).points[:, 1] < 29.5)
+    tifffile.imwrite(item.truth_path, labels)
+    report = run(evaluate(replace(dataset, items=(item,)), oracle_model, engine=CPU))
+    assert labels.max() > 0
+    assert (report.images[0].score, report.images[0].n_predicted) == (1, labels.max())
 
 
 def test_the_steps_name_the_images(dataset, oracle_model):

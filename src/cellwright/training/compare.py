@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from math import nan
+from math import isnan, nan
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from cellwright.models.contract import CellModel
 from cellwright.ops import matching
 from cellwright.tasks import Progress, Task
 from cellwright.training.evaluate import ImageScore, score_cells, score_count, score_found
+from cellwright.training.judged import judged
 from cellwright.types import Annotation, Cells, Image, Labels, Result
 
 AGREE_IOU = 0.5  # cells of two models that overlap so well are the same cell
@@ -26,7 +27,7 @@ AGREE_IOU = 0.5  # cells of two models that overlap so well are the same cell
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """What one model found in one image."""
+    """What one model found in one image; its ``score`` is that inside of the image's regions, if any."""
 
     model: str
     image: str
@@ -40,10 +41,11 @@ class Counted:
 
     @property
     def f1(self) -> float:
-        """F1 at IoU 0.5 of outlines, else that of points; not a number where the truth is not known."""
-        if self.score is None:
+        """F1 at IoU 0.5 of outlines or boxes, else that of points; not a number where it is not known."""
+        if self.score is None or not self.score.is_complete:
             return nan
-        part, whole = self.score.shares.get("point_f1", (nan, 1.0))
+        shares = self.score.shares
+        part, whole = shares.get("point_f1", shares.get("box_f1", (nan, 1.0)))
         return self.score.means.get("f1", part / whole if whole else 1.0)
 
 
@@ -66,7 +68,7 @@ class Comparison:
 
     def mean(self, model: str, figure: str) -> float:
         """Return the mean ``count``, ``f1`` or ``score`` of a model; not a number where that is not known."""
-        values = [_figure(row, figure) for row in self.of(model)]
+        values = [value for row in self.of(model) if not isnan(value := _figure(row, figure))]
         return float(np.mean(values)) if values else nan
 
 
@@ -77,6 +79,8 @@ def compare(
     engine: EngineSettings = EngineSettings(),  # noqa: B008 - frozen
 ) -> Task[Comparison]:
     """Return what models (names or folders) find in an image, or in those of a dataset, whose truth is known.
+
+    They are scored inside of an image's regions, where it has any.
 
     Raises
     ------
@@ -159,12 +163,15 @@ def _box_overlaps(first: NDArray[np.float32], second: NDArray[np.float32]) -> cs
     return csr_array((matching.box_iou(first[rows], second[columns]), (rows, columns)), shape=shape)
 
 
-def _scored(item: Item, result: Result, truth: Annotation | Labels, model: CellModel) -> ImageScore:
+def _scored(item: Item, result: Result, truth: Annotation | Labels, model: CellModel) -> ImageScore | None:
+    """Return the score, None for a bare count where not every cell is annotated."""
+    result, truth = judged(item, result, truth)
     if not hasattr(model, "postprocess"):
-        return score_count(item, result, truth)
+        return score_count(item, result, truth) if item.is_complete else None
     if isinstance(truth, Annotation):
         return score_found(item, result, truth)
-    return score_cells(item, result, truth, is_volume="Z" in result.provenance.axes)
+    score = score_cells(item, result, truth, is_volume="Z" in result.provenance.axes)
+    return replace(score, is_complete=item.is_complete)
 
 
 def _titles(models: Sequence[str | Path]) -> tuple[str, ...]:

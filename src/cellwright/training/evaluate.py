@@ -18,6 +18,7 @@ from cellwright.ops import matching
 from cellwright.ops.labels import measure
 from cellwright.ops.matching import IOU_THRESHOLDS, ranking_quality
 from cellwright.tasks import Progress, Task
+from cellwright.training.judged import judged
 from cellwright.types import Annotation, Cells, Image, Labels, Result
 
 Classify = Callable[[Result, Image], Task[Result]]
@@ -115,6 +116,8 @@ def evaluate(
 ) -> Task[Report]:
     """Count the cells of every image of a dataset and compare them with what is annotated.
 
+    Of an image that is annotated in regions, what lies inside of these.
+
     Parameters
     ----------
     dataset
@@ -139,6 +142,7 @@ def evaluate(
         result = yield from count_cells(image, model, settings, engine)
         if classify is not None:
             result = yield from classify(result, image)
+        result, truth = judged(item, result, truth)
         if counts_only:
             scored.append(score_count(item, result, truth))
         elif isinstance(truth, Annotation):
