@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from cellwright.errors import AnnotationError
 from cellwright.session.annotation import AnnotationSession
-from cellwright.types import Image
+from cellwright.types import Image, Labels
 
 SHAPES = {"YX": (40, 48), "ZYX": (5, 24, 28), "TYX": (3, 24, 28), "TZYX": (2, 4, 20, 24)}
 
@@ -91,6 +92,25 @@ def state(session: AnnotationSession) -> tuple[object, ...]:
 @pytest.fixture
 def draw_session() -> Callable[..., AnnotationSession]:
     return draw
+
+
+@pytest.fixture
+def three() -> Labels:
+    """Cells 1 and 2, which touch, and cell 7."""
+    labels = np.zeros((40, 60), np.int32)
+    labels[10:20, 10:20], labels[10:20, 20:30], labels[30:36, 40:50] = 1, 2, 7
+    return labels
+
+
+@pytest.fixture
+def session_of(three: Labels) -> Callable[..., AnnotationSession]:
+    """Function (options of a session) -> a session on a copy of the three cells; scores are 0.1, 0.2, 0.7."""
+
+    def begin(**options: Any) -> AnnotationSession:
+        image = Image(np.zeros(three.shape, np.uint8), "YX")
+        return AnnotationSession(image, three.copy(), scores=np.linspace(0.1, 0.7, 7), **options)
+
+    return begin
 
 
 @pytest.fixture

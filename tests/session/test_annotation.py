@@ -14,16 +14,6 @@ def image(shape=(40, 60), axes="YX"):
     return Image(np.zeros(shape, np.uint8), axes)
 
 
-def pair():
-    labels = np.zeros((40, 60), np.int32)
-    labels[10:20, 10:20], labels[10:20, 20:30], labels[30:36, 40:50] = 1, 2, 7
-    return labels
-
-
-def session_of(**options):
-    return AnnotationSession(image(), pair(), scores=np.linspace(0.1, 0.7, 7), **options)
-
-
 @pytest.mark.parametrize("axes", AXES)
 @pytest.mark.parametrize("chunk", range(5))
 def test_undo_restores_every_byte_and_redo_the_end(axes, chunk, draw_session, edit_at_random, state_of):
@@ -57,13 +47,12 @@ def test_boxes_and_facts_follow_every_edit(axes, draw_session, edit_at_random):
             assert session.next_number > max(found, default=0)
 
 
-def test_labels_of_the_right_type_are_edited_in_place():
-    labels = pair()
-    session = AnnotationSession(image(), labels)
-    assert session.labels is labels
+def test_labels_of_the_right_type_are_edited_in_place(three):
+    session = AnnotationSession(image(), three)
+    assert session.labels is three
     session.delete(1)
-    assert not (labels == 1).any()
-    assert AnnotationSession(image(), labels.astype(np.uint16)).labels.dtype == np.int32
+    assert not (three == 1).any()
+    assert AnnotationSession(image(), three.astype(np.uint16)).labels.dtype == np.int32
 
 
 @pytest.mark.parametrize(
@@ -73,8 +62,8 @@ def test_labels_of_the_right_type_are_edited_in_place():
         (np.zeros((40, 60)), {}, "whole numbers"),
         (np.full((40, 60), -1), {}, "between 0"),
         (np.full((40, 60), 2**40), {}, "between 0"),
-        (pair(), {"scores": [0.5]}, "scores must have an entry"),
-        (pair(), {"classes": [0]}, "classes must have an entry"),
+        (np.full((40, 60), 2), {"scores": [0.5]}, "scores must have an entry"),
+        (np.full((40, 60), 2), {"classes": [0]}, "classes must have an entry"),
     ],
 )
 def test_what_does_not_fit_the_image(labels, options, message):
@@ -88,12 +77,12 @@ def test_axes_that_cannot_be_annotated(axes):
         AnnotationSession(image((4, 5, 6, 7)[: len(axes)], axes))
 
 
-def test_channels_have_no_labels():
-    assert AnnotationSession(image((3, 40, 60), "CYX"), pair()).labels.shape == (40, 60)
+def test_channels_have_no_labels(three):
+    assert AnnotationSession(image((3, 40, 60), "CYX"), three).labels.shape == (40, 60)
     assert AnnotationSession(image((40, 60, 3), "YXC")).labels.shape == (40, 60)
 
 
-def test_numbers_are_never_used_again():
+def test_numbers_are_never_used_again(session_of):
     session = session_of()
     assert session.next_number == 8
     assert session.add_disc((5, 50), 6) == 8
@@ -103,40 +92,7 @@ def test_numbers_are_never_used_again():
     assert session.split_line(1, [[15, 5], [15, 25]]) == (10,)
 
 
-def test_facts_go_with_their_cells():
-    session = session_of(class_names=("a", "b"))
-    session.set_class(1, 1)
-    (part,) = session.split_seeds(1, (12, 15), (18, 15))
-    assert session.class_of(part) == 1
-    assert session.score_of(part) == session.score_of(1) == pytest.approx(0.1)
-    assert session.is_reviewed(1)
-    assert session.is_reviewed(part)
-    session.merge(2, 1)
-    assert 1 not in session
-    assert session.class_of(2) is None
-    assert session.score_of(2) == pytest.approx(0.2)
-    with pytest.raises(AnnotationError, match="Cell 1"):
-        session.score_of(1)
-    while session.undo():
-        pass
-    assert session.class_of(1) is None
-    assert not session.is_reviewed(1)
-
-
-def test_a_rejected_cell_is_gone_and_reviewed():
-    session = session_of()
-    session.reject(2)
-    assert 2 not in session
-    assert session.is_reviewed(2)
-    session.delete(1)
-    assert not session.is_reviewed(1)
-    session.undo()
-    session.undo()
-    assert 2 in session
-    assert not session.is_reviewed(2)
-
-
-def test_what_changes_nothing_is_no_edit():
+def test_what_changes_nothing_is_no_edit(session_of):
     session = session_of()
     session.fill(1)
     session.set_class(1, None)
@@ -147,7 +103,7 @@ def test_what_changes_nothing_is_no_edit():
     assert session.n_edits == 1
 
 
-def test_a_new_edit_forgets_what_was_undone():
+def test_a_new_edit_forgets_what_was_undone(session_of):
     session = session_of()
     session.delete(1)
     session.undo()
@@ -159,7 +115,7 @@ def test_a_new_edit_forgets_what_was_undone():
     assert session.ids().tolist() == [1, 2, 7]
 
 
-def test_cells_are_rows_in_the_order_of_their_numbers():
+def test_cells_are_rows_in_the_order_of_their_numbers(session_of):
     session = session_of(class_names=("a",))
     session.set_class(7, 0)
     cells = session.cells()
@@ -172,64 +128,13 @@ def test_cells_are_rows_in_the_order_of_their_numbers():
     assert len(AnnotationSession(image()).cells()) == 0
 
 
-def test_number_at_a_point():
+def test_number_at_a_point(session_of):
     session = session_of()
     points = [(10, 10), (9.6, 19.6), (0, 0), (-5, 3), (39, 60)]
     assert [session.number_at(p) for p in points] == [1, 2, 0, 0, 0]
 
 
-def test_time_points_are_edited_one_by_one():
-    labels = np.stack([pair()] * 3)
-    session = AnnotationSession(image((3, 40, 60), "TYX"), labels)
-    (part,) = session.split_line(1, [[1, 15, 5], [1, 15, 25]])
-    assert [bool((frame == part).any()) for frame in labels] == [False, True, False]
-    session.grow(7, 2)
-    areas = [(frame == 7).sum() for frame in labels]
-    assert areas[0] == areas[1] == areas[2] > 60
-    number = session.add_disc((2, 5, 50), 6)
-    assert session.box_of(number)[0] == slice(2, 3)
-    with pytest.raises(AnnotationError, match="one time point"):
-        session.split_seeds(2, (0, 12, 25), (1, 18, 25))
-    with pytest.raises(AnnotationError, match="3 coordinates"):
-        session.split_seeds(2, (12, 25), (18, 25))
-
-
-def test_a_mask_of_one_slice_is_added_to_a_volume():
-    session = AnnotationSession(image((3, 40, 60), "ZYX"))
-    number = session.add(np.ones((4, 5), bool), (1, 10, 20), score=0.4)
-    assert session.box_of(number) == (slice(1, 2), slice(10, 14), slice(20, 25))
-    assert session.score_of(number) == pytest.approx(0.4)
-
-
-def test_painting_by_other_means_is_recorded():
-    session = session_of()
-    box = (slice(5, 15), slice(5, 25))
-    before = session.labels[box].copy()
-    session.labels[8:12, 8:22] = 30
-    session.record_paint(box, before, session.labels[box].copy())
-    assert session.next_number == 31
-    assert session.is_reviewed(30)
-    assert session.undo()
-    assert np.array_equal(session.labels, pair())
-    with pytest.raises(AnnotationError, match="shape"):
-        session.record_paint(box, before[1:], before)
-
-
-def test_a_model_may_be_asked_again():
-    session = session_of()
-    session.set_reviewed(1)
-    new = np.where(pair() == 7, 1, 0)
-    session.replace_labels(new, [0.9])
-    assert session.ids().tolist() == [1]
-    assert session.score_of(1) == pytest.approx(0.9)
-    assert not session.is_reviewed(1)
-    session.undo()
-    assert np.array_equal(session.labels, pair())
-    assert session.is_reviewed(1)
-    assert session.score_of(1) == pytest.approx(0.1)
-
-
-def test_regions_are_cut_to_the_image():
+def test_regions_are_cut_to_the_image(session_of):
     session = session_of()
     session.add_region((slice(-100, 20), slice(None, 500)))
     assert session.regions in (((slice(0, 20), slice(0, 60)),),)
@@ -243,7 +148,7 @@ def test_regions_are_cut_to_the_image():
     assert session.regions == ()
 
 
-def test_a_class_must_have_a_name():
+def test_a_class_must_have_a_name(session_of):
     session = session_of(class_names=("a",))
     with pytest.raises(AnnotationError, match="between 0 and 0"):
         session.set_class(1, 1)
@@ -252,7 +157,7 @@ def test_a_class_must_have_a_name():
     assert session.class_of(1) == 1
 
 
-def test_listeners_are_told_what_changed():
+def test_listeners_are_told_what_changed(session_of):
     session = session_of(class_names=("a",))
     told = []
     for name in ("changed", "reviewed", "classes", "regions"):
@@ -281,8 +186,8 @@ def result_of(labels, offset=(), scores=None, with_labels=True):
     return Result(float(len(areas)), cells, provenance, offset=offset)
 
 
-def test_a_session_from_a_result():
-    labels = np.where(pair() == 7, 3, pair())
+def test_a_session_from_a_result(three):
+    labels = np.where(three == 7, 3, three)
     session = AnnotationSession.from_result(result_of(labels, (0, 0)), image(), class_names=("a",))
     assert np.array_equal(session.labels, labels)
     assert session.labels is not labels
@@ -290,15 +195,15 @@ def test_a_session_from_a_result():
     assert session.class_names == ("a",)
 
 
-def test_a_session_from_a_result_of_a_part():
-    session = AnnotationSession.from_result(result_of(pair()[8:22, 8:32], (8, 8)), image())
-    assert np.array_equal(session.labels, np.where(pair() == 7, 0, pair()))
+def test_a_session_from_a_result_of_a_part(three):
+    session = AnnotationSession.from_result(result_of(three[8:22, 8:32], (8, 8)), image())
+    assert np.array_equal(session.labels, np.where(three == 7, 0, three))
     with pytest.raises(AnnotationError, match="inside the image"):
-        AnnotationSession.from_result(result_of(pair()[8:22, 8:32], (30, 8)), image())
+        AnnotationSession.from_result(result_of(three[8:22, 8:32], (30, 8)), image())
 
 
-def test_a_session_from_a_result_without_labels(journal):
-    labels = np.where(pair() == 7, 3, pair())
+def test_a_session_from_a_result_without_labels(journal, three):
+    labels = np.where(three == 7, 3, three)
     result = result_of(labels, (0, 0), with_labels=False)
     session = AnnotationSession.from_result(result, image(), journal=journal)
     assert session.n_cells == 3
@@ -331,7 +236,7 @@ def test_points_that_make_no_cells(points):
     assert AnnotationSession.from_points([], image(), 8).n_cells == 0
 
 
-def test_a_journal_that_cannot_be_written_undoes_the_edit(journal, monkeypatch, state_of):
+def test_a_journal_that_cannot_be_written_undoes_the_edit(journal, monkeypatch, state_of, session_of):
     session = session_of(journal=journal)
     before = state_of(session)
     monkeypatch.setattr(

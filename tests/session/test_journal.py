@@ -11,7 +11,7 @@ import pytest
 from cellwright.errors import AnnotationError, ReadError, WriteError
 from cellwright.session import journal as journals
 from cellwright.session.annotation import AnnotationSession
-from cellwright.session.journal import identity_of, is_open, read_journal
+from cellwright.session.journal import is_open, read_journal
 
 AXES = ("YX", "ZYX", "TYX", "TZYX")
 
@@ -159,32 +159,6 @@ def test_opening_leaves_out_what_no_redo_can_reach(draw_session, state_of, journ
     assert again.n_edits == 3
     again.close()
     assert state_of(AnnotationSession.open_journal(journal)) == state_of(again)
-
-
-@pytest.mark.parametrize("shape", [(0,), (1,), (7, 9), (3, 40, 50)])
-def test_labels_are_packed_without_loss(shape, rng):
-    for labels in (rng.integers(0, 3, shape), np.zeros(shape), rng.integers(0, 2**31 - 1, shape)):
-        labels = labels.astype(np.int32)
-        found = journals._unpack(journals._pack(labels), shape)
-        assert found.dtype == np.int32
-        assert np.array_equal(found, labels)
-    blocks = np.kron(np.arange(16, dtype=np.int32).reshape(4, 4), np.ones((64, 64), np.int32))
-    assert len(journals._pack(blocks)) < blocks.nbytes / 50
-
-
-def test_the_identity_of_a_large_image_reads_little_of_it(draw_session):
-    class Watched:
-        shape, dtype = (100, 4096, 4096), np.dtype(np.uint8)
-        n_read = 0
-
-        def __getitem__(self, index):
-            part = np.broadcast_to(np.uint8(1), self.shape)[index]
-            self.n_read += part.size
-            return part
-
-    image = replace(draw_session("ZYX").image, data=Watched())
-    identity_of(image)
-    assert 0 < image.data.n_read <= journals.FINGERPRINT_PIXELS
 
 
 HOLD = """

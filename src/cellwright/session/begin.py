@@ -11,7 +11,6 @@ from cellwright.errors import AnnotationError
 from cellwright.ops import edit
 from cellwright.ops.change import Box
 from cellwright.session.command import Facts
-from cellwright.session.journal import ImageIdentity, identity_of
 from cellwright.types import Image, Labels
 
 
@@ -153,13 +152,3 @@ def checked_box(box: Box, shape: tuple[int, ...]) -> Box:
             )
         parts.append(slice(start, stop))
     return tuple(parts)
-
-
-def check_same(image: Image, known: ImageIdentity) -> None:
-    """Raise AnnotationError where an image is not the one that is known."""
-    found = identity_of(image)
-    if (found.shape, found.axes, found.fingerprint) != (known.shape, known.axes, known.fingerprint):
-        raise AnnotationError(
-            f"The journal belongs to image {known.name!r} of axes {known.axes!r} and shape {known.shape}; "
-            f"got {found.name!r}, {found.axes!r}, {found.shape}, or other pixels. Choose that image."
-        )

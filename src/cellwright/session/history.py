@@ -18,7 +18,9 @@ from cellwright.io.lock import Lock
 from cellwright.ops.change import Box, Change
 from cellwright.session.boxes import BoxTable
 from cellwright.session.command import Command, Extras, Facts, FactsChange
-from cellwright.session.journal import Edit, Journal, Recovered, Start, Step, identity_of, rewrite
+from cellwright.session.identity import identity_of
+from cellwright.session.journal import Journal, Recovered, rewrite
+from cellwright.session.records import Edit, Start, Step
 from cellwright.types import Image, Labels
 
 
@@ -41,7 +43,7 @@ class SessionEvents(SignalGroup):
 
 
 class History:
-    """Labels and facts with their edits; the lower half of :class:`AnnotationSession`."""
+    """Labels and facts with their edits; what :class:`AnnotationSession` stands on."""
 
     image: Image
 
@@ -96,6 +98,10 @@ class History:
                 f"Cell {number} must be in the labels; it is not. Click on a cell that is there."
             )
         return self._boxes[number]
+
+    def _facts_at(self, number: int) -> Facts:
+        self.box_of(number)
+        return self._facts[number]
 
     @property
     def can_undo(self) -> bool:

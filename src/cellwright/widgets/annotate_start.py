@@ -16,7 +16,8 @@ from cellwright.errors import AnnotationError, CellwrightError, WriteError, Wron
 from cellwright.models import shelf
 from cellwright.session.annotation import AnnotationSession
 from cellwright.session.begin import UNKNOWN, Columns, place, plane_shape
-from cellwright.session.journal import identity_of, is_open, locked, read_journal
+from cellwright.session.identity import identity_of
+from cellwright.session.journal import is_open, locked, read_journal
 from cellwright.types import Image
 from cellwright.widgets.axes import Channel
 from cellwright.widgets.layers import METADATA, Source, image_of, source_of
