@@ -17,6 +17,7 @@ from cellwright.ops.labels import keep, measure
 from cellwright.tasks import Progress
 from cellwright.types import Cells, Image
 from cellwright.widgets import compare_models
+from cellwright.widgets.annotate_marks import REGIONS_NAME
 from cellwright.widgets.compare_models import CompareWidget, progress_line
 from cellwright.widgets.shelf_news import shelf_news
 from cellwright.widgets.train_layers import pairs
@@ -192,6 +193,68 @@ def test_truth_is_chosen_by_hand_too(
     comparer.panel.truth.setCurrentIndex(comparer.panel.truth.findText("none"))
     compare(comparer, qtbot)
     assert "F1" not in comparer.panel.summary.text()
+
+
+def test_the_chosen_channel_is_counted(
+    comparer: CompareWidget, viewer: ViewerModel, blobs: Any, qtbot: QtBot
+) -> None:
+    viewer.add_image(np.stack([np.zeros_like(blobs.image), blobs.image]), name="blobs")
+    viewer.add_labels(blobs.labels, name="blobs labels")
+    box = comparer.panel.channel
+    entries = [box.itemText(place) for place in range(box.count())]
+    assert entries == ["Channel 0", "Channel 1", "None: every slice is an image"]
+    compare(comparer, qtbot)
+    assert f">{len(blobs)}<" in comparer.panel.summary.text()  # of the truth
+    assert "0.000" in comparer.panel.summary.text()
+    box.setCurrentIndex(1)
+    compare(comparer, qtbot)
+    assert comparer.panel.summary.text().count("1.000") == 2
+    assert comparer.panel.notices.text() == ""
+    viewer.add_image(blobs.image, name="grey")
+    comparer.panel.data.setCurrentIndex(comparer.panel.data.findText("grey"))
+    comparer.panel.data.activated.emit(comparer.panel.data.currentIndex())
+    assert (box.currentText(), box.isEnabled()) == ("Grey", False)
+
+
+def test_slices_can_be_counted_instead_of_channels(
+    comparer: CompareWidget, viewer: ViewerModel, blobs: Any, qtbot: QtBot
+) -> None:
+    viewer.add_image(np.stack([blobs.image] * 3), name="blobs")
+    viewer.add_labels(np.stack([blobs.labels] * 3), name="blobs labels")
+    comparer.panel.channel.setCurrentIndex(comparer.panel.channel.count() - 1)
+    compare(comparer, qtbot)
+    assert comparer.panel.summary.text().count("1.000") == 2
+    assert viewer.layers[LAYER].data.shape == (3, *blobs.image.shape)
+
+
+def test_a_channel_of_a_folder_is_chosen_too(
+    comparer: CompareWidget, viewer: ViewerModel, qtbot: QtBot, folder: Path
+) -> None:
+    comparer.choose_folder(folder)
+    box = comparer.panel.channel
+    assert (box.currentData().index, box.isEnabled()) == (None, True)
+    box.setCurrentIndex(2)
+    compare(comparer, qtbot)
+    assert "channel must lie between 0 and 0" in comparer.panel.message.text()
+
+
+def test_f1_is_that_of_the_complete_regions(
+    comparer: CompareWidget, viewer: ViewerModel, blobs: Any, qtbot: QtBot
+) -> None:
+    labels = blobs.labels.copy()
+    labels[:, 100:] = 0  # nobody has looked there
+    viewer.add_image(blobs.image, name="blobs")
+    viewer.add_labels(labels, name="blobs labels")
+    compare(comparer, qtbot)
+    assert "1.000" not in comparer.panel.summary.text()
+    viewer.add_shapes([[[0, 0], [0, 80], [160, 80], [160, 0]]], name=REGIONS_NAME)
+    compare(comparer, qtbot)
+    text = comparer.panel.summary.text()
+    n_inside = int((blobs.points[:, 1] < 80.5).sum())
+    assert text.count("1.000") == 2
+    assert text.count(f">{n_inside}<") + text.count(f";{n_inside}<") == 4  # judged, and truth
+    assert text.count(f">{len(blobs)}<") == 2
+    assert "complete region" in comparer.panel.notices.text()
 
 
 def test_bad_input_is_told_and_changes_nothing(

@@ -14,10 +14,12 @@ from qtpy.QtCore import Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QFileDialog, QTableWidgetItem, QVBoxLayout, QWidget
 
 from cellwright.errors import CellwrightError, SettingsError
+from cellwright.inference.settings import EngineSettings
 from cellwright.io.dataset import Dataset, read_dataset
 from cellwright.models import registry, shelf
 from cellwright.tasks import Eta, Progress, Task
 from cellwright.types import Image
+from cellwright.widgets.axes import MOST_CHANNELS, Channel, channels_of
 from cellwright.widgets.choices import fill, model_title
 from cellwright.widgets.compare_panel import ComparePanel
 from cellwright.widgets.compared import DISAGREEMENT, Compared, compare_task, open_task
@@ -26,7 +28,7 @@ from cellwright.widgets.layers import METADATA, Source, image_layer, remove, sou
 from cellwright.widgets.running import REDRAW_S
 from cellwright.widgets.shelf_news import shelf_news
 from cellwright.widgets.train import duration
-from cellwright.widgets.train_layers import Pair, dataset_of, pairs
+from cellwright.widgets.train_layers import LayerItem, Pair, dataset_of, pairs
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -34,6 +36,10 @@ if TYPE_CHECKING:
 FOLDER = ""
 NO_TRUTH = ""
 USUAL = "flow"
+ANY_CHANNELS = (  # of a folder, whose images are not read before they are counted
+    Channel("Colours, else the first"),
+    *(Channel(f"Channel {index}", index) for index in range(MOST_CHANNELS)),
+)
 LOADING, OPENING = "Loading the models", "Opening the image"
 FINE = 1000  # steps of one image, for the time left
 
@@ -79,10 +85,10 @@ class CompareWidget(QWidget):
             return
         self.compared = None
         self.panel.show_compared(None)
-        if source is None:
-            self._start(compare_task(models, data, None), self._show)
-        else:
-            self._start(compare_task(models, data, source), lambda found: self._show_in(found, source))
+        channel = self.channel
+        engine = EngineSettings(channel=channel.index if channel else None)
+        task = compare_task(models, data, source, engine)
+        self._start(task, self._show if source is None else lambda found: self._show_in(found, source))
 
     def open(self, index: int) -> None:
         """Show an image of the dataset, and where the models disagree, in place of the last one."""
@@ -95,9 +101,15 @@ class CompareWidget(QWidget):
         self._refresh_data()
         if folder is not None:
             self.panel.data.setCurrentIndex(self.panel.data.findData(str(folder)))
-        self._refresh_truth()
+        self._refresh_channels_and_truth()
 
     # -- what is chosen -----------------------------------------------------------------------------------
+
+    @property
+    def channel(self) -> Channel | None:
+        """The chosen channel."""
+        channel: Channel | None = self.panel.channel.currentData()
+        return channel
 
     @property
     def _is_folder(self) -> bool:
@@ -119,12 +131,16 @@ class CompareWidget(QWidget):
             dataset = read_dataset(self.folder)
             return dataset.select("val") if len(dataset.select("val")) else dataset, None
         layer = self._layer(self.panel.data.currentData())
-        source = source_of(image_layer(layer))
+        source = source_of(image_layer(layer), self.channel)
         truth = self._layer(self.panel.truth.currentData())
         if truth is None:
             return source.image, source
         assert isinstance(layer, ImageLayer)
-        return dataset_of([Pair(layer, truth)], self.viewer.layers, is_complete=True), source
+        dataset = dataset_of([Pair(layer, truth)], self.viewer.layers, is_complete=True)
+        (item,) = dataset.items
+        assert isinstance(item, LayerItem)
+        picture = replace(source.image, name=item.name)  # with the axes of the chosen channel
+        return replace(dataset, items=(replace(item, picture=picture),)), source
 
     def _layer(self, chosen: Any) -> Layer | None:
         return next((one for one in self.viewer.layers if str(one.unique_id) == chosen), None)
@@ -133,7 +149,7 @@ class CompareWidget(QWidget):
         if self.panel.data.itemData(index) == FOLDER:
             folder = QFileDialog.getExistingDirectory(self, "Dataset folder")
             self.choose_folder(Path(folder) if folder else None)
-        self._refresh_truth()
+        self._refresh_channels_and_truth()
 
     def _refresh_data(self, _: Any = None) -> None:
         if not isalive(self):  # type: ignore[no-untyped-call]
@@ -144,6 +160,16 @@ class CompareWidget(QWidget):
         entries += [] if self.folder is None else [(f"Folder · {self.folder.name}", str(self.folder))]
         box = self.panel.data
         fill(box, [*entries, ("Choose a folder…", FOLDER)], box.currentData() or None)
+        self._refresh_channels_and_truth()
+
+    def _refresh_channels_and_truth(self) -> None:
+        layer = self._layer(self.panel.data.currentData())
+        choices = ANY_CHANNELS if self._is_folder else ()
+        if isinstance(layer, ImageLayer):
+            choices = channels_of(layer)
+        entries = [(choice.title, choice) for choice in choices]
+        fill(self.panel.channel, entries, self.channel, otherwise="none")
+        self.panel.channel.setEnabled(len(choices) > 1)
         self._refresh_truth()
 
     def _refresh_truth(self) -> None:

@@ -20,12 +20,22 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from cellwright.widgets.compared import COLOURS, Compared, image_rows, notices_of, summary_of
+from cellwright.widgets.compared import (
+    COLOURS,
+    Compared,
+    image_rows,
+    notices_of,
+    regions_line,
+    summary_of,
+)
 from cellwright.widgets.panel import PROGRESS_HEIGHT_PX
 from cellwright.widgets.style import STYLE, set_state
 
 HINT = "Click an image to see it, and where the models disagree."
 TABLE_HEIGHT_PX = 260  # of many rows
+FRAME_PX, TITLE_PX, CELL_PX = 4, 10, 6  # around the table, a title, a figure
+TITLES = ("Image", "Cells\n1", "Cells\n2", "F1\n1", "F1\n2", "Differ")
+MANY = 10_000  # from where on counts are told in thousands, for names to have room
 DIGITS = (0, 0, 0, 2, 2, 0)  # of the columns of the table
 
 
@@ -85,7 +95,10 @@ class ComparePanel(QWidget):
         if compared is None:
             return
         self.summary.setText(summary_of(compared))
-        notices = [] if is_several else notices_of(compared, 0)
+        names = zip((1, 2), compared.comparison.models, strict=True)
+        self.summary.setToolTip("\n".join(f"{number} {name}" for number, name in names))
+        notices = [regions_line(compared)] if is_several else notices_of(compared, 0)
+        notices = [line for line in notices if line]
         self.notices.setText("\n".join(notices))
         self.notices.setVisible(bool(notices))
         if is_several:
@@ -94,34 +107,53 @@ class ComparePanel(QWidget):
     def _fill(self, compared: Compared) -> None:
         models = compared.comparison.models
         rows = image_rows(compared)
-        titles = ("Image", *models, "F1", "F1", "Differ")
         self.table.setSortingEnabled(False)  # rows would move while they are filled
-        self.table.setColumnCount(len(titles))
+        self.table.setColumnCount(len(TITLES))
         self.table.setRowCount(len(rows))
-        for column, title in enumerate(titles):
+        for column, title in enumerate(TITLES):
             head = QTableWidgetItem(title)
             if 1 <= column <= 4:
                 head.setForeground(QColor(COLOURS[(column - 1) % 2]))
                 head.setToolTip(models[(column - 1) % 2])
+            elif column:
+                head.setToolTip("Cells that only one of the models has.")
             self.table.setHorizontalHeaderItem(column, head)
             self.table.setColumnHidden(column, all(_is_unknown(row[column]) for row in rows))
         for place, row in enumerate(rows):
             for column, value in enumerate(row):
                 cell = _Cell(value, DIGITS[column], place)
-                cell.setToolTip("\n".join(notices_of(compared, place)))
+                cell.setToolTip("\n".join([str(row[0]), *notices_of(compared, place)]))
                 self.table.setItem(place, column, cell)
         self.table.setSortingEnabled(True)
-        rows_and_head = len(rows) + 2  # and a scroll bar
-        self.table.setFixedHeight(min(rows_and_head * self.table.rowHeight(0), TABLE_HEIGHT_PX))
+        self._fit()
+
+    def _fit(self) -> None:
+        """Make the table as wide as the panel, whatever it holds: names give way to figures."""
+        header = self.table.horizontalHeader()
+        assert header is not None
+        header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
+        for column in range(1, len(TITLES)):  # Qt would leave room for an arrow beside each title
+            lines = [header.fontMetrics().horizontalAdvance(line) for line in TITLES[column].split("\n")]
+            width = max(max(lines) + TITLE_PX, self.table.sizeHintForColumn(column) + CELL_PX)
+            header.setSectionResizeMode(column, QHeaderView.ResizeMode.Fixed)
+            header.resizeSection(column, width)
+        wanted = header.sizeHint().height() + self.table.rowCount() * self.table.rowHeight(0) + FRAME_PX
+        self.table.setFixedHeight(min(wanted, TABLE_HEIGHT_PX))
 
     def _choices(self) -> QFormLayout:
-        self.data, self.truth, self.first, self.second = (QComboBox() for _ in range(4))
-        self.truth.setToolTip("What is known of the cells, each one of them: F1 is measured against it.")
+        self.data, self.channel, self.truth = QComboBox(), QComboBox(), QComboBox()
+        self.first, self.second = QComboBox(), QComboBox()
+        self.channel.setToolTip("In which both models count.")
+        self.truth.setToolTip(
+            "What is known of the cells, each one of them: F1 is measured against it, inside of "
+            "the complete regions where there are any."
+        )
         form = QFormLayout()
         form.setSpacing(6)
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        titles = ("Images", "Truth", "Model 1", "Model 2")
-        for title, box in zip(titles, (self.data, self.truth, self.first, self.second), strict=True):
+        titles = ("Images", "Channel", "Truth", "Model 1", "Model 2")
+        boxes = (self.data, self.channel, self.truth, self.first, self.second)
+        for title, box in zip(titles, boxes, strict=True):
             box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
             box.setMinimumContentsLength(12)
             box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
@@ -169,6 +201,7 @@ class ComparePanel(QWidget):
         self.table, self.hint = QTableWidget(), QLabel(HINT)
         self.hint.setObjectName("hint")
         self.hint.setWordWrap(True)
+        self.table.setTextElideMode(Qt.TextElideMode.ElideMiddle)
         self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
@@ -206,6 +239,8 @@ class _Cell(QTableWidgetItem):
 def _text(value: str | float, digits: int) -> str:
     if isinstance(value, str):
         return value
+    if value >= MANY:
+        return f"{value / 1000:,.1f}k"
     return "" if math.isnan(value) else f"{value:,.{digits}f}"
 
 

@@ -13,6 +13,7 @@ from napari.utils.colormaps import DirectLabelColormap
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from cellwright.inference.settings import EngineSettings
 from cellwright.io.dataset import Dataset, Item
 from cellwright.tasks import Progress, Task
 from cellwright.types import Cells, Image, Labels
@@ -31,6 +32,8 @@ DISAGREEMENT = "disagreement"
 OUTLINE_SHARE = 0.08  # width of an outline in the diameter of a cell
 WIDEST_PX = 4
 POINT_SHARE = 0.5  # diameter of a point in that of its cell
+LONGEST_NAME = 30  # letters of a model's name that fit into the panel
+LONGEST_LARGE = 6  # characters of a count that fit twice, large
 
 Alone = tuple[NDArray[np.bool_], NDArray[np.bool_]]
 
@@ -50,6 +53,10 @@ class Compared(NamedTuple):
         """Return what both models found in each image."""
         return [(first, second) for _, (first, second) in self.comparison.images()]
 
+    def n_in_regions(self) -> int:
+        """Return how many images are annotated in regions, and judged inside of these alone."""
+        return sum(bool(item.regions) for item in self.items)
+
     def n_alone(self) -> tuple[int, int] | None:
         """Return how many cells only the first, and only the second has; None where that is not known."""
         if any(one is None for one in self.alone):
@@ -58,12 +65,14 @@ class Compared(NamedTuple):
         return sum(int(one[0].sum()) for one in known), sum(int(one[1].sum()) for one in known)
 
 
-def compare_task(models: Sequence[str], data: Dataset | Image, source: Source | None) -> Task[Compared]:
+def compare_task(
+    models: Sequence[str], data: Dataset | Image, source: Source | None, engine: EngineSettings
+) -> Task[Compared]:
     """Return what two models find, and where they disagree; with a source there is one image, its own."""
     yield Progress("load", 0, 1)
     from cellwright.training.compare import alone, compare
 
-    comparison = yield from compare(models, data)
+    comparison = yield from compare(models, data, engine=engine)
     rows = comparison.rows
     pairs = [(rows[index], rows[index + 1]) for index in range(0, len(rows), 2)]
     found: list[Alone | None] = []
@@ -167,16 +176,24 @@ def _points(
 
 
 def summary_of(compared: Compared) -> str:
-    """Return the counts of both models, their F1 and the cells only one has, as rich text."""
+    """Return the counts of both models, their F1 and the cells only one has, as rich text.
+
+    Where images are annotated in regions, also how many of the cells are judged.
+    """
     comparison, pairs = compared.comparison, compared.pairs()
     is_one = len(pairs) == 1
-    heads = [_coloured(name, colour) for name, colour in zip(comparison.models, COLOURS, strict=True)]
+    heads = [_coloured(number, colour) for number, colour in zip("12", COLOURS, strict=True)]
+    named = [f"{head} {escape(shortened(name))}" for head, name in zip(heads, comparison.models, strict=True)]
     counts = [
         number_text(pairs[0][side].result) if is_one else _mean(comparison.mean(model, "count"))
         for side, model in enumerate(comparison.models)
     ]
-    rows = [("", heads), ("cells" if is_one else "cells / image", [_large(one) for one in counts])]
-    true = [one.score.n_true for one, _ in pairs if one.score is not None]
+    rows = [("", heads), ("cells" if is_one else "per image", [_large(one) for one in counts])]
+    scored = [[one.score for one in side if one.score is not None] for side in zip(*pairs, strict=True)]
+    if compared.n_in_regions() and all(scored):
+        found = [float(np.mean([score.n_predicted for score in side])) for side in scored]
+        rows.append(("judged", [f"{one:,.0f}" if is_one else _mean(one) for one in found]))
+    true = [score.n_true for score in scored[0] or scored[1]]
     if true:
         text = f"{true[0]:,}" if is_one else _mean(float(np.mean(true)))
         rows.append(("truth", [f"<span style='color:{QUIET}'>{text}</span>"] * 2))
@@ -186,7 +203,8 @@ def summary_of(compared: Compared) -> str:
     n_alone = compared.n_alone()
     if n_alone is not None:
         rows.append(("only here", [f"{one:,}" for one in n_alone]))
-    return f"<table align='center' cellspacing='4'>{''.join(_row(*row) for row in rows)}</table>"
+    names = "".join(f"<tr><td colspan='3'>{name}</td></tr>" for name in named)
+    return f"<table align='center' cellspacing='4'>{names}{''.join(_row(*row) for row in rows)}</table>"
 
 
 def image_rows(compared: Compared) -> list[tuple[str | float, ...]]:
@@ -208,12 +226,38 @@ def image_rows(compared: Compared) -> list[tuple[str | float, ...]]:
 
 
 def notices_of(compared: Compared, index: int) -> list[str]:
-    """Return what the user should read of how an image was counted."""
+    """Return what the user should read of how an image was counted and judged."""
     pair = compared.pairs()[index]
     notices = [f"{row.model}: {one}" for row in pair for one in row.result.notices]
     if compared.alone[index] is None:
         notices.append("A density has no cells to tell apart, so that none can be shown as missing.")
+    regions = compared.items[index].regions if compared.items else ()
+    if regions:
+        where = "complete region" if len(regions) == 1 else f"{len(regions)} complete regions"
+        notices.append(f"F1 is that of the cells inside of the {where}; the others are only counted.")
     return notices
+
+
+def regions_line(compared: Compared) -> str:
+    """Return a sentence on which cells of several images are judged; empty where all of them are."""
+    n = compared.n_in_regions()
+    if not n:
+        return ""
+    who = "all images" if n == len(compared.items) else f"{n} of {len(compared.items)} images"
+    return f"In {who} F1 is that of the cells inside of the complete regions; the others are only counted."
+
+
+def shortened(name: str) -> str:
+    """Return a model's name, its middle left out where it is too long for the panel.
+
+    Examples
+    --------
+    ``nuclei-of-leaves…tuned-in-may``
+    """
+    if len(name) <= LONGEST_NAME:
+        return name
+    n_last = (LONGEST_NAME - 1) // 2
+    return f"{name[: LONGEST_NAME - 1 - n_last]}…{name[-n_last:]}"
 
 
 def _best(scores: Sequence[float]) -> list[str]:
@@ -227,7 +271,8 @@ def _coloured(text: str, colour: str) -> str:
 
 
 def _large(text: str) -> str:
-    return f"<span style='font-size:16pt'>{text}</span>"
+    size = 16 if len(text) <= LONGEST_LARGE else 11
+    return f"<span style='font-size:{size}pt'>{text}</span>"
 
 
 def _mean(value: float) -> str:
