@@ -69,3 +69,15 @@ def test_a_failed_job_hands_on_its_error(side: SideJob, qtbot: QtBot) -> None:
     side.start(fail(), told.append)
     qtbot.waitUntil(lambda: not side.is_busy, timeout=LIMIT_MS)
     assert [str(error) for error in told] == ["no file"]
+
+
+def test_of_fast_steps_a_few_are_drawn(side: SideJob, qtbot: QtBot) -> None:
+    def fast() -> Task[None]:
+        for done in range(500):
+            yield Progress("tiles", done, 500)
+
+    drawn = list[int]()
+    side.bar.valueChanged.connect(drawn.append)
+    side.start(fast(), lambda _: None)
+    qtbot.waitUntil(lambda: not side.is_busy, timeout=LIMIT_MS)
+    assert len(drawn) < 100

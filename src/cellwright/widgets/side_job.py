@@ -1,5 +1,6 @@
 """A long job of one part of a panel: its bar and its Cancel button, out of sight while nothing runs."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ from qtpy.QtWidgets import QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidg
 from cellwright.tasks import Eta, Progress, Task
 from cellwright.widgets.counting import progress_line
 from cellwright.widgets.job import Job
+from cellwright.widgets.running import REDRAW_S
 from cellwright.widgets.style import row
 
 FULL = 1000
@@ -49,7 +51,7 @@ class SideJob(QWidget):
         if self.job is not None:
             task.close()
             return
-        self._eta, self._last = Eta(), last
+        self._eta, self._last, self._stage, self._told = Eta(), last, "", 0.0
         self.bar.setValue(0)
         self.line.setText("")
         self.stop.setEnabled(True)
@@ -70,8 +72,13 @@ class SideJob(QWidget):
             self.job.cancel()
 
     def _on_job_progressed(self, progress: Progress) -> None:
+        seconds_left = self._eta.seconds_left(progress)
+        now = time.monotonic()
+        if progress.stage == self._stage and now - self._told < REDRAW_S:
+            return
+        self._stage, self._told = progress.stage, now
         self.bar.setValue(round(FULL * progress.fraction))
-        self.line.setText(progress_line(progress, self._eta.seconds_left(progress)))
+        self.line.setText(progress_line(progress, seconds_left))
         self.stop.setEnabled(progress.stage != self._last)
 
     def _on_job_finished(self) -> None:
