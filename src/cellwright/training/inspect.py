@@ -60,11 +60,13 @@ class Findings:
 
     def summary(self) -> str:
         """Return the findings as one sentence."""
-        images = (
-            f"{_counted(self.n_images[0], 'image')} with {_counted(self.n_cells[0], 'cell')} to learn from"
+        taught, judged = (
+            f"{_counted(n_images, 'image')} with {_counted(n_cells, 'cell')}"
+            for n_images, n_cells in zip(self.n_images, self.n_cells, strict=True)
         )
-        judged = f"{_counted(self.n_images[1], 'image')} with {_counted(self.n_cells[1], 'cell')} to validate"
-        parts = [images, judged]
+        parts = [f"{taught} to learn from"]
+        if self.n_images[1]:
+            parts.append(f"{judged} to validate")
         if self.sizes:
             parts.append("diameter {:.0f} px ({:.0f} to {:.0f})".format(*self.sizes))
         if self.n_regions:
