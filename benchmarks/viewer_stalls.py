@@ -86,8 +86,8 @@ def measure_training(viewer: napari.Viewer, folder: Path, minutes: int) -> None:
         shelf.user_folder = lambda: Path(own)  # type: ignore[attr-defined]
         widget = TrainWidget(viewer)
         viewer.window.add_dock_widget(widget, name="Train a model")
-        widget.choose_folder(folder)
-        while widget.findings is None:
+        widget.choices.choose_folder(folder)
+        while widget.look.findings is None:
             wait(0.5)
         widget.begin()
         for minute in range(minutes):

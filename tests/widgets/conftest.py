@@ -1,6 +1,9 @@
-"""Viewers without windows, a model that counts at once, and a count widget on both."""
+"""Viewers without windows, a model that counts at once, a training that obeys, and widgets on them."""
 
+import json
+import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,10 +19,55 @@ from cellwright.models import shelf
 from cellwright.models.shelf import ShelfEntry
 from cellwright.ops.flow import FlowSettings
 from cellwright.ops.labels import measure
+from cellwright.tasks import Progress, Task
 from cellwright.types import Cells, Image, Labels, Provenance, Result
+from cellwright.widgets import train_run
 from cellwright.widgets.count import CountWidget
+from cellwright.widgets.train import TrainWidget
+from cellwright.widgets.train_plan import Plan, curve
 
 LIMIT_MS = 60_000
+
+
+@dataclass(frozen=True)
+class FakeOutcome:
+    before: dict[str, float]
+    after: dict[str, float]
+    is_better: bool
+    notices: tuple[str, ...] = ()
+
+
+class FakeTraining:
+    """Stands for fine-tuning: writes a curve and a model like it, one epoch each time it is let go."""
+
+    def __init__(self, template: Path) -> None:
+        self.template = template
+        self.scores = [0.5, 0.6, 0.7, 0.8]
+        self.n_epochs = 3
+        self.go_on = threading.Semaphore(0)
+        self.plans: list[Plan] = []
+        self.n_threads: list[int] = []
+
+    def task(self, plan: Plan) -> Task[FakeOutcome]:
+        import torch
+
+        self.plans.append(plan)
+        self.n_threads.append(torch.get_num_threads())
+        plan.output.mkdir(parents=True, exist_ok=True)
+        for file in self.template.iterdir():
+            (plan.output / file.name).write_bytes(file.read_bytes())
+        for index in range(len(curve(plan)) or 1, len(self.scores)):
+            while not self.go_on.acquire(timeout=0.05):
+                yield Progress("fine-tune", index, self.n_epochs, "loss 0.1")
+            epochs = [
+                {"step": step, "rate": 0.1, "loss": 0.5, "score": score, "merit": score, "ap50": score}
+                for step, score in enumerate(self.scores[: index + 1])
+            ]
+            (plan.output / "curve.json").write_text(json.dumps({"epochs": epochs}), encoding="utf-8")
+            (plan.output / "training.pt").write_text("state")
+            yield Progress("epoch", index, self.n_epochs, f"score {self.scores[index]}")
+        before, after = {"ap50": self.scores[0]}, {"ap50": self.scores[-1]}
+        return FakeOutcome(before, after, self.scores[-1] > self.scores[0], ("Note this.",))
 
 
 @pytest.fixture
@@ -89,6 +137,60 @@ def draw_line() -> Callable[[Shapes, Any], None]:
         assert next(drag, "released") == "released"
 
     return draw
+
+
+@pytest.fixture
+def ended(qtbot: QtBot) -> Callable[[TrainWidget], None]:
+    """Function (widget) that returns once it neither trains nor looks at images."""
+
+    def wait(widget: TrainWidget) -> None:
+        qtbot.waitUntil(lambda: not widget.is_busy and not widget.look.is_busy, timeout=LIMIT_MS)
+
+    return wait
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folder of the user's models and of the runs that were not ended."""
+    monkeypatch.setattr(shelf, "user_folder", lambda: tmp_path / "models")
+    return tmp_path
+
+
+@pytest.fixture
+def training(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeTraining:
+    """What stands for fine-tuning."""
+    template = tmp_path / "template"
+    template.mkdir()
+    spec = (shelf.shipped_folder() / "flow" / "spec.json").read_bytes()
+    (template / "spec.json").write_bytes(spec)
+    fake = FakeTraining(template)
+    monkeypatch.setattr(train_run, "_finetune", fake.task)
+    return fake
+
+
+@pytest.fixture
+def new_trainer(
+    viewer: ViewerModel, qtbot: QtBot, blobs: Any, ended: Callable[[TrainWidget], None]
+) -> Callable[[], TrainWidget]:
+    """Function that returns a train widget on a viewer with an image and its labels."""
+    viewer.add_image(blobs.image, name="blobs")
+    viewer.add_labels(blobs.labels, name="blobs labels")
+
+    def new() -> TrainWidget:
+        widget = TrainWidget(viewer)
+        qtbot.addWidget(widget, before_close_func=left)
+        return widget
+
+    def left(widget: TrainWidget) -> None:  # a widget that is deleted hears no more of its jobs
+        widget.leave()
+        ended(widget)
+
+    return new
+
+
+@pytest.fixture
+def trainer(new_trainer: Callable[[], TrainWidget], training: FakeTraining) -> TrainWidget:
+    return new_trainer()
 
 
 @pytest.fixture(autouse=True)

@@ -1,18 +1,12 @@
 """The looks of the train widget: its controls and where they stand, without behaviour."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from html import escape
 
-import numpy as np
-from numpy.typing import NDArray
 from qtpy.QtCore import Qt
-from qtpy.QtGui import QImage, QPixmap, QResizeEvent
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
     QFormLayout,
-    QFrame,
     QHBoxLayout,
     QLabel,
     QLineEdit,
@@ -29,26 +23,23 @@ from cellwright.training.finetune_settings import PRESETS, FinetuneSettings
 from cellwright.widgets.form import SettingsForm, is_threshold
 from cellwright.widgets.panel import PROGRESS_HEIGHT_PX
 from cellwright.widgets.style import STYLE, row, set_state
-from cellwright.widgets.train_plot import Curve, CurvePlot
+from cellwright.widgets.train_card import TrainCard
 
 PRESET_TITLES = {
-    "quick": "Quick · minutes on a laptop",
+    "quick": "Quick · minutes",
     "balanced": "Balanced · an hour",
-    "thorough": "Thorough · a night, or a GPU",
+    "thorough": "Thorough · a night",
+}
+PRESET_HELP = "How long a laptop needs at most; a graphics card needs a small part of it."
+TITLES = {  # where the name of a setting does not tell what it is
+    "rate": "Learning rate",
+    "ema_decay": "Averaging",
+    "replay": "Share of replay",
+    "n_replay": "Replay images",
+    "n_validation": "Validation images",
 }
 LIST_HEIGHT_PX = 58
 LARGEST, SMALLEST_STEP = 1_000_000, 1e-5  # of numbers in the form
-LOSS_COLOUR, SCORE_COLOUR, RATE_COLOUR = "#ff9f1c", "#3fd0c9", "#9d6bff"
-WARNING_COLOUR = "#e0a93b"
-SCORE_TITLES = {
-    "score": "score",
-    "ap50": "AP at IoU 0.5",
-    "count_error": "count error",
-    "memory": "what it knew",
-    "box_iou": "IoU of boxes",
-    "interval_coverage": "true count in the interval",
-}
-LOWER_IS_BETTER = ("count_error",)
 OWN_STYLE = """
 #findings { padding: 6px 8px; border-radius: 5px; background: rgba(128, 128, 128, 28); }
 #offer { border-radius: 5px; background: rgba(47, 181, 174, 45); }
@@ -56,39 +47,6 @@ OWN_STYLE = """
 #picture, #scores, #caption, #legend { background: transparent; }
 #caption { color: rgba(150, 155, 165, 255); }
 """
-
-
-class Picture(QLabel):
-    """A picture that is as wide as there is room."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._pixmap = QPixmap()
-        self.setObjectName("picture")
-        self.setAlignment(Qt.AlignmentFlag.AlignCenter)
-        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-        self.setVisible(False)
-
-    def show_array(self, picture: NDArray[np.uint8]) -> None:
-        """Show an array (height, width, 3)."""
-        data = np.ascontiguousarray(picture)
-        height, width, _ = data.shape
-        image = QImage(data.tobytes(), width, height, 3 * width, QImage.Format.Format_RGB888)
-        self._pixmap = QPixmap.fromImage(image)
-        self.setVisible(True)
-        self._fit()
-
-    def resizeEvent(self, event: QResizeEvent | None) -> None:
-        """Scale the picture; called by Qt."""
-        super().resizeEvent(event)
-        self._fit()
-
-    def _fit(self) -> None:
-        if self._pixmap.isNull() or self.width() < 8:
-            return
-        fitted = self._pixmap.scaledToWidth(self.width(), Qt.TransformationMode.SmoothTransformation)
-        self.setPixmap(fitted)
-        self.setFixedHeight(fitted.height())
 
 
 class TrainPanel(QWidget):
@@ -106,21 +64,22 @@ class TrainPanel(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(10, 10, 10, 10)
         layout.setSpacing(8)
-        layout.addWidget(self._offer())
+        self.offer_box, self.look_box, self.shelf_box = QVBoxLayout(), QVBoxLayout(), QVBoxLayout()
+        layout.addLayout(self.offer_box)
         layout.addLayout(self._choices())
         self.advanced = QCollapsible("Advanced settings", expandedIcon="▾", collapsedIcon="▸")
         self.form = SettingsForm(FinetuneSettings)
-        _widen(self.form)
+        _adapt(self.form)
         self.show_settings(FinetuneSettings())
         self.advanced.setContent(self.form.native)
         self.advanced.collapse(animate=False)
         layout.addWidget(self.advanced)
-        layout.addWidget(self._findings())
+        layout.addLayout(self.look_box)
         layout.addLayout(self._buttons())
         layout.addWidget(self._progress())
         layout.addWidget(self._message())
-        layout.addWidget(self._card())
-        self.shelf_box = QVBoxLayout()
+        self.card = TrainCard()
+        layout.addWidget(self.card)
         layout.addLayout(self.shelf_box)
         layout.addStretch(1)
         self.setMinimumWidth(300)
@@ -167,68 +126,6 @@ class TrainPanel(QWidget):
         self.bar.setValue(round(100 * fraction))
         self.status.setText(line)
 
-    def show_findings(self, summary: str, warnings: Sequence[str]) -> None:
-        """Show what the data hold and what looks wrong with them."""
-        lines = [
-            escape(summary),
-            *(f"<span style='color:{WARNING_COLOUR}'>⚠ {escape(one)}</span>" for one in warnings),
-        ]
-        self.findings.setText("<br>".join(line for line in lines if line))
-        self.findings.setVisible(any(lines))
-
-    def show_offer(self, line: str) -> None:
-        """Offer to go on with a run; an empty line takes the offer away."""
-        self.offered.setText(line)
-        self.offer.setVisible(bool(line))
-
-    def show_curves(self, epochs: Sequence[Mapping[str, float]], last_step: float) -> None:
-        """Draw the curves of the epochs so far."""
-
-        def points(name: str) -> tuple[tuple[float, float], ...]:
-            return tuple((epoch["step"], epoch[name]) for epoch in epochs if name in epoch)
-
-        score = "score" if any("score" in epoch for epoch in epochs) else "merit"
-        named = "AP at IoU 0.5" if any("ap50" in epoch for epoch in epochs) else "score"
-        self.plot.show_curves(
-            (
-                Curve("loss", points("loss"), LOSS_COLOUR),
-                Curve(f"validation {named}", points(score), SCORE_COLOUR, 1.4),
-                Curve("learning rate", points("rate")[1:], RATE_COLOUR, 0.5),
-            ),
-            last_step,
-        )
-        self.card.setVisible(True)
-
-    def show_picture(self, picture: NDArray[np.uint8] | None, caption: str) -> None:
-        """Show truth and found cells side by side."""
-        if picture is not None:
-            self.picture.show_array(picture)
-            self.caption.setText(f"{caption}: truth · found now")
-            self.caption.setVisible(True)
-
-    def show_scores(self, before: Mapping[str, float], after: Mapping[str, float]) -> None:
-        """Show the scores before and after as a table; nothing where there are none."""
-        self.scores.setText(scores_table(before, after) if after else "")
-        self.scores.setVisible(bool(after))
-
-    def clear(self) -> None:
-        """Forget the last training."""
-        self.show_scores({}, {})
-        self.picture.setVisible(False)
-        self.caption.setVisible(False)
-        self.plot.show_curves((), 1.0)
-
-    def _offer(self) -> QFrame:
-        self.offer, self.offered = QFrame(), QLabel()
-        self.offer.setObjectName("offer")
-        self.offered.setWordWrap(True)
-        self.resume, self.discard = QPushButton("Go on"), QPushButton("Discard")
-        layout = QVBoxLayout(self.offer)
-        layout.addWidget(self.offered)
-        layout.addLayout(row(self.resume, self.discard))
-        self.offer.setVisible(False)
-        return self.offer
-
     def _choices(self) -> QVBoxLayout:
         self.data, self.start, self.device, self.preset = (QComboBox() for _ in range(4))
         for box in (self.data, self.start, self.device, self.preset):
@@ -237,6 +134,7 @@ class TrainPanel(QWidget):
             box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         for name in PRESETS:
             self.preset.addItem(PRESET_TITLES[name], name)
+        self.preset.setToolTip(PRESET_HELP)
         self.pairs = QListWidget()
         self.pairs.setFixedHeight(LIST_HEIGHT_PX)
         self.pairs.setToolTip("Images with their annotation; those that are ticked are learned from.")
@@ -260,13 +158,6 @@ class TrainPanel(QWidget):
         layout = QVBoxLayout()
         layout.addWidget(self.choices)
         return layout
-
-    def _findings(self) -> QLabel:
-        self.findings = QLabel()
-        self.findings.setObjectName("findings")
-        self.findings.setWordWrap(True)
-        self.findings.setTextFormat(Qt.TextFormat.RichText)
-        return self.findings
 
     def _buttons(self) -> QHBoxLayout:
         self.train, self.pause = QPushButton("Train"), QPushButton("Pause")
@@ -299,49 +190,14 @@ class TrainPanel(QWidget):
         self.message.setVisible(False)
         return self.message
 
-    def _card(self) -> QFrame:
-        self.card = QFrame()
-        self.card.setObjectName("card")
-        self.plot, self.picture = CurvePlot(), Picture()
-        self.caption, self.scores = QLabel(), QLabel()
-        self.caption.setObjectName("caption")
-        self.scores.setObjectName("scores")
-        self.scores.setTextFormat(Qt.TextFormat.RichText)
-        for label in (self.caption, self.scores):
-            label.setAlignment(Qt.AlignmentFlag.AlignCenter)
-            label.setVisible(False)
-        layout = QVBoxLayout(self.card)
-        for widget in (self.scores, self.plot, self.picture, self.caption):
-            layout.addWidget(widget)
-        self.card.setVisible(False)
-        return self.card
 
-
-def _widen(form: SettingsForm) -> None:
-    """Give numbers without a limit room for those of the presets, and small ones their decimals."""
+def _adapt(form: SettingsForm) -> None:
+    """Give numbers without a limit room for those of the presets, small ones their decimals, rows titles."""
+    for name, title in TITLES.items():
+        form.container[name].label = title
     for name, value in form.values().items():
         field = form.container[name]
         if isinstance(value, int):
             field.max = LARGEST
         elif not is_threshold(FinetuneSettings, name):
             field.step = SMALLEST_STEP
-
-
-def scores_table(before: Mapping[str, float], after: Mapping[str, float]) -> str:
-    """Return the scores that both have as a table in rich text; what became better is in colour."""
-    shown = [name for name in SCORE_TITLES if name in before and name in after]
-    if "ap50" in shown and "score" in shown:
-        shown.remove("score")  # they are the same
-    rows = ["<tr><td></td><td align='right'>before</td><td align='right'>after</td></tr>"]
-    for name in shown:
-        gain = (after[name] - before[name]) * (-1 if name in LOWER_IS_BETTER else 1)
-        colour = "#3fd0c9" if gain > 0.0005 else "#e07a6b" if gain < -0.0005 else "#9aa0aa"
-        figures = [
-            f"{value:.0%}" if name in LOWER_IS_BETTER else f"{value:.3f}"
-            for value in (before[name], after[name])
-        ]
-        rows.append(
-            f"<tr><td>{SCORE_TITLES[name]}</td><td align='right'>&nbsp;&nbsp;{figures[0]}</td>"
-            f"<td align='right'>&nbsp;&nbsp;<b style='color:{colour}'>{figures[1]}</b></td></tr>"
-        )
-    return f"<table cellspacing='4'>{''.join(rows)}</table>"

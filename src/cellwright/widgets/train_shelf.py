@@ -44,9 +44,9 @@ class OwnModels(QWidget):
         content = QWidget()
         grid = QGridLayout(content)
         grid.setContentsMargins(0, 0, 0, 0)
-        grid.addWidget(self.box, 0, 0, 1, 4)
-        for column, button in enumerate((self.rename, self.share, self.delete, self.take)):
-            grid.addWidget(button, 1, column)
+        grid.addWidget(self.box, 0, 0, 1, 2)
+        for place, button in enumerate((self.rename, self.delete, self.share, self.take)):
+            grid.addWidget(button, 1 + place // 2, place % 2)  # four in a row are cut off in a narrow dock
         self.collapsible = QCollapsible("My models", expandedIcon="▾", collapsedIcon="▸")
         self.collapsible.setContent(content)
         self.collapsible.collapse(animate=False)
