@@ -19,7 +19,7 @@ from cellwright.tasks import Progress, Task
 from cellwright.types import Cells, Image, Labels
 from cellwright.widgets.counting import number_text
 from cellwright.widgets.layers import METADATA, Source, source_of
-from cellwright.widgets.proofread import layer_arguments
+from cellwright.widgets.proofread_images import layer_arguments
 
 if TYPE_CHECKING:
     from cellwright.training.compare import Comparison, Counted

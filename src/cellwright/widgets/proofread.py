@@ -9,54 +9,27 @@
     <folder>/cellwright/counts.csv           name, cells the model found, cells now, reviewed
 """
 
-import csv
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image as ImageLayer
-from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Qt, QTimer, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QFileDialog, QListWidgetItem
 
-from cellwright.errors import CellwrightError, ReadError, WriteError
-from cellwright.io.files import written_whole
-from cellwright.io.images import read_image, write_labels
-from cellwright.tasks import Progress, Task
-from cellwright.types import SPATIAL, Image
-from cellwright.widgets.annotate_start import begin_with, journal_path, unfinished
+from cellwright.errors import CellwrightError
+from cellwright.widgets.annotate_start import begin_with, journal_path
 from cellwright.widgets.job import Job
+from cellwright.widgets.proofread_counts import COUNTS, Tally, read_counts, write_counts
+from cellwright.widgets.proofread_images import Read, images_of, layer_arguments, read_task
+from cellwright.widgets.proofread_keep import Keeper
 
 if TYPE_CHECKING:
     from cellwright.widgets.annotate import AnnotateWidget
 
 OWN_FOLDER = "cellwright"
-COUNTS = "counts.csv"
-COLUMNS = ("name", "found", "cells", "reviewed")
-IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npy", ".bmp", ".zarr")
-MODEL = "flow"
 FOLLOW_MS = 150
-
-
-@dataclass(frozen=True, slots=True)
-class Tally:
-    """The cells of one image: how many the model found (-1: not asked), there are now, are reviewed."""
-
-    found: int = -1
-    cells: int = -1
-    reviewed: int = 0
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Read:
-    """An image and the labels to begin with. Made by :func:`read_task`; used by :class:`Proofreader`."""
-
-    image: Image
-    labels: NDArray[Any] | None
-    scores: NDArray[Any] | None
-    is_counted: bool
 
 
 class Proofreader(QObject):
@@ -78,6 +51,7 @@ class Proofreader(QObject):
         self.tallies: dict[str, Tally] = {}
         self.index = -1
         self.job: Job | None = None
+        self.keeper = Keeper(self)
         self._layer: ImageLayer | None = None
         self._follow = QTimer(self)
         self._follow.setSingleShot(True)
@@ -89,6 +63,8 @@ class Proofreader(QObject):
         panel.next_image.clicked.connect(lambda: self.step(1))
         panel.files.itemDoubleClicked.connect(lambda item: self.go_to(panel.files.row(item)))
         widget.session_changed.connect(self._on_session_changed)
+        self.keeper.changed.connect(self._on_kept)
+        self.keeper.failed.connect(widget.show_error)
         self._show()
 
     def _on_folder_clicked(self) -> None:
@@ -165,10 +141,11 @@ class Proofreader(QObject):
         widget.open(beginning)
         viewer.reset_view()
         self._on_follow()
+        self._tell_errors()
         self.opened.emit(name)
 
     def leave(self) -> None:
-        """Close the image that is open: its journal, its labels and the counts are on disk then."""
+        """Close the image that is open: its journal and the counts are on disk then, its labels soon."""
         widget, layer = self._widget, self._layer
         if layer is None or self.folder is None:
             return
@@ -177,14 +154,14 @@ class Proofreader(QObject):
         if desk is not None:
             self._tally()
             try:
-                path = self._journals / f"{self.images[self.index].stem}.tif"
-                write_labels(path, desk.session.labels, desk.session.image)
                 write_counts(self._journals / COUNTS, self.images, self.tallies)
             except CellwrightError as error:
                 widget.show_error(error)
                 return
             self._layer = None
             widget.finish()
+            path = self._labels_path(self.images[self.index])
+            self.keeper.keep(path, desk.session.labels, desk.session.image)
             for one in (desk.layer.layer, desk.regions.layer):
                 if one is not None and one in widget.viewer.layers:
                     widget.viewer.layers.remove(one)
@@ -192,6 +169,20 @@ class Proofreader(QObject):
         if layer in widget.viewer.layers:
             widget.viewer.layers.remove(layer)
         self._show()
+
+    def _labels_path(self, image: Path) -> Path:
+        return self._journals / f"{image.stem}.tif"
+
+    def _on_kept(self) -> None:
+        self._show()
+        self._tell_errors()
+
+    def _tell_errors(self) -> None:
+        errors = self.keeper.errors
+        if errors:
+            text = " ".join(str(error) for error in errors.values())
+            kept = "The edits are kept: open the image and leave it again to write its labels."
+            self._panel.show_message(f"{text} {kept}", is_error=True)
 
     # -- counts -------------------------------------------------------------------------------------------
 
@@ -230,7 +221,7 @@ class Proofreader(QObject):
         for place, path in enumerate(self.images):
             item = files.item(place)
             assert item is not None
-            item.setText(self._line(path.stem))
+            item.setText(self._line(path))
             item.setToolTip(path.name)
             mark = Qt.CheckState.Checked if self._is_done(path.stem) else Qt.CheckState.Unchecked
             item.setData(Qt.ItemDataRole.CheckStateRole, mark)
@@ -243,12 +234,13 @@ class Proofreader(QObject):
         panel.next_image.setEnabled(self.index < n - 1 and self.job is None)
         panel.total.setText(self._total())
 
-    def _line(self, name: str) -> str:
-        tally = self.tallies.get(name)
+    def _line(self, path: Path) -> str:
+        tally = self.tallies.get(path.stem)
         if tally is None or tally.cells < 0:
-            return name
+            return path.stem
         was = f" (was {tally.found:,})" if tally.found not in (-1, tally.cells) else ""
-        return f"{name}   {tally.cells:,} cells{was} · {tally.reviewed:,} reviewed"
+        lost = " · not written" if self._labels_path(path) in self.keeper.errors else ""
+        return f"{path.stem}\n{tally.cells:,} cells{was} · {tally.reviewed:,} reviewed{lost}"
 
     def _total(self) -> str:
         seen = [tally for tally in self.tallies.values() if tally.cells >= 0]
@@ -256,115 +248,5 @@ class Proofreader(QObject):
             return ""
         n_done = sum(self._is_done(path.stem) for path in self.images)
         n_cells = sum(tally.cells for tally in seen)
-        return f"{n_done} of {len(self.images)} images done · {n_cells:,} cells in {len(seen)}"
-
-
-def images_of(folder: Path) -> list[Path]:
-    """Return the images of a folder, of a dataset folder those in ``images``.
-
-    Raises
-    ------
-    ReadError
-        It cannot be read, or holds no image.
-    """
-    inner = folder / "images"
-    try:
-        paths = sorted((inner if inner.is_dir() else folder).iterdir())
-    except OSError as error:
-        raise ReadError(
-            f"Expected a folder of images at {folder}; got: {error.strerror or error}. Choose another."
-        ) from error
-    seen = (path for path in paths if not path.name.startswith("."))
-    found = [path for path in seen if path.suffix.lower() in IMAGE_SUFFIXES]
-    if not found:
-        raise ReadError(f"Expected images ({', '.join(IMAGE_SUFFIXES)}) in {folder}; found none.")
-    return found
-
-
-def labels_path(image: Path) -> Path | None:
-    """Return the labels that lie beside an image, None where there are none."""
-    folders = (image.parent / "masks", image.parent.parent / "masks")
-    paths = [folder / f"{image.stem}{suffix}" for folder in folders for suffix in (".tif", ".tiff", ".png")]
-    return next((path for path in paths if path.is_file()), None)
-
-
-def read_task(path: Path, journals: Path, *, counts: bool) -> Task[Read]:
-    """Read an image and the labels to begin with: those beside it, else what the model finds."""
-    yield Progress("load", 0, 1)
-    image = read_image(path)
-    image = replace(image, data=np.asarray(image.data), name=path.stem)
-    if unfinished(journal_path(image, journals)) is not None:
-        return Read(image, None, None, is_counted=False)
-    beside = labels_path(path)
-    if beside is not None:
-        return Read(image, np.asarray(read_image(beside).data), None, is_counted=True)
-    if not counts:
-        return Read(image, None, None, is_counted=False)
-    from cellwright.inference.count import count_cells
-
-    result = yield from count_cells(image, MODEL)
-    return Read(image, result.cells.labels, result.cells.scores, is_counted=True)
-
-
-def layer_arguments(image: Image) -> dict[str, Any]:
-    """Return the arguments of the Image layer that shows an image, its pixel size kept."""
-    letters = image.axes.removesuffix("C")
-    sizes: Mapping[str, float] = {}
-    if image.pixel_size_um:
-        spatial = (axis for axis in letters if axis in SPATIAL)
-        sizes = dict(zip(spatial, image.pixel_size_um, strict=True))
-    return {
-        "name": image.name,
-        "rgb": image.axes.endswith("C"),
-        "axis_labels": tuple(letters.lower()),
-        "scale": tuple(sizes.get(axis, 1.0) for axis in letters),
-        "units": tuple("micrometer" if axis in sizes else "pixel" for axis in letters),
-    }
-
-
-def read_counts(path: Path) -> dict[str, Tally]:
-    """Return the counts of an earlier time, none where there are none.
-
-    Raises
-    ------
-    ReadError
-        The file is damaged.
-    """
-    if not path.is_file():
-        return {}
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        return {
-            row["name"]: Tally(int(row["found"] or -1), int(row["cells"] or -1), int(row["reviewed"] or 0))
-            for row in rows
-        }
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ReadError(
-            f"Expected columns {', '.join(COLUMNS)} in {path}; got: {error!r}. Remove it to begin anew."
-        ) from error
-
-
-def write_counts(path: Path, images: list[Path], tallies: Mapping[str, Tally]) -> None:
-    """Write the counts of all images that have been open.
-
-    Raises
-    ------
-    WriteError
-        The folder cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            for image in images:
-                tally = tallies.get(image.stem)
-                if tally is not None:
-                    values = (tally.found, tally.cells)
-                    shown = ["" if value < 0 else value for value in values]
-                    writer.writerow([image.stem, *shown, tally.reviewed])
-    except OSError as error:
-        raise WriteError(
-            f"Expected to write {path}; got: {error.strerror or error}. Make room, or choose another folder."
-        ) from error
+        writing = " · writing labels…" if self.keeper.is_busy else ""
+        return f"{n_done} of {len(self.images)} images done · {n_cells:,} cells in {len(seen)}{writing}"

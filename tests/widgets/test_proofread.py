@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,13 @@ from napari.components import ViewerModel
 from PIL import Image as Picture
 from pytestqt.qtbot import QtBot
 
-from cellwright.errors import ReadError
+from cellwright.errors import WriteError
 from cellwright.io.images import read_image, write_labels
 from cellwright.types import Image
+from cellwright.widgets import proofread_keep
 from cellwright.widgets.annotate import AnnotateWidget
-from cellwright.widgets.proofread import COUNTS, OWN_FOLDER, Tally, images_of, read_counts, write_counts
+from cellwright.widgets.proofread import OWN_FOLDER
+from cellwright.widgets.proofread_counts import COUNTS
 
 LIMIT_MS = 60_000
 
@@ -46,6 +49,10 @@ def go(widget: AnnotateWidget, qtbot: QtBot, act: Callable[[], None]) -> None:
     qtbot.waitUntil(lambda: widget.proofreader.job is None, timeout=LIMIT_MS)
 
 
+def kept(widget: AnnotateWidget, qtbot: QtBot) -> None:
+    qtbot.waitUntil(lambda: not widget.proofreader.keeper.is_busy, timeout=LIMIT_MS)
+
+
 def test_each_image_is_found_as_it_was_left(widget: AnnotateWidget, qtbot: QtBot, folder: Path) -> None:
     reader = widget.proofreader
     go(widget, qtbot, lambda: reader.open(folder))
@@ -59,6 +66,7 @@ def test_each_image_is_found_as_it_was_left(widget: AnnotateWidget, qtbot: QtBot
     assert widget.session.image.name == "b"
     assert widget.session.n_cells > 0  # the model was asked
     assert [layer.name for layer in widget.viewer.layers] == ["b", "b annotation"]
+    kept(widget, qtbot)
     saved = read_image(folder / OWN_FOLDER / "a.tif").data
     np.testing.assert_array_equal(saved, edited)
     go(widget, qtbot, lambda: widget.panel.previous_image.click())
@@ -83,10 +91,10 @@ def test_the_list_follows_the_edits_and_begins_where_work_is_left(
     n_found = widget.session.n_cells
     for number in widget.session.ids().tolist():
         widget.session.set_reviewed(number)
-    wanted = f"a   {n_found} cells · {n_found} reviewed"
+    wanted = f"a\n{n_found} cells · {n_found} reviewed"
     qtbot.waitUntil(lambda: files.item(0).text() == wanted, timeout=LIMIT_MS)
     widget.session.delete(1)
-    wanted = f"a   {n_found - 1} cells (was {n_found}) · {n_found - 1} reviewed"
+    wanted = f"a\n{n_found - 1} cells (was {n_found}) · {n_found - 1} reviewed"
     qtbot.waitUntil(lambda: files.item(0).text() == wanted, timeout=LIMIT_MS)
     assert widget.panel.total.text().startswith("1 of 3 images done")
     reader.leave()
@@ -118,15 +126,52 @@ def test_a_damaged_image_is_told_and_can_be_passed(
 def test_a_folder_without_images_is_refused(widget: AnnotateWidget, tmp_path: Path) -> None:
     widget.proofreader.open(tmp_path)
     assert "images" in widget.panel.message.text()
-    with pytest.raises(ReadError, match="nowhere"):
-        images_of(tmp_path / "nowhere")
 
 
-def test_counts_are_read_as_they_were_written(tmp_path: Path) -> None:
-    tallies = {"a": Tally(5, 4, 2), "b": Tally(-1, 0, 0)}
-    write_counts(tmp_path / "x" / COUNTS, [Path("a.png"), Path("b.png"), Path("c.png")], tallies)
-    assert read_counts(tmp_path / "x" / COUNTS) == tallies
-    assert read_counts(tmp_path / "none.csv") == {}
-    (tmp_path / "bad.csv").write_text("name,found\na,x\n")
-    with pytest.raises(ReadError, match="Remove it"):
-        read_counts(tmp_path / "bad.csv")
+def test_the_next_image_opens_while_labels_are_being_written(
+    widget: AnnotateWidget, qtbot: QtBot, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = Event()
+
+    def slow(*arguments: Any) -> None:
+        assert go_on.wait(LIMIT_MS / 1000)
+        write_labels(*arguments)
+
+    monkeypatch.setattr(proofread_keep, "write_labels", slow)
+    go(widget, qtbot, lambda: widget.proofreader.open(folder))
+    assert widget.session is not None
+    widget.session.delete(1)
+    edited = widget.session.labels.copy()
+    go(widget, qtbot, lambda: widget.panel.next_image.click())
+    assert widget.session.image.name == "b"
+    assert not (folder / OWN_FOLDER / "a.tif").exists()
+    assert "writing labels" in widget.panel.total.text()
+    go_on.set()
+    kept(widget, qtbot)
+    np.testing.assert_array_equal(read_image(folder / OWN_FOLDER / "a.tif").data, edited)
+    assert "writing labels" not in widget.panel.total.text()
+
+
+def test_labels_that_cannot_be_written_are_told_and_written_later(
+    widget: AnnotateWidget, qtbot: QtBot, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, *_: Any) -> None:
+        raise WriteError(f"Expected to write {path}; got: the disk is full. Make room.")
+
+    monkeypatch.setattr(proofread_keep, "write_labels", full)
+    go(widget, qtbot, lambda: widget.proofreader.open(folder))
+    assert widget.session is not None
+    widget.session.delete(1)
+    edited = widget.session.labels.copy()
+    go(widget, qtbot, lambda: widget.panel.next_image.click())
+    kept(widget, qtbot)
+    assert "the disk is full" in widget.panel.message.text()
+    assert widget.panel.message.property("error") == "true"
+    assert "not written" in widget.panel.files.item(0).text()
+    monkeypatch.setattr(proofread_keep, "write_labels", write_labels)
+    go(widget, qtbot, lambda: widget.panel.previous_image.click())
+    np.testing.assert_array_equal(widget.session.labels, edited)
+    widget.proofreader.leave()
+    kept(widget, qtbot)
+    np.testing.assert_array_equal(read_image(folder / OWN_FOLDER / "a.tif").data, edited)
+    assert "not written" not in widget.panel.files.item(0).text()
