@@ -20,7 +20,9 @@ from cellwright.models.checkpoint import save_checkpoint
 from cellwright.ops.labels import measure
 from cellwright.tasks import run
 from cellwright.training import finetune as module
-from cellwright.training.finetune import FinetuneReport, finetune, learning_rate
+from cellwright.training import finetune_run
+from cellwright.training.finetune import finetune
+from cellwright.training.finetune_run import FinetuneReport, learning_rate
 from cellwright.training.finetune_settings import PRESETS, FinetuneSettings, preset
 from cellwright.training.loop import Data
 
@@ -45,7 +47,7 @@ def quick_memory(monkeypatch):
         return 0.5
         yield
 
-    monkeypatch.setattr(module, "memory", memory)
+    monkeypatch.setattr(finetune_run, "memory", memory)
     monkeypatch.setattr(module, "remembered", lambda: Dataset(Path(), ()))
 
 
@@ -98,8 +100,8 @@ def scripted(monkeypatch):
             return give(left[1])
             yield
 
-        monkeypatch.setattr(module, "evaluate", evaluate)
-        monkeypatch.setattr(module, "memory", memory)
+        monkeypatch.setattr(finetune_run, "evaluate", evaluate)
+        monkeypatch.setattr(finetune_run, "memory", memory)
 
     return set_scores
 
@@ -249,7 +251,7 @@ SCRIPT = """
     from cellwright.io.dataset import read_dataset
     from cellwright.models.flow import SPECS, FlowModel
     from cellwright.tasks import run
-    from cellwright.training import finetune as module
+    from cellwright.training import finetune, finetune_run
     from cellwright.training.finetune_settings import FinetuneSettings
     from cellwright.training.loop import Data
 
@@ -293,13 +295,13 @@ SCRIPT = """
 
     _, folder, output, moment = sys.argv
     real_save, torch.save = torch.save, save
-    module.evaluate = evaluate
-    module.memory = memory
+    finetune_run.evaluate = evaluate
+    finetune_run.memory = memory
     settings = FinetuneSettings(
         steps=12, steps_per_epoch=3, batch_size=2, patch_px=32, warmup_steps=1, n_replay=1, rate=1e-2
     )
     start = FlowModel(SPECS["small"], network)
-    run(module.finetune(Data(read_dataset(folder)), start, Path(output), settings, device="cpu"), show)
+    run(finetune.finetune(Data(read_dataset(folder)), start, Path(output), settings, device="cpu"), show)
 """
 
 
@@ -366,7 +368,7 @@ def test_a_run_killed_while_it_writes_ends_as_if_it_had_not_been(
             raise Killed
         return replace_file(path, target)
 
-    monkeypatch.setattr(module, "evaluate", evaluate)
+    monkeypatch.setattr(finetune_run, "evaluate", evaluate)
     tune("whole")
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", die)
@@ -414,33 +416,58 @@ def test_one_image_is_enough(tune, write_dataset, dataset):
     assert np.isfinite(outcome.after["score"])
 
 
+@pytest.fixture
+def fitted(monkeypatch):
+    """Function (losses) -> every look at the fixed patches gives the next of these, then the last."""
+
+    def set_losses(losses):
+        left = list(losses)
+        monkeypatch.setattr(finetune_run.Run, "_loss", lambda *_: left.pop(0) if len(left) > 1 else left[0])
+
+    return set_losses
+
+
 @pytest.mark.parametrize(
-    ("scores", "after", "is_better"),
-    [
-        ((0.51, 0.55, 0.5), 0.51, True),  # what the last layers learned is kept; the trunk's may be chance
-        ((0.51, 0.57, 0.56), 0.57, True),  # the standard error is 0.05
-        ((0.50, 0.54, 0.5), 0.54, False),
-        ((0.49, 0.56, 0.5), 0.56, True),
-        ((0.48, 0.49, 0.47), 0.49, False),
+    ("losses", "scores", "share"),
+    [  # before, two epochs, half of the way and three quarters
+        ((2.0, 1.8, 1.5, 1.7, 1.6), (0.5,), 0.5),
+        ((2.0, 1.8, 1.5, 1.7, 1.6), (0.5, 0.5, 0.6, 0.5, 0.57), 0.75),  # the standard error is 0.05
+        ((2.0, 1.8, 1.5, 1.7, 1.6), (0.5, 0.5, 0.6, 0.5, 0.5), 1.0),
+        ((2.0, 1.8, 1.5, 2.1, 1.6), (0.5,), 0.75),
+        ((2.0, 1.8, 1.5, 1.7, 1.6), (0.5, 0.46), 0.5),
+        ((2.0, 1.8, 1.5, 1.7, 1.6), (0.5, 0.44), 0.0),
+        ((2.0, 2.1, 2.2), (0.5, 0.9), 0.0),
     ],
 )
-def test_what_the_trunk_learns_from_one_image_has_to_be_much(
-    tune, scripted, dataset, tmp_path, scores, after, is_better
+def test_one_image_is_judged_by_its_loss(
+    tune, scripted, fitted, dataset, tiny_flow, tmp_path, losses, scores, share
 ):
-    scripted([0.5, *scores, 0.1], n_cells=100)
-    outcome = tune(data=replace(dataset, items=dataset.items[:1]), settings=replace(SHORT, steps=6))
-    assert (outcome.after["score"], outcome.is_better) == (after, is_better)
-    assert json.loads((tmp_path / "tuned" / "scores.json").read_text())["score"] == (
-        after if is_better else 0.5
-    )
-    assert ("no better than chance explains" in outcome.notices[-1]) == (not is_better and after > 0.5)
+    one = {"data": replace(dataset, items=dataset.items[:1])}
+    scripted([0.5, 0.5, 0.9, 0.6])
+    fitted([2.0, 1.5, 1.0, 1.1])
+    tune("pure", **one)
+    scripted(scores, n_cells=100)
+    fitted([*losses, losses[3 if share == 0.5 else 4] if share in (0.5, 0.75) else 1.5])
+    outcome = tune("judged", **one)
+    start, end = tiny_flow().network.state_dict(), weights_in(tmp_path / "pure")
+    assert share_of(weights_in(tmp_path / "judged"), start, end) == pytest.approx(share, abs=1e-3)
+    assert outcome.is_better == (share > 0)
+    assert outcome.before["validation_loss"] == 2.0
+
+
+def test_the_loss_that_judges_is_that_of_the_same_patches(tune, dataset, tmp_path):
+    one = replace(dataset, items=dataset.items[:1])
+    first, again = tune("first", data=one), tune("again", data=one)
+    assert first.before["validation_loss"] == again.before["validation_loss"] > 0
+    assert first.after["validation_loss"] == again.after["validation_loss"]
 
 
 @pytest.mark.parametrize(("n_images", "is_at_rest"), [(1, True), (3, False)])
 def test_the_trunk_rests_for_an_epoch_when_there_is_one_image(
-    tune, scripted, dataset, tiny_flow, tmp_path, n_images, is_at_rest
+    tune, scripted, fitted, dataset, tiny_flow, tmp_path, n_images, is_at_rest
 ):
     scripted([0.1, 0.2, 0.0])
+    fitted([2.0, 1.0])
     settings = replace(SHORT, steps=2, frozen_steps=1)
     tune(data=replace(dataset, items=dataset.items[:n_images]), settings=settings)
     start, tuned = tiny_flow().network.state_dict(), weights_in(tmp_path / "tuned")

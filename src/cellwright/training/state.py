@@ -61,21 +61,18 @@ def keep(
     model: CellModel,
     output: Path,
     settings: AnySettings,
-    *,
-    margin: float = 0.0,
 ) -> None:
     """Write the checkpoint if it is the best so far, then the curve and what a resumed run needs.
 
     A run that is killed between two of these, or while one is written, goes on from the epoch before and
-    writes them again. ``scores`` are those of the epoch; the best is the first with the highest ``merit``
-    (higher by ``margin`` than that of the best so far), else the last with the highest ``score``, or the last
-    when there is neither.
+    writes them again. ``scores`` are those of the epoch; the best is the first with the highest ``merit``,
+    else the last with the highest ``score``, or the last when there is neither.
     """
     score = scores.get("merit", scores.get("score", float(state.step)))
     rate = state.optimizer.param_groups[0]["lr"]
     loss = {"loss": float(np.mean(state.losses))} if state.losses else {}
     state.history.append({"step": state.step, **loss, "rate": rate, **scores})
-    if score > state.best + margin or (score == state.best and "merit" not in scores):
+    if score > state.best or (score == state.best and "merit" not in scores):
         state.best = score
         save_checkpoint(output, model.with_network(state.average), scores)
         if "merit" in scores:

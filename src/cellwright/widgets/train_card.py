@@ -16,10 +16,12 @@ SCORE_TITLES = {
     "ap50": "AP at IoU 0.5",
     "count_error": "count error",
     "memory": "what it knew",
+    "validation_loss": "loss on what was set aside",
     "box_iou": "IoU of boxes",
     "interval_coverage": "true count in the interval",
 }
-LOWER_IS_BETTER = ("count_error",)
+LOWER_IS_BETTER = ("count_error", "validation_loss")
+PERCENT = ("count_error",)
 
 
 class TrainCard(QFrame):
@@ -122,7 +124,7 @@ def scores_table(before: Mapping[str, float], after: Mapping[str, float]) -> str
         gain = (after[name] - before[name]) * (-1 if name in LOWER_IS_BETTER else 1)
         colour = "#3fd0c9" if gain > 0.0005 else "#e07a6b" if gain < -0.0005 else "#9aa0aa"
         figures = [
-            f"{value:.0%}" if name in LOWER_IS_BETTER else f"{value:.3f}"
+            f"{value:.0%}" if name in PERCENT else f"{value:.3f}"
             for value in (before[name], after[name])
         ]
         rows.append(
