@@ -6,16 +6,17 @@
 ``phase`` teaches five images of usiigaci_phase (whole cells in phase contrast, a kind of image that the
 shipped models have not seen) and prints F1 at IoU 0.5 on validation images, on test images that no choice
 depends on, and AP at IoU 0.5 on the validation images of dsb2018_train, before and after. ``one-image``
-teaches a single annotated image of a kind, stained tissue or simulated cells, and scores the others of it;
-that is done for five images of each kind, one at a time, since what one image teaches is a matter of luck.
-Since the shipped model has seen tissue, it is taught to a model, too, that was trained without any: that of
-``unseen_kinds.py``, trained here first, which takes a quarter of an hour.
+teaches a single annotated image and scores others of its kind, for several images one at a time, since what
+one image teaches is a matter of luck. The kinds: stained tissue, taught to a model that has seen none (that
+of ``unseen_kinds.py``, trained here first, which takes a quarter of an hour) and scored on the images that
+look alike, of the same stain and magnification; simulated cells; and stained tissue of any stain, taught to
+the shipped model, which has seen such images.
 """
 
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,15 +31,20 @@ from cellwright.models import shelf
 from cellwright.ops.simulate import simulate
 from cellwright.tasks import Progress, run
 from cellwright.training.evaluate import evaluate
-from cellwright.training.finetune import Outcome, finetune
+from cellwright.training.finetune import finetune
+from cellwright.training.finetune_run import Outcome
 from cellwright.training.finetune_settings import PRESETS, FinetuneSettings
 from cellwright.training.loop import Data
+from cellwright.training.modality import appearance, cluster
+from cellwright.training.patches import load_samples
 from cellwright.training.replay import Drawn
 from cellwright.types import Image
 
 N_TAUGHT = 5
 N_VALIDATION = 4
 N_STARTS = 5  # images that are taught one at a time
+N_TISSUES = 5  # kinds of tissue; those with too few images are left out
+FEWEST = 10
 N_DRAWN = 9
 SIMULATED = "phase"
 SIMULATED_DIAMETER_PX = 44.0
@@ -155,30 +161,51 @@ def from_one(
     return outcome
 
 
+def alike(dataset: Dataset) -> list[Dataset]:
+    """Return the images of a dataset by how they look."""
+    samples = run(load_samples(dataset, shelf.load("flow")))
+    kinds = cluster([appearance(sample) for sample in samples], N_TISSUES, seed=0)
+    members = [
+        tuple(item for item, own in zip(dataset.items, kinds, strict=True) if own == kind)
+        for kind in np.unique(kinds)
+    ]
+    return [replace(dataset, items=items) for items in members if len(items) >= FEWEST]
+
+
+def as_val(dataset: Dataset) -> Dataset:
+    """Return the same images, all for validation."""
+    return replace(dataset, items=tuple(replace(item, split="val") for item in dataset.items))
+
+
+def lessons(folder: Path, start: str, output: Path) -> Iterator[tuple[str, str | Path, Dataset, str]]:
+    """Yield title, model to begin with, kind and name of each image that is taught."""
+    images = read_dataset(folder / "dsb2018_train")
+    base = without_tissue(folder, output)
+    for kind in alike(as_val(images.select(group="histology"))):
+        for quarter in (1, 3):
+            yield "tissue new to the model", base, kind, kind.items[quarter * len(kind) // 4].name
+    for title, kind in (
+        ("simulated", as_val(simulated(range(N_DRAWN)))),
+        ("tissue", images.select("val", group="histology")),
+    ):
+        for place in np.linspace(0, len(kind) - 1, N_STARTS).round().astype(int):
+            yield title, start, kind, kind.items[place].name
+
+
 def one_image(folder: Path, start: str, output: Path, settings: FinetuneSettings) -> dict[str, Any]:
     """Teach single images of stained tissue, and simulated ones; print each, and their mean."""
-    drawn = simulated(range(N_DRAWN))
-    drawn = replace(drawn, items=tuple(replace(item, split="val") for item in drawn.items))
-    tissue = read_dataset(folder / "dsb2018_train").select("val", group="histology")
-    kinds = {
-        "tissue new to the model": (without_tissue(folder, output), tissue),
-        "tissue": (start, tissue),
-        "simulated": (start, drawn),
-    }
-    rows = []
-    for title, (model, kind) in kinds.items():
-        first = by_image(model, kind)
-        places = np.linspace(0, len(kind) - 1, N_STARTS).round().astype(int)
-        for name in [kind.items[place].name for place in places]:
-            outcome = from_one(model, kind, name, output / title / name.replace(" ", "_"), settings)
-            last = by_image(outcome.folder, kind) if outcome.is_better else first
-            others = [other for other in first if other != name]
-            means = [np.mean([scored[other] for other in others], axis=0) for scored in (first, last)]
-            rows.append({"kind": title, "taught": name, "before": [*means[0]], "after": [*means[1]]})
-            print_change(f"{title}, {len(others)} images other than {name[:12]}", means[0], means[1])
+    rows: list[dict[str, Any]] = []
+    for title, model, kind, name in lessons(folder, start, output):
+        others = replace(kind, items=tuple(item for item in kind.items if item.name != name))
+        outcome = from_one(model, kind, name, output / title / name.replace(" ", "_"), settings)
+        first = by_image(model, others)
+        last = by_image(outcome.folder, others) if outcome.is_better else first
+        means = [np.mean(list(scored.values()), axis=0) for scored in (first, last)]
+        rows.append({"kind": title, "taught": name, "before": [*means[0]], "after": [*means[1]]})
+        print_change(f"{title}, {len(others)} images other than {name[:12]}", means[0], means[1])
         own = [row for row in rows if row["kind"] == title]
-        means = [np.mean([row[when] for row in own], axis=0) for when in ("before", "after")]
-        print_change(f"{title}, mean of {len(own)}", means[0], means[1])
+        so_far = [np.mean([row[when] for row in own], axis=0) for when in ("before", "after")]
+        print_change(f"{title}, mean of {len(own)}", so_far[0], so_far[1])
     return {"rows": rows}
 
 
