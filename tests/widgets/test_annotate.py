@@ -246,7 +246,7 @@ def test_a_click_adds_the_cell_the_model_sees_else_a_disc(
     np.testing.assert_array_equal(session.labels > 0, blobs.labels == 1)
     desk.adder.add(blobs.points[0])
     assert "already" in widget.panel.hint.text()
-    widget.panel.diameter.setValue(6)
+    widget.panel.settings.diameter.setValue(6)
     background = np.argwhere(blobs.labels == 0)
     far = background[np.argmax([np.abs(blobs.points - place).sum(axis=1).min() for place in background])]
     desk.adder.add(far.astype(float))

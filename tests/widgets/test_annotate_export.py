@@ -33,21 +33,21 @@ def widget(viewer: ViewerModel, qtbot: QtBot, tmp_path: Path, blobs: Any) -> Ann
 
 def export(widget: AnnotateWidget, path: Path, qtbot: QtBot, *, is_file: bool = False) -> None:
     (widget.exporter.to_file if is_file else widget.exporter.to_dataset)(path)
-    qtbot.waitUntil(lambda: not widget.panel.export_job.is_busy, timeout=LIMIT_MS)
+    qtbot.waitUntil(lambda: not widget.panel.exports.job.is_busy, timeout=LIMIT_MS)
 
 
 def test_an_annotation_becomes_part_of_a_dataset(
     widget: AnnotateWidget, tmp_path: Path, blobs: Any, qtbot: QtBot
 ) -> None:
-    widget.panel.complete.setChecked(True)
-    widget.panel.split.setCurrentText("val")
+    widget.panel.exports.complete.setChecked(True)
+    widget.panel.exports.split.setCurrentText("val")
     export(widget, tmp_path / "set", qtbot)
     assert "blobs" in widget.panel.message.text()
     (item,) = read_dataset(tmp_path / "set").select("val").items
     np.testing.assert_array_equal(item.read()[1], blobs.labels)
     export(widget, tmp_path / "set", qtbot)
     assert widget.panel.message.property("error") == "true"  # it is there already
-    widget.panel.replaces.setChecked(True)
+    widget.panel.exports.replaces.setChecked(True)
     export(widget, tmp_path / "set", qtbot)
     assert widget.panel.message.property("error") == "false"
 
@@ -55,7 +55,7 @@ def test_an_annotation_becomes_part_of_a_dataset(
 def test_a_file_of_another_program_is_written(
     widget: AnnotateWidget, tmp_path: Path, blobs: Any, qtbot: QtBot
 ) -> None:
-    widget.panel.format.setCurrentIndex(widget.panel.format.findData("ome-tiff"))
+    widget.panel.exports.format.setCurrentIndex(widget.panel.exports.format.findData("ome-tiff"))
     assert widget.session is not None
     name = proposed(FORMATS["ome-tiff"], widget.session)
     assert name == "blobs.ome.tif"
@@ -88,24 +88,24 @@ def test_edits_go_on_while_an_export_runs(
     panel = widget.panel
     assert widget.session is not None
     widget.exporter.to_dataset(tmp_path / "set")
-    qtbot.waitUntil(lambda: panel.export_job.line.text() == "Writing image 1 of 1", timeout=LIMIT_MS)
-    assert not panel.export.isEnabled()
+    qtbot.waitUntil(lambda: panel.exports.job.line.text() == "Writing image 1 of 1", timeout=LIMIT_MS)
+    assert not panel.exports.to_dataset.isEnabled()
     widget.session.delete(1)
     panel.buttons["undo"].click()
     widget.session.delete(2)
     assert panel.count.text() == str(len(blobs) - 1)
     widget.exporter.to_dataset(tmp_path / "other")  # one at a time
     held.set()
-    qtbot.waitUntil(lambda: not panel.export_job.is_busy, timeout=LIMIT_MS)
+    qtbot.waitUntil(lambda: not panel.exports.job.is_busy, timeout=LIMIT_MS)
     np.testing.assert_array_equal(read_dataset(tmp_path / "set").items[0].read()[1], blobs.labels)
     assert not (tmp_path / "other").exists()
-    assert panel.export.isEnabled()
+    assert panel.exports.to_dataset.isEnabled()
 
 
 def test_a_cancelled_export_leaves_nothing(
     widget: AnnotateWidget, tmp_path: Path, qtbot: QtBot, held: Event
 ) -> None:
-    export_job = widget.panel.export_job
+    export_job = widget.panel.exports.job
     assert widget.session is not None
     for z in (5, 50):
         widget.session.add_region((slice(z, z + 40), slice(5, 30)))

@@ -61,7 +61,7 @@ def test_each_image_is_found_as_it_was_left(widget: AnnotateWidget, qtbot: QtBot
     widget.session.delete(1)
     widget.session.set_reviewed(2)
     edited = widget.session.labels.copy()
-    go(widget, qtbot, lambda: widget.panel.next_image.click())
+    go(widget, qtbot, lambda: widget.panel.batch.next_image.click())
     assert widget.session is not None
     assert widget.session.image.name == "b"
     assert widget.session.n_cells > 0  # the model was asked
@@ -69,7 +69,7 @@ def test_each_image_is_found_as_it_was_left(widget: AnnotateWidget, qtbot: QtBot
     kept(widget, qtbot)
     saved = read_image(folder / OWN_FOLDER / "a.tif").data
     np.testing.assert_array_equal(saved, edited)
-    go(widget, qtbot, lambda: widget.panel.previous_image.click())
+    go(widget, qtbot, lambda: widget.panel.batch.previous_image.click())
     assert widget.session is not None
     np.testing.assert_array_equal(widget.session.labels, edited)
     assert widget.session.n_edits == 2
@@ -85,7 +85,7 @@ def test_each_image_is_found_as_it_was_left(widget: AnnotateWidget, qtbot: QtBot
 def test_the_list_follows_the_edits_and_begins_where_work_is_left(
     widget: AnnotateWidget, qtbot: QtBot, folder: Path
 ) -> None:
-    reader, files = widget.proofreader, widget.panel.files
+    reader, files = widget.proofreader, widget.panel.batch.files
     go(widget, qtbot, lambda: reader.open(folder))
     assert widget.session is not None
     n_found = widget.session.n_cells
@@ -96,7 +96,7 @@ def test_the_list_follows_the_edits_and_begins_where_work_is_left(
     widget.session.delete(1)
     wanted = f"a\n{n_found - 1} cells (was {n_found}) · {n_found - 1} reviewed"
     qtbot.waitUntil(lambda: files.item(0).text() == wanted, timeout=LIMIT_MS)
-    assert widget.panel.total.text().startswith("1 of 3 images done")
+    assert widget.panel.batch.total.text().startswith("1 of 3 images done")
     reader.leave()
     go(widget, qtbot, lambda: reader.open(folder))
     assert reader.index == 1
@@ -105,7 +105,7 @@ def test_the_list_follows_the_edits_and_begins_where_work_is_left(
 def test_images_without_labels_need_not_be_counted(
     widget: AnnotateWidget, qtbot: QtBot, folder: Path
 ) -> None:
-    widget.panel.counts_first.setChecked(False)
+    widget.panel.batch.counts_first.setChecked(False)
     (folder / "masks" / "a.tif").unlink()
     go(widget, qtbot, lambda: widget.proofreader.open(folder))
     assert widget.session is not None
@@ -119,7 +119,7 @@ def test_a_damaged_image_is_told_and_can_be_passed(
     widget.proofreader.open(folder)
     qtbot.waitUntil(lambda: widget.proofreader.job is None, timeout=LIMIT_MS)
     assert "a.png" in widget.panel.message.text()
-    go(widget, qtbot, lambda: widget.panel.next_image.click())
+    go(widget, qtbot, lambda: widget.panel.batch.next_image.click())
     assert widget.session is not None
 
 
@@ -142,14 +142,14 @@ def test_the_next_image_opens_while_labels_are_being_written(
     assert widget.session is not None
     widget.session.delete(1)
     edited = widget.session.labels.copy()
-    go(widget, qtbot, lambda: widget.panel.next_image.click())
+    go(widget, qtbot, lambda: widget.panel.batch.next_image.click())
     assert widget.session.image.name == "b"
     assert not (folder / OWN_FOLDER / "a.tif").exists()
-    assert "writing labels" in widget.panel.total.text()
+    assert "writing labels" in widget.panel.batch.total.text()
     go_on.set()
     kept(widget, qtbot)
     np.testing.assert_array_equal(read_image(folder / OWN_FOLDER / "a.tif").data, edited)
-    assert "writing labels" not in widget.panel.total.text()
+    assert "writing labels" not in widget.panel.batch.total.text()
 
 
 def test_labels_that_cannot_be_written_are_told_and_written_later(
@@ -163,15 +163,15 @@ def test_labels_that_cannot_be_written_are_told_and_written_later(
     assert widget.session is not None
     widget.session.delete(1)
     edited = widget.session.labels.copy()
-    go(widget, qtbot, lambda: widget.panel.next_image.click())
+    go(widget, qtbot, lambda: widget.panel.batch.next_image.click())
     kept(widget, qtbot)
     assert "the disk is full" in widget.panel.message.text()
     assert widget.panel.message.property("error") == "true"
-    assert "not written" in widget.panel.files.item(0).text()
+    assert "not written" in widget.panel.batch.files.item(0).text()
     monkeypatch.setattr(proofread_keep, "write_labels", write_labels)
-    go(widget, qtbot, lambda: widget.panel.previous_image.click())
+    go(widget, qtbot, lambda: widget.panel.batch.previous_image.click())
     np.testing.assert_array_equal(widget.session.labels, edited)
     widget.proofreader.leave()
     kept(widget, qtbot)
     np.testing.assert_array_equal(read_image(folder / OWN_FOLDER / "a.tif").data, edited)
-    assert "not written" not in widget.panel.files.item(0).text()
+    assert "not written" not in widget.panel.batch.files.item(0).text()

@@ -1,12 +1,10 @@
 """The annotation widget: from a model's guess to cells that somebody has made sure of."""
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari.layers import Image as ImageLayer
-from napari.layers import Labels, Layer, Points
+from napari.layers import Labels, Points
 from qtpy.compat import isalive
 from qtpy.QtCore import Qt, QTimer, Signal  # type: ignore[attr-defined]
 from qtpy.QtGui import QKeySequence, QShowEvent
@@ -16,16 +14,17 @@ from cellwright.errors import CellwrightError
 from cellwright.session.annotation import AnnotationSession
 from cellwright.widgets.annotate_ask import Adder
 from cellwright.widgets.annotate_check import Checker
+from cellwright.widgets.annotate_choices import AnnotateChoices
+from cellwright.widgets.annotate_desk import Desk
 from cellwright.widgets.annotate_export import Exporter
 from cellwright.widgets.annotate_keys import HELP_KEY, HINTS, CheatSheet
 from cellwright.widgets.annotate_layers import AnnotationLayer
 from cellwright.widgets.annotate_marks import Regions
 from cellwright.widgets.annotate_panel import AnnotatePanel
-from cellwright.widgets.annotate_start import Beginning, begin, journal_path, resume, unfinished
+from cellwright.widgets.annotate_start import Beginning, begin, journal_path, resume
 from cellwright.widgets.annotate_tools import CELL, ToolBox
-from cellwright.widgets.axes import Channel, channels_of
-from cellwright.widgets.choices import fill
-from cellwright.widgets.layers import METADATA, image_of
+from cellwright.widgets.axes import Channel
+from cellwright.widgets.layers import image_of
 from cellwright.widgets.proofread import Proofreader
 from cellwright.widgets.review import Review
 
@@ -39,26 +38,6 @@ IDLE_HINT = "Take a tool, or use its key over a cell. Press ? for all keys."
 PIXELS_HINT = "Points stand as discs here; they are exported as points."
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Desk:
-    """A session and all that works on it. Made by the widget; used by it and by the proofreader."""
-
-    session: AnnotationSession
-    layer: AnnotationLayer
-    tools: ToolBox
-    review: Review
-    adder: Adder
-    regions: Regions
-
-    def close(self) -> None:
-        """Let go of layer, mouse, keys and journal."""
-        for part in (self.adder, self.review, self.tools, self.regions, self.layer):
-            part.close()
-        for one in (self.adder, self.review, self.tools):
-            one.deleteLater()
-        self.session.close()
 
 
 class AnnotateWidget(QWidget):
@@ -79,7 +58,6 @@ class AnnotateWidget(QWidget):
         self.desk: Desk | None = None
         self.journals: Path | None = None  # folder of the journals; None for the usual one
         self._sheet: CheatSheet | None = None
-        self._offered: Path | None = None
         self._follow = QTimer(self)  # what takes a look at every cell waits until the edits pause
         self._follow.setSingleShot(True)
         self._follow.setInterval(FOLLOW_MS)
@@ -93,6 +71,7 @@ class AnnotateWidget(QWidget):
         area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         area.setMinimumWidth(self.panel.minimumWidth() + SCROLL_BAR_PX)
         layout.addWidget(area)
+        self.choices = AnnotateChoices(self)
         self.proofreader, self.exporter, self.checker = Proofreader(self), Exporter(self), Checker(self)
         self._connect()
         self.refresh_layers()
@@ -101,13 +80,12 @@ class AnnotateWidget(QWidget):
         panel, layers = self.panel, self.viewer.layers
         panel.begin.clicked.connect(self._on_begin_clicked)
         panel.resume.clicked.connect(self._on_resume_clicked)
-        panel.image.currentIndexChanged.connect(self._on_image_chosen)
         panel.help.clicked.connect(self.show_keys)
         panel.names.editingFinished.connect(self._on_names_edited)
-        panel.step.valueChanged.connect(self._pass_settings)
-        panel.diameter.valueChanged.connect(self._pass_settings)
-        panel.ask_model.toggled.connect(self._pass_settings)
-        panel.through.toggled.connect(self._pass_settings)
+        panel.settings.step.valueChanged.connect(self._pass_settings)
+        panel.settings.diameter.valueChanged.connect(self._pass_settings)
+        panel.settings.ask_model.toggled.connect(self._pass_settings)
+        panel.settings.through.toggled.connect(self._pass_settings)
         for name, button in panel.buttons.items():
             button.clicked.connect(lambda _=False, name=name: self._on_tool_clicked(name))
         for index, chip in enumerate(panel.chips):
@@ -128,105 +106,45 @@ class AnnotateWidget(QWidget):
     # -- what to annotate ---------------------------------------------------------------------------------
 
     @property
-    def image(self) -> ImageLayer | None:
-        """The chosen image layer."""
-        found = self._chosen(self.panel.image.currentData())
-        return found if isinstance(found, ImageLayer) else None
-
-    @property
     def channel(self) -> Channel | None:
         """The chosen channel."""
-        channel: Channel | None = self.panel.channel.currentData()
-        return channel
-
-    @property
-    def start(self) -> Layer | None:
-        """The layer to begin with, None for nothing."""
-        return self._chosen(self.panel.start.currentData())
-
-    def _chosen(self, unique_id: Any) -> Layer | None:
-        return next((layer for layer in self.viewer.layers if str(layer.unique_id) == unique_id), None)
+        return self.choices.channel
 
     def showEvent(self, event: QShowEvent | None) -> None:
         """Look for what was begun once the widget is seen."""
         super().showEvent(event)
-        self._offer()
+        self.choices.offer()
 
     def refresh_layers(self, _: Any = None) -> None:
-        """List the layers; the active image, and labels of it that a count left, become the chosen ones."""
+        """List the layers; end the session when its own has been removed."""
         if not isalive(self):  # type: ignore[no-untyped-call]
             return  # napari holds this callback by a weak reference, which may outlive the widget
         if self.session is not None:
             self._check_layers()
-            return
-        images = [
-            layer for layer in self.viewer.layers
-            if isinstance(layer, ImageLayer) and METADATA not in layer.metadata
-        ]  # fmt: skip
-        active = self.viewer.layers.selection.active
-        wanted = str(active.unique_id) if active in images else self.panel.image.currentData()
-        before = self.panel.image.currentData()
-        fill(self.panel.image, _entries(images), wanted, otherwise="no image layer")
-        if self.panel.image.currentData() != before:
-            self._on_image_chosen()
-        starts = [layer for layer in self.viewer.layers if isinstance(layer, Labels | Points)]
-        kept = self.panel.start.currentData()
-        known = [str(layer.unique_id) for layer in starts]
-        preferred = kept if kept in known else self._best(starts)
-        if active in starts:
-            preferred = str(active.unique_id)
-        fill(self.panel.start, [*_entries(starts), ("Nothing: an empty image", None)], preferred)
-        self.panel.begin.setEnabled(bool(images))
-
-    def _best(self, starts: list[Any]) -> str | None:
-        """Return the labels that the last count of the chosen image left, else the topmost."""
-        image = self.panel.image.currentData()
-        own = [one for one in starts if one.metadata.get(METADATA, {}).get("source") == image]
-        found = [one for one in own or starts if isinstance(one, Labels)]
-        return str(found[-1].unique_id) if found else None
-
-    def _on_image_chosen(self, _: int = 0) -> None:
-        layer = self.image
-        choices = channels_of(layer) if layer is not None else ()
-        entries = [(choice.title, choice) for choice in choices]
-        fill(self.panel.channel, entries, self.channel, otherwise="none")
-        if self.isVisible():
-            self._offer()
-
-    def _offer(self) -> None:
-        """Offer to go on with an annotation of the chosen image, if one was begun."""
-        self._offered = None
-        if self.session is None and self.image is not None:
-            try:
-                found = unfinished(journal_path(image_of(self.image, self.channel), self.journals))
-            except CellwrightError:
-                found = None  # an image that cannot be annotated; Start tells why
-            if found is not None:
-                self._offered = found.path
-                self.panel.show_offer(found.line)
-        if self._offered is None:
-            self.panel.show_offer("")
+        else:
+            self.choices.refresh()
 
     def _on_begin_clicked(self) -> None:
         if self.session is not None:
             self.finish()
             return
+        image, channel, start = self.choices.image, self.channel, self.choices.start
         try:
-            path = journal_path(image_of(self.image, self.channel), self.journals)
-            diameter = self.panel.diameter.value()
-            beginning = begin(self.image, self.channel, self.start, journal=path, diameter_px=diameter)
+            path = journal_path(image_of(image, channel), self.journals)
+            diameter = self.panel.settings.diameter.value()
+            beginning = begin(image, channel, start, journal=path, diameter_px=diameter)
         except CellwrightError as error:
             self.show_error(error)
             return
-        if isinstance(self.start, Points):
+        if isinstance(start, Points):
             self.panel.show_message(PIXELS_HINT)
         self.open(beginning)
 
     def _on_resume_clicked(self) -> None:
-        if self._offered is None or self.session is not None:
+        if self.choices.offered is None or self.session is not None:
             return
         try:
-            beginning = resume(self.image, self.channel, self._offered)
+            beginning = resume(self.choices.image, self.channel, self.choices.offered)
         except CellwrightError as error:
             self.show_error(error)
             return
@@ -281,7 +199,7 @@ class AnnotateWidget(QWidget):
         self.panel.show_message("")
         self.panel.buttons["hide"].setChecked(False)
         self.refresh_layers()
-        self._offer()
+        self.choices.offer()
         self.session_changed.emit(None)
 
     def _check_layers(self) -> None:
@@ -348,10 +266,10 @@ class AnnotateWidget(QWidget):
     def _pass_settings(self, _: object = None) -> None:
         if self.desk is not None:
             tools, adder = self.desk.tools, self.desk.adder
-            tools.step_px = self.panel.step.value()
-            tools.goes_through_slices = self.panel.through.isChecked()
-            adder.diameter_px = self.panel.diameter.value()
-            adder.uses_model = self.panel.ask_model.isChecked()
+            tools.step_px = self.panel.settings.step.value()
+            tools.goes_through_slices = self.panel.settings.through.isChecked()
+            adder.diameter_px = self.panel.settings.diameter.value()
+            adder.uses_model = self.panel.settings.ask_model.isChecked()
             adder.channel = self.channel.index if self.channel else None
 
     def show_keys(self) -> None:
@@ -391,7 +309,3 @@ class AnnotateWidget(QWidget):
             logger.error("Annotating failed", exc_info=error)
         text = str(error) if isinstance(error, CellwrightError) else f"{type(error).__name__}: {error}"
         self.panel.show_message(text, is_error=True)
-
-
-def _entries(layers: list[Any]) -> list[tuple[str, str]]:
-    return [(layer.name, str(layer.unique_id)) for layer in reversed(layers)]

@@ -33,15 +33,15 @@ class Exporter(QObject):
     def __init__(self, widget: "AnnotateWidget") -> None:
         super().__init__(widget)
         self._widget = widget
-        panel = widget.panel
-        panel.split.addItems(SPLITS)
+        panel, part = widget.panel, widget.panel.exports
+        part.split.addItems(SPLITS)
         for one in FORMATS.values():
-            panel.format.addItem(one.title, one.name)
-        panel.export.clicked.connect(self._on_export_clicked)
-        panel.save_as.clicked.connect(self._on_save_clicked)
-        panel.export_job.failed.connect(widget.show_error)
-        panel.export_job.cancelled.connect(lambda: panel.show_message("Cancelled; nothing was exported."))
-        panel.export_job.finished.connect(lambda: self._enable(is_on=True))
+            part.format.addItem(one.title, one.name)
+        part.to_dataset.clicked.connect(self._on_export_clicked)
+        part.save_as.clicked.connect(self._on_save_clicked)
+        part.job.failed.connect(widget.show_error)
+        part.job.cancelled.connect(lambda: panel.show_message("Cancelled; nothing was exported."))
+        part.job.finished.connect(lambda: self._enable(is_on=True))
 
     def _on_export_clicked(self) -> None:
         folder = QFileDialog.getExistingDirectory(self._widget, "Dataset folder")
@@ -52,7 +52,7 @@ class Exporter(QObject):
         session = self._widget.session
         if session is None:
             return
-        chosen = FORMATS[self._widget.panel.format.currentData()]
+        chosen = FORMATS[self._widget.panel.exports.format.currentData()]
         start = proposed(chosen, session)
         path, _ = QFileDialog.getSaveFileName(self._widget, f"Save as {chosen.title}", start)
         if path:
@@ -60,9 +60,9 @@ class Exporter(QObject):
 
     def to_dataset(self, folder: Path) -> None:
         """Add the annotation as it is now to a dataset folder, with the settings of the panel."""
-        panel = self._widget.panel
-        settings = ExportSettings(split=panel.split.currentText(), is_complete=panel.complete.isChecked())
-        may_replace = panel.replaces.isChecked()
+        part = self._widget.panel.exports
+        settings = ExportSettings(split=part.split.currentText(), is_complete=part.complete.isChecked())
+        may_replace = part.replaces.isChecked()
         session = self._copy()
         if session is not None:
             task = dataset_task(session, folder, settings, may_replace=may_replace)
@@ -72,7 +72,7 @@ class Exporter(QObject):
         """Write the annotation as it is now in the chosen format."""
         session = self._copy()
         if session is not None:
-            task = file_task(session, path, self._widget.panel.format.currentData())
+            task = file_task(session, path, self._widget.panel.exports.format.currentData())
             self._start(task, lambda _: f"Saved {path}", last=WRITE)
 
     def _copy(self) -> AnnotationSession | None:
@@ -81,16 +81,16 @@ class Exporter(QObject):
         if session is None:
             panel.show_message("Start an annotation first; then it can be exported.", is_error=True)
             return None
-        return None if panel.export_job.is_busy else session.copy()
+        return None if panel.exports.job.is_busy else session.copy()
 
     def _start(self, task: Task[Any], line: Callable[[Any], str], last: str = "") -> None:
         panel = self._widget.panel
         panel.show_message("")
         self._enable(is_on=False)
-        panel.export_job.start(task, lambda found: panel.show_message(line(found)), last)
+        panel.exports.job.start(task, lambda found: panel.show_message(line(found)), last)
 
     def _enable(self, *, is_on: bool) -> None:
-        for button in (self._widget.panel.export, self._widget.panel.save_as):
+        for button in (self._widget.panel.exports.to_dataset, self._widget.panel.exports.save_as):
             button.setEnabled(is_on)
 
 

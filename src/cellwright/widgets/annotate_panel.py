@@ -2,17 +2,13 @@
 
 from qtpy.QtCore import QSize, Qt
 from qtpy.QtWidgets import (
-    QCheckBox,
     QComboBox,
-    QDoubleSpinBox,
     QFormLayout,
     QFrame,
     QGridLayout,
     QHBoxLayout,
     QLabel,
-    QLayout,
     QLineEdit,
-    QListWidget,
     QProgressBar,
     QPushButton,
     QSizePolicy,
@@ -21,10 +17,11 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from cellwright.widgets.annotate_folds import ExportFold, FolderFold, SettingsFold
 from cellwright.widgets.annotate_keys import N_CLASS_KEYS, TOOLS, Tool, key_text
 from cellwright.widgets.looks import class_colour
 from cellwright.widgets.side_job import SideJob
-from cellwright.widgets.style import STYLE, row, set_state
+from cellwright.widgets.style import STYLE, set_state
 
 N_COLUMNS = 4
 SMALL = QSize(36, 32)
@@ -46,41 +43,6 @@ QToolButton:disabled { color: rgba(128, 128, 128, 160); background: rgba(128, 12
 #reject { background: #9c4038; color: white; } #reject:hover { background: #b54d44; }
 #accept:disabled, #reject:disabled { color: rgba(128, 128, 128, 160); background: rgba(128, 128, 128, 18); }
 """
-
-
-class Fold(QWidget):
-    """A part of the panel under its title, which opens and closes it; it follows what is in it.
-
-    Parameters
-    ----------
-    title
-        Of the part.
-    layout
-        What is in it.
-    """
-
-    def __init__(self, title: str, layout: QLayout) -> None:
-        super().__init__()
-        self.title, self.content = QToolButton(), QWidget()
-        self.title.setObjectName("fold")
-        self.title.setText(title)
-        self.title.setCheckable(True)
-        self.title.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
-        self.title.toggled.connect(self._on_toggled)
-        self.title.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-        _size(self.title)
-        layout.setContentsMargins(2, 4, 2, 4)
-        self.content.setLayout(layout)
-        whole = QVBoxLayout(self)
-        whole.setContentsMargins(0, 0, 0, 0)
-        whole.setSpacing(2)
-        whole.addWidget(self.title)
-        whole.addWidget(self.content)
-        self._on_toggled(False)  # noqa: FBT003 - Qt calls it so
-
-    def _on_toggled(self, is_open: bool) -> None:  # noqa: FBT001 - Qt calls it
-        self.title.setArrowType(Qt.ArrowType.DownArrow if is_open else Qt.ArrowType.RightArrow)
-        self.content.setVisible(is_open)
 
 
 class AnnotatePanel(QWidget):
@@ -111,9 +73,10 @@ class AnnotatePanel(QWidget):
         work.addLayout(self._tools())
         work.addWidget(self._hint())
         work.addLayout(self._classes())
-        work.addWidget(self._details())
-        work.addWidget(self._export())
-        layout.addWidget(self._folder())
+        self.settings, self.exports, self.batch = SettingsFold(), ExportFold(), FolderFold()
+        work.addWidget(self.settings)
+        work.addWidget(self.exports)
+        layout.addWidget(self.batch)
         layout.addStretch(1)
         self.setMinimumWidth(310)
         self.show_session(is_open=False)
@@ -224,10 +187,7 @@ class AnnotatePanel(QWidget):
         card = QFrame()
         card.setObjectName("card")
         self.count, self.reviewed, self.bar = QLabel("0"), QLabel(), QProgressBar()
-        self.current = QLabel("N: show the likeliest mistake")
         self.count.setObjectName("cells")
-        self.current.setObjectName("details")
-        self.current.setWordWrap(True)
         self.bar.setTextVisible(False)
         head = QHBoxLayout()
         head.setSpacing(5)
@@ -238,24 +198,28 @@ class AnnotatePanel(QWidget):
             button = self._button(name)
             button.setFixedSize(SMALL)
             head.addWidget(button)
-        steps = QHBoxLayout()
-        steps.setSpacing(4)
-        for name in ("back", "accept", "reject", "next"):
-            steps.addWidget(self._button(name), 1)
         layout = QVBoxLayout(card)
         layout.setContentsMargins(10, 6, 10, 8)
         layout.setSpacing(5)
         layout.addLayout(head)
         layout.addWidget(self.bar)
-        layout.addWidget(self.current)
-        layout.addLayout(steps)
-        self.check, self.check_job = QPushButton("Check by flips"), SideJob()
+        self._add_review(layout)
+        return card
+
+    def _add_review(self, layout: QVBoxLayout) -> None:
+        self.current = QLabel("N: show the likeliest mistake")
+        self.current.setObjectName("details")
+        self.current.setWordWrap(True)
+        self.check, self.check_job = QToolButton(), SideJob()
+        self.check.setText("Check by flips")
         self.check.setToolTip(
             "Have the model look at the flipped image too: cells it then sees otherwise come first."
         )
-        layout.addLayout(row(self._button("hide"), self.check))
+        _size(self.check)
+        layout.addWidget(self.current)
+        layout.addLayout(_in_a_row([self._button(name) for name in ("back", "accept", "reject", "next")]))
+        layout.addLayout(_in_a_row([self._button("hide"), self.check]))
         layout.addWidget(self.check_job)
-        return card
 
     def _tools(self) -> QGridLayout:
         layout = QGridLayout()
@@ -312,71 +276,6 @@ class AnnotatePanel(QWidget):
         layout.addLayout(grid)
         return layout
 
-    def _details(self) -> Fold:
-        self.step, self.diameter = QDoubleSpinBox(), QDoubleSpinBox()
-        self.step.setRange(0.5, 100.0)
-        self.step.setValue(1.0)
-        self.diameter.setRange(0.0, 5000.0)
-        self.diameter.setSpecialValueText("auto")
-        for box in (self.step, self.diameter):
-            box.setDecimals(1)
-            box.setSuffix(" px")
-        self.ask_model = QCheckBox("Ask the model to outline added cells")
-        self.ask_model.setChecked(True)
-        self.through = QCheckBox("Regions go through all slices")
-        form = QFormLayout()
-        form.setSpacing(6)
-        form.addRow("Grow, shrink by", self.step)
-        form.addRow("Disc diameter", self.diameter)
-        form.addRow(self.ask_model)
-        form.addRow(self.through)
-        self.details = Fold("Settings", form)
-        return self.details
-
-    def _export(self) -> Fold:
-        self.split, self.format = QComboBox(), QComboBox()
-        self.complete, self.replaces = (
-            QCheckBox("Every cell is annotated"),
-            QCheckBox("Replace it if it is there"),
-        )
-        self.complete.setToolTip(
-            "Without this, and without regions, what has no label is not taken for background."
-        )
-        self.export, self.save_as = QPushButton("Add to a dataset…"), QPushButton("Save as…")
-        self.export.setToolTip("Add image, labels, classes and regions to a folder to train on.")
-        self.format.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        form = QFormLayout()
-        form.setSpacing(6)
-        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        form.addRow("Used to", self.split)
-        form.addRow(self.complete)
-        form.addRow(self.replaces)
-        form.addRow(self.export)
-        form.addRow(row(self.format, self.save_as))
-        self.export_job = SideJob()
-        form.addRow(self.export_job)
-        return Fold("Export", form)
-
-    def _folder(self) -> Fold:
-        self.folder, self.files = QPushButton("Choose a folder…"), QListWidget()
-        self.files.setFixedHeight(130)
-        self.files.setToolTip("Cells now, how many the model found, and how far the review is.")
-        self.previous_image, self.next_image = QPushButton("◀ Image"), QPushButton("Image ▶")
-        self.counts_first = QCheckBox("Count images that have no labels yet")
-        self.counts_first.setChecked(True)
-        self.total = QLabel()
-        self.total.setObjectName("details")
-        self.total.setWordWrap(True)
-        layout = QVBoxLayout()
-        layout.setSpacing(5)
-        layout.addWidget(self.folder)
-        layout.addWidget(self.counts_first)
-        layout.addWidget(self.files)
-        layout.addWidget(self.total)
-        layout.addLayout(row(self.previous_image, self.next_image))
-        self.batch = Fold("Proofread a folder", layout)
-        return self.batch
-
 
 def _text(tool: Tool) -> str:
     if tool.name in ("undo", "redo"):
@@ -388,3 +287,11 @@ def _text(tool: Tool) -> str:
 
 def _size(button: QToolButton) -> None:
     button.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
+
+
+def _in_a_row(buttons: list[QToolButton]) -> QHBoxLayout:
+    layout = QHBoxLayout()
+    layout.setSpacing(4)
+    for button in buttons:
+        layout.addWidget(button, 1)
+    return layout

@@ -57,11 +57,11 @@ class Proofreader(QObject):
         self._follow.setSingleShot(True)
         self._follow.setInterval(FOLLOW_MS)
         self._follow.timeout.connect(self._on_follow)
-        panel = self._panel
-        panel.folder.clicked.connect(self._on_folder_clicked)
-        panel.previous_image.clicked.connect(lambda: self.step(-1))
-        panel.next_image.clicked.connect(lambda: self.step(1))
-        panel.files.itemDoubleClicked.connect(lambda item: self.go_to(panel.files.row(item)))
+        part = self._panel.batch
+        part.folder.clicked.connect(self._on_folder_clicked)
+        part.previous_image.clicked.connect(lambda: self.step(-1))
+        part.next_image.clicked.connect(lambda: self.step(1))
+        part.files.itemDoubleClicked.connect(lambda item: self.go_to(part.files.row(item)))
         widget.session_changed.connect(self._on_session_changed)
         self.keeper.changed.connect(self._on_kept)
         self.keeper.failed.connect(widget.show_error)
@@ -106,7 +106,8 @@ class Proofreader(QObject):
         path = self.images[index]
         self._show()
         self._widget.panel.show_message(f"Opening {path.name} …")
-        self.job = Job(read_task(path, self._journals, counts=self._panel.counts_first.isChecked()), self)
+        counts = self._panel.batch.counts_first.isChecked()
+        self.job = Job(read_task(path, self._journals, counts=counts), self)
         self.job.returned.connect(self._on_read)
         self.job.failed.connect(self._widget.show_error)
         self.job.finished.connect(self._on_job_finished)
@@ -212,8 +213,8 @@ class Proofreader(QObject):
             self.tallies[name] = replace(known, cells=n_cells, reviewed=n_reviewed)
 
     def _show(self) -> None:
-        panel, n = self._panel, len(self.images)
-        files = panel.files
+        part, n = self._panel.batch, len(self.images)
+        files = part.files
         if files.count() != n:
             files.clear()
             for _ in self.images:
@@ -227,12 +228,12 @@ class Proofreader(QObject):
             item.setData(Qt.ItemDataRole.CheckStateRole, mark)
         files.setCurrentRow(self.index)
         files.setVisible(n > 0)
-        panel.folder.setText(self.folder.name if self.folder else "Choose a folder…")
-        for button in (panel.previous_image, panel.next_image):
+        part.folder.setText(f"Folder · {self.folder.name}" if self.folder else "Choose a folder…")
+        for button in (part.previous_image, part.next_image):
             button.setVisible(n > 0)
-        panel.previous_image.setEnabled(self.index > 0 and self.job is None)
-        panel.next_image.setEnabled(self.index < n - 1 and self.job is None)
-        panel.total.setText(self._total())
+        part.previous_image.setEnabled(self.index > 0 and self.job is None)
+        part.next_image.setEnabled(self.index < n - 1 and self.job is None)
+        part.total.setText(self._total())
 
     def _line(self, path: Path) -> str:
         tally = self.tallies.get(path.stem)
