@@ -12,21 +12,17 @@ from qtpy.QtWidgets import QFrame, QScrollArea, QShortcut, QVBoxLayout, QWidget 
 
 from cellwright.errors import CellwrightError
 from cellwright.session.annotation import AnnotationSession
-from cellwright.widgets.annotate_ask import Adder
 from cellwright.widgets.annotate_check import Checker
 from cellwright.widgets.annotate_choices import AnnotateChoices
-from cellwright.widgets.annotate_desk import Desk
+from cellwright.widgets.annotate_desk import Desk, desk_of
 from cellwright.widgets.annotate_export import Exporter
 from cellwright.widgets.annotate_keys import HELP_KEY, HINTS, CheatSheet
-from cellwright.widgets.annotate_layers import AnnotationLayer
-from cellwright.widgets.annotate_marks import Regions
 from cellwright.widgets.annotate_panel import AnnotatePanel
 from cellwright.widgets.annotate_start import Beginning, begin, journal_path, resume
-from cellwright.widgets.annotate_tools import CELL, ToolBox
+from cellwright.widgets.annotate_tools import CELL
 from cellwright.widgets.axes import Channel
 from cellwright.widgets.layers import image_of
 from cellwright.widgets.proofread import Proofreader
-from cellwright.widgets.review import Review
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -162,11 +158,7 @@ class AnnotateWidget(QWidget):
                     one.visible = False  # what it began with lies under it
             self.viewer.add_layer(own)
         self.viewer.layers.selection.active = own
-        axis = beginning.source.channel_axis
-        layer = AnnotationLayer(self.viewer, own, session, channel_axis=axis, on_error=self.show_error)
-        tools = ToolBox(layer, self)
-        review, adder = Review(layer, tools, self), Adder(session, beginning.source, self)
-        self.desk = Desk(session, layer, tools, review, adder, Regions(layer))
+        self.desk = desk_of(self, beginning)
         self._connect_desk(self.desk)
         self._pass_settings()
         self.panel.show_offer("")

@@ -1,18 +1,23 @@
 """What is at hand while an image is annotated: the session, its layer, tools, review and regions."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cellwright.session.annotation import AnnotationSession
 from cellwright.widgets.annotate_ask import Adder
 from cellwright.widgets.annotate_layers import AnnotationLayer
 from cellwright.widgets.annotate_marks import Regions
+from cellwright.widgets.annotate_start import Beginning
 from cellwright.widgets.annotate_tools import ToolBox
 from cellwright.widgets.review import Review
+
+if TYPE_CHECKING:
+    from cellwright.widgets.annotate import AnnotateWidget
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Desk:
-    """A session and all that works on it. Made by the widget; used by it and by what belongs to it."""
+    """A session and all that works on it. Made by :func:`desk_of`; used by the widget and its parts."""
 
     session: AnnotationSession
     layer: AnnotationLayer
@@ -28,3 +33,14 @@ class Desk:
         for one in (self.adder, self.review, self.tools):
             one.deleteLater()
         self.session.close()
+
+
+def desk_of(widget: "AnnotateWidget", beginning: Beginning) -> Desk:
+    """Return all that works on a session, whose layer is in the viewer."""
+    session, axis = beginning.session, beginning.source.channel_axis
+    layer = AnnotationLayer(
+        widget.viewer, beginning.layer, session, channel_axis=axis, on_error=widget.show_error
+    )
+    tools = ToolBox(layer, widget)
+    review, adder = Review(layer, tools, widget), Adder(session, beginning.source, widget)
+    return Desk(session, layer, tools, review, adder, Regions(layer))
