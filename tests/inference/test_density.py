@@ -23,7 +23,9 @@ SPEC = replace(
     percentiles=(0.0, 100.0),
     diameter_range_px=(12.0, 50.0),
     density_variance=0.1,
+    map_channels={"density": 1},
 )
+TELLING = replace(SPEC, map_channels=density.MAP_CHANNELS)  # the foreground, too
 
 
 class Oracle(nn.Module):
@@ -212,6 +214,47 @@ def test_without_a_diameter_the_density_tells_it(diameter, word):
     assert f"too {word}" in result.notices[0]
     assert steps[-1] == replace(steps[-1], stage="rescaled tiles", done=1, total=1)
     assert result.count == pytest.approx(30 * result.provenance.settings["zoom"] ** 2, rel=0.05)
+
+
+class Blurred(Truth):
+    """Gives the density of the whole image everywhere, and bright pixels as the foreground."""
+
+    def forward(self, image):
+        sharp = super().forward(image)
+        even = sharp.exp().log1p().mean(dim=(2, 3), keepdim=True).expand_as(sharp).expm1().log()
+        return torch.cat([even, 1000 * (image.mean(dim=1, keepdim=True) - 0.05)], dim=1)
+
+
+def test_the_foreground_tells_the_diameter_where_a_density_is_blurred():
+    pixels, points = cells(30, (180, 200), 9, apart=1.5)
+    away = np.hypot(*(np.indices(pixels.shape)[:, None] - points.T[:, :, None, None])).min(axis=0)
+    pixels = np.where(away < 4.5, np.float32(1), np.float32(0))
+    model = density.DensityModel(TELLING, Blurred(pixels * 30 / pixels.sum()))
+    assert counted(pixels, model).provenance.settings["zoom"] == pytest.approx(26 / 9, rel=0.1)
+
+
+class Telling(Truth):
+    """Gives four fifths of the density, and what is bright as the foreground."""
+
+    def forward(self, image):
+        dense = super().forward(image).exp().log1p()
+        return torch.cat(
+            [(0.8 * dense).expm1().log(), 1000 * (image.mean(dim=1, keepdim=True) - 0.05)], dim=1
+        )
+
+
+@pytest.mark.parametrize("axes", ["YX", "TYX"])
+def test_what_stands_alone_is_a_whole_cell(axes):
+    pixels = np.zeros((60, 200), np.float32)
+    for column in range(10, 190, 30):
+        pixels[20:40, column : column + 20] = 1 / 400
+    frames = pixels if axes == "YX" else np.stack([pixels] * 3)
+    alone, bare = (
+        counted(frames, density.DensityModel(spec, network(pixels)), axes, diameter_px=26)
+        for spec, network in ((TELLING, Telling), (SPEC, Truth))
+    )
+    assert alone.count == pytest.approx(6 * len(frames.reshape(-1, *pixels.shape)), rel=1e-4)
+    assert np.allclose(alone.maps["density"], bare.maps["density"], rtol=1e-3, atol=1e-7)
 
 
 def test_too_few_cells_tell_no_diameter():

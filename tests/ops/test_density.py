@@ -11,6 +11,7 @@ from cellwright.ops.density import (
     cells_to_density,
     fit_interval,
     interval_of,
+    mean_diameter,
     resize_density,
     typical_diameter,
 )
@@ -95,6 +96,13 @@ def test_cells_side_by_side_look_at_most_a_little_smaller():
 
 def test_no_density_has_no_diameter():
     assert typical_diameter(np.zeros((10, 10), np.float32)) == 0
+    assert mean_diameter(np.zeros((10, 10), np.float32), np.ones((10, 10), np.float32)) == 0
+
+
+def test_the_area_of_the_foreground_tells_the_diameter_however_blurred_the_density_is():
+    density, foreground = np.full((40, 50), 3 / 2000, np.float32), np.full((40, 50), 0.2, np.float32)
+    foreground[:10, :30] = 0.9
+    assert mean_diameter(density, foreground) == pytest.approx(np.sqrt(4 / np.pi * 100))
 
 
 def images(rng, n, bias=0.9):

@@ -291,3 +291,13 @@ def test_an_output_that_cannot_be_written_is_refused_at_once(write_dataset, tiny
     with pytest.raises(WriteError):
         next(train(Data(dataset), tiny_flow(), tmp_path / "taken" / "below", SHORT, device="cpu"))
     assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_a_frozen_trunk_stays_as_it_is_until_it_learns(train_tiny, tiny_flow):
+    first = tiny_flow().network.state_dict()
+    frozen = train_tiny("frozen", replace(SHORT, frozen_steps=8))
+    thawed = train_tiny("thawed", replace(SHORT, frozen_steps=6))
+    trunk = [name for name in first if name.startswith(("encoder.", "decoder."))]
+    assert all(torch.equal(frozen[name], first[name]) for name in trunk)
+    assert any(not torch.equal(frozen[name], first[name]) for name in first)
+    assert any(not torch.equal(thawed[name], first[name]) for name in trunk)

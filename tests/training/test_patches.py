@@ -12,6 +12,7 @@ from cellwright.models import centroid, density, flow
 from cellwright.ops.flow import labels_to_flow
 from cellwright.ops.labels import annotate, equivalent_diameters, keep, measure, relabel, touches_border
 from cellwright.tasks import run
+from cellwright.training.joint import JointModel
 from cellwright.training.patches import (
     MAX_FRAMES,
     RIM_PX,
@@ -241,7 +242,24 @@ def test_what_a_patch_shows_of_a_cell_counts_as_one(cut_for, seed):
     patch, _ = cut_for(density, seed)
     areas = np.bincount(patch.labels.numpy().ravel())[1:]
     assert touches_border(measure(relabel(patch.labels.numpy())).boxes, patch.labels.shape).any()
-    assert float(patch.targets.sum()) == pytest.approx((areas >= SLIVER_PX).sum(), rel=1e-4)
+    assert float(patch.targets[0].sum()) == pytest.approx((areas >= SLIVER_PX).sum(), rel=1e-4)
+
+
+def test_counts_are_made_anew_among_other_targets(cut_for):
+    """As where flow and density learn together."""
+
+    class Both:
+        @staticmethod
+        def build():
+            return JointModel([flow.build(), density.build()], [1.0, 1.0])
+
+    joint, sample = cut_for(Both, 3)
+    plain = cut_patch(replace(sample, count=None), 112, WIDE, np.random.default_rng(3))
+    assert torch.equal(joint.targets[:3], plain.targets[:3])
+    areas = np.bincount(joint.labels.numpy().ravel())[1:]
+    assert float(joint.targets[3].sum()) == pytest.approx((areas >= SLIVER_PX).sum(), rel=1e-4)
+    assert float(plain.targets[3].sum()) < float(joint.targets[3].sum()) - 1
+    assert torch.equal(joint.targets[4] > 0, joint.labels > 0)
 
 
 def test_only_bare_counts_of_complete_masks_are_made_anew(draw_blobs):

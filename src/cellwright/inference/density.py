@@ -15,13 +15,18 @@ from cellwright.inference.provenance import provenance_of
 from cellwright.inference.rescale import FEWEST_CELLS, zoom_for, zoom_notice
 from cellwright.inference.settings import EngineSettings
 from cellwright.inference.settle import meter_of, units_of
+from cellwright.models.spec import ModelSpec
 from cellwright.ops.density import (
+    FOREGROUND,
     DensitySettings,
     calibrate,
     interval_of,
+    mean_diameter,
     resize_density,
     typical_diameter,
 )
+from cellwright.ops.resample import resize
+from cellwright.ops.whole_cells import to_whole_cells
 from cellwright.tasks import Progress, Task
 from cellwright.types import Cells, Image, Maps, Result
 
@@ -39,7 +44,8 @@ def count_density(
     Each tile and each block answers for its core alone, and padding for nothing, so that no pixel is counted
     twice. Where tiled equals untiled, as it does for the small preset, this is the same as averaging what
     overlaps. A stated diameter rescales the image when it lies outside the model's range; without one the
-    cells' diameter is read from their density. Rescaling keeps the sum.
+    cells' diameter is read from the foreground, else from their density. Rescaling keeps the sum. What stands
+    alone in the foreground holds a whole number of cells, see ``ops.whole_cells``.
 
     The count is no whole number; ``maps["density"]`` has the image's axes without its channels, so that the
     sum over its last two axes counts each time point. Parameters and errors are those of
@@ -154,13 +160,17 @@ def _predict(job: Job) -> Task[tuple[Density, float]]:
     density = np.zeros((len(job.frames), *shape), np.float32)
     if job.scaling.low == job.scaling.high:  # an image of one intensity has no cells
         return density.reshape(*lead, *shape), 1.0
+    foreground = np.zeros(density.shape if "foreground" in job.engine.spec.map_channels else 0, np.bool_)
     zoom, meter, done, maps = yield from _settle(job)
     if done is not None:
-        _write(density, done, maps)
+        _write(density, foreground, done, maps)
     del maps  # or they stay in memory beside those of the next unit
     for part in units_of(job, zoom):
         if part != done:
-            _write(density, part, (yield from _maps(job, part, zoom, meter)))
+            _write(density, foreground, part, (yield from _maps(job, part, zoom, meter)))
+    for index, mask in enumerate(foreground):
+        yield Progress("whole cells", index, len(foreground))
+        density[index] = to_whole_cells(density[index], mask)
     return density.reshape(*lead, *shape), zoom
 
 
@@ -168,11 +178,16 @@ def _maps(job: Job, part: Unit, zoom: float, meter: Meter) -> Task[list[Maps]]:
     return (yield from predict_unit(job.frames, job.scaling, part, job.engine, zoom, meter))
 
 
-def _write(density: Density, part: Unit, maps: Sequence[Maps]) -> None:
-    """Write the core of a unit, which no other unit has, into the density (frames, Y, X) of the image."""
+def _write(density: Density, foreground: NDArray[np.bool_], part: Unit, maps: Sequence[Maps]) -> None:
+    """Write the core of a unit, which no other unit has, into the maps (frames, Y, X) of the image.
+
+    The foreground is empty where the model does not tell it.
+    """
     for frame, one in zip(part.frames, maps, strict=True):
-        window = resize_density(one["density"][0], part.shape)
-        density[(frame, *part.block.core)] = window[part.block.local]
+        core = (frame, *part.block.core)
+        density[core] = resize_density(one["density"][0], part.shape)[part.block.local]
+        if len(foreground):
+            foreground[core] = resize(one["foreground"], part.shape)[0][part.block.local] > FOREGROUND
 
 
 def _settle(job: Job) -> Task[_Look]:
@@ -186,11 +201,17 @@ def _settle(job: Job) -> Task[_Look]:
     maps = yield from _maps(job, unit, zoom, meter)
     density = np.stack([one["density"][0] for one in maps])
     if _sum(density) >= FEWEST_CELLS:
-        spec = job.engine.spec
-        zoom = zoom_for(typical_diameter(density, spec.density_variance), spec)
+        zoom = zoom_for(_diameter(density, maps, job.engine.spec), job.engine.spec)
     if zoom == 1.0:
         return _Look(zoom, meter, unit, maps)
     return _Look(zoom, meter_of(job, "rescaled tiles", units_of(job, zoom), zoom))
+
+
+def _diameter(density: Density, maps: Sequence[Maps], spec: ModelSpec) -> float:
+    """Return the diameter of cells in the pixels of these maps, from their area if the model tells it."""
+    if "foreground" not in spec.map_channels:
+        return typical_diameter(density, spec.density_variance)
+    return mean_diameter(density, np.stack([one["foreground"][0] for one in maps]))
 
 
 def _interval(

@@ -1,7 +1,8 @@
 """The ``density`` family: a map whose integral is the count, for cells that nothing can separate.
 
 Source: the targets and the loss of github.com/Sallamsaka/cellcounter, which the paper preset keeps. The small
-one learns narrower targets and the counts of squares of several sizes: a squared error leaves no bias.
+one learns narrower targets and the counts of squares of several sizes: a squared error leaves no bias. It
+tells the foreground, too: with the count, its area says how large the cells are.
 """
 
 from dataclasses import replace
@@ -14,14 +15,14 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cellwright.models.base import POINT_DIAMETER_PX, ModelBase, spec_of
+from cellwright.models.base import POINT_DIAMETER_PX, ModelBase, known_mean, spec_of
 from cellwright.models.contract import MapKind
 from cellwright.models.spec import ModelSpec
-from cellwright.models.trunk import DIVISOR, HALO, TrunkNetwork, deep_head
+from cellwright.models.trunk import DIVISOR, HALO, TrunkNetwork, broad_head
 from cellwright.ops.density import cells_to_density, fit_interval
 from cellwright.types import Annotation, Maps
 
-MAP_CHANNELS = {"density": 1}
+MAP_CHANNELS = {"density": 1, "foreground": 1}
 UNIT = 100.0  # the network gives cells per 100 pixels
 LOG_SCALE = 10_000.0  # densities this many times smaller than 1 count as much as their size
 POOLS = ((4, 0.20), (8, 0.35), (16, 0.45))  # side of a square in pixels, weight of the shape of the density
@@ -29,6 +30,7 @@ COUNT_WEIGHT = 0.25
 SQUARES = ((16, 4.0), (32, 1.0), (64, 0.3))  # side in pixels, weight of the squared error of its count
 WHOLE_WEIGHT = 0.03  # of the squared error of a patch's count
 PIXEL_WEIGHT = 0.1
+FOREGROUND_WEIGHT = 0.5
 
 SPECS = {
     "small": ModelSpec(
@@ -40,7 +42,7 @@ SPECS = {
         divisor=DIVISOR,
         halo=HALO,
         diameter_px=26.0,
-        diameter_range_px=(16.0, 40.0),
+        diameter_range_px=(12.0, 46.0),
         density_variance=0.02,
     ),
     "paper": ModelSpec(
@@ -48,7 +50,7 @@ SPECS = {
         preset="paper",
         title="Cellcounter: U-Net for the density of cells (architecture only)",
         in_channels=1,
-        map_channels=MAP_CHANNELS,
+        map_channels={"density": 1},
         divisor=16,
         halo=128,  # convolutions see 122 pixels; group normalisation sees the whole tile
     ),
@@ -97,39 +99,63 @@ def _conv_norm_relu(n_in: int, n_out: int) -> tuple[nn.Module, ...]:
 class DensityModel(ModelBase):
     """A density network with its loss and its targets; see ``models.contract.CellModel``."""
 
-    map_kinds: ClassVar[dict[str, MapKind]] = {"density": "density"}
+    map_kinds: ClassVar[dict[str, MapKind]] = {"density": "density", "foreground": "scalar"}
 
     def make_targets(self, annotation: Annotation) -> Maps:
-        """Return the density (1, Y, X) in cells per pixel; unknown where the annotation is not complete."""
+        """Return the density in cells per pixel and, small preset only, the foreground; both (1, Y, X).
+
+        They are unknown where the annotation is not complete, the foreground also where there are no masks.
+        """
+        maps = {name: np.full((1, *annotation.shape), np.nan, np.float32) for name in self.spec.map_channels}
         if not annotation.is_complete:
-            return {"density": np.full((1, *annotation.shape), np.nan, np.float32)}
+            return maps
         areas, variance = _areas(annotation), self.spec.density_variance
-        return {"density": cells_to_density(annotation.points, areas, annotation.shape, variance)}
+        maps["density"] = cells_to_density(annotation.points, areas, annotation.shape, variance)
+        if "foreground" in maps and annotation.labels is not None:
+            maps["foreground"] = (annotation.labels > 0)[np.newaxis].astype(np.float32)
+        return maps
 
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss of pixels and of counts; both (B, 1, Y, X).
+        """Return the loss of counts, a tenth of that of pixels and half of that of the foreground.
 
-        For the paper preset that of pixels + of shape + a quarter of that of the count, else a tenth of that
-        of pixels + that of the counts of squares.
+        Both arguments (B, 2, Y, X).
         """
-        known = ~targets.flatten(1).isnan().any(dim=1)
+        foreground = known_mean(functional.binary_cross_entropy_with_logits, output[:, 1:], targets[:, 1:])
+        known = _known(targets)
         if not known.any():
-            return 0.0 * output.sum()
-        found, true = self.to_maps(output[known]), targets[known]
-        pixels = ((1 + LOG_SCALE * found).log() - (1 + LOG_SCALE * true).log()).abs().mean()
-        if self.spec.preset != "paper":
-            return PIXEL_WEIGHT * pixels + _count_loss(found, true)
-        count = functional.smooth_l1_loss(found.sum(dim=(1, 2, 3)), true.sum(dim=(1, 2, 3)))
-        return pixels + _shape_loss(found, true) + COUNT_WEIGHT * count
+            return FOREGROUND_WEIGHT * foreground
+        found, true = self.to_maps(output)[known, :1], targets[known, :1]
+        counts = _count_loss(found, true) + PIXEL_WEIGHT * _pixel_loss(found, true)
+        return counts + FOREGROUND_WEIGHT * foreground
 
     def to_maps(self, output: Tensor) -> Tensor:
-        """Return cells per pixel from the raw output; (B, 1, Y, X)."""
-        return functional.softplus(output) / UNIT
+        """Return cells per pixel, and the probability of foreground, from the raw output; (B, maps, Y, X)."""
+        return torch.cat([functional.softplus(output[:, :1]) / UNIT, output[:, 1:].sigmoid()], dim=1)
 
     def with_interval(self, counts: ArrayLike, truths: ArrayLike) -> Self:
         """Return the same model that knows its error, from counts (N,) of images it has not learned from."""
         spec = replace(self.spec, count_error=fit_interval(counts, truths))
         return self.with_network(self.network, spec=spec, sha256=self.sha256)
+
+
+class PaperModel(DensityModel):
+    """The same with the loss of the reference, and the density alone."""
+
+    map_kinds: ClassVar[dict[str, MapKind]] = {"density": "density"}
+
+    def loss(self, output: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of pixels + of shape + a quarter of that of the count; both (B, 1, Y, X)."""
+        known = _known(targets)
+        if not known.any():
+            return 0.0 * output.sum()
+        found, true = self.to_maps(output)[known], targets[known]
+        count = functional.smooth_l1_loss(found.sum(dim=(1, 2, 3)), true.sum(dim=(1, 2, 3)))
+        return _pixel_loss(found, true) + _shape_loss(found, true) + COUNT_WEIGHT * count
+
+
+def _known(targets: Tensor) -> Tensor:
+    """Return of which patches (B,) the density is known."""
+    return ~targets[:, :1].flatten(1).isnan().any(dim=1)
 
 
 def _areas(annotation: Annotation) -> NDArray[np.float32]:
@@ -141,6 +167,11 @@ def _areas(annotation: Annotation) -> NDArray[np.float32]:
         areas: NDArray[np.float32] = np.float32(np.pi / 4) * sides.prod(axis=1)
         return areas
     return np.full(len(annotation.points), np.pi / 4 * POINT_DIAMETER_PX**2, np.float32)
+
+
+def _pixel_loss(found: Tensor, true: Tensor) -> Tensor:
+    """How far off the logarithms of the two densities are."""
+    return ((1 + LOG_SCALE * found).log() - (1 + LOG_SCALE * true).log()).abs().mean()
 
 
 def _shape_loss(found: Tensor, true: Tensor) -> Tensor:
@@ -178,8 +209,18 @@ def build(preset: str = "small") -> DensityModel:
         No such preset.
     """
     spec = spec_of(SPECS, preset)
-    is_paper = preset == "paper"
-    network = PaperNetwork(spec.in_channels) if is_paper else TrunkNetwork(deep_head(1), spec.in_channels)
-    model = DensityModel(spec, network)
-    nn.init.constant_(model.network.head[-1].bias, -3.0)  # few cells, as in most images
-    return model
+    if preset == "paper":
+        network = PaperNetwork(spec.in_channels)
+        _expect_few_cells(network.head, 1)
+        return PaperModel(spec, network)
+    head = broad_head(sum(MAP_CHANNELS.values()))
+    _expect_few_cells(head, n_density=4)  # pixels of a square
+    return DensityModel(spec, TrunkNetwork(head, spec.in_channels))
+
+
+def _expect_few_cells(head: nn.Sequential, n_density: int) -> None:
+    """Set the first channels of a head, the density, to begin with few cells, as in most images."""
+    last = head[-1]
+    assert isinstance(last, nn.Conv2d)
+    assert last.bias is not None
+    nn.init.constant_(last.bias[:n_density], -3.0)

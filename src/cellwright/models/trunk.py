@@ -43,3 +43,13 @@ class TrunkNetwork(nn.Module):
 def deep_head(n_out: int) -> nn.Sequential:
     """Return a head of two convolutions."""
     return conv_norm_relu(FEATURES, FEATURES).append(PixelHead(FEATURES, n_out))
+
+
+def broad_head(n_out: int) -> nn.Sequential:
+    """Return a head of four convolutions, for what a trunk that rests says only between the lines."""
+    return nn.Sequential(
+        conv_norm_relu(FEATURES, 2 * FEATURES),
+        conv_norm_relu(2 * FEATURES, 2 * FEATURES),
+        conv_norm_relu(2 * FEATURES, FEATURES),
+        PixelHead(FEATURES, n_out),
+    )

@@ -21,6 +21,7 @@ from cellwright.training.evaluate import Report, evaluate
 from cellwright.training.modality import amplified, appearance, cluster, embedding
 from cellwright.training.patches import Sample, load_samples
 from cellwright.training.pool import Pool, make_batch, simulated_samples
+from cellwright.training.replay import trunk_of
 from cellwright.training.settings import TrainingSettings
 from cellwright.training.state import RunState, forget, keep, make_folder, new_state, resume
 
@@ -137,15 +138,22 @@ def _epoch(
 ) -> Task[None]:
     """Train until the next look at the validation images; batches are made one ahead in a thread."""
     end = min(_next_stop(state.step, settings), settings.n_steps)
-    state.network.train()
     state.losses.clear()
     for images, targets in _batches(range(state.step, end), pools, settings):
+        _prepare(state.network, is_frozen=state.step < settings.frozen_steps)
         set_rate(state.optimizer, learning_rate(state.step, settings))
         state.losses.append(learn(state, model, images.to(place), targets.to(place)))
         state.step += 1
         average(state, settings.ema_decay)
         stage = "fine-tune" if state.step > settings.pretrain_steps else "pre-train"
         yield Progress(stage, state.step, settings.n_steps, f"loss {state.losses[-1]:.3f}")
+
+
+def _prepare(network: nn.Module, *, is_frozen: bool) -> None:
+    """Set a network up to learn; a frozen trunk keeps its statistics, too."""
+    network.train()
+    for part in trunk_of(network):
+        part.train(not is_frozen).requires_grad_(not is_frozen)
 
 
 def _next_stop(step: int, settings: TrainingSettings) -> int:

@@ -1,6 +1,6 @@
 """Annotated images in memory -> random patches, turned, flipped and rescaled together with their targets."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import cos, pi, sin
 from typing import NamedTuple
@@ -59,8 +59,7 @@ class Sample:
     zoom
         Pixels of the sample per pixel of the image it was made from.
     count
-        Labels (Y, X) of a patch -> its targets, where these are made anew for each patch: what is seen of a
-        cell at the edge of an image counts as one cell, and so it has to at the edge of a patch.
+        What makes the targets of a count anew for each patch; None where none is learned.
     """
 
     name: str
@@ -72,7 +71,25 @@ class Sample:
     points: np.ndarray
     diameter_px: float
     zoom: float = 1.0
-    count: Callable[[Tensor], Tensor] | None = None
+    count: "Recount | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recount:
+    """Makes the targets of a count from the labels (Y, X) of a patch; ``channels`` are theirs.
+
+    What is seen of a cell at the edge of an image counts as one cell, and so it has to at that of a patch.
+    """
+
+    model: CellModel
+    channels: slice
+
+    def __call__(self, labels: Tensor) -> Tensor:
+        """Return float (maps, Y, X); slivers of cells are not counted."""
+        seen = labels.numpy()
+        slivers = np.bincount(seen.ravel()) < SLIVER_PX
+        maps = self.model.make_targets(annotate(relabel(np.where(slivers[seen], 0, seen))))
+        return torch.from_numpy(np.concatenate([maps[name] for name in self.model.spec.map_channels]))
 
 
 def load_samples(
@@ -184,22 +201,19 @@ def _sample(
         points=annotation.points,
         diameter_px=diameter,
         zoom=zoom,
-        count=_counter(model) if annotation.labels is not None and annotation.is_complete else None,
+        count=_recount(model) if annotation.labels is not None and annotation.is_complete else None,
     )
 
 
-def _counter(model: CellModel) -> Callable[[Tensor], Tensor] | None:
-    """Return how the targets of a patch are made from its labels; None unless a bare count is learned."""
-    if set(model.map_kinds.values()) != {"density"}:
-        return None
-
-    def count(labels: Tensor) -> Tensor:
-        seen = labels.numpy()
-        slivers = np.bincount(seen.ravel()) < SLIVER_PX
-        maps = model.make_targets(annotate(relabel(np.where(slivers[seen], 0, seen))))
-        return torch.from_numpy(np.concatenate([maps[name] for name in model.spec.map_channels]))
-
-    return count
+def _recount(model: CellModel) -> Recount | None:
+    """Return what makes the targets of a count; None where the model, or each part of it, learns none."""
+    start = 0
+    for part in getattr(model, "models", (model,)):
+        end = start + sum(part.spec.map_channels.values())
+        if "density" in part.map_kinds.values():
+            return Recount(part, slice(start, end))
+        start = end
+    return None
 
 
 def within(sample: Sample, regions: Sequence[Region], shape: tuple[int, int]) -> Sample:
@@ -265,10 +279,10 @@ def cut_patch(
     x, sign_x = _mirror(centre[1] + to_source[1, 0] * dy + to_source[1, 1] * dx, width)
     nearest = y.round().long() * width + x.round().long()
     image, labels = _interpolate(sample.image, y, x, zoom), sample.labels.view(-1)[nearest]
-    if sample.count:
-        return Patch(image, sample.count(labels), labels)
     targets = sample.targets.flatten(1)[:, nearest].float()
     _follow(targets, sample.kinds, _View(zoom, turn, torch.stack([sign_y, sign_x])))
+    if sample.count:
+        targets[sample.count.channels] = sample.count(labels)
     return Patch(image, targets, labels)
 
 
@@ -289,7 +303,7 @@ def _follow(targets: Tensor, kinds: tuple[MapKind, ...], view: _View) -> None:
         vectors = torch.einsum(
             "ij,jyx->iyx", torch.from_numpy(np.linalg.inv(view.turn)).float(), targets[pair] * view.signs
         )
-        targets[pair] = vectors / vectors.norm(dim=0, keepdim=True).clamp_min(1e-6)
+        targets[pair] = vectors / torch.hypot(*vectors).clamp_min(1e-6)
     if "density" in channels:
         targets[channels["density"]] /= view.zoom**2
     upright = channels.get("upright", []) + channels.get("size", [])

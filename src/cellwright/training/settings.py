@@ -35,6 +35,9 @@ class TrainingSettings:
     )
     weight_decay: Annotated[float, {"min": 0.0, "tooltip": "Weight decay of AdamW."}] = 0.02
     warmup_steps: Annotated[int, {"min": 0, "tooltip": "Batches over which the learning rate rises."}] = 100
+    frozen_steps: Annotated[
+        int, {"min": 0, "tooltip": "Batches in which only the last layers learn; the trunk stays as it is."}
+    ] = 0
     ema_decay: Annotated[
         float,
         {"min": 0.0, "max": 0.9999, "tooltip": "Memory of the running average of the weights that is kept."},

@@ -124,8 +124,7 @@ def scores_table(before: Mapping[str, float], after: Mapping[str, float]) -> str
         gain = (after[name] - before[name]) * (-1 if name in LOWER_IS_BETTER else 1)
         colour = "#3fd0c9" if gain > 0.0005 else "#e07a6b" if gain < -0.0005 else "#9aa0aa"
         figures = [
-            f"{value:.0%}" if name in PERCENT else f"{value:.3f}"
-            for value in (before[name], after[name])
+            f"{value:.0%}" if name in PERCENT else f"{value:.3f}" for value in (before[name], after[name])
         ]
         rows.append(
             f"<tr><td>{SCORE_TITLES[name]}</td><td align='right'>&nbsp;&nbsp;{figures[0]}</td>"
