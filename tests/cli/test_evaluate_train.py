@@ -145,7 +145,7 @@ def start(tmp_path, monkeypatch):
     """A model to start from; it takes no time to score it."""
     from cellwright.models import flow
     from cellwright.models.checkpoint import save_checkpoint
-    from cellwright.training import finetune
+    from cellwright.training import finetune_run
 
     class Scored:
         images = ()
@@ -165,8 +165,8 @@ def start(tmp_path, monkeypatch):
         yield
 
     scores = iter([0.2, 0.4, 0.6, 0.1, 0.1, 0.1, 0.1])
-    monkeypatch.setattr(finetune, "evaluate", known)
-    monkeypatch.setattr(finetune, "memory", memory)
+    monkeypatch.setattr(finetune_run, "evaluate", known)
+    monkeypatch.setattr(finetune_run, "memory", memory)
     save_checkpoint(tmp_path / "start", flow.build())
     return tmp_path / "start"
 
