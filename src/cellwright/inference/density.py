@@ -20,6 +20,7 @@ from cellwright.ops.density import (
     FOREGROUND,
     DensitySettings,
     calibrate,
+    even_out,
     interval_of,
     mean_diameter,
     resize_density,
@@ -170,7 +171,7 @@ def _predict(job: Job) -> Task[tuple[Density, float]]:
             _write(density, foreground, part, (yield from _maps(job, part, zoom, meter)))
     for index, mask in enumerate(foreground):
         yield Progress("whole cells", index, len(foreground))
-        density[index] = to_whole_cells(density[index], mask)
+        density[index] = even_out(to_whole_cells(density[index], mask))
     return density.reshape(*lead, *shape), zoom
 
 

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
 from scipy.special import stdtrit
 
 from cellwright.errors import AnnotationError, SettingsError
@@ -110,6 +111,16 @@ def _spread(mass: NDArray[np.float64], n: int) -> NDArray[np.float64]:
     before = np.minimum(edges.astype(np.intp), len(mass) - 1)
     part = (edges - before)[:, np.newaxis]
     return np.diff(total[before] * (1 - part) + total[before + 1] * part, axis=0)
+
+
+def even_out(density: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return a density (Y, X) shared between neighbouring pixels, with the same sum.
+
+    The four pixels that a network gives for one of its own may share a cell unevenly, which means nothing.
+    """
+    for axis in (0, 1):
+        density = ndimage.convolve1d(density, (0.25, 0.5, 0.25), axis=axis, mode="reflect")
+    return density
 
 
 def typical_diameter(density: NDArray[np.float32], variance: float = VARIANCE) -> float:
