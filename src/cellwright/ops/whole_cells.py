@@ -64,8 +64,7 @@ def _pieces(density: Density, foreground: Mask, core: Window, window: Window) ->
     wanted[0] = held[0]
     begins = (core[0].start - window[0].start, core[1].start - window[1].start)
     for number, box in enumerate(ndimage.find_objects(labels), start=1):
-        sides = list(zip(box, begins, labels.shape, strict=True))
-        is_own = all(0 <= side.start - begin < WINDOW_PX for side, begin, _ in sides)
+        is_own = all(0 <= side.start - begin < WINDOW_PX for side, begin in zip(box, begins, strict=True))
         is_crowd = any(side.stop - side.start > LARGEST_PX for side in box)
         if is_crowd or not is_own:
             wanted[number] = held[number]

@@ -12,7 +12,8 @@ half of the way is gone then, and no more where the score asks for none. (Single
 taught to a model new to it: half of the way made it better on others alike in 6 cases of 8, the whole in 5,
 and where the loss did not fall the whole way made it worse.) The trunk rests there for a whole epoch.
 
-Source of that rule: Breiman et al., Classification and regression trees (1984), section 3.4.3.
+Source of the rule of the standard error: Breiman et al., Classification and regression trees (1984), section
+3.4.3.
 """
 
 import copy

@@ -1,7 +1,6 @@
 """What a model is fine-tuned on: patches of the images to learn, and of those that keep what it knew."""
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +14,7 @@ from cellwright.training.augment import augment
 from cellwright.training.finetune_settings import FinetuneSettings
 from cellwright.training.loop import Data
 from cellwright.training.patches import Sample, cut_patch, load_samples
-from cellwright.training.pool import simulated_samples
+from cellwright.training.pool import one_ahead, simulated_samples
 
 N_FIXED = 16  # patches by which a model is judged where cells are too few to score it
 SPREAD = 1.33  # patches show cells up to this many times larger or smaller than they are
@@ -77,7 +76,7 @@ def fixed_patches(
 
 
 def batches(steps: range, pools: Pools, settings: FinetuneSettings) -> Iterator[tuple[Tensor, Tensor, int]]:
-    """Yield batches that depend on the step's number alone, and how many at their end the teacher answers."""
+    """Return batches that depend on the step's number alone, and how many of each the teacher answers."""
 
     def batch(step: int) -> tuple[Tensor, Tensor, int]:
         rng = np.random.default_rng((settings.seed, step))
@@ -93,10 +92,4 @@ def batches(steps: range, pools: Pools, settings: FinetuneSettings) -> Iterator[
         images, targets = zip(*patches, strict=True)
         return torch.stack(images), torch.stack(targets), n_asked - n_extra
 
-    with ThreadPoolExecutor(1) as pool:
-        ahead = pool.submit(batch, steps.start)
-        for step in steps:
-            ready = ahead.result()
-            if step + 1 < steps.stop:
-                ahead = pool.submit(batch, step + 1)
-            yield ready
+    return one_ahead(batch, steps)

@@ -3,7 +3,6 @@
 import copy
 import math
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from cellwright.tasks import Progress, Task
 from cellwright.training.evaluate import Report, evaluate
 from cellwright.training.modality import amplified, appearance, cluster, embedding
 from cellwright.training.patches import Sample, load_samples
-from cellwright.training.pool import Pool, make_batch, simulated_samples
+from cellwright.training.pool import Pool, make_batch, one_ahead, simulated_samples
 from cellwright.training.replay import trunk_of
 from cellwright.training.settings import TrainingSettings
 from cellwright.training.state import RunState, forget, keep, make_folder, new_state, resume
@@ -162,7 +161,7 @@ def _next_stop(step: int, settings: TrainingSettings) -> int:
 
 
 def _batches(steps: range, pools: _Pools, settings: TrainingSettings) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield batches that depend on the step's number alone: a resumed run sees what it would have seen."""
+    """Return batches that depend on the step's number alone: a resumed run sees what it would have seen."""
 
     def batch(step: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng((settings.seed, step))
@@ -173,13 +172,7 @@ def _batches(steps: range, pools: _Pools, settings: TrainingSettings) -> Iterato
         parts = [(pools.tune, settings.batch_size - n_replay), (pools.pretrain, n_replay)]
         return make_batch(parts, settings, rng, exclude=False)
 
-    with ThreadPoolExecutor(1) as pool:
-        ahead = pool.submit(batch, steps.start)
-        for step in steps:
-            ready = ahead.result()
-            if step + 1 < steps.stop:
-                ahead = pool.submit(batch, step + 1)
-            yield ready
+    return one_ahead(batch, steps)
 
 
 def learning_rate(step: int, settings: TrainingSettings) -> float:

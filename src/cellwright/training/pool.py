@@ -1,7 +1,9 @@
 """Samples with their chances -> batches of augmented patches with their targets."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +21,8 @@ from cellwright.types import Image
 
 SIMULATED_PX = 256
 SIMULATED_VOLUME = (16, 192, 192)
+
+Batch = TypeVar("Batch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,3 +85,14 @@ def _simulated_volumes(n: int, seed: int, model: CellModel) -> Task[list[Sample]
         volume = (Image(drawn.image, "ZYX"), drawn.labels)
         samples += volume_samples(f"simulated:{index}", "simulated volume", volume, model)
     return samples
+
+
+def one_ahead(batch: Callable[[int], Batch], steps: range) -> Iterator[Batch]:
+    """Yield the batches of these steps, each made in a thread while the one before is learned."""
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(batch, steps.start)
+        for step in steps:
+            ready = ahead.result()
+            if step + 1 < steps.stop:
+                ahead = pool.submit(batch, step + 1)
+            yield ready

@@ -21,7 +21,7 @@ from cellwright.widgets.annotate_folds import ExportFold, FolderFold, SettingsFo
 from cellwright.widgets.annotate_keys import N_CLASS_KEYS, TOOLS, Tool, key_text
 from cellwright.widgets.looks import class_colour
 from cellwright.widgets.side_job import SideJob
-from cellwright.widgets.style import STYLE, set_state
+from cellwright.widgets.style import STYLE, message_label, set_state
 
 N_COLUMNS = 4
 SMALL = QSize(36, 32)
@@ -63,7 +63,8 @@ class AnnotatePanel(QWidget):
         layout.setSpacing(7)
         layout.addLayout(self._choices())
         layout.addWidget(self._offer())
-        layout.addWidget(self._message())
+        self.message = message_label()
+        layout.addWidget(self.message)
         self.work = QWidget()
         layout.addWidget(self.work)
         work = QVBoxLayout(self.work)
@@ -174,14 +175,6 @@ class AnnotatePanel(QWidget):
         layout.addWidget(self.resume)
         self.offer.setVisible(False)
         return self.offer
-
-    def _message(self) -> QLabel:
-        self.message = QLabel()
-        self.message.setObjectName("message")
-        self.message.setWordWrap(True)
-        self.message.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self.message.setVisible(False)
-        return self.message
 
     def _card(self) -> QFrame:
         card = QFrame()

@@ -28,8 +28,7 @@ from cellwright.widgets.compared import (
     regions_line,
     summary_of,
 )
-from cellwright.widgets.panel import PROGRESS_HEIGHT_PX
-from cellwright.widgets.style import STYLE, set_state
+from cellwright.widgets.style import STYLE, message_label, progress_box, set_state
 
 HINT = "Click an image to see it, and where the models disagree."
 TABLE_HEIGHT_PX = 260  # of many rows
@@ -58,8 +57,10 @@ class ComparePanel(QWidget):
         self.button = QPushButton()
         self.button.setObjectName("count")
         layout.addWidget(self.button)
-        layout.addWidget(self._progress())
-        layout.addWidget(self._message())
+        self.bar, self.status = QProgressBar(), QLabel()
+        layout.addWidget(progress_box(self.bar, self.status))
+        self.message = message_label()
+        layout.addWidget(self.message)
         layout.addWidget(self._card())
         layout.addWidget(self._table())
         layout.addStretch(1)
@@ -159,29 +160,6 @@ class ComparePanel(QWidget):
             box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
             form.addRow(title, box)
         return form
-
-    def _progress(self) -> QWidget:
-        self.bar, self.status = QProgressBar(), QLabel()
-        self.bar.setTextVisible(False)
-        self.bar.setRange(0, 100)
-        self.status.setObjectName("status")
-        box = QWidget()
-        box.setFixedHeight(PROGRESS_HEIGHT_PX)  # nothing jumps when a comparison begins
-        layout = QVBoxLayout(box)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(2)
-        layout.addWidget(self.bar)
-        layout.addWidget(self.status)
-        layout.addStretch(1)
-        return box
-
-    def _message(self) -> QLabel:
-        self.message = QLabel()
-        self.message.setObjectName("message")
-        self.message.setWordWrap(True)
-        self.message.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self.message.setVisible(False)
-        return self.message
 
     def _card(self) -> QFrame:
         self.card = QFrame()

@@ -22,13 +22,12 @@ from superqt import QCollapsible
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.registry import Family
 from cellwright.widgets.form import SettingsForm, is_threshold, names_of
-from cellwright.widgets.style import STYLE, put, row, set_state
+from cellwright.widgets.style import STYLE, message_label, progress_box, put, row, set_state
 
 SHORTCUT = "Ctrl+Return"
 REGIONS = {"whole": "Whole image", "view": "What I see", "drawn": "Drawn region"}
 OUTPUTS = {"Labels": "Outlines", "Points": "Points", "Shapes": "Boxes", "Image": "Density"}
 OWN_ROWS = ("device", "channel", "diameter_px")  # engine settings with a control of their own
-PROGRESS_HEIGHT_PX = 26
 LONGEST_LARGE = 6  # characters of the number that fit into the panel at full size
 
 
@@ -50,8 +49,11 @@ class CountPanel(QWidget):
         layout.addLayout(self._choices())
         layout.addLayout(self._outputs())
         layout.addLayout(self._buttons())
-        layout.addWidget(self._progress())
-        layout.addWidget(self._message())
+        self.bar, self.status = QProgressBar(), QLabel()
+        layout.addWidget(progress_box(self.bar, self.status))
+        self.bar.setVisible(False)
+        self.message = message_label()
+        layout.addWidget(self.message)
         layout.addWidget(self._card())
         layout.addLayout(self._tools())
         self._tool_box = QVBoxLayout()
@@ -179,30 +181,6 @@ class CountPanel(QWidget):
         self.preview.setObjectName("preview")
         self.preview.setToolTip("Count in the middle of what you see only.")
         return row(self.count, self.preview)
-
-    def _progress(self) -> QWidget:
-        self.bar, self.status = QProgressBar(), QLabel()
-        self.bar.setTextVisible(False)
-        self.bar.setRange(0, 100)
-        self.bar.setVisible(False)
-        self.status.setObjectName("status")
-        box = QWidget()
-        box.setFixedHeight(PROGRESS_HEIGHT_PX)  # nothing jumps when a count begins
-        layout = QVBoxLayout(box)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(2)
-        layout.addWidget(self.bar)
-        layout.addWidget(self.status)
-        layout.addStretch(1)
-        return box
-
-    def _message(self) -> QLabel:
-        self.message = QLabel()
-        self.message.setObjectName("message")
-        self.message.setWordWrap(True)
-        self.message.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self.message.setVisible(False)
-        return self.message
 
     def _card(self) -> QFrame:
         card = QFrame()

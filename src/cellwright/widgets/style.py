@@ -2,7 +2,10 @@
 
 from typing import Any
 
-from qtpy.QtWidgets import QHBoxLayout, QWidget
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QVBoxLayout, QWidget
+
+PROGRESS_HEIGHT_PX = 26
 
 STYLE = """
 #card { background: rgba(128, 128, 128, 28); border-radius: 8px; }
@@ -24,6 +27,32 @@ QProgressBar { max-height: 6px; min-height: 6px; border: none; border-radius: 3p
                background: rgba(128, 128, 128, 50); }
 QProgressBar::chunk { background: #2fb5ae; border-radius: 3px; }
 """
+
+
+def progress_box(bar: QProgressBar, status: QLabel) -> QWidget:
+    """Return a box for the progress of long work, always as high: nothing jumps when that begins."""
+    bar.setTextVisible(False)
+    bar.setRange(0, 100)
+    status.setObjectName("status")
+    box = QWidget()
+    box.setFixedHeight(PROGRESS_HEIGHT_PX)
+    layout = QVBoxLayout(box)
+    layout.setContentsMargins(0, 0, 0, 0)
+    layout.setSpacing(2)
+    layout.addWidget(bar)
+    layout.addWidget(status)
+    layout.addStretch(1)
+    return box
+
+
+def message_label() -> QLabel:
+    """Return a label for messages, which can be copied; out of sight until there is one."""
+    label = QLabel()
+    label.setObjectName("message")
+    label.setWordWrap(True)
+    label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+    label.setVisible(False)
+    return label
 
 
 def row(first: QWidget, second: QWidget) -> QHBoxLayout:

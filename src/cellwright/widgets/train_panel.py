@@ -2,7 +2,6 @@
 
 from dataclasses import asdict, replace
 
-from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -21,8 +20,7 @@ from superqt import QCollapsible
 
 from cellwright.training.finetune_settings import PRESETS, FinetuneSettings
 from cellwright.widgets.form import SettingsForm, is_threshold
-from cellwright.widgets.panel import PROGRESS_HEIGHT_PX
-from cellwright.widgets.style import STYLE, row, set_state
+from cellwright.widgets.style import STYLE, message_label, progress_box, row, set_state
 from cellwright.widgets.train_card import TrainCard
 
 PRESET_TITLES = {
@@ -76,8 +74,10 @@ class TrainPanel(QWidget):
         layout.addWidget(self.advanced)
         layout.addLayout(self.look_box)
         layout.addLayout(self._buttons())
-        layout.addWidget(self._progress())
-        layout.addWidget(self._message())
+        self.bar, self.status = QProgressBar(), QLabel()
+        layout.addWidget(progress_box(self.bar, self.status))
+        self.message = message_label()
+        layout.addWidget(self.message)
         self.card = TrainCard()
         layout.addWidget(self.card)
         layout.addLayout(self.shelf_box)
@@ -166,29 +166,6 @@ class TrainPanel(QWidget):
         self.pause.setCheckable(True)
         self.pause.setToolTip("Let the machine rest; the training goes on where it was.")
         return row(self.train, self.pause)
-
-    def _progress(self) -> QWidget:
-        self.bar, self.status = QProgressBar(), QLabel()
-        self.bar.setTextVisible(False)
-        self.bar.setRange(0, 100)
-        self.status.setObjectName("status")
-        box = QWidget()
-        box.setFixedHeight(PROGRESS_HEIGHT_PX)
-        layout = QVBoxLayout(box)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(2)
-        layout.addWidget(self.bar)
-        layout.addWidget(self.status)
-        layout.addStretch(1)
-        return box
-
-    def _message(self) -> QLabel:
-        self.message = QLabel()
-        self.message.setObjectName("message")
-        self.message.setWordWrap(True)
-        self.message.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self.message.setVisible(False)
-        return self.message
 
 
 def _adapt(form: SettingsForm) -> None:
