@@ -124,6 +124,12 @@ class HungryNetwork(OracleNetwork):
         return super().forward(image)
 
 
+@pytest.fixture(autouse=True)
+def same_random_weights() -> None:
+    """Random networks have the same weights in every run, whichever tests went before."""
+    torch.manual_seed(20)
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20)
