@@ -9,7 +9,8 @@ from cellwright.inference.maps import Engine
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import density
 from cellwright.models.checkpoint import load_checkpoint, save_checkpoint
-from cellwright.ops.density import fit_interval, mean_diameter, typical_diameter
+from cellwright.ops.count_error import fit_interval
+from cellwright.ops.density import mean_diameter, typical_diameter
 from cellwright.ops.labels import annotate
 from cellwright.ops.simulate import simulate
 from cellwright.types import Annotation

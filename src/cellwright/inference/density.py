@@ -16,12 +16,11 @@ from cellwright.inference.rescale import FEWEST_CELLS, zoom_for, zoom_notice
 from cellwright.inference.settings import EngineSettings
 from cellwright.inference.settle import meter_of, units_of
 from cellwright.models.spec import ModelSpec
+from cellwright.ops.count_error import calibrate, interval_of
 from cellwright.ops.density import (
     FOREGROUND,
     DensitySettings,
-    calibrate,
     even_out,
-    interval_of,
     mean_diameter,
     resize_density,
     typical_diameter,

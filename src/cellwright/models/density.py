@@ -19,7 +19,8 @@ from cellwright.models.base import POINT_DIAMETER_PX, ModelBase, known_mean, spe
 from cellwright.models.contract import MapKind
 from cellwright.models.spec import ModelSpec
 from cellwright.models.trunk import DIVISOR, HALO, TrunkNetwork, broad_head
-from cellwright.ops.density import cells_to_density, fit_interval
+from cellwright.ops.count_error import fit_interval
+from cellwright.ops.density import cells_to_density
 from cellwright.types import Annotation, Maps
 
 MAP_CHANNELS = {"density": 1, "foreground": 1}

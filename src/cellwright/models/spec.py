@@ -56,7 +56,7 @@ class ModelSpec:
         Diameter of the cells that the model was fine-tuned on, where it lies outside of that range: images
         are looked at with such cells in mind, too. 0 when there are none.
     count_error
-        How far bare counts are off, as ``ops.density.fit_interval`` gives it; empty when nobody knows.
+        How far bare counts are off, as ``ops.count_error.fit_interval`` gives it; empty when nobody knows.
     density_variance
         Variance of a cell's Gaussian in a density, in areas of the cell.
     """
