@@ -15,21 +15,15 @@ volume ends there.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
 
 from cellwright.errors import SettingsError
+from cellwright.ops.outlines import Ids, Outlines, Pairs, iou, outlines_of, overlapping
+from cellwright.ops.waist import cut_waists, n_ball_slices
 from cellwright.types import Labels
-
-SPAN = 0.5  # how far apart outlines are compared to part cells, in heights of a ball as wide as they are
-CHUNK = 4_000_000  # pixels looked up at once
-
-Ids = NDArray[np.intp]
-Flags = NDArray[np.bool_] | None
-
 
 Overlap = Annotated[
     float,
@@ -85,22 +79,6 @@ class LinkSettings:
             )
 
 
-class _Outlines(NamedTuple):
-    """The outlines of all slices, numbered 1..N slice after slice; row ``i`` is outline ``i + 1``."""
-
-    numbers: Labels  # (Z, Y, X)
-    z: Ids  # (N,)
-    areas: Ids  # (N,)
-
-
-class _Pairs(NamedTuple):
-    """Outlines of two slices that overlap: rows of the lower and the upper one, and shared pixels."""
-
-    lower: Ids
-    upper: Ids
-    shared: Ids
-
-
 def link_slices(
     labels: Labels,
     settings: LinkSettings = LinkSettings(),
@@ -124,10 +102,11 @@ def link_slices(
     """
     if not anisotropy > 0:
         raise SettingsError(f"anisotropy must be above 0; got {anisotropy}. Give 1 where it is not known.")
-    outlines = _outlines_of(labels)
-    touching = _overlapping(outlines, 1)
+    outlines = outlines_of(labels)
+    touching = overlapping(outlines, 1)
     above = _chain(outlines, touching, settings, anisotropy)
-    cells = _follow(_cut(above, outlines, settings, anisotropy))
+    above = cut_waists(above, outlines, anisotropy, waist=settings.waist, min_slices=settings.min_slices)
+    cells = _follow(above)
     cells = _merge_short(cells, outlines, touching, settings, anisotropy)
     numbers = np.zeros(len(cells) + 1, np.int32)
     numbers[1:] = _renumbered(cells)
@@ -136,216 +115,27 @@ def link_slices(
     return linked
 
 
-def _outlines_of(labels: Labels) -> _Outlines:
-    numbers = np.zeros(labels.shape, np.int32)
-    z, areas, n = [], [], 0
-    for place, one in enumerate(labels):
-        counts = np.bincount(one.ravel(), minlength=1)
-        counts[0] = 0
-        present = np.flatnonzero(counts)
-        table = np.zeros(len(counts), np.int32)
-        table[present] = np.arange(n + 1, n + 1 + len(present))
-        np.take(table, one, out=numbers[place])
-        z.append(np.full(len(present), place))
-        areas.append(counts[present])
-        n += len(present)
-    return _Outlines(numbers, np.concatenate(z), np.concatenate(areas))
-
-
-def _overlapping(outlines: _Outlines, step: int, ends: Flags = None, starts: Flags = None) -> _Pairs:
-    """Return which outlines overlap with those ``step`` slices above, of these ends and starts alone."""
-    n = len(outlines.z)
-    found = []
-    for lower, upper in zip(outlines.numbers[:-step], outlines.numbers[step:], strict=True):
-        both = np.flatnonzero((lower > 0) & (upper > 0))
-        first, second = lower.reshape(-1)[both] - 1, upper.reshape(-1)[both] - 1
-        if ends is not None and starts is not None:
-            open_ = ends[first] & starts[second]
-            first, second = first[open_], second[open_]
-        table = coo_array((np.ones(len(first), np.intp), (first, second)), shape=(n, n))
-        table.sum_duplicates()
-        found.append((table.coords[0], table.coords[1], table.data))
-    if not found:
-        none = np.zeros(0, np.intp)
-        return _Pairs(none, none, none)
-    return _Pairs(*(np.concatenate(part).astype(np.intp) for part in zip(*found, strict=True)))
-
-
-def _chain(outlines: _Outlines, touching: _Pairs, settings: LinkSettings, anisotropy: float) -> Ids:
+def _chain(outlines: Outlines, touching: Pairs, settings: LinkSettings, anisotropy: float) -> Ids:
     """Return for each outline the one that goes on with it further up, or -1."""
     above = np.full(len(outlines.z), -1, np.intp)
     is_start = np.ones(len(outlines.z), bool)
     _link(above, is_start, outlines, touching, settings.overlap)
     for gap in range(1, min(settings.max_gap, len(outlines.numbers) - 2) + 1):
         high = 2 * np.sqrt(outlines.areas / np.pi) >= gap * anisotropy  # a flat cell cannot reach over it
-        pairs = _overlapping(outlines, gap + 1, (above < 0) & high, is_start & high)
+        pairs = overlapping(outlines, gap + 1, (above < 0) & high, is_start & high)
         _link(above, is_start, outlines, pairs, settings.overlap)
     return above
 
 
-def _link(above: Ids, is_start: NDArray[np.bool_], outlines: _Outlines, pairs: _Pairs, least: float) -> None:
+def _link(above: Ids, is_start: NDArray[np.bool_], outlines: Outlines, pairs: Pairs, least: float) -> None:
     """Pair outlines one to one, those that agree best first; changes ``above`` and ``is_start``."""
     lower, upper, shared = pairs
     smaller = np.minimum(outlines.areas[lower], outlines.areas[upper])
     enough = np.flatnonzero(shared >= least * smaller)
-    order = enough[np.argsort(-_iou(pairs, outlines)[enough], kind="stable")]
+    order = enough[np.argsort(-iou(pairs, outlines)[enough], kind="stable")]
     for a, b in zip(lower[order].tolist(), upper[order].tolist(), strict=True):
         if above[a] < 0 and is_start[b]:
             above[a], is_start[b] = b, False
-
-
-def _iou(pairs: _Pairs, outlines: _Outlines) -> NDArray[np.float64]:
-    lower, upper, shared = pairs
-    return np.asarray(shared / (outlines.areas[lower] + outlines.areas[upper] - shared))
-
-
-def _cut(above: Ids, outlines: _Outlines, settings: LinkSettings, anisotropy: float) -> Ids:
-    """Return the chains without the links where two cells were joined."""
-    if settings.waist == 0:
-        return above
-    cut = above.copy()
-    tall = []
-    for chain in _lists(above):
-        areas = outlines.areas[chain]
-        n_ball = int(_ball(areas.max(), anisotropy))
-        if len(chain) > n_ball and len(chain) >= 2 * settings.min_slices:
-            tall.append(_Tall(np.array(chain), areas, n_ball))
-    for column, links in zip(tall, _links_of(tall, outlines), strict=True):
-        for first in _waists(column, links, settings):
-            cut[column.rows[first]] = -1
-    return cut
-
-
-def _ball(area: Ids, anisotropy: float) -> Ids:
-    """Return how many slices a cell spans that is as tall as it is wide."""
-    return np.ceil(2 * np.sqrt(area / np.pi) / anisotropy).astype(np.intp)
-
-
-def _lists(above: Ids) -> list[list[int]]:
-    """Return the outlines of each chain from bottom to top."""
-    after = above.tolist()
-    starts = np.setdiff1d(np.arange(len(above)), above)
-    chains = []
-    for start in starts.tolist():
-        chain = [start]
-        while after[chain[-1]] >= 0:
-            chain.append(after[chain[-1]])
-        chains.append(chain)
-    return chains
-
-
-class _Tall(NamedTuple):
-    """A chain that may be several cells: its outlines, their areas, and how many slices a ball would span."""
-
-    rows: Ids
-    areas: Ids
-    n_ball: int
-
-    @property
-    def span(self) -> int:
-        """How many slices apart outlines are compared."""
-        return max(1, round(SPAN * self.n_ball))
-
-
-class _Links(NamedTuple):
-    """The Dice score along each link of a chain; how well outlines around it agree, near by and far off."""
-
-    direct: NDArray[np.float64]
-    near: NDArray[np.float64]
-    far: NDArray[np.float64]
-
-
-def _links_of(chains: list[_Tall], outlines: _Outlines) -> list[_Links]:
-    """Return how well the outlines around each link of each chain agree.
-
-    Of three pairs of outlines the one that agrees best counts, so that one bad outline parts nothing.
-    Outlines half a cell apart are compared too, because two cells may glide into each other.
-    """
-    pairs = [_around(chain) for chain in chains]
-    if not pairs:
-        return []
-    lower, upper = (np.concatenate([pair[side].ravel() for pair in pairs]) for side in (0, 1))
-    shared = _shared(outlines, lower, upper)
-    areas = np.stack([outlines.areas[lower], outlines.areas[upper]])
-    dice, cover = 2 * shared / areas.sum(axis=0), shared / areas.min(axis=0)
-    ends = np.cumsum([pair[0].size for pair in pairs])[:-1]
-    near, far = ([part.reshape(6, -1) for part in np.split(one, ends)] for one in (dice, cover))
-    return [
-        _Links(one[0], one[:3].max(axis=0), other[3:].max(axis=0))
-        for one, other in zip(near, far, strict=True)
-    ]
-
-
-def _around(chain: _Tall) -> tuple[Ids, Ids]:
-    """Return the outlines (6, links) to compare below and above each link: three near by, three further."""
-    first = np.arange(len(chain.rows) - 1)
-    low, high = first - (chain.span - 1) // 2, first + 1 + chain.span // 2
-    places = (
-        np.stack([first, first - 1, first, low, low - 1, low]),
-        np.stack([first + 1, first + 1, first + 2, high, high, high + 1]),
-    )
-    below, over = (chain.rows[np.clip(place, 0, len(chain.rows) - 1)] for place in places)
-    return below, over
-
-
-def _shared(outlines: _Outlines, lower: Ids, upper: Ids) -> Ids:
-    """Return how many pixels each of these pairs of outlines share."""
-    asked = np.zeros(len(outlines.z) + 1, bool)
-    asked[lower + 1] = True
-    numbers = outlines.numbers.reshape(-1)
-    places = np.flatnonzero(asked[numbers])
-    places = places[np.argsort(numbers[places], kind="stable")]
-    starts = np.searchsorted(numbers[places], lower + 1)
-    jump = (outlines.z[upper] - outlines.z[lower]) * outlines.numbers[0].size
-    shared = np.zeros(len(lower), np.intp)
-    ends = np.cumsum(outlines.areas[lower])
-    for part in np.split(np.arange(len(lower)), np.flatnonzero(np.diff(ends // CHUNK)) + 1):
-        sizes = outlines.areas[lower[part]]
-        pair = np.repeat(np.arange(len(part)), sizes)
-        within = np.arange(len(pair)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        above = numbers[places[starts[part][pair] + within] + jump[part][pair]]
-        same = above == upper[part][pair] + 1
-        shared[part] = np.bincount(pair[same], minlength=len(part))
-    return shared
-
-
-def _waists(chain: _Tall, links: _Links, settings: LinkSettings) -> list[int]:
-    """Return the links at which a chain is cut; what is no taller than a ball is one cell."""
-    places: list[int] = []
-    stack = [(0, len(chain.areas))]
-    smooth = _median_of_three(chain.areas)
-    while stack:
-        start, stop = stack.pop()
-        if stop - start <= chain.n_ball or stop - start < 2 * settings.min_slices:
-            continue
-        narrow = np.minimum(smooth[start : stop - 1], smooth[start + 1 : stop])
-        near, far = (_depth(hold[start : stop - 1]) for hold in (links.near, links.far))
-        depth = np.minimum.reduce([_depth(narrow), near, far])
-        depth[: settings.min_slices - 1] = depth[len(depth) - settings.min_slices + 1 :] = np.inf
-        if depth.min() >= settings.waist:
-            continue
-        place = start + _weakest(depth, links.direct[start : stop - 1], chain.span // 2)
-        places.append(place)
-        stack += [(start, place + 1), (place + 1, stop)]
-    return places
-
-
-def _weakest(depth: NDArray[np.float64], direct: NDArray[np.float64], reach: int) -> int:
-    """Return where neighbouring outlines agree least, around where the chain is thinnest."""
-    around = np.minimum(np.abs(np.arange(len(depth)) - depth.argmin()), reach + 1) <= reach
-    return int(np.where(around & np.isfinite(depth), direct, np.inf).argmin())
-
-
-def _depth(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return each value as a share of the smaller of the largest values before and after it."""
-    before, after = np.maximum.accumulate(values), np.maximum.accumulate(values[::-1])[::-1]
-    return np.asarray(values / np.maximum(np.minimum(before, after), 1e-9))
-
-
-def _median_of_three(values: Ids) -> NDArray[np.float64]:
-    """Return values without dips and peaks of a single slice."""
-    padded = np.pad(values, 1, mode="edge").astype(np.float64)
-    return np.asarray(np.median([padded[:-2], padded[1:-1], padded[2:]], axis=0))
 
 
 def _follow(above: Ids) -> Ids:
@@ -357,14 +147,14 @@ def _follow(above: Ids) -> Ids:
 
 
 def _merge_short(
-    cells: Ids, outlines: _Outlines, touching: _Pairs, settings: LinkSettings, anisotropy: float
+    cells: Ids, outlines: Outlines, touching: Pairs, settings: LinkSettings, anisotropy: float
 ) -> Ids:
     """Give chains of too few slices to the cell that covers them, or to none (-1)."""
     widest = np.zeros(len(cells), np.intp)
     np.maximum.at(widest, cells, outlines.areas)
     n_slices = np.bincount(cells, minlength=len(cells))
     is_short = n_slices[cells] < settings.min_slices
-    is_whole = (n_slices >= np.maximum(_ball(widest, anisotropy), 2))[cells]  # as tall as wide
+    is_whole = (n_slices >= np.maximum(n_ball_slices(widest, anisotropy), 2))[cells]  # as tall as wide
     at_end = (outlines.z == 0) | (outlines.z == len(outlines.numbers) - 1)
     is_cut = np.bincount(cells[at_end], minlength=len(cells))[cells] > 0  # the rest lies outside the volume
     merged = np.where(is_short & ~is_cut & ~is_whole, -1, cells)
