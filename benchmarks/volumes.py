@@ -33,9 +33,10 @@ from cellwright.models import pseudocolor, registry
 from cellwright.models.checkpoint import load_checkpoint
 from cellwright.models.contract import CellModel
 from cellwright.models.shelf import find
+from cellwright.ops.clahe import unit_range
 from cellwright.ops.link import LinkSettings
 from cellwright.ops.matching import Match, continuity, match_labels, seg_scores
-from cellwright.ops.pseudocolor import bright, unit_range
+from cellwright.ops.pseudocolor import bright
 from cellwright.ops.pseudocolor import pseudocolor as coloured
 from cellwright.ops.simulate import simulate
 from cellwright.tasks import run

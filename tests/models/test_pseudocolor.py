@@ -7,11 +7,11 @@ import torch
 from cellwright.errors import AnnotationError, AxesError, CheckpointError
 from cellwright.models import flow, pseudocolor
 from cellwright.models.efficientnet import Block
+from cellwright.ops.foreground import PseudocolorSettings
 from cellwright.ops.labels import annotate
 from cellwright.ops.link import LinkSettings
 from cellwright.ops.matching import match_labels
 from cellwright.ops.normalize import fit
-from cellwright.ops.pseudocolor import PseudocolorSettings
 from cellwright.ops.pseudocolor import pseudocolor as coloured
 from cellwright.ops.simulate import simulate
 from cellwright.types import Annotation, Image

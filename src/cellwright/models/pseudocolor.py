@@ -24,8 +24,9 @@ from cellwright.models.efficientnet import B5, EfficientNetTrunk
 from cellwright.models.spec import ModelSpec
 from cellwright.models.trunk import FEATURES, TrunkNetwork
 from cellwright.ops.axes import Frames
+from cellwright.ops.foreground import PseudocolorSettings, foreground_to_cells
 from cellwright.ops.link import LinkSettings
-from cellwright.ops.pseudocolor import Colouring, PseudocolorSettings, foreground_to_cells, pseudocolor_frames
+from cellwright.ops.pseudocolor import Colouring, pseudocolor_frames
 from cellwright.types import Annotation, Cells, Image, Maps
 
 WORKING_PX = 384  # side that the paper network brings every slice to

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from cellwright.errors import CheckpointError
 from cellwright.ops.density import DensitySettings
 from cellwright.ops.flow import FlowSettings
+from cellwright.ops.foreground import PseudocolorSettings
 from cellwright.ops.heatmap import CentroidSettings
-from cellwright.ops.pseudocolor import PseudocolorSettings
 from cellwright.ops.query import QuerySettings
 
 

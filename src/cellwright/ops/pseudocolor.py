@@ -35,19 +35,13 @@ from scipy import ndimage
 
 from cellwright.errors import AxesError, SettingsError
 from cellwright.ops.axes import Frames, Window, frames
-from cellwright.ops.flow import FlowSettings
-from cellwright.ops.labels import keep, measure, touches_border
-from cellwright.ops.link import LinkSettings, MaxGap, MinSlices, Overlap, Waist
+from cellwright.ops.clahe import Slice, equalised, unit_range
 from cellwright.ops.normalize import SAMPLE_PIXELS, Scaling, apply, fit
-from cellwright.types import Cells, Image
+from cellwright.types import Image
 
-N_LEVELS = 256  # grey levels that the equalisation tells apart
 MOST_THRESHOLDS = 30
 THRESHOLD_STEP = 0.01
 KEPT_SLICES = 3  # one coloured, and what the next one needs
-PEAK_WINDOW = 12  # side of the square in which only the highest distance is a cell, in pixels
-
-Slice = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,74 +143,13 @@ def bright(neighbour: NDArray[Any], settings: ColourSettings = REFERENCE) -> NDA
     grey = unit_range(neighbour)
     if not grey.any():
         return np.zeros(grey.shape, bool)
-    even = unit_range(equalised(grey, settings))
+    even = unit_range(equalised(grey, settings.clip_limit, settings.n_tiles))
     blurred = ndimage.uniform_filter(even, settings.blur, mode="mirror")
     thresholds = settings.threshold + THRESHOLD_STEP * np.arange(MOST_THRESHOLDS, dtype=np.float32)
     ordered = np.sort(blurred, axis=None)
     above = 1 - np.searchsorted(ordered, thresholds, side="right") / ordered.size
     fits = np.flatnonzero((above > 0) & (above <= settings.adjacent_mean))
     return np.asarray(blurred > thresholds[fits[0] if len(fits) else -1])
-
-
-def unit_range(values: NDArray[Any]) -> Slice:
-    """Return values scaled so that their extremes are 0 and 1; constant ones become 0.
-
-    Values that are not finite count as the lowest.
-    """
-    scaled = values.astype(np.float32 if values.dtype.itemsize <= 2 else np.float64)
-    finite = np.isfinite(scaled)
-    if not finite.all():
-        scaled = np.where(finite, scaled, scaled[finite].min() if finite.any() else 0)
-    low, high = scaled.min(), scaled.max()
-    if not high > low:
-        return np.zeros(values.shape, np.float32)
-    return np.asarray((scaled - low) / (high - low), np.float32)
-
-
-def equalised(grey: Slice, settings: ColourSettings = REFERENCE) -> Slice:
-    """Return a slice (Y, X) from 0 to 1 whose histogram is evened out within tiles (CLAHE), 0 to 1.
-
-    No grey level of a tile counts more than ``clip_limit`` times its even share; what it has above that is
-    shared out among all levels. Between the centres of tiles their curves are interpolated.
-
-    Source: Zuiderveld, Contrast limited adaptive histogram equalization, Graphics Gems IV (1994).
-    """
-    size = [-(-n // settings.n_tiles) for n in grey.shape]
-    fill = [(0, -n % tile) for n, tile in zip(grey.shape, size, strict=True)]
-    levels = np.rint(np.pad(grey, fill, mode="reflect") * (N_LEVELS - 1)).astype(np.intp)
-    n_tiles = [n // tile for n, tile in zip(levels.shape, size, strict=True)]
-    row, column = (np.arange(n) // tile for n, tile in zip(levels.shape, size, strict=True))
-    number = row[:, np.newaxis] * n_tiles[1] + column
-    counts = np.bincount((number * N_LEVELS + levels).ravel(), minlength=n_tiles[0] * n_tiles[1] * N_LEVELS)
-    curves = _curves(counts.reshape(*n_tiles, N_LEVELS), settings.clip_limit)
-    height, width = grey.shape
-    (up, down, v), (left, right, w) = (
-        _between(n, tile, most) for n, tile, most in zip(grey.shape, size, n_tiles, strict=True)
-    )
-    levels, v = levels[:height, :width], v[:, np.newaxis]
-    upper, lower = (
-        curves[y[:, np.newaxis], left, levels] * (1 - w) + curves[y[:, np.newaxis], right, levels] * w
-        for y in (up, down)
-    )
-    return np.asarray(upper * (1 - v) + lower * v, np.float32)
-
-
-def _curves(counts: NDArray[np.integer], clip_limit: float) -> Slice:
-    """From the histogram of each tile (.., levels) to what each level becomes."""
-    area = counts.sum(axis=-1, keepdims=True)
-    limit = np.maximum(1, (clip_limit * area / N_LEVELS).astype(np.intp))
-    clipped = np.minimum(counts, limit)
-    shared = clipped + (area - clipped.sum(axis=-1, keepdims=True)) / N_LEVELS
-    curves: Slice = (np.cumsum(shared, axis=-1) / area).astype(np.float32)
-    return curves
-
-
-def _between(length: int, tile: int, n_tiles: int) -> tuple[NDArray[np.intp], NDArray[np.intp], Slice]:
-    """Return the tiles before and after each pixel of an axis, and how far it is on the way to the latter."""
-    place = np.arange(length) / tile - 0.5
-    before = np.floor(place).astype(np.intp)
-    way = (place - before).astype(np.float32)
-    return np.maximum(before, 0), np.minimum(before + 1, n_tiles - 1), way
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,49 +259,3 @@ def pseudocolor_frames(
     return PseudocolorFrames(
         plain.image, plain.channel, plain.lead_shape, plain.shape, plain.notice, colouring, scaling
     )
-
-
-@dataclass(frozen=True, slots=True)
-class PseudocolorSettings(FlowSettings):
-    """What can be changed after the network has run: outlines in slices, and how they are linked."""
-
-    overlap: Overlap = 0.5
-    max_gap: MaxGap = 1
-    waist: Waist = 0.65
-    min_slices: MinSlices = 3
-
-    def __post_init__(self) -> None:
-        FlowSettings.__post_init__(self)
-        self.linking()
-
-    def linking(self) -> LinkSettings:
-        """Return the part of the settings that links slices."""
-        return LinkSettings(self.overlap, self.max_gap, self.waist, self.min_slices)
-
-
-def foreground_to_cells(probability: NDArray[np.float32], settings: FlowSettings) -> Cells:
-    """Return the cells of one slice: what is foreground, parted where it is narrow.
-
-    The distance of each foreground pixel from the background is flooded from its peaks.
-
-    Parameters
-    ----------
-    probability : float32 (Y, X)
-        Chance of each pixel to be part of a cell; not finite counts as 0.
-    settings
-        Thresholds.
-    """
-    from skimage.segmentation import watershed  # slow to import, and seldom needed
-
-    probability = np.nan_to_num(probability, nan=0.0, posinf=0.0, neginf=0.0)
-    mask = probability > settings.cell_probability
-    distance = ndimage.distance_transform_edt(mask)
-    is_peak = mask & (distance == ndimage.maximum_filter(distance, PEAK_WINDOW))
-    peaks, _ = ndimage.label(is_peak, np.ones((3, 3), int))
-    labels = watershed(-distance, peaks, mask=mask).astype(np.int32)  # type: ignore[no-untyped-call]
-    areas, points, boxes = measure(labels)
-    scores = ndimage.mean(probability, labels, np.arange(1, len(areas) + 1)).astype(np.float32)
-    wanted = (areas >= settings.min_area_px) & (scores >= settings.min_score)
-    if settings.exclude_border:
-        wanted &= ~touches_border(boxes, labels.shape)
-    return Cells(points[wanted], boxes[wanted], scores[wanted], areas[wanted], keep(labels, wanted))
