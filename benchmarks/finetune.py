@@ -36,8 +36,8 @@ from cellwright.training.finetune_run import Outcome
 from cellwright.training.finetune_settings import PRESETS, FinetuneSettings
 from cellwright.training.loop import Data
 from cellwright.training.modality import appearance, cluster
-from cellwright.training.patches import load_samples
 from cellwright.training.replay import Drawn
+from cellwright.training.samples import load_samples
 from cellwright.types import Image
 
 N_TAUGHT = 5

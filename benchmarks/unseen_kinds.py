@@ -28,7 +28,7 @@ from cellwright.tasks import run
 from cellwright.training.evaluate import Report, evaluate
 from cellwright.training.loop import Data, Material, fit, read_material
 from cellwright.training.modality import appearance, cluster
-from cellwright.training.patches import Sample
+from cellwright.training.samples import Sample
 from cellwright.training.settings import TrainingSettings
 
 N_KINDS = 8

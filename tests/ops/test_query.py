@@ -15,7 +15,6 @@ from cellwright.ops.query import (
     QuerySettings,
     boxes_to_depth,
     check_points,
-    depth_to_labels,
     inside_to_depth,
     labels_to_depth,
     points_inside,
@@ -191,28 +190,12 @@ def test_row_i_is_label_i_plus_1(seed, settings):
     assert np.array_equal(on, np.arange(1, len(cells) + 1))
 
 
-def test_every_cell_is_in_one_piece():
-    rng = np.random.default_rng(0)
-    depth = ndimage.gaussian_filter(rng.random((90, 90)), 3).astype(np.float32)
-    labels = depth_to_labels(depth, depth > np.median(depth), 0.05)
-    assert labels.max() > 5
-    for number in range(1, labels.max() + 1):
-        assert ndimage.label(labels == number, np.ones((3, 3)))[1] == 1
-
-
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("turns", [1, 2, 3])
 def test_cells_turn_with_their_maps(seed, turns):
     labels = drawn(seed)
     turned = decoded(np.rot90(labels, turns).copy()).labels
     assert match_labels(np.rot90(turned, -turns), decoded(labels).labels, 0.9).f1 > 0.97
-
-
-def test_plateaus_are_one_cell_each():
-    mask = np.zeros((12, 40), bool)
-    mask[2:10, 2:18] = mask[2:10, 22:38] = True
-    labels = depth_to_labels(mask.astype(np.float32), mask, 0.1)
-    assert np.array_equal(labels, ndimage.label(mask)[0])
 
 
 def test_points_of_bent_cells_lie_inside():

@@ -15,7 +15,7 @@ from torch.nn import functional
 from cellwright.models.flow import SPECS, FlowModel
 from cellwright.ops.labels import annotate
 from cellwright.ops.simulate import simulate
-from cellwright.training.patches import Sample, make_sample
+from cellwright.training.samples import Sample, make_sample
 from cellwright.types import Labels
 
 

@@ -11,9 +11,9 @@ from cellwright.io.dataset import read_dataset
 from cellwright.models import pseudocolor
 from cellwright.ops.simulate import simulate
 from cellwright.tasks import run
-from cellwright.training import patches
-from cellwright.training.patches import load_samples, volume_samples
+from cellwright.training import samples as module
 from cellwright.training.pool import SIMULATED_VOLUME, simulated_samples
+from cellwright.training.samples import load_samples, volume_samples
 from cellwright.types import Image
 
 
@@ -50,8 +50,8 @@ def test_empty_slices_are_learned_too(drawn):
 
 
 def test_a_large_volume_is_thinned_out(drawn, monkeypatch):
-    monkeypatch.setattr(patches, "MAX_FRAMES", 2)
-    monkeypatch.setattr(patches, "SLICE_PIXELS", 3 * 60 * 70)
+    monkeypatch.setattr(module, "MAX_FRAMES", 2)
+    monkeypatch.setattr(module, "SLICE_PIXELS", 3 * 60 * 70)
     samples, _ = samples_of(drawn)
     assert [sample.name for sample in samples] == ["v:0", "v:3", "v:6"]
 

@@ -18,8 +18,9 @@ from cellwright.models import shelf
 from cellwright.models.contract import CellModel
 from cellwright.ops import matching
 from cellwright.tasks import Progress, Task
-from cellwright.training.evaluate import ImageScore, score_cells, score_count, score_found
+from cellwright.training.evaluate import score_cells, score_count, score_found
 from cellwright.training.judged import judged
+from cellwright.training.report import ImageScore
 from cellwright.types import Annotation, Cells, Image, Labels, Result
 
 AGREE_IOU = 0.5  # cells of two models that overlap so well are the same cell

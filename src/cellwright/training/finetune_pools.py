@@ -13,8 +13,9 @@ from cellwright.tasks import Task
 from cellwright.training.augment import augment
 from cellwright.training.finetune_settings import FinetuneSettings
 from cellwright.training.loop import Data
-from cellwright.training.patches import Sample, cut_patch, load_samples
+from cellwright.training.patches import cut_patch
 from cellwright.training.pool import one_ahead, simulated_samples
+from cellwright.training.samples import Sample, load_samples
 
 N_FIXED = 16  # patches by which a model is judged where cells are too few to score it
 SPREAD = 1.33  # patches show cells up to this many times larger or smaller than they are

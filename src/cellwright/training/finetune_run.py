@@ -17,11 +17,12 @@ from cellwright.models.checkpoint import save_checkpoint
 from cellwright.models.contract import CellModel
 from cellwright.models.spec import ModelSpec
 from cellwright.tasks import Progress, Task
-from cellwright.training.evaluate import Report, evaluate
+from cellwright.training.evaluate import evaluate
 from cellwright.training.finetune_pools import Pools, batches
 from cellwright.training.finetune_settings import FinetuneSettings
 from cellwright.training.loop import EpochReport, average, learn, set_rate
 from cellwright.training.replay import Teacher, between, memory, prepare
+from cellwright.training.report import Report
 from cellwright.training.state import RunState, keep
 from cellwright.types import Image, Result
 

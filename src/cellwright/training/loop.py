@@ -16,11 +16,12 @@ from cellwright.inference.settings import EngineSettings
 from cellwright.io.dataset import Dataset
 from cellwright.models.contract import CellModel
 from cellwright.tasks import Progress, Task
-from cellwright.training.evaluate import Report, evaluate
+from cellwright.training.evaluate import evaluate
 from cellwright.training.modality import amplified, appearance, cluster, embedding
-from cellwright.training.patches import Sample, load_samples
 from cellwright.training.pool import Pool, make_batch, one_ahead, simulated_samples
 from cellwright.training.replay import trunk_of
+from cellwright.training.report import Report
+from cellwright.training.samples import Sample, load_samples
 from cellwright.training.settings import TrainingSettings
 from cellwright.training.state import RunState, forget, keep, make_folder, new_state, resume
 

@@ -12,7 +12,7 @@ from scipy.cluster.vq import ClusterError, kmeans2, whiten
 from torch import nn
 from torch.nn import functional
 
-from cellwright.training.patches import Sample
+from cellwright.training.samples import Sample
 
 EMBEDDED_PX = 192  # side of the piece of each image that is embedded
 

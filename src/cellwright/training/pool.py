@@ -15,7 +15,8 @@ from cellwright.ops.labels import annotate
 from cellwright.ops.simulate import LOOKS, simulate
 from cellwright.tasks import Progress, Task
 from cellwright.training.augment import augment, exclude_boundaries
-from cellwright.training.patches import Patch, Sample, cut_patch, make_sample, volume_samples
+from cellwright.training.patches import Patch, cut_patch
+from cellwright.training.samples import Sample, make_sample, volume_samples
 from cellwright.training.settings import TrainingSettings
 from cellwright.types import Image
 
