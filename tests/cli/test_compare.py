@@ -32,6 +32,19 @@ def test_models_are_compared_where_the_cells_are_known(cli, dataset, tmp_path):
 
 
 @pytest.mark.usefixtures("oracle")
+def test_it_is_said_where_only_regions_are_scored(cli, dataset):
+    meta = {"split": {"val": ["a"]}, "items": {"a": {"regions": [[[0, 0], [96, 40]]]}}}
+    (dataset / "meta.json").write_text(json.dumps(meta))
+    models = ("--model", "one", "--model", "two")
+    _, out, _ = cli("compare", dataset, *models)
+    images, means = out.splitlines()[:2], out.splitlines()[2:]
+    assert all(line.endswith("F1 1.000 in its regions") for line in images)
+    assert all(line.endswith("F1 1.000") for line in means)
+    _, out, _ = cli("compare", dataset, *models, "--json")
+    assert [row["n_regions"] for row in json.loads(out)["images"]] == [1, 1]
+
+
+@pytest.mark.usefixtures("oracle")
 def test_a_bare_image_has_counts_alone(cli, image_path, blobs):
     code, out, _ = cli("compare", image_path, "--model", "one", "--model", "two", "--json")
     values = json.loads(out)

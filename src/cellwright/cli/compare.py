@@ -77,7 +77,13 @@ def write_disagreements(comparison: "Comparison", data: "Dataset | Image", outpu
 def as_text(comparison: "Comparison", *, as_json: bool) -> str:
     """Return a table with one line for each image and model, and the means; or the same as JSON."""
     rows = [
-        {"image": row.image, "model": row.model, "count": row.result.count, **_known(row.f1)}
+        {
+            "image": row.image,
+            "model": row.model,
+            "count": row.result.count,
+            **_known(row.f1),
+            **({"n_regions": row.n_regions} if row.n_regions else {}),
+        }
         for row in comparison.rows
     ]
     means = [
@@ -96,4 +102,6 @@ def _known(f1: float) -> dict[str, float]:
 
 def _line(row: dict[str, Any]) -> str:
     f1 = f"  F1 {row['f1']:.3f}" if "f1" in row else ""
+    if f1 and "n_regions" in row:
+        f1 += " in its regions"  # the count is that of the whole image
     return f"{row['image']:<24} {row['model']:<20} {row['count']:>9.1f}{f1}"

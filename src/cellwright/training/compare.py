@@ -28,12 +28,13 @@ AGREE_IOU = 0.5  # cells of two models that overlap so well are the same cell
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """What one model found in one image; its ``score`` is that inside of the image's regions, if any."""
+    """What one model found in one image; its ``score`` is that inside of the image's ``n_regions``, if any."""
 
     model: str
     image: str
     result: Result
     score: ImageScore | None = None
+    n_regions: int = 0
 
     @property
     def has_cells(self) -> bool:
@@ -99,10 +100,11 @@ def compare(
         for name, model in zip(names, loaded, strict=True):
             yield Progress("compare", len(rows), len(sources) * len(names), f"{image.name}: {name}")
             result = yield from count_cells(image, model, None, engine)
-            score = None
+            found = Counted(name, image.name, replace(result, prediction=None))  # maps are large
             if truth is not None and isinstance(source, Item):
                 score = _scored(source, result, truth, model)
-            rows.append(Counted(name, image.name, replace(result, prediction=None), score))  # maps are large
+                found = replace(found, score=score, n_regions=len(source.regions))
+            rows.append(found)
     return Comparison(names, tuple(rows))
 
 
