@@ -28,7 +28,7 @@ AGREE_IOU = 0.5  # cells of two models that overlap so well are the same cell
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """What one model found in one image; its ``score`` is that inside of the image's ``n_regions``, if any."""
+    """What one model found in one image; its ``score`` is that inside of its ``n_regions``, if any."""
 
     model: str
     image: str
