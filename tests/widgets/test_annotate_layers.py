@@ -9,8 +9,9 @@ from napari.layers import Labels
 
 from cellwright.session.annotation import AnnotationSession
 from cellwright.types import Image
-from cellwright.widgets.annotate_layers import AnnotationLayer, painted, recolour, redraw_box
+from cellwright.widgets.annotate_layers import AnnotationLayer
 from cellwright.widgets.looks import class_colour
+from cellwright.widgets.napari_inner import painted, recolour, redraw_box
 
 
 def view_of(viewer: ViewerModel, labels: Any, axes: str, **placement: Any) -> AnnotationLayer:

@@ -8,9 +8,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from cellwright.errors import CellwrightError
 from cellwright.ops.change import Box
-from cellwright.widgets.annotate_layers import AnnotationLayer, camera_of
+from cellwright.widgets.annotate_layers import AnnotationLayer
 from cellwright.widgets.layers import METADATA, whole_placement
 from cellwright.widgets.looks import COLOUR
+from cellwright.widgets.napari_inner import camera_of
 
 MARKS_NAME = "marks"
 REGIONS_NAME = "complete regions"

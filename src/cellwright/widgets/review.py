@@ -8,9 +8,10 @@ from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
 
 from cellwright.session.annotation import AnnotationSession
 from cellwright.session.review import ReviewQueue
-from cellwright.widgets.annotate_layers import AnnotationLayer, camera_of
+from cellwright.widgets.annotate_layers import AnnotationLayer
 from cellwright.widgets.annotate_marks import Marks
 from cellwright.widgets.annotate_tools import ToolBox
+from cellwright.widgets.napari_inner import camera_of
 
 CELL_PX = 110.0  # how long a cell is made on the screen where it is far smaller or larger
 SMALLEST_PX, LARGEST_PX = 35.0, 420.0
