@@ -9,7 +9,8 @@ from napari.components import ViewerModel
 from pytestqt.qtbot import QtBot
 
 from cellwright.types import Cells
-from cellwright.widgets.ask import AskTool, Spot, covering, with_cell
+from cellwright.widgets.ask import AskTool
+from cellwright.widgets.asked import Spot, covering, with_cell
 from cellwright.widgets.count import CountWidget
 
 Settled = Callable[[CountWidget], None]

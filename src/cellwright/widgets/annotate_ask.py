@@ -11,14 +11,14 @@ from cellwright.inference.settings import EngineSettings
 from cellwright.models import shelf
 from cellwright.ops.change import Box
 from cellwright.session.annotation import DISC_PX, AnnotationSession
-from cellwright.widgets.ask import Spot, Subject, encode_task, questions_task
+from cellwright.widgets.ask import encode_task, questions_task
+from cellwright.widgets.asked import MOST_KNOWN, Spot, Subject
 from cellwright.widgets.job import Job
 from cellwright.widgets.layers import Source
 
 if TYPE_CHECKING:
     from cellwright.inference.ask import AskedCell, Questions
 
-MOST_KNOWN = 0.5  # share of an answered cell that may lie in cells that are there
 SAMPLE = 200  # cells whose size tells that of a disc
 
 

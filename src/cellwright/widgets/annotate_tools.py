@@ -16,8 +16,8 @@ from cellwright.session.annotation import AnnotationSession
 from cellwright.widgets.annotate_keys import BY_NAME, N_CLASS_KEYS, TOOLS
 from cellwright.widgets.annotate_layers import AnnotationLayer
 from cellwright.widgets.annotate_marks import Marks, box_of
+from cellwright.widgets.ask import CLICK_PX
 
-CLICK_PX = 4  # a mouse that moves further on the screen between press and release drags
 BRUSHES = {"paint": "paint", "erase": "erase", "fill": "fill"}
 LEFT = 1
 CELL = "class"  # the tool that gives each cell that is clicked the chosen class
