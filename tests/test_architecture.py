@@ -11,7 +11,7 @@ import cellwright
 
 ROOT = Path(cellwright.__file__).parent
 FLOORS = (
-    {"types", "errors", "tasks"},
+    {"types", "errors", "tasks", "bounds"},
     {"ops"},
     {"io"},
     {"models"},

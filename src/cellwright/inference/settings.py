@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
+from cellwright.bounds import check_bounds
 from cellwright.errors import SettingsError
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -42,19 +43,6 @@ class EngineSettings:
     ] = "auto"
 
     def __post_init__(self) -> None:
-        if self.channel is not None and self.channel < 0:
-            raise SettingsError(f"channel must be at least 0; got {self.channel}. Channels count from 0.")
-        if not 0.0 <= self.diameter_px <= 5000.0:
-            raise SettingsError(
-                f"diameter_px must lie between 0 and 5000; got {self.diameter_px}. 0 has it estimated."
-            )
-        if not 128 <= self.tile_px <= 16384:
-            raise SettingsError(
-                f"tile_px must lie between 128 and 16384; got {self.tile_px}. Smaller tiles need less memory."
-            )
-        if not 0 <= self.batch_size <= 256:
-            raise SettingsError(
-                f"batch_size must lie between 0 and 256; got {self.batch_size}. Use 0 to have it chosen."
-            )
+        check_bounds(self)
         if self.precision not in get_args(Precision):
             raise SettingsError(f"precision must be one of {get_args(Precision)}; got {self.precision!r}.")

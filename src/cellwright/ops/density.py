@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cellwright.errors import SettingsError
+from cellwright.bounds import check_bounds
 
 VARIANCE = 0.1  # of a cell's Gaussian, in areas of the cell, as in the reference
 REACH = 4.0  # standard deviations drawn
@@ -43,16 +43,7 @@ class DensitySettings:
     ] = 0.0
 
     def __post_init__(self) -> None:
-        if not 0.01 <= self.calibration <= 100.0:
-            raise SettingsError(
-                f"calibration must lie between 0.01 and 100; got {self.calibration}. 1 leaves counts as they "
-                "are; where it would be further off, choose another model or state the diameter."
-            )
-        if not 0.0 <= self.calibration_error <= 10.0:
-            raise SettingsError(
-                f"calibration_error must lie between 0 and 10; got {self.calibration_error}. Give it as a "
-                "share of the calibration: 0.1 for 10 percent."
-            )
+        check_bounds(self)
 
 
 def cells_to_density(

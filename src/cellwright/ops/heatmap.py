@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cellwright.errors import SettingsError
+from cellwright.bounds import check_bounds
 from cellwright.ops.labels import touches_border
 from cellwright.types import Cells
 
@@ -61,16 +61,7 @@ class CentroidSettings:
     exclude_border: Annotated[bool, {"tooltip": "Drop boxes that touch the edge of the image."}] = False
 
     def __post_init__(self) -> None:
-        for name in ("min_score", "max_overlap"):
-            value = getattr(self, name)
-            if not 0.0 <= value <= 1.0:
-                raise SettingsError(
-                    f"{name} must lie between 0 and 1; got {value}. Choose a value in that range."
-                )
-        if not self.min_side_px >= 0:
-            raise SettingsError(
-                f"min_side_px must not be negative; got {self.min_side_px}. Use 0 to keep every box."
-            )
+        check_bounds(self)
 
 
 def boxes_to_heatmap(boxes: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:

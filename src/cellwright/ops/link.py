@@ -20,6 +20,7 @@ from typing import Annotated
 import numpy as np
 from numpy.typing import NDArray
 
+from cellwright.bounds import check_bounds
 from cellwright.errors import SettingsError
 from cellwright.ops.outlines import Ids, Outlines, Pairs, iou, outlines_of, overlapping
 from cellwright.ops.waist import cut_waists, n_ball_slices
@@ -67,16 +68,7 @@ class LinkSettings:
     min_slices: MinSlices = 3
 
     def __post_init__(self) -> None:
-        if not (0 < self.overlap <= 1 and 0 <= self.waist <= 1):
-            raise SettingsError(
-                "overlap must lie above 0 and waist between 0 and 1, both at most 1; got "
-                f"{self.overlap} and {self.waist}. Choose values in that range."
-            )
-        if self.max_gap < 0 or self.min_slices < 1:
-            raise SettingsError(
-                f"max_gap must be at least 0 and min_slices at least 1; got {self.max_gap} and "
-                f"{self.min_slices}. Raise them."
-            )
+        check_bounds(self)
 
 
 def link_slices(

@@ -33,7 +33,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cellwright.errors import AxesError, SettingsError
+from cellwright.bounds import check_bounds
+from cellwright.errors import AxesError
 from cellwright.ops.axes import Frames, Window, frames
 from cellwright.ops.clahe import Slice, equalised, unit_range
 from cellwright.ops.normalize import SAMPLE_PIXELS, Scaling, apply, fit
@@ -62,16 +63,7 @@ class ColourSettings:
     per_channel: Annotated[bool, {"tooltip": "Scale each colour on its own instead of all together."}] = True
 
     def __post_init__(self) -> None:
-        if self.clip_limit < 1 or min(self.n_tiles, self.blur) < 1:
-            raise SettingsError(
-                f"clip_limit, n_tiles and blur must be at least 1; got {self.clip_limit}, {self.n_tiles} and "
-                f"{self.blur}. Raise them."
-            )
-        if not (0 <= self.threshold <= 1 and 0 <= self.adjacent_mean <= 1):
-            raise SettingsError(
-                f"threshold and adjacent_mean must lie between 0 and 1; got {self.threshold} and "
-                f"{self.adjacent_mean}. Choose values in that range."
-            )
+        check_bounds(self)
 
 
 REFERENCE = ColourSettings()

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-from cellwright.errors import QueryError, SettingsError
+from cellwright.bounds import check_bounds
+from cellwright.errors import QueryError
 from cellwright.ops.labels import keep, measure, touches_border
 from cellwright.ops.summits import depth_to_labels
 from cellwright.types import Cells, Labels
@@ -54,16 +55,7 @@ class QuerySettings:
     exclude_border: Annotated[bool, {"tooltip": "Drop cells that touch the edge of the image."}] = False
 
     def __post_init__(self) -> None:
-        for name in ("cell_probability", "separation", "min_score"):
-            value = getattr(self, name)
-            if not 0.0 <= value <= 1.0:
-                raise SettingsError(
-                    f"{name} must lie between 0 and 1; got {value}. Choose a value in that range."
-                )
-        if self.min_area_px < 1:
-            raise SettingsError(
-                f"min_area_px must be at least 1; got {self.min_area_px}. Use 1 to keep every cell."
-            )
+        check_bounds(self)
 
 
 def labels_to_depth(labels: Labels) -> NDArray[np.float32]:

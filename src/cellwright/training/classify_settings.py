@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from cellwright.training.settings import check_bounds
+from cellwright.bounds import check_bounds
 
 
 @dataclass(frozen=True, slots=True)

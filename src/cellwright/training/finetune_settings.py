@@ -3,8 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
+from cellwright.bounds import check_bounds
 from cellwright.errors import SettingsError
-from cellwright.training.settings import check_bounds
 
 PresetName = Literal["quick", "balanced", "thorough"]
 

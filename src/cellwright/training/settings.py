@@ -1,9 +1,9 @@
 """The settings of a training run; the same fields are flags of ``cellwright train``."""
 
 from dataclasses import dataclass
-from math import inf
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated
 
+from cellwright.bounds import check_bounds
 from cellwright.errors import SettingsError
 
 
@@ -85,20 +85,3 @@ class TrainingSettings:
     def n_steps(self) -> int:
         """Batches of both phases."""
         return self.pretrain_steps + self.finetune_steps
-
-
-def check_bounds(settings: Any) -> None:
-    """Check the fields of settings against the bounds they were declared with.
-
-    Raises
-    ------
-    SettingsError
-        A value lies outside of them.
-    """
-    for name, hint in get_type_hints(type(settings), include_extras=True).items():
-        facts, value = hint.__metadata__[0], getattr(settings, name)
-        low, high = facts.get("min", -inf), facts.get("max", inf)
-        if not low <= value <= high:
-            raise SettingsError(
-                f"{name} must lie between {low} and {high}; got {value}. Choose a value in that range."
-            )
