@@ -220,8 +220,7 @@ def _drawn(corners: NDArray[np.float64], kind: str) -> Part:
         angle = np.linspace(0, 2 * np.pi, OVAL_CORNERS, endpoint=False)
         middle, across, along = plane.mean(axis=0), (plane[1] - plane[0]) / 2, (plane[3] - plane[0]) / 2
         plane = middle + np.outer(np.cos(angle), across) + np.outer(np.sin(angle), along)
-    part = filled([plane])
-    return Part((*lead.tolist(), *part.corner), part.mask[(np.newaxis,) * len(lead)])
+    return filled([plane]).at(tuple(lead.tolist()))
 
 
 def _with_names(marks: Marks, names: Sequence[str], told: Mapping[str, Any]) -> Marks:

@@ -70,7 +70,7 @@ def read(path: Path, image: Image | None = None) -> tuple[Marks, ...]:
     for index, (row, lead, own) in enumerate(zip(rows, leads, shapes, strict=True)):
         key = _number(row) or ("other", index)
         owners.setdefault(key, index)
-        cells.setdefault(key, []).extend(_lifted(filled(polygon), lead) for polygon in own)
+        cells.setdefault(key, []).extend(filled(polygon).at(lead) for polygon in own)
     found = spread(replace(marks, shape=shape), list(cells.values()), [names[i] for i in owners.values()])
     return chosen(path, [found], image)
 
@@ -163,10 +163,6 @@ def _points(marks: Marks, rows: list[Node], known: tuple[Any, ...], image: Image
     points = np.concatenate(found)
     shape = marks.shape or canvas(node.path, image, points + 1)
     return with_classes(replace(marks, shape=shape), own_names, points=points.astype(np.float32))
-
-
-def _lifted(part: Part, lead: tuple[int, ...]) -> Part:
-    return Part((*lead, *part.corner), part.mask[(np.newaxis,) * len(lead)])
 
 
 def write(path: Path, marks: Sequence[Marks]) -> None:

@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from cellwright.errors import ReadError
 from cellwright.io.files import written_whole
-from cellwright.io.formats.marks import MARGIN_PX, NO_CLASS, Marks, Part, canvas, chosen, only_one
+from cellwright.io.formats.marks import MARGIN_PX, NO_CLASS, Marks, canvas, chosen, only_one
 from cellwright.io.formats.node import MOST_BYTES, Node
 from cellwright.io.formats.outlines import filled, polygons
 from cellwright.io.formats.shapes import checked_ring, spread, with_classes
@@ -67,7 +67,7 @@ def read(path: Path, image: Image | None = None) -> tuple[Marks, ...]:
     for index, node in enumerate(rois):
         own_name = OWN_NAME.match(node.value.name or "")
         cells.setdefault(int(own_name[1]) if own_name else ("other", index), []).append(index)
-    parts = [[_lifted(filled(rings[i]), leads[i]) for i in cell] for cell in cells.values()]
+    parts = [[filled(rings[i]).at(leads[i]) for i in cell] for cell in cells.values()]
     return chosen(path, [spread(marks, parts, [names[cell[0]] for cell in cells.values()])], image)
 
 
@@ -176,10 +176,6 @@ def _lead(node: Node, axes: str) -> tuple[int, ...]:
 def _class(name: str) -> str:
     own_name = OWN_NAME.match(name or "")
     return (own_name[4] or NO_CLASS) if own_name else NO_CLASS
-
-
-def _lifted(part: Part, lead: tuple[int, ...]) -> Part:
-    return Part((*lead, *part.corner), part.mask[(np.newaxis,) * len(lead)])
 
 
 def write(path: Path, marks: Sequence[Marks]) -> None:

@@ -208,6 +208,10 @@ class Part(NamedTuple):
     corner: tuple[int, ...]
     mask: NDArray[np.bool_]
 
+    def at(self, lead: tuple[int, ...]) -> "Part":
+        """Return the same at these indices of further axes before its own."""
+        return Part((*lead, *self.corner), self.mask[(np.newaxis,) * len(lead)])
+
 
 def painted(
     parts: Sequence[Sequence[Part]], shape: tuple[int, ...]
