@@ -194,7 +194,7 @@ def stages_of(family: str, data: Path) -> list[Stage]:
             recipe.remark,
         )
         for name, recipe in RECIPES.items()
-        if family in (recipe.kept or recipe.families)
+        if family in recipe.families
     ]
 
 

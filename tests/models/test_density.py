@@ -9,6 +9,7 @@ from cellwright.inference.maps import Engine
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import density
 from cellwright.models.checkpoint import load_checkpoint, save_checkpoint
+from cellwright.models.flow import FLOW_SCALE
 from cellwright.ops.count_error import fit_interval
 from cellwright.ops.density import mean_diameter, typical_diameter
 from cellwright.ops.labels import annotate
@@ -109,19 +110,19 @@ def test_the_loss_of_the_paper_preset_is_that_of_the_reference(make_density, see
 def raw_of(found):
     """The output that the model takes for this density, and for as much foreground as background."""
     dense = (density.UNIT * found).expm1().log()
-    return torch.cat([dense, torch.zeros_like(dense)], dim=1)
+    return torch.cat([dense, *[torch.zeros_like(dense)] * 3], dim=1)
 
 
-def without_foreground(density):
-    """Targets of which no foreground is known."""
-    return torch.cat([density, torch.full_like(density, torch.nan)], dim=1)
+def without_cells(density):
+    """Targets of which single cells are not known."""
+    return torch.cat([density, *[torch.full_like(density, torch.nan)] * 3], dim=1)
 
 
 def test_the_truth_has_the_lowest_loss(make_density):
     model = make_density()
     labels = simulate("fluorescence", (96, 96), np.random.default_rng(2), diameter_px=16).labels
     true = torch.from_numpy(model.make_targets(annotate(labels))["density"])[None].clamp_min(1e-7)
-    truth = without_foreground(true)
+    truth = without_cells(true)
     losses = [float(model.loss(raw_of(factor * true), truth)) for factor in (0.8, 0.95, 1.0, 1.05, 1.25)]
     assert losses == [*sorted(losses[:3], reverse=True), *sorted(losses[3:])]
     assert losses[2] < 1e-3
@@ -133,20 +134,20 @@ def test_counts_that_cannot_be_told_apart_are_met_in_the_mean(make_density):
     true = torch.zeros(4, 1, 64, 64)
     true[0] = 4 / 64**2
     counts = torch.tensor([0.1, 0.5, 0.8, 1.0, 1.25, 2.0])
-    truth = without_foreground(true)
+    truth = without_cells(true)
     losses = [float(model.loss(raw_of(torch.full_like(true, float(n) / 64**2)), truth)) for n in counts]
     assert counts[int(np.argmin(losses))] in (0.8, 1.0)
 
 
 def test_patches_may_be_smaller_than_the_squares(make_density):
     model = make_density()
-    assert model.loss(torch.zeros(1, 2, 32, 24), torch.zeros(1, 2, 32, 24)).isfinite()
+    assert model.loss(torch.zeros(1, 4, 32, 24), torch.zeros(1, 4, 32, 24)).isfinite()
 
 
 @pytest.mark.parametrize("preset", ["small", "paper"])
 def test_an_image_without_cells_has_no_shape_to_miss(make_density, preset):
     model = make_density(preset)
-    n_maps = len(model.spec.map_channels)
+    n_maps = sum(model.spec.map_channels.values())
     output = torch.randn(1, n_maps, 16, 16, requires_grad=True)
     loss = model.loss(output, torch.zeros(1, n_maps, 16, 16))
     loss.backward()
@@ -165,16 +166,22 @@ def test_whatever_is_annotated_teaches_the_count(make_density, kind):
     )
     maps = make_density().make_targets(annotation)
     assert maps["density"].sum() == pytest.approx(len(whole.points), rel=1e-4)
-    assert np.isnan(maps["foreground"]).any() == (kind != "labels")
+    assert np.isnan(maps["foreground"]).any() == np.isnan(maps["cell_flow"]).any() == (kind != "labels")
 
 
-def test_the_foreground_is_learned_where_masks_tell_it(make_density):
-    model, output = make_density(), torch.zeros(2, 2, 32, 32)
-    targets = torch.zeros(2, 2, 32, 32)
-    targets[0, 1, 8:20, 8:20], targets[1, 1] = 1.0, torch.nan
-    right = torch.stack([output[:, 0], 4 * (2 * targets[:, 1].nan_to_num() - 1)], dim=1)
+def test_cells_are_learned_where_masks_tell_them(make_density):
+    model, output = make_density(), torch.zeros(2, 4, 32, 32)
+    labels = np.zeros((32, 32), np.int32)
+    labels[8:20, 8:20] = 1
+    maps = model.make_targets(annotate(labels))
+    targets = torch.from_numpy(np.concatenate([maps[name] for name in model.spec.map_channels]))
+    targets = torch.stack([targets, torch.full_like(targets, torch.nan)])
+    targets[1, 0] = 0
+    right = torch.cat(
+        [output[:, :1], FLOW_SCALE * targets[:, 1:3], 8 * targets[:, 3:] - 4], dim=1
+    ).nan_to_num()
     assert model.loss(right, targets) < model.loss(output, targets) - 0.25
-    right[1, 1] *= -1  # nobody knows
+    right[1, 1:] += 1  # nobody knows
     assert model.loss(right, targets) < model.loss(output, targets) - 0.25
 
 
@@ -195,14 +202,14 @@ def test_targets_tell_the_diameter(make_density, preset):
 def test_of_an_incomplete_annotation_no_density_is_known(make_density):
     points = np.array([[5, 5]], np.float32)
     maps = make_density().make_targets(Annotation((16, 16), points, is_complete=False))
-    assert {name: target.shape for name, target in maps.items()} == dict.fromkeys(maps, (1, 16, 16))
+    assert {name: len(target) for name, target in maps.items()} == density.MAP_CHANNELS
     assert all(np.isnan(target).all() for target in maps.values())
 
 
 def test_the_error_bar_travels_with_the_weights(make_density, tmp_path):
     counts, truths = [10.0, 22.0, 31.0], [12, 20, 33]
     model = make_density().with_interval(counts, truths)
-    assert model.spec.count_error == fit_interval(counts, truths)
+    assert model.spec.count_error == fit_interval(counts, truths, density.FITTED_COVERAGE)
     save_checkpoint(tmp_path / "model", model)
     loaded = load_checkpoint(tmp_path / "model")
     assert loaded.spec.count_error == model.spec.count_error

@@ -193,7 +193,7 @@ def test_counts_are_made_anew_among_other_targets(cut_for):
     areas = np.bincount(joint.labels.numpy().ravel())[1:]
     assert float(joint.targets[3].sum()) == pytest.approx((areas >= SLIVER_PX).sum(), rel=1e-4)
     assert float(plain.targets[3].sum()) < float(joint.targets[3].sum()) - 1
-    assert torch.equal(joint.targets[4] > 0, joint.labels > 0)
+    assert torch.equal(joint.targets[6] > 0, joint.labels > 0)
 
 
 def test_sizes_are_those_of_the_patch_and_unknown_after_other_than_quarter_turns(cut_for):

@@ -20,11 +20,13 @@ from cellwright.ops.count_error import calibrate, interval_of
 from cellwright.ops.density import (
     FOREGROUND,
     DensitySettings,
+    cells_to_density,
     even_out,
     mean_diameter,
     resize_density,
     typical_diameter,
 )
+from cellwright.ops.flow import FlowSettings, flow_to_cells
 from cellwright.ops.resample import resize
 from cellwright.ops.whole_cells import to_whole_cells
 from cellwright.tasks import Progress, Task
@@ -45,7 +47,8 @@ def count_density(
     twice. Where tiled equals untiled, as it does for the small preset, this is the same as averaging what
     overlaps. A stated diameter rescales the image when it lies outside the model's range; without one the
     cells' diameter is read from the foreground, else from their density. Rescaling keeps the sum. What stands
-    alone in the foreground holds a whole number of cells, see ``ops.whole_cells``.
+    alone in the foreground holds a whole number of cells, see ``ops.whole_cells``; and where the model tells
+    single cells, too, the density is the mean of this one and of theirs: two estimates whose errors differ.
 
     The count is no whole number; ``maps["density"]`` has the image's axes without its channels, so that the
     sum over its last two axes counts each time point. Parameters and errors are those of
@@ -160,17 +163,20 @@ def _predict(job: Job) -> Task[tuple[Density, float]]:
     density = np.zeros((len(job.frames), *shape), np.float32)
     if job.scaling.low == job.scaling.high:  # an image of one intensity has no cells
         return density.reshape(*lead, *shape), 1.0
-    foreground = np.zeros(density.shape if "foreground" in job.engine.spec.map_channels else 0, np.bool_)
+    n_told = len(density) if "foreground" in job.engine.spec.map_channels else 0
+    foreground, cells = np.zeros((n_told, *shape), np.bool_), np.zeros((n_told, *shape), np.float32)
+    canvas = _Canvas(density, foreground, cells, job.engine.spec.density_variance)
     zoom, meter, done, maps = yield from _settle(job)
     if done is not None:
-        _write(density, foreground, done, maps)
+        canvas.write(done, maps)
     del maps  # or they stay in memory beside those of the next unit
     for part in units_of(job, zoom):
         if part != done:
-            _write(density, foreground, part, (yield from _maps(job, part, zoom, meter)))
-    for index, mask in enumerate(foreground):
-        yield Progress("whole cells", index, len(foreground))
-        density[index] = even_out(to_whole_cells(density[index], mask))
+            canvas.write(part, (yield from _maps(job, part, zoom, meter)))
+    for index in range(n_told):
+        yield Progress("whole cells", index, n_told)
+        whole = to_whole_cells(density[index], foreground[index])
+        density[index] = even_out((whole + cells[index]) / 2)
     return density.reshape(*lead, *shape), zoom
 
 
@@ -178,16 +184,28 @@ def _maps(job: Job, part: Unit, zoom: float, meter: Meter) -> Task[list[Maps]]:
     return (yield from predict_unit(job.frames, job.scaling, part, job.engine, zoom, meter))
 
 
-def _write(density: Density, foreground: NDArray[np.bool_], part: Unit, maps: Sequence[Maps]) -> None:
-    """Write the core of a unit, which no other unit has, into the maps (frames, Y, X) of the image.
+class _Canvas(NamedTuple):
+    """Maps of an image (frames, Y, X), written unit by unit; two are empty where the model tells no cells."""
 
-    The foreground is empty where the model does not tell it.
-    """
-    for frame, one in zip(part.frames, maps, strict=True):
-        core = (frame, *part.block.core)
-        density[core] = resize_density(one["density"][0], part.shape)[part.block.local]
-        if len(foreground):
-            foreground[core] = resize(one["foreground"], part.shape)[0][part.block.local] > FOREGROUND
+    density: Density
+    foreground: NDArray[np.bool_]
+    cells: Density  # of the cells that were found one by one
+    variance: float
+
+    def write(self, part: Unit, maps: Sequence[Maps]) -> None:
+        """Write the core of a unit, which no other unit has."""
+        for frame, one in zip(part.frames, maps, strict=True):
+            core, local = (frame, *part.block.core), part.block.local
+            self.density[core] = resize_density(one["density"][0], part.shape)[local]
+            if len(self.foreground):
+                self.foreground[core] = resize(one["foreground"], part.shape)[0][local] > FOREGROUND
+                self.cells[core] = resize_density(self._cells_in(one), part.shape)[local]
+
+    def _cells_in(self, maps: Maps) -> Density:
+        found = flow_to_cells(maps["cell_flow"], maps["foreground"][0], FlowSettings())
+        shape = maps["foreground"].shape[-2:]
+        density: Density = cells_to_density(found.points, found.areas, shape, self.variance)[0]
+        return density
 
 
 def _settle(job: Job) -> Task[_Look]:

@@ -1,5 +1,8 @@
 """The trunk that the small presets of all families share, so that what one learns serves the others."""
 
+from collections.abc import Mapping
+
+import torch
 from torch import Tensor, nn
 
 from cellwright.models.blocks import PixelHead, conv_norm_relu
@@ -38,6 +41,18 @@ class TrunkNetwork(nn.Module):
         """Float (B, in_channels, Y, X) -> (B, n, Y, X)."""
         maps: Tensor = self.head(self.features(image))
         return maps
+
+
+class Heads(nn.Module):
+    """Heads side by side on the same features; their maps in the order of the heads."""
+
+    def __init__(self, heads: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.heads = nn.ModuleDict(heads)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (B, 24, Y/2, X/2) -> the maps of all heads (B, n, Y, X)."""
+        return torch.cat([head(features) for head in self.heads.values()], dim=1)
 
 
 def deep_head(n_out: int) -> nn.Sequential:

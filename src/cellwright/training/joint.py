@@ -3,7 +3,7 @@
 The joint model is counted with and judged as its first family.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Self
 
@@ -15,22 +15,10 @@ from cellwright.errors import AnnotationError
 from cellwright.models.blocks import folded
 from cellwright.models.contract import CellModel, MapKind
 from cellwright.models.spec import ModelSpec
-from cellwright.models.trunk import TrunkNetwork
+from cellwright.models.trunk import Heads, TrunkNetwork
 from cellwright.ops.axes import Frames
 from cellwright.ops.link import LinkSettings
 from cellwright.types import Annotation, Cells, Image, Maps
-
-
-class JointHead(nn.Module):
-    """The heads of several families side by side."""
-
-    def __init__(self, heads: Mapping[str, nn.Module]) -> None:
-        super().__init__()
-        self.heads = nn.ModuleDict(heads)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Features (B, 24, Y/2, X/2) -> the maps of all families (B, n, Y, X)."""
-        return torch.cat([head(features) for head in self.heads.values()], dim=1)
 
 
 class JointModel:
@@ -56,7 +44,7 @@ class JointModel:
             name: kind for model in models for name, kind in model.map_kinds.items()
         }
         self.network: nn.Module = TrunkNetwork(
-            JointHead({model.spec.family: _trunk(model).head for model in models}), first.spec.in_channels
+            Heads({model.spec.family: _trunk(model).head for model in models}), first.spec.in_channels
         )
         shared = {name: value for name, value in first.network.state_dict().items() if _is_trunk(name)}
         self.network.load_state_dict(shared, strict=False)

@@ -43,7 +43,7 @@ def cut_patch(
     targets = sample.targets.flatten(1)[:, nearest].float()
     _follow(targets, sample.kinds, _View(zoom, turn, torch.stack([sign_y, sign_x])))
     if sample.count:
-        targets[sample.count.channels] = sample.count(labels)
+        targets[sample.count.channel] = sample.count(labels)
     return Patch(image, targets, labels)
 
 

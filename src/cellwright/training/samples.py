@@ -13,6 +13,7 @@ from torch import Tensor
 from cellwright.io.dataset import Dataset
 from cellwright.io.dataset_meta import Region
 from cellwright.models.contract import CellModel, MapKind
+from cellwright.models.density import DensityModel
 from cellwright.ops import normalize
 from cellwright.ops.labels import annotate, equivalent_diameters, relabel
 from cellwright.ops.resample import resize, resize_annotation, zoomed
@@ -73,20 +74,20 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Recount:
-    """Makes the targets of a count from the labels (Y, X) of a patch; ``channels`` are theirs.
+    """Makes the density of a patch from its labels (Y, X); ``channel`` is its place among the targets.
 
     What is seen of a cell at the edge of an image counts as one cell, and so it has to at that of a patch.
     """
 
-    model: CellModel
-    channels: slice
+    model: DensityModel
+    channel: int
 
     def __call__(self, labels: Tensor) -> Tensor:
-        """Return float (maps, Y, X); slivers of cells are not counted."""
+        """Return float (Y, X); slivers of cells are not counted."""
         seen = labels.numpy()
         slivers = np.bincount(seen.ravel()) < SLIVER_PX
-        maps = self.model.make_targets(annotate(relabel(np.where(slivers[seen], 0, seen))))
-        return torch.from_numpy(np.concatenate([maps[name] for name in self.model.spec.map_channels]))
+        density = self.model.make_density(annotate(relabel(np.where(slivers[seen], 0, seen))))
+        return torch.from_numpy(density[0])
 
 
 def load_samples(
@@ -206,10 +207,9 @@ def _recount(model: CellModel) -> Recount | None:
     """Return what makes the targets of a count; None where the model, or each part of it, learns none."""
     start = 0
     for part in getattr(model, "models", (model,)):
-        end = start + sum(part.spec.map_channels.values())
-        if "density" in part.map_kinds.values():
-            return Recount(part, slice(start, end))
-        start = end
+        if isinstance(part, DensityModel):
+            return Recount(part, start)  # the density is the first of its maps
+        start += sum(part.spec.map_channels.values())
     return None
 
 
