@@ -150,8 +150,8 @@ RECIPES = {
         remark=(
             "Before this stage the weights that travel had learned 14,200 steps with rates from 0.0005 to "
             "0.0012; it was ended at step 15,000. They are the mean of those at every 1,500 steps from 6,000 "
-            "on. Held-out images decided what was kept; the validation images were looked at for eight "
-            "weights on the way, those of bbbc039 for nine."
+            "on. Held-out and training images and those of bbbc039 together decided what was kept, of "
+            "thirteen weights; the validation images were looked at for eight on the way."
         ),
         settings=TrainingSettings(
             seed=31,
