@@ -115,6 +115,13 @@ def test_settings_in_pixels_mean_pixels_of_the_image(oracle_model, monkeypatch):
     assert seen == [Thresholds(0.5, 180, 9.0), Thresholds(), Thresholds()]
 
 
+def test_large_areas_may_grow_beyond_what_the_form_offers(oracle_model):
+    maps = {"probability": np.zeros((1, 60, 60), np.float32), "flow": np.zeros((2, 60, 60), np.float32)}
+    maps["probability"][:, 6:54, 6:54] = 1
+    assert len(cells_in(maps, (20, 20), oracle_model, FlowSettings())) == 1
+    assert len(cells_in(maps, (20, 20), oracle_model, FlowSettings(min_area_px=50_000))) == 0
+
+
 class Ruler:
     """Gives the maps that it was asked to find cells in."""
 

@@ -22,6 +22,7 @@ from cellwright.ops.labels import measure
 from cellwright.tasks import Progress, Task
 from cellwright.types import Cells, Image, Labels, Provenance, Result
 from cellwright.widgets import train_run
+from cellwright.widgets.annotate import AnnotateWidget
 from cellwright.widgets.count import CountWidget
 from cellwright.widgets.train import TrainWidget
 from cellwright.widgets.train_plan import Plan, curve
@@ -102,6 +103,15 @@ def shelved(monkeypatch: pytest.MonkeyPatch, oracle_model: Any) -> Any:
 @pytest.fixture
 def widget(viewer: ViewerModel, qtbot: QtBot, shelved: Any) -> CountWidget:
     widget = CountWidget(viewer)
+    qtbot.addWidget(widget)
+    return widget
+
+
+@pytest.fixture
+def annotate_widget(viewer: ViewerModel, qtbot: QtBot, tmp_path: Path) -> AnnotateWidget:
+    """An annotate widget that keeps its journals to itself."""
+    widget = AnnotateWidget(viewer)
+    widget.journals = tmp_path / "journals"
     qtbot.addWidget(widget)
     return widget
 

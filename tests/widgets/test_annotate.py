@@ -20,11 +20,8 @@ LIMIT_MS = 60_000
 
 
 @pytest.fixture
-def widget(viewer: ViewerModel, qtbot: QtBot, tmp_path: Path) -> AnnotateWidget:
-    widget = AnnotateWidget(viewer)
-    widget.journals = tmp_path / "journals"
-    qtbot.addWidget(widget)
-    return widget
+def widget(annotate_widget: AnnotateWidget) -> AnnotateWidget:
+    return annotate_widget
 
 
 def start(widget: AnnotateWidget) -> AnnotationSession:

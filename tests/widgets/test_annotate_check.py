@@ -1,6 +1,5 @@
 """Checking an annotation by flips: what the model now sees otherwise comes first."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,19 +13,16 @@ LIMIT_MS = 60_000
 
 
 @pytest.fixture
-def widget(viewer: ViewerModel, qtbot: QtBot, tmp_path: Path, blobs: Any, shelved: Any) -> AnnotateWidget:
+def widget(viewer: ViewerModel, shelved: Any, annotate_widget: AnnotateWidget, blobs: Any) -> AnnotateWidget:
     """The blobs as the model sees them, but for one that is none: the number after the last."""
-    widget = AnnotateWidget(viewer)
-    widget.journals = tmp_path / "journals"
-    qtbot.addWidget(widget)
     labels = blobs.labels.copy()
     background = np.argwhere(labels == 0)
     far = background[np.argmax([np.abs(blobs.points - at).sum(axis=1).min() for at in background])]
     labels[tuple(slice(max(at - 3, 0), at + 4) for at in far)] = len(blobs) + 1
     viewer.add_image(blobs.image, name="blobs")
     viewer.add_labels(labels)
-    widget.panel.begin.click()
-    return widget
+    annotate_widget.panel.begin.click()
+    return annotate_widget
 
 
 def wait(widget: AnnotateWidget, qtbot: QtBot) -> None:

@@ -1,11 +1,7 @@
 """What can be annotated: the boxes at the top of the panel follow the layers of the viewer."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-from napari.components import ViewerModel
-from pytestqt.qtbot import QtBot
 
 from cellwright.widgets.annotate import AnnotateWidget
 from cellwright.widgets.layers import METADATA
@@ -14,11 +10,8 @@ PLANE = np.zeros((8, 9), np.int32)
 
 
 @pytest.fixture
-def widget(viewer: ViewerModel, qtbot: QtBot, tmp_path: Path) -> AnnotateWidget:
-    widget = AnnotateWidget(viewer)
-    widget.journals = tmp_path / "journals"
-    qtbot.addWidget(widget)
-    return widget
+def widget(annotate_widget: AnnotateWidget) -> AnnotateWidget:
+    return annotate_widget
 
 
 def test_the_active_image_and_the_labels_counted_in_it_are_chosen(widget: AnnotateWidget) -> None:

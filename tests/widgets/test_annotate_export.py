@@ -21,14 +21,11 @@ LIMIT_MS = 60_000
 
 
 @pytest.fixture
-def widget(viewer: ViewerModel, qtbot: QtBot, tmp_path: Path, blobs: Any) -> AnnotateWidget:
-    widget = AnnotateWidget(viewer)
-    widget.journals = tmp_path / "journals"
-    qtbot.addWidget(widget)
+def widget(viewer: ViewerModel, annotate_widget: AnnotateWidget, blobs: Any) -> AnnotateWidget:
     viewer.add_image(blobs.image, name="blobs")
     viewer.add_labels(blobs.labels.copy())
-    widget.panel.begin.click()
-    return widget
+    annotate_widget.panel.begin.click()
+    return annotate_widget
 
 
 def export(widget: AnnotateWidget, path: Path, qtbot: QtBot, *, is_file: bool = False) -> None:

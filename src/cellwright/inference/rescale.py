@@ -1,7 +1,8 @@
 """From the diameter of cells to the scale a model sees them at, and from its maps back to image pixels."""
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from copy import copy
+from dataclasses import fields
 from math import prod
 from typing import Any
 
@@ -109,11 +110,15 @@ def _enlarged(maps: Maps, shape: tuple[int, int], model: CellModel, zoom: float)
 
 
 def _in_model_pixels(settings: Any, zoom: float) -> Any:
-    """Return settings told in image pixels (in names that end with _px) for maps ``zoom`` times larger."""
-    scaled = {}
+    """Return settings told in image pixels (in names that end with _px) for maps ``zoom`` times larger.
+
+    Their bounds are told in image pixels, too, so that what was scaled is not checked again.
+    """
+    scaled = copy(settings)
     for item in fields(settings):
         if item.name.endswith("_px"):
             value = getattr(settings, item.name)
             factor = zoom**2 if item.name.endswith("area_px") else zoom
-            scaled[item.name] = max(1, round(value * factor)) if isinstance(value, int) else value * factor
-    return replace(settings, **scaled)
+            value = max(1, round(value * factor)) if isinstance(value, int) else value * factor
+            object.__setattr__(scaled, item.name, value)  # of a frozen copy
+    return scaled

@@ -23,10 +23,6 @@ class PseudocolorSettings(FlowSettings):
     waist: Waist = 0.65
     min_slices: MinSlices = 3
 
-    def __post_init__(self) -> None:
-        FlowSettings.__post_init__(self)
-        self.linking()
-
     def linking(self) -> LinkSettings:
         """Return the part of the settings that links slices."""
         return LinkSettings(self.overlap, self.max_gap, self.waist, self.min_slices)
