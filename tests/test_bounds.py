@@ -10,7 +10,7 @@ from cellwright.errors import SettingsError
 
 @dataclass(frozen=True)
 class Settings:
-    share: Annotated[float, {"min": 0.0, "max": 1.0}] = 0.5
+    share: Annotated[float, {"min": 0.0, "max": 1.0, "tooltip": "Of the whole."}] = 0.5
     steps: Annotated[int, {"min": 1}] = 1
     channel: Annotated[int | None, {"min": 0}] = None
     name: Annotated[str, {"tooltip": "Free."}] = ""
@@ -29,10 +29,13 @@ def test_values_within_their_bounds_are_taken(values):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"share": -0.01}, "share must lie between 0.0 and 1.0; got -0.01"),
+        (
+            {"share": -0.01},
+            "share must lie between 0.0 and 1.0; got -0.01. Choose a value in that range. Of the whole.$",
+        ),
         ({"share": float("nan")}, "share must lie between"),
         ({"share": np.float32(1.5)}, "share must lie between"),
-        ({"steps": 0}, "steps must be at least 1; got 0"),
+        ({"steps": 0}, "steps must be at least 1; got 0. Choose a value in that range.$"),
         ({"channel": -1}, "channel must be at least 0; got -1"),
     ],
 )

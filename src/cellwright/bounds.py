@@ -11,7 +11,8 @@ def check_bounds(settings: Any) -> None:
     """Check the fields of a settings dataclass against the bounds they were declared with.
 
     Forms and flags are made from the same declarations:
-    ``Annotated[float, {"min": 0.0, "max": 1.0, "tooltip": "..."}]``. Only numbers have bounds.
+    ``Annotated[float, {"min": 0.0, "max": 1.0, "tooltip": "..."}]``. Only numbers have bounds. The error ends
+    with the tooltip, which tells what the number means.
 
     Raises
     ------
@@ -24,4 +25,5 @@ def check_bounds(settings: Any) -> None:
         if not isinstance(value, Real) or low <= value <= high:
             continue
         span = f"lie between {low} and {high}" if high < inf else f"be at least {low}"
-        raise SettingsError(f"{name} must {span}; got {value}. Choose a value in that range.")
+        advice = " ".join(["Choose a value in that range.", facts.get("tooltip", "")]).rstrip()
+        raise SettingsError(f"{name} must {span}; got {value}. {advice}")

@@ -29,7 +29,8 @@ class DensitySettings:
             "min": 0.01,
             "max": 100.0,
             "step": 0.01,
-            "tooltip": "True cells for each cell the model counts; found by counting some boxes by hand.",
+            "tooltip": "True cells for each cell the model counts, from some boxes counted by hand; where it "
+            "is far from 1, choose another model or state the diameter.",
         },
     ] = 1.0
     calibration_error: Annotated[
