@@ -1,5 +1,7 @@
 """The density family beyond the contract: the network of the reference, its loss, and what points teach."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -204,6 +206,15 @@ def test_of_an_incomplete_annotation_no_density_is_known(make_density):
     maps = make_density().make_targets(Annotation((16, 16), points, is_complete=False))
     assert {name: len(target) for name, target in maps.items()} == density.MAP_CHANNELS
     assert all(np.isnan(target).all() for target in maps.values())
+
+
+def test_masks_that_may_not_be_all_teach_single_cells_but_no_density(make_density):
+    labels = np.zeros((32, 32), np.int32)
+    labels[4:20, 6:22] = 1
+    maps = make_density().make_targets(replace(annotate(labels), is_complete=False))
+    assert np.isnan(maps["density"]).all()
+    assert np.array_equal(maps["foreground"][0], labels > 0)
+    assert np.abs(maps["cell_flow"][:, labels > 0]).max() == pytest.approx(1, abs=0.01)
 
 
 def test_the_error_bar_travels_with_the_weights(make_density, tmp_path):

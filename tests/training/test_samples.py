@@ -93,12 +93,13 @@ def test_images_with_cells_of_another_size_are_brought_to_the_model(draw_blobs):
     assert sample.labels.shape[0] < 70
 
 
-def test_of_masks_that_may_not_be_all_only_their_surroundings_are_known(draw_blobs):
+@pytest.mark.parametrize("family", [flow, density])
+def test_of_masks_that_may_not_be_all_only_their_surroundings_are_known(draw_blobs, family):
     blobs = draw_blobs((80, 90), 14.0)
     partial = replace(annotate(blobs.labels), is_complete=False)
-    sample = make_sample("some", "", blobs.image[None], partial, flow.build())
+    sample = make_sample("some", "", blobs.image[None], partial, family.build())
     inside = blobs.labels > 0
-    probability = sample.targets[2].numpy()
+    probability = sample.targets[-1].numpy()
     assert (probability[inside] == 1).all()
     far = ndimage.distance_transform_edt(~inside) > RIM_PX
     assert np.isnan(probability[far]).all()

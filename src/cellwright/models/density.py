@@ -114,13 +114,12 @@ class DensityModel(ModelBase):
     def make_targets(self, annotation: Annotation) -> Maps:
         """Return density (1, Y, X) in cells per pixel, unit flow (2, Y, X) and cell mask (1, Y, X).
 
-        Flow and mask are unknown where there are no masks, all where the annotation is not complete.
+        Flow and mask are unknown where there are no masks, the density where the annotation is not complete.
         """
         channels, shape = self.spec.map_channels, annotation.shape
         maps = {name: np.full((n, *shape), np.nan, np.float32) for name, n in channels.items()}
-        if not annotation.is_complete:
-            return maps
-        maps["density"] = self.make_density(annotation)
+        if annotation.is_complete:
+            maps["density"] = self.make_density(annotation)
         if annotation.labels is not None:
             maps["cell_flow"] = labels_to_flow(annotation.labels)
             maps["foreground"] = (annotation.labels > 0)[np.newaxis].astype(np.float32)
