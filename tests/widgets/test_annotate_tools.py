@@ -12,6 +12,7 @@ from pytestqt.qtbot import QtBot
 
 from cellwright.session.annotation import AnnotationSession
 from cellwright.types import Image
+from cellwright.widgets.annotate_hands import Hands
 from cellwright.widgets.annotate_keys import BY_NAME, HINTS, TOOLS, cheat_sheet
 from cellwright.widgets.annotate_layers import AnnotationLayer
 from cellwright.widgets.annotate_marks import Regions, box_of
@@ -46,6 +47,10 @@ def press(tools: ToolBox, key: str, at: tuple[float, ...] | None = None) -> None
     tools.view.layer.keymap[coerce_keybinding(key)](tools.view.layer)
 
 
+def is_ours(callback: Callable[..., Any]) -> bool:
+    return isinstance(callback.__self__, Hands)
+
+
 def drag(tools: ToolBox, *points: tuple[float, ...]) -> None:
     """Press at the first point, move through the others, release at the last."""
     layer = tools.view.layer
@@ -55,7 +60,7 @@ def drag(tools: ToolBox, *points: tuple[float, ...]) -> None:
         event.type, event.position, event.pos = kind, point, np.array(point[-2:]) * 10
 
     go("mouse_press", points[0])
-    found = [callback(layer, event) for callback in layer.mouse_drag_callbacks if callback.__self__ is tools]
+    found = [callback(layer, event) for callback in layer.mouse_drag_callbacks if is_ours(callback)]
     running = [one for one in found if one is not None and next(one, "ended") != "ended"]
     for point in points[1:]:
         go("mouse_move", point)
@@ -250,4 +255,4 @@ def test_a_closed_tool_box_frees_mouse_and_keys(tools: ToolBox) -> None:
     layer = tools.view.layer
     assert not layer.keymap
     assert str(layer.mode) == "pan_zoom"
-    assert not [one for one in layer.mouse_drag_callbacks if one.__self__ is tools]
+    assert not any(map(is_ours, layer.mouse_drag_callbacks))

@@ -1,25 +1,22 @@
-"""What mouse and keys do to an annotation: each tool in the 2D and the 3D view."""
+"""The tools that change an annotation, each in the 2D and the 3D view."""
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
 
 from cellwright.errors import AnnotationError, CellwrightError
 from cellwright.ops.change import joined
 from cellwright.session.annotation import AnnotationSession
-from cellwright.widgets.annotate_keys import BY_NAME, N_CLASS_KEYS, TOOLS
+from cellwright.widgets.annotate_hands import Hands
+from cellwright.widgets.annotate_keys import BY_NAME
 from cellwright.widgets.annotate_layers import AnnotationLayer
 from cellwright.widgets.annotate_marks import Marks, box_of
-from cellwright.widgets.ask import CLICK_PX
 
 BRUSHES = {"paint": "paint", "erase": "erase", "fill": "fill"}
-LEFT = 1
 CELL = "class"  # the tool that gives each cell that is clicked the chosen class
 
 Point = NDArray[np.float64]
@@ -52,23 +49,24 @@ class ToolBox(QObject):
         self.fallback: Callable[[], int | None] = lambda: None  # the cell in review
         self._first_seed: Point | None = None
         self._is_choosing = False
-        layer = view.layer
-        layer.mouse_drag_callbacks.append(self._on_drag)
-        layer.events.mode.connect(self._on_mode)
+        self._hands = Hands(self)
+        view.layer.events.mode.connect(self._on_mode)
         view.viewer.dims.events.current_step.connect(self._forget_seed)
-        self._bind()
 
     def close(self) -> None:
         """Put the tool down and free mouse and keys."""
         self.choose("")
-        layer = self.view.layer
-        if self._on_drag in layer.mouse_drag_callbacks:
-            layer.mouse_drag_callbacks.remove(self._on_drag)
-        layer.events.mode.disconnect(self._on_mode)
+        self._hands.close()
+        self.view.layer.events.mode.disconnect(self._on_mode)
         self.view.viewer.dims.events.current_step.disconnect(self._forget_seed)
-        for key in self._keys:
-            layer.bind_key(key, None)
         self.marks.close()
+
+    @property
+    def kind(self) -> str:
+        """What the mouse does with the tool in the hand: ``brush``, ``click``, ``cell`` or ``drag``; empty for none."""
+        if self.name == CELL:
+            return "cell"
+        return BY_NAME[self.name].kind if self.name else ""
 
     # -- tools in the hand --------------------------------------------------------------------------------
 
@@ -92,7 +90,7 @@ class ToolBox(QObject):
 
     def paint(self) -> None:
         """Take the brush: it goes on with the cell under the cursor, elsewhere it draws a new one."""
-        number = self._number_at(self.view.point_under_cursor())
+        number = self.number_at(self.view.point_under_cursor())
         self.view.layer.selected_label = number or self.session.next_number
         self.choose("paint")
 
@@ -128,7 +126,7 @@ class ToolBox(QObject):
 
     def target(self) -> int:
         """Return the cell that a key means: under the cursor, else in review; 0 for none."""
-        found = self._number_at(self.view.point_under_cursor())
+        found = self.number_at(self.view.point_under_cursor())
         return found or self.fallback() or 0
 
     def set_class(self, category: int | None, number: int) -> None:
@@ -136,7 +134,8 @@ class ToolBox(QObject):
         if number:
             self.attempt(lambda: self.session.set_class(number, category))
 
-    def _class_target(self, category: int | None) -> None:
+    def class_target(self, category: int | None) -> None:
+        """Give the cell that a key means a class; None takes it away."""
         self.set_class(category, self.target())
 
     def change(self, name: str, number: int) -> None:
@@ -176,89 +175,25 @@ class ToolBox(QObject):
             self.failed.emit(error)
             return None
 
-    # -- keys ---------------------------------------------------------------------------------------------
+    # -- what mouse and keys tell -------------------------------------------------------------------------
 
-    def _bind(self) -> None:
-        layer = self.view.layer
-        self._keys: list[str] = []
-        for tool in TOOLS:
-            self._bind_key(tool.key, partial(self.act, tool.name))
-        for category in range(N_CLASS_KEYS):
-            self._bind_key(str(category + 1), partial(self._class_target, category))
-        self._bind_key("0", partial(self._class_target, None))
-        self._bind_key("Escape", self._escape)
-        self._bind_key("F1", lambda: self.pressed.emit("help"))
-
-        def hold(_: Any) -> Iterator[None]:
-            mode, pan = layer.mode, layer.mouse_pan
-            self._is_choosing = True
-            layer.mode, layer.mouse_pan = "pan_zoom", True
-            self._is_held = True
-            yield
-            layer.mode, layer.mouse_pan = mode, pan
-            self._is_choosing = self._is_held = False
-
-        self._is_held = False
-        layer.bind_key("Space", hold, overwrite=True)
-        self._keys.append("Space")
-
-    def _bind_key(self, key: str, act: Callable[[], None]) -> None:
-        def press(_: Any) -> None:
-            if isalive(self):  # type: ignore[no-untyped-call]
-                act()
-
-        self.view.layer.bind_key(key, press, overwrite=True)
-        self._keys.append(key)
-
-    def _escape(self) -> None:
+    def put_down(self) -> None:
+        """Forget the first of two clicks, else put the tool down."""
         if self._first_seed is not None:
             self._forget_seed()
         else:
             self.choose("")
 
-    # -- mouse --------------------------------------------------------------------------------------------
-
     def _on_mode(self, _: Any) -> None:
         """Follow the buttons of napari's own panel."""
-        if self._is_choosing:
+        if self._is_choosing or self._hands.is_held:
             return
         mode = str(self.view.layer.mode)
         self._forget_seed()
         self.name = next((name for name, own in BRUSHES.items() if own == mode), "")
         self.chosen.emit(self.name)
 
-    def _on_drag(self, _: Any, event: Any) -> Iterator[None] | None:
-        if not self.name or self.name in BRUSHES or self._is_held or event.button != LEFT:
-            return None
-        kind = BY_NAME[self.name].kind if self.name != CELL else "cell"
-        return self._drag(event) if kind == "drag" else self._click(event)
-
-    def _click(self, event: Any) -> Iterator[None]:
-        start = np.array(event.pos)
-        yield
-        while event.type == "mouse_move":
-            yield
-        if np.linalg.norm(np.array(event.pos) - start) <= CLICK_PX:
-            self.click(self.view.point_of(event))
-
-    def _drag(self, event: Any) -> Iterator[None]:
-        layer, name = self.view.layer, self.name
-        point = self.view.point_of(event)
-        if name == "merge" and not self._number_at(point):
-            return  # the mouse moves the image
-        pan, layer.mouse_pan = layer.mouse_pan, False
-        points = [] if point is None else [point]
-        yield
-        while event.type == "mouse_move":
-            self._extend(points, self.view.point_of(event))
-            yield
-        layer.mouse_pan = pan
-        self._extend(points, self.view.point_of(event))
-        self.marks.show_drawn(None)
-        if len(points) > 1:
-            self.drag(name, np.array(points))
-
-    def _extend(self, points: list[Point], point: Point | None) -> None:
+    def draw_on(self, points: list[Point], point: Point | None) -> None:
         """Draw on to a point: all of a line, the corners of a box, both ends of a merge."""
         if point is None:
             return
@@ -278,12 +213,12 @@ class ToolBox(QObject):
         elif self.name == "split":
             self._add_seed(point)
         else:
-            self.change(self.name, self._number_at(point))
+            self.change(self.name, self.number_at(point))
 
     def drag(self, name: str, points: Point) -> None:
         """Do what a tool of kind ``drag`` does along points (N, D)."""
         if name == "merge":
-            self._merge(self._number_at(points[0]), self._number_at(points[-1]))
+            self._merge(self.number_at(points[0]), self.number_at(points[-1]))
         elif name == "cut":
             self._cut(points)
         else:
@@ -306,7 +241,7 @@ class ToolBox(QObject):
             self.failed.emit(AnnotationError("Draw lines in the 2D view; here, split by two clicks (T)."))
             return
         steps = [np.linspace(a, b, int(np.abs(b - a).max()) + 2) for a, b in pairwise(points)]
-        crossed = np.array([self._number_at(place) for place in np.concatenate(steps)])
+        crossed = np.array([self.number_at(place) for place in np.concatenate(steps)])
         crossed = crossed[crossed > 0]
         if not len(crossed):
             self.done.emit("Draw the line across a cell.")
@@ -318,14 +253,14 @@ class ToolBox(QObject):
 
     def _add_seed(self, point: Point) -> None:
         if self._first_seed is None:
-            if not self._number_at(point):
+            if not self.number_at(point):
                 self.done.emit("Click inside the cell that is to be split.")
                 return
             self._first_seed = point
             self.marks.show_drawn(point)
             self.done.emit("Now click in the middle of the other part.")
             return
-        first, number = self._first_seed, self._number_at(self._first_seed)
+        first, number = self._first_seed, self.number_at(self._first_seed)
         self._forget_seed()
         found = self.attempt(lambda: self.session.split_seeds(number, first, point))
         if found:
@@ -338,7 +273,8 @@ class ToolBox(QObject):
         self._first_seed = None
         self.marks.show_drawn(None)
 
-    def _number_at(self, point: Point | None) -> int:
+    def number_at(self, point: Point | None) -> int:
+        """Return the cell at a point, 0 for none."""
         return 0 if point is None else self.session.number_at(point)
 
 
