@@ -257,7 +257,7 @@ def test_cells_are_saved_as_csv(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     assert not widget.panel.save.isEnabled()
-    widget.save_table(tmp_path / "early.csv")
+    widget.save.start(tmp_path / "early.csv")
     assert "count them first" in widget.panel.message.text()
     viewer.add_image(blobs.image, name="blobs")
     count(widget, qtbot, settled)
@@ -270,11 +270,16 @@ def test_cells_are_saved_as_csv(
     monkeypatch.setattr(QFileDialog, "getSaveFileName", choose)
     qtbot.mouseClick(widget.panel.save, Qt.MouseButton.LeftButton)
     assert names == ["blobs.cells.csv"]
+    widget.save.start(tmp_path / "second.csv")
+    assert "still being saved" in widget.panel.message.text()
+    qtbot.waitUntil(lambda: widget.save.job is None)
+    assert widget.panel.message.text() == f"Saved {tmp_path / 'cells.csv'}"
     table = pd.read_csv(tmp_path / "cells.csv")
     assert list(table["label"]) == list(range(1, len(blobs) + 1))
     np.testing.assert_allclose(table[["y", "x"]], blobs.points, atol=0.5)
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: ("", ""))
-    widget._on_save_clicked()  # the dialog was closed
+    widget.save.ask()  # the dialog was closed
+    assert widget.save.job is None
     assert [path.name for path in tmp_path.iterdir()] == ["cells.csv"]
 
 
@@ -284,7 +289,8 @@ def test_a_table_that_cannot_be_written_is_told(
     viewer.add_image(blobs.image)
     count(widget, qtbot, settled)
     (tmp_path / "file").write_text("in the way")
-    widget.save_table(tmp_path / "file" / "cells.csv")
+    widget.save.start(tmp_path / "file" / "cells.csv")
+    qtbot.waitUntil(lambda: widget.save.job is None)
     assert widget.panel.message.property("error") == "true"
     assert str(tmp_path) in widget.panel.message.text()
 

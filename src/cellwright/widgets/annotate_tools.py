@@ -63,7 +63,7 @@ class ToolBox(QObject):
 
     @property
     def kind(self) -> str:
-        """What the mouse does with the tool in the hand: ``brush``, ``click``, ``cell`` or ``drag``; empty for none."""
+        """What the mouse does with the tool in the hand, see ``annotate_keys.Tool``; '' for none."""
         if self.name == CELL:
             return "cell"
         return BY_NAME[self.name].kind if self.name else ""

@@ -2,17 +2,15 @@
 
 import logging
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image as ImageLayer
 from qtpy.QtCore import Signal  # type: ignore[attr-defined]
 from qtpy.QtGui import QShowEvent
-from qtpy.QtWidgets import QFileDialog, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from cellwright.errors import CellwrightError, WrongLayerError
 from cellwright.inference.settings import EngineSettings
-from cellwright.io.tables import write_table
 from cellwright.models import registry
 from cellwright.widgets.ask import AskTool
 from cellwright.widgets.calibrate import CalibrateTool
@@ -44,6 +42,7 @@ from cellwright.widgets.regions import (
 )
 from cellwright.widgets.retune import Retuner
 from cellwright.widgets.running import Runner
+from cellwright.widgets.save import SaveTool
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -79,7 +78,7 @@ class CountWidget(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.panel)
         self._show_family(self.choices.family)
-        self.ask, self.calibrate = AskTool(self), CalibrateTool(self)
+        self.ask, self.calibrate, self.save = AskTool(self), CalibrateTool(self), SaveTool(self)
         self._connect()
 
     def _connect(self) -> None:
@@ -87,7 +86,7 @@ class CountWidget(QWidget):
         panel.count.clicked.connect(self._on_count_clicked)
         panel.preview.clicked.connect(self._on_preview_clicked)
         panel.measure.clicked.connect(self._on_measure_clicked)
-        panel.save.clicked.connect(self._on_save_clicked)
+        panel.save.clicked.connect(self.save.ask)
         panel.colours.clicked.connect(self._on_colours_clicked)
         panel.region.activated.connect(self._on_region_chosen)
         panel.classes.currentIndexChanged.connect(self._retune)
@@ -249,26 +248,6 @@ class CountWidget(QWidget):
         for output in OUTPUTS_OF[registry.get(counted.request.family).kind]:
             if output not in self.outputs:
                 remove(self.viewer, {**counted.request.source.key, "output": output})
-
-    def _on_save_clicked(self) -> None:
-        if self.counted is None:
-            return
-        name = f"{self.counted.request.source.image.name}.cells.csv"
-        path, _ = QFileDialog.getSaveFileName(self, "Save cells", name, "Table (*.csv)")
-        if path:
-            self.save_table(Path(path))
-
-    def save_table(self, path: Path) -> None:
-        """Write the cells of the last count as CSV and tell where, or why not."""
-        if self.counted is None:
-            self.panel.show_message("There are no cells to save yet; count them first.", is_error=True)
-            return
-        try:
-            write_table(path, self.counted.result)
-        except CellwrightError as error:
-            self.show_error(error)
-        else:
-            self.panel.show_message(f"Saved {path}")
 
     def _on_measure_clicked(self) -> None:
         try:
