@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from cellwright.errors import WriteError
 from cellwright.io.files import plain_name
-from cellwright.io.formats.marks import NO_CLASS, Marks, Part, numbered, painted, sizes_of
+from cellwright.io.formats.marks import NO_CLASS, Marks, numbered, sizes_of
 from cellwright.io.formats.outlines import filled
+from cellwright.io.formats.painting import Part, painted
 from cellwright.io.formats.registry import FORMATS, Format, recognise
 from cellwright.ops.labels import relabel
 from cellwright.types import AXES, SPATIAL, Image

@@ -16,9 +16,10 @@ from scipy import ndimage
 
 from cellwright.errors import WriteError
 from cellwright.io.files import written_whole
-from cellwright.io.formats.marks import MARGIN_PX, NO_CLASS, Marks, Part, checked_shape, chosen
+from cellwright.io.formats.marks import MARGIN_PX, NO_CLASS, Marks, checked_shape, chosen
 from cellwright.io.formats.node import Node, read_json
 from cellwright.io.formats.outlines import polygons
+from cellwright.io.formats.painting import Part
 from cellwright.io.formats.shapes import box_part, ring_of, spread, with_classes
 from cellwright.types import Image
 

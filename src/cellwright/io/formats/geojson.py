@@ -16,18 +16,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cellwright.io.files import written_whole
-from cellwright.io.formats.marks import (
-    MARGIN_PX,
-    NO_CLASS,
-    Marks,
-    Part,
-    canvas,
-    checked_shape,
-    chosen,
-    only_one,
-)
+from cellwright.io.formats.marks import MARGIN_PX, NO_CLASS, Marks, canvas, checked_shape, chosen, only_one
 from cellwright.io.formats.node import Node, read_json
 from cellwright.io.formats.outlines import Ring, area, filled, polygons
+from cellwright.io.formats.painting import Part
 from cellwright.io.formats.shapes import checked_ring, spread, with_classes
 from cellwright.types import AXES, SPATIAL, Image
 

@@ -23,7 +23,6 @@ from cellwright.io.formats.marks import (
     MARGIN_PX,
     NO_CLASS,
     Marks,
-    Part,
     checked_shape,
     chosen,
     needing_masks,
@@ -32,6 +31,7 @@ from cellwright.io.formats.marks import (
 )
 from cellwright.io.formats.node import Node, read_json
 from cellwright.io.formats.outlines import filled, polygons
+from cellwright.io.formats.painting import Part
 from cellwright.io.formats.pictures import as_bytes
 from cellwright.io.formats.shapes import box_part, ring_of, spread, with_classes
 from cellwright.types import Image

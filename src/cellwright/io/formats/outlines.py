@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cellwright.io.formats.marks import Part
+from cellwright.io.formats.painting import Part
 
 Ring = NDArray[np.float64]  # (N, 2) corners y, x; the last is joined to the first
 Polygon = tuple[Ring, ...]  # the outer ring, then its holes

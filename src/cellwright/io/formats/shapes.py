@@ -6,9 +6,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from cellwright.io.formats.marks import MARGIN_PX, Marks, Part, numbered, painted
+from cellwright.io.formats.marks import MARGIN_PX, Marks, numbered
 from cellwright.io.formats.node import Node
 from cellwright.io.formats.outlines import Ring, crosses_itself, filled
+from cellwright.io.formats.painting import Part, painted
 from cellwright.types import Labels
 
 MOST_CORNERS = 20_000
