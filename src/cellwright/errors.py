@@ -55,3 +55,8 @@ class AnnotationError(CellwrightError, ValueError):
 
 class QueryError(CellwrightError, ValueError):
     """A point that is asked about lies outside the image."""
+
+
+def error_line(error: Exception) -> str:
+    """Return an error as one line for people; one of ours explains itself, others need their type."""
+    return str(error) if isinstance(error, CellwrightError) else f"{type(error).__name__}: {error}"

@@ -10,7 +10,7 @@ import typer
 
 from cellwright.cli.flags import read_settings, refuse_foreign, with_settings
 from cellwright.cli.progress import run_with_bar
-from cellwright.errors import CellwrightError, SettingsError
+from cellwright.errors import SettingsError, error_line
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
 from cellwright.types import Image, Result
@@ -81,15 +81,10 @@ def count(
             raise typer.Exit(INTERRUPTED) from None
         except Exception as error:  # noqa: BLE001 - whatever ails one image, the others are still counted
             n_failed += 1
-            typer.echo(f"error: {path}: {describe(error)}", err=True)
+            typer.echo(f"error: {path}: {error_line(error)}", err=True)
     if n_failed:
         typer.echo(f"{n_failed} of {len(images)} images failed.", err=True)
         raise typer.Exit(1)
-
-
-def describe(error: Exception) -> str:
-    """Return an error as one line for people; one of ours explains itself, others need their type."""
-    return str(error) if isinstance(error, CellwrightError) else f"{type(error).__name__}: {error}"
 
 
 def make_choices(names: list[str], flags: dict[str, Any]) -> Choices:

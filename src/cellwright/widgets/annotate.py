@@ -1,6 +1,5 @@
 """The annotation widget: from a model's guess to cells that somebody has made sure of."""
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from cellwright.widgets.annotate_tools import CELL
 from cellwright.widgets.axes import Channel
 from cellwright.widgets.layers import image_of
 from cellwright.widgets.proofread import Proofreader
+from cellwright.widgets.telling import tell_error
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -32,8 +32,6 @@ FOLLOW_MS = 200
 SCROLL_BAR_PX = 12
 IDLE_HINT = "Take a tool, or use its key over a cell. Press ? for all keys."
 PIXELS_HINT = "Points stand as discs here; they are exported as points."
-
-logger = logging.getLogger(__name__)
 
 
 class AnnotateWidget(QWidget):
@@ -297,7 +295,4 @@ class AnnotateWidget(QWidget):
 
     def show_error(self, error: Exception) -> None:
         """Tell in the panel what went wrong; what was not foreseen is logged too."""
-        if not isinstance(error, CellwrightError):
-            logger.error("Annotating failed", exc_info=error)
-        text = str(error) if isinstance(error, CellwrightError) else f"{type(error).__name__}: {error}"
-        self.panel.show_message(text, is_error=True)
+        tell_error(self.panel, error, "Annotating")

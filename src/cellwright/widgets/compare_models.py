@@ -13,7 +13,7 @@ from qtpy.compat import isalive
 from qtpy.QtCore import Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QFileDialog, QTableWidgetItem, QVBoxLayout, QWidget
 
-from cellwright.errors import CellwrightError, SettingsError
+from cellwright.errors import CellwrightError, SettingsError, error_line
 from cellwright.inference.settings import EngineSettings
 from cellwright.io.dataset import Dataset, read_dataset
 from cellwright.models import registry, shelf
@@ -212,7 +212,7 @@ class CompareWidget(QWidget):
         self.job = job = Job(task, self)
         job.progressed.connect(self._on_progressed)
         job.returned.connect(on_returned)
-        job.failed.connect(lambda error: self.panel.show_message(_words(error), is_error=True))
+        job.failed.connect(lambda error: self.panel.show_message(error_line(error), is_error=True))
         job.cancelled.connect(lambda: self.panel.show_message("Cancelled; nothing was changed."))
         job.finished.connect(self._on_finished)
         job.start()
@@ -291,7 +291,3 @@ def progress_line(whole: Progress, seconds_left: float | None) -> str:
     if seconds_left is not None:
         parts.append(f"{duration(seconds_left)} left")
     return " · ".join(parts)
-
-
-def _words(error: Exception) -> str:
-    return str(error) if isinstance(error, CellwrightError) else f"{type(error).__name__}: {error}"

@@ -1,6 +1,5 @@
 """The count widget: one press of a button from an image layer to outlined cells and their number."""
 
-import logging
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -43,13 +42,12 @@ from cellwright.widgets.regions import (
 from cellwright.widgets.retune import Retuner
 from cellwright.widgets.running import Runner
 from cellwright.widgets.save import SaveTool
+from cellwright.widgets.telling import tell_error
 
 if TYPE_CHECKING:
     import napari.viewer
 
 OUTPUTS_OF = {"cells": ("Labels", "Points", "Shapes"), "density": ("Image",)}
-
-logger = logging.getLogger(__name__)
 
 
 class CountWidget(QWidget):
@@ -285,7 +283,4 @@ class CountWidget(QWidget):
 
     def show_error(self, error: Exception) -> None:
         """Tell in the panel what went wrong; what was not foreseen is logged too."""
-        if not isinstance(error, CellwrightError):
-            logger.error("Counting failed", exc_info=error)
-        text = str(error) if isinstance(error, CellwrightError) else f"{type(error).__name__}: {error}"
-        self.panel.show_message(text, is_error=True)
+        tell_error(self.panel, error, "Counting")

@@ -1,6 +1,5 @@
 """The train widget: from annotated images to a model that counts them better, watched while it learns."""
 
-import logging
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -17,8 +16,9 @@ from cellwright.widgets.counting import progress_line
 from cellwright.widgets.job import Job
 from cellwright.widgets.running import REDRAW_S
 from cellwright.widgets.shelf_news import shelf_news
+from cellwright.widgets.telling import tell_error
 from cellwright.widgets.train_choices import TrainChoices
-from cellwright.widgets.train_look import Look, error_line
+from cellwright.widgets.train_look import Look
 from cellwright.widgets.train_offer import Offer
 from cellwright.widgets.train_panel import TrainPanel
 from cellwright.widgets.train_plan import SCRATCH, Plan, curve, discard
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 OWN_STAGES = ("write", "begin", "read", "epoch")  # the others are those of counting
 MARGIN_PX = 10
-
-logger = logging.getLogger(__name__)
 
 
 class TrainWidget(QWidget):
@@ -207,9 +205,7 @@ class TrainWidget(QWidget):
 
     def show_error(self, error: Exception) -> None:
         """Tell in the panel what went wrong; what was not foreseen is logged too."""
-        if not isinstance(error, CellwrightError):
-            logger.error("Training failed", exc_info=error)
-        self.panel.show_message(error_line(error), is_error=True)
+        tell_error(self.panel, error, "Training")
 
     # -- events -------------------------------------------------------------------------------------------
 

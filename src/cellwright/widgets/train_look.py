@@ -7,7 +7,7 @@ from pathlib import Path
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
 
-from cellwright.errors import CellwrightError
+from cellwright.errors import CellwrightError, error_line
 from cellwright.io.dataset import Dataset, read_dataset
 from cellwright.models import registry, shelf
 from cellwright.models.spec import read_spec
@@ -115,8 +115,3 @@ def look_task(source: Dataset | Path, start: str) -> Task[Findings]:
     else:
         spec = read_spec(shelf.find(start) / SPECS)
     return (yield from inspect(dataset, spec))
-
-
-def error_line(error: Exception) -> str:
-    """Return an error in words; one that was not foreseen with its type."""
-    return str(error) if isinstance(error, CellwrightError) else f"{type(error).__name__}: {error}"
