@@ -12,7 +12,7 @@ import tempfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -190,12 +190,7 @@ def _scaled(image: NDArray[np.float32], percentiles: tuple[float, float]) -> NDA
 
 def _facts(model: "CellModel", attachments: Sequence[str]) -> dict[str, Any]:
     """Return the description of a package, without its authors and licence."""
-    spec, low, high = model.spec, *model.spec.percentiles
-    size = {"min": _smallest(spec), "step": spec.divisor}
-    names = [
-        f"{name}_{index}" if n > 1 else name for name, n in spec.map_channels.items() for index in range(n)
-    ]
-    space = [{"id": axis, "type": "space"} for axis in "yx"]
+    spec = model.spec
     return {
         "type": "model",
         "format_version": FORMAT,
@@ -206,44 +201,8 @@ def _facts(model: "CellModel", attachments: Sequence[str]) -> dict[str, Any]:
         "covers": ["cover.png"],
         "attachments": [{"source": name} for name in sorted(attachments)],
         "cite": [{"text": f"napari-cellwright {__version__}", "url": "https://www.napari-hub.org"}],
-        "inputs": [
-            {
-                "id": "image",
-                "axes": [
-                    {"type": "batch"},
-                    {"type": "channel", "channel_names": [f"channel{i}" for i in range(spec.in_channels)]},
-                    *({**axis, "size": size} for axis in space),
-                ],
-                "test_tensor": {"source": "test_image.npy"},
-                "data": {"type": "float32"},
-                "preprocessing": [
-                    {
-                        "id": "scale_range",
-                        "kwargs": {
-                            "axes": ["channel", "y", "x"],
-                            "min_percentile": low,
-                            "max_percentile": high,
-                            "eps": 1e-6,
-                        },
-                    }
-                ],
-            }
-        ],
-        "outputs": [
-            {
-                "id": "maps",
-                "axes": [
-                    {"type": "batch"},
-                    {"type": "channel", "channel_names": names},
-                    *(
-                        {**axis, "size": {"tensor_id": "image", "axis_id": axis["id"]}, "halo": spec.halo}
-                        for axis in space
-                    ),
-                ],
-                "test_tensor": {"source": "test_maps.npy"},
-                "data": {"type": "float32"},
-            }
-        ],
+        "inputs": [_input(spec)],
+        "outputs": [_output(spec)],
         "weights": {
             "torchscript": {
                 "source": "weights.pt",
@@ -251,3 +210,37 @@ def _facts(model: "CellModel", attachments: Sequence[str]) -> dict[str, Any]:
             }
         },
     }
+
+
+def _input(spec: ModelSpec) -> dict[str, Any]:
+    size = {"min": _smallest(spec), "step": spec.divisor}
+    low, high = spec.percentiles
+    scaling = {"axes": ["channel", "y", "x"], "min_percentile": low, "max_percentile": high, "eps": 1e-6}
+    return {
+        "id": "image",
+        "axes": _axes([f"channel{i}" for i in range(spec.in_channels)], dict.fromkeys("yx", size), {}),
+        "test_tensor": {"source": "test_image.npy"},
+        "data": {"type": "float32"},
+        "preprocessing": [{"id": "scale_range", "kwargs": scaling}],
+    }
+
+
+def _output(spec: ModelSpec) -> dict[str, Any]:
+    names = [
+        f"{name}_{index}" if n > 1 else name for name, n in spec.map_channels.items() for index in range(n)
+    ]
+    sizes = {axis: {"tensor_id": "image", "axis_id": axis} for axis in "yx"}
+    return {
+        "id": "maps",
+        "axes": _axes(names, sizes, {"halo": spec.halo}),
+        "test_tensor": {"source": "test_maps.npy"},
+        "data": {"type": "float32"},
+    }
+
+
+def _axes(
+    channels: Sequence[str], sizes: Mapping[str, dict[str, Any]], more: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Return the axes of a tensor: a batch, these channels, and y and x with their sizes."""
+    space = [{"id": axis, "type": "space", "size": size, **more} for axis, size in sizes.items()]
+    return [{"type": "batch"}, {"type": "channel", "channel_names": list(channels)}, *space]
