@@ -2,8 +2,9 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 
+from cellwright.cli.interrupt import heeded_interrupts
 from cellwright.tasks import Progress, T, Task, ignore, run
 
 
@@ -25,16 +26,18 @@ def run_with_bar(
     on_progress
         Told of every step as well.
     """
-    with closing(task):
-        if not sys.stderr.isatty():
-            return run(task, on_progress)
-        with _bar(label, stages) as show:
+    with closing(task), heeded_interrupts() as check, _shown(label, stages) as show:
 
-            def tell(progress: Progress) -> None:
-                show(progress)
-                on_progress(progress)
+        def tell(progress: Progress) -> None:
+            check(progress)
+            show(progress)
+            on_progress(progress)
 
-            return run(task, tell)
+        return run(task, tell)
+
+
+def _shown(label: str, stages: tuple[str, ...]) -> AbstractContextManager[Callable[[Progress], None]]:
+    return _bar(label, stages) if sys.stderr.isatty() else nullcontext(ignore)
 
 
 @contextmanager
