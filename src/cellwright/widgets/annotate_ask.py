@@ -101,8 +101,6 @@ class Adder(QObject):
         self.job.start()
 
     def _on_job_finished(self) -> None:
-        if self.job is not None:
-            self.job.deleteLater()
         self.job = None
         self._go_on()
 

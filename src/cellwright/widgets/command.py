@@ -103,14 +103,10 @@ def _run(task: Task[Any], on_returned: Callable[[Any], None], description: str, 
         if bar.is_canceled:
             job.cancel()
 
-    def on_finished() -> None:
-        bar.close()
-        job.deleteLater()
-
     job.progressed.connect(on_progressed)
     job.returned.connect(on_returned)
     job.failed.connect(lambda error: show_error(f"{what} failed: {error}"))
     job.cancelled.connect(lambda: show_info(f"{what} was cancelled; nothing was changed."))
-    job.finished.connect(on_finished)
+    job.finished.connect(bar.close)
     job.start()
     return job

@@ -13,8 +13,9 @@ from cellwright.tasks import Progress, Task
 class Job(QObject):
     """Runs one task in a worker thread and tells the GUI thread how it goes.
 
-    Exactly one of ``returned``, ``failed`` and ``cancelled`` is emitted, then ``finished``. A job that has
-    begun lives until its task has ended, for a thread that sends to an object while Qt deletes it crashes.
+    Exactly one of ``returned``, ``failed`` and ``cancelled`` is emitted, then ``finished``, then the job is
+    deleted. One that has begun lives until its task has ended, for a thread that sends to an object while Qt
+    deletes it crashes.
 
     Parameters
     ----------
@@ -77,6 +78,7 @@ class Job(QObject):
         if not self._has_outcome:
             self.cancelled.emit()
         self.finished.emit()
+        self.deleteLater()
 
 
 class _WorkerSignals(WorkerBaseSignals):  # type: ignore[misc]  # napari is untyped to mypy

@@ -119,8 +119,6 @@ class Proofreader(QObject):
         return self.folder / OWN_FOLDER
 
     def _on_job_finished(self) -> None:
-        if self.job is not None:
-            self.job.deleteLater()
         self.job = None
         self._show()
 

@@ -59,8 +59,6 @@ class Retuner(QObject):
         self._job.start()
 
     def _on_job_finished(self) -> None:
-        if self._job is not None:
-            self._job.deleteLater()
         self._job = None
         if self._wanted is not None and not self._timer.isActive():
             self._start_wanted()

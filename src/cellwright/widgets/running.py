@@ -71,8 +71,6 @@ class Runner(QObject):
         self._panel.show_message("Cancelled; nothing was changed.")
 
     def _on_job_finished(self) -> None:
-        if self.job is not None:
-            self.job.deleteLater()
         self.job = None
         self._panel.show_running(is_running=False)
         self.finished.emit()

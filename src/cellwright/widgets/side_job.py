@@ -82,8 +82,6 @@ class SideJob(QWidget):
         self.stop.setEnabled(progress.stage != self._last)
 
     def _on_job_finished(self) -> None:
-        if self.job is not None:
-            self.job.deleteLater()
         self.job = None
         self.hide()
         self.finished.emit()

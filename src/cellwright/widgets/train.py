@@ -195,8 +195,6 @@ class TrainWidget(QWidget):
         self.show_error(error)
 
     def _on_finished(self) -> None:
-        if self.job is not None:
-            self.job.deleteLater()
         self.job = None
         self.panel.show_running(is_running=False)
         self.choices.name_anew()
