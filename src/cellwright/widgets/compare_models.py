@@ -13,7 +13,7 @@ from qtpy.compat import isalive
 from qtpy.QtCore import Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QFileDialog, QTableWidgetItem, QVBoxLayout, QWidget
 
-from cellwright.errors import CellwrightError, SettingsError, error_line
+from cellwright.errors import CellwrightError, SettingsError
 from cellwright.inference.settings import EngineSettings
 from cellwright.io.dataset import Dataset, read_dataset
 from cellwright.models import registry, shelf
@@ -27,6 +27,7 @@ from cellwright.widgets.job import Job
 from cellwright.widgets.layers import METADATA, Source, image_layer, remove, source_of
 from cellwright.widgets.running import REDRAW_S
 from cellwright.widgets.shelf_news import shelf_news
+from cellwright.widgets.telling import tell_error
 from cellwright.widgets.train import duration
 from cellwright.widgets.train_layers import LayerItem, Pair, dataset_of, pairs
 
@@ -81,7 +82,7 @@ class CompareWidget(QWidget):
         try:
             models, (data, source) = self._models(), self._data()
         except CellwrightError as error:
-            self.panel.show_message(str(error), is_error=True)
+            tell_error(self.panel, error, "Comparing")
             return
         self.compared = None
         self.panel.show_compared(None)
@@ -212,7 +213,7 @@ class CompareWidget(QWidget):
         self.job = job = Job(task, self)
         job.progressed.connect(self._on_progressed)
         job.returned.connect(on_returned)
-        job.failed.connect(lambda error: self.panel.show_message(error_line(error), is_error=True))
+        job.failed.connect(lambda error: tell_error(self.panel, error, "Comparing"))
         job.cancelled.connect(lambda: self.panel.show_message("Cancelled; nothing was changed."))
         job.finished.connect(self._on_finished)
         job.start()
@@ -241,8 +242,6 @@ class CompareWidget(QWidget):
         self.panel.show_progress(fine.fraction, progress_line(whole, left))
 
     def _on_finished(self) -> None:
-        if self.job is not None:
-            self.job.deleteLater()
         self.job = None
         self.panel.show_running(is_running=False)
         self.finished.emit()

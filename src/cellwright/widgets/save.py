@@ -10,6 +10,7 @@ from cellwright.io.tables import write_table
 from cellwright.tasks import Progress, Task
 from cellwright.types import Result
 from cellwright.widgets.job import Job
+from cellwright.widgets.telling import tell_error
 
 if TYPE_CHECKING:
     from cellwright.widgets.count import CountWidget
@@ -43,13 +44,11 @@ class SaveTool(QObject):
         self._panel.show_message(f"Saving {path}…")
         self.job = Job(_save_task(path, self._widget.counted.result), self)
         self.job.returned.connect(lambda saved: self._panel.show_message(f"Saved {saved}"))
-        self.job.failed.connect(self._widget.show_error)
+        self.job.failed.connect(lambda error: tell_error(self._panel, error, "Saving"))
         self.job.finished.connect(self._on_job_finished)
         self.job.start()
 
     def _on_job_finished(self) -> None:
-        if self.job is not None:
-            self.job.deleteLater()
         self.job = None
 
 
