@@ -8,7 +8,7 @@ python := .venv/bin/python
 .PHONY: demo test lint environment
 
 demo: environment  ## open napari on a sample image with its cells counted (no screen: demo/screenshot.png)
-	.ci/on-screen $(python) -m cellwright.widgets.demo
+	.ci/on-screen $(python) -m cellwright.widgets.plugin.demo
 
 test: environment  ## the whole test suite with its coverage
 	.ci/on-screen --hidden $(python) -m pytest --cov --cov-fail-under=90

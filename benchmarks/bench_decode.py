@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from measure import draw_nuclei, print_table, warm_median
 
-from cellwright.ops.flow import FlowSettings, flow_to_cells, flow_to_labels, labels_to_flow
+from cellwright.ops.codecs.flow import FlowSettings, flow_to_cells, flow_to_labels, labels_to_flow
 
 
 def main() -> None:

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from measure import draw_nuclei, print_table
 
-from cellwright.errors import AnnotationError
-from cellwright.session.annotation import AnnotationSession
-from cellwright.session.review import ReviewQueue
-from cellwright.types import Image
+from cellwright.annotation.review_queue import ReviewQueue
+from cellwright.annotation.session import AnnotationSession
+from cellwright.core.data import Image
+from cellwright.core.errors import AnnotationError
 
 
 def plane(folder: Path) -> AnnotationSession:

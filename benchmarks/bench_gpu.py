@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from measure import draw_nuclei, model_at_hand, print_table, warm_median
 
-from cellwright.inference.count import count_cells
+from cellwright.core.data import Image
+from cellwright.core.tasks import run
+from cellwright.inference.pipeline import count_cells
 from cellwright.inference.settings import EngineSettings
-from cellwright.models import shelf
-from cellwright.models.contract import CellModel
-from cellwright.tasks import run
-from cellwright.types import Image
+from cellwright.models import store
+from cellwright.models.protocol import CellModel
 
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -45,7 +45,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         model_name, weights = model_at_hand(args.model, Path(name))
-        model = shelf.load(model_name)
+        model = store.load(model_name)
         print(f"{_title(device)}; torch {torch.__version__}; weights {weights}\n")
         head = ("tile px", "batch", "type", "compiled", "Mpx/s", "device MB")
         print_table(head, network_rows(model, device, args))

@@ -21,13 +21,13 @@ import numpy as np
 from measure import print_table
 from scipy.sparse import csr_array
 
-from cellwright.errors import AnnotationError
-from cellwright.inference.count import count
-from cellwright.io.dataset import read_dataset
-from cellwright.ops.change import boxes_of, joined, padded
+from cellwright.annotation.session import AnnotationSession
+from cellwright.core.data import Labels
+from cellwright.core.errors import AnnotationError
+from cellwright.files.dataset.folder import read_dataset
+from cellwright.inference.pipeline import count
+from cellwright.ops.label_changes import boxes_of, joined, padded
 from cellwright.ops.matching import matched_pairs, overlaps
-from cellwright.session.annotation import AnnotationSession
-from cellwright.types import Labels
 
 IOU = 0.7
 N_IMAGES = 10

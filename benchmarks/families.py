@@ -23,18 +23,18 @@ import numpy as np
 from measure import draw_nuclei, fresh_json, peak_mb, print_table, warm_median
 from train_shipped import EMBRYOS
 
-from cellwright.errors import AxesError, CheckpointError
+from cellwright.core.data import Image, Result
+from cellwright.core.errors import AxesError, CheckpointError
+from cellwright.core.tasks import Task, run
+from cellwright.files.dataset.folder import Dataset, read_dataset
+from cellwright.files.tables import class_names
 from cellwright.inference.classify import classify as classify_cells
-from cellwright.inference.count import count_cells
+from cellwright.inference.pipeline import count_cells
 from cellwright.inference.settings import EngineSettings
-from cellwright.io.dataset import Dataset, read_dataset
-from cellwright.io.tables import class_names
-from cellwright.models import registry, shelf
-from cellwright.models.classifier_spec import classifiers
-from cellwright.models.contract import CellModel
-from cellwright.tasks import Task, run
-from cellwright.training.evaluate import Classify, Report, evaluate
-from cellwright.types import Image, Result
+from cellwright.models import registry, store
+from cellwright.models.classifier.spec import classifiers
+from cellwright.models.protocol import CellModel
+from cellwright.training.evaluation.evaluate import Classify, Report, evaluate
 
 HEAD = ("family", "images", "n", "figure", "asked for", "found", "met")
 SLOWEST = 2.0  # times flow
@@ -222,7 +222,7 @@ def source_of(model: CellModel, image: np.ndarray[Any, Any]) -> Image:
 
 def time_one(model: str, folder: Path, repeats: int) -> dict[str, float]:
     """Return the warm median seconds of an image or slice; without ``repeats`` the peak memory."""
-    loaded = shelf.load(model)
+    loaded = store.load(model)
     source = source_of(loaded, np.load(folder / "image.npy"))
     slices = source.shape[0] if source.axes == "ZYX" else 1
     if not repeats:
@@ -250,7 +250,7 @@ def models_at(folder: Path | None) -> dict[str, str]:
     models = {}
     for family in registry.FAMILIES:
         try:
-            models[family] = str(shelf.find(folder / family if folder else family))
+            models[family] = str(store.find(folder / family if folder else family))
         except CheckpointError:
             print(f"{family}: left out, there is no model of it.", file=sys.stderr)
     return models
@@ -261,7 +261,7 @@ def score_all(models: dict[str, str], data: Path) -> list[list[object]]:
     rows = []
     for family, model in models.items():
         print(f"{family}: scores ...", file=sys.stderr)
-        rows += score_rows(family, shelf.load(model), data)
+        rows += score_rows(family, store.load(model), data)
     return rows
 
 

@@ -25,20 +25,20 @@ import numpy as np
 import torch
 from unseen_kinds import SHORT, Study
 
+from cellwright.core.data import Image
+from cellwright.core.tasks import Progress, run
+from cellwright.files.dataset.folder import Dataset, read_dataset
 from cellwright.inference.settings import EngineSettings
-from cellwright.io.dataset import Dataset, read_dataset
-from cellwright.models import shelf
-from cellwright.ops.simulate import simulate
-from cellwright.tasks import Progress, run
-from cellwright.training.evaluate import evaluate
-from cellwright.training.finetune import finetune
-from cellwright.training.finetune_run import Outcome
-from cellwright.training.finetune_settings import PRESETS, FinetuneSettings
-from cellwright.training.loop import Data
-from cellwright.training.modality import appearance, cluster
-from cellwright.training.replay import Drawn
-from cellwright.training.samples import load_samples
-from cellwright.types import Image
+from cellwright.models import store
+from cellwright.ops.simulation.simulate import simulate
+from cellwright.training.data.modality import appearance, cluster
+from cellwright.training.data.samples import load_samples
+from cellwright.training.evaluation.evaluate import evaluate
+from cellwright.training.finetune.fine_tuning import Outcome
+from cellwright.training.finetune.finetune import finetune
+from cellwright.training.finetune.retention import Drawn
+from cellwright.training.finetune.settings import PRESETS, FinetuneSettings
+from cellwright.training.trainer import Data
 
 N_TAUGHT = 5
 N_VALIDATION = 4
@@ -89,7 +89,7 @@ def taught(
 def compare(name: str, start: str, outcome: Outcome, dataset: Dataset) -> dict[str, Any]:
     """Print and return the scores of a dataset before and after."""
     rows = {
-        when: scores(shelf.load(model), dataset)
+        when: scores(store.load(model), dataset)
         for when, model in (("before", start), ("after", outcome.folder))
     }
     before, after = rows["before"], rows["after"]
@@ -148,7 +148,7 @@ def without_tissue(folder: Path, output: Path) -> Path:
 
 def by_image(model: str | Path, dataset: Dataset) -> dict[str, tuple[float, float]]:
     """Return F1 and AP at IoU 0.5 of each image."""
-    report = run(evaluate(dataset, shelf.load(model), engine=EngineSettings(device="cpu")))
+    report = run(evaluate(dataset, store.load(model), engine=EngineSettings(device="cpu")))
     return {image.name: (image.means["f1"], image.average_precision[0]) for image in report.images}
 
 
@@ -163,7 +163,7 @@ def from_one(
 
 def alike(dataset: Dataset) -> list[Dataset]:
     """Return the images of a dataset by how they look."""
-    samples = run(load_samples(dataset, shelf.load("flow")))
+    samples = run(load_samples(dataset, store.load("flow")))
     kinds = cluster([appearance(sample) for sample in samples], N_TISSUES, seed=0)
     members = [
         tuple(item for item, own in zip(dataset.items, kinds, strict=True) if own == kind)

@@ -30,12 +30,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import tifffile
 
-from cellwright.errors import AnnotationError, CellwrightError
-from cellwright.io.dataset import Item, read_dataset
-from cellwright.ops.change import boxes_of
-from cellwright.session.annotation import AnnotationSession
-from cellwright.session.export import ExportSettings, to_dataset, to_file
-from cellwright.types import Image
+from cellwright.annotation.export import ExportSettings, to_dataset, to_file
+from cellwright.annotation.session import AnnotationSession
+from cellwright.core.data import Image
+from cellwright.core.errors import AnnotationError, CellwrightError
+from cellwright.files.dataset.folder import Item, read_dataset
+from cellwright.ops.label_changes import boxes_of
 
 SIDE = 256
 MOST_EDITS = 3000  # after which a new journal begins, so that opening stays fast

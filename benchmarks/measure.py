@@ -31,8 +31,8 @@ def draw_nuclei(folder: Path, side: int, diameter_px: float = 24.0) -> int:
 
     About one nucleus for each 2,100 pixels at 24 px: 2,000 in 2048 x 2048.
     """
-    from cellwright.io.samples import NUCLEI_2D
-    from cellwright.ops.simulate import simulate
+    from cellwright.files.samples import NUCLEI_2D
+    from cellwright.ops.simulation.simulate import simulate
 
     n = round(side**2 / 2097 * (24.0 / diameter_px) ** 2)
     rng = np.random.default_rng(0)
@@ -44,14 +44,14 @@ def draw_nuclei(folder: Path, side: int, diameter_px: float = 24.0) -> int:
 
 def model_at_hand(name: str, folder: Path) -> tuple[str, str]:
     """Return a model to count with and whose weights it has; random ones where it is not on the shelf."""
-    from cellwright.errors import CheckpointError
-    from cellwright.models import shelf
+    from cellwright.core.errors import CheckpointError
+    from cellwright.models import store
 
     try:
-        return str(shelf.find(name)), "own"
+        return str(store.find(name)), "own"
     except CheckpointError:
         from cellwright.models.checkpoint import save_checkpoint
-        from cellwright.models.flow import build
+        from cellwright.models.families.flow import build
 
         save_checkpoint(folder / "random", build("small"))
         return str(folder / "random"), "random"

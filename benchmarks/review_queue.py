@@ -17,13 +17,13 @@ import numpy as np
 from measure import print_table
 from train_shipped import held_out_names
 
+from cellwright.annotation.review_queue import ReviewQueue
+from cellwright.annotation.session import AnnotationSession
+from cellwright.core.tasks import run
+from cellwright.files.dataset.folder import Item, read_dataset
 from cellwright.inference.agreement import flip_disagreement
-from cellwright.inference.count import count
-from cellwright.io.dataset import Item, read_dataset
+from cellwright.inference.pipeline import count
 from cellwright.ops.matching import overlaps
-from cellwright.session.annotation import AnnotationSession
-from cellwright.session.review import ReviewQueue
-from cellwright.tasks import run
 
 IOU = 0.5
 SHARE = 0.2

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from textwrap import fill
 
-from cellwright.io.dataset import Dataset, read_dataset
-from cellwright.models.classifier import load
-from cellwright.tasks import Progress, run
-from cellwright.training.classify import EpochReport, Scores, score, train_classifier
-from cellwright.training.classify_settings import ClassifyTrainingSettings
-from cellwright.training.cohort import Source, read_cohort
+from cellwright.core.tasks import Progress, run
+from cellwright.files.dataset.folder import Dataset, read_dataset
+from cellwright.models.classifier.network import load
+from cellwright.training.classifier.cell_crops import Source, read_cohort
+from cellwright.training.classifier.settings import ClassifyTrainingSettings
+from cellwright.training.classifier.train import EpochReport, Scores, score, train_classifier
 
 HELD_OUT = 6
 

@@ -20,14 +20,14 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from cellwright.io.dataset import Dataset, read_dataset
+from cellwright.core.tasks import Progress, run
+from cellwright.files.dataset.folder import Dataset, read_dataset
 from cellwright.models.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint
-from cellwright.models.contract import CellModel
-from cellwright.tasks import Progress, run
+from cellwright.models.protocol import CellModel
 from cellwright.training.joint import JointModel
-from cellwright.training.loop import Data, EpochReport, train
 from cellwright.training.settings import TrainingSettings
 from cellwright.training.state import CURVE
+from cellwright.training.trainer import Data, EpochReport, train
 
 EMBRYOS = tuple(f"train_Emb{number:02d}_t{time}" for number in range(1, 8) for time in (201, 451))
 
@@ -233,7 +233,7 @@ def first_model(family: str, start: Path | None) -> CellModel:
     """Return the model a run begins with: the one in ``start``, else random ones on the trunk of its flow."""
     if start and (start / family).is_dir():
         return load_checkpoint(start / family)
-    model: CellModel = import_module(f"cellwright.models.{family}").build("small")
+    model: CellModel = import_module(f"cellwright.models.families.{family}").build("small")
     if start and (start / "flow").is_dir():
         trunk = load_checkpoint(start / "flow").network.state_dict()
         own = {name: value for name, value in trunk.items() if not name.startswith("head.")}

@@ -19,17 +19,17 @@ from typing import Any
 import numpy as np
 from train_shipped import RECIPES, SIZES, data_of, is_finished, show
 
+from cellwright.core.tasks import run
+from cellwright.files.dataset.folder import Dataset
 from cellwright.inference.settings import EngineSettings
-from cellwright.io.dataset import Dataset
 from cellwright.models import registry
 from cellwright.models.checkpoint import load_checkpoint
-from cellwright.models.contract import CellModel
-from cellwright.tasks import run
-from cellwright.training.evaluate import Report, evaluate
-from cellwright.training.loop import Data, Material, fit, read_material
-from cellwright.training.modality import appearance, cluster
-from cellwright.training.samples import Sample
+from cellwright.models.protocol import CellModel
+from cellwright.training.data.modality import appearance, cluster
+from cellwright.training.data.samples import Sample
+from cellwright.training.evaluation.evaluate import Report, evaluate
 from cellwright.training.settings import TrainingSettings
+from cellwright.training.trainer import Data, Material, fit, read_material
 
 N_KINDS = 8
 SHORT = TrainingSettings(  # the two phases of the shipped weights, a third as long

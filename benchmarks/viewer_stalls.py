@@ -18,10 +18,10 @@ import napari
 import numpy as np
 from qtpy.QtCore import QEventLoop, QTimer
 
-from cellwright.models import shelf
-from cellwright.ops.simulate import simulate
-from cellwright.widgets.count import CountWidget
-from cellwright.widgets.train import TrainWidget
+from cellwright.models import store
+from cellwright.ops.simulation.simulate import simulate
+from cellwright.widgets.count.widget import CountWidget
+from cellwright.widgets.train.widget import TrainWidget
 
 TICK_MS = 5
 
@@ -83,7 +83,7 @@ def show(title: str, stalls: Stalls, line: str = "") -> None:
 def measure_training(viewer: napari.Viewer, folder: Path, minutes: int) -> None:
     """Print the gaps while the quick preset learns the images of a dataset; its models are thrown away."""
     with tempfile.TemporaryDirectory() as own:
-        shelf.user_folder = lambda: Path(own)  # type: ignore[attr-defined]
+        store.user_folder = lambda: Path(own)  # type: ignore[attr-defined]
         widget = TrainWidget(viewer)
         viewer.window.add_dock_widget(widget, name="Train a model")
         widget.choices.choose_folder(folder)

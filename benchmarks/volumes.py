@@ -24,25 +24,26 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 from train_shipped import EMBRYOS, SIZES, show
 
-from cellwright.inference.count import count_cells
+from cellwright.core.data import Cells, Labels
+from cellwright.core.tasks import run
+from cellwright.files.dataset.folder import Dataset, read_dataset
+from cellwright.files.samples import NUCLEI_3D
+from cellwright.inference.pipeline import count_cells
 from cellwright.inference.settings import EngineSettings
 from cellwright.inference.volume import linked
-from cellwright.io.dataset import Dataset, read_dataset
-from cellwright.io.samples import NUCLEI_3D
-from cellwright.models import pseudocolor, registry
+from cellwright.models import registry
 from cellwright.models.checkpoint import load_checkpoint
-from cellwright.models.contract import CellModel
-from cellwright.models.shelf import find
-from cellwright.ops.clahe import unit_range
-from cellwright.ops.link import LinkSettings
+from cellwright.models.families import pseudocolor
+from cellwright.models.protocol import CellModel
+from cellwright.models.store import find
+from cellwright.ops.codecs.pseudocolor import bright
+from cellwright.ops.codecs.pseudocolor import pseudocolor as coloured
+from cellwright.ops.geometry.clahe import unit_range
 from cellwright.ops.matching import Match, continuity, match_labels, seg_scores
-from cellwright.ops.pseudocolor import bright
-from cellwright.ops.pseudocolor import pseudocolor as coloured
-from cellwright.ops.simulate import simulate
-from cellwright.tasks import run
-from cellwright.training.loop import Data, train
+from cellwright.ops.simulation.simulate import simulate
+from cellwright.ops.volumes.link import LinkSettings
 from cellwright.training.settings import TrainingSettings
-from cellwright.types import Cells, Labels
+from cellwright.training.trainer import Data, train
 
 RECIPE = TrainingSettings(
     seed=5,
@@ -85,7 +86,7 @@ def train_one(options: argparse.Namespace) -> None:
     run(train(data_of(options.data), model, options.output, RECIPE, device=options.device), show)
 
 
-class Counted(NamedTuple):
+class CountOutcome(NamedTuple):
     """A volume counted slice by slice, and the truth about it."""
 
     name: str
@@ -94,14 +95,14 @@ class Counted(NamedTuple):
     pixel_size_um: tuple[float, ...]
 
 
-def count_slices(dataset: Dataset, model: CellModel, settings: Any, device: str) -> list[Counted]:
+def count_slices(dataset: Dataset, model: CellModel, settings: Any, device: str) -> list[CountOutcome]:
     """Return the outlines in every slice of every volume, not linked yet."""
     engine = EngineSettings(device=device, link=False)
     counted = []
     for item in dataset.items:
         image, truth = item.read()
         cells = run(count_cells(image, model, settings, engine)).cells
-        counted.append(Counted(item.name, cells, truth, image.pixel_size_um))
+        counted.append(CountOutcome(item.name, cells, truth, image.pixel_size_um))
     return counted
 
 
@@ -128,7 +129,7 @@ class Scores:
 HEAD = ["F1", "SEG", "F1 of all cells", "SEG of all cells", "ids that go on"]
 
 
-def score(counted: Iterable[Counted], settings: LinkSettings) -> Scores:
+def score(counted: Iterable[CountOutcome], settings: LinkSettings) -> Scores:
     """Return how well the linked outlines match the truth at 3D IoU 0.5."""
     matches, seg, held, steps = [], [], 0, 0
     for _, cells, truth, pixel_size_um in counted:

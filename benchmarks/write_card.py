@@ -19,10 +19,10 @@ import numpy as np
 from families import TESTED, reports_of, value_at
 from train_shipped import RECIPES, data_of
 
-from cellwright.models import shelf
+from cellwright.models import store
 from cellwright.models.spec import ModelSpec, read_spec
-from cellwright.training.loop import Data
 from cellwright.training.settings import TrainingSettings
+from cellwright.training.trainer import Data
 
 WIDTH = 110
 
@@ -222,7 +222,7 @@ def simulated_line(stages: Sequence[Stage], family: str) -> str:
     """Return how many simulated images were seen."""
     n = max((stage.settings.n_simulated for stage in stages if stage.settings.pretrain_steps), default=0)
     drawn = "Slices of simulated volumes" if family == "pseudocolor" else "Simulated images of all looks"
-    looks = f"{drawn} of `cellwright.ops.simulate`"
+    looks = f"{drawn} of `cellwright.ops.simulation.simulate`"
     return f"{looks} ({n}) joined the pre-training." if n else "No simulated images."
 
 
@@ -305,7 +305,7 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 def score(family: str, folder: Path, data: Path) -> None:
     """Write evaluation.json and scores.json."""
-    reports = reports_of(family, shelf.load(folder), data)
+    reports = reports_of(family, store.load(folder), data)
     write_json(
         folder / "evaluation.json", {images.title: report.to_json() for images, report in reports.items()}
     )
@@ -326,7 +326,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="of the model (default: the shipped one)")
     parser.add_argument("--text-only", action="store_true", help="take the figures of evaluation.json")
     options = parser.parse_args()
-    folder = options.folder or shelf.find(options.family)
+    folder = options.folder or store.find(options.family)
     if not options.text_only:
         score(options.family, folder, options.data)
     evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))

@@ -11,12 +11,12 @@ from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cellwright.core.data import Annotation, Cells, Image, Labels, Maps
 from cellwright.models.spec import ModelSpec
-from cellwright.ops.axes import Frames, frames
-from cellwright.ops.flow import FlowSettings
+from cellwright.ops.codecs.flow import FlowSettings
+from cellwright.ops.geometry.axes import Frames, frames
 from cellwright.ops.labels import keep, measure
-from cellwright.ops.link import LinkSettings
-from cellwright.types import Annotation, Cells, Image, Labels, Maps
+from cellwright.ops.volumes.link import LinkSettings
 
 
 class Blobs(NamedTuple):

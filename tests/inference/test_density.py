@@ -6,17 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from cellwright.errors import AnnotationError, AxesError, OutOfMemoryError, SettingsError
-from cellwright.inference import blockwise
-from cellwright.inference.count import count_cells
+from cellwright.core.data import Image
+from cellwright.core.errors import AnnotationError, AxesError, OutOfMemoryError, SettingsError
+from cellwright.core.tasks import run
+from cellwright.inference import stitching
 from cellwright.inference.density import count_density, disagreement, recalibrated, with_calibration
+from cellwright.inference.pipeline import count_cells
 from cellwright.inference.settings import EngineSettings
-from cellwright.models import density
-from cellwright.models.flow import FLOW_SCALE
-from cellwright.ops.density import DensitySettings, cells_to_density
-from cellwright.ops.flow import labels_to_flow
-from cellwright.tasks import run
-from cellwright.types import Image
+from cellwright.models.families import density
+from cellwright.models.families.flow import FLOW_SCALE
+from cellwright.ops.codecs.density import DensitySettings, cells_to_density
+from cellwright.ops.codecs.flow import labels_to_flow
 
 UNIT = density.UNIT
 DIAMETER = 20.0
@@ -152,8 +152,8 @@ def test_tiles_and_blocks_give_the_same_density(monkeypatch, small):
     pixels, _ = cells(60, (320, 350), 14)
     whole = counted(pixels, small).maps["density"]
     tiled = counted(pixels, small, tile_px=128).maps["density"]
-    monkeypatch.setattr(blockwise, "WHOLE_PX", 200)
-    monkeypatch.setattr(blockwise, "BLOCK_PX", 160)
+    monkeypatch.setattr(stitching, "WHOLE_PX", 200)
+    monkeypatch.setattr(stitching, "BLOCK_PX", 160)
     blocks = counted(da.from_array(pixels, chunks=100), small).maps["density"]
     assert whole.std() > 1e-6
     assert np.allclose(tiled, whole, atol=1e-7)
@@ -163,8 +163,8 @@ def test_tiles_and_blocks_give_the_same_density(monkeypatch, small):
 def test_blocks_of_a_rescaled_image_keep_the_sum(monkeypatch, oracle):
     pixels, _ = cells(60, (300, 330), 8)
     whole = counted(pixels, oracle, diameter_px=8)
-    monkeypatch.setattr(blockwise, "WHOLE_PX", 400)
-    monkeypatch.setattr(blockwise, "BLOCK_PX", 300)
+    monkeypatch.setattr(stitching, "WHOLE_PX", 400)
+    monkeypatch.setattr(stitching, "BLOCK_PX", 300)
     blocks = counted(pixels, oracle, diameter_px=8)
     assert whole.provenance.settings["zoom"] == blocks.provenance.settings["zoom"] == 26 / 8
     assert blocks.count == pytest.approx(whole.count, rel=1e-3)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cellwright.errors import CheckpointError, WriteError
-from cellwright.models.checkpoint import checksum, halved, load_checkpoint, save_checkpoint
-from cellwright.models.flow import build
+from cellwright.core.errors import CheckpointError, WriteError
+from cellwright.models.checkpoint import checksum, load_checkpoint, save_checkpoint, to_half
+from cellwright.models.families.flow import build
 from cellwright.models.spec import read_spec
 
 
@@ -195,7 +195,7 @@ def test_a_failed_save_leaves_the_old_model_whole(folder, make_model):
 def test_halved_weights_take_half_the_space_and_give_the_same(tmp_path, make_model):
     model = make_model()
     save_checkpoint(tmp_path / "whole", model)
-    save_checkpoint(tmp_path / "half", halved(model))
+    save_checkpoint(tmp_path / "half", to_half(model))
     sizes = [(tmp_path / name / "weights.safetensors").stat().st_size for name in ("whole", "half")]
     assert sizes[1] < 0.53 * sizes[0]
     image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))

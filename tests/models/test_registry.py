@@ -4,7 +4,7 @@ from dataclasses import FrozenInstanceError, fields
 
 import pytest
 
-from cellwright.errors import CheckpointError
+from cellwright.core.errors import CheckpointError
 from cellwright.models import registry
 
 
@@ -33,7 +33,7 @@ def test_an_unknown_family_is_refused():
 
 
 def test_the_table_needs_no_torch():
-    code = "import sys, cellwright.models.registry, cellwright.models.shelf; print('torch' in sys.modules)"
+    code = "import sys, cellwright.models.registry, cellwright.models.store; print('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )

@@ -9,7 +9,7 @@ import typer
 from cellwright.cli.count import SETTINGS, make_choices
 from cellwright.cli.flags import with_settings
 from cellwright.cli.progress import run_with_bar
-from cellwright.errors import ReadError
+from cellwright.core.errors import ReadError
 
 
 @with_settings(*SETTINGS)
@@ -28,7 +28,7 @@ def evaluate(
 
     Where not every cell is annotated, only recall is told: what else was found may be right.
     """
-    from cellwright.io.dataset import read_dataset
+    from cellwright.files.dataset.folder import read_dataset
 
     everything = read_dataset(dataset)
     chosen = everything.select(None if split == "all" else split, group)
@@ -40,7 +40,7 @@ def evaluate(
             f"{splits}, its groups {groups}. Choose some of these."
         )
     choices = make_choices([model], flags)
-    from cellwright.training.evaluate import evaluate as evaluate_model
+    from cellwright.training.evaluation.evaluate import evaluate as evaluate_model
 
     task = evaluate_model(chosen, choices.models[0], settings=choices.settings, engine=choices.engine)
     report = run_with_bar(task, dataset.name, stages=("evaluate",))

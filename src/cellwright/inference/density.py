@@ -8,16 +8,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cellwright.inference.blockwise import Unit, predict_unit
-from cellwright.inference.job import Job, ModelChoices, load_models, names_of, open_job
-from cellwright.inference.maps import Meter
+from cellwright.core.data import Cells, Image, Maps, Result
+from cellwright.core.tasks import Progress, Task
+from cellwright.inference.context import Job, ModelChoices, load_models, names_of, open_job
+from cellwright.inference.predictor import TileProgress
 from cellwright.inference.provenance import provenance_of
-from cellwright.inference.rescale import FEWEST_CELLS, zoom_for, zoom_notice
+from cellwright.inference.scale import FEWEST_CELLS, zoom_for, zoom_notice
+from cellwright.inference.scale_trials import meter_of, units_of
 from cellwright.inference.settings import EngineSettings
-from cellwright.inference.settle import meter_of, units_of
+from cellwright.inference.stitching import BlockBatch, predict_unit
 from cellwright.models.spec import ModelSpec
-from cellwright.ops.count_error import calibrate, interval_of
-from cellwright.ops.density import (
+from cellwright.ops.codecs.density import (
     FOREGROUND,
     DensitySettings,
     cells_to_density,
@@ -26,11 +27,10 @@ from cellwright.ops.density import (
     resize_density,
     typical_diameter,
 )
-from cellwright.ops.flow import FlowSettings, flow_to_cells
-from cellwright.ops.resample import resize
-from cellwright.ops.whole_cells import to_whole_cells
-from cellwright.tasks import Progress, Task
-from cellwright.types import Cells, Image, Maps, Result
+from cellwright.ops.codecs.flow import FlowSettings, flow_to_cells
+from cellwright.ops.codecs.integer_counts import to_integer_counts
+from cellwright.ops.geometry.resample import resize
+from cellwright.ops.measure.prediction_interval import calibrate, interval_of
 
 Density = NDArray[np.float32]  # (..., Y, X), cells per pixel of the image
 
@@ -47,12 +47,13 @@ def count_density(
     twice. Where tiled equals untiled, as it does for the small preset, this is the same as averaging what
     overlaps. A stated diameter rescales the image when it lies outside the model's range; without one the
     cells' diameter is read from the foreground, else from their density. Rescaling keeps the sum. What stands
-    alone in the foreground holds a whole number of cells, see ``ops.whole_cells``; and where the model tells
-    single cells, too, the density is the mean of this one and of theirs: two estimates whose errors differ.
+    alone in the foreground holds a whole number of cells, see
+    ``ops.codecs.integer_counts``; and where the model tells single cells, too, the density is the mean of
+    this one and of theirs: two estimates whose errors differ.
 
     The count is no whole number; ``maps["density"]`` has the image's axes without its channels, so that the
     sum over its last two axes counts each time point. Parameters and errors are those of
-    ``inference.count.count``.
+    ``inference.pipeline.count``.
     """
     started = time.perf_counter()
     yield Progress("load", 0, 1)
@@ -152,8 +153,8 @@ def disagreement(flow_count: float, result: Result) -> str:
 
 class _Look(NamedTuple):
     zoom: float
-    meter: Meter
-    unit: Unit | None = None  # what was predicted at this zoom on the way to it
+    meter: TileProgress
+    unit: BlockBatch | None = None  # what was predicted at this zoom on the way to it
     maps: Sequence[Maps] = ()
 
 
@@ -175,12 +176,12 @@ def _predict(job: Job) -> Task[tuple[Density, float]]:
             canvas.write(part, (yield from _maps(job, part, zoom, meter)))
     for index in range(n_told):
         yield Progress("whole cells", index, n_told)
-        whole = to_whole_cells(density[index], foreground[index])
+        whole = to_integer_counts(density[index], foreground[index])
         density[index] = even_out((whole + cells[index]) / 2)
     return density.reshape(*lead, *shape), zoom
 
 
-def _maps(job: Job, part: Unit, zoom: float, meter: Meter) -> Task[list[Maps]]:
+def _maps(job: Job, part: BlockBatch, zoom: float, meter: TileProgress) -> Task[list[Maps]]:
     return (yield from predict_unit(job.frames, job.scaling, part, job.engine, zoom, meter))
 
 
@@ -192,7 +193,7 @@ class _Canvas(NamedTuple):
     cells: Density  # of the cells that were found one by one
     variance: float
 
-    def write(self, part: Unit, maps: Sequence[Maps]) -> None:
+    def write(self, part: BlockBatch, maps: Sequence[Maps]) -> None:
         """Write the core of a unit, which no other unit has."""
         for frame, one in zip(part.frames, maps, strict=True):
             core, local = (frame, *part.block.core), part.block.local

@@ -5,8 +5,8 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from cellwright.inference.maps import Engine
-from cellwright.types import Image, Provenance
+from cellwright.core.data import Image, Provenance
+from cellwright.inference.predictor import Engine
 
 
 def provenance_of(

@@ -12,9 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from cellwright.errors import CheckpointError, WriteError
+from cellwright.core.errors import CheckpointError, WriteError
 from cellwright.models import registry
-from cellwright.models.contract import CellModel, Model
+from cellwright.models.protocol import CellModel, Model
 from cellwright.models.spec import ModelSpec, read_spec
 
 SPEC, WEIGHTS, SCORES, CARD = "spec.json", "weights.safetensors", "scores.json", "card.md"
@@ -31,7 +31,7 @@ def save_checkpoint(folder: Path, model: Model, scores: Mapping[str, float] | No
     write_model(folder, model.network, SPEC, model.spec.to_json(), scores)
 
 
-def halved(model: Model) -> Model:
+def to_half(model: Model) -> Model:
     """Return the model with its convolutions in half precision, to be stored in half the space.
 
     What there is one of for each channel (biases, the statistics of batch normalisation) keeps its

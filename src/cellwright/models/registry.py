@@ -5,12 +5,12 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any, Literal
 
-from cellwright.errors import CheckpointError
-from cellwright.ops.density import DensitySettings
-from cellwright.ops.flow import FlowSettings
-from cellwright.ops.foreground import PseudocolorSettings
-from cellwright.ops.heatmap import CentroidSettings
-from cellwright.ops.query import QuerySettings
+from cellwright.core.errors import CheckpointError
+from cellwright.ops.codecs.density import DensitySettings
+from cellwright.ops.codecs.flow import FlowSettings
+from cellwright.ops.codecs.heatmap import CentroidSettings
+from cellwright.ops.codecs.query import QuerySettings
+from cellwright.ops.volumes.foreground import PseudocolorSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ FAMILIES: dict[str, Family] = {
             wanted="Outlines",
             title="Outlines every cell by gradient tracking (MEDIAR-Former representation)",
             returns=("Labels", "Points", "Shapes"),
-            module="cellwright.models.flow",
+            module="cellwright.models.families.flow",
             settings=FlowSettings,
         ),
         Family(
@@ -53,7 +53,7 @@ FAMILIES: dict[str, Family] = {
             wanted="Boxes",
             title="Finds every cell's centre and box (CellCentroidFormer representation)",
             returns=("Points", "Shapes"),
-            module="cellwright.models.centroid",
+            module="cellwright.models.families.centroid",
             settings=CentroidSettings,
         ),
         Family(
@@ -61,7 +61,7 @@ FAMILIES: dict[str, Family] = {
             wanted="Ask any point",
             title="Answers for any point whether there is a cell; outlines from a lattice of questions",
             returns=("Labels", "Points", "Shapes"),
-            module="cellwright.models.query",
+            module="cellwright.models.families.query",
             settings=QuerySettings,
         ),
         Family(
@@ -69,7 +69,7 @@ FAMILIES: dict[str, Family] = {
             wanted="Volumes",
             title="Outlines cells in volumes: slices coloured by their neighbours, linked to 3D cells",
             returns=("Labels", "Points", "Shapes"),
-            module="cellwright.models.pseudocolor",
+            module="cellwright.models.families.pseudocolor",
             settings=PseudocolorSettings,
             needs_volumes=True,
         ),
@@ -78,7 +78,7 @@ FAMILIES: dict[str, Family] = {
             wanted="Density",
             title="Counts what cannot be separated: a density that sums to the count, with an error bar",
             returns=("Image",),
-            module="cellwright.models.density",
+            module="cellwright.models.families.density",
             settings=DensitySettings,
             kind="density",
         ),

@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from cellwright.errors import CheckpointError
-from cellwright.ops.density import VARIANCE
+from cellwright.core.errors import CheckpointError
+from cellwright.ops.codecs.density import VARIANCE
 
 SPEC_VERSION = 1
 MAY_LACK = {"count_error", "density_variance", "tuned_diameter_px"}  # models saved before there were such
@@ -56,7 +56,8 @@ class ModelSpec:
         Diameter of the cells that the model was fine-tuned on, where it lies outside of that range: images
         are looked at with such cells in mind, too. 0 when there are none.
     count_error
-        How far bare counts are off, as ``ops.count_error.fit_interval`` gives it; empty when nobody knows.
+        How far bare counts are off, as ``ops.measure.prediction_interval.fit_interval`` gives it; empty when
+        nobody knows.
     density_variance
         Variance of a cell's Gaussian in a density, in areas of the cell.
     """

@@ -22,14 +22,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cellwright import __version__
-from cellwright.errors import CheckpointError, WriteError
-from cellwright.models import shelf
+from cellwright.core.errors import CheckpointError, WriteError
+from cellwright.models import store
 from cellwright.models.checkpoint import CARD
 from cellwright.models.spec import ModelSpec
-from cellwright.ops.simulate import simulate
+from cellwright.ops.simulation.simulate import simulate
 
 if TYPE_CHECKING:
-    from cellwright.models.contract import CellModel
+    from cellwright.models.protocol import CellModel
 
 CORE = 4  # of the divisor: height and width of what is left of the smallest image without its halo
 LICENCE = "BSD-3-Clause"
@@ -72,8 +72,8 @@ def export_model(name: str | Path, path: Path, *, authors: tuple[str, ...], lice
     WriteError
         There is no author, or the file cannot be written.
     """
-    folder = shelf.find(name)
-    model = shelf.load(folder)
+    folder = store.find(name)
+    model = store.load(folder)
     if not authors:
         raise WriteError(
             "A package of the BioImage Model Zoo names its authors; got none. Give at least one."
@@ -116,22 +116,22 @@ def import_model(path: Path, name: str) -> Path:
         try:
             with zipfile.ZipFile(path) as package, zipfile.ZipFile(shared, "w") as archive:
                 _check_paths(package.namelist(), path)
-                own = {file: PREFIX + file for file in shelf.FILES if PREFIX + file in package.namelist()}
+                own = {file: PREFIX + file for file in store.FILES if PREFIX + file in package.namelist()}
                 for file, member in own.items():
-                    if package.getinfo(member).file_size > shelf.MOST_BYTES:
+                    if package.getinfo(member).file_size > store.MOST_BYTES:
                         raise CheckpointError(f"{member} in {path} is too large. Nothing was written.")
                     archive.writestr(file, package.read(member))
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
             raise CheckpointError(
                 f"Expected a package of the BioImage Model Zoo in {path}; got: {error}. Download it again."
             ) from error
-        missing = [PREFIX + file for file in shelf.NEEDED if file not in own]
+        missing = [PREFIX + file for file in store.NEEDED if file not in own]
         if missing:
             raise CheckpointError(
                 f"Only packages that cellwright wrote can be taken back; {path} lacks "
                 f"{', '.join(missing)}. Run models of other programs with bioimageio.core."
             )
-        return shelf.take(shared, name)
+        return store.take(shared, name)
 
 
 def _check_paths(names: Sequence[str], path: Path) -> None:
@@ -167,7 +167,7 @@ def _write_files(place: Path, model: "CellModel", folder: Path) -> float:
     np.save(place / "test_image.npy", image[np.newaxis])
     top = float(drawn.image.max())
     imsave(place / "cover.png", (255 * drawn.image / top).astype(np.uint8), check_contrast=False)
-    for name in shelf.FILES:
+    for name in store.FILES:
         if (folder / name).exists():
             (place / (PREFIX + name)).write_bytes((folder / name).read_bytes())
     card = folder / CARD

@@ -11,18 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cellwright.errors import AnnotationError
-from cellwright.models.blocks import folded
-from cellwright.models.contract import CellModel, MapKind
+from cellwright.core.data import Annotation, Cells, Image, Maps
+from cellwright.core.errors import AnnotationError
+from cellwright.models.layers.blocks import folded
+from cellwright.models.layers.trunk import Heads, TrunkNetwork
+from cellwright.models.protocol import CellModel, MapKind
 from cellwright.models.spec import ModelSpec
-from cellwright.models.trunk import Heads, TrunkNetwork
-from cellwright.ops.axes import Frames
-from cellwright.ops.link import LinkSettings
-from cellwright.types import Annotation, Cells, Image, Maps
+from cellwright.ops.geometry.axes import Frames
+from cellwright.ops.volumes.link import LinkSettings
 
 
 class JointModel:
-    """Several models of the shared trunk as one; see ``models.contract.CellModel``.
+    """Several models of the shared trunk as one; see ``models.protocol.CellModel``.
 
     Parameters
     ----------

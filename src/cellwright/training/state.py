@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cellwright.errors import CheckpointError, WriteError
+from cellwright.core.errors import CheckpointError, WriteError
 from cellwright.models.checkpoint import save_checkpoint
-from cellwright.models.contract import CellModel
-from cellwright.training.finetune_settings import FinetuneSettings
+from cellwright.models.protocol import CellModel
+from cellwright.training.finetune.settings import FinetuneSettings
 from cellwright.training.settings import TrainingSettings
 
 AnySettings = TrainingSettings | FinetuneSettings

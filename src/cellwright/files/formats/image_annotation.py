@@ -1,0 +1,253 @@
+"""What the files of other programs tell of the cells of one image, in one shape for all of them."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellwright.core.data import SPATIAL, Image, Labels
+from cellwright.core.errors import ReadError, WriteError
+from cellwright.ops.labels import measure
+
+NO_CLASS = "cell"  # what a cell without a class is called where a file must name one
+MOST_PIXELS = 1 << 30  # of the labels of one file; more is a mistake in it
+MARGIN_PX = 1.0  # how far outlines may reach beyond the image, as drawing programs let them
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageAnnotation:
+    """The annotated cells of one image, in pixels of that image.
+
+    Made by the formats and ``annotation.export``; used by the formats, the readers and the writers.
+
+    Parameters
+    ----------
+    name
+        Of the image.
+    shape, axes
+        Of the image without its channels.
+    labels : int32 or None
+        Cell ``i`` is label ``i + 1``.
+    boxes : float32 (N, 2, D) or None
+        First and one-past-last corner; where there are labels, those tell.
+    points : float32 (N, D) or None
+        Centres, the middle of the first pixel being 0.
+    classes : int16 (N,) or None
+        Index into ``class_names``; -1 is none.
+    pixel_size_um
+        Micrometres per pixel of the spatial axes; empty when unknown.
+    image
+        The pixels, where a file holds them.
+    parents : int32 (N,) or None
+        The label each cell of a time series descends from; 0 is none.
+    notices
+        What could not be taken over as it is in the file.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    axes: str = "YX"
+    labels: Labels | None = None
+    boxes: NDArray[np.float32] | None = None
+    points: NDArray[np.float32] | None = None
+    classes: NDArray[np.int16] | None = None
+    class_names: tuple[str, ...] = ()
+    pixel_size_um: tuple[float, ...] = ()
+    image: Image | None = None
+    parents: NDArray[np.int32] | None = None
+    notices: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """The most that is known of the cells: ``labels``, ``boxes`` or ``points``."""
+        return next((kind for kind in ("labels", "boxes") if getattr(self, kind) is not None), "points")
+
+    def __len__(self) -> int:
+        if self.labels is not None:
+            return int(self.labels.max(initial=0))
+        known = self.points if self.boxes is None else self.boxes
+        return 0 if known is None else len(known)
+
+    @property
+    def corners(self) -> NDArray[np.float32]:
+        """Boxes (N, 2, D), or points (N, 1, D) where there are no boxes."""
+        if self.boxes is not None:
+            return self.boxes
+        if self.points is not None:
+            return self.points[:, np.newaxis]
+        return np.zeros((0, 1, len(self.shape)), np.float32)
+
+    def with_boxes(self) -> "ImageAnnotation":
+        """Return the same with boxes and points where they follow from what is known."""
+        if self.labels is not None:
+            _, points, boxes = measure(self.labels)
+            return replace(self, points=points, boxes=boxes)
+        if self.boxes is not None and self.points is None:
+            return replace(self, points=self.boxes.mean(axis=1) - np.float32(0.5))
+        return self
+
+    def class_of(self, row: int) -> str:
+        """Return the name of the class of a cell, :data:`NO_CLASS` where it has none."""
+        number = -1 if self.classes is None else int(self.classes[row])
+        return self.class_names[number] if 0 <= number < len(self.class_names) else NO_CLASS
+
+    def planes(self) -> "tuple[ImageAnnotation, ...]":
+        """Return one 2D image for each frame and slice, named after its place; one that is 2D as it is."""
+        if len(self.shape) == 2:
+            return (self,)
+        return tuple(self._plane(index) for index in np.ndindex(self.shape[:-2]))
+
+    def _plane(self, index: tuple[int, ...]) -> "ImageAnnotation":
+        name = self.name + "".join(
+            f"_{axis.lower()}{at:03d}" for axis, at in zip(self.axes, index, strict=False)
+        )
+        pixel_size = self.pixel_size_um[-2:]
+        plane = ImageAnnotation(
+            name, self.shape[-2:], class_names=self.class_names, pixel_size_um=pixel_size, image=None
+        )
+        if self.labels is not None:
+            numbers, inverse = np.unique(self.labels[index], return_inverse=True)
+            rows = numbers[numbers > 0] - 1
+            shift = 0 if numbers[0] == 0 else 1
+            labels: Labels = (inverse.reshape(plane.shape) + shift).astype(np.int32)
+            return replace(plane, labels=labels, classes=_rows(self.classes, rows))
+        if self.boxes is not None:
+            low, high = np.floor(self.boxes[:, 0, :-2]), np.ceil(self.boxes[:, 1, :-2])
+            rows = np.flatnonzero(((low <= index) & (index < np.maximum(high, low + 1))).all(axis=1))
+            return replace(plane, boxes=self.boxes[rows][..., -2:], classes=_rows(self.classes, rows))
+        points = np.zeros((0, len(self.shape)), np.float32) if self.points is None else self.points
+        rows = np.flatnonzero((np.rint(points[:, :-2]) == index).all(axis=1))
+        return replace(plane, points=points[rows][:, -2:], classes=_rows(self.classes, rows))
+
+
+def _rows(column: NDArray[np.int16] | None, rows: NDArray[np.integer]) -> NDArray[np.int16] | None:
+    return None if column is None else column[rows]
+
+
+def plane_shape(image: Image) -> tuple[int, ...]:
+    """Return the lengths of the axes of an image without its channels."""
+    return tuple(int(n) for n, axis in zip(image.shape, image.axes, strict=True) if axis != "C")
+
+
+def numbered(
+    names: Iterable[str], known: Sequence[str] = ()
+) -> tuple[NDArray[np.int16] | None, tuple[str, ...]]:
+    """Return a class number for each name, and the classes: those known, then the others by name.
+
+    :data:`NO_CLASS` is none; where no cell has a class and none is known, there are no numbers.
+    """
+    names = list(names)
+    others = sorted({name for name in names if name not in known and name != NO_CLASS})
+    classes = (*(name for name in known if name != NO_CLASS), *others)
+    if not classes:
+        return None, ()
+    order = {name: number for number, name in enumerate(classes)}
+    return np.array([order.get(name, -1) for name in names], np.int16), classes
+
+
+def chosen(path: Path, found: Sequence[ImageAnnotation], image: Image | None) -> tuple[ImageAnnotation, ...]:
+    """Return all images of a file, or the one that belongs to ``image``, which it must fit.
+
+    Raises
+    ------
+    ReadError
+        Of several images none has the name of this one, or the size is another.
+    """
+    if image is None:
+        return tuple(found)
+    own = [marks for marks in found if marks.name == image.name] if len(found) > 1 else list(found)
+    if len(own) != 1:
+        raise ReadError(
+            f"Expected the cells of image {image.name!r} in {path}; got "
+            f"{', '.join(marks.name for marks in found[:5]) or 'none'}. Rename the image, or choose its file."
+        )
+    marks, shape = own[0], plane_shape(image)
+    if marks.shape != shape:
+        raise ReadError(
+            f"The image size in {path} must be {shape}, that of {image.name!r}; got {marks.shape}. "
+            "Choose the file of this image."
+        )
+    axes = image.axes.replace("C", "")
+    sizes = marks.pixel_size_um or image.pixel_size_um
+    return (replace(marks, axes=axes, name=image.name, pixel_size_um=sizes),)
+
+
+def checked_shape(path: Path, where: str, shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the size of an image as a file tells it.
+
+    Raises
+    ------
+    ReadError
+        It is empty, or too large to be true.
+    """
+    sizes = tuple(int(n) for n in shape)
+    n_pixels = 1
+    for n in sizes:
+        n_pixels *= n
+    if min(sizes, default=0) < 1 or n_pixels > MOST_PIXELS:
+        raise ReadError(f"{where} of {path} must tell the size of an image; got {sizes}. Export it again.")
+    return sizes
+
+
+def canvas(path: Path, image: Image | None, ends: NDArray[np.floating]) -> tuple[int, ...]:
+    """Return the shape of the image, or without one that of the smallest image which holds all ``ends``.
+
+    ``ends`` (N, D) are one-past-last corners.
+    """
+    if image is not None:
+        return plane_shape(image)
+    return checked_shape(path, "The extent", [max(1, int(np.ceil(n))) for n in ends.max(axis=0, initial=1)])
+
+
+def only_one(marks: Sequence[ImageAnnotation], title: str) -> ImageAnnotation:
+    """Return the one image a file of this format can hold.
+
+    Raises
+    ------
+    WriteError
+        There are several, or none.
+    """
+    if len(marks) != 1:
+        raise WriteError(
+            f"A {title} file holds one image; got {len(marks)}. Write each to a file of its own."
+        )
+    return marks[0]
+
+
+def of_plane(marks: ImageAnnotation, title: str) -> ImageAnnotation:
+    """Return marks of a 2D image as they are.
+
+    Raises
+    ------
+    WriteError
+        They are those of a stack.
+    """
+    if len(marks.shape) != 2:
+        raise WriteError(
+            f"A {title} file holds a 2D image; {marks.name!r} has axes {marks.axes!r}. Write its planes one "
+            "by one, or choose COCO, GeoJSON, ImageJ ROIs or OME-TIFF."
+        )
+    return marks
+
+
+def needing_masks(marks: ImageAnnotation, title: str) -> Labels:
+    """Return the labels.
+
+    Raises
+    ------
+    WriteError
+        There are boxes or points alone.
+    """
+    if marks.labels is None:
+        raise WriteError(
+            f"{title} holds outlines; of {marks.name!r} only {marks.kind} are known. Choose CSV."
+        )
+    return marks.labels
+
+
+def sizes_of(axes: str, pixel_size_um: Sequence[float]) -> dict[str, float]:
+    """Return micrometres per pixel by axis; empty when unknown."""
+    spatial = [axis for axis in axes if axis in SPATIAL]
+    return dict(zip(spatial, pixel_size_um, strict=True)) if pixel_size_um else {}
