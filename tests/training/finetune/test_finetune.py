@@ -19,9 +19,10 @@ from cellwright.files.dataset.folder import Dataset, read_dataset
 from cellwright.models import registry, store
 from cellwright.models.checkpoint import save_checkpoint
 from cellwright.ops.labels import measure
+from cellwright.training.finetune import fine_tuning
+from cellwright.training.finetune import finetune as module
 from cellwright.training.finetune.fine_tuning import FinetuneReport, learning_rate
-from cellwright.training.finetune.finetune import fine_tuning, finetune
-from cellwright.training.finetune.finetune import finetune as module
+from cellwright.training.finetune.finetune import finetune
 from cellwright.training.finetune.settings import PRESETS, FinetuneSettings, preset
 from cellwright.training.trainer import Data
 
