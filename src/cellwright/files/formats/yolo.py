@@ -20,7 +20,7 @@ from scipy import ndimage
 
 from cellwright.core.data import Image
 from cellwright.core.errors import ReadError, WriteError
-from cellwright.files.formats.atomic_folder import atomic_folder
+from cellwright.files.atomic import atomic_folder
 from cellwright.files.formats.image_annotation import (
     MARGIN_PX,
     NO_CLASS,
