@@ -33,7 +33,7 @@ KEPT_MAPS_BYTES = 1_000_000_000  # larger maps are dropped once decoded
 
 def count(
     source: ArrayLike | str | Path,
-    model: ModelChoices = "flow",
+    model: ModelChoices = registry.DEFAULT_FAMILY,
     *,
     axes: str | None = None,
     settings: Any = None,
@@ -64,7 +64,7 @@ def count(
 
 def count_cells(
     image: Image,
-    model: ModelChoices = "flow",
+    model: ModelChoices = registry.DEFAULT_FAMILY,
     settings: Any = None,
     engine: EngineSettings = EngineSettings(),  # noqa: B008 - frozen
 ) -> Task[Result]:
@@ -83,7 +83,7 @@ def count_cells(
     started = time.perf_counter()
     yield Progress("load", 0, 1)
     models = load_models(model)
-    if registry.get(models[0].spec.family).kind == "density":
+    if registry.get(models[0].spec.family).gives == "density":
         return (yield from count_density(image, model, settings, engine))
     with open_job(image, models, settings, engine) as job:
         outcome = yield from _count(job)
@@ -113,7 +113,7 @@ def count_cells(
 
 def predict(
     image: Image,
-    model: ModelChoices = "flow",
+    model: ModelChoices = registry.DEFAULT_FAMILY,
     engine: EngineSettings = EngineSettings(),  # noqa: B008 - frozen
 ) -> Task[Prediction]:
     """Return the maps of every frame of an image that fits into memory, rescaled if a diameter is stated."""

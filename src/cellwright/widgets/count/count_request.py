@@ -11,6 +11,7 @@ from cellwright.core.data import Result
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.tables import cells_table
 from cellwright.inference.settings import EngineSettings
+from cellwright.models.registry import DEFAULT_FAMILY
 from cellwright.widgets.shared.classes import classified_task, unclassified
 from cellwright.widgets.shared.layer_io import Source, prepare
 
@@ -27,7 +28,7 @@ class Request:
     engine: EngineSettings = EngineSettings()  # noqa: RUF009 - frozen
     outputs: tuple[str, ...] = ("Labels",)
     classifier: str | Path = ""
-    family: str = "flow"
+    family: str = DEFAULT_FAMILY
 
 
 @dataclass(frozen=True, slots=True)

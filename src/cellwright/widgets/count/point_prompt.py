@@ -147,7 +147,7 @@ class PointPromptTool(QObject):
             return None
         layer = self._widget.choices.layer
         is_here = layer is not None and counted.request.source.layer_id == str(layer.unique_id)
-        has_cells = registry.get(counted.request.family).kind == "cells"
+        has_cells = registry.get(counted.request.family).gives == "instances"
         return counted if is_here and has_cells else None
 
     def _source(self, layer: ImageLayer) -> Source:
