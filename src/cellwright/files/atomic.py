@@ -25,6 +25,21 @@ from filelock import FileLock, Timeout
 
 from cellwright.core.errors import WriteError
 
+__all__ = [
+    "FolderChange",
+    "Lock",
+    "acquire_lock",
+    "atomic_folder",
+    "atomic_write",
+    "change_folder",
+    "check_writable",
+    "finish_change",
+    "make_folder",
+    "plain_name",
+    "write_text",
+    "writing",
+]
+
 ADDING, ADDED, REMOVED, LOCK = ".adding", ".added", ".removed", ".lock"
 WAIT_SECONDS = 20.0  # for another program that changes the folder
 ANYBODY = 0o666  # a folder may be shared by people who do not own each other's files
