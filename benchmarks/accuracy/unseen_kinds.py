@@ -1,6 +1,6 @@
 """How well does a model count kinds of images it has never seen? Leave one kind of acquisition out at a time.
 
-    python benchmarks/unseen_kinds.py --data FOLDER --output FOLDER [--variant full]
+    python -m benchmarks.accuracy.unseen_kinds --data FOLDER --output FOLDER [--variant full]
 
 The fluorescence images of dsb2018_train are grouped by k-means on simple statistics of their appearance;
 groups whose commonest frame size is the same were taken on the same instrument and form one fold. Each fold
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from train_shipped import RECIPES, SIZES, data_of, is_finished, show
+from tools.release.train_shipped import RECIPES, SIZES, data_of, is_finished, show
 
 from cellwright.core.tasks import run
 from cellwright.files.dataset.folder import Dataset

@@ -1,6 +1,6 @@
 """Kill a program with SIGKILL while it edits or exports, many times over, and look at what is left.
 
-    python benchmarks/kill_session.py [--times 200]
+    python tests/annotation/kill_session.py [--times 200]
 
 Edits: a process of its own opens the journal of the round before, edits at random as fast as it can, and says
 after each edit how many are done. After the kill the journal must hold every edit that was told, at most one

@@ -1,4 +1,4 @@
-"""One method on one image in a process of its own: python benchmarks/methods.py METHOD FOLDER.
+"""One method on one image in a process of its own: python -m benchmarks.speed.methods METHOD FOLDER.
 
 FOLDER holds image.npy and labels.npy. Prints one JSON object: the warm median seconds of network, decoding,
 features (a table of the cells) and of all together, or, with --once, the count and the peak memory in MB.
@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import peak_mb, warm_median
+
+from benchmarks.measure import peak_mb, warm_median
 
 Array = np.ndarray[Any, Any]
 NAN = float("nan")

@@ -1,6 +1,6 @@
 """Every family side by side: how good it is beside what is asked of it, and what it takes.
 
-    python benchmarks/families.py --data FOLDER
+    python -m benchmarks.accuracy.families --data FOLDER
 
 FOLDER holds the datasets of the model cards. Scores are taken on images not trained on, with the settings as
 they come. Seconds are the warm median for an image of 2048 x 2048 pixels with about 2,000 drawn nuclei, from
@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import draw_nuclei, fresh_json, peak_mb, print_table, warm_median
-from train_shipped import EMBRYOS
+from tools.release.train_shipped import EMBRYOS
 
+from benchmarks.measure import draw_nuclei, fresh_json, peak_mb, print_table, warm_median
 from cellwright.core.data import Image, Result
 from cellwright.core.errors import AxesError, CheckpointError
 from cellwright.core.tasks import Task, run
@@ -239,7 +239,8 @@ def time_all(models: dict[str, str], options: argparse.Namespace) -> dict[str, d
         draw_nuclei(Path(name), options.side)
         for family, model in models.items():
             print(f"{family}: time ...", file=sys.stderr)
-            command = [sys.executable, __file__, "--time", model, name, "--repeats"]
+            command = [sys.executable, "-m", "benchmarks.accuracy.families"]
+            command += ["--time", model, name, "--repeats"]
             seconds = fresh_json([*command, str(options.repeats)], options.threads)
             found[family] = seconds | fresh_json([*command, "0"], options.threads)
     return found

@@ -1,11 +1,11 @@
 """Train the weights that travel with the package, from the public datasets named in their model cards.
 
-    python benchmarks/train_shipped.py joint --data FOLDER --output FOLDER
+    python -m tools.release.train_shipped joint --data FOLDER --output FOLDER
 
 FOLDER holds one training folder for each dataset (images/, masks/, meta.json). The seed is fixed; a run that
 was stopped goes on where it ended. All families learn together first, then each on its own:
 
-    python benchmarks/train_shipped.py flow --data FOLDER --output FOLDER --start FOLDER
+    python -m tools.release.train_shipped flow --data FOLDER --output FOLDER --start FOLDER
 
 The curve of each run is written beside the weights.
 """

@@ -1,6 +1,6 @@
 """Train and score the classifiers that travel with the package, and write their model cards.
 
-    python benchmarks/train_classifier.py blood --data FOLDER --output FOLDER
+    python -m tools.release.train_classifier blood --data FOLDER --output FOLDER
 
 FOLDER holds one training folder for each dataset. ``--held-out`` trains without every sixth training image
 and scores those instead, for trying settings.
@@ -66,7 +66,7 @@ Only cells with a class were used; nothing was taken for background.
 
 ## Recipe
 
-    python benchmarks/train_classifier.py {name} --data DATA --output FOLDER
+    python -m tools.release.train_classifier {name} --data DATA --output FOLDER
 
 Seed {seed}, {steps} steps of {batch_size} crops, turned, mirrored, shifted, zoomed and recoloured at random.
 Rare classes are shown oftener (chance of a cell: the frequency of its class to the power of -{balance:g}).

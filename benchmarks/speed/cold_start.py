@@ -11,8 +11,9 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from measure import HERE, draw_nuclei, fresh, method_json, model_at_hand, print_table
-from methods import METHODS
+
+from benchmarks.measure import draw_nuclei, fresh, method_json, model_at_hand, print_table
+from benchmarks.speed.methods import METHODS
 
 
 def main() -> None:
@@ -35,7 +36,7 @@ def main() -> None:
         model, _ = model_at_hand(args.model, folder)
         for method in args.methods:
             python = pythons.get(method, sys.executable)
-            command = [python, str(HERE / "methods.py"), method, str(folder), "--once"]
+            command = [python, "-m", "benchmarks.speed.methods", method, str(folder), "--once"]
             first = method_json(method, [*command, "--model", model], args.threads)
             if "missing" in first:
                 skipped.append(f"{method}: skipped, {first['missing']}.")

@@ -1,6 +1,6 @@
 """Edits a scripted annotator needs to make real results right, with the tools of a session.
 
-    python benchmarks/correction.py --data FOLDER
+    python -m benchmarks.accuracy.correction --data FOLDER
 
 FOLDER is dsb2018_train. Ten images of its validation split are counted with ``flow`` and corrected until
 every cell of the truth has a partner with an IoU of at least 0.7 and nothing else is left (F1@0.7 = 1). The
@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from measure import print_table
 from scipy.sparse import csr_array
 
+from benchmarks.measure import print_table
 from cellwright.annotation.session import AnnotationSession
 from cellwright.core.data import Labels
 from cellwright.core.errors import AnnotationError

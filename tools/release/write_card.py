@@ -1,7 +1,7 @@
 """Score a shipped model on images it was not trained on, and write its scores and its model card.
 
-    python benchmarks/write_card.py flow --data FOLDER
-    python benchmarks/write_card.py flow --data FOLDER --text-only   # the card again, from evaluation.json
+    python -m tools.release.write_card flow --data FOLDER
+    python -m tools.release.write_card flow --data FOLDER --text-only   # the card again, from evaluation.json
 
 Beside the weights come evaluation.json (every figure), scores.json (the few that lists of models show) and
 card.md, which is made from evaluation.json, the recipes of train_shipped.py and the licences in the datasets.
@@ -16,13 +16,13 @@ from textwrap import fill
 from typing import Any
 
 import numpy as np
-from families import TESTED, reports_of, value_at
-from train_shipped import RECIPES, data_of
+from benchmarks.accuracy.families import TESTED, reports_of, value_at
 
 from cellwright.models import store
 from cellwright.models.spec import ModelSpec, read_spec
 from cellwright.training.settings import TrainingSettings
 from cellwright.training.trainer import Data
+from tools.release.train_shipped import RECIPES, data_of
 
 WIDTH = 110
 
@@ -51,7 +51,7 @@ the result before you believe it.
 
 ## Scores
 
-    python benchmarks/write_card.py {family} --data DATA
+    python -m tools.release.write_card {family} --data DATA
 
 Defaults of the package, images not trained on. {meanings}
 
@@ -187,11 +187,11 @@ def stages_of(family: str, data: Path) -> list[Stage]:
     if family == "pseudocolor":
         import volumes
 
-        command = "python benchmarks/volumes.py train small --data DATA --output FOLDER"
+        command = "python -m tools.release.train_pseudocolor small --data DATA --output FOLDER"
         return [Stage(command, (family,), volumes.RECIPE, volumes.data_of(data), "curve.json")]
     return [
         Stage(
-            f"python benchmarks/train_shipped.py {name} --data DATA --output FOLDER",
+            f"python -m tools.release.train_shipped {name} --data DATA --output FOLDER",
             tuple(recipe.families),
             recipe.settings,
             data_of(recipe, data),

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from measure import draw_nuclei, print_table
 
+from benchmarks.measure import draw_nuclei, print_table
 from cellwright.annotation.review_queue import ReviewQueue
 from cellwright.annotation.session import AnnotationSession
 from cellwright.core.data import Image

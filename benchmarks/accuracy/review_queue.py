@@ -1,6 +1,6 @@
 """How many of the wrong cells the first fifth of the review queue holds.
 
-    python benchmarks/review_queue.py --data FOLDER
+    python -m benchmarks.accuracy.review_queue --data FOLDER
 
 FOLDER is dsb2018_train. Its images are counted with ``flow``; a cell is wrong where no true one overlaps it
 with an IoU of 0.5. The queue is judged without and with what the model finds in the flipped image. The most
@@ -14,9 +14,9 @@ from math import ceil
 from pathlib import Path
 
 import numpy as np
-from measure import print_table
-from train_shipped import held_out_names
+from tools.release.train_shipped import held_out_names
 
+from benchmarks.measure import print_table
 from cellwright.annotation.review_queue import ReviewQueue
 from cellwright.annotation.session import AnnotationSession
 from cellwright.core.tasks import run

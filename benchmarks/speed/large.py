@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from measure import draw_nuclei, fresh_json, model_at_hand, peak_mb, print_table
+
+from benchmarks.measure import draw_nuclei, fresh_json, model_at_hand, peak_mb, print_table
 
 BLOCK_PX = 2048
 
@@ -36,7 +37,8 @@ def main() -> None:
         folder = Path(name)
         truth = draw_nuclei(folder, BLOCK_PX) * (args.side // BLOCK_PX) ** 2
         model, weights = model_at_hand(args.model, folder)
-        command = [sys.executable, __file__, "--folder", name, "--side", str(args.side), "--model", model]
+        command = [sys.executable, "-m", "benchmarks.speed.large", "--folder", name, "--model", model]
+        command += ["--side", str(args.side)]
         found = fresh_json(command, args.threads)
     head = ("image", "weights", "count", "nuclei drawn", "seconds", "Mpx/s", "peak MB")
     speed = args.side**2 / 1e6 / found["seconds"]

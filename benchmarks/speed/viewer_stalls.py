@@ -4,8 +4,8 @@ A timer ticks every 5 ms in a real napari window; a tick that comes late means a
 Prints the 50th, 99th and 100th percentile of the gaps, in milliseconds, for three counts, or for each minute
 of a training with the quick preset.
 
-    python benchmarks/viewer_stalls.py --size 2048
-    python benchmarks/viewer_stalls.py --train FOLDER --minutes 3
+    python -m benchmarks.speed.viewer_stalls --size 2048
+    python -m benchmarks.speed.viewer_stalls --train FOLDER --minutes 3
 """
 
 import argparse

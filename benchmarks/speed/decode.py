@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from measure import draw_nuclei, print_table, warm_median
 
+from benchmarks.measure import draw_nuclei, print_table, warm_median
 from cellwright.ops.codecs.flow import FlowSettings, flow_to_cells, flow_to_labels, labels_to_flow
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measure import draw_nuclei, model_at_hand, print_table, warm_median
 
+from benchmarks.measure import draw_nuclei, model_at_hand, print_table, warm_median
 from cellwright.core.data import Image
 from cellwright.core.tasks import run
 from cellwright.inference.pipeline import count_cells

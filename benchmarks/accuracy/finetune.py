@@ -1,7 +1,7 @@
 """How much does fine-tuning teach, what is forgotten, and how long does it take?
 
-    python benchmarks/finetune.py phase --data FOLDER --output FOLDER [--start flow] [--preset quick]
-    python benchmarks/finetune.py one-image --data FOLDER --output FOLDER
+    python -m benchmarks.accuracy.finetune phase --data FOLDER --output FOLDER [--start flow] [--preset quick]
+    python -m benchmarks.accuracy.finetune one-image --data FOLDER --output FOLDER
 
 ``phase`` teaches five images of usiigaci_phase (whole cells in phase contrast, a kind of image that the
 shipped models have not seen) and prints F1 at IoU 0.5 on validation images, on test images that no choice
@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from unseen_kinds import SHORT, Study
 
+from benchmarks.accuracy.unseen_kinds import SHORT, Study
 from cellwright.core.data import Image
 from cellwright.core.tasks import Progress, run
 from cellwright.files.dataset.folder import Dataset, read_dataset

@@ -12,8 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from measure import HERE, draw_nuclei, method_json, model_at_hand, print_table
-from methods import METHODS
+from benchmarks.measure import draw_nuclei, method_json, model_at_hand, print_table
+from benchmarks.speed.methods import METHODS
 
 HEAD = (
     "method",
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def _measure(method: str, python: str, folder: Path, model: str, args: argparse.Namespace) -> dict[str, Any]:
-    command = [python, str(HERE / "methods.py"), method, str(folder), "--model", model]
+    command = [python, "-m", "benchmarks.speed.methods", method, str(folder), "--model", model]
     seconds = method_json(method, [*command, "--repeats", str(args.repeats)], args.threads)
     if "missing" in seconds:
         return seconds

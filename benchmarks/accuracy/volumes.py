@@ -1,13 +1,11 @@
-"""Pseudocolor: train it with and without context, choose how slices are linked, measure cells in 3D.
+"""Cells in volumes: choose how slices are linked, measure models in 3D, draw what pseudocolor sees.
 
-    python benchmarks/volumes.py train small --data FOLDER --output FOLDER
-    python benchmarks/volumes.py train plain --data FOLDER --output FOLDER
-    python benchmarks/volumes.py choose MODEL --data FOLDER
-    python benchmarks/volumes.py measure MODEL [MODEL ...] --data FOLDER
-    python benchmarks/volumes.py picture docs/pseudocolor.png
+    python -m benchmarks.accuracy.volumes choose MODEL --data FOLDER
+    python -m benchmarks.accuracy.volumes measure MODEL [MODEL ...] --data FOLDER
+    python -m benchmarks.accuracy.volumes picture docs/pseudocolor.png
 
-FOLDER holds the training folders bbbc050 and stardist_examples. Embryos 1 to 7 are trained on and decide how
-slices are linked; embryos 8 to 11 are only measured. A run that was stopped goes on where it ended.
+FOLDER holds the training folder bbbc050. Embryos 1 to 7 decide how slices are linked; they are those that
+``tools.release.train_pseudocolor`` trains on. Embryos 8 to 11 are only measured.
 """
 
 import argparse
@@ -18,12 +16,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from measure import print_table
 from numpy.typing import NDArray
 from PIL import Image as Picture
-from train_shipped import EMBRYOS, SIZES, show
+from tools.release.train_shipped import EMBRYOS
 
+from benchmarks.measure import print_table
 from cellwright.core.data import Cells, Labels
 from cellwright.core.tasks import run
 from cellwright.files.dataset.folder import Dataset, read_dataset
@@ -33,57 +30,19 @@ from cellwright.inference.settings import EngineSettings
 from cellwright.inference.volume import linked
 from cellwright.models import registry
 from cellwright.models.checkpoint import load_checkpoint
-from cellwright.models.families import pseudocolor
 from cellwright.models.protocol import CellModel
-from cellwright.models.store import find
 from cellwright.ops.codecs.pseudocolor import bright
 from cellwright.ops.codecs.pseudocolor import pseudocolor as coloured
 from cellwright.ops.geometry.clahe import unit_range
 from cellwright.ops.matching import Match, continuity, match_labels, seg_scores
 from cellwright.ops.simulation.simulate import simulate
 from cellwright.ops.volumes.link import LinkSettings
-from cellwright.training.settings import TrainingSettings
-from cellwright.training.trainer import Data, train
-
-RECIPE = TrainingSettings(
-    seed=5,
-    pretrain_steps=800,
-    finetune_steps=1700,
-    steps_per_epoch=500,
-    pretrain_rate=1e-3,
-    finetune_rate=1e-3,
-    n_simulated=320,
-    replay=0.25,
-    augmentation=0.5,
-    exclude_boundaries=0.0,
-    **SIZES,
-)
-
-
-def data_of(folder: Path) -> Data:
-    """Return the volumes that are trained on: embryos 1 to 7 at two times each, and nuclei of another lab."""
-    target = read_dataset(folder / "bbbc050").select("train", names=EMBRYOS)
-    return Data(target, (read_dataset(folder / "stardist_examples").select(names=("nuclei3d",)),))
 
 
 def unseen(folder: Path) -> Dataset:
     """Return the embryos that no weight and no setting was chosen by."""
     dataset = read_dataset(folder / "bbbc050")
     return replace(dataset, items=tuple(item for item in dataset.items if item.name not in EMBRYOS))
-
-
-def first_model(preset: str, start: Path) -> pseudocolor.PseudocolorModel:
-    """Return a model that begins with the weights of flow."""
-    model = pseudocolor.build(preset)
-    model.network.load_state_dict(load_checkpoint(start).network.state_dict())
-    return model
-
-
-def train_one(options: argparse.Namespace) -> None:
-    """Train one preset."""
-    torch.manual_seed(RECIPE.seed)
-    model = first_model(options.preset, options.start or find("flow"))
-    run(train(data_of(options.data), model, options.output, RECIPE, device=options.device), show)
 
 
 class CountOutcome(NamedTuple):
@@ -146,8 +105,8 @@ def choose(options: argparse.Namespace) -> None:
     model = load_checkpoint(options.model)
     kind = registry.get(model.spec.family).settings
     rows = []
+    target = read_dataset(options.data / "bbbc050").select("train", names=EMBRYOS)
     for probability in (0.3, 0.4, 0.5, 0.6):
-        target = data_of(options.data).target
         counted = count_slices(target, model, kind(cell_probability=probability), options.device)
         for overlap, waist, min_slices in product((0.4, 0.5, 0.6), (0.55, 0.65, 0.75), (2, 3)):
             settings = LinkSettings(overlap, 1, waist, min_slices)
@@ -193,11 +152,6 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True)
-    one = commands.add_parser("train")
-    one.add_argument("preset", choices=("small", "plain"))
-    one.add_argument("--start", type=Path, help="folder of the flow model to begin with")
-    one.add_argument("--output", type=Path, required=True)
-    one.set_defaults(do=train_one)
     one = commands.add_parser("choose")
     one.add_argument("model", type=Path)
     one.set_defaults(do=choose)
