@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellwright.core.data import SPATIAL, Result
-from cellwright.files.atomic import atomic_write
+from cellwright.files.atomic import atomic_write, write_text
 from cellwright.ops.labels import equivalent_diameters
 
 if TYPE_CHECKING:
@@ -107,8 +107,7 @@ def write_provenance(path: Path | str, result: Result) -> None:
         "offset": list(result.offset),
         **asdict(result.provenance),
     }
-    with atomic_write(Path(path)) as part:
-        part.write_text(json.dumps(values, indent=2, default=_plain) + "\n", encoding="utf-8")
+    write_text(Path(path), json.dumps(values, indent=2, default=_plain) + "\n")
 
 
 def plain_count(count: float) -> int | float:
