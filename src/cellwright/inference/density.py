@@ -25,10 +25,10 @@ from cellwright.ops.codecs.density import (
     even_out,
     mean_diameter,
     resize_density,
+    to_integer_counts,
     typical_diameter,
 )
 from cellwright.ops.codecs.flow import FlowSettings, flow_to_cells
-from cellwright.ops.codecs.integer_counts import to_integer_counts
 from cellwright.ops.geometry.resample import resize
 from cellwright.ops.measure.prediction_interval import calibrate, interval_of
 
