@@ -15,13 +15,13 @@ from torch import nn
 from cellwright.core.errors import CheckpointError, WriteError
 from cellwright.files.atomic import atomic_write, write_text
 from cellwright.models import registry
-from cellwright.models.protocol import CellModel, Model
+from cellwright.models.protocol import CellModel
 from cellwright.models.spec import ModelSpec, read_spec
 
 SPEC, WEIGHTS, SCORES, CARD = "spec.json", "weights.safetensors", "scores.json", "card.md"
 
 
-def save_checkpoint(folder: Path, model: Model, scores: Mapping[str, float] | None = None) -> None:
+def save_checkpoint(folder: Path, model: CellModel, scores: Mapping[str, float] | None = None) -> None:
     """Write a model into ``folder``; each file appears whole or not at all.
 
     Raises
@@ -32,7 +32,7 @@ def save_checkpoint(folder: Path, model: Model, scores: Mapping[str, float] | No
     write_model(folder, model.network, SPEC, model.spec.to_json(), scores)
 
 
-def to_half(model: Model) -> Model:
+def to_half(model: CellModel) -> CellModel:
     """Return the model with its convolutions in half precision, to be stored in half the space.
 
     What there is one of for each channel (biases, the statistics of batch normalisation) keeps its

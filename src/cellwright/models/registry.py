@@ -45,6 +45,8 @@ class Family:
         Frozen dataclass of what a user may change after the network has run.
     needs_volumes
         Whether a 2D image is not enough.
+    options
+        Numbers in ``spec.json`` that only models of this family have.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Family:
     module: str
     settings: type[Any]
     needs_volumes: bool = False
+    options: tuple[str, ...] = ()
 
     def load(self) -> ModuleType:
         """Import the family's module (and with it torch)."""
@@ -115,6 +118,7 @@ FAMILIES: dict[str, Family] = {
             returns=("Image",),
             module="cellwright.models.families.density",
             settings=DensitySettings,
+            options=("density_variance",),
         ),
     )
 }

@@ -24,7 +24,7 @@ class Comparison:
         cells, density = (self._results.get((place, kind)) for kind in ("instances", "density"))
         if cells is None or density is None:
             return ()
-        from cellwright.inference.density import disagreement
+        from cellwright.inference.calibration import disagreement
 
         told = disagreement(cells.count, density)
         return (told,) if told else ()

@@ -221,5 +221,5 @@ def added_task(counted: CountOutcome, found: list[tuple[PromptPoint, "PromptedCe
         cells = with_cell(cells, spot, cell)
     n_asked = result.provenance.settings.get(ASKED, 0) + len(cells) - n_before
     provenance = replace(result.provenance, settings={**result.provenance.settings, ASKED: n_asked})
-    more = replace(result, count=float(len(cells)), cells=cells, provenance=provenance, prediction=None)
+    more = replace(result, count=float(len(cells)), cells=cells, provenance=provenance)
     return (yield from show_task(counted.request, more))

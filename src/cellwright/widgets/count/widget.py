@@ -220,7 +220,7 @@ class CountWidget(QWidget):
         request = counted.request
         self._remove_unticked(counted)
         settings, classifier = self.settings, self.choices.classifier
-        if settings != request.settings and not can_recount(counted.result):
+        if settings != request.settings and not can_recount(counted):
             self.panel.show_message("The new thresholds will be used by the next count.")
             settings = request.settings
         wanted = replace(request, settings=settings, outputs=self.outputs, classifier=classifier)

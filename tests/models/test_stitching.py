@@ -2,17 +2,9 @@ import numpy as np
 import pytest
 
 from cellwright.core.data import Cells
-from cellwright.inference import stitching
-from cellwright.inference.predictor import Engine
-from cellwright.inference.settings import EngineSettings
-from cellwright.inference.stitching import Stitcher, n_tiles, units
+from cellwright.models.stitching import CellStitcher
 from cellwright.ops.geometry.tiles import Layout, grid
 from cellwright.ops.labels import keep, measure
-
-
-@pytest.fixture
-def engine(oracle_model):
-    return Engine([oracle_model], EngineSettings(device="cpu"))
 
 
 def cells_of(labels):
@@ -36,10 +28,10 @@ def same_regions(first, second):
 @pytest.mark.parametrize("core", [32, 50, 64, 128])
 def test_blocks_put_together_are_the_whole(blobs, core):
     shape = blobs.labels.shape
-    mosaic = Stitcher((), shape)
+    stitcher = CellStitcher((), shape)
     for block in grid(Layout(shape, core, halo=24, divisor=8)):
-        mosaic.add(0, block, cells_in_window(blobs.labels, block))
-    cells = mosaic.cells()
+        stitcher.add(0, block, cells_in_window(blobs.labels, block))
+    cells = stitcher.cells()
     assert len(cells) == len(blobs)
     assert same_regions(blobs.labels, cells.labels)
     areas, points, boxes = measure(cells.labels)
@@ -52,13 +44,13 @@ def test_a_centroid_on_the_line_is_counted_once():
     labels = np.zeros((64, 128), np.int32)
     labels[20:40, 54:74] = 1  # centroid at x = 63.5, where two cores meet
     for shift in (-0.3, 0.3):  # each block sees the centroid on the other side, then on its own
-        mosaic = Stitcher((), labels.shape)
+        stitcher = CellStitcher((), labels.shape)
         blocks = grid(Layout(labels.shape, 64, halo=32, divisor=8))
         for block, sign in zip(blocks, (1, -1), strict=True):
             cells = cells_in_window(labels, block)
             cells.points[:, 1] += sign * shift
-            mosaic.add(0, block, cells)
-        assert len(mosaic.cells()) == 1
+            stitcher.add(0, block, cells)
+        assert len(stitcher.cells()) == 1
 
 
 def test_a_cell_mostly_taken_is_dropped_and_one_hardly_taken_is_cut():
@@ -68,10 +60,10 @@ def test_a_cell_mostly_taken_is_dropped_and_one_hardly_taken_is_cut():
     second[10:30, 26:36] = 1  # window starts at x = 32: the same place and hardly more
     third[10:30, 32:60] = 1
     for other, expected in ((second, 1), (third, 2)):
-        mosaic = Stitcher((), (64, 128))
-        mosaic.add(0, blocks[0], cells_of(first))
-        mosaic.add(0, blocks[1], cells_of(other))
-        cells = mosaic.cells()
+        stitcher = CellStitcher((), (64, 128))
+        stitcher.add(0, blocks[0], cells_of(first))
+        stitcher.add(0, blocks[1], cells_of(other))
+        cells = stitcher.cells()
         assert len(cells) == expected
         assert np.array_equal(cells.areas, measure(cells.labels).areas)
         assert cells.areas[0] == 20 * 16
@@ -80,10 +72,10 @@ def test_a_cell_mostly_taken_is_dropped_and_one_hardly_taken_is_cut():
 def test_frames_have_ids_of_their_own(blobs):
     shape = blobs.labels.shape
     whole = grid(Layout(shape, 999))[0]
-    mosaic = Stitcher((2, 3), shape)
+    stitcher = CellStitcher((2, 3), shape)
     for frame in (0, 4):
-        mosaic.add(frame, whole, cells_of(blobs.labels))
-    cells = mosaic.cells()
+        stitcher.add(frame, whole, cells_of(blobs.labels))
+    cells = stitcher.cells()
     n = len(blobs)
     assert cells.labels.shape == (2, 3, *shape)
     assert np.array_equal(cells.labels[0, 0], blobs.labels)
@@ -95,61 +87,35 @@ def test_frames_have_ids_of_their_own(blobs):
 
 
 def test_nothing_found_is_an_empty_table():
-    cells = Stitcher((4,), (5, 6)).cells()
+    cells = CellStitcher((4,), (5, 6)).cells()
     assert (len(cells), cells.points.shape, cells.boxes.shape) == (0, (0, 3), (0, 2, 3))
     assert cells.labels.shape == (4, 5, 6)
 
 
 def test_classes_are_carried(blobs):
-    mosaic = Stitcher((), blobs.labels.shape)
+    stitcher = CellStitcher((), blobs.labels.shape)
     plain = cells_of(blobs.labels)
     classes = np.arange(len(blobs), dtype=np.int16)
     with_classes = Cells(plain.points, plain.boxes, plain.scores, plain.areas, plain.labels, classes)
     for block in grid(Layout(blobs.labels.shape, 999)):
-        mosaic.add(0, block, with_classes)
-    assert np.array_equal(mosaic.cells().classes, classes)
+        stitcher.add(0, block, with_classes)
+    assert np.array_equal(stitcher.cells().classes, classes)
 
 
 def test_cells_without_labels_are_refused(blobs):
     plain = cells_of(blobs.labels)
     (whole,) = grid(Layout(blobs.labels.shape, 999))
     with pytest.raises(TypeError, match="labels"):
-        Stitcher((), blobs.labels.shape).add(
+        CellStitcher((), blobs.labels.shape).add(
             0, whole, Cells(plain.points, plain.boxes, plain.scores, plain.areas)
         )
-
-
-def test_a_normal_image_is_one_block(engine):
-    (unit,) = units(1, (2048, 4096), engine)
-    assert unit.shape == (2048, 4096)
-
-
-def test_a_large_image_is_cut_and_every_block_sees_whole_cells(engine):
-    parts = units(1, (9000, 9000), engine)
-    assert len(parts) == 9
-    largest_cell = stitching.LARGEST_CELL * engine.spec.diameter_px
-    for part in parts:
-        for core, read in zip(part.block.core, part.block.read, strict=True):
-            assert core.start - read.start >= min(core.start, engine.halo + largest_cell)
-
-
-def test_blocks_of_an_enlarged_image_are_smaller(engine):
-    assert all(
-        max(part.shape) <= stitching.BLOCK_PX / 4 + 200 for part in units(1, (4096, 2048), engine, zoom=4.0)
-    )
-
-
-def test_small_frames_are_taken_together(engine):
-    engine.batch_size = 4
-    assert [list(part.frames) for part in units(6, (64, 64), engine)] == [[0, 1, 2, 3], [4, 5]]
-    assert n_tiles(units(6, (64, 64), engine), engine, 1.0) == 6
 
 
 def test_cells_without_labels_are_found_once(blobs):
     """Each block sees its core and beyond; a cell near a line between cores is seen by several."""
     plain = cells_of(blobs.labels)
     layout = Layout(blobs.labels.shape, 48, halo=32, divisor=8)
-    mosaic = Stitcher((2,), blobs.labels.shape, has_labels=False)
+    stitcher = CellStitcher((2,), blobs.labels.shape, has_labels=False)
     for frame in (0, 1):
         for block in grid(layout):
             corner = np.array([part.start for part in block.read], np.float32)
@@ -158,11 +124,11 @@ def test_cells_without_labels_are_found_once(blobs):
             jitter = np.float32(0.4)  # blocks never agree to the last digit
             points = plain.points[seen] - corner + jitter
             boxes = plain.boxes[seen] - corner
-            mosaic.add(frame, block, Cells(points, boxes, plain.scores[seen], plain.areas[seen]))
-    cells = mosaic.cells()
+            stitcher.add(frame, block, Cells(points, boxes, plain.scores[seen], plain.areas[seen]))
+    cells = stitcher.cells()
     assert cells.labels is None
     assert len(cells) == 2 * len(plain)
     found = cells.points[cells.points[:, 0] == 1][:, 1:]
     order = np.lexsort(found.T), np.lexsort(plain.points.T)
     assert np.allclose(np.sort(found[order[0]], 0), np.sort(plain.points[order[1]], 0), atol=0.5)
-    assert mosaic.cells().boxes.shape == (len(cells), 2, 3)
+    assert stitcher.cells().boxes.shape == (len(cells), 2, 3)
