@@ -73,7 +73,6 @@ KNOWN_TWINS = frozenset(
         "Outlines",
         "PaperModel",
         "PaperNetwork",
-        "Part",
         "Plan",
         "Progress",
         "Sample",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cellwright.core.data import SPATIAL, Result
+from cellwright.core.data import SPATIAL, Result, without_channels
 from cellwright.files.atomic import atomic_write, write_text
 from cellwright.ops.labels import equivalent_diameters
 
@@ -155,7 +155,7 @@ def _volumes(result: Result) -> dict[str, NDArray[Any]]:
 
 
 def _letters(result: Result) -> str:
-    return result.provenance.axes.replace("C", "").lower()
+    return without_channels(result.provenance.axes).lower()
 
 
 def _point_axes(result: Result) -> str:

@@ -129,7 +129,7 @@ def _write_files(folder: Path, name: str, entry: Entry) -> None:
         kind = "points" if truth.boxes is None else "boxes"
         write_cells(folder / kind / f"{name}.csv", truth, entry.class_names)
         return
-    labels, axes = np.asarray(truth), image.axes.replace("C", "")
+    labels, axes = np.asarray(truth), image.label_axes
     write_labels(folder / "masks" / f"{name}.tif", labels, image)
     if entry.classes is not None:
         write_classes(folder / "points" / f"{name}.csv", labels, axes, entry.classes, entry.class_names)

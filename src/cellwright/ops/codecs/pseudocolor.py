@@ -37,8 +37,7 @@ from cellwright.core.data import Image
 from cellwright.core.errors import AxesError
 from cellwright.core.settings import check_bounds
 from cellwright.ops.geometry.axes import Frames, Window, frames
-from cellwright.ops.geometry.clahe import Slice, equalised, unit_range
-from cellwright.ops.geometry.intensity import SAMPLE_PIXELS, Scaling, apply, fit
+from cellwright.ops.geometry.intensity import SAMPLE_PIXELS, Scaling, Slice, apply, equalised, fit, unit_range
 
 MOST_THRESHOLDS = 30
 THRESHOLD_STEP = 0.01
@@ -201,7 +200,7 @@ class PseudocolorFrames(Frames):
 
     def _around(self, place: tuple[int, ...]) -> list[tuple[int, ...] | None]:
         """Return the places of the slices before and after, of the same time point."""
-        axis = self.image.axes.replace("C", "").index("Z")
+        axis = self.image.label_axes.index("Z")
         before, z, after = place[:axis], place[axis], place[axis + 1 :]
         near = [(*before, other, *after) for other in (z - 1, z + 1)]
         return [one if 0 <= one[axis] < self.lead_shape[axis] else None for one in near]

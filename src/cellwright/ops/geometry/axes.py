@@ -116,7 +116,7 @@ def frames(image: Image, channel: int | None = None) -> Frames:
     SettingsError
         There is no such channel.
     """
-    rest = image.axes.replace("C", "")
+    rest = image.label_axes
     if not rest.endswith("YX"):
         raise AxesError(
             f"Cells are counted in images whose axes, channels aside, end with YX (YX, CYX, YXC, ZYX, TYX, "
