@@ -78,7 +78,6 @@ KNOWN_TWINS = frozenset(
         "Sample",
         "Source",
         "Stage",
-        "_Seen",
     ]
 )
 KNOWN_LARGE = frozenset({"files/formats", "widgets/shared"})

@@ -85,10 +85,11 @@ def write_table(path: Path | str, result: Result) -> None:
     WriteError
         The file cannot be written.
     """
-    make = frames_table if "density" in result.maps else cells_table
-    table = make(result).round(DECIMALS)
+    table = cells_table(result)
+    if "density" in result.maps:
+        table = frames_table(result)
     with atomic_write(Path(path)) as part:
-        table.to_csv(part, index=False)
+        table.round(DECIMALS).to_csv(part, index=False)
 
 
 def write_provenance(path: Path | str, result: Result) -> None:
@@ -99,20 +100,20 @@ def write_provenance(path: Path | str, result: Result) -> None:
     WriteError
         The file cannot be written.
     """
-    values = {
-        "count": plain_count(result.count),
-        **({"interval": list(result.interval)} if result.interval else {}),
-        **({"classes": class_counts(result)} if result.cells.classes is not None else {}),
-        "notices": list(result.notices),
-        "offset": list(result.offset),
-        **asdict(result.provenance),
-    }
+    values: dict[str, Any] = {"count": plain_count(result.count)}
+    if result.interval:
+        values["interval"] = list(result.interval)
+    if result.cells.classes is not None:
+        values["classes"] = class_counts(result)
+    values |= {"notices": list(result.notices), "offset": list(result.offset), **asdict(result.provenance)}
     write_text(Path(path), json.dumps(values, indent=2, default=_plain) + "\n")
 
 
 def plain_count(count: float) -> int | float:
     """Return a count as whole number where it is one (a density may give 12.4 cells)."""
-    return int(count) if float(count).is_integer() else round(float(count), DECIMALS)
+    if float(count).is_integer():
+        return int(count)
+    return round(float(count), DECIMALS)
 
 
 def _columns(result: Result) -> dict[str, Any]:
@@ -121,16 +122,21 @@ def _columns(result: Result) -> dict[str, Any]:
     points, boxes = cells.points + offset, cells.boxes + offset
     columns: dict[str, Any] = {"label": np.arange(1, len(cells) + 1)}
     for index, axis in enumerate(axes):
-        columns[axis] = np.rint(points[:, index]).astype(np.int64) if axis == "t" else points[:, index]
-    sides = "zyx" if "z" in axes else "yx"
+        columns[axis] = points[:, index]
+    if "t" in axes:
+        columns["t"] = np.rint(columns["t"]).astype(np.int64)
+    sides = "".join(axis for axis in axes if axis in "zyx")
     for corner in (0, 1):
         for index, axis in enumerate(sides, start=len(axes) - len(sides)):
             columns[f"box_{axis}{corner}"] = np.rint(boxes[:, corner, index]).astype(np.int64)
     if cells.classes is not None:
         names = class_names(result)
-        columns["class"] = [names[one] if 0 <= one < len(names) else "" for one in cells.classes]
+        called = dict(enumerate(names))
+        columns["class"] = [called.get(int(one), "") for one in cells.classes]
     columns["score"] = cells.scores
-    return columns | (_volumes(result) if "z" in axes else _areas(result))
+    if "z" in axes:
+        return columns | _volumes(result)
+    return columns | _areas(result)
 
 
 def _areas(result: Result) -> dict[str, NDArray[Any]]:
@@ -168,9 +174,13 @@ def _pixel_um(result: Result, wanted: str) -> tuple[float, ...]:
     """Micrometres per pixel along these axes, empty when unknown."""
     spatial = [axis for axis in result.provenance.axes if axis in SPATIAL]
     sizes = dict(zip(spatial, result.provenance.pixel_size_um, strict=False))
-    return tuple(sizes[axis] for axis in wanted) if set(wanted) <= sizes.keys() else ()
+    if not set(wanted) <= sizes.keys():
+        return ()
+    return tuple(sizes[axis] for axis in wanted)
 
 
 def _plain(value: Any) -> Any:
     """Return what json cannot write itself (numpy numbers and arrays, paths) as something it can."""
-    return value.tolist() if isinstance(value, np.generic | np.ndarray) else str(value)
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    return str(value)
