@@ -27,7 +27,7 @@ SETTINGS: tuple[type[Any], ...] = (
 
 
 @dataclass(frozen=True, slots=True)
-class Choices:
+class CountChoices:
     """What is the same for every image of one run."""
 
     models: tuple["CellModel", ...]
@@ -92,7 +92,7 @@ def count(
         raise typer.Exit(1)
 
 
-def make_choices(names: list[str], flags: dict[str, Any]) -> Choices:
+def make_choices(names: list[str], flags: dict[str, Any]) -> CountChoices:
     """Return models and settings, checked before the first image is read.
 
     Raises
@@ -108,10 +108,10 @@ def make_choices(names: list[str], flags: dict[str, Any]) -> Choices:
     models = load_models(tuple(names))
     kind = registry.get(models[0].spec.family).settings
     refuse_foreign(flags, EngineSettings, kind)
-    return Choices(models, tuple(names), read_settings(kind, flags), engine)
+    return CountChoices(models, tuple(names), read_settings(kind, flags), engine)
 
 
-def check_classifier(name: str, choices: Choices) -> None:
+def check_classifier(name: str, choices: CountChoices) -> None:
     """Raise before the first image is read where classes cannot be given.
 
     Raises
@@ -155,7 +155,7 @@ def prepare_output(images: list[Path], output: Path | None) -> None:
     check_writable(output)
 
 
-def count_one(path: Path, choices: Choices, table: "Table", *, label: str) -> None:
+def count_one(path: Path, choices: CountChoices, table: "Table", *, label: str) -> None:
     """Count the images in one file, write the files of each and print its row."""
     from cellwright.files.images import read_images
 
@@ -163,7 +163,7 @@ def count_one(path: Path, choices: Choices, table: "Table", *, label: str) -> No
         count_image(path, image, choices, table, label=label)
 
 
-def count_image(path: Path, image: Image, choices: Choices, table: "Table", *, label: str) -> None:
+def count_image(path: Path, image: Image, choices: CountChoices, table: "Table", *, label: str) -> None:
     """Count an image, the only one of its file or one of several that have names of their own."""
     from cellwright.inference.pipeline import count_cells
 
