@@ -24,6 +24,10 @@ def blocks(language):
     return [block for text in TEXTS.values() for block in found.findall(text)]
 
 
+def name_of(command):
+    return tuple(command[: 2 if command[0] == "models" else 1])
+
+
 LINES = [line for block in blocks("sh") for line in block.splitlines()]
 COMMANDS = [shlex.split(line, comments=True)[1:] for line in LINES if line.startswith("cellwright ")]
 ON_SAMPLES = [
@@ -31,15 +35,7 @@ ON_SAMPLES = [
     for command in sorted(set(map(tuple, COMMANDS)))
     if command == ("models",) or command[1] == "sample_data/nuclei_2d.tif"
 ]
-
-
-def asked_for(command):
-    """The words that choose a command: ``models export``, or just ``count``."""
-    n = 2 if command[0] == "models" and not command[1].startswith("-") else 1
-    return tuple(command[:n])
-
-
-FLAGS = [(asked_for(command), word) for command in COMMANDS for word in command if word.startswith("--")]
+FLAGS = [(name_of(command), word) for command in COMMANDS for word in command if word.startswith("--")]
 
 
 @pytest.fixture(autouse=True)
