@@ -27,7 +27,7 @@ SETTINGS: tuple[type[Any], ...] = (
 
 
 @dataclass(frozen=True, slots=True)
-class Choices:
+class CountChoices:
     """What is the same for every image of one run."""
 
     models: tuple["CellModel", ...]
@@ -87,7 +87,7 @@ def count(
         raise typer.Exit(1)
 
 
-def make_choices(names: list[str], flags: dict[str, Any]) -> Choices:
+def make_choices(names: list[str], flags: dict[str, Any]) -> CountChoices:
     """Return models and settings, checked before the first image is read.
 
     Raises
@@ -103,10 +103,10 @@ def make_choices(names: list[str], flags: dict[str, Any]) -> Choices:
     models = load_models(tuple(names))
     kind = registry.get(models[0].spec.family).settings
     refuse_foreign(flags, EngineSettings, kind)
-    return Choices(models, tuple(names), read_settings(kind, flags), engine)
+    return CountChoices(models, tuple(names), read_settings(kind, flags), engine)
 
 
-def check_classifier(name: str, choices: Choices) -> None:
+def check_classifier(name: str, choices: CountChoices) -> None:
     """Raise before the first image is read where classes cannot be given.
 
     Raises
@@ -150,7 +150,7 @@ def prepare_output(images: list[Path], output: Path | None) -> None:
     check_writable(output)
 
 
-def count_one(path: Path, choices: Choices, table: "Table", *, label: str) -> None:
+def count_one(path: Path, choices: CountChoices, table: "Table", *, label: str) -> None:
     """Count one image, write its files and print its row."""
     from cellwright.files.images import read_image
     from cellwright.inference.pipeline import count_cells
