@@ -66,7 +66,7 @@ def test_points_begin_as_discs_and_nothing_as_nothing(widget: AnnotateWidget, bl
     widget.viewer.add_points(blobs.points)
     session = start(widget)
     assert session.n_cells == len(blobs)
-    assert not session.extras.has_masks
+    assert not session.metadata.has_masks
     widget.panel.begin.click()
     assert widget.session is None
     widget.panel.start.setCurrentIndex(widget.panel.start.count() - 1)

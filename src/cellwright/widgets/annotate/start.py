@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cellwright.annotation.identity import identity_of
 from cellwright.annotation.journal import is_open, locked, read_journal
 from cellwright.annotation.session import AnnotationSession
-from cellwright.annotation.setup import UNKNOWN, Columns, place, plane_shape
+from cellwright.annotation.setup import UNKNOWN, Columns, paste_labels, plane_shape
 from cellwright.core.data import Image
 from cellwright.core.errors import AnnotationError, CellwrightError, WriteError, WrongLayerError
 from cellwright.models import store
@@ -195,7 +195,7 @@ def _from_labels(
     if data.shape != shape:
         corner = _in_image(np.zeros((1, layer.ndim)), layer, image_layer, channel)[0]
         whole = np.zeros(shape, np.int32)
-        place(whole, data.astype(np.int32), [int(i) for i in np.rint(corner)])
+        paste_labels(whole, data.astype(np.int32), [int(i) for i in np.rint(corner)])
         data = whole
     n = int(data.max(initial=0))
     table = layer.features  # row 0 is the background
