@@ -46,7 +46,12 @@ class CountChoices:
 
 @with_settings(*SETTINGS)
 def count(
-    images: Annotated[list[Path], typer.Argument(help="Image files or .zarr folders.", show_default=False)],
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Image files, .zarr folders, or addresses of Zarr stores (https, s3).", show_default=False
+        ),
+    ],
     model: Annotated[
         list[str], typer.Option(help="Name or folder of a model; give several to average them.")
     ] = [registry.DEFAULT_FAMILY],  # noqa: B006 - typer copies it
@@ -151,23 +156,32 @@ def prepare_output(images: list[Path], output: Path | None) -> None:
 
 
 def count_one(path: Path, choices: CountChoices, table: "Table", *, label: str) -> None:
-    """Count one image, write its files and print its row."""
-    from cellwright.files.images import read_image
+    """Count the images in one file, write the files of each and print its row."""
+    from cellwright.files.images import read_images
+
+    for image in read_images(path, choices.axes):
+        count_image(path, image, choices, table, label=label)
+
+
+def count_image(path: Path, image: Image, choices: CountChoices, table: "Table", *, label: str) -> None:
+    """Count an image, the only one of its file or one of several that have names of their own."""
     from cellwright.inference.pipeline import count_cells
 
-    image = read_image(path, choices.axes)
+    shown = path
+    if image.name != path.stem:
+        shown = path.with_name(image.name)
     result = run_with_bar(count_cells(image, choices.names, choices.settings, choices.engine), label)
     if choices.classifier is not None:
         from cellwright.inference.classify import classify
 
         result = run_with_bar(classify(result, image, choices.classifier, choices.engine), label)
     for notice in result.notices:
-        typer.echo(f"note: {path}: {notice}", err=True)
+        typer.echo(f"note: {shown}: {notice}", err=True)
     try:
         if choices.output is not None:
-            write_files(choices.output, path.stem, image, result)
+            write_files(choices.output, image.name, image, result)
     finally:  # the count is known, whatever became of the files
-        table.show(path, result)
+        table.show(shown, result)
 
 
 def write_files(folder: Path, stem: str, image: Image, result: Result) -> None:
