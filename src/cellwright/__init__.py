@@ -8,8 +8,9 @@ if TYPE_CHECKING:
     from cellwright.inference.pipeline import count
     from cellwright.inference.settings import EngineSettings
     from cellwright.ops.codecs.flow import FlowSettings
+    from cellwright.ops.measure.measurement import measure
 
-__all__ = ["EngineSettings", "FlowSettings", "Image", "Result", "count"]
+__all__ = ["EngineSettings", "FlowSettings", "Image", "Result", "count", "measure"]
 
 _HOMES = {
     "EngineSettings": "cellwright.inference.settings",
@@ -17,6 +18,7 @@ _HOMES = {
     "Image": "cellwright.core.data",
     "Result": "cellwright.core.data",
     "count": "cellwright.inference.pipeline",
+    "measure": "cellwright.ops.measure.measurement",
 }
 
 
