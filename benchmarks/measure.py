@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[1]  # where `python -m benchmarks.speed.count` and the like are started
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -43,7 +43,7 @@ def draw_nuclei(folder: Path, side: int, diameter_px: float = 24.0) -> int:
 
 
 def model_at_hand(name: str, folder: Path) -> tuple[str, str]:
-    """Return a model to count with and whose weights it has; random ones where it is not on the shelf."""
+    """Return the folder of a model and whose weights it has, random ones where it is not found."""
     from cellwright.core.errors import CheckpointError
     from cellwright.models import store
 
@@ -59,7 +59,9 @@ def model_at_hand(name: str, folder: Path) -> tuple[str, str]:
 
 def fresh(command: Sequence[str], threads: int) -> tuple[str, float]:
     """Return the output of a command in a process of its own, and its seconds from start to end."""
-    environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads)), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    own = {"PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads)), **own}
     start = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     seconds = time.perf_counter() - start

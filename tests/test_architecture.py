@@ -1,8 +1,11 @@
-"""The floors: imports run down, neighbours never meet, and heavy packages live where they may."""
+"""The floors: imports run down and never in a circle, and heavy packages live where they may."""
 
 import ast
 import subprocess
 import sys
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -36,6 +39,50 @@ TENANTS = {
 }
 LAZY_TENANTS = {"torch": {"cli", "widgets"}}  # inside a function only
 LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}
+MOST_MODULES = 15  # in one package
+KNOWN_CIRCLES = frozenset(
+    {
+        "cellwright.training.finetune",
+        "cellwright.training.state",
+        "cellwright.training.trainer",
+        "cellwright.widgets.annotate.choices",
+        "cellwright.widgets.annotate.context",
+        "cellwright.widgets.annotate.export",
+        "cellwright.widgets.annotate.input_handler",
+        "cellwright.widgets.annotate.mirror_check",
+        "cellwright.widgets.annotate.proofread",
+        "cellwright.widgets.annotate.proofread.proofread",
+        "cellwright.widgets.annotate.tools",
+        "cellwright.widgets.annotate.widget",
+        "cellwright.widgets.count",
+        "cellwright.widgets.count.calibrate",
+        "cellwright.widgets.count.point_prompt",
+        "cellwright.widgets.count.save",
+        "cellwright.widgets.count.widget",
+        "cellwright.widgets.shared",
+    }
+)  # this list and the next two may only get shorter
+KNOWN_TWINS = frozenset(
+    [
+        "Block",
+        "Choices",
+        "Comparison",
+        "CountOutcome",
+        "Job",
+        "Look",
+        "Outlines",
+        "PaperModel",
+        "PaperNetwork",
+        "Part",
+        "Plan",
+        "Progress",
+        "Sample",
+        "Source",
+        "Stage",
+        "_Seen",
+    ]
+)
+KNOWN_LARGE = frozenset({"files/formats", "widgets/shared"})
 
 
 def part_of(path: Path) -> str:
@@ -110,6 +157,125 @@ def test_a_wrong_import_is_seen(module: str, source: str) -> None:
 
 def test_a_lazy_torch_is_allowed_on_the_roof() -> None:
     assert not faults(ROOT / "cli/main.py", "def f():\n    import torch")
+
+
+def modules(sources: Mapping[str, str]) -> dict[str, ast.Module]:
+    """Syntax trees by dotted name, of sources by path relative to the package."""
+    dotted = {path: ".".join(("cellwright", *Path(path).with_suffix("").parts)) for path in sources}
+    return {name.removesuffix(".__init__"): ast.parse(sources[path]) for path, name in dotted.items()}
+
+
+def import_graph(trees: Mapping[str, ast.Module]) -> dict[str, set[str]]:
+    """Which modules each module imports, at the top, in a function or for the type checker alone."""
+    graph: dict[str, set[str]] = {name: set() for name in trees}
+    for name, tree in trees.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                graph[name].update(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                for alias in node.names:
+                    module = f"{node.module}.{alias.name}"
+                    graph[name].add(module if module in trees else node.module)
+        graph[name] = (graph[name] & set(trees)) - {name}
+    return graph
+
+
+def sibling_graph(graph: Mapping[str, set[str]]) -> dict[str, set[str]]:
+    """The same imports, each between the two children of the nearest package that holds both ends."""
+    siblings: dict[str, set[str]] = defaultdict(set)
+    for importer, imported in graph.items():
+        for other in imported:
+            ours, theirs = importer.split("."), other.split(".")
+            shared = sum(
+                1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ours, theirs, strict=False))
+            )
+            if shared < min(len(ours), len(theirs)):
+                siblings[".".join(ours[: shared + 1])].add(".".join(theirs[: shared + 1]))
+    return siblings
+
+
+def in_circles(graph: Mapping[str, set[str]]) -> set[str]:
+    """Return the nodes from which a way leads back to themselves."""
+
+    def reached(start: str) -> set[str]:
+        seen: set[str] = set()
+        waiting = [start]
+        while waiting:
+            new = graph.get(waiting.pop(), set()) - seen
+            seen |= new
+            waiting += new
+        return seen
+
+    return {node for node in graph if node in reached(node)}
+
+
+def circles(sources: Mapping[str, str]) -> set[str]:
+    graph = import_graph(modules(sources))
+    return in_circles(graph) | in_circles(sibling_graph(graph))
+
+
+def class_twins(sources: Mapping[str, str]) -> dict[str, list[str]]:
+    """Class names that are defined more than once, with the paths of their files."""
+    homes: dict[str, list[str]] = defaultdict(list)
+    for path, source in sources.items():
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.ClassDef):
+                homes[node.name].append(path)
+    return {name: paths for name, paths in homes.items() if len(paths) > 1}
+
+
+@pytest.fixture(scope="module")
+def sources() -> dict[str, str]:
+    paths = sorted(ROOT.rglob("*.py"))
+    return {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in paths}
+
+
+def test_imports_never_run_in_a_circle(sources: dict[str, str]) -> None:
+    assert sorted(circles(sources) - KNOWN_CIRCLES) == []
+
+
+@pytest.mark.parametrize(
+    "sources",
+    [
+        {"ops/a.py": "from cellwright.ops import b", "ops/b.py": "from cellwright.ops.a import A"},
+        {
+            "ops/a.py": "from cellwright.ops import b",
+            "ops/b.py": "if TYPE_CHECKING:\n    from cellwright.ops.a import A",
+        },
+        {"ops/a.py": "import cellwright.ops.b", "ops/b.py": "def f():\n    from cellwright.ops import a"},
+        {  # no module stands in a circle, but the packages do
+            "ops/left/a.py": "from cellwright.ops.right import a",
+            "ops/right/a.py": "",
+            "ops/right/b.py": "from cellwright.ops.left import b",
+            "ops/left/b.py": "",
+        },
+    ],
+    ids=["modules", "for the type checker", "in a function", "packages"],
+)
+def test_a_circle_is_seen(sources: dict[str, str]) -> None:
+    assert circles(sources)
+
+
+def test_a_diamond_is_no_circle() -> None:
+    both = "from cellwright.ops.{} import {}"
+    top = "\n".join(both.format(name, name.upper()) for name in ("b", "c"))
+    sources = {"ops/a.py": top, "ops/b.py": both.format("d", "D"), "ops/c.py": "import cellwright.ops.d"}
+    assert not circles({**sources, "ops/d.py": ""})
+
+
+def test_packages_stay_small(sources: dict[str, str]) -> None:
+    sizes = Counter(Path(path).parent.as_posix() for path in sources if not path.endswith("__init__.py"))
+    large = {package: size for package, size in sizes.items() if size > MOST_MODULES}
+    assert not set(large) - KNOWN_LARGE, large
+
+
+def test_widgets_live_in_packages(sources: dict[str, str]) -> None:
+    assert [path for path in sources if Path(path).parent.as_posix() == "widgets"] == ["widgets/__init__.py"]
+
+
+def test_no_class_name_is_used_twice(sources: dict[str, str]) -> None:
+    twins = class_twins(sources)
+    assert not set(twins) - KNOWN_TWINS, twins
 
 
 @pytest.mark.parametrize(

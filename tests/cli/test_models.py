@@ -38,11 +38,11 @@ def test_the_families_as_a_table(cli):
     code, out, err = cli("models", "--table")
     assert (code, err) == (0, "")
     head, line, *rows = out.splitlines()
-    assert head.count("|") == line.count("|") == 4
+    assert head.count("|") == line.count("|") == 5
     assert [row.split("`")[1] for row in rows] == list(registry.FAMILIES)
     for row, family in zip(rows, registry.FAMILIES.values(), strict=True):
         cells = [cell.strip() for cell in row.strip("|").split("|")]
-        assert cells[1:] == [family.title, ", ".join(family.returns)]
+        assert cells[1:] == [family.title, family.description, ", ".join(family.returns)]
 
 
 @pytest.mark.parametrize(

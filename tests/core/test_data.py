@@ -111,11 +111,11 @@ def test_an_image_tells_of_its_labels_and_its_space():
     assert (image.spatial_axes, image.spatial_shape) == ("YX", (4, 5))
 
 
-def test_a_result_needs_no_prediction():
+def test_a_result_needs_no_more_than_cells():
     cells = Cells(np.zeros((1, 2)), np.zeros((1, 2, 2)), np.zeros(1), np.zeros(1))
     provenance = Provenance("0.1", "flow", "ab", {}, "cells", (4, 5), "YX", (), "cpu", 0.1)
     result = Result(1.0, cells, provenance)
-    assert (result.prediction, result.offset, result.notices) == (None, (), ())
+    assert (result.offset, result.notices, result.maps, result.interval) == ((), (), {}, None)
 
 
 KINDS = [value for value in vars(errors).values() if isinstance(value, type) and value is not CellwrightError]

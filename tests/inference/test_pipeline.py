@@ -22,11 +22,16 @@ from cellwright.core.errors import (
 )
 from cellwright.core.tasks import run
 from cellwright.files.images import read_image
-from cellwright.inference import context as job_module
+from cellwright.inference import context as context_module
 from cellwright.inference import pipeline as count_module
-from cellwright.inference import provenance as provenance_module
-from cellwright.inference import stitching
-from cellwright.inference.pipeline import count, count_cells, decode, predict, recount
+from cellwright.inference.pipeline import (
+    count,
+    count_cells,
+    count_with_prediction,
+    decode,
+    predict,
+    recount,
+)
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
 from cellwright.models.checkpoint import save_checkpoint
@@ -39,6 +44,11 @@ CPU = EngineSettings(device="cpu")
 
 def counted(pixels, model, axes=None, settings=None, **engine):
     return count(pixels, model, axes=axes, settings=settings, engine=EngineSettings(device="cpu", **engine))
+
+
+def counted_with_maps(pixels, model, axes="YX", settings=None, **engine):
+    engine = EngineSettings(device="cpu", **engine)
+    return run(count_with_prediction(Image(pixels, axes), model, settings, engine))
 
 
 def assert_rows_fit_labels(cells, points_atol=1e-3):
@@ -126,7 +136,8 @@ def test_the_slices_of_a_volume_are_linked(blobs, oracle_model, axes, lead):
     assert np.allclose(cells.points[:, -3], 1)
     assert np.array_equal(cells.boxes[:, :, -3], np.tile([0, 3], (len(cells), 1)))
     assert_rows_fit_labels(cells)
-    again = recount(result, oracle_model, FlowSettings(min_area_px=20))
+    result, prediction = counted_with_maps(pixels, oracle_model, axes)
+    again = recount(result, prediction, oracle_model, FlowSettings(min_area_px=20))
     assert np.array_equal(again.cells.labels, cells.labels)
 
 
@@ -153,8 +164,8 @@ def test_a_mirrored_view_of_an_array_is_fine(blobs, oracle_model):
 
 @pytest.mark.parametrize("block_px", [64, 300])
 def test_numpy_dask_and_zarr_are_the_same(monkeypatch, blobs, oracle_model, block_px):
-    monkeypatch.setattr(stitching, "WHOLE_PX", block_px)
-    monkeypatch.setattr(stitching, "BLOCK_PX", block_px)
+    monkeypatch.setattr(context_module, "WHOLE_PX", block_px)
+    monkeypatch.setattr(context_module, "BLOCK_PX", block_px)
     oracle_model.spec = replace(oracle_model.spec, diameter_px=10.0)  # a narrow margin around blocks
     kinds = [
         blobs.image,
@@ -176,26 +187,26 @@ def test_tiles_give_the_same_labels(blobs, oracle_model):
 
 def test_blocks_give_the_same_cells(monkeypatch, draw_blobs, oracle_model):
     blobs = draw_blobs((500, 460), 20)
-    monkeypatch.setattr(stitching, "WHOLE_PX", 256)
-    monkeypatch.setattr(stitching, "BLOCK_PX", 128)
-    result = counted(blobs.image, oracle_model)
+    monkeypatch.setattr(context_module, "WHOLE_PX", 256)
+    monkeypatch.setattr(context_module, "BLOCK_PX", 128)
+    result, prediction = counted_with_maps(blobs.image, oracle_model)
     assert result.count == len(blobs)
-    assert result.prediction is None
+    assert prediction is None
     assert np.array_equal(result.cells.labels > 0, blobs.labels > 0)
     assert sorted(map(tuple, result.cells.points.round(2))) == sorted(map(tuple, blobs.points.round(2)))
     assert_rows_fit_labels(result.cells)
 
 
 def test_the_same_twice(blobs, tiny_model):
-    first, second = (counted(blobs.image, tiny_model) for _ in range(2))
-    assert np.array_equal(first.cells.labels, second.cells.labels)
-    assert first.prediction.frames[0]["flow"].tobytes() == second.prediction.frames[0]["flow"].tobytes()
+    first, second = (counted_with_maps(blobs.image, tiny_model) for _ in range(2))
+    assert np.array_equal(first[0].cells.labels, second[0].cells.labels)
+    assert first[1].frames[0]["flow"].tobytes() == second[1].frames[0]["flow"].tobytes()
 
 
 @pytest.fixture
 def surer_each_time(monkeypatch):
     looks = itertools.count(0, -1)  # the new look is judged first
-    monkeypatch.setattr("cellwright.inference.scale_trials.mean_confidence", lambda cells: next(looks))
+    monkeypatch.setattr("cellwright.inference.scale.mean_confidence", lambda cells: next(looks))
 
 
 @pytest.mark.parametrize("diameter", [5, 120])
@@ -364,14 +375,14 @@ def test_nothing_is_done_before_the_first_step(oracle_model):
 @pytest.mark.parametrize("n_steps", [0, 1, 2, 3, 5])
 def test_cancelling_frees_the_network_at_once(monkeypatch, blobs, tiny_model, n_steps):
     engines = []
-    made = job_module.Engine
+    made = context_module.Engine
 
     def watched(*args):
         engine = made(*args)
         engines.extend(weakref.ref(network) for network in engine._networks)
         return engine
 
-    monkeypatch.setattr(job_module, "Engine", watched)
+    monkeypatch.setattr(context_module, "Engine", watched)
     task = count_cells(Image(np.tile(blobs.image, (2, 2)), "YX"), tiny_model, None, replace(CPU, tile_px=128))
     for _ in range(n_steps):
         next(task)
@@ -384,7 +395,7 @@ def test_cancelling_frees_the_network_at_once(monkeypatch, blobs, tiny_model, n_
 
 def test_a_failure_frees_the_network_too(monkeypatch, blobs, hungry_model):
     closed = []
-    monkeypatch.setattr(job_module.Engine, "close", lambda engine: closed.append(engine))
+    monkeypatch.setattr(context_module.Engine, "close", lambda engine: closed.append(engine))
     with pytest.raises(OutOfMemoryError):
         counted(blobs.image, hungry_model(10))
     assert len(closed) == 1
@@ -413,13 +424,13 @@ def test_new_thresholds_need_no_network(draw_blobs, hungry_model):
     blobs = draw_blobs((100, 120), 14)
     pixels = np.stack([blobs.image, blobs.image * 0.8])
     model = hungry_model(10**9)
-    result = counted(pixels, model, "TYX")
+    result, prediction = counted_with_maps(pixels, model, "TYX")
     n_calls = len(model.network.seen)
     strict = FlowSettings(cell_probability=0.95, min_area_px=10**4)
-    none = recount(result, model, strict)
+    none = recount(result, prediction, model, strict)
     assert (none.count, len(none.cells), none.cells.labels.max()) == (0, 0, 0)
     assert none.provenance.settings["flow"]["min_area_px"] == 10**4
-    again = recount(none, model, FlowSettings())
+    again = recount(none, prediction, model, FlowSettings())
     assert np.array_equal(again.cells.labels, result.cells.labels)
     assert np.array_equal(again.cells.points, result.cells.points)
     assert len(model.network.seen) == n_calls
@@ -429,16 +440,17 @@ def test_new_thresholds_need_no_network(draw_blobs, hungry_model):
 def test_new_thresholds_after_rescaling(draw_blobs, oracle_model, diameter):
     blobs = draw_blobs((500, 500) if diameter > 80 else (90, 90), diameter)
     settings = FlowSettings(min_area_px=4)
-    result = counted(blobs.image, oracle_model, settings=settings, diameter_px=diameter)
-    assert np.array_equal(recount(result, oracle_model, settings).cells.labels, result.cells.labels)
+    result, prediction = counted_with_maps(blobs.image, oracle_model, settings=settings, diameter_px=diameter)
+    again = recount(result, prediction, oracle_model, settings)
+    assert np.array_equal(again.cells.labels, result.cells.labels)
 
 
 def test_maps_that_are_too_large_are_dropped(monkeypatch, blobs, oracle_model):
     monkeypatch.setattr(count_module, "KEPT_MAPS_BYTES", 1000)
-    result = counted(blobs.image, oracle_model)
-    assert result.prediction is None
+    result, prediction = counted_with_maps(blobs.image, oracle_model)
+    assert prediction is None
     with pytest.raises(SettingsError, match="Count again"):
-        recount(result, oracle_model, FlowSettings())
+        recount(result, prediction, oracle_model, FlowSettings())
 
 
 def test_predict_and_decode_are_the_halves_of_counting(blobs, oracle_model):
@@ -451,9 +463,9 @@ def test_predict_and_decode_are_the_halves_of_counting(blobs, oracle_model):
 
 def test_a_source_folder_has_no_version(monkeypatch, blobs, oracle_model):
     def missing(name):
-        raise provenance_module.PackageNotFoundError(name)
+        raise count_module.PackageNotFoundError(name)
 
-    monkeypatch.setattr(provenance_module, "version", missing)
+    monkeypatch.setattr(count_module, "version", missing)
     assert counted(blobs.image, oracle_model).provenance.package_version == "unknown"
 
 
@@ -461,7 +473,7 @@ def test_a_source_folder_has_no_version(monkeypatch, blobs, oracle_model):
 def test_images_are_looked_at_as_those_it_was_tuned_on(draw_blobs, oracle_model, monkeypatch, sure, is_tuned):
     """Even when it is a little less sure than of the image as it is."""
     looks = iter([sure[1], sure[0], *[0.0] * 9])
-    monkeypatch.setattr("cellwright.inference.scale_trials.mean_confidence", lambda cells: next(looks))
+    monkeypatch.setattr("cellwright.inference.scale.mean_confidence", lambda cells: next(looks))
     oracle_model.spec = replace(oracle_model.spec, tuned_diameter_px=120.0)
     blobs = draw_blobs((300, 320), 30.0)
     result = counted(blobs.image, oracle_model)

@@ -2,10 +2,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+from torch import nn
 
 from cellwright.core.data import Cells
 from cellwright.inference.scale import (
-    cells_in,
     is_close,
     mean_confidence,
     zoom_for,
@@ -13,6 +13,7 @@ from cellwright.inference.scale import (
     zoom_of,
     zoom_of_small,
 )
+from cellwright.models.families.flow import SPECS, FlowModel
 from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.ops.geometry.resample import resize, resize_labels
 from cellwright.ops.labels import measure
@@ -59,7 +60,7 @@ def test_zooms_near_one_another_are_not_tried_twice():
     assert not is_close(1.5, [0.5, 1.0])
 
 
-def test_sureness_weighs_scores_by_area(oracle_model):
+def test_confidence_weighs_scores_by_area(oracle_model):
     cells = replace(cells_of_area([30, 10]), scores=np.array([1.0, 0.2], np.float32))
     assert mean_confidence([cells]) == pytest.approx((30 + 2) / 40)
     assert mean_confidence([cells_of_area([])]) == 0
@@ -83,7 +84,7 @@ def test_cells_come_back_in_pixels_of_the_image(oracle_model, blobs, factor):
     if factor < 1:
         image = resize(image[None], tuple(int(n * factor) for n in shape))[0]
     flow = np.zeros((2, *image.shape), np.float32)
-    cells = cells_in({"flow": flow, "probability": image[None]}, shape, oracle_model, FlowSettings())
+    cells = oracle_model.decode({"flow": flow, "probability": image[None]}, shape, FlowSettings())
     assert cells.labels.shape == shape
     assert len(cells) == len(blobs)
     assert np.abs(cells.points[:, None] - blobs.points).max(axis=2).min(axis=1).max() < 0.3
@@ -111,18 +112,18 @@ def test_settings_in_pixels_mean_pixels_of_the_image(oracle_model, monkeypatch):
     monkeypatch.setattr(oracle_model, "postprocess", postprocess)
     maps = {"probability": np.zeros((1, 30, 60), np.float32)}
     for shape in ((10, 20), (30, 60), (60, 120)):
-        cells_in(maps, shape, oracle_model, Thresholds())
+        oracle_model.decode(maps, shape, Thresholds())
     assert seen == [Thresholds(0.5, 180, 9.0), Thresholds(), Thresholds()]
 
 
 def test_large_areas_may_grow_beyond_what_the_form_offers(oracle_model):
     maps = {"probability": np.zeros((1, 60, 60), np.float32), "flow": np.zeros((2, 60, 60), np.float32)}
     maps["probability"][:, 6:54, 6:54] = 1
-    assert len(cells_in(maps, (20, 20), oracle_model, FlowSettings())) == 1
-    assert len(cells_in(maps, (20, 20), oracle_model, FlowSettings(min_area_px=50_000))) == 0
+    assert len(oracle_model.decode(maps, (20, 20), FlowSettings())) == 1
+    assert len(oracle_model.decode(maps, (20, 20), FlowSettings(min_area_px=50_000))) == 0
 
 
-class Ruler:
+class Ruler(FlowModel):
     """Gives the maps that it was asked to find cells in."""
 
     map_kinds = {"heatmap": "upright", "size": "size"}  # noqa: RUF012
@@ -133,7 +134,7 @@ class Ruler:
 
 def test_lengths_grow_with_the_maps_of_a_frame_that_was_shrunk():
     maps = {"heatmap": np.full((1, 20, 30), 0.5, np.float32), "size": np.full((2, 20, 30), 7, np.float32)}
-    found = cells_in(maps, (80, 120), Ruler(), FlowSettings())
+    found = Ruler(SPECS["small"], nn.Identity()).decode(maps, (80, 120), FlowSettings())
     assert found["size"].shape == (2, 80, 120)
     assert np.allclose(found["size"], 28)
     assert np.allclose(found["heatmap"], 0.5)

@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import json
 import os
@@ -179,16 +180,20 @@ def test_a_pickle_is_refused_unopened(folder, tmp_path, write):
 
 def test_a_file_in_the_place_of_the_folder_cannot_be_written(tmp_path, make_model):
     (tmp_path / "taken").write_text("mine")
-    with pytest.raises(WriteError, match="Choose a folder you may write to"):
+    with pytest.raises(WriteError, match="Choose a folder that you may write to"):
         save_checkpoint(tmp_path / "taken", make_model())
     assert (tmp_path / "taken").read_text() == "mine"
 
 
-def test_a_failed_save_leaves_the_old_model_whole(folder, make_model):
-    (folder / "weights.safetensors.part").mkdir()  # what a full or read-only disk does, for root too
+def test_a_failed_save_leaves_the_old_model_whole(folder, make_model, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     before = checksum(folder / "weights.safetensors")
-    with pytest.raises(WriteError, match="Cannot write the model"):
-        save_checkpoint(folder, make_model())
+    with monkeypatch.context() as patch:
+        patch.setattr("cellwright.files.atomic.os.replace", fail)
+        with pytest.raises(WriteError, match=r"Expected to write .*No space"):
+            save_checkpoint(folder, make_model())
     assert load_checkpoint(folder).sha256 == before
 
 

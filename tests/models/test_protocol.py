@@ -125,7 +125,7 @@ def test_the_targets_hold_the_cells(model, seed):
         name: (n, *truth.shape) for name, n in model.spec.map_channels.items()
     }
     assert {value.dtype for value in maps.values()} == {np.dtype(np.float32)}
-    if registry.get(model.spec.family).kind == "density":
+    if registry.get(model.spec.family).gives == "density":
         assert maps["density"].sum() == pytest.approx(truth.max(), rel=1e-3)
         return
     cells = model.postprocess(filled(maps), registry.get(model.spec.family).settings())
@@ -146,7 +146,7 @@ def filled(maps):
 
 def test_targets_of_an_empty_image_hold_no_cell(model):
     maps = model.make_targets(annotate(np.zeros((32, 48), np.int32)))
-    if registry.get(model.spec.family).kind == "density":
+    if registry.get(model.spec.family).gives == "density":
         assert not maps["density"].any()
     else:
         assert len(model.postprocess(filled(maps), registry.get(model.spec.family).settings())) == 0

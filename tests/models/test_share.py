@@ -122,8 +122,9 @@ def test_a_damaged_model_is_not_shared(mine, tmp_path):
 
 
 def test_a_place_that_cannot_be_written_is_told(mine, tmp_path):
-    with pytest.raises(WriteError, match="Choose a place"):
-        store.share("mine", tmp_path / "absent" / "out.zip")
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(WriteError, match="Choose a folder"):
+        store.share("mine", tmp_path / "taken" / "out.zip")
 
 
 def _pickled(files):

@@ -139,7 +139,8 @@ def test_what_cannot_be_written_is_told(package, tmp_path):
     package()
     with pytest.raises(WriteError, match="Give at least one"):
         zoo.export_model("mine", tmp_path / "out.zip", authors=())
-    with pytest.raises(WriteError, match="Choose a place"):
-        zoo.export_model("mine", tmp_path / "absent" / "out.zip", authors=("A",))
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(WriteError, match="Choose a folder"):
+        zoo.export_model("mine", tmp_path / "taken" / "out.zip", authors=("A",))
     with pytest.raises(CheckpointError, match="no file"):
         zoo.import_model(tmp_path / "absent.zip", "back")

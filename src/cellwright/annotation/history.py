@@ -20,7 +20,7 @@ from cellwright.annotation.journal import Journal, Recovered, rewrite
 from cellwright.annotation.records import Edit, Start, Step
 from cellwright.core.data import Image, Labels
 from cellwright.core.errors import AnnotationError
-from cellwright.files.lock import Lock
+from cellwright.files.atomic import Lock
 from cellwright.ops.label_changes import Box, Change
 
 

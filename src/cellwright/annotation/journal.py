@@ -32,8 +32,7 @@ from cellwright.annotation.records import (
     unpack_start,
 )
 from cellwright.core.errors import ReadError, WriteError
-from cellwright.files.atomic import atomic_write
-from cellwright.files.lock import Lock, take
+from cellwright.files.atomic import Lock, acquire_lock, atomic_write
 
 MAGIC = b"cellwright journal 1\n"
 HEAD = struct.Struct("<QI")  # bytes of the content, their CRC-32
@@ -135,7 +134,7 @@ def locked(path: Path) -> Iterator[Lock]:
     WriteError
         Another session has the journal open, or its folder cannot be written.
     """
-    lock = take(_lock_path(path))
+    lock = acquire_lock(_lock_path(path))
     if lock is None:
         raise WriteError(
             f"The annotation {path.stem} must not be open anywhere else; another window or program has it. "
@@ -150,7 +149,7 @@ def locked(path: Path) -> Iterator[Lock]:
 
 def is_open(path: Path) -> bool:
     """Return whether a session has a journal open, in this program or in another."""
-    lock = take(_lock_path(path))
+    lock = acquire_lock(_lock_path(path))
     if lock is not None:
         lock.release()
     return lock is None

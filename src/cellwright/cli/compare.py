@@ -63,9 +63,9 @@ def read_source(source: Path, split: str) -> "Dataset | Image":
 def write_disagreements(comparison: "Comparison", data: "Dataset | Image", output: Path) -> None:
     """Write labels of what only the first (1) or only the second (2) of the models found in each image."""
     from cellwright.core.data import Image
+    from cellwright.files.atomic import make_folder
     from cellwright.files.images import write_labels
     from cellwright.training.evaluation.compare import disagreement
-    from cellwright.training.state import make_folder
 
     make_folder(output)
     for index, (name, (first, second, *_)) in enumerate(comparison.images()):

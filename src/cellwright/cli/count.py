@@ -49,7 +49,7 @@ def count(
     images: Annotated[list[Path], typer.Argument(help="Image files or .zarr folders.", show_default=False)],
     model: Annotated[
         list[str], typer.Option(help="Name or folder of a model; give several to average them.")
-    ] = ["flow"],  # noqa: B006 - typer copies it
+    ] = [registry.DEFAULT_FAMILY],  # noqa: B006 - typer copies it
     output: Annotated[
         Path | None,
         typer.Option(
@@ -120,9 +120,9 @@ def check_classifier(name: str, choices: Choices) -> None:
 
     find_classifier(name)
     family = registry.get(choices.models[0].spec.family)
-    if family.kind != "cells":
+    if family.gives != "instances":
         raise SettingsError(
-            f"Classes belong to single cells; {family.name} gives only their {family.kind}. Choose another "
+            f"Classes belong to single cells; {family.name} gives only their {family.gives}. Choose another "
             "model, or leave the classifier out."
         )
 

@@ -10,6 +10,7 @@ from cellwright.cli.count import SETTINGS, make_choices
 from cellwright.cli.flags import with_settings
 from cellwright.cli.progress import run_with_bar
 from cellwright.core.errors import ReadError
+from cellwright.models.registry import DEFAULT_FAMILY
 
 
 @with_settings(*SETTINGS)
@@ -17,7 +18,7 @@ def evaluate(
     dataset: Annotated[
         Path, typer.Argument(help="Folder with meta.json, images/ and masks/, boxes/ or points/.")
     ],
-    model: Annotated[str, typer.Option(help="Name or folder of a model.")] = "flow",
+    model: Annotated[str, typer.Option(help="Name or folder of a model.")] = DEFAULT_FAMILY,
     split: Annotated[str, typer.Option(help="Split to score; 'all' takes every image.")] = "val",
     group: Annotated[
         str | None, typer.Option(help="Group to score, 'fluo' for instance; all when left out.")

@@ -43,9 +43,9 @@ def models(
 
 def families_table() -> str:
     """Return the families of the registry, what each does and the layers it gives, as a Markdown table."""
-    rows = ["| family | what it does | gives |", "|---|---|---|"]
+    rows = ["| family | finds | how | layers |", "|---|---|---|---|"]
     rows += [
-        f"| `{family.name}` | {family.title} | {', '.join(family.returns)} |"
+        f"| `{family.name}` | {family.title} | {family.description} | {', '.join(family.returns)} |"
         for family in registry.FAMILIES.values()
     ]
     return "\n".join(rows)

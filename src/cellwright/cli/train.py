@@ -27,7 +27,7 @@ def train(
     output: Annotated[
         Path, typer.Option(help="Folder for the model; a run that was stopped goes on from there.")
     ],
-    model: Annotated[str, typer.Option(help="Family of the new model.")] = "flow",
+    model: Annotated[str, typer.Option(help="Family of the new model.")] = registry.DEFAULT_FAMILY,
     preset: Annotated[str, typer.Option(help="Architecture within the family.")] = "small",
     extra: Annotated[
         list[Path], typer.Option(help="Another dataset for the first phase alone; may be repeated.")

@@ -205,7 +205,7 @@ class Annotation:
 class Prediction:
     """The maps of an image before any threshold, kept so that settings can be changed without the network.
 
-    Made by ``inference.pipeline.predict``; used by ``inference.pipeline.decode``.
+    Made by ``inference.pipeline``; used by ``inference.pipeline.decode`` and kept by the viewer.
 
     Parameters
     ----------
@@ -253,7 +253,6 @@ class Result:
     count: float
     cells: Cells
     provenance: Provenance
-    prediction: Prediction | None = None
     offset: tuple[int, ...] = ()
     notices: tuple[str, ...] = ()
     maps: Maps = field(default_factory=dict)

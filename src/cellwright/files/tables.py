@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cellwright.core.data import Result
-from cellwright.files.atomic import atomic_write
+from cellwright.files.atomic import atomic_write, write_text
 from cellwright.ops.measure.cells_table import cells_table, class_counts, class_names, frames_table
 
 __all__ = [
@@ -54,8 +54,7 @@ def write_provenance(path: Path | str, result: Result) -> None:
         "offset": list(result.offset),
         **asdict(result.provenance),
     }
-    with atomic_write(Path(path)) as part:
-        part.write_text(json.dumps(values, indent=2, default=_plain) + "\n", encoding="utf-8")
+    write_text(Path(path), json.dumps(values, indent=2, default=_plain) + "\n")
 
 
 def plain_count(count: float) -> int | float:

@@ -16,13 +16,14 @@ from cellwright.core.tasks import Task
 from cellwright.inference.context import ModelChoices
 from cellwright.inference.pipeline import count_cells
 from cellwright.inference.settings import EngineSettings
+from cellwright.models.registry import DEFAULT_FAMILY
 from cellwright.ops.matching import overlaps
 
 
 def flip_disagreement(
     image: Image,
     labels: Labels,
-    model: ModelChoices = "flow",
+    model: ModelChoices = DEFAULT_FAMILY,
     settings: Any = None,
     engine: EngineSettings = EngineSettings(),  # noqa: B008 - frozen
 ) -> Task[NDArray[np.float32]]:

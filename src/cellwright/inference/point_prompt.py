@@ -1,12 +1,11 @@
-"""Single points of an image: is there a cell here, and what is its outline.
+"""Point prompts: is there a cell at this point of an image, and what is its outline.
 
-The network runs once for a frame (once for each window asked about, where the frame is large); every question
-after that is looked up in what it answered.
+The network runs once for a frame (once for each window around a prompt, where the frame is large); later
+prompts are looked up in its maps.
 """
 
 from collections import deque
 from dataclasses import dataclass, replace
-from math import ceil
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,16 @@ from skimage.measure import find_contours
 from cellwright.core.data import Cells, Image
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Progress, Task, run
-from cellwright.inference.context import Job, ModelChoices, load_models, open_job
-from cellwright.inference.scale import cells_in
-from cellwright.inference.scale_trials import meter_of, settle
+from cellwright.inference.context import (
+    BlockBatch,
+    CountContext,
+    ModelChoices,
+    block_layout,
+    load_models,
+    open_context,
+)
+from cellwright.inference.scale import estimate_scale
 from cellwright.inference.settings import EngineSettings
-from cellwright.inference.stitching import LARGEST_CELL, BlockBatch, predict_unit
 from cellwright.ops.codecs.query import check_points
 from cellwright.ops.geometry.axes import Frames
 from cellwright.ops.geometry.tiles import Layout, Tile, grid
@@ -30,7 +34,11 @@ PROBABILITIES = ("inside", "probability")  # maps that tell the chance of a pixe
 WHOLE_PX = 2048  # a frame up to this long is encoded at once
 WINDOW_PX = 1024  # of a longer one, the part around the point, in pixels of the model
 MOST_WINDOWS = 4  # kept at a time
-ALL_CELLS = {"min_score": 0.0, "min_area_px": 1, "exclude_border": False}  # who asks wants an answer
+ALL_CELLS = {
+    "min_score": 0.0,
+    "min_area_px": 1,
+    "exclude_border": False,
+}  # a prompted cell is wanted however small or unsure it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,35 +79,35 @@ class PromptedCell:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What the network answered for one part of the frame."""
+    """What the network gave for one part of the frame."""
 
-    place: Tile
+    tile: Tile
     probability: NDArray[np.float32]  # (Y, X) of the model's pixels
-    cells: Cells  # in pixels of the window, which is `place.read`
+    cells: Cells  # in pixels of the window, which is `tile.read`
 
-    def answers(self, point: NDArray[np.float32]) -> bool:
-        """Return whether the point lies in the part this window is responsible for."""
+    def holds(self, point: NDArray[np.float32]) -> bool:
+        """Return whether the point lies in the core of this window."""
         return all(
-            core.start - 0.5 <= at < core.stop - 0.5 for core, at in zip(self.place.core, point, strict=True)
+            core.start - 0.5 <= at < core.stop - 0.5 for core, at in zip(self.tile.core, point, strict=True)
         )
 
     @property
     def corner(self) -> NDArray[np.intp]:
         """First pixel of the window."""
-        return np.array([part.start for part in self.place.read])
+        return np.array([part.start for part in self.tile.read])
 
 
 class PointPredictor:
-    """Questions about one 2D frame of an image, and their answers.
+    """Finds the cell at any point of one 2D frame of an image.
 
     Parameters
     ----------
     image
-        Of any size; only what is asked about is read.
+        Of any size; only the windows around the points are read.
     model
         Name or folder of a model that outlines cells (query or flow), or a tuple of models.
     settings
-        Thresholds of the model's family; how small, unsure or cut off a cell may be is not asked.
+        Of the model's family; limits on size, score and border do not apply.
     engine
         How the network runs; ``diameter_px`` means what it means for counting.
     frame
@@ -143,7 +151,7 @@ class PointPredictor:
         todo = np.arange(len(table))
         while len(todo):
             window = self._window_at(table[todo[0]])
-            here = np.array([window.answers(table[index]) for index in todo])
+            here = np.array([window.holds(table[index]) for index in todo])
             found[todo[here]] = _sample(window, table[todo[here]])
             todo = todo[~here]
         return found
@@ -161,20 +169,20 @@ class PointPredictor:
         labels = window.cells.labels
         assert labels is not None  # as _probability_map made sure
         number = labels[tuple(np.floor(at + 0.5).astype(int) - window.corner)]
-        return _asked(window, labels, int(number)) if number else None
+        return _cell_in(window, labels, int(number)) if number else None
 
     def encode(self, point: ArrayLike | None = None) -> Task[None]:
         """Run the network where the point is (the middle when not given), unless that was done before.
 
-        Questions do so by themselves; a task of its own lets a widget show progress and stay alive.
+        Prompts do so by themselves; a task of its own lets a widget show progress and stay alive.
         """
         middle = (np.array(self.shape) - 1) / 2
         (at,) = check_points(np.asarray(middle if point is None else point)[np.newaxis], self.shape)
         if self._known(at):
             return
         yield Progress("load", 0, 1)
-        with open_job(self._image, self._models, self._settings, self._engine) as job:
-            self._windows.append((yield from self._answer(job, at)))
+        with open_context(self._image, self._models, self._settings, self._engine) as context:
+            self._windows.append((yield from self._predict(context, at)))
 
     def _window_at(self, at: NDArray[np.float32]) -> Window:
         known = self._known(at)
@@ -184,50 +192,43 @@ class PointPredictor:
         return known
 
     def _known(self, at: NDArray[np.float32]) -> Window | None:
-        return next((window for window in self._windows if window.answers(at)), None)
+        return next((window for window in self._windows if window.holds(at)), None)
 
-    def _answer(self, job: Job, at: NDArray[np.float32]) -> Task[Window]:
-        if job.scaling.low == job.scaling.high:  # an image of one intensity has no cells
+    def _predict(self, context: CountContext, at: NDArray[np.float32]) -> Task[Window]:
+        """Return the window around a point; the first one decides the scale of all."""
+        if context.is_blank:
             return _empty(self.shape)
-        look, first = None, self._place(job, at, 1.0)
+        trial, first = None, self._tile_at(context, at, 1.0)
         if self._zoom is None:
-            look = yield from settle(self._part(job, first))
-            self._zoom = look.zoom
-        place = self._place(job, at, self._zoom)
-        part = self._part(job, place)
+            trial = yield from estimate_scale(self._only(context, first))
+            self._zoom = trial.zoom
+        tile = self._tile_at(context, at, self._zoom)
+        part = self._only(context, tile)
         shape = part.frames.shape
-        unit = BlockBatch(range(1), grid(Layout(shape, max(shape)))[0])
-        if look and look.found and (place, unit) == (first, look.unit):
-            maps = look.found.maps
+        batch = BlockBatch(range(1), grid(Layout(shape, max(shape)))[0])
+        if trial and trial.predicted and (tile, batch) == (first, trial.batch):
+            maps = trial.predicted.maps
         else:
-            meter = meter_of(part, "tiles", [unit], self._zoom)
-            maps = yield from predict_unit(part.frames, job.scaling, unit, job.engine, self._zoom, meter)
-        cells = cells_in(maps[0], shape, job.engine.models[0], _lenient(job.thresholds))
-        return Window(place, maps[0][self._map][0], cells)
+            progress = part.progress("tiles", [batch], self._zoom)
+            maps = yield from part.predict(batch, self._zoom, progress)
+        cells = context.model.decode(maps[0], shape, _lenient(context.settings))
+        return Window(tile, maps[0][self._map][0], cells)
 
-    def _place(self, job: Job, at: NDArray[np.float32], zoom: float) -> Tile:
+    def _tile_at(self, context: CountContext, at: NDArray[np.float32], zoom: float) -> Tile:
         """Return the window around a point, with context for the network and for a whole cell."""
-        engine = job.engine
-        enlarged = max(zoom, 1.0)
-        is_whole = max(self.shape) * enlarged <= WHOLE_PX
-        layout = Layout(
-            shape=self.shape,
-            core=max(self.shape) if is_whole else int(WINDOW_PX / enlarged),
-            halo=ceil((engine.halo + LARGEST_CELL * engine.spec.diameter_px) / zoom),
-            divisor=engine.divisor,
-        )
         pixel = np.floor(at + 0.5)
+        tiles = grid(block_layout(self.shape, context.engine, zoom, WHOLE_PX, WINDOW_PX))
         return next(
             tile
-            for tile in grid(layout)
-            if all(core.start <= place < core.stop for core, place in zip(tile.core, pixel, strict=True))
+            for tile in tiles
+            if all(core.start <= i < core.stop for core, i in zip(tile.core, pixel, strict=True))
         )
 
-    def _part(self, job: Job, place: Tile) -> Job:
-        """Return the job of this window alone, as if it were an image."""
-        pixels = job.frames.read(self._index, place.read)
+    def _only(self, context: CountContext, tile: Tile) -> CountContext:
+        """Return the context of this window alone, as if it were an image."""
+        pixels = context.frames.read(self._index, tile.read)
         shape = (pixels.shape[1], pixels.shape[2])
-        return replace(job, frames=Frames(Image(pixels, "CYX"), slice(None), (), shape))
+        return replace(context, frames=Frames(Image(pixels, "CYX"), slice(None), (), shape))
 
 
 def _lenient(thresholds: Any) -> Any:
@@ -241,7 +242,7 @@ def _probability_map(map_channels: dict[str, int], family: str) -> str:
         if name in map_channels:
             return name
     raise SettingsError(
-        f"Points are asked of a model that outlines cells; got one of {family}. Choose query or flow."
+        f"Point prompts need a model that outlines cells; got one of {family}. Choose query or flow."
     )
 
 
@@ -256,14 +257,14 @@ def _index(frame: tuple[int, ...], lead_shape: tuple[int, ...]) -> int:
 
 def _sample(window: Window, points: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the probability at points in pixels of the frame, interpolated between pixels of the model."""
-    read_shape = [part.stop - part.start for part in window.place.read]
+    read_shape = [part.stop - part.start for part in window.tile.read]
     zooms = np.array(window.probability.shape) / read_shape
     at = (points - window.corner + 0.5) * zooms - 0.5
     values = ndimage.map_coordinates(window.probability, at.T, order=1, mode="nearest")
     return np.asarray(values, np.float32)
 
 
-def _asked(window: Window, labels: NDArray[np.int32], number: int) -> PromptedCell:
+def _cell_in(window: Window, labels: NDArray[np.int32], number: int) -> PromptedCell:
     cells, row = window.cells, number - 1
     box = cells.boxes[row].astype(np.intp)
     mask = labels[box[0, 0] : box[1, 0], box[0, 1] : box[1, 1]] == number
@@ -276,6 +277,5 @@ def _asked(window: Window, labels: NDArray[np.int32], number: int) -> PromptedCe
 
 
 def _empty(shape: tuple[int, int]) -> Window:
-    none = np.zeros(0, np.float32)
-    cells = Cells(none.reshape(0, 2), none.reshape(0, 2, 2), none, none, np.zeros(shape, np.int32))
+    cells = Cells.empty(2, np.zeros(shape, np.int32))
     return Window(grid(Layout(shape, max(shape)))[0], np.zeros(shape, np.float32), cells)

@@ -1,6 +1,5 @@
 """The tile loop: images in, maps out, whatever their size and however little memory there is."""
 
-import copy
 from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -24,12 +23,12 @@ SMALLEST_TILE_PX = 128  # below this almost all of a tile is halo
 LARGEST_BATCH = 64
 
 Images = NDArray[np.float32]
-Job = tuple[int, Tile]  # which image, and where in it
+ImageTile = tuple[int, Tile]  # which image, and where in it
 
 
 @dataclass(slots=True)
 class TileProgress:
-    """Counts the tiles of a whole job."""
+    """Counts the tiles of a whole image."""
 
     stage: str
     total: int
@@ -120,8 +119,10 @@ class Engine:
             )
         self.notice = (
             f"Memory ran out on {first}; went on with {self.batch_size or 1} at a time of tiles of at most "
-            f"{self.tile_px} pixels{'' if self.device == first else ' on the CPU'}."
+            f"{self.tile_px} pixels."
         )
+        if self.device != first:
+            self.notice = self.notice.replace("pixels.", "pixels on the CPU.")
 
     def close(self) -> None:
         """Let go of the networks and of the memory they took."""
@@ -151,7 +152,9 @@ class Engine:
 
     def _raw(self, windows: Images) -> Tensor:
         """Return the mean raw output of all networks and mirrored images."""
-        axes: tuple[int | None, ...] = (None, -2, -1) if self.settings.flips else (None,)
+        axes: tuple[int | None, ...] = (None,)
+        if self.settings.flips:
+            axes = (None, -2, -1)
         pairs = list(product(zip(self._networks, self.models, strict=True), axes))
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             inputs = self._inputs(windows)
@@ -159,7 +162,9 @@ class Engine:
             total = self._output(network, model, inputs, axis)
             for (network, model), axis in pairs[1:]:
                 total += self._output(network, model, inputs, axis)
-        return total if len(pairs) == 1 else total / len(pairs)
+        if len(pairs) > 1:
+            total /= len(pairs)
+        return total
 
     def _inputs(self, windows: Images) -> Tensor:
         inputs = torch.from_numpy(windows).to(self.device)
@@ -183,7 +188,7 @@ class Engine:
         return model.flip(network(inputs.flip(axis)), axis).float()
 
 
-def predict_maps(images: Images, engine: Engine, meter: TileProgress) -> Generator[Progress, None, Images]:
+def predict_maps(images: Images, engine: Engine, progress: TileProgress) -> Generator[Progress, None, Images]:
     """Return the maps (N, maps, Y, X) of N images of one size, yielding the progress tile by tile.
 
     Tiles of the same shape share a batch, also across images. A batch that does not fit into memory is tried
@@ -195,14 +200,14 @@ def predict_maps(images: Images, engine: Engine, meter: TileProgress) -> Generat
         Scaled intensities.
     engine
         The networks.
-    meter
+    progress
         Counts the tiles; its total grows where tiles have to be split.
     """
     layout = engine.layout((images.shape[2], images.shape[3]))
     pending = deque((index, tile) for index in range(len(images)) for tile in grid(layout))
     maps = np.empty((len(images), engine.n_maps, *images.shape[2:]), np.float32)
     while pending:
-        meter.total += _split_first(pending, engine, layout.shape)
+        progress.total += _split_first(pending, engine, layout.shape)
         batch = _next_batch(pending, engine)
         found = engine.attempt(_windows(images, batch))
         if found is None:
@@ -212,7 +217,7 @@ def predict_maps(images: Images, engine: Engine, meter: TileProgress) -> Generat
         for (index, tile), tile_maps in zip(batch, found, strict=True):
             maps[(index, slice(None), *tile.core)] = tile_maps[(slice(None), *tile.local)]
         del found, tile_maps  # or they stay in memory beside the next batch's
-        yield meter.advance(len(batch))
+        yield progress.advance(len(batch))
     return maps
 
 
@@ -222,12 +227,18 @@ def by_name(maps: Images, map_channels: dict[str, int]) -> Maps:
     return dict(zip(map_channels, np.split(maps, ends[:-1]), strict=True))
 
 
-def _windows(images: Images, batch: list[Job]) -> Images:
-    windows = [pad(images[(index, slice(None), *tile.read)], tile) for index, tile in batch]
-    return windows[0][np.newaxis] if len(windows) == 1 else np.stack(windows)
+def _windows(images: Images, batch: list[ImageTile]) -> Images:
+    return stacked([pad(images[(index, slice(None), *tile.read)], tile) for index, tile in batch])
 
 
-def _split_first(pending: deque[Job], engine: Engine, shape: tuple[int, int]) -> int:
+def stacked(images: Sequence[Images]) -> Images:
+    """Return images (C, Y, X) of one size as one array (N, C, Y, X); a single one is not copied."""
+    if len(images) == 1:
+        return images[0][np.newaxis]
+    return np.stack(images)
+
+
+def _split_first(pending: deque[ImageTile], engine: Engine, shape: tuple[int, int]) -> int:
     """Cut the next tile where it is larger than the engine now takes; return how many tiles that adds."""
     index, tile = pending[0]
     if tile.core_px <= max(engine.tile_px, engine.divisor):
@@ -238,7 +249,7 @@ def _split_first(pending: deque[Job], engine: Engine, shape: tuple[int, int]) ->
     return len(parts) - 1
 
 
-def _next_batch(pending: deque[Job], engine: Engine) -> list[Job]:
+def _next_batch(pending: deque[ImageTile], engine: Engine) -> list[ImageTile]:
     batch = [pending.popleft()]
     shape = batch[0][1].shape
     longest = engine.batch_for(shape)
@@ -248,10 +259,9 @@ def _next_batch(pending: deque[Job], engine: Engine) -> list[Job]:
 
 
 def _inference_network(model: CellModel, device: torch.device) -> nn.Module:
-    """Return a copy of the network, its normalisation folded into the convolutions if the model can do so."""
-    make = getattr(model, "inference_network", None)
-    network: nn.Module = make() if make else copy.deepcopy(model.network)
-    return network.eval().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    """Return a copy of the network, made fast for inference, on this device."""
+    network = model.inference_network().eval()
+    return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def _check_same_kind(models: Sequence[CellModel]) -> None:

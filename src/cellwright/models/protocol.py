@@ -5,9 +5,12 @@ from typing import Any, Literal, Protocol, Self
 
 from torch import Tensor, nn
 
-from cellwright.core.data import Annotation, Cells, Image, Maps
+from cellwright.core.data import Annotation, Image, Maps
+from cellwright.core.tasks import Task
 from cellwright.models.spec import ModelSpec
+from cellwright.models.stitching import Stitched
 from cellwright.ops.geometry.axes import Frames
+from cellwright.ops.geometry.tiles import Tile
 from cellwright.ops.volumes.link import LinkSettings
 
 MapKind = Literal["scalar", "direction", "density", "upright", "size"]
@@ -19,8 +22,23 @@ and are known only after quarter turns.
 """
 
 
-class Model(Protocol):
+class Stitcher(Protocol):
+    """Puts the decoded blocks of an image together."""
+
+    def add(self, frame: int, block: Tile, decoded: Any) -> None:
+        """Add what :meth:`CellModel.decode` gave for one block of a frame."""
+        ...
+
+    def finish(self, settings: Any) -> Task[Stitched]:
+        """Return the whole image under these settings of the family."""
+        ...
+
+
+class CellModel(Protocol):
     """A network and the two-way code between cells and its maps.
+
+    Counting goes ``frames`` (image to network input), ``network``, ``to_maps``, ``decode`` (maps of a block
+    to its cells or density), ``stitcher`` (blocks to image) and, for volumes, ``linking``.
 
     Attributes
     ----------
@@ -92,12 +110,15 @@ class Model(Protocol):
         """
         ...
 
+    def decode(self, maps: Maps, shape: tuple[int, int], settings: Any) -> Any:
+        """Return what the maps of one block hold, in pixels of ``shape`` (Y, X), its size in the image.
 
-class CellModel(Model, Protocol):
-    """A model whose maps hold cells that can be told apart."""
+        ``Cells``, or a ``DensityBlock`` for families that give a density.
+        """
+        ...
 
-    def postprocess(self, maps: Maps, settings: Any) -> Cells:
-        """Return the cells in the maps of one 2D frame, in pixels of the maps."""
+    def stitcher(self, lead_shape: tuple[int, ...], shape: tuple[int, int]) -> Stitcher:
+        """Return an empty stitcher for frames of (Y, X) pixels; ``lead_shape`` are the axes before them."""
         ...
 
     def linking(self, settings: Any) -> LinkSettings:

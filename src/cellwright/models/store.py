@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import pooch
 
 from cellwright.core.errors import CheckpointError, WriteError
+from cellwright.files.atomic import atomic_write
 from cellwright.models.spec import ModelSpec, read_spec
 
 if TYPE_CHECKING:
@@ -140,16 +141,10 @@ def share(name: str | Path, path: Path) -> Path:
     """
     folder = find(name)
     load(folder)
-    partial = path.with_name(path.name + ".part")
-    with _writing(path):
-        try:
-            with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
-                for file in FILES:
-                    if (folder / file).exists():
-                        archive.write(folder / file, file)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+    with atomic_write(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in FILES:
+            if (folder / file).exists():
+                archive.write(folder / file, file)
     return path
 
 
@@ -184,14 +179,14 @@ def take(path: Path, name: str = "") -> Path:
     return target
 
 
-def _unpack(path: Path, folder: Path) -> None:
+def _unpack(path: Path, part: Path) -> None:
     """Write the files of a model in an archive, whose names are known beforehand, into a folder."""
     if not path.is_file():
         raise CheckpointError(f"There is no file {path}. Choose a model that was shared.")
     try:
         with zipfile.ZipFile(path) as archive:
             for member in _checked(archive, path):
-                with archive.open(member) as source, (folder / member.filename).open("wb") as file:
+                with archive.open(member) as source, (part / member.filename).open("wb") as file:
                     shutil.copyfileobj(source, file)
     except CheckpointError:
         raise

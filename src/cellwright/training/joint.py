@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cellwright.core.data import Annotation, Cells, Image, Maps
+from cellwright.core.data import Annotation, Image, Maps
 from cellwright.core.errors import AnnotationError
 from cellwright.models.layers.blocks import folded
 from cellwright.models.layers.trunk import Heads, TrunkNetwork
-from cellwright.models.protocol import CellModel, MapKind
+from cellwright.models.protocol import CellModel, MapKind, Stitcher
 from cellwright.models.spec import ModelSpec
 from cellwright.ops.geometry.axes import Frames
 from cellwright.ops.volumes.link import LinkSettings
@@ -109,10 +109,13 @@ class JointModel:
         """Return the frames the first family sees."""
         return self.models[0].frames(image, channel)
 
-    def postprocess(self, maps: Maps, settings: Any) -> Cells:
+    def decode(self, maps: Maps, shape: tuple[int, int], settings: Any) -> Any:
         """Return what the first family finds."""
-        cells: Cells = self.models[0].postprocess(maps, settings)
-        return cells
+        return self.models[0].decode(maps, shape, settings)
+
+    def stitcher(self, lead_shape: tuple[int, ...], shape: tuple[int, int]) -> Stitcher:
+        """Return how the first family puts blocks together."""
+        return self.models[0].stitcher(lead_shape, shape)
 
     def linking(self, settings: Any) -> LinkSettings:
         """Return how the first family links slices."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cellwright.core.errors import ReadError
 from cellwright.core.tasks import Progress, Task
+from cellwright.files.atomic import check_writable
 from cellwright.files.dataset.folder import Dataset
 from cellwright.inference import device as devices
 from cellwright.inference.settings import EngineSettings
@@ -23,7 +24,7 @@ from cellwright.training.evaluation.evaluate import evaluate
 from cellwright.training.evaluation.report import Report
 from cellwright.training.finetune.retention import trunk_of
 from cellwright.training.settings import TrainingSettings
-from cellwright.training.state import RunState, forget, keep, make_folder, new_state, resume
+from cellwright.training.state import RunState, forget, keep, new_state, resume
 
 GRADIENT_LIMIT = 5.0
 
@@ -72,7 +73,7 @@ def train(
     CheckpointError
         The run in the output folder is damaged or of another network.
     """
-    make_folder(output)
+    check_writable(output)
     material = yield from read_material(data, model, settings)
     folder = yield from fit(material, model, output, settings, device=device)
     return folder
@@ -95,7 +96,7 @@ def fit(
     material: Material, model: CellModel, output: Path, settings: TrainingSettings, *, device: str = "auto"
 ) -> Task[Path]:
     """Train a model on images in memory; see :func:`train`."""
-    make_folder(output)
+    check_writable(output)
     place = devices.choose(device)
     pools = _Pools(_pretraining_pool(material, settings))
     state = new_state(model, settings, place)

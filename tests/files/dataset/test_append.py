@@ -9,10 +9,10 @@ import pytest
 from cellwright.core.data import Annotation, Image
 from cellwright.core.errors import ReadError, WriteError
 from cellwright.core.tasks import run
-from cellwright.files import transaction
+from cellwright.files import atomic
+from cellwright.files.atomic import acquire_lock
 from cellwright.files.dataset.append import Entry, append, append_all
 from cellwright.files.dataset.folder import read_dataset
-from cellwright.files.lock import take
 
 
 def draw_entry(rng, axes="YX", name="cell image", **facts):
@@ -265,7 +265,7 @@ def test_several_images_are_added_together_or_not_at_all(tmp_path, rng):
 
 
 def test_two_programs_do_not_add_at_once(tmp_path, rng, monkeypatch):
-    monkeypatch.setattr(transaction, "WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(atomic, "WAIT_SECONDS", 0.1)
     task = append_all(tmp_path, [draw_entry(rng, name="a")])
     next(task)
     with pytest.raises(WriteError, match="another window or program is"):
@@ -277,9 +277,9 @@ def test_two_programs_do_not_add_at_once(tmp_path, rng, monkeypatch):
 
 def test_a_cut_off_export_that_cannot_be_finished(tmp_path, rng, monkeypatch):
     append(tmp_path, draw_entry(rng, name="a"))
-    (tmp_path / transaction.ADDED).mkdir()
-    monkeypatch.setattr(transaction, "WAIT_SECONDS", 0.1)
-    lock = take(tmp_path / transaction.LOCK)
+    (tmp_path / atomic.ADDED).mkdir()
+    monkeypatch.setattr(atomic, "WAIT_SECONDS", 0.1)
+    lock = acquire_lock(tmp_path / atomic.LOCK)
     with pytest.raises(ReadError, match="cut off, and is to be finished"):
         read_dataset(tmp_path)
     lock.release()

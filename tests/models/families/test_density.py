@@ -198,7 +198,7 @@ def test_targets_tell_the_diameter(make_density, preset):
     model, points = make_density(preset), np.array([[60, 60], [60, 140]], np.float32)
     boxes = np.stack([points - 15, points + 15], axis=1)
     (target,) = model.make_targets(Annotation((120, 200), points, boxes))["density"]
-    assert typical_diameter(target, model.spec.density_variance) == pytest.approx(30, rel=0.1)
+    assert typical_diameter(target, model.variance) == pytest.approx(30, rel=0.1)
 
 
 def test_of_an_incomplete_annotation_no_density_is_known(make_density):

@@ -1,6 +1,7 @@
 import copy
 import json
 import math
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -251,7 +252,7 @@ SCRIPT = """
     from cellwright.files.dataset.folder import read_dataset
     from cellwright.models.families.flow import SPECS, FlowModel
     from cellwright.core.tasks import run
-    from cellwright.training import finetune, finetune_run
+    from cellwright.training.finetune import fine_tuning, finetune
     from cellwright.training.finetune.settings import FinetuneSettings
     from cellwright.training.trainer import Data
 
@@ -346,7 +347,7 @@ class Killed(BaseException):
 def test_a_run_killed_while_it_writes_ends_as_if_it_had_not_been(
     tune, tiny_flow, tmp_path, monkeypatch, file, nth
 ):
-    begun, left, replace_file = tiny_flow().network.head.weight, [nth], Path.replace
+    begun, left, replace_file = tiny_flow().network.head.weight, [nth], os.replace
 
     class Scored:
         images = (SimpleNamespace(n_true=1),)  # tells so little that weights on the way are kept
@@ -362,17 +363,16 @@ def test_a_run_killed_while_it_writes_ends_as_if_it_had_not_been(
         return Scored(model)
         yield
 
-    def die(path, target=None):
-        left[0] -= path.name in (f"{file}.part", file)
+    def die(part, target):
+        left[0] -= target.name == file
         if left[0] == 0:
             raise Killed
-        return replace_file(path, target)
+        return replace_file(part, target)
 
     monkeypatch.setattr(fine_tuning, "evaluate", evaluate)
     tune("whole")
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", die)
-        patch.setattr(module, "write_card", lambda folder, *_: die(folder / "card.md"))
+        patch.setattr("cellwright.files.atomic.os.replace", die)
         with pytest.raises(Killed):
             tune("killed")
     tune("killed")

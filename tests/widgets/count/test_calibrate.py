@@ -1,5 +1,6 @@
 """Counting by density in the widget: number, calibration, comparison; the engine's arithmetic is real."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
@@ -10,10 +11,10 @@ from napari.components import ViewerModel
 from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QSpinBox
 
-from cellwright.core.data import Cells, Image, Provenance, Result
+from cellwright.core.data import Cells, Image, Prediction, Provenance, Result
 from cellwright.core.tasks import Progress, Task
 from cellwright.inference import pipeline as engine
-from cellwright.inference.density import with_calibration
+from cellwright.inference.calibration import with_calibration
 from cellwright.models import store
 from cellwright.models.store import ModelEntry
 from cellwright.ops.codecs.density import DensitySettings
@@ -53,15 +54,20 @@ def widget(viewer: ViewerModel, qtbot: QtBot, shelved: Any, monkeypatch: pytest.
         for family in ("density", "flow")
     ]
     monkeypatch.setattr(store, "models", lambda: entries)
-    plain = engine.count_cells
+    dense = copy.copy(shelved)
+    dense.spec = entries[0].spec
+    monkeypatch.setattr(store, "load", {"density": dense, "flow": shelved}.__getitem__)
+    plain = engine.count_with_prediction
 
-    def count_cells(image: Image, model: str, settings: Any, engine: Any) -> Task[Result]:
+    def count_with_prediction(
+        image: Image, model: str, settings: Any, engine: Any
+    ) -> Task[tuple[Result, Prediction | None]]:
         if model == "flow":
             return (yield from plain(image, model, settings, engine))
         yield Progress("tiles", 0, 1)
-        return with_calibration(density_of(image), settings)
+        return with_calibration(density_of(image), settings), None
 
-    monkeypatch.setattr(engine, "count_cells", count_cells)
+    monkeypatch.setattr(engine, "count_with_prediction", count_with_prediction)
     made = CountWidget(viewer)
     qtbot.addWidget(made)
     return made

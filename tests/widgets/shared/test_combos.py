@@ -71,7 +71,7 @@ def test_the_channel_box_follows_the_image(viewer: ViewerModel, choices: Choices
 
 
 def test_models_of_the_shelf_are_listed_and_their_family_told(choices: Choices) -> None:
-    assert titles(choices._panel.model) == ["Outlines · flow", "Choose a folder…"]
+    assert titles(choices._panel.model) == ["Nuclei and cells, outlines · flow", "Choose a folder…"]
     assert (choices.model, choices.family) == ("flow", "flow")
 
 
@@ -85,15 +85,15 @@ def test_models_are_listed_by_what_they_give_back(
     qtbot.addWidget(panel)
     choices = Choices(viewer, panel)
     assert titles(panel.model)[:-1] == [
-        "Outlines · flow",
-        "Boxes · centroid",
-        "Ask any point · query",
-        "Volumes · pseudocolor",
-        "Density · density",
+        "Nuclei and cells, outlines · flow",
+        "Centres and boxes · centroid",
+        "Point query · query",
+        "3D nuclei · pseudocolor",
+        "Density count · density",
     ]
     assert choices.family == "flow"
     help_text = panel.model.itemData(4, Qt.ItemDataRole.ToolTipRole)
-    assert help_text == f"A fake.\n{registry.get('density').title}."
+    assert help_text == f"A fake.\n{registry.get('density').description}."
 
 
 def test_layers_of_ours_are_no_images_to_count_in(viewer: ViewerModel, choices: Choices) -> None:
@@ -127,7 +127,7 @@ def test_a_folder_can_be_chosen(
         box.setCurrentIndex(1)
         box.activated.emit(1)
     assert told.args == ["flow"]
-    assert (choices.model, box.currentText()) == (str(folder), "Outlines · mine")
+    assert (choices.model, box.currentText()) == (str(folder), "Nuclei and cells, outlines · mine")
 
 
 def test_a_folder_that_is_no_model_is_told_and_the_choice_stays(

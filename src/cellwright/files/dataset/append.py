@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from cellwright.core.data import Annotation, Image, Labels
 from cellwright.core.errors import WriteError
 from cellwright.core.tasks import Progress, Task, run
-from cellwright.files.atomic import plain_name
+from cellwright.files.atomic import change_folder, plain_name
 from cellwright.files.dataset.cells import write_cells, write_classes
 from cellwright.files.dataset.meta import Region, read_meta, write_meta
 from cellwright.files.images import write_image, write_labels
-from cellwright.files.transaction import changed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,17 +84,17 @@ def append_all(
     names = [plain_name(entry.name or entry.image.name) for entry in entries]
     if len(set(names)) < len(names):
         raise WriteError(f"Images must have names of their own; got {', '.join(names)[:200]}. Rename them.")
-    with changed(folder) as transaction:
+    with change_folder(folder) as change:
         new: dict[str, Any] = {"name": folder.name, "split": {}, "items": {}}
         meta = read_meta(folder) if (folder / "meta.json").exists() else new
         for name in names:
             _check_free(folder, name, meta, may_replace=may_replace)
         for index, (name, entry) in enumerate(zip(names, entries, strict=True)):
             yield Progress("write", index, len(names), f"writing image {index + 1} of {len(names)}")
-            transaction.remove(_files_of(folder, name))
-            _write_files(transaction.staging, name, entry)
+            change.remove(_files_of(folder, name))
+            _write_files(change.staging, name, entry)
             meta = _meta_with(meta, name, entry)
-        write_meta(transaction.staging, meta)
+        write_meta(change.staging, meta)
         # the last moment to be cancelled
         yield Progress("write", len(names), len(names), "adding to the dataset")
     return tuple(names)

@@ -28,10 +28,10 @@ import numpy as np
 
 from cellwright.core.data import SPATIAL, Annotation, Image, Labels
 from cellwright.core.errors import ReadError, WriteError
+from cellwright.files.atomic import finish_change
 from cellwright.files.dataset.cells import read_cells
 from cellwright.files.dataset.meta import Region, checked_pixel_size, checked_regions, listed, read_meta
 from cellwright.files.images import read_image
-from cellwright.files.transaction import settle
 from cellwright.ops.labels import annotate, relabel
 
 
@@ -158,7 +158,7 @@ def read_dataset(folder: Path | str) -> Dataset:
         The folder or its meta.json is missing or damaged, or holds no labelled image.
     """
     folder = Path(folder)
-    _settle(folder)
+    _finish_change(folder)
     meta = read_meta(folder)
     images = {path.stem: path for path in sorted((folder / "images").glob("*"))}
     classes = tuple(map(str, meta.get("classes") or ()))
@@ -183,9 +183,9 @@ def read_dataset(folder: Path | str) -> Dataset:
     return Dataset(folder, tuple(items))
 
 
-def _settle(folder: Path) -> None:
+def _finish_change(folder: Path) -> None:
     try:
-        settle(folder)
+        finish_change(folder)
     except WriteError as error:
         raise ReadError(
             f"The last export into {folder} was cut off, and is to be finished. {error}"

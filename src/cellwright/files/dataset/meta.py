@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cellwright.core.errors import ReadError
-from cellwright.files.atomic import atomic_write
+from cellwright.files.atomic import write_text
 
 Region = tuple[tuple[int, int], tuple[int, int]]  # (top, left), (bottom, right) in pixels, the last one past
 
@@ -113,8 +113,7 @@ def write_meta(folder: Path, meta: dict[str, Any]) -> None:
     WriteError
         The folder cannot be written.
     """
-    with atomic_write(folder / "meta.json") as part:
-        part.write_text(json.dumps(meta, indent=1, default=str) + "\n", encoding="utf-8")
+    write_text(folder / "meta.json", json.dumps(meta, indent=1, default=str) + "\n")
 
 
 def _is_names(value: Any) -> bool:

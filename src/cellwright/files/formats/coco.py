@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from cellwright.core.data import Image
 from cellwright.core.errors import WriteError
-from cellwright.files.atomic import atomic_write
+from cellwright.files.atomic import write_text
 from cellwright.files.formats.image_annotation import (
     MARGIN_PX,
     NO_CLASS,
@@ -193,8 +193,7 @@ def _write(path: Path, marks: Sequence[ImageAnnotation], *, has_polygons: bool) 
             category = names.index(plane.class_of(row)) + 1
             own = {"id": len(content["annotations"]) + 1, "image_id": number, "category_id": category}
             content["annotations"].append({**own, "iscrowd": 0, **values})
-    with atomic_write(path) as part:
-        part.write_text(json.dumps(content), encoding="utf-8")
+    write_text(path, json.dumps(content))
 
 
 def _classes(marks: ImageAnnotation) -> set[str]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cellwright.core.data import AXES, SPATIAL, Image
-from cellwright.files.atomic import atomic_write
+from cellwright.files.atomic import write_text
 from cellwright.files.formats.image_annotation import (
     MARGIN_PX,
     NO_CLASS,
@@ -182,8 +182,7 @@ def write(path: Path, marks: Sequence[ImageAnnotation]) -> None:
     image |= {"pixel_size_um": list(one.pixel_size_um)} if one.pixel_size_um else {}
     image |= {"class_names": list(one.class_names)} if one.class_names else {}
     content = {"type": "FeatureCollection", "image": image, "features": _written(one)}
-    with atomic_write(path) as part:
-        part.write_text(json.dumps(content), encoding="utf-8")
+    write_text(path, json.dumps(content))
 
 
 def _written(marks: ImageAnnotation) -> list[dict[str, Any]]:

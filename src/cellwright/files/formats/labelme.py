@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cellwright.core.data import Image
-from cellwright.files.atomic import atomic_write
+from cellwright.files.atomic import write_text
 from cellwright.files.formats.image_annotation import (
     MARGIN_PX,
     NO_CLASS,
@@ -175,8 +175,7 @@ def _write(path: Path, marks: ImageAnnotation, shapes: list[dict[str, Any]], own
     content |= {"imageHeight": height, "imageWidth": width, "class_names": list(marks.class_names)}
     if marks.pixel_size_um:
         content["pixel_size_um"] = list(marks.pixel_size_um)
-    with atomic_write(path) as part:
-        part.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    write_text(path, json.dumps(content, indent=1))
 
 
 def _shapes(marks: ImageAnnotation) -> list[dict[str, Any]]:

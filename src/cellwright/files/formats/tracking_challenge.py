@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import Image, Labels
 from cellwright.core.errors import ReadError, WriteError
-from cellwright.files.formats.atomic_folder import atomic_folder
+from cellwright.files.atomic import atomic_folder
 from cellwright.files.formats.image_annotation import (
     ImageAnnotation,
     checked_shape,

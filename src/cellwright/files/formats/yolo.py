@@ -20,7 +20,7 @@ from scipy import ndimage
 
 from cellwright.core.data import Image
 from cellwright.core.errors import ReadError, WriteError
-from cellwright.files.formats.atomic_folder import atomic_folder
+from cellwright.files.atomic import atomic_folder
 from cellwright.files.formats.image_annotation import (
     MARGIN_PX,
     NO_CLASS,
@@ -223,23 +223,23 @@ def _write(path: Path, marks: Sequence[ImageAnnotation], *, has_outlines: bool) 
         _write_config(folder / CONFIG, planes, names)
 
 
-def _write_config(path: Path, planes: Sequence[ImageAnnotation], names: Sequence[str]) -> None:
+def _write_config(part: Path, planes: Sequence[ImageAnnotation], names: Sequence[str]) -> None:
     import yaml
 
     sizes = {plane.name: [float(n) for n in plane.pixel_size_um] for plane in planes if plane.pixel_size_um}
     content: dict[str, Any] = {"path": ".", "train": "images/train", "val": "images/train"}
     content["names"] = dict(enumerate(names))
     content |= {"pixel_size_um": sizes} if sizes else {}
-    path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    part.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def _write_pictures(folder: Path, marks: ImageAnnotation) -> None:
+def _write_pictures(part: Path, marks: ImageAnnotation) -> None:
     from PIL import Image as Picture
 
     if marks.image is None:
         return
     for plane, pixels in zip(marks.planes(), as_bytes(marks.image), strict=True):
-        Picture.fromarray(pixels).save(folder / f"{plane.name}.png")
+        Picture.fromarray(pixels).save(part / f"{plane.name}.png")
 
 
 def _outline_rows(marks: ImageAnnotation) -> list[str]:

@@ -8,7 +8,7 @@ errors are not the same, and the foreground says how large the cells are.
 
 from dataclasses import replace
 from itertools import pairwise
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -21,10 +21,12 @@ from cellwright.models.families.base import POINT_DIAMETER_PX, ModelBase, spec_o
 from cellwright.models.families.flow import flow_loss, flow_maps
 from cellwright.models.layers.blocks import PixelHead
 from cellwright.models.layers.trunk import DIVISOR, FEATURES, HALO, Heads, TrunkNetwork, broad_head
-from cellwright.models.protocol import MapKind
+from cellwright.models.protocol import MapKind, Stitcher
 from cellwright.models.spec import ModelSpec
-from cellwright.ops.codecs.density import cells_to_density
-from cellwright.ops.codecs.flow import labels_to_flow
+from cellwright.models.stitching import DensityBlock, DensityStitcher
+from cellwright.ops.codecs.density import FOREGROUND, VARIANCE, cells_to_density, resize_density
+from cellwright.ops.codecs.flow import FlowSettings, flow_to_cells, labels_to_flow
+from cellwright.ops.geometry.resample import resize
 from cellwright.ops.measure.prediction_interval import fit_interval
 
 MAP_CHANNELS = {"density": 1, "cell_flow": 2, "foreground": 1}
@@ -49,7 +51,7 @@ SPECS = {
         halo=HALO,
         diameter_px=26.0,
         diameter_range_px=(12.0, 46.0),
-        density_variance=0.02,
+        options={"density_variance": 0.02},
     ),
     "paper": ModelSpec(
         family="density",
@@ -111,6 +113,11 @@ class DensityModel(ModelBase):
         "foreground": "scalar",
     }
 
+    @property
+    def variance(self) -> float:
+        """Variance of a cell's Gaussian, in areas of the cell."""
+        return self.spec.options.get("density_variance", VARIANCE)
+
     def make_targets(self, annotation: Annotation) -> Maps:
         """Return density (1, Y, X) in cells per pixel, unit flow (2, Y, X) and cell mask (1, Y, X).
 
@@ -127,8 +134,7 @@ class DensityModel(ModelBase):
 
     def make_density(self, annotation: Annotation) -> NDArray[np.float32]:
         """Return the density (1, Y, X) of all annotated cells, in cells per pixel."""
-        areas, variance = _areas(annotation), self.spec.density_variance
-        return cells_to_density(annotation.points, areas, annotation.shape, variance)
+        return cells_to_density(annotation.points, _areas(annotation), annotation.shape, self.variance)
 
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of counts, a tenth of that of pixels and a quarter of that of single cells.
@@ -145,6 +151,29 @@ class DensityModel(ModelBase):
     def to_maps(self, output: Tensor) -> Tensor:
         """Return cells per pixel, unit flow and the probability of foreground; (B, 4, Y, X)."""
         return torch.cat([_density(output), flow_maps(output[:, 1:])], dim=1)
+
+    def decode(self, maps: Maps, shape: tuple[int, int], settings: Any) -> DensityBlock:
+        """Return the density of one block in pixels of ``shape`` (Y, X), its size in the image.
+
+        Resizing keeps the sum. Single cells and foreground come with it where the network gives them.
+        """
+        density = resize_density(maps["density"][0], shape)
+        if "foreground" not in maps:
+            return DensityBlock(density, self.variance)
+        found = flow_to_cells(maps["cell_flow"], maps["foreground"][0], FlowSettings())
+        map_shape = (maps["foreground"].shape[-2], maps["foreground"].shape[-1])
+        cells = cells_to_density(found.points, found.areas, map_shape, self.variance)[0]
+        return DensityBlock(
+            density=density,
+            variance=self.variance,
+            foreground=resize(maps["foreground"], shape)[0] > FOREGROUND,
+            cells=resize_density(cells, shape),
+        )
+
+    def stitcher(self, lead_shape: tuple[int, ...], shape: tuple[int, int]) -> Stitcher:
+        """Return what puts the blocks of an image together into one density."""
+        has_cells = "foreground" in self.spec.map_channels
+        return DensityStitcher(lead_shape, shape, count_error=self.spec.count_error, has_cells=has_cells)
 
     def with_interval(self, counts: ArrayLike, truths: ArrayLike) -> Self:
         """Return the same model that knows its error, from counts (N,) of images it has not learned from."""

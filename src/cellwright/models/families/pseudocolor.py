@@ -104,8 +104,6 @@ def _double(n_in: int, n_out: int) -> nn.Sequential:
 class PseudocolorModel(flow.FlowModel):
     """A flow network that sees pseudo-coloured slices; see ``models.protocol.CellModel``."""
 
-    needs_volumes: ClassVar[bool] = True
-
     def frames(self, image: Image, channel: int | None) -> Frames:
         """Return the pseudo-coloured slices of a volume, in units of its percentiles.
 
@@ -127,7 +125,6 @@ class PaperModel(ModelBase):
 
     map_kinds: ClassVar[dict[str, MapKind]] = {"probability": "scalar"}
     takes_volumes = True
-    needs_volumes: ClassVar[bool] = True
 
     def frames(self, image: Image, channel: int | None) -> Frames:
         """Return the pseudo-coloured slices of a volume, each scaled by its extremes.

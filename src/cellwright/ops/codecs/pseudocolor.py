@@ -18,7 +18,7 @@
    :alt: three neighbouring slices of simulated nuclei and the pseudo-coloured middle one
 
 So what is bright in the slice before looks red, what is bright in the slice after looks blue, and what goes
-on through all three looks white. The picture is drawn by ``benchmarks/volumes.py picture``.
+on through all three looks white. The picture is drawn by ``python -m benchmarks.accuracy.volumes picture``.
 
 Source: Wagner and Rohr, EfficientCellSeg: efficient volumetric cell segmentation using context aware
 pseudocoloring, MIDL 2022, arXiv:2204.03014.

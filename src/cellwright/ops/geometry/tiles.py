@@ -29,7 +29,7 @@ Window = tuple[slice, slice]
 class Tile:
     """One window (rows, columns) of a frame, in pixels.
 
-    Made by :func:`grid` and :func:`split`; used by ``inference.predictor`` and ``inference.stitching``.
+    Made by :func:`grid` and :func:`split`; used by ``inference.predictor`` and ``models.stitching``.
 
     Parameters
     ----------

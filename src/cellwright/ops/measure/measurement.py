@@ -50,7 +50,7 @@ class MeasureSettings:
 
 
 class LabelledCells(NamedTuple):
-    """Labels drawn or read as a result; ``numbers`` are their values in the layer, row by row."""
+    """Labels as a result; ``numbers`` are their values in the layer, row by row."""
 
     result: Result
     numbers: NDArray[np.int64]

@@ -89,11 +89,25 @@ def interval_of(
     )
 
 
+def count_interval(
+    density: NDArray[np.float32], settings: DensitySettings, count_error: Sequence[float]
+) -> tuple[float, float] | None:
+    """Return the interval of the sum of a calibrated density (..., Y, X); None when its error is not known.
+
+    The errors of time points are taken to go together.
+    """
+    if not count_error:
+        return None
+    counts = density.sum(axis=(-2, -1), dtype=np.float64).reshape(-1) / settings.calibration
+    ends = [interval_of(float(count), count_error, settings) for count in counts]
+    return sum(low for low, _ in ends), sum(high for _, high in ends)
+
+
 @dataclass(frozen=True, slots=True)
 class Calibration:
     """What counting some boxes by hand says about the density of an image.
 
-    Made by :func:`calibrate`; used by ``inference.density.recalibrated``.
+    Made by :func:`calibrate`; used by ``inference.calibration.recalibrated``.
 
     Parameters
     ----------

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cellwright.core.tasks import Progress, Task
+from cellwright.files.atomic import check_writable, write_text
 from cellwright.inference import device as devices
 from cellwright.models.classifier.network import Classifier, of_spec, save_classifier
 from cellwright.training.classifier.cell_crops import Cohort, Source, intensities, read_cohort, spec_for
 from cellwright.training.classifier.settings import ClassifyTrainingSettings
-from cellwright.training.state import CURVE, make_folder
+from cellwright.training.state import CURVE
 from cellwright.training.trainer import EpochReport
 
 SIZE_HIDDEN = 0.3  # share of crops whose relative size is not shown: it misleads where one class is alone
@@ -77,7 +78,7 @@ def train_classifier(
     WriteError
         The output folder cannot be written.
     """
-    make_folder(output)
+    check_writable(output)
     spec = yield from spec_for(sources, settings, preset=preset, title=title)
     training = yield from read_cohort(sources, spec, "train", bare=spec.window == "own")
     validation = yield from read_cohort(sources, spec, "val")
@@ -92,7 +93,7 @@ def train_classifier(
         yield _report(run, scores)
     save_classifier(output, trained, scores.summary())
     curve = json.dumps({"settings": asdict(settings), "epochs": run.history}, indent=1)
-    (output / CURVE).write_text(curve + "\n", encoding="utf-8")
+    write_text(output / CURVE, curve + "\n")
     return output
 
 

@@ -14,11 +14,11 @@ from cellwright.core.errors import CellwrightError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.dataset.folder import Dataset, Item
 from cellwright.files.dataset.meta import Region
+from cellwright.models import registry
 from cellwright.models.spec import ModelSpec
 from cellwright.ops.labels import equivalent_diameters, measure
 
-NEEDS = {"flow": "masks", "pseudocolor": "masks"}
-TELLS = {"masks": 2, "boxes": 1, "points": 0}  # the more, the more an annotation tells
+TELLS = {"masks": 2, "boxes": 1, "points": 0, "counts": -1}  # the more, the more an annotation tells
 FAR = 2.0  # times beyond the diameters a model was made for
 PIECES = 4  # connected pieces of the only label of an image that make it a mask
 FEW_CELLS = 12
@@ -227,7 +227,7 @@ def _about_model(teach: _Seen, sizes: tuple[float, ...], spec: ModelSpec) -> Ite
             f"model is made for {low:.0f} to {high:.0f} px. Images will be rescaled; state the diameter when "
             "you count.",
         )
-    needed = NEEDS.get(spec.family, "points")
+    needed = min(registry.get(spec.family).learns_from, key=TELLS.__getitem__)
     lacking = [kind for kind in teach.kinds if TELLS[kind] < TELLS[needed]]
     if lacking:
         yield Warning(

@@ -16,7 +16,7 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.files.dataset.folder import Dataset, Item
 from cellwright.inference.pipeline import count_cells
 from cellwright.inference.settings import EngineSettings
-from cellwright.models import store
+from cellwright.models import registry, store
 from cellwright.models.protocol import CellModel
 from cellwright.ops import matching
 from cellwright.training.data.region_filter import judged
@@ -100,7 +100,7 @@ def compare(
         for name, model in zip(names, loaded, strict=True):
             yield Progress("compare", len(rows), len(sources) * len(names), f"{image.name}: {name}")
             result = yield from count_cells(image, model, None, engine)
-            found = CountOutcome(name, image.name, replace(result, prediction=None))  # maps are large
+            found = CountOutcome(name, image.name, result)
             if truth is not None and isinstance(source, Item):
                 score = _scored(source, result, truth, model)
                 found = replace(found, score=score, n_regions=len(source.regions))
@@ -169,7 +169,7 @@ def _box_overlaps(first: NDArray[np.float32], second: NDArray[np.float32]) -> cs
 def _scored(item: Item, result: Result, truth: Annotation | Labels, model: CellModel) -> ImageScore | None:
     """Return the score, None for a bare count where not every cell is annotated."""
     result, truth = judged(item, result, truth)
-    if not hasattr(model, "postprocess"):
+    if registry.get(model.spec.family).gives == "density":
         return score_count(item, result, truth) if item.is_complete else None
     if isinstance(truth, Annotation):
         return score_found(item, result, truth)

@@ -54,7 +54,7 @@ def evaluate(
         The model gives a bare count and not every cell of an image is annotated.
     """
     scored = []
-    counts_only = registry.get(model.spec.family).kind == "density"
+    counts_only = registry.get(model.spec.family).gives == "density"
     for done, item in enumerate(dataset.items):
         yield Progress("evaluate", done, len(dataset), item.name)
         image, truth = item.annotated()

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cellwright.core.errors import WriteError
+from cellwright.files.atomic import write_text
 from cellwright.files.dataset.folder import Dataset
 from cellwright.models.checkpoint import CARD
 
@@ -35,12 +35,7 @@ def write_card(
     lines = [f"# {title}", "", *_data(*parts), "", *(f"- {notice}" for notice in notices), ""]
     lines += ["## Scores on the validation images", "", *_scores(*scores), ""]
     lines += ["## Curve", "", *_curve(history), ""]
-    try:
-        (output / CARD).write_text("\n".join(lines), encoding="utf-8")
-    except OSError as error:
-        raise WriteError(
-            f"Cannot write {output / CARD}: {error}. Choose a folder you may write to."
-        ) from error
+    write_text(output / CARD, "\n".join(lines))
 
 
 def _data(taught: Dataset, judged: Dataset) -> list[str]:

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from cellwright.core.errors import CheckpointError
 from cellwright.core.tasks import Task
+from cellwright.files.atomic import check_writable
 from cellwright.inference import device as devices
 from cellwright.models import store
 from cellwright.models.protocol import CellModel
@@ -32,7 +33,7 @@ from cellwright.training.finetune.fine_tuning import Outcome, Run
 from cellwright.training.finetune.pools import fixed_patches, read_pools
 from cellwright.training.finetune.retention import Teacher, retention_set
 from cellwright.training.finetune.settings import FinetuneSettings
-from cellwright.training.state import CURVE, STATE, forget, make_folder, new_state, resume
+from cellwright.training.state import CURVE, STATE, forget, new_state, resume
 from cellwright.training.trainer import Data
 
 TUNED = " (fine-tuned)"
@@ -78,7 +79,7 @@ def finetune(
     has_few = _judge_themselves(parts)
     if has_few:
         settings = replace(settings, frozen_steps=max(settings.frozen_steps, settings.steps_per_epoch))
-    make_folder(output)
+    check_writable(output)
     place = devices.choose(device)
     pools = yield from read_pools(Data(parts.train, data.extra), model, settings)
     _check_same_run(output, settings)

@@ -10,11 +10,12 @@ from cellwright.annotation.session import AnnotationSession
 from cellwright.core.tasks import Progress, Task
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import store
+from cellwright.models.registry import DEFAULT_FAMILY
 
 if TYPE_CHECKING:
     from cellwright.widgets.annotate.widget import AnnotateWidget
 
-FAMILY = "flow"
+FAMILY = DEFAULT_FAMILY
 DIFFERENT = 0.5  # from which disagreement on a cell is told
 
 

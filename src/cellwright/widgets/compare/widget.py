@@ -19,6 +19,7 @@ from cellwright.core.tasks import Eta, Progress, Task
 from cellwright.files.dataset.folder import Dataset, read_dataset
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry, store
+from cellwright.models.registry import DEFAULT_FAMILY
 from cellwright.widgets.compare.outcome import DISAGREEMENT, Compared, compare_task, open_task
 from cellwright.widgets.compare.view import ComparePanel
 from cellwright.widgets.shared.combos import fill, model_title
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 FOLDER = ""
 NO_TRUTH = ""
-USUAL = "flow"
+USUAL = DEFAULT_FAMILY
 ANY_CHANNELS = (  # of a folder, whose images are not read before they are counted
     Channel("Colours, else the first"),
     *(Channel(f"Channel {index}", index) for index in range(MOST_CHANNELS)),

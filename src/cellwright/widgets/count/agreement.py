@@ -20,11 +20,11 @@ class Comparison:
             return ()
         source = request.source
         place = (source.layer_id, request.engine.channel, source.offset, source.image.shape)
-        self._results[place, registry.get(request.family).kind] = counted.result
-        cells, density = (self._results.get((place, kind)) for kind in ("cells", "density"))
+        self._results[place, registry.get(request.family).gives] = counted.result
+        cells, density = (self._results.get((place, kind)) for kind in ("instances", "density"))
         if cells is None or density is None:
             return ()
-        from cellwright.inference.density import disagreement
+        from cellwright.inference.calibration import disagreement
 
         told = disagreement(cells.count, density)
         return (told,) if told else ()

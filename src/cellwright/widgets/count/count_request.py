@@ -7,10 +7,11 @@ from typing import Any
 
 from napari.layers import Layer
 
-from cellwright.core.data import Result
+from cellwright.core.data import Prediction, Result
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.tables import cells_table
 from cellwright.inference.settings import EngineSettings
+from cellwright.models.registry import DEFAULT_FAMILY
 from cellwright.widgets.shared.classes import classified_task, unclassified
 from cellwright.widgets.shared.layer_io import Source, prepare
 
@@ -27,27 +28,33 @@ class Request:
     engine: EngineSettings = EngineSettings()  # noqa: RUF009 - frozen
     outputs: tuple[str, ...] = ("Labels",)
     classifier: str | Path = ""
-    family: str = "flow"
+    family: str = DEFAULT_FAMILY
 
 
 @dataclass(frozen=True, slots=True)
 class CountOutcome:
-    """The result of a request and the layers that show it, not yet in a viewer."""
+    """The result of a request and the layers that show it, not yet in a viewer.
+
+    ``prediction`` is what other thresholds can be applied to, where it was kept.
+    """
 
     request: Request
     result: Result
     layers: Mapping[str, Layer]
+    prediction: Prediction | None = None
 
 
 def count_task(request: Request) -> Task[CountOutcome]:
     """Return the cells of a request with their layers; imports torch in the thread that runs it."""
     yield Progress("load", 0, 1)
-    from cellwright.inference.pipeline import count_cells
+    from cellwright.inference.pipeline import count_with_prediction
 
     image = request.source.image
-    result = yield from count_cells(image, request.model, request.settings, request.engine)
-    result = replace(result, offset=request.source.offset)
-    return (yield from show_task(request, (yield from _classified(request, result))))
+    result, prediction = yield from count_with_prediction(
+        image, request.model, request.settings, request.engine
+    )
+    result = yield from _classified(request, replace(result, offset=request.source.offset))
+    return (yield from show_task(request, result, prediction))
 
 
 def recount_task(counted: CountOutcome, request: Request) -> Task[CountOutcome]:
@@ -55,23 +62,19 @@ def recount_task(counted: CountOutcome, request: Request) -> Task[CountOutcome]:
     yield Progress("retune", 0, 1)
     result = counted.result
     is_recounted = request.settings != counted.request.settings
-    if is_recounted and is_density(result):
-        from cellwright.inference.density import with_calibration
-
-        result = with_calibration(result, request.settings)
-    elif is_recounted:
+    if is_recounted:
         from cellwright.inference.pipeline import recount
 
-        result = recount(result, request.model, request.settings)
+        result = recount(result, counted.prediction, request.model, request.settings)
     if is_recounted or request.classifier != counted.request.classifier:
         result = yield from _classified(request, result)
-    return (yield from show_task(request, result))
+    return (yield from show_task(request, result, counted.prediction))
 
 
-def show_task(request: Request, result: Result) -> Task[CountOutcome]:
+def show_task(request: Request, result: Result, prediction: Prediction | None = None) -> Task[CountOutcome]:
     """Return a result with the layers that a request wants."""
     yield Progress("layers", 0, 1)
-    return CountOutcome(request, result, prepare(result, request.source, request.outputs))
+    return CountOutcome(request, result, prepare(result, request.source, request.outputs), prediction)
 
 
 def _classified(request: Request, result: Result) -> Task[Result]:
@@ -85,9 +88,9 @@ def is_density(result: Result) -> bool:
     return "density" in result.maps
 
 
-def can_recount(result: Result) -> bool:
+def can_recount(counted: CountOutcome) -> bool:
     """Return whether other thresholds need no new run of the network."""
-    return result.prediction is not None or is_density(result)
+    return counted.prediction is not None or is_density(counted.result)
 
 
 def result_line(result: Result) -> str:

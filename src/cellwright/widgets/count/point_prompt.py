@@ -147,7 +147,7 @@ class PointPromptTool(QObject):
             return None
         layer = self._widget.choices.layer
         is_here = layer is not None and counted.request.source.layer_id == str(layer.unique_id)
-        has_cells = registry.get(counted.request.family).kind == "cells"
+        has_cells = registry.get(counted.request.family).gives == "instances"
         return counted if is_here and has_cells else None
 
     def _source(self, layer: ImageLayer) -> Source:
@@ -221,5 +221,5 @@ def added_task(counted: CountOutcome, found: list[tuple[PromptPoint, "PromptedCe
         cells = with_cell(cells, spot, cell)
     n_asked = result.provenance.settings.get(ASKED, 0) + len(cells) - n_before
     provenance = replace(result.provenance, settings={**result.provenance.settings, ASKED: n_asked})
-    more = replace(result, count=float(len(cells)), cells=cells, provenance=provenance, prediction=None)
+    more = replace(result, count=float(len(cells)), cells=cells, provenance=provenance)
     return (yield from show_task(counted.request, more))

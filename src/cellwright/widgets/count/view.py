@@ -122,7 +122,7 @@ class CountPanel(QWidget):
                 box.setChecked(output in usual_outputs(family))
             box.setVisible(output in family.returns)
         self.show_forms(family.settings)
-        has_cells = family.kind == "cells"
+        has_cells = family.gives == "instances"
         self.classes.setEnabled(has_cells)
         self.ask.setVisible(has_cells)
         self.calibrate.setVisible(not has_cells)

@@ -47,7 +47,7 @@ from cellwright.widgets.shared.regions import (
 if TYPE_CHECKING:
     import napari.viewer
 
-OUTPUTS_OF = {"cells": ("Labels", "Points", "Shapes"), "density": ("Image",)}
+OUTPUTS_OF = {"instances": ("Labels", "Points", "Shapes"), "density": ("Image",)}
 
 
 class CountWidget(QWidget):
@@ -220,7 +220,7 @@ class CountWidget(QWidget):
         request = counted.request
         self._remove_unticked(counted)
         settings, classifier = self.settings, self.choices.classifier
-        if settings != request.settings and not can_recount(counted.result):
+        if settings != request.settings and not can_recount(counted):
             self.panel.show_message("The new thresholds will be used by the next count.")
             settings = request.settings
         wanted = replace(request, settings=settings, outputs=self.outputs, classifier=classifier)
@@ -243,7 +243,7 @@ class CountWidget(QWidget):
 
     def _remove_unticked(self, counted: CountOutcome) -> None:
         """Take away the layers of cells that are not wanted; a density stays when cells come, and they do."""
-        for output in OUTPUTS_OF[registry.get(counted.request.family).kind]:
+        for output in OUTPUTS_OF[registry.get(counted.request.family).gives]:
             if output not in self.outputs:
                 remove(self.viewer, {**counted.request.source.key, "output": output})
 
@@ -269,7 +269,7 @@ class CountWidget(QWidget):
 
     def _show_family(self, family: str) -> None:
         self._settings_type = registry.get(family).settings
-        if registry.get(family).kind != "cells":
+        if registry.get(family).gives != "instances":
             self.panel.ask.setChecked(False)
         self.panel.show_family(registry.get(family))
         self.panel.thresholds.changed.connect(self._retune)

@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QInputDialog
 from cellwright.core.errors import CellwrightError, CheckpointError
 from cellwright.core.tasks import Progress, Task
 from cellwright.models import store
+from cellwright.models.registry import DEFAULT_FAMILY
 from cellwright.widgets.count.count_request import CountOutcome, Request, count_task, result_line
 from cellwright.widgets.shared.classes import classifiers
 from cellwright.widgets.shared.jobs import Job
@@ -20,7 +21,7 @@ from cellwright.widgets.shared.layer_io import place, source_of
 if TYPE_CHECKING:
     import napari.viewer
 
-DEFAULT_MODEL = "flow"
+DEFAULT_MODEL = DEFAULT_FAMILY
 
 
 def count_active_layer(viewer: "napari.viewer.Viewer") -> Job | None:

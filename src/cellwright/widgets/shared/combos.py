@@ -98,7 +98,7 @@ class Choices(QObject):
     @property
     def family(self) -> str:
         """Family of the chosen model; the first one when there is no model."""
-        return str(self._families.get(self._panel.model.currentData(), "flow"))
+        return str(self._families.get(self._panel.model.currentData(), registry.DEFAULT_FAMILY))
 
     def refresh_layers(self, _: Any = None) -> None:
         """List the image layers; the active one, if it is an image, becomes the chosen one."""
@@ -183,18 +183,18 @@ class Choices(QObject):
 
 
 def model_title(name: str, family: str) -> str:
-    """Return what a model gives back, then its name.
+    """Return what a model finds, then its name.
 
     Examples
     --------
-    ``Outlines · flow``, ``Boxes · centroid``
+    ``Nuclei and cells, outlines · flow``, ``Centres and boxes · centroid``
     """
-    return f"{registry.get(family).wanted} · {name}"
+    return f"{registry.get(family).title} · {name}"
 
 
 def model_help(spec: ModelSpec) -> str:
     """Return what a model is good for, and how its family works."""
-    return f"{spec.title}.\n{registry.get(spec.family).title}."
+    return f"{spec.title}.\n{registry.get(spec.family).description}."
 
 
 def device_task() -> Task[tuple[tuple[str, str], ...]]:

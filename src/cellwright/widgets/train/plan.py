@@ -14,8 +14,8 @@ import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from cellwright.core.errors import CellwrightError, CheckpointError, WriteError
-from cellwright.files.atomic import make_folder
+from cellwright.core.errors import CellwrightError, CheckpointError
+from cellwright.files.atomic import write_text
 from cellwright.models import store
 from cellwright.training.finetune.settings import FinetuneSettings
 
@@ -122,12 +122,8 @@ def write_plan(plan: Plan) -> None:
     WriteError
         The folder cannot be written.
     """
-    make_folder(plan.folder)
     facts = {**asdict(plan), "settings": asdict(plan.settings)}
-    try:
-        (plan.folder / RUN).write_text(json.dumps(facts, indent=1), encoding="utf-8")
-    except OSError as error:
-        raise WriteError(f"Cannot write {plan.folder}: {error}. Make room there.") from error
+    write_text(plan.folder / RUN, json.dumps(facts, indent=1))
 
 
 def discard(plan: Plan) -> None:

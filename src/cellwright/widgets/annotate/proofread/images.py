@@ -12,10 +12,11 @@ from cellwright.core.data import SPATIAL, Image
 from cellwright.core.errors import ReadError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.images import read_image
+from cellwright.models.registry import DEFAULT_FAMILY
 from cellwright.widgets.annotate.start import journal_path, unfinished
 
 IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npy", ".bmp", ".zarr")
-MODEL = "flow"
+MODEL = DEFAULT_FAMILY
 
 
 @dataclass(frozen=True, slots=True, eq=False)
