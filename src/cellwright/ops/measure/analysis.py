@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellwright.core.data import Image, Labels, Result
-from cellwright.core.errors import SettingsError
+from cellwright.core.errors import AxesError, SettingsError
 from cellwright.core.settings import check_bounds
 from cellwright.core.tasks import Progress, Task
 from cellwright.ops.measure.blocks import cropped, spatial_ndim
@@ -194,6 +194,8 @@ def analyse(
     """
     result, numbers = _as_result(cells, image)
     table = cells_table(result)
+    if numbers is not None:
+        table["label"] = numbers
     measured = yield from measure_result(result, image, settings.measuring, inputs.others)
     for name, values in measured.items():
         table[name] = values
@@ -205,7 +207,8 @@ def analyse(
     kept, notices = _kept(table, result, membership, settings)
     table = table.loc[kept].reset_index(drop=True)
     result = replace(result, count=float(kept.sum()), cells=result.cells.take(kept))
-    table["label"] = np.arange(1, len(table) + 1) if numbers is None else numbers[kept]
+    if numbers is None:
+        table["label"] = np.arange(1, len(table) + 1)
     thresholds, copositive = _marked(table, settings)
     if settings.track:
         yield Progress("track", 0, 1)
@@ -248,6 +251,11 @@ def _tracked(table: "pandas.DataFrame", result: Result, settings: AnalysisSettin
     """Add the columns of tracks; return the tracks."""
     if not settings.track:
         return None
+    if "Z" in label_axes(result) and not is_volumetric(result):
+        raise AxesError(
+            "Cells are tracked in planes or in volumes; the slices of these were not linked. Link them, or "
+            "count a single slice."
+        )
     sizes = result.provenance.pixel_size_um
     tracks = track_cells(result.cells, label_axes(result), settings.tracking, sizes)
     table["track"] = tracks.numbers

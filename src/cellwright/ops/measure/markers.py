@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage.filters import threshold_otsu
 
 from cellwright.core.errors import SettingsError
 
@@ -91,13 +90,24 @@ def thresholds_of(table: "pandas.DataFrame", markers: Sequence[Marker]) -> dict[
 
 
 def otsu(values: NDArray[np.float64]) -> float:
-    """Return Otsu's threshold of the finite values; that of values that are all the same is this value."""
-    finite = values[np.isfinite(values)]
-    if not len(finite):
+    """Return Otsu's threshold of the finite values, halfway between the groups that it parts.
+
+    Every split of the sorted values is tried, so that no bins blur it. The threshold of values that are all the
+    same is this value, that of none is not a number.
+    """
+    ranked = np.sort(values[np.isfinite(values)])
+    if not len(ranked):
         return float("nan")
-    if finite.min() == finite.max():
-        return float(finite[0])
-    return float(threshold_otsu(finite))  # type: ignore[no-untyped-call]
+    if ranked[0] == ranked[-1]:
+        return float(ranked[0])
+    n_low = np.arange(1, len(ranked))
+    sums = np.cumsum(ranked)
+    means_low = sums[:-1] / n_low
+    means_high = (sums[-1] - sums[:-1]) / (len(ranked) - n_low)
+    between = n_low * (len(ranked) - n_low) * (means_high - means_low) ** 2
+    between[ranked[1:] == ranked[:-1]] = -1  # equal values stay together
+    best = int(between.argmax())
+    return float((ranked[best] + ranked[best + 1]) / 2)
 
 
 def add_positive(table: "pandas.DataFrame", thresholds: dict[str, float]) -> None:

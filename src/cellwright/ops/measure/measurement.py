@@ -73,7 +73,7 @@ class _Job:
     settings: MeasureSettings
 
     def margin(self) -> int:
-        """Pixels around cells that can matter: as far as the ring, and as far again to who else is near it."""
+        """Pixels around cells that can matter: as far as the ring, and as far again to its neighbours."""
         if CORRECTED not in self.keys:
             return 1
         return 2 * ceil(self.settings.ring_gap_px + self.settings.ring_width_px) + 2

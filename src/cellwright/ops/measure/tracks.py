@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     import pandas
 
 SMALLEST_DAUGHTER = 0.5  # area of the smaller daughter / that of the larger
+COSTS = (  # of an end: as that of the farthest link, so that no link within the distance is given up
+    "track_start_cost",
+    "track_end_cost",
+    "segment_start_cost",
+    "segment_end_cost",
+    "no_splitting_cost",
+)
 LARGEST_DAUGHTERS = 1.6  # area of both daughters / that of the mother
 
 
@@ -139,7 +146,7 @@ class Tracks:
         ways = [self.positions[own[-1]] - self.positions[own[0]] for own in rows]
         table[f"path_{self.unit}"] = path
         table[f"displacement_{self.unit}"] = [float(np.linalg.norm(way)) for way in ways]
-        duration = (table["last"] - table["first"]).to_numpy(np.float64)
+        duration = np.array(table["last"] - table["first"], np.float64)
         duration[duration == 0] = np.nan
         name = f"speed_{self.unit}_per_frame"
         if frame_interval_s:
@@ -211,9 +218,10 @@ def _links(
     linker = laptrack.LapTrack(
         cutoff=distance**2,
         gap_closing_cutoff=settings.max_gap > 0 and distance**2,
-        gap_closing_max_frame_count=settings.max_gap,
+        gap_closing_max_frame_count=settings.max_gap + 1,  # it takes the difference of frames
         splitting_cutoff=settings.divisions and distance**2,
         merging_cutoff=False,
+        **dict.fromkeys(COSTS, distance**2),
     )
     first = int(frames.min())
     rows = [np.flatnonzero(frames == frame) for frame in range(first, int(frames.max()) + 1)]
