@@ -73,13 +73,11 @@ KNOWN_TWINS = frozenset(
         "Outlines",
         "PaperModel",
         "PaperNetwork",
-        "Part",
         "Plan",
         "Progress",
         "Sample",
         "Source",
         "Stage",
-        "_Seen",
     ]
 )
 KNOWN_LARGE = frozenset({"files/formats", "widgets/shared"})

@@ -33,7 +33,7 @@ from cellwright.models.checkpoint import load_checkpoint
 from cellwright.models.protocol import CellModel
 from cellwright.ops.codecs.pseudocolor import bright
 from cellwright.ops.codecs.pseudocolor import pseudocolor as coloured
-from cellwright.ops.geometry.clahe import unit_range
+from cellwright.ops.geometry.intensity import unit_range
 from cellwright.ops.matching import Match, continuity, match_labels, seg_scores
 from cellwright.ops.simulation.simulate import simulate
 from cellwright.ops.volumes.link import LinkSettings

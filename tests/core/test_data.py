@@ -1,9 +1,13 @@
+import subprocess
+import sys
 from dataclasses import FrozenInstanceError
+from pathlib import Path
 
 import dask.array as da
 import numpy as np
 import pytest
 
+import cellwright
 from cellwright.core import errors
 from cellwright.core.data import Cells, Image, Provenance, Result
 from cellwright.core.errors import AxesError, CellwrightError
@@ -132,3 +136,10 @@ def test_no_error_is_one_that_napari_swallows(kind):
 )
 def test_every_error_is_also_a_built_in(kind):
     assert any(base.__module__ == "builtins" and base is not Exception for base in kind.__bases__)
+
+
+def test_no_module_hides_one_of_the_standard_library():
+    folder = Path(cellwright.__file__).parent
+    names = {path.stem for path in folder.iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert not names & sys.stdlib_module_names
+    subprocess.run([sys.executable, "-c", "import numpy"], cwd=folder, check=True)

@@ -22,6 +22,7 @@ from cellwright.models import store
 from cellwright.models.spec import ModelSpec, read_spec
 from cellwright.training.settings import TrainingSettings
 from cellwright.training.trainer import Data
+from tools.release import train_pseudocolor
 from tools.release.train_shipped import RECIPES, data_of
 
 WIDTH = 110
@@ -185,10 +186,10 @@ class Stage:
 def stages_of(family: str, data: Path) -> list[Stage]:
     """Return the trainings of a family, in their order."""
     if family == "pseudocolor":
-        import volumes
-
         command = "python -m tools.release.train_pseudocolor small --data DATA --output FOLDER"
-        return [Stage(command, (family,), volumes.RECIPE, volumes.data_of(data), "curve.json")]
+        return [
+            Stage(command, (family,), train_pseudocolor.RECIPE, train_pseudocolor.data_of(data), "curve.json")
+        ]
     return [
         Stage(
             f"python -m tools.release.train_shipped {name} --data DATA --output FOLDER",

@@ -129,8 +129,13 @@ def make_folder(folder: Path) -> None:
     WriteError
         A file is in the way or the place is read-only.
     """
-    with writing(folder):
+    try:
         folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(
+            f"Expected a folder to write to at {folder}; got: {error.strerror or error}. "
+            "Choose another folder."
+        ) from error
 
 
 def check_writable(folder: Path) -> None:

@@ -86,7 +86,7 @@ def write_image(path: Path | str, image: Image) -> None:
     pixels, axes = _plain_values(image), image.axes
     is_colour = axes.endswith("C") and pixels.shape[-1] == 3 and pixels.dtype in (np.uint8, np.uint16)
     if "C" in axes and not is_colour:
-        axes = axes.replace("C", "")
+        axes = image.label_axes
         place = axes.index("T") + 1 if axes.startswith("T") else 0
         pixels = np.moveaxis(pixels, image.axes.index("C"), place)
         axes = axes[:place] + "C" + axes[place:]
@@ -120,11 +120,11 @@ def write_map(path: Path | str, values: NDArray[np.float32], image: Image) -> No
 
 
 def _write_tiff(path: Path, values: NDArray[Any], image: Image) -> None:
-    kept = [(axis, n) for axis, n in zip(image.axes, image.shape, strict=True) if axis != "C"]
-    expected = tuple(n for _, n in kept)
-    if values.shape != expected:
-        raise WriteError(f"Labels and maps of {image.name!r} must have shape {expected}; got {values.shape}.")
-    metadata = {"axes": "".join(axis for axis, _ in kept), **_physical_sizes(image)}
+    if values.shape != image.label_shape:
+        raise WriteError(
+            f"Labels and maps of {image.name!r} must have shape {image.label_shape}; got {values.shape}."
+        )
+    metadata = {"axes": image.label_axes, **_physical_sizes(image)}
     with atomic_write(path) as part:
         tifffile.imwrite(
             part, values, ome=True, photometric="minisblack", compression="zlib", metadata=metadata
@@ -133,8 +133,7 @@ def _write_tiff(path: Path, values: NDArray[Any], image: Image) -> None:
 
 def _physical_sizes(image: Image) -> dict[str, Any]:
     sizes: dict[str, Any] = {}
-    spatial = [axis for axis in image.axes if axis in SPATIAL]
-    for axis, size in zip(spatial, image.pixel_size_um, strict=False):
+    for axis, size in zip(image.spatial_axes, image.pixel_size_um, strict=False):
         sizes |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": "µm"}
     return sizes
 
@@ -219,3 +218,20 @@ def _read_picture(path: Path) -> np.ndarray[Any, Any]:
             if picture.mode in PLAIN_MODES:
                 return np.asarray(picture)
             return np.asarray(picture.convert("L" if picture.mode == "LA" else "RGB"))
+
+
+def as_bytes(image: Image) -> list[NDArray[np.uint8]]:
+    """Return each plane (Y, X) or (Y, X, 3) with 8 bits, stretched over the whole image where it has more.
+
+    Of channels other than red, green and blue the first is taken.
+    """
+    pixels: NDArray[Any] = np.asarray(image.data)
+    if "C" in image.axes:
+        pixels = np.moveaxis(pixels, image.axes.index("C"), -1)
+        pixels = pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., 0]
+    n_plane = 2 + (pixels.ndim > len(image.axes.replace("C", "")))
+    if pixels.dtype != np.uint8:
+        values = np.nan_to_num(pixels.astype(np.float64))
+        low, high = float(values.min()), float(values.max())
+        pixels = np.rint((values - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
+    return list(pixels.reshape(-1, *pixels.shape[pixels.ndim - n_plane :]))

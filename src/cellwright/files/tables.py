@@ -32,10 +32,11 @@ def write_table(path: Path | str, result: Result) -> None:
     WriteError
         The file cannot be written.
     """
-    make = frames_table if "density" in result.maps else cells_table
-    table = make(result).round(DECIMALS)
+    table = cells_table(result)
+    if "density" in result.maps:
+        table = frames_table(result)
     with atomic_write(Path(path)) as part:
-        table.to_csv(part, index=False)
+        table.round(DECIMALS).to_csv(part, index=False)
 
 
 def write_provenance(path: Path | str, result: Result) -> None:
@@ -46,22 +47,24 @@ def write_provenance(path: Path | str, result: Result) -> None:
     WriteError
         The file cannot be written.
     """
-    values = {
-        "count": plain_count(result.count),
-        **({"interval": list(result.interval)} if result.interval else {}),
-        **({"classes": class_counts(result)} if result.cells.classes is not None else {}),
-        "notices": list(result.notices),
-        "offset": list(result.offset),
-        **asdict(result.provenance),
-    }
+    values: dict[str, Any] = {"count": plain_count(result.count)}
+    if result.interval:
+        values["interval"] = list(result.interval)
+    if result.cells.classes is not None:
+        values["classes"] = class_counts(result)
+    values |= {"notices": list(result.notices), "offset": list(result.offset), **asdict(result.provenance)}
     write_text(Path(path), json.dumps(values, indent=2, default=_plain) + "\n")
 
 
 def plain_count(count: float) -> int | float:
     """Return a count as whole number where it is one (a density may give 12.4 cells)."""
-    return int(count) if float(count).is_integer() else round(float(count), DECIMALS)
+    if float(count).is_integer():
+        return int(count)
+    return round(float(count), DECIMALS)
 
 
 def _plain(value: Any) -> Any:
     """Return what json cannot write itself (numpy numbers and arrays, paths) as something it can."""
-    return value.tolist() if isinstance(value, np.generic | np.ndarray) else str(value)
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    return str(value)

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cellwright.core.data import Maps
-from cellwright.core.errors import AxesError, OutOfMemoryError, SettingsError
+from cellwright.core.errors import OutOfMemoryError, SettingsError
 from cellwright.core.tasks import Progress
 from cellwright.inference.device import choose, choose_dtype, free_cache, is_out_of_memory
 from cellwright.inference.settings import EngineSettings
+from cellwright.models.layers.blocks import match_channels
 from cellwright.models.protocol import CellModel
 from cellwright.ops.geometry.tiles import Layout, Tile, grid, pad, split
 
@@ -157,7 +158,7 @@ class Engine:
             axes = (None, -2, -1)
         pairs = list(product(zip(self._networks, self.models, strict=True), axes))
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            inputs = self._inputs(windows)
+            inputs = match_channels(torch.from_numpy(windows).to(self.device), self.spec.in_channels)
             (network, model), axis = pairs[0]
             total = self._output(network, model, inputs, axis)
             for (network, model), axis in pairs[1:]:
@@ -165,19 +166,6 @@ class Engine:
         if len(pairs) > 1:
             total /= len(pairs)
         return total
-
-    def _inputs(self, windows: Images) -> Tensor:
-        inputs = torch.from_numpy(windows).to(self.device)
-        given, wanted = inputs.shape[1], self.spec.in_channels
-        if wanted == 1 and given > 1:
-            inputs = inputs.mean(dim=1, keepdim=True)
-        elif given == 1:
-            inputs = inputs.expand(-1, wanted, -1, -1)
-        elif given != wanted:
-            raise AxesError(
-                f"The model takes {wanted} channels; got an image of {given}. Set channel to count in one."
-            )
-        return inputs
 
     @staticmethod
     def _output(network: nn.Module, model: CellModel, inputs: Tensor, axis: int | None) -> Tensor:

@@ -17,8 +17,7 @@ from scipy.spatial import cKDTree
 
 from cellwright.core.data import Cells, Labels, Maps
 from cellwright.core.tasks import Progress, Task
-from cellwright.ops.codecs.density import DensitySettings, even_out
-from cellwright.ops.codecs.integer_counts import to_integer_counts
+from cellwright.ops.codecs.density import DensitySettings, even_out, to_integer_counts
 from cellwright.ops.geometry.tiles import Tile
 from cellwright.ops.labels import keep, measure
 from cellwright.ops.measure.prediction_interval import count_interval

@@ -16,6 +16,7 @@ from cellwright.files.atomic import check_writable
 from cellwright.files.dataset.folder import Dataset
 from cellwright.inference import device as devices
 from cellwright.inference.settings import EngineSettings
+from cellwright.models.layers.blocks import match_channels
 from cellwright.models.protocol import CellModel
 from cellwright.training.data.modality import amplified, appearance, cluster, embedding
 from cellwright.training.data.sampler import Pool, make_batch, one_ahead, simulated_samples
@@ -128,8 +129,11 @@ def _pretraining_pool(material: Material, settings: TrainingSettings) -> Pool:
 def _tuning_pool(material: Material, state: RunState, settings: TrainingSettings) -> Pool:
     """Cluster the target's images by what the pre-trained encoder sees in them (once in a run)."""
     if state.chances is None or len(state.chances) != len(material.target):
-        encoder = state.average.encoder.eval()  # type: ignore[union-attr]
-        features = [embedding(sample, encoder) for sample in material.target]
+        encoder = getattr(state.average, "encoder", None)
+        if encoder is None:  # a network without one cannot tell what it sees
+            features = [appearance(sample) for sample in material.target]
+        else:
+            features = [embedding(sample, encoder.eval()) for sample in material.target]
         state.chances = amplified(cluster(features, settings.n_modalities, settings.seed)).tolist()
     return Pool(material.target, np.asarray(state.chances))
 
@@ -198,7 +202,7 @@ def learn(state: RunState, model: CellModel, images: Tensor, targets: Tensor) ->
     images = images.to(memory_format=torch.channels_last)
     is_half = devices.choose_dtype(images.device) != torch.float32
     with torch.autocast(images.device.type, torch.bfloat16, enabled=is_half):
-        output = state.network(images)
+        output = state.network(match_channels(images, model.spec.in_channels))
     loss = model.loss(output.float(), targets)
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]

@@ -1,17 +1,13 @@
-"""The EfficientNet trunks: their size as the papers count it, their features, and weights from elsewhere.
+"""The EfficientNet trunks: their size as the papers count it, and their features.
 
 Keras counts the running mean and variance of a batch normalisation as (non-trainable) parameters, and so do
 the figures here; torch's count of batches is no such number.
 """
 
-import sys
-from types import ModuleType, SimpleNamespace
-
 import pytest
 import torch
 from torch import nn
 
-from cellwright.core.errors import CheckpointError
 from cellwright.models.layers.blocks import folded
 from cellwright.models.reference.efficientnet import (
     B5,
@@ -19,8 +15,6 @@ from cellwright.models.reference.efficientnet import (
     Block,
     EfficientNetTrunk,
     Stage,
-    load_imagenet,
-    load_torchvision,
 )
 
 TINY = V2_S._replace(
@@ -45,7 +39,7 @@ def trunk(request):
 
 
 def test_the_trunks_have_the_parameters_of_the_reference(trunk):
-    expected = {"efficientnet_v2_s": (5_496_632, 5_440_936), "efficientnet_b5": (5_633_624, 5_565_880)}
+    expected = {"EfficientNetV2-S": (5_496_632, 5_440_936), "EfficientNet-B5": (5_633_624, 5_565_880)}
     assert (n_numbers(trunk), n_trained(trunk)) == expected[trunk.plan.name]
 
 
@@ -60,8 +54,8 @@ def test_the_published_network_around_b5_adds_up():
 
 
 def test_the_features_have_the_strides_and_widths_they_say(trunk):
-    strides = {"efficientnet_v2_s": [16], "efficientnet_b5": [2, 4, 8, 16]}[trunk.plan.name]
-    widths = {"efficientnet_v2_s": (960,), "efficientnet_b5": (48, 240, 384, 1056)}[trunk.plan.name]
+    strides = {"EfficientNetV2-S": [16], "EfficientNet-B5": [2, 4, 8, 16]}[trunk.plan.name]
+    widths = {"EfficientNetV2-S": (960,), "EfficientNet-B5": (48, 240, 384, 1056)}[trunk.plan.name]
     with torch.inference_mode():
         features = trunk.eval()(torch.rand(2, 3, 32, 64))
     assert trunk.widths == widths
@@ -130,57 +124,3 @@ def test_blocks_are_left_out_in_training_alone_and_ever_more_often():
     assert drops == sorted(drops)
     assert drops[0] == 0
     assert drops[-1] == pytest.approx(0.2 * 24 / 40)
-
-
-def like_torchvision(trunk, *, seed=5):
-    """A state such as torchvision gives: other names, the same order, and more after the cut."""
-    generator = torch.Generator().manual_seed(seed)
-    state = {
-        f"features.{place}": torch.rand(value.shape, generator=generator).to(value.dtype)
-        for place, value in enumerate(trunk.state_dict().values())
-    }
-    return {**state, "features.7.weight": torch.rand(5, 5), "classifier.1.bias": torch.rand(1000)}
-
-
-def test_weights_of_torchvision_are_matched_by_place():
-    trunk = EfficientNetTrunk(TINY)
-    state = like_torchvision(trunk)
-    load_torchvision(trunk, state)
-    loaded = list(trunk.state_dict().values())
-    assert all(torch.equal(one, other) for one, other in zip(loaded, state.values(), strict=False))
-
-
-def test_weights_of_another_network_are_refused_and_change_nothing():
-    trunk = EfficientNetTrunk(TINY)
-    before = {name: value.clone() for name, value in trunk.state_dict().items()}
-    state = like_torchvision(trunk)
-    with pytest.raises(CheckpointError, match=r"stem.0.weight .* \(8, 3, 3, 3\); got \(8, 1, 3, 3\)"):
-        load_torchvision(trunk, {**state, "features.0": torch.rand(8, 1, 3, 3)})
-    with pytest.raises(CheckpointError, match="arrays up to the cut; got 1"):
-        load_torchvision(trunk, {"features.0": torch.rand(8, 3, 3, 3)})
-    assert all(torch.equal(value, before[name]) for name, value in trunk.state_dict().items())
-
-
-def test_imagenet_weights_come_from_torchvision_where_it_is_installed(monkeypatch):
-    trunk = EfficientNetTrunk(TINY)
-    state = like_torchvision(trunk)
-    asked = []
-
-    def get_model(name, weights):
-        asked.append((name, weights))
-        return SimpleNamespace(state_dict=lambda: state)
-
-    models = ModuleType("torchvision.models")
-    models.get_model = get_model
-    monkeypatch.setitem(sys.modules, "torchvision", ModuleType("torchvision"))
-    monkeypatch.setitem(sys.modules, "torchvision.models", models)
-    load_imagenet(trunk)
-    assert asked == [("efficientnet_v2_s", "DEFAULT")]
-    assert torch.equal(trunk.stem[0].weight, state["features.0"])
-
-
-def test_without_torchvision_imagenet_weights_are_refused(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchvision", None)
-    monkeypatch.setitem(sys.modules, "torchvision.models", None)
-    with pytest.raises(CheckpointError, match="need torchvision; it is not installed"):
-        load_imagenet(EfficientNetTrunk(TINY))

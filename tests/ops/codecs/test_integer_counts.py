@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from cellwright.ops.codecs import integer_counts
-from cellwright.ops.codecs.integer_counts import LARGEST_PX, to_integer_counts
+from cellwright.ops.codecs.density import LARGEST_PX, to_integer_counts
 
 
 def squares(counts, side=12, gap=30, shape=(80, 200)):
@@ -56,8 +55,8 @@ def test_windows_do_not_show(monkeypatch):
     rng = np.random.default_rng(4)
     foreground = ndimage.gaussian_filter(rng.random((230, 310)), 4) > 0.5
     density = np.where(foreground, rng.random(foreground.shape), 0.1).astype(np.float32) / 100
-    monkeypatch.setattr(integer_counts, "LARGEST_PX", 60)
+    monkeypatch.setattr("cellwright.ops.codecs.density.LARGEST_PX", 60)
     whole = to_integer_counts(density, foreground)
-    monkeypatch.setattr(integer_counts, "WINDOW_PX", 64)
+    monkeypatch.setattr("cellwright.ops.codecs.density.WINDOW_PX", 64)
     assert np.allclose(to_integer_counts(density, foreground), whole, rtol=1e-5, atol=1e-9)
     assert abs(whole - density).max() > 1e-4

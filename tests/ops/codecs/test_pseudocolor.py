@@ -17,8 +17,7 @@ from cellwright.ops.codecs.pseudocolor import (
     pseudocolor,
     pseudocolor_frames,
 )
-from cellwright.ops.geometry.clahe import equalised, unit_range
-from cellwright.ops.geometry.intensity import Scaling, apply, fit
+from cellwright.ops.geometry.intensity import Scaling, apply, equalised, fit, unit_range
 from cellwright.ops.simulation.simulate import simulate
 
 SMALL = ColourSettings(n_tiles=3, blur=4, adjacent_mean=0.2)

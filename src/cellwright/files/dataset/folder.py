@@ -86,7 +86,7 @@ class Item:
             )
         image = self.image()
         labels = np.asarray(read_image(self.truth_path).data)
-        expected = _plane_shape(image)
+        expected = image.label_shape
         if labels.shape != expected:
             raise ReadError(
                 f"Labels must have the image's shape {expected}; got {labels.shape} in {self.truth_path}. "
@@ -111,7 +111,7 @@ class Item:
                 return image, labels
             return image, replace(annotate(labels), is_complete=False)
         image = self.image()
-        shape = _plane_shape(image)
+        shape = image.label_shape
         if len(shape) != 2:
             raise ReadError(
                 f"Boxes and points belong to 2D images; {self.name!r} has axes {image.axes!r}. Annotate "
@@ -119,10 +119,6 @@ class Item:
             )
         plane = (shape[0], shape[1])
         return image, read_cells(self.truth_path, plane, self.classes, is_complete=self.is_complete)
-
-
-def _plane_shape(image: Image) -> tuple[int, ...]:
-    return tuple(n for n, axis in zip(image.shape, image.axes, strict=True) if axis != "C")
 
 
 @dataclass(frozen=True, slots=True)

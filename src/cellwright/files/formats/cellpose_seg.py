@@ -18,9 +18,14 @@ from numpy.typing import NDArray
 from cellwright.core.data import SPATIAL, Image
 from cellwright.core.errors import ReadError
 from cellwright.files.atomic import atomic_write
-from cellwright.files.formats.image_annotation import ImageAnnotation, chosen, needing_masks, only_one
+from cellwright.files.formats.image_annotation import (
+    ImageAnnotation,
+    chosen,
+    labels_of,
+    needing_masks,
+    only_one,
+)
 from cellwright.files.formats.json_value import JsonValue
-from cellwright.files.formats.labels import labels_of
 
 ENDING = "_seg.npy"
 MODULES = ("numpy.core", "numpy._core")
@@ -57,26 +62,28 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     if not isinstance(values, np.ndarray) or values.ndim not in (2, 3, 4):
         raise JsonValue(type(values).__name__, path, "masks").refuse("labels of 2 to 4 axes")
     axes = {2: "YX", 3: "ZYX", 4: "TZYX"}[values.ndim]
-    if image is not None and values.ndim == len(image.axes.replace("C", "")):
-        axes = image.axes.replace("C", "")
+    if image is not None and values.ndim == len(image.label_axes):
+        axes = image.label_axes
     if values.size and values.dtype.kind == "i" and values.min() == -1:
         values = values + 1  # as the first versions wrote them
-    marks = labels_of(path, "masks", values, axes, path.name.removesuffix(ENDING))
-    return chosen(path, [_described(marks, content)], image)
+    annotation = labels_of(path, "masks", values, axes, path.name.removesuffix(ENDING))
+    return chosen(path, [_described(annotation, content)], image)
 
 
-def _described(marks: ImageAnnotation, content: JsonValue) -> ImageAnnotation:
+def _described(annotation: ImageAnnotation, content: JsonValue) -> ImageAnnotation:
     sizes, names = content.find("pixel_size_um"), content.find("class_names")
     classes = content.find("classes")
     if sizes is not None:
-        marks = replace(marks, pixel_size_um=sizes.sizes(sum(axis in SPATIAL for axis in marks.axes)))
+        annotation = replace(
+            annotation, pixel_size_um=sizes.sizes(sum(axis in SPATIAL for axis in annotation.axes))
+        )
     if names is None or classes is None:
-        return marks
+        return annotation
     class_names = tuple(row.text() for row in names.rows())
-    numbers = classes.numbers(len(marks))
+    numbers = classes.numbers(len(annotation))
     if not ((numbers >= -1) & (numbers < len(class_names))).all():
         raise classes.refuse("a class of class_names for each cell")
-    return replace(marks, class_names=class_names, classes=numbers.astype(np.int16))
+    return replace(annotation, class_names=class_names, classes=numbers.astype(np.int16))
 
 
 def _content(path: Path) -> Any:
@@ -100,7 +107,7 @@ def _content(path: Path) -> Any:
         ) from error
 
 
-def write(path: Path, marks: Sequence[ImageAnnotation]) -> None:
+def write(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
     """Write the labels of one image as Cellpose does.
 
     Raises
@@ -108,7 +115,7 @@ def write(path: Path, marks: Sequence[ImageAnnotation]) -> None:
     WriteError
         The file cannot be written, or there are no masks or several images.
     """
-    one = only_one(marks, "Cellpose")
+    one = only_one(annotation, "Cellpose")
     labels = needing_masks(one, "Cellpose")
     n = len(one)
     masks = labels.astype(np.uint16 if n < 2**16 - 1 else np.uint32)

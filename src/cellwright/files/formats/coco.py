@@ -21,13 +21,15 @@ from cellwright.files.formats.image_annotation import (
     MARGIN_PX,
     NO_CLASS,
     ImageAnnotation,
+    box_part,
     checked_shape,
     chosen,
+    ring_of,
+    spread,
+    with_classes,
 )
 from cellwright.files.formats.json_value import JsonValue, read_json
-from cellwright.files.formats.outlines import polygons
-from cellwright.files.formats.painting import Part
-from cellwright.files.formats.shapes import box_part, ring_of, spread, with_classes
+from cellwright.files.formats.outlines import MaskPart, polygons
 
 
 def is_coco(path: Path) -> bool:
@@ -56,7 +58,9 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
             raise row.at("category_id").refuse("the id of one of the categories")
         own[number].append(row)
     known = tuple(name for name in names.values() if name != NO_CLASS)
-    return chosen(path, [_cells(marks, own[number], names, known) for number, marks in images.items()], image)
+    return chosen(
+        path, [_cells(annotation, own[number], names, known) for number, annotation in images.items()], image
+    )
 
 
 def _image(row: JsonValue) -> ImageAnnotation:
@@ -69,15 +73,15 @@ def _image(row: JsonValue) -> ImageAnnotation:
 
 
 def _cells(
-    marks: ImageAnnotation, rows: list[JsonValue], names: dict[Any, str], known: tuple[str, ...]
+    annotation: ImageAnnotation, rows: list[JsonValue], names: dict[Any, str], known: tuple[str, ...]
 ) -> ImageAnnotation:
-    marks = replace(marks, class_names=known)
+    annotation = replace(annotation, class_names=known)
     classes = [names[row.value["category_id"]] for row in rows]
-    shape = (marks.shape[0], marks.shape[1])
+    shape = (annotation.shape[0], annotation.shape[1])
     if rows and not any(row.value.get("segmentation") for row in rows):
         boxes = np.array([_box(row.at("bbox"), shape) for row in rows], np.float32)
-        return with_classes(marks, classes, boxes=boxes)
-    return spread(marks, [_parts(row, shape) for row in rows], classes)
+        return with_classes(annotation, classes, boxes=boxes)
+    return spread(annotation, [_parts(row, shape) for row in rows], classes)
 
 
 def _box(node: JsonValue, shape: tuple[int, ...]) -> NDArray[np.float64]:
@@ -87,7 +91,7 @@ def _box(node: JsonValue, shape: tuple[int, ...]) -> NDArray[np.float64]:
     return node.places(np.array([[y, x], [y + height, x + width]]), shape, MARGIN_PX)
 
 
-def _parts(row: JsonValue, shape: tuple[int, int]) -> list[Part]:
+def _parts(row: JsonValue, shape: tuple[int, int]) -> list[MaskPart]:
     """Return the pixels of a cell: its run lengths or polygons, else its box."""
     if not row.value.get("segmentation"):
         return [box_part(_box(row.at("bbox"), shape))]
@@ -99,7 +103,7 @@ def _parts(row: JsonValue, shape: tuple[int, int]) -> list[Part]:
     return [_part_of(_runs_of(node.at("counts"), shape), shape)]
 
 
-def _polygon_part(node: JsonValue, shape: tuple[int, int]) -> Part:
+def _polygon_part(node: JsonValue, shape: tuple[int, int]) -> MaskPart:
     """Return the pixels of a polygon x, y, x, y ... as pycocotools has them."""
     from pycocotools import mask as coco
 
@@ -123,19 +127,19 @@ def _runs_of(counts: JsonValue, shape: tuple[int, int]) -> list[int]:
     return runs
 
 
-def _part_of(runs: list[int], shape: tuple[int, int]) -> Part:
+def _part_of(runs: list[int], shape: tuple[int, int]) -> MaskPart:
     """Return the pixels of run lengths, which go down the columns and begin with background."""
     height = shape[0]
     ends = np.cumsum(runs)
     is_cell = (np.arange(len(runs)) % 2 == 1) & (np.array(runs) > 0)
     if not is_cell.any():
-        return Part((0, 0), np.zeros((1, 1), bool))
+        return MaskPart((0, 0), np.zeros((1, 1), bool))
     left = int((ends - runs)[is_cell][0]) // height
     right = (int(ends[is_cell][-1]) - 1) // height + 1
     inside = np.diff(np.clip(ends - left * height, 0, (right - left) * height), prepend=0)
     columns = np.repeat(is_cell, inside).reshape(-1, height)
     rows = np.flatnonzero(columns.any(axis=0))
-    return Part((int(rows[0]), left), columns[:, rows[0] : rows[-1] + 1].T)
+    return MaskPart((int(rows[0]), left), columns[:, rows[0] : rows[-1] + 1].T)
 
 
 def _run_lengths(text: str) -> list[int]:
@@ -157,7 +161,7 @@ def _run_lengths(text: str) -> list[int]:
     return runs
 
 
-def write_polygons(path: Path, marks: Sequence[ImageAnnotation]) -> None:
+def write_polygons(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
     """Write cells as polygons; those with holes, which COCO's polygons cannot have, as run lengths.
 
     Raises
@@ -165,16 +169,16 @@ def write_polygons(path: Path, marks: Sequence[ImageAnnotation]) -> None:
     WriteError
         The file cannot be written, or only points are known.
     """
-    _write(path, marks, has_polygons=True)
+    _write(path, annotation, has_polygons=True)
 
 
-def write_rle(path: Path, marks: Sequence[ImageAnnotation]) -> None:
+def write_rle(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
     """Write cells as compressed run lengths; else like :func:`write_polygons`."""
-    _write(path, marks, has_polygons=False)
+    _write(path, annotation, has_polygons=False)
 
 
-def _write(path: Path, marks: Sequence[ImageAnnotation], *, has_polygons: bool) -> None:
-    planes = [plane for one in marks for plane in one.planes()]
+def _write(path: Path, annotation: Sequence[ImageAnnotation], *, has_polygons: bool) -> None:
+    planes = [plane for one in annotation for plane in one.planes()]
     names = list(dict.fromkeys(name for plane in planes for name in plane.class_names))
     if not names or any(NO_CLASS in _classes(plane) for plane in planes):
         names.append(NO_CLASS)
@@ -196,31 +200,38 @@ def _write(path: Path, marks: Sequence[ImageAnnotation], *, has_polygons: bool) 
     write_text(path, json.dumps(content))
 
 
-def _classes(marks: ImageAnnotation) -> set[str]:
-    return {marks.class_of(row) for row in range(len(marks))}
+def _classes(annotation: ImageAnnotation) -> set[str]:
+    return {annotation.class_of(row) for row in range(len(annotation))}
 
 
-def _image_row(number: int, marks: ImageAnnotation) -> dict[str, Any]:
-    row = {"id": number, "file_name": f"{marks.name}.tif", "height": marks.shape[0], "width": marks.shape[1]}
-    return row | ({"pixel_size_um": list(marks.pixel_size_um)} if marks.pixel_size_um else {})
+def _image_row(number: int, annotation: ImageAnnotation) -> dict[str, Any]:
+    row = {
+        "id": number,
+        "file_name": f"{annotation.name}.tif",
+        "height": annotation.shape[0],
+        "width": annotation.shape[1],
+    }
+    return row | ({"pixel_size_um": list(annotation.pixel_size_um)} if annotation.pixel_size_um else {})
 
 
-def _shapes(marks: ImageAnnotation, *, has_polygons: bool) -> list[dict[str, Any]]:
+def _shapes(annotation: ImageAnnotation, *, has_polygons: bool) -> list[dict[str, Any]]:
     found = []
-    if marks.labels is None:
-        for (y0, x0), (y1, x1) in np.zeros((0, 2, 2)) if marks.boxes is None else marks.boxes.astype(float):
+    if annotation.labels is None:
+        for (y0, x0), (y1, x1) in (
+            np.zeros((0, 2, 2)) if annotation.boxes is None else annotation.boxes.astype(float)
+        ):
             box = [float(n) for n in (x0, y0, x1 - x0, y1 - y0)]
             found.append({"bbox": box, "area": box[2] * box[3], "segmentation": []})
         return found
-    for number, window in enumerate(ndimage.find_objects(marks.labels), start=1):
-        mask = marks.labels[window] == number
+    for number, window in enumerate(ndimage.find_objects(annotation.labels), start=1):
+        mask = annotation.labels[window] == number
         top, left = (part.start for part in window)
         values: dict[str, Any] = {
             "bbox": [left, top, mask.shape[1], mask.shape[0]],
             "area": int(mask.sum()),
             "segmentation": _polygons(mask, (top, left)) if has_polygons else None,
         }
-        values["segmentation"] = values["segmentation"] or _runs(mask, (top, left), marks.shape)
+        values["segmentation"] = values["segmentation"] or _runs(mask, (top, left), annotation.shape)
         found.append(values)
     return found
 

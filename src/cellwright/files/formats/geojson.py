@@ -22,14 +22,15 @@ from cellwright.files.formats.image_annotation import (
     NO_CLASS,
     ImageAnnotation,
     canvas,
+    checked_ring,
     checked_shape,
     chosen,
     only_one,
+    spread,
+    with_classes,
 )
 from cellwright.files.formats.json_value import JsonValue, read_json
-from cellwright.files.formats.outlines import Ring, area, filled, polygons
-from cellwright.files.formats.painting import Part
-from cellwright.files.formats.shapes import checked_ring, spread, with_classes
+from cellwright.files.formats.outlines import MaskPart, Ring, area, filled, polygons
 
 NUMBER = "cell"  # key in the metadata of a feature
 FARTHEST = (1 << 31, 1 << 31)  # where the size of the image is not known
@@ -48,30 +49,32 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     """
     content = read_json(path)
     rows = content.rows() if isinstance(content.value, list) else _features(content)
-    marks = _described(content, path, image)
-    if marks.shape:
-        chosen(path, [marks], image)
-    axes = marks.axes if image is None else image.axes.replace("C", "")
+    annotation = _described(content, path, image)
+    if annotation.shape:
+        chosen(path, [annotation], image)
+    axes = annotation.axes if image is None else image.label_axes
     names = [_class(row) for row in rows]
-    known = marks.shape or (None if image is None else canvas(path, image, np.zeros((0, 2))))
+    known = annotation.shape or (None if image is None else canvas(path, image, np.zeros((0, 2))))
     leads = [_lead(row.at("geometry"), axes, known) for row in rows]
     limit = FARTHEST if known is None else (known[-2], known[-1])
-    marks = replace(marks, axes=axes)
+    annotation = replace(annotation, axes=axes)
     if rows and all(row.at("geometry").at("type").text() in ("Point", "MultiPoint") for row in rows):
-        return chosen(path, [_points(marks, rows, (leads, names, limit), image)], image)
+        return chosen(path, [_points(annotation, rows, (leads, names, limit), image)], image)
     shapes = [_polygons(row.at("geometry"), limit) for row in rows]
     ends = [
         [*(n + 1 for n in lead), *np.max([r.max(axis=0) for p in own for r in p], axis=0)]
         for lead, own in zip(leads, shapes, strict=True)
     ]
     shape = known or canvas(path, image, np.array(ends, float).reshape(-1, len(axes)))
-    cells: dict[Any, list[Part]] = {}
+    cells: dict[Any, list[MaskPart]] = {}
     owners: dict[Any, int] = {}
     for index, (row, lead, own) in enumerate(zip(rows, leads, shapes, strict=True)):
         key = _number(row) or ("other", index)
         owners.setdefault(key, index)
         cells.setdefault(key, []).extend(filled(polygon).at(lead) for polygon in own)
-    found = spread(replace(marks, shape=shape), list(cells.values()), [names[i] for i in owners.values()])
+    found = spread(
+        replace(annotation, shape=shape), list(cells.values()), [names[i] for i in owners.values()]
+    )
     return chosen(path, [found], image)
 
 
@@ -85,10 +88,10 @@ def _features(content: JsonValue) -> list[JsonValue]:
 
 
 def _described(content: JsonValue, path: Path, image: Image | None) -> ImageAnnotation:
-    """Return marks with what a collection of ours tells of its image."""
+    """Return annotation with what a collection of ours tells of its image."""
     own = None if isinstance(content.value, list) else content.find("image")
     if own is None:
-        return ImageAnnotation(path.stem, (), "YX" if image is None else image.axes.replace("C", ""))
+        return ImageAnnotation(path.stem, (), "YX" if image is None else image.label_axes)
     axes = own.at("axes").text()
     if not axes.endswith("YX") or not set(axes) <= set(AXES) - {"C"} or len(set(axes)) != len(axes):
         raise own.at("axes").refuse("axes that end with YX")
@@ -152,7 +155,7 @@ def _rings(node: JsonValue, limit: tuple[int, int]) -> list[Ring]:
 
 
 def _points(
-    marks: ImageAnnotation, rows: list[JsonValue], known: tuple[Any, ...], image: Image | None
+    annotation: ImageAnnotation, rows: list[JsonValue], known: tuple[Any, ...], image: Image | None
 ) -> ImageAnnotation:
     leads, names, limit = known
     found, own_names = [], []
@@ -165,11 +168,11 @@ def _points(
         found.append(np.concatenate([np.tile(np.array(lead, float), (len(places), 1)), places - 0.5], axis=1))
         own_names += [name] * len(places)
     points = np.concatenate(found)
-    shape = marks.shape or canvas(node.path, image, points + 1)
-    return with_classes(replace(marks, shape=shape), own_names, points=points.astype(np.float32))
+    shape = annotation.shape or canvas(node.path, image, points + 1)
+    return with_classes(replace(annotation, shape=shape), own_names, points=points.astype(np.float32))
 
 
-def write(path: Path, marks: Sequence[ImageAnnotation]) -> None:
+def write(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
     """Write the cells of one image; boxes are written as polygons.
 
     Raises
@@ -177,7 +180,7 @@ def write(path: Path, marks: Sequence[ImageAnnotation]) -> None:
     WriteError
         The file cannot be written, or there are several images.
     """
-    one = only_one(marks, "GeoJSON")
+    one = only_one(annotation, "GeoJSON")
     image: dict[str, Any] = {"name": one.name, "shape": list(one.shape), "axes": one.axes}
     image |= {"pixel_size_um": list(one.pixel_size_um)} if one.pixel_size_um else {}
     image |= {"class_names": list(one.class_names)} if one.class_names else {}
@@ -185,19 +188,19 @@ def write(path: Path, marks: Sequence[ImageAnnotation]) -> None:
     write_text(path, json.dumps(content))
 
 
-def _written(marks: ImageAnnotation) -> list[dict[str, Any]]:
+def _written(annotation: ImageAnnotation) -> list[dict[str, Any]]:
     features = []
-    if marks.labels is None:
-        for row, corners in enumerate(marks.corners.astype(float)):
+    if annotation.labels is None:
+        for row, corners in enumerate(annotation.corners.astype(float)):
             index = tuple(np.rint(corners[0, :-2]).astype(int).tolist())
-            features.append(_feature(marks, row, _simple(corners[:, -2:]), index))
+            features.append(_feature(annotation, row, _simple(corners[:, -2:]), index))
         return features
-    for index in np.ndindex(marks.labels.shape[:-2]):
-        labels = marks.labels[index]
+    for index in np.ndindex(annotation.labels.shape[:-2]):
+        labels = annotation.labels[index]
         for row, window in enumerate(ndimage.find_objects(labels)):
             if window is not None:
                 found = polygons(labels[window] == row + 1, [part.start for part in window])
-                features.append(_feature(marks, row, _geometry(found), index))
+                features.append(_feature(annotation, row, _geometry(found), index))
     return features
 
 
@@ -224,11 +227,11 @@ def _closed(ring: Ring, *, is_hole: bool) -> list[list[int]]:
 
 
 def _feature(
-    marks: ImageAnnotation, row: int, geometry: dict[str, Any], index: tuple[int, ...]
+    annotation: ImageAnnotation, row: int, geometry: dict[str, Any], index: tuple[int, ...]
 ) -> dict[str, Any]:
-    place = dict(zip(marks.axes, index, strict=False))
+    place = dict(zip(annotation.axes, index, strict=False))
     plane = {"c": -1, "z": int(place.get("Z", 0)), "t": int(place.get("T", 0))}
-    name = marks.class_of(row)
+    name = annotation.class_of(row)
     own: dict[str, Any] = {"objectType": "annotation", "metadata": {NUMBER: str(row + 1)}}
     own |= {} if name == NO_CLASS else {"classification": {"name": name}}
     return {"type": "Feature", "geometry": {**geometry, "plane": plane}, "properties": own}

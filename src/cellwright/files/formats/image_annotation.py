@@ -3,16 +3,20 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cellwright.core.data import SPATIAL, Image, Labels
 from cellwright.core.errors import ReadError, WriteError
-from cellwright.ops.labels import measure
+from cellwright.files.formats.json_value import JsonValue
+from cellwright.files.formats.outlines import MaskPart, Ring, crosses_itself, filled, painted
+from cellwright.ops.labels import measure, relabel
 
 NO_CLASS = "cell"  # what a cell without a class is called where a file must name one
 MOST_PIXELS = 1 << 30  # of the labels of one file; more is a mistake in it
+MOST_CORNERS = 20_000
 MARGIN_PX = 1.0  # how far outlines may reach beyond the image, as drawing programs let them
 
 
@@ -126,11 +130,6 @@ def _rows(column: NDArray[np.int16] | None, rows: NDArray[np.integer]) -> NDArra
     return None if column is None else column[rows]
 
 
-def plane_shape(image: Image) -> tuple[int, ...]:
-    """Return the lengths of the axes of an image without its channels."""
-    return tuple(int(n) for n, axis in zip(image.shape, image.axes, strict=True) if axis != "C")
-
-
 def numbered(
     names: Iterable[str], known: Sequence[str] = ()
 ) -> tuple[NDArray[np.int16] | None, tuple[str, ...]]:
@@ -157,21 +156,24 @@ def chosen(path: Path, found: Sequence[ImageAnnotation], image: Image | None) ->
     """
     if image is None:
         return tuple(found)
-    own = [marks for marks in found if marks.name == image.name] if len(found) > 1 else list(found)
+    own = (
+        [annotation for annotation in found if annotation.name == image.name]
+        if len(found) > 1
+        else list(found)
+    )
     if len(own) != 1:
         raise ReadError(
             f"Expected the cells of image {image.name!r} in {path}; got "
-            f"{', '.join(marks.name for marks in found[:5]) or 'none'}. Rename the image, or choose its file."
+            f"{', '.join(one.name for one in found[:5]) or 'none'}. Rename the image, or choose its file."
         )
-    marks, shape = own[0], plane_shape(image)
-    if marks.shape != shape:
+    annotation, shape = own[0], image.label_shape
+    if annotation.shape != shape:
         raise ReadError(
-            f"The image size in {path} must be {shape}, that of {image.name!r}; got {marks.shape}. "
+            f"The image size in {path} must be {shape}, that of {image.name!r}; got {annotation.shape}. "
             "Choose the file of this image."
         )
-    axes = image.axes.replace("C", "")
-    sizes = marks.pixel_size_um or image.pixel_size_um
-    return (replace(marks, axes=axes, name=image.name, pixel_size_um=sizes),)
+    sizes = annotation.pixel_size_um or image.pixel_size_um
+    return (replace(annotation, axes=image.label_axes, name=image.name, pixel_size_um=sizes),)
 
 
 def checked_shape(path: Path, where: str, shape: Sequence[int]) -> tuple[int, ...]:
@@ -197,11 +199,11 @@ def canvas(path: Path, image: Image | None, ends: NDArray[np.floating]) -> tuple
     ``ends`` (N, D) are one-past-last corners.
     """
     if image is not None:
-        return plane_shape(image)
+        return image.label_shape
     return checked_shape(path, "The extent", [max(1, int(np.ceil(n))) for n in ends.max(axis=0, initial=1)])
 
 
-def only_one(marks: Sequence[ImageAnnotation], title: str) -> ImageAnnotation:
+def only_one(annotation: Sequence[ImageAnnotation], title: str) -> ImageAnnotation:
     """Return the one image a file of this format can hold.
 
     Raises
@@ -209,30 +211,30 @@ def only_one(marks: Sequence[ImageAnnotation], title: str) -> ImageAnnotation:
     WriteError
         There are several, or none.
     """
-    if len(marks) != 1:
+    if len(annotation) != 1:
         raise WriteError(
-            f"A {title} file holds one image; got {len(marks)}. Write each to a file of its own."
+            f"A {title} file holds one image; got {len(annotation)}. Write each to a file of its own."
         )
-    return marks[0]
+    return annotation[0]
 
 
-def of_plane(marks: ImageAnnotation, title: str) -> ImageAnnotation:
-    """Return marks of a 2D image as they are.
+def of_plane(annotation: ImageAnnotation, title: str) -> ImageAnnotation:
+    """Return the annotation of a 2D image.
 
     Raises
     ------
     WriteError
         They are those of a stack.
     """
-    if len(marks.shape) != 2:
+    if len(annotation.shape) != 2:
         raise WriteError(
-            f"A {title} file holds a 2D image; {marks.name!r} has axes {marks.axes!r}. Write its planes one "
-            "by one, or choose COCO, GeoJSON, ImageJ ROIs or OME-TIFF."
+            f"A {title} file holds a 2D image; {annotation.name!r} has axes {annotation.axes!r}. Write its "
+            "planes one by one, or choose COCO, GeoJSON, ImageJ ROIs or OME-TIFF."
         )
-    return marks
+    return annotation
 
 
-def needing_masks(marks: ImageAnnotation, title: str) -> Labels:
+def needing_masks(annotation: ImageAnnotation, title: str) -> Labels:
     """Return the labels.
 
     Raises
@@ -240,14 +242,91 @@ def needing_masks(marks: ImageAnnotation, title: str) -> Labels:
     WriteError
         There are boxes or points alone.
     """
-    if marks.labels is None:
+    if annotation.labels is None:
         raise WriteError(
-            f"{title} holds outlines; of {marks.name!r} only {marks.kind} are known. Choose CSV."
+            f"{title} holds outlines; of {annotation.name!r} only {annotation.kind} are known. Choose CSV."
         )
-    return marks.labels
+    return annotation.labels
 
 
 def sizes_of(axes: str, pixel_size_um: Sequence[float]) -> dict[str, float]:
     """Return micrometres per pixel by axis; empty when unknown."""
     spatial = [axis for axis in axes if axis in SPATIAL]
     return dict(zip(spatial, pixel_size_um, strict=True)) if pixel_size_um else {}
+
+
+def labels_of(path: Path, where: str, values: NDArray[Any], axes: str, name: str) -> ImageAnnotation:
+    """Return the annotation of labels, renumbered 1..N in their order.
+
+    Raises
+    ------
+    ReadError
+        They are no whole numbers, below 0, or their size cannot be that of an image.
+    """
+    checked_shape(path, where, values.shape)
+    if values.dtype.kind not in "iub" or (values.dtype.kind == "i" and values.min() < 0):
+        raise ReadError(
+            f"{where} of {path} must be labels (whole numbers from 0 on); got {values.dtype} from "
+            f"{values.min()}. Choose a label image."
+        )
+    return ImageAnnotation(name, values.shape, axes, relabel(values))
+
+
+def ring_of(node: JsonValue, shape: tuple[int, int]) -> Ring:
+    """Return a list of (x, y) as a ring.
+
+    Raises
+    ------
+    ReadError
+        It has less than three corners, leaves the image or crosses itself.
+    """
+    return checked_ring(node, node.pairs(shape, MARGIN_PX))
+
+
+def checked_ring(node: JsonValue, ring: Ring) -> Ring:
+    """Return a ring (N, 2) that is one, without the repeated first corner at its end."""
+    if len(ring) > 1 and (ring[0] == ring[-1]).all():
+        ring = ring[:-1]
+    if not 3 <= len(ring) <= MOST_CORNERS:
+        raise node.refuse(f"an outline of 3 to {MOST_CORNERS} corners")
+    if crosses_itself(ring):
+        raise node.refuse("an outline that does not cross itself")
+    return ring
+
+
+def box_part(box: NDArray[np.floating]) -> MaskPart:
+    """Return the pixels of a box (2, 2) of corners y, x."""
+    (y0, x0), (y1, x1) = box.tolist()
+    return filled([np.array([[y0, x0], [y0, x1], [y1, x1], [y1, x0]])])
+
+
+def spread(
+    annotation: ImageAnnotation, cells: Sequence[Sequence[MaskPart]], names: Sequence[str]
+) -> ImageAnnotation:
+    """Return an annotation with the labels and classes of cells, each made of parts in its axes."""
+    labels, left, notices = painted(cells, annotation.shape)
+    return with_classes(annotation, [names[row] for row in left], labels=labels, notices=notices)
+
+
+def with_classes(
+    annotation: ImageAnnotation,
+    names: Sequence[str],
+    *,
+    labels: Labels | None = None,
+    boxes: NDArray[np.float32] | None = None,
+    points: NDArray[np.float32] | None = None,
+    notices: tuple[str, ...] = (),
+) -> ImageAnnotation:
+    """Return an annotation with these cells, of which each has a class by name."""
+    classes, class_names = numbered(names, annotation.class_names)
+    if classes is not None and not (classes >= 0).any() and not annotation.class_names:
+        classes = None
+    return replace(
+        annotation,
+        labels=labels,
+        boxes=boxes,
+        points=points,
+        classes=classes,
+        class_names=class_names,
+        notices=(*annotation.notices, *notices),
+    )

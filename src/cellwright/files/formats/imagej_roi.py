@@ -22,12 +22,14 @@ from cellwright.files.formats.image_annotation import (
     NO_CLASS,
     ImageAnnotation,
     canvas,
+    checked_ring,
     chosen,
     only_one,
+    spread,
+    with_classes,
 )
 from cellwright.files.formats.json_value import MOST_BYTES, JsonValue
 from cellwright.files.formats.outlines import filled, polygons
-from cellwright.files.formats.shapes import checked_ring, spread, with_classes
 
 OWN_NAME = re.compile(r"cell-(\d+)(-t\d+)?(-z\d+)?(?: (.*))?$")
 AREAS = {"POLYGON", "FREEHAND", "TRACED", "RECT", "OVAL"}
@@ -51,11 +53,11 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     if rois and types == {"POINT"}:
         found = [_points(node, axes) for node in rois]
         points = np.concatenate(found)
-        marks = ImageAnnotation(path.stem, canvas(path, image, points + 1), axes)
+        annotation = ImageAnnotation(path.stem, canvas(path, image, points + 1), axes)
         names = [name for name, own in zip(names, found, strict=True) for _ in own]
         for node, own in zip(rois, found, strict=True):
-            node.places(own + 0.5, marks.shape, MARGIN_PX)
-        return chosen(path, [with_classes(marks, names, points=points.astype(np.float32))], image)
+            node.places(own + 0.5, annotation.shape, MARGIN_PX)
+        return chosen(path, [with_classes(annotation, names, points=points.astype(np.float32))], image)
     rings = [_rings(node) for node in rois]
     leads = [_lead(node, axes) for node in rois]
     ends = [
@@ -66,16 +68,16 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     for node, lead, outline in zip(rois, leads, rings, strict=True):
         node.places(np.array([lead]) + 0.5, shape[:-2], 0.0)
         node.places(np.concatenate(outline), shape[-2:], MARGIN_PX)
-    marks = ImageAnnotation(path.stem, shape, axes)
+    annotation = ImageAnnotation(path.stem, shape, axes)
     if rois and types == {"RECT"} and len(axes) == 2 and not any(node.value.composite for node in rois):
         boxes = np.array([[own[0].min(axis=0), own[0].max(axis=0)] for own in rings], np.float32)
-        return chosen(path, [with_classes(marks, names, boxes=boxes)], image)
+        return chosen(path, [with_classes(annotation, names, boxes=boxes)], image)
     cells: dict[Any, list[int]] = {}
     for index, node in enumerate(rois):
         own_name = OWN_NAME.match(node.value.name or "")
         cells.setdefault(int(own_name[1]) if own_name else ("other", index), []).append(index)
     parts = [[filled(rings[i]).at(leads[i]) for i in cell] for cell in cells.values()]
-    return chosen(path, [spread(marks, parts, [names[cell[0]] for cell in cells.values()])], image)
+    return chosen(path, [spread(annotation, parts, [names[cell[0]] for cell in cells.values()])], image)
 
 
 def _rois(path: Path) -> list[JsonValue]:
@@ -160,7 +162,7 @@ def _points(node: JsonValue, axes: str) -> NDArray[np.float64]:
 
 def _axes(rois: list[JsonValue], image: Image | None) -> str:
     if image is not None:
-        return image.axes.replace("C", "")
+        return image.label_axes
     has = {"T": any(node.value.t_position > 1 for node in rois)}
     has["Z"] = any(node.value.z_position > 1 or _stack_place(node) > 1 for node in rois)
     return "".join(axis for axis in "TZ" if has[axis]) + "YX"
@@ -185,7 +187,7 @@ def _class(name: str) -> str:
     return (own_name[4] or NO_CLASS) if own_name else NO_CLASS
 
 
-def write(path: Path, marks: Sequence[ImageAnnotation]) -> None:
+def write(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
     """Write the cells of one image as a .zip of ROIs, plane by plane.
 
     Raises
@@ -195,7 +197,7 @@ def write(path: Path, marks: Sequence[ImageAnnotation]) -> None:
     """
     import roifile
 
-    one = only_one(marks, "ImageJ ROI")
+    one = only_one(annotation, "ImageJ ROI")
     rois = list(_written(one))
     with atomic_write(path) as part:
         if rois:
@@ -204,31 +206,31 @@ def write(path: Path, marks: Sequence[ImageAnnotation]) -> None:
             zipfile.ZipFile(part, "w").close()
 
 
-def _written(marks: ImageAnnotation) -> Any:
-    lead_axes = marks.axes[:-2]
-    if marks.labels is None:
-        for row, corners in enumerate(marks.corners.astype(float)):
+def _written(annotation: ImageAnnotation) -> Any:
+    lead_axes = annotation.axes[:-2]
+    if annotation.labels is None:
+        for row, corners in enumerate(annotation.corners.astype(float)):
             place = dict(zip(lead_axes, np.rint(corners[0, :-2]).astype(int).tolist(), strict=True))
             kind, shift = ("POINT", 0.5) if len(corners) == 1 else ("RECT", 0.0)
-            yield _roi(marks, row, [corners[:, -2:] + shift], place, kind)
+            yield _roi(annotation, row, [corners[:, -2:] + shift], place, kind)
         return
-    for index in np.ndindex(marks.labels.shape[:-2]):
-        labels = marks.labels[index]
+    for index in np.ndindex(annotation.labels.shape[:-2]):
+        labels = annotation.labels[index]
         place = dict(zip(lead_axes, index, strict=True))
         for row, window in enumerate(ndimage.find_objects(labels)):
             if window is not None:
                 found = polygons(labels[window] == row + 1, [part.start for part in window])
-                yield _roi(marks, row, [ring for polygon in found for ring in polygon], place, "TRACED")
+                yield _roi(annotation, row, [ring for polygon in found for ring in polygon], place, "TRACED")
 
 
 def _roi(
-    marks: ImageAnnotation, row: int, rings: list[NDArray[Any]], place: dict[str, int], kind: str
+    annotation: ImageAnnotation, row: int, rings: list[NDArray[Any]], place: dict[str, int], kind: str
 ) -> Any:
     import roifile
 
     corners = np.concatenate(rings)[:, ::-1]
     where = "".join(f"-{axis.lower()}{at:04d}" for axis, at in place.items())
-    name = marks.class_of(row)
+    name = annotation.class_of(row)
     title = f"cell-{row + 1:05d}{where}" + ("" if name == NO_CLASS else f" {name}")
     if kind == "POINT" or (len(rings) == 1 and kind == "TRACED"):
         roi = roifile.ImagejRoi.frompoints(corners.astype(np.float64 if kind == "POINT" else int), name=title)

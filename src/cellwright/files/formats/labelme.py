@@ -24,17 +24,19 @@ from cellwright.files.formats.image_annotation import (
     MARGIN_PX,
     NO_CLASS,
     ImageAnnotation,
+    box_part,
     checked_shape,
     chosen,
     needing_masks,
     of_plane,
     only_one,
+    ring_of,
+    spread,
+    with_classes,
 )
 from cellwright.files.formats.json_value import JsonValue, read_json
-from cellwright.files.formats.outlines import filled, polygons
-from cellwright.files.formats.painting import Part
-from cellwright.files.formats.pictures import as_bytes
-from cellwright.files.formats.shapes import box_part, ring_of, spread, with_classes
+from cellwright.files.formats.outlines import MaskPart, filled, polygons
+from cellwright.files.images import as_bytes
 
 VERSION = "5.8.3"
 OUTLINED = ("polygon", "mask", "circle", "rectangle")
@@ -62,7 +64,7 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     checked_shape(path, "imageHeight and imageWidth", sides)
     name = content.find("imagePath") or content.find("imageName")
     sizes = content.find("pixel_size_um")
-    marks = ImageAnnotation(
+    annotation = ImageAnnotation(
         path.stem if name is None else name.stem(),
         sides,
         pixel_size_um=() if sizes is None else sizes.sizes(2),
@@ -70,19 +72,19 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     )
     classes = content.find("class_names")
     if classes is not None:
-        marks = replace(marks, class_names=tuple(row.text() for row in classes.rows()))
-    return chosen(path, [_cells(marks, content.at("shapes").rows(), sides)], image)
+        annotation = replace(annotation, class_names=tuple(row.text() for row in classes.rows()))
+    return chosen(path, [_cells(annotation, content.at("shapes").rows(), sides)], image)
 
 
-def _cells(marks: ImageAnnotation, rows: list[JsonValue], sides: tuple[int, int]) -> ImageAnnotation:
+def _cells(annotation: ImageAnnotation, rows: list[JsonValue], sides: tuple[int, int]) -> ImageAnnotation:
     names = [row.at("label").text() or NO_CLASS for row in rows]
     types = [row.at("shape_type").text() for row in rows]
     if rows and set(types) == {"point"}:
         points = np.array([_corners(row, 1, sides)[0] for row in rows], np.float32)
-        return with_classes(marks, names, points=points - np.float32(0.5))
+        return with_classes(annotation, names, points=points - np.float32(0.5))
     if rows and set(types) == {"rectangle"}:
         boxes = [np.sort(_corners(row, 2, sides), axis=0) for row in rows]
-        return with_classes(marks, names, boxes=np.array(boxes, np.float32))
+        return with_classes(annotation, names, boxes=np.array(boxes, np.float32))
     for row, kind in zip(rows, types, strict=True):
         if kind not in OUTLINED:
             raise row.at("shape_type").refuse(f"one of {', '.join(OUTLINED)}, or 'point' of all shapes")
@@ -93,10 +95,10 @@ def _cells(marks: ImageAnnotation, rows: list[JsonValue], sides: tuple[int, int]
             index
         )
     parts = [[_part(rows[index], types[index], sides) for index in group] for group in groups.values()]
-    return spread(marks, parts, [names[group[0]] for group in groups.values()])
+    return spread(annotation, parts, [names[group[0]] for group in groups.values()])
 
 
-def _part(row: JsonValue, kind: str, sides: tuple[int, int]) -> Part:
+def _part(row: JsonValue, kind: str, sides: tuple[int, int]) -> MaskPart:
     if kind == "polygon":
         return filled([ring_of(row.at("points"), sides)])
     if kind == "rectangle":
@@ -111,7 +113,7 @@ def _part(row: JsonValue, kind: str, sides: tuple[int, int]) -> Part:
     expected = tuple((last - first + 1).tolist())
     if mask.shape != expected or (first < 0).any() or (last >= sides).any():
         raise row.at("mask").refuse(f"a PNG of {expected} pixels inside the image, as points say")
-    return Part((int(first[0]), int(first[1])), mask)
+    return MaskPart((int(first[0]), int(first[1])), mask)
 
 
 def _corners(row: JsonValue, n: int, sides: tuple[int, int]) -> NDArray[np.float64]:
@@ -144,7 +146,7 @@ def _picture(node: JsonValue) -> NDArray[Any]:
         raise node.refuse("a picture in base64") from error
 
 
-def write_polygons(path: Path, marks: Sequence[ImageAnnotation]) -> None:
+def write_polygons(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
     """Write cells as polygons, boxes or points; those with holes, which polygons cannot have, as masks.
 
     Raises
@@ -152,14 +154,14 @@ def write_polygons(path: Path, marks: Sequence[ImageAnnotation]) -> None:
     WriteError
         The file cannot be written, or there is more than one 2D image.
     """
-    one = of_plane(only_one(marks, "LabelMe"), "LabelMe")
+    one = of_plane(only_one(annotation, "LabelMe"), "LabelMe")
     own: dict[str, Any] = {"imagePath": f"{one.name}.{'tif' if one.image is None else 'png'}"}
     _write(path, one, _shapes(one), own)
 
 
-def write_masks(path: Path, marks: Sequence[ImageAnnotation]) -> None:
+def write_masks(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
     """Write cells as boxes with PNG masks, and the name of the image as ``imageName`` too."""
-    one = of_plane(only_one(marks, "LabelMe"), "LabelMe")
+    one = of_plane(only_one(annotation, "LabelMe"), "LabelMe")
     labels = needing_masks(one, "LabelMe with masks")
     file = f"{one.name}.{'tif' if one.image is None else 'png'}"
     shapes = []
@@ -168,24 +170,26 @@ def write_masks(path: Path, marks: Sequence[ImageAnnotation]) -> None:
     _write(path, one, shapes, {"imagePath": file, "imageName": file})
 
 
-def _write(path: Path, marks: ImageAnnotation, shapes: list[dict[str, Any]], own: dict[str, Any]) -> None:
-    height, width = marks.shape
+def _write(
+    path: Path, annotation: ImageAnnotation, shapes: list[dict[str, Any]], own: dict[str, Any]
+) -> None:
+    height, width = annotation.shape
     content: dict[str, Any] = {"version": VERSION, "flags": {}, "shapes": shapes, **own}
-    content["imageData"] = None if marks.image is None else _png(as_bytes(marks.image)[0])
-    content |= {"imageHeight": height, "imageWidth": width, "class_names": list(marks.class_names)}
-    if marks.pixel_size_um:
-        content["pixel_size_um"] = list(marks.pixel_size_um)
+    content["imageData"] = None if annotation.image is None else _png(as_bytes(annotation.image)[0])
+    content |= {"imageHeight": height, "imageWidth": width, "class_names": list(annotation.class_names)}
+    if annotation.pixel_size_um:
+        content["pixel_size_um"] = list(annotation.pixel_size_um)
     write_text(path, json.dumps(content, indent=1))
 
 
-def _shapes(marks: ImageAnnotation) -> list[dict[str, Any]]:
-    if marks.labels is not None:
+def _shapes(annotation: ImageAnnotation) -> list[dict[str, Any]]:
+    if annotation.labels is not None:
         found = []
-        for row, window in enumerate(ndimage.find_objects(marks.labels)):
-            found += _cell_shapes(row, marks.class_of(row), window, marks.labels[window] == row + 1)
+        for row, window in enumerate(ndimage.find_objects(annotation.labels)):
+            found += _cell_shapes(row, annotation.class_of(row), window, annotation.labels[window] == row + 1)
         return found
-    kind, shift = ("point", 0.5) if marks.boxes is None else ("rectangle", 0.0)
-    return [_shape(marks.class_of(row), one + shift, kind) for row, one in enumerate(marks.corners)]
+    kind, shift = ("point", 0.5) if annotation.boxes is None else ("rectangle", 0.0)
+    return [_shape(annotation.class_of(row), one + shift, kind) for row, one in enumerate(annotation.corners)]
 
 
 def _cell_shapes(

@@ -10,9 +10,14 @@ import tifffile
 
 from cellwright.core.data import Image
 from cellwright.core.errors import ReadError
-from cellwright.files.formats.image_annotation import ImageAnnotation, chosen, needing_masks, only_one
+from cellwright.files.formats.image_annotation import (
+    ImageAnnotation,
+    chosen,
+    labels_of,
+    needing_masks,
+    only_one,
+)
 from cellwright.files.formats.json_value import JsonValue
-from cellwright.files.formats.labels import labels_of
 from cellwright.files.images import read_image, write_labels
 
 ENDINGS = (".ome.tif", ".ome.tiff", ".tif", ".tiff")
@@ -31,8 +36,8 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     if "C" in found.axes:
         raise ReadError(f"The axes of {path} must be those of labels, without colours; got {found.axes!r}.")
     name = next((path.name[: -len(end)] for end in ENDINGS if path.name.lower().endswith(end)), path.stem)
-    marks = labels_of(path, "The content", np.asarray(found.data), found.axes, name)
-    return chosen(path, [replace(marks, pixel_size_um=found.pixel_size_um)], image)
+    annotation = labels_of(path, "The content", np.asarray(found.data), found.axes, name)
+    return chosen(path, [replace(annotation, pixel_size_um=found.pixel_size_um)], image)
 
 
 def _refuse_outside(path: Path) -> None:
@@ -47,7 +52,7 @@ def _refuse_outside(path: Path) -> None:
         JsonValue(file.get("FileName"), path, "UUID.FileName").inside()
 
 
-def write(path: Path, marks: Sequence[ImageAnnotation]) -> None:
+def write(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
     """Write the labels of one image as int32 OME-TIFF with axes and pixel size.
 
     Raises
@@ -55,6 +60,6 @@ def write(path: Path, marks: Sequence[ImageAnnotation]) -> None:
     WriteError
         The file cannot be written, or there are no masks or several images.
     """
-    one = only_one(marks, "TIFF")
+    one = only_one(annotation, "TIFF")
     labels = needing_masks(one, "TIFF")
     write_labels(path, labels, Image(labels, one.axes, one.pixel_size_um, one.name))

@@ -5,12 +5,64 @@ outline that has its middle inside (even-odd rule: a ring in a ring is a hole).
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cellwright.files.formats.painting import Part
+from cellwright.core.data import Labels
+
+
+class MaskPart(NamedTuple):
+    """The pixels of one cell: a mask and the place of its first pixel."""
+
+    corner: tuple[int, ...]
+    mask: NDArray[np.bool_]
+
+    def at(self, lead: tuple[int, ...]) -> "MaskPart":
+        """Return the same at these indices of further axes before its own."""
+        return MaskPart((*lead, *self.corner), self.mask[(np.newaxis,) * len(lead)])
+
+
+def painted(
+    parts: Sequence[Sequence[MaskPart]], shape: tuple[int, ...]
+) -> tuple[Labels, NDArray[np.intp], tuple[str, ...]]:
+    """Return labels of cells (each made of parts), which cells are left, and what there is to say.
+
+    Where cells overlap, the smaller lies on top; one of which no pixel is left is left out.
+    """
+    labels = np.zeros(shape, np.int32)
+    areas = [sum(int(part.mask.sum()) for part in cell) for cell in parts]
+    for row in sorted(range(len(parts)), key=lambda row: (-areas[row], row)):
+        for corner, mask in parts[row]:
+            window, inside = _overlap(corner, mask, shape)
+            labels[window][inside] = row + 1
+    counts = np.bincount(labels.ravel(), minlength=len(parts) + 1)[1:]
+    left = np.flatnonzero(counts)
+    if len(left) < len(parts):
+        table = np.zeros(len(parts) + 1, np.int32)
+        table[left + 1] = np.arange(1, len(left) + 1)
+        labels = table[labels]
+    n_lost, n_cut = len(parts) - len(left), int((counts[left] < np.array(areas, int)[left]).sum())
+    notices = []
+    if n_lost:
+        notices.append(f"{n_lost} cells cover no pixel of their own and were left out.")
+    if n_cut:
+        notices.append(f"{n_cut} cells overlap others or the edge; the smaller lies on top.")
+    return labels, left, tuple(notices)
+
+
+def _overlap(
+    corner: Sequence[int], mask: NDArray[np.bool_], shape: Sequence[int]
+) -> tuple[tuple[slice, ...], NDArray[np.bool_]]:
+    """Return the window of the image that a mask covers, and the part of the mask inside it."""
+    first = [max(0, c) for c in corner]
+    stop = [max(a, min(n, c + m)) for a, c, n, m in zip(first, corner, shape, mask.shape, strict=True)]
+    window = tuple(slice(a, b) for a, b in zip(first, stop, strict=True))
+    own = tuple(slice(a - c, b - c) for a, b, c in zip(first, stop, corner, strict=True))
+    return window, mask[own]
+
 
 Ring = NDArray[np.float64]  # (N, 2) corners y, x; the last is joined to the first
 Polygon = tuple[Ring, ...]  # the outer ring, then its holes
@@ -75,7 +127,7 @@ def area(ring: Ring) -> float:
     return float((y * np.roll(x, -1) - x * np.roll(y, -1)).sum() / 2)
 
 
-def filled(rings: Sequence[Ring]) -> Part:
+def filled(rings: Sequence[Ring]) -> MaskPart:
     """Return the pixels whose middle lies inside rings (even-odd rule)."""
     first = np.floor(np.min([ring.min(axis=0) for ring in rings], axis=0)).astype(int)
     stop = np.ceil(np.max([ring.max(axis=0) for ring in rings], axis=0)).astype(int)
@@ -93,7 +145,7 @@ def filled(rings: Sequence[Ring]) -> Part:
     column = np.clip(np.ceil(crossing - 0.5).astype(int), 0, width)
     flips = np.bincount(row * (width + 1) + column, minlength=height * (width + 1))
     mask = np.cumsum(flips.reshape(height, width + 1), axis=1)[:, :-1] % 2 == 1
-    return Part((int(first[0]), int(first[1])), mask)
+    return MaskPart((int(first[0]), int(first[1])), mask)
 
 
 def crosses_itself(ring: Ring) -> bool:

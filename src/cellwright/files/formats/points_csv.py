@@ -20,9 +20,9 @@ from cellwright.files.formats.image_annotation import (
     canvas,
     chosen,
     only_one,
+    with_classes,
 )
 from cellwright.files.formats.json_value import JsonValue, read_text
-from cellwright.files.formats.shapes import with_classes
 
 UNNAMED = "TZYX"
 DECIMALS = 4
@@ -66,8 +66,10 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
         if image is not None
         else tuple(np.ceil(places.max(axis=0, initial=0) + 1).astype(int).tolist())
     )
-    marks = with_classes(ImageAnnotation(path.stem, shape, axes), names, points=places.astype(np.float32))
-    return chosen(path, [marks], image)
+    annotation = with_classes(
+        ImageAnnotation(path.stem, shape, axes), names, points=places.astype(np.float32)
+    )
+    return chosen(path, [annotation], image)
 
 
 def _columns(path: Path, header: Sequence[str]) -> dict[str, str]:
@@ -97,7 +99,7 @@ def _number(text: str | None, path: Path, where: str) -> float:
         raise JsonValue(text, path, where).refuse("a number") from error
 
 
-def write(path: Path, marks: Sequence[ImageAnnotation]) -> None:
+def write(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
     """Write the centres of the cells of one image, in pixels.
 
     Raises
@@ -105,7 +107,7 @@ def write(path: Path, marks: Sequence[ImageAnnotation]) -> None:
     WriteError
         The file cannot be written, or there are several images.
     """
-    one = only_one(marks, "CSV").with_boxes()
+    one = only_one(annotation, "CSV").with_boxes()
     points = np.zeros((0, len(one.axes)), np.float32) if one.points is None else one.points
     has_classes = one.classes is not None
     with atomic_write(path) as part, part.open("w", encoding="utf-8", newline="") as file:

@@ -70,7 +70,7 @@ class Format:
         found: tuple[ImageAnnotation, ...] = self._function("read")(Path(path), image)
         return found
 
-    def write(self, path: Path | str, marks: Sequence[ImageAnnotation]) -> None:
+    def write(self, path: Path | str, annotation: Sequence[ImageAnnotation]) -> None:
         """Write the cells of images, in one step; a file is replaced, a folder must be new.
 
         Raises
@@ -78,7 +78,7 @@ class Format:
         WriteError
             It cannot be written, or the format cannot hold this.
         """
-        self._function(self.writer)(Path(path), marks)
+        self._function(self.writer)(Path(path), annotation)
 
     def _function(self, name: str) -> Callable[..., Any]:
         function: Callable[..., Any] = getattr(import_module(f"cellwright.files.formats.{self.module}"), name)

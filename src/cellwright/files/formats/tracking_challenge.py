@@ -157,7 +157,7 @@ def _joined(stack: NDArray[np.integer], tracks: Sequence[Track]) -> tuple[Labels
     return table[stack], parents
 
 
-def write(path: Path, marks: Sequence[ImageAnnotation]) -> None:
+def write(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
     """Write a time series as results of the challenge (mask files and res_track.txt) into a new folder.
 
     Raises
@@ -165,16 +165,16 @@ def write(path: Path, marks: Sequence[ImageAnnotation]) -> None:
     WriteError
         The folder is there already or cannot be written, or there is no time axis or no masks.
     """
-    _write(path, marks, "res_track.txt")
+    _write(path, annotation, "res_track.txt")
 
 
-def write_truth(path: Path, marks: Sequence[ImageAnnotation]) -> None:
+def write_truth(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
     """Write a time series as truth (man_track files and man_track.txt); else like :func:`write`."""
-    _write(path, marks, "man_track.txt")
+    _write(path, annotation, "man_track.txt")
 
 
-def _write(path: Path, marks: Sequence[ImageAnnotation], table: str) -> None:
-    one = only_one(marks, "Cell Tracking Challenge")
+def _write(path: Path, annotation: Sequence[ImageAnnotation], table: str) -> None:
+    one = only_one(annotation, "Cell Tracking Challenge")
     labels = needing_masks(one, "The Cell Tracking Challenge")
     if not one.axes.startswith("T"):
         raise WriteError(f"The Cell Tracking Challenge needs a time axis; {one.name!r} has {one.axes!r}.")

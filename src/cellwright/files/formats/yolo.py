@@ -27,13 +27,13 @@ from cellwright.files.formats.image_annotation import (
     ImageAnnotation,
     chosen,
     needing_masks,
-    plane_shape,
+    ring_of,
+    spread,
+    with_classes,
 )
 from cellwright.files.formats.json_value import JsonValue, read_text
 from cellwright.files.formats.outlines import as_one_ring, filled, polygons
-from cellwright.files.formats.pictures import as_bytes
-from cellwright.files.formats.shapes import ring_of, spread, with_classes
-from cellwright.files.images import read_image
+from cellwright.files.images import as_bytes, read_image
 
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 CONFIG = "data.yaml"
@@ -97,9 +97,9 @@ def _config(path: Path) -> JsonValue:
 def _read_file(file: Path, folder: Path, config: JsonValue, image: Image | None) -> ImageAnnotation:
     names, sizes = _names(config), config.find("pixel_size_um")
     size = None if sizes is None else sizes.find(file.stem)
-    shape = _shape(file, folder) if image is None else plane_shape(image)
+    shape = _shape(file, folder) if image is None else image.label_shape
     known = tuple(name for name in names.values() if name != NO_CLASS)
-    marks = ImageAnnotation(
+    annotation = ImageAnnotation(
         file.stem, shape, pixel_size_um=() if size is None else size.sizes(2), class_names=known
     )
     if len(shape) != 2:
@@ -112,9 +112,9 @@ def _read_file(file: Path, folder: Path, config: JsonValue, image: Image | None)
     classes = [_class(row, names) for row in rows]
     if any(len(row.value) == 5 for row in rows):
         boxes = np.array([_box(row, (shape[0], shape[1])) for row in rows], np.float32)
-        return with_classes(marks, classes, boxes=boxes)
+        return with_classes(annotation, classes, boxes=boxes)
     rings = [ring_of(_corners(row, shape), (shape[0], shape[1])) for row in rows]
-    return spread(marks, [[filled([ring])] for ring in rings], classes)
+    return spread(annotation, [[filled([ring])] for ring in rings], classes)
 
 
 def _names(config: JsonValue) -> dict[int, str]:
@@ -185,10 +185,10 @@ def _shape(file: Path, folder: Path) -> tuple[int, ...]:
             f"Expected the image of {file} in {folder / 'images'}, as rows are relative to its size; there "
             "is none. Put it there, or open the image first."
         )
-    return plane_shape(read_image(image_path))
+    return read_image(image_path).label_shape
 
 
-def write_boxes(path: Path, marks: Sequence[ImageAnnotation]) -> None:
+def write_boxes(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
     """Write the boxes of cells into a new folder, with the images as far as they are known.
 
     Raises
@@ -196,16 +196,16 @@ def write_boxes(path: Path, marks: Sequence[ImageAnnotation]) -> None:
     WriteError
         The folder is there already or cannot be written, or only points are known.
     """
-    _write(path, marks, has_outlines=False)
+    _write(path, annotation, has_outlines=False)
 
 
-def write_segments(path: Path, marks: Sequence[ImageAnnotation]) -> None:
+def write_segments(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
     """Write the outlines of cells; else like :func:`write_boxes`."""
-    _write(path, marks, has_outlines=True)
+    _write(path, annotation, has_outlines=True)
 
 
-def _write(path: Path, marks: Sequence[ImageAnnotation], *, has_outlines: bool) -> None:
-    planes = [plane for one in marks for plane in one.planes()]
+def _write(path: Path, annotation: Sequence[ImageAnnotation], *, has_outlines: bool) -> None:
+    planes = [plane for one in annotation for plane in one.planes()]
     names = list(dict.fromkeys(name for plane in planes for name in plane.class_names))
     used = {plane.class_of(row) for plane in planes for row in range(len(plane))}
     if not names or NO_CLASS in used:
@@ -218,7 +218,7 @@ def _write(path: Path, marks: Sequence[ImageAnnotation], *, has_outlines: bool) 
             lines = [f"{names.index(plane.class_of(row))} {text}" for row, text in enumerate(rows)]
             file = folder / "labels" / "train" / f"{plane.name}.txt"
             file.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-        for one in marks:
+        for one in annotation:
             _write_pictures(folder / "images" / "train", one)
         _write_config(folder / CONFIG, planes, names)
 
@@ -233,36 +233,36 @@ def _write_config(part: Path, planes: Sequence[ImageAnnotation], names: Sequence
     part.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def _write_pictures(part: Path, marks: ImageAnnotation) -> None:
+def _write_pictures(part: Path, annotation: ImageAnnotation) -> None:
     from PIL import Image as Picture
 
-    if marks.image is None:
+    if annotation.image is None:
         return
-    for plane, pixels in zip(marks.planes(), as_bytes(marks.image), strict=True):
+    for plane, pixels in zip(annotation.planes(), as_bytes(annotation.image), strict=True):
         Picture.fromarray(pixels).save(part / f"{plane.name}.png")
 
 
-def _outline_rows(marks: ImageAnnotation) -> list[str]:
-    labels = needing_masks(marks, "YOLO segments")
+def _outline_rows(annotation: ImageAnnotation) -> list[str]:
+    labels = needing_masks(annotation, "YOLO segments")
     rows = []
     for number, window in enumerate(ndimage.find_objects(labels), start=1):
         found = polygons(labels[window] == number, [part.start for part in window])
         ring = as_one_ring([ring for polygon in found for ring in polygon])
-        rows.append(_text(ring[:, ::-1] / np.array(marks.shape[::-1])))
+        rows.append(_text(ring[:, ::-1] / np.array(annotation.shape[::-1])))
     return rows
 
 
-def _box_rows(marks: ImageAnnotation) -> list[str]:
-    boxes = marks.with_boxes().boxes
+def _box_rows(annotation: ImageAnnotation) -> list[str]:
+    boxes = annotation.with_boxes().boxes
     if boxes is None:
-        if len(marks):
+        if len(annotation):
             raise WriteError(
-                f"YOLO holds boxes and outlines; of {marks.name!r} only points are known. Choose CSV."
+                f"YOLO holds boxes and outlines; of {annotation.name!r} only points are known. Choose CSV."
             )
         return []
     middle, size = boxes.astype(float).mean(axis=1), np.diff(boxes.astype(float), axis=1)[:, 0]
     return [
-        _text(np.stack([m, s])[:, ::-1] / np.array(marks.shape[::-1]))
+        _text(np.stack([m, s])[:, ::-1] / np.array(annotation.shape[::-1]))
         for m, s in zip(middle, size, strict=True)
     ]
 

@@ -55,7 +55,7 @@ class PaperNetwork(nn.Module):
     def __init__(self, in_channels: int = 3) -> None:
         super().__init__()
         self.encoder = MixTransformer(in_channels)
-        self.decoder = MANetDecoder(MixTransformer.widths)
+        self.decoder = MANetDecoder(self.encoder.widths)
         self.flow_head = _paper_head(MAP_CHANNELS["flow"])
         self.cell_head = _paper_head(MAP_CHANNELS["probability"])
 

@@ -6,6 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from cellwright.core.errors import AxesError
+
 
 def conv_norm(n_in: int, n_out: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
     """Return a convolution that keeps the size (divided by the stride), with batch normalisation."""
@@ -47,6 +49,26 @@ class PixelHead(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """Float (B, n_in, Y/2, X/2) -> (B, n_out, Y, X)."""
         return functional.pixel_shuffle(super().forward(x), 2)
+
+
+def match_channels(images: Tensor, n_channels: int) -> Tensor:
+    """Return images (B, C, Y, X) with as many channels as a network takes: grey repeated, or their mean.
+
+    Raises
+    ------
+    AxesError
+        There are other numbers of channels than 1 on either side.
+    """
+    given = images.shape[1]
+    if given == n_channels:
+        return images
+    if n_channels == 1:
+        return images.mean(dim=1, keepdim=True)
+    if given == 1:
+        return images.expand(-1, n_channels, -1, -1)
+    raise AxesError(
+        f"The model takes {n_channels} channels; got an image of {given}. Set channel to count in one."
+    )
 
 
 def folded(network: nn.Module) -> nn.Module:

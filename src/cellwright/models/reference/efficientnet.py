@@ -5,15 +5,11 @@ arXiv:2104.00298; where they are cut: Wagner and Rohr, CellCentroidFormer, arXiv
 EfficientCellSeg, arXiv:2204.03014 (2022). Strided convolutions are padded alike on both sides.
 """
 
-from collections.abc import Mapping
-from importlib import import_module
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-
-from cellwright.core.errors import CheckpointError
 
 NORM_EPS = 1e-3
 SQUEEZE = 4  # channels that enter a block, per channel of its gate
@@ -41,7 +37,7 @@ class Plan(NamedTuple):
     Parameters
     ----------
     name
-        What torchvision calls the network.
+        Of the network, as its authors call it.
     stem
         Channels of the first convolution.
     stages
@@ -63,7 +59,7 @@ class Plan(NamedTuple):
 
 
 V2_S = Plan(
-    name="efficientnet_v2_s",
+    name="EfficientNetV2-S",
     stem=24,
     stages=(
         Stage("fused", 1, 3, 1, 24, 2),
@@ -78,7 +74,7 @@ V2_S = Plan(
 )
 
 B5 = Plan(
-    name="efficientnet_b5",
+    name="EfficientNet-B5",
     stem=48,
     stages=(
         Stage("mb", 1, 3, 1, 24, 3),
@@ -191,50 +187,6 @@ class Gate(nn.Module):
         mean = x.mean(dim=(2, 3), keepdim=True)
         gated: Tensor = x * self.excite(functional.silu(self.squeeze(mean))).sigmoid()
         return gated
-
-
-def load_imagenet(trunk: EfficientNetTrunk) -> None:
-    """Fill a trunk with torchvision's ImageNet weights, which are downloaded if need be.
-
-    Raises
-    ------
-    CheckpointError
-        torchvision is not installed, or the trunk does not take three channels.
-    """
-    try:
-        models = import_module("torchvision.models")
-    except ImportError as error:
-        raise CheckpointError(
-            "ImageNet weights need torchvision; it is not installed. Run `pip install torchvision`, or train "
-            "from random weights."
-        ) from error
-    load_torchvision(trunk, models.get_model(trunk.plan.name, weights="DEFAULT").state_dict())
-
-
-def load_torchvision(trunk: EfficientNetTrunk, state: Mapping[str, Tensor]) -> None:
-    """Fill a trunk with the state of torchvision's network of the same name.
-
-    Both list their weights in the order of computation, so that they are matched by place, each shape
-    checked; what comes after the cut is left out.
-
-    Raises
-    ------
-    CheckpointError
-        It is the state of another network.
-    """
-    wanted = trunk.state_dict()
-    if len(state) < len(wanted):
-        raise CheckpointError(
-            f"{trunk.plan.name} has {len(wanted)} arrays up to the cut; got {len(state)}. "
-            "Give the state_dict of torchvision's network of that name."
-        )
-    for (name, value), (given_name, given) in zip(wanted.items(), state.items(), strict=False):
-        if value.shape != given.shape:
-            raise CheckpointError(
-                f"{name} of {trunk.plan.name} must have shape {tuple(value.shape)}; got "
-                f"{tuple(given.shape)} of {given_name!r}. Give the state_dict of that network of torchvision."
-            )
-    trunk.load_state_dict(dict(zip(wanted, state.values(), strict=False)))
 
 
 class _Row(nn.Module):

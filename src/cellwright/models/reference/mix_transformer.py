@@ -103,14 +103,29 @@ class Stage(nn.Module):
 
 
 class MixTransformer(nn.Module):
-    """Mix Transformer b5: features with 64, 128, 320 and 512 channels at stride 4, 8, 16 and 32."""
+    """Mix Transformer: features at stride 4, 8, 16 and 32; b5 unless told otherwise.
 
-    widths = (64, 128, 320, 512)
+    Parameters
+    ----------
+    in_channels
+        Channels of the image.
+    depths
+        Blocks at each stride.
+    widths
+        Channels at each stride, multiples of 1, 2, 5 and 8.
+    drop
+        Probability to leave out the last block in training.
+    """
 
     def __init__(
-        self, in_channels: int = 3, depths: Sequence[int] = (3, 6, 40, 3), drop: float = 0.1
+        self,
+        in_channels: int = 3,
+        depths: Sequence[int] = (3, 6, 40, 3),
+        widths: Sequence[int] = (64, 128, 320, 512),
+        drop: float = 0.1,
     ) -> None:
         super().__init__()
+        self.widths = tuple(widths)
         drops = iter(torch.linspace(0, drop, sum(depths)).tolist())
         shapes = zip(
             (in_channels, *self.widths[:-1]),

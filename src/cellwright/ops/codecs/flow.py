@@ -18,7 +18,7 @@ from scipy.sparse import csr_array
 
 from cellwright.core.data import Cells, Labels
 from cellwright.core.settings import check_bounds
-from cellwright.ops.labels import keep, measure, touches_border
+from cellwright.ops.labels import measure, touches_border
 
 NEIGHBOURS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))
 STRIDE_STEPS = 8  # walking steps that become one jump
@@ -135,7 +135,7 @@ def flow_to_cells(
     wanted = (areas >= settings.min_area_px) & (scores >= settings.min_score)
     if settings.exclude_border:
         wanted &= ~touches_border(boxes, labels.shape)
-    return Cells(points[wanted], boxes[wanted], scores[wanted], areas[wanted], keep(labels, wanted))
+    return Cells(points, boxes, scores, areas, labels).take(wanted)
 
 
 def _finite(values: NDArray[np.float32]) -> NDArray[np.float32]:

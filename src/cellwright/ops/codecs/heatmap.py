@@ -116,7 +116,9 @@ def heatmap_to_cells(
     points, extents = _centred(heat, size, peaks[kept], extents[kept])
     boxes = _boxes(points, extents).clip(0, np.array(heat.shape, np.float32))
     cells = Cells(points, boxes, scores[kept].clip(0, 1), _ellipse_areas(boxes))
-    return _inside(cells, heat.shape) if settings.exclude_border else cells
+    if settings.exclude_border:
+        return cells.take(~touches_border(cells.boxes, heat.shape))
+    return cells
 
 
 def suppress(
@@ -197,11 +199,6 @@ def _read(
 def _ellipse_areas(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
     areas: NDArray[np.float32] = np.float32(np.pi / 4) * (boxes[:, 1] - boxes[:, 0]).prod(axis=1)
     return areas
-
-
-def _inside(cells: Cells, shape: tuple[int, ...]) -> Cells:
-    inside = ~touches_border(cells.boxes, shape)
-    return Cells(cells.points[inside], cells.boxes[inside], cells.scores[inside], cells.areas[inside])
 
 
 def _overlapping(boxes: NDArray[np.float32], max_overlap: float) -> Iterator[NDArray[np.intp]]:

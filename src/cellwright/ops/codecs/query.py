@@ -2,7 +2,7 @@
 
 Two answers for each point: whether it lies inside a cell (the question of the published system), and its
 depth there, 0 at the cell's rim and 1 in its middle, which parts cells that touch. The answers become cells
-by a watershed: every pixel climbs to the summit of the depth that it lies below; summits between which the
+by a watershed: every pixel climbs to the peak of the depth that it lies below; peaks between which the
 way hardly falls are one cell.
 """
 
@@ -110,8 +110,8 @@ def query_to_cells(inside: NDArray[np.float32], depth: NDArray[np.float32], sett
     Values that are not finite count as 0.
     """
     probability, height = _finite(inside[0]), _finite(depth[0])
-    summits = ndimage.gaussian_filter(height, SMOOTH_PX, mode="nearest")
-    labels = depth_to_labels(summits, probability > settings.cell_probability, settings.separation)
+    smooth = ndimage.gaussian_filter(height, SMOOTH_PX, mode="nearest")
+    labels = depth_to_labels(smooth, probability > settings.cell_probability, settings.separation)
     areas, points, boxes = measure(labels)
     scores = _scores(probability, height, labels, len(areas))
     wanted = (areas >= settings.min_area_px) & (scores >= settings.min_score)

@@ -1,4 +1,4 @@
-"""Summits of a depth map -> labels: every pixel climbs to the one it lies below (a watershed)."""
+"""Peaks of a depth map -> labels: every pixel climbs to the one it lies below (a watershed)."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,43 +7,43 @@ from cellwright.core.data import Labels
 
 
 def depth_to_labels(depth: NDArray[np.float32], mask: NDArray[np.bool_], separation: float) -> Labels:
-    """Return labels 1..N (Y, X) of the pixels of ``mask``, one for each summit of the depth.
+    """Return labels 1..N (Y, X) of the pixels of ``mask``, one for each peak of the depth.
 
     Parameters
     ----------
     depth : float32 (Y, X)
     mask : bool (Y, X)
     separation
-        Two summits are one if on the way between them the depth falls by less than this share of the lower
-        one; 0 parts all summits.
+        Two peaks are one if on the way between them the depth falls by less than this share of the lower
+        one; 0 parts all peaks.
     """
     labels = np.zeros(mask.shape, np.int32)
     flat = np.flatnonzero(mask)
     if len(flat):
-        place = np.full((mask.shape[0] + 2, mask.shape[1] + 2), -1, np.int32)  # a frame that belongs to none
-        place[1:-1, 1:-1][mask] = np.arange(len(flat), dtype=np.int32)
+        index = np.full((mask.shape[0] + 2, mask.shape[1] + 2), -1, np.int32)  # a frame that belongs to none
+        index[1:-1, 1:-1][mask] = np.arange(len(flat), dtype=np.int32)
         heights = depth.reshape(-1)[flat]
-        padded = np.flatnonzero(place >= 0)
-        summits = _climb(place, padded, heights)
-        top, basin = np.unique(summits, return_inverse=True)
-        joined = _join(_passes(place, padded, heights, basin), heights[top], separation)
+        padded = np.flatnonzero(index >= 0)
+        peaks = _climb(index, padded, heights)
+        top, basin = np.unique(peaks, return_inverse=True)
+        joined = _join(_passes(index, padded, heights, basin), heights[top], separation)
         labels.reshape(-1)[flat] = joined[basin]
     return labels
 
 
 def _climb(
-    place: NDArray[np.int32], padded: NDArray[np.intp], heights: NDArray[np.float32]
+    index: NDArray[np.int32], padded: NDArray[np.intp], heights: NDArray[np.float32]
 ) -> NDArray[np.int32]:
-    """Return the summit each pixel reaches by always stepping to its highest neighbour.
+    """Return the peak each pixel reaches by always stepping to its highest neighbour.
 
     Of neighbours of one height the last one counts, so that no walk on a plateau goes round in circles.
     """
-    places, width = place.reshape(-1), place.shape[1]
+    indices, width = index.reshape(-1), index.shape[1]
     raised = np.append(heights, np.float32(-np.inf))  # index -1: beyond the mask
     highest = np.full(len(heights), -np.inf, np.float32)
     step = np.zeros(len(heights), np.int32)
     for offset in sorted(dy * width + dx for dy in (-1, 0, 1) for dx in (-1, 0, 1)):
-        neighbour = places[padded + offset]
+        neighbour = indices[padded + offset]
         higher = raised[neighbour] >= highest
         higher &= neighbour >= 0
         np.copyto(step, neighbour, where=higher)
@@ -56,16 +56,16 @@ def _climb(
 
 
 def _passes(
-    place: NDArray[np.int32],
+    index: NDArray[np.int32],
     padded: NDArray[np.intp],
     heights: NDArray[np.float32],
     basin: NDArray[np.intp],
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
     """Return pairs of basins that touch, and the height of the pass between them; the highest pass first."""
-    places, width = place.reshape(-1), place.shape[1]
+    indices, width = index.reshape(-1), index.shape[1]
     pairs, lows = [], []
     for offset in (1, width - 1, width, width + 1):
-        neighbour = places[padded + offset]
+        neighbour = indices[padded + offset]
         here = np.flatnonzero((neighbour >= 0) & (basin[neighbour] != basin))
         there = neighbour[here]
         pairs.append(np.sort(np.stack([basin[here], basin[there]]), axis=0))

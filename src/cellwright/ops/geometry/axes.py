@@ -116,7 +116,7 @@ def frames(image: Image, channel: int | None = None) -> Frames:
     SettingsError
         There is no such channel.
     """
-    rest = image.axes.replace("C", "")
+    rest = image.label_axes
     if not rest.endswith("YX"):
         raise AxesError(
             f"Cells are counted in images whose axes, channels aside, end with YX (YX, CYX, YXC, ZYX, TYX, "
@@ -134,7 +134,9 @@ def _pick(image: Image, n_channels: int, channel: int | None) -> tuple[int | sli
         if image.axes.endswith("C") and n_channels in COLOURS:
             return slice(0, 3), ""
         notice = f"Counted in channel 0 of {n_channels}; set channel to choose another."
-        return 0, notice if n_channels > 1 else ""
+        if n_channels == 1:
+            notice = ""
+        return 0, notice
     if not 0 <= channel < n_channels:
         raise SettingsError(
             f"channel must lie between 0 and {n_channels - 1} for axes {image.axes!r} and shape "

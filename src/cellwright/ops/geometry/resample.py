@@ -55,8 +55,8 @@ def resize_cells(cells: Cells, old: Shape, shape: Shape) -> Cells:
     left = np.bincount(resized.ravel(), minlength=len(cells) + 1)[1:] > 0
     resized = keep(resized, left)
     areas, _, boxes = measure(resized)
-    classes = None if cells.classes is None else cells.classes[left]
-    return Cells(points[left], boxes, cells.scores[left], areas, resized, classes)
+    kept = replace(cells, points=points, labels=None).take(left)
+    return replace(kept, boxes=boxes, areas=areas, labels=resized)
 
 
 def resize_annotation(annotation: Annotation, shape: Shape) -> Annotation:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cellwright.core.data import SPATIAL, Result
+from cellwright.core.data import SPATIAL, Result, without_channels
 from cellwright.ops.labels import equivalent_diameters
 
 if TYPE_CHECKING:
@@ -77,16 +77,21 @@ def _columns(result: Result) -> dict[str, Any]:
     points, boxes = cells.points + offset, cells.boxes + offset
     columns: dict[str, Any] = {"label": np.arange(1, len(cells) + 1)}
     for index, axis in enumerate(axes):
-        columns[axis] = np.rint(points[:, index]).astype(np.int64) if axis == "t" else points[:, index]
-    sides = "zyx" if "z" in axes else "yx"
+        columns[axis] = points[:, index]
+    if "t" in axes:
+        columns["t"] = np.rint(columns["t"]).astype(np.int64)
+    sides = "".join(axis for axis in axes if axis in "zyx")
     for corner in (0, 1):
         for index, axis in enumerate(sides, start=len(axes) - len(sides)):
             columns[f"box_{axis}{corner}"] = np.rint(boxes[:, corner, index]).astype(np.int64)
     if cells.classes is not None:
         names = class_names(result)
-        columns["class"] = [names[one] if 0 <= one < len(names) else "" for one in cells.classes]
+        called = dict(enumerate(names))
+        columns["class"] = [called.get(int(one), "") for one in cells.classes]
     columns["score"] = cells.scores
-    return columns | (_volumes(result) if "z" in axes else _areas(result))
+    if "z" in axes:
+        return columns | _volumes(result)
+    return columns | _areas(result)
 
 
 def _areas(result: Result) -> dict[str, NDArray[Any]]:
@@ -111,7 +116,7 @@ def _volumes(result: Result) -> dict[str, NDArray[Any]]:
 
 
 def _letters(result: Result) -> str:
-    return result.provenance.axes.replace("C", "").lower()
+    return without_channels(result.provenance.axes).lower()
 
 
 def _point_axes(result: Result) -> str:
@@ -124,4 +129,6 @@ def _pixel_um(result: Result, wanted: str) -> tuple[float, ...]:
     """Micrometres per pixel along these axes, empty when unknown."""
     spatial = [axis for axis in result.provenance.axes if axis in SPATIAL]
     sizes = dict(zip(spatial, result.provenance.pixel_size_um, strict=False))
-    return tuple(sizes[axis] for axis in wanted) if set(wanted) <= sizes.keys() else ()
+    if not set(wanted) <= sizes.keys():
+        return ()
+    return tuple(sizes[axis] for axis in wanted)

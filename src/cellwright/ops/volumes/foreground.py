@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from cellwright.core.data import Cells
 from cellwright.ops.codecs.flow import FlowSettings
-from cellwright.ops.labels import keep, measure, touches_border
+from cellwright.ops.labels import measure, touches_border
 from cellwright.ops.volumes.link import LinkSettings, MaxGap, MinSlices, Overlap, Waist
 
 PEAK_WINDOW = 12  # side of the square in which only the highest distance is a cell, in pixels
@@ -53,4 +53,4 @@ def foreground_to_cells(probability: NDArray[np.float32], settings: FlowSettings
     wanted = (areas >= settings.min_area_px) & (scores >= settings.min_score)
     if settings.exclude_border:
         wanted &= ~touches_border(boxes, labels.shape)
-    return Cells(points[wanted], boxes[wanted], scores[wanted], areas[wanted], keep(labels, wanted))
+    return Cells(points, boxes, scores, areas, labels).take(wanted)

@@ -17,8 +17,7 @@ from cellwright.core.data import AXES, SPATIAL, Image
 from cellwright.core.errors import WriteError
 from cellwright.files.atomic import plain_name
 from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, numbered, sizes_of
-from cellwright.files.formats.outlines import filled
-from cellwright.files.formats.painting import Part, painted
+from cellwright.files.formats.outlines import MaskPart, filled, painted
 from cellwright.files.formats.registry import FORMATS, Format, recognise
 from cellwright.ops.labels import relabel
 
@@ -214,7 +213,7 @@ def _from_shapes(
     return replace(marks, shape=shape, labels=labels, classes=classes, notices=notices)
 
 
-def _drawn(corners: NDArray[np.float64], kind: str) -> Part:
+def _drawn(corners: NDArray[np.float64], kind: str) -> MaskPart:
     """Return the pixels of a shape of napari."""
     plane, lead = corners[:, -2:] + HALF, np.rint(corners[0, :-2]).astype(int)
     if kind == "ellipse":  # its corners are those of the box around it
