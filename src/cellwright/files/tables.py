@@ -1,27 +1,45 @@
 """Tables to files and provenance to JSON."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cellwright.core.data import Result
+from cellwright.core.errors import WriteError
 from cellwright.files.atomic import atomic_write, write_text
-from cellwright.ops.measure.cells_table import cells_table, class_counts, class_names, frames_table
+from cellwright.ops.measure.cells_table import (
+    cells_checksum,
+    cells_table,
+    class_counts,
+    class_names,
+    frames_table,
+)
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = [
+    "cells_checksum",
     "cells_table",
     "class_counts",
     "class_names",
     "frames_table",
     "plain_count",
+    "settings_table",
+    "write_csv",
+    "write_parquet",
     "write_provenance",
     "write_table",
+    "write_xlsx",
 ]
 
 DECIMALS = 4
+MOST_XLSX_ROWS = 1_048_576
 
 
 def write_table(path: Path | str, result: Result) -> None:
@@ -39,6 +57,69 @@ def write_table(path: Path | str, result: Result) -> None:
         table.round(DECIMALS).to_csv(part, index=False)
 
 
+def write_csv(path: Path | str, table: "pandas.DataFrame") -> None:
+    """Write a table of an analysis as CSV, with 9 digits, in one step.
+
+    Raises
+    ------
+    WriteError
+        The file cannot be written.
+    """
+    with atomic_write(Path(path)) as part:
+        table.to_csv(part, index=False, float_format="%.9g")
+
+
+def write_xlsx(path: Path | str, tables: Mapping[str, "pandas.DataFrame"]) -> None:
+    """Write tables as the sheets of an Excel file, in one step.
+
+    Raises
+    ------
+    WriteError
+        The file cannot be written, or a table has more rows than a sheet can have.
+    """
+    import pandas
+
+    for name, table in tables.items():
+        if len(table) >= MOST_XLSX_ROWS:
+            raise WriteError(
+                f"A sheet of Excel has {MOST_XLSX_ROWS} rows at most; {name!r} has {len(table)}. "
+                "Write CSV or Parquet."
+            )
+    with (
+        atomic_write(Path(path)) as part,
+        part.open("wb") as file,
+        pandas.ExcelWriter(file, engine="openpyxl") as book,
+    ):
+        for name, table in tables.items():
+            table.to_excel(book, sheet_name=name, index=False, freeze_panes=(1, 0))
+
+
+def write_parquet(path: Path | str, table: "pandas.DataFrame") -> None:
+    """Write a table as Parquet, in one step.
+
+    Raises
+    ------
+    WriteError
+        The file cannot be written, or pyarrow is not installed.
+    """
+    if find_spec("pyarrow") is None:
+        raise WriteError(
+            "Parquet is written by pyarrow, which is not installed. Run: "
+            'pip install "napari-cellwright[parquet]"'
+        )
+    with atomic_write(Path(path)) as part:
+        table.to_parquet(part, engine="pyarrow", index=False)
+
+
+def settings_table(result: Result, settings: Mapping[str, Any]) -> "pandas.DataFrame":
+    """Return how a result was found, with further settings, as rows of ``name`` and ``value``."""
+    import pandas
+
+    facts = {**asdict(result.provenance), **settings, "cells_sha256": cells_checksum(result)}
+    rows = [(name, json.dumps(value, default=_plain)) for name, value in facts.items()]
+    return pandas.DataFrame(rows, columns=["name", "value"])
+
+
 def write_provenance(path: Path | str, result: Result) -> None:
     """Write how a result was found, with its count and notices, as JSON, in one step.
 
@@ -53,6 +134,7 @@ def write_provenance(path: Path | str, result: Result) -> None:
     if result.cells.classes is not None:
         values["classes"] = class_counts(result)
     values |= {"notices": list(result.notices), "offset": list(result.offset), **asdict(result.provenance)}
+    values["cells_sha256"] = cells_checksum(result)
     write_text(Path(path), json.dumps(values, indent=2, default=_plain) + "\n")
 
 

@@ -6,12 +6,12 @@ import pytest
 
 from cellwright.core.data import Image
 from cellwright.core.errors import SettingsError
-from cellwright.core.tasks import run
-from cellwright.ops.measure.analysis import AnalysisInputs, AnalysisSettings, analyse
+from cellwright.ops.measure.analysis import AnalysisInputs, analyse
 from cellwright.ops.measure.compartments import nuclei_in_cells
 from cellwright.ops.measure.filters import away_from_border, kept_rows, parse_filter
 from cellwright.ops.measure.markers import copositive_table, otsu, parse_marker
 from cellwright.ops.measure.measurement import result_of_labels
+from cellwright.ops.measure.settings import AnalysisSettings
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def stained(rng):
 
 def test_positive_cells_are_counted(stained):
     labels, image = stained
-    analysis = run(analyse(labels, image, AnalysisSettings(positive=("1>otsu", "2>100"))))
+    analysis = analyse(labels, image, AnalysisSettings(positive=("1>otsu", "2>100")))
     assert analysis.copositive.to_dict("list") == {
         "markers": ["ch1+ ch2+", "ch1+ ch2-", "ch1- ch2+", "ch1- ch2-"],
         "count": [30, 10, 20, 40],
@@ -47,13 +47,13 @@ def test_markers_may_be_other_images(stained):
     labels, image = stained
     other = Image(image.data[1], "YX")
     settings = AnalysisSettings(positive=("ki67>60",))
-    analysis = run(analyse(labels, image, settings, AnalysisInputs(others={"ki67": other})))
+    analysis = analyse(labels, image, settings, AnalysisInputs(others={"ki67": other}))
     assert analysis.table["positive_ki67"].sum() == 40
 
 
 def test_a_marker_without_its_channel_is_refused(stained):
     with pytest.raises(SettingsError, match="measured are ch0, ch1, ch2"):
-        run(analyse(*stained, AnalysisSettings(positive=("7>otsu",))))
+        analyse(*stained, AnalysisSettings(positive=("7>otsu",)))
 
 
 @pytest.mark.parametrize("rule", ["otsu", "1<5", "1>", "1>much", ">5"])
@@ -89,7 +89,7 @@ def test_border_rules(rule, kept):
 def test_the_border_of_time_is_none():
     labels = np.zeros((2, 20, 20), np.int32)
     labels[0, 5:9, 5:9], labels[1, 5:9, 5:9], labels[1, 0:4, 5:9] = 1, 2, 3
-    analysis = run(analyse(labels, Image(labels, "TYX"), AnalysisSettings(border="drop")))
+    analysis = analyse(labels, Image(labels, "TYX"), AnalysisSettings(border="drop"))
     assert analysis.rows.tolist() == [0, 1]
     assert analysis.notices == ("1 cells at the border were left out.",)
 
@@ -128,7 +128,7 @@ def test_what_is_kept_is_numbered_anew(stained):
     classes = np.arange(100, dtype=np.int16) % 2
     named = replace(result.provenance, settings={"classes": ("a", "b")})
     result = replace(result, cells=replace(result.cells, classes=classes), provenance=named)
-    analysis = run(analyse(result, image, AnalysisSettings(keep=("class=b", "y<100"))))
+    analysis = analyse(result, image, AnalysisSettings(keep=("class=b", "y<100")))
     assert analysis.table["label"].tolist() == list(range(1, 26))
     assert analysis.result.count == 25 == analysis.result.cells.labels.max()
     np.testing.assert_array_equal(analysis.result.cells.labels > 0, np.isin(labels, analysis.rows + 1))
@@ -138,7 +138,7 @@ def test_what_is_kept_is_numbered_anew(stained):
 def test_layers_keep_their_numbers(stained):
     labels, image = stained
     gapped = np.where(labels > 0, labels * 3, 0)
-    analysis = run(analyse(gapped, image, AnalysisSettings(keep=("label>150",))))
+    analysis = analyse(gapped, image, AnalysisSettings(keep=("label>150",)))
     assert analysis.table["label"].tolist() == [3 * n for n in range(51, 101)]
 
 
@@ -160,7 +160,7 @@ def test_cytoplasm_is_measured():
     cells[2:14, 2:14], cells[20:34, 20:34], nuclei[4:8, 4:8] = 1, 2, 1
     pixels = np.where(nuclei > 0, 100, np.where(cells > 0, 30, 5)).astype(float)
     settings = AnalysisSettings(measure=("intensity_mean",))
-    analysis = run(analyse(cells, Image(pixels, "YX", (0.5, 0.5)), settings, AnalysisInputs(nuclei=nuclei)))
+    analysis = analyse(cells, Image(pixels, "YX", (0.5, 0.5)), settings, AnalysisInputs(nuclei=nuclei))
     assert analysis.table["nuclei"].tolist() == [1, 0]
     assert analysis.table["nuclei_area_um2"].tolist() == [4, 0]
     assert analysis.table["cytoplasm_intensity_mean_ch0"].tolist() == [30, 30]
@@ -172,7 +172,7 @@ def test_a_ring_stands_for_the_cytoplasm_of_nuclei():
     nuclei[0, 10:16, 10:16], nuclei[1, 20:26, 20:26] = 1, 2
     pixels = np.where(nuclei > 0, 100.0, 8.0)
     settings = AnalysisSettings(measure=("intensity",), cytoplasm_px=3)
-    table = run(analyse(nuclei, Image(pixels, "TYX"), settings)).table
+    table = analyse(nuclei, Image(pixels, "TYX"), settings).table
     assert table["cytoplasm_intensity_mean_ch0"].tolist() == [8, 8]
     assert table["intensity_corrected_mean_ch0"].tolist() == [92, 92]
 
@@ -182,13 +182,13 @@ def test_what_needs_cells_or_outlines_says_so(stained):
     result, _ = result_of_labels(labels, image)
     density = replace(result, maps={"density": np.ones((200, 200), np.float32)})
     with pytest.raises(SettingsError, match="no single cells"):
-        run(analyse(density, image))
+        analyse(density, image)
     bare = replace(result, cells=replace(result.cells, labels=None))
-    assert run(analyse(bare, image)).result.count == 100
+    assert analyse(bare, image).result.count == 100
     with pytest.raises(SettingsError, match="gives none"):
-        run(analyse(bare, image, AnalysisSettings(measure=("shape",))))
+        analyse(bare, image, AnalysisSettings(measure=("shape",)))
     with pytest.raises(SettingsError, match="gives none"):
-        run(analyse(bare, image, AnalysisSettings(cytoplasm_px=3)))
+        analyse(bare, image, AnalysisSettings(cytoplasm_px=3))
 
 
 def test_measures_may_be_given_by_commas():

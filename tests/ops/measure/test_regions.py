@@ -3,10 +3,10 @@ import pytest
 
 from cellwright.core.data import Cells, Image
 from cellwright.core.errors import SettingsError
-from cellwright.core.tasks import run
-from cellwright.ops.measure.analysis import AnalysisInputs, AnalysisSettings, analyse
+from cellwright.ops.measure.analysis import AnalysisInputs, analyse
 from cellwright.ops.measure.measurement import result_of_labels
 from cellwright.ops.measure.regions import MaskRegion, RegionSet, shape_region
+from cellwright.ops.measure.settings import AnalysisSettings
 
 SQUARE = np.array([[10, 10], [10, 30], [30, 30], [30, 10]], float)
 TRIANGLE = np.array([[0, 0], [0, 40], [40, 0]], float)
@@ -158,7 +158,7 @@ def test_counts_are_those_by_hand(rng):
     hole = shape_region("hole", "rectangle", np.array([[39, 39], [39, 61], [61, 61], [61, 39]]))
     image = Image(labels, "TYX", (0.5, 0.5))
     regions = RegionSet((first, second), (hole,))
-    analysis = run(analyse(labels, image, AnalysisSettings(), AnalysisInputs(regions)))
+    analysis = analyse(labels, image, AnalysisSettings(), AnalysisInputs(regions))
     rows = {(row.region, row.t): row for row in analysis.counts.itertuples()}
     total = 0
     for frame in range(3):
@@ -179,7 +179,7 @@ def test_counts_are_those_by_hand(rng):
 def test_volumes_have_densities_per_cubic_millimetre():
     labels = np.zeros((10, 40, 40), np.int32)
     labels[2:5, 5:15, 5:15], labels[4:8, 20:30, 20:30] = 1, 2
-    analysis = run(analyse(labels, Image(labels, "ZYX", (2.0, 0.5, 0.5))))
+    analysis = analyse(labels, Image(labels, "ZYX", (2.0, 0.5, 0.5)))
     volume = 10 * 40 * 40 * 0.5e-9
     assert analysis.counts.to_dict("list") == {
         "region": ["image"],

@@ -5,10 +5,10 @@ import pytest
 
 from cellwright.core.data import Image
 from cellwright.core.errors import AxesError
-from cellwright.core.tasks import run
-from cellwright.ops.measure.analysis import AnalysisSettings, analyse
+from cellwright.ops.measure.analysis import analyse
 from cellwright.ops.measure.measurement import result_of_labels
-from cellwright.ops.measure.tracks import TrackSettings, track_cells
+from cellwright.ops.measure.settings import AnalysisSettings, TrackSettings
+from cellwright.ops.measure.tracks import track_cells
 
 
 def disc(labels, centre, radius, number):
@@ -98,7 +98,7 @@ def test_volumes_are_linked():
 def test_an_analysis_has_tracks_and_lineages():
     labels, _ = draw_movie(np.random.default_rng(2))
     image = Image(labels, "TYX", (0.5, 0.5))
-    analysis = run(analyse(labels, image, AnalysisSettings(track=True, frame_interval_s=120)))
+    analysis = analyse(labels, image, AnalysisSettings(track=True, frame_interval_s=120))
     tracks, table = analysis.tracks, analysis.table
     assert list(table.columns[-3:]) == ["track", "parent_track", "step_um"]
     lineages = analysis.lineages
@@ -124,7 +124,7 @@ def test_an_analysis_has_tracks_and_lineages():
 
 def test_no_cells_have_no_tracks():
     labels = np.zeros((3, 20, 20), np.int32)
-    analysis = run(analyse(labels, Image(labels, "TYX"), AnalysisSettings(track=True)))
+    analysis = analyse(labels, Image(labels, "TYX"), AnalysisSettings(track=True))
     assert analysis.tracks.count == 0
     assert len(analysis.lineages) == 0
 
@@ -141,11 +141,11 @@ def test_a_frame_without_cells_is_no_obstacle():
 def test_images_without_time_are_refused(axes):
     labels = np.ones((5,) * len(axes), np.int32)
     with pytest.raises(AxesError, match="time series"):
-        run(analyse(labels, Image(labels, axes), AnalysisSettings(track=True)))
+        analyse(labels, Image(labels, axes), AnalysisSettings(track=True))
 
 
 def test_volumes_not_linked_are_refused():
     labels = np.ones((3, 4, 5, 5), np.int32)
     result, _ = result_of_labels(labels, Image(labels, "TZYX"), is_volume=False)
     with pytest.raises(AxesError, match="not linked"):
-        run(analyse(result, Image(labels, "TZYX"), AnalysisSettings(track=True)))
+        analyse(result, Image(labels, "TZYX"), AnalysisSettings(track=True))

@@ -11,24 +11,23 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cellwright.core.data import Image, Labels, Result
+from cellwright.core.data import ArrayLike, Image, Labels, Result
 from cellwright.core.errors import AxesError, SettingsError
-from cellwright.core.settings import check_bounds
-from cellwright.core.tasks import Progress, Task
+from cellwright.core.tasks import Progress, Task, run
 from cellwright.ops.measure.blocks import cropped, spatial_ndim
 from cellwright.ops.measure.cells_table import cells_table, class_counts, class_names
 from cellwright.ops.measure.columns import COLUMNS, keys_of
 from cellwright.ops.measure.compartments import NucleiInCells, nuclei_in_cells
-from cellwright.ops.measure.filters import BorderRule, away_from_border, kept_rows, parse_filter
+from cellwright.ops.measure.filters import away_from_border, kept_rows, parse_filter
 from cellwright.ops.measure.intensity import CORRECTED, rings
 from cellwright.ops.measure.markers import add_positive, copositive_table, parse_marker, thresholds_of
 from cellwright.ops.measure.measurement import (
-    MeasureSettings,
+    as_image,
     is_volumetric,
     label_axes,
     measure_labels,
@@ -36,90 +35,14 @@ from cellwright.ops.measure.measurement import (
     pixel_sizes,
     result_of_labels,
 )
-from cellwright.ops.measure.regions import RegionRule, RegionSet
-from cellwright.ops.measure.tracks import Tracks, TrackSettings, track_cells
+from cellwright.ops.measure.regions import RegionSet
+from cellwright.ops.measure.settings import AnalysisSettings
+from cellwright.ops.measure.tracks import Tracks, track_cells
 
 if TYPE_CHECKING:
     import pandas
 
 MICROMETRES_PER_MM = 1000.0
-
-
-@dataclass(frozen=True, slots=True)
-class AnalysisSettings:
-    """What is measured, and which cells count."""
-
-    measure: Annotated[
-        tuple[str, ...],
-        {"tooltip": "What to measure: shape, intensity, neighbours, or single columns; several by commas."},
-    ] = ()
-    ring_gap_px: Annotated[
-        float, {"min": 0.0, "max": 1000.0, "tooltip": "Pixels between a cell and its ring of background."}
-    ] = 2.0
-    ring_width_px: Annotated[
-        float, {"min": 0.5, "max": 1000.0, "tooltip": "Width of the ring of background, in pixels."}
-    ] = 5.0
-    region_rule: Annotated[
-        RegionRule,
-        {"tooltip": "Cells that count in a region: those with their centre, any pixel or all pixels inside."},
-    ] = "centre"
-    border: Annotated[
-        BorderRule,
-        {"tooltip": "Cells at the border: count all, drop them, or drop those on two of the edges."},
-    ] = "all"
-    keep: Annotated[
-        tuple[str, ...],
-        {"tooltip": "Count only cells of which this holds, such as 'area_um2>=20' or 'class=WBC'."},
-    ] = ()
-    positive: Annotated[
-        tuple[str, ...],
-        {"tooltip": "Marker-positive cells, such as '2>otsu' or '1>350': channel (from 0) and threshold."},
-    ] = ()
-    cytoplasm_px: Annotated[
-        float,
-        {
-            "min": 0.0,
-            "max": 1000.0,
-            "tooltip": "Width of the ring taken for the cytoplasm of nuclei; 0 is none.",
-        },
-    ] = 0.0
-    track: Annotated[bool, {"tooltip": "Link the cells of a time series to tracks."}] = False
-    track_distance_px: Annotated[
-        float,
-        {"min": 0.0, "max": 10_000.0, "tooltip": "Farthest way from frame to frame; 0 takes the diameter."},
-    ] = 0.0
-    track_gap: Annotated[
-        int, {"min": 0, "max": 100, "tooltip": "Frames in which a tracked cell may be missing."}
-    ] = 1
-    divisions: Annotated[bool, {"tooltip": "Let tracked cells divide."}] = True
-    frame_interval_s: Annotated[
-        float, {"min": 0.0, "tooltip": "Seconds from frame to frame, for speeds; 0 where it is not known."}
-    ] = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("measure", "keep", "positive"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        parts = [part.strip() for text in self.measure for part in text.split(",")]
-        object.__setattr__(self, "measure", tuple(part for part in parts if part))
-        check_bounds(self)
-        keys_of(self.measure)
-        away_from_border(np.zeros((0, 2, 2)), (1, 1), self.border)
-        RegionSet(rule=self.region_rule)
-        for rule in self.keep:
-            parse_filter(rule)
-        for rule in self.positive:
-            parse_marker(rule)
-
-    @property
-    def measuring(self) -> MeasureSettings:
-        """What is measured, with what the rules for positive cells need."""
-        wanted = (*self.measure, *(["intensity_mean"] if self.positive else []))
-        return MeasureSettings(tuple(dict.fromkeys(wanted)), self.ring_gap_px, self.ring_width_px)
-
-    @property
-    def tracking(self) -> TrackSettings:
-        """How cells are linked over time."""
-        return TrackSettings(self.track_distance_px, self.track_gap, self.divisions, self.frame_interval_s)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -181,17 +104,38 @@ class Analysis:
 
 def analyse(
     cells: Result | Labels,
-    image: Image,
-    settings: AnalysisSettings = AnalysisSettings(),
+    image: Image | ArrayLike,
+    settings: AnalysisSettings = AnalysisSettings(),  # noqa: B008 - frozen
     inputs: AnalysisInputs = AnalysisInputs(),
-) -> Task[Analysis]:
+) -> Analysis:
     """Return the tables of cells that were counted, or of a label image.
+
+    Parameters
+    ----------
+    cells
+        What :func:`cellwright.count` gave, or a label image in the shape of the image without its channels.
+    image
+        What was counted in: an :class:`Image`, or an array whose axes are guessed.
+    settings
+        What is measured, and which cells count.
+    inputs
+        Regions, nuclei and further images of the same pixels.
 
     Raises
     ------
     CellwrightError
         A setting or an input does not fit the cells; says what to do.
     """
+    return run(analysis_task(cells, as_image(image), settings, inputs))
+
+
+def analysis_task(
+    cells: Result | Labels,
+    image: Image,
+    settings: AnalysisSettings = AnalysisSettings(),  # noqa: B008 - frozen
+    inputs: AnalysisInputs = AnalysisInputs(),
+) -> Task[Analysis]:
+    """Return the same as :func:`analyse`, step by step."""
     result, numbers = _as_result(cells, image)
     table = cells_table(result)
     if numbers is not None:

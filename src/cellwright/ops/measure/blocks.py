@@ -5,7 +5,7 @@ and a margin around them.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -137,7 +137,7 @@ def cropped(image: Image, offset: Sequence[int], shape: Sequence[int]) -> Image:
         for axis, start, n in zip(image.label_axes, starts, lengths, strict=True)
     }
     data = image.data[tuple(parts.get(axis, slice(None)) for axis in image.axes)]
-    return Image(data, image.axes, image.pixel_size_um, image.name)
+    return replace(image, data=data)
 
 
 def _misfit(image: Image, shape: Sequence[int]) -> AxesError:

@@ -1,5 +1,6 @@
 """Cells as a table: one row for each, with the columns that every result has."""
 
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +36,25 @@ def cells_table(result: Result) -> "pandas.DataFrame":
     import pandas  # half a second, which only those who want a table should wait
 
     return pandas.DataFrame(_columns(result))
+
+
+def cells_checksum(result: Result) -> str:
+    """Return the SHA-256 of what was found: labels, or places and boxes where there are none, and densities.
+
+    Two results with the same checksum have the same cells, pixel by pixel.
+    """
+    cells = result.cells
+    arrays: list[NDArray[Any]] = [cells.points, cells.boxes]
+    if cells.labels is not None:
+        arrays = [cells.labels]
+    if cells.classes is not None:
+        arrays.append(cells.classes)
+    digest = sha256()
+    for array in (*arrays, *(result.maps[name] for name in sorted(result.maps))):
+        little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+        digest.update(f"{little.dtype.str} {little.shape}".encode())
+        digest.update(little.tobytes())
+    return digest.hexdigest()
 
 
 def frames_table(result: Result) -> "pandas.DataFrame":

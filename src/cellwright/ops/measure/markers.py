@@ -92,8 +92,8 @@ def thresholds_of(table: "pandas.DataFrame", markers: Sequence[Marker]) -> dict[
 def otsu(values: NDArray[np.float64]) -> float:
     """Return Otsu's threshold of the finite values, halfway between the groups that it parts.
 
-    Every split of the sorted values is tried, so that no bins blur it. The threshold of values that are all the
-    same is this value, that of none is not a number.
+    Every split of the sorted values is tried, so that no bins blur it. The threshold of values that are all
+    the same is this value, that of none is not a number.
     """
     ranked = np.sort(values[np.isfinite(values)])
     if not len(ranked):

@@ -6,14 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cellwright.core.data import ArrayLike, Cells, Image, Labels, Provenance, Result
 from cellwright.core.errors import SettingsError
-from cellwright.core.settings import check_bounds
 from cellwright.core.tasks import Progress, Task, run
 from cellwright.ops import labels as label_images
 from cellwright.ops.geometry.axes import guess_axes
@@ -22,31 +21,13 @@ from cellwright.ops.measure.cells_table import cells_table
 from cellwright.ops.measure.columns import COLUMNS, keys_of
 from cellwright.ops.measure.intensity import CORRECTED, measure_intensity, rings
 from cellwright.ops.measure.neighbours import count_touching, nearest_distances
+from cellwright.ops.measure.settings import MeasureSettings
 from cellwright.ops.measure.shape import measure_shape
 
 if TYPE_CHECKING:
     import pandas
 
 Columns = dict[str, NDArray[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class MeasureSettings:
-    """What is measured."""
-
-    measure: Annotated[
-        tuple[str, ...], {"tooltip": "What is measured: groups (shape, intensity, neighbours) or columns."}
-    ] = ("shape", "intensity")
-    ring_gap_px: Annotated[
-        float, {"min": 0.0, "max": 1000.0, "tooltip": "Pixels between a cell and the ring around it."}
-    ] = 2.0
-    ring_width_px: Annotated[
-        float, {"min": 0.5, "max": 1000.0, "tooltip": "Width of the ring around a cell, in pixels."}
-    ] = 5.0
-
-    def __post_init__(self) -> None:
-        check_bounds(self)
-        keys_of(self.measure)
 
 
 class LabelledCells(NamedTuple):
@@ -123,7 +104,7 @@ def measure(
 def measure_task(
     cells: Result | Labels,
     image: Image,
-    settings: MeasureSettings = MeasureSettings(),
+    settings: MeasureSettings = MeasureSettings(),  # noqa: B008 - frozen
     others: Mapping[str, Image] | None = None,
 ) -> Task["pandas.DataFrame"]:
     """Return the same as :func:`measure`, step by step."""
@@ -234,7 +215,9 @@ def result_of_labels(labels: Labels, image: Image, *, is_volume: bool = True) ->
     cells = Cells(points, boxes, np.ones(n, np.float32), areas, rows)
     engine = {"engine": {"link": is_volume}}
     sizes = image.pixel_size_um
-    provenance = Provenance("", "", "", engine, image.name, image.shape, image.axes, sizes, "", 0.0)
+    provenance = Provenance(
+        "", "", "", engine, image.name, image.shape, image.axes, sizes, "", 0.0, image.source
+    )
     return LabelledCells(
         Result(float(n), cells, provenance, offset=(0,) * labels.ndim),
         np.concatenate([[], *numbers]).astype(np.int64),

@@ -6,15 +6,15 @@ doi 10.1093/bioinformatics/btac799.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cellwright.core.data import Cells, Labels
 from cellwright.core.errors import AxesError, SettingsError
-from cellwright.core.settings import check_bounds
 from cellwright.ops.labels import equivalent_diameters
+from cellwright.ops.measure.settings import TrackSettings
 
 if TYPE_CHECKING:
     import pandas
@@ -28,30 +28,6 @@ COSTS = (  # of an end: as that of the farthest link, so that no link within the
     "no_splitting_cost",
 )
 LARGEST_DAUGHTERS = 1.6  # area of both daughters / that of the mother
-
-
-@dataclass(frozen=True, slots=True)
-class TrackSettings:
-    """How cells are linked over time."""
-
-    max_distance_px: Annotated[
-        float,
-        {
-            "min": 0.0,
-            "max": 10_000.0,
-            "tooltip": "Farthest way from frame to frame, in pixels; 0 takes the diameter.",
-        },
-    ] = 0.0
-    max_gap: Annotated[
-        int, {"min": 0, "max": 100, "tooltip": "Frames in which a cell may be missing between two others."}
-    ] = 1
-    divisions: Annotated[bool, {"tooltip": "Let cells divide."}] = True
-    frame_interval_s: Annotated[
-        float, {"min": 0.0, "tooltip": "Seconds from frame to frame; 0 where it is not known."}
-    ] = 0.0
-
-    def __post_init__(self) -> None:
-        check_bounds(self)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -169,7 +145,7 @@ class Tracks:
 def track_cells(
     cells: Cells,
     axes: str,
-    settings: TrackSettings = TrackSettings(),
+    settings: TrackSettings = TrackSettings(),  # noqa: B008 - frozen
     pixel_size_um: Sequence[float] = (),
 ) -> Tracks:
     """Return cells linked over time, each by its centre; a cell that divides starts two new tracks.
