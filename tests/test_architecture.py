@@ -68,8 +68,6 @@ KNOWN_TWINS = frozenset(
         "Choices",
         "Comparison",
         "CountOutcome",
-        "Job",
-        "Look",
         "Outlines",
         "PaperModel",
         "PaperNetwork",
@@ -80,7 +78,7 @@ KNOWN_TWINS = frozenset(
         "Stage",
     ]
 )
-KNOWN_LARGE = frozenset({"files/formats", "widgets/shared"})
+KNOWN_LARGE = frozenset({"widgets/shared"})
 
 
 def part_of(path: Path) -> str:
