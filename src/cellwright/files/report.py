@@ -132,7 +132,7 @@ def _picture(image: Image, result: Result) -> str:
 def _fullest_plane(result: Result) -> tuple[int, ...]:
     lead = np.rint(result.cells.points[:, :-2]).astype(int)
     if not len(lead):
-        return (0,) * lead.shape[1]
+        return (0,) * int(lead.shape[1])
     places, counts = np.unique(lead, axis=0, return_counts=True)
     fullest: tuple[int, ...] = tuple(places[int(counts.argmax())].tolist())
     return fullest

@@ -270,7 +270,8 @@ def read_recipe(path: Path | str) -> dict[str, Any]:
         raise ReadError(
             f"Expected settings saved by cellwright at {path}; it holds something else. Choose another file."
         )
-    usual = {**asdict(Recipe()), "settings": {}, "engine": {}, "analysis": {}, "files": {}}
+    usual = {**asdict(Recipe()), "models": [registry.DEFAULT_FAMILY]}
+    usual |= {part: {} for part in ("settings", "engine", "analysis", "files")}
     found = {**usual, **values}
     if set(found) != set(usual) or any(type(found[name]) is not _JSON_TYPES.get(name, str) for name in found):
         raise ReadError(f"The settings in {path} are damaged or of a newer version. Save them again.")

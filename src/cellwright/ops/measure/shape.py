@@ -1,13 +1,13 @@
 """The shape of cells: outline, convexity and the ellipse of the same moments.
 
 Outlines are measured for all cells of a block at once, for pixels of any shape, by Crofton's formula: the
-length of an outline is the mean, over all directions, of how often parallel lines cross it. A line crosses a
-cell's outline between two pixels along a lattice direction of which one belongs to the cell and the other does
-not. The rest is what ``skimage.measure.regionprops`` tells.
+length of an outline is the mean, over all directions, of how often parallel lines cross it. A line crosses
+a cell's outline between two pixels along a lattice direction of which one belongs to the cell and the
+other does not. The rest is what ``skimage.measure.regionprops`` tells.
 
 Source: Lehmann and Legland, Efficient N-dimensional surface estimation using Crofton formula and run-length
-encoding, Insight Journal 2012; the same as ``skimage.measure.perimeter_crofton`` with more directions, and with
-weights for pixels that are not square.
+encoding, Insight Journal 2012; the same as ``skimage.measure.perimeter_crofton`` with more directions, and
+with weights for pixels that are not square.
 """
 
 import warnings
