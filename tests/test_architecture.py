@@ -64,18 +64,12 @@ KNOWN_CIRCLES = frozenset(
 )  # this list and the next two may only get shorter
 KNOWN_TWINS = frozenset(
     [
-        "Block",
-        "Choices",
         "Comparison",
         "CountOutcome",
         "Outlines",
-        "PaperModel",
-        "PaperNetwork",
-        "Plan",
         "Progress",
         "Sample",
         "Source",
-        "Stage",
     ]
 )
 KNOWN_LARGE = frozenset({"widgets/shared"})

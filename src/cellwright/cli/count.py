@@ -40,7 +40,7 @@ SETTINGS: tuple[type[Any], ...] = (
 
 
 @dataclass(frozen=True, slots=True)
-class Choices:
+class CountChoices:
     """What is the same for every image of one run."""
 
     models: tuple["CellModel", ...]
@@ -139,7 +139,7 @@ def count(
         raise typer.Exit(1)
 
 
-def make_choices(names: list[str], flags: dict[str, Any]) -> Choices:
+def make_choices(names: list[str], flags: dict[str, Any]) -> CountChoices:
     """Return models and settings, checked before the first image is read.
 
     Raises
@@ -165,10 +165,10 @@ def make_choices(names: list[str], flags: dict[str, Any]) -> Choices:
             f"Single cells are measured; {family.name} gives only their {family.gives}. Choose another "
             "model, or leave the measurements out."
         )
-    return Choices(models, recipe)
+    return CountChoices(models, recipe)
 
 
-def check_classifier(name: str, choices: Choices) -> None:
+def check_classifier(name: str, choices: CountChoices) -> None:
     """Raise before the first image is read where classes cannot be given.
 
     Raises
@@ -212,7 +212,7 @@ def prepare_output(images: list[Path], output: Path | None) -> None:
     check_writable(output)
 
 
-def count_one(path: Path, choices: Choices, table: "Table", *, label: str) -> None:
+def count_one(path: Path, choices: CountChoices, table: "Table", *, label: str) -> None:
     """Count one image, write its files and print its row."""
     from cellwright.files.images import read_image
     from cellwright.inference.pipeline import count_cells
@@ -236,7 +236,7 @@ def count_one(path: Path, choices: Choices, table: "Table", *, label: str) -> No
 
 
 def count_analysed(
-    result: Result, image: Image, recipe: "Recipe", choices: Choices, table: "Table", label: str
+    result: Result, image: Image, recipe: "Recipe", choices: CountChoices, table: "Table", label: str
 ) -> None:
     """Measure the cells of an image, write its files and print its row."""
     from cellwright.inference.recipe import read_inputs

@@ -39,13 +39,13 @@ from cellwright.inference.context import (
 )
 from cellwright.inference.scale import ScaleTrial, estimate_scale, zoom_for, zoom_notice
 from cellwright.inference.settings import EngineSettings
-from cellwright.inference.volume import linked
 from cellwright.models import registry
 from cellwright.models.protocol import CellModel
 from cellwright.models.stitching import Stitched
 from cellwright.ops.geometry.axes import guess_axes
 from cellwright.ops.geometry.resample import zoomed
 from cellwright.ops.geometry.tiles import Layout, Tile, grid
+from cellwright.ops.volumes.link import link_cells
 
 LINKED_AXES = ("ZYX", "TZYX")
 KEPT_MAPS_BYTES = 1_000_000_000  # larger maps are dropped once decoded
@@ -265,7 +265,7 @@ def _linked(cells: Cells, source: Image | Provenance, model: CellModel, settings
         return cells, ""
     if axes not in LINKED_AXES:
         return cells, f"Slices were not linked: axes {axes!r} are none of {' and '.join(LINKED_AXES)}."
-    return linked(cells, axes, model.linking(settings), source.pixel_size_um), ""
+    return link_cells(cells, axes, model.linking(settings), source.pixel_size_um), ""
 
 
 def _provenance(
