@@ -123,6 +123,11 @@ def count(
         from cellwright.inference.recipe import save_recipe
 
         save_recipe(save_settings, recipe)
+    count_all(images, choices, as_json=as_json)
+
+
+def count_all(images: list[Path], choices: CountChoices, *, as_json: bool) -> None:
+    """Count image after image; one that fails is named, the others are still counted."""
     table = Table(images, choices.title, as_json=as_json)
     n_failed = 0
     for done, path in enumerate(images):

@@ -203,6 +203,8 @@ def _shown(value: Any) -> str:
 
 def _plots(table: "pandas.DataFrame") -> list[str]:
     chosen = [str(name) for name in table if str(name).startswith(PLOTTED) and table[name].dtype.kind in "if"]
+    in_um = {name.rpartition("_um")[0] for name in chosen if "_um" in name}
+    chosen = [name for name in chosen if name.removesuffix("_px") == name or name[:-3] not in in_um]
     return [_histogram(name, table[name].to_numpy(np.float64)) for name in chosen[:MOST_PLOTS]]
 
 

@@ -17,7 +17,7 @@ BLOCK_PX = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class CellBlock:
     """Some cells of one frame.
 
     Parameters
@@ -67,7 +67,7 @@ def spatial_ndim(axes: str, *, is_volume: bool) -> int:
     return len(ending)
 
 
-def blocks(cells: Cells, ndim: int, margin: int, block_px: int = BLOCK_PX) -> Iterator[Block]:
+def blocks(cells: Cells, ndim: int, margin: int, block_px: int = BLOCK_PX) -> Iterator[CellBlock]:
     """Yield the blocks of all frames.
 
     Parameters
@@ -98,12 +98,14 @@ def blocks(cells: Cells, ndim: int, margin: int, block_px: int = BLOCK_PX) -> It
         yield _block(cells.labels, lead, window, rows)
 
 
-def _block(labels: Labels, lead: tuple[int, ...], window: tuple[slice, ...], rows: NDArray[np.intp]) -> Block:
+def _block(
+    labels: Labels, lead: tuple[int, ...], window: tuple[slice, ...], rows: NDArray[np.intp]
+) -> CellBlock:
     place: tuple[int | slice, ...] = (*lead, *window)
     part = np.asarray(labels[place])
     numbers = np.zeros(max(int(part.max(initial=0)), int(rows.max()) + 1) + 1, np.int32)
     numbers[rows + 1] = np.arange(1, len(rows) + 1)
-    return Block(lead, window, rows, part, numbers[part])
+    return CellBlock(lead, window, rows, part, numbers[part])
 
 
 def n_channels(image: Image) -> int:

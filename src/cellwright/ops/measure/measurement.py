@@ -16,7 +16,7 @@ from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Progress, Task, run
 from cellwright.ops import labels as label_images
 from cellwright.ops.geometry.axes import guess_axes
-from cellwright.ops.measure.blocks import Block, blocks, cropped, n_channels, spatial_ndim
+from cellwright.ops.measure.blocks import CellBlock, blocks, cropped, n_channels, spatial_ndim
 from cellwright.ops.measure.cells_table import cells_table
 from cellwright.ops.measure.columns import COLUMNS, keys_of
 from cellwright.ops.measure.intensity import CORRECTED, measure_intensity, rings
@@ -37,7 +37,7 @@ class LabelledCells(NamedTuple):
     numbers: NDArray[np.int64]
 
 
-class Source(NamedTuple):
+class ChannelSource(NamedTuple):
     """One channel to measure in, under the ending of its columns."""
 
     name: str
@@ -48,7 +48,7 @@ class Source(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class _Job:
     cells: Cells
-    sources: Sequence[Source]
+    sources: Sequence[ChannelSource]
     keys: Sequence[str]
     spacing: tuple[float, ...]
     settings: MeasureSettings
@@ -241,7 +241,7 @@ def pixel_sizes(result: Result, ndim: int) -> tuple[float, ...]:
     return tuple(result.provenance.pixel_size_um[-ndim:]) if result.provenance.pixel_size_um else ()
 
 
-def sources_of(result: Result, image: Image, others: Mapping[str, Image]) -> list[Source]:
+def sources_of(result: Result, image: Image, others: Mapping[str, Image]) -> list[ChannelSource]:
     """Return the channels to measure in, each under the ending of its columns.
 
     Raises
@@ -255,7 +255,7 @@ def sources_of(result: Result, image: Image, others: Mapping[str, Image]) -> lis
     for name, one in (("", image), *others.items()):
         part = _squeezed(cropped(one, result.offset, labels.shape), labels.ndim)
         n = n_channels(part)
-        found += [Source(_ending(name, channel, n), part, channel) for channel in range(n)]
+        found += [ChannelSource(_ending(name, channel, n), part, channel) for channel in range(n)]
     return found
 
 
@@ -290,7 +290,7 @@ def _measured(job: _Job, ndim: int) -> Task[Columns]:
     return found
 
 
-def _parallel(job: _Job, parts: Iterator[Block]) -> Iterator[tuple[NDArray[np.intp], Columns]]:
+def _parallel(job: _Job, parts: Iterator[CellBlock]) -> Iterator[tuple[NDArray[np.intp], Columns]]:
     """Yield rows and columns of each block; a few blocks at a time, so that memory stays bounded."""
     n_workers = min(8, os.cpu_count() or 1)
     with ThreadPoolExecutor(n_workers) as pool:
@@ -307,7 +307,7 @@ def _parallel(job: _Job, parts: Iterator[Block]) -> Iterator[tuple[NDArray[np.in
                 future.cancel()
 
 
-def _measure_block(job: _Job, block: Block) -> tuple[NDArray[np.intp], Columns]:
+def _measure_block(job: _Job, block: CellBlock) -> tuple[NDArray[np.intp], Columns]:
     groups = {
         group: [key for key in job.keys if COLUMNS[key].group == group] for group in ("shape", "intensity")
     }

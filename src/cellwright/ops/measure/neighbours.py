@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from cellwright.core.data import Cells, Labels
-from cellwright.ops.measure.blocks import Block
+from cellwright.ops.measure.blocks import CellBlock
 
 
-def count_touching(block: Block) -> NDArray[np.float64]:
+def count_touching(block: CellBlock) -> NDArray[np.float64]:
     """Return with how many other cells each cell of a block shares a side, an edge or a corner of a pixel."""
     pairs = touching_pairs(block.labels)
     touched = np.bincount(pairs.ravel(), minlength=int(block.rows.max()) + 2)

@@ -23,7 +23,7 @@ from scipy.spatial import SphericalVoronoi
 from skimage.measure import regionprops
 
 from cellwright.core.data import Labels
-from cellwright.ops.measure.blocks import Block
+from cellwright.ops.measure.blocks import CellBlock
 
 Values = dict[str, NDArray[np.float64]]
 BOUNDARIES = {"perimeter", "surface", "circularity", "sphericity"}
@@ -32,7 +32,7 @@ N_ANGLES = 8  # directions in 2D; 13 in 3D
 LONGEST = {2: 5**0.5, 3: 3**0.5}  # of a step, in units of the longest side of a pixel
 
 
-def measure_shape(block: Block, keys: Sequence[str], spacing: tuple[float, ...]) -> Values:
+def measure_shape(block: CellBlock, keys: Sequence[str], spacing: tuple[float, ...]) -> Values:
     """Return these columns of the group ``shape`` for the cells of a block, one number for each cell.
 
     Lengths are in the unit of ``spacing``, the sides of a pixel.
@@ -46,7 +46,7 @@ def measure_shape(block: Block, keys: Sequence[str], spacing: tuple[float, ...])
     return {key: found[key] for key in keys}
 
 
-def _boundaries(block: Block, spacing: tuple[float, ...]) -> Values:
+def _boundaries(block: CellBlock, spacing: tuple[float, ...]) -> Values:
     n = len(block)
     sizes = boundary_sizes(block.own, n, spacing)
     areas = np.bincount(block.own.ravel(), minlength=n + 1)[1:] * np.prod(spacing)
@@ -55,7 +55,7 @@ def _boundaries(block: Block, spacing: tuple[float, ...]) -> Values:
     return {"surface": sizes, "sphericity": np.cbrt(36 * np.pi * areas**2) / sizes}
 
 
-def _from_regions(block: Block, wanted: set[str], spacing: tuple[float, ...]) -> Values:
+def _from_regions(block: CellBlock, wanted: set[str], spacing: tuple[float, ...]) -> Values:
     """Return what scikit-image's ``regionprops`` tells."""
     rows: list[dict[str, float]] = []
     with warnings.catch_warnings():
