@@ -19,7 +19,7 @@ from cellwright.ops.geometry.axes import guess_axes
 from cellwright.ops.measure.blocks import CellBlock, blocks, cropped, n_channels, spatial_ndim
 from cellwright.ops.measure.cells_table import cells_table
 from cellwright.ops.measure.columns import COLUMNS, keys_of
-from cellwright.ops.measure.intensity import CORRECTED, measure_intensity, rings
+from cellwright.ops.measure.intensity import CORRECTED, CellPixels, measure_intensity, rings
 from cellwright.ops.measure.neighbours import count_touching, nearest_distances
 from cellwright.ops.measure.settings import MeasureSettings
 from cellwright.ops.measure.shape import measure_shape
@@ -318,14 +318,13 @@ def _measure_block(job: _Job, block: CellBlock) -> tuple[NDArray[np.intp], Colum
         found["neighbours_touching"] = count_touching(block)
     if not groups["intensity"]:
         return block.rows, found
-    ring = None
+    cells, ring = CellPixels.of(block.own, len(block)), None
     if CORRECTED in job.keys:
-        ring = rings(
-            block.labels, block.own, job.settings.ring_gap_px, job.settings.ring_width_px, job.spacing
-        )
+        gap, width = job.settings.ring_gap_px, job.settings.ring_width_px
+        ring = CellPixels.of(rings(block.labels, block.own, gap, width, job.spacing), len(block))
     for source in job.sources:
         pixels = block.read(source.image, source.channel)
-        values = measure_intensity(block.own, len(block), pixels, groups["intensity"], ring)
+        values = measure_intensity(cells, pixels, groups["intensity"], ring)
         found |= {f"{key}_{source.name}": column for key, column in values.items()}
     return block.rows, found
 
