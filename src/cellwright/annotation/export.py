@@ -64,14 +64,14 @@ def annotation_of(session: AnnotationSession) -> ImageAnnotation:
     marks = ImageAnnotation(
         plain_name(image.name),
         session.labels.shape,
-        image.axes.replace("C", ""),
+        image.label_axes,
         labels=cells.labels,
         classes=cells.classes,
         class_names=_class_names(session, cells),
         pixel_size_um=tuple(float(size) for size in image.pixel_size_um),
         image=image,
     )
-    return marks if session.extras.has_masks else replace(marks, labels=None, points=cells.points)
+    return marks if session.metadata.has_masks else replace(marks, labels=None, points=cells.points)
 
 
 def to_file(session: AnnotationSession, path: Path | str, name: str) -> None:
@@ -145,7 +145,7 @@ def _pieces(session: AnnotationSession, settings: ExportSettings) -> list[_Piece
         span, region = _parted(box)
         spans.setdefault(span, []).append(region)
     spans = spans or {whole: []}
-    if not session.extras.has_masks and lead:
+    if not session.metadata.has_masks and lead:
         spans = _by_frame(session.image, spans)
     provenance, cells = _provenance(session), session.cells()
     return [
@@ -187,7 +187,7 @@ def _entry(piece: _Piece) -> Entry:
     table[kept] = np.arange(1, len(kept) + 1)
     labels = table[cells.labels[cut]]
     classes = None if cells.classes is None else cells.classes[kept - 1]
-    is_frame = not session.extras.has_masks
+    is_frame = not session.metadata.has_masks
     part = (
         image
         if is_whole and not (is_frame and piece.span)

@@ -24,7 +24,7 @@ def train_classifier(
         typer.Option(help="OLD=NEW renames a class, OLD= leaves it out; may be repeated."),
     ] = [],  # noqa: B006 - typer copies it
     preset: Annotated[str, typer.Option(help="Architecture: small or paper.")] = "small",
-    title: Annotated[str, typer.Option(help="One line for people.")] = "",
+    title: Annotated[str, typer.Option(help="Title that lists show.")] = "",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 (and so on) or mps.")] = "auto",
     **flags: Any,
 ) -> None:

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cellwright.core.data import ArrayLike, Cells, Image, Labels, Provenance, Result
+from cellwright.core.data import (
+    SPATIAL,
+    ArrayLike,
+    Cells,
+    Image,
+    Labels,
+    Provenance,
+    Result,
+    known_sizes,
+)
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Progress, Task, run
 from cellwright.ops import labels as label_images
@@ -238,7 +247,11 @@ def is_volumetric(result: Result) -> bool:
 
 def pixel_sizes(result: Result, ndim: int) -> tuple[float, ...]:
     """Return micrometres per pixel of the last ``ndim`` axes; empty when unknown."""
-    return tuple(result.provenance.pixel_size_um[-ndim:]) if result.provenance.pixel_size_um else ()
+    sizes = known_sizes(result.provenance.axes, result.provenance.pixel_size_um)
+    wanted = SPATIAL[-ndim:]
+    if not set(wanted) <= set(sizes):
+        return ()
+    return tuple(sizes[axis] for axis in wanted)
 
 
 def sources_of(result: Result, image: Image, others: Mapping[str, Image]) -> list[ChannelSource]:

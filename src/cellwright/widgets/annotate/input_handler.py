@@ -2,17 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from qtpy.compat import isalive
 
 from cellwright.widgets.annotate.keys import N_CLASS_KEYS, TOOLS
+from cellwright.widgets.annotate.tools import ToolBox
 from cellwright.widgets.count.point_prompt import CLICK_PX
-
-if TYPE_CHECKING:
-    from cellwright.widgets.annotate.tools import ToolBox
 
 LEFT = 1
 
@@ -22,10 +20,9 @@ Point = NDArray[np.float64]
 class InputHandler:
     """Listens to the layer of a toolbox from the beginning until it is closed."""
 
-    def __init__(self, tools: "ToolBox") -> None:
+    def __init__(self, tools: ToolBox) -> None:
         self._tools, self._layer = tools, tools.view.layer
         self._keys: list[str] = []
-        self.is_held = False  # the space bar: the mouse moves the image meanwhile
         self._layer.mouse_drag_callbacks.append(self._on_drag)
         self._bind()
 
@@ -45,7 +42,7 @@ class InputHandler:
         for category in range(N_CLASS_KEYS):
             self._bind_key(str(category + 1), partial(tools.class_target, category))
         self._bind_key("0", partial(tools.class_target, None))
-        self._bind_key("Escape", tools.put_down)
+        self._bind_key("Escape", tools.cancel)
         self._bind_key("F1", lambda: tools.pressed.emit("help"))
         self._layer.bind_key("Space", self._hold, overwrite=True)
         self._keys.append("Space")
@@ -61,17 +58,17 @@ class InputHandler:
     def _hold(self, _: Any) -> Iterator[None]:
         layer = self._layer
         mode, pan = layer.mode, layer.mouse_pan
-        self.is_held = True
+        self._tools.is_panning = True
         layer.mode, layer.mouse_pan = "pan_zoom", True
         yield
         layer.mode, layer.mouse_pan = mode, pan
-        self.is_held = False
+        self._tools.is_panning = False
 
     # -- mouse --------------------------------------------------------------------------------------------
 
     def _on_drag(self, _: Any, event: Any) -> Iterator[None] | None:
         kind = self._tools.kind
-        if kind in ("", "brush") or self.is_held or event.button != LEFT:
+        if kind in ("", "brush") or self._tools.is_panning or event.button != LEFT:
             return None
         return self._drag(event) if kind == "drag" else self._click(event)
 
@@ -96,6 +93,6 @@ class InputHandler:
             yield
         layer.mouse_pan = pan
         tools.draw_on(points, tools.view.point_of(event))
-        tools.marks.show_drawn(None)
+        tools.overlay.show_drawn(None)
         if len(points) > 1:
             tools.drag(name, np.array(points))

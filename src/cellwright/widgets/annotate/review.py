@@ -38,7 +38,7 @@ class Review(QObject):
         super().__init__(parent)
         self._view, self._tools = view, tools
         self._session: AnnotationSession = view.session
-        self._marks: Overlay = tools.marks
+        self._overlay: Overlay = tools.overlay
         self._queue: ReviewQueue | None = None
         tools.fallback = lambda: self.current
         view.session.events.history.connect(self._on_history)
@@ -56,8 +56,8 @@ class Review(QObject):
             self._queue = ReviewQueue(self._session)
         return self._queue
 
-    def take_disagreement(self, found: Mapping[int, float]) -> None:
-        """Order the queue by what a model finds in the flipped image too; see :class:`ReviewQueue`."""
+    def set_disagreement(self, found: Mapping[int, float]) -> None:
+        """Order the queue by what a model finds in the mirrored image too; see :class:`ReviewQueue`."""
         self.queue.set_disagreement(found)
         if self.current is not None:
             self.moved.emit(self.current)
@@ -100,17 +100,21 @@ class Review(QObject):
         if number is None:
             self.told.emit(otherwise)
             if self.current is None:
-                self._marks.show_cell(None)
+                self._overlay.show_cell(None)
                 self.moved.emit(None)
             return
         self.centre_on(number)
-        self._marks.show_cell(self._session.box_of(number))
+        self._overlay.show_cell(self._session.box_of(number))
         self.moved.emit(number)
 
     def line(self, number: int) -> str:
         """Return what is said of the cell in review."""
         chance = self.queue.chance(number)
-        how = "likely wrong" if chance >= LIKELY else "unsure" if chance >= UNSURE else "likely right"
+        how = "likely right"
+        if chance >= LIKELY:
+            how = "likely wrong"
+        elif chance >= UNSURE:
+            how = "unsure"
         state = ", reviewed" if self._session.is_reviewed(number) else ""
         return f"Cell {number}: {how} ({chance:.0%}){state}"
 
@@ -120,14 +124,12 @@ class Review(QObject):
         box = self._session.box_of(number)
         middle = np.array([(part.start + part.stop - 1) / 2 for part in box])
         if len(box) > 2:
-            middle = np.rint(self._session.centre_of(number)) * np.array([1] * (len(box) - 2) + [0, 0]) + (
-                middle * np.array([0] * (len(box) - 2) + [1, 1])
-            )
+            middle[:-2] = np.rint(self._session.centre_of(number))[:-2]
         world = view.world_of(middle)
         n_before = viewer.dims.ndim - len(world)
-        for axis, place in enumerate(world, start=n_before):
+        for axis, position in enumerate(world, start=n_before):
             if axis not in viewer.dims.displayed:
-                viewer.dims.set_point(axis, float(place))
+                viewer.dims.set_point(axis, float(position))
         camera: Any = camera_of(viewer)
         shown = [float(world[axis - n_before]) for axis in viewer.dims.displayed]
         camera.center = tuple(shown) if len(shown) == 3 else (0.0, *shown)
@@ -139,6 +141,6 @@ class Review(QObject):
     def _on_history(self) -> None:
         """Keep the frame around the cell in review, which edits reshape or take away."""
         number = self.current
-        self._marks.show_cell(None if number is None else self._session.box_of(number))
+        self._overlay.show_cell(None if number is None else self._session.box_of(number))
         if number is None and self._queue is not None:
             self.moved.emit(None)

@@ -11,7 +11,6 @@ from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
 from cellwright.annotation.session import AnnotationSession
 from cellwright.core.errors import AnnotationError, CellwrightError
 from cellwright.ops.label_changes import joined
-from cellwright.widgets.annotate.input_handler import InputHandler
 from cellwright.widgets.annotate.keys import BY_NAME
 from cellwright.widgets.annotate.layer import AnnotationLayer
 from cellwright.widgets.annotate.overlays import Overlay, box_of
@@ -23,7 +22,7 @@ Point = NDArray[np.float64]
 
 
 class ToolBox(QObject):
-    """The tools on one annotation: at most one is in the hand, and keys act at once.
+    """The tools on one annotation: at most one is active, and keys act at once.
 
     Parameters
     ----------
@@ -33,7 +32,7 @@ class ToolBox(QObject):
         Qt parent.
     """
 
-    chosen = Signal(str)  # name of the tool in the hand, '' for none
+    chosen = Signal(str)  # name of the active tool, '' for none
     done = Signal(str)  # what was done, for people
     failed = Signal(object)  # Exception
     asked = Signal(object)  # Point at which a cell is to be added
@@ -41,7 +40,7 @@ class ToolBox(QObject):
 
     def __init__(self, view: AnnotationLayer, parent: QObject | None = None) -> None:
         super().__init__(parent)
-        self.view, self.session, self.marks = view, view.session, Overlay(view)
+        self.view, self.session, self.overlay = view, view.session, Overlay(view)
         self.name = ""
         self.category = 0
         self.step_px = 1.0
@@ -49,29 +48,28 @@ class ToolBox(QObject):
         self.fallback: Callable[[], int | None] = lambda: None  # the cell in review
         self._first_seed: Point | None = None
         self._is_choosing = False
-        self._hands = InputHandler(self)
+        self.is_panning = False  # while the space bar is down the mouse moves the image
         view.layer.events.mode.connect(self._on_mode)
         view.viewer.dims.events.current_step.connect(self._forget_seed)
 
     def close(self) -> None:
-        """Put the tool down and free mouse and keys."""
+        """Put the tool down and follow the layer no longer."""
         self.choose("")
-        self._hands.close()
         self.view.layer.events.mode.disconnect(self._on_mode)
         self.view.viewer.dims.events.current_step.disconnect(self._forget_seed)
-        self.marks.close()
+        self.overlay.close()
 
     @property
     def kind(self) -> str:
-        """What the mouse does with the tool in the hand, see ``annotate_keys.Tool``; '' for none."""
+        """What the mouse does with the active tool, see ``keys.Tool``; '' for none."""
         if self.name == CELL:
             return "cell"
         return BY_NAME[self.name].kind if self.name else ""
 
-    # -- tools in the hand --------------------------------------------------------------------------------
+    # -- the active tool ----------------------------------------------------------------------------------
 
     def choose(self, name: str) -> None:
-        """Take a tool in the hand; '' puts it down."""
+        """Make a tool the active one; '' for none."""
         layer = self.view.layer
         self._forget_seed()
         self.name = name
@@ -177,7 +175,7 @@ class ToolBox(QObject):
 
     # -- what mouse and keys tell -------------------------------------------------------------------------
 
-    def put_down(self) -> None:
+    def cancel(self) -> None:
         """Forget the first of two clicks, else put the tool down."""
         if self._first_seed is not None:
             self._forget_seed()
@@ -186,7 +184,7 @@ class ToolBox(QObject):
 
     def _on_mode(self, _: Any) -> None:
         """Follow the buttons of napari's own panel."""
-        if self._is_choosing or self._hands.is_held:
+        if self._is_choosing or self.is_panning:
             return
         mode = str(self.view.layer.mode)
         self._forget_seed()
@@ -202,10 +200,10 @@ class ToolBox(QObject):
         else:
             points[1:] = [point]
         shown = _outline(points[0], points[-1]) if self.name == "region" else np.array(points)
-        self.marks.show_drawn(shown if len(points) > 1 else None)
+        self.overlay.show_drawn(shown if len(points) > 1 else None)
 
     def click(self, point: Point | None) -> None:
-        """Do what the tool in the hand does at a point."""
+        """Do what the active tool does at a point."""
         if point is None:
             return
         if self.name == "add":
@@ -241,7 +239,7 @@ class ToolBox(QObject):
             self.failed.emit(AnnotationError("Draw lines in the 2D view; here, split by two clicks (T)."))
             return
         steps = [np.linspace(a, b, int(np.abs(b - a).max()) + 2) for a, b in pairwise(points)]
-        crossed = np.array([self.number_at(place) for place in np.concatenate(steps)])
+        crossed = np.array([self.number_at(point) for point in np.concatenate(steps)])
         crossed = crossed[crossed > 0]
         if not len(crossed):
             self.done.emit("Draw the line across a cell.")
@@ -257,7 +255,7 @@ class ToolBox(QObject):
                 self.done.emit("Click inside the cell that is to be split.")
                 return
             self._first_seed = point
-            self.marks.show_drawn(point)
+            self.overlay.show_drawn(point)
             self.done.emit("Now click in the middle of the other part.")
             return
         first, number = self._first_seed, self.number_at(self._first_seed)
@@ -271,7 +269,7 @@ class ToolBox(QObject):
         if self._first_seed is None or (_ is not None and "T" not in self.session.image.axes):
             return
         self._first_seed = None
-        self.marks.show_drawn(None)
+        self.overlay.show_drawn(None)
 
     def number_at(self, point: Point | None) -> int:
         """Return the cell at a point, 0 for none."""
@@ -280,7 +278,7 @@ class ToolBox(QObject):
 
 def _slice_axis(session: AnnotationSession) -> int:
     """Return the axis of the labels along which cells are interpolated: Z, else time."""
-    axes = session.image.axes.replace("C", "")
+    axes = session.image.label_axes
     return axes.index("Z") if "Z" in axes else 0
 
 

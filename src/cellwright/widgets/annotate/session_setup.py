@@ -1,4 +1,4 @@
-"""How an annotation begins: from labels, points or nothing, or where it ended when it was last open."""
+"""How an annotation starts: from labels, points or nothing, or where it ended when it was last open."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cellwright.annotation.identity import identity_of
 from cellwright.annotation.journal import is_open, locked, read_journal
 from cellwright.annotation.session import AnnotationSession
-from cellwright.annotation.setup import UNKNOWN, Columns, place, plane_shape
+from cellwright.annotation.setup import UNKNOWN, Columns, paste_labels, plane_shape
 from cellwright.core.data import Image
 from cellwright.core.errors import AnnotationError, CellwrightError, WriteError, WrongLayerError
 from cellwright.models import store
@@ -29,7 +29,7 @@ DEFAULT_DISC_PX = 12.0
 
 @dataclass(frozen=True, slots=True)
 class OpenedSession:
-    """A session and the layer that is to show it. Made by :func:`begin`; used by the widget."""
+    """A session and the layer that is to show it. Used by the context."""
 
     session: AnnotationSession
     source: Source
@@ -38,7 +38,7 @@ class OpenedSession:
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
-    """A journal that can be gone on with. Made by :func:`unfinished`; offered by the widget."""
+    """A journal that can be resumed. Made by :func:`unfinished`; offered by the widget."""
 
     path: Path
     n_edits: int
@@ -50,7 +50,7 @@ class Unfinished:
         """What is offered, for people."""
         if self.is_open:
             return (
-                "This image is being annotated in another window or program. Finish it there and go on with "
+                "This image is being annotated in another window or program. Finish it there and resume "
                 "it here, or duplicate the image's layer and annotate that."
             )
         when = f"{self.changed:%d %b %Y, %H:%M}"
@@ -104,7 +104,7 @@ def fresh_journal(path: Path) -> Path:
     return path
 
 
-def begin(
+def start_session(
     image_layer: ImageLayer | None,
     channel: Channel | None,
     start: Layer | None,
@@ -168,10 +168,10 @@ def resume(image_layer: ImageLayer | None, channel: Channel | None, path: Path) 
     return OpenedSession(session, source, _layer_of(session, source, None))
 
 
-def begin_with(
+def start_or_resume(
     image_layer: ImageLayer, labels: NDArray[Any] | None, scores: NDArray[Any] | None, journal: Path
 ) -> OpenedSession:
-    """Return a session of labels that lie in no layer yet; where there is a journal it goes on with that."""
+    """Return a session of labels that lie in no layer yet; where there is a journal, that is resumed."""
     if unfinished(journal) is not None:
         return resume(image_layer, None, journal)
     image, source = image_of(image_layer), source_of(image_layer)
@@ -195,7 +195,7 @@ def _from_labels(
     if data.shape != shape:
         corner = _in_image(np.zeros((1, layer.ndim)), layer, image_layer, channel)[0]
         whole = np.zeros(shape, np.int32)
-        place(whole, data.astype(np.int32), [int(i) for i in np.rint(corner)])
+        paste_labels(whole, data.astype(np.int32), [int(i) for i in np.rint(corner)])
         data = whole
     n = int(data.max(initial=0))
     table = layer.features  # row 0 is the background
