@@ -202,7 +202,7 @@ def summary_of(compared: Compared) -> str:
         rows.append(("F1" if is_one else "mean F1", _best(scores)))
     n_alone = compared.n_alone()
     if n_alone is not None:
-        rows.append(("only here", [f"{one:,}" for one in n_alone]))
+        rows.append(("unique", [f"{one:,}" for one in n_alone]))
     names = "".join(f"<tr><td colspan='3'>{name}</td></tr>" for name in named)
     return f"<table align='center' cellspacing='4'>{names}{''.join(_row(*row) for row in rows)}</table>"
 
