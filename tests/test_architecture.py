@@ -55,12 +55,7 @@ KNOWN_CIRCLES = frozenset(
 )  # this list and the next two may only get shorter
 KNOWN_TWINS = frozenset(
     [
-        "Comparison",
-        "CountOutcome",
-        "Outlines",
         "Progress",
-        "Sample",
-        "Source",
     ]
 )
 KNOWN_LARGE = frozenset({"widgets/shared"})

@@ -22,9 +22,9 @@ from cellwright.widgets.count.count_request import number_text
 from cellwright.widgets.shared.layer_io import METADATA, Source, source_of
 
 if TYPE_CHECKING:
-    from cellwright.training.evaluation.compare import Comparison, CountOutcome
+    from cellwright.training.evaluation.compare import Comparison, ModelCount
 
-    Pair = tuple[CountOutcome, CountOutcome]
+    Pair = tuple[ModelCount, ModelCount]
 
 COLOURS = ("#ff9f1c", "#3fd0c9")  # of the first and the second model
 QUIET = "#9aa0aa"
