@@ -12,11 +12,10 @@ from pytestqt.qtbot import QtBot
 
 from cellwright.annotation.session import AnnotationSession
 from cellwright.core.data import Image
-from cellwright.widgets.annotate.input_handler import InputHandler
 from cellwright.widgets.annotate.keys import BY_NAME, HINTS, TOOLS, cheat_sheet
 from cellwright.widgets.annotate.layer import AnnotationLayer
 from cellwright.widgets.annotate.overlays import Regions, box_of
-from cellwright.widgets.annotate.tools import CELL, ToolBox
+from cellwright.widgets.annotate.tools import CELL, InputHandler, ToolBox
 
 Pointed = Callable[..., None]
 

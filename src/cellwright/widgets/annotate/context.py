@@ -8,12 +8,11 @@ from napari.layers import Labels, Points
 
 from cellwright.annotation.session import AnnotationSession
 from cellwright.widgets.annotate.add_by_click import Adder
-from cellwright.widgets.annotate.input_handler import InputHandler
 from cellwright.widgets.annotate.layer import AnnotationLayer
 from cellwright.widgets.annotate.overlays import Regions
 from cellwright.widgets.annotate.review import Review
 from cellwright.widgets.annotate.session_setup import OpenedSession
-from cellwright.widgets.annotate.tools import ToolBox
+from cellwright.widgets.annotate.tools import InputHandler, ToolBox
 
 
 @dataclass(frozen=True, slots=True, eq=False)

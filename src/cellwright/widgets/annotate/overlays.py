@@ -40,7 +40,9 @@ class Overlay:
     @property
     def layer(self) -> Shapes | None:
         """The layer, None while there has been none."""
-        return self._layer if self._layer in self._view.viewer.layers else None
+        if self._layer in self._view.viewer.layers:
+            return self._layer
+        return None
 
     def show_drawn(self, points: ArrayLike | None) -> None:
         """Show the line (N, D) or the point (1, D) that a tool is drawing; None takes it away."""

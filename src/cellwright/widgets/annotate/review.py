@@ -65,7 +65,9 @@ class Review(QObject):
     @property
     def current(self) -> int | None:
         """The cell in review, None where there is none."""
-        return None if self._queue is None else self._queue.current
+        if self._queue is None:
+            return None
+        return self._queue.current
 
     @property
     def progress(self) -> tuple[int, int]:
@@ -89,10 +91,13 @@ class Review(QObject):
         if not number:
             self.told.emit("No cell is in review; press N for the first, or point at one.")
             return
-        judge = session.set_reviewed if name == "accept" else session.reject
+        judge, done = {
+            "accept": (session.set_reviewed, "Accepted"),
+            "reject": (session.reject, "Rejected"),
+        }[name]
         if not self._tools.attempt(lambda: judge(number)):
             return
-        self.told.emit(f"{'Accepted' if name == 'accept' else 'Rejected'} cell {number}.")
+        self.told.emit(f"{done} cell {number}.")
         if current:
             self._show(self.queue.next(), "Every cell has been reviewed.")
 
@@ -132,7 +137,7 @@ class Review(QObject):
                 viewer.dims.set_point(axis, float(position))
         camera: Any = camera_of(viewer)
         shown = [float(world[axis - n_before]) for axis in viewer.dims.displayed]
-        camera.center = tuple(shown) if len(shown) == 3 else (0.0, *shown)
+        camera.center = (0.0, *shown)[-3:]
         step = float(np.abs(view.layer.scale[-2:]).mean())
         side = max(part.stop - part.start for part in box[-2:]) * step
         if not SMALLEST_PX <= side * camera.zoom <= LARGEST_PX:
@@ -141,6 +146,9 @@ class Review(QObject):
     def _on_history(self) -> None:
         """Keep the frame around the cell in review, which edits reshape or take away."""
         number = self.current
-        self._overlay.show_cell(None if number is None else self._session.box_of(number))
-        if number is None and self._queue is not None:
+        if number is not None:
+            self._overlay.show_cell(self._session.box_of(number))
+            return
+        self._overlay.show_cell(None)
+        if self._queue is not None:
             self.moved.emit(None)

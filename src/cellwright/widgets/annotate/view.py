@@ -93,11 +93,12 @@ class AnnotatePanel(QWidget):
         self.work.setVisible(is_open)
         for widget in (self.image, self.channel, self.start):
             widget.setEnabled(not is_open)
-        self.begin.setText("Finish" if is_open else "Start")
-        self.begin.setToolTip(
-            "Stop here; the labels stay, and the annotation can be resumed." if is_open else
-            "Annotate this image. Every edit can be undone, and is on disk at once."
-        )  # fmt: skip
+        if is_open:
+            self.begin.setText("Finish")
+            self.begin.setToolTip("Stop here; the labels stay, and the annotation can be resumed.")
+        else:
+            self.begin.setText("Start")
+            self.begin.setToolTip("Annotate this image. Every edit can be undone, and is on disk at once.")
         set_state(self.begin, "running", on=is_open)
 
     def show_offer(self, line: str) -> None:

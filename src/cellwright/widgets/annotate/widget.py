@@ -197,9 +197,12 @@ class AnnotateWidget(QWidget):
             return
         tools = context.tools
         is_same = tools.name == CELL and tools.category == category
+        if is_same:
+            tools.choose("")
+            return
         tools.category = category
-        tools.choose("" if is_same else CELL)
-        self.panel.show_class_chosen(-1 if is_same else category)
+        tools.choose(CELL)
+        self.panel.show_class_chosen(category)
 
     def _on_tool_chosen(self, name: str) -> None:
         self.panel.show_tool(name, HINTS.get(name, IDLE_HINT))

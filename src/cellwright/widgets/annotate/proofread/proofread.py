@@ -20,9 +20,8 @@ from qtpy.QtWidgets import QFileDialog, QListWidgetItem
 from cellwright.core.errors import CellwrightError
 from cellwright.widgets.annotate.context import AnnotationContext
 from cellwright.widgets.annotate.model import AnnotateModel
-from cellwright.widgets.annotate.proofread.counts import COUNTS, Tally, read_counts, write_counts
 from cellwright.widgets.annotate.proofread.images import Read, images_of, layer_arguments, read_task
-from cellwright.widgets.annotate.proofread.writer import Keeper
+from cellwright.widgets.annotate.proofread.results import COUNTS, Keeper, Tally, read_counts, write_counts
 from cellwright.widgets.annotate.session_setup import journal_path, start_or_resume
 from cellwright.widgets.annotate.view import FolderSection
 from cellwright.widgets.shared.jobs import Job
@@ -239,9 +238,13 @@ class Proofreader(QObject):
         tally = self.tallies.get(path.stem)
         if tally is None or tally.cells < 0:
             return path.stem
-        was = f" (was {tally.found:,})" if tally.found not in (-1, tally.cells) else ""
-        lost = " · not written" if self._labels_path(path) in self.keeper.errors else ""
-        return f"{path.stem}\n{tally.cells:,} cells{was} · {tally.reviewed:,} reviewed{lost}"
+        line = f"{path.stem}\n{tally.cells:,} cells"
+        if tally.found not in (-1, tally.cells):
+            line += f" (was {tally.found:,})"
+        line += f" · {tally.reviewed:,} reviewed"
+        if self._labels_path(path) in self.keeper.errors:
+            line += " · not written"
+        return line
 
     def _total(self) -> str:
         seen = [tally for tally in self.tallies.values() if tally.cells >= 0]
@@ -249,5 +252,7 @@ class Proofreader(QObject):
             return ""
         n_done = sum(self._is_done(path.stem) for path in self.images)
         n_cells = sum(tally.cells for tally in seen)
-        writing = " · writing labels…" if self.keeper.is_busy else ""
-        return f"{n_done} of {len(self.images)} images done · {n_cells:,} cells in {len(seen)}{writing}"
+        line = f"{n_done} of {len(self.images)} images done · {n_cells:,} cells in {len(seen)}"
+        if self.keeper.is_busy:
+            line += " · writing labels…"
+        return line
