@@ -232,10 +232,12 @@ class AnnotationSession:
         areas, points, boxes = measure(labels)
         rows = [self.store.cells[int(number)] for number in numbers]
         scores = np.array([one.score for one in rows], np.float32)
-        categories = [-1 if one.category is None else one.category for one in rows]
-        classes = None
-        if max(categories, default=-1) >= 0:
-            classes = np.array(categories, np.int16)
+        classes = np.full(len(rows), -1, np.int16)
+        for row, one in enumerate(rows):
+            if one.category is not None:
+                classes[row] = one.category
+        if (classes < 0).all():
+            return Cells(points, boxes, scores, areas, labels)
         return Cells(points, boxes, scores, areas, labels, classes)
 
     def centre_of(self, number: int) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ from cellwright.annotation.label_store import CellMetadata, LabelStore, cell_met
 from cellwright.annotation.setup import checked_box, checked_labels
 from cellwright.core.data import Labels
 from cellwright.core.errors import AnnotationError
-from cellwright.ops import label_editing, label_splitting
+from cellwright.ops import label_editing
 from cellwright.ops.label_changes import Box, Change, Mask, boxes_of, change_of
 
 Changes = Iterable[Change | None]
@@ -46,7 +46,7 @@ def split_line(store: LabelStore, number: int, line: NumpyLike) -> Edit:
     """Cut a cell along a line (N, D)."""
     time, points = _at_one_time(store, line)
     labels, box = _part(store, number, time)
-    change = label_splitting.split_by_line(labels, number, points, new=store.next_number, box=box)
+    change = label_editing.split_by_line(labels, number, points, new=store.next_number, box=box)
     return _split(store, "split by line", number, _lifted(change, time))
 
 
@@ -54,7 +54,7 @@ def split_seeds(store: LabelStore, number: int, first: NumpyLike, second: NumpyL
     """Cut a cell between two points; the part of the first keeps the number."""
     time, points = _at_one_time(store, np.stack([np.asarray(first, float), np.asarray(second, float)]))
     labels, box = _part(store, number, time)
-    change = label_splitting.split_by_seeds(
+    change = label_editing.split_by_seeds(
         labels, number, points, sampling=store.sampling, new=store.next_number, box=box
     )
     return _split(store, "split by seeds", number, _lifted(change, time))

@@ -41,7 +41,7 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     ReadError
         The file is damaged, or does not fit the image.
     """
-    rois = _rois(path)
+    rois = read_rois(path)
     axes = _axes(rois)
     if image is not None:
         axes = image.label_axes
@@ -65,7 +65,14 @@ def _object(findings: Findings, axes: str, node: JsonValue) -> FileObject | None
     return FileObject(node, [_area(node)], name, _lead(node, axes), number)
 
 
-def _rois(path: Path) -> list[JsonValue]:
+def read_rois(path: Path) -> list[JsonValue]:
+    """Return the ROIs of a .roi file or a .zip of them.
+
+    Raises
+    ------
+    ReadError
+        It is damaged, or none of them.
+    """
     import roifile
 
     try:
@@ -110,6 +117,25 @@ def _area(node: JsonValue) -> Shape:
     if not rings:
         raise JsonValue(0, node.path, node.where).refuse("an outline")
     return area_of(JsonValue([len(ring) for ring in rings], node.path, node.where), *rings)
+
+
+def rings_of(node: JsonValue) -> list[NDArray[np.float64]]:
+    """Return the outline of an area as rings y, x.
+
+    Raises
+    ------
+    ReadError
+        It is none: a line, text, or points.
+    """
+    roi = node.value
+    if roi.roitype.name not in AREAS or roi.subtype.name not in FLAT:
+        shown = JsonValue(f"{roi.roitype.name} {roi.subtype.name}", node.path, node.where)
+        raise shown.refuse("an area (polygon, freehand, traced, rectangle, oval)")
+    shape = _area(node)
+    if shape.kind == "box":
+        (y0, x0), (y1, x1) = shape.rings[0].tolist()
+        return [np.array([[y0, x0], [y0, x1], [y1, x1], [y1, x0]])]
+    return list(shape.rings)
 
 
 def _outline(roi: Any) -> NDArray[np.float64]:

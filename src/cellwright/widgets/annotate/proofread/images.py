@@ -12,7 +12,7 @@ from cellwright.core.errors import ReadError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.images import read_image
 from cellwright.models.registry import DEFAULT_FAMILY
-from cellwright.widgets.annotate.start import journal_path, unfinished
+from cellwright.widgets.annotate.session_setup import journal_path, unfinished
 
 IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npy", ".bmp", ".zarr")
 MODEL = DEFAULT_FAMILY
