@@ -67,7 +67,7 @@ class FileObject:
 
 
 @dataclass(slots=True)
-class Findings:
+class ReadingNotes:
     """What was mended, cut or left out while a file was read."""
 
     path: Path
@@ -149,7 +149,7 @@ def box_of(node: JsonValue, corners: NDArray[np.float64]) -> Shape:
 def assemble(
     annotation: ImageAnnotation,
     objects: Sequence[FileObject],
-    findings: Findings,
+    notes: ReadingNotes,
     image: Image | None,
     fill: Fill | None = None,
 ) -> ImageAnnotation:
@@ -159,7 +159,7 @@ def assemble(
     ----------
     annotation
         Of the image; a shape of () is unknown, then it is that of ``image``, or as small as may be.
-    objects, findings
+    objects, notes
         What was read, and what there is to say of it.
     image
         That the cells belong to, if it is known.
@@ -171,44 +171,44 @@ def assemble(
     ReadError
         Most of them lie outside of the image.
     """
-    objects = _of_one_kind(objects, findings)
-    shape = annotation.shape or _extent(annotation, objects, findings, image)
+    objects = _of_one_kind(objects, notes)
+    shape = annotation.shape or _extent(annotation, objects, notes, image)
     annotation = replace(annotation, shape=shape)
-    cut = [_cut(one, shape, findings) for one in objects]
+    cut = [_cut(one, shape, notes) for one in objects]
     inside = [one for one in cut if one is not None]
-    findings.note("lie outside of the image and were left out", len(cut) - len(inside))
+    notes.note("lie outside of the image and were left out", len(cut) - len(inside))
     if 2 * len(inside) < len(cut):
         first = next(one.node for one, left in zip(objects, cut, strict=True) if left is None)
         raise ReadError(
-            f"{first.where or 'An object'} of {findings.path} and others must lie inside the image of "
+            f"{first.where or 'An object'} of {notes.path} and others must lie inside the image of "
             f"{shape} pixels; most do not. Choose the file of this image."
         )
     kinds = {part.kind for one in inside for part in one.shapes}
     if kinds == {"point"}:
-        return _points(annotation, inside, findings)
+        return _points(annotation, inside, notes)
     groups = [one.group for one in inside if one.group is not None]
     if kinds == {"box"} and len(shape) == 2 and len(groups) == len(set(groups)):
         boxes = np.array([one.shapes[0].rings[0] for one in inside], np.float32)
         names = [one.name for one in inside]
-        return with_classes(annotation, names, boxes=boxes, notices=findings.notices())
-    return _labels(annotation, inside, findings, fill or _filled)
+        return with_classes(annotation, names, boxes=boxes, notices=notes.notices())
+    return _labels(annotation, inside, notes, fill or _filled)
 
 
 def _filled(rings: Sequence[Ring], shape: tuple[int, ...]) -> MaskPart:
     return filled(rings)
 
 
-def _of_one_kind(objects: Sequence[FileObject], findings: Findings) -> Sequence[FileObject]:
+def _of_one_kind(objects: Sequence[FileObject], notes: ReadingNotes) -> Sequence[FileObject]:
     """Return objects without points, where there are others too: those say more."""
     others = [one for one in objects if all(part.kind != "point" for part in one.shapes)]
     if not others:
         return objects
-    findings.note("are points among outlines and were left out", len(objects) - len(others))
+    notes.note("are points among outlines and were left out", len(objects) - len(others))
     return others
 
 
 def _extent(
-    annotation: ImageAnnotation, objects: Sequence[FileObject], findings: Findings, image: Image | None
+    annotation: ImageAnnotation, objects: Sequence[FileObject], notes: ReadingNotes, image: Image | None
 ) -> tuple[int, ...]:
     """Return the shape of the image, or of the smallest that holds all objects."""
     ends = []
@@ -218,10 +218,10 @@ def _extent(
             if np.abs(corners).max() <= FARTHEST_PX:
                 shift = 0.5 * (part.kind == "point")
                 ends.append([*(n + 1 for n in one.lead), *(corners.max(axis=0) + shift)])
-    return canvas(findings.path, image, np.array(ends, float).reshape(-1, len(annotation.axes)))
+    return canvas(notes.path, image, np.array(ends, float).reshape(-1, len(annotation.axes)))
 
 
-def _cut(one: FileObject, shape: tuple[int, ...], findings: Findings) -> FileObject | None:
+def _cut(one: FileObject, shape: tuple[int, ...], notes: ReadingNotes) -> FileObject | None:
     """Return what of an object lies inside the image, None where nothing does."""
     if any(not -0.5 <= at < n for at, n in zip(one.lead, shape[:-2], strict=True)):
         return None
@@ -244,7 +244,7 @@ def _cut(one: FileObject, shape: tuple[int, ...], findings: Findings) -> FileObj
             kept += [Shape("area", rings)] * bool(rings)
     if not kept:
         return None
-    findings.note("were cut at the edge of the image", int(is_over))
+    notes.note("were cut at the edge of the image", int(is_over))
     return replace(one, shapes=kept)
 
 
@@ -253,7 +253,7 @@ def _is_near(points: Ring, size: tuple[int, int]) -> bool:
 
 
 def _points(
-    annotation: ImageAnnotation, objects: Sequence[FileObject], findings: Findings
+    annotation: ImageAnnotation, objects: Sequence[FileObject], notes: ReadingNotes
 ) -> ImageAnnotation:
     places: list[list[float]] = []
     names: list[str] = []
@@ -263,11 +263,11 @@ def _points(
                 places.append([*one.lead, *point])
                 names.append(one.name)
     points = np.array(places, np.float32).reshape(-1, len(annotation.axes))
-    return with_classes(annotation, names, points=points, notices=findings.notices())
+    return with_classes(annotation, names, points=points, notices=notes.notices())
 
 
 def _labels(
-    annotation: ImageAnnotation, objects: Sequence[FileObject], findings: Findings, fill: Fill
+    annotation: ImageAnnotation, objects: Sequence[FileObject], notes: ReadingNotes, fill: Fill
 ) -> ImageAnnotation:
     cells: dict[Any, list[MaskPart]] = {}
     names: dict[Any, str] = {}
@@ -280,12 +280,12 @@ def _labels(
             n_crossed += part.kind == "area" and any(map(_crosses, part.rings))
             lead = tuple(round(at) for at in one.lead)
             cells.setdefault(key, []).append(_mask_of(part, size, fill).at(lead))
-        findings.note("cross themselves and were filled as drawn", int(n_crossed > 0))
+        notes.note("cross themselves and were filled as drawn", int(n_crossed > 0))
     labels, left, counts = painted(list(cells.values()), annotation.shape)
     for what, n in counts.items():
-        findings.note(what, n)
+        notes.note(what, n)
     called = list(names.values())
-    return with_classes(annotation, [called[i] for i in left], labels=labels, notices=findings.notices())
+    return with_classes(annotation, [called[i] for i in left], labels=labels, notices=notes.notices())
 
 
 def _crosses(ring: Ring) -> bool:
@@ -304,11 +304,11 @@ def _mask_of(part: Shape, size: tuple[int, ...], fill: Fill) -> MaskPart:
 def finished(
     annotation: ImageAnnotation,
     objects: Sequence[FileObject],
-    findings: Findings,
+    notes: ReadingNotes,
     image: Image | None,
     fill: Fill | None = None,
 ) -> tuple[ImageAnnotation, ...]:
     """Return the cells of the one image of a file, which must fit ``image``; see :func:`assemble`."""
     if annotation.shape:
-        chosen(findings.path, [annotation], image)
-    return chosen(findings.path, [assemble(annotation, objects, findings, image, fill)], image)
+        chosen(notes.path, [annotation], image)
+    return chosen(notes.path, [assemble(annotation, objects, notes, image, fill)], image)

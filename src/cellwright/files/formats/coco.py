@@ -18,7 +18,7 @@ from scipy import ndimage
 from cellwright.core.data import Image
 from cellwright.core.errors import WriteError
 from cellwright.files.atomic import write_text
-from cellwright.files.formats.assembly import FileObject, Findings, Shape, area_of, assemble, box_of
+from cellwright.files.formats.assembly import FileObject, ReadingNotes, Shape, area_of, assemble, box_of
 from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, checked_shape, chosen
 from cellwright.files.formats.json_value import JsonValue, read_json
 from cellwright.files.formats.outlines import MaskPart, Ring, polygons
@@ -55,12 +55,12 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     known = tuple(name for name in names.values() if name != NO_CLASS)
     found = []
     for number, empty in images.items():
-        findings = Findings(path, n_astray)
-        findings.note("belong to no image of the file and were left out", n_astray)
+        notes = ReadingNotes(path, n_astray)
+        notes.note("belong to no image of the file and were left out", n_astray)
         n_astray = 0
-        objects = findings.read(own[number], partial(_object, findings, names, empty.shape))
+        objects = notes.read(own[number], partial(_object, notes, names, empty.shape))
         annotation = replace(empty, class_names=known)
-        found.append(assemble(annotation, objects, findings, None, _fill))
+        found.append(assemble(annotation, objects, notes, None, _fill))
     return chosen(path, found, image)
 
 
@@ -71,13 +71,13 @@ def _image(row: JsonValue) -> ImageAnnotation:
 
 
 def _object(
-    findings: Findings, names: dict[Any, str], shape: tuple[int, ...], row: JsonValue
+    notes: ReadingNotes, names: dict[Any, str], shape: tuple[int, ...], row: JsonValue
 ) -> FileObject | None:
     category = row.find("category_id")
     name = NO_CLASS
     if category is not None and names:
         name = names.get(category.value, "")
-        findings.note("are of a class that the file does not name", int(not name))
+        notes.note("are of a class that the file does not name", int(not name))
     return FileObject(row, _shapes_of(row, (shape[0], shape[1])), name or NO_CLASS)
 
 

@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from cellwright.core.data import AXES, SPATIAL, Image
 from cellwright.files.atomic import write_text
-from cellwright.files.formats.assembly import FileObject, Findings, Shape, area_of, finished
+from cellwright.files.formats.assembly import FileObject, ReadingNotes, Shape, area_of, finished
 from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, checked_shape, only_one
 from cellwright.files.formats.json_value import JsonValue, read_json
 from cellwright.files.formats.outlines import Ring, area, polygons
@@ -40,12 +40,12 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     """
     content = read_json(path)
     annotation = _described(content, path, image)
-    findings = Findings(path)
-    objects = findings.read(_features(content), partial(_object, findings, annotation.axes))
-    return finished(annotation, _without_regions(objects, findings), findings, image)
+    notes = ReadingNotes(path)
+    objects = notes.read(_features(content), partial(_object, notes, annotation.axes))
+    return finished(annotation, _without_regions(objects, notes), notes, image)
 
 
-def _without_regions(objects: list[FileObject], findings: Findings) -> list[FileObject]:
+def _without_regions(objects: list[FileObject], notes: ReadingNotes) -> list[FileObject]:
     """Return objects without the annotations that several detections lie in: those are regions, no cells."""
     types = [_object_type(one.node) for one in objects]
     spans = [_span(one) for one in objects]
@@ -58,7 +58,7 @@ def _without_regions(objects: list[FileObject], findings: Findings) -> list[File
         n_inside = int(((table > low) & (table < high)).all(axis=1).sum())
         if kind in DETECTIONS or n_inside < FEWEST_DETECTIONS:
             kept.append(one)
-    findings.note("are regions around detections and were left out", len(objects) - len(kept))
+    notes.note("are regions around detections and were left out", len(objects) - len(kept))
     return kept
 
 
@@ -109,11 +109,11 @@ def _object_type(row: JsonValue) -> str:
     return str(properties.get("objectType", ""))
 
 
-def _object(findings: Findings, axes: str, row: JsonValue) -> FileObject | None:
+def _object(notes: ReadingNotes, axes: str, row: JsonValue) -> FileObject | None:
     geometry = row.at("geometry")
     shapes = _shapes_of(geometry)
     if not shapes:
-        findings.note(f"are of the type {geometry.at('type').text()} and were left out")
+        notes.note(f"are of the type {geometry.at('type').text()} and were left out")
         return None
     name, number = NO_CLASS, 0
     properties = row.find("properties")

@@ -18,7 +18,7 @@ from scipy import ndimage
 from cellwright.core.data import Image
 from cellwright.core.errors import ReadError
 from cellwright.files.atomic import atomic_write
-from cellwright.files.formats.assembly import FileObject, Findings, Shape, area_of, box_of, finished
+from cellwright.files.formats.assembly import FileObject, ReadingNotes, Shape, area_of, box_of, finished
 from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, only_one
 from cellwright.files.formats.json_value import MOST_BYTES, JsonValue
 from cellwright.files.formats.outlines import polygons
@@ -45,12 +45,12 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     axes = _axes(rois)
     if image is not None:
         axes = image.label_axes
-    findings = Findings(path)
-    objects = findings.read(rois, partial(_object, findings, axes))
-    return finished(ImageAnnotation(path.stem, (), axes), objects, findings, image)
+    notes = ReadingNotes(path)
+    objects = notes.read(rois, partial(_object, notes, axes))
+    return finished(ImageAnnotation(path.stem, (), axes), objects, notes, image)
 
 
-def _object(findings: Findings, axes: str, node: JsonValue) -> FileObject | None:
+def _object(notes: ReadingNotes, axes: str, node: JsonValue) -> FileObject | None:
     roi = node.value
     kind = roi.roitype.name
     name, number = NO_CLASS, None
@@ -60,7 +60,7 @@ def _object(findings: Findings, axes: str, node: JsonValue) -> FileObject | None
     if kind == "POINT":
         return FileObject(node, [_points(node)], name, _lead(node, axes), number)
     if kind not in AREAS or roi.subtype.name not in FLAT:
-        findings.note(f"are of the type {kind} and were left out")
+        notes.note(f"are of the type {kind} and were left out")
         return None
     return FileObject(node, [_area(node)], name, _lead(node, axes), number)
 

@@ -21,7 +21,7 @@ from scipy import ndimage
 
 from cellwright.core.data import Image
 from cellwright.files.atomic import write_text
-from cellwright.files.formats.assembly import FileObject, Findings, Shape, area_of, box_of, finished
+from cellwright.files.formats.assembly import FileObject, ReadingNotes, Shape, area_of, box_of, finished
 from cellwright.files.formats.image_annotation import (
     NO_CLASS,
     ImageAnnotation,
@@ -67,16 +67,16 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     )
     if named is not None:
         annotation = replace(annotation, name=named.stem())
-    findings = Findings(path)
-    objects = findings.read(content.at("shapes").rows(), partial(_object, findings))
-    return finished(annotation, objects, findings, image)
+    notes = ReadingNotes(path)
+    objects = notes.read(content.at("shapes").rows(), partial(_object, notes))
+    return finished(annotation, objects, notes, image)
 
 
-def _object(findings: Findings, row: JsonValue) -> FileObject | None:
+def _object(notes: ReadingNotes, row: JsonValue) -> FileObject | None:
     kind = row.find("shape_type")
     shape = _shape_of(row, "polygon" if kind is None else kind.text())
     if shape is None:
-        findings.note(f"are of the type {row.at('shape_type').text()} and were left out")
+        notes.note(f"are of the type {row.at('shape_type').text()} and were left out")
         return None
     group = row.find("group_id")
     number = None

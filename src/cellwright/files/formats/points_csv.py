@@ -13,7 +13,7 @@ import numpy as np
 from cellwright.core.data import Image
 from cellwright.core.errors import ReadError
 from cellwright.files.atomic import atomic_write
-from cellwright.files.formats.assembly import FileObject, Findings, Shape, finished
+from cellwright.files.formats.assembly import FileObject, ReadingNotes, Shape, finished
 from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, only_one
 from cellwright.files.formats.json_value import JsonValue, read_text
 
@@ -42,7 +42,7 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
         raise ReadError(
             f"{path} must have the columns of axes {image.label_axes!r}; got {', '.join(columns.values())}."
         )
-    findings = Findings(path)
+    notes = ReadingNotes(path)
 
     def read_row(row: JsonValue) -> FileObject:
         values = [_number(row.value.get(name), path, f"{row.where}, {name}") for name in columns.values()]
@@ -52,8 +52,8 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
         return FileObject(row, [Shape("point", [place])], row.value.get(class_column) or NO_CLASS, lead)
 
     numbered = [JsonValue(row, path, f"Line {number}") for number, row in enumerate(rows, 2)]
-    objects = findings.read(numbered, read_row)
-    return finished(ImageAnnotation(path.stem, (), axes), objects, findings, image)
+    objects = notes.read(numbered, read_row)
+    return finished(ImageAnnotation(path.stem, (), axes), objects, notes, image)
 
 
 def _columns(path: Path, header: Sequence[str]) -> dict[str, str]:

@@ -23,7 +23,7 @@ from scipy import ndimage
 from cellwright.core.data import Image
 from cellwright.core.errors import ReadError, WriteError
 from cellwright.files.atomic import atomic_folder
-from cellwright.files.formats.assembly import FileObject, Findings, Shape, area_of, assemble, box_of
+from cellwright.files.formats.assembly import FileObject, ReadingNotes, Shape, area_of, assemble, box_of
 from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, chosen, needing_masks
 from cellwright.files.formats.json_value import JsonValue, read_text
 from cellwright.files.formats.outlines import as_one_ring, polygons
@@ -98,16 +98,16 @@ def _read_file(file: Path, folder: Path, config: JsonValue, image: Image | None)
         raise ReadError(f"Expected a 2D image of {file}; got {shape} pixels. Choose another image.")
     known = tuple(name for name in names.values() if name != NO_CLASS)
     annotation = ImageAnnotation(file.stem, shape, pixel_size_um=pixel_size, class_names=known)
-    findings = Findings(file)
+    notes = ReadingNotes(file)
     lines = [
         JsonValue(line, file, f"Line {number}")
         for number, line in enumerate(read_text(file).splitlines(), 1)
         if line.strip()
     ]
-    objects = findings.read(lines, partial(_object, findings, names, (shape[0], shape[1])))
+    objects = notes.read(lines, partial(_object, notes, names, (shape[0], shape[1])))
     if any(one.shapes[0].kind == "box" for one in objects):
         objects = [replace(one, shapes=[_box_around(one.shapes[0])]) for one in objects]
-    return assemble(annotation, objects, findings, image)
+    return assemble(annotation, objects, notes, image)
 
 
 def _names(config: JsonValue) -> dict[int, str]:
@@ -123,7 +123,9 @@ def _names(config: JsonValue) -> dict[int, str]:
     return {int(key): name for key, name in rows.items()}
 
 
-def _object(findings: Findings, names: dict[int, str], shape: tuple[int, int], line: JsonValue) -> FileObject:
+def _object(
+    notes: ReadingNotes, names: dict[int, str], shape: tuple[int, int], line: JsonValue
+) -> FileObject:
     try:
         values = [float(word) for word in line.text().split()]
     except ValueError as error:
@@ -131,7 +133,7 @@ def _object(findings: Findings, names: dict[int, str], shape: tuple[int, int], l
     row = JsonValue(values, line.path, line.where)
     number = JsonValue(values[0], line.path, f"{line.where}, class").whole(0, MOST_CLASSES)
     if names and number not in names:
-        findings.note("are of a class that data.yaml does not name")
+        notes.note("are of a class that data.yaml does not name")
         name = NO_CLASS
     else:
         name = names.get(number, f"class {number}")
