@@ -64,23 +64,15 @@ KNOWN_CIRCLES = frozenset(
 )  # this list and the next two may only get shorter
 KNOWN_TWINS = frozenset(
     [
-        "Block",
-        "Choices",
         "Comparison",
         "CountOutcome",
-        "Job",
-        "Look",
         "Outlines",
-        "PaperModel",
-        "PaperNetwork",
-        "Plan",
         "Progress",
         "Sample",
         "Source",
-        "Stage",
     ]
 )
-KNOWN_LARGE = frozenset({"files/formats", "widgets/shared"})
+KNOWN_LARGE = frozenset({"widgets/shared"})
 
 
 def part_of(path: Path) -> str:

@@ -39,12 +39,15 @@ class Image:
         Micrometres per pixel of the spatial axes in the order of ``axes``; empty when unknown.
     name
         What to call the image in tables and layers.
+    source
+        Path of the file it was read from, empty where there is none.
     """
 
     data: ArrayLike
     axes: str
     pixel_size_um: tuple[float, ...] = ()
     name: str = "image"
+    source: str = ""
 
     def __post_init__(self) -> None:
         shape = tuple(self.data.shape)
@@ -239,6 +242,7 @@ class Provenance:
     pixel_size_um: tuple[float, ...]
     device: str
     seconds: float
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)

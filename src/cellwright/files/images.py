@@ -49,7 +49,7 @@ def read_image(path: Path | str, axes: str | None = None) -> Image:
     axes = axes.upper() if axes else known_axes or guess_axes(tuple(data.shape), np.dtype(data.dtype))
     spatial = [axis for axis in axes if axis in SPATIAL]
     known = all(axis in sizes for axis in spatial)
-    return Image(data, axes, tuple(sizes[axis] for axis in spatial) if known else (), path.stem)
+    return Image(data, axes, tuple(sizes[axis] for axis in spatial) if known else (), path.stem, str(path))
 
 
 def write_labels(path: Path | str, labels: Labels, image: Image) -> None:

@@ -36,16 +36,17 @@ from cellwright.inference.context import (
     load_models,
     names_of,
     open_context,
+    references_of,
 )
 from cellwright.inference.scale import ScaleTrial, estimate_scale, zoom_for, zoom_notice
 from cellwright.inference.settings import EngineSettings
-from cellwright.inference.volume import linked
 from cellwright.models import registry
 from cellwright.models.protocol import CellModel
 from cellwright.models.stitching import Stitched
 from cellwright.ops.geometry.axes import guess_axes
 from cellwright.ops.geometry.resample import zoomed
 from cellwright.ops.geometry.tiles import Layout, Tile, grid
+from cellwright.ops.volumes.link import link_cells
 
 LINKED_AXES = ("ZYX", "TZYX")
 KEPT_MAPS_BYTES = 1_000_000_000  # larger maps are dropped once decoded
@@ -133,7 +134,8 @@ def count_with_prediction(
             cells, link_notice = _linked(cells, image, models[0], context.settings)
             n = float(len(cells))
         provenance = provenance_of(context, image, names_of(model), zoom, time.perf_counter() - started)
-        provenance = replace(provenance, settings={**provenance.settings, **stitched.facts})
+        facts = {"models": references_of(model), **stitched.facts}
+        provenance = replace(provenance, settings={**provenance.settings, **facts})
         rescaled = zoom_notice(zoom, engine.diameter_px)
         notices = (context.frames.notice, rescaled, link_notice, context.engine.notice)
     result = Result(
@@ -290,7 +292,7 @@ def _linked(cells: Cells, source: Image | Provenance, model: CellModel, settings
         return cells, ""
     if axes not in LINKED_AXES:
         return cells, f"Slices were not linked: axes {axes!r} are none of {' and '.join(LINKED_AXES)}."
-    return linked(cells, axes, model.linking(settings), source.pixel_size_um), ""
+    return link_cells(cells, axes, model.linking(settings), source.pixel_size_um), ""
 
 
 def provenance_of(
@@ -314,6 +316,7 @@ def provenance_of(
         pixel_size_um=image.pixel_size_um,
         device=str(engine.device),
         seconds=seconds,
+        source=image.source,
     )
 
 

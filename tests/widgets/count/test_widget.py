@@ -406,7 +406,7 @@ def test_the_widget_opens_quickly_and_without_torch() -> None:
         "from qtpy.QtWidgets import QApplication\n"
         "app = QApplication([])\n"
         "viewer = ViewerModel()\n"
-        "from cellwright.widgets import command, samples\n"
+        "from cellwright.widgets.plugin import commands, samples\n"
         "from cellwright.widgets.count.widget import CountWidget\n"
         "started = time.process_time()\n"
         "widget = CountWidget(viewer)\n"

@@ -46,7 +46,7 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     ReadError
         The file is damaged, holds lines or text, or leaves the image.
     """
-    rois = _rois(path)
+    rois = read_rois(path)
     types = {_kind(node) for node in rois}
     axes = _axes(rois, image)
     names = [_class(node.value.name) for node in rois]
@@ -58,7 +58,7 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
         for node, own in zip(rois, found, strict=True):
             node.places(own + 0.5, annotation.shape, MARGIN_PX)
         return chosen(path, [with_classes(annotation, names, points=points.astype(np.float32))], image)
-    rings = [_rings(node) for node in rois]
+    rings = [rings_of(node) for node in rois]
     leads = [_lead(node, axes) for node in rois]
     ends = [
         [*(n + 1 for n in lead), *np.max([r.max(axis=0) for r in own], axis=0)]
@@ -80,7 +80,14 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     return chosen(path, [spread(annotation, parts, [names[cell[0]] for cell in cells.values()])], image)
 
 
-def _rois(path: Path) -> list[JsonValue]:
+def read_rois(path: Path) -> list[JsonValue]:
+    """Return the ROIs of a .roi file or a .zip of them.
+
+    Raises
+    ------
+    ReadError
+        It is damaged, or none of them.
+    """
     import roifile
 
     try:
@@ -116,7 +123,7 @@ def _kind(node: JsonValue) -> str:
     return kind
 
 
-def _rings(node: JsonValue) -> list[NDArray[np.float64]]:
+def rings_of(node: JsonValue) -> list[NDArray[np.float64]]:
     """Return the outline of an area as rings y, x."""
     roi = node.value
     if _kind(node) == "POINT":

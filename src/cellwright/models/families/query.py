@@ -106,7 +106,7 @@ class PointCode(nn.Module):
         return code
 
 
-class PaperNetwork(nn.Module):
+class PointSegmenter(nn.Module):
     """The published segmenter; 405,229 parameters.
 
     It has a fixed view of 224 x 224 pixels, into which an image of any size and shape is squashed. From it
@@ -250,7 +250,7 @@ class QueryModel(ModelBase):
     def _at(self, image: Tensor, points: Tensor) -> Tensor:
         """Image (1, in_channels, Y, X) and points (N, 2) -> logits (N, maps)."""
         network = self.network
-        if isinstance(network, PaperNetwork):
+        if isinstance(network, PointSegmenter):
             return network.at(network.features(image), points, (image.shape[2], image.shape[3]))
         if isinstance(network, TrunkNetwork) and isinstance(network.head, QueryHead):
             return network.head.at(network.features(image), points)
@@ -278,5 +278,5 @@ def build(preset: str = "small") -> QueryModel:
     """
     spec = spec_of(SPECS, preset)
     if preset == "paper":
-        return PaperQueryModel(spec, PaperNetwork(spec.in_channels))
+        return PaperQueryModel(spec, PointSegmenter(spec.in_channels))
     return QueryModel(spec, TrunkNetwork(QueryHead(), spec.in_channels))

@@ -90,11 +90,11 @@ class OwnModels(QWidget):
 
     def share_to(self, path: Path) -> None:
         """Write the chosen model as one file."""
-        self._do(lambda: str(store.share(self.chosen, path)), "Written to {}.", is_news=False)
+        self._do(lambda: str(store.export_model(self.chosen, path)), "Written to {}.", is_news=False)
 
     def take_from(self, path: Path) -> None:
         """Put a shared model among the user's."""
-        self._do(lambda: store.take(path).name, "{} is among your models now.")
+        self._do(lambda: store.import_model(path).name, "{} is among your models now.")
 
     def _do(self, action: Callable[[], str], line: str, *, is_news: bool = True) -> None:
         try:
