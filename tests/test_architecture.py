@@ -45,15 +45,6 @@ KNOWN_CIRCLES = frozenset(
         "cellwright.training.finetune",
         "cellwright.training.state",
         "cellwright.training.trainer",
-        "cellwright.widgets.annotate.choices",
-        "cellwright.widgets.annotate.context",
-        "cellwright.widgets.annotate.export",
-        "cellwright.widgets.annotate.input_handler",
-        "cellwright.widgets.annotate.mirror_check",
-        "cellwright.widgets.annotate.proofread",
-        "cellwright.widgets.annotate.proofread.proofread",
-        "cellwright.widgets.annotate.tools",
-        "cellwright.widgets.annotate.widget",
         "cellwright.widgets.count",
         "cellwright.widgets.count.calibrate",
         "cellwright.widgets.count.point_prompt",
@@ -64,12 +55,7 @@ KNOWN_CIRCLES = frozenset(
 )  # this list and the next two may only get shorter
 KNOWN_TWINS = frozenset(
     [
-        "Comparison",
-        "CountOutcome",
-        "Outlines",
         "Progress",
-        "Sample",
-        "Source",
     ]
 )
 KNOWN_LARGE = frozenset({"widgets/shared"})

@@ -44,7 +44,7 @@ def unseen(folder: Path) -> Dataset:
     return replace(dataset, items=tuple(item for item in dataset.items if item.name not in EMBRYOS))
 
 
-class CountOutcome(NamedTuple):
+class VolumeCount(NamedTuple):
     """A volume counted slice by slice, and the truth about it."""
 
     name: str
@@ -53,14 +53,14 @@ class CountOutcome(NamedTuple):
     pixel_size_um: tuple[float, ...]
 
 
-def count_slices(dataset: Dataset, model: CellModel, settings: Any, device: str) -> list[CountOutcome]:
+def count_slices(dataset: Dataset, model: CellModel, settings: Any, device: str) -> list[VolumeCount]:
     """Return the outlines in every slice of every volume, not linked yet."""
     engine = EngineSettings(device=device, link=False)
     counted = []
     for item in dataset.items:
         image, truth = item.read()
         cells = run(count_cells(image, model, settings, engine)).cells
-        counted.append(CountOutcome(item.name, cells, truth, image.pixel_size_um))
+        counted.append(VolumeCount(item.name, cells, truth, image.pixel_size_um))
     return counted
 
 
@@ -87,7 +87,7 @@ class Scores:
 HEAD = ["F1", "SEG", "F1 of all cells", "SEG of all cells", "ids that go on"]
 
 
-def score(counted: Iterable[CountOutcome], settings: LinkSettings) -> Scores:
+def score(counted: Iterable[VolumeCount], settings: LinkSettings) -> Scores:
     """Return how well the linked outlines match the truth at 3D IoU 0.5."""
     matches, seg, held, steps = [], [], 0, 0
     for _, cells, truth, pixel_size_um in counted:

@@ -111,7 +111,7 @@ def widget(viewer: ViewerModel, qtbot: QtBot, shelved: Any) -> CountWidget:
 def annotate_widget(viewer: ViewerModel, qtbot: QtBot, tmp_path: Path) -> AnnotateWidget:
     """An annotate widget that keeps its journals to itself."""
     widget = AnnotateWidget(viewer)
-    widget.journals = tmp_path / "journals"
+    widget.model.journals = tmp_path / "journals"
     qtbot.addWidget(widget)
     return widget
 

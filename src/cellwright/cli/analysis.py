@@ -46,9 +46,7 @@ class TableFiles:
         return self.report.with_name(f"{self.report.stem}.{stem}{self.report.suffix}")
 
 
-def write_analysis(
-    files: TableFiles, stem: str, image: Image, analysis: "Analysis", recipe: "Recipe"
-) -> None:
+def write_analysis(files: TableFiles, image: Image, analysis: "Analysis", recipe: "Recipe") -> None:
     """Write the tables of an analysis, and the tracks of a time series.
 
     Raises
@@ -57,19 +55,27 @@ def write_analysis(
         A file cannot be written.
     """
     from cellwright.files.tables import settings_table, write_csv, write_parquet, write_xlsx
-    from cellwright.inference.recipe import as_command
 
-    tables = tables_of(analysis)
+    tables, stem = tables_of(analysis), image.name
     folder = files.output or Path()
     if files.output is not None:
         for name, table in tables.items():
             write_csv(folder / f"{stem}.{name}.csv", table)
         write_tracks(folder / f"{stem}_RES", image, analysis)
     if files.xlsx:
-        settings = settings_table(analysis.result, {"command": as_command(recipe)})
+        settings = settings_table(analysis.result, recipe_texts(recipe))
         write_xlsx(folder / f"{stem}.xlsx", {**tables, "settings": settings})
     if files.parquet:
         write_parquet(folder / f"{stem}.cells.parquet", analysis.table)
+
+
+def recipe_texts(recipe: "Recipe") -> dict[str, str]:
+    """Return the texts that repeat a result; none of an image that has no file of its own."""
+    from cellwright.inference.recipe import as_command, as_python
+
+    if not recipe.image:
+        return {}
+    return {"Command line": as_command(recipe), "Python": as_python(recipe)}
 
 
 def tables_of(analysis: "Analysis") -> "dict[str, Any]":

@@ -13,6 +13,7 @@ from cellwright.cli.analysis import (
     analysis_lines,
     analysis_row,
     echo_notices,
+    recipe_texts,
     with_saved,
     write_analysis,
 )
@@ -71,7 +72,12 @@ class CountChoices:
 
 @with_settings(*SETTINGS)
 def count(
-    images: Annotated[list[Path], typer.Argument(help="Image files or .zarr folders.", show_default=False)],
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Image files, .zarr folders, or addresses of Zarr stores (https, s3).", show_default=False
+        ),
+    ],
     model: Annotated[
         list[str],
         typer.Option(
@@ -218,53 +224,59 @@ def prepare_output(images: list[Path], output: Path | None) -> None:
 
 
 def count_one(path: Path, choices: CountChoices, table: "Table", *, label: str) -> None:
-    """Count one image, write its files and print its row."""
-    from cellwright.files.images import read_image
+    """Count the images in one file, write the files of each and print its row."""
+    from cellwright.files.images import read_images
+
+    for image in read_images(path, choices.recipe.axes or None):
+        count_image(path, image, choices, table, label=label)
+
+
+def count_image(path: Path, image: Image, choices: CountChoices, table: "Table", *, label: str) -> None:
+    """Count an image, the only one of its file or one of several that have names of their own."""
     from cellwright.inference.pipeline import count_cells
 
-    recipe = replace(choices.recipe, image=str(path))
-    image = read_image(path, recipe.axes or None)
+    shown, recipe = path, replace(choices.recipe, image=str(path))
+    if image.name != path.stem:
+        shown = path.with_name(image.name)
     result = run_with_bar(count_cells(image, recipe.models, recipe.settings, recipe.engine), label)
     if recipe.classifier:
         from cellwright.inference.classify import classify
 
         result = run_with_bar(classify(result, image, recipe.classifier, recipe.engine), label)
     if choices.is_analysed:
-        count_analysed(result, image, recipe, choices, table, label)
+        count_analysed(shown, (image, result), choices, table, label)
         return
-    echo_notices(path, result.notices)
+    echo_notices(shown, result.notices)
     try:
         if choices.tables.output is not None:
-            write_files(choices.tables.output, path.stem, image, result)
+            write_files(choices.tables.output, image.name, image, result)
     finally:  # the count is known, whatever became of the files
-        table.show(path, result)
+        table.show(shown, result)
 
 
 def count_analysed(
-    result: Result, image: Image, recipe: "Recipe", choices: CountChoices, table: "Table", label: str
+    shown: Path, counted: tuple[Image, Result], choices: CountChoices, table: "Table", label: str
 ) -> None:
     """Measure the cells of an image, write its files and print its row."""
     from cellwright.inference.recipe import read_inputs
     from cellwright.ops.measure.analysis import analysis_task
 
-    path, tables = Path(recipe.image), choices.tables
+    image, result = counted
+    recipe = replace(choices.recipe, image=image.source)
     inputs = read_inputs(recipe.files, image, recipe.analysis.region_rule)
     analysis = run_with_bar(analysis_task(result, image, recipe.analysis, inputs), label)
-    echo_notices(path, (*result.notices, *analysis.notices))
+    echo_notices(shown, (*result.notices, *analysis.notices))
     try:
-        if tables.output is not None:
-            write_files(tables.output, path.stem, image, analysis.result)
-        write_analysis(tables, path.stem, image, analysis, recipe)
-        report = tables.report_of(path.stem, choices.n_images)
+        if choices.tables.output is not None:
+            write_files(choices.tables.output, image.name, image, analysis.result)
+        write_analysis(choices.tables, image, analysis, recipe)
+        report = choices.tables.report_of(image.name, choices.n_images)
         if report is not None:
             from cellwright.files.report import write_report
-            from cellwright.inference.recipe import as_command, as_python
 
-            write_report(
-                report, image, analysis, {"Command line": as_command(recipe), "Python": as_python(recipe)}
-            )
+            write_report(report, image, analysis, recipe_texts(recipe))
     finally:
-        table.show(path, analysis.result, analysis)
+        table.show(shown, analysis.result, analysis)
 
 
 def write_files(folder: Path, stem: str, image: Image, result: Result) -> None:

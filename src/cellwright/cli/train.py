@@ -34,10 +34,10 @@ def train(
     ] = [],  # noqa: B006 - typer copies it
     tune: Annotated[
         str | None,
-        typer.Option("--from", help="Name or folder of a model to teach these images, without forgetting."),
+        typer.Option("--from", help="Name or folder of a model to fine-tune on these images."),
     ] = None,
     start: Annotated[
-        str | None, typer.Option(help="Name or folder of a model whose weights a whole training begins with.")
+        str | None, typer.Option(help="Name or folder of a model whose weights a full training starts from.")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="With --from: minutes on a laptop.")] = False,
     balanced: Annotated[bool, typer.Option("--balanced", help="With --from: an hour on a laptop.")] = False,

@@ -245,7 +245,7 @@ def _facts(result: Result, image: Image) -> str:
         "Image": found_by.source or found_by.image_name,
         "SHA-256 of the file": _file_checksum(image.source),
         "Axes and shape": f"{found_by.axes} {found_by.image_shape}",
-        "Pixel size": " x ".join(f"{size:g} µm" for size in found_by.pixel_size_um) or "not known",
+        "Pixel size": " x ".join(f"{size:g} µm" for size in found_by.pixel_size_um if size) or "not known",
         "napari-cellwright": found_by.package_version,
         "Model": found_by.model,
         "SHA-256 of the model": found_by.checkpoint_sha256,

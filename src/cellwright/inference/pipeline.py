@@ -26,6 +26,7 @@ from cellwright.core.data import (
 )
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Progress, Task, run
+from cellwright.files.metadata import describe
 from cellwright.inference.calibration import with_calibration
 from cellwright.inference.context import (
     BlockBatch,
@@ -43,7 +44,6 @@ from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
 from cellwright.models.protocol import CellModel
 from cellwright.models.stitching import Stitched
-from cellwright.ops.geometry.axes import guess_axes
 from cellwright.ops.geometry.resample import zoomed
 from cellwright.ops.geometry.tiles import Layout, Tile, grid
 from cellwright.ops.volumes.link import link_cells
@@ -65,11 +65,11 @@ def count(
     Parameters
     ----------
     source
-        Numpy, dask or zarr array, an :class:`Image`, or the path of an image file.
+        Numpy, dask or zarr array, an :class:`Image`, or the path or address of an image.
     model
         Name or folder of a model, or a tuple of models of one family whose outputs are averaged.
     axes
-        One letter of TCZYX for each dimension of an array; guessed from its shape when not given.
+        One letter of TCZYX for each dimension; when not given, those of the file, or guessed from the shape.
     settings
         Settings of the model's family, ``FlowSettings()`` for instance; its defaults when not given.
     engine
@@ -137,7 +137,7 @@ def count_with_prediction(
         facts = {"models": references_of(model), **stitched.facts}
         provenance = replace(provenance, settings={**provenance.settings, **facts})
         rescaled = zoom_notice(zoom, engine.diameter_px)
-        notices = (context.frames.notice, rescaled, link_notice, context.engine.notice)
+        notices = (*image.notices, context.frames.notice, rescaled, link_notice, context.engine.notice)
     result = Result(
         count=n,
         cells=cells,
@@ -337,6 +337,9 @@ def _image_of(source: ArrayLike | str | Path, axes: str | None) -> Image:
     if isinstance(source, str | Path):
         from cellwright.files.images import read_image
 
-        return read_image(Path(source))
-    array = source if hasattr(source, "shape") else np.asarray(source)
-    return Image(array, axes or guess_axes(tuple(array.shape), array.dtype))
+        return read_image(source, axes)
+    if not hasattr(source, "shape"):
+        source = np.asarray(source)
+    if axes:
+        return Image(source, axes)
+    return describe(source, "", "image")

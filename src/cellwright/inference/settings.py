@@ -39,7 +39,8 @@ class EngineSettings:
         {"min": 0, "max": 256, "tooltip": "Tiles the network takes at once; 0 chooses by their size."},
     ] = 0
     precision: Annotated[
-        Precision, {"tooltip": "Number type of the network; auto takes half precision where it is faster."}
+        Precision,
+        {"tooltip": "Precision of the network's numbers; auto takes half precision where it is faster."},
     ] = "auto"
 
     def __post_init__(self) -> None:

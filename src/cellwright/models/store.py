@@ -204,19 +204,19 @@ def _downloaded(address: str, folder: Path) -> Path:
         ) from error
 
 
-def _copy_model(source: Path, folder: Path, title: str) -> None:
+def _copy_model(source: Path, part: Path, title: str) -> None:
     """Copy the files of a model, whose names are known beforehand, into a folder."""
     if source.is_dir():
         for file in FILES:
             if (source / file).is_file():
-                shutil.copyfile(source / file, folder / file)
+                shutil.copyfile(source / file, part / file)
         return
     if not source.is_file():
         raise CheckpointError(f"There is no file {title}. Choose an exported model.")
     try:
         with zipfile.ZipFile(source) as archive:
             for name, member in _members(archive, title).items():
-                with archive.open(member) as packed, (folder / name).open("wb") as unpacked:
+                with archive.open(member) as packed, (part / name).open("wb") as unpacked:
                     shutil.copyfileobj(packed, unpacked)
     except CheckpointError:
         raise

@@ -11,36 +11,33 @@ from cellwright.core.settings import check_bounds
 class TrainingSettings:
     """Two phases: pre-training on everything, then fine-tuning on the dataset itself."""
 
-    seed: Annotated[
-        int, {"tooltip": "Start of all random numbers; the same seed gives the same weights."}
-    ] = 0
+    seed: Annotated[int, {"tooltip": "Random seed; the same seed gives the same weights."}] = 0
     pretrain_steps: Annotated[
         int, {"min": 0, "tooltip": "Batches of the first phase: all images, simulated too."}
     ] = 3000
     finetune_steps: Annotated[
         int, {"min": 0, "tooltip": "Batches of the second phase: the dataset, with replay."}
     ] = 1500
-    steps_per_epoch: Annotated[
-        int, {"min": 1, "tooltip": "Batches between two looks at the validation images."}
-    ] = 250
+    steps_per_epoch: Annotated[int, {"min": 1, "tooltip": "Batches between two validations."}] = 250
     batch_size: Annotated[int, {"min": 1, "tooltip": "Patches in a batch."}] = 8
     patch_px: Annotated[
         int, {"min": 32, "step": 16, "tooltip": "Height and width of a patch, in pixels."}
     ] = 192
-    pretrain_rate: Annotated[float, {"min": 0.0, "tooltip": "Highest learning rate of the first phase."}] = (
-        2e-3
-    )
-    finetune_rate: Annotated[float, {"min": 0.0, "tooltip": "Highest learning rate of the second phase."}] = (
-        7e-4
-    )
+    pretrain_rate: Annotated[float, {"min": 0.0, "tooltip": "Peak learning rate of the first phase."}] = 2e-3
+    finetune_rate: Annotated[float, {"min": 0.0, "tooltip": "Peak learning rate of the second phase."}] = 7e-4
     weight_decay: Annotated[float, {"min": 0.0, "tooltip": "Weight decay of AdamW."}] = 0.02
     warmup_steps: Annotated[int, {"min": 0, "tooltip": "Batches over which the learning rate rises."}] = 100
     frozen_steps: Annotated[
-        int, {"min": 0, "tooltip": "Batches in which only the last layers learn; the trunk stays as it is."}
+        int,
+        {"min": 0, "tooltip": "Batches in which only the last layers are trained; the others are frozen."},
     ] = 0
     ema_decay: Annotated[
         float,
-        {"min": 0.0, "max": 0.9999, "tooltip": "Memory of the running average of the weights that is kept."},
+        {
+            "min": 0.0,
+            "max": 0.9999,
+            "tooltip": "Decay of the moving average (EMA) of the weights, which is what is saved.",
+        },
     ] = 0.998
     smallest_diameter_px: Annotated[
         float, {"min": 1.0, "tooltip": "Random zoom keeps cells larger than this."}
@@ -50,7 +47,7 @@ class TrainingSettings:
     ] = 70.0
     n_simulated: Annotated[int, {"min": 0, "tooltip": "Simulated images added to the first phase."}] = 400
     n_modalities: Annotated[
-        int, {"min": 1, "tooltip": "Clusters of alike images; the rare ones are shown oftener."}
+        int, {"min": 1, "tooltip": "Clusters of similar images; rare ones are sampled more often."}
     ] = 16
     replay: Annotated[
         float,
@@ -65,7 +62,7 @@ class TrainingSettings:
         {
             "min": 0.0,
             "max": 1.0,
-            "tooltip": "Chance that touching cells are taught with a gap (first phase).",
+            "tooltip": "Chance that touching cells are trained with a gap between them (first phase).",
         },
     ] = 0.1
 

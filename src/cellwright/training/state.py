@@ -108,7 +108,7 @@ def resume(state: RunState, output: Path) -> None:
         state.chances, state.kept = saved.get("chances"), saved.get("kept")
     except (OSError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
         raise CheckpointError(
-            f"The run in {output} cannot be gone on with: {error}. Delete {STATE} there to begin anew, or "
+            f"The run in {output} cannot be resumed: {error}. Delete {STATE} there to begin anew, or "
             "choose another folder."
         ) from error
 

@@ -12,7 +12,7 @@ from cellwright.inference.settings import EngineSettings
 from cellwright.models import store
 from cellwright.ops import matching
 from cellwright.ops.labels import annotate, measure
-from cellwright.training.evaluation.compare import Comparison, CountOutcome, alone, compare, disagreement
+from cellwright.training.evaluation.compare import Comparison, ModelCount, alone, compare, disagreement
 from cellwright.training.evaluation.evaluate import ImageScore
 
 CPU = EngineSettings(device="cpu")
@@ -126,7 +126,7 @@ def test_boxes_have_an_f1_and_where_cells_are_missing_there_is_none(write_datase
 def test_means_are_those_of_the_images_that_are_known(blobs):
     result = Result(3.0, cells_of(blobs.labels), NOBODY)
     score = ImageScore("a", "", 3, 3.0, 0.5, means={"f1": 0.5})
-    rows = CountOutcome("m", "a", result, score), CountOutcome("m", "b", result)
+    rows = ModelCount("m", "a", result, score), ModelCount("m", "b", result)
     assert Comparison(("m",), rows).mean("m", "f1") == 0.5
 
 

@@ -8,7 +8,7 @@ from pytestqt.qtbot import QtBot
 
 from cellwright.core.data import Cells, Provenance, Result
 from cellwright.files.dataset.folder import Item
-from cellwright.training.evaluation.compare import Comparison, CountOutcome
+from cellwright.training.evaluation.compare import Comparison, ModelCount
 from cellwright.training.evaluation.evaluate import ImageScore
 from cellwright.widgets.compare.outcome import LONGEST_NAME, Compared, notices_of, regions_line, shortened
 from cellwright.widgets.compare.view import ComparePanel
@@ -26,7 +26,7 @@ def compared(models: tuple[str, str], count: float, n_regions: tuple[int, ...]) 
     rows, items = [], []
     for name, n in zip(NAMES, n_regions, strict=False):
         score = ImageScore(name, "", 40, 50.0, 0.8, means={"f1": 0.8})
-        rows += [CountOutcome(model, name, result, score) for model in models]
+        rows += [ModelCount(model, name, result, score) for model in models]
         items.append(Item(name, "val", "", Path(name), Path(name), regions=(REGION,) * n))
     alone = (np.ones(int(count), np.bool_), np.ones(7, np.bool_))
     return Compared(Comparison(models, tuple(rows)), (alone,) * len(items), tuple(items))

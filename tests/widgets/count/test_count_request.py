@@ -82,7 +82,7 @@ def test_lines_for_people(result_of: ResultOf) -> None:
     assert size_line(one) == "median diameter 22.6 px · 11.3 µm"
     density = replace(one, count=411.6, interval=(394.0, 429.5))
     assert number_text(density) == "412 ± 18"
-    assert interval_line(density) == "394 to 430 cells, 9 times of 10"
+    assert interval_line(density) == "394 to 430 cells (90 % interval)"
     assert (number_text(one), interval_line(one)) == ("1", "")
     assert n_cells(replace(one, count=2041.0)) == "2,041 cells"
     volume = result_of(Image(labels[np.newaxis], "ZYX", (2.0, 0.5, 0.5), "i"), labels[np.newaxis])

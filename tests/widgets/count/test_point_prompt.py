@@ -44,7 +44,7 @@ def asking(
         layer = viewer.add_image(image, name="blobs", **arguments)
         widget.panel.ask.setChecked(True)
         settled(widget)
-        assert "Click on the image" in widget.panel.message.text()
+        assert "Click on a cell" in widget.panel.message.text()
         return layer
 
     return begin

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cellwright.core.data import SPATIAL, Image, Labels
+from cellwright.core.data import Image, Labels
 from cellwright.core.errors import ReadError, WriteError
 from cellwright.files.formats.json_value import JsonValue
 from cellwright.files.formats.outlines import MaskPart, Ring, crosses_itself, filled, painted
@@ -247,12 +247,6 @@ def needing_masks(annotation: ImageAnnotation, title: str) -> Labels:
             f"{title} holds outlines; of {annotation.name!r} only {annotation.kind} are known. Choose CSV."
         )
     return annotation.labels
-
-
-def sizes_of(axes: str, pixel_size_um: Sequence[float]) -> dict[str, float]:
-    """Return micrometres per pixel by axis; empty when unknown."""
-    spatial = [axis for axis in axes if axis in SPATIAL]
-    return dict(zip(spatial, pixel_size_um, strict=True)) if pixel_size_um else {}
 
 
 def labels_of(path: Path, where: str, values: NDArray[Any], axes: str, name: str) -> ImageAnnotation:

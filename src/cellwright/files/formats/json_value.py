@@ -92,9 +92,9 @@ class JsonValue:
         return self._table(0, n)
 
     def sizes(self, n: int) -> tuple[float, ...]:
-        """Return micrometres per pixel of ``n`` axes."""
+        """Return micrometres per pixel of ``n`` axes, 0 where one is unknown."""
         sizes = self.numbers(n)
-        if not (np.isfinite(sizes).all() and (sizes > 0).all()):
+        if not (np.isfinite(sizes).all() and (sizes >= 0).all() and sizes.any()):
             raise self.refuse("micrometres per pixel above 0")
         return tuple(sizes.tolist())
 

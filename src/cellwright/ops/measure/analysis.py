@@ -200,7 +200,7 @@ def _tracked(table: "pandas.DataFrame", result: Result, settings: AnalysisSettin
             "Cells are tracked in planes or in volumes; the slices of these were not linked. Link them, or "
             "count a single slice."
         )
-    sizes = result.provenance.pixel_size_um
+    sizes = pixel_sizes(result, len(label_axes(result)) - 1)
     tracks = track_cells(result.cells, label_axes(result), settings.tracking, sizes)
     table["track"] = tracks.numbers
     table["parent_track"] = np.concatenate([[0], tracks.parents]).astype(np.int64)[tracks.numbers]

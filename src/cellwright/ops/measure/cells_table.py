@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cellwright.core.data import SPATIAL, Result, without_channels
+from cellwright.core.data import Result, known_sizes, without_channels
 from cellwright.ops.labels import equivalent_diameters
 
 if TYPE_CHECKING:
@@ -132,6 +132,12 @@ def _volumes(result: Result) -> dict[str, NDArray[Any]]:
         volumes_um3 = result.cells.areas.astype(np.float64) * np.prod(pixel_um)
         columns["volume_um3"] = volumes_um3
         columns["diameter_um"] = equivalent_diameters(volumes_um3, ndim=3)
+        return columns
+    plane_um = _pixel_um(result, "YX")
+    if plane_um:  # without the step between slices there is no volume, but there are areas
+        n_slices = np.maximum(1, result.cells.boxes[:, 1, -3] - result.cells.boxes[:, 0, -3])
+        areas_px = result.cells.areas.astype(np.float64) / n_slices
+        columns["mean_slice_area_um2"] = areas_px * np.prod(plane_um)
     return columns
 
 
@@ -147,8 +153,7 @@ def _point_axes(result: Result) -> str:
 
 def _pixel_um(result: Result, wanted: str) -> tuple[float, ...]:
     """Micrometres per pixel along these axes, empty when unknown."""
-    spatial = [axis for axis in result.provenance.axes if axis in SPATIAL]
-    sizes = dict(zip(spatial, result.provenance.pixel_size_um, strict=False))
+    sizes = known_sizes(result.provenance.axes, result.provenance.pixel_size_um)
     if not set(wanted) <= sizes.keys():
         return ()
     return tuple(sizes[axis] for axis in wanted)

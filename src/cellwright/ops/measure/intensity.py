@@ -1,7 +1,7 @@
 """The intensities of cells in one channel, and the background in a ring around each."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,29 +13,48 @@ CORRECTED = "intensity_corrected_mean"
 Grouped = tuple[NDArray[np.float64], NDArray[np.intp], NDArray[np.intp]]  # values by cell; starts, counts
 
 
+class CellPixels(NamedTuple):
+    """Where the pixels of each cell are, those of one cell together; made once for all channels."""
+
+    places: NDArray[np.intp]  # in the flat image
+    starts: NDArray[np.intp]
+    counts: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, labels: Labels, n: int) -> "CellPixels":
+        """Return those of the labels 1..n."""
+        inside = np.flatnonzero(labels)
+        ids = labels.reshape(-1)[inside]
+        counts = np.bincount(ids, minlength=n + 1)[1:]
+        return cls(inside[np.argsort(ids, kind="stable")], np.cumsum(counts) - counts, counts)
+
+    def values(self, pixels: NDArray[Any]) -> Grouped:
+        """Return the values of all cells in one channel."""
+        return pixels.reshape(-1)[self.places].astype(np.float64), self.starts, self.counts
+
+
 def measure_intensity(
-    labels: Labels, n: int, pixels: NDArray[Any], keys: Sequence[str], ring: Labels | None = None
+    cells: CellPixels, pixels: NDArray[Any], keys: Sequence[str], ring: CellPixels | None = None
 ) -> dict[str, NDArray[np.float64]]:
-    """Return these columns of the group ``intensity`` for each of the labels 1..n; NaN without pixels.
+    """Return these columns of the group ``intensity`` for each cell; NaN without pixels.
 
     Parameters
     ----------
-    labels : int
-        0 is background.
+    cells
+        Where the pixels of the cells are.
     pixels
         Of one channel, in the shape of the labels.
     keys
         ``intensity_mean`` and the like.
-    ring : int or None
-        Labels of the background around each cell, for ``intensity_corrected_mean``.
+    ring
+        Where the background around each cell is, for ``intensity_corrected_mean``.
     """
-    grouped = _grouped(labels, n, pixels)
+    grouped = cells.values(pixels)
     found = {}
     for key in keys:
         if key == CORRECTED:
             assert ring is not None
-            background = _STATISTICS["intensity_median"](_grouped(ring, n, pixels))
-            found[key] = _STATISTICS["intensity_mean"](grouped) - background
+            found[key] = _mean(grouped) - _median(ring.values(pixels))
         else:
             found[key] = _STATISTICS[key](grouped)
     return found
@@ -63,16 +82,6 @@ def rings(
     around: Labels = own[tuple(nearest)]
     around[(distance <= gap_px) | (distance > gap_px + width_px)] = 0
     return around
-
-
-def _grouped(labels: Labels, n: int, pixels: NDArray[Any]) -> Grouped:
-    """Return the pixels of all cells, those of one cell together."""
-    inside = np.flatnonzero(labels)
-    ids = labels.reshape(-1)[inside]
-    order = np.argsort(ids, kind="stable")
-    counts = np.bincount(ids, minlength=n + 1)[1:]
-    values = np.asarray(pixels, np.float64).reshape(-1)[inside[order]]
-    return values, np.cumsum(counts) - counts, counts
 
 
 def _reduced(function: np.ufunc, grouped: Grouped) -> NDArray[np.float64]:

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cellwright.core.data import ArrayLike, Cells, Image, Labels, Provenance, Result
+from cellwright.core.data import (
+    SPATIAL,
+    ArrayLike,
+    Cells,
+    Image,
+    Labels,
+    Provenance,
+    Result,
+    known_sizes,
+)
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Progress, Task, run
 from cellwright.ops import labels as label_images
@@ -19,7 +28,7 @@ from cellwright.ops.geometry.axes import guess_axes
 from cellwright.ops.measure.blocks import CellBlock, blocks, cropped, n_channels, spatial_ndim
 from cellwright.ops.measure.cells_table import cells_table
 from cellwright.ops.measure.columns import COLUMNS, keys_of
-from cellwright.ops.measure.intensity import CORRECTED, measure_intensity, rings
+from cellwright.ops.measure.intensity import CORRECTED, CellPixels, measure_intensity, rings
 from cellwright.ops.measure.neighbours import count_touching, nearest_distances
 from cellwright.ops.measure.settings import MeasureSettings
 from cellwright.ops.measure.shape import measure_shape
@@ -238,7 +247,11 @@ def is_volumetric(result: Result) -> bool:
 
 def pixel_sizes(result: Result, ndim: int) -> tuple[float, ...]:
     """Return micrometres per pixel of the last ``ndim`` axes; empty when unknown."""
-    return tuple(result.provenance.pixel_size_um[-ndim:]) if result.provenance.pixel_size_um else ()
+    sizes = known_sizes(result.provenance.axes, result.provenance.pixel_size_um)
+    wanted = SPATIAL[-ndim:]
+    if not set(wanted) <= set(sizes):
+        return ()
+    return tuple(sizes[axis] for axis in wanted)
 
 
 def sources_of(result: Result, image: Image, others: Mapping[str, Image]) -> list[ChannelSource]:
@@ -318,14 +331,13 @@ def _measure_block(job: _Job, block: CellBlock) -> tuple[NDArray[np.intp], Colum
         found["neighbours_touching"] = count_touching(block)
     if not groups["intensity"]:
         return block.rows, found
-    ring = None
+    cells, ring = CellPixels.of(block.own, len(block)), None
     if CORRECTED in job.keys:
-        ring = rings(
-            block.labels, block.own, job.settings.ring_gap_px, job.settings.ring_width_px, job.spacing
-        )
+        gap, width = job.settings.ring_gap_px, job.settings.ring_width_px
+        ring = CellPixels.of(rings(block.labels, block.own, gap, width, job.spacing), len(block))
     for source in job.sources:
         pixels = block.read(source.image, source.channel)
-        values = measure_intensity(block.own, len(block), pixels, groups["intensity"], ring)
+        values = measure_intensity(cells, pixels, groups["intensity"], ring)
         found |= {f"{key}_{source.name}": column for key, column in values.items()}
     return block.rows, found
 

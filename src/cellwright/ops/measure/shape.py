@@ -3,7 +3,7 @@
 Outlines are measured for all cells of a block at once, for pixels of any shape, by Crofton's formula: the
 length of an outline is the mean, over all directions, of how often parallel lines cross it. A line crosses
 a cell's outline between two pixels along a lattice direction of which one belongs to the cell and the
-other does not. The rest is what ``skimage.measure.regionprops`` tells.
+other does not. The rest equals what ``skimage.measure.regionprops`` tells.
 
 Source: Lehmann and Legland, Efficient N-dimensional surface estimation using Crofton formula and run-length
 encoding, Insight Journal 2012; the same as ``skimage.measure.perimeter_crofton`` with more directions, and
@@ -41,8 +41,10 @@ def measure_shape(block: CellBlock, keys: Sequence[str], spacing: tuple[float, .
     wanted = set(keys)
     if wanted & BOUNDARIES:
         found |= _boundaries(block, spacing)
-    if wanted & ELLIPSES or "solidity" in wanted:
-        found |= _from_regions(block, wanted, spacing)
+    if wanted & ELLIPSES:
+        found |= _ellipses(block, spacing)
+    if "solidity" in wanted:
+        found["solidity"] = _solidities(block)
     return {key: found[key] for key in keys}
 
 
@@ -55,17 +57,46 @@ def _boundaries(block: CellBlock, spacing: tuple[float, ...]) -> Values:
     return {"surface": sizes, "sphericity": np.cbrt(36 * np.pi * areas**2) / sizes}
 
 
-def _from_regions(block: CellBlock, wanted: set[str], spacing: tuple[float, ...]) -> Values:
-    """Return what scikit-image's ``regionprops`` tells."""
-    rows: list[dict[str, float]] = []
+def _ellipses(block: CellBlock, spacing: tuple[float, ...]) -> Values:
+    """Return the axes of the ellipse (ellipsoid) with the same second moments, as ``regionprops`` does."""
+    covariances = _covariances(block, np.asarray(spacing))
+    values, vectors = np.linalg.eigh(covariances)
+    values = np.maximum(values, 0)
+    ndim = len(spacing)
+    lengths = 2 * np.sqrt((ndim + 2) * values)  # a full ellipse of half axis a has variance a² / (ndim + 2)
+    with np.errstate(invalid="ignore"):
+        ratios = np.nan_to_num(values[:, 0] / values[:, -1], nan=1.0)
+    along_y, along_x = vectors[:, -2, -1], vectors[:, -1, -1]
+    angles = np.degrees(np.arctan2(along_x, along_y))
+    return {
+        "eccentricity": np.sqrt(1 - ratios),
+        "orientation": (angles + 90) % 180 - 90,
+        "axis_major": lengths[:, -1],
+        "axis_minor": lengths[:, 0],
+    }
+
+
+def _covariances(block: CellBlock, spacing: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the variances and covariances of the pixels of each cell (n, D, D)."""
+    n, ndim = len(block), len(spacing)
+    inside = np.flatnonzero(block.own)
+    ids = block.own.reshape(-1)[inside]
+    counts = np.bincount(ids, minlength=n + 1)[1:]
+    places = np.stack(np.unravel_index(inside, block.own.shape), axis=1) * spacing
+    centres = np.stack([np.bincount(ids, axis, n + 1)[1:] / counts for axis in places.T], axis=1)
+    away = places - centres[ids - 1]
+    found = np.empty((n, ndim, ndim))
+    for i in range(ndim):
+        for j in range(i, ndim):
+            moment = np.bincount(ids, away[:, i] * away[:, j], n + 1)[1:] / counts
+            found[:, i, j] = found[:, j, i] = moment
+    return found
+
+
+def _solidities(block: CellBlock) -> NDArray[np.float64]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of convex hulls of lines, whose solidity is then 0 or infinite
-        for region in regionprops(block.own, spacing=spacing):  # type: ignore[no-untyped-call]
-            row = _ellipse(region) if wanted & ELLIPSES else {}
-            if "solidity" in wanted:
-                row["solidity"] = _solidity(region)
-            rows.append(row)
-    return {key: np.array([row[key] for row in rows]) for key in rows[0]}
+        warnings.simplefilter("ignore")  # of convex hulls of lines
+        return np.array([_solidity(region) for region in regionprops(block.own)])  # type: ignore[no-untyped-call]
 
 
 def _solidity(region: Any) -> float:
@@ -73,37 +104,6 @@ def _solidity(region: Any) -> float:
     if not convex:  # a line or a plane has no hull
         return 1.0
     return float(region.area / convex)
-
-
-def _ellipse(region: Any) -> dict[str, float]:
-    if region.image.ndim == 2:
-        return {
-            "eccentricity": region.eccentricity,
-            "orientation": np.degrees(region.orientation),
-            "axis_major": region.axis_major_length,
-            "axis_minor": region.axis_minor_length,
-        }
-    values, vectors = np.linalg.eigh(_covariance(region))
-    lengths = 2 * np.sqrt(5 * np.maximum(values, 0))  # a full ellipsoid of half axis a has variance a^2 / 5
-    ratio = lengths[0] / lengths[-1] if lengths[-1] else 1.0
-    _, y, x = vectors[:, -1]
-    return {
-        "eccentricity": float(np.sqrt(1 - ratio**2)),
-        "orientation": _folded(float(np.degrees(np.arctan2(x, y)))),
-        "axis_major": float(lengths[-1]),
-        "axis_minor": float(lengths[0]),
-    }
-
-
-def _covariance(region: Any) -> NDArray[np.float64]:
-    """Return the variances and covariances of the voxels of a region along z, y and x."""
-    inertia = np.asarray(region.inertia_tensor)
-    return np.asarray(np.eye(3) * np.trace(inertia) / 2 - inertia)
-
-
-def _folded(angle: float) -> float:
-    """Return the angle of a line, -90 to 90."""
-    return (angle + 90) % 180 - 90
 
 
 class Directions(NamedTuple):

@@ -17,7 +17,7 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import check_writable, write_text
 from cellwright.inference import device as devices
 from cellwright.models.classifier.network import Classifier, of_spec, save_classifier
-from cellwright.training.classifier.cell_crops import Cohort, Source, intensities, read_cohort, spec_for
+from cellwright.training.classifier.cell_crops import ClassDataset, Cohort, intensities, read_cohort, spec_for
 from cellwright.training.classifier.settings import ClassifyTrainingSettings
 from cellwright.training.state import CURVE
 from cellwright.training.trainer import EpochReport
@@ -58,7 +58,7 @@ class Scores:
 
 
 def train_classifier(
-    sources: Sequence[Source],
+    sources: Sequence[ClassDataset],
     output: Path,
     settings: ClassifyTrainingSettings = ClassifyTrainingSettings(),  # noqa: B008 - frozen
     *,

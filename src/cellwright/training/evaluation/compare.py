@@ -27,7 +27,7 @@ AGREE_IOU = 0.5  # cells of two models that overlap so well are the same cell
 
 
 @dataclass(frozen=True, slots=True)
-class CountOutcome:
+class ModelCount:
     """What one model found in one image; its ``score`` is that inside of its ``n_regions``, if any."""
 
     model: str
@@ -56,15 +56,15 @@ class Comparison:
     """What several models found in the same images; ``rows`` go image by image, models in their order."""
 
     models: tuple[str, ...]
-    rows: tuple[CountOutcome, ...]
+    rows: tuple[ModelCount, ...]
 
-    def images(self) -> Iterator[tuple[str, tuple[CountOutcome, ...]]]:
+    def images(self) -> Iterator[tuple[str, tuple[ModelCount, ...]]]:
         """Return the name of each image and what each model found in it."""
         n = len(self.models)
         for start in range(0, len(self.rows), n):
             yield self.rows[start].image, self.rows[start : start + n]
 
-    def of(self, model: str) -> tuple[CountOutcome, ...]:
+    def of(self, model: str) -> tuple[ModelCount, ...]:
         """Return what one model found in each image."""
         return tuple(row for row in self.rows if row.model == model)
 
@@ -93,14 +93,14 @@ def compare(
     """
     names = _titles(models)
     loaded = [store.load(model) for model in models]
-    rows: list[CountOutcome] = []
+    rows: list[ModelCount] = []
     sources: tuple[Image | Item, ...] = (data,) if isinstance(data, Image) else data.items
     for source in sources:
         image, truth = (source, None) if isinstance(source, Image) else source.annotated()
         for name, model in zip(names, loaded, strict=True):
             yield Progress("compare", len(rows), len(sources) * len(names), f"{image.name}: {name}")
             result = yield from count_cells(image, model, None, engine)
-            found = CountOutcome(name, image.name, result)
+            found = ModelCount(name, image.name, result)
             if truth is not None and isinstance(source, Item):
                 score = _scored(source, result, truth, model)
                 found = replace(found, score=score, n_regions=len(source.regions))
@@ -186,7 +186,7 @@ def _titles(models: Sequence[str | Path]) -> tuple[str, ...]:
     )
 
 
-def _figure(row: CountOutcome, figure: str) -> float:
+def _figure(row: ModelCount, figure: str) -> float:
     if figure == "count":
         return row.result.count
     if figure == "f1":

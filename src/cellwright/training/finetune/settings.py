@@ -13,33 +13,34 @@ PresetName = Literal["quick", "balanced", "thorough"]
 class FinetuneSettings:
     """How a model learns from a few images without forgetting what it knew; the defaults are ``quick``."""
 
-    seed: Annotated[
-        int, {"tooltip": "Start of all random numbers; the same seed gives the same weights."}
-    ] = 0
-    steps: Annotated[int, {"min": 1, "tooltip": "Batches at most."}] = 900
-    steps_per_epoch: Annotated[
-        int, {"min": 1, "tooltip": "Batches between two looks at the validation images."}
-    ] = 150
+    seed: Annotated[int, {"tooltip": "Random seed; the same seed gives the same weights."}] = 0
+    steps: Annotated[int, {"min": 1, "tooltip": "Most batches (training steps)."}] = 900
+    steps_per_epoch: Annotated[int, {"min": 1, "tooltip": "Batches between two validations."}] = 150
     batch_size: Annotated[int, {"min": 1, "tooltip": "Patches in a batch, with those of replay."}] = 8
     patch_px: Annotated[
         int, {"min": 32, "step": 16, "tooltip": "Height and width of a patch, in pixels."}
     ] = 192
-    rate: Annotated[float, {"min": 0.0, "tooltip": "Highest learning rate."}] = 5e-4
+    rate: Annotated[float, {"min": 0.0, "tooltip": "Peak learning rate."}] = 5e-4
     warmup_steps: Annotated[int, {"min": 0, "tooltip": "Batches over which the learning rate rises."}] = 40
     frozen_steps: Annotated[
-        int, {"min": 0, "tooltip": "Batches in which only the last layers learn; the trunk stays as it is."}
+        int,
+        {"min": 0, "tooltip": "Batches in which only the last layers are trained; the others are frozen."},
     ] = 40
     weight_decay: Annotated[float, {"min": 0.0, "tooltip": "Weight decay of AdamW."}] = 0.01
     ema_decay: Annotated[
         float,
-        {"min": 0.0, "max": 0.9999, "tooltip": "Memory of the running average of the weights that is kept."},
+        {
+            "min": 0.0,
+            "max": 0.9999,
+            "tooltip": "Decay of the moving average (EMA) of the weights, which is what is saved.",
+        },
     ] = 0.98
     replay: Annotated[
         float,
         {
             "min": 0.0,
             "max": 0.9,
-            "tooltip": "Share of each batch that asks for what the model gave before, on other images.",
+            "tooltip": "Share of each batch that repeats what the model gave before on other images.",
         },
     ] = 0.25
     n_replay: Annotated[int, {"min": 0, "tooltip": "Simulated images for replay."}] = 48
@@ -50,9 +51,7 @@ class FinetuneSettings:
     patience: Annotated[
         int, {"min": 1, "tooltip": "Stop after so many epochs without a better score (once half is done)."}
     ] = 3
-    n_validation: Annotated[
-        int, {"min": 1, "tooltip": "Validation images looked at after each epoch, at most."}
-    ] = 6
+    n_validation: Annotated[int, {"min": 1, "tooltip": "Most validation images used after each epoch."}] = 6
 
     def __post_init__(self) -> None:
         check_bounds(self)

@@ -91,10 +91,11 @@ class Adder(QObject):
         except CellwrightError as error:
             self._fail(error)
             return
-        task = questions_task(subject, spot) if questions is None else encode_task(questions, spot)
-        self.job = Job(task, self)
         if questions is None:
+            self.job = Job(questions_task(subject, spot), self)
             self.job.returned.connect(lambda found: self._questions.__setitem__(spot.frame, found))
+        else:
+            self.job = Job(encode_task(questions, spot), self)
         self.job.failed.connect(self._fail)
         self.job.finished.connect(self._on_job_finished)
         self.done.emit("The model looks at the image …")
@@ -134,7 +135,9 @@ class Adder(QObject):
         except AnnotationError as error:
             self.failed.emit(error)
             return
-        why = "the model sees none" if self.uses_model else "the model was not asked"
+        why = "the model was not asked"
+        if self.uses_model:
+            why = "the model sees none"
         self.done.emit(f"Added cell {number} as a disc of {diameter:.0f} px; {why}.")
 
     def _model(self) -> str:
@@ -150,4 +153,6 @@ def typical_diameter(session: AnnotationSession) -> float:
     """Return the middle diameter of the cells in pixels; that of a disc where there are none."""
     numbers = session.ids()[:: max(session.n_cells // SAMPLE, 1)].tolist()
     sides = [part.stop - part.start for number in numbers for part in session.box_of(number)[-2:]]
-    return float(np.median(sides)) if sides else DISC_PX
+    if not sides:
+        return DISC_PX
+    return float(np.median(sides))

@@ -60,7 +60,7 @@ class AnnotationLayer:
         self._fresh: set[int] = set()  # cells of the last edit
         self._contour = 0
         self._show_data()
-        self._begin_looks()
+        self._set_style()
         session.events.changed.connect(self._on_changed)
         session.events.reviewed.connect(self._on_reviewed)
         session.events.classes.connect(self._on_classes)
@@ -82,7 +82,7 @@ class AnnotationLayer:
         if self._on_drag in self.layer.mouse_drag_callbacks:
             self.layer.mouse_drag_callbacks.remove(self._on_drag)
 
-    # -- places -------------------------------------------------------------------------------------------
+    # -- positions ----------------------------------------------------------------------------------------
 
     @property
     def is_painting(self) -> bool:
@@ -115,7 +115,10 @@ class AnnotationLayer:
         places = np.linspace(start, end, n_steps)
         pixels = np.clip(np.rint(places).astype(int), 0, np.array(self.session.labels.shape) - 1)
         hits = np.flatnonzero(self.session.labels[tuple(pixels.T)])
-        return pixels[hits[0]].astype(float) if len(hits) else None
+        if not len(hits):
+            return None
+        first: NDArray[np.float64] = pixels[hits[0]].astype(float)
+        return first
 
     def world_of(self, point: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return where a pixel of the session lies in the world."""
@@ -124,14 +127,18 @@ class AnnotationLayer:
     def in_layer(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return points (..., D) of the session in pixels of the layer."""
         points = np.asarray(points, float)
-        return points if self.channel_axis is None else np.insert(points, self.channel_axis, 0, axis=-1)
+        if self.channel_axis is None:
+            return points
+        return np.insert(points, self.channel_axis, 0, axis=-1)
 
     def from_layer(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return points (..., axes of the layer) in pixels of the session."""
         return self._without_channel(np.asarray(points, float))
 
     def _without_channel(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        return points if self.channel_axis is None else np.delete(points, self.channel_axis, axis=-1)
+        if self.channel_axis is None:
+            return points
+        return np.delete(points, self.channel_axis, axis=-1)
 
     # -- what is seen -------------------------------------------------------------------------------------
 
@@ -156,16 +163,17 @@ class AnnotationLayer:
 
     def _show_data(self) -> None:
         """Let the layer show the session's array itself."""
-        labels = self.session.labels
-        shown = labels if self.channel_axis is None else np.expand_dims(labels, self.channel_axis)
+        shown = self.session.labels
+        if self.channel_axis is not None:
+            shown = np.expand_dims(shown, self.channel_axis)
         if self.layer.data is not shown:
             self.layer.data = shown
 
-    def _begin_looks(self) -> None:
+    def _set_style(self) -> None:
         shape = self.session.labels.shape
-        is_small = shape[-1] * shape[-2] <= LARGEST_OUTLINED_PX
-        self.layer.contour = OUTLINE_PX if is_small else 0
-        self.layer.opacity = 0.9 if is_small else 0.5
+        self.layer.contour, self.layer.opacity = 0, 0.5
+        if shape[-1] * shape[-2] <= LARGEST_OUTLINED_PX:
+            self.layer.contour, self.layer.opacity = OUTLINE_PX, 0.9
         self.layer.preserve_labels = True
         self.layer.n_edit_dimensions = 2
         self._colour()

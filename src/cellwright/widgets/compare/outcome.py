@@ -22,9 +22,9 @@ from cellwright.widgets.count.count_request import number_text
 from cellwright.widgets.shared.layer_io import METADATA, Source, source_of
 
 if TYPE_CHECKING:
-    from cellwright.training.evaluation.compare import Comparison, CountOutcome
+    from cellwright.training.evaluation.compare import Comparison, ModelCount
 
-    Pair = tuple[CountOutcome, CountOutcome]
+    Pair = tuple[ModelCount, ModelCount]
 
 COLOURS = ("#ff9f1c", "#3fd0c9")  # of the first and the second model
 QUIET = "#9aa0aa"
@@ -202,7 +202,7 @@ def summary_of(compared: Compared) -> str:
         rows.append(("F1" if is_one else "mean F1", _best(scores)))
     n_alone = compared.n_alone()
     if n_alone is not None:
-        rows.append(("only here", [f"{one:,}" for one in n_alone]))
+        rows.append(("unique", [f"{one:,}" for one in n_alone]))
     names = "".join(f"<tr><td colspan='3'>{name}</td></tr>" for name in named)
     return f"<table align='center' cellspacing='4'>{names}{''.join(_row(*row) for row in rows)}</table>"
 

@@ -144,7 +144,7 @@ class ComparePanel(QWidget):
     def _choices(self) -> QFormLayout:
         self.data, self.channel, self.truth = QComboBox(), QComboBox(), QComboBox()
         self.first, self.second = QComboBox(), QComboBox()
-        self.channel.setToolTip("In which both models count.")
+        self.channel.setToolTip("Channel that both models count in.")
         self.truth.setToolTip(
             "What is known of the cells, each one of them: F1 is measured against it, inside of "
             "the complete regions where there are any."

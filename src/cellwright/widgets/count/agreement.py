@@ -7,7 +7,7 @@ from cellwright.widgets.count.count_request import CountOutcome
 Place = tuple[str, int | None, tuple[int, ...], tuple[int, ...]]
 
 
-class Comparison:
+class AgreementCheck:
     """Remembers the last count of each kind for each counted part of a layer."""
 
     def __init__(self) -> None:

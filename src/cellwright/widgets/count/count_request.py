@@ -121,12 +121,12 @@ def interval_line(result: Result) -> str:
 
     Examples
     --------
-    ``394 to 430 cells, 9 times of 10``
+    ``394 to 430 cells (90 % interval)``
     """
     if result.interval is None:
         return ""
     low, high = result.interval
-    return f"{low:,.0f} to {high:,.0f} cells, 9 times of 10"
+    return f"{low:,.0f} to {high:,.0f} cells (90 % interval)"
 
 
 def progress_line(progress: Progress, seconds_left: float | None) -> str:

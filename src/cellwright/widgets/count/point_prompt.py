@@ -97,7 +97,7 @@ class PointPromptTool(QObject):
         def on_returned(questions: "PointPredictor") -> None:
             self._subject, self._questions = subject, questions
             if spot is None:
-                self._widget.panel.show_message("Click on the image: is there a cell?")
+                self._widget.panel.show_message("Click on a cell that was missed.")
             else:
                 self._answer(questions, spot)
 
@@ -159,7 +159,7 @@ class PointPromptTool(QObject):
     def _spot(self, layer: ImageLayer, position: Any) -> PromptPoint:
         if self._viewer.dims.ndisplay != 2:
             raise WrongLayerError(
-                "Clicks ask in the 2D view; the viewer now shows 3D. Leave the 3D view, then click."
+                "Cells are added by click in the 2D view; the viewer shows 3D. Leave the 3D view, then click."
             )
         source, channel = self._source(layer), self._widget.choices.channel
         place = np.asarray(layer.world_to_data(np.asarray(position)[-layer.ndim :]), float)

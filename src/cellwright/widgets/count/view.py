@@ -138,9 +138,9 @@ class CountPanel(QWidget):
         for name, title in REGIONS.items():
             self.region.addItem(title, name)
         self.region.setToolTip(
-            "What I see: the visible field of this slice. Drawn region: the box around a shape, all slices."
+            "What I see: the visible part of this slice. Drawn region: the box around a shape, in all slices."
         )
-        self.classes.setToolTip("Tell the kinds of cells apart, once they are counted.")
+        self.classes.setToolTip("Classify the cells after counting.")
         form = QFormLayout()
         form.setSpacing(6)
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
@@ -179,7 +179,7 @@ class CountPanel(QWidget):
         self.count.setShortcut(SHORTCUT)
         self.count.setToolTip(f"Count the cells of the image ({SHORTCUT}).")
         self.preview.setObjectName("preview")
-        self.preview.setToolTip("Count in the middle of what you see only.")
+        self.preview.setToolTip("Count only in the middle of the view.")
         return row(self.count, self.preview)
 
     def _card(self) -> QFrame:
@@ -208,13 +208,13 @@ class CountPanel(QWidget):
         return card
 
     def _tools(self) -> QHBoxLayout:
-        self.ask, self.calibrate = QPushButton("Ask by click"), QPushButton("Calibrate…")
+        self.ask, self.calibrate = QPushButton("Add cell by click"), QPushButton("Calibrate…")
         self.colours = QPushButton("Show colours")
         self.ask.setObjectName("ask")
         self.ask.setCheckable(True)
-        self.ask.setToolTip("Click on the image to ask whether there is a cell; where there is, it is added.")
-        self.calibrate.setToolTip("Count the cells in a few boxes yourself and correct the count by them.")
-        self.colours.setToolTip("Add the colours that the model sees: each slice with those around it.")
+        self.ask.setToolTip("Click on a cell that was missed; the model outlines and adds it.")
+        self.calibrate.setToolTip("Count a few boxes by hand and correct the density by them.")
+        self.colours.setToolTip("Show each slice as the model sees it, its neighbours in red and blue.")
         layout = QHBoxLayout()
         for button in (self.ask, self.calibrate, self.colours):
             layout.addWidget(button, 1)

@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QVBoxLayout, QWidget
 from cellwright.core.errors import CellwrightError, WrongLayerError
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
-from cellwright.widgets.count.agreement import Comparison
+from cellwright.widgets.count.agreement import AgreementCheck
 from cellwright.widgets.count.calibrate import CalibrateTool
 from cellwright.widgets.count.colour_preview import show_colours
 from cellwright.widgets.count.count_request import (
@@ -70,7 +70,7 @@ class CountWidget(QWidget):
         self.runner = Runner(self.panel)
         self.retuner = LiveUpdater(self)
         self.counted: CountOutcome | None = None
-        self.comparison = Comparison()
+        self.comparison = AgreementCheck()
         self._has_been_shown = self._is_showing_settings = False
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)

@@ -19,7 +19,7 @@ from cellwright.files.dataset.folder import Dataset, Item
 from cellwright.files.dataset.meta import Region
 from cellwright.ops.labels import relabel
 from cellwright.widgets.annotate.overlays import REGIONS_NAME
-from cellwright.widgets.annotate.start import ANNOTATION
+from cellwright.widgets.annotate.session_setup import ANNOTATION
 from cellwright.widgets.shared.layer_io import METADATA, image_of
 
 HERE = Path("the layers of this viewer")  # folder of a dataset that has none

@@ -139,7 +139,7 @@ class TrainWidget(QWidget):
             self.panel.status.setText("Pausing…")
         else:
             self._gate.set()
-        self.panel.pause.setText("Go on" if is_paused else "Pause")
+        self.panel.pause.setText("Resume" if is_paused else "Pause")
 
     def _on_progressed(self, progress: Progress) -> None:
         if progress.stage == "paused":

@@ -1,6 +1,5 @@
 """The images of a folder that is proofread, each with the cells to begin with, and how they are shown."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cellwright.core.data import SPATIAL, Image
+from cellwright.core.data import Image
 from cellwright.core.errors import ReadError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.images import read_image
 from cellwright.models.registry import DEFAULT_FAMILY
-from cellwright.widgets.annotate.start import journal_path, unfinished
+from cellwright.widgets.annotate.session_setup import journal_path, unfinished
 
 IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npy", ".bmp", ".zarr")
 MODEL = DEFAULT_FAMILY
@@ -79,10 +78,7 @@ def read_task(path: Path, journals: Path, *, counts: bool) -> Task[Read]:
 def layer_arguments(image: Image) -> dict[str, Any]:
     """Return the arguments of the Image layer that shows an image, its pixel size kept."""
     letters = image.axes.removesuffix("C")
-    sizes: Mapping[str, float] = {}
-    if image.pixel_size_um:
-        spatial = (axis for axis in letters if axis in SPATIAL)
-        sizes = dict(zip(spatial, image.pixel_size_um, strict=True))
+    sizes = image.known_sizes_um
     return {
         "name": image.name,
         "rgb": image.axes.endswith("C"),

@@ -1,4 +1,4 @@
-"""How an annotation begins: from labels, points or nothing, or where it ended when it was last open."""
+"""How an annotation starts: from labels, points or nothing, or where it ended when it was last open."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cellwright.annotation.identity import identity_of
 from cellwright.annotation.journal import is_open, locked, read_journal
 from cellwright.annotation.session import AnnotationSession
-from cellwright.annotation.setup import UNKNOWN, Columns, place, plane_shape
+from cellwright.annotation.setup import UNKNOWN, Columns, paste_labels, plane_shape
 from cellwright.core.data import Image
 from cellwright.core.errors import AnnotationError, CellwrightError, WriteError, WrongLayerError
 from cellwright.models import store
@@ -29,7 +29,7 @@ DEFAULT_DISC_PX = 12.0
 
 @dataclass(frozen=True, slots=True)
 class OpenedSession:
-    """A session and the layer that is to show it. Made by :func:`begin`; used by the widget."""
+    """A session and the layer that is to show it. Used by the context."""
 
     session: AnnotationSession
     source: Source
@@ -38,7 +38,7 @@ class OpenedSession:
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
-    """A journal that can be gone on with. Made by :func:`unfinished`; offered by the widget."""
+    """A journal that can be resumed. Made by :func:`unfinished`; offered by the widget."""
 
     path: Path
     n_edits: int
@@ -50,7 +50,7 @@ class Unfinished:
         """What is offered, for people."""
         if self.is_open:
             return (
-                "This image is being annotated in another window or program. Finish it there and go on with "
+                "This image is being annotated in another window or program. Finish it there and resume "
                 "it here, or duplicate the image's layer and annotate that."
             )
         when = f"{self.changed:%d %b %Y, %H:%M}"
@@ -76,8 +76,10 @@ def unfinished(path: Path) -> Unfinished | None:
         is_open_elsewhere = is_open(path)
     except (CellwrightError, OSError):
         return None
-    n_edits = sum(1 if record != "undo" else -1 for record in recovered.records)
-    return Unfinished(path, n_edits, changed, is_open_elsewhere) if n_edits > 0 else None
+    n_edits = len(recovered.records) - 2 * recovered.records.count("undo")
+    if n_edits <= 0:
+        return None
+    return Unfinished(path, n_edits, changed, is_open_elsewhere)
 
 
 def fresh_journal(path: Path) -> Path:
@@ -104,7 +106,7 @@ def fresh_journal(path: Path) -> Path:
     return path
 
 
-def begin(
+def start_session(
     image_layer: ImageLayer | None,
     channel: Channel | None,
     start: Layer | None,
@@ -168,10 +170,10 @@ def resume(image_layer: ImageLayer | None, channel: Channel | None, path: Path) 
     return OpenedSession(session, source, _layer_of(session, source, None))
 
 
-def begin_with(
+def start_or_resume(
     image_layer: ImageLayer, labels: NDArray[Any] | None, scores: NDArray[Any] | None, journal: Path
 ) -> OpenedSession:
-    """Return a session of labels that lie in no layer yet; where there is a journal it goes on with that."""
+    """Return a session of labels that lie in no layer yet; where there is a journal, that is resumed."""
     if unfinished(journal) is not None:
         return resume(image_layer, None, journal)
     image, source = image_of(image_layer), source_of(image_layer)
@@ -183,7 +185,10 @@ def _from_labels(
     image: Image, image_layer: ImageLayer, channel: Channel | None, layer: Labels, journal: Path | None
 ) -> AnnotationSession:
     shape = plane_shape(image)
-    data = np.asarray(layer.data[0] if layer.multiscale else layer.data)
+    data = layer.data
+    if layer.multiscale:
+        data = data[0]
+    data = np.asarray(data)
     axis = source_of(image_layer, channel).channel_axis
     if axis is not None and data.ndim == len(shape) + 1 and data.shape[axis] == 1:
         data = np.squeeze(data, axis=axis)
@@ -195,7 +200,7 @@ def _from_labels(
     if data.shape != shape:
         corner = _in_image(np.zeros((1, layer.ndim)), layer, image_layer, channel)[0]
         whole = np.zeros(shape, np.int32)
-        place(whole, data.astype(np.int32), [int(i) for i in np.rint(corner)])
+        paste_labels(whole, data.astype(np.int32), [int(i) for i in np.rint(corner)])
         data = whole
     n = int(data.max(initial=0))
     table = layer.features  # row 0 is the background
@@ -214,21 +219,25 @@ def _columns(table: Any, n: int) -> Columns:
     """Return scores and classes of ``n`` cells from the features of a layer, as far as it has them."""
     if n == 0 or len(table) < n:
         return UNKNOWN
-    scores = table["score"].to_numpy(float) if "score" in table else None
-    if scores is not None:
+    scores = None
+    if "score" in table:
+        scores = table["score"].to_numpy(float)
         scores = np.where(np.isfinite(scores), scores, 1.0)
     if "class" not in table:
         return Columns(scores)
     values = table["class"].tolist()
     names = tuple(dict.fromkeys(str(value) for value in values if isinstance(value, str) and value))
-    classes = np.array([names.index(value) if value in names else -1 for value in values], np.int16)
-    return Columns(scores, classes if names else None, names)
+    if not names:
+        return Columns(scores)
+    index = {name: i for i, name in enumerate(names)}
+    return Columns(scores, np.array([index.get(value, -1) for value in values], np.int16), names)
 
 
 def _layer_of(session: AnnotationSession, source: Source, start: Layer | None) -> Labels:
     """Return the layer to show a session: the one it began with where that lies right, else a new one."""
-    axis = source.channel_axis
-    shown = session.labels if axis is None else np.expand_dims(session.labels, axis)
+    shown = session.labels
+    if source.channel_axis is not None:
+        shown = np.expand_dims(shown, source.channel_axis)
     own = {METADATA: {ANNOTATION: "labels"}}
     if isinstance(start, Labels) and not start.multiscale and start.data.shape == shown.shape:
         start.metadata = {**start.metadata, **own}
@@ -245,5 +254,6 @@ def _in_image(
     world = np.array([layer.data_to_world(one) for one in points], float).reshape(len(points), layer.ndim)
     world = np.pad(world, [(0, 0), (max(n - layer.ndim, 0), 0)])[:, -n:]
     pixels = np.array([image_layer.world_to_data(one) for one in world], float).reshape(len(world), n)
-    axis = None if channel is None else channel.axis
-    return pixels if axis is None else np.delete(pixels, axis, axis=1)
+    if channel is None or channel.axis is None:
+        return pixels
+    return np.delete(pixels, channel.axis, axis=1)
