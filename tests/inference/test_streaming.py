@@ -19,8 +19,8 @@ from cellwright.files import zarr_labels
 from cellwright.files.atomic import acquire_lock
 from cellwright.inference import streaming
 from cellwright.inference.pipeline import count_cells
-from cellwright.inference.settings import EngineSettings
-from cellwright.inference.streaming import StreamJob, StreamSettings, blocks_of, count_streamed
+from cellwright.inference.settings import EngineSettings, StreamSettings
+from cellwright.inference.streaming import StreamJob, blocks_of, count_streamed
 from cellwright.models.stitching import CellStitcher
 from cellwright.ops.simulation.simulate import simulate
 
@@ -186,7 +186,7 @@ def test_two_processes_find_the_same_cells(tmp_path):
     picture = simulate("fluorescence", (1500, 700), np.random.default_rng(3), diameter_px=24).image
     path = tmp_path / "field.zarr"
     zarr.create_array(path, data=picture, chunks=(512, 512))
-    small = StreamSettings(memory_gb=0.1)
+    small = StreamSettings(memory="100MB")
     one = run(count_streamed(StreamJob(path, tmp_path / "one"), small))
     two = run(count_streamed(StreamJob(path, tmp_path / "two"), replace(small, workers=2)))
     assert one.count == two.count > 50

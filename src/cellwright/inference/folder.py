@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -27,23 +27,28 @@ from cellwright.files.image_list import ListedImage
 from cellwright.files.images import read_image
 from cellwright.files.tables import class_counts, plain_count
 
+T = TypeVar("T")
+
 KEPT = ".cellwright"
 READ_AHEAD_BYTES = 500_000_000  # a larger image is read when its turn comes
 WRITE_EVERY_S = 5.0  # the summary is written anew this often while images are counted
 
 
-class Counter(Protocol):
+class Counter(Protocol[T]):
     """How one image is counted and written; the same as for a single count."""
 
     @property
     def fingerprint(self) -> str:
         """What has to be the same for an image not to be counted again: models, settings, versions."""
 
-    def count(self, image: Image) -> Task[Result]:
+    def count(self, image: Image) -> Task[T]:
         """Return what an image holds."""
 
-    def write(self, folder: Path, name: str, image: Image, result: Result) -> Sequence[Path]:
-        """Write the files of a result and return them."""
+    def write(self, folder: Path, name: str, image: Image, counted: T) -> Sequence[Path]:
+        """Write the files of an image and return them."""
+
+    def result(self, counted: T) -> Result:
+        """Return what the summary tells of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +76,7 @@ class ImageOutcome:
 def count_folder(
     images: Sequence[ListedImage],
     output: Path,
-    counter: Counter,
+    counter: Counter[Any],
     *,
     on_outcome: Callable[[ImageOutcome], None],
 ) -> Task[tuple[ImageOutcome, ...]]:
@@ -175,7 +180,7 @@ def join_tables(output: Path, outcomes: Sequence[ImageOutcome]) -> None:
 
 
 def _read_ahead(
-    images: Sequence[ListedImage], output: Path, counter: Counter, reader: ThreadPoolExecutor
+    images: Sequence[ListedImage], output: Path, counter: Counter[Any], reader: ThreadPoolExecutor
 ) -> Generator[tuple[ListedImage, "Future[Image] | ImageOutcome"], None, None]:
     """Give each image with its outcome, where it is done, or else its reading, begun one image before."""
     before: list[tuple[ListedImage, Future[Image] | ImageOutcome]] = []
@@ -188,13 +193,13 @@ def _read_ahead(
 
 
 def _count_one(
-    image: ListedImage, reading: "Future[Image]", output: Path, counter: Counter
+    image: ListedImage, reading: "Future[Image]", output: Path, counter: Counter[Any]
 ) -> Task[ImageOutcome]:
     try:
         pixels = reading.result()
-        result = yield from counter.count(pixels)
-        files = counter.write(output, image.name, pixels, result)
-        row = _row(result)
+        counted = yield from counter.count(pixels)
+        files = counter.write(output, image.name, pixels, counted)
+        row = _row(counter.result(counted))
         _mark_done(image, output, counter, files, row)
     except MemoryError:
         return ImageOutcome(image, error="It does not fit into memory. Convert it to a .zarr folder.")
@@ -234,7 +239,7 @@ def _source_of(image: ListedImage) -> _Source:
     return _Source(str(image.path.resolve()), facts.st_size, facts.st_mtime_ns)
 
 
-def _done_before(image: ListedImage, output: Path, counter: Counter) -> ImageOutcome | None:
+def _done_before(image: ListedImage, output: Path, counter: Counter[Any]) -> ImageOutcome | None:
     """Return what an earlier run found, where its files are still whole and it would find the same."""
     try:
         kept = json.loads(_mark(image, output).read_text(encoding="utf-8"))
@@ -246,7 +251,7 @@ def _done_before(image: ListedImage, output: Path, counter: Counter) -> ImageOut
 
 
 def _mark_done(
-    image: ListedImage, output: Path, counter: Counter, files: Sequence[Path], row: Mapping[str, Any]
+    image: ListedImage, output: Path, counter: Counter[Any], files: Sequence[Path], row: Mapping[str, Any]
 ) -> None:
     sizes = {path.relative_to(output).as_posix(): path.stat().st_size for path in files}
     facts = {"source": _source_of(image), "counter": counter.fingerprint, "files": sizes, "row": row}

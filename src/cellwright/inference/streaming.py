@@ -47,7 +47,7 @@ from cellwright.inference.context import (
     open_context,
 )
 from cellwright.inference.pipeline import count_with_prediction, prepare, provenance_of
-from cellwright.inference.settings import EngineSettings
+from cellwright.inference.settings import EngineSettings, StreamSettings
 from cellwright.models import registry
 from cellwright.models.stitching import SAME_CENTRE, claimed, not_taken, with_lead
 from cellwright.ops.geometry.intensity import Scaling
@@ -62,25 +62,6 @@ BYTES_PER_PIXEL = 80  # that a window of one slice takes while it is predicted a
 BYTES_PER_VOXEL = 24  # that each further slice takes: pixels, labels, and what linking takes beside them
 MOST_LABELS = np.iinfo(np.int32).max
 ROUNDS = 4
-
-
-@dataclass(frozen=True, slots=True)
-class StreamSettings:
-    """How an image larger than memory is counted.
-
-    Parameters
-    ----------
-    memory_gb
-        What a block may take, besides the programs themselves.
-    workers
-        Processes on this machine that share the blocks.
-    scheduler
-        Address of a dask cluster that shares them instead, e.g. ``tcp://10.0.0.1:8786``.
-    """
-
-    memory_gb: float = 2.0
-    workers: int = 1
-    scheduler: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +132,7 @@ class Streamed:
 
 def count_streamed(
     job: StreamJob,
-    stream: StreamSettings = StreamSettings(),
+    stream: StreamSettings = StreamSettings(),  # noqa: B008 - frozen
 ) -> Task[Streamed]:
     """Count an image of any size in constant memory; write its labels, its table of cells and a record.
 
@@ -319,7 +300,7 @@ def _block_size(job: StreamJob, image: Image, zoom: float, stream: StreamSetting
     halo = ceil(context / zoom / divisor) * divisor
     n_slices = dict(zip(image.axes, image.shape, strict=True)).get("Z", 1)
     window_px = int(
-        sqrt(stream.memory_gb * 1e9 / (BYTES_PER_PIXEL * max(zoom, 1.0) ** 2 + BYTES_PER_VOXEL * n_slices))
+        sqrt(stream.memory_bytes / (BYTES_PER_PIXEL * max(zoom, 1.0) ** 2 + BYTES_PER_VOXEL * n_slices))
     )
     fewest = 2 * ceil(halo / CHUNK_PX) * CHUNK_PX  # blocks of one round then never share a chunk
     core = min(CORE_PX, window_px - 2 * halo) // CHUNK_PX * CHUNK_PX
