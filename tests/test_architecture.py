@@ -42,9 +42,6 @@ LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}
 MOST_MODULES = 15  # in one package
 KNOWN_CIRCLES = frozenset(
     {
-        "cellwright.training.finetune",
-        "cellwright.training.state",
-        "cellwright.training.trainer",
         "cellwright.widgets.count",
         "cellwright.widgets.count.calibrate",
         "cellwright.widgets.count.point_prompt",

@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import Image
 from cellwright.core.errors import ReadError
-from cellwright.files.formats.image_annotation import checked_ring
+from cellwright.files.formats.assembly import area_of
 from cellwright.files.formats.imagej_roi import read_rois, rings_of
 from cellwright.files.formats.json_value import JsonValue, read_json
 from cellwright.files.images import read_image
 from cellwright.ops.measure.regions import MaskRegion, Region, ShapeRegion
 
 MIDDLE = 0.5
-FARTHEST = (1 << 31, 1 << 31)  # shapes may reach beyond the image
 
 
 def read_regions(path: Path | str, image: Image) -> tuple[Region, ...]:
@@ -116,7 +115,7 @@ def _rings(geometry: JsonValue) -> tuple[NDArray[np.float64], ...]:
         raise kind.refuse("'Polygon' or 'MultiPolygon': an area")
     rings = []
     for polygon in polygons:
-        rings += [checked_ring(ring, ring.pairs(FARTHEST, FARTHEST[0])) for ring in polygon.rows()]
+        rings += [ring for row in polygon.rows() for ring in area_of(row, row.pairs()).rings]
     return tuple(ring - MIDDLE for ring in rings)
 
 

@@ -15,8 +15,7 @@ from cellwright.core.errors import CheckpointError
 from cellwright.files.atomic import atomic_write, write_text
 from cellwright.models.checkpoint import save_checkpoint
 from cellwright.models.protocol import CellModel
-from cellwright.training.finetune.settings import FinetuneSettings
-from cellwright.training.settings import TrainingSettings
+from cellwright.training.settings import FinetuneSettings, TrainingSettings
 
 AnySettings = TrainingSettings | FinetuneSettings
 

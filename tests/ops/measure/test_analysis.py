@@ -51,6 +51,14 @@ def test_markers_may_be_other_images(stained):
     assert analysis.table["positive_ki67"].sum() == 40
 
 
+def test_markers_may_be_channels_by_name(stained):
+    labels, image = stained
+    named = replace(image, channel_names=("DAPI", "GFP", "Ki-67"))
+    analysis = analyse(labels, named, AnalysisSettings(positive=("GFP>60", "Ki-67>otsu")))
+    assert list(analysis.thresholds) == ["ch1", "ch2"]
+    assert analysis.table["positive_ch1"].sum() == 40
+
+
 def test_a_marker_without_its_channel_is_refused(stained):
     with pytest.raises(SettingsError, match="measured are ch0, ch1, ch2"):
         analyse(*stained, AnalysisSettings(positive=("7>otsu",)))

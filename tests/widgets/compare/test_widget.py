@@ -16,9 +16,9 @@ from cellwright.models import store
 from cellwright.models.store import ModelEntry
 from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.ops.labels import keep, measure
-from cellwright.widgets.annotate.overlays import REGIONS_NAME
 from cellwright.widgets.compare import widget
 from cellwright.widgets.compare.widget import CompareWidget, progress_line
+from cellwright.widgets.shared.layer_io import REGIONS_NAME
 from cellwright.widgets.shared.model_events import shelf_news
 from cellwright.widgets.train.layer_dataset import pairs
 

@@ -25,7 +25,13 @@ from cellwright.ops.measure.columns import COLUMNS, keys_of
 from cellwright.ops.measure.compartments import NucleiInCells, nuclei_in_cells
 from cellwright.ops.measure.filters import away_from_border, kept_rows, parse_filter
 from cellwright.ops.measure.intensity import CORRECTED, rings
-from cellwright.ops.measure.markers import add_positive, copositive_table, parse_marker, thresholds_of
+from cellwright.ops.measure.markers import (
+    add_positive,
+    copositive_table,
+    parse_marker,
+    thresholds_of,
+    with_channel_numbers,
+)
 from cellwright.ops.measure.measurement import (
     as_image,
     is_volumetric,
@@ -153,7 +159,7 @@ def analysis_task(
     result = replace(result, count=float(kept.sum()), cells=result.cells.take(kept))
     if numbers is None:
         table["label"] = np.arange(1, len(table) + 1)
-    thresholds, copositive = _marked(table, settings)
+    thresholds, copositive = _marked(table, settings, image)
     if settings.track:
         yield Progress("track", 0, 1)
     tracks = _tracked(table, result, settings)
@@ -181,12 +187,13 @@ def _as_result(cells: Result | Labels, image: Image) -> tuple[Result, NDArray[np
 
 
 def _marked(
-    table: "pandas.DataFrame", settings: AnalysisSettings
+    table: "pandas.DataFrame", settings: AnalysisSettings, image: Image
 ) -> tuple[dict[str, float], "pandas.DataFrame | None"]:
     """Add which cells are positive; return the thresholds, and which markers go together."""
     if not settings.positive:
         return {}, None
-    thresholds = thresholds_of(table, [parse_marker(rule) for rule in settings.positive])
+    markers = [parse_marker(rule) for rule in settings.positive]
+    thresholds = thresholds_of(table, with_channel_numbers(markers, image.channel_names))
     add_positive(table, thresholds)
     return thresholds, copositive_table(table, tuple(thresholds))
 

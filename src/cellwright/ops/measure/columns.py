@@ -102,6 +102,14 @@ _TABLE = (
         source="equivalent_diameter_area; AreaShape_EquivalentDiameter",
     ),
     Column(
+        "mean_slice_area",
+        "Area per slice",
+        "cell",
+        "Mean area of the cell in its slices, where the distance of slices is not known.",
+        ("um2",),
+        ndim=3,
+    ),
+    Column(
         "perimeter",
         "Perimeter",
         "shape",

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -63,6 +63,12 @@ def parse_marker(rule: str) -> Marker:
     if channel.isdigit():
         channel = f"ch{int(channel)}"
     return Marker(channel, None if threshold == "otsu" else float(threshold))
+
+
+def with_channel_numbers(markers: Sequence[Marker], channel_names: Sequence[str]) -> list[Marker]:
+    """Return markers in which a channel given by its name in the file is called by its number."""
+    numbers = {name: f"ch{number}" for number, name in enumerate(channel_names)}
+    return [replace(marker, channel=numbers.get(marker.channel, marker.channel)) for marker in markers]
 
 
 def thresholds_of(table: "pandas.DataFrame", markers: Sequence[Marker]) -> dict[str, float]:

@@ -9,7 +9,7 @@ from qtpy.QtWidgets import QFileDialog, QListWidgetItem
 
 from cellwright.files.dataset.folder import Dataset, read_dataset
 from cellwright.models import registry, store
-from cellwright.training.finetune.settings import preset
+from cellwright.training.settings import preset
 from cellwright.widgets.shared.combos import device_task, fill, model_title
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.model_events import shelf_news
