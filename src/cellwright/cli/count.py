@@ -80,7 +80,11 @@ def count(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image.")] = False,
     **flags: Any,
 ) -> None:
-    """Count the cells of images and print how many there are."""
+    """Count the cells of images, or of the images in folders, and print how many there are."""
+    folders = read_settings(FolderSettings, flags)
+    in_folders = folders != FolderSettings() or (output is not None and has_folders(images))
+    if not in_folders:
+        prepare_output(images, output)
     flags = with_saved(saved, flags, {"models": model, "axes": axes, "classifier": classifier})
     named = [flags.pop(name) for name in ("models", "axes", "classifier")]
     choices = make_choices(named[0] or [registry.DEFAULT_FAMILY], flags)
@@ -93,11 +97,9 @@ def count(
         from cellwright.inference.recipe import save_recipe
 
         save_recipe(save_settings, recipe)
-    folders = read_settings(FolderSettings, flags)
-    if folders != FolderSettings() or has_folders(images):
+    if in_folders:
         count_in_folders(images, choices, folders, as_json=as_json)
     else:
-        prepare_output(images, output)
         count_all(images, choices, as_json=as_json)
 
 
