@@ -73,7 +73,7 @@ def test_blocks_give_what_counting_at_once_gives(tmp_path, draw_blobs, small_blo
 
 def test_each_block_is_read_with_what_lies_around_it(small_blocks):
     image = Image(np.zeros((400, 300), np.uint8), "YX")
-    blocks = blocks_of(image, streaming.Plan(None, 128, 64))
+    blocks = blocks_of(image, streaming.StreamPlan(None, 128, 64))
     covered = np.zeros(image.shape, int)
     for block in blocks:
         covered[block.tile.core] += 1

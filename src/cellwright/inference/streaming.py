@@ -90,7 +90,7 @@ class StreamJob:
         return read_image(self.source, self.axes)
 
 
-class Block(NamedTuple):
+class StreamBlock(NamedTuple):
     """A window of one time point, its place in the image, and what tells its labels from those of others.
 
     Parameters
@@ -111,7 +111,7 @@ class Block(NamedTuple):
     round: int
 
 
-class Plan(NamedTuple):
+class StreamPlan(NamedTuple):
     """How an image is counted block by block; kept on disk, so that a stopped run goes on in the same way."""
 
     preparation: Preparation
@@ -173,20 +173,20 @@ def count_streamed(
     return result
 
 
-def blocks_of(image: Image, plan: Plan) -> tuple[Block, ...]:
+def blocks_of(image: Image, plan: StreamPlan) -> tuple[StreamBlock, ...]:
     """Return the blocks of an image, time point by time point, row by row."""
     lengths = dict(zip(image.axes, image.shape, strict=True))
     rows, columns = (_spans(lengths[axis], plan) for axis in "YX")
-    blocks: list[Block] = []
+    blocks: list[StreamBlock] = []
     for moment in range(lengths.get("T", 1)):
         for row, (core_y, read_y) in enumerate(rows):
             for column, (core_x, read_x) in enumerate(columns):
                 tile = Tile((core_y, core_x), (read_y, read_x))
-                blocks.append(Block(len(blocks), moment, tile, 2 * (row % 2) + column % 2))
+                blocks.append(StreamBlock(len(blocks), moment, tile, 2 * (row % 2) + column % 2))
     return tuple(blocks)
 
 
-def count_block(job: StreamJob, image: Image, plan: Plan, block: Block) -> Task[None]:
+def count_block(job: StreamJob, image: Image, plan: StreamPlan, block: StreamBlock) -> Task[None]:
     """Count one block: write its labels into those of the image, then the table of its cells."""
     part = _part(image, block)
     counting = count_with_prediction(
@@ -209,7 +209,7 @@ def count_block(job: StreamJob, image: Image, plan: Plan, block: Block) -> Task[
         table.round(DECIMALS).to_csv(path, index=False)
 
 
-def _written(job: StreamJob, image: Image, block: Block, cells: Cells, numbers: range) -> Cells:
+def _written(job: StreamJob, image: Image, block: StreamBlock, cells: Cells, numbers: range) -> Cells:
     """Write the labels of a block's own cells and return these; what an interrupted try left is taken out."""
     labels = open_labels(_labels_path(job, image))
     place: Any = (..., *block.tile.read)
@@ -225,7 +225,9 @@ def _written(job: StreamJob, image: Image, block: Block, cells: Cells, numbers: 
     return own
 
 
-def _not_found_before(job: StreamJob, image: Image, plan: Plan, block: Block, cells: Cells) -> Cells:
+def _not_found_before(
+    job: StreamJob, image: Image, plan: StreamPlan, block: StreamBlock, cells: Cells
+) -> Cells:
     """Return a block's own cells without those whose centre is that of a cell of a neighbour done before."""
     import pandas
 
@@ -250,7 +252,7 @@ def _touch(first: Tile, second: Tile) -> bool:
     return all(one.start <= other.stop and other.start <= one.stop for one, other in pairs)
 
 
-def _table(image: Image, block: Block, result: Result, cells: Cells) -> "pandas.DataFrame":
+def _table(image: Image, block: StreamBlock, result: Result, cells: Cells) -> "pandas.DataFrame":
     """Return the rows of a block's cells, in pixels of the whole image."""
     offset = [0] * (len(image.label_axes) - 2) + [span.start for span in block.tile.read]
     cells = replace(cells, labels=None)
@@ -262,14 +264,14 @@ def _table(image: Image, block: Block, result: Result, cells: Cells) -> "pandas.
     return cells_table(replace(result, cells=cells, provenance=provenance, offset=tuple(offset)))
 
 
-def _part(image: Image, block: Block) -> Image:
+def _part(image: Image, block: StreamBlock) -> Image:
     """Return the window of a block as an image, its pixels read."""
     at = {"T": block.time, "Y": block.tile.read[0], "X": block.tile.read[1]}
     index = tuple(at.get(axis, slice(None)) for axis in image.axes)
     return Image(np.asarray(image.data[index]), image.axes.replace("T", ""), image.pixel_size_um, image.name)
 
 
-def _plan(job: StreamJob, image: Image, stream: StreamSettings) -> Task[Plan]:
+def _plan(job: StreamJob, image: Image, stream: StreamSettings) -> Task[StreamPlan]:
     """Return the plan of a run that was stopped, or a new one where there is none of the same job."""
     folder = _parts_folder(job, image)
     path = folder / "plan.json"
@@ -278,9 +280,9 @@ def _plan(job: StreamJob, image: Image, stream: StreamSettings) -> Task[Plan]:
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept["job"] == fingerprint:
             low, high = kept["scaling"]
-            return Plan(Preparation(Scaling(low, high), kept["zoom"]), kept["core_px"], kept["halo_px"])
+            return StreamPlan(Preparation(Scaling(low, high), kept["zoom"]), kept["core_px"], kept["halo_px"])
     preparation = yield from prepare(image, job.model, job.settings, job.engine)
-    plan = Plan(preparation, *_block_size(job, image, preparation.zoom, stream))
+    plan = StreamPlan(preparation, *_block_size(job, image, preparation.zoom, stream))
     for old in folder.glob("*.csv"):
         old.unlink()
     if "Labels" in registry.get(load_models(job.model)[0].spec.family).returns:
@@ -307,7 +309,7 @@ def _block_size(job: StreamJob, image: Image, zoom: float, stream: StreamSetting
     return max(core, fewest), halo
 
 
-def _spans(length: int, plan: Plan) -> list[tuple[slice, slice]]:
+def _spans(length: int, plan: StreamPlan) -> list[tuple[slice, slice]]:
     """Return cores that partition an axis, each with what is read around it."""
     spans = []
     for start in range(0, length, plan.core_px):
@@ -332,7 +334,9 @@ def _fingerprint(job: StreamJob, image: Image) -> str:
     return json.dumps(facts, sort_keys=True, default=str)
 
 
-def _one_by_one(job: StreamJob, image: Image, plan: Plan, blocks: Sequence[Block]) -> Iterator[int]:
+def _one_by_one(
+    job: StreamJob, image: Image, plan: StreamPlan, blocks: Sequence[StreamBlock]
+) -> Iterator[int]:
     """Count blocks in this process; give 1 for each that is finished and 0 in between."""
     for block in blocks:
         for _ in count_block(job, image, plan, block):
@@ -341,7 +345,7 @@ def _one_by_one(job: StreamJob, image: Image, plan: Plan, blocks: Sequence[Block
 
 
 def _shared_out(
-    job: StreamJob, plan: Plan, blocks: Sequence[Block], client: "Client", stream: StreamSettings
+    job: StreamJob, plan: StreamPlan, blocks: Sequence[StreamBlock], client: "Client", stream: StreamSettings
 ) -> Iterator[int]:
     """Have the processes of a cluster count blocks; give the number finished since the last step."""
     from dask.distributed import wait
@@ -364,7 +368,7 @@ def _shared_out(
         client.cancel(list(left))
 
 
-def _count_block_there(block: Block, *, job: StreamJob, plan: Plan, workers_here: int) -> None:
+def _count_block_there(block: StreamBlock, *, job: StreamJob, plan: StreamPlan, workers_here: int) -> None:
     """Count a block in a process of a cluster."""
     import os
 
@@ -410,7 +414,9 @@ def _cluster(stream: StreamSettings) -> Iterator["Client | None"]:
         yield client
 
 
-def _finish(job: StreamJob, image: Image, plan: Plan, blocks: Sequence[Block], started: float) -> Streamed:
+def _finish(
+    job: StreamJob, image: Image, plan: StreamPlan, blocks: Sequence[StreamBlock], started: float
+) -> Streamed:
     """Put the tables together, make the pyramid, and write how it was found."""
     parts = [_part_path(job, image, block) for block in blocks]
     table = job.output / f"{image.name}.cells.csv"
@@ -485,7 +491,7 @@ def _parts_folder(job: StreamJob, image: Image) -> Path:
     return job.output / f"{image.name}.parts"
 
 
-def _part_path(job: StreamJob, image: Image, block: Block) -> Path:
+def _part_path(job: StreamJob, image: Image, block: StreamBlock) -> Path:
     return _parts_folder(job, image) / f"{block.number:06}.csv"
 
 
