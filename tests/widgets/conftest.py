@@ -21,10 +21,10 @@ from cellwright.models import store
 from cellwright.models.store import ModelEntry
 from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.ops.labels import measure
+from cellwright.training.run_folder import Plan, curve
 from cellwright.widgets.annotate.widget import AnnotateWidget
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.train import training_run
-from cellwright.widgets.train.plan import Plan, curve
 from cellwright.widgets.train.widget import TrainWidget
 
 LIMIT_MS = 60_000

@@ -118,7 +118,9 @@ def tune_model(
     for notice in outcome.notices:
         typer.echo(f"note: {notice}", err=True)
     before, after = outcome.before["score"], outcome.after["score"]
-    verdict = "better, and kept" if outcome.is_better else "no better: the model it began with is kept"
+    verdict = "no better: the model it began with is kept"
+    if outcome.is_better:
+        verdict = "better, and kept" if after > before else "a lower loss on validation patches, and kept"
     typer.echo(f"score {before:.3f} before, {after:.3f} after: {verdict}")
     typer.echo(f"The model is in {output}. Use it with: cellwright count IMAGE --model {output}")
 

@@ -4,7 +4,7 @@ import pytest
 from pytestqt.qtbot import QtBot
 
 from cellwright.training.finetune.settings import FinetuneSettings
-from cellwright.widgets.train.plan import Plan, unfinished, write_plan
+from cellwright.training.run_folder import Plan, unfinished, write_plan
 from cellwright.widgets.train.resume_offer import Offer
 
 

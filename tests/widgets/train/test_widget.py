@@ -8,9 +8,9 @@ from pytestqt.qtbot import QtBot
 
 from cellwright.core.errors import JobError
 from cellwright.core.tasks import Task
+from cellwright.training.run_folder import Plan, unfinished
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.train import training_run
-from cellwright.widgets.train.plan import Plan, unfinished
 from cellwright.widgets.train.widget import TrainWidget, duration
 
 LIMIT_MS = 60_000

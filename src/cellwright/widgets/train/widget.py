@@ -12,6 +12,7 @@ from qtpy.QtWidgets import QApplication, QScrollArea, QVBoxLayout, QWidget
 from cellwright.core.errors import CellwrightError
 from cellwright.core.tasks import Eta, Progress
 from cellwright.files.dataset.folder import Dataset
+from cellwright.training.run_folder import SCRATCH, Plan, curve, discard
 from cellwright.widgets.count.count_request import progress_line
 from cellwright.widgets.shared.job_runner import REDRAW_S
 from cellwright.widgets.shared.jobs import Job
@@ -20,7 +21,6 @@ from cellwright.widgets.shared.model_events import shelf_news
 from cellwright.widgets.train.choices import TrainChoices
 from cellwright.widgets.train.data_check import Look
 from cellwright.widgets.train.model_list import OwnModels
-from cellwright.widgets.train.plan import SCRATCH, Plan, curve, discard
 from cellwright.widgets.train.resume_offer import Offer
 from cellwright.widgets.train.training_run import Ended, Seen, stop, train_task
 from cellwright.widgets.train.view import TrainPanel
