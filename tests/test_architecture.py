@@ -42,15 +42,10 @@ LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}
 MOST_MODULES = 15  # in one package
 KNOWN_CIRCLES = frozenset(
     {
-        "cellwright.training.finetune",
-        "cellwright.training.state",
-        "cellwright.training.trainer",
-        "cellwright.widgets.count",
         "cellwright.widgets.count.calibrate",
         "cellwright.widgets.count.point_prompt",
         "cellwright.widgets.count.save",
         "cellwright.widgets.count.widget",
-        "cellwright.widgets.shared",
     }
 )  # this list and the next two may only get shorter
 KNOWN_TWINS = frozenset(
@@ -58,7 +53,7 @@ KNOWN_TWINS = frozenset(
         "Progress",
     ]
 )
-KNOWN_LARGE = frozenset({"widgets/shared"})
+KNOWN_LARGE: frozenset[str] = frozenset()
 
 
 def part_of(path: Path) -> str:

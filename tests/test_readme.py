@@ -11,6 +11,7 @@ import pytest
 from cellwright.cli.main import main
 from cellwright.cli.models import families_table
 from cellwright.files.formats.registry import FORMATS
+from cellwright.ops.measure.columns import documentation
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -93,6 +94,10 @@ def test_every_page_is_linked_from_the_readme(page):
 
 def test_the_table_of_families_is_that_of_the_registry():
     assert families_table() in README, f"Put this into README.md:\n\n{families_table()}"
+
+
+def test_every_column_is_told():
+    assert documentation() in TEXTS[ROOT / "docs" / "measurements.md"]
 
 
 def test_every_format_is_told():

@@ -2,27 +2,41 @@
 
 import json
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cellwright.cli.analysis import (
+    TableFiles,
+    analysis_lines,
+    analysis_row,
+    echo_notices,
+    recipe_texts,
+    with_saved,
+    write_analysis,
+)
 from cellwright.cli.flags import read_settings, refuse_foreign, with_settings
 from cellwright.cli.progress import run_with_bar
 from cellwright.core.data import Image, Result
 from cellwright.core.errors import SettingsError, error_line
-from cellwright.inference.settings import EngineSettings
+from cellwright.inference.settings import EngineSettings, InputFiles
 from cellwright.models import registry
+from cellwright.ops.measure.settings import AnalysisSettings
 
 if TYPE_CHECKING:
+    from cellwright.inference.recipe import Recipe
     from cellwright.models.protocol import CellModel
+    from cellwright.ops.measure.analysis import Analysis
 
 INTERRUPTED = 130  # what shells give for a program that Ctrl-C ended
 
 SETTINGS: tuple[type[Any], ...] = (
     EngineSettings,
     *(family.settings for family in registry.FAMILIES.values()),
+    AnalysisSettings,
+    InputFiles,
 )
 
 
@@ -31,17 +45,29 @@ class CountChoices:
     """What is the same for every image of one run."""
 
     models: tuple["CellModel", ...]
-    names: tuple[str, ...]
-    settings: Any
-    engine: EngineSettings
-    axes: str | None = None
-    output: Path | None = None
-    classifier: str | None = None
+    recipe: "Recipe"
+    tables: TableFiles = field(default_factory=TableFiles)
+    n_images: int = 1
 
     @property
     def title(self) -> str:
         """What to call the models in a table."""
-        return " + ".join(Path(name).name for name in self.names)
+        return " + ".join(Path(name).name for name in self.recipe.models)
+
+    @property
+    def settings(self) -> Any:
+        """Settings of the models' family."""
+        return self.recipe.settings
+
+    @property
+    def engine(self) -> EngineSettings:
+        """How the network runs."""
+        return self.recipe.engine
+
+    @property
+    def is_analysed(self) -> bool:
+        """Whether more is asked for than a count."""
+        return self.recipe.is_analysed or self.tables.is_wanted
 
 
 @with_settings(*SETTINGS)
@@ -53,8 +79,13 @@ def count(
         ),
     ],
     model: Annotated[
-        list[str], typer.Option(help="Name or folder of a model; give several to average them.")
-    ] = [registry.DEFAULT_FAMILY],  # noqa: B006 - typer copies it
+        list[str],
+        typer.Option(
+            help="Name or folder of a model; give several to average them.  "
+            f"[default: {registry.DEFAULT_FAMILY}]",
+            show_default=False,
+        ),
+    ] = [],  # noqa: B006 - typer copies it
     output: Annotated[
         Path | None,
         typer.Option(
@@ -68,14 +99,41 @@ def count(
     classifier: Annotated[
         str | None, typer.Option(help="Name or folder of a classifier that gives each cell its class.")
     ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="HTML file for a report: picture, number, plots, settings.")
+    ] = None,
+    xlsx: Annotated[bool, typer.Option("--xlsx", help="Write <image>.xlsx, too.")] = False,
+    parquet: Annotated[bool, typer.Option("--parquet", help="Write <image>.cells.parquet, too.")] = False,
+    saved: Annotated[
+        Path | None,
+        typer.Option("--settings", help="File of settings to begin with; flags that are given go before it."),
+    ] = None,
+    save_settings: Annotated[
+        Path | None, typer.Option(help="File to save all settings to, for --settings.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image.")] = False,
     **flags: Any,
 ) -> None:
     """Count the cells of images and print how many there are."""
     prepare_output(images, output)
-    choices = replace(make_choices(model, flags), axes=axes, output=output, classifier=classifier)
-    if classifier is not None:
-        check_classifier(classifier, choices)
+    flags = with_saved(saved, flags, {"models": model, "axes": axes, "classifier": classifier})
+    named = [flags.pop(name) for name in ("models", "axes", "classifier")]
+    choices = make_choices(named[0] or [registry.DEFAULT_FAMILY], flags)
+    recipe = replace(choices.recipe, axes=named[1] or "", classifier=named[2] or "")
+    choices = replace(
+        choices, recipe=recipe, tables=TableFiles(output, report, xlsx, parquet), n_images=len(images)
+    )
+    if recipe.classifier:
+        check_classifier(recipe.classifier, choices)
+    if save_settings is not None:
+        from cellwright.inference.recipe import save_recipe
+
+        save_recipe(save_settings, recipe)
+    count_all(images, choices, as_json=as_json)
+
+
+def count_all(images: list[Path], choices: CountChoices, *, as_json: bool) -> None:
+    """Count image after image; one that fails is named, the others are still counted."""
     table = Table(images, choices.title, as_json=as_json)
     n_failed = 0
     for done, path in enumerate(images):
@@ -103,12 +161,22 @@ def make_choices(names: list[str], flags: dict[str, Any]) -> CountChoices:
     engine = read_settings(EngineSettings, flags)
     from cellwright.inference.context import load_models
     from cellwright.inference.device import choose
+    from cellwright.inference.recipe import Recipe
 
     choose(engine.device)
     models = load_models(tuple(names))
     kind = registry.get(models[0].spec.family).settings
-    refuse_foreign(flags, EngineSettings, kind)
-    return CountChoices(models, tuple(names), read_settings(kind, flags), engine)
+    refuse_foreign(flags, EngineSettings, kind, AnalysisSettings, InputFiles)
+    settings, analysis = read_settings(kind, flags), read_settings(AnalysisSettings, flags)
+    files = read_settings(InputFiles, flags)
+    recipe = Recipe("", tuple(names), settings, engine, analysis=analysis, files=files)
+    family = registry.get(models[0].spec.family)
+    if recipe.is_analysed and family.gives != "instances":
+        raise SettingsError(
+            f"Single cells are measured; {family.name} gives only their {family.gives}. Choose another "
+            "model, or leave the measurements out."
+        )
+    return CountChoices(models, recipe)
 
 
 def check_classifier(name: str, choices: CountChoices) -> None:
@@ -159,7 +227,7 @@ def count_one(path: Path, choices: CountChoices, table: "Table", *, label: str) 
     """Count the images in one file, write the files of each and print its row."""
     from cellwright.files.images import read_images
 
-    for image in read_images(path, choices.axes):
+    for image in read_images(path, choices.recipe.axes or None):
         count_image(path, image, choices, table, label=label)
 
 
@@ -167,21 +235,48 @@ def count_image(path: Path, image: Image, choices: CountChoices, table: "Table",
     """Count an image, the only one of its file or one of several that have names of their own."""
     from cellwright.inference.pipeline import count_cells
 
-    shown = path
+    shown, recipe = path, replace(choices.recipe, image=str(path))
     if image.name != path.stem:
         shown = path.with_name(image.name)
-    result = run_with_bar(count_cells(image, choices.names, choices.settings, choices.engine), label)
-    if choices.classifier is not None:
+    result = run_with_bar(count_cells(image, recipe.models, recipe.settings, recipe.engine), label)
+    if recipe.classifier:
         from cellwright.inference.classify import classify
 
-        result = run_with_bar(classify(result, image, choices.classifier, choices.engine), label)
-    for notice in result.notices:
-        typer.echo(f"note: {shown}: {notice}", err=True)
+        result = run_with_bar(classify(result, image, recipe.classifier, recipe.engine), label)
+    if choices.is_analysed:
+        count_analysed(shown, (image, result), choices, table, label)
+        return
+    echo_notices(shown, result.notices)
     try:
-        if choices.output is not None:
-            write_files(choices.output, image.name, image, result)
+        if choices.tables.output is not None:
+            write_files(choices.tables.output, image.name, image, result)
     finally:  # the count is known, whatever became of the files
         table.show(shown, result)
+
+
+def count_analysed(
+    shown: Path, counted: tuple[Image, Result], choices: CountChoices, table: "Table", label: str
+) -> None:
+    """Measure the cells of an image, write its files and print its row."""
+    from cellwright.inference.recipe import read_inputs
+    from cellwright.ops.measure.analysis import analysis_task
+
+    image, result = counted
+    recipe = replace(choices.recipe, image=image.source)
+    inputs = read_inputs(recipe.files, image, recipe.analysis.region_rule)
+    analysis = run_with_bar(analysis_task(result, image, recipe.analysis, inputs), label)
+    echo_notices(shown, (*result.notices, *analysis.notices))
+    try:
+        if choices.tables.output is not None:
+            write_files(choices.tables.output, image.name, image, analysis.result)
+        write_analysis(choices.tables, image, analysis, recipe)
+        report = choices.tables.report_of(image.name, choices.n_images)
+        if report is not None:
+            from cellwright.files.report import write_report
+
+            write_report(report, image, analysis, recipe_texts(recipe))
+    finally:
+        table.show(shown, analysis.result, analysis)
 
 
 def write_files(folder: Path, stem: str, image: Image, result: Result) -> None:
@@ -223,7 +318,7 @@ class Table:
         self._widths = (max(5, *(len(str(path)) for path in images)), max(5, len(model)))
         self._has_heading = as_json
 
-    def show(self, path: Path, result: Result) -> None:
+    def show(self, path: Path, result: Result, analysis: "Analysis | None" = None) -> None:
         """Print the row of an image."""
         from cellwright.files.tables import class_counts, plain_count
 
@@ -234,6 +329,8 @@ class Table:
                 row["classes"] = class_counts(result)
             if result.interval:
                 row["interval"] = [round(end, 1) for end in result.interval]
+            if analysis is not None:
+                row |= analysis_row(analysis)
             typer.echo(json.dumps({**row, "seconds": round(seconds, 3), "device": result.provenance.device}))
             return
         if not self._has_heading:
@@ -242,6 +339,8 @@ class Table:
         shown = str(n) if result.interval is None else interval_text(result)
         self._print(str(path), self._model, shown, f"{seconds:.2f}")
         for name, number in class_counts(result).items():
+            self._print("", name, str(number), "")
+        for name, number in analysis_lines(analysis) if analysis is not None else ():
             self._print("", name, str(number), "")
 
     def _print(self, image: str, model: str, n: str, seconds: str) -> None:

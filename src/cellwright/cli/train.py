@@ -12,9 +12,8 @@ from cellwright.cli.progress import run_with_bar
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Progress
 from cellwright.models import registry
-from cellwright.training.finetune.settings import PRESETS, FinetuneSettings
-from cellwright.training.finetune.settings import preset as preset_of
-from cellwright.training.settings import TrainingSettings
+from cellwright.training.settings import PRESETS, FinetuneSettings, TrainingSettings
+from cellwright.training.settings import preset as preset_of
 
 if TYPE_CHECKING:
     from cellwright.files.dataset.folder import Dataset

@@ -50,6 +50,8 @@ class Image:
         Of each channel, where the file tells; colors as ``#rrggbb``.
     notices
         What a reader had to guess or leave out.
+    source
+        Path of the file it was read from; empty where there is none, or it is not the file's first image.
     """
 
     data: ArrayLike
@@ -59,6 +61,7 @@ class Image:
     channel_names: tuple[str, ...] = ()
     channel_colors: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
+    source: str = ""
 
     def __post_init__(self) -> None:
         shape = tuple(self.data.shape)
@@ -258,6 +261,7 @@ class Provenance:
     pixel_size_um: tuple[float, ...]
     device: str
     seconds: float
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,12 @@ def read_images(path: Path | str, axes: str | None = None) -> Iterator[Image]:
 
     Parameters and errors are those of :func:`read_image`.
     """
-    n_images = 0
+    source = str(path)
     for image in _read(path):
-        n_images += 1
-        yield with_axes(image, axes.upper()) if axes else image
-    if not n_images:
+        named = with_axes(image, axes.upper()) if axes else image
+        yield replace(named, source=source)
+        source = ""
+    if source:
         raise ReadError(f"Expected an image in {path}; there is none. Choose another file.")
 
 

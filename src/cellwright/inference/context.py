@@ -197,6 +197,12 @@ def names_of(model: ModelChoices) -> list[str]:
     return [_name(choice) for choice in _as_tuple(model)]
 
 
+def references_of(model: ModelChoices) -> list[str]:
+    """Return by what each of these models can be loaded again: the name or folder that was given."""
+    given = zip(_as_tuple(model), names_of(model), strict=True)
+    return [str(choice) if isinstance(choice, str | Path) else name for choice, name in given]
+
+
 def _as_tuple(model: ModelChoices) -> tuple[ModelChoice, ...]:
     return model if isinstance(model, tuple) else (model,)
 

@@ -36,6 +36,7 @@ from cellwright.inference.context import (
     load_models,
     names_of,
     open_context,
+    references_of,
 )
 from cellwright.inference.scale import ScaleTrial, estimate_scale, zoom_for, zoom_notice
 from cellwright.inference.settings import EngineSettings
@@ -130,7 +131,8 @@ def count_with_prediction(
             cells, link_notice = _linked(cells, image, models[0], context.settings)
             n = float(len(cells))
         provenance = _provenance(context, image, names_of(model), zoom, time.perf_counter() - started)
-        provenance = replace(provenance, settings={**provenance.settings, **stitched.facts})
+        facts = {"models": references_of(model), **stitched.facts}
+        provenance = replace(provenance, settings={**provenance.settings, **facts})
         rescaled = zoom_notice(zoom, engine.diameter_px)
         notices = (*image.notices, context.frames.notice, rescaled, link_notice, context.engine.notice)
     result = Result(
@@ -287,6 +289,7 @@ def _provenance(
         pixel_size_um=image.pixel_size_um,
         device=str(engine.device),
         seconds=seconds,
+        source=image.source,
     )
 
 

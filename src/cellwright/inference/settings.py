@@ -47,3 +47,29 @@ class EngineSettings:
         check_bounds(self)
         if self.precision not in get_args(Precision):
             raise SettingsError(f"precision must be one of {get_args(Precision)}; got {self.precision!r}.")
+
+
+@dataclass(frozen=True, slots=True)
+class InputFiles:
+    """Files that an analysis takes besides the image; ``{name}`` in a path is the name of the image."""
+
+    regions: Annotated[
+        tuple[str, ...],
+        {"tooltip": "File of regions to count in: GeoJSON, ImageJ ROIs or a label image. May be repeated."},
+    ] = ()
+    exclude: Annotated[tuple[str, ...], {"tooltip": "File of regions to leave out. May be repeated."}] = ()
+    mask: Annotated[str, {"tooltip": "Image file whose pixels that are not 0 are counted in."}] = ""
+    outside_mask: Annotated[str, {"tooltip": "Image file whose pixels that are 0 are counted in."}] = ""
+    nuclei: Annotated[str, {"tooltip": "Label image of the nuclei of the cells that are counted."}] = ""
+    other: Annotated[
+        tuple[str, ...],
+        {"tooltip": "Further image to measure the intensity in, as NAME=FILE. May be repeated."},
+    ] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("regions", "exclude", "other"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        check_bounds(self)
+        wrong = [text for text in self.other if not all(text.partition("=")[::2])]
+        if wrong:
+            raise SettingsError(f"A further image is given as NAME=FILE; got {wrong[0]!r}.")

@@ -18,7 +18,7 @@ from pathlib import Path
 from cellwright.core.errors import CellwrightError, CheckpointError
 from cellwright.files.atomic import write_text
 from cellwright.models import store
-from cellwright.training.finetune.settings import FinetuneSettings
+from cellwright.training.settings import FinetuneSettings
 
 SCRATCH = "new:"  # a start of this and the name of a family has nothing learned yet
 RUN, CURVE, STATE = "run.json", "curve.json", "training.pt"

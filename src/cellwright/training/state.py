@@ -14,9 +14,8 @@ from cellwright.core.errors import CheckpointError
 from cellwright.files.atomic import atomic_write
 from cellwright.models.checkpoint import save_checkpoint
 from cellwright.models.protocol import CellModel
-from cellwright.training.finetune.settings import FinetuneSettings
 from cellwright.training.run_folder import STATE, selection_score, write_curve
-from cellwright.training.settings import TrainingSettings
+from cellwright.training.settings import FinetuneSettings, TrainingSettings
 
 AnySettings = TrainingSettings | FinetuneSettings
 

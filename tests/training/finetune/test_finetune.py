@@ -24,7 +24,7 @@ from cellwright.training.finetune import fine_tuning
 from cellwright.training.finetune import finetune as module
 from cellwright.training.finetune.fine_tuning import FinetuneReport, learning_rate
 from cellwright.training.finetune.finetune import finetune
-from cellwright.training.finetune.settings import PRESETS, FinetuneSettings, preset
+from cellwright.training.settings import PRESETS, FinetuneSettings, preset
 from cellwright.training.trainer import Data
 
 SHORT = FinetuneSettings(
@@ -253,7 +253,7 @@ SCRIPT = """
     from cellwright.models.families.flow import SPECS, FlowModel
     from cellwright.core.tasks import run
     from cellwright.training.finetune import fine_tuning, finetune
-    from cellwright.training.finetune.settings import FinetuneSettings
+    from cellwright.training.settings import FinetuneSettings
     from cellwright.training.trainer import Data
 
     torch.manual_seed(0)

@@ -16,10 +16,10 @@ from cellwright.models import store
 from cellwright.models.store import ModelEntry
 from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.ops.labels import keep, measure
-from cellwright.widgets.annotate.overlays import REGIONS_NAME
 from cellwright.widgets.compare import widget
 from cellwright.widgets.compare.widget import CompareWidget, progress_line
-from cellwright.widgets.shared.model_events import shelf_news
+from cellwright.widgets.shared.combos import model_events
+from cellwright.widgets.shared.layer_io import REGIONS_NAME
 from cellwright.widgets.train.layer_dataset import pairs
 
 LIMIT_MS = 60_000
@@ -321,7 +321,7 @@ def test_new_models_join_the_lists(
 ) -> None:
     entries = [*store.models(), ModelEntry("better", Path("better"), two.spec, {})]
     monkeypatch.setattr(store, "models", lambda: entries)
-    shelf_news.changed.emit()
+    model_events.changed.emit()
     assert comparer.panel.second.findData("better") == 2
     assert comparer.panel.second.currentData() == "own"
 

@@ -9,20 +9,18 @@ from napari.components import ViewerModel
 from cellwright.core.data import Image, Result
 from cellwright.core.tasks import Progress, run
 from cellwright.ops.codecs.flow import FlowSettings
-from cellwright.widgets.count import count_request
 from cellwright.widgets.count.count_request import (
     CountOutcome,
     Request,
     count_task,
     interval_line,
     n_cells,
-    number_text,
-    progress_line,
     recount_task,
     result_line,
     size_line,
 )
 from cellwright.widgets.shared.layer_io import source_of
+from cellwright.widgets.shared.messages import number_text, progress_line
 
 ResultOf = Callable[[Image, Any], Result]
 
@@ -106,5 +104,4 @@ def test_lines_for_people(result_of: ResultOf) -> None:
     ],
 )
 def test_progress_line(progress: Progress, seconds_left: float | None, line: str) -> None:
-    assert count_request.progress_line(progress, seconds_left) == line
-    assert progress_line is count_request.progress_line
+    assert progress_line(progress, seconds_left) == line

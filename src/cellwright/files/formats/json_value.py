@@ -71,32 +71,34 @@ class JsonValue:
             raise self.refuse("a whole number")
         return int(value)
 
-    def pairs(self, shape: tuple[int, int], margin: float) -> NDArray[np.float64]:
-        """Return a list of (x, y) as places (N, 2) in the order y, x, inside an image of this shape.
-
-        The image reaches from 0 to its shape; places may lie ``margin`` beyond.
-        """
-        return self.places(self._table(2)[:, ::-1], shape, margin)
-
-    def places(
-        self, places: NDArray[np.float64], shape: tuple[int, ...], margin: float
-    ) -> NDArray[np.float64]:
-        """Return places (N, D) that lie inside an image of this shape."""
-        ends = np.asarray(shape) + margin
-        if not (np.isfinite(places).all() and (places >= -margin).all() and (places <= ends).all()):
-            raise self.refuse(f"inside the image of {shape} pixels")
-        return places
+    def pairs(self) -> NDArray[np.float64]:
+        """Return a list of (x, y) as places (N, 2) in the order y, x."""
+        return self._table(2)[:, ::-1]
 
     def numbers(self, n: int) -> NDArray[np.float64]:
         """Return a list of exactly ``n`` numbers."""
         return self._table(0, n)
 
     def sizes(self, n: int) -> tuple[float, ...]:
-        """Return micrometres per pixel of ``n`` axes, 0 where one is unknown."""
+        """Return micrometres per pixel of ``n`` axes, 0 for a step between slices that is unknown."""
         sizes = self.numbers(n)
-        if not (np.isfinite(sizes).all() and (sizes >= 0).all() and sizes.any()):
+        if not (np.isfinite(sizes).all() and (sizes >= 0).all() and (sizes[-2:] > 0).all()):
             raise self.refuse("micrometres per pixel above 0")
         return tuple(sizes.tolist())
+
+    def sizes_at(self, key: str, n: int) -> tuple[float, ...]:
+        """Return the micrometres per pixel of ``n`` axes under a key, none where it is missing."""
+        found = self.find(key)
+        if found is None:
+            return ()
+        return found.sizes(n)
+
+    def texts_at(self, key: str) -> tuple[str, ...]:
+        """Return the texts of the list under a key, none where it is missing."""
+        found = self.find(key)
+        if found is None:
+            return ()
+        return tuple(row.text() for row in found.rows())
 
     def stem(self) -> str:
         """Return the name, without its ending, of a file that lies in the folder of this one."""

@@ -22,8 +22,8 @@ from cellwright.training.evaluation.evaluate import evaluate
 from cellwright.training.evaluation.report import Report
 from cellwright.training.finetune.pools import Pools, batches
 from cellwright.training.finetune.retention import Teacher, between, memory, prepare
-from cellwright.training.finetune.settings import FinetuneSettings
 from cellwright.training.run_folder import only_scores, selection_score
+from cellwright.training.settings import FinetuneSettings
 from cellwright.training.state import RunState, keep
 from cellwright.training.trainer import EpochReport, average, learn, set_rate
 

@@ -11,10 +11,15 @@ from cellwright.core.errors import AnnotationError, CellwrightError
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import store
 from cellwright.ops.label_changes import Box
-from cellwright.widgets.count.point_prompt import encode_task, questions_task
-from cellwright.widgets.count.prompt_context import MOST_KNOWN, PromptContext, PromptPoint
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_io import Source
+from cellwright.widgets.shared.point_prompt import (
+    MOST_KNOWN,
+    PromptContext,
+    PromptPoint,
+    encode_task,
+    questions_task,
+)
 
 if TYPE_CHECKING:
     from cellwright.inference.point_prompt import PointPredictor, PromptedCell
@@ -121,10 +126,10 @@ class Adder(QObject):
             self.failed.emit(error)
 
     def _covers(self, cell: "PromptedCell", spot: PromptPoint) -> bool:
-        """Return whether the model took the place for part of cells that are there."""
+        """Return whether the model took the point for part of cells that are there."""
         rows, columns = (slice(int(a), int(b)) for a, b in cell.box.T)
-        place: Box = (*(slice(i, i + 1) for i in spot.frame), rows, columns)
-        known = self._session.labels[place].reshape(cell.mask.shape) > 0
+        box: Box = (*(slice(i, i + 1) for i in spot.frame), rows, columns)
+        known = self._session.labels[box].reshape(cell.mask.shape) > 0
         return bool(known[cell.mask].mean() > MOST_KNOWN)
 
     def _add_disc(self, spot: PromptPoint) -> None:

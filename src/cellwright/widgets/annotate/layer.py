@@ -101,19 +101,19 @@ class AnnotationLayer:
 
     def _point(self, position: Any, direction: Any) -> NDArray[np.float64] | None:
         n = self.layer.ndim
-        place = np.asarray(position, float)[-n:]
+        world = np.asarray(position, float)[-n:]
         if self.viewer.dims.ndisplay == 2:
-            return self._without_channel(np.asarray(self.layer.world_to_data(place), float))
+            return self._without_channel(np.asarray(self.layer.world_to_data(world), float))
         shown = [axis - self.viewer.dims.ndim + n for axis in self.viewer.dims.displayed]
-        ends = self.layer.get_ray_intersections(place, np.asarray(direction)[-n:], shown)
+        ends = self.layer.get_ray_intersections(world, np.asarray(direction)[-n:], shown)
         if ends[0] is None or ends[1] is None:
             return None
         return self._first_on_ray(*(self._without_channel(np.asarray(end, float)) for end in ends))
 
     def _first_on_ray(self, start: NDArray[np.float64], end: NDArray[np.float64]) -> NDArray[Any] | None:
         n_steps = int(np.linalg.norm(end - start) / RAY_STEP_PX) + 2
-        places = np.linspace(start, end, n_steps)
-        pixels = np.clip(np.rint(places).astype(int), 0, np.array(self.session.labels.shape) - 1)
+        points = np.linspace(start, end, n_steps)
+        pixels = np.clip(np.rint(points).astype(int), 0, np.array(self.session.labels.shape) - 1)
         hits = np.flatnonzero(self.session.labels[tuple(pixels.T)])
         if not len(hits):
             return None

@@ -10,11 +10,10 @@ from cellwright.core.errors import CellwrightError
 from cellwright.ops.label_changes import Box
 from cellwright.widgets.annotate.layer import AnnotationLayer
 from cellwright.widgets.shared.layer_factory import COLOUR
-from cellwright.widgets.shared.layer_io import METADATA, whole_placement
+from cellwright.widgets.shared.layer_io import METADATA, REGIONS_NAME, whole_placement
 from cellwright.widgets.shared.napari_private import camera_of
 
 OVERLAY_NAME = "marks"  # of the layer, as it has always been
-REGIONS_NAME = "complete regions"
 DRAWN_COLOUR = "#ffe066"
 REVIEW_COLOUR = "#ffffff"
 REVIEW_MARGIN_PX = 4.0

@@ -20,10 +20,9 @@ from cellwright.core.data import Image
 from cellwright.core.errors import AnnotationError, CellwrightError, WriteError, WrongLayerError
 from cellwright.models import store
 from cellwright.widgets.shared.coordinates import Channel
-from cellwright.widgets.shared.layer_io import METADATA, Source, image_of, source_of
+from cellwright.widgets.shared.layer_io import ANNOTATION, METADATA, Source, image_of, source_of
 
 SUFFIX = ".journal"
-ANNOTATION = "annotation"  # key in the metadata of layers that belong to one
 DEFAULT_DISC_PX = 12.0
 
 
@@ -129,7 +128,7 @@ def start_session(
     Raises
     ------
     WrongLayerError
-        There is no image, or the layer to begin with is of another type or place.
+        There is no image, or the layer to begin with is of another type or position.
     AnnotationError
         The cells do not fit the image.
     WriteError

@@ -16,7 +16,7 @@ from cellwright.ops.label_changes import joined
 from cellwright.widgets.annotate.keys import BY_NAME, N_CLASS_KEYS, TOOLS
 from cellwright.widgets.annotate.layer import AnnotationLayer
 from cellwright.widgets.annotate.overlays import Overlay, box_of
-from cellwright.widgets.count.point_prompt import CLICK_PX
+from cellwright.widgets.shared.point_prompt import CLICK_PX
 
 BRUSHES = {"paint": "paint", "erase": "erase", "fill": "fill"}
 LEFT = 1  # button of the mouse

@@ -18,8 +18,8 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.files.dataset.folder import Dataset, Item
 from cellwright.inference.settings import EngineSettings
 from cellwright.widgets.annotate.proofread.images import layer_arguments
-from cellwright.widgets.count.count_request import number_text
 from cellwright.widgets.shared.layer_io import METADATA, Source, source_of
+from cellwright.widgets.shared.messages import number_text
 
 if TYPE_CHECKING:
     from cellwright.training.evaluation.compare import Comparison, ModelCount

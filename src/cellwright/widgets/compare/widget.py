@@ -22,13 +22,11 @@ from cellwright.models import registry, store
 from cellwright.models.registry import DEFAULT_FAMILY
 from cellwright.widgets.compare.outcome import DISAGREEMENT, Compared, compare_task, open_task
 from cellwright.widgets.compare.view import ComparePanel
-from cellwright.widgets.shared.combos import fill, model_title
+from cellwright.widgets.shared.combos import fill, model_events, model_title
 from cellwright.widgets.shared.coordinates import MOST_CHANNELS, Channel, channels_of
-from cellwright.widgets.shared.job_runner import REDRAW_S
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_io import METADATA, Source, image_layer, remove, source_of
-from cellwright.widgets.shared.messages import tell_error
-from cellwright.widgets.shared.model_events import shelf_news
+from cellwright.widgets.shared.messages import REDRAW_S, tell_error
 from cellwright.widgets.train.layer_dataset import LayerItem, Pair, dataset_of, pairs
 from cellwright.widgets.train.widget import duration
 
@@ -73,7 +71,7 @@ class CompareWidget(QWidget):
         self.panel.button.clicked.connect(self._on_clicked)
         self.panel.data.activated.connect(self._on_data_chosen)
         self.panel.table.itemClicked.connect(self._on_image_clicked)
-        shelf_news.changed.connect(self._refresh_models)
+        model_events.changed.connect(self._refresh_models)
         events = self.viewer.layers.events
         for emitter in (events.inserted, events.removed, events.renamed):
             emitter.connect(self._refresh_data)

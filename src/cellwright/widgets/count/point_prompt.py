@@ -14,19 +14,23 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.models import registry, store
 from cellwright.widgets.count.count_request import CountOutcome, Request, show_task
 from cellwright.widgets.count.prompt_context import (
-    PromptContext,
-    PromptPoint,
     covering,
     empty_result,
     with_cell,
 )
 from cellwright.widgets.shared.layer_io import Source, image_layer, source_of
+from cellwright.widgets.shared.point_prompt import (
+    CLICK_PX,
+    PromptContext,
+    PromptPoint,
+    encode_task,
+    questions_task,
+)
 
 if TYPE_CHECKING:
     from cellwright.inference.point_prompt import PointPredictor, PromptedCell
     from cellwright.widgets.count.widget import CountWidget
 
-CLICK_PX = 4  # a mouse that moves further on the screen between press and release drags
 ASKED = "asked_cells"  # in the settings of the provenance: how many cells were added by click
 
 
@@ -192,23 +196,6 @@ class PointPromptTool(QObject):
         )
         has_labels = "Labels" in registry.get(family).returns
         return CountOutcome(request, empty_result(subject, has_labels=has_labels), {})
-
-
-def questions_task(subject: PromptContext, spot: PromptPoint | None) -> Task["PointPredictor"]:
-    """Return questions about a frame that the network has looked at; imports torch in its own thread."""
-    yield Progress("load", 0, 1)
-    from cellwright.inference.point_prompt import PointPredictor
-
-    questions = PointPredictor(
-        subject.source.image, subject.model, engine=subject.engine, frame=subject.frame
-    )
-    yield from questions.encode(None if spot is None else spot.point)
-    return questions
-
-
-def encode_task(questions: "PointPredictor", spot: PromptPoint) -> Task[None]:
-    """Have the network look at the part of the frame around a spot."""
-    yield from questions.encode(spot.point)
 
 
 def added_task(counted: CountOutcome, found: list[tuple[PromptPoint, "PromptedCell"]]) -> Task[CountOutcome]:

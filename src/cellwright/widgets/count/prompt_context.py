@@ -1,43 +1,16 @@
 """What is asked about by click, and the cells of a count with those that were found so."""
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cellwright import __version__
 from cellwright.core.data import Cells, Provenance, Result
-from cellwright.inference.settings import EngineSettings
-from cellwright.widgets.shared.layer_io import Source
+from cellwright.widgets.shared.point_prompt import MOST_KNOWN, PromptContext, PromptPoint
 
 if TYPE_CHECKING:
     from cellwright.inference.point_prompt import PromptedCell
-
-MOST_KNOWN = 0.5  # share of an answered cell that may lie in cells counted before
-
-
-class PromptPoint(NamedTuple):
-    """A place in the counted part of an image: index of the frame, and y and x in its pixels."""
-
-    frame: tuple[int, ...]
-    point: NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class PromptContext:
-    """What is asked about, made by :class:`PointPromptTool`; answers hold while ``key`` stays the same."""
-
-    source: Source
-    model: str
-    engine: EngineSettings
-    frame: tuple[int, ...]
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """What tells it from others; pixels are not compared."""
-        source = self.source
-        return (source.layer_id, source.offset, source.image.shape, self.model, self.engine, self.frame)
 
 
 def with_cell(cells: Cells, spot: PromptPoint, cell: "PromptedCell") -> Cells:

@@ -13,6 +13,7 @@ from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
 from cellwright.widgets.count.agreement import AgreementCheck
 from cellwright.widgets.count.calibrate import CalibrateTool
+from cellwright.widgets.count.choices import Choices
 from cellwright.widgets.count.colour_preview import show_colours
 from cellwright.widgets.count.count_request import (
     CountOutcome,
@@ -20,22 +21,20 @@ from cellwright.widgets.count.count_request import (
     can_recount,
     count_task,
     interval_line,
-    number_text,
     recount_task,
     result_line,
     size_line,
 )
+from cellwright.widgets.count.job_runner import Runner
 from cellwright.widgets.count.live_update import LiveUpdater
 from cellwright.widgets.count.point_prompt import PointPromptTool
 from cellwright.widgets.count.save import SaveTool
 from cellwright.widgets.count.view import CountPanel
-from cellwright.widgets.shared.combos import Choices
 from cellwright.widgets.shared.drawing import ask_for_line, ask_for_region, region_layer
-from cellwright.widgets.shared.job_runner import Runner
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_factory import legend_of
 from cellwright.widgets.shared.layer_io import Source, Window, image_layer, place, remove, source_of
-from cellwright.widgets.shared.messages import tell_error
+from cellwright.widgets.shared.messages import number_text, tell_error
 from cellwright.widgets.shared.regions import (
     PREVIEW_PX,
     PREVIEW_SLICES,

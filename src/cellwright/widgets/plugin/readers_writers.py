@@ -208,8 +208,9 @@ def _from_shapes(
         boxes[:, 1, :-2] += 1
         return replace(marks, shape=shape, boxes=boxes)
     cells = [[_drawn(corner, str(kind))] for corner, kind in zip(corners, types, strict=True)]
-    labels, left, notices = painted(cells, shape)
+    labels, left, counts = painted(cells, shape)
     classes = None if marks.classes is None else marks.classes[left]
+    notices = tuple(f"{n} shapes {what}." for what, n in counts.items() if n)
     return replace(marks, shape=shape, labels=labels, classes=classes, notices=notices)
 
 

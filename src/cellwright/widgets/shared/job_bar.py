@@ -8,9 +8,8 @@ from qtpy.QtCore import Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
 from cellwright.core.tasks import Eta, Progress, Task
-from cellwright.widgets.count.count_request import progress_line
-from cellwright.widgets.shared.job_runner import REDRAW_S
 from cellwright.widgets.shared.jobs import Job
+from cellwright.widgets.shared.messages import REDRAW_S, progress_line
 from cellwright.widgets.shared.style import row
 
 FULL = 1000

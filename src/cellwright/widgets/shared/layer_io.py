@@ -24,6 +24,8 @@ from cellwright.widgets.shared.layer_factory import make_layer
 
 TITLES = {"Labels": "labels", "Points": "points", "Shapes": "boxes", "Image": "density"}
 METADATA = "cellwright"
+ANNOTATION = "annotation"  # key in the metadata of layers that belong to one
+REGIONS_NAME = "complete regions"  # layer of the boxes in which every cell is annotated
 
 Window = tuple[slice, ...]  # one for each axis of a layer, colours left out
 

@@ -18,8 +18,7 @@ from superqt import QCollapsible
 
 from cellwright.core.errors import CellwrightError
 from cellwright.models import store
-from cellwright.widgets.shared.combos import fill, model_help, model_title
-from cellwright.widgets.shared.model_events import shelf_news
+from cellwright.widgets.shared.combos import fill, model_events, model_help, model_title
 
 KINDS = "Cellwright model (*.zip)"
 
@@ -104,7 +103,7 @@ class OwnModels(QWidget):
             return
         if is_news:
             self.refresh(done)
-            shelf_news.changed.emit()
+            model_events.changed.emit()
         self._tell(line.format(done))
 
     def _on_rename_clicked(self) -> None:

@@ -18,7 +18,7 @@ from qtpy.QtWidgets import (
 )
 from superqt import QCollapsible
 
-from cellwright.training.finetune.settings import PRESETS, FinetuneSettings
+from cellwright.training.settings import PRESETS, FinetuneSettings
 from cellwright.widgets.shared.form import SettingsForm, is_threshold
 from cellwright.widgets.shared.style import STYLE, message_label, progress_box, row, set_state
 from cellwright.widgets.train.run_view import TrainCard

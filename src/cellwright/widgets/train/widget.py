@@ -13,11 +13,9 @@ from cellwright.core.errors import CellwrightError
 from cellwright.core.tasks import Eta, Progress
 from cellwright.files.dataset.folder import Dataset
 from cellwright.training.run_folder import SCRATCH, Plan, curve, discard
-from cellwright.widgets.count.count_request import progress_line
-from cellwright.widgets.shared.job_runner import REDRAW_S
+from cellwright.widgets.shared.combos import model_events
 from cellwright.widgets.shared.jobs import Job
-from cellwright.widgets.shared.messages import tell_error
-from cellwright.widgets.shared.model_events import shelf_news
+from cellwright.widgets.shared.messages import REDRAW_S, progress_line, tell_error
 from cellwright.widgets.train.choices import TrainChoices
 from cellwright.widgets.train.data_check import Look
 from cellwright.widgets.train.model_list import OwnModels
@@ -179,7 +177,7 @@ class TrainWidget(QWidget):
         self.panel.show_message(" ".join([kept, *ended.notices]))
         if ended.model:
             self.own.refresh(ended.model)
-            shelf_news.changed.emit()
+            model_events.changed.emit()
 
     def _on_cancelled(self) -> None:
         if self._is_leaving or self.plan is None:
@@ -219,7 +217,7 @@ class TrainWidget(QWidget):
         self.panel.pause.toggled.connect(self.pause)
         self.offer.accepted.connect(self.resume)
         self.offer.discarded.connect(self.choices.suggest_name)
-        shelf_news.changed.connect(self._on_news)
+        model_events.changed.connect(self._on_news)
         application = QApplication.instance()
         if application is not None:
             application.aboutToQuit.connect(self.leave)

@@ -13,8 +13,9 @@ from qtpy.QtWidgets import QComboBox, QFileDialog
 from cellwright.core.errors import CheckpointError
 from cellwright.models import registry, store
 from cellwright.models.store import ModelEntry
+from cellwright.widgets.count.choices import Choices
 from cellwright.widgets.count.view import CountPanel
-from cellwright.widgets.shared.combos import Choices, fill
+from cellwright.widgets.shared.combos import fill
 from cellwright.widgets.shared.layer_io import METADATA
 
 

@@ -7,11 +7,9 @@ from typing import Any
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
 
 from cellwright.core.tasks import Eta, Progress, Task
-from cellwright.widgets.count.count_request import progress_line
 from cellwright.widgets.count.view import CountPanel
 from cellwright.widgets.shared.jobs import Job
-
-REDRAW_S = 0.25  # a redraw of the panel redraws napari's whole window, slow without a GPU
+from cellwright.widgets.shared.messages import REDRAW_S, progress_line
 
 
 class Runner(QObject):
