@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cellwright.cli.count import SETTINGS, CountChoices, make_choices
+from cellwright.cli.count import SETTINGS, make_choices
 from cellwright.cli.flags import with_settings
+from cellwright.cli.one_image import CountChoices
 from cellwright.cli.progress import run_with_bar
 from cellwright.core.errors import ReadError
 from cellwright.models.registry import DEFAULT_FAMILY

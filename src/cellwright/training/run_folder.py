@@ -117,6 +117,18 @@ def only_scores(epoch: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in epoch.items() if name not in BOOKKEEPING}
 
 
+def verdict(before: Mapping[str, float], after: Mapping[str, float], *, is_better: bool) -> str:
+    """Return what a training came to, in the words of the command and of the panel.
+
+    Where a few cells cannot tell by their score, the loss on patches decides; that is no better score.
+    """
+    if not is_better:
+        return "no better: the model it began with is kept"
+    if after.get("score", 0.0) > before.get("score", 0.0):
+        return "better, and kept"
+    return "a lower loss on validation patches, and kept"
+
+
 def write_curve(output: Path, settings: Mapping[str, object], epochs: Sequence[Mapping[str, float]]) -> None:
     """Write the curve of a run; :func:`curve` reads it.
 
