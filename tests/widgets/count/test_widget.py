@@ -233,7 +233,7 @@ def test_a_line_sets_the_diameter(
     draw_line(viewer.layers.selection.active, [[10, 10], [10, 24]])
     qtbot.waitUntil(lambda: widget.panel.diameter.value() > 0, timeout=5000)
     assert widget.panel.diameter.value() == pytest.approx(14.0)
-    assert widget.engine.diameter_px == pytest.approx(14.0)
+    assert widget.context.engine.diameter_px == pytest.approx(14.0)
     assert len(viewer.layers) == 1
 
 
@@ -349,7 +349,7 @@ def test_an_error_of_ours_is_logged_with_its_kind(
     widget: CountWidget, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.ERROR):
-        widget.show_error(KeyError("flow"))
+        widget.context.show_error(KeyError("flow"))
     assert widget.panel.message.text() == "KeyError: 'flow'"
     assert caplog.records[0].exc_info[0] is KeyError
 

@@ -12,6 +12,7 @@ from cellwright.core.data import Image
 from cellwright.core.errors import CellwrightError, WrongLayerError
 from cellwright.core.tasks import Progress, Task
 from cellwright.models import registry, store
+from cellwright.widgets.count.context import CountToolContext
 from cellwright.widgets.count.count_request import CountOutcome, Request, show_task
 from cellwright.widgets.count.prompt_context import (
     covering,
@@ -29,7 +30,6 @@ from cellwright.widgets.shared.point_prompt import (
 
 if TYPE_CHECKING:
     from cellwright.inference.point_prompt import PointPredictor, PromptedCell
-    from cellwright.widgets.count.widget import CountWidget
 
 ASKED = "asked_cells"  # in the settings of the provenance: how many cells were added by click
 
@@ -41,18 +41,18 @@ class PointPromptTool(QObject):
 
     Parameters
     ----------
-    widget
+    context
         Whose cells are added to.
     """
 
-    def __init__(self, widget: "CountWidget") -> None:
-        super().__init__(widget)
-        self._widget, self._viewer = widget, widget.viewer
+    def __init__(self, context: CountToolContext) -> None:
+        super().__init__(context)
+        self._context, self._viewer = context, context.viewer
         self._subject: PromptContext | None = None
         self._questions: PointPredictor | None = None
         self._pending: list[tuple[PromptPoint, PromptedCell]] = []
-        widget.panel.ask.toggled.connect(self._on_ask_toggled)
-        widget.counted_changed.connect(self._add_pending)
+        context.panel.ask.toggled.connect(self._on_ask_toggled)
+        context.counted_changed.connect(self._add_pending)
 
     def _on_ask_toggled(self, is_on: bool) -> None:  # noqa: FBT001 - Qt calls it
         callbacks = self._viewer.mouse_drag_callbacks
@@ -62,11 +62,11 @@ class PointPromptTool(QObject):
                 callbacks.remove(self._on_mouse_drag)
             return
         try:
-            layer = image_layer(self._widget.choices.layer)
+            layer = image_layer(self._context.choices.layer)
             subject = self._subject_at(layer, self._spot(layer, self._viewer.dims.point).frame)
         except CellwrightError as error:
-            self._widget.panel.ask.setChecked(False)
-            self._widget.show_error(error)
+            self._context.panel.ask.setChecked(False)
+            self._context.show_error(error)
             return
         self._viewer.layers.selection.active = layer  # so that a click paints or adds nothing else
         callbacks.append(self._on_mouse_drag)
@@ -82,10 +82,10 @@ class PointPromptTool(QObject):
 
     def ask(self, position: Any) -> None:
         """Ask at a place of the world: add the cell there, or tell how unlikely there is one."""
-        if self._widget.runner.is_busy:
+        if self._context.runner.is_busy:
             return
         try:
-            layer = image_layer(self._widget.choices.layer)
+            layer = image_layer(self._context.choices.layer)
             spot = self._spot(layer, position)
             subject = self._subject_at(layer, spot.frame)
             if self._questions is None or self._subject is None or subject.key != self._subject.key:
@@ -93,7 +93,7 @@ class PointPromptTool(QObject):
             else:
                 self._answer(self._questions, spot)
         except CellwrightError as error:
-            self._widget.show_error(error)
+            self._context.show_error(error)
 
     def _prepare(self, subject: PromptContext, spot: PromptPoint | None) -> None:
         """Have the network look at the frame, then answer at the spot, if there is one."""
@@ -101,16 +101,16 @@ class PointPromptTool(QObject):
         def on_returned(questions: "PointPredictor") -> None:
             self._subject, self._questions = subject, questions
             if spot is None:
-                self._widget.panel.show_message("Click on a cell that was missed.")
+                self._context.panel.show_message("Click on a cell that was missed.")
             else:
                 self._answer(questions, spot)
 
-        self._widget.runner.start(questions_task(subject, spot), on_returned)
+        self._context.runner.start(questions_task(subject, spot), on_returned)
 
     def _answer(self, questions: "PointPredictor", spot: PromptPoint) -> None:
         task = questions.encode(spot.point)
         if next(task, None) is not None:  # a part of a large image that the network has not seen
-            self._widget.runner.start(encode_task(questions, spot), lambda _: self._answer(questions, spot))
+            self._context.runner.start(encode_task(questions, spot), lambda _: self._answer(questions, spot))
             return
         probability = float(questions.probability(spot.point[np.newaxis])[0])
         cell = questions.cell_at(spot.point)
@@ -132,7 +132,7 @@ class PointPromptTool(QObject):
 
     def _add_pending(self, _: object = None) -> None:
         if self._pending and self._subject is not None:
-            self._widget.retuner.request(self._added_task)
+            self._context.live_updater.request(self._added_task)
 
     def _added_task(self) -> Task[CountOutcome]:
         assert self._subject is not None
@@ -141,15 +141,15 @@ class PointPromptTool(QObject):
         return added_task(counted, pending)
 
     def _tell(self, text: str) -> None:
-        self._widget.panel.show_message(text)
+        self._context.panel.show_message(text)
         self._viewer.status = text
 
     def _counted(self) -> CountOutcome | None:
         """Return the last count where its cells can be added to: of this image, and no preview."""
-        counted = self._widget.counted
+        counted = self._context.counted
         if counted is None or counted.request.source.is_preview:
             return None
-        layer = self._widget.choices.layer
+        layer = self._context.choices.layer
         is_here = layer is not None and counted.request.source.layer_id == str(layer.unique_id)
         has_cells = registry.get(counted.request.family).gives == "instances"
         return counted if is_here and has_cells else None
@@ -158,14 +158,14 @@ class PointPromptTool(QObject):
         counted = self._counted()
         if counted is not None:
             return counted.request.source
-        return source_of(layer, self._widget.choices.channel)
+        return source_of(layer, self._context.choices.channel)
 
     def _spot(self, layer: ImageLayer, position: Any) -> PromptPoint:
         if self._viewer.dims.ndisplay != 2:
             raise WrongLayerError(
                 "Cells are added by click in the 2D view; the viewer shows 3D. Leave the 3D view, then click."
             )
-        source, channel = self._source(layer), self._widget.choices.channel
+        source, channel = self._source(layer), self._context.choices.channel
         place = np.asarray(layer.world_to_data(np.asarray(position)[-layer.ndim :]), float)
         if channel is not None and channel.axis is not None:
             place = np.delete(place, channel.axis)
@@ -174,24 +174,24 @@ class PointPromptTool(QObject):
 
     def _subject_at(self, layer: ImageLayer, frame: tuple[int, ...]) -> PromptContext:
         source = self._source(layer)
-        return PromptContext(source, self._model(source.image), self._widget.engine, frame)
+        return PromptContext(source, self._model(source.image), self._context.engine, frame)
 
     def _model(self, image: Image) -> str:
         """Return the chosen model where it can be asked, else the first that can: query, of volumes flow."""
         family = "flow" if "Z" in image.axes else "query"
-        choices = self._widget.choices
+        choices = self._context.choices
         if choices.family == family:
             return choices.model
         return next((entry.name for entry in store.models() if entry.spec.family == family), choices.model)
 
     def _nothing_counted(self, subject: PromptContext) -> CountOutcome:
-        family = self._widget.choices.family
+        family = self._context.choices.family
         request = Request(
             subject.source,
-            self._widget.choices.model,
-            self._widget.settings,
+            self._context.choices.model,
+            self._context.settings,
             subject.engine,
-            self._widget.outputs,
+            self._context.outputs,
             family=family,
         )
         has_labels = "Labels" in registry.get(family).returns

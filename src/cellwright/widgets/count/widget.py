@@ -1,7 +1,7 @@
 """The count widget: one press of a button from an image layer to outlined cells and their number."""
 
-from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from napari.layers import Image as ImageLayer
 from qtpy.QtCore import Signal  # type: ignore[attr-defined]
@@ -9,32 +9,24 @@ from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from cellwright.core.errors import CellwrightError, WrongLayerError
-from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
 from cellwright.widgets.count.agreement import AgreementCheck
 from cellwright.widgets.count.calibrate import CalibrateTool
-from cellwright.widgets.count.choices import Choices
 from cellwright.widgets.count.colour_preview import show_colours
+from cellwright.widgets.count.context import CountToolContext
 from cellwright.widgets.count.count_request import (
     CountOutcome,
     Request,
     can_recount,
     count_task,
-    interval_line,
     recount_task,
-    result_line,
-    size_line,
 )
-from cellwright.widgets.count.job_runner import Runner
-from cellwright.widgets.count.live_update import LiveUpdater
 from cellwright.widgets.count.point_prompt import PointPromptTool
 from cellwright.widgets.count.save import SaveTool
 from cellwright.widgets.count.view import CountPanel
 from cellwright.widgets.shared.drawing import ask_for_line, ask_for_region, region_layer
 from cellwright.widgets.shared.jobs import Job
-from cellwright.widgets.shared.layer_factory import legend_of
-from cellwright.widgets.shared.layer_io import Source, Window, image_layer, place, remove, source_of
-from cellwright.widgets.shared.messages import number_text, tell_error
+from cellwright.widgets.shared.layer_io import Source, Window, image_layer, remove, source_of
 from cellwright.widgets.shared.regions import (
     PREVIEW_PX,
     PREVIEW_SLICES,
@@ -45,8 +37,6 @@ from cellwright.widgets.shared.regions import (
 
 if TYPE_CHECKING:
     import napari.viewer
-
-OUTPUTS_OF = {"instances": ("Labels", "Points", "Shapes"), "density": ("Image",)}
 
 
 class CountWidget(QWidget):
@@ -59,23 +49,21 @@ class CountWidget(QWidget):
     """
 
     finished = Signal()  # a count has ended, well or not
-    counted_changed = Signal(object)  # Counted, as it is shown now
 
     def __init__(self, napari_viewer: "napari.viewer.Viewer") -> None:
         super().__init__()
         self.viewer = napari_viewer
         self.panel = CountPanel(self)
-        self.choices = Choices(napari_viewer, self.panel)
-        self.runner = Runner(self.panel)
-        self.retuner = LiveUpdater(self)
-        self.counted: CountOutcome | None = None
-        self.comparison = AgreementCheck()
-        self._has_been_shown = self._is_showing_settings = False
+        self.context = context = CountToolContext(napari_viewer, self.panel)
+        self.choices, self.runner, self.retuner = context.choices, context.runner, context.live_updater
+        self.agreement = AgreementCheck()
+        self._has_been_shown = False
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.panel)
-        self._show_family(self.choices.family)
-        self.ask, self.calibrate, self.save = PointPromptTool(self), CalibrateTool(self), SaveTool(self)
+        self.ask, self.calibrate = PointPromptTool(context), CalibrateTool(context)
+        self.save = SaveTool(context)
+        self._follow_forms()
         self._connect()
 
     def _connect(self) -> None:
@@ -89,12 +77,12 @@ class CountWidget(QWidget):
         panel.classes.currentIndexChanged.connect(self._retune)
         for box in panel.outputs.values():
             box.toggled.connect(self._retune)
-        self.runner.failed.connect(self.show_error)
+        self.runner.failed.connect(self.context.show_error)
         self.runner.finished.connect(self._on_runner_finished)
-        self.choices.family_changed.connect(self._show_family)
-        self.choices.failed.connect(self.show_error)
-        self.retuner.retuned.connect(self.show_counted)
-        self.retuner.failed.connect(self.show_error)
+        self.choices.family_changed.connect(self._on_family_changed)
+        self.choices.failed.connect(self.context.show_error)
+        self.retuner.retuned.connect(self.context.show_counted)
+        self.retuner.failed.connect(self.context.show_error)
 
     @property
     def job(self) -> Job | None:
@@ -102,33 +90,9 @@ class CountWidget(QWidget):
         return self.runner.job
 
     @property
-    def outputs(self) -> tuple[str, ...]:
-        """The ticked outputs of the model's family."""
-        offered = registry.get(self.choices.family).returns
-        return tuple(output for output in offered if self.panel.outputs[output].isChecked())
-
-    @property
-    def settings(self) -> Any:
-        """The thresholds and filters as the settings of the model's family."""
-        return self._settings_type(**self.panel.thresholds.values(), **self.panel.filters.values())
-
-    def show_settings(self, settings: Any) -> None:
-        """Put these thresholds and filters into the forms, with nothing counted anew."""
-        self._is_showing_settings = True
-        for form in (self.panel.thresholds, self.panel.filters):
-            form.set_values(asdict(settings))
-        self._is_showing_settings = False
-
-    @property
-    def engine(self) -> EngineSettings:
-        """How the network is to run."""
-        channel = self.choices.channel
-        return EngineSettings(
-            device=self.choices.device,
-            channel=channel.index if channel else None,
-            diameter_px=self.panel.diameter.value(),
-            **self.panel.engine.values(),
-        )
+    def counted(self) -> CountOutcome | None:
+        """The last count, as it is shown now."""
+        return self.context.counted
 
     def showEvent(self, event: QShowEvent | None) -> None:
         """Look for devices once the widget is seen."""
@@ -153,14 +117,14 @@ class CountWidget(QWidget):
             request = Request(
                 source,
                 choices.model,
-                self.settings,
-                self.engine,
-                self.outputs,
+                self.context.settings,
+                self.context.engine,
+                self.context.outputs,
                 choices.classifier,
                 choices.family,
             )
         except CellwrightError as error:
-            self.show_error(error)
+            self.context.show_error(error)
             return
         self.retuner.forget()
         self.runner.start(count_task(request), self._on_count_returned)
@@ -193,8 +157,8 @@ class CountWidget(QWidget):
         source = counted.request.source
         if not source.is_preview:
             remove(self.viewer, {**source.key, "is_preview": True})
-        self.show_counted(counted)
-        notices = [*counted.result.notices, *self.comparison.add(counted)]
+        self.context.show_counted(counted)
+        notices = [*counted.result.notices, *self.agreement.add(counted)]
         if not any(str(layer.unique_id) == source.layer_id for layer in self.viewer.layers):
             notices.append(
                 f"The image layer {source.image.name!r} was removed while its cells were counted; they are "
@@ -211,46 +175,26 @@ class CountWidget(QWidget):
         counted = self.counted
         if (
             counted is None
-            or self._is_showing_settings
+            or self.context.is_showing_settings
             or self.runner.is_busy
             or counted.request.family != self.choices.family
         ):
             return  # sliders and ticks may now belong to another family
         request = counted.request
-        self._remove_unticked(counted)
-        settings, classifier = self.settings, self.choices.classifier
+        self.context.remove_unticked(counted)
+        settings, classifier = self.context.settings, self.choices.classifier
         if settings != request.settings and not can_recount(counted):
             self.panel.show_message("The new thresholds will be used by the next count.")
             settings = request.settings
-        wanted = replace(request, settings=settings, outputs=self.outputs, classifier=classifier)
+        wanted = replace(request, settings=settings, outputs=self.context.outputs, classifier=classifier)
         if wanted != request or self.retuner.is_busy:
             self.retuner.request(lambda: recount_task(counted, wanted))
-
-    def show_counted(self, counted: CountOutcome) -> None:
-        """Show a result: its layers, its number, its legend. Call it in the GUI thread."""
-        result = counted.result
-        place(self.viewer, {name: layer for name, layer in counted.layers.items() if name in self.outputs})
-        self.counted = counted
-        self._remove_unticked(counted)
-        line = result_line(result)
-        if counted.request.source.is_preview:
-            line = f"preview of the view: {line}"
-        details = (interval_line(result), counted.request.source.image.name, size_line(result))
-        self.panel.show_count(number_text(result), line, "\n".join(filter(None, details)), legend_of(result))
-        self.panel.save.setEnabled(True)
-        self.counted_changed.emit(counted)
-
-    def _remove_unticked(self, counted: CountOutcome) -> None:
-        """Take away the layers of cells that are not wanted; a density stays when cells come, and they do."""
-        for output in OUTPUTS_OF[registry.get(counted.request.family).gives]:
-            if output not in self.outputs:
-                remove(self.viewer, {**counted.request.source.key, "output": output})
 
     def _on_measure_clicked(self) -> None:
         try:
             layer = image_layer(self.choices.layer)
         except CellwrightError as error:
-            self.show_error(error)
+            self.context.show_error(error)
             return
         ask_for_line(self.viewer, layer, self._on_line_measured)
         self.panel.show_message("Draw a line across a typical cell.")
@@ -266,20 +210,16 @@ class CountWidget(QWidget):
             ask_for_region(self.viewer, layer)
             self.panel.show_message("Draw a rectangle around the cells, then count.")
 
-    def _show_family(self, family: str) -> None:
-        self._settings_type = registry.get(family).settings
-        if registry.get(family).gives != "instances":
-            self.panel.ask.setChecked(False)
-        self.panel.show_family(registry.get(family))
-        self.panel.thresholds.changed.connect(self._retune)
-        self.panel.filters.changed.connect(self._retune)
+    def _on_family_changed(self, family: str) -> None:
+        self.context.show_family(family)
+        self._follow_forms()
+
+    def _follow_forms(self) -> None:
+        for form in (self.panel.thresholds, self.panel.filters):
+            form.changed.connect(self._retune)
 
     def _on_colours_clicked(self) -> None:
         try:
             show_colours(self.viewer, self.choices.layer, self.choices.channel)
         except CellwrightError as error:
-            self.show_error(error)
-
-    def show_error(self, error: Exception) -> None:
-        """Tell in the panel what went wrong; what was not foreseen is logged too."""
-        tell_error(self.panel, error, "Counting")
+            self.context.show_error(error)
