@@ -18,7 +18,7 @@ from cellwright.models.store import ModelEntry
 from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.ops.labels import keep, measure
 from cellwright.widgets.compare import widget
-from cellwright.widgets.compare.disagreement import Outlines
+from cellwright.widgets.compare.disagreement import RingPixels
 from cellwright.widgets.compare.widget import CompareWidget, progress_line
 from cellwright.widgets.shared.combos import model_events
 from cellwright.widgets.shared.layer_dataset import pairs
@@ -172,7 +172,7 @@ def test_no_labels_and_maps_of_seen_images_are_kept(
 ) -> None:
     def results() -> list[Result]:
         gc.collect()
-        return [one for one in gc.get_objects() if isinstance(one, Result)]
+        return [one for one in gc.get_objects() if type(one) is Result]
 
     before = len(results())
     picky(has_outlines=True)
@@ -184,7 +184,7 @@ def test_no_labels_and_maps_of_seen_images_are_kept(
     assert len(found) == 3
     for one in found:
         assert one is not None
-        assert isinstance(one.drawn, Outlines)
+        assert isinstance(one.drawn, RingPixels)
         assert len(one.drawn.pixels) < np.prod(one.drawn.shape) / 4
         assert one.drawn.labels().max() == sum(one.n_unique)
     comparer.panel.table.itemClicked.emit(comparer.panel.table.item(0, 0))

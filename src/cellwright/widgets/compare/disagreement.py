@@ -25,7 +25,7 @@ IsUnique = tuple[NDArray[np.bool_], NDArray[np.bool_]]  # of the cells of each m
 
 
 @dataclass(frozen=True, slots=True)
-class Outlines:
+class RingPixels:
     """Pixels of an image of the given shape, as flat indices, and the number of the cell around each."""
 
     shape: tuple[int, ...]
@@ -48,13 +48,13 @@ class Disagreement:
     n_unique
         How many only the first, and only the second model found; the cells are numbered in this order.
     drawn
-        Outlines, or where a model gives none the points (N, D) of the cells.
+        Rings around the cells, or where a model gives none the points (N, D) of the cells.
     diameter_px
         Of the points.
     """
 
     n_unique: tuple[int, int]
-    drawn: Outlines | NDArray[np.float32]
+    drawn: RingPixels | NDArray[np.float32]
     diameter_px: float = 1.0
 
     @property
@@ -71,7 +71,7 @@ class Disagreement:
             **source.placement,
         }
         names = np.array(models)[self.owners]
-        if isinstance(self.drawn, Outlines):
+        if isinstance(self.drawn, RingPixels):
             return self._labels_layer(self.drawn, names, source.channel_axis, arguments)
         points = self.drawn
         if source.channel_axis is not None:
@@ -87,9 +87,13 @@ class Disagreement:
         )
 
     def _labels_layer(
-        self, outlines: Outlines, names: NDArray[np.str_], channel_axis: int | None, arguments: dict[str, Any]
+        self,
+        outlines: RingPixels,
+        names: NDArray[np.str_],
+        channel_axis: int | None,
+        arguments: dict[str, Any],
     ) -> Layer:
-        labels = outlines.labels()
+        labels = rings.labels()
         if channel_axis is not None:
             labels = np.expand_dims(labels, channel_axis)
         colours: dict[int | None, Any] = {None: "transparent", 0: "transparent"}
@@ -120,12 +124,12 @@ def disagreement_of(first: Cells, second: Cells) -> Disagreement:
     return Disagreement(n_unique, points, diameter)
 
 
-def _outlines(labels: tuple[Labels, Labels], unique: IsUnique) -> Outlines:
+def _outlines(labels: tuple[Labels, Labels], unique: IsUnique) -> RingPixels:
     drawn = rings(labels[0], unique[0], 0)
     above = rings(labels[1], unique[1], int(unique[0].sum()))
     drawn = np.where(above > 0, above, drawn)
     pixels = np.flatnonzero(drawn)
-    return Outlines(drawn.shape, pixels, drawn.ravel()[pixels])
+    return RingPixels(drawn.shape, pixels, drawn.ravel()[pixels])
 
 
 def rings(labels: Labels, chosen: NDArray[np.bool_], start: int) -> Labels:

@@ -57,7 +57,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-class Counted(Protocol):
+class HasCount(Protocol):
     """A count and, where it is known, its 90 % interval."""
 
     @property
@@ -69,7 +69,7 @@ class Counted(Protocol):
         """Lower and upper limit of the true count."""
 
 
-def number_text(result: Counted) -> str:
+def number_text(result: HasCount) -> str:
     """Return the count as a number, with half the width of its interval where it has one.
 
     Examples
