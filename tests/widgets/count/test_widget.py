@@ -66,7 +66,7 @@ def test_the_button_is_cancel_while_running(
     viewer.add_image(blobs.image)
     click_count(widget, qtbot)
     assert (widget.panel.count.text(), widget.panel.preview.isEnabled()) == ("Cancel", False)
-    qtbot.waitUntil(lambda: widget.panel.status.text() != "", timeout=20_000)
+    qtbot.waitUntil(lambda: widget.panel.jobs.line.text() != "", timeout=20_000)
     click_count(widget, qtbot)
     assert (widget.panel.count.text(), widget.panel.count.isEnabled()) == ("Cancelling…", False)
     go_on.set()
@@ -349,7 +349,7 @@ def test_an_error_of_ours_is_logged_with_its_kind(
     widget: CountWidget, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.ERROR):
-        widget.show_error(KeyError("flow"))
+        widget.model.fail(KeyError("flow"))
     assert widget.panel.message.text() == "KeyError: 'flow'"
     assert caplog.records[0].exc_info[0] is KeyError
 
@@ -385,17 +385,17 @@ def test_without_a_model_the_error_says_where_they_are_looked_for(
 def test_progress_is_told_with_the_time_left_but_not_too_often(widget: CountWidget, qtbot: QtBot) -> None:
     from cellwright.core.tasks import Eta
 
-    runner, told = widget.runner, list[int]()
-    widget.panel.bar.valueChanged.connect(told.append)
+    runner, told = widget.jobs, list[int]()
+    widget.panel.jobs.bar.valueChanged.connect(told.append)
     runner._eta, runner._stage, runner._told = Eta(), "", 0.0
     for done in range(1, 101):
         runner._on_job_progressed(Progress("tiles", done, 200))
     assert len(told) < 20
     time.sleep(0.3)
     runner._on_job_progressed(Progress("tiles", 100, 200))
-    assert widget.panel.bar.value() == 50
-    assert "Tiles: 100 of 200 · " in widget.panel.status.text()
-    assert widget.panel.status.text().endswith(" left")
+    assert widget.panel.jobs.bar.value() == 50
+    assert "Tiles: 100 of 200 · " in widget.panel.jobs.line.text()
+    assert widget.panel.jobs.line.text().endswith(" left")
 
 
 def test_the_widget_opens_quickly_and_without_torch() -> None:
