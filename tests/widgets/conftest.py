@@ -121,7 +121,7 @@ def settled(qtbot: QtBot) -> Callable[[CountWidget], None]:
     """Function (widget) that returns once its count and its retune have ended."""
 
     def wait(widget: CountWidget) -> None:
-        qtbot.waitUntil(lambda: widget.job is None and not widget.retuner.is_busy, timeout=LIMIT_MS)
+        qtbot.waitUntil(lambda: widget.job is None and not widget.updater.is_busy, timeout=LIMIT_MS)
 
     return wait
 
