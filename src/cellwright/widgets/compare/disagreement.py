@@ -93,7 +93,7 @@ class Disagreement:
         channel_axis: int | None,
         arguments: dict[str, Any],
     ) -> Layer:
-        labels = rings.labels()
+        labels = drawn.labels()
         if channel_axis is not None:
             labels = np.expand_dims(labels, channel_axis)
         colours: dict[int | None, Any] = {None: "transparent", 0: "transparent"}
