@@ -88,7 +88,7 @@ class Disagreement:
 
     def _labels_layer(
         self,
-        outlines: RingPixels,
+        drawn: RingPixels,
         names: NDArray[np.str_],
         channel_axis: int | None,
         arguments: dict[str, Any],
