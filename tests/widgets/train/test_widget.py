@@ -10,8 +10,9 @@ from cellwright.core.errors import JobError
 from cellwright.core.tasks import Task
 from cellwright.training.run_folder import Plan, unfinished
 from cellwright.widgets.count.widget import CountWidget
+from cellwright.widgets.shared.messages import duration
 from cellwright.widgets.train import training_run
-from cellwright.widgets.train.widget import TrainWidget, duration
+from cellwright.widgets.train.widget import TrainWidget
 
 LIMIT_MS = 60_000
 Wait = Callable[[TrainWidget], None]

@@ -27,7 +27,7 @@ from cellwright.training.run_folder import (
     selection_score,
     write_plan,
 )
-from cellwright.widgets.train.layer_dataset import write_task
+from cellwright.widgets.shared.layer_dataset import write_task
 from cellwright.widgets.train.preview import draw
 
 PAUSE_S = 0.2  # between two looks at whether a paused run goes on or is stopped

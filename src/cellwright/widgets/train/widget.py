@@ -15,7 +15,7 @@ from cellwright.files.dataset.folder import Dataset
 from cellwright.training.run_folder import Plan, curve, discard, verdict
 from cellwright.widgets.shared.combos import model_events
 from cellwright.widgets.shared.jobs import Job
-from cellwright.widgets.shared.messages import REDRAW_S, progress_line, tell_error
+from cellwright.widgets.shared.messages import REDRAW_S, duration, progress_line, tell_error
 from cellwright.widgets.train.choices import TrainChoices
 from cellwright.widgets.train.data_check import Look
 from cellwright.widgets.train.model_list import OwnModels
@@ -240,15 +240,3 @@ def training_line(progress: Progress, seconds_left: float | None) -> str:
     left = "" if seconds_left is None else f" · {duration(seconds_left)} left"
     note = f" · {progress.note}" if progress.note else ""
     return f"Step {progress.done:,} of {progress.total:,}{note}{left}"
-
-
-def duration(seconds: float) -> str:
-    """Return a length of time in the unit people would use.
-
-    Examples
-    --------
-    ``40 s``, ``12 min``, ``3.5 h``
-    """
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
