@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cellwright.core.data import Image, Result
+    from cellwright.files.convert import convert
     from cellwright.inference.pipeline import count
     from cellwright.inference.settings import EngineSettings
     from cellwright.ops.codecs.flow import FlowSettings
@@ -21,6 +22,7 @@ __all__ = [
     "Image",
     "Result",
     "analyse",
+    "convert",
     "count",
     "measure",
 ]
@@ -34,6 +36,7 @@ _HOMES = {
     "Image": "cellwright.core.data",
     "Result": "cellwright.core.data",
     "analyse": "cellwright.ops.measure.analysis",
+    "convert": "cellwright.files.convert",
     "count": "cellwright.inference.pipeline",
     "measure": "cellwright.ops.measure.measurement",
 }

@@ -46,8 +46,10 @@ class TableFiles:
         return self.report.with_name(f"{self.report.stem}.{stem}{self.report.suffix}")
 
 
-def write_analysis(files: TableFiles, image: Image, analysis: "Analysis", recipe: "Recipe") -> None:
-    """Write the tables of an analysis, and the tracks of a time series.
+def write_analysis(
+    files: TableFiles, stem: str, image: Image, analysis: "Analysis", recipe: "Recipe"
+) -> list[Path]:
+    """Write the tables of an analysis, and the tracks of a time series; return the files of the tables.
 
     Raises
     ------
@@ -56,17 +58,21 @@ def write_analysis(files: TableFiles, image: Image, analysis: "Analysis", recipe
     """
     from cellwright.files.tables import settings_table, write_csv, write_parquet, write_xlsx
 
-    tables, stem = tables_of(analysis), image.name
+    tables, written = tables_of(analysis), []
     folder = files.output or Path()
     if files.output is not None:
         for name, table in tables.items():
-            write_csv(folder / f"{stem}.{name}.csv", table)
+            written.append(folder / f"{stem}.{name}.csv")
+            write_csv(written[-1], table)
         write_tracks(folder / f"{stem}_RES", image, analysis)
     if files.xlsx:
         settings = settings_table(analysis.result, recipe_texts(recipe))
-        write_xlsx(folder / f"{stem}.xlsx", {**tables, "settings": settings})
+        written.append(folder / f"{stem}.xlsx")
+        write_xlsx(written[-1], {**tables, "settings": settings})
     if files.parquet:
-        write_parquet(folder / f"{stem}.cells.parquet", analysis.table)
+        written.append(folder / f"{stem}.cells.parquet")
+        write_parquet(written[-1], analysis.table)
+    return written
 
 
 def recipe_texts(recipe: "Recipe") -> dict[str, str]:

@@ -2,32 +2,25 @@
 
 import json
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cellwright.cli.analysis import (
-    TableFiles,
-    analysis_lines,
-    analysis_row,
-    echo_notices,
-    recipe_texts,
-    with_saved,
-    write_analysis,
-)
+from cellwright.cli.analysis import TableFiles, analysis_lines, analysis_row, echo_notices, with_saved
 from cellwright.cli.flags import read_settings, refuse_foreign, with_settings
+from cellwright.cli.folder import count_folders, has_folders
+from cellwright.cli.one_image import CountChoices, counted_task, streamed_task, write_counted
 from cellwright.cli.progress import run_with_bar
 from cellwright.core.data import Image, Result
 from cellwright.core.errors import SettingsError, error_line
-from cellwright.inference.settings import EngineSettings, InputFiles
+from cellwright.inference.settings import EngineSettings, FolderSettings, InputFiles, StreamSettings
 from cellwright.models import registry
 from cellwright.ops.measure.settings import AnalysisSettings
 
 if TYPE_CHECKING:
-    from cellwright.inference.recipe import Recipe
-    from cellwright.models.protocol import CellModel
+    from cellwright.inference.folder import ImageOutcome
     from cellwright.ops.measure.analysis import Analysis
 
 INTERRUPTED = 130  # what shells give for a program that Ctrl-C ended
@@ -37,37 +30,9 @@ SETTINGS: tuple[type[Any], ...] = (
     *(family.settings for family in registry.FAMILIES.values()),
     AnalysisSettings,
     InputFiles,
+    FolderSettings,
+    StreamSettings,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class CountChoices:
-    """What is the same for every image of one run."""
-
-    models: tuple["CellModel", ...]
-    recipe: "Recipe"
-    tables: TableFiles = field(default_factory=TableFiles)
-    n_images: int = 1
-
-    @property
-    def title(self) -> str:
-        """What to call the models in a table."""
-        return " + ".join(Path(name).name for name in self.recipe.models)
-
-    @property
-    def settings(self) -> Any:
-        """Settings of the models' family."""
-        return self.recipe.settings
-
-    @property
-    def engine(self) -> EngineSettings:
-        """How the network runs."""
-        return self.recipe.engine
-
-    @property
-    def is_analysed(self) -> bool:
-        """Whether more is asked for than a count."""
-        return self.recipe.is_analysed or self.tables.is_wanted
 
 
 @with_settings(*SETTINGS)
@@ -75,7 +40,8 @@ def count(
     images: Annotated[
         list[Path],
         typer.Argument(
-            help="Image files, .zarr folders, or addresses of Zarr stores (https, s3).", show_default=False
+            help="Image files, .zarr folders, folders of these, or addresses of Zarr stores (https, s3).",
+            show_default=False,
         ),
     ],
     model: Annotated[
@@ -114,22 +80,42 @@ def count(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image.")] = False,
     **flags: Any,
 ) -> None:
-    """Count the cells of images and print how many there are."""
-    prepare_output(images, output)
+    """Count the cells of images, or of the images in folders, and print how many there are."""
+    folders = read_settings(FolderSettings, flags)
+    in_folders = folders != FolderSettings() or (output is not None and has_folders(images))
+    if not in_folders:
+        prepare_output(images, output)
     flags = with_saved(saved, flags, {"models": model, "axes": axes, "classifier": classifier})
     named = [flags.pop(name) for name in ("models", "axes", "classifier")]
     choices = make_choices(named[0] or [registry.DEFAULT_FAMILY], flags)
     recipe = replace(choices.recipe, axes=named[1] or "", classifier=named[2] or "")
-    choices = replace(
-        choices, recipe=recipe, tables=TableFiles(output, report, xlsx, parquet), n_images=len(images)
-    )
+    tables, stream = TableFiles(output, report, xlsx, parquet), read_settings(StreamSettings, flags)
+    choices = replace(choices, recipe=recipe, tables=tables, n_images=len(images), stream=stream)
     if recipe.classifier:
         check_classifier(recipe.classifier, choices)
     if save_settings is not None:
         from cellwright.inference.recipe import save_recipe
 
         save_recipe(save_settings, recipe)
-    count_all(images, choices, as_json=as_json)
+    if in_folders:
+        count_in_folders(images, choices, folders, as_json=as_json)
+    else:
+        count_all(images, choices, as_json=as_json)
+
+
+def count_in_folders(
+    images: list[Path], choices: CountChoices, folders: FolderSettings, *, as_json: bool
+) -> None:
+    """Count the images of folders; those that earlier runs have counted are told without counting again."""
+    table = Table(images, choices.title, as_json=as_json)
+    try:
+        n_failed = count_folders(images, choices, folders, table.show_outcome)
+    except KeyboardInterrupt:
+        typer.echo("Stopped; the same command goes on where it was.", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    if n_failed:
+        typer.echo(f"{n_failed} of the images failed.", err=True)
+        raise typer.Exit(1)
 
 
 def count_all(images: list[Path], choices: CountChoices, *, as_json: bool) -> None:
@@ -166,7 +152,7 @@ def make_choices(names: list[str], flags: dict[str, Any]) -> CountChoices:
     choose(engine.device)
     models = load_models(tuple(names))
     kind = registry.get(models[0].spec.family).settings
-    refuse_foreign(flags, EngineSettings, kind, AnalysisSettings, InputFiles)
+    refuse_foreign(flags, EngineSettings, kind, AnalysisSettings, InputFiles, FolderSettings, StreamSettings)
     settings, analysis = read_settings(kind, flags), read_settings(AnalysisSettings, flags)
     files = read_settings(InputFiles, flags)
     recipe = Recipe("", tuple(names), settings, engine, analysis=analysis, files=files)
@@ -233,69 +219,20 @@ def count_one(path: Path, choices: CountChoices, table: "Table", *, label: str) 
 
 def count_image(path: Path, image: Image, choices: CountChoices, table: "Table", *, label: str) -> None:
     """Count an image, the only one of its file or one of several that have names of their own."""
-    from cellwright.inference.pipeline import count_cells
-
-    shown, recipe = path, replace(choices.recipe, image=str(path))
+    shown = path
     if image.name != path.stem:
         shown = path.with_name(image.name)
-    result = run_with_bar(count_cells(image, recipe.models, recipe.settings, recipe.engine), label)
-    if recipe.classifier:
-        from cellwright.inference.classify import classify
-
-        result = run_with_bar(classify(result, image, recipe.classifier, recipe.engine), label)
-    if choices.is_analysed:
-        count_analysed(shown, (image, result), choices, table, label)
+    if choices.streams(image):
+        streamed = run_with_bar(streamed_task(path, image, choices), label)
+        echo_notices(shown, streamed.notices)
+        table.show(shown, streamed)
         return
-    echo_notices(shown, result.notices)
+    counted = run_with_bar(counted_task(image, choices), label)
+    echo_notices(shown, counted.notices)
     try:
-        if choices.tables.output is not None:
-            write_files(choices.tables.output, image.name, image, result)
+        write_counted(choices.tables, image.name, image, counted, choices)
     finally:  # the count is known, whatever became of the files
-        table.show(shown, result)
-
-
-def count_analysed(
-    shown: Path, counted: tuple[Image, Result], choices: CountChoices, table: "Table", label: str
-) -> None:
-    """Measure the cells of an image, write its files and print its row."""
-    from cellwright.inference.recipe import read_inputs
-    from cellwright.ops.measure.analysis import analysis_task
-
-    image, result = counted
-    recipe = replace(choices.recipe, image=image.source)
-    inputs = read_inputs(recipe.files, image, recipe.analysis.region_rule)
-    analysis = run_with_bar(analysis_task(result, image, recipe.analysis, inputs), label)
-    echo_notices(shown, (*result.notices, *analysis.notices))
-    try:
-        if choices.tables.output is not None:
-            write_files(choices.tables.output, image.name, image, analysis.result)
-        write_analysis(choices.tables, image, analysis, recipe)
-        report = choices.tables.report_of(image.name, choices.n_images)
-        if report is not None:
-            from cellwright.files.report import write_report
-
-            write_report(report, image, analysis, recipe_texts(recipe))
-    finally:
-        table.show(shown, analysis.result, analysis)
-
-
-def write_files(folder: Path, stem: str, image: Image, result: Result) -> None:
-    """Write the labels or the density, the table and the provenance of a result.
-
-    Raises
-    ------
-    WriteError
-        A file cannot be written.
-    """
-    from cellwright.files.images import write_labels, write_map
-    from cellwright.files.tables import write_provenance, write_table
-
-    if result.cells.labels is not None:
-        write_labels(folder / f"{stem}.labels.tif", result.cells.labels, image)
-    for name, values in result.maps.items():
-        write_map(folder / f"{stem}.{name}.tif", values, image)
-    write_table(folder / f"{stem}.cells.csv", result)
-    write_provenance(folder / f"{stem}.json", result)
+        table.show(shown, counted.result, counted.analysis)
 
 
 def interval_text(result: Result) -> str:
@@ -342,6 +279,24 @@ class Table:
             self._print("", name, str(number), "")
         for name, number in analysis_lines(analysis) if analysis is not None else ():
             self._print("", name, str(number), "")
+
+    def show_outcome(self, outcome: "ImageOutcome") -> None:
+        """Print the row of an image of a folder, or what went wrong with it."""
+        path, row = outcome.image.path, outcome.row
+        if outcome.error:
+            typer.echo(f"error: {path}: {outcome.error}", err=True)
+            return
+        if row.get("notices") and not outcome.was_done:
+            typer.echo(f"note: {path}: {row['notices']}", err=True)
+        if self._as_json:
+            line = {"image": str(path), **outcome.image.plate, **row, "counted_before": outcome.was_done}
+            typer.echo(json.dumps(line))
+            return
+        if not self._has_heading:
+            self._print("image", "model", "count", "seconds")
+            self._has_heading = True
+        seconds = "earlier" if outcome.was_done else f"{row['seconds']:.2f}"
+        self._print(str(path), self._model, str(row["count"]), seconds)
 
     def _print(self, image: str, model: str, n: str, seconds: str) -> None:
         first, second = self._widths

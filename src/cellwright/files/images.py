@@ -160,7 +160,8 @@ def _read(path: Path | str) -> Iterator[Image]:
     if path.is_dir():
         if not zarr.is_zarr(path):
             raise ReadError(
-                f"Expected an image file or .zarr folder; {path} is another folder. Name its files."
+                f"Expected an image file or .zarr folder; {path} is another folder. Name its files, or count "
+                "it with --output."
             )
         yield from zarr.read_zarr(path)
         return

@@ -13,8 +13,8 @@ from cellwright.core.data import Image
 from cellwright.core.errors import ReadError
 from cellwright.files.formats.assembly import area_of
 from cellwright.files.formats.imagej_roi import read_rois, rings_of
-from cellwright.files.formats.json_value import JsonValue, read_json
 from cellwright.files.images import read_image
+from cellwright.files.json_value import JsonValue, read_json
 from cellwright.ops.measure.regions import MaskRegion, Region, ShapeRegion
 
 MIDDLE = 0.5

@@ -49,6 +49,7 @@ def read_tiff(path: Path) -> Iterator[Image]:
         Parts of it are missing, or it claims more pixels than its bytes can hold.
     """
     with tifffile.TiffFile(path) as tiff:
+        _refuse_outside(tiff, path)
         series = _images(tiff)
         for index, one in series:
             _refuse_cut_file(tiff, one, path)
@@ -298,6 +299,18 @@ def _resolution(page: Any, unit_um: float) -> dict[str, float]:
         if tag is not None and tag.value[0] and tag.value[1]:
             sizes[axis] = unit_um * tag.value[1] / tag.value[0]
     return sizes
+
+
+def _refuse_outside(tiff: tifffile.TiffFile, path: Path) -> None:
+    """Raise ReadError where OME-XML takes planes from files outside of the folder."""
+    try:
+        root = ElementTree.fromstring(tiff.ome_metadata or "<OME/>")
+    except ElementTree.ParseError:
+        return
+    for node in root.findall(".//{*}UUID[@FileName]"):
+        name = str(node.get("FileName"))
+        if name != Path(name.replace("\\", "/")).name:
+            raise ReadError(f"UUID.FileName of {path} must name a file of its folder; got {name!r}.")
 
 
 def _refuse_bomb(series: tifffile.TiffPageSeries, path: Path) -> None:

@@ -7,11 +7,13 @@ ending     program                     package
 .nd2       Nikon NIS-Elements          nd2
 .lif       Leica LAS X                 liffile
 .oif .oib  Olympus FluoView            oiffile
+.h5 .hdf5  ilastik (one dataset)       h5py
 =========  ==========================  =============
 
 LSM (Zeiss) and STK (MetaMorph) are TIFF, see ``files.tiff``. No package is imported before its file is met.
 """
 
+import json
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -101,6 +103,25 @@ def _read_oif(module: Any, path: Path) -> Iterator[Image]:
         yield describe(data, axes, path.stem, ImageMetadata(sizes))
 
 
+def _read_hdf5(module: Any, path: Path) -> Iterator[Image]:
+    with module.File(path, "r") as file:
+        datasets: list[Any] = []
+        file.visititems(lambda _, node: datasets.append(node) if hasattr(node, "dtype") else None)
+        images = [one for one in datasets if one.ndim > 1]
+        if len(images) != 1:
+            raise ReadError(
+                f"Expected one dataset of an image in {path}; got {len(images)}. Export one as TIFF."
+            )
+        axes = ""
+        if "axistags" in images[0].attrs:  # of ilastik: what vigra says of each axis
+            told = json.loads(images[0].attrs["axistags"])
+            axes = "".join(str(axis["key"]).upper() for axis in told["axes"])
+        data, letters = images[0][()], axes
+        if len(axes) == data.ndim:
+            data, letters = _squeezed(data, axes)
+        yield describe(data, letters, path.stem)
+
+
 def _as_list(value: Any) -> list[Any]:
     """Return the elements of XML under one name, of which a single one is no list."""
     if isinstance(value, list):
@@ -146,4 +167,6 @@ READERS: dict[str, tuple[str, Callable[[Any, Path], Iterator[Image]]]] = {
     ".lif": ("liffile", _read_lif),
     ".oif": ("oiffile", _read_oif),
     ".oib": ("oiffile", _read_oif),
+    ".h5": ("h5py", _read_hdf5),
+    ".hdf5": ("h5py", _read_hdf5),
 }

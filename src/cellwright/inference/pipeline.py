@@ -33,6 +33,7 @@ from cellwright.inference.context import (
     CountContext,
     ModelChoices,
     Predicted,
+    Preparation,
     load_models,
     names_of,
     open_context,
@@ -114,15 +115,17 @@ def count_with_prediction(
     engine: EngineSettings = EngineSettings(),  # noqa: B008 - frozen
     *,
     keep_maps: bool = True,
+    preparation: Preparation | None = None,
 ) -> Task[tuple[Result, Prediction | None]]:
     """Return the result of :func:`count_cells` with what :func:`recount` needs to change the settings.
 
-    The prediction is None where the maps are too large to be kept, or are not needed.
+    The prediction is None where the maps are too large to be kept, or are not needed. An image that is a part
+    of another is counted with the ``preparation`` of the whole.
     """
     started = time.perf_counter()
     yield Progress("load", 0, 1)
     models = load_models(model)
-    with open_context(image, models, settings, engine) as context:
+    with open_context(image, models, settings, engine, preparation) as context:
         keep_maps &= registry.get(models[0].spec.family).gives == "instances"
         stitched, prediction, zoom = yield from _stitch(context, keep_maps=keep_maps)
         n, cells, link_notice = stitched.count, stitched.cells, ""
@@ -130,7 +133,7 @@ def count_with_prediction(
             yield Progress("link", 0, 1)
             cells, link_notice = _linked(cells, image, models[0], context.settings)
             n = float(len(cells))
-        provenance = _provenance(context, image, names_of(model), zoom, time.perf_counter() - started)
+        provenance = provenance_of(context, image, names_of(model), zoom, time.perf_counter() - started)
         facts = {"models": references_of(model), **stitched.facts}
         provenance = replace(provenance, settings={**provenance.settings, **facts})
         rescaled = zoom_notice(zoom, engine.diameter_px)
@@ -145,6 +148,30 @@ def count_with_prediction(
         interval=stitched.interval,
     )
     return result, prediction
+
+
+def prepare(
+    image: Image,
+    model: ModelChoices = registry.DEFAULT_FAMILY,
+    settings: Any = None,
+    engine: EngineSettings = EngineSettings(),  # noqa: B008 - frozen
+) -> Task[Preparation]:
+    """Return how the pixels of an image are to be brought to what a model knows.
+
+    The scale is estimated at up to three places of a large image; the middle one of the three stands.
+    """
+    yield Progress("load", 0, 1)
+    with open_context(image, load_models(model), settings, engine) as context:
+        if context.is_blank:
+            return Preparation(context.scaling, 1.0)
+        places: tuple[float, ...] = (0.5,)
+        if len(context.batches(1.0)) >= 3:
+            places = (0.2, 0.5, 0.8)
+        zooms = []
+        for place in places:
+            trial = yield from estimate_scale(context, place)
+            zooms.append(trial.zoom)
+    return Preparation(context.scaling, sorted(zooms)[len(zooms) // 2])
 
 
 def predict(
@@ -268,7 +295,7 @@ def _linked(cells: Cells, source: Image | Provenance, model: CellModel, settings
     return link_cells(cells, axes, model.linking(settings), source.pixel_size_um), ""
 
 
-def _provenance(
+def provenance_of(
     context: CountContext, image: Image, names: Sequence[str], zoom: float, seconds: float
 ) -> Provenance:
     """Return everything needed to repeat a count: versions, checksums, settings and what was really used."""

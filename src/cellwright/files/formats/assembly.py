@@ -23,8 +23,8 @@ from cellwright.files.formats.image_annotation import (
     chosen,
     with_classes,
 )
-from cellwright.files.formats.json_value import JsonValue
 from cellwright.files.formats.outlines import MaskPart, Ring, clipped, crosses_itself, filled, painted
+from cellwright.files.json_value import JsonValue
 
 MOST_CORNERS = 1_000_000  # of one outline
 MOST_CROSSED = 20_000  # corners of an outline that is looked at for crossings, which takes their square

@@ -20,8 +20,8 @@ from cellwright.core.errors import WriteError
 from cellwright.files.atomic import write_text
 from cellwright.files.formats.assembly import FileObject, ReadingNotes, Shape, area_of, assemble, box_of
 from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, checked_shape, chosen
-from cellwright.files.formats.json_value import JsonValue, read_json
 from cellwright.files.formats.outlines import MaskPart, Ring, polygons
+from cellwright.files.json_value import JsonValue, read_json
 
 
 def is_coco(path: Path) -> bool:

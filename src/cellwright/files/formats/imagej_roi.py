@@ -20,8 +20,8 @@ from cellwright.core.errors import ReadError
 from cellwright.files.atomic import atomic_write
 from cellwright.files.formats.assembly import FileObject, ReadingNotes, Shape, area_of, box_of, finished
 from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, only_one
-from cellwright.files.formats.json_value import MOST_BYTES, JsonValue
 from cellwright.files.formats.outlines import polygons
+from cellwright.files.json_value import MOST_BYTES, JsonValue
 
 OWN_NAME = re.compile(r"cell-(\d+)(-t\d+)?(-z\d+)?(?: (.*))?$")
 AREAS = {"POLYGON", "FREEHAND", "TRACED", "RECT", "OVAL"}

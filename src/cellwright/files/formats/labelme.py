@@ -30,9 +30,9 @@ from cellwright.files.formats.image_annotation import (
     of_plane,
     only_one,
 )
-from cellwright.files.formats.json_value import JsonValue, read_json
 from cellwright.files.formats.outlines import MaskPart, polygons
 from cellwright.files.images import as_bytes
+from cellwright.files.json_value import JsonValue, read_json
 
 VERSION = "5.8.3"
 

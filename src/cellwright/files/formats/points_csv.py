@@ -15,7 +15,7 @@ from cellwright.core.errors import ReadError
 from cellwright.files.atomic import atomic_write
 from cellwright.files.formats.assembly import FileObject, ReadingNotes, Shape, finished
 from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, only_one
-from cellwright.files.formats.json_value import JsonValue, read_text
+from cellwright.files.json_value import JsonValue, read_text
 
 UNNAMED = "TZYX"
 DECIMALS = 4

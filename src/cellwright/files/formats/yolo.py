@@ -25,9 +25,9 @@ from cellwright.core.errors import ReadError, WriteError
 from cellwright.files.atomic import atomic_folder
 from cellwright.files.formats.assembly import FileObject, ReadingNotes, Shape, area_of, assemble, box_of
 from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, chosen, needing_masks
-from cellwright.files.formats.json_value import JsonValue, read_text
 from cellwright.files.formats.outlines import as_one_ring, polygons
 from cellwright.files.images import as_bytes, read_image
+from cellwright.files.json_value import JsonValue, read_text
 
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 CONFIG = "data.yaml"
