@@ -58,6 +58,7 @@ class CountPanel(QWidget):
         layout.addLayout(self._tool_box)
         self.more = QCollapsible("More", expandedIcon="▾", collapsedIcon="▸")
         self.more.setContent(self._more())
+        self.more.collapse(animate=False)
         layout.addWidget(self.more)
         layout.addStretch(1)
 
