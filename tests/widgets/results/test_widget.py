@@ -11,8 +11,8 @@ from qtpy.QtCore import QItemSelectionModel, Qt
 from cellwright.core.data import Cells, Image, Provenance, Result
 from cellwright.ops.labels import measure as measure_labels
 from cellwright.widgets.results.widget import ResultsWidget
-from cellwright.widgets.shared.count_events import tell_results
 from cellwright.widgets.shared.layer_io import show, source_of
+from cellwright.widgets.shared.messages import tell_results
 from cellwright.widgets.shared.napari_private import camera_of
 
 Read = Callable[[ResultsWidget], None]

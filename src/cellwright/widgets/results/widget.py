@@ -20,10 +20,9 @@ from cellwright.widgets.results.plot_tool import PlotTool
 from cellwright.widgets.results.snapshot import image_layer_under, image_layers, is_cells_layer
 from cellwright.widgets.results.view import ResultsView
 from cellwright.widgets.results.viewer_link import ViewerLink
-from cellwright.widgets.shared.count_events import CountEvent, count_news
 from cellwright.widgets.shared.drawing import ask_for_region
 from cellwright.widgets.shared.layer_io import METADATA
-from cellwright.widgets.shared.messages import tell_error
+from cellwright.widgets.shared.messages import CountEvent, count_news, tell_error
 
 if TYPE_CHECKING:
     import napari.viewer
