@@ -40,7 +40,7 @@ MEAN = "intensity_mean_"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Gate:
+class ScatterGate:
     """A polygon (N, 2) in the plane of two columns; cells inside it count."""
 
     x: str
@@ -73,7 +73,7 @@ class ResultsModel:
         self.border: BorderRule = "all"
         self.region_rule: RegionRule = "centre"
         self.conditions: tuple[ColumnFilter, ...] = ()
-        self.gate: Gate | None = None
+        self.gate: ScatterGate | None = None
         self.markers: dict[str, float | None] = {}
         self.thresholds: dict[str, float] = {}
         self.wanted: tuple[str, tuple[Marker, ...]] | None = None  # taken once there is a table for it
@@ -212,7 +212,7 @@ class ResultsModel:
         """The conditions as a user writes them."""
         return " and ".join(_shown(one) for one in self.conditions)
 
-    def set_gate(self, gate: Gate | None) -> None:
+    def set_gate(self, gate: ScatterGate | None) -> None:
         """Count only cells inside a polygon drawn over two columns."""
         self.gate = gate
         self.recount()

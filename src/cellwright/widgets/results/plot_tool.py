@@ -9,7 +9,7 @@ from qtpy.QtWidgets import QComboBox
 from superqt.utils import QSignalThrottler
 
 from cellwright.ops.measure.columns import describe
-from cellwright.widgets.results.model import Gate, ResultsModel
+from cellwright.widgets.results.model import ScatterGate, ResultsModel
 from cellwright.widgets.results.view import ResultsView
 from cellwright.widgets.results.viewer_link import ViewerLink
 
@@ -156,7 +156,7 @@ class PlotTool(QObject):
     def _on_gate_drawn(self, corners: NDArray[np.float64]) -> None:
         x, y = self._view.plot_x.currentData(), self._view.plot_y.currentData()
         self._view.lasso.setChecked(False)
-        self._model.set_gate(Gate(x, y, corners))
+        self._model.set_gate(ScatterGate(x, y, corners))
 
     def _on_lasso_toggled(self, is_on: bool) -> None:  # noqa: FBT001 - a Qt slot
         self._view.scatter.box.is_drawing = is_on
