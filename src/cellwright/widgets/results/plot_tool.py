@@ -9,7 +9,7 @@ from qtpy.QtWidgets import QComboBox
 from superqt.utils import QSignalThrottler
 
 from cellwright.ops.measure.columns import describe
-from cellwright.widgets.results.model import ScatterGate, ResultsModel
+from cellwright.widgets.results.model import ResultsModel, ScatterGate
 from cellwright.widgets.results.view import ResultsView
 from cellwright.widgets.results.viewer_link import ViewerLink
 
