@@ -41,7 +41,7 @@ class Weights:
     cut: float = -0.56  # by the edge of the image
 
 
-class Progress(NamedTuple):
+class ReviewProgress(NamedTuple):
     """How far a review is."""
 
     n_reviewed: int
@@ -137,10 +137,10 @@ class ReviewQueue:
         self._session.box_of(number)
         self._at = next(key for key in self._sorted() if key[1] == number)
 
-    def progress(self) -> Progress:
+    def progress(self) -> ReviewProgress:
         """Return how many cells have been reviewed, of how many."""
         numbers = [number for _, number in self._sorted()]
-        return Progress(sum(map(self._session.is_reviewed, numbers)), len(numbers))
+        return ReviewProgress(sum(map(self._session.is_reviewed, numbers)), len(numbers))
 
     def _on_changed(self, edited: Edited) -> None:
         for number in edited.numbers:

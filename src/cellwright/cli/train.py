@@ -12,6 +12,7 @@ from cellwright.cli.progress import run_with_bar
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Progress
 from cellwright.models import registry
+from cellwright.training.run_folder import verdict
 from cellwright.training.settings import PRESETS, FinetuneSettings, TrainingSettings
 from cellwright.training.settings import preset as preset_of
 
@@ -117,8 +118,8 @@ def tune_model(
     for notice in outcome.notices:
         typer.echo(f"note: {notice}", err=True)
     before, after = outcome.before["score"], outcome.after["score"]
-    verdict = "better, and kept" if outcome.is_better else "no better: the model it began with is kept"
-    typer.echo(f"score {before:.3f} before, {after:.3f} after: {verdict}")
+    words = verdict(outcome.before, outcome.after, is_better=outcome.is_better)
+    typer.echo(f"score {before:.3f} before, {after:.3f} after: {words}")
     typer.echo(f"The model is in {output}. Use it with: cellwright count IMAGE --model {output}")
 
 

@@ -23,8 +23,9 @@ from cellwright.training.data.sampler import Pool, make_batch, one_ahead, simula
 from cellwright.training.data.samples import Sample, load_samples
 from cellwright.training.evaluation.evaluate import evaluate
 from cellwright.training.evaluation.report import Report
+from cellwright.training.run_folder import forget
 from cellwright.training.settings import TrainingSettings
-from cellwright.training.state import RunState, forget, keep, new_state, resume
+from cellwright.training.state import RunState, keep, new_state, resume
 
 GRADIENT_LIMIT = 5.0
 

@@ -19,7 +19,7 @@ from cellwright.inference import device as devices
 from cellwright.models.classifier.network import Classifier, of_spec, save_classifier
 from cellwright.training.classifier.cell_crops import ClassDataset, Cohort, intensities, read_cohort, spec_for
 from cellwright.training.classifier.settings import ClassifyTrainingSettings
-from cellwright.training.state import CURVE
+from cellwright.training.run_folder import CURVE
 from cellwright.training.trainer import EpochReport
 
 SIZE_HIDDEN = 0.3  # share of crops whose relative size is not shown: it misleads where one class is alone

@@ -3,7 +3,6 @@
 import logging
 from typing import Protocol
 
-from cellwright.core.data import Result
 from cellwright.core.errors import CellwrightError, error_line
 from cellwright.core.tasks import Progress
 
@@ -41,11 +40,36 @@ def progress_line(progress: Progress, seconds_left: float | None) -> str:
     line = f"{progress.stage.capitalize()}: {progress.done} of {progress.total}"
     if seconds_left is None:
         return line
-    left = f"{seconds_left:.0f} s" if seconds_left < 100 else f"{seconds_left / 60:.0f} min"
-    return f"{line} · {left} left"
+    return f"{line} · {duration(seconds_left)} left"
 
 
-def number_text(result: Result) -> str:
+def duration(seconds: float) -> str:
+    """Return a length of time in the unit people would use.
+
+    Examples
+    --------
+    ``40 s``, ``12 min``, ``3.5 h``
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+class HasCount(Protocol):
+    """A count and, where it is known, its 90 % interval."""
+
+    @property
+    def count(self) -> float:
+        """How many cells."""
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Lower and upper limit of the true count."""
+
+
+def number_text(result: HasCount) -> str:
     """Return the count as a number, with half the width of its interval where it has one.
 
     Examples

@@ -9,11 +9,11 @@ from qtpy.QtWidgets import QFileDialog, QListWidgetItem
 
 from cellwright.files.dataset.folder import Dataset, read_dataset
 from cellwright.models import registry, store
+from cellwright.training.run_folder import SCRATCH, Plan, check_name, data_folder, free_name
 from cellwright.training.settings import preset
 from cellwright.widgets.shared.combos import device_task, fill, model_events, model_title
 from cellwright.widgets.shared.jobs import Job
-from cellwright.widgets.train.layer_dataset import Pair, dataset_of, pairs
-from cellwright.widgets.train.plan import SCRATCH, Plan, check_name, data_folder, free_name
+from cellwright.widgets.shared.layer_dataset import Pair, dataset_of, pairs
 from cellwright.widgets.train.view import TrainPanel
 
 LAYERS, OTHER_FOLDER = "layers", ""

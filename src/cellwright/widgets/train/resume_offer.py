@@ -3,8 +3,8 @@
 from qtpy.QtCore import Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QFrame, QLabel, QPushButton, QVBoxLayout
 
+from cellwright.training.run_folder import Plan, curve, discard, unfinished
 from cellwright.widgets.shared.style import row
-from cellwright.widgets.train.plan import Plan, curve, discard, unfinished
 
 
 class Offer(QFrame):

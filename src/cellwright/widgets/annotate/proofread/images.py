@@ -73,16 +73,3 @@ def read_task(path: Path, journals: Path, *, counts: bool) -> Task[Read]:
 
     result = yield from count_cells(image, MODEL)
     return Read(image, result.cells.labels, result.cells.scores, is_counted=True)
-
-
-def layer_arguments(image: Image) -> dict[str, Any]:
-    """Return the arguments of the Image layer that shows an image, its pixel size kept."""
-    letters = image.axes.removesuffix("C")
-    sizes = image.known_sizes_um
-    return {
-        "name": image.name,
-        "rgb": image.axes.endswith("C"),
-        "axis_labels": tuple(letters.lower()),
-        "scale": tuple(sizes.get(axis, 1.0) for axis in letters),
-        "units": tuple("micrometer" if axis in sizes else "pixel" for axis in letters),
-    }

@@ -20,11 +20,12 @@ from qtpy.QtWidgets import QFileDialog, QListWidgetItem
 from cellwright.core.errors import CellwrightError
 from cellwright.widgets.annotate.context import AnnotationContext
 from cellwright.widgets.annotate.model import AnnotateModel
-from cellwright.widgets.annotate.proofread.images import Read, images_of, layer_arguments, read_task
+from cellwright.widgets.annotate.proofread.images import Read, images_of, read_task
 from cellwright.widgets.annotate.proofread.results import COUNTS, Keeper, Tally, read_counts, write_counts
 from cellwright.widgets.annotate.session_setup import journal_path, start_or_resume
 from cellwright.widgets.annotate.view import FolderSection
 from cellwright.widgets.shared.jobs import Job
+from cellwright.widgets.shared.layer_io import layer_arguments
 
 OWN_FOLDER = "cellwright"
 FOLLOW_MS = 150

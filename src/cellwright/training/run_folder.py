@@ -1,4 +1,4 @@
-"""A training as it lies on disk: its data, where it begins, how far it is.
+"""What a training run is on disk: its files, their names and what their fields mean. Imports no torch.
 
 ::
 
@@ -11,6 +11,7 @@ A run whose folder is there was not ended by the user: napari was closed, or has
 
 import json
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from cellwright.models import store
 from cellwright.training.settings import FinetuneSettings
 
 SCRATCH = "new:"  # a start of this and the name of a family has nothing learned yet
-RUN, CURVE = "run.json", "curve.json"
+RUN, CURVE, STATE = "run.json", "curve.json", "training.pt"
+BOOKKEEPING = ("step", "loss", "rate", "merit", "error")  # fields of an epoch that are no scores to show
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,44 @@ def unfinished() -> list[Plan]:
         except (OSError, ValueError, TypeError, KeyError, AttributeError, CellwrightError):
             continue
     return plans
+
+
+def selection_score(epoch: Mapping[str, float], default: float = 0.0) -> float:
+    """Return what chooses the best epoch: the field ``merit``, else ``score``, else ``default``."""
+    return epoch.get("merit", epoch.get("score", default))
+
+
+def only_scores(epoch: Mapping[str, float]) -> dict[str, float]:
+    """Return the fields of an epoch that are scores to show."""
+    return {name: value for name, value in epoch.items() if name not in BOOKKEEPING}
+
+
+def verdict(before: Mapping[str, float], after: Mapping[str, float], *, is_better: bool) -> str:
+    """Return what a training came to, in the words of the command and of the panel.
+
+    Where a few cells cannot tell by their score, the loss on patches decides; that is no better score.
+    """
+    if not is_better:
+        return "no better: the model it began with is kept"
+    if after.get("score", 0.0) > before.get("score", 0.0):
+        return "better, and kept"
+    return "a lower loss on validation patches, and kept"
+
+
+def write_curve(output: Path, settings: Mapping[str, object], epochs: Sequence[Mapping[str, float]]) -> None:
+    """Write the curve of a run; :func:`curve` reads it.
+
+    Raises
+    ------
+    WriteError
+        The folder cannot be written.
+    """
+    write_text(output / CURVE, json.dumps({"settings": settings, "epochs": epochs}, indent=1))
+
+
+def forget(output: Path) -> None:
+    """Remove what a resumed run would need, at the end of a run."""
+    (output / STATE).unlink(missing_ok=True)
 
 
 def curve(plan: Plan) -> list[dict[str, float]]:
