@@ -286,7 +286,11 @@ def _kept(
 
 
 def counts_table(
-    result: Result, table: "pandas.DataFrame", regions: RegionSet, membership: NDArray[np.bool_]
+    result: Result,
+    table: "pandas.DataFrame",
+    regions: RegionSet,
+    membership: NDArray[np.bool_],
+    sizes: NDArray[np.int64] | None = None,
 ) -> "pandas.DataFrame":
     """Return one row per region and frame.
 
@@ -305,6 +309,8 @@ def counts_table(
         Where they were counted.
     membership : bool (N, regions)
         Which cell lies in which region.
+    sizes
+        What :func:`region_sizes` gave, where it is known: large regions take a while.
     """
     import pandas
 
@@ -312,10 +318,10 @@ def counts_table(
     ndim = spatial_ndim(axes, is_volume=is_volumetric(result))
     shape = _label_shape(result)
     offset = result.offset or (0,) * len(shape)
-    whole = tuple(n + start for n, start in zip(shape, offset, strict=True))
     lead = shape[: len(shape) - ndim]
     frames = np.rint(result.cells.points[:, : len(lead)]).astype(np.intp)
-    sizes = _region_sizes(regions, offset, shape, whole, ndim)
+    if sizes is None:
+        sizes = region_sizes(result, regions)
     kinds = _kinds(result, table)
     rows = []
     for number, name in enumerate(regions.names):
@@ -340,10 +346,12 @@ def _label_shape(result: Result) -> tuple[int, ...]:
     return tuple(lengths[len(lengths) - result.cells.points.shape[1] :])
 
 
-def _region_sizes(
-    regions: RegionSet, offset: Sequence[int], shape: Sequence[int], whole: Sequence[int], ndim: int
-) -> NDArray[np.int64]:
+def region_sizes(result: Result, regions: RegionSet) -> NDArray[np.int64]:
     """Return pixels (voxels) of each region in each frame of what was counted, (regions, *lead)."""
+    ndim = spatial_ndim(label_axes(result), is_volume=is_volumetric(result))
+    shape = _label_shape(result)
+    offset = result.offset or (0,) * len(shape)
+    whole = tuple(n + start for n, start in zip(shape, offset, strict=True))
     planes = shape[:-2]
     sizes = np.zeros((len(regions.names), *planes), np.int64)
     for index in np.ndindex(*planes):
