@@ -15,6 +15,7 @@ from torch.nn import functional
 from cellwright.core.data import Annotation, Cells, Image, Labels, Maps
 from cellwright.core.errors import AnnotationError, AxesError, CheckpointError
 from cellwright.models import registry
+from cellwright.models.fit import FitCalibration
 from cellwright.models.layers.blocks import folded
 from cellwright.models.protocol import MapKind, Stitcher
 from cellwright.models.spec import ModelSpec
@@ -36,6 +37,7 @@ class ModelBase:
         self.spec = spec
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.sha256 = sha256
+        self.fit: FitCalibration | None = None
 
     def with_network(self, network: nn.Module, *, spec: ModelSpec | None = None, sha256: str = "") -> Self:
         """Return the same model with another network (and spec, and checksum)."""
