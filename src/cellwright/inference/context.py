@@ -10,9 +10,6 @@ from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cellwright.core.data import Image, Maps
 from cellwright.core.errors import OutOfMemoryError
 from cellwright.core.tasks import Progress, Task
@@ -49,14 +46,10 @@ class BlockBatch:
 
 
 class Predicted(NamedTuple):
-    """The maps of each frame of a batch in model pixels, and what was decoded from them in image pixels.
-
-    ``features`` are the mean features of the encoder, empty where the model has no use for them.
-    """
+    """The maps of each frame of a batch in model pixels, and what was decoded from them in image pixels."""
 
     maps: list[Maps]
     decoded: list[Any]
-    features: NDArray[np.float32]
 
 
 class Preparation(NamedTuple):
@@ -142,10 +135,8 @@ class CountContext:
     def decode(self, batch: BlockBatch, zoom: float, progress: TileProgress) -> Task[Predicted]:
         """Return the maps of a batch and what they hold, in pixels of the image."""
         maps = yield from self.predict(batch, zoom, progress)
-        features = self.engine.take_features()
         yield Progress(progress.stage, progress.done, progress.total, note="finding cells")
-        decoded = [self.model.decode(one, batch.shape, self.settings) for one in maps]
-        return Predicted(maps, decoded, features)
+        return Predicted(maps, [self.model.decode(one, batch.shape, self.settings) for one in maps])
 
     def _read(self, frame: int, block: Tile, shape: tuple[int, int]) -> Any:
         return resize(apply(self.scaling, self.frames.read(frame, block.read)), shape)

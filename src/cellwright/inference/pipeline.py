@@ -39,10 +39,11 @@ from cellwright.inference.context import (
     open_context,
     references_of,
 )
-from cellwright.inference.fit import EvidenceCollector, warning
+from cellwright.inference.fit import FactCollector, warning
 from cellwright.inference.scale import ScaleTrial, estimate_scale, zoom_for, zoom_notice
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
+from cellwright.models.fit import FitCalibration
 from cellwright.models.protocol import CellModel
 from cellwright.models.stitching import Stitched
 from cellwright.ops.geometry.resample import zoomed
@@ -263,7 +264,7 @@ def _stitch(context: CountContext, *, keep_maps: bool) -> Task[_Outcome]:
     trial = yield from estimate_scale(context)
     zoom, progress, batches = trial.zoom, trial.progress, context.batches(trial.zoom)
     keep_maps &= _fits(context, batches, zoom)
-    collector = EvidenceCollector(context.engine.fit)
+    collector = FactCollector(_calibration(context))
     ready = _ready(trial, batches, collector, keep_maps=keep_maps)
     if zoom != 1.0:
         left = [batch for index, batch in enumerate(batches) if index not in ready]
@@ -274,7 +275,7 @@ def _stitch(context: CountContext, *, keep_maps: bool) -> Task[_Outcome]:
         predicted = ready.pop(index, None)
         if predicted is None:
             predicted = yield from context.decode(batch, zoom, progress)
-            collector.add(*predicted)
+            collector.add(predicted.maps, predicted.decoded)
         for frame, decoded in zip(batch.frames, predicted.decoded, strict=True):
             stitcher.add(frame, batch.block, decoded)
         if keep_maps:
@@ -283,21 +284,24 @@ def _stitch(context: CountContext, *, keep_maps: bool) -> Task[_Outcome]:
     prediction = None
     if keep_maps:
         prediction = Prediction(tuple(kept), zoom, frames.shape, frames.lead_shape)
-    fit = collector.expected_f1(zoom)
-    return _Outcome((yield from stitcher.finish(settings)), prediction, zoom, fit)
+    stitched = yield from stitcher.finish(settings)
+    return _Outcome(stitched, prediction, zoom, collector.expected_f1(stitched.cells))
+
+
+def _calibration(context: CountContext) -> FitCalibration | None:
+    """Return what tells how well the model does; several together were never compared with the truth."""
+    return context.model.fit if len(context.engine.models) == 1 else None
 
 
 def _ready(
-    trial: ScaleTrial, batches: Sequence[BlockBatch], collector: EvidenceCollector, *, keep_maps: bool
+    trial: ScaleTrial, batches: Sequence[BlockBatch], collector: FactCollector, *, keep_maps: bool
 ) -> dict[int, Predicted]:
     """Return what the trial of the scale has predicted already, by the index of its batch."""
     if trial.predicted is None or trial.batch not in batches:
         return {}
-    predicted = trial.predicted
-    collector.add(*predicted)
-    if not keep_maps:
-        predicted = predicted._replace(maps=[])
-    return {batches.index(trial.batch): predicted}
+    collector.add(trial.predicted.maps, trial.predicted.decoded)
+    maps = trial.predicted.maps if keep_maps else []
+    return {batches.index(trial.batch): Predicted(maps, trial.predicted.decoded)}
 
 
 def _fits(context: CountContext, batches: Sequence[BlockBatch], zoom: float) -> bool:

@@ -22,7 +22,6 @@ from cellwright.ops.geometry.tiles import Layout, Tile, grid, pad, split
 
 SMALLEST_TILE_PX = 128  # below this almost all of a tile is halo
 LARGEST_BATCH = 64
-N_LEVELS = 2  # of the encoder, the coarsest, whose mean features tell what kind of image it sees
 
 Images = NDArray[np.float32]
 ImageTile = tuple[int, Tile]  # which image, and where in it
@@ -73,9 +72,7 @@ class Engine:
         self.halo = max(model.spec.halo for model in models)
         self.divisor = lcm(*(model.spec.divisor for model in models))
         self.n_maps = sum(self.spec.map_channels.values())
-        self.fit = models[0].fit if len(models) == 1 else None
         self.notice = ""
-        self._features: list[Images] = []
         self._move(choose(settings.device))
 
     def layout(self, shape: tuple[int, int]) -> Layout:
@@ -128,14 +125,6 @@ class Engine:
         if self.device != first:
             self.notice = self.notice.replace("pixels.", "pixels on the CPU.")
 
-    def take_features(self) -> Images:
-        """Return the mean features (C,) of what was predicted since the last call; empty where none are kept.
-
-        They are kept for models that tell how well they do.
-        """
-        taken, self._features = self._features, []
-        return np.concatenate(taken).mean(axis=0) if taken else np.zeros(0, np.float32)
-
     def close(self) -> None:
         """Let go of the networks and of the memory they took."""
         self._networks = ()
@@ -150,19 +139,12 @@ class Engine:
         self._networks = ()
         try:
             self._networks = tuple(_inference_network(model, device) for model in self.models)
-            encoder = getattr(self._networks[0], "encoder", None)
-            if self.fit is not None and encoder is not None:
-                encoder.register_forward_hook(self._keep_features)
         except RuntimeError as error:
             if device.type == "cpu" or not is_out_of_memory(error):
                 raise
         if not self._networks:
             self._move(torch.device("cpu"))
             self.notice = f"The model does not fit into the memory of {device}; went on on the CPU."
-
-    def _keep_features(self, encoder: nn.Module, inputs: tuple[Tensor, ...], output: list[Tensor]) -> None:
-        means = [level.mean(dim=(2, 3), dtype=torch.float32) for level in output[-N_LEVELS:]]
-        self._features.append(torch.cat(means, dim=1).cpu().numpy())
 
     def _forward(self, windows: Images) -> Images:
         """Return the mean raw output of all networks and mirrored images, in map units."""

@@ -32,12 +32,12 @@ class ModelBase:
 
     map_kinds: ClassVar[Mapping[str, MapKind]]
     takes_volumes: ClassVar[bool] = False  # slice by slice, to be linked
+    fit: FitCalibration | None = None
 
     def __init__(self, spec: ModelSpec, network: nn.Module, sha256: str = "") -> None:
         self.spec = spec
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.sha256 = sha256
-        self.fit: FitCalibration | None = None
 
     def with_network(self, network: nn.Module, *, spec: ModelSpec | None = None, sha256: str = "") -> Self:
         """Return the same model with another network (and spec, and checksum)."""
