@@ -27,6 +27,7 @@ TENANTS = {
     "napari": {"widgets"},
     "qtpy": {"widgets"},
     "magicgui": {"widgets"},
+    "pyqtgraph": {"widgets"},
     "superqt": {"widgets"},
     "tifffile": {"files"},
     "roifile": {"files"},

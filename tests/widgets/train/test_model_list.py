@@ -1,23 +1,88 @@
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import pytest
+from pytestqt.qtbot import QtBot
+from qtpy.QtWidgets import QDialog, QFileDialog, QInputDialog
 
 from cellwright.models import store
+from cellwright.widgets.train.model_list import ZooDetails, ZooDialog
 from cellwright.widgets.train.widget import TrainWidget
 
+LIMIT_MS = 60_000
 
-def test_own_models_are_renamed_shared_taken_and_deleted(
-    trainer: TrainWidget, home: Path, tmp_path: Path
-) -> None:
+
+@pytest.fixture
+def mine(trainer: TrainWidget, home: Path) -> Path:
+    """A model of the user's, chosen."""
     own = home / "models" / "mine"
     own.mkdir(parents=True)
     for file in ("spec.json", "weights.safetensors"):
         (own / file).write_bytes((store.shipped_folder() / "flow" / file).read_bytes())
     trainer.own.refresh()
+    return own
+
+
+@pytest.fixture
+def copied(trainer: TrainWidget, qtbot: QtBot) -> Callable[[], None]:
+    """Function that returns once no model is exported or imported."""
+    return lambda: qtbot.waitUntil(lambda: not trainer.own.is_busy, timeout=LIMIT_MS)
+
+
+@pytest.mark.usefixtures("mine")
+def test_own_models_are_renamed_shared_taken_and_deleted(
+    trainer: TrainWidget, tmp_path: Path, copied: Callable[[], None]
+) -> None:
     trainer.own.rename_to("ours")
     assert trainer.panel.start.findData("ours") >= 0
-    trainer.own.share_to(tmp_path / "ours.zip")
+    trainer.own.export_to(tmp_path / "ours.zip")
+    assert not trainer.own.rename.isEnabled()
+    copied()
+    assert trainer.own.rename.isEnabled()
     trainer.own.delete_chosen()
     assert trainer.panel.start.findData("ours") < 0
-    trainer.own.take_from(tmp_path / "ours.zip")
+    trainer.own.import_from(tmp_path / "ours.zip")
+    copied()
     assert trainer.own.chosen == "ours"
     trainer.own.rename_to("../x")
     assert "Choose another name" in trainer.panel.message.text()
+
+
+def test_a_folder_is_imported_under_a_name_that_is_asked_for(
+    trainer: TrainWidget, mine: Path, copied: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(mine))
+    monkeypatch.setattr(QInputDialog, "getText", lambda *_, **given: (f"{given['text']} too", True))
+    trainer.own.add.menu().actions()[1].trigger()
+    copied()
+    assert trainer.own.chosen == "mine too"
+    assert trainer.panel.message.text() == "Imported mine too."
+    trainer.own.import_from(mine)
+    copied()
+    assert "There is a model 'mine' already" in trainer.panel.message.text()
+
+
+@pytest.mark.usefixtures("mine")
+def test_a_package_for_the_zoo_names_authors_and_licence(
+    trainer: TrainWidget, tmp_path: Path, copied: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill_in(dialog: ZooDialog) -> Any:
+        dialog.authors.setText("A. Person, B. Person,")
+        return QDialog.DialogCode.Accepted
+
+    path = tmp_path / "mine-zoo.zip"
+    monkeypatch.setattr(ZooDialog, "exec", fill_in)
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(path), ""))
+    trainer.own.export.menu().actions()[1].trigger()
+    copied()
+    assert trainer.panel.message.text() == f"Written to {path}."
+    with zipfile.ZipFile(path) as archive:
+        text = archive.read("rdf.yaml").decode()
+    assert '"A. Person"' in text
+    assert '"B. Person"' in text
+    assert "BSD-3-Clause" in text
+    trainer.own.export_to(path, ZooDetails(()))
+    copied()
+    assert "names its authors" in trainer.panel.message.text()

@@ -92,6 +92,19 @@ def image_of(layer: Layer | None, channel: Channel | None = None) -> Image:
     return Image(data, axes_of(layer, channel), pixel_size_of(layer, channel), layer.name)
 
 
+def layer_arguments(image: Image) -> dict[str, Any]:
+    """Return the arguments of the Image layer that shows an image, its pixel size kept."""
+    letters = image.axes.removesuffix("C")
+    sizes = image.known_sizes_um
+    return {
+        "name": image.name,
+        "rgb": image.axes.endswith("C"),
+        "axis_labels": tuple(letters.lower()),
+        "scale": tuple(sizes.get(axis, 1.0) for axis in letters),
+        "units": tuple("micrometer" if axis in sizes else "pixel" for axis in letters),
+    }
+
+
 def source_of(layer: Layer | None, channel: Channel | None = None, window: Window | None = None) -> Source:
     """Return what is to be counted of a layer: all of it, or the pixels of a window.
 

@@ -1,7 +1,12 @@
 """What panels tell: how far a job is, how many cells there are, what went wrong."""
 
 import logging
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+from napari.layers import Layer
+from psygnal import Signal
 
 from cellwright.core.data import Result
 from cellwright.core.errors import CellwrightError, error_line
@@ -11,6 +16,7 @@ logger = logging.getLogger(__name__)
 
 REDRAW_S = 0.25  # a redraw of the panel redraws napari's whole window, slow without a GPU
 STAGES = {"load": "Loading the model", "tiles": "Looking at the image", "layers": "Making layers"}
+PLUGIN, PANEL = "napari-cellwright", "Results"
 
 
 class Panel(Protocol):
@@ -41,11 +47,36 @@ def progress_line(progress: Progress, seconds_left: float | None) -> str:
     line = f"{progress.stage.capitalize()}: {progress.done} of {progress.total}"
     if seconds_left is None:
         return line
-    left = f"{seconds_left:.0f} s" if seconds_left < 100 else f"{seconds_left / 60:.0f} min"
-    return f"{line} · {left} left"
+    return f"{line} · {duration(seconds_left)} left"
 
 
-def number_text(result: Result) -> str:
+def duration(seconds: float) -> str:
+    """Return a length of time in the unit people would use.
+
+    Examples
+    --------
+    ``40 s``, ``12 min``, ``3.5 h``
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+class HasCount(Protocol):
+    """A count and, where it is known, its 90 % interval."""
+
+    @property
+    def count(self) -> float:
+        """How many cells."""
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Lower and upper limit of the true count."""
+
+
+def number_text(result: HasCount) -> str:
     """Return the count as a number, with half the width of its interval where it has one.
 
     Examples
@@ -56,3 +87,49 @@ def number_text(result: Result) -> str:
         return f"{result.count:,.0f}"
     low, high = result.interval
     return f"{result.count:,.0f} ± {(high - low) / 2:,.0f}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CountEvent:
+    """A count that is shown: its viewer, its result, and the layer of its cells, if any."""
+
+    viewer: Any
+    result: Result
+    layer: Layer | None
+
+
+class CountNews:
+    """Tells of counts; the last one of each viewer is kept for a panel that opens later."""
+
+    counted = Signal(CountEvent)
+
+    def __init__(self) -> None:
+        self._last: WeakKeyDictionary[Any, CountEvent] = WeakKeyDictionary()
+
+    def tell(self, event: CountEvent) -> None:
+        """Tell of a count."""
+        self._last[event.viewer] = event
+        self.counted.emit(event)
+
+    def last(self, viewer: Any) -> CountEvent | None:
+        """Return the last count of a viewer."""
+        return self._last.get(viewer)
+
+
+count_news = CountNews()
+
+
+def tell_results(viewer: Any, result: Result, layer: Layer | None) -> None:
+    """Tell the results panel of a count, and open it beside the other panels for the first one.
+
+    Call it in the GUI thread, after the layers are in the viewer. A viewer without a window has no panel.
+    """
+    is_first = count_news.last(viewer) is None
+    count_news.tell(CountEvent(viewer, result, layer))
+    window = getattr(viewer, "window", None)
+    if is_first and window is not None and PANEL not in _docked(window):
+        window.add_plugin_dock_widget(PLUGIN, PANEL, tabify=True)
+
+
+def _docked(window: Any) -> list[str]:
+    return [str(name).partition(" (")[0] for name in window.dock_widgets]

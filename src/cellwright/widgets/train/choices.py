@@ -13,7 +13,7 @@ from cellwright.training.run_folder import SCRATCH, Plan, check_name, data_folde
 from cellwright.training.settings import preset
 from cellwright.widgets.shared.combos import device_task, fill, model_events, model_title
 from cellwright.widgets.shared.jobs import Job
-from cellwright.widgets.train.layer_dataset import Pair, dataset_of, pairs
+from cellwright.widgets.shared.layer_dataset import Pair, dataset_of, pairs
 from cellwright.widgets.train.view import TrainPanel
 
 LAYERS, OTHER_FOLDER = "layers", ""

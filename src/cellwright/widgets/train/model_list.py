@@ -1,14 +1,20 @@
-"""The user's own models: rename, delete, share as one file, take in."""
+"""The user's own models: rename, delete, export, import."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QComboBox,
+    QDialog,
+    QDialogButtonBox,
     QFileDialog,
+    QFormLayout,
     QGridLayout,
     QInputDialog,
+    QLineEdit,
+    QMenu,
     QMessageBox,
     QPushButton,
     QVBoxLayout,
@@ -16,11 +22,22 @@ from qtpy.QtWidgets import (
 )
 from superqt import QCollapsible
 
-from cellwright.core.errors import CellwrightError
+from cellwright.core.errors import CellwrightError, error_line
+from cellwright.core.tasks import Progress, Task
 from cellwright.models import store
 from cellwright.widgets.shared.combos import fill, model_events, model_help, model_title
+from cellwright.widgets.shared.job_bar import JobBar
 
-KINDS = "Cellwright model (*.zip)"
+ARCHIVE = "Exported model (*.zip)"
+LICENCE = "BSD-3-Clause"
+
+
+@dataclass(frozen=True, slots=True)
+class ZooDetails:
+    """What a package of the BioImage Model Zoo says of its origin; ``licence`` is an SPDX identifier."""
+
+    authors: tuple[str, ...]
+    licence: str = LICENCE
 
 
 class OwnModels(QWidget):
@@ -35,17 +52,18 @@ class OwnModels(QWidget):
     def __init__(self, tell: Callable[..., None], parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._tell = tell
-        self.box = QComboBox()
+        self.box, self.job = QComboBox(), JobBar()
         self.rename, self.delete = QPushButton("Rename…"), QPushButton("Delete…")
-        self.share, self.take = QPushButton("Export…"), QPushButton("Import…")
-        self.share.setToolTip("Write the model as one file, to share it.")
-        self.take.setToolTip("Add a model that was exported as one file to yours.")
+        self.export, self.add = QPushButton("Export…"), QPushButton("Import…")
+        self.export.setToolTip("Write the model as one file, to share it.")
+        self.add.setToolTip("Add a model that was exported, or a model folder, to yours.")
         content = QWidget()
         grid = QGridLayout(content)
         grid.setContentsMargins(0, 0, 0, 0)
         grid.addWidget(self.box, 0, 0, 1, 2)
-        for place, button in enumerate((self.rename, self.delete, self.share, self.take)):
-            grid.addWidget(button, 1 + place // 2, place % 2)  # four in a row are cut off in a narrow dock
+        for index, button in enumerate((self.rename, self.delete, self.export, self.add)):
+            grid.addWidget(button, 1 + index // 2, index % 2)  # four in a row are cut off in a narrow dock
+        grid.addWidget(self.job, 3, 0, 1, 2)
         self.collapsible = QCollapsible("My models", expandedIcon="▾", collapsedIcon="▸")
         self.collapsible.setContent(content)
         self.collapsible.collapse(animate=False)
@@ -54,31 +72,45 @@ class OwnModels(QWidget):
         layout.addWidget(self.collapsible)
         self.rename.clicked.connect(self._on_rename_clicked)
         self.delete.clicked.connect(self._on_delete_clicked)
-        self.share.clicked.connect(self._on_share_clicked)
-        self.take.clicked.connect(self._on_take_clicked)
+        self._add_menus()
+        self.job.failed.connect(lambda error: self._tell(error_line(error), is_error=True))
+        self.job.finished.connect(self._show_enabled)
         self.refresh()
+
+    def _add_menus(self) -> None:
+        exports, imports = QMenu(self.export), QMenu(self.add)
+        exports.addAction("For cellwright…", self._on_export_chosen)
+        exports.addAction("For the BioImage Model Zoo…", self._on_zoo_export_chosen)
+        imports.addAction("From a file…", self._on_import_file_chosen)
+        imports.addAction("From a folder…", self._on_import_folder_chosen)
+        self.export.setMenu(exports)
+        self.add.setMenu(imports)
 
     @property
     def chosen(self) -> str:
         """Name of the chosen model; empty when there is none."""
         return str(self.box.currentData() or "")
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a model is being exported or imported."""
+        return self.job.is_busy
+
     def refresh(self, wanted: str = "") -> None:
         """List the models in the user's folder."""
         own = [entry for entry in store.models() if entry.folder.parent == store.user_folder()]
         entries = [(model_title(entry.name, entry.spec.family), entry.name) for entry in own]
         fill(self.box, entries, wanted or self.chosen, otherwise="none yet")
-        for place, entry in enumerate(own):
-            self.box.setItemData(place, model_help(entry.spec), Qt.ItemDataRole.ToolTipRole)
-        for button in (self.rename, self.delete, self.share):
-            button.setEnabled(bool(own))
+        for index, entry in enumerate(own):
+            self.box.setItemData(index, model_help(entry.spec), Qt.ItemDataRole.ToolTipRole)
+        self._show_enabled()
 
     def rename_to(self, new: str) -> None:
         """Give the chosen model another name."""
         self._do(lambda: store.rename(self.chosen, new).name, "Renamed to {}.")
 
     def delete_chosen(self) -> None:
-        """Delete the chosen model, having been asked before."""
+        """Delete the chosen model, having asked before."""
         name = self.chosen
 
         def delete() -> str:
@@ -87,24 +119,41 @@ class OwnModels(QWidget):
 
         self._do(delete, "Deleted {}.")
 
-    def share_to(self, path: Path) -> None:
-        """Write the chosen model as one file."""
-        self._do(lambda: str(store.export_model(self.chosen, path)), "Written to {}.", is_news=False)
+    def export_to(self, path: Path, zoo: ZooDetails | None = None) -> None:
+        """Write the chosen model as one file; with details as a package of the BioImage Model Zoo."""
+        task = export_task(self.chosen, path, zoo)
+        self._start(task, lambda _: self._tell(f"Written to {path}."))
 
-    def take_from(self, path: Path) -> None:
-        """Put a shared model among the user's."""
-        self._do(lambda: store.import_model(path).name, "Imported {}.")
+    def import_from(self, path: Path, name: str = "") -> None:
+        """Add an exported model or a model folder to the user's, under a name or that of the file."""
+        self._start(import_task(path, name), self._on_imported)
 
-    def _do(self, action: Callable[[], str], line: str, *, is_news: bool = True) -> None:
+    def _on_imported(self, name: str) -> None:
+        self._announce(name)
+        self._tell(f"Imported {name}.")
+
+    def _start(self, task: Task[str], on_returned: Callable[[str], None]) -> None:
+        self.job.start(task, on_returned)
+        self._show_enabled()
+
+    def _do(self, action: Callable[[], str], line: str) -> None:
         try:
             done = action()
         except CellwrightError as error:
             self._tell(str(error), is_error=True)
             return
-        if is_news:
-            self.refresh(done)
-            model_events.changed.emit()
+        self._announce(done)
         self._tell(line.format(done))
+
+    def _announce(self, name: str) -> None:
+        self.refresh(name)
+        model_events.changed.emit()
+
+    def _show_enabled(self) -> None:
+        is_free = not self.is_busy
+        for button in (self.rename, self.delete, self.export):
+            button.setEnabled(is_free and bool(self.chosen))
+        self.add.setEnabled(is_free)
 
     def _on_rename_clicked(self) -> None:
         new, is_given = QInputDialog.getText(self, "Rename", "New name:", text=self.chosen)
@@ -116,12 +165,70 @@ class OwnModels(QWidget):
         if QMessageBox.question(self, "Delete a model", question) == QMessageBox.StandardButton.Yes:
             self.delete_chosen()
 
-    def _on_share_clicked(self) -> None:
-        path, _ = QFileDialog.getSaveFileName(self, "Export a model", f"{self.chosen}.zip", KINDS)
+    def _on_export_chosen(self) -> None:
+        path, _ = QFileDialog.getSaveFileName(self, "Export a model", f"{self.chosen}.zip", ARCHIVE)
         if path:
-            self.share_to(Path(path))
+            self.export_to(Path(path))
 
-    def _on_take_clicked(self) -> None:
-        path, _ = QFileDialog.getOpenFileName(self, "Import a model", "", KINDS)
+    def _on_zoo_export_chosen(self) -> None:
+        dialog = ZooDialog(self)
+        if dialog.exec() != QDialog.DialogCode.Accepted:
+            return
+        start = f"{self.chosen}-zoo.zip"
+        path, _ = QFileDialog.getSaveFileName(self, "Export a package for the zoo", start, ARCHIVE)
         if path:
-            self.take_from(Path(path))
+            self.export_to(Path(path), dialog.details())
+
+    def _on_import_file_chosen(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(self, "Import a model", "", ARCHIVE)
+        self._ask_name_and_import(path)
+
+    def _on_import_folder_chosen(self) -> None:
+        self._ask_name_and_import(QFileDialog.getExistingDirectory(self, "Model folder"))
+
+    def _ask_name_and_import(self, path: str) -> None:
+        if not path:
+            return
+        name, is_given = QInputDialog.getText(self, "Import a model", "Name:", text=Path(path).stem)
+        if is_given:
+            self.import_from(Path(path), name.strip())
+
+
+class ZooDialog(QDialog):
+    """Asks for what a package of the BioImage Model Zoo says of its origin."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setWindowTitle("Package for the BioImage Model Zoo")
+        self.authors, self.licence = QLineEdit(), QLineEdit(LICENCE)
+        self.authors.setPlaceholderText("Names, separated by commas")
+        self.licence.setToolTip("SPDX identifier of the licence you give the weights away under.")
+        standard = QDialogButtonBox.StandardButton
+        buttons = QDialogButtonBox(standard.Ok | standard.Cancel)
+        buttons.accepted.connect(self.accept)
+        buttons.rejected.connect(self.reject)
+        form = QFormLayout(self)
+        form.addRow("Authors", self.authors)
+        form.addRow("Licence", self.licence)
+        form.addRow(buttons)
+
+    def details(self) -> ZooDetails:
+        """Return what was entered."""
+        names = (name.strip() for name in self.authors.text().split(","))
+        return ZooDetails(tuple(filter(None, names)), self.licence.text().strip() or LICENCE)
+
+
+def export_task(name: str, path: Path, zoo: ZooDetails | None) -> Task[str]:
+    """Write a model as one file and return where; see ``models.store`` and ``models.zoo``."""
+    yield Progress("export", 0, 1, f"writing {path.name}")
+    if zoo is None:
+        return str(store.export_model(name, path))
+    from cellwright.models.zoo import export_package
+
+    return str(export_package(name, path, authors=zoo.authors, licence=zoo.licence))
+
+
+def import_task(path: Path, name: str) -> Task[str]:
+    """Add a model to the user's and return its name."""
+    yield Progress("import", 0, 1, f"reading {path.name}")
+    return store.import_model(path, name).name

@@ -9,7 +9,7 @@ from cellwright.core.data import Annotation
 from cellwright.core.errors import CellwrightError, ReadError, WrongLayerError
 from cellwright.core.tasks import run
 from cellwright.files.dataset.folder import read_dataset
-from cellwright.widgets.train.layer_dataset import dataset_of, pairs, write_task
+from cellwright.widgets.shared.layer_dataset import dataset_of, pairs, write_task
 
 
 def test_labels_find_the_image_they_belong_to(viewer: ViewerModel) -> None:

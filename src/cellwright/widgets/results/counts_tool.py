@@ -1,0 +1,120 @@
+"""Counts per region, class and frame, positive cells, the border rule, and colours by group."""
+
+import numpy as np
+from qtpy.QtCore import QObject, QSignalBlocker
+from superqt.utils import QSignalDebouncer
+
+from cellwright.widgets.results.measuring import Measurer
+from cellwright.widgets.results.model import MEAN, ResultsModel
+from cellwright.widgets.results.view import MarkerRow, ResultsView
+from cellwright.widgets.results.viewer_link import ViewerLink
+
+COUNT_MS = 120  # after the last change; the number itself follows at once
+
+
+class CountsTool(QObject):
+    """Keeps the page of counts in line with the model.
+
+    Parameters
+    ----------
+    view
+        The panel.
+    model
+        What is counted.
+    link
+        Colours cells.
+    measurer
+        Reads the regions.
+    """
+
+    def __init__(self, view: ResultsView, model: ResultsModel, link: ViewerLink, measurer: Measurer) -> None:
+        super().__init__(view)
+        self._view, self._model, self._link, self._measurer = view, model, link, measurer
+        self.rows: dict[str, MarkerRow] = {}
+        self._soon = QSignalDebouncer(parent=self)
+        self._soon.setTimeout(COUNT_MS)
+        self._soon.triggered.connect(self.refresh)
+        view.border.currentIndexChanged.connect(self._on_border_chosen)
+        view.rule.currentIndexChanged.connect(self._on_rule_chosen)
+        view.colour_by.currentIndexChanged.connect(self._colour)
+        model.measured_changed.connect(self._on_measured_changed)
+        model.kept_changed.connect(self._on_kept_changed)
+
+    def refresh(self) -> None:
+        """Show the counts and who is positive for what."""
+        model, view = self._model, self._view
+        if model.measured is None:
+            view.counts_frame.set_frame(None)
+            return
+        view.counts_frame.set_frame(model.counts())
+        copositive = model.copositive()
+        view.markers_frame.set_frame(copositive)
+        view.markers_table.setVisible(copositive is not None)
+        if view.colour_by.currentData():
+            self._colour()
+
+    def show_settings(self) -> None:
+        """Show what the model is set to."""
+        view, model = self._view, self._model
+        for box, value in ((view.border, model.border), (view.rule, model.region_rule)):
+            with QSignalBlocker(box):
+                box.setCurrentIndex(box.findData(value))
+        self._show_markers()
+
+    def _on_border_chosen(self) -> None:
+        self._model.set_border(self._view.border.currentData())
+
+    def _on_rule_chosen(self) -> None:
+        self._model.region_rule = self._view.rule.currentData()
+        self._measurer.read_soon()
+
+    def _colour(self) -> None:
+        by = self._view.colour_by.currentData()
+        groups = self._model.groups(by) if by else {}
+        self._measurer.write(lambda: self._link.colour_by(groups))
+
+    def _on_kept_changed(self) -> None:
+        for channel, threshold in self._model.thresholds.items():
+            if channel in self.rows and np.isfinite(threshold):
+                self.rows[channel].show_threshold(threshold)
+        self._soon.throttle()
+
+    def _on_measured_changed(self) -> None:
+        self._show_markers()
+
+    def _show_markers(self) -> None:
+        """Show one row for each channel that was measured."""
+        model, view = self._model, self._view
+        channels = model.marker_channels
+        view.markers_hint.setVisible(not channels)
+        if list(self.rows) != channels:
+            for old in self.rows.values():
+                for widget in old.widgets:
+                    view.markers.removeWidget(widget)
+                    widget.hide()
+                    widget.deleteLater()
+            self.rows = {}
+            for place, channel in enumerate(channels):
+                self.rows[channel] = self._new_row(place, channel)
+        for channel, row in self.rows.items():
+            with QSignalBlocker(row.is_on):
+                row.is_on.setChecked(channel in model.markers)
+
+    def _new_row(self, place: int, channel: str) -> MarkerRow:
+        table = self._model.table
+        assert table is not None
+        values = table[f"{MEAN}{channel}"].to_numpy(np.float64)
+        finite = values[np.isfinite(values)]
+        low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
+        row = MarkerRow(self._view.markers, place, channel, low, high)
+        row.is_on.toggled.connect(lambda is_on: self._model.set_marker(channel, is_on=is_on))
+        row.slider.valueChanged.connect(lambda _: self._set(channel, row.slider_value))
+        row.value.valueChanged.connect(lambda value: self._set(channel, value))
+        row.otsu.clicked.connect(lambda: self._set(channel, None))
+        return row
+
+    def _set(self, channel: str, threshold: float | None) -> None:
+        row = self.rows[channel]
+        with QSignalBlocker(row.is_on):
+            row.is_on.setChecked(True)
+        self._model.set_marker(channel, is_on=True, threshold=threshold)

@@ -1,0 +1,198 @@
+"""Tables, a report, settings, and the Python or command that repeats what the panel shows."""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from qtpy.QtCore import QObject
+from qtpy.QtWidgets import QApplication, QFileDialog
+
+from cellwright.core.data import Image
+from cellwright.core.errors import CellwrightError, SettingsError, error_line
+from cellwright.core.tasks import Progress, Task
+from cellwright.files.report import write_report
+from cellwright.files.tables import settings_table, write_csv, write_parquet, write_xlsx
+from cellwright.inference.recipe import Recipe, as_command, as_python, load_recipe, recipe_of, save_recipe
+from cellwright.ops.measure.analysis import Analysis
+from cellwright.widgets.results.model import ResultsModel
+from cellwright.widgets.results.view import ResultsView
+from cellwright.widgets.shared.messages import tell_error
+
+TABLES = "Table (*.csv);;Excel (*.xlsx);;Parquet (*.parquet)"
+
+
+class ResultsExport(QObject):
+    """Writes what counts to files and to the clipboard.
+
+    Parameters
+    ----------
+    view
+        Asks and tells.
+    model
+        What is written.
+    on_loaded
+        Takes settings that were loaded.
+    """
+
+    def __init__(self, view: ResultsView, model: ResultsModel, on_loaded: Callable[[Recipe], None]) -> None:
+        super().__init__(view)
+        self._view, self._model, self._on_loaded = view, model, on_loaded
+        view.save_table.clicked.connect(lambda: self._ask("cells", TABLES, self.save_table))
+        view.save_counts.clicked.connect(lambda: self._ask("counts", "Table (*.csv)", self.save_counts))
+        view.save_report.clicked.connect(lambda: self._ask("report", "Report (*.html)", self.save_report))
+        view.save_settings.clicked.connect(
+            lambda: self._ask("settings", "Settings (*.json)", self.save_settings)
+        )
+        view.load_settings.clicked.connect(self._on_load_clicked)
+        view.copy_python.clicked.connect(lambda: self.copy(as_python, "Python"))
+        view.copy_command.clicked.connect(lambda: self.copy(as_command, "Command"))
+
+    def recipe(self) -> Recipe:
+        """Return all that the result depends on.
+
+        Raises
+        ------
+        SettingsError
+            The cells were not counted by a model, or not in a file; or they were edited, gated, or counted in
+            drawn regions, which nothing repeats.
+        """
+        measured = self._model.measured
+        if measured is None:
+            raise SettingsError("There are no cells yet. Choose a layer with cells.")
+        return recipe_of(
+            measured.result, analysis=self._model.settings, source=measured.snapshot.image.source
+        )
+
+    @property
+    def unrepeatable(self) -> list[str]:
+        """What was done by hand, which no settings repeat."""
+        model, found = self._model, []
+        if model.measured is not None and model.measured.n_edited:
+            found.append(f"{model.measured.n_edited} cells drawn or changed by hand")
+        if model.gate is not None:
+            found.append("the gate of the scatter plot")
+        if model.regions.included:
+            found.append("the drawn regions")
+        return found
+
+    def copy(self, as_text: Callable[[Recipe], str], what: str) -> None:
+        """Copy the text that repeats the result."""
+        try:
+            text = as_text(self.recipe())
+        except CellwrightError as error:
+            self._view.show_message(error_line(error), is_error=True)
+            return
+        clipboard = QApplication.clipboard()
+        if clipboard is not None:
+            clipboard.setText(text)
+        by_hand = self.unrepeatable
+        note = f" It does not repeat {', '.join(by_hand)}." if by_hand else ""
+        self._view.show_message(f"{what} copied.{note}")
+
+    def save_table(self, path: Path) -> None:
+        """Write the cells that count, in the format that the ending of the path tells."""
+        settings = {"analysis": asdict(self._model.settings)}
+        self._start(_table_task(path, self._analysis(), settings), path)
+
+    def save_counts(self, path: Path) -> None:
+        """Write counts per region and frame as CSV."""
+        counts = self._analysis().counts
+        self._start(_task(path, lambda: write_csv(path, counts)), path)
+
+    def save_report(self, path: Path) -> None:
+        """Write the report."""
+        analysis, image = self._analysis(), self._image()
+        recipes = {}
+        try:
+            recipe = self.recipe()
+            recipes = {
+                "The same from the command line": as_command(recipe),
+                "The same from Python": as_python(recipe),
+            }
+        except CellwrightError as error:
+            recipes = {"The same again": error_line(error)}
+        by_hand = self.unrepeatable
+        if by_hand:
+            recipes["Not repeated by these"] = ", ".join(by_hand)
+        self._start(_task(path, lambda: write_report(path, image, analysis, recipes)), path)
+
+    def save_settings(self, path: Path) -> None:
+        """Write all settings; those of the count too, where the cells were counted."""
+        try:
+            recipe = self.recipe()
+        except SettingsError:
+            recipe = Recipe(analysis=self._model.settings)
+        self._start(_task(path, lambda: save_recipe(path, replace(recipe, image=""))), path)
+
+    def load_settings(self, path: Path) -> None:
+        """Take settings from a file."""
+        try:
+            recipe = load_recipe(path)
+        except CellwrightError as error:
+            self._view.show_message(error_line(error), is_error=True)
+            return
+        self._on_loaded(recipe)
+        self._view.show_message(f"Settings of {path.name} taken.")
+
+    def _analysis(self) -> Analysis:
+        return self._model.analysis()
+
+    def _image(self) -> Image:
+        measured = self._model.measured
+        assert measured is not None
+        return measured.snapshot.image
+
+    def _ask(self, what: str, formats: str, save: Callable[[Path], None]) -> None:
+        if self._model.measured is None:
+            self._view.show_message(
+                "There are no cells to save yet. Choose a layer with cells.", is_error=True
+            )
+            return
+        ending = formats.partition("*")[2].partition(")")[0]
+        name = f"{self._image().name}.{what}{ending}"
+        path, chosen = QFileDialog.getSaveFileName(self._view, f"Save {what}", name, formats)
+        if path:
+            target = Path(path)
+            if not target.suffix:
+                target = target.with_name(target.name + chosen.partition("*")[2].partition(")")[0])
+            save(target)
+
+    def _on_load_clicked(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(self._view, "Load settings", "", "Settings (*.json)")
+        if path:
+            self.load_settings(Path(path))
+
+    def _start(self, task: Task[Path], path: Path) -> None:
+        if self._view.job_bar.is_busy:
+            task.close()
+            self._view.show_message("Cells are still being measured; try again in a moment.")
+            return
+        self._view.show_message(f"Saving {path}…")
+        self._view.job_bar.start(task, lambda saved: self._view.show_message(f"Saved {saved}"))
+
+    def tell_error(self, error: Exception) -> None:
+        """Tell what went wrong."""
+        tell_error(self._view, error, "Saving")
+
+
+def _task(path: Path, write: Callable[[], None]) -> Task[Path]:
+    yield Progress("save", 0, 1)
+    write()
+    return path
+
+
+def _table_task(path: Path, analysis: Analysis, settings: dict[str, Any]) -> Task[Path]:
+    yield Progress("save", 0, 1)
+    ending = path.suffix.lower()
+    if ending == ".xlsx":
+        tables = {"cells": analysis.table, "counts": analysis.counts}
+        if analysis.copositive is not None:
+            tables["markers"] = analysis.copositive
+        tables["settings"] = settings_table(analysis.result, settings)
+        write_xlsx(path, tables)
+    elif ending == ".parquet":
+        write_parquet(path, analysis.table)
+    else:
+        write_csv(path, analysis.table)
+    return path

@@ -1,0 +1,330 @@
+"""The cells of a Labels or Points layer with all that is measured of them, as a table.
+
+::
+
+    layer, image layer, further layers        the GUI thread takes a snapshot of what they hold
+        -> Snapshot -> measure_task           a worker thread measures
+        -> MeasuredCells                      a table with one row for each cell, and what it was made from
+"""
+
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellwright.core.data import Cells, Provenance, Result
+from cellwright.core.tasks import Progress, Task
+from cellwright.ops.measure.analysis import region_sizes
+from cellwright.ops.measure.blocks import spatial_ndim
+from cellwright.ops.measure.cells_table import cells_table
+from cellwright.ops.measure.columns import COLUMNS, keys_of
+from cellwright.ops.measure.intensity import CORRECTED
+from cellwright.ops.measure.measurement import (
+    is_volumetric,
+    label_axes,
+    measure_result,
+    result_of_labels,
+)
+from cellwright.ops.measure.settings import MeasureSettings
+from cellwright.widgets.results.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    import pandas
+
+SIZES = ("area_px", "diameter_px", "volume_px", "area_um2", "diameter_um", "volume_um3")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MeasuredCells:
+    """All cells of a layer, counted or not.
+
+    Parameters
+    ----------
+    snapshot
+        What was measured; its pixels are a copy.
+    settings
+        What was asked for.
+    table
+        One row for each cell; ``label`` is its value in the layer, or the number of the point from 1.
+    result
+        The same cells; its labels are numbered by row.
+    membership : bool (N, regions)
+        Which cell lies in which region.
+    sizes
+        Pixels of each region in each frame.
+    measured
+        The columns of the table that were measured on request.
+    """
+
+    snapshot: Snapshot
+    settings: MeasureSettings
+    table: "pandas.DataFrame"
+    result: Result
+    membership: NDArray[np.bool_]
+    sizes: NDArray[np.int64] | None = None
+    measured: tuple[str, ...] = ()
+
+    @property
+    def numbers(self) -> NDArray[np.int64]:
+        """Value of each cell in the layer."""
+        return np.asarray(self.table["label"].to_numpy(), np.int64)
+
+    @property
+    def frames(self) -> NDArray[np.intp]:
+        """Indices of each cell along the axes before its spatial ones, (N, axes)."""
+        axes = label_axes(self.result)
+        n_lead = len(axes) - spatial_ndim(axes, is_volume=is_volumetric(self.result))
+        return np.rint(self.result.cells.points[:, :n_lead]).astype(np.intp)
+
+    @property
+    def has_outlines(self) -> bool:
+        """Whether the cells are more than points."""
+        return self.snapshot.pixels is not None
+
+    @property
+    def n_edited(self) -> int:
+        """Number of cells drawn or changed by hand."""
+        if "edited" not in self.table:
+            return 0
+        return int(self.table["edited"].sum())
+
+
+def measure_task(
+    snapshot: Snapshot, settings: MeasureSettings, before: MeasuredCells | None = None
+) -> Task[MeasuredCells]:
+    """Return the cells of a layer with their measurements; run in a worker thread.
+
+    Parameters
+    ----------
+    snapshot
+        The layer.
+    settings
+        What is measured.
+    before
+        The same layer as it was; cells that are as they were are not measured again, and those that came or
+        changed since are marked as made by hand.
+    """
+    yield Progress("read", 0, 1)
+    if snapshot.points is not None:
+        return _measured_points(snapshot, settings, before)
+    assert snapshot.pixels is not None
+    snapshot = replace(snapshot, pixels=np.array(snapshot.pixels))
+    result, numbers = _result(snapshot)
+    table = cells_table(result)
+    table["label"] = numbers
+    if before is not None and not _is_same_layer(snapshot, before.snapshot):
+        before = None
+    changed = _changed_numbers(snapshot, before)
+    _carry_features(table, snapshot, changed)
+    result = _with_scores_and_classes(result, table)
+    yield Progress("regions", 0, 1)
+    cells = _in_regions(snapshot, settings, table, result)
+    found = yield from _measure(cells, before, changed)
+    for name, values in found.items():
+        table[name] = values
+    return replace(cells, measured=tuple(found))
+
+
+def _in_regions(
+    snapshot: Snapshot, settings: MeasureSettings, table: "pandas.DataFrame", result: Result
+) -> MeasuredCells:
+    """Return cells with the regions that they lie in."""
+    regions = snapshot.regions
+    membership = regions.membership(result.cells, result.offset)
+    if regions.included:
+        names = np.array(regions.names, object)
+        table["regions"] = ["; ".join(names[row]) for row in membership]
+    return MeasuredCells(snapshot, settings, table, result, membership, region_sizes(result, regions))
+
+
+def _measure(
+    cells: MeasuredCells, before: MeasuredCells | None, changed: NDArray[np.int64]
+) -> Task[dict[str, NDArray[Any]]]:
+    """Return the measured columns, of cells that are as they were from what is known."""
+    image, others, settings = cells.snapshot.image, cells.snapshot.others, cells.settings
+    keys = keys_of(settings.measure)
+    depends = any(COLUMNS[key].group == "neighbours" or key == CORRECTED for key in keys)
+    if before is None or depends or not _is_same_measure(cells, before) or not before.measured:
+        return (yield from measure_result(cells.result, image, settings, others))
+    known = _rows_before(cells, before)
+    is_new = (known < 0) | np.isin(cells.numbers, changed)
+    part = replace(cells.result, cells=cells.result.cells.take(is_new))
+    found: dict[str, NDArray[Any]] = {}
+    if is_new.any():
+        found = yield from measure_result(part, image, settings, others)
+    columns = {}
+    for name in before.measured:
+        values = before.table[name].to_numpy()[known].copy()
+        values[is_new] = found.get(name, np.nan)
+        columns[name] = values
+    return columns
+
+
+def _is_same_measure(cells: MeasuredCells, before: MeasuredCells) -> bool:
+    old, new = before.snapshot, cells.snapshot
+    is_same_image = old.image.data is new.image.data and old.offset == new.offset
+    same_others = {name: id(one.data) for name, one in old.others.items()} == {
+        name: id(one.data) for name, one in new.others.items()
+    }
+    return is_same_image and same_others and before.settings == cells.settings
+
+
+def _rows_before(cells: MeasuredCells, before: MeasuredCells) -> NDArray[np.intp]:
+    """Return the row that each cell had; -1 where it is new. A number may occur in several frames."""
+    rows = {key: row for row, key in enumerate(_keys(before))}
+    return np.array([rows.get(key, -1) for key in _keys(cells)], np.intp)
+
+
+def _keys(cells: MeasuredCells) -> list[tuple[int, ...]]:
+    return list(map(tuple, np.column_stack([cells.numbers, cells.frames]).tolist()))
+
+
+def _is_same_layer(snapshot: Snapshot, before: Snapshot) -> bool:
+    """Return whether what differs was done by hand, not by another count."""
+    old, new = before.pixels, snapshot.pixels
+    if old is None or new is None or old.shape != new.shape:
+        return False
+    return dict(before.provenance) == dict(snapshot.provenance)
+
+
+def _changed_numbers(snapshot: Snapshot, before: MeasuredCells | None) -> NDArray[np.int64]:
+    """Return the labels whose pixels changed since."""
+    if before is None:
+        return np.zeros(0, np.int64)
+    old, new = before.snapshot.pixels, snapshot.pixels
+    assert old is not None
+    assert new is not None
+    differs = old != new
+    return np.union1d(old[differs], new[differs]).astype(np.int64)
+
+
+def _carry_features(table: "pandas.DataFrame", snapshot: Snapshot, changed: NDArray[np.int64]) -> None:
+    """Add class, score and whether a cell was made by hand, as the features of a Labels layer tell."""
+    features = snapshot.features
+    numbers = table["label"].to_numpy()
+    if "index" in features:
+        features = features.set_index("index")
+    rows = features.reindex(numbers)
+    edited = np.isin(numbers, changed)
+    if "edited" in rows:
+        edited |= _as_bool(rows["edited"].to_numpy())
+    if snapshot.provenance and len(features.columns):
+        size = next((name for name in ("area_px", "volume_px") if name in rows and name in table), None)
+        if size is not None:  # what was painted before anyone looked
+            edited |= rows[size].to_numpy(np.float64) != table[size].to_numpy(np.float64)
+    _set_or_drop(table, "score", rows)
+    if "class" in rows:
+        table["class"] = _as_text(rows["class"].to_numpy(object))
+    if "score" in table:
+        table.loc[edited, "score"] = np.nan
+    table["edited"] = edited
+
+
+def _set_or_drop(table: "pandas.DataFrame", name: str, rows: "pandas.DataFrame") -> None:
+    if name in rows:
+        table[name] = rows[name].to_numpy(np.float64)
+    elif name in table:
+        del table[name]
+
+
+def _as_bool(values: NDArray[Any]) -> NDArray[np.bool_]:
+    return np.array([one is True or one == 1 for one in values.tolist()], bool)
+
+
+def _as_text(values: NDArray[Any]) -> list[str]:
+    return [one if isinstance(one, str) else "" for one in values.tolist()]
+
+
+def _with_scores_and_classes(result: Result, table: "pandas.DataFrame") -> Result:
+    cells, settings = result.cells, dict(result.provenance.settings)
+    if "score" in table:
+        cells = replace(cells, scores=np.nan_to_num(table["score"].to_numpy(np.float32), nan=1.0))
+    settings.pop("classes", None)
+    if "class" in table:
+        names = sorted({name for name in table["class"] if name})
+        numbers = {name: number for number, name in enumerate(names)}
+        cells = replace(cells, classes=np.array([numbers.get(one, -1) for one in table["class"]], np.int16))
+        settings["classes"] = names
+    return replace(result, cells=cells, provenance=replace(result.provenance, settings=settings))
+
+
+def _result(snapshot: Snapshot) -> tuple[Result, NDArray[np.int64]]:
+    """Return the labels as a result that tells how they were found, and their numbers in the layer."""
+    assert snapshot.pixels is not None
+    found_by, image = snapshot.provenance, snapshot.image
+    link = found_by.get("settings", {}).get("engine", {}).get("link", True)
+    labels = np.where(snapshot.pixels > 0, snapshot.pixels, 0)
+    result, numbers = result_of_labels(labels, image, is_volume=link)
+    provenance = result.provenance
+    known = {item.name for item in fields(Provenance)} & set(found_by)
+    if known:
+        own = {name: found_by[name] for name in known}
+        own |= {"image_shape": image.shape, "axes": image.axes, "pixel_size_um": image.pixel_size_um}
+        own["settings"] = {**provenance.settings, **found_by["settings"]}
+        provenance = replace(provenance, **own)
+    return replace(result, offset=snapshot.offset, provenance=provenance), numbers
+
+
+def _measured_points(
+    snapshot: Snapshot, settings: MeasureSettings, before: MeasuredCells | None
+) -> MeasuredCells:
+    points = snapshot.points
+    assert points is not None
+    n = len(points)
+    cells = Cells(
+        points.astype(np.float32),
+        np.stack([points, points], axis=1).astype(np.float32),
+        np.ones(n, np.float32),
+        np.zeros(n, np.float32),
+    )
+    image = snapshot.image
+    provenance = Provenance(
+        "",
+        "",
+        "",
+        {"engine": {"link": True}},
+        image.name,
+        image.shape,
+        image.axes,
+        image.pixel_size_um,
+        "",
+        0.0,
+    )
+    known = {item.name for item in fields(Provenance)} & set(snapshot.provenance)
+    if known:
+        provenance = replace(provenance, **{name: snapshot.provenance[name] for name in known})
+        provenance = replace(provenance, image_shape=image.shape, axes=image.axes)
+    result = Result(float(n), cells, provenance, offset=(0,) * points.shape[1])
+    table = cells_table(result)
+    table = table[
+        [name for name in table if not str(name).startswith(("box_", *SIZES, "score", "mean_slice"))]
+    ]
+    features = snapshot.features.reset_index(drop=True)
+    edited = _edited_points(snapshot, before)
+    for name in ("score", *SIZES):
+        if name in features:
+            table[name] = features[name].to_numpy(np.float64)
+            table.loc[edited, name] = np.nan
+    if "class" in features:
+        table["class"] = _as_text(features["class"].to_numpy(object))
+    table["edited"] = edited
+    result = _with_scores_and_classes(result, table)
+    return _in_regions(snapshot, settings, table, result)
+
+
+def _edited_points(snapshot: Snapshot, before: MeasuredCells | None) -> NDArray[np.bool_]:
+    """Return which points came or were moved by hand."""
+    points, features = snapshot.points, snapshot.features
+    assert points is not None
+    edited = np.zeros(len(points), bool)
+    if "edited" in features:
+        edited |= _as_bool(features["edited"].to_numpy())
+    if "label" in features:  # napari gives a new point the features of the last one
+        edited |= features["label"].duplicated().to_numpy() | features["label"].isna().to_numpy()
+    old = None if before is None else before.snapshot.points
+    is_same_count = before is not None and dict(before.snapshot.provenance) == dict(snapshot.provenance)
+    if old is not None and is_same_count:
+        known = {tuple(one) for one in old.tolist()}
+        edited |= np.array([tuple(one) not in known for one in points.tolist()], bool)
+    return edited

@@ -1,0 +1,189 @@
+"""Keeps the table in line with the layer: what is painted, split, deleted or moved is measured anew, soon."""
+
+from collections.abc import Callable
+from typing import Any
+
+from napari.layers import Image as ImageLayer
+from napari.layers import Labels, Layer, Shapes
+from qtpy.compat import isalive
+from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
+from superqt.utils import QSignalDebouncer
+
+from cellwright.core.errors import CellwrightError
+from cellwright.core.tasks import Task
+from cellwright.ops.measure.settings import MeasureSettings
+from cellwright.widgets.results.measured_cells import MeasuredCells, measure_task
+from cellwright.widgets.results.model import ResultsModel
+from cellwright.widgets.results.snapshot import regions_of, snapshot_of
+from cellwright.widgets.results.viewer_link import ViewerLink
+from cellwright.widgets.shared.job_bar import JobBar
+from cellwright.widgets.shared.jobs import Job
+
+READ_MS = 250
+LABELS_EVENTS = ("data", "paint", "labels_update", "set_data", "features")
+POINTS_EVENTS = ("data", "features")
+
+
+class Measurer(QObject):
+    """Measures the cells of one layer whenever it changes, one job at a time, the latest state last.
+
+    Parameters
+    ----------
+    parent
+        Keeps it alive.
+    model
+        Takes what was measured.
+    link
+        Whose layer is measured; its features are written.
+    bar
+        Shows long measurements.
+    """
+
+    failed = Signal(object)  # Exception
+    finished = Signal()
+
+    def __init__(self, parent: QObject, model: ResultsModel, link: ViewerLink, bar: JobBar) -> None:
+        super().__init__(parent)
+        self._model, self._link, self._bar = model, link, bar
+        self.others: list[ImageLayer] = []
+        self.shapes: Shapes | None = None
+        self.settings = MeasureSettings(measure=())
+        self._job: Job | None = None
+        self._is_stale = self._is_writing = self._is_waiting = False
+        self._step: tuple[int, ...] = ()
+        self._soon = QSignalDebouncer(parent=self)
+        self._soon.setTimeout(READ_MS)
+        self._soon.triggered.connect(self.read)
+        bar.failed.connect(self._on_failed)
+        bar.finished.connect(self._on_finished)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether cells are being measured, or are to be."""
+        return self._job is not None or self._bar.is_busy or self._is_stale or self._is_waiting
+
+    def set_layer(self, layer: Layer | None, image_layer: ImageLayer | None) -> None:
+        """Tell of another layer from now on."""
+        old = self._link.layer
+        if old is not layer:
+            self._connect(old, is_on=False)
+            self._model.choose(-1)
+            self._model.set_measured(None)
+            self._connect(layer, is_on=True)
+        self._link.layer, self._link.image_layer = layer, image_layer
+        self._step = tuple(self._link.viewer.dims.current_step)
+        self.read()
+
+    def set_shapes(self, shapes: Shapes | None) -> None:
+        """Take the regions from another layer."""
+        if self.shapes is shapes:
+            return
+        if self.shapes is not None:
+            self.shapes.events.data.disconnect(self._on_shapes_changed)
+            self.shapes.events.features.disconnect(self._on_shapes_changed)
+        self.shapes = shapes
+        if shapes is not None:
+            shapes.events.data.connect(self._on_shapes_changed)
+            shapes.events.features.connect(self._on_shapes_changed)
+        self.read_soon()
+
+    def read_soon(self) -> None:
+        """Measure the layer once it has come to rest."""
+        self._is_waiting = True
+        self._soon.throttle()
+
+    def read(self) -> None:
+        """Measure the layer as it is now, beside the viewer."""
+        self._is_waiting = False
+        if self._job is not None or self._bar.is_busy:
+            self._is_stale = True
+            return
+        self._is_stale = False
+        layer = self._link.layer
+        if layer is None:
+            self.finished.emit()
+            return
+        try:
+            task = self._task(layer)
+        except CellwrightError as error:
+            self._model.set_measured(None)
+            self.failed.emit(error)
+            self.finished.emit()
+            return
+        before = self._model.measured
+        if before is None or before.settings != self.settings:
+            self._bar.start(task, self._on_returned)
+            return
+        self._job = Job(task, self)
+        self._job.returned.connect(self._on_returned)
+        self._job.failed.connect(self._on_failed)
+        self._job.finished.connect(self._on_job_finished)
+        self._job.start()
+
+    def _task(self, layer: Layer) -> Task[tuple[Layer, MeasuredCells]]:
+        image_layer = self._link.image_layer
+        regions = regions_of(self.shapes, image_layer or layer, self._model.region_rule)
+        snapshot = snapshot_of(layer, image_layer, self.others, regions)
+        return _with_layer(layer, measure_task(snapshot, self.settings, self._model.measured))
+
+    def _on_returned(self, found: tuple[Layer, MeasuredCells]) -> None:
+        layer, measured = found
+        if layer is not self._link.layer:
+            self._is_stale = True
+            return
+        self._model.set_measured(measured)
+        if not self._is_stale:
+            self.write(self._link.write_features)
+
+    def write(self, change: Callable[[], None]) -> None:
+        """Write into the layer without measuring it for that."""
+        self._is_writing = True
+        try:
+            change()
+        finally:
+            self._is_writing = False
+
+    def _on_failed(self, error: Exception) -> None:
+        self._model.set_measured(None)
+        self.failed.emit(error)
+
+    def _on_job_finished(self) -> None:
+        self._job = None
+        self._on_finished()
+
+    def _on_finished(self) -> None:
+        if self._is_stale:
+            self.read()
+            return
+        self.finished.emit()
+
+    def _connect(self, layer: Layer | None, *, is_on: bool) -> None:
+        if layer is None:
+            return
+        names = LABELS_EVENTS if isinstance(layer, Labels) else POINTS_EVENTS
+        for name in names:
+            emitter = getattr(layer.events, name)
+            if is_on:
+                emitter.connect(self._on_layer_changed)
+            else:
+                emitter.disconnect(self._on_layer_changed)
+
+    def _on_layer_changed(self, event: Any) -> None:
+        if self._is_writing or not isalive(self):  # type: ignore[no-untyped-call]
+            return  # napari's weak reference may outlive what Qt has deleted
+        if event.type == "set_data":  # napari tells the same when another slice is shown
+            step = tuple(self._link.viewer.dims.current_step)
+            if step != self._step:
+                self._step = step
+                return
+        self.read_soon()
+
+    def _on_shapes_changed(self, _: Any = None) -> None:
+        if isalive(self):  # type: ignore[no-untyped-call]
+            self.read_soon()
+
+
+def _with_layer(layer: Layer, task: Task[MeasuredCells]) -> Task[tuple[Layer, MeasuredCells]]:
+    """Return what a task gives, with the layer it is of: meanwhile another one may be chosen."""
+    measured = yield from task
+    return layer, measured

@@ -1,0 +1,416 @@
+"""What the results panel knows: the cells, which of them count, and how many of which kind; no Qt, no napari.
+
+::
+
+    measured table -> border, conditions, gate, regions -> kept -> markers -> counts
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from psygnal import Signal
+
+from cellwright.core.data import Result
+from cellwright.core.errors import CellwrightError
+from cellwright.ops.measure.analysis import Analysis, counts_table
+from cellwright.ops.measure.blocks import spatial_ndim
+from cellwright.ops.measure.filters import (
+    BorderRule,
+    ColumnFilter,
+    away_from_border,
+    kept_rows,
+    parse_filter,
+)
+from cellwright.ops.measure.markers import Marker, add_positive, copositive_table, otsu
+from cellwright.ops.measure.measurement import is_volumetric, label_axes
+from cellwright.ops.measure.regions import RegionRule, RegionSet
+from cellwright.ops.measure.settings import AnalysisSettings
+from cellwright.widgets.results.measured_cells import MeasuredCells
+
+if TYPE_CHECKING:
+    import pandas
+
+BETWEEN = re.compile(r"\s*(?:,|;|&+|\band\b)\s*", re.IGNORECASE)
+DIGITS = 6  # of cut-offs, so that what is shown is what is used
+MEAN = "intensity_mean_"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScatterGate:
+    """A polygon (N, 2) in the plane of two columns; cells inside it count."""
+
+    x: str
+    y: str
+    corners: NDArray[np.float64]
+
+    def keeps(self, table: "pandas.DataFrame") -> NDArray[np.bool_]:
+        """Return which rows lie inside; those of a table without these columns all do."""
+        if self.x not in table or self.y not in table:
+            return np.ones(len(table), bool)
+        return inside_polygon(table[self.x].to_numpy(float), table[self.y].to_numpy(float), self.corners)
+
+
+class ResultsModel:
+    """State of the results panel; the signals tell what has changed.
+
+    ``measured_changed`` for another table, ``kept_changed`` when other cells count, ``chosen_changed``
+    with the row that was chosen (-1 for none).
+    """
+
+    measured_changed = Signal()
+    kept_changed = Signal()
+    chosen_changed = Signal(int)
+    conditions_changed = Signal(str)
+
+    def __init__(self) -> None:
+        self.measured: MeasuredCells | None = None
+        self.count_result: Result | None = None  # what the last count told: its interval, its density
+        self.measure: tuple[str, ...] = ()
+        self.border: BorderRule = "all"
+        self.region_rule: RegionRule = "centre"
+        self.conditions: tuple[ColumnFilter, ...] = ()
+        self.gate: ScatterGate | None = None
+        self.markers: dict[str, float | None] = {}
+        self.thresholds: dict[str, float] = {}
+        self.wanted: tuple[str, tuple[Marker, ...]] | None = None  # taken once there is a table for it
+        self.kept: NDArray[np.bool_] = np.zeros(0, bool)
+        self.chosen = -1
+        self._off_border: tuple[BorderRule, NDArray[np.bool_]] | None = None
+
+    # -- what is known ------------------------------------------------------------------------------------
+
+    @property
+    def table(self) -> "pandas.DataFrame | None":
+        """All cells, counted or not."""
+        return None if self.measured is None else self.measured.table
+
+    @property
+    def kept_table(self) -> "pandas.DataFrame":
+        """The cells that count."""
+        assert self.measured is not None
+        return self.measured.table.loc[self.kept].reset_index(drop=True)
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells, counted or not."""
+        return len(self.kept)
+
+    @property
+    def n_kept(self) -> int:
+        """Number of cells that count."""
+        return int(self.kept.sum())
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Where the count lies nine times of ten, while the cells are those that the model found."""
+        if self.count_result is None or self.n_kept != self.n_cells:
+            return None
+        if self.measured is not None and self.measured.n_edited:
+            return None
+        return self.count_result.interval
+
+    @property
+    def regions(self) -> RegionSet:
+        """Where cells are counted."""
+        if self.measured is None:
+            return RegionSet(rule=self.region_rule)
+        return self.measured.snapshot.regions
+
+    @property
+    def number_columns(self) -> list[str]:
+        """Names of the columns that hold numbers worth a plot."""
+        table = self.table
+        if table is None:
+            return []
+        names = [str(name) for name in table if table[name].dtype.kind in "if"]
+        return [name for name in names if name != "label" and not name.startswith("box_")]
+
+    @property
+    def marker_channels(self) -> list[str]:
+        """Channels and images whose mean intensity is known."""
+        if self.table is None:
+            return []
+        return [str(name)[len(MEAN) :] for name in self.table if str(name).startswith(MEAN)]
+
+    @property
+    def settings(self) -> AnalysisSettings:
+        """All of it as the settings of an analysis; a gate has no place in them."""
+        positive = tuple(
+            f"{channel.removeprefix('ch') if channel[2:].isdigit() else channel}"
+            f">{'otsu' if threshold is None else f'{threshold:g}'}"
+            for channel, threshold in self.markers.items()
+        )
+        return AnalysisSettings(
+            measure=self.measure,
+            region_rule=self.region_rule,
+            border=self.border,
+            keep=tuple(str(one) for one in self.conditions),
+            positive=positive,
+        )
+
+    # -- what changes it ----------------------------------------------------------------------------------
+
+    def set_measured(self, measured: MeasuredCells | None) -> None:
+        """Take another table."""
+        self.measured = measured
+        self._off_border = None
+        if measured is not None and self.wanted is not None:
+            self._take_wanted(*self.wanted)
+        self._prune()
+        self.recount(is_quiet=True)
+        if self.chosen >= self.n_cells:
+            self.choose(-1)
+        self.measured_changed.emit()
+        self.kept_changed.emit()
+
+    def set_border(self, rule: BorderRule) -> None:
+        """Choose which cells at the border count."""
+        self.border = rule
+        self.recount()
+
+    def set_conditions(self, text: str) -> None:
+        """Count only cells of which this holds: ``area_um2 >= 20 and class = WBC``.
+
+        Raises
+        ------
+        SettingsError
+            It cannot be read, or there is no such column; nothing changes.
+        """
+        parts = [part for part in BETWEEN.split(text.strip()) if part]
+        conditions = tuple(parse_filter(part) for part in parts)
+        if self.table is not None:
+            kept_rows(self.table.head(0), conditions)
+        self.conditions = conditions
+        self.recount()
+
+    def set_range(self, column: str, low: float | None, high: float | None) -> None:
+        """Count only cells whose value lies from ``low`` to ``high``; None leaves that side open."""
+        others = [one for one in self.conditions if one.column != column or one.sign not in (">=", "<=")]
+        for sign, value in ((">=", low), ("<=", high)):
+            if value is not None:
+                others.append(ColumnFilter(column, sign, float(f"{value:.{DIGITS}g}")))
+        if tuple(others) == self.conditions:
+            return
+        self.conditions = tuple(others)
+        self.recount()
+        self.conditions_changed.emit(self.conditions_text)
+
+    def range_of(self, column: str) -> tuple[float | None, float | None]:
+        """Return the cut-offs of a column."""
+        found: dict[str, float] = {}
+        for one in self.conditions:
+            if one.column == column and isinstance(one.value, float):
+                found[one.sign] = one.value
+        return found.get(">="), found.get("<=")
+
+    @property
+    def conditions_text(self) -> str:
+        """The conditions as a user writes them."""
+        return " and ".join(_shown(one) for one in self.conditions)
+
+    def set_gate(self, gate: ScatterGate | None) -> None:
+        """Count only cells inside a polygon drawn over two columns."""
+        self.gate = gate
+        self.recount()
+
+    def set_marker(self, channel: str, *, is_on: bool, threshold: float | None = None) -> None:
+        """Tell which cells are positive in a channel; without a threshold Otsu's method finds it."""
+        self.markers.pop(channel, None)
+        if is_on:
+            self.markers[channel] = None if threshold is None else float(f"{threshold:.{DIGITS}g}")
+        order = self.marker_channels
+        self.markers = {name: self.markers[name] for name in order if name in self.markers}
+        self.recount()
+
+    def choose(self, row: int) -> None:
+        """Choose a cell by its row in the table; -1 for none."""
+        if row != self.chosen:
+            self.chosen = row
+            self.chosen_changed.emit(row)
+
+    def recount(self, *, is_quiet: bool = False) -> None:
+        """Find anew which cells count."""
+        measured = self.measured
+        if measured is None:
+            self.kept = np.zeros(0, bool)
+        else:
+            kept = self._away_from_border(measured) & measured.membership.any(axis=1)
+            kept &= kept_rows(measured.table, self.conditions)
+            if self.gate is not None:
+                kept &= self.gate.keeps(measured.table)
+            self.kept = kept
+            self._mark_positive(measured)
+        if not is_quiet:
+            self.kept_changed.emit()
+
+    # -- numbers ------------------------------------------------------------------------------------------
+
+    def counts(self) -> "pandas.DataFrame":
+        """Return one row per region and frame, with classes, positive cells and densities."""
+        measured = self.measured
+        assert measured is not None
+        cells, kept = measured.result.cells, self.kept
+        part = replace(cells, labels=None).take(kept)
+        result = replace(measured.result, cells=replace(part, labels=cells.labels))  # for its shape alone
+        return counts_table(result, self.kept_table, self.regions, measured.membership[kept], measured.sizes)
+
+    def groups(self, by: str) -> dict[str, NDArray[np.bool_]]:
+        """Return the cells that count by ``region``, ``class`` or ``markers``, a mask of the table each."""
+        measured = self.measured
+        if measured is None:
+            return {}
+        if by == "region":
+            return {
+                name: self.kept & measured.membership[:, at] for at, name in enumerate(self.regions.names)
+            }
+        if by == "class" and "class" in measured.table:
+            classes = measured.table["class"].to_numpy(object)
+            return {name or "none": self.kept & (classes == name) for name in sorted(set(classes))}
+        if by == "markers" and self.thresholds:
+            return self._marker_groups(measured.table)
+        return {"all": self.kept}
+
+    def copositive(self) -> "pandas.DataFrame | None":
+        """Return which markers go together, None without markers."""
+        if not self.thresholds or self.measured is None:
+            return None
+        return copositive_table(self.kept_table, tuple(self.thresholds))
+
+    def per_frame(self) -> tuple[str, NDArray[np.intp]] | None:
+        """Return the axis of frames or slices, and how many cells count in each; None for one plane."""
+        measured = self.measured
+        if measured is None:
+            return None
+        axes = label_axes(measured.result)
+        if len(axes) < 3:
+            return None
+        shape = self._lead_length(measured, axes)
+        places = np.rint(measured.result.cells.points[self.kept, 0]).astype(np.intp)
+        return axes[0].lower(), np.bincount(np.clip(places, 0, shape - 1), minlength=shape)
+
+    def analysis(self) -> Analysis:
+        """Return what counts as an analysis, for reports and files."""
+        measured = self.measured
+        assert measured is not None
+        result = replace(self._kept_result(measured), count=float(self.n_kept), interval=self.interval)
+        notices = []
+        if self.n_kept < self.n_cells:
+            notices.append(f"{self.n_cells - self.n_kept} of {self.n_cells} cells were left out.")
+        if measured.n_edited:
+            notices.append(f"{measured.n_edited} cells were drawn or changed by hand.")
+        if self.gate is not None:
+            notices.append(f"Only cells inside a gate drawn over {self.gate.x} and {self.gate.y} count.")
+        return Analysis(
+            result=result,
+            table=self.kept_table,
+            rows=np.flatnonzero(self.kept),
+            counts=self.counts(),
+            thresholds=dict(self.thresholds),
+            copositive=self.copositive(),
+            notices=tuple(notices),
+        )
+
+    def rows_of(self, number: int, frame: Sequence[int] = ()) -> NDArray[np.intp]:
+        """Return the rows of the cells with this number, those of the frame alone where it occurs there."""
+        if self.measured is None:
+            return np.zeros(0, np.intp)
+        rows = np.flatnonzero(self.measured.numbers == number)
+        if len(rows) > 1:
+            lead = self.measured.frames[rows]
+            here = (lead == np.asarray(frame)[: lead.shape[1]]).all(axis=1)
+            if here.any():
+                return np.asarray(rows[here])
+        return rows
+
+    # -- parts --------------------------------------------------------------------------------------------
+
+    def _away_from_border(self, measured: MeasuredCells) -> NDArray[np.bool_]:
+        if self._off_border is None or self._off_border[0] != self.border:
+            labels, boxes = measured.result.cells.labels, measured.result.cells.boxes
+            kept = np.ones(len(boxes), bool)
+            if labels is not None:
+                axes = label_axes(measured.result)
+                ndim = spatial_ndim(axes, is_volume=is_volumetric(measured.result))
+                kept = away_from_border(boxes[:, :, -ndim:], labels.shape[-ndim:], self.border)
+            self._off_border = (self.border, kept)
+        return self._off_border[1].copy()
+
+    def _mark_positive(self, measured: MeasuredCells) -> None:
+        table = measured.table
+        for name in [name for name in table if str(name).startswith("positive_")]:
+            if str(name)[len("positive_") :] not in self.markers:
+                del table[name]
+        markers = [Marker(channel, threshold) for channel, threshold in self.markers.items()]
+        self.thresholds = {}
+        for marker in markers:
+            values = table[marker.column].to_numpy(float)[self.kept]
+            self.thresholds[marker.channel] = otsu(values) if marker.threshold is None else marker.threshold
+        add_positive(table, self.thresholds)
+
+    def _take_wanted(self, conditions: str, markers: tuple[Marker, ...]) -> None:
+        self.wanted = None
+        self.conditions = tuple(parse_filter(part) for part in BETWEEN.split(conditions) if part)
+        self.markers = {marker.channel: marker.threshold for marker in markers}
+        self.conditions_changed.emit(self.conditions_text)
+
+    def _prune(self) -> None:
+        """Let go of what is asked of columns that are no longer there."""
+        if self.table is None:
+            return
+        self.markers = {name: one for name, one in self.markers.items() if f"{MEAN}{name}" in self.table}
+        kept = []
+        for one in self.conditions:
+            try:
+                one.keeps(self.table.head(0))
+            except CellwrightError:
+                continue
+            kept.append(one)
+        if tuple(kept) != self.conditions:
+            self.conditions = tuple(kept)
+            self.conditions_changed.emit(self.conditions_text)
+
+    def _kept_result(self, measured: MeasuredCells) -> Result:
+        if self.n_kept == self.n_cells:
+            return measured.result
+        return replace(measured.result, cells=measured.result.cells.take(self.kept))
+
+    def _lead_length(self, measured: MeasuredCells, axes: str) -> int:
+        labels = measured.result.cells.labels
+        if labels is not None:
+            return int(labels.shape[0])
+        image = measured.snapshot.image
+        return int(image.label_shape[image.label_axes.index(axes[0])])
+
+    def _marker_groups(self, table: "pandas.DataFrame") -> dict[str, NDArray[np.bool_]]:
+        names = list(self.thresholds)
+        positive = np.stack([table[f"positive_{name}"].to_numpy(bool) for name in names], axis=1)
+        found = {}
+        for signs in np.ndindex(*(2,) * len(names)):
+            wanted = np.array(signs) == 0
+            title = " ".join(f"{name}{'-+'[int(sign)]}" for name, sign in zip(names, wanted, strict=True))
+            found[title] = self.kept & (positive == wanted).all(axis=1)
+        return found
+
+
+def inside_polygon(
+    x: NDArray[np.float64], y: NDArray[np.float64], corners: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Return which points lie inside a closed polygon (even-odd rule)."""
+    inside = np.zeros(len(x), bool)
+    ends = np.roll(corners, -1, axis=0)
+    for (x0, y0), (x1, y1) in zip(corners.tolist(), ends.tolist(), strict=True):
+        if y0 == y1:
+            continue
+        spans = (y0 > y) != (y1 > y)
+        inside ^= spans & (x < (x1 - x0) * (y - y0) / (y1 - y0) + x0)
+    return inside
+
+
+def _shown(condition: ColumnFilter) -> str:
+    value = condition.value
+    text = f"{value:.{DIGITS}g}" if isinstance(value, float) else value
+    return f"{condition.column} {condition.sign} {text}"

@@ -1,0 +1,196 @@
+"""Draws the plots of the panel and takes cut-offs, gates and clicks from them."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from qtpy.QtCore import QObject, QSignalBlocker
+from qtpy.QtWidgets import QComboBox
+from superqt.utils import QSignalThrottler
+
+from cellwright.ops.measure.columns import describe
+from cellwright.widgets.results.model import ResultsModel, ScatterGate
+from cellwright.widgets.results.view import ResultsView
+from cellwright.widgets.results.viewer_link import ViewerLink
+
+REDRAW_MS = 30
+FIRST_CHOICES = ("area_um2", "volume_um3", "area_px", "volume_px", "diameter_px", "score")
+AXIS_TITLES = {"t": "Frame", "z": "Slice"}
+
+
+class PlotTool(QObject):
+    """Keeps the plot that is shown in line with the model.
+
+    Parameters
+    ----------
+    view
+        Whose plots are drawn.
+    model
+        What is drawn, and what takes cut-offs and gates.
+    link
+        Goes to frames.
+    """
+
+    def __init__(self, view: ResultsView, model: ResultsModel, link: ViewerLink) -> None:
+        super().__init__(view)
+        self._view, self._model, self._link = view, model, link
+        self._soon = QSignalThrottler(parent=self)
+        self._soon.setTimeout(REDRAW_MS)
+        self._soon.triggered.connect(self._redraw_kept)
+        view.plot_kind.currentIndexChanged.connect(self._on_kind_chosen)
+        for box in (view.plot_x, view.plot_y, view.plot_group):
+            box.currentIndexChanged.connect(self.redraw)
+        view.tabs.currentChanged.connect(self.redraw)
+        view.histogram.range_changed.connect(self._on_range_changed)
+        view.scatter.gate_drawn.connect(self._on_gate_drawn)
+        view.scatter.cell_clicked.connect(model.choose)
+        view.strip.frame_clicked.connect(self._on_frame_clicked)
+        view.lasso.toggled.connect(self._on_lasso_toggled)
+        view.no_gate.clicked.connect(self._on_clear_clicked)
+        model.measured_changed.connect(self._on_measured_changed)
+        model.kept_changed.connect(self._on_kept_changed)
+        model.chosen_changed.connect(self._on_chosen_changed)
+        self._on_kind_chosen()
+
+    def set_text_colour(self, colour: str) -> None:
+        """Draw axes in the colour of the theme."""
+        for plot in self._view.all_plots:
+            plot.set_text_colour(colour)
+
+    def redraw(self, _: Any = None) -> None:
+        """Draw the plot that is shown, if it is shown."""
+        view, table = self._view, self._model.table
+        if table is None or not self._is_shown:
+            return
+        x, y = view.plot_x.currentData(), view.plot_y.currentData()
+        kind = view.plot_kind.currentData()
+        if kind == "Histogram" and x in table:
+            view.histogram.set_values(self._values(x))
+            view.histogram.set_titles(title(x), "Cells")
+            view.histogram.set_range(*self._model.range_of(x))
+        elif kind == "Scatter" and x in table and y in table:
+            view.scatter.set_values(self._values(x), self._values(y))
+            view.scatter.set_titles(title(x), title(y))
+            gate = self._model.gate
+            is_here = gate is not None and (gate.x, gate.y) == (x, y)
+            view.scatter.set_gate(gate.corners if gate is not None and is_here else None)
+            view.scatter.set_chosen(self._model.chosen)
+        self._redraw_kept()
+
+    @property
+    def _is_shown(self) -> bool:
+        """Whether the page of plots is open; what nobody sees is not drawn."""
+        return self._view.tabs.tabText(self._view.tabs.currentIndex()) == "Plots"
+
+    def _values(self, name: str) -> NDArray[np.float64]:
+        table = self._model.table
+        assert table is not None
+        return table[name].to_numpy(np.float64)
+
+    def _redraw_kept(self) -> None:
+        view, model = self._view, self._model
+        if model.table is None or not self._is_shown:
+            return
+        kind, x = view.plot_kind.currentData(), view.plot_x.currentData()
+        text = ""
+        if kind == "Histogram":
+            view.histogram.set_kept(model.kept)
+            text = f"{model.n_kept:,} of {model.n_cells:,} cells count. Drag the edges to set cut-offs."
+        elif kind == "Scatter":
+            view.scatter.set_kept(model.kept)
+            text = f"{model.n_kept:,} of {model.n_cells:,} cells count."
+            if view.scatter.is_thinned:
+                text += " A share of them is drawn; the gate holds for all."
+        elif kind == "Over frames":
+            text = self._draw_strip()
+        elif x in model.table:
+            values = self._values(x)
+            groups = model.groups(view.plot_group.currentData())
+            view.boxes.set_groups({name: values[mask] for name, mask in groups.items()})
+            view.boxes.set_titles("", title(x))
+            text = "Median, quartiles and 5 to 95 %; below, the number of cells."
+        view.plot_hint.setText(text)
+
+    def _draw_strip(self) -> str:
+        found = self._model.per_frame()
+        if found is None:
+            self._view.strip.set_counts(np.zeros(0, np.intp))
+            return "The image has a single plane."
+        axis, counts = found
+        self._view.strip.set_counts(counts)
+        self._view.strip.set_titles(AXIS_TITLES.get(axis, axis), "Cells")
+        return "Click to go there."
+
+    def _on_kind_chosen(self, _: int = 0) -> None:
+        view, kind = self._view, self._view.plot_kind.currentData()
+        view.plots.setCurrentIndex(view.plot_kind.currentIndex())
+        view.plot_x.setVisible(kind != "Over frames")
+        view.plot_y.setVisible(kind == "Scatter")
+        view.plot_group.setVisible(kind == "Boxes")
+        view.lasso.setVisible(kind == "Scatter")
+        view.no_gate.setVisible(kind in ("Histogram", "Scatter"))
+        self.redraw()
+
+    def _on_measured_changed(self) -> None:
+        names = self._model.number_columns
+        preferred = [name for name in FIRST_CHOICES if name in names] or names[:1]
+        for box, usual in ((self._view.plot_x, preferred[:1]), (self._view.plot_y, preferred[-1:])):
+            _refill(box, names, usual[0] if usual else "")
+        self.redraw()
+
+    def _on_kept_changed(self) -> None:
+        column = self._view.plot_x.currentData()
+        if self._is_shown and column is not None and not self._is_dragging:
+            self._view.histogram.set_range(*self._model.range_of(column))
+        self._soon.throttle()
+
+    _is_dragging = False
+
+    def _on_range_changed(self, low: float | None, high: float | None) -> None:
+        self._is_dragging = True
+        try:
+            self._model.set_range(self._view.plot_x.currentData(), low, high)
+        finally:
+            self._is_dragging = False
+
+    def _on_gate_drawn(self, corners: NDArray[np.float64]) -> None:
+        x, y = self._view.plot_x.currentData(), self._view.plot_y.currentData()
+        self._view.lasso.setChecked(False)
+        self._model.set_gate(ScatterGate(x, y, corners))
+
+    def _on_lasso_toggled(self, is_on: bool) -> None:  # noqa: FBT001 - a Qt slot
+        self._view.scatter.box.is_drawing = is_on
+
+    def _on_clear_clicked(self) -> None:
+        if self._view.plot_kind.currentData() == "Scatter":
+            self._model.set_gate(None)
+            self._view.scatter.set_gate(None)
+            return
+        self._model.set_range(self._view.plot_x.currentData(), None, None)
+
+    def _on_chosen_changed(self, row: int) -> None:
+        if self._is_shown:
+            self._view.scatter.set_chosen(row)
+
+    def _on_frame_clicked(self, number: int) -> None:
+        found = self._model.per_frame()
+        if found is not None:
+            self._link.go_to_frame(found[0], number)
+            self._view.strip.set_frame(number)
+
+
+def title(name: str) -> str:
+    """Return what an axis is called."""
+    column = describe(name)
+    return f"{column.title} [{column.unit}]" if column.unit else column.title
+
+
+def _refill(box: QComboBox, names: list[str], usual: str) -> None:
+    """List columns, keeping the chosen one while it is there."""
+    wanted = box.currentData()
+    with QSignalBlocker(box):
+        box.clear()
+        for name in names:
+            box.addItem(title(name), name)
+        place = box.findData(wanted)
+        box.setCurrentIndex(place if place >= 0 else max(box.findData(usual), 0))

@@ -1,0 +1,258 @@
+"""What a Labels or Points layer holds, in pixels of the image its cells lie in; regions of a Shapes layer."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Image as ImageLayer
+from napari.layers import Labels as LabelsLayer
+from napari.layers import Layer, Points, Shapes
+from numpy.typing import NDArray
+
+from cellwright.core.data import Image, known_sizes
+from cellwright.core.errors import SettingsError, WrongLayerError
+from cellwright.ops.measure.regions import RegionRule, RegionSet, ShapeRegion, shape_region
+from cellwright.widgets.shared.coordinates import axes_of, channels_of, pixel_size_of
+from cellwright.widgets.shared.layer_io import METADATA
+
+if TYPE_CHECKING:
+    import pandas
+
+LETTERS = "TZYX"
+SAME_PIXELS = 1e-3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """What a layer of cells holds, in pixels of its image.
+
+    Parameters
+    ----------
+    pixels
+        The data of a Labels layer, without the axis of channels; None for points.
+    points : (N, D)
+        Of a Points layer; None for labels.
+    features
+        Of the layer: row ``k`` for label ``k``, or row ``i`` for point ``i``.
+    image
+        What the cells lie in.
+    offset
+        First pixel of the labels in the image.
+    others
+        Further images of the same pixels, by name.
+    provenance
+        How the cells were found, as the layer tells; empty where they were not counted by us.
+    regions
+        Where to count.
+    """
+
+    pixels: NDArray[np.integer[Any]] | None
+    points: NDArray[np.float64] | None
+    features: "pandas.DataFrame"
+    image: Image
+    offset: tuple[int, ...]
+    others: Mapping[str, Image] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    regions: RegionSet = RegionSet()  # noqa: RUF009 - frozen
+
+
+def is_cells_layer(layer: Layer | None) -> bool:
+    """Return whether a layer can hold cells that are told of."""
+    return (
+        isinstance(layer, LabelsLayer | Points) and layer.metadata.get(METADATA, {}).get("output") != "Chosen"
+    )
+
+
+def image_layers(viewer: Any) -> list[ImageLayer]:
+    """Return the Image layers that no count has made, the topmost first."""
+    found = [one for one in viewer.layers if isinstance(one, ImageLayer) and METADATA not in one.metadata]
+    return found[::-1]
+
+
+def image_layer_under(viewer: Any, layer: Layer) -> ImageLayer | None:
+    """Return the image that the cells of a layer were counted in, else the topmost that covers them."""
+    images = image_layers(viewer)
+    counted_in = layer.metadata.get(METADATA, {}).get("source")
+    own = [one for one in images if str(one.unique_id) == counted_in]
+    shape = _shape_of(layer)
+    alike = [one for one in images if _has_pixels_of(one, shape)]
+    return next(iter((*own, *alike, *images)), None)
+
+
+def snapshot_of(
+    layer: Layer,
+    image_layer: ImageLayer | None,
+    others: Iterable[ImageLayer] = (),
+    regions: RegionSet = RegionSet(),  # noqa: B008 - frozen
+) -> Snapshot:
+    """Return what a layer of cells holds; fast, nothing is copied. Call it in the GUI thread.
+
+    Raises
+    ------
+    WrongLayerError
+        The layer holds no cells, or its pixels are not those of the image.
+    """
+    if not isinstance(layer, LabelsLayer | Points):
+        raise WrongLayerError(
+            f"Choose a Labels or Points layer; {layer.name!r} is a {type(layer).__name__} layer."
+        )
+    found_by = _provenance_of(layer)
+    if image_layer is None:
+        image, affine = _blank_image(layer), (np.eye(layer.ndim), np.zeros(layer.ndim))
+        axis = None
+    else:
+        image = _image(image_layer, found_by)
+        axis = image.axes.find("C") if "C" in image.axes and not image_layer.rgb else None
+        affine = affine_between(layer, image_layer)
+    further = {_plain_name(one.name): _image(one, {}) for one in others if one is not image_layer}
+    matrix, origin = affine
+    points, pixels = None, None
+    n_missing = matrix.shape[0] - layer.ndim
+    if isinstance(layer, Points):
+        points = np.asarray(layer.data, np.float64).reshape(-1, layer.ndim) @ matrix.T + origin
+        offset = np.zeros(len(origin))
+        if axis is not None:
+            points, offset = np.delete(points, axis, axis=1), np.delete(offset, axis)
+    else:
+        if not np.allclose(matrix[n_missing:], np.eye(layer.ndim), atol=SAME_PIXELS):
+            raise WrongLayerError(
+                f"The pixels of {layer.name!r} are not those of the image {image.name!r}. Choose the image "
+                "the cells lie in."
+            )
+        pixels, offset = _without_channel(layer, n_missing, axis), np.rint(origin)
+        if axis is not None:
+            offset = np.delete(offset, axis)
+        offset = offset[len(offset) - pixels.ndim :]
+    return Snapshot(
+        pixels=pixels,
+        points=points,
+        features=layer.features,
+        image=image,
+        offset=tuple(int(one) for one in offset),
+        others=further,
+        provenance=found_by,
+        regions=regions,
+    )
+
+
+def affine_between(layer: Layer, other: Layer) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return matrix (other axes, axes) and origin that take pixels of one layer to pixels of another."""
+    n_missing = other.ndim - layer.ndim
+
+    def carried(point: NDArray[np.float64]) -> NDArray[np.float64]:
+        world = np.asarray(layer.data_to_world(point), np.float64)
+        padded = np.concatenate([np.zeros(max(n_missing, 0)), world])[-other.ndim :]
+        return np.asarray(other.world_to_data(padded), np.float64)
+
+    origin = carried(np.zeros(layer.ndim))
+    matrix = np.stack([carried(step) - origin for step in np.eye(layer.ndim)], axis=1)
+    return matrix, origin
+
+
+def regions_of(shapes: Shapes | None, image_layer: Layer | None, rule: RegionRule) -> RegionSet:
+    """Return the shapes of a layer as regions, in pixels of the image; a shape holds in the plane it is in.
+
+    Shapes without an inside (lines) are left out. Names are those of a feature ``name`` or ``region``, else
+    numbers from 1.
+    """
+    if shapes is None or image_layer is None:
+        return RegionSet(rule=rule)
+    matrix, origin = affine_between(shapes, image_layer)
+    axis = channels_of(image_layer)[0].axis if isinstance(image_layer, ImageLayer) else None
+    found: list[ShapeRegion] = []
+    for number, (vertices, kind) in enumerate(zip(shapes.data, shapes.shape_type, strict=True), start=1):
+        corners = np.asarray(vertices, np.float64) @ matrix.T + origin
+        if axis is not None:
+            corners = np.delete(corners, axis, axis=1)
+        lead = corners[:, :-2]
+        is_flat = shapes.ndim > 2
+        index = tuple(round(float(one)) if is_flat else None for one in lead.mean(axis=0))
+        try:
+            found.append(shape_region(_region_name(shapes, number), str(kind), corners[:, -2:], index))
+        except SettingsError:
+            continue
+    return RegionSet(tuple(found), rule=rule)
+
+
+def _provenance_of(layer: Layer) -> Mapping[str, Any]:
+    own = layer.metadata.get(METADATA)
+    if not isinstance(own, Mapping) or "model" not in own:
+        return {}
+    return own
+
+
+def _image(layer: ImageLayer, found_by: Mapping[str, Any]) -> Image:
+    """Return the image of a layer, its axes as they were understood when it was counted."""
+    data = layer.data[0] if layer.multiscale else layer.data
+    axes = axes_of(layer)
+    pixel_size = pixel_size_of(layer)
+    counted = str(found_by.get("axes", ""))
+    if len(counted) == len(axes) and ("C" in counted) == ("C" in axes):
+        n_spatial = sum(axis in "ZYX" for axis in counted)
+        sizes = tuple(found_by.get("pixel_size_um", ()))
+        axes, pixel_size = counted, sizes if len(sizes) == n_spatial else ()
+    source = str(found_by.get("source", "") or layer.source.path or "")
+    return Image(data, axes, pixel_size, layer.name, source=source)
+
+
+def _blank_image(layer: Layer) -> Image:
+    """Return an image of nothing, for cells without one: it tells axes and pixel sizes alone."""
+    shape = _shape_of(layer)
+    axes = LETTERS[-len(shape) :]
+    is_length = all(unit.is_compatible_with("micrometer") for unit in layer.units[-2:])
+    sizes: tuple[float, ...] = ()
+    if is_length:
+        steps = [
+            float((step * unit).to("micrometer").magnitude) if unit.is_compatible_with("micrometer") else 0.0
+            for step, unit in zip(layer.scale, layer.units, strict=True)
+        ]
+        spatial = [at for at, axis in enumerate(axes) if axis in "ZYX"]
+        sizes = tuple(steps[at] for at in spatial)
+    blank = np.broadcast_to(np.zeros((), np.uint8), shape)
+    known = known_sizes(axes, sizes)
+    return Image(blank, axes, sizes if known else (), layer.name)
+
+
+def _shape_of(layer: Layer) -> tuple[int, ...]:
+    if isinstance(layer, Points):
+        return (
+            tuple(int(one) for one in np.ceil(layer.extent.data[1] + 1))
+            if len(layer.data)
+            else (1,) * layer.ndim
+        )
+    data = layer.data[0] if getattr(layer, "multiscale", False) else layer.data
+    return tuple(data.shape)
+
+
+def _has_pixels_of(image: ImageLayer, shape: Sequence[int]) -> bool:
+    own = image.data.shapes[0] if image.multiscale else image.data.shape
+    return tuple(own[image.ndim - 2 : image.ndim]) == tuple(shape[-2:])
+
+
+def _without_channel(layer: LabelsLayer, n_missing: int, axis: int | None) -> NDArray[np.integer[Any]]:
+    """Return the labels without the axis they share with the channels of the image."""
+    pixels = np.asarray(layer.data[0] if layer.multiscale else layer.data)
+    if axis is None or axis - n_missing < 0:
+        return pixels
+    if pixels.shape[axis - n_missing] != 1:
+        raise WrongLayerError(
+            f"{layer.name!r} has labels in each channel of its image, so that a cell would be in several. "
+            "Keep those of one channel."
+        )
+    return pixels.squeeze(axis - n_missing)
+
+
+def _region_name(shapes: Shapes, number: int) -> str:
+    for column in ("name", "region"):
+        if column in shapes.features:
+            text = str(shapes.features[column].iloc[number - 1])
+            if text and text != "nan":
+                return text
+    return f"region {number}"
+
+
+def _plain_name(name: str) -> str:
+    """Return the name of a layer as the ending of a column."""
+    return re.sub(r"\W+", "_", name).strip("_") or "layer"

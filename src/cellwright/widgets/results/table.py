@@ -1,0 +1,227 @@
+"""The table of cells: a view of a DataFrame's own columns, fluent with hundreds of thousands of rows."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from qtpy.QtCore import QAbstractTableModel, QItemSelectionModel, QModelIndex, Qt, Signal  # type: ignore[attr-defined]
+from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
+
+from cellwright.ops.measure.columns import describe
+
+if TYPE_CHECKING:
+    import pandas
+
+EDITABLE = "class"
+ROW_PADDING_PX = 6
+WIDEST_SAMPLE = 50  # rows that tell how wide a column is
+NO_INDEX = QModelIndex()
+Role = Qt.ItemDataRole
+
+
+class FrameModel(QAbstractTableModel):
+    """Rows of a DataFrame in an order of their own; nothing is copied.
+
+    Parameters
+    ----------
+    parent
+        Keeps it alive.
+    """
+
+    class_edited = Signal(int, str)  # row of the DataFrame, new text
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.names: list[str] = []
+        self.order: NDArray[np.intp] = np.zeros(0, np.intp)
+        self._columns: list[NDArray[Any]] = []
+        self._sorting: tuple[str, Qt.SortOrder] | None = None
+        self._rows: NDArray[np.intp] = self.order
+        self._places: NDArray[np.intp] = self.order
+
+    def set_frame(self, table: "pandas.DataFrame | None", rows: NDArray[np.bool_] | None = None) -> None:
+        """Show another table; ``rows`` tells which of its rows."""
+        self.beginResetModel()
+        self.names, self._columns, n = [], [], 0
+        if table is not None:
+            n = len(table)
+            self.names = [str(name) for name in table if not str(name).startswith("box_")]
+            self._columns = [table[name].to_numpy() for name in self.names]
+        self._take_rows(np.ones(n, bool) if rows is None else rows)
+        self.endResetModel()
+
+    def set_rows(self, rows: NDArray[np.bool_]) -> None:
+        """Show other rows of the same table."""
+        self.beginResetModel()
+        self._take_rows(rows)
+        self.endResetModel()
+
+    def place_of(self, row: int) -> int:
+        """Return where a row of the DataFrame stands; -1 where it is not shown."""
+        if 0 <= row < len(self._places):
+            return int(self._places[row])
+        return -1
+
+    def rowCount(self, parent: QModelIndex = NO_INDEX) -> int:
+        """Return the number of rows shown."""
+        if parent.isValid():
+            return 0
+        return len(self.order)
+
+    def columnCount(self, parent: QModelIndex = NO_INDEX) -> int:
+        """Return the number of columns."""
+        if parent.isValid():
+            return 0
+        return len(self.names)
+
+    def data(self, index: QModelIndex, role: int = Role.DisplayRole) -> Any:
+        """Return what Qt asks of one cell of the table."""
+        if role not in (Role.DisplayRole, Role.EditRole, Role.TextAlignmentRole) or not index.isValid():
+            return None
+        values = self._columns[index.column()]
+        if role == Role.TextAlignmentRole:
+            side = Qt.AlignmentFlag.AlignRight if values.dtype.kind in "iuf" else Qt.AlignmentFlag.AlignLeft
+            return side | Qt.AlignmentFlag.AlignVCenter
+        return shown(values[self.order[index.row()]])
+
+    def setData(self, index: QModelIndex, value: Any, role: int = Role.EditRole) -> bool:
+        """Tell of a class that the user wrote; the table follows once the layer has it."""
+        if role != Role.EditRole or self.names[index.column()] != EDITABLE:
+            return False
+        self.class_edited.emit(int(self.order[index.row()]), str(value).strip())
+        return True
+
+    def flags(self, index: QModelIndex) -> Qt.ItemFlag:
+        """Return what can be done with one cell of the table."""
+        flags = super().flags(index)
+        if index.isValid() and self.names[index.column()] == EDITABLE:
+            flags |= Qt.ItemFlag.ItemIsEditable
+        return flags
+
+    def headerData(self, section: int, orientation: Qt.Orientation, role: int = Role.DisplayRole) -> Any:
+        """Return title and help of a column."""
+        if orientation != Qt.Orientation.Horizontal or section >= len(self.names):
+            return None
+        column = describe(self.names[section])
+        if role == Role.DisplayRole:
+            return f"{column.title} [{column.unit}]" if column.unit else column.title
+        if role == Role.ToolTipRole:
+            return f"{self.names[section]}\n{column.description}".strip()
+        return None
+
+    def sort(self, column: int, order: Qt.SortOrder = Qt.SortOrder.AscendingOrder) -> None:
+        """Sort by a column; empty values come last."""
+        self.layoutAboutToBeChanged.emit()
+        self._sorting = (self.names[column], order) if 0 <= column < len(self.names) else None
+        self._sort()
+        self.layoutChanged.emit()
+
+    def _take_rows(self, rows: NDArray[np.bool_]) -> None:
+        self._rows = np.flatnonzero(rows)
+        self._places = np.full(len(rows), -1, np.intp)
+        self._sort()
+
+    def _sort(self) -> None:
+        self.order = self._rows
+        if self._sorting is not None and self._sorting[0] in self.names:
+            name, direction = self._sorting
+            self.order = sorted_rows(
+                self._columns[self.names.index(name)],
+                self._rows,
+                is_down=direction == Qt.SortOrder.DescendingOrder,
+            )
+        self._places[self.order] = np.arange(len(self.order))
+
+
+def sorted_rows(values: NDArray[Any], rows: NDArray[np.intp], *, is_down: bool = False) -> NDArray[np.intp]:
+    """Return rows in the order of their values, equal ones as they were, empty ones last."""
+    part = values[rows]
+    if part.dtype.kind not in "biuf":
+        ranks = np.unique(part.astype(str), return_inverse=True)[1].astype(np.float64)
+    else:
+        ranks = part.astype(np.float64)
+    return np.asarray(rows[np.argsort(-ranks if is_down else ranks, kind="stable")])
+
+
+def shown(value: Any) -> str:
+    """Return a value for people: five digits, nothing where there is none."""
+    if isinstance(value, np.bool_ | bool):
+        return "yes" if value else ""
+    if isinstance(value, np.floating | float):
+        return "" if np.isnan(value) else f"{value:.5g}"
+    return str(value)
+
+
+class CellsTable(QTableView):
+    """A table with rows of one height, that can be sorted and whose choice can be set without an echo.
+
+    Parameters
+    ----------
+    frame
+        What it shows.
+    """
+
+    row_chosen = Signal(int)  # row of the DataFrame, by the user
+
+    def __init__(self, frame: FrameModel) -> None:
+        super().__init__()
+        self.frame = frame
+        self.setModel(frame)
+        self.setSortingEnabled(True)
+        heading, rows, selection = self.horizontalHeader(), self.verticalHeader(), self.selectionModel()
+        assert heading is not None
+        assert rows is not None
+        assert selection is not None
+        self._selection = selection
+        heading.setSortIndicator(-1, Qt.SortOrder.AscendingOrder)
+        self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.setHorizontalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
+        self.setAlternatingRowColors(True)
+        self.setWordWrap(False)
+        self.setMinimumHeight(120)
+        rows.setVisible(False)
+        rows.setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
+        rows.setDefaultSectionSize(self.fontMetrics().height() + ROW_PADDING_PX)
+        self._is_setting = False
+        self._selection.currentRowChanged.connect(self._on_current_row_changed)
+        frame.modelReset.connect(self._fit_columns)
+        self._fitted: list[str] = []
+
+    @property
+    def chosen_rows(self) -> list[int]:
+        """Rows of the DataFrame that are chosen."""
+        return [int(self.frame.order[index.row()]) for index in self._selection.selectedRows()]
+
+    def choose(self, row: int) -> None:
+        """Choose a row of the DataFrame and scroll to it; nothing where it is not shown."""
+        place = self.frame.place_of(row)
+        self._is_setting = True
+        try:
+            if place < 0:
+                self.clearSelection()
+            elif self.currentIndex().row() != place or not self._selection.hasSelection():
+                index = self.frame.index(place, max(self.currentIndex().column(), 0))
+                flags = QItemSelectionModel.SelectionFlag
+                self._selection.setCurrentIndex(index, flags.ClearAndSelect | flags.Rows)
+                self.scrollTo(index, QAbstractItemView.ScrollHint.EnsureVisible)
+        finally:
+            self._is_setting = False
+
+    def _on_current_row_changed(self, current: QModelIndex, _: QModelIndex) -> None:
+        if not self._is_setting and current.isValid():
+            self.row_chosen.emit(int(self.frame.order[current.row()]))
+
+    def _fit_columns(self) -> None:
+        """Make columns as wide as their titles and first values, once for each set of columns."""
+        if self._fitted == self.frame.names:
+            return
+        self._fitted = list(self.frame.names)
+        metrics = self.fontMetrics()
+        for column in range(self.frame.columnCount()):
+            title = str(self.frame.headerData(column, Qt.Orientation.Horizontal))
+            texts = [
+                str(self.frame.data(self.frame.index(place, column)))
+                for place in range(min(WIDEST_SAMPLE, self.frame.rowCount()))
+            ]
+            widest = max(metrics.horizontalAdvance(text) for text in (f"{title}  ▲", *texts))
+            self.setColumnWidth(column, widest + 16)

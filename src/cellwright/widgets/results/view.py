@@ -1,0 +1,380 @@
+"""The controls of the results panel, without any behaviour."""
+
+from collections.abc import Mapping
+
+from qtpy.QtCore import QSignalBlocker, Qt
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QDoubleSpinBox,
+    QFormLayout,
+    QFrame,
+    QGridLayout,
+    QHBoxLayout,
+    QLabel,
+    QLayout,
+    QLineEdit,
+    QListWidget,
+    QPushButton,
+    QScrollArea,
+    QSizePolicy,
+    QSlider,
+    QStackedWidget,
+    QTabWidget,
+    QVBoxLayout,
+    QWidget,
+)
+
+from cellwright.ops.measure.columns import GROUPS, MEASURED
+from cellwright.widgets.results.plots import Boxes, CellPlot, Histogram, Scatter, Strip
+from cellwright.widgets.results.table import CellsTable, FrameModel
+from cellwright.widgets.shared.job_bar import JobBar
+from cellwright.widgets.shared.style import STYLE, message_label, row, set_state
+
+OWN_STYLE = """
+#resultNumber { font-size: 26pt; font-weight: 600; background: transparent; }
+#resultLine { background: transparent; }
+"""
+MEASURE_HELP = {
+    "shape": "Perimeter, circularity, solidity, eccentricity, orientation, axes; of volumes the surface.",
+    "intensity": "Mean, median, min, max, deviation and sum of every channel and every ticked image.",
+    "neighbours": "Cells that touch, and the distance to the nearest one.",
+}
+BORDERS = {"All cells": "all", "None at the border": "drop", "Two edges only": "two-edges"}
+RULES = {"Centre inside": "centre", "Any overlap": "overlap", "Wholly inside": "whole"}
+GROUPINGS = {"Nothing": "", "Class": "class", "Region": "region", "Positive for": "markers"}
+PLOTS = ("Histogram", "Scatter", "Over frames", "Boxes")
+SLIDER_STEPS = 1000
+SMALL_TABLE_PX = 150
+
+
+class ResultsView(QWidget):
+    """What is told of the cells of a layer: their number, the table, measurements, plots, exports."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setObjectName("results")
+        self.setStyleSheet(STYLE + OWN_STYLE)
+        self.message = message_label()
+        self.job_bar = JobBar()
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(6, 6, 6, 6)
+        layout.setSpacing(6)
+        layout.addLayout(self._subjects())
+        layout.addWidget(self._card())
+        layout.addWidget(self.message)
+        layout.addWidget(self.job_bar)
+        self.tabs = QTabWidget()
+        self.tabs.setUsesScrollButtons(True)
+        self.tabs.setDocumentMode(True)
+        for title, page, help_text in (
+            ("Cells", self._cells_page(), "One row for each cell"),
+            ("Counts", self._counts_page(), "Counts per region, class, frame and marker"),
+            ("Measure", self._measure_page(), "What is measured of each cell"),
+            ("Plots", self._plots_page(), "Plots of the cells that count"),
+            ("Export", self._export_page(), "Tables, reports, and the command that repeats the result"),
+        ):
+            self.tabs.setTabToolTip(self.tabs.addTab(page, title), help_text)
+        layout.addWidget(self.tabs, 1)
+
+    def show_message(self, text: str, *, is_error: bool = False) -> None:
+        """Show a line; errors stand out; an empty one takes it away."""
+        self.message.setText(text)
+        self.message.setVisible(bool(text))
+        set_state(self.message, "error", on=is_error)
+
+    def _subjects(self) -> QFormLayout:
+        self.layer, self.image = (
+            combo("The Labels or Points layer that is told of."),
+            combo("The image the cells lie in, which is measured."),
+        )
+        form = QFormLayout()
+        form.setSpacing(4)
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form.addRow("Cells", self.layer)
+        form.addRow("Image", self.image)
+        return form
+
+    def _card(self) -> QFrame:
+        card = QFrame()
+        card.setObjectName("card")
+        self.number, self.line = QLabel("—"), QLabel("Choose a layer with cells.")
+        self.number.setObjectName("resultNumber")
+        self.line.setObjectName("resultLine")
+        self.line.setWordWrap(True)
+        self.number.setToolTip("Cells that count, by the filters, the border rule and the regions.")
+        layout = QHBoxLayout(card)
+        layout.setContentsMargins(10, 2, 10, 4)
+        layout.addWidget(self.number)
+        layout.addWidget(self.line, 1)
+        return card
+
+    def _cells_page(self) -> QWidget:
+        self.filter = QLineEdit()
+        self.filter.setPlaceholderText("Filter: area_px >= 20 and score > 0.5")
+        self.filter.setClearButtonEnabled(True)
+        self.filter.setToolTip(
+            "Only cells of which this holds count: a column, one of < <= > >= = != and a value; several "
+            "joined by 'and'. Columns are called as in the help of the table's heading."
+        )
+        self.frame = FrameModel(self)
+        self.table = CellsTable(self.frame)
+        self.table.setToolTip("Choose a row: the viewer goes to the cell. Click a cell: its row is chosen.")
+        self.delete = button(
+            "Delete", "Delete the chosen cells from the layer. Ctrl-Z in the layer brings labels back."
+        )
+        self.class_name = QComboBox()
+        self.class_name.setEditable(True)
+        self.class_name.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
+        self.class_name.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.class_name.setMinimumContentsLength(6)
+        edit = self.class_name.lineEdit()
+        assert edit is not None
+        edit.setPlaceholderText("class")
+        self.class_name.setToolTip("A class for the chosen cells: one that there is, or a new name.")
+        self.set_class = button("Set class", "Give the chosen cells this class.")
+        buttons = QHBoxLayout()
+        buttons.addWidget(self.delete)
+        buttons.addWidget(self.class_name, 1)
+        buttons.addWidget(self.set_class)
+        page = QWidget()
+        layout = page_layout(page)
+        layout.addWidget(self.filter)
+        layout.addWidget(self.table, 1)
+        layout.addLayout(buttons)
+        return page
+
+    def _counts_form(self) -> QFormLayout:
+        self.border = combo(
+            "Cells at the border: count all; none; or none on the last row and column, so that those on the "
+            "first stand for both (an unbiased count)."
+        )
+        self.regions = combo("A Shapes layer: cells count inside its shapes, and for each of them.")
+        self.rule = combo("Which cells are in a region.")
+        self.colour_by = combo("Colour the cells in the viewer.")
+        fill_from(self.border, BORDERS)
+        fill_from(self.rule, RULES)
+        fill_from(self.colour_by, GROUPINGS)
+        self.draw_regions = button("Draw", "Add a Shapes layer to draw regions in.")
+        form = QFormLayout()
+        form.setSpacing(4)
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form.addRow("Border", self.border)
+        form.addRow("Regions", row(self.regions, self.draw_regions))
+        form.addRow("In a region", self.rule)
+        form.addRow("Colour by", self.colour_by)
+        return form
+
+    def _counts_page(self) -> QWidget:
+        self.counts_frame, self.markers_frame = FrameModel(self), FrameModel(self)
+        self.counts_table, self.markers_table = CellsTable(self.counts_frame), CellsTable(self.markers_frame)
+        self.counts_table.setToolTip("Cells that count, per region and frame, with classes and densities.")
+        self.markers_table.setToolTip("Cells that are positive for markers together.")
+        self.counts_table.setMinimumHeight(SMALL_TABLE_PX)
+        self.markers_table.setMinimumHeight(SMALL_TABLE_PX)
+        self.markers_table.hide()
+        self.markers = QGridLayout()
+        self.markers_hint = hint("Measure the intensity to tell positive cells.")
+        content = QWidget()
+        layout = page_layout(content)
+        layout.addLayout(self._counts_form())
+        layout.addWidget(self.counts_table, 1)
+        layout.addWidget(heading("Positive cells"))
+        layout.addWidget(self.markers_hint)
+        layout.addLayout(self.markers)
+        layout.addWidget(self.markers_table, 1)
+        return scrolled(content)
+
+    def _measure_page(self) -> QWidget:
+        self.groups = {name: QCheckBox(GROUPS[name]) for name in MEASURED}
+        for name, box in self.groups.items():
+            box.setToolTip(MEASURE_HELP[name])
+        self.others = QListWidget()
+        self.others.setToolTip("Further images of the same pixels to measure the intensity in.")
+        self.others.setMaximumHeight(SMALL_TABLE_PX)
+        self.ring_gap, self.ring_width = (
+            spin(2.0, "Pixels between a cell and its ring of background."),
+            spin(5.0, "Width of the ring of background around a cell, in pixels."),
+        )
+        self.measure = button("Measure", "Measure what is ticked, beside the viewer.")
+        self.measure_hint = hint("Area, diameter and place are always told.")
+        form = QFormLayout()
+        form.setSpacing(4)
+        form.addRow("Ring gap", self.ring_gap)
+        form.addRow("Ring width", self.ring_width)
+        content = QWidget()
+        layout = page_layout(content)
+        layout.addWidget(self.measure_hint)
+        for box in self.groups.values():
+            layout.addWidget(box)
+        self.others_title = QLabel("Also in these images")
+        layout.addWidget(self.others_title)
+        layout.addWidget(self.others)
+        layout.addLayout(form)
+        layout.addWidget(self.measure)
+        layout.addStretch(1)
+        return scrolled(content)
+
+    def _plots_page(self) -> QWidget:
+        self.plot_kind = combo("What is drawn.")
+        for name in PLOTS:
+            self.plot_kind.addItem(name, name)
+        self.plot_x, self.plot_y = combo("The column that is drawn."), combo("The column on the y axis.")
+        self.plot_group = combo("One box for each of these.")
+        fill_from(self.plot_group, {title: name for title, name in GROUPINGS.items() if name})
+        self.lasso = button("Lasso", "Draw around cells in the plot: only those inside count.")
+        self.lasso.setCheckable(True)
+        self.no_gate = button("Clear", "Take the gate or the cut-offs away.")
+        self.histogram, self.scatter, self.strip, self.boxes = Histogram(), Scatter(), Strip(), Boxes()
+        self.histogram.setToolTip("Drag the two edges: only cells between them count.")
+        self.scatter.setToolTip("Click a point: the viewer goes to the cell.")
+        self.strip.setToolTip("Click: the viewer goes to that frame or slice.")
+        self.boxes.setToolTip("Median, quartiles, and 5 to 95 % of the cells of each group.")
+        self.plots = QStackedWidget()
+        for plot in self.all_plots:
+            self.plots.addWidget(plot)
+        self.plot_hint = hint("")
+        content = QWidget()
+        layout = page_layout(content)
+        layout.addWidget(self.plot_kind)
+        layout.addWidget(self.plot_x)
+        layout.addWidget(self.plot_y)
+        layout.addWidget(self.plot_group)
+        layout.addWidget(self.plots, 1)
+        layout.addWidget(self.plot_hint)
+        layout.addLayout(row(self.lasso, self.no_gate))
+        return scrolled(content)
+
+    @property
+    def all_plots(self) -> tuple[CellPlot, ...]:
+        """The plots, in the order of ``PLOTS``."""
+        return self.histogram, self.scatter, self.strip, self.boxes
+
+    def _export_page(self) -> QWidget:
+        self.save_table = button("Save table…", "The cells that count as CSV, Excel or Parquet.")
+        self.save_counts = button("Save counts…", "Counts per region, class and frame as CSV.")
+        self.save_report = button(
+            "Save report…",
+            "One HTML file with picture, number, plots, tables and settings; a browser prints it.",
+        )
+        self.copy_python = button("Copy as Python", "The Python that gives the same result.")
+        self.copy_command = button("Copy as command", "The command line that gives the same result.")
+        self.save_settings = button(
+            "Save settings…", "All settings to a file, for other images and the command line."
+        )
+        self.load_settings = button("Load settings…", "Settings saved before.")
+        content = QWidget()
+        layout = page_layout(content)
+        for buttons in (
+            (self.save_table, self.save_counts, self.save_report),
+            (self.copy_python, self.copy_command),
+            (self.save_settings, self.load_settings),
+        ):
+            for one in buttons:
+                layout.addWidget(one)
+            layout.addSpacing(8)
+        layout.addStretch(1)
+        return scrolled(content)
+
+
+class MarkerRow:
+    """The controls of one channel: whether cells are told positive in it, and above which mean intensity."""
+
+    def __init__(self, grid: QGridLayout, place: int, channel: str, low: float, high: float) -> None:
+        self.channel, self._low, self._span = channel, low, max(high - low, 1e-9)
+        self.is_on = QCheckBox(channel)
+        self.is_on.setToolTip(f"Tell which cells are positive in {channel}, by their mean intensity.")
+        self.slider = QSlider(Qt.Orientation.Horizontal)
+        self.slider.setRange(0, SLIDER_STEPS)
+        self.slider.setMinimumWidth(60)
+        self.slider.setToolTip("The mean intensity above which a cell is positive.")
+        self.value = QDoubleSpinBox()
+        self.value.setDecimals(3 if self._span < 10 else 1)
+        self.value.setRange(low, max(high, low + 1e-9))
+        self.value.setButtonSymbols(QDoubleSpinBox.ButtonSymbols.NoButtons)
+        self.value.setToolTip("The mean intensity above which a cell is positive.")
+        self.otsu = button("Otsu", "Find the threshold among the cells by Otsu's method.")
+        self.widgets: tuple[QWidget, ...] = (self.is_on, self.slider, self.value, self.otsu)
+        for column, widget in enumerate(self.widgets):
+            grid.addWidget(widget, place, column)
+
+    def show_threshold(self, threshold: float) -> None:
+        """Move slider and number without an echo."""
+        with QSignalBlocker(self.slider), QSignalBlocker(self.value):
+            self.slider.setValue(round(SLIDER_STEPS * (threshold - self._low) / self._span))
+            self.value.setValue(threshold)
+
+    @property
+    def slider_value(self) -> float:
+        """The threshold where the slider stands."""
+        return self._low + self._span * self.slider.value() / SLIDER_STEPS
+
+
+def combo(help_text: str) -> QComboBox:
+    """Return a box to choose from that shrinks with the panel."""
+    box = QComboBox()
+    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+    box.setMinimumContentsLength(8)
+    box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+    box.setToolTip(help_text)
+    return box
+
+
+def fill_from(box: QComboBox, entries: Mapping[str, str]) -> None:
+    """Fill a box with titles and their data."""
+    for title, data in entries.items():
+        box.addItem(title, data)
+
+
+def button(title: str, help_text: str) -> QPushButton:
+    """Return a button with its help."""
+    made = QPushButton(title)
+    made.setToolTip(help_text)
+    return made
+
+
+def spin(value: float, help_text: str) -> QDoubleSpinBox:
+    """Return a box for a number of pixels."""
+    box = QDoubleSpinBox()
+    box.setRange(0.0, 1000.0)
+    box.setDecimals(1)
+    box.setValue(value)
+    box.setSuffix(" px")
+    box.setToolTip(help_text)
+    return box
+
+
+def hint(text: str) -> QLabel:
+    """Return a faint line."""
+    label = QLabel(text)
+    label.setObjectName("hint")
+    label.setWordWrap(True)
+    return label
+
+
+def heading(text: str) -> QLabel:
+    """Return a title of a part."""
+    label = QLabel(text)
+    font = label.font()
+    font.setBold(True)
+    label.setFont(font)
+    return label
+
+
+def page_layout(page: QWidget) -> QVBoxLayout:
+    """Return the layout of a page."""
+    layout = QVBoxLayout(page)
+    layout.setContentsMargins(2, 6, 2, 2)
+    layout.setSpacing(6)
+    layout.setSizeConstraint(QLayout.SizeConstraint.SetDefaultConstraint)
+    return layout
+
+
+def scrolled(content: QWidget) -> QScrollArea:
+    """Return a page that scrolls where the panel is too low for it."""
+    area = QScrollArea()
+    area.setWidgetResizable(True)
+    area.setFrameShape(QFrame.Shape.NoFrame)
+    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    area.setWidget(content)
+    return area

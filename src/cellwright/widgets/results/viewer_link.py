@@ -1,0 +1,292 @@
+"""Cells in the viewer and rows of the table: chosen in one, chosen in the other; edits go to the layer."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from napari.layers import Labels, Layer, Points
+from napari.utils.colormaps import DirectLabelColormap
+from numpy.typing import NDArray
+
+from cellwright.widgets.results.measured_cells import MeasuredCells
+from cellwright.widgets.results.model import ResultsModel
+from cellwright.widgets.shared.layer_factory import class_colour
+from cellwright.widgets.shared.layer_io import METADATA, whole_placement
+from cellwright.widgets.shared.napari_private import camera_of
+
+CHOSEN_NAME = "chosen cell"
+CHOSEN_COLOUR = "white"
+RING_SHARE = 1.5  # of the cell's diameter
+RING_LEAST_PX = 8.0
+FAR_SHARE = 0.45  # of the canvas from its middle; what is nearer stays where it is
+CLICK_PX = 4
+BRUSHES = ("paint", "erase", "fill", "polygon", "add", "select")
+
+
+class ViewerLink:
+    """Moves the viewer to a cell, tells which cell was clicked, and writes edits into the layer.
+
+    Parameters
+    ----------
+    viewer
+        A napari viewer.
+    model
+        Of the panel.
+    """
+
+    def __init__(self, viewer: Any, model: ResultsModel) -> None:
+        self.viewer, self.model = viewer, model
+        self.layer: Layer | None = None
+        self.image_layer: Layer | None = None
+        self._ring: Points | None = None
+        self._colours: tuple[Layer, Any] | None = None  # those before cells were coloured by group
+        viewer.mouse_drag_callbacks.append(self._on_mouse_drag)
+
+    def leave(self) -> None:
+        """Listen to the mouse no longer."""
+        self.layer = None
+        if self._on_mouse_drag in self.viewer.mouse_drag_callbacks:
+            self.viewer.mouse_drag_callbacks.remove(self._on_mouse_drag)
+
+    # -- from the table to the viewer ---------------------------------------------------------------------
+
+    def show(self, row: int) -> None:
+        """Move to a cell and light it up; -1 puts the light out."""
+        measured, layer = self.model.measured, self.layer
+        if measured is None or layer is None or layer not in self.viewer.layers:
+            return
+        if not 0 <= row < self.model.n_cells:
+            if self._ring is not None and self._ring in self.viewer.layers:
+                self._ring.data = np.zeros((0, self._ring.ndim))
+            return
+        point = self._in_layer(measured, row)
+        if isinstance(layer, Labels):
+            layer.selected_label = int(measured.numbers[row])
+        else:
+            layer.selected_data = {row}
+        self._go_to(np.asarray(layer.data_to_world(point), float))
+        self._light_up(layer, point, self._diameter(measured, row))
+
+    def go_to_frame(self, axis: str, number: int) -> None:
+        """Show a frame or slice of the image."""
+        measured = self.model.measured
+        if measured is None or self.layer is None:
+            return
+        axes = measured.snapshot.image.label_axes.lower()
+        place = axes.index(axis) - len(axes)
+        self.viewer.dims.set_point(self.viewer.dims.ndim + place, self._world_of_frame(place, number))
+
+    def _world_of_frame(self, place: int, number: int) -> float:
+        layer = self.image_layer or self.layer
+        assert layer is not None
+        axis = layer.ndim + place
+        if axis < 0:
+            return float(number)
+        return float(number * layer.scale[axis] + layer.translate[axis])
+
+    def _in_layer(self, measured: MeasuredCells, row: int) -> NDArray[np.float64]:
+        """Return the centre of a cell in pixels of the layer."""
+        layer = self.layer
+        assert layer is not None
+        if isinstance(layer, Points):
+            return np.asarray(layer.data[row], np.float64)
+        point = np.asarray(measured.result.cells.points[row], np.float64)
+        if len(point) < layer.ndim:  # an axis of channels, of length 1
+            image = measured.snapshot.image
+            axis = image.axes.find("C") - (len(image.axes) - layer.ndim)
+            point = np.insert(point, max(axis, 0), 0.0)
+        return point
+
+    def _go_to(self, world: NDArray[np.float64]) -> None:
+        dims, n = self.viewer.dims, len(world)
+        hidden = [axis for axis in dims.not_displayed if axis - dims.ndim + n >= 0]
+        if hidden:
+            dims.set_point(hidden, [float(world[axis - dims.ndim + n]) for axis in hidden])
+        camera = camera_of(self.viewer)
+        shown = [axis - dims.ndim + n for axis in dims.displayed]
+        centre = np.asarray(camera.center, float)
+        wanted = centre.copy()
+        for at, axis in zip(range(3 - len(shown), 3), shown, strict=True):
+            wanted[at] = world[axis]
+        half = np.asarray(getattr(self.viewer, "_canvas_size", (600, 600)), float) * FAR_SHARE / camera.zoom
+        if np.any(np.abs(wanted - centre)[-2:] > half) or len(shown) == 3:
+            camera.center = tuple(wanted)
+
+    def _light_up(self, layer: Layer, point: NDArray[np.float64], diameter: float) -> None:
+        size = max(RING_SHARE * diameter, RING_LEAST_PX)
+        if self._ring is None or self._ring not in self.viewer.layers or self._ring.ndim != layer.ndim:
+            self._add_ring(layer)
+        ring = self._ring
+        assert ring is not None
+        if not np.array_equal(ring.translate, layer.translate) or not np.array_equal(ring.scale, layer.scale):
+            ring.scale, ring.translate = layer.scale, layer.translate
+        ring.current_size = size
+        ring.data = point[np.newaxis]
+        ring.size = size
+
+    def _add_ring(self, layer: Layer) -> None:
+        active = self.viewer.layers.selection.active
+        if self._ring is not None and self._ring in self.viewer.layers:
+            self.viewer.layers.remove(self._ring)
+        self._ring = Points(
+            np.zeros((0, layer.ndim)),
+            ndim=layer.ndim,
+            name=CHOSEN_NAME,
+            symbol="ring",
+            face_color=CHOSEN_COLOUR,
+            border_color=CHOSEN_COLOUR,
+            metadata={METADATA: {"output": "Chosen"}},
+            **whole_placement(layer),
+        )
+        self._ring.editable = False
+        self.viewer.add_layer(self._ring)
+        if active is not None:
+            self.viewer.layers.selection.active = active
+
+    def _diameter(self, measured: MeasuredCells, row: int) -> float:
+        boxes = measured.result.cells.boxes[row]
+        side = float((boxes[1] - boxes[0])[-2:].max())
+        if side > 0:
+            return side
+        if "diameter_px" in measured.table:
+            known = float(measured.table["diameter_px"].iloc[row])
+            if np.isfinite(known):
+                return known
+        return RING_LEAST_PX
+
+    # -- from the viewer to the table ---------------------------------------------------------------------
+
+    def row_at(self, position: Sequence[float]) -> int:
+        """Return the row of the cell at a place of the world; -1 where there is none."""
+        layer, measured = self.layer, self.model.measured
+        if layer is None or measured is None or layer not in self.viewer.layers:
+            return -1
+        value = layer.get_value(position, world=True)
+        if isinstance(value, tuple):
+            value = value[-1]
+        if value is None:
+            return -1
+        if isinstance(layer, Points):
+            return int(value)
+        place = np.rint(np.asarray(layer.world_to_data(position[-layer.ndim :]), float))
+        if len(place) > measured.result.cells.points.shape[1]:
+            image = measured.snapshot.image
+            place = np.delete(place, max(image.axes.find("C") - (len(image.axes) - layer.ndim), 0))
+        rows = self.model.rows_of(int(value), place.astype(int).tolist())
+        return int(rows[0]) if value and len(rows) else -1
+
+    def _on_mouse_drag(self, viewer: Any, event: Any) -> Iterator[None]:
+        """Choose the cell that is clicked, where a click has no other meaning."""
+        start, position = np.asarray(event.pos, float), tuple(event.position)
+        active = viewer.layers.selection.active
+        if str(getattr(active, "mode", "")) in BRUSHES or tuple(event.modifiers):
+            return
+        yield
+        while event.type == "mouse_move":
+            yield
+        if np.abs(np.asarray(event.pos, float) - start).max() <= CLICK_PX:
+            row = self.row_at(position)
+            if row >= 0:
+                self.model.choose(row)
+
+    # -- edits of the layer -------------------------------------------------------------------------------
+
+    def delete(self, rows: Sequence[int]) -> None:
+        """Delete cells from the layer; napari's undo brings labels back."""
+        layer, measured = self.layer, self.model.measured
+        if layer is None or measured is None or not rows:
+            return
+        if isinstance(layer, Points):
+            layer.selected_data = set(rows)
+            layer.remove_selected()
+            return
+        labels, starts = measured.result.cells.labels, measured.result.cells.boxes
+        assert labels is not None
+        parts: list[tuple[NDArray[np.intp], ...]] = []
+        for row in rows:
+            low, high = np.floor(starts[row, 0]).astype(int), np.ceil(starts[row, 1]).astype(int)
+            window = tuple(slice(a, b) for a, b in zip(low, np.maximum(high, low + 1), strict=True))
+            places = np.nonzero(labels[window] == row + 1)
+            parts.append(tuple(place + start for place, start in zip(places, low, strict=True)))
+        indices = tuple(np.concatenate(one) for one in zip(*parts, strict=True))
+        if len(indices) < layer.ndim:
+            axis = _channel_axis(measured, layer)
+            zeros = np.zeros_like(indices[0])
+            indices = (*indices[:axis], zeros, *indices[axis:])
+        layer.data_setitem(indices, 0)
+
+    def set_class(self, rows: Sequence[int], name: str) -> None:
+        """Give cells a class in the features of the layer, and their colour."""
+        layer, measured = self.layer, self.model.measured
+        if layer is None or measured is None or not rows:
+            return
+        if isinstance(layer, Points):
+            features, keys = layer.features.copy(), list(rows)
+        else:
+            numbers = measured.numbers
+            features = layer.features.reindex(range(int(numbers.max(initial=0)) + 1))
+            keys = [int(numbers[row]) for row in rows]
+        column = "class"
+        old = features[column].to_numpy(object) if column in features else np.full(len(features), "", object)
+        values = np.array([one if isinstance(one, str) else "" for one in old], object)
+        values[keys] = name
+        layer.features = features.assign(**{column: values})
+
+    def write_features(self) -> None:
+        """Let the features of the layer tell what the table does, so that napari and every export follow."""
+        layer, measured = self.layer, self.model.measured
+        if layer is None or measured is None:
+            return
+        table = measured.table
+        names = [str(name) for name in table if not str(name).startswith(("box_", "positive_"))]
+        if isinstance(layer, Points):
+            if len(layer.data) != len(table):
+                return
+            new = {name: table[name].to_numpy() for name in names}
+            layer.features = layer.features.assign(**new)
+            return
+        numbers = measured.numbers
+        rows = table[names].assign(label=numbers).drop_duplicates("label").set_index("label", drop=False)
+        rows = rows.reindex(range(int(numbers.max(initial=0)) + 1))
+        rows["label"] = np.arange(len(rows))
+        rows["edited"] = rows["edited"].to_numpy() == True  # noqa: E712 - empty rows are not
+        others = layer.features.reindex(rows.index)
+        kept = [name for name in others if name not in rows]
+        layer.features = pd.concat([rows.reset_index(drop=True), others[kept].reset_index(drop=True)], axis=1)
+
+    def colour_by(self, groups: dict[str, NDArray[np.bool_]]) -> None:
+        """Colour the cells by the group they are in, those in none grey; without groups as they were."""
+        layer, measured = self.layer, self.model.measured
+        if layer is None or measured is None:
+            return
+        looks = "colormap" if isinstance(layer, Labels) else "face_color"
+        if not groups:
+            if self._colours is not None and self._colours[0] is layer:
+                self._restore_colours(layer, looks)
+            return
+        if self._colours is None or self._colours[0] is not layer:
+            self._colours = (layer, getattr(layer, looks))
+        numbers = np.full(self.model.n_cells, -1)
+        for place, mask in enumerate(groups.values()):
+            numbers[mask] = place
+        colours = [class_colour(int(one)) for one in numbers]
+        if isinstance(layer, Points):
+            layer.face_color = colours
+            return
+        fixed: dict[int | None, Any] = {None: class_colour(-1), 0: "transparent"}
+        layer.colormap = DirectLabelColormap(
+            color_dict=fixed | dict(zip(measured.numbers.tolist(), colours, strict=True))
+        )
+
+    def _restore_colours(self, layer: Layer, looks: str) -> None:
+        assert self._colours is not None
+        _, before = self._colours
+        self._colours = None
+        if isinstance(layer, Labels) or len(before) == len(layer.data):
+            setattr(layer, looks, before)
+
+
+def _channel_axis(measured: MeasuredCells, layer: Layer) -> int:
+    image = measured.snapshot.image
+    return max(image.axes.find("C") - (len(image.axes) - int(layer.ndim)), 0)

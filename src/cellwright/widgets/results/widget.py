@@ -1,0 +1,324 @@
+"""The results panel: the number, the table of cells and plots of a layer, linked to the viewer."""
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from napari.layers import Layer, Shapes
+from qtpy.compat import isalive
+from qtpy.QtCore import QSignalBlocker, Qt
+from qtpy.QtWidgets import QComboBox, QListWidgetItem, QVBoxLayout, QWidget
+
+from cellwright.core.errors import CellwrightError, error_line
+from cellwright.inference.recipe import Recipe
+from cellwright.ops.measure.markers import parse_marker
+from cellwright.ops.measure.settings import MeasureSettings
+from cellwright.widgets.results.counts_tool import CountsTool
+from cellwright.widgets.results.export import ResultsExport
+from cellwright.widgets.results.measuring import Measurer
+from cellwright.widgets.results.model import ResultsModel
+from cellwright.widgets.results.plot_tool import PlotTool
+from cellwright.widgets.results.snapshot import image_layer_under, image_layers, is_cells_layer
+from cellwright.widgets.results.view import ResultsView
+from cellwright.widgets.results.viewer_link import ViewerLink
+from cellwright.widgets.shared.drawing import ask_for_region
+from cellwright.widgets.shared.layer_io import METADATA
+from cellwright.widgets.shared.messages import CountEvent, count_news, tell_error
+
+if TYPE_CHECKING:
+    import napari.viewer
+
+DARK_TEXT, LIGHT_TEXT = "#d0d3d8", "#3b3f46"
+
+
+class ResultsWidget(QWidget):
+    """Tells of the cells of a Labels or Points layer.
+
+    Parameters
+    ----------
+    napari_viewer
+        The viewer it is docked in.
+    """
+
+    def __init__(self, napari_viewer: "napari.viewer.Viewer") -> None:
+        super().__init__()
+        self.viewer = napari_viewer
+        self.model = ResultsModel()
+        self.view = ResultsView()
+        self.link = ViewerLink(napari_viewer, self.model)
+        self.measurer = Measurer(self, self.model, self.link, self.view.job_bar)
+        self.plots = PlotTool(self.view, self.model, self.link)
+        self.counts = CountsTool(self.view, self.model, self.link, self.measurer)
+        self.export = ResultsExport(self.view, self.model, self._take_recipe)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self.view)
+        self._connect()
+        self._show_theme()
+        last = count_news.last(napari_viewer)
+        if last is not None:
+            self._on_counted(last)
+        else:
+            self.refresh_layers()
+
+    def _connect(self) -> None:
+        view, model, layers = self.view, self.model, self.viewer.layers
+        for emitter in (layers.events.inserted, layers.events.removed, layers.events.renamed):
+            emitter.connect(self.refresh_layers)
+        self.viewer.events.theme.connect(self._show_theme)
+        count_news.counted.connect(self._on_counted)
+        self.destroyed.connect(partial(_leave, self.link))
+        view.layer.activated.connect(self._on_layer_chosen)
+        view.image.activated.connect(self._on_image_chosen)
+        view.regions.activated.connect(self._on_regions_chosen)
+        view.draw_regions.clicked.connect(self._on_draw_clicked)
+        view.filter.editingFinished.connect(self._on_filter_edited)
+        view.filter.textChanged.connect(self._on_filter_typed)
+        view.table.row_chosen.connect(model.choose)
+        view.frame.class_edited.connect(lambda row, name: self.link.set_class([row], name))
+        view.delete.clicked.connect(self._on_delete_clicked)
+        view.set_class.clicked.connect(self._on_set_class_clicked)
+        view.measure.clicked.connect(self._on_measure_clicked)
+        self.measurer.failed.connect(self._on_failed)
+        model.measured_changed.connect(self._on_measured_changed)
+        model.kept_changed.connect(self._on_kept_changed)
+        model.chosen_changed.connect(self._on_chosen_changed)
+        model.conditions_changed.connect(self._on_conditions_changed)
+
+    # -- what is told of ----------------------------------------------------------------------------------
+
+    def show_layer(self, layer: Layer | None) -> None:
+        """Tell of the cells of another layer."""
+        image = None if layer is None else image_layer_under(self.viewer, layer)
+        self.refresh_layers(wanted=layer, image=image)
+
+    def refresh_layers(
+        self, _: Any = None, *, wanted: Layer | None = None, image: Layer | None = None
+    ) -> None:
+        """List the layers; what is told of stays so while it is there."""
+        if not isalive(self):  # type: ignore[no-untyped-call]
+            return  # napari holds this callback by a weak reference, which may outlive the widget
+        layers = list(self.viewer.layers)[::-1]
+        cells = [layer for layer in layers if is_cells_layer(layer)]
+        active = self.viewer.layers.selection.active
+        chosen = wanted or self.link.layer
+        if chosen not in cells:
+            chosen = active if active in cells else next(iter(cells), None)
+            image = None
+        images = image_layers(self.viewer)
+        image = image or (self.link.image_layer if chosen is self.link.layer else None)
+        if image not in images:
+            image = None if chosen is None else image_layer_under(self.viewer, chosen)
+        _list_layers(self.view.layer, cells, chosen, "no cells yet")
+        _list_layers(self.view.image, images, image, "no image")
+        shapes = [one for one in layers if isinstance(one, Shapes) and METADATA not in one.metadata]
+        regions = self.measurer.shapes
+        if regions not in shapes:
+            regions = None
+        _list_layers(self.view.regions, [None, *shapes], regions, "")
+        self._list_others(image)
+        self.measurer.set_shapes(regions)
+        if chosen is not self.link.layer or image is not self.link.image_layer:
+            self.view.show_message("")
+            self.measurer.set_layer(chosen, image)
+
+    def _list_others(self, image: Layer | None) -> None:
+        others, ticked = self.view.others, {id(one) for one in self.measurer.others}
+        found = [one for one in image_layers(self.viewer) if one is not image]
+        others.clear()
+        for layer in found:
+            item = QListWidgetItem(layer.name)
+            item.setFlags(item.flags() | Qt.ItemFlag.ItemIsUserCheckable)
+            item.setCheckState(Qt.CheckState.Checked if id(layer) in ticked else Qt.CheckState.Unchecked)
+            item.setData(Qt.ItemDataRole.UserRole, str(layer.unique_id))
+            others.addItem(item)
+        for widget in (others, self.view.others_title):
+            widget.setVisible(bool(found))
+
+    def _layer_of(self, box: QComboBox) -> Layer | None:
+        chosen = box.currentData()
+        return next((one for one in self.viewer.layers if str(one.unique_id) == chosen), None)
+
+    def _on_layer_chosen(self) -> None:
+        self.show_layer(self._layer_of(self.view.layer))
+
+    def _on_image_chosen(self) -> None:
+        self.refresh_layers(image=self._layer_of(self.view.image))
+
+    def _on_regions_chosen(self) -> None:
+        self.measurer.set_shapes(self._layer_of(self.view.regions))
+
+    def _on_draw_clicked(self) -> None:
+        image = self.link.image_layer or self.link.layer
+        if image is None:
+            self.view.show_message("Open an image first.", is_error=True)
+            return
+        shapes = ask_for_region(self.viewer, image)
+        shapes.name, shapes.mode = "regions", "add_polygon"
+        self.refresh_layers()
+        self.view.regions.setCurrentIndex(self.view.regions.findData(str(shapes.unique_id)))
+        self.measurer.set_shapes(shapes)
+        self.view.show_message("Draw regions: click corner by corner, double-click to close.")
+
+    def _on_counted(self, event: CountEvent) -> None:
+        if event.viewer is not self.viewer or not isalive(self):  # type: ignore[no-untyped-call]
+            return
+        self.model.count_result = event.result
+        if event.layer is not None and event.layer in self.viewer.layers:
+            self.show_layer(event.layer)
+        else:
+            self.refresh_layers()
+        self._show_number()
+
+    # -- measuring ----------------------------------------------------------------------------------------
+
+    def _on_measure_clicked(self) -> None:
+        view = self.view
+        items = [view.others.item(place) for place in range(view.others.count())]
+        ids = {
+            item.data(Qt.ItemDataRole.UserRole)
+            for item in items
+            if item is not None and item.checkState() == Qt.CheckState.Checked
+        }
+        self.measurer.others = [one for one in image_layers(self.viewer) if str(one.unique_id) in ids]
+        groups = tuple(name for name, box in view.groups.items() if box.isChecked())
+        self.model.measure = groups
+        try:
+            self.measurer.settings = MeasureSettings(
+                groups, view.ring_gap.value(), max(view.ring_width.value(), 0.5)
+            )
+        except CellwrightError as error:
+            view.show_message(error_line(error), is_error=True)
+            return
+        view.show_message("")
+        self.measurer.read()
+
+    def _on_measured_changed(self) -> None:
+        measured = self.model.measured
+        self.view.frame.set_frame(self.model.table, self.model.kept)
+        has_outlines = measured is not None and measured.has_outlines
+        for box in self.view.groups.values():
+            box.setEnabled(has_outlines)
+        self.view.measure.setEnabled(has_outlines)
+        hint = "Area, diameter and place are always told."
+        if measured is not None and not has_outlines:
+            hint = "Points have no outlines to measure within. Count with a model that outlines."
+        self.view.measure_hint.setText(hint)
+        if measured is not None and "class" in measured.table:
+            self._list_classes(sorted({str(one) for one in measured.table["class"] if one}))
+        if self.model.chosen >= 0:
+            self.view.table.choose(self.model.chosen)
+
+    def _list_classes(self, names: list[str]) -> None:
+        box = self.view.class_name
+        if names != [box.itemText(place) for place in range(box.count())]:
+            text = box.currentText()
+            box.clear()
+            box.addItems(names)
+            box.setEditText(text)
+
+    def _on_failed(self, error: Exception) -> None:
+        tell_error(self.view, error, "Measuring")
+
+    # -- which cells count --------------------------------------------------------------------------------
+
+    def _on_kept_changed(self) -> None:
+        self.view.frame.set_rows(self.model.kept)
+        self._show_number()
+
+    def _show_number(self) -> None:
+        model, view = self.model, self.view
+        if model.measured is None:
+            result = model.count_result
+            is_density = result is not None and "density" in result.maps and self.link.layer is None
+            view.number.setText(f"{result.count:,.0f}" if result is not None and is_density else "—")
+            view.line.setText("cells, by density" if is_density else "Choose a layer with cells.")
+        else:
+            view.number.setText(f"{model.n_kept:,}")
+            parts = ["cells"] if model.n_kept == model.n_cells else [f"of {model.n_cells:,} cells"]
+            if model.measured.n_edited:
+                parts.append(f"{model.measured.n_edited:,} by hand")
+            view.line.setText(" · ".join(parts))
+        interval = model.interval
+        if interval is not None:
+            view.line.setText(f"{view.line.text()}\n{interval[0]:,.0f} to {interval[1]:,.0f} (90 % interval)")
+
+    def _on_filter_edited(self) -> None:
+        text = self.view.filter.text()
+        if text == self.model.conditions_text:
+            return
+        try:
+            self.model.set_conditions(text)
+        except CellwrightError as error:
+            self.view.show_message(error_line(error), is_error=True)
+            return
+        self.view.show_message("")
+
+    def _on_filter_typed(self, text: str) -> None:
+        if not text:
+            self._on_filter_edited()  # the clear button ends no editing
+
+    def _on_conditions_changed(self, text: str) -> None:
+        with QSignalBlocker(self.view.filter):
+            self.view.filter.setText(text)
+
+    def _on_chosen_changed(self, row: int) -> None:
+        self.view.table.choose(row)
+        self.measurer.write(lambda: self.link.show(row))
+
+    # -- edits --------------------------------------------------------------------------------------------
+
+    def _on_delete_clicked(self) -> None:
+        rows = self.view.table.chosen_rows
+        if not rows:
+            self.view.show_message("Choose the rows of the cells to delete.")
+            return
+        self.view.table.clearSelection()
+        self.model.choose(-1)
+        self.link.delete(rows)
+        self.measurer.read_soon()
+
+    def _on_set_class_clicked(self) -> None:
+        rows, name = self.view.table.chosen_rows, self.view.class_name.currentText().strip()
+        if not rows or not name:
+            self.view.show_message("Choose the rows of cells, and write the class that they are of.")
+            return
+        self.link.set_class(rows, name)
+
+    # -- settings -----------------------------------------------------------------------------------------
+
+    def _take_recipe(self, recipe: Recipe) -> None:
+        """Set measurements, filters, border rule and markers as a file tells."""
+        model, analysis = self.model, recipe.analysis
+        for name, box in self.view.groups.items():
+            box.setChecked(name in analysis.measure)
+        self.view.ring_gap.setValue(analysis.ring_gap_px)
+        self.view.ring_width.setValue(analysis.ring_width_px)
+        model.border, model.region_rule = analysis.border, analysis.region_rule
+        wanted = " and ".join(analysis.keep)
+        markers = [parse_marker(rule) for rule in analysis.positive]
+        model.wanted = (wanted, tuple(markers))
+        self.counts.show_settings()
+        self._on_measure_clicked()
+
+    def _show_theme(self, _: Any = None) -> None:
+        if isalive(self):  # type: ignore[no-untyped-call]
+            self.plots.set_text_colour(LIGHT_TEXT if self.viewer.theme == "light" else DARK_TEXT)
+
+
+def _leave(link: ViewerLink, _: Any = None) -> None:
+    """Let go of the viewer when Qt has deleted the panel."""
+    link.leave()
+
+
+def _list_layers(box: QComboBox, layers: list[Any], chosen: Layer | None, otherwise: str) -> None:
+    with QSignalBlocker(box):
+        box.clear()
+        for layer in layers:
+            if layer is None:
+                box.addItem("None", None)
+            else:
+                box.addItem(layer.name, str(layer.unique_id))
+        if not layers:
+            box.addItem(otherwise, None)
+        place = -1 if chosen is None else box.findData(str(chosen.unique_id))
+        box.setCurrentIndex(max(place, 0))

@@ -1,0 +1,255 @@
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from pytestqt.qtbot import QtBot
+from qtpy.QtCore import QItemSelectionModel, Qt
+
+from cellwright.core.data import Cells, Image, Provenance, Result
+from cellwright.ops.labels import measure as measure_labels
+from cellwright.widgets.results.widget import ResultsWidget
+from cellwright.widgets.shared.layer_io import show, source_of
+from cellwright.widgets.shared.messages import tell_results
+from cellwright.widgets.shared.napari_private import camera_of
+
+Read = Callable[[ResultsWidget], None]
+
+
+def choose_rows(panel: ResultsWidget, *rows: int) -> None:
+    flags = QItemSelectionModel.SelectionFlag
+    table = panel.view.table
+    table.clearSelection()
+    for row in rows:
+        index = panel.view.frame.index(panel.view.frame.place_of(row), 0)
+        table.selectionModel().select(index, flags.Select | flags.Rows)
+
+
+def test_the_number_and_the_table_are_those_of_the_layer(panel: ResultsWidget) -> None:
+    assert panel.view.number.text() == "4"
+    assert panel.view.frame.rowCount() == 4
+    table = panel.model.table
+    assert table is not None
+    assert table["label"].tolist() == [1, 2, 3, 4]
+    assert table["area_px"].tolist() == [100, 64, 36, 16]
+    assert table["area_um2"].tolist() == [25, 16, 9, 4]
+    assert not table["edited"].any()
+    heading = panel.view.frame.headerData(panel.view.frame.names.index("area_um2"), Qt.Orientation.Horizontal)
+    assert heading == "Area [µm²]"
+
+
+def test_a_painted_cell_gets_a_row_that_tells_it_was_made_by_hand(panel: ResultsWidget, read: Read) -> None:
+    layer = panel.viewer.layers["cells"]
+    layer.data_setitem(tuple(np.nonzero(np.ones((5, 5)))[axis] + 50 for axis in (0, 1)), 9)
+    read(panel)
+    table = panel.model.table
+    assert table is not None
+    assert table["label"].tolist() == [1, 2, 3, 4, 9]
+    assert table["area_px"].tolist()[-1] == 25
+    assert table["edited"].tolist() == [False] * 4 + [True]
+    assert panel.view.number.text() == "5"
+    assert "1 by hand" in panel.view.line.text()
+    assert layer.features.loc[9, "area_px"] == 25
+    assert bool(layer.features.loc[9, "edited"]) is True
+    layer.undo()
+    read(panel)
+    assert panel.view.number.text() == "4"
+    assert panel.model.table["label"].tolist() == [1, 2, 3, 4]
+
+
+def test_a_cell_that_was_cut_is_measured_anew(panel: ResultsWidget, read: Read) -> None:
+    panel.view.groups["intensity"].setChecked(True)
+    panel.view.measure.click()
+    read(panel)
+    before = panel.model.table
+    assert before["intensity_mean_ch0"].tolist() == [10, 20, 30, 40]
+    layer = panel.viewer.layers["cells"]
+    panel.viewer.layers["squares"].data[2:12, 2:7] = 90  # no event: what did not change is not read again
+    layer.data[2:12, 7:12] = 0
+    layer.refresh()
+    read(panel)
+    after = panel.model.table
+    assert after["area_px"].tolist() == [50, 64, 36, 16]
+    assert after["intensity_mean_ch0"].tolist() == [90, 20, 30, 40]
+    assert after["edited"].tolist() == [True, False, False, False]
+
+
+def test_a_wiped_out_cell_has_no_row(panel: ResultsWidget, read: Read) -> None:
+    layer = panel.viewer.layers["cells"]
+    layer.fill((41, 41), 0)
+    read(panel)
+    assert panel.model.table["label"].tolist() == [1, 2, 4]
+
+
+def test_choosing_a_row_moves_the_viewer_and_lights_the_cell_up(panel: ResultsWidget) -> None:
+    camera_of(panel.viewer).zoom = 200  # the other cells are far away
+    panel.view.table.selectRow(2)
+    assert panel.model.chosen == 2
+    assert panel.viewer.layers["cells"].selected_label == 3
+    assert camera_of(panel.viewer).center[-2:] == pytest.approx((42.5 * 0.5, 42.5 * 0.5))
+    ring = panel.viewer.layers["chosen cell"]
+    assert ring.data.tolist() == [[42.5, 42.5]]
+    panel.model.choose(-1)
+    assert len(ring.data) == 0
+
+
+def test_the_ring_is_no_layer_of_cells(panel: ResultsWidget) -> None:
+    panel.view.table.selectRow(0)
+    assert panel.view.layer.count() == 1
+    assert panel.viewer.layers.selection.active is panel.viewer.layers["cells"]
+
+
+def test_a_clicked_cell_has_its_row_chosen(panel: ResultsWidget) -> None:
+    assert panel.link.row_at((33 * 0.5, 7 * 0.5)) == 1
+    assert panel.link.row_at((20 * 0.5, 50 * 0.5)) == -1
+    panel.view.table.sortByColumn(panel.view.frame.names.index("area_px"), Qt.SortOrder.AscendingOrder)
+    panel.model.choose(1)
+    assert panel.view.table.chosen_rows == [1]
+    assert panel.view.table.currentIndex().row() == 2
+
+
+def test_rows_sort_and_filter(panel: ResultsWidget) -> None:
+    view = panel.view
+    view.filter.setText("area_px >= 20 and area_px < 90")
+    view.filter.editingFinished.emit()
+    assert panel.view.number.text() == "2"
+    assert "of 4 cells" in view.line.text()
+    view.table.sortByColumn(view.frame.names.index("area_px"), Qt.SortOrder.AscendingOrder)
+    shown = [view.frame.data(view.frame.index(place, 0)) for place in range(view.frame.rowCount())]
+    assert shown == ["3", "2"]
+    view.filter.setText("no_such_column > 3")
+    view.filter.editingFinished.emit()
+    assert view.message.property("error") == "true"
+    assert "no_such_column" in view.message.text()
+    assert panel.view.number.text() == "2"
+    view.filter.clear()
+    assert panel.view.number.text() == "4"
+
+
+def test_deleted_rows_are_deleted_cells(panel: ResultsWidget, read: Read) -> None:
+    choose_rows(panel, 0, 3)
+    panel.view.delete.click()
+    read(panel)
+    layer = panel.viewer.layers["cells"]
+    assert np.unique(layer.data).tolist() == [0, 2, 3]
+    assert panel.view.number.text() == "2"
+    layer.undo()
+    read(panel)
+    assert panel.view.number.text() == "4"
+
+
+def test_a_class_is_set_for_chosen_rows_and_in_the_table(panel: ResultsWidget, read: Read) -> None:
+    choose_rows(panel, 0, 2)
+    panel.view.class_name.setEditText("WBC")
+    panel.view.set_class.click()
+    read(panel)
+    assert panel.model.table["class"].tolist() == ["WBC", "", "WBC", ""]
+    assert panel.viewer.layers["cells"].features.loc[[1, 2, 3, 4], "class"].tolist() == ["WBC", "", "WBC", ""]
+    frame = panel.view.frame
+    index = frame.index(frame.place_of(1), frame.names.index("class"))
+    assert frame.flags(index) & Qt.ItemFlag.ItemIsEditable
+    frame.setData(index, "RBC")
+    read(panel)
+    assert panel.model.table["class"].tolist() == ["WBC", "RBC", "WBC", ""]
+    assert panel.model.counts()["class_WBC"].tolist() == [2]
+
+
+def test_points_are_told_of_too(viewer: ViewerModel, qtbot: QtBot, read: Read) -> None:
+    points = viewer.add_points([[3, 4], [30, 40], [50, 10]], features={"score": [0.9, 0.8, 0.7]})
+    panel = ResultsWidget(viewer)
+    qtbot.addWidget(panel)
+    read(panel)
+    assert panel.view.number.text() == "3"
+    assert panel.model.table["score"].tolist() == pytest.approx([0.9, 0.8, 0.7])
+    assert not panel.view.measure.isEnabled()
+    points.add([[60, 60]])
+    read(panel)
+    assert panel.view.number.text() == "4"
+    assert panel.model.table["edited"].tolist() == [False, False, False, True]
+    choose_rows(panel, 1)
+    panel.view.delete.click()
+    read(panel)
+    assert points.data[:, 0].tolist() == [3, 50, 60]
+    assert panel.model.table["y"].tolist() == [3, 50, 60]
+
+
+def counted(blobs: Any) -> Result:
+    areas, points, boxes = measure_labels(blobs.labels)
+    scores = np.linspace(0.5, 1.0, len(areas), dtype=np.float32)
+    cells = Cells(points, boxes, scores, areas, blobs.labels)
+    image = Image(blobs.image, "YX")
+    settings = {"flow": {}, "engine": {"link": True}}
+    provenance = Provenance("0.1", "flow", "abc", settings, "blobs", image.shape, "YX", (), "cpu", 1.8)
+    return Result(float(len(areas)), cells, provenance, interval=(20.0, 40.0))
+
+
+def test_a_count_is_told_of_with_its_interval(
+    viewer: ViewerModel, qtbot: QtBot, blobs: Any, read: Read
+) -> None:
+    image = viewer.add_image(blobs.image, name="blobs")
+    result = counted(blobs)
+    shown = show(viewer, result, source_of(image))
+    panel = ResultsWidget(viewer)
+    qtbot.addWidget(panel)
+    tell_results(viewer, result, shown["Labels"])
+    read(panel)
+    assert panel.view.number.text() == str(len(blobs))
+    assert "20 to 40 (90 % interval)" in panel.view.line.text()
+    assert panel.model.table["score"].tolist() == pytest.approx(result.cells.scores.tolist())
+    assert panel.model.measured.n_edited == 0
+    panel.model.set_conditions("score > 0.7")
+    assert "interval" not in panel.view.line.text()
+
+
+def test_another_count_in_the_same_layer_is_no_edit(
+    viewer: ViewerModel, qtbot: QtBot, blobs: Any, read: Read
+) -> None:
+    image = viewer.add_image(blobs.image, name="blobs")
+    result = counted(blobs)
+    show(viewer, result, source_of(image))
+    panel = ResultsWidget(viewer)
+    qtbot.addWidget(panel)
+    read(panel)
+    fewer = result.cells.take(np.arange(len(blobs) // 2))
+    provenance = replace(result.provenance, seconds=0.1)
+    show(viewer, Result(float(len(fewer)), fewer, provenance), source_of(image))
+    read(panel)
+    assert panel.view.number.text() == str(len(fewer))
+    assert panel.model.measured.n_edited == 0
+
+
+def test_layers_that_go_are_no_longer_told_of(panel: ResultsWidget, read: Read) -> None:
+    panel.viewer.layers.remove("cells")
+    read(panel)
+    assert panel.view.number.text() == "—"
+    assert panel.view.layer.currentText() == "no cells yet"
+
+
+def test_cells_that_do_not_fit_the_image_are_an_error(viewer: ViewerModel, qtbot: QtBot, read: Read) -> None:
+    viewer.add_image(np.zeros((32, 32), np.uint8), name="small")
+    viewer.add_labels(np.ones((64, 64), np.int32), name="cells", scale=(2, 2))
+    panel = ResultsWidget(viewer)
+    qtbot.addWidget(panel)
+    read(panel)
+    assert panel.view.message.property("error") == "true"
+    assert "not those of the image" in panel.view.message.text()
+
+
+def test_cells_of_a_movie(viewer: ViewerModel, qtbot: QtBot, squares: tuple[Any, Any], read: Read) -> None:
+    image, labels = squares
+    movie = np.stack([labels, labels, np.where(labels < 3, labels, 0)])
+    viewer.add_image(np.stack([image] * 3), name="movie", axis_labels=("t", "y", "x"))
+    viewer.add_labels(movie, name="cells")
+    panel = ResultsWidget(viewer)
+    qtbot.addWidget(panel)
+    read(panel)
+    assert panel.view.number.text() == "10"
+    assert panel.model.counts()["count"].tolist() == [4, 4, 2]
+    row = int(np.flatnonzero(panel.model.table["t"].to_numpy() == 2)[0])
+    panel.view.table.selectRow(row)
+    assert panel.viewer.dims.current_step[0] == 2
+    panel.link.go_to_frame("t", 1)
+    assert panel.viewer.dims.current_step[0] == 1
+    assert panel.link.row_at((1, 42, 42)) == 6
