@@ -267,15 +267,16 @@ class Table:
     def show(self, path: Path, result: Result, analysis: "Analysis | None" = None) -> None:
         """Print the row of an image."""
         from cellwright.files.tables import class_counts, plain_count
+        from cellwright.inference.fit import in_short
 
         if self._as_json:
             typer.echo(json.dumps(self._json_row(path, result, analysis)))
             return
-        self._print_heading()
+        self._show_heading()
         shown = str(plain_count(result.count))
         if result.interval is not None:
             shown = interval_text(result)
-        self._print(str(path), self._model, shown, f"{result.provenance.seconds:.2f}")
+        self._print(str(path), self._model, shown, f"{result.provenance.seconds:.2f}", in_short(result.fit))
         for name, number in class_counts(result).items():
             self._print("", name, str(number), "")
         if analysis is not None:
@@ -284,12 +285,15 @@ class Table:
 
     def _json_row(self, path: Path, result: Result, analysis: "Analysis | None") -> dict[str, Any]:
         from cellwright.files.tables import class_counts, plain_count
+        from cellwright.inference.fit import expectation
 
         row: dict[str, Any] = {"image": str(path), "model": self._model, "count": plain_count(result.count)}
         if result.cells.classes is not None:
             row["classes"] = class_counts(result)
         if result.interval:
             row["interval"] = [round(end, 1) for end in result.interval]
+        if result.fit is not None:
+            row |= {"fit": round(result.fit, 3), "expectation": expectation(result.fit)}
         if analysis is not None:
             row |= analysis_row(analysis)
         seconds = round(result.provenance.seconds, 3)
@@ -297,6 +301,8 @@ class Table:
 
     def show_outcome(self, outcome: "ImageOutcome") -> None:
         """Print the row of an image of a folder, or what went wrong with it."""
+        from cellwright.inference.fit import in_short
+
         path, row = outcome.image.path, outcome.row
         if outcome.error:
             typer.echo(f"error: {path}: {outcome.error}", err=True)
@@ -307,21 +313,21 @@ class Table:
             line = {"image": str(path), **outcome.image.plate, **row, "counted_before": outcome.was_done}
             typer.echo(json.dumps(line))
             return
-        self._print_heading()
+        self._show_heading()
         seconds = f"{row['seconds']:.2f}"
         if outcome.was_done:
             seconds = "earlier"
-        self._print(str(path), self._model, str(row["count"]), seconds)
+        self._print(str(path), self._model, str(row["count"]), seconds, in_short(row.get("fit")))
 
-    def _print_heading(self) -> None:
+    def _show_heading(self) -> None:
         """Print what the columns are, once."""
         if not self._has_heading:
             self._print("image", "model", "count", "seconds")
             self._has_heading = True
 
-    def _print(self, image: str, model: str, n: str, seconds: str) -> None:
+    def _print(self, image: str, model: str, n: str, seconds: str, remark: str = "") -> None:
         first, second = self._widths
-        typer.echo(f"{image:<{first}}  {model:<{second}}  {n:>7}  {seconds:>7}")
+        typer.echo(f"{image:<{first}}  {model:<{second}}  {n:>7}  {seconds:>7}  {remark}".rstrip())
 
 
 @dataclass(frozen=True, slots=True)
