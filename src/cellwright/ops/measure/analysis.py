@@ -251,7 +251,7 @@ def _as_result(cells: Result | Labels, image: Image) -> tuple[Result, NDArray[np
     """Return a result, and the numbers its rows have in a label image."""
     if not isinstance(cells, Result):
         return result_of_labels(cells, image)
-    if "density" in cells.maps:
+    if cells.gives == "density":
         raise SettingsError("A density has no single cells to analyse. Choose another model.")
     return cells, None
 
