@@ -69,7 +69,7 @@ def train(
 ) -> Task[Path]:
     """Train a model and return the folder of its best checkpoint (``output``).
 
-    Yields an :class:`EpochReport` after each epoch. A run that was killed goes on where its last epoch ended
+    Yields an :class:`EpochReport` after each epoch. A run that was killed resumes after its last epoch
     when it is started again with the same output folder. The best checkpoint is chosen by the mean AP at
     IoU 0.5 of the validation images; without any the last one is kept.
 
@@ -115,7 +115,10 @@ def fit(
             phases = replace(phases, tune=_tuning_samples(material, state, settings))
         yield from _epoch(state, phases, model, settings, torch_device)
         report = yield from _validate(state, material.validation, model, device)
-        keep(state, report.summary() if report else {}, model, output, settings)
+        scores = {}
+        if report is not None:
+            scores = report.summary()
+        keep(state, scores, model, output, settings)
         yield _epoch_report(state, settings)
     forget(output)
     return output
@@ -182,7 +185,9 @@ def trunk_of(network: nn.Module) -> list[nn.Module]:
 
 def _next_stop(step: int, settings: TrainingSettings) -> int:
     stop = (step // settings.steps_per_epoch + 1) * settings.steps_per_epoch
-    return min(stop, settings.pretrain_steps) if step < settings.pretrain_steps else stop
+    if step < settings.pretrain_steps:
+        return min(stop, settings.pretrain_steps)
+    return stop
 
 
 def _batches(
@@ -194,8 +199,9 @@ def _batches(
         rng = np.random.default_rng((settings.seed, step))
         if step < settings.pretrain_steps or phases.tune is None:
             return make_batch([(phases.pretrain, settings.batch_size)], settings, rng, exclude=True)
-        has_more = len(phases.pretrain.samples) > len(phases.tune.samples)
-        n_replay = int(rng.binomial(settings.batch_size, settings.replay)) if has_more else 0
+        n_replay = 0
+        if len(phases.pretrain.samples) > len(phases.tune.samples):
+            n_replay = int(rng.binomial(settings.batch_size, settings.replay))
         parts = [(phases.tune, settings.batch_size - n_replay), (phases.pretrain, n_replay)]
         return make_batch(parts, settings, rng, exclude=False)
 
@@ -247,8 +253,8 @@ def average(state: RunState, decay: float) -> None:
 def _validate(state: RunState, validation: Dataset, model: CellModel, device: str) -> Task[Report | None]:
     if not len(validation):
         return None
-    judged = model.with_network(copy.deepcopy(state.average))
-    report = yield from evaluate(validation, judged, engine=EngineSettings(device=device))
+    averaged = model.with_network(copy.deepcopy(state.average))
+    report = yield from evaluate(validation, averaged, engine=EngineSettings(device=device))
     return report
 
 

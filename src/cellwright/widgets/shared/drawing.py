@@ -7,6 +7,7 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Shapes
 from qtpy.QtCore import QTimer
 
+from cellwright.widgets.shared.coordinates import full_resolution
 from cellwright.widgets.shared.layer_factory import COLOUR
 from cellwright.widgets.shared.layer_io import METADATA, whole_placement
 from cellwright.widgets.shared.regions import line_length_px
@@ -60,7 +61,7 @@ def ask_for_line(viewer: Any, layer: ImageLayer, on_measured: Callable[[float], 
 
 
 def _ask(viewer: Any, layer: ImageLayer, name: str, mode: str) -> Shapes:
-    extent = max(layer.data.shape[-2:]) if not layer.multiscale else max(layer.data[0].shape[-2:])
+    extent = max(full_resolution(layer).shape[-2:])
     shapes = viewer.add_shapes(
         ndim=layer.ndim,
         name=name,
