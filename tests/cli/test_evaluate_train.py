@@ -138,6 +138,21 @@ def test_what_cannot_be_trained_is_refused(cli, dataset, tmp_path, flags, word):
     assert not (tmp_path / "model").exists()
 
 
+def test_images_beside_their_masks_are_trained_on(cli, dataset, tmp_path):
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    for kind, ending in (("images", ""), ("masks", "_mask")):
+        for path in (dataset / kind).iterdir():
+            for copy in range(2):
+                (folder / f"{path.stem}{copy}{ending}{path.suffix}").write_bytes(path.read_bytes())
+    code, out, err = cli("train", folder, "--output", tmp_path / "model", "--device", "cpu", *SHORT)
+    assert (code, (tmp_path / "model" / "weights.safetensors").exists()) == (0, True), err
+    assert "One of 5 validates, drawn with seed 0" in out
+    (folder / "odd.tif").write_bytes(next((dataset / "images").iterdir()).read_bytes())
+    code, _, err = cli("train", folder, "--output", tmp_path / "other", *SHORT)
+    assert (code != 0, "odd.tif" in err) == (True, True)
+
+
 def test_an_output_that_is_a_file_is_refused(cli, dataset, tmp_path):
     (tmp_path / "file").write_text("in the way")
     code, _, err = cli("train", dataset, "--output", tmp_path / "file", *SHORT)
@@ -154,7 +169,7 @@ def start(tmp_path, monkeypatch):
     """A model to start from; it takes no time to score it."""
     from cellwright.models.checkpoint import save_checkpoint
     from cellwright.models.families import flow
-    from cellwright.training.finetune import fine_tuning
+    from cellwright.training.finetune import run as finetune_run
 
     class Scored:
         images = ()
@@ -169,13 +184,13 @@ def start(tmp_path, monkeypatch):
         return Scored()
         yield
 
-    def memory(*_):
+    def retention_score(*_):
         return 0.5
         yield
 
     scores = iter([0.2, 0.4, 0.6, 0.1, 0.1, 0.1, 0.1])
-    monkeypatch.setattr(fine_tuning, "evaluate", known)
-    monkeypatch.setattr(fine_tuning, "memory", memory)
+    monkeypatch.setattr(finetune_run, "evaluate", known)
+    monkeypatch.setattr(finetune_run, "retention_score", retention_score)
     save_checkpoint(tmp_path / "start", flow.build())
     return tmp_path / "start"
 

@@ -26,6 +26,7 @@ from cellwright.files.atomic import acquire_lock, atomic_write, make_folder, wri
 from cellwright.files.image_list import ListedImage
 from cellwright.files.images import read_image
 from cellwright.files.tables import class_counts, plain_count
+from cellwright.inference.fit import expectation
 
 T = TypeVar("T")
 
@@ -212,6 +213,8 @@ def _row(result: Result) -> dict[str, Any]:
     row: dict[str, Any] = {"model": result.provenance.model, "count": plain_count(result.count)}
     if result.interval:
         row["low"], row["high"] = (round(end, 1) for end in result.interval)
+    if result.fit is not None:
+        row |= {"fit": round(result.fit, 3), "expectation": expectation(result.fit)}
     row |= {f"count_{name}": n for name, n in class_counts(result).items()}
     row["seconds"] = round(result.provenance.seconds, 3)
     row["notices"] = " ".join(result.notices)
@@ -247,7 +250,9 @@ def _done_before(image: ListedImage, output: Path, counter: Counter[Any]) -> Ima
         is_whole = all((output / name).stat().st_size == size for name, size in kept["files"].items())
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return ImageOutcome(image, kept["row"], was_done=True) if is_same and is_whole else None
+    if not (is_same and is_whole):
+        return None
+    return ImageOutcome(image, kept["row"], was_done=True)
 
 
 def _mark_done(
