@@ -7,8 +7,9 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Shapes
 from qtpy.QtCore import QTimer
 
+from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.layer_factory import COLOUR
-from cellwright.widgets.shared.layer_io import METADATA, whole_placement
+from cellwright.widgets.shared.layer_io import whole_placement
 from cellwright.widgets.shared.regions import line_length_px
 
 REGION_NAME = "region to count"
