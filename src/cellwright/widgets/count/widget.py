@@ -28,7 +28,6 @@ from cellwright.widgets.count.model import CountInputs, CountModel
 from cellwright.widgets.count.point_prompt import PointPromptTool
 from cellwright.widgets.count.save import SaveTool
 from cellwright.widgets.count.view import CountPanel
-from cellwright.widgets.shared.drawing import ask_for_line, ask_for_region, region_layer
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_factory import legend_of
 from cellwright.widgets.shared.layer_io import (
@@ -46,6 +45,9 @@ from cellwright.widgets.shared.messages import number_text, tell_error
 from cellwright.widgets.shared.regions import (
     PREVIEW_PX,
     PREVIEW_SLICES,
+    ask_for_line,
+    ask_for_region,
+    region_layer,
     through_slices,
     window_in_view,
     window_of_rectangle,
