@@ -92,7 +92,7 @@ def compare_task(request: CompareRequest) -> Task[tuple[Compared, Layer | None]]
 
     def look(_: Image, results: Sequence[Result]) -> None:
         first, second = results
-        if "density" in first.maps or "density" in second.maps:
+        if "density" in (first.gives, second.gives):
             found.append(None)
         else:
             found.append(disagreement_of(first.cells, second.cells))

@@ -19,7 +19,7 @@ from cellwright.ops.measure.analysis import region_sizes
 from cellwright.ops.measure.blocks import spatial_ndim
 from cellwright.ops.measure.cells_table import cells_table
 from cellwright.ops.measure.columns import COLUMNS, keys_of
-from cellwright.ops.measure.intensity import CORRECTED
+from cellwright.ops.measure.features import CORRECTED
 from cellwright.ops.measure.measurement import (
     is_volumetric,
     label_axes,

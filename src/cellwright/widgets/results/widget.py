@@ -229,7 +229,7 @@ class ResultsWidget(QWidget):
         model, view = self.model, self.view
         if model.measured is None:
             result = model.count_result
-            is_density = result is not None and "density" in result.maps and self.link.layer is None
+            is_density = result is not None and result.gives == "density" and self.link.layer is None
             view.number.setText(f"{result.count:,.0f}" if result is not None and is_density else "—")
             view.line.setText("cells, by density" if is_density else "Choose a layer with cells.")
         else:

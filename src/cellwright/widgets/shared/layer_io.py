@@ -7,7 +7,7 @@ of cells gets the transform of its image, moved to the first pixel of the part:
     cells layer   (T, Z, y, x)      the same with translate moved to pixel (t0, z0, y0, x0)
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -19,7 +19,13 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import Image, Result
 from cellwright.core.errors import WrongLayerError
-from cellwright.widgets.shared.coordinates import Channel, axes_of, channels_of, pixel_size_of
+from cellwright.widgets.shared.coordinates import (
+    Channel,
+    axes_of,
+    channels_of,
+    full_resolution,
+    pixel_size_of,
+)
 from cellwright.widgets.shared.edited_layers import METADATA, is_edited, our_change, watch
 from cellwright.widgets.shared.layer_factory import make_layer
 
@@ -88,8 +94,7 @@ def image_of(layer: Layer | None, channel: Channel | None = None) -> Image:
         There is no layer, it is of another type, or it has less than two or more than five axes.
     """
     layer = image_layer(layer)
-    data = layer.data[0] if layer.multiscale else layer.data
-    return Image(data, axes_of(layer, channel), pixel_size_of(layer, channel), layer.name)
+    return Image(full_resolution(layer), axes_of(layer, channel), pixel_size_of(layer, channel), layer.name)
 
 
 def layer_arguments(image: Image) -> dict[str, Any]:
@@ -101,8 +106,13 @@ def layer_arguments(image: Image) -> dict[str, Any]:
         "rgb": image.axes.endswith("C"),
         "axis_labels": tuple(letters.lower()),
         "scale": tuple(sizes.get(axis, 1.0) for axis in letters),
-        "units": tuple("micrometer" if axis in sizes else "pixel" for axis in letters),
+        "units": units_of(letters, sizes),
     }
+
+
+def units_of(axes: str, sizes_um: Collection[str]) -> tuple[str, ...]:
+    """Return napari's unit of each axis: micrometres where the size of a pixel is known."""
+    return tuple("micrometer" if axis in sizes_um else "pixel" for axis in axes)
 
 
 def source_of(layer: Layer | None, channel: Channel | None = None, window: Window | None = None) -> Source:
@@ -122,9 +132,10 @@ def source_of(layer: Layer | None, channel: Channel | None = None, window: Windo
     first = np.array([part.start or 0 for part in parts])
     if channel.axis is not None:
         first[channel.axis] = channel.index or 0
-    is_whole = all(part == slice(None) for part in parts)
+    if any(part != slice(None) for part in parts):
+        image = replace(image, data=image.data[tuple(parts)])
     return Source(
-        image=image if is_whole else replace(image, data=image.data[tuple(parts)]),
+        image=image,
         layer_id=str(layer.unique_id),
         offset=tuple(int(start) for axis, start in enumerate(first) if axis != channel.axis),
         placement=_placement(layer, first, drop_first=channel.axis == 0),

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QTimer
 
 from cellwright.core.errors import ImageError, WrongLayerError
-from cellwright.widgets.shared.coordinates import Channel, axes_of
+from cellwright.widgets.shared.coordinates import Channel, axes_of, full_resolution, in_pixels, pixel_at
 from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.layer_factory import COLOUR
 from cellwright.widgets.shared.layer_io import Window, whole_placement
@@ -47,9 +47,10 @@ def window_in_view(viewer: Any, layer: ImageLayer, largest_px: int | None = None
             "What you see can be counted while the viewer shows one slice, rows downwards; it now shows "
             f"axes {viewer.dims.displayed}. Leave the 3D view, or count the whole image."
         )
-    factors = layer.downsample_factors[layer.data_level] if layer.multiscale else np.ones(layer.ndim)
-    corners = np.asarray(layer.corner_pixels) * factors  # first and last pixel
-    current = np.asarray(layer.world_to_data(viewer.dims.point[-layer.ndim :]))
+    corners = np.asarray(layer.corner_pixels, float)  # first and last pixel
+    if layer.multiscale:
+        corners = corners * layer.downsample_factors[layer.data_level]
+    current = pixel_at(layer, viewer.dims.point)
     low, high = np.rint(current), np.rint(current)
     low[-2:], high[-2:] = corners[0, -2:], corners[1, -2:]
     if largest_px is not None:
@@ -77,8 +78,9 @@ def through_slices(
     if place < 0:
         return window
     n_slices = _shape(layer)[place]
-    reach = n_slices if n_around is None else n_around
-    first, end = max(window[place].start - reach, 0), min(window[place].stop + reach, n_slices)
+    if n_around is None:
+        n_around = n_slices
+    first, end = max(window[place].start - n_around, 0), min(window[place].stop + n_around, n_slices)
     return (*window[:place], slice(first, end), *window[place + 1 :])
 
 
@@ -94,7 +96,7 @@ def window_of_rectangle(shapes: Shapes, layer: ImageLayer) -> Window:
     """
     if not shapes.data:
         raise WrongLayerError(f"Draw a rectangle in layer {shapes.name!r} first; it is empty.")
-    vertices = _in_pixels(shapes, layer, np.asarray(shapes.data[-1]))
+    vertices = in_pixels(shapes.data[-1], shapes, layer)
     low, high = np.zeros(layer.ndim), np.array(_shape(layer), float)
     low[-2:] = np.floor(vertices[:, -2:].min(axis=0) + 0.5)
     high[-2:] = np.ceil(vertices[:, -2:].max(axis=0) + 0.5)
@@ -103,15 +105,8 @@ def window_of_rectangle(shapes: Shapes, layer: ImageLayer) -> Window:
 
 def line_length_px(shapes: Shapes, layer: ImageLayer) -> float:
     """Return the length of the line drawn last, in pixels of the layer."""
-    vertices = _in_pixels(shapes, layer, np.asarray(shapes.data[-1]))
+    vertices = in_pixels(shapes.data[-1], shapes, layer)
     return float(np.linalg.norm(vertices[-1, -2:] - vertices[0, -2:]))
-
-
-def _in_pixels(shapes: Shapes, layer: ImageLayer, vertices: NDArray[np.float64]) -> NDArray[np.float64]:
-    n = layer.ndim
-    world = [np.asarray(shapes.data_to_world(vertex), float) for vertex in vertices]
-    padded = [np.concatenate([np.zeros(max(n - len(point), 0)), point])[-n:] for point in world]
-    return np.array([layer.world_to_data(point) for point in padded])
 
 
 def _window(layer: ImageLayer, low: NDArray[np.float64], high: NDArray[np.float64], otherwise: str) -> Window:
@@ -125,8 +120,7 @@ def _window(layer: ImageLayer, low: NDArray[np.float64], high: NDArray[np.float6
 
 def _shape(layer: ImageLayer) -> tuple[int, ...]:
     """Length of each axis at full resolution, colours left out."""
-    data = layer.data[0] if layer.multiscale else layer.data
-    return tuple(data.shape[: layer.ndim])
+    return tuple(full_resolution(layer).shape[: layer.ndim])
 
 
 def region_layer(viewer: Any) -> Shapes | None:
@@ -173,7 +167,7 @@ def ask_for_line(viewer: Any, layer: ImageLayer, on_measured: Callable[[float], 
 
 
 def _ask(viewer: Any, layer: ImageLayer, name: str, mode: str) -> Shapes:
-    extent = max(layer.data.shape[-2:]) if not layer.multiscale else max(layer.data[0].shape[-2:])
+    extent = max(full_resolution(layer).shape[-2:])
     shapes = viewer.add_shapes(
         ndim=layer.ndim,
         name=name,
