@@ -19,7 +19,8 @@ from cellwright.files.dataset.folder import Dataset, Item
 from cellwright.files.dataset.meta import Region
 from cellwright.ops.labels import relabel
 from cellwright.widgets.shared.coordinates import full_resolution, in_pixels
-from cellwright.widgets.shared.layer_io import ANNOTATION, METADATA, REGIONS_NAME, image_of
+from cellwright.widgets.shared.edited_layers import METADATA
+from cellwright.widgets.shared.layer_io import ANNOTATION, REGIONS_NAME, image_of
 
 HERE = Path("the layers of this viewer")  # folder of a dataset that has none
 
