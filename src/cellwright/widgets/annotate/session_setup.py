@@ -20,7 +20,8 @@ from cellwright.core.data import Image
 from cellwright.core.errors import AnnotationError, CellwrightError, WriteError, WrongLayerError
 from cellwright.models import store
 from cellwright.widgets.shared.coordinates import Channel, axis_of, full_resolution, in_pixels
-from cellwright.widgets.shared.layer_io import ANNOTATION, METADATA, Source, image_of, source_of
+from cellwright.widgets.shared.edited_layers import METADATA
+from cellwright.widgets.shared.layer_io import ANNOTATION, Source, image_of, source_of
 
 SUFFIX = ".journal"
 DEFAULT_DISC_PX = 12.0

@@ -27,8 +27,9 @@ from cellwright.core.errors import CellwrightError, SettingsError
 from cellwright.core.tasks import Progress, Task
 from cellwright.widgets.count.count_request import CountOutcome, show_task
 from cellwright.widgets.count.model import CountModel
+from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.layer_factory import COLOUR
-from cellwright.widgets.shared.layer_io import METADATA, Source
+from cellwright.widgets.shared.layer_io import Source
 
 LAYER_NAME = "boxes counted by hand"
 EDGE_PX = 400  # an edge is this share of the image's longer side

@@ -25,9 +25,10 @@ from cellwright.ops.labels import measure, relabel
 from cellwright.widgets.count.count_request import CountOutcome, Request, count_task, result_line
 from cellwright.widgets.shared.classes import classifiers
 from cellwright.widgets.shared.coordinates import channels_of, full_resolution, in_pixels
+from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_factory import class_colour
-from cellwright.widgets.shared.layer_io import METADATA, image_of, place, source_of
+from cellwright.widgets.shared.layer_io import image_of, place, source_of
 
 if TYPE_CHECKING:
     import napari.viewer

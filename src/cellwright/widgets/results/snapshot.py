@@ -15,7 +15,7 @@ from cellwright.core.data import Image, known_sizes
 from cellwright.core.errors import SettingsError, WrongLayerError
 from cellwright.ops.measure.regions import RegionRule, RegionSet, ShapeRegion, shape_region
 from cellwright.widgets.shared.coordinates import axes_of, channels_of, full_resolution, pixel_size_of
-from cellwright.widgets.shared.layer_io import METADATA
+from cellwright.widgets.shared.edited_layers import METADATA
 
 if TYPE_CHECKING:
     import pandas

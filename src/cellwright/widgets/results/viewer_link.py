@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from cellwright.widgets.results.measured_cells import MeasuredCells
 from cellwright.widgets.results.model import ResultsModel
+from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.layer_factory import class_colour
-from cellwright.widgets.shared.layer_io import METADATA, whole_placement
+from cellwright.widgets.shared.layer_io import whole_placement
 from cellwright.widgets.shared.napari_private import camera_of
 
 CHOSEN_NAME = "chosen cell"

@@ -26,10 +26,10 @@ from cellwright.widgets.shared.coordinates import (
     full_resolution,
     pixel_size_of,
 )
+from cellwright.widgets.shared.edited_layers import METADATA, is_edited, our_change, watch
 from cellwright.widgets.shared.layer_factory import make_layer
 
 TITLES = {"Labels": "labels", "Points": "points", "Shapes": "boxes", "Image": "density"}
-METADATA = "cellwright"
 ANNOTATION = "annotation"  # key in the metadata of layers that belong to one
 REGIONS_NAME = "complete regions"  # layer of the boxes in which every cell is annotated
 
@@ -173,18 +173,21 @@ def prepare(result: Result, source: Source, outputs: Iterable[str] = ("Labels",)
 def place(viewer: Any, prepared: Mapping[str, Layer]) -> dict[str, Layer]:
     """Show prepared layers in the viewer, in place of those an earlier run left there; return what is shown.
 
-    The selection stays as it was. Call it in the GUI thread.
+    Layers that were changed by hand stay as they are, under their names; the new ones come beside them. The
+    selection stays as it was. Call it in the GUI thread.
     """
     active = viewer.layers.selection.active
     shown = {}
     for output, layer in prepared.items():
         own = layer.metadata[METADATA]
         key = {name: own[name] for name in ("source", "is_preview", "output")}
-        old = next((candidate for candidate in viewer.layers if _has(candidate, key)), None)
+        old = next((candidate for candidate in viewer.layers if _is_ours(candidate, key)), None)
         if old is None:
             shown[output] = viewer.add_layer(layer)
         else:
-            shown[output] = _update(viewer, old, layer)
+            with our_change(old):
+                shown[output] = _update(viewer, old, layer)
+        watch(shown[output])
     if active is not None and active in viewer.layers:
         viewer.layers.selection.active = active
     return shown
@@ -198,8 +201,11 @@ def show(
 
 
 def remove(viewer: Any, key: Mapping[str, Any]) -> None:
-    """Take the layers out of the viewer whose metadata has these values (:attr:`Source.key`, ``output``)."""
-    for layer in [layer for layer in viewer.layers if _has(layer, key)]:
+    """Take the layers out of the viewer whose metadata has these values (:attr:`Source.key`, ``output``).
+
+    Layers that were changed by hand stay.
+    """
+    for layer in [layer for layer in viewer.layers if _is_ours(layer, key)]:
         viewer.layers.remove(layer)
 
 
@@ -224,6 +230,25 @@ def _placement(layer: Layer, first: NDArray[np.intp], *, drop_first: bool) -> di
         "units": layer.units[keep],
         "axis_labels": layer.axis_labels[keep],
     }
+
+
+def has_image(viewer: Any, source: Source) -> bool:
+    """Return whether the image layer of a source is in the viewer."""
+    return any(str(layer.unique_id) == source.layer_id for layer in viewer.layers)
+
+
+def has_layers(viewer: Any, key: Mapping[str, Any]) -> bool:
+    """Return whether there are layers of ours whose metadata has these values."""
+    return any(_has(layer, key) for layer in viewer.layers)
+
+
+def edited_layers(viewer: Any, key: Mapping[str, Any]) -> list[str]:
+    """Return the names of layers with these values in their metadata that were changed by hand."""
+    return [layer.name for layer in viewer.layers if _has(layer, key) and is_edited(layer)]
+
+
+def _is_ours(layer: Layer, key: Mapping[str, Any]) -> bool:
+    return _has(layer, key) and not is_edited(layer)
 
 
 def _has(layer: Layer, key: Mapping[str, Any]) -> bool:
