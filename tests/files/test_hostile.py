@@ -121,8 +121,8 @@ def test_xml_of_ten_thousand_levels_is_refused(tmp_path):
 def test_entities_that_unpack_to_gigabytes_are_refused(tmp_path):
     entities = "".join(f'<!ENTITY b{i} "{f"&b{i - 1};" * 10}">' for i in range(1, 12))
     pixels = (
-        '<Pixels ID="P:0" DimensionOrder="XYCZT" Type="uint8" SizeX="8" SizeY="8" SizeC="1" SizeZ="1" SizeT="1">'
-        "<TiffData/></Pixels>"
+        '<Pixels ID="P:0" DimensionOrder="XYCZT" Type="uint8" SizeX="8" SizeY="8" SizeC="1" SizeZ="1" '
+        'SizeT="1"><TiffData/></Pixels>'
     )
     xml = (
         f'<?xml version="1.0"?><!DOCTYPE OME [<!ENTITY b0 "bbbbbbbbbb">{entities}]>'
