@@ -132,7 +132,7 @@ def logistic(
 
 
 def _kind_weights(examples: Sequence[Example]) -> NDArray[np.float64]:
-    """Return weights of mean 1: a kind of four times as many images weighs twice as much, spoilt ones less."""
+    """Return weights of mean 1: a kind weighs as the root of its images, and spoilt ones weigh less."""
     kinds = [one.kind for one in examples]
     weights = np.array([kinds.count(kind) ** -0.5 for kind in kinds])
     weights *= np.where([one.is_spoilt for one in examples], SPOILT_WEIGHT, 1.0)
