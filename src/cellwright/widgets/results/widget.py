@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from napari.layers import Layer, Shapes
 from qtpy.compat import isalive
 from qtpy.QtCore import QSignalBlocker, Qt
-from qtpy.QtWidgets import QComboBox, QListWidgetItem, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QListWidgetItem, QSizePolicy, QVBoxLayout, QWidget
 
 from cellwright.core.errors import CellwrightError, error_line
 from cellwright.inference.recipe import Recipe
@@ -49,6 +49,7 @@ class ResultsWidget(QWidget):
         self.plots = PlotTool(self.view, self.model, self.link)
         self.counts = CountsTool(self.view, self.model, self.link, self.measurer)
         self.export = ResultsExport(self.view, self.model, self._take_recipe)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.view)
