@@ -24,7 +24,7 @@ from cellwright.ops.labels import measure
 from cellwright.training.run_folder import Plan, curve
 from cellwright.widgets.annotate.widget import AnnotateWidget
 from cellwright.widgets.count.widget import CountWidget
-from cellwright.widgets.train import training_run
+from cellwright.widgets.train import model as train_model
 from cellwright.widgets.train.widget import TrainWidget
 
 LIMIT_MS = 60_000
@@ -154,7 +154,7 @@ def ended(qtbot: QtBot) -> Callable[[TrainWidget], None]:
     """Function (widget) that returns once it neither trains nor looks at images."""
 
     def wait(widget: TrainWidget) -> None:
-        qtbot.waitUntil(lambda: not widget.is_busy and not widget.look.is_busy, timeout=LIMIT_MS)
+        qtbot.waitUntil(lambda: not widget.is_busy and not widget.data_check.is_busy, timeout=LIMIT_MS)
 
     return wait
 
@@ -174,7 +174,7 @@ def training(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fak
     spec = (store.shipped_folder() / "flow" / "spec.json").read_bytes()
     (template / "spec.json").write_bytes(spec)
     fake = FakeTraining(template)
-    monkeypatch.setattr(training_run, "_finetune", fake.task)
+    monkeypatch.setattr(train_model, "_finetune", fake.task)
     return fake
 
 

@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cellwright.core.errors import AxesError
+from cellwright.core.errors import AxesError, ImageError
 
 ArrayLike = Any  # numpy, dask or zarr: anything with shape, dtype and slicing
 Maps = Mapping[str, NDArray[np.float32]]  # dense network output, each (channels, Y, X)
@@ -107,6 +107,24 @@ class Image:
     def spatial_shape(self) -> tuple[int, ...]:
         """Length of each axis that lies in space, in the order of the array."""
         return tuple(n for axis, n in zip(self.axes, self.shape, strict=True) if axis in SPATIAL)
+
+    def read(self, index: Any = ...) -> NDArray[Any]:
+        """Return pixels in memory; where they are on disk, this is the moment in which damage shows.
+
+        Raises
+        ------
+        ImageError
+            They cannot be read.
+        """
+        try:
+            return np.asarray(self.data[index])
+        except MemoryError:
+            raise
+        except Exception as error:  # arrays on disk fail in every possible way
+            raise ImageError(
+                f"The pixels of {self.name!r} cannot be read: {error}. The file is damaged or has changed; "
+                "copy or export it again."
+            ) from error
 
     @property
     def known_sizes_um(self) -> dict[str, float]:

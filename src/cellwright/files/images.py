@@ -201,7 +201,7 @@ def _read_picture(path: Path, start: bytes) -> tuple[NDArray[Any], str]:
     from PIL import ImageOps
 
     if start.startswith(PNG_START) and tuple(start[24:26]) in PNG_DEEP_COLOURS:
-        return _read_deep_png(path)  # Pillow would take 8 of its 16 bits
+        return _read_deep_png(path, start)  # Pillow would take 8 of its 16 bits
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Picture.DecompressionBombWarning)
         with Picture.open(path) as picture:
@@ -238,9 +238,15 @@ def _is_grey(picture: Any) -> bool:
     return len(table) > 1 and bool((table == table[:, :1]).all())
 
 
-def _read_deep_png(path: Path) -> tuple[NDArray[Any], str]:
+def _read_deep_png(path: Path, start: bytes) -> tuple[NDArray[Any], str]:
     import imagecodecs
+    from PIL import Image as Picture
 
+    width, height = (int.from_bytes(start[at : at + 4], "big") for at in (16, 20))
+    if width * height > 2 * (Picture.MAX_IMAGE_PIXELS or MOST_FRAME_PIXELS):  # as Pillow has it
+        raise ReadError(
+            f"{path} claims {width} x {height} pixels, which is too large for a PNG. Save a TIFF."
+        )
     pixels: NDArray[Any] = imagecodecs.png_decode(path.read_bytes())
     if pixels.ndim == 2:
         return pixels, "YX"

@@ -84,7 +84,7 @@ def read_label_image(path: Path | str, image: Image) -> NDArray[np.int32]:
 
 def _pixels(path: Path, image: Image) -> NDArray[Any]:
     """Return an image file whose axes are those of the labels, or the last of them."""
-    pixels = np.asarray(read_image(path).data)
+    pixels = read_image(path).read()
     while pixels.ndim > 2 and pixels.shape[0] == 1:
         pixels = pixels[0]
     if pixels.shape != image.label_shape[len(image.label_shape) - pixels.ndim :]:

@@ -31,13 +31,13 @@ from cellwright.files.metadata import (
 
 STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and big, both byte orders
 COMPANION = ".companion.ome"
-DESCRIPTION_TAG, ORIENTATION_TAG = 270, 274
+DESCRIPTION_TAG, ORIENTATION_TAG, SUBIFDS_TAG = 270, 274, 330
 ALPHA_SAMPLES = {tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA}
 LARGEST_UM = 20.0  # a plain TIFF with wider pixels states the density of a print (1200 dpi: 21 µm)
 PRINT_UNITS = ("inch", "in", "cm")
 LAZY_BYTES = 1 << 31  # larger images stay on disk
 MOST_TIMES = 2000  # larger than its file can no image be: what deflate makes of zeros is 1032 times smaller
-MOST_PAGES = 1_000_000
+MOST_PAGES, MOST_SUBIFDS = 1_000_000, 1000
 
 
 def read_tiff(path: Path) -> Iterator[Image]:
@@ -49,6 +49,7 @@ def read_tiff(path: Path) -> Iterator[Image]:
         Parts of it are missing, or it claims more pixels than its bytes can hold.
     """
     with tifffile.TiffFile(path) as tiff:
+        _check_directories(tiff, path)
         _refuse_outside(tiff, path)
         series = _images(tiff)
         for index, one in series:
@@ -335,6 +336,31 @@ def _refuse_cut_file(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, p
     promised = (tiff.imagej_metadata or {}).get("images", 1)
     if any(next_page) or None in pages or promised > len(pages) or _lost_description(tiff):
         raise ReadError(f"Parts of {path} are missing: it was cut short or is one of a set. Copy it again.")
+
+
+def _check_directories(tiff: tifffile.TiffFile, path: Path) -> None:
+    """Raise ReadError where the directories of a file go round in a circle, or name more than it can hold."""
+    header, file = tiff.tiff, tiff.filehandle
+    if header.is_ndpi:
+        return  # whose offsets are of another kind
+    number, word = f"{header.byteorder}u2", f"{header.byteorder}u{header.offsetsize}"
+    entry = np.dtype([("code", number), ("type", number), ("count", word), ("offset", word)])
+    count = np.dtype(f"{header.byteorder}u{header.tagnosize}")
+    file.seek(header.offsetsize)  # 4 or, in a BigTIFF, 8: where the first offset stands
+    offset = int(np.frombuffer(file.read(header.offsetsize), word)[0])
+    seen: set[int] = set()
+    while 0 < offset < file.size:
+        seen.add(offset)
+        file.seek(offset)
+        n_entries = int(np.frombuffer(file.read(count.itemsize), count)[0])
+        entries = np.frombuffer(file.read(n_entries * entry.itemsize), entry)
+        subifds = entries["count"][entries["code"] == SUBIFDS_TAG]
+        following = np.frombuffer(file.read(header.offsetsize), word)
+        if len(following) == 0:
+            return
+        offset = int(following[0])
+        if offset in seen or len(seen) > MOST_PAGES or (subifds > MOST_SUBIFDS).any():
+            raise ReadError(f"The pages of {path} lead in a circle or are too many. Export it again.")
 
 
 def _lost_description(tiff: tifffile.TiffFile) -> bool:

@@ -1,7 +1,7 @@
 import numpy as np
 from scipy import ndimage
 
-from cellwright.ops.codecs.watershed import depth_to_labels
+from cellwright.ops.codecs.query import depth_to_labels
 
 
 def test_every_cell_is_in_one_piece():

@@ -6,8 +6,7 @@ import pytest
 
 from cellwright.core.data import Image
 from cellwright.core.errors import SettingsError
-from cellwright.ops.measure.analysis import AnalysisInputs, analyse
-from cellwright.ops.measure.compartments import nuclei_in_cells
+from cellwright.ops.measure.analysis import AnalysisInputs, analyse, nuclei_in_cells
 from cellwright.ops.measure.filters import away_from_border, kept_rows, parse_filter
 from cellwright.ops.measure.markers import copositive_table, otsu, parse_marker
 from cellwright.ops.measure.measurement import result_of_labels

@@ -11,8 +11,13 @@ from cellwright.core.tasks import Progress, Task, run
 from cellwright.inference import classify
 from cellwright.inference.classify import Classes
 from cellwright.widgets.plugin import commands
-from cellwright.widgets.plugin.commands import choose_classifier, classify_active_layer
-from cellwright.widgets.plugin.layer_cells import classes_task, marked_cells, show_classes
+from cellwright.widgets.plugin.commands import (
+    choose_classifier,
+    classes_task,
+    classify_active_layer,
+    marked_cells,
+    show_classes,
+)
 from cellwright.widgets.shared.layer_factory import class_colour
 
 NAMES = ("RBC", "WBC")

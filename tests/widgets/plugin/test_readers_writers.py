@@ -224,4 +224,8 @@ def test_other_files_of_napari_are_not_taken(tmp_path):
         assert writer is None or not writer.command.startswith("napari-cellwright")
     for path in ("a.tif", "a.png", "a.npy", "b.txt"):
         readers = manager.iter_compatible_readers([str(tmp_path / path)])
-        assert not any(one.command.startswith("napari-cellwright") for one in readers)
+        own = {one.command for one in readers if one.command.startswith("napari-cellwright")}
+        assert own <= {
+            "napari-cellwright.read_image"
+        }  # offered beside napari's reader, never for annotations
+        assert not own or path != "b.txt"

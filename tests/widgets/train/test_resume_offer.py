@@ -5,7 +5,7 @@ from pytestqt.qtbot import QtBot
 
 from cellwright.training.run_folder import Plan, unfinished, write_plan
 from cellwright.training.settings import FinetuneSettings
-from cellwright.widgets.train.resume_offer import Offer
+from cellwright.widgets.train.resume_offer import ResumeOffer
 
 
 @pytest.fixture
@@ -17,14 +17,14 @@ def plan(home: Path) -> Plan:
 
 
 @pytest.fixture
-def offer(plan: Plan, qtbot: QtBot) -> Offer:
-    offer = Offer()
+def offer(plan: Plan, qtbot: QtBot) -> ResumeOffer:
+    offer = ResumeOffer()
     qtbot.addWidget(offer)
     offer.refresh()
     return offer
 
 
-def test_a_left_run_can_be_gone_on_with(offer: Offer, plan: Plan, qtbot: QtBot) -> None:
+def test_a_left_run_can_be_gone_on_with(offer: ResumeOffer, plan: Plan, qtbot: QtBot) -> None:
     assert not offer.isHidden()
     assert offer.line.text() == "The training of 'mine' was left at step 0 of 7,000."
     with qtbot.waitSignal(offer.accepted) as accepted:
@@ -33,7 +33,7 @@ def test_a_left_run_can_be_gone_on_with(offer: Offer, plan: Plan, qtbot: QtBot) 
     assert unfinished() == [plan]
 
 
-def test_a_left_run_can_be_discarded(offer: Offer, qtbot: QtBot) -> None:
+def test_a_left_run_can_be_discarded(offer: ResumeOffer, qtbot: QtBot) -> None:
     with qtbot.waitSignal(offer.discarded):
         offer.discard.click()
     assert unfinished() == []

@@ -11,7 +11,7 @@ from cellwright.core.tasks import Task
 from cellwright.training.run_folder import Plan, unfinished
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.shared.messages import duration
-from cellwright.widgets.train import training_run
+from cellwright.widgets.train import model as train_model
 from cellwright.widgets.train.widget import TrainWidget
 
 LIMIT_MS = 60_000
@@ -49,7 +49,7 @@ def test_the_curves_come_into_view(ended: Wait, trainer: TrainWidget, qtbot: QtB
     trainer.resize(340, 500)
     trainer.show()
     ended(trainer)
-    qtbot.waitUntil(lambda: trainer.look.findings is not None, timeout=LIMIT_MS)
+    qtbot.waitUntil(lambda: trainer.data_check.findings is not None, timeout=LIMIT_MS)
     assert trainer.panel.card.plot.visibleRegion().isEmpty()
     trainer.panel.train.click()
     qtbot.waitUntil(lambda: not trainer.panel.card.plot.visibleRegion().isEmpty(), timeout=5000)
@@ -139,7 +139,7 @@ def test_a_failure_is_told_and_leaves_nothing(
         raise JobError("no such thing")
         yield
 
-    monkeypatch.setattr(training_run, "_finetune", fail)
+    monkeypatch.setattr(train_model, "_finetune", fail)
     trainer.panel.train.click()
     ended(trainer)
     assert trainer.panel.message.text() == "no such thing"
@@ -154,7 +154,7 @@ def test_a_failure_is_told_and_leaves_nothing(
 def test_only_a_better_score_is_called_better(trainer: TrainWidget, score: float, words: str) -> None:
     before = {"score": 0.5, "validation_loss": 0.4}
     after = {"score": score, "validation_loss": 0.2}
-    trainer.show_ended(training_run.Ended(Plan("mine", "flow", "data"), "mine", before, after))
+    trainer.show_ended(train_model.TrainingOutcome(Plan("mine", "flow", "data"), "mine", before, after))
     assert trainer.panel.message.text().startswith(words)
 
 

@@ -20,11 +20,9 @@ images whose files do not.
 Cells with masks have their classes in points/<name>.csv, one row for each that has one, at a pixel of it.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import numpy as np
 
 from cellwright.core.data import SPATIAL, Annotation, Image, Labels
 from cellwright.core.errors import ReadError, WriteError
@@ -85,7 +83,7 @@ class Item:
                 "with masks, or a family that needs none (centroid, query or density)."
             )
         image = self.image()
-        labels = np.asarray(read_image(self.truth_path).data)
+        labels = read_image(self.truth_path).read()
         expected = image.label_shape
         if labels.shape != expected:
             raise ReadError(
@@ -162,6 +160,7 @@ def read_dataset(folder: Path | str) -> Dataset:
     for split, name in listed(meta, folder):
         truth_path = _truth_path(folder, name)
         if name in images and truth_path is not None:
+            _refuse_links((images[name], truth_path), folder)
             facts = meta["items"].get(name, {})
             has_masks = truth_path.parent.name == "masks"
             is_complete = facts.get("complete", meta.get("complete", has_masks)) is True
@@ -186,6 +185,15 @@ def _finish_change(folder: Path) -> None:
         raise ReadError(
             f"The last export into {folder} was interrupted and must be finished first. {error}"
         ) from error
+
+
+def _refuse_links(paths: Sequence[Path], folder: Path) -> None:
+    """Raise ReadError where a file of a dataset is a link to one outside of it."""
+    for path in paths:
+        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+            raise ReadError(
+                f"{path} must lie in the dataset; it is a link to {path.resolve()}. Copy the file there."
+            )
 
 
 def _truth_path(folder: Path, name: str) -> Path | None:

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from cellwright.core.data import Image
 from cellwright.core.errors import ReadError
 from cellwright.files.formats.image_annotation import (
@@ -47,8 +45,8 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
                 f"The axes of {path} must be those of labels, without colours; got {found.axes!r}. Choose "
                 "the labels of one channel."
             )
-        found = replace(found, data=np.asarray(found.data).take(0, at), axes=found.label_axes)
-    annotation = labels_of(path, "The content", np.asarray(found.data), found.axes, _name_of(path))
+        found = replace(found, data=found.read().take(0, at), axes=found.label_axes)
+    annotation = labels_of(path, "The content", found.read(), found.axes, _name_of(path))
     return chosen(path, [replace(annotation, pixel_size_um=found.pixel_size_um)], image)
 
 

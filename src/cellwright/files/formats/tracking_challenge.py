@@ -88,7 +88,7 @@ def _stack(folder: Path, start: str) -> NDArray[np.integer]:
         )
     frames: list[NDArray[np.integer]] = []
     for number in range(len(files)):
-        frame = np.asarray(read_image(files[number]).data)
+        frame = read_image(files[number]).read()
         if frame.dtype.kind not in "iu" or frame.ndim not in (2, 3) or frame.min() < 0:
             raise ReadError(
                 f"{files[number]} must hold labels of 2 or 3 axes; got {frame.dtype} in {frame.shape}."

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from cellwright.core.data import Image
-from cellwright.core.errors import AxesError, ImageError, SettingsError
+from cellwright.core.errors import AxesError, SettingsError
 from cellwright.ops.geometry.intensity import SAMPLE_PIXELS, check_pixels, sample_steps
 
 COLOURS = (3, 4)  # lengths of a last axis that is red, green, blue and perhaps opacity
@@ -93,32 +93,14 @@ class Frames:
         axes = self.image.axes
         index = list(place)
         if "C" not in axes:
-            return self._read(tuple(index))[np.newaxis]
+            return self.image.read(tuple(index))[np.newaxis]
         at = axes.index("C")
         index.insert(at, self.channel)
-        taken = self._read(tuple(index))
+        taken = self.image.read(tuple(index))
         if isinstance(self.channel, int):
             return taken[np.newaxis]
         at -= sum(isinstance(part, int) for part in index[:at])
         return np.moveaxis(taken, at, 0)
-
-    def _read(self, index: tuple[int | slice, ...]) -> NDArray[Any]:
-        """Return pixels; where they are on disk, this is the moment in which damage shows.
-
-        Raises
-        ------
-        ImageError
-            They cannot be read.
-        """
-        try:
-            return np.asarray(self.image.data[index])
-        except (MemoryError, ImageError):
-            raise
-        except Exception as error:  # arrays on disk fail in every possible way
-            raise ImageError(
-                f"The pixels of {self.image.name!r} cannot be read: {error}. The file is damaged or has "
-                "changed; copy or export it again."
-            ) from error
 
 
 def frames(image: Image, channel: int | None = None) -> Frames:

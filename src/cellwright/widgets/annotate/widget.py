@@ -15,7 +15,7 @@ from cellwright.widgets.annotate.export import Exporter
 from cellwright.widgets.annotate.keys import HELP_KEY, HINTS, CheatSheet
 from cellwright.widgets.annotate.mirror_check import MirrorCheck
 from cellwright.widgets.annotate.model import AnnotateModel
-from cellwright.widgets.annotate.proofread.proofread import Proofreader
+from cellwright.widgets.annotate.proofread import Proofreader
 from cellwright.widgets.annotate.session_setup import journal_path, resume, start_session
 from cellwright.widgets.annotate.tools import CELL
 from cellwright.widgets.annotate.view import NO_REVIEW, AnnotatePanel

@@ -11,15 +11,17 @@ from typing import Any
 
 import numpy as np
 import pint
+from napari.utils.notifications import show_warning
 from numpy.typing import NDArray
 
-from cellwright.core.data import AXES, SPATIAL, Image, known_sizes
+from cellwright.core.data import AXES, SPATIAL, Image
 from cellwright.core.errors import WriteError
 from cellwright.files.atomic import plain_name
 from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, numbered
 from cellwright.files.formats.outlines import MaskPart, filled, painted
 from cellwright.files.formats.registry import FORMATS, Format, recognise
 from cellwright.ops.labels import relabel
+from cellwright.widgets.plugin.image_reader import placement_of
 
 LayerData = tuple[Any, dict[str, Any], str]  # napari: array, arguments, type of layer
 Reader = Callable[[str], list[LayerData]]
@@ -45,7 +47,10 @@ def read_layers(path: str) -> list[LayerData]:
         It is damaged, or of no format known.
     """
     layers = []
-    for marks in recognise(path).read(path):
+    found = recognise(path).read(path)
+    for notice in dict.fromkeys(notice for marks in found for notice in marks.notices):
+        show_warning(notice)
+    for marks in found:
         if marks.image is not None:
             layers.append(_image_layer(marks, marks.image))
         layers.append(_cells_layer(marks))
@@ -53,7 +58,11 @@ def read_layers(path: str) -> list[LayerData]:
 
 
 def _image_layer(marks: ImageAnnotation, image: Image) -> LayerData:
-    arguments = {"name": marks.name, "rgb": image.axes.endswith("C"), **_placement(marks)}
+    arguments = {
+        "name": marks.name,
+        "rgb": image.axes.endswith("C"),
+        **placement_of(marks.axes, marks.pixel_size_um),
+    }
     return image.data, arguments, "image"
 
 
@@ -61,7 +70,10 @@ def _cells_layer(marks: ImageAnnotation) -> LayerData:
     names = [marks.class_of(row) for row in range(len(marks))]
     names = ["" if name == NO_CLASS else name for name in names]
     told = {"shape": marks.shape, "axes": marks.axes, "class_names": marks.class_names, "name": marks.name}
-    arguments: dict[str, Any] = {"metadata": {METADATA: told}, **_placement(marks)}
+    arguments: dict[str, Any] = {
+        "metadata": {METADATA: told},
+        **placement_of(marks.axes, marks.pixel_size_um),
+    }
     arguments["name"] = f"{marks.name} {marks.kind}"
     if marks.kind == "labels":
         if marks.classes is not None:
@@ -82,16 +94,6 @@ def _rectangle(box: NDArray[np.float64]) -> NDArray[np.float64]:
     (y0, x0), (y1, x1) = box[:, -2:] - HALF
     corners = np.array([[y0, x0], [y0, x1], [y1, x1], [y1, x0]])
     return np.concatenate([np.tile(box[0, :-2], (4, 1)), corners], axis=1)
-
-
-def _placement(marks: ImageAnnotation) -> dict[str, Any]:
-    """Return axis labels, and scale and units where the pixel size is known."""
-    sizes = known_sizes(marks.axes, marks.pixel_size_um)
-    placement: dict[str, Any] = {"axis_labels": tuple(marks.axes.lower())}
-    if sizes:
-        placement["scale"] = tuple(sizes.get(axis, 1.0) for axis in marks.axes)
-        placement["units"] = tuple("micrometer" if axis in sizes else "pixel" for axis in marks.axes)
-    return placement
 
 
 def _writer(name: str) -> Writer:
@@ -150,10 +152,10 @@ def annotation_of(layer_data: Sequence[LayerData], one: Format) -> ImageAnnotati
     n_axes = (
         data.ndim if kind == "labels" else (np.shape(data)[-1] if kind == "points" else _n_axes(data, told))
     )
-    axes = _axes(meta, n_axes) if image is None else image.axes.replace("C", "")
+    axes = _axes(meta, n_axes) if image is None else image.label_axes
     name = plain_name(str(told.get("name") or (meta.get("name", "cells") if image is None else image.name)))
     marks = ImageAnnotation(name, (), axes, image=image, pixel_size_um=_pixel_size(meta, axes))
-    shape = tuple(told.get("shape", ())) if image is None else _plane(image)
+    shape = tuple(told.get("shape", ())) if image is None else image.label_shape
     if kind == "labels":
         return _from_labels(marks, np.asarray(data), meta)
     names = [str(value or NO_CLASS) for value in _feature(meta)] or [NO_CLASS] * len(data)
@@ -272,10 +274,6 @@ def _pixel_size(meta: Mapping[str, Any], axes: str) -> tuple[float, ...]:
                 return ()
             sizes.append(float(length.to("micrometer").magnitude))
     return tuple(sizes)
-
-
-def _plane(image: Image) -> tuple[int, ...]:
-    return tuple(int(n) for n, axis in zip(image.shape, image.axes, strict=True) if axis != "C")
 
 
 def _extent(ends: NDArray[np.floating]) -> tuple[int, ...]:

@@ -1,11 +1,10 @@
 """The sample images of the package as napari layers (File > Open Sample)."""
 
-from typing import Any
+from dataclasses import replace
 
 from cellwright.files.images import read_image
 from cellwright.files.samples import sample_path
-
-LayerData = tuple[Any, dict[str, Any], str]  # napari: array, arguments, type of layer
+from cellwright.widgets.plugin.image_reader import LayerData, layers_of
 
 
 def nuclei_2d() -> list[LayerData]:
@@ -41,12 +40,4 @@ def sample_layers(name: str) -> list[LayerData]:
     ReadError
         There is no such sample.
     """
-    image = read_image(sample_path(name))
-    letters = image.axes.removesuffix("C")
-    arguments: dict[str, Any] = {"name": name, "rgb": image.axes.endswith("C")}
-    arguments["axis_labels"] = tuple(letters.lower())
-    if image.pixel_size_um:
-        sizes = image.known_sizes_um
-        arguments["scale"] = tuple(sizes.get(axis, 1.0) for axis in letters)
-        arguments["units"] = tuple("micrometer" if axis in sizes else "pixel" for axis in letters)
-    return [(image.data, arguments, "image")]
+    return layers_of(replace(read_image(sample_path(name)), name=name))

@@ -1,11 +1,12 @@
 """What the chosen data hold and what looks wrong with them, found beside the viewer before a training."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from qtpy.QtCore import Qt, QTimer
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
+from superqt.utils import QSignalDebouncer
 
 from cellwright.core.errors import CellwrightError, error_line
 from cellwright.core.tasks import Progress, Task
@@ -17,58 +18,58 @@ from cellwright.training.run_folder import SCRATCH
 from cellwright.widgets.shared.combos import SPECS
 from cellwright.widgets.shared.job_bar import JobBar
 from cellwright.widgets.train.choices import TrainChoices
+from cellwright.widgets.train.model import TrainModel
 
-LOOK_MS = 300  # after the last change of what is chosen, the data are looked at
+CHECK_MS = 300  # after the last change of what is chosen
 WARNING_COLOUR = "#e0a93b"
 
 
-class Look(QWidget):
+class DataCheck(QWidget):
     """Looks at the data soon after another choice, with a bar and a Cancel button, and tells what it found.
 
     Parameters
     ----------
     choices
         What is looked at.
-    is_free
-        Whether the machine is free for it: it is not while a training runs.
+    model
+        While it trains nothing is looked at.
     """
 
-    def __init__(self, choices: TrainChoices, is_free: Callable[[], bool]) -> None:
+    def __init__(self, choices: TrainChoices, model: TrainModel) -> None:
         super().__init__()
-        self._choices, self._is_free = choices, is_free
+        self._choices, self._model = choices, model
         self._is_stale = False
         self.findings: Findings | None = None
-        self.side, self.label = JobBar(), QLabel()
+        self.job, self.label = JobBar(), QLabel()
         self.label.setObjectName("findings")
         self.label.setWordWrap(True)
         self.label.setTextFormat(Qt.TextFormat.RichText)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.side)
+        layout.addWidget(self.job)
         layout.addWidget(self.label)
-        self._timer = QTimer(self)
-        self._timer.setSingleShot(True)
-        self._timer.setInterval(LOOK_MS)
-        self._timer.timeout.connect(self.start)
-        choices.changed.connect(self._timer.start)
-        self.side.failed.connect(self._on_failed)
-        self.side.cancelled.connect(self._on_cancelled)
-        self.side.finished.connect(self._on_finished)
+        self._debouncer = QSignalDebouncer(parent=self)
+        self._debouncer.setTimeout(CHECK_MS)
+        self._debouncer.triggered.connect(self.start)
+        choices.changed.connect(self._debouncer.throttle)
+        self.job.failed.connect(self._on_failed)
+        self.job.cancelled.connect(self._on_cancelled)
+        self.job.finished.connect(self._on_finished)
         self._tell("")
 
     @property
     def is_busy(self) -> bool:
         """Whether images are being looked at."""
-        return self.side.is_busy
+        return self.job.is_busy
 
     def start(self) -> None:
         """Look at what is chosen now; a look at what was chosen before is given up."""
-        self._timer.stop()
-        if not self._is_free():
+        self._debouncer.cancel()
+        if self._model.is_busy or self._model.is_leaving:
             return
         if self.is_busy:
             self._is_stale = True
-            self.side.cancel()
+            self.job.cancel()
             return
         self.findings = None
         try:
@@ -77,13 +78,13 @@ class Look(QWidget):
             self._tell(str(error))
             return
         self._tell("")
-        self.side.start(look_task(source, self._choices.start), self._on_looked)
+        self.job.start(check_task(source, self._choices.start), self._on_checked)
 
     def cancel(self) -> None:
         """Stop looking before the next image."""
-        self.side.cancel()
+        self.job.cancel()
 
-    def _on_looked(self, findings: Findings) -> None:
+    def _on_checked(self, findings: Findings) -> None:
         self.findings = findings
         self._tell(findings.summary(), [one.text for one in findings.warnings])
 
@@ -106,12 +107,13 @@ class Look(QWidget):
         self.label.setVisible(bool(lines))
 
 
-def look_task(source: Dataset | Path, start: str) -> Task[Findings]:
+def check_task(source: Dataset | Path, start: str) -> Task[Findings]:
     """Return what a dataset, or one in a folder, holds for the model that is to begin with."""
     yield Progress("look", 0, 1, "looking at the images")
-    dataset = source if isinstance(source, Dataset) else read_dataset(source)
+    if not isinstance(source, Dataset):
+        source = read_dataset(source)
     if start.startswith(SCRATCH):
         spec = registry.get(start.removeprefix(SCRATCH)).load().build("small").spec
     else:
         spec = read_spec(store.find(start) / SPECS)
-    return (yield from inspect(dataset, spec))
+    return (yield from inspect(source, spec))

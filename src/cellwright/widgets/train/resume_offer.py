@@ -7,7 +7,7 @@ from cellwright.training.run_folder import Plan, curve, discard, unfinished
 from cellwright.widgets.shared.style import row
 
 
-class Offer(QFrame):
+class ResumeOffer(QFrame):
     """Names the first run that was left, and lets it be gone on with or thrown away; else out of sight."""
 
     accepted = Signal(object)  # the Plan to go on with
@@ -32,8 +32,9 @@ class Offer(QFrame):
         self.plan = next(iter(unfinished()), None)
         self.setVisible(self.plan is not None)
         if self.plan is not None:
-            epochs = curve(self.plan)
-            step = int(epochs[-1]["step"]) if epochs else 0
+            step = 0
+            for epoch in curve(self.plan)[-1:]:
+                step = int(epoch["step"])
             steps = self.plan.settings.steps
             self.line.setText(f"The training of {self.plan.name!r} was left at step {step:,} of {steps:,}.")
 

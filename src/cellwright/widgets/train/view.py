@@ -28,6 +28,8 @@ PRESET_TITLES = {
     "balanced": "Balanced · an hour",
     "thorough": "Thorough · a night",
 }
+TRAIN_HELP = "Train the model on these images. The result is kept only if it is better."
+STOP_HELP = "Stop the training; the best model so far is kept if it is better than the one it began with."
 PRESET_HELP = "The longest it takes on a laptop; a GPU takes a small part of it."
 TITLES = {  # where the name of a setting does not tell what it is
     "rate": "Learning rate",
@@ -62,7 +64,7 @@ class TrainPanel(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(10, 10, 10, 10)
         layout.setSpacing(8)
-        self.offer_box, self.look_box, self.shelf_box = QVBoxLayout(), QVBoxLayout(), QVBoxLayout()
+        self.offer_box, self.check_box, self.models_box = QVBoxLayout(), QVBoxLayout(), QVBoxLayout()
         layout.addLayout(self.offer_box)
         layout.addLayout(self._choices())
         self.advanced = QCollapsible("Advanced settings", expandedIcon="▾", collapsedIcon="▸")
@@ -72,7 +74,7 @@ class TrainPanel(QWidget):
         self.advanced.setContent(self.form.native)
         self.advanced.collapse(animate=False)
         layout.addWidget(self.advanced)
-        layout.addLayout(self.look_box)
+        layout.addLayout(self.check_box)
         layout.addLayout(self._buttons())
         self.bar, self.status = QProgressBar(), QLabel()
         layout.addWidget(progress_box(self.bar, self.status))
@@ -80,7 +82,7 @@ class TrainPanel(QWidget):
         layout.addWidget(self.message)
         self.card = TrainCard()
         layout.addWidget(self.card)
-        layout.addLayout(self.shelf_box)
+        layout.addLayout(self.models_box)
         layout.addStretch(1)
         self.setMinimumWidth(300)
         self.show_running(is_running=False)
@@ -106,25 +108,34 @@ class TrainPanel(QWidget):
 
     def show_running(self, *, is_running: bool) -> None:
         """Turn the train button into Stop and back."""
-        self.train.setText("Stop, keep the best" if is_running else "Train")
+        text, help_text = "Train", TRAIN_HELP
+        if is_running:
+            text, help_text = "Stop, keep the best", STOP_HELP
+        self.train.setText(text)
+        self.train.setToolTip(help_text)
         self.train.setEnabled(True)
-        self.train.setToolTip(
-            "Stop the training; the best model so far is kept if it is better than the one it began with."
-            if is_running
-            else "Train the model on these images. The result is kept only if it is better."
-        )
         self.pause.setVisible(is_running)
         self.pause.setChecked(False)
         self.bar.setVisible(is_running)
         self.choices.setEnabled(not is_running)
         self.advanced.setEnabled(not is_running)
         set_state(self.train, "running", on=is_running)
-        self.show_progress(0.0, "")
+        self.bar.setValue(0)
+        self.status.setText("")
 
-    def show_progress(self, fraction: float, line: str) -> None:
-        """Show how far the training is."""
-        self.bar.setValue(round(100 * fraction))
-        self.status.setText(line)
+    def show_stopping(self) -> None:
+        """Tell that the training stops after the step it is at."""
+        self.train.setText("Stopping…")
+        self.train.setEnabled(False)
+        self.pause.setVisible(False)
+
+    def show_paused(self, *, is_paused: bool) -> None:
+        """Turn the pause button into Resume and back."""
+        if is_paused:
+            self.status.setText("Pausing…")
+            self.pause.setText("Resume")
+        else:
+            self.pause.setText("Pause")
 
     def _choices(self) -> QVBoxLayout:
         self.data, self.start, self.device, self.preset = (QComboBox() for _ in range(4))

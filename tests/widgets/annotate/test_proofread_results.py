@@ -14,8 +14,8 @@ from qtpy.QtCore import QObject
 from cellwright.core.data import Image, Labels
 from cellwright.core.errors import WriteError
 from cellwright.files.images import read_image, write_labels
-from cellwright.widgets.annotate.proofread import results
-from cellwright.widgets.annotate.proofread.results import Keeper, Writes
+from cellwright.widgets.annotate import proofread
+from cellwright.widgets.annotate.proofread import Keeper, Writes
 
 LIMIT_MS = 60_000
 QUIT = """
@@ -26,7 +26,7 @@ from napari.qt.threading import WorkerBase
 from qtpy.QtCore import QObject, QThreadPool
 from qtpy.QtWidgets import QApplication
 from cellwright.core.data import Image
-from cellwright.widgets.annotate.proofread.results import Keeper
+from cellwright.widgets.annotate.proofread import Keeper
 
 app = QApplication([])
 QThreadPool.globalInstance().setMaxThreadCount(1)
@@ -76,7 +76,7 @@ def test_a_closed_viewer_does_not_stop_it(
         assert go_on.wait(LIMIT_MS / 1000)
         write_labels(*arguments)
 
-    monkeypatch.setattr(results, "write_labels", slow)
+    monkeypatch.setattr(proofread, "write_labels", slow)
     owner = QObject()
     Keeper(owner).keep(tmp_path / "a.tif", *labels_of(1))
     assert has_begun.wait(LIMIT_MS / 1000)

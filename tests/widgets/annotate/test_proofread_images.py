@@ -7,7 +7,7 @@ import pytest
 
 from cellwright.core.data import Image
 from cellwright.core.errors import ReadError
-from cellwright.widgets.annotate.proofread.images import images_of, labels_path
+from cellwright.widgets.annotate.proofread import images_of, labels_path
 from cellwright.widgets.shared.layer_io import layer_arguments
 
 

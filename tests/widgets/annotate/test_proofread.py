@@ -15,9 +15,8 @@ from pytestqt.qtbot import QtBot
 from cellwright.core.data import Image
 from cellwright.core.errors import WriteError
 from cellwright.files.images import read_image, write_labels
-from cellwright.widgets.annotate.proofread import results
-from cellwright.widgets.annotate.proofread.proofread import OWN_FOLDER
-from cellwright.widgets.annotate.proofread.results import COUNTS
+from cellwright.widgets.annotate import proofread
+from cellwright.widgets.annotate.proofread import COUNTS, OWN_FOLDER
 from cellwright.widgets.annotate.widget import AnnotateWidget
 
 LIMIT_MS = 60_000
@@ -137,7 +136,7 @@ def test_the_next_image_opens_while_labels_are_being_written(
         assert go_on.wait(LIMIT_MS / 1000)
         write_labels(*arguments)
 
-    monkeypatch.setattr(results, "write_labels", slow)
+    monkeypatch.setattr(proofread, "write_labels", slow)
     go(widget, qtbot, lambda: widget.proofreader.open(folder))
     assert widget.model.session is not None
     widget.model.session.delete(1)
@@ -158,7 +157,7 @@ def test_labels_that_cannot_be_written_are_told_and_written_later(
     def full(path: Path, *_: Any) -> None:
         raise WriteError(f"Expected to write {path}; got: the disk is full. Make room.")
 
-    monkeypatch.setattr(results, "write_labels", full)
+    monkeypatch.setattr(proofread, "write_labels", full)
     go(widget, qtbot, lambda: widget.proofreader.open(folder))
     assert widget.model.session is not None
     widget.model.session.delete(1)
@@ -168,7 +167,7 @@ def test_labels_that_cannot_be_written_are_told_and_written_later(
     assert "the disk is full" in widget.panel.message.text()
     assert widget.panel.message.property("error") == "true"
     assert "not written" in widget.panel.batch.files.item(0).text()
-    monkeypatch.setattr(results, "write_labels", write_labels)
+    monkeypatch.setattr(proofread, "write_labels", write_labels)
     go(widget, qtbot, lambda: widget.panel.batch.previous_image.click())
     np.testing.assert_array_equal(widget.model.session.labels, edited)
     widget.proofreader.leave()

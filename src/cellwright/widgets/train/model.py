@@ -1,4 +1,8 @@
-"""Trains as planned, paced and with pictures; what comes out of it goes to the shelf if it is better."""
+"""What the train panel is about: the run, whether it is paused, and what came out of it; no Qt.
+
+The run itself is a task for a thread beside the viewer, with pictures of what is found. What comes out of it
+goes to the user's models if it is better.
+"""
 
 import os
 import threading
@@ -9,9 +13,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from psygnal import Signal
 
 from cellwright.core.data import Result
-from cellwright.core.errors import WriteError
+from cellwright.core.errors import CellwrightError, WriteError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import make_folder
 from cellwright.files.dataset.folder import Dataset, read_dataset
@@ -30,11 +35,11 @@ from cellwright.training.run_folder import (
 from cellwright.widgets.shared.layer_dataset import write_task
 from cellwright.widgets.train.preview import draw
 
-PAUSE_S = 0.2  # between two looks at whether a paused run goes on or is stopped
+WAIT_S = 0.2  # between two looks at whether a paused run goes on or is stopped
 
 
 @dataclass(frozen=True)
-class Seen(Progress):
+class EpochPicture(Progress):
     """The end of an epoch, and a picture (height, width, 3) of the truth and of what is found now."""
 
     picture: NDArray[np.uint8] | None = None
@@ -42,7 +47,7 @@ class Seen(Progress):
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class TrainingOutcome:
     """What came out of a run.
 
     Parameters
@@ -63,10 +68,62 @@ class Ended:
     epochs: tuple[Mapping[str, float], ...] = ()
 
 
-def train_task(plan: Plan, gate: threading.Event, layers: Dataset | None = None) -> Task[Ended]:
+class TrainModel:
+    """State of one train panel: the run that goes on, or that was the last."""
+
+    started = Signal()
+    ended = Signal(object)  # TrainingOutcome
+    failed = Signal(object)  # Exception
+
+    def __init__(self) -> None:
+        self.plan: Plan | None = None
+        self.is_busy = False  # trains, or is paused
+        self.is_leaving = False  # the panel is being closed: the run is left to be resumed
+        self._gate = threading.Event()
+
+    @property
+    def epochs(self) -> list[dict[str, float]]:
+        """Step, loss, rate and scores of each epoch so far."""
+        if self.plan is None:
+            return []
+        return curve(self.plan)
+
+    def start(self, plan: Plan, layers: Dataset | None) -> Task[TrainingOutcome]:
+        """Return the task that trains as planned; ``layers`` are the annotated ones it is to keep first."""
+        self.plan, self.is_busy, self.is_leaving = plan, True, False
+        self._gate.set()
+        self.started.emit()
+        return train_task(plan, self._gate, layers)
+
+    def set_paused(self, *, is_paused: bool) -> None:
+        """Let the training rest before its next step, or resume."""
+        if is_paused:
+            self._gate.clear()
+        else:
+            self._gate.set()
+
+    def end_stopped(self) -> None:
+        """End a run that was cancelled, and keep its best model; one that was left stays as it is."""
+        if self.plan is None or self.is_leaving:
+            return
+        try:
+            outcome = stop(self.plan)
+        except CellwrightError as error:
+            self.failed.emit(error)
+            return
+        self.ended.emit(outcome)
+
+    def fail(self, error: Exception) -> None:
+        """Tell of an error; a run that had not begun is deleted, since there is nothing to resume."""
+        if self.plan is not None and not self.epochs:
+            discard(self.plan)
+        self.failed.emit(error)
+
+
+def train_task(plan: Plan, gate: threading.Event, layers: Dataset | None = None) -> Task[TrainingOutcome]:
     """Train, or go on training; waits while ``gate`` is not set.
 
-    Closing it keeps the run as it is on disk; then :func:`stop` brings the best model so far to the shelf.
+    Closing it keeps the run as it is on disk; then :func:`stop` keeps the best model so far.
 
     Parameters
     ----------
@@ -87,20 +144,18 @@ def train_task(plan: Plan, gate: threading.Event, layers: Dataset | None = None)
     return _ended(plan, outcome.before, outcome.after, outcome.notices, is_better=outcome.is_better)
 
 
-def stop(plan: Plan) -> Ended:
-    """End a run that was cancelled: its best model goes to the shelf if it is better than the first."""
-    epochs = curve(plan)
-    if len(epochs) < 2:
+def stop(plan: Plan) -> TrainingOutcome:
+    """End a run that was cancelled: its best model is kept if it is better than the first."""
+    before, *epochs = curve(plan) or [{}]
+    if not epochs:
         discard(plan)
-        return Ended(
-            plan, "", only_scores(epochs[0]) if epochs else {}, {}, ("Stopped before the first epoch.",)
-        )
-    best = max(epochs[1:], key=selection_score)
-    is_better = selection_score(best) > selection_score(epochs[0])
-    notice = "" if is_better else "It had not become better when it was stopped."
-    return _ended(
-        plan, only_scores(epochs[0]), only_scores(best), (notice,) if notice else (), is_better=is_better
-    )
+        return TrainingOutcome(plan, "", only_scores(before), {}, ("Stopped before the first epoch.",))
+    best = max(epochs, key=selection_score)
+    is_better = selection_score(best) > selection_score(before)
+    notices: tuple[str, ...] = ()
+    if not is_better:
+        notices = ("It had not become better when it was stopped.",)
+    return _ended(plan, only_scores(before), only_scores(best), notices, is_better=is_better)
 
 
 def _ended(
@@ -110,12 +165,14 @@ def _ended(
     notices: tuple[str, ...],
     *,
     is_better: bool,
-) -> Ended:
+) -> TrainingOutcome:
     epochs = tuple(curve(plan))
     model = ""
     if is_better:
         forget(plan.output)
-        model = plan.name if not (store.user_folder() / plan.name).exists() else free_name(plan.name)
+        model = plan.name
+        if (store.user_folder() / model).exists():
+            model = free_name(model)
         make_folder(store.user_folder())
         try:
             os.replace(plan.output, store.user_folder() / model)
@@ -125,7 +182,7 @@ def _ended(
                 f"{plan.output}."
             ) from error
     discard(plan)
-    return Ended(plan, model, before, after, notices, epochs)
+    return TrainingOutcome(plan, model, before, after, notices, epochs)
 
 
 def _finetune(plan: Plan) -> Task[Any]:
@@ -148,13 +205,15 @@ def _paced(task: Task[Any], gate: threading.Event, plan: Plan) -> Task[Any]:
     painter = _Painter(plan)
     try:
         while True:
-            while not gate.wait(PAUSE_S):
+            while not gate.wait(WAIT_S):
                 yield Progress("paused", 0, 1)
             try:
                 progress = next(task)
             except StopIteration as end:
                 return end.value
-            yield painter.seen(progress) if progress.stage == "epoch" else progress
+            if progress.stage == "epoch":
+                progress = painter.seen(progress)
+            yield progress
     finally:
         task.close()
 
@@ -174,7 +233,7 @@ class _Painter:
             self._known = self._known or self._read()
             picture = draw(*self._known, result)
         name = str(getattr(progress, "preview_name", ""))
-        return Seen(progress.stage, progress.done, progress.total, progress.note, picture, name)
+        return EpochPicture(progress.stage, progress.done, progress.total, progress.note, picture, name)
 
     def _read(self) -> tuple[Any, Any]:
         from cellwright.training.data.split import split

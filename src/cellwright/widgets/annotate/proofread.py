@@ -7,28 +7,236 @@
     <folder>/cellwright/<name>-*.journal     each image's annotation, edit by edit
     <folder>/cellwright/<name>.tif           its labels when it was last left
     <folder>/cellwright/counts.csv           name, cells the model found, cells now, reviewed
+
+Labels are written beside the viewer, and in any case before the program ends.
 """
 
-from dataclasses import replace
+import atexit
+import csv
+import logging
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
+from typing import Any
 
 import numpy as np
 from napari.layers import Image as ImageLayer
+from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Qt, QTimer, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QFileDialog, QListWidgetItem
 
-from cellwright.core.errors import CellwrightError
+from cellwright.core.data import Image, Labels
+from cellwright.core.errors import CellwrightError, ReadError, WriteError
+from cellwright.core.tasks import Progress, Task
+from cellwright.files.atomic import atomic_write
+from cellwright.files.images import read_image, write_labels
+from cellwright.models.registry import DEFAULT_FAMILY
 from cellwright.widgets.annotate.context import AnnotationContext
 from cellwright.widgets.annotate.model import AnnotateModel
-from cellwright.widgets.annotate.proofread.images import Read, images_of, read_task
-from cellwright.widgets.annotate.proofread.results import COUNTS, Keeper, Tally, read_counts, write_counts
-from cellwright.widgets.annotate.session_setup import journal_path, start_or_resume
+from cellwright.widgets.annotate.session_setup import journal_path, start_or_resume, unfinished
 from cellwright.widgets.annotate.view import FolderSection
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_io import layer_arguments
 
 OWN_FOLDER = "cellwright"
 FOLLOW_MS = 150
+IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npy", ".bmp", ".zarr")
+MODEL = DEFAULT_FAMILY
+
+logger = logging.getLogger(__name__)
+COUNTS = "counts.csv"
+COLUMNS = ("name", "found", "cells", "reviewed")
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """The cells of one image: how many the model found (-1: not asked), there are now, are reviewed."""
+
+    found: int = -1
+    cells: int = -1
+    reviewed: int = 0
+
+
+def read_counts(path: Path) -> dict[str, Tally]:
+    """Return the counts of an earlier time, none where there are none.
+
+    Raises
+    ------
+    ReadError
+        The file is damaged.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        return {
+            row["name"]: Tally(int(row["found"] or -1), int(row["cells"] or -1), int(row["reviewed"] or 0))
+            for row in rows
+        }
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ReadError(
+            f"Expected columns {', '.join(COLUMNS)} in {path}; got: {error!r}. Remove it to begin anew."
+        ) from error
+
+
+def write_counts(path: Path, images: list[Path], tallies: Mapping[str, Tally]) -> None:
+    """Write the counts of all images that have been open.
+
+    Raises
+    ------
+    WriteError
+        The folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(COLUMNS)
+            for image in images:
+                tally = tallies.get(image.stem)
+                if tally is not None:
+                    values = (tally.found, tally.cells)
+                    shown = ["" if value < 0 else value for value in values]
+                    writer.writerow([image.stem, *shown, tally.reviewed])
+    except OSError as error:
+        raise WriteError(
+            f"Expected to write {path}; got: {error.strerror or error}. Make room, or choose another folder."
+        ) from error
+
+
+class Writes:
+    """Files that are to be written, in the order in which they came; any thread may write them."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[Path, Labels, Image]] = deque()
+        self._lock = Lock()
+        self.errors: dict[Path, CellwrightError] = {}  # of the files that could not be written
+
+    def add(self, path: Path, labels: Labels, image: Image) -> None:
+        """Note what is to be written; nobody must change the labels from now on."""
+        self._waiting.append((path, labels, image))
+
+    def drain(self) -> None:
+        """Write all that waits; what another thread is writing is on disk then too."""
+        with self._lock:
+            while self._waiting:
+                path, labels, image = self._waiting.popleft()
+                self.errors.pop(path, None)
+                try:
+                    write_labels(path, labels, image)
+                except CellwrightError as error:
+                    self.errors[path] = error
+                    logger.warning("Labels were not written", exc_info=error)
+
+
+class Keeper(QObject):
+    """Writes labels beside the viewer.
+
+    A job that has begun is not cancelled, and has no owner that could take it along. One that has not begun
+    when napari quits never does: what it was to write is written when the program ends, which waits for it.
+
+    Parameters
+    ----------
+    parent
+        Qt parent.
+    """
+
+    changed = Signal()  # something was written, or could not be
+    failed = Signal(object)  # Exception that nobody foresaw
+
+    def __init__(self, parent: QObject) -> None:
+        super().__init__(parent)
+        self._writes = Writes()
+        self._n_jobs = 0
+        atexit.register(self._writes.drain)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is still to be written."""
+        return self._n_jobs > 0
+
+    @property
+    def errors(self) -> dict[Path, CellwrightError]:
+        """Why files could not be written that should have been."""
+        return dict(self._writes.errors)
+
+    def keep(self, path: Path, labels: Labels, image: Image) -> None:
+        """Write labels, which nobody changes from now on; returns at once."""
+        self._writes.add(path, labels, image)
+        self._n_jobs += 1
+        job = Job(_write_task(self._writes))
+        job.failed.connect(self.failed)
+        job.finished.connect(self._on_job_finished)
+        job.start()
+
+    def _on_job_finished(self) -> None:
+        self._n_jobs -= 1
+        self.changed.emit()
+
+
+def _write_task(writes: Writes) -> Task[None]:
+    writes.drain()
+    yield Progress("write", 1, 1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Read:
+    """An image and the labels to begin with. Made by :func:`read_task`; used by the proofreader."""
+
+    image: Image
+    labels: NDArray[Any] | None
+    scores: NDArray[Any] | None
+    is_counted: bool
+
+
+def images_of(folder: Path) -> list[Path]:
+    """Return the images of a folder, of a dataset folder those in ``images``.
+
+    Raises
+    ------
+    ReadError
+        It cannot be read, or holds no image.
+    """
+    inner = folder / "images"
+    try:
+        paths = sorted((inner if inner.is_dir() else folder).iterdir())
+    except OSError as error:
+        raise ReadError(
+            f"Expected a folder of images at {folder}; got: {error.strerror or error}. Choose another."
+        ) from error
+    seen = (path for path in paths if not path.name.startswith("."))
+    found = [path for path in seen if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not found:
+        raise ReadError(f"Expected images ({', '.join(IMAGE_SUFFIXES)}) in {folder}; found none.")
+    return found
+
+
+def labels_path(image: Path) -> Path | None:
+    """Return the labels that lie beside an image, None where there are none."""
+    folders = (image.parent / "masks", image.parent.parent / "masks")
+    paths = [folder / f"{image.stem}{suffix}" for folder in folders for suffix in (".tif", ".tiff", ".png")]
+    return next((path for path in paths if path.is_file()), None)
+
+
+def read_task(path: Path, journals: Path, *, counts: bool) -> Task[Read]:
+    """Read an image and the labels to begin with: those beside it, else what the model finds."""
+    yield Progress("load", 0, 1)
+    image = read_image(path)
+    image = replace(image, data=np.asarray(image.data), name=path.stem)
+    if unfinished(journal_path(image, journals)) is not None:
+        return Read(image, None, None, is_counted=False)
+    beside = labels_path(path)
+    if beside is not None:
+        return Read(image, np.asarray(read_image(beside).data), None, is_counted=True)
+    if not counts:
+        return Read(image, None, None, is_counted=False)
+    from cellwright.inference.pipeline import count_cells
+
+    result = yield from count_cells(image, MODEL)
+    return Read(image, result.cells.labels, result.cells.scores, is_counted=True)
 
 
 class Proofreader(QObject):

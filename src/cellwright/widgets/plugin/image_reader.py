@@ -1,0 +1,119 @@
+"""Images in napari as the command line knows them: axes, pixel size, channels and scenes as the file tells.
+
+A channel is a layer, and so is a scene; labels inside an OME-Zarr image are Labels layers. What lies on disk
+stays there until it is looked at.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from napari.utils.notifications import show_warning
+
+from cellwright.core.data import Image, known_sizes
+from cellwright.core.errors import ReadError
+from cellwright.files.images import read_images
+from cellwright.files.zarr import address_of, is_zarr
+
+LayerData = tuple[Any, dict[str, Any], str]  # napari: array, arguments, type of layer
+LABELS = ("_labels", ".labels", "_cp_masks")  # how names of label images end, which the other reader opens
+COLOUR_SAMPLES = 3
+MOST_IMAGES = 64  # of one file that become layers at once
+
+
+def get_reader(path: str | Sequence[str]) -> Callable[[str], list[LayerData]] | None:
+    """Return what reads images into layers; None for several files, label images and plain folders."""
+    if not isinstance(path, str):
+        return None
+    file = Path(path)
+    is_labels = file.name.removesuffix(".gz").removesuffix(file.suffix).removesuffix(".ome").endswith(LABELS)
+    is_folder = file.is_dir() and not is_zarr(file)
+    if not address_of(path) and (is_labels or is_folder):
+        return None
+    return read_layers
+
+
+def read_layers(path: str) -> list[LayerData]:
+    """Return all images of a file or store as layers.
+
+    Raises
+    ------
+    ReadError
+        It is damaged or no image, or a package is missing.
+    """
+    layers: list[LayerData] = []
+    notices: dict[str, None] = {}
+    for number, image in enumerate(read_images(path)):
+        if number == MOST_IMAGES:
+            notices[f"Only the first {MOST_IMAGES} images of {Path(path).name} were opened."] = None
+            break
+        notices.update(dict.fromkeys(image.notices))
+        layers += layers_of(image)
+    layers += _labels_inside(path)
+    for notice in notices:
+        show_warning(notice)
+    return layers
+
+
+def layers_of(image: Image) -> list[LayerData]:
+    """Return an image as a layer, or as one for each of its channels where these are no colours."""
+    arguments = {"name": image.name, **placement_of(image.label_axes, image.pixel_size_um)}
+    data = _lazy(image.data)
+    if "C" not in image.axes:
+        return [(data, arguments, "image")]
+    at = image.axes.index("C")
+    if image.axes.endswith("C") and image.shape[at] == COLOUR_SAMPLES:
+        return [(data, {**arguments, "rgb": True}, "image")]
+    layers: list[LayerData] = []
+    for channel in range(image.shape[at]):
+        own = dict(arguments)
+        if image.shape[at] > 1:
+            called = image.channel_names[channel] if image.channel_names else ""
+            own["name"] = f"{image.name} {called or f'channel {channel}'}"
+            own["blending"] = "additive"
+        if image.channel_colors:
+            own["colormap"] = image.channel_colors[channel]
+        layers.append((data[(slice(None),) * at + (channel,)], own, "image"))
+    return layers
+
+
+def placement_of(axes: str, pixel_size_um: Sequence[float]) -> dict[str, Any]:
+    """Return axis labels, and scale and units where the pixel size is known."""
+    placement: dict[str, Any] = {"axis_labels": tuple(axes.lower())}
+    sizes = known_sizes(axes, pixel_size_um)
+    if sizes:
+        placement["scale"] = tuple(sizes.get(axis, 1.0) for axis in axes)
+        placement["units"] = tuple("micrometer" if axis in sizes else "pixel" for axis in axes)
+    return placement
+
+
+def _lazy(data: Any) -> Any:
+    """Return an array that napari slices without loading it."""
+    if isinstance(data, np.ndarray):
+        return data
+    import dask.array
+
+    if isinstance(data, dask.array.Array):
+        return data
+    lazy: Any = dask.array.from_array(data, chunks=getattr(data, "chunks", "auto"))  # type: ignore[no-untyped-call]
+    return lazy
+
+
+def _labels_inside(path: str) -> list[LayerData]:
+    """Return the labels that an OME-Zarr image holds."""
+    inside = Path(path) / "labels"
+    if address_of(path) or not is_zarr(inside):
+        return []
+    layers: list[LayerData] = []
+    try:
+        for image in read_images(inside):
+            arguments = {
+                "name": f"{Path(path).stem} {image.name}",
+                **placement_of(image.axes, image.pixel_size_um),
+            }
+            if np.dtype(image.data.dtype).kind in "iu" and "C" not in image.axes:
+                layers.append((_lazy(image.data), arguments, "labels"))
+    except ReadError as error:
+        show_warning(str(error))
+    return layers

@@ -1,0 +1,144 @@
+"""Files that mean harm, or are damaged as if they did: refused soon, and in little memory."""
+
+import struct
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image as Picture
+
+from cellwright.core.data import Image
+from cellwright.core.errors import CellwrightError, ReadError
+from cellwright.files.dataset.folder import read_dataset
+from cellwright.files.formats.registry import READERS, recognise
+from cellwright.files.images import read_image, write_labels
+
+MOST_BYTES = 300 << 20
+MOST_SECONDS = 5.0
+
+
+@pytest.fixture(autouse=True)
+def frugal():
+    """Every test here ends soon and takes little memory."""
+    tracemalloc.start()
+    start = time.monotonic()
+    yield
+    seconds, (_, peak) = time.monotonic() - start, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert seconds < MOST_SECONDS
+    assert peak < MOST_BYTES
+
+
+def tiff_of(*directories, order="<"):
+    """A TIFF of directories, each its tags (code, kind, count, value) and the offset of the next."""
+    content = struct.pack(f"{order}2sHI", b"II", 42, 8)
+    for tags, following in directories:
+        content += struct.pack(f"{order}H", len(tags))
+        for tag in tags:
+            content += struct.pack(f"{order}HHII", *tag)
+        content += struct.pack(f"{order}I", following)
+    return content
+
+
+def tags_of(width, height):
+    sizes = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1)]
+    return [*sizes, (273, 4, 1, 8), (277, 3, 1, 1), (278, 4, 1, height), (279, 4, 1, 100)]
+
+
+def test_a_tiff_that_claims_a_million_squared_is_refused(tmp_path):
+    (tmp_path / "a.tif").write_bytes(tiff_of((tags_of(10**6, 10**6), 0)) + bytes(200))
+    with pytest.raises(ReadError, match=r"more than its \d+ bytes can"):
+        read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("following", [8, 8 + 2 + 9 * 12 + 4])
+def test_pages_that_lead_in_a_circle_are_refused(tmp_path, following):
+    tags = tags_of(10, 10)
+    second = 8 + 2 + len(tags) * 12 + 4
+    (tmp_path / "a.tif").write_bytes(tiff_of((tags, second), (tags, following)) + bytes(200))
+    with pytest.raises(ReadError, match="lead in a circle"):
+        read_image(tmp_path / "a.tif")
+
+
+def test_subpages_without_end_are_refused(tmp_path):
+    tags = [*tags_of(10, 10), (330, 4, 2**31, 8)]
+    (tmp_path / "a.tif").write_bytes(tiff_of((tags, 0)) + bytes(200))
+    with pytest.raises(ReadError, match="too many"):
+        read_image(tmp_path / "a.tif")
+
+
+def test_a_picture_that_unpacks_to_gigabytes_is_refused(tmp_path):
+    import zlib
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(10_000)))
+    (tmp_path / "a.png").write_bytes(content + chunk(b"IEND", b""))
+    with pytest.raises(ReadError):
+        read_image(tmp_path / "a.png")
+
+
+def test_a_deep_picture_of_gigabytes_is_refused(tmp_path):
+    import zlib
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 16, 2, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(10_000)))
+    (tmp_path / "a.png").write_bytes(content + chunk(b"IEND", b""))
+    with pytest.raises(ReadError):
+        read_image(tmp_path / "a.png")
+
+
+def test_an_array_that_claims_more_than_its_file_is_refused(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((4, 4), np.uint8))
+    content = (tmp_path / "a.npy").read_bytes()
+    (tmp_path / "a.npy").write_bytes(content.replace(b"(4, 4), }      ", b"(999999, 99999), }"[:15]))
+    with pytest.raises(ReadError):
+        read_image(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("name", ["coco", "labelme", "geojson", "via"])
+def test_json_of_ten_thousand_levels_is_refused(tmp_path, name):
+    deep = '{"type": "FeatureCollection", "features": ' + "[" * 10_000 + "]" * 10_000 + "}"
+    path = tmp_path / f"a{READERS[name].extensions[0]}"
+    path.write_text(deep)
+    with pytest.raises(ReadError):
+        READERS[name].read(path)
+
+
+def test_xml_of_ten_thousand_levels_is_refused(tmp_path):
+    (tmp_path / "a.xml").write_text("<annotation>" + "<a>" * 10_000 + "</a>" * 10_000 + "</annotation>")
+    with pytest.raises(ReadError):
+        recognise(tmp_path / "a.xml").read(tmp_path / "a.xml")
+
+
+def test_links_out_of_a_dataset_are_refused(tmp_path):
+    folder = tmp_path / "data"
+    image = Image(np.zeros((20, 20), np.uint8), "YX", (), "a")
+    write_labels(folder / "masks" / "a.tif", np.ones((20, 20), np.int32), image)
+    tifffile.imwrite(tmp_path / "secret.tif", np.zeros((20, 20), np.uint8))
+    (folder / "images").mkdir()
+    (folder / "images" / "a.tif").symlink_to(tmp_path / "secret.tif")
+    (folder / "meta.json").write_text('{"split": {"train": ["a"]}, "items": {}}')
+    with pytest.raises(ReadError, match="is a link to"):
+        read_dataset(folder)
+    (folder / "images" / "a.tif").unlink()
+    tifffile.imwrite(folder / "images" / "b.tif", np.zeros((20, 20), np.uint8))
+    (folder / "images" / "a.tif").symlink_to("b.tif")
+    assert len(read_dataset(folder)) == 1
+
+
+def test_a_file_that_changes_while_it_is_read_is_an_error_of_ours(tmp_path):
+    np.save(tmp_path / "a.npy", np.ones((64, 64), np.uint8))
+    image = read_image(tmp_path / "a.npy")
+    assert image.read().sum() == 4096
+    Picture.new("L", (30, 20)).save(tmp_path / "a.png")
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:45])
+    with pytest.raises(CellwrightError):
+        read_image(tmp_path / "a.png")

@@ -1,0 +1,129 @@
+import npe2
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from napari.components import ViewerModel
+from napari.layers import Layer
+from npe2 import PluginManifest
+
+from cellwright.core.errors import ReadError
+from cellwright.widgets.plugin import readers_writers
+from cellwright.widgets.plugin.image_reader import get_reader, read_layers
+from cellwright.widgets.shared.layer_io import image_of
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """What the user was told."""
+    notices = []
+    monkeypatch.setattr("cellwright.widgets.plugin.image_reader.show_warning", notices.append)
+    monkeypatch.setattr(readers_writers, "show_warning", notices.append)
+    return notices
+
+
+def opened(path):
+    return [Layer.create(*data) for data in read_layers(str(path))]
+
+
+def grey(*shape):
+    return np.random.default_rng(0).integers(0, 255, shape).astype(np.uint8)
+
+
+def test_axes_size_and_channels_are_kept(tmp_path):
+    metadata = {"axes": "ZCYX", "Channel": {"Name": ["DAPI", "GFP"], "Color": [65535, 16711935]}}
+    for axis, size in (("Z", 2.0), ("Y", 0.5), ("X", 0.25)):
+        metadata |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": "µm"}
+    tifffile.imwrite(tmp_path / "a.ome.tif", grey(3, 2, 20, 30), ome=True, photometric="minisblack",
+                     metadata=metadata)  # fmt: skip
+    first, second = opened(tmp_path / "a.ome.tif")
+    assert (first.name, second.name) == ("a.ome DAPI", "a.ome GFP")
+    assert first.axis_labels == ("z", "y", "x")
+    assert first.scale.tolist() == [2.0, 0.5, 0.25]
+    assert {str(unit) for unit in first.units} == {"micrometer"}
+    assert second.colormap.map([1.0])[0].tolist() == [0, 1, 0, 1]
+    image = image_of(first)
+    assert (image.axes, image.pixel_size_um) == ("ZYX", (2.0, 0.5, 0.25))
+
+
+def test_a_size_in_the_plane_alone_comes_back_from_the_layer(tmp_path, told):
+    metadata = {"axes": "ZYX", "unit": "micron"}
+    tifffile.imwrite(tmp_path / "a.tif", grey(8, 20, 30), imagej=True, resolution=(2, 2), metadata=metadata)
+    (layer,) = opened(tmp_path / "a.tif")
+    assert image_of(layer).pixel_size_um == (0.0, 0.5, 0.5)
+    assert "step between slices" in told[0]
+
+
+def test_palettes_planes_and_turned_photos_are_what_they_are(tmp_path):
+    colormap = np.random.default_rng(0).integers(0, 65535, (3, 256)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", grey(20, 30), photometric="palette", colormap=colormap)
+    tifffile.imwrite(tmp_path / "b.tif", grey(3, 20, 30), photometric="rgb", planarconfig="separate")
+    for name in ("a.tif", "b.tif"):
+        (layer,) = opened(tmp_path / name)
+        assert (layer.rgb, layer.data.shape) == (True, (20, 30, 3))
+
+
+def test_what_was_guessed_is_told(tmp_path, told):
+    np.save(tmp_path / "a.npy", grey(20, 30, 1))
+    (layer,) = opened(tmp_path / "a.npy")
+    assert layer.data.shape == (20, 30)
+    assert told == ["No axes are named; YXC was guessed from the shape (20, 30, 1)."]
+
+
+def test_stores_stay_on_disk_and_show_their_labels(tmp_path):
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
+    axes = [{"name": "c", "type": "channel"}, *({"name": name, "type": "space"} for name in "yx")]
+    group.create_array("0", data=grey(2, 20, 30))
+    group.attrs["multiscales"] = [{"axes": axes, "datasets": [{"path": "0"}]}]
+    inside = group.create_group("labels")
+    inside.attrs["labels"] = ["cells"]
+    own = inside.create_group("cells")
+    own.create_array("0", data=grey(20, 30).astype(np.int32))
+    own.attrs["multiscales"] = [{"axes": axes[1:], "datasets": [{"path": "0"}]}]
+    layers = opened(tmp_path / "a.zarr")
+    assert [type(layer).__name__ for layer in layers] == ["Image", "Image", "Labels"]
+    assert hasattr(layers[0].data, "compute")
+    assert get_reader(str(tmp_path)) is None
+    assert get_reader([str(tmp_path)]) is None
+
+
+def test_scenes_are_layers_up_to_a_number(tmp_path, told, monkeypatch):
+    monkeypatch.setattr("cellwright.widgets.plugin.image_reader.MOST_IMAGES", 3)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        for index in range(5):
+            tiff.write(grey(20, 30 + index), metadata=None)
+    assert len({layer.name for layer in opened(tmp_path / "a.tif")}) == 3
+    assert told == ["Only the first 3 images of a.tif were opened."]
+
+
+def test_napari_finds_both_readers(tmp_path):
+    manifest = PluginManifest.from_distribution("napari-cellwright")
+    tifffile.imwrite(tmp_path / "a.tif", grey(20, 30), resolution=(20_000,) * 2, resolutionunit="CENTIMETER")
+    labels = np.zeros((20, 30), np.int32)
+    labels[2:9, 2:9] = 1
+    tifffile.imwrite(tmp_path / "a_labels.tif", labels)
+    manager = npe2.PluginManager.instance()
+    if manifest.name not in manager:
+        manager.register(manifest)
+    viewer = ViewerModel()
+    viewer.open(tmp_path / "a.tif", plugin="napari-cellwright")
+    viewer.open(tmp_path / "a_labels.tif", plugin="napari-cellwright")
+    assert [type(layer).__name__ for layer in viewer.layers] == ["Image", "Labels"]
+    assert viewer.layers[0].scale.tolist() == [0.5, 0.5]
+
+
+def test_notices_of_annotations_are_told(tmp_path, told):
+    ring = [[5, 5], [25, 5], [25, 900], [5, 900], [5, 5]]
+    feature = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": {}}
+    line = {"type": "Feature", "geometry": {"type": "LineString", "coordinates": ring}, "properties": {}}
+    import json
+
+    (tmp_path / "a.geojson").write_text(json.dumps([feature, line]))
+    readers_writers.read_layers(str(tmp_path / "a.geojson"))
+    assert told == ["Of 2 objects in a.geojson 1 are of the type LineString and were left out."]
+
+
+def test_what_is_no_image_is_refused(tmp_path):
+    (tmp_path / "a.tif").write_text("no image")
+    with pytest.raises(ReadError):
+        read_layers(str(tmp_path / "a.tif"))
