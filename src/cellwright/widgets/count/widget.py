@@ -32,7 +32,7 @@ from cellwright.widgets.shared.drawing import ask_for_line, ask_for_region, regi
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_factory import legend_of
 from cellwright.widgets.shared.layer_io import Source, Window, image_layer, place, remove, source_of
-from cellwright.widgets.shared.messages import number_text, tell_error
+from cellwright.widgets.shared.messages import number_text, tell_error, tell_results
 from cellwright.widgets.shared.regions import (
     PREVIEW_PX,
     PREVIEW_SLICES,
@@ -257,7 +257,9 @@ class CountWidget(QWidget):
     def show_outcome(self, counted: CountOutcome) -> None:
         """Show a result: its layers, its number, its legend. Call it in the GUI thread."""
         result = counted.result
-        place(self.viewer, {name: layer for name, layer in counted.layers.items() if name in self.outputs})
+        shown = place(
+            self.viewer, {name: one for name, one in counted.layers.items() if name in self.outputs}
+        )
         self.model.outcome = counted
         self._remove_unticked(counted)
         line = result_line(result)
@@ -267,6 +269,8 @@ class CountWidget(QWidget):
         self.panel.show_count(number_text(result), line, "\n".join(filter(None, details)), legend_of(result))
         self.panel.save.setEnabled(True)
         self.model.outcome_changed.emit(counted)
+        if not counted.request.source.is_preview:
+            tell_results(self.viewer, result, shown.get("Labels", shown.get("Points")), self)
 
     def _remove_unticked(self, counted: CountOutcome) -> None:
         """Take away the layers of cells that are not wanted; a density stays when cells come, and they do."""

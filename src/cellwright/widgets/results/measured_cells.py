@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cellwright.core.data import Cells, Provenance, Result
+from cellwright.core.data import Cells, Labels, Provenance, Result
 from cellwright.core.tasks import Progress, Task
 from cellwright.ops.measure.analysis import region_sizes
 from cellwright.ops.measure.blocks import spatial_ndim
@@ -23,10 +23,10 @@ from cellwright.ops.measure.measurement import (
     is_volumetric,
     label_axes,
     measure_result,
+    nearest_distances,
     pixel_sizes,
     result_of_labels,
 )
-from cellwright.ops.measure.neighbours import nearest_distances
 from cellwright.ops.measure.settings import MeasureSettings
 from cellwright.widgets.results.snapshot import Snapshot
 
@@ -296,7 +296,7 @@ def _result(snapshot: Snapshot) -> tuple[Result, NDArray[np.int64]]:
     assert snapshot.pixels is not None
     found_by, image = snapshot.provenance, snapshot.image
     link = found_by.get("settings", {}).get("engine", {}).get("link", True)
-    labels = snapshot.pixels
+    labels: Labels = snapshot.pixels  # type: ignore[assignment]  # of any width
     if labels.size and labels.min() < 0:
         labels = np.where(labels > 0, labels, 0)
     result, numbers = result_of_labels(labels, image, is_volume=link)

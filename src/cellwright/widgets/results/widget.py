@@ -23,6 +23,7 @@ from cellwright.widgets.results.viewer_link import ViewerLink
 from cellwright.widgets.shared.drawing import ask_for_region
 from cellwright.widgets.shared.layer_io import METADATA
 from cellwright.widgets.shared.messages import CountEvent, count_news, tell_error
+from cellwright.widgets.shared.napari_private import unwrapped
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -41,10 +42,10 @@ class ResultsWidget(QWidget):
 
     def __init__(self, napari_viewer: "napari.viewer.Viewer") -> None:
         super().__init__()
-        self.viewer = napari_viewer
+        self.viewer = unwrapped(napari_viewer)
         self.model = ResultsModel()
         self.view = ResultsView()
-        self.link = ViewerLink(napari_viewer, self.model)
+        self.link = ViewerLink(self.viewer, self.model)
         self.measurer = Measurer(self, self.model, self.link, self.view.job_bar)
         self.plots = PlotTool(self.view, self.model, self.link)
         self.counts = CountsTool(self.view, self.model, self.link, self.measurer)
@@ -55,7 +56,7 @@ class ResultsWidget(QWidget):
         layout.addWidget(self.view)
         self._connect()
         self._show_theme()
-        last = count_news.last(napari_viewer)
+        last = count_news.last(self.viewer)
         if last is not None:
             self._on_counted(last)
         else:
@@ -164,10 +165,12 @@ class ResultsWidget(QWidget):
         if event.viewer is not self.viewer or not isalive(self):  # type: ignore[no-untyped-call]
             return
         self.model.count_result = event.result
-        if event.layer is not None and event.layer in self.viewer.layers:
-            self.show_layer(event.layer)
-        else:
+        wanted = None if event.layer is None else event.layer.unique_id
+        counted = next((one for one in self.viewer.layers if one.unique_id == wanted), None)
+        if counted is None:
             self.refresh_layers()
+        else:
+            self.show_layer(counted)
         self._show_number()
 
     # -- measuring ----------------------------------------------------------------------------------------

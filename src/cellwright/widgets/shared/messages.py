@@ -7,10 +7,12 @@ from weakref import WeakKeyDictionary
 
 from napari.layers import Layer
 from psygnal import Signal
+from qtpy.QtWidgets import QDockWidget, QWidget
 
 from cellwright.core.data import Result
 from cellwright.core.errors import CellwrightError, error_line
 from cellwright.core.tasks import Progress
+from cellwright.widgets.shared.napari_private import unwrapped
 
 logger = logging.getLogger(__name__)
 
@@ -119,16 +121,33 @@ class CountNews:
 count_news = CountNews()
 
 
-def tell_results(viewer: Any, result: Result, layer: Layer | None) -> None:
-    """Tell the results panel of a count, and open it beside the other panels for the first one.
+def tell_results(viewer: Any, result: Result, layer: Layer | None, panel: QWidget | None = None) -> None:
+    """Tell the results panel of a count, and open it as a tab beside the other panels for the first one.
 
     Call it in the GUI thread, after the layers are in the viewer. A viewer without a window has no panel.
+
+    Parameters
+    ----------
+    viewer
+        A napari viewer.
+    result
+        What was counted.
+    layer
+        The cells, if there is such a layer.
+    panel
+        The panel that counted; it stays in front.
     """
+    viewer = unwrapped(viewer)
     is_first = count_news.last(viewer) is None
     count_news.tell(CountEvent(viewer, result, layer))
     window = getattr(viewer, "window", None)
-    if is_first and window is not None and PANEL not in _docked(window):
-        window.add_plugin_dock_widget(PLUGIN, PANEL, tabify=True)
+    if not is_first or window is None or PANEL in _docked(window):
+        return
+    window.add_plugin_dock_widget(PLUGIN, PANEL, tabify=True)
+    while panel is not None and not isinstance(panel, QDockWidget):
+        panel = panel.parentWidget()
+    if panel is not None:
+        panel.raise_()
 
 
 def _docked(window: Any) -> list[str]:
