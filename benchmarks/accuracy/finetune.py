@@ -31,12 +31,12 @@ from cellwright.files.dataset.folder import Dataset, read_dataset
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import store
 from cellwright.ops.simulation.simulate import simulate
-from cellwright.training.data.modality import appearance, cluster
+from cellwright.training.data.sampler import appearance, cluster
 from cellwright.training.data.samples import load_samples
 from cellwright.training.evaluation.evaluate import evaluate
-from cellwright.training.finetune.fine_tuning import Outcome
 from cellwright.training.finetune.finetune import finetune
 from cellwright.training.finetune.retention import Drawn
+from cellwright.training.finetune.run import Outcome
 from cellwright.training.settings import PRESETS, FinetuneSettings
 from cellwright.training.trainer import Data
 

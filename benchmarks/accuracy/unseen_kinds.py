@@ -25,7 +25,7 @@ from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
 from cellwright.models.checkpoint import load_checkpoint
 from cellwright.models.protocol import CellModel
-from cellwright.training.data.modality import appearance, cluster
+from cellwright.training.data.sampler import appearance, cluster
 from cellwright.training.data.samples import Sample
 from cellwright.training.evaluation.evaluate import Report, evaluate
 from cellwright.training.settings import TrainingSettings

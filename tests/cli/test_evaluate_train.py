@@ -154,7 +154,7 @@ def start(tmp_path, monkeypatch):
     """A model to start from; it takes no time to score it."""
     from cellwright.models.checkpoint import save_checkpoint
     from cellwright.models.families import flow
-    from cellwright.training.finetune import fine_tuning
+    from cellwright.training.finetune import run as finetune_run
 
     class Scored:
         images = ()
@@ -169,13 +169,13 @@ def start(tmp_path, monkeypatch):
         return Scored()
         yield
 
-    def memory(*_):
+    def retention_score(*_):
         return 0.5
         yield
 
     scores = iter([0.2, 0.4, 0.6, 0.1, 0.1, 0.1, 0.1])
-    monkeypatch.setattr(fine_tuning, "evaluate", known)
-    monkeypatch.setattr(fine_tuning, "memory", memory)
+    monkeypatch.setattr(finetune_run, "evaluate", known)
+    monkeypatch.setattr(finetune_run, "retention_score", retention_score)
     save_checkpoint(tmp_path / "start", flow.build())
     return tmp_path / "start"
 

@@ -15,7 +15,7 @@ from textwrap import fill
 from cellwright.core.tasks import Progress, run
 from cellwright.files.dataset.folder import Dataset, read_dataset
 from cellwright.models.classifier.network import load
-from cellwright.training.classifier.cell_crops import ClassDataset, read_cohort
+from cellwright.training.classifier.cell_crops import ClassDataset, read_cell_crops
 from cellwright.training.classifier.settings import ClassifyTrainingSettings
 from cellwright.training.classifier.train import EpochReport, Scores, score, train_classifier
 
@@ -158,7 +158,7 @@ def main() -> None:
         n_images = len(source.dataset.select("val"))
         kind = "every sixth training image" if options.held_out else "val"
         for bare in (False, True):
-            cohort = run(read_cohort([source], classifier.spec, "val", sighted=not bare, bare=bare))
+            cohort = run(read_cell_crops([source], classifier.spec, "val", sighted=not bare, bare=bare))
             how = f"{source.dataset.folder.name} {kind}{', places alone' if bare else ''}"
             tables.append(score_lines(how, n_images, run(score(classifier, cohort))))
     print("\n\n".join(tables))

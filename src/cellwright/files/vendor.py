@@ -26,6 +26,8 @@ from cellwright.core.errors import ReadError
 from cellwright.files.atomic import plain_name
 from cellwright.files.metadata import ImageMetadata, color_of, describe, positive, sizes_of, um_per
 
+RGBA_SAMPLES = 4
+
 
 def read_vendor(path: Path) -> Iterator[Image]:
     """Yield the scenes of a file of a vendor.
@@ -51,14 +53,28 @@ def _read_czi(module: Any, path: Path) -> Iterator[Image]:
         told = (file.metadata(raw=False) or {}).get("ImageDocument", {}).get("Metadata", {})
         distances = _as_list(told.get("Scaling", {}).get("Items", {}).get("Distance"))
         sizes = sizes_of({str(one.get("Id")): one.get("Value") for one in distances}, 1e6)  # from metres
-        channels = _as_list(told.get("DisplaySetting", {}).get("Channels", {}).get("Channel"))
-        names = [str(one.get("Name", "")) for one in channels]
-        axes, data = file.axes, file.asarray()
-    if "0" in axes:  # samples, blue first; S are scenes
-        at = axes.index("0")
-        data = np.moveaxis(data, at, -1)[..., ::-1]
-        axes = axes.replace("0", "") + "c"
-    yield from _scenes(data, axes, "S", path, ImageMetadata(sizes, names))
+        dimensions = told.get("Information", {}).get("Image", {}).get("Dimensions", {})
+        channels = _as_list(dimensions.get("Channels", {}).get("Channel"))
+        metadata = ImageMetadata(sizes, [str(one.get("Name", "")) for one in channels])
+        axes, entries = file.axes, file.filtered_subblock_directory
+        starts = np.array([entry.start for entry in entries]) - file.start
+        ends = starts + [entry.shape for entry in entries]
+        pixels = np.zeros(file.shape, file.dtype)  # what no block covers is dark
+        file.asarray(out=pixels, max_workers=1)  # several would hide what is damaged
+    letters = axes.replace("0", "c")  # samples; S are scenes
+    scene_axis = axes.find("S")
+    scenes = np.unique(starts[:, scene_axis]).tolist() if scene_axis >= 0 else [None]
+    for number in scenes:
+        own = np.ones(len(starts), bool)
+        name = path.stem
+        if number is not None:
+            own = starts[:, scene_axis] == number
+        if len(scenes) > 1:
+            name = f"{name}_{number}"
+        low, high = starts[own].min(axis=0), ends[own].max(axis=0)
+        window = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+        data, own_axes = _squeezed(pixels[window], letters)
+        yield describe(data, own_axes, name, metadata)
 
 
 def _read_nd2(module: Any, path: Path) -> Iterator[Image]:
@@ -150,6 +166,8 @@ def _squeezed(data: ArrayLike, axes: str) -> tuple[ArrayLike, str]:
     kept = [n > 1 or axis in "YX" for axis, n in zip(axes, data.shape, strict=True)]
     index = tuple(slice(None) if keep else 0 for keep in kept)
     letters = "".join(axis for axis, keep in zip(axes, kept, strict=True) if keep)
+    if letters.endswith("c") and data.shape[-1] == RGBA_SAMPLES:
+        index = (*index[:-1], slice(0, 3))
     if "C" not in letters:
         letters = letters.replace("c", "C")
     unknown = "".join(sorted(set(letters) - set(AXES)))

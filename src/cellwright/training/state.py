@@ -31,13 +31,13 @@ class RunState:
     best: float = -1.0
     losses: list[float] = field(default_factory=list)
     history: list[dict[str, float]] = field(default_factory=list)
-    chances: list[float] | None = None  # of the target's images in the second phase, once it has begun
+    sampling_weights: list[float] | None = None  # of the target's images, once the second phase has begun
     kept: dict[str, Tensor] | None = None  # the best weights so far, where epochs have a merit
 
 
-def new_state(model: CellModel, settings: AnySettings, place: torch.device) -> RunState:
-    """Return the state before the first step; the model's network moves to ``place`` and will be trained."""
-    network = model.network.to(place)
+def new_state(model: CellModel, settings: AnySettings, device: torch.device) -> RunState:
+    """Return the state before the first step; the model's network moves to ``device`` and will be trained."""
+    network = model.network.to(device)
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=settings.weight_decay)
     return RunState(network, copy.deepcopy(network), optimizer)
 
@@ -77,7 +77,7 @@ def _save(state: RunState, output: Path) -> None:
         "step": state.step,
         "best": state.best,
         "history": state.history,
-        "chances": state.chances,
+        "chances": state.sampling_weights,
         "kept": state.kept,
     }
     with atomic_write(output / STATE) as part:
@@ -101,7 +101,7 @@ def resume(state: RunState, output: Path) -> None:
         state.average.load_state_dict(saved["average"])
         state.optimizer.load_state_dict(saved["optimizer"])
         state.step, state.best, state.history = saved["step"], saved["best"], saved["history"]
-        state.chances, state.kept = saved.get("chances"), saved.get("kept")
+        state.sampling_weights, state.kept = saved.get("chances"), saved.get("kept")
     except (OSError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
         raise CheckpointError(
             f"The run in {output} cannot be resumed: {error}. Delete {STATE} there to begin anew, or "

@@ -18,8 +18,16 @@ from cellwright.inference import device as devices
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.layers.blocks import match_channels
 from cellwright.models.protocol import CellModel
-from cellwright.training.data.modality import amplified, appearance, cluster, embedding
-from cellwright.training.data.sampler import Pool, make_batch, one_ahead, simulated_samples
+from cellwright.training.data.sampler import (
+    WeightedSamples,
+    appearance,
+    cluster,
+    embedding,
+    make_batch,
+    one_ahead,
+    sampling_weights,
+    simulated_samples,
+)
 from cellwright.training.data.samples import Sample, load_samples
 from cellwright.training.evaluation.evaluate import evaluate
 from cellwright.training.evaluation.report import Report
@@ -98,15 +106,15 @@ def fit(
 ) -> Task[Path]:
     """Train a model on images in memory; see :func:`train`."""
     check_writable(output)
-    place = devices.choose(device)
-    pools = _Pools(_pretraining_pool(material, settings))
-    state = new_state(model, settings, place)
+    torch_device = devices.choose(device)
+    phases = _PhaseSamples(_pretraining_samples(material, settings))
+    state = new_state(model, settings, torch_device)
     resume(state, output)
     while state.step < settings.n_steps:
-        if state.step >= settings.pretrain_steps and pools.tune is None:
-            pools = replace(pools, tune=_tuning_pool(material, state, settings))
-        yield from _epoch(state, pools, model, settings, place)
-        report = yield from _look(state, material.validation, model, device)
+        if state.step >= settings.pretrain_steps and phases.tune is None:
+            phases = replace(phases, tune=_tuning_samples(material, state, settings))
+        yield from _epoch(state, phases, model, settings, torch_device)
+        report = yield from _validate(state, material.validation, model, device)
         keep(state, report.summary() if report else {}, model, output, settings)
         yield _epoch_report(state, settings)
     forget(output)
@@ -114,40 +122,45 @@ def fit(
 
 
 @dataclass(frozen=True, slots=True)
-class _Pools:
-    pretrain: Pool
-    tune: Pool | None = None
+class _PhaseSamples:
+    pretrain: WeightedSamples
+    tune: WeightedSamples | None = None
 
 
-def _pretraining_pool(material: Material, settings: TrainingSettings) -> Pool:
+def _pretraining_samples(material: Material, settings: TrainingSettings) -> WeightedSamples:
     """Everything, clustered by simple statistics: there is no trained encoder yet."""
     everything = (*material.target, *material.extra)
     kinds = cluster([appearance(sample) for sample in everything], settings.n_modalities, settings.seed)
-    return Pool(everything, amplified(kinds))
+    return WeightedSamples(everything, sampling_weights(kinds))
 
 
-def _tuning_pool(material: Material, state: RunState, settings: TrainingSettings) -> Pool:
+def _tuning_samples(material: Material, state: RunState, settings: TrainingSettings) -> WeightedSamples:
     """Cluster the target's images by what the pre-trained encoder sees in them (once in a run)."""
-    if state.chances is None or len(state.chances) != len(material.target):
+    if state.sampling_weights is None or len(state.sampling_weights) != len(material.target):
         encoder = getattr(state.average, "encoder", None)
         if encoder is None:  # a network without one cannot tell what it sees
             features = [appearance(sample) for sample in material.target]
         else:
             features = [embedding(sample, encoder.eval()) for sample in material.target]
-        state.chances = amplified(cluster(features, settings.n_modalities, settings.seed)).tolist()
-    return Pool(material.target, np.asarray(state.chances))
+        kinds = cluster(features, settings.n_modalities, settings.seed)
+        state.sampling_weights = sampling_weights(kinds).tolist()
+    return WeightedSamples(material.target, np.asarray(state.sampling_weights))
 
 
 def _epoch(
-    state: RunState, pools: _Pools, model: CellModel, settings: TrainingSettings, place: torch.device
+    state: RunState,
+    phases: _PhaseSamples,
+    model: CellModel,
+    settings: TrainingSettings,
+    torch_device: torch.device,
 ) -> Task[None]:
     """Train until the next look at the validation images; batches are made one ahead in a thread."""
     end = min(_next_stop(state.step, settings), settings.n_steps)
     state.losses.clear()
-    for images, targets in _batches(range(state.step, end), pools, settings):
+    for images, targets in _batches(range(state.step, end), phases, settings):
         _prepare(state.network, is_frozen=state.step < settings.frozen_steps)
         set_rate(state.optimizer, learning_rate(state.step, settings))
-        state.losses.append(learn(state, model, images.to(place), targets.to(place)))
+        state.losses.append(learn(state, model, images.to(torch_device), targets.to(torch_device)))
         state.step += 1
         average(state, settings.ema_decay)
         stage = "fine-tune" if state.step > settings.pretrain_steps else "pre-train"
@@ -172,16 +185,18 @@ def _next_stop(step: int, settings: TrainingSettings) -> int:
     return min(stop, settings.pretrain_steps) if step < settings.pretrain_steps else stop
 
 
-def _batches(steps: range, pools: _Pools, settings: TrainingSettings) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(
+    steps: range, phases: _PhaseSamples, settings: TrainingSettings
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Return batches that depend on the step's number alone: a resumed run sees what it would have seen."""
 
     def batch(step: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng((settings.seed, step))
-        if step < settings.pretrain_steps or pools.tune is None:
-            return make_batch([(pools.pretrain, settings.batch_size)], settings, rng, exclude=True)
-        has_more = len(pools.pretrain.samples) > len(pools.tune.samples)
+        if step < settings.pretrain_steps or phases.tune is None:
+            return make_batch([(phases.pretrain, settings.batch_size)], settings, rng, exclude=True)
+        has_more = len(phases.pretrain.samples) > len(phases.tune.samples)
         n_replay = int(rng.binomial(settings.batch_size, settings.replay)) if has_more else 0
-        parts = [(pools.tune, settings.batch_size - n_replay), (pools.pretrain, n_replay)]
+        parts = [(phases.tune, settings.batch_size - n_replay), (phases.pretrain, n_replay)]
         return make_batch(parts, settings, rng, exclude=False)
 
     return one_ahead(batch, steps)
@@ -229,7 +244,7 @@ def average(state: RunState, decay: float) -> None:
             value.copy_(present[name])
 
 
-def _look(state: RunState, validation: Dataset, model: CellModel, device: str) -> Task[Report | None]:
+def _validate(state: RunState, validation: Dataset, model: CellModel, device: str) -> Task[Report | None]:
     if not len(validation):
         return None
     judged = model.with_network(copy.deepcopy(state.average))

@@ -13,15 +13,15 @@ from cellwright.files.dataset.folder import read_dataset
 from cellwright.models.classifier.network import load
 from cellwright.ops.labels import measure
 from cellwright.training.classifier.cell_crops import (
+    CellCrops,
     ClassDataset,
-    Cohort,
     intensities,
     kept_px,
-    read_cohort,
+    read_cell_crops,
     spec_for,
 )
 from cellwright.training.classifier.settings import ClassifyTrainingSettings
-from cellwright.training.classifier.train import Scores, augmented, sampling_chances, score, train_classifier
+from cellwright.training.classifier.train import Scores, augmented, sampling_weights, score, train_classifier
 from cellwright.training.trainer import EpochReport
 
 RED, BLUE = (220, 60, 60), (60, 60, 220)
@@ -104,7 +104,7 @@ def test_colours_are_learnt(trained, boxed):
     folder, reports = trained
     classifier = load(folder)
     assert (classifier.spec.classes, classifier.spec.title) == (("blue", "red"), "Red and blue")
-    scores = run(score(classifier, run(read_cohort([ClassDataset(boxed)], classifier.spec, "val"))))
+    scores = run(score(classifier, run(read_cell_crops([ClassDataset(boxed)], classifier.spec, "val"))))
     assert scores.accuracy == 1
     assert scores.confusion.sum() == 20
     assert json.loads((folder / "scores.json").read_text()) == scores.summary()
@@ -131,7 +131,7 @@ def test_the_same_seed_gives_the_same_weights(boxed, tmp_path):
 def test_all_kinds_of_truth_give_the_same_cells(write, kind):
     sources = [ClassDataset(write(kind))]
     spec = run(spec_for(sources, ClassifyTrainingSettings(diameter_px=13.0)))
-    cohort = run(read_cohort(sources, spec, "train"))
+    cohort = run(read_cell_crops(sources, spec, "train"))
     assert spec.classes == ("blue", "red")
     assert spec.window == ("typical" if kind == "points" else "own")
     middle = kept_px(spec) // 2
@@ -148,7 +148,7 @@ def test_cells_without_a_class_are_not_shown(write):
     path.write_text("\n".join(lines[:6]))  # the heading and five cells
     sources = [ClassDataset(dataset)]
     spec = run(spec_for(sources, QUICK))
-    assert len(run(read_cohort(sources, spec, "train"))) == 5 + 20
+    assert len(run(read_cell_crops(sources, spec, "train"))) == 5 + 20
 
 
 def test_classes_can_be_renamed_and_left_out(write, boxed):
@@ -156,7 +156,7 @@ def test_classes_can_be_renamed_and_left_out(write, boxed):
     sources = [ClassDataset(boxed), ClassDataset(other, {"crimson": "red", "green": ""})]
     spec = run(spec_for(sources, QUICK))
     assert spec.classes == ("blue", "red")
-    alone, both = (run(read_cohort(part, spec, "train")) for part in (sources[:1], sources))
+    alone, both = (run(read_cell_crops(part, spec, "train")) for part in (sources[:1], sources))
     n_red = int((alone.classes == 1).sum())
     assert Counter(both.classes.tolist()) == {0: 40 - n_red, 1: 2 * n_red}
 
@@ -165,15 +165,15 @@ def test_windows_follow_the_cell_or_the_typical_cell(write):
     dataset = write(split={"train": ["a"]}, colours=(RED, RED), diameters=(8, 16))
     sources = [ClassDataset(dataset)]
     spec = run(spec_for(sources, QUICK))
-    own = run(read_cohort(sources, spec, "train"))
+    own = run(read_cell_crops(sources, spec, "train"))
     assert own.sizes.max() - own.sizes.min() == pytest.approx(np.log2(17 / 9), abs=0.01)
     filled = (intensities(own.crops[:, 1]) < 0.5).float().mean(dim=(1, 2))
     assert filled.max() / filled.min() < 2
-    bare = run(read_cohort(sources, spec, "train", sighted=False, bare=True))
+    bare = run(read_cell_crops(sources, spec, "train", sighted=False, bare=True))
     assert not bare.sizes.any()
     filled = (intensities(bare.crops[:, 1]) < 0.5).float().mean(dim=(1, 2))
     assert filled.max() / filled.min() > 2.5
-    assert len(run(read_cohort(sources, spec, "train", bare=True))) == 40
+    assert len(run(read_cell_crops(sources, spec, "train", bare=True))) == 40
 
 
 def test_points_need_a_diameter(write):
@@ -212,7 +212,7 @@ def test_settings_out_of_range_are_refused(values):
 def test_balance_goes_from_as_they_occur_to_equally_often():
     classes = np.array([0] * 90 + [1] * 10)
     for balance, share in ((0.0, 0.1), (0.5, 0.25), (1.0, 0.5)):
-        chances = sampling_chances(classes, balance)
+        chances = sampling_weights(classes, balance)
         assert chances.sum() == pytest.approx(1)
         assert chances[90:].sum() == pytest.approx(share)
 
@@ -224,7 +224,7 @@ def test_without_any_change_augmentation_only_turns():
     distance = np.hypot(rows - 47.5, columns - 47.5)
     kept[:, :, torch.from_numpy(distance > 20)] = 51  # intensity 0
     kept[:, :, torch.from_numpy(distance <= 20)] = 153  # intensity 1
-    cohort = Cohort(kept.repeat(6, 1, 1, 1), torch.zeros(6), torch.zeros(6, dtype=torch.int64))
+    cohort = CellCrops(kept.repeat(6, 1, 1, 1), torch.zeros(6), torch.zeros(6, dtype=torch.int64))
     settings = ClassifyTrainingSettings(jitter=0.0, colour=0.0)
     cells, _ = augmented(cohort, torch.arange(6), 64, settings, rng)
     expected = torch.from_numpy((distance[16:80, 16:80] <= 20).astype(np.float32))
@@ -236,7 +236,7 @@ def test_without_any_change_augmentation_only_turns():
 def test_changed_crops_stay_in_range_and_their_sizes_are_sometimes_hidden(seed):
     rng = np.random.default_rng(seed)
     kept = torch.from_numpy(rng.integers(0, 255, (40, 3, 96, 96)).astype(np.uint8))
-    cohort = Cohort(kept, torch.ones(40), torch.zeros(40, dtype=torch.int64))
+    cohort = CellCrops(kept, torch.ones(40), torch.zeros(40, dtype=torch.int64))
     settings = ClassifyTrainingSettings(jitter=1.0, colour=1.0)
     cells, sizes = augmented(cohort, torch.arange(40), 64, settings, rng)
     assert cells.isfinite().all()

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cellwright.core.tasks import run
-from cellwright.training.data.sampler import Pool, make_batch, simulated_samples
+from cellwright.training.data.sampler import WeightedSamples, make_batch, simulated_samples
 from cellwright.training.settings import TrainingSettings
 
 SETTINGS = TrainingSettings(patch_px=48, augmentation=0.0, exclude_boundaries=1.0)
@@ -13,7 +13,7 @@ SETTINGS = TrainingSettings(patch_px=48, augmentation=0.0, exclude_boundaries=1.
 
 @pytest.fixture
 def pool(draw_sample):
-    return Pool(tuple(draw_sample(seed) for seed in range(3)), np.full(3, 1 / 3))
+    return WeightedSamples(tuple(draw_sample(seed) for seed in range(3)), np.full(3, 1 / 3))
 
 
 def batch(parts, settings=SETTINGS, seed=0, exclude=False):
@@ -58,7 +58,7 @@ def values(images):
 
 def test_samples_are_drawn_with_their_chances(draw_sample):
     samples = tuple(marked(draw_sample, value) for value in (0.0, 0.5, 1.0))
-    images, _ = batch([(Pool(samples, np.array([0.0, 0.25, 0.75])), 80)])
+    images, _ = batch([(WeightedSamples(samples, np.array([0.0, 0.25, 0.75])), 80)])
     counts = values(images)
     assert counts[0.0] == 0
     assert 8 < counts[0.5] < 34
@@ -66,13 +66,13 @@ def test_samples_are_drawn_with_their_chances(draw_sample):
 
 
 def test_parts_come_from_their_pools(draw_sample):
-    one, other = (Pool((marked(draw_sample, value),), np.ones(1)) for value in (0.25, 0.75))
+    one, other = (WeightedSamples((marked(draw_sample, value),), np.ones(1)) for value in (0.25, 0.75))
     images, _ = batch([(one, 3), (other, 0), (other, 2)])
     assert values(images) == {0.25: 3, 0.75: 2}
 
 
 def test_touching_cells_are_taught_with_a_gap_where_that_is_wanted(draw_sample):
-    crowd = Pool((draw_sample(2, shape=(96, 96), diameter=28, n_cells=60),), np.ones(1))
+    crowd = WeightedSamples((draw_sample(2, shape=(96, 96), diameter=28, n_cells=60),), np.ones(1))
     plain, gap = (batch([(crowd, 6)], exclude=exclude)[1][:, 2].mean() for exclude in (False, True))
     never = TrainingSettings(patch_px=48, augmentation=0.0, exclude_boundaries=0.0)
     assert gap < plain

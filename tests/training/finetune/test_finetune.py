@@ -20,10 +20,10 @@ from cellwright.files.dataset.folder import Dataset, read_dataset
 from cellwright.models import registry, store
 from cellwright.models.checkpoint import save_checkpoint
 from cellwright.ops.labels import measure
-from cellwright.training.finetune import fine_tuning
 from cellwright.training.finetune import finetune as module
-from cellwright.training.finetune.fine_tuning import FinetuneReport, learning_rate
+from cellwright.training.finetune import run as finetune_run
 from cellwright.training.finetune.finetune import finetune
+from cellwright.training.finetune.run import FinetuneReport, learning_rate
 from cellwright.training.settings import PRESETS, FinetuneSettings, preset
 from cellwright.training.trainer import Data
 
@@ -44,11 +44,11 @@ SHORT = FinetuneSettings(
 def quick_memory(monkeypatch):
     """Nothing is forgotten, so that no time is spent to find out."""
 
-    def memory(*_):
+    def retention_score(*_):
         return 0.5
         yield
 
-    monkeypatch.setattr(fine_tuning, "memory", memory)
+    monkeypatch.setattr(finetune_run, "retention_score", retention_score)
     monkeypatch.setattr(module, "retention_set", lambda: Dataset(Path(), ()))
 
 
@@ -97,12 +97,12 @@ def scripted(monkeypatch):
             return Scored()
             yield
 
-        def memory(*_):
+        def retention_score(*_):
             return give(left[1])
             yield
 
-        monkeypatch.setattr(fine_tuning, "evaluate", evaluate)
-        monkeypatch.setattr(fine_tuning, "memory", memory)
+        monkeypatch.setattr(finetune_run, "evaluate", evaluate)
+        monkeypatch.setattr(finetune_run, "retention_score", retention_score)
 
     return set_scores
 
@@ -252,7 +252,7 @@ SCRIPT = """
     from cellwright.files.dataset.folder import read_dataset
     from cellwright.models.families.flow import SPECS, FlowModel
     from cellwright.core.tasks import run
-    from cellwright.training.finetune import fine_tuning, finetune
+    from cellwright.training.finetune import run as finetune_run, finetune
     from cellwright.training.settings import FinetuneSettings
     from cellwright.training.trainer import Data
 
@@ -277,7 +277,7 @@ SCRIPT = """
         return Scored(model)
         yield
 
-    def memory(*_):
+    def retention_score(*_):
         return 0.5
         yield
 
@@ -296,8 +296,8 @@ SCRIPT = """
 
     _, folder, output, moment = sys.argv
     real_save, torch.save = torch.save, save
-    fine_tuning.evaluate = evaluate
-    fine_tuning.memory = memory
+    finetune_run.evaluate = evaluate
+    finetune_run.retention_score = retention_score
     settings = FinetuneSettings(
         steps=12, steps_per_epoch=3, batch_size=2, patch_px=32, warmup_steps=1, n_replay=1, rate=1e-2
     )
@@ -369,7 +369,7 @@ def test_a_run_killed_while_it_writes_ends_as_if_it_had_not_been(
             raise Killed
         return replace_file(part, target)
 
-    monkeypatch.setattr(fine_tuning, "evaluate", evaluate)
+    monkeypatch.setattr(finetune_run, "evaluate", evaluate)
     tune("whole")
     with monkeypatch.context() as patch:
         patch.setattr("cellwright.files.atomic.os.replace", die)
@@ -422,7 +422,7 @@ def fitted(monkeypatch):
 
     def set_losses(losses):
         left = list(losses)
-        monkeypatch.setattr(fine_tuning.Run, "_loss", lambda *_: left.pop(0) if len(left) > 1 else left[0])
+        monkeypatch.setattr(finetune_run.Run, "_loss", lambda *_: left.pop(0) if len(left) > 1 else left[0])
 
     return set_losses
 
@@ -571,6 +571,6 @@ def test_settings_out_of_range_are_refused(wrong):
 
 def test_a_model_that_finds_nothing_is_no_better_however_far_its_loss_fell():
     first = {"score": 0.0, "error": 0.0, "validation_loss": 1.0}
-    assert fine_tuning._gain({"score": 0.0, "validation_loss": 0.2}, first) == 0
-    assert fine_tuning._gain({"score": 0.1, "validation_loss": 0.2}, first) == pytest.approx(0.8)
-    assert fine_tuning._gain({"score": 0.0, "validation_loss": 1.5}, first) == pytest.approx(-0.5)
+    assert finetune_run._gain({"score": 0.0, "validation_loss": 0.2}, first) == 0
+    assert finetune_run._gain({"score": 0.1, "validation_loss": 0.2}, first) == pytest.approx(0.8)
+    assert finetune_run._gain({"score": 0.0, "validation_loss": 1.5}, first) == pytest.approx(-0.5)

@@ -4,7 +4,13 @@ import torch
 
 from cellwright.core.tasks import run
 from cellwright.inference.device import choose
-from cellwright.training.finetune.retention import Teacher, between, memory, prepare, retention_set
+from cellwright.training.finetune.retention import (
+    Teacher,
+    interpolate_weights,
+    prepare,
+    retention_score,
+    retention_set,
+)
 from cellwright.training.trainer import trunk_of
 
 
@@ -18,15 +24,15 @@ def test_what_is_remembered_is_the_same_every_time():
 
 def test_memory_is_a_mean_score(oracle_model):
     images = retention_set(2)
-    score = run(memory(oracle_model, images, "cpu"))
+    score = run(retention_score(oracle_model, images, "cpu"))
     assert 0 <= score <= 1
 
 
 def test_weights_between_others():
     first = {"a": torch.tensor([0.0, 4.0]), "n": torch.tensor(3)}
     last = {"a": torch.tensor([1.0, 0.0]), "n": torch.tensor(7)}
-    assert between(first, last, 0.25)["a"].tolist() == [0.25, 3.0]
-    assert between(first, last, 0.25)["n"] == 7
+    assert interpolate_weights(first, last, 0.25)["a"].tolist() == [0.25, 3.0]
+    assert interpolate_weights(first, last, 0.25)["n"] == 7
 
 
 def test_replayed_patches_ask_for_what_the_model_gave(tiny_flow):

@@ -46,8 +46,8 @@ class ClassDataset:
 
 
 @dataclass(frozen=True, slots=True)
-class Cohort:
-    """Cells with a class, ready to be shown to a network; made by :func:`read_cohort`.
+class CellCrops:
+    """Cells with a class, ready to be shown to a network; made by :func:`read_cell_crops`.
 
     Parameters
     ----------
@@ -109,14 +109,14 @@ def spec_for(
     return _with_extents(spec, np.concatenate(extents), settings.diameter_px)
 
 
-def read_cohort(
+def read_cell_crops(
     sources: Sequence[ClassDataset],
     spec: ClassifierSpec,
     split: str,
     *,
     sighted: bool = True,
     bare: bool = False,
-) -> Task[Cohort]:
+) -> Task[CellCrops]:
     """Return the cells of one split that have one of the classes of the spec.
 
     Each is shown as it is with its box (``sighted``), and as it is when only its place is known and it is
@@ -140,7 +140,7 @@ def read_cohort(
             cut.append(_as_bytes(with_channels(cells, spec.in_channels)))
             sizes.append(relative_sizes(taken, typical)[rows])
             classes.append(np.array([spec.classes.index(found[i]) for i in rows], np.int64))
-    return Cohort(*(torch.from_numpy(np.concatenate(parts)) for parts in (cut, sizes, classes)))
+    return CellCrops(*(torch.from_numpy(np.concatenate(parts)) for parts in (cut, sizes, classes)))
 
 
 def classified(item: Item) -> tuple[Image, Annotation]:

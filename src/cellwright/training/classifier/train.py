@@ -17,7 +17,13 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import check_writable, write_text
 from cellwright.inference import device as devices
 from cellwright.models.classifier.network import Classifier, of_spec, save_classifier
-from cellwright.training.classifier.cell_crops import ClassDataset, Cohort, intensities, read_cohort, spec_for
+from cellwright.training.classifier.cell_crops import (
+    CellCrops,
+    ClassDataset,
+    intensities,
+    read_cell_crops,
+    spec_for,
+)
 from cellwright.training.classifier.settings import ClassifyTrainingSettings
 from cellwright.training.run_folder import CURVE
 from cellwright.training.trainer import EpochReport
@@ -80,8 +86,8 @@ def train_classifier(
     """
     check_writable(output)
     spec = yield from spec_for(sources, settings, preset=preset, title=title)
-    training = yield from read_cohort(sources, spec, "train", bare=spec.window == "own")
-    validation = yield from read_cohort(sources, spec, "val")
+    training = yield from read_cell_crops(sources, spec, "train", bare=spec.window == "own")
+    validation = yield from read_cell_crops(sources, spec, "val")
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         classifier = of_spec(spec)
@@ -97,18 +103,18 @@ def train_classifier(
     return output
 
 
-def score(classifier: Classifier, cohort: Cohort, *, batch_size: int = 128) -> Task[Scores]:
+def score(classifier: Classifier, data: CellCrops, *, batch_size: int = 128) -> Task[Scores]:
     """Return how a classifier does on cells whose class is known, cut out as they are annotated."""
     n = len(classifier.spec.classes)
     confusion = np.zeros((n, n), np.int64)
     network = classifier.inference_network()
-    for start in range(0, len(cohort), batch_size):
-        yield Progress("evaluate", start, len(cohort))
+    for start in range(0, len(data), batch_size):
+        yield Progress("evaluate", start, len(data))
         rows = slice(start, start + batch_size)
         with torch.inference_mode():
-            cells = _middle(cohort.crops[rows], classifier.spec.crop_px)
-            logits = network(intensities(cells), cohort.sizes[rows])
-        np.add.at(confusion, (cohort.classes[rows].numpy(), logits.argmax(1).numpy()), 1)
+            cells = _middle(data.crops[rows], classifier.spec.crop_px)
+            logits = network(intensities(cells), data.sizes[rows])
+        np.add.at(confusion, (data.classes[rows].numpy(), logits.argmax(1).numpy()), 1)
     return Scores(classifier.spec.classes, confusion)
 
 
@@ -120,29 +126,31 @@ class _Run:
     average: nn.Module
     optimizer: torch.optim.Optimizer
     settings: ClassifyTrainingSettings
-    place: torch.device
+    device: torch.device
     crop_px: int
     step: int
     losses: list[float]
     history: list[dict[str, float]]
 
     @classmethod
-    def begin(cls, classifier: Classifier, settings: ClassifyTrainingSettings, place: torch.device) -> "_Run":
-        network = classifier.network.to(place)
+    def begin(
+        cls, classifier: Classifier, settings: ClassifyTrainingSettings, device: torch.device
+    ) -> "_Run":
+        network = classifier.network.to(device)
         optimizer = torch.optim.AdamW(network.parameters(), weight_decay=settings.weight_decay)
         average = copy.deepcopy(network)
-        return cls(network, average, optimizer, settings, place, classifier.spec.crop_px, 0, [], [])
+        return cls(network, average, optimizer, settings, device, classifier.spec.crop_px, 0, [], [])
 
 
-def _epoch(run: _Run, training: Cohort) -> Task[None]:
+def _epoch(run: _Run, training: CellCrops) -> Task[None]:
     """Train until the next look at the validation cells."""
     settings = run.settings
-    chances = sampling_chances(training.classes.numpy(), settings.balance)
+    weights = sampling_weights(training.classes.numpy(), settings.balance)
     run.network.train()
     run.losses.clear()
     for _ in range(min(settings.steps_per_epoch, settings.steps - run.step)):
         rng = np.random.default_rng((settings.seed, run.step))
-        rows = torch.from_numpy(rng.choice(len(training), settings.batch_size, p=chances))
+        rows = torch.from_numpy(rng.choice(len(training), settings.batch_size, p=weights))
         cells, sizes = augmented(training, rows, run.crop_px, settings, rng)
         for group in run.optimizer.param_groups:
             group["lr"] = _rate(run.step, settings)
@@ -151,16 +159,16 @@ def _epoch(run: _Run, training: Cohort) -> Task[None]:
         yield Progress("train", run.step, settings.steps, f"loss {run.losses[-1]:.3f}")
 
 
-def sampling_chances(classes: NDArray[np.int64], balance: float) -> NDArray[np.float64]:
+def sampling_weights(classes: NDArray[np.int64], balance: float) -> NDArray[np.float64]:
     """Return the chance of each cell to be shown: 0 leaves classes as they occur, 1 makes them equal."""
     n_of = np.bincount(classes).astype(np.float64)
-    chances: NDArray[np.float64] = n_of[classes] ** -balance
-    chances /= chances.sum()
-    return chances
+    weights: NDArray[np.float64] = n_of[classes] ** -balance
+    weights /= weights.sum()
+    return weights
 
 
 def augmented(
-    training: Cohort, rows: Tensor, size: int, settings: ClassifyTrainingSettings, rng: Rng
+    training: CellCrops, rows: Tensor, size: int, settings: ClassifyTrainingSettings, rng: Rng
 ) -> tuple[Tensor, Tensor]:
     """Return crops (B, C, size, size) and relative sizes (B,) as another image might have shown them."""
     cells = _turned(intensities(training.crops[rows]), size, settings.jitter, rng)
@@ -207,11 +215,11 @@ def _recoloured(cells: Tensor, amount: float, rng: Rng) -> Tensor:
 
 def _learn(run: _Run, cells: Tensor, sizes: Tensor, classes: Tensor) -> float:
     """Take one step, let the average weights follow, and return the loss."""
-    cells = cells.to(run.place, memory_format=torch.channels_last)
-    is_half = devices.choose_dtype(run.place) != torch.float32
-    with torch.autocast(run.place.type, torch.bfloat16, enabled=is_half):
-        logits = run.network(cells, sizes.to(run.place))
-    loss = functional.cross_entropy(logits.float(), classes.to(run.place), label_smoothing=SMOOTHING)
+    cells = cells.to(run.device, memory_format=torch.channels_last)
+    is_half = devices.choose_dtype(run.device) != torch.float32
+    with torch.autocast(run.device.type, torch.bfloat16, enabled=is_half):
+        logits = run.network(cells, sizes.to(run.device))
+    loss = functional.cross_entropy(logits.float(), classes.to(run.device), label_smoothing=SMOOTHING)
     run.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(run.network.parameters(), GRADIENT_LIMIT)

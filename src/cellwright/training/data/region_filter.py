@@ -11,7 +11,9 @@ from cellwright.ops.labels import keep, measure
 from cellwright.training.data.split import is_inside
 
 
-def judged(item: Item, result: Result, truth: Annotation | Labels) -> tuple[Result, Annotation | Labels]:
+def inside_regions(
+    item: Item, result: Result, truth: Annotation | Labels
+) -> tuple[Result, Annotation | Labels]:
     """Return what was found and what is true inside of an item's regions; all of it where it has none.
 
     A cell lies where its middle does, and is judged as a whole; a density lies in each pixel. How far the

@@ -1,4 +1,8 @@
-"""Samples with their chances -> batches of augmented patches with their targets."""
+"""Samples with their sampling weights -> batches of augmented patches with their targets.
+
+Source of the weights, by which rare kinds of images are learned too: modality discovery and amplified
+sampling of MEDIAR, arXiv:2212.03465.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +12,9 @@ from typing import TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from scipy.cluster.vq import ClusterError, kmeans2, whiten
+from torch import Tensor, nn
+from torch.nn import functional
 
 from cellwright.core.data import Image
 from cellwright.core.tasks import Progress, Task
@@ -20,6 +26,7 @@ from cellwright.training.data.patches import Patch, cut_patch
 from cellwright.training.data.samples import Sample, make_sample, volume_samples
 from cellwright.training.settings import TrainingSettings
 
+EMBEDDED_PX = 192  # side of the piece of each image that is embedded
 SIMULATED_PX = 256
 SIMULATED_VOLUME = (16, 192, 192)
 
@@ -27,22 +34,26 @@ Batch = TypeVar("Batch")
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
-    """Images and the chance of each to be cut next."""
+class WeightedSamples:
+    """Images and how likely each is cut next; the weights sum to 1."""
 
     samples: tuple[Sample, ...]
-    chances: NDArray[np.float64]
+    weights: NDArray[np.float64]
 
 
 def make_batch(
-    parts: Sequence[tuple[Pool, int]], settings: TrainingSettings, rng: np.random.Generator, *, exclude: bool
+    parts: Sequence[tuple[WeightedSamples, int]],
+    settings: TrainingSettings,
+    rng: np.random.Generator,
+    *,
+    exclude: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return images float32 (B, 3, P, P) and targets (B, maps, P, P).
 
-    ``parts`` says how many patches come from which pool; with ``exclude`` some patches are taught with a gap
-    between touching cells.
+    ``parts`` says how many patches come from which samples; with ``exclude`` some patches are taught with a
+    gap between touching cells.
     """
-    chosen = [pool.samples[i] for pool, n in parts for i in rng.choice(len(pool.samples), n, p=pool.chances)]
+    chosen = [part.samples[i] for part, n in parts for i in rng.choice(len(part.samples), n, p=part.weights)]
     diameters = (settings.smallest_diameter_px, settings.largest_diameter_px)
     images, targets = [], []
     for sample in chosen:
@@ -97,3 +108,61 @@ def one_ahead(batch: Callable[[int], Batch], steps: range) -> Iterator[Batch]:
             if step + 1 < steps.stop:
                 ahead = pool.submit(batch, step + 1)
             yield ready
+
+
+def appearance(sample: Sample) -> NDArray[np.float64]:
+    """Return simple statistics (12,): size, colour, polarity, contrast, grain, cell size and density."""
+    image, inside = sample.image.numpy(), sample.labels.numpy() > 0
+    grey = image.mean(axis=0)
+    grain = float(np.abs(np.diff(grey, axis=1)).mean())
+    cell, background = (grey[inside], grey[~inside]) if inside.any() and not inside.all() else (grey, grey)
+    return np.array(
+        [
+            np.log(grey.shape[0]),
+            np.log(grey.shape[1]),
+            float(np.ptp(image, axis=0).mean()),
+            cell.mean() - background.mean(),
+            cell.std(),
+            background.mean(),
+            background.std(),
+            grain,
+            *np.percentile(grey, (25, 75)),
+            np.log(sample.diameter_px) if sample.diameter_px > 0 else 3.0,
+            np.log1p(float(sample.labels.max())),
+        ]
+    )
+
+
+def embedding(sample: Sample, encoder: nn.Module) -> NDArray[np.float64]:
+    """Return mean and spread of the encoder's coarsest features over the middle of an image."""
+    height, width = sample.image.shape[1:]
+    top, left = max(0, (height - EMBEDDED_PX) // 2), max(0, (width - EMBEDDED_PX) // 2)
+    piece = sample.image[:, top : top + EMBEDDED_PX, left : left + EMBEDDED_PX]
+    padding = (0, EMBEDDED_PX - piece.shape[2], 0, EMBEDDED_PX - piece.shape[1])
+    piece = functional.pad(piece, padding).expand(3, -1, -1)
+    with torch.inference_mode():
+        features = encoder(piece[None].to(next(encoder.parameters()).device))[-1][0]
+    return torch.cat([features.mean(dim=(1, 2)), features.std(dim=(1, 2))]).double().cpu().numpy()
+
+
+def cluster(features: Sequence[NDArray[np.float64]], n_clusters: int, seed: int) -> NDArray[np.int64]:
+    """Return the cluster (0..k - 1) of each feature vector, k-means on features scaled to unit spread."""
+    table = np.stack(features)
+    spread = table.std(axis=0) > 1e-9
+    if len(table) <= n_clusters or not spread.any():
+        return np.zeros(len(table), np.int64)
+    n_clusters = min(n_clusters, len(np.unique(table, axis=0)))
+    try:
+        rng = np.random.default_rng(seed)
+        _, found = kmeans2(whiten(table[:, spread]), n_clusters, minit="++", rng=rng, missing="raise")
+    except ClusterError:  # a cluster ran empty: the images fall into fewer kinds
+        return cluster(features, n_clusters - 1, seed)
+    return np.unique(found, return_inverse=True)[1].astype(np.int64)
+
+
+def sampling_weights(clusters: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the chance of each image; clusters below twice the mean size are raised to it, as in MEDIAR."""
+    sizes = np.bincount(clusters)
+    floor = 2 * sizes[sizes > 0].mean()
+    weights = np.maximum(1.0, floor / sizes)[clusters]
+    return np.asarray(weights / weights.sum())

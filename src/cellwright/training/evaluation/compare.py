@@ -19,7 +19,7 @@ from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry, store
 from cellwright.models.protocol import CellModel
 from cellwright.ops import matching
-from cellwright.training.data.region_filter import judged
+from cellwright.training.data.region_filter import inside_regions
 from cellwright.training.evaluation.evaluate import score_cells, score_count, score_found
 from cellwright.training.evaluation.report import ImageScore
 
@@ -187,7 +187,7 @@ def _box_overlaps(first: NDArray[np.float32], second: NDArray[np.float32]) -> cs
 
 def _scored(item: Item, result: Result, truth: Annotation | Labels, model: CellModel) -> ImageScore | None:
     """Return the score, None for a bare count where not every cell is annotated."""
-    result, truth = judged(item, result, truth)
+    result, truth = inside_regions(item, result, truth)
     if registry.get(model.spec.family).gives == "density":
         return score_count(item, result, truth) if item.is_complete else None
     if isinstance(truth, Annotation):

@@ -19,7 +19,7 @@ from cellwright.models.protocol import CellModel
 from cellwright.ops import matching
 from cellwright.ops.labels import measure
 from cellwright.ops.matching import IOU_THRESHOLDS
-from cellwright.training.data.region_filter import judged
+from cellwright.training.data.region_filter import inside_regions
 from cellwright.training.evaluation.report import ImageScore, Report, Share, divided
 
 Classify = Callable[[Result, Image], Task[Result]]
@@ -61,7 +61,7 @@ def evaluate(
         result = yield from count_cells(image, model, settings, engine)
         if classify is not None:
             result = yield from classify(result, image)
-        result, truth = judged(item, result, truth)
+        result, truth = inside_regions(item, result, truth)
         if counts_only:
             scored.append(score_count(item, result, truth))
         elif isinstance(truth, Annotation):

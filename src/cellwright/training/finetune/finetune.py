@@ -18,26 +18,29 @@ Source of the rule of the standard error: Breiman et al., Classification and reg
 
 import copy
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from cellwright.core.errors import CheckpointError
 from cellwright.core.tasks import Task
-from cellwright.files.atomic import check_writable
+from cellwright.files.atomic import check_writable, write_text
+from cellwright.files.dataset.folder import Dataset
 from cellwright.inference import device as devices
 from cellwright.models import store
+from cellwright.models.checkpoint import CARD
 from cellwright.models.protocol import CellModel
 from cellwright.training.data.split import Split, split
-from cellwright.training.finetune.card import write_card
-from cellwright.training.finetune.fine_tuning import Outcome, Run
-from cellwright.training.finetune.pools import fixed_patches, read_pools
+from cellwright.training.finetune.batches import fixed_patches, read_sample_sets
 from cellwright.training.finetune.retention import Teacher, retention_set
+from cellwright.training.finetune.run import Outcome, Run
 from cellwright.training.run_folder import CURVE, STATE, forget
 from cellwright.training.settings import FinetuneSettings
 from cellwright.training.state import new_state, resume
 from cellwright.training.trainer import Data
 
 TUNED = " (fine-tuned)"
+MOST_NAMES = 8  # of images, in the card
 
 
 def finetune(
@@ -81,20 +84,22 @@ def finetune(
     if has_few:
         settings = replace(settings, frozen_steps=max(settings.frozen_steps, settings.steps_per_epoch))
     check_writable(output)
-    place = devices.choose(device)
-    pools = yield from read_pools(Data(parts.train, data.extra), model, settings)
+    torch_device = devices.choose(device)
+    sets = yield from read_sample_sets(Data(parts.train, data.extra), model, settings)
     _check_same_run(output, settings)
-    fixed = (yield from fixed_patches(parts.validation, model, settings)) if has_few else None
+    fixed = None
+    if has_few:
+        fixed = yield from fixed_patches(parts.validation, model, settings)
     run = Run(
         start=model,
         tuned=replace(
             model.spec,
             title=model.spec.title.removesuffix(TUNED) + TUNED,
-            tuned_diameter_px=pools.diameter_px,
+            tuned_diameter_px=sets.diameter_px,
             count_error=(),  # of other images
         ),
-        state=new_state(_copy(model), settings, place),
-        teacher=Teacher(model, place),
+        state=new_state(_copy(model), settings, torch_device),
+        teacher=Teacher(model, torch_device),
         validation=parts.validation,
         retention_set=retention_set(),
         output=output,
@@ -104,11 +109,11 @@ def finetune(
     )
     resume(run.state, output)
     if not run.state.history:
-        yield (yield from run.look(model))
+        yield (yield from run.validate(model))
     while not run.is_over():
-        yield from run.epoch(pools, place)
-        yield (yield from run.look(run.present()))
-    outcome = run.outcome((yield from run.mix()), parts.notice)
+        yield from run.epoch(sets, torch_device)
+        yield (yield from run.validate(run.present()))
+    outcome = run.outcome((yield from run.interpolate()), parts.notice)
     scores = (outcome.before, outcome.after)
     write_card(
         output, run.tuned.title, (parts.train, parts.validation), scores, run.state.history, outcome.notices
@@ -147,3 +152,61 @@ def _check_same_run(output: Path, settings: FinetuneSettings) -> None:
 
 def _copy(model: CellModel) -> CellModel:
     return model.with_network(copy.deepcopy(model.network))
+
+
+def write_card(
+    output: Path,
+    title: str,
+    parts: tuple[Dataset, Dataset],
+    scores: tuple[Mapping[str, float], Mapping[str, float]],
+    history: Sequence[Mapping[str, float]],
+    notices: Sequence[str],
+) -> None:
+    """Write ``card.md`` into the folder of a model.
+
+    Parameters
+    ----------
+    parts
+        What it learned from and what it was validated with.
+    scores
+        Before and after.
+    history
+        One row for each epoch.
+
+    Raises
+    ------
+    WriteError
+        The file cannot be written.
+    """
+    lines = [f"# {title}", "", *_data_lines(*parts), "", *(f"- {notice}" for notice in notices), ""]
+    lines += ["## Scores on the validation images", "", *_score_rows(*scores), ""]
+    lines += ["## Curve", "", *_curve_rows(history), ""]
+    write_text(output / CARD, "\n".join(lines))
+
+
+def _data_lines(taught: Dataset, judged: Dataset) -> list[str]:
+    return [
+        f"Fine-tuned on images of `{taught.folder.name}`: {_names(taught)}.",
+        f"Validated with: {_names(judged)}.",
+    ]
+
+
+def _names(part: Dataset) -> str:
+    names = ", ".join(item.name for item in part.items[:MOST_NAMES])
+    if len(part) > MOST_NAMES:
+        names += f" and {len(part) - MOST_NAMES} more"
+    return names
+
+
+def _score_rows(before: Mapping[str, float], after: Mapping[str, float]) -> list[str]:
+    rows = [f"| {name} | {before[name]:.3f} | {after[name]:.3f} |" for name in before if name in after]
+    note = "`memory` is the score on simulated images, of kinds that the model knew before."
+    return ["| figure | before | after |", "|---|---|---|", *rows, "", note]
+
+
+def _curve_rows(history: Sequence[Mapping[str, float]]) -> list[str]:
+    rows = [
+        f"| {epoch['step']:.0f} | {epoch.get('loss', float('nan')):.3f} | {epoch['score']:.3f} |"
+        for epoch in history
+    ]
+    return ["| step | loss | score |", "|---|---|---|", *rows]

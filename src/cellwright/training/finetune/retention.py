@@ -23,18 +23,18 @@ from cellwright.ops.simulation.simulate import LOOKS, simulate
 from cellwright.training.evaluation.evaluate import evaluate
 from cellwright.training.trainer import trunk_of
 
-REMEMBERED = 12  # simulated images on which it is measured what a model still knows
-REMEMBERED_PX = 224
-REMEMBERED_SEED = 7_000_000  # far from those of the images that are replayed
+N_RETENTION = 12  # simulated images on which it is measured what a model still knows
+RETENTION_PX = 224
+RETENTION_SEED = 7_000_000  # far from those of the images that are replayed
 DIAMETERS_PX = (18.0, 34.0)
 
 
 class Teacher:
     """A model as it was, which tells what to answer on replayed patches."""
 
-    def __init__(self, model: CellModel, place: torch.device) -> None:
+    def __init__(self, model: CellModel, device: torch.device) -> None:
         self._model = model
-        self._network = copy.deepcopy(model.network).eval().to(place)
+        self._network = copy.deepcopy(model.network).eval().to(device)
 
     @torch.no_grad()
     def targets(self, images: Tensor) -> Tensor:
@@ -62,34 +62,37 @@ class Drawn(Item):
         return self.read()
 
 
-def retention_set(n: int = REMEMBERED) -> Dataset:
+def retention_set(n: int = N_RETENTION) -> Dataset:
     """Return simulated images of all looks, the same every time, that are never trained on."""
     items = []
     for index in range(n):
-        rng = np.random.default_rng((REMEMBERED_SEED, index))
+        rng = np.random.default_rng((RETENTION_SEED, index))
         look = LOOKS[index % len(LOOKS)]
         diameter = float(rng.uniform(*DIAMETERS_PX))
-        drawn = simulate(look, (REMEMBERED_PX, REMEMBERED_PX), rng, diameter_px=diameter)
+        drawn = simulate(look, (RETENTION_PX, RETENTION_PX), rng, diameter_px=diameter)
         name, axes = f"{look} {index}", "YX" if drawn.image.ndim == 2 else "YXC"
         image = Image(drawn.image, axes, name=name)
         items.append(Drawn(name, "val", look, Path(), Path(), drawn=(image, drawn.labels)))
     return Dataset(Path(), tuple(items))
 
 
-def memory(model: CellModel, images: Dataset, device: str) -> Task[float]:
+def retention_score(model: CellModel, images: Dataset, device: str) -> Task[float]:
     """Return the mean score (0 to 1) of a model on what it should not forget."""
     report = yield from evaluate(images, model, engine=EngineSettings(device=device))
     return float(np.mean([image.score for image in report.images]))
 
 
-def between(first: Mapping[str, Tensor], last: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+def interpolate_weights(
+    first: Mapping[str, Tensor], last: Mapping[str, Tensor], share: float
+) -> dict[str, Tensor]:
     """Return weights that lie ``share`` of the way from the first to the last."""
-    return {
-        name: torch.lerp(value, last[name].to(value.device), share)
-        if value.dtype.is_floating_point
-        else last[name].clone()
-        for name, value in first.items()
-    }
+    weights = {}
+    for name, value in first.items():
+        if value.dtype.is_floating_point:
+            weights[name] = torch.lerp(value, last[name].to(value.device), share)
+        else:
+            weights[name] = last[name].clone()
+    return weights
 
 
 def prepare(network: nn.Module, *, is_frozen: bool) -> None:

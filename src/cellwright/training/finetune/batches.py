@@ -22,7 +22,7 @@ SPREAD = 1.33  # patches show cells up to this many times larger or smaller than
 
 
 @dataclass(frozen=True, slots=True)
-class Pools:
+class SampleSets:
     """What patches are cut from: the images to learn, and those to replay, drawn and annotated ones.
 
     ``diameter_px`` is that of the cells as they are in the images, 0 where it suits the model.
@@ -34,7 +34,7 @@ class Pools:
     diameter_px: float
 
 
-def read_pools(data: Data, model: CellModel, settings: FinetuneSettings) -> Task[Pools]:
+def read_sample_sets(data: Data, model: CellModel, settings: FinetuneSettings) -> Task[SampleSets]:
     """Read the images, resized where their cells do not suit the model, and draw those to replay."""
     target = yield from load_samples(data.target, model, farthest=1.0)
     extra: list[Sample] = []
@@ -42,7 +42,7 @@ def read_pools(data: Data, model: CellModel, settings: FinetuneSettings) -> Task
         extra += yield from load_samples(dataset.select("train"), model)
     n_simulated = settings.n_replay if settings.n_replayed else 0
     simulated = yield from simulated_samples(n_simulated, settings.seed, model)
-    return Pools(tuple(target), tuple(simulated), tuple(extra), _unsuited(target))
+    return SampleSets(tuple(target), tuple(simulated), tuple(extra), _unsuited(target))
 
 
 def _unsuited(samples: Sequence[Sample]) -> float:
@@ -76,18 +76,20 @@ def fixed_patches(
     return torch.stack(images), torch.stack(targets)
 
 
-def batches(steps: range, pools: Pools, settings: FinetuneSettings) -> Iterator[tuple[Tensor, Tensor, int]]:
+def batches(
+    steps: range, sets: SampleSets, settings: FinetuneSettings
+) -> Iterator[tuple[Tensor, Tensor, int]]:
     """Return batches that depend on the step's number alone, and how many of each the teacher answers."""
 
     def batch(step: int) -> tuple[Tensor, Tensor, int]:
         rng = np.random.default_rng((settings.seed, step))
-        n_asked = settings.n_replayed if pools.replay else 0
-        n_extra = n_asked // 2 if pools.extra else 0
+        n_asked = settings.n_replayed if sets.replay else 0
+        n_extra = n_asked // 2 if sets.extra else 0
         patches = []
         for samples, n in (
-            (pools.target, settings.batch_size - n_asked),
-            (pools.extra, n_extra),
-            (pools.replay, n_asked - n_extra),
+            (sets.target, settings.batch_size - n_asked),
+            (sets.extra, n_extra),
+            (sets.replay, n_asked - n_extra),
         ):
             patches += make_patches(samples, n, settings, rng) if n else []
         images, targets = zip(*patches, strict=True)

@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy.cluster.vq import ClusterError
 
-from cellwright.training.data import modality
-from cellwright.training.data.modality import amplified, appearance, cluster, embedding
+from cellwright.training.data import sampler
+from cellwright.training.data.sampler import appearance, cluster, embedding, sampling_weights
 
 
 def is_parted(clusters, n_first):
@@ -69,7 +69,7 @@ def test_a_cluster_that_runs_empty_is_done_without(monkeypatch):
             raise ClusterError("one of the clusters is empty")
         return None, (table[:, 0] > 0).astype(int)
 
-    monkeypatch.setattr(modality, "kmeans2", kmeans2)
+    monkeypatch.setattr(sampler, "kmeans2", kmeans2)
     features = np.array([[-1.0], [2.0], [-3.0], [4.0], [5.0]])
     assert cluster(list(features), 4, 0).tolist() == [0, 1, 0, 1, 1]
     assert asked == [4, 3, 2]
@@ -77,7 +77,7 @@ def test_a_cluster_that_runs_empty_is_done_without(monkeypatch):
 
 def test_chances_add_up_and_rare_kinds_are_raised():
     clusters = np.array([0] * 90 + [1] * 9 + [2])
-    chances = amplified(clusters)
+    chances = sampling_weights(clusters)
     assert chances.sum() == pytest.approx(1)
     common, rare, single = (chances[clusters == kind] for kind in (0, 1, 2))
     assert common[0] < rare[0] < single[0]
@@ -87,7 +87,7 @@ def test_chances_add_up_and_rare_kinds_are_raised():
 
 
 def test_one_kind_is_shown_evenly():
-    assert np.allclose(amplified(np.zeros(5, np.int64)), 0.2)
+    assert np.allclose(sampling_weights(np.zeros(5, np.int64)), 0.2)
 
 
 @pytest.mark.parametrize("fill", [0, 1])

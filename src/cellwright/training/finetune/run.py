@@ -20,15 +20,15 @@ from cellwright.models.protocol import CellModel
 from cellwright.models.spec import ModelSpec
 from cellwright.training.evaluation.evaluate import evaluate
 from cellwright.training.evaluation.report import Report
-from cellwright.training.finetune.pools import Pools, batches
-from cellwright.training.finetune.retention import Teacher, between, memory, prepare
+from cellwright.training.finetune.batches import SampleSets, batches
+from cellwright.training.finetune.retention import Teacher, interpolate_weights, prepare, retention_score
 from cellwright.training.run_folder import only_scores, selection_score
 from cellwright.training.settings import FinetuneSettings
 from cellwright.training.state import RunState, keep
 from cellwright.training.trainer import EpochReport, average, learn, set_rate
 
-MIXES = (0.25, 0.5, 0.75)  # shares of the way from the first to the best weights that are tried as well
-FAR_MIXES = (0.5, 0.75)  # of these, what is tried where cells are too few to tell nearer ones apart
+SHARES = (0.25, 0.5, 0.75)  # shares of the way from the first to the best weights that are tried as well
+FAR_SHARES = (0.5, 0.75)  # of these, what is tried where cells are too few to tell nearer ones apart
 FORGETTING = 1.0  # a point lost of what it knew weighs as much as one won
 LEAST_GAIN = 1e-3
 
@@ -81,17 +81,15 @@ class Run:
     device: str
     preview: Result | None = field(default=None)
 
-    def epoch(self, pools: Pools, place: torch.device) -> Task[None]:
+    def epoch(self, sets: SampleSets, torch_device: torch.device) -> Task[None]:
         """Train until the next look at the validation images; batches are made one ahead in a thread."""
         state, settings = self.state, self.settings
         stop = (state.step // settings.steps_per_epoch + 1) * settings.steps_per_epoch
         state.losses.clear()
-        for images, targets, n_asked in batches(
-            range(state.step, min(stop, settings.steps)), pools, settings
-        ):
+        for images, targets, n_asked in batches(range(state.step, min(stop, settings.steps)), sets, settings):
             prepare(state.network, is_frozen=state.step < settings.frozen_steps)
             set_rate(state.optimizer, learning_rate(state.step, settings))
-            images, targets = images.to(place), targets.to(place)
+            images, targets = images.to(torch_device), targets.to(torch_device)
             if n_asked:
                 targets[-n_asked:] = self.teacher.targets(images[-n_asked:])
             state.losses.append(learn(state, self.start, images, targets))
@@ -103,7 +101,7 @@ class Run:
         """Return the model with the weights of now, averaged over the last steps."""
         return self._with(self.state.average.state_dict())
 
-    def look(self, model: CellModel) -> Task[FinetuneReport]:
+    def validate(self, model: CellModel) -> Task[FinetuneReport]:
         """Score a model, keep it if it is the best so far (at first the one it begins with), and report."""
         scores = yield from self._scores(model)
         keep(self.state, scores, model, self.output, self.settings)
@@ -132,17 +130,20 @@ class Run:
             return False
         return len(merits) - 1 - int(np.argmax(merits)) >= settings.patience
 
-    def mix(self) -> Task[dict[str, float]]:
+    def interpolate(self) -> Task[dict[str, float]]:
         """Keep the weights nearest to the first that score like the best; return what training gave."""
         before, *epochs = self.state.history
         best = max(epochs, key=selection_score)
-        kept = self.state.kept if self.state.best > before["merit"] else None
-        if self.fixed and not kept:
+        shares = FAR_SHARES if self.fixed else SHARES
+        tried: list[_Candidate] = []
+        final: Mapping[str, Tensor] = self.state.average.state_dict()
+        if self.state.kept and self.state.best > before["merit"]:
+            final = self.state.kept
+            tried.append(_Candidate(1.0, self._best(), self._with(final)))
+        elif self.fixed:
             return only_scores(best)
-        final = kept or self.state.average.state_dict()
-        tried = [_Candidate(1.0, self._best(), self._with(final))] if kept else []
-        for share in FAR_MIXES if self.fixed else MIXES:
-            mixed = self._with(between(self.start.network.state_dict(), final, share))
+        for share in shares:
+            mixed = self._with(interpolate_weights(self.start.network.state_dict(), final, share))
             tried.append(_Candidate(share, (yield from self._scores(mixed)), mixed))
         top = max(tried, key=lambda one: one.merit)
         if top.merit <= before["merit"]:
@@ -163,9 +164,12 @@ class Run:
         """Return what the run came to."""
         first = self.state.history[0]
         is_better = self.state.best > first["merit"]
-        kept = "Training made the model no better on the validation images, so it is kept as it was."
-        notices = tuple(one for one in (notice, "" if is_better else kept) if one)
-        return Outcome(self.output, only_scores(first), after, is_better, notices)
+        notices = [notice] if notice else []
+        if not is_better:
+            notices.append(
+                "Training made the model no better on the validation images, so it is kept as it was."
+            )
+        return Outcome(self.output, only_scores(first), after, is_better, tuple(notices))
 
     def _nearest(self, tried: Sequence["_Candidate"], least: float) -> "_Candidate | None":
         """Return the one nearest to the first weights of those that score like the best, by chance or not.
@@ -200,7 +204,7 @@ class Run:
         report = yield from evaluate(
             self.validation, model, engine=EngineSettings(device=self.device), classify=watch
         )
-        known = yield from memory(model, self.retention_set, self.device)
+        known = yield from retention_score(model, self.retention_set, self.device)
         scores = {**report.summary(), "memory": known, "error": standard_error(report)}
         if self.fixed:
             scores["validation_loss"] = self._loss(model, *self.fixed)
@@ -211,8 +215,8 @@ class Run:
     def _loss(self, model: CellModel, images: Tensor, targets: Tensor) -> float:
         """Return the mean loss of a model on patches."""
         network = model.inference_network()
-        place, n = next(network.parameters()).device, self.settings.batch_size
-        parts = zip(torch.split(images.to(place), n), torch.split(targets.to(place), n), strict=True)
+        device, n = next(network.parameters()).device, self.settings.batch_size
+        parts = zip(torch.split(images.to(device), n), torch.split(targets.to(device), n), strict=True)
         losses = [float(model.loss(network(seen), true)) * len(seen) for seen, true in parts]
         return sum(losses) / len(images)
 

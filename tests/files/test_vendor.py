@@ -1,0 +1,148 @@
+"""Files of vendors: what their packages tell becomes axes, sizes, channels and scenes.
+
+The packages are not needed here; what stands in for them has the same names and gives the same kinds of
+values.
+"""
+
+import sys
+from types import SimpleNamespace
+
+import dask.array
+import numpy as np
+import pytest
+
+from cellwright.core.errors import ReadError
+from cellwright.files.images import read_image, read_images
+from cellwright.files.vendor import READERS
+
+
+class Opened:
+    """A file of a package, to be used in a ``with``."""
+
+    def __init__(self, **told):
+        self.__dict__ |= told
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+
+@pytest.fixture
+def stands_in(monkeypatch, tmp_path):
+    """Make a module of this name whose files tell this; return the path of such a file."""
+
+    def make(package, opener, ending, **told):
+        module = SimpleNamespace(**{opener: lambda *_, **__: Opened(**told)})
+        monkeypatch.setitem(sys.modules, package, module)
+        (tmp_path / f"a{ending}").write_bytes(b"a file of a vendor")
+        return tmp_path / f"a{ending}"
+
+    return make
+
+
+@pytest.mark.parametrize("ending", READERS)
+def test_a_package_that_is_missing_is_named(tmp_path, monkeypatch, ending):
+    package = READERS[ending][0]
+    monkeypatch.setitem(sys.modules, package, None)
+    (tmp_path / f"a{ending}").write_bytes(b"x")
+    with pytest.raises(ReadError, match=f"pip install {package} .*vendor"):
+        read_image(tmp_path / f"a{ending}")
+
+
+@pytest.mark.parametrize("ending", READERS)
+def test_a_damaged_file_is_an_error_of_ours(stands_in, ending):
+    package, _ = READERS[ending]
+    path = stands_in(package, "None", ending)
+    with pytest.raises(ReadError, match="damaged"):
+        read_image(path)
+
+
+def test_nd2_has_positions_channels_and_sizes_and_stays_on_disk(stands_in):
+    def channel(name, *color):
+        color = SimpleNamespace(r=color[0], g=color[1], b=color[2])
+        return SimpleNamespace(channel=SimpleNamespace(name=name, color=color))
+
+    data = dask.array.arange(2 * 3 * 2 * 8 * 9, dtype=np.uint16).reshape(2, 3, 2, 8, 9)
+    path = stands_in(
+        "nd2", "ND2File", ".nd2",
+        sizes={"P": 2, "Z": 3, "C": 2, "Y": 8, "X": 9},
+        voxel_size=lambda: SimpleNamespace(x=0.25, y=0.5, z=2.0),
+        metadata=SimpleNamespace(channels=[channel("DAPI", 0, 0, 255), channel("GFP", 0, 255, 0)]),
+        to_dask=lambda: data,
+    )  # fmt: skip
+    first, second = read_images(path)
+    assert (first.name, second.name, first.axes) == ("a_0", "a_1", "ZCYX")
+    assert first.pixel_size_um == (2.0, 0.5, 0.25)
+    assert (first.channel_names, first.channel_colors) == (("DAPI", "GFP"), ("#0000ff", "#00ff00"))
+    assert isinstance(second.data, dask.array.Array)
+    np.testing.assert_array_equal(second.read(), data[1])
+
+
+def test_lif_has_images_of_their_own(stands_in):
+    def image(name, dims, shape):
+        steps = {"Y": np.arange(shape[-2]) * 5e-7, "X": np.arange(shape[-1]) * 2.5e-7}
+        return SimpleNamespace(name=name, dims=dims, coords=steps, asarray=lambda: np.zeros(shape, np.uint8))
+
+    images = [
+        image("Series 1", ("C", "Y", "X"), (2, 8, 9)),
+        image("Top/Series 2", ("T", "Y", "X"), (1, 8, 9)),
+    ]
+    found = list(read_images(stands_in("liffile", "LifFile", ".lif", images=images)))
+    assert [(one.name, one.axes, one.shape) for one in found] == [
+        ("a_Series 1", "CYX", (2, 8, 9)),
+        ("a_Top_Series 2", "YX", (8, 9)),
+    ]
+    assert found[0].pixel_size_um == pytest.approx((0.5, 0.25))
+
+
+def test_oib_tells_sizes_by_its_axes(stands_in):
+    def axis(code, n, end):
+        told = {"AxisCode": code, "MaxSize": n, "StartPosition": 0.0, "EndPosition": end, "PixUnit": "um"}
+        return told | ({"PixUnit": "nm"} if code == "Z" else {})
+
+    axes = [axis("X", 9, 4.5), axis("Y", 8, 2.0), axis("C", 2, 0), axis("Z", 3, 3000.0)]
+    mainfile = {f"Axis {number} Parameters Common": told for number, told in enumerate(axes)}
+    data = np.zeros((2, 3, 8, 9), np.uint16)
+    path = stands_in("oiffile", "OifFile", ".oib", mainfile=mainfile, axes="CZYX", asarray=lambda: data)
+    image = read_image(path)
+    assert (image.axes, image.pixel_size_um) == ("CZYX", (1.0, 0.25, 0.5))
+
+
+def test_czi_has_scenes_of_their_own_place(stands_in):
+    def block(scene, x, width):
+        return SimpleNamespace(start=(scene, 0, 0, x, 0), shape=(1, 1, 8, width, 1))
+
+    def fill(out, max_workers):
+        assert max_workers == 1
+        out[0, :, :, 10:19], out[1, :, :, 40:50] = 5, 6
+
+    distances = [{"Id": "X", "Value": 5e-7}, {"Id": "Y", "Value": 2.5e-7}]
+    metadata = {"Scaling": {"Items": {"Distance": distances}}}
+    metadata["Information"] = {"Image": {"Dimensions": {"Channels": {"Channel": {"Name": "DAPI"}}}}}
+    path = stands_in(
+        "czifile", "CziFile", ".czi",
+        metadata=lambda raw: {"ImageDocument": {"Metadata": metadata}},
+        axes="SCYX0", shape=(2, 1, 8, 40, 1), start=(0, 0, 0, 10, 0), dtype=np.uint16, asarray=fill,
+        filtered_subblock_directory=[block(0, 20, 9), block(1, 50, 0)],
+    )  # fmt: skip
+    first = read_image(path)
+    assert (first.name, first.axes, first.shape) == ("a_0", "YX", (8, 9))
+    assert (first.read() == 5).all()
+    assert first.pixel_size_um == pytest.approx((0.25, 0.5))
+
+
+def test_hdf5_of_ilastik_tells_its_axes(stands_in):
+    tags = '{"axes": [{"key": "y"}, {"key": "x"}, {"key": "c"}]}'
+    one = type("Dataset", (np.ndarray,), {"attrs": {"axistags": tags}})
+    dataset = np.zeros((8, 9, 1), np.uint32).view(one)
+    for datasets in ([dataset], [dataset, dataset]):
+        path = stands_in(
+            "h5py", "File", ".h5", visititems=lambda see, all_=datasets: [see("x", n) for n in all_]
+        )
+        if len(datasets) == 1:
+            assert (read_image(path).axes, read_image(path).shape) == ("YX", (8, 9))
+        else:
+            with pytest.raises(ReadError, match="one dataset"):
+                read_image(path)
