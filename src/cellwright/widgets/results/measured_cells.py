@@ -301,7 +301,7 @@ def _result(snapshot: Snapshot) -> tuple[Result, NDArray[np.int64]]:
         labels = np.where(labels > 0, labels, 0)
     result, numbers = result_of_labels(labels, image, is_volume=link)
     provenance = result.provenance
-    known = {item.name for item in fields(Provenance)} & set(found_by)
+    known = {item.name for item in fields(Provenance)} & set(found_by) - {"source"}  # there that of a layer
     if known:
         own = {name: found_by[name] for name in known}
         own |= {"image_shape": image.shape, "axes": image.axes, "pixel_size_um": image.pixel_size_um}
@@ -335,7 +335,7 @@ def _measured_points(
         "",
         0.0,
     )
-    known = {item.name for item in fields(Provenance)} & set(snapshot.provenance)
+    known = {item.name for item in fields(Provenance)} & set(snapshot.provenance) - {"source"}
     if known:
         provenance = replace(provenance, **{name: snapshot.provenance[name] for name in known})
         provenance = replace(provenance, image_shape=image.shape, axes=image.axes)

@@ -70,6 +70,7 @@ class ResultsModel:
         self.measured: MeasuredCells | None = None
         self.count_result: Result | None = None  # what the last count told: its interval, its density
         self.measure: tuple[str, ...] = ()
+        self.ring_px = (2.0, 5.0)  # gap and width
         self.border: BorderRule = "all"
         self.region_rule: RegionRule = "centre"
         self.conditions: tuple[ColumnFilter, ...] = ()
@@ -146,9 +147,11 @@ class ResultsModel:
         )
         return AnalysisSettings(
             measure=self.measure,
+            ring_gap_px=self.ring_px[0],
+            ring_width_px=self.ring_px[1],
             region_rule=self.region_rule,
             border=self.border,
-            keep=tuple(str(one) for one in self.conditions),
+            keep=tuple(str(one).removesuffix(".0") for one in self.conditions),
             positive=positive,
         )
 

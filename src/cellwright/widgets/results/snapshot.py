@@ -193,8 +193,7 @@ def _image(layer: ImageLayer, found_by: Mapping[str, Any]) -> Image:
         n_spatial = sum(axis in "ZYX" for axis in counted)
         sizes = tuple(found_by.get("pixel_size_um", ()))
         axes, pixel_size = counted, sizes if len(sizes) == n_spatial else ()
-    source = str(found_by.get("source", "") or layer.source.path or "")
-    return Image(data, axes, pixel_size, layer.name, source=source)
+    return Image(data, axes, pixel_size, layer.name, source=str(layer.source.path or ""))
 
 
 def _blank_image(layer: Layer) -> Image:

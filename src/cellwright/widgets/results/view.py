@@ -195,7 +195,7 @@ class ResultsView(QWidget):
         self.others.setMaximumHeight(SMALL_TABLE_PX)
         self.ring_gap, self.ring_width = (
             spin(2.0, "Pixels between a cell and its ring of background."),
-            spin(5.0, "Width of the ring of background around a cell, in pixels."),
+            spin(5.0, "Width of the ring of background around a cell, in pixels.", lowest=0.5),
         )
         self.measure = button("Measure", "Measure what is ticked, beside the viewer.")
         self.measure_hint = hint("Area, diameter and place are always told.")
@@ -343,10 +343,10 @@ def button(title: str, help_text: str) -> QPushButton:
     return made
 
 
-def spin(value: float, help_text: str) -> QDoubleSpinBox:
+def spin(value: float, help_text: str, lowest: float = 0.0) -> QDoubleSpinBox:
     """Return a box for a number of pixels."""
     box = QDoubleSpinBox()
-    box.setRange(0.0, 1000.0)
+    box.setRange(lowest, 1000.0)
     box.setDecimals(1)
     box.setValue(value)
     box.setSuffix(" px")

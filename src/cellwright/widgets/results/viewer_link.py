@@ -19,6 +19,7 @@ CHOSEN_NAME = "chosen cell"
 CHOSEN_COLOUR = "white"
 RING_SHARE = 1.5  # of the cell's diameter
 RING_LEAST_PX = 8.0
+BORDER_SHARE = 0.07  # of the ring's diameter
 CLICK_PX = 4
 BRUSHES = ("paint", "erase", "fill", "polygon", "add", "select")
 
@@ -133,9 +134,9 @@ class ViewerLink:
             np.zeros((0, layer.ndim)),
             ndim=layer.ndim,
             name=CHOSEN_NAME,
-            symbol="ring",
-            face_color=CHOSEN_COLOUR,
+            face_color="transparent",
             border_color=CHOSEN_COLOUR,
+            border_width=BORDER_SHARE,
             metadata={METADATA: {"output": "Chosen"}},
             **whole_placement(layer),
         )

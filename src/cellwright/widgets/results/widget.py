@@ -186,13 +186,8 @@ class ResultsWidget(QWidget):
         self.measurer.others = [one for one in image_layers(self.viewer) if str(one.unique_id) in ids]
         groups = tuple(name for name, box in view.groups.items() if box.isChecked())
         self.model.measure = groups
-        try:
-            self.measurer.settings = MeasureSettings(
-                groups, view.ring_gap.value(), max(view.ring_width.value(), 0.5)
-            )
-        except CellwrightError as error:
-            view.show_message(error_line(error), is_error=True)
-            return
+        self.model.ring_px = view.ring_gap.value(), view.ring_width.value()
+        self.measurer.settings = MeasureSettings(groups, *self.model.ring_px)
         view.show_message("")
         self.measurer.read()
 

@@ -105,7 +105,7 @@ def redraw_box(layer: Labels, box: Box) -> bool:
 
 
 def unwrapped(viewer: Any) -> Any:
-    """Return the viewer behind the proxy that napari hands to plugins, whose layers are other objects each time.
+    """Return the viewer behind the proxy that napari hands to plugins; its layers are new objects each time.
 
     What is there without a proxy is returned as it is.
     """
