@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pandas
@@ -46,6 +47,27 @@ def test_json_has_an_object_per_image(cli, image_path, blobs):
         "seconds": 0,
         "device": "cpu",
     }
+
+
+@pytest.mark.parametrize(
+    ("fit", "words"),
+    [(0.91, "about 9 of 10 right"), (0.99, "nearly all right"), (0.1, "unlike anything learned")],
+)
+def test_how_well_it_went_stands_beside_the_number(cli, image_path, oracle_model, monkeypatch, fit, words):
+    monkeypatch.setattr(oracle_model, "fit", SimpleNamespace(expected_f1=lambda facts: fit))
+    _, out, err = cli("count", image_path)
+    assert out.splitlines()[1].endswith(words)
+    assert ("unlike anything this model has learned" in err) == (fit < 0.5)
+    found = json.loads(cli("count", image_path, "--json").out)
+    assert found["fit"] == fit
+    assert found["expectation"]
+    assert (
+        cli("count", image_path.parent, "--output", image_path.parent.parent / "results")
+        .out.splitlines()[1]
+        .endswith(words)
+    )
+    summary = pandas.read_csv(image_path.parent.parent / "results" / "summary.csv")
+    assert summary["fit"].tolist() == [fit]
 
 
 def test_output_holds_labels_table_and_provenance(cli, image_path, blobs, tmp_path):

@@ -138,6 +138,21 @@ def test_what_cannot_be_trained_is_refused(cli, dataset, tmp_path, flags, word):
     assert not (tmp_path / "model").exists()
 
 
+def test_images_beside_their_masks_are_trained_on(cli, dataset, tmp_path):
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    for kind, ending in (("images", ""), ("masks", "_mask")):
+        for path in (dataset / kind).iterdir():
+            for copy in range(2):
+                (folder / f"{path.stem}{copy}{ending}{path.suffix}").write_bytes(path.read_bytes())
+    code, out, err = cli("train", folder, "--output", tmp_path / "model", "--device", "cpu", *SHORT)
+    assert (code, (tmp_path / "model" / "weights.safetensors").exists()) == (0, True), err
+    assert "One of 5 validates, drawn with seed 0" in out
+    (folder / "odd.tif").write_bytes(next((dataset / "images").iterdir()).read_bytes())
+    code, _, err = cli("train", folder, "--output", tmp_path / "other", *SHORT)
+    assert (code != 0, "odd.tif" in err) == (True, True)
+
+
 def test_an_output_that_is_a_file_is_refused(cli, dataset, tmp_path):
     (tmp_path / "file").write_text("in the way")
     code, _, err = cli("train", dataset, "--output", tmp_path / "file", *SHORT)

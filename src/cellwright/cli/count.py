@@ -267,6 +267,7 @@ class Table:
     def show(self, path: Path, result: Result, analysis: "Analysis | None" = None) -> None:
         """Print the row of an image."""
         from cellwright.files.tables import class_counts, plain_count
+        from cellwright.inference.fit import expectation, in_short
 
         n, seconds = plain_count(result.count), result.provenance.seconds
         if self._as_json:
@@ -275,15 +276,15 @@ class Table:
                 row["classes"] = class_counts(result)
             if result.interval:
                 row["interval"] = [round(end, 1) for end in result.interval]
+            if result.fit is not None:
+                row |= {"fit": round(result.fit, 3), "expectation": expectation(result.fit)}
             if analysis is not None:
                 row |= analysis_row(analysis)
             typer.echo(json.dumps({**row, "seconds": round(seconds, 3), "device": result.provenance.device}))
             return
-        if not self._has_heading:
-            self._print("image", "model", "count", "seconds")
-            self._has_heading = True
+        self._show_heading()
         shown = str(n) if result.interval is None else interval_text(result)
-        self._print(str(path), self._model, shown, f"{seconds:.2f}")
+        self._print(str(path), self._model, shown, f"{seconds:.2f}", in_short(result.fit))
         for name, number in class_counts(result).items():
             self._print("", name, str(number), "")
         for name, number in analysis_lines(analysis) if analysis is not None else ():
@@ -291,6 +292,8 @@ class Table:
 
     def show_outcome(self, outcome: "ImageOutcome") -> None:
         """Print the row of an image of a folder, or what went wrong with it."""
+        from cellwright.inference.fit import in_short
+
         path, row = outcome.image.path, outcome.row
         if outcome.error:
             typer.echo(f"error: {path}: {outcome.error}", err=True)
@@ -301,15 +304,18 @@ class Table:
             line = {"image": str(path), **outcome.image.plate, **row, "counted_before": outcome.was_done}
             typer.echo(json.dumps(line))
             return
+        self._show_heading()
+        seconds = "earlier" if outcome.was_done else f"{row['seconds']:.2f}"
+        self._print(str(path), self._model, str(row["count"]), seconds, in_short(row.get("fit")))
+
+    def _show_heading(self) -> None:
         if not self._has_heading:
             self._print("image", "model", "count", "seconds")
             self._has_heading = True
-        seconds = "earlier" if outcome.was_done else f"{row['seconds']:.2f}"
-        self._print(str(path), self._model, str(row["count"]), seconds)
 
-    def _print(self, image: str, model: str, n: str, seconds: str) -> None:
+    def _print(self, image: str, model: str, n: str, seconds: str, remark: str = "") -> None:
         first, second = self._widths
-        typer.echo(f"{image:<{first}}  {model:<{second}}  {n:>7}  {seconds:>7}")
+        typer.echo(f"{image:<{first}}  {model:<{second}}  {n:>7}  {seconds:>7}  {remark}".rstrip())
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 
 @with_settings(TrainingSettings, FinetuneSettings)
 def train(
-    dataset: Annotated[Path, typer.Argument(help="Folder with meta.json, images/ and masks/.")],
+    dataset: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder with images/, masks/ and perhaps meta.json, or images beside their masks."
+        ),
+    ],
     output: Annotated[
         Path, typer.Option(help="Folder for the model; a run that was stopped goes on from there.")
     ],

@@ -131,6 +131,8 @@ def write_provenance(path: Path | str, result: Result) -> None:
     values: dict[str, Any] = {"count": plain_count(result.count)}
     if result.interval:
         values["interval"] = list(result.interval)
+    if result.fit is not None:
+        values["fit"] = round(result.fit, DECIMALS)
     if result.cells.classes is not None:
         values["classes"] = class_counts(result)
     values |= {"notices": list(result.notices), "offset": list(result.offset), **asdict(result.provenance)}

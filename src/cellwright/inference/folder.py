@@ -26,6 +26,7 @@ from cellwright.files.atomic import acquire_lock, atomic_write, make_folder, wri
 from cellwright.files.image_list import ListedImage
 from cellwright.files.images import read_image
 from cellwright.files.tables import class_counts, plain_count
+from cellwright.inference.fit import expectation
 
 T = TypeVar("T")
 
@@ -212,6 +213,8 @@ def _row(result: Result) -> dict[str, Any]:
     row: dict[str, Any] = {"model": result.provenance.model, "count": plain_count(result.count)}
     if result.interval:
         row["low"], row["high"] = (round(end, 1) for end in result.interval)
+    if result.fit is not None:
+        row |= {"fit": round(result.fit, 3), "expectation": expectation(result.fit)}
     row |= {f"count_{name}": n for name, n in class_counts(result).items()}
     row["seconds"] = round(result.provenance.seconds, 3)
     row["notices"] = " ".join(result.notices)

@@ -39,9 +39,11 @@ from cellwright.inference.context import (
     open_context,
     references_of,
 )
+from cellwright.inference.fit import FactCollector, warning
 from cellwright.inference.scale import ScaleTrial, estimate_scale, zoom_for, zoom_notice
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
+from cellwright.models.fit import FitCalibration
 from cellwright.models.protocol import CellModel
 from cellwright.models.stitching import Stitched
 from cellwright.ops.geometry.resample import zoomed
@@ -127,7 +129,7 @@ def count_with_prediction(
     models = load_models(model)
     with open_context(image, models, settings, engine, preparation) as context:
         keep_maps &= registry.get(models[0].spec.family).gives == "instances"
-        stitched, prediction, zoom = yield from _stitch(context, keep_maps=keep_maps)
+        stitched, prediction, zoom, fit = yield from _stitch(context, keep_maps=keep_maps)
         n, cells, link_notice = stitched.count, stitched.cells, ""
         if engine.link and "Z" in image.axes:
             yield Progress("link", 0, 1)
@@ -135,9 +137,18 @@ def count_with_prediction(
             n = float(len(cells))
         provenance = provenance_of(context, image, names_of(model), zoom, time.perf_counter() - started)
         facts = {"models": references_of(model), **stitched.facts}
+        if fit is not None:
+            facts["expected_f1"] = round(fit, 4)
         provenance = replace(provenance, settings={**provenance.settings, **facts})
         rescaled = zoom_notice(zoom, engine.diameter_px)
-        notices = (*image.notices, context.frames.notice, rescaled, link_notice, context.engine.notice)
+        notices = (
+            *image.notices,
+            context.frames.notice,
+            rescaled,
+            link_notice,
+            context.engine.notice,
+            warning(fit),
+        )
     result = Result(
         count=n,
         cells=cells,
@@ -146,6 +157,7 @@ def count_with_prediction(
         notices=tuple(notice for notice in notices if notice),
         maps=stitched.maps,
         interval=stitched.interval,
+        fit=fit,
     )
     return result, prediction
 
@@ -240,6 +252,7 @@ class _Outcome(NamedTuple):
     stitched: Stitched
     prediction: Prediction | None
     zoom: float
+    fit: float | None
 
 
 def _stitch(context: CountContext, *, keep_maps: bool) -> Task[_Outcome]:
@@ -247,18 +260,22 @@ def _stitch(context: CountContext, *, keep_maps: bool) -> Task[_Outcome]:
     frames, settings = context.frames, context.settings
     stitcher = context.model.stitcher(frames.lead_shape, frames.shape)
     if context.is_blank:
-        return _Outcome((yield from stitcher.finish(settings)), None, 1.0)
+        return _Outcome((yield from stitcher.finish(settings)), None, 1.0, None)
     trial = yield from estimate_scale(context)
     zoom, progress, batches = trial.zoom, trial.progress, context.batches(trial.zoom)
     keep_maps &= _fits(context, batches, zoom)
-    ready = _ready(trial, batches, keep_maps=keep_maps)
+    collector = FactCollector(_calibration(context))
+    ready = _ready(trial, batches, collector, keep_maps=keep_maps)
     if zoom != 1.0:
         left = [batch for index, batch in enumerate(batches) if index not in ready]
         progress = context.progress("rescaled tiles", left, zoom)
     del trial  # or its maps stay in memory beside those of the next block
     kept: list[Maps] = []
     for index, batch in enumerate(batches):
-        predicted = ready.pop(index, None) or (yield from context.decode(batch, zoom, progress))
+        predicted = ready.pop(index, None)
+        if predicted is None:
+            predicted = yield from context.decode(batch, zoom, progress)
+            collector.add(predicted.maps, predicted.decoded)
         for frame, decoded in zip(batch.frames, predicted.decoded, strict=True):
             stitcher.add(frame, batch.block, decoded)
         if keep_maps:
@@ -267,13 +284,22 @@ def _stitch(context: CountContext, *, keep_maps: bool) -> Task[_Outcome]:
     prediction = None
     if keep_maps:
         prediction = Prediction(tuple(kept), zoom, frames.shape, frames.lead_shape)
-    return _Outcome((yield from stitcher.finish(settings)), prediction, zoom)
+    stitched = yield from stitcher.finish(settings)
+    return _Outcome(stitched, prediction, zoom, collector.expected_f1(stitched.cells))
 
 
-def _ready(trial: ScaleTrial, batches: Sequence[BlockBatch], *, keep_maps: bool) -> dict[int, Predicted]:
+def _calibration(context: CountContext) -> FitCalibration | None:
+    """Return what tells how well the model does; several together were never compared with the truth."""
+    return context.model.fit if len(context.engine.models) == 1 else None
+
+
+def _ready(
+    trial: ScaleTrial, batches: Sequence[BlockBatch], collector: FactCollector, *, keep_maps: bool
+) -> dict[int, Predicted]:
     """Return what the trial of the scale has predicted already, by the index of its batch."""
     if trial.predicted is None or trial.batch not in batches:
         return {}
+    collector.add(trial.predicted.maps, trial.predicted.decoded)
     maps = trial.predicted.maps if keep_maps else []
     return {batches.index(trial.batch): Predicted(maps, trial.predicted.decoded)}
 

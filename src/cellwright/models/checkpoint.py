@@ -1,4 +1,4 @@
-"""A model as a folder: spec.json, weights.safetensors, scores.json, card.md. No pickle, ever."""
+"""A model as a folder: spec.json, weights.safetensors, scores.json, fit.json, card.md. No pickle, ever."""
 
 import copy
 import hashlib
@@ -15,6 +15,7 @@ from torch import nn
 from cellwright.core.errors import CheckpointError, WriteError
 from cellwright.files.atomic import atomic_write, write_text
 from cellwright.models import registry
+from cellwright.models.fit import read_fit
 from cellwright.models.protocol import CellModel
 from cellwright.models.spec import ModelSpec, read_spec
 
@@ -59,7 +60,9 @@ def load_checkpoint(folder: Path) -> CellModel:
     model: CellModel = registry.get(spec.family).load().build(spec.preset)
     _check_same_shape(spec, model.spec, folder / SPEC)
     load_weights(folder, model.network, f"the {spec.preset} preset of {spec.family}")
-    return model.with_network(model.network.eval(), spec=spec, sha256=sha256)
+    loaded = model.with_network(model.network.eval(), spec=spec, sha256=sha256)
+    loaded.fit = read_fit(folder, sha256)
+    return loaded
 
 
 def write_model(

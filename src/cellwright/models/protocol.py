@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from cellwright.core.data import Annotation, Image, Maps
 from cellwright.core.tasks import Task
+from cellwright.models.fit import FitCalibration
 from cellwright.models.spec import ModelSpec
 from cellwright.models.stitching import Stitched
 from cellwright.ops.geometry.axes import Frames
@@ -51,11 +52,14 @@ class CellModel(Protocol):
         Checksum of the weights, empty when they are random.
     map_kinds
         For each map, how it follows the image; what training needs to cut patches from targets.
+    fit
+        How well it does on which images; None where that was never found out for these weights.
     """
 
     spec: ModelSpec
     network: nn.Module
     sha256: str
+    fit: FitCalibration | None
 
     @property
     def needs_volumes(self) -> bool:

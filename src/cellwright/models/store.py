@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from cellwright.models.protocol import CellModel
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
-FILES = ("spec.json", "weights.safetensors", "scores.json", "card.md", "curve.json")
+FILES = ("spec.json", "weights.safetensors", "scores.json", "card.md", "curve.json", "fit.json")
 NEEDED = FILES[:2]
 ZOO_FILES = {"rdf.yaml", "bioimageio.yaml"}  # either describes a package of the BioImage Model Zoo
 PREFIX = "cellwright_"  # of the files of the model folder in such a package

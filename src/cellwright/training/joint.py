@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cellwright.core.data import Annotation, Image, Maps
 from cellwright.core.errors import AnnotationError
+from cellwright.models.fit import FitCalibration
 from cellwright.models.layers.blocks import folded
 from cellwright.models.layers.trunk import Heads, TrunkNetwork
 from cellwright.models.protocol import CellModel, MapKind, Stitcher
@@ -49,6 +50,7 @@ class JointModel:
         shared = {name: value for name, value in first.network.state_dict().items() if _is_trunk(name)}
         self.network.load_state_dict(shared, strict=False)
         self.sha256 = ""
+        self.fit: FitCalibration | None = None
 
     def part(self, family: str, network: nn.Module) -> CellModel:
         """Return the model of one family with what a joint network has learned."""

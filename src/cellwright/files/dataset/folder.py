@@ -18,6 +18,9 @@ first corner, one past the last) outside of which nothing is known.
 images whose files do not.
 
 Cells with masks have their classes in points/<name>.csv, one row for each that has one, at a pixel of it.
+
+A folder without meta.json is read, too, where images and masks can be told apart: see
+``files.dataset.pairs``.
 """
 
 from collections.abc import Collection, Sequence
@@ -29,6 +32,7 @@ from cellwright.core.errors import ReadError, WriteError
 from cellwright.files.atomic import finish_change
 from cellwright.files.dataset.cells import read_cells
 from cellwright.files.dataset.meta import Region, checked_pixel_size, checked_regions, listed, read_meta
+from cellwright.files.dataset.pairs import find_pairs, kinds_of, read_truth
 from cellwright.files.images import read_image
 from cellwright.ops.labels import annotate, relabel
 
@@ -120,11 +124,52 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
+class PairedItem(Item):
+    """An image and its cells in a file of another program, in a folder without meta.json."""
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether the cells come with masks; boxes and points are not known to be all."""
+        return self.is_complete
+
+    def read(self) -> tuple[Image, Labels]:
+        """Return the image and its labels, numbered 1..N.
+
+        Raises
+        ------
+        ReadError
+            A file is missing or damaged, the cells do not fit the image, or there are no masks.
+        """
+        image, truth = self.annotated()
+        if isinstance(truth, Annotation):
+            raise ReadError(
+                f"Expected masks of {self.name!r}; {self.truth_path} holds boxes or points. Choose a family "
+                "that needs no masks (centroid, query or density)."
+            )
+        return image, truth
+
+    def annotated(self) -> tuple[Image, Annotation | Labels]:
+        """Return the image with all that is known of its cells: labels, or an annotation.
+
+        Raises
+        ------
+        ReadError
+            A file is missing or damaged, the cells do not fit the image, or there are none.
+        """
+        image = self.image()
+        return image, read_truth(self.truth_path, image)
+
+
+@dataclass(frozen=True, slots=True)
 class Dataset:
-    """A training folder. Made by :func:`read_dataset`; used by training and evaluation."""
+    """A training folder. Made by :func:`read_dataset`; used by training and evaluation.
+
+    ``notice`` tells how images were found and divided where the folder itself does not say.
+    """
 
     folder: Path
     items: tuple[Item, ...]
+    notice: str = ""
 
     def select(
         self, split: str | None = None, group: str | None = None, names: Collection[str] | None = None
@@ -149,10 +194,21 @@ def read_dataset(folder: Path | str) -> Dataset:
     Raises
     ------
     ReadError
-        The folder or its meta.json is missing or damaged, or holds no labelled image.
+        The folder is missing, its meta.json is damaged, or it holds no labelled image.
     """
     folder = Path(folder)
     _finish_change(folder)
+    if not (folder / "meta.json").exists():
+        found = find_pairs(folder)
+        paired = zip(found.pairs, kinds_of(found.pairs), strict=True)
+        return Dataset(
+            folder,
+            tuple(
+                PairedItem(pair.name, pair.split, "", pair.image, pair.truth, is_complete=has_masks)
+                for pair, has_masks in paired
+            ),
+            found.notice,
+        )
     meta = read_meta(folder)
     images = {path.stem: path for path in sorted((folder / "images").glob("*"))}
     classes = tuple(map(str, meta.get("classes") or ()))

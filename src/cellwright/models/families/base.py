@@ -15,6 +15,7 @@ from torch.nn import functional
 from cellwright.core.data import Annotation, Cells, Image, Labels, Maps
 from cellwright.core.errors import AnnotationError, AxesError, CheckpointError
 from cellwright.models import registry
+from cellwright.models.fit import FitCalibration
 from cellwright.models.layers.blocks import folded
 from cellwright.models.protocol import MapKind, Stitcher
 from cellwright.models.spec import ModelSpec
@@ -31,6 +32,7 @@ class ModelBase:
 
     map_kinds: ClassVar[Mapping[str, MapKind]]
     takes_volumes: ClassVar[bool] = False  # slice by slice, to be linked
+    fit: FitCalibration | None = None
 
     def __init__(self, spec: ModelSpec, network: nn.Module, sha256: str = "") -> None:
         self.spec = spec

@@ -49,6 +49,8 @@ class Findings:
         Boxes in which alone the annotation is complete.
     warnings
         What looks wrong.
+    notice
+        How the images were found and divided where the folder itself does not say.
     """
 
     n_images: tuple[int, int]
@@ -57,9 +59,10 @@ class Findings:
     sizes: tuple[float, ...]
     n_regions: int
     warnings: tuple[Warning, ...]
+    notice: str = ""
 
     def summary(self) -> str:
-        """Return the findings as one sentence."""
+        """Return the findings as one sentence, and the notice."""
         taught, judged = (
             f"{_counted(n_images, 'image')} with {_counted(n_cells, 'cell')}"
             for n_images, n_cells in zip(self.n_images, self.n_cells, strict=True)
@@ -72,7 +75,7 @@ class Findings:
         if self.n_regions:
             parts.append(_counted(self.n_regions, "region"))
         parts += [f"{name}: {n}" for name, n in self.classes.items()]
-        return "; ".join(parts) + "."
+        return " ".join(["; ".join(parts) + ".", self.notice]).rstrip()
 
 
 @dataclass(slots=True)
@@ -121,6 +124,7 @@ def _findings(teach: _Seen, judge: _Seen, dataset: Dataset, spec: ModelSpec) -> 
         sizes=sizes,
         n_regions=teach.n_regions + judge.n_regions,
         warnings=tuple(warnings),
+        notice=dataset.notice,
     )
 
 

@@ -1,0 +1,114 @@
+"""Fit: how well a model can be expected to do on an image, from what its count gives anyway.
+
+Facts of a count, all of them cheap:
+
+===========  ==================================================================================
+confidence   mean score of the cells, weighted by area
+score_low    score that one cell of ten is below
+flow_length  mean length of the flow on pixels that are likely cell, 1 where the network is sure
+ambiguous    pixels that are neither likely cell nor likely background, for each likely cell one
+left_over    share of the likely cell pixels that no cell was made of
+===========  ==================================================================================
+"""
+
+from collections.abc import Sequence
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellwright.core.data import Cells, Maps
+from cellwright.models.fit import FitCalibration
+
+CELL = 0.5  # probability from which on a pixel is likely cell
+UNSURE = (0.15, 0.85)  # probabilities between these are neither cell nor background
+MOST_PIXELS = 120_000  # of a block that are looked at, evenly spread
+WARN_BELOW = 0.7  # expected F1 below which the user is told without asking
+UNKNOWN_BELOW = 0.35
+NEARLY_ALL = 0.95
+
+
+class FactCollector:
+    """Collects what the blocks of a count tell of how well it went; nothing where there is no calibration."""
+
+    def __init__(self, fit: FitCalibration | None) -> None:
+        self._fit = fit
+        self._sums = np.zeros(4)
+
+    def add(self, maps: Sequence[Maps], cells: Sequence[Cells]) -> None:
+        """Add the frames of a batch: their maps, and what was decoded from them."""
+        if self._fit is not None:
+            for one_maps, one_cells in zip(maps, cells, strict=True):
+                self._sums += _pixel_sums(one_maps, one_cells)
+
+    def expected_f1(self, cells: Cells) -> float | None:
+        """Return how well the count is expected to be; None where nothing tells, no cell was found, say."""
+        if self._fit is None or not len(cells):
+            return None
+        n_cell, n_unsure, n_taken, length = self._sums.tolist()
+        n_cell = max(n_cell, 1.0)
+        return self._fit.expected_f1(
+            {
+                "confidence": float((cells.scores * cells.areas).sum() / max(cells.areas.sum(), 1)),
+                "score_low": float(np.quantile(cells.scores, 0.1)),
+                "flow_length": length / n_cell,
+                "ambiguous": n_unsure / n_cell,
+                "left_over": 1 - min(n_taken / n_cell, 1.0),
+            }
+        )
+
+
+def _pixel_sums(maps: Maps, cells: Cells) -> NDArray[np.float64]:
+    """Return the numbers of cell, unsure and taken pixels, and the summed length of the flow on the first."""
+    probability, flow = maps["probability"][0], maps["flow"]
+    step = max(1, round((probability.size / MOST_PIXELS) ** 0.5))
+    probability, flow = probability[::step, ::step], flow[:, ::step, ::step]
+    is_cell = probability > CELL
+    is_unsure = (probability > UNSURE[0]) & (probability < UNSURE[1])
+    length = np.sqrt(np.square(flow[:, is_cell]).sum(axis=0)).clip(0, 2).sum()
+    assert cells.labels is not None
+    taken = cells.areas.sum() / prod(cells.labels.shape) * probability.size
+    return np.array([is_cell.sum(), is_unsure.sum(), taken, length], np.float64)
+
+
+def in_short(fit: float | None) -> str:
+    """Return what a fit means in a few words; empty where nothing is known.
+
+    Examples
+    --------
+    >>> in_short(0.91)
+    'about 9 of 10 right'
+    """
+    if fit is None:
+        return ""
+    if fit < UNKNOWN_BELOW:
+        return "unlike anything learned"
+    if fit >= NEARLY_ALL:
+        return "nearly all right"
+    return f"about {round(10 * fit)} of 10 right"
+
+
+def expectation(fit: float | None) -> str:
+    """Return what a fit means as a sentence, with what to do; empty where nothing is known.
+
+    Examples
+    --------
+    >>> expectation(0.91)
+    'Expect about 9 of 10 right.'
+    """
+    if fit is None:
+        return ""
+    if fit < UNKNOWN_BELOW:
+        return (
+            "This image is unlike anything this model has learned: do not trust the count. Teach it five "
+            "images: correct them and train on them."
+        )
+    sentence = f"Expect {in_short(fit)}."
+    if fit < WARN_BELOW:
+        sentence += " Look at the outlines; five corrected images would teach the model this kind."
+    return sentence
+
+
+def warning(fit: float | None) -> str:
+    """Return the same where the user has to know it without asking, else ``""``."""
+    return expectation(fit) if fit is not None and fit < WARN_BELOW else ""

@@ -1,0 +1,125 @@
+"""What a count tells of how well it went: gathered alike however the image is cut, and told in words."""
+
+import json
+
+import numpy as np
+import pytest
+
+from cellwright.core.data import Image
+from cellwright.core.tasks import run
+from cellwright.files.tables import write_provenance
+from cellwright.inference import context
+from cellwright.inference.fit import WARN_BELOW, expectation, in_short, warning
+from cellwright.inference.pipeline import count, count_with_prediction, recount
+from cellwright.inference.settings import EngineSettings
+from cellwright.models import store
+from cellwright.ops.codecs.flow import FlowSettings
+
+FACTS = ("confidence", "score_low", "flow_length", "ambiguous", "left_over")
+
+
+class Recorder:
+    """Stands in for a calibration and keeps the evidence."""
+
+    def __init__(self, answer: float = 0.8) -> None:
+        self.answer = answer
+        self.seen = []
+
+    def expected_f1(self, facts):
+        self.seen.append(facts)
+        return self.answer
+
+
+@pytest.fixture
+def model(oracle_model):
+    oracle_model.fit = Recorder()
+    return oracle_model
+
+
+def test_a_count_gathers_facts(model, blobs):
+    result = count(blobs.image, model)
+    (facts,) = model.fit.seen
+    assert result.fit == 0.8
+    assert set(facts) == set(FACTS)
+    assert facts["confidence"] == facts["score_low"] == 1
+    assert (facts["flow_length"], facts["ambiguous"]) == (0, 0)
+    assert facts["left_over"] == pytest.approx(0, abs=1e-6)
+
+
+def test_what_is_unsure_or_left_over_is_seen(model, blobs):
+    pixels = blobs.image.copy()
+    faint = blobs.labels == 1
+    pixels[faint] = 0.53  # of a probability of 0.65
+    settings = FlowSettings(min_area_px=int((blobs.labels == 2).sum() * 0.8), cell_probability=0.7)
+    count(pixels, model, settings=settings)
+    (facts,) = model.fit.seen
+    share = faint.sum() / (blobs.labels > 0).sum()
+    assert facts["ambiguous"] == pytest.approx(share, abs=1e-3)
+    assert facts["left_over"] == pytest.approx(share, abs=1e-3)
+
+
+def test_blocks_tell_what_the_whole_tells(model, draw_blobs, monkeypatch):
+    blobs = draw_blobs((400, 500))
+    count(blobs.image, model)
+    monkeypatch.setattr(context, "WHOLE_PX", 256)
+    monkeypatch.setattr(context, "BLOCK_PX", 128)
+    count(blobs.image, model, engine=EngineSettings(tile_px=128))
+    whole, blocks = model.fit.seen
+    for name in FACTS:
+        assert blocks[name] == pytest.approx(whole[name], abs=0.01), name
+
+
+@pytest.mark.parametrize("pixels", [np.zeros((64, 64)), np.pad(np.ones((2, 2)), 40)])
+def test_where_no_cell_is_found_nothing_is_told(model, pixels):
+    result = count(pixels.astype(np.float32), model)
+    assert (result.count, result.fit, model.fit.seen) == (0, None, [])
+
+
+def test_without_calibration_nothing_is_told(oracle_model, blobs):
+    result = count(blobs.image, oracle_model)
+    assert (result.fit, result.notices) == (None, ())
+    assert "expected_f1" not in result.provenance.settings
+
+
+def test_several_models_together_tell_nothing(model, blobs):
+    assert count(blobs.image, (model, model)).fit is None
+
+
+def test_what_is_told_stays_when_thresholds_change(model, blobs):
+    image = Image(blobs.image, "YX")
+    result, prediction = run(count_with_prediction(image, model))
+    again = recount(result, prediction, model, FlowSettings(min_area_px=30))
+    assert again.fit == result.fit == 0.8
+
+
+def test_provenance_and_notices_tell_it(model, blobs, tmp_path):
+    result = count(blobs.image, model)
+    assert (result.provenance.settings["expected_f1"], result.notices) == (0.8, ())
+    write_provenance(tmp_path / "a.json", result)
+    assert json.loads((tmp_path / "a.json").read_text())["fit"] == 0.8
+    model.fit.answer = 0.2
+    (notice,) = count(blobs.image, model).notices
+    assert "unlike anything" in notice
+    assert "five" in notice
+
+
+def test_words():
+    assert (expectation(None), in_short(None), warning(None)) == ("", "", "")
+    assert expectation(0.91) == "Expect about 9 of 10 right."
+    assert expectation(0.97) == "Expect nearly all right."
+    assert expectation(0.5).startswith("Expect about 5 of 10 right.")
+    assert in_short(0.1) == "unlike anything learned"
+    assert "five" in expectation(0.1)
+    assert [bool(warning(fit)) for fit in (0.1, WARN_BELOW - 0.01, WARN_BELOW, 1.0)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
+def test_shipped_models_that_tell_have_learned_what_they_tell():
+    """A calibration belongs to the weights it was made for; after new weights it has to be made anew."""
+    for entry in store.models():
+        if (entry.folder / "fit.json").exists():
+            assert store.load(entry.folder).fit is not None, entry.name
