@@ -91,7 +91,7 @@ class MeasuredCells:
         return int(self.table["edited"].sum())
 
 
-class Change(NamedTuple):
+class PixelChange(NamedTuple):
     """Labels whose pixels changed, and the box (2, axes) around these pixels."""
 
     numbers: NDArray[np.int64]
@@ -147,7 +147,7 @@ def _in_regions(
 
 
 def _measure(
-    cells: MeasuredCells, before: MeasuredCells | None, change: Change
+    cells: MeasuredCells, before: MeasuredCells | None, change: PixelChange
 ) -> Task[dict[str, NDArray[Any]]]:
     """Return the measured columns; those of cells far from a change as they are known."""
     image, others, settings = cells.snapshot.image, cells.snapshot.others, cells.settings
@@ -226,19 +226,19 @@ def _is_same_layer(snapshot: Snapshot, before: Snapshot) -> bool:
     return dict(before.provenance) == dict(snapshot.provenance)
 
 
-def _change_since(snapshot: Snapshot, before: MeasuredCells | None) -> Change:
+def _change_since(snapshot: Snapshot, before: MeasuredCells | None) -> PixelChange:
     """Return what changed in the pixels since."""
     none = np.zeros(0, np.int64)
     if before is None:
-        return Change(none, None)
+        return PixelChange(none, None)
     old, new = before.snapshot.pixels, snapshot.pixels
     assert old is not None
     assert new is not None
     places = np.nonzero(old != new)
     if not len(places[0]):
-        return Change(none, None)
+        return PixelChange(none, None)
     box = np.array([[axis.min() for axis in places], [axis.max() + 1 for axis in places]])
-    return Change(np.union1d(old[places], new[places]).astype(np.int64), box)
+    return PixelChange(np.union1d(old[places], new[places]).astype(np.int64), box)
 
 
 def _carry_features(table: "pandas.DataFrame", snapshot: Snapshot, changed: NDArray[np.int64]) -> None:
