@@ -188,7 +188,9 @@ def _entry(piece: _Piece) -> Entry:
     table = np.zeros(len(cells) + 1, np.int32)
     table[kept] = np.arange(1, len(kept) + 1)
     labels = table[cells.labels[cut]]
-    classes = None if cells.classes is None else cells.classes[kept - 1]
+    classes = cells.classes
+    if classes is not None:
+        classes = classes[kept - 1]
     is_frame = not session.metadata.has_masks
     part, name = image, plain_name(settings.name or image.name)
     if not is_whole:
@@ -237,7 +239,9 @@ def _suffix(image: Image, span: Span) -> str:
 
 def _class_names(session: AnnotationSession, cells: Cells) -> tuple[str, ...]:
     """Return a name for each class that cells have, numbered as its key where nobody named it."""
-    n = 0 if cells.classes is None else int(cells.classes.max(initial=-1)) + 1
+    n = 0
+    if cells.classes is not None:
+        n = int(cells.classes.max(initial=-1)) + 1
     return session.class_names + tuple(f"class {i + 1}" for i in range(len(session.class_names), n))
 
 

@@ -173,7 +173,9 @@ def _unpack_labels(packed: bytes, shape: Sequence[int]) -> Labels:
 
 
 def _cell_in(values: Sequence[Any] | None) -> CellMetadata | None:
-    return None if values is None else CellMetadata(*values)
+    if values is None:
+        return None
+    return CellMetadata(*values)
 
 
 def _metadata_out(metadata: AnnotationMetadata) -> list[Any]:

@@ -195,7 +195,9 @@ def _shape_of(session: AnnotationSession, number: int) -> _Shape:
     around = labels[window]
     mask = around == number
     rim = ndimage.binary_dilation(mask) & ~mask
-    contact = float((around[rim] > 0).mean()) if rim.any() else 0.0
+    contact = 0.0
+    if rim.any():
+        contact = float((around[rim] > 0).mean())
     area = float(mask.sum())
     is_cut = any(
         part.start == 0 or part.stop == length

@@ -60,8 +60,9 @@ def checked_labels(image: Image, labels: NDArray[np.integer[Any]] | None) -> Lab
             f"Labels must lie between 0 and {2**31 - 2}; got {found.min()} to {found.max()}. Number the "
             "cells from 1 on."
         )
-    is_ready = found.dtype == np.int32 and found.flags.writeable
-    return found if is_ready else found.astype(np.int32)
+    if found.dtype == np.int32 and found.flags.writeable:
+        return found
+    return found.astype(np.int32)
 
 
 def paste_labels(whole: Labels, labels: Labels, offset: Sequence[int]) -> None:

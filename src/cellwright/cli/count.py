@@ -267,28 +267,37 @@ class Table:
     def show(self, path: Path, result: Result, analysis: "Analysis | None" = None) -> None:
         """Print the row of an image."""
         from cellwright.files.tables import class_counts, plain_count
-        from cellwright.inference.fit import expectation, in_short
+        from cellwright.inference.fit import in_short
 
-        n, seconds = plain_count(result.count), result.provenance.seconds
         if self._as_json:
-            row: dict[str, Any] = {"image": str(path), "model": self._model, "count": n}
-            if result.cells.classes is not None:
-                row["classes"] = class_counts(result)
-            if result.interval:
-                row["interval"] = [round(end, 1) for end in result.interval]
-            if result.fit is not None:
-                row |= {"fit": round(result.fit, 3), "expectation": expectation(result.fit)}
-            if analysis is not None:
-                row |= analysis_row(analysis)
-            typer.echo(json.dumps({**row, "seconds": round(seconds, 3), "device": result.provenance.device}))
+            typer.echo(json.dumps(self._json_row(path, result, analysis)))
             return
         self._show_heading()
-        shown = str(n) if result.interval is None else interval_text(result)
-        self._print(str(path), self._model, shown, f"{seconds:.2f}", in_short(result.fit))
+        shown = str(plain_count(result.count))
+        if result.interval is not None:
+            shown = interval_text(result)
+        self._print(str(path), self._model, shown, f"{result.provenance.seconds:.2f}", in_short(result.fit))
         for name, number in class_counts(result).items():
             self._print("", name, str(number), "")
-        for name, number in analysis_lines(analysis) if analysis is not None else ():
-            self._print("", name, str(number), "")
+        if analysis is not None:
+            for name, number in analysis_lines(analysis):
+                self._print("", name, str(number), "")
+
+    def _json_row(self, path: Path, result: Result, analysis: "Analysis | None") -> dict[str, Any]:
+        from cellwright.files.tables import class_counts, plain_count
+        from cellwright.inference.fit import expectation
+
+        row: dict[str, Any] = {"image": str(path), "model": self._model, "count": plain_count(result.count)}
+        if result.cells.classes is not None:
+            row["classes"] = class_counts(result)
+        if result.interval:
+            row["interval"] = [round(end, 1) for end in result.interval]
+        if result.fit is not None:
+            row |= {"fit": round(result.fit, 3), "expectation": expectation(result.fit)}
+        if analysis is not None:
+            row |= analysis_row(analysis)
+        seconds = round(result.provenance.seconds, 3)
+        return {**row, "seconds": seconds, "device": result.provenance.device}
 
     def show_outcome(self, outcome: "ImageOutcome") -> None:
         """Print the row of an image of a folder, or what went wrong with it."""
@@ -305,10 +314,13 @@ class Table:
             typer.echo(json.dumps(line))
             return
         self._show_heading()
-        seconds = "earlier" if outcome.was_done else f"{row['seconds']:.2f}"
+        seconds = f"{row['seconds']:.2f}"
+        if outcome.was_done:
+            seconds = "earlier"
         self._print(str(path), self._model, str(row["count"]), seconds, in_short(row.get("fit")))
 
     def _show_heading(self) -> None:
+        """Print what the columns are, once."""
         if not self._has_heading:
             self._print("image", "model", "count", "seconds")
             self._has_heading = True

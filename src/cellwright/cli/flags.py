@@ -79,11 +79,13 @@ def _parameter(name: str, hint: Any, default: Any) -> inspect.Parameter:
     if get_origin(kind) is tuple:
         kind, default = list[str], None
     whole = "--" + name.replace("_", "-")
-    names = [f"{whole}/--no-{whole[2:]}"] if kind is bool else dict.fromkeys([_flag(name), whole])
-    usual = "" if default in (None, "") else f"  [default: {str(default).lower()}]"
-    option = typer.Option(
-        *names, min=facts.get("min"), max=facts.get("max"), help=facts.get("tooltip", "") + usual
-    )
+    names = list(dict.fromkeys([_flag(name), whole]))
+    if kind is bool:
+        names = [f"{whole}/--no-{whole[2:]}"]
+    text = facts.get("tooltip", "")
+    if default not in (None, ""):
+        text += f"  [default: {str(default).lower()}]"
+    option = typer.Option(*names, min=facts.get("min"), max=facts.get("max"), help=text)
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
     )

@@ -69,7 +69,9 @@ def heeded_interrupts() -> Iterator[Callable[[Progress], None]]:
 
 
 def _shown(label: str, stages: tuple[str, ...]) -> AbstractContextManager[Callable[[Progress], None]]:
-    return _bar(label, stages) if sys.stderr.isatty() else nullcontext(ignore)
+    if sys.stderr.isatty():
+        return _bar(label, stages)
+    return nullcontext(ignore)
 
 
 @contextmanager

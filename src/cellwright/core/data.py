@@ -195,8 +195,12 @@ class Cells:
         rows : int (M,) or bool (N,)
             Which cells to keep; none twice.
         """
-        kept = np.flatnonzero(rows) if rows.dtype == bool else np.asarray(rows, np.intp)
-        labels = self.labels
+        kept = np.asarray(rows, np.intp)
+        if rows.dtype == bool:
+            kept = np.flatnonzero(rows)
+        labels, classes = self.labels, self.classes
+        if classes is not None:
+            classes = classes[kept]
         if labels is not None:
             renumbered = np.zeros(len(self) + 1, np.int32)
             renumbered[kept + 1] = np.arange(1, len(kept) + 1)
@@ -208,7 +212,7 @@ class Cells:
             scores=self.scores[kept],
             areas=self.areas[kept],
             labels=labels,
-            classes=None if self.classes is None else self.classes[kept],
+            classes=classes,
         )
 
 

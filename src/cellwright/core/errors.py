@@ -59,4 +59,6 @@ class QueryError(CellwrightError, ValueError):
 
 def error_line(error: Exception) -> str:
     """Return an error as one line for people; one of ours explains itself, others need their type."""
-    return str(error) if isinstance(error, CellwrightError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, CellwrightError):
+        return str(error)
+    return f"{type(error).__name__}: {error}"

@@ -54,7 +54,7 @@ def flip_disagreement(
         raise SettingsError(
             "Cells are compared by a model that outlines them; this one does not. Choose flow."
         )
-    axis = image.axes.replace("C", "").index("X")
+    axis = image.label_axes.index("X")
     iou = overlaps(labels, np.flip(result.cells.labels, axis=axis))
     if 0 in iou.shape:
         return np.ones(iou.shape[0], np.float32)

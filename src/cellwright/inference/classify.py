@@ -83,12 +83,11 @@ def classify(
     OutOfMemoryError
         Not even one crop fits into memory.
     """
-    chosen = classifier if isinstance(classifier, Classifier) else load(classifier)
+    chosen = _loaded(classifier)
     classes = yield from predict_classes(result.cells, image, chosen, engine)
-    name = f"classifier-{chosen.spec.preset}" if isinstance(classifier, Classifier) else Path(classifier).name
-    facts = {"name": name, "sha256": chosen.sha256}
+    facts = {"name": f"classifier-{chosen.spec.preset}", "sha256": chosen.sha256}
     if not isinstance(classifier, Classifier):
-        facts["reference"] = str(classifier)
+        facts |= {"name": Path(classifier).name, "reference": str(classifier)}
     settings = {
         **result.provenance.settings,
         "classes": list(classes.names),
@@ -99,6 +98,12 @@ def classify(
         cells=replace(result.cells, classes=classes.numbers),
         provenance=replace(result.provenance, settings=settings),
     )
+
+
+def _loaded(classifier: ClassifierChoice) -> Classifier:
+    if isinstance(classifier, Classifier):
+        return classifier
+    return load(classifier)
 
 
 def predict_classes(
@@ -116,7 +121,7 @@ def predict_classes(
     Parameters and errors are those of :func:`classify`.
     """
     yield Progress("classes", 0, len(cells))
-    chosen = classifier if isinstance(classifier, Classifier) else load(classifier)
+    chosen = _loaded(classifier)
     spec = chosen.spec
     parts = frames(image, engine.channel)
     where = _frame_of(cells.points, parts, image)

@@ -232,7 +232,9 @@ def references_of(model: ModelChoices) -> list[str]:
 
 
 def _as_tuple(model: ModelChoices) -> tuple[ModelChoice, ...]:
-    return model if isinstance(model, tuple) else (model,)
+    if isinstance(model, tuple):
+        return model
+    return (model,)
 
 
 def _name(choice: ModelChoice) -> str:

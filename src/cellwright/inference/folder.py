@@ -250,7 +250,9 @@ def _done_before(image: ListedImage, output: Path, counter: Counter[Any]) -> Ima
         is_whole = all((output / name).stat().st_size == size for name, size in kept["files"].items())
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return ImageOutcome(image, kept["row"], was_done=True) if is_same and is_whole else None
+    if not (is_same and is_whole):
+        return None
+    return ImageOutcome(image, kept["row"], was_done=True)
 
 
 def _mark_done(

@@ -169,15 +169,18 @@ class PointPredictor:
         labels = window.cells.labels
         assert labels is not None  # as _probability_map made sure
         number = labels[tuple(np.floor(at + 0.5).astype(int) - window.corner)]
-        return _cell_in(window, labels, int(number)) if number else None
+        if not number:
+            return None
+        return _cell_in(window, labels, int(number))
 
     def encode(self, point: ArrayLike | None = None) -> Task[None]:
         """Run the network where the point is (the middle when not given), unless that was done before.
 
         Prompts do so by themselves; a task of its own lets a widget show progress and stay alive.
         """
-        middle = (np.array(self.shape) - 1) / 2
-        (at,) = check_points(np.asarray(middle if point is None else point)[np.newaxis], self.shape)
+        if point is None:
+            point = (np.array(self.shape) - 1) / 2
+        (at,) = check_points(np.asarray(point)[np.newaxis], self.shape)
         if self._known(at):
             return
         yield Progress("load", 0, 1)
@@ -252,7 +255,7 @@ def _index(frame: tuple[int, ...], lead_shape: tuple[int, ...]) -> int:
             f"frame must have an index for each axis before YX, of lengths {lead_shape}; got {frame}. Choose "
             "a frame of the image."
         )
-    return int(np.ravel_multi_index(frame, lead_shape)) if lead_shape else 0
+    return int(np.ravel_multi_index(frame, lead_shape))
 
 
 def _sample(window: Window, points: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -114,8 +114,10 @@ def as_python(recipe: Recipe | Result) -> str:
         recipe = recipe_of(recipe)
     script = _Script()
     script.add("cellwright.files.images", "read_image")
-    axes = f", axes={recipe.axes!r}" if recipe.axes else ""
-    script.lines.append(f"image = read_image({recipe.image!r}{axes})")
+    reading = repr(recipe.image)
+    if recipe.axes:
+        reading += f", axes={recipe.axes!r}"
+    script.lines.append(f"image = read_image({reading})")
     models: Any = recipe.models
     if len(models) == 1:
         models = models[0]
@@ -200,9 +202,12 @@ def as_command(recipe: Recipe | Result) -> str:
 def _flag(name: str, value: Any) -> list[str]:
     flag = "--" + name.replace("_", "-")
     if isinstance(value, bool):
-        return [flag if value else f"--no-{flag[2:]}"]
-    values = value if isinstance(value, tuple) else (value,)
-    return [word for one in values for word in (flag, str(one))]
+        if not value:
+            flag = f"--no-{flag[2:]}"
+        return [flag]
+    if not isinstance(value, tuple):
+        value = (value,)
+    return [word for one in value for word in (flag, str(one))]
 
 
 def _changed(settings: Any) -> dict[str, Any]:
@@ -328,7 +333,9 @@ def read_inputs(files: InputFiles, image: Image, rule: str = "centre") -> Analys
     regions = None
     if included or excluded:
         regions = RegionSet(tuple(included), tuple(excluded), rule)  # type: ignore[arg-type]
-    nuclei = read_label_image(path(files.nuclei), image) if files.nuclei else None
+    nuclei = None
+    if files.nuclei:
+        nuclei = read_label_image(path(files.nuclei), image)
     others = dict(text.split("=", 1) for text in files.other)
     return AnalysisInputs(regions, nuclei, {name: read_image(path(text)) for name, text in others.items()})
 

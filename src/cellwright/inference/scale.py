@@ -49,7 +49,9 @@ class ScaleTrial(NamedTuple):
     @property
     def cells(self) -> list[Cells]:
         """The cells of each frame."""
-        return self.predicted.decoded if self.predicted else []
+        if self.predicted is None:
+            return []
+        return self.predicted.decoded
 
 
 def estimate_scale(context: CountContext, at: float = 0.5) -> Task[ScaleTrial]:
@@ -146,7 +148,9 @@ def zoom_of_small(cells: Sequence[Cells], spec: ModelSpec) -> float:
     if len(areas) < MANY_CELLS or any(one.labels is None for one in cells):
         return 1.0
     middle = _diameter(areas[len(areas) // 2])
-    return _zoom_to(middle, spec) if middle < SMALL * spec.diameter_range_px[0] else 1.0
+    if middle >= SMALL * spec.diameter_range_px[0]:
+        return 1.0
+    return _zoom_to(middle, spec)
 
 
 def zoom_of_density(blocks: Sequence[DensityBlock], spec: ModelSpec) -> float:

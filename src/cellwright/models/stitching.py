@@ -79,7 +79,7 @@ class CellStitcher:
 
     def add(self, frame: int, block: Tile, decoded: Cells) -> None:
         """Add the cells of one block of frame ``frame``; they are in pixels of the block's window."""
-        lead = np.unravel_index(frame, self.lead_shape) if self.lead_shape else ()
+        lead = np.unravel_index(frame, self.lead_shape)
         corner = np.array([part.start for part in block.read], np.float32)
         is_whole = tuple(part.stop - part.start for part in block.read) == self.shape
         if self._labels is not None:

@@ -91,10 +91,11 @@ def boxes_of(labels: Labels) -> dict[int, Box]:
 
 def padded(box: Box, margin: Sequence[int] | int, shape: tuple[int, ...]) -> Box:
     """Return the box with a margin in voxels on every side, within the array."""
-    margins = (margin,) * len(box) if isinstance(margin, int) else margin
+    if isinstance(margin, int):
+        margin = (margin,) * len(box)
     return tuple(
         slice(max(0, part.start - extra), min(length, part.stop + extra))
-        for part, extra, length in zip(box, margins, shape, strict=True)
+        for part, extra, length in zip(box, margin, shape, strict=True)
     )
 
 
@@ -134,7 +135,9 @@ def cell_in(labels: Labels, number: int, box: Box | None, margin: Sequence[int] 
 
 def new_number(labels: Labels, new: int | None) -> int:
     """Return the number of a new cell: the one that was asked for, else one above all others."""
-    return int(labels.max(initial=0)) + 1 if new is None else new
+    if new is not None:
+        return new
+    return int(labels.max(initial=0)) + 1
 
 
 def vertices_of(points: NumpyLike, ndim: int) -> NDArray[np.float64]:

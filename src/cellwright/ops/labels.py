@@ -72,8 +72,9 @@ def keep(labels: Labels, wanted: NDArray[np.bool_]) -> Labels:
 def relabel(labels: NDArray[np.integer]) -> Labels:
     """Return labels renumbered 1..N without gaps, in their old order."""
     ids, inverse = np.unique(labels, return_inverse=True)
-    shift = 0 if ids.size and ids[0] == 0 else 1
-    renumbered: Labels = (inverse.reshape(labels.shape) + shift).astype(np.int32)
+    if not ids.size or ids[0] != 0:
+        inverse = inverse + 1  # there is no background, so the first number is a cell
+    renumbered: Labels = inverse.reshape(labels.shape).astype(np.int32)
     return renumbered
 
 

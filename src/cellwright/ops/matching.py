@@ -34,19 +34,26 @@ class Match:
     def average_precision(self) -> float:
         """TP / (TP + FP + FN); 1 when there is nothing to find and nothing was found."""
         union = self.n_predicted + self.n_true - self.true_positives
-        return self.true_positives / union if union else 1.0
+        return _ratio(self.true_positives, union)
 
     @property
     def f1(self) -> float:
         """2 TP / (2 TP + FP + FN)."""
         total = self.n_predicted + self.n_true
-        return 2 * self.true_positives / total if total else 1.0
+        return _ratio(2 * self.true_positives, total)
 
     @property
     def panoptic_quality(self) -> float:
         """Sum of the IoU of matched pairs / (TP + FP/2 + FN/2)."""
         total = self.n_predicted + self.n_true
-        return 2 * self.iou_sum / total if total else 1.0
+        return _ratio(2 * self.iou_sum, total)
+
+
+def _ratio(found: float, wanted: int) -> float:
+    """Return one over the other; 1 where nothing was to be found and nothing was."""
+    if not wanted:
+        return 1.0
+    return found / wanted
 
 
 def overlaps(predicted: Labels, truth: Labels) -> csr_array:

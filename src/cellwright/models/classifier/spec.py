@@ -153,7 +153,9 @@ def find_classifier(name: str | Path) -> Path:
     for folder in folders:
         if (folder / CLASSIFIER).exists():
             return folder
-    problem = f"the folder {folders[0]} has no {CLASSIFIER}" if folders else f"{str(name)!r}"
+    problem = repr(str(name))
+    if folders:
+        problem = f"the folder {folders[0]} has no {CLASSIFIER}"
     raise CheckpointError(
         f"Classifier must be a folder or one of: {known}; got {problem}. Choose one of these, or train your "
         "own; a model that counts gives no classes."

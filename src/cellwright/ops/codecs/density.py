@@ -142,7 +142,9 @@ def mean_diameter(density: NDArray[np.float32], foreground: NDArray[np.float32])
         Probability that a pixel belongs to a cell.
     """
     n_cells = float(density.sum(dtype=np.float64))
-    return sqrt(4 / pi * np.count_nonzero(foreground > FOREGROUND) / n_cells) if n_cells > 0 else 0.0
+    if n_cells <= 0:
+        return 0.0
+    return sqrt(4 / pi * np.count_nonzero(foreground > FOREGROUND) / n_cells)
 
 
 class _Pieces(NamedTuple):

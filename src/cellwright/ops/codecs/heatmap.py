@@ -241,7 +241,9 @@ def _drawn_cell(
     for axis, length in enumerate(extent):
         blurred = _centred_filter(blurred, max(1, int(BLUR * length)), axis)
     peak = blurred.max()
-    return blurred / peak if peak > 0 else blurred, (int(corner[0]), int(corner[1]))
+    if peak > 0:
+        blurred = blurred / peak
+    return blurred, (int(corner[0]), int(corner[1]))
 
 
 def _centred_filter(values: NDArray[np.float32], size: int, axis: int) -> NDArray[np.float32]:

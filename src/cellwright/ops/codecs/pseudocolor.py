@@ -144,7 +144,10 @@ def bright(neighbour: NDArray[Any], settings: ColourSettings = REFERENCE) -> NDA
     ordered = np.sort(blurred, axis=None)
     above = 1 - np.searchsorted(ordered, thresholds, side="right") / ordered.size
     fits = np.flatnonzero((above > 0) & (above <= settings.adjacent_mean))
-    return np.asarray(blurred > thresholds[fits[0] if len(fits) else -1])
+    threshold = thresholds[-1]
+    if len(fits):
+        threshold = thresholds[fits[0]]
+    return np.asarray(blurred > threshold)
 
 
 @dataclass(frozen=True, slots=True)

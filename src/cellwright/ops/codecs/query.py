@@ -71,7 +71,9 @@ def labels_to_depth(labels: Labels) -> NDArray[np.float32]:
             for part, n in zip(place, labels.shape, strict=True)
         )
         inside = labels[grown] == number
-        distance = ndimage.distance_transform_edt(inside) if not inside.all() else inside.astype(np.float64)
+        distance = inside.astype(np.float64)  # a cell without a rim in the image is as deep everywhere
+        if not inside.all():
+            distance = ndimage.distance_transform_edt(inside)
         np.copyto(depth[grown], (distance / distance.max()).astype(np.float32), where=inside)
     return depth[np.newaxis]
 

@@ -44,7 +44,9 @@ def guess_axes(shape: tuple[int, ...], dtype: DTypeLike = np.uint8) -> str:
     if n == 5:
         return "TZCYX" if shape[2] <= MOST_CHANNELS else "TCZYX"
     if n == 4:
-        return "ZCYX" if shape[1] <= MOST_CHANNELS else "CZYX" if shape[0] <= MOST_CHANNELS else "TZYX"
+        if shape[1] <= MOST_CHANNELS:
+            return "ZCYX"
+        return "CZYX" if shape[0] <= MOST_CHANNELS else "TZYX"
     if n == 3:
         return "CYX" if shape[0] <= MOST_CHANNELS else "ZYX"
     return "YX"
@@ -81,7 +83,7 @@ class Frames:
 
     def read(self, index: int, window: Window) -> NDArray[Any]:
         """Return one window (rows, columns) of frame ``index``: (channels, Y, X), in the image's own type."""
-        lead = np.unravel_index(index, self.lead_shape) if self.lead_shape else ()
+        lead = np.unravel_index(index, self.lead_shape)
         return self._take((*(int(i) for i in lead), *window))
 
     def sample(self, limit: int = SAMPLE_PIXELS) -> NDArray[Any]:

@@ -24,9 +24,10 @@ def resize(maps: NDArray[np.float32], shape: Shape) -> NDArray[np.float32]:
         return maps
     factors = [new / old for new, old in zip(shape, maps.shape[-2:], strict=True)]
     blur = [0.0, *(max(0.0, (1 / factor - 1) / 2) for factor in factors)]
-    smooth = ndimage.gaussian_filter(maps, blur, mode="nearest") if any(blur) else maps
+    if any(blur):
+        maps = ndimage.gaussian_filter(maps, blur, mode="nearest")
     resized: NDArray[np.float32] = ndimage.zoom(
-        smooth, [1.0, *factors], order=1, mode="nearest", grid_mode=True
+        maps, [1.0, *factors], order=1, mode="nearest", grid_mode=True
     )
     return resized
 
@@ -64,8 +65,12 @@ def resize_annotation(annotation: Annotation, shape: Shape) -> Annotation:
     if annotation.labels is not None:
         resized = resize_labels(annotation.labels, shape)
         left = np.bincount(resized.ravel(), minlength=len(annotation.points) + 1)[1:] > 0
-        classes = None if annotation.classes is None else annotation.classes[left]
+        classes = annotation.classes
+        if classes is not None:
+            classes = classes[left]
         return replace(annotate(keep(resized, left)), classes=classes, is_complete=annotation.is_complete)
     factors = np.array([new / old for new, old in zip(shape, annotation.shape, strict=True)], np.float32)
-    boxes = None if annotation.boxes is None else annotation.boxes * factors
+    boxes = annotation.boxes
+    if boxes is not None:
+        boxes = boxes * factors
     return replace(annotation, shape=shape, points=(annotation.points + 0.5) * factors - 0.5, boxes=boxes)

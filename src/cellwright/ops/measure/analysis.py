@@ -230,7 +230,9 @@ def analysis_task(
     thresholds, copositive = _marked(table, settings, image)
     if settings.track:
         yield Progress("track", 0, 1)
-    tracks = _tracked(table, result, settings)
+    tracks, lineages = _tracked(table, result, settings), None
+    if tracks is not None:
+        lineages = tracks.lineage_table(settings.frame_interval_s)
     return Analysis(
         result=result,
         table=table,
@@ -240,7 +242,7 @@ def analysis_task(
         copositive=copositive,
         nuclei=nuclei,
         tracks=tracks,
-        lineages=None if tracks is None else tracks.lineage_table(settings.frame_interval_s),
+        lineages=lineages,
         notices=tuple(notices),
     )
 

@@ -22,6 +22,7 @@ from cellwright.core.data import (
     Provenance,
     Result,
     known_sizes,
+    without_channels,
 )
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Progress, Task, run
@@ -185,7 +186,9 @@ def as_image(image: Image | ArrayLike, axes: str = "") -> Image:
     """Return an array as an image with the axes given, as far as they fit, or those its shape tells."""
     if isinstance(image, Image):
         return image
-    array = image if hasattr(image, "shape") else np.asarray(image)
+    array = image
+    if not hasattr(array, "shape"):
+        array = np.asarray(array)
     if len(axes) != len(array.shape):
         axes = guess_axes(tuple(array.shape), array.dtype)
     return Image(array, axes)
@@ -248,7 +251,7 @@ def _numbers_in(labels: Labels) -> NDArray[np.intp]:
 
 def label_axes(result: Result) -> str:
     """Return the axes of a result's points and labels, without leading ones of length 1 that were dropped."""
-    axes = result.provenance.axes.replace("C", "")
+    axes = without_channels(result.provenance.axes)
     return axes[len(axes) - result.cells.points.shape[1] :]
 
 
@@ -365,9 +368,9 @@ def _ordered(found: Columns, keys: Sequence[str]) -> Iterator[tuple[str, NDArray
 
 def _full_name(key: str, *, is_known: bool) -> str:
     """Return the name of a column with the unit of its numbers."""
-    units = COLUMNS[key].units if key in COLUMNS else ()
-    if not units:
+    if key not in COLUMNS or not COLUMNS[key].units:
         return key
+    units = COLUMNS[key].units
     micrometres = [unit for unit in units if unit.startswith("um")]
     if micrometres and is_known:
         return f"{key}_{micrometres[0]}"

@@ -86,8 +86,10 @@ class ShapeRegion:
         return inside
 
     def _places(self, n_lead: int) -> tuple[int | None, ...]:
+        if not n_lead:
+            return ()
         missing = (None,) * (n_lead - len(self.index))
-        return (*missing, *self.index)[-n_lead:] if n_lead else ()
+        return (*missing, *self.index)[-n_lead:]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -152,7 +154,10 @@ class RegionSet:
         names: list[str] = []
         for region in self.included:
             n_before = sum(other.name == region.name for other in self.included[: len(names)])
-            names.append(f"{region.name} ({n_before + 1})" if n_before else region.name)
+            name = region.name
+            if n_before:
+                name = f"{name} ({n_before + 1})"
+            names.append(name)
         return tuple(names)
 
     def mask(self, number: int, index: tuple[int, ...], shape: tuple[int, int]) -> Mask:

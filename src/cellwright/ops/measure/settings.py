@@ -123,7 +123,9 @@ class AnalysisSettings:
     @property
     def measuring(self) -> MeasureSettings:
         """What is measured, with what the rules for positive cells need."""
-        wanted = (*self.measure, *(["intensity_mean"] if self.positive else []))
+        wanted = list(self.measure)
+        if self.positive:
+            wanted.append("intensity_mean")
         return MeasureSettings(tuple(dict.fromkeys(wanted)), self.ring_gap_px, self.ring_width_px)
 
     @property

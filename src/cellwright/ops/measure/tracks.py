@@ -173,14 +173,14 @@ def track_cells(
             f"Cells are tracked in time series with axes TYX or TZYX; got {axes!r}. Name the axes, "
             "or leave tracking out."
         )
-    sides = np.ones(len(axes) - 1)
+    sides, unit = np.ones(len(axes) - 1), "px"
     if pixel_size_um:
-        sides = np.asarray(pixel_size_um, np.float64)
+        sides, unit = np.asarray(pixel_size_um, np.float64), "um"
     frames = np.rint(cells.points[:, 0]).astype(np.int64)
     positions = cells.points[:, 1:].astype(np.float64) * sides
     links = _links(cells, frames, positions / sides[-1], settings)
     numbers, parents = _numbered(frames, links)
-    return Tracks(numbers, parents, frames, positions, "um" if pixel_size_um else "px")
+    return Tracks(numbers, parents, frames, positions, unit)
 
 
 def _links(
@@ -256,6 +256,9 @@ def _numbered(
         if mother is not None and len(following[mother]) == 1:
             numbers[row] = numbers[mother]
             continue
-        parents.append(0 if mother is None else int(numbers[mother]))
+        parent = 0
+        if mother is not None:
+            parent = int(numbers[mother])
+        parents.append(parent)
         numbers[row] = len(parents)
     return numbers, np.array(parents, np.int32)

@@ -106,7 +106,9 @@ def camera(
     noisy = light + sigma * rng.standard_normal(light.shape, dtype=np.float32)
     top = 255 if bits == 8 else 65535
     counts = np.clip(np.rint(noisy * top), 0, top)
-    return counts.astype(np.uint8) if bits == 8 else counts.astype(np.uint16)
+    if bits == 8:
+        return counts.astype(np.uint8)
+    return counts.astype(np.uint16)
 
 
 def _spline_axis(field: Field, axis: int, at: Numbers) -> Field:

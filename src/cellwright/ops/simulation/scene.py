@@ -76,7 +76,9 @@ def stamp(outlines: CellOutlines, shape: Sequence[int], style: Style) -> Scene:
 def _box(centre: Rows, reach: Rows, shape: Sequence[int]) -> tuple[slice, ...] | None:
     low = np.maximum(np.floor(centre - reach), 0).astype(int)
     high = np.minimum(np.ceil(centre + reach) + 1, shape).astype(int)
-    return tuple(slice(a, b) for a, b in zip(low, high, strict=True)) if (low < high).all() else None
+    if (low >= high).any():
+        return None
+    return tuple(slice(a, b) for a, b in zip(low, high, strict=True))
 
 
 def _grid(box: tuple[slice, ...], scale: Rows) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,20 +100,33 @@ def draw_outlines(n_cells: int, shape: Sequence[int], style: Style, rng: np.rand
     )
 
 
+class _Dividing(NamedTuple):
+    """What dividing cells look like: ranges to draw from, and a factor of the waves of their outlines."""
+
+    elongation: tuple[float, float]
+    shrink: tuple[float, float]
+    gap: tuple[float, float]
+    waves: float
+
+
+PLATE = _Dividing((1.6, 3.2), (0.5, 0.7), (1.1, 2.2), 3.0)
+BALL = _Dividing((1.0, 1.15), (0.6, 0.85), (0.92, 1.0), 0.5)
+
+
 def with_daughters(outlines: CellOutlines, rng: np.random.Generator, *, condensed: bool) -> CellOutlines:
     """Return the outlines with dividing cells as plates (``condensed``) or balls, half of them in two."""
     rows = np.flatnonzero(outlines.dividing)
     if not len(rows):
         return outlines
     n, split = len(rows), rng.random(len(rows)) < 0.5
-    elongation = rng.uniform(1.6, 3.2, n) if condensed else rng.uniform(1.0, 1.15, n)
-    shrink = rng.uniform(0.5, 0.7, n) if condensed else rng.uniform(0.6, 0.85, n)
+    kind = PLATE if condensed else BALL
+    elongation, shrink = rng.uniform(*kind.elongation, n), rng.uniform(*kind.shrink, n)
     stretch = _stretch(elongation, outlines.centres.shape[1])
     radii = outlines.radii[rows] * shrink * np.where(split, 0.8, 1.0)
-    gap = rng.uniform(1.1, 2.2, n) if condensed else rng.uniform(0.92, 1.0, n)
+    gap = rng.uniform(*kind.gap, n)
     step = outlines.axes[rows, 1] * (radii * stretch[:, 1] * gap * split)[:, None]
     waves = outlines.waves[rows].copy()
-    waves[..., -2] *= 3.0 if condensed else 0.5
+    waves[..., -2] *= kind.waves
     first = replace(
         outlines.take(rows),
         centres=outlines.centres[rows] + step,
@@ -156,12 +170,11 @@ def _density(extent: Rows, style: Style, rng: np.random.Generator) -> NDArray[np
     shape = tuple(np.clip(extent / style.diameter_px, 2, 64).astype(int))
     noise = smooth_noise(shape, max(max(shape) / rng.uniform(2.0, 4.0), 1.0), rng)
     if style.variant == "epithelium":
-        chance = np.exp(-((noise / 0.25) ** 2))
+        chance, strength = np.exp(-((noise / 0.25) ** 2)), 0.97
     elif style.variant == "colonies":
-        chance = (noise > 0.2).astype(np.float32)
+        chance, strength = (noise > 0.2).astype(np.float32), 0.97
     else:
-        chance = 1.0 / (1.0 + np.exp(-6.0 * noise))
-    strength = 0.97 if style.variant in ("epithelium", "colonies") else style.patchiness
+        chance, strength = 1.0 / (1.0 + np.exp(-6.0 * noise)), style.patchiness
     return np.asarray(1.0 - strength + strength * chance, np.float32)
 
 

@@ -136,13 +136,15 @@ def interior(scene: Scene, style: Style, rng: np.random.Generator) -> Field:
 def dots(scene: Scene, style: Style, rng: np.random.Generator, *, holes: bool) -> Field:
     """Return nucleoli (``holes``) or bright spots of all cells, heights about 0.6."""
     outlines, ndim = scene.outlines, scene.labels.ndim
-    many = rng.poisson(style.holes if holes else style.spots, len(outlines))
+    mean, low, high = style.spots, 0.04, 0.14
+    if holes:
+        mean, low, high = style.holes, 0.08, 0.25
+    many = rng.poisson(mean, len(outlines))
     rows = np.repeat(np.arange(len(outlines)), many)
     step = rng.standard_normal((len(rows), ndim))
     step *= (rng.random(len(rows)) ** (1 / ndim) * 0.75 / np.linalg.norm(step, axis=1))[:, None]
     radii = outlines.radii[rows]
     step = np.einsum("nd,nde->ne", step * outlines.stretch[rows], outlines.axes[rows]) * radii[:, None]
-    low, high = (0.08, 0.25) if holes else (0.04, 0.14)
     sigma = np.maximum(radii * rng.uniform(low, high, len(rows)), 0.7)
     scale = _voxels(ndim, style, 1.0)
     points = (outlines.centres[rows] + step) * scale
@@ -350,8 +352,7 @@ def simulate(
     """
     shape = _checked(look, shape, n_cells)
     style = _style(look, rng, diameter_px, style)
-    n_wanted = _expected_count(shape, style) if n_cells is None else n_cells
-    outlines = draw_outlines(n_wanted, shape, style, rng)
+    outlines = draw_outlines(_n_wanted(n_cells, shape, style), shape, style, rng)
     outlines = with_daughters(outlines, rng, condensed=look in CONDENSED)
     return _painted(look, stamp(outlines, shape, style), style, rng)
 
@@ -373,8 +374,8 @@ def simulate_movie(
     n_frames, *plane = _checked("fluorescence", shape, n_cells)
     _checked(look, plane, n_cells)
     style = _style(look, rng, diameter_px, style)
-    n_wanted = _expected_count(tuple(plane), style) if n_cells is None else n_cells
-    outlines = with_daughters(draw_outlines(n_wanted, plane, style, rng), rng, condensed=look in CONDENSED)
+    outlines = draw_outlines(_n_wanted(n_cells, plane, style), plane, style, rng)
+    outlines = with_daughters(outlines, rng, condensed=look in CONDENSED)
     step = style.diameter_px * rng.normal(0, 0.08, outlines.centres.shape)
     shaky = style.diameter_px * rng.normal(0, 0.03, (n_frames, *outlines.centres.shape))
     ways = [outlines.centres + step * t + shaky[t] for t in range(n_frames)]
@@ -390,7 +391,9 @@ def simulate_movie(
 def _style(look: str, rng: np.random.Generator, diameter_px: float | None, style: Style | None) -> Style:
     if style is None:
         return draw_style(look, rng, diameter_px=diameter_px)
-    return style if diameter_px is None else replace(style, diameter_px=float(diameter_px))
+    if diameter_px is None:
+        return style
+    return replace(style, diameter_px=float(diameter_px))
 
 
 def _painted(look: str, scene: Scene, style: Style, rng: np.random.Generator) -> Simulation:
@@ -412,7 +415,12 @@ def _checked(look: str, shape: Sequence[int], n_cells: int | None) -> tuple[int,
     return shape
 
 
-def _expected_count(shape: tuple[int, ...], style: Style) -> int:
+def _n_wanted(n_cells: int | None, shape: Sequence[int], style: Style) -> int:
+    """Return the number that was asked for, else the one that gives the coverage of the style."""
+    if n_cells is not None:
+        return n_cells
     radius = style.diameter_px / 2
-    one = np.pi * radius**2 if len(shape) == 2 else 4 / 3 * np.pi * radius**3 / style.z_step
+    one = np.pi * radius**2
+    if len(shape) == 3:
+        one = 4 / 3 * np.pi * radius**3 / style.z_step
     return int(np.ceil(style.coverage * np.prod(shape) / one))

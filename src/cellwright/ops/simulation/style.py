@@ -116,7 +116,9 @@ def draw_style(look: str, rng: np.random.Generator, *, diameter_px: float | None
     """
     if look not in _DRAWS:
         raise SettingsError(f"look must be one of {', '.join(_DRAWS)}; got {look!r}.")
-    diameter = float(_log_uniform(rng, 8.0, 60.0)) if diameter_px is None else float(diameter_px)
+    if diameter_px is None:
+        diameter_px = _log_uniform(rng, 8.0, 60.0)
+    diameter = float(diameter_px)
     _check_diameter(diameter)
     return _DRAWS[look](diameter, rng)
 
@@ -220,7 +222,9 @@ def _tissue(diameter: float, rng: np.random.Generator) -> Style:
 
 
 def _phase(diameter: float, rng: np.random.Generator) -> Style:
-    spread = rng.random() < 0.6
+    variant, stretch, roughness = "round", (1.2, 0.15), (0.01, 0.05)
+    if rng.random() < 0.6:
+        variant, stretch, roughness = "spread", (2.0, 0.5), (0.06, 0.16)
     return Style(
         diameter_px=diameter,
         coverage=_log_uniform(rng, 0.05, 0.6),
@@ -228,11 +232,11 @@ def _phase(diameter: float, rng: np.random.Generator) -> Style:
         spacing=rng.uniform(0.8, 1.1),
         patchiness=_sometimes(rng, 0.5, 0.2, 1.0),
         size_spread=rng.uniform(0.1, 0.35),
-        elongation=_elongation(rng.gamma(2.0, 0.5) if spread else rng.gamma(1.2, 0.15), diameter),
+        elongation=_elongation(rng.gamma(*stretch), diameter),
         alignment=_sometimes(rng, 0.3, 0.5, 1.0),
-        roughness=rng.uniform(0.06, 0.16) if spread else rng.uniform(0.01, 0.05),
+        roughness=rng.uniform(*roughness),
         notches=_sometimes(rng, 0.5, 0.1, 0.5),
-        spikes=rng.uniform(0.5, 4.0) if spread else 0.0,
+        spikes=rng.uniform(0.5, 4.0) if variant == "spread" else 0.0,
         dividing=_sometimes(rng, 0.6, 0.02, 0.25),
         brightness_spread=rng.uniform(0.1, 0.4),
         texture=rng.uniform(0.2, 0.9),
@@ -250,7 +254,7 @@ def _phase(diameter: float, rng: np.random.Generator) -> Style:
         read_noise=_log_uniform(rng, 0.002, 0.02),
         bits=int(rng.choice([8, 16])),
         gain=rng.uniform(0.5, 1.0),
-        variant="spread" if spread else "round",
+        variant=variant,
     )
 
 

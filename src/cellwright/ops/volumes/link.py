@@ -228,7 +228,7 @@ def link_cells(
         )
     if cells.labels is None:
         raise TypeError("Slices are linked by their labels; got cells without.")
-    volumes = cells.labels if axes == "TZYX" else cells.labels[np.newaxis]
+    volumes = cells.labels.reshape(-1, *cells.labels.shape[-3:])
     found = np.zeros(volumes.shape, np.int32)
     n = 0
     for time, volume in enumerate(volumes):

@@ -98,4 +98,6 @@ class Exporter(QObject):
 
 def proposed(chosen: Format, session: AnnotationSession) -> str:
     """Return a name for the file of a session: the image's, ending as the format's files do."""
-    return session.image.name + (chosen.extensions[0] if chosen.extensions else f"_{chosen.name}")
+    if chosen.extensions:
+        return session.image.name + chosen.extensions[0]
+    return f"{session.image.name}_{chosen.name}"

@@ -41,10 +41,10 @@ class MirrorCheck(QObject):
 
     def check(self) -> bool:
         """Begin, unless a check is under way or nothing is open; return whether it began."""
-        session, channel = self._model.session, self._model.channel
+        session = self._model.session
         if session is None or self._job.is_busy:
             return False
-        engine = EngineSettings(channel=channel.index if channel else None)
+        engine = EngineSettings(channel=self._model.channel_index)
         self._job.start(check_task(session.copy(), engine), self._on_checked)
         return True
 

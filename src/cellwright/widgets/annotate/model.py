@@ -44,6 +44,13 @@ class AnnotateModel:
             return None
         return self.context.session
 
+    @property
+    def channel_index(self) -> int | None:
+        """The number of the channel that is annotated; None takes colours together."""
+        if self.channel is None:
+            return None
+        return self.channel.index
+
     def open(self, opened: OpenedSession) -> None:
         """Finish what is open, show another session, and give mouse and keys to it."""
         self.finish()

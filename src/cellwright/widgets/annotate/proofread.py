@@ -201,8 +201,10 @@ def images_of(folder: Path) -> list[Path]:
         It cannot be read, or holds no image.
     """
     inner = folder / "images"
+    if not inner.is_dir():
+        inner = folder
     try:
-        paths = sorted((inner if inner.is_dir() else folder).iterdir())
+        paths = sorted(inner.iterdir())
     except OSError as error:
         raise ReadError(
             f"Expected a folder of images at {folder}; got: {error.strerror or error}. Choose another."
@@ -292,8 +294,8 @@ class Proofreader(QObject):
             return
         self.folder, self.images, self.tallies, self.index = folder, images, tallies, -1
         self._show()
-        open_ones = [index for index, path in enumerate(images) if not self._is_done(path.stem)]
-        self.go_to(open_ones[0] if open_ones else 0)
+        open_ones = (index for index, path in enumerate(images) if not self._is_done(path.stem))
+        self.go_to(next(open_ones, 0))
 
     def _is_done(self, name: str) -> bool:
         tally = self.tallies.get(name, Tally())
@@ -436,7 +438,10 @@ class Proofreader(QObject):
             item.setData(Qt.ItemDataRole.CheckStateRole, mark)
         files.setCurrentRow(self.index)
         files.setVisible(n > 0)
-        part.folder.setText(f"Folder · {self.folder.name}" if self.folder else "Choose a folder…")
+        if self.folder is None:
+            part.folder.setText("Choose a folder…")
+        else:
+            part.folder.setText(f"Folder · {self.folder.name}")
         for button in (part.previous_image, part.next_image):
             button.setVisible(n > 0)
         part.previous_image.setEnabled(self.index > 0 and self.job is None)

@@ -245,7 +245,7 @@ class AnnotateWidget(QWidget):
             tools.goes_through_slices = self.panel.settings.through.isChecked()
             adder.diameter_px = self.panel.settings.diameter.value()
             adder.uses_model = self.panel.settings.ask_model.isChecked()
-            adder.channel = self.model.channel.index if self.model.channel else None
+            adder.channel = self.model.channel_index
 
     def show_keys(self) -> None:
         """Show the cheat sheet, or close it."""

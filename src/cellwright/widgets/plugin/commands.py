@@ -101,7 +101,9 @@ def choose_classifier() -> str:
     if len(choices) == 1:
         return next(iter(choices.values()))
     title, is_chosen = QInputDialog.getItem(None, "Classify", "Classes", list(choices), editable=False)
-    return choices[title] if is_chosen else ""
+    if not is_chosen:
+        return ""
+    return choices[title]
 
 
 def _run(task: Task[Any], on_returned: Callable[[Any], None], description: str, what: str) -> Job:
@@ -175,7 +177,10 @@ def marked_cells(viewer: Any, layer: Layer | None) -> Marked:
         got = "no layer" if layer is None else f"{type(layer).__name__} layer {layer.name!r}"
         raise WrongLayerError(f"Select a Points or Labels layer whose cells are to get classes; got {got}.")
     image_layer = _image_under(viewer, layer)
-    points, boxes, areas, numbers = _read_points(layer) if isinstance(layer, Points) else _read_labels(layer)
+    if isinstance(layer, Points):
+        points, boxes, areas, numbers = _read_points(layer)
+    else:
+        points, boxes, areas, numbers = _read_labels(layer)
     if not len(points):
         raise WrongLayerError(f"Layer {layer.name!r} holds no cells. Count or mark some first.")
     points = _in_pixels(points, layer, image_layer)

@@ -45,8 +45,10 @@ def open_demo() -> tuple[napari.Viewer, CountWidget]:
     viewer.window.resize(*WINDOW_PX)
     for data, arguments, _ in sample_layers(SAMPLE):
         viewer.add_image(data, **arguments)
-    has_canvas = hasattr(viewer, "canvas")  # napari 0.9 moved the scale bar there
-    (viewer.canvas.overlays if has_canvas else viewer).scale_bar.visible = True
+    overlays = viewer
+    if hasattr(viewer, "canvas"):  # napari 0.9 moved the scale bar there
+        overlays = viewer.canvas.overlays
+    overlays.scale_bar.visible = True
     widget = CountWidget(viewer)
     viewer.window.add_dock_widget(widget, name="Count cells", area="right")
     return viewer, widget

@@ -57,5 +57,5 @@ def fill(box: QComboBox, entries: Iterable[tuple[str, Any]], wanted: Any = None,
             box.addItem(title, data)
         if not box.count() and otherwise:
             box.addItem(otherwise, None)
-        places = [place for place in range(box.count()) if box.itemData(place) == wanted]
-        box.setCurrentIndex(places[0] if places else 0)
+        places = (place for place in range(box.count()) if box.itemData(place) == wanted)
+        box.setCurrentIndex(next(places, 0))

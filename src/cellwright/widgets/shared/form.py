@@ -29,11 +29,12 @@ class SettingsForm:
     changed = Signal()
 
     def __init__(self, settings_type: type[Any], names: Sequence[str] | None = None) -> None:
-        shown = names_of(settings_type) if names is None else tuple(names)
+        if names is None:
+            names = names_of(settings_type)
         hints = get_type_hints(settings_type, include_extras=True)
         defaults = {item.name: item.default for item in fields(settings_type)}
         self.container = Container(
-            widgets=[_row(name, hints[name], defaults[name]) for name in shown], labels=True
+            widgets=[_row(name, hints[name], defaults[name]) for name in names], labels=True
         )
         self.container.margins = (0, 0, 0, 0)
         self.container.changed.connect(lambda *_: self.changed.emit())
@@ -65,12 +66,16 @@ def is_threshold(settings_type: type[Any], name: str) -> bool:
 
 
 def _row(name: str, hint: Any, default: Any) -> Any:
-    options = {"widget_type": "FloatSlider"} if _is_fraction(hint) else {}
+    options = {}
+    if _is_fraction(hint):
+        options["widget_type"] = "FloatSlider"
     unit = next((unit for ending, unit in UNITS.items() if name.endswith(ending)), "")
     title = name.removesuffix("_px").removesuffix("_um").replace("_", " ").capitalize()
     return create_widget(value=default, annotation=hint, name=name, label=title + unit, options=options)
 
 
 def _is_fraction(hint: Any) -> bool:
-    kind, metadata = get_args(hint) if get_origin(hint) is Annotated else (hint, {})
+    if get_origin(hint) is not Annotated:
+        return False  # without limits
+    kind, metadata = get_args(hint)
     return kind is float and metadata.get("max", inf) - metadata.get("min", -inf) <= WIDEST_SLIDER

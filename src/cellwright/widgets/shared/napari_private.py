@@ -45,7 +45,8 @@ def _put(values: NDArray[Any], box: Box, atom: Any, *, is_new: bool) -> None:
     if hasattr(atom, "slice_key"):
         pairs = zip(atom.slice_key, box, strict=True)
         part = values[tuple(slice(a.start - b.start, a.stop - b.start) for a, b in pairs)]
-        part[... if atom.mask is None else atom.mask] = atom.new_value if is_new else atom.old_values
+        mask = ... if atom.mask is None else atom.mask
+        part[mask] = atom.new_value if is_new else atom.old_values
     else:
         indices = tuple(np.asarray(index) - side.start for index, side in zip(atom[0], box, strict=True))
         values[indices] = atom[2] if is_new else atom[1]
@@ -114,4 +115,6 @@ def unwrapped(viewer: Any) -> Any:
 
 def camera_of(viewer: Any) -> Any:
     """Return the camera of a viewer; napari 0.9 moved it."""
-    return viewer.scene.camera if hasattr(viewer, "scene") else viewer.camera
+    if hasattr(viewer, "scene"):
+        return viewer.scene.camera
+    return viewer.camera
