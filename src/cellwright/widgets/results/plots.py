@@ -264,8 +264,8 @@ class Boxes(CellPlot):
             finite = values[np.isfinite(values)]
             if len(finite):
                 self._add_box(place, np.quantile(finite, QUARTILES).tolist(), class_colour(place))
-        titles = [f"{name}\n{np.isfinite(values).sum():,}" for name, values in groups.items()]
-        self.getAxis("bottom").setTicks([list(enumerate(titles))])
+        counts = [f"{np.isfinite(values).sum():,}" for values in groups.values()]
+        self.getAxis("bottom").setTicks([list(enumerate(counts))])
         self.setXRange(-0.6, max(len(groups) - 0.4, 0.6), padding=0)
         self.enableAutoRange("y")
 

@@ -58,7 +58,7 @@ class ResultsWidget(QWidget):
         self._show_theme()
         last = count_news.last(self.viewer)
         if last is not None:
-            self._on_counted(last)
+            self._on_counted(self.viewer, last)
         else:
             self.refresh_layers()
 
@@ -161,12 +161,11 @@ class ResultsWidget(QWidget):
         self.measurer.set_shapes(shapes)
         self.view.show_message("Draw regions: click corner by corner, double-click to close.")
 
-    def _on_counted(self, event: CountEvent) -> None:
-        if event.viewer is not self.viewer or not isalive(self):  # type: ignore[no-untyped-call]
+    def _on_counted(self, viewer: Any, event: CountEvent) -> None:
+        if viewer is not self.viewer or not isalive(self):  # type: ignore[no-untyped-call]
             return
-        self.model.count_result = event.result
-        wanted = None if event.layer is None else event.layer.unique_id
-        counted = next((one for one in self.viewer.layers if one.unique_id == wanted), None)
+        self.model.count_event = event
+        counted = next((one for one in self.viewer.layers if str(one.unique_id) == event.layer_id), None)
         if counted is None:
             self.refresh_layers()
         else:
@@ -227,10 +226,12 @@ class ResultsWidget(QWidget):
     def _show_number(self) -> None:
         model, view = self.model, self.view
         if model.measured is None:
-            result = model.count_result
-            is_density = result is not None and "density" in result.maps and self.link.layer is None
-            view.number.setText(f"{result.count:,.0f}" if result is not None and is_density else "—")
-            view.line.setText("cells, by density" if is_density else "Choose a layer with cells.")
+            event = model.count_event
+            view.number.setText("—")
+            view.line.setText("Choose a layer with cells.")
+            if event is not None and not event.layer_id and self.link.layer is None:
+                view.number.setText(f"{event.count:,.0f}")
+                view.line.setText("cells, by their density")
         else:
             view.number.setText(f"{model.n_kept:,}")
             parts = ["cells"] if model.n_kept == model.n_cells else [f"of {model.n_cells:,} cells"]

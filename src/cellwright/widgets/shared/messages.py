@@ -9,7 +9,6 @@ from napari.layers import Layer
 from psygnal import Signal
 from qtpy.QtWidgets import QDockWidget, QWidget
 
-from cellwright.core.data import Result
 from cellwright.core.errors import CellwrightError, error_line
 from cellwright.core.tasks import Progress
 from cellwright.widgets.shared.napari_private import unwrapped
@@ -91,27 +90,27 @@ def number_text(result: HasCount) -> str:
     return f"{result.count:,.0f} ± {(high - low) / 2:,.0f}"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class CountEvent:
-    """A count that is shown: its viewer, its result, and the layer of its cells, if any."""
+    """A count that is shown: its number, and the ``unique_id`` of the layer of its cells, empty without one."""
 
-    viewer: Any
-    result: Result
-    layer: Layer | None
+    count: float
+    interval: tuple[float, float] | None
+    layer_id: str
 
 
 class CountNews:
     """Tells of counts; the last one of each viewer is kept for a panel that opens later."""
 
-    counted = Signal(CountEvent)
+    counted = Signal(object, CountEvent)  # viewer, what was counted
 
     def __init__(self) -> None:
         self._last: WeakKeyDictionary[Any, CountEvent] = WeakKeyDictionary()
 
-    def tell(self, event: CountEvent) -> None:
+    def tell(self, viewer: Any, event: CountEvent) -> None:
         """Tell of a count."""
-        self._last[event.viewer] = event
-        self.counted.emit(event)
+        self._last[viewer] = event
+        self.counted.emit(viewer, event)
 
     def last(self, viewer: Any) -> CountEvent | None:
         """Return the last count of a viewer."""
@@ -121,7 +120,7 @@ class CountNews:
 count_news = CountNews()
 
 
-def tell_results(viewer: Any, result: Result, layer: Layer | None, panel: QWidget | None = None) -> None:
+def tell_results(viewer: Any, result: HasCount, layer: Layer | None, panel: QWidget | None = None) -> None:
     """Tell the results panel of a count, and open it as a tab beside the other panels for the first one.
 
     Call it in the GUI thread, after the layers are in the viewer. A viewer without a window has no panel.
@@ -139,7 +138,8 @@ def tell_results(viewer: Any, result: Result, layer: Layer | None, panel: QWidge
     """
     viewer = unwrapped(viewer)
     is_first = count_news.last(viewer) is None
-    count_news.tell(CountEvent(viewer, result, layer))
+    layer_id = "" if layer is None else str(layer.unique_id)
+    count_news.tell(viewer, CountEvent(result.count, result.interval, layer_id))
     window = getattr(viewer, "window", None)
     if not is_first or window is None or PANEL in _docked(window):
         return
