@@ -190,6 +190,7 @@ def test_series_are_images_of_their_own(tmp_path, grey, colours):
     images = list(read_images(tmp_path / "a.tif"))
     assert [(image.axes, image.shape) for image in images] == [("YX", (40, 50)), ("YXC", (40, 50, 3))]
     assert len({image.name for image in images}) == 2
+    assert "a.tif holds several images" in read_image(tmp_path / "a.tif").notices[0]
 
 
 @pytest.mark.parametrize("is_tagged", [True, False])

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from functools import partial
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -78,16 +79,12 @@ def write_disagreement(output: Path, image: "Image", results: Sequence["Result"]
 
 def as_text(comparison: "Comparison", *, as_json: bool) -> str:
     """Return a table with one line for each image and model, and the means; or the same as JSON."""
-    rows = [
-        {
-            "image": row.image,
-            "model": row.model,
-            "count": row.count,
-            **_known(row.f1),
-            **({"n_regions": row.n_regions} if row.n_regions else {}),
-        }
-        for row in comparison.rows
-    ]
+    rows: list[dict[str, Any]] = []
+    for row in comparison.rows:
+        values = {"image": row.image, "model": row.model, "count": row.count, **_known(row.f1)}
+        if row.n_regions:
+            values["n_regions"] = row.n_regions
+        rows.append(values)
     means = [
         {"model": name, "count": comparison.mean(name, "count"), **_known(comparison.mean(name, "f1"))}
         for name in comparison.models
@@ -99,11 +96,15 @@ def as_text(comparison: "Comparison", *, as_json: bool) -> str:
 
 
 def _known(f1: float) -> dict[str, float]:
-    return {"f1": round(f1, 4)} if f1 == f1 else {}  # not a number where the truth is not known
+    if isnan(f1):  # the truth is not known
+        return {}
+    return {"f1": round(f1, 4)}
 
 
 def _line(row: dict[str, Any]) -> str:
-    f1 = f"  F1 {row['f1']:.3f}" if "f1" in row else ""
-    if f1 and "n_regions" in row:
-        f1 += " in its regions"  # the count is that of the whole image
+    f1 = ""
+    if "f1" in row:
+        f1 = f"  F1 {row['f1']:.3f}"
+        if "n_regions" in row:
+            f1 += " in its regions"  # the count is that of the whole image
     return f"{row['image']:<24} {row['model']:<20} {row['count']:>9.1f}{f1}"

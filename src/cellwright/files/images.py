@@ -46,7 +46,12 @@ def read_image(path: Path | str, axes: str | None = None) -> Image:
     AxesError
         ``axes`` does not fit the image.
     """
-    return next(read_images(path, axes))
+    image = next(read_images(path, axes))
+    file = str(path).rstrip("/").rpartition("/")[2]
+    if image.name not in (Path(file).stem, file):  # each of several has a name of its own
+        told = f"{file} holds several images; this is the first, {image.name}."
+        image = replace(image, notices=(*image.notices, told))
+    return image
 
 
 def read_images(path: Path | str, axes: str | None = None) -> Iterator[Image]:

@@ -36,7 +36,15 @@ ALPHA_SAMPLES = {tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPH
 LARGEST_UM = 20.0  # a plain TIFF with wider pixels states the density of a print (1200 dpi: 21 µm)
 PRINT_UNITS = ("inch", "in", "cm")
 LAZY_BYTES = 1 << 31  # larger images stay on disk
-MOST_TIMES = 2000  # larger than its file can no image be: what deflate makes of zeros is 1032 times smaller
+LEAST_BOMB_BYTES = 1 << 26
+MOST_TIMES = {
+    1: 2000,
+    5: 2000,
+    8: 2000,
+    32946: 2000,
+    32773: 2000,
+}  # none, LZW, deflate (1032 of zeros), PackBits
+MOST_TIMES_BY_OTHERS = 100_000  # how much larger than its file an image can be
 MOST_PAGES, MOST_SUBIFDS = 1_000_000, 1000
 
 
@@ -317,7 +325,8 @@ def _refuse_outside(tiff: tifffile.TiffFile, path: Path) -> None:
 def _refuse_bomb(series: tifffile.TiffPageSeries, path: Path) -> None:
     """Raise ReadError where an image claims to be far larger than its file can be."""
     n_bytes, n_file = prod(series.shape) * series.dtype.itemsize, path.stat().st_size
-    if n_bytes > LAZY_BYTES // 2 and n_bytes > MOST_TIMES * n_file and not series.is_multifile:
+    times = MOST_TIMES.get(int(series.keyframe.compression), MOST_TIMES_BY_OTHERS)
+    if n_bytes > max(LEAST_BOMB_BYTES, times * n_file) and not series.is_multifile:
         raise ReadError(
             f"{path} claims to hold {series.shape} pixels, more than its {n_file} bytes can. It is damaged; "
             "export it again."

@@ -69,7 +69,10 @@ def data_folder(name: str) -> Path:
 def free_name(start: str) -> str:
     """Return a name for a new model that tells what it began with."""
     base = Path(start.removeprefix(SCRATCH)).name
-    base = base if "-tuned" in base else f"{base}-{'new' if start.startswith(SCRATCH) else 'tuned'}"
+    if start.startswith(SCRATCH):
+        base += "-new"
+    elif "-tuned" not in base:
+        base += "-tuned"
     names = (base, *(f"{base}-{n}" for n in range(2, 1000)))
     taken = {entry.name for entry in store.models()} | {plan.name for plan in unfinished()}
     return next(one for one in names if one not in taken and not (store.user_folder() / one).exists())

@@ -115,7 +115,10 @@ def fit(
             phases = replace(phases, tune=_tuning_samples(material, state, settings))
         yield from _epoch(state, phases, model, settings, torch_device)
         report = yield from _validate(state, material.validation, model, device)
-        keep(state, report.summary() if report else {}, model, output, settings)
+        scores = {}
+        if report is not None:
+            scores = report.summary()
+        keep(state, scores, model, output, settings)
         yield _epoch_report(state, settings)
     forget(output)
     return output
@@ -182,7 +185,9 @@ def trunk_of(network: nn.Module) -> list[nn.Module]:
 
 def _next_stop(step: int, settings: TrainingSettings) -> int:
     stop = (step // settings.steps_per_epoch + 1) * settings.steps_per_epoch
-    return min(stop, settings.pretrain_steps) if step < settings.pretrain_steps else stop
+    if step < settings.pretrain_steps:
+        return min(stop, settings.pretrain_steps)
+    return stop
 
 
 def _batches(
@@ -194,8 +199,9 @@ def _batches(
         rng = np.random.default_rng((settings.seed, step))
         if step < settings.pretrain_steps or phases.tune is None:
             return make_batch([(phases.pretrain, settings.batch_size)], settings, rng, exclude=True)
-        has_more = len(phases.pretrain.samples) > len(phases.tune.samples)
-        n_replay = int(rng.binomial(settings.batch_size, settings.replay)) if has_more else 0
+        n_replay = 0
+        if len(phases.pretrain.samples) > len(phases.tune.samples):
+            n_replay = int(rng.binomial(settings.batch_size, settings.replay))
         parts = [(phases.tune, settings.batch_size - n_replay), (phases.pretrain, n_replay)]
         return make_batch(parts, settings, rng, exclude=False)
 

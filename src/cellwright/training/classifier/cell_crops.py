@@ -98,7 +98,9 @@ def spec_for(
             found = _names(annotation, item, source)
             names += [name for name in found if name]
             own = _extents(annotation, np.nan)[np.array([bool(name) for name in found], bool)]
-            extents.append(own if annotation.boxes is None else own[np.isfinite(own)])  # empty by mistake
+            if annotation.boxes is not None:
+                own = own[np.isfinite(own)]  # others are empty by mistake
+            extents.append(own)
     classes = tuple(sorted(set(names)))
     if len(classes) < 2:
         raise AnnotationError(
@@ -215,7 +217,9 @@ def _names(annotation: Annotation, item: Item, source: ClassDataset) -> list[str
 
 def _extents(annotation: Annotation, default_px: float) -> NDArray[np.float32]:
     n = len(annotation.points)
-    boxes = np.zeros((n, 2, 2), np.float32) if annotation.boxes is None else annotation.boxes
+    boxes = annotation.boxes
+    if boxes is None:
+        boxes = np.zeros((n, 2, 2), np.float32)
     return extents_of(boxes, np.zeros(n, np.float32), default_px)
 
 

@@ -110,7 +110,9 @@ def inspect(dataset: Dataset, spec: ModelSpec) -> Task[Findings]:
 
 def _findings(teach: _Seen, judge: _Seen, dataset: Dataset, spec: ModelSpec) -> Findings:
     diameters = np.concatenate([np.zeros(0, np.float32), *teach.diameters])
-    sizes = tuple(float(value) for value in np.percentile(diameters, (50, 10, 90))) if len(diameters) else ()
+    sizes: tuple[float, ...] = ()
+    if len(diameters):
+        sizes = tuple(np.percentile(diameters, (50, 10, 90)).tolist())
     warnings = [
         *_about_labels(teach, judge, dataset),
         *_about_validation(teach, judge),
@@ -147,9 +149,9 @@ def _add(seen: _Seen, item: Item, image: Image, truth: Annotation | Labels) -> N
         n, kind = _add_labels(seen, item, truth.labels), "masks"
     else:
         inside = _in_regions(truth.points, item.regions)
-        n, kind = int(inside.sum()), "points" if truth.boxes is None else "boxes"
+        n, kind = int(inside.sum()), "points"
         if truth.boxes is not None:
-            boxes = truth.boxes[inside]
+            kind, boxes = "boxes", truth.boxes[inside]
             seen.diameters.append(np.sqrt((boxes[:, 1] - boxes[:, 0]).prod(axis=1)))
     seen.n_cells += n
     seen.kinds[kind] += 1
@@ -215,30 +217,39 @@ def _about_validation(teach: _Seen, judge: _Seen) -> Iterator[Warning]:
     same = [name for name, pixels in zip(judge.names, judge.pixels, strict=True) if pixels in known]
     same += [name for name in judge.names if name in teach.names and name not in same]
     if same:
+        verb = "are"
+        if len(same) == 1:
+            verb = "is"
         yield Warning(
             "same-images",
-            f"{_counted(len(same), 'validation image')} {'is' if len(same) == 1 else 'are'} among those to "
-            f"learn from ({_few(same)}): the scores will be too good. Validate with others.",
+            f"{_counted(len(same), 'validation image')} {verb} among those to learn from ({_few(same)}): "
+            "the scores will be too good. Validate with others.",
         )
 
 
 def _about_model(teach: _Seen, sizes: tuple[float, ...], spec: ModelSpec) -> Iterator[Warning]:
     low, high = spec.diameter_range_px
     if sizes and not low / FAR <= sizes[0] <= high * FAR:
+        how = "smaller"
+        if sizes[0] > high:
+            how = "larger"
         yield Warning(
             "sizes",
-            f"Half of the cells are {'larger' if sizes[0] > high else 'smaller'} than {sizes[0]:.0f} px; the "
-            f"model is made for {low:.0f} to {high:.0f} px. Images will be rescaled; state the diameter when "
-            "you count.",
+            f"Half of the cells are {how} than {sizes[0]:.0f} px; the model is made for {low:.0f} to "
+            f"{high:.0f} px. Images will be rescaled; state the diameter when you count.",
         )
     needed = min(registry.get(spec.family).learns_from, key=TELLS.__getitem__)
     lacking = [kind for kind in teach.kinds if TELLS[kind] < TELLS[needed]]
     if lacking:
+        n, verb, others = teach.kinds[lacking[0]], "have", "centroid, query or density"
+        if n == 1:
+            verb = "has"
+        if "points" in lacking:
+            others = "density"
         yield Warning(
             "annotation",
-            f"{spec.family} learns from {needed}; {_counted(teach.kinds[lacking[0]], 'image')} "
-            f"{'has' if teach.kinds[lacking[0]] == 1 else 'have'} {lacking[0]}. Choose "
-            f"{'density' if 'points' in lacking else 'centroid, query or density'}, or annotate more.",
+            f"{spec.family} learns from {needed}; {_counted(n, 'image')} {verb} {lacking[0]}. "
+            f"Choose {others}, or annotate more.",
         )
 
 
@@ -252,9 +263,14 @@ def _about_classes(teach: _Seen) -> Iterator[Warning]:
 
 
 def _counted(n: int, thing: str) -> str:
-    plural = f"{thing}es" if thing.endswith("s") else f"{thing}s"
-    return f"{n:,} {thing if n == 1 else plural}"
+    if n == 1:
+        return f"1 {thing}"
+    ending = "es" if thing.endswith("s") else "s"
+    return f"{n:,} {thing}{ending}"
 
 
 def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    listed = ", ".join(names[:3])
+    if len(names) > 3:
+        listed += f" and {len(names) - 3} more"
+    return listed

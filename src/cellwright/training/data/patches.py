@@ -70,14 +70,14 @@ def _follow(targets: Tensor, kinds: tuple[MapKind, ...], view: _View) -> None:
     upright = channels.get("upright", []) + channels.get("size", [])
     if not upright:
         return
-    is_quarter_turn = np.isclose(np.abs(view.turn).max(), 1.0)
-    unknown = (
-        (view.signs < 0).any(dim=0) if is_quarter_turn else torch.ones_like(view.signs[0], dtype=torch.bool)
-    )
+    unknown = torch.ones_like(view.signs[0], dtype=torch.bool)
+    if np.isclose(np.abs(view.turn).max(), 1.0):  # a quarter turn
+        unknown = (view.signs < 0).any(dim=0)
     targets[upright] = torch.where(unknown, torch.nan, targets[upright])
     for height, width in zip(*[iter(channels.get("size", []))] * 2, strict=True):
-        is_swapped = abs(view.turn[0, 0]) < 0.5
-        read = [width, height] if is_swapped else [height, width]
+        read = [height, width]
+        if abs(view.turn[0, 0]) < 0.5:  # they are swapped
+            read = [width, height]
         targets[[height, width]] = view.zoom * targets[read]
 
 
@@ -90,7 +90,8 @@ def _random_zoom(diameter: float, allowed: tuple[float, float], rng: np.random.G
 
 
 def _random_turn(rng: np.random.Generator) -> np.ndarray:
-    angle = rng.uniform(0, 2 * pi) if rng.random() < 0.5 else rng.integers(4) * pi / 2
+    is_free = rng.random() < 0.5
+    angle = rng.uniform(0, 2 * pi) if is_free else rng.integers(4) * pi / 2
     flip = rng.choice((-1.0, 1.0))
     return np.array([[cos(angle), -sin(angle)], [sin(angle), cos(angle)]]) @ np.diag([flip, 1.0])
 
@@ -106,7 +107,9 @@ def _random_centre(sample: Sample, reach: float, rng: np.random.Generator) -> tu
 
 
 def _inside(position: float, reach: float, length: int) -> float:
-    return length / 2 if reach >= length else float(np.clip(position, reach / 2, length - reach / 2))
+    if reach >= length:
+        return length / 2
+    return float(np.clip(position, reach / 2, length - reach / 2))
 
 
 def _mirror(position: Tensor, length: int) -> tuple[Tensor, Tensor]:
@@ -126,4 +129,6 @@ def _interpolate(image: Tensor, y: Tensor, x: Tensor, zoom: float) -> Tensor:
     height, width = image.shape[1:]
     grid = torch.stack([x / max(width - 1, 1), y / max(height - 1, 1)], dim=-1) * 2 - 1
     values = functional.grid_sample(image[None], grid[None], mode="bilinear", align_corners=True)[0]
-    return values.expand(3, -1, -1).clone() if values.shape[0] == 1 else values
+    if values.shape[0] == 1:
+        return values.expand(3, -1, -1).clone()
+    return values

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from cellwright.core.data import Annotation, Cells, Labels, Result
+from cellwright.core.data import Annotation, Labels, Result
 from cellwright.files.dataset.folder import Item
 from cellwright.ops.labels import keep, measure
 from cellwright.training.data.split import is_inside
@@ -26,7 +26,7 @@ def inside_regions(
         true: Annotation | Labels = _annotation_inside(truth, is_inside(truth.points, regions))
     else:
         true = keep(truth, is_inside(measure(truth).points[:, -2:], regions))
-    cells = _cells_inside(result.cells, is_inside(result.cells.points[:, -2:], regions))
+    cells = result.cells.take(is_inside(result.cells.points[:, -2:], regions))
     density = result.maps.get("density")
     if density is None:
         return replace(result, cells=cells, count=float(len(cells))), true
@@ -35,22 +35,15 @@ def inside_regions(
     return replace(result, cells=cells, count=count, maps={"density": density}, interval=None), true
 
 
-def _cells_inside(cells: Cells, inside: NDArray[np.bool_]) -> Cells:
-    labels = None if cells.labels is None else keep(cells.labels, inside)
-    classes = None if cells.classes is None else cells.classes[inside]
-    return Cells(
-        cells.points[inside], cells.boxes[inside], cells.scores[inside], cells.areas[inside], labels, classes
-    )
-
-
 def _annotation_inside(truth: Annotation, inside: NDArray[np.bool_]) -> Annotation:
-    return replace(
-        truth,
-        points=truth.points[inside],
-        boxes=None if truth.boxes is None else truth.boxes[inside],
-        labels=None if truth.labels is None else keep(truth.labels, inside),
-        classes=None if truth.classes is None else truth.classes[inside],
-    )
+    part = replace(truth, points=truth.points[inside])
+    if truth.boxes is not None:
+        part = replace(part, boxes=truth.boxes[inside])
+    if truth.labels is not None:
+        part = replace(part, labels=keep(truth.labels, inside))
+    if truth.classes is not None:
+        part = replace(part, classes=truth.classes[inside])
+    return part
 
 
 def _mask(item: Item, shape: tuple[int, ...]) -> NDArray[np.bool_]:

@@ -58,10 +58,13 @@ def make_batch(
     images, targets = [], []
     for sample in chosen:
         patch = cut_patch(sample, settings.patch_px, diameters, rng)
-        changed = settings.augmentation >= 1 or rng.random() < settings.augmentation
-        images.append(augment(patch.image, patch.labels, rng) if changed else patch.image)
-        gap = exclude and rng.random() < settings.exclude_boundaries
-        targets.append(_with_gaps(patch, sample.kinds) if gap else patch.targets)
+        image, target = patch.image, patch.targets
+        if settings.augmentation >= 1 or rng.random() < settings.augmentation:
+            image = augment(image, patch.labels, rng)
+        if exclude and rng.random() < settings.exclude_boundaries:
+            target = _with_gaps(patch, sample.kinds)
+        images.append(image)
+        targets.append(target)
     return torch.stack(images), torch.stack(targets)
 
 
@@ -82,7 +85,7 @@ def simulated_samples(n: int, seed: int, model: CellModel) -> Task[list[Sample]]
         yield Progress("simulate", index, n)
         look = looks[index % len(looks)]
         drawn = simulate(look, (SIMULATED_PX, SIMULATED_PX), np.random.default_rng((seed, index)))
-        image = np.moveaxis(drawn.image, -1, 0) if drawn.image.ndim == 3 else drawn.image[None]
+        image = np.moveaxis(np.atleast_3d(drawn.image), -1, 0)
         name, group = f"simulated:{index}", f"simulated {look}"
         samples.append(make_sample(name, group, image, annotate(drawn.labels), model))
     return samples
@@ -115,7 +118,12 @@ def appearance(sample: Sample) -> NDArray[np.float64]:
     image, inside = sample.image.numpy(), sample.labels.numpy() > 0
     grey = image.mean(axis=0)
     grain = float(np.abs(np.diff(grey, axis=1)).mean())
-    cell, background = (grey[inside], grey[~inside]) if inside.any() and not inside.all() else (grey, grey)
+    cell = background = grey
+    if inside.any() and not inside.all():
+        cell, background = grey[inside], grey[~inside]
+    log_diameter = 3.0
+    if sample.diameter_px > 0:
+        log_diameter = np.log(sample.diameter_px)
     return np.array(
         [
             np.log(grey.shape[0]),
@@ -127,7 +135,7 @@ def appearance(sample: Sample) -> NDArray[np.float64]:
             background.std(),
             grain,
             *np.percentile(grey, (25, 75)),
-            np.log(sample.diameter_px) if sample.diameter_px > 0 else 3.0,
+            log_diameter,
             np.log1p(float(sample.labels.max())),
         ]
     )

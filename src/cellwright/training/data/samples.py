@@ -141,8 +141,10 @@ def volume_samples(
 def _planes(image: Image, truth: Annotation | Labels) -> list[tuple[np.ndarray, Annotation]]:
     """(C, Y, X) planes with their annotation, thinned out: neighbouring frames are nearly the same image."""
     data = np.asarray(image.data)
-    has_channels = "C" in image.axes
-    data = np.moveaxis(data, image.axes.index("C"), -3) if has_channels else data[..., None, :, :]
+    channel = image.axes.find("C")
+    if channel < 0:
+        data, channel = data[..., None], -1
+    data = np.moveaxis(data, channel, -3)
     planes = data.reshape(-1, *data.shape[-3:])
     if isinstance(truth, Annotation):
         return [(planes[0], truth)]
@@ -165,7 +167,9 @@ def make_sample(
 
     An image whose cells are far from the model's diameter is brought to it, as it will be when counted.
     """
-    channels = image[:3] if image.shape[0] >= 3 else image[:1]
+    channels = image[:3]
+    if len(channels) < 3:
+        channels = image[:1]
     scaled = intensity.apply(intensity.fit(channels, model.spec.percentiles), channels)
     if scale.diameter_px is None:
         scale = Scale(diameter_of([annotation]), scale.farthest)
@@ -176,8 +180,9 @@ def _sample(
     name: str, group: str, scaled: np.ndarray, annotation: Annotation, model: CellModel, scale: Scale
 ) -> Sample:
     low, high = model.spec.diameter_range_px
-    diameter = float("nan") if scale.diameter_px is None else scale.diameter_px
-    zoom = 1.0
+    diameter, zoom = np.nan, 1.0
+    if scale.diameter_px is not None:
+        diameter = scale.diameter_px
     if diameter > 0 and not low / scale.farthest <= diameter <= high * scale.farthest:
         zoom = model.spec.diameter_px / diameter
         shape = zoomed(annotation.shape, zoom)
@@ -185,10 +190,14 @@ def _sample(
         diameter *= zoom
     targets = model.make_targets(annotation)
     kinds = [model.map_kinds[name] for name, n in model.spec.map_channels.items() for _ in range(n)]
-    labels = np.zeros(annotation.shape, np.int32) if annotation.labels is None else annotation.labels
+    labels, count = np.zeros(annotation.shape, np.int32), None
     values = np.concatenate([targets[name] for name in model.spec.map_channels])
-    if annotation.labels is not None and not annotation.is_complete:
-        values[:, ndimage.distance_transform_edt(labels == 0) > RIM_PX] = np.nan
+    if annotation.labels is not None:
+        labels = annotation.labels
+        if annotation.is_complete:
+            count = _recount(model)
+        else:
+            values[:, ndimage.distance_transform_edt(labels == 0) > RIM_PX] = np.nan
     return Sample(
         name=name,
         group=group,
@@ -199,7 +208,7 @@ def _sample(
         points=annotation.points,
         diameter_px=diameter,
         zoom=zoom,
-        count=_recount(model) if annotation.labels is not None and annotation.is_complete else None,
+        count=count,
     )
 
 
@@ -236,7 +245,9 @@ def within(sample: Sample, regions: Sequence[Region], shape: tuple[int, int]) ->
 def diameter_of(annotations: Sequence[Annotation]) -> float:
     """Return the median diameter of all cells, in pixels; NaN when there is none or nothing tells it."""
     areas = np.concatenate([_areas(annotation) for annotation in annotations])
-    return float(np.median(equivalent_diameters(areas))) if len(areas) else float("nan")
+    if not len(areas):
+        return float("nan")
+    return float(np.median(equivalent_diameters(areas)))
 
 
 def _areas(annotation: Annotation) -> np.ndarray:

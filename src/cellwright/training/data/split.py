@@ -73,8 +73,11 @@ def crop_annotation(truth: Annotation, window: Region) -> Annotation:
         table = np.zeros(len(inside) + 1, np.int32)
         table[1:][left] = np.arange(1, left.sum() + 1)
         labels, inside = table[labels], left
-    boxes = None if truth.boxes is None else (truth.boxes[inside] - corner).clip(0, end - corner)
-    classes = None if truth.classes is None else truth.classes[inside]
+    boxes = classes = None
+    if truth.boxes is not None:
+        boxes = (truth.boxes[inside] - corner).clip(0, end - corner)
+    if truth.classes is not None:
+        classes = truth.classes[inside]
     shape = (rows.stop - rows.start, columns.stop - columns.start)
     points = (truth.points[inside] - corner).clip(0, end - corner - 1)
     return Annotation(shape, points, boxes, labels, classes, truth.is_complete)
@@ -105,7 +108,8 @@ def split(dataset: Dataset, *, most: int | None = None) -> Split:
         raise ReadError(f"Training needs images with the split 'train'; {dataset.folder} has none.")
     notice = ""
     if not len(validation):
-        train, validation, notice = _divided(train) if len(train) < FEW else _held_out(train)
+        divide = _divided if len(train) < FEW else _held_out
+        train, validation, notice = divide(train)
     judged = [part for item in validation.items for part in _region_parts(item)]
     if most is not None and len(judged) > most:
         judged = [judged[i] for i in np.linspace(0, len(judged) - 1, most).round().astype(int)]
@@ -153,7 +157,9 @@ def _halves(item: Item) -> tuple[Item, Item]:
         (((0, width - column), (height, width)), ((0, 0), (height, width - column))),
     )
     known = points[is_inside(points, item.regions or (whole,))]
-    shares = [float(is_inside(known, (strip,)).mean()) if len(known) else 0.0 for strip, _ in sides]
+    if not len(known):
+        return item, item
+    shares = [float(is_inside(known, (strip,)).mean()) for strip, _ in sides]
     best = int(np.argmin([abs(share - STRIP) for share in shares]))
     if not 0 < shares[best] < 1:
         return item, item
@@ -181,7 +187,9 @@ def _inside(region: Region, window: Region) -> Region | None:
     (first, start), (last, end) = window
     low = (max(top, first) - first, max(left, start) - start)
     high = (min(bottom, last) - first, min(right, end) - start)
-    return (low, high) if low[0] < high[0] and low[1] < high[1] else None
+    if low[0] < high[0] and low[1] < high[1]:
+        return low, high
+    return None
 
 
 def _cut(labels: Labels, window: Region) -> Labels:

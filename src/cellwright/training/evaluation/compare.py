@@ -21,7 +21,7 @@ from cellwright.models.protocol import CellModel
 from cellwright.ops import matching
 from cellwright.training.data.region_filter import inside_regions
 from cellwright.training.evaluation.evaluate import score_cells, score_count, score_found
-from cellwright.training.evaluation.report import ImageScore
+from cellwright.training.evaluation.report import ImageScore, divided
 
 OnImage = Callable[[Image, Sequence[Result]], None]
 AGREE_IOU = 0.5  # cells of two models that overlap so well are the same cell
@@ -57,7 +57,7 @@ class ModelCount:
             return nan
         shares = self.score.shares
         part, whole = shares.get("point_f1", shares.get("box_f1", (nan, 1.0)))
-        return self.score.means.get("f1", part / whole if whole else 1.0)
+        return self.score.means.get("f1", divided(part, whole, empty=1.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,9 @@ class Comparison:
     def mean(self, model: str, figure: str) -> float:
         """Return the mean ``count``, ``f1`` or ``score`` of a model; not a number where that is not known."""
         values = [value for row in self.of(model) if not isnan(value := _figure(row, figure))]
-        return float(np.mean(values)) if values else nan
+        if not values:
+            return nan
+        return float(np.mean(values))
 
 
 def forget_results(image: Image, results: Sequence[Result]) -> None:
@@ -189,7 +191,9 @@ def _scored(item: Item, result: Result, truth: Annotation | Labels, model: CellM
     """Return the score, None for a bare count where not every cell is annotated."""
     result, truth = inside_regions(item, result, truth)
     if registry.get(model.spec.family).gives == "density":
-        return score_count(item, result, truth) if item.is_complete else None
+        if not item.is_complete:
+            return None
+        return score_count(item, result, truth)
     if isinstance(truth, Annotation):
         return score_found(item, result, truth)
     score = score_cells(item, result, truth, is_volume="Z" in result.provenance.axes)
@@ -199,10 +203,12 @@ def _scored(item: Item, result: Result, truth: Annotation | Labels, model: CellM
 def _titles(models: Sequence[str | Path]) -> tuple[str, ...]:
     """Return what to call each model: the name of its folder, numbered where two have the same."""
     names = [Path(model).name for model in models]
-    return tuple(
-        name if names.count(name) == 1 else f"{name} ({names[: index + 1].count(name)})"
-        for index, name in enumerate(names)
-    )
+    titles = []
+    for index, name in enumerate(names):
+        if names.count(name) > 1:
+            name += f" ({names[: index + 1].count(name)})"
+        titles.append(name)
+    return tuple(titles)
 
 
 def _figure(row: ModelCount, figure: str) -> float:
@@ -210,4 +216,6 @@ def _figure(row: ModelCount, figure: str) -> float:
         return row.count
     if figure == "f1":
         return row.f1
-    return row.score.score if row.score else nan
+    if row.score is None:
+        return nan
+    return row.score.score

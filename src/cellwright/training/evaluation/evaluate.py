@@ -114,7 +114,9 @@ def score_cells(item: Item, result: Result, truth: Labels, *, is_volume: bool = 
         scores=cells.scores,
         is_right=np.isin(np.arange(len(cells)), pairs[:, 0]),
     )
-    return score if cells.labels is None else _with_outlines(score, cells.labels, truth, is_volume=is_volume)
+    if cells.labels is None:
+        return score
+    return _with_outlines(score, cells.labels, truth, is_volume=is_volume)
 
 
 def _with_outlines(score: ImageScore, labels: Labels, truth: Labels, *, is_volume: bool) -> ImageScore:
@@ -158,7 +160,10 @@ def score_found(item: Item, result: Result, truth: Annotation) -> ImageScore:
     figure = "f1" if truth.is_complete else "recall"
     score = divided(*shares[f"{kind}_{figure}"], empty=1.0)
     if truth.boxes is not None:
-        shares["box_iou"] = (float(table[pairs[:, 0], pairs[:, 1]].sum()) if len(pairs) else 0.0, len(pairs))
+        overlap = 0.0
+        if len(pairs):
+            overlap = float(table[pairs[:, 0], pairs[:, 1]].sum())
+        shares["box_iou"] = (overlap, len(pairs))
     shares |= _class_shares(kind, cells, truth, pairs, (class_names(result), item.classes))
     return ImageScore(
         item.name,

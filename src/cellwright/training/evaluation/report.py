@@ -86,7 +86,9 @@ class Report:
             keys = ("box_iou", "interval_coverage")
             values |= {key: table["all"][key] for key in keys if table["all"].get(key) is not None}
         errors = [image.count_error for image in self.images if image.is_complete]
-        return {**values, "count_error": float(np.median(errors))} if errors else values
+        if errors:
+            values["count_error"] = float(np.median(errors))
+        return values
 
     def to_json(self) -> dict[str, Any]:
         """Return the scores of each group as plain JSON values; None where a figure has nothing to go by."""
@@ -152,9 +154,13 @@ def _ranking(images: list[ImageScore]) -> dict[str, float | None]:
 
 
 def _rounded(value: Any, digits: int = 4) -> float | None:
-    return round(float(value), digits) if np.isfinite(value) else None
+    if not np.isfinite(value):
+        return None
+    return round(float(value), digits)
 
 
 def divided(part: float, whole: float, empty: float = np.nan) -> float:
     """Return a part over its whole; ``empty`` where that is 0."""
-    return part / whole if whole else empty
+    if not whole:
+        return empty
+    return part / whole

@@ -40,7 +40,9 @@ def read_sample_sets(data: Data, model: CellModel, settings: FinetuneSettings) -
     extra: list[Sample] = []
     for dataset in data.extra:
         extra += yield from load_samples(dataset.select("train"), model)
-    n_simulated = settings.n_replay if settings.n_replayed else 0
+    n_simulated = 0
+    if settings.n_replayed:
+        n_simulated = settings.n_replay
     simulated = yield from simulated_samples(n_simulated, settings.seed, model)
     return SampleSets(tuple(target), tuple(simulated), tuple(extra), _unsuited(target))
 
@@ -48,7 +50,9 @@ def read_sample_sets(data: Data, model: CellModel, settings: FinetuneSettings) -
 def _unsuited(samples: Sequence[Sample]) -> float:
     """Return the median diameter of cells, in the images, if most had to be resized; else 0."""
     resized = [sample.diameter_px / sample.zoom for sample in samples if sample.zoom != 1]
-    return round(float(np.median(resized)), 1) if 2 * len(resized) > len(samples) else 0.0
+    if 2 * len(resized) <= len(samples):
+        return 0.0
+    return round(float(np.median(resized)), 1)
 
 
 def make_patches(
@@ -60,8 +64,10 @@ def make_patches(
         sample = samples[index]
         diameters = (sample.diameter_px / SPREAD, sample.diameter_px * SPREAD)
         patch = cut_patch(sample, settings.patch_px, diameters, rng)
-        changed = rng.random() < settings.augmentation
-        patches.append((augment(patch.image, patch.labels, rng) if changed else patch.image, patch.targets))
+        image = patch.image
+        if rng.random() < settings.augmentation:
+            image = augment(image, patch.labels, rng)
+        patches.append((image, patch.targets))
     return patches
 
 
@@ -91,7 +97,8 @@ def batches(
             (sets.extra, n_extra),
             (sets.replay, n_asked - n_extra),
         ):
-            patches += make_patches(samples, n, settings, rng) if n else []
+            if n:
+                patches += make_patches(samples, n, settings, rng)
         images, targets = zip(*patches, strict=True)
         return torch.stack(images), torch.stack(targets), n_asked - n_extra
 

@@ -76,9 +76,12 @@ class ComparePanel(QWidget):
 
     def show_running(self, *, is_running: bool) -> None:
         """Turn the button into Cancel and back."""
-        self.button.setText("Cancel" if is_running else "Compare")
+        text, help_text = "Compare", "Count with both models."
+        if is_running:
+            text, help_text = "Cancel", ""
+        self.button.setText(text)
+        self.button.setToolTip(help_text)
         self.button.setEnabled(True)
-        self.button.setToolTip("" if is_running else "Count with both models.")
         set_state(self.button, "running", on=is_running)
         self.bar.setVisible(is_running)
         self.show_progress(0.0, "")
@@ -99,8 +102,9 @@ class ComparePanel(QWidget):
         self.summary.setText(summary_of(compared))
         names = zip((1, 2), compared.comparison.models, strict=True)
         self.summary.setToolTip("\n".join(f"{number} {name}" for number, name in names))
-        notices = [regions_line(compared)] if is_several else notices_of(compared, 0)
-        notices = [line for line in notices if line]
+        notices = notices_of(compared, 0)
+        if is_several:
+            notices = [line for line in (regions_line(compared),) if line]
         self.notices.setText("\n".join(notices))
         self.notices.setVisible(bool(notices))
         if is_several:
@@ -121,11 +125,11 @@ class ComparePanel(QWidget):
                 head.setToolTip("Cells that only one of the models has.")
             self.table.setHorizontalHeaderItem(column, head)
             self.table.setColumnHidden(column, all(_is_unknown(row[column]) for row in rows))
-        for place, row in enumerate(rows):
+        for index, row in enumerate(rows):
             for column, value in enumerate(row):
-                cell = _Cell(value, DIGITS[column], place)
-                cell.setToolTip("\n".join([str(row[0]), *notices_of(compared, place)]))
-                self.table.setItem(place, column, cell)
+                cell = _Cell(value, DIGITS[column], index)
+                cell.setToolTip("\n".join([str(row[0]), *notices_of(compared, index)]))
+                self.table.setItem(index, column, cell)
         self.table.setSortingEnabled(True)
         self._fit()
 
@@ -282,8 +286,15 @@ def shortened(name: str) -> str:
 
 def _best(scores: Sequence[float]) -> list[str]:
     best = max(score for score in scores if not math.isnan(score))
-    texts = ["-" if math.isnan(score) else f"{score:.3f}" for score in scores]
-    return [f"<b>{text}</b>" if score == best else text for text, score in zip(texts, scores, strict=True)]
+    texts = []
+    for score in scores:
+        text = f"{score:.3f}"
+        if math.isnan(score):
+            text = "-"
+        elif score == best:
+            text = f"<b>{text}</b>"
+        texts.append(text)
+    return texts
 
 
 def _coloured(text: str, colour: str) -> str:
@@ -296,7 +307,9 @@ def _large(text: str) -> str:
 
 
 def _mean(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:,.1f}"
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:,.1f}"
 
 
 def _row(title: str, values: Iterable[str]) -> str:
@@ -306,11 +319,11 @@ def _row(title: str, values: Iterable[str]) -> str:
 
 
 class _Cell(QTableWidgetItem):
-    """A name or a figure of the table that is sorted as what it is; knows the place of its image."""
+    """A name or a figure of the table that is sorted as what it is; knows the index of its image."""
 
-    def __init__(self, value: str | float, digits: int, place: int) -> None:
+    def __init__(self, value: str | float, digits: int, index: int) -> None:
         super().__init__(_text(value, digits))
-        self.place = place
+        self.index = index
         if isinstance(value, str):
             self._key = (value, 0.0)
         else:
@@ -327,7 +340,9 @@ def _text(value: str | float, digits: int) -> str:
         return value
     if value >= MANY:
         return f"{value / 1000:,.1f}k"
-    return "" if math.isnan(value) else f"{value:,.{digits}f}"
+    if math.isnan(value):
+        return ""
+    return f"{value:,.{digits}f}"
 
 
 def _is_unknown(value: str | float) -> bool:

@@ -149,7 +149,7 @@ class CompareWidget(QWidget):
             self.viewer.layers.selection.active = active
 
     def _on_image_clicked(self, item: QTableWidgetItem) -> None:
-        self.open(getattr(item, "place", 0))
+        self.open(getattr(item, "index", 0))
 
 
 def progress_line(whole: Progress, seconds_left: float | None) -> str:

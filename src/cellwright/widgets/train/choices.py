@@ -54,7 +54,7 @@ class TrainChoices(QObject):
     @property
     def chosen(self) -> list[Pair]:
         """The ticked pairs of image and annotation."""
-        items = [self._panel.pairs.item(place) for place in range(self._panel.pairs.count())]
+        items = [self._panel.pairs.item(row) for row in range(self._panel.pairs.count())]
         return [
             pair
             for item, pair in zip(items, self._pairs, strict=True)
@@ -87,10 +87,12 @@ class TrainChoices(QObject):
             The name cannot be used, no layer is chosen, or the folder is no dataset.
         """
         name, source = check_name(self._panel.name.text()), self.source()
-        layers = source if isinstance(source, Dataset) else None
-        if isinstance(source, Path):
+        layers = None
+        if isinstance(source, Dataset):
+            layers, data = source, data_folder(name)
+        else:
             read_dataset(source)  # an error is told before anything begins
-        data = data_folder(name) if isinstance(source, Dataset) else source.resolve()
+            data = source.resolve()
         device = str(self._panel.device.currentData())
         return Plan(name, self.start, str(data), self._panel.settings, device), layers
 
@@ -100,12 +102,12 @@ class TrainChoices(QObject):
         """Choose a dataset folder."""
         box = self._panel.data
         with QSignalBlocker(box):
-            place = box.findData(str(folder))
-            if place < 0:
-                place = 1
-                box.insertItem(place, f"Folder · {folder.name}", str(folder))
-                box.setItemData(place, str(folder), Qt.ItemDataRole.ToolTipRole)
-            box.setCurrentIndex(place)
+            index = box.findData(str(folder))
+            if index < 0:
+                index = 1
+                box.insertItem(index, f"Folder · {folder.name}", str(folder))
+                box.setItemData(index, str(folder), Qt.ItemDataRole.ToolTipRole)
+            box.setCurrentIndex(index)
         self._on_data_changed()
 
     def name_anew(self) -> None:
@@ -119,7 +121,7 @@ class TrainChoices(QObject):
             self._panel.name.setText(free_name(self.start))
 
     def refresh_models(self) -> None:
-        """List the models of the shelf, and the families to begin anew with."""
+        """List the models, and the families to begin anew with."""
         order = list(registry.FAMILIES)
         known = [entry for entry in store.models() if entry.spec.family in order]
         known.sort(key=lambda entry: order.index(entry.spec.family))
@@ -138,10 +140,14 @@ class TrainChoices(QObject):
         with QSignalBlocker(box):
             box.clear()
             for pair in self._pairs:
-                item = QListWidgetItem(pair.title + (" (as counted)" if pair.is_as_counted else ""))
-                is_on = was.get(id(pair.annotation), not pair.is_as_counted)
+                title, state = pair.title, Qt.CheckState.Unchecked
+                if pair.is_as_counted:
+                    title += " (as counted)"
+                if was.get(id(pair.annotation), not pair.is_as_counted):
+                    state = Qt.CheckState.Checked
+                item = QListWidgetItem(title)
                 item.setFlags(Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsUserCheckable)
-                item.setCheckState(Qt.CheckState.Checked if is_on else Qt.CheckState.Unchecked)
+                item.setCheckState(state)
                 box.addItem(item)
         self._show_pairs()
         self.changed.emit()

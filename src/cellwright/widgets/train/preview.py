@@ -24,26 +24,30 @@ def draw(image: Image, truth: Annotation | Labels, result: Result) -> NDArray[np
     grey = _grey(image)
     known = (truth.labels, truth.points) if isinstance(truth, Annotation) else (_middle(truth), None)
     window = _window(grey.shape, *known)
-    cells = result.cells
-    found = (None if cells.labels is None else _middle(cells.labels), cells.points)
+    labels = result.cells.labels
+    if labels is not None:
+        labels = _middle(labels)
+    found = labels, result.cells.points
     sides = [
         _marked(grey[window], labels, points, window, colour)
         for (labels, points), colour in ((known, TRUE_COLOUR), (found, FOUND_COLOUR))
     ]
     height, width, _ = sides[0].shape
-    axis = 0 if width > WIDE * height else 1
-    gap = np.zeros((GAP_PX, width, 3) if axis == 0 else (height, GAP_PX, 3), np.uint8)
-    return np.concatenate([sides[0], gap, sides[1]], axis=axis)
+    axis, gap_shape = 1, (height, GAP_PX, 3)
+    if width > WIDE * height:
+        axis, gap_shape = 0, (GAP_PX, width, 3)
+    return np.concatenate([sides[0], np.zeros(gap_shape, np.uint8), sides[1]], axis=axis)
 
 
 def _window(
     shape: tuple[int, ...], labels: NDArray[Any] | None, points: NDArray[np.float32] | None
 ) -> tuple[slice, slice]:
     """Return the part that is shown, around the middle of the true cells."""
-    places = np.argwhere(labels) if labels is not None else points
-    if places is None or not len(places):
-        places = np.array([[n / 2 for n in shape]])
-    middle = np.median(places, axis=0)
+    if labels is not None:
+        points = np.argwhere(labels).astype(np.float32)
+    if points is None or not len(points):
+        points = np.array([[n / 2 for n in shape]], np.float32)
+    middle = np.median(points, axis=0)
     starts = [
         int(np.clip(at - SIDE_PX / 2, 0, max(n - SIDE_PX, 0))) for at, n in zip(middle, shape, strict=True)
     ]
@@ -55,8 +59,8 @@ def _grey(image: Image) -> NDArray[np.float32]:
     data, axes = np.asarray(image.data), image.axes
     for axis in "TZ":
         if axis in axes:
-            place = axes.index(axis)
-            data, axes = data.take(data.shape[place] // 2, axis=place), axes.replace(axis, "")
+            index = axes.index(axis)
+            data, axes = data.take(data.shape[index] // 2, axis=index), axes.replace(axis, "")
     if "C" in axes:
         data = data.mean(axis=axes.index("C"))
     low, high = np.percentile(data, (1, 99.7))

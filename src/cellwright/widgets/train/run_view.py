@@ -15,6 +15,8 @@ TITLE_PX = 15
 INK = QColor(150, 155, 165)
 GRID = QColor(128, 128, 128, 50)
 LOSS_COLOUR, SCORE_COLOUR, RATE_COLOUR = "#ff9f1c", "#3fd0c9", "#9d6bff"
+BETTER_COLOUR, WORSE_COLOUR, SAME_COLOUR = "#3fd0c9", "#e07a6b", "#9aa0aa"
+LEAST_CHANGE = 0.0005  # of a score, for a colour
 SCORE_TITLES = {
     "score": "score",
     "ap50": "AP at IoU 0.5",
@@ -53,8 +55,9 @@ class TrainCard(QFrame):
         def points(name: str) -> tuple[tuple[float, float], ...]:
             return tuple((epoch["step"], epoch[name]) for epoch in epochs if name in epoch)
 
-        score = "score" if any("score" in epoch for epoch in epochs) else "merit"
-        named = "AP at IoU 0.5" if any("ap50" in epoch for epoch in epochs) else "score"
+        fields = {name for epoch in epochs for name in epoch}
+        score = "score" if "score" in fields else "merit"
+        named = "AP at IoU 0.5" if "ap50" in fields else "score"
         self.plot.show_curves(
             (
                 Curve("loss", points("loss"), LOSS_COLOUR),
@@ -74,7 +77,7 @@ class TrainCard(QFrame):
 
     def show_scores(self, before: Mapping[str, float], after: Mapping[str, float]) -> None:
         """Show the scores before and after as a table; nothing where there are none."""
-        self.scores.setText(scores_table(before, after) if after else "")
+        self.scores.setText(scores_table(before, after))
         self.scores.setVisible(bool(after))
 
     def clear(self) -> None:
@@ -140,17 +143,17 @@ class CurvePlot(QWidget):
 
     def _draw_curve(self, painter: QPainter, curve: Curve, box: QRectF) -> None:
         painter.fillRect(box, GRID)
-        places = [QPointF(*place) for place in to_places(curve.points, self.last_step, box)]
+        points = [QPointF(*point) for point in to_pixels(curve.points, self.last_step, box)]
         painter.setPen(QPen(QColor(curve.colour), 1.8))
-        if len(places) > 1:
-            painter.drawPolyline(QPolygonF(places))
-        if 0 < len(places) < 30:
+        if len(points) > 1:
+            painter.drawPolyline(QPolygonF(points))
+        if 0 < len(points) < 30:
             painter.setBrush(QColor(curve.colour))
-            for place in places:
-                painter.drawEllipse(place, 2.2, 2.2)
+            for point in points:
+                painter.drawEllipse(point, 2.2, 2.2)
 
 
-def to_places(
+def to_pixels(
     points: Sequence[tuple[float, float]], last_step: float, box: QRectF
 ) -> list[tuple[float, float]]:
     """Return where the points of a curve lie in a box, its highest value a little below the top."""
@@ -211,8 +214,14 @@ def scores_table(before: Mapping[str, float], after: Mapping[str, float]) -> str
         shown.remove("score")  # they are the same
     rows = ["<tr><td></td><td align='right'>before</td><td align='right'>after</td></tr>"]
     for name in shown:
-        gain = (after[name] - before[name]) * (-1 if name in LOWER_IS_BETTER else 1)
-        colour = "#3fd0c9" if gain > 0.0005 else "#e07a6b" if gain < -0.0005 else "#9aa0aa"
+        gain = after[name] - before[name]
+        if name in LOWER_IS_BETTER:
+            gain = -gain
+        colour = SAME_COLOUR
+        if gain > LEAST_CHANGE:
+            colour = BETTER_COLOUR
+        elif gain < -LEAST_CHANGE:
+            colour = WORSE_COLOUR
         figures = [
             f"{value:.0%}" if name in PERCENT else f"{value:.3f}" for value in (before[name], after[name])
         ]
