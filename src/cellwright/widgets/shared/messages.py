@@ -92,7 +92,7 @@ def number_text(result: HasCount) -> str:
 
 @dataclass(frozen=True, slots=True)
 class CountEvent:
-    """A count that is shown: its number, and the ``unique_id`` of the layer of its cells, empty without one."""
+    """A count that is shown: its number, and the ``unique_id`` of the layer of its cells, if any."""
 
     count: float
     interval: tuple[float, float] | None
