@@ -12,9 +12,12 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication
 
+from cellwright.core.data import Image
 from cellwright.core.errors import SettingsError
+from cellwright.files.regions import read_regions, write_regions
 from cellwright.inference.recipe import Recipe, as_command, as_python, load_recipe, save_recipe
 from cellwright.ops.measure.analysis import AnalysisInputs, analyse
+from cellwright.ops.measure.regions import ShapeRegion
 from cellwright.ops.measure.settings import AnalysisSettings
 from cellwright.widgets.results.model import ResultsModel, ScatterGate
 from cellwright.widgets.results.widget import ResultsWidget
@@ -268,3 +271,35 @@ def test_the_clipboard_takes_the_command(panel: ResultsWidget, monkeypatch: pyte
     assert "--keep 'area_px>20'" in QApplication.clipboard().text()
     panel.view.copy_python.click()
     assert QApplication.clipboard().text() == as_python(recipe)
+
+
+def test_saved_regions_are_part_of_what_is_repeated(
+    panel: ResultsWidget, qtbot: QtBot, read: Read, tmp_path: Path
+) -> None:
+    triangle = np.array([[-1.0, -1], [-1, 64], [64, -1]])
+    shapes = panel.viewer.add_shapes([triangle], shape_type="polygon", scale=(0.5, 0.5), units=("um", "um"))
+    pick(panel.view.regions, str(shapes.unique_id))
+    read(panel)
+    assert panel.export.unrepeatable == ["the drawn regions (save them first)"]
+    panel.export.save_regions(tmp_path / "regions.geojson")
+    qtbot.waitUntil(lambda: not panel.view.job_bar.is_busy, timeout=30_000)
+    assert panel.export.unrepeatable == []
+    image = panel.model.measured.snapshot.image
+    (region,) = read_regions(tmp_path / "regions.geojson", image)
+    assert region.name == "region 1"
+    assert np.allclose(region.rings[0], triangle)
+    points = np.random.default_rng(0).uniform(0, 64, (500, 2))
+    assert (region.contains(points) == panel.model.regions.included[0].contains(points)).all()
+    shapes.data = [triangle + 1]
+    read(panel)
+    assert panel.export.unrepeatable == ["the drawn regions (save them first)"]
+
+
+def test_regions_of_one_frame_are_written_with_it(tmp_path: Path) -> None:
+    image = Image(np.zeros((3, 20, 20), np.uint8), "TYX")
+    ring = np.array([[2.0, 2], [2, 9], [9, 9]])
+    regions = [ShapeRegion("a", (ring,), (2,)), ShapeRegion("b", (ring + 5,))]
+    write_regions(tmp_path / "r.geojson", regions, image)
+    read = read_regions(tmp_path / "r.geojson", image)
+    assert [one.name for one in read] == ["a", "b"]
+    assert [one.index for one in read] == [(2,), (None,)]

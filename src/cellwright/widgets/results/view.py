@@ -254,6 +254,7 @@ class ResultsView(QWidget):
     def _export_page(self) -> QWidget:
         self.save_table = button("Save table…", "The cells that count as CSV, Excel or Parquet.")
         self.save_counts = button("Save counts…", "Counts per region, class and frame as CSV.")
+        self.save_regions = button("Save regions…", "The regions as GeoJSON; QuPath and our command read it.")
         self.save_report = button(
             "Save report…",
             "One HTML file with picture, number, plots, tables and settings; a browser prints it.",
@@ -267,7 +268,7 @@ class ResultsView(QWidget):
         content = QWidget()
         layout = page_layout(content)
         for buttons in (
-            (self.save_table, self.save_counts, self.save_report),
+            (self.save_table, self.save_counts, self.save_regions, self.save_report),
             (self.copy_python, self.copy_command),
             (self.save_settings, self.load_settings),
         ):
