@@ -81,14 +81,9 @@ def _classified(request: Request, result: Result) -> Task[Result]:
     return unclassified(result)
 
 
-def is_density(result: Result) -> bool:
-    """Return whether a result tells how dense the cells are, not which they are."""
-    return "density" in result.maps
-
-
 def can_recount(counted: CountOutcome) -> bool:
     """Return whether other thresholds need no new run of the network."""
-    return counted.prediction is not None or is_density(counted.result)
+    return counted.prediction is not None or counted.result.gives == "density"
 
 
 def result_line(result: Result) -> str:

@@ -28,14 +28,26 @@ from cellwright.widgets.count.model import CountInputs, CountModel
 from cellwright.widgets.count.point_prompt import PointPromptTool
 from cellwright.widgets.count.save import SaveTool
 from cellwright.widgets.count.view import CountPanel
-from cellwright.widgets.shared.drawing import ask_for_line, ask_for_region, region_layer
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_factory import legend_of
-from cellwright.widgets.shared.layer_io import Source, Window, image_layer, place, remove, source_of
+from cellwright.widgets.shared.layer_io import (
+    Source,
+    Window,
+    edited_layers,
+    has_image,
+    has_layers,
+    image_layer,
+    place,
+    remove,
+    source_of,
+)
 from cellwright.widgets.shared.messages import number_text, tell_error, tell_results
 from cellwright.widgets.shared.regions import (
     PREVIEW_PX,
     PREVIEW_SLICES,
+    ask_for_line,
+    ask_for_region,
+    region_layer,
     through_slices,
     window_in_view,
     window_of_rectangle,
@@ -227,18 +239,27 @@ class CountWidget(QWidget):
             remove(self.viewer, {**source.key, "is_preview": True})
         self.show_outcome(counted)
         notices = [*counted.result.notices, self.model.disagreement(counted)]
-        if not any(str(layer.unique_id) == source.layer_id for layer in self.viewer.layers):
+        if not has_image(self.viewer, source):
             notices.append(
                 f"The image layer {source.image.name!r} was removed while its cells were counted; they are "
                 "shown where it was."
             )
+        kept = edited_layers(self.viewer, source.key)
+        if kept:
+            notices.append(f"What you changed was kept in {', '.join(kept)}; this count stands beside it.")
         self.model.tell(" ".join(filter(None, notices)))
+
+    def _is_here(self, counted: CountOutcome) -> bool:
+        """Return whether the image of a count, or what was made of it, is still among the layers."""
+        source = counted.request.source
+        return has_image(self.viewer, source) or has_layers(self.viewer, source.key)
 
     def _update(self, _: object = None) -> None:
         """Bring cells and layers in line with thresholds, ticks and classes, in the background."""
         counted = self.model.outcome
         if (
             counted is None
+            or not self._is_here(counted)
             or self._is_showing_settings
             or self.jobs.is_busy
             or counted.request.family != self.choices.family
@@ -273,10 +294,11 @@ class CountWidget(QWidget):
             tell_results(self.viewer, result, shown.get("Labels", shown.get("Points")), self)
 
     def _remove_unticked(self, counted: CountOutcome) -> None:
-        """Take away the layers of cells that are not wanted; a density stays when cells come, and they do."""
+        """Take away the layers of a count that are not wanted; those of other models stay."""
+        own = {**counted.request.source.key, "model": counted.result.provenance.model}
         for output in OUTPUTS_OF[registry.get(counted.request.family).gives]:
             if output not in self.outputs:
-                remove(self.viewer, {**counted.request.source.key, "output": output})
+                remove(self.viewer, {**own, "output": output})
 
     def _on_measure_clicked(self) -> None:
         try:

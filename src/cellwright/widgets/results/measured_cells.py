@@ -19,11 +19,11 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.ops.measure.analysis import region_sizes
 from cellwright.ops.measure.blocks import spatial_ndim
 from cellwright.ops.measure.cells_table import cells_table
+from cellwright.ops.measure.features import nearest_distances
 from cellwright.ops.measure.measurement import (
     is_volumetric,
     label_axes,
     measure_result,
-    nearest_distances,
     pixel_sizes,
     result_of_labels,
 )

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from cellwright.widgets.results.measured_cells import MeasuredCells
 from cellwright.widgets.results.model import ResultsModel
+from cellwright.widgets.shared.edited_layers import METADATA, mark_edited
 from cellwright.widgets.shared.layer_factory import class_colour
-from cellwright.widgets.shared.layer_io import METADATA, whole_placement
+from cellwright.widgets.shared.layer_io import whole_placement
 from cellwright.widgets.shared.napari_private import camera_of
 
 CHOSEN_NAME = "chosen cell"
@@ -235,6 +236,7 @@ class ViewerLink:
         values = np.array([one if isinstance(one, str) else "" for one in old], object)
         values[keys] = name
         layer.features = features.assign(**{column: values})
+        mark_edited(layer)
 
     def write_features(self) -> None:
         """Let the features of the layer tell what the table does, so that napari and every export follow."""

@@ -20,10 +20,10 @@ from cellwright.widgets.results.plot_tool import PlotTool
 from cellwright.widgets.results.snapshot import image_layer_under, image_layers, is_cells_layer
 from cellwright.widgets.results.view import ResultsView
 from cellwright.widgets.results.viewer_link import ViewerLink
-from cellwright.widgets.shared.drawing import ask_for_region
-from cellwright.widgets.shared.layer_io import METADATA
+from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.messages import CountEvent, count_news, tell_error
 from cellwright.widgets.shared.napari_private import unwrapped
+from cellwright.widgets.shared.regions import ask_for_region
 
 if TYPE_CHECKING:
     import napari.viewer

@@ -7,7 +7,7 @@ of cells gets the transform of its image, moved to the first pixel of the part:
     cells layer   (T, Z, y, x)      the same with translate moved to pixel (t0, z0, y0, x0)
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -19,11 +19,17 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import Image, Result
 from cellwright.core.errors import WrongLayerError
-from cellwright.widgets.shared.coordinates import Channel, axes_of, channels_of, pixel_size_of
+from cellwright.widgets.shared.coordinates import (
+    Channel,
+    axes_of,
+    channels_of,
+    full_resolution,
+    pixel_size_of,
+)
+from cellwright.widgets.shared.edited_layers import METADATA, is_edited, our_change, watch
 from cellwright.widgets.shared.layer_factory import make_layer
 
 TITLES = {"Labels": "labels", "Points": "points", "Shapes": "boxes", "Image": "density"}
-METADATA = "cellwright"
 ANNOTATION = "annotation"  # key in the metadata of layers that belong to one
 REGIONS_NAME = "complete regions"  # layer of the boxes in which every cell is annotated
 
@@ -88,8 +94,7 @@ def image_of(layer: Layer | None, channel: Channel | None = None) -> Image:
         There is no layer, it is of another type, or it has less than two or more than five axes.
     """
     layer = image_layer(layer)
-    data = layer.data[0] if layer.multiscale else layer.data
-    return Image(data, axes_of(layer, channel), pixel_size_of(layer, channel), layer.name)
+    return Image(full_resolution(layer), axes_of(layer, channel), pixel_size_of(layer, channel), layer.name)
 
 
 def layer_arguments(image: Image) -> dict[str, Any]:
@@ -101,8 +106,13 @@ def layer_arguments(image: Image) -> dict[str, Any]:
         "rgb": image.axes.endswith("C"),
         "axis_labels": tuple(letters.lower()),
         "scale": tuple(sizes.get(axis, 1.0) for axis in letters),
-        "units": tuple("micrometer" if axis in sizes else "pixel" for axis in letters),
+        "units": units_of(letters, sizes),
     }
+
+
+def units_of(axes: str, sizes_um: Collection[str]) -> tuple[str, ...]:
+    """Return napari's unit of each axis: micrometres where the size of a pixel is known."""
+    return tuple("micrometer" if axis in sizes_um else "pixel" for axis in axes)
 
 
 def source_of(layer: Layer | None, channel: Channel | None = None, window: Window | None = None) -> Source:
@@ -122,9 +132,10 @@ def source_of(layer: Layer | None, channel: Channel | None = None, window: Windo
     first = np.array([part.start or 0 for part in parts])
     if channel.axis is not None:
         first[channel.axis] = channel.index or 0
-    is_whole = all(part == slice(None) for part in parts)
+    if any(part != slice(None) for part in parts):
+        image = replace(image, data=image.data[tuple(parts)])
     return Source(
-        image=image if is_whole else replace(image, data=image.data[tuple(parts)]),
+        image=image,
         layer_id=str(layer.unique_id),
         offset=tuple(int(start) for axis, start in enumerate(first) if axis != channel.axis),
         placement=_placement(layer, first, drop_first=channel.axis == 0),
@@ -162,15 +173,21 @@ def prepare(result: Result, source: Source, outputs: Iterable[str] = ("Labels",)
 def place(viewer: Any, prepared: Mapping[str, Layer]) -> dict[str, Layer]:
     """Show prepared layers in the viewer, in place of those an earlier run left there; return what is shown.
 
-    The selection stays as it was. Call it in the GUI thread.
+    Layers that were changed by hand stay as they are, under their names; the new ones come beside them. The
+    selection stays as it was. Call it in the GUI thread.
     """
     active = viewer.layers.selection.active
     shown = {}
     for output, layer in prepared.items():
         own = layer.metadata[METADATA]
         key = {name: own[name] for name in ("source", "is_preview", "output")}
-        old = next((candidate for candidate in viewer.layers if _has(candidate, key)), None)
-        shown[output] = viewer.add_layer(layer) if old is None else _update(viewer, old, layer)
+        old = next((candidate for candidate in viewer.layers if _is_ours(candidate, key)), None)
+        if old is None:
+            shown[output] = viewer.add_layer(layer)
+        else:
+            with our_change(old):
+                shown[output] = _update(viewer, old, layer)
+        watch(shown[output])
     if active is not None and active in viewer.layers:
         viewer.layers.selection.active = active
     return shown
@@ -184,8 +201,11 @@ def show(
 
 
 def remove(viewer: Any, key: Mapping[str, Any]) -> None:
-    """Take the layers out of the viewer whose metadata has these values (:attr:`Source.key`, ``output``)."""
-    for layer in [layer for layer in viewer.layers if _has(layer, key)]:
+    """Take the layers out of the viewer whose metadata has these values (:attr:`Source.key`, ``output``).
+
+    Layers that were changed by hand stay.
+    """
+    for layer in [layer for layer in viewer.layers if _is_ours(layer, key)]:
         viewer.layers.remove(layer)
 
 
@@ -210,6 +230,25 @@ def _placement(layer: Layer, first: NDArray[np.intp], *, drop_first: bool) -> di
         "units": layer.units[keep],
         "axis_labels": layer.axis_labels[keep],
     }
+
+
+def has_image(viewer: Any, source: Source) -> bool:
+    """Return whether the image layer of a source is in the viewer."""
+    return any(str(layer.unique_id) == source.layer_id for layer in viewer.layers)
+
+
+def has_layers(viewer: Any, key: Mapping[str, Any]) -> bool:
+    """Return whether there are layers of ours whose metadata has these values."""
+    return any(_has(layer, key) for layer in viewer.layers)
+
+
+def edited_layers(viewer: Any, key: Mapping[str, Any]) -> list[str]:
+    """Return the names of layers with these values in their metadata that were changed by hand."""
+    return [layer.name for layer in viewer.layers if _has(layer, key) and is_edited(layer)]
+
+
+def _is_ours(layer: Layer, key: Mapping[str, Any]) -> bool:
+    return _has(layer, key) and not is_edited(layer)
 
 
 def _has(layer: Layer, key: Mapping[str, Any]) -> bool:

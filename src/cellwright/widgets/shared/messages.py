@@ -78,16 +78,13 @@ class HasCount(Protocol):
 
 
 def number_text(result: HasCount) -> str:
-    """Return the count as a number, with half the width of its interval where it has one.
+    """Return the count as a number; an interval is told beside it, for it is seldom symmetric.
 
     Examples
     --------
-    ``2,041``; ``412 ± 18``
+    ``2,041``
     """
-    if result.interval is None:
-        return f"{result.count:,.0f}"
-    low, high = result.interval
-    return f"{result.count:,.0f} ± {(high - low) / 2:,.0f}"
+    return f"{result.count:,.0f}"
 
 
 @dataclass(frozen=True, slots=True)
