@@ -1,4 +1,4 @@
-"""The offer to go on with a training that was left before it ended."""
+"""The offer to resume a training that was left before it ended."""
 
 from qtpy.QtCore import Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QFrame, QLabel, QPushButton, QVBoxLayout
@@ -8,9 +8,9 @@ from cellwright.widgets.shared.style import row
 
 
 class ResumeOffer(QFrame):
-    """Names the first run that was left, and lets it be gone on with or thrown away; else out of sight."""
+    """Names the first run that was left, and lets it be resumed or deleted; else out of sight."""
 
-    accepted = Signal(object)  # the Plan to go on with
+    accepted = Signal(object)  # the Plan to resume
     discarded = Signal()
 
     def __init__(self) -> None:
