@@ -16,10 +16,12 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cellwright.models import lite
 from cellwright.models.base import POINT_DIAMETER_PX, ModelBase, spec_of
 from cellwright.models.blocks import PixelHead
 from cellwright.models.contract import MapKind
 from cellwright.models.flow import flow_loss, flow_maps
+from cellwright.models.lite import LITE, LiteNetwork
 from cellwright.models.spec import ModelSpec
 from cellwright.models.trunk import DIVISOR, FEATURES, HALO, Heads, TrunkNetwork, broad_head
 from cellwright.ops.count_error import fit_interval
@@ -49,6 +51,18 @@ SPECS = {
         halo=HALO,
         diameter_px=26.0,
         diameter_range_px=(12.0, 46.0),
+        density_variance=0.02,
+    ),
+    LITE: ModelSpec(
+        family="density",
+        preset=LITE,
+        title="Cells that cannot be separated in 2D: their density and number",
+        in_channels=3,
+        map_channels=MAP_CHANNELS,
+        divisor=lite.DIVISOR,
+        halo=lite.HALO,
+        diameter_px=26.0,
+        diameter_range_px=(12.0, 50.0),
         density_variance=0.02,
     ),
     "paper": ModelSpec(
@@ -245,7 +259,8 @@ def build(preset: str = "small") -> DensityModel:
     head = broad_head(MAP_CHANNELS["density"])
     _expect_few_cells(head)
     cells = PixelHead(FEATURES, MAP_CHANNELS["cell_flow"] + MAP_CHANNELS["foreground"])
-    return DensityModel(spec, TrunkNetwork(Heads({"density": head, "cells": cells}), spec.in_channels))
+    make = LiteNetwork if preset == LITE else TrunkNetwork
+    return DensityModel(spec, make(Heads({"density": head, "cells": cells}), spec.in_channels))
 
 
 def _expect_few_cells(head: nn.Sequential) -> None:

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cellwright.models import lite
 from cellwright.models.base import ModelBase, known_mean, labels_in, spec_of
 from cellwright.models.blocks import PixelHead
 from cellwright.models.contract import MapKind
+from cellwright.models.lite import LITE, LiteNetwork
 from cellwright.models.manet import MANetDecoder
 from cellwright.models.mix_transformer import MixTransformer
 from cellwright.models.spec import ModelSpec
@@ -35,6 +37,17 @@ SPECS = {
         halo=HALO,
         diameter_px=26.0,
         diameter_range_px=(16.0, 36.0),
+    ),
+    LITE: ModelSpec(
+        family="flow",
+        preset=LITE,
+        title="Nuclei and cells in 2D: outlines by gradient tracking",
+        in_channels=3,
+        map_channels=MAP_CHANNELS,
+        divisor=lite.DIVISOR,
+        halo=lite.HALO,
+        diameter_px=26.0,
+        diameter_range_px=(14.0, 50.0),
     ),
     "paper": ModelSpec(
         family="flow",
@@ -122,4 +135,5 @@ def build(preset: str = "small") -> FlowModel:
     if preset == "paper":
         return FlowModel(spec, PaperNetwork(spec.in_channels))
     head = PixelHead(FEATURES, sum(MAP_CHANNELS.values()))
-    return FlowModel(spec, TrunkNetwork(head, spec.in_channels))
+    make = LiteNetwork if preset == LITE else TrunkNetwork
+    return FlowModel(spec, make(head, spec.in_channels))
