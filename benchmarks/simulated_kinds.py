@@ -1,13 +1,38 @@
-"""Simulated images for training, of all looks."""
+"""Simulated images for training: all looks of ``simulate``, and the wider ones of ``simulate_views``."""
+
+import numpy as np
 
 from cellwright.models.contract import CellModel
+from cellwright.ops.labels import annotate
+from cellwright.ops.simulate_views import VIEWS, draw_view
 from cellwright.tasks import run
 from cellwright.training.pool import simulated_samples
-from cellwright.training.samples import Sample
+from cellwright.training.samples import Sample, Scale, make_sample
 
-N_IMAGES = 300
+N_LOOKS = 250
+N_VIEWS = {
+    "bacteria": 130,
+    "yeast": 50,
+    "adherent": 150,
+    "whole": 80,
+    "neurons": 80,
+    "immunostain": 60,
+    "blood": 50,
+}
+VIEW_PX = 224
 
 
 def simulated(model: CellModel, seed: int) -> list[Sample]:
     """Return drawn images with the targets of a model."""
-    return run(simulated_samples(N_IMAGES, seed, model))
+    samples = run(simulated_samples(N_LOOKS, seed, model))
+    assert set(N_VIEWS) == set(VIEWS)
+    for number, (kind, n) in enumerate(N_VIEWS.items()):
+        for index in range(n):
+            rng = np.random.default_rng((seed, number, index))
+            image, labels = draw_view(kind, (VIEW_PX, VIEW_PX), rng)
+            if not labels.any():
+                continue
+            planes = np.moveaxis(image, -1, 0) if image.ndim == 3 else image[np.newaxis]
+            name = f"drawn {kind} {index}"
+            samples.append(make_sample(name, kind, planes, annotate(labels), model, scale=Scale(farthest=3.0)))
+    return samples

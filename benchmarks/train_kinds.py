@@ -46,7 +46,7 @@ SETTINGS = TrainingSettings(
 )
 BUILD = {"flow": flow.build, "centroid": centroid.build, "query": query.build, "density": density.build}
 ENCODER_RATE, DECODER_RATE = 6e-4, 1.5e-3
-SIMULATED_SHARE = 0.22
+SIMULATED_SHARE = 0.26
 KEEP_SECONDS = 180
 MODALITIES = 8  # clusters within a kind
 
@@ -100,7 +100,7 @@ def pools_of(data: Path, model: JointModel, cache: Path | None) -> list[tuple[fl
         kinds = cluster([appearance(sample) for sample in samples], MODALITIES, SETTINGS.seed)
         pools.append((kind.share * (1 - SIMULATED_SHARE), Pool(tuple(samples), amplified(kinds))))
         print(f"{name}: {len(samples)} images, diameter {_diameter(samples):.0f} px", flush=True)
-    drawn = _cached(cache and cache / "simulated.pt", lambda: simulated(model, SETTINGS.seed))
+    drawn = _cached(cache and cache / "simulated_views.pt", lambda: simulated(model, SETTINGS.seed))
     pools.append((SIMULATED_SHARE, Pool(tuple(drawn), np.full(len(drawn), 1 / len(drawn)))))
     return pools
 

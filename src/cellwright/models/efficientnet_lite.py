@@ -63,8 +63,8 @@ SMALLEST = (
 SCALES = {"lite0": (1.0, 1.0), "lite1": (1.0, 1.1), "lite2": (1.1, 1.2)}  # of channels and of depth
 
 
-def plan_of(name: str, last_depth: int = 4) -> Plan:
-    """Return the table of an encoder, of whose last stage no more than ``last_depth`` blocks are kept.
+def plan_of(name: str, last_depth: int | None = None) -> Plan:
+    """Return the table of an encoder, of whose last stage ``last_depth`` blocks are kept (None: all).
 
     The deepest blocks look far (64 pixels more on each side with each of them), which large images pay for
     with wide overlaps of their tiles.
@@ -82,7 +82,7 @@ def plan_of(name: str, last_depth: int = 4) -> Plan:
         for stage in others
     ]
     last = stages.pop()
-    return Plan(name, (*stages, last._replace(depth=min(last.depth, last_depth))))
+    return Plan(name, (*stages, last._replace(depth=last_depth or last.depth)))
 
 
 def _round_to_eight(channels: float) -> int:

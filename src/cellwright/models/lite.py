@@ -8,7 +8,7 @@ from cellwright.models.trunk import FEATURES, HeadedNetwork
 
 LITE = "lite"  # name of the preset
 DIVISOR = 32
-HALO = 448
+HALO = 480
 LAST_DEPTH = 4  # blocks at stride 32; each looks 64 pixels further on every side
 DECODER_WIDTHS = (96, 64, 40, FEATURES)  # at strides 16, 8, 4 and 2
 
