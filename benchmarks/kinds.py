@@ -19,6 +19,7 @@ from cellwright.training.samples import Sample, Scale, diameter_of, load_samples
 from cellwright.types import Annotation
 
 UPPER = 0.7  # of the height of an image is learned from where images are too few to keep whole ones apart
+UPPER_OF = {"yeast_phase": 0.47}  # the colony fills the upper part of the field
 EVERY = 11  # so many training images of dsb2018_train have one that chooses thresholds
 CLEAR_PX = 6  # an unstained pixel this far from any mask of a blood smear is background
 EMBRYOS = tuple(f"train_Emb{number:02d}_t{time}" for number in range(1, 8) for time in (201, 451))
@@ -49,11 +50,11 @@ class Kind:
 
 KINDS = (
     Kind("dsb2018_train", 0.21, group="fluo"),
-    Kind("dsb2018_train", 0.12, group="histology"),
+    Kind("dsb2018_train", 0.13, group="histology"),
     Kind("dsb2018_train", 0.04, group="brightfield"),
-    Kind("polyp_nuclei", 0.09, scales=(2.0, 1.0)),
-    Kind("usiigaci_phase", 0.11, scales=(4.0, 1.0)),
-    Kind("bacteria_phase", 0.11, scales=(4.0, 1.0)),
+    Kind("polyp_nuclei", 0.11, scales=(2.0, 1.0)),
+    Kind("usiigaci_phase", 0.13, scales=(4.0, 1.0)),
+    Kind("bacteria_phase", 0.09, scales=(4.0, 1.0)),
     Kind("yeast_phase", 0.04, scales=(4.0, 1.0)),
     Kind("qpi_cells", 0.05, scales=(4.0, 1.0)),
     Kind("c2c12_timelapse", 0.04, scales=(4.0, 1.0)),
@@ -77,7 +78,7 @@ def learned(kind: Kind, folder: Path) -> Dataset:
         if kind.dataset in HALVED or item.name not in apart
     ]
     if kind.dataset in HALVED:
-        items = [_part(item, 0.0, UPPER) for item in items]
+        items = [_part(item, 0.0, UPPER_OF.get(kind.dataset, UPPER)) for item in items]
     return replace(dataset, items=tuple(items))
 
 
@@ -100,7 +101,8 @@ def reported(name: str, folder: Path) -> Dataset:
     if name in REPORTED:
         return dataset.select(names=REPORTED[name])
     if name in HALVED:
-        items = [_part(item, UPPER, 1.0) for item in dataset.select("train").items]
+        top = UPPER_OF.get(name, UPPER)
+        items = [_part(item, top, 1.0) for item in dataset.select("train").items]
         return replace(dataset, items=(*items, *dataset.select("val").items))
     return dataset.select("val")
 

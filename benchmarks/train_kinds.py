@@ -11,6 +11,7 @@ import argparse
 import copy
 import json
 import math
+import signal
 import time
 from datetime import datetime
 from pathlib import Path
@@ -46,7 +47,7 @@ SETTINGS = TrainingSettings(
 )
 BUILD = {"flow": flow.build, "centroid": centroid.build, "query": query.build, "density": density.build}
 ENCODER_RATE, DECODER_RATE = 6e-4, 1.5e-3
-SIMULATED_SHARE = 0.26
+SIMULATED_SHARE = 0.22
 KEEP_SECONDS = 180
 MODALITIES = 8  # clusters within a kind
 
@@ -140,10 +141,12 @@ def train(
     """Take steps until the clock ends, keeping the state every few minutes."""
     began, ends = clock
     kept = time.time()
+    stops: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: stops.append(number))
     state.network.train()
     for images, targets in one_ahead(lambda step: batch_of(pools, step, SETTINGS), range(state.step, 10**6)):
         progress = (time.time() - began) / (ends - began)
-        if progress >= 1:
+        if progress >= 1 or stops:
             break
         fall = min(1.0, (state.step + 1) / SETTINGS.warmup_steps) * (
             0.505 + 0.495 * math.cos(math.pi * progress)
