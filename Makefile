@@ -5,10 +5,10 @@ PYTHON ?= python3
 export PYTHON
 python := .venv/bin/python
 
-.PHONY: demo test lint environment
+.PHONY: demo test lint wheel environment
 
 demo: environment  ## open napari on a sample image with its cells counted (no screen: demo/screenshot.png)
-	.ci/on-screen $(python) -m cellwright.widgets.demo
+	.ci/on-screen $(python) -m cellwright.widgets.plugin.demo
 
 test: environment  ## the whole test suite with its coverage
 	.ci/on-screen --hidden $(python) -m pytest --cov --cov-fail-under=90
@@ -17,6 +17,9 @@ lint: environment  ## style and types
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
 	$(python) -m mypy
+
+wheel: environment  ## dist/napari_cellwright-*.whl, which pip installs on every system
+	$(python) -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 environment:
 	@.ci/environment

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[1]  # where `python -m benchmarks.speed.count` and the like are started
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -31,8 +31,8 @@ def draw_nuclei(folder: Path, side: int, diameter_px: float = 24.0) -> int:
 
     About one nucleus for each 2,100 pixels at 24 px: 2,000 in 2048 x 2048.
     """
-    from cellwright.io.samples import NUCLEI_2D
-    from cellwright.ops.simulate import simulate
+    from cellwright.files.samples import NUCLEI_2D
+    from cellwright.ops.simulation.simulate import simulate
 
     n = round(side**2 / 2097 * (24.0 / diameter_px) ** 2)
     rng = np.random.default_rng(0)
@@ -43,15 +43,15 @@ def draw_nuclei(folder: Path, side: int, diameter_px: float = 24.0) -> int:
 
 
 def model_at_hand(name: str, folder: Path) -> tuple[str, str]:
-    """Return a model to count with and whose weights it has; random ones where it is not on the shelf."""
-    from cellwright.errors import CheckpointError
-    from cellwright.models import shelf
+    """Return the folder of a model and whose weights it has, random ones where it is not found."""
+    from cellwright.core.errors import CheckpointError
+    from cellwright.models import store
 
     try:
-        return str(shelf.find(name)), "own"
+        return str(store.find(name)), "own"
     except CheckpointError:
         from cellwright.models.checkpoint import save_checkpoint
-        from cellwright.models.flow import build
+        from cellwright.models.families.flow import build
 
         save_checkpoint(folder / "random", build("small"))
         return str(folder / "random"), "random"
@@ -59,7 +59,9 @@ def model_at_hand(name: str, folder: Path) -> tuple[str, str]:
 
 def fresh(command: Sequence[str], threads: int) -> tuple[str, float]:
     """Return the output of a command in a process of its own, and its seconds from start to end."""
-    environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads)), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    own = {"PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads)), **own}
     start = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     seconds = time.perf_counter() - start

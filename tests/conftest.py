@@ -1,5 +1,6 @@
 """Images with known truth, and models that need no download."""
 
+import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,12 +12,11 @@ from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cellwright.core.data import Cells, Labels, Maps
+from cellwright.models.families.base import ModelBase
 from cellwright.models.spec import ModelSpec
-from cellwright.ops.axes import Frames, frames
-from cellwright.ops.flow import FlowSettings
+from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.ops.labels import keep, measure
-from cellwright.ops.link import LinkSettings
-from cellwright.types import Annotation, Cells, Image, Labels, Maps
 
 
 class Blobs(NamedTuple):
@@ -30,7 +30,7 @@ class Blobs(NamedTuple):
         return len(self.points)
 
 
-class FakeModel:
+class FakeModel(ModelBase):
     """Takes connected regions of the probability map for cells; the network is up to the test."""
 
     def __init__(self, network: nn.Module, **spec: Any) -> None:
@@ -48,18 +48,10 @@ class FakeModel:
         self.sha256 = "fake"
 
     map_kinds = {"flow": "direction", "probability": "scalar"}  # noqa: RUF012
+    takes_volumes = True
 
-    def frames(self, image: Image, channel: int | None) -> Frames:
-        return frames(image, channel)
-
-    def linking(self, settings: FlowSettings) -> LinkSettings:
-        return LinkSettings()
-
-    def make_targets(self, annotation: Annotation) -> Maps:
-        raise NotImplementedError
-
-    def loss(self, output: Tensor, targets: Tensor) -> Tensor:
-        raise NotImplementedError
+    def inference_network(self) -> nn.Module:
+        return copy.deepcopy(self.network)
 
     def to_maps(self, output: Tensor) -> Tensor:
         return torch.cat([output[:, :2], output[:, 2:].sigmoid()], dim=1)

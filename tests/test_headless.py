@@ -11,7 +11,7 @@ import pytest
 import tifffile
 
 from cellwright.models.checkpoint import save_checkpoint
-from cellwright.models.flow import build
+from cellwright.models.families.flow import build
 
 CHECKED = """
 import sys

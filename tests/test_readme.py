@@ -1,4 +1,4 @@
-"""What the README says can be done can be done."""
+"""What the README and the documentation say can be done can be done."""
 
 import re
 import shlex
@@ -10,22 +10,27 @@ import pytest
 
 from cellwright.cli.main import main
 from cellwright.cli.models import families_table
+from cellwright.files.formats.registry import FORMATS
 
 ROOT = Path(__file__).parents[1]
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = {path: path.read_text(encoding="utf-8") for path in PAGES}
+README = TEXTS[PAGES[0]]
+LINKS = [(path, link) for path, text in TEXTS.items() for link in re.findall(r"\]\((?!http)(.*?)\)", text)]
 
 
 def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
+    found = re.compile(rf"^```{language}\n(.*?)^```", re.DOTALL | re.MULTILINE)
+    return [block for text in TEXTS.values() for block in found.findall(text)]
 
 
-COMMANDS = [
-    shlex.split(line, comments=True)[1:]
-    for block in blocks("sh")
-    for line in block.splitlines()
-    if line.startswith("cellwright ")
+LINES = [line for block in blocks("sh") for line in block.splitlines()]
+COMMANDS = [shlex.split(line, comments=True)[1:] for line in LINES if line.startswith("cellwright ")]
+ON_SAMPLES = [
+    list(command)
+    for command in sorted(set(map(tuple, COMMANDS)))
+    if command == ("models",) or command[1] == "sample_data/nuclei_2d.tif"
 ]
-ON_SAMPLES = [command for command in COMMANDS if command[0] == "models" or "sample_data" in command[1]]
 FLAGS = [(command[0], word) for command in COMMANDS for word in command if word.startswith("--")]
 
 
@@ -65,17 +70,41 @@ def test_flags_exist(command, flag, capsys):
     assert flag in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("link", re.findall(r"\]\((?!http)(.*?)\)", TEXT))
-def test_links_lead_somewhere(link):
-    assert (ROOT / link).exists()
+@pytest.mark.parametrize(("page", "link"), LINKS, ids=str)
+def test_links_lead_somewhere(page, link):
+    file, _, anchor = link.partition("#")
+    target = page.parent / file if file else page
+    assert target.exists()
+    if anchor:
+        titles = re.findall(r"^#+ (.*)", TEXTS[target.resolve()], re.MULTILINE)
+        assert anchor in [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
+
+
+@pytest.mark.parametrize(
+    "page", [path for path in PAGES if path.parent.name == "docs"], ids=lambda path: path.name
+)
+def test_every_page_is_linked_from_the_readme(page):
+    assert f"](docs/{page.name})" in README
 
 
 def test_the_table_of_families_is_that_of_the_registry():
-    assert families_table() in TEXT, f"Put this into README.md:\n\n{families_table()}"
+    assert families_table() in README, f"Put this into README.md:\n\n{families_table()}"
+
+
+def test_every_format_is_told():
+    told = TEXTS[ROOT / "docs" / "files.md"]
+    assert all(f"| {one.title.partition(',')[0]} |" in told for one in FORMATS.values())
 
 
 def test_make_targets_exist():
-    targets = re.findall(r"^make (\w+)", TEXT, re.MULTILINE)
+    targets = [line.split()[1] for line in LINES if line.startswith("make ")]
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    assert targets == ["demo", "test"]
+    assert targets[:2] == ["demo", "test"]
     assert all(f"\n{target}:" in makefile for target in targets)
+
+
+def test_modules_of_commands_exist():
+    modules = [name for text in TEXTS.values() for name in re.findall(r"python -m ([\w.]+)", text)]
+    ours = [name for name in modules if name.startswith(("benchmarks.", "tools."))]
+    assert ours
+    assert all((ROOT / f"{name.replace('.', '/')}.py").exists() for name in ours)

@@ -4,19 +4,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cellwright.inference.count import count
+    from cellwright.core.data import Image, Result
+    from cellwright.inference.pipeline import count
     from cellwright.inference.settings import EngineSettings
-    from cellwright.ops.flow import FlowSettings
-    from cellwright.types import Image, Result
+    from cellwright.ops.codecs.flow import FlowSettings
 
 __all__ = ["EngineSettings", "FlowSettings", "Image", "Result", "count"]
 
 _HOMES = {
     "EngineSettings": "cellwright.inference.settings",
-    "FlowSettings": "cellwright.ops.flow",
-    "Image": "cellwright.types",
-    "Result": "cellwright.types",
-    "count": "cellwright.inference.count",
+    "FlowSettings": "cellwright.ops.codecs.flow",
+    "Image": "cellwright.core.data",
+    "Result": "cellwright.core.data",
+    "count": "cellwright.inference.pipeline",
 }
 
 

@@ -8,7 +8,7 @@ import pytest
 import tifffile
 
 from cellwright.cli.main import main
-from cellwright.models import shelf
+from cellwright.models import store
 
 
 class Outcome(NamedTuple):
@@ -38,7 +38,7 @@ def oracle(monkeypatch, oracle_model):
         asked.append(name)
         return oracle_model
 
-    monkeypatch.setattr(shelf, "load", load)
+    monkeypatch.setattr(store, "load", load)
     return asked
 
 

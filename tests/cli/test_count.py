@@ -12,14 +12,14 @@ import pytest
 import tifffile
 
 from cellwright.cli.flags import refuse_foreign
-from cellwright.errors import SettingsError, WriteError
-from cellwright.inference import count as engine
+from cellwright.core.errors import SettingsError, WriteError
+from cellwright.core.tasks import Progress
+from cellwright.files import images, tables
+from cellwright.files.images import read_image
+from cellwright.inference import pipeline as engine
 from cellwright.inference.settings import EngineSettings
-from cellwright.io import images, tables
-from cellwright.io.images import read_image
 from cellwright.models.checkpoint import save_checkpoint
-from cellwright.models.flow import build
-from cellwright.tasks import Progress
+from cellwright.models.families.flow import build
 
 pytestmark = pytest.mark.usefixtures("oracle")
 

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from cellwright.io.images import read_image
-from cellwright.models import density
+from cellwright.files.images import read_image
 from cellwright.models.checkpoint import save_checkpoint
+from cellwright.models.families import density
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import tifffile
 
-from cellwright.io.images import read_image
+from cellwright.core.data import Image
+from cellwright.files.images import read_image
 from cellwright.models.checkpoint import load_checkpoint
 from cellwright.ops.labels import measure
-from cellwright.types import Image
 
 
 @pytest.fixture
@@ -143,9 +143,9 @@ TUNED = ["--steps", 2, "--steps-per-epoch", 1, "--frozen-steps", 1, "--batch-siz
 @pytest.fixture
 def start(tmp_path, monkeypatch):
     """A model to start from; it takes no time to score it."""
-    from cellwright.models import flow
     from cellwright.models.checkpoint import save_checkpoint
-    from cellwright.training import finetune_run
+    from cellwright.models.families import flow
+    from cellwright.training.finetune import fine_tuning
 
     class Scored:
         images = ()
@@ -165,8 +165,8 @@ def start(tmp_path, monkeypatch):
         yield
 
     scores = iter([0.2, 0.4, 0.6, 0.1, 0.1, 0.1, 0.1])
-    monkeypatch.setattr(finetune_run, "evaluate", known)
-    monkeypatch.setattr(finetune_run, "memory", memory)
+    monkeypatch.setattr(fine_tuning, "evaluate", known)
+    monkeypatch.setattr(fine_tuning, "memory", memory)
     save_checkpoint(tmp_path / "start", flow.build())
     return tmp_path / "start"
 

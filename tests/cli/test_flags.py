@@ -6,7 +6,7 @@ import typer
 from typer.testing import CliRunner
 
 from cellwright.cli.flags import read_settings, with_settings
-from cellwright.errors import SettingsError
+from cellwright.core.errors import SettingsError
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ import threading
 import pytest
 
 from cellwright.cli.progress import run_with_bar
-from cellwright.tasks import Progress
+from cellwright.core.tasks import Progress
 
 
 class Losing:

@@ -2,16 +2,16 @@ import json
 
 import pytest
 
-from cellwright.models import registry, shelf
+from cellwright.models import registry, store
 from cellwright.models.checkpoint import save_checkpoint
-from cellwright.models.flow import build
+from cellwright.models.families.flow import build
 
 
 @pytest.fixture
 def own_models(tmp_path, monkeypatch):
     """A shelf with one model, and a damaged folder beside it."""
-    monkeypatch.setattr(shelf, "shipped_folder", lambda: tmp_path / "absent")
-    monkeypatch.setattr(shelf, "user_folder", lambda: tmp_path)
+    monkeypatch.setattr(store, "shipped_folder", lambda: tmp_path / "absent")
+    monkeypatch.setattr(store, "user_folder", lambda: tmp_path)
     save_checkpoint(tmp_path / "mine", build("small"), {"ap50": 0.875})
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "spec.json").write_text("{")
@@ -38,11 +38,11 @@ def test_the_families_as_a_table(cli):
     code, out, err = cli("models", "--table")
     assert (code, err) == (0, "")
     head, line, *rows = out.splitlines()
-    assert head.count("|") == line.count("|") == 4
+    assert head.count("|") == line.count("|") == 5
     assert [row.split("`")[1] for row in rows] == list(registry.FAMILIES)
     for row, family in zip(rows, registry.FAMILIES.values(), strict=True):
         cells = [cell.strip() for cell in row.strip("|").split("|")]
-        assert cells[1:] == [family.title, ", ".join(family.returns)]
+        assert cells[1:] == [family.title, family.description, ", ".join(family.returns)]
 
 
 @pytest.mark.parametrize(

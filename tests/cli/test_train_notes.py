@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import tifffile
 
-from cellwright.models import flow
 from cellwright.models.checkpoint import save_checkpoint
-from cellwright.training import finetune as finetune_module
-from cellwright.training import loop
-from cellwright.training.finetune import Outcome
+from cellwright.models.families import flow
+from cellwright.training import trainer
+from cellwright.training.finetune import finetune as finetune_module
+from cellwright.training.finetune.finetune import Outcome
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def trained(monkeypatch, tmp_path):
         yield
 
     monkeypatch.setattr(finetune_module, "finetune", tuned)
-    monkeypatch.setattr(loop, "train", train)
+    monkeypatch.setattr(trainer, "train", train)
     save_checkpoint(tmp_path / "start", flow.build())
     return {"fine-tuned": ["--from", tmp_path / "start"], "from scratch": []}
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from cellwright.errors import SettingsError
+from cellwright.core.data import Image
+from cellwright.core.errors import SettingsError
+from cellwright.core.tasks import Task, run
 from cellwright.inference.agreement import flip_disagreement
-from cellwright.tasks import Task, run
-from cellwright.types import Image
 
 
 class LeftNetwork(torch.nn.Module):

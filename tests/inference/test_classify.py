@@ -5,14 +5,14 @@ import pytest
 import torch
 from torch import nn
 
-from cellwright.errors import AxesError, CheckpointError, OutOfMemoryError, SettingsError
+from cellwright.core.data import Cells, Image, Provenance, Result
+from cellwright.core.errors import AxesError, CheckpointError, OutOfMemoryError, SettingsError
+from cellwright.core.tasks import run
 from cellwright.inference.classify import Classes, classify, predict_classes
 from cellwright.inference.settings import EngineSettings
-from cellwright.models.classifier import Classifier
-from cellwright.models.classifier_spec import ClassifierSpec
+from cellwright.models.classifier.network import Classifier
+from cellwright.models.classifier.spec import ClassifierSpec
 from cellwright.ops.labels import measure
-from cellwright.tasks import run
-from cellwright.types import Cells, Image, Provenance, Result
 
 CPU = EngineSettings(device="cpu", precision="float32")
 SPEC = ClassifierSpec("small", "Bright or not", ("dim", "bright", "large"), crop_px=16, diameter_px=12.0)

@@ -6,17 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from cellwright.errors import AnnotationError, AxesError, OutOfMemoryError, SettingsError
-from cellwright.inference import blockwise
-from cellwright.inference.count import count_cells
-from cellwright.inference.density import count_density, disagreement, recalibrated, with_calibration
+from cellwright.core.data import Image
+from cellwright.core.errors import AnnotationError, AxesError, OutOfMemoryError, SettingsError
+from cellwright.core.tasks import run
+from cellwright.inference import context
+from cellwright.inference.calibration import disagreement, recalibrated, with_calibration
+from cellwright.inference.pipeline import count_cells
 from cellwright.inference.settings import EngineSettings
-from cellwright.models import density
-from cellwright.models.flow import FLOW_SCALE
-from cellwright.ops.density import DensitySettings, cells_to_density
-from cellwright.ops.flow import labels_to_flow
-from cellwright.tasks import run
-from cellwright.types import Image
+from cellwright.models.families import density
+from cellwright.models.families.flow import FLOW_SCALE
+from cellwright.ops.codecs.density import DensitySettings, cells_to_density
+from cellwright.ops.codecs.flow import labels_to_flow
 
 UNIT = density.UNIT
 DIAMETER = 20.0
@@ -24,7 +24,7 @@ SPEC = replace(
     density.SPECS["small"],
     percentiles=(0.0, 100.0),
     diameter_range_px=(12.0, 50.0),
-    density_variance=0.1,
+    options={"density_variance": 0.1},
     map_channels={"density": 1},
 )
 TELLING = replace(SPEC, map_channels=density.MAP_CHANNELS)  # the foreground, too
@@ -81,7 +81,7 @@ def cells(n=30, shape=(120, 200), diameter=DIAMETER, seed=0, apart=0.5):
 
 def counted(pixels, model, axes="YX", settings=None, **engine):
     facts = {"device": "cpu", "precision": "float32", **engine}
-    return run(count_density(Image(pixels, axes), model, settings, EngineSettings(**facts)))
+    return run(count_cells(Image(pixels, axes), model, settings, EngineSettings(**facts)))
 
 
 def test_the_sum_of_the_map_is_the_count(oracle):
@@ -93,7 +93,7 @@ def test_the_sum_of_the_map_is_the_count(oracle):
     assert (result.maps["density"].shape, result.maps["density"].dtype) == (pixels.shape, np.float32)
     assert np.allclose(result.maps["density"], pixels / pixels.max() / 1000, atol=1e-8, rtol=1e-3)
     assert (len(result.cells), result.cells.points.shape, result.cells.labels) == (0, (0, 2), None)
-    assert (result.offset, result.notices, result.interval, result.prediction) == ((0, 0), (), None, None)
+    assert (result.offset, result.notices, result.interval) == ((0, 0), (), None)
 
 
 def test_the_same_through_the_door_of_all_families(oracle):
@@ -152,8 +152,8 @@ def test_tiles_and_blocks_give_the_same_density(monkeypatch, small):
     pixels, _ = cells(60, (320, 350), 14)
     whole = counted(pixels, small).maps["density"]
     tiled = counted(pixels, small, tile_px=128).maps["density"]
-    monkeypatch.setattr(blockwise, "WHOLE_PX", 200)
-    monkeypatch.setattr(blockwise, "BLOCK_PX", 160)
+    monkeypatch.setattr(context, "WHOLE_PX", 200)
+    monkeypatch.setattr(context, "BLOCK_PX", 160)
     blocks = counted(da.from_array(pixels, chunks=100), small).maps["density"]
     assert whole.std() > 1e-6
     assert np.allclose(tiled, whole, atol=1e-7)
@@ -163,8 +163,8 @@ def test_tiles_and_blocks_give_the_same_density(monkeypatch, small):
 def test_blocks_of_a_rescaled_image_keep_the_sum(monkeypatch, oracle):
     pixels, _ = cells(60, (300, 330), 8)
     whole = counted(pixels, oracle, diameter_px=8)
-    monkeypatch.setattr(blockwise, "WHOLE_PX", 400)
-    monkeypatch.setattr(blockwise, "BLOCK_PX", 300)
+    monkeypatch.setattr(context, "WHOLE_PX", 400)
+    monkeypatch.setattr(context, "BLOCK_PX", 300)
     blocks = counted(pixels, oracle, diameter_px=8)
     assert whole.provenance.settings["zoom"] == blocks.provenance.settings["zoom"] == 26 / 8
     assert blocks.count == pytest.approx(whole.count, rel=1e-3)
@@ -209,7 +209,7 @@ def test_without_a_diameter_the_density_tells_it(diameter, word):
     model = density.DensityModel(SPEC, Truth(pixels))
     steps = []
     engine = EngineSettings(device="cpu", precision="float32")
-    result = run(count_density(Image(pixels, "YX"), model, None, engine), steps.append)
+    result = run(count_cells(Image(pixels, "YX"), model, None, engine), steps.append)
     assert result.provenance.settings["zoom"] == pytest.approx(26 / diameter, rel=0.25)
     assert f"too {word}" in result.notices[0]
     assert steps[-1] == replace(steps[-1], stage="rescaled tiles", done=1, total=1)
@@ -288,7 +288,7 @@ def test_progress_counts_every_tile_once(oracle):
     frames = np.stack([pixels] * 3)
     steps = []
     engine = EngineSettings(device="cpu", tile_px=128)
-    run(count_density(Image(frames, "TYX"), oracle, None, engine), steps.append)
+    run(count_cells(Image(frames, "TYX"), oracle, None, engine), steps.append)
     done = [step.done for step in steps if step.stage == "tiles"]
     assert done == sorted(done)
     assert (done[-1], steps[-1].total) == (18, 18)

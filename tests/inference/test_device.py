@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from cellwright.errors import DeviceError
+from cellwright.core.errors import DeviceError
 from cellwright.inference import device
-from cellwright.inference.device import choose, devices, is_out_of_memory, number_type
+from cellwright.inference.device import choose, choose_dtype, devices, is_out_of_memory
 
 
 def test_the_cpu_is_always_there_and_last():
@@ -50,13 +50,13 @@ def test_gpus_are_found_by_name(monkeypatch):
 )
 def test_half_precision_only_where_the_cpu_has_it(monkeypatch, capabilities, dtype):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    assert number_type(torch.device("cpu")) == dtype
+    assert choose_dtype(torch.device("cpu")) == dtype
 
 
 def test_number_types_of_other_devices_and_by_name():
-    assert number_type(torch.device("cuda")) == torch.float16
-    assert number_type(torch.device("mps")) == torch.float32
-    assert number_type(torch.device("cpu"), "bfloat16") == torch.bfloat16
+    assert choose_dtype(torch.device("cuda")) == torch.float16
+    assert choose_dtype(torch.device("mps")) == torch.float32
+    assert choose_dtype(torch.device("cpu"), "bfloat16") == torch.bfloat16
 
 
 @pytest.mark.parametrize(

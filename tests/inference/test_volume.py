@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from cellwright.errors import AxesError
+from cellwright.core.data import Cells
+from cellwright.core.errors import AxesError
 from cellwright.inference.volume import anisotropy_of, linked
 from cellwright.ops.labels import measure, relabel
-from cellwright.ops.link import LinkSettings
 from cellwright.ops.matching import match_labels
-from cellwright.ops.simulate import simulate
-from cellwright.types import Cells
+from cellwright.ops.simulation.simulate import simulate
+from cellwright.ops.volumes.link import LinkSettings
 
 
 def sliced(labels, *, scores=None, classes=None):

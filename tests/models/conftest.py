@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from cellwright.models import registry
-from cellwright.models.contract import CellModel
+from cellwright.models.protocol import CellModel
 
 
 def stirred(network: nn.Module) -> nn.Module:

@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import json
 import os
@@ -9,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cellwright.errors import CheckpointError, WriteError
-from cellwright.models.checkpoint import checksum, halved, load_checkpoint, save_checkpoint
-from cellwright.models.flow import build
+from cellwright.core.errors import CheckpointError, WriteError
+from cellwright.models.checkpoint import checksum, load_checkpoint, save_checkpoint, to_half
+from cellwright.models.families.flow import build
 from cellwright.models.spec import read_spec
 
 
@@ -179,23 +180,27 @@ def test_a_pickle_is_refused_unopened(folder, tmp_path, write):
 
 def test_a_file_in_the_place_of_the_folder_cannot_be_written(tmp_path, make_model):
     (tmp_path / "taken").write_text("mine")
-    with pytest.raises(WriteError, match="Choose a folder you may write to"):
+    with pytest.raises(WriteError, match="Choose a folder that you may write to"):
         save_checkpoint(tmp_path / "taken", make_model())
     assert (tmp_path / "taken").read_text() == "mine"
 
 
-def test_a_failed_save_leaves_the_old_model_whole(folder, make_model):
-    (folder / "weights.safetensors.part").mkdir()  # what a full or read-only disk does, for root too
+def test_a_failed_save_leaves_the_old_model_whole(folder, make_model, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     before = checksum(folder / "weights.safetensors")
-    with pytest.raises(WriteError, match="Cannot write the model"):
-        save_checkpoint(folder, make_model())
+    with monkeypatch.context() as patch:
+        patch.setattr("cellwright.files.atomic.os.replace", fail)
+        with pytest.raises(WriteError, match=r"Expected to write .*No space"):
+            save_checkpoint(folder, make_model())
     assert load_checkpoint(folder).sha256 == before
 
 
 def test_halved_weights_take_half_the_space_and_give_the_same(tmp_path, make_model):
     model = make_model()
     save_checkpoint(tmp_path / "whole", model)
-    save_checkpoint(tmp_path / "half", halved(model))
+    save_checkpoint(tmp_path / "half", to_half(model))
     sizes = [(tmp_path / name / "weights.safetensors").stat().st_size for name in ("whole", "half")]
     assert sizes[1] < 0.53 * sizes[0]
     image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))

@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from cellwright.errors import CheckpointError
-from cellwright.models import shelf, zoo
+from cellwright.core.errors import CheckpointError
+from cellwright.models import store, zoo
 from cellwright.models.checkpoint import load_checkpoint, save_checkpoint
-from cellwright.models.density import build
+from cellwright.models.families.density import build
 
 SPEC, WEIGHTS = "spec.json", "weights.safetensors"
 
@@ -31,8 +31,8 @@ def own(tmp_path, monkeypatch):
     """The user's models: there is one, which works."""
     folder = tmp_path / "own"
     save_checkpoint(folder / "mine", build("small"), {"score": 0.5})
-    monkeypatch.setattr(shelf, "user_folder", lambda: folder)
-    monkeypatch.setattr(shelf, "shipped_folder", lambda: tmp_path / "shipped")
+    monkeypatch.setattr(store, "user_folder", lambda: folder)
+    monkeypatch.setattr(store, "shipped_folder", lambda: tmp_path / "shipped")
     return folder
 
 
@@ -98,11 +98,11 @@ def packed(files, path):
 
 def from_archive(files, place):
     packed(files, place)
-    return lambda: shelf.take(place, "theirs")
+    return lambda: store.take(place, "theirs")
 
 
 def from_package(files, place):
-    members = {zoo.PREFIX + name if name in shelf.FILES else name: files[name] for name in files}
+    members = {zoo.PREFIX + name if name in store.FILES else name: files[name] for name in files}
     packed({"rdf.yaml": b"{}", **members}, place)
     return lambda: zoo.import_model(place, "theirs")
 
@@ -120,13 +120,13 @@ def test_a_damaged_model_is_told_and_leaves_no_trace(files, own, tmp_path, monke
     with pytest.raises(CheckpointError, match=words):
         act()
     assert contents(tmp_path) == before
-    assert [entry.name for entry in shelf.models()] == ["mine"]
+    assert [entry.name for entry in store.models()] == ["mine"]
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_the_same_model_is_taken_when_nothing_is_wrong(files, own, tmp_path, way):
     WAYS[way](signed(files), tmp_path / "theirs")()
-    assert [entry.name for entry in shelf.models()] == ["mine"] + ["theirs"] * (way != "folder")
+    assert [entry.name for entry in store.models()] == ["mine"] + ["theirs"] * (way != "folder")
 
 
 HOSTILE = ["../evil.py", "/evil.py", "sub/../../evil.py", "..\\evil.py", "C:\\evil.py", "C:evil.py"]

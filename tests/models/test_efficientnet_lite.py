@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cellwright.errors import CheckpointError
-from cellwright.models.blocks import folded
-from cellwright.models.efficientnet_lite import (
+from cellwright.core.errors import CheckpointError
+from cellwright.models.layers.blocks import folded
+from cellwright.models.layers.efficientnet_lite import (
     DepthwiseConv2d,
     EfficientNetLite,
     Plan,

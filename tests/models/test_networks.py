@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from cellwright.errors import CheckpointError
-from cellwright.models import flow
-from cellwright.models.mix_transformer import Attention, Block, MixTransformer
+from cellwright.core.errors import CheckpointError
+from cellwright.models.families import flow
+from cellwright.models.reference.mix_transformer import Attention, Block, MixTransformer
 
 
 def n_parameters(module: nn.Module) -> int:

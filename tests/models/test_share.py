@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cellwright.errors import CheckpointError, WriteError
-from cellwright.models import shelf
+from cellwright.core.errors import CheckpointError, WriteError
+from cellwright.models import store
 from cellwright.models.checkpoint import save_checkpoint
 
 
@@ -20,8 +20,8 @@ from cellwright.models.checkpoint import save_checkpoint
 def own(tmp_path, monkeypatch):
     """An empty folder in the place of the user's models."""
     folder = tmp_path / "own"
-    monkeypatch.setattr(shelf, "user_folder", lambda: folder)
-    monkeypatch.setattr(shelf, "shipped_folder", lambda: tmp_path / "shipped")
+    monkeypatch.setattr(store, "user_folder", lambda: folder)
+    monkeypatch.setattr(store, "shipped_folder", lambda: tmp_path / "shipped")
     return folder
 
 
@@ -34,7 +34,7 @@ def mine(own, make_model):
 
 @pytest.fixture
 def shared(mine, tmp_path):
-    return shelf.share("mine", tmp_path / "mine.zip")
+    return store.share("mine", tmp_path / "mine.zip")
 
 
 def everything(folder):
@@ -52,20 +52,20 @@ def repack(path, change):
 
 
 def test_a_model_is_renamed(mine, own):
-    assert shelf.rename("mine", "Ours 2.1") == own / "Ours 2.1"
+    assert store.rename("mine", "Ours 2.1") == own / "Ours 2.1"
     assert everything(own)[0] == "Ours 2.1"
-    assert shelf.load("Ours 2.1").spec.family == "flow"
+    assert store.load("Ours 2.1").spec.family == "flow"
     assert not mine.exists()
 
 
 def test_a_model_is_deleted(mine, own):
-    shelf.delete("mine")
+    store.delete("mine")
     assert everything(own) == []
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../own/mine", "absent", "mine/", ".hidden", "/tmp"])
 def test_what_is_not_ones_own_is_left_alone(mine, name):
-    for act in (shelf.delete, lambda one: shelf.rename(one, "new")):
+    for act in (store.delete, lambda one: store.rename(one, "new")):
         with pytest.raises(CheckpointError, match="Only your own models can be changed: mine"):
             act(name)
     assert mine.exists()
@@ -74,7 +74,7 @@ def test_what_is_not_ones_own_is_left_alone(mine, name):
 def test_shipped_models_cannot_be_changed(own, tmp_path, make_model):
     save_checkpoint(tmp_path / "shipped" / "flow", make_model())
     with pytest.raises(CheckpointError, match="none yet"):
-        shelf.delete("flow")
+        store.delete("flow")
     assert (tmp_path / "shipped" / "flow" / "spec.json").exists()
 
 
@@ -82,48 +82,49 @@ def test_shipped_models_cannot_be_changed(own, tmp_path, make_model):
 def test_names_that_could_mean_another_place_are_refused(mine, shared, own, name):
     before = everything(own)
     with pytest.raises(CheckpointError, match="name"):
-        shelf.rename("mine", name)
+        store.rename("mine", name)
     if name:
         with pytest.raises(CheckpointError, match="name"):
-            shelf.take(shared, name)
+            store.take(shared, name)
     assert everything(own) == before
 
 
 def test_a_name_that_is_taken_is_refused(mine, shared, own, make_model):
     save_checkpoint(own / "other", make_model(seed=8))
     with pytest.raises(CheckpointError, match="already"):
-        shelf.rename("mine", "other")
+        store.rename("mine", "other")
     with pytest.raises(CheckpointError, match="already"):
-        shelf.take(shared, "mine")
+        store.take(shared, "mine")
 
 
 def test_a_shared_model_is_the_same_model(mine, shared, own):
     with zipfile.ZipFile(shared) as archive:
         assert set(archive.namelist()) == {"spec.json", "weights.safetensors", "scores.json", "card.md"}
-    folder = shelf.take(shared, "theirs")
+    folder = store.take(shared, "theirs")
     assert folder == own / "theirs"
     assert everything(folder) == everything(mine)
     assert all((folder / name).read_bytes() == (mine / name).read_bytes() for name in everything(mine))
-    assert shelf.load("theirs").sha256 == shelf.load("mine").sha256
+    assert store.load("theirs").sha256 == store.load("mine").sha256
     if os.name == "posix":
         assert not (folder / "spec.json").stat().st_mode & stat.S_IXUSR
 
 
 def test_a_model_takes_the_name_of_its_file(shared, own):
-    shelf.delete("mine")
-    assert shelf.take(shared) == own / "mine"
+    store.delete("mine")
+    assert store.take(shared) == own / "mine"
 
 
 def test_a_damaged_model_is_not_shared(mine, tmp_path):
     (mine / "weights.safetensors").write_bytes(b"no weights")
     with pytest.raises(CheckpointError, match="checksum"):
-        shelf.share("mine", tmp_path / "out.zip")
+        store.share("mine", tmp_path / "out.zip")
     assert not list(tmp_path.glob("out*"))
 
 
 def test_a_place_that_cannot_be_written_is_told(mine, tmp_path):
-    with pytest.raises(WriteError, match="Choose a place"):
-        shelf.share("mine", tmp_path / "absent" / "out.zip")
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(WriteError, match="Choose a folder"):
+        store.share("mine", tmp_path / "taken" / "out.zip")
 
 
 def _pickled(files):
@@ -191,7 +192,7 @@ def test_what_could_do_harm_is_not_taken(shared, own, tmp_path, harm):
     repack(shared, lambda files: change(files, tmp_path))
     before = everything(tmp_path)
     with pytest.raises(CheckpointError, match=words):
-        shelf.take(shared, "theirs")
+        store.take(shared, "theirs")
     assert everything(tmp_path) == before
 
 
@@ -201,7 +202,7 @@ def test_a_truncated_file_is_not_taken(shared, own, tmp_path, share_left):
     shared.write_bytes(content[: int(len(content) * share_left)])
     before = everything(tmp_path)
     with pytest.raises(CheckpointError, match="zip archive"):
-        shelf.take(shared, "theirs")
+        store.take(shared, "theirs")
     assert everything(tmp_path) == before
 
 
@@ -210,14 +211,14 @@ def test_a_flipped_bit_is_found(shared, own):
     content[len(content) // 2] ^= 8
     shared.write_bytes(content)
     with pytest.raises(CheckpointError):
-        shelf.take(shared, "theirs")
+        store.take(shared, "theirs")
     assert not (own / "theirs").exists()
 
 
 def test_an_archive_that_unpacks_to_too_much_is_not_taken(shared, own, monkeypatch):
-    monkeypatch.setattr(shelf, "MOST_BYTES", 1000)
+    monkeypatch.setattr(store, "MOST_BYTES", 1000)
     with pytest.raises(CheckpointError, match="unpacks to more than"):
-        shelf.take(shared, "theirs")
+        store.take(shared, "theirs")
 
 
 def test_a_link_in_an_archive_is_stored_as_plain_bytes(shared, own):
@@ -226,10 +227,10 @@ def test_a_link_in_an_archive_is_stored_as_plain_bytes(shared, own):
         link = zipfile.ZipInfo("curve.json")
         link.external_attr = (stat.S_IFLNK | 0o777) << 16
         archive.writestr(link, "/etc/passwd")
-    folder = shelf.take(shared, "theirs")
+    folder = store.take(shared, "theirs")
     assert not (folder / "curve.json").is_symlink()
 
 
 def test_no_file_is_told(own, tmp_path):
     with pytest.raises(CheckpointError, match="no file"):
-        shelf.take(tmp_path / "absent.zip")
+        store.take(tmp_path / "absent.zip")

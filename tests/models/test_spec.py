@@ -3,8 +3,8 @@ from dataclasses import replace
 
 import pytest
 
-from cellwright.errors import CheckpointError
-from cellwright.models.flow import SPECS
+from cellwright.core.errors import CheckpointError
+from cellwright.models.families.flow import SPECS
 from cellwright.models.spec import MAY_LACK, SPEC_VERSION, read_spec
 
 SPEC = replace(

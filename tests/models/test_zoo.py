@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from cellwright.errors import CheckpointError, WriteError
-from cellwright.models import shelf, zoo
+from cellwright.core.errors import CheckpointError, WriteError
+from cellwright.models import store, zoo
 from cellwright.models.checkpoint import save_checkpoint
 
 
@@ -17,7 +17,7 @@ from cellwright.models.checkpoint import save_checkpoint
 def own(tmp_path, monkeypatch):
     """An empty folder in the place of the user's models."""
     folder = tmp_path / "own"
-    monkeypatch.setattr(shelf, "user_folder", lambda: folder)
+    monkeypatch.setattr(store, "user_folder", lambda: folder)
     return folder
 
 
@@ -40,7 +40,7 @@ def test_a_package_gives_the_maps_of_the_model(package, tmp_path, family):
     facts = json.loads((tmp_path / "out" / "rdf.yaml").read_text())
     image, maps = (np.load(tmp_path / "out" / name) for name in ("test_image.npy", "test_maps.npy"))
     (given,), (wanted,) = facts["inputs"], facts["outputs"]
-    model = shelf.load("mine")
+    model = store.load("mine")
     assert image.shape[1] == model.spec.in_channels == len(given["axes"][1]["channel_names"])
     assert maps.shape[1] == sum(model.spec.map_channels.values()) == len(wanted["axes"][1]["channel_names"])
     assert image.shape[2] > 2 * model.spec.halo
@@ -72,7 +72,7 @@ def test_the_validator_of_the_zoo_finds_nothing_wrong(package, tmp_path):
     paths = []
     for family in ("flow", "centroid", "query", "pseudocolor", "density"):
         paths.append(package(family).rename(tmp_path / f"{family}.zip"))
-        shelf.delete("mine")
+        store.delete("mine")
     with zipfile.ZipFile(paths[0]) as archive:
         files = {name: archive.read(name) for name in archive.namelist()}
     del files["test_image.npy"]
@@ -98,7 +98,7 @@ def test_every_file_that_is_named_is_there(package):
 def test_a_model_comes_back_as_it_was(package, own):
     folder = zoo.import_model(package(), "back")
     assert folder == own / "back"
-    assert shelf.load("back").sha256 == shelf.load("mine").sha256
+    assert store.load("back").sha256 == store.load("mine").sha256
     assert sorted(path.name for path in folder.iterdir()) == sorted(
         path.name for path in (own / "mine").iterdir()
     )
@@ -139,7 +139,8 @@ def test_what_cannot_be_written_is_told(package, tmp_path):
     package()
     with pytest.raises(WriteError, match="Give at least one"):
         zoo.export_model("mine", tmp_path / "out.zip", authors=())
-    with pytest.raises(WriteError, match="Choose a place"):
-        zoo.export_model("mine", tmp_path / "absent" / "out.zip", authors=("A",))
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(WriteError, match="Choose a folder"):
+        zoo.export_model("mine", tmp_path / "taken" / "out.zip", authors=("A",))
     with pytest.raises(CheckpointError, match="no file"):
         zoo.import_model(tmp_path / "absent.zip", "back")

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cellwright.errors import SettingsError
+from cellwright.core.errors import SettingsError
 from cellwright.ops.crops import crops, extents_of, relative_sizes, typical_extent, window_of
 
 

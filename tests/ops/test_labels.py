@@ -3,7 +3,7 @@ import pytest
 from skimage.measure import regionprops
 
 from cellwright.ops.labels import equivalent_diameters, keep, measure, relabel, touches_border
-from cellwright.ops.simulate import simulate
+from cellwright.ops.simulation.simulate import simulate
 
 
 def drawn(seed, shape=(96, 120)):

@@ -17,7 +17,7 @@ from cellwright.ops.matching import (
     ranking_quality,
     seg_scores,
 )
-from cellwright.ops.simulate import simulate
+from cellwright.ops.simulation.simulate import simulate
 
 
 def disturbed(seed):

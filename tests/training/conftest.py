@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cellwright.models.flow import SPECS, FlowModel
+from cellwright.core.data import Labels
+from cellwright.models.families.flow import SPECS, FlowModel
 from cellwright.ops.labels import annotate
-from cellwright.ops.simulate import simulate
-from cellwright.training.samples import Sample, make_sample
-from cellwright.types import Labels
+from cellwright.ops.simulation.simulate import simulate
+from cellwright.training.data.samples import Sample, make_sample
 
 
 class TinyEncoder(nn.Module):

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from cellwright.errors import AnnotationError
-from cellwright.models import centroid, density, flow, query
+from cellwright.core.data import Annotation, Image
+from cellwright.core.errors import AnnotationError
+from cellwright.models.families import centroid, density, flow, query
 from cellwright.ops.labels import annotate
 from cellwright.training.joint import JointModel
-from cellwright.types import Annotation, Image
 
 FAMILIES = (flow, centroid, query, density)
 

@@ -2,7 +2,7 @@ from typing import get_type_hints
 
 import pytest
 
-from cellwright.errors import SettingsError
+from cellwright.core.errors import SettingsError
 from cellwright.training.settings import TrainingSettings
 
 BOUNDS = {

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import tifffile
 
-from cellwright.errors import AxesError
-from cellwright.io.dataset import read_dataset
-from cellwright.models import pseudocolor
-from cellwright.ops.simulate import simulate
-from cellwright.tasks import run
-from cellwright.training import samples as module
-from cellwright.training.pool import SIMULATED_VOLUME, simulated_samples
-from cellwright.training.samples import load_samples, volume_samples
-from cellwright.types import Image
+from cellwright.core.data import Image
+from cellwright.core.errors import AxesError
+from cellwright.core.tasks import run
+from cellwright.files.dataset.folder import read_dataset
+from cellwright.models.families import pseudocolor
+from cellwright.ops.simulation.simulate import simulate
+from cellwright.training.data import samples as module
+from cellwright.training.data.sampler import SIMULATED_VOLUME, simulated_samples
+from cellwright.training.data.samples import load_samples, volume_samples
 
 
 @pytest.fixture(scope="module")

@@ -15,17 +15,17 @@ from napari.layers import Shapes
 from napari.qt.threading import WorkerBase
 from pytestqt.qtbot import QtBot
 
-from cellwright.models import shelf
-from cellwright.models.shelf import ShelfEntry
-from cellwright.ops.flow import FlowSettings
+from cellwright.core.data import Cells, Image, Labels, Provenance, Result
+from cellwright.core.tasks import Progress, Task
+from cellwright.models import store
+from cellwright.models.store import ModelEntry
+from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.ops.labels import measure
-from cellwright.tasks import Progress, Task
-from cellwright.types import Cells, Image, Labels, Provenance, Result
-from cellwright.widgets import train_run
-from cellwright.widgets.annotate import AnnotateWidget
-from cellwright.widgets.count import CountWidget
-from cellwright.widgets.train import TrainWidget
-from cellwright.widgets.train_plan import Plan, curve
+from cellwright.widgets.annotate.widget import AnnotateWidget
+from cellwright.widgets.count.widget import CountWidget
+from cellwright.widgets.train import training_run
+from cellwright.widgets.train.plan import Plan, curve
+from cellwright.widgets.train.widget import TrainWidget
 
 LIMIT_MS = 60_000
 
@@ -94,9 +94,9 @@ def result_of() -> Callable[[Image, Labels], Result]:
 @pytest.fixture
 def shelved(monkeypatch: pytest.MonkeyPatch, oracle_model: Any) -> Any:
     """The oracle, found under the name of the shipped model."""
-    monkeypatch.setattr(shelf, "load", lambda name: oracle_model)
-    entry = ShelfEntry("flow", Path("flow"), oracle_model.spec, {})
-    monkeypatch.setattr(shelf, "models", lambda: [entry])
+    monkeypatch.setattr(store, "load", lambda name: oracle_model)
+    entry = ModelEntry("flow", Path("flow"), oracle_model.spec, {})
+    monkeypatch.setattr(store, "models", lambda: [entry])
     return oracle_model
 
 
@@ -162,7 +162,7 @@ def ended(qtbot: QtBot) -> Callable[[TrainWidget], None]:
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Folder of the user's models and of the runs that were not ended."""
-    monkeypatch.setattr(shelf, "user_folder", lambda: tmp_path / "models")
+    monkeypatch.setattr(store, "user_folder", lambda: tmp_path / "models")
     return tmp_path
 
 
@@ -171,10 +171,10 @@ def training(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fak
     """What stands for fine-tuning."""
     template = tmp_path / "template"
     template.mkdir()
-    spec = (shelf.shipped_folder() / "flow" / "spec.json").read_bytes()
+    spec = (store.shipped_folder() / "flow" / "spec.json").read_bytes()
     (template / "spec.json").write_bytes(spec)
     fake = FakeTraining(template)
-    monkeypatch.setattr(train_run, "_finetune", fake.task)
+    monkeypatch.setattr(training_run, "_finetune", fake.task)
     return fake
 
 

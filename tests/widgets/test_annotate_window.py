@@ -13,7 +13,7 @@ from qtpy.QtGui import QMouseEvent
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 
-from cellwright.widgets.annotate import AnnotateWidget
+from cellwright.widgets.annotate.widget import AnnotateWidget
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # napari's and vispy's own
 LEFT, NONE = Qt.MouseButton.LeftButton, Qt.MouseButton.NoButton

@@ -7,7 +7,7 @@ from napari.components import ViewerModel
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QTimer
 
-from cellwright.widgets.count import CountWidget
+from cellwright.widgets.count.widget import CountWidget
 
 TICK_MS = 5
 LONGEST_MS = 100.0

@@ -13,7 +13,7 @@ from qtpy.QtGui import QMouseEvent
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QWidget
 
-from cellwright.widgets.count import CountWidget
+from cellwright.widgets.count.widget import CountWidget
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # napari's and vispy's own
 Settled = Callable[[CountWidget], None]

@@ -8,8 +8,8 @@ import typer
 from cellwright.cli.flags import read_settings, with_settings
 from cellwright.cli.progress import run_with_bar
 from cellwright.cli.train import print_epoch
-from cellwright.errors import SettingsError
-from cellwright.training.classify_settings import ClassifyTrainingSettings
+from cellwright.core.errors import SettingsError
+from cellwright.training.classifier.settings import ClassifyTrainingSettings
 
 
 @with_settings(ClassifyTrainingSettings)
@@ -29,13 +29,13 @@ def train_classifier(
     **flags: Any,
 ) -> None:
     """Train a classifier of cells on annotated classes; one line per epoch."""
-    from cellwright.io.dataset import read_dataset
+    from cellwright.files.dataset.folder import read_dataset
 
     settings = read_settings(ClassifyTrainingSettings, flags)
     names = read_names(rename)
     folders = [read_dataset(folder) for folder in datasets]
-    from cellwright.training.classify import train_classifier as train
-    from cellwright.training.cohort import Source
+    from cellwright.training.classifier.cell_crops import Source
+    from cellwright.training.classifier.train import train_classifier as train
 
     sources = [Source(dataset, names) for dataset in folders]
     task = train(sources, output, settings, preset=preset, title=title, device=device)

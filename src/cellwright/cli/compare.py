@@ -8,13 +8,13 @@ import typer
 
 from cellwright.cli.flags import read_settings, with_settings
 from cellwright.cli.progress import run_with_bar
-from cellwright.errors import ReadError, SettingsError
+from cellwright.core.errors import ReadError, SettingsError
 from cellwright.inference.settings import EngineSettings
 
 if TYPE_CHECKING:
-    from cellwright.io.dataset import Dataset
-    from cellwright.training.compare import Comparison
-    from cellwright.types import Image
+    from cellwright.core.data import Image
+    from cellwright.files.dataset.folder import Dataset
+    from cellwright.training.evaluation.compare import Comparison
 
 
 @with_settings(EngineSettings)
@@ -33,7 +33,7 @@ def compare(
     if len(model) < 2:
         raise SettingsError(f"Comparing needs two models; got {len(model)}. Give --model twice.")
     data = read_source(source, split)
-    from cellwright.training.compare import compare as compare_models
+    from cellwright.training.evaluation.compare import compare as compare_models
 
     comparison = run_with_bar(compare_models(model, data, engine=engine), source.name, stages=("compare",))
     if output is not None:
@@ -49,8 +49,8 @@ def read_source(source: Path, split: str) -> "Dataset | Image":
     ReadError
         There is none.
     """
-    from cellwright.io.dataset import read_dataset
-    from cellwright.io.images import read_image
+    from cellwright.files.dataset.folder import read_dataset
+    from cellwright.files.images import read_image
 
     if not (source / "meta.json").exists():
         return read_image(source)
@@ -62,10 +62,10 @@ def read_source(source: Path, split: str) -> "Dataset | Image":
 
 def write_disagreements(comparison: "Comparison", data: "Dataset | Image", output: Path) -> None:
     """Write labels of what only the first (1) or only the second (2) of the models found in each image."""
-    from cellwright.io.images import write_labels
-    from cellwright.training.compare import disagreement
-    from cellwright.training.state import make_folder
-    from cellwright.types import Image
+    from cellwright.core.data import Image
+    from cellwright.files.atomic import make_folder
+    from cellwright.files.images import write_labels
+    from cellwright.training.evaluation.compare import disagreement
 
     make_folder(output)
     for index, (name, (first, second, *_)) in enumerate(comparison.images()):

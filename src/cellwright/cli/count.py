@@ -10,13 +10,13 @@ import typer
 
 from cellwright.cli.flags import read_settings, refuse_foreign, with_settings
 from cellwright.cli.progress import run_with_bar
-from cellwright.errors import SettingsError, error_line
+from cellwright.core.data import Image, Result
+from cellwright.core.errors import SettingsError, error_line
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
-from cellwright.types import Image, Result
 
 if TYPE_CHECKING:
-    from cellwright.models.contract import CellModel
+    from cellwright.models.protocol import CellModel
 
 INTERRUPTED = 130  # what shells give for a program that Ctrl-C ended
 
@@ -49,7 +49,7 @@ def count(
     images: Annotated[list[Path], typer.Argument(help="Image files or .zarr folders.", show_default=False)],
     model: Annotated[
         list[str], typer.Option(help="Name or folder of a model; give several to average them.")
-    ] = ["flow"],  # noqa: B006 - typer copies it
+    ] = [registry.DEFAULT_FAMILY],  # noqa: B006 - typer copies it
     output: Annotated[
         Path | None,
         typer.Option(
@@ -96,8 +96,8 @@ def make_choices(names: list[str], flags: dict[str, Any]) -> Choices:
         A model, a device or a setting does not fit.
     """
     engine = read_settings(EngineSettings, flags)
+    from cellwright.inference.context import load_models
     from cellwright.inference.device import choose
-    from cellwright.inference.job import load_models
 
     choose(engine.device)
     models = load_models(tuple(names))
@@ -116,13 +116,13 @@ def check_classifier(name: str, choices: Choices) -> None:
     SettingsError
         The model finds no single cells.
     """
-    from cellwright.models.classifier_spec import find_classifier
+    from cellwright.models.classifier.spec import find_classifier
 
     find_classifier(name)
     family = registry.get(choices.models[0].spec.family)
-    if family.kind != "cells":
+    if family.gives != "instances":
         raise SettingsError(
-            f"Classes belong to single cells; {family.name} gives only their {family.kind}. Choose another "
+            f"Classes belong to single cells; {family.name} gives only their {family.gives}. Choose another "
             "model, or leave the classifier out."
         )
 
@@ -139,7 +139,7 @@ def prepare_output(images: list[Path], output: Path | None) -> None:
     """
     if output is None:
         return
-    from cellwright.io.files import check_writable
+    from cellwright.files.atomic import check_writable
 
     twice = [stem for stem, n in Counter(path.stem for path in images).items() if n > 1]
     if twice:
@@ -152,8 +152,8 @@ def prepare_output(images: list[Path], output: Path | None) -> None:
 
 def count_one(path: Path, choices: Choices, table: "Table", *, label: str) -> None:
     """Count one image, write its files and print its row."""
-    from cellwright.inference.count import count_cells
-    from cellwright.io.images import read_image
+    from cellwright.files.images import read_image
+    from cellwright.inference.pipeline import count_cells
 
     image = read_image(path, choices.axes)
     result = run_with_bar(count_cells(image, choices.names, choices.settings, choices.engine), label)
@@ -178,8 +178,8 @@ def write_files(folder: Path, stem: str, image: Image, result: Result) -> None:
     WriteError
         A file cannot be written.
     """
-    from cellwright.io.images import write_labels, write_map
-    from cellwright.io.tables import write_provenance, write_table
+    from cellwright.files.images import write_labels, write_map
+    from cellwright.files.tables import write_provenance, write_table
 
     if result.cells.labels is not None:
         write_labels(folder / f"{stem}.labels.tif", result.cells.labels, image)
@@ -211,7 +211,7 @@ class Table:
 
     def show(self, path: Path, result: Result) -> None:
         """Print the row of an image."""
-        from cellwright.io.tables import class_counts, plain_count
+        from cellwright.files.tables import class_counts, plain_count
 
         n, seconds = plain_count(result.count), result.provenance.seconds
         if self._as_json:

@@ -9,7 +9,8 @@ import typer
 from cellwright.cli.count import SETTINGS, make_choices
 from cellwright.cli.flags import with_settings
 from cellwright.cli.progress import run_with_bar
-from cellwright.errors import ReadError
+from cellwright.core.errors import ReadError
+from cellwright.models.registry import DEFAULT_FAMILY
 
 
 @with_settings(*SETTINGS)
@@ -17,7 +18,7 @@ def evaluate(
     dataset: Annotated[
         Path, typer.Argument(help="Folder with meta.json, images/ and masks/, boxes/ or points/.")
     ],
-    model: Annotated[str, typer.Option(help="Name or folder of a model.")] = "flow",
+    model: Annotated[str, typer.Option(help="Name or folder of a model.")] = DEFAULT_FAMILY,
     split: Annotated[str, typer.Option(help="Split to score; 'all' takes every image.")] = "val",
     group: Annotated[
         str | None, typer.Option(help="Group to score, 'fluo' for instance; all when left out.")
@@ -28,7 +29,7 @@ def evaluate(
 
     Where not every cell is annotated, only recall is told: what else was found may be right.
     """
-    from cellwright.io.dataset import read_dataset
+    from cellwright.files.dataset.folder import read_dataset
 
     everything = read_dataset(dataset)
     chosen = everything.select(None if split == "all" else split, group)
@@ -40,7 +41,7 @@ def evaluate(
             f"{splits}, its groups {groups}. Choose some of these."
         )
     choices = make_choices([model], flags)
-    from cellwright.training.evaluate import evaluate as evaluate_model
+    from cellwright.training.evaluation.evaluate import evaluate as evaluate_model
 
     task = evaluate_model(chosen, choices.models[0], settings=choices.settings, engine=choices.engine)
     report = run_with_bar(task, dataset.name, stages=("evaluate",))

@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
-from cellwright.errors import SettingsError
+from cellwright.core.errors import SettingsError
 
 S = TypeVar("S")
 Command = TypeVar("Command", bound=Callable[..., None])

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from cellwright.tasks import Progress
+from cellwright.core.tasks import Progress
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from cellwright.cli.count import count
 from cellwright.cli.evaluate import evaluate
 from cellwright.cli.models import models
 from cellwright.cli.train import train
-from cellwright.errors import CellwrightError
+from cellwright.core.errors import CellwrightError
 
 app = typer.Typer(
     help="Count and outline cells in microscopy images.",

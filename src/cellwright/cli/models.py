@@ -18,9 +18,10 @@ def models(
     if as_table:
         typer.echo(families_table())
         return
-    from cellwright.models import classifier_spec, shelf
+    from cellwright.models import store
+    from cellwright.models.classifier import spec
 
-    for entry in shelf.models():
+    for entry in store.models():
         low, high = entry.spec.diameter_range_px
         if as_json:
             values = {"model": entry.name, "folder": str(entry.folder), **entry.spec.to_json()}
@@ -34,7 +35,7 @@ def models(
         typer.echo(f"    {entry.folder}")
     if as_json:
         return
-    for kind in classifier_spec.classifiers():
+    for kind in spec.classifiers():
         typer.echo(f"{kind.name}  (classifier: {', '.join(kind.spec.classes)})")
         typer.echo(f"    {kind.spec.title}")
         typer.echo(f"    {kind.folder}")
@@ -42,9 +43,9 @@ def models(
 
 def families_table() -> str:
     """Return the families of the registry, what each does and the layers it gives, as a Markdown table."""
-    rows = ["| family | what it does | gives |", "|---|---|---|"]
+    rows = ["| family | finds | how | layers |", "|---|---|---|---|"]
     rows += [
-        f"| `{family.name}` | {family.title} | {', '.join(family.returns)} |"
+        f"| `{family.name}` | {family.title} | {family.description} | {', '.join(family.returns)} |"
         for family in registry.FAMILIES.values()
     ]
     return "\n".join(rows)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 
 from cellwright.cli.interrupt import heeded_interrupts
-from cellwright.tasks import Progress, T, Task, ignore, run
+from cellwright.core.tasks import Progress, T, Task, ignore, run
 
 
 def run_with_bar(

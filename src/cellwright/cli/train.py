@@ -9,15 +9,15 @@ import typer
 
 from cellwright.cli.flags import read_settings, refuse_foreign, with_settings
 from cellwright.cli.progress import run_with_bar
-from cellwright.errors import SettingsError
+from cellwright.core.errors import SettingsError
+from cellwright.core.tasks import Progress
 from cellwright.models import registry
-from cellwright.tasks import Progress
-from cellwright.training.finetune_settings import PRESETS, FinetuneSettings
-from cellwright.training.finetune_settings import preset as preset_of
+from cellwright.training.finetune.settings import PRESETS, FinetuneSettings
+from cellwright.training.finetune.settings import preset as preset_of
 from cellwright.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
-    from cellwright.io.dataset import Dataset
+    from cellwright.files.dataset.folder import Dataset
     from cellwright.models.spec import ModelSpec
 
 
@@ -27,7 +27,7 @@ def train(
     output: Annotated[
         Path, typer.Option(help="Folder for the model; a run that was stopped goes on from there.")
     ],
-    model: Annotated[str, typer.Option(help="Family of the new model.")] = "flow",
+    model: Annotated[str, typer.Option(help="Family of the new model.")] = registry.DEFAULT_FAMILY,
     preset: Annotated[str, typer.Option(help="Architecture within the family.")] = "small",
     extra: Annotated[
         list[Path], typer.Option(help="Another dataset for the first phase alone; may be repeated.")
@@ -61,7 +61,7 @@ def train(
         raise SettingsError(
             f"--{chosen[0]} needs --from, the model to fine-tune. Give it, or leave both out."
         )
-    from cellwright.io.dataset import read_dataset
+    from cellwright.files.dataset.folder import read_dataset
 
     settings = read_settings(TrainingSettings, flags)
     family = registry.get(model)
@@ -69,14 +69,14 @@ def train(
     import torch
 
     from cellwright.inference.device import choose
-    from cellwright.models import shelf
-    from cellwright.training import loop
+    from cellwright.models import store
+    from cellwright.training import trainer
 
     choose(device)
     torch.manual_seed(settings.seed)
-    begin = shelf.load(start) if start else family.load().build(preset)
+    begin = store.load(start) if start else family.load().build(preset)
     print_findings(target, begin.spec)
-    task = loop.train(loop.Data(target, others), begin, output, settings, device=device)
+    task = trainer.train(trainer.Data(target, others), begin, output, settings, device=device)
     folder = run_with_bar(task, dataset.name, on_progress=print_epoch)
     typer.echo(f"The model is in {folder}. Use it with: cellwright count IMAGE --model {folder}")
 
@@ -101,17 +101,17 @@ def tune_model(
     start: str, folders: tuple[Path, ...], output: Path, settings: FinetuneSettings, device: str
 ) -> None:
     """Fine-tune a model on the first folder; the others are replayed."""
+    from cellwright.files.dataset.folder import read_dataset
     from cellwright.inference.device import choose
-    from cellwright.io.dataset import read_dataset
-    from cellwright.models import shelf
+    from cellwright.models import store
     from cellwright.models.spec import read_spec
 
-    spec = read_spec(shelf.find(start) / "spec.json")
+    spec = read_spec(store.find(start) / "spec.json")
     target, *others = (read_dataset(folder) for folder in folders)
     choose(device)
     print_findings(target, spec)
-    from cellwright.training.finetune import finetune
-    from cellwright.training.loop import Data
+    from cellwright.training.finetune.finetune import finetune
+    from cellwright.training.trainer import Data
 
     task = finetune(Data(target, tuple(others)), start, output, settings, device=device)
     outcome = run_with_bar(task, folders[0].name, on_progress=print_epoch)
@@ -125,7 +125,7 @@ def tune_model(
 
 def print_findings(dataset: "Dataset", spec: "ModelSpec") -> None:
     """Print what a dataset holds, and on stderr what looks wrong with it."""
-    from cellwright.training.inspect import inspect
+    from cellwright.training.data.inspect import inspect
 
     findings = run_with_bar(inspect(dataset, spec), dataset.folder.name)
     typer.echo(findings.summary())

@@ -10,19 +10,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cellwright.errors import SettingsError
-from cellwright.inference.count import count_cells
-from cellwright.inference.job import ModelChoices
+from cellwright.core.data import Image, Labels
+from cellwright.core.errors import SettingsError
+from cellwright.core.tasks import Task
+from cellwright.inference.context import ModelChoices
+from cellwright.inference.pipeline import count_cells
 from cellwright.inference.settings import EngineSettings
+from cellwright.models.registry import DEFAULT_FAMILY
 from cellwright.ops.matching import overlaps
-from cellwright.tasks import Task
-from cellwright.types import Image, Labels
 
 
 def flip_disagreement(
     image: Image,
     labels: Labels,
-    model: ModelChoices = "flow",
+    model: ModelChoices = DEFAULT_FAMILY,
     settings: Any = None,
     engine: EngineSettings = EngineSettings(),  # noqa: B008 - frozen
 ) -> Task[NDArray[np.float32]]:

@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cellwright.errors import AxesError, OutOfMemoryError
-from cellwright.inference.device import choose, free_cache, is_out_of_memory, number_type
+from cellwright.core.data import Cells, Image, Result
+from cellwright.core.errors import AxesError, OutOfMemoryError
+from cellwright.core.tasks import Progress, Task
+from cellwright.inference.device import choose, choose_dtype, free_cache, is_out_of_memory
 from cellwright.inference.settings import EngineSettings
-from cellwright.models.classifier import Classifier, load
-from cellwright.ops import normalize
-from cellwright.ops.axes import Frames, frames
+from cellwright.models.classifier.network import Classifier, load
 from cellwright.ops.crops import crops, extents_of, relative_sizes, typical_extent, window_of, with_channels
-from cellwright.tasks import Progress, Task
-from cellwright.types import Cells, Image, Result
+from cellwright.ops.geometry import intensity
+from cellwright.ops.geometry.axes import Frames, frames
 
 BATCH_SIZE = 128
 BLOCK_PX = 1024  # cells whose centres lie in one such square are cut from one window of the frame
@@ -123,7 +123,7 @@ def predict_classes(
     probabilities = np.zeros((len(cells), len(spec.classes)), np.float32)
     if len(cells) == 0:
         return Classes(spec.classes, probabilities)
-    scaling = normalize.fit(parts.sample(), spec.percentiles)
+    scaling = intensity.fit(parts.sample(), spec.percentiles)
     points = cells.points[:, -2:]
     runner = _Runner(chosen, engine)
     done = 0
@@ -131,7 +131,7 @@ def predict_classes(
         for frame, rows in _together(where, points, runner.batch_size):
             window = window_of(points[rows], sides[rows], parts.shape)
             corner = np.array([part.start for part in window], np.float32)
-            pixels = normalize.apply(scaling, parts.read(frame, window))
+            pixels = intensity.apply(scaling, parts.read(frame, window))
             cut = crops(pixels, points[rows] - corner, sides[rows], spec.crop_px, padding=spec.padding)
             probabilities[rows] = runner.probabilities(with_channels(cut, spec.in_channels), sizes[rows])
             done += len(rows)
@@ -147,7 +147,7 @@ class _Runner:
     def __init__(self, classifier: Classifier, settings: EngineSettings) -> None:
         self.batch_size = settings.batch_size or BATCH_SIZE
         self._device = choose(settings.device)
-        self._dtype = number_type(self._device, settings.precision)
+        self._dtype = choose_dtype(self._device, settings.precision)
         self._network = classifier.inference_network().to(self._device)
 
     def probabilities(self, cut: NDArray[np.float32], sizes: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -189,7 +189,7 @@ class _Runner:
             self.batch_size //= 2
         elif self._device.type != "cpu":
             self._device = torch.device("cpu")
-            self._dtype = number_type(self._device)
+            self._dtype = choose_dtype(self._device)
             self._network = self._network.cpu()
         else:
             raise OutOfMemoryError(

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from cellwright.errors import DeviceError
+from cellwright.core.errors import DeviceError
 
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "alloc_failed")
 
@@ -48,7 +48,7 @@ def choose(name: str = "auto") -> torch.device:
     return torch.device(wanted)
 
 
-def number_type(device: torch.device, precision: str = "auto") -> torch.dtype:
+def choose_dtype(device: torch.device, precision: str = "auto") -> torch.dtype:
     """Return the number type of the network's convolutions; auto is half precision where that is faster."""
     if precision != "auto":
         chosen: torch.dtype = getattr(torch, precision)

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
-from cellwright.bounds import check_bounds
-from cellwright.errors import SettingsError
+from cellwright.core.errors import SettingsError
+from cellwright.core.settings import check_bounds
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cellwright.errors import AxesError
+from cellwright.core.data import Cells, Labels
+from cellwright.core.errors import AxesError
 from cellwright.ops.labels import measure
-from cellwright.ops.link import LinkSettings, link_slices
-from cellwright.types import Cells, Labels
+from cellwright.ops.volumes.link import LinkSettings, link_slices
 
 
 def linked(

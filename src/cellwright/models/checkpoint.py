@@ -12,15 +12,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from cellwright.errors import CheckpointError, WriteError
+from cellwright.core.errors import CheckpointError, WriteError
+from cellwright.files.atomic import atomic_write, write_text
 from cellwright.models import registry
-from cellwright.models.contract import CellModel, Model
+from cellwright.models.protocol import CellModel
 from cellwright.models.spec import ModelSpec, read_spec
 
 SPEC, WEIGHTS, SCORES, CARD = "spec.json", "weights.safetensors", "scores.json", "card.md"
 
 
-def save_checkpoint(folder: Path, model: Model, scores: Mapping[str, float] | None = None) -> None:
+def save_checkpoint(folder: Path, model: CellModel, scores: Mapping[str, float] | None = None) -> None:
     """Write a model into ``folder``; each file appears whole or not at all.
 
     Raises
@@ -31,7 +32,7 @@ def save_checkpoint(folder: Path, model: Model, scores: Mapping[str, float] | No
     write_model(folder, model.network, SPEC, model.spec.to_json(), scores)
 
 
-def halved(model: Model) -> Model:
+def to_half(model: CellModel) -> CellModel:
     """Return the model with its convolutions in half precision, to be stored in half the space.
 
     What there is one of for each channel (biases, the statistics of batch normalisation) keeps its
@@ -77,14 +78,12 @@ def write_model(
     """
     weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / (WEIGHTS + ".part")
-        save_file(weights, partial)
-        partial.chmod(0o644)  # safetensors lets its owner alone read it
-        partial.replace(folder / WEIGHTS)
+        with atomic_write(folder / WEIGHTS) as part:
+            save_file(weights, part)
+            part.chmod(0o644)  # safetensors lets its owner alone read it
         _write_json(folder / SCORES, dict(scores or {}))
         _write_json(folder / spec_name, {**spec, "weights_sha256": checksum(folder / WEIGHTS)})
-    except (OSError, SafetensorError) as error:  # safetensors tells of a full disk in its own way
+    except SafetensorError as error:  # it tells of a full disk in its own way
         raise WriteError(
             f"Cannot write the model to {folder}: {error}. Choose a folder you may write to."
         ) from error
@@ -163,6 +162,4 @@ def _check_finite(weights: Mapping[str, torch.Tensor], path: Path) -> None:
 
 
 def _write_json(path: Path, values: Mapping[str, object]) -> None:
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_text(path, json.dumps(values, indent=2) + "\n")

@@ -1,36 +1,64 @@
-"""The table of model families; forms, flags, tests and the README derive from it. Imports no torch."""
+"""The table of model families; forms, flags, training and tests derive from it. Imports no torch.
+
+To add a family, write ``models/families/<name>.py`` and add one line here.
+"""
 
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
 from typing import Any, Literal
 
-from cellwright.errors import CheckpointError
-from cellwright.ops.density import DensitySettings
-from cellwright.ops.flow import FlowSettings
-from cellwright.ops.foreground import PseudocolorSettings
-from cellwright.ops.heatmap import CentroidSettings
-from cellwright.ops.query import QuerySettings
+from cellwright.core.errors import CheckpointError
+from cellwright.ops.codecs.density import DensitySettings
+from cellwright.ops.codecs.flow import FlowSettings
+from cellwright.ops.codecs.heatmap import CentroidSettings
+from cellwright.ops.codecs.query import QuerySettings
+from cellwright.ops.volumes.foreground import PseudocolorSettings
+
+DEFAULT_FAMILY = "flow"
+
+AnnotationKind = Literal["masks", "boxes", "points", "counts"]
+Output = Literal["Labels", "Points", "Shapes", "Image"]
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
     """One line of the table.
 
-    ``wanted`` is what a user who chooses it wants back, in a word or three. ``kind`` tells what its models
-    find: cells one by one, or only their density; ``needs_volumes`` that a 2D image is not enough. ``module``
-    is imported on demand and gives ``build(preset) -> Model``; ``settings`` is the frozen dataclass of what a
-    user may change after the network has run.
+    Parameters
+    ----------
+    name
+        What flags, folders and ``spec.json`` call it.
+    title
+        What a biologist calls it.
+    description
+        How it works, in one sentence.
+    learns_from
+        The annotations it can be trained on, the one that teaches it most first.
+    gives
+        ``instances`` when it finds cells one by one, ``density`` when only how many there are in a place.
+    returns
+        The napari layers a result can be shown as.
+    module
+        Imported on demand; has ``SPECS`` (preset to ``ModelSpec``) and ``build(preset) -> Model``.
+    settings
+        Frozen dataclass of what a user may change after the network has run.
+    needs_volumes
+        Whether a 2D image is not enough.
+    options
+        Numbers in ``spec.json`` that only models of this family have.
     """
 
     name: str
-    wanted: str
     title: str
-    returns: tuple[str, ...]
+    description: str
+    learns_from: tuple[AnnotationKind, ...]
+    gives: Literal["instances", "density"]
+    returns: tuple[Output, ...]
     module: str
     settings: type[Any]
-    kind: Literal["cells", "density"] = "cells"
     needs_volumes: bool = False
+    options: tuple[str, ...] = ()
 
     def load(self) -> ModuleType:
         """Import the family's module (and with it torch)."""
@@ -42,45 +70,55 @@ FAMILIES: dict[str, Family] = {
     for family in (
         Family(
             name="flow",
-            wanted="Outlines",
-            title="Outlines every cell by gradient tracking (MEDIAR-Former representation)",
+            title="Nuclei and cells, outlines",
+            description="Outlines every cell by gradient tracking (MEDIAR-Former representation)",
+            learns_from=("masks",),
+            gives="instances",
             returns=("Labels", "Points", "Shapes"),
-            module="cellwright.models.flow",
+            module="cellwright.models.families.flow",
             settings=FlowSettings,
         ),
         Family(
             name="centroid",
-            wanted="Boxes",
-            title="Finds every cell's centre and box (CellCentroidFormer representation)",
+            title="Centres and boxes",
+            description="Finds every cell's centre and box (CellCentroidFormer representation)",
+            learns_from=("boxes", "masks", "points"),
+            gives="instances",
             returns=("Points", "Shapes"),
-            module="cellwright.models.centroid",
+            module="cellwright.models.families.centroid",
             settings=CentroidSettings,
         ),
         Family(
             name="query",
-            wanted="Ask any point",
-            title="Answers for any point whether there is a cell; outlines from a lattice of questions",
+            title="Point query",
+            description="Tells for any point whether it lies in a cell; outlines from a lattice of points",
+            learns_from=("masks", "boxes", "points"),
+            gives="instances",
             returns=("Labels", "Points", "Shapes"),
-            module="cellwright.models.query",
+            module="cellwright.models.families.query",
             settings=QuerySettings,
         ),
         Family(
             name="pseudocolor",
-            wanted="Volumes",
-            title="Outlines cells in volumes: slices coloured by their neighbours, linked to 3D cells",
+            title="3D nuclei",
+            description="Outlines cells in volumes: slices coloured by their neighbours, linked to 3D cells",
+            learns_from=("masks",),
+            gives="instances",
             returns=("Labels", "Points", "Shapes"),
-            module="cellwright.models.pseudocolor",
+            module="cellwright.models.families.pseudocolor",
             settings=PseudocolorSettings,
             needs_volumes=True,
         ),
         Family(
             name="density",
-            wanted="Density",
-            title="Counts what cannot be separated: a density that sums to the count, with an error bar",
+            title="Density count",
+            description="Counts cells that cannot be separated: a density map with its sum and an error bar",
+            learns_from=("masks", "boxes", "points"),
+            gives="density",
             returns=("Image",),
-            module="cellwright.models.density",
+            module="cellwright.models.families.density",
             settings=DensitySettings,
-            kind="density",
+            options=("density_variance",),
         ),
     )
 }

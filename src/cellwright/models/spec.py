@@ -1,15 +1,16 @@
 """What a model is, without its network: the part that can be read without torch."""
 
 import json
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from cellwright.errors import CheckpointError
-from cellwright.ops.density import VARIANCE
+from cellwright.core.errors import CheckpointError
+from cellwright.models.registry import FAMILIES
 
 SPEC_VERSION = 1
-MAY_LACK = {"count_error", "density_variance", "tuned_diameter_px"}  # models saved before there were such
+MAY_LACK = {"count_error", "tuned_diameter_px"}  # models saved before there were such
 PLAIN_FIELDS: dict[str, type[str] | type[int] | type[float]] = {
     "family": str,
     "preset": str,
@@ -56,9 +57,11 @@ class ModelSpec:
         Diameter of the cells that the model was fine-tuned on, where it lies outside of that range: images
         are looked at with such cells in mind, too. 0 when there are none.
     count_error
-        How far bare counts are off, as ``ops.count_error.fit_interval`` gives it; empty when nobody knows.
-    density_variance
-        Variance of a cell's Gaussian in a density, in areas of the cell.
+        How far bare counts are off, as ``ops.measure.prediction_interval.fit_interval`` gives it; empty when
+        nobody knows.
+    options
+        Numbers that only one family has; ``Family.options`` names them. In ``spec.json`` they are fields like
+        the others.
     """
 
     family: str
@@ -75,11 +78,13 @@ class ModelSpec:
     weights_sha256: str = ""
     count_error: tuple[float, ...] = ()
     tuned_diameter_px: float = 0.0
-    density_variance: float = VARIANCE
+    options: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
-        return {"version": SPEC_VERSION, **asdict(self)}
+        values = {"version": SPEC_VERSION, **asdict(self)}
+        options = values.pop("options")
+        return {**values, **options}
 
 
 def read_spec(path: Path) -> ModelSpec:
@@ -101,18 +106,19 @@ def read_spec(path: Path) -> ModelSpec:
         raise CheckpointError(
             f"Expected version {SPEC_VERSION} in {path}; got {version!r}. Update cellwright or the model."
         )
-    wanted = {item.name for item in fields(ModelSpec)}
+    wanted = {item.name for item in fields(ModelSpec)} - {"options"}
+    options = {name for family in FAMILIES.values() for name in family.options}
     given = set(values) - {"version"}
-    missing, unknown = sorted(wanted - MAY_LACK - given), sorted(given - wanted)
+    missing, unknown = sorted(wanted - MAY_LACK - given), sorted(given - wanted - options)
     if missing or unknown:
         raise CheckpointError(
             f"Fields of {path} do not fit: missing {missing}, unknown {unknown}"
             ". Save the model again with this version of cellwright."
         )
-    return _from_json({name: values[name] for name in given}, path)
+    return _from_json({name: values[name] for name in given}, options, path)
 
 
-def _from_json(values: dict[str, Any], path: Path) -> ModelSpec:
+def _from_json(values: dict[str, Any], options: set[str], path: Path) -> ModelSpec:
     try:
         facts: dict[str, Any] = {name: kind(values[name]) for name, kind in PLAIN_FIELDS.items()}
         facts["map_channels"] = {str(name): int(n) for name, n in values["map_channels"].items()}
@@ -120,7 +126,7 @@ def _from_json(values: dict[str, Any], path: Path) -> ModelSpec:
         facts["diameter_range_px"] = _pair(values["diameter_range_px"])
         facts["classes"] = tuple(map(str, values["classes"]))
         facts["tuned_diameter_px"] = float(values.get("tuned_diameter_px", 0.0))
-        facts["density_variance"] = float(values.get("density_variance", VARIANCE))
+        facts["options"] = {name: float(values[name]) for name in options & set(values)}
         facts["count_error"] = tuple(map(float, values.get("count_error", ())))
         return ModelSpec(**facts)
     except (TypeError, ValueError, AttributeError) as error:

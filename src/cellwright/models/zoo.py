@@ -22,14 +22,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cellwright import __version__
-from cellwright.errors import CheckpointError, WriteError
-from cellwright.models import shelf
+from cellwright.core.errors import CheckpointError, WriteError
+from cellwright.files.atomic import atomic_write
+from cellwright.models import store
 from cellwright.models.checkpoint import CARD
 from cellwright.models.spec import ModelSpec
-from cellwright.ops.simulate import simulate
+from cellwright.ops.simulation.simulate import simulate
 
 if TYPE_CHECKING:
-    from cellwright.models.contract import CellModel
+    from cellwright.models.protocol import CellModel
 
 CORE = 4  # of the divisor: height and width of what is left of the smallest image without its halo
 LICENCE = "BSD-3-Clause"
@@ -72,29 +73,22 @@ def export_model(name: str | Path, path: Path, *, authors: tuple[str, ...], lice
     WriteError
         There is no author, or the file cannot be written.
     """
-    folder = shelf.find(name)
-    model = shelf.load(folder)
+    folder = store.find(name)
+    model = store.load(folder)
     if not authors:
         raise WriteError(
             "A package of the BioImage Model Zoo names its authors; got none. Give at least one."
         )
-    partial = path.with_name(path.name + ".part")
-    try:
-        with tempfile.TemporaryDirectory() as place:
-            largest = _write_files(Path(place), model, folder)
-            facts = _facts(model, [file.name for file in Path(place).glob(PREFIX + "*")])
-            facts |= {"authors": [{"name": author} for author in authors], "license": licence}
-            allowed = {"relative_tolerance": TOLERANCE, "absolute_tolerance": TOLERANCE * min(1.0, largest)}
-            facts["config"] = {"bioimageio": {"reproducibility_tolerance": [allowed]}}
-            (Path(place) / DESCRIPTION).write_text(json.dumps(facts, indent=1), encoding="utf-8")
-            with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
-                for file in sorted(Path(place).iterdir()):
-                    archive.write(file, file.name)
-        partial.replace(path)
-    except OSError as error:
-        raise WriteError(f"Cannot write {path}: {error}. Choose a place you may write to.") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory() as place, atomic_write(path) as part:
+        largest = _write_files(Path(place), model, folder)
+        facts = _facts(model, [file.name for file in Path(place).glob(PREFIX + "*")])
+        facts |= {"authors": [{"name": author} for author in authors], "license": licence}
+        allowed = {"relative_tolerance": TOLERANCE, "absolute_tolerance": TOLERANCE * min(1.0, largest)}
+        facts["config"] = {"bioimageio": {"reproducibility_tolerance": [allowed]}}
+        (Path(place) / DESCRIPTION).write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+            for file in sorted(Path(place).iterdir()):
+                archive.write(file, file.name)
     return path
 
 
@@ -116,22 +110,22 @@ def import_model(path: Path, name: str) -> Path:
         try:
             with zipfile.ZipFile(path) as package, zipfile.ZipFile(shared, "w") as archive:
                 _check_paths(package.namelist(), path)
-                own = {file: PREFIX + file for file in shelf.FILES if PREFIX + file in package.namelist()}
+                own = {file: PREFIX + file for file in store.FILES if PREFIX + file in package.namelist()}
                 for file, member in own.items():
-                    if package.getinfo(member).file_size > shelf.MOST_BYTES:
+                    if package.getinfo(member).file_size > store.MOST_BYTES:
                         raise CheckpointError(f"{member} in {path} is too large. Nothing was written.")
                     archive.writestr(file, package.read(member))
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
             raise CheckpointError(
                 f"Expected a package of the BioImage Model Zoo in {path}; got: {error}. Download it again."
             ) from error
-        missing = [PREFIX + file for file in shelf.NEEDED if file not in own]
+        missing = [PREFIX + file for file in store.NEEDED if file not in own]
         if missing:
             raise CheckpointError(
                 f"Only packages that cellwright wrote can be taken back; {path} lacks "
                 f"{', '.join(missing)}. Run models of other programs with bioimageio.core."
             )
-        return shelf.take(shared, name)
+        return store.take(shared, name)
 
 
 def _check_paths(names: Sequence[str], path: Path) -> None:
@@ -146,7 +140,7 @@ def _check_paths(names: Sequence[str], path: Path) -> None:
         )
 
 
-def _write_files(place: Path, model: "CellModel", folder: Path) -> float:
+def _write_files(part: Path, model: "CellModel", folder: Path) -> float:
     """Write network, test image, its maps, a picture of it and the files of the model into a folder.
 
     Returns the largest absolute value of the maps.
@@ -161,18 +155,18 @@ def _write_files(place: Path, model: "CellModel", folder: Path) -> float:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch would rather export in a way that no other program reads
         traced = torch.jit.trace(network, scaled)  # type: ignore[no-untyped-call]
-        torch.jit.save(traced, place / "weights.pt")
+        torch.jit.save(traced, part / "weights.pt")
         expected: NDArray[np.float32] = traced(scaled).numpy()
-    np.save(place / "test_maps.npy", expected)
-    np.save(place / "test_image.npy", image[np.newaxis])
+    np.save(part / "test_maps.npy", expected)
+    np.save(part / "test_image.npy", image[np.newaxis])
     top = float(drawn.image.max())
-    imsave(place / "cover.png", (255 * drawn.image / top).astype(np.uint8), check_contrast=False)
-    for name in shelf.FILES:
+    imsave(part / "cover.png", (255 * drawn.image / top).astype(np.uint8), check_contrast=False)
+    for name in store.FILES:
         if (folder / name).exists():
-            (place / (PREFIX + name)).write_bytes((folder / name).read_bytes())
+            (part / (PREFIX + name)).write_bytes((folder / name).read_bytes())
     card = folder / CARD
     text = card.read_text(encoding="utf-8") if card.exists() else f"# {model.spec.title}\n"
-    (place / "README.md").write_text(text, encoding="utf-8")
+    (part / "README.md").write_text(text, encoding="utf-8")
     return float(np.abs(expected).max())
 
 

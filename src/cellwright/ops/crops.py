@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from cellwright.errors import AxesError, SettingsError
+from cellwright.core.errors import AxesError, SettingsError
 from cellwright.ops.labels import equivalent_diameters
 
 Padding = Literal["zero", "edge"]

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cellwright.types import Annotation, Labels
+from cellwright.core.data import Annotation, Labels
 
 
 class Measures(NamedTuple):

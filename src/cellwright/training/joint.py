@@ -12,18 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cellwright.errors import AnnotationError
-from cellwright.models.blocks import folded
-from cellwright.models.contract import CellModel, MapKind
+from cellwright.core.data import Annotation, Image, Maps
+from cellwright.core.errors import AnnotationError
+from cellwright.models.layers.blocks import folded
+from cellwright.models.layers.trunk import HeadedNetwork, Heads
+from cellwright.models.protocol import CellModel, MapKind, Stitcher
 from cellwright.models.spec import ModelSpec
-from cellwright.models.trunk import HeadedNetwork, Heads
-from cellwright.ops.axes import Frames
-from cellwright.ops.link import LinkSettings
-from cellwright.types import Annotation, Cells, Image, Maps
+from cellwright.ops.geometry.axes import Frames
+from cellwright.ops.volumes.link import LinkSettings
 
 
 class JointModel:
-    """Several models of the shared trunk as one; see ``models.contract.CellModel``.
+    """Several models of the shared trunk as one; see ``models.protocol.CellModel``.
 
     Parameters
     ----------
@@ -110,10 +110,13 @@ class JointModel:
         """Return the frames the first family sees."""
         return self.models[0].frames(image, channel)
 
-    def postprocess(self, maps: Maps, settings: Any) -> Cells:
+    def decode(self, maps: Maps, shape: tuple[int, int], settings: Any) -> Any:
         """Return what the first family finds."""
-        cells: Cells = self.models[0].postprocess(maps, settings)
-        return cells
+        return self.models[0].decode(maps, shape, settings)
+
+    def stitcher(self, lead_shape: tuple[int, ...], shape: tuple[int, int]) -> Stitcher:
+        """Return how the first family puts blocks together."""
+        return self.models[0].stitcher(lead_shape, shape)
 
     def linking(self, settings: Any) -> LinkSettings:
         """Return how the first family links slices."""

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cellwright.errors import CheckpointError, WriteError
+from cellwright.core.errors import CheckpointError
+from cellwright.files.atomic import atomic_write, write_text
 from cellwright.models.checkpoint import save_checkpoint
-from cellwright.models.contract import CellModel
-from cellwright.training.finetune_settings import FinetuneSettings
+from cellwright.models.protocol import CellModel
+from cellwright.training.finetune.settings import FinetuneSettings
 from cellwright.training.settings import TrainingSettings
 
 AnySettings = TrainingSettings | FinetuneSettings
@@ -35,17 +36,6 @@ class RunState:
     history: list[dict[str, float]] = field(default_factory=list)
     chances: list[float] | None = None  # of the target's images in the second phase, once it has begun
     kept: dict[str, Tensor] | None = None  # the best weights so far, where epochs have a merit
-
-
-def make_folder(output: Path) -> None:
-    """Make the folder of a run; a :class:`WriteError` says now, not after an epoch, that it is read-only."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        probe = output / (CURVE + ".part")
-        probe.write_text("", encoding="utf-8")
-        probe.unlink()
-    except OSError as error:
-        raise WriteError(f"Cannot write to {output}: {error}. Choose a folder you may write to.") from error
 
 
 def new_state(model: CellModel, settings: AnySettings, place: torch.device) -> RunState:
@@ -79,28 +69,23 @@ def keep(
             weights = state.average.state_dict()
             state.kept = {name: value.detach().cpu().clone() for name, value in weights.items()}
     curve = json.dumps({"settings": asdict(settings), "epochs": state.history}, indent=1)
-    partial = output / (CURVE + ".part")
-    partial.write_text(curve, encoding="utf-8")
-    partial.replace(output / CURVE)
+    write_text(output / CURVE, curve)
     _save(state, output)
 
 
 def _save(state: RunState, output: Path) -> None:
-    partial = output / (STATE + ".part")
-    torch.save(
-        {
-            "network": state.network.state_dict(),
-            "average": state.average.state_dict(),
-            "optimizer": state.optimizer.state_dict(),
-            "step": state.step,
-            "best": state.best,
-            "history": state.history,
-            "chances": state.chances,
-            "kept": state.kept,
-        },
-        partial,
-    )
-    partial.replace(output / STATE)
+    values = {
+        "network": state.network.state_dict(),
+        "average": state.average.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "step": state.step,
+        "best": state.best,
+        "history": state.history,
+        "chances": state.chances,
+        "kept": state.kept,
+    }
+    with atomic_write(output / STATE) as part:
+        torch.save(values, part)
 
 
 def resume(state: RunState, output: Path) -> None:

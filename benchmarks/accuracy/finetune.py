@@ -1,0 +1,238 @@
+"""How much does fine-tuning teach, what is forgotten, and how long does it take?
+
+    python -m benchmarks.accuracy.finetune phase --data FOLDER --output FOLDER [--start flow] [--preset quick]
+    python -m benchmarks.accuracy.finetune one-image --data FOLDER --output FOLDER
+
+``phase`` teaches five images of usiigaci_phase (whole cells in phase contrast, a kind of image that the
+shipped models have not seen) and prints F1 at IoU 0.5 on validation images, on test images that no choice
+depends on, and AP at IoU 0.5 on the validation images of dsb2018_train, before and after. ``one-image``
+teaches a single annotated image and scores others of its kind, for several images one at a time, since what
+one image teaches is a matter of luck. The kinds: stained tissue, taught to a model that has seen none (that
+of ``unseen_kinds.py``, trained here first, which takes a quarter of an hour) and scored on the images that
+look alike, of the same stain and magnification; simulated cells; and stained tissue of any stain, taught to
+the shipped model, which has seen such images.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.accuracy.unseen_kinds import SHORT, Study
+from cellwright.core.data import Image
+from cellwright.core.tasks import Progress, run
+from cellwright.files.dataset.folder import Dataset, read_dataset
+from cellwright.inference.settings import EngineSettings
+from cellwright.models import store
+from cellwright.ops.simulation.simulate import simulate
+from cellwright.training.data.modality import appearance, cluster
+from cellwright.training.data.samples import load_samples
+from cellwright.training.evaluation.evaluate import evaluate
+from cellwright.training.finetune.fine_tuning import Outcome
+from cellwright.training.finetune.finetune import finetune
+from cellwright.training.finetune.retention import Drawn
+from cellwright.training.finetune.settings import PRESETS, FinetuneSettings
+from cellwright.training.trainer import Data
+
+N_TAUGHT = 5
+N_VALIDATION = 4
+N_STARTS = 5  # images that are taught one at a time
+N_TISSUES = 5  # kinds of tissue; those with too few images are left out
+FEWEST = 10
+N_DRAWN = 9
+SIMULATED = "phase"
+SIMULATED_DIAMETER_PX = 44.0
+
+
+def chosen(dataset: Dataset, split: str, names: Sequence[str]) -> Dataset:
+    """Return these images, all of them in one split."""
+    items = tuple(replace(item, split=split) for item in dataset.items if item.name in names)
+    return replace(dataset, items=items)
+
+
+def both(first: Dataset, second: Dataset) -> Dataset:
+    """Return the images of two datasets as one."""
+    return replace(first, items=(*first.items, *second.items))
+
+
+def scores(model: Any, dataset: Dataset) -> dict[str, float]:
+    """Return F1 and AP at IoU 0.5, and how far counts are off, of a model on a dataset."""
+    table = run(evaluate(dataset, model, engine=EngineSettings(device="cpu"))).to_json()["all"]
+    return {
+        "n_images": table["n_images"],
+        "f1": table["f1"],
+        "ap50": table["ap"]["0.50"],
+        "count_mape": table["count_mape"],
+    }
+
+
+def taught(
+    data: Dataset, start: str | Path, output: Path, settings: FinetuneSettings
+) -> tuple[Outcome, float]:
+    """Return what fine-tuning came to, and the seconds it took."""
+    began = time.perf_counter()
+
+    def show(progress: Progress) -> None:
+        if progress.stage == "epoch":
+            print(f"  {progress.done:5} {time.perf_counter() - began:6.0f} s  {progress.note}", flush=True)
+
+    outcome = run(finetune(Data(data), start, output, settings, device="cpu"), show)
+    return outcome, time.perf_counter() - began
+
+
+def compare(name: str, start: str, outcome: Outcome, dataset: Dataset) -> dict[str, Any]:
+    """Print and return the scores of a dataset before and after."""
+    rows = {
+        when: scores(store.load(model), dataset)
+        for when, model in (("before", start), ("after", outcome.folder))
+    }
+    before, after = rows["before"], rows["after"]
+    print(
+        f"{name}: {before['n_images']} images, F1 {before['f1']:.3f} -> {after['f1']:.3f}, AP@0.5 "
+        f"{before['ap50']:.3f} -> {after['ap50']:.3f}, count off by {before['count_mape']:.1%} -> "
+        f"{after['count_mape']:.1%}",
+        flush=True,
+    )
+    return {"name": name, "before": before, "after": after}
+
+
+def phase(folder: Path, start: str, output: Path, settings: FinetuneSettings) -> dict[str, Any]:
+    """Teach five images of phase contrast."""
+    everything = read_dataset(folder / "usiigaci_phase")
+    names = [item.name for item in everything.items]
+    teach = names[:: len(names) // N_TAUGHT][:N_TAUGHT]
+    rest = [name for name in names if name not in teach]
+    judge = rest[:: len(rest) // N_VALIDATION][:N_VALIDATION]
+    test = [name for name in rest if name not in judge]
+    print(f"taught: {', '.join(teach)}; validation: {', '.join(judge)}")
+    data = both(chosen(everything, "train", teach), chosen(everything, "val", judge))
+    cpu = time.process_time()
+    outcome, seconds = taught(data, start, output / "phase", settings)
+    cpu = time.process_time() - cpu
+    print(
+        f"{seconds / 60:.1f} minutes ({cpu / 60:.1f} of all cores together) with {torch.get_num_threads()} "
+        f"threads; better: {outcome.is_better}"
+    )
+    rows = [
+        compare("phase, validation", start, outcome, chosen(everything, "val", judge)),
+        compare("phase, test", start, outcome, chosen(everything, "val", test)),
+        compare("dsb2018 val", start, outcome, read_dataset(folder / "dsb2018_train").select("val")),
+    ]
+    return {"seconds": seconds, "cpu_seconds": cpu, "is_better": outcome.is_better, "rows": rows}
+
+
+def simulated(seeds: Sequence[int]) -> Dataset:
+    """Return simulated images of one kind."""
+    items = []
+    for seed in seeds:
+        rng = np.random.default_rng((99, seed))
+        drawn = simulate(SIMULATED, (512, 512), rng, diameter_px=SIMULATED_DIAMETER_PX)
+        image = Image(drawn.image, "YX" if drawn.image.ndim == 2 else "YXC", name=f"simulated {seed}")
+        items.append(Drawn(image.name, "train", SIMULATED, Path(), Path(), drawn=(image, drawn.labels)))
+    return Dataset(Path(), tuple(items))
+
+
+def without_tissue(folder: Path, output: Path) -> Path:
+    """Return the folder of a model that has seen no stained tissue but what the simulator draws."""
+    study = Study.read(folder, output)
+    tissue = {item.name for item in study.everything.items if item.group == "histology"}
+    study.model_without(tissue, SHORT, output / "without_tissue")
+    return output / "without_tissue"
+
+
+def by_image(model: str | Path, dataset: Dataset) -> dict[str, tuple[float, float]]:
+    """Return F1 and AP at IoU 0.5 of each image."""
+    report = run(evaluate(dataset, store.load(model), engine=EngineSettings(device="cpu")))
+    return {image.name: (image.means["f1"], image.average_precision[0]) for image in report.images}
+
+
+def from_one(
+    start: str | Path, kind: Dataset, name: str, output: Path, settings: FinetuneSettings
+) -> Outcome:
+    """Return what teaching one image of a kind came to."""
+    outcome, _ = taught(chosen(kind, "train", [name]), start, output, settings)
+    print(*outcome.notices, sep="\n")
+    return outcome
+
+
+def alike(dataset: Dataset) -> list[Dataset]:
+    """Return the images of a dataset by how they look."""
+    samples = run(load_samples(dataset, store.load("flow")))
+    kinds = cluster([appearance(sample) for sample in samples], N_TISSUES, seed=0)
+    members = [
+        tuple(item for item, own in zip(dataset.items, kinds, strict=True) if own == kind)
+        for kind in np.unique(kinds)
+    ]
+    return [replace(dataset, items=items) for items in members if len(items) >= FEWEST]
+
+
+def as_val(dataset: Dataset) -> Dataset:
+    """Return the same images, all for validation."""
+    return replace(dataset, items=tuple(replace(item, split="val") for item in dataset.items))
+
+
+def lessons(folder: Path, start: str, output: Path) -> Iterator[tuple[str, str | Path, Dataset, str]]:
+    """Yield title, model to begin with, kind and name of each image that is taught."""
+    images = read_dataset(folder / "dsb2018_train")
+    base = without_tissue(folder, output)
+    for kind in alike(as_val(images.select(group="histology"))):
+        for quarter in (1, 3):
+            yield "tissue new to the model", base, kind, kind.items[quarter * len(kind) // 4].name
+    for title, kind in (
+        ("simulated", as_val(simulated(range(N_DRAWN)))),
+        ("tissue", images.select("val", group="histology")),
+    ):
+        for place in np.linspace(0, len(kind) - 1, N_STARTS).round().astype(int):
+            yield title, start, kind, kind.items[place].name
+
+
+def one_image(folder: Path, start: str, output: Path, settings: FinetuneSettings) -> dict[str, Any]:
+    """Teach single images of stained tissue, and simulated ones; print each, and their mean."""
+    rows: list[dict[str, Any]] = []
+    for title, model, kind, name in lessons(folder, start, output):
+        others = replace(kind, items=tuple(item for item in kind.items if item.name != name))
+        outcome = from_one(model, kind, name, output / title / name.replace(" ", "_"), settings)
+        first = by_image(model, others)
+        last = by_image(outcome.folder, others) if outcome.is_better else first
+        means = [np.mean(list(scored.values()), axis=0) for scored in (first, last)]
+        rows.append({"kind": title, "taught": name, "before": [*means[0]], "after": [*means[1]]})
+        print_change(f"{title}, {len(others)} images other than {name[:12]}", means[0], means[1])
+        own = [row for row in rows if row["kind"] == title]
+        so_far = [np.mean([row[when] for row in own], axis=0) for when in ("before", "after")]
+        print_change(f"{title}, mean of {len(own)}", so_far[0], so_far[1])
+    return {"rows": rows}
+
+
+def print_change(title: str, before: np.ndarray, after: np.ndarray) -> None:
+    """Print F1 and AP at IoU 0.5 before and after."""
+    print(
+        f"{title}: F1 {before[0]:.3f} -> {after[0]:.3f}, AP@0.5 {before[1]:.3f} -> {after[1]:.3f}", flush=True
+    )
+
+
+def main() -> None:
+    """Run one of the studies."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    studies = {"phase": phase, "one-image": one_image}
+    parser.add_argument("study", choices=studies)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--start", default="flow")
+    parser.add_argument("--preset", choices=PRESETS, default="quick")
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    found = studies[options.study](options.data, options.start, options.output, PRESETS[options.preset])
+    path = options.output / f"finetune_{options.study}.json"
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""How long the viewer's event loop stands still while cells are counted, or while a model is trained.
+
+A timer ticks every 5 ms in a real napari window; a tick that comes late means a window that does not answer.
+Prints the 50th, 99th and 100th percentile of the gaps, in milliseconds, for three counts, or for each minute
+of a training with the quick preset.
+
+    python -m benchmarks.speed.viewer_stalls --size 2048
+    python -m benchmarks.speed.viewer_stalls --train FOLDER --minutes 3
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import napari
+import numpy as np
+from qtpy.QtCore import QEventLoop, QTimer
+
+from cellwright.models import store
+from cellwright.ops.simulation.simulate import simulate
+from cellwright.widgets.count.widget import CountWidget
+from cellwright.widgets.train.widget import TrainWidget
+
+TICK_MS = 5
+
+
+class Stalls:
+    """Notes the time between ticks of a timer."""
+
+    def __init__(self) -> None:
+        self.gaps_ms: list[float] = []
+        self._timer = QTimer()
+        self._timer.setInterval(TICK_MS)
+        self._timer.timeout.connect(self._on_tick)
+        self._last = time.perf_counter()
+
+    def __enter__(self) -> "Stalls":
+        self._last = time.perf_counter()
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.stop()
+        self._on_tick()
+
+    def percentile(self, q: float) -> float:
+        """Milliseconds that this share of the gaps do not exceed."""
+        return float(np.percentile(self.gaps_ms, q))
+
+    def _on_tick(self) -> None:
+        now = time.perf_counter()
+        self.gaps_ms.append(1000 * (now - self._last))
+        self._last = now
+
+
+def wait(seconds: float) -> None:
+    """Let the event loop run."""
+    loop = QEventLoop()
+    QTimer.singleShot(int(1000 * seconds), loop.quit)
+    loop.exec()
+
+
+def measure(start: Callable[[], None], widget: CountWidget) -> Stalls:
+    """Gaps from the start of a count until its layers have been drawn."""
+    loop = QEventLoop()
+    widget.finished.connect(loop.quit)
+    with Stalls() as stalls:
+        start()
+        loop.exec()
+        wait(0.5)
+    widget.finished.disconnect(loop.quit)
+    return stalls
+
+
+def show(title: str, stalls: Stalls, line: str = "") -> None:
+    """Print the percentiles of the gaps."""
+    gaps = "  ".join(f"p{q}: {stalls.percentile(q):6.1f} ms" for q in (50, 99, 100))
+    print(f"{title:16s} {line:32s} {gaps}  ({len(stalls.gaps_ms)} ticks)", flush=True)
+
+
+def measure_training(viewer: napari.Viewer, folder: Path, minutes: int) -> None:
+    """Print the gaps while the quick preset learns the images of a dataset; its models are thrown away."""
+    with tempfile.TemporaryDirectory() as own:
+        store.user_folder = lambda: Path(own)  # type: ignore[attr-defined]
+        widget = TrainWidget(viewer)
+        viewer.window.add_dock_widget(widget, name="Train a model")
+        widget.choices.choose_folder(folder)
+        while widget.look.findings is None:
+            wait(0.5)
+        widget.begin()
+        for minute in range(minutes):
+            with Stalls() as stalls:
+                wait(60)
+            line = widget.panel.status.text() if widget.is_busy else f"ended: {widget.panel.message.text()}"
+            show(f"minute {minute + 1}", stalls, line)
+        widget.leave()
+        while widget.is_busy:
+            wait(0.1)
+
+
+def main() -> None:
+    """Measure counting, or training."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", type=int, default=2048)
+    parser.add_argument("--model", default="flow")
+    parser.add_argument("--train", type=Path, help="folder of a dataset to learn from instead of counting")
+    parser.add_argument("--minutes", type=int, default=3, help="of training")
+    options = parser.parse_args()
+    if options.train:
+        viewer = napari.Viewer()
+        measure_training(viewer, options.train, options.minutes)
+        viewer.close()
+        return
+    drawn = simulate("fluorescence", (options.size, options.size), np.random.default_rng(0), diameter_px=26)
+    viewer = napari.Viewer()
+    viewer.add_image(drawn.image, name="nuclei")
+    widget = CountWidget(viewer)
+    viewer.window.add_dock_widget(widget, name="Count cells")
+    wait(8)  # devices are looked for when the widget is first shown
+    for run in ("first", "second", "third"):
+        stalls = measure(widget.panel.count.click, widget)
+        line = widget.panel.line.text() or widget.panel.message.text()
+        show(f"{run} {options.size}²", stalls, line)
+    viewer.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""The journal of a session: everything needed to have it back after the program was killed.
+
+::
+
+    magic | start | edit | edit | undo | edit | ...        each record: length, checksum, content
+            labels as they were first, image, facts
+
+A record is handed to the operating system before its edit counts as done, so that a killed program loses the
+edit in hand at most. A record that is cut short or damaged ends the journal: what is before it is taken.
+
+A journal belongs to one session at a time: ``.<name>.lock`` beside it is locked while a session has it open.
+"""
+
+import os
+import struct
+import time
+import weakref
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from cellwright.annotation.command import Command
+from cellwright.annotation.records import (
+    Edit,
+    Start,
+    Step,
+    pack_entry,
+    pack_start,
+    unpack_entry,
+    unpack_start,
+)
+from cellwright.core.errors import ReadError, WriteError
+from cellwright.files.atomic import Lock, acquire_lock, atomic_write
+
+MAGIC = b"cellwright journal 1\n"
+HEAD = struct.Struct("<QI")  # bytes of the content, their CRC-32
+SYNC_SECONDS = 1.0  # how often the disk itself is waited for: a power cut may take this much
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recovered:
+    """What a journal holds. Made by :func:`read_journal`; used to open a session again.
+
+    ``n_bytes`` is where its last whole record ends, ``is_whole`` whether nothing came after that.
+    """
+
+    start: Start
+    records: tuple[Edit | Step, ...]
+    n_bytes: int
+    is_whole: bool
+
+
+class Journal:
+    """An open journal that takes one record after the other, and the lock that keeps others off it."""
+
+    def __init__(self, path: Path, n_bytes: int, lock: Lock) -> None:
+        self.path = path
+        self._lock = lock
+        self._end = n_bytes
+        self._synced = 0.0
+        with _writing(path):
+            self._file = path.open("r+b", buffering=0)
+            self._file.truncate(n_bytes)
+            self._file.seek(n_bytes)
+        weakref.finalize(self, self._file.close)  # where nobody closes the session
+
+    @classmethod
+    def create(cls, path: Path, start: Start) -> "Journal":
+        """Return a new journal that holds the start alone.
+
+        Raises
+        ------
+        WriteError
+            There is a file already, another session has it open, or the folder cannot be written.
+        """
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(path) as lock:
+            if path.exists():
+                raise WriteError(
+                    f"A new journal needs a name that is free; {path} is there. Open it to go on where it "
+                    "ended, or remove it."
+                )
+            content = MAGIC + _record(pack_start(start))
+            with atomic_write(path) as part:
+                part.write_bytes(content)
+            return cls(path, len(content), lock)
+
+    def append(self, entry: Command | Step) -> None:
+        """Write one record; when this returns the operating system has it.
+
+        Raises
+        ------
+        WriteError
+            The disk is full or gone; the journal is as it was before.
+        """
+        record = _record(pack_entry(entry))
+        with _writing(self.path):
+            try:
+                self._write(record)
+            except OSError:
+                with suppress(OSError):
+                    self._file.truncate(self._end)
+                    self._file.seek(self._end)
+                raise
+        self._end += len(record)
+
+    def close(self) -> None:
+        """Let go of the file once the disk has it."""
+        if not self._file.closed:
+            with suppress(OSError):
+                os.fsync(self._file.fileno())
+            self._file.close()
+        self._lock.release()
+
+    def _write(self, record: bytes) -> None:
+        rest = memoryview(record)
+        while rest:
+            rest = rest[self._file.write(rest) :]
+        now = time.monotonic()
+        if now - self._synced > SYNC_SECONDS:
+            os.fsync(self._file.fileno())
+            self._synced = now
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[Lock]:
+    """Give the lock of a journal to the block, to keep or to release; one that fails does not keep it.
+
+    Raises
+    ------
+    WriteError
+        Another session has the journal open, or its folder cannot be written.
+    """
+    lock = acquire_lock(_lock_path(path))
+    if lock is None:
+        raise WriteError(
+            f"The annotation {path.stem} must not be open anywhere else; another window or program has it. "
+            "Finish it there to go on here, or duplicate the image's layer and annotate that."
+        )
+    try:
+        yield lock
+    except BaseException:
+        lock.release()
+        raise
+
+
+def is_open(path: Path) -> bool:
+    """Return whether a session has a journal open, in this program or in another."""
+    lock = acquire_lock(_lock_path(path))
+    if lock is not None:
+        lock.release()
+    return lock is None
+
+
+def _lock_path(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
+
+
+def read_journal(path: Path) -> Recovered:
+    """Return what a journal holds up to its last whole record.
+
+    Raises
+    ------
+    ReadError
+        The file is missing, is no journal, or is damaged before its first edit.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ReadError(
+            f"Expected a journal at {path}; got: {error.strerror or error}. Choose another file."
+        ) from error
+    if not data.startswith(MAGIC):
+        raise ReadError(f"Expected a journal at {path}; got another kind of file. Choose another file.")
+    contents, n_bytes = [], len(MAGIC)
+    for content in _contents(data):
+        contents.append(content)
+        n_bytes += HEAD.size + len(content)
+    try:
+        start = unpack_start(contents[0])
+        records = tuple(unpack_entry(content) for content in contents[1:])
+    except (IndexError, KeyError, TypeError, ValueError, struct.error, zlib.error) as error:
+        raise ReadError(
+            f"Expected a whole journal at {path}; got a damaged one ({error!r}). Begin a new session."
+        ) from error
+    return Recovered(start, records, n_bytes, n_bytes == len(data))
+
+
+def rewrite(path: Path, recovered: Recovered, done: Sequence[Command], undone: Sequence[Command]) -> int:
+    """Replace a journal by one without what no undo or redo can reach; return its length in bytes.
+
+    Parameters
+    ----------
+    done, undone
+        Commands in the order in which they were done; those that a redo would do come last.
+    """
+    parts = [MAGIC, _record(pack_start(recovered.start))]
+    parts += [_record(pack_entry(command)) for command in (*done, *undone)]
+    parts += [_record(pack_entry("undo"))] * len(undone)
+    content = b"".join(parts)
+    with atomic_write(path) as part:
+        part.write_bytes(content)
+    return len(content)
+
+
+class _writing:
+    """Turns an error of the operating system into one that says what to do."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            raise WriteError(
+                f"Expected to write the journal {self.path}; got: {error.strerror or error}. The edit was "
+                "not done. Make room on the disk, or save to another folder."
+            ) from error
+
+
+def _record(content: bytes) -> bytes:
+    return HEAD.pack(len(content), zlib.crc32(content)) + content
+
+
+def _contents(data: bytes) -> Iterator[bytes]:
+    """Yield the content of each whole record, up to the first that is not."""
+    at = len(MAGIC)
+    while at + HEAD.size <= len(data):
+        length, checksum = HEAD.unpack_from(data, at)
+        content = data[at + HEAD.size : at + HEAD.size + length]
+        if len(content) != length or zlib.crc32(content) != checksum:
+            return
+        yield content
+        at += HEAD.size + length

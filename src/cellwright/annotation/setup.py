@@ -1,0 +1,156 @@
+"""What a session begins with, checked: labels that fit the image, facts of each cell, discs for points."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike as NumpyLike
+from numpy.typing import NDArray
+
+from cellwright.annotation.command import CellMetadata
+from cellwright.core.data import Image, Labels
+from cellwright.core.errors import AnnotationError
+from cellwright.ops import label_editing
+from cellwright.ops.label_changes import Box
+
+
+class Columns(NamedTuple):
+    """What is known of cells besides their place: entry ``i`` is that of cell ``i + 1``, None is nothing.
+
+    Made by the widgets; used by :meth:`AnnotationSession.from_points`.
+    """
+
+    scores: NumpyLike | None = None
+    classes: NumpyLike | None = None
+    class_names: tuple[str, ...] = ()
+
+
+UNKNOWN = Columns()
+
+
+def plane_shape(image: Image) -> tuple[int, ...]:
+    """Return the shape of the labels of an image: that of its axes without the channels.
+
+    Raises
+    ------
+    AnnotationError
+        The axes do not end with YX, or time is not the first.
+    """
+    axes = image.axes.replace("C", "")
+    if not axes.endswith("YX") or axes.find("T") > 0:
+        raise AnnotationError(
+            "Images to annotate must have axes that, channels aside, end with YX and begin with T where "
+            f"there is time; got {image.axes!r} for shape {image.shape}. Move the axes."
+        )
+    return tuple(int(n) for n, axis in zip(image.shape, image.axes, strict=True) if axis != "C")
+
+
+def checked_labels(image: Image, labels: NDArray[np.integer[Any]] | None) -> Labels:
+    """Return labels that fit the image, the same array where it is int32 already."""
+    shape = plane_shape(image)
+    if labels is None:
+        return np.zeros(shape, np.int32)
+    found = np.asarray(labels)
+    if found.shape != shape or found.dtype.kind not in "iub":
+        raise AnnotationError(
+            f"Labels must be whole numbers in the image's shape {shape}; got {found.dtype} in "
+            f"{found.shape}. Choose the labels of this image."
+        )
+    if found.size and (found.min() < 0 or found.max() >= 2**31 - 1):
+        raise AnnotationError(
+            f"Labels must lie between 0 and {2**31 - 2}; got {found.min()} to {found.max()}. Number the "
+            "cells from 1 on."
+        )
+    is_ready = found.dtype == np.int32 and found.flags.writeable
+    return found if is_ready else found.astype(np.int32)
+
+
+def facts_of(
+    numbers: Iterable[int], scores: NumpyLike | None, classes: NumpyLike | None
+) -> dict[int, CellMetadata]:
+    """Return the facts of each cell from columns of which entry ``i`` is cell ``i + 1``."""
+    numbers = list(numbers)
+    largest = max(numbers, default=0)
+    columns = []
+    for name, column in (("scores", scores), ("classes", classes)):
+        values = None if column is None else np.asarray(column)
+        if values is not None and len(values) < largest:
+            raise AnnotationError(
+                f"{name} must have an entry for each cell up to {largest}; got {len(values)}. Hand in the "
+                "column that came with the labels."
+            )
+        columns.append(values)
+    found_scores, found_classes = columns
+    facts = {}
+    for number in numbers:
+        score = 1.0 if found_scores is None else float(found_scores[number - 1])
+        category = -1 if found_classes is None else int(found_classes[number - 1])
+        facts[number] = CellMetadata(score, category if category >= 0 else None)
+    return facts
+
+
+def place(whole: Labels, labels: Labels, offset: Sequence[int]) -> None:
+    """Write the labels of a part of the image, or of all of it, where they belong."""
+    if labels.shape == whole.shape:
+        whole[...] = labels
+        return
+    window = tuple(slice(int(a), int(a) + n) for a, n in zip(offset, labels.shape, strict=True))
+    if labels.ndim != whole.ndim or whole[window].shape != labels.shape:
+        raise AnnotationError(
+            f"A result must lie inside the image of {whole.shape} pixels; got {labels.shape} at "
+            f"{tuple(offset)}. Choose the image that was counted."
+        )
+    whole[window] = labels
+
+
+def draw_discs(
+    labels: Labels,
+    points: NDArray[np.float64],
+    diameter_px: float,
+    spatial_ndim: int,
+    sampling: Sequence[float] | None,
+) -> None:
+    """Draw a disc around each point (N, D) into empty labels: row ``i`` is cell ``i + 1``.
+
+    Raises
+    ------
+    AnnotationError
+        A point lies outside the image, or two lie in one pixel.
+    """
+    shape = np.array(labels.shape)
+    if not np.isfinite(points).all() or np.any(points < -0.5) or np.any(points > shape - 0.5):
+        raise AnnotationError(
+            f"Points must lie inside the image of {labels.shape} pixels; some do not. Remove them, or choose "
+            "the image they belong to."
+        )
+    lead = labels.ndim - spatial_ndim
+    nearest = np.clip(np.rint(points).astype(int), 0, shape - 1)
+    for number, place in enumerate(nearest, start=1):
+        if labels[tuple(place)]:
+            raise AnnotationError(f"Points must be in different pixels; two are at {place.tolist()}.")
+        labels[tuple(place)] = number
+    for number, (point, place) in enumerate(zip(points, nearest, strict=True), start=1):
+        frame = labels[tuple(place[:lead])]
+        try:
+            change = label_editing.draw_disc(frame, point[lead:], diameter_px, sampling=sampling, new=number)
+        except AnnotationError:
+            continue  # no background around its own pixel
+        if change is not None:
+            change.apply(frame)
+
+
+def checked_box(box: Box, shape: tuple[int, ...]) -> Box:
+    """Return a box cut to the array, with a start and a stop for each axis."""
+    if len(box) != len(shape):
+        raise AnnotationError(
+            f"A box must have {len(shape)} sides, one for each axis of the labels; got {len(box)}."
+        )
+    parts = []
+    for part, length in zip(box, shape, strict=True):
+        start, stop, _ = part.indices(length)
+        if start >= stop:
+            raise AnnotationError(
+                f"A box must hold part of the image of {shape} pixels; got {box}. Draw it inside the image."
+            )
+        parts.append(slice(start, stop))
+    return tuple(parts)

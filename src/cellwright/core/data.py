@@ -1,0 +1,259 @@
+"""The values that travel between the floors: plain, frozen, arrays never copied."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellwright.core.errors import AxesError
+
+ArrayLike = Any  # numpy, dask or zarr: anything with shape, dtype and slicing
+Maps = Mapping[str, NDArray[np.float32]]  # dense network output, each (channels, Y, X)
+Labels = NDArray[np.int32]
+
+AXES = "TCZYX"
+SPATIAL = "ZYX"
+CHANNEL = "C"
+
+
+def without_channels(axes: str) -> str:
+    """Return the axes that a label image of an image with these axes has."""
+    return axes.replace(CHANNEL, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image with the meaning of its axes.
+
+    Made by ``files.images`` and ``widgets.shared.layer_io``; used by everything above.
+
+    Parameters
+    ----------
+    data
+        Numpy, dask or zarr array.
+    axes
+        One letter of ``TCZYX`` for each dimension, in the order of the array.
+    pixel_size_um
+        Micrometres per pixel of the spatial axes in the order of ``axes``; empty when unknown.
+    name
+        What to call the image in tables and layers.
+    """
+
+    data: ArrayLike
+    axes: str
+    pixel_size_um: tuple[float, ...] = ()
+    name: str = "image"
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.data.shape)
+        if len(self.axes) != len(shape) or len(set(self.axes)) != len(self.axes):
+            raise AxesError(
+                f"Axes must name each dimension once; got {self.axes!r} for shape {shape}. "
+                f"Give one letter of {AXES} for each dimension."
+            )
+        unknown = set(self.axes) - set(AXES)
+        if unknown:
+            raise AxesError(
+                f"Axes must be letters of {AXES}; got {self.axes!r} for shape {shape}. "
+                f"Rename or drop {''.join(sorted(unknown))!r}."
+            )
+        n_spatial = sum(axis in SPATIAL for axis in self.axes)
+        if self.pixel_size_um and len(self.pixel_size_um) != n_spatial:
+            raise AxesError(
+                f"pixel_size_um must have one number for each of {n_spatial} spatial axes of "
+                f"{self.axes!r}; got {self.pixel_size_um}. Leave it empty when it is unknown."
+            )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Length of each axis."""
+        return tuple(self.data.shape)
+
+    @property
+    def label_axes(self) -> str:
+        """Axes of a label image of this image: all but the channels."""
+        return without_channels(self.axes)
+
+    @property
+    def label_shape(self) -> tuple[int, ...]:
+        """Length of each axis of a label image of this image."""
+        return tuple(n for axis, n in zip(self.axes, self.shape, strict=True) if axis != CHANNEL)
+
+    @property
+    def spatial_axes(self) -> str:
+        """The axes that lie in space, in the order of the array."""
+        return "".join(axis for axis in self.axes if axis in SPATIAL)
+
+    @property
+    def spatial_shape(self) -> tuple[int, ...]:
+        """Length of each axis that lies in space, in the order of the array."""
+        return tuple(n for axis, n in zip(self.axes, self.shape, strict=True) if axis in SPATIAL)
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """Instances found or annotated; row ``i`` of every column is label ``i + 1``.
+
+    Made by ``postprocess`` of a model; used by Result, tables and layers.
+
+    Parameters
+    ----------
+    points : float32 (N, D)
+        Centroids in pixels, in the order of the axes (without channels).
+    boxes : float32 (N, 2, D)
+        First and one-past-last corner of each cell's bounding box, in pixels.
+    scores : float32 (N,)
+        0 to 1, how sure the model is that this is one whole cell.
+    areas : float32 (N,)
+        Pixels (2D) or voxels (3D) covered.
+    labels : int32 image or None
+        0 is background; None for models that do not segment.
+    classes : int16 (N,) or None
+    """
+
+    points: NDArray[np.float32]
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    areas: NDArray[np.float32]
+    labels: Labels | None = None
+    classes: NDArray[np.int16] | None = None
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    @classmethod
+    def empty(cls, ndim: int, labels: Labels | None = None) -> Self:
+        """Return no cells at all, of an image with ``ndim`` axes besides its channels."""
+        none = np.zeros((0,), np.float32)
+        return cls(none.reshape(0, ndim), none.reshape(0, 2, ndim), none, none, labels)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Self], labels: Labels | None = None) -> Self:
+        """Return the rows of all parts, one part after the other; their labels are left to the caller.
+
+        Classes are kept where all parts that hold cells have them.
+        """
+        filled = [part for part in parts if len(part)]
+        classes = [part.classes for part in filled if part.classes is not None]
+        has_classes = len(classes) == len(filled) > 0
+        return cls(
+            points=np.concatenate([part.points for part in parts]),
+            boxes=np.concatenate([part.boxes for part in parts]),
+            scores=np.concatenate([part.scores for part in parts]),
+            areas=np.concatenate([part.areas for part in parts]),
+            labels=labels,
+            classes=np.concatenate(classes) if has_classes else None,
+        )
+
+    def take(self, rows: NDArray[Any]) -> Self:
+        """Return the cells of these rows, in this order; ``labels`` are numbered anew to match.
+
+        Parameters
+        ----------
+        rows : int (M,) or bool (N,)
+            Which cells to keep; none twice.
+        """
+        kept = np.flatnonzero(rows) if rows.dtype == bool else np.asarray(rows, np.intp)
+        labels = self.labels
+        if labels is not None:
+            renumbered = np.zeros(len(self) + 1, np.int32)
+            renumbered[kept + 1] = np.arange(1, len(kept) + 1)
+            labels = renumbered[labels]
+        return replace(
+            self,
+            points=self.points[kept],
+            boxes=self.boxes[kept],
+            scores=self.scores[kept],
+            areas=self.areas[kept],
+            labels=labels,
+            classes=None if self.classes is None else self.classes[kept],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """What is known of the cells of one 2D frame; row ``i`` of every column is the same cell.
+
+    Made by ``files.dataset.folder`` and ``ops.labels.annotate``; used by ``make_targets`` of a model.
+
+    Parameters
+    ----------
+    shape
+        (Y, X) of the frame in pixels.
+    points : float32 (N, 2)
+        Centres, in pixels.
+    boxes : float32 (N, 2, 2) or None
+        First and one-past-last corner of each cell, in pixels.
+    labels : int32 (Y, X) or None
+        Row ``i`` is label ``i + 1``.
+    classes : int16 (N,) or None
+    is_complete
+        Whether what is not annotated is background; else nothing is known of it.
+    """
+
+    shape: tuple[int, int]
+    points: NDArray[np.float32]
+    boxes: NDArray[np.float32] | None = None
+    labels: Labels | None = None
+    classes: NDArray[np.int16] | None = None
+    is_complete: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The maps of an image before any threshold, kept so that settings can be changed without the network.
+
+    Made by ``inference.pipeline``; used by ``inference.pipeline.decode`` and kept by the viewer.
+
+    Parameters
+    ----------
+    frames
+        The maps of each 2D frame, in model pixels.
+    zoom
+        Model pixels per image pixel.
+    frame_shape
+        (Y, X) of a frame in image pixels.
+    lead_shape
+        Lengths of the axes before YX (channels left out); empty for a 2D image.
+    """
+
+    frames: tuple[Maps, ...]
+    zoom: float
+    frame_shape: tuple[int, int]
+    lead_shape: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Everything needed to repeat a result; written beside every table and into layer metadata."""
+
+    package_version: str
+    model: str
+    checkpoint_sha256: str
+    settings: Mapping[str, Any]
+    image_name: str
+    image_shape: tuple[int, ...]
+    axes: str
+    pixel_size_um: tuple[float, ...]
+    device: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What counting gives: the count, the cells and how they were found.
+
+    ``offset`` is the place of the counted part in the source image (pixels, axes of ``cells.points``),
+    not zero when only a region was counted. ``notices`` are sentences the user should read. ``maps`` are
+    dense results in image pixels (the density), ``interval`` holds the true count nine times of ten.
+    """
+
+    count: float
+    cells: Cells
+    provenance: Provenance
+    offset: tuple[int, ...] = ()
+    notices: tuple[str, ...] = ()
+    maps: Maps = field(default_factory=dict)
+    interval: tuple[float, float] | None = None

@@ -1,0 +1,293 @@
+"""Everything that is written to disk: whole or not there, under names that every system takes, with locks.
+
+Several files of a folder are changed in one step by :func:`change_folder`; whoever looks at it finds all of
+them new, or none::
+
+    <folder>/.adding/...        new files while they are written; what a killed program left is thrown away
+    <folder>/.added/...         the same once all are written: to be moved into place
+    <folder>/.added/.removed    files that are to go, one in a line
+
+What counts is the moment in which ``.adding`` gets its other name. A program that is killed while it moves
+the files leaves ``.added``, and the next one that reads or changes the folder moves the rest.
+"""
+
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from filelock import BaseFileLock as Lock
+from filelock import FileLock, Timeout
+
+from cellwright.core.errors import WriteError
+
+__all__ = [
+    "FolderChange",
+    "Lock",
+    "acquire_lock",
+    "atomic_folder",
+    "atomic_write",
+    "change_folder",
+    "check_writable",
+    "finish_change",
+    "make_folder",
+    "plain_name",
+    "write_text",
+    "writing",
+]
+
+ADDING, ADDED, REMOVED, LOCK = ".adding", ".added", ".removed", ".lock"
+WAIT_SECONDS = 20.0  # for another program that changes the folder
+ANYBODY = 0o666  # a folder may be shared by people who do not own each other's files
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Lend a temporary path whose content replaces the file ``path`` when the block ends well.
+
+    A block that fails or is cancelled leaves ``path`` as it was. Missing folders are made.
+
+    Raises
+    ------
+    WriteError
+        The folder cannot be made or written, or the disk is full.
+    """
+    part = _part_of(path)
+    make_folder(path.parent)
+    try:
+        with writing(path):
+            yield part
+            os.replace(part, path)
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8; a file that is there is replaced in one step.
+
+    Raises
+    ------
+    WriteError
+        The folder cannot be made or written, or the disk is full.
+    """
+    with atomic_write(path) as part:
+        part.write_text(text, encoding="utf-8", newline="\n")
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Lend a temporary folder that becomes ``path`` when the block ends well.
+
+    Raises
+    ------
+    WriteError
+        There is something at ``path`` other than an empty folder, or it cannot be written.
+    """
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise WriteError(f"Expected a new folder at {path}; there is one with content. Choose another name.")
+    part = _part_of(path)
+    make_folder(part)
+    try:
+        with writing(path):
+            yield part
+            if path.exists():
+                path.rmdir()
+            os.replace(part, path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _part_of(path: Path) -> Path:
+    """Return the name of a file or folder until it is whole; file systems end at 255 bytes."""
+    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.part")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an error of the operating system in the block into a WriteError that says what to do."""
+    try:
+        yield
+    except WriteError:
+        raise
+    except OSError as error:
+        raise WriteError(
+            f"Expected to write {path}; got: {error.strerror or error}. Choose a folder that you may write "
+            "to, on a disk with room."
+        ) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make ``folder`` and its parents where they are missing.
+
+    Raises
+    ------
+    WriteError
+        A file is in the way or the place is read-only.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(
+            f"Expected a folder to write to at {folder}; got: {error.strerror or error}. "
+            "Choose another folder."
+        ) from error
+
+
+def check_writable(folder: Path) -> None:
+    """Make ``folder`` where it is missing and try to write there, before time is spent on a result.
+
+    Raises
+    ------
+    WriteError
+        Nothing can be written there.
+    """
+    trial = folder / "trial"
+    with atomic_write(trial) as part:
+        part.touch()
+    trial.unlink()
+
+
+def plain_name(name: str) -> str:
+    """Return a name as a file can have it on every system, the same each time.
+
+    Raises
+    ------
+    WriteError
+        Nothing of it is left.
+    """
+    plain = re.sub(r"[^\w.+=@ -]+", "_", name).strip(" .")[:150]
+    if not plain.strip("_"):
+        raise WriteError(f"The name of an image must have letters or digits; got {name!r}. Name it.")
+    return plain
+
+
+def acquire_lock(path: Path, seconds: float = 0.0) -> Lock | None:
+    """Return the lock of a name, held until it is released or collected; None where it is held already.
+
+    The operating system holds it, so a program that was killed has none left.
+
+    Parameters
+    ----------
+    path
+        File that stands for the lock, in a folder that is there; it stays, empty, and says nothing by itself.
+    seconds
+        How long to wait for another holder, be it another program or another part of this one.
+
+    Raises
+    ------
+    WriteError
+        The folder cannot be written.
+    """
+    lock = FileLock(path, timeout=seconds, mode=ANYBODY, thread_local=False)
+    with writing(path):
+        try:
+            lock.acquire()
+        except Timeout:  # which is an OSError too
+            return None
+    return lock
+
+
+@dataclass(frozen=True, slots=True)
+class FolderChange:
+    """What is to change in a folder. Made by :func:`change_folder`; used while its block lasts.
+
+    Parameters
+    ----------
+    folder
+        That changes.
+    staging
+        Where new files are written, each under the path it is to have in the folder.
+    """
+
+    folder: Path
+    staging: Path
+    _gone: list[str] = field(default_factory=list)
+
+    def remove(self, paths: Sequence[Path]) -> None:
+        """Have files of the folder taken away; one that is written too stays."""
+        self._gone.extend(path.relative_to(self.folder).as_posix() for path in paths)
+
+    def complete(self) -> None:
+        """Make the change count; called once all is written."""
+        gone = [name for name in dict.fromkeys(self._gone) if not (self.staging / name).exists()]
+        (self.staging / REMOVED).write_text("\n".join(gone), encoding="utf-8")
+        os.rename(self.staging, self.folder / ADDED)
+
+
+@contextmanager
+def change_folder(folder: Path) -> Iterator[FolderChange]:
+    """Lend a change of the folder, made where it is missing, that counts when the block ends well.
+
+    A block that fails or is cancelled changes nothing.
+
+    Raises
+    ------
+    WriteError
+        The folder cannot be written, or another program is changing it.
+    """
+    make_folder(folder)
+    with _folder_lock(folder):
+        _move_added(folder)
+        staging = folder / ADDING
+        shutil.rmtree(staging, ignore_errors=True)
+        try:
+            make_folder(staging)
+            change = FolderChange(folder, staging)
+            yield change
+            with writing(folder):
+                change.complete()
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+        _move_added(folder)
+
+
+def finish_change(folder: Path) -> None:
+    """Move into place what a program had written when it was killed.
+
+    Raises
+    ------
+    WriteError
+        The folder cannot be written, or another program is changing it.
+    """
+    if (folder / ADDED).is_dir():
+        with _folder_lock(folder):
+            _move_added(folder)
+
+
+@contextmanager
+def _folder_lock(folder: Path) -> Iterator[None]:
+    lock = acquire_lock(folder / LOCK, WAIT_SECONDS)
+    if lock is None:
+        raise WriteError(
+            f"Nobody else must be changing the folder {folder}; another window or program is. Wait until it "
+            "is done, and try again."
+        )
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _move_added(folder: Path) -> None:
+    """Move what is left of a change into place; it may have been begun before."""
+    added = folder / ADDED
+    if not added.is_dir():
+        return
+    with writing(folder):
+        removed = added / REMOVED
+        gone = []
+        if removed.exists():
+            gone = removed.read_text(encoding="utf-8").splitlines()
+        new = [path for path in added.rglob("*") if path.is_file() and path != removed]
+        for path in sorted(new, key=lambda path: -len(path.parts)):  # what lists the others comes last
+            target = folder / path.relative_to(added)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, target)
+        for name in gone:
+            (folder / name).unlink(missing_ok=True)
+        shutil.rmtree(added)

@@ -1,0 +1,158 @@
+"""Annotated images added to a training folder, all in one step.
+
+The format is told in ``files.dataset.folder``.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellwright.core.data import Annotation, Image, Labels
+from cellwright.core.errors import WriteError
+from cellwright.core.tasks import Progress, Task, run
+from cellwright.files.atomic import change_folder, plain_name
+from cellwright.files.dataset.cells import write_cells, write_classes
+from cellwright.files.dataset.meta import Region, read_meta, write_meta
+from cellwright.files.images import write_image, write_labels
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entry:
+    """An annotated image that is to be added to a dataset; made by ``annotation.export``.
+
+    Parameters
+    ----------
+    image
+        With its pixel size, where that is known.
+    truth
+        Labels of the image, numbered 1..N, or boxes or points of a 2D image.
+    classes : int16 (N,) or None
+        Of labels: the class of cell ``i + 1``, -1 for none. An annotation has its own.
+    class_names
+        What the classes are called.
+    name
+        Under which it is kept; empty takes that of the image.
+    split, group
+        Where it belongs. An image that is replaced stays in its split.
+    regions
+        Outside of which nothing is known.
+    is_complete
+        Whether every cell is annotated: inside of ``regions``, if there are any.
+    provenance
+        How the annotation came about, for meta.json.
+    """
+
+    image: Image
+    truth: Annotation | Labels
+    classes: NDArray[np.int16] | None = None
+    class_names: tuple[str, ...] = ()
+    name: str = ""
+    split: str = "train"
+    group: str = ""
+    regions: tuple[Region, ...] = ()
+    is_complete: bool = True
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+def append(folder: Path | str, entry: Entry, *, may_replace: bool = False) -> str:
+    """Add one annotated image to a dataset folder and return its name; else like :func:`append_all`."""
+    (name,) = run(append_all(folder, [entry], may_replace=may_replace))
+    return name
+
+
+def append_all(
+    folder: Path | str, entries: Sequence[Entry], *, may_replace: bool = False
+) -> Task[tuple[str, ...]]:
+    """Add annotated images to a dataset folder, which is made where it is missing; return their names.
+
+    All become part of the dataset in one step: what fails, is cancelled or killed before that leaves the
+    folder as it was. Nothing that is there is touched, unless the same name is to be replaced.
+
+    Raises
+    ------
+    WriteError
+        A name is there already, or twice among the new ones; something cannot be written; another program
+        is adding to the dataset.
+    ReadError
+        There is a meta.json that is damaged.
+    """
+    folder = Path(folder)
+    names = [plain_name(entry.name or entry.image.name) for entry in entries]
+    if len(set(names)) < len(names):
+        raise WriteError(f"Images must have names of their own; got {', '.join(names)[:200]}. Rename them.")
+    with change_folder(folder) as change:
+        new: dict[str, Any] = {"name": folder.name, "split": {}, "items": {}}
+        meta = read_meta(folder) if (folder / "meta.json").exists() else new
+        for name in names:
+            _check_free(folder, name, meta, may_replace=may_replace)
+        for index, (name, entry) in enumerate(zip(names, entries, strict=True)):
+            yield Progress("write", index, len(names), f"writing image {index + 1} of {len(names)}")
+            change.remove(_files_of(folder, name))
+            _write_files(change.staging, name, entry)
+            meta = _meta_with(meta, name, entry)
+        write_meta(change.staging, meta)
+        # the last moment to be cancelled
+        yield Progress("write", len(names), len(names), "adding to the dataset")
+    return tuple(names)
+
+
+def _check_free(folder: Path, name: str, meta: Mapping[str, Any], *, may_replace: bool) -> None:
+    listed = any(name in names for names in meta["split"].values())
+    if (listed or _files_of(folder, name)) and not may_replace:
+        left = "" if listed else " (its files are there, but meta.json does not list it)"
+        raise WriteError(
+            f"{name!r} must not be in the dataset {folder} yet; it is{left}. Ask for it to be replaced, or "
+            "give another name."
+        )
+
+
+def _files_of(folder: Path, name: str) -> list[Path]:
+    """Return the files of an image that are there."""
+    known = [folder / kind / f"{name}.csv" for kind in ("boxes", "points")] + [
+        folder / "masks" / f"{name}.tif"
+    ]
+    images = folder / "images"
+    return [path for path in images.glob("*") if path.stem == name] + [
+        path for path in known if path.exists()
+    ]
+
+
+def _write_files(folder: Path, name: str, entry: Entry) -> None:
+    """Write image, truth and classes."""
+    image, truth = entry.image, entry.truth
+    write_image(folder / "images" / f"{name}.tif", image)
+    if isinstance(truth, Annotation):
+        kind = "points" if truth.boxes is None else "boxes"
+        write_cells(folder / kind / f"{name}.csv", truth, entry.class_names)
+        return
+    labels, axes = np.asarray(truth), image.label_axes
+    write_labels(folder / "masks" / f"{name}.tif", labels, image)
+    if entry.classes is not None:
+        write_classes(folder / "points" / f"{name}.csv", labels, axes, entry.classes, entry.class_names)
+
+
+def _meta_with(meta: dict[str, Any], name: str, entry: Entry) -> dict[str, Any]:
+    """Return what meta.json says with one more image, everything else as it was."""
+    truth = entry.truth
+    n = len(truth.points) if isinstance(truth, Annotation) else len(np.unique(truth[truth > 0]))
+    item: dict[str, Any] = {"shape": list(entry.image.shape), "axes": entry.image.axes, "n": n}
+    item |= {"dtype": str(entry.image.data.dtype), "complete": entry.is_complete}
+    item |= {"group": entry.group} if entry.group else {}
+    if entry.image.pixel_size_um:
+        item["pixel_size_um"] = [float(size) for size in entry.image.pixel_size_um]
+    if entry.regions:
+        item["regions"] = [[list(corner) for corner in region] for region in entry.regions]
+    item |= {"provenance": dict(entry.provenance)} if entry.provenance else {}
+    meta = {**meta, "items": {**meta["items"], name: item}}
+    known = meta.get("classes") or []
+    names = [called for called in entry.class_names if called not in known]
+    if names:
+        meta["classes"] = {**known, **dict.fromkeys(names)} if isinstance(known, dict) else [*known, *names]
+    if not any(name in others for others in meta["split"].values()):
+        others = meta["split"].get(entry.split, [])
+        meta["split"] = {**meta["split"], entry.split: [*others, name]}
+    return meta

@@ -1,0 +1,332 @@
+"""What the files of other programs tell of the cells of one image, in one shape for all of them."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellwright.core.data import SPATIAL, Image, Labels
+from cellwright.core.errors import ReadError, WriteError
+from cellwright.files.formats.json_value import JsonValue
+from cellwright.files.formats.outlines import MaskPart, Ring, crosses_itself, filled, painted
+from cellwright.ops.labels import measure, relabel
+
+NO_CLASS = "cell"  # what a cell without a class is called where a file must name one
+MOST_PIXELS = 1 << 30  # of the labels of one file; more is a mistake in it
+MOST_CORNERS = 20_000
+MARGIN_PX = 1.0  # how far outlines may reach beyond the image, as drawing programs let them
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageAnnotation:
+    """The annotated cells of one image, in pixels of that image.
+
+    Made by the formats and ``annotation.export``; used by the formats, the readers and the writers.
+
+    Parameters
+    ----------
+    name
+        Of the image.
+    shape, axes
+        Of the image without its channels.
+    labels : int32 or None
+        Cell ``i`` is label ``i + 1``.
+    boxes : float32 (N, 2, D) or None
+        First and one-past-last corner; where there are labels, those tell.
+    points : float32 (N, D) or None
+        Centres, the middle of the first pixel being 0.
+    classes : int16 (N,) or None
+        Index into ``class_names``; -1 is none.
+    pixel_size_um
+        Micrometres per pixel of the spatial axes; empty when unknown.
+    image
+        The pixels, where a file holds them.
+    parents : int32 (N,) or None
+        The label each cell of a time series descends from; 0 is none.
+    notices
+        What could not be taken over as it is in the file.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    axes: str = "YX"
+    labels: Labels | None = None
+    boxes: NDArray[np.float32] | None = None
+    points: NDArray[np.float32] | None = None
+    classes: NDArray[np.int16] | None = None
+    class_names: tuple[str, ...] = ()
+    pixel_size_um: tuple[float, ...] = ()
+    image: Image | None = None
+    parents: NDArray[np.int32] | None = None
+    notices: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """The most that is known of the cells: ``labels``, ``boxes`` or ``points``."""
+        return next((kind for kind in ("labels", "boxes") if getattr(self, kind) is not None), "points")
+
+    def __len__(self) -> int:
+        if self.labels is not None:
+            return int(self.labels.max(initial=0))
+        known = self.points if self.boxes is None else self.boxes
+        return 0 if known is None else len(known)
+
+    @property
+    def corners(self) -> NDArray[np.float32]:
+        """Boxes (N, 2, D), or points (N, 1, D) where there are no boxes."""
+        if self.boxes is not None:
+            return self.boxes
+        if self.points is not None:
+            return self.points[:, np.newaxis]
+        return np.zeros((0, 1, len(self.shape)), np.float32)
+
+    def with_boxes(self) -> "ImageAnnotation":
+        """Return the same with boxes and points where they follow from what is known."""
+        if self.labels is not None:
+            _, points, boxes = measure(self.labels)
+            return replace(self, points=points, boxes=boxes)
+        if self.boxes is not None and self.points is None:
+            return replace(self, points=self.boxes.mean(axis=1) - np.float32(0.5))
+        return self
+
+    def class_of(self, row: int) -> str:
+        """Return the name of the class of a cell, :data:`NO_CLASS` where it has none."""
+        number = -1 if self.classes is None else int(self.classes[row])
+        return self.class_names[number] if 0 <= number < len(self.class_names) else NO_CLASS
+
+    def planes(self) -> "tuple[ImageAnnotation, ...]":
+        """Return one 2D image for each frame and slice, named after its place; one that is 2D as it is."""
+        if len(self.shape) == 2:
+            return (self,)
+        return tuple(self._plane(index) for index in np.ndindex(self.shape[:-2]))
+
+    def _plane(self, index: tuple[int, ...]) -> "ImageAnnotation":
+        name = self.name + "".join(
+            f"_{axis.lower()}{at:03d}" for axis, at in zip(self.axes, index, strict=False)
+        )
+        pixel_size = self.pixel_size_um[-2:]
+        plane = ImageAnnotation(
+            name, self.shape[-2:], class_names=self.class_names, pixel_size_um=pixel_size, image=None
+        )
+        if self.labels is not None:
+            numbers, inverse = np.unique(self.labels[index], return_inverse=True)
+            rows = numbers[numbers > 0] - 1
+            shift = 0 if numbers[0] == 0 else 1
+            labels: Labels = (inverse.reshape(plane.shape) + shift).astype(np.int32)
+            return replace(plane, labels=labels, classes=_rows(self.classes, rows))
+        if self.boxes is not None:
+            low, high = np.floor(self.boxes[:, 0, :-2]), np.ceil(self.boxes[:, 1, :-2])
+            rows = np.flatnonzero(((low <= index) & (index < np.maximum(high, low + 1))).all(axis=1))
+            return replace(plane, boxes=self.boxes[rows][..., -2:], classes=_rows(self.classes, rows))
+        points = np.zeros((0, len(self.shape)), np.float32) if self.points is None else self.points
+        rows = np.flatnonzero((np.rint(points[:, :-2]) == index).all(axis=1))
+        return replace(plane, points=points[rows][:, -2:], classes=_rows(self.classes, rows))
+
+
+def _rows(column: NDArray[np.int16] | None, rows: NDArray[np.integer]) -> NDArray[np.int16] | None:
+    return None if column is None else column[rows]
+
+
+def numbered(
+    names: Iterable[str], known: Sequence[str] = ()
+) -> tuple[NDArray[np.int16] | None, tuple[str, ...]]:
+    """Return a class number for each name, and the classes: those known, then the others by name.
+
+    :data:`NO_CLASS` is none; where no cell has a class and none is known, there are no numbers.
+    """
+    names = list(names)
+    others = sorted({name for name in names if name not in known and name != NO_CLASS})
+    classes = (*(name for name in known if name != NO_CLASS), *others)
+    if not classes:
+        return None, ()
+    order = {name: number for number, name in enumerate(classes)}
+    return np.array([order.get(name, -1) for name in names], np.int16), classes
+
+
+def chosen(path: Path, found: Sequence[ImageAnnotation], image: Image | None) -> tuple[ImageAnnotation, ...]:
+    """Return all images of a file, or the one that belongs to ``image``, which it must fit.
+
+    Raises
+    ------
+    ReadError
+        Of several images none has the name of this one, or the size is another.
+    """
+    if image is None:
+        return tuple(found)
+    own = (
+        [annotation for annotation in found if annotation.name == image.name]
+        if len(found) > 1
+        else list(found)
+    )
+    if len(own) != 1:
+        raise ReadError(
+            f"Expected the cells of image {image.name!r} in {path}; got "
+            f"{', '.join(one.name for one in found[:5]) or 'none'}. Rename the image, or choose its file."
+        )
+    annotation, shape = own[0], image.label_shape
+    if annotation.shape != shape:
+        raise ReadError(
+            f"The image size in {path} must be {shape}, that of {image.name!r}; got {annotation.shape}. "
+            "Choose the file of this image."
+        )
+    sizes = annotation.pixel_size_um or image.pixel_size_um
+    return (replace(annotation, axes=image.label_axes, name=image.name, pixel_size_um=sizes),)
+
+
+def checked_shape(path: Path, where: str, shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the size of an image as a file tells it.
+
+    Raises
+    ------
+    ReadError
+        It is empty, or too large to be true.
+    """
+    sizes = tuple(int(n) for n in shape)
+    n_pixels = 1
+    for n in sizes:
+        n_pixels *= n
+    if min(sizes, default=0) < 1 or n_pixels > MOST_PIXELS:
+        raise ReadError(f"{where} of {path} must tell the size of an image; got {sizes}. Export it again.")
+    return sizes
+
+
+def canvas(path: Path, image: Image | None, ends: NDArray[np.floating]) -> tuple[int, ...]:
+    """Return the shape of the image, or without one that of the smallest image which holds all ``ends``.
+
+    ``ends`` (N, D) are one-past-last corners.
+    """
+    if image is not None:
+        return image.label_shape
+    return checked_shape(path, "The extent", [max(1, int(np.ceil(n))) for n in ends.max(axis=0, initial=1)])
+
+
+def only_one(annotation: Sequence[ImageAnnotation], title: str) -> ImageAnnotation:
+    """Return the one image a file of this format can hold.
+
+    Raises
+    ------
+    WriteError
+        There are several, or none.
+    """
+    if len(annotation) != 1:
+        raise WriteError(
+            f"A {title} file holds one image; got {len(annotation)}. Write each to a file of its own."
+        )
+    return annotation[0]
+
+
+def of_plane(annotation: ImageAnnotation, title: str) -> ImageAnnotation:
+    """Return the annotation of a 2D image.
+
+    Raises
+    ------
+    WriteError
+        They are those of a stack.
+    """
+    if len(annotation.shape) != 2:
+        raise WriteError(
+            f"A {title} file holds a 2D image; {annotation.name!r} has axes {annotation.axes!r}. Write its "
+            "planes one by one, or choose COCO, GeoJSON, ImageJ ROIs or OME-TIFF."
+        )
+    return annotation
+
+
+def needing_masks(annotation: ImageAnnotation, title: str) -> Labels:
+    """Return the labels.
+
+    Raises
+    ------
+    WriteError
+        There are boxes or points alone.
+    """
+    if annotation.labels is None:
+        raise WriteError(
+            f"{title} holds outlines; of {annotation.name!r} only {annotation.kind} are known. Choose CSV."
+        )
+    return annotation.labels
+
+
+def sizes_of(axes: str, pixel_size_um: Sequence[float]) -> dict[str, float]:
+    """Return micrometres per pixel by axis; empty when unknown."""
+    spatial = [axis for axis in axes if axis in SPATIAL]
+    return dict(zip(spatial, pixel_size_um, strict=True)) if pixel_size_um else {}
+
+
+def labels_of(path: Path, where: str, values: NDArray[Any], axes: str, name: str) -> ImageAnnotation:
+    """Return the annotation of labels, renumbered 1..N in their order.
+
+    Raises
+    ------
+    ReadError
+        They are no whole numbers, below 0, or their size cannot be that of an image.
+    """
+    checked_shape(path, where, values.shape)
+    if values.dtype.kind not in "iub" or (values.dtype.kind == "i" and values.min() < 0):
+        raise ReadError(
+            f"{where} of {path} must be labels (whole numbers from 0 on); got {values.dtype} from "
+            f"{values.min()}. Choose a label image."
+        )
+    return ImageAnnotation(name, values.shape, axes, relabel(values))
+
+
+def ring_of(node: JsonValue, shape: tuple[int, int]) -> Ring:
+    """Return a list of (x, y) as a ring.
+
+    Raises
+    ------
+    ReadError
+        It has less than three corners, leaves the image or crosses itself.
+    """
+    return checked_ring(node, node.pairs(shape, MARGIN_PX))
+
+
+def checked_ring(node: JsonValue, ring: Ring) -> Ring:
+    """Return a ring (N, 2) that is one, without the repeated first corner at its end."""
+    if len(ring) > 1 and (ring[0] == ring[-1]).all():
+        ring = ring[:-1]
+    if not 3 <= len(ring) <= MOST_CORNERS:
+        raise node.refuse(f"an outline of 3 to {MOST_CORNERS} corners")
+    if crosses_itself(ring):
+        raise node.refuse("an outline that does not cross itself")
+    return ring
+
+
+def box_part(box: NDArray[np.floating]) -> MaskPart:
+    """Return the pixels of a box (2, 2) of corners y, x."""
+    (y0, x0), (y1, x1) = box.tolist()
+    return filled([np.array([[y0, x0], [y0, x1], [y1, x1], [y1, x0]])])
+
+
+def spread(
+    annotation: ImageAnnotation, cells: Sequence[Sequence[MaskPart]], names: Sequence[str]
+) -> ImageAnnotation:
+    """Return an annotation with the labels and classes of cells, each made of parts in its axes."""
+    labels, left, notices = painted(cells, annotation.shape)
+    return with_classes(annotation, [names[row] for row in left], labels=labels, notices=notices)
+
+
+def with_classes(
+    annotation: ImageAnnotation,
+    names: Sequence[str],
+    *,
+    labels: Labels | None = None,
+    boxes: NDArray[np.float32] | None = None,
+    points: NDArray[np.float32] | None = None,
+    notices: tuple[str, ...] = (),
+) -> ImageAnnotation:
+    """Return an annotation with these cells, of which each has a class by name."""
+    classes, class_names = numbered(names, annotation.class_names)
+    if classes is not None and not (classes >= 0).any() and not annotation.class_names:
+        classes = None
+    return replace(
+        annotation,
+        labels=labels,
+        boxes=boxes,
+        points=points,
+        classes=classes,
+        class_names=class_names,
+        notices=(*annotation.notices, *notices),
+    )

@@ -1,0 +1,188 @@
+"""Masks to outlines along the edges of their pixels, and back without loss.
+
+The pixel (y, x) covers y to y + 1 and x to x + 1, so an outline has whole numbers, and a pixel belongs to an
+outline that has its middle inside (even-odd rule: a ring in a ring is a hole).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from cellwright.core.data import Labels
+
+
+class MaskPart(NamedTuple):
+    """The pixels of one cell: a mask and the place of its first pixel."""
+
+    corner: tuple[int, ...]
+    mask: NDArray[np.bool_]
+
+    def at(self, lead: tuple[int, ...]) -> "MaskPart":
+        """Return the same at these indices of further axes before its own."""
+        return MaskPart((*lead, *self.corner), self.mask[(np.newaxis,) * len(lead)])
+
+
+def painted(
+    parts: Sequence[Sequence[MaskPart]], shape: tuple[int, ...]
+) -> tuple[Labels, NDArray[np.intp], tuple[str, ...]]:
+    """Return labels of cells (each made of parts), which cells are left, and what there is to say.
+
+    Where cells overlap, the smaller lies on top; one of which no pixel is left is left out.
+    """
+    labels = np.zeros(shape, np.int32)
+    areas = [sum(int(part.mask.sum()) for part in cell) for cell in parts]
+    for row in sorted(range(len(parts)), key=lambda row: (-areas[row], row)):
+        for corner, mask in parts[row]:
+            window, inside = _overlap(corner, mask, shape)
+            labels[window][inside] = row + 1
+    counts = np.bincount(labels.ravel(), minlength=len(parts) + 1)[1:]
+    left = np.flatnonzero(counts)
+    if len(left) < len(parts):
+        table = np.zeros(len(parts) + 1, np.int32)
+        table[left + 1] = np.arange(1, len(left) + 1)
+        labels = table[labels]
+    n_lost, n_cut = len(parts) - len(left), int((counts[left] < np.array(areas, int)[left]).sum())
+    notices = []
+    if n_lost:
+        notices.append(f"{n_lost} cells cover no pixel of their own and were left out.")
+    if n_cut:
+        notices.append(f"{n_cut} cells overlap others or the edge; the smaller lies on top.")
+    return labels, left, tuple(notices)
+
+
+def _overlap(
+    corner: Sequence[int], mask: NDArray[np.bool_], shape: Sequence[int]
+) -> tuple[tuple[slice, ...], NDArray[np.bool_]]:
+    """Return the window of the image that a mask covers, and the part of the mask inside it."""
+    first = [max(0, c) for c in corner]
+    stop = [max(a, min(n, c + m)) for a, c, n, m in zip(first, corner, shape, mask.shape, strict=True)]
+    window = tuple(slice(a, b) for a, b in zip(first, stop, strict=True))
+    own = tuple(slice(a - c, b - c) for a, b, c in zip(first, stop, corner, strict=True))
+    return window, mask[own]
+
+
+Ring = NDArray[np.float64]  # (N, 2) corners y, x; the last is joined to the first
+Polygon = tuple[Ring, ...]  # the outer ring, then its holes
+
+STEPS = ((0, 1), (1, 0), (0, -1), (-1, 0))  # clockwise, y pointing down
+
+
+def polygons(mask: NDArray[np.bool_], corner: Sequence[int] = (0, 0)) -> list[Polygon]:
+    """Return the outline of each connected part of a mask (Y, X), with its holes.
+
+    Rings of one polygon meet in single corners at most, and none crosses itself.
+    """
+    parts, n_parts = ndimage.label(mask)
+    found = []
+    for number, window in enumerate(ndimage.find_objects(parts), start=1):
+        first = np.array([part.start for part in window]) + np.asarray(corner)
+        rings = [ring + first for ring in _trace(parts[window] == number)]
+        outer = max(range(len(rings)), key=lambda i: abs(area(rings[i])))
+        found.append((rings[outer], *(ring for i, ring in enumerate(rings) if i != outer)))
+    assert len(found) == n_parts
+    return found
+
+
+def _trace(mask: NDArray[np.bool_]) -> list[Ring]:
+    """Follow the edges of a connected mask, pixels on the right hand; only corners are kept."""
+    padded = np.pad(mask, 1)
+    inner = padded[1:-1, 1:-1]
+    neighbours = (padded[:-2, 1:-1], padded[1:-1, 2:], padded[2:, 1:-1], padded[1:-1, :-2])
+    edges: set[tuple[int, int, int]] = set()
+    for direction, (neighbour, shift) in enumerate(
+        zip(neighbours, ((0, 0), (0, 1), (1, 1), (1, 0)), strict=True)
+    ):
+        places = np.argwhere(inner & ~neighbour) + shift
+        edges.update((y, x, direction) for y, x in places.tolist())
+    rings = []
+    while edges:
+        rings.append(_follow(edges))
+    return rings
+
+
+def _follow(edges: set[tuple[int, int, int]]) -> Ring:
+    """Take one ring out of the edges; where two pixels touch in a corner, go on to the other one."""
+    y, x, direction = first = edges.pop()
+    corners = []
+    while True:
+        y, x = y + STEPS[direction][0], x + STEPS[direction][1]
+        for turn in (-1, 0, 1):
+            following = (direction + turn) % 4
+            if (y, x, following) in edges or (y, x, following) == first:
+                break
+        if following != direction:
+            corners.append((y, x))
+        if (y, x, following) == first:
+            return np.array(corners, np.float64)
+        edges.remove((y, x, following))
+        direction = following
+
+
+def area(ring: Ring) -> float:
+    """Return the signed area of a ring."""
+    y, x = ring[:, 0], ring[:, 1]
+    return float((y * np.roll(x, -1) - x * np.roll(y, -1)).sum() / 2)
+
+
+def filled(rings: Sequence[Ring]) -> MaskPart:
+    """Return the pixels whose middle lies inside rings (even-odd rule)."""
+    first = np.floor(np.min([ring.min(axis=0) for ring in rings], axis=0)).astype(int)
+    stop = np.ceil(np.max([ring.max(axis=0) for ring in rings], axis=0)).astype(int)
+    height, width = np.maximum(stop - first, 1)
+    starts = np.concatenate(rings) - first
+    ends = np.concatenate([np.roll(ring, -1, axis=0) for ring in rings]) - first
+    swapped = (starts[:, 0] > ends[:, 0])[:, np.newaxis]  # so that an edge gives the same both ways
+    low, high = np.where(swapped, ends, starts), np.where(swapped, starts, ends)
+    rows_from = np.ceil(low[:, 0] - 0.5).astype(int)
+    n_rows = np.ceil(high[:, 0] - 0.5).astype(int) - rows_from
+    edge = np.repeat(np.arange(len(low)), n_rows)
+    row = np.arange(n_rows.sum()) - np.repeat(np.cumsum(n_rows) - n_rows, n_rows) + rows_from[edge]
+    slope = (high[edge] - low[edge])[:, 1] / (high[edge] - low[edge])[:, 0]
+    crossing = low[edge, 1] + (row + 0.5 - low[edge, 0]) * slope
+    column = np.clip(np.ceil(crossing - 0.5).astype(int), 0, width)
+    flips = np.bincount(row * (width + 1) + column, minlength=height * (width + 1))
+    mask = np.cumsum(flips.reshape(height, width + 1), axis=1)[:, :-1] % 2 == 1
+    return MaskPart((int(first[0]), int(first[1])), mask)
+
+
+def crosses_itself(ring: Ring) -> bool:
+    """Return whether two sides of a ring cross; sides that touch, or run back on themselves, do not."""
+    starts, ends = _sides(ring)
+    tolerance = 1e-9 * (1 + float(np.ptp(ring, axis=0).max()) ** 2)
+    for index in range(0, len(starts), 256):
+        part = slice(index, index + 256)
+        a, b = starts[part].T[..., np.newaxis], ends[part].T[..., np.newaxis]
+        c, d = starts.T[:, np.newaxis], ends.T[:, np.newaxis]
+        divided = _side(a, b, c, tolerance) * _side(a, b, d, tolerance) < 0
+        if divided.any() and np.any(divided & (_side(c, d, a, tolerance) * _side(c, d, b, tolerance) < 0)):
+            return True
+    return False
+
+
+def _sides(ring: Ring) -> tuple[Ring, Ring]:
+    """Return starts and ends of the sides, without pairs of sides that are each other's way back."""
+    starts, ends = ring, np.roll(ring, -1, axis=0)
+    there = [(*start, *end) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+    known = set(there)
+    keep = np.array([(*side[2:], *side[:2]) not in known for side in there], bool)
+    return starts[keep], ends[keep]
+
+
+def _side(a: Ring, b: Ring, point: Ring, tolerance: float) -> NDArray[np.float64]:
+    """Return on which side of the lines from a to b points lie, by sign; each is (2, ...)."""
+    cross = (b[0] - a[0]) * (point[1] - a[1]) - (b[1] - a[1]) * (point[0] - a[0])
+    return np.where(np.abs(cross) <= tolerance, 0.0, cross)
+
+
+def as_one_ring(rings: Sequence[Ring]) -> Ring:
+    """Return one ring with the inside of all of them, joined by bridges that are walked there and back."""
+    joined = rings[0]
+    for ring in rings[1:]:
+        gaps = np.abs(joined[:, np.newaxis] - ring[np.newaxis]).sum(axis=-1)
+        here, there = np.unravel_index(int(gaps.argmin()), gaps.shape)
+        turned = np.roll(ring, -there, axis=0)
+        joined = np.concatenate([joined[: here + 1], turned, turned[:1], joined[here:]])
+    return joined

@@ -1,0 +1,140 @@
+"""All formats of other programs: from this one table come readers, writers and lists for people."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from cellwright.core.data import Image
+from cellwright.core.errors import ReadError
+from cellwright.files.formats.image_annotation import ImageAnnotation
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One format of files.
+
+    Parameters
+    ----------
+    name, title
+        For programs and for people.
+    extensions
+        How file names end, the first being the usual one; empty for a folder.
+    kinds
+        What it can hold of ``labels``, ``boxes``, ``points`` and ``classes``.
+    axes
+        The most it can hold: ``YX`` are planes (stacks are written plane by plane where ``has_many``).
+    has_many
+        Whether it holds several images.
+    module, check, writer
+        Where it is read and written: the function that knows its files, and the one that writes.
+    """
+
+    name: str
+    title: str
+    extensions: tuple[str, ...]
+    kinds: tuple[str, ...]
+    axes: str = "TZYX"
+    has_many: bool = False
+    module: str = ""
+    check: str = ""
+    writer: str = "write"
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is a folder of files."""
+        return not self.extensions
+
+    def matches(self, path: Path) -> bool:
+        """Return whether a file that is there looks like one of this format.
+
+        Raises
+        ------
+        ReadError
+            The file had to be looked into, and is damaged.
+        """
+        if self.extensions and not path.name.lower().endswith(self.extensions):
+            return False
+        return not self.check or bool(self._function(self.check)(path))
+
+    def read(self, path: Path | str, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
+        """Return what a file tells of the cells of its images, or of one that is given, which it must fit.
+
+        Raises
+        ------
+        ReadError
+            The file is missing or damaged, or does not fit the image.
+        """
+        found: tuple[ImageAnnotation, ...] = self._function("read")(Path(path), image)
+        return found
+
+    def write(self, path: Path | str, annotation: Sequence[ImageAnnotation]) -> None:
+        """Write the cells of images, in one step; a file is replaced, a folder must be new.
+
+        Raises
+        ------
+        WriteError
+            It cannot be written, or the format cannot hold this.
+        """
+        self._function(self.writer)(Path(path), annotation)
+
+    def _function(self, name: str) -> Callable[..., Any]:
+        function: Callable[..., Any] = getattr(import_module(f"cellwright.files.formats.{self.module}"), name)
+        return function
+
+
+ALL = ("labels", "boxes", "points", "classes")
+_coco = partial(Format, extensions=(".json",), kinds=("labels", "boxes", "classes"), axes="YX", has_many=True)
+_yolo = partial(Format, extensions=(), axes="YX", has_many=True, module="yolo", check="is_yolo")
+_challenge = partial(Format, extensions=(), kinds=("labels",), module="tracking_challenge")
+_labelme = partial(Format, extensions=(".json",), axes="YX", module="labelme", check="is_labelme")
+
+_TABLE = (
+    Format(
+        "ome-tiff",
+        "Labels as OME-TIFF",
+        (".ome.tif", ".ome.tiff", ".tif", ".tiff"),
+        ("labels",),
+        module="ome_tiff",
+    ),
+    _coco("coco", "COCO, polygons", module="coco", check="is_coco", writer="write_polygons"),
+    _coco("coco-rle", "COCO, run lengths", module="coco", check="is_coco", writer="write_rle"),
+    _labelme("labelme", "LabelMe, polygons", kinds=ALL, writer="write_polygons"),
+    _labelme("labelme-masks", "LabelMe, boxes with masks", kinds=("labels", "classes"), writer="write_masks"),
+    _yolo("yolo-boxes", "YOLO, boxes", kinds=("boxes", "classes"), writer="write_boxes"),
+    _yolo("yolo-segments", "YOLO, outlines", kinds=("labels", "classes"), writer="write_segments"),
+    Format("imagej-roi", "ImageJ ROIs", (".zip", ".roi"), ALL, module="imagej_roi"),
+    Format("geojson", "GeoJSON of QuPath", (".geojson",), ("labels", "points", "classes"), module="geojson"),
+    Format("cellpose", "Cellpose", ("_seg.npy",), ("labels", "classes"), module="cellpose_seg"),
+    _challenge(
+        "tracking-challenge", "Cell Tracking Challenge, results", axes="TZYX", check="is_tracking_challenge"
+    ),
+    _challenge(
+        "tracking-challenge-truth",
+        "Cell Tracking Challenge, truth",
+        check="is_tracking_challenge",
+        writer="write_truth",
+    ),
+    Format("points-csv", "Points as CSV", (".csv",), ("points", "classes"), module="points_csv"),
+)
+FORMATS: dict[str, Format] = {one.name: one for one in _TABLE}
+
+
+def recognise(path: Path | str) -> Format:
+    """Return the format of a file or folder.
+
+    Raises
+    ------
+    ReadError
+        It is missing, damaged, or of no format known.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ReadError(f"Expected a file or folder at {path}; there is none. Check the path.")
+    for one in FORMATS.values():
+        if one.matches(path) and (path.is_file() or one.is_folder):
+            return one
+    titles = ", ".join(dict.fromkeys(one.title.partition(",")[0] for one in FORMATS.values()))
+    raise ReadError(f"Expected one of {titles}; {path} is none of them. Choose another file.")

@@ -1,0 +1,271 @@
+"""YOLO: a folder of text files, one row for each cell, relative to the size of the image.
+
+::
+
+    <folder>/data.yaml                  path, train, names; pixel_size_um is ours
+    <folder>/images/train/<name>.png
+    <folder>/labels/train/<name>.txt    class x y width height, or class x1 y1 x2 y2 ...
+
+As Ultralytics documents it (docs.ultralytics.com/datasets). Rows do not tell the size of the image, which is
+taken from the image beside them. Cells with holes or of several parts are one outline with bridges.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from cellwright.core.data import Image
+from cellwright.core.errors import ReadError, WriteError
+from cellwright.files.atomic import atomic_folder
+from cellwright.files.formats.image_annotation import (
+    MARGIN_PX,
+    NO_CLASS,
+    ImageAnnotation,
+    chosen,
+    needing_masks,
+    ring_of,
+    spread,
+    with_classes,
+)
+from cellwright.files.formats.json_value import JsonValue, read_text
+from cellwright.files.formats.outlines import as_one_ring, filled, polygons
+from cellwright.files.images import as_bytes, read_image
+
+SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
+CONFIG = "data.yaml"
+DECIMALS = 9
+MOST_CLASSES = 10_000
+
+
+def is_yolo(path: Path) -> bool:
+    """Return whether a path is a folder of YOLO, its data.yaml, or a text file in its ``labels``."""
+    if path.is_dir() or path.name == CONFIG:
+        return ((path if path.is_dir() else path.parent) / "labels").is_dir()
+    return path.suffix == ".txt" and "labels" in path.parts
+
+
+def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
+    """Return the cells of a folder (or its data.yaml), or of one text file.
+
+    Labels where all rows are outlines, else boxes.
+
+    Raises
+    ------
+    ReadError
+        A file is damaged, an image is missing, or it does not fit ``image``.
+    """
+    path = path.parent if path.name == CONFIG else path
+    folder = (
+        path
+        if path.is_dir()
+        else next((up.parent for up in path.parents if up.name == "labels"), path.parent)
+    )
+    config = _config(folder / CONFIG)
+    files = sorted((path / "labels").rglob("*.txt")) if path.is_dir() else [path]
+    files = [file for file in files if file.name != "classes.txt"]
+    if image is not None and len(files) > 1:
+        files = [file for file in files if file.stem == image.name]
+    if not files:
+        name = "text files" if image is None else f"the rows of image {image.name!r}"
+        raise ReadError(f"Expected {name} in {path / 'labels'}; there is none. Choose another folder.")
+    found = [_read_file(file, folder, config, image) for file in files]
+    return chosen(path, found, image)
+
+
+def _config(path: Path) -> JsonValue:
+    import yaml
+
+    if not path.exists():
+        return JsonValue({}, path)
+    try:
+        content = yaml.safe_load(read_text(path))
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ReadError(f"Expected a whole YAML file at {path}; got: {error}. Copy it again.") from error
+    config = JsonValue(content, path)
+    for key in ("path", "train", "val", "test"):
+        where = config.find(key)
+        if where is not None and where.value != ".":
+            for row in where.rows() if isinstance(where.value, list) else [where]:
+                row.inside()
+    return config
+
+
+def _read_file(file: Path, folder: Path, config: JsonValue, image: Image | None) -> ImageAnnotation:
+    names, sizes = _names(config), config.find("pixel_size_um")
+    size = None if sizes is None else sizes.find(file.stem)
+    shape = _shape(file, folder) if image is None else image.label_shape
+    known = tuple(name for name in names.values() if name != NO_CLASS)
+    annotation = ImageAnnotation(
+        file.stem, shape, pixel_size_um=() if size is None else size.sizes(2), class_names=known
+    )
+    if len(shape) != 2:
+        raise ReadError(f"Expected a 2D image of {file}; got {shape} pixels. Choose another image.")
+    rows = [
+        _row(JsonValue(line, file, f"Line {number}"))
+        for number, line in enumerate(read_text(file).splitlines(), 1)
+        if line.strip()
+    ]
+    classes = [_class(row, names) for row in rows]
+    if any(len(row.value) == 5 for row in rows):
+        boxes = np.array([_box(row, (shape[0], shape[1])) for row in rows], np.float32)
+        return with_classes(annotation, classes, boxes=boxes)
+    rings = [ring_of(_corners(row, shape), (shape[0], shape[1])) for row in rows]
+    return spread(annotation, [[filled([ring])] for ring in rings], classes)
+
+
+def _names(config: JsonValue) -> dict[int, str]:
+    """Return what classes are called by number; a list or an object of names."""
+    names = config.find("names")
+    if names is None:
+        return {}
+    if isinstance(names.value, list):
+        return {number: row.text() for number, row in enumerate(names.rows())}
+    rows = {key: names.at(key).text() for key in names.value} if isinstance(names.value, dict) else None
+    if rows is None or not all(isinstance(key, int) for key in rows):
+        raise names.refuse("a list of names, or names by number")
+    return {int(key): name for key, name in rows.items()}
+
+
+def _row(line: JsonValue) -> JsonValue:
+    try:
+        values = [float(word) for word in line.text().split()]
+    except ValueError as error:
+        raise line.refuse("numbers") from error
+    row = JsonValue(values, line.path, line.where)
+    is_box, is_outline = len(values) == 5, len(values) >= 7 and len(values) % 2
+    if not is_box and not is_outline:
+        raise row.refuse("a class and 4 numbers of a box, or x and y of 3 corners or more")
+    return row
+
+
+def _class(row: JsonValue, names: dict[int, str]) -> str:
+    number = JsonValue(row.value[0], row.path, f"{row.where}, class").whole(0, MOST_CLASSES)
+    if names and number not in names:
+        raise JsonValue(number, row.path, f"{row.where}, class").refuse(
+            f"one of the {len(names)} classes of data.yaml"
+        )
+    return names.get(number, f"class {number}")
+
+
+def _corners(row: JsonValue, shape: tuple[int, ...]) -> JsonValue:
+    height, width = shape
+    values = row.value[1:]
+    pairs = [[x * width, y * height] for x, y in zip(values[::2], values[1::2], strict=True)]
+    return JsonValue([[_near_whole(x), _near_whole(y)] for x, y in pairs], row.path, row.where)
+
+
+def _near_whole(value: float) -> float:
+    """Take back what was lost in the last decimal, so that outlines along pixels stay there."""
+    is_near = np.isfinite(value) and abs(value) < 2**31 and abs(value - round(value)) < 1e-4
+    return float(round(value)) if is_near else value
+
+
+def _box(row: JsonValue, shape: tuple[int, int]) -> NDArray[np.float64]:
+    if len(row.value) > 5:
+        ring = ring_of(_corners(row, shape), shape)
+        return np.stack([ring.min(axis=0), ring.max(axis=0)])
+    x, y, width, height = row.value[1:]
+    if not (width > 0 and height > 0):
+        raise row.refuse("a box with a width and a height above 0")
+    box = np.array([[y - height / 2, x - width / 2], [y + height / 2, x + width / 2]]) * shape
+    return row.places(box, shape, MARGIN_PX)
+
+
+def _shape(file: Path, folder: Path) -> tuple[int, ...]:
+    """Return the size of the image of a text file, which lies in images/ as the file lies in labels/."""
+    inner = file.relative_to(folder / "labels") if file.is_relative_to(folder / "labels") else Path(file.name)
+    candidates = [(folder / "images" / inner).with_name(file.stem + suffix) for suffix in SUFFIXES]
+    image_path = next((candidate for candidate in candidates if candidate.exists()), None)
+    if image_path is None:
+        raise ReadError(
+            f"Expected the image of {file} in {folder / 'images'}, as rows are relative to its size; there "
+            "is none. Put it there, or open the image first."
+        )
+    return read_image(image_path).label_shape
+
+
+def write_boxes(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
+    """Write the boxes of cells into a new folder, with the images as far as they are known.
+
+    Raises
+    ------
+    WriteError
+        The folder is there already or cannot be written, or only points are known.
+    """
+    _write(path, annotation, has_outlines=False)
+
+
+def write_segments(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
+    """Write the outlines of cells; else like :func:`write_boxes`."""
+    _write(path, annotation, has_outlines=True)
+
+
+def _write(path: Path, annotation: Sequence[ImageAnnotation], *, has_outlines: bool) -> None:
+    planes = [plane for one in annotation for plane in one.planes()]
+    names = list(dict.fromkeys(name for plane in planes for name in plane.class_names))
+    used = {plane.class_of(row) for plane in planes for row in range(len(plane))}
+    if not names or NO_CLASS in used:
+        names.append(NO_CLASS)
+    with atomic_folder(path) as folder:
+        for kind in ("images", "labels"):
+            (folder / kind / "train").mkdir(parents=True)
+        for plane in planes:
+            rows = _outline_rows(plane) if has_outlines else _box_rows(plane)
+            lines = [f"{names.index(plane.class_of(row))} {text}" for row, text in enumerate(rows)]
+            file = folder / "labels" / "train" / f"{plane.name}.txt"
+            file.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        for one in annotation:
+            _write_pictures(folder / "images" / "train", one)
+        _write_config(folder / CONFIG, planes, names)
+
+
+def _write_config(part: Path, planes: Sequence[ImageAnnotation], names: Sequence[str]) -> None:
+    import yaml
+
+    sizes = {plane.name: [float(n) for n in plane.pixel_size_um] for plane in planes if plane.pixel_size_um}
+    content: dict[str, Any] = {"path": ".", "train": "images/train", "val": "images/train"}
+    content["names"] = dict(enumerate(names))
+    content |= {"pixel_size_um": sizes} if sizes else {}
+    part.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def _write_pictures(part: Path, annotation: ImageAnnotation) -> None:
+    from PIL import Image as Picture
+
+    if annotation.image is None:
+        return
+    for plane, pixels in zip(annotation.planes(), as_bytes(annotation.image), strict=True):
+        Picture.fromarray(pixels).save(part / f"{plane.name}.png")
+
+
+def _outline_rows(annotation: ImageAnnotation) -> list[str]:
+    labels = needing_masks(annotation, "YOLO segments")
+    rows = []
+    for number, window in enumerate(ndimage.find_objects(labels), start=1):
+        found = polygons(labels[window] == number, [part.start for part in window])
+        ring = as_one_ring([ring for polygon in found for ring in polygon])
+        rows.append(_text(ring[:, ::-1] / np.array(annotation.shape[::-1])))
+    return rows
+
+
+def _box_rows(annotation: ImageAnnotation) -> list[str]:
+    boxes = annotation.with_boxes().boxes
+    if boxes is None:
+        if len(annotation):
+            raise WriteError(
+                f"YOLO holds boxes and outlines; of {annotation.name!r} only points are known. Choose CSV."
+            )
+        return []
+    middle, size = boxes.astype(float).mean(axis=1), np.diff(boxes.astype(float), axis=1)[:, 0]
+    return [
+        _text(np.stack([m, s])[:, ::-1] / np.array(annotation.shape[::-1]))
+        for m, s in zip(middle, size, strict=True)
+    ]
+
+
+def _text(values: NDArray[np.float64]) -> str:
+    return " ".join(f"{value:.{DECIMALS}f}" for value in values.ravel().tolist())

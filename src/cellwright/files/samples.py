@@ -1,0 +1,155 @@
+"""The sample images of the package: where they lie, and how the simulator drew them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image as Picture
+
+from cellwright.core.data import Image, Labels
+from cellwright.core.errors import ReadError
+from cellwright.files.atomic import atomic_write
+from cellwright.files.images import write_labels
+from cellwright.ops.simulation.simulate import simulate, simulate_movie
+from cellwright.ops.simulation.style import Style
+
+FOLDER = Path(__file__).parents[1] / "sample_data"
+
+NUCLEI_2D = Style(
+    diameter_px=27, coverage=0.28, clustering=0.55, spacing=0.8, patchiness=0.6, elongation=1.35,
+    roughness=0.03, notches=0.15, dividing=0.06, brightness_spread=0.35, texture=0.22, texture_px=3.5,
+    holes=1.5, rim=0.1, dome=0.45, haze=0.12, background=0.06, debris=0.15, ghosts=0.05, unevenness=0.3,
+    photons=500, bits=16, gain=0.03, offset=0.002, read_noise=0.015,
+)  # fmt: skip
+TISSUE = Style(
+    diameter_px=22, coverage=0.24, clustering=0.5, spacing=0.82, patchiness=0.8, overlap=True,
+    elongation=1.6, alignment=0.6, roughness=0.04, dividing=0.02, brightness_spread=0.3, texture=0.35,
+    texture_px=2.2, holes=0.6, rim=0.5, dome=0.2, body=0.1, haze=0.08, background=0.35, unevenness=0.1,
+    blur_px=0.9, photons=6000, read_noise=0.004, variant="stroma",
+)  # fmt: skip
+PHASE = Style(
+    diameter_px=46, coverage=0.3, clustering=0.3, spacing=0.95, size_spread=0.2, elongation=1.9,
+    roughness=0.09, notches=0.2, spikes=2.0, dividing=0.08, brightness_spread=0.2, texture=0.5,
+    texture_px=3, holes=3, spots=3, rim=0.7, haze=0.9, background=0.45, debris=0.3, unevenness=0.3,
+    blur_px=0.9, photons=4000, read_noise=0.004, gain=0.8, variant="spread",
+)  # fmt: skip
+NUCLEI_3D = Style(
+    diameter_px=26, coverage=0.22, clustering=0.6, spacing=0.85, patchiness=0.5, elongation=1.3,
+    notches=0.1, roughness=0.03, dividing=0.03, brightness_spread=0.3, texture=0.25, texture_px=4,
+    holes=1, dome=0.4, haze=0.15, background=0.05, debris=0.05, ghosts=0.02, blur_px=1.1, z_step=3,
+    z_blur=0.9, photons=250, gain=0.35,
+)  # fmt: skip
+NUCLEI_TIME = Style(
+    diameter_px=22, coverage=0.22, clustering=0.4, spacing=0.9, patchiness=0.3, elongation=1.3,
+    roughness=0.03, dividing=0.03, brightness_spread=0.35, texture=0.12, texture_px=5, holes=0.5,
+    dome=0.5, haze=0.1, debris=0.05, blur_px=1.2, photons=300, gain=0.3,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A sample image that comes with the package.
+
+    Parameters
+    ----------
+    file
+        Its name in the folder of samples.
+    title
+        What it shows, for menus.
+    axes
+        One letter for each dimension.
+    pixel_size_um
+        Of the spatial axes.
+    draw
+        Draws the image and its labels again, the same each time.
+    """
+
+    file: str
+    title: str
+    axes: str
+    pixel_size_um: tuple[float, ...]
+    draw: Callable[[], tuple[NDArray[Any], Labels]]
+
+
+def sample_path(name: str, *, labels: bool = False) -> Path:
+    """Return where a sample image of the package lies, or the labels that are the truth about it.
+
+    Raises
+    ------
+    ReadError
+        There is no sample of this name, or the package was installed without its samples.
+    """
+    if name not in SAMPLES:
+        raise ReadError(f"The samples are {', '.join(SAMPLES)}; got {name!r}. Choose one of them.")
+    path = FOLDER / (f"{name}_labels.tif" if labels else SAMPLES[name].file)
+    if not path.is_file():
+        raise ReadError(f"Expected a sample at {path}; there is none. Install the package again.")
+    return path
+
+
+def draw_samples(folder: Path | str = FOLDER) -> tuple[Path, ...]:
+    """Draw all sample images and their labels again into ``folder`` and return the paths.
+
+    Raises
+    ------
+    WriteError
+        The folder cannot be written.
+    """
+    paths = []
+    for name, sample in SAMPLES.items():
+        pixels, labels = sample.draw()
+        image = Image(pixels, sample.axes, sample.pixel_size_um, name)
+        paths += [Path(folder) / sample.file, Path(folder) / f"{name}_labels.tif"]
+        _write_image(paths[-2], image)
+        write_labels(paths[-1], labels, image)
+    return tuple(paths)
+
+
+def _write_image(path: Path, image: Image) -> None:
+    with atomic_write(path) as part:
+        if path.suffix == ".png":
+            Picture.fromarray(np.asarray(image.data)).save(part, format="PNG", optimize=True)
+            return
+        metadata: dict[str, Any] = {"axes": image.axes}
+        spatial = [axis for axis in image.axes if axis != "T"]
+        for axis, size in zip(spatial, image.pixel_size_um, strict=True):
+            metadata |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": "µm"}
+        tifffile.imwrite(
+            part, image.data, ome=True, photometric="minisblack", compression="zlib", predictor=True,
+            compressionargs={"level": 9}, metadata=metadata,
+        )  # fmt: skip
+
+
+def _still(look: str, shape: tuple[int, ...], seed: int, style: Style) -> tuple[NDArray[Any], Labels]:
+    drawn = simulate(look, shape, np.random.default_rng(seed), style=style)
+    return drawn.image, drawn.labels
+
+
+def _movie(shape: tuple[int, ...], seed: int, style: Style) -> tuple[NDArray[Any], Labels]:
+    frames = simulate_movie("fluorescence", shape, np.random.default_rng(seed), style=style)
+    return np.stack([frame.image for frame in frames]), np.stack([frame.labels for frame in frames])
+
+
+SAMPLES: Mapping[str, Sample] = {
+    "nuclei_2d": Sample(
+        "nuclei_2d.tif", "Fluorescent nuclei", "YX", (0.5, 0.5),
+        lambda: _still("fluorescence", (512, 512), 3, NUCLEI_2D),
+    ),
+    "tissue_rgb": Sample(
+        "tissue_rgb.png", "Stained tissue", "YXC", (), lambda: _still("tissue", (384, 384), 4, TISSUE)
+    ),
+    "phase_2d": Sample(
+        "phase_2d.tif", "Phase contrast", "YX", (0.65, 0.65), lambda: _still("phase", (512, 512), 3, PHASE)
+    ),
+    "nuclei_3d": Sample(
+        "nuclei_3d.tif", "Nuclei in 3D", "ZYX", (1.2, 0.4, 0.4),
+        lambda: _still("fluorescence", (24, 192, 192), 2, NUCLEI_3D),
+    ),
+    "nuclei_time": Sample(
+        "nuclei_time.tif", "Moving nuclei", "TYX", (0.5, 0.5), lambda: _movie((6, 256, 256), 0, NUCLEI_TIME)
+    ),
+}  # fmt: skip

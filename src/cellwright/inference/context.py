@@ -1,0 +1,207 @@
+"""What counting one image needs: networks, pixels, scaling and settings, and the blocks it is cut into.
+
+An image larger than memory is predicted and decoded block by block; every other image is one block.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cellwright.core.data import Image, Maps
+from cellwright.core.errors import OutOfMemoryError
+from cellwright.core.tasks import Progress, Task
+from cellwright.inference.device import is_out_of_memory
+from cellwright.inference.predictor import Engine, TileProgress, by_name, predict_maps, stacked
+from cellwright.inference.settings import EngineSettings
+from cellwright.models import registry, store
+from cellwright.models.protocol import CellModel
+from cellwright.ops.geometry.axes import Frames
+from cellwright.ops.geometry.intensity import Scaling, apply, fit
+from cellwright.ops.geometry.resample import resize, zoomed
+from cellwright.ops.geometry.tiles import Layout, Tile, grid
+
+ModelChoice = str | Path | CellModel
+ModelChoices = ModelChoice | tuple[ModelChoice, ...]
+
+WHOLE_PX = 4096  # a frame up to this long is one block, whose maps can be kept
+BLOCK_PX = 3072  # a longer one is cut, so that its labels leave room for the decoding of a block
+LARGEST_CELL = 3.0  # times the model's diameter: cells up to this size are whole in some block
+
+
+@dataclass(frozen=True, slots=True)
+class BlockBatch:
+    """What is read, predicted and decoded at once: one block of one frame, or several small frames."""
+
+    frames: range
+    block: Tile
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(Y, X) of what is read of each frame, in pixels of the image."""
+        rows, columns = self.block.read
+        return rows.stop - rows.start, columns.stop - columns.start
+
+
+class Predicted(NamedTuple):
+    """The maps of each frame of a batch in model pixels, and what was decoded from them in image pixels."""
+
+    maps: list[Maps]
+    decoded: list[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class CountContext:
+    """What counting one image needs. Made by :func:`open_context`.
+
+    Parameters
+    ----------
+    frames
+        What of the image the network sees.
+    scaling
+        From its intensities to those the network knows.
+    engine
+        The networks on their device.
+    settings
+        Of the models' family.
+    engine_settings
+        How the networks run.
+    """
+
+    frames: Frames
+    scaling: Scaling
+    engine: Engine
+    settings: Any
+    engine_settings: EngineSettings
+
+    @property
+    def model(self) -> CellModel:
+        """The first of the models; all are of one family."""
+        return self.engine.models[0]
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether the image has one intensity throughout, and so no cells."""
+        return self.scaling.low == self.scaling.high
+
+    def batches(self, zoom: float) -> tuple[BlockBatch, ...]:
+        """Return the parts of the image to predict one after another at this zoom, frame by frame."""
+        n_frames, shape = len(self.frames), self.frames.shape
+        blocks = grid(block_layout(shape, self.engine, zoom, WHOLE_PX, BLOCK_PX))
+        n_together = 1
+        if len(blocks) == 1 and zoom == 1.0:
+            n_together = self.engine.batch_for(shape)
+        return tuple(
+            BlockBatch(range(start, min(start + n_together, n_frames)), block)
+            for start in range(0, n_frames, n_together)
+            for block in blocks
+        )
+
+    def progress(self, stage: str, batches: Sequence[BlockBatch], zoom: float) -> TileProgress:
+        """Return a count of the tiles that the network takes for these batches."""
+        n_tiles = 0
+        for batch in batches:
+            tiles = grid(self.engine.layout(zoomed(batch.shape, zoom)))
+            n_tiles += len(batch.frames) * len(tiles)
+        return TileProgress(stage, n_tiles)
+
+    def predict(self, batch: BlockBatch, zoom: float, progress: TileProgress) -> Task[list[Maps]]:
+        """Return the maps of each frame of a batch, in model pixels; what was read of the image is let go."""
+        shape = zoomed(batch.shape, zoom)
+        images = stacked([self._read(frame, batch.block, shape) for frame in batch.frames])
+        maps = yield from predict_maps(images, self.engine, progress)
+        return [by_name(one, self.engine.spec.map_channels) for one in maps]
+
+    def decode(self, batch: BlockBatch, zoom: float, progress: TileProgress) -> Task[Predicted]:
+        """Return the maps of a batch and what they hold, in pixels of the image."""
+        maps = yield from self.predict(batch, zoom, progress)
+        yield Progress(progress.stage, progress.done, progress.total, note="finding cells")
+        return Predicted(maps, [self.model.decode(one, batch.shape, self.settings) for one in maps])
+
+    def _read(self, frame: int, block: Tile, shape: tuple[int, int]) -> Any:
+        return resize(apply(self.scaling, self.frames.read(frame, block.read)), shape)
+
+
+def block_layout(
+    shape: tuple[int, int], engine: Engine, zoom: float, longest_whole: int, block_px: int
+) -> Layout:
+    """Return how a frame (Y, X) is cut into blocks that are read with context for the network and a cell.
+
+    Parameters
+    ----------
+    shape
+        Of the frame, in pixels of the image.
+    engine
+        Tells how much context the network needs, and how large cells are.
+    zoom
+        Model pixels per image pixel.
+    longest_whole
+        A frame up to this long is one block; measured as it will be once it is enlarged.
+    block_px
+        Side of the blocks of a longer one, likewise.
+    """
+    enlarged = max(zoom, 1.0)
+    longest = block_px
+    if max(shape) * enlarged <= longest_whole:
+        longest = longest_whole
+    return Layout(
+        shape=shape,
+        core=int(longest / enlarged),
+        halo=ceil((engine.halo + LARGEST_CELL * engine.spec.diameter_px) / zoom),
+        divisor=engine.divisor,
+    )
+
+
+@contextmanager
+def open_context(
+    image: Image, models: tuple[CellModel, ...], settings: Any, engine_settings: EngineSettings
+) -> Iterator[CountContext]:
+    """Give the context of counting an image; lets go of the networks at the end, however that comes.
+
+    Parameters
+    ----------
+    settings
+        Of the models' family; its defaults when None.
+
+    Raises
+    ------
+    CellwrightError
+        The image, a model or a setting does not fit, or memory ran out; says what to do.
+    """
+    frames = models[0].frames(image, engine_settings.channel)
+    spec = models[0].spec
+    if settings is None:
+        settings = registry.get(spec.family).settings()
+    scaling = fit(frames.sample(), spec.percentiles)
+    try:
+        with closing(Engine(models, engine_settings)) as engine:
+            yield CountContext(frames, scaling, engine, settings, engine_settings)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, OutOfMemoryError) or not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(
+            f"The model and the maps of an image of shape {image.shape} must fit into memory; they do not. "
+            "Count a part of it, or close other programs."
+        ) from error
+
+
+def load_models(model: ModelChoices) -> tuple[CellModel, ...]:
+    """Return the models of these names, folders or models."""
+    return tuple(store.load(one) if isinstance(one, str | Path) else one for one in _as_tuple(model))
+
+
+def names_of(model: ModelChoices) -> list[str]:
+    """Return what to call each of these models."""
+    return [_name(choice) for choice in _as_tuple(model)]
+
+
+def _as_tuple(model: ModelChoices) -> tuple[ModelChoice, ...]:
+    return model if isinstance(model, tuple) else (model,)
+
+
+def _name(choice: ModelChoice) -> str:
+    if isinstance(choice, str | Path):
+        return Path(choice).name
+    return f"{choice.spec.family}-{choice.spec.preset}"

@@ -1,0 +1,312 @@
+"""Counting: an image and a model in, cells or a density and how they were found out.
+
+Every count goes the same way, read :func:`count_with_prediction`: prepare the image, estimate the scale,
+predict block after block, decode each, stitch them, link the slices of volumes.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from importlib.metadata import PackageNotFoundError, version
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cellwright.core.data import (
+    ArrayLike,
+    Cells,
+    Image,
+    Maps,
+    Prediction,
+    Provenance,
+    Result,
+    without_channels,
+)
+from cellwright.core.errors import SettingsError
+from cellwright.core.tasks import Progress, Task, run
+from cellwright.inference.calibration import with_calibration
+from cellwright.inference.context import (
+    BlockBatch,
+    CountContext,
+    ModelChoices,
+    Predicted,
+    load_models,
+    names_of,
+    open_context,
+)
+from cellwright.inference.scale import ScaleTrial, estimate_scale, zoom_for, zoom_notice
+from cellwright.inference.settings import EngineSettings
+from cellwright.inference.volume import linked
+from cellwright.models import registry
+from cellwright.models.protocol import CellModel
+from cellwright.models.stitching import Stitched
+from cellwright.ops.geometry.axes import guess_axes
+from cellwright.ops.geometry.resample import zoomed
+from cellwright.ops.geometry.tiles import Layout, Tile, grid
+
+LINKED_AXES = ("ZYX", "TZYX")
+KEPT_MAPS_BYTES = 1_000_000_000  # larger maps are dropped once decoded
+
+
+def count(
+    source: ArrayLike | str | Path,
+    model: ModelChoices = registry.DEFAULT_FAMILY,
+    *,
+    axes: str | None = None,
+    settings: Any = None,
+    engine: EngineSettings | None = None,
+) -> Result:
+    """Return the cells of an array or an image file.
+
+    Parameters
+    ----------
+    source
+        Numpy, dask or zarr array, an :class:`Image`, or the path of an image file.
+    model
+        Name or folder of a model, or a tuple of models of one family whose outputs are averaged.
+    axes
+        One letter of TCZYX for each dimension of an array; guessed from its shape when not given.
+    settings
+        Settings of the model's family, ``FlowSettings()`` for instance; its defaults when not given.
+    engine
+        How the network runs.
+
+    Raises
+    ------
+    CellwrightError
+        The source cannot be read or counted in, or the model or a setting does not fit; says what to do.
+    """
+    return run(count_cells(_image_of(source, axes), model, settings, engine or EngineSettings()))
+
+
+def count_cells(
+    image: Image,
+    model: ModelChoices = registry.DEFAULT_FAMILY,
+    settings: Any = None,
+    engine: EngineSettings = EngineSettings(),  # noqa: B008 - frozen
+) -> Task[Result]:
+    """Return the cells of an image of any size, slice by slice and time point by time point.
+
+    The outlines in neighbouring slices of a volume are then linked to cells in 3D (unless ``engine.link`` is
+    off), for the families that take volumes.
+
+    Without a stated diameter the image is counted as it is; where the diameter of what was found lies outside
+    the model's range, it is rescaled to the model's own diameter and counted again, and the count with the
+    higher confidence stands. A stated diameter rescales only when it lies outside that range. Diameters are
+    those of discs of the same area. The result is in the image's own pixels either way.
+
+    A family that gives a density gives no cells: the count is the sum of ``maps["density"]``, which has the
+    image's axes without its channels, so that the sum over its last two axes counts each time point.
+
+    Parameters are those of :func:`count`. Closing the generator at any moment frees everything it holds.
+    """
+    result, _ = yield from count_with_prediction(image, model, settings, engine, keep_maps=False)
+    return result
+
+
+def count_with_prediction(
+    image: Image,
+    model: ModelChoices = registry.DEFAULT_FAMILY,
+    settings: Any = None,
+    engine: EngineSettings = EngineSettings(),  # noqa: B008 - frozen
+    *,
+    keep_maps: bool = True,
+) -> Task[tuple[Result, Prediction | None]]:
+    """Return the result of :func:`count_cells` with what :func:`recount` needs to change the settings.
+
+    The prediction is None where the maps are too large to be kept, or are not needed.
+    """
+    started = time.perf_counter()
+    yield Progress("load", 0, 1)
+    models = load_models(model)
+    with open_context(image, models, settings, engine) as context:
+        keep_maps &= registry.get(models[0].spec.family).gives == "instances"
+        stitched, prediction, zoom = yield from _stitch(context, keep_maps=keep_maps)
+        n, cells, link_notice = stitched.count, stitched.cells, ""
+        if engine.link and "Z" in image.axes:
+            yield Progress("link", 0, 1)
+            cells, link_notice = _linked(cells, image, models[0], context.settings)
+            n = float(len(cells))
+        provenance = _provenance(context, image, names_of(model), zoom, time.perf_counter() - started)
+        provenance = replace(provenance, settings={**provenance.settings, **stitched.facts})
+        rescaled = zoom_notice(zoom, engine.diameter_px)
+        notices = (context.frames.notice, rescaled, link_notice, context.engine.notice)
+    result = Result(
+        count=n,
+        cells=cells,
+        provenance=provenance,
+        offset=(0,) * cells.points.shape[1],
+        notices=tuple(notice for notice in notices if notice),
+        maps=stitched.maps,
+        interval=stitched.interval,
+    )
+    return result, prediction
+
+
+def predict(
+    image: Image,
+    model: ModelChoices = registry.DEFAULT_FAMILY,
+    engine: EngineSettings = EngineSettings(),  # noqa: B008 - frozen
+) -> Task[Prediction]:
+    """Return the maps of every frame of an image that fits into memory, rescaled if a diameter is stated."""
+    yield Progress("load", 0, 1)
+    with open_context(image, load_models(model), None, engine) as context:
+        zoom = zoom_for(engine.diameter_px, context.engine.spec)
+        whole = _whole(context.frames.shape)
+        batches = [BlockBatch(range(index, index + 1), whole) for index in range(len(context.frames))]
+        progress = context.progress("tiles", batches, zoom)
+        maps: list[Maps] = []
+        for batch in batches:
+            maps += yield from context.predict(batch, zoom, progress)
+    return Prediction(tuple(maps), zoom, context.frames.shape, context.frames.lead_shape)
+
+
+def decode(prediction: Prediction, model: ModelChoices, settings: Any) -> Cells:
+    """Return the cells in kept maps under these settings, in the image's own pixels, without the network."""
+    first = load_models(model)[0]
+    stitcher = first.stitcher(prediction.lead_shape, prediction.frame_shape)
+    whole = _whole(prediction.frame_shape)
+    for frame, maps in enumerate(prediction.frames):
+        stitcher.add(frame, whole, first.decode(maps, prediction.frame_shape, settings))
+    return run(stitcher.finish(settings)).cells
+
+
+def recount(result: Result, prediction: Prediction | None, model: ModelChoices, settings: Any) -> Result:
+    """Return the result under other settings; the network does not run.
+
+    Parameters
+    ----------
+    result, prediction
+        Of :func:`count_with_prediction`; a density needs no prediction.
+    model
+        What counted.
+    settings
+        The new ones of its family.
+
+    Raises
+    ------
+    SettingsError
+        The maps were not kept (the image was too large, or of one intensity throughout).
+    """
+    first = load_models(model)[0]
+    family = registry.get(first.spec.family)
+    if family.gives == "density":
+        return with_calibration(result, settings)
+    if prediction is None:
+        raise SettingsError(
+            "New thresholds need the maps of the last count, and these were not kept: the image is too large "
+            "or of one intensity throughout. Count again with the new thresholds."
+        )
+    cells = decode(prediction, first, settings)
+    found_in = result.provenance
+    if found_in.settings["engine"]["link"]:
+        cells, _ = _linked(cells, found_in, first, settings)
+    provenance = replace(found_in, settings={**found_in.settings, family.name: asdict(settings)})
+    return replace(result, count=float(len(cells)), cells=cells, provenance=provenance)
+
+
+class _Outcome(NamedTuple):
+    stitched: Stitched
+    prediction: Prediction | None
+    zoom: float
+
+
+def _stitch(context: CountContext, *, keep_maps: bool) -> Task[_Outcome]:
+    """Predict and decode the image block by block and put it together."""
+    frames, settings = context.frames, context.settings
+    stitcher = context.model.stitcher(frames.lead_shape, frames.shape)
+    if context.is_blank:
+        return _Outcome((yield from stitcher.finish(settings)), None, 1.0)
+    trial = yield from estimate_scale(context)
+    zoom, progress, batches = trial.zoom, trial.progress, context.batches(trial.zoom)
+    keep_maps &= _fits(context, batches, zoom)
+    ready = _ready(trial, batches, keep_maps=keep_maps)
+    if zoom != 1.0:
+        left = [batch for index, batch in enumerate(batches) if index not in ready]
+        progress = context.progress("rescaled tiles", left, zoom)
+    del trial  # or its maps stay in memory beside those of the next block
+    kept: list[Maps] = []
+    for index, batch in enumerate(batches):
+        predicted = ready.pop(index, None) or (yield from context.decode(batch, zoom, progress))
+        for frame, decoded in zip(batch.frames, predicted.decoded, strict=True):
+            stitcher.add(frame, batch.block, decoded)
+        if keep_maps:
+            kept += predicted.maps
+        del predicted, decoded  # likewise
+    prediction = None
+    if keep_maps:
+        prediction = Prediction(tuple(kept), zoom, frames.shape, frames.lead_shape)
+    return _Outcome((yield from stitcher.finish(settings)), prediction, zoom)
+
+
+def _ready(trial: ScaleTrial, batches: Sequence[BlockBatch], *, keep_maps: bool) -> dict[int, Predicted]:
+    """Return what the trial of the scale has predicted already, by the index of its batch."""
+    if trial.predicted is None or trial.batch not in batches:
+        return {}
+    maps = trial.predicted.maps if keep_maps else []
+    return {batches.index(trial.batch): Predicted(maps, trial.predicted.decoded)}
+
+
+def _fits(context: CountContext, batches: Sequence[BlockBatch], zoom: float) -> bool:
+    """Whether maps can be kept: one block for each frame, and not too many bytes in all."""
+    shape = zoomed(context.frames.shape, zoom)
+    n_bytes = 4 * context.engine.n_maps * len(context.frames) * prod(shape)
+    return batches[0].shape == context.frames.shape and n_bytes <= KEPT_MAPS_BYTES
+
+
+def _linked(cells: Cells, source: Image | Provenance, model: CellModel, settings: Any) -> tuple[Cells, str]:
+    """Return the cells of a volume, in 3D where its slices can be linked, and a sentence where not."""
+    axes = without_channels(source.axes)
+    if "Z" not in axes or cells.labels is None:
+        return cells, ""
+    if axes not in LINKED_AXES:
+        return cells, f"Slices were not linked: axes {axes!r} are none of {' and '.join(LINKED_AXES)}."
+    return linked(cells, axes, model.linking(settings), source.pixel_size_um), ""
+
+
+def _provenance(
+    context: CountContext, image: Image, names: Sequence[str], zoom: float, seconds: float
+) -> Provenance:
+    """Return everything needed to repeat a count: versions, checksums, settings and what was really used."""
+    engine = context.engine
+    return Provenance(
+        package_version=_package_version(),
+        model=" + ".join(names),
+        checkpoint_sha256=" + ".join(model.sha256 for model in engine.models),
+        settings={
+            engine.spec.family: asdict(context.settings),
+            "engine": asdict(engine.settings),
+            "zoom": zoom,
+            "number_type": str(engine.dtype).removeprefix("torch."),
+        },
+        image_name=image.name,
+        image_shape=image.shape,
+        axes=image.axes,
+        pixel_size_um=image.pixel_size_um,
+        device=str(engine.device),
+        seconds=seconds,
+    )
+
+
+def _package_version() -> str:
+    try:
+        return version("napari-cellwright")
+    except PackageNotFoundError:
+        return "unknown"  # run from a source folder that is not installed
+
+
+def _whole(shape: tuple[int, int]) -> Tile:
+    return grid(Layout(shape, max(shape)))[0]
+
+
+def _image_of(source: ArrayLike | str | Path, axes: str | None) -> Image:
+    if isinstance(source, Image):
+        return source
+    if isinstance(source, str | Path):
+        from cellwright.files.images import read_image
+
+        return read_image(Path(source))
+    array = source if hasattr(source, "shape") else np.asarray(source)
+    return Image(array, axes or guess_axes(tuple(array.shape), array.dtype))

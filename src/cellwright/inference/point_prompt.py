@@ -1,0 +1,281 @@
+"""Point prompts: is there a cell at this point of an image, and what is its outline.
+
+The network runs once for a frame (once for each window around a prompt, where the frame is large); later
+prompts are looked up in its maps.
+"""
+
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+from skimage.measure import find_contours
+
+from cellwright.core.data import Cells, Image
+from cellwright.core.errors import SettingsError
+from cellwright.core.tasks import Progress, Task, run
+from cellwright.inference.context import (
+    BlockBatch,
+    CountContext,
+    ModelChoices,
+    block_layout,
+    load_models,
+    open_context,
+)
+from cellwright.inference.scale import estimate_scale
+from cellwright.inference.settings import EngineSettings
+from cellwright.ops.codecs.query import check_points
+from cellwright.ops.geometry.axes import Frames
+from cellwright.ops.geometry.tiles import Layout, Tile, grid
+
+PROBABILITIES = ("inside", "probability")  # maps that tell the chance of a pixel to be part of a cell
+WHOLE_PX = 2048  # a frame up to this long is encoded at once
+WINDOW_PX = 1024  # of a longer one, the part around the point, in pixels of the model
+MOST_WINDOWS = 4  # kept at a time
+ALL_CELLS = {
+    "min_score": 0.0,
+    "min_area_px": 1,
+    "exclude_border": False,
+}  # a prompted cell is wanted however small or unsure it is
+
+
+@dataclass(frozen=True, slots=True)
+class PromptedCell:
+    """The cell under a point. Made by :class:`PointPredictor`; used by widgets.
+
+    Parameters
+    ----------
+    point : float32 (2,)
+        Its middle, y and x in pixels of the frame.
+    box : int (2, 2)
+        First and one-past-last corner of its bounding box, in pixels of the frame.
+    mask : bool (Y, X)
+        Its pixels inside the box.
+    score
+        0 to 1, how sure the model is that this is one whole cell.
+    """
+
+    point: NDArray[np.float32]
+    box: NDArray[np.intp]
+    mask: NDArray[np.bool_]
+    score: float
+
+    @property
+    def area(self) -> int:
+        """Pixels covered."""
+        return int(np.count_nonzero(self.mask))
+
+    @property
+    def outline(self) -> NDArray[np.float32]:
+        """Corners (N, 2) of the polygon around its largest part, y and x in pixels of the frame."""
+        contours: list[NDArray[np.float64]] = find_contours(  # type: ignore[no-untyped-call]
+            np.pad(self.mask, 1).astype(np.float32), 0.5
+        )
+        longest = max(contours, key=len)
+        return np.asarray(longest - 1 + self.box[0], np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What the network gave for one part of the frame."""
+
+    tile: Tile
+    probability: NDArray[np.float32]  # (Y, X) of the model's pixels
+    cells: Cells  # in pixels of the window, which is `tile.read`
+
+    def holds(self, point: NDArray[np.float32]) -> bool:
+        """Return whether the point lies in the core of this window."""
+        return all(
+            core.start - 0.5 <= at < core.stop - 0.5 for core, at in zip(self.tile.core, point, strict=True)
+        )
+
+    @property
+    def corner(self) -> NDArray[np.intp]:
+        """First pixel of the window."""
+        return np.array([part.start for part in self.tile.read])
+
+
+class PointPredictor:
+    """Finds the cell at any point of one 2D frame of an image.
+
+    Parameters
+    ----------
+    image
+        Of any size; only the windows around the points are read.
+    model
+        Name or folder of a model that outlines cells (query or flow), or a tuple of models.
+    settings
+        Of the model's family; limits on size, score and border do not apply.
+    engine
+        How the network runs; ``diameter_px`` means what it means for counting.
+    frame
+        Index along each axis before YX; empty for a 2D image.
+
+    Raises
+    ------
+    CellwrightError
+        The image, the model or a setting does not fit; says what to do.
+    """
+
+    def __init__(
+        self,
+        image: Image,
+        model: ModelChoices = "query",
+        settings: Any = None,
+        engine: EngineSettings = EngineSettings(),  # noqa: B008 - frozen
+        frame: tuple[int, ...] = (),
+    ) -> None:
+        self._image = image
+        self._models = load_models(model)
+        self._settings = settings
+        self._engine = engine
+        self._map = _probability_map(self._models[0].spec.map_channels, self._models[0].spec.family)
+        frames = self._models[0].frames(image, engine.channel)
+        self.shape = frames.shape
+        self._index = _index(frame, frames.lead_shape)
+        self._zoom: float | None = None
+        self._windows: deque[Window] = deque(maxlen=MOST_WINDOWS)
+
+    def probability(self, points: ArrayLike) -> NDArray[np.float32]:
+        """Return the probability (N,) that there is a cell at each of the points (N, 2), y and x in pixels.
+
+        Raises
+        ------
+        QueryError
+            A point lies outside the frame.
+        """
+        table = check_points(points, self.shape)
+        found = np.zeros(len(table), np.float32)
+        todo = np.arange(len(table))
+        while len(todo):
+            window = self._window_at(table[todo[0]])
+            here = np.array([window.holds(table[index]) for index in todo])
+            found[todo[here]] = _sample(window, table[todo[here]])
+            todo = todo[~here]
+        return found
+
+    def cell_at(self, point: ArrayLike) -> PromptedCell | None:
+        """Return the cell at a point (y and x in pixels), or None where there is none.
+
+        Raises
+        ------
+        QueryError
+            The point lies outside the frame.
+        """
+        (at,) = check_points(np.asarray(point)[np.newaxis], self.shape)
+        window = self._window_at(at)
+        labels = window.cells.labels
+        assert labels is not None  # as _probability_map made sure
+        number = labels[tuple(np.floor(at + 0.5).astype(int) - window.corner)]
+        return _cell_in(window, labels, int(number)) if number else None
+
+    def encode(self, point: ArrayLike | None = None) -> Task[None]:
+        """Run the network where the point is (the middle when not given), unless that was done before.
+
+        Prompts do so by themselves; a task of its own lets a widget show progress and stay alive.
+        """
+        middle = (np.array(self.shape) - 1) / 2
+        (at,) = check_points(np.asarray(middle if point is None else point)[np.newaxis], self.shape)
+        if self._known(at):
+            return
+        yield Progress("load", 0, 1)
+        with open_context(self._image, self._models, self._settings, self._engine) as context:
+            self._windows.append((yield from self._predict(context, at)))
+
+    def _window_at(self, at: NDArray[np.float32]) -> Window:
+        known = self._known(at)
+        if known is None:
+            run(self.encode(at))
+            known = self._windows[-1]
+        return known
+
+    def _known(self, at: NDArray[np.float32]) -> Window | None:
+        return next((window for window in self._windows if window.holds(at)), None)
+
+    def _predict(self, context: CountContext, at: NDArray[np.float32]) -> Task[Window]:
+        """Return the window around a point; the first one decides the scale of all."""
+        if context.is_blank:
+            return _empty(self.shape)
+        trial, first = None, self._tile_at(context, at, 1.0)
+        if self._zoom is None:
+            trial = yield from estimate_scale(self._only(context, first))
+            self._zoom = trial.zoom
+        tile = self._tile_at(context, at, self._zoom)
+        part = self._only(context, tile)
+        shape = part.frames.shape
+        batch = BlockBatch(range(1), grid(Layout(shape, max(shape)))[0])
+        if trial and trial.predicted and (tile, batch) == (first, trial.batch):
+            maps = trial.predicted.maps
+        else:
+            progress = part.progress("tiles", [batch], self._zoom)
+            maps = yield from part.predict(batch, self._zoom, progress)
+        cells = context.model.decode(maps[0], shape, _lenient(context.settings))
+        return Window(tile, maps[0][self._map][0], cells)
+
+    def _tile_at(self, context: CountContext, at: NDArray[np.float32], zoom: float) -> Tile:
+        """Return the window around a point, with context for the network and for a whole cell."""
+        pixel = np.floor(at + 0.5)
+        tiles = grid(block_layout(self.shape, context.engine, zoom, WHOLE_PX, WINDOW_PX))
+        return next(
+            tile
+            for tile in tiles
+            if all(core.start <= i < core.stop for core, i in zip(tile.core, pixel, strict=True))
+        )
+
+    def _only(self, context: CountContext, tile: Tile) -> CountContext:
+        """Return the context of this window alone, as if it were an image."""
+        pixels = context.frames.read(self._index, tile.read)
+        shape = (pixels.shape[1], pixels.shape[2])
+        return replace(context, frames=Frames(Image(pixels, "CYX"), slice(None), (), shape))
+
+
+def _lenient(thresholds: Any) -> Any:
+    return replace(
+        thresholds, **{name: value for name, value in ALL_CELLS.items() if hasattr(thresholds, name)}
+    )
+
+
+def _probability_map(map_channels: dict[str, int], family: str) -> str:
+    for name in PROBABILITIES:
+        if name in map_channels:
+            return name
+    raise SettingsError(
+        f"Point prompts need a model that outlines cells; got one of {family}. Choose query or flow."
+    )
+
+
+def _index(frame: tuple[int, ...], lead_shape: tuple[int, ...]) -> int:
+    if len(frame) != len(lead_shape) or not all(0 <= i < n for i, n in zip(frame, lead_shape, strict=True)):
+        raise SettingsError(
+            f"frame must have an index for each axis before YX, of lengths {lead_shape}; got {frame}. Choose "
+            "a frame of the image."
+        )
+    return int(np.ravel_multi_index(frame, lead_shape)) if lead_shape else 0
+
+
+def _sample(window: Window, points: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the probability at points in pixels of the frame, interpolated between pixels of the model."""
+    read_shape = [part.stop - part.start for part in window.tile.read]
+    zooms = np.array(window.probability.shape) / read_shape
+    at = (points - window.corner + 0.5) * zooms - 0.5
+    values = ndimage.map_coordinates(window.probability, at.T, order=1, mode="nearest")
+    return np.asarray(values, np.float32)
+
+
+def _cell_in(window: Window, labels: NDArray[np.int32], number: int) -> PromptedCell:
+    cells, row = window.cells, number - 1
+    box = cells.boxes[row].astype(np.intp)
+    mask = labels[box[0, 0] : box[1, 0], box[0, 1] : box[1, 1]] == number
+    return PromptedCell(
+        point=(cells.points[row] + window.corner).astype(np.float32),
+        box=box + window.corner,
+        mask=mask,
+        score=float(cells.scores[row]),
+    )
+
+
+def _empty(shape: tuple[int, int]) -> Window:
+    cells = Cells.empty(2, np.zeros(shape, np.int32))
+    return Window(grid(Layout(shape, max(shape)))[0], np.zeros(shape, np.float32), cells)

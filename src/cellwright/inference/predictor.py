@@ -1,0 +1,264 @@
+"""The tile loop: images in, maps out, whatever their size and however little memory there is."""
+
+from collections import deque
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import lcm
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cellwright.core.data import Maps
+from cellwright.core.errors import OutOfMemoryError, SettingsError
+from cellwright.core.tasks import Progress
+from cellwright.inference.device import choose, choose_dtype, free_cache, is_out_of_memory
+from cellwright.inference.settings import EngineSettings
+from cellwright.models.layers.blocks import match_channels
+from cellwright.models.protocol import CellModel
+from cellwright.ops.geometry.tiles import Layout, Tile, grid, pad, split
+
+SMALLEST_TILE_PX = 128  # below this almost all of a tile is halo
+LARGEST_BATCH = 64
+
+Images = NDArray[np.float32]
+ImageTile = tuple[int, Tile]  # which image, and where in it
+
+
+@dataclass(slots=True)
+class TileProgress:
+    """Counts the tiles of a whole image."""
+
+    stage: str
+    total: int
+    done: int = 0
+
+    def advance(self, n: int) -> Progress:
+        """Return the progress after ``n`` more tiles."""
+        self.done += n
+        return Progress(self.stage, self.done, self.total)
+
+
+class Engine:
+    """One or several networks of a family on a device, and how much they are given at once.
+
+    Copies the networks, so that the models stay as they are (on their device, in training or not). Made by
+    ``inference.pipeline``; :meth:`close` frees the device.
+
+    Parameters
+    ----------
+    models
+        Their raw outputs are averaged.
+    settings
+        Device, number type, tile and batch size to begin with.
+
+    Raises
+    ------
+    DeviceError
+        The device is not in this machine.
+    SettingsError
+        The models are of different kinds.
+    """
+
+    _networks: tuple[nn.Module, ...]
+
+    def __init__(self, models: Sequence[CellModel], settings: EngineSettings) -> None:
+        _check_same_kind(models)
+        self.models = tuple(models)
+        self.settings = settings
+        self.spec = models[0].spec
+        self.halo = max(model.spec.halo for model in models)
+        self.divisor = lcm(*(model.spec.divisor for model in models))
+        self.n_maps = sum(self.spec.map_channels.values())
+        self.notice = ""
+        self._move(choose(settings.device))
+
+    def layout(self, shape: tuple[int, int]) -> Layout:
+        """Return how a frame of this shape is cut into tiles."""
+        return Layout(shape, self.tile_px, self.halo, self.divisor)
+
+    def batch_for(self, shape: tuple[int, int]) -> int:
+        """Return how many windows of this shape are taken at once."""
+        if self.batch_size:
+            return self.batch_size
+        if self.device.type == "cpu":
+            return 1  # one tile keeps all cores busy
+        return min(max(1, self.settings.tile_px**2 // (shape[0] * shape[1])), LARGEST_BATCH)
+
+    def attempt(self, windows: Images) -> Images | None:
+        """Return the maps (B, maps, Y, X) of windows (B, channels, Y, X), or None when memory ran out."""
+        try:
+            return self._forward(windows)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+        free_cache(self.device)  # outside except: the error's traceback holds on to the tensors
+        return None
+
+    def step_down(self, n: int, tile: Tile) -> None:
+        """Take less at once after ``n`` such tiles did not fit: fewer, then smaller tiles, then the CPU.
+
+        Raises
+        ------
+        OutOfMemoryError
+            The smallest tile did not fit into the memory of the CPU.
+        """
+        first = self.device
+        if n > 1:
+            self.batch_size = n // 2
+        elif tile.core_px > max(SMALLEST_TILE_PX, self.divisor):
+            self.batch_size = 1
+            self.tile_px = max(tile.core_px // 2, SMALLEST_TILE_PX)
+        elif self.device.type != "cpu":
+            self._move(torch.device("cpu"))
+        else:
+            raise OutOfMemoryError(
+                f"A tile of {tile.shape} pixels must fit into memory; it does not, though it is the smallest "
+                "there is. Close other programs, or choose a smaller model."
+            )
+        self.notice = (
+            f"Memory ran out on {first}; went on with {self.batch_size or 1} at a time of tiles of at most "
+            f"{self.tile_px} pixels."
+        )
+        if self.device != first:
+            self.notice = self.notice.replace("pixels.", "pixels on the CPU.")
+
+    def close(self) -> None:
+        """Let go of the networks and of the memory they took."""
+        self._networks = ()
+        free_cache(self.device)
+
+    def _move(self, device: torch.device) -> None:
+        """Put the networks on a device, or on the CPU when they do not fit there."""
+        self.device = device
+        self.dtype = choose_dtype(device, self.settings.precision)
+        self.tile_px = self.settings.tile_px
+        self.batch_size = self.settings.batch_size
+        self._networks = ()
+        try:
+            self._networks = tuple(_inference_network(model, device) for model in self.models)
+        except RuntimeError as error:
+            if device.type == "cpu" or not is_out_of_memory(error):
+                raise
+        if not self._networks:
+            self._move(torch.device("cpu"))
+            self.notice = f"The model does not fit into the memory of {device}; went on on the CPU."
+
+    def _forward(self, windows: Images) -> Images:
+        with torch.inference_mode():
+            maps: Images = self.models[0].to_maps(self._raw(windows)).contiguous().cpu().numpy()
+        return maps
+
+    def _raw(self, windows: Images) -> Tensor:
+        """Return the mean raw output of all networks and mirrored images."""
+        axes: tuple[int | None, ...] = (None,)
+        if self.settings.flips:
+            axes = (None, -2, -1)
+        pairs = list(product(zip(self._networks, self.models, strict=True), axes))
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            inputs = match_channels(torch.from_numpy(windows).to(self.device), self.spec.in_channels)
+            (network, model), axis = pairs[0]
+            total = self._output(network, model, inputs, axis)
+            for (network, model), axis in pairs[1:]:
+                total += self._output(network, model, inputs, axis)
+        if len(pairs) > 1:
+            total /= len(pairs)
+        return total
+
+    @staticmethod
+    def _output(network: nn.Module, model: CellModel, inputs: Tensor, axis: int | None) -> Tensor:
+        """Raw output of one pass, of the mirrored inputs where ``axis`` is given."""
+        if axis is None:
+            plain: Tensor = network(inputs)
+            return plain.float()
+        return model.flip(network(inputs.flip(axis)), axis).float()
+
+
+def predict_maps(images: Images, engine: Engine, progress: TileProgress) -> Generator[Progress, None, Images]:
+    """Return the maps (N, maps, Y, X) of N images of one size, yielding the progress tile by tile.
+
+    Tiles of the same shape share a batch, also across images. A batch that does not fit into memory is tried
+    again as a smaller one, as smaller tiles, and on the CPU; what is done stays done.
+
+    Parameters
+    ----------
+    images : float32 (N, channels, Y, X)
+        Scaled intensities.
+    engine
+        The networks.
+    progress
+        Counts the tiles; its total grows where tiles have to be split.
+    """
+    layout = engine.layout((images.shape[2], images.shape[3]))
+    pending = deque((index, tile) for index in range(len(images)) for tile in grid(layout))
+    maps = np.empty((len(images), engine.n_maps, *images.shape[2:]), np.float32)
+    while pending:
+        progress.total += _split_first(pending, engine, layout.shape)
+        batch = _next_batch(pending, engine)
+        found = engine.attempt(_windows(images, batch))
+        if found is None:
+            pending.extendleft(reversed(batch))
+            engine.step_down(len(batch), batch[0][1])
+            continue
+        for (index, tile), tile_maps in zip(batch, found, strict=True):
+            maps[(index, slice(None), *tile.core)] = tile_maps[(slice(None), *tile.local)]
+        del found, tile_maps  # or they stay in memory beside the next batch's
+        yield progress.advance(len(batch))
+    return maps
+
+
+def by_name(maps: Images, map_channels: dict[str, int]) -> Maps:
+    """Return the maps (maps, Y, X) of one image under their names, as views."""
+    ends = np.cumsum(list(map_channels.values()))
+    return dict(zip(map_channels, np.split(maps, ends[:-1]), strict=True))
+
+
+def _windows(images: Images, batch: list[ImageTile]) -> Images:
+    return stacked([pad(images[(index, slice(None), *tile.read)], tile) for index, tile in batch])
+
+
+def stacked(images: Sequence[Images]) -> Images:
+    """Return images (C, Y, X) of one size as one array (N, C, Y, X); a single one is not copied."""
+    if len(images) == 1:
+        return images[0][np.newaxis]
+    return np.stack(images)
+
+
+def _split_first(pending: deque[ImageTile], engine: Engine, shape: tuple[int, int]) -> int:
+    """Cut the next tile where it is larger than the engine now takes; return how many tiles that adds."""
+    index, tile = pending[0]
+    if tile.core_px <= max(engine.tile_px, engine.divisor):
+        return 0
+    pending.popleft()
+    parts = split(tile, engine.layout(shape))
+    pending.extendleft((index, part) for part in reversed(parts))
+    return len(parts) - 1
+
+
+def _next_batch(pending: deque[ImageTile], engine: Engine) -> list[ImageTile]:
+    batch = [pending.popleft()]
+    shape = batch[0][1].shape
+    longest = engine.batch_for(shape)
+    while pending and len(batch) < longest and pending[0][1].shape == shape:
+        batch.append(pending.popleft())
+    return batch
+
+
+def _inference_network(model: CellModel, device: torch.device) -> nn.Module:
+    """Return a copy of the network, made fast for inference, on this device."""
+    network = model.inference_network().eval()
+    return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def _check_same_kind(models: Sequence[CellModel]) -> None:
+    kinds = {
+        (spec.family, spec.in_channels, tuple(spec.map_channels.items()), spec.percentiles)
+        for spec in (model.spec for model in models)
+    }
+    if len(kinds) != 1:
+        raise SettingsError(
+            "Models that count together must be of one family, with the same channels, maps and percentiles; "
+            f"got {len(models)} models of {len(kinds)} kinds. Choose models that were trained alike."
+        )

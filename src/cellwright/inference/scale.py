@@ -1,0 +1,182 @@
+"""The scale to count an image at: as it is, as its stated diameter asks, or where the model is surest."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from cellwright.core.data import Cells
+from cellwright.core.tasks import Task
+from cellwright.inference.context import BlockBatch, CountContext, Predicted
+from cellwright.inference.predictor import TileProgress
+from cellwright.models import registry
+from cellwright.models.spec import ModelSpec
+from cellwright.models.stitching import DensityBlock
+from cellwright.ops.codecs.density import mean_diameter, typical_diameter
+from cellwright.ops.labels import equivalent_diameters
+
+FEWEST_CELLS = 5  # needed for their diameter to be believed
+MANY_CELLS = 40  # of which half being small means more than a few pieces of larger ones
+SMALL = 1.25  # cells less than this many times above the smallest diameter are found better when enlarged
+ZOOM_RANGE = (1 / 32, 6.0)
+CLOSE = 1.2  # zooms that differ by less find the same
+MOST_TRIALS = 3  # at the middle of an image, to find out how large its cells are
+MEASURED = 0.85  # a model that measures sizes is trusted even where its confidence falls by this factor
+SURER = 1.03  # a trial for small cells that suit the model as they are has to raise confidence by this factor
+TUNED = 0.8  # likewise where it was fine-tuned on cells of such a size: the image is likely one of that kind
+
+
+class ScaleTrial(NamedTuple):
+    """What the middle batch holds at one zoom; ``predicted`` is None where nothing was tried.
+
+    Parameters
+    ----------
+    zoom
+        Model pixels per image pixel.
+    batch
+        The part of the image that was tried.
+    predicted
+        Its maps, and what was decoded from them.
+    progress
+        Counts the tiles of the whole image at this zoom.
+    """
+
+    zoom: float
+    batch: BlockBatch
+    predicted: Predicted | None
+    progress: TileProgress
+
+    @property
+    def cells(self) -> list[Cells]:
+        """The cells of each frame."""
+        return self.predicted.decoded if self.predicted else []
+
+
+def estimate_scale(context: CountContext) -> Task[ScaleTrial]:
+    """Return the zoom to count at, and what was found on the way to it in the middle batch.
+
+    A stated diameter decides. Else the middle of the image is tried as it is. Where the model gives a
+    density, that tells the diameter of the cells. A model that gives instances is tried at further zooms: the
+    one that suits cells like those it was fine-tuned on and, as long as the cells look too small or too
+    large, the one that suits them; the trial with the highest confidence decides.
+    """
+    spec = context.engine.spec
+    zoom = zoom_for(context.engine_settings.diameter_px, spec)
+    batches = context.batches(zoom)
+    batch, progress = batches[len(batches) // 2], context.progress("tiles", batches, zoom)
+    if context.engine_settings.diameter_px:
+        return ScaleTrial(zoom, batch, None, progress)
+    first = ScaleTrial(zoom, batch, (yield from context.decode(batch, zoom, progress)), progress)
+    if registry.get(spec.family).gives == "instances":
+        return (yield from _most_confident(context, first))
+    assert first.predicted is not None
+    measured = zoom_of_density(first.predicted.decoded, spec)
+    if measured == zoom:
+        return first
+    return ScaleTrial(measured, batch, None, progress)
+
+
+def _most_confident(context: CountContext, first: ScaleTrial) -> Task[ScaleTrial]:
+    spec, best, tried = context.engine.spec, first, [first.zoom]
+    tuned = zoom_for(spec.tuned_diameter_px, spec)
+    if not is_close(tuned, tried):
+        tried.append(tuned)
+        trial = yield from _try(context, first.batch, tuned)
+        if mean_confidence(trial.cells) > TUNED * mean_confidence(best.cells):
+            best = trial
+    least_gain = 1.0
+    if "size" in context.model.map_kinds.values():
+        least_gain = MEASURED
+    while len(tried) < MOST_TRIALS:
+        wanted, gain = zoom_of(best.cells, spec), least_gain
+        if wanted == 1.0:
+            wanted, gain = zoom_of_small(best.cells, spec), SURER
+        if is_close(wanted, tried):
+            break
+        tried.append(wanted)
+        trial = yield from _try(context, first.batch, wanted)
+        if mean_confidence(trial.cells) <= gain * mean_confidence(best.cells):
+            break
+        best = trial
+    return best
+
+
+def _try(context: CountContext, batch: BlockBatch, zoom: float) -> Task[ScaleTrial]:
+    progress = context.progress("rescaled tiles", [batch], zoom)
+    return ScaleTrial(zoom, batch, (yield from context.decode(batch, zoom, progress)), progress)
+
+
+def zoom_for(diameter_px: float, spec: ModelSpec) -> float:
+    """Return model pixels per image pixel for cells of this diameter: 1 when it is 0 or suits the model."""
+    low, high = spec.diameter_range_px
+    if diameter_px == 0 or low <= diameter_px <= high:
+        return 1.0
+    return _zoom_to(diameter_px, spec)
+
+
+def _zoom_to(diameter_px: float, spec: ModelSpec) -> float:
+    return float(np.clip(spec.diameter_px / diameter_px, *ZOOM_RANGE))
+
+
+def _diameter(area: float) -> float:
+    return float(equivalent_diameters(np.asarray(area)))
+
+
+def zoom_of(cells: Sequence[Cells], spec: ModelSpec) -> float:
+    """Return model pixels per image pixel for cells that were found; 1 when they are too few to tell.
+
+    The diameter is that below which half of the area lies: where cells fell to pieces, the whole ones tell.
+    """
+    areas = np.sort(np.concatenate([one.areas for one in cells]))
+    if len(areas) < FEWEST_CELLS:
+        return 1.0
+    covered = np.cumsum(areas)
+    return zoom_for(_diameter(areas[np.searchsorted(covered, covered[-1] / 2)]), spec)
+
+
+def zoom_of_small(cells: Sequence[Cells], spec: ModelSpec) -> float:
+    """Return the same where half of many outlined cells are small; 1 elsewhere.
+
+    Larger ones among them, which suit the model, may be small ones that were merged.
+    """
+    areas = np.sort(np.concatenate([one.areas for one in cells]))
+    if len(areas) < MANY_CELLS or any(one.labels is None for one in cells):
+        return 1.0
+    middle = _diameter(areas[len(areas) // 2])
+    return _zoom_to(middle, spec) if middle < SMALL * spec.diameter_range_px[0] else 1.0
+
+
+def zoom_of_density(blocks: Sequence[DensityBlock], spec: ModelSpec) -> float:
+    """Return the same for densities; the foreground tells the diameter where there is one."""
+    density = np.stack([block.density for block in blocks])
+    if float(density.sum(dtype=np.float64)) < FEWEST_CELLS:
+        return 1.0
+    foreground = [block.foreground for block in blocks if block.foreground is not None]
+    if foreground:
+        return zoom_for(mean_diameter(density, np.stack(foreground)), spec)
+    return zoom_for(typical_diameter(density, blocks[0].variance), spec)
+
+
+def is_close(zoom: float, tried: Sequence[float]) -> bool:
+    """Return whether a zoom is too near to one already tried to change what is found."""
+    return any(1 / CLOSE <= zoom / one <= CLOSE for one in tried)
+
+
+def mean_confidence(cells: Sequence[Cells]) -> float:
+    """Return the mean score of the cells, weighted by their area: how well the model knows what it sees."""
+    areas = np.concatenate([one.areas for one in cells])
+    scores = np.concatenate([one.scores for one in cells])
+    return float((scores * areas).sum() / max(areas.sum(), 1.0))
+
+
+def zoom_notice(zoom: float, diameter_px: float) -> str:
+    """Return a sentence for the user when the image was rescaled without their word, else ``""``."""
+    if zoom == 1.0 or diameter_px:
+        return ""
+    size, change = "large", f"shrunk {1 / zoom:.2g}"
+    if zoom > 1:
+        size, change = "small", f"enlarged {zoom:.2g}"
+    return (
+        f"The cells looked too {size} for the model, so the image was {change} times; set the diameter to "
+        "decide yourself."
+    )

@@ -1,0 +1,179 @@
+"""What a classifier is, without its network, and where classifiers live. Imports no torch.
+
+A classifier is a folder like a model's, but its spec is ``classifier.json``: no list of models that count
+takes it for one.
+"""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellwright.core.errors import CheckpointError
+from cellwright.models import store
+from cellwright.ops.crops import Padding
+
+CLASSIFIER = "classifier.json"
+SPEC_VERSION = 1
+
+Window = Literal["own", "typical", "pixels"]
+"""What the window around a cell is measured in: the cell's own extent, that of the image's typical cell, or
+pixels of the image."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifierSpec:
+    """The facts of a classifier that inference, widgets and tables need.
+
+    Made by ``models.classifier.network``; stored as ``classifier.json`` beside the weights.
+
+    Parameters
+    ----------
+    preset
+        Which architecture.
+    title
+        One line for people.
+    classes
+        Names, in the order of the network's outputs.
+    in_channels
+        Channels the network takes; a grey image is repeated.
+    crop_px
+        Height and width of a crop as the network sees it.
+    window
+        What the side of the window around a cell is measured in.
+    context
+        Side of the window in that measure.
+    padding
+        What lies beyond the image.
+    diameter_px
+        Extent of a cell in pixels, where neither its box nor its area tells.
+    percentiles
+        Low and high percentile of an image that become 0 and 1.
+    weights_sha256
+        Checksum of the weights file; empty when there is none yet.
+    """
+
+    preset: str
+    title: str
+    classes: tuple[str, ...]
+    in_channels: int = 3
+    crop_px: int = 64
+    window: Window = "own"
+    context: float = 1.5
+    padding: Padding = "edge"
+    diameter_px: float = 40.0
+    percentiles: tuple[float, float] = (0.5, 99.8)
+    weights_sha256: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes) or "" in self.classes:
+            raise CheckpointError(
+                f"A classifier needs at least two classes with names of their own; got {self.classes}. Name "
+                "each class once."
+            )
+
+    def sides(self, extents: NDArray[np.float32], typical_px: float) -> NDArray[np.float32]:
+        """Return the side of the window around cells of these extents, in pixels (N,)."""
+        measure = {"own": extents, "typical": np.full_like(extents, typical_px)}
+        sides: NDArray[np.float32] = np.float32(self.context) * measure.get(
+            self.window, np.ones_like(extents)
+        )
+        return sides
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
+        return {"version": SPEC_VERSION, **asdict(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifierEntry:
+    """A classifier that can be chosen by name."""
+
+    name: str
+    folder: Path
+    spec: ClassifierSpec
+
+
+def read_classifier_spec(path: Path) -> ClassifierSpec:
+    """Return the spec stored at ``path``.
+
+    Raises
+    ------
+    CheckpointError
+        The file is missing, is no JSON, is of a newer version, or a field is missing or of the wrong type.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"Expected a readable {CLASSIFIER} at {path}; got: {error}. Choose a complete classifier folder."
+        ) from error
+    if not isinstance(values, dict) or values.pop("version", None) != SPEC_VERSION:
+        raise CheckpointError(
+            f"Expected version {SPEC_VERSION} in {path}; got another. Update cellwright or the classifier."
+        )
+    wanted = {item.name for item in fields(ClassifierSpec)}
+    if wanted != set(values):
+        raise CheckpointError(
+            f"Fields of {path} do not fit: missing {sorted(wanted - set(values))}, unknown "
+            f"{sorted(set(values) - wanted)}. Train the classifier again with this version of cellwright."
+        )
+    return _from_json(values, path)
+
+
+def classifiers() -> list[ClassifierEntry]:
+    """Return every complete classifier; a user's own hides a shipped one of the same name."""
+    entries: dict[str, ClassifierEntry] = {}
+    for folder in (store.shipped_folder(), store.user_folder()):
+        for path in sorted(folder.glob(f"*/{CLASSIFIER}")):
+            try:
+                spec = read_classifier_spec(path)
+            except CheckpointError:
+                continue  # a damaged folder must not hide the others; naming it tells what is wrong
+            entries[path.parent.name] = ClassifierEntry(path.parent.name, path.parent, spec)
+    return list(entries.values())
+
+
+def find_classifier(name: str | Path) -> Path:
+    """Return the folder of a classifier given its name or its folder.
+
+    Raises
+    ------
+    CheckpointError
+        There is neither, or the folder holds a model that counts.
+    """
+    known = ", ".join(entry.name for entry in classifiers()) or "none"
+    candidates = [Path(name)]
+    if Path(name).name == str(name):
+        candidates += [store.user_folder() / name, store.shipped_folder() / name]
+    folders = [folder for folder in candidates if folder.is_dir()]
+    for folder in folders:
+        if (folder / CLASSIFIER).exists():
+            return folder
+    problem = f"the folder {folders[0]} has no {CLASSIFIER}" if folders else f"{str(name)!r}"
+    raise CheckpointError(
+        f"Classifier must be a folder or one of: {known}; got {problem}. Choose one of these, or train your "
+        "own; a model that counts gives no classes."
+    )
+
+
+def _from_json(values: dict[str, Any], path: Path) -> ClassifierSpec:
+    try:
+        low, high = values["percentiles"]
+        choices = {"window": get_args(Window), "padding": get_args(Padding)}
+        for name, known in choices.items():
+            if values[name] not in known:
+                raise ValueError(f"{name} must be one of {known}, got {values[name]!r}")
+        facts: dict[str, Any] = {
+            **{name: str(values[name]) for name in ("preset", "title", "weights_sha256", *choices)},
+            **{name: int(values[name]) for name in ("in_channels", "crop_px")},
+            **{name: float(values[name]) for name in ("context", "diameter_px")},
+            "classes": tuple(map(str, values["classes"])),
+            "percentiles": (float(low), float(high)),
+        }
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"A field of {path} is wrong: {error}. Copy the folder again.") from error
+    return ClassifierSpec(**facts)

@@ -1,0 +1,139 @@
+"""The ``flow`` family: a network that gives flow and cell probability, decoded by gradient tracking.
+
+Source: Lee et al., MEDIAR: Harmony of data-centric and model-centric for multi-modality microscopy,
+arXiv:2212.03465 (2022).
+"""
+
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cellwright.core.data import Annotation, Cells, Maps
+from cellwright.models.families.base import ModelBase, known_mean, labels_in, spec_of
+from cellwright.models.layers import lite
+from cellwright.models.layers.blocks import PixelHead
+from cellwright.models.layers.lite import LITE, LiteNetwork
+from cellwright.models.layers.trunk import DIVISOR, FEATURES, HALO, TrunkNetwork
+from cellwright.models.protocol import MapKind
+from cellwright.models.reference.manet import MANetDecoder
+from cellwright.models.reference.mix_transformer import MixTransformer
+from cellwright.models.spec import ModelSpec
+from cellwright.ops.codecs.flow import FlowSettings, flow_to_cells, labels_to_flow
+
+FLOW_SCALE = 5.0  # the network gives five times the unit flow, as in the reference
+MAP_CHANNELS = {"flow": 2, "probability": 1}
+
+SPECS = {
+    "small": ModelSpec(
+        family="flow",
+        preset="small",
+        title="Nuclei and cells in 2D: outlines by gradient tracking",
+        in_channels=3,
+        map_channels=MAP_CHANNELS,
+        divisor=DIVISOR,
+        halo=HALO,
+        diameter_px=26.0,
+        diameter_range_px=(16.0, 36.0),
+    ),
+    LITE: ModelSpec(
+        family="flow",
+        preset=LITE,
+        title="Nuclei and cells in 2D: outlines by gradient tracking",
+        in_channels=3,
+        map_channels=MAP_CHANNELS,
+        divisor=lite.DIVISOR,
+        halo=lite.HALO,
+        diameter_px=26.0,
+        diameter_range_px=(14.0, 50.0),
+    ),
+    "paper": ModelSpec(
+        family="flow",
+        preset="paper",
+        title="MEDIAR-Former: Mix Transformer b5 and MA-Net (architecture only)",
+        in_channels=3,
+        map_channels=MAP_CHANNELS,
+        divisor=32,
+        halo=128,  # the overlap of the reference; attention sees the whole tile
+        percentiles=(0.0, 99.5),
+    ),
+}
+
+
+class PaperNetwork(nn.Module):
+    """MEDIAR-Former; 121,303,587 parameters."""
+
+    def __init__(self, in_channels: int = 3) -> None:
+        super().__init__()
+        self.encoder = MixTransformer(in_channels)
+        self.decoder = MANetDecoder(self.encoder.widths)
+        self.flow_head = _paper_head(MAP_CHANNELS["flow"])
+        self.cell_head = _paper_head(MAP_CHANNELS["probability"])
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Float (B, in_channels, Y, X) -> (B, 3, Y, X): 5 dy, 5 dx, logit of the cell probability."""
+        x = self.decoder(self.encoder(image))
+        return torch.cat([self.flow_head(x), self.cell_head(x)], dim=1)
+
+
+def _paper_head(n_out: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(64, 32, 3, padding=1),
+        nn.Mish(inplace=True),
+        nn.BatchNorm2d(32),
+        nn.Conv2d(32, n_out, 3, padding=1),
+    )
+
+
+class FlowModel(ModelBase):
+    """A flow network with its loss and its two-way code; see ``models.protocol.CellModel``."""
+
+    map_kinds: ClassVar[dict[str, MapKind]] = {"flow": "direction", "probability": "scalar"}
+    takes_volumes = True
+
+    def make_targets(self, annotation: Annotation) -> Maps:
+        """Return unit flow (2, Y, X) and cell mask (1, Y, X) of the masks."""
+        labels = labels_in(annotation, self.spec.family)
+        return {"flow": labels_to_flow(labels), "probability": (labels > 0)[None].astype(np.float32)}
+
+    def loss(self, output: Tensor, targets: Tensor) -> Tensor:
+        """Return BCE(cell logit) + 0.5 MSE(flow, 5 x unit flow) where known; both (B, 3, Y, X)."""
+        return flow_loss(output, targets)
+
+    def to_maps(self, output: Tensor) -> Tensor:
+        """Return unit flow and probability from the raw output; (B, 3, Y, X)."""
+        return flow_maps(output)
+
+    def postprocess(self, maps: Maps, settings: FlowSettings) -> Cells:
+        """Return the cells in the maps of one frame."""
+        return flow_to_cells(maps["flow"], maps["probability"][0], settings)
+
+
+def flow_loss(output: Tensor, targets: Tensor) -> Tensor:
+    """Return BCE(cell logit) + 0.5 MSE(flow, 5 x unit flow) where known; both (B, 3, Y, X)."""
+    cell = known_mean(functional.binary_cross_entropy_with_logits, output[:, 2], targets[:, 2])
+    flow = known_mean(functional.mse_loss, output[:, :2], FLOW_SCALE * targets[:, :2])
+    return cell + 0.5 * flow
+
+
+def flow_maps(output: Tensor) -> Tensor:
+    """Return unit flow and probability from the raw output; (B, 3, Y, X)."""
+    return torch.cat([output[:, :2] / FLOW_SCALE, output[:, 2:].sigmoid()], dim=1)
+
+
+def build(preset: str = "small") -> FlowModel:
+    """Return a flow model of this preset with random weights.
+
+    Raises
+    ------
+    CheckpointError
+        No such preset.
+    """
+    spec = spec_of(SPECS, preset)
+    if preset == "paper":
+        return FlowModel(spec, PaperNetwork(spec.in_channels))
+    head = PixelHead(FEATURES, sum(MAP_CHANNELS.values()))
+    make = LiteNetwork if preset == LITE else TrunkNetwork
+    return FlowModel(spec, make(head, spec.in_channels))

@@ -1,0 +1,259 @@
+"""Where models live: those that travel with the package, those in the user's folder, or any folder.
+
+The user's own can be renamed, deleted, and sent to others as one file, a zip archive of the model's folder.
+Imports no torch before a model is loaded.
+"""
+
+import json
+import re
+import shutil
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pooch
+
+from cellwright.core.errors import CheckpointError, WriteError
+from cellwright.files.atomic import atomic_write
+from cellwright.models.spec import ModelSpec, read_spec
+
+if TYPE_CHECKING:
+    from cellwright.models.protocol import CellModel
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
+FILES = ("spec.json", "weights.safetensors", "scores.json", "card.md", "curve.json")
+NEEDED = FILES[:2]
+MOST_BYTES = 2_000_000_000  # of a model in an archive, once unpacked
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """A model that can be chosen by name."""
+
+    name: str
+    folder: Path
+    spec: ModelSpec
+    scores: Mapping[str, float]
+
+
+def shipped_folder() -> Path:
+    """Return the folder of the models that travel with the package."""
+    return Path(str(files("cellwright"))) / "weights"
+
+
+def user_folder() -> Path:
+    """Return the folder of the user's own models (it may not exist yet)."""
+    return Path(pooch.os_cache("cellwright")) / "models"
+
+
+def models() -> list[ModelEntry]:
+    """Return every complete model of the two folders; a user's model hides a shipped one of the same name."""
+    entries: dict[str, ModelEntry] = {}
+    for shelf in (shipped_folder(), user_folder()):
+        for path in sorted(shelf.glob("*/spec.json")):
+            try:
+                spec = read_spec(path)
+            except CheckpointError:
+                continue  # a damaged folder must not hide the others; naming it in `find` tells what is wrong
+            entries[path.parent.name] = ModelEntry(path.parent.name, path.parent, spec, _scores(path.parent))
+    return list(entries.values())
+
+
+def find(name: str | Path) -> Path:
+    """Return the folder of a model given its name or its folder.
+
+    Raises
+    ------
+    CheckpointError
+        There is neither.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    for shelf in (user_folder(), shipped_folder()):
+        if Path(name).name == str(name) and (shelf / name).is_dir():
+            return shelf / name
+    known = ", ".join(entry.name for entry in models()) or "none"
+    raise CheckpointError(f"Model must be a folder or one of: {known}; got {str(name)!r}.")
+
+
+def load(name: str | Path) -> "CellModel":
+    """Return a model by name or folder; read from disk only when its files have changed.
+
+    Raises
+    ------
+    CheckpointError
+        See ``models.checkpoint.load_checkpoint``.
+    """
+    folder = find(name).resolve()
+    spec = folder / "spec.json"
+    return _load(folder, spec.stat().st_mtime_ns if spec.exists() else 0)
+
+
+def rename(name: str, new: str) -> Path:
+    """Give one of the user's models another name and return its folder.
+
+    Raises
+    ------
+    CheckpointError
+        It is not one of the user's, or the new name cannot be a name or is taken.
+    WriteError
+        The folder cannot be moved.
+    """
+    source, target = _own(name), _free(new)
+    with _writing(target):
+        source.rename(target)
+    return target
+
+
+def delete(name: str) -> None:
+    """Delete one of the user's models.
+
+    Raises
+    ------
+    CheckpointError
+        It is not one of the user's.
+    WriteError
+        The folder cannot be deleted.
+    """
+    folder = _own(name)
+    with _writing(folder):
+        doomed = folder.with_name(f".{folder.name}.deleted")  # out of the list at once, and as a whole
+        folder.rename(doomed)
+        shutil.rmtree(doomed)
+
+
+def share(name: str | Path, path: Path) -> Path:
+    """Write a model as one file, a zip archive, and return its path; the file appears whole or not at all.
+
+    Raises
+    ------
+    CheckpointError
+        There is no such model, or it is damaged.
+    WriteError
+        The file cannot be written.
+    """
+    folder = find(name)
+    load(folder)
+    with atomic_write(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in FILES:
+            if (folder / file).exists():
+                archive.write(folder / file, file)
+    return path
+
+
+def take(path: Path, name: str = "") -> Path:
+    """Put a model that was shared as one file among the user's, and return its folder.
+
+    Nothing is written where the archive holds no model this version can load; no code in it is run.
+
+    Parameters
+    ----------
+    name
+        Of the model; that of the file when empty.
+
+    Raises
+    ------
+    CheckpointError
+        The file is no archive of a model, is damaged, or holds other files or paths; or the name is taken.
+    WriteError
+        The user's folder cannot be written.
+    """
+    from cellwright.models.checkpoint import load_checkpoint
+
+    target = _free(name or path.stem)
+    with _writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", dir=target.parent) as place:
+            folder = Path(place) / target.name
+            folder.mkdir()
+            _unpack(path, folder)
+            load_checkpoint(folder)
+            folder.rename(target)
+    return target
+
+
+def _unpack(path: Path, part: Path) -> None:
+    """Write the files of a model in an archive, whose names are known beforehand, into a folder."""
+    if not path.is_file():
+        raise CheckpointError(f"There is no file {path}. Choose a model that was shared.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in _checked(archive, path):
+                with archive.open(member) as source, (part / member.filename).open("wb") as file:
+                    shutil.copyfileobj(source, file)
+    except CheckpointError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise CheckpointError(
+            f"Expected a shared model, a zip archive, in {path}; got: {error}. Ask for the file again."
+        ) from error
+
+
+def _checked(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
+    members = archive.infolist()
+    names = [member.filename for member in members]
+    foreign = sorted(set(names) - set(FILES))
+    missing = [name for name in NEEDED if name not in names]
+    if foreign or missing or len(names) > len(set(names)):
+        raise CheckpointError(
+            f"A shared model holds {', '.join(FILES)} and nothing else; {path} lacks {missing}, and has "
+            f"{foreign[:3]} besides. Nothing was written. Ask for the file again."
+        )
+    if sum(member.file_size for member in members) > MOST_BYTES:
+        raise CheckpointError(f"{path} unpacks to more than {MOST_BYTES:,} bytes. Nothing was written.")
+    return members
+
+
+def _own(name: str) -> Path:
+    """Return the folder of one of the user's models."""
+    folder = user_folder() / name
+    if Path(name).name != name or not NAME.fullmatch(name) or not folder.is_dir():
+        own = sorted(path.parent.name for path in user_folder().glob("*/spec.json"))
+        raise CheckpointError(
+            f"Only your own models can be changed: {', '.join(own) or 'none yet'}; got {name!r}."
+        )
+    return folder
+
+
+def _free(name: str) -> Path:
+    """Return the folder a new model of this name will have."""
+    if not NAME.fullmatch(name) or name != name.strip(" ."):
+        raise CheckpointError(
+            "A model's name has up to 64 letters, digits, spaces, dots, dashes and underscores, and begins "
+            f"with a letter or digit; got {name!r}. Choose another name."
+        )
+    folder = user_folder() / name
+    if folder.exists():
+        raise CheckpointError(f"There is a model {name!r} already, in {folder}. Choose another name.")
+    return folder
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, WriteError):
+            raise
+        raise WriteError(f"Cannot write {path}: {error}. Choose a place you may write to.") from error
+
+
+@lru_cache(maxsize=4)
+def _load(folder: Path, stamp: int) -> "CellModel":
+    from cellwright.models.checkpoint import load_checkpoint
+
+    return load_checkpoint(folder)
+
+
+def _scores(folder: Path) -> dict[str, float]:
+    try:
+        return dict(json.loads((folder / "scores.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}

@@ -1,0 +1,252 @@
+"""Context-aware pseudo-colouring: a slice of a volume as a picture whose colours tell of its neighbours.
+
+::
+
+       previous z-1       current z        following z+1
+            |                 |                  |
+      equalise (CLAHE)        |          equalise (CLAHE)
+            |                 |                  |
+      scale to 0..1     scale to 0..1      scale to 0..1
+            |                 |                  |
+        box blur              |              box blur
+            |                 |                  |
+      adaptive mask P         |          adaptive mask N
+            |                 |                  |
+      red = G + P * G     green = G       blue = G + N * G      each scaled to 0..1
+
+.. image:: ../../../docs/pseudocolor.png
+   :alt: three neighbouring slices of simulated nuclei and the pseudo-coloured middle one
+
+So what is bright in the slice before looks red, what is bright in the slice after looks blue, and what goes
+on through all three looks white. The picture is drawn by ``python -m benchmarks.accuracy.volumes picture``.
+
+Source: Wagner and Rohr, EfficientCellSeg: efficient volumetric cell segmentation using context aware
+pseudocoloring, MIDL 2022, arXiv:2204.03014.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from cellwright.core.data import Image
+from cellwright.core.errors import AxesError
+from cellwright.core.settings import check_bounds
+from cellwright.ops.geometry.axes import Frames, Window, frames
+from cellwright.ops.geometry.intensity import SAMPLE_PIXELS, Scaling, Slice, apply, equalised, fit, unit_range
+
+MOST_THRESHOLDS = 30
+THRESHOLD_STEP = 0.01
+KEPT_SLICES = 3  # one coloured, and what the next one needs
+
+
+@dataclass(frozen=True, slots=True)
+class ColourSettings:
+    """How a slice is coloured; the defaults are those of the reference."""
+
+    clip_limit: Annotated[
+        float, {"min": 1.0, "tooltip": "Most pixels of one grey level, in units of an even histogram."}
+    ] = 10.0
+    n_tiles: Annotated[int, {"min": 1, "tooltip": "Tiles per axis that are equalised on their own."}] = 16
+    blur: Annotated[int, {"min": 1, "tooltip": "Side of the square that neighbours are averaged over."}] = 8
+    threshold: Annotated[
+        float, {"min": 0.0, "max": 1.0, "tooltip": "First threshold for the neighbours."}
+    ] = 0.2
+    adjacent_mean: Annotated[
+        float, {"min": 0.0, "max": 1.0, "tooltip": "Largest share of a neighbour that is taken for cells."}
+    ] = 0.03
+    per_channel: Annotated[bool, {"tooltip": "Scale each colour on its own instead of all together."}] = True
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+
+REFERENCE = ColourSettings()
+
+
+def pseudocolor(
+    previous: NDArray[Any] | None,
+    current: NDArray[Any],
+    following: NDArray[Any] | None,
+    settings: ColourSettings = REFERENCE,
+    scaling: Scaling | None = None,
+) -> NDArray[np.float32]:
+    """Return a slice with its context as float32 (3, Y, X) in red, green, blue, each from 0 to 1.
+
+    Parameters
+    ----------
+    previous, current, following : bool, integer or float (Y, X)
+        Neighbouring slices of a volume in any unit; None where the volume ends. Values that are not finite
+        count as the lowest.
+    settings
+        Constants of the algorithm.
+    scaling
+        Intensities that become 0 and 1, the same for all slices of a volume, so that dim slices stay dim; the
+        colours then reach above 1. None scales by the extremes of each slice, as the reference does.
+
+    Notes
+    -----
+    A constant slice is 0 everywhere; as a neighbour it has no cells. Floats need not be turned into integers
+    first: what counts is the order of the pixels, told apart at 256 levels between their extremes. The
+    reference equalises 16-bit slices at 65536 levels, with the same limit relative to an even histogram;
+    tiles of some hundred pixels do not tell the two apart.
+
+    Examples
+    --------
+    >>> middle = np.array([[0, 10], [10, 20]])
+    >>> pseudocolor(None, middle, None)[0]
+    array([[0. , 0.5],
+           [0.5, 1. ]], dtype=float32)
+    """
+    masks = [None if one is None else bright(one, settings) for one in (previous, following)]
+    return _coloured(masks, current, settings, scaling)
+
+
+def _coloured(
+    masks: Sequence[NDArray[np.bool_] | None],
+    current: NDArray[Any],
+    settings: ColourSettings,
+    scaling: Scaling | None,
+) -> NDArray[np.float32]:
+    green = _scaled(current, scaling)
+    colours = np.stack([green, green, green])
+    for channel, mask in zip((0, 2), masks, strict=True):
+        if mask is not None:
+            colours[channel] += mask * green
+    if scaling is not None:
+        return colours
+    return np.stack([unit_range(one) for one in colours]) if settings.per_channel else unit_range(colours)
+
+
+def _scaled(pixels: NDArray[Any], scaling: Scaling | None) -> Slice:
+    return unit_range(pixels) if scaling is None else apply(scaling, pixels)
+
+
+def bright(neighbour: NDArray[Any], settings: ColourSettings = REFERENCE) -> NDArray[np.bool_]:
+    """Return where a neighbouring slice (Y, X) is bright once it is equalised and blurred.
+
+    The threshold rises step by step until few enough pixels, but some, lie above it; else the last one holds.
+    """
+    grey = unit_range(neighbour)
+    if not grey.any():
+        return np.zeros(grey.shape, bool)
+    even = unit_range(equalised(grey, settings.clip_limit, settings.n_tiles))
+    blurred = ndimage.uniform_filter(even, settings.blur, mode="mirror")
+    thresholds = settings.threshold + THRESHOLD_STEP * np.arange(MOST_THRESHOLDS, dtype=np.float32)
+    ordered = np.sort(blurred, axis=None)
+    above = 1 - np.searchsorted(ordered, thresholds, side="right") / ordered.size
+    fits = np.flatnonzero((above > 0) & (above <= settings.adjacent_mean))
+    return np.asarray(blurred > thresholds[fits[0] if len(fits) else -1])
+
+
+@dataclass(frozen=True, slots=True)
+class Colouring:
+    """What is done to the slices of a volume.
+
+    Parameters
+    ----------
+    settings
+        Constants of the algorithm.
+    context
+        Whether the neighbours colour a slice; else it stays grey, scaled the same.
+    percentiles
+        Of the whole volume, that become 0 and 1; None scales by the extremes of each slice.
+    """
+
+    settings: ColourSettings = REFERENCE
+    context: bool = True
+    percentiles: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PseudocolorFrames(Frames):
+    """The slices of a volume or of a series of volumes, pseudo-coloured as they are read.
+
+    Made by :func:`pseudocolor_frames`; used as ``ops.geometry.axes.Frames``. Colours of the image are
+    averaged first. Only a slice and its two neighbours are read at a time; the last few stay in memory.
+    """
+
+    colouring: Colouring = Colouring()
+    scaling: Scaling | None = None
+    _seen: OrderedDict[tuple[int, ...], "_Seen"] = field(default_factory=OrderedDict, repr=False)
+    _last: dict[int, Slice] = field(default_factory=dict, repr=False)
+
+    def read(self, index: int, window: Window) -> Slice:
+        """Return one window (rows, columns) of slice ``index``: (3, Y, X), or (1, Y, X) without context."""
+        if index not in self._last:
+            colours = self._colour(tuple(int(i) for i in np.unravel_index(index, self.lead_shape)))
+            self._last.clear()
+            self._last[index] = colours
+        return self._last[index][:, *window]
+
+    def sample(self, limit: int = SAMPLE_PIXELS) -> Slice:
+        """Return about ``limit`` pixels at most of the plain volume, scaled as a whole.
+
+        All of it is 0 only where the volume is constant; else the percentiles of the colouring (or the
+        extremes) are 0 and 1, as they are in the slices that are read.
+        """
+        pixels = Frames.sample(self, limit)
+        return _scaled(pixels, self.scaling)
+
+    def _colour(self, place: tuple[int, ...]) -> Slice:
+        if not self.colouring.context:
+            return _scaled(self._grey(place), self.scaling)[np.newaxis]
+        masks = [None if one is None else self._look(one).mask for one in self._around(place)]
+        return _coloured(masks, self._look(place).grey, self.colouring.settings, self.scaling)
+
+    def _around(self, place: tuple[int, ...]) -> list[tuple[int, ...] | None]:
+        """Return the places of the slices before and after, of the same time point."""
+        axis = self.image.label_axes.index("Z")
+        before, z, after = place[:axis], place[axis], place[axis + 1 :]
+        near = [(*before, other, *after) for other in (z - 1, z + 1)]
+        return [one if 0 <= one[axis] < self.lead_shape[axis] else None for one in near]
+
+    def _look(self, place: tuple[int, ...]) -> "_Seen":
+        if place not in self._seen:
+            grey = self._grey(place)
+            self._seen[place] = _Seen(grey, bright(grey, self.colouring.settings))
+        self._seen.move_to_end(place)
+        while len(self._seen) > KEPT_SLICES:
+            self._seen.popitem(last=False)
+        return self._seen[place]
+
+    def _grey(self, place: tuple[int, ...]) -> NDArray[Any]:
+        whole = self._take((*place, slice(None), slice(None)))
+        return np.asarray(whole[0] if len(whole) == 1 else whole.mean(axis=0, dtype=np.float32))
+
+
+class _Seen(NamedTuple):
+    """A slice as it is, and where it is bright."""
+
+    grey: NDArray[Any]
+    mask: NDArray[np.bool_]
+
+
+def pseudocolor_frames(
+    image: Image, channel: int | None = None, colouring: Colouring = Colouring()
+) -> PseudocolorFrames:
+    """Return the slices of a volume (ZYX, TZYX, with or without channels), pseudo-coloured when read.
+
+    Raises
+    ------
+    AxesError
+        The image is no volume or has one slice only, which has no context.
+    ImageError, SettingsError
+        As for ``ops.geometry.axes.frames``.
+    """
+    n_slices = dict(zip(image.axes, image.shape, strict=True)).get("Z", 0)
+    if n_slices < 2:
+        raise AxesError(
+            "pseudocolor looks at the slices around each one, so it counts in volumes of at least two slices "
+            f"(ZYX, TZYX, CZYX); got axes {image.axes!r} with shape {image.shape}. Choose flow or centroid "
+            "for 2D images and single slices, or name the axis of the slices Z."
+        )
+    plain = frames(image, channel)
+    scaling = None if colouring.percentiles is None else fit(plain.sample(), colouring.percentiles)
+    return PseudocolorFrames(
+        plain.image, plain.channel, plain.lead_shape, plain.shape, plain.notice, colouring, scaling
+    )

@@ -1,0 +1,143 @@
+"""Axis letters: guess them, and cut an image of any layout into 2D frames without loading it."""
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from cellwright.core.data import Image
+from cellwright.core.errors import AxesError, SettingsError
+from cellwright.ops.geometry.intensity import SAMPLE_PIXELS, check_pixels, sample_steps
+
+COLOURS = (3, 4)  # lengths of a last axis that is red, green, blue and perhaps opacity
+MOST_CHANNELS = 4  # a longer axis is taken for slices or time
+
+Window = tuple[slice, slice]
+
+
+def guess_axes(shape: tuple[int, ...], dtype: DTypeLike = np.uint8) -> str:
+    """Return the likely axis letters of an array that does not tell them, e.g. ``"YXC"`` for (512, 512, 3).
+
+    A short last axis is colour, a short axis before YX is channels, any other is slices, then time.
+
+    Raises
+    ------
+    AxesError
+        Fewer than two dimensions or more than five.
+
+    Examples
+    --------
+    >>> guess_axes((40, 512, 512)), guess_axes((2, 512, 512)), guess_axes((512, 512, 3))
+    ('ZYX', 'CYX', 'YXC')
+    """
+    n = len(shape)
+    if not 2 <= n <= 5:
+        raise AxesError(
+            f"An image must have 2 to 5 dimensions; got shape {tuple(shape)} of {np.dtype(dtype)}. "
+            "Choose a part of it, or name its axes."
+        )
+    if n > 2 and shape[-1] in COLOURS and min(shape[-3:-1]) > max(COLOURS):
+        return "TZYXC"[-n:]
+    if n == 5:
+        return "TZCYX" if shape[2] <= MOST_CHANNELS else "TCZYX"
+    if n == 4:
+        return "ZCYX" if shape[1] <= MOST_CHANNELS else "CZYX" if shape[0] <= MOST_CHANNELS else "TZYX"
+    if n == 3:
+        return "CYX" if shape[0] <= MOST_CHANNELS else "ZYX"
+    return "YX"
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """The 2D frames of an image, read one window at a time.
+
+    Made by :func:`frames`; used by inference.
+
+    Parameters
+    ----------
+    image
+        Where the pixels are.
+    channel
+        What is taken of the channel axis: one channel, or the three colours.
+    lead_shape
+        Lengths of the axes before YX, channels left out; empty for a 2D image.
+    shape
+        (Y, X) of a frame in pixels.
+    notice
+        A sentence for the user when a channel was chosen for them, else empty.
+    """
+
+    image: Image
+    channel: int | slice
+    lead_shape: tuple[int, ...]
+    shape: tuple[int, int]
+    notice: str = ""
+
+    def __len__(self) -> int:
+        return prod(self.lead_shape)
+
+    def read(self, index: int, window: Window) -> NDArray[Any]:
+        """Return one window (rows, columns) of frame ``index``: (channels, Y, X), in the image's own type."""
+        lead = np.unravel_index(index, self.lead_shape) if self.lead_shape else ()
+        return self._take((*(int(i) for i in lead), *window))
+
+    def sample(self, limit: int = SAMPLE_PIXELS) -> NDArray[Any]:
+        """Return about ``limit`` pixels at most, on a regular grid over all frames."""
+        steps = sample_steps((*self.lead_shape, *self.shape), limit)
+        return self._take(tuple(slice(None, None, step) for step in steps))
+
+    def _take(self, place: tuple[int | slice, ...]) -> NDArray[Any]:
+        axes = self.image.axes
+        index = list(place)
+        if "C" not in axes:
+            return np.asarray(self.image.data[tuple(index)])[np.newaxis]
+        at = axes.index("C")
+        index.insert(at, self.channel)
+        taken = np.asarray(self.image.data[tuple(index)])
+        if isinstance(self.channel, int):
+            return taken[np.newaxis]
+        at -= sum(isinstance(part, int) for part in index[:at])
+        return np.moveaxis(taken, at, 0)
+
+
+def frames(image: Image, channel: int | None = None) -> Frames:
+    """Return the 2D frames of an image: slices and time points one by one.
+
+    Without ``channel``, colours (a last axis of 3 or 4) are taken together, of other channels the first.
+
+    Raises
+    ------
+    AxesError
+        The image does not end with YX once channels are left out.
+    ImageError
+        The image is empty or of a type that is no intensity.
+    SettingsError
+        There is no such channel.
+    """
+    rest = image.label_axes
+    if not rest.endswith("YX"):
+        raise AxesError(
+            f"Cells are counted in images whose axes, channels aside, end with YX (YX, CYX, YXC, ZYX, TYX, "
+            f"TZYX); got {image.axes!r} for shape {image.shape}. Move the axes, or name them otherwise."
+        )
+    check_pixels(image.data)
+    lengths = dict(zip(image.axes, image.shape, strict=True))
+    lead = tuple(lengths[axis] for axis in rest[:-2])
+    picked, notice = _pick(image, lengths.get("C", 1), channel)
+    return Frames(image, picked, lead, (lengths["Y"], lengths["X"]), notice)
+
+
+def _pick(image: Image, n_channels: int, channel: int | None) -> tuple[int | slice, str]:
+    if channel is None:
+        if image.axes.endswith("C") and n_channels in COLOURS:
+            return slice(0, 3), ""
+        notice = f"Counted in channel 0 of {n_channels}; set channel to choose another."
+        return 0, notice if n_channels > 1 else ""
+    if not 0 <= channel < n_channels:
+        raise SettingsError(
+            f"channel must lie between 0 and {n_channels - 1} for axes {image.axes!r} and shape "
+            f"{image.shape}; got {channel}. Choose one of these."
+        )
+    return channel, ""

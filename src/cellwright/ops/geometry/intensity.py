@@ -1,0 +1,167 @@
+"""Intensities on an even scale: percentiles fitted to a sample, so that it works lazily, and CLAHE."""
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellwright.core.data import ArrayLike
+from cellwright.core.errors import ImageError
+
+SAMPLE_PIXELS = 1_000_000
+LOWEST, HIGHEST = -0.5, 2.0  # what is darker or brighter by far is noise, dirt or a saturated spot
+N_LEVELS = 256  # grey levels that the equalisation tells apart
+
+Slice = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """The two intensities that become 0 and 1; equal when the image is constant."""
+
+    low: float
+    high: float
+
+
+def fit(pixels: ArrayLike, percentiles: tuple[float, float] = (0.5, 99.8)) -> Scaling:
+    """Return the intensities at two percentiles of all finite pixels, from a regular sample of them.
+
+    One pair serves all channels, so that colours keep their ratio. Where both percentiles coincide though
+    the pixels differ (a few cells on a black field), the extremes take their place.
+
+    Parameters
+    ----------
+    pixels : bool, integer or float array of any shape
+        Numpy, dask or zarr; at most about a million of its pixels are read into memory.
+    percentiles
+        0 to 100.
+
+    Raises
+    ------
+    ImageError
+        No pixel, no finite pixel, or a type that is no intensity.
+    """
+    values = sample(pixels)
+    values = values[np.isfinite(values)]
+    if values.size == 0:
+        raise ImageError(
+            f"The image must have finite pixels; all of the array of shape {tuple(pixels.shape)} and type "
+            f"{pixels.dtype} are NaN or infinite. Check how it was computed or read."
+        )
+    low, high = np.percentile(values, percentiles)
+    if low == high:
+        low, high = values.min(), values.max()
+    return Scaling(float(low), float(high))
+
+
+def sample(pixels: ArrayLike, limit: int = SAMPLE_PIXELS) -> NDArray[np.float64]:
+    """Return at most ``limit`` pixels on a regular grid over the whole array, as float64 of its dimension."""
+    check_pixels(pixels)
+    every = tuple(slice(None, None, step) for step in sample_steps(tuple(pixels.shape), limit))
+    return np.asarray(pixels[every]).astype(np.float64)
+
+
+def apply(scaling: Scaling, pixels: NDArray[Any]) -> NDArray[np.float32]:
+    """Return ``(pixels - low) / (high - low)`` clipped to -0.5 to 2; NaN, infinite and constant become 0."""
+    if not scaling.high > scaling.low:
+        return np.zeros(pixels.shape, np.float32)
+    work = np.float32 if pixels.dtype.itemsize <= 2 or pixels.dtype == np.float32 else np.float64
+    with np.errstate(all="ignore"):  # NaN and infinity are legal here and become 0
+        scaled: NDArray[Any] = np.subtract(pixels, work(scaling.low), dtype=work)
+        scaled /= work(scaling.high) - work(scaling.low)
+    if pixels.dtype.kind == "f":
+        np.nan_to_num(scaled, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+    np.clip(scaled, LOWEST, HIGHEST, out=scaled)
+    return scaled.astype(np.float32, copy=False)
+
+
+def check_pixels(pixels: ArrayLike) -> None:
+    """Raise ImageError when the array has no pixel or its type is no intensity."""
+    shape = tuple(pixels.shape)
+    if prod(shape) == 0:
+        raise ImageError(f"The image must have pixels; got an empty array of shape {shape}.")
+    if np.dtype(pixels.dtype).kind not in "biuf":
+        raise ImageError(
+            f"Pixels must be bool, integer or float; got type {pixels.dtype}. Convert the image first."
+        )
+
+
+def sample_steps(shape: tuple[int, ...], limit: int = SAMPLE_PIXELS) -> list[int]:
+    """Return the step along each axis that leaves at most ``limit`` pixels, taken off the longest axes.
+
+    Examples
+    --------
+    >>> sample_steps((2048, 2048, 3)), sample_steps((64, 64))
+    ([4, 4, 1], [1, 1])
+    """
+    steps = [1] * len(shape)
+    counts = list(shape)
+    while prod(counts) > limit:
+        axis = counts.index(max(counts))
+        steps[axis] += 1
+        counts[axis] = -(-shape[axis] // steps[axis])
+    return steps
+
+
+def unit_range(values: NDArray[Any]) -> Slice:
+    """Return values scaled so that their extremes are 0 and 1; constant ones become 0.
+
+    Values that are not finite count as the lowest.
+    """
+    scaled = values.astype(np.float32 if values.dtype.itemsize <= 2 else np.float64)
+    finite = np.isfinite(scaled)
+    if not finite.all():
+        scaled = np.where(finite, scaled, scaled[finite].min() if finite.any() else 0)
+    low, high = scaled.min(), scaled.max()
+    if not high > low:
+        return np.zeros(values.shape, np.float32)
+    return np.asarray((scaled - low) / (high - low), np.float32)
+
+
+def equalised(grey: Slice, clip_limit: float, n_tiles: int) -> Slice:
+    """Return a slice (Y, X) from 0 to 1 whose histogram is evened out within tiles (CLAHE), 0 to 1.
+
+    There are ``n_tiles`` tiles along each axis. No grey level of a tile counts more than ``clip_limit`` times
+    its even share; what it has above that is shared out among all levels. Between the centres of tiles their
+    curves are interpolated.
+
+    Source: Zuiderveld, Contrast limited adaptive histogram equalization, Graphics Gems IV (1994).
+    """
+    size = [-(-n // n_tiles) for n in grey.shape]
+    fill = [(0, -n % tile) for n, tile in zip(grey.shape, size, strict=True)]
+    levels = np.rint(np.pad(grey, fill, mode="reflect") * (N_LEVELS - 1)).astype(np.intp)
+    grid = [n // tile for n, tile in zip(levels.shape, size, strict=True)]
+    row, column = (np.arange(n) // tile for n, tile in zip(levels.shape, size, strict=True))
+    number = row[:, np.newaxis] * grid[1] + column
+    counts = np.bincount((number * N_LEVELS + levels).ravel(), minlength=grid[0] * grid[1] * N_LEVELS)
+    curves = _curves(counts.reshape(*grid, N_LEVELS), clip_limit)
+    height, width = grey.shape
+    (up, down, v), (left, right, w) = (
+        _between(n, tile, most) for n, tile, most in zip(grey.shape, size, grid, strict=True)
+    )
+    levels, v = levels[:height, :width], v[:, np.newaxis]
+    upper, lower = (
+        curves[y[:, np.newaxis], left, levels] * (1 - w) + curves[y[:, np.newaxis], right, levels] * w
+        for y in (up, down)
+    )
+    return np.asarray(upper * (1 - v) + lower * v, np.float32)
+
+
+def _curves(counts: NDArray[np.integer], clip_limit: float) -> Slice:
+    """From the histogram of each tile (.., levels) to what each level becomes."""
+    area = counts.sum(axis=-1, keepdims=True)
+    limit = np.maximum(1, (clip_limit * area / N_LEVELS).astype(np.intp))
+    clipped = np.minimum(counts, limit)
+    shared = clipped + (area - clipped.sum(axis=-1, keepdims=True)) / N_LEVELS
+    curves: Slice = (np.cumsum(shared, axis=-1) / area).astype(np.float32)
+    return curves
+
+
+def _between(length: int, tile: int, n_tiles: int) -> tuple[NDArray[np.intp], NDArray[np.intp], Slice]:
+    """Return the tiles before and after each pixel of an axis, and how far it is on the way to the latter."""
+    place = np.arange(length) / tile - 0.5
+    before = np.floor(place).astype(np.intp)
+    way = (place - before).astype(np.float32)
+    return np.maximum(before, 0), np.minimum(before + 1, n_tiles - 1), way

@@ -1,0 +1,133 @@
+"""Tiles: windows that a network can take, each with the core that it alone is responsible for.
+
+::
+
+    +---------------------------+   read: what the network sees. Its origin is a multiple of the divisor,
+    |  halo                     |   so that strided convolutions fall on the same pixels in every tile.
+    |    +-----------------+    |
+    |    | core            |    |   core: what is kept of the output. The cores partition the frame.
+    |    +-----------------+    |
+    |                           |   pad: rows and columns mirrored beyond the frame's lower and right edge,
+    +---------------------------+   where its size is no multiple of the divisor.
+
+At the frame's edges a window has no halo, so a tile there ends where the whole frame would, and is padded
+as it would be: with a halo as large as the receptive field, tiled equals untiled.
+"""
+
+from dataclasses import dataclass
+from itertools import product
+from math import ceil
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Window = tuple[slice, slice]
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One window (rows, columns) of a frame, in pixels.
+
+    Made by :func:`grid` and :func:`split`; used by ``inference.predictor`` and ``models.stitching``.
+
+    Parameters
+    ----------
+    core
+        The part of the frame this tile answers for.
+    read
+        Core and halo, clipped to the frame.
+    pad
+        Rows and columns to add below and on the right.
+    """
+
+    core: Window
+    read: Window
+    pad: tuple[int, int] = (0, 0)
+
+    @property
+    def local(self) -> Window:
+        """The core inside the window."""
+        rows, columns = (
+            slice(core.start - read.start, core.stop - read.start)
+            for core, read in zip(self.core, self.read, strict=True)
+        )
+        return rows, columns
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(Y, X) of the padded window."""
+        height, width = (read.stop - read.start + pad for read, pad in zip(self.read, self.pad, strict=True))
+        return height, width
+
+    @property
+    def core_px(self) -> int:
+        """Longest side of the core."""
+        return max(int(core.stop - core.start) for core in self.core)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a frame is cut.
+
+    Parameters
+    ----------
+    shape
+        (Y, X) of the frame in pixels.
+    core
+        Longest side of a core; made a multiple of the divisor, and at least one divisor.
+    halo
+        Context on each side; made a multiple of the divisor, and at least one divisor.
+    divisor
+        Every window starts at a multiple of this and is a multiple of this long.
+    """
+
+    shape: tuple[int, int]
+    core: int
+    halo: int = 0
+    divisor: int = 1
+
+
+def grid(layout: Layout) -> tuple[Tile, ...]:
+    """Return the tiles of a frame, row by row; just one when the frame is no longer than a core."""
+    whole = tuple(slice(0, size) for size in layout.shape)
+    return split(Tile((whole[0], whole[1]), (whole[0], whole[1])), layout)
+
+
+def split(tile: Tile, layout: Layout) -> tuple[Tile, ...]:
+    """Return tiles whose cores, at most ``layout.core`` long, partition the core of ``tile``."""
+    rows, columns = (_cut(core, layout) for core in tile.core)
+    return tuple(_tile((row, column), layout) for row, column in product(rows, columns))
+
+
+def pad(window: NDArray[Any], tile: Tile) -> NDArray[Any]:
+    """Return the window (..., Y, X) with the rows and columns of ``tile.pad`` mirrored onto it."""
+    if tile.pad == (0, 0):
+        return window
+    widths = [(0, 0)] * (window.ndim - 2) + [(0, extra) for extra in tile.pad]
+    return np.pad(window, widths, mode="reflect")
+
+
+def _cut(span: slice, layout: Layout) -> list[slice]:
+    """Cut into pieces of even length, each starting at a multiple of the divisor."""
+    length = span.stop - span.start
+    longest = max(layout.core // layout.divisor, 1) * layout.divisor
+    n = ceil(length / longest)
+    step = _round_up(ceil(length / n), layout.divisor)
+    return [slice(start, min(start + step, span.stop)) for start in range(span.start, span.stop, step)]
+
+
+def _tile(core: Window, layout: Layout) -> Tile:
+    halo = _round_up(max(layout.halo, 1), layout.divisor)  # mirrored pixels must lie inside the window
+    reads, pads = [], []
+    for part, size in zip(core, layout.shape, strict=True):
+        end = _round_up(size, layout.divisor)
+        start = max(part.start - halo, 0)
+        stop = min(_round_up(part.stop, layout.divisor) + halo, end)
+        reads.append(slice(start, min(stop, size)))
+        pads.append(max(stop - size, 0))
+    return Tile(core, (reads[0], reads[1]), (pads[0], pads[1]))
+
+
+def _round_up(length: int, divisor: int) -> int:
+    return -(-length // divisor) * divisor

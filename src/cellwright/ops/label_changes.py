@@ -1,0 +1,154 @@
+"""What an edit changes: one box of voxels before and after; and the boxes it takes to find that fast."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike as NumpyLike
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from cellwright.core.data import Labels
+from cellwright.core.errors import AnnotationError
+
+Box = tuple[slice, ...]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Change:
+    """One box of voxels before and after an edit.
+
+    Made by the functions of this module; used by the session, its journal and its undo.
+
+    Parameters
+    ----------
+    box
+        Where in the labels, one slice with start and stop for each axis.
+    before, after : int32, of the shape of the box
+    """
+
+    box: Box
+    before: Labels
+    after: Labels
+
+    def apply(self, labels: Labels) -> None:
+        """Write what is there after the edit."""
+        labels[self.box] = self.after
+
+    def revert(self, labels: Labels) -> None:
+        """Write what was there before the edit."""
+        labels[self.box] = self.before
+
+    def numbers(self) -> tuple[int, ...]:
+        """Return the cells that gain or lose voxels."""
+        differs = self.before != self.after
+        found = np.union1d(self.before[differs], self.after[differs])
+        return tuple(int(number) for number in found if number)
+
+    def lifted(self, index: int) -> "Change":
+        """Return the change of a time series whose time point ``index`` was edited."""
+        return Change((slice(index, index + 1), *self.box), self.before[np.newaxis], self.after[np.newaxis])
+
+
+def change_of(labels: Labels, box: Box, after: Labels) -> Change | None:
+    """Return the change that puts ``after`` into the box, cut to what differs; None where nothing does."""
+    differs = labels[box] != after
+    inner = bounds(differs)
+    if inner is None:
+        return None
+    whole = tuple(
+        slice(outer.start + part.start, outer.start + part.stop)
+        for outer, part in zip(box, inner, strict=True)
+    )
+    return Change(whole, labels[whole].copy(), np.ascontiguousarray(after[inner], np.int32))
+
+
+def bounds(mask: Mask) -> Box | None:
+    """Return the smallest box that holds all of the mask, None for an empty one."""
+    parts = []
+    for axis in range(mask.ndim):
+        others = tuple(other for other in range(mask.ndim) if other != axis)
+        taken = np.flatnonzero(mask.any(axis=others))
+        if not len(taken):
+            return None
+        parts.append(slice(int(taken[0]), int(taken[-1]) + 1))
+    return tuple(parts)
+
+
+def boxes_of(labels: Labels) -> dict[int, Box]:
+    """Return the box of every cell by its number."""
+    largest = int(labels.max(initial=0))
+    if largest <= max(labels.size, 1 << 16):
+        found = ndimage.find_objects(labels)
+        return {number: box for number, box in enumerate(found, start=1) if box is not None}
+    numbers, inverse = np.unique(labels, return_inverse=True)  # a list as long as the largest is too long
+    found = ndimage.find_objects(inverse.reshape(labels.shape) + 1)
+    pairs = zip(numbers.tolist(), found, strict=True)
+    return {number: box for number, box in pairs if number and box is not None}
+
+
+def padded(box: Box, margin: Sequence[int] | int, shape: tuple[int, ...]) -> Box:
+    """Return the box with a margin in voxels on every side, within the array."""
+    margins = (margin,) * len(box) if isinstance(margin, int) else margin
+    return tuple(
+        slice(max(0, part.start - extra), min(length, part.stop + extra))
+        for part, extra, length in zip(box, margins, shape, strict=True)
+    )
+
+
+def joined(first: Box, second: Box) -> Box:
+    """Return the smallest box that holds both."""
+    return tuple(
+        slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(first, second, strict=True)
+    )
+
+
+class Cell(NamedTuple):
+    """A cell and its surroundings. Made by :func:`cell_in`; used by the tools."""
+
+    window: Box
+    around: Labels  # a view of the labels
+    mask: Mask
+
+
+def cell_in(labels: Labels, number: int, box: Box | None, margin: Sequence[int] | int = 0) -> Cell:
+    """Return a cell with a margin in voxels around it.
+
+    Raises
+    ------
+    AnnotationError
+        The cell is not there.
+    """
+    if box is None and number > 0:
+        box = bounds(labels == number)
+    if box is not None:
+        window = padded(box, margin, labels.shape)
+        around = labels[window]
+        mask = around == number
+        if number > 0 and mask.any():
+            return Cell(window, around, mask)
+    raise AnnotationError(f"Cell {number} must be in the labels; it is not. Click on a cell that is there.")
+
+
+def new_number(labels: Labels, new: int | None) -> int:
+    """Return the number of a new cell: the one that was asked for, else one above all others."""
+    return int(labels.max(initial=0)) + 1 if new is None else new
+
+
+def vertices_of(points: NumpyLike, ndim: int) -> NDArray[np.float64]:
+    """Return points as an array (N, D); a single one may come without its first axis.
+
+    Raises
+    ------
+    AnnotationError
+        They have other axes than the labels or are not finite.
+    """
+    found = np.atleast_2d(np.asarray(points, float))
+    if found.ndim != 2 or found.shape[1] != ndim or not np.isfinite(found).all():
+        raise AnnotationError(
+            f"Points must be finite and have {ndim} coordinates, one for each axis of the labels; got an "
+            f"array of shape {found.shape}. Give them in pixels."
+        )
+    return found

@@ -1,0 +1,231 @@
+"""How far the count of a density may be off, and its correction by boxes that were counted by hand."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, hypot, sqrt
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtrit
+
+from cellwright.core.errors import AnnotationError
+from cellwright.ops.codecs.density import DensitySettings
+
+COVERAGE = 0.9  # share of images whose interval holds the true count
+POWERS = (0.5, 0.75, 1.0)  # of the count, that its error may grow with
+Z_COVERAGE = 1.645  # standard errors on either side that hold this share
+PRIOR_BOXES = 2  # boxes' worth of belief that cells in a box scatter as in a Poisson process
+
+
+def fit_interval(
+    counts: ArrayLike, truths: ArrayLike, coverage: float = COVERAGE
+) -> tuple[float, float, float]:
+    """Return how far counts are off, from images that the model has not learned from.
+
+    Split conformal prediction: of the errors ``truth - count``, divided by a power of ``1 + count``, the
+    quantiles of both tails are taken a rank further out than they lie, so that a new image of the same kind
+    is inside with at least this probability. Of the powers the one that gives the narrowest intervals is
+    taken.
+
+    Source: Lei et al., J. Am. Stat. Assoc. 113, 1094 (2018), doi:10.1080/01621459.2017.1307116.
+
+    Parameters
+    ----------
+    counts, truths : (N,)
+        Cells found and true, of each image.
+    coverage
+        Share of images whose interval is to hold the truth.
+
+    Returns
+    -------
+    (below, above, power) for :func:`interval_of`.
+
+    Raises
+    ------
+    AnnotationError
+        No image, or not as many truths as counts.
+    """
+    found, true = (np.asarray(values, np.float64).reshape(-1) for values in (counts, truths))
+    if len(found) != len(true) or len(found) == 0:
+        raise AnnotationError(
+            f"An error bar needs a count and a truth of each of some images; got {len(found)} counts and "
+            f"{len(true)} truths. Give images that were not trained on."
+        )
+    fits = [_fit_power(found, true, power, coverage) for power in POWERS]
+    widths = [(fit[0] + fit[1]) * float(np.mean((1 + found) ** fit[2])) for fit in fits]
+    return fits[int(np.argmin(widths))]
+
+
+def _fit_power(
+    found: NDArray[np.float64], true: NDArray[np.float64], power: float, coverage: float
+) -> tuple[float, float, float]:
+    errors = np.sort((true - found) / (1 + found) ** power)
+    rank = min(ceil((len(errors) + 1) * (1 + coverage) / 2), len(errors))
+    return max(-float(errors[-rank]), 0.0), max(float(errors[rank - 1]), 0.0), power
+
+
+def interval_of(
+    count: float,
+    count_error: Sequence[float],
+    settings: DensitySettings = DensitySettings(),  # noqa: B008 - frozen
+) -> tuple[float, float]:
+    """Return the interval that holds the true count nine times of ten.
+
+    Parameters
+    ----------
+    count
+        Cells found, before calibration.
+    count_error
+        (below, above, power) of :func:`fit_interval`.
+    settings
+        The calibration multiplies the interval, its error widens it.
+    """
+    below, above, power = count_error
+    factor, scale = settings.calibration, (1 + count) ** power
+    doubt = Z_COVERAGE * settings.calibration_error * count
+    return (
+        factor * max(count - hypot(below * scale, doubt), 0.0),
+        factor * (count + hypot(above * scale, doubt)),
+    )
+
+
+def count_interval(
+    density: NDArray[np.float32], settings: DensitySettings, count_error: Sequence[float]
+) -> tuple[float, float] | None:
+    """Return the interval of the sum of a calibrated density (..., Y, X); None when its error is not known.
+
+    The errors of time points are taken to go together.
+    """
+    if not count_error:
+        return None
+    counts = density.sum(axis=(-2, -1), dtype=np.float64).reshape(-1) / settings.calibration
+    ends = [interval_of(float(count), count_error, settings) for count in counts]
+    return sum(low for low, _ in ends), sum(high for _, high in ends)
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What counting some boxes by hand says about the density of an image.
+
+    Made by :func:`calibrate`; used by ``inference.calibration.recalibrated``.
+
+    Parameters
+    ----------
+    factor
+        True cells for each cell of the density.
+    standard_error
+        Of the factor.
+    boxed
+        Cells of the density inside the boxes; what is true there is known.
+    dispersion
+        Variance of the cells in a box for each of them; 1 in a Poisson process.
+    n_boxes
+        Boxes that were counted.
+    """
+
+    factor: float
+    standard_error: float
+    boxed: float
+    dispersion: float
+    n_boxes: int
+
+    def interval(self, total: float) -> tuple[float, float]:
+        """Return the interval of the true count in an image whose density holds ``total`` cells.
+
+        Inside the boxes the truth is known; outside the factor may be off, and the cells scatter about it.
+        """
+        known, rest = self.factor * self.boxed, max(total - self.boxed, 0.0)
+        error = sqrt((rest * self.standard_error) ** 2 + self.dispersion * self.factor * rest)
+        half = float(stdtrit(self.n_boxes - 1 + PRIOR_BOXES, (1 + COVERAGE) / 2)) * error
+        return max(known, known + self.factor * rest - half), known + self.factor * rest + half
+
+    @property
+    def remark(self) -> str:
+        """A sentence that says what was corrected, and how well that is known."""
+        boxes = "1 box" if self.n_boxes == 1 else f"{self.n_boxes} boxes"
+        sentence = (
+            f"Corrected by {self.factor:.2f} ± {self.standard_error:.2f}, from {boxes} in which the model "
+            f"found {self.boxed:.1f} cells and you {self.factor * self.boxed:.0f}."
+        )
+        if self.n_boxes == 1:
+            return f"{sentence} One box cannot tell how much places differ: count more of them elsewhere."
+        return sentence
+
+
+def calibrate(density: NDArray[np.float32], boxes: ArrayLike, counts: ArrayLike) -> Calibration:
+    """Return by how much a density has to be multiplied for the cells counted by hand in some boxes.
+
+    The ratio estimator: the sum of the counts over that of the density in the boxes. Its standard error comes
+    from how the boxes scatter about it, together with as much belief as two boxes are worth that they do so
+    as a Poisson process; so it is wide for one box and narrow for many that agree.
+
+    Source: Cochran, Sampling Techniques, 3rd ed. (1977), chapter 6.
+
+    Parameters
+    ----------
+    density : (..., Y, X)
+        Cells per pixel.
+    boxes : (N, 2, D)
+        First and one-past-last corner in pixels, for each axis of the density; they may reach over its edge.
+    counts : (N,)
+        Cells counted in each box.
+
+    Raises
+    ------
+    AnnotationError
+        No boxes, not one count for each, a box outside the image, a count that is negative or no number, no
+        cell in any of them, or no density.
+    """
+    corners, counted = _checked(boxes, counts, density.shape)
+    windows = [_window(box, density.shape) for box in corners]
+    found = np.array([density[window].sum(dtype=np.float64) for window in windows])
+    if counted.sum() == 0 or found.sum() <= 0:
+        raise AnnotationError(
+            f"Boxes must hold cells, counted and in the density; got {counted.sum():g} counted and "
+            f"{found.sum():.2g} in the density of {len(found)} boxes. Draw them where there are cells."
+        )
+    factor = float(counted.sum() / found.sum())
+    scatter = ((counted - factor * found) ** 2 / np.maximum(factor * found, 1.0)).sum()
+    dispersion = float((PRIOR_BOXES + scatter) / (PRIOR_BOXES + len(found) - 1))
+    inside = np.zeros(density.shape, bool)
+    for window in windows:
+        inside[window] = True
+    return Calibration(
+        factor=factor,
+        standard_error=sqrt(dispersion * counted.sum()) / float(found.sum()),
+        boxed=float(density.sum(dtype=np.float64, where=inside)),
+        dispersion=dispersion,
+        n_boxes=len(found),
+    )
+
+
+def _checked(
+    boxes: ArrayLike, counts: ArrayLike, shape: tuple[int, ...]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    corners, counted = np.asarray(boxes, np.float64), np.asarray(counts, np.float64).reshape(-1)
+    wanted = (len(counted), 2, len(shape))
+    if corners.shape != wanted or len(counted) == 0:
+        raise AnnotationError(
+            f"Calibration needs some boxes of shape (N, 2, {len(shape)}) and a count for each; got boxes of "
+            f"shape {corners.shape} and {len(counted)} counts. Draw boxes and count the cells in each."
+        )
+    if not (np.isfinite(counted).all() and (counted >= 0).all()):
+        raise AnnotationError(
+            f"Counts must be 0 or more; got {counted.tolist()}. Count the cells of each box again."
+        )
+    outside = ~np.isfinite(corners).all(axis=(1, 2))
+    outside |= ((corners[:, 0] >= shape) | (corners[:, 1] < 0) | (corners[:, 1] < corners[:, 0])).any(axis=1)
+    if outside.any():
+        number = int(np.flatnonzero(outside)[0])
+        raise AnnotationError(
+            f"Boxes must lie in the image of shape {shape}; box {number + 1} of {len(counted)} goes from "
+            f"{corners[number, 0].tolist()} to {corners[number, 1].tolist()}. Draw it inside."
+        )
+    return corners, counted
+
+
+def _window(box: NDArray[np.float64], shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """Return the pixels of a box, at least one along each axis."""
+    starts = np.clip(np.rint(box[0]), 0, np.array(shape) - 1).astype(int)
+    stops = np.clip(np.rint(box[1]), starts + 1, shape).astype(int)
+    return tuple(slice(*ends) for ends in zip(starts.tolist(), stops.tolist(), strict=True))

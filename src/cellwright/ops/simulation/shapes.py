@@ -1,0 +1,226 @@
+"""Outlines of simulated cells, drawn at random and put beside each other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellwright.ops.simulation.light import smooth_noise
+from cellwright.ops.simulation.style import Style
+
+Rows = NDArray[np.float64]
+N_TRIES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Outlines:
+    """Star-shaped cells, row ``i`` of every column is one cell; lengths in pixels of y and x.
+
+    The radius in any direction is ``radii * (1 + waves + bumps)`` before stretching: low-order waves make
+    an outline uneven, high bumps are protrusions, negative ones the notches of kidney and two-lobed shapes.
+
+    Parameters
+    ----------
+    centres : (N, D)
+    radii : (N,)
+    stretch : (N, D)
+        Semi-axes over radius; their product is 1.
+    axes : (N, D, D)
+        Rows are the directions of the semi-axes.
+    waves : (N, K, D + 2)
+        Direction, amplitude and phase of each wave.
+    bumps : (N, J, D + 2)
+        Direction, height and sharpness of each bump.
+    brightness : (N,)
+        Relative to an ordinary cell.
+    dividing : bool (N,)
+    """
+
+    centres: Rows
+    radii: Rows
+    stretch: Rows
+    axes: Rows
+    waves: Rows
+    bumps: Rows
+    brightness: Rows
+    dividing: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.radii)
+
+    def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> "Outlines":
+        """Return the cells of these rows."""
+        return Outlines(*(getattr(self, name)[rows] for name in Outlines.__slots__))
+
+    def reach(self) -> Rows:
+        """Return the distance in pixels from each centre that no point of the cell passes, (N,)."""
+        waves = np.abs(self.waves[..., -2]).sum(1)
+        bumps = np.maximum(self.bumps[..., -2], 0).max(1, initial=0.0)
+        return np.asarray(self.radii * self.stretch.max(1) * (1.0 + waves + 1.2 * bumps))
+
+    def depth(self, row: int, grid: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return pixels from the points of ``grid`` (D, ...) to the outline along the ray, above 0 inside."""
+        ndim = len(grid)
+        offset = grid.reshape(ndim, -1) - self.centres[row].astype(np.float32)[:, None] + np.float32(1e-3)
+        frame = (self.axes[row] / self.stretch[row][:, None]).astype(np.float32)
+        local = frame @ offset
+        norm = np.sqrt((local**2).sum(0))
+        unit = local / norm
+        waves = self.waves[row].astype(np.float32)
+        radius = 1.0 + waves[:, -2] @ np.sin(3.0 * (waves[:, :ndim] @ unit) + waves[:, -1:])
+        bumps = self.bumps[row][self.bumps[row, :, -2] != 0].astype(np.float32)
+        if len(bumps):
+            radius += bumps[:, -2] @ np.exp(bumps[:, -1:] * (bumps[:, :ndim] @ unit - 1.0))
+        ray = np.sqrt((offset**2).sum(0))
+        inside = np.float32(self.radii[row]) * np.maximum(radius, 0.25) / norm - 1.0
+        return np.asarray((ray * inside).reshape(grid.shape[1:]), np.float32)
+
+
+def draw_outlines(n_cells: int, shape: Sequence[int], style: Style, rng: np.random.Generator) -> Outlines:
+    """Return up to ``n_cells`` random outlines (2D or 3D), fewer where no more fit into ``shape``."""
+    ndim = len(shape)
+    extent = np.array(shape, float)
+    extent[: ndim - 2] *= style.z_step
+    radii = style.diameter_px / 2 * np.exp(rng.normal(0, style.size_spread, n_cells))
+    centres, placed = _place(radii, extent, style, rng)
+    radii = radii[placed]
+    n = len(radii)
+    elongation = 1.0 + (style.elongation - 1.0) * np.exp(rng.normal(0, 0.4, n))
+    return Outlines(
+        centres=centres,
+        radii=radii,
+        stretch=_stretch(np.minimum(elongation, 5.0), ndim),
+        axes=_orientations(centres, extent, style, rng),
+        waves=_waves(n, ndim, style, rng),
+        bumps=_bumps(n, ndim, style, rng),
+        brightness=_brightness(n, style, rng),
+        dividing=rng.random(n) < style.dividing,
+    )
+
+
+def with_daughters(outlines: Outlines, rng: np.random.Generator, *, condensed: bool) -> Outlines:
+    """Return the outlines with dividing cells as plates (``condensed``) or balls, half of them in two."""
+    rows = np.flatnonzero(outlines.dividing)
+    if not len(rows):
+        return outlines
+    n, split = len(rows), rng.random(len(rows)) < 0.5
+    elongation = rng.uniform(1.6, 3.2, n) if condensed else rng.uniform(1.0, 1.15, n)
+    shrink = rng.uniform(0.5, 0.7, n) if condensed else rng.uniform(0.6, 0.85, n)
+    stretch = _stretch(elongation, outlines.centres.shape[1])
+    radii = outlines.radii[rows] * shrink * np.where(split, 0.8, 1.0)
+    gap = rng.uniform(1.1, 2.2, n) if condensed else rng.uniform(0.92, 1.0, n)
+    step = outlines.axes[rows, 1] * (radii * stretch[:, 1] * gap * split)[:, None]
+    waves = outlines.waves[rows].copy()
+    waves[..., -2] *= 3.0 if condensed else 0.5
+    first = replace(
+        outlines.take(rows),
+        centres=outlines.centres[rows] + step,
+        radii=radii,
+        stretch=stretch,
+        waves=waves,
+        bumps=np.zeros_like(outlines.bumps[rows]),
+    )
+    second = replace(first, centres=outlines.centres[rows] - step, waves=waves[::-1]).take(split)
+    return _join([outlines.take(~outlines.dividing), first, second])
+
+
+def _place(
+    radii: Rows, extent: Rows, style: Style, rng: np.random.Generator
+) -> tuple[Rows, NDArray[np.intp]]:
+    centres = np.empty((len(radii), len(extent)))
+    placed: list[int] = []
+    density = _density(extent, style, rng)
+    for row, radius in enumerate(radii):
+        n = len(placed)
+        tries = rng.uniform(-0.3 * radius, extent + 0.3 * radius, (N_TRIES, len(extent)))
+        if n and rng.random() < style.clustering:
+            friends = rng.integers(0, n, N_TRIES)
+            apart = style.spacing + rng.uniform(0, 0.25, (N_TRIES, 1))
+            apart = apart * (radius + radii[placed][friends])[:, None]
+            tries = centres[:n][friends] + apart * _directions(N_TRIES, len(extent), rng)
+        inside = ((tries > -0.3 * radius) & (tries < extent + 0.3 * radius)).all(1)
+        cell = (np.clip(tries / extent, 0, 0.999) * density.shape).astype(int)
+        likely = rng.random(N_TRIES) < density[tuple(cell.T)]
+        gaps = np.sqrt(((tries[:, None] - centres[None, :n]) ** 2).sum(-1))
+        free = (gaps >= style.spacing * (radius + radii[placed])[None]).all(1)
+        good = np.flatnonzero(inside & likely & free)
+        if len(good):
+            centres[n] = tries[good[0]]
+            placed.append(row)
+    return centres[: len(placed)], np.array(placed, np.intp)
+
+
+def _density(extent: Rows, style: Style, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Return the chance 0 to 1 that a cell may be anywhere, on a coarse grid over the image."""
+    shape = tuple(np.clip(extent / style.diameter_px, 2, 64).astype(int))
+    noise = smooth_noise(shape, max(max(shape) / rng.uniform(2.0, 4.0), 1.0), rng)
+    if style.variant == "epithelium":
+        chance = np.exp(-((noise / 0.25) ** 2))
+    elif style.variant == "colonies":
+        chance = (noise > 0.2).astype(np.float32)
+    else:
+        chance = 1.0 / (1.0 + np.exp(-6.0 * noise))
+    strength = 0.97 if style.variant in ("epithelium", "colonies") else style.patchiness
+    return np.asarray(1.0 - strength + strength * chance, np.float32)
+
+
+def _directions(n: int, ndim: int, rng: np.random.Generator) -> Rows:
+    vectors = rng.standard_normal((n, ndim))
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+
+
+def _stretch(elongation: Rows, ndim: int) -> Rows:
+    short = elongation ** (-1.0 / ndim)
+    return np.stack([short * elongation, *[short] * (ndim - 1)], 1)
+
+
+def _orientations(centres: Rows, extent: Rows, style: Style, rng: np.random.Generator) -> Rows:
+    n, ndim = centres.shape
+    if ndim == 3:
+        return np.asarray(np.linalg.qr(rng.standard_normal((n, 3, 3)))[0])
+    field = smooth_noise((32, 32), 16.0, rng)
+    cell = (np.clip(centres / extent, 0, 0.999) * 32).astype(int)
+    angle = rng.uniform(0, np.pi) + 0.6 * field[tuple(cell.T)]
+    angle = angle + (1.0 - style.alignment * 0.9) * rng.uniform(-np.pi / 2, np.pi / 2, n)
+    sin, cos = np.sin(angle), np.cos(angle)
+    return np.stack([np.stack([sin, cos], 1), np.stack([cos, -sin], 1)], 1)
+
+
+def _brightness(n: int, style: Style, rng: np.random.Generator) -> Rows:
+    # no darker than a fifth: what is lost in the noise must not be in the truth
+    logs = np.clip(rng.normal(0, style.brightness_spread, n), np.log(0.2), np.log(4.0))
+    return np.exp(logs)
+
+
+def _waves(n: int, ndim: int, style: Style, rng: np.random.Generator) -> Rows:
+    n_waves = 4
+    directions = _directions(n * n_waves, ndim, rng).reshape(n, n_waves, ndim)
+    # directions longer than one make waves of higher order, which must be lower to stay smooth
+    order = np.array([0.7, 1.0, 1.6, 2.4])
+    amplitude = rng.normal(0, style.roughness, (n, n_waves)) / order
+    phase = rng.uniform(0, 2 * np.pi, (n, n_waves))
+    return np.concatenate([directions * order[:, None], amplitude[..., None], phase[..., None]], -1)
+
+
+def _bumps(n: int, ndim: int, style: Style, rng: np.random.Generator) -> Rows:
+    n_spikes = int(np.ceil(style.spikes * 1.5))
+    bumps = np.zeros((n, 2 + n_spikes, ndim + 2))
+    bumps[..., :ndim] = _directions(n * (2 + n_spikes), ndim, rng).reshape(n, 2 + n_spikes, ndim)
+    notched = rng.random(n) < style.notches
+    two_lobed = notched & (rng.random(n) < 0.4)
+    # a notch is on the long flank: across the first axis of the cell's own frame
+    bumps[:, :2, 0] *= 0.3
+    bumps[:, :2, :ndim] /= np.linalg.norm(bumps[:, :2, :ndim], axis=-1, keepdims=True)
+    bumps[:, 1, :ndim] = -bumps[:, 0, :ndim]
+    bumps[:, 0, ndim] = -1.0 * notched * rng.uniform(0.15, 0.6, n)
+    bumps[:, 1, ndim] = -1.0 * two_lobed * rng.uniform(0.15, 0.5, n)
+    bumps[:, :2, ndim + 1] = rng.uniform(2.0, 8.0, (n, 2))
+    grows = rng.random((n, n_spikes)) < style.spikes / max(n_spikes, 1)
+    bumps[:, 2:, ndim] = grows * rng.gamma(2.0, 0.35, (n, n_spikes))
+    bumps[:, 2:, ndim + 1] = rng.uniform(6.0, 40.0, (n, n_spikes))
+    return bumps
+
+
+def _join(parts: Sequence[Outlines]) -> Outlines:
+    return Outlines(*(np.concatenate([getattr(p, name) for p in parts]) for name in Outlines.__slots__))

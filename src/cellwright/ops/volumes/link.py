@@ -1,0 +1,181 @@
+"""Cells of single slices -> cells of the volume.
+
+::
+
+    z = 4    . 1 1 1 . . 2 2 .        a a a      b b
+    z = 3    . 3 3 3 . . 4 4 .        a a a      b b       rows one above the other that
+    z = 2    . 5 5 . . . . . .   ->   a a        b b       overlap are one cell; a slice
+    z = 1    . . 6 6 . . 7 7 .          c c      b b       where it was missed is filled
+    z = 0    . . 8 8 . . . . .          c c
+
+The drawing shows what is done: outlines of neighbouring slices are paired one to one by their overlap;
+chains that end where others begin are joined over a few missing slices; a chain with a waist (here between
+a and c) is two cells; a chain of very few slices belongs to the cell it lies on, or is dropped unless the
+volume ends there.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellwright.core.data import Labels
+from cellwright.core.errors import SettingsError
+from cellwright.core.settings import check_bounds
+from cellwright.ops.volumes.neck_splitting import n_ball_slices, split_necks
+from cellwright.ops.volumes.slice_regions import Ids, Outlines, Pairs, iou, outlines_of, overlapping
+
+Overlap = Annotated[
+    float,
+    {
+        "min": 0.05,
+        "max": 1.0,
+        "step": 0.05,
+        "tooltip": "Least share of the smaller of two outlines in neighbouring slices that both cover.",
+    },
+]
+MaxGap = Annotated[
+    int, {"min": 0, "max": 10, "tooltip": "Slices in which a cell may be missing between two others."}
+]
+Waist = Annotated[
+    float,
+    {
+        "min": 0.0,
+        "max": 1.0,
+        "step": 0.05,
+        "tooltip": "Cells are cut where area or overlap falls below this share of that on both sides; 0 "
+        "never cuts.",
+    },
+]
+MinSlices = Annotated[
+    int,
+    {
+        "min": 1,
+        "max": 100,
+        "tooltip": "Fewest slices of a cell, unless it is as tall as wide; less is merged or dropped.",
+    },
+]
+
+
+@dataclass(frozen=True, slots=True)
+class LinkSettings:
+    """How outlines of single slices become cells of a volume."""
+
+    overlap: Overlap = 0.5
+    max_gap: MaxGap = 1
+    waist: Waist = 0.65
+    min_slices: MinSlices = 3
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+
+def link_slices(
+    labels: Labels,
+    settings: LinkSettings = LinkSettings(),
+    anisotropy: float = 1.0,
+) -> Labels:
+    """Return labels 1..N (Z, Y, X) of cells from labels whose numbers hold within each slice only.
+
+    Parameters
+    ----------
+    labels : int (Z, Y, X)
+        Outlines of each slice; 0 is background. The same number in two slices means nothing.
+    settings
+        Thresholds.
+    anisotropy
+        Distance of slices in pixels of y and x.
+
+    Raises
+    ------
+    SettingsError
+        ``anisotropy`` is not above 0.
+    """
+    if not anisotropy > 0:
+        raise SettingsError(f"anisotropy must be above 0; got {anisotropy}. Give 1 where it is not known.")
+    outlines = outlines_of(labels)
+    touching = overlapping(outlines, 1)
+    above = _chain(outlines, touching, settings, anisotropy)
+    above = split_necks(above, outlines, anisotropy, waist=settings.waist, min_slices=settings.min_slices)
+    cells = _follow(above)
+    cells = _merge_short(cells, outlines, touching, settings, anisotropy)
+    numbers = np.zeros(len(cells) + 1, np.int32)
+    numbers[1:] = _renumbered(cells)
+    linked = numbers[outlines.numbers]
+    _fill(linked, numbers[1:], outlines.z)
+    return linked
+
+
+def _chain(outlines: Outlines, touching: Pairs, settings: LinkSettings, anisotropy: float) -> Ids:
+    """Return for each outline the one that goes on with it further up, or -1."""
+    above = np.full(len(outlines.z), -1, np.intp)
+    is_start = np.ones(len(outlines.z), bool)
+    _link(above, is_start, outlines, touching, settings.overlap)
+    for gap in range(1, min(settings.max_gap, len(outlines.numbers) - 2) + 1):
+        high = 2 * np.sqrt(outlines.areas / np.pi) >= gap * anisotropy  # a flat cell cannot reach over it
+        pairs = overlapping(outlines, gap + 1, (above < 0) & high, is_start & high)
+        _link(above, is_start, outlines, pairs, settings.overlap)
+    return above
+
+
+def _link(above: Ids, is_start: NDArray[np.bool_], outlines: Outlines, pairs: Pairs, least: float) -> None:
+    """Pair outlines one to one, those that agree best first; changes ``above`` and ``is_start``."""
+    lower, upper, shared = pairs
+    smaller = np.minimum(outlines.areas[lower], outlines.areas[upper])
+    enough = np.flatnonzero(shared >= least * smaller)
+    order = enough[np.argsort(-iou(pairs, outlines)[enough], kind="stable")]
+    for a, b in zip(lower[order].tolist(), upper[order].tolist(), strict=True):
+        if above[a] < 0 and is_start[b]:
+            above[a], is_start[b] = b, False
+
+
+def _follow(above: Ids) -> Ids:
+    """Return the chain each outline belongs to, called by its lowest outline."""
+    cells = np.arange(len(above))
+    for row in np.flatnonzero(above >= 0):  # slices are numbered upwards, so a chain is met from its bottom
+        cells[above[row]] = cells[row]
+    return cells
+
+
+def _merge_short(
+    cells: Ids, outlines: Outlines, touching: Pairs, settings: LinkSettings, anisotropy: float
+) -> Ids:
+    """Give chains of too few slices to the cell that covers them, or to none (-1)."""
+    widest = np.zeros(len(cells), np.intp)
+    np.maximum.at(widest, cells, outlines.areas)
+    n_slices = np.bincount(cells, minlength=len(cells))
+    is_short = n_slices[cells] < settings.min_slices
+    is_whole = (n_slices >= np.maximum(n_ball_slices(widest, anisotropy), 2))[cells]  # as tall as wide
+    at_end = (outlines.z == 0) | (outlines.z == len(outlines.numbers) - 1)
+    is_cut = np.bincount(cells[at_end], minlength=len(cells))[cells] > 0  # the rest lies outside the volume
+    merged = np.where(is_short & ~is_cut & ~is_whole, -1, cells)
+    rows = np.concatenate([touching.lower, touching.upper])
+    others = np.concatenate([touching.upper, touching.lower])
+    shared = np.concatenate([touching.shared, touching.shared])
+    covered = is_short[rows] & ~is_short[others] & (shared >= settings.overlap * outlines.areas[rows])
+    order = np.flatnonzero(covered)
+    order = order[np.argsort(shared[order], kind="stable")]
+    merged[rows[order]] = cells[others[order]]  # the last, largest one stays
+    return merged
+
+
+def _renumbered(cells: Ids) -> NDArray[np.int32]:
+    """Return numbers 1..M of the cells; 0 for outlines of none."""
+    _, numbers = np.unique(cells, return_inverse=True)
+    return (numbers + (0 if (cells < 0).any() else 1)).astype(np.int32)
+
+
+def _fill(linked: Labels, numbers: NDArray[np.int32], z: Ids) -> None:
+    """Put cells into slices where they were missed: what lies in both outlines around and is free."""
+    order = np.lexsort((z, numbers))
+    order = order[numbers[order] > 0]
+    same = numbers[order[1:]] == numbers[order[:-1]]
+    low, high = z[order[:-1]], z[order[1:]]
+    gaps = np.flatnonzero(same & (high - low > 1))
+    for bottom, top in sorted({(int(low[i]), int(high[i])) for i in gaps}):
+        missed = np.zeros(int(numbers.max()) + 1, bool)
+        missed[numbers[order[gaps[(low[gaps] == bottom) & (high[gaps] == top)]]]] = True
+        inside = (linked[bottom] == linked[top]) & missed[linked[bottom]]
+        for between in linked[bottom + 1 : top]:
+            np.copyto(between, linked[bottom], where=inside & (between == 0))

@@ -1,0 +1,40 @@
+"""The settings of training a classifier; the same fields are flags of ``cellwright train-classifier``."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from cellwright.core.settings import check_bounds
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifyTrainingSettings:
+    """One phase: crops of all classes, the rare ones shown oftener."""
+
+    seed: Annotated[
+        int, {"tooltip": "Start of all random numbers; the same seed gives the same weights."}
+    ] = 0
+    steps: Annotated[int, {"min": 1, "tooltip": "Batches in all."}] = 1500
+    steps_per_epoch: Annotated[
+        int, {"min": 1, "tooltip": "Batches between two looks at the validation cells."}
+    ] = 250
+    batch_size: Annotated[int, {"min": 2, "tooltip": "Crops in a batch."}] = 48
+    rate: Annotated[float, {"min": 0.0, "tooltip": "Highest learning rate."}] = 2e-3
+    weight_decay: Annotated[float, {"min": 0.0, "tooltip": "Weight decay of AdamW."}] = 0.02
+    balance: Annotated[
+        float,
+        {"min": 0.0, "max": 1.0, "tooltip": "0 shows classes as often as they occur, 1 equally often."},
+    ] = 0.75
+    jitter: Annotated[
+        float,
+        {"min": 0.0, "max": 1.0, "tooltip": "How far place and size of a cell are off at random."},
+    ] = 0.12
+    colour: Annotated[
+        float, {"min": 0.0, "max": 1.0, "tooltip": "How far colours and contrast change at random."}
+    ] = 0.5
+    diameter_px: Annotated[
+        float,
+        {"min": 0.0, "tooltip": "Typical cell diameter where the data are points only; 0 where boxes tell."},
+    ] = 0.0
+
+    def __post_init__(self) -> None:
+        check_bounds(self)

@@ -1,0 +1,249 @@
+"""Training a classifier: dataset folders with classes in, a classifier folder out."""
+
+import copy
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cellwright.core.tasks import Progress, Task
+from cellwright.files.atomic import check_writable, write_text
+from cellwright.inference import device as devices
+from cellwright.models.classifier.network import Classifier, of_spec, save_classifier
+from cellwright.training.classifier.cell_crops import Cohort, Source, intensities, read_cohort, spec_for
+from cellwright.training.classifier.settings import ClassifyTrainingSettings
+from cellwright.training.state import CURVE
+from cellwright.training.trainer import EpochReport
+
+SIZE_HIDDEN = 0.3  # share of crops whose relative size is not shown: it misleads where one class is alone
+SIZE_NOISE = 0.15  # octaves
+EMA_DECAY = 0.99
+SMOOTHING = 0.05
+WARMUP_STEPS = 50  # or a fifth of a short run
+GRADIENT_LIMIT = 5.0
+
+Rng = np.random.Generator
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """How a classifier did on cells whose class is known; rows of ``confusion`` are the true classes."""
+
+    classes: tuple[str, ...]
+    confusion: NDArray[np.int64]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the cells whose class is right; not a number without cells."""
+        total = int(self.confusion.sum())
+        return float(np.trace(self.confusion)) / total if total else math.nan
+
+    def summary(self) -> dict[str, float]:
+        """Return accuracy, mean recall over the classes that occur, and the recall of each of these."""
+        n_true = self.confusion.sum(axis=1)
+        present = np.flatnonzero(n_true)
+        if len(present) == 0:
+            return {}
+        recalls = {self.classes[i]: float(self.confusion[i, i] / n_true[i]) for i in present}
+        mean = sum(recalls.values()) / len(recalls)
+        named = {f"recall_{name}": value for name, value in recalls.items()}
+        return {"accuracy": self.accuracy, "mean_recall": mean, **named}
+
+
+def train_classifier(
+    sources: Sequence[Source],
+    output: Path,
+    settings: ClassifyTrainingSettings = ClassifyTrainingSettings(),  # noqa: B008 - frozen
+    *,
+    preset: str = "small",
+    title: str = "",
+    device: str = "auto",
+) -> Task[Path]:
+    """Train a classifier on the split ``train`` of some datasets and return its folder (``output``).
+
+    Yields an :class:`EpochReport` with the scores of the split ``val`` (empty without one) after each epoch.
+    What is kept is the running average of the weights at the end: the validation cells choose nothing.
+
+    Raises
+    ------
+    AnnotationError
+        There are fewer than two classes, or points come without a diameter.
+    WriteError
+        The output folder cannot be written.
+    """
+    check_writable(output)
+    spec = yield from spec_for(sources, settings, preset=preset, title=title)
+    training = yield from read_cohort(sources, spec, "train", bare=spec.window == "own")
+    validation = yield from read_cohort(sources, spec, "val")
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        classifier = of_spec(spec)
+    run = _Run.begin(classifier, settings, devices.choose(device))
+    while run.step < settings.steps:
+        yield from _epoch(run, training)
+        trained = Classifier(spec, copy.deepcopy(run.average).eval().cpu())
+        scores = yield from score(trained, validation)
+        yield _report(run, scores)
+    save_classifier(output, trained, scores.summary())
+    curve = json.dumps({"settings": asdict(settings), "epochs": run.history}, indent=1)
+    write_text(output / CURVE, curve + "\n")
+    return output
+
+
+def score(classifier: Classifier, cohort: Cohort, *, batch_size: int = 128) -> Task[Scores]:
+    """Return how a classifier does on cells whose class is known, cut out as they are annotated."""
+    n = len(classifier.spec.classes)
+    confusion = np.zeros((n, n), np.int64)
+    network = classifier.inference_network()
+    for start in range(0, len(cohort), batch_size):
+        yield Progress("evaluate", start, len(cohort))
+        rows = slice(start, start + batch_size)
+        with torch.inference_mode():
+            cells = _middle(cohort.crops[rows], classifier.spec.crop_px)
+            logits = network(intensities(cells), cohort.sizes[rows])
+        np.add.at(confusion, (cohort.classes[rows].numpy(), logits.argmax(1).numpy()), 1)
+    return Scores(classifier.spec.classes, confusion)
+
+
+@dataclass(slots=True)
+class _Run:
+    """The moving parts of a run."""
+
+    network: nn.Module
+    average: nn.Module
+    optimizer: torch.optim.Optimizer
+    settings: ClassifyTrainingSettings
+    place: torch.device
+    crop_px: int
+    step: int
+    losses: list[float]
+    history: list[dict[str, float]]
+
+    @classmethod
+    def begin(cls, classifier: Classifier, settings: ClassifyTrainingSettings, place: torch.device) -> "_Run":
+        network = classifier.network.to(place)
+        optimizer = torch.optim.AdamW(network.parameters(), weight_decay=settings.weight_decay)
+        average = copy.deepcopy(network)
+        return cls(network, average, optimizer, settings, place, classifier.spec.crop_px, 0, [], [])
+
+
+def _epoch(run: _Run, training: Cohort) -> Task[None]:
+    """Train until the next look at the validation cells."""
+    settings = run.settings
+    chances = sampling_chances(training.classes.numpy(), settings.balance)
+    run.network.train()
+    run.losses.clear()
+    for _ in range(min(settings.steps_per_epoch, settings.steps - run.step)):
+        rng = np.random.default_rng((settings.seed, run.step))
+        rows = torch.from_numpy(rng.choice(len(training), settings.batch_size, p=chances))
+        cells, sizes = augmented(training, rows, run.crop_px, settings, rng)
+        for group in run.optimizer.param_groups:
+            group["lr"] = _rate(run.step, settings)
+        run.losses.append(_learn(run, cells, sizes, training.classes[rows]))
+        run.step += 1
+        yield Progress("train", run.step, settings.steps, f"loss {run.losses[-1]:.3f}")
+
+
+def sampling_chances(classes: NDArray[np.int64], balance: float) -> NDArray[np.float64]:
+    """Return the chance of each cell to be shown: 0 leaves classes as they occur, 1 makes them equal."""
+    n_of = np.bincount(classes).astype(np.float64)
+    chances: NDArray[np.float64] = n_of[classes] ** -balance
+    chances /= chances.sum()
+    return chances
+
+
+def augmented(
+    training: Cohort, rows: Tensor, size: int, settings: ClassifyTrainingSettings, rng: Rng
+) -> tuple[Tensor, Tensor]:
+    """Return crops (B, C, size, size) and relative sizes (B,) as another image might have shown them."""
+    cells = _turned(intensities(training.crops[rows]), size, settings.jitter, rng)
+    noise = rng.normal(0, SIZE_NOISE, len(rows)).astype(np.float32)
+    shown = (rng.random(len(rows)) >= SIZE_HIDDEN).astype(np.float32)
+    sizes = (training.sizes[rows] + torch.from_numpy(noise)) * torch.from_numpy(shown)
+    return _recoloured(cells, settings.colour, rng), sizes
+
+
+def _turned(cells: Tensor, size: int, jitter: float, rng: Rng) -> Tensor:
+    """Turn, mirror, zoom and shift each crop, and leave its middle of ``size`` pixels."""
+    n, share = len(cells), size / cells.shape[-1]
+    angle = rng.uniform(0, 2 * np.pi, n)
+    zoom = share * np.exp(rng.normal(0, jitter, n).clip(-2 * jitter, 2 * jitter))
+    mirror = rng.choice([-1.0, 1.0], n)
+    shift = rng.uniform(-jitter, jitter, (n, 2)) * share
+    along, across = zoom * np.cos(angle), zoom * np.sin(angle)
+    matrix = np.stack([along * mirror, -across, shift[:, 0], across * mirror, along, shift[:, 1]], axis=1)
+    theta = torch.from_numpy(matrix.reshape(n, 2, 3).astype(np.float32))
+    grid = functional.affine_grid(theta, [n, cells.shape[1], size, size], align_corners=False)
+    return functional.grid_sample(cells, grid, padding_mode="border", align_corners=False)
+
+
+def _recoloured(cells: Tensor, amount: float, rng: Rng) -> Tensor:
+    """Mix the channels a little, change brightness, contrast and gamma, blur some crops, add noise."""
+    n, n_channels = cells.shape[:2]
+
+    def normal(*shape: int, spread: float) -> Tensor:
+        return torch.from_numpy(rng.normal(0, amount * spread, shape).astype(np.float32))
+
+    def some(chance: float) -> Tensor:
+        return torch.from_numpy(rng.random((n, 1, 1, 1)) < amount * chance)
+
+    mixing = torch.eye(n_channels) + normal(n, n_channels, n_channels, spread=0.15)
+    cells = torch.einsum("ncij,nkc->nkij", cells, mixing)
+    cells = torch.where(some(0.3), cells.mean(dim=1, keepdim=True), cells)
+    cells = cells * normal(n, 1, 1, 1, spread=0.4).exp() + normal(n, n_channels, 1, 1, spread=0.2)
+    cells = cells.clamp_min(0) ** normal(n, 1, 1, 1, spread=0.5).exp()
+    cells = torch.where(some(0.5), functional.avg_pool2d(cells, 3, 1, 1, count_include_pad=False), cells)
+    strength = torch.from_numpy(rng.uniform(0, 0.1 * amount, (n, 1, 1, 1)).astype(np.float32))
+    noise = torch.from_numpy(rng.standard_normal(cells.shape, dtype=np.float32))
+    return (cells + strength * noise).clamp(-0.5, 2.0)
+
+
+def _learn(run: _Run, cells: Tensor, sizes: Tensor, classes: Tensor) -> float:
+    """Take one step, let the average weights follow, and return the loss."""
+    cells = cells.to(run.place, memory_format=torch.channels_last)
+    is_half = devices.choose_dtype(run.place) != torch.float32
+    with torch.autocast(run.place.type, torch.bfloat16, enabled=is_half):
+        logits = run.network(cells, sizes.to(run.place))
+    loss = functional.cross_entropy(logits.float(), classes.to(run.place), label_smoothing=SMOOTHING)
+    run.optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(run.network.parameters(), GRADIENT_LIMIT)
+    run.optimizer.step()
+    _follow(run)
+    return float(loss.detach())
+
+
+@torch.no_grad()
+def _follow(run: _Run) -> None:
+    rate = 1 - min(EMA_DECAY, run.step / (run.step + 10))
+    present = run.network.state_dict()
+    for name, value in run.average.state_dict().items():
+        if value.dtype.is_floating_point:
+            value.lerp_(present[name], rate)
+        else:
+            value.copy_(present[name])
+
+
+def _rate(step: int, settings: ClassifyTrainingSettings) -> float:
+    """Warm-up, then a cosine down to a hundredth."""
+    warm_up = min(1.0, (step + 1) / min(WARMUP_STEPS, settings.steps / 5))
+    return settings.rate * warm_up * (0.505 + 0.495 * math.cos(math.pi * step / settings.steps))
+
+
+def _middle(kept: Tensor, size: int) -> Tensor:
+    first = (kept.shape[-1] - size) // 2
+    return kept[..., first : first + size, first : first + size]
+
+
+def _report(run: _Run, scores: Scores) -> EpochReport:
+    loss, rate, summary = float(np.mean(run.losses)), _rate(run.step, run.settings), scores.summary()
+    run.history.append({"step": run.step, "loss": loss, "rate": rate, **summary})
+    note = " · ".join([f"loss {loss:.3f}", *(f"{name} {value:.3f}" for name, value in summary.items())])
+    return EpochReport("epoch", run.step, run.settings.steps, note, loss, rate, summary)

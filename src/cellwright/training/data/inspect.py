@@ -1,0 +1,256 @@
+"""What a dataset holds and what looks wrong with it, before anything is trained. Imports no torch."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from cellwright.core.data import Annotation, Image, Labels
+from cellwright.core.errors import CellwrightError
+from cellwright.core.tasks import Progress, Task
+from cellwright.files.dataset.folder import Dataset, Item
+from cellwright.files.dataset.meta import Region
+from cellwright.models import registry
+from cellwright.models.spec import ModelSpec
+from cellwright.ops.labels import equivalent_diameters, measure
+
+TELLS = {"masks": 2, "boxes": 1, "points": 0, "counts": -1}  # the more, the more an annotation tells
+FAR = 2.0  # times beyond the diameters a model was made for
+PIECES = 4  # connected pieces of the only label of an image that make it a mask
+FEW_CELLS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Warning:  # noqa: A001 - nothing here raises or filters the built-in
+    """Something that looks wrong; ``code`` is for programs, ``text`` for people."""
+
+    code: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What a dataset holds.
+
+    Parameters
+    ----------
+    n_images, n_cells
+        Of the split that teaches, and of the one that validates.
+    classes
+        How many cells of each class.
+    sizes
+        Median diameter of the cells in pixels, and the diameters below which a tenth and nine tenths of them
+        are; empty when nothing tells.
+    n_regions
+        Boxes in which alone the annotation is complete.
+    warnings
+        What looks wrong.
+    """
+
+    n_images: tuple[int, int]
+    n_cells: tuple[int, int]
+    classes: dict[str, int]
+    sizes: tuple[float, ...]
+    n_regions: int
+    warnings: tuple[Warning, ...]
+
+    def summary(self) -> str:
+        """Return the findings as one sentence."""
+        taught, judged = (
+            f"{_counted(n_images, 'image')} with {_counted(n_cells, 'cell')}"
+            for n_images, n_cells in zip(self.n_images, self.n_cells, strict=True)
+        )
+        parts = [f"{taught} to learn from"]
+        if self.n_images[1]:
+            parts.append(f"{judged} to validate")
+        if self.sizes:
+            parts.append("diameter {:.0f} px ({:.0f} to {:.0f})".format(*self.sizes))
+        if self.n_regions:
+            parts.append(_counted(self.n_regions, "region"))
+        parts += [f"{name}: {n}" for name, n in self.classes.items()]
+        return "; ".join(parts) + "."
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What was met in one split."""
+
+    names: list[str] = field(default_factory=list)
+    pixels: list[str] = field(default_factory=list)
+    kinds: Counter[str] = field(default_factory=Counter)
+    classes: Counter[str] = field(default_factory=Counter)
+    diameters: list[NDArray[np.float32]] = field(default_factory=list)
+    n_cells: int = 0
+    n_regions: int = 0
+    unfit: list[str] = field(default_factory=list)
+    empty: list[str] = field(default_factory=list)
+    masks: list[str] = field(default_factory=list)
+
+
+def inspect(dataset: Dataset, spec: ModelSpec) -> Task[Findings]:
+    """Return what a dataset holds and what looks wrong when a model of this spec is to learn from it.
+
+    It yields before each image is read, so that the look at a large folder can be watched and cancelled.
+    """
+    teach, judge = _Seen(), _Seen()
+    items = [(teach, item) for item in dataset.select("train").items]
+    items += [(judge, item) for item in dataset.select("val").items]
+    for done, (seen, item) in enumerate(items):
+        yield Progress("images", done, len(items))
+        _look(seen, item)
+    return _findings(teach, judge, dataset, spec)
+
+
+def _findings(teach: _Seen, judge: _Seen, dataset: Dataset, spec: ModelSpec) -> Findings:
+    diameters = np.concatenate([np.zeros(0, np.float32), *teach.diameters])
+    sizes = tuple(float(value) for value in np.percentile(diameters, (50, 10, 90))) if len(diameters) else ()
+    warnings = [
+        *_about_labels(teach, judge, dataset),
+        *_about_validation(teach, judge),
+        *_about_model(teach, sizes, spec),
+        *_about_classes(teach),
+    ]
+    return Findings(
+        n_images=(len(teach.names), len(judge.names)),
+        n_cells=(teach.n_cells, judge.n_cells),
+        classes=dict(sorted(teach.classes.items())),
+        sizes=sizes,
+        n_regions=teach.n_regions + judge.n_regions,
+        warnings=tuple(warnings),
+    )
+
+
+def _look(seen: _Seen, item: Item) -> None:
+    try:
+        image, truth = item.annotated()
+    except CellwrightError as error:
+        seen.unfit.append(f"{item.name}: {error}")
+        return
+    _add(seen, item, image, truth)
+
+
+def _add(seen: _Seen, item: Item, image: Image, truth: Annotation | Labels) -> None:
+    seen.names.append(item.name)
+    seen.pixels.append(hashlib.sha256(np.ascontiguousarray(image.data).tobytes()).hexdigest())
+    seen.n_regions += len(item.regions)
+    if not isinstance(truth, Annotation):
+        n, kind = _add_labels(seen, item, truth), "masks"
+    elif truth.labels is not None:
+        n, kind = _add_labels(seen, item, truth.labels), "masks"
+    else:
+        inside = _in_regions(truth.points, item.regions)
+        n, kind = int(inside.sum()), "points" if truth.boxes is None else "boxes"
+        if truth.boxes is not None:
+            boxes = truth.boxes[inside]
+            seen.diameters.append(np.sqrt((boxes[:, 1] - boxes[:, 0]).prod(axis=1)))
+    seen.n_cells += n
+    seen.kinds[kind] += 1
+    if n == 0:
+        seen.empty.append(item.name)
+    if isinstance(truth, Annotation) and truth.classes is not None:
+        seen.classes.update(dict.fromkeys(item.classes, 0))
+        seen.classes.update(item.classes[number] for number in truth.classes if number >= 0)
+
+
+def _add_labels(seen: _Seen, item: Item, labels: Labels) -> int:
+    """Note the diameters of the cells and whether they look like a mask; return how many there are."""
+    areas, points, _ = measure(labels)
+    inside = (areas > 0) & _in_regions(points[:, -2:], item.regions)
+    seen.diameters.append(equivalent_diameters(areas[inside], labels.ndim))
+    if len(areas) == 1 and ndimage.label(labels > 0)[1] >= PIECES:
+        seen.masks.append(item.name)
+    return int(inside.sum())
+
+
+def _in_regions(points: NDArray[np.float32], regions: Sequence[Region]) -> NDArray[np.bool_]:
+    inside = np.full(len(points), not regions)
+    for corner, end in regions:
+        inside |= ((points >= np.array(corner) - 0.5) & (points < np.array(end) - 0.5)).all(axis=1)
+    return inside
+
+
+def _about_labels(teach: _Seen, judge: _Seen, dataset: Dataset) -> Iterator[Warning]:
+    for text in (*teach.unfit, *judge.unfit):
+        yield Warning("unfit", f"Left out, the annotation cannot be used: {text}")
+    if not teach.n_cells:
+        yield Warning(
+            "no-labels", f"No cell is annotated in the training images of {dataset.folder}. Annotate some."
+        )
+        return
+    for name in (*teach.masks, *judge.masks):
+        yield Warning(
+            "one-label",
+            f"All cells of {name!r} have the same label, as in a mask. Each cell needs a number of its own.",
+        )
+    if teach.empty:
+        yield Warning(
+            "empty",
+            f"{_counted(len(teach.empty), 'training image')} without a cell ({_few(teach.empty)}): "
+            "there, all is taken for background.",
+        )
+
+
+def _about_validation(teach: _Seen, judge: _Seen) -> Iterator[Warning]:
+    if len(teach.names) == 1:
+        yield Warning(
+            "one-image",
+            "There is one image to learn from. What is learned may not hold for others; annotate a second.",
+        )
+    elif 0 < teach.n_cells < FEW_CELLS:
+        yield Warning("few-cells", f"There are only {teach.n_cells} cells to learn from. Annotate more.")
+    if not judge.names:
+        yield Warning(
+            "no-validation",
+            "There are no validation images. Part of what is annotated will be set aside for it.",
+        )
+    known = dict(zip(teach.pixels, teach.names, strict=True))
+    same = [name for name, pixels in zip(judge.names, judge.pixels, strict=True) if pixels in known]
+    same += [name for name in judge.names if name in teach.names and name not in same]
+    if same:
+        yield Warning(
+            "same-images",
+            f"{_counted(len(same), 'validation image')} {'is' if len(same) == 1 else 'are'} among those to "
+            f"learn from ({_few(same)}): the scores will be too good. Validate with others.",
+        )
+
+
+def _about_model(teach: _Seen, sizes: tuple[float, ...], spec: ModelSpec) -> Iterator[Warning]:
+    low, high = spec.diameter_range_px
+    if sizes and not low / FAR <= sizes[0] <= high * FAR:
+        yield Warning(
+            "sizes",
+            f"Half of the cells are {'larger' if sizes[0] > high else 'smaller'} than {sizes[0]:.0f} px; the "
+            f"model is made for {low:.0f} to {high:.0f} px. Images will be rescaled; state the diameter when "
+            "you count.",
+        )
+    needed = min(registry.get(spec.family).learns_from, key=TELLS.__getitem__)
+    lacking = [kind for kind in teach.kinds if TELLS[kind] < TELLS[needed]]
+    if lacking:
+        yield Warning(
+            "annotation",
+            f"{spec.family} learns from {needed}; {_counted(teach.kinds[lacking[0]], 'image')} "
+            f"{'has' if teach.kinds[lacking[0]] == 1 else 'have'} {lacking[0]}. Choose "
+            f"{'density' if 'points' in lacking else 'centroid, query or density'}, or annotate more.",
+        )
+
+
+def _about_classes(teach: _Seen) -> Iterator[Warning]:
+    rare = [name for name, n in teach.classes.items() if n < 2]
+    if rare:
+        yield Warning(
+            "rare-class",
+            f"{_counted(len(rare), 'class')} with one example or none: {_few(rare)}. Annotate more of it.",
+        )
+
+
+def _counted(n: int, thing: str) -> str:
+    plural = f"{thing}es" if thing.endswith("s") else f"{thing}s"
+    return f"{n:,} {thing if n == 1 else plural}"
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,194 @@
+"""Which images, or which parts of an image, teach, and which tell how well it was learned."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellwright.core.data import Annotation, Image, Labels
+from cellwright.core.errors import ReadError
+from cellwright.files.dataset.folder import Dataset, Item
+from cellwright.files.dataset.meta import Region
+from cellwright.ops.labels import measure, relabel
+
+FEW = 4  # images; of fewer each is divided, so that all of them teach
+HELD_OUT = 4  # one of so many images validates
+STRIP = 0.3  # share of an image's area that validates
+
+
+@dataclass(frozen=True, slots=True)
+class Part(Item):
+    """A rectangle of an annotated image, to be used as an image of its own."""
+
+    whole: Item | None = None
+    window: Region = ((0, 0), (0, 0))
+
+    def image(self) -> Image:
+        """Return this part of the image."""
+        assert self.whole is not None
+        return crop_image(self.whole.image(), self.window)
+
+    def read(self) -> tuple[Image, Labels]:
+        """Return this part of the image and of its labels, numbered 1..N."""
+        assert self.whole is not None
+        image, labels = self.whole.read()
+        return crop_image(image, self.window), relabel(_cut(labels, self.window))
+
+    def annotated(self) -> tuple[Image, Annotation | Labels]:
+        """Return this part of the image and what is known of its cells."""
+        assert self.whole is not None
+        image, truth = self.whole.annotated()
+        part = crop_image(image, self.window)
+        if isinstance(truth, Annotation):
+            return part, crop_annotation(truth, self.window)
+        return part, relabel(_cut(truth, self.window))
+
+
+def part_of(item: Item, window: Region) -> Part:
+    """Return a rectangle of an item; of its regions what lies inside."""
+    regions = tuple(shifted for region in item.regions if (shifted := _inside(region, window)) is not None)
+    facts = {field.name: getattr(item, field.name) for field in fields(Item)}
+    return Part(**{**facts, "regions": regions}, whole=item, window=window)
+
+
+def crop_image(image: Image, window: Region) -> Image:
+    """Return a rectangle of an image, in all its slices, frames and channels."""
+    rows, columns = _slices(window)
+    spans = {"Y": rows, "X": columns}
+    data = image.data[tuple(spans.get(axis, slice(None)) for axis in image.axes)]
+    return replace(image, data=data)
+
+
+def crop_annotation(truth: Annotation, window: Region) -> Annotation:
+    """Return what is known of the cells whose middle lies in a rectangle."""
+    corner, end = np.array(window, np.float32)
+    rows, columns = _slices(window)
+    inside = ((truth.points >= corner - 0.5) & (truth.points < end - 0.5)).all(axis=1)
+    labels = None
+    if truth.labels is not None:
+        labels = _cut(truth.labels, window)
+        left = np.bincount(labels.ravel(), minlength=len(inside) + 1)[1:] > 0
+        table = np.zeros(len(inside) + 1, np.int32)
+        table[1:][left] = np.arange(1, left.sum() + 1)
+        labels, inside = table[labels], left
+    boxes = None if truth.boxes is None else (truth.boxes[inside] - corner).clip(0, end - corner)
+    classes = None if truth.classes is None else truth.classes[inside]
+    shape = (rows.stop - rows.start, columns.stop - columns.start)
+    points = (truth.points[inside] - corner).clip(0, end - corner - 1)
+    return Annotation(shape, points, boxes, labels, classes, truth.is_complete)
+
+
+class Split(NamedTuple):
+    """What teaches, what validates, and a sentence on how that came about where the user did not say."""
+
+    train: Dataset
+    validation: Dataset
+    notice: str
+
+
+def split(dataset: Dataset, *, most: int | None = None) -> Split:
+    """Return the training and the validation part of a dataset, made where there is no validation split.
+
+    Of ``FEW`` images and more every fourth validates. Of fewer a strip along one side of each validates (the
+    side where the share of the cells is nearest to that of the area); the rest teaches. At most ``most``
+    images validate, evenly chosen.
+
+    Raises
+    ------
+    ReadError
+        No image has the split ``train``.
+    """
+    train, validation = dataset.select("train"), dataset.select("val")
+    if not len(train):
+        raise ReadError(f"Training needs images with the split 'train'; {dataset.folder} has none.")
+    notice = ""
+    if not len(validation):
+        train, validation, notice = _divided(train) if len(train) < FEW else _held_out(train)
+    judged = [part for item in validation.items for part in _region_parts(item)]
+    if most is not None and len(judged) > most:
+        judged = [judged[i] for i in np.linspace(0, len(judged) - 1, most).round().astype(int)]
+    return Split(train, replace(validation, items=tuple(judged)), notice)
+
+
+def _held_out(train: Dataset) -> Split:
+    """Let every fourth image validate."""
+    held = train.items[HELD_OUT // 2 :: HELD_OUT]
+    rest = tuple(item for item in train.items if item not in held)
+    notice = (
+        f"No image has the split 'val', so {len(held)} of {len(train)} training images were set aside to "
+        "validate with."
+    )
+    return Split(replace(train, items=rest), replace(train, items=held), notice)
+
+
+def _divided(train: Dataset) -> Split:
+    """Let a strip of each image validate."""
+    pairs = [_halves(item) for item in train.items]
+    teach, judge = (tuple(pair[i] for pair in pairs) for i in (0, 1))
+    if any(isinstance(item, Part) for item in judge):
+        how = f"{STRIP:.0%} of the area, along one side, was set aside for it"
+    else:
+        how = "what it learns from also tells how well, so that the scores say little"
+    notice = (
+        f"No image has the split 'val', and {len(train)} is too few to set one aside: {how}. Annotate more "
+        "images for scores to be trusted."
+    )
+    return Split(replace(train, items=teach), replace(train, items=judge), notice)
+
+
+def _halves(item: Item) -> tuple[Item, Item]:
+    """Return the parts of an image that teach and validate; twice the whole where there is too little."""
+    image, truth = item.annotated()
+    height, width = (image.shape[image.axes.index(axis)] for axis in "YX")
+    points = truth.points if isinstance(truth, Annotation) else measure(truth).points[:, -2:]
+    points = points[np.isfinite(points).all(axis=1)]
+    row, column = round(height * STRIP), round(width * STRIP)
+    whole = ((0, 0), (height, width))
+    sides = (
+        (((0, 0), (row, width)), ((row, 0), (height, width))),
+        (((height - row, 0), (height, width)), ((0, 0), (height - row, width))),
+        (((0, 0), (height, column)), ((0, column), (height, width))),
+        (((0, width - column), (height, width)), ((0, 0), (height, width - column))),
+    )
+    known = points[is_inside(points, item.regions or (whole,))]
+    shares = [float(is_inside(known, (strip,)).mean()) if len(known) else 0.0 for strip, _ in sides]
+    best = int(np.argmin([abs(share - STRIP) for share in shares]))
+    if not 0 < shares[best] < 1:
+        return item, item
+    strip, rest = sides[best]
+    return part_of(item, rest), part_of(item, strip)
+
+
+def _region_parts(item: Item) -> tuple[Item, ...]:
+    """Return each region of an item as an image of its own: only there a model can be judged."""
+    if not item.regions:
+        return (item,)
+    return tuple(replace(part_of(item, region), regions=()) for region in item.regions)
+
+
+def is_inside(points: NDArray[np.float32], regions: Sequence[Region]) -> NDArray[np.bool_]:
+    """Return which points (N, 2), in pixels, lie in at least one region."""
+    inside = np.zeros(len(points), np.bool_)
+    for corner, end in regions:
+        inside |= ((points >= np.array(corner) - 0.5) & (points < np.array(end) - 0.5)).all(axis=1)
+    return inside
+
+
+def _inside(region: Region, window: Region) -> Region | None:
+    (top, left), (bottom, right) = region
+    (first, start), (last, end) = window
+    low = (max(top, first) - first, max(left, start) - start)
+    high = (min(bottom, last) - first, min(right, end) - start)
+    return (low, high) if low[0] < high[0] and low[1] < high[1] else None
+
+
+def _cut(labels: Labels, window: Region) -> Labels:
+    cut: Labels = labels[(..., *_slices(window))]
+    return cut
+
+
+def _slices(window: Region) -> tuple[slice, slice]:
+    (top, left), (bottom, right) = window
+    return slice(top, bottom), slice(left, right)

@@ -1,0 +1,194 @@
+"""Two models, or more, on the same images: how many each counts, how right it is, and where they disagree."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import isnan, nan
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from scipy.spatial import cKDTree
+
+from cellwright.core.data import Annotation, Cells, Image, Labels, Result
+from cellwright.core.errors import AxesError
+from cellwright.core.tasks import Progress, Task
+from cellwright.files.dataset.folder import Dataset, Item
+from cellwright.inference.pipeline import count_cells
+from cellwright.inference.settings import EngineSettings
+from cellwright.models import registry, store
+from cellwright.models.protocol import CellModel
+from cellwright.ops import matching
+from cellwright.training.data.region_filter import judged
+from cellwright.training.evaluation.evaluate import score_cells, score_count, score_found
+from cellwright.training.evaluation.report import ImageScore
+
+AGREE_IOU = 0.5  # cells of two models that overlap so well are the same cell
+
+
+@dataclass(frozen=True, slots=True)
+class CountOutcome:
+    """What one model found in one image; its ``score`` is that inside of its ``n_regions``, if any."""
+
+    model: str
+    image: str
+    result: Result
+    score: ImageScore | None = None
+    n_regions: int = 0
+
+    @property
+    def has_cells(self) -> bool:
+        """Whether it found cells one by one, not only how dense they are."""
+        return "density" not in self.result.maps
+
+    @property
+    def f1(self) -> float:
+        """F1 at IoU 0.5 of outlines or boxes, else that of points; not a number where it is not known."""
+        if self.score is None or not self.score.is_complete:
+            return nan
+        shares = self.score.shares
+        part, whole = shares.get("point_f1", shares.get("box_f1", (nan, 1.0)))
+        return self.score.means.get("f1", part / whole if whole else 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What several models found in the same images; ``rows`` go image by image, models in their order."""
+
+    models: tuple[str, ...]
+    rows: tuple[CountOutcome, ...]
+
+    def images(self) -> Iterator[tuple[str, tuple[CountOutcome, ...]]]:
+        """Return the name of each image and what each model found in it."""
+        n = len(self.models)
+        for start in range(0, len(self.rows), n):
+            yield self.rows[start].image, self.rows[start : start + n]
+
+    def of(self, model: str) -> tuple[CountOutcome, ...]:
+        """Return what one model found in each image."""
+        return tuple(row for row in self.rows if row.model == model)
+
+    def mean(self, model: str, figure: str) -> float:
+        """Return the mean ``count``, ``f1`` or ``score`` of a model; not a number where that is not known."""
+        values = [value for row in self.of(model) if not isnan(value := _figure(row, figure))]
+        return float(np.mean(values)) if values else nan
+
+
+def compare(
+    models: Sequence[str | Path],
+    data: Dataset | Image,
+    *,
+    engine: EngineSettings = EngineSettings(),  # noqa: B008 - frozen
+) -> Task[Comparison]:
+    """Return what models (names or folders) find in an image, or in those of a dataset, whose truth is known.
+
+    They are scored inside of an image's regions, where it has any.
+
+    Raises
+    ------
+    CheckpointError
+        There is no such model.
+    CellwrightError
+        A model cannot count in an image; says why.
+    """
+    names = _titles(models)
+    loaded = [store.load(model) for model in models]
+    rows: list[CountOutcome] = []
+    sources: tuple[Image | Item, ...] = (data,) if isinstance(data, Image) else data.items
+    for source in sources:
+        image, truth = (source, None) if isinstance(source, Image) else source.annotated()
+        for name, model in zip(names, loaded, strict=True):
+            yield Progress("compare", len(rows), len(sources) * len(names), f"{image.name}: {name}")
+            result = yield from count_cells(image, model, None, engine)
+            found = CountOutcome(name, image.name, result)
+            if truth is not None and isinstance(source, Item):
+                score = _scored(source, result, truth, model)
+                found = replace(found, score=score, n_regions=len(source.regions))
+            rows.append(found)
+    return Comparison(names, tuple(rows))
+
+
+def disagreement(first: Cells, second: Cells) -> Labels:
+    """Return labels: 1 where only the first found a cell, 2 where only the second did, 0 elsewhere.
+
+    Cells are the same where their IoU is at least ``AGREE_IOU``.
+
+    Raises
+    ------
+    AxesError
+        One of them has no outlines, or they belong to images of different shapes.
+    """
+    if first.labels is None or second.labels is None:
+        raise AxesError(
+            "Disagreements are drawn from outlines; one of the models gives none. Choose flow or query for "
+            "both."
+        )
+    if first.labels.shape != second.labels.shape:
+        raise AxesError(
+            f"Results must be of the same image; got shapes {first.labels.shape} and {second.labels.shape}."
+        )
+    drawn = np.zeros(first.labels.shape, np.int32)
+    for number, cells, is_alone in zip((2, 1), (second, first), reversed(alone(first, second)), strict=True):
+        assert cells.labels is not None
+        drawn[np.concatenate([[False], is_alone])[cells.labels]] = number
+    return drawn
+
+
+def alone(first: Cells, second: Cells) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return which cells of the first (N,) and of the second (M,) the other one has not.
+
+    Cells are the same where the IoU of their outlines, of their boxes where one has none, is at least
+    ``AGREE_IOU``.
+    """
+    if first.labels is not None and second.labels is not None:
+        table = matching.overlaps(first.labels, second.labels)
+    else:
+        table = _box_overlaps(first.boxes, second.boxes)
+    pairs = matching.matched_pairs(table, AGREE_IOU)
+    found = np.ones(len(first), np.bool_), np.ones(len(second), np.bool_)
+    for is_alone, own in zip(found, pairs.T, strict=True):
+        is_alone[own] = False
+    return found
+
+
+def _box_overlaps(first: NDArray[np.float32], second: NDArray[np.float32]) -> csr_array:
+    """Return the IoU of boxes (N, 2, D) and (M, 2, D), sparse (N, M), left out where it is below one half.
+
+    With an IoU of one half the middles are no further apart on any axis than half a side of either.
+    """
+    shape = len(first), len(second)
+    if 0 in shape:
+        return csr_array(shape)
+    reach = np.linalg.norm(first[:, 1] - first[:, 0], axis=1) / 2
+    near = cKDTree(second.mean(axis=1)).query_ball_point(first.mean(axis=1), reach)
+    rows = np.repeat(np.arange(len(first)), [len(one) for one in near])
+    columns = np.concatenate([np.zeros(0, np.int64), *near]).astype(np.int64)
+    return csr_array((matching.box_iou(first[rows], second[columns]), (rows, columns)), shape=shape)
+
+
+def _scored(item: Item, result: Result, truth: Annotation | Labels, model: CellModel) -> ImageScore | None:
+    """Return the score, None for a bare count where not every cell is annotated."""
+    result, truth = judged(item, result, truth)
+    if registry.get(model.spec.family).gives == "density":
+        return score_count(item, result, truth) if item.is_complete else None
+    if isinstance(truth, Annotation):
+        return score_found(item, result, truth)
+    score = score_cells(item, result, truth, is_volume="Z" in result.provenance.axes)
+    return replace(score, is_complete=item.is_complete)
+
+
+def _titles(models: Sequence[str | Path]) -> tuple[str, ...]:
+    """Return what to call each model: the name of its folder, numbered where two have the same."""
+    names = [Path(model).name for model in models]
+    return tuple(
+        name if names.count(name) == 1 else f"{name} ({names[: index + 1].count(name)})"
+        for index, name in enumerate(names)
+    )
+
+
+def _figure(row: CountOutcome, figure: str) -> float:
+    if figure == "count":
+        return row.result.count
+    if figure == "f1":
+        return row.f1
+    return row.score.score if row.score else nan

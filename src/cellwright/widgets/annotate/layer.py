@@ -1,0 +1,254 @@
+"""The Labels layer of an annotation: it shows the session's own array, and hands in what is painted into it.
+
+Only the box that an edit changed is drawn again; of an image of 2048 x 2048 pixels the whole takes too long.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from napari.layers import Labels
+from napari.utils.colormaps import DirectLabelColormap
+from numpy.typing import NDArray
+
+from cellwright.annotation.history import Edited
+from cellwright.annotation.session import AnnotationSession
+from cellwright.core.errors import CellwrightError
+from cellwright.ops.label_changes import Box
+from cellwright.widgets.shared.layer_factory import (
+    LARGEST_OUTLINED_PX,
+    NO_CLASS_COLOUR,
+    OUTLINE_PX,
+    bright_colour,
+    bright_colours,
+    class_colour,
+)
+from cellwright.widgets.shared.napari_private import camera_of, painted, recolour, redraw_box
+
+RAY_STEP_PX = 0.5
+HIDDEN = "transparent"
+
+
+class AnnotationLayer:
+    """Joins a session and the Labels layer that shows it.
+
+    Parameters
+    ----------
+    viewer
+        A napari viewer.
+    layer
+        Shows ``session.labels``, with an axis of length one where ``channel_axis`` is given.
+    session
+        What is annotated.
+    on_error
+        Told what could not be recorded.
+    """
+
+    def __init__(
+        self,
+        viewer: Any,
+        layer: Labels,
+        session: AnnotationSession,
+        *,
+        channel_axis: int | None = None,
+        on_error: Callable[[Exception], None] = lambda _: None,
+    ) -> None:
+        self.viewer, self.layer, self.session = viewer, layer, session
+        self.channel_axis, self.tell = channel_axis, on_error
+        self.hides_reviewed = False
+        self._is_pressed = self._is_direct = self._has_classes = False
+        self._fresh: set[int] = set()  # cells of the last edit
+        self._contour = 0
+        self._show_data()
+        self._begin_looks()
+        session.events.changed.connect(self._on_changed)
+        session.events.reviewed.connect(self._on_reviewed)
+        session.events.classes.connect(self._on_classes)
+        layer.events.paint.connect(self._on_paint)
+        layer.events.data.connect(self._on_data)
+        layer.mouse_drag_callbacks.append(self._on_drag)
+        viewer.dims.events.ndisplay.connect(self._on_ndisplay)
+        self._on_ndisplay()
+
+    def close(self) -> None:
+        """Leave the layer as it is and follow neither it nor the session."""
+        events = self.session.events
+        events.changed.disconnect(self._on_changed)
+        events.reviewed.disconnect(self._on_reviewed)
+        events.classes.disconnect(self._on_classes)
+        self.layer.events.paint.disconnect(self._on_paint)
+        self.layer.events.data.disconnect(self._on_data)
+        self.viewer.dims.events.ndisplay.disconnect(self._on_ndisplay)
+        if self._on_drag in self.layer.mouse_drag_callbacks:
+            self.layer.mouse_drag_callbacks.remove(self._on_drag)
+
+    # -- places -------------------------------------------------------------------------------------------
+
+    @property
+    def is_painting(self) -> bool:
+        """Whether a stroke has begun that is not recorded yet; no other edit must come between."""
+        return self._is_pressed or bool(getattr(self.layer, "_staged_history", ()))
+
+    def point_of(self, event: Any) -> NDArray[np.float64] | None:
+        """Return what a mouse event is at in pixels of the session; None beside the cells of a 3D view."""
+        return self._point(event.position, event.view_direction)
+
+    def point_under_cursor(self) -> NDArray[np.float64] | None:
+        """Return what the cursor is at in pixels of the session; None beside the cells of a 3D view."""
+        dims = self.viewer.dims
+        direction = camera_of(self.viewer).calculate_nd_view_direction(dims.ndim, dims.displayed)
+        return self._point(self.viewer.cursor.position, direction)
+
+    def _point(self, position: Any, direction: Any) -> NDArray[np.float64] | None:
+        n = self.layer.ndim
+        place = np.asarray(position, float)[-n:]
+        if self.viewer.dims.ndisplay == 2:
+            return self._without_channel(np.asarray(self.layer.world_to_data(place), float))
+        shown = [axis - self.viewer.dims.ndim + n for axis in self.viewer.dims.displayed]
+        ends = self.layer.get_ray_intersections(place, np.asarray(direction)[-n:], shown)
+        if ends[0] is None or ends[1] is None:
+            return None
+        return self._first_on_ray(*(self._without_channel(np.asarray(end, float)) for end in ends))
+
+    def _first_on_ray(self, start: NDArray[np.float64], end: NDArray[np.float64]) -> NDArray[Any] | None:
+        n_steps = int(np.linalg.norm(end - start) / RAY_STEP_PX) + 2
+        places = np.linspace(start, end, n_steps)
+        pixels = np.clip(np.rint(places).astype(int), 0, np.array(self.session.labels.shape) - 1)
+        hits = np.flatnonzero(self.session.labels[tuple(pixels.T)])
+        return pixels[hits[0]].astype(float) if len(hits) else None
+
+    def world_of(self, point: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return where a pixel of the session lies in the world."""
+        return np.asarray(self.layer.data_to_world(self.in_layer(point)), float)
+
+    def in_layer(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return points (..., D) of the session in pixels of the layer."""
+        points = np.asarray(points, float)
+        return points if self.channel_axis is None else np.insert(points, self.channel_axis, 0, axis=-1)
+
+    def from_layer(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return points (..., axes of the layer) in pixels of the session."""
+        return self._without_channel(np.asarray(points, float))
+
+    def _without_channel(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        return points if self.channel_axis is None else np.delete(points, self.channel_axis, axis=-1)
+
+    # -- what is seen -------------------------------------------------------------------------------------
+
+    def hide_reviewed(self, *, is_on: bool) -> None:
+        """Take what is reviewed out of sight, or show it again; what was edited last stays to be seen."""
+        self.hides_reviewed = is_on
+        self._colour()
+
+    def redraw(self, boxes: Iterable[Box]) -> None:
+        """Draw boxes of the session again."""
+        if not self.layer.visible:
+            return
+        for box in boxes:
+            if not redraw_box(self.layer, self._box_in_layer(box)):
+                self.layer.refresh(extent=False, thumbnail=False, highlight=False)
+                return
+
+    def _box_in_layer(self, box: Box) -> Box:
+        if self.channel_axis is None:
+            return box
+        return (*box[: self.channel_axis], slice(0, 1), *box[self.channel_axis :])
+
+    def _show_data(self) -> None:
+        """Let the layer show the session's array itself."""
+        labels = self.session.labels
+        shown = labels if self.channel_axis is None else np.expand_dims(labels, self.channel_axis)
+        if self.layer.data is not shown:
+            self.layer.data = shown
+
+    def _begin_looks(self) -> None:
+        shape = self.session.labels.shape
+        is_small = shape[-1] * shape[-2] <= LARGEST_OUTLINED_PX
+        self.layer.contour = OUTLINE_PX if is_small else 0
+        self.layer.opacity = 0.9 if is_small else 0.5
+        self.layer.preserve_labels = True
+        self.layer.n_edit_dimensions = 2
+        self._colour()
+
+    def _colour(self) -> None:
+        """Colour cells by class where there are classes, else unlike their neighbours; hide some."""
+        numbers = self.session.ids().tolist()
+        self._has_classes = any(self.session.class_of(number) is not None for number in numbers)
+        self._is_direct = self._has_classes or self.hides_reviewed
+        if not self._is_direct:
+            self.layer.colormap = bright_colours()
+            return
+        colours: dict[int | None, Any] = {None: NO_CLASS_COLOUR, 0: HIDDEN}
+        colours |= {number: self._colour_of(number) for number in numbers}
+        self.layer.colormap = DirectLabelColormap(color_dict=colours)
+
+    def _colour_of(self, number: int) -> str:
+        """Return the colour of a cell while colours mean something."""
+        category = self.session.class_of(number)
+        if self.hides_reviewed and number not in self._fresh and self.session.is_reviewed(number):
+            return HIDDEN
+        if category is not None:
+            return class_colour(category)
+        return NO_CLASS_COLOUR if self._has_classes else bright_colour(number)
+
+    def _recolour(self, numbers: Iterable[int]) -> None:
+        """Bring the colours of some cells in line with their class and flag."""
+        there = [number for number in numbers if number in self.session]
+        if not there:
+            return
+        if not self._is_direct or not recolour(self.layer, {n: self._colour_of(n) for n in there}):
+            self._colour()
+            return
+        self.redraw(self.session.box_of(number) for number in there)
+
+    def _on_changed(self, edited: Edited) -> None:
+        before, self._fresh = self._fresh, set(edited.numbers)
+        if self._is_direct:
+            self._recolour(before ^ self._fresh)
+        self.redraw(edited.boxes)
+
+    def _on_reviewed(self, numbers: tuple[int, ...]) -> None:
+        if self.hides_reviewed:
+            self._recolour(numbers)
+
+    def _on_classes(self, numbers: tuple[int, ...]) -> None:
+        self._recolour(numbers)
+
+    def _on_ndisplay(self, _: object = None) -> None:
+        """Outlines are drawn in slices alone; in a 3D view napari warns of them."""
+        is_flat = self.viewer.dims.ndisplay == 2
+        if is_flat and self._contour:
+            self.layer.contour, self._contour = self._contour, 0
+        elif not is_flat and self.layer.contour:
+            self._contour, self.layer.contour = self.layer.contour, 0
+
+    # -- painting -----------------------------------------------------------------------------------------
+
+    def _on_drag(self, _: Any, event: Any) -> Iterator[None]:
+        self._is_pressed = True
+        yield
+        while event.type == "mouse_move":
+            yield
+        self._is_pressed = False
+
+    def _on_paint(self, event: Any) -> None:
+        box, before, after = painted(self.layer.data, event.value)
+        if self.channel_axis is not None:
+            box = box[: self.channel_axis] + box[self.channel_axis + 1 :]
+            before, after = (np.squeeze(one, axis=self.channel_axis) for one in (before, after))
+        try:
+            self.session.record_paint(box, before, after)
+        except CellwrightError as error:
+            self.redraw([box])
+            self.tell(error)
+
+    def _on_data(self, _: Any) -> None:
+        """Take over labels that somebody else put into the layer, a model say, as an edit like any other."""
+        data, labels = self.layer.data, self.session.labels
+        if np.shares_memory(data, labels):
+            return
+        try:
+            self.session.replace_labels(np.asarray(data).reshape(labels.shape))
+        except (CellwrightError, ValueError) as error:
+            self.tell(error)
+        self._show_data()

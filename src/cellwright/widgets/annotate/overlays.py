@@ -1,0 +1,208 @@
+"""Shapes beside an annotation: what a tool is drawing, the cell in review, the complete regions."""
+
+from typing import Any
+
+import numpy as np
+from napari.layers import Shapes
+from numpy.typing import ArrayLike, NDArray
+
+from cellwright.core.errors import CellwrightError
+from cellwright.ops.label_changes import Box
+from cellwright.widgets.annotate.layer import AnnotationLayer
+from cellwright.widgets.shared.layer_factory import COLOUR
+from cellwright.widgets.shared.layer_io import METADATA, whole_placement
+from cellwright.widgets.shared.napari_private import camera_of
+
+MARKS_NAME = "marks"
+REGIONS_NAME = "complete regions"
+DRAWN_COLOUR = "#ffe066"
+REVIEW_COLOUR = "#ffffff"
+REVIEW_MARGIN_PX = 4.0
+MOST_SLICES = 256  # of a region that are drawn
+NEW = -1  # region of a shape that the user has drawn
+
+
+class Overlay:
+    """A layer for what is being drawn and for the cell in review; made when it is first needed.
+
+    Parameters
+    ----------
+    view
+        The layer that is annotated.
+    """
+
+    def __init__(self, view: AnnotationLayer) -> None:
+        self._view = view
+        self._layer: Shapes | None = None
+        self._drawn: NDArray[np.float64] | None = None
+        self._cell: Box | None = None
+
+    @property
+    def layer(self) -> Shapes | None:
+        """The layer of the marks, None while there has been none."""
+        return self._layer if self._layer in self._view.viewer.layers else None
+
+    def show_drawn(self, points: ArrayLike | None) -> None:
+        """Show the line (N, D) or the point (1, D) that a tool is drawing; None takes it away."""
+        if points is None and self._drawn is None:
+            return
+        self._drawn = None if points is None else np.atleast_2d(np.asarray(points, float))
+        self._show()
+
+    def show_cell(self, box: Box | None) -> None:
+        """Frame the cell in review; None takes the frame away."""
+        if box == self._cell:
+            return
+        self._cell = box
+        self._show()
+
+    def close(self) -> None:
+        """Take the layer away."""
+        if self.layer is not None:
+            self._view.viewer.layers.remove(self.layer)
+        self._layer = None
+
+    def _show(self) -> None:
+        if self.layer is None:
+            if self._drawn is None and self._cell is None:
+                return
+            self._layer = _add_shapes(self._view, MARKS_NAME, {})
+        assert self._layer is not None
+        width = self._width()
+        self._layer.data = []
+        if self._drawn is not None:
+            self._add_drawn(self._layer, self._drawn, width)
+        if self._cell is not None:
+            corners = rectangle_of(self._view, self._cell, margin=REVIEW_MARGIN_PX)
+            self._layer.add_rectangles(
+                [corners], edge_color=REVIEW_COLOUR, edge_width=width, face_color="transparent"
+            )
+
+    def _add_drawn(self, layer: Shapes, points: NDArray[np.float64], width: float) -> None:
+        places = self._view.in_layer(points)
+        looks = {"edge_color": DRAWN_COLOUR, "edge_width": width}
+        if len(places) > 1:
+            layer.add_paths([places], **looks)
+            return
+        corners = np.repeat(places, 4, axis=0)
+        corners[:, -2:] += 2 * width * np.array([[-1, -1], [-1, 1], [1, 1], [1, -1]])
+        layer.add_ellipses([corners], face_color=DRAWN_COLOUR, **looks)
+
+    def _width(self) -> float:
+        """Two pixels of the screen, in those of the image."""
+        step = float(np.abs(self._view.layer.scale[-1])) or 1.0
+        zoom = float(camera_of(self._view.viewer).zoom)
+        return max(2.0 / max(zoom * step, 1e-6), 0.05)
+
+
+class Regions:
+    """The Shapes layer of the regions that are annotated completely; it and the session follow each other.
+
+    Parameters
+    ----------
+    view
+        The layer that is annotated.
+    """
+
+    def __init__(self, view: AnnotationLayer) -> None:
+        self._view = view
+        self._is_showing = False
+        self.layer: Shapes | None = None
+        view.session.events.regions.connect(self._show)
+        self._show()
+
+    def close(self) -> None:
+        """Follow the session no longer; the layer stays."""
+        self._view.session.events.regions.disconnect(self._show)
+        if self.layer is not None:
+            self.layer.events.data.disconnect(self._on_data)
+
+    def _show(self, _: object = None) -> None:
+        regions = self._view.session.regions
+        is_there = self.layer is not None and self.layer in self._view.viewer.layers
+        if not is_there:
+            if not regions:
+                return
+            self.layer = _add_shapes(self._view, REGIONS_NAME, {"region": np.zeros(0, int)})
+            self.layer.events.data.connect(self._on_data)
+        assert self.layer is not None
+        self._is_showing = True
+        try:
+            rectangles = [rectangles_of(self._view, region) for region in regions]
+            self.layer.data = []
+            looks = {"edge_color": COLOUR, "edge_width": max(self._view.session.labels.shape[-1] / 400, 1.0)}
+            if regions:
+                self.layer.add_rectangles([one for part in rectangles for one in part], **looks)
+            owners = [index for index, part in enumerate(rectangles) for _ in part]
+            self.layer.features = {"region": np.array(owners, int)}
+            self.layer.feature_defaults = {"region": NEW}
+        finally:
+            self._is_showing = False
+
+    def _on_data(self, event: Any) -> None:
+        """Take over what the user has drawn or deleted in the layer itself."""
+        is_done = str(getattr(event, "action", "")).rsplit(".", 1)[-1].lower() in ("added", "removed")
+        if self._is_showing or not is_done or self.layer is None:
+            return
+        session, drawn = self._view.session, self.layer.features["region"].to_numpy()
+        new = [np.asarray(self.layer.data[row]) for row in np.flatnonzero(drawn == NEW)]
+        left = [index for index in range(len(session.regions)) if index in drawn]
+        try:
+            for index in reversed(range(len(session.regions))):
+                if index not in left:
+                    session.remove_region(index)
+            for vertices in new:
+                session.add_region(box_of(self._view.from_layer(vertices), session.labels.shape))
+        except CellwrightError as error:
+            self._view.tell(error)
+        self._show()
+
+
+def box_of(vertices: NDArray[np.float64], shape: tuple[int, ...]) -> Box:
+    """Return the box of the pixels that lie within corners (N, D); whole slices along the hidden axes."""
+    low, high = vertices.min(axis=0), vertices.max(axis=0)
+    starts = np.floor(low + 0.5).astype(int)
+    stops = np.maximum(np.ceil(high + 0.5).astype(int), starts + 1)
+    starts[:-2] = np.rint(low[:-2])
+    stops[:-2] = np.rint(high[:-2]) + 1
+    starts = np.clip(starts, 0, np.array(shape))
+    stops = np.clip(stops, 0, np.array(shape))
+    return tuple(slice(int(a), int(b)) for a, b in zip(starts, stops, strict=True))
+
+
+def rectangle_of(
+    view: AnnotationLayer, box: Box, lead: tuple[int, ...] | None = None, *, margin: float = 0.0
+) -> NDArray[np.float64]:
+    """Return the corners (4, axes of the layer) of a box in one slice, the middle one when not given."""
+    top, bottom = box[-2].start - 0.5 - margin, box[-2].stop - 0.5 + margin
+    left, right = box[-1].start - 0.5 - margin, box[-1].stop - 0.5 + margin
+    first = tuple((part.start + part.stop - 1) // 2 for part in box[:-2]) if lead is None else lead
+    corners = [(*first, y, x) for y, x in ((top, left), (top, right), (bottom, right), (bottom, left))]
+    return view.in_layer(np.array(corners, float))
+
+
+def rectangles_of(view: AnnotationLayer, box: Box) -> list[NDArray[np.float64]]:
+    """Return the corners of a box in each of its slices."""
+    leads = list(np.ndindex(*[part.stop - part.start for part in box[:-2]]))[:MOST_SLICES]
+    starts = [part.start for part in box[:-2]]
+    return [
+        rectangle_of(view, box, tuple(a + b for a, b in zip(lead, starts, strict=True))) for lead in leads
+    ]
+
+
+def _add_shapes(view: AnnotationLayer, name: str, features: dict[str, Any]) -> Shapes:
+    """Add an empty Shapes layer that lies on the annotation, which stays the active layer."""
+    active = view.viewer.layers.selection.active
+    layer = view.viewer.add_shapes(
+        ndim=view.layer.ndim,
+        name=name,
+        features=features,
+        face_color="transparent",
+        edge_color=COLOUR,
+        metadata={METADATA: {"annotation": name}},
+        **whole_placement(view.layer),
+    )
+    if active is not None:
+        view.viewer.layers.selection.active = active
+    found: Shapes = layer
+    return found

@@ -1,0 +1,144 @@
+"""Going through the cells of an annotation, likeliest mistakes first: the view moves to each."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
+
+from cellwright.annotation.review_queue import ReviewQueue
+from cellwright.annotation.session import AnnotationSession
+from cellwright.widgets.annotate.layer import AnnotationLayer
+from cellwright.widgets.annotate.overlays import Overlay
+from cellwright.widgets.annotate.tools import ToolBox
+from cellwright.widgets.shared.napari_private import camera_of
+
+CELL_PX = 110.0  # how long a cell is made on the screen where it is far smaller or larger
+SMALLEST_PX, LARGEST_PX = 35.0, 420.0
+LIKELY, UNSURE = 0.5, 0.15
+
+
+class Review(QObject):
+    """Steps through the review queue of a session and shows the cell it is at.
+
+    Parameters
+    ----------
+    view
+        The layer that is annotated.
+    tools
+        Whose keys mean the cell in review where the cursor is on none.
+    parent
+        Qt parent.
+    """
+
+    moved = Signal(object)  # number of the cell in review, None where there is none
+    told = Signal(str)
+
+    def __init__(self, view: AnnotationLayer, tools: ToolBox, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._view, self._tools = view, tools
+        self._session: AnnotationSession = view.session
+        self._marks: Overlay = tools.marks
+        self._queue: ReviewQueue | None = None
+        tools.fallback = lambda: self.current
+        view.session.events.history.connect(self._on_history)
+
+    def close(self) -> None:
+        """Follow the session no longer."""
+        self._session.events.history.disconnect(self._on_history)
+        if self._queue is not None:
+            self._queue.close()
+
+    @property
+    def queue(self) -> ReviewQueue:
+        """The queue; made when it is first asked for, which looks at every cell."""
+        if self._queue is None:
+            self._queue = ReviewQueue(self._session)
+        return self._queue
+
+    def take_disagreement(self, found: Mapping[int, float]) -> None:
+        """Order the queue by what a model finds in the flipped image too; see :class:`ReviewQueue`."""
+        self.queue.set_disagreement(found)
+        if self.current is not None:
+            self.moved.emit(self.current)
+
+    @property
+    def current(self) -> int | None:
+        """The cell in review, None where there is none."""
+        return None if self._queue is None else self._queue.current
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """How many cells have been reviewed, of how many."""
+        numbers = self._session.ids().tolist()
+        return sum(map(self._session.is_reviewed, numbers)), len(numbers)
+
+    def act(self, name: str) -> None:
+        """Do what the keys of the review do: accept, reject, next, back."""
+        if name == "next":
+            self._show(self.queue.next(), "Every cell has been reviewed.")
+        elif name == "back":
+            self._show(self.queue.previous(), "This is the first cell of the queue.")
+        else:
+            self._judge(name)
+
+    def _judge(self, name: str) -> None:
+        """Accept or reject the cell in review and go on to the next; without one, the cell at the cursor."""
+        session, current = self._session, self.current
+        number = current or self._tools.target()
+        if not number:
+            self.told.emit("No cell is in review; press N for the first, or point at one.")
+            return
+        judge = session.set_reviewed if name == "accept" else session.reject
+        if not self._tools.attempt(lambda: judge(number)):
+            return
+        self.told.emit(f"{'Accepted' if name == 'accept' else 'Rejected'} cell {number}.")
+        if current:
+            self._show(self.queue.next(), "Every cell has been reviewed.")
+
+    def _show(self, number: int | None, otherwise: str) -> None:
+        if number is None:
+            self.told.emit(otherwise)
+            if self.current is None:
+                self._marks.show_cell(None)
+                self.moved.emit(None)
+            return
+        self.centre_on(number)
+        self._marks.show_cell(self._session.box_of(number))
+        self.moved.emit(number)
+
+    def line(self, number: int) -> str:
+        """Return what is said of the cell in review."""
+        chance = self.queue.chance(number)
+        how = "likely wrong" if chance >= LIKELY else "unsure" if chance >= UNSURE else "likely right"
+        state = ", reviewed" if self._session.is_reviewed(number) else ""
+        return f"Cell {number}: {how} ({chance:.0%}){state}"
+
+    def centre_on(self, number: int) -> None:
+        """Move slice and camera so that a cell is in the middle, large enough to be judged."""
+        view, viewer = self._view, self._view.viewer
+        box = self._session.box_of(number)
+        middle = np.array([(part.start + part.stop - 1) / 2 for part in box])
+        if len(box) > 2:
+            middle = np.rint(self._session.centre_of(number)) * np.array([1] * (len(box) - 2) + [0, 0]) + (
+                middle * np.array([0] * (len(box) - 2) + [1, 1])
+            )
+        world = view.world_of(middle)
+        n_before = viewer.dims.ndim - len(world)
+        for axis, place in enumerate(world, start=n_before):
+            if axis not in viewer.dims.displayed:
+                viewer.dims.set_point(axis, float(place))
+        camera: Any = camera_of(viewer)
+        shown = [float(world[axis - n_before]) for axis in viewer.dims.displayed]
+        camera.center = tuple(shown) if len(shown) == 3 else (0.0, *shown)
+        step = float(np.abs(view.layer.scale[-2:]).mean())
+        side = max(part.stop - part.start for part in box[-2:]) * step
+        if not SMALLEST_PX <= side * camera.zoom <= LARGEST_PX:
+            camera.zoom = CELL_PX / side
+
+    def _on_history(self) -> None:
+        """Keep the frame around the cell in review, which edits reshape or take away."""
+        number = self.current
+        self._marks.show_cell(None if number is None else self._session.box_of(number))
+        if number is None and self._queue is not None:
+            self.moved.emit(None)

@@ -1,0 +1,290 @@
+"""The looks of the annotation widget: its controls and where they stand, without behaviour."""
+
+from qtpy.QtCore import QSize, Qt
+from qtpy.QtWidgets import (
+    QComboBox,
+    QFormLayout,
+    QFrame,
+    QGridLayout,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QProgressBar,
+    QPushButton,
+    QSizePolicy,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from cellwright.widgets.annotate.keys import N_CLASS_KEYS, TOOLS, Tool, key_text
+from cellwright.widgets.annotate.sections import ExportSection, FolderSection, SettingsSection
+from cellwright.widgets.shared.job_bar import JobBar
+from cellwright.widgets.shared.layer_factory import class_colour
+from cellwright.widgets.shared.style import STYLE, message_label, set_state
+
+N_COLUMNS = 4
+SMALL = QSize(36, 32)
+NOTHING = "nothing"  # data of the entry that begins without cells
+OWN_STYLE = """
+QToolButton { padding: 3px 2px; border-radius: 5px; background: rgba(128, 128, 128, 40); }
+QToolButton#fold { text-align: left; background: transparent; font-weight: 600; }
+QToolButton:hover { background: rgba(128, 128, 128, 80); }
+QToolButton:checked { color: white; background: #1f8f8a; }
+QToolButton:disabled { color: rgba(128, 128, 128, 160); background: rgba(128, 128, 128, 18); }
+#begin { font-weight: 600; padding: 7px; border-radius: 5px; color: white; background: #1f8f8a; }
+#begin:hover { background: #27a8a2; }
+#begin:disabled { background: rgba(128, 128, 128, 90); }
+#begin[running="true"] { color: #d8dadf; background: rgba(110, 115, 125, 200); font-weight: 400; }
+#offer { background: rgba(214, 158, 46, 60); border-radius: 6px; }
+#offer QLabel, #hint { background: transparent; }
+#cells { font-size: 18pt; font-weight: 600; }
+#accept { background: #2a7d4f; color: white; } #accept:hover { background: #33955f; }
+#reject { background: #9c4038; color: white; } #reject:hover { background: #b54d44; }
+#accept:disabled, #reject:disabled { color: rgba(128, 128, 128, 160); background: rgba(128, 128, 128, 18); }
+"""
+
+
+class AnnotatePanel(QWidget):
+    """Controls of the annotation widget: what to annotate, the count, tools, review, classes, export.
+
+    Parameters
+    ----------
+    parent
+        Qt parent.
+    """
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setStyleSheet(STYLE + OWN_STYLE)
+        self.buttons: dict[str, QToolButton] = {}
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(10, 10, 10, 10)
+        layout.setSpacing(7)
+        layout.addLayout(self._choices())
+        layout.addWidget(self._offer())
+        self.message = message_label()
+        layout.addWidget(self.message)
+        self.work = QWidget()
+        layout.addWidget(self.work)
+        work = QVBoxLayout(self.work)
+        work.setContentsMargins(0, 0, 0, 0)
+        work.setSpacing(7)
+        work.addWidget(self._card())
+        work.addLayout(self._tools())
+        work.addWidget(self._hint())
+        work.addLayout(self._classes())
+        self.settings, self.exports, self.batch = SettingsSection(), ExportSection(), FolderSection()
+        work.addWidget(self.settings)
+        work.addWidget(self.exports)
+        layout.addWidget(self.batch)
+        layout.addStretch(1)
+        self.setMinimumWidth(310)
+        self.show_session(is_open=False)
+
+    # -- what is shown ------------------------------------------------------------------------------------
+
+    def show_session(self, *, is_open: bool) -> None:
+        """Show the tools while there is something to annotate, else what is needed to begin."""
+        self.work.setVisible(is_open)
+        for widget in (self.image, self.channel, self.start):
+            widget.setEnabled(not is_open)
+        self.begin.setText("Finish" if is_open else "Start")
+        self.begin.setToolTip(
+            "Stop here; the labels stay, and the annotation can be gone on with." if is_open else
+            "Annotate this image. Every edit can be undone, and is on disk at once."
+        )  # fmt: skip
+        set_state(self.begin, "running", on=is_open)
+
+    def show_offer(self, line: str) -> None:
+        """Offer to go on with an annotation that was begun; '' takes the offer away."""
+        self.offer_line.setText(line)
+        self.offer.setVisible(bool(line))
+
+    def show_message(self, text: str, *, is_error: bool = False) -> None:
+        """Show a sentence under what to annotate; an empty one hides it."""
+        self.message.setText(text)
+        self.message.setVisible(bool(text))
+        set_state(self.message, "error", on=is_error)
+
+    def show_count(self, n_cells: int, n_reviewed: int) -> None:
+        """Show how many cells there are, and of how many somebody has made sure."""
+        self.count.setText(f"{n_cells:,}")
+        self.reviewed.setText(f"cells\n{n_reviewed:,} reviewed")
+        self.bar.setRange(0, max(n_cells, 1))
+        self.bar.setValue(n_reviewed)
+
+    def show_tool(self, name: str, hint: str) -> None:
+        """Mark the tool in the hand and say how it is used."""
+        for own, button in self.buttons.items():
+            if button.isCheckable() and own != "hide":
+                button.setChecked(own == name)
+        if name == "":
+            self.show_class_chosen(-1)
+        self.hint.setText(hint)
+
+    def show_class_chosen(self, category: int) -> None:
+        """Mark the class that clicks give; -1 for none."""
+        for index, chip in enumerate(self.chips):
+            chip.setChecked(index == category)
+
+    def show_classes(self, names: tuple[str, ...], counts: tuple[int, ...]) -> None:
+        """Show a chip for each class: its key, its name, how many cells are of it."""
+        for index, chip in enumerate(self.chips):
+            is_used = index < len(names)
+            chip.setVisible(is_used)
+            if is_used:
+                chip.setText(f"{index + 1} {names[index]} · {counts[index]:,}")
+                chip.setStyleSheet(
+                    f"QToolButton {{ border-left: 5px solid {class_colour(index)}; padding-left: 5px; }}"
+                )
+        text = ", ".join(names)
+        if not self.names.hasFocus() and self.names.text() != text:
+            self.names.setText(text)
+
+    # -- parts --------------------------------------------------------------------------------------------
+
+    def _choices(self) -> QVBoxLayout:
+        self.image, self.channel, self.start = QComboBox(), QComboBox(), QComboBox()
+        for box in (self.image, self.channel, self.start):
+            box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+            box.setMinimumContentsLength(12)
+            box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.start.setToolTip("Labels or points to begin with: the result of a count, say.")
+        form = QFormLayout()
+        form.setSpacing(6)
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form.addRow("Image", self.image)
+        form.addRow("Channel", self.channel)
+        form.addRow("Begin with", self.start)
+        self.begin = QPushButton("Start")
+        self.begin.setObjectName("begin")
+        layout = QVBoxLayout()
+        layout.setSpacing(6)
+        layout.addLayout(form)
+        layout.addWidget(self.begin)
+        return layout
+
+    def _offer(self) -> QFrame:
+        self.offer, self.offer_line, self.resume = QFrame(), QLabel(), QPushButton("Go on with it")
+        self.offer.setObjectName("offer")
+        self.offer_line.setWordWrap(True)
+        layout = QVBoxLayout(self.offer)
+        layout.setContentsMargins(8, 6, 8, 8)
+        layout.addWidget(self.offer_line)
+        layout.addWidget(self.resume)
+        self.offer.setVisible(False)
+        return self.offer
+
+    def _card(self) -> QFrame:
+        card = QFrame()
+        card.setObjectName("card")
+        self.count, self.reviewed, self.bar = QLabel("0"), QLabel(), QProgressBar()
+        self.count.setObjectName("cells")
+        self.bar.setTextVisible(False)
+        head = QHBoxLayout()
+        head.setSpacing(5)
+        head.addWidget(self.count)
+        head.addWidget(self.reviewed)
+        head.addStretch(1)
+        for name in ("undo", "redo"):
+            button = self._button(name)
+            button.setFixedSize(SMALL)
+            head.addWidget(button)
+        layout = QVBoxLayout(card)
+        layout.setContentsMargins(10, 6, 10, 8)
+        layout.setSpacing(5)
+        layout.addLayout(head)
+        layout.addWidget(self.bar)
+        self._add_review(layout)
+        return card
+
+    def _add_review(self, layout: QVBoxLayout) -> None:
+        self.current = QLabel("N: show the likeliest mistake")
+        self.current.setObjectName("details")
+        self.current.setWordWrap(True)
+        self.check, self.check_job = QToolButton(), JobBar()
+        self.check.setText("Check by flips")
+        self.check.setToolTip(
+            "Have the model look at the flipped image too: cells it then sees otherwise come first."
+        )
+        _size(self.check)
+        layout.addWidget(self.current)
+        layout.addLayout(_in_a_row([self._button(name) for name in ("back", "accept", "reject", "next")]))
+        layout.addLayout(_in_a_row([self._button("hide"), self.check]))
+        layout.addWidget(self.check_job)
+
+    def _tools(self) -> QGridLayout:
+        layout = QGridLayout()
+        layout.setSpacing(4)
+        place = 0
+        for group in ("Draw", "Cells", "Shape"):
+            for tool in (tool for tool in TOOLS if tool.group == group):
+                layout.addWidget(self._button(tool.name), place // N_COLUMNS, place % N_COLUMNS)
+                place += 1
+        layout.addWidget(self._button("pan"), place // N_COLUMNS, place % N_COLUMNS)
+        self.help = QToolButton()
+        self.help.setText("Keys\n?")
+        self.help.setToolTip("Show all keys (?)")
+        _size(self.help)
+        layout.addWidget(self.help, (place + 1) // N_COLUMNS, (place + 1) % N_COLUMNS)
+        return layout
+
+    def _button(self, name: str) -> QToolButton:
+        tool = next(tool for tool in TOOLS if tool.name == name)
+        button = QToolButton()
+        button.setObjectName(name)
+        button.setText(_text(tool))
+        button.setToolTip(f"{tool.help} ({key_text(tool)})")
+        button.setCheckable(tool.kind != "once" or name == "hide")
+        button.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # the keys go on reaching the image
+        _size(button)
+        self.buttons[name] = button
+        return button
+
+    def _hint(self) -> QLabel:
+        self.hint = QLabel()
+        self.hint.setObjectName("hint")
+        self.hint.setWordWrap(True)
+        self.hint.setMinimumHeight(32)  # nothing jumps when a tool is taken
+        self.hint.setAlignment(Qt.AlignmentFlag.AlignTop)
+        return self.hint
+
+    def _classes(self) -> QVBoxLayout:
+        self.names = QLineEdit()
+        self.names.setPlaceholderText("Classes: names with commas between")
+        self.names.setToolTip("Cells get the class under the cursor by the keys 1 to 9.")
+        self.chips = [QToolButton() for _ in range(N_CLASS_KEYS)]
+        grid = QGridLayout()
+        grid.setSpacing(4)
+        for index, chip in enumerate(self.chips):
+            chip.setCheckable(True)
+            chip.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+            _size(chip)
+            chip.setVisible(False)
+            grid.addWidget(chip, index // 2, index % 2)
+        layout = QVBoxLayout()
+        layout.setSpacing(4)
+        layout.addWidget(self.names)
+        layout.addLayout(grid)
+        return layout
+
+
+def _text(tool: Tool) -> str:
+    if tool.name in ("undo", "redo"):
+        return "↶" if tool.name == "undo" else "↷"
+    if tool.name == "hide":
+        return f"{tool.title} ({tool.key})"
+    return f"{tool.title}\n{tool.key}"
+
+
+def _size(button: QToolButton) -> None:
+    button.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
+
+
+def _in_a_row(buttons: list[QToolButton]) -> QHBoxLayout:
+    layout = QHBoxLayout()
+    layout.setSpacing(4)
+    for button in buttons:
+        layout.addWidget(button, 1)
+    return layout

@@ -1,0 +1,226 @@
+"""The looks of the compare widget: its controls and where they stand, without behaviour."""
+
+import math
+
+from qtpy.QtCore import Qt
+from qtpy.QtGui import QColor
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QComboBox,
+    QFormLayout,
+    QFrame,
+    QHeaderView,
+    QLabel,
+    QProgressBar,
+    QPushButton,
+    QSizePolicy,
+    QTableWidget,
+    QTableWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
+
+from cellwright.widgets.compare.outcome import (
+    COLOURS,
+    Compared,
+    image_rows,
+    notices_of,
+    regions_line,
+    summary_of,
+)
+from cellwright.widgets.shared.style import STYLE, message_label, progress_box, set_state
+
+HINT = "Click an image to see it, and where the models disagree."
+TABLE_HEIGHT_PX = 260  # of many rows
+FRAME_PX, TITLE_PX, CELL_PX = 4, 10, 6  # around the table, a title, a figure
+TITLES = ("Image", "Cells\n1", "Cells\n2", "F1\n1", "F1\n2", "Differ")
+MANY = 10_000  # from where on counts are told in thousands, for names to have room
+DIGITS = (0, 0, 0, 2, 2, 0)  # of the columns of the table
+
+
+class ComparePanel(QWidget):
+    """Controls of the compare widget from top to bottom: images, models, the button, the figures.
+
+    Parameters
+    ----------
+    parent
+        Qt parent.
+    """
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setStyleSheet(STYLE)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(10, 10, 10, 10)
+        layout.setSpacing(8)
+        layout.addLayout(self._choices())
+        self.button = QPushButton()
+        self.button.setObjectName("count")
+        layout.addWidget(self.button)
+        self.bar, self.status = QProgressBar(), QLabel()
+        layout.addWidget(progress_box(self.bar, self.status))
+        self.message = message_label()
+        layout.addWidget(self.message)
+        layout.addWidget(self._card())
+        layout.addWidget(self._table())
+        layout.addStretch(1)
+        self.setMinimumWidth(330)
+        self.show_running(is_running=False)
+
+    def show_message(self, text: str, *, is_error: bool = False) -> None:
+        """Show a sentence under the button; an empty one hides it."""
+        self.message.setText(text)
+        self.message.setVisible(bool(text))
+        set_state(self.message, "error", on=is_error)
+
+    def show_running(self, *, is_running: bool) -> None:
+        """Turn the button into Cancel and back."""
+        self.button.setText("Cancel" if is_running else "Compare")
+        self.button.setEnabled(True)
+        self.button.setToolTip("" if is_running else "Count with both models.")
+        set_state(self.button, "running", on=is_running)
+        self.bar.setVisible(is_running)
+        self.show_progress(0.0, "")
+
+    def show_progress(self, fraction: float, line: str) -> None:
+        """Show how far a comparison is."""
+        self.bar.setValue(round(100 * fraction))
+        self.status.setText(line)
+
+    def show_compared(self, compared: Compared | None) -> None:
+        """Show the figures of both models, those of each image where there are several; None hides them."""
+        self.card.setVisible(compared is not None)
+        is_several = compared is not None and len(compared.items) > 1
+        self.table.setVisible(is_several)
+        self.hint.setVisible(is_several)
+        if compared is None:
+            return
+        self.summary.setText(summary_of(compared))
+        names = zip((1, 2), compared.comparison.models, strict=True)
+        self.summary.setToolTip("\n".join(f"{number} {name}" for number, name in names))
+        notices = [regions_line(compared)] if is_several else notices_of(compared, 0)
+        notices = [line for line in notices if line]
+        self.notices.setText("\n".join(notices))
+        self.notices.setVisible(bool(notices))
+        if is_several:
+            self._fill(compared)
+
+    def _fill(self, compared: Compared) -> None:
+        models = compared.comparison.models
+        rows = image_rows(compared)
+        self.table.setSortingEnabled(False)  # rows would move while they are filled
+        self.table.setColumnCount(len(TITLES))
+        self.table.setRowCount(len(rows))
+        for column, title in enumerate(TITLES):
+            head = QTableWidgetItem(title)
+            if 1 <= column <= 4:
+                head.setForeground(QColor(COLOURS[(column - 1) % 2]))
+                head.setToolTip(models[(column - 1) % 2])
+            elif column:
+                head.setToolTip("Cells that only one of the models has.")
+            self.table.setHorizontalHeaderItem(column, head)
+            self.table.setColumnHidden(column, all(_is_unknown(row[column]) for row in rows))
+        for place, row in enumerate(rows):
+            for column, value in enumerate(row):
+                cell = _Cell(value, DIGITS[column], place)
+                cell.setToolTip("\n".join([str(row[0]), *notices_of(compared, place)]))
+                self.table.setItem(place, column, cell)
+        self.table.setSortingEnabled(True)
+        self._fit()
+
+    def _fit(self) -> None:
+        """Make the table as wide as the panel, whatever it holds: names give way to figures."""
+        header = self.table.horizontalHeader()
+        assert header is not None
+        header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
+        for column in range(1, len(TITLES)):  # Qt would leave room for an arrow beside each title
+            lines = [header.fontMetrics().horizontalAdvance(line) for line in TITLES[column].split("\n")]
+            width = max(max(lines) + TITLE_PX, self.table.sizeHintForColumn(column) + CELL_PX)
+            header.setSectionResizeMode(column, QHeaderView.ResizeMode.Fixed)
+            header.resizeSection(column, width)
+        wanted = header.sizeHint().height() + self.table.rowCount() * self.table.rowHeight(0) + FRAME_PX
+        self.table.setFixedHeight(min(wanted, TABLE_HEIGHT_PX))
+
+    def _choices(self) -> QFormLayout:
+        self.data, self.channel, self.truth = QComboBox(), QComboBox(), QComboBox()
+        self.first, self.second = QComboBox(), QComboBox()
+        self.channel.setToolTip("In which both models count.")
+        self.truth.setToolTip(
+            "What is known of the cells, each one of them: F1 is measured against it, inside of "
+            "the complete regions where there are any."
+        )
+        form = QFormLayout()
+        form.setSpacing(6)
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        titles = ("Images", "Channel", "Truth", "Model 1", "Model 2")
+        boxes = (self.data, self.channel, self.truth, self.first, self.second)
+        for title, box in zip(titles, boxes, strict=True):
+            box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+            box.setMinimumContentsLength(12)
+            box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+            form.addRow(title, box)
+        return form
+
+    def _card(self) -> QFrame:
+        self.card = QFrame()
+        self.card.setObjectName("card")
+        self.summary, self.notices = QLabel(), QLabel()
+        self.summary.setTextFormat(Qt.TextFormat.RichText)
+        self.summary.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        self.notices.setObjectName("details")
+        self.notices.setWordWrap(True)
+        layout = QVBoxLayout(self.card)
+        layout.addWidget(self.summary)
+        layout.addWidget(self.notices)
+        self.card.setVisible(False)
+        return self.card
+
+    def _table(self) -> QWidget:
+        self.table, self.hint = QTableWidget(), QLabel(HINT)
+        self.hint.setObjectName("hint")
+        self.hint.setWordWrap(True)
+        self.table.setTextElideMode(Qt.TextElideMode.ElideMiddle)
+        self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+        for header in (self.table.verticalHeader(), self.table.horizontalHeader()):
+            assert header is not None
+            header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        self.table.verticalHeader().setVisible(False)  # type: ignore[union-attr]
+        for widget in (self.table, self.hint):
+            widget.setVisible(False)
+        box = QWidget()
+        layout = QVBoxLayout(box)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self.table)
+        layout.addWidget(self.hint)
+        return box
+
+
+class _Cell(QTableWidgetItem):
+    """A name or a figure of the table that is sorted as what it is; knows the place of its image."""
+
+    def __init__(self, value: str | float, digits: int, place: int) -> None:
+        super().__init__(_text(value, digits))
+        self.place = place
+        if isinstance(value, str):
+            self._key = (value, 0.0)
+        else:
+            self._key = ("", -math.inf if math.isnan(value) else value)
+            self.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+
+    def __lt__(self, other: QTableWidgetItem) -> bool:
+        """Return which is the smaller one; what is not known comes first."""
+        return isinstance(other, _Cell) and self._key < other._key
+
+
+def _text(value: str | float, digits: int) -> str:
+    if isinstance(value, str):
+        return value
+    if value >= MANY:
+        return f"{value / 1000:,.1f}k"
+    return "" if math.isnan(value) else f"{value:,.{digits}f}"
+
+
+def _is_unknown(value: str | float) -> bool:
+    return not isinstance(value, str) and math.isnan(value)

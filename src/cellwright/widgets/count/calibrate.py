@@ -1,0 +1,261 @@
+"""Calibration: the user counts a few boxes by hand, and the density is corrected by what they found."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from napari.layers import Shapes
+from numpy.typing import NDArray
+from qtpy.QtCore import QObject, Qt
+from qtpy.QtWidgets import (
+    QHBoxLayout,
+    QHeaderView,
+    QLabel,
+    QPushButton,
+    QSpinBox,
+    QTableWidget,
+    QTableWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
+
+from cellwright.core.data import Result
+from cellwright.core.errors import CellwrightError, SettingsError
+from cellwright.core.tasks import Progress, Task
+from cellwright.widgets.count.count_request import CountOutcome, is_density, show_task
+from cellwright.widgets.shared.layer_factory import COLOUR
+from cellwright.widgets.shared.layer_io import METADATA, Source
+
+if TYPE_CHECKING:
+    from cellwright.widgets.count.widget import CountWidget
+
+LAYER_NAME = "boxes counted by hand"
+EDGE_PX = 400  # an edge is this share of the image's longer side
+UNKNOWN = -1  # of a box that nobody has counted yet
+MOST_CELLS = 1_000_000
+HINT = "Draw a box in the image and type how many cells it holds; a few boxes of all kinds are best."
+TABLE_HEIGHT_PX = 130
+
+
+class CalibrationTable(QWidget):
+    """A row for each box: its number, what the model found in it, and what the user counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = QTableWidget(0, 3)
+        self.table.setHorizontalHeaderLabels(["Box", "Found", "You count"])
+        header = self.table.horizontalHeader()
+        assert header is not None
+        header.setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
+        rows = self.table.verticalHeader()
+        assert rows is not None
+        rows.setVisible(False)
+        self.table.setFixedHeight(TABLE_HEIGHT_PX)
+        self.table.setSelectionMode(QTableWidget.SelectionMode.NoSelection)
+        self.apply, self.undo, self.done = (
+            QPushButton("Correct"),
+            QPushButton("Undo"),
+            QPushButton("Done"),
+        )
+        self.apply.setToolTip("Correct density and count by the boxes.")
+        self.undo.setToolTip("Go back to what the model found.")
+        hint = QLabel(HINT)
+        hint.setObjectName("hint")
+        hint.setWordWrap(True)
+        buttons = QHBoxLayout()
+        for button in (self.apply, self.undo, self.done):
+            buttons.addWidget(button, 1)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(hint)
+        layout.addWidget(self.table)
+        layout.addLayout(buttons)
+
+    @property
+    def counts(self) -> list[int]:
+        """What the user typed, -1 where nothing."""
+        return [self._box(row).value() for row in range(self.table.rowCount())]
+
+    def show_rows(self, found: Sequence[float], counts: Sequence[int]) -> None:
+        """Show what the model found in each box, and these counts."""
+        self.table.setRowCount(len(found))
+        for row, (sum_of_box, count) in enumerate(zip(found, counts, strict=True)):
+            for column, text in enumerate((str(row + 1), f"{sum_of_box:,.1f}")):
+                item = QTableWidgetItem(text)
+                item.setFlags(Qt.ItemFlag.ItemIsEnabled)
+                item.setTextAlignment(Qt.AlignmentFlag.AlignCenter)
+                self.table.setItem(row, column, item)
+            if self.table.cellWidget(row, 2) is None:
+                self.table.setCellWidget(row, 2, _counter())
+            self._box(row).setValue(count)
+
+    def _box(self, row: int) -> QSpinBox:
+        box = self.table.cellWidget(row, 2)
+        assert isinstance(box, QSpinBox)
+        return box
+
+
+def _counter() -> QSpinBox:
+    box = QSpinBox()
+    box.setRange(UNKNOWN, MOST_CELLS)
+    box.setSpecialValueText("?")
+    box.setFrame(False)
+    return box
+
+
+class CalibrateTool(QObject):
+    """Lets the user draw and count boxes over a density, and corrects it.
+
+    Parameters
+    ----------
+    widget
+        Whose result is corrected.
+    """
+
+    def __init__(self, widget: "CountWidget") -> None:
+        super().__init__(widget)
+        self._widget, self._panel = widget, widget.panel
+        self._before: CountOutcome | None = None  # as the model found it
+        self.shapes: Shapes | None = None
+        self.form = CalibrationTable()
+        self.form.setVisible(False)
+        self._panel.put_tool(self.form)
+        self._panel.calibrate.clicked.connect(self.begin)
+        self.form.apply.clicked.connect(self._on_apply_clicked)
+        self.form.undo.clicked.connect(self._on_undo_clicked)
+        self.form.done.clicked.connect(self.end)
+        widget.counted_changed.connect(self._on_counted_changed)
+
+    def begin(self) -> None:
+        """Offer a layer to draw boxes in, and the table; tell what is missing without a density."""
+        try:
+            counted = self._density()
+        except CellwrightError as error:
+            self._widget.show_error(error)
+            return
+        if self.shapes is None or self.shapes not in self._widget.viewer.layers:
+            self.shapes = boxes_layer(counted.request.source, counted.result)
+            self._widget.viewer.add_layer(self.shapes)
+            self.shapes.events.data.connect(self._show_rows)
+        self._widget.viewer.layers.selection.active = self.shapes
+        self.shapes.mode = "add_rectangle"
+        self.form.setVisible(True)
+        self._show_rows()
+
+    def end(self) -> None:
+        """Put layer and table away; the corrected density stays."""
+        shapes, self.shapes = self.shapes, None
+        self.form.setVisible(False)
+        if shapes is not None and shapes in self._widget.viewer.layers:
+            self._widget.viewer.layers.remove(shapes)
+
+    def _density(self) -> CountOutcome:
+        counted = self._widget.counted
+        if counted is None or not is_density(counted.result):
+            raise SettingsError(
+                "Calibration corrects a density; there is none yet. Count with a density model first."
+            )
+        return counted
+
+    def _show_rows(self, _: object = None) -> None:
+        counted = self._widget.counted
+        if self.shapes is None or counted is None or not is_density(counted.result):
+            return
+        boxes = boxes_of(self.shapes, counted.request.source)
+        counts = self.form.counts[: len(boxes)]
+        counts += [UNKNOWN] * (len(boxes) - len(counts))
+        density = (self._before or counted).result.maps["density"]
+        self.form.show_rows([sum_in(density, box) for box in boxes], counts)
+        self.shapes.features = pd.DataFrame({"box": np.arange(1, len(boxes) + 1)})
+
+    def _on_apply_clicked(self) -> None:
+        try:
+            counted = self._before or self._density()
+            boxes, counts = self._counted_boxes(counted.request.source)
+        except CellwrightError as error:
+            self._widget.show_error(error)
+            return
+        self._before = counted
+        self._widget.runner.start(corrected_task(counted, boxes, counts), self._on_corrected)
+
+    def _on_corrected(self, counted: CountOutcome) -> None:
+        self._widget.show_settings(counted.request.settings)  # they serve other images too
+        self._widget.show_counted(counted)
+        self._panel.show_message(" ".join(counted.result.notices))
+
+    def _counted_boxes(self, source: Source) -> tuple[NDArray[np.float32], list[int]]:
+        boxes = boxes_of(self.shapes, source) if self.shapes is not None else np.zeros((0, 2, 2), np.float32)
+        counts = self.form.counts
+        known = [row for row, count in enumerate(counts) if count != UNKNOWN]
+        if not known:
+            raise SettingsError(
+                "Calibration needs a box whose cells you have counted; got none. Draw one and type its count."
+            )
+        return boxes[known], [counts[row] for row in known]
+
+    def _on_undo_clicked(self) -> None:
+        before, self._before = self._before, None
+        if before is not None:
+            self._widget.show_settings(before.request.settings)
+            self._widget.show_counted(before)
+            self._panel.show_message("")
+
+    def _on_counted_changed(self, counted: CountOutcome) -> None:
+        before = self._before
+        is_other = before is not None and counted.request.source is not before.request.source
+        if is_other or not is_density(counted.result):
+            self._before = None
+        self.form.undo.setEnabled(self._before is not None)
+        if is_other:
+            self.end()
+
+
+def corrected_task(
+    counted: CountOutcome, boxes: NDArray[np.float32], counts: Sequence[int]
+) -> Task[CountOutcome]:
+    """Return a density corrected by boxes (N, 2, D), in its pixels, and how many cells they really hold."""
+    yield Progress("calibrate", 0, 1)
+    from cellwright.inference.calibration import recalibrated
+
+    result = recalibrated(counted.result, boxes, np.asarray(counts))
+    settings = type(counted.request.settings)(**result.provenance.settings["density"])
+    return (yield from show_task(replace(counted.request, settings=settings), result))
+
+
+def boxes_layer(source: Source, result: Result) -> Shapes:
+    """Return an empty layer in the pixels of a density, to draw boxes in."""
+    shape = result.maps["density"].shape
+    ndim = len(shape) + (source.channel_axis is not None)
+    return Shapes(
+        ndim=ndim,
+        name=LAYER_NAME,
+        face_color="transparent",
+        edge_color=COLOUR,
+        edge_width=max(max(shape[-2:]) / EDGE_PX, 1.0),
+        features=pd.DataFrame({"box": np.zeros(0, int)}),
+        text={"string": "{box}", "color": COLOUR, "anchor": "upper_left", "size": 12},
+        metadata={METADATA: {**source.key, "output": "calibration"}},
+        **source.placement,
+    )
+
+
+def boxes_of(shapes: Shapes, source: Source) -> NDArray[np.float32]:
+    """Return the boxes (N, 2, D) around drawn shapes: first and one-past-last corner, in pixels."""
+    boxes = []
+    for vertices in shapes.data:
+        corners = np.array([vertices.min(axis=0), vertices.max(axis=0)], np.float32)
+        lead = np.rint(corners[:1, :-2])
+        corners[:, :-2] = np.concatenate([lead, lead + 1])
+        corners[:, -2:] += 0.5  # napari draws a pixel around its index
+        boxes.append(corners)
+    table = np.array(boxes, np.float32).reshape(len(boxes), 2, shapes.ndim)
+    return table if source.channel_axis is None else np.delete(table, source.channel_axis, axis=2)
+
+
+def sum_in(density: NDArray[Any], box: NDArray[np.float32]) -> float:
+    """Return the cells that a density (..., Y, X) has in a box (2, D) of whole pixels."""
+    first, end = np.rint(np.clip(box, 0, density.shape)).astype(int)
+    place = tuple(slice(a, b) for a, b in zip(first, end, strict=True))
+    return float(density[place].sum(dtype=np.float64))

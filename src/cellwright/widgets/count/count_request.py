@@ -1,0 +1,163 @@
+"""One count, asked for by widget or menu: what is wanted, the task that does it, what came of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from napari.layers import Layer
+
+from cellwright.core.data import Prediction, Result
+from cellwright.core.tasks import Progress, Task
+from cellwright.files.tables import cells_table
+from cellwright.inference.settings import EngineSettings
+from cellwright.models.registry import DEFAULT_FAMILY
+from cellwright.widgets.shared.classes import classified_task, unclassified
+from cellwright.widgets.shared.layer_io import Source, prepare
+
+STAGES = {"load": "Loading the model", "tiles": "Looking at the image", "layers": "Making layers"}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be counted, and how. Made by the widget and the menu command; used by :func:`count_task`."""
+
+    source: Source
+    model: str | Path
+    settings: Any = None
+    engine: EngineSettings = EngineSettings()  # noqa: RUF009 - frozen
+    outputs: tuple[str, ...] = ("Labels",)
+    classifier: str | Path = ""
+    family: str = DEFAULT_FAMILY
+
+
+@dataclass(frozen=True, slots=True)
+class CountOutcome:
+    """The result of a request and the layers that show it, not yet in a viewer.
+
+    ``prediction`` is what other thresholds can be applied to, where it was kept.
+    """
+
+    request: Request
+    result: Result
+    layers: Mapping[str, Layer]
+    prediction: Prediction | None = None
+
+
+def count_task(request: Request) -> Task[CountOutcome]:
+    """Return the cells of a request with their layers; imports torch in the thread that runs it."""
+    yield Progress("load", 0, 1)
+    from cellwright.inference.pipeline import count_with_prediction
+
+    image = request.source.image
+    result, prediction = yield from count_with_prediction(
+        image, request.model, request.settings, request.engine
+    )
+    result = yield from _classified(request, replace(result, offset=request.source.offset))
+    return (yield from show_task(request, result, prediction))
+
+
+def recount_task(counted: CountOutcome, request: Request) -> Task[CountOutcome]:
+    """Return what a request that differs in thresholds, classes or outputs gives, from an earlier count."""
+    yield Progress("retune", 0, 1)
+    result = counted.result
+    is_recounted = request.settings != counted.request.settings
+    if is_recounted:
+        from cellwright.inference.pipeline import recount
+
+        result = recount(result, counted.prediction, request.model, request.settings)
+    if is_recounted or request.classifier != counted.request.classifier:
+        result = yield from _classified(request, result)
+    return (yield from show_task(request, result, counted.prediction))
+
+
+def show_task(request: Request, result: Result, prediction: Prediction | None = None) -> Task[CountOutcome]:
+    """Return a result with the layers that a request wants."""
+    yield Progress("layers", 0, 1)
+    return CountOutcome(request, result, prepare(result, request.source, request.outputs), prediction)
+
+
+def _classified(request: Request, result: Result) -> Task[Result]:
+    if request.classifier and len(result.cells):
+        return (yield from classified_task(result, request.source.image, request.classifier, request.engine))
+    return unclassified(result)
+
+
+def is_density(result: Result) -> bool:
+    """Return whether a result tells how dense the cells are, not which they are."""
+    return "density" in result.maps
+
+
+def can_recount(counted: CountOutcome) -> bool:
+    """Return whether other thresholds need no new run of the network."""
+    return counted.prediction is not None or is_density(counted.result)
+
+
+def result_line(result: Result) -> str:
+    """Return the count, the model and the seconds in one line.
+
+    Examples
+    --------
+    ``412 cells · flow · 1.8 s``
+    """
+    return f"{n_cells(result)} · {result.provenance.model} · {result.provenance.seconds:.1f} s"
+
+
+def number_text(result: Result) -> str:
+    """Return the count as a number, with half the width of its interval where it has one.
+
+    Examples
+    --------
+    ``2,041``; ``412 ± 18``
+    """
+    if result.interval is None:
+        return f"{result.count:,.0f}"
+    low, high = result.interval
+    return f"{result.count:,.0f} ± {(high - low) / 2:,.0f}"
+
+
+def interval_line(result: Result) -> str:
+    """Return the interval of a count in words, or nothing.
+
+    Examples
+    --------
+    ``394 to 430 cells, 9 times of 10``
+    """
+    if result.interval is None:
+        return ""
+    low, high = result.interval
+    return f"{low:,.0f} to {high:,.0f} cells, 9 times of 10"
+
+
+def progress_line(progress: Progress, seconds_left: float | None) -> str:
+    """Return what a job is doing and how long it still takes.
+
+    Examples
+    --------
+    ``Tiles: 12 of 40 · 3 s left``
+    """
+    if progress.note:
+        return progress.note.capitalize()
+    if progress.total <= 1:
+        return STAGES.get(progress.stage, progress.stage.capitalize())
+    line = f"{progress.stage.capitalize()}: {progress.done} of {progress.total}"
+    if seconds_left is None:
+        return line
+    left = f"{seconds_left:.0f} s" if seconds_left < 100 else f"{seconds_left / 60:.0f} min"
+    return f"{line} · {left} left"
+
+
+def n_cells(result: Result) -> str:
+    """Return the count with its noun: ``1 cell``, ``2,041 cells``."""
+    return f"{result.count:,.0f} cell{'' if result.count == 1 else 's'}"
+
+
+def size_line(result: Result) -> str:
+    """Return the median diameter of the cells in pixels and, where known, micrometres, or nothing.
+
+    Of a volume, whose voxels are seldom cubes, in micrometres alone.
+    """
+    table = cells_table(result)
+    units = {"diameter_px": "px", "diameter_um": "µm"}
+    sizes = [f"{table[name].median():.1f} {unit}" for name, unit in units.items() if name in table]
+    return f"median diameter {' · '.join(sizes)}" if len(table) and sizes else ""

@@ -1,0 +1,226 @@
+"""The looks of the count widget: its controls and where they stand, without behaviour."""
+
+from typing import Any
+
+from qtpy.QtCore import QSignalBlocker, Qt
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QDoubleSpinBox,
+    QFormLayout,
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QProgressBar,
+    QPushButton,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
+from superqt import QCollapsible
+
+from cellwright.inference.settings import EngineSettings
+from cellwright.models.registry import Family
+from cellwright.widgets.shared.form import SettingsForm, is_threshold, names_of
+from cellwright.widgets.shared.style import STYLE, message_label, progress_box, put, row, set_state
+
+SHORTCUT = "Ctrl+Return"
+REGIONS = {"whole": "Whole image", "view": "What I see", "drawn": "Drawn region"}
+OUTPUTS = {"Labels": "Outlines", "Points": "Points", "Shapes": "Boxes", "Image": "Density"}
+OWN_ROWS = ("device", "channel", "diameter_px")  # engine settings with a control of their own
+LONGEST_LARGE = 6  # characters of the number that fit into the panel at full size
+
+
+class CountPanel(QWidget):
+    """Controls of the count widget from top to bottom: what to count, how, the buttons, the result.
+
+    Parameters
+    ----------
+    parent
+        Qt parent.
+    """
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setStyleSheet(STYLE)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(10, 10, 10, 10)
+        layout.setSpacing(8)
+        layout.addLayout(self._choices())
+        layout.addLayout(self._outputs())
+        layout.addLayout(self._buttons())
+        self.bar, self.status = QProgressBar(), QLabel()
+        layout.addWidget(progress_box(self.bar, self.status))
+        self.bar.setVisible(False)
+        self.message = message_label()
+        layout.addWidget(self.message)
+        layout.addWidget(self._card())
+        layout.addLayout(self._tools())
+        self._tool_box = QVBoxLayout()
+        layout.addLayout(self._tool_box)
+        self.advanced = QCollapsible("Advanced settings", expandedIcon="▾", collapsedIcon="▸")
+        layout.addWidget(self.advanced)
+        layout.addStretch(1)
+        self.setMinimumWidth(290)
+
+    def show_forms(self, settings_type: type[Any]) -> None:
+        """Show the settings of a model family: thresholds under the count, the others with the engine's."""
+        fast = [name for name in names_of(settings_type) if is_threshold(settings_type, name)]
+        slow = [name for name in names_of(settings_type) if name not in fast]
+        engine = [name for name in names_of(EngineSettings) if name not in OWN_ROWS]
+        self.thresholds = SettingsForm(settings_type, fast)
+        self.filters = SettingsForm(settings_type, slow)
+        self.engine = SettingsForm(EngineSettings, engine)
+        self.thresholds.native.setObjectName("thresholds")
+        put(self._threshold_box, [self.thresholds.native])
+        box = QWidget()
+        put(QVBoxLayout(box), [self.filters.native, self.engine.native])
+        self.advanced.setContent(box)
+        self.advanced.collapse(animate=False)
+
+    def put_tool(self, form: QWidget) -> None:
+        """Give what belongs to a tool a place under the tools' buttons."""
+        self._tool_box.addWidget(form)
+
+    def show_message(self, text: str, *, is_error: bool = False) -> None:
+        """Show a sentence under the buttons; an empty one hides it."""
+        self.message.setText(text)
+        self.message.setVisible(bool(text))
+        set_state(self.message, "error", on=is_error)
+
+    def show_running(self, *, is_running: bool) -> None:
+        """Turn the count button into Cancel and back."""
+        self.count.setText("Cancel" if is_running else "Count cells")
+        self.count.setEnabled(True)
+        self.count.setShortcut(SHORTCUT)  # a new text clears it
+        self.preview.setEnabled(not is_running)
+        self.bar.setVisible(is_running)
+        self.show_progress(0.0, "")
+        set_state(self.count, "running", on=is_running)
+
+    def show_progress(self, fraction: float, line: str) -> None:
+        """Show how far a count is.
+
+        A bar that moves while nothing is known would make napari redraw its whole window all the time.
+        """
+        self.bar.setValue(round(100 * fraction))
+        self.status.setText(line)
+
+    def show_count(self, number: str, line: str, details: str, legend: str = "") -> None:
+        """Show the large number and what stands under it; the legend of classes is rich text."""
+        self.number.setText(number)
+        set_state(self.number, "long", on=len(number) > LONGEST_LARGE)
+        self.line.setText(line)
+        for label, text in ((self.legend, legend), (self.details, details)):
+            label.setText(text)
+            label.setVisible(bool(text))
+
+    def show_family(self, family: Family) -> None:
+        """Offer what a model family can give, ticked as most will want it, and the tools that go with it."""
+        for output, box in self.outputs.items():
+            with QSignalBlocker(box):
+                box.setChecked(output in usual_outputs(family))
+            box.setVisible(output in family.returns)
+        self.show_forms(family.settings)
+        has_cells = family.gives == "instances"
+        self.classes.setEnabled(has_cells)
+        self.ask.setVisible(has_cells)
+        self.calibrate.setVisible(not has_cells)
+        self.colours.setVisible(family.needs_volumes)
+
+    def _choices(self) -> QFormLayout:
+        self.image, self.model, self.device = QComboBox(), QComboBox(), QComboBox()
+        self.channel, self.region, self.classes = QComboBox(), QComboBox(), QComboBox()
+        for box in (self.image, self.model, self.device, self.channel, self.classes):
+            box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+            box.setMinimumContentsLength(12)
+            box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        for name, title in REGIONS.items():
+            self.region.addItem(title, name)
+        self.region.setToolTip(
+            "What I see: the visible field of this slice. Drawn region: the box around a shape, all slices."
+        )
+        self.classes.setToolTip("Tell the kinds of cells apart, once they are counted.")
+        form = QFormLayout()
+        form.setSpacing(6)
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form.addRow("Image", self.image)
+        form.addRow("Channel", self.channel)
+        form.addRow("Model", self.model)
+        form.addRow("Classes", self.classes)
+        form.addRow("Device", self.device)
+        form.addRow("Diameter", self._diameter())
+        form.addRow("Count in", self.region)
+        return form
+
+    def _diameter(self) -> QHBoxLayout:
+        self.diameter = QDoubleSpinBox()
+        self.diameter.setRange(0.0, 5000.0)
+        self.diameter.setDecimals(1)
+        self.diameter.setSuffix(" px")
+        self.diameter.setSpecialValueText("auto")
+        self.diameter.setToolTip("Typical cell diameter in pixels; 0 lets the program estimate it.")
+        self.measure = QPushButton("Measure")
+        self.measure.setToolTip("Draw a line across a typical cell.")
+        return row(self.diameter, self.measure)
+
+    def _outputs(self) -> QHBoxLayout:
+        self.outputs = {output: QCheckBox(title) for output, title in OUTPUTS.items()}
+        for output, box in self.outputs.items():
+            box.setToolTip(f"Show the result as a {output} layer.")
+        layout = QHBoxLayout()
+        for box in self.outputs.values():
+            layout.addWidget(box, 1)
+        return layout
+
+    def _buttons(self) -> QHBoxLayout:
+        self.count, self.preview = QPushButton("Count cells"), QPushButton("Preview")
+        self.count.setObjectName("count")
+        self.count.setShortcut(SHORTCUT)
+        self.count.setToolTip(f"Count the cells of the image ({SHORTCUT}).")
+        self.preview.setObjectName("preview")
+        self.preview.setToolTip("Count in the middle of what you see only.")
+        return row(self.count, self.preview)
+
+    def _card(self) -> QFrame:
+        card = QFrame()
+        card.setObjectName("card")
+        self.number, self.line = QLabel("—"), QLabel("no cells counted yet")
+        self.legend, self.details = QLabel(), QLabel()
+        layout = QVBoxLayout(card)
+        layout.setContentsMargins(12, 8, 12, 12)
+        layout.setSpacing(4)
+        for name in ("number", "line", "legend", "details"):
+            label = getattr(self, name)
+            label.setObjectName(name)
+            label.setAlignment(Qt.AlignmentFlag.AlignCenter)
+            layout.addWidget(label)
+        for label in (self.legend, self.details):
+            label.setWordWrap(True)
+            label.setVisible(False)
+        layout.addSpacing(8)
+        self._threshold_box = QVBoxLayout()
+        layout.addLayout(self._threshold_box)
+        layout.addSpacing(4)
+        self.save = QPushButton("Save cells as CSV…")
+        self.save.setEnabled(False)
+        layout.addWidget(self.save)
+        return card
+
+    def _tools(self) -> QHBoxLayout:
+        self.ask, self.calibrate = QPushButton("Ask by click"), QPushButton("Calibrate…")
+        self.colours = QPushButton("Show colours")
+        self.ask.setObjectName("ask")
+        self.ask.setCheckable(True)
+        self.ask.setToolTip("Click on the image to ask whether there is a cell; where there is, it is added.")
+        self.calibrate.setToolTip("Count the cells in a few boxes yourself and correct the count by them.")
+        self.colours.setToolTip("Add the colours that the model sees: each slice with those around it.")
+        layout = QHBoxLayout()
+        for button in (self.ask, self.calibrate, self.colours):
+            layout.addWidget(button, 1)
+        return layout
+
+
+def usual_outputs(family: Family) -> tuple[str, ...]:
+    """Return the outputs to begin with: outlines where there are any, else all that the family gives."""
+    return ("Labels",) if "Labels" in family.returns else family.returns

@@ -1,0 +1,282 @@
+"""The formats of ``files.formats`` in napari: File > Open and File > Save, as readers and writers.
+
+Folders (YOLO, Cell Tracking Challenge) are opened by the table in them: data.yaml, res_track.txt or
+man_track.txt.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pint
+from numpy.typing import NDArray
+
+from cellwright.core.data import AXES, SPATIAL, Image
+from cellwright.core.errors import WriteError
+from cellwright.files.atomic import plain_name
+from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, numbered, sizes_of
+from cellwright.files.formats.outlines import MaskPart, filled, painted
+from cellwright.files.formats.registry import FORMATS, Format, recognise
+from cellwright.ops.labels import relabel
+
+LayerData = tuple[Any, dict[str, Any], str]  # napari: array, arguments, type of layer
+Reader = Callable[[str], list[LayerData]]
+Writer = Callable[[str, list[LayerData]], list[str]]
+
+METADATA = "cellwright_file"  # key in the metadata of a layer: what its file told and napari has no place for
+UNNAMED = "TZYX"
+HALF = 0.5  # napari's pixel 0 reaches from -0.5 to 0.5
+OVAL_CORNERS = 90
+
+
+def get_reader(path: str | Sequence[str]) -> Reader | None:
+    """Return what reads a file into layers; None for several files at once."""
+    return read_layers if isinstance(path, str) else None
+
+
+def read_layers(path: str) -> list[LayerData]:
+    """Return the cells of a file as Labels, Shapes or Points layers, and its image if it holds one.
+
+    Raises
+    ------
+    ReadError
+        It is damaged, or of no format known.
+    """
+    layers = []
+    for marks in recognise(path).read(path):
+        if marks.image is not None:
+            layers.append(_image_layer(marks, marks.image))
+        layers.append(_cells_layer(marks))
+    return layers
+
+
+def _image_layer(marks: ImageAnnotation, image: Image) -> LayerData:
+    arguments = {"name": marks.name, "rgb": image.axes.endswith("C"), **_placement(marks)}
+    return image.data, arguments, "image"
+
+
+def _cells_layer(marks: ImageAnnotation) -> LayerData:
+    names = [marks.class_of(row) for row in range(len(marks))]
+    names = ["" if name == NO_CLASS else name for name in names]
+    told = {"shape": marks.shape, "axes": marks.axes, "class_names": marks.class_names, "name": marks.name}
+    arguments: dict[str, Any] = {"metadata": {METADATA: told}, **_placement(marks)}
+    arguments["name"] = f"{marks.name} {marks.kind}"
+    if marks.kind == "labels":
+        if marks.classes is not None:
+            arguments["features"] = {"class": ["", *names]}  # the first row is that of the background
+        return marks.labels, arguments, "labels"
+    if marks.classes is not None:
+        arguments["features"] = {"class": names}
+    if marks.boxes is not None:
+        rectangles = [_rectangle(box) for box in marks.boxes.astype(float)]
+        arguments |= {"shape_type": "rectangle", "face_color": "transparent", "edge_color": "#ffb000"}
+        return rectangles, arguments, "shapes"
+    points = np.zeros((0, len(marks.shape)), np.float32) if marks.points is None else marks.points
+    return points, arguments, "points"
+
+
+def _rectangle(box: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the four corners of a box (2, D), in its first plane."""
+    (y0, x0), (y1, x1) = box[:, -2:] - HALF
+    corners = np.array([[y0, x0], [y0, x1], [y1, x1], [y1, x0]])
+    return np.concatenate([np.tile(box[0, :-2], (4, 1)), corners], axis=1)
+
+
+def _placement(marks: ImageAnnotation) -> dict[str, Any]:
+    """Return axis labels, and scale and units where the pixel size is known."""
+    sizes = sizes_of(marks.axes, marks.pixel_size_um)
+    placement: dict[str, Any] = {"axis_labels": tuple(marks.axes.lower())}
+    if sizes:
+        placement["scale"] = tuple(sizes.get(axis, 1.0) for axis in marks.axes)
+        placement["units"] = tuple("micrometer" if axis in sizes else "pixel" for axis in marks.axes)
+    return placement
+
+
+def _writer(name: str) -> Writer:
+    def write(path: str, layer_data: list[LayerData]) -> list[str]:
+        return write_layers(path, layer_data, FORMATS[name])
+
+    write.__doc__ = f"Write layers as {FORMATS[name].title}."
+    return write
+
+
+write_ome_tiff = _writer("ome-tiff")
+write_coco = _writer("coco")
+write_coco_rle = _writer("coco-rle")
+write_labelme = _writer("labelme")
+write_labelme_masks = _writer("labelme-masks")
+write_yolo_boxes = _writer("yolo-boxes")
+write_yolo_segments = _writer("yolo-segments")
+write_imagej_roi = _writer("imagej-roi")
+write_geojson = _writer("geojson")
+write_cellpose = _writer("cellpose")
+write_tracking_challenge = _writer("tracking-challenge")
+write_tracking_challenge_truth = _writer("tracking-challenge-truth")
+write_points_csv = _writer("points-csv")
+
+
+def write_layers(path: str, layer_data: Sequence[LayerData], one: Format) -> list[str]:
+    """Write a layer of cells, and an image layer that goes with it, and return what was written.
+
+    Raises
+    ------
+    WriteError
+        The format cannot hold this, or it cannot be written.
+    """
+    file = Path(path)
+    if one.extensions and not file.name.lower().endswith(one.extensions):
+        stem = (
+            file.name.removesuffix(Path(one.extensions[0]).suffix) if "_" in one.extensions[0] else file.name
+        )
+        file = file.with_name(stem + one.extensions[0])
+    one.write(file, [annotation_of(layer_data, one)])
+    return [str(file)]
+
+
+def annotation_of(layer_data: Sequence[LayerData], one: Format) -> ImageAnnotation:
+    """Return what layers say of the cells of an image, as far as a format can hold it.
+
+    Raises
+    ------
+    WriteError
+        There are shapes that are no areas, or of several planes.
+    """
+    (cells,) = [layer for layer in layer_data if layer[2] in ("labels", "points", "shapes")]
+    image = next((_image_of(layer) for layer in layer_data if layer[2] == "image"), None)
+    data, meta, kind = cells
+    told = meta.get("metadata", {}).get(METADATA, {})
+    n_axes = (
+        data.ndim if kind == "labels" else (np.shape(data)[-1] if kind == "points" else _n_axes(data, told))
+    )
+    axes = _axes(meta, n_axes) if image is None else image.axes.replace("C", "")
+    name = plain_name(str(told.get("name") or (meta.get("name", "cells") if image is None else image.name)))
+    marks = ImageAnnotation(name, (), axes, image=image, pixel_size_um=_pixel_size(meta, axes))
+    shape = tuple(told.get("shape", ())) if image is None else _plane(image)
+    if kind == "labels":
+        return _from_labels(marks, np.asarray(data), meta)
+    names = [str(value or NO_CLASS) for value in _feature(meta)] or [NO_CLASS] * len(data)
+    marks = _with_names(marks, names, told)
+    if kind == "points":
+        points = np.asarray(data, np.float32).reshape(len(data), n_axes)
+        return replace(marks, shape=shape or _extent(points + 1), points=points)
+    return _from_shapes(marks, (list(data), meta, shape), one)
+
+
+def _n_axes(shapes: Sequence[NDArray[Any]], told: Mapping[str, Any]) -> int:
+    return int(np.shape(shapes[0])[-1]) if len(shapes) else len(told.get("shape", (0, 0)))
+
+
+def _from_labels(marks: ImageAnnotation, data: NDArray[Any], meta: Mapping[str, Any]) -> ImageAnnotation:
+    numbers = np.unique(data)
+    numbers = numbers[numbers > 0]
+    marks = replace(marks, shape=data.shape, labels=relabel(np.maximum(data, 0)))
+    column = _feature(meta)
+    if not column:
+        return marks
+    features = meta["features"]
+    rows = [int(row) for row in features["index"]] if "index" in features else range(len(column))
+    own = dict(zip(rows, column, strict=True))
+    names = [str(own.get(int(number)) or NO_CLASS) for number in numbers]
+    return _with_names(marks, names, meta.get("metadata", {}).get(METADATA, {}))
+
+
+def _from_shapes(
+    marks: ImageAnnotation, drawn: tuple[list[Any], Mapping[str, Any], tuple[int, ...]], one: Format
+) -> ImageAnnotation:
+    """Return boxes where all shapes are upright rectangles and the format can hold them, else labels."""
+    data, meta, shape = drawn
+    types = meta.get("shape_type", "polygon")
+    types = [types] * len(data) if isinstance(types, str) else list(types)
+    wrong = set(map(str, types)) - {"rectangle", "polygon", "ellipse"}
+    if wrong:
+        raise WriteError(
+            f"Shapes of cells must be rectangles, ellipses or polygons; got {', '.join(sorted(wrong))}. "
+            "Remove lines and paths."
+        )
+    corners = [np.asarray(corner, float) for corner in data]
+    if any(np.ptp(corner[:, :-2], axis=0).any() for corner in corners):
+        raise WriteError("Each shape must lie in one plane of the stack; some do not. Draw them again.")
+    ends = np.array([corner.max(axis=0) + HALF for corner in corners]).reshape(len(corners), len(marks.axes))
+    shape = shape or _extent(ends)
+    is_upright = all(len(np.unique(np.round(c[:, i], 3))) == 2 for c in corners for i in (-2, -1))
+    if "boxes" in one.kinds and is_upright and set(map(str, types)) <= {"rectangle"}:
+        boxes = np.array([[c.min(axis=0), c.max(axis=0)] for c in corners], np.float32)
+        boxes = boxes.reshape(len(corners), 2, len(marks.axes))
+        boxes[..., -2:] += np.float32(HALF)
+        boxes[:, 1, :-2] += 1
+        return replace(marks, shape=shape, boxes=boxes)
+    cells = [[_drawn(corner, str(kind))] for corner, kind in zip(corners, types, strict=True)]
+    labels, left, notices = painted(cells, shape)
+    classes = None if marks.classes is None else marks.classes[left]
+    return replace(marks, shape=shape, labels=labels, classes=classes, notices=notices)
+
+
+def _drawn(corners: NDArray[np.float64], kind: str) -> MaskPart:
+    """Return the pixels of a shape of napari."""
+    plane, lead = corners[:, -2:] + HALF, np.rint(corners[0, :-2]).astype(int)
+    if kind == "ellipse":  # its corners are those of the box around it
+        angle = np.linspace(0, 2 * np.pi, OVAL_CORNERS, endpoint=False)
+        middle, across, along = plane.mean(axis=0), (plane[1] - plane[0]) / 2, (plane[3] - plane[0]) / 2
+        plane = middle + np.outer(np.cos(angle), across) + np.outer(np.sin(angle), along)
+    return filled([plane]).at(tuple(lead.tolist()))
+
+
+def _with_names(marks: ImageAnnotation, names: Sequence[str], told: Mapping[str, Any]) -> ImageAnnotation:
+    classes, class_names = numbered(names, tuple(told.get("class_names", ())))
+    return replace(marks, classes=classes, class_names=class_names)
+
+
+def _feature(meta: Mapping[str, Any]) -> list[Any]:
+    """Return the classes of a layer, empty where it has none."""
+    features = meta.get("features")
+    if features is None or "class" not in features:
+        return []
+    return ["" if value is None or value != value else value for value in features["class"]]
+
+
+def _image_of(layer: LayerData) -> Image:
+    data, meta, _ = layer
+    if meta.get("multiscale"):
+        data = data[0]
+    is_rgb = bool(meta.get("rgb"))
+    axes = _axes(meta, data.ndim - is_rgb)
+    return Image(data, axes + "C" * is_rgb, _pixel_size(meta, axes), str(meta.get("name", "image")))
+
+
+def _axes(meta: Mapping[str, Any], n: int) -> str:
+    """Return the letters of a layer's axes, from its labels where they tell."""
+    named = "".join(str(label)[:1].upper() for label in meta.get("axis_labels", ()))[-n:]
+    is_clear = len(named) == n and len(set(named)) == n and set(named) <= set(AXES) and named.endswith("YX")
+    if is_clear and "C" not in named:
+        return named
+    if not 2 <= n <= len(UNNAMED):
+        raise WriteError(f"Layers of cells must have 2 to {len(UNNAMED)} axes; got {n}. Split the layer.")
+    return UNNAMED[-n:]
+
+
+def _pixel_size(meta: Mapping[str, Any], axes: str) -> tuple[float, ...]:
+    """Return micrometres per pixel, empty where the units of a layer are no lengths."""
+    scale, units = meta.get("scale"), meta.get("units")
+    if scale is None or units is None:
+        return ()
+    registry: Any = pint.get_application_registry()  # type: ignore[no-untyped-call]
+    sizes = []
+    pairs = list(zip(axes, list(scale)[-len(axes) :], list(units)[-len(axes) :], strict=True))
+    for axis, size, unit in pairs:
+        if axis in SPATIAL:
+            length = float(size) * registry(str(unit))
+            if not length.is_compatible_with("micrometer"):
+                return ()
+            sizes.append(float(length.to("micrometer").magnitude))
+    return tuple(sizes)
+
+
+def _plane(image: Image) -> tuple[int, ...]:
+    return tuple(int(n) for n, axis in zip(image.shape, image.axes, strict=True) if axis != "C")
+
+
+def _extent(ends: NDArray[np.floating]) -> tuple[int, ...]:
+    """Return the smallest image that holds these one-past-last corners."""
+    return tuple(max(1, int(np.ceil(n))) for n in ends.max(axis=0, initial=1))

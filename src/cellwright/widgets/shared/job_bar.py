@@ -1,0 +1,87 @@
+"""A long job of one part of a panel: its bar and its Cancel button, out of sight while nothing runs."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from qtpy.QtCore import Signal  # type: ignore[attr-defined]
+from qtpy.QtWidgets import QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
+
+from cellwright.core.tasks import Eta, Progress, Task
+from cellwright.widgets.count.count_request import progress_line
+from cellwright.widgets.shared.job_runner import REDRAW_S
+from cellwright.widgets.shared.jobs import Job
+from cellwright.widgets.shared.style import row
+
+FULL = 1000
+
+
+class JobBar(QWidget):
+    """Runs one task at a time beside the viewer."""
+
+    failed = Signal(object)  # Exception
+    cancelled = Signal()
+    finished = Signal()  # a job has ended, well or not
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.job: Job | None = None
+        self.line, self.bar, self.stop = QLabel(), QProgressBar(), QPushButton("Cancel")
+        self.line.setObjectName("details")
+        self.bar.setRange(0, FULL)
+        self.bar.setTextVisible(False)
+        self.stop.clicked.connect(self.cancel)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(2)
+        layout.addWidget(self.line)
+        layout.addLayout(row(self.bar, self.stop))
+        self.hide()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a job is running."""
+        return self.job is not None
+
+    def start(self, task: Task[Any], on_returned: Callable[[Any], None], last: str = "") -> None:
+        """Run a task; ``on_returned`` is given what it returns. Ignored while another one runs.
+
+        From its stage ``last`` on, the task can no longer be cancelled.
+        """
+        if self.job is not None:
+            task.close()
+            return
+        self._eta, self._last, self._stage, self._told = Eta(), last, "", 0.0
+        self.bar.setValue(0)
+        self.line.setText("")
+        self.stop.setEnabled(True)
+        self.show()
+        self.job = Job(task, self)
+        self.job.progressed.connect(self._on_job_progressed)
+        self.job.returned.connect(on_returned)
+        self.job.failed.connect(self.failed)
+        self.job.cancelled.connect(self.cancelled)
+        self.job.finished.connect(self._on_job_finished)
+        self.job.start()
+
+    def cancel(self) -> None:
+        """Ask the job to stop at its next step."""
+        if self.job is not None:
+            self.stop.setEnabled(False)
+            self.line.setText("Cancelling…")
+            self.job.cancel()
+
+    def _on_job_progressed(self, progress: Progress) -> None:
+        seconds_left = self._eta.seconds_left(progress)
+        now = time.monotonic()
+        if progress.stage == self._stage and now - self._told < REDRAW_S:
+            return
+        self._stage, self._told = progress.stage, now
+        self.bar.setValue(round(FULL * progress.fraction))
+        self.line.setText(progress_line(progress, seconds_left))
+        self.stop.setEnabled(progress.stage != self._last)
+
+    def _on_job_finished(self) -> None:
+        self.job = None
+        self.hide()
+        self.finished.emit()

@@ -1,0 +1,198 @@
+"""How results look as napari layers: outlines, points, boxes and densities, and the colours of classes."""
+
+import colorsys
+from collections.abc import Callable, Mapping
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Image as ImageLayer
+from napari.layers import Labels, Layer, Points, Shapes
+from napari.utils.colormaps import CyclicLabelColormap, DirectLabelColormap
+from numpy.typing import NDArray
+
+from cellwright.core.data import Result
+from cellwright.files.tables import cells_table, class_counts
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FEATURES = (
+    "label", "class", "score", "area_px", "diameter_px", "volume_px", "area_um2", "diameter_um", "volume_um3"
+)  # fmt: skip
+OUTLINE_PX = 2
+LARGEST_OUTLINED_PX = 1_500_000  # napari finds outlines in the GUI thread; larger frames would stall it
+N_COLOURS = 49
+POINT_SHARE = 0.18  # of the middle side of the boxes
+BOX_EDGE_SHARE = 0.025
+LONE_DIAMETER_PX = 10.0  # taken where there are no cells to tell
+COLOUR = "#3fd0c9"
+CLASS_COLOURS = ("#ff9f1c", "#4cc9f0", "#f72585", "#b5e48c", "#9d6bff", "#ffe066", "#2ec4b6", "#ff6b6b")
+NO_CLASS_COLOUR = "#b0b4bb"
+DENSITY_COLOURMAP = "inferno"
+DENSITY_OPACITY = 0.85
+DENSITY_GAMMA = 0.6  # a large cell spreads its one over many pixels; it is to be seen beside small ones
+
+
+def make_layer(
+    output: str, result: Result, placement: Mapping[str, Any], channel_axis: int | None = None
+) -> Layer | None:
+    """Return the layer that shows one output of a result, or None where the result lacks it.
+
+    Parameters
+    ----------
+    output
+        ``Labels``, ``Points``, ``Shapes`` (bounding boxes) or ``Image`` (density).
+    result
+        What was counted.
+    placement
+        Arguments of napari's layers that put the counted part where it belongs.
+    channel_axis
+        Where the layer needs an axis of length one to line up with its image.
+    """
+    makers: dict[str, Callable[..., Layer | None]] = {
+        "Labels": _labels_layer,
+        "Points": _points_layer,
+        "Shapes": _shapes_layer,
+        "Image": _density_layer,
+    }
+    return makers[output](result, placement, channel_axis)
+
+
+def class_colour(index: int) -> str:
+    """Return the colour of a class; grey for a negative one, which means that it is not known."""
+    return CLASS_COLOURS[index % len(CLASS_COLOURS)] if index >= 0 else NO_CLASS_COLOUR
+
+
+def legend_of(result: Result) -> str:
+    """Return the classes with their colours and numbers of cells as rich text, empty without classes.
+
+    Examples
+    --------
+    ``RBC 312 · WBC 4 · Platelet 12``, each after a bullet of its colour
+    """
+    entries = [
+        f'<span style="color:{class_colour(index)}">●</span>&nbsp;{escape(name)}&nbsp;{count:,}'
+        for index, (name, count) in enumerate(class_counts(result).items())
+    ]
+    return " · ".join(entries)
+
+
+def _features(result: Result) -> "pd.DataFrame":
+    table = cells_table(result)
+    return table[[name for name in FEATURES if name in table]]
+
+
+def _labels_layer(result: Result, placement: Mapping[str, Any], channel_axis: int | None) -> Labels | None:
+    labels = result.cells.labels
+    if labels is None:
+        return None
+    if channel_axis is not None:
+        labels = np.expand_dims(labels, channel_axis)
+    features = _features(result)
+    # napari takes row k of the features for label k, the background included
+    table = features.reindex(range(-1, len(features))).reset_index(drop=True)
+    table["label"] = np.arange(len(table))
+    layer = Labels(labels, features=table, opacity=0.9, colormap=_label_colours(result), **placement)
+    if labels.shape[-1] * labels.shape[-2] <= LARGEST_OUTLINED_PX:
+        layer.contour = OUTLINE_PX
+    return layer
+
+
+def _label_colours(result: Result) -> CyclicLabelColormap | DirectLabelColormap:
+    classes = result.cells.classes
+    if classes is None:
+        return bright_colours()
+    colours: dict[int | None, Any] = {None: "transparent", 0: "transparent"}
+    return DirectLabelColormap(
+        color_dict=colours | {row: class_colour(int(one)) for row, one in enumerate(classes, start=1)}
+    )
+
+
+def bright_colours() -> CyclicLabelColormap:
+    """Colours for outlines that stand out on dark and bright images, unlike for neighbours in number."""
+    hues = np.arange(N_COLOURS) * 0.618 % 1.0  # the golden ratio spreads them
+    colours = [colorsys.hsv_to_rgb(hue, 0.5 + 0.25 * (place % 2), 1.0) for place, hue in enumerate(hues)]
+    return CyclicLabelColormap(colors=np.array([(0.0, 0.0, 0.0, 0.0), *((*rgb, 1.0) for rgb in colours)]))
+
+
+def bright_colour(number: int) -> str:
+    """Return the colour of a cell whose colour has no meaning."""
+    place = number % N_COLOURS
+    rgb = colorsys.hsv_to_rgb(place * 0.618 % 1.0, 0.5 + 0.25 * (place % 2), 1.0)
+    return "#" + "".join(f"{round(255 * part):02x}" for part in rgb)
+
+
+def _points_layer(result: Result, placement: Mapping[str, Any], channel_axis: int | None) -> Points:
+    points = _in_layer(result.cells.points, channel_axis)
+    return Points(
+        points,
+        ndim=points.shape[-1],
+        features=_features(result),
+        size=max(POINT_SHARE * _typical_diameter(result), 1.0),
+        face_color=_cell_colours(result),
+        border_color="black",
+        **placement,
+    )
+
+
+def _shapes_layer(result: Result, placement: Mapping[str, Any], channel_axis: int | None) -> Shapes:
+    boxes = _in_layer(result.cells.boxes, channel_axis)
+    if result.cells.points.shape[1] > 2:  # a box of a linked cell is drawn in its middle slice
+        boxes[:, :, :-2] = np.rint(_in_layer(result.cells.points, channel_axis))[:, np.newaxis, :-2]
+    corners = np.repeat(boxes[:, :1], 4, axis=1)
+    corners[:, :, -2] = boxes[:, (0, 0, 1, 1), -2]
+    corners[:, :, -1] = boxes[:, (0, 1, 1, 0), -1]
+    corners[:, :, -2:] -= 0.5  # napari draws a pixel around its index
+    return Shapes(
+        list(corners) or None,
+        ndim=boxes.shape[-1],
+        features=_features(result),
+        face_color="transparent",
+        edge_color=_cell_colours(result),
+        edge_width=max(BOX_EDGE_SHARE * _typical_diameter(result), 1.0),
+        **placement,
+    )
+
+
+def _density_layer(
+    result: Result, placement: Mapping[str, Any], channel_axis: int | None
+) -> ImageLayer | None:
+    density = result.maps.get("density")
+    if density is None:
+        return None
+    if channel_axis is not None:
+        density = np.expand_dims(density, channel_axis)
+    highest = max(float(np.quantile(density, 0.999)), float(np.finfo(np.float32).tiny))
+    return ImageLayer(
+        density,
+        colormap=DENSITY_COLOURMAP,
+        blending="additive",
+        opacity=DENSITY_OPACITY,
+        gamma=DENSITY_GAMMA,
+        contrast_limits=(0.0, highest),
+        **placement,
+    )
+
+
+def _cell_colours(result: Result) -> Any:
+    """One colour for all cells, or one for each where they have classes."""
+    classes = result.cells.classes
+    if classes is None or not len(classes):
+        return COLOUR
+    return [class_colour(int(one)) for one in classes]
+
+
+def _typical_diameter(result: Result) -> float:
+    """Middle side of the boxes in pixels."""
+    boxes = result.cells.boxes
+    if not len(boxes):
+        return LONE_DIAMETER_PX
+    return float(np.median(boxes[:, 1, -2:] - boxes[:, 0, -2:]))
+
+
+def _in_layer(coordinates: NDArray[np.float32], channel_axis: int | None) -> NDArray[np.float32]:
+    """Coordinates (..., axes of the cells) with a zero for the channel axis where the layer has one."""
+    if channel_axis is None:
+        return coordinates.copy()
+    return np.insert(coordinates, channel_axis, 0, axis=-1)

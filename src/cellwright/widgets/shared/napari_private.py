@@ -1,0 +1,109 @@
+"""What napari keeps to itself: what its brush painted, colours and boxes of a Labels layer, the camera.
+
+Where another version of napari has no such inner part, the callers fall back on what it offers.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from napari.layers import Labels
+from napari.utils.colormaps.standardize_color import transform_color
+from numpy.typing import NDArray
+
+from cellwright.ops.label_changes import Box, joined, padded
+
+
+def painted(labels: NDArray[Any], atoms: Iterable[Any]) -> tuple[Box, NDArray[Any], NDArray[Any]]:
+    """Return the box of a stroke of napari's brush, and what it held before and after.
+
+    napari tells of a stroke once it is painted, but of a fill or a polygon just before.
+
+    Parameters
+    ----------
+    labels
+        The data of the layer.
+    atoms
+        The value of the layer's ``paint`` event: for each dab its box, mask and old values (napari 0.9), or
+        its indices, old and new values (earlier ones, and ``data_setitem``).
+    """
+    atoms = list(atoms)
+    box = _box_of(atoms[0])
+    for atom in atoms[1:]:
+        box = joined(box, _box_of(atom))
+    before = labels[box].copy()
+    for atom in reversed(atoms):
+        _put(before, box, atom, is_new=False)
+    after = before.copy()
+    for atom in atoms:
+        _put(after, box, atom, is_new=True)
+    return box, before, after
+
+
+def _put(values: NDArray[Any], box: Box, atom: Any, *, is_new: bool) -> None:
+    """Write one dab into the values of a box, or what was there before it."""
+    if hasattr(atom, "slice_key"):
+        pairs = zip(atom.slice_key, box, strict=True)
+        part = values[tuple(slice(a.start - b.start, a.stop - b.start) for a, b in pairs)]
+        part[... if atom.mask is None else atom.mask] = atom.new_value if is_new else atom.old_values
+    else:
+        indices = tuple(np.asarray(index) - side.start for index, side in zip(atom[0], box, strict=True))
+        values[indices] = atom[2] if is_new else atom[1]
+
+
+def _box_of(atom: Any) -> Box:
+    if hasattr(atom, "slice_key"):
+        box: Box = tuple(slice(int(part.start), int(part.stop)) for part in atom.slice_key)
+        return box
+    return tuple(slice(int(np.min(index)), int(np.max(index)) + 1) for index in atom[0])
+
+
+def recolour(layer: Labels, colours: Mapping[int, str]) -> bool:
+    """Give some labels of a layer other colours of its colormap, to be drawn later; return whether it could.
+
+    A new colormap would make napari look at every pixel. Its tables are changed in place where they are as
+    expected and know the colours already.
+    """
+    try:
+        colormap = layer.colormap
+        places, known = colormap._label_mapping_and_color_dict
+        by_colour = {tuple(np.round(colour, 4)): place for place, colour in known.items()}
+        found = {number: transform_color(colour)[0] for number, colour in colours.items()}
+        wanted = {number: by_colour[tuple(np.round(colour, 4))] for number, colour in found.items()}
+        typed = colormap._cache_other.get(f"_{layer.data.dtype}_typed_dict")
+        for number, place in wanted.items():
+            places[number], colormap.color_dict[number] = place, found[number]
+            if typed is not None:  # numba's dictionary, which takes values of its own types alone
+                kept_as = np.dtype(str(typed._dict_type.value_type))
+                typed[layer.data.dtype.type(number)] = kept_as.type(place)
+        colormap.__dict__.pop("_array_map", None)
+    except (AttributeError, KeyError, TypeError):  # a colour that is new to it, or another version of napari
+        return False
+    return True
+
+
+def redraw_box(layer: Labels, box: Box) -> bool:
+    """Draw one box of a layer again; return whether that was possible.
+
+    napari does this for its own brush and offers it to nobody else, so its inner parts are used where they
+    are as expected.
+    """
+    try:
+        image, sliced = layer._slice.image, layer._slice_input
+        if not layer.loaded or not np.shares_memory(image.raw, layer.data):
+            return False
+        hidden = layer._get_pt_not_disp()
+        if not all(box[axis].start <= int(place) < box[axis].stop for axis, place in hidden.items()):
+            return True  # out of sight
+        parts = padded(tuple(box[axis] for axis in sliced.displayed), layer.contour, image.raw.shape)
+        colours = layer._raw_to_displayed(image.raw, parts)
+        image.view[parts] = colours
+        layer.events.labels_update(data=colours, offset=[part.start for part in parts])
+    except (AttributeError, TypeError):  # another version of napari
+        return False
+    return True
+
+
+def camera_of(viewer: Any) -> Any:
+    """Return the camera of a viewer; napari 0.9 moved it."""
+    return viewer.scene.camera if hasattr(viewer, "scene") else viewer.camera

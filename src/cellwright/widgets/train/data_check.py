@@ -1,0 +1,117 @@
+"""What the chosen data hold and what looks wrong with them, found beside the viewer before a training."""
+
+from collections.abc import Callable, Sequence
+from html import escape
+from pathlib import Path
+
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
+
+from cellwright.core.errors import CellwrightError, error_line
+from cellwright.core.tasks import Progress, Task
+from cellwright.files.dataset.folder import Dataset, read_dataset
+from cellwright.models import registry, store
+from cellwright.models.spec import read_spec
+from cellwright.training.data.inspect import Findings, inspect
+from cellwright.widgets.shared.combos import SPECS
+from cellwright.widgets.shared.job_bar import JobBar
+from cellwright.widgets.train.choices import TrainChoices
+from cellwright.widgets.train.plan import SCRATCH
+
+LOOK_MS = 300  # after the last change of what is chosen, the data are looked at
+WARNING_COLOUR = "#e0a93b"
+
+
+class Look(QWidget):
+    """Looks at the data soon after another choice, with a bar and a Cancel button, and tells what it found.
+
+    Parameters
+    ----------
+    choices
+        What is looked at.
+    is_free
+        Whether the machine is free for it: it is not while a training runs.
+    """
+
+    def __init__(self, choices: TrainChoices, is_free: Callable[[], bool]) -> None:
+        super().__init__()
+        self._choices, self._is_free = choices, is_free
+        self._is_stale = False
+        self.findings: Findings | None = None
+        self.side, self.label = JobBar(), QLabel()
+        self.label.setObjectName("findings")
+        self.label.setWordWrap(True)
+        self.label.setTextFormat(Qt.TextFormat.RichText)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self.side)
+        layout.addWidget(self.label)
+        self._timer = QTimer(self)
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(LOOK_MS)
+        self._timer.timeout.connect(self.start)
+        choices.changed.connect(self._timer.start)
+        self.side.failed.connect(self._on_failed)
+        self.side.cancelled.connect(self._on_cancelled)
+        self.side.finished.connect(self._on_finished)
+        self._tell("")
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether images are being looked at."""
+        return self.side.is_busy
+
+    def start(self) -> None:
+        """Look at what is chosen now; a look at what was chosen before is given up."""
+        self._timer.stop()
+        if not self._is_free():
+            return
+        if self.is_busy:
+            self._is_stale = True
+            self.side.cancel()
+            return
+        self.findings = None
+        try:
+            source = self._choices.source()
+        except CellwrightError as error:
+            self._tell(str(error))
+            return
+        self._tell("")
+        self.side.start(look_task(source, self._choices.start), self._on_looked)
+
+    def cancel(self) -> None:
+        """Stop looking before the next image."""
+        self.side.cancel()
+
+    def _on_looked(self, findings: Findings) -> None:
+        self.findings = findings
+        self._tell(findings.summary(), [one.text for one in findings.warnings])
+
+    def _on_failed(self, error: Exception) -> None:
+        self._tell("", [error_line(error)])
+
+    def _on_cancelled(self) -> None:
+        self._tell("Cancelled: what the images hold was not looked at.")
+
+    def _on_finished(self) -> None:
+        if self._is_stale:
+            self._is_stale = False
+            self.start()
+
+    def _tell(self, summary: str, warnings: Sequence[str] = ()) -> None:
+        """Show what the data hold and what looks wrong with them."""
+        marked = [f"<span style='color:{WARNING_COLOUR}'>⚠ {escape(one)}</span>" for one in warnings]
+        lines = [line for line in (escape(summary), *marked) if line]
+        self.label.setText("<br>".join(lines))
+        self.label.setVisible(bool(lines))
+
+
+def look_task(source: Dataset | Path, start: str) -> Task[Findings]:
+    """Return what a dataset, or one in a folder, holds for the model that is to begin with."""
+    yield Progress("look", 0, 1, "looking at the images")
+    dataset = source if isinstance(source, Dataset) else read_dataset(source)
+    if start.startswith(SCRATCH):
+        spec = registry.get(start.removeprefix(SCRATCH)).load().build("small").spec
+    else:
+        spec = read_spec(store.find(start) / SPECS)
+    return (yield from inspect(dataset, spec))

@@ -1,0 +1,109 @@
+import pytest
+
+from cellwright.core.tasks import Eta, Progress, run
+
+
+def counting(n, log):
+    try:
+        for done in range(n):
+            yield Progress("count", done, n)
+        return n * 10
+    finally:
+        log.append("closed")
+
+
+def test_run_returns_the_result_and_shows_every_step():
+    steps, log = [], []
+    assert run(counting(3, log), steps.append) == 30
+    assert [step.done for step in steps] == [0, 1, 2]
+    assert log == ["closed"]
+
+
+def test_run_needs_no_listener_and_no_steps():
+    assert run(counting(0, [])) == 0
+
+
+def test_an_error_in_the_task_comes_through():
+    def failing():
+        yield Progress("fail", 0, 1)
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        run(failing())
+
+
+def test_a_listener_that_fails_ends_the_task():
+    log = []
+
+    def refuse(progress):
+        raise KeyboardInterrupt
+
+    task = counting(3, log)
+    with pytest.raises(KeyboardInterrupt):
+        run(task, refuse)
+    task.close()
+    assert log == ["closed"]
+
+
+def test_closing_frees_what_a_task_holds():
+    log = []
+    task = counting(3, log)
+    next(task)
+    task.close()
+    assert log == ["closed"]
+
+
+@pytest.mark.parametrize(("done", "total", "fraction"), [(0, 4, 0.0), (1, 4, 0.25), (4, 4, 1.0), (0, 0, 0.0)])
+def test_fraction(done, total, fraction):
+    assert Progress("any", done, total).fraction == fraction
+
+
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_the_time_left_follows_the_pace_of_the_stage():
+    clock = Clock()
+    eta = Eta(clock)
+    assert eta.seconds_left(Progress("tiles", 2, 10)) is None
+    clock.now += 4
+    assert eta.seconds_left(Progress("tiles", 4, 10)) == pytest.approx(12)
+    clock.now += 10
+    assert eta.seconds_left(Progress("tiles", 9, 10)) == pytest.approx(2)
+    assert eta.seconds_left(Progress("tiles", 10, 10)) == 0
+
+
+def test_a_new_stage_begins_a_new_pace():
+    clock = Clock()
+    eta = Eta(clock)
+    eta.seconds_left(Progress("read", 0, 2))
+    clock.now += 60
+    assert eta.seconds_left(Progress("tiles", 0, 10)) is None
+    clock.now += 1
+    assert eta.seconds_left(Progress("tiles", 1, 10)) == pytest.approx(9)
+
+
+def test_no_progress_tells_no_time():
+    clock = Clock()
+    eta = Eta(clock)
+    for _ in range(3):
+        assert eta.seconds_left(Progress("tiles", 5, 10)) is None
+        clock.now += 1
+
+
+def test_a_total_that_shrank_leaves_no_negative_time():
+    clock = Clock()
+    eta = Eta(clock)
+    eta.seconds_left(Progress("tiles", 0, 10))
+    clock.now += 1
+    assert eta.seconds_left(Progress("tiles", 9, 8)) == 0
+
+
+def test_the_clock_of_the_machine_is_used_by_default():
+    eta = Eta()
+    eta.seconds_left(Progress("tiles", 0, 2))
+    assert 0 <= eta.seconds_left(Progress("tiles", 1, 2)) < 60

@@ -1,0 +1,379 @@
+"""What is written is read by the libraries that own the formats; what they write is read here."""
+
+import base64
+import io
+import json
+import os
+import pickle
+import zipfile
+from dataclasses import replace
+
+import numpy as np
+import pandas
+import pytest
+import roifile
+import tifffile
+from PIL import Image as Picture
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
+from cellwright.core.data import Image
+from cellwright.core.errors import ReadError
+from cellwright.files.formats.registry import FORMATS
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
+
+
+def decoded(annotation, shape):
+    """The mask of an annotation of COCO, as pycocotools has it."""
+    segmentation = annotation["segmentation"]
+    if isinstance(segmentation, list):
+        segmentation = coco_mask.merge(coco_mask.frPyObjects(segmentation, *shape))
+    return coco_mask.decode([segmentation])[..., 0].astype(bool)
+
+
+@pytest.mark.parametrize("name", ["coco", "coco-rle"])
+def test_pycocotools_reads_the_cells(tmp_path, draw_marks, name, capsys):
+    marks = draw_marks()
+    FORMATS[name].write(tmp_path / "a.json", [marks])
+    found = COCO(str(tmp_path / "a.json"))
+    names = {row["id"]: row["name"] for row in found.loadCats(found.getCatIds())}
+    annotations = found.loadAnns(found.getAnnIds(imgIds=[1]))
+    assert len(annotations) == len(marks)
+    for row, annotation in enumerate(annotations):
+        mask = marks.labels == row + 1
+        np.testing.assert_array_equal(decoded(annotation, marks.shape), mask)
+        assert annotation["area"] == mask.sum()
+        x, y, width, height = annotation["bbox"]
+        assert mask[y : y + height, x : x + width].sum() == mask.sum()
+        assert names[annotation["category_id"]] == marks.class_of(row)
+
+
+def test_run_lengths_of_pycocotools_are_read(tmp_path, draw_marks):
+    marks = draw_marks(seed=3)
+    content = {
+        "images": [{"id": 0, "file_name": "a/drawn.png", "height": 37, "width": 46}],
+        "annotations": [],
+    }
+    content["categories"] = [{"id": 5, "name": "cell"}]
+    for number in range(1, len(marks) + 1):
+        encoded = coco_mask.encode(np.asfortranarray(marks.labels == number, np.uint8))
+        own = {"id": number, "image_id": 0, "category_id": 5, "iscrowd": 0}
+        segmentation = {"size": encoded["size"], "counts": encoded["counts"].decode()}
+        content["annotations"].append({**own, "segmentation": segmentation})
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    (found,) = FORMATS["coco"].read(tmp_path / "a.json")
+    np.testing.assert_array_equal(found.labels, marks.labels)
+    assert (found.name, found.classes, found.class_names) == ("drawn", None, ())
+
+
+def test_slanted_polygons_are_what_pycocotools_makes_of_them(tmp_path):
+    polygon = [3.2, 4.1, 20.7, 9.3, 11.1, 30.9]
+    own = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [polygon]}
+    content = {"images": [{"id": 1, "file_name": "a.png", "height": 37, "width": 46}], "annotations": [own]}
+    content["categories"] = [{"id": 1, "name": "red"}]
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    (found,) = FORMATS["coco"].read(tmp_path / "a.json")
+    np.testing.assert_array_equal(found.labels > 0, decoded(own, (37, 46)))
+    assert (found.classes.tolist(), found.class_names) == ([0], ("red",))
+
+
+def test_roifile_reads_outlines_and_places(tmp_path, draw_marks):
+    marks = draw_marks("TZYX")
+    FORMATS["imagej-roi"].write(tmp_path / "a.zip", [marks])
+    rois = roifile.roiread(tmp_path / "a.zip")
+    assert len(rois) == sum(len(plane) for plane in marks.planes())
+    for roi in rois[:20]:
+        number = int(roi.name[5:10])
+        rows, columns = np.nonzero(marks.labels[roi.t_position - 1, roi.z_position - 1] == number)
+        corners = np.concatenate(roi.coordinates(multi=True))
+        assert (corners[:, 0].min(), corners[:, 0].max()) == (columns.min(), columns.max() + 1)
+        assert (corners[:, 1].min(), corners[:, 1].max()) == (rows.min(), rows.max() + 1)
+
+
+def test_rois_that_imagej_draws_are_read(tmp_path):
+    oval = roifile.ImagejRoi(roitype=roifile.ROI_TYPE.OVAL, left=2, top=4, right=12, bottom=14, name="Oval")
+    freehand = roifile.ImagejRoi.frompoints(np.array([[20, 5], [30, 5], [30, 11], [20, 11]]))
+    roifile.roiwrite(tmp_path / "a.zip", [oval, freehand])
+    image = Image(np.zeros((20, 40), np.uint8), "YX", (0.3, 0.3), "a")
+    (found,) = FORMATS["imagej-roi"].read(tmp_path / "a.zip", image)
+    areas = np.bincount(found.labels.ravel())[1:]
+    assert abs(areas[0] - np.pi * 25) < 4
+    assert (areas[1], found.pixel_size_um) == (60, (0.3, 0.3))
+    (alone,) = FORMATS["imagej-roi"].read(tmp_path / "a.zip")
+    assert alone.shape == (14, 30)
+
+
+def test_names_that_leave_the_zip_are_refused(tmp_path):
+    roi = roifile.ImagejRoi.frompoints(np.array([[0, 0], [5, 0], [5, 5]]))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("../../x.roi", roi.tobytes())
+    with pytest.raises(ReadError, match=r"a\.zip must be the name of a file inside"):
+        FORMATS["imagej-roi"].read(tmp_path / "a.zip")
+
+
+@pytest.mark.parametrize("points", [[[2, 2], [12, 12], [12, 2], [2, 12]], [[2, 2], [60000, 2], [9, 9]]])
+def test_wrong_rois_are_named(tmp_path, points):
+    roifile.roiwrite(tmp_path / "a.zip", [roifile.ImagejRoi.frompoints(np.array(points), name="bad one")])
+    image = Image(np.zeros((20, 40), np.uint8), "YX", (), "a")
+    with pytest.raises(ReadError, match=r"bad one\.roi of .*a\.zip must be"):
+        FORMATS["imagej-roi"].read(tmp_path / "a.zip", image)
+
+
+def test_tifffile_reads_labels_with_their_calibration(tmp_path, draw_marks):
+    marks = draw_marks("TZYX")
+    FORMATS["ome-tiff"].write(tmp_path / "a.ome.tif", [marks])
+    with tifffile.TiffFile(tmp_path / "a.ome.tif") as tiff:
+        assert (tiff.is_ome, tiff.series[0].axes) == (True, "TZYX")
+        np.testing.assert_array_equal(tiff.asarray(), marks.labels)
+        assert 'PhysicalSizeZ="2.0"' in tiff.ome_metadata
+
+
+def test_a_tiff_that_points_outside_its_folder_is_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "a.ome.tif", np.ones((2, 8, 8), np.uint8), ome=True, metadata={"axes": "ZYX"})
+    with tifffile.TiffFile(tmp_path / "a.ome.tif") as tiff:
+        xml = tiff.ome_metadata
+    uuid = '<UUID FileName="../../x.ome.tif">urn:uuid:1</UUID></TiffData>'
+    outside = xml.replace('PlaneCount="2"/>', f'PlaneCount="2">{uuid}')
+    assert outside != xml
+    tifffile.imwrite(
+        tmp_path / "a.ome.tif", np.ones((2, 8, 8), np.uint8), description=outside.encode(), metadata=None
+    )
+    with pytest.raises(ReadError, match=r"UUID\.FileName of .*a\.ome\.tif"):
+        FORMATS["ome-tiff"].read(tmp_path / "a.ome.tif")
+
+
+@pytest.mark.parametrize("values", [np.full((8, 8), 0.5, np.float32), np.full((8, 8), -1, np.int16)])
+def test_a_tiff_of_something_else_is_no_labels(tmp_path, values):
+    tifffile.imwrite(tmp_path / "a.tif", values)
+    with pytest.raises(ReadError, match=r"a\.tif must be labels"):
+        FORMATS["ome-tiff"].read(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("axes", ["YX", "ZYX"])
+def test_numpy_loads_what_cellpose_loads(tmp_path, draw_marks, axes):
+    """Cellpose's window does exactly this, and then looks for these fields."""
+    marks = draw_marks(axes)
+    FORMATS["cellpose"].write(tmp_path / "a_seg.npy", [marks])
+    content = np.load(tmp_path / "a_seg.npy", allow_pickle=True).item()
+    np.testing.assert_array_equal(content["masks"], marks.labels)
+    assert content["masks"].dtype == content["outlines"].dtype == np.uint16
+    edges = content["outlines"] > 0
+    assert (content["outlines"][edges] == marks.labels[edges]).all()
+    assert set(np.unique(content["outlines"])) == set(np.unique(marks.labels))
+    assert len(content["ismanual"]) == len(marks)
+    assert {"filename", "flows", "chan_choose", "diameter", "img"} <= content.keys()
+
+
+class Harm:
+    def __reduce__(self):
+        return os.system, ("echo harm > harm.txt",)
+
+
+@pytest.mark.parametrize("place", ["masks", "extra", "array", "whole"])
+def test_a_pickle_that_runs_programs_is_refused(tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    content = {"masks": np.zeros((8, 8), np.uint16)}
+    harm = {"array": np.array([Harm()], object)}.get(place, Harm())
+    content = harm if place == "whole" else {**content, place: harm}
+    np.save(tmp_path / "a_seg.npy", np.array(content, dtype=object), allow_pickle=True)
+    with pytest.raises(ReadError, match=r"system is no part of a Cellpose file") as caught:
+        FORMATS["cellpose"].read(tmp_path / "a_seg.npy")
+    assert "a_seg.npy" in str(caught.value)
+    assert not (tmp_path / "harm.txt").exists()
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_pickles_of_every_age_are_read(tmp_path, protocol):
+    masks = np.zeros((8, 9), np.uint16)
+    masks[2:5, 2:5] = 4
+    content = {"masks": masks, "outlines": masks, "est_diam": np.float64(30.5), "flows": [masks, [[]]]}
+    header = io.BytesIO()
+    np.save(header, np.array(None, dtype=object), allow_pickle=True)
+    start = header.getvalue()[: header.getvalue().index(b"\n") + 1]
+    (tmp_path / "a_seg.npy").write_bytes(start + pickle.dumps(np.array(content, dtype=object), protocol))
+    (found,) = FORMATS["cellpose"].read(tmp_path / "a_seg.npy")
+    np.testing.assert_array_equal(found.labels, masks // 4)
+
+
+def png(pixels):
+    file = io.BytesIO()
+    Picture.fromarray(pixels).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def test_labelme_with_boxes_masks_and_an_image_name_is_read(tmp_path):
+    pixels = np.arange(12 * 15 * 3, dtype=np.uint8).reshape(12, 15, 3)
+    mask = np.array([[1, 1, 0], [0, 1, 1]], np.uint8)
+    common = {"group_id": None, "description": None, "shape_type": "mask", "flags": {}}
+    shapes = [
+        {"label": "A", "points": [[2.0, 3.0], [4.0, 4.0]], "mask": png(mask), **common},
+        {
+            "label": "B",
+            "points": [[10.0, 9.0], [14.0, 11.0]],
+            "mask": png(np.ones((3, 5), np.uint8)),
+            **common,
+        },
+    ]
+    content = {"version": "5.8.3", "flags": {}, "shapes": shapes, "imageData": png(pixels)}
+    content |= {"imageHeight": 12, "imageWidth": 15, "imageName": "0175.jpg"}
+    (tmp_path / "0175.json").write_text(json.dumps(content))
+    (found,) = FORMATS["labelme-masks"].read(tmp_path / "0175.json")
+    expected = np.zeros((12, 15), int)
+    expected[3:5, 2:5] = mask
+    expected[9:12, 10:15] = 2
+    np.testing.assert_array_equal(found.labels, expected)
+    np.testing.assert_array_equal(found.image.data, pixels)
+    assert (found.name, found.class_names, found.classes.tolist()) == ("0175", ("A", "B"), [0, 1])
+
+
+def test_a_labelme_mask_file_has_the_fields_of_both_variants(tmp_path, draw_marks):
+    marks = draw_marks()
+    FORMATS["labelme-masks"].write(tmp_path / "a.json", [marks])
+    content = json.loads((tmp_path / "a.json").read_text())
+    assert content["imageName"] == content["imagePath"] == "drawn.png"
+    for row, shape in enumerate(content["shapes"]):
+        (x0, y0), (x1, y1) = np.array(shape["points"], int)
+        mask = np.asarray(Picture.open(io.BytesIO(base64.b64decode(shape["mask"]))))
+        assert (shape["shape_type"], mask.shape) == ("mask", (y1 - y0 + 1, x1 - x0 + 1))
+        np.testing.assert_array_equal(mask > 0, marks.labels[y0 : y1 + 1, x0 : x1 + 1] == row + 1)
+    pixels = np.asarray(Picture.open(io.BytesIO(base64.b64decode(content["imageData"]))))
+    np.testing.assert_array_equal(pixels, marks.image.data)
+
+
+def test_circles_and_rectangles_of_labelme_are_read(tmp_path):
+    def shape(kind, points):
+        return {"label": "a", "points": points, "shape_type": kind}
+
+    shapes = [shape("circle", [[20, 20], [20, 28]]), shape("rectangle", [[40, 30], [34, 20]])]
+    content = {"shapes": shapes, "imageHeight": 40, "imageWidth": 50, "imageData": None, "imagePath": "x.png"}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    (found,) = FORMATS["labelme"].read(tmp_path / "a.json")
+    areas = np.bincount(found.labels.ravel())[1:]
+    assert abs(areas[0] - np.pi * 64) < 10
+    assert areas[1] == 60
+
+
+def test_overlapping_cells_are_kept_the_smaller_on_top(tmp_path):
+    def shape(corners):
+        return {"label": "a", "points": corners, "shape_type": "polygon"}
+
+    def box(y0, x0, y1, x1):
+        return shape([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
+
+    shapes = [box(2, 2, 6, 6), box(0, 0, 20, 20), box(10, 10, 14, 14), box(10, 10, 14, 14)]
+    content = {"shapes": shapes, "imageHeight": 40, "imageWidth": 50, "imageData": None, "imagePath": "x.png"}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    (found,) = FORMATS["labelme"].read(tmp_path / "a.json")
+    assert np.bincount(found.labels.ravel())[1:].tolist() == [16, 400 - 32, 16]
+    assert [text[:7] for text in found.notices] == ["1 cells", "1 cells"]
+
+
+def test_geojson_of_qupath_is_read(tmp_path):
+    geometry = {"type": "Polygon", "coordinates": [[[2, 3], [8, 3], [8, 7], [2, 7], [2, 3]]]}
+    properties = {"objectType": "detection", "classification": {"name": "Tumor", "color": [200, 0, 0]}}
+    hole = [
+        [[20, 20], [30, 20], [30, 30], [20, 30], [20, 20]],
+        [[22, 22], [24, 22], [24, 24], [22, 24], [22, 22]],
+    ]
+    parts = {"type": "MultiPolygon", "coordinates": [hole, [[[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]]]]}
+    features = [
+        {"type": "Feature", "id": "x", "geometry": geometry, "properties": properties},
+        {"type": "Feature", "id": "y", "geometry": parts, "properties": {"objectType": "annotation"}},
+    ]
+    for content in (features, {"type": "FeatureCollection", "features": features}):
+        (tmp_path / "a.geojson").write_text(json.dumps(content))
+        (found,) = FORMATS["geojson"].read(tmp_path / "a.geojson")
+        assert found.shape == (30, 30)
+        assert np.bincount(found.labels.ravel())[1:].tolist() == [24, 97]
+        assert (found.classes.tolist(), found.class_names) == ([0, -1], ("Tumor",))
+
+
+def test_outer_rings_of_geojson_run_counterclockwise(tmp_path, draw_marks):
+    FORMATS["geojson"].write(tmp_path / "a.geojson", [draw_marks()])
+    content = json.loads((tmp_path / "a.geojson").read_text())
+    n_holes = 0
+    for feature in content["features"]:
+        geometry = feature["geometry"]
+        shapes = [geometry["coordinates"]] if geometry["type"] == "Polygon" else geometry["coordinates"]
+        for place, ring in [pair for shape in shapes for pair in enumerate(shape)]:
+            x, y = np.array(ring).T
+            assert ring[0] == ring[-1]
+            assert (np.sum(x[:-1] * y[1:] - x[1:] * y[:-1]) > 0) == (place == 0)
+            n_holes += place > 0
+    assert n_holes >= 1
+
+
+def test_pandas_and_napari_tables_of_points(tmp_path, draw_kind):
+    marks = draw_kind("points", "ZYX")
+    FORMATS["points-csv"].write(tmp_path / "a.csv", [marks])
+    table = pandas.read_csv(tmp_path / "a.csv")
+    np.testing.assert_allclose(table[["z", "y", "x"]], marks.points, atol=1e-3)
+    assert list(table.columns) == ["label", "z", "y", "x", "class"]
+    (tmp_path / "b.csv").write_text("index,axis-0,axis-1\n0.0,3.5,4.25\n1.0,7,8\n")
+    (found,) = FORMATS["points-csv"].read(tmp_path / "b.csv")
+    assert (found.points.tolist(), found.shape) == ([[3.5, 4.25], [7, 8]], (8, 9))
+
+
+# -- Cell Tracking Challenge --------------------------------------------------------------------------------
+
+
+def movie():
+    """A cell that divides, one that is away for two frames, one that comes late."""
+    labels = np.zeros((6, 20, 20), np.int32)
+    labels[:3, 2:6, 2:6] = 1
+    labels[3:, 2:4, 2:6], labels[3:, 4:6, 2:6] = 2, 3
+    labels[[0, 1, 4, 5], 10:14, 10:14] = 4
+    labels[2:, 16:19, 1:4] = 5
+    return labels, np.array([0, 1, 1, 0, 0], np.int32)
+
+
+@pytest.mark.parametrize("name", ["tracking-challenge", "tracking-challenge-truth"])
+def test_lineages_come_back(tmp_path, draw_marks, name):
+    labels, parents = movie()
+    marks = replace(draw_marks("TYX"), labels=labels, shape=labels.shape, parents=parents, image=None)
+    FORMATS[name].write(tmp_path / "a", [marks])
+    (found,) = FORMATS[name].read(tmp_path / "a")
+    np.testing.assert_array_equal(found.labels, labels)
+    np.testing.assert_array_equal(found.parents, parents)
+    table = tmp_path / "a" / ("res_track.txt" if name == "tracking-challenge" else "man_track.txt")
+    rows = [tuple(map(int, line.split())) for line in table.read_text().splitlines()]
+    assert rows == [(1, 0, 2, 0), (2, 3, 5, 1), (3, 3, 5, 1), (4, 0, 1, 0), (5, 2, 5, 0), (6, 4, 5, 4)]
+    for label, first, last, _ in rows:
+        files = sorted((tmp_path / "a").glob("*.tif"))
+        frames = [i for i, file in enumerate(files) if (tifffile.imread(file) == label).any()]
+        assert frames == list(range(first, last + 1))
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "1 0 2\n",
+        "1 0 2 x\n",
+        "1 0 2 0\n1 0 2 0\n",
+        "1 0 99 0\n2 3 5 1\n3 3 5 1\n4 0 1 0\n5 2 5 0\n6 4 5 4\n",
+        "1 0 2 7\n2 3 5 1\n3 3 5 1\n4 0 1 0\n5 2 5 0\n6 4 5 4\n",
+        "1 0 2 0\n2 2 5 1\n3 3 5 1\n4 0 1 0\n5 2 5 0\n6 4 5 4\n",
+        "1 0 2 0\n",
+        "1 0 2 0\n2 3 5 99999999999999999999\n",
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused(tmp_path, draw_marks, table):
+    labels, parents = movie()
+    marks = replace(draw_marks("TYX"), labels=labels, shape=labels.shape, parents=parents, image=None)
+    FORMATS["tracking-challenge"].write(tmp_path / "a", [marks])
+    (tmp_path / "a" / "res_track.txt").write_text(table)
+    with pytest.raises(ReadError, match=r"res_track\.txt"):
+        FORMATS["tracking-challenge"].read(tmp_path / "a")
+
+
+@pytest.mark.parametrize("damage", ["gone", "size", "float"])
+def test_damaged_frames_are_refused(tmp_path, draw_marks, damage):
+    FORMATS["tracking-challenge"].write(tmp_path / "a", [draw_marks("TYX")])
+    file = tmp_path / "a" / "mask001.tif"
+    file.unlink()
+    if damage != "gone":
+        shape, kind = ((9, 9), np.uint16) if damage == "size" else ((37, 46), np.float32)
+        tifffile.imwrite(file, np.zeros(shape, kind))
+    with pytest.raises(ReadError, match=r"mask00[01]"):
+        FORMATS["tracking-challenge"].read(tmp_path / "a")

@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+
+from cellwright.core.data import Image
+from cellwright.inference import context as context_module
+from cellwright.inference.context import open_context
+from cellwright.inference.settings import EngineSettings
+
+
+@pytest.fixture
+def make_context(oracle_model):
+    """Function (frames, shape) -> the context of counting that many frames of (Y, X) pixels."""
+
+    def make(n_frames, shape, **engine):
+        pixels = np.broadcast_to(np.arange(shape[1], dtype=np.float32), (n_frames, *shape))
+        settings = EngineSettings(device="cpu", **engine)
+        with open_context(Image(pixels, "TYX"), (oracle_model,), None, settings) as context:
+            return context
+
+    return make
+
+
+def test_a_normal_image_is_one_block(make_context):
+    (batch,) = make_context(1, (2048, 4096)).batches(1.0)
+    assert batch.shape == (2048, 4096)
+
+
+def test_a_large_image_is_cut_and_every_block_sees_whole_cells(make_context):
+    context = make_context(1, (9000, 9000))
+    batches = context.batches(1.0)
+    assert len(batches) == 9
+    largest_cell = context_module.LARGEST_CELL * context.engine.spec.diameter_px
+    for batch in batches:
+        for core, read in zip(batch.block.core, batch.block.read, strict=True):
+            assert core.start - read.start >= min(core.start, context.engine.halo + largest_cell)
+
+
+def test_blocks_of_an_enlarged_image_are_smaller(make_context):
+    batches = make_context(1, (4096, 2048)).batches(4.0)
+    assert all(max(batch.shape) <= context_module.BLOCK_PX / 4 + 200 for batch in batches)
+
+
+def test_small_frames_are_taken_together(make_context):
+    context = make_context(6, (64, 64), batch_size=4)
+    batches = context.batches(1.0)
+    assert [list(batch.frames) for batch in batches] == [[0, 1, 2, 3], [4, 5]]
+    assert context.progress("tiles", batches, 1.0).total == 6

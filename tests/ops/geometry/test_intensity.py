@@ -1,0 +1,102 @@
+import dask.array as da
+import numpy as np
+import pytest
+import zarr
+
+from cellwright.core.errors import ImageError
+from cellwright.ops.geometry.intensity import Scaling, apply, fit, sample, sample_steps
+
+
+@pytest.mark.parametrize(
+    "dtype", ["uint8", "uint16", "uint32", "int16", "int64", "float16", "float32", "float64"]
+)
+def test_the_percentiles_become_0_and_1(rng, dtype):
+    pixels = rng.integers(0, 120, (90, 110)).astype(dtype)
+    scaled = apply(fit(pixels, (1, 99)), pixels)
+    assert scaled.dtype == np.float32
+    assert np.percentile(scaled, [1, 99]) == pytest.approx([0, 1], abs=1e-6)
+
+
+def test_bool_becomes_0_and_1():
+    pixels = np.zeros((20, 20), bool)
+    pixels[5:10] = True
+    assert np.array_equal(apply(fit(pixels), pixels), pixels.astype(np.float32))
+
+
+def test_far_values_are_clipped(rng):
+    pixels = rng.normal(size=(100, 100))
+    pixels[0, :2] = -1e6, 1e6
+    scaled = apply(fit(pixels), pixels)
+    assert (scaled.min(), scaled.max()) == (-0.5, 2.0)
+
+
+def test_an_offset_and_a_gain_change_nothing(rng):
+    pixels = rng.random((64, 64))
+    first, second = (apply(fit(p), p) for p in (pixels, pixels * 3e4 + 1e9))
+    assert np.allclose(first, second, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [0, 7, 255])
+def test_constant_becomes_zero(value):
+    pixels = np.full((5, 6), value, np.uint8)
+    assert not apply(fit(pixels), pixels).any()
+
+
+def test_few_cells_on_black_keep_their_contrast():
+    pixels = np.zeros((1000, 1000), np.uint16)
+    pixels[100:120, 100:120] = 900
+    scaled = apply(fit(pixels), pixels)
+    assert (scaled[0, 0], scaled[110, 110]) == (0, 1)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_not_a_number_and_infinity_are_left_out_and_become_zero(rng, dtype):
+    pixels = rng.random((50, 50)).astype(dtype)
+    clean = fit(pixels[1:])
+    pixels[0, :3] = np.nan, np.inf, -np.inf
+    pixels[0, 3:] = pixels[1, 3:]
+    scaled = apply(fit(pixels), pixels)
+    assert np.isfinite(scaled).all()
+    assert not scaled[0, :3].any()
+    assert fit(pixels).high == pytest.approx(clean.high, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (np.zeros((0, 5)), "empty array of shape \\(0, 5\\)"),
+        (np.full((4, 4), np.nan), "NaN or infinite"),
+        (np.zeros((4, 4), complex), "complex128"),
+        (np.array([["a", "b"]]), "must be bool, integer or float"),
+    ],
+)
+def test_pixels_that_cannot_be_used_are_named(pixels, message):
+    with pytest.raises(ImageError, match=message):
+        fit(pixels)
+
+
+def test_numpy_dask_and_zarr_agree(rng):
+    pixels = rng.integers(0, 60000, (3, 900, 1100)).astype(np.uint16)
+    stored = zarr.array(pixels, chunks=(1, 256, 256))
+    assert fit(pixels) == fit(da.from_array(pixels, chunks=(2, 300, 300))) == fit(stored)
+
+
+def test_a_large_image_is_sampled(rng):
+    pixels = rng.normal(100, 10, (3000, 2500)).astype(np.float32)
+    assert sample(pixels).size <= 1_000_000
+    exact = np.percentile(pixels, [0.5, 99.8])
+    assert [fit(pixels).low, fit(pixels).high] == pytest.approx(exact, abs=0.3)
+
+
+@pytest.mark.parametrize("shape", [(5000, 5000), (1, 40_000_000), (300, 512, 512), (70, 70, 70, 70), (3,)])
+def test_the_sample_is_never_larger_than_asked(shape):
+    steps = sample_steps(shape)
+    n = np.prod([-(-length // step) for length, step in zip(shape, steps, strict=True)])
+    assert min(1000, *shape) <= n <= 1_000_000
+
+
+def test_the_array_is_left_as_it_was(rng):
+    pixels = rng.random((30, 30)).astype(np.float32)
+    before = pixels.copy()
+    apply(Scaling(0.2, 0.4), pixels)
+    assert np.array_equal(pixels, before)

@@ -1,0 +1,94 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cellwright.core.data import Cells
+from cellwright.ops.geometry.resample import resize, resize_annotation, resize_cells, resize_labels, zoomed
+from cellwright.ops.labels import annotate, measure
+
+
+def cells_of(labels):
+    areas, points, boxes = measure(labels)
+    return Cells(points, boxes, np.linspace(0, 1, len(areas), dtype=np.float32), areas, labels)
+
+
+@pytest.mark.parametrize(
+    ("zoom", "shape"), [(1.0, (30, 41)), (0.5, (15, 20)), (3.0, (90, 123)), (0.001, (1, 1))]
+)
+def test_zoomed_never_is_empty(zoom, shape):
+    assert zoomed((30, 41), zoom) == shape
+
+
+@pytest.mark.parametrize("shape", [(30, 41), (15, 20), (77, 50), (1, 1), (90, 123)])
+def test_resizing_keeps_type_channels_and_mean(rng, shape):
+    maps = rng.random((3, 30, 41)).astype(np.float32)
+    resized = resize(maps, shape)
+    assert (resized.shape, resized.dtype) == ((3, *shape), np.float32)
+    assert np.allclose(resized.mean(axis=(1, 2)), maps.mean(axis=(1, 2)), atol=0.1)
+
+
+def test_resizing_does_not_shift():
+    ramp = np.broadcast_to(np.arange(40, dtype=np.float32) + 0.5, (1, 40, 40))
+    for size in (20, 80, 100):
+        inner = slice(size // 4, -size // 4)
+        expected = (np.arange(size) + 0.5) * 40 / size
+        assert np.allclose(resize(ramp, (size, size))[0, 5, inner], expected[inner], atol=1e-3)
+
+
+def test_the_same_size_is_no_copy(rng):
+    maps = rng.random((1, 8, 9)).astype(np.float32)
+    assert resize(maps, (8, 9)) is maps
+
+
+@pytest.mark.parametrize("factor", [2, 3, 5])
+def test_labels_enlarged_and_shrunk_are_the_same(blobs, factor):
+    shape = blobs.labels.shape
+    enlarged = resize_labels(blobs.labels, (shape[0] * factor, shape[1] * factor))
+    assert np.array_equal(resize_labels(enlarged, shape), blobs.labels)
+
+
+def test_cells_are_measured_in_the_new_pixels(blobs):
+    shape = blobs.labels.shape
+    enlarged = resize_labels(blobs.labels, (shape[0] * 3, shape[1] * 3))
+    back = resize_cells(cells_of(enlarged), enlarged.shape, shape)
+    assert np.allclose(back.points, blobs.points, atol=1e-4)
+    assert np.array_equal(back.labels, blobs.labels)
+    assert np.array_equal(back.areas, measure(blobs.labels).areas)
+
+
+def test_cells_that_vanish_are_dropped_with_their_rows():
+    labels = np.zeros((40, 40), np.int32)
+    labels[0, 0] = 1  # falls between the pixels that are kept
+    labels[10:30, 10:30] = 2
+    cells = replace(cells_of(labels), classes=np.array([5, 6], np.int16))
+    shrunk = resize_cells(cells, labels.shape, (10, 10))
+    assert (len(shrunk), shrunk.labels.max(), shrunk.scores.tolist(), shrunk.classes.tolist()) == (
+        1,
+        1,
+        [1.0],
+        [6],
+    )
+
+
+def test_cells_without_labels_move_with_the_pixels(blobs):
+    plain = replace(cells_of(blobs.labels), labels=None)
+    height, width = blobs.labels.shape
+    half = resize_cells(plain, blobs.labels.shape, (height // 2, width * 2))
+    assert half.labels is None
+    assert np.allclose(half.boxes, plain.boxes * [0.5, 2])
+    assert np.allclose(half.points, (plain.points + 0.5) * [0.5, 2] - 0.5)
+    assert np.allclose(half.areas, plain.areas)
+    back = resize_cells(half, (height // 2, width * 2), blobs.labels.shape)
+    assert np.allclose(back.points, plain.points, atol=1e-4)
+
+
+def test_an_annotation_keeps_its_rows(blobs):
+    annotation = replace(annotate(blobs.labels), classes=np.arange(len(blobs), dtype=np.int16))
+    shape = tuple(2 * n for n in blobs.labels.shape)
+    doubled = resize_annotation(annotation, shape)
+    assert doubled.shape == doubled.labels.shape == shape
+    assert np.allclose(doubled.points, 2 * annotation.points + 0.5, atol=1e-3)
+    assert np.array_equal(doubled.classes, annotation.classes)
+    boxes_alone = resize_annotation(replace(annotation, labels=None), shape)
+    assert np.allclose(boxes_alone.boxes, doubled.boxes)

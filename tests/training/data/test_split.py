@@ -1,0 +1,101 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cellwright.core.data import Annotation
+from cellwright.core.errors import ReadError
+from cellwright.files.dataset.folder import Dataset, read_dataset
+from cellwright.ops.labels import annotate
+from cellwright.training.data.split import STRIP, crop_annotation, part_of, split
+
+
+def names(dataset):
+    return [item.name for item in dataset.items]
+
+
+def test_a_validation_split_is_left_as_it_is(write_dataset):
+    parts = split(read_dataset(write_dataset({"train": ["a"], "val": ["b", "c"]})))
+    assert (names(parts.train), names(parts.validation), parts.notice) == (["a"], ["b", "c"], "")
+
+
+def test_at_most_so_many_images_validate(write_dataset):
+    dataset = read_dataset(write_dataset({"train": ["a"], "val": list("bcdefgh")}))
+    assert names(split(dataset, most=3).validation) == ["b", "e", "h"]
+
+
+@pytest.mark.parametrize(("n", "n_held"), [(4, 1), (6, 1), (8, 2), (20, 5)])
+def test_of_some_images_every_fourth_validates(write_dataset, n, n_held):
+    dataset = read_dataset(write_dataset({"train": [f"i{index:02}" for index in range(n)]}))
+    train, validation, notice = split(dataset)
+    assert (len(train), len(validation)) == (n - n_held, n_held)
+    assert not set(names(train)) & set(names(validation))
+    assert f"{n_held} of {n} training images were set aside" in notice
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_of_few_images_a_strip_of_each_validates(write_dataset, n):
+    dataset = read_dataset(write_dataset({"train": list("abc")[:n]}))
+    train, validation, notice = split(dataset)
+    assert f"{n} is too few to set one aside: 30% of the area" in notice
+    for teach, judge, whole in zip(train.items, validation.items, dataset.items, strict=True):
+        image, labels = whole.read()
+        parts = [item.annotated() for item in (teach, judge)]
+        assert sum(part.data.size for part, _ in parts) == image.data.size
+        assert sum(int((own > 0).sum()) for _, own in parts) == int((labels > 0).sum())
+        assert judge.image().data.size == pytest.approx(STRIP * image.data.size, rel=0.05)
+        (top, left), (bottom, right) = judge.window
+        assert (judge.image().data == image.data[top:bottom, left:right]).all()
+        assert all(own.max() > 0 for _, own in parts)
+
+
+def test_an_image_whose_cells_cannot_be_divided_does_both(write_dataset):
+    dataset = read_dataset(write_dataset({"train": ["a"]}))
+    item = replace(dataset.items[0], regions=(((0, 0), (20, 20)),))  # with one cell, in a corner
+    train, validation, notice = split(replace(dataset, items=(item,)))
+    assert names(train) == names(validation) == ["a"]
+    assert "the scores say little" in notice
+
+
+def test_a_model_is_judged_in_regions_alone(write_dataset):
+    dataset = read_dataset(write_dataset({"train": ["a"], "val": ["b"]}))
+    regions = (((0, 0), (30, 72)), ((34, 10), (64, 50)))
+    items = (dataset.items[0], replace(dataset.items[1], regions=regions))
+    validation = split(replace(dataset, items=items)).validation
+    assert [item.annotated()[1].shape for item in validation.items] == [(30, 72), (30, 40)]
+    assert not any(item.regions for item in validation.items)
+
+
+def test_the_regions_of_a_part_are_those_inside(write_dataset):
+    item = read_dataset(write_dataset({"train": ["a"]})).items[0]
+    regions = (((10, 10), (30, 30)), ((40, 40), (60, 60)))
+    part = part_of(replace(item, regions=regions), ((20, 5), (40, 70)))
+    assert part.regions == (((0, 5), (10, 25)),)
+
+
+def test_cells_are_cut_with_their_annotation(draw_blobs):
+    blobs = draw_blobs((64, 72), 12.0)
+    whole = annotate(blobs.labels)
+    window = ((10, 8), (50, 60))
+    part = crop_annotation(whole, window)
+    again = annotate(part.labels)
+    assert part.shape == (40, 52)
+    assert len(part.points) == len(again.points) == part.labels.max()
+    assert (part.labels > 0).sum() == (blobs.labels[10:50, 8:60] > 0).sum()
+    bare = crop_annotation(replace(whole, labels=None, is_complete=False), window)
+    assert 0 < len(bare.points) == len(bare.boxes) <= len(whole.points)
+    assert ((bare.boxes >= 0) & (bare.boxes <= (40, 52))).all()
+    assert not bare.is_complete
+
+
+def test_points_keep_their_classes():
+    points = np.array([[5, 5], [20, 20], [30, 8]], np.float32)
+    truth = Annotation((40, 40), points, classes=np.array([0, 1, 2], np.int16))
+    part = crop_annotation(truth, ((15, 0), (40, 40)))
+    assert part.points.tolist() == [[5, 20], [15, 8]]
+    assert part.classes.tolist() == [1, 2]
+
+
+def test_without_training_images_there_is_nothing_to_do(tmp_path):
+    with pytest.raises(ReadError, match="split 'train'"):
+        split(Dataset(tmp_path, ()))

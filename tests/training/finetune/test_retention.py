@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+import torch
+
+from cellwright.core.tasks import run
+from cellwright.inference.device import choose
+from cellwright.training.finetune.retention import Teacher, between, memory, prepare, retention_set, trunk_of
+
+
+def test_what_is_remembered_is_the_same_every_time():
+    first, again = retention_set(3), retention_set(3)
+    for one, other in zip(first.items, again.items, strict=True):
+        assert np.array_equal(one.annotated()[0].data, other.annotated()[0].data)
+        assert one.annotated()[1].max() > 3
+    assert len({item.group for item in first.items}) == 3
+
+
+def test_memory_is_a_mean_score(oracle_model):
+    images = retention_set(2)
+    score = run(memory(oracle_model, images, "cpu"))
+    assert 0 <= score <= 1
+
+
+def test_weights_between_others():
+    first = {"a": torch.tensor([0.0, 4.0]), "n": torch.tensor(3)}
+    last = {"a": torch.tensor([1.0, 0.0]), "n": torch.tensor(7)}
+    assert between(first, last, 0.25)["a"].tolist() == [0.25, 3.0]
+    assert between(first, last, 0.25)["n"] == 7
+
+
+def test_replayed_patches_ask_for_what_the_model_gave(tiny_flow):
+    model = tiny_flow()
+    teacher = Teacher(model, choose("cpu"))
+    images = torch.rand(2, 3, 32, 32)
+    expected = model.to_maps(model.network.eval()(images))
+    with torch.no_grad():
+        for weights in model.network.parameters():
+            weights.zero_()
+    assert torch.allclose(teacher.targets(images), expected)
+
+
+def test_the_trunk_learns_last_and_statistics_never(tiny_flow):
+    network = tiny_flow().network
+    prepare(network, is_frozen=True)
+    learning = {name for name, weights in network.named_parameters() if weights.requires_grad}
+    assert learning == {"head.weight", "head.bias"}
+    prepare(network, is_frozen=False)
+    assert all(weights.requires_grad for weights in network.parameters())
+    before = network.encoder.first[1].running_mean.clone()
+    network(torch.rand(2, 3, 32, 32))
+    assert torch.equal(before, network.encoder.first[1].running_mean)
+    assert network.encoder.training
+
+
+@pytest.mark.parametrize("network", [torch.nn.Conv2d(3, 3, 1), torch.nn.Sequential()])
+def test_a_network_without_a_trunk_learns_at_once(network):
+    assert trunk_of(network) == []
+    prepare(network, is_frozen=True)
+    assert all(weights.requires_grad for weights in network.parameters())

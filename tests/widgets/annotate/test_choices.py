@@ -1,0 +1,56 @@
+"""What can be annotated: the boxes at the top of the panel follow the layers of the viewer."""
+
+import numpy as np
+import pytest
+
+from cellwright.widgets.annotate.widget import AnnotateWidget
+from cellwright.widgets.shared.layer_io import METADATA
+
+PLANE = np.zeros((8, 9), np.int32)
+
+
+@pytest.fixture
+def widget(annotate_widget: AnnotateWidget) -> AnnotateWidget:
+    return annotate_widget
+
+
+def test_the_active_image_and_the_labels_counted_in_it_are_chosen(widget: AnnotateWidget) -> None:
+    layers = widget.viewer.layers
+    image = widget.viewer.add_image(PLANE, name="a")
+    counted = widget.viewer.add_labels(PLANE, metadata={METADATA: {"source": str(image.unique_id)}})
+    widget.viewer.add_labels(PLANE, name="other")
+    layers.selection.active = image
+    widget.choices.refresh()
+    widget.panel.start.setCurrentIndex(-1)  # as if nothing was chosen yet
+    widget.choices.refresh()
+    assert (widget.choices.image, widget.choices.start) == (image, counted)
+    other = widget.viewer.add_image(PLANE, name="b")
+    assert widget.choices.image is other
+    layers.remove(other)
+    assert widget.choices.image is image
+
+
+def test_an_active_annotation_is_begun_with(widget: AnnotateWidget) -> None:
+    widget.viewer.add_image(PLANE)
+    first = widget.viewer.add_labels(PLANE)
+    points = widget.viewer.add_points(np.zeros((1, 2)))
+    assert widget.choices.start is points
+    widget.viewer.layers.selection.active = first
+    assert widget.choices.start is first
+    widget.panel.start.setCurrentIndex(widget.panel.start.count() - 1)
+    assert widget.choices.start is None
+
+
+def test_channels_are_those_of_the_image(widget: AnnotateWidget) -> None:
+    assert widget.channel is None
+    widget.viewer.add_image(np.zeros((2, 8, 9)))
+    assert (widget.channel.title, widget.panel.channel.count()) == ("Channel 0", 3)
+    widget.viewer.add_image(PLANE)
+    assert widget.channel.title == "Grey"
+
+
+def test_nothing_is_offered_of_an_image_that_cannot_be_annotated(widget: AnnotateWidget) -> None:
+    widget.viewer.add_image(np.zeros((2, 2, 2, 2, 8, 9)))
+    widget.choices.offer()
+    assert widget.choices.offered is None
+    assert widget.panel.offer.isHidden()

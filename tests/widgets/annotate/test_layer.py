@@ -1,0 +1,202 @@
+"""The Labels layer of an annotation: what is painted, what is drawn again, what the cursor is at."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from napari.layers import Labels
+
+from cellwright.annotation.session import AnnotationSession
+from cellwright.core.data import Image
+from cellwright.widgets.annotate.layer import AnnotationLayer
+from cellwright.widgets.shared.layer_factory import class_colour
+from cellwright.widgets.shared.napari_private import painted, recolour, redraw_box
+
+
+def view_of(viewer: ViewerModel, labels: Any, axes: str, **placement: Any) -> AnnotationLayer:
+    session = AnnotationSession(Image(np.zeros(labels.shape, np.uint8), axes), labels)
+    layer = viewer.add_labels(session.labels, **placement)
+    return AnnotationLayer(viewer, layer, session)
+
+
+def drawn(layer: Labels) -> Any:
+    """What the graphics card was given last, and what a full redraw would give it."""
+    return layer._slice.image.view, layer._raw_to_displayed(layer._slice.image.raw)
+
+
+@pytest.fixture
+def two(viewer: ViewerModel) -> AnnotationLayer:
+    labels = np.zeros((60, 80), np.int32)
+    labels[10:20, 10:20] = 1
+    labels[10:20, 30:40] = 2
+    return view_of(viewer, labels, "YX")
+
+
+def test_a_stroke_of_the_brush_is_one_edit(two: AnnotationLayer) -> None:
+    layer, session = two.layer, two.session
+    before = session.labels.copy()
+    layer.brush_size = 5
+    with layer.block_history():
+        layer.paint((40.0, 40.0), 7)
+        layer.paint((40.0, 45.0), 7)
+        layer.paint((41.0, 47.0), 7)
+    assert session.n_edits == 1
+    assert 7 in session
+    assert session.is_reviewed(7)
+    painted_labels = session.labels.copy()
+    session.undo()
+    np.testing.assert_array_equal(session.labels, before)
+    session.redo()
+    np.testing.assert_array_equal(session.labels, painted_labels)
+
+
+def test_erase_fill_and_set_items_are_recorded_too(two: AnnotationLayer) -> None:
+    layer, session = two.layer, two.session
+    layer.preserve_labels = False
+    before = session.labels.copy()
+    layer.fill((15, 15), 0)
+    layer.fill((12, 32), 9)
+    layer.data_setitem((np.array([50, 51]), np.array([3, 70])), [5, 6])
+    assert session.ids().tolist() == [5, 6, 9]
+    while session.undo():
+        pass
+    np.testing.assert_array_equal(session.labels, before)
+
+
+def test_painted_takes_dabs_that_overlap() -> None:
+    labels = np.zeros((9, 9), np.int32)
+    start = labels.copy()
+    atoms = []
+    for rows, columns, number in (([1, 1], [1, 2], 3), ([1, 5], [2, 6], 4)):
+        place = (np.array(rows), np.array(columns))
+        atoms.append((place, labels[place].copy(), number))
+        labels[place] = number
+    box, before, after = painted(labels, atoms)
+    assert box == (slice(1, 6), slice(1, 7))
+    np.testing.assert_array_equal(before, start[box])
+    np.testing.assert_array_equal(after, labels[box])
+
+
+@pytest.mark.parametrize("contour", [0, 2])
+def test_only_the_box_is_drawn_again_and_all_of_it(two: AnnotationLayer, contour: int) -> None:
+    two.layer.contour = contour
+    sent: list[Any] = []
+    two.layer.events.labels_update.connect(lambda event: sent.append(np.shape(event.data)))
+    two.session.grow(1, 3.0)
+    two.session.delete(2)
+    seen, expected = drawn(two.layer)
+    np.testing.assert_array_equal(seen, expected)
+    assert len(sent) == 2
+    assert max(max(shape) for shape in sent) < 30
+
+
+def test_a_volume_is_drawn_again_in_the_slice_in_sight(viewer: ViewerModel) -> None:
+    labels = np.zeros((6, 40, 40), np.int32)
+    labels[1:5, 10:20, 10:20] = 1
+    labels[5, 30:35, 30:35] = 2
+    view = view_of(viewer, labels, "ZYX", scale=(2.0, 0.5, 0.5))
+    viewer.dims.set_point(0, 6.0)
+    view.session.shrink(1, 1.0)
+    seen, expected = drawn(view.layer)
+    np.testing.assert_array_equal(seen, expected)
+    assert redraw_box(view.layer, view.session.box_of(2))
+    np.testing.assert_array_equal(view.in_layer(view.from_layer(np.ones(3))), np.ones(3))
+    np.testing.assert_allclose(view.world_of(np.array([1.0, 2.0, 2.0])), [2.0, 1.0, 1.0])
+
+
+def test_the_ray_of_a_3d_view_meets_the_first_cell(viewer: ViewerModel) -> None:
+    labels = np.zeros((8, 20, 20), np.int32)
+    labels[2:4, 5:15, 5:15] = 1
+    labels[6:8, 5:15, 5:15] = 2
+    view = view_of(viewer, labels, "ZYX")
+    with pytest.warns(UserWarning, match="Contours"):  # napari's, before anyone else is told of the 3D view
+        viewer.dims.ndisplay = 3
+    assert view.layer.contour == 0
+    for direction, number in ((1.0, 1), (-1.0, 2)):
+        point = view._point((4.0, 10.0, 10.0), (direction, 0.0, 0.0))
+        assert point is not None
+        assert view.session.number_at(point) == number
+    assert view._point((4.0, 1.0, 1.0), (1.0, 0.0, 0.0)) is None
+    viewer.dims.ndisplay = 2
+    assert view.layer.contour > 0
+
+
+def test_an_axis_of_channels_is_no_axis_of_the_session(viewer: ViewerModel) -> None:
+    labels = np.zeros((4, 20, 20), np.int32)
+    labels[:, 5:9, 5:9] = 1
+    session = AnnotationSession(Image(np.zeros((4, 2, 20, 20), np.uint8), "TCYX"), labels)
+    layer = viewer.add_labels(np.expand_dims(session.labels, 1))
+    view = AnnotationLayer(viewer, layer, session, channel_axis=1)
+    viewer.dims.set_point(0, 2)
+    np.testing.assert_array_equal(view._point((2.0, 0.0, 6.0, 6.0), None), [2, 6, 6])
+    layer.paint((2, 0, 15, 15), 2)
+    assert session.box_of(2)[0] == slice(2, 3)
+    session.delete(2)
+    assert not layer.data[2, 0, 15, 15]
+    seen, expected = drawn(layer)
+    np.testing.assert_array_equal(seen, expected)
+
+
+def test_labels_that_a_model_writes_are_an_edit(two: AnnotationLayer) -> None:
+    before = two.session.labels.copy()
+    found = np.zeros((60, 80), np.int32)
+    found[30:50, 30:50] = 1
+    two.layer.data = found
+    assert two.session.undo_name == "model"
+    np.testing.assert_array_equal(two.session.labels, found)
+    assert two.layer.data is two.session.labels
+    two.session.undo()
+    np.testing.assert_array_equal(two.layer.data, before)
+
+
+def test_labels_of_another_shape_are_refused(two: AnnotationLayer) -> None:
+    told: list[Exception] = []
+    two.tell = told.append
+    two.layer.data = np.zeros((5, 5), np.int32)
+    assert len(told) == 1
+    assert two.layer.data is two.session.labels
+    assert two.session.n_edits == 0
+
+
+def test_colours_follow_classes_and_flags(two: AnnotationLayer) -> None:
+    session, layer = two.session, two.layer
+    session.set_class_names(["a", "b"])
+    for number, category in ((1, 0), (2, 1), (1, 1), (2, None)):
+        session.set_class(number, category)
+    assert_colour(layer, 1, class_colour(1))
+    seen, expected = drawn(layer)
+    np.testing.assert_array_equal(seen, expected)
+    two.hide_reviewed(is_on=True)
+    session.set_reviewed(1)
+    assert layer.get_color(1)[3] == 0
+    assert layer.get_color(2)[3] == 1
+    session.grow(1)
+    assert layer.get_color(1)[3] == 1  # what was edited last stays to be seen
+    session.grow(2)
+    assert layer.get_color(1)[3] == 0
+    two.hide_reviewed(is_on=False)
+    assert_colour(layer, 1, class_colour(1))
+
+
+def assert_colour(layer: Labels, number: int, colour: str) -> None:
+    wanted = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    np.testing.assert_allclose(layer.get_color(number)[:3], wanted, atol=1e-3)
+
+
+def test_recolouring_in_place_gives_what_a_new_colormap_gives(two: AnnotationLayer) -> None:
+    session, layer = two.session, two.layer
+    session.set_class_names(["a", "b"])
+    session.set_class(1, 0)
+    session.set_class(2, 1)
+    assert recolour(layer, {2: class_colour(0)})
+    seen = layer._raw_to_displayed(layer.data)
+    np.testing.assert_array_equal(seen[10:20, 30:40], seen[10:20, 10:20])
+    assert not recolour(layer, {2: "#123456"})
+
+
+def test_a_closed_view_follows_nothing(two: AnnotationLayer) -> None:
+    two.close()
+    two.layer.paint((50, 50), 4)
+    assert two.session.n_edits == 0
+    assert not two.layer.mouse_drag_callbacks

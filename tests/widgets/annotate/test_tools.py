@@ -1,0 +1,258 @@
+"""The tools: keys and mouse on a viewer without a window."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from napari.utils.key_bindings import coerce_keybinding
+from pytestqt.qtbot import QtBot
+
+from cellwright.annotation.session import AnnotationSession
+from cellwright.core.data import Image
+from cellwright.widgets.annotate.input_handler import InputHandler
+from cellwright.widgets.annotate.keys import BY_NAME, HINTS, TOOLS, cheat_sheet
+from cellwright.widgets.annotate.layer import AnnotationLayer
+from cellwright.widgets.annotate.overlays import Regions, box_of
+from cellwright.widgets.annotate.tools import CELL, ToolBox
+
+Pointed = Callable[..., None]
+
+
+@pytest.fixture
+def tools(viewer: ViewerModel, qtbot: QtBot) -> ToolBox:
+    """Two squares that touch (3 is a bar of two squares), in a volume of five slices."""
+    labels = np.zeros((5, 40, 60), np.int32)
+    labels[1:4, 10:20, 10:20] = 1
+    labels[1:4, 10:20, 20:30] = 2
+    labels[2:4, 28:36, 10:22] = 3
+    labels[2:4, 28:36, 24:36] = 3
+    labels[2:4, 31:33, 22:24] = 3
+    session = AnnotationSession(Image(np.zeros(labels.shape, np.uint8), "ZYX"), labels)
+    layer = viewer.add_labels(session.labels)
+    viewer.dims.set_point(0, 2)
+    box = ToolBox(AnnotationLayer(viewer, layer, session))
+    box.told = told = []  # type: ignore[attr-defined]
+    box.done.connect(told.append)
+    box.failed.connect(lambda error: told.append(error))
+    viewer.layers.selection.active = layer
+    return box
+
+
+def press(tools: ToolBox, key: str, at: tuple[float, ...] | None = None) -> None:
+    if at is not None:
+        tools.view.viewer.cursor.position = at
+    tools.view.layer.keymap[coerce_keybinding(key)](tools.view.layer)
+
+
+def is_ours(callback: Callable[..., Any]) -> bool:
+    return isinstance(callback.__self__, InputHandler)
+
+
+def drag(tools: ToolBox, *points: tuple[float, ...]) -> None:
+    """Press at the first point, move through the others, release at the last."""
+    layer = tools.view.layer
+    event = SimpleNamespace(button=1, view_direction=None, modifiers=())
+
+    def go(kind: str, point: tuple[float, ...]) -> None:
+        event.type, event.position, event.pos = kind, point, np.array(point[-2:]) * 10
+
+    go("mouse_press", points[0])
+    found = [callback(layer, event) for callback in layer.mouse_drag_callbacks if is_ours(callback)]
+    running = [one for one in found if one is not None and next(one, "ended") != "ended"]
+    for point in points[1:]:
+        go("mouse_move", point)
+        for one in running:
+            next(one)
+    go("mouse_release", points[-1])
+    for one in running:
+        assert next(one, "ended") == "ended"
+
+
+def test_every_tool_has_a_key_of_its_own_a_button_and_a_line_of_help() -> None:
+    assert len({tool.key for tool in TOOLS}) == len(TOOLS)
+    assert len(BY_NAME) == len(TOOLS)
+    assert not {tool.name for tool in TOOLS if tool.kind not in ("once",)} - set(HINTS)
+    sheet = cheat_sheet()
+    assert all(tool.help.replace("'", "&#x27;") in sheet for tool in TOOLS)
+
+
+@pytest.mark.parametrize(("key", "name"), [("D", "delete"), ("G", "grow"), ("H", "shrink"), ("R", "smooth")])
+def test_a_key_acts_on_the_cell_under_the_cursor(tools: ToolBox, key: str, name: str) -> None:
+    press(tools, key, (2, 12, 12))
+    assert tools.session.undo_name == name
+    assert tools.session.n_edits == 1
+    press(tools, "Control-Z")
+    assert tools.session.n_edits == 0
+    press(tools, "Control-Shift-Z")
+    assert tools.session.undo_name == name
+
+
+def test_a_key_beside_cells_takes_the_one_in_review_or_none(tools: ToolBox) -> None:
+    press(tools, "D", (2, 2, 50))
+    assert tools.session.n_edits == 0
+    tools.fallback = lambda: 3
+    press(tools, "D", (2, 2, 50))
+    assert 3 not in tools.session
+
+
+def test_a_button_makes_clicks_act(tools: ToolBox) -> None:
+    tools.choose("delete")
+    drag(tools, (2, 12, 12))
+    assert 1 not in tools.session
+    drag(tools, (2, 12, 22), (2, 17, 22))  # a drag moves the image
+    assert 2 in tools.session
+
+
+def test_merging_drags_from_one_cell_to_another(tools: ToolBox) -> None:
+    press(tools, "M")
+    drag(tools, (2, 12, 12), (2, 12, 18), (2, 12, 22))
+    assert 2 not in tools.session
+    assert tools.session.box_of(1)[2] == slice(10, 30)
+    assert tools.view.layer.mouse_pan
+    drag(tools, (2, 5, 5), (2, 12, 12))  # begins beside cells: the image moves
+    assert tools.session.n_edits == 1
+
+
+def test_a_line_cuts_the_cell_it_crosses_most(tools: ToolBox) -> None:
+    press(tools, "S")
+    assert not tools.view.layer.mouse_pan
+    drag(tools, (2, 25, 23), (2, 32, 23), (2, 38, 23))
+    assert tools.session.n_cells == 4
+    assert {tools.session.number_at((2, 32, x)) for x in (12, 34)} == {3, 4}
+    assert tools.marks.layer is not None
+    assert not tools.marks.layer.data
+    drag(tools, (2, 2, 50), (2, 4, 50))
+    assert tools.session.n_cells == 4
+    press(tools, "Escape")
+    assert tools.view.layer.mouse_pan
+
+
+def test_two_clicks_split_also_across_slices(tools: ToolBox) -> None:
+    press(tools, "T")
+    drag(tools, (2, 32, 12))
+    assert len(tools.marks.layer.data) == 1  # type: ignore[union-attr]
+    tools.view.viewer.dims.set_point(0, 3)
+    drag(tools, (3, 32, 34))
+    assert tools.session.number_at((2, 32, 12)) == 3
+    assert tools.session.number_at((2, 32, 34)) == 4
+    drag(tools, (3, 32, 12))
+    press(tools, "Escape")  # forgets the click, keeps the tool
+    assert tools.name == "split"
+    drag(tools, (3, 2, 2))
+    assert tools.session.n_cells == 4
+
+
+def test_painting_goes_on_with_a_cell_or_begins_one(tools: ToolBox) -> None:
+    layer = tools.view.layer
+    press(tools, "P", (2, 12, 12))
+    assert (str(layer.mode), layer.selected_label, layer.preserve_labels) == ("paint", 1, True)
+    press(tools, "P", (2, 2, 50))
+    assert layer.selected_label == tools.session.next_number
+    press(tools, "E")
+    assert (str(layer.mode), layer.preserve_labels) == ("erase", False)
+    press(tools, "F")
+    assert str(layer.mode) == "fill"
+    press(tools, "Z")
+    assert (str(layer.mode), tools.name) == ("pan_zoom", "")
+    layer.mode = "paint"  # by napari's own button
+    assert tools.name == "paint"
+
+
+def test_no_edit_comes_between_a_stroke_and_its_record(tools: ToolBox) -> None:
+    press(tools, "G", (2, 12, 12))
+    layer = tools.view.layer
+    with layer.block_history():
+        layer.paint((2, 5, 50), 9)
+        press(tools, "Control-Z")
+        press(tools, "D", (2, 12, 12))
+        assert tools.session.n_edits == 1
+    assert tools.session.n_edits == 2
+
+
+def test_interpolation_fills_the_slices_between(tools: ToolBox) -> None:
+    session = tools.session
+    box = (slice(3, 4), slice(10, 20), slice(10, 20))
+    middle = (slice(2, 3), *box[1:])
+    session.record_paint(middle, session.labels[middle].copy(), np.zeros((1, 10, 10), np.int32))
+    press(tools, "I", (1, 12, 12))
+    assert session.number_at((2, 12, 12)) == 1
+
+
+def test_holes_are_filled(tools: ToolBox) -> None:
+    hole = (slice(1, 4), slice(14, 16), slice(14, 16))
+    tools.session.record_paint(hole, tools.session.labels[hole].copy(), np.zeros((3, 2, 2), np.int32))
+    press(tools, "O", (2, 12, 12))
+    assert tools.session.undo_name == "fill holes"
+
+
+def test_classes_by_key_and_by_click(tools: ToolBox) -> None:
+    tools.session.set_class_names(["a", "b"])
+    press(tools, "2", (2, 12, 12))
+    assert tools.session.class_of(1) == 1
+    press(tools, "0", (2, 12, 12))
+    assert tools.session.class_of(1) is None
+    press(tools, "9", (2, 12, 12))
+    assert "class" in str(tools.told[-1])  # type: ignore[attr-defined]
+    tools.category = 0
+    tools.choose(CELL)
+    drag(tools, (2, 12, 22))
+    assert tools.session.class_of(2) == 0
+
+
+def test_others_are_asked_for_what_a_tool_box_cannot_do(tools: ToolBox) -> None:
+    asked: list[Any] = []
+    tools.asked.connect(asked.append)
+    tools.pressed.connect(asked.append)
+    press(tools, "C")
+    drag(tools, (2, 5, 50))
+    for key in ("A", "X", "N", "B", "Y", "F1"):
+        press(tools, key)
+    np.testing.assert_array_equal(asked[0], [2, 5, 50])
+    assert asked[1:] == ["accept", "reject", "next", "back", "hide", "help"]
+
+
+def test_space_lets_the_mouse_move_the_image(tools: ToolBox) -> None:
+    press(tools, "K")
+    layer = tools.view.layer
+    hold = layer.keymap[coerce_keybinding("Space")](layer)
+    next(hold)
+    assert layer.mouse_pan
+    drag(tools, (2, 1, 1), (2, 9, 9))
+    assert not tools.session.regions
+    assert next(hold, "ended") == "ended"
+    assert not layer.mouse_pan
+    assert tools.name == "region"
+
+
+def test_regions_are_drawn_deleted_and_undone(tools: ToolBox) -> None:
+    regions = Regions(tools.view)
+    press(tools, "K")
+    drag(tools, (2, 1, 1), (2, 5, 5), (2, 9, 9))
+    assert tools.session.regions == (box_of(np.array([[2, 1, 1], [2, 9, 9.0]]), (5, 40, 60)),)
+    tools.goes_through_slices = True
+    drag(tools, (2, 11, 11), (2, 19, 19))
+    assert tools.session.regions[1] == (slice(0, 5), slice(11, 20), slice(11, 20))
+    layer = regions.layer
+    assert layer is not None
+    assert len(layer.data) == 1 + 5
+    layer.selected_data = {0}
+    layer.remove_selected()
+    assert len(tools.session.regions) == 1
+    layer.add_rectangles(np.array([[3, 2, 2], [3, 2, 9], [3, 9, 9], [3, 9, 2]], float))
+    assert tools.session.regions[1] == (slice(3, 4), slice(2, 10), slice(2, 10))
+    for n in (1, 2, 1, 0):
+        tools.session.undo()
+        assert len(tools.session.regions) == n
+        assert len(layer.data) == sum(region[0].stop - region[0].start for region in tools.session.regions)
+
+
+def test_a_closed_tool_box_frees_mouse_and_keys(tools: ToolBox) -> None:
+    tools.choose("merge")
+    tools.close()
+    layer = tools.view.layer
+    assert not layer.keymap
+    assert str(layer.mode) == "pan_zoom"
+    assert not any(map(is_ours, layer.mouse_drag_callbacks))

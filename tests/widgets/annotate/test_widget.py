@@ -1,0 +1,291 @@
+"""The annotation widget: how it begins, what it shows, how it goes on after a crash."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from napari.layers import Shapes
+from pytestqt.qtbot import QtBot
+
+from cellwright.annotation.session import AnnotationSession
+from cellwright.core.data import Image
+from cellwright.widgets.annotate.start import journal_path, unfinished
+from cellwright.widgets.annotate.widget import AnnotateWidget
+from cellwright.widgets.shared.layer_io import METADATA, place, prepare, source_of
+
+LIMIT_MS = 60_000
+
+
+@pytest.fixture
+def widget(annotate_widget: AnnotateWidget) -> AnnotateWidget:
+    return annotate_widget
+
+
+def start(widget: AnnotateWidget) -> AnnotationSession:
+    widget.panel.begin.click()
+    assert widget.session is not None, widget.panel.message.text()
+    return widget.session
+
+
+def test_labels_of_the_whole_image_are_edited_in_their_layer(widget: AnnotateWidget, blobs: Any) -> None:
+    widget.viewer.add_image(blobs.image, name="blobs")
+    layer = widget.viewer.add_labels(blobs.labels.copy(), name="cells")
+    session = start(widget)
+    assert session.n_cells == len(blobs)
+    assert layer.data is session.labels
+    session.delete(1)
+    assert not (layer.data == 1).any()
+    assert widget.panel.count.text() == str(len(blobs) - 1)
+    widget.panel.buttons["undo"].click()
+    assert widget.panel.count.text() == str(len(blobs))
+    assert not widget.panel.buttons["undo"].isEnabled()
+
+
+def test_a_count_of_a_part_begins_with_its_scores_in_the_whole_image(
+    widget: AnnotateWidget, blobs: Any, result_of: Callable[..., Any]
+) -> None:
+    image = widget.viewer.add_image(blobs.image, name="blobs", scale=(0.5, 0.5))
+    source = source_of(image, None, (slice(20, 100), slice(40, 140)))
+    labels = np.zeros((80, 100), np.int32)
+    labels[10:20, 10:20], labels[30:45, 50:60] = 1, 2
+    place(widget.viewer, prepare(result_of(source.image, labels), source))
+    session = start(widget)
+    assert session.labels.shape == blobs.image.shape
+    assert session.box_of(2) == (slice(50, 65), slice(90, 100))
+    assert session.score_of(1) == pytest.approx(0.5)
+    (own,) = [layer for layer in widget.viewer.layers if layer.name == "blobs annotation"]
+    np.testing.assert_array_equal(own.scale, (0.5, 0.5))
+    assert not widget.viewer.layers["blobs labels"].visible
+
+
+def test_points_begin_as_discs_and_nothing_as_nothing(widget: AnnotateWidget, blobs: Any) -> None:
+    widget.viewer.add_image(blobs.image, name="blobs")
+    widget.viewer.add_points(blobs.points)
+    session = start(widget)
+    assert session.n_cells == len(blobs)
+    assert not session.extras.has_masks
+    widget.panel.begin.click()
+    assert widget.session is None
+    widget.panel.start.setCurrentIndex(widget.panel.start.count() - 1)
+    assert start(widget).n_cells == 0
+
+
+def test_points_keep_scores_and_classes(widget: AnnotateWidget, blobs: Any) -> None:
+    widget.viewer.add_image(blobs.image, name="blobs")
+    features = {"class": ["", "B", "A"], "score": [0.5, np.nan, 0.7]}
+    widget.viewer.add_points(blobs.points[:3], features=features)
+    session = start(widget)
+    assert session.class_names == ("B", "A")
+    assert [session.class_of(number) for number in (1, 2, 3)] == [None, 0, 1]
+    assert [session.score_of(number) for number in (1, 2, 3)] == [0.5, 1.0, 0.7]
+
+
+def test_without_an_image_there_is_nothing_to_start(widget: AnnotateWidget) -> None:
+    assert not widget.panel.begin.isEnabled()
+    widget.viewer.add_image(np.zeros((4, 9, 9, 9, 9, 9)))
+    widget.panel.begin.click()
+    assert widget.session is None
+    assert widget.panel.message.text()
+
+
+def test_labels_of_another_image_are_refused(widget: AnnotateWidget, blobs: Any) -> None:
+    widget.viewer.add_image(blobs.image)
+    widget.viewer.add_labels(np.ones((3, 5, 5), np.int32))
+    widget.panel.begin.click()
+    assert widget.session is None
+    assert "axes" in widget.panel.message.text()
+
+
+def test_what_was_begun_is_offered_and_gone_on_with(widget: AnnotateWidget, blobs: Any, qtbot: QtBot) -> None:
+    layer = widget.viewer.add_image(blobs.image, name="blobs")
+    labels = widget.viewer.add_labels(blobs.labels.copy(), name="cells")
+    session = start(widget)
+    session.delete(1)
+    session.merge(2, 3)
+    edited = session.labels.copy()
+    widget.viewer.layers.remove(labels)  # as a crash would
+    assert widget.session is None
+    path = journal_path(Image(blobs.image, "YX", name=layer.name), widget.journals)
+    found = unfinished(path)
+    assert found is not None
+    assert found.n_edits == 2
+    widget.show()
+    assert "2 edits" in widget.panel.offer_line.text()
+    assert not widget.panel.offer.isHidden()
+    widget.panel.resume.click()
+    assert widget.session is not None
+    np.testing.assert_array_equal(widget.session.labels, edited)
+    assert widget.panel.offer.isHidden()
+    widget.session.undo()
+    assert 3 in widget.session
+
+
+def test_a_start_anew_keeps_the_journal_that_was_there(widget: AnnotateWidget, blobs: Any) -> None:
+    widget.viewer.add_image(blobs.image, name="blobs")
+    widget.viewer.add_labels(blobs.labels.copy())
+    start(widget).delete(1)
+    widget.panel.begin.click()
+    start(widget)
+    assert widget.journals is not None
+    assert {path.suffix for path in widget.journals.glob("[!.]*")} == {".journal", ".old"}
+
+
+def test_two_windows_do_not_annotate_one_image_at_once(
+    widget: AnnotateWidget, blobs: Any, qtbot: QtBot
+) -> None:
+    other = AnnotateWidget(ViewerModel())
+    other.journals = widget.journals
+    qtbot.addWidget(other)
+    for one in (widget, other):
+        one.viewer.add_image(blobs.image, name="blobs")
+        one.viewer.add_labels(blobs.labels.copy())
+    session = start(widget)
+    other.panel.begin.click()
+    assert other.session is None
+    assert "Finish it there" in other.panel.message.text()
+    assert other.panel.message.property("error") == "true"
+    session.delete(1)
+    other.show()
+    assert "in another window" in other.panel.offer_line.text()
+    other.panel.resume.click()
+    assert other.session is None
+    assert "Finish it there" in other.panel.message.text()
+    widget.panel.begin.click()
+    other.panel.resume.click()
+    assert other.session is not None
+    np.testing.assert_array_equal(other.session.labels, session.labels)
+    other.finish()
+
+
+def test_an_empty_or_damaged_journal_is_not_offered(tmp_path: Path, blobs: Any) -> None:
+    path = tmp_path / "a.journal"
+    assert unfinished(path) is None
+    path.write_bytes(b"no journal")
+    assert unfinished(path) is None
+    session = AnnotationSession(Image(blobs.image, "YX"), blobs.labels.copy(), journal=tmp_path / "b.journal")
+    session.delete(1)
+    session.undo()
+    session.close()
+    assert unfinished(tmp_path / "b.journal") is None
+
+
+def test_the_review_centres_each_cell_and_goes_on(widget: AnnotateWidget, blobs: Any) -> None:
+    viewer = widget.viewer
+    viewer.add_image(blobs.image, name="blobs", scale=(2, 2))
+    viewer.add_labels(blobs.labels.copy(), scale=(2, 2))
+    session = start(widget)
+    buttons, desk = widget.panel.buttons, widget.desk
+    assert desk is not None
+    buttons["next"].click()
+    first = desk.review.current
+    assert first is not None
+    middle = [2 * (part.start + part.stop - 1) / 2 for part in session.box_of(first)]
+    np.testing.assert_allclose(viewer.scene.camera.center[-2:], middle)
+    assert f"Cell {first}" in widget.panel.current.text()
+    buttons["accept"].click()
+    second = desk.review.current
+    assert session.is_reviewed(first)
+    assert second not in (None, first)
+    buttons["reject"].click()
+    assert second not in session
+    buttons["back"].click()
+    buttons["undo"].click()
+    assert second in session
+    assert widget.panel.bar.value() == 1
+    buttons["hide"].click()
+    assert desk.layer.hides_reviewed
+    marks = [layer for layer in viewer.layers if layer.name == "marks"]
+    assert len(marks) == 1
+    widget.finish()
+    assert not [layer for layer in viewer.layers if layer.name == "marks"]
+    assert not buttons["hide"].isChecked()
+
+
+def test_every_cell_reviewed_ends_the_queue(widget: AnnotateWidget) -> None:
+    labels = np.zeros((30, 30), np.int32)
+    labels[5:9, 5:9] = 1
+    widget.viewer.add_image(np.zeros((30, 30)))
+    widget.viewer.add_labels(labels)
+    start(widget)
+    widget.panel.buttons["next"].click()
+    widget.panel.buttons["accept"].click()
+    assert widget.panel.hint.text() == "Every cell has been reviewed."
+
+
+def test_names_of_classes_become_chips(widget: AnnotateWidget, blobs: Any) -> None:
+    widget.viewer.add_image(blobs.image)
+    widget.viewer.add_labels(blobs.labels.copy())
+    session = start(widget)
+    widget.panel.names.setText("red, white ,")
+    widget.panel.names.editingFinished.emit()
+    assert session.class_names == ("red", "white")
+    session.set_class(1, 1)
+    assert [chip.text() for chip in widget.panel.chips if not chip.isHidden()] == ["1 red · 0", "2 white · 1"]
+    widget.panel.chips[0].click()
+    assert widget.desk is not None
+    assert (widget.desk.tools.name, widget.desk.tools.category) == ("class", 0)
+    widget.panel.chips[0].click()
+    assert widget.desk.tools.name == ""
+
+
+def test_a_click_adds_the_cell_the_model_sees_else_a_disc(
+    widget: AnnotateWidget, blobs: Any, shelved: Any, qtbot: QtBot
+) -> None:
+    widget.viewer.add_image(blobs.image, name="blobs")
+    session = start(widget)
+    desk = widget.desk
+    assert desk is not None
+    desk.adder.add(blobs.points[0])
+    qtbot.waitUntil(lambda: session.n_cells == 1 and desk.adder.job is None, timeout=LIMIT_MS)
+    np.testing.assert_array_equal(session.labels > 0, blobs.labels == 1)
+    desk.adder.add(blobs.points[0])
+    assert "already" in widget.panel.hint.text()
+    widget.panel.settings.diameter.setValue(6)
+    background = np.argwhere(blobs.labels == 0)
+    far = background[np.argmax([np.abs(blobs.points - place).sum(axis=1).min() for place in background])]
+    desk.adder.add(far.astype(float))
+    qtbot.waitUntil(lambda: session.n_cells == 2, timeout=LIMIT_MS)
+    assert "disc" in widget.panel.hint.text()
+    session.undo()
+    session.undo()
+    assert session.n_cells == 0
+    desk.adder.add(np.array([-5.0, 1.0]))
+    assert session.n_edits == 0
+
+
+def test_regions_that_a_journal_holds_are_shown(widget: AnnotateWidget, blobs: Any) -> None:
+    widget.viewer.add_image(blobs.image)
+    widget.viewer.add_labels(blobs.labels.copy())
+    session = start(widget)
+    session.add_region((slice(5, 20), slice(5, 30)))
+    (regions,) = [layer for layer in widget.viewer.layers if isinstance(layer, Shapes)]
+    assert regions.metadata[METADATA]
+    np.testing.assert_array_equal(np.ptp(regions.data[0], axis=0), (15, 25))
+    widget.viewer.layers.remove(regions)
+    session.undo()
+    session.redo()
+    assert [layer.name for layer in widget.viewer.layers if isinstance(layer, Shapes)] == ["complete regions"]
+
+
+def test_colours_and_slices_of_an_rgb_film_line_up(widget: AnnotateWidget) -> None:
+    labels = np.zeros((3, 40, 40), np.int32)
+    labels[1, 10:20, 10:20] = 1
+    image = np.zeros((3, 40, 40, 3), np.uint8)
+    widget.viewer.add_image(image, rgb=True, axis_labels=("t", "y", "x"))
+    widget.viewer.add_labels(labels)
+    session = start(widget)
+    assert session.image.axes == "TYXC"
+    widget.panel.buttons["next"].click()
+    assert widget.viewer.dims.current_step[0] == 1
+
+
+def test_the_cheat_sheet_opens_and_closes(widget: AnnotateWidget) -> None:
+    widget.panel.help.click()
+    sheet = widget._sheet
+    assert sheet is not None
+    assert sheet.isVisible()
+    widget.show_keys()
+    assert not sheet.isVisible()

@@ -1,0 +1,77 @@
+"""The looks of the compare widget: everything fits a narrow dock, and what is judged is told."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pytestqt.qtbot import QtBot
+
+from cellwright.core.data import Cells, Provenance, Result
+from cellwright.files.dataset.folder import Item
+from cellwright.training.evaluation.compare import Comparison, CountOutcome
+from cellwright.training.evaluation.evaluate import ImageScore
+from cellwright.widgets.compare.outcome import LONGEST_NAME, Compared, notices_of, regions_line, shortened
+from cellwright.widgets.compare.view import ComparePanel
+
+DOCK_PX = 330
+LONG = "nuclei-of-all-kinds-tuned-on-my-own-slides"
+NAMES = ("0007119_8d059ba7f5914a526d124d28e6d010c92466da21", "b")
+REGION = ((0, 0), (9, 9))
+
+
+def compared(models: tuple[str, str], count: float, n_regions: tuple[int, ...]) -> Compared:
+    provenance = Provenance("", "", "", {}, "", (), "", (), "cpu", 0.0)
+    cells = Cells(*(np.zeros(shape, np.float32) for shape in ((0, 2), (0, 2, 2), 0, 0)))
+    result = Result(count, cells, provenance)
+    rows, items = [], []
+    for name, n in zip(NAMES, n_regions, strict=False):
+        score = ImageScore(name, "", 40, 50.0, 0.8, means={"f1": 0.8})
+        rows += [CountOutcome(model, name, result, score) for model in models]
+        items.append(Item(name, "val", "", Path(name), Path(name), regions=(REGION,) * n))
+    alone = (np.ones(int(count), np.bool_), np.ones(7, np.bool_))
+    return Compared(Comparison(models, tuple(rows)), (alone,) * len(items), tuple(items))
+
+
+@pytest.fixture
+def panel(qtbot: QtBot) -> ComparePanel:
+    panel = ComparePanel()
+    qtbot.addWidget(panel)
+    panel.resize(DOCK_PX, 800)
+    panel.show()
+    return panel
+
+
+@pytest.mark.parametrize("count", [62.0, 61_050.0])
+def test_long_names_and_large_counts_fit_a_narrow_dock(
+    panel: ComparePanel, qtbot: QtBot, count: float
+) -> None:
+    panel.show_compared(compared(("flow", LONG), count, (0, 0)))
+    table, header = panel.table, panel.table.horizontalHeader()
+    qtbot.waitUntil(lambda: header.length() <= table.viewport().width(), timeout=5000)
+    assert not table.horizontalScrollBar().isVisible()
+    for column in range(1, table.columnCount()):
+        assert header.sectionSize(column) >= table.sizeHintForColumn(column)
+    assert panel.minimumSizeHint().width() <= DOCK_PX
+    assert table.item(0, 0).toolTip().startswith(NAMES[0])
+    assert LONG in panel.summary.toolTip()
+
+
+def test_long_names_lose_their_middle() -> None:
+    assert shortened("flow") == "flow"
+    assert len(shortened(LONG)) == LONGEST_NAME
+    assert shortened(LONG).startswith("nuclei-of-all")
+    assert shortened(LONG).endswith("my-own-slides")
+
+
+def test_it_is_told_that_cells_in_regions_alone_are_judged(panel: ComparePanel) -> None:
+    panel.show_compared(compared(("flow", "own"), 62.0, (2,)))
+    assert "2 complete regions" in panel.notices.text()
+    assert ">judged<" in panel.summary.text()
+    assert panel.summary.text().count(";50<") == 2
+    panel.show_compared(compared(("flow", "own"), 62.0, (1, 0)))
+    assert panel.notices.text().startswith("In 1 of 2 images F1 is")
+    assert "the complete region;" in notices_of(compared(("flow", "own"), 62.0, (1, 0)), 0)[0]
+    assert regions_line(compared(("flow", "own"), 62.0, (1, 1))).startswith("In all images")
+    panel.show_compared(compared(("flow", "own"), 62.0, (0, 0)))
+    assert ">judged<" not in panel.summary.text()
+    assert panel.notices.isHidden()

@@ -1,0 +1,110 @@
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+
+from cellwright.core.data import Image, Result
+from cellwright.core.tasks import Progress, run
+from cellwright.ops.codecs.flow import FlowSettings
+from cellwright.widgets.count import count_request
+from cellwright.widgets.count.count_request import (
+    CountOutcome,
+    Request,
+    count_task,
+    interval_line,
+    n_cells,
+    number_text,
+    progress_line,
+    recount_task,
+    result_line,
+    size_line,
+)
+from cellwright.widgets.shared.layer_io import source_of
+
+ResultOf = Callable[[Image, Any], Result]
+
+
+def wanted(counted: CountOutcome, settings: Any, outputs: tuple[str, ...]) -> Request:
+    return replace(counted.request, settings=settings, outputs=outputs)
+
+
+def test_a_count_finds_the_cells_and_makes_their_layers(
+    viewer: ViewerModel, blobs: Any, shelved: Any, n_whole: Callable[[Any], int]
+) -> None:
+    layer = viewer.add_image(blobs.image, name="blobs")
+    window = (slice(40, 160), slice(30, 200))
+    stages: list[str] = []
+    request = Request(source_of(layer, window=window), "flow", outputs=("Labels", "Points"))
+    counted = run(count_task(request), lambda progress: stages.append(progress.stage))
+    assert counted.result.count == n_whole(blobs.labels[window])
+    assert counted.result.offset == (40, 30)
+    assert list(counted.layers) == ["Labels", "Points"]
+    assert len(viewer.layers) == 1  # nothing is shown from the worker's thread
+    assert (stages[0], stages[-1]) == ("load", "layers")
+
+
+def test_a_recount_needs_no_forward_pass(viewer: ViewerModel, blobs: Any, shelved: Any) -> None:
+    source = source_of(viewer.add_image(blobs.image))
+    counted = run(count_task(Request(source, "flow", FlowSettings())))
+    assert counted.result.count == len(blobs)
+
+    def fail(*_: object) -> None:
+        raise AssertionError("the network ran")
+
+    shelved.network.forward = fail
+    none_left = run(recount_task(counted, wanted(counted, FlowSettings(min_area_px=5000), ("Points",))))
+    assert none_left.result.count == 0
+    assert list(none_left.layers) == ["Points"]
+    again = run(recount_task(none_left, wanted(counted, FlowSettings(), ("Labels",))))
+    assert again.result.count == len(blobs)
+
+
+def test_new_layers_alone_leave_the_result_as_it_is(
+    viewer: ViewerModel, blobs: Any, shelved: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = source_of(viewer.add_image(blobs.image))
+    counted = run(count_task(Request(source, "flow", FlowSettings())))
+    more = run(recount_task(counted, wanted(counted, FlowSettings(), ("Labels", "Shapes"))))
+    assert more.result is counted.result
+    assert list(more.layers) == ["Labels", "Shapes"]
+
+
+def test_lines_for_people(result_of: ResultOf) -> None:
+    labels = np.zeros((40, 60), np.int32)
+    none = result_of(Image(labels, "YX", (), "i"), labels)
+    assert (n_cells(none), size_line(none)) == ("0 cells", "")
+    labels[0:20, 0:20] = 1
+    one = result_of(Image(labels, "YX", (0.5, 0.5), "i"), labels)
+    assert result_line(one) == "1 cell · flow · 1.8 s"
+    assert size_line(one) == "median diameter 22.6 px · 11.3 µm"
+    density = replace(one, count=411.6, interval=(394.0, 429.5))
+    assert number_text(density) == "412 ± 18"
+    assert interval_line(density) == "394 to 430 cells, 9 times of 10"
+    assert (number_text(one), interval_line(one)) == ("1", "")
+    assert n_cells(replace(one, count=2041.0)) == "2,041 cells"
+    volume = result_of(Image(labels[np.newaxis], "ZYX", (2.0, 0.5, 0.5), "i"), labels[np.newaxis])
+    assert size_line(volume) == "median diameter 7.3 µm"  # of the ball of 200 cubic micrometres
+    unsized = result_of(Image(labels[np.newaxis], "ZYX", (), "i"), labels[np.newaxis])
+    assert size_line(unsized) == ""
+    unknown = result_of(Image(labels, "YX", (), "i"), labels)
+    assert size_line(unknown) == "median diameter 22.6 px"
+
+
+@pytest.mark.parametrize(
+    ("progress", "seconds_left", "line"),
+    [
+        (Progress("load", 0, 1), None, "Loading the model"),
+        (Progress("tiles", 0, 1), None, "Looking at the image"),
+        (Progress("tiles", 12, 40), 3.2, "Tiles: 12 of 40 · 3 s left"),
+        (Progress("tiles", 1, 40), None, "Tiles: 1 of 40"),
+        (Progress("rescaled tiles", 1, 40), 600, "Rescaled tiles: 1 of 40 · 10 min left"),
+        (Progress("tiles", 40, 40, "finding cells"), 0.0, "Finding cells"),
+        (Progress("unheard of", 0, 1), None, "Unheard of"),
+    ],
+)
+def test_progress_line(progress: Progress, seconds_left: float | None, line: str) -> None:
+    assert count_request.progress_line(progress, seconds_left) == line
+    assert progress_line is count_request.progress_line

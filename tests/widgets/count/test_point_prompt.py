@@ -1,0 +1,221 @@
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from pytestqt.qtbot import QtBot
+
+from cellwright.core.data import Cells
+from cellwright.widgets.count.point_prompt import PointPromptTool
+from cellwright.widgets.count.prompt_context import PromptPoint, covering, with_cell
+from cellwright.widgets.count.widget import CountWidget
+
+Settled = Callable[[CountWidget], None]
+
+
+def click(viewer: ViewerModel, position: Any, *, drag_px: int = 0) -> None:
+    """Do what napari does with a press and a release of the mouse, this far apart on the screen."""
+    event = SimpleNamespace(type="mouse_press", pos=(50, 50), position=position)
+    callbacks = viewer.mouse_drag_callbacks[-1:]
+    drags = [
+        callback(viewer, event) for callback in callbacks if isinstance(callback.__self__, PointPromptTool)
+    ]
+    for drag in drags:
+        next(drag)
+    if drag_px:
+        event.type, event.pos = "mouse_move", (50, 50 + drag_px)
+        for drag in drags:
+            next(drag)
+    event.type = "mouse_release"
+    for drag in drags:
+        assert next(drag, "released") == "released"
+
+
+@pytest.fixture
+def asking(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, settled: Settled
+) -> Callable[..., Iterator[None]]:
+    """Function (image, **arguments of the layer) that adds an image layer and puts the button down."""
+
+    def begin(image: Any, **arguments: Any) -> Any:
+        layer = viewer.add_image(image, name="blobs", **arguments)
+        widget.panel.ask.setChecked(True)
+        settled(widget)
+        assert "Click on the image" in widget.panel.message.text()
+        return layer
+
+    return begin
+
+
+def faint(blobs: Any, row: int) -> Any:
+    """The image with one cell too faint to be counted at the highest threshold."""
+    image = blobs.image.copy()
+    image[blobs.labels == row + 1] = 0.53
+    return image
+
+
+def test_a_click_adds_a_cell_to_a_new_layer(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, asking: Any, settled: Settled
+) -> None:
+    layer = asking(blobs.image, scale=(0.5, 0.5), translate=(3, 4))
+    for n, row in enumerate((4, 7), start=1):
+        click(viewer, layer.data_to_world(blobs.points[row]))
+        settled(widget)
+        assert "Cell added: probability 1.00" in widget.panel.message.text()
+        assert widget.panel.number.text() == str(n)
+    labels = viewer.layers["blobs labels"]
+    np.testing.assert_array_equal(labels.data == 1, blobs.labels == 5)
+    np.testing.assert_array_equal(labels.data == 2, blobs.labels == 8)
+    np.testing.assert_allclose(labels.translate, (3, 4))
+    assert widget.counted.result.provenance.settings["asked_cells"] == 2
+
+
+def test_a_click_adds_to_the_last_count_and_thresholds_then_keep_it(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, asking: Any, settled: Settled
+) -> None:
+    widget.panel.outputs["Points"].setChecked(True)
+    layer = viewer.add_image(faint(blobs, 3), name="first")
+    widget.panel.thresholds.container["cell_probability"].value = 0.9
+    widget.panel.count.click()
+    settled(widget)
+    assert widget.panel.number.text() == str(len(blobs) - 1)
+    widget.panel.ask.setChecked(True)
+    settled(widget)
+    click(viewer, layer.data_to_world(blobs.points[3]))
+    settled(widget)
+    assert widget.panel.number.text() == str(len(blobs))
+    assert len(viewer.layers["first points"].data) == len(blobs)
+    assert viewer.layers["first labels"].data.max() == len(blobs)
+    np.testing.assert_array_equal(viewer.layers["first labels"].data > 0, blobs.labels > 0)
+    widget.panel.thresholds.container["cell_probability"].value = 0.5
+    settled(widget)
+    assert "next count" in widget.panel.message.text()
+    assert widget.panel.number.text() == str(len(blobs))
+
+
+def test_no_cell_and_a_known_cell_are_told(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, asking: Any, settled: Settled
+) -> None:
+    layer = asking(blobs.image)
+    click(viewer, layer.data_to_world((0, 0)))
+    assert widget.panel.message.text() == "No cell here: probability 0.00."
+    assert viewer.status == widget.panel.message.text()
+    assert widget.counted is None
+    for _ in range(2):
+        click(viewer, layer.data_to_world(blobs.points[4]))
+        settled(widget)
+    assert "This is cell 1 already" in widget.panel.message.text()
+    assert widget.panel.number.text() == "1"
+
+
+def test_a_drag_and_a_raised_button_ask_nothing(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, asking: Any, settled: Settled
+) -> None:
+    asking(blobs.image)
+    click(viewer, blobs.points[4], drag_px=30)
+    settled(widget)
+    assert widget.counted is None
+    widget.panel.ask.setChecked(False)
+    assert widget.ask._on_mouse_drag not in viewer.mouse_drag_callbacks
+
+
+def test_a_click_beside_the_image_is_told(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, asking: Any, settled: Settled
+) -> None:
+    asking(blobs.image)
+    click(viewer, (-40, -40))
+    settled(widget)
+    assert widget.panel.message.property("error") == "true"
+    assert "-40" in widget.panel.message.text()
+
+
+def test_two_quick_clicks_both_count(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, asking: Any, settled: Settled
+) -> None:
+    asking(blobs.image)
+    for row in (1, 2, 5):
+        click(viewer, blobs.points[row])
+    settled(widget)
+    assert widget.panel.number.text() == "3"
+
+
+def test_another_frame_is_looked_at_anew(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, asking: Any, settled: Settled
+) -> None:
+    film = np.stack([blobs.image, np.roll(blobs.image, 11, axis=1), *[blobs.image] * 4])
+    asking(film, axis_labels=("t", "y", "x"))
+    click(viewer, (1, blobs.points[4][0], blobs.points[4][1] + 11))
+    settled(widget)
+    cells = widget.counted.result.cells
+    np.testing.assert_allclose(cells.points, [[1, blobs.points[4][0], blobs.points[4][1] + 11]], atol=0.01)
+    assert cells.boxes[0, :, 0].tolist() == [1, 2]
+    assert set(np.unique(np.nonzero(viewer.layers["blobs labels"].data)[0])) == {1}
+
+
+def test_without_an_image_the_button_comes_up_again(widget: CountWidget) -> None:
+    widget.panel.ask.setChecked(True)
+    assert not widget.panel.ask.isChecked()
+    assert "got no layer" in widget.panel.message.text()
+
+
+def test_a_failing_model_is_told(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, shelved: Any, settled: Settled, qtbot: QtBot
+) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError("no kernel image")
+
+    shelved.network.forward = fail
+    viewer.add_image(blobs.image)
+    widget.panel.ask.setChecked(True)
+    settled(widget)
+    assert "no kernel image" in widget.panel.message.text()
+
+
+def asked_cell() -> Any:
+    mask = np.ones((3, 4), bool)
+    return SimpleNamespace(
+        point=np.array([6, 11.5], np.float32), box=np.array([[5, 10], [8, 14]]), mask=mask, score=0.7, area=12
+    )
+
+
+def counted_cells(labels: Any) -> Cells:
+    one = np.ones(1, np.float32)
+    return Cells(
+        np.array([[6, 9]], np.float32), np.array([[[5, 8], [8, 11]]], np.float32), one, 9 * one, labels
+    )
+
+
+def test_pixels_of_other_cells_stay_with_them() -> None:
+    labels = np.zeros((20, 20), np.int32)
+    labels[5:8, 8:11] = 1
+    spot = PromptPoint((), np.array([6.0, 12.0]))
+    cells = with_cell(counted_cells(labels), spot, asked_cell())
+    assert (labels == 2).sum() == 0  # what was counted is left as it is
+    assert (cells.labels == 1).sum() == 9
+    assert (cells.labels == 2).sum() == 9
+    assert cells.boxes[1].tolist() == [[5, 10], [8, 14]]
+    assert len(cells) == len(cells.scores) == len(cells.areas) == 2
+
+
+def test_cells_without_labels_and_with_classes_take_one_more() -> None:
+    classed = replace(counted_cells(None), classes=np.zeros(1, np.int16))
+    cells = with_cell(classed, PromptPoint((), np.array([6.0, 12.0])), asked_cell())
+    assert cells.labels is None
+    assert cells.classes.tolist() == [0, -1]
+
+
+@pytest.mark.parametrize(("width", "number"), [(2, 0), (3, 1)])
+def test_a_cell_is_known_when_most_of_it_is(width: int, number: int) -> None:
+    labels = np.zeros((20, 20), np.int32)
+    labels[5:8, 10 : 10 + width] = 1
+    assert covering(counted_cells(labels), PromptPoint((), np.zeros(2)), asked_cell()) == number
+
+
+def test_without_labels_a_cell_is_known_by_its_middle() -> None:
+    cells = counted_cells(None)
+    assert covering(cells, PromptPoint((), np.zeros(2)), asked_cell()) == 0
+    wider = replace(cells, boxes=cells.boxes + np.array([0, 3], np.float32))
+    assert covering(wider, PromptPoint((), np.zeros(2)), asked_cell()) == 1

@@ -1,0 +1,417 @@
+import dataclasses
+import logging
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from napari.components import ViewerModel
+from pytestqt.qtbot import QtBot
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QFileDialog
+
+from cellwright.core.tasks import Progress
+from cellwright.models import store
+from cellwright.ops.codecs.flow import FlowSettings
+from cellwright.widgets.count.widget import CountWidget
+from cellwright.widgets.shared.drawing import REGION_NAME
+
+Settled = Callable[[CountWidget], None]
+
+
+def click_count(widget: CountWidget, qtbot: QtBot) -> None:
+    qtbot.mouseClick(widget.panel.count, Qt.MouseButton.LeftButton)
+
+
+def count(widget: CountWidget, qtbot: QtBot, settled: Settled) -> None:
+    click_count(widget, qtbot)
+    settled(widget)
+
+
+def slow_network(oracle: Any) -> threading.Event:
+    """Make the oracle wait in its forward pass; return the event that lets it go on."""
+    go_on, forward = threading.Event(), type(oracle.network).forward
+
+    def wait_then_look(network: Any, image: Any) -> Any:
+        go_on.wait(30)
+        return forward(network, image)
+
+    oracle.network.__class__ = type("Slow", (type(oracle.network),), {"forward": wait_then_look})
+    return go_on
+
+
+def test_one_click_shows_outlines_and_number(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, qtbot: QtBot, settled: Settled
+) -> None:
+    viewer.add_image(blobs.image, name="blobs")
+    count(widget, qtbot, settled)
+    assert widget.panel.number.text() == str(len(blobs))
+    assert widget.panel.line.text().startswith(f"{len(blobs)} cells · flow · ")
+    assert widget.panel.details.text().startswith("blobs\nmedian diameter 1")
+    assert [layer.name for layer in viewer.layers] == ["blobs", "blobs labels"]
+    np.testing.assert_array_equal(viewer.layers[1].data > 0, blobs.labels > 0)
+    assert viewer.layers[1].metadata["cellwright"]["settings"]["flow"] == dataclasses.asdict(FlowSettings())
+
+
+def test_the_button_is_cancel_while_running(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, shelved: Any, qtbot: QtBot, settled: Settled
+) -> None:
+    go_on = slow_network(shelved)
+    viewer.add_image(blobs.image)
+    click_count(widget, qtbot)
+    assert (widget.panel.count.text(), widget.panel.preview.isEnabled()) == ("Cancel", False)
+    qtbot.waitUntil(lambda: widget.panel.status.text() != "", timeout=20_000)
+    click_count(widget, qtbot)
+    assert (widget.panel.count.text(), widget.panel.count.isEnabled()) == ("Cancelling…", False)
+    go_on.set()
+    settled(widget)
+    assert (widget.panel.count.text(), widget.panel.count.isEnabled()) == ("Count cells", True)
+    assert "Cancelled" in widget.panel.message.text()
+    assert len(viewer.layers) == 1
+    assert widget.counted is None
+    count(widget, qtbot, settled)
+    assert widget.panel.number.text() == str(len(blobs))
+    assert widget.panel.message.text() == ""
+
+
+def test_cancel_at_once(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, qtbot: QtBot, settled: Settled
+) -> None:
+    viewer.add_image(blobs.image)
+    widget.panel.count.click()
+    widget.panel.count.click()
+    settled(widget)
+    assert "Cancelled" in widget.panel.message.text()
+    assert widget.panel.count.isEnabled()
+
+
+def test_moving_a_slider_recounts_without_the_network(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, shelved: Any, qtbot: QtBot, settled: Settled
+) -> None:
+    image = blobs.image.copy()
+    image[:, : image.shape[1] // 2] *= 0.55  # fainter cells
+    viewer.add_image(image)
+    count(widget, qtbot, settled)
+    everything = int(widget.panel.number.text())
+    shelved.network.forward = None  # a forward pass would fail
+    slider = widget.panel.thresholds.container["cell_probability"]
+    for value in (0.6, 0.8, 0.95):
+        slider.value = value
+    settled(widget)
+    strict = int(widget.panel.number.text())
+    assert 0 < strict < everything
+    assert viewer.layers[1].data.max() == strict
+    slider.value = 0.5
+    settled(widget)
+    assert int(widget.panel.number.text()) == everything
+    assert len(viewer.layers) == 2
+
+
+def test_a_slider_moved_during_a_count_is_used_after_it(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, shelved: Any, qtbot: QtBot, settled: Settled
+) -> None:
+    go_on = slow_network(shelved)
+    viewer.add_image(blobs.image)
+    click_count(widget, qtbot)
+    widget.panel.filters.container["min_area_px"].value = 5000
+    go_on.set()
+    settled(widget)
+    assert widget.panel.number.text() == "0"
+
+
+def test_large_results_say_that_thresholds_wait_for_the_next_count(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, qtbot: QtBot, settled: Settled,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from cellwright.inference import pipeline as engine
+
+    monkeypatch.setattr(engine, "KEPT_MAPS_BYTES", 0)
+    viewer.add_image(blobs.image)
+    count(widget, qtbot, settled)
+    widget.panel.thresholds.container["cell_probability"].value = 0.9
+    settled(widget)
+    assert "next count" in widget.panel.message.text()
+    assert widget.panel.number.text() == str(len(blobs))
+
+
+def test_ticks_show_and_hide_layers_after_a_count(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, qtbot: QtBot, settled: Settled
+) -> None:
+    viewer.add_image(blobs.image, name="blobs")
+    count(widget, qtbot, settled)
+    widget.panel.outputs["Points"].setChecked(True)
+    widget.panel.outputs["Shapes"].setChecked(True)
+    settled(widget)
+    assert [layer.name for layer in viewer.layers] == ["blobs", "blobs labels", "blobs points", "blobs boxes"]
+    assert len(viewer.layers["blobs points"].data) == len(viewer.layers["blobs boxes"].data) == len(blobs)
+    widget.panel.outputs["Labels"].setChecked(False)
+    widget.panel.outputs["Shapes"].setChecked(False)
+    settled(widget)
+    assert [layer.name for layer in viewer.layers] == ["blobs", "blobs points"]
+
+
+def test_counting_twice_adds_nothing(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, qtbot: QtBot, settled: Settled
+) -> None:
+    viewer.add_image(blobs.image)
+    for _ in range(2):
+        count(widget, qtbot, settled)
+    assert len(viewer.layers) == 2
+
+
+def test_what_is_seen_alone_can_be_counted(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, qtbot: QtBot, settled: Settled,
+    n_whole: Callable[[Any], int],
+) -> None:  # fmt: skip
+    layer = viewer.add_image(np.stack([blobs.image * 0, blobs.image, blobs.image, blobs.image, blobs.image]))
+    viewer.dims.set_current_step(0, 3)
+    layer.corner_pixels = np.array([[0, 40, 60], [0, 119, 159]])
+    widget.panel.region.setCurrentIndex(1)
+    count(widget, qtbot, settled)
+    inside = n_whole(blobs.labels[40:120, 60:160])
+    assert widget.panel.number.text() == str(inside)
+    shown = viewer.layers[1]
+    assert shown.data.shape == (1, 80, 100)
+    np.testing.assert_allclose(shown.translate, (3, 40, 60))
+    assert widget.counted.result.offset == (3, 40, 60)
+
+
+def test_a_drawn_region_is_asked_for_then_counted(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, qtbot: QtBot, settled: Settled,
+    n_whole: Callable[[Any], int],
+) -> None:  # fmt: skip
+    viewer.add_image(blobs.image, scale=(0.5, 0.5), name="blobs")
+    widget.panel.region.setCurrentIndex(2)
+    widget.panel.region.activated.emit(2)
+    shapes = viewer.layers[REGION_NAME]
+    assert str(shapes.mode) == "add_rectangle"
+    count(widget, qtbot, settled)
+    assert "Draw a rectangle" in widget.panel.message.text()
+    shapes.add_rectangles(np.array([[40, 60], [40, 159], [119, 159], [119, 60]]))
+    count(widget, qtbot, settled)
+    assert widget.panel.number.text() == str(n_whole(blobs.labels[40:120, 60:160]))
+    np.testing.assert_allclose(viewer.layers["blobs labels"].translate, (20, 30))
+
+
+def test_a_region_is_asked_for_by_the_button_too(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, qtbot: QtBot, settled: Settled
+) -> None:
+    viewer.add_image(blobs.image)
+    widget.panel.region.setCurrentIndex(2)
+    count(widget, qtbot, settled)
+    assert REGION_NAME in viewer.layers
+    assert "Draw a rectangle" in widget.panel.message.text()
+
+
+def test_a_preview_is_shown_beside_and_gone_after_the_count(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, qtbot: QtBot, settled: Settled,
+    n_whole: Callable[[Any], int],
+) -> None:  # fmt: skip
+    layer = viewer.add_image(blobs.image, name="blobs")
+    layer.corner_pixels = np.array([[40, 60], [119, 159]])
+    qtbot.mouseClick(widget.panel.preview, Qt.MouseButton.LeftButton)
+    settled(widget)
+    assert [layer.name for layer in viewer.layers] == ["blobs", "blobs preview labels"]
+    assert widget.panel.number.text() == str(n_whole(blobs.labels[40:120, 60:160]))
+    assert "preview" in widget.panel.line.text()
+    count(widget, qtbot, settled)
+    assert [layer.name for layer in viewer.layers] == ["blobs", "blobs labels"]
+    assert "preview" not in widget.panel.line.text()
+
+
+def test_a_line_sets_the_diameter(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, qtbot: QtBot, draw_line: Callable[..., None]
+) -> None:
+    viewer.add_image(blobs.image, scale=(0.5, 0.5))
+    qtbot.mouseClick(widget.panel.measure, Qt.MouseButton.LeftButton)
+    draw_line(viewer.layers.selection.active, [[10, 10], [10, 24]])
+    qtbot.waitUntil(lambda: widget.panel.diameter.value() > 0, timeout=5000)
+    assert widget.panel.diameter.value() == pytest.approx(14.0)
+    assert widget.engine.diameter_px == pytest.approx(14.0)
+    assert len(viewer.layers) == 1
+
+
+def test_channel_and_advanced_settings_reach_the_engine(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, qtbot: QtBot, settled: Settled
+) -> None:
+    other = np.zeros_like(blobs.image)
+    other[10:30, 10:30] = 1
+    viewer.add_image(np.stack([other, blobs.image]), name="two")
+    widget.panel.channel.setCurrentIndex(1)
+    widget.panel.engine.container["tile_px"].value = 512
+    count(widget, qtbot, settled)
+    assert widget.panel.number.text() == str(len(blobs))
+    engine = widget.counted.result.provenance.settings["engine"]
+    assert (engine["channel"], engine["tile_px"]) == (1, 512)
+    assert viewer.layers["two labels"].ndim == 2
+
+
+def test_cells_are_saved_as_csv(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, qtbot: QtBot, settled: Settled, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    assert not widget.panel.save.isEnabled()
+    widget.save.start(tmp_path / "early.csv")
+    assert "count them first" in widget.panel.message.text()
+    viewer.add_image(blobs.image, name="blobs")
+    count(widget, qtbot, settled)
+    names: list[str] = []
+
+    def choose(_: object, __: str, name: str, ___: str) -> tuple[str, str]:
+        names.append(name)
+        return str(tmp_path / "cells.csv"), ""
+
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", choose)
+    qtbot.mouseClick(widget.panel.save, Qt.MouseButton.LeftButton)
+    assert names == ["blobs.cells.csv"]
+    widget.save.start(tmp_path / "second.csv")
+    assert "still being saved" in widget.panel.message.text()
+    qtbot.waitUntil(lambda: widget.save.job is None)
+    assert widget.panel.message.text() == f"Saved {tmp_path / 'cells.csv'}"
+    table = pd.read_csv(tmp_path / "cells.csv")
+    assert list(table["label"]) == list(range(1, len(blobs) + 1))
+    np.testing.assert_allclose(table[["y", "x"]], blobs.points, atol=0.5)
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: ("", ""))
+    widget.save.ask()  # the dialog was closed
+    assert widget.save.job is None
+    assert [path.name for path in tmp_path.iterdir()] == ["cells.csv"]
+
+
+def test_a_table_that_cannot_be_written_is_told(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, qtbot: QtBot, settled: Settled, tmp_path: Path
+) -> None:
+    viewer.add_image(blobs.image)
+    count(widget, qtbot, settled)
+    (tmp_path / "file").write_text("in the way")
+    widget.save.start(tmp_path / "file" / "cells.csv")
+    qtbot.waitUntil(lambda: widget.save.job is None)
+    assert widget.panel.message.property("error") == "true"
+    assert str(tmp_path) in widget.panel.message.text()
+
+
+@pytest.mark.parametrize("button", ["count", "preview", "measure"])
+def test_no_layer_and_a_points_layer_are_told(
+    viewer: ViewerModel, widget: CountWidget, qtbot: QtBot, button: str
+) -> None:
+    qtbot.mouseClick(getattr(widget.panel, button), Qt.MouseButton.LeftButton)
+    assert widget.panel.message.text() == "Select an Image layer to count cells in; got no layer."
+    viewer.add_points(np.zeros((1, 2)), name="p1")
+    qtbot.mouseClick(getattr(widget.panel, button), Qt.MouseButton.LeftButton)
+    assert "a Points layer named 'p1'" in widget.panel.message.text()
+    assert widget.job is None
+    assert widget.panel.count.isEnabled()
+
+
+def test_an_image_without_finite_pixels_is_told(
+    viewer: ViewerModel, widget: CountWidget, qtbot: QtBot, settled: Settled
+) -> None:
+    viewer.add_image(np.full((64, 64), np.nan), contrast_limits=(0, 1))
+    count(widget, qtbot, settled)
+    assert "finite" in widget.panel.message.text()
+    assert widget.panel.message.property("error") == "true"
+    assert widget.panel.count.isEnabled()
+
+
+@pytest.mark.parametrize("pixels", [np.zeros((64, 64)), np.full((1, 1), 3.0), np.full((64, 64), 7, np.uint8)])
+def test_images_without_cells_give_zero(
+    viewer: ViewerModel, widget: CountWidget, qtbot: QtBot, settled: Settled, pixels: Any
+) -> None:
+    viewer.add_image(pixels)
+    count(widget, qtbot, settled)
+    assert widget.panel.number.text() == "0"
+    assert not viewer.layers[1].data.any()
+
+
+def test_a_runtime_error_in_the_worker_is_told_and_the_next_count_works(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, shelved: Any, qtbot: QtBot, settled: Settled
+) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    viewer.add_image(blobs.image)
+    shelved.network.forward = fail
+    count(widget, qtbot, settled)
+    assert "mat1 and mat2" in widget.panel.message.text()
+    assert widget.panel.count.text() == "Count cells"
+    del shelved.network.forward
+    count(widget, qtbot, settled)
+    assert widget.panel.number.text() == str(len(blobs))
+    assert not widget.panel.message.text()
+
+
+def test_an_error_of_ours_is_logged_with_its_kind(
+    widget: CountWidget, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.ERROR):
+        widget.show_error(KeyError("flow"))
+    assert widget.panel.message.text() == "KeyError: 'flow'"
+    assert caplog.records[0].exc_info[0] is KeyError
+
+
+def test_an_image_removed_during_its_count_loses_nothing(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, shelved: Any, qtbot: QtBot, settled: Settled
+) -> None:
+    go_on = slow_network(shelved)
+    layer = viewer.add_image(blobs.image, name="blobs", translate=(5, 6))
+    click_count(widget, qtbot)
+    viewer.layers.remove(layer)
+    go_on.set()
+    settled(widget)
+    assert widget.panel.number.text() == str(len(blobs))
+    assert "'blobs' was removed" in widget.panel.message.text()
+    np.testing.assert_allclose(viewer.layers["blobs labels"].translate, (5, 6))
+    widget.panel.filters.container["min_area_px"].value = 5000  # still live
+    settled(widget)
+    assert widget.panel.number.text() == "0"
+
+
+def test_without_a_model_the_error_says_where_they_are_looked_for(
+    viewer: ViewerModel, qtbot: QtBot, blobs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "models", list)
+    widget = CountWidget(viewer)
+    qtbot.addWidget(widget)
+    viewer.add_image(blobs.image)
+    widget.panel.count.click()
+    assert "A model is needed" in widget.panel.message.text()
+
+
+def test_progress_is_told_with_the_time_left_but_not_too_often(widget: CountWidget, qtbot: QtBot) -> None:
+    from cellwright.core.tasks import Eta
+
+    runner, told = widget.runner, list[int]()
+    widget.panel.bar.valueChanged.connect(told.append)
+    runner._eta, runner._stage, runner._told = Eta(), "", 0.0
+    for done in range(1, 101):
+        runner._on_job_progressed(Progress("tiles", done, 200))
+    assert len(told) < 20
+    time.sleep(0.3)
+    runner._on_job_progressed(Progress("tiles", 100, 200))
+    assert widget.panel.bar.value() == 50
+    assert "Tiles: 100 of 200 · " in widget.panel.status.text()
+    assert widget.panel.status.text().endswith(" left")
+
+
+def test_the_widget_opens_quickly_and_without_torch() -> None:
+    code = (
+        "import os, sys, time\n"
+        "os.environ['QT_QPA_PLATFORM'] = 'offscreen'\n"
+        "from napari.components import ViewerModel\n"
+        "from qtpy.QtWidgets import QApplication\n"
+        "app = QApplication([])\n"
+        "viewer = ViewerModel()\n"
+        "from cellwright.widgets import command, samples\n"
+        "from cellwright.widgets.count.widget import CountWidget\n"
+        "started = time.process_time()\n"
+        "widget = CountWidget(viewer)\n"
+        "assert time.process_time() - started < 0.5, time.process_time() - started\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,22 @@
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+
+from cellwright.core.errors import ReadError
+from cellwright.files.samples import SAMPLES
+from cellwright.widgets.plugin import samples
+from cellwright.widgets.shared.coordinates import axes_of, pixel_size_of
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_every_sample_opens_with_its_axes_and_pixel_size(viewer: ViewerModel, name: str) -> None:
+    ((data, arguments, kind),) = getattr(samples, name)()
+    layer = viewer.add_image(data, **arguments)
+    assert (kind, layer.name) == ("image", name)
+    assert axes_of(layer) == SAMPLES[name].axes
+    np.testing.assert_allclose(pixel_size_of(layer), SAMPLES[name].pixel_size_um, rtol=1e-3)
+
+
+def test_an_unknown_sample_is_refused() -> None:
+    with pytest.raises(ReadError, match="nuclei_2d"):
+        samples.sample_layers("nothing")

@@ -1,0 +1,126 @@
+"""Classes in the count widget; the classifier is a fake that goes by area."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from pytestqt.qtbot import QtBot
+
+from cellwright.core.data import Image, Result
+from cellwright.core.errors import CheckpointError
+from cellwright.core.tasks import Progress, Task
+from cellwright.inference import classify as engine
+from cellwright.widgets.count.widget import CountWidget
+from cellwright.widgets.shared import combos
+from cellwright.widgets.shared.classes import classifiers, unclassified
+
+Settled = Callable[[CountWidget], None]
+
+
+@pytest.fixture
+def widget(viewer: ViewerModel, qtbot: QtBot, shelved: Any, monkeypatch: pytest.MonkeyPatch) -> CountWidget:
+    """A count widget with a classifier to which the first five cells are WBC."""
+
+    def classify(result: Result, image: Image, classifier: str, engine: Any) -> Task[Result]:
+        yield Progress("classes", 0, 1)
+        if classifier == "broken":
+            raise CheckpointError("The classifier is damaged.")
+        classes = (np.arange(len(result.cells)) < 5).astype(np.int16)
+        settings = {
+            **result.provenance.settings,
+            "classes": ["RBC", "WBC"],
+            "classifier": {"name": classifier},
+        }
+        return replace(
+            result,
+            cells=replace(result.cells, classes=classes),
+            provenance=replace(result.provenance, settings=settings),
+        )
+
+    monkeypatch.setattr(engine, "classify", classify)
+    monkeypatch.setattr(combos, "classifiers", lambda: [("blood: RBC, WBC", "blood"), ("broken", "broken")])
+    made = CountWidget(viewer)
+    qtbot.addWidget(made)
+    return made
+
+
+def test_a_count_tells_its_classes_and_lets_go_of_them(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, settled: Settled
+) -> None:
+    viewer.add_image(blobs.image, name="blobs")
+    box = widget.panel.classes
+    assert [box.itemText(place) for place in range(box.count())] == ["None", "blood: RBC, WBC", "broken"]
+    box.setCurrentIndex(1)
+    widget.panel.count.click()
+    settled(widget)
+    assert f"RBC&nbsp;{len(blobs) - 5}" in widget.panel.legend.text()
+    assert "WBC&nbsp;5" in widget.panel.legend.text()
+    assert not widget.panel.legend.isHidden()
+    assert list(viewer.layers["blobs labels"].features["class"])[1:7] == ["WBC"] * 5 + ["RBC"]
+    box.setCurrentIndex(0)
+    settled(widget)
+    assert widget.panel.legend.isHidden()
+    assert "class" not in viewer.layers["blobs labels"].features
+    assert widget.counted.result.cells.classes is None
+
+
+def test_classes_come_to_a_count_that_has_none_and_stay_while_thresholds_move(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, shelved: Any, settled: Settled
+) -> None:
+    viewer.add_image(blobs.image, name="blobs")
+    widget.panel.count.click()
+    settled(widget)
+    shelved.network.forward = None  # a forward pass would fail
+    widget.panel.classes.setCurrentIndex(1)
+    settled(widget)
+    assert "WBC&nbsp;5" in widget.panel.legend.text()
+    widget.panel.thresholds.container["cell_probability"].value = 0.9
+    settled(widget)
+    assert widget.counted.request.settings.cell_probability == 0.9
+    assert widget.counted.result.cells.classes is not None
+    widget.panel.outputs["Points"].setChecked(True)
+    settled(widget)
+    assert len(np.unique(viewer.layers["blobs points"].face_color, axis=0)) == 2
+
+
+def test_a_broken_classifier_is_told(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, settled: Settled
+) -> None:
+    viewer.add_image(blobs.image)
+    widget.panel.classes.setCurrentIndex(2)
+    widget.panel.count.click()
+    settled(widget)
+    assert "damaged" in widget.panel.message.text()
+    assert widget.panel.message.property("error") == "true"
+
+
+def test_no_cells_have_no_classes(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, settled: Settled
+) -> None:
+    viewer.add_image(blobs.image * 0)
+    widget.panel.classes.setCurrentIndex(1)
+    widget.panel.count.click()
+    settled(widget)
+    assert widget.panel.number.text() == "0"
+    assert widget.panel.legend.text() == ""
+
+
+def test_letting_go_of_classes_leaves_the_rest(result_of: Any) -> None:
+    labels = np.ones((9, 9), np.int32)
+    plain = result_of(Image(labels, "YX"), labels)
+    assert unclassified(plain) is plain
+    classed = replace(
+        plain,
+        cells=replace(plain.cells, classes=np.zeros(1, np.int16)),
+        provenance=replace(plain.provenance, settings={"flow": {}, "classes": ["a"], "classifier": {}}),
+    )
+    assert unclassified(classed).provenance.settings == {"flow": {}}
+    assert unclassified(classed).cells.classes is None
+
+
+def test_every_classifier_on_the_shelf_names_its_classes() -> None:
+    for title, name in classifiers():
+        assert title.startswith(f"{name}: ")

@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+from napari.layers import Image as ImageLayer
+
+from cellwright.core.errors import WrongLayerError
+from cellwright.widgets.shared.coordinates import Channel, axes_of, channels_of, pixel_size_of
+
+
+def layer_of(*shape: int, **arguments: object) -> ImageLayer:
+    return ImageLayer(np.zeros(shape, np.uint8), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("layer", "axes"),
+    [
+        (layer_of(30, 40), "YX"),
+        (layer_of(30, 40, 3, rgb=True), "YXC"),
+        (layer_of(9, 30, 40), "ZYX"),
+        (layer_of(2, 30, 40), "CYX"),
+        (layer_of(9, 30, 40, axis_labels=("t", "y", "x")), "TYX"),
+        (layer_of(2, 30, 40, axis_labels=("Time", "y", "x")), "TYX"),
+        (layer_of(9, 30, 40, axis_labels=("channel", "Y", "X")), "CYX"),
+        (layer_of(5, 9, 30, 40), "TZYX"),
+        (layer_of(5, 2, 30, 40, axis_labels=("z", "c", "y", "x")), "ZCYX"),
+        (layer_of(2, 5, 9, 30, 40), "CTZYX"),
+        (layer_of(9, 30, 40, 3, rgb=True), "ZYXC"),
+        (layer_of(9, 30, 40, axis_labels=("y", "z", "x")), "ZYX"),  # rows must be y: the labels do not fit
+        (ImageLayer([np.zeros((60, 80)), np.zeros((30, 40))], multiscale=True), "YX"),
+    ],
+)
+def test_axes_from_shape_and_labels(layer: ImageLayer, axes: str) -> None:
+    assert axes_of(layer) == axes
+
+
+def test_a_short_first_axis_can_be_read_as_slices() -> None:
+    layer = layer_of(3, 30, 40)
+    *channels, slices = channels_of(layer)
+    assert [(channel.index, channel.axis) for channel in channels] == [(0, 0), (1, 0), (2, 0)]
+    assert axes_of(layer, slices) == "ZYX"
+
+
+def test_choices_of_colour_grey_and_named_channels() -> None:
+    assert [choice.title for choice in channels_of(layer_of(9, 9, 3, rgb=True))] == [
+        "All colours", "Red", "Green", "Blue",
+    ]  # fmt: skip
+    assert channels_of(layer_of(30, 40)) == (Channel("Grey"),)
+    named = channels_of(layer_of(5, 7, 30, 40, axis_labels=("z", "c", "y", "x")))
+    assert [(choice.index, choice.axis) for choice in named] == [(index, 1) for index in range(7)]
+
+
+def test_too_many_axes_are_refused() -> None:
+    with pytest.raises(WrongLayerError, match="5"):
+        axes_of(layer_of(5, 6, 7, 30, 40), Channel("Grey"))
+
+
+def test_pixel_size_is_in_micrometres_of_the_spatial_axes() -> None:
+    volume = layer_of(9, 30, 40, scale=(2, 500, 250), units=("um", "nm", "nm"))
+    assert pixel_size_of(volume) == pytest.approx((2, 0.5, 0.25))
+    film = layer_of(9, 30, 40, scale=(60, 0.5, 0.5), units=("s", "um", "um"), axis_labels=("t", "y", "x"))
+    assert pixel_size_of(film) == pytest.approx((0.5, 0.5))
+
+
+def test_an_affine_counts_for_the_pixel_size() -> None:
+    layer = layer_of(30, 40, scale=(0.5, 0.5), affine=np.diag([3.0, 3.0, 1.0]), units=("um", "um"))
+    assert pixel_size_of(layer) == pytest.approx((1.5, 1.5))
+
+
+def test_without_lengths_the_pixel_size_is_unknown() -> None:
+    assert pixel_size_of(layer_of(30, 40, scale=(0.5, 0.5))) == ()

@@ -1,0 +1,50 @@
+import dataclasses
+from typing import Annotated
+
+import pytest
+from pytestqt.qtbot import QtBot
+
+from cellwright.inference.settings import EngineSettings
+from cellwright.models import registry
+from cellwright.widgets.shared.form import SettingsForm, is_threshold, names_of
+
+TYPES = [EngineSettings, *(family.settings for family in registry.FAMILIES.values())]
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    share: Annotated[float, {"min": 0.0, "max": 1.0, "tooltip": "A share."}] = 0.25
+    length_px: Annotated[int, {"min": 1, "max": 9}] = 3
+    width_um: float = 2.0
+    is_on: bool = True
+
+
+@pytest.mark.parametrize("settings_type", TYPES)
+def test_a_fresh_form_gives_the_defaults(qtbot: QtBot, settings_type: type) -> None:
+    names = [name for name in names_of(settings_type) if name != "channel"]  # None has no box
+    form = SettingsForm(settings_type, names)
+    qtbot.addWidget(form.native)
+    assert settings_type(**form.values()) == settings_type()
+
+
+def test_limits_help_and_units_come_from_the_annotation(qtbot: QtBot) -> None:
+    form = SettingsForm(Example)
+    qtbot.addWidget(form.native)
+    share, length, width = form.container["share"], form.container["length_px"], form.container["width_um"]
+    assert (share.min, share.max, share.tooltip) == (0.0, 1.0, "A share.")
+    assert (length.min, length.max, length.label) == (1, 9, "Length (px)")
+    assert width.label == "Width (µm)"
+
+
+def test_only_fractions_become_sliders() -> None:
+    assert [name for name in names_of(Example) if is_threshold(Example, name)] == ["share"]
+
+
+def test_every_edit_is_told_and_names_choose_the_rows(qtbot: QtBot) -> None:
+    form = SettingsForm(Example, ["is_on", "share"])
+    qtbot.addWidget(form.native)
+    edits = []
+    form.changed.connect(lambda: edits.append(form.values()))
+    form.set_values({"share": 0.5, "length_px": 7})
+    form.container["is_on"].value = False
+    assert edits == [{"is_on": True, "share": 0.5}, {"is_on": False, "share": 0.5}]

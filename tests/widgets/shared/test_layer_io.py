@@ -1,0 +1,261 @@
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from napari.layers import Image as ImageLayer
+from napari.layers import Labels, Points, Shapes
+
+from cellwright.core.data import Image, Result
+from cellwright.core.errors import WrongLayerError
+from cellwright.widgets.shared.coordinates import channels_of
+from cellwright.widgets.shared.layer_factory import OUTLINE_PX
+from cellwright.widgets.shared.layer_io import image_of, place, prepare, remove, show, source_of
+
+ALL = ("Labels", "Points", "Shapes")
+PLACEMENT: dict[str, Any] = {
+    "scale": (0.5, 0.25),
+    "translate": (10.0, -4.0),
+    "rotate": 30,
+    "shear": (0.2,),
+    "affine": np.array([[1.1, 0.1, 3.0], [-0.1, 0.9, 5.0], [0, 0, 1]]),
+    "units": ("um", "um"),
+    "axis_labels": ("y", "x"),
+}
+ResultOf = Callable[[Image, Any], Result]
+
+
+def two_cells(shape: tuple[int, ...] = (40, 60)) -> np.ndarray:
+    labels = np.zeros(shape, np.int32)
+    labels[..., 10:16, 20:28] = 1
+    labels[..., 30:35, 50:57] = 2
+    return labels
+
+
+def label_at(layer: Labels, world: tuple[float, ...]) -> int | None:
+    """The label at a place in the world, None beside the array."""
+    index = np.rint(layer.world_to_data(world)).astype(int)
+    is_inside = np.all(index >= 0) and np.all(index < layer.data.shape)
+    return int(layer.data[tuple(index)]) if is_inside else None
+
+
+def test_no_layer_and_other_layers_are_refused_by_name() -> None:
+    with pytest.raises(WrongLayerError, match="no layer"):
+        image_of(None)
+    with pytest.raises(WrongLayerError, match="a Points layer named 'p1'"):
+        image_of(Points(np.zeros((2, 2)), name="p1"))
+    with pytest.raises(WrongLayerError, match="a Labels layer"):
+        source_of(Labels(np.zeros((4, 4), int)))
+
+
+def test_image_keeps_laziness_and_full_resolution() -> None:
+    lazy = da.zeros((64, 80), chunks=16)
+    assert image_of(ImageLayer(lazy, name="lazy")).data is lazy
+    image = image_of(ImageLayer([lazy, lazy[::2, ::2]], multiscale=True))
+    assert image.shape == (64, 80)
+    part = source_of(ImageLayer(lazy), window=(slice(8, 40), slice(0, 80)))
+    assert isinstance(part.image.data, da.Array)
+    assert part.image.shape == (32, 80)
+
+
+def test_colours_become_an_axis() -> None:
+    image = image_of(ImageLayer(np.zeros((8, 9, 3), np.uint8), rgb=True))
+    assert (image.axes, image.shape) == ("YXC", (8, 9, 3))
+
+
+@pytest.mark.parametrize("window", [None, (slice(5, 38), slice(15, 60))])
+def test_cells_lie_on_the_image_under_any_transform(
+    viewer: ViewerModel, result_of: ResultOf, window: tuple[slice, ...] | None
+) -> None:
+    labels = two_cells()
+    layer = viewer.add_image(labels.astype(np.float32), name="em", **PLACEMENT)
+    source = source_of(layer, window=window)
+    part = labels[window] if window else labels
+    result = replace(result_of(source.image, part), offset=source.offset)
+    shown = show(viewer, result, source, ALL)
+    for name in ("scale", "rotate", "shear", "units", "axis_labels"):
+        for made in shown.values():
+            np.testing.assert_array_equal(getattr(made, name), getattr(layer, name))
+    start = np.array(source.offset)
+    whole = result_of(source.image, labels).cells
+    for pixel in ([10, 20], [34, 56]):
+        world = layer.data_to_world(pixel)
+        found = np.rint(shown["Labels"].world_to_data(world)).astype(int)
+        np.testing.assert_array_equal(found, np.array(pixel) - start)
+        assert label_at(shown["Labels"], world) == labels[tuple(pixel)]
+    for row, point in enumerate(shown["Points"].data):
+        np.testing.assert_allclose(
+            shown["Points"].data_to_world(point), layer.data_to_world(whole.points[row]), rtol=1e-5
+        )
+    corner = shown["Shapes"].data_to_world(shown["Shapes"].data[1][0])
+    np.testing.assert_allclose(corner, layer.data_to_world(whole.boxes[1, 0] - 0.5), rtol=1e-5)
+
+
+def test_boxes_go_around_the_pixels(viewer: ViewerModel, result_of: ResultOf) -> None:
+    layer = viewer.add_image(np.zeros((40, 60)))
+    source = source_of(layer)
+    box = prepare(result_of(source.image, two_cells()), source, ("Shapes",))["Shapes"].data[0]
+    np.testing.assert_allclose(box, [[9.5, 19.5], [9.5, 27.5], [15.5, 27.5], [15.5, 19.5]])
+
+
+def test_frames_of_a_stack_keep_their_place(viewer: ViewerModel, result_of: ResultOf) -> None:
+    labels = np.zeros((6, 40, 60), np.int32)
+    labels[4, 10:16, 20:28] = 1
+    layer = viewer.add_image(np.zeros(labels.shape), scale=(3, 1, 1))
+    window = (slice(4, 5), slice(0, 40), slice(10, 60))
+    source = source_of(layer, window=window)
+    shown = show(viewer, result_of(source.image, labels[window]), source, ALL)
+    world = layer.data_to_world([4, 12, 24])
+    assert label_at(shown["Labels"], world) == 1
+    assert shown["Points"].data_to_world(shown["Points"].data[0])[0] == 12
+    assert shown["Shapes"].data_to_world(shown["Shapes"].data[0][2])[0] == 12
+
+
+def test_a_leading_channel_axis_is_no_axis_of_the_cells(viewer: ViewerModel, result_of: ResultOf) -> None:
+    layer = viewer.add_image(np.zeros((2, 40, 60)), scale=(1, 0.5, 0.25), translate=(0, 7, 8))
+    source = source_of(layer, channels_of(layer)[1])
+    shown = show(viewer, result_of(source.image, two_cells()), source, ALL)
+    assert {made.ndim for made in shown.values()} == {2}
+    np.testing.assert_allclose(shown["Labels"].translate, (7, 8))
+
+
+def test_cells_of_an_inner_channel_axis_lie_on_their_channel(
+    viewer: ViewerModel, result_of: ResultOf
+) -> None:
+    layer = viewer.add_image(np.zeros((5, 3, 40, 60)), axis_labels=("z", "c", "y", "x"))
+    source = source_of(layer, channels_of(layer)[2])
+    labels = two_cells((5, 40, 60))
+    shown = show(viewer, result_of(source.image, labels), source, ALL)
+    assert shown["Labels"].data.shape == (5, 1, 40, 60)
+    assert label_at(shown["Labels"], (1, 2, 12, 24)) == 1
+    assert label_at(shown["Labels"], (1, 0, 12, 24)) is None
+    assert shown["Points"].data_to_world(shown["Points"].data[0])[1] == 2
+
+
+def test_features_names_and_provenance(viewer: ViewerModel, result_of: ResultOf) -> None:
+    layer = viewer.add_image(np.zeros((40, 60)), scale=(0.5, 0.5), units=("um", "um"), name="nuclei")
+    source = source_of(layer)
+    shown = show(viewer, result_of(source.image, two_cells()), source, ALL)
+    assert [made.name for made in shown.values()] == ["nuclei labels", "nuclei points", "nuclei boxes"]
+    names = ["label", "score", "area_px", "diameter_px", "area_um2", "diameter_um"]
+    for output in ("Points", "Shapes"):
+        features = shown[output].features
+        assert list(features) == names
+        assert list(features["label"]) == [1, 2]
+        assert list(features["area_px"]) == [48, 35]
+        np.testing.assert_allclose(features["area_um2"], [12, 8.75])
+    by_label = shown["Labels"].features  # napari: row k is label k
+    assert by_label["area_px"][1] == 48
+    assert by_label["label"].tolist() == [0, 1, 2]
+    assert np.isnan(by_label["score"][0])
+    own = shown["Labels"].metadata["cellwright"]
+    assert (own["model"], own["image_name"], own["checkpoint_sha256"]) == ("flow", "nuclei", "abc")
+
+
+def test_without_a_unit_there_are_no_physical_features(viewer: ViewerModel, result_of: ResultOf) -> None:
+    source = source_of(viewer.add_image(np.zeros((40, 60)), scale=(0.5, 0.5)))
+    made = prepare(result_of(source.image, two_cells()), source, ("Points",))["Points"]
+    assert list(made.features) == ["label", "score", "area_px", "diameter_px"]
+
+
+def test_a_second_run_updates_the_layers_of_the_first(viewer: ViewerModel, result_of: ResultOf) -> None:
+    layer = viewer.add_image(np.zeros((40, 60)))
+    source = source_of(layer)
+    first = show(viewer, result_of(source.image, two_cells()), source, ALL)
+    first["Labels"].opacity, first["Labels"].name, first["Shapes"].name = 0.3, "mine", "my boxes"
+    window = (slice(20, 40), slice(30, 60))
+    part = source_of(layer, window=window)
+    labels = (two_cells()[window] > 0).astype(np.int32)
+    second = show(viewer, result_of(part.image, labels), part, ALL)
+    assert len(viewer.layers) == 4
+    assert second["Labels"] is first["Labels"]
+    assert second["Points"] is first["Points"]
+    assert (second["Labels"].opacity, second["Labels"].name) == (0.3, "mine")
+    assert second["Shapes"].name == "my boxes"
+    assert len(second["Shapes"].data) == len(second["Points"].data) == 1
+    assert len(second["Labels"].features) == 2
+    assert label_at(second["Labels"], (32, 52)) == 1
+    np.testing.assert_allclose(second["Labels"].translate, (20, 30))
+
+
+def test_a_copy_of_the_image_gets_layers_of_its_own(viewer: ViewerModel, result_of: ResultOf) -> None:
+    for _ in range(2):
+        source = source_of(viewer.add_image(np.zeros((40, 60)), name="nuclei"))
+        show(viewer, result_of(source.image, two_cells()), source)
+    assert len(viewer.layers) == 4
+
+
+def test_no_cells_still_update_every_layer(viewer: ViewerModel, result_of: ResultOf) -> None:
+    source = source_of(viewer.add_image(np.zeros((40, 60))))
+    show(viewer, result_of(source.image, two_cells()), source, ALL)
+    shown = show(viewer, result_of(source.image, np.zeros((40, 60), np.int32)), source, ALL)
+    assert len(viewer.layers) == 4
+    assert len(shown["Points"].data) == len(shown["Shapes"].data) == 0
+    assert not shown["Labels"].data.any()
+
+
+def test_cells_without_labels_show_as_points_only(viewer: ViewerModel, result_of: ResultOf) -> None:
+    source = source_of(viewer.add_image(np.zeros((40, 60))))
+    result = result_of(source.image, two_cells())
+    result = replace(result, cells=replace(result.cells, labels=None))
+    assert list(prepare(result, source, ALL)) == ["Points", "Shapes"]
+
+
+def test_a_change_of_axes_replaces_the_layer(viewer: ViewerModel, result_of: ResultOf) -> None:
+    layer = viewer.add_image(np.zeros((3, 40, 60)))
+    channel, *_, slices = channels_of(layer)
+    source = source_of(layer, channel)
+    show(viewer, result_of(source.image, two_cells()), source)
+    source = source_of(layer, slices)
+    shown = show(viewer, result_of(source.image, two_cells((3, 40, 60))), source)
+    assert len(viewer.layers) == 2
+    assert shown["Labels"].ndim == 3
+
+
+def test_the_selection_stays(viewer: ViewerModel, result_of: ResultOf) -> None:
+    layer = viewer.add_image(np.zeros((40, 60)))
+    source = source_of(layer)
+    show(viewer, result_of(source.image, two_cells()), source, ALL)
+    assert viewer.layers.selection.active is layer
+
+
+def test_previews_are_kept_apart_and_removed_alone(viewer: ViewerModel, result_of: ResultOf) -> None:
+    source = source_of(viewer.add_image(np.zeros((40, 60)), name="nuclei"))
+    preview = replace(source, is_preview=True)
+    result = result_of(source.image, two_cells())
+    show(viewer, result, source)
+    shown = show(viewer, result, preview)
+    assert shown["Labels"].name == "nuclei preview labels"
+    remove(viewer, preview.key)
+    assert [made.name for made in viewer.layers] == ["nuclei", "nuclei labels"]
+
+
+def test_a_place_outlives_its_image_layer(viewer: ViewerModel, result_of: ResultOf) -> None:
+    layer = viewer.add_image(np.zeros((40, 60)), **PLACEMENT)
+    source = source_of(layer)
+    viewer.layers.remove(layer)
+    place(viewer, prepare(result_of(source.image, two_cells()), source))
+    np.testing.assert_allclose(viewer.layers[0].translate, PLACEMENT["translate"])
+
+
+def test_outlines_for_frames_that_napari_can_outline_quickly(
+    viewer: ViewerModel, result_of: ResultOf
+) -> None:
+    for side, outline in ((40, OUTLINE_PX), (1300, 0)):
+        source = source_of(viewer.add_image(np.zeros((side, 60 * side // 40), np.uint8)))
+        labels = np.zeros(source.image.shape, np.int32)
+        made = prepare(result_of(source.image, labels), source)["Labels"]
+        assert made.contour == outline
+
+
+def test_shapes_keep_their_place_in_the_list(viewer: ViewerModel, result_of: ResultOf) -> None:
+    source = source_of(viewer.add_image(np.zeros((40, 60)), name="nuclei"))
+    result = result_of(source.image, two_cells())
+    show(viewer, result, source, ("Shapes", "Labels"))
+    before = [made.name for made in viewer.layers]
+    replaced = show(viewer, result, source, ("Shapes",))["Shapes"]
+    assert [made.name for made in viewer.layers] == before
+    assert isinstance(replaced, Shapes)

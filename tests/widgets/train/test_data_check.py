@@ -1,0 +1,94 @@
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from napari.components import ViewerModel
+from pytestqt.qtbot import QtBot
+from qtpy.QtCore import Qt
+
+from cellwright.core.tasks import Progress, Task
+from cellwright.widgets.train import data_check
+from cellwright.widgets.train.widget import TrainWidget
+
+LIMIT_MS = 60_000
+
+
+@pytest.fixture
+def closed(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set once the first look, which has no end, was given up; the second one is as ever."""
+    closed, look_task = threading.Event(), data_check.look_task
+
+    def endless(*arguments: Any) -> Task[Any]:
+        if closed.is_set():
+            return (yield from look_task(*arguments))
+        try:
+            while not closed.wait(0.01):
+                yield Progress("images", 1, 4)
+        finally:
+            closed.set()
+
+    monkeypatch.setattr(data_check, "look_task", endless)
+    return closed
+
+
+def test_what_is_found_is_told_before_it_starts(
+    trainer: TrainWidget, ended: Callable[[TrainWidget], None], blobs: Any
+) -> None:
+    trainer.look.start()
+    ended(trainer)
+    assert f"1 image with {len(blobs)} cells to learn from" in trainer.look.label.text()
+    assert "⚠ There is one image to learn from" in trainer.look.label.text()
+    trainer.panel.pairs.item(0).setCheckState(Qt.CheckState.Unchecked)
+    trainer.look.start()
+    assert "none is chosen" in trainer.look.label.text()
+    assert trainer.look.findings is None
+
+
+def test_a_look_shows_how_far_it_is_and_can_be_cancelled(
+    trainer: TrainWidget, closed: threading.Event, ended: Callable[[TrainWidget], None], qtbot: QtBot
+) -> None:
+    look = trainer.look
+    look.start()
+    qtbot.waitUntil(lambda: look.side.line.text() == "Images: 1 of 4", timeout=LIMIT_MS)
+    assert look.side.bar.value() == look.side.bar.maximum() // 4
+    assert (look.side.isHidden(), look.label.isHidden()) == (False, True)
+    look.side.stop.click()
+    ended(trainer)
+    assert closed.is_set()
+    assert "was not looked at" in look.label.text()
+    assert (look.side.isHidden(), look.label.isHidden()) == (True, False)
+
+
+def test_another_choice_gives_up_the_look_at_the_last(
+    trainer: TrainWidget, closed: threading.Event, tmp_path: Path, qtbot: QtBot
+) -> None:
+    trainer.look.start()
+    trainer.choices.choose_folder(tmp_path)
+    qtbot.waitUntil(lambda: "meta.json" in trainer.look.label.text(), timeout=LIMIT_MS)
+    assert closed.is_set()
+
+
+@pytest.mark.parametrize("how", ["leave", "deleteLater"])
+def test_a_look_ends_with_the_widget(
+    viewer: ViewerModel, blobs: Any, home: Path, closed: threading.Event, qtbot: QtBot, how: str
+) -> None:
+    viewer.add_image(blobs.image)
+    viewer.add_labels(blobs.labels)
+    widget = TrainWidget(viewer)
+    widget.look.start()
+    assert not closed.wait(0.1)
+    if how == "leave":
+        qtbot.addWidget(widget)
+    getattr(widget, how)()
+    qtbot.waitUntil(closed.is_set, timeout=5000)
+
+
+def test_a_folder_that_is_no_dataset_is_told(
+    trainer: TrainWidget, ended: Callable[[TrainWidget], None], tmp_path: Path
+) -> None:
+    trainer.choices.choose_folder(tmp_path)
+    trainer.look.start()
+    ended(trainer)
+    assert "meta.json" in trainer.look.label.text()

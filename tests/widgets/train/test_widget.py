@@ -1,0 +1,150 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from napari.components import ViewerModel
+from pytestqt.qtbot import QtBot
+
+from cellwright.core.errors import JobError
+from cellwright.core.tasks import Task
+from cellwright.widgets.count.widget import CountWidget
+from cellwright.widgets.train import training_run
+from cellwright.widgets.train.plan import Plan, unfinished
+from cellwright.widgets.train.widget import TrainWidget, duration
+
+LIMIT_MS = 60_000
+Wait = Callable[[TrainWidget], None]
+
+
+def epochs_shown(widget: TrainWidget) -> int:
+    curves = widget.panel.card.plot.curves
+    return len(curves[0].points) if curves else 0
+
+
+def test_a_better_model_is_in_the_lists(
+    ended: Wait, trainer: TrainWidget, training: Any, viewer: ViewerModel, qtbot: QtBot, home: Path
+) -> None:
+    counter = CountWidget(viewer)
+    qtbot.addWidget(counter)
+    trainer.panel.name.setText("mine")
+    training.go_on.release(training.n_epochs)
+    trainer.panel.train.click()
+    ended(trainer)
+    assert "'mine' is better" in trainer.panel.message.text()
+    assert "Note this." in trainer.panel.message.text()
+    assert "0.500" in trainer.panel.card.scores.text()
+    assert "0.800" in trainer.panel.card.scores.text()
+    assert counter.panel.model.findData("mine") >= 0
+    assert trainer.panel.start.findData("mine") >= 0
+    assert trainer.own.chosen == "mine"
+    assert not (home / "models" / "mine" / "training.pt").exists()
+    assert not (home / "training" / "mine").exists()
+    assert epochs_shown(trainer) == len(training.scores)
+    assert trainer.panel.train.text() == "Train"
+
+
+def test_the_curves_come_into_view(ended: Wait, trainer: TrainWidget, qtbot: QtBot) -> None:
+    trainer.resize(340, 500)
+    trainer.show()
+    ended(trainer)
+    qtbot.waitUntil(lambda: trainer.look.findings is not None, timeout=LIMIT_MS)
+    assert trainer.panel.card.plot.visibleRegion().isEmpty()
+    trainer.panel.train.click()
+    qtbot.waitUntil(lambda: not trainer.panel.card.plot.visibleRegion().isEmpty(), timeout=5000)
+
+
+def test_a_worse_model_is_not_kept(ended: Wait, trainer: TrainWidget, training: Any, home: Path) -> None:
+    training.scores = [0.5, 0.4, 0.3]
+    training.go_on.release(training.n_epochs)
+    trainer.panel.train.click()
+    ended(trainer)
+    assert "'flow' stays the better model" in trainer.panel.message.text()
+    assert not (home / "models").exists()
+    assert unfinished() == []
+
+
+@pytest.mark.parametrize(("second", "is_kept"), [(0.6, True), (0.4, False)])
+def test_stop_keeps_the_best_so_far(
+    ended: Wait,
+    trainer: TrainWidget,
+    training: Any,
+    qtbot: QtBot,
+    home: Path,
+    second: float,
+    *,
+    is_kept: bool,
+) -> None:
+    training.scores = [0.5, second, 0.7]
+    trainer.panel.name.setText("mine")
+    trainer.panel.train.click()
+    assert trainer.panel.train.text() == "Stop, keep the best"
+    training.go_on.release()
+    qtbot.waitUntil(lambda: epochs_shown(trainer) == 2, timeout=LIMIT_MS)
+    trainer.panel.train.click()
+    ended(trainer)
+    assert (home / "models" / "mine" / "spec.json").exists() == is_kept
+    assert ("'mine' is better" in trainer.panel.message.text()) == is_kept
+    assert unfinished() == []
+
+
+def test_pause_and_go_on(ended: Wait, trainer: TrainWidget, training: Any, qtbot: QtBot) -> None:
+    trainer.panel.train.click()
+    trainer.panel.pause.click()
+    qtbot.waitUntil(lambda: "Paused" in trainer.panel.status.text(), timeout=LIMIT_MS)
+    training.go_on.release(training.n_epochs)
+    qtbot.wait(100)
+    assert epochs_shown(trainer) == 0
+    trainer.panel.pause.click()
+    ended(trainer)
+    assert epochs_shown(trainer) == len(training.scores)
+
+
+@pytest.mark.parametrize("is_paused", [False, True])
+def test_a_run_that_was_left_is_gone_on_with(
+    ended: Wait,
+    trainer: TrainWidget,
+    training: Any,
+    new_trainer: Callable[[], TrainWidget],
+    viewer: ViewerModel,
+    qtbot: QtBot,
+    *,
+    is_paused: bool,
+) -> None:
+    trainer.panel.name.setText("mine")
+    trainer.panel.form.set_values({"steps": 7})
+    trainer.panel.train.click()
+    training.go_on.release()
+    qtbot.waitUntil(lambda: epochs_shown(trainer) == 2, timeout=LIMIT_MS)
+    trainer.panel.pause.setChecked(is_paused)
+    trainer.leave()
+    ended(trainer)
+    viewer.layers.clear()
+    again = new_trainer()
+    assert "'mine' was left at step 1 of 7" in again.offer.line.text()
+    training.go_on.release(training.n_epochs)
+    again.offer.resume.click()
+    assert epochs_shown(again) == 2
+    ended(again)
+    assert training.plans[0] == training.plans[1]
+    assert "'mine' is better" in again.panel.message.text()
+    assert again.offer.isHidden()
+
+
+def test_a_failure_is_told_and_leaves_nothing(
+    ended: Wait, trainer: TrainWidget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Plan) -> Task[Any]:
+        raise JobError("no such thing")
+        yield
+
+    monkeypatch.setattr(training_run, "_finetune", fail)
+    trainer.panel.train.click()
+    ended(trainer)
+    assert trainer.panel.message.text() == "no such thing"
+    assert unfinished() == []
+    assert trainer.panel.train.text() == "Train"
+
+
+def test_durations() -> None:
+    assert [duration(one) for one in (40, 720, 12_600)] == ["40 s", "12 min", "3.5 h"]
