@@ -38,7 +38,7 @@ def from_points(annotation: Annotation, image: NDArray[np.uint8]) -> Annotation:
     seeds[rows.clip(0, seeds.shape[0] - 1), columns.clip(0, seeds.shape[1] - 1)] = np.arange(1, len(rows) + 1)
     filled = ndimage.binary_fill_holes(stained)
     depth = ndimage.distance_transform_edt(filled)
-    labels = watershed(-depth, seeds, mask=filled)
+    labels = watershed(-depth, seeds, mask=filled)  # type: ignore[no-untyped-call]
     areas = np.bincount(labels.ravel(), minlength=len(rows) + 1)[1:]
     median = np.median(areas[areas > 0]) if (areas > 0).any() else 0
     unusual = np.flatnonzero((areas < USUAL[0] * median) | (areas > USUAL[1] * median)) + 1
@@ -49,4 +49,4 @@ def from_points(annotation: Annotation, image: NDArray[np.uint8]) -> Annotation:
 def is_stained(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Return where an RGB image (3, Y, X) is darker in green than its background."""
     green = ndimage.gaussian_filter(image[1].astype(np.float32), 1.0)
-    return np.asarray(green < threshold_otsu(green))
+    return np.asarray(green < threshold_otsu(green))  # type: ignore[no-untyped-call]

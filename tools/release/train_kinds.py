@@ -13,15 +13,20 @@ import json
 import math
 import signal
 import time
+from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from cellwright.models import registry
 from cellwright.models.checkpoint import save_checkpoint
-from cellwright.models.families import centroid, density, flow, query
 from cellwright.models.layers.efficientnet_lite import load_imagenet
+from cellwright.models.layers.lite import LiteNetwork
+from cellwright.models.layers.trunk import HeadedNetwork
+from cellwright.models.protocol import CellModel
 from cellwright.training.data.modality import amplified, appearance, cluster
 from cellwright.training.data.sampler import Pool, make_batch, one_ahead
 from cellwright.training.data.samples import Sample
@@ -45,7 +50,6 @@ SETTINGS = TrainingSettings(
     largest_diameter_px=90.0,
     exclude_boundaries=0.0,
 )
-BUILD = {"flow": flow.build, "centroid": centroid.build, "query": query.build, "density": density.build}
 ENCODER_RATE, DECODER_RATE = 6e-4, 1.5e-3
 SIMULATED_SHARE = 0.22
 KEEP_SECONDS = 180
@@ -76,14 +80,17 @@ def main() -> None:
 def joint_model() -> JointModel:
     """Return the families on one trunk, its encoder as ImageNet left it."""
     torch.manual_seed(SETTINGS.seed)
-    models = [BUILD[family]("lite") for family in FAMILIES]
-    load_imagenet(models[0].network.encoder)
+    models: list[CellModel] = [registry.get(family).load().build("lite") for family in FAMILIES]
+    first = models[0].network
+    assert isinstance(first, LiteNetwork)
+    load_imagenet(first.encoder)
     return JointModel(models, list(FAMILIES.values()))
 
 
 def new_state(model: JointModel) -> RunState:
     """Return the state before the first step; the encoder learns at a rate of its own."""
     network = model.network
+    assert isinstance(network, HeadedNetwork)
     groups = [
         {"params": list(network.encoder.parameters()), "highest": ENCODER_RATE},
         {"params": [*network.decoder.parameters(), *network.head.parameters()], "highest": DECODER_RATE},
@@ -97,11 +104,11 @@ def pools_of(data: Path, model: JointModel, cache: Path | None) -> list[tuple[fl
     pools = []
     for number, kind in enumerate(KINDS):
         name = f"{number:02d}_{kind.dataset}_{kind.group or 'all'}.pt"
-        samples = _cached(cache and cache / name, lambda kind=kind: samples_of(kind, data, model))
+        samples = _cached(cache and cache / name, partial(samples_of, kind, data, model))
         kinds = cluster([appearance(sample) for sample in samples], MODALITIES, SETTINGS.seed)
         pools.append((kind.share * (1 - SIMULATED_SHARE), Pool(tuple(samples), amplified(kinds))))
         print(f"{name}: {len(samples)} images, diameter {_diameter(samples):.0f} px", flush=True)
-    drawn = _cached(cache and cache / "simulated_views.pt", lambda: simulated(model, SETTINGS.seed))
+    drawn = _cached(cache and cache / "simulated_views.pt", partial(simulated, model, SETTINGS.seed))
     pools.append((SIMULATED_SHARE, Pool(tuple(drawn), np.full(len(drawn), 1 / len(drawn)))))
     return pools
 
@@ -110,14 +117,15 @@ def _diameter(samples: list[Sample]) -> float:
     return float(np.nanmedian([sample.diameter_px for sample in samples]))
 
 
-def _cached(path: Path | None, make):
+def _cached(path: Path | None, make: Callable[[], list[Sample]]) -> list[Sample]:
     if path is None:
         return make()
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(make(), path.with_suffix(".part"))
         path.with_suffix(".part").replace(path)
-    return torch.load(path, weights_only=False)
+    samples: list[Sample] = torch.load(path, weights_only=False)
+    return samples
 
 
 def batch_of(

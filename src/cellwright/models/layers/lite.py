@@ -24,6 +24,8 @@ class LiteNetwork(HeadedNetwork):
         Channels of the image.
     """
 
+    encoder: EfficientNetLite
+
     def __init__(self, head: nn.Module, in_channels: int = 3) -> None:
         encoder = EfficientNetLite(plan_of("lite0", LAST_DEPTH), in_channels)
         super().__init__(encoder, GatedDecoder(encoder.widths, DECODER_WIDTHS, depths=(2, 2, 2, 1)), head)

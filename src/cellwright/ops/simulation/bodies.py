@@ -6,6 +6,7 @@ bud and the processes of a fibroblast alike.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +17,8 @@ from skimage.measure import label as connected
 from cellwright.ops.simulation.light import Field, smooth_noise
 
 Rng = np.random.Generator
-Cone = tuple[
-    NDArray[np.float64], NDArray[np.float64], float, float
-]  # both ends (y, x) and radii there, in px
+Points = NDArray[np.float64]
+Cone = tuple[Points, Points, float, float]  # both ends (y, x) and the radii there, in pixels
 Cell = Sequence[Cone]
 FEWEST_PX = 12  # of a cell that is seen
 LEAST_SEEN = 0.35  # of a cell under others that still counts
@@ -50,7 +50,7 @@ class Bodies:
 
 
 def bodies_of(shape_name: str, shape: tuple[int, int], width_px: float, rng: Rng) -> Bodies:
-    """Return cells of one of ``SHAPES``, about ``width_px`` pixels across, in an image of ``shape`` (Y, X)."""
+    """Return cells (one of ``SHAPES``, or "sheet") about ``width_px`` across; ``shape`` is (Y, X)."""
     if shape_name == "sheet":
         labels = _sheet(shape, width_px, rng)
         return _finished(labels, (labels > 0).astype(np.float32), width_px)
@@ -103,7 +103,7 @@ def _depth(cell: Cell, shape: tuple[int, int]) -> tuple[tuple[slice, slice], Fie
 
 def _finished(labels: NDArray[np.int32], layers: Field, width_px: float) -> Bodies:
     """Return the cells, numbered without gaps, largest parts only."""
-    parts = connected(labels, connectivity=1)
+    parts: NDArray[np.int64] = connected(labels, connectivity=1)  # type: ignore[no-untyped-call]
     sizes = np.bincount(parts.ravel())
     sizes[0] = 0
     owner = np.zeros(len(sizes), np.int64)
@@ -124,18 +124,17 @@ def _finished(labels: NDArray[np.int32], layers: Field, width_px: float) -> Bodi
     return Bodies(clean, np.where(clean > 0, depth, 0), outside.astype(np.float32), layers, width_px)
 
 
-def _spine(
-    start: NDArray[np.float64], angle: float, length: float, bend: float, rng: Rng
-) -> NDArray[np.float64]:
+def _spine(start: Points, angle: float, length: float, bend: float, rng: Rng) -> Points:
     """Return points (K, 2) a few pixels apart on a way that turns at random."""
     n = max(2, int(np.ceil(length / 6)) + 1)
     angles = angle + np.cumsum(rng.normal(0, bend, n - 1)) + rng.normal(0, bend) * np.arange(n - 1)
     steps = length / (n - 1) * np.stack([np.sin(angles), np.cos(angles)], axis=1)
-    return start + np.concatenate([np.zeros((1, 2)), np.cumsum(steps, axis=0)])
+    points: Points = start + np.concatenate([np.zeros((1, 2)), np.cumsum(steps, axis=0)])
+    return points
 
 
-def _tube(points: NDArray[np.float64], radius: float) -> Cell:
-    return [(a, b, radius, radius) for a, b in zip(points[:-1], points[1:], strict=True)]
+def _tube(points: Points, radius: float) -> Cell:
+    return [(a, b, radius, radius) for a, b in pairwise(points)]
 
 
 def _rods(shape: tuple[int, int], width: float, rng: Rng) -> list[Cell]:
@@ -145,7 +144,7 @@ def _rods(shape: tuple[int, int], width: float, rng: Rng) -> list[Cell]:
     cells: list[Cell] = []
     for _ in range(rng.integers(1, 9)):
         queue = [(rng.uniform(0, 1, 2) * shape, rng.uniform(0, np.pi))]
-        placed: list[NDArray[np.float64]] = []
+        placed: list[Points] = []
         for _ in range(int(rng.choice([1, 3, 12, 50]))):
             if not queue:
                 break
@@ -171,16 +170,16 @@ def _chains(shape: tuple[int, int], width: float, rng: Rng) -> list[Cell]:
     cells: list[Cell] = []
     ratio = rng.uniform(0.6, 3.0)
     for _ in range(rng.integers(2, 14)):
-        points = _spine(
-            rng.uniform(0, 1, 2) * shape, rng.uniform(0, 2 * np.pi), width * rng.uniform(4, 25), 0.06, rng
-        )
+        start, length = rng.uniform(0, 1, 2) * shape, width * rng.uniform(4, 25)
+        points = _spine(start, rng.uniform(0, 2 * np.pi), length, 0.06, rng)
         along = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
         at = 0.0
         while at < along[-1] - 0.3 * width:
             length = width * ratio * np.exp(rng.normal(0, 0.2))
             inset = width * 0.45
-            ends = np.clip([at + min(inset, length / 2), at + max(length - inset, length / 2)], 0, along[-1])
-            inner = np.stack([np.interp(np.linspace(*ends, 4), along, points[:, i]) for i in (0, 1)], axis=1)
+            first, last = at + min(inset, length / 2), at + max(length - inset, length / 2)
+            places = np.linspace(first, last, 4).clip(0, along[-1])
+            inner = np.stack([np.interp(places, along, points[:, i]) for i in (0, 1)], axis=1)
             cells.append(_tube(inner, width / 2))
             at += length
     return cells
@@ -191,9 +190,8 @@ def _filaments(shape: tuple[int, int], width: float, rng: Rng) -> list[Cell]:
     cells = []
     for _ in range(rng.integers(3, 30)):
         length = width * float(np.exp(rng.uniform(np.log(1.5), np.log(40))))
-        points = _spine(
-            rng.uniform(0, 1, 2) * shape, rng.uniform(0, 2 * np.pi), length, rng.uniform(0.0, 0.1), rng
-        )
+        start, angle = rng.uniform(0, 1, 2) * shape, rng.uniform(0, 2 * np.pi)
+        points = _spine(start, angle, length, rng.uniform(0.0, 0.1), rng)
         cells.append(_tube(points, width / 2))
     return cells
 
@@ -201,7 +199,7 @@ def _filaments(shape: tuple[int, int], width: float, rng: Rng) -> list[Cell]:
 def _yeast(shape: tuple[int, int], width: float, rng: Rng) -> list[Cell]:
     """Ovals in clumps, some with a bud that is a cell of its own."""
     cells: list[Cell] = []
-    middles: list[NDArray[np.float64]] = []
+    middles: list[Points] = []
     radii: list[float] = []
     spread = rng.uniform(0.05, 0.25)
     for _ in range(int(rng.choice([5, 20, 60, 150]))):
@@ -230,7 +228,7 @@ def _spread(shape: tuple[int, int], width: float, rng: Rng) -> list[Cell]:
     n = max(2, int(area / width**2 * rng.uniform(0.05, 0.55)))
     spindle, slender = rng.random() < 0.5, rng.uniform(0.35, 1.0)
     cells: list[Cell] = []
-    middles: list[NDArray[np.float64]] = []
+    middles: list[Points] = []
     flow = rng.uniform(0, np.pi)
     for _ in range(n):
         middle = rng.uniform(-0.05, 1.05, 2) * shape
@@ -262,7 +260,7 @@ def _discs(shape: tuple[int, int], width: float, rng: Rng) -> list[Cell]:
     n = int(shape[0] * shape[1] / width**2 * rng.uniform(0.2, 1.2))
     spread = rng.uniform(0.03, 0.15)
     cells: list[Cell] = []
-    middles: list[NDArray[np.float64]] = []
+    middles: list[Points] = []
     closest = rng.uniform(0.45, 1.0)
     for _ in range(n):
         middle = rng.uniform(-0.05, 1.05, 2) * shape
@@ -298,11 +296,10 @@ def _sheet(shape: tuple[int, int], width: float, rng: Rng) -> NDArray[np.int32]:
     y, x = np.indices(shape).astype(np.float64)
     sway = rng.uniform(0.0, 0.12) * width
     stretch = rng.uniform(1.0, 1.8)
-    where = np.stack(
-        [y + sway * smooth_noise(shape, width / 3, rng), x + sway * smooth_noise(shape, width / 3, rng)], -1
-    )
+    where = np.stack([at + sway * smooth_noise(shape, width / 3, rng) for at in (y, x)], -1)
     scale = np.array([1.0, stretch])
-    labels = cKDTree(seeds * scale).query(where.reshape(-1, 2) * scale)[1].reshape(shape).astype(np.int32) + 1
+    nearest = cKDTree(seeds * scale).query(where.reshape(-1, 2) * scale)[1]
+    labels: NDArray[np.int32] = np.asarray(nearest.reshape(shape) + 1, np.int32)
     if rng.random() < 0.7:
         labels[smooth_noise(shape, width * rng.uniform(1.5, 4), rng) > rng.uniform(0.2, 1.5)] = 0
     if rng.random() < 0.3:  # cells that are missing

@@ -41,9 +41,7 @@ def phase_contrast(cells: Bodies, rng: Rng) -> Picture:
     """
     width = cells.width_px
     thick = np.clip(cells.depth / (width * rng.uniform(0.05, 0.5)), 0, 1) ** rng.uniform(0.5, 1.5)
-    grain = rng.uniform(0.0, 0.5) * chromatin(
-        cells.labels.shape, max(width * rng.uniform(0.04, 0.15), 1.0), rng
-    )
+    grain = rng.uniform(0.0, 0.5) * _grain(cells, rng)
     delay = thick * _each(cells, rng.uniform(0.05, 0.4), rng) * (rng.uniform(0.1, 1.0) + grain)
     delay += rng.uniform(-0.2, 0.8) * _rim(cells, rng) + rng.uniform(-0.6, 0.6) * _nuclei(cells, rng)
     halo = wide_blur(delay.astype(np.float32), width * rng.uniform(0.1, 0.6))
@@ -56,13 +54,13 @@ def phase_contrast(cells: Bodies, rng: Rng) -> Picture:
 
 
 def brightfield(cells: Bodies, rng: Rng) -> Picture:
-    """Return transparent cells whose edges bend light: rings inside and outside, as the focus will have it."""
+    """Return transparent cells whose edges bend light: rings on both sides, as the focus will have it."""
     width = cells.width_px
     away = np.where(cells.labels > 0, -cells.depth, cells.outside)
     period, reach = width * rng.uniform(0.12, 0.6), width * rng.uniform(0.06, 0.3)
     rings = np.cos(2 * np.pi * away / period + rng.uniform(0, 2 * np.pi)) * np.exp(-np.abs(away) / reach)
     inside = np.clip(cells.depth / (0.3 * width), 0, 1)
-    grain = chromatin(cells.labels.shape, max(width * rng.uniform(0.04, 0.15), 1.0), rng)
+    grain = _grain(cells, rng)
     body = inside * (rng.uniform(-0.5, 0.5) + rng.uniform(0.0, 0.4) * grain)
     light = rings * rng.uniform(0.2, 1.0) + body + rng.uniform(-0.4, 0.4) * _nuclei(cells, rng)
     return _lamp(0.6 + rng.uniform(0.08, 0.35) * light, rng) + _ground(cells, rng)
@@ -72,7 +70,7 @@ def interference(cells: Bodies, rng: Rng) -> Picture:
     """Return differential interference contrast: the slope of the thickness, lit from one side."""
     width = cells.width_px
     thick = np.sqrt(np.clip(cells.depth / (width * rng.uniform(0.2, 0.6)), 0, 1))
-    grain = chromatin(cells.labels.shape, max(width * rng.uniform(0.04, 0.15), 1.0), rng)
+    grain = _grain(cells, rng)
     thick = thick * (1 + rng.uniform(0, 0.4) * grain) + rng.uniform(0, 0.6) * _nuclei(cells, rng)
     thick = ndimage.gaussian_filter(thick, rng.uniform(0.6, 1.5))
     slope_y, slope_x = np.gradient(thick)
@@ -85,7 +83,7 @@ def quantitative_phase(cells: Bodies, rng: Rng) -> Picture:
     """Return dry mass: domes that are brightest where a cell is thick."""
     u = np.clip(cells.depth / (cells.width_px * rng.uniform(0.25, 0.7)), 0, 1)
     dome = np.sqrt(u * (2 - u)) if rng.random() < 0.5 else u
-    grain = chromatin(cells.labels.shape, max(cells.width_px * rng.uniform(0.04, 0.15), 1.0), rng)
+    grain = _grain(cells, rng)
     light = dome * _each(cells, rng.uniform(0.1, 0.5), rng) * np.exp(rng.uniform(0.05, 0.5) * grain)
     light += rng.uniform(0, 0.5) * _nuclei(cells, rng)
     drift = smooth_noise(cells.labels.shape, max(cells.labels.shape) / rng.uniform(2, 8), rng)
@@ -164,10 +162,16 @@ def blood(cells: Bodies, rng: Rng) -> Picture:
 
 
 def _each(cells: Bodies, spread: float, rng: Rng, *, chance: float = 1.0) -> Field:
-    """Return a random factor of each cell, about 1, at its pixels; 0 outside and where chance leaves it out."""
+    """Return a random factor of each cell, about 1, at its pixels; 0 outside and where it is left out."""
     n = int(cells.labels.max())
     values = np.exp(rng.normal(0, spread, n)) * (rng.random(n) < chance)
     return np.concatenate([[0.0], values]).astype(np.float32)[cells.labels]
+
+
+def _grain(cells: Bodies, rng: Rng) -> Field:
+    """Return what fills cells, mean about 0."""
+    grain_px = max(cells.width_px * rng.uniform(0.04, 0.15), 1.0)
+    return chromatin(cells.labels.shape, grain_px, rng)
 
 
 def _rim(cells: Bodies, rng: Rng) -> Field:
@@ -185,12 +189,11 @@ def _nuclei(cells: Bodies, rng: Rng, size: tuple[float, float] = (0.35, 0.7)) ->
     radii = cells.depth[tuple(places.T)] * rng.uniform(*size)
     for number, ((y, x), radius) in enumerate(zip(places, radii, strict=True), start=1):
         reach = int(radius + 2)
-        box = (slice(max(y - reach, 0), y + reach + 1), slice(max(x - reach, 0), x + reach + 1))
-        rows, columns = np.ogrid[
-            box[0].start : box[0].start + field[box].shape[0],
-            box[1].start : box[1].start + field[box].shape[1],
-        ]
-        disc = np.clip(radius - np.hypot(rows - y, columns - x), 0, 1) * (cells.labels[box] == number)
+        top, left = max(y - reach, 0), max(x - reach, 0)
+        box = (slice(top, y + reach + 1), slice(left, x + reach + 1))
+        height, width = field[box].shape
+        rows, columns = top - y + np.arange(height)[:, np.newaxis], left - x + np.arange(width)
+        disc = np.clip(radius - np.hypot(rows, columns), 0, 1) * (cells.labels[box] == number)
         field[box] = np.maximum(field[box], disc)
     return field
 
@@ -198,6 +201,7 @@ def _nuclei(cells: Bodies, rng: Rng, size: tuple[float, float] = (0.35, 0.7)) ->
 def _wires(cells: Bodies, rng: Rng) -> Field:
     """Return thin processes that wander off from each cell."""
     field = np.zeros(cells.labels.shape, np.float32)
+    height, width = cells.labels.shape
     n = int(cells.labels.max())
     if n == 0:
         return field
@@ -208,7 +212,7 @@ def _wires(cells: Bodies, rng: Rng) -> Field:
             angles = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(0, 0.12, n_steps))
             way = middle + np.cumsum(np.stack([np.sin(angles), np.cos(angles)], 1), axis=0)
             y, x = way.round().astype(int).T
-            seen = (y >= 0) & (x >= 0) & (y < field.shape[0]) & (x < field.shape[1])
+            seen = (y >= 0) & (x >= 0) & (y < height) & (x < width)
             field[y[seen], x[seen]] += rng.uniform(0.5, 2.0)
     return np.asarray(
         ndimage.gaussian_filter(field, max(0.7, cells.width_px * rng.uniform(0.02, 0.06))), np.float32
@@ -236,7 +240,7 @@ def _uneven(light: Field, rng: Rng) -> Field:
 
 def _transmitted(density: Field, rng: Rng) -> Picture:
     white = rng.uniform(0.8, 1.0) + rng.normal(0, 0.04, 3)
-    return _uneven(np.exp(-np.maximum(density, 0)) * white, rng)
+    return _uneven(np.asarray(np.exp(-np.maximum(density, 0)) * white, np.float32), rng)
 
 
 LABEL_FREE = (phase_contrast, brightfield, interference)
