@@ -13,7 +13,7 @@ from textwrap import fill
 from typing import Any
 
 from cellwright.models.spec import ModelSpec, read_spec
-from tools.release.kinds import KINDS, UPPER, UPPER_OF, learned
+from tools.release.kinds import KINDS, UPPER, learned
 from tools.release.simulated_kinds import N_LOOKS, N_VIEWS
 from tools.release.train_kinds import DECODER_RATE, ENCODER_RATE, SETTINGS, SIMULATED_SHARE
 
@@ -24,7 +24,6 @@ TITLES = {
     "polyp_nuclei": "polyp nuclei val",
     "usiigaci_phase": "Usiigaci phase contrast, kept apart",
     "bacteria_phase": "bacteria, kept apart",
-    "yeast_phase": "yeast, kept apart",
     "qpi_cells": "quantitative phase, kept apart",
     "bbbc050": "bbbc050, other embryos",
     "bccd": "bccd val",
@@ -79,8 +78,8 @@ model of nuclei that this one replaces, scored in the same run.
 
 The validation images of dsb2018_train have siblings among its training images, so they flatter. No image of
 bbbc039 was trained on and nothing was chosen by it. Where a dataset has no validation images, the lowest
-{lower:.0%} of each image were kept apart (of yeast the lower {yeast:.0%}): other cells, but the same images,
-so these flatter more. Epochs and thresholds were chosen on further images of the training splits.
+{lower:.0%} of each image were kept apart: other cells, but the same images, so these flatter more; of yeast
+nothing was. Epochs and thresholds were chosen on further images of the training splits.
 """
 
 ENCODER_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -172,7 +171,6 @@ def card_text(spec: ModelSpec, scores: dict[str, Any], data: Path, n_steps: int,
         remark=remark,
         scores=score_table(scores),
         lower=1 - UPPER,
-        yeast=1 - UPPER_OF["yeast_phase"],
     )
     parts = card.strip().split("\n\n")
     return "\n\n".join(part if part[0] in "#-| " else fill(part, WIDTH) for part in parts) + "\n"

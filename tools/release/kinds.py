@@ -1,7 +1,8 @@
 """The images that the default model learns from, kind by kind, and those that are kept apart.
 
 Nothing of a dataset's own ``val`` is ever learned from, nor any image of bbbc039. Where a dataset has no
-``val``, whole images, or the lowest third of each image, are kept apart here.
+``val``, whole images, or the lowest third of each image, are kept apart here. Of yeast, one colony in one
+chamber, nothing is: cells fill the upper half of the images, and the lower one tells of chambers.
 """
 
 from collections.abc import Iterator
@@ -19,7 +20,6 @@ from cellwright.training.data.samples import Sample, Scale, diameter_of, load_sa
 from tools.release.blood_masks import from_boxes, from_points, is_stained
 
 UPPER = 0.7  # of the height of an image is learned from where images are too few to keep whole ones apart
-UPPER_OF = {"yeast_phase": 0.47}  # the colony fills the upper part of the field
 EVERY = 11  # so many training images of dsb2018_train have one that chooses thresholds
 CLEAR_PX = 6  # an unstained pixel this far from any mask of a blood smear is background
 EMBRYOS = tuple(f"train_Emb{number:02d}_t{time}" for number in range(1, 8) for time in (201, 451))
@@ -30,7 +30,7 @@ CHOOSING = {  # images of training splits that choose thresholds and epochs
     "bccd": ("BloodImage_00001", "BloodImage_00003", "BloodImage_00004"),
 }
 REPORTED = {"usiigaci_phase": ("set32", "set33", "set34", "set35", "set36", "set37")}
-HALVED = ("bacteria_phase", "yeast_phase", "qpi_cells", "c2c12_timelapse")
+HALVED = ("bacteria_phase", "qpi_cells", "c2c12_timelapse")
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def learned(kind: Kind, folder: Path) -> Dataset:
         if kind.dataset in HALVED or item.name not in apart
     ]
     if kind.dataset in HALVED:
-        items = [_part(item, 0.0, UPPER_OF.get(kind.dataset, UPPER)) for item in items]
+        items = [_part(item, 0.0, UPPER) for item in items]
     return replace(dataset, items=tuple(items))
 
 
@@ -101,8 +101,7 @@ def reported(name: str, folder: Path) -> Dataset:
     if name in REPORTED:
         return dataset.select(names=REPORTED[name])
     if name in HALVED:
-        top = UPPER_OF.get(name, UPPER)
-        items = [_part(item, top, 1.0) for item in dataset.select("train").items]
+        items = [_part(item, UPPER, 1.0) for item in dataset.select("train").items]
         return replace(dataset, items=(*items, *dataset.select("val").items))
     return dataset.select("val")
 

@@ -27,7 +27,6 @@ SETS = (
     "polyp_nuclei",
     "usiigaci_phase",
     "bacteria_phase",
-    "yeast_phase",
     "qpi_cells",
     "c2c12_timelapse",
     "bbbc050",
