@@ -11,6 +11,7 @@ import pytest
 from cellwright.cli.main import main
 from cellwright.cli.models import families_table
 from cellwright.files.formats.registry import FORMATS
+from cellwright.ops.measure.columns import documentation
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -24,6 +25,10 @@ def blocks(language):
     return [block for text in TEXTS.values() for block in found.findall(text)]
 
 
+def name_of(command):
+    return tuple(command[: 2 if command[0] == "models" else 1])
+
+
 LINES = [line for block in blocks("sh") for line in block.splitlines()]
 COMMANDS = [shlex.split(line, comments=True)[1:] for line in LINES if line.startswith("cellwright ")]
 ON_SAMPLES = [
@@ -31,7 +36,7 @@ ON_SAMPLES = [
     for command in sorted(set(map(tuple, COMMANDS)))
     if command == ("models",) or command[1] == "sample_data/nuclei_2d.tif"
 ]
-FLAGS = [(command[0], word) for command in COMMANDS for word in command if word.startswith("--")]
+FLAGS = [(name_of(command), word) for command in COMMANDS for word in command if word.startswith("--")]
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +71,7 @@ def test_commands_run(command, folder, capsys):
 @pytest.mark.parametrize(("command", "flag"), sorted(set(FLAGS)))
 def test_flags_exist(command, flag, capsys):
     with pytest.raises(SystemExit):
-        main([command, "--help"])
+        main([*command, "--help"])
     assert flag in capsys.readouterr().out
 
 
@@ -89,6 +94,10 @@ def test_every_page_is_linked_from_the_readme(page):
 
 def test_the_table_of_families_is_that_of_the_registry():
     assert families_table() in README, f"Put this into README.md:\n\n{families_table()}"
+
+
+def test_every_column_is_told():
+    assert documentation() in TEXTS[ROOT / "docs" / "measurements.md"]
 
 
 def test_every_format_is_told():

@@ -37,7 +37,7 @@ from cellwright.training.evaluation.evaluate import evaluate
 from cellwright.training.finetune.fine_tuning import Outcome
 from cellwright.training.finetune.finetune import finetune
 from cellwright.training.finetune.retention import Drawn
-from cellwright.training.finetune.settings import PRESETS, FinetuneSettings
+from cellwright.training.settings import PRESETS, FinetuneSettings
 from cellwright.training.trainer import Data
 
 N_TAUGHT = 5

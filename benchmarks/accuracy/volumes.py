@@ -27,7 +27,6 @@ from cellwright.files.dataset.folder import Dataset, read_dataset
 from cellwright.files.samples import NUCLEI_3D
 from cellwright.inference.pipeline import count_cells
 from cellwright.inference.settings import EngineSettings
-from cellwright.inference.volume import linked
 from cellwright.models import registry
 from cellwright.models.checkpoint import load_checkpoint
 from cellwright.models.protocol import CellModel
@@ -36,7 +35,7 @@ from cellwright.ops.codecs.pseudocolor import pseudocolor as coloured
 from cellwright.ops.geometry.intensity import unit_range
 from cellwright.ops.matching import Match, continuity, match_labels, seg_scores
 from cellwright.ops.simulation.simulate import simulate
-from cellwright.ops.volumes.link import LinkSettings
+from cellwright.ops.volumes.link import LinkSettings, link_cells
 
 
 def unseen(folder: Path) -> Dataset:
@@ -45,7 +44,7 @@ def unseen(folder: Path) -> Dataset:
     return replace(dataset, items=tuple(item for item in dataset.items if item.name not in EMBRYOS))
 
 
-class CountOutcome(NamedTuple):
+class VolumeCount(NamedTuple):
     """A volume counted slice by slice, and the truth about it."""
 
     name: str
@@ -54,14 +53,14 @@ class CountOutcome(NamedTuple):
     pixel_size_um: tuple[float, ...]
 
 
-def count_slices(dataset: Dataset, model: CellModel, settings: Any, device: str) -> list[CountOutcome]:
+def count_slices(dataset: Dataset, model: CellModel, settings: Any, device: str) -> list[VolumeCount]:
     """Return the outlines in every slice of every volume, not linked yet."""
     engine = EngineSettings(device=device, link=False)
     counted = []
     for item in dataset.items:
         image, truth = item.read()
         cells = run(count_cells(image, model, settings, engine)).cells
-        counted.append(CountOutcome(item.name, cells, truth, image.pixel_size_um))
+        counted.append(VolumeCount(item.name, cells, truth, image.pixel_size_um))
     return counted
 
 
@@ -88,11 +87,11 @@ class Scores:
 HEAD = ["F1", "SEG", "F1 of all cells", "SEG of all cells", "ids that go on"]
 
 
-def score(counted: Iterable[CountOutcome], settings: LinkSettings) -> Scores:
+def score(counted: Iterable[VolumeCount], settings: LinkSettings) -> Scores:
     """Return how well the linked outlines match the truth at 3D IoU 0.5."""
     matches, seg, held, steps = [], [], 0, 0
     for _, cells, truth, pixel_size_um in counted:
-        labels = linked(cells, "ZYX", settings, pixel_size_um).labels
+        labels = link_cells(cells, "ZYX", settings, pixel_size_um).labels
         matches.append(match_labels(labels, truth, 0.5))
         seg.append(seg_scores(labels, truth))
         kept, all_steps = continuity(labels, truth)

@@ -86,7 +86,7 @@ def state(session: AnnotationSession) -> tuple[object, ...]:
     numbers = session.ids().tolist()
     facts = [(n, session.score_of(n), session.class_of(n), session.is_reviewed(n)) for n in numbers]
     boxes = [session.box_of(n) for n in numbers]
-    return session.labels.tobytes(), numbers, facts, boxes, session.extras, session.n_edits
+    return session.labels.tobytes(), numbers, facts, boxes, session.metadata, session.n_edits
 
 
 @pytest.fixture

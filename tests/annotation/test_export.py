@@ -144,7 +144,7 @@ def test_classes_of_places_outlast_the_program(tmp_path):
     spots(journal=tmp_path / "spots.journal").close()
     session = AnnotationSession.open_journal(tmp_path / "spots.journal")
     assert [session.class_of(number) for number in (1, 2, 3)] == [0, 1, None]
-    assert (session.class_names, session.extras.has_masks) == (("RBC", "WBC"), False)
+    assert (session.class_names, session.metadata.has_masks) == (("RBC", "WBC"), False)
     session.close()
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cellwright.annotation.review_queue import Progress, ReviewQueue
+from cellwright.annotation.review_queue import ReviewProgress, ReviewQueue
 from cellwright.annotation.session import AnnotationSession
 from cellwright.core.data import Image
 from cellwright.core.errors import AnnotationError
@@ -90,14 +90,14 @@ def test_shapes_of_any_size_can_be_judged():
 def test_next_passes_all_that_is_not_reviewed():
     session, queue = queue_of(field(), np.linspace(0.9, 0.1, 12))
     assert queue.current is None
-    assert queue.progress() == Progress(0, 12)
+    assert queue.progress() == ReviewProgress(0, 12)
     seen = []
     while (number := queue.next()) is not None:
         assert queue.current == number
         session.set_reviewed(number)
         seen.append(number)
     assert seen == list(range(12, 0, -1))
-    assert queue.progress() == Progress(12, 12)
+    assert queue.progress() == ReviewProgress(12, 12)
     assert queue.current is None
 
 
@@ -135,7 +135,7 @@ def test_the_queue_goes_on_where_a_cell_is_deleted():
     session.reject(8)
     assert queue.current is None
     assert queue.next() == 7
-    assert queue.progress() == Progress(0, 11)
+    assert queue.progress() == ReviewProgress(0, 11)
     session.undo()
     assert 8 in queue.order()
 
@@ -153,7 +153,7 @@ def test_the_queue_follows_edits():
     session.delete(1)
     assert queue.order() == ()
     assert queue.next() is None
-    assert queue.progress() == Progress(0, 0)
+    assert queue.progress() == ReviewProgress(0, 0)
 
 
 def test_a_closed_queue_no_longer_listens():

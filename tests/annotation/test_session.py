@@ -207,13 +207,13 @@ def test_a_session_from_a_result_without_labels(journal, three):
     result = result_of(labels, (0, 0), with_labels=False)
     session = AnnotationSession.from_result(result, image(), journal=journal)
     assert session.n_cells == 3
-    assert not session.extras.has_masks
+    assert not session.metadata.has_masks
     assert session.score_of(2) == 0.5
     assert [session.number_at(point) for point in result.cells.points] == [1, 2, 3]
     session.close()
     again = AnnotationSession.open_journal(journal)
     assert np.array_equal(again.labels, session.labels)
-    assert not again.extras.has_masks
+    assert not again.metadata.has_masks
 
 
 @pytest.mark.parametrize("axes", AXES)

@@ -308,3 +308,23 @@ def test_an_unknown_classifier_stops_the_run_at_once(cli, image_path, oracle):
     code, out, err = cli("count", image_path, "--classifier", "nothing")
     assert (code, out) == (1, "")
     assert "nothing" in err
+
+
+def test_every_image_of_a_file_is_counted(cli, image_path, blobs, tmp_path):
+    pixels = tifffile.imread(image_path)
+    with tifffile.TiffWriter(tmp_path / "two.tif") as tiff:
+        tiff.write(pixels, metadata=None)
+        tiff.write(pixels[:-10], metadata=None)
+    code, out, err = cli("count", tmp_path / "two.tif", "--json", "--output", tmp_path / "out")
+    rows = [json.loads(line) for line in out.splitlines()]
+    names = [row["image"].rpartition("/")[2] for row in rows]
+    assert (code, err, len(set(names))) == (0, "", 2)
+    assert rows[0]["count"] == len(blobs)
+    assert all((tmp_path / "out" / f"{name}.labels.tif").exists() for name in names)
+
+
+def test_what_was_guessed_is_said(cli, image_path, tmp_path):
+    np.save(tmp_path / "a.npy", tifffile.imread(image_path)[..., np.newaxis])
+    code, _, err = cli("count", tmp_path / "a.npy")
+    assert code == 0
+    assert "YXC was guessed from the shape" in err

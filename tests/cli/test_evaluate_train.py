@@ -50,6 +50,15 @@ def test_a_perfect_model_scores_one_in_every_group(cli, dataset):
 
 
 @pytest.mark.usefixtures("oracle")
+def test_several_models_are_scored_side_by_side(cli, dataset):
+    code, out, _ = cli("evaluate", dataset, "--model", "flow", "--model", "centroid")
+    models = json.loads(out)["models"]
+    assert code == 0
+    assert [one["model"] for one in models] == ["flow", "centroid"]
+    assert all(one["groups"]["all"]["n_images"] == 2 for one in models)
+
+
+@pytest.mark.usefixtures("oracle")
 def test_a_folder_of_boxes_is_scored_by_recall(cli, dataset):
     for path in (dataset / "masks").iterdir():
         boxes = measure(tifffile.imread(path).astype(np.int32)).boxes[1:]  # one cell has no box

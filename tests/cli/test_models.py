@@ -1,4 +1,5 @@
 import json
+import zipfile
 
 import pytest
 
@@ -43,6 +44,39 @@ def test_the_families_as_a_table(cli):
     for row, family in zip(rows, registry.FAMILIES.values(), strict=True):
         cells = [cell.strip() for cell in row.strip("|").split("|")]
         assert cells[1:] == [family.title, family.description, ", ".join(family.returns)]
+
+
+def test_a_model_is_exported_and_imported(cli, own_models, tmp_path):
+    folder = tmp_path / "exported"
+    code, out, _ = cli("models", "export", "mine", folder)
+    assert code == 0
+    assert f"cellwright models import {folder / 'mine.zip'}" in out
+    code, out, _ = cli("models", "import", folder / "mine.zip", "--name", "theirs")
+    assert code == 0
+    assert "--model 'theirs'" in out
+    assert store.load("theirs").sha256 == store.load("mine").sha256
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
+def test_a_zoo_package_is_exported_and_imported(cli, own_models, tmp_path):
+    code, _, err = cli("models", "export", "mine", tmp_path / "exported", "--zoo")
+    assert (code, "Give at least one" in err) == (1, True)
+    assert cli("models", "export", "mine", tmp_path / "exported", "--zoo", "--author", "A. Person").code == 0
+    path = tmp_path / "exported" / "mine.zip"
+    with zipfile.ZipFile(path) as archive:
+        assert "rdf.yaml" in archive.namelist()
+    assert cli("models", "import", path, "--name", "back").code == 0
+    assert store.load("back").sha256 == store.load("mine").sha256
+
+
+def test_a_zoo_package_of_another_program_is_refused(cli, own_models, tmp_path):
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+        archive.writestr("rdf.yaml", "type: model")
+        archive.writestr("weights.onnx", b"code")
+    code, _, err = cli("models", "import", tmp_path / "other.zip")
+    assert code == 1
+    assert "Only packages that cellwright wrote can be imported" in err
+    assert "Run it with bioimageio.core" in err
 
 
 @pytest.mark.parametrize(

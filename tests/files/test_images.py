@@ -34,11 +34,12 @@ def test_ome_tiff_keeps_axes_and_pixel_size(tmp_path, grey):
     np.testing.assert_array_equal(image.data, data)
 
 
-def test_ome_tiff_without_depth_has_no_pixel_size(tmp_path, grey):
+def test_ome_tiff_without_depth_has_the_pixel_size_of_its_plane(tmp_path, grey):
     path = tmp_path / "a.ome.tif"
     metadata = {"axes": "ZYX", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}
     tifffile.imwrite(path, np.stack([grey] * 3), ome=True, photometric="minisblack", metadata=metadata)
-    assert read_image(path).pixel_size_um == ()
+    assert read_image(path).pixel_size_um == (0.0, 0.5, 0.5)
+    assert any("step between slices" in notice for notice in read_image(path).notices)
 
 
 def test_imagej_tiff_keeps_axes_and_pixel_size(tmp_path, grey):

@@ -84,6 +84,16 @@ def test_cells_of_a_volume_have_volumes(axes):
     assert table["diameter_um"].to_numpy() == pytest.approx([(6 * 72 / np.pi) ** (1 / 3)] * 3)
 
 
+def test_without_a_step_between_slices_there_are_areas_and_no_volumes():
+    table = cells_table(make_result("ZYX", pixel_size_um=(0.0, 0.5, 0.5)))
+    assert "volume_um3" not in table
+    assert "diameter_um" not in table
+    result = make_result("ZYX", pixel_size_um=(0.0, 0.5, 0.5))
+    n_slices = result.cells.boxes[:, 1, 0] - result.cells.boxes[:, 0, 0]
+    expected = result.cells.areas / np.maximum(n_slices, 1) * 0.25
+    assert table["mean_slice_area_um2"].to_numpy() == pytest.approx(expected)
+
+
 def test_classes_are_named():
     result = make_result()
     named = replace(

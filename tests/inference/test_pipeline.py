@@ -150,10 +150,10 @@ def test_slices_of_unusual_axes_stay_apart_and_it_is_said(blobs, oracle_model):
 
 def test_a_channel_is_picked(blobs, oracle_model):
     pixels = np.stack([np.zeros_like(blobs.image), blobs.image])
-    result = counted(pixels, oracle_model)
+    result = counted(pixels, oracle_model, "CYX")
     assert (result.count, len(result.notices)) == (0, 1)
-    assert counted(pixels, oracle_model, channel=1).count == len(blobs)
-    assert counted(pixels, oracle_model, channel=1).notices == ()
+    assert counted(pixels, oracle_model, "CYX", channel=1).count == len(blobs)
+    assert counted(pixels, oracle_model, "CYX", channel=1).notices == ()
 
 
 def test_a_mirrored_view_of_an_array_is_fine(blobs, oracle_model):

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load, save
 
 from cellwright.core.errors import CheckpointError
-from cellwright.models import store, zoo
+from cellwright.models import store
 from cellwright.models.checkpoint import load_checkpoint, save_checkpoint
 from cellwright.models.families.density import build
 
@@ -98,13 +98,13 @@ def packed(files, path):
 
 def from_archive(files, place):
     packed(files, place)
-    return lambda: store.take(place, "theirs")
+    return lambda: store.import_model(place, "theirs")
 
 
 def from_package(files, place):
-    members = {zoo.PREFIX + name if name in store.FILES else name: files[name] for name in files}
+    members = {store.PREFIX + name if name in store.FILES else name: files[name] for name in files}
     packed({"rdf.yaml": b"{}", **members}, place)
-    return lambda: zoo.import_model(place, "theirs")
+    return lambda: store.import_model(place, "theirs")
 
 
 WAYS = {"folder": from_folder, "archive": from_archive, "package": from_package}

@@ -6,7 +6,7 @@ from torch import nn
 
 from cellwright.core.errors import CheckpointError
 from cellwright.models.families import flow
-from cellwright.models.reference.mix_transformer import Attention, Block, MixTransformer
+from cellwright.models.reference.mediar import Attention, MixTransformer, TransformerBlock
 
 
 def n_parameters(module: nn.Module) -> int:
@@ -92,7 +92,7 @@ def test_attention_is_that_of_the_textbook():
 
 def test_blocks_are_dropped_in_training_alone():
     torch.manual_seed(0)
-    block = Block(8, 1, 1, drop=0.5)
+    block = TransformerBlock(8, 1, 1, drop=0.5)
     tokens = torch.rand(64, 12, 8)
     assert torch.equal(block.eval()(tokens, 3, 4), block(tokens, 3, 4))
     kept = (block.train()(tokens, 3, 4) == tokens).flatten(1).all(dim=1)  # both halves dropped: nothing added

@@ -5,6 +5,9 @@ import os
 import pickle
 import stat
 import zipfile
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -34,7 +37,7 @@ def mine(own, make_model):
 
 @pytest.fixture
 def shared(mine, tmp_path):
-    return store.share("mine", tmp_path / "mine.zip")
+    return store.export_model("mine", tmp_path / "mine.zip")
 
 
 def everything(folder):
@@ -85,7 +88,7 @@ def test_names_that_could_mean_another_place_are_refused(mine, shared, own, name
         store.rename("mine", name)
     if name:
         with pytest.raises(CheckpointError, match="name"):
-            store.take(shared, name)
+            store.import_model(shared, name)
     assert everything(own) == before
 
 
@@ -94,13 +97,13 @@ def test_a_name_that_is_taken_is_refused(mine, shared, own, make_model):
     with pytest.raises(CheckpointError, match="already"):
         store.rename("mine", "other")
     with pytest.raises(CheckpointError, match="already"):
-        store.take(shared, "mine")
+        store.import_model(shared, "mine")
 
 
 def test_a_shared_model_is_the_same_model(mine, shared, own):
     with zipfile.ZipFile(shared) as archive:
         assert set(archive.namelist()) == {"spec.json", "weights.safetensors", "scores.json", "card.md"}
-    folder = store.take(shared, "theirs")
+    folder = store.import_model(shared, "theirs")
     assert folder == own / "theirs"
     assert everything(folder) == everything(mine)
     assert all((folder / name).read_bytes() == (mine / name).read_bytes() for name in everything(mine))
@@ -111,20 +114,41 @@ def test_a_shared_model_is_the_same_model(mine, shared, own):
 
 def test_a_model_takes_the_name_of_its_file(shared, own):
     store.delete("mine")
-    assert store.take(shared) == own / "mine"
+    assert store.import_model(shared) == own / "mine"
 
 
 def test_a_damaged_model_is_not_shared(mine, tmp_path):
     (mine / "weights.safetensors").write_bytes(b"no weights")
     with pytest.raises(CheckpointError, match="checksum"):
-        store.share("mine", tmp_path / "out.zip")
+        store.export_model("mine", tmp_path / "out.zip")
     assert not list(tmp_path.glob("out*"))
+
+
+def test_a_model_folder_is_imported(mine, own):
+    (mine / "training.pt").write_bytes(b"not part of a model")
+    assert store.import_model(mine, "copy") == own / "copy"
+    assert "training.pt" not in everything(own / "copy")
+    assert store.load("copy").sha256 == store.load("mine").sha256
+
+
+def test_a_model_is_imported_from_the_web(shared, own, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    handler = partial(SimpleHTTPRequestHandler, directory=shared.parent)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        assert store.import_model(f"{address}/mine.zip?download=1", "theirs") == own / "theirs"
+        with pytest.raises(CheckpointError, match="Cannot download"):
+            store.import_model(f"{address}/absent.zip")
+        server.shutdown()
+    assert store.load("theirs").sha256 == store.load("mine").sha256
+    assert everything(own / "theirs") == everything(own / "mine")
 
 
 def test_a_place_that_cannot_be_written_is_told(mine, tmp_path):
     (tmp_path / "taken").write_text("a file")
-    with pytest.raises(WriteError, match="Choose a folder"):
-        store.share("mine", tmp_path / "taken" / "out.zip")
+    with pytest.raises(WriteError, match="Choose another folder"):
+        store.export_model("mine", tmp_path / "taken" / "out.zip")
 
 
 def _pickled(files):
@@ -192,7 +216,7 @@ def test_what_could_do_harm_is_not_taken(shared, own, tmp_path, harm):
     repack(shared, lambda files: change(files, tmp_path))
     before = everything(tmp_path)
     with pytest.raises(CheckpointError, match=words):
-        store.take(shared, "theirs")
+        store.import_model(shared, "theirs")
     assert everything(tmp_path) == before
 
 
@@ -202,7 +226,7 @@ def test_a_truncated_file_is_not_taken(shared, own, tmp_path, share_left):
     shared.write_bytes(content[: int(len(content) * share_left)])
     before = everything(tmp_path)
     with pytest.raises(CheckpointError, match="zip archive"):
-        store.take(shared, "theirs")
+        store.import_model(shared, "theirs")
     assert everything(tmp_path) == before
 
 
@@ -211,14 +235,14 @@ def test_a_flipped_bit_is_found(shared, own):
     content[len(content) // 2] ^= 8
     shared.write_bytes(content)
     with pytest.raises(CheckpointError):
-        store.take(shared, "theirs")
+        store.import_model(shared, "theirs")
     assert not (own / "theirs").exists()
 
 
 def test_an_archive_that_unpacks_to_too_much_is_not_taken(shared, own, monkeypatch):
     monkeypatch.setattr(store, "MOST_BYTES", 1000)
     with pytest.raises(CheckpointError, match="unpacks to more than"):
-        store.take(shared, "theirs")
+        store.import_model(shared, "theirs")
 
 
 def test_a_link_in_an_archive_is_stored_as_plain_bytes(shared, own):
@@ -227,10 +251,10 @@ def test_a_link_in_an_archive_is_stored_as_plain_bytes(shared, own):
         link = zipfile.ZipInfo("curve.json")
         link.external_attr = (stat.S_IFLNK | 0o777) << 16
         archive.writestr(link, "/etc/passwd")
-    folder = store.take(shared, "theirs")
+    folder = store.import_model(shared, "theirs")
     assert not (folder / "curve.json").is_symlink()
 
 
 def test_no_file_is_told(own, tmp_path):
     with pytest.raises(CheckpointError, match="no file"):
-        store.take(tmp_path / "absent.zip")
+        store.import_model(tmp_path / "absent.zip")

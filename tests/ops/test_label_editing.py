@@ -14,8 +14,9 @@ from cellwright.ops.label_editing import (
     merge,
     shrink,
     smooth,
+    split_by_line,
+    split_by_seeds,
 )
-from cellwright.ops.label_splitting import split_by_line, split_by_seeds
 from cellwright.ops.simulation.simulate import simulate
 
 

@@ -21,10 +21,10 @@ from cellwright.models import store
 from cellwright.models.store import ModelEntry
 from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.ops.labels import measure
+from cellwright.training.run_folder import Plan, curve
 from cellwright.widgets.annotate.widget import AnnotateWidget
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.train import training_run
-from cellwright.widgets.train.plan import Plan, curve
 from cellwright.widgets.train.widget import TrainWidget
 
 LIMIT_MS = 60_000
@@ -67,7 +67,7 @@ class FakeTraining:
             (plan.output / "curve.json").write_text(json.dumps({"epochs": epochs}), encoding="utf-8")
             (plan.output / "training.pt").write_text("state")
             yield Progress("epoch", index, self.n_epochs, f"score {self.scores[index]}")
-        before, after = {"ap50": self.scores[0]}, {"ap50": self.scores[-1]}
+        before, after = ({"score": one, "ap50": one} for one in (self.scores[0], self.scores[-1]))
         return FakeOutcome(before, after, self.scores[-1] > self.scores[0], ("Note this.",))
 
 
@@ -111,7 +111,7 @@ def widget(viewer: ViewerModel, qtbot: QtBot, shelved: Any) -> CountWidget:
 def annotate_widget(viewer: ViewerModel, qtbot: QtBot, tmp_path: Path) -> AnnotateWidget:
     """An annotate widget that keeps its journals to itself."""
     widget = AnnotateWidget(viewer)
-    widget.journals = tmp_path / "journals"
+    widget.model.journals = tmp_path / "journals"
     qtbot.addWidget(widget)
     return widget
 
@@ -121,7 +121,7 @@ def settled(qtbot: QtBot) -> Callable[[CountWidget], None]:
     """Function (widget) that returns once its count and its retune have ended."""
 
     def wait(widget: CountWidget) -> None:
-        qtbot.waitUntil(lambda: widget.job is None and not widget.retuner.is_busy, timeout=LIMIT_MS)
+        qtbot.waitUntil(lambda: widget.job is None and not widget.updater.is_busy, timeout=LIMIT_MS)
 
     return wait
 

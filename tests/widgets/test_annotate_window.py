@@ -61,7 +61,7 @@ def open_window(
     viewer.add_image(blobs.image, name="blobs")
     viewer.add_labels(blobs.labels.copy())
     _, widget = viewer.window.add_plugin_dock_widget("napari-cellwright", "Annotate cells")
-    widget.journals = tmp_path
+    widget.model.journals = tmp_path
     viewer.window._qt_window.activateWindow()
     qtbot.mouseClick(widget.panel.begin, LEFT)
     qtbot.wait(300)
@@ -70,7 +70,7 @@ def open_window(
 
 def test_keys_and_mouse_reach_the_tools(open_window: tuple[Viewer, AnnotateWidget], qtbot: QtBot) -> None:
     viewer, widget = open_window
-    session, hand = widget.session, Hand(viewer)
+    session, hand = widget.model.session, Hand(viewer)
     assert session is not None
     first, second = session.centre_of(1), session.centre_of(2)
     hand.key(Qt.Key.Key_D, first)
@@ -87,14 +87,14 @@ def test_keys_and_mouse_reach_the_tools(open_window: tuple[Viewer, AnnotateWidge
     hand.drag(first - up, first, first + up)
     assert session.undo_name == "split by line"
     np.testing.assert_array_equal(viewer.scene.camera.center, centre)  # tools do not move the image
-    widget.finish()
+    widget.model.finish()
 
 
 def test_a_stroke_of_the_brush_and_the_help_key(
     open_window: tuple[Viewer, AnnotateWidget], qtbot: QtBot
 ) -> None:
     viewer, widget = open_window
-    session, hand = widget.session, Hand(viewer)
+    session, hand = widget.model.session, Hand(viewer)
     assert session is not None
     number = session.next_number
     hand.key(Qt.Key.Key_P, (1, 1))
@@ -105,4 +105,4 @@ def test_a_stroke_of_the_brush_and_the_help_key(
     hand.key(Qt.Key.Key_Question, modifier=Qt.KeyboardModifier.ShiftModifier)
     qtbot.waitUntil(lambda: widget._sheet is not None and widget._sheet.isVisible(), timeout=5000)
     widget.show_keys()
-    widget.finish()
+    widget.model.finish()

@@ -15,7 +15,7 @@ from textwrap import fill
 from cellwright.core.tasks import Progress, run
 from cellwright.files.dataset.folder import Dataset, read_dataset
 from cellwright.models.classifier.network import load
-from cellwright.training.classifier.cell_crops import Source, read_cohort
+from cellwright.training.classifier.cell_crops import ClassDataset, read_cohort
 from cellwright.training.classifier.settings import ClassifyTrainingSettings
 from cellwright.training.classifier.train import EpochReport, Scores, score, train_classifier
 
@@ -83,10 +83,10 @@ of its image.
 """
 
 
-def sources_of(recipe: Recipe, folder: Path, *, held_out: bool) -> list[Source]:
+def sources_of(recipe: Recipe, folder: Path, *, held_out: bool) -> list[ClassDataset]:
     """Return the datasets of a recipe; with ``held_out`` their validation images are training images."""
     return [
-        Source(split(read_dataset(folder / name), held_out=held_out), names)
+        ClassDataset(split(read_dataset(folder / name), held_out=held_out), names)
         for name, names in recipe.names.items()
     ]
 
@@ -101,7 +101,7 @@ def split(dataset: Dataset, *, held_out: bool) -> Dataset:
     return replace(dataset, items=items)
 
 
-def data_lines(sources: list[Source]) -> str:
+def data_lines(sources: list[ClassDataset]) -> str:
     """Return one line for each dataset: what, how many images, licence, attribution."""
     lines = []
     for source in sources:

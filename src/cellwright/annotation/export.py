@@ -59,19 +59,21 @@ class _Piece:
 
 
 def annotation_of(session: AnnotationSession) -> ImageAnnotation:
-    """Return what is annotated, as formats hold it: labels, or points where only places are known."""
+    """Return what is annotated, as formats hold it: labels, or points where only positions are known."""
     cells, image = session.cells(), session.image
-    marks = ImageAnnotation(
+    annotation = ImageAnnotation(
         plain_name(image.name),
         session.labels.shape,
-        image.axes.replace("C", ""),
+        image.label_axes,
         labels=cells.labels,
         classes=cells.classes,
         class_names=_class_names(session, cells),
         pixel_size_um=tuple(float(size) for size in image.pixel_size_um),
         image=image,
     )
-    return marks if session.extras.has_masks else replace(marks, labels=None, points=cells.points)
+    if session.metadata.has_masks:
+        return annotation
+    return replace(annotation, labels=None, points=cells.points)
 
 
 def to_file(session: AnnotationSession, path: Path | str, name: str) -> None:
@@ -94,9 +96,9 @@ def file_task(session: AnnotationSession, path: Path | str, name: str) -> Task[N
             f"The format must be one of {', '.join(FORMATS)}; got {name!r}. Choose one of them."
         )
     yield Progress(MEASURE, 0, 1, "measuring the cells")
-    marks = annotation_of(session)
+    annotation = annotation_of(session)
     yield Progress(WRITE, 0, 1, "writing the file")
-    FORMATS[name].write(path, [marks])
+    FORMATS[name].write(path, [annotation])
 
 
 def to_dataset(
@@ -109,12 +111,12 @@ def to_dataset(
     """Add the annotation to a dataset folder, in one step, and return the names it has there.
 
     A stack with regions that span some of its frames or slices gives one image for each such span, with the
-    span in its name; the others are left out. A film of which only places are known gives its frames.
+    span in its name; the others are left out. A film of which only positions are known gives its frames.
 
     Raises
     ------
     AnnotationError
-        Only places are known of a volume.
+        Only positions are known of a volume.
     WriteError
         A name is there already and ``may_replace`` is false, or something cannot be written.
     ReadError
@@ -145,7 +147,7 @@ def _pieces(session: AnnotationSession, settings: ExportSettings) -> list[_Piece
         span, region = _parted(box)
         spans.setdefault(span, []).append(region)
     spans = spans or {whole: []}
-    if not session.extras.has_masks and lead:
+    if not session.metadata.has_masks and lead:
         spans = _by_frame(session.image, spans)
     provenance, cells = _provenance(session), session.cells()
     return [
@@ -164,7 +166,7 @@ def _by_frame(image: Image, spans: Mapping[Span, list[Region]]) -> dict[Span, li
     """Return the regions of each frame by itself."""
     if "Z" in image.axes:
         raise AnnotationError(
-            f"Of the volume {image.name!r} only the places of cells are known; a dataset wants masks of "
+            f"Of the volume {image.name!r} only the positions of cells are known; a dataset wants masks of "
             "volumes. Outline the cells, or export to CSV."
         )
     frames: dict[Span, list[Region]] = {}
@@ -187,12 +189,12 @@ def _entry(piece: _Piece) -> Entry:
     table[kept] = np.arange(1, len(kept) + 1)
     labels = table[cells.labels[cut]]
     classes = None if cells.classes is None else cells.classes[kept - 1]
-    is_frame = not session.extras.has_masks
-    part = (
-        image
-        if is_whole and not (is_frame and piece.span)
-        else _cut_image(image, piece.span, is_frame=is_frame)
-    )
+    is_frame = not session.metadata.has_masks
+    part, name = image, plain_name(settings.name or image.name)
+    if not is_whole:
+        name += _suffix(image, piece.span)
+    if not is_whole or (is_frame and piece.span):
+        part = _cut_image(image, piece.span, is_frame=is_frame)
     truth: Any = labels
     if is_frame:
         truth = Annotation((shape[-2], shape[-1]), cells.points[kept - 1][:, -2:], classes=classes)
@@ -201,7 +203,7 @@ def _entry(piece: _Piece) -> Entry:
         truth,
         classes,
         _class_names(session, cells),
-        name=plain_name(settings.name or image.name) + ("" if is_whole else _suffix(image, piece.span)),
+        name=name,
         split=settings.split,
         group=settings.group,
         regions=piece.regions,
@@ -227,7 +229,9 @@ def _suffix(image: Image, span: Span) -> str:
     lead = [axis.lower() for axis in image.axes if axis != "C"]
     text = ""
     for axis, (first, stop) in zip(lead, span, strict=False):
-        text += f"_{axis}{first:03d}" + (f"-{stop - 1:03d}" if stop > first + 1 else "")
+        text += f"_{axis}{first:03d}"
+        if stop > first + 1:
+            text += f"-{stop - 1:03d}"
     return text
 
 

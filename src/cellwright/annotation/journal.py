@@ -3,7 +3,7 @@
 ::
 
     magic | start | edit | edit | undo | edit | ...        each record: length, checksum, content
-            labels as they were first, image, facts
+            labels as they were first, image, metadata of cells
 
 A record is handed to the operating system before its edit counts as done, so that a killed program loses the
 edit in hand at most. A record that is cut short or damaged ends the journal: what is before it is taken.
@@ -21,9 +21,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cellwright.annotation.command import Command
 from cellwright.annotation.records import (
-    Edit,
+    Command,
+    RecordedEdit,
     Start,
     Step,
     pack_entry,
@@ -47,7 +47,7 @@ class Recovered:
     """
 
     start: Start
-    records: tuple[Edit | Step, ...]
+    records: tuple[RecordedEdit | Step, ...]
     n_bytes: int
     is_whole: bool
 

@@ -1,4 +1,4 @@
-"""What a journal holds: the start of a session and its edits, as bytes and back.
+"""The records of a journal, as bytes and back: the start of a session, its edits, undo and redo.
 
 ::
 
@@ -17,14 +17,16 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cellwright.annotation.command import AnnotationMetadata, CellMetadata, Command, FactsChange
 from cellwright.annotation.identity import ImageIdentity
+from cellwright.annotation.label_store import AnnotationMetadata, CellMetadata
 from cellwright.core.data import Labels
-from cellwright.ops.label_changes import Box
+from cellwright.ops.label_changes import Box, Change
 
 META = struct.Struct("<I")  # bytes of the JSON at the beginning of the content
 
 Step = Literal["undo", "redo"]
+CellChange = tuple[CellMetadata | None, CellMetadata | None]  # before and after
+MetadataChange = tuple[AnnotationMetadata, AnnotationMetadata]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,18 +35,40 @@ class Start:
 
     image: ImageIdentity
     labels: Labels
-    facts: Mapping[int, CellMetadata] = field(default_factory=dict)
-    extras: AnnotationMetadata = field(default_factory=AnnotationMetadata)
+    cells: Mapping[int, CellMetadata] = field(default_factory=dict)
+    metadata: AnnotationMetadata = field(default_factory=AnnotationMetadata)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Edit:
+class Command:
+    """One undoable edit: voxels, metadata of cells (by number) and of the whole, each before and after.
+
+    Made by the history; used by its undo and by the journal.
+    """
+
+    name: str
+    changes: tuple[Change, ...] = ()
+    cells: Mapping[int, CellChange] = field(default_factory=dict)
+    metadata: MetadataChange | None = None
+
+    def inverse(self) -> "Command":
+        """Return the command that takes this one back."""
+        changes = tuple(Change(change.box, change.after, change.before) for change in reversed(self.changes))
+        cells = {number: (after, before) for number, (before, after) in self.cells.items()}
+        metadata = None
+        if self.metadata is not None:
+            metadata = (self.metadata[1], self.metadata[0])
+        return Command(self.name, changes, cells, metadata)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RecordedEdit:
     """An edit read back: the voxels after it, and the rest before and after."""
 
     name: str
     boxes: tuple[tuple[Box, Labels], ...]
-    facts: Mapping[int, FactsChange]
-    extras: tuple[AnnotationMetadata, AnnotationMetadata] | None
+    cells: Mapping[int, CellChange]
+    metadata: MetadataChange | None
 
 
 def pack_start(start: Start) -> bytes:
@@ -53,8 +77,8 @@ def pack_start(start: Start) -> bytes:
     meta = {
         "image": [image.name, image.shape, image.axes, image.pixel_size_um, image.fingerprint],
         "shape": start.labels.shape,
-        "facts": {str(number): facts for number, facts in start.facts.items()},
-        "extras": _extras_out(start.extras),
+        "facts": {str(number): cell for number, cell in start.cells.items()},
+        "extras": _metadata_out(start.metadata),
     }
     return _joined(meta, [start.labels])
 
@@ -70,24 +94,27 @@ def unpack_start(content: bytes) -> Start:
     meta, packed = _parted(content)
     name, shape, axes, pixel_size_um, fingerprint = meta["image"]
     identity = ImageIdentity(name, tuple(shape), axes, tuple(pixel_size_um), fingerprint)
-    facts = {int(number): CellMetadata(*values) for number, values in meta["facts"].items()}
-    return Start(identity, _unpack_labels(packed[0], meta["shape"]), facts, _extras_in(meta["extras"]))
+    cells = {int(number): CellMetadata(*values) for number, values in meta["facts"].items()}
+    return Start(identity, _unpack_labels(packed[0], meta["shape"]), cells, _metadata_in(meta["extras"]))
 
 
 def pack_entry(entry: Command | Step) -> bytes:
     """Return the content of the record of an edit, an undo or a redo."""
     if isinstance(entry, str):
         return _joined({"step": entry}, [])
+    metadata = None
+    if entry.metadata is not None:
+        metadata = [_metadata_out(one) for one in entry.metadata]
     meta = {
         "name": entry.name,
         "boxes": [_box_out(change.box) for change in entry.changes],
-        "facts": {str(number): pair for number, pair in entry.facts.items()},
-        "extras": None if entry.extras is None else [_extras_out(one) for one in entry.extras],
+        "facts": {str(number): pair for number, pair in entry.cells.items()},
+        "extras": metadata,
     }
     return _joined(meta, [change.after for change in entry.changes])
 
 
-def unpack_entry(content: bytes) -> Edit | Step:
+def unpack_entry(content: bytes) -> RecordedEdit | Step:
     """Return what any record but the first holds.
 
     Raises
@@ -99,12 +126,15 @@ def unpack_entry(content: bytes) -> Edit | Step:
     if "step" in meta:
         return "undo" if meta["step"] == "undo" else "redo"
     boxes = [_box_in(box) for box in meta["boxes"]]
-    shapes = [[part.stop - part.start for part in box] for box in boxes]
-    arrays = [_unpack_labels(one, shape) for one, shape in zip(packed, shapes, strict=True)]
-    facts = {int(number): (_facts_in(a), _facts_in(b)) for number, (a, b) in meta["facts"].items()}
-    extras = meta["extras"]
-    pair = None if extras is None else (_extras_in(extras[0]), _extras_in(extras[1]))
-    return Edit(meta["name"], tuple(zip(boxes, arrays, strict=True)), facts, pair)
+    arrays = []
+    for one, box in zip(packed, boxes, strict=True):
+        arrays.append((box, _unpack_labels(one, [part.stop - part.start for part in box])))
+    cells = {int(number): (_cell_in(a), _cell_in(b)) for number, (a, b) in meta["facts"].items()}
+    metadata = None
+    if meta["extras"] is not None:
+        before, after = meta["extras"]
+        metadata = (_metadata_in(before), _metadata_in(after))
+    return RecordedEdit(meta["name"], tuple(arrays), cells, metadata)
 
 
 def _joined(meta: Mapping[str, Any], arrays: Sequence[Labels]) -> bytes:
@@ -142,15 +172,15 @@ def _unpack_labels(packed: bytes, shape: Sequence[int]) -> Labels:
     return np.repeat(values, lengths).reshape(shape)
 
 
-def _facts_in(values: Sequence[Any] | None) -> CellMetadata | None:
+def _cell_in(values: Sequence[Any] | None) -> CellMetadata | None:
     return None if values is None else CellMetadata(*values)
 
 
-def _extras_out(extras: AnnotationMetadata) -> list[Any]:
-    return [[_box_out(box) for box in extras.regions], extras.class_names, extras.has_masks]
+def _metadata_out(metadata: AnnotationMetadata) -> list[Any]:
+    return [[_box_out(box) for box in metadata.regions], metadata.class_names, metadata.has_masks]
 
 
-def _extras_in(values: Sequence[Any]) -> AnnotationMetadata:
+def _metadata_in(values: Sequence[Any]) -> AnnotationMetadata:
     regions, class_names, has_masks = values
     return AnnotationMetadata(tuple(_box_in(box) for box in regions), tuple(class_names), bool(has_masks))
 

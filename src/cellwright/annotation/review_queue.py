@@ -33,7 +33,7 @@ class Weights:
 
     start: float = -5.8
     doubt: float = 4.65  # 1 - score
-    disagreement: float = 2.6  # 1 - IoU with the cell that a model finds in the flipped image
+    disagreement: float = 2.6  # 1 - IoU with the cell that a model finds in the mirrored image
     small: float = 0.53  # for each octave of area below the median
     large: float = 0.79  # for each octave above
     notches: float = 9.9  # share of the convex hull that is not the cell
@@ -41,7 +41,7 @@ class Weights:
     cut: float = -0.56  # by the edge of the image
 
 
-class Progress(NamedTuple):
+class ReviewProgress(NamedTuple):
     """How far a review is."""
 
     n_reviewed: int
@@ -63,7 +63,7 @@ class ReviewQueue:
     session
         Whose cells are reviewed.
     disagreement
-        Of cells, by number, with what a model finds in the flipped image, 0 to 1; where it is known.
+        Of cells, by number, with what a model finds in the mirrored image, 0 to 1; where it is known.
     weights
         Of the signs of a mistake.
     """
@@ -95,7 +95,9 @@ class ReviewQueue:
     @property
     def current(self) -> int | None:
         """The cell that is looked at; None before the first and where it is gone."""
-        return self._at[1] if self._at is not None and self._at[1] in self._session else None
+        if self._at is None or self._at[1] not in self._session:
+            return None
+        return self._at[1]
 
     def order(self) -> tuple[int, ...]:
         """Return all cells, likeliest mistake first, reviewed or not."""
@@ -109,7 +111,9 @@ class ReviewQueue:
     def next(self) -> int | None:
         """Go to the next cell that nobody has looked at, from the end on to the first; None when all are."""
         keys = self._sorted()
-        start = 0 if self._at is None else bisect_right(keys, self._at)
+        start = 0
+        if self._at is not None:
+            start = bisect_right(keys, self._at)
         for key in keys[start:] + keys[:start]:
             if not self._session.is_reviewed(key[1]):
                 self._at = key
@@ -120,10 +124,12 @@ class ReviewQueue:
     def previous(self) -> int | None:
         """Go back to the cell before, reviewed or not; None at the first."""
         keys = self._sorted()
-        index = bisect_left(keys, self._at) - 1 if self._at is not None else -1
-        if index < 0:
+        index = 0
+        if self._at is not None:
+            index = bisect_left(keys, self._at)
+        if index == 0:
             return None
-        self._at = keys[index]
+        self._at = keys[index - 1]
         return self._at[1]
 
     def go_to(self, number: int) -> None:
@@ -131,10 +137,10 @@ class ReviewQueue:
         self._session.box_of(number)
         self._at = next(key for key in self._sorted() if key[1] == number)
 
-    def progress(self) -> Progress:
+    def progress(self) -> ReviewProgress:
         """Return how many cells have been reviewed, of how many."""
         numbers = [number for _, number in self._sorted()]
-        return Progress(sum(map(self._session.is_reviewed, numbers)), len(numbers))
+        return ReviewProgress(sum(map(self._session.is_reviewed, numbers)), len(numbers))
 
     def _on_changed(self, edited: Edited) -> None:
         for number in edited.numbers:
@@ -150,11 +156,11 @@ class ReviewQueue:
             self._shapes = {number: self._shapes[number] for number in numbers}
             chances = self._chances(numbers)
             self._keys = sorted(zip((-chances).tolist(), numbers, strict=True))
-            self._keep_place()
+            self._follow_cell()
         return self._keys
 
-    def _keep_place(self) -> None:
-        """Move the place in the queue along with the cell that is looked at."""
+    def _follow_cell(self) -> None:
+        """Move the position in the queue along with the cell that is looked at."""
         if self._keys is not None and self._at is not None:
             number = self._at[1]
             self._at = next((key for key in self._keys if key[1] == number), self._at)

@@ -1,7 +1,7 @@
 """The annotation of one image: labels, classes, scores, what has been reviewed, and every edit undoable.
 
 Numbers of cells are stable: no edit renumbers a cell, and none is used again.
-Where only the places of cells are known, discs stand for them (``extras.has_masks`` is false).
+Where only the positions of cells are known, discs stand for them (``metadata.has_masks`` is false).
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,37 +13,39 @@ import numpy as np
 from numpy.typing import ArrayLike as NumpyLike
 from numpy.typing import NDArray
 
-from cellwright.annotation.command import AnnotationMetadata
-from cellwright.annotation.identity import check_same
-from cellwright.annotation.journal import locked, read_journal
+from cellwright.annotation import tools
+from cellwright.annotation.history import Edit, EditHistory, SessionEvents
+from cellwright.annotation.identity import check_same, identity_of
+from cellwright.annotation.journal import Journal, locked, read_journal, rewrite
+from cellwright.annotation.label_store import AnnotationMetadata, LabelStore
+from cellwright.annotation.records import Start
 from cellwright.annotation.setup import (
     UNKNOWN,
     Columns,
     checked_box,
     checked_labels,
     draw_discs,
-    facts_of,
-    place,
+    paste_labels,
     plane_shape,
 )
-from cellwright.annotation.tools import Tools
-from cellwright.core.data import Cells, Image, Result
+from cellwright.core.data import Cells, Image, Labels, Result
 from cellwright.core.errors import AnnotationError
-from cellwright.ops.label_changes import Box, boxes_of
+from cellwright.ops.label_changes import Box, Mask
 from cellwright.ops.labels import equivalent_diameters, measure
 
 DISC_PX = 12.0  # where the diameter of cells is not known either
 
 
-class AnnotationSession(Tools):
-    """The annotation of one image.
+class AnnotationSession:
+    """The annotation of one image: a label store, the history of its edits, and their journal.
 
     Parameters
     ----------
     image
         Its axes without the channels are those of the labels; time, where there is some, comes first.
-    labels : int (Y, X), (Z, Y, X), (T, ...) or None
-        0 is background. An int32 array is edited in place, any other is copied. None begins with nothing.
+    labels : int (Y, X), (Z, Y, X), (T, ...), LabelStore or None
+        0 is background. An int32 array is edited in place, any other is copied. None begins with nothing. A
+        store brings scores, classes and names along.
     scores, classes
         Entry ``i`` is that of cell ``i + 1``; a class below 0 is none.
     class_names
@@ -62,7 +64,7 @@ class AnnotationSession(Tools):
     def __init__(
         self,
         image: Image,
-        labels: NDArray[np.integer[Any]] | None = None,
+        labels: "NDArray[np.integer[Any]] | LabelStore | None" = None,
         *,
         scores: NumpyLike | None = None,
         classes: NumpyLike | None = None,
@@ -70,9 +72,14 @@ class AnnotationSession(Tools):
         journal: Path | None = None,
     ) -> None:
         self.image = image
-        found = checked_labels(image, labels)
-        facts = facts_of(boxes_of(found), scores, classes)
-        self._begin(found, facts, AnnotationMetadata(class_names=tuple(map(str, class_names))))
+        if isinstance(labels, LabelStore):
+            self.store = labels
+        else:
+            metadata = AnnotationMetadata(class_names=tuple(map(str, class_names)))
+            self.store = LabelStore(image, checked_labels(image, labels), metadata=metadata)
+            self.store.fill(scores, classes)
+        self.history = EditHistory(self.store)
+        self._journal: Journal | None = None
         if journal is not None:
             self._start_journal(journal)
 
@@ -85,26 +92,25 @@ class AnnotationSession(Tools):
         class_names: Sequence[str] = (),
         journal: Path | None = None,
     ) -> "AnnotationSession":
-        """Return a session that begins with what a model found, placed in the whole image.
+        """Return a session that begins with what a model found, at its position in the whole image.
 
         A result without labels gives discs of the cells' own size.
         """
         cells = result.cells
         offset = result.offset or (0,) * cells.points.shape[1]
+        names = tuple(map(str, class_names))
         if cells.labels is None:
-            found = np.median(equivalent_diameters(cells.areas)) if len(cells) else 0.0
-            session = cls.from_points(
-                cells.points + np.asarray(offset, np.float32), image, float(found) or DISC_PX
-            )
-            session._facts = facts_of(session._boxes, cells.scores, cells.classes)
-        else:
-            whole = np.zeros(plane_shape(image), np.int32)
-            place(whole, cells.labels, offset)
-            session = cls(image, whole, scores=cells.scores, classes=cells.classes)
-        session.extras = replace(session.extras, class_names=tuple(map(str, class_names)))
-        if journal is not None:
-            session._start_journal(journal)
-        return session
+            diameter = 0.0
+            if len(cells):
+                diameter = float(np.median(equivalent_diameters(cells.areas)))
+            columns = Columns(cells.scores, cells.classes, names)
+            points = cells.points + np.asarray(offset, np.float32)
+            return cls.from_points(points, image, diameter or DISC_PX, columns, journal=journal)
+        whole = np.zeros(plane_shape(image), np.int32)
+        paste_labels(whole, cells.labels, offset)
+        return cls(
+            image, whole, scores=cells.scores, classes=cells.classes, class_names=names, journal=journal
+        )
 
     @classmethod
     def from_points(
@@ -121,16 +127,14 @@ class AnnotationSession(Tools):
         Discs do not overlap; a voxel belongs to the first that takes it, the middle of each to its own.
         What is known of each cell besides comes in columns.
         """
-        shape = plane_shape(image)
-        labels = np.zeros(shape, np.int32)
-        places = np.asarray(points, float).reshape(-1, len(shape))
-        session = cls(image, labels)
-        draw_discs(labels, places, diameter_px, session._spatial_ndim, session._sampling)
-        facts = facts_of(boxes_of(labels), columns.scores, columns.classes)
-        session._begin(labels, facts, AnnotationMetadata(class_names=columns.class_names, has_masks=False))
-        if journal is not None:
-            session._start_journal(journal)
-        return session
+        labels = np.zeros(plane_shape(image), np.int32)
+        centres = np.asarray(points, float).reshape(-1, labels.ndim)
+        empty = LabelStore(image, labels)
+        draw_discs(labels, centres, diameter_px, labels.ndim - empty.has_time, empty.sampling)
+        metadata = AnnotationMetadata(class_names=columns.class_names, has_masks=False)
+        store = LabelStore(image, labels, metadata=metadata)
+        store.fill(columns.scores, columns.classes)
+        return cls(image, store, journal=journal)
 
     @classmethod
     def open_journal(cls, path: Path, image: Image | None = None) -> "AnnotationSession":
@@ -151,20 +155,74 @@ class AnnotationSession(Tools):
             read_journal(path)  # says that it is missing
         with locked(path) as lock:
             recovered = read_journal(path)
-            known = recovered.start.image
+            start, known = recovered.start, recovered.start.image
             if image is None:
                 empty = np.broadcast_to(np.uint8(0), known.shape)
                 image = Image(empty, known.axes, known.pixel_size_um, known.name)
             else:
                 check_same(image, known)
-            session = cls.__new__(cls)
-            session.image = image
-            start = recovered.start
-            session._begin(start.labels.copy(), start.facts, start.extras)
-            session._replay(path, recovered, lock)
+            session = cls(image, LabelStore(image, start.labels.copy(), start.cells, start.metadata))
+            history = session.history
+            history.replay(recovered.records)
+            n_bytes = recovered.n_bytes
+            if "undo" in recovered.records or "redo" in recovered.records:
+                n_bytes = rewrite(path, recovered, history.done, history.undone[::-1])
+            session._write_to(Journal(path, n_bytes, lock))
         return session
 
+    def copy(self) -> "AnnotationSession":
+        """Return the session as it is now, by itself and without a journal: for work beside the edits."""
+        other = AnnotationSession(self.image, self.store.copy())
+        other.history = self.history.copy(other.store)
+        return other
+
+    def close(self) -> None:
+        """Let go of the journal, which stays."""
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = self.history.record = None
+
+    def _start_journal(self, path: Path) -> None:
+        store = self.store
+        start = Start(identity_of(self.image), store.labels, store.cells, store.metadata)
+        self._write_to(Journal.create(path, start))
+
+    def _write_to(self, journal: Journal) -> None:
+        self._journal = journal
+        self.history.record = journal.append
+
     # -- what there is ------------------------------------------------------------------------------------
+
+    @property
+    def events(self) -> SessionEvents:
+        """What is told after each edit, undo and redo."""
+        return self.history.events
+
+    @property
+    def labels(self) -> Labels:
+        """The labels themselves; whoever writes into them hands in what changed by :meth:`record_paint`."""
+        return self.store.labels
+
+    @property
+    def metadata(self) -> AnnotationMetadata:
+        """What is known of the whole annotation."""
+        return self.store.metadata
+
+    def ids(self) -> NDArray[np.int32]:
+        """Return the numbers of all cells, ascending."""
+        return self.store.numbers()
+
+    @property
+    def n_cells(self) -> int:
+        """How many cells there are."""
+        return len(self.store)
+
+    def __contains__(self, number: object) -> bool:
+        return number in self.store
+
+    def box_of(self, number: int) -> Box:
+        """Return the box of a cell in the labels."""
+        return self.store.box_of(number)
 
     def cells(self) -> Cells:
         """Return all cells as a table: row ``i`` is cell ``ids()[i]``, which is ``i + 1`` in its labels."""
@@ -172,55 +230,178 @@ class AnnotationSession(Tools):
         labels = np.searchsorted(numbers, self.labels.ravel()).astype(np.int32).reshape(self.labels.shape)
         labels = np.where(self.labels > 0, labels + np.int32(1), np.int32(0))
         areas, points, boxes = measure(labels)
-        facts = [self._facts[int(number)] for number in numbers]
-        scores = np.array([one.score for one in facts], np.float32)
-        categories = [-1 if one.category is None else one.category for one in facts]
-        classes = np.array(categories, np.int16) if max(categories, default=-1) >= 0 else None
+        rows = [self.store.cells[int(number)] for number in numbers]
+        scores = np.array([one.score for one in rows], np.float32)
+        classes = np.full(len(rows), -1, np.int16)
+        for row, one in enumerate(rows):
+            if one.category is not None:
+                classes[row] = one.category
+        if (classes < 0).all():
+            return Cells(points, boxes, scores, areas, labels)
         return Cells(points, boxes, scores, areas, labels, classes)
 
     def centre_of(self, number: int) -> NDArray[np.float64]:
         """Return the centre of a cell in pixels, in the axes of the labels."""
         box = self.box_of(number)
-        places = np.argwhere(self.labels[box] == number)
-        centre: NDArray[np.float64] = places.mean(axis=0) + [part.start for part in box]
+        pixels = np.argwhere(self.labels[box] == number)
+        centre: NDArray[np.float64] = pixels.mean(axis=0) + [part.start for part in box]
         return centre
 
     def number_at(self, point: NumpyLike) -> int:
         """Return the cell at a point (pixels, axes of the labels); 0 on background and outside."""
-        place = np.rint(np.asarray(point, float)).astype(int)
-        if np.any(place < 0) or np.any(place >= self.labels.shape):
+        pixel = np.rint(np.asarray(point, float)).astype(int)
+        if np.any(pixel < 0) or np.any(pixel >= self.labels.shape):
             return 0
-        return int(self.labels[tuple(place)])
+        return int(self.labels[tuple(pixel)])
 
     @property
     def next_number(self) -> int:
         """The number the next new cell gets; to be given to a brush that draws a new cell."""
-        return self._next
+        return self.store.next_number
 
     def score_of(self, number: int) -> float:
         """Return how sure the model was of a cell; 1 where no model was asked."""
-        return self._facts_at(number).score
+        return self.store.cell(number).score
 
     def class_of(self, number: int) -> int | None:
         """Return the class of a cell, None where it has none."""
-        return self._facts_at(number).category
+        return self.store.cell(number).category
 
     def is_reviewed(self, number: int) -> bool:
         """Return whether somebody has looked at a cell, be it one that was rejected."""
-        facts = self._facts.get(number)
-        return facts is not None and facts.is_reviewed
+        cell = self.store.cells.get(number)
+        return cell is not None and cell.is_reviewed
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """What the classes are called."""
-        return self.extras.class_names
+        return self.metadata.class_names
 
     @property
     def regions(self) -> tuple[Box, ...]:
         """The boxes in which every cell is annotated."""
-        return self.extras.regions
+        return self.metadata.regions
 
-    # -- facts --------------------------------------------------------------------------------------------
+    # -- undo ---------------------------------------------------------------------------------------------
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is an edit to undo."""
+        return bool(self.history.done)
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether there is an edit to do again."""
+        return bool(self.history.undone)
+
+    @property
+    def n_edits(self) -> int:
+        """How many edits undo can take back."""
+        return len(self.history.done)
+
+    @property
+    def undo_name(self) -> str:
+        """What undo would take back, '' when nothing."""
+        if not self.can_undo:
+            return ""
+        return self.history.done[-1].name
+
+    def undo(self) -> bool:
+        """Take back the last edit; return whether there was one."""
+        return self.history.undo()
+
+    def redo(self) -> bool:
+        """Do again what was undone last; return whether there was something."""
+        return self.history.redo()
+
+    # -- voxels -------------------------------------------------------------------------------------------
+
+    def delete(self, number: int) -> None:
+        """Make a cell background."""
+        self.history.do(tools.delete(self.store, number))
+
+    def reject(self, number: int) -> None:
+        """Delete a cell that the model should not have found; it counts as reviewed."""
+        self.history.do(tools.reject(self.store, number))
+
+    def merge(self, keep: int, gone: int) -> None:
+        """Give cell ``gone`` to cell ``keep``, which stays what it is."""
+        self.history.do(tools.merge(self.store, keep, gone))
+
+    def split_line(self, number: int, line: NumpyLike) -> tuple[int, ...]:
+        """Cut a cell along a line (N, D); return the numbers of the new parts."""
+        return self._split(number, tools.split_line(self.store, number, line))
+
+    def split_seeds(self, number: int, first: NumpyLike, second: NumpyLike) -> tuple[int, ...]:
+        """Cut a cell between two points; the part of the first keeps the number; return that of the other."""
+        return self._split(number, tools.split_seeds(self.store, number, first, second))
+
+    def _split(self, number: int, edit: Edit) -> tuple[int, ...]:
+        self.history.do(edit)
+        return tuple(part for part in edit.cells if part != number)
+
+    def grow(self, number: int, radius_px: float = 1.0) -> None:
+        """Add the background within ``radius_px`` to a cell."""
+        self.history.do(tools.grow(self.store, number, radius_px))
+
+    def shrink(self, number: int, radius_px: float = 1.0) -> None:
+        """Take the outermost ``radius_px`` off a cell."""
+        self.history.do(tools.shrink(self.store, number, radius_px))
+
+    def smooth(self, number: int, radius_px: float = 2.0) -> None:
+        """Round the outline of a cell."""
+        self.history.do(tools.smooth(self.store, number, radius_px))
+
+    def fill(self, number: int) -> None:
+        """Fill the holes of a cell."""
+        self.history.do(tools.fill(self.store, number))
+
+    def interpolate(self, number: int, first: int, last: int) -> None:
+        """Draw a cell in the slices between those from ``first`` to ``last`` in which it is drawn.
+
+        Slices are those of Z; where there is none, time points.
+        """
+        self.history.do(tools.interpolate(self.store, number, first, last))
+
+    def add(
+        self, mask: Mask, corner: Sequence[int], *, score: float = 1.0, category: int | None = None
+    ) -> int:
+        """Make the background under a mask a new cell and return its number.
+
+        ``corner`` is the index of the mask's first voxel; a mask of fewer axes lies in one slice.
+        """
+        number = self.next_number
+        self.history.do(tools.add(self.store, mask, corner, score, category))
+        return number
+
+    def add_disc(self, point: NumpyLike, diameter_px: float) -> int:
+        """Draw a new disc (a ball in a volume) on the background and return its number."""
+        number = self.next_number
+        self.history.do(tools.add_disc(self.store, point, diameter_px))
+        return number
+
+    def record_paint(self, box: Box, before: NDArray[Any], after: NDArray[Any]) -> None:
+        """Take over what was painted into the labels by other means: the box before and after.
+
+        Raises
+        ------
+        AnnotationError
+            The arrays do not have the shape of the box.
+        WriteError
+            The journal cannot be written; what was painted has been taken back.
+        """
+        self.history.do(tools.paint(self.store, box, before, after))
+
+    def replace_labels(
+        self,
+        labels: NDArray[np.integer[Any]],
+        scores: NumpyLike | None = None,
+        classes: NumpyLike | None = None,
+    ) -> None:
+        """Put new labels, a model's say, in the place of all there are; undoable as any edit."""
+        self.history.do(tools.replace_labels(self.store, labels, scores, classes))
+
+    # -- metadata -----------------------------------------------------------------------------------------
 
     def set_class(self, number: int, category: int | None) -> None:
         """Give a cell a class (an index), or none."""
@@ -229,22 +410,23 @@ class AnnotationSession(Tools):
             raise AnnotationError(
                 f"The class of a cell must lie between 0 and {n - 1}; got {category}. Name more classes."
             )
-        facts = self._facts_at(number)._replace(category=category)
-        self._do("set class", (), {number: facts})
+        cell = self.store.cell(number)._replace(category=category)
+        self.history.do(Edit("set class", cells={number: cell}))
 
     def set_reviewed(self, number: int, is_reviewed: bool = True) -> None:  # noqa: FBT001, FBT002 - a value
         """Note that a cell has been looked at, or that it should be again."""
-        facts = self._facts_at(number)._replace(is_reviewed=is_reviewed)
-        self._do("review", (), {number: facts})
+        cell = self.store.cell(number)._replace(is_reviewed=is_reviewed)
+        self.history.do(Edit("review", cells={number: cell}))
 
     def set_class_names(self, names: Iterable[str]) -> None:
         """Name the classes."""
-        self._do("name classes", (), {}, replace(self.extras, class_names=tuple(map(str, names))))
+        metadata = replace(self.metadata, class_names=tuple(map(str, names)))
+        self.history.do(Edit("name classes", metadata=metadata))
 
     def add_region(self, box: Box) -> None:
         """Declare a box in which every cell is annotated."""
         regions = (*self.regions, checked_box(box, self.labels.shape))
-        self._do("add region", (), {}, replace(self.extras, regions=regions))
+        self.history.do(Edit("add region", metadata=replace(self.metadata, regions=regions)))
 
     def remove_region(self, index: int) -> None:
         """Take back that region ``index`` is annotated completely."""
@@ -253,4 +435,4 @@ class AnnotationSession(Tools):
                 f"Region {index} must be one of {len(self.regions)}; it is not. Choose another."
             )
         regions = self.regions[:index] + self.regions[index + 1 :]
-        self._do("remove region", (), {}, replace(self.extras, regions=regions))
+        self.history.do(Edit("remove region", metadata=replace(self.metadata, regions=regions)))

@@ -1,13 +1,12 @@
-"""What a session begins with, checked: labels that fit the image, facts of each cell, discs for points."""
+"""What a session begins with, checked: labels that fit the image, discs for points, boxes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike as NumpyLike
 from numpy.typing import NDArray
 
-from cellwright.annotation.command import CellMetadata
 from cellwright.core.data import Image, Labels
 from cellwright.core.errors import AnnotationError
 from cellwright.ops import label_editing
@@ -15,7 +14,7 @@ from cellwright.ops.label_changes import Box
 
 
 class Columns(NamedTuple):
-    """What is known of cells besides their place: entry ``i`` is that of cell ``i + 1``, None is nothing.
+    """What is known of cells besides their position: entry ``i`` is that of cell ``i + 1``, None is nothing.
 
     Made by the widgets; used by :meth:`AnnotationSession.from_points`.
     """
@@ -36,13 +35,13 @@ def plane_shape(image: Image) -> tuple[int, ...]:
     AnnotationError
         The axes do not end with YX, or time is not the first.
     """
-    axes = image.axes.replace("C", "")
+    axes = image.label_axes
     if not axes.endswith("YX") or axes.find("T") > 0:
         raise AnnotationError(
             "Images to annotate must have axes that, channels aside, end with YX and begin with T where "
             f"there is time; got {image.axes!r} for shape {image.shape}. Move the axes."
         )
-    return tuple(int(n) for n, axis in zip(image.shape, image.axes, strict=True) if axis != "C")
+    return tuple(int(n) for n in image.label_shape)
 
 
 def checked_labels(image: Image, labels: NDArray[np.integer[Any]] | None) -> Labels:
@@ -65,31 +64,7 @@ def checked_labels(image: Image, labels: NDArray[np.integer[Any]] | None) -> Lab
     return found if is_ready else found.astype(np.int32)
 
 
-def facts_of(
-    numbers: Iterable[int], scores: NumpyLike | None, classes: NumpyLike | None
-) -> dict[int, CellMetadata]:
-    """Return the facts of each cell from columns of which entry ``i`` is cell ``i + 1``."""
-    numbers = list(numbers)
-    largest = max(numbers, default=0)
-    columns = []
-    for name, column in (("scores", scores), ("classes", classes)):
-        values = None if column is None else np.asarray(column)
-        if values is not None and len(values) < largest:
-            raise AnnotationError(
-                f"{name} must have an entry for each cell up to {largest}; got {len(values)}. Hand in the "
-                "column that came with the labels."
-            )
-        columns.append(values)
-    found_scores, found_classes = columns
-    facts = {}
-    for number in numbers:
-        score = 1.0 if found_scores is None else float(found_scores[number - 1])
-        category = -1 if found_classes is None else int(found_classes[number - 1])
-        facts[number] = CellMetadata(score, category if category >= 0 else None)
-    return facts
-
-
-def place(whole: Labels, labels: Labels, offset: Sequence[int]) -> None:
+def paste_labels(whole: Labels, labels: Labels, offset: Sequence[int]) -> None:
     """Write the labels of a part of the image, or of all of it, where they belong."""
     if labels.shape == whole.shape:
         whole[...] = labels
@@ -125,12 +100,12 @@ def draw_discs(
         )
     lead = labels.ndim - spatial_ndim
     nearest = np.clip(np.rint(points).astype(int), 0, shape - 1)
-    for number, place in enumerate(nearest, start=1):
-        if labels[tuple(place)]:
-            raise AnnotationError(f"Points must be in different pixels; two are at {place.tolist()}.")
-        labels[tuple(place)] = number
-    for number, (point, place) in enumerate(zip(points, nearest, strict=True), start=1):
-        frame = labels[tuple(place[:lead])]
+    for number, pixel in enumerate(nearest, start=1):
+        if labels[tuple(pixel)]:
+            raise AnnotationError(f"Points must be in different pixels; two are at {pixel.tolist()}.")
+        labels[tuple(pixel)] = number
+    for number, (point, pixel) in enumerate(zip(points, nearest, strict=True), start=1):
+        frame = labels[tuple(pixel[:lead])]
         try:
             change = label_editing.draw_disc(frame, point[lead:], diameter_px, sampling=sampling, new=number)
         except AnnotationError:

@@ -24,7 +24,7 @@ def train_classifier(
         typer.Option(help="OLD=NEW renames a class, OLD= leaves it out; may be repeated."),
     ] = [],  # noqa: B006 - typer copies it
     preset: Annotated[str, typer.Option(help="Architecture: small or paper.")] = "small",
-    title: Annotated[str, typer.Option(help="One line for people.")] = "",
+    title: Annotated[str, typer.Option(help="Title that lists show.")] = "",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 (and so on) or mps.")] = "auto",
     **flags: Any,
 ) -> None:
@@ -34,10 +34,10 @@ def train_classifier(
     settings = read_settings(ClassifyTrainingSettings, flags)
     names = read_names(rename)
     folders = [read_dataset(folder) for folder in datasets]
-    from cellwright.training.classifier.cell_crops import Source
+    from cellwright.training.classifier.cell_crops import ClassDataset
     from cellwright.training.classifier.train import train_classifier as train
 
-    sources = [Source(dataset, names) for dataset in folders]
+    sources = [ClassDataset(dataset, names) for dataset in folders]
     task = train(sources, output, settings, preset=preset, title=title, device=device)
     folder = run_with_bar(task, output.name, on_progress=print_epoch)
     typer.echo(f"The classifier is in {folder}. Choose this folder as the classifier of a count.")

@@ -1,6 +1,8 @@
 """``cellwright compare``: two models or more on the same images, side by side."""
 
 import json
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +14,7 @@ from cellwright.core.errors import ReadError, SettingsError
 from cellwright.inference.settings import EngineSettings
 
 if TYPE_CHECKING:
-    from cellwright.core.data import Image
+    from cellwright.core.data import Image, Result
     from cellwright.files.dataset.folder import Dataset
     from cellwright.training.evaluation.compare import Comparison
 
@@ -34,10 +36,13 @@ def compare(
         raise SettingsError(f"Comparing needs two models; got {len(model)}. Give --model twice.")
     data = read_source(source, split)
     from cellwright.training.evaluation.compare import compare as compare_models
+    from cellwright.training.evaluation.compare import forget_results
 
-    comparison = run_with_bar(compare_models(model, data, engine=engine), source.name, stages=("compare",))
+    on_image = forget_results
     if output is not None:
-        write_disagreements(comparison, data, output)
+        on_image = partial(write_disagreement, output)
+    task = compare_models(model, data, engine=engine, on_image=on_image)
+    comparison = run_with_bar(task, source.name, stages=("compare",))
     typer.echo(as_text(comparison, as_json=as_json))
 
 
@@ -60,18 +65,15 @@ def read_source(source: Path, split: str) -> "Dataset | Image":
     return chosen
 
 
-def write_disagreements(comparison: "Comparison", data: "Dataset | Image", output: Path) -> None:
-    """Write labels of what only the first (1) or only the second (2) of the models found in each image."""
-    from cellwright.core.data import Image
+def write_disagreement(output: Path, image: "Image", results: Sequence["Result"]) -> None:
+    """Write labels of what only the first (1) or only the second (2) of the models found in an image."""
     from cellwright.files.atomic import make_folder
     from cellwright.files.images import write_labels
     from cellwright.training.evaluation.compare import disagreement
 
     make_folder(output)
-    for index, (name, (first, second, *_)) in enumerate(comparison.images()):
-        image = data if isinstance(data, Image) else data.items[index].image()
-        labels = disagreement(first.result.cells, second.result.cells)
-        write_labels(output / f"{Path(name).stem}_disagreement.tif", labels, image)
+    labels = disagreement(results[0].cells, results[1].cells)
+    write_labels(output / f"{Path(image.name).stem}_disagreement.tif", labels, image)
 
 
 def as_text(comparison: "Comparison", *, as_json: bool) -> str:
@@ -80,7 +82,7 @@ def as_text(comparison: "Comparison", *, as_json: bool) -> str:
         {
             "image": row.image,
             "model": row.model,
-            "count": row.result.count,
+            "count": row.count,
             **_known(row.f1),
             **({"n_regions": row.n_regions} if row.n_regions else {}),
         }

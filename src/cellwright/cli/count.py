@@ -2,54 +2,56 @@
 
 import json
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cellwright.cli.analysis import TableFiles, analysis_lines, analysis_row, echo_notices, with_saved
 from cellwright.cli.flags import read_settings, refuse_foreign, with_settings
+from cellwright.cli.folder import count_folders, has_folders
+from cellwright.cli.one_image import CountChoices, counted_task, streamed_task, write_counted
 from cellwright.cli.progress import run_with_bar
 from cellwright.core.data import Image, Result
 from cellwright.core.errors import SettingsError, error_line
-from cellwright.inference.settings import EngineSettings
+from cellwright.inference.settings import EngineSettings, FolderSettings, InputFiles, StreamSettings
 from cellwright.models import registry
+from cellwright.ops.measure.settings import AnalysisSettings
 
 if TYPE_CHECKING:
-    from cellwright.models.protocol import CellModel
+    from cellwright.inference.folder import ImageOutcome
+    from cellwright.ops.measure.analysis import Analysis
 
 INTERRUPTED = 130  # what shells give for a program that Ctrl-C ended
 
 SETTINGS: tuple[type[Any], ...] = (
     EngineSettings,
     *(family.settings for family in registry.FAMILIES.values()),
+    AnalysisSettings,
+    InputFiles,
+    FolderSettings,
+    StreamSettings,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Choices:
-    """What is the same for every image of one run."""
-
-    models: tuple["CellModel", ...]
-    names: tuple[str, ...]
-    settings: Any
-    engine: EngineSettings
-    axes: str | None = None
-    output: Path | None = None
-    classifier: str | None = None
-
-    @property
-    def title(self) -> str:
-        """What to call the models in a table."""
-        return " + ".join(Path(name).name for name in self.names)
 
 
 @with_settings(*SETTINGS)
 def count(
-    images: Annotated[list[Path], typer.Argument(help="Image files or .zarr folders.", show_default=False)],
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Image files, .zarr folders, folders of these, or addresses of Zarr stores (https, s3).",
+            show_default=False,
+        ),
+    ],
     model: Annotated[
-        list[str], typer.Option(help="Name or folder of a model; give several to average them.")
-    ] = [registry.DEFAULT_FAMILY],  # noqa: B006 - typer copies it
+        list[str],
+        typer.Option(
+            help="Name or folder of a model; give several to average them.  "
+            f"[default: {registry.DEFAULT_FAMILY}]",
+            show_default=False,
+        ),
+    ] = [],  # noqa: B006 - typer copies it
     output: Annotated[
         Path | None,
         typer.Option(
@@ -63,14 +65,61 @@ def count(
     classifier: Annotated[
         str | None, typer.Option(help="Name or folder of a classifier that gives each cell its class.")
     ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="HTML file for a report: picture, number, plots, settings.")
+    ] = None,
+    xlsx: Annotated[bool, typer.Option("--xlsx", help="Write <image>.xlsx, too.")] = False,
+    parquet: Annotated[bool, typer.Option("--parquet", help="Write <image>.cells.parquet, too.")] = False,
+    saved: Annotated[
+        Path | None,
+        typer.Option("--settings", help="File of settings to begin with; flags that are given go before it."),
+    ] = None,
+    save_settings: Annotated[
+        Path | None, typer.Option(help="File to save all settings to, for --settings.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image.")] = False,
     **flags: Any,
 ) -> None:
-    """Count the cells of images and print how many there are."""
-    prepare_output(images, output)
-    choices = replace(make_choices(model, flags), axes=axes, output=output, classifier=classifier)
-    if classifier is not None:
-        check_classifier(classifier, choices)
+    """Count the cells of images, or of the images in folders, and print how many there are."""
+    folders = read_settings(FolderSettings, flags)
+    in_folders = folders != FolderSettings() or (output is not None and has_folders(images))
+    if not in_folders:
+        prepare_output(images, output)
+    flags = with_saved(saved, flags, {"models": model, "axes": axes, "classifier": classifier})
+    named = [flags.pop(name) for name in ("models", "axes", "classifier")]
+    choices = make_choices(named[0] or [registry.DEFAULT_FAMILY], flags)
+    recipe = replace(choices.recipe, axes=named[1] or "", classifier=named[2] or "")
+    tables, stream = TableFiles(output, report, xlsx, parquet), read_settings(StreamSettings, flags)
+    choices = replace(choices, recipe=recipe, tables=tables, n_images=len(images), stream=stream)
+    if recipe.classifier:
+        check_classifier(recipe.classifier, choices)
+    if save_settings is not None:
+        from cellwright.inference.recipe import save_recipe
+
+        save_recipe(save_settings, recipe)
+    if in_folders:
+        count_in_folders(images, choices, folders, as_json=as_json)
+    else:
+        count_all(images, choices, as_json=as_json)
+
+
+def count_in_folders(
+    images: list[Path], choices: CountChoices, folders: FolderSettings, *, as_json: bool
+) -> None:
+    """Count the images of folders; those that earlier runs have counted are told without counting again."""
+    table = Table(images, choices.title, as_json=as_json)
+    try:
+        n_failed = count_folders(images, choices, folders, table.show_outcome)
+    except KeyboardInterrupt:
+        typer.echo("Stopped; the same command goes on where it was.", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    if n_failed:
+        typer.echo(f"{n_failed} of the images failed.", err=True)
+        raise typer.Exit(1)
+
+
+def count_all(images: list[Path], choices: CountChoices, *, as_json: bool) -> None:
+    """Count image after image; one that fails is named, the others are still counted."""
     table = Table(images, choices.title, as_json=as_json)
     n_failed = 0
     for done, path in enumerate(images):
@@ -87,7 +136,7 @@ def count(
         raise typer.Exit(1)
 
 
-def make_choices(names: list[str], flags: dict[str, Any]) -> Choices:
+def make_choices(names: list[str], flags: dict[str, Any]) -> CountChoices:
     """Return models and settings, checked before the first image is read.
 
     Raises
@@ -98,15 +147,25 @@ def make_choices(names: list[str], flags: dict[str, Any]) -> Choices:
     engine = read_settings(EngineSettings, flags)
     from cellwright.inference.context import load_models
     from cellwright.inference.device import choose
+    from cellwright.inference.recipe import Recipe
 
     choose(engine.device)
     models = load_models(tuple(names))
     kind = registry.get(models[0].spec.family).settings
-    refuse_foreign(flags, EngineSettings, kind)
-    return Choices(models, tuple(names), read_settings(kind, flags), engine)
+    refuse_foreign(flags, EngineSettings, kind, AnalysisSettings, InputFiles, FolderSettings, StreamSettings)
+    settings, analysis = read_settings(kind, flags), read_settings(AnalysisSettings, flags)
+    files = read_settings(InputFiles, flags)
+    recipe = Recipe("", tuple(names), settings, engine, analysis=analysis, files=files)
+    family = registry.get(models[0].spec.family)
+    if recipe.is_analysed and family.gives != "instances":
+        raise SettingsError(
+            f"Single cells are measured; {family.name} gives only their {family.gives}. Choose another "
+            "model, or leave the measurements out."
+        )
+    return CountChoices(models, recipe)
 
 
-def check_classifier(name: str, choices: Choices) -> None:
+def check_classifier(name: str, choices: CountChoices) -> None:
     """Raise before the first image is read where classes cannot be given.
 
     Raises
@@ -150,43 +209,30 @@ def prepare_output(images: list[Path], output: Path | None) -> None:
     check_writable(output)
 
 
-def count_one(path: Path, choices: Choices, table: "Table", *, label: str) -> None:
-    """Count one image, write its files and print its row."""
-    from cellwright.files.images import read_image
-    from cellwright.inference.pipeline import count_cells
+def count_one(path: Path, choices: CountChoices, table: "Table", *, label: str) -> None:
+    """Count the images in one file, write the files of each and print its row."""
+    from cellwright.files.images import read_images
 
-    image = read_image(path, choices.axes)
-    result = run_with_bar(count_cells(image, choices.names, choices.settings, choices.engine), label)
-    if choices.classifier is not None:
-        from cellwright.inference.classify import classify
+    for image in read_images(path, choices.recipe.axes or None):
+        count_image(path, image, choices, table, label=label)
 
-        result = run_with_bar(classify(result, image, choices.classifier, choices.engine), label)
-    for notice in result.notices:
-        typer.echo(f"note: {path}: {notice}", err=True)
+
+def count_image(path: Path, image: Image, choices: CountChoices, table: "Table", *, label: str) -> None:
+    """Count an image, the only one of its file or one of several that have names of their own."""
+    shown = path
+    if image.name != path.stem:
+        shown = path.with_name(image.name)
+    if choices.streams(image):
+        streamed = run_with_bar(streamed_task(path, image, choices), label)
+        echo_notices(shown, streamed.notices)
+        table.show(shown, streamed)
+        return
+    counted = run_with_bar(counted_task(image, choices), label)
+    echo_notices(shown, counted.notices)
     try:
-        if choices.output is not None:
-            write_files(choices.output, path.stem, image, result)
+        write_counted(choices.tables, image.name, image, counted, choices)
     finally:  # the count is known, whatever became of the files
-        table.show(path, result)
-
-
-def write_files(folder: Path, stem: str, image: Image, result: Result) -> None:
-    """Write the labels or the density, the table and the provenance of a result.
-
-    Raises
-    ------
-    WriteError
-        A file cannot be written.
-    """
-    from cellwright.files.images import write_labels, write_map
-    from cellwright.files.tables import write_provenance, write_table
-
-    if result.cells.labels is not None:
-        write_labels(folder / f"{stem}.labels.tif", result.cells.labels, image)
-    for name, values in result.maps.items():
-        write_map(folder / f"{stem}.{name}.tif", values, image)
-    write_table(folder / f"{stem}.cells.csv", result)
-    write_provenance(folder / f"{stem}.json", result)
+        table.show(shown, counted.result, counted.analysis)
 
 
 def interval_text(result: Result) -> str:
@@ -209,7 +255,7 @@ class Table:
         self._widths = (max(5, *(len(str(path)) for path in images)), max(5, len(model)))
         self._has_heading = as_json
 
-    def show(self, path: Path, result: Result) -> None:
+    def show(self, path: Path, result: Result, analysis: "Analysis | None" = None) -> None:
         """Print the row of an image."""
         from cellwright.files.tables import class_counts, plain_count
 
@@ -220,6 +266,8 @@ class Table:
                 row["classes"] = class_counts(result)
             if result.interval:
                 row["interval"] = [round(end, 1) for end in result.interval]
+            if analysis is not None:
+                row |= analysis_row(analysis)
             typer.echo(json.dumps({**row, "seconds": round(seconds, 3), "device": result.provenance.device}))
             return
         if not self._has_heading:
@@ -229,6 +277,26 @@ class Table:
         self._print(str(path), self._model, shown, f"{seconds:.2f}")
         for name, number in class_counts(result).items():
             self._print("", name, str(number), "")
+        for name, number in analysis_lines(analysis) if analysis is not None else ():
+            self._print("", name, str(number), "")
+
+    def show_outcome(self, outcome: "ImageOutcome") -> None:
+        """Print the row of an image of a folder, or what went wrong with it."""
+        path, row = outcome.image.path, outcome.row
+        if outcome.error:
+            typer.echo(f"error: {path}: {outcome.error}", err=True)
+            return
+        if row.get("notices") and not outcome.was_done:
+            typer.echo(f"note: {path}: {row['notices']}", err=True)
+        if self._as_json:
+            line = {"image": str(path), **outcome.image.plate, **row, "counted_before": outcome.was_done}
+            typer.echo(json.dumps(line))
+            return
+        if not self._has_heading:
+            self._print("image", "model", "count", "seconds")
+            self._has_heading = True
+        seconds = "earlier" if outcome.was_done else f"{row['seconds']:.2f}"
+        self._print(str(path), self._model, str(row["count"]), seconds)
 
     def _print(self, image: str, model: str, n: str, seconds: str) -> None:
         first, second = self._widths

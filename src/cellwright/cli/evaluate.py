@@ -2,15 +2,19 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cellwright.cli.count import SETTINGS, make_choices
 from cellwright.cli.flags import with_settings
+from cellwright.cli.one_image import CountChoices
 from cellwright.cli.progress import run_with_bar
 from cellwright.core.errors import ReadError
 from cellwright.models.registry import DEFAULT_FAMILY
+
+if TYPE_CHECKING:
+    from cellwright.files.dataset.folder import Dataset
 
 
 @with_settings(*SETTINGS)
@@ -18,7 +22,9 @@ def evaluate(
     dataset: Annotated[
         Path, typer.Argument(help="Folder with meta.json, images/ and masks/, boxes/ or points/.")
     ],
-    model: Annotated[str, typer.Option(help="Name or folder of a model.")] = DEFAULT_FAMILY,
+    model: Annotated[
+        list[str], typer.Option(help="Name or folder of a model; give it again to score several.")
+    ] = [DEFAULT_FAMILY],  # noqa: B006, typer copies it
     split: Annotated[str, typer.Option(help="Split to score; 'all' takes every image.")] = "val",
     group: Annotated[
         str | None, typer.Option(help="Group to score, 'fluo' for instance; all when left out.")
@@ -40,10 +46,15 @@ def evaluate(
             f"{dataset} has no annotated image of split {split!r} and group {group!r}; its splits are "
             f"{splits}, its groups {groups}. Choose some of these."
         )
-    choices = make_choices([model], flags)
+    choices = [make_choices([name], flags) for name in model]  # all checked before the first is scored
+    values = [{"model": one.title, "split": split, "groups": _groups(one, chosen)} for one in choices]
+    whole = values[0] if len(values) == 1 else {"models": values}
+    typer.echo(json.dumps(whole, indent=2, allow_nan=False))
+
+
+def _groups(choices: CountChoices, chosen: "Dataset") -> dict[str, Any]:
+    """Return the scores of one model by group."""
     from cellwright.training.evaluation.evaluate import evaluate as evaluate_model
 
     task = evaluate_model(chosen, choices.models[0], settings=choices.settings, engine=choices.engine)
-    report = run_with_bar(task, dataset.name, stages=("evaluate",))
-    values = {"model": choices.title, "split": split, "groups": report.to_json()}
-    typer.echo(json.dumps(values, indent=2, allow_nan=False))
+    return run_with_bar(task, chosen.folder.name, stages=("evaluate",)).to_json()

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_origin, get_type_hints
 
 import typer
 
@@ -76,9 +76,11 @@ def _parameters(kind: type[Any]) -> list[inspect.Parameter]:
 def _parameter(name: str, hint: Any, default: Any) -> inspect.Parameter:
     """Return a flag that is None until it is given, so that defaults stay in one place."""
     kind, facts = hint.__origin__, hint.__metadata__[0]
+    if get_origin(kind) is tuple:
+        kind, default = list[str], None
     whole = "--" + name.replace("_", "-")
     names = [f"{whole}/--no-{whole[2:]}"] if kind is bool else dict.fromkeys([_flag(name), whole])
-    usual = "" if default is None else f"  [default: {str(default).lower()}]"
+    usual = "" if default in (None, "") else f"  [default: {str(default).lower()}]"
     option = typer.Option(
         *names, min=facts.get("min"), max=facts.get("max"), help=facts.get("tooltip", "") + usual
     )

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
+from cellwright.cli import models
 from cellwright.cli.classify import train_classifier
 from cellwright.cli.compare import compare
+from cellwright.cli.convert import convert
 from cellwright.cli.count import count
 from cellwright.cli.evaluate import evaluate
-from cellwright.cli.models import models
 from cellwright.cli.train import train
 from cellwright.core.errors import CellwrightError
 
@@ -22,8 +23,9 @@ app = typer.Typer(
     rich_markup_mode=None,  # its panels cut long flags short
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (count, models, train, train_classifier, evaluate, compare):
+for command in (count, train, train_classifier, evaluate, compare, convert):
     app.command()(command)
+app.add_typer(models.app, name="models")
 
 
 def _print_version(*, wanted: bool) -> None:

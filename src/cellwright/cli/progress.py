@@ -1,10 +1,12 @@
-"""A progress bar with the time left, on stderr, where that is a terminal."""
+"""A progress bar with the time left, on stderr where that is a terminal, and Ctrl-C that is heeded."""
 
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from types import FrameType
 
-from cellwright.cli.interrupt import heeded_interrupts
 from cellwright.core.tasks import Progress, T, Task, ignore, run
 
 
@@ -34,6 +36,36 @@ def run_with_bar(
             on_progress(progress)
 
         return run(task, tell)
+
+
+@contextmanager
+def heeded_interrupts() -> Iterator[Callable[[Progress], None]]:
+    """Lend a function that, called at each step, raises KeyboardInterrupt if Ctrl-C was pressed since.
+
+    Ctrl-C raises at once, as always; but what it raises is printed and forgotten where nobody can catch it,
+    in a finaliser or a callback of compiled code. Then the next step, or the end, raises it again.
+    """
+    is_pressed = False
+
+    def on_interrupt(_: int, __: FrameType | None) -> None:
+        nonlocal is_pressed
+        is_pressed = True
+        raise KeyboardInterrupt
+
+    def check(_: Progress) -> None:
+        if is_pressed:
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # signals reach the main thread alone
+        yield check
+        return
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield check
+        if is_pressed:  # and lost after the last step
+            raise KeyboardInterrupt
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _shown(label: str, stages: tuple[str, ...]) -> AbstractContextManager[Callable[[Progress], None]]:

@@ -12,9 +12,9 @@ from cellwright.cli.progress import run_with_bar
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Progress
 from cellwright.models import registry
-from cellwright.training.finetune.settings import PRESETS, FinetuneSettings
-from cellwright.training.finetune.settings import preset as preset_of
-from cellwright.training.settings import TrainingSettings
+from cellwright.training.run_folder import verdict
+from cellwright.training.settings import PRESETS, FinetuneSettings, TrainingSettings
+from cellwright.training.settings import preset as preset_of
 
 if TYPE_CHECKING:
     from cellwright.files.dataset.folder import Dataset
@@ -34,10 +34,10 @@ def train(
     ] = [],  # noqa: B006 - typer copies it
     tune: Annotated[
         str | None,
-        typer.Option("--from", help="Name or folder of a model to teach these images, without forgetting."),
+        typer.Option("--from", help="Name or folder of a model to fine-tune on these images."),
     ] = None,
     start: Annotated[
-        str | None, typer.Option(help="Name or folder of a model whose weights a whole training begins with.")
+        str | None, typer.Option(help="Name or folder of a model whose weights a full training starts from.")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="With --from: minutes on a laptop.")] = False,
     balanced: Annotated[bool, typer.Option("--balanced", help="With --from: an hour on a laptop.")] = False,
@@ -118,8 +118,8 @@ def tune_model(
     for notice in outcome.notices:
         typer.echo(f"note: {notice}", err=True)
     before, after = outcome.before["score"], outcome.after["score"]
-    verdict = "better, and kept" if outcome.is_better else "no better: the model it began with is kept"
-    typer.echo(f"score {before:.3f} before, {after:.3f} after: {verdict}")
+    words = verdict(outcome.before, outcome.after, is_better=outcome.is_better)
+    typer.echo(f"score {before:.3f} before, {after:.3f} after: {words}")
     typer.echo(f"The model is in {output}. Use it with: cellwright count IMAGE --model {output}")
 
 

@@ -23,6 +23,12 @@ def without_channels(axes: str) -> str:
     return axes.replace(CHANNEL, "")
 
 
+def known_sizes(axes: str, pixel_size_um: Sequence[float]) -> dict[str, float]:
+    """Return the micrometres per pixel of each spatial axis whose size is known."""
+    spatial = (axis for axis in axes if axis in SPATIAL)
+    return {axis: float(size) for axis, size in zip(spatial, pixel_size_um, strict=False) if size > 0}
+
+
 @dataclass(frozen=True, slots=True)
 class Image:
     """An image with the meaning of its axes.
@@ -36,15 +42,26 @@ class Image:
     axes
         One letter of ``TCZYX`` for each dimension, in the order of the array.
     pixel_size_um
-        Micrometres per pixel of the spatial axes in the order of ``axes``; empty when unknown.
+        Micrometres per pixel of the spatial axes in the order of ``axes``; 0 for an axis whose size is
+        unknown, empty when none is known.
     name
         What to call the image in tables and layers.
+    channel_names, channel_colors
+        Of each channel, where the file tells; colors as ``#rrggbb``.
+    notices
+        What a reader had to guess or leave out.
+    source
+        Path of the file it was read from; empty where there is none, or it is not the file's first image.
     """
 
     data: ArrayLike
     axes: str
     pixel_size_um: tuple[float, ...] = ()
     name: str = "image"
+    channel_names: tuple[str, ...] = ()
+    channel_colors: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
+    source: str = ""
 
     def __post_init__(self) -> None:
         shape = tuple(self.data.shape)
@@ -90,6 +107,11 @@ class Image:
     def spatial_shape(self) -> tuple[int, ...]:
         """Length of each axis that lies in space, in the order of the array."""
         return tuple(n for axis, n in zip(self.axes, self.shape, strict=True) if axis in SPATIAL)
+
+    @property
+    def known_sizes_um(self) -> dict[str, float]:
+        """Micrometres per pixel of each spatial axis whose size is known."""
+        return known_sizes(self.axes, self.pixel_size_um)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +261,7 @@ class Provenance:
     pixel_size_um: tuple[float, ...]
     device: str
     seconds: float
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)

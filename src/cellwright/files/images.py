@@ -1,7 +1,8 @@
-"""Images: files to :class:`Image` and labels to files, with axes and pixel size kept."""
+"""Images: files to :class:`Image` and labels to files, with axes, pixel size and channels kept."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,47 +10,57 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from cellwright.core.data import AXES, SPATIAL, ArrayLike, Image, Labels
-from cellwright.core.errors import ReadError, WriteError
+from cellwright.core.data import Image, Labels
+from cellwright.core.errors import CellwrightError, ReadError, WriteError
+from cellwright.files import tiff, vendor, zarr
 from cellwright.files.atomic import atomic_write
-from cellwright.files.pixel_size import tiff_pixel_sizes
-from cellwright.files.zarr import is_zarr, open_zarr
-from cellwright.ops.geometry.axes import guess_axes
+from cellwright.files.metadata import describe, with_axes
 
-TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and big, both byte orders
-DESCRIPTION_TAG = 270
 NPY_START = b"\x93NUMPY"
-ALPHA_SAMPLES = {tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA}
+PNG_START = b"\x89PNG\r\n\x1a\n"
+PNG_DEEP_COLOURS = {(16, 2): 3, (16, 4): 2, (16, 6): 4}  # bits and kind of a PNG to its samples a pixel
 PLAIN_MODES = ("1", "L", "I", "I;16", "I;16B", "F", "RGB")  # those of Pillow that need no conversion
+MOVIES = ("GIF", "WEBP", "PNG")  # whose frames follow each other in time
+MOST_FRAME_PIXELS = 1 << 30  # of all frames of a movie
 
 
 def read_image(path: Path | str, axes: str | None = None) -> Image:
-    """Return the image in a TIFF (OME, ImageJ, plain), PNG, JPEG or .npy file or a .zarr folder.
+    """Return the image in a file, a .zarr folder or a Zarr store on a server; the first of several.
 
-    Axes and pixel size come from the file; axes that it does not tell are guessed from the shape.
-    Transparency is dropped. Arrays of .zarr and .npy stay on disk until they are used. Of a file with
-    several images or resolutions the first is read.
+    TIFF (OME, ImageJ, LSM, STK, plain), PNG, JPEG and other pictures, .npy, OME-Zarr; CZI, ND2, LIF, OIF and
+    OIB with a package each. Axes, pixel size and channels come from the file; axes that it does not tell are
+    guessed from the shape. Transparency and colour profiles are dropped. Arrays of .zarr and .npy stay on
+    disk until they are used.
 
     Parameters
     ----------
     path
-        The file or .zarr folder.
+        The file, .zarr folder or address.
     axes
         Overrides the axes, one letter of ``TCZYX`` for each dimension.
 
     Raises
     ------
     ReadError
-        The file is missing, damaged, cut short or no image.
+        The file is missing, damaged, cut short or no image, or a package is missing.
     AxesError
         ``axes`` does not fit the image.
     """
-    path = Path(path)
-    data, known_axes, sizes = _read(path)
-    axes = axes.upper() if axes else known_axes or guess_axes(tuple(data.shape), np.dtype(data.dtype))
-    spatial = [axis for axis in axes if axis in SPATIAL]
-    known = all(axis in sizes for axis in spatial)
-    return Image(data, axes, tuple(sizes[axis] for axis in spatial) if known else (), path.stem)
+    return next(read_images(path, axes))
+
+
+def read_images(path: Path | str, axes: str | None = None) -> Iterator[Image]:
+    """Yield all images in a file or store: series, scenes, the fields of a plate; each when it is asked for.
+
+    Parameters and errors are those of :func:`read_image`.
+    """
+    source = str(path)
+    for image in _read(path):
+        named = with_axes(image, axes.upper()) if axes else image
+        yield replace(named, source=source)
+        source = ""
+    if source:
+        raise ReadError(f"Expected an image in {path}; there is none. Choose another file.")
 
 
 def write_labels(path: Path | str, labels: Labels, image: Image) -> None:
@@ -133,22 +144,30 @@ def _write_tiff(path: Path, values: NDArray[Any], image: Image) -> None:
 
 def _physical_sizes(image: Image) -> dict[str, Any]:
     sizes: dict[str, Any] = {}
-    for axis, size in zip(image.spatial_axes, image.pixel_size_um, strict=False):
+    for axis, size in image.known_sizes_um.items():
         sizes |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": "µm"}
     return sizes
 
 
-def _read(path: Path) -> tuple[ArrayLike, str, Mapping[str, float]]:
-    """Return array, axes ('' when the file does not tell) and micrometres per pixel by axis."""
+def _read(path: Path | str) -> Iterator[Image]:
+    address = zarr.address_of(path)
+    if address:
+        yield from zarr.read_zarr(address)
+        return
+    path = Path(path)
     if not path.exists():
         raise ReadError(f"Expected an image at {path}; there is none. Check the path.")
     if path.is_dir():
-        if is_zarr(path):
-            return open_zarr(path)
-        raise ReadError(f"Expected an image file or .zarr folder; {path} is another folder. Name its files.")
+        if not zarr.is_zarr(path):
+            raise ReadError(
+                f"Expected an image file or .zarr folder; {path} is another folder. Name its files, or count "
+                "it with --output."
+            )
+        yield from zarr.read_zarr(path)
+        return
     try:
-        return _read_file(path)
-    except ReadError:
+        yield from _read_file(path)
+    except CellwrightError:
         raise
     except MemoryError as error:
         raise ReadError(f"{path} does not fit into memory. Convert it to a .zarr folder.") from error
@@ -159,65 +178,75 @@ def _read(path: Path) -> tuple[ArrayLike, str, Mapping[str, float]]:
         ) from error
 
 
-def _read_file(path: Path) -> tuple[ArrayLike, str, Mapping[str, float]]:
+def _read_file(path: Path) -> Iterator[Image]:
+    if path.suffix.lower() in vendor.READERS:
+        yield from vendor.read_vendor(path)
+        return
     with path.open("rb") as file:
-        start = file.read(8)
-    if start.startswith(TIFF_STARTS):
-        return _read_tiff(path)
-    if start.startswith(NPY_START):
-        return np.load(path, mmap_mode="r", allow_pickle=False), "", {}
-    return _read_picture(path), "", {}
+        start = file.read(32)
+    if start.startswith(tiff.STARTS):
+        yield from tiff.read_tiff(path)
+    elif path.name.lower().endswith(tiff.COMPANION):
+        yield from tiff.read_companion(path)
+    elif start.startswith(NPY_START):
+        yield describe(np.load(path, mmap_mode="r", allow_pickle=False), "", path.stem)
+    else:
+        data, axes = _read_picture(path, start)
+        yield describe(data, axes, path.stem)
 
 
-def _read_tiff(path: Path) -> tuple[ArrayLike, str, Mapping[str, float]]:
-    with tifffile.TiffFile(path) as tiff:
-        series = tiff.series[0]
-        _refuse_cut_file(tiff, path)
-        data, axes = series.asarray(), series.axes
-        if axes.endswith("S") and set(series.keyframe.extrasamples[-1:]) & ALPHA_SAMPLES:
-            data = data[..., :-1]
-        sizes = tiff_pixel_sizes(tiff)
-    if "C" not in axes:
-        axes = axes.replace("S", "C")
-    return data, axes if set(axes) <= set(AXES) else "", sizes
-
-
-def _refuse_cut_file(tiff: tifffile.TiffFile, path: Path) -> None:
-    """Raise ReadError where tifffile takes a damaged file for a shorter, partly black or plainer image.
-
-    In a file cut short, the last page points at a next one beyond the end, or the first page at a
-    description beyond it.
-    """
-    tiff.filehandle.seek(tiff.pages.next_page_offset or 0)
-    next_page = tiff.filehandle.read(tiff.tiff.offsetsize)
-    series = list(tiff.series[0].pages)
-    promised = (tiff.imagej_metadata or {}).get("images", 1)
-    if any(next_page) or None in series or promised > len(series) or _lost_description(tiff):
-        raise ReadError(f"Parts of {path} are missing: it was cut short or is one of a set. Copy it again.")
-
-
-def _lost_description(tiff: tifffile.TiffFile) -> bool:
-    header = tiff.tiff
-    number, word = f"{header.byteorder}u2", f"{header.byteorder}u{header.offsetsize}"
-    entry = np.dtype([("code", number), ("type", number), ("count", word), ("offset", word)])
-    tiff.filehandle.seek(tiff.pages.first.offset)
-    n_entries = int.from_bytes(
-        tiff.filehandle.read(header.tagnosize), "little" if header.byteorder == "<" else "big"
-    )
-    entries = np.frombuffer(tiff.filehandle.read(n_entries * entry.itemsize), entry)
-    description = entries[(entries["code"] == DESCRIPTION_TAG) & (entries["count"] > header.offsetsize)]
-    return bool((description["offset"] + description["count"] > tiff.filehandle.size).any())
-
-
-def _read_picture(path: Path) -> np.ndarray[Any, Any]:
+def _read_picture(path: Path, start: bytes) -> tuple[NDArray[Any], str]:
+    """Return the pixels of a picture, upright and without transparency, and their axes."""
     from PIL import Image as Picture
+    from PIL import ImageOps
 
+    if start.startswith(PNG_START) and tuple(start[24:26]) in PNG_DEEP_COLOURS:
+        return _read_deep_png(path)  # Pillow would take 8 of its 16 bits
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Picture.DecompressionBombWarning)
         with Picture.open(path) as picture:
-            if picture.mode in PLAIN_MODES:
-                return np.asarray(picture)
-            return np.asarray(picture.convert("L" if picture.mode == "LA" else "RGB"))
+            n_frames = getattr(picture, "n_frames", 1)
+            if n_frames == 1 or picture.format not in MOVIES:
+                pixels = _light(ImageOps.exif_transpose(picture))
+                return pixels, "YXC"[: pixels.ndim]
+            if n_frames * picture.width * picture.height > MOST_FRAME_PIXELS:
+                raise ReadError(f"The {n_frames} frames of {path} are too large together. Split it.")
+            frames = []
+            for index in range(n_frames):
+                picture.seek(index)
+                frames.append(np.asarray(picture.convert("RGB")))
+    stack = np.stack(frames)
+    if (stack == stack[..., :1]).all():
+        return stack[..., 0], "TYX"
+    return stack, "TYXC"
+
+
+def _light(picture: Any) -> NDArray[Any]:
+    if picture.mode in PLAIN_MODES:
+        return np.asarray(picture)
+    if picture.mode == "LA":
+        return np.asarray(picture.convert("L"))
+    rgb = np.asarray(picture.convert("RGB"))
+    if picture.mode == "P" and _is_grey(picture):
+        return rgb[..., 0]
+    return rgb
+
+
+def _is_grey(picture: Any) -> bool:
+    """Return whether all colours of a palette that more than one entry has are grey."""
+    table = np.array(picture.getpalette("RGB") or [0, 0, 0]).reshape(-1, 3)
+    return len(table) > 1 and bool((table == table[:, :1]).all())
+
+
+def _read_deep_png(path: Path) -> tuple[NDArray[Any], str]:
+    import imagecodecs
+
+    pixels: NDArray[Any] = imagecodecs.png_decode(path.read_bytes())
+    if pixels.ndim == 2:
+        return pixels, "YX"
+    if pixels.shape[-1] == 2:
+        return pixels[..., 0], "YX"
+    return pixels[..., :3], "YXC"
 
 
 def as_bytes(image: Image) -> list[NDArray[np.uint8]]:

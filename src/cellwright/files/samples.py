@@ -51,7 +51,7 @@ NUCLEI_TIME = Style(
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class SampleImage:
     """A sample image that comes with the package.
 
     Parameters
@@ -134,22 +134,22 @@ def _movie(shape: tuple[int, ...], seed: int, style: Style) -> tuple[NDArray[Any
     return np.stack([frame.image for frame in frames]), np.stack([frame.labels for frame in frames])
 
 
-SAMPLES: Mapping[str, Sample] = {
-    "nuclei_2d": Sample(
+SAMPLES: Mapping[str, SampleImage] = {
+    "nuclei_2d": SampleImage(
         "nuclei_2d.tif", "Fluorescent nuclei", "YX", (0.5, 0.5),
         lambda: _still("fluorescence", (512, 512), 3, NUCLEI_2D),
     ),
-    "tissue_rgb": Sample(
+    "tissue_rgb": SampleImage(
         "tissue_rgb.png", "Stained tissue", "YXC", (), lambda: _still("tissue", (384, 384), 4, TISSUE)
     ),
-    "phase_2d": Sample(
+    "phase_2d": SampleImage(
         "phase_2d.tif", "Phase contrast", "YX", (0.65, 0.65), lambda: _still("phase", (512, 512), 3, PHASE)
     ),
-    "nuclei_3d": Sample(
+    "nuclei_3d": SampleImage(
         "nuclei_3d.tif", "Nuclei in 3D", "ZYX", (1.2, 0.4, 0.4),
         lambda: _still("fluorescence", (24, 192, 192), 2, NUCLEI_3D),
     ),
-    "nuclei_time": Sample(
+    "nuclei_time": SampleImage(
         "nuclei_time.tif", "Moving nuclei", "TYX", (0.5, 0.5), lambda: _movie((6, 256, 256), 0, NUCLEI_TIME)
     ),
 }  # fmt: skip

@@ -57,20 +57,18 @@ def recalibrated(result: Result, boxes: ArrayLike, counts: ArrayLike) -> Result:
     )
 
 
-def disagreement(flow_count: float, result: Result) -> str:
-    """Return a sentence for the user where a count of single cells lies outside the interval of the density.
+def disagreement(cell_count: float, density_count: float, interval: tuple[float, float]) -> str:
+    """Return a sentence for the user where a count of single cells lies outside the interval of a density.
 
-    Empty where it lies inside, and where nobody knows how far the density may be off.
+    Empty where it lies inside.
     """
-    if result.interval is None:
-        return ""
-    low, high = result.interval
-    if low <= flow_count <= high:
+    low, high = interval
+    if low <= cell_count <= high:
         return ""
     relation, cause = "more", "cells perhaps fell to pieces, or are of a kind the density does not know"
-    if flow_count < low:
+    if cell_count < low:
         relation, cause = "fewer", "cells that touch were perhaps taken for one"
     return (
-        f"Cell by cell there are {flow_count:.0f}, {relation} than the density's {result.count:.0f} "
+        f"Cell by cell there are {cell_count:.0f}, {relation} than the density's {density_count:.0f} "
         f"({low:.0f} to {high:.0f}): {cause}. Count some boxes by hand to see which is right."
     )

@@ -86,10 +86,13 @@ def classify(
     chosen = classifier if isinstance(classifier, Classifier) else load(classifier)
     classes = yield from predict_classes(result.cells, image, chosen, engine)
     name = f"classifier-{chosen.spec.preset}" if isinstance(classifier, Classifier) else Path(classifier).name
+    facts = {"name": name, "sha256": chosen.sha256}
+    if not isinstance(classifier, Classifier):
+        facts["reference"] = str(classifier)
     settings = {
         **result.provenance.settings,
         "classes": list(classes.names),
-        "classifier": {"name": name, "sha256": chosen.sha256},
+        "classifier": facts,
     }
     return replace(
         result,

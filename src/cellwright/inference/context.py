@@ -52,6 +52,21 @@ class Predicted(NamedTuple):
     decoded: list[Any]
 
 
+class Preparation(NamedTuple):
+    """How the pixels of an image are brought to what the networks know; one for all parts of an image.
+
+    Parameters
+    ----------
+    scaling
+        Of its intensities.
+    zoom
+        Model pixels per image pixel.
+    """
+
+    scaling: Scaling
+    zoom: float
+
+
 @dataclass(frozen=True, slots=True)
 class CountContext:
     """What counting one image needs. Made by :func:`open_context`.
@@ -68,6 +83,8 @@ class CountContext:
         Of the models' family.
     engine_settings
         How the networks run.
+    zoom
+        Model pixels per image pixel; None where it is to be estimated.
     """
 
     frames: Frames
@@ -75,6 +92,7 @@ class CountContext:
     engine: Engine
     settings: Any
     engine_settings: EngineSettings
+    zoom: float | None = None
 
     @property
     def model(self) -> CellModel:
@@ -156,7 +174,11 @@ def block_layout(
 
 @contextmanager
 def open_context(
-    image: Image, models: tuple[CellModel, ...], settings: Any, engine_settings: EngineSettings
+    image: Image,
+    models: tuple[CellModel, ...],
+    settings: Any,
+    engine_settings: EngineSettings,
+    preparation: Preparation | None = None,
 ) -> Iterator[CountContext]:
     """Give the context of counting an image; lets go of the networks at the end, however that comes.
 
@@ -164,6 +186,8 @@ def open_context(
     ----------
     settings
         Of the models' family; its defaults when None.
+    preparation
+        Of the image that this one is a part of; found in the image itself when None.
 
     Raises
     ------
@@ -174,10 +198,14 @@ def open_context(
     spec = models[0].spec
     if settings is None:
         settings = registry.get(spec.family).settings()
-    scaling = fit(frames.sample(), spec.percentiles)
+    zoom = None
+    if preparation is None:
+        scaling = fit(frames.sample(), spec.percentiles)
+    else:
+        scaling, zoom = preparation
     try:
         with closing(Engine(models, engine_settings)) as engine:
-            yield CountContext(frames, scaling, engine, settings, engine_settings)
+            yield CountContext(frames, scaling, engine, settings, engine_settings, zoom)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, OutOfMemoryError) or not is_out_of_memory(error):
             raise
@@ -195,6 +223,12 @@ def load_models(model: ModelChoices) -> tuple[CellModel, ...]:
 def names_of(model: ModelChoices) -> list[str]:
     """Return what to call each of these models."""
     return [_name(choice) for choice in _as_tuple(model)]
+
+
+def references_of(model: ModelChoices) -> list[str]:
+    """Return by what each of these models can be loaded again: the name or folder that was given."""
+    given = zip(_as_tuple(model), names_of(model), strict=True)
+    return [str(choice) if isinstance(choice, str | Path) else name for choice, name in given]
 
 
 def _as_tuple(model: ModelChoices) -> tuple[ModelChoice, ...]:

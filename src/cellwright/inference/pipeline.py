@@ -26,25 +26,27 @@ from cellwright.core.data import (
 )
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Progress, Task, run
+from cellwright.files.metadata import describe
 from cellwright.inference.calibration import with_calibration
 from cellwright.inference.context import (
     BlockBatch,
     CountContext,
     ModelChoices,
     Predicted,
+    Preparation,
     load_models,
     names_of,
     open_context,
+    references_of,
 )
 from cellwright.inference.scale import ScaleTrial, estimate_scale, zoom_for, zoom_notice
 from cellwright.inference.settings import EngineSettings
-from cellwright.inference.volume import linked
 from cellwright.models import registry
 from cellwright.models.protocol import CellModel
 from cellwright.models.stitching import Stitched
-from cellwright.ops.geometry.axes import guess_axes
 from cellwright.ops.geometry.resample import zoomed
 from cellwright.ops.geometry.tiles import Layout, Tile, grid
+from cellwright.ops.volumes.link import link_cells
 
 LINKED_AXES = ("ZYX", "TZYX")
 KEPT_MAPS_BYTES = 1_000_000_000  # larger maps are dropped once decoded
@@ -63,11 +65,11 @@ def count(
     Parameters
     ----------
     source
-        Numpy, dask or zarr array, an :class:`Image`, or the path of an image file.
+        Numpy, dask or zarr array, an :class:`Image`, or the path or address of an image.
     model
         Name or folder of a model, or a tuple of models of one family whose outputs are averaged.
     axes
-        One letter of TCZYX for each dimension of an array; guessed from its shape when not given.
+        One letter of TCZYX for each dimension; when not given, those of the file, or guessed from the shape.
     settings
         Settings of the model's family, ``FlowSettings()`` for instance; its defaults when not given.
     engine
@@ -113,15 +115,17 @@ def count_with_prediction(
     engine: EngineSettings = EngineSettings(),  # noqa: B008 - frozen
     *,
     keep_maps: bool = True,
+    preparation: Preparation | None = None,
 ) -> Task[tuple[Result, Prediction | None]]:
     """Return the result of :func:`count_cells` with what :func:`recount` needs to change the settings.
 
-    The prediction is None where the maps are too large to be kept, or are not needed.
+    The prediction is None where the maps are too large to be kept, or are not needed. An image that is a part
+    of another is counted with the ``preparation`` of the whole.
     """
     started = time.perf_counter()
     yield Progress("load", 0, 1)
     models = load_models(model)
-    with open_context(image, models, settings, engine) as context:
+    with open_context(image, models, settings, engine, preparation) as context:
         keep_maps &= registry.get(models[0].spec.family).gives == "instances"
         stitched, prediction, zoom = yield from _stitch(context, keep_maps=keep_maps)
         n, cells, link_notice = stitched.count, stitched.cells, ""
@@ -129,10 +133,11 @@ def count_with_prediction(
             yield Progress("link", 0, 1)
             cells, link_notice = _linked(cells, image, models[0], context.settings)
             n = float(len(cells))
-        provenance = _provenance(context, image, names_of(model), zoom, time.perf_counter() - started)
-        provenance = replace(provenance, settings={**provenance.settings, **stitched.facts})
+        provenance = provenance_of(context, image, names_of(model), zoom, time.perf_counter() - started)
+        facts = {"models": references_of(model), **stitched.facts}
+        provenance = replace(provenance, settings={**provenance.settings, **facts})
         rescaled = zoom_notice(zoom, engine.diameter_px)
-        notices = (context.frames.notice, rescaled, link_notice, context.engine.notice)
+        notices = (*image.notices, context.frames.notice, rescaled, link_notice, context.engine.notice)
     result = Result(
         count=n,
         cells=cells,
@@ -143,6 +148,30 @@ def count_with_prediction(
         interval=stitched.interval,
     )
     return result, prediction
+
+
+def prepare(
+    image: Image,
+    model: ModelChoices = registry.DEFAULT_FAMILY,
+    settings: Any = None,
+    engine: EngineSettings = EngineSettings(),  # noqa: B008 - frozen
+) -> Task[Preparation]:
+    """Return how the pixels of an image are to be brought to what a model knows.
+
+    The scale is estimated at up to three places of a large image; the middle one of the three stands.
+    """
+    yield Progress("load", 0, 1)
+    with open_context(image, load_models(model), settings, engine) as context:
+        if context.is_blank:
+            return Preparation(context.scaling, 1.0)
+        places: tuple[float, ...] = (0.5,)
+        if len(context.batches(1.0)) >= 3:
+            places = (0.2, 0.5, 0.8)
+        zooms = []
+        for place in places:
+            trial = yield from estimate_scale(context, place)
+            zooms.append(trial.zoom)
+    return Preparation(context.scaling, sorted(zooms)[len(zooms) // 2])
 
 
 def predict(
@@ -263,10 +292,10 @@ def _linked(cells: Cells, source: Image | Provenance, model: CellModel, settings
         return cells, ""
     if axes not in LINKED_AXES:
         return cells, f"Slices were not linked: axes {axes!r} are none of {' and '.join(LINKED_AXES)}."
-    return linked(cells, axes, model.linking(settings), source.pixel_size_um), ""
+    return link_cells(cells, axes, model.linking(settings), source.pixel_size_um), ""
 
 
-def _provenance(
+def provenance_of(
     context: CountContext, image: Image, names: Sequence[str], zoom: float, seconds: float
 ) -> Provenance:
     """Return everything needed to repeat a count: versions, checksums, settings and what was really used."""
@@ -287,6 +316,7 @@ def _provenance(
         pixel_size_um=image.pixel_size_um,
         device=str(engine.device),
         seconds=seconds,
+        source=image.source,
     )
 
 
@@ -307,6 +337,9 @@ def _image_of(source: ArrayLike | str | Path, axes: str | None) -> Image:
     if isinstance(source, str | Path):
         from cellwright.files.images import read_image
 
-        return read_image(Path(source))
-    array = source if hasattr(source, "shape") else np.asarray(source)
-    return Image(array, axes or guess_axes(tuple(array.shape), array.dtype))
+        return read_image(source, axes)
+    if not hasattr(source, "shape"):
+        source = np.asarray(source)
+    if axes:
+        return Image(source, axes)
+    return describe(source, "", "image")

@@ -147,33 +147,26 @@ class Engine:
             self.notice = f"The model does not fit into the memory of {device}; went on on the CPU."
 
     def _forward(self, windows: Images) -> Images:
-        with torch.inference_mode():
-            maps: Images = self.models[0].to_maps(self._raw(windows)).contiguous().cpu().numpy()
-        return maps
-
-    def _raw(self, windows: Images) -> Tensor:
-        """Return the mean raw output of all networks and mirrored images."""
+        """Return the mean raw output of all networks and mirrored images, in map units."""
         axes: tuple[int | None, ...] = (None,)
         if self.settings.flips:
             axes = (None, -2, -1)
-        pairs = list(product(zip(self._networks, self.models, strict=True), axes))
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            inputs = match_channels(torch.from_numpy(windows).to(self.device), self.spec.in_channels)
-            (network, model), axis = pairs[0]
-            total = self._output(network, model, inputs, axis)
-            for (network, model), axis in pairs[1:]:
-                total += self._output(network, model, inputs, axis)
-        if len(pairs) > 1:
-            total /= len(pairs)
-        return total
-
-    @staticmethod
-    def _output(network: nn.Module, model: CellModel, inputs: Tensor, axis: int | None) -> Tensor:
-        """Raw output of one pass, of the mirrored inputs where ``axis`` is given."""
-        if axis is None:
-            plain: Tensor = network(inputs)
-            return plain.float()
-        return model.flip(network(inputs.flip(axis)), axis).float()
+        passes = list(product(zip(self._networks, self.models, strict=True), axes))
+        raw: Tensor | None = None
+        with torch.inference_mode():
+            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                inputs = match_channels(torch.from_numpy(windows).to(self.device), self.spec.in_channels)
+                for (network, model), axis in passes:
+                    if axis is None:
+                        output = network(inputs).float()
+                    else:
+                        output = model.flip(network(inputs.flip(axis)), axis).float()
+                    raw = output if raw is None else raw + output
+            assert raw is not None  # there is at least one pass
+            if len(passes) > 1:
+                raw = raw / len(passes)
+            maps: Images = self.models[0].to_maps(raw).contiguous().cpu().numpy()
+        return maps
 
 
 def predict_maps(images: Images, engine: Engine, progress: TileProgress) -> Generator[Progress, None, Images]:

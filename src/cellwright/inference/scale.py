@@ -52,19 +52,22 @@ class ScaleTrial(NamedTuple):
         return self.predicted.decoded if self.predicted else []
 
 
-def estimate_scale(context: CountContext) -> Task[ScaleTrial]:
-    """Return the zoom to count at, and what was found on the way to it in the middle batch.
+def estimate_scale(context: CountContext, at: float = 0.5) -> Task[ScaleTrial]:
+    """Return the zoom to count at, and what was found on the way to it in one batch.
 
-    A stated diameter decides. Else the middle of the image is tried as it is. Where the model gives a
-    density, that tells the diameter of the cells. A model that gives instances is tried at further zooms: the
-    one that suits cells like those it was fine-tuned on and, as long as the cells look too small or too
-    large, the one that suits them; the trial with the highest confidence decides.
+    A stated diameter decides. Else one batch (``at`` 0 the first, 1 the last) is tried as it is. Where the
+    model gives a density, that tells the diameter of the cells. A model that gives instances is tried at
+    further zooms: the one that suits cells like those it was fine-tuned on and, as long as the cells look too
+    small or too large, the one that suits them; the trial with the highest confidence decides.
     """
     spec = context.engine.spec
-    zoom = zoom_for(context.engine_settings.diameter_px, spec)
+    zoom = context.zoom
+    if zoom is None:
+        zoom = zoom_for(context.engine_settings.diameter_px, spec)
     batches = context.batches(zoom)
-    batch, progress = batches[len(batches) // 2], context.progress("tiles", batches, zoom)
-    if context.engine_settings.diameter_px:
+    batch = batches[min(int(len(batches) * at), len(batches) - 1)]
+    progress = context.progress("tiles", batches, zoom)
+    if context.zoom is not None or context.engine_settings.diameter_px:
         return ScaleTrial(zoom, batch, None, progress)
     first = ScaleTrial(zoom, batch, (yield from context.decode(batch, zoom, progress)), progress)
     if registry.get(spec.family).gives == "instances":

@@ -1,11 +1,13 @@
 """What a user may set for the engine; torch-free, so that forms and flags can be made from it at once."""
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
 from cellwright.core.errors import SettingsError
 from cellwright.core.settings import check_bounds
 
+BYTES = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -39,10 +41,87 @@ class EngineSettings:
         {"min": 0, "max": 256, "tooltip": "Tiles the network takes at once; 0 chooses by their size."},
     ] = 0
     precision: Annotated[
-        Precision, {"tooltip": "Number type of the network; auto takes half precision where it is faster."}
+        Precision,
+        {"tooltip": "Precision of the network's numbers; auto takes half precision where it is faster."},
     ] = "auto"
 
     def __post_init__(self) -> None:
         check_bounds(self)
         if self.precision not in get_args(Precision):
             raise SettingsError(f"precision must be one of {get_args(Precision)}; got {self.precision!r}.")
+
+
+@dataclass(frozen=True, slots=True)
+class InputFiles:
+    """Files that an analysis takes besides the image; ``{name}`` in a path is the name of the image."""
+
+    regions: Annotated[
+        tuple[str, ...],
+        {"tooltip": "File of regions to count in: GeoJSON, ImageJ ROIs or a label image. May be repeated."},
+    ] = ()
+    exclude: Annotated[tuple[str, ...], {"tooltip": "File of regions to leave out. May be repeated."}] = ()
+    mask: Annotated[str, {"tooltip": "Image file whose pixels that are not 0 are counted in."}] = ""
+    outside_mask: Annotated[str, {"tooltip": "Image file whose pixels that are 0 are counted in."}] = ""
+    nuclei: Annotated[str, {"tooltip": "Label image of the nuclei of the cells that are counted."}] = ""
+    other: Annotated[
+        tuple[str, ...],
+        {"tooltip": "Further image to measure the intensity in, as NAME=FILE. May be repeated."},
+    ] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("regions", "exclude", "other"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        check_bounds(self)
+        wrong = [text for text in self.other if not all(text.partition("=")[::2])]
+        if wrong:
+            raise SettingsError(f"A further image is given as NAME=FILE; got {wrong[0]!r}.")
+
+
+@dataclass(frozen=True, slots=True)
+class FolderSettings:
+    """Which images of folders are counted."""
+
+    pattern: Annotated[str, {"tooltip": "File names in folders must match it, e.g. *_DAPI.tif."}] = "*"
+    plate: Annotated[
+        str,
+        {"tooltip": "What names in folders tell of a plate, e.g. {plate}/{well}_s{site}."},
+    ] = ""
+    watch: Annotated[
+        bool, {"tooltip": "Go on with what a microscope drops into the folders, until Ctrl-C."}
+    ] = False
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSettings:
+    """How an image larger than memory is counted."""
+
+    stream: Annotated[
+        bool,
+        {"tooltip": "Count block by block in constant memory into --output; large images are anyway."},
+    ] = False
+    memory: Annotated[
+        str, {"tooltip": "What a block may take while an image is counted block by block, e.g. 2GB."}
+    ] = "2GB"
+    workers: Annotated[
+        int, {"min": 1, "max": 256, "tooltip": "Processes on this machine that share the blocks."}
+    ] = 1
+    scheduler: Annotated[
+        str, {"tooltip": "Address of a dask cluster that shares the blocks, e.g. tcp://10.0.0.1:8786."}
+    ] = ""
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        if not 0 < self.memory_bytes < 1e15:
+            raise SettingsError(f"memory must be a number of MB or GB, e.g. 2GB; got {self.memory!r}.")
+
+    @property
+    def memory_bytes(self) -> float:
+        """Bytes that a block may take; 0 where the text names no size."""
+        match = re.fullmatch(r"\s*([0-9.]+)\s*([KMGT]?)i?B?\s*", self.memory, re.IGNORECASE)
+        if match is None:
+            return 0.0
+        number, unit = match.groups()
+        try:
+            return float(number) * BYTES[unit.upper()]
+        except ValueError:
+            return 0.0

@@ -34,7 +34,7 @@ class ModelSpec:
     family, preset
         Name in the registry, and which of its architectures.
     title
-        One line for people.
+        Title that lists show.
     in_channels
         Channels the network takes; a grey image is repeated.
     map_channels

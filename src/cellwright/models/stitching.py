@@ -92,7 +92,7 @@ class CellStitcher:
         self._parts.append(
             replace(
                 cells,
-                points=_with_lead(cells.points + corner, lead),
+                points=with_lead(cells.points + corner, lead),
                 boxes=_boxes_with_lead(cells.boxes + corner, lead),
                 labels=None,
             )
@@ -111,7 +111,7 @@ class CellStitcher:
         """Write the labels of a block's own cells into the window; return these cells."""
         if cells.labels is None:
             raise TypeError("Cells of a block must come with labels; this model gave none.")
-        own = cells if is_whole else _not_taken(cells, cells.labels, block, window)
+        own = cells if is_whole else not_taken(cells, cells.labels, block, window)
         assert own.labels is not None  # as those they were taken from
         if self._n_cells == 0 and window.shape == own.labels.shape and not window.any():
             window[...] = own.labels
@@ -121,7 +121,7 @@ class CellStitcher:
 
     def _not_yet_found(self, cells: Cells, block: Tile, frame: int) -> Cells:
         """Return a block's own cells without those whose centre is that of a cell of an earlier block."""
-        rows = np.flatnonzero(_claimed(cells.points, block))
+        rows = np.flatnonzero(claimed(cells.points, block))
         corner = np.array([part.start for part in block.read], np.float32)
         earlier = self._centres.setdefault(frame, [])
         if earlier and len(rows):
@@ -215,11 +215,23 @@ class DensityStitcher:
         )
 
 
-def _not_taken(cells: Cells, own: Labels, block: Tile, window: Labels) -> Cells:
-    """Return the block's own cells, less what other blocks have put into the window already."""
-    claimed = _claimed(cells.points, block)
-    labels = np.where(window > 0, np.int32(0), keep(own, claimed))
-    rows = np.flatnonzero(claimed)
+def not_taken(cells: Cells, own: Labels, block: Tile, window: Labels) -> Cells:
+    """Return the block's own cells, less what other blocks have put into the window already.
+
+    Parameters
+    ----------
+    cells
+        Of the block, in pixels of its window.
+    own : int32 (Y, X) or (Z, Y, X)
+        Their labels.
+    block
+        Whose cells are wanted.
+    window : int32, in the shape of ``own``
+        What is in the labels of the whole image there.
+    """
+    is_own = claimed(cells.points, block)
+    labels = np.where(window > 0, np.int32(0), keep(own, is_own))
+    rows = np.flatnonzero(is_own)
     left = np.bincount(labels.ravel(), minlength=len(rows) + 1)[1:]
     free = left > TAKEN * cells.areas[rows]
     labels = keep(labels, free)
@@ -228,18 +240,20 @@ def _not_taken(cells: Cells, own: Labels, block: Tile, window: Labels) -> Cells:
     return replace(kept, boxes=boxes, areas=areas, labels=labels)
 
 
-def _claimed(points: NDArray[np.float32], block: Tile) -> NDArray[np.bool_]:
+def claimed(points: NDArray[np.float32], block: Tile) -> NDArray[np.bool_]:
+    """Return which centres (..., Y, X) in a block's window lie in its core, or just beyond."""
     low = np.array([part.start for part in block.local]) - 0.5 - CLAIM_PX
     high = np.array([part.stop for part in block.local]) - 0.5 + CLAIM_PX
-    inside = (points >= low) & (points < high)
+    inside = (points[:, -2:] >= low) & (points[:, -2:] < high)
     return inside[:, 0] & inside[:, 1]
 
 
-def _with_lead(points: NDArray[np.float32], lead: Sequence[Any]) -> NDArray[np.float32]:
+def with_lead(points: NDArray[np.float32], lead: Sequence[Any]) -> NDArray[np.float32]:
+    """Return points (N, D) with the same coordinates before them, for axes that the points do not have."""
     before = np.tile(np.array(lead, np.float32), (len(points), 1))
     return np.concatenate([before, points], axis=1).astype(np.float32, copy=False)
 
 
 def _boxes_with_lead(boxes: NDArray[np.float32], lead: Sequence[Any]) -> NDArray[np.float32]:
     first, past = boxes[:, 0], boxes[:, 1]
-    return np.stack([_with_lead(first, lead), _with_lead(past, [i + 1 for i in lead])], axis=1)
+    return np.stack([with_lead(first, lead), with_lead(past, [i + 1 for i in lead])], axis=1)

@@ -1,7 +1,7 @@
 """Where models live: those that travel with the package, those in the user's folder, or any folder.
 
-The user's own can be renamed, deleted, and sent to others as one file, a zip archive of the model's folder.
-Imports no torch before a model is loaded.
+The user's own can be renamed, deleted, exported as one file (a zip archive of the model's folder) and
+imported from one, from a folder, or from the web. Imports no torch before a model is loaded.
 """
 
 import json
@@ -10,13 +10,14 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 import pooch
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
 FILES = ("spec.json", "weights.safetensors", "scores.json", "card.md", "curve.json")
 NEEDED = FILES[:2]
+ZOO_FILES = {"rdf.yaml", "bioimageio.yaml"}  # either describes a package of the BioImage Model Zoo
+PREFIX = "cellwright_"  # of the files of the model folder in such a package
 MOST_BYTES = 2_000_000_000  # of a model in an archive, once unpacked
 
 
@@ -129,8 +132,10 @@ def delete(name: str) -> None:
         shutil.rmtree(doomed)
 
 
-def share(name: str | Path, path: Path) -> Path:
+def export_model(name: str | Path, path: Path) -> Path:
     """Write a model as one file, a zip archive, and return its path; the file appears whole or not at all.
+
+    For a package of the BioImage Model Zoo see ``models.zoo.export_package``.
 
     Raises
     ------
@@ -148,67 +153,119 @@ def share(name: str | Path, path: Path) -> Path:
     return path
 
 
-def take(path: Path, name: str = "") -> Path:
-    """Put a model that was shared as one file among the user's, and return its folder.
+def import_model(source: str | Path, name: str = "") -> Path:
+    """Put a model among the user's own, and return its folder.
 
-    Nothing is written where the archive holds no model this version can load; no code in it is run.
+    Nothing is written where the source holds no model that this version can load; no code in it is run.
 
     Parameters
     ----------
+    source
+        An exported model, a package of the BioImage Model Zoo that cellwright wrote, a model folder, or the
+        http address of one of the first two.
     name
         Of the model; that of the file when empty.
 
     Raises
     ------
     CheckpointError
-        The file is no archive of a model, is damaged, or holds other files or paths; or the name is taken.
+        The source is none of these, is damaged, or holds other files or paths; or the name is taken.
     WriteError
         The user's folder cannot be written.
     """
     from cellwright.models.checkpoint import load_checkpoint
 
-    target = _free(name or path.stem)
+    address = str(source)
+    is_remote = address.startswith(("http://", "https://"))
+    stem = Path(address).stem
+    if is_remote:
+        stem = Path(unquote(urlsplit(address).path)).stem
+    target = _free(name or stem)
     with _writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".", dir=target.parent) as place:
-            folder = Path(place) / target.name
+        with tempfile.TemporaryDirectory(prefix=".", dir=target.parent) as temporary:
+            folder = Path(temporary) / target.name
             folder.mkdir()
-            _unpack(path, folder)
+            path = Path(source)
+            if is_remote:
+                path = _downloaded(address, Path(temporary))
+            _copy_model(path, folder, address)
             load_checkpoint(folder)
             folder.rename(target)
     return target
 
 
-def _unpack(path: Path, part: Path) -> None:
-    """Write the files of a model in an archive, whose names are known beforehand, into a folder."""
-    if not path.is_file():
-        raise CheckpointError(f"There is no file {path}. Choose a model that was shared.")
+def _downloaded(address: str, folder: Path) -> Path:
     try:
-        with zipfile.ZipFile(path) as archive:
-            for member in _checked(archive, path):
-                with archive.open(member) as source, (part / member.filename).open("wb") as file:
-                    shutil.copyfileobj(source, file)
+        return Path(pooch.retrieve(address, None, "download", folder))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"Cannot download {address}; got: {error}. Check the address and the network."
+        ) from error
+
+
+def _copy_model(source: Path, part: Path, title: str) -> None:
+    """Copy the files of a model, whose names are known beforehand, into a folder."""
+    if source.is_dir():
+        for file in FILES:
+            if (source / file).is_file():
+                shutil.copyfile(source / file, part / file)
+        return
+    if not source.is_file():
+        raise CheckpointError(f"There is no file {title}. Choose an exported model.")
+    try:
+        with zipfile.ZipFile(source) as archive:
+            for name, member in _members(archive, title).items():
+                with archive.open(member) as packed, (part / name).open("wb") as unpacked:
+                    shutil.copyfileobj(packed, unpacked)
     except CheckpointError:
         raise
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         raise CheckpointError(
-            f"Expected a shared model, a zip archive, in {path}; got: {error}. Ask for the file again."
+            f"Expected an exported model, a zip archive, in {title}; got: {error}. Get the file again."
         ) from error
 
 
-def _checked(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
-    members = archive.infolist()
-    names = [member.filename for member in members]
+def _members(archive: zipfile.ZipFile, title: str) -> dict[str, zipfile.ZipInfo]:
+    """Return what an archive holds of a model, by the names of the files in its folder."""
+    members = {member.filename: member for member in archive.infolist()}
+    if ZOO_FILES & set(members):
+        found = _zoo_members(members, title)
+    else:
+        found = members
+        _check_exported(archive.namelist(), title)
+    if sum(member.file_size for member in found.values()) > MOST_BYTES:
+        raise CheckpointError(f"{title} unpacks to more than {MOST_BYTES:,} bytes. Nothing was written.")
+    return found
+
+
+def _check_exported(names: Sequence[str], title: str) -> None:
     foreign = sorted(set(names) - set(FILES))
     missing = [name for name in NEEDED if name not in names]
     if foreign or missing or len(names) > len(set(names)):
         raise CheckpointError(
-            f"A shared model holds {', '.join(FILES)} and nothing else; {path} lacks {missing}, and has "
-            f"{foreign[:3]} besides. Nothing was written. Ask for the file again."
+            f"An exported model holds {', '.join(FILES)} and nothing else; {title} lacks {missing}, and has "
+            f"{foreign[:3]} besides. Nothing was written. Get the file again."
         )
-    if sum(member.file_size for member in members) > MOST_BYTES:
-        raise CheckpointError(f"{path} unpacks to more than {MOST_BYTES:,} bytes. Nothing was written.")
-    return members
+
+
+def _zoo_members(members: Mapping[str, zipfile.ZipInfo], title: str) -> dict[str, zipfile.ZipInfo]:
+    """Return the files of a model folder in a package; the network that others run is left out."""
+    hostile = [
+        name for name in members if set("\\:") & set(name) or name.startswith("/") or ".." in name.split("/")
+    ]
+    if hostile:  # none is ever used, but nobody means well by them
+        raise CheckpointError(
+            f"Paths in a package must stay inside it; {title} holds {hostile[:3]}. Nothing was written. "
+            "Get it from where you trust it."
+        )
+    missing = [PREFIX + file for file in NEEDED if PREFIX + file not in members]
+    if missing:
+        raise CheckpointError(
+            f"Only packages that cellwright wrote can be imported; {title} is one of another program: it "
+            f"lacks {', '.join(missing)}. Run it with bioimageio.core, and import the cells that it finds."
+        )
+    return {file: members[PREFIX + file] for file in FILES if PREFIX + file in members}
 
 
 def _own(name: str) -> Path:

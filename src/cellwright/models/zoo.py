@@ -1,8 +1,8 @@
-"""Models as packages of the BioImage Model Zoo, which other programs run, and back.
+"""Models as packages of the BioImage Model Zoo, which other programs run.
 
-A package holds the network as TorchScript, which gives the
-maps of a model (what finds the cells in them belongs to cellwright), a test image with its maps, and the
-files of the model folder. Reading takes these files alone: nothing in a package is ever run.
+A package holds the network as TorchScript, which gives the maps of a model (what finds the cells in them
+belongs to cellwright), a test image with its maps, and the files of the model folder.
+``models.store.import_model`` reads these files alone: nothing in a package is ever run.
 
 Source: bioimage.io model description 0.5, https://bioimage.io/docs.
 """
@@ -11,7 +11,6 @@ import json
 import tempfile
 import warnings
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,9 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cellwright import __version__
-from cellwright.core.errors import CheckpointError, WriteError
+from cellwright.core.errors import WriteError
 from cellwright.files.atomic import atomic_write
-from cellwright.models import store
+from cellwright.models import registry, store
 from cellwright.models.checkpoint import CARD
 from cellwright.models.spec import ModelSpec
 from cellwright.ops.simulation.simulate import simulate
@@ -34,10 +33,10 @@ if TYPE_CHECKING:
 
 CORE = 4  # of the divisor: height and width of what is left of the smallest image without its halo
 LICENCE = "BSD-3-Clause"
+ZOO_TAGS = {"instances": "segmentation", "density": "counting"}
 DESCRIPTION = "rdf.yaml"  # json is yaml too
 FORMAT = "0.5.4"
 TOLERANCE = 1e-3  # of the largest value, or of 1 where that is less: densities are small
-PREFIX = "cellwright_"  # of the files of the model folder in a package
 
 
 class _Maps(nn.Module):
@@ -52,7 +51,7 @@ class _Maps(nn.Module):
         return self.model.to_maps(self.network(image))
 
 
-def export_model(name: str | Path, path: Path, *, authors: tuple[str, ...], licence: str = LICENCE) -> Path:
+def export_package(name: str | Path, path: Path, *, authors: tuple[str, ...], licence: str = LICENCE) -> Path:
     """Write a model as a package of the BioImage Model Zoo (a zip archive) and return its path.
 
     Parameters
@@ -81,7 +80,7 @@ def export_model(name: str | Path, path: Path, *, authors: tuple[str, ...], lice
         )
     with tempfile.TemporaryDirectory() as place, atomic_write(path) as part:
         largest = _write_files(Path(place), model, folder)
-        facts = _facts(model, [file.name for file in Path(place).glob(PREFIX + "*")])
+        facts = _facts(model, [file.name for file in Path(place).glob(store.PREFIX + "*")])
         facts |= {"authors": [{"name": author} for author in authors], "license": licence}
         allowed = {"relative_tolerance": TOLERANCE, "absolute_tolerance": TOLERANCE * min(1.0, largest)}
         facts["config"] = {"bioimageio": {"reproducibility_tolerance": [allowed]}}
@@ -90,54 +89,6 @@ def export_model(name: str | Path, path: Path, *, authors: tuple[str, ...], lice
             for file in sorted(Path(place).iterdir()):
                 archive.write(file, file.name)
     return path
-
-
-def import_model(path: Path, name: str) -> Path:
-    """Put the model in a package among the user's and return its folder; nothing in the package is run.
-
-    Raises
-    ------
-    CheckpointError
-        The package is damaged, was not written by cellwright, or holds paths that lead out of it; or the name
-        is taken.
-    WriteError
-        The user's folder cannot be written.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"There is no file {path}. Choose a package of the BioImage Model Zoo.")
-    with tempfile.TemporaryDirectory() as place:
-        shared = Path(place) / "model.zip"
-        try:
-            with zipfile.ZipFile(path) as package, zipfile.ZipFile(shared, "w") as archive:
-                _check_paths(package.namelist(), path)
-                own = {file: PREFIX + file for file in store.FILES if PREFIX + file in package.namelist()}
-                for file, member in own.items():
-                    if package.getinfo(member).file_size > store.MOST_BYTES:
-                        raise CheckpointError(f"{member} in {path} is too large. Nothing was written.")
-                    archive.writestr(file, package.read(member))
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-            raise CheckpointError(
-                f"Expected a package of the BioImage Model Zoo in {path}; got: {error}. Download it again."
-            ) from error
-        missing = [PREFIX + file for file in store.NEEDED if file not in own]
-        if missing:
-            raise CheckpointError(
-                f"Only packages that cellwright wrote can be taken back; {path} lacks "
-                f"{', '.join(missing)}. Run models of other programs with bioimageio.core."
-            )
-        return store.take(shared, name)
-
-
-def _check_paths(names: Sequence[str], path: Path) -> None:
-    """Refuse a package with paths that lead out of it: none is ever used, but nobody means well by them."""
-    hostile = [
-        name for name in names if set("\\:") & set(name) or name.startswith("/") or ".." in name.split("/")
-    ]
-    if hostile:
-        raise CheckpointError(
-            f"The paths in a package lead nowhere else; {path} holds {hostile[:3]}. Nothing was written. "
-            "Download it again from where you trust it."
-        )
 
 
 def _write_files(part: Path, model: "CellModel", folder: Path) -> float:
@@ -163,7 +114,7 @@ def _write_files(part: Path, model: "CellModel", folder: Path) -> float:
     imsave(part / "cover.png", (255 * drawn.image / top).astype(np.uint8), check_contrast=False)
     for name in store.FILES:
         if (folder / name).exists():
-            (part / (PREFIX + name)).write_bytes((folder / name).read_bytes())
+            (part / (store.PREFIX + name)).write_bytes((folder / name).read_bytes())
     card = folder / CARD
     text = card.read_text(encoding="utf-8") if card.exists() else f"# {model.spec.title}\n"
     (part / "README.md").write_text(text, encoding="utf-8")
@@ -190,7 +141,7 @@ def _facts(model: "CellModel", attachments: Sequence[str]) -> dict[str, Any]:
         "format_version": FORMAT,
         "name": f"cellwright {spec.family} {spec.preset}",
         "description": spec.title,
-        "tags": ["cells", "segmentation" if spec.family != "density" else "counting", spec.family],
+        "tags": ["cells", ZOO_TAGS[registry.get(spec.family).gives], spec.family],
         "documentation": "README.md",
         "covers": ["cover.png"],
         "attachments": [{"source": name} for name in sorted(attachments)],

@@ -1,46 +1,45 @@
-"""The settings of a training run; the same fields are flags of ``cellwright train``."""
+"""The settings of training and of fine-tuning; their fields are flags of ``cellwright train``."""
 
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
 
 from cellwright.core.errors import SettingsError
 from cellwright.core.settings import check_bounds
+
+PresetName = Literal["quick", "balanced", "thorough"]
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingSettings:
     """Two phases: pre-training on everything, then fine-tuning on the dataset itself."""
 
-    seed: Annotated[
-        int, {"tooltip": "Start of all random numbers; the same seed gives the same weights."}
-    ] = 0
+    seed: Annotated[int, {"tooltip": "Random seed; the same seed gives the same weights."}] = 0
     pretrain_steps: Annotated[
         int, {"min": 0, "tooltip": "Batches of the first phase: all images, simulated too."}
     ] = 3000
     finetune_steps: Annotated[
         int, {"min": 0, "tooltip": "Batches of the second phase: the dataset, with replay."}
     ] = 1500
-    steps_per_epoch: Annotated[
-        int, {"min": 1, "tooltip": "Batches between two looks at the validation images."}
-    ] = 250
+    steps_per_epoch: Annotated[int, {"min": 1, "tooltip": "Batches between two validations."}] = 250
     batch_size: Annotated[int, {"min": 1, "tooltip": "Patches in a batch."}] = 8
     patch_px: Annotated[
         int, {"min": 32, "step": 16, "tooltip": "Height and width of a patch, in pixels."}
     ] = 192
-    pretrain_rate: Annotated[float, {"min": 0.0, "tooltip": "Highest learning rate of the first phase."}] = (
-        2e-3
-    )
-    finetune_rate: Annotated[float, {"min": 0.0, "tooltip": "Highest learning rate of the second phase."}] = (
-        7e-4
-    )
+    pretrain_rate: Annotated[float, {"min": 0.0, "tooltip": "Peak learning rate of the first phase."}] = 2e-3
+    finetune_rate: Annotated[float, {"min": 0.0, "tooltip": "Peak learning rate of the second phase."}] = 7e-4
     weight_decay: Annotated[float, {"min": 0.0, "tooltip": "Weight decay of AdamW."}] = 0.02
     warmup_steps: Annotated[int, {"min": 0, "tooltip": "Batches over which the learning rate rises."}] = 100
     frozen_steps: Annotated[
-        int, {"min": 0, "tooltip": "Batches in which only the last layers learn; the trunk stays as it is."}
+        int,
+        {"min": 0, "tooltip": "Batches in which only the last layers are trained; the others are frozen."},
     ] = 0
     ema_decay: Annotated[
         float,
-        {"min": 0.0, "max": 0.9999, "tooltip": "Memory of the running average of the weights that is kept."},
+        {
+            "min": 0.0,
+            "max": 0.9999,
+            "tooltip": "Decay of the moving average (EMA) of the weights, which is what is saved.",
+        },
     ] = 0.998
     smallest_diameter_px: Annotated[
         float, {"min": 1.0, "tooltip": "Random zoom keeps cells larger than this."}
@@ -50,7 +49,7 @@ class TrainingSettings:
     ] = 70.0
     n_simulated: Annotated[int, {"min": 0, "tooltip": "Simulated images added to the first phase."}] = 400
     n_modalities: Annotated[
-        int, {"min": 1, "tooltip": "Clusters of alike images; the rare ones are shown oftener."}
+        int, {"min": 1, "tooltip": "Clusters of similar images; rare ones are sampled more often."}
     ] = 16
     replay: Annotated[
         float,
@@ -65,7 +64,7 @@ class TrainingSettings:
         {
             "min": 0.0,
             "max": 1.0,
-            "tooltip": "Chance that touching cells are taught with a gap (first phase).",
+            "tooltip": "Chance that touching cells are trained with a gap between them (first phase).",
         },
     ] = 0.1
 
@@ -85,3 +84,96 @@ class TrainingSettings:
     def n_steps(self) -> int:
         """Batches of both phases."""
         return self.pretrain_steps + self.finetune_steps
+
+
+@dataclass(frozen=True, slots=True)
+class FinetuneSettings:
+    """How a model learns from a few images without forgetting what it knew; the defaults are ``quick``."""
+
+    seed: Annotated[int, {"tooltip": "Random seed; the same seed gives the same weights."}] = 0
+    steps: Annotated[int, {"min": 1, "tooltip": "Most batches (training steps)."}] = 900
+    steps_per_epoch: Annotated[int, {"min": 1, "tooltip": "Batches between two validations."}] = 150
+    batch_size: Annotated[int, {"min": 1, "tooltip": "Patches in a batch, with those of replay."}] = 8
+    patch_px: Annotated[
+        int, {"min": 32, "step": 16, "tooltip": "Height and width of a patch, in pixels."}
+    ] = 192
+    rate: Annotated[float, {"min": 0.0, "tooltip": "Peak learning rate."}] = 5e-4
+    warmup_steps: Annotated[int, {"min": 0, "tooltip": "Batches over which the learning rate rises."}] = 40
+    frozen_steps: Annotated[
+        int,
+        {"min": 0, "tooltip": "Batches in which only the last layers are trained; the others are frozen."},
+    ] = 40
+    weight_decay: Annotated[float, {"min": 0.0, "tooltip": "Weight decay of AdamW."}] = 0.01
+    ema_decay: Annotated[
+        float,
+        {
+            "min": 0.0,
+            "max": 0.9999,
+            "tooltip": "Decay of the moving average (EMA) of the weights, which is what is saved.",
+        },
+    ] = 0.98
+    replay: Annotated[
+        float,
+        {
+            "min": 0.0,
+            "max": 0.9,
+            "tooltip": "Share of each batch that repeats what the model gave before on other images.",
+        },
+    ] = 0.25
+    n_replay: Annotated[int, {"min": 0, "tooltip": "Simulated images for replay."}] = 48
+    augmentation: Annotated[
+        float,
+        {"min": 0.0, "max": 1.0, "tooltip": "Share of the patches whose intensities are changed at random."},
+    ] = 0.4
+    patience: Annotated[
+        int, {"min": 1, "tooltip": "Stop after so many epochs without a better score (once half is done)."}
+    ] = 3
+    n_validation: Annotated[int, {"min": 1, "tooltip": "Most validation images used after each epoch."}] = 6
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        if self.patch_px % 32:
+            raise SettingsError(f"patch_px must be a multiple of 32; got {self.patch_px}.")
+
+    @property
+    def n_replayed(self) -> int:
+        """Patches of a batch that are replay; at least one patch is not."""
+        wanted = round(self.replay * self.batch_size) if self.n_replay else 0
+        return min(wanted, self.batch_size - 1)
+
+
+QUICK = FinetuneSettings()
+PRESETS: dict[PresetName, FinetuneSettings] = {
+    "quick": QUICK,
+    "balanced": replace(
+        QUICK, steps=5000, steps_per_epoch=400, batch_size=12, ema_decay=0.995, n_replay=150, n_validation=12
+    ),
+    "thorough": replace(
+        QUICK,
+        steps=15000,
+        steps_per_epoch=800,
+        batch_size=16,
+        patch_px=256,
+        frozen_steps=100,
+        warmup_steps=100,
+        ema_decay=0.998,
+        n_replay=400,
+        patience=5,
+        n_validation=40,
+    ),
+}
+"""Minutes on a laptop's CPU; an hour there; a night there, or less than an hour on a graphics card."""
+
+
+def preset(name: str) -> FinetuneSettings:
+    """Return the settings called ``name``.
+
+    Raises
+    ------
+    SettingsError
+        No such preset.
+    """
+    for known, settings in PRESETS.items():
+        if known == name:
+            return settings
+    raise SettingsError(f"Preset must be one of {', '.join(PRESETS)}; got {name!r}.")

@@ -1,7 +1,6 @@
 """What a training run holds, keeps on disk after each epoch and goes on with when it was killed."""
 
 import copy
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,15 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from cellwright.core.errors import CheckpointError
-from cellwright.files.atomic import atomic_write, write_text
+from cellwright.files.atomic import atomic_write
 from cellwright.models.checkpoint import save_checkpoint
 from cellwright.models.protocol import CellModel
-from cellwright.training.finetune.settings import FinetuneSettings
-from cellwright.training.settings import TrainingSettings
+from cellwright.training.run_folder import STATE, selection_score, write_curve
+from cellwright.training.settings import FinetuneSettings, TrainingSettings
 
 AnySettings = TrainingSettings | FinetuneSettings
-
-STATE, CURVE = "training.pt", "curve.json"
 
 
 @dataclass(slots=True)
@@ -58,7 +55,7 @@ def keep(
     writes them again. ``scores`` are those of the epoch; the best is the first with the highest ``merit``,
     else the last with the highest ``score``, or the last when there is neither.
     """
-    score = scores.get("merit", scores.get("score", float(state.step)))
+    score = selection_score(scores, float(state.step))
     rate = state.optimizer.param_groups[0]["lr"]
     loss = {"loss": float(np.mean(state.losses))} if state.losses else {}
     state.history.append({"step": state.step, **loss, "rate": rate, **scores})
@@ -68,8 +65,7 @@ def keep(
         if "merit" in scores:
             weights = state.average.state_dict()
             state.kept = {name: value.detach().cpu().clone() for name, value in weights.items()}
-    curve = json.dumps({"settings": asdict(settings), "epochs": state.history}, indent=1)
-    write_text(output / CURVE, curve)
+    write_curve(output, asdict(settings), state.history)
     _save(state, output)
 
 
@@ -108,11 +104,6 @@ def resume(state: RunState, output: Path) -> None:
         state.chances, state.kept = saved.get("chances"), saved.get("kept")
     except (OSError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
         raise CheckpointError(
-            f"The run in {output} cannot be gone on with: {error}. Delete {STATE} there to begin anew, or "
+            f"The run in {output} cannot be resumed: {error}. Delete {STATE} there to begin anew, or "
             "choose another folder."
         ) from error
-
-
-def forget(output: Path) -> None:
-    """Remove what a resumed run would need, at the end of a run."""
-    (output / STATE).unlink(missing_ok=True)

@@ -23,9 +23,9 @@ from cellwright.training.data.sampler import Pool, make_batch, one_ahead, simula
 from cellwright.training.data.samples import Sample, load_samples
 from cellwright.training.evaluation.evaluate import evaluate
 from cellwright.training.evaluation.report import Report
-from cellwright.training.finetune.retention import trunk_of
+from cellwright.training.run_folder import forget
 from cellwright.training.settings import TrainingSettings
-from cellwright.training.state import RunState, forget, keep, new_state, resume
+from cellwright.training.state import RunState, keep, new_state, resume
 
 GRADIENT_LIMIT = 5.0
 
@@ -159,6 +159,12 @@ def _prepare(network: nn.Module, *, is_frozen: bool) -> None:
     network.train()
     for part in trunk_of(network):
         part.train(not is_frozen).requires_grad_(not is_frozen)
+
+
+def trunk_of(network: nn.Module) -> list[nn.Module]:
+    """Return the parts of a network that come before its last layers: encoder and decoder, if it has them."""
+    parts = [getattr(network, name, None) for name in ("encoder", "decoder")]
+    return [part for part in parts if isinstance(part, nn.Module)]
 
 
 def _next_stop(step: int, settings: TrainingSettings) -> int:

@@ -280,7 +280,7 @@ def test_a_cut_off_export_that_cannot_be_finished(tmp_path, rng, monkeypatch):
     (tmp_path / atomic.ADDED).mkdir()
     monkeypatch.setattr(atomic, "WAIT_SECONDS", 0.1)
     lock = acquire_lock(tmp_path / atomic.LOCK)
-    with pytest.raises(ReadError, match="cut off, and is to be finished"):
+    with pytest.raises(ReadError, match="was interrupted and must be finished"):
         read_dataset(tmp_path)
     lock.release()
     assert len(read_dataset(tmp_path)) == 1

@@ -112,12 +112,115 @@ def test_names_that_leave_the_zip_are_refused(tmp_path):
         FORMATS["imagej-roi"].read(tmp_path / "a.zip")
 
 
-@pytest.mark.parametrize("points", [[[2, 2], [12, 12], [12, 2], [2, 12]], [[2, 2], [60000, 2], [9, 9]]])
-def test_wrong_rois_are_named(tmp_path, points):
-    roifile.roiwrite(tmp_path / "a.zip", [roifile.ImagejRoi.frompoints(np.array(points), name="bad one")])
+def roi_of(points, name):
+    return roifile.ImagejRoi.frompoints(np.array(points), name=name)
+
+
+def test_rois_over_the_edge_are_cut_there(tmp_path):
+    rois = [roi_of([[10, 10], [30, 10], [30, 30], [10, 30]], "inside")]
+    rois += [
+        roi_of([[-5, 40], [15, 40], [15, 60], [-5, 60]], "left"),
+        roi_of([[50, -9], [60, -9], [60, 9]], "top"),
+    ]
+    rois += [
+        roi_of([[700, 700], [710, 700], [705, 710]], "far"),
+        roi_of([[2, 2], [9, 9], [9, 2], [2, 9]], "bow"),
+    ]
+    line = roifile.ImagejRoi(roitype=roifile.ROI_TYPE.LINE, name="line", x1=1, y1=1, x2=9, y2=9)
+    roifile.roiwrite(tmp_path / "a.zip", [*rois, line])
+    image = Image(np.zeros((80, 90), np.uint8), "YX", (), "a")
+    (found,) = FORMATS["imagej-roi"].read(tmp_path / "a.zip", image)
+    assert len(found) == 4
+    areas = np.bincount(found.labels.ravel())[1:]
+    assert areas[:2].tolist() == [400, 300]
+    assert found.notices == (
+        "Of 6 objects in a.zip 1 are of the type LINE and were left out; 2 were cut at the edge of the "
+        "image; 1 lie outside of the image and were left out; 1 cross themselves and were filled as drawn.",
+    )
+
+
+def test_rois_of_another_image_are_refused(tmp_path):
+    roifile.roiwrite(tmp_path / "a.zip", [roi_of([[700, 2], [709, 2], [705, 9]], "bad one")])
     image = Image(np.zeros((20, 40), np.uint8), "YX", (), "a")
-    with pytest.raises(ReadError, match=r"bad one\.roi of .*a\.zip must be"):
+    with pytest.raises(ReadError, match=r"bad one\.roi of .*a\.zip and others must lie inside"):
         FORMATS["imagej-roi"].read(tmp_path / "a.zip", image)
+
+
+def test_a_turned_ellipse_of_imagej_is_an_area(tmp_path):
+    around = np.linspace(0, 2 * np.pi, 60, endpoint=False)
+    turned = np.stack([np.cos(around) * 12, np.sin(around) * 6], axis=1) @ [[0.8, 0.6], [-0.6, 0.8]] + 20
+    roi = roifile.ImagejRoi.frompoints(turned.astype(np.float32), name="oval")
+    roi.roitype, roi.subtype = roifile.ROI_TYPE.FREEHAND, roifile.ROI_SUBTYPE.ELLIPSE
+    roifile.roiwrite(tmp_path / "a.zip", [roi])
+    (found,) = FORMATS["imagej-roi"].read(tmp_path / "a.zip")
+    assert abs((found.labels > 0).sum() - np.pi * 72) < 12
+
+
+def test_a_self_crossing_outline_of_labelme_is_filled_as_drawn(tmp_path):
+    def shape(kind, points):
+        return {"label": "cell", "points": points, "shape_type": kind, "group_id": None}
+
+    shapes = [
+        shape("polygon", [[20, 20], [80, 70], [20, 70], [80, 20]]),
+        shape("polygon", [[100, 100], [140, 100], [140, 140], [100, 140]]),
+        shape("line", [[5, 5], [50, 5]]),
+        shape("point", [[7, 7]]),
+    ]
+    content = {
+        "shapes": shapes,
+        "imageHeight": 256,
+        "imageWidth": 256,
+        "imageData": None,
+        "imagePath": "a.png",
+    }
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    (found,) = FORMATS["labelme"].read(tmp_path / "a.json")
+    areas = np.bincount(found.labels.ravel())[1:]
+    assert abs(areas[0] - 1500) < 60  # two triangles of 60 x 25 that meet in a point
+    assert areas[1] == 1600
+    assert found.notices == (
+        "Of 4 objects in a.json 1 are of the type line and were left out; 1 are points among outlines and "
+        "were left out; 1 cross themselves and were filled as drawn.",
+    )
+
+
+@pytest.mark.parametrize(
+    "classification", [{"name": "Tumor"}, {"names": ["Tumor"]}, {"name": "Tumor", "colorRGB": -3670016}]
+)
+def test_classes_of_every_version_of_qupath(tmp_path, classification):
+    box = [[[2, 3], [8, 3], [8, 7], [2, 7], [2, 3]]]
+    feature = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": box}}
+    feature["properties"] = {"objectType": "annotation", "classification": classification}
+    (tmp_path / "a.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+    (found,) = FORMATS["geojson"].read(tmp_path / "a.geojson")
+    assert found.class_names == ("Tumor",)
+
+
+def test_a_region_of_qupath_around_its_detections_is_no_cell(tmp_path):
+    def feature(kind, x0, y0, x1, y1):
+        ring = [[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]]
+        geometry = {"type": "Polygon", "coordinates": [ring]}
+        return {"type": "Feature", "geometry": geometry, "properties": {"objectType": kind}}
+
+    features = [feature("annotation", 0, 0, 60, 60)]
+    features += [feature("detection", 5, 5, 15, 15), feature("cell", 30, 30, 40, 40)]
+    (tmp_path / "a.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    (found,) = FORMATS["geojson"].read(tmp_path / "a.geojson")
+    assert np.bincount(found.labels.ravel())[1:].tolist() == [100, 100]
+    assert "1 are regions around detections" in found.notices[0]
+
+
+def test_coco_mixes_boxes_and_outlines(tmp_path):
+    own = {"image_id": 1, "category_id": 1}
+    rows = [{**own, "id": 1, "segmentation": [[2, 2, 12, 2, 12, 12, 2, 12]], "bbox": [2, 2, 10, 10]}]
+    rows += [{**own, "id": 2, "bbox": [20, 20, 5, 5]}, {**own, "id": 3, "bbox": [30, 30, 0, 5]}]
+    content = {"images": [{"id": 1, "file_name": "a.png", "height": 40, "width": 50}], "annotations": rows}
+    content["categories"] = [{"id": 1, "name": "red"}]
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    (found,) = FORMATS["coco"].read(tmp_path / "a.json")
+    assert len(found) == 2
+    assert (found.labels == 2).sum() == 25
+    assert "1 made no sense" in found.notices[0]
 
 
 def test_tifffile_reads_labels_with_their_calibration(tmp_path, draw_marks):
@@ -266,7 +369,10 @@ def test_overlapping_cells_are_kept_the_smaller_on_top(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(content))
     (found,) = FORMATS["labelme"].read(tmp_path / "a.json")
     assert np.bincount(found.labels.ravel())[1:].tolist() == [16, 400 - 32, 16]
-    assert [text[:7] for text in found.notices] == ["1 cells", "1 cells"]
+    assert found.notices == (
+        "Of 4 objects in a.json 1 cover no pixel of their own and were left out; 1 overlap others (the "
+        "smaller lies on top).",
+    )
 
 
 def test_geojson_of_qupath_is_read(tmp_path):

@@ -48,7 +48,7 @@ def test_a_density_is_never_negative_and_begins_near_none(make_density, preset):
 def test_the_halo_of_the_paper_preset_covers_what_its_convolutions_see():
     """Group normalisation sees the whole tile; without it, the halo is the reach rounded up."""
 
-    class Narrow(density.PaperNetwork):
+    class Narrow(density.CellcounterNetwork):
         widths = (8,) * 5
 
     network = Narrow()

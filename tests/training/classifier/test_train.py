@@ -13,8 +13,8 @@ from cellwright.files.dataset.folder import read_dataset
 from cellwright.models.classifier.network import load
 from cellwright.ops.labels import measure
 from cellwright.training.classifier.cell_crops import (
+    ClassDataset,
     Cohort,
-    Source,
     intensities,
     kept_px,
     read_cohort,
@@ -93,7 +93,10 @@ def boxed(write):
 def trained(boxed, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     reports = []
-    run(train_classifier([Source(boxed)], folder, QUICK, title="Red and blue", device="cpu"), reports.append)
+    run(
+        train_classifier([ClassDataset(boxed)], folder, QUICK, title="Red and blue", device="cpu"),
+        reports.append,
+    )
     return folder, [report for report in reports if isinstance(report, EpochReport)]
 
 
@@ -101,7 +104,7 @@ def test_colours_are_learnt(trained, boxed):
     folder, reports = trained
     classifier = load(folder)
     assert (classifier.spec.classes, classifier.spec.title) == (("blue", "red"), "Red and blue")
-    scores = run(score(classifier, run(read_cohort([Source(boxed)], classifier.spec, "val"))))
+    scores = run(score(classifier, run(read_cohort([ClassDataset(boxed)], classifier.spec, "val"))))
     assert scores.accuracy == 1
     assert scores.confusion.sum() == 20
     assert json.loads((folder / "scores.json").read_text()) == scores.summary()
@@ -119,14 +122,14 @@ def test_the_curve_tells_the_settings_and_each_epoch(trained):
 def test_the_same_seed_gives_the_same_weights(boxed, tmp_path):
     few = ClassifyTrainingSettings(steps=2, batch_size=4)
     first, second = (
-        run(train_classifier([Source(boxed)], tmp_path / name, few, device="cpu")) for name in "ab"
+        run(train_classifier([ClassDataset(boxed)], tmp_path / name, few, device="cpu")) for name in "ab"
     )
     assert load(first).sha256 == load(second).sha256
 
 
 @pytest.mark.parametrize("kind", ["boxes", "masks", "points"])
 def test_all_kinds_of_truth_give_the_same_cells(write, kind):
-    sources = [Source(write(kind))]
+    sources = [ClassDataset(write(kind))]
     spec = run(spec_for(sources, ClassifyTrainingSettings(diameter_px=13.0)))
     cohort = run(read_cohort(sources, spec, "train"))
     assert spec.classes == ("blue", "red")
@@ -143,14 +146,14 @@ def test_cells_without_a_class_are_not_shown(write):
     path = dataset.folder / "points" / "a.csv"
     lines = path.read_text().splitlines()
     path.write_text("\n".join(lines[:6]))  # the heading and five cells
-    sources = [Source(dataset)]
+    sources = [ClassDataset(dataset)]
     spec = run(spec_for(sources, QUICK))
     assert len(run(read_cohort(sources, spec, "train"))) == 5 + 20
 
 
 def test_classes_can_be_renamed_and_left_out(write, boxed):
     other = write(names=("crimson", "green"))
-    sources = [Source(boxed), Source(other, {"crimson": "red", "green": ""})]
+    sources = [ClassDataset(boxed), ClassDataset(other, {"crimson": "red", "green": ""})]
     spec = run(spec_for(sources, QUICK))
     assert spec.classes == ("blue", "red")
     alone, both = (run(read_cohort(part, spec, "train")) for part in (sources[:1], sources))
@@ -160,7 +163,7 @@ def test_classes_can_be_renamed_and_left_out(write, boxed):
 
 def test_windows_follow_the_cell_or_the_typical_cell(write):
     dataset = write(split={"train": ["a"]}, colours=(RED, RED), diameters=(8, 16))
-    sources = [Source(dataset)]
+    sources = [ClassDataset(dataset)]
     spec = run(spec_for(sources, QUICK))
     own = run(read_cohort(sources, spec, "train"))
     assert own.sizes.max() - own.sizes.min() == pytest.approx(np.log2(17 / 9), abs=0.01)
@@ -175,15 +178,15 @@ def test_windows_follow_the_cell_or_the_typical_cell(write):
 
 def test_points_need_a_diameter(write):
     with pytest.raises(AnnotationError, match=r"40 of 40 cells are points.*Set diameter_px"):
-        run(spec_for([Source(write("points"))], QUICK))
-    assert run(spec_for([Source(write("points"))], QUICK, preset="paper")).window == "pixels"
+        run(spec_for([ClassDataset(write("points"))], QUICK))
+    assert run(spec_for([ClassDataset(write("points"))], QUICK, preset="paper")).window == "pixels"
 
 
 def test_a_classifier_needs_two_classes(boxed, write, tmp_path):
     with pytest.raises(AnnotationError, match=r"at least two classes.*cells of \['red'\]"):
-        run(train_classifier([Source(boxed, {"blue": ""})], tmp_path, QUICK))
+        run(train_classifier([ClassDataset(boxed, {"blue": ""})], tmp_path, QUICK))
     with pytest.raises(AnnotationError, match="got 0 cells"):
-        run(train_classifier([Source(write(split={"val": ["a"]}))], tmp_path, QUICK))
+        run(train_classifier([ClassDataset(write(split={"val": ["a"]}))], tmp_path, QUICK))
 
 
 def test_stacks_are_refused(write):
@@ -192,12 +195,12 @@ def test_stacks_are_refused(write):
         path = dataset.folder / kind / "a.tif"
         tifffile.imwrite(path, np.ones((4, 9, 9), dtype), photometric="minisblack", metadata={"axes": "ZYX"})
     with pytest.raises(AnnotationError, match="learnt from 2D images; 'a' has axes 'ZYX'"):
-        run(spec_for([Source(dataset)], QUICK))
+        run(spec_for([ClassDataset(dataset)], QUICK))
 
 
 def test_an_unknown_preset_is_refused(boxed):
     with pytest.raises(CheckpointError, match="Preset of a classifier"):
-        run(spec_for([Source(boxed)], QUICK, preset="huge"))
+        run(spec_for([ClassDataset(boxed)], QUICK, preset="huge"))
 
 
 @pytest.mark.parametrize("values", [{"steps": 0}, {"balance": 1.5}, {"batch_size": 1}, {"colour": -0.1}])

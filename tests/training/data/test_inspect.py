@@ -209,6 +209,6 @@ def test_it_needs_no_torch(good):
     code = (
         "import sys; from cellwright.files.dataset.folder import read_dataset; "
         "from cellwright.models.spec import read_spec; from cellwright.training.data.inspect import inspect; "
-        "import cellwright.training.finetune.settings; sys.exit('torch' in sys.modules)"
+        "import cellwright.training.settings; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,10 +1,11 @@
+import weakref
 from dataclasses import replace
 from math import isnan
 
 import numpy as np
 import pytest
 
-from cellwright.core.data import Cells, Image, Provenance, Result
+from cellwright.core.data import Cells, Image
 from cellwright.core.errors import AxesError
 from cellwright.core.tasks import run
 from cellwright.files.dataset.folder import read_dataset
@@ -12,11 +13,10 @@ from cellwright.inference.settings import EngineSettings
 from cellwright.models import store
 from cellwright.ops import matching
 from cellwright.ops.labels import annotate, measure
-from cellwright.training.evaluation.compare import Comparison, CountOutcome, alone, compare, disagreement
+from cellwright.training.evaluation.compare import Comparison, ModelCount, alone, compare, disagreement
 from cellwright.training.evaluation.evaluate import ImageScore
 
 CPU = EngineSettings(device="cpu")
-NOBODY = Provenance("", "", "", {}, "", (), "", (), "cpu", 0.0)
 
 
 class Blind:
@@ -58,7 +58,7 @@ def test_two_models_on_images_that_are_known(write_dataset):
     assert [(row.image, row.model) for row in comparison.rows] == [
         (image, model) for image in "ab" for model in ("good", "half")
     ]
-    assert [row.result.count for row in comparison.of("good")] == [n, n]
+    assert [row.count for row in comparison.of("good")] == [n, n]
     assert comparison.mean("good", "f1") == comparison.mean("good", "score") == 1
     n_half = (n + 1) // 2
     assert comparison.mean("half", "count") == n_half
@@ -68,9 +68,25 @@ def test_two_models_on_images_that_are_known(write_dataset):
 
 
 @pytest.mark.usefixtures("two")
+def test_cells_and_maps_are_handed_out_and_let_go_of(write_dataset):
+    dataset = read_dataset(write_dataset({"val": ["a", "b"]}))
+    seen, counts = [], []
+
+    def look(image, results):
+        assert all(one() is None for one in seen)
+        seen.extend(weakref.ref(one.cells.labels) for one in results)
+        counts.append((image.name, *(one.count for one in results)))
+
+    comparison = run(compare(["good", "half"], dataset, engine=CPU, on_image=look))
+    assert len(seen) == 4
+    assert all(one() is None for one in seen)
+    assert counts == [(name, *(row.count for row in rows)) for name, rows in comparison.images()]
+
+
+@pytest.mark.usefixtures("two")
 def test_an_image_of_which_nothing_is_known(blobs):
     comparison = run(compare(["good", "half"], Image(blobs.image, "YX"), engine=CPU))
-    assert [row.result.count for row in comparison.rows] == [len(blobs), (len(blobs) + 1) // 2]
+    assert [row.count for row in comparison.rows] == [len(blobs), (len(blobs) + 1) // 2]
     assert isnan(comparison.mean("good", "f1"))
     assert comparison.rows[0].score is None
 
@@ -103,7 +119,7 @@ def test_only_what_lies_in_the_regions_is_scored(write_dataset):
     in_part = replace(dataset, items=(replace(item, regions=(((0, 0), (64, 30)),)),))
     comparison = run(compare(["good", "half"], in_part, engine=CPU))
     n, n_half = left.sum(), left[::2].sum()  # the second model has every other cell
-    assert [row.result.count for row in comparison.of("good")] == [len(left)]
+    assert [row.count for row in comparison.of("good")] == [len(left)]
     assert [row.score.n_true for row in comparison.rows] == [n, n]
     assert [row.score.n_predicted for row in comparison.rows] == [n, n_half]
     assert comparison.mean("half", "f1") == pytest.approx(2 * n_half / (n + n_half))
@@ -123,10 +139,9 @@ def test_boxes_have_an_f1_and_where_cells_are_missing_there_is_none(write_datase
     assert isnan(run(compare(["good"], some, engine=CPU)).mean("good", "f1"))
 
 
-def test_means_are_those_of_the_images_that_are_known(blobs):
-    result = Result(3.0, cells_of(blobs.labels), NOBODY)
+def test_means_are_those_of_the_images_that_are_known():
     score = ImageScore("a", "", 3, 3.0, 0.5, means={"f1": 0.5})
-    rows = CountOutcome("m", "a", result, score), CountOutcome("m", "b", result)
+    rows = ModelCount("m", "a", 3.0, score=score), ModelCount("m", "b", 3.0)
     assert Comparison(("m",), rows).mean("m", "f1") == 0.5
 
 

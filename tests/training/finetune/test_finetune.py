@@ -24,7 +24,7 @@ from cellwright.training.finetune import fine_tuning
 from cellwright.training.finetune import finetune as module
 from cellwright.training.finetune.fine_tuning import FinetuneReport, learning_rate
 from cellwright.training.finetune.finetune import finetune
-from cellwright.training.finetune.settings import PRESETS, FinetuneSettings, preset
+from cellwright.training.settings import PRESETS, FinetuneSettings, preset
 from cellwright.training.trainer import Data
 
 SHORT = FinetuneSettings(
@@ -253,7 +253,7 @@ SCRIPT = """
     from cellwright.models.families.flow import SPECS, FlowModel
     from cellwright.core.tasks import run
     from cellwright.training.finetune import fine_tuning, finetune
-    from cellwright.training.finetune.settings import FinetuneSettings
+    from cellwright.training.settings import FinetuneSettings
     from cellwright.training.trainer import Data
 
     torch.manual_seed(0)
@@ -567,3 +567,10 @@ def test_presets():
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(SettingsError, match=next(iter(wrong))):
         FinetuneSettings(**wrong)
+
+
+def test_a_model_that_finds_nothing_is_no_better_however_far_its_loss_fell():
+    first = {"score": 0.0, "error": 0.0, "validation_loss": 1.0}
+    assert fine_tuning._gain({"score": 0.0, "validation_loss": 0.2}, first) == 0
+    assert fine_tuning._gain({"score": 0.1, "validation_loss": 0.2}, first) == pytest.approx(0.8)
+    assert fine_tuning._gain({"score": 0.0, "validation_loss": 1.5}, first) == pytest.approx(-0.5)

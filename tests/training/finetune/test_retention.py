@@ -4,7 +4,8 @@ import torch
 
 from cellwright.core.tasks import run
 from cellwright.inference.device import choose
-from cellwright.training.finetune.retention import Teacher, between, memory, prepare, retention_set, trunk_of
+from cellwright.training.finetune.retention import Teacher, between, memory, prepare, retention_set
+from cellwright.training.trainer import trunk_of
 
 
 def test_what_is_remembered_is_the_same_every_time():

@@ -42,11 +42,11 @@ def test_an_active_annotation_is_begun_with(widget: AnnotateWidget) -> None:
 
 
 def test_channels_are_those_of_the_image(widget: AnnotateWidget) -> None:
-    assert widget.channel is None
+    assert widget.choices.channel is None
     widget.viewer.add_image(np.zeros((2, 8, 9)))
-    assert (widget.channel.title, widget.panel.channel.count()) == ("Channel 0", 3)
+    assert (widget.choices.channel.title, widget.panel.channel.count()) == ("Channel 0", 3)
     widget.viewer.add_image(PLANE)
-    assert widget.channel.title == "Grey"
+    assert widget.choices.channel.title == "Grey"
 
 
 def test_nothing_is_offered_of_an_image_that_cannot_be_annotated(widget: AnnotateWidget) -> None:

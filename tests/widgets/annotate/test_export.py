@@ -53,8 +53,8 @@ def test_a_file_of_another_program_is_written(
     widget: AnnotateWidget, tmp_path: Path, blobs: Any, qtbot: QtBot
 ) -> None:
     widget.panel.exports.format.setCurrentIndex(widget.panel.exports.format.findData("ome-tiff"))
-    assert widget.session is not None
-    name = proposed(FORMATS["ome-tiff"], widget.session)
+    assert widget.model.session is not None
+    name = proposed(FORMATS["ome-tiff"], widget.model.session)
     assert name == "blobs.ome.tif"
     export(widget, tmp_path / name, qtbot, is_file=True)
     (marks,) = FORMATS["ome-tiff"].read(tmp_path / name)
@@ -83,13 +83,13 @@ def test_edits_go_on_while_an_export_runs(
     widget: AnnotateWidget, tmp_path: Path, blobs: Any, qtbot: QtBot, held: Event
 ) -> None:
     panel = widget.panel
-    assert widget.session is not None
+    assert widget.model.session is not None
     widget.exporter.to_dataset(tmp_path / "set")
     qtbot.waitUntil(lambda: panel.exports.job.line.text() == "Writing image 1 of 1", timeout=LIMIT_MS)
     assert not panel.exports.to_dataset.isEnabled()
-    widget.session.delete(1)
+    widget.model.session.delete(1)
     panel.buttons["undo"].click()
-    widget.session.delete(2)
+    widget.model.session.delete(2)
     assert panel.count.text() == str(len(blobs) - 1)
     widget.exporter.to_dataset(tmp_path / "other")  # one at a time
     held.set()
@@ -103,9 +103,9 @@ def test_a_cancelled_export_leaves_nothing(
     widget: AnnotateWidget, tmp_path: Path, qtbot: QtBot, held: Event
 ) -> None:
     export_job = widget.panel.exports.job
-    assert widget.session is not None
+    assert widget.model.session is not None
     for z in (5, 50):
-        widget.session.add_region((slice(z, z + 40), slice(5, 30)))
+        widget.model.session.add_region((slice(z, z + 40), slice(5, 30)))
     widget.exporter.to_dataset(tmp_path / "set")
     qtbot.waitUntil(lambda: "Writing" in export_job.line.text(), timeout=LIMIT_MS)
     export_job.stop.click()
@@ -114,7 +114,7 @@ def test_a_cancelled_export_leaves_nothing(
     assert widget.panel.message.text() == "Cancelled; nothing was exported."
     assert not (tmp_path / "set" / "meta.json").exists()
     widget.exporter.to_dataset(tmp_path / "set")
-    widget.finish()  # what is exported is a copy
+    widget.model.finish()  # what is exported is a copy
     qtbot.waitUntil(lambda: not export_job.is_busy, timeout=LIMIT_MS)
     assert len(read_dataset(tmp_path / "set")) == 1
 
@@ -122,12 +122,12 @@ def test_a_cancelled_export_leaves_nothing(
 def test_points_and_their_classes_make_the_round_trip(
     widget: AnnotateWidget, tmp_path: Path, blobs: Any, qtbot: QtBot
 ) -> None:
-    widget.finish()
+    widget.model.finish()
     points = np.rint(blobs.points[:4])
     widget.viewer.add_points(points, features={"class": ["RBC", "WBC", "", "RBC"]})
     widget.panel.begin.click()
-    assert widget.session is not None
-    widget.session.set_class(3, 1)
+    assert widget.model.session is not None
+    widget.model.session.set_class(3, 1)
     export(widget, tmp_path / "set", qtbot)
     (item,) = read_dataset(tmp_path / "set").items
     truth = item.annotated()[1]
@@ -138,7 +138,7 @@ def test_points_and_their_classes_make_the_round_trip(
 
 
 def test_without_an_annotation_there_is_nothing_to_export(widget: AnnotateWidget, tmp_path: Path) -> None:
-    widget.finish()
+    widget.model.finish()
     widget.exporter.to_dataset(tmp_path / "set")
     assert "Start" in widget.panel.message.text()
     assert not (tmp_path / "set").exists()

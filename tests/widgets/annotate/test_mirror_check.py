@@ -30,41 +30,41 @@ def wait(widget: AnnotateWidget, qtbot: QtBot) -> None:
 
 
 def test_what_the_model_sees_otherwise_comes_first(widget: AnnotateWidget, blobs: Any, qtbot: QtBot) -> None:
-    desk = widget.desk
-    assert desk is not None
+    context = widget.model.context
+    assert context is not None
     odd = len(blobs) + 1
-    desk.review.act("next")
-    current = desk.review.current
-    before = desk.review.queue.chance(odd)
+    context.review.act("next")
+    current = context.review.current
+    before = context.review.queue.chance(odd)
     widget.panel.check.click()
     assert not widget.panel.check.isEnabled()
-    desk.session.delete(2)  # the viewer stays usable
+    context.session.delete(2)  # the viewer stays usable
     wait(widget, qtbot)
-    assert desk.review.queue.chance(odd) > before
-    assert desk.review.queue.order()[0] == odd
-    assert desk.review.current == current
+    assert context.review.queue.chance(odd) > before
+    assert context.review.queue.order()[0] == odd
+    assert context.review.current == current
     assert "1 otherwise" in widget.panel.hint.text()
     assert widget.panel.check.isEnabled()
 
 
 def test_a_check_can_be_cancelled(widget: AnnotateWidget, blobs: Any, qtbot: QtBot) -> None:
-    desk = widget.desk
-    assert desk is not None
-    order = desk.review.queue.order()
+    context = widget.model.context
+    assert context is not None
+    order = context.review.queue.order()
     widget.panel.check.click()
     widget.panel.check_job.stop.click()
     wait(widget, qtbot)
-    assert desk.review.queue.order() == order
+    assert context.review.queue.order() == order
     assert "cancelled" in widget.panel.hint.text()
 
 
 def test_a_finished_annotation_takes_its_check_along(widget: AnnotateWidget, qtbot: QtBot) -> None:
     widget.panel.check.click()
-    widget.finish()
+    widget.model.finish()
     widget.panel.check.click()
     wait(widget, qtbot)
     assert widget.panel.check.isEnabled()
-    assert widget.session is None
+    assert widget.model.session is None
 
 
 def test_what_goes_wrong_is_told(

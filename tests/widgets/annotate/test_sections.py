@@ -3,7 +3,7 @@
 from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QListWidgetItem
 
-from cellwright.widgets.annotate.sections import ExportSection, FolderSection, SettingsSection
+from cellwright.widgets.annotate.view import ExportSection, FolderSection, SettingsSection
 
 NARROW_PX = 300
 

@@ -12,11 +12,10 @@ from pytestqt.qtbot import QtBot
 
 from cellwright.annotation.session import AnnotationSession
 from cellwright.core.data import Image
-from cellwright.widgets.annotate.input_handler import InputHandler
 from cellwright.widgets.annotate.keys import BY_NAME, HINTS, TOOLS, cheat_sheet
 from cellwright.widgets.annotate.layer import AnnotationLayer
 from cellwright.widgets.annotate.overlays import Regions, box_of
-from cellwright.widgets.annotate.tools import CELL, ToolBox
+from cellwright.widgets.annotate.tools import CELL, InputHandler, ToolBox
 
 Pointed = Callable[..., None]
 
@@ -34,6 +33,7 @@ def tools(viewer: ViewerModel, qtbot: QtBot) -> ToolBox:
     layer = viewer.add_labels(session.labels)
     viewer.dims.set_point(0, 2)
     box = ToolBox(AnnotationLayer(viewer, layer, session))
+    box.input = InputHandler(box)  # type: ignore[attr-defined]
     box.told = told = []  # type: ignore[attr-defined]
     box.done.connect(told.append)
     box.failed.connect(lambda error: told.append(error))
@@ -122,8 +122,8 @@ def test_a_line_cuts_the_cell_it_crosses_most(tools: ToolBox) -> None:
     drag(tools, (2, 25, 23), (2, 32, 23), (2, 38, 23))
     assert tools.session.n_cells == 4
     assert {tools.session.number_at((2, 32, x)) for x in (12, 34)} == {3, 4}
-    assert tools.marks.layer is not None
-    assert not tools.marks.layer.data
+    assert tools.overlay.layer is not None
+    assert not tools.overlay.layer.data
     drag(tools, (2, 2, 50), (2, 4, 50))
     assert tools.session.n_cells == 4
     press(tools, "Escape")
@@ -133,7 +133,7 @@ def test_a_line_cuts_the_cell_it_crosses_most(tools: ToolBox) -> None:
 def test_two_clicks_split_also_across_slices(tools: ToolBox) -> None:
     press(tools, "T")
     drag(tools, (2, 32, 12))
-    assert len(tools.marks.layer.data) == 1  # type: ignore[union-attr]
+    assert len(tools.overlay.layer.data) == 1  # type: ignore[union-attr]
     tools.view.viewer.dims.set_point(0, 3)
     drag(tools, (3, 32, 34))
     assert tools.session.number_at((2, 32, 12)) == 3
@@ -252,6 +252,7 @@ def test_regions_are_drawn_deleted_and_undone(tools: ToolBox) -> None:
 def test_a_closed_tool_box_frees_mouse_and_keys(tools: ToolBox) -> None:
     tools.choose("merge")
     tools.close()
+    tools.input.close()  # type: ignore[attr-defined]
     layer = tools.view.layer
     assert not layer.keymap
     assert str(layer.mode) == "pan_zoom"

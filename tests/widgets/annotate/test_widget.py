@@ -12,7 +12,7 @@ from pytestqt.qtbot import QtBot
 
 from cellwright.annotation.session import AnnotationSession
 from cellwright.core.data import Image
-from cellwright.widgets.annotate.start import journal_path, unfinished
+from cellwright.widgets.annotate.session_setup import journal_path, unfinished
 from cellwright.widgets.annotate.widget import AnnotateWidget
 from cellwright.widgets.shared.layer_io import METADATA, place, prepare, source_of
 
@@ -26,8 +26,8 @@ def widget(annotate_widget: AnnotateWidget) -> AnnotateWidget:
 
 def start(widget: AnnotateWidget) -> AnnotationSession:
     widget.panel.begin.click()
-    assert widget.session is not None, widget.panel.message.text()
-    return widget.session
+    assert widget.model.session is not None, widget.panel.message.text()
+    return widget.model.session
 
 
 def test_labels_of_the_whole_image_are_edited_in_their_layer(widget: AnnotateWidget, blobs: Any) -> None:
@@ -66,9 +66,9 @@ def test_points_begin_as_discs_and_nothing_as_nothing(widget: AnnotateWidget, bl
     widget.viewer.add_points(blobs.points)
     session = start(widget)
     assert session.n_cells == len(blobs)
-    assert not session.extras.has_masks
+    assert not session.metadata.has_masks
     widget.panel.begin.click()
-    assert widget.session is None
+    assert widget.model.session is None
     widget.panel.start.setCurrentIndex(widget.panel.start.count() - 1)
     assert start(widget).n_cells == 0
 
@@ -87,7 +87,7 @@ def test_without_an_image_there_is_nothing_to_start(widget: AnnotateWidget) -> N
     assert not widget.panel.begin.isEnabled()
     widget.viewer.add_image(np.zeros((4, 9, 9, 9, 9, 9)))
     widget.panel.begin.click()
-    assert widget.session is None
+    assert widget.model.session is None
     assert widget.panel.message.text()
 
 
@@ -95,7 +95,7 @@ def test_labels_of_another_image_are_refused(widget: AnnotateWidget, blobs: Any)
     widget.viewer.add_image(blobs.image)
     widget.viewer.add_labels(np.ones((3, 5, 5), np.int32))
     widget.panel.begin.click()
-    assert widget.session is None
+    assert widget.model.session is None
     assert "axes" in widget.panel.message.text()
 
 
@@ -107,8 +107,8 @@ def test_what_was_begun_is_offered_and_gone_on_with(widget: AnnotateWidget, blob
     session.merge(2, 3)
     edited = session.labels.copy()
     widget.viewer.layers.remove(labels)  # as a crash would
-    assert widget.session is None
-    path = journal_path(Image(blobs.image, "YX", name=layer.name), widget.journals)
+    assert widget.model.session is None
+    path = journal_path(Image(blobs.image, "YX", name=layer.name), widget.model.journals)
     found = unfinished(path)
     assert found is not None
     assert found.n_edits == 2
@@ -116,11 +116,11 @@ def test_what_was_begun_is_offered_and_gone_on_with(widget: AnnotateWidget, blob
     assert "2 edits" in widget.panel.offer_line.text()
     assert not widget.panel.offer.isHidden()
     widget.panel.resume.click()
-    assert widget.session is not None
-    np.testing.assert_array_equal(widget.session.labels, edited)
+    assert widget.model.session is not None
+    np.testing.assert_array_equal(widget.model.session.labels, edited)
     assert widget.panel.offer.isHidden()
-    widget.session.undo()
-    assert 3 in widget.session
+    widget.model.session.undo()
+    assert 3 in widget.model.session
 
 
 def test_a_start_anew_keeps_the_journal_that_was_there(widget: AnnotateWidget, blobs: Any) -> None:
@@ -129,35 +129,35 @@ def test_a_start_anew_keeps_the_journal_that_was_there(widget: AnnotateWidget, b
     start(widget).delete(1)
     widget.panel.begin.click()
     start(widget)
-    assert widget.journals is not None
-    assert {path.suffix for path in widget.journals.glob("[!.]*")} == {".journal", ".old"}
+    assert widget.model.journals is not None
+    assert {path.suffix for path in widget.model.journals.glob("[!.]*")} == {".journal", ".old"}
 
 
 def test_two_windows_do_not_annotate_one_image_at_once(
     widget: AnnotateWidget, blobs: Any, qtbot: QtBot
 ) -> None:
     other = AnnotateWidget(ViewerModel())
-    other.journals = widget.journals
+    other.model.journals = widget.model.journals
     qtbot.addWidget(other)
     for one in (widget, other):
         one.viewer.add_image(blobs.image, name="blobs")
         one.viewer.add_labels(blobs.labels.copy())
     session = start(widget)
     other.panel.begin.click()
-    assert other.session is None
+    assert other.model.session is None
     assert "Finish it there" in other.panel.message.text()
     assert other.panel.message.property("error") == "true"
     session.delete(1)
     other.show()
     assert "in another window" in other.panel.offer_line.text()
     other.panel.resume.click()
-    assert other.session is None
+    assert other.model.session is None
     assert "Finish it there" in other.panel.message.text()
     widget.panel.begin.click()
     other.panel.resume.click()
-    assert other.session is not None
-    np.testing.assert_array_equal(other.session.labels, session.labels)
-    other.finish()
+    assert other.model.session is not None
+    np.testing.assert_array_equal(other.model.session.labels, session.labels)
+    other.model.finish()
 
 
 def test_an_empty_or_damaged_journal_is_not_offered(tmp_path: Path, blobs: Any) -> None:
@@ -177,16 +177,16 @@ def test_the_review_centres_each_cell_and_goes_on(widget: AnnotateWidget, blobs:
     viewer.add_image(blobs.image, name="blobs", scale=(2, 2))
     viewer.add_labels(blobs.labels.copy(), scale=(2, 2))
     session = start(widget)
-    buttons, desk = widget.panel.buttons, widget.desk
-    assert desk is not None
+    buttons, context = widget.panel.buttons, widget.model.context
+    assert context is not None
     buttons["next"].click()
-    first = desk.review.current
+    first = context.review.current
     assert first is not None
     middle = [2 * (part.start + part.stop - 1) / 2 for part in session.box_of(first)]
     np.testing.assert_allclose(viewer.scene.camera.center[-2:], middle)
     assert f"Cell {first}" in widget.panel.current.text()
     buttons["accept"].click()
-    second = desk.review.current
+    second = context.review.current
     assert session.is_reviewed(first)
     assert second not in (None, first)
     buttons["reject"].click()
@@ -196,10 +196,10 @@ def test_the_review_centres_each_cell_and_goes_on(widget: AnnotateWidget, blobs:
     assert second in session
     assert widget.panel.bar.value() == 1
     buttons["hide"].click()
-    assert desk.layer.hides_reviewed
+    assert context.layer.hides_reviewed
     marks = [layer for layer in viewer.layers if layer.name == "marks"]
     assert len(marks) == 1
-    widget.finish()
+    widget.model.finish()
     assert not [layer for layer in viewer.layers if layer.name == "marks"]
     assert not buttons["hide"].isChecked()
 
@@ -225,10 +225,10 @@ def test_names_of_classes_become_chips(widget: AnnotateWidget, blobs: Any) -> No
     session.set_class(1, 1)
     assert [chip.text() for chip in widget.panel.chips if not chip.isHidden()] == ["1 red · 0", "2 white · 1"]
     widget.panel.chips[0].click()
-    assert widget.desk is not None
-    assert (widget.desk.tools.name, widget.desk.tools.category) == ("class", 0)
+    assert widget.model.context is not None
+    assert (widget.model.context.tools.name, widget.model.context.tools.category) == ("class", 0)
     widget.panel.chips[0].click()
-    assert widget.desk.tools.name == ""
+    assert widget.model.context.tools.name == ""
 
 
 def test_a_click_adds_the_cell_the_model_sees_else_a_disc(
@@ -236,23 +236,23 @@ def test_a_click_adds_the_cell_the_model_sees_else_a_disc(
 ) -> None:
     widget.viewer.add_image(blobs.image, name="blobs")
     session = start(widget)
-    desk = widget.desk
-    assert desk is not None
-    desk.adder.add(blobs.points[0])
-    qtbot.waitUntil(lambda: session.n_cells == 1 and desk.adder.job is None, timeout=LIMIT_MS)
+    context = widget.model.context
+    assert context is not None
+    context.adder.add(blobs.points[0])
+    qtbot.waitUntil(lambda: session.n_cells == 1 and context.adder.job is None, timeout=LIMIT_MS)
     np.testing.assert_array_equal(session.labels > 0, blobs.labels == 1)
-    desk.adder.add(blobs.points[0])
+    context.adder.add(blobs.points[0])
     assert "already" in widget.panel.hint.text()
     widget.panel.settings.diameter.setValue(6)
     background = np.argwhere(blobs.labels == 0)
     far = background[np.argmax([np.abs(blobs.points - place).sum(axis=1).min() for place in background])]
-    desk.adder.add(far.astype(float))
+    context.adder.add(far.astype(float))
     qtbot.waitUntil(lambda: session.n_cells == 2, timeout=LIMIT_MS)
     assert "disc" in widget.panel.hint.text()
     session.undo()
     session.undo()
     assert session.n_cells == 0
-    desk.adder.add(np.array([-5.0, 1.0]))
+    context.adder.add(np.array([-5.0, 1.0]))
     assert session.n_edits == 0
 
 

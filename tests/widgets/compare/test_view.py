@@ -1,35 +1,27 @@
 """The looks of the compare widget: everything fits a narrow dock, and what is judged is told."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from pytestqt.qtbot import QtBot
 
-from cellwright.core.data import Cells, Provenance, Result
-from cellwright.files.dataset.folder import Item
-from cellwright.training.evaluation.compare import Comparison, CountOutcome
+from cellwright.training.evaluation.compare import Comparison, ModelCount
 from cellwright.training.evaluation.evaluate import ImageScore
-from cellwright.widgets.compare.outcome import LONGEST_NAME, Compared, notices_of, regions_line, shortened
-from cellwright.widgets.compare.view import ComparePanel
+from cellwright.widgets.compare.disagreement import Disagreement
+from cellwright.widgets.compare.model import Compared
+from cellwright.widgets.compare.view import LONGEST_NAME, ComparePanel, notices_of, regions_line, shortened
 
 DOCK_PX = 330
 LONG = "nuclei-of-all-kinds-tuned-on-my-own-slides"
 NAMES = ("0007119_8d059ba7f5914a526d124d28e6d010c92466da21", "b")
-REGION = ((0, 0), (9, 9))
 
 
 def compared(models: tuple[str, str], count: float, n_regions: tuple[int, ...]) -> Compared:
-    provenance = Provenance("", "", "", {}, "", (), "", (), "cpu", 0.0)
-    cells = Cells(*(np.zeros(shape, np.float32) for shape in ((0, 2), (0, 2, 2), 0, 0)))
-    result = Result(count, cells, provenance)
-    rows, items = [], []
+    rows = []
     for name, n in zip(NAMES, n_regions, strict=False):
         score = ImageScore(name, "", 40, 50.0, 0.8, means={"f1": 0.8})
-        rows += [CountOutcome(model, name, result, score) for model in models]
-        items.append(Item(name, "val", "", Path(name), Path(name), regions=(REGION,) * n))
-    alone = (np.ones(int(count), np.bool_), np.ones(7, np.bool_))
-    return Compared(Comparison(models, tuple(rows)), (alone,) * len(items), tuple(items))
+        rows += [ModelCount(model, name, count, score=score, n_regions=n) for model in models]
+    found = Disagreement((int(count), 7), np.zeros((int(count) + 7, 2), np.float32))
+    return Compared(Comparison(models, tuple(rows)), (found,) * len(n_regions))
 
 
 @pytest.fixture

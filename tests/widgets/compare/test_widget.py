@@ -1,3 +1,4 @@
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from napari.components import ViewerModel
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt
 
-from cellwright.core.data import Cells, Image
+from cellwright.core.data import Cells, Image, Result
 from cellwright.core.errors import AxesError
 from cellwright.core.tasks import Progress
 from cellwright.files.dataset.append import Entry, append
@@ -16,11 +17,12 @@ from cellwright.models import store
 from cellwright.models.store import ModelEntry
 from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.ops.labels import keep, measure
-from cellwright.widgets.annotate.overlays import REGIONS_NAME
 from cellwright.widgets.compare import widget
+from cellwright.widgets.compare.disagreement import RingPixels
 from cellwright.widgets.compare.widget import CompareWidget, progress_line
-from cellwright.widgets.shared.model_events import shelf_news
-from cellwright.widgets.train.layer_dataset import pairs
+from cellwright.widgets.shared.combos import model_events
+from cellwright.widgets.shared.layer_dataset import pairs
+from cellwright.widgets.shared.layer_io import REGIONS_NAME
 
 LIMIT_MS = 60_000
 LAYER = "blobs disagreement"
@@ -163,6 +165,31 @@ def test_a_folder_is_compared_on_its_validation_images(
     comparer.panel.table.sortItems(1, Qt.SortOrder.DescendingOrder)
     assert column(comparer, 0) == ["c", "b", "a"]
     assert len(viewer.layers) == 0
+
+
+def test_no_labels_and_maps_of_seen_images_are_kept(
+    comparer: CompareWidget, viewer: ViewerModel, qtbot: QtBot, folder: Path, picky: Callable[..., None]
+) -> None:
+    def results() -> list[Result]:
+        gc.collect()
+        return [one for one in gc.get_objects() if type(one) is Result]
+
+    before = len(results())
+    picky(has_outlines=True)
+    comparer.choose_folder(folder)
+    compare(comparer, qtbot)
+    assert len(results()) == before
+    assert comparer.model.compared is not None
+    found = comparer.model.compared.disagreements
+    assert len(found) == 3
+    for one in found:
+        assert one is not None
+        assert isinstance(one.drawn, RingPixels)
+        assert len(one.drawn.pixels) < np.prod(one.drawn.shape) / 4
+        assert one.drawn.labels().max() == sum(one.n_unique)
+    comparer.panel.table.itemClicked.emit(comparer.panel.table.item(0, 0))
+    done(comparer, qtbot)
+    assert len(results()) == before
 
 
 def test_a_click_shows_an_image_of_the_folder_in_place_of_the_last(
@@ -321,7 +348,7 @@ def test_new_models_join_the_lists(
 ) -> None:
     entries = [*store.models(), ModelEntry("better", Path("better"), two.spec, {})]
     monkeypatch.setattr(store, "models", lambda: entries)
-    shelf_news.changed.emit()
+    model_events.changed.emit()
     assert comparer.panel.second.findData("better") == 2
     assert comparer.panel.second.currentData() == "own"
 

@@ -107,7 +107,7 @@ def test_a_density_has_a_layer_and_a_number_with_its_error(counted: CountWidget,
     panel = counted.panel
     assert panel.number.text() == "320 ± 32"
     assert panel.line.text().startswith("320 cells · density · ")
-    assert panel.details.text() == "288 to 352 cells, 9 times of 10\nblobs"
+    assert panel.details.text() == "288 to 352 cells (90 % interval)\nblobs"
     assert counted.choices.layer is viewer.layers["blobs"]  # the density is none to count in
     assert [layer.name for layer in viewer.layers] == ["blobs", "blobs density"]
     shown = {output for output, box in panel.outputs.items() if not box.isHidden()}

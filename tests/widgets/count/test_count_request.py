@@ -9,20 +9,18 @@ from napari.components import ViewerModel
 from cellwright.core.data import Image, Result
 from cellwright.core.tasks import Progress, run
 from cellwright.ops.codecs.flow import FlowSettings
-from cellwright.widgets.count import count_request
 from cellwright.widgets.count.count_request import (
     CountOutcome,
     Request,
     count_task,
     interval_line,
     n_cells,
-    number_text,
-    progress_line,
     recount_task,
     result_line,
     size_line,
 )
 from cellwright.widgets.shared.layer_io import source_of
+from cellwright.widgets.shared.messages import number_text, progress_line
 
 ResultOf = Callable[[Image, Any], Result]
 
@@ -82,7 +80,7 @@ def test_lines_for_people(result_of: ResultOf) -> None:
     assert size_line(one) == "median diameter 22.6 px · 11.3 µm"
     density = replace(one, count=411.6, interval=(394.0, 429.5))
     assert number_text(density) == "412 ± 18"
-    assert interval_line(density) == "394 to 430 cells, 9 times of 10"
+    assert interval_line(density) == "394 to 430 cells (90 % interval)"
     assert (number_text(one), interval_line(one)) == ("1", "")
     assert n_cells(replace(one, count=2041.0)) == "2,041 cells"
     volume = result_of(Image(labels[np.newaxis], "ZYX", (2.0, 0.5, 0.5), "i"), labels[np.newaxis])
@@ -106,5 +104,4 @@ def test_lines_for_people(result_of: ResultOf) -> None:
     ],
 )
 def test_progress_line(progress: Progress, seconds_left: float | None, line: str) -> None:
-    assert count_request.progress_line(progress, seconds_left) == line
-    assert progress_line is count_request.progress_line
+    assert progress_line(progress, seconds_left) == line

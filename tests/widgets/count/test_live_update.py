@@ -13,26 +13,26 @@ def answer(value: int) -> Task[int]:
     return value
 
 
-def wait(qtbot: QtBot, retuner: LiveUpdater) -> None:
-    qtbot.waitUntil(lambda: not retuner.is_busy, timeout=20_000)
+def wait(qtbot: QtBot, updater: LiveUpdater) -> None:
+    qtbot.waitUntil(lambda: not updater.is_busy, timeout=20_000)
 
 
 def test_requests_in_quick_order_become_one(qtbot: QtBot) -> None:
     owner = QObject()
-    retuner = LiveUpdater(owner)
+    updater = LiveUpdater(owner)
     answers, started = [], []
-    retuner.retuned.connect(answers.append)
+    updater.updated.connect(answers.append)
     for value in range(5):
-        retuner.request(lambda value=value: started.append(value) or answer(value))
-    wait(qtbot, retuner)
+        updater.request(lambda value=value: started.append(value) or answer(value))
+    wait(qtbot, updater)
     assert (answers, started) == ([4], [4])
 
 
 def test_what_is_asked_while_one_runs_is_done_after_it_latest_wins(qtbot: QtBot) -> None:
     owner = QObject()
-    retuner = LiveUpdater(owner)
+    updater = LiveUpdater(owner)
     answers: list[int] = []
-    retuner.retuned.connect(answers.append)
+    updater.updated.connect(answers.append)
     may_end = threading.Event()
 
     def slow() -> Task[int]:
@@ -40,24 +40,24 @@ def test_what_is_asked_while_one_runs_is_done_after_it_latest_wins(qtbot: QtBot)
         may_end.wait(20)
         return 0
 
-    retuner.request(slow)
-    qtbot.waitUntil(lambda: retuner._job is not None, timeout=20_000)
-    retuner.request(lambda: answer(1))
-    retuner.request(lambda: answer(2))
+    updater.request(slow)
+    qtbot.waitUntil(lambda: updater._job is not None, timeout=20_000)
+    updater.request(lambda: answer(1))
+    updater.request(lambda: answer(2))
     qtbot.wait(150)
     may_end.set()
-    wait(qtbot, retuner)
+    wait(qtbot, updater)
     assert answers == [0, 2]
 
 
 def test_forget_drops_waiting_and_running(qtbot: QtBot) -> None:
     owner = QObject()
-    retuner = LiveUpdater(owner)
+    updater = LiveUpdater(owner)
     answers: list[int] = []
-    retuner.retuned.connect(answers.append)
-    retuner.request(lambda: answer(1))
-    retuner.forget()
-    assert not retuner.is_busy
+    updater.updated.connect(answers.append)
+    updater.request(lambda: answer(1))
+    updater.forget()
+    assert not updater.is_busy
     may_end = threading.Event()
 
     def slow() -> Task[int]:
@@ -65,29 +65,29 @@ def test_forget_drops_waiting_and_running(qtbot: QtBot) -> None:
         may_end.wait(20)
         return 2
 
-    retuner.request(slow)
-    qtbot.waitUntil(lambda: retuner._job is not None, timeout=20_000)
-    retuner.forget()
+    updater.request(slow)
+    qtbot.waitUntil(lambda: updater._job is not None, timeout=20_000)
+    updater.forget()
     may_end.set()
-    wait(qtbot, retuner)
+    wait(qtbot, updater)
     assert answers == []
 
 
 def test_failures_are_told_and_do_not_stop_the_next(qtbot: QtBot) -> None:
     owner = QObject()
-    retuner = LiveUpdater(owner)
+    updater = LiveUpdater(owner)
     answers: list[int] = []
     errors: list[Exception] = []
-    retuner.retuned.connect(answers.append)
-    retuner.failed.connect(errors.append)
+    updater.updated.connect(answers.append)
+    updater.failed.connect(errors.append)
 
     def fail() -> Task[int]:
         yield Progress("retune", 0, 1)
         raise SettingsError("no maps")
 
-    retuner.request(fail)
-    wait(qtbot, retuner)
-    retuner.request(lambda: answer(3))
-    wait(qtbot, retuner)
+    updater.request(fail)
+    wait(qtbot, updater)
+    updater.request(lambda: answer(3))
+    wait(qtbot, updater)
     assert [str(error) for error in errors] == ["no maps"]
     assert answers == [3]

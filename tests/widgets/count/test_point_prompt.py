@@ -9,8 +9,7 @@ from napari.components import ViewerModel
 from pytestqt.qtbot import QtBot
 
 from cellwright.core.data import Cells
-from cellwright.widgets.count.point_prompt import PointPromptTool
-from cellwright.widgets.count.prompt_context import PromptPoint, covering, with_cell
+from cellwright.widgets.count.point_prompt import PointPromptTool, PromptPoint, covering, with_cell
 from cellwright.widgets.count.widget import CountWidget
 
 Settled = Callable[[CountWidget], None]
@@ -44,7 +43,7 @@ def asking(
         layer = viewer.add_image(image, name="blobs", **arguments)
         widget.panel.ask.setChecked(True)
         settled(widget)
-        assert "Click on the image" in widget.panel.message.text()
+        assert "Click on a cell" in widget.panel.message.text()
         return layer
 
     return begin

@@ -46,3 +46,13 @@ def test_a_long_number_is_written_smaller(panel: CountPanel) -> None:
     for number, is_long in (("2,041", "false"), ("412 ± 18", "true"), ("7", "false")):
         panel.show_count(number, "", "")
         assert panel.number.property("long") == is_long
+
+
+def test_what_can_be_left_as_it_is_is_out_of_sight_to_begin_with(panel: CountPanel, qtbot: QtBot) -> None:
+    panel.show_family(registry.get("flow"))
+    panel.show()
+    assert panel.count.isVisible()
+    assert not panel.more.isExpanded()
+    assert panel.device.visibleRegion().isEmpty()
+    panel.more.expand(animate=False)
+    qtbot.waitUntil(lambda: not panel.device.visibleRegion().isEmpty())

@@ -1,9 +1,11 @@
 import dataclasses
+import gc
 import logging
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,8 @@ import pandas as pd
 import pytest
 from napari.components import ViewerModel
 from pytestqt.qtbot import QtBot
-from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QFileDialog
+from qtpy.QtCore import QCoreApplication, QEvent, Qt
+from qtpy.QtWidgets import QFileDialog, QWidget
 
 from cellwright.core.tasks import Progress
 from cellwright.models import store
@@ -66,7 +68,7 @@ def test_the_button_is_cancel_while_running(
     viewer.add_image(blobs.image)
     click_count(widget, qtbot)
     assert (widget.panel.count.text(), widget.panel.preview.isEnabled()) == ("Cancel", False)
-    qtbot.waitUntil(lambda: widget.panel.status.text() != "", timeout=20_000)
+    qtbot.waitUntil(lambda: widget.panel.jobs.line.text() != "", timeout=20_000)
     click_count(widget, qtbot)
     assert (widget.panel.count.text(), widget.panel.count.isEnabled()) == ("Cancelling…", False)
     go_on.set()
@@ -349,7 +351,7 @@ def test_an_error_of_ours_is_logged_with_its_kind(
     widget: CountWidget, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.ERROR):
-        widget.show_error(KeyError("flow"))
+        widget.model.fail(KeyError("flow"))
     assert widget.panel.message.text() == "KeyError: 'flow'"
     assert caplog.records[0].exc_info[0] is KeyError
 
@@ -385,17 +387,17 @@ def test_without_a_model_the_error_says_where_they_are_looked_for(
 def test_progress_is_told_with_the_time_left_but_not_too_often(widget: CountWidget, qtbot: QtBot) -> None:
     from cellwright.core.tasks import Eta
 
-    runner, told = widget.runner, list[int]()
-    widget.panel.bar.valueChanged.connect(told.append)
-    runner._eta, runner._stage, runner._told = Eta(), "", 0.0
+    runner, told = widget.jobs, list[int]()
+    widget.panel.jobs.bar.valueChanged.connect(told.append)
+    runner._eta, runner._stage, runner._told, runner._last = Eta(), "", 0.0, ""
     for done in range(1, 101):
         runner._on_job_progressed(Progress("tiles", done, 200))
     assert len(told) < 20
     time.sleep(0.3)
     runner._on_job_progressed(Progress("tiles", 100, 200))
-    assert widget.panel.bar.value() == 50
-    assert "Tiles: 100 of 200 · " in widget.panel.status.text()
-    assert widget.panel.status.text().endswith(" left")
+    assert widget.panel.jobs.bar.value() == widget.panel.jobs.bar.maximum() // 2
+    assert "Tiles: 100 of 200 · " in widget.panel.jobs.line.text()
+    assert widget.panel.jobs.line.text().endswith(" left")
 
 
 def test_the_widget_opens_quickly_and_without_torch() -> None:
@@ -406,7 +408,7 @@ def test_the_widget_opens_quickly_and_without_torch() -> None:
         "from qtpy.QtWidgets import QApplication\n"
         "app = QApplication([])\n"
         "viewer = ViewerModel()\n"
-        "from cellwright.widgets import command, samples\n"
+        "from cellwright.widgets.plugin import commands, samples\n"
         "from cellwright.widgets.count.widget import CountWidget\n"
         "started = time.process_time()\n"
         "widget = CountWidget(viewer)\n"
@@ -415,3 +417,31 @@ def test_the_widget_opens_quickly_and_without_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_counts_of_regions_are_remembered_without_their_pixels(
+    widget: CountWidget, viewer: ViewerModel, qtbot: QtBot, blobs: Any, settled: Settled
+) -> None:
+    viewer.add_image(blobs.image)
+    count(widget, qtbot, settled)
+    kept = weakref.ref(widget.counted.result.cells.labels)
+    assert widget.model.disagreement(widget.counted) == ""
+    assert kept() is not None
+    widget.model.outcome = None
+    viewer.layers.clear()
+    gc.collect()
+    assert kept() is None
+
+
+def test_switches_of_model_leave_no_forms_behind(widget: CountWidget) -> None:
+    def n_widgets() -> int:
+        QCoreApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
+        return len(widget.findChildren(QWidget))
+
+    families = ["flow", "density", "centroid", "flow"]
+    for family in families:
+        widget._show_family(family)
+    before = n_widgets()
+    for family in families * 5:
+        widget._show_family(family)
+    assert n_widgets() == before

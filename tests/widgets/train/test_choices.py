@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from napari.components import ViewerModel
 
-from cellwright.training.finetune.settings import PRESETS
+from cellwright.training.settings import PRESETS
 from cellwright.widgets.train.widget import TrainWidget
 
 

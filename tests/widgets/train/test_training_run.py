@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 
 from cellwright.core.tasks import run
+from cellwright.training.run_folder import Plan, unfinished
 from cellwright.widgets.train import training_run
-from cellwright.widgets.train.plan import Plan, unfinished
 
 
 def test_torch_leaves_a_core_to_the_viewer(training: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,11 @@ from pytestqt.qtbot import QtBot
 
 from cellwright.core.errors import JobError
 from cellwright.core.tasks import Task
+from cellwright.training.run_folder import Plan, unfinished
 from cellwright.widgets.count.widget import CountWidget
+from cellwright.widgets.shared.messages import duration
 from cellwright.widgets.train import training_run
-from cellwright.widgets.train.plan import Plan, unfinished
-from cellwright.widgets.train.widget import TrainWidget, duration
+from cellwright.widgets.train.widget import TrainWidget
 
 LIMIT_MS = 60_000
 Wait = Callable[[TrainWidget], None]
@@ -31,7 +32,7 @@ def test_a_better_model_is_in_the_lists(
     training.go_on.release(training.n_epochs)
     trainer.panel.train.click()
     ended(trainer)
-    assert "'mine' is better" in trainer.panel.message.text()
+    assert "'mine': better, and kept" in trainer.panel.message.text()
     assert "Note this." in trainer.panel.message.text()
     assert "0.500" in trainer.panel.card.scores.text()
     assert "0.800" in trainer.panel.card.scores.text()
@@ -59,7 +60,7 @@ def test_a_worse_model_is_not_kept(ended: Wait, trainer: TrainWidget, training: 
     training.go_on.release(training.n_epochs)
     trainer.panel.train.click()
     ended(trainer)
-    assert "'flow' stays the better model" in trainer.panel.message.text()
+    assert "no better: the model it began with is kept" in trainer.panel.message.text()
     assert not (home / "models").exists()
     assert unfinished() == []
 
@@ -84,7 +85,7 @@ def test_stop_keeps_the_best_so_far(
     trainer.panel.train.click()
     ended(trainer)
     assert (home / "models" / "mine" / "spec.json").exists() == is_kept
-    assert ("'mine' is better" in trainer.panel.message.text()) == is_kept
+    assert ("'mine': better, and kept" in trainer.panel.message.text()) == is_kept
     assert unfinished() == []
 
 
@@ -127,7 +128,7 @@ def test_a_run_that_was_left_is_gone_on_with(
     assert epochs_shown(again) == 2
     ended(again)
     assert training.plans[0] == training.plans[1]
-    assert "'mine' is better" in again.panel.message.text()
+    assert "'mine': better, and kept" in again.panel.message.text()
     assert again.offer.isHidden()
 
 
@@ -144,6 +145,17 @@ def test_a_failure_is_told_and_leaves_nothing(
     assert trainer.panel.message.text() == "no such thing"
     assert unfinished() == []
     assert trainer.panel.train.text() == "Train"
+
+
+@pytest.mark.parametrize(
+    ("score", "words"),
+    [(0.6, "'mine': better, and kept."), (0.5, "'mine': a lower loss on validation patches, and kept.")],
+)
+def test_only_a_better_score_is_called_better(trainer: TrainWidget, score: float, words: str) -> None:
+    before = {"score": 0.5, "validation_loss": 0.4}
+    after = {"score": score, "validation_loss": 0.2}
+    trainer.show_ended(training_run.Ended(Plan("mine", "flow", "data"), "mine", before, after))
+    assert trainer.panel.message.text().startswith(words)
 
 
 def test_durations() -> None:

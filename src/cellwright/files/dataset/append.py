@@ -85,8 +85,9 @@ def append_all(
     if len(set(names)) < len(names):
         raise WriteError(f"Images must have names of their own; got {', '.join(names)[:200]}. Rename them.")
     with change_folder(folder) as change:
-        new: dict[str, Any] = {"name": folder.name, "split": {}, "items": {}}
-        meta = read_meta(folder) if (folder / "meta.json").exists() else new
+        meta: dict[str, Any] = {"name": folder.name, "split": {}, "items": {}}
+        if (folder / "meta.json").exists():
+            meta = read_meta(folder)
         for name in names:
             _check_free(folder, name, meta, may_replace=may_replace)
         for index, (name, entry) in enumerate(zip(names, entries, strict=True)):
@@ -103,10 +104,12 @@ def append_all(
 def _check_free(folder: Path, name: str, meta: Mapping[str, Any], *, may_replace: bool) -> None:
     listed = any(name in names for names in meta["split"].values())
     if (listed or _files_of(folder, name)) and not may_replace:
-        left = "" if listed else " (its files are there, but meta.json does not list it)"
+        found = "it is"
+        if not listed:
+            found = "its files are there, though meta.json does not list it"
         raise WriteError(
-            f"{name!r} must not be in the dataset {folder} yet; it is{left}. Ask for it to be replaced, or "
-            "give another name."
+            f"{name!r} must not be in the dataset {folder} yet; {found}. Ask for it to be replaced, or give "
+            "another name."
         )
 
 
@@ -126,7 +129,7 @@ def _write_files(folder: Path, name: str, entry: Entry) -> None:
     image, truth = entry.image, entry.truth
     write_image(folder / "images" / f"{name}.tif", image)
     if isinstance(truth, Annotation):
-        kind = "points" if truth.boxes is None else "boxes"
+        kind = {True: "points", False: "boxes"}[truth.boxes is None]
         write_cells(folder / kind / f"{name}.csv", truth, entry.class_names)
         return
     labels, axes = np.asarray(truth), image.label_axes
@@ -141,17 +144,22 @@ def _meta_with(meta: dict[str, Any], name: str, entry: Entry) -> dict[str, Any]:
     n = len(truth.points) if isinstance(truth, Annotation) else len(np.unique(truth[truth > 0]))
     item: dict[str, Any] = {"shape": list(entry.image.shape), "axes": entry.image.axes, "n": n}
     item |= {"dtype": str(entry.image.data.dtype), "complete": entry.is_complete}
-    item |= {"group": entry.group} if entry.group else {}
+    if entry.group:
+        item["group"] = entry.group
     if entry.image.pixel_size_um:
         item["pixel_size_um"] = [float(size) for size in entry.image.pixel_size_um]
     if entry.regions:
         item["regions"] = [[list(corner) for corner in region] for region in entry.regions]
-    item |= {"provenance": dict(entry.provenance)} if entry.provenance else {}
+    if entry.provenance:
+        item["provenance"] = dict(entry.provenance)
     meta = {**meta, "items": {**meta["items"], name: item}}
     known = meta.get("classes") or []
     names = [called for called in entry.class_names if called not in known]
     if names:
-        meta["classes"] = {**known, **dict.fromkeys(names)} if isinstance(known, dict) else [*known, *names]
+        if isinstance(known, dict):
+            meta["classes"] = {**known, **dict.fromkeys(names)}
+        else:
+            meta["classes"] = [*known, *names]
     if not any(name in others for others in meta["split"].values()):
         others = meta["split"].get(entry.split, [])
         meta["split"] = {**meta["split"], entry.split: [*others, name]}

@@ -32,8 +32,10 @@ def read_cells(
         is_boxes = path.parent.name == "boxes"
         columns = ("ymin", "xmin", "ymax", "xmax") if is_boxes else ("y", "x")
         table = np.array([[float(row[name]) for name in columns] for row in rows], np.float32)
-        names = [row.get("class") or "" for row in rows]
-        numbers = [classes.index(name) if name else -1 for name in names] if classes else None
+        numbers = None
+        if classes:
+            number = {"": -1, **{name: index for index, name in enumerate(classes)}}
+            numbers = np.array([number[row.get("class") or ""] for row in rows], np.int16)
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ReadError(
             f"Expected rows of xmin, ymin, xmax, ymax, class or of y, x, class in {path}; got: {error!r}. "
@@ -43,10 +45,9 @@ def read_cells(
     corners = table.reshape(len(rows), len(columns) // 2, 2)
     if not (np.isfinite(table).all() and (corners >= -1).all() and (corners <= np.array(shape) + 1).all()):
         raise ReadError(f"Rows of {path} must lie inside the image of {shape} pixels. Export them again.")
-    boxes = corners if is_boxes else None
-    points = table if boxes is None else boxes.mean(axis=1) - 0.5
-    numbered = None if numbers is None else np.array(numbers, np.int16)
-    return Annotation(shape, points, boxes, None, numbered, is_complete)
+    if is_boxes:
+        return Annotation(shape, corners.mean(axis=1) - 0.5, corners, None, numbers, is_complete)
+    return Annotation(shape, table, None, None, numbers, is_complete)
 
 
 def write_cells(path: Path, truth: Annotation, class_names: Sequence[str]) -> None:
@@ -57,8 +58,10 @@ def write_cells(path: Path, truth: Annotation, class_names: Sequence[str]) -> No
     WriteError
         The folder cannot be written.
     """
-    classes = np.full(len(truth.points), -1) if truth.classes is None else truth.classes
-    called = [class_names[int(number)] if number >= 0 else "" for number in classes]
+    called = [""] * len(truth.points)
+    if truth.classes is not None:
+        names = {-1: "", **dict(enumerate(class_names))}
+        called = [names[int(number)] for number in truth.classes]
     if truth.boxes is None:
         table, header = truth.points, ["y", "x", "class"]
     else:

@@ -184,7 +184,7 @@ def _finish_change(folder: Path) -> None:
         finish_change(folder)
     except WriteError as error:
         raise ReadError(
-            f"The last export into {folder} was cut off, and is to be finished. {error}"
+            f"The last export into {folder} was interrupted and must be finished first. {error}"
         ) from error
 
 

@@ -95,12 +95,12 @@ def checked_pixel_size(values: Any, folder: Path) -> tuple[float, ...]:
     """
     try:
         sizes = tuple(map(float, values or ()))
-        if not all(0 < size < inf for size in sizes):
+        if not all(0 <= size < inf for size in sizes) or (sizes and not any(sizes)):
             raise ValueError(values)
     except (TypeError, ValueError) as error:
         raise ReadError(
-            f"'pixel_size_um' in meta.json of {folder} must hold a positive number for each spatial axis; "
-            f"got {str(values)[:80]}. Correct it, or leave it out."
+            f"'pixel_size_um' in meta.json of {folder} must hold a number for each spatial axis, 0 "
+            f"where it is unknown; got {str(values)[:80]}. Correct it, or leave it out."
         ) from error
     return sizes
 

@@ -25,7 +25,7 @@ from cellwright.files.formats.image_annotation import (
     needing_masks,
     only_one,
 )
-from cellwright.files.formats.json_value import JsonValue
+from cellwright.files.json_value import JsonValue
 
 ENDING = "_seg.npy"
 MODULES = ("numpy.core", "numpy._core")

@@ -7,6 +7,7 @@ Stacks are written plane by plane. ``pixel_size_um`` of an image is ours; other 
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,10 @@ from scipy import ndimage
 from cellwright.core.data import Image
 from cellwright.core.errors import WriteError
 from cellwright.files.atomic import write_text
-from cellwright.files.formats.image_annotation import (
-    MARGIN_PX,
-    NO_CLASS,
-    ImageAnnotation,
-    box_part,
-    checked_shape,
-    chosen,
-    ring_of,
-    spread,
-    with_classes,
-)
-from cellwright.files.formats.json_value import JsonValue, read_json
-from cellwright.files.formats.outlines import MaskPart, polygons
+from cellwright.files.formats.assembly import FileObject, ReadingNotes, Shape, area_of, assemble, box_of
+from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, checked_shape, chosen
+from cellwright.files.formats.outlines import MaskPart, Ring, polygons
+from cellwright.files.json_value import JsonValue, read_json
 
 
 def is_coco(path: Path) -> bool:
@@ -47,79 +39,85 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
         The file is damaged, or does not fit the image.
     """
     content = read_json(path)
-    names = {row.at("id").value: row.at("name").text() for row in content.at("categories").rows()}
+    names: dict[Any, str] = {}
+    categories = content.find("categories")
+    if categories is not None:
+        names = {row.at("id").value: row.at("name").text() for row in categories.rows()}
     images = {row.at("id").whole(-(2**62), 2**62): _image(row) for row in content.at("images").rows()}
     own: dict[int, list[JsonValue]] = {number: [] for number in images}
+    n_astray = 0
     for row in content.at("annotations").rows():
-        number = row.at("image_id").whole(-(2**62), 2**62)
-        if number not in own:
-            raise row.at("image_id").refuse("the id of one of the images")
-        if row.at("category_id").value not in names:
-            raise row.at("category_id").refuse("the id of one of the categories")
-        own[number].append(row)
+        number = isinstance(row.value, dict) and row.value.get("image_id")
+        if number in own:
+            own[number].append(row)
+        else:
+            n_astray += 1
     known = tuple(name for name in names.values() if name != NO_CLASS)
-    return chosen(
-        path, [_cells(annotation, own[number], names, known) for number, annotation in images.items()], image
-    )
+    found = []
+    for number, empty in images.items():
+        notes = ReadingNotes(path, n_astray)
+        notes.note("belong to no image of the file and were left out", n_astray)
+        n_astray = 0
+        objects = notes.read(own[number], partial(_object, notes, names, empty.shape))
+        annotation = replace(empty, class_names=known)
+        found.append(assemble(annotation, objects, notes, None, _fill))
+    return chosen(path, found, image)
 
 
 def _image(row: JsonValue) -> ImageAnnotation:
     where = f"{row.where}.height and width"
     shape = checked_shape(row.path, where, (row.at("height").whole(1), row.at("width").whole(1)))
-    sizes = row.find("pixel_size_um")
-    return ImageAnnotation(
-        row.at("file_name").stem(), shape, pixel_size_um=() if sizes is None else sizes.sizes(2)
-    )
+    return ImageAnnotation(row.at("file_name").stem(), shape, pixel_size_um=row.sizes_at("pixel_size_um", 2))
 
 
-def _cells(
-    annotation: ImageAnnotation, rows: list[JsonValue], names: dict[Any, str], known: tuple[str, ...]
-) -> ImageAnnotation:
-    annotation = replace(annotation, class_names=known)
-    classes = [names[row.value["category_id"]] for row in rows]
-    shape = (annotation.shape[0], annotation.shape[1])
-    if rows and not any(row.value.get("segmentation") for row in rows):
-        boxes = np.array([_box(row.at("bbox"), shape) for row in rows], np.float32)
-        return with_classes(annotation, classes, boxes=boxes)
-    return spread(annotation, [_parts(row, shape) for row in rows], classes)
+def _object(
+    notes: ReadingNotes, names: dict[Any, str], shape: tuple[int, ...], row: JsonValue
+) -> FileObject | None:
+    category = row.find("category_id")
+    name = NO_CLASS
+    if category is not None and names:
+        name = names.get(category.value, "")
+        notes.note("are of a class that the file does not name", int(not name))
+    return FileObject(row, _shapes_of(row, (shape[0], shape[1])), name or NO_CLASS)
 
 
-def _box(node: JsonValue, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    x, y, width, height = node.numbers(4)
-    if not (width > 0 and height > 0):
-        raise node.refuse("x, y, width and height above 0")
-    return node.places(np.array([[y, x], [y + height, x + width]]), shape, MARGIN_PX)
-
-
-def _parts(row: JsonValue, shape: tuple[int, int]) -> list[MaskPart]:
-    """Return the pixels of a cell: its run lengths or polygons, else its box."""
+def _shapes_of(row: JsonValue, shape: tuple[int, int]) -> list[Shape]:
+    """Return the shapes of a cell: its run lengths or polygons, else its box."""
     if not row.value.get("segmentation"):
-        return [box_part(_box(row.at("bbox"), shape))]
+        x, y, width, height = row.at("bbox").numbers(4)
+        return [box_of(row.at("bbox"), np.array([[y, x], [y + height, x + width]]))]
     node = row.at("segmentation")
     if not isinstance(node.value, dict):
-        return [_polygon_part(part, shape) for part in node.rows()]
+        return [_polygon(part) for part in node.rows()]
     if tuple(node.at("size").numbers(2)) != shape:
         raise node.at("size").refuse(f"the image size {list(shape)}")
-    return [_part_of(_runs_of(node.at("counts"), shape), shape)]
+    return [Shape("mask", mask=_mask_of_runs(_runs_of(node.at("counts"), shape), shape))]
 
 
-def _polygon_part(node: JsonValue, shape: tuple[int, int]) -> MaskPart:
-    """Return the pixels of a polygon x, y, x, y ... as pycocotools has them."""
-    from pycocotools import mask as coco
-
+def _polygon(node: JsonValue) -> Shape:
+    """Return the area of a polygon x, y, x, y ..."""
     if not isinstance(node.value, list) or len(node.value) % 2:
         raise node.refuse("a list of x, y, x, y ...")
     pairs = [node.value[i : i + 2] for i in range(0, len(node.value), 2)]
-    ring = ring_of(JsonValue(pairs, node.path, node.where), shape)
-    (encoded,) = coco.frPyObjects([ring[:, ::-1].ravel().tolist()], *shape)
-    return _part_of(_run_lengths(encoded["counts"].decode("ascii")), shape)
+    return area_of(node, JsonValue(pairs, node.path, node.where).pairs())
+
+
+def _fill(rings: Sequence[Ring], shape: tuple[int, ...]) -> MaskPart:
+    """Return the pixels of a polygon as pycocotools has them."""
+    from pycocotools import mask as coco
+
+    height, width = shape
+    (encoded,) = coco.frPyObjects([rings[0][:, ::-1].ravel().tolist()], height, width)
+    return _mask_of_runs(_run_lengths(encoded["counts"].decode("ascii")), (height, width))
 
 
 def _runs_of(counts: JsonValue, shape: tuple[int, int]) -> list[int]:
     """Return run lengths that add up; pycocotools would read beyond the end of others."""
     try:
-        is_text = isinstance(counts.value, str)
-        runs = _run_lengths(counts.value) if is_text else [row.whole() for row in counts.rows()]
+        if isinstance(counts.value, str):
+            runs = _run_lengths(counts.value)
+        else:
+            runs = [row.whole() for row in counts.rows()]
     except ValueError as error:
         raise counts.refuse("run lengths") from error
     if sum(runs) != shape[0] * shape[1] or min(runs) < 0:
@@ -127,7 +125,7 @@ def _runs_of(counts: JsonValue, shape: tuple[int, int]) -> list[int]:
     return runs
 
 
-def _part_of(runs: list[int], shape: tuple[int, int]) -> MaskPart:
+def _mask_of_runs(runs: list[int], shape: tuple[int, int]) -> MaskPart:
     """Return the pixels of run lengths, which go down the columns and begin with background."""
     height = shape[0]
     ends = np.cumsum(runs)
@@ -153,8 +151,11 @@ def _run_lengths(text: str) -> list[int]:
         value |= (bits & 31) << shift
         shift += 5
         if not bits & 32:
-            value -= (1 << shift) if bits & 16 else 0
-            runs.append(value + runs[-2] if len(runs) > 2 else value)
+            if bits & 16:
+                value -= 1 << shift
+            if len(runs) > 2:
+                value += runs[-2]
+            runs.append(value)
             value = shift = 0
     if shift:
         raise ValueError("the last run length is cut short")

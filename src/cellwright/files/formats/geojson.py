@@ -7,7 +7,7 @@ joins its planes, and the collection has image name, size, axes and pixel size a
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,68 +17,59 @@ from scipy import ndimage
 
 from cellwright.core.data import AXES, SPATIAL, Image
 from cellwright.files.atomic import write_text
-from cellwright.files.formats.image_annotation import (
-    MARGIN_PX,
-    NO_CLASS,
-    ImageAnnotation,
-    canvas,
-    checked_ring,
-    checked_shape,
-    chosen,
-    only_one,
-    spread,
-    with_classes,
-)
-from cellwright.files.formats.json_value import JsonValue, read_json
-from cellwright.files.formats.outlines import MaskPart, Ring, area, filled, polygons
+from cellwright.files.formats.assembly import FileObject, ReadingNotes, Shape, area_of, finished
+from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, checked_shape, only_one
+from cellwright.files.formats.outlines import Ring, area, polygons
+from cellwright.files.json_value import JsonValue, read_json
 
 NUMBER = "cell"  # key in the metadata of a feature
-FARTHEST = (1 << 31, 1 << 31)  # where the size of the image is not known
+DETECTIONS = ("detection", "cell")  # object types of QuPath that are cells, where others are regions
+FEWEST_DETECTIONS = 2  # in a region
 
 
 def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     """Return the cells of a file: labels from polygons, points from points alone.
 
     A file of QuPath does not tell the size of its image; without ``image`` it is taken to be as small as may
-    be.
+    be. Lines are left out, and so are annotations that lie around detections.
 
     Raises
     ------
     ReadError
-        The file is damaged, holds lines, or leaves the image.
+        The file is damaged, or does not fit the image.
     """
     content = read_json(path)
-    rows = content.rows() if isinstance(content.value, list) else _features(content)
     annotation = _described(content, path, image)
-    if annotation.shape:
-        chosen(path, [annotation], image)
-    axes = annotation.axes if image is None else image.label_axes
-    names = [_class(row) for row in rows]
-    known = annotation.shape or (None if image is None else canvas(path, image, np.zeros((0, 2))))
-    leads = [_lead(row.at("geometry"), axes, known) for row in rows]
-    limit = FARTHEST if known is None else (known[-2], known[-1])
-    annotation = replace(annotation, axes=axes)
-    if rows and all(row.at("geometry").at("type").text() in ("Point", "MultiPoint") for row in rows):
-        return chosen(path, [_points(annotation, rows, (leads, names, limit), image)], image)
-    shapes = [_polygons(row.at("geometry"), limit) for row in rows]
-    ends = [
-        [*(n + 1 for n in lead), *np.max([r.max(axis=0) for p in own for r in p], axis=0)]
-        for lead, own in zip(leads, shapes, strict=True)
-    ]
-    shape = known or canvas(path, image, np.array(ends, float).reshape(-1, len(axes)))
-    cells: dict[Any, list[MaskPart]] = {}
-    owners: dict[Any, int] = {}
-    for index, (row, lead, own) in enumerate(zip(rows, leads, shapes, strict=True)):
-        key = _number(row) or ("other", index)
-        owners.setdefault(key, index)
-        cells.setdefault(key, []).extend(filled(polygon).at(lead) for polygon in own)
-    found = spread(
-        replace(annotation, shape=shape), list(cells.values()), [names[i] for i in owners.values()]
-    )
-    return chosen(path, [found], image)
+    notes = ReadingNotes(path)
+    objects = notes.read(_features(content), partial(_object, notes, annotation.axes))
+    return finished(annotation, _without_regions(objects, notes), notes, image)
+
+
+def _without_regions(objects: list[FileObject], notes: ReadingNotes) -> list[FileObject]:
+    """Return objects without the annotations that several detections lie in: those are regions, no cells."""
+    types = [_object_type(one.node) for one in objects]
+    spans = [_span(one) for one in objects]
+    middles = [span.mean(axis=0) for kind, span in zip(types, spans, strict=True) if kind in DETECTIONS]
+    if len(middles) < FEWEST_DETECTIONS:
+        return objects
+    table = np.array(middles)
+    kept = []
+    for one, kind, (low, high) in zip(objects, types, spans, strict=True):
+        n_inside = int(((table > low) & (table < high)).all(axis=1).sum())
+        if kind in DETECTIONS or n_inside < FEWEST_DETECTIONS:
+            kept.append(one)
+    notes.note("are regions around detections and were left out", len(objects) - len(kept))
+    return kept
+
+
+def _span(one: FileObject) -> NDArray[np.float64]:
+    corners = np.concatenate([ring for shape in one.shapes for ring in shape.rings])
+    return np.stack([corners.min(axis=0), corners.max(axis=0)])
 
 
 def _features(content: JsonValue) -> list[JsonValue]:
+    if isinstance(content.value, list):
+        return content.rows()
     kind = content.at("type").text()
     if kind == "FeatureCollection":
         return content.at("features").rows()
@@ -88,88 +79,107 @@ def _features(content: JsonValue) -> list[JsonValue]:
 
 
 def _described(content: JsonValue, path: Path, image: Image | None) -> ImageAnnotation:
-    """Return annotation with what a collection of ours tells of its image."""
-    own = None if isinstance(content.value, list) else content.find("image")
+    """Return an annotation with what a collection of ours tells of its image."""
+    own = None
+    if not isinstance(content.value, list):
+        own = content.find("image")
     if own is None:
-        return ImageAnnotation(path.stem, (), "YX" if image is None else image.label_axes)
+        axes = "YX"
+        if image is not None:
+            axes = image.label_axes
+        return ImageAnnotation(path.stem, (), axes)
     axes = own.at("axes").text()
     if not axes.endswith("YX") or not set(axes) <= set(AXES) - {"C"} or len(set(axes)) != len(axes):
         raise own.at("axes").refuse("axes that end with YX")
     shape = checked_shape(path, "image.shape", [row.whole(1) for row in own.at("shape").rows()])
     if len(shape) != len(axes):
         raise own.at("shape").refuse(f"the lengths of {axes}")
-    sizes = own.find("pixel_size_um")
-    n_sizes = sum(axis in SPATIAL for axis in axes)
-    names = own.find("class_names")
     return ImageAnnotation(
         own.at("name").text(),
         shape,
         axes,
-        pixel_size_um=() if sizes is None else sizes.sizes(n_sizes),
-        class_names=() if names is None else tuple(row.text() for row in names.rows()),
+        pixel_size_um=own.sizes_at("pixel_size_um", sum(axis in SPATIAL for axis in axes)),
+        class_names=own.texts_at("class_names"),
     )
 
 
-def _class(row: JsonValue) -> str:
+def _object_type(row: JsonValue) -> str:
+    """Return what QuPath takes a feature for."""
+    properties = row.value.get("properties") or {}
+    return str(properties.get("objectType", ""))
+
+
+def _object(notes: ReadingNotes, axes: str, row: JsonValue) -> FileObject | None:
+    geometry = row.at("geometry")
+    shapes = _shapes_of(geometry)
+    if not shapes:
+        notes.note(f"are of the type {geometry.at('type').text()} and were left out")
+        return None
+    name, number = NO_CLASS, 0
     properties = row.find("properties")
-    found = None if properties is None else properties.find("classification")
-    return NO_CLASS if found is None else found.at("name").text()
+    if properties is not None:
+        name = _class(properties)
+        number = _number(properties.find("metadata"))
+    return FileObject(row, shapes, name, _lead(geometry.find("plane"), axes), number or None)
 
 
-def _number(row: JsonValue) -> int:
-    properties = row.find("properties")
-    metadata = None if properties is None else properties.find("metadata")
-    number = None if metadata is None else metadata.find(NUMBER)
-    text = "" if number is None else str(number.value)
-    return int(text) if text.isascii() and text.isdigit() else 0
+def _class(properties: JsonValue) -> str:
+    """Return the class of a feature: ``name`` up to QuPath 0.4, ``names`` of a derived one since."""
+    found = properties.find("classification")
+    if found is None:
+        return NO_CLASS
+    if isinstance(found.value, str):
+        return found.value
+    return ": ".join(found.texts_at("names")) or found.at("name").text()
 
 
-def _lead(geometry: JsonValue, axes: str, shape: tuple[int, ...] | None) -> tuple[int, ...]:
+def _number(metadata: JsonValue | None) -> int:
+    """Return the number by which the planes of a cell of ours are joined, 0 where there is none."""
+    if metadata is None:
+        return 0
+    text = str(metadata.value.get(NUMBER, "")) * isinstance(metadata.value, dict)
+    if text.isascii() and text.isdigit():
+        return int(text)
+    return 0
+
+
+def _lead(plane: JsonValue | None, axes: str) -> tuple[int, ...]:
     """Return frame and slice of a feature, as far as the image has such axes."""
-    plane = geometry.find("plane")
-    places = []
-    for index, axis in enumerate(axes[:-2]):
-        node = None if plane is None else plane.find(axis.lower())
-        last = 2**31 - 2 if shape is None else shape[index] - 1
-        places.append(0 if node is None else node.whole(0, last))
-    return tuple(places)
+    lead = []
+    for axis in axes[:-2]:
+        found = None
+        if plane is not None:
+            found = plane.find(axis.lower())
+        lead.append(0)
+        if found is not None:
+            lead[-1] = max(0, found.whole(-1, 2**31 - 2))
+    return tuple(lead)
 
 
-def _polygons(geometry: JsonValue, limit: tuple[int, int]) -> list[list[Ring]]:
+def _shapes_of(geometry: JsonValue) -> list[Shape]:
+    """Return the shapes of a geometry; none for lines."""
     kind = geometry.at("type").text()
+    if kind == "GeometryCollection":
+        return [shape for row in geometry.at("geometries").rows() for shape in _shapes_of(row)]
+    node = geometry.at("coordinates")
+    if kind in ("LineString", "MultiLineString"):
+        return []
+    if kind == "Point":
+        return [Shape("point", [JsonValue([node.value], node.path, node.where).pairs()])]
+    if kind == "MultiPoint":
+        return [Shape("point", [node.pairs()])]
     if kind == "Polygon":
-        return [_rings(geometry.at("coordinates"), limit)]
-    if kind != "MultiPolygon":
-        raise geometry.at("type").refuse("'Polygon' or 'MultiPolygon', or points alone")
-    found = [_rings(row, limit) for row in geometry.at("coordinates").rows()]
-    if not found:
-        raise geometry.at("coordinates").refuse("polygons")
-    return found
+        return [_area(node)]
+    if kind == "MultiPolygon":
+        return [_area(row) for row in node.rows()]
+    raise geometry.at("type").refuse("a polygon or a point")
 
 
-def _rings(node: JsonValue, limit: tuple[int, int]) -> list[Ring]:
-    rings = [checked_ring(row, row.pairs(limit, MARGIN_PX)) for row in node.rows()]
+def _area(node: JsonValue) -> Shape:
+    rings = [row.pairs() for row in node.rows()]
     if not rings:
         raise node.refuse("a polygon")
-    return rings
-
-
-def _points(
-    annotation: ImageAnnotation, rows: list[JsonValue], known: tuple[Any, ...], image: Image | None
-) -> ImageAnnotation:
-    leads, names, limit = known
-    found, own_names = [], []
-    for row, lead, name in zip(rows, leads, names, strict=True):
-        node = row.at("geometry").at("coordinates")
-        is_one = row.at("geometry").at("type").text() == "Point"
-        places = JsonValue([node.value] if is_one else node.value, node.path, node.where).pairs(
-            limit, MARGIN_PX
-        )
-        found.append(np.concatenate([np.tile(np.array(lead, float), (len(places), 1)), places - 0.5], axis=1))
-        own_names += [name] * len(places)
-    points = np.concatenate(found)
-    shape = annotation.shape or canvas(node.path, image, points + 1)
-    return with_classes(replace(annotation, shape=shape), own_names, points=points.astype(np.float32))
+    return area_of(node, *rings)
 
 
 def write(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
@@ -182,8 +192,10 @@ def write(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
     """
     one = only_one(annotation, "GeoJSON")
     image: dict[str, Any] = {"name": one.name, "shape": list(one.shape), "axes": one.axes}
-    image |= {"pixel_size_um": list(one.pixel_size_um)} if one.pixel_size_um else {}
-    image |= {"class_names": list(one.class_names)} if one.class_names else {}
+    if one.pixel_size_um:
+        image["pixel_size_um"] = list(one.pixel_size_um)
+    if one.class_names:
+        image["class_names"] = list(one.class_names)
     content = {"type": "FeatureCollection", "image": image, "features": _written(one)}
     write_text(path, json.dumps(content))
 
@@ -221,8 +233,9 @@ def _geometry(found: Sequence[Sequence[Ring]]) -> dict[str, Any]:
 
 def _closed(ring: Ring, *, is_hole: bool) -> list[list[int]]:
     """Return a closed ring of (x, y), outer ones counterclockwise and holes clockwise (RFC 7946, 3.1.6)."""
-    turned = ring[::-1] if (area(ring) > 0) != is_hole else ring
-    pairs: list[list[int]] = turned[:, ::-1].astype(int).tolist()
+    if (area(ring) > 0) != is_hole:
+        ring = ring[::-1]
+    pairs: list[list[int]] = ring[:, ::-1].astype(int).tolist()
     return [*pairs, pairs[0]]
 
 
@@ -233,5 +246,6 @@ def _feature(
     plane = {"c": -1, "z": int(place.get("Z", 0)), "t": int(place.get("T", 0))}
     name = annotation.class_of(row)
     own: dict[str, Any] = {"objectType": "annotation", "metadata": {NUMBER: str(row + 1)}}
-    own |= {} if name == NO_CLASS else {"classification": {"name": name}}
+    if name != NO_CLASS:
+        own["classification"] = {"name": name}
     return {"type": "Feature", "geometry": {**geometry, "plane": plane}, "properties": own}

@@ -8,15 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cellwright.core.data import SPATIAL, Image, Labels
+from cellwright.core.data import Image, Labels
 from cellwright.core.errors import ReadError, WriteError
-from cellwright.files.formats.json_value import JsonValue
-from cellwright.files.formats.outlines import MaskPart, Ring, crosses_itself, filled, painted
 from cellwright.ops.labels import measure, relabel
 
 NO_CLASS = "cell"  # what a cell without a class is called where a file must name one
 MOST_PIXELS = 1 << 30  # of the labels of one file; more is a mistake in it
-MOST_CORNERS = 20_000
 MARGIN_PX = 1.0  # how far outlines may reach beyond the image, as drawing programs let them
 
 
@@ -249,12 +246,6 @@ def needing_masks(annotation: ImageAnnotation, title: str) -> Labels:
     return annotation.labels
 
 
-def sizes_of(axes: str, pixel_size_um: Sequence[float]) -> dict[str, float]:
-    """Return micrometres per pixel by axis; empty when unknown."""
-    spatial = [axis for axis in axes if axis in SPATIAL]
-    return dict(zip(spatial, pixel_size_um, strict=True)) if pixel_size_um else {}
-
-
 def labels_of(path: Path, where: str, values: NDArray[Any], axes: str, name: str) -> ImageAnnotation:
     """Return the annotation of labels, renumbered 1..N in their order.
 
@@ -270,42 +261,6 @@ def labels_of(path: Path, where: str, values: NDArray[Any], axes: str, name: str
             f"{values.min()}. Choose a label image."
         )
     return ImageAnnotation(name, values.shape, axes, relabel(values))
-
-
-def ring_of(node: JsonValue, shape: tuple[int, int]) -> Ring:
-    """Return a list of (x, y) as a ring.
-
-    Raises
-    ------
-    ReadError
-        It has less than three corners, leaves the image or crosses itself.
-    """
-    return checked_ring(node, node.pairs(shape, MARGIN_PX))
-
-
-def checked_ring(node: JsonValue, ring: Ring) -> Ring:
-    """Return a ring (N, 2) that is one, without the repeated first corner at its end."""
-    if len(ring) > 1 and (ring[0] == ring[-1]).all():
-        ring = ring[:-1]
-    if not 3 <= len(ring) <= MOST_CORNERS:
-        raise node.refuse(f"an outline of 3 to {MOST_CORNERS} corners")
-    if crosses_itself(ring):
-        raise node.refuse("an outline that does not cross itself")
-    return ring
-
-
-def box_part(box: NDArray[np.floating]) -> MaskPart:
-    """Return the pixels of a box (2, 2) of corners y, x."""
-    (y0, x0), (y1, x1) = box.tolist()
-    return filled([np.array([[y0, x0], [y0, x1], [y1, x1], [y1, x0]])])
-
-
-def spread(
-    annotation: ImageAnnotation, cells: Sequence[Sequence[MaskPart]], names: Sequence[str]
-) -> ImageAnnotation:
-    """Return an annotation with the labels and classes of cells, each made of parts in its axes."""
-    labels, left, notices = painted(cells, annotation.shape)
-    return with_classes(annotation, [names[row] for row in left], labels=labels, notices=notices)
 
 
 def with_classes(

@@ -7,6 +7,7 @@ number in their names, ``cell-00012-t0000-z0003``.
 import re
 import zipfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,70 +18,61 @@ from scipy import ndimage
 from cellwright.core.data import Image
 from cellwright.core.errors import ReadError
 from cellwright.files.atomic import atomic_write
-from cellwright.files.formats.image_annotation import (
-    MARGIN_PX,
-    NO_CLASS,
-    ImageAnnotation,
-    canvas,
-    checked_ring,
-    chosen,
-    only_one,
-    spread,
-    with_classes,
-)
-from cellwright.files.formats.json_value import MOST_BYTES, JsonValue
-from cellwright.files.formats.outlines import filled, polygons
+from cellwright.files.formats.assembly import FileObject, ReadingNotes, Shape, area_of, box_of, finished
+from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, only_one
+from cellwright.files.formats.outlines import polygons
+from cellwright.files.json_value import MOST_BYTES, JsonValue
 
 OWN_NAME = re.compile(r"cell-(\d+)(-t\d+)?(-z\d+)?(?: (.*))?$")
 AREAS = {"POLYGON", "FREEHAND", "TRACED", "RECT", "OVAL"}
+FLAT = {"UNDEFINED", "ELLIPSE", "ROTATED_RECT"}  # subtypes: no text, arrow or picture
 MOST_ROIS = 1_000_000
 
 
 def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     """Return the cells of a file of ROIs: labels from areas, boxes from rectangles alone, or points.
 
+    Lines, angles and text are left out.
+
     The files do not tell the size of their image; without ``image`` it is taken to be as small as may be.
 
     Raises
     ------
     ReadError
-        The file is damaged, holds lines or text, or leaves the image.
+        The file is damaged, or does not fit the image.
     """
-    rois = _rois(path)
-    types = {_kind(node) for node in rois}
-    axes = _axes(rois, image)
-    names = [_class(node.value.name) for node in rois]
-    if rois and types == {"POINT"}:
-        found = [_points(node, axes) for node in rois]
-        points = np.concatenate(found)
-        annotation = ImageAnnotation(path.stem, canvas(path, image, points + 1), axes)
-        names = [name for name, own in zip(names, found, strict=True) for _ in own]
-        for node, own in zip(rois, found, strict=True):
-            node.places(own + 0.5, annotation.shape, MARGIN_PX)
-        return chosen(path, [with_classes(annotation, names, points=points.astype(np.float32))], image)
-    rings = [_rings(node) for node in rois]
-    leads = [_lead(node, axes) for node in rois]
-    ends = [
-        [*(n + 1 for n in lead), *np.max([r.max(axis=0) for r in own], axis=0)]
-        for lead, own in zip(leads, rings, strict=True)
-    ]
-    shape = canvas(path, image, np.array(ends, float).reshape(-1, len(axes)))
-    for node, lead, outline in zip(rois, leads, rings, strict=True):
-        node.places(np.array([lead]) + 0.5, shape[:-2], 0.0)
-        node.places(np.concatenate(outline), shape[-2:], MARGIN_PX)
-    annotation = ImageAnnotation(path.stem, shape, axes)
-    if rois and types == {"RECT"} and len(axes) == 2 and not any(node.value.composite for node in rois):
-        boxes = np.array([[own[0].min(axis=0), own[0].max(axis=0)] for own in rings], np.float32)
-        return chosen(path, [with_classes(annotation, names, boxes=boxes)], image)
-    cells: dict[Any, list[int]] = {}
-    for index, node in enumerate(rois):
-        own_name = OWN_NAME.match(node.value.name or "")
-        cells.setdefault(int(own_name[1]) if own_name else ("other", index), []).append(index)
-    parts = [[filled(rings[i]).at(leads[i]) for i in cell] for cell in cells.values()]
-    return chosen(path, [spread(annotation, parts, [names[cell[0]] for cell in cells.values()])], image)
+    rois = read_rois(path)
+    axes = _axes(rois)
+    if image is not None:
+        axes = image.label_axes
+    notes = ReadingNotes(path)
+    objects = notes.read(rois, partial(_object, notes, axes))
+    return finished(ImageAnnotation(path.stem, (), axes), objects, notes, image)
 
 
-def _rois(path: Path) -> list[JsonValue]:
+def _object(notes: ReadingNotes, axes: str, node: JsonValue) -> FileObject | None:
+    roi = node.value
+    kind = roi.roitype.name
+    name, number = NO_CLASS, None
+    own_name = OWN_NAME.match(roi.name or "")
+    if own_name:
+        name, number = own_name[4] or NO_CLASS, int(own_name[1])
+    if kind == "POINT":
+        return FileObject(node, [_points(node)], name, _lead(node, axes), number)
+    if kind not in AREAS or roi.subtype.name not in FLAT:
+        notes.note(f"are of the type {kind} and were left out")
+        return None
+    return FileObject(node, [_area(node)], name, _lead(node, axes), number)
+
+
+def read_rois(path: Path) -> list[JsonValue]:
+    """Return the ROIs of a .roi file or a .zip of them.
+
+    Raises
+    ------
+    ReadError
+        It is damaged, or none of them.
+    """
     import roifile
 
     try:
@@ -107,37 +99,43 @@ def _rois(path: Path) -> list[JsonValue]:
         ) from error
 
 
-def _kind(node: JsonValue) -> str:
-    kind = str(node.value.roitype.name)
-    is_area = kind in AREAS and node.value.subtype.name in ("UNDEFINED", "ELLIPSE")
-    if not is_area and kind != "POINT":
-        shown = JsonValue(f"{kind} {node.value.subtype.name}", node.path, node.where)
-        raise shown.refuse("an area (polygon, freehand, traced, rectangle, oval) or points")
-    return kind
-
-
-def _rings(node: JsonValue) -> list[NDArray[np.float64]]:
-    """Return the outline of an area as rings y, x."""
+def _area(node: JsonValue) -> Shape:
+    """Return the outline of an area, or a box."""
     roi = node.value
-    if _kind(node) == "POINT":
-        raise JsonValue("POINT", node.path, node.where).refuse(
-            "an area as the others are; points go in a file of their own"
-        )
     try:
-        rings = (
-            [_outline(roi)]
-            if _is_round_or_box(roi)
-            else [np.asarray(ring, np.float64)[:, ::-1] for ring in roi.coordinates(multi=True)]
-        )
+        if roi.roitype.name == "RECT" and not roi.composite:
+            corners = _outline(roi)
+            return box_of(node, np.stack([corners.min(axis=0), corners.max(axis=0)]))
+        if roi.roitype.name == "OVAL" and not roi.composite:
+            return area_of(node, _outline(roi))
+        rings = [np.asarray(ring, np.float64)[:, ::-1] for ring in roi.coordinates(multi=True)]
+    except ReadError:
+        raise
     except Exception as error:  # a path that makes no sense fails in every possible way
         raise JsonValue(repr(error), node.path, node.where).refuse("a path of straight lines") from error
-    if not rings or not all(np.isfinite(ring).all() for ring in rings):
-        raise JsonValue(rings, node.path, node.where).refuse("an outline")
-    return [checked_ring(JsonValue(ring.tolist(), node.path, node.where), ring) for ring in rings]
+    rings = [ring for ring in rings if len(ring)]
+    if not rings:
+        raise JsonValue(0, node.path, node.where).refuse("an outline")
+    return area_of(JsonValue([len(ring) for ring in rings], node.path, node.where), *rings)
 
 
-def _is_round_or_box(roi: Any) -> bool:
-    return roi.roitype.name in ("RECT", "OVAL") and not roi.composite
+def rings_of(node: JsonValue) -> list[NDArray[np.float64]]:
+    """Return the outline of an area as rings y, x.
+
+    Raises
+    ------
+    ReadError
+        It is none: a line, text, or points.
+    """
+    roi = node.value
+    if roi.roitype.name not in AREAS or roi.subtype.name not in FLAT:
+        shown = JsonValue(f"{roi.roitype.name} {roi.subtype.name}", node.path, node.where)
+        raise shown.refuse("an area (polygon, freehand, traced, rectangle, oval)")
+    shape = _area(node)
+    if shape.kind == "box":
+        (y0, x0), (y1, x1) = shape.rings[0].tolist()
+        return [np.array([[y0, x0], [y0, x1], [y1, x1], [y1, x0]])]
+    return list(shape.rings)
 
 
 def _outline(roi: Any) -> NDArray[np.float64]:
@@ -153,38 +151,40 @@ def _outline(roi: Any) -> NDArray[np.float64]:
     return np.asarray((first + stop) / 2 + round_trip * (stop - first) / 2)
 
 
-def _points(node: JsonValue, axes: str) -> NDArray[np.float64]:
+def _points(node: JsonValue) -> Shape:
     places = np.asarray(node.value.coordinates(), np.float64).reshape(-1, 2)[:, ::-1]
-    is_fine = node.value.subpixel_coordinates is not None
-    lead = np.tile(np.array(_lead(node, axes), np.float64), (len(places), 1))
-    return np.concatenate([lead, places - (0.5 if is_fine else 0.0)], axis=1)
+    if not len(places) or not np.isfinite(places).all():
+        raise JsonValue(len(places), node.path, node.where).refuse("points")
+    if node.value.subpixel_coordinates is None:
+        places = places + 0.5  # whole numbers are those of pixels
+    return Shape("point", [places])
 
 
-def _axes(rois: list[JsonValue], image: Image | None) -> str:
-    if image is not None:
-        return image.label_axes
-    has = {"T": any(node.value.t_position > 1 for node in rois)}
-    has["Z"] = any(node.value.z_position > 1 or _stack_place(node) > 1 for node in rois)
-    return "".join(axis for axis in "TZ" if has[axis]) + "YX"
+def _axes(rois: list[JsonValue]) -> str:
+    """Return the axes that ROIs lie along."""
+    axes = ""
+    if any(node.value.t_position > 1 for node in rois):
+        axes += "T"
+    if any(node.value.z_position > 1 or _stack_place(node) > 1 for node in rois):
+        axes += "Z"
+    return axes + "YX"
 
 
 def _stack_place(node: JsonValue) -> int:
     """Return the place in a plain stack, 0 where the ROI tells its frame and slice instead."""
     roi = node.value
-    return 0 if roi.t_position or roi.z_position else int(roi.position)
+    if roi.t_position or roi.z_position:
+        return 0
+    return int(roi.position)
 
 
 def _lead(node: JsonValue, axes: str) -> tuple[int, ...]:
     """Return frame and slice, as far as the image has such axes."""
-    roi, lead = node.value, axes[:-2]
-    plain = {lead: _stack_place(node)} if len(lead) == 1 else {}
-    places = {"T": roi.t_position, "Z": roi.z_position}
-    return tuple(max(0, int(places[axis] or plain.get(axis, 0)) - 1) for axis in lead)
-
-
-def _class(name: str) -> str:
-    own_name = OWN_NAME.match(name or "")
-    return (own_name[4] or NO_CLASS) if own_name else NO_CLASS
+    lead = axes[:-2]
+    places = {"T": node.value.t_position, "Z": node.value.z_position}
+    if len(lead) == 1:
+        places[lead] = places[lead] or _stack_place(node)
+    return tuple(max(0, int(places[axis]) - 1) for axis in lead)
 
 
 def write(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
@@ -211,8 +211,10 @@ def _written(annotation: ImageAnnotation) -> Any:
     if annotation.labels is None:
         for row, corners in enumerate(annotation.corners.astype(float)):
             place = dict(zip(lead_axes, np.rint(corners[0, :-2]).astype(int).tolist(), strict=True))
-            kind, shift = ("POINT", 0.5) if len(corners) == 1 else ("RECT", 0.0)
-            yield _roi(annotation, row, [corners[:, -2:] + shift], place, kind)
+            if len(corners) == 1:
+                yield _roi(annotation, row, [corners[:, -2:] + 0.5], place, "POINT")
+            else:
+                yield _roi(annotation, row, [corners[:, -2:]], place, "RECT")
         return
     for index in np.ndindex(annotation.labels.shape[:-2]):
         labels = annotation.labels[index]
@@ -230,10 +232,13 @@ def _roi(
 
     corners = np.concatenate(rings)[:, ::-1]
     where = "".join(f"-{axis.lower()}{at:04d}" for axis, at in place.items())
-    name = annotation.class_of(row)
-    title = f"cell-{row + 1:05d}{where}" + ("" if name == NO_CLASS else f" {name}")
-    if kind == "POINT" or (len(rings) == 1 and kind == "TRACED"):
-        roi = roifile.ImagejRoi.frompoints(corners.astype(np.float64 if kind == "POINT" else int), name=title)
+    title = f"cell-{row + 1:05d}{where}"
+    if annotation.class_of(row) != NO_CLASS:
+        title += f" {annotation.class_of(row)}"
+    if kind == "POINT":
+        roi = roifile.ImagejRoi.frompoints(corners.astype(np.float64), name=title)
+    elif len(rings) == 1 and kind == "TRACED":
+        roi = roifile.ImagejRoi.frompoints(corners.astype(int), name=title)
     else:
         roi = roifile.ImagejRoi()
         roi.name = title

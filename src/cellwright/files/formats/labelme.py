@@ -11,6 +11,7 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +21,20 @@ from scipy import ndimage
 
 from cellwright.core.data import Image
 from cellwright.files.atomic import write_text
+from cellwright.files.formats.assembly import FileObject, ReadingNotes, Shape, area_of, box_of, finished
 from cellwright.files.formats.image_annotation import (
-    MARGIN_PX,
     NO_CLASS,
     ImageAnnotation,
-    box_part,
     checked_shape,
-    chosen,
     needing_masks,
     of_plane,
     only_one,
-    ring_of,
-    spread,
-    with_classes,
 )
-from cellwright.files.formats.json_value import JsonValue, read_json
-from cellwright.files.formats.outlines import MaskPart, filled, polygons
+from cellwright.files.formats.outlines import MaskPart, polygons
 from cellwright.files.images import as_bytes
+from cellwright.files.json_value import JsonValue, read_json
 
 VERSION = "5.8.3"
-OUTLINED = ("polygon", "mask", "circle", "rectangle")
 
 
 def is_labelme(path: Path) -> bool:
@@ -52,75 +47,79 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     """Return the cells of a LabelMe file, and the image where it is inside.
 
     Polygons, circles and masks give labels, as do rectangles among them; shapes of one group are one cell.
-    Rectangles alone give boxes, points alone points.
+    Rectangles alone give boxes, points alone points. Lines are left out.
 
     Raises
     ------
     ReadError
-        The file is damaged, mixes points with outlines, or does not fit the image.
+        The file is damaged, or does not fit the image.
     """
     content = read_json(path)
     sides = (content.at("imageHeight").whole(1), content.at("imageWidth").whole(1))
     checked_shape(path, "imageHeight and imageWidth", sides)
-    name = content.find("imagePath") or content.find("imageName")
-    sizes = content.find("pixel_size_um")
+    named = content.find("imagePath") or content.find("imageName")
     annotation = ImageAnnotation(
-        path.stem if name is None else name.stem(),
+        path.stem,
         sides,
-        pixel_size_um=() if sizes is None else sizes.sizes(2),
+        class_names=content.texts_at("class_names"),
+        pixel_size_um=content.sizes_at("pixel_size_um", 2),
         image=_image(content.find("imageData"), sides),
     )
-    classes = content.find("class_names")
-    if classes is not None:
-        annotation = replace(annotation, class_names=tuple(row.text() for row in classes.rows()))
-    return chosen(path, [_cells(annotation, content.at("shapes").rows(), sides)], image)
+    if named is not None:
+        annotation = replace(annotation, name=named.stem())
+    notes = ReadingNotes(path)
+    objects = notes.read(content.at("shapes").rows(), partial(_object, notes))
+    return finished(annotation, objects, notes, image)
 
 
-def _cells(annotation: ImageAnnotation, rows: list[JsonValue], sides: tuple[int, int]) -> ImageAnnotation:
-    names = [row.at("label").text() or NO_CLASS for row in rows]
-    types = [row.at("shape_type").text() for row in rows]
-    if rows and set(types) == {"point"}:
-        points = np.array([_corners(row, 1, sides)[0] for row in rows], np.float32)
-        return with_classes(annotation, names, points=points - np.float32(0.5))
-    if rows and set(types) == {"rectangle"}:
-        boxes = [np.sort(_corners(row, 2, sides), axis=0) for row in rows]
-        return with_classes(annotation, names, boxes=np.array(boxes, np.float32))
-    for row, kind in zip(rows, types, strict=True):
-        if kind not in OUTLINED:
-            raise row.at("shape_type").refuse(f"one of {', '.join(OUTLINED)}, or 'point' of all shapes")
-    groups: dict[Any, list[int]] = {}
-    for index, row in enumerate(rows):
-        group = row.find("group_id")
-        groups.setdefault(("alone", index) if group is None else group.whole(-(2**62), 2**62), []).append(
-            index
-        )
-    parts = [[_part(rows[index], types[index], sides) for index in group] for group in groups.values()]
-    return spread(annotation, parts, [names[group[0]] for group in groups.values()])
+def _object(notes: ReadingNotes, row: JsonValue) -> FileObject | None:
+    kind = row.find("shape_type")
+    shape = _shape_of(row, "polygon" if kind is None else kind.text())
+    if shape is None:
+        notes.note(f"are of the type {row.at('shape_type').text()} and were left out")
+        return None
+    group = row.find("group_id")
+    number = None
+    if group is not None and shape.kind != "point":
+        number = group.whole(-(2**62), 2**62)
+    return FileObject(row, [shape], row.at("label").text() or NO_CLASS, group=number)
 
 
-def _part(row: JsonValue, kind: str, sides: tuple[int, int]) -> MaskPart:
-    if kind == "polygon":
-        return filled([ring_of(row.at("points"), sides)])
+def _shape_of(row: JsonValue, kind: str) -> Shape | None:
+    """Return the shape of a row, None where it encloses nothing."""
+    if kind == "mask":
+        return _mask_of(row)
+    node = row.at("points")
+    points = node.pairs()
+    if kind in ("polygon", "rotation", "oriented_rectangle"):
+        return area_of(node, points)
     if kind == "rectangle":
-        return box_part(np.sort(_corners(row, 2, sides), axis=0))
+        return box_of(node, points)
+    if kind in ("point", "points"):
+        if not len(points) or not np.isfinite(points).all():
+            raise node.refuse("a point")
+        return Shape("point", [points])
     if kind == "circle":
-        middle, edge = _corners(row, 2, sides)
+        if len(points) != 2:
+            raise node.refuse("the middle and a corner on the edge")
+        middle, edge = points
         angles = np.linspace(0, 2 * np.pi, 90, endpoint=False)
-        ring = middle + np.hypot(*(edge - middle)) * np.stack([np.sin(angles), np.cos(angles)], axis=1)
-        return filled([ring.clip(0, sides)])
-    first, last = np.rint(_corners(row, 2, sides)).astype(int)
+        around = np.stack([np.sin(angles), np.cos(angles)], axis=1)
+        return area_of(node, middle + np.hypot(*(edge - middle)) * around)
+    return None
+
+
+def _mask_of(row: JsonValue) -> Shape:
+    corners = row.at("points").pairs()
+    if corners.shape != (2, 2) or not np.abs(corners).max() < 2**31:
+        raise row.at("points").refuse("the first and last pixel of a mask")
+    first, last = np.rint(corners).astype(int)
     mask = _picture(row.at("mask")) > 0
     expected = tuple((last - first + 1).tolist())
-    if mask.shape != expected or (first < 0).any() or (last >= sides).any():
-        raise row.at("mask").refuse(f"a PNG of {expected} pixels inside the image, as points say")
-    return MaskPart((int(first[0]), int(first[1])), mask)
-
-
-def _corners(row: JsonValue, n: int, sides: tuple[int, int]) -> NDArray[np.float64]:
-    corners = row.at("points").pairs(sides, MARGIN_PX)
-    if len(corners) != n:
-        raise row.at("points").refuse(f"{n} corners")
-    return corners
+    if mask.shape != expected:
+        raise row.at("mask").refuse(f"a PNG of {expected} pixels, as points say")
+    part = MaskPart((int(first[0]), int(first[1])), mask)
+    return Shape("mask", [np.array([first, last + 1], float)], part)
 
 
 def _image(node: JsonValue | None, sides: tuple[int, int]) -> Image | None:
@@ -130,7 +129,7 @@ def _image(node: JsonValue | None, sides: tuple[int, int]) -> Image | None:
     if pixels.shape[:2] != sides:
         shown = JsonValue(f"a picture of {pixels.shape[:2]} pixels", node.path, node.where)
         raise shown.refuse(f"of imageHeight and imageWidth, {sides}")
-    return Image(pixels, "YX" if pixels.ndim == 2 else "YXC")
+    return Image(pixels, "YXC"[: pixels.ndim])
 
 
 def _picture(node: JsonValue) -> NDArray[Any]:
@@ -140,8 +139,9 @@ def _picture(node: JsonValue) -> NDArray[Any]:
         content = base64.b64decode(node.text(), validate=True)
         with Picture.open(io.BytesIO(content)) as picture:
             checked_shape(node.path, node.where, picture.size)
-            is_plain = picture.mode in ("1", "L", "I;16", "RGB")
-            return np.asarray(picture if is_plain else picture.convert("RGB"))
+            if picture.mode in ("1", "L", "I;16", "RGB"):
+                return np.asarray(picture)
+            return np.asarray(picture.convert("RGB"))
     except (binascii.Error, OSError, ValueError, SyntaxError, Picture.DecompressionBombError) as error:
         raise node.refuse("a picture in base64") from error
 
@@ -155,19 +155,24 @@ def write_polygons(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
         The file cannot be written, or there is more than one 2D image.
     """
     one = of_plane(only_one(annotation, "LabelMe"), "LabelMe")
-    own: dict[str, Any] = {"imagePath": f"{one.name}.{'tif' if one.image is None else 'png'}"}
-    _write(path, one, _shapes(one), own)
+    _write(path, one, _shapes(one), {"imagePath": _file_name(one)})
 
 
 def write_masks(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
     """Write cells as boxes with PNG masks, and the name of the image as ``imageName`` too."""
     one = of_plane(only_one(annotation, "LabelMe"), "LabelMe")
     labels = needing_masks(one, "LabelMe with masks")
-    file = f"{one.name}.{'tif' if one.image is None else 'png'}"
+    file = _file_name(one)
     shapes = []
     for row, window in enumerate(ndimage.find_objects(labels)):
         shapes.append(_mask_shape(one.class_of(row), window, labels[window] == row + 1))
     _write(path, one, shapes, {"imagePath": file, "imageName": file})
+
+
+def _file_name(annotation: ImageAnnotation) -> str:
+    """Return the name of the image: of the picture inside, or of a TIFF beside the file."""
+    ending = {True: "tif", False: "png"}[annotation.image is None]
+    return f"{annotation.name}.{ending}"
 
 
 def _write(
@@ -175,7 +180,9 @@ def _write(
 ) -> None:
     height, width = annotation.shape
     content: dict[str, Any] = {"version": VERSION, "flags": {}, "shapes": shapes, **own}
-    content["imageData"] = None if annotation.image is None else _png(as_bytes(annotation.image)[0])
+    content["imageData"] = None
+    if annotation.image is not None:
+        content["imageData"] = _png(as_bytes(annotation.image)[0])
     content |= {"imageHeight": height, "imageWidth": width, "class_names": list(annotation.class_names)}
     if annotation.pixel_size_um:
         content["pixel_size_um"] = list(annotation.pixel_size_um)
@@ -188,7 +195,9 @@ def _shapes(annotation: ImageAnnotation) -> list[dict[str, Any]]:
         for row, window in enumerate(ndimage.find_objects(annotation.labels)):
             found += _cell_shapes(row, annotation.class_of(row), window, annotation.labels[window] == row + 1)
         return found
-    kind, shift = ("point", 0.5) if annotation.boxes is None else ("rectangle", 0.0)
+    kind, shift = "rectangle", 0.0
+    if annotation.boxes is None:
+        kind, shift = "point", 0.5
     return [_shape(annotation.class_of(row), one + shift, kind) for row, one in enumerate(annotation.corners)]
 
 
@@ -198,8 +207,10 @@ def _cell_shapes(
     parts = polygons(mask, [part.start for part in window])
     if any(len(polygon) > 1 for polygon in parts):
         return [_mask_shape(name, window, mask)]
-    group = row + 1 if len(parts) > 1 else None
-    return [{**_shape(name, polygon[0], "polygon"), "group_id": group} for polygon in parts]
+    shapes = [_shape(name, polygon[0], "polygon") for polygon in parts]
+    if len(shapes) > 1:
+        shapes = [{**shape, "group_id": row + 1} for shape in shapes]
+    return shapes
 
 
 def _mask_shape(name: str, window: tuple[slice, ...], mask: NDArray[np.bool_]) -> dict[str, Any]:

@@ -27,8 +27,8 @@ class MaskPart(NamedTuple):
 
 def painted(
     parts: Sequence[Sequence[MaskPart]], shape: tuple[int, ...]
-) -> tuple[Labels, NDArray[np.intp], tuple[str, ...]]:
-    """Return labels of cells (each made of parts), which cells are left, and what there is to say.
+) -> tuple[Labels, NDArray[np.intp], dict[str, int]]:
+    """Return labels of cells (each made of parts), which cells are left, and of how many what is to be said.
 
     Where cells overlap, the smaller lies on top; one of which no pixel is left is left out.
     """
@@ -45,12 +45,14 @@ def painted(
         table[left + 1] = np.arange(1, len(left) + 1)
         labels = table[labels]
     n_lost, n_cut = len(parts) - len(left), int((counts[left] < np.array(areas, int)[left]).sum())
-    notices = []
-    if n_lost:
-        notices.append(f"{n_lost} cells cover no pixel of their own and were left out.")
-    if n_cut:
-        notices.append(f"{n_cut} cells overlap others or the edge; the smaller lies on top.")
-    return labels, left, tuple(notices)
+    return (
+        labels,
+        left,
+        {
+            "cover no pixel of their own and were left out": n_lost,
+            "overlap others (the smaller lies on top)": n_cut,
+        },
+    )
 
 
 def _overlap(
@@ -146,6 +148,26 @@ def filled(rings: Sequence[Ring]) -> MaskPart:
     flips = np.bincount(row * (width + 1) + column, minlength=height * (width + 1))
     mask = np.cumsum(flips.reshape(height, width + 1), axis=1)[:, :-1] % 2 == 1
     return MaskPart((int(first[0]), int(first[1])), mask)
+
+
+def clipped(ring: Ring, size: tuple[int, int]) -> Ring:
+    """Return the part of a ring inside an image (Y, X), along its edges where it left it; empty outside.
+
+    Source: Sutherland and Hodgman, Commun. ACM 17, 32 (1974).
+    """
+    for axis in (0, 1):
+        for sign, limit in ((-1, 0.0), (1, float(size[axis]))):
+            if not len(ring):
+                return ring
+            following = np.roll(ring, -1, axis=0)
+            here, there = sign * (ring[:, axis] - limit), sign * (following[:, axis] - limit)
+            crosses = (here > 0) != (there > 0)
+            share = here / np.where(crosses, here - there, 1.0)
+            points = np.where(crosses[:, np.newaxis], ring + share[:, np.newaxis] * (following - ring), 0.0)
+            points[:, axis] = limit
+            both = np.stack([ring, points], axis=1).reshape(-1, 2)
+            ring = both[np.stack([here <= 0, crosses], axis=1).ravel()]
+    return ring
 
 
 def crosses_itself(ring: Ring) -> bool:

@@ -13,16 +13,9 @@ import numpy as np
 from cellwright.core.data import Image
 from cellwright.core.errors import ReadError
 from cellwright.files.atomic import atomic_write
-from cellwright.files.formats.image_annotation import (
-    MARGIN_PX,
-    NO_CLASS,
-    ImageAnnotation,
-    canvas,
-    chosen,
-    only_one,
-    with_classes,
-)
-from cellwright.files.formats.json_value import JsonValue, read_text
+from cellwright.files.formats.assembly import FileObject, ReadingNotes, Shape, finished
+from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, only_one
+from cellwright.files.json_value import JsonValue, read_text
 
 UNNAMED = "TZYX"
 DECIMALS = 4
@@ -42,34 +35,25 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
         rows, header = list(reader), [str(name).strip().lower() for name in reader.fieldnames or ()]
     except csv.Error as error:
         raise ReadError(f"Expected a whole CSV file at {path}; got: {error}. Export it again.") from error
-    columns = _columns(path, header)
-    names = [(row.get(_original(reader, "class")) or NO_CLASS) for row in rows]
-    places = np.array(
-        [
-            [_number(row.get(_original(reader, c)), path, f"Line {n}, {c}") for c in columns.values()]
-            for n, row in enumerate(rows, 2)
-        ]
-    ).reshape(-1, len(columns))
+    columns = {axis: _original(reader, column) for axis, column in _columns(path, header).items()}
+    class_column = _original(reader, "class")
     axes = "".join(columns)
-    limit = np.full(len(axes), MOST_PX) if image is None else np.array(canvas(path, image, places))
-    if len(limit) != len(axes):
-        assert image is not None
+    if image is not None and len(image.label_axes) != len(axes):
         raise ReadError(
-            f"{path} must have the columns of axes {image.axes!r}; got {', '.join(columns.values())}."
+            f"{path} must have the columns of axes {image.label_axes!r}; got {', '.join(columns.values())}."
         )
-    for number, place in enumerate(places, 2):
-        JsonValue(place.tolist(), path, f"Line {number}").places(
-            place + 0.5, tuple(limit.tolist()), MARGIN_PX
-        )
-    shape = (
-        canvas(path, image, places + 1)
-        if image is not None
-        else tuple(np.ceil(places.max(axis=0, initial=0) + 1).astype(int).tolist())
-    )
-    annotation = with_classes(
-        ImageAnnotation(path.stem, shape, axes), names, points=places.astype(np.float32)
-    )
-    return chosen(path, [annotation], image)
+    notes = ReadingNotes(path)
+
+    def read_row(row: JsonValue) -> FileObject:
+        values = [_number(row.value.get(name), path, f"{row.where}, {name}") for name in columns.values()]
+        if max(map(abs, values)) > MOST_PX:
+            raise row.refuse("within the image")
+        lead, place = tuple(values[:-2]), np.array([values[-2:]]) + 0.5
+        return FileObject(row, [Shape("point", [place])], row.value.get(class_column) or NO_CLASS, lead)
+
+    numbered = [JsonValue(row, path, f"Line {number}") for number, row in enumerate(rows, 2)]
+    objects = notes.read(numbered, read_row)
+    return finished(ImageAnnotation(path.stem, (), axes), objects, notes, image)
 
 
 def _columns(path: Path, header: Sequence[str]) -> dict[str, str]:
@@ -108,12 +92,16 @@ def write(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
         The file cannot be written, or there are several images.
     """
     one = only_one(annotation, "CSV").with_boxes()
-    points = np.zeros((0, len(one.axes)), np.float32) if one.points is None else one.points
-    has_classes = one.classes is not None
+    points = one.points
+    if points is None:
+        points = np.zeros((0, len(one.axes)), np.float32)
+    header = ["label", *one.axes.lower()]
+    if one.classes is not None:
+        header.append("class")
     with atomic_write(path) as part, part.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["label", *one.axes.lower(), *(["class"] if has_classes else [])])
+        writer.writerow(header)
         for row, point in enumerate(points.tolist()):
-            name = one.class_of(row)
-            own = ["" if name == NO_CLASS else name] if has_classes else []
-            writer.writerow([row + 1, *(round(value, DECIMALS) for value in point), *own])
+            name = {NO_CLASS: ""}.get(one.class_of(row), one.class_of(row))
+            values = [row + 1, *(round(value, DECIMALS) for value in point), name]
+            writer.writerow(values[: len(header)])

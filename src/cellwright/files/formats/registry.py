@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from cellwright.core.data import Image
-from cellwright.core.errors import ReadError
+from cellwright.core.errors import ReadError, SettingsError
 from cellwright.files.formats.image_annotation import ImageAnnotation
+from cellwright.files.zarr import is_zarr
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,7 @@ class Format:
         return function
 
 
+LABEL_IMAGES = (".png", ".npy", ".bmp", ".gif", ".zarr", ".h5", ".hdf5", ".lsm", ".stk", ".czi", ".nd2")
 ALL = ("labels", "boxes", "points", "classes")
 _coco = partial(Format, extensions=(".json",), kinds=("labels", "boxes", "classes"), axes="YX", has_many=True)
 _yolo = partial(Format, extensions=(), axes="YX", has_many=True, module="yolo", check="is_yolo")
@@ -97,7 +99,7 @@ _TABLE = (
         "Labels as OME-TIFF",
         (".ome.tif", ".ome.tiff", ".tif", ".tiff"),
         ("labels",),
-        module="ome_tiff",
+        module="label_image",
     ),
     _coco("coco", "COCO, polygons", module="coco", check="is_coco", writer="write_polygons"),
     _coco("coco-rle", "COCO, run lengths", module="coco", check="is_coco", writer="write_rle"),
@@ -120,6 +122,32 @@ _TABLE = (
     Format("points-csv", "Points as CSV", (".csv",), ("points", "classes"), module="points_csv"),
 )
 FORMATS: dict[str, Format] = {one.name: one for one in _TABLE}
+_markup = partial(Format, extensions=(".xml",), axes="YX", module="markup", writer="")
+_READ_ONLY = (
+    _markup("pascal-voc", "Pascal VOC", kinds=("labels", "boxes", "classes"), check="is_voc"),
+    _markup("cvat", "CVAT for images", kinds=ALL, has_many=True, check="is_cvat"),
+    _markup("trackmate", "TrackMate", kinds=("labels", "points"), axes="TZYX", check="is_trackmate"),
+    Format("via", "VGG Image Annotator", (".json",), ALL, "YX", has_many=True, module="via", check="is_via"),
+    Format("label-image", "Label images", LABEL_IMAGES, ("labels",), module="label_image"),
+)
+READERS: dict[str, Format] = {one.name: one for one in (*_TABLE, *_READ_ONLY)}
+NAMES = {"labels": "ome-tiff"}  # other names of formats
+
+
+def format_of(name: str) -> Format:
+    """Return the format of a name that can be written.
+
+    Raises
+    ------
+    SettingsError
+        There is none.
+    """
+    name = NAMES.get(name, name)
+    if name not in FORMATS:
+        raise SettingsError(
+            f"Formats that can be written are labels, {', '.join(FORMATS)}; got {name!r}. Choose one of them."
+        )
+    return FORMATS[name]
 
 
 def recognise(path: Path | str) -> Format:
@@ -133,8 +161,11 @@ def recognise(path: Path | str) -> Format:
     path = Path(path)
     if not path.exists():
         raise ReadError(f"Expected a file or folder at {path}; there is none. Check the path.")
-    for one in FORMATS.values():
-        if one.matches(path) and (path.is_file() or one.is_folder):
+    for one in READERS.values():
+        is_kind = path.is_file() or one.is_folder or path.suffix == ".zarr"
+        if is_kind and one.matches(path):
             return one
-    titles = ", ".join(dict.fromkeys(one.title.partition(",")[0] for one in FORMATS.values()))
+    if path.is_dir() and is_zarr(path):
+        return READERS["label-image"]
+    titles = ", ".join(dict.fromkeys(one.title.partition(",")[0] for one in READERS.values()))
     raise ReadError(f"Expected one of {titles}; {path} is none of them. Choose another file.")

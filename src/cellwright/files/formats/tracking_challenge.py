@@ -28,8 +28,8 @@ from cellwright.files.formats.image_annotation import (
     needing_masks,
     only_one,
 )
-from cellwright.files.formats.json_value import JsonValue, read_text
 from cellwright.files.images import read_image
+from cellwright.files.json_value import JsonValue, read_text
 
 TABLES = {"res_track.txt": "mask", "man_track.txt": "man_track"}
 MOST_LABELS = 2**16 - 1

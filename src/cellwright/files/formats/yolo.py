@@ -11,6 +11,8 @@ taken from the image beside them. Cells with holes or of several parts are one o
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +23,11 @@ from scipy import ndimage
 from cellwright.core.data import Image
 from cellwright.core.errors import ReadError, WriteError
 from cellwright.files.atomic import atomic_folder
-from cellwright.files.formats.image_annotation import (
-    MARGIN_PX,
-    NO_CLASS,
-    ImageAnnotation,
-    chosen,
-    needing_masks,
-    ring_of,
-    spread,
-    with_classes,
-)
-from cellwright.files.formats.json_value import JsonValue, read_text
-from cellwright.files.formats.outlines import as_one_ring, filled, polygons
+from cellwright.files.formats.assembly import FileObject, ReadingNotes, Shape, area_of, assemble, box_of
+from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, chosen, needing_masks
+from cellwright.files.formats.outlines import as_one_ring, polygons
 from cellwright.files.images import as_bytes, read_image
+from cellwright.files.json_value import JsonValue, read_text
 
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 CONFIG = "data.yaml"
@@ -96,25 +90,24 @@ def _config(path: Path) -> JsonValue:
 
 def _read_file(file: Path, folder: Path, config: JsonValue, image: Image | None) -> ImageAnnotation:
     names, sizes = _names(config), config.find("pixel_size_um")
-    size = None if sizes is None else sizes.find(file.stem)
+    pixel_size: tuple[float, ...] = ()
+    if sizes is not None:
+        pixel_size = sizes.sizes_at(file.stem, 2)
     shape = _shape(file, folder) if image is None else image.label_shape
-    known = tuple(name for name in names.values() if name != NO_CLASS)
-    annotation = ImageAnnotation(
-        file.stem, shape, pixel_size_um=() if size is None else size.sizes(2), class_names=known
-    )
     if len(shape) != 2:
         raise ReadError(f"Expected a 2D image of {file}; got {shape} pixels. Choose another image.")
-    rows = [
-        _row(JsonValue(line, file, f"Line {number}"))
+    known = tuple(name for name in names.values() if name != NO_CLASS)
+    annotation = ImageAnnotation(file.stem, shape, pixel_size_um=pixel_size, class_names=known)
+    notes = ReadingNotes(file)
+    lines = [
+        JsonValue(line, file, f"Line {number}")
         for number, line in enumerate(read_text(file).splitlines(), 1)
         if line.strip()
     ]
-    classes = [_class(row, names) for row in rows]
-    if any(len(row.value) == 5 for row in rows):
-        boxes = np.array([_box(row, (shape[0], shape[1])) for row in rows], np.float32)
-        return with_classes(annotation, classes, boxes=boxes)
-    rings = [ring_of(_corners(row, shape), (shape[0], shape[1])) for row in rows]
-    return spread(annotation, [[filled([ring])] for ring in rings], classes)
+    objects = notes.read(lines, partial(_object, notes, names, (shape[0], shape[1])))
+    if any(one.shapes[0].kind == "box" for one in objects):
+        objects = [replace(one, shapes=[_box_around(one.shapes[0])]) for one in objects]
+    return assemble(annotation, objects, notes, image)
 
 
 def _names(config: JsonValue) -> dict[int, str]:
@@ -130,49 +123,42 @@ def _names(config: JsonValue) -> dict[int, str]:
     return {int(key): name for key, name in rows.items()}
 
 
-def _row(line: JsonValue) -> JsonValue:
+def _object(
+    notes: ReadingNotes, names: dict[int, str], shape: tuple[int, int], line: JsonValue
+) -> FileObject:
     try:
         values = [float(word) for word in line.text().split()]
     except ValueError as error:
         raise line.refuse("numbers") from error
     row = JsonValue(values, line.path, line.where)
-    is_box, is_outline = len(values) == 5, len(values) >= 7 and len(values) % 2
-    if not is_box and not is_outline:
-        raise row.refuse("a class and 4 numbers of a box, or x and y of 3 corners or more")
-    return row
-
-
-def _class(row: JsonValue, names: dict[int, str]) -> str:
-    number = JsonValue(row.value[0], row.path, f"{row.where}, class").whole(0, MOST_CLASSES)
+    number = JsonValue(values[0], line.path, f"{line.where}, class").whole(0, MOST_CLASSES)
     if names and number not in names:
-        raise JsonValue(number, row.path, f"{row.where}, class").refuse(
-            f"one of the {len(names)} classes of data.yaml"
-        )
-    return names.get(number, f"class {number}")
+        notes.note("are of a class that data.yaml does not name")
+        name = NO_CLASS
+    else:
+        name = names.get(number, f"class {number}")
+    return FileObject(row, [_shape_of(row, np.array(shape, float))], name)
 
 
-def _corners(row: JsonValue, shape: tuple[int, ...]) -> JsonValue:
-    height, width = shape
-    values = row.value[1:]
-    pairs = [[x * width, y * height] for x, y in zip(values[::2], values[1::2], strict=True)]
-    return JsonValue([[_near_whole(x), _near_whole(y)] for x, y in pairs], row.path, row.where)
+def _shape_of(row: JsonValue, size: NDArray[np.float64]) -> Shape:
+    """Return the box of a row of 5 numbers, the outline of one of 7 and more."""
+    values = np.array(row.value[1:])
+    if len(values) == 4:
+        middle, extent = values[1::-1] * size, values[:1:-1] * size
+        if not (extent > 0).all():
+            raise row.refuse("a box with a width and a height above 0")
+        return box_of(row, np.stack([middle - extent / 2, middle + extent / 2]))
+    if len(values) < 6 or len(values) % 2:
+        raise row.refuse("a class and 4 numbers of a box, or x and y of 3 corners or more")
+    ring = values.reshape(-1, 2)[:, ::-1] * size
+    whole = np.rint(ring)
+    is_near = np.abs(ring - whole) < 1e-4  # so that outlines along pixels stay there
+    return area_of(row, np.where(is_near, whole, ring))
 
 
-def _near_whole(value: float) -> float:
-    """Take back what was lost in the last decimal, so that outlines along pixels stay there."""
-    is_near = np.isfinite(value) and abs(value) < 2**31 and abs(value - round(value)) < 1e-4
-    return float(round(value)) if is_near else value
-
-
-def _box(row: JsonValue, shape: tuple[int, int]) -> NDArray[np.float64]:
-    if len(row.value) > 5:
-        ring = ring_of(_corners(row, shape), shape)
-        return np.stack([ring.min(axis=0), ring.max(axis=0)])
-    x, y, width, height = row.value[1:]
-    if not (width > 0 and height > 0):
-        raise row.refuse("a box with a width and a height above 0")
-    box = np.array([[y - height / 2, x - width / 2], [y + height / 2, x + width / 2]]) * shape
-    return row.places(box, shape, MARGIN_PX)
+def _box_around(shape: Shape) -> Shape:
+    corners = np.concatenate(shape.rings)
+    return Shape("box", [np.stack([corners.min(axis=0), corners.max(axis=0)])])
 
 
 def _shape(file: Path, folder: Path) -> tuple[int, ...]:

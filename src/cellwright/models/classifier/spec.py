@@ -35,7 +35,7 @@ class ClassifierSpec:
     preset
         Which architecture.
     title
-        One line for people.
+        Title that lists show.
     classes
         Names, in the order of the network's outputs.
     in_channels

@@ -67,7 +67,7 @@ SPECS = {
 }
 
 
-class PaperNetwork(nn.Module):
+class CellCentroidFormer(nn.Module):
     """CellCentroidFormer; 10,589,595 numbers, of which the statistics of batch normalisation are not trained.
 
     The reference leaves its widths open; these are the smallest it was tried with. Memory and time of its
@@ -172,6 +172,6 @@ def build(preset: str = "small") -> CentroidModel:
     """
     spec = spec_of(SPECS, preset)
     if preset == "paper":
-        return CentroidModel(spec, PaperNetwork(spec.in_channels))
+        return CentroidModel(spec, CellCentroidFormer(spec.in_channels))
     make = LiteNetwork if preset == LITE else TrunkNetwork
     return CentroidModel(spec, make(deep_head(sum(MAP_CHANNELS.values())), spec.in_channels))

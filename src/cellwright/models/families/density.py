@@ -79,7 +79,7 @@ SPECS = {
 }
 
 
-class PaperNetwork(nn.Module):
+class CellcounterNetwork(nn.Module):
     """The U-Net of Cellcounter; 1,811,489 parameters.
 
     It ends with the softplus that the reference offers beside its ReLU, which gets stuck at zero everywhere.
@@ -195,7 +195,7 @@ class DensityModel(ModelBase):
         return self.with_network(self.network, spec=spec, sha256=self.sha256)
 
 
-class PaperModel(DensityModel):
+class CellcounterModel(DensityModel):
     """The same with the loss of the reference, and the density alone."""
 
     map_kinds: ClassVar[dict[str, MapKind]] = {"density": "density"}
@@ -282,9 +282,9 @@ def build(preset: str = "small") -> DensityModel:
     """
     spec = spec_of(SPECS, preset)
     if preset == "paper":
-        network = PaperNetwork(spec.in_channels)
+        network = CellcounterNetwork(spec.in_channels)
         _expect_few_cells(network.head)
-        return PaperModel(spec, network)
+        return CellcounterModel(spec, network)
     head = broad_head(MAP_CHANNELS["density"])
     _expect_few_cells(head)
     cells = PixelHead(FEATURES, MAP_CHANNELS["cell_flow"] + MAP_CHANNELS["foreground"])

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from cellwright.core.data import Annotation, Cells, Maps
@@ -18,8 +18,7 @@ from cellwright.models.layers.blocks import PixelHead
 from cellwright.models.layers.lite import LITE, LiteNetwork
 from cellwright.models.layers.trunk import DIVISOR, FEATURES, HALO, TrunkNetwork
 from cellwright.models.protocol import MapKind
-from cellwright.models.reference.manet import MANetDecoder
-from cellwright.models.reference.mix_transformer import MixTransformer
+from cellwright.models.reference.mediar import MediarFormer
 from cellwright.models.spec import ModelSpec
 from cellwright.ops.codecs.flow import FlowSettings, flow_to_cells, labels_to_flow
 
@@ -60,31 +59,6 @@ SPECS = {
         percentiles=(0.0, 99.5),
     ),
 }
-
-
-class PaperNetwork(nn.Module):
-    """MEDIAR-Former; 121,303,587 parameters."""
-
-    def __init__(self, in_channels: int = 3) -> None:
-        super().__init__()
-        self.encoder = MixTransformer(in_channels)
-        self.decoder = MANetDecoder(self.encoder.widths)
-        self.flow_head = _paper_head(MAP_CHANNELS["flow"])
-        self.cell_head = _paper_head(MAP_CHANNELS["probability"])
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Float (B, in_channels, Y, X) -> (B, 3, Y, X): 5 dy, 5 dx, logit of the cell probability."""
-        x = self.decoder(self.encoder(image))
-        return torch.cat([self.flow_head(x), self.cell_head(x)], dim=1)
-
-
-def _paper_head(n_out: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(64, 32, 3, padding=1),
-        nn.Mish(inplace=True),
-        nn.BatchNorm2d(32),
-        nn.Conv2d(32, n_out, 3, padding=1),
-    )
 
 
 class FlowModel(ModelBase):
@@ -133,7 +107,7 @@ def build(preset: str = "small") -> FlowModel:
     """
     spec = spec_of(SPECS, preset)
     if preset == "paper":
-        return FlowModel(spec, PaperNetwork(spec.in_channels))
+        return FlowModel(spec, MediarFormer(spec.in_channels))
     head = PixelHead(FEATURES, sum(MAP_CHANNELS.values()))
     make = LiteNetwork if preset == LITE else TrunkNetwork
     return FlowModel(spec, make(head, spec.in_channels))

@@ -55,7 +55,7 @@ SPECS = {
 }
 
 
-class PaperNetwork(nn.Module):
+class EfficientCellSeg(nn.Module):
     """EfficientCellSeg; 6,697,824 parameters as Keras counts them.
 
     That count holds the running statistics of all normalisations and, for the input, ImageNet's mean and
@@ -120,7 +120,7 @@ class PseudocolorModel(flow.FlowModel):
         return _linking(settings)
 
 
-class PaperModel(ModelBase):
+class EfficientCellSegModel(ModelBase):
     """A network that tells foreground in pseudo-coloured slices; see ``models.protocol.CellModel``."""
 
     map_kinds: ClassVar[dict[str, MapKind]] = {"probability": "scalar"}
@@ -167,7 +167,7 @@ def _linking(settings: Any) -> LinkSettings:
     return settings.linking() if isinstance(settings, PseudocolorSettings) else LinkSettings()
 
 
-def build(preset: str = "small") -> PseudocolorModel | PaperModel:
+def build(preset: str = "small") -> PseudocolorModel | EfficientCellSegModel:
     """Return a pseudocolor model of this preset with random weights.
 
     Raises
@@ -177,6 +177,6 @@ def build(preset: str = "small") -> PseudocolorModel | PaperModel:
     """
     spec = spec_of(SPECS, preset)
     if preset == "paper":
-        return PaperModel(spec, PaperNetwork(spec.in_channels))
+        return EfficientCellSegModel(spec, EfficientCellSeg(spec.in_channels))
     head = PixelHead(FEATURES, sum(spec.map_channels.values()))
     return PseudocolorModel(spec, TrunkNetwork(head, spec.in_channels))

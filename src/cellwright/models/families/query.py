@@ -1,4 +1,4 @@
-"""The ``query`` family: a network that any coordinate can be asked about, "is there a cell here?".
+"""The ``query`` family: a network that tells for any point whether it lies in a cell.
 
 Source: the segmenter of github.com/Kit115/SegmentationBasedCellClassification (an embedding of the point, the
 features around it and those of the whole image, joined in a small perceptron).
@@ -38,7 +38,7 @@ PLANE = 56  # along each side of its features
 PATCH = 8  # of these around a point, along each side
 OCTAVES = 12  # of the sines a point is told by
 MOST_LATTICE = 112  # points along a side that answer for a whole image; those between are interpolated
-CHUNK = 4096  # questions answered at once, which bounds the memory
+CHUNK = 4096  # points answered at once, which bounds the memory
 
 SPECS = {
     "small": ModelSpec(
@@ -76,7 +76,7 @@ SPECS = {
 
 
 class QueryHead(nn.Module):
-    """Answers questions from features: at points, or on the lattice of every second pixel."""
+    """Tells from features whether points lie in cells: any points, or the lattice of every second pixel."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -119,11 +119,11 @@ class PointCode(nn.Module):
         return code
 
 
-class PaperNetwork(nn.Module):
+class PointSegmenter(nn.Module):
     """The published segmenter; 405,229 parameters.
 
     It has a fixed view of 224 x 224 pixels, into which an image of any size and shape is squashed. From it
-    come a plane of features (4, 56, 56) and 64 numbers about the whole image; a question is answered from
+    come a plane of features (4, 56, 56) and 64 numbers about the whole image; a point is answered from
     these numbers, the 8 x 8 features around the point, and the point's place, 0 to 1 along each axis.
 
     The map of an image comes from a lattice of questions, one for every second pixel along each side and
@@ -230,7 +230,7 @@ class QueryModel(ModelBase):
     def query(self, image: NDArray[np.float32], points: ArrayLike) -> NDArray[np.float32]:
         """Return the probability (N,) that there is a cell at each of the points.
 
-        To ask many times about one image, see ``inference.point_prompt``, which runs the network once.
+        For many prompts of one image see ``inference.point_prompt``, which runs the network once.
 
         Parameters
         ----------
@@ -246,15 +246,15 @@ class QueryModel(ModelBase):
         """
         shape = (image.shape[1], image.shape[2])
         device = next(self.network.parameters()).device
-        asked = torch.from_numpy(check_points(points, shape)).to(device)
-        if not len(asked):
+        prompts = torch.from_numpy(check_points(points, shape)).to(device)
+        if not len(prompts):
             return np.zeros(0, np.float32)
         padded = torch.from_numpy(_padded(image, self.spec.divisor)).to(device)[np.newaxis]
         was_training = self.network.training
         try:
             self.network.eval()
             with torch.inference_mode():
-                answers = self._at(padded.expand(1, self.spec.in_channels, -1, -1), asked)
+                answers = self._at(padded.expand(1, self.spec.in_channels, -1, -1), prompts)
                 found: NDArray[np.float32] = self.to_maps(answers)[:, 0].cpu().numpy()
         finally:
             self.network.train(was_training)
@@ -263,7 +263,7 @@ class QueryModel(ModelBase):
     def _at(self, image: Tensor, points: Tensor) -> Tensor:
         """Image (1, in_channels, Y, X) and points (N, 2) -> logits (N, maps)."""
         network = self.network
-        if isinstance(network, PaperNetwork):
+        if isinstance(network, PointSegmenter):
             return network.at(network.features(image), points, (image.shape[2], image.shape[3]))
         if isinstance(network, HeadedNetwork) and isinstance(network.head, QueryHead):
             return network.head.at(network.features(image), points)
@@ -291,6 +291,6 @@ def build(preset: str = "small") -> QueryModel:
     """
     spec = spec_of(SPECS, preset)
     if preset == "paper":
-        return PaperQueryModel(spec, PaperNetwork(spec.in_channels))
+        return PaperQueryModel(spec, PointSegmenter(spec.in_channels))
     make = LiteNetwork if preset == LITE else TrunkNetwork
     return QueryModel(spec, make(QueryHead(), spec.in_channels))

@@ -2,9 +2,8 @@
 
 from torch import nn
 
-from cellwright.models.layers.decoders import GatedDecoder
 from cellwright.models.layers.efficientnet_lite import EfficientNetLite, plan_of
-from cellwright.models.layers.trunk import FEATURES, HeadedNetwork
+from cellwright.models.layers.trunk import FEATURES, GatedDecoder, HeadedNetwork
 
 LITE = "lite"  # name of the preset
 DIVISOR = 32

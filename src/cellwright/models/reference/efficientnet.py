@@ -31,7 +31,7 @@ class Stage(NamedTuple):
     depth: int
 
 
-class Plan(NamedTuple):
+class TrunkPlan(NamedTuple):
     """Table of a trunk.
 
     Parameters
@@ -58,7 +58,7 @@ class Plan(NamedTuple):
     n_blocks: int
 
 
-V2_S = Plan(
+V2_S = TrunkPlan(
     name="EfficientNetV2-S",
     stem=24,
     stages=(
@@ -73,7 +73,7 @@ V2_S = Plan(
     n_blocks=40,
 )
 
-B5 = Plan(
+B5 = TrunkPlan(
     name="EfficientNet-B5",
     stem=48,
     stages=(
@@ -105,7 +105,7 @@ class EfficientNetTrunk(nn.Module):
         Channels of each of the features.
     """
 
-    def __init__(self, plan: Plan, in_channels: int = 3) -> None:
+    def __init__(self, plan: TrunkPlan, in_channels: int = 3) -> None:
         super().__init__()
         self.plan = plan
         self.stem = _conv(in_channels, plan.stem, 3, 2)

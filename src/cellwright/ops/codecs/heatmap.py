@@ -52,7 +52,7 @@ class CentroidSettings:
             "min": 0.0,
             "max": 1.0,
             "step": 0.01,
-            "tooltip": "Where boxes share more of their joint area than this, only the surest is kept.",
+            "tooltip": "Of boxes with an IoU above this, only the one with the highest score is kept.",
         },
     ] = 0.25
     min_side_px: Annotated[

@@ -119,11 +119,15 @@ def _coloured(
             colours[channel] += mask * green
     if scaling is not None:
         return colours
-    return np.stack([unit_range(one) for one in colours]) if settings.per_channel else unit_range(colours)
+    if settings.per_channel:
+        return np.stack([unit_range(one) for one in colours])
+    return unit_range(colours)
 
 
 def _scaled(pixels: NDArray[Any], scaling: Scaling | None) -> Slice:
-    return unit_range(pixels) if scaling is None else apply(scaling, pixels)
+    if scaling is None:
+        return unit_range(pixels)
+    return apply(scaling, pixels)
 
 
 def bright(neighbour: NDArray[Any], settings: ColourSettings = REFERENCE) -> NDArray[np.bool_]:
@@ -172,7 +176,7 @@ class PseudocolorFrames(Frames):
 
     colouring: Colouring = Colouring()
     scaling: Scaling | None = None
-    _seen: OrderedDict[tuple[int, ...], "_Seen"] = field(default_factory=OrderedDict, repr=False)
+    _seen: OrderedDict[tuple[int, ...], "_GreySlice"] = field(default_factory=OrderedDict, repr=False)
     _last: dict[int, Slice] = field(default_factory=dict, repr=False)
 
     def read(self, index: int, window: Window) -> Slice:
@@ -195,8 +199,8 @@ class PseudocolorFrames(Frames):
     def _colour(self, place: tuple[int, ...]) -> Slice:
         if not self.colouring.context:
             return _scaled(self._grey(place), self.scaling)[np.newaxis]
-        masks = [None if one is None else self._look(one).mask for one in self._around(place)]
-        return _coloured(masks, self._look(place).grey, self.colouring.settings, self.scaling)
+        masks = [None if one is None else self._slice(one).mask for one in self._around(place)]
+        return _coloured(masks, self._slice(place).grey, self.colouring.settings, self.scaling)
 
     def _around(self, place: tuple[int, ...]) -> list[tuple[int, ...] | None]:
         """Return the places of the slices before and after, of the same time point."""
@@ -205,10 +209,10 @@ class PseudocolorFrames(Frames):
         near = [(*before, other, *after) for other in (z - 1, z + 1)]
         return [one if 0 <= one[axis] < self.lead_shape[axis] else None for one in near]
 
-    def _look(self, place: tuple[int, ...]) -> "_Seen":
+    def _slice(self, place: tuple[int, ...]) -> "_GreySlice":
         if place not in self._seen:
             grey = self._grey(place)
-            self._seen[place] = _Seen(grey, bright(grey, self.colouring.settings))
+            self._seen[place] = _GreySlice(grey, bright(grey, self.colouring.settings))
         self._seen.move_to_end(place)
         while len(self._seen) > KEPT_SLICES:
             self._seen.popitem(last=False)
@@ -216,10 +220,12 @@ class PseudocolorFrames(Frames):
 
     def _grey(self, place: tuple[int, ...]) -> NDArray[Any]:
         whole = self._take((*place, slice(None), slice(None)))
-        return np.asarray(whole[0] if len(whole) == 1 else whole.mean(axis=0, dtype=np.float32))
+        if len(whole) == 1:
+            return np.asarray(whole[0])
+        return np.asarray(whole.mean(axis=0, dtype=np.float32))
 
 
-class _Seen(NamedTuple):
+class _GreySlice(NamedTuple):
     """A slice as it is, and where it is bright."""
 
     grey: NDArray[Any]
@@ -246,7 +252,9 @@ def pseudocolor_frames(
             "for 2D images and single slices, or name the axis of the slices Z."
         )
     plain = frames(image, channel)
-    scaling = None if colouring.percentiles is None else fit(plain.sample(), colouring.percentiles)
+    scaling = None
+    if colouring.percentiles is not None:
+        scaling = fit(plain.sample(), colouring.percentiles)
     return PseudocolorFrames(
         plain.image, plain.channel, plain.lead_shape, plain.shape, plain.notice, colouring, scaling
     )

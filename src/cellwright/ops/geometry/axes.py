@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from cellwright.core.data import Image
-from cellwright.core.errors import AxesError, SettingsError
+from cellwright.core.errors import AxesError, ImageError, SettingsError
 from cellwright.ops.geometry.intensity import SAMPLE_PIXELS, check_pixels, sample_steps
 
 COLOURS = (3, 4)  # lengths of a last axis that is red, green, blue and perhaps opacity
@@ -20,7 +20,8 @@ Window = tuple[slice, slice]
 def guess_axes(shape: tuple[int, ...], dtype: DTypeLike = np.uint8) -> str:
     """Return the likely axis letters of an array that does not tell them, e.g. ``"YXC"`` for (512, 512, 3).
 
-    A short last axis is colour, a short axis before YX is channels, any other is slices, then time.
+    A short last axis is colour (or the one channel of arrays from deep learning), a short axis before YX is
+    channels, any other is slices, then time.
 
     Raises
     ------
@@ -38,7 +39,7 @@ def guess_axes(shape: tuple[int, ...], dtype: DTypeLike = np.uint8) -> str:
             f"An image must have 2 to 5 dimensions; got shape {tuple(shape)} of {np.dtype(dtype)}. "
             "Choose a part of it, or name its axes."
         )
-    if n > 2 and shape[-1] in COLOURS and min(shape[-3:-1]) > max(COLOURS):
+    if n > 2 and shape[-1] in (1, *COLOURS) and min(shape[-3:-1]) > max(COLOURS):
         return "TZYXC"[-n:]
     if n == 5:
         return "TZCYX" if shape[2] <= MOST_CHANNELS else "TCZYX"
@@ -92,14 +93,32 @@ class Frames:
         axes = self.image.axes
         index = list(place)
         if "C" not in axes:
-            return np.asarray(self.image.data[tuple(index)])[np.newaxis]
+            return self._read(tuple(index))[np.newaxis]
         at = axes.index("C")
         index.insert(at, self.channel)
-        taken = np.asarray(self.image.data[tuple(index)])
+        taken = self._read(tuple(index))
         if isinstance(self.channel, int):
             return taken[np.newaxis]
         at -= sum(isinstance(part, int) for part in index[:at])
         return np.moveaxis(taken, at, 0)
+
+    def _read(self, index: tuple[int | slice, ...]) -> NDArray[Any]:
+        """Return pixels; where they are on disk, this is the moment in which damage shows.
+
+        Raises
+        ------
+        ImageError
+            They cannot be read.
+        """
+        try:
+            return np.asarray(self.image.data[index])
+        except (MemoryError, ImageError):
+            raise
+        except Exception as error:  # arrays on disk fail in every possible way
+            raise ImageError(
+                f"The pixels of {self.image.name!r} cannot be read: {error}. The file is damaged or has "
+                "changed; copy or export it again."
+            ) from error
 
 
 def frames(image: Image, channel: int | None = None) -> Frames:
@@ -134,7 +153,9 @@ def _pick(image: Image, n_channels: int, channel: int | None) -> tuple[int | sli
         if image.axes.endswith("C") and n_channels in COLOURS:
             return slice(0, 3), ""
         notice = f"Counted in channel 0 of {n_channels}; set channel to choose another."
-        return 0, notice if n_channels > 1 else ""
+        if n_channels == 1:
+            notice = ""
+        return 0, notice
     if not 0 <= channel < n_channels:
         raise SettingsError(
             f"channel must lie between 0 and {n_channels - 1} for axes {image.axes!r} and shape "

@@ -20,7 +20,7 @@ from cellwright.ops.simulation.light import (
     wide_blur,
 )
 from cellwright.ops.simulation.scene import Scene, stamp
-from cellwright.ops.simulation.shapes import Outlines
+from cellwright.ops.simulation.shapes import CellOutlines
 from cellwright.ops.simulation.style import Style
 
 Picture = NDArray[np.uint8] | NDArray[np.uint16]
@@ -185,7 +185,7 @@ def _retardation(scene: Scene, thick: Field, style: Style, rng: np.random.Genera
     return np.asarray(retard, np.float32)
 
 
-def _grown(outlines: Outlines, rng: np.random.Generator) -> Outlines:
+def _grown(outlines: CellOutlines, rng: np.random.Generator) -> CellOutlines:
     """Return outlines of whole cells for the nuclei given: larger, off centre, more uneven."""
     n, ndim = outlines.centres.shape
     uneven = np.r_[np.ones(ndim), 1.6, 1.0]

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage import measure
 
-from cellwright.ops.simulation.shapes import Outlines, Rows
+from cellwright.ops.simulation.shapes import CellOutlines, Rows
 from cellwright.ops.simulation.style import Style
 
 MIN_PART = 0.15  # a cell of which less than this part can be seen is dropped
@@ -28,7 +28,7 @@ class Scene:
         The cell that lies under the labelled one, where cells overlap; else 0.
     rows : (N,)
         The rows of the outlines given of which something can be seen.
-    outlines : Outlines
+    outlines : CellOutlines
         These rows.
     """
 
@@ -36,10 +36,10 @@ class Scene:
     depth: NDArray[np.float32]
     covered: NDArray[np.int32]
     rows: NDArray[np.intp]
-    outlines: Outlines
+    outlines: CellOutlines
 
 
-def stamp(outlines: Outlines, shape: Sequence[int], style: Style) -> Scene:
+def stamp(outlines: CellOutlines, shape: Sequence[int], style: Style) -> Scene:
     """Return the labels of the outlines in an image of ``shape``; each cell is worked out within its own box.
 
     With ``style.overlap`` later cells cover earlier ones; without it touching cells share a straight
@@ -88,7 +88,7 @@ def _whole_cells(
     owner: NDArray[np.int32],
     depth: NDArray[np.float32],
     covered: NDArray[np.int32],
-    outlines: Outlines,
+    outlines: CellOutlines,
     full: NDArray[np.int64],
 ) -> Scene:
     """Keep the largest connected part of each cell, drop slivers, number the rest without gaps."""

@@ -14,7 +14,7 @@ N_TRIES = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Outlines:
+class CellOutlines:
     """Star-shaped cells, row ``i`` of every column is one cell; lengths in pixels of y and x.
 
     The radius in any direction is ``radii * (1 + waves + bumps)`` before stretching: low-order waves make
@@ -49,9 +49,9 @@ class Outlines:
     def __len__(self) -> int:
         return len(self.radii)
 
-    def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> "Outlines":
+    def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> "CellOutlines":
         """Return the cells of these rows."""
-        return Outlines(*(getattr(self, name)[rows] for name in Outlines.__slots__))
+        return CellOutlines(*(getattr(self, name)[rows] for name in CellOutlines.__slots__))
 
     def reach(self) -> Rows:
         """Return the distance in pixels from each centre that no point of the cell passes, (N,)."""
@@ -77,7 +77,7 @@ class Outlines:
         return np.asarray((ray * inside).reshape(grid.shape[1:]), np.float32)
 
 
-def draw_outlines(n_cells: int, shape: Sequence[int], style: Style, rng: np.random.Generator) -> Outlines:
+def draw_outlines(n_cells: int, shape: Sequence[int], style: Style, rng: np.random.Generator) -> CellOutlines:
     """Return up to ``n_cells`` random outlines (2D or 3D), fewer where no more fit into ``shape``."""
     ndim = len(shape)
     extent = np.array(shape, float)
@@ -87,7 +87,7 @@ def draw_outlines(n_cells: int, shape: Sequence[int], style: Style, rng: np.rand
     radii = radii[placed]
     n = len(radii)
     elongation = 1.0 + (style.elongation - 1.0) * np.exp(rng.normal(0, 0.4, n))
-    return Outlines(
+    return CellOutlines(
         centres=centres,
         radii=radii,
         stretch=_stretch(np.minimum(elongation, 5.0), ndim),
@@ -99,7 +99,7 @@ def draw_outlines(n_cells: int, shape: Sequence[int], style: Style, rng: np.rand
     )
 
 
-def with_daughters(outlines: Outlines, rng: np.random.Generator, *, condensed: bool) -> Outlines:
+def with_daughters(outlines: CellOutlines, rng: np.random.Generator, *, condensed: bool) -> CellOutlines:
     """Return the outlines with dividing cells as plates (``condensed``) or balls, half of them in two."""
     rows = np.flatnonzero(outlines.dividing)
     if not len(rows):
@@ -222,5 +222,7 @@ def _bumps(n: int, ndim: int, style: Style, rng: np.random.Generator) -> Rows:
     return bumps
 
 
-def _join(parts: Sequence[Outlines]) -> Outlines:
-    return Outlines(*(np.concatenate([getattr(p, name) for p in parts]) for name in Outlines.__slots__))
+def _join(parts: Sequence[CellOutlines]) -> CellOutlines:
+    return CellOutlines(
+        *(np.concatenate([getattr(p, name) for p in parts]) for name in CellOutlines.__slots__)
+    )

@@ -29,7 +29,7 @@ LOW, STEP = -0.5, 2.5 / 255  # they are kept as bytes: scaled intensities run fr
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ClassDataset:
     """A dataset with classes, and what they are called here.
 
     Parameters
@@ -72,7 +72,11 @@ def intensities(kept: Tensor) -> Tensor:
 
 
 def spec_for(
-    sources: Sequence[Source], settings: ClassifyTrainingSettings, *, preset: str = "small", title: str = ""
+    sources: Sequence[ClassDataset],
+    settings: ClassifyTrainingSettings,
+    *,
+    preset: str = "small",
+    title: str = "",
 ) -> Task[ClassifierSpec]:
     """Return the facts of a classifier for these data: its classes, and what its windows are measured in.
 
@@ -106,7 +110,12 @@ def spec_for(
 
 
 def read_cohort(
-    sources: Sequence[Source], spec: ClassifierSpec, split: str, *, sighted: bool = True, bare: bool = False
+    sources: Sequence[ClassDataset],
+    spec: ClassifierSpec,
+    split: str,
+    *,
+    sighted: bool = True,
+    bare: bool = False,
 ) -> Task[Cohort]:
     """Return the cells of one split that have one of the classes of the spec.
 
@@ -186,17 +195,17 @@ def _with_extents(spec: ClassifierSpec, extents: NDArray[np.float32], diameter_p
     return replace(spec, diameter_px=diameter_px or round(float(np.median(known)), 1))
 
 
-def _items(sources: Sequence[Source], split: str) -> Iterator[tuple[Source, Item]]:
+def _items(sources: Sequence[ClassDataset], split: str) -> Iterator[tuple[ClassDataset, Item]]:
     for source in sources:
         for item in source.dataset.select(split).items:
             yield source, item
 
 
-def _n_items(sources: Sequence[Source], split: str) -> int:
+def _n_items(sources: Sequence[ClassDataset], split: str) -> int:
     return sum(len(source.dataset.select(split)) for source in sources)
 
 
-def _names(annotation: Annotation, item: Item, source: Source) -> list[str]:
+def _names(annotation: Annotation, item: Item, source: ClassDataset) -> list[str]:
     """Return what each cell is called here; empty where it has no class or is left out."""
     if annotation.classes is None:
         return [""] * len(annotation.points)

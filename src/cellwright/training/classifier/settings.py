@@ -10,15 +10,11 @@ from cellwright.core.settings import check_bounds
 class ClassifyTrainingSettings:
     """One phase: crops of all classes, the rare ones shown oftener."""
 
-    seed: Annotated[
-        int, {"tooltip": "Start of all random numbers; the same seed gives the same weights."}
-    ] = 0
+    seed: Annotated[int, {"tooltip": "Random seed; the same seed gives the same weights."}] = 0
     steps: Annotated[int, {"min": 1, "tooltip": "Batches in all."}] = 1500
-    steps_per_epoch: Annotated[
-        int, {"min": 1, "tooltip": "Batches between two looks at the validation cells."}
-    ] = 250
+    steps_per_epoch: Annotated[int, {"min": 1, "tooltip": "Batches between two validations."}] = 250
     batch_size: Annotated[int, {"min": 2, "tooltip": "Crops in a batch."}] = 48
-    rate: Annotated[float, {"min": 0.0, "tooltip": "Highest learning rate."}] = 2e-3
+    rate: Annotated[float, {"min": 0.0, "tooltip": "Peak learning rate."}] = 2e-3
     weight_decay: Annotated[float, {"min": 0.0, "tooltip": "Weight decay of AdamW."}] = 0.02
     balance: Annotated[
         float,
@@ -26,10 +22,10 @@ class ClassifyTrainingSettings:
     ] = 0.75
     jitter: Annotated[
         float,
-        {"min": 0.0, "max": 1.0, "tooltip": "How far place and size of a cell are off at random."},
+        {"min": 0.0, "max": 1.0, "tooltip": "Random shift and rescaling of each crop."},
     ] = 0.12
     colour: Annotated[
-        float, {"min": 0.0, "max": 1.0, "tooltip": "How far colours and contrast change at random."}
+        float, {"min": 0.0, "max": 1.0, "tooltip": "Random change of colours and contrast."}
     ] = 0.5
     diameter_px: Annotated[
         float,

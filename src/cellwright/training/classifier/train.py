@@ -17,9 +17,9 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import check_writable, write_text
 from cellwright.inference import device as devices
 from cellwright.models.classifier.network import Classifier, of_spec, save_classifier
-from cellwright.training.classifier.cell_crops import Cohort, Source, intensities, read_cohort, spec_for
+from cellwright.training.classifier.cell_crops import ClassDataset, Cohort, intensities, read_cohort, spec_for
 from cellwright.training.classifier.settings import ClassifyTrainingSettings
-from cellwright.training.state import CURVE
+from cellwright.training.run_folder import CURVE
 from cellwright.training.trainer import EpochReport
 
 SIZE_HIDDEN = 0.3  # share of crops whose relative size is not shown: it misleads where one class is alone
@@ -58,7 +58,7 @@ class Scores:
 
 
 def train_classifier(
-    sources: Sequence[Source],
+    sources: Sequence[ClassDataset],
     output: Path,
     settings: ClassifyTrainingSettings = ClassifyTrainingSettings(),  # noqa: B008 - frozen
     *,

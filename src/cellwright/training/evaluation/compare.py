@@ -1,6 +1,6 @@
 """Two models, or more, on the same images: how many each counts, how right it is, and where they disagree."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import isnan, nan
 from pathlib import Path
@@ -23,23 +23,32 @@ from cellwright.training.data.region_filter import judged
 from cellwright.training.evaluation.evaluate import score_cells, score_count, score_found
 from cellwright.training.evaluation.report import ImageScore
 
+OnImage = Callable[[Image, Sequence[Result]], None]
 AGREE_IOU = 0.5  # cells of two models that overlap so well are the same cell
 
 
 @dataclass(frozen=True, slots=True)
-class CountOutcome:
-    """What one model found in one image; its ``score`` is that inside of its ``n_regions``, if any."""
+class ModelCount:
+    """What one model found in one image, in figures: cells and maps can be large and are not kept.
+
+    Parameters
+    ----------
+    interval, notices
+        As in :class:`Result`.
+    has_cells
+        Whether it found cells one by one, not only how dense they are.
+    score
+        That inside of the image's ``n_regions``, if any.
+    """
 
     model: str
     image: str
-    result: Result
+    count: float
+    interval: tuple[float, float] | None = None
+    notices: tuple[str, ...] = ()
+    has_cells: bool = True
     score: ImageScore | None = None
     n_regions: int = 0
-
-    @property
-    def has_cells(self) -> bool:
-        """Whether it found cells one by one, not only how dense they are."""
-        return "density" not in self.result.maps
 
     @property
     def f1(self) -> float:
@@ -56,15 +65,15 @@ class Comparison:
     """What several models found in the same images; ``rows`` go image by image, models in their order."""
 
     models: tuple[str, ...]
-    rows: tuple[CountOutcome, ...]
+    rows: tuple[ModelCount, ...]
 
-    def images(self) -> Iterator[tuple[str, tuple[CountOutcome, ...]]]:
+    def images(self) -> Iterator[tuple[str, tuple[ModelCount, ...]]]:
         """Return the name of each image and what each model found in it."""
         n = len(self.models)
         for start in range(0, len(self.rows), n):
             yield self.rows[start].image, self.rows[start : start + n]
 
-    def of(self, model: str) -> tuple[CountOutcome, ...]:
+    def of(self, model: str) -> tuple[ModelCount, ...]:
         """Return what one model found in each image."""
         return tuple(row for row in self.rows if row.model == model)
 
@@ -74,15 +83,21 @@ class Comparison:
         return float(np.mean(values)) if values else nan
 
 
+def forget_results(image: Image, results: Sequence[Result]) -> None:
+    """Do nothing with what models found in an image."""
+
+
 def compare(
     models: Sequence[str | Path],
     data: Dataset | Image,
     *,
     engine: EngineSettings = EngineSettings(),  # noqa: B008 - frozen
+    on_image: OnImage = forget_results,
 ) -> Task[Comparison]:
     """Return what models (names or folders) find in an image, or in those of a dataset, whose truth is known.
 
-    They are scored inside of an image's regions, where it has any.
+    They are scored inside of an image's regions, where it has any. ``on_image`` is given each image and what
+    the models found in it, in their order, before that is let go of.
 
     Raises
     ------
@@ -93,18 +108,22 @@ def compare(
     """
     names = _titles(models)
     loaded = [store.load(model) for model in models]
-    rows: list[CountOutcome] = []
+    rows: list[ModelCount] = []
     sources: tuple[Image | Item, ...] = (data,) if isinstance(data, Image) else data.items
     for source in sources:
         image, truth = (source, None) if isinstance(source, Image) else source.annotated()
+        results: list[Result] = []
         for name, model in zip(names, loaded, strict=True):
             yield Progress("compare", len(rows), len(sources) * len(names), f"{image.name}: {name}")
             result = yield from count_cells(image, model, None, engine)
-            found = CountOutcome(name, image.name, result)
+            has_cells = "density" not in result.maps
+            row = ModelCount(name, image.name, result.count, result.interval, result.notices, has_cells)
             if truth is not None and isinstance(source, Item):
                 score = _scored(source, result, truth, model)
-                found = replace(found, score=score, n_regions=len(source.regions))
-            rows.append(found)
+                row = replace(row, score=score, n_regions=len(source.regions))
+            rows.append(row)
+            results.append(result)
+        on_image(image, results)
     return Comparison(names, tuple(rows))
 
 
@@ -186,9 +205,9 @@ def _titles(models: Sequence[str | Path]) -> tuple[str, ...]:
     )
 
 
-def _figure(row: CountOutcome, figure: str) -> float:
+def _figure(row: ModelCount, figure: str) -> float:
     if figure == "count":
-        return row.result.count
+        return row.count
     if figure == "f1":
         return row.f1
     return row.score.score if row.score else nan

@@ -22,7 +22,8 @@ from cellwright.training.evaluation.evaluate import evaluate
 from cellwright.training.evaluation.report import Report
 from cellwright.training.finetune.pools import Pools, batches
 from cellwright.training.finetune.retention import Teacher, between, memory, prepare
-from cellwright.training.finetune.settings import FinetuneSettings
+from cellwright.training.run_folder import only_scores, selection_score
+from cellwright.training.settings import FinetuneSettings
 from cellwright.training.state import RunState, keep
 from cellwright.training.trainer import EpochReport, average, learn, set_rate
 
@@ -30,7 +31,6 @@ MIXES = (0.25, 0.5, 0.75)  # shares of the way from the first to the best weight
 FAR_MIXES = (0.5, 0.75)  # of these, what is tried where cells are too few to tell nearer ones apart
 FORGETTING = 1.0  # a point lost of what it knew weighs as much as one won
 LEAST_GAIN = 1e-3
-NOT_SHOWN = ("step", "loss", "rate", "merit", "error")
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Run:
         """Score a model, keep it if it is the best so far (at first the one it begins with), and report."""
         scores = yield from self._scores(model)
         keep(self.state, scores, model, self.output, self.settings)
-        latest, shown = self.state.history[-1], _only_scores(scores)
+        latest, shown = self.state.history[-1], only_scores(scores)
         loss = latest.get("loss", math.nan)
         words = "before" if self.state.step == 0 else f"loss {loss:.3f}"
         return FinetuneReport(
@@ -135,10 +135,10 @@ class Run:
     def mix(self) -> Task[dict[str, float]]:
         """Keep the weights nearest to the first that score like the best; return what training gave."""
         before, *epochs = self.state.history
-        best = max(epochs, key=_merit)
+        best = max(epochs, key=selection_score)
         kept = self.state.kept if self.state.best > before["merit"] else None
         if self.fixed and not kept:
-            return _only_scores(best)
+            return only_scores(best)
         final = kept or self.state.average.state_dict()
         tried = [_Candidate(1.0, self._best(), self._with(final))] if kept else []
         for share in FAR_MIXES if self.fixed else MIXES:
@@ -146,7 +146,7 @@ class Run:
             tried.append(_Candidate(share, (yield from self._scores(mixed)), mixed))
         top = max(tried, key=lambda one: one.merit)
         if top.merit <= before["merit"]:
-            return _only_scores(max(best, top.scores, key=_merit))
+            return only_scores(max(best, top.scores, key=selection_score))
         chosen = self._nearest(tried, before["merit"] + LEAST_GAIN) or top
         if self.tuned.tuned_diameter_px:
             plain = chosen.model.with_network(
@@ -156,8 +156,8 @@ class Run:
             if self._nearest([trial, top], before["merit"] + LEAST_GAIN) is trial:
                 chosen = trial
         self.state.best = chosen.merit
-        save_checkpoint(self.output, chosen.model, _only_scores(chosen.scores))
-        return _only_scores(chosen.scores)
+        save_checkpoint(self.output, chosen.model, only_scores(chosen.scores))
+        return only_scores(chosen.scores)
 
     def outcome(self, after: dict[str, float], notice: str) -> Outcome:
         """Return what the run came to."""
@@ -165,7 +165,7 @@ class Run:
         is_better = self.state.best > first["merit"]
         kept = "Training made the model no better on the validation images, so it is kept as it was."
         notices = tuple(one for one in (notice, "" if is_better else kept) if one)
-        return Outcome(self.output, _only_scores(first), after, is_better, notices)
+        return Outcome(self.output, only_scores(first), after, is_better, notices)
 
     def _nearest(self, tried: Sequence["_Candidate"], least: float) -> "_Candidate | None":
         """Return the one nearest to the first weights of those that score like the best, by chance or not.
@@ -218,11 +218,16 @@ class Run:
 
 
 def _gain(scores: Mapping[str, float], first: Mapping[str, float]) -> float:
-    """Return the score; where patches judge, the share by which their loss fell, if the score did not."""
+    """Return the score; where patches judge, the share by which their loss fell, if the score did not.
+
+    A model that finds no cell is no gain, however far its loss fell.
+    """
     if "validation_loss" not in scores:
         return scores["score"]
     fall = 1 - scores["validation_loss"] / max(first["validation_loss"], 1e-9)
-    return min(fall, 0.0) if scores["score"] < first["score"] - first["error"] else fall
+    if scores["score"] <= 0 or scores["score"] < first["score"] - first["error"]:
+        return min(fall, 0.0)
+    return fall
 
 
 def learning_rate(step: int, settings: FinetuneSettings) -> float:
@@ -251,14 +256,5 @@ def standard_error(report: Report) -> float:
     return math.sqrt(score * (1 - score) / max(n_cells, 1))
 
 
-def _merit(epoch: Mapping[str, float]) -> float:
-    """Return the score of an epoch less what was forgotten by then."""
-    return epoch["merit"]
-
-
 def _in_words(scores: Mapping[str, float]) -> str:
     return " · ".join(f"{name} {value:.3f}" for name, value in scores.items())
-
-
-def _only_scores(epoch: Mapping[str, float]) -> dict[str, float]:
-    return {name: value for name, value in epoch.items() if name not in NOT_SHOWN}

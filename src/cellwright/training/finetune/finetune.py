@@ -32,8 +32,9 @@ from cellwright.training.finetune.card import write_card
 from cellwright.training.finetune.fine_tuning import Outcome, Run
 from cellwright.training.finetune.pools import fixed_patches, read_pools
 from cellwright.training.finetune.retention import Teacher, retention_set
-from cellwright.training.finetune.settings import FinetuneSettings
-from cellwright.training.state import CURVE, STATE, forget, new_state, resume
+from cellwright.training.run_folder import CURVE, STATE, forget
+from cellwright.training.settings import FinetuneSettings
+from cellwright.training.state import new_state, resume
 from cellwright.training.trainer import Data
 
 TUNED = " (fine-tuned)"

@@ -14,7 +14,7 @@ from cellwright.training.data.augment import augment
 from cellwright.training.data.patches import cut_patch
 from cellwright.training.data.sampler import one_ahead, simulated_samples
 from cellwright.training.data.samples import Sample, load_samples
-from cellwright.training.finetune.settings import FinetuneSettings
+from cellwright.training.settings import FinetuneSettings
 from cellwright.training.trainer import Data
 
 N_FIXED = 16  # patches by which a model is judged where cells are too few to score it

@@ -21,6 +21,7 @@ from cellwright.inference.settings import EngineSettings
 from cellwright.models.protocol import CellModel
 from cellwright.ops.simulation.simulate import LOOKS, simulate
 from cellwright.training.evaluation.evaluate import evaluate
+from cellwright.training.trainer import trunk_of
 
 REMEMBERED = 12  # simulated images on which it is measured what a model still knows
 REMEMBERED_PX = 224
@@ -89,12 +90,6 @@ def between(first: Mapping[str, Tensor], last: Mapping[str, Tensor], share: floa
         else last[name].clone()
         for name, value in first.items()
     }
-
-
-def trunk_of(network: nn.Module) -> list[nn.Module]:
-    """Return the parts of a network that come before its last layers: encoder and decoder, if it has them."""
-    parts = [getattr(network, name, None) for name in ("encoder", "decoder")]
-    return [part for part in parts if isinstance(part, nn.Module)]
 
 
 def prepare(network: nn.Module, *, is_frozen: bool) -> None:

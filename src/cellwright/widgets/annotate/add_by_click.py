@@ -11,10 +11,15 @@ from cellwright.core.errors import AnnotationError, CellwrightError
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import store
 from cellwright.ops.label_changes import Box
-from cellwright.widgets.count.point_prompt import encode_task, questions_task
-from cellwright.widgets.count.prompt_context import MOST_KNOWN, PromptContext, PromptPoint
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_io import Source
+from cellwright.widgets.shared.point_prompt import (
+    MOST_KNOWN,
+    PromptContext,
+    PromptPoint,
+    encode_task,
+    questions_task,
+)
 
 if TYPE_CHECKING:
     from cellwright.inference.point_prompt import PointPredictor, PromptedCell
@@ -91,10 +96,11 @@ class Adder(QObject):
         except CellwrightError as error:
             self._fail(error)
             return
-        task = questions_task(subject, spot) if questions is None else encode_task(questions, spot)
-        self.job = Job(task, self)
         if questions is None:
+            self.job = Job(questions_task(subject, spot), self)
             self.job.returned.connect(lambda found: self._questions.__setitem__(spot.frame, found))
+        else:
+            self.job = Job(encode_task(questions, spot), self)
         self.job.failed.connect(self._fail)
         self.job.finished.connect(self._on_job_finished)
         self.done.emit("The model looks at the image …")
@@ -120,10 +126,10 @@ class Adder(QObject):
             self.failed.emit(error)
 
     def _covers(self, cell: "PromptedCell", spot: PromptPoint) -> bool:
-        """Return whether the model took the place for part of cells that are there."""
+        """Return whether the model took the point for part of cells that are there."""
         rows, columns = (slice(int(a), int(b)) for a, b in cell.box.T)
-        place: Box = (*(slice(i, i + 1) for i in spot.frame), rows, columns)
-        known = self._session.labels[place].reshape(cell.mask.shape) > 0
+        box: Box = (*(slice(i, i + 1) for i in spot.frame), rows, columns)
+        known = self._session.labels[box].reshape(cell.mask.shape) > 0
         return bool(known[cell.mask].mean() > MOST_KNOWN)
 
     def _add_disc(self, spot: PromptPoint) -> None:
@@ -134,7 +140,9 @@ class Adder(QObject):
         except AnnotationError as error:
             self.failed.emit(error)
             return
-        why = "the model sees none" if self.uses_model else "the model was not asked"
+        why = "the model was not asked"
+        if self.uses_model:
+            why = "the model sees none"
         self.done.emit(f"Added cell {number} as a disc of {diameter:.0f} px; {why}.")
 
     def _model(self) -> str:
@@ -150,4 +158,6 @@ def typical_diameter(session: AnnotationSession) -> float:
     """Return the middle diameter of the cells in pixels; that of a disc where there are none."""
     numbers = session.ids()[:: max(session.n_cells // SAMPLE, 1)].tolist()
     sides = [part.stop - part.start for number in numbers for part in session.box_of(number)[-2:]]
-    return float(np.median(sides)) if sides else DISC_PX
+    if not sides:
+        return DISC_PX
+    return float(np.median(sides))

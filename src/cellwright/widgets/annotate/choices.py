@@ -1,20 +1,19 @@
 """What can be annotated: image, channel, cells to begin with, and what was begun before."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer, Points
 from qtpy.QtCore import QObject
 
 from cellwright.core.errors import CellwrightError
-from cellwright.widgets.annotate.start import journal_path, unfinished
+from cellwright.widgets.annotate.model import AnnotateModel
+from cellwright.widgets.annotate.session_setup import journal_path, unfinished
+from cellwright.widgets.annotate.view import AnnotatePanel
 from cellwright.widgets.shared.combos import fill
 from cellwright.widgets.shared.coordinates import Channel, channels_of
 from cellwright.widgets.shared.layer_io import METADATA, image_of
-
-if TYPE_CHECKING:
-    from cellwright.widgets.annotate.widget import AnnotateWidget
 
 
 class AnnotateChoices(QObject):
@@ -22,21 +21,25 @@ class AnnotateChoices(QObject):
 
     Parameters
     ----------
-    widget
-        Whose panel it is, and whose viewer has the layers.
+    model
+        Has the viewer, and tells whether something is open already.
+    panel
+        Whose boxes are filled.
     """
 
-    def __init__(self, widget: "AnnotateWidget") -> None:
-        super().__init__(widget)
-        self._widget, self._viewer, self._panel = widget, widget.viewer, widget.panel
-        self.offered: Path | None = None  # journal of what can be gone on with
+    def __init__(self, model: AnnotateModel, panel: AnnotatePanel) -> None:
+        super().__init__(panel)
+        self._model, self._viewer, self._panel = model, model.viewer, panel
+        self.offered: Path | None = None  # journal of what can be resumed
         self._panel.image.currentIndexChanged.connect(self._on_image_chosen)
 
     @property
     def image(self) -> ImageLayer | None:
         """The chosen image layer."""
         found = self._chosen(self._panel.image.currentData())
-        return found if isinstance(found, ImageLayer) else None
+        if isinstance(found, ImageLayer):
+            return found
+        return None
 
     @property
     def channel(self) -> Channel | None:
@@ -59,18 +62,20 @@ class AnnotateChoices(QObject):
             if isinstance(layer, ImageLayer) and METADATA not in layer.metadata
         ]  # fmt: skip
         active = self._viewer.layers.selection.active
-        wanted = str(active.unique_id) if active in images else self._panel.image.currentData()
-        before = self._panel.image.currentData()
+        before = wanted = self._panel.image.currentData()
+        if active in images:
+            wanted = str(active.unique_id)
         fill(self._panel.image, _entries(images), wanted, otherwise="no image layer")
         if self._panel.image.currentData() != before:
             self._on_image_chosen()
         starts = [layer for layer in self._viewer.layers if isinstance(layer, Labels | Points)]
         kept = self._panel.start.currentData()
         known = [str(layer.unique_id) for layer in starts]
-        preferred = kept if kept in known else self._best(starts)
         if active in starts:
-            preferred = str(active.unique_id)
-        fill(self._panel.start, [*_entries(starts), ("Nothing: an empty image", None)], preferred)
+            kept = str(active.unique_id)
+        elif kept not in known:
+            kept = self._best(starts)
+        fill(self._panel.start, [*_entries(starts), ("Nothing: an empty image", None)], kept)
         self._panel.begin.setEnabled(bool(images))
 
     def _best(self, starts: list[Any]) -> str | None:
@@ -78,29 +83,32 @@ class AnnotateChoices(QObject):
         image = self._panel.image.currentData()
         own = [one for one in starts if one.metadata.get(METADATA, {}).get("source") == image]
         found = [one for one in own or starts if isinstance(one, Labels)]
-        return str(found[-1].unique_id) if found else None
+        if not found:
+            return None
+        return str(found[-1].unique_id)
 
     def _on_image_chosen(self, _: int = 0) -> None:
         layer = self.image
-        choices = channels_of(layer) if layer is not None else ()
-        entries = [(choice.title, choice) for choice in choices]
+        entries = []
+        if layer is not None:
+            entries = [(channel.title, channel) for channel in channels_of(layer)]
         fill(self._panel.channel, entries, self.channel, otherwise="none")
-        if self._widget.isVisible():
+        if self._panel.isVisible():
             self.offer()
 
     def offer(self) -> None:
-        """Offer to go on with an annotation of the chosen image, if one was begun."""
+        """Offer to resume an annotation of the chosen image, if one was begun."""
         self.offered = None
-        if self._widget.session is None and self.image is not None:
-            try:
-                found = unfinished(journal_path(image_of(self.image, self.channel), self._widget.journals))
-            except CellwrightError:
-                found = None  # an image that cannot be annotated; Start tells why
-            if found is not None:
-                self.offered = found.path
-                self._panel.show_offer(found.line)
-        if self.offered is None:
-            self._panel.show_offer("")
+        self._panel.show_offer("")
+        if self._model.session is not None or self.image is None:
+            return
+        try:
+            found = unfinished(journal_path(image_of(self.image, self.channel), self._model.journals))
+        except CellwrightError:
+            return  # an image that cannot be annotated; Start tells why
+        if found is not None:
+            self.offered = found.path
+            self._panel.show_offer(found.line)
 
 
 def _entries(layers: list[Any]) -> list[tuple[str, str]]:

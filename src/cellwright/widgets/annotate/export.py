@@ -5,7 +5,7 @@ Files are written beside the viewer, from a copy of the annotation, which can be
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qtpy.QtCore import QObject
 from qtpy.QtWidgets import QFileDialog
@@ -14,53 +14,54 @@ from cellwright.annotation.export import WRITE, ExportSettings, dataset_task, fi
 from cellwright.annotation.session import AnnotationSession
 from cellwright.core.tasks import Task
 from cellwright.files.formats.registry import FORMATS, Format
-
-if TYPE_CHECKING:
-    from cellwright.widgets.annotate.widget import AnnotateWidget
+from cellwright.widgets.annotate.model import AnnotateModel
+from cellwright.widgets.annotate.view import ExportSection
 
 SPLITS = ("train", "val", "test")
 
 
 class Exporter(QObject):
-    """Exports what an annotation widget has open, and shows in its panel how far it is and what became of it.
+    """Exports the open annotation, and tells what became of it.
 
     Parameters
     ----------
-    widget
+    model
         Whose session is exported.
+    section
+        Says where to, and shows how far it is.
     """
 
-    def __init__(self, widget: "AnnotateWidget") -> None:
-        super().__init__(widget)
-        self._widget = widget
-        panel, part = widget.panel, widget.panel.exports
+    def __init__(self, model: AnnotateModel, section: ExportSection) -> None:
+        super().__init__(section)
+        self._model, self._section = model, section
+        part = section
         part.split.addItems(SPLITS)
         for one in FORMATS.values():
             part.format.addItem(one.title, one.name)
         part.to_dataset.clicked.connect(self._on_export_clicked)
         part.save_as.clicked.connect(self._on_save_clicked)
-        part.job.failed.connect(widget.show_error)
-        part.job.cancelled.connect(lambda: panel.show_message("Cancelled; nothing was exported."))
+        part.job.failed.connect(model.fail)
+        part.job.cancelled.connect(lambda: model.show_message("Cancelled; nothing was exported."))
         part.job.finished.connect(lambda: self._enable(is_on=True))
 
     def _on_export_clicked(self) -> None:
-        folder = QFileDialog.getExistingDirectory(self._widget, "Dataset folder")
+        folder = QFileDialog.getExistingDirectory(self._section, "Dataset folder")
         if folder:
             self.to_dataset(Path(folder))
 
     def _on_save_clicked(self) -> None:
-        session = self._widget.session
+        session = self._model.session
         if session is None:
             return
-        chosen = FORMATS[self._widget.panel.exports.format.currentData()]
+        chosen = FORMATS[self._section.format.currentData()]
         start = proposed(chosen, session)
-        path, _ = QFileDialog.getSaveFileName(self._widget, f"Save as {chosen.title}", start)
+        path, _ = QFileDialog.getSaveFileName(self._section, f"Save as {chosen.title}", start)
         if path:
             self.to_file(Path(path))
 
     def to_dataset(self, folder: Path) -> None:
         """Add the annotation as it is now to a dataset folder, with the settings of the panel."""
-        part = self._widget.panel.exports
+        part = self._section
         settings = ExportSettings(split=part.split.currentText(), is_complete=part.complete.isChecked())
         may_replace = part.replaces.isChecked()
         session = self._copy()
@@ -72,25 +73,26 @@ class Exporter(QObject):
         """Write the annotation as it is now in the chosen format."""
         session = self._copy()
         if session is not None:
-            task = file_task(session, path, self._widget.panel.exports.format.currentData())
+            task = file_task(session, path, self._section.format.currentData())
             self._start(task, lambda _: f"Saved {path}", last=WRITE)
 
     def _copy(self) -> AnnotationSession | None:
         """Return what is exported, which edits from now on do not reach."""
-        panel, session = self._widget.panel, self._widget.session
+        session = self._model.session
         if session is None:
-            panel.show_message("Start an annotation first; then it can be exported.", is_error=True)
+            self._model.show_message("Start an annotation first; then it can be exported.", is_error=True)
             return None
-        return None if panel.exports.job.is_busy else session.copy()
+        if self._section.job.is_busy:
+            return None
+        return session.copy()
 
     def _start(self, task: Task[Any], line: Callable[[Any], str], last: str = "") -> None:
-        panel = self._widget.panel
-        panel.show_message("")
+        self._model.show_message("")
         self._enable(is_on=False)
-        panel.exports.job.start(task, lambda found: panel.show_message(line(found)), last)
+        self._section.job.start(task, lambda found: self._model.show_message(line(found)), last)
 
     def _enable(self, *, is_on: bool) -> None:
-        for button in (self._widget.panel.exports.to_dataset, self._widget.panel.exports.save_as):
+        for button in (self._section.to_dataset, self._section.save_as):
             button.setEnabled(is_on)
 
 

@@ -33,22 +33,31 @@ class Tool:
 
 
 TOOLS = (
-    Tool("paint", "Paint", "P", "brush", "Draw", "Go on with the cell at the cursor; elsewhere a new one."),
+    Tool(
+        "paint", "Paint", "P", "brush", "Draw", "Paint on the cell at the cursor; on background, a new one."
+    ),
     Tool("erase", "Erase", "E", "brush", "Draw", "Take pixels away from any cell."),
     Tool("fill", "Fill", "F", "brush", "Draw", "Give a whole area to the cell that the brush draws."),
     Tool("add", "Add", "C", "click", "Draw", "Click: the model outlines the cell, or a disc is drawn."),
     Tool("delete", "Delete", "D", "cell", "Cells", "Make the cell background."),
     Tool("merge", "Merge", "M", "drag", "Cells", "Drag from one cell to another, which joins the first."),
     Tool("cut", "Cut", "S", "drag", "Cells", "Split a cell along the line you draw across it."),
-    Tool("split", "Split", "T", "click", "Cells", "Click in the middle of both parts: cut where thin."),
+    Tool(
+        "split",
+        "Split",
+        "T",
+        "click",
+        "Cells",
+        "Click in the middle of both parts; it is cut where it is thinnest.",
+    ),
     Tool("grow", "Grow", "G", "cell", "Shape", "Widen the outline by one step."),
     Tool("shrink", "Shrink", "H", "cell", "Shape", "Take one step off the outline."),
     Tool("smooth", "Smooth", "R", "cell", "Shape", "Round the outline."),
     Tool("holes", "Holes", "O", "cell", "Shape", "Fill the holes of the cell."),
-    Tool("interpolate", "Interpol.", "I", "cell", "Shape", "Draw the slices that lack between its slices."),
+    Tool("interpolate", "Interpol.", "I", "cell", "Shape", "Fill in the slices missing between its slices."),
     Tool("region", "Region", "K", "drag", "Shape", "Drag a box in which every cell is annotated."),
     Tool("accept", "Accept", "A", "once", "Review", "The cell in review is right, or the one at the cursor."),
-    Tool("reject", "Reject", "X", "once", "Review", "It is no cell: delete it, and count it as reviewed."),
+    Tool("reject", "Reject", "X", "once", "Review", "Not a cell: delete it and count it as reviewed."),
     Tool("next", "Next", "N", "once", "Review", "Go to the likeliest mistake that nobody has looked at."),
     Tool("back", "Back", "B", "once", "Review", "Go back to the cell before."),
     Tool("hide", "Hide reviewed", "Y", "once", "Review", "Show only what is still to be looked at."),
@@ -63,11 +72,11 @@ NOTE = (
     "They work while the annotation is the active layer."
 )
 HINTS = {
-    "paint": "Draw with the mouse. [ and ] change the brush; P over a cell goes on with that cell.",
+    "paint": "Draw with the mouse. [ and ] change the brush; P over a cell continues that cell.",
     "erase": "Erase with the mouse. [ and ] change the brush.",
     "fill": "Click an area to fill it.",
     "add": "Click in the middle of a cell that is missing.",
-    "delete": "Click the cells that are none.",
+    "delete": "Click what is not a cell.",
     "merge": "Drag from one cell to the other. Beside cells the mouse moves the image.",
     "cut": "Draw a line across a cell. Space held down: move the image.",
     "split": "Click in the middle of one part, then of the other.",

@@ -60,7 +60,7 @@ class AnnotationLayer:
         self._fresh: set[int] = set()  # cells of the last edit
         self._contour = 0
         self._show_data()
-        self._begin_looks()
+        self._set_style()
         session.events.changed.connect(self._on_changed)
         session.events.reviewed.connect(self._on_reviewed)
         session.events.classes.connect(self._on_classes)
@@ -82,7 +82,7 @@ class AnnotationLayer:
         if self._on_drag in self.layer.mouse_drag_callbacks:
             self.layer.mouse_drag_callbacks.remove(self._on_drag)
 
-    # -- places -------------------------------------------------------------------------------------------
+    # -- positions ----------------------------------------------------------------------------------------
 
     @property
     def is_painting(self) -> bool:
@@ -101,21 +101,24 @@ class AnnotationLayer:
 
     def _point(self, position: Any, direction: Any) -> NDArray[np.float64] | None:
         n = self.layer.ndim
-        place = np.asarray(position, float)[-n:]
+        world = np.asarray(position, float)[-n:]
         if self.viewer.dims.ndisplay == 2:
-            return self._without_channel(np.asarray(self.layer.world_to_data(place), float))
+            return self._without_channel(np.asarray(self.layer.world_to_data(world), float))
         shown = [axis - self.viewer.dims.ndim + n for axis in self.viewer.dims.displayed]
-        ends = self.layer.get_ray_intersections(place, np.asarray(direction)[-n:], shown)
+        ends = self.layer.get_ray_intersections(world, np.asarray(direction)[-n:], shown)
         if ends[0] is None or ends[1] is None:
             return None
         return self._first_on_ray(*(self._without_channel(np.asarray(end, float)) for end in ends))
 
     def _first_on_ray(self, start: NDArray[np.float64], end: NDArray[np.float64]) -> NDArray[Any] | None:
         n_steps = int(np.linalg.norm(end - start) / RAY_STEP_PX) + 2
-        places = np.linspace(start, end, n_steps)
-        pixels = np.clip(np.rint(places).astype(int), 0, np.array(self.session.labels.shape) - 1)
+        points = np.linspace(start, end, n_steps)
+        pixels = np.clip(np.rint(points).astype(int), 0, np.array(self.session.labels.shape) - 1)
         hits = np.flatnonzero(self.session.labels[tuple(pixels.T)])
-        return pixels[hits[0]].astype(float) if len(hits) else None
+        if not len(hits):
+            return None
+        first: NDArray[np.float64] = pixels[hits[0]].astype(float)
+        return first
 
     def world_of(self, point: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return where a pixel of the session lies in the world."""
@@ -124,14 +127,18 @@ class AnnotationLayer:
     def in_layer(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return points (..., D) of the session in pixels of the layer."""
         points = np.asarray(points, float)
-        return points if self.channel_axis is None else np.insert(points, self.channel_axis, 0, axis=-1)
+        if self.channel_axis is None:
+            return points
+        return np.insert(points, self.channel_axis, 0, axis=-1)
 
     def from_layer(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return points (..., axes of the layer) in pixels of the session."""
         return self._without_channel(np.asarray(points, float))
 
     def _without_channel(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        return points if self.channel_axis is None else np.delete(points, self.channel_axis, axis=-1)
+        if self.channel_axis is None:
+            return points
+        return np.delete(points, self.channel_axis, axis=-1)
 
     # -- what is seen -------------------------------------------------------------------------------------
 
@@ -156,16 +163,17 @@ class AnnotationLayer:
 
     def _show_data(self) -> None:
         """Let the layer show the session's array itself."""
-        labels = self.session.labels
-        shown = labels if self.channel_axis is None else np.expand_dims(labels, self.channel_axis)
+        shown = self.session.labels
+        if self.channel_axis is not None:
+            shown = np.expand_dims(shown, self.channel_axis)
         if self.layer.data is not shown:
             self.layer.data = shown
 
-    def _begin_looks(self) -> None:
+    def _set_style(self) -> None:
         shape = self.session.labels.shape
-        is_small = shape[-1] * shape[-2] <= LARGEST_OUTLINED_PX
-        self.layer.contour = OUTLINE_PX if is_small else 0
-        self.layer.opacity = 0.9 if is_small else 0.5
+        self.layer.contour, self.layer.opacity = 0, 0.5
+        if shape[-1] * shape[-2] <= LARGEST_OUTLINED_PX:
+            self.layer.contour, self.layer.opacity = OUTLINE_PX, 0.9
         self.layer.preserve_labels = True
         self.layer.n_edit_dimensions = 2
         self._colour()

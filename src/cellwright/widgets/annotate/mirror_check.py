@@ -1,7 +1,6 @@
-"""Checking an annotation by flips: the model looks once more, and cells it now sees otherwise come first."""
+"""Check with mirrored image: the model looks once more, and cells it now sees otherwise come first."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 from qtpy.QtCore import QObject
@@ -11,52 +10,55 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import store
 from cellwright.models.registry import DEFAULT_FAMILY
-
-if TYPE_CHECKING:
-    from cellwright.widgets.annotate.widget import AnnotateWidget
+from cellwright.widgets.annotate.model import AnnotateModel
+from cellwright.widgets.shared.job_bar import JobBar
 
 FAMILY = DEFAULT_FAMILY
 DIFFERENT = 0.5  # from which disagreement on a cell is told
 
 
-class Checker(QObject):
+class MirrorCheck(QObject):
     """Asks the model again, beside the viewer, and hands what it says to the review.
 
     Parameters
     ----------
-    widget
+    model
         Whose cells are checked.
+    job
+        Runs the check and shows how far it is.
     """
 
-    def __init__(self, widget: "AnnotateWidget") -> None:
-        super().__init__(widget)
-        self._widget, self._job = widget, widget.panel.check_job
-        widget.panel.check.clicked.connect(self.check)
-        widget.session_changed.connect(self._job.cancel)
-        self._job.failed.connect(widget.show_error)
-        self._job.cancelled.connect(lambda: widget.tell("The check was cancelled."))
-        self._job.finished.connect(lambda: widget.panel.check.setEnabled(True))
+    def __init__(self, model: AnnotateModel, job: JobBar) -> None:
+        super().__init__(job)
+        self._model, self._job = model, job
+        model.events.opened.connect(self._cancel)
+        model.events.closed.connect(self._cancel)
+        job.failed.connect(model.fail)
+        job.cancelled.connect(lambda: model.tell("The check was cancelled."))
 
-    def check(self) -> None:
-        """Begin, unless a check is under way."""
-        desk, channel = self._widget.desk, self._widget.channel
-        if desk is None or self._job.is_busy:
-            return
-        self._widget.panel.check.setEnabled(False)
+    def _cancel(self) -> None:
+        self._job.cancel()
+
+    def check(self) -> bool:
+        """Begin, unless a check is under way or nothing is open; return whether it began."""
+        session, channel = self._model.session, self._model.channel
+        if session is None or self._job.is_busy:
+            return False
         engine = EngineSettings(channel=channel.index if channel else None)
-        self._job.start(check_task(desk.session.copy(), engine), self._on_checked)
+        self._job.start(check_task(session.copy(), engine), self._on_checked)
+        return True
 
     def _on_checked(self, found: Mapping[int, float]) -> None:
-        desk = self._widget.desk
-        if desk is None:
+        context = self._model.context
+        if context is None:
             return
-        desk.review.take_disagreement(found)
+        context.review.set_disagreement(found)
         n = sum(value >= DIFFERENT for value in found.values())
-        self._widget.tell(f"Of {len(found):,} cells the model sees {n:,} otherwise in the flipped image.")
+        self._model.tell(f"Of {len(found):,} cells the model sees {n:,} otherwise in the mirrored image.")
 
 
 def check_task(session: AnnotationSession, engine: EngineSettings) -> Task[dict[int, float]]:
-    """Return for each cell, by number, how far the model disagrees with it once the image is flipped."""
+    """Return for each cell, by number, how far the model disagrees with it once the image is mirrored."""
     from cellwright.inference.agreement import flip_disagreement
 
     yield Progress("load", 0, 1)

@@ -10,11 +10,10 @@ from cellwright.core.errors import CellwrightError
 from cellwright.ops.label_changes import Box
 from cellwright.widgets.annotate.layer import AnnotationLayer
 from cellwright.widgets.shared.layer_factory import COLOUR
-from cellwright.widgets.shared.layer_io import METADATA, whole_placement
+from cellwright.widgets.shared.layer_io import METADATA, REGIONS_NAME, whole_placement
 from cellwright.widgets.shared.napari_private import camera_of
 
-MARKS_NAME = "marks"
-REGIONS_NAME = "complete regions"
+OVERLAY_NAME = "marks"  # of the layer, as it has always been
 DRAWN_COLOUR = "#ffe066"
 REVIEW_COLOUR = "#ffffff"
 REVIEW_MARGIN_PX = 4.0
@@ -39,8 +38,10 @@ class Overlay:
 
     @property
     def layer(self) -> Shapes | None:
-        """The layer of the marks, None while there has been none."""
-        return self._layer if self._layer in self._view.viewer.layers else None
+        """The layer, None while there has been none."""
+        if self._layer in self._view.viewer.layers:
+            return self._layer
+        return None
 
     def show_drawn(self, points: ArrayLike | None) -> None:
         """Show the line (N, D) or the point (1, D) that a tool is drawing; None takes it away."""
@@ -66,7 +67,7 @@ class Overlay:
         if self.layer is None:
             if self._drawn is None and self._cell is None:
                 return
-            self._layer = _add_shapes(self._view, MARKS_NAME, {})
+            self._layer = _add_shapes(self._view, OVERLAY_NAME, {})
         assert self._layer is not None
         width = self._width()
         self._layer.data = []
@@ -79,14 +80,14 @@ class Overlay:
             )
 
     def _add_drawn(self, layer: Shapes, points: NDArray[np.float64], width: float) -> None:
-        places = self._view.in_layer(points)
-        looks = {"edge_color": DRAWN_COLOUR, "edge_width": width}
-        if len(places) > 1:
-            layer.add_paths([places], **looks)
+        vertices = self._view.in_layer(points)
+        style = {"edge_color": DRAWN_COLOUR, "edge_width": width}
+        if len(vertices) > 1:
+            layer.add_paths([vertices], **style)
             return
-        corners = np.repeat(places, 4, axis=0)
+        corners = np.repeat(vertices, 4, axis=0)
         corners[:, -2:] += 2 * width * np.array([[-1, -1], [-1, 1], [1, 1], [1, -1]])
-        layer.add_ellipses([corners], face_color=DRAWN_COLOUR, **looks)
+        layer.add_ellipses([corners], face_color=DRAWN_COLOUR, **style)
 
     def _width(self) -> float:
         """Two pixels of the screen, in those of the image."""
@@ -130,9 +131,9 @@ class Regions:
         try:
             rectangles = [rectangles_of(self._view, region) for region in regions]
             self.layer.data = []
-            looks = {"edge_color": COLOUR, "edge_width": max(self._view.session.labels.shape[-1] / 400, 1.0)}
+            style = {"edge_color": COLOUR, "edge_width": max(self._view.session.labels.shape[-1] / 400, 1.0)}
             if regions:
-                self.layer.add_rectangles([one for part in rectangles for one in part], **looks)
+                self.layer.add_rectangles([one for part in rectangles for one in part], **style)
             owners = [index for index, part in enumerate(rectangles) for _ in part]
             self.layer.features = {"region": np.array(owners, int)}
             self.layer.feature_defaults = {"region": NEW}

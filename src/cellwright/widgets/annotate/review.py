@@ -38,7 +38,7 @@ class Review(QObject):
         super().__init__(parent)
         self._view, self._tools = view, tools
         self._session: AnnotationSession = view.session
-        self._marks: Overlay = tools.marks
+        self._overlay: Overlay = tools.overlay
         self._queue: ReviewQueue | None = None
         tools.fallback = lambda: self.current
         view.session.events.history.connect(self._on_history)
@@ -56,8 +56,8 @@ class Review(QObject):
             self._queue = ReviewQueue(self._session)
         return self._queue
 
-    def take_disagreement(self, found: Mapping[int, float]) -> None:
-        """Order the queue by what a model finds in the flipped image too; see :class:`ReviewQueue`."""
+    def set_disagreement(self, found: Mapping[int, float]) -> None:
+        """Order the queue by what a model finds in the mirrored image too; see :class:`ReviewQueue`."""
         self.queue.set_disagreement(found)
         if self.current is not None:
             self.moved.emit(self.current)
@@ -65,7 +65,9 @@ class Review(QObject):
     @property
     def current(self) -> int | None:
         """The cell in review, None where there is none."""
-        return None if self._queue is None else self._queue.current
+        if self._queue is None:
+            return None
+        return self._queue.current
 
     @property
     def progress(self) -> tuple[int, int]:
@@ -89,10 +91,13 @@ class Review(QObject):
         if not number:
             self.told.emit("No cell is in review; press N for the first, or point at one.")
             return
-        judge = session.set_reviewed if name == "accept" else session.reject
+        judge, done = {
+            "accept": (session.set_reviewed, "Accepted"),
+            "reject": (session.reject, "Rejected"),
+        }[name]
         if not self._tools.attempt(lambda: judge(number)):
             return
-        self.told.emit(f"{'Accepted' if name == 'accept' else 'Rejected'} cell {number}.")
+        self.told.emit(f"{done} cell {number}.")
         if current:
             self._show(self.queue.next(), "Every cell has been reviewed.")
 
@@ -100,17 +105,21 @@ class Review(QObject):
         if number is None:
             self.told.emit(otherwise)
             if self.current is None:
-                self._marks.show_cell(None)
+                self._overlay.show_cell(None)
                 self.moved.emit(None)
             return
         self.centre_on(number)
-        self._marks.show_cell(self._session.box_of(number))
+        self._overlay.show_cell(self._session.box_of(number))
         self.moved.emit(number)
 
     def line(self, number: int) -> str:
         """Return what is said of the cell in review."""
         chance = self.queue.chance(number)
-        how = "likely wrong" if chance >= LIKELY else "unsure" if chance >= UNSURE else "likely right"
+        how = "likely right"
+        if chance >= LIKELY:
+            how = "likely wrong"
+        elif chance >= UNSURE:
+            how = "unsure"
         state = ", reviewed" if self._session.is_reviewed(number) else ""
         return f"Cell {number}: {how} ({chance:.0%}){state}"
 
@@ -120,17 +129,15 @@ class Review(QObject):
         box = self._session.box_of(number)
         middle = np.array([(part.start + part.stop - 1) / 2 for part in box])
         if len(box) > 2:
-            middle = np.rint(self._session.centre_of(number)) * np.array([1] * (len(box) - 2) + [0, 0]) + (
-                middle * np.array([0] * (len(box) - 2) + [1, 1])
-            )
+            middle[:-2] = np.rint(self._session.centre_of(number))[:-2]
         world = view.world_of(middle)
         n_before = viewer.dims.ndim - len(world)
-        for axis, place in enumerate(world, start=n_before):
+        for axis, position in enumerate(world, start=n_before):
             if axis not in viewer.dims.displayed:
-                viewer.dims.set_point(axis, float(place))
+                viewer.dims.set_point(axis, float(position))
         camera: Any = camera_of(viewer)
         shown = [float(world[axis - n_before]) for axis in viewer.dims.displayed]
-        camera.center = tuple(shown) if len(shown) == 3 else (0.0, *shown)
+        camera.center = (0.0, *shown)[-3:]
         step = float(np.abs(view.layer.scale[-2:]).mean())
         side = max(part.stop - part.start for part in box[-2:]) * step
         if not SMALLEST_PX <= side * camera.zoom <= LARGEST_PX:
@@ -139,6 +146,9 @@ class Review(QObject):
     def _on_history(self) -> None:
         """Keep the frame around the cell in review, which edits reshape or take away."""
         number = self.current
-        self._marks.show_cell(None if number is None else self._session.box_of(number))
-        if number is None and self._queue is not None:
+        if number is not None:
+            self._overlay.show_cell(self._session.box_of(number))
+            return
+        self._overlay.show_cell(None)
+        if self._queue is not None:
             self.moved.emit(None)

@@ -1,29 +1,32 @@
-"""The tools that change an annotation, each in the 2D and the 3D view."""
+"""The tools that change an annotation, in the 2D and the 3D view, and the mouse and keys that work them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
 
 from cellwright.annotation.session import AnnotationSession
 from cellwright.core.errors import AnnotationError, CellwrightError
 from cellwright.ops.label_changes import joined
-from cellwright.widgets.annotate.input_handler import InputHandler
-from cellwright.widgets.annotate.keys import BY_NAME
+from cellwright.widgets.annotate.keys import BY_NAME, N_CLASS_KEYS, TOOLS
 from cellwright.widgets.annotate.layer import AnnotationLayer
 from cellwright.widgets.annotate.overlays import Overlay, box_of
+from cellwright.widgets.shared.point_prompt import CLICK_PX
 
 BRUSHES = {"paint": "paint", "erase": "erase", "fill": "fill"}
+LEFT = 1  # button of the mouse
 CELL = "class"  # the tool that gives each cell that is clicked the chosen class
 
 Point = NDArray[np.float64]
 
 
 class ToolBox(QObject):
-    """The tools on one annotation: at most one is in the hand, and keys act at once.
+    """The tools on one annotation: at most one is active, and keys act at once.
 
     Parameters
     ----------
@@ -33,7 +36,7 @@ class ToolBox(QObject):
         Qt parent.
     """
 
-    chosen = Signal(str)  # name of the tool in the hand, '' for none
+    chosen = Signal(str)  # name of the active tool, '' for none
     done = Signal(str)  # what was done, for people
     failed = Signal(object)  # Exception
     asked = Signal(object)  # Point at which a cell is to be added
@@ -41,7 +44,7 @@ class ToolBox(QObject):
 
     def __init__(self, view: AnnotationLayer, parent: QObject | None = None) -> None:
         super().__init__(parent)
-        self.view, self.session, self.marks = view, view.session, Overlay(view)
+        self.view, self.session, self.overlay = view, view.session, Overlay(view)
         self.name = ""
         self.category = 0
         self.step_px = 1.0
@@ -49,29 +52,30 @@ class ToolBox(QObject):
         self.fallback: Callable[[], int | None] = lambda: None  # the cell in review
         self._first_seed: Point | None = None
         self._is_choosing = False
-        self._hands = InputHandler(self)
+        self.is_panning = False  # while the space bar is down the mouse moves the image
         view.layer.events.mode.connect(self._on_mode)
         view.viewer.dims.events.current_step.connect(self._forget_seed)
 
     def close(self) -> None:
-        """Put the tool down and free mouse and keys."""
+        """Put the tool down and follow the layer no longer."""
         self.choose("")
-        self._hands.close()
         self.view.layer.events.mode.disconnect(self._on_mode)
         self.view.viewer.dims.events.current_step.disconnect(self._forget_seed)
-        self.marks.close()
+        self.overlay.close()
 
     @property
     def kind(self) -> str:
-        """What the mouse does with the tool in the hand, see ``annotate_keys.Tool``; '' for none."""
+        """What the mouse does with the active tool, see ``keys.Tool``; '' for none."""
         if self.name == CELL:
             return "cell"
-        return BY_NAME[self.name].kind if self.name else ""
+        if not self.name:
+            return ""
+        return BY_NAME[self.name].kind
 
-    # -- tools in the hand --------------------------------------------------------------------------------
+    # -- the active tool ----------------------------------------------------------------------------------
 
     def choose(self, name: str) -> None:
-        """Take a tool in the hand; '' puts it down."""
+        """Make a tool the active one; '' for none."""
         layer = self.view.layer
         self._forget_seed()
         self.name = name
@@ -112,17 +116,25 @@ class ToolBox(QObject):
         """Do what takes no cell: undo, redo; the rest is for others to do."""
         if self.view.is_painting:
             return
-        if name in ("undo", "redo"):
-            self._step(name)
+        if name == "undo":
+            self._undo()
+        elif name == "redo":
+            self._redo()
         else:
             self.pressed.emit(name)
 
-    def _step(self, name: str) -> None:
-        session, what = self.session, self.session.undo_name
-        if not (session.can_undo if name == "undo" else session.can_redo):
-            self.done.emit(f"There is nothing to {name}.")
-        elif self.attempt(session.undo if name == "undo" else session.redo):
-            self.done.emit(f"{BY_NAME[name].title}: {what if name == 'undo' else session.undo_name}.")
+    def _undo(self) -> None:
+        what = self.session.undo_name
+        if not self.session.can_undo:
+            self.done.emit("There is nothing to undo.")
+        elif self.attempt(self.session.undo):
+            self.done.emit(f"Undo: {what}.")
+
+    def _redo(self) -> None:
+        if not self.session.can_redo:
+            self.done.emit("There is nothing to redo.")
+        elif self.attempt(self.session.redo):
+            self.done.emit(f"Redo: {self.session.undo_name}.")
 
     def target(self) -> int:
         """Return the cell that a key means: under the cursor, else in review; 0 for none."""
@@ -148,9 +160,10 @@ class ToolBox(QObject):
             return
         before = self.session.n_edits
         if self.attempt(lambda: self._change(name, number)):
-            is_same = self.session.n_edits == before
-            tail = ": nothing to change" if is_same else ""
-            self.done.emit(f"{BY_NAME[name].title}: cell {number}{tail}.")
+            text = f"{BY_NAME[name].title}: cell {number}"
+            if self.session.n_edits == before:
+                text += ": nothing to change"
+            self.done.emit(f"{text}.")
 
     def _change(self, name: str, number: int) -> bool:
         session = self.session
@@ -177,7 +190,7 @@ class ToolBox(QObject):
 
     # -- what mouse and keys tell -------------------------------------------------------------------------
 
-    def put_down(self) -> None:
+    def cancel(self) -> None:
         """Forget the first of two clicks, else put the tool down."""
         if self._first_seed is not None:
             self._forget_seed()
@@ -186,7 +199,7 @@ class ToolBox(QObject):
 
     def _on_mode(self, _: Any) -> None:
         """Follow the buttons of napari's own panel."""
-        if self._is_choosing or self._hands.is_held:
+        if self._is_choosing or self.is_panning:
             return
         mode = str(self.view.layer.mode)
         self._forget_seed()
@@ -201,11 +214,15 @@ class ToolBox(QObject):
             points.append(point)
         else:
             points[1:] = [point]
-        shown = _outline(points[0], points[-1]) if self.name == "region" else np.array(points)
-        self.marks.show_drawn(shown if len(points) > 1 else None)
+        if len(points) < 2:
+            self.overlay.show_drawn(None)
+        elif self.name == "region":
+            self.overlay.show_drawn(_outline(points[0], points[-1]))
+        else:
+            self.overlay.show_drawn(np.array(points))
 
     def click(self, point: Point | None) -> None:
-        """Do what the tool in the hand does at a point."""
+        """Do what the active tool does at a point."""
         if point is None:
             return
         if self.name == "add":
@@ -241,7 +258,7 @@ class ToolBox(QObject):
             self.failed.emit(AnnotationError("Draw lines in the 2D view; here, split by two clicks (T)."))
             return
         steps = [np.linspace(a, b, int(np.abs(b - a).max()) + 2) for a, b in pairwise(points)]
-        crossed = np.array([self.number_at(place) for place in np.concatenate(steps)])
+        crossed = np.array([self.number_at(point) for point in np.concatenate(steps)])
         crossed = crossed[crossed > 0]
         if not len(crossed):
             self.done.emit("Draw the line across a cell.")
@@ -257,7 +274,7 @@ class ToolBox(QObject):
                 self.done.emit("Click inside the cell that is to be split.")
                 return
             self._first_seed = point
-            self.marks.show_drawn(point)
+            self.overlay.show_drawn(point)
             self.done.emit("Now click in the middle of the other part.")
             return
         first, number = self._first_seed, self.number_at(self._first_seed)
@@ -271,17 +288,101 @@ class ToolBox(QObject):
         if self._first_seed is None or (_ is not None and "T" not in self.session.image.axes):
             return
         self._first_seed = None
-        self.marks.show_drawn(None)
+        self.overlay.show_drawn(None)
 
     def number_at(self, point: Point | None) -> int:
         """Return the cell at a point, 0 for none."""
-        return 0 if point is None else self.session.number_at(point)
+        if point is None:
+            return 0
+        return self.session.number_at(point)
+
+
+class InputHandler:
+    """Listens to the layer of a toolbox from the beginning until it is closed."""
+
+    def __init__(self, tools: ToolBox) -> None:
+        self._tools, self._layer = tools, tools.view.layer
+        self._keys: list[str] = []
+        self._layer.mouse_drag_callbacks.append(self._on_drag)
+        self._bind()
+
+    def close(self) -> None:
+        """Free mouse and keys."""
+        if self._on_drag in self._layer.mouse_drag_callbacks:
+            self._layer.mouse_drag_callbacks.remove(self._on_drag)
+        for key in self._keys:
+            self._layer.bind_key(key, None)
+
+    # -- keys ---------------------------------------------------------------------------------------------
+
+    def _bind(self) -> None:
+        tools = self._tools
+        for tool in TOOLS:
+            self._bind_key(tool.key, partial(tools.act, tool.name))
+        for category in range(N_CLASS_KEYS):
+            self._bind_key(str(category + 1), partial(tools.class_target, category))
+        self._bind_key("0", partial(tools.class_target, None))
+        self._bind_key("Escape", tools.cancel)
+        self._bind_key("F1", lambda: tools.pressed.emit("help"))
+        self._layer.bind_key("Space", self._hold, overwrite=True)
+        self._keys.append("Space")
+
+    def _bind_key(self, key: str, act: Callable[[], None]) -> None:
+        def press(_: Any) -> None:
+            if isalive(self._tools):  # type: ignore[no-untyped-call]
+                act()
+
+        self._layer.bind_key(key, press, overwrite=True)
+        self._keys.append(key)
+
+    def _hold(self, _: Any) -> Iterator[None]:
+        layer = self._layer
+        mode, pan = layer.mode, layer.mouse_pan
+        self._tools.is_panning = True
+        layer.mode, layer.mouse_pan = "pan_zoom", True
+        yield
+        layer.mode, layer.mouse_pan = mode, pan
+        self._tools.is_panning = False
+
+    # -- mouse --------------------------------------------------------------------------------------------
+
+    def _on_drag(self, _: Any, event: Any) -> Iterator[None] | None:
+        kind = self._tools.kind
+        if kind in ("", "brush") or self._tools.is_panning or event.button != LEFT:
+            return None
+        if kind == "drag":
+            return self._drag(event)
+        return self._click(event)
+
+    def _click(self, event: Any) -> Iterator[None]:
+        start = np.array(event.pos)
+        yield
+        while event.type == "mouse_move":
+            yield
+        if np.linalg.norm(np.array(event.pos) - start) <= CLICK_PX:
+            self._tools.click(self._tools.view.point_of(event))
+
+    def _drag(self, event: Any) -> Iterator[None]:
+        tools, layer, name = self._tools, self._layer, self._tools.name
+        point = tools.view.point_of(event)
+        if name == "merge" and not tools.number_at(point):
+            return  # the mouse moves the image
+        pan, layer.mouse_pan = layer.mouse_pan, False
+        points = [] if point is None else [point]
+        yield
+        while event.type == "mouse_move":
+            tools.draw_on(points, tools.view.point_of(event))
+            yield
+        layer.mouse_pan = pan
+        tools.draw_on(points, tools.view.point_of(event))
+        tools.overlay.show_drawn(None)
+        if len(points) > 1:
+            tools.drag(name, np.array(points))
 
 
 def _slice_axis(session: AnnotationSession) -> int:
     """Return the axis of the labels along which cells are interpolated: Z, else time."""
-    axes = session.image.axes.replace("C", "")
-    return axes.index("Z") if "Z" in axes else 0
+    return max(session.image.label_axes.find("Z"), 0)
 
 
 def _outline(first: Point, last: Point) -> Point:

@@ -1,14 +1,18 @@
-"""The looks of the annotation widget: its controls and where they stand, without behaviour."""
+"""The controls of the annotate panel and where they stand, without behaviour."""
 
 from qtpy.QtCore import QSize, Qt
 from qtpy.QtWidgets import (
+    QCheckBox,
     QComboBox,
+    QDoubleSpinBox,
     QFormLayout,
     QFrame,
     QGridLayout,
     QHBoxLayout,
     QLabel,
+    QLayout,
     QLineEdit,
+    QListWidget,
     QProgressBar,
     QPushButton,
     QSizePolicy,
@@ -18,14 +22,14 @@ from qtpy.QtWidgets import (
 )
 
 from cellwright.widgets.annotate.keys import N_CLASS_KEYS, TOOLS, Tool, key_text
-from cellwright.widgets.annotate.sections import ExportSection, FolderSection, SettingsSection
 from cellwright.widgets.shared.job_bar import JobBar
 from cellwright.widgets.shared.layer_factory import class_colour
-from cellwright.widgets.shared.style import STYLE, message_label, set_state
+from cellwright.widgets.shared.style import STYLE, message_label, row, set_state
 
 N_COLUMNS = 4
+FILES_HEIGHT_PX = 150
+NO_REVIEW = "N: show the likeliest mistake"
 SMALL = QSize(36, 32)
-NOTHING = "nothing"  # data of the entry that begins without cells
 OWN_STYLE = """
 QToolButton { padding: 3px 2px; border-radius: 5px; background: rgba(128, 128, 128, 40); }
 QToolButton#fold { text-align: left; background: transparent; font-weight: 600; }
@@ -89,15 +93,16 @@ class AnnotatePanel(QWidget):
         self.work.setVisible(is_open)
         for widget in (self.image, self.channel, self.start):
             widget.setEnabled(not is_open)
-        self.begin.setText("Finish" if is_open else "Start")
-        self.begin.setToolTip(
-            "Stop here; the labels stay, and the annotation can be gone on with." if is_open else
-            "Annotate this image. Every edit can be undone, and is on disk at once."
-        )  # fmt: skip
+        if is_open:
+            self.begin.setText("Finish")
+            self.begin.setToolTip("Stop here; the labels stay, and the annotation can be resumed.")
+        else:
+            self.begin.setText("Start")
+            self.begin.setToolTip("Annotate this image. Every edit can be undone, and is on disk at once.")
         set_state(self.begin, "running", on=is_open)
 
     def show_offer(self, line: str) -> None:
-        """Offer to go on with an annotation that was begun; '' takes the offer away."""
+        """Offer to resume an annotation; '' takes the offer away."""
         self.offer_line.setText(line)
         self.offer.setVisible(bool(line))
 
@@ -115,7 +120,7 @@ class AnnotatePanel(QWidget):
         self.bar.setValue(n_reviewed)
 
     def show_tool(self, name: str, hint: str) -> None:
-        """Mark the tool in the hand and say how it is used."""
+        """Mark the active tool and say how it is used."""
         for own, button in self.buttons.items():
             if button.isCheckable() and own != "hide":
                 button.setChecked(own == name)
@@ -166,7 +171,7 @@ class AnnotatePanel(QWidget):
         return layout
 
     def _offer(self) -> QFrame:
-        self.offer, self.offer_line, self.resume = QFrame(), QLabel(), QPushButton("Go on with it")
+        self.offer, self.offer_line, self.resume = QFrame(), QLabel(), QPushButton("Resume")
         self.offer.setObjectName("offer")
         self.offer_line.setWordWrap(True)
         layout = QVBoxLayout(self.offer)
@@ -200,13 +205,13 @@ class AnnotatePanel(QWidget):
         return card
 
     def _add_review(self, layout: QVBoxLayout) -> None:
-        self.current = QLabel("N: show the likeliest mistake")
+        self.current = QLabel(NO_REVIEW)
         self.current.setObjectName("details")
         self.current.setWordWrap(True)
         self.check, self.check_job = QToolButton(), JobBar()
-        self.check.setText("Check by flips")
+        self.check.setText("Check with mirrored image")
         self.check.setToolTip(
-            "Have the model look at the flipped image too: cells it then sees otherwise come first."
+            "Have the model look at the mirrored image too: cells it then sees otherwise come first."
         )
         _size(self.check)
         layout.addWidget(self.current)
@@ -217,17 +222,14 @@ class AnnotatePanel(QWidget):
     def _tools(self) -> QGridLayout:
         layout = QGridLayout()
         layout.setSpacing(4)
-        place = 0
-        for group in ("Draw", "Cells", "Shape"):
-            for tool in (tool for tool in TOOLS if tool.group == group):
-                layout.addWidget(self._button(tool.name), place // N_COLUMNS, place % N_COLUMNS)
-                place += 1
-        layout.addWidget(self._button("pan"), place // N_COLUMNS, place % N_COLUMNS)
+        names = [tool.name for group in ("Draw", "Cells", "Shape") for tool in TOOLS if tool.group == group]
+        buttons = [self._button(name) for name in (*names, "pan")]
         self.help = QToolButton()
         self.help.setText("Keys\n?")
         self.help.setToolTip("Show all keys (?)")
         _size(self.help)
-        layout.addWidget(self.help, (place + 1) // N_COLUMNS, (place + 1) % N_COLUMNS)
+        for index, button in enumerate([*buttons, self.help]):
+            layout.addWidget(button, index // N_COLUMNS, index % N_COLUMNS)
         return layout
 
     def _button(self, name: str) -> QToolButton:
@@ -270,12 +272,123 @@ class AnnotatePanel(QWidget):
         return layout
 
 
+class CollapsibleSection(QWidget):
+    """A part of the panel under its title, which opens and closes it; it follows what is in it.
+
+    Parameters
+    ----------
+    title
+        Of the part.
+    layout
+        What is in it.
+    """
+
+    def __init__(self, title: str, layout: QLayout) -> None:
+        super().__init__()
+        self.title, self.content = QToolButton(), QWidget()
+        self.title.setObjectName("fold")
+        self.title.setText(title)
+        self.title.setCheckable(True)
+        self.title.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+        self.title.toggled.connect(self._on_toggled)
+        self.title.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self.title.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
+        layout.setContentsMargins(2, 4, 2, 4)
+        self.content.setLayout(layout)
+        whole = QVBoxLayout(self)
+        whole.setContentsMargins(0, 0, 0, 0)
+        whole.setSpacing(2)
+        whole.addWidget(self.title)
+        whole.addWidget(self.content)
+        self._on_toggled(False)  # noqa: FBT003 - Qt calls it so
+
+    def _on_toggled(self, is_open: bool) -> None:  # noqa: FBT001 - Qt calls it
+        self.title.setArrowType(Qt.ArrowType.DownArrow if is_open else Qt.ArrowType.RightArrow)
+        self.content.setVisible(is_open)
+
+
+class SettingsSection(CollapsibleSection):
+    """How tools and the model work."""
+
+    def __init__(self) -> None:
+        self.step, self.diameter = QDoubleSpinBox(), QDoubleSpinBox()
+        self.step.setRange(0.5, 100.0)
+        self.step.setValue(1.0)
+        self.diameter.setRange(0.0, 5000.0)
+        self.diameter.setSpecialValueText("auto")
+        for box in (self.step, self.diameter):
+            box.setDecimals(1)
+            box.setSuffix(" px")
+        self.ask_model = QCheckBox("Ask the model to outline added cells")
+        self.ask_model.setChecked(True)
+        self.through = QCheckBox("Regions go through all slices")
+        form = QFormLayout()
+        form.setSpacing(6)
+        form.addRow("Grow, shrink by", self.step)
+        form.addRow("Disc diameter", self.diameter)
+        form.addRow(self.ask_model)
+        form.addRow(self.through)
+        super().__init__("Settings", form)
+
+
+class ExportSection(CollapsibleSection):
+    """Where an annotation is taken to: a dataset to train on, or a file of another program."""
+
+    def __init__(self) -> None:
+        self.split, self.format = QComboBox(), QComboBox()
+        self.complete = QCheckBox("Every cell is annotated")
+        self.replaces = QCheckBox("Replace it if it is there")
+        self.complete.setToolTip(
+            "Without this, and without regions, what has no label is not taken for background."
+        )
+        self.to_dataset, self.save_as = QPushButton("Add to a dataset…"), QPushButton("Save as…")
+        self.to_dataset.setToolTip("Add image, labels, classes and regions to a folder to train on.")
+        self.format.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.job = JobBar()
+        form = QFormLayout()
+        form.setSpacing(6)
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form.addRow("Split", self.split)
+        form.addRow(self.complete)
+        form.addRow(self.replaces)
+        form.addRow(self.to_dataset)
+        form.addRow(row(self.format, self.save_as))
+        form.addRow(self.job)
+        super().__init__("Export", form)
+
+
+class FolderSection(CollapsibleSection):
+    """The images of a folder that is proofread, and how far that is."""
+
+    def __init__(self) -> None:
+        self.folder, self.files = QPushButton("Choose a folder…"), QListWidget()
+        self.files.setFixedHeight(FILES_HEIGHT_PX)
+        self.files.setTextElideMode(Qt.TextElideMode.ElideMiddle)
+        self.files.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.files.setToolTip("Cells now, how many the model found, and how far the review is.")
+        self.previous_image, self.next_image = QPushButton("◀ Image"), QPushButton("Image ▶")
+        self.counts_first = QCheckBox("Count images that have no labels yet")
+        self.counts_first.setChecked(True)
+        self.total = QLabel()
+        self.total.setObjectName("details")
+        self.total.setWordWrap(True)
+        steps = QHBoxLayout()
+        steps.setSpacing(6)
+        for button in (self.previous_image, self.next_image):
+            steps.addWidget(button, 1)
+        layout = QVBoxLayout()
+        layout.setSpacing(5)
+        layout.addWidget(self.folder)
+        layout.addWidget(self.counts_first)
+        layout.addWidget(self.files)
+        layout.addWidget(self.total)
+        layout.addLayout(steps)
+        super().__init__("Proofread a folder", layout)
+
+
 def _text(tool: Tool) -> str:
-    if tool.name in ("undo", "redo"):
-        return "↶" if tool.name == "undo" else "↷"
-    if tool.name == "hide":
-        return f"{tool.title} ({tool.key})"
-    return f"{tool.title}\n{tool.key}"
+    special = {"undo": "↶", "redo": "↷", "hide": f"{tool.title} ({tool.key})"}
+    return special.get(tool.name, f"{tool.title}\n{tool.key}")
 
 
 def _size(button: QToolButton) -> None:

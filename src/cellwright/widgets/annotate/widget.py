@@ -1,33 +1,30 @@
 """The annotation widget: from a model's guess to cells that somebody has made sure of."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari.layers import Labels, Points
+from napari.layers import Points
 from qtpy.compat import isalive
-from qtpy.QtCore import Qt, QTimer, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import Qt, QTimer
 from qtpy.QtGui import QKeySequence, QShowEvent
 from qtpy.QtWidgets import QFrame, QScrollArea, QShortcut, QVBoxLayout, QWidget  # type: ignore[attr-defined]
 
-from cellwright.annotation.session import AnnotationSession
 from cellwright.core.errors import CellwrightError
 from cellwright.widgets.annotate.choices import AnnotateChoices
-from cellwright.widgets.annotate.context import AnnotationContext, context_of
+from cellwright.widgets.annotate.context import AnnotationContext
 from cellwright.widgets.annotate.export import Exporter
 from cellwright.widgets.annotate.keys import HELP_KEY, HINTS, CheatSheet
-from cellwright.widgets.annotate.mirror_check import Checker
+from cellwright.widgets.annotate.mirror_check import MirrorCheck
+from cellwright.widgets.annotate.model import AnnotateModel
 from cellwright.widgets.annotate.proofread.proofread import Proofreader
-from cellwright.widgets.annotate.start import OpenedSession, begin, journal_path, resume
+from cellwright.widgets.annotate.session_setup import journal_path, resume, start_session
 from cellwright.widgets.annotate.tools import CELL
-from cellwright.widgets.annotate.view import AnnotatePanel
-from cellwright.widgets.shared.coordinates import Channel
+from cellwright.widgets.annotate.view import NO_REVIEW, AnnotatePanel
 from cellwright.widgets.shared.layer_io import image_of
 from cellwright.widgets.shared.messages import tell_error
 
 if TYPE_CHECKING:
     import napari.viewer
 
-NO_REVIEW = "N: show the likeliest mistake"
 FOLLOW_MS = 200
 SCROLL_BAR_PX = 12
 IDLE_HINT = "Take a tool, or use its key over a cell. Press ? for all keys."
@@ -43,14 +40,11 @@ class AnnotateWidget(QWidget):
         The viewer it is docked in.
     """
 
-    session_changed = Signal(object)  # AnnotationSession, None when it is finished
-
     def __init__(self, napari_viewer: "napari.viewer.Viewer") -> None:
         super().__init__()
         self.viewer = napari_viewer
+        self.model = AnnotateModel(napari_viewer)
         self.panel = AnnotatePanel(self)
-        self.desk: AnnotationContext | None = None
-        self.journals: Path | None = None  # folder of the journals; None for the usual one
         self._sheet: CheatSheet | None = None
         self._follow = QTimer(self)  # what takes a look at every cell waits until the edits pause
         self._follow.setSingleShot(True)
@@ -65,15 +59,28 @@ class AnnotateWidget(QWidget):
         area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         area.setMinimumWidth(self.panel.minimumWidth() + SCROLL_BAR_PX)
         layout.addWidget(area)
-        self.choices = AnnotateChoices(self)
-        self.proofreader, self.exporter, self.checker = Proofreader(self), Exporter(self), Checker(self)
-        self._connect()
+        self.choices = AnnotateChoices(self.model, self.panel)
+        self._connect_model()
+        self.proofreader = Proofreader(self.model, self.panel.batch)
+        self.exporter = Exporter(self.model, self.panel.exports)
+        self.mirror_check = MirrorCheck(self.model, self.panel.check_job)
+        self._connect_panel()
         self.refresh_layers()
 
-    def _connect(self) -> None:
+    def _connect_model(self) -> None:
+        events = self.model.events
+        events.opened.connect(self._on_opened)
+        events.closed.connect(self._on_closed)
+        events.told.connect(self._on_told)
+        events.failed.connect(self._on_failed)
+        events.message.connect(self._on_message)
+
+    def _connect_panel(self) -> None:
         panel, layers = self.panel, self.viewer.layers
         panel.begin.clicked.connect(self._on_begin_clicked)
         panel.resume.clicked.connect(self._on_resume_clicked)
+        panel.check.clicked.connect(self._on_check_clicked)
+        panel.check_job.finished.connect(lambda: panel.check.setEnabled(True))
         panel.help.clicked.connect(self.show_keys)
         panel.names.editingFinished.connect(self._on_names_edited)
         panel.settings.step.valueChanged.connect(self._pass_settings)
@@ -92,17 +99,7 @@ class AnnotateWidget(QWidget):
             emitter.connect(self.refresh_layers)
         layers.selection.events.active.connect(self.refresh_layers)
 
-    @property
-    def session(self) -> AnnotationSession | None:
-        """What is annotated now, None between two."""
-        return self.desk.session if self.desk is not None else None
-
     # -- what to annotate ---------------------------------------------------------------------------------
-
-    @property
-    def channel(self) -> Channel | None:
-        """The chosen channel."""
-        return self.choices.channel
 
     def showEvent(self, event: QShowEvent | None) -> None:
         """Look for what was begun once the widget is seen."""
@@ -113,97 +110,77 @@ class AnnotateWidget(QWidget):
         """List the layers; end the session when its own has been removed."""
         if not isalive(self):  # type: ignore[no-untyped-call]
             return  # napari holds this callback by a weak reference, which may outlive the widget
-        if self.session is not None:
-            self._check_layers()
-        else:
+        if self.model.context is None:
             self.choices.refresh()
+        elif self.model.context.layer.layer not in self.viewer.layers:
+            self.model.finish()
+            self.panel.show_message("The layer was removed; Resume brings it back.")
 
     def _on_begin_clicked(self) -> None:
-        if self.session is not None:
-            self.finish()
+        if self.model.session is not None:
+            self.model.finish()
             return
-        image, channel, start = self.choices.image, self.channel, self.choices.start
+        image, channel, start = self.choices.image, self.choices.channel, self.choices.start
         try:
-            path = journal_path(image_of(image, channel), self.journals)
+            path = journal_path(image_of(image, channel), self.model.journals)
             diameter = self.panel.settings.diameter.value()
-            beginning = begin(image, channel, start, journal=path, diameter_px=diameter)
+            opened = start_session(image, channel, start, journal=path, diameter_px=diameter)
         except CellwrightError as error:
-            self.show_error(error)
+            self.model.fail(error)
             return
         if isinstance(start, Points):
             self.panel.show_message(PIXELS_HINT)
-        self.open(beginning)
+        self.model.open(opened)
 
     def _on_resume_clicked(self) -> None:
-        if self.choices.offered is None or self.session is not None:
+        if self.choices.offered is None or self.model.session is not None:
             return
         try:
-            beginning = resume(self.choices.image, self.channel, self.choices.offered)
+            opened = resume(self.choices.image, self.choices.channel, self.choices.offered)
         except CellwrightError as error:
-            self.show_error(error)
+            self.model.fail(error)
             return
-        self.open(beginning)
+        self.model.open(opened)
 
-    # -- a session ----------------------------------------------------------------------------------------
+    # -- an annotation ------------------------------------------------------------------------------------
 
-    def open(self, beginning: OpenedSession) -> None:
-        """Show a session and give mouse and keys to it."""
-        self.finish()
-        session, own = beginning.session, beginning.layer
-        if own not in self.viewer.layers:
-            for one in self.viewer.layers:
-                if isinstance(one, Labels | Points):
-                    one.visible = False  # what it began with lies under it
-            self.viewer.add_layer(own)
-        self.viewer.layers.selection.active = own
-        self.desk = context_of(self, beginning)
-        self._connect_desk(self.desk)
+    def _on_opened(self, context: AnnotationContext) -> None:
+        tools, review, adder = context.tools, context.review, context.adder
+        tools.chosen.connect(self._on_tool_chosen)
+        tools.pressed.connect(self._on_key_pressed)
+        tools.asked.connect(adder.add)
+        for part in (tools, adder):
+            part.done.connect(self.model.tell)
+            part.failed.connect(self.model.fail)
+        review.told.connect(self.model.tell)
+        review.moved.connect(self._on_review_moved)
+        context.session.events.history.connect(self._on_history)
+        self.model.channel = self.choices.channel
         self._pass_settings()
         self.panel.show_offer("")
         self.panel.show_session(is_open=True)
         self.panel.show_tool("", IDLE_HINT)
         self.panel.current.setText(NO_REVIEW)
         self._on_history()
-        self.session_changed.emit(session)
 
-    def _connect_desk(self, desk: AnnotationContext) -> None:
-        desk.tools.chosen.connect(self._on_tool_chosen)
-        desk.tools.done.connect(self.tell)
-        desk.tools.failed.connect(self.show_error)
-        desk.tools.asked.connect(desk.adder.add)
-        desk.tools.pressed.connect(self._on_key_pressed)
-        desk.review.moved.connect(self._on_review_moved)
-        desk.review.told.connect(self.tell)
-        desk.adder.done.connect(self.tell)
-        desk.adder.failed.connect(self.show_error)
-        desk.session.events.history.connect(self._on_history)
-
-    def finish(self) -> None:
-        """End the session; the labels stay in their layer, and it can be gone on with."""
-        if self.desk is None:
-            return
-        desk, self.desk = self.desk, None
-        desk.session.events.history.disconnect(self._on_history)
-        desk.close()
+    def _on_closed(self) -> None:
         self.panel.show_session(is_open=False)
         self.panel.show_message("")
         self.panel.buttons["hide"].setChecked(False)
         self.refresh_layers()
         self.choices.offer()
-        self.session_changed.emit(None)
 
-    def _check_layers(self) -> None:
-        """End the session when its layer has been removed; what was edited is in the journal."""
-        if self.desk is not None and self.desk.layer.layer not in self.viewer.layers:
-            self.finish()
-            self.panel.show_message("The layer was removed; Go on with it brings it back.")
+    def _on_check_clicked(self) -> None:
+        if self.mirror_check.check():
+            self.panel.check.setEnabled(False)
 
     # -- tools --------------------------------------------------------------------------------------------
 
     def _on_tool_clicked(self, name: str) -> None:
-        if self.desk is None:
+        context = self.model.context
+        if context is None:
             return
-        tools = self.desk.tools
+        tools = context.tools
         button = self.panel.buttons[name]
         if not button.isCheckable() or name == "hide":
             tools.act(name)
@@ -215,13 +192,17 @@ class AnnotateWidget(QWidget):
             tools.choose(name)
 
     def _on_class_clicked(self, category: int) -> None:
-        if self.desk is None:
+        context = self.model.context
+        if context is None:
             return
-        tools = self.desk.tools
+        tools = context.tools
         is_same = tools.name == CELL and tools.category == category
+        if is_same:
+            tools.choose("")
+            return
         tools.category = category
-        tools.choose("" if is_same else CELL)
-        self.panel.show_class_chosen(-1 if is_same else category)
+        tools.choose(CELL)
+        self.panel.show_class_chosen(category)
 
     def _on_tool_chosen(self, name: str) -> None:
         self.panel.show_tool(name, HINTS.get(name, IDLE_HINT))
@@ -229,38 +210,42 @@ class AnnotateWidget(QWidget):
             self.panel.show_class_chosen(-1)
 
     def _on_key_pressed(self, name: str) -> None:
-        if self.desk is None:
+        context = self.model.context
+        if context is None:
             return
         if name == "help":
             self.show_keys()
         elif name == "hide":
-            is_on = not self.desk.layer.hides_reviewed
-            self.desk.layer.hide_reviewed(is_on=is_on)
+            is_on = not context.layer.hides_reviewed
+            context.layer.hide_reviewed(is_on=is_on)
             self.panel.buttons["hide"].setChecked(is_on)
         else:
-            self.desk.review.act(name)
+            context.review.act(name)
 
     def _on_review_moved(self, number: int | None) -> None:
-        if self.desk is not None:
-            self.panel.current.setText(NO_REVIEW if number is None else self.desk.review.line(number))
+        text = NO_REVIEW
+        if self.model.context is not None and number is not None:
+            text = self.model.context.review.line(number)
+        self.panel.current.setText(text)
 
     def _on_names_edited(self) -> None:
+        session = self.model.session
         names = tuple(name.strip() for name in self.panel.names.text().split(",") if name.strip())
-        if self.session is not None and names != self.session.class_names:
+        if session is not None and names != session.class_names:
             try:
-                self.session.set_class_names(names)
+                session.set_class_names(names)
             except CellwrightError as error:
-                self.show_error(error)
+                self.model.fail(error)
         self.panel.names.clearFocus()
 
     def _pass_settings(self, _: object = None) -> None:
-        if self.desk is not None:
-            tools, adder = self.desk.tools, self.desk.adder
+        if self.model.context is not None:
+            tools, adder = self.model.context.tools, self.model.context.adder
             tools.step_px = self.panel.settings.step.value()
             tools.goes_through_slices = self.panel.settings.through.isChecked()
             adder.diameter_px = self.panel.settings.diameter.value()
             adder.uses_model = self.panel.settings.ask_model.isChecked()
-            adder.channel = self.channel.index if self.channel else None
+            adder.channel = self.model.channel.index if self.model.channel else None
 
     def show_keys(self) -> None:
         """Show the cheat sheet, or close it."""
@@ -271,10 +256,11 @@ class AnnotateWidget(QWidget):
     # -- what is told -------------------------------------------------------------------------------------
 
     def _on_history(self) -> None:
-        if self.desk is None:
+        context, panel = self.model.context, self.panel
+        if context is None:
             return
-        session, panel = self.desk.session, self.panel
-        n_reviewed, n_cells = self.desk.review.progress
+        session = context.session
+        n_reviewed, n_cells = context.review.progress
         panel.show_count(n_cells, n_reviewed)
         panel.buttons["undo"].setEnabled(session.can_undo)
         panel.buttons["redo"].setEnabled(session.can_redo)
@@ -285,14 +271,16 @@ class AnnotateWidget(QWidget):
         self._follow.start()
 
     def _on_follow(self) -> None:
-        if self.desk is not None and self.desk.review.current is not None:
-            self._on_review_moved(self.desk.review.current)
+        context = self.model.context
+        if context is not None and context.review.current is not None:
+            self._on_review_moved(context.review.current)
 
-    def tell(self, text: str) -> None:
-        """Say in the viewer's status what was done."""
+    def _on_told(self, text: str) -> None:
         self.panel.hint.setText(text)
         self.viewer.status = text
 
-    def show_error(self, error: Exception) -> None:
-        """Tell in the panel what went wrong; what was not foreseen is logged too."""
+    def _on_failed(self, error: Exception) -> None:
         tell_error(self.panel, error, "Annotating")
+
+    def _on_message(self, text: str, is_error: bool) -> None:  # noqa: FBT001 - the model calls it
+        self.panel.show_message(text, is_error=is_error)

@@ -1,7 +1,10 @@
-"""The looks of the compare widget: its controls and where they stand, without behaviour."""
+"""The controls of the compare widget and the texts they show, without behaviour."""
 
 import math
+from collections.abc import Iterable, Sequence
+from html import escape
 
+import numpy as np
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import (
@@ -20,16 +23,14 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from cellwright.widgets.compare.outcome import (
-    COLOURS,
-    Compared,
-    image_rows,
-    notices_of,
-    regions_line,
-    summary_of,
-)
+from cellwright.widgets.compare.disagreement import COLOURS
+from cellwright.widgets.compare.model import Compared
+from cellwright.widgets.shared.messages import number_text
 from cellwright.widgets.shared.style import STYLE, message_label, progress_box, set_state
 
+QUIET = "#9aa0aa"
+LONGEST_NAME = 30  # letters of a model's name that fit into the panel
+LONGEST_LARGE = 6  # characters of a count that fit twice, large
 HINT = "Click an image to see it, and where the models disagree."
 TABLE_HEIGHT_PX = 260  # of many rows
 FRAME_PX, TITLE_PX, CELL_PX = 4, 10, 6  # around the table, a title, a figure
@@ -90,7 +91,7 @@ class ComparePanel(QWidget):
     def show_compared(self, compared: Compared | None) -> None:
         """Show the figures of both models, those of each image where there are several; None hides them."""
         self.card.setVisible(compared is not None)
-        is_several = compared is not None and len(compared.items) > 1
+        is_several = compared is not None and len(compared.disagreements) > 1
         self.table.setVisible(is_several)
         self.hint.setVisible(is_several)
         if compared is None:
@@ -144,7 +145,7 @@ class ComparePanel(QWidget):
     def _choices(self) -> QFormLayout:
         self.data, self.channel, self.truth = QComboBox(), QComboBox(), QComboBox()
         self.first, self.second = QComboBox(), QComboBox()
-        self.channel.setToolTip("In which both models count.")
+        self.channel.setToolTip("Channel that both models count in.")
         self.truth.setToolTip(
             "What is known of the cells, each one of them: F1 is measured against it, inside of "
             "the complete regions where there are any."
@@ -195,6 +196,113 @@ class ComparePanel(QWidget):
         layout.addWidget(self.table)
         layout.addWidget(self.hint)
         return box
+
+
+def summary_of(compared: Compared) -> str:
+    """Return the counts of both models, their F1 and the cells only one has, as rich text.
+
+    Where images are annotated in regions, also how many of the cells are judged.
+    """
+    comparison, pairs = compared.comparison, compared.pairs()
+    is_one = len(pairs) == 1
+    heads = [_coloured(number, colour) for number, colour in zip("12", COLOURS, strict=True)]
+    named = [f"{head} {escape(shortened(name))}" for head, name in zip(heads, comparison.models, strict=True)]
+    counts = [
+        number_text(pairs[0][side]) if is_one else _mean(comparison.mean(model, "count"))
+        for side, model in enumerate(comparison.models)
+    ]
+    rows = [("", heads), ("cells" if is_one else "per image", [_large(one) for one in counts])]
+    scored = [[one.score for one in side if one.score is not None] for side in zip(*pairs, strict=True)]
+    if compared.n_in_regions() and all(scored):
+        found = [float(np.mean([score.n_predicted for score in side])) for side in scored]
+        rows.append(("judged", [f"{one:,.0f}" if is_one else _mean(one) for one in found]))
+    true = [score.n_true for score in scored[0] or scored[1]]
+    if true:
+        text = f"{true[0]:,}" if is_one else _mean(float(np.mean(true)))
+        rows.append(("truth", [f"<span style='color:{QUIET}'>{text}</span>"] * 2))
+    scores = [comparison.mean(name, "f1") for name in comparison.models]
+    if not all(map(math.isnan, scores)):
+        rows.append(("F1" if is_one else "mean F1", _best(scores)))
+    n_unique = compared.n_unique()
+    if n_unique is not None:
+        rows.append(("unique", [f"{one:,}" for one in n_unique]))
+    names = "".join(f"<tr><td colspan='3'>{name}</td></tr>" for name in named)
+    return f"<table align='center' cellspacing='4'>{names}{''.join(_row(*row) for row in rows)}</table>"
+
+
+def image_rows(compared: Compared) -> list[tuple[str | float, ...]]:
+    """Return name, both counts, both F1 and how many cells only one has, of each image.
+
+    What is not known is not a number.
+    """
+    rows: list[tuple[str | float, ...]] = []
+    for (first, second), found in zip(compared.pairs(), compared.disagreements, strict=True):
+        n_unique = math.nan
+        if found is not None:
+            n_unique = sum(found.n_unique)
+        rows.append((first.image, first.count, second.count, first.f1, second.f1, n_unique))
+    return rows
+
+
+def notices_of(compared: Compared, index: int) -> list[str]:
+    """Return what the user should read of how an image was counted and judged."""
+    pair = compared.pairs()[index]
+    notices = [f"{row.model}: {one}" for row in pair for one in row.notices]
+    if compared.disagreements[index] is None:
+        notices.append("A density has no cells to tell apart, so that none can be shown as missing.")
+    n_regions = pair[0].n_regions
+    if n_regions:
+        where = "complete region" if n_regions == 1 else f"{n_regions} complete regions"
+        notices.append(f"F1 is that of the cells inside of the {where}; the others are only counted.")
+    return notices
+
+
+def regions_line(compared: Compared) -> str:
+    """Return a sentence on which cells of several images are judged; empty where all of them are."""
+    n = compared.n_in_regions()
+    if not n:
+        return ""
+    total = len(compared.disagreements)
+    who = "all images" if n == total else f"{n} of {total} images"
+    return f"In {who} F1 is that of the cells inside of the complete regions; the others are only counted."
+
+
+def shortened(name: str) -> str:
+    """Return a model's name, its middle left out where it is too long for the panel.
+
+    Examples
+    --------
+    ``nuclei-of-leaves…tuned-in-may``
+    """
+    if len(name) <= LONGEST_NAME:
+        return name
+    n_last = (LONGEST_NAME - 1) // 2
+    return f"{name[: LONGEST_NAME - 1 - n_last]}…{name[-n_last:]}"
+
+
+def _best(scores: Sequence[float]) -> list[str]:
+    best = max(score for score in scores if not math.isnan(score))
+    texts = ["-" if math.isnan(score) else f"{score:.3f}" for score in scores]
+    return [f"<b>{text}</b>" if score == best else text for text, score in zip(texts, scores, strict=True)]
+
+
+def _coloured(text: str, colour: str) -> str:
+    return f"<b style='color:{colour}'>{escape(text)}</b>"
+
+
+def _large(text: str) -> str:
+    size = 16 if len(text) <= LONGEST_LARGE else 11
+    return f"<span style='font-size:{size}pt'>{text}</span>"
+
+
+def _mean(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:,.1f}"
+
+
+def _row(title: str, values: Iterable[str]) -> str:
+    head = f"<td valign='middle'><span style='color:{QUIET}'>{escape(title)}</span></td>"
+    parts = [f"<td align='right' valign='middle'>&nbsp;&nbsp;{value}</td>" for value in values]
+    return f"<tr>{head}{''.join(parts)}</tr>"
 
 
 class _Cell(QTableWidgetItem):

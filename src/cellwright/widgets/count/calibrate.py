@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,6 +10,7 @@ from napari.layers import Shapes
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Qt
 from qtpy.QtWidgets import (
+    QAbstractButton,
     QHBoxLayout,
     QHeaderView,
     QLabel,
@@ -25,11 +26,9 @@ from cellwright.core.data import Result
 from cellwright.core.errors import CellwrightError, SettingsError
 from cellwright.core.tasks import Progress, Task
 from cellwright.widgets.count.count_request import CountOutcome, is_density, show_task
+from cellwright.widgets.count.model import CountModel
 from cellwright.widgets.shared.layer_factory import COLOUR
 from cellwright.widgets.shared.layer_io import METADATA, Source
-
-if TYPE_CHECKING:
-    from cellwright.widgets.count.widget import CountWidget
 
 LAYER_NAME = "boxes counted by hand"
 EDGE_PX = 400  # an edge is this share of the image's longer side
@@ -110,36 +109,37 @@ class CalibrateTool(QObject):
 
     Parameters
     ----------
-    widget
-        Whose result is corrected.
+    model
+        Whose count is corrected.
+    button
+        Begins it; keeps the tool alive.
     """
 
-    def __init__(self, widget: "CountWidget") -> None:
-        super().__init__(widget)
-        self._widget, self._panel = widget, widget.panel
+    def __init__(self, model: CountModel, button: QAbstractButton) -> None:
+        super().__init__(button)
+        self._model = model
         self._before: CountOutcome | None = None  # as the model found it
         self.shapes: Shapes | None = None
         self.form = CalibrationTable()
         self.form.setVisible(False)
-        self._panel.put_tool(self.form)
-        self._panel.calibrate.clicked.connect(self.begin)
+        button.clicked.connect(self.begin)
         self.form.apply.clicked.connect(self._on_apply_clicked)
         self.form.undo.clicked.connect(self._on_undo_clicked)
         self.form.done.clicked.connect(self.end)
-        widget.counted_changed.connect(self._on_counted_changed)
+        model.outcome_changed.connect(self._on_counted_changed)
 
     def begin(self) -> None:
         """Offer a layer to draw boxes in, and the table; tell what is missing without a density."""
         try:
             counted = self._density()
         except CellwrightError as error:
-            self._widget.show_error(error)
+            self._model.fail(error)
             return
-        if self.shapes is None or self.shapes not in self._widget.viewer.layers:
+        if self.shapes is None or self.shapes not in self._model.viewer.layers:
             self.shapes = boxes_layer(counted.request.source, counted.result)
-            self._widget.viewer.add_layer(self.shapes)
+            self._model.viewer.add_layer(self.shapes)
             self.shapes.events.data.connect(self._show_rows)
-        self._widget.viewer.layers.selection.active = self.shapes
+        self._model.viewer.layers.selection.active = self.shapes
         self.shapes.mode = "add_rectangle"
         self.form.setVisible(True)
         self._show_rows()
@@ -148,11 +148,11 @@ class CalibrateTool(QObject):
         """Put layer and table away; the corrected density stays."""
         shapes, self.shapes = self.shapes, None
         self.form.setVisible(False)
-        if shapes is not None and shapes in self._widget.viewer.layers:
-            self._widget.viewer.layers.remove(shapes)
+        if shapes is not None and shapes in self._model.viewer.layers:
+            self._model.viewer.layers.remove(shapes)
 
     def _density(self) -> CountOutcome:
-        counted = self._widget.counted
+        counted = self._model.outcome
         if counted is None or not is_density(counted.result):
             raise SettingsError(
                 "Calibration corrects a density; there is none yet. Count with a density model first."
@@ -160,7 +160,7 @@ class CalibrateTool(QObject):
         return counted
 
     def _show_rows(self, _: object = None) -> None:
-        counted = self._widget.counted
+        counted = self._model.outcome
         if self.shapes is None or counted is None or not is_density(counted.result):
             return
         boxes = boxes_of(self.shapes, counted.request.source)
@@ -175,15 +175,15 @@ class CalibrateTool(QObject):
             counted = self._before or self._density()
             boxes, counts = self._counted_boxes(counted.request.source)
         except CellwrightError as error:
-            self._widget.show_error(error)
+            self._model.fail(error)
             return
         self._before = counted
-        self._widget.runner.start(corrected_task(counted, boxes, counts), self._on_corrected)
+        self._model.start(corrected_task(counted, boxes, counts), self._on_corrected)
 
     def _on_corrected(self, counted: CountOutcome) -> None:
-        self._widget.show_settings(counted.request.settings)  # they serve other images too
-        self._widget.show_counted(counted)
-        self._panel.show_message(" ".join(counted.result.notices))
+        self._model.settings_wanted.emit(counted.request.settings)  # they serve other images too
+        self._model.show(counted)
+        self._model.tell(" ".join(counted.result.notices))
 
     def _counted_boxes(self, source: Source) -> tuple[NDArray[np.float32], list[int]]:
         boxes = boxes_of(self.shapes, source) if self.shapes is not None else np.zeros((0, 2, 2), np.float32)
@@ -198,9 +198,9 @@ class CalibrateTool(QObject):
     def _on_undo_clicked(self) -> None:
         before, self._before = self._before, None
         if before is not None:
-            self._widget.show_settings(before.request.settings)
-            self._widget.show_counted(before)
-            self._panel.show_message("")
+            self._model.settings_wanted.emit(before.request.settings)
+            self._model.show(before)
+            self._model.tell("")
 
     def _on_counted_changed(self, counted: CountOutcome) -> None:
         before = self._before

@@ -15,8 +15,6 @@ from cellwright.models.registry import DEFAULT_FAMILY
 from cellwright.widgets.shared.classes import classified_task, unclassified
 from cellwright.widgets.shared.layer_io import Source, prepare
 
-STAGES = {"load": "Loading the model", "tiles": "Looking at the image", "layers": "Making layers"}
-
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -103,48 +101,17 @@ def result_line(result: Result) -> str:
     return f"{n_cells(result)} · {result.provenance.model} · {result.provenance.seconds:.1f} s"
 
 
-def number_text(result: Result) -> str:
-    """Return the count as a number, with half the width of its interval where it has one.
-
-    Examples
-    --------
-    ``2,041``; ``412 ± 18``
-    """
-    if result.interval is None:
-        return f"{result.count:,.0f}"
-    low, high = result.interval
-    return f"{result.count:,.0f} ± {(high - low) / 2:,.0f}"
-
-
 def interval_line(result: Result) -> str:
     """Return the interval of a count in words, or nothing.
 
     Examples
     --------
-    ``394 to 430 cells, 9 times of 10``
+    ``394 to 430 cells (90 % interval)``
     """
     if result.interval is None:
         return ""
     low, high = result.interval
-    return f"{low:,.0f} to {high:,.0f} cells, 9 times of 10"
-
-
-def progress_line(progress: Progress, seconds_left: float | None) -> str:
-    """Return what a job is doing and how long it still takes.
-
-    Examples
-    --------
-    ``Tiles: 12 of 40 · 3 s left``
-    """
-    if progress.note:
-        return progress.note.capitalize()
-    if progress.total <= 1:
-        return STAGES.get(progress.stage, progress.stage.capitalize())
-    line = f"{progress.stage.capitalize()}: {progress.done} of {progress.total}"
-    if seconds_left is None:
-        return line
-    left = f"{seconds_left:.0f} s" if seconds_left < 100 else f"{seconds_left / 60:.0f} min"
-    return f"{line} · {left} left"
+    return f"{low:,.0f} to {high:,.0f} cells (90 % interval)"
 
 
 def n_cells(result: Result) -> str:

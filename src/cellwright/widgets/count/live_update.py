@@ -1,9 +1,10 @@
-"""Live retune: while a slider moves, cells are found anew in the background; the latest setting wins."""
+"""While a slider moves, cells are found anew in the background; the latest setting wins."""
 
 from collections.abc import Callable
 from typing import Any
 
-from qtpy.QtCore import QObject, QTimer, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
+from superqt.utils import QSignalDebouncer
 
 from cellwright.core.tasks import Task
 from cellwright.widgets.shared.jobs import Job
@@ -20,17 +21,16 @@ class LiveUpdater(QObject):
         Keeps it alive.
     """
 
-    retuned = Signal(object)  # what the task returned
+    updated = Signal(object)  # what the task returned
     failed = Signal(object)  # Exception
 
     def __init__(self, parent: QObject) -> None:
         super().__init__(parent)
         self._wanted: Callable[[], Task[Any]] | None = None
         self._job: Job | None = None
-        self._timer = QTimer(self)
-        self._timer.setSingleShot(True)
-        self._timer.setInterval(DEBOUNCE_MS)
-        self._timer.timeout.connect(self._start_wanted)
+        self._debouncer = QSignalDebouncer(parent=self)
+        self._debouncer.setTimeout(DEBOUNCE_MS)
+        self._debouncer.triggered.connect(self._start_wanted)
 
     @property
     def is_busy(self) -> bool:
@@ -40,12 +40,12 @@ class LiveUpdater(QObject):
     def request(self, make_task: Callable[[], Task[Any]]) -> None:
         """Run the task this makes, soon, unless another is asked for before."""
         self._wanted = make_task
-        self._timer.start()
+        self._debouncer.throttle()
 
     def forget(self) -> None:
         """Take back what was asked for, running or not."""
         self._wanted = None
-        self._timer.stop()
+        self._debouncer.cancel()
         if self._job is not None:
             self._job.cancel()
 
@@ -53,12 +53,12 @@ class LiveUpdater(QObject):
         if self._job is not None or self._wanted is None:
             return
         self._job, self._wanted = Job(self._wanted(), self), None
-        self._job.returned.connect(self.retuned)
+        self._job.returned.connect(self.updated)
         self._job.failed.connect(self.failed)
         self._job.finished.connect(self._on_job_finished)
         self._job.start()
 
     def _on_job_finished(self) -> None:
         self._job = None
-        if self._wanted is not None and not self._timer.isActive():
-            self._start_wanted()
+        if self._wanted is not None:
+            self._debouncer.throttle()

@@ -1,32 +1,34 @@
 """Asking by click: is there a cell here? Where there is, it is added to the cells of the last count."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image as ImageLayer
 from qtpy.QtCore import QObject
+from qtpy.QtWidgets import QAbstractButton
 
-from cellwright.core.data import Image
+from cellwright import __version__
+from cellwright.core.data import Cells, Image, Provenance, Result
 from cellwright.core.errors import CellwrightError, WrongLayerError
 from cellwright.core.tasks import Progress, Task
 from cellwright.models import registry, store
-from cellwright.widgets.count.count_request import CountOutcome, Request, show_task
-from cellwright.widgets.count.prompt_context import (
+from cellwright.widgets.count.count_request import CountOutcome, show_task
+from cellwright.widgets.count.model import CountModel
+from cellwright.widgets.shared.layer_io import Source, image_layer, source_of
+from cellwright.widgets.shared.point_prompt import (
+    CLICK_PX,
+    MOST_KNOWN,
     PromptContext,
     PromptPoint,
-    covering,
-    empty_result,
-    with_cell,
+    encode_task,
+    questions_task,
 )
-from cellwright.widgets.shared.layer_io import Source, image_layer, source_of
 
 if TYPE_CHECKING:
     from cellwright.inference.point_prompt import PointPredictor, PromptedCell
-    from cellwright.widgets.count.widget import CountWidget
 
-CLICK_PX = 4  # a mouse that moves further on the screen between press and release drags
 ASKED = "asked_cells"  # in the settings of the provenance: how many cells were added by click
 
 
@@ -37,18 +39,20 @@ class PointPromptTool(QObject):
 
     Parameters
     ----------
-    widget
+    model
         Whose cells are added to.
+    button
+        Checkable; keeps the tool alive.
     """
 
-    def __init__(self, widget: "CountWidget") -> None:
-        super().__init__(widget)
-        self._widget, self._viewer = widget, widget.viewer
+    def __init__(self, model: CountModel, button: QAbstractButton) -> None:
+        super().__init__(button)
+        self._model, self._viewer, self._button = model, model.viewer, button
         self._subject: PromptContext | None = None
         self._questions: PointPredictor | None = None
         self._pending: list[tuple[PromptPoint, PromptedCell]] = []
-        widget.panel.ask.toggled.connect(self._on_ask_toggled)
-        widget.counted_changed.connect(self._add_pending)
+        button.toggled.connect(self._on_ask_toggled)
+        model.outcome_changed.connect(self._add_pending)
 
     def _on_ask_toggled(self, is_on: bool) -> None:  # noqa: FBT001 - Qt calls it
         callbacks = self._viewer.mouse_drag_callbacks
@@ -58,11 +62,11 @@ class PointPromptTool(QObject):
                 callbacks.remove(self._on_mouse_drag)
             return
         try:
-            layer = image_layer(self._widget.choices.layer)
+            layer = image_layer(self._model.inputs().layer)
             subject = self._subject_at(layer, self._spot(layer, self._viewer.dims.point).frame)
         except CellwrightError as error:
-            self._widget.panel.ask.setChecked(False)
-            self._widget.show_error(error)
+            self._button.setChecked(False)
+            self._model.fail(error)
             return
         self._viewer.layers.selection.active = layer  # so that a click paints or adds nothing else
         callbacks.append(self._on_mouse_drag)
@@ -78,10 +82,10 @@ class PointPromptTool(QObject):
 
     def ask(self, position: Any) -> None:
         """Ask at a place of the world: add the cell there, or tell how unlikely there is one."""
-        if self._widget.runner.is_busy:
+        if self._model.is_busy:
             return
         try:
-            layer = image_layer(self._widget.choices.layer)
+            layer = image_layer(self._model.inputs().layer)
             spot = self._spot(layer, position)
             subject = self._subject_at(layer, spot.frame)
             if self._questions is None or self._subject is None or subject.key != self._subject.key:
@@ -89,7 +93,7 @@ class PointPromptTool(QObject):
             else:
                 self._answer(self._questions, spot)
         except CellwrightError as error:
-            self._widget.show_error(error)
+            self._model.fail(error)
 
     def _prepare(self, subject: PromptContext, spot: PromptPoint | None) -> None:
         """Have the network look at the frame, then answer at the spot, if there is one."""
@@ -97,16 +101,16 @@ class PointPromptTool(QObject):
         def on_returned(questions: "PointPredictor") -> None:
             self._subject, self._questions = subject, questions
             if spot is None:
-                self._widget.panel.show_message("Click on the image: is there a cell?")
+                self._model.tell("Click on a cell that was missed.")
             else:
                 self._answer(questions, spot)
 
-        self._widget.runner.start(questions_task(subject, spot), on_returned)
+        self._model.start(questions_task(subject, spot), on_returned)
 
     def _answer(self, questions: "PointPredictor", spot: PromptPoint) -> None:
         task = questions.encode(spot.point)
         if next(task, None) is not None:  # a part of a large image that the network has not seen
-            self._widget.runner.start(encode_task(questions, spot), lambda _: self._answer(questions, spot))
+            self._model.start(encode_task(questions, spot), lambda _: self._answer(questions, spot))
             return
         probability = float(questions.probability(spot.point[np.newaxis])[0])
         cell = questions.cell_at(spot.point)
@@ -128,7 +132,7 @@ class PointPromptTool(QObject):
 
     def _add_pending(self, _: object = None) -> None:
         if self._pending and self._subject is not None:
-            self._widget.retuner.request(self._added_task)
+            self._model.update(self._added_task)
 
     def _added_task(self) -> Task[CountOutcome]:
         assert self._subject is not None
@@ -137,15 +141,15 @@ class PointPromptTool(QObject):
         return added_task(counted, pending)
 
     def _tell(self, text: str) -> None:
-        self._widget.panel.show_message(text)
+        self._model.tell(text)
         self._viewer.status = text
 
     def _counted(self) -> CountOutcome | None:
         """Return the last count where its cells can be added to: of this image, and no preview."""
-        counted = self._widget.counted
+        counted = self._model.outcome
         if counted is None or counted.request.source.is_preview:
             return None
-        layer = self._widget.choices.layer
+        layer = self._model.inputs().layer
         is_here = layer is not None and counted.request.source.layer_id == str(layer.unique_id)
         has_cells = registry.get(counted.request.family).gives == "instances"
         return counted if is_here and has_cells else None
@@ -154,14 +158,14 @@ class PointPromptTool(QObject):
         counted = self._counted()
         if counted is not None:
             return counted.request.source
-        return source_of(layer, self._widget.choices.channel)
+        return source_of(layer, self._model.inputs().channel)
 
     def _spot(self, layer: ImageLayer, position: Any) -> PromptPoint:
         if self._viewer.dims.ndisplay != 2:
             raise WrongLayerError(
-                "Clicks ask in the 2D view; the viewer now shows 3D. Leave the 3D view, then click."
+                "Cells are added by click in the 2D view; the viewer shows 3D. Leave the 3D view, then click."
             )
-        source, channel = self._source(layer), self._widget.choices.channel
+        source, channel = self._source(layer), self._model.inputs().channel
         place = np.asarray(layer.world_to_data(np.asarray(position)[-layer.ndim :]), float)
         if channel is not None and channel.axis is not None:
             place = np.delete(place, channel.axis)
@@ -170,45 +174,20 @@ class PointPromptTool(QObject):
 
     def _subject_at(self, layer: ImageLayer, frame: tuple[int, ...]) -> PromptContext:
         source = self._source(layer)
-        return PromptContext(source, self._model(source.image), self._widget.engine, frame)
+        return PromptContext(source, self._model_for(source.image), self._model.inputs().engine, frame)
 
-    def _model(self, image: Image) -> str:
+    def _model_for(self, image: Image) -> str:
         """Return the chosen model where it can be asked, else the first that can: query, of volumes flow."""
         family = "flow" if "Z" in image.axes else "query"
-        choices = self._widget.choices
-        if choices.family == family:
-            return choices.model
-        return next((entry.name for entry in store.models() if entry.spec.family == family), choices.model)
+        inputs = self._model.inputs()
+        if inputs.family == family:
+            return inputs.model
+        return next((entry.name for entry in store.models() if entry.spec.family == family), inputs.model)
 
     def _nothing_counted(self, subject: PromptContext) -> CountOutcome:
-        family = self._widget.choices.family
-        request = Request(
-            subject.source,
-            self._widget.choices.model,
-            self._widget.settings,
-            subject.engine,
-            self._widget.outputs,
-            family=family,
-        )
-        has_labels = "Labels" in registry.get(family).returns
-        return CountOutcome(request, empty_result(subject, has_labels=has_labels), {})
-
-
-def questions_task(subject: PromptContext, spot: PromptPoint | None) -> Task["PointPredictor"]:
-    """Return questions about a frame that the network has looked at; imports torch in its own thread."""
-    yield Progress("load", 0, 1)
-    from cellwright.inference.point_prompt import PointPredictor
-
-    questions = PointPredictor(
-        subject.source.image, subject.model, engine=subject.engine, frame=subject.frame
-    )
-    yield from questions.encode(None if spot is None else spot.point)
-    return questions
-
-
-def encode_task(questions: "PointPredictor", spot: PromptPoint) -> Task[None]:
-    """Have the network look at the part of the frame around a spot."""
-    yield from questions.encode(spot.point)
+        inputs = replace(self._model.inputs(), classifier="", engine=subject.engine)
+        has_labels = "Labels" in registry.get(inputs.family).returns
+        return CountOutcome(inputs.request(subject.source), empty_result(subject, has_labels=has_labels), {})
 
 
 def added_task(counted: CountOutcome, found: list[tuple[PromptPoint, "PromptedCell"]]) -> Task[CountOutcome]:
@@ -223,3 +202,67 @@ def added_task(counted: CountOutcome, found: list[tuple[PromptPoint, "PromptedCe
     provenance = replace(result.provenance, settings={**result.provenance.settings, ASKED: n_asked})
     more = replace(result, count=float(len(cells)), cells=cells, provenance=provenance)
     return (yield from show_task(counted.request, more))
+
+
+def with_cell(cells: Cells, spot: PromptPoint, cell: "PromptedCell") -> Cells:
+    """Return cells with one more at the end; pixels that belong to another cell stay with that."""
+    labels, lead = cells.labels, np.array(spot.frame, np.float32)
+    if labels is not None:
+        labels = labels.copy()
+        place = _pixels(spot, cell)
+        labels[place][cell.mask & (labels[place] == 0)] = len(cells) + 1
+    point = np.concatenate([lead, cell.point])
+    box = np.stack([np.concatenate([lead + k, cell.box[k]]) for k in (0, 1)])
+    classes = cells.classes
+    return Cells(
+        points=np.concatenate([cells.points, point[np.newaxis]]).astype(np.float32),
+        boxes=np.concatenate([cells.boxes, box[np.newaxis]]).astype(np.float32),
+        scores=np.append(cells.scores, np.float32(cell.score)),
+        areas=np.append(cells.areas, np.float32(cell.area)),
+        labels=labels,
+        classes=None if classes is None else np.append(classes, np.int16(-1)),
+    )
+
+
+def covering(cells: Cells, spot: PromptPoint, cell: "PromptedCell") -> int:
+    """Return the number of the cell that covers most of an answered one, or holds its middle; 0 for none."""
+    if cells.labels is not None:
+        inside = cells.labels[_pixels(spot, cell)][cell.mask]
+        numbers, counts = np.unique(inside[inside > 0], return_counts=True)
+        is_covered = counts.sum() > MOST_KNOWN * cell.area
+        return int(numbers[counts.argmax()]) if is_covered else 0
+    middle = np.concatenate([np.array(spot.frame), cell.point])
+    inner = (cells.boxes[:, 0] <= middle) & (middle < cells.boxes[:, 1])
+    holding = np.flatnonzero(inner.all(axis=1))
+    return int(holding[0]) + 1 if len(holding) else 0
+
+
+def empty_result(subject: PromptContext, *, has_labels: bool) -> Result:
+    """Return a result without cells, to add those to that are asked for."""
+    image, engine = subject.source.image, subject.engine
+    labels = None
+    if has_labels:
+        labels = np.zeros(image.label_shape, np.int32)
+    return Result(
+        count=0.0,
+        cells=Cells.empty(len(image.label_axes), labels),
+        provenance=Provenance(
+            package_version=__version__,
+            model=subject.model,
+            checkpoint_sha256="",
+            settings={"engine": asdict(engine)},
+            image_name=image.name,
+            image_shape=image.shape,
+            axes=image.axes,
+            pixel_size_um=image.pixel_size_um,
+            device=engine.device,
+            seconds=0.0,
+        ),
+        offset=subject.source.offset,
+    )
+
+
+def _pixels(spot: PromptPoint, cell: "PromptedCell") -> tuple[Any, ...]:
+    """Where the box of an answered cell lies in the labels."""
+    (top, left), (bottom, right) = cell.box
+    return (*spot.frame, slice(int(top), int(bottom)), slice(int(left), int(right)))

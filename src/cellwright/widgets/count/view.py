@@ -11,7 +11,6 @@ from qtpy.QtWidgets import (
     QFrame,
     QHBoxLayout,
     QLabel,
-    QProgressBar,
     QPushButton,
     QSizePolicy,
     QVBoxLayout,
@@ -22,7 +21,8 @@ from superqt import QCollapsible
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.registry import Family
 from cellwright.widgets.shared.form import SettingsForm, is_threshold, names_of
-from cellwright.widgets.shared.style import STYLE, message_label, progress_box, put, row, set_state
+from cellwright.widgets.shared.job_bar import JobBar
+from cellwright.widgets.shared.style import STYLE, message_label, put, row, set_state
 
 SHORTCUT = "Ctrl+Return"
 REGIONS = {"whole": "Whole image", "view": "What I see", "drawn": "Drawn region"}
@@ -32,7 +32,7 @@ LONGEST_LARGE = 6  # characters of the number that fit into the panel at full si
 
 
 class CountPanel(QWidget):
-    """Controls of the count widget from top to bottom: what to count, how, the buttons, the result.
+    """Controls of the count widget from top to bottom: image and model, the buttons, the result, and more.
 
     Parameters
     ----------
@@ -46,22 +46,21 @@ class CountPanel(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(10, 10, 10, 10)
         layout.setSpacing(8)
-        layout.addLayout(self._choices())
-        layout.addLayout(self._outputs())
+        layout.addLayout(self._first_choices())
         layout.addLayout(self._buttons())
-        self.bar, self.status = QProgressBar(), QLabel()
-        layout.addWidget(progress_box(self.bar, self.status))
-        self.bar.setVisible(False)
+        self.jobs = JobBar(has_stop=False)
+        layout.addWidget(self.jobs)
         self.message = message_label()
         layout.addWidget(self.message)
         layout.addWidget(self._card())
         layout.addLayout(self._tools())
         self._tool_box = QVBoxLayout()
         layout.addLayout(self._tool_box)
-        self.advanced = QCollapsible("Advanced settings", expandedIcon="▾", collapsedIcon="▸")
-        layout.addWidget(self.advanced)
+        self.more = QCollapsible("More", expandedIcon="▾", collapsedIcon="▸")
+        self.more.setContent(self._more())
+        self.more.collapse(animate=False)
+        layout.addWidget(self.more)
         layout.addStretch(1)
-        self.setMinimumWidth(290)
 
     def show_forms(self, settings_type: type[Any]) -> None:
         """Show the settings of a model family: thresholds under the count, the others with the engine's."""
@@ -73,10 +72,7 @@ class CountPanel(QWidget):
         self.engine = SettingsForm(EngineSettings, engine)
         self.thresholds.native.setObjectName("thresholds")
         put(self._threshold_box, [self.thresholds.native])
-        box = QWidget()
-        put(QVBoxLayout(box), [self.filters.native, self.engine.native])
-        self.advanced.setContent(box)
-        self.advanced.collapse(animate=False)
+        put(self._advanced_box, [self.filters.native, self.engine.native])
 
     def put_tool(self, form: QWidget) -> None:
         """Give what belongs to a tool a place under the tools' buttons."""
@@ -94,17 +90,12 @@ class CountPanel(QWidget):
         self.count.setEnabled(True)
         self.count.setShortcut(SHORTCUT)  # a new text clears it
         self.preview.setEnabled(not is_running)
-        self.bar.setVisible(is_running)
-        self.show_progress(0.0, "")
         set_state(self.count, "running", on=is_running)
 
-    def show_progress(self, fraction: float, line: str) -> None:
-        """Show how far a count is.
-
-        A bar that moves while nothing is known would make napari redraw its whole window all the time.
-        """
-        self.bar.setValue(round(100 * fraction))
-        self.status.setText(line)
+    def show_cancelling(self) -> None:
+        """Tell that a job was asked to stop."""
+        self.count.setText("Cancelling…")
+        self.count.setEnabled(False)
 
     def show_count(self, number: str, line: str, details: str, legend: str = "") -> None:
         """Show the large number and what stands under it; the legend of classes is rich text."""
@@ -128,30 +119,40 @@ class CountPanel(QWidget):
         self.calibrate.setVisible(not has_cells)
         self.colours.setVisible(family.needs_volumes)
 
-    def _choices(self) -> QFormLayout:
-        self.image, self.model, self.device = QComboBox(), QComboBox(), QComboBox()
-        self.channel, self.region, self.classes = QComboBox(), QComboBox(), QComboBox()
-        for box in (self.image, self.model, self.device, self.channel, self.classes):
-            box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-            box.setMinimumContentsLength(12)
-            box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+    def _first_choices(self) -> QFormLayout:
+        """Return image and model, which are all that a first count needs."""
+        self.image, self.model = QComboBox(), QComboBox()
+        self.image.setToolTip("Image layer whose cells are counted; the active one is chosen by itself.")
+        self.model.setToolTip("What finds the cells.")
+        return _form({"Image": self.image, "Model": self.model})
+
+    def _more(self) -> QWidget:
+        """Return what can be left as it is, out of sight to begin with."""
+        self.device, self.channel = QComboBox(), QComboBox()
+        self.region, self.classes = QComboBox(), QComboBox()
         for name, title in REGIONS.items():
             self.region.addItem(title, name)
+        self.device.setToolTip("Where the network runs; Auto takes the fastest.")
+        self.channel.setToolTip("Channel in which cells are counted.")
         self.region.setToolTip(
-            "What I see: the visible field of this slice. Drawn region: the box around a shape, all slices."
+            "What I see: the visible part of this slice. Drawn region: the box around a shape, in all slices."
         )
-        self.classes.setToolTip("Tell the kinds of cells apart, once they are counted.")
-        form = QFormLayout()
-        form.setSpacing(6)
-        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        form.addRow("Image", self.image)
-        form.addRow("Channel", self.channel)
-        form.addRow("Model", self.model)
-        form.addRow("Classes", self.classes)
-        form.addRow("Device", self.device)
-        form.addRow("Diameter", self._diameter())
-        form.addRow("Count in", self.region)
-        return form
+        self.classes.setToolTip("Classify the cells after counting.")
+        rows: dict[str, QComboBox | QHBoxLayout] = {
+            "Channel": self.channel,
+            "Count in": self.region,
+            "Diameter": self._diameter(),
+            "Classes": self.classes,
+            "Device": self.device,
+        }
+        box = QWidget()
+        layout = QVBoxLayout(box)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addLayout(_form(rows))
+        layout.addLayout(self._outputs())
+        self._advanced_box = QVBoxLayout()
+        layout.addLayout(self._advanced_box)
+        return box
 
     def _diameter(self) -> QHBoxLayout:
         self.diameter = QDoubleSpinBox()
@@ -179,7 +180,7 @@ class CountPanel(QWidget):
         self.count.setShortcut(SHORTCUT)
         self.count.setToolTip(f"Count the cells of the image ({SHORTCUT}).")
         self.preview.setObjectName("preview")
-        self.preview.setToolTip("Count in the middle of what you see only.")
+        self.preview.setToolTip("Count only in the middle of the view.")
         return row(self.count, self.preview)
 
     def _card(self) -> QFrame:
@@ -208,13 +209,13 @@ class CountPanel(QWidget):
         return card
 
     def _tools(self) -> QHBoxLayout:
-        self.ask, self.calibrate = QPushButton("Ask by click"), QPushButton("Calibrate…")
+        self.ask, self.calibrate = QPushButton("Add cell by click"), QPushButton("Calibrate…")
         self.colours = QPushButton("Show colours")
         self.ask.setObjectName("ask")
         self.ask.setCheckable(True)
-        self.ask.setToolTip("Click on the image to ask whether there is a cell; where there is, it is added.")
-        self.calibrate.setToolTip("Count the cells in a few boxes yourself and correct the count by them.")
-        self.colours.setToolTip("Add the colours that the model sees: each slice with those around it.")
+        self.ask.setToolTip("Click on a cell that was missed; the model outlines and adds it.")
+        self.calibrate.setToolTip("Count a few boxes by hand and correct the density by them.")
+        self.colours.setToolTip("Show each slice as the model sees it, its neighbours in red and blue.")
         layout = QHBoxLayout()
         for button in (self.ask, self.calibrate, self.colours):
             layout.addWidget(button, 1)
@@ -224,3 +225,17 @@ class CountPanel(QWidget):
 def usual_outputs(family: Family) -> tuple[str, ...]:
     """Return the outputs to begin with: outlines where there are any, else all that the family gives."""
     return ("Labels",) if "Labels" in family.returns else family.returns
+
+
+def _form(rows: dict[str, QComboBox | QHBoxLayout]) -> QFormLayout:
+    """Return rows that keep to the width of the panel."""
+    form = QFormLayout()
+    form.setSpacing(6)
+    form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+    for title, field in rows.items():
+        if isinstance(field, QComboBox):
+            field.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+            field.setMinimumContentsLength(8)
+            field.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        form.addRow(title, field)
+    return form

@@ -11,31 +11,28 @@ from qtpy.QtWidgets import QVBoxLayout, QWidget
 from cellwright.core.errors import CellwrightError, WrongLayerError
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
-from cellwright.widgets.count.agreement import Comparison
 from cellwright.widgets.count.calibrate import CalibrateTool
+from cellwright.widgets.count.choices import Choices
 from cellwright.widgets.count.colour_preview import show_colours
 from cellwright.widgets.count.count_request import (
     CountOutcome,
-    Request,
     can_recount,
     count_task,
     interval_line,
-    number_text,
     recount_task,
     result_line,
     size_line,
 )
 from cellwright.widgets.count.live_update import LiveUpdater
+from cellwright.widgets.count.model import CountInputs, CountModel
 from cellwright.widgets.count.point_prompt import PointPromptTool
 from cellwright.widgets.count.save import SaveTool
 from cellwright.widgets.count.view import CountPanel
-from cellwright.widgets.shared.combos import Choices
 from cellwright.widgets.shared.drawing import ask_for_line, ask_for_region, region_layer
-from cellwright.widgets.shared.job_runner import Runner
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_factory import legend_of
 from cellwright.widgets.shared.layer_io import Source, Window, image_layer, place, remove, source_of
-from cellwright.widgets.shared.messages import tell_error
+from cellwright.widgets.shared.messages import number_text, tell_error
 from cellwright.widgets.shared.regions import (
     PREVIEW_PX,
     PREVIEW_SLICES,
@@ -43,6 +40,7 @@ from cellwright.widgets.shared.regions import (
     window_in_view,
     window_of_rectangle,
 )
+from cellwright.widgets.shared.style import scrolled
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -60,47 +58,77 @@ class CountWidget(QWidget):
     """
 
     finished = Signal()  # a count has ended, well or not
-    counted_changed = Signal(object)  # Counted, as it is shown now
 
     def __init__(self, napari_viewer: "napari.viewer.Viewer") -> None:
         super().__init__()
         self.viewer = napari_viewer
-        self.panel = CountPanel(self)
+        self.panel = CountPanel()
+        self.jobs = self.panel.jobs
         self.choices = Choices(napari_viewer, self.panel)
-        self.runner = Runner(self.panel)
-        self.retuner = LiveUpdater(self)
-        self.counted: CountOutcome | None = None
-        self.comparison = Comparison()
+        self.model = CountModel(napari_viewer, self._inputs)
+        self.updater = LiveUpdater(self)
         self._has_been_shown = self._is_showing_settings = False
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.panel)
+        layout.addWidget(scrolled(self.panel))
         self._show_family(self.choices.family)
-        self.ask, self.calibrate, self.save = PointPromptTool(self), CalibrateTool(self), SaveTool(self)
-        self._connect()
+        self.ask = PointPromptTool(self.model, self.panel.ask)
+        self.calibrate = CalibrateTool(self.model, self.panel.calibrate)
+        self.save = SaveTool(self.model, self.panel.save)
+        self.panel.put_tool(self.calibrate.form)
+        self._connect_panel()
+        self._connect_model()
 
-    def _connect(self) -> None:
+    def _connect_panel(self) -> None:
         panel = self.panel
         panel.count.clicked.connect(self._on_count_clicked)
         panel.preview.clicked.connect(self._on_preview_clicked)
         panel.measure.clicked.connect(self._on_measure_clicked)
-        panel.save.clicked.connect(self.save.ask)
         panel.colours.clicked.connect(self._on_colours_clicked)
         panel.region.activated.connect(self._on_region_chosen)
-        panel.classes.currentIndexChanged.connect(self._retune)
+        panel.classes.currentIndexChanged.connect(self._update)
         for box in panel.outputs.values():
-            box.toggled.connect(self._retune)
-        self.runner.failed.connect(self.show_error)
-        self.runner.finished.connect(self._on_runner_finished)
+            box.toggled.connect(self._update)
+        self.jobs.started.connect(self._on_job_started)
+        self.jobs.failed.connect(self.model.fail)
+        self.jobs.cancelled.connect(lambda: self.model.tell("Cancelled; nothing was changed."))
+        self.jobs.finished.connect(self._on_job_finished)
         self.choices.family_changed.connect(self._show_family)
-        self.choices.failed.connect(self.show_error)
-        self.retuner.retuned.connect(self.show_counted)
-        self.retuner.failed.connect(self.show_error)
+        self.choices.failed.connect(self.model.fail)
+
+    def _connect_model(self) -> None:
+        model = self.model
+        model.told.connect(self._on_told)
+        model.failed.connect(self._on_failed)
+        model.work_wanted.connect(self.jobs.start)
+        model.update_wanted.connect(self.updater.request)
+        model.outcome_wanted.connect(self.show_outcome)
+        model.settings_wanted.connect(self.show_settings)
+        self.updater.updated.connect(self.show_outcome)
+        self.updater.failed.connect(model.fail)
 
     @property
     def job(self) -> Job | None:
         """What runs now: a count, or what one of the tools asked for."""
-        return self.runner.job
+        return self.jobs.job
+
+    @property
+    def counted(self) -> CountOutcome | None:
+        """The count that is shown."""
+        return self.model.outcome
+
+    def _inputs(self) -> CountInputs:
+        choices = self.choices
+        return CountInputs(
+            layer=choices.layer,
+            channel=choices.channel,
+            model=choices.model,
+            family=choices.family,
+            classifier=choices.classifier,
+            settings=self.settings,
+            engine=self.engine,
+            outputs=self.outputs,
+        )
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -138,9 +166,21 @@ class CountWidget(QWidget):
             self._has_been_shown = True
             self.choices.find_devices()
 
+    def _on_job_started(self) -> None:
+        self.model.is_busy = True
+        self.model.tell("")
+        self.panel.show_running(is_running=True)
+
+    def _on_job_finished(self) -> None:
+        self.model.is_busy = False
+        self.panel.show_running(is_running=False)
+        self._update()  # what was changed meanwhile
+        self.finished.emit()
+
     def _on_count_clicked(self) -> None:
-        if self.runner.is_busy:
-            self.runner.cancel()
+        if self.jobs.is_busy:
+            self.jobs.cancel()
+            self.panel.show_cancelling()
             return
         self._start(is_preview=False)
 
@@ -150,21 +190,12 @@ class CountWidget(QWidget):
     def _start(self, *, is_preview: bool) -> None:
         try:
             source = self._preview_source() if is_preview else self._source()
-            choices = self.choices
-            request = Request(
-                source,
-                choices.model,
-                self.settings,
-                self.engine,
-                self.outputs,
-                choices.classifier,
-                choices.family,
-            )
+            request = self._inputs().request(source)
         except CellwrightError as error:
-            self.show_error(error)
+            self.model.fail(error)
             return
-        self.retuner.forget()
-        self.runner.start(count_task(request), self._on_count_returned)
+        self.updater.forget()
+        self.model.start(count_task(request), self._on_count_returned)
 
     def _source(self) -> Source:
         layer = image_layer(self.choices.layer)
@@ -194,26 +225,22 @@ class CountWidget(QWidget):
         source = counted.request.source
         if not source.is_preview:
             remove(self.viewer, {**source.key, "is_preview": True})
-        self.show_counted(counted)
-        notices = [*counted.result.notices, *self.comparison.add(counted)]
+        self.show_outcome(counted)
+        notices = [*counted.result.notices, self.model.disagreement(counted)]
         if not any(str(layer.unique_id) == source.layer_id for layer in self.viewer.layers):
             notices.append(
                 f"The image layer {source.image.name!r} was removed while its cells were counted; they are "
                 "shown where it was."
             )
-        self.panel.show_message(" ".join(notices))
+        self.model.tell(" ".join(filter(None, notices)))
 
-    def _on_runner_finished(self) -> None:
-        self._retune()  # what was changed meanwhile
-        self.finished.emit()
-
-    def _retune(self, _: object = None) -> None:
+    def _update(self, _: object = None) -> None:
         """Bring cells and layers in line with thresholds, ticks and classes, in the background."""
-        counted = self.counted
+        counted = self.model.outcome
         if (
             counted is None
             or self._is_showing_settings
-            or self.runner.is_busy
+            or self.jobs.is_busy
             or counted.request.family != self.choices.family
         ):
             return  # sliders and ticks may now belong to another family
@@ -221,17 +248,17 @@ class CountWidget(QWidget):
         self._remove_unticked(counted)
         settings, classifier = self.settings, self.choices.classifier
         if settings != request.settings and not can_recount(counted):
-            self.panel.show_message("The new thresholds will be used by the next count.")
+            self.model.tell("The new thresholds will be used by the next count.")
             settings = request.settings
         wanted = replace(request, settings=settings, outputs=self.outputs, classifier=classifier)
-        if wanted != request or self.retuner.is_busy:
-            self.retuner.request(lambda: recount_task(counted, wanted))
+        if wanted != request or self.updater.is_busy:
+            self.model.update(lambda: recount_task(counted, wanted))
 
-    def show_counted(self, counted: CountOutcome) -> None:
+    def show_outcome(self, counted: CountOutcome) -> None:
         """Show a result: its layers, its number, its legend. Call it in the GUI thread."""
         result = counted.result
         place(self.viewer, {name: layer for name, layer in counted.layers.items() if name in self.outputs})
-        self.counted = counted
+        self.model.outcome = counted
         self._remove_unticked(counted)
         line = result_line(result)
         if counted.request.source.is_preview:
@@ -239,7 +266,7 @@ class CountWidget(QWidget):
         details = (interval_line(result), counted.request.source.image.name, size_line(result))
         self.panel.show_count(number_text(result), line, "\n".join(filter(None, details)), legend_of(result))
         self.panel.save.setEnabled(True)
-        self.counted_changed.emit(counted)
+        self.model.outcome_changed.emit(counted)
 
     def _remove_unticked(self, counted: CountOutcome) -> None:
         """Take away the layers of cells that are not wanted; a density stays when cells come, and they do."""
@@ -251,36 +278,38 @@ class CountWidget(QWidget):
         try:
             layer = image_layer(self.choices.layer)
         except CellwrightError as error:
-            self.show_error(error)
+            self.model.fail(error)
             return
         ask_for_line(self.viewer, layer, self._on_line_measured)
-        self.panel.show_message("Draw a line across a typical cell.")
+        self.model.tell("Draw a line across a typical cell.")
 
     def _on_line_measured(self, length_px: float) -> None:
         self.panel.diameter.setValue(length_px)
-        self.panel.show_message("")
+        self.model.tell("")
 
     def _on_region_chosen(self) -> None:
         layer = self.choices.layer
         is_drawn = self.panel.region.currentData() == "drawn"
         if is_drawn and isinstance(layer, ImageLayer) and region_layer(self.viewer) is None:
             ask_for_region(self.viewer, layer)
-            self.panel.show_message("Draw a rectangle around the cells, then count.")
+            self.model.tell("Draw a rectangle around the cells, then count.")
 
     def _show_family(self, family: str) -> None:
         self._settings_type = registry.get(family).settings
         if registry.get(family).gives != "instances":
             self.panel.ask.setChecked(False)
         self.panel.show_family(registry.get(family))
-        self.panel.thresholds.changed.connect(self._retune)
-        self.panel.filters.changed.connect(self._retune)
+        self.panel.thresholds.changed.connect(self._update)
+        self.panel.filters.changed.connect(self._update)
 
     def _on_colours_clicked(self) -> None:
         try:
             show_colours(self.viewer, self.choices.layer, self.choices.channel)
         except CellwrightError as error:
-            self.show_error(error)
+            self.model.fail(error)
 
-    def show_error(self, error: Exception) -> None:
-        """Tell in the panel what went wrong; what was not foreseen is logged too."""
-        tell_error(self.panel, error, "Counting")
+    def _on_told(self, text: str, is_error: bool) -> None:  # noqa: FBT001 - a signal calls it
+        self.panel.show_message(text, is_error=is_error)
+
+    def _on_failed(self, error: Exception, doing: str) -> None:
+        tell_error(self.panel, error, doing)

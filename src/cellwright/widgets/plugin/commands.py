@@ -13,9 +13,9 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.models import store
 from cellwright.models.registry import DEFAULT_FAMILY
 from cellwright.widgets.count.count_request import CountOutcome, Request, count_task, result_line
+from cellwright.widgets.plugin.layer_cells import Classed, classes_task, marked_cells, show_classes
 from cellwright.widgets.shared.classes import classifiers
 from cellwright.widgets.shared.jobs import Job
-from cellwright.widgets.shared.layer_cells import Classed, classes_task, marked_cells, show_classes
 from cellwright.widgets.shared.layer_io import place, source_of
 
 if TYPE_CHECKING:

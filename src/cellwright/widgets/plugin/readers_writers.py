@@ -13,10 +13,10 @@ import numpy as np
 import pint
 from numpy.typing import NDArray
 
-from cellwright.core.data import AXES, SPATIAL, Image
+from cellwright.core.data import AXES, SPATIAL, Image, known_sizes
 from cellwright.core.errors import WriteError
 from cellwright.files.atomic import plain_name
-from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, numbered, sizes_of
+from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, numbered
 from cellwright.files.formats.outlines import MaskPart, filled, painted
 from cellwright.files.formats.registry import FORMATS, Format, recognise
 from cellwright.ops.labels import relabel
@@ -86,7 +86,7 @@ def _rectangle(box: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _placement(marks: ImageAnnotation) -> dict[str, Any]:
     """Return axis labels, and scale and units where the pixel size is known."""
-    sizes = sizes_of(marks.axes, marks.pixel_size_um)
+    sizes = known_sizes(marks.axes, marks.pixel_size_um)
     placement: dict[str, Any] = {"axis_labels": tuple(marks.axes.lower())}
     if sizes:
         placement["scale"] = tuple(sizes.get(axis, 1.0) for axis in marks.axes)
@@ -208,8 +208,9 @@ def _from_shapes(
         boxes[:, 1, :-2] += 1
         return replace(marks, shape=shape, boxes=boxes)
     cells = [[_drawn(corner, str(kind))] for corner, kind in zip(corners, types, strict=True)]
-    labels, left, notices = painted(cells, shape)
+    labels, left, counts = painted(cells, shape)
     classes = None if marks.classes is None else marks.classes[left]
+    notices = tuple(f"{n} shapes {what}." for what, n in counts.items() if n)
     return replace(marks, shape=shape, labels=labels, classes=classes, notices=notices)
 
 

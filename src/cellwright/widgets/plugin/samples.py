@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from cellwright.core.data import SPATIAL
 from cellwright.files.images import read_image
 from cellwright.files.samples import sample_path
 
@@ -47,7 +46,7 @@ def sample_layers(name: str) -> list[LayerData]:
     arguments: dict[str, Any] = {"name": name, "rgb": image.axes.endswith("C")}
     arguments["axis_labels"] = tuple(letters.lower())
     if image.pixel_size_um:
-        sizes = dict(zip((axis for axis in letters if axis in SPATIAL), image.pixel_size_um, strict=True))
+        sizes = image.known_sizes_um
         arguments["scale"] = tuple(sizes.get(axis, 1.0) for axis in letters)
         arguments["units"] = tuple("micrometer" if axis in sizes else "pixel" for axis in letters)
     return [(image.data, arguments, "image")]

@@ -72,14 +72,21 @@ def axes_of(layer: ImageLayer, channel: Channel | None = None) -> str:
 
 
 def pixel_size_of(layer: ImageLayer, channel: Channel | None = None) -> tuple[float, ...]:
-    """Return the micrometres per pixel of the spatial axes; empty when the layer's units are not lengths."""
+    """Return the micrometres per pixel of the spatial axes, 0 for a step between slices without a unit.
+
+    It is empty when the units of the layer are no lengths in the plane.
+    """
     letters = axes_of(layer, channel)
     spatial = [place for place, letter in enumerate(letters) if letter in SPATIAL]
-    if not all(layer.units[place].is_compatible_with("micrometer") for place in spatial):
+    is_length = {letters[place]: layer.units[place].is_compatible_with("micrometer") for place in spatial}
+    if not (is_length["Y"] and is_length["X"]):
         return ()
     origin = np.asarray(layer.data_to_world(np.zeros(layer.ndim)))
     sizes = []
     for place in spatial:
+        if not is_length[letters[place]]:
+            sizes.append(0.0)
+            continue
         step = np.asarray(layer.data_to_world(np.eye(layer.ndim)[place])) - origin
         sizes.append(float((np.linalg.norm(step) * layer.units[place]).to("micrometer").magnitude))
     return tuple(sizes)

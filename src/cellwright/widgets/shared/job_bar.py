@@ -1,4 +1,4 @@
-"""A long job of one part of a panel: its bar and its Cancel button, out of sight while nothing runs."""
+"""A long job of a panel, or of one part of it: its bar, the time left and its Cancel button."""
 
 import time
 from collections.abc import Callable
@@ -8,28 +8,35 @@ from qtpy.QtCore import Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
 from cellwright.core.tasks import Eta, Progress, Task
-from cellwright.widgets.count.count_request import progress_line
-from cellwright.widgets.shared.job_runner import REDRAW_S
 from cellwright.widgets.shared.jobs import Job
+from cellwright.widgets.shared.messages import REDRAW_S, progress_line
 from cellwright.widgets.shared.style import row
 
 FULL = 1000
 
 
 class JobBar(QWidget):
-    """Runs one task at a time beside the viewer."""
+    """Runs one task at a time beside the viewer; out of sight while nothing runs.
 
+    Parameters
+    ----------
+    has_stop
+        Whether it has a Cancel button of its own.
+    """
+
+    started = Signal()
     failed = Signal(object)  # Exception
     cancelled = Signal()
     finished = Signal()  # a job has ended, well or not
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_stop: bool = True) -> None:
         super().__init__()
         self.job: Job | None = None
         self.line, self.bar, self.stop = QLabel(), QProgressBar(), QPushButton("Cancel")
         self.line.setObjectName("details")
         self.bar.setRange(0, FULL)
         self.bar.setTextVisible(False)
+        self.stop.setVisible(has_stop)
         self.stop.clicked.connect(self.cancel)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -56,6 +63,7 @@ class JobBar(QWidget):
         self.line.setText("")
         self.stop.setEnabled(True)
         self.show()
+        self.started.emit()
         self.job = Job(task, self)
         self.job.progressed.connect(self._on_job_progressed)
         self.job.returned.connect(on_returned)
@@ -74,7 +82,7 @@ class JobBar(QWidget):
     def _on_job_progressed(self, progress: Progress) -> None:
         seconds_left = self._eta.seconds_left(progress)
         now = time.monotonic()
-        if progress.stage == self._stage and now - self._told < REDRAW_S:
+        if progress.stage == self._stage and not progress.note and now - self._told < REDRAW_S:
             return
         self._stage, self._told = progress.stage, now
         self.bar.setValue(round(FULL * progress.fraction))

@@ -24,6 +24,8 @@ from cellwright.widgets.shared.layer_factory import make_layer
 
 TITLES = {"Labels": "labels", "Points": "points", "Shapes": "boxes", "Image": "density"}
 METADATA = "cellwright"
+ANNOTATION = "annotation"  # key in the metadata of layers that belong to one
+REGIONS_NAME = "complete regions"  # layer of the boxes in which every cell is annotated
 
 Window = tuple[slice, ...]  # one for each axis of a layer, colours left out
 
@@ -88,6 +90,19 @@ def image_of(layer: Layer | None, channel: Channel | None = None) -> Image:
     layer = image_layer(layer)
     data = layer.data[0] if layer.multiscale else layer.data
     return Image(data, axes_of(layer, channel), pixel_size_of(layer, channel), layer.name)
+
+
+def layer_arguments(image: Image) -> dict[str, Any]:
+    """Return the arguments of the Image layer that shows an image, its pixel size kept."""
+    letters = image.axes.removesuffix("C")
+    sizes = image.known_sizes_um
+    return {
+        "name": image.name,
+        "rgb": image.axes.endswith("C"),
+        "axis_labels": tuple(letters.lower()),
+        "scale": tuple(sizes.get(axis, 1.0) for axis in letters),
+        "units": tuple("micrometer" if axis in sizes else "pixel" for axis in letters),
+    }
 
 
 def source_of(layer: Layer | None, channel: Channel | None = None, window: Window | None = None) -> Source:

@@ -3,9 +3,10 @@
 from typing import Any
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QProgressBar, QScrollArea, QVBoxLayout, QWidget
 
 PROGRESS_HEIGHT_PX = 26
+PANEL_WIDTH_PX = 290  # the least that the panels need
 
 STYLE = """
 #card { background: rgba(128, 128, 128, 28); border-radius: 8px; }
@@ -43,6 +44,19 @@ def progress_box(bar: QProgressBar, status: QLabel) -> QWidget:
     layout.addWidget(status)
     layout.addStretch(1)
     return box
+
+
+def scrolled(panel: QWidget) -> QScrollArea:
+    """Return a panel that scrolls up and down where it is longer than its dock; never sideways."""
+    area = QScrollArea()
+    area.setWidget(panel)
+    area.setWidgetResizable(True)
+    area.setFrameShape(QFrame.Shape.NoFrame)
+    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    bar = area.verticalScrollBar()
+    width = 0 if bar is None else bar.sizeHint().width()
+    area.setMinimumWidth(PANEL_WIDTH_PX + width)
+    return area
 
 
 def message_label() -> QLabel:

@@ -9,12 +9,11 @@ from qtpy.QtWidgets import QFileDialog, QListWidgetItem
 
 from cellwright.files.dataset.folder import Dataset, read_dataset
 from cellwright.models import registry, store
-from cellwright.training.finetune.settings import preset
-from cellwright.widgets.shared.combos import device_task, fill, model_title
+from cellwright.training.run_folder import SCRATCH, Plan, check_name, data_folder, free_name
+from cellwright.training.settings import preset
+from cellwright.widgets.shared.combos import device_task, fill, model_events, model_title
 from cellwright.widgets.shared.jobs import Job
-from cellwright.widgets.shared.model_events import shelf_news
-from cellwright.widgets.train.layer_dataset import Pair, dataset_of, pairs
-from cellwright.widgets.train.plan import SCRATCH, Plan, check_name, data_folder, free_name
+from cellwright.widgets.shared.layer_dataset import Pair, dataset_of, pairs
 from cellwright.widgets.train.view import TrainPanel
 
 LAYERS, OTHER_FOLDER = "layers", ""
@@ -163,7 +162,7 @@ class TrainChoices(QObject):
         panel.name.textEdited.connect(self._on_name_edited)
         panel.pairs.itemChanged.connect(self.changed)
         panel.complete.toggled.connect(self.changed)
-        shelf_news.changed.connect(self._on_news)
+        model_events.changed.connect(self._on_news)
         layers = self._viewer.layers.events
         for emitter in (layers.inserted, layers.removed, layers.renamed):
             emitter.connect(self.refresh_pairs)

@@ -13,10 +13,10 @@ from cellwright.files.dataset.folder import Dataset, read_dataset
 from cellwright.models import registry, store
 from cellwright.models.spec import read_spec
 from cellwright.training.data.inspect import Findings, inspect
+from cellwright.training.run_folder import SCRATCH
 from cellwright.widgets.shared.combos import SPECS
 from cellwright.widgets.shared.job_bar import JobBar
 from cellwright.widgets.train.choices import TrainChoices
-from cellwright.widgets.train.plan import SCRATCH
 
 LOOK_MS = 300  # after the last change of what is chosen, the data are looked at
 WARNING_COLOUR = "#e0a93b"

@@ -18,8 +18,7 @@ from superqt import QCollapsible
 
 from cellwright.core.errors import CellwrightError
 from cellwright.models import store
-from cellwright.widgets.shared.combos import fill, model_help, model_title
-from cellwright.widgets.shared.model_events import shelf_news
+from cellwright.widgets.shared.combos import fill, model_events, model_help, model_title
 
 KINDS = "Cellwright model (*.zip)"
 
@@ -38,9 +37,9 @@ class OwnModels(QWidget):
         self._tell = tell
         self.box = QComboBox()
         self.rename, self.delete = QPushButton("Rename…"), QPushButton("Delete…")
-        self.share, self.take = QPushButton("Share…"), QPushButton("Take in…")
-        self.share.setToolTip("Write the model as one file for others.")
-        self.take.setToolTip("Put a model that was shared as one file among yours.")
+        self.share, self.take = QPushButton("Export…"), QPushButton("Import…")
+        self.share.setToolTip("Write the model as one file, to share it.")
+        self.take.setToolTip("Add a model that was exported as one file to yours.")
         content = QWidget()
         grid = QGridLayout(content)
         grid.setContentsMargins(0, 0, 0, 0)
@@ -90,11 +89,11 @@ class OwnModels(QWidget):
 
     def share_to(self, path: Path) -> None:
         """Write the chosen model as one file."""
-        self._do(lambda: str(store.share(self.chosen, path)), "Written to {}.", is_news=False)
+        self._do(lambda: str(store.export_model(self.chosen, path)), "Written to {}.", is_news=False)
 
     def take_from(self, path: Path) -> None:
         """Put a shared model among the user's."""
-        self._do(lambda: store.take(path).name, "{} is among your models now.")
+        self._do(lambda: store.import_model(path).name, "Imported {}.")
 
     def _do(self, action: Callable[[], str], line: str, *, is_news: bool = True) -> None:
         try:
@@ -104,7 +103,7 @@ class OwnModels(QWidget):
             return
         if is_news:
             self.refresh(done)
-            shelf_news.changed.emit()
+            model_events.changed.emit()
         self._tell(line.format(done))
 
     def _on_rename_clicked(self) -> None:
@@ -118,11 +117,11 @@ class OwnModels(QWidget):
             self.delete_chosen()
 
     def _on_share_clicked(self) -> None:
-        path, _ = QFileDialog.getSaveFileName(self, "Share a model", f"{self.chosen}.zip", KINDS)
+        path, _ = QFileDialog.getSaveFileName(self, "Export a model", f"{self.chosen}.zip", KINDS)
         if path:
             self.share_to(Path(path))
 
     def _on_take_clicked(self) -> None:
-        path, _ = QFileDialog.getOpenFileName(self, "Take in a model", "", KINDS)
+        path, _ = QFileDialog.getOpenFileName(self, "Import a model", "", KINDS)
         if path:
             self.take_from(Path(path))

@@ -3,8 +3,8 @@
 from qtpy.QtCore import Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QFrame, QLabel, QPushButton, QVBoxLayout
 
+from cellwright.training.run_folder import Plan, curve, discard, unfinished
 from cellwright.widgets.shared.style import row
-from cellwright.widgets.train.plan import Plan, curve, discard, unfinished
 
 
 class Offer(QFrame):
@@ -19,7 +19,7 @@ class Offer(QFrame):
         self.plan: Plan | None = None
         self.line = QLabel()
         self.line.setWordWrap(True)
-        self.resume, self.discard = QPushButton("Go on"), QPushButton("Discard")
+        self.resume, self.discard = QPushButton("Resume"), QPushButton("Discard")
         self.resume.clicked.connect(lambda: self.accepted.emit(self.plan))
         self.discard.clicked.connect(self._on_discard_clicked)
         layout = QVBoxLayout(self)

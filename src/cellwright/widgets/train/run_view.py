@@ -15,10 +15,10 @@ SCORE_TITLES = {
     "score": "score",
     "ap50": "AP at IoU 0.5",
     "count_error": "count error",
-    "memory": "what it knew",
-    "validation_loss": "loss on what was set aside",
+    "memory": "retention",
+    "validation_loss": "validation loss",
     "box_iou": "IoU of boxes",
-    "interval_coverage": "true count in the interval",
+    "interval_coverage": "interval coverage",
 }
 LOWER_IS_BETTER = ("count_error", "validation_loss")
 PERCENT = ("count_error",)

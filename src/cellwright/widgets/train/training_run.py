@@ -16,13 +16,21 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import make_folder
 from cellwright.files.dataset.folder import Dataset, read_dataset
 from cellwright.models import registry, store
-from cellwright.widgets.train.layer_dataset import write_task
-from cellwright.widgets.train.plan import SCRATCH, Plan, curve, discard, free_name, write_plan
+from cellwright.training.run_folder import (
+    SCRATCH,
+    Plan,
+    curve,
+    discard,
+    forget,
+    free_name,
+    only_scores,
+    selection_score,
+    write_plan,
+)
+from cellwright.widgets.shared.layer_dataset import write_task
 from cellwright.widgets.train.preview import draw
 
-STATE = "training.pt"
 PAUSE_S = 0.2  # between two looks at whether a paused run goes on or is stopped
-HIDDEN_SCORES = ("step", "loss", "rate", "merit")
 
 
 @dataclass(frozen=True)
@@ -84,11 +92,15 @@ def stop(plan: Plan) -> Ended:
     epochs = curve(plan)
     if len(epochs) < 2:
         discard(plan)
-        return Ended(plan, "", _scores(epochs[0]) if epochs else {}, {}, ("Stopped before the first epoch.",))
-    best = max(epochs[1:], key=_merit)
-    is_better = _merit(best) > _merit(epochs[0])
+        return Ended(
+            plan, "", only_scores(epochs[0]) if epochs else {}, {}, ("Stopped before the first epoch.",)
+        )
+    best = max(epochs[1:], key=selection_score)
+    is_better = selection_score(best) > selection_score(epochs[0])
     notice = "" if is_better else "It had not become better when it was stopped."
-    return _ended(plan, _scores(epochs[0]), _scores(best), (notice,) if notice else (), is_better=is_better)
+    return _ended(
+        plan, only_scores(epochs[0]), only_scores(best), (notice,) if notice else (), is_better=is_better
+    )
 
 
 def _ended(
@@ -102,7 +114,7 @@ def _ended(
     epochs = tuple(curve(plan))
     model = ""
     if is_better:
-        (plan.output / STATE).unlink(missing_ok=True)
+        forget(plan.output)
         model = plan.name if not (store.user_folder() / plan.name).exists() else free_name(plan.name)
         make_folder(store.user_folder())
         try:
@@ -114,14 +126,6 @@ def _ended(
             ) from error
     discard(plan)
     return Ended(plan, model, before, after, notices, epochs)
-
-
-def _scores(epoch: Mapping[str, float]) -> dict[str, float]:
-    return {name: value for name, value in epoch.items() if name not in HIDDEN_SCORES}
-
-
-def _merit(epoch: Mapping[str, float]) -> float:
-    return epoch.get("merit", epoch.get("score", 0.0))
 
 
 def _finetune(plan: Plan) -> Task[Any]:

@@ -18,7 +18,7 @@ from qtpy.QtWidgets import (
 )
 from superqt import QCollapsible
 
-from cellwright.training.finetune.settings import PRESETS, FinetuneSettings
+from cellwright.training.settings import PRESETS, FinetuneSettings
 from cellwright.widgets.shared.form import SettingsForm, is_threshold
 from cellwright.widgets.shared.style import STYLE, message_label, progress_box, row, set_state
 from cellwright.widgets.train.run_view import TrainCard
@@ -28,11 +28,11 @@ PRESET_TITLES = {
     "balanced": "Balanced · an hour",
     "thorough": "Thorough · a night",
 }
-PRESET_HELP = "How long a laptop needs at most; a graphics card needs a small part of it."
+PRESET_HELP = "The longest it takes on a laptop; a GPU takes a small part of it."
 TITLES = {  # where the name of a setting does not tell what it is
     "rate": "Learning rate",
-    "ema_decay": "Averaging",
-    "replay": "Share of replay",
+    "ema_decay": "EMA decay",
+    "replay": "Replay share",
     "n_replay": "Replay images",
     "n_validation": "Validation images",
 }
@@ -109,9 +109,9 @@ class TrainPanel(QWidget):
         self.train.setText("Stop, keep the best" if is_running else "Train")
         self.train.setEnabled(True)
         self.train.setToolTip(
-            "End the training; the best model so far goes into the list if it is better than the first."
+            "Stop the training; the best model so far is kept if it is better than the one it began with."
             if is_running
-            else "Teach the model these images. It is kept only if it counts them better."
+            else "Train the model on these images. The result is kept only if it is better."
         )
         self.pause.setVisible(is_running)
         self.pause.setChecked(False)
@@ -137,12 +137,14 @@ class TrainPanel(QWidget):
         self.preset.setToolTip(PRESET_HELP)
         self.pairs = QListWidget()
         self.pairs.setFixedHeight(LIST_HEIGHT_PX)
-        self.pairs.setToolTip("Images with their annotation; those that are ticked are learned from.")
+        self.pairs.setToolTip("Images with their annotation; the ticked ones are trained on.")
         self.complete = QCheckBox("Every cell is annotated")
         self.complete.setChecked(True)
-        self.complete.setToolTip("Untick when some cells are not annotated: bare places then teach nothing.")
+        self.complete.setToolTip(
+            "Untick when cells are missing: what is not annotated is then not taken for background."
+        )
         self.name = QLineEdit()
-        self.name.setToolTip("Of the new model, in the model lists.")
+        self.name.setToolTip("Name of the new model in the model lists.")
         self.choices = QWidget()
         form = QFormLayout(self.choices)
         form.setContentsMargins(0, 0, 0, 0)
@@ -164,7 +166,7 @@ class TrainPanel(QWidget):
         self.train.setObjectName("count")
         self.pause.setObjectName("preview")
         self.pause.setCheckable(True)
-        self.pause.setToolTip("Let the machine rest; the training goes on where it was.")
+        self.pause.setToolTip("Pause the training; it resumes where it was.")
         return row(self.train, self.pause)
 
 

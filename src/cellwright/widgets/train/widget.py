@@ -12,15 +12,13 @@ from qtpy.QtWidgets import QApplication, QScrollArea, QVBoxLayout, QWidget
 from cellwright.core.errors import CellwrightError
 from cellwright.core.tasks import Eta, Progress
 from cellwright.files.dataset.folder import Dataset
-from cellwright.widgets.count.count_request import progress_line
-from cellwright.widgets.shared.job_runner import REDRAW_S
+from cellwright.training.run_folder import Plan, curve, discard, verdict
+from cellwright.widgets.shared.combos import model_events
 from cellwright.widgets.shared.jobs import Job
-from cellwright.widgets.shared.messages import tell_error
-from cellwright.widgets.shared.model_events import shelf_news
+from cellwright.widgets.shared.messages import REDRAW_S, duration, progress_line, tell_error
 from cellwright.widgets.train.choices import TrainChoices
 from cellwright.widgets.train.data_check import Look
 from cellwright.widgets.train.model_list import OwnModels
-from cellwright.widgets.train.plan import SCRATCH, Plan, curve, discard
 from cellwright.widgets.train.resume_offer import Offer
 from cellwright.widgets.train.training_run import Ended, Seen, stop, train_task
 from cellwright.widgets.train.view import TrainPanel
@@ -139,7 +137,7 @@ class TrainWidget(QWidget):
             self.panel.status.setText("Pausing…")
         else:
             self._gate.set()
-        self.panel.pause.setText("Go on" if is_paused else "Pause")
+        self.panel.pause.setText("Resume" if is_paused else "Pause")
 
     def _on_progressed(self, progress: Progress) -> None:
         if progress.stage == "paused":
@@ -171,15 +169,13 @@ class TrainWidget(QWidget):
         self.panel.card.show_scores(ended.before, ended.after)
         if ended.epochs:
             self.panel.card.show_curves(ended.epochs, ended.plan.settings.steps)
-        kept = (
-            f"The new model {ended.model!r} is better and is in the model lists now."
-            if ended.model
-            else f"{ended.plan.start.removeprefix(SCRATCH)!r} stays the better model; nothing new was kept."
-        )
-        self.panel.show_message(" ".join([kept, *ended.notices]))
+        words = verdict(ended.before, ended.after, is_better=bool(ended.model))
+        name = ended.model or ended.plan.name
+        where = "It is in the model lists now." if ended.model else ""
+        self.panel.show_message(" ".join(filter(None, [f"{name!r}: {words}.", where, *ended.notices])))
         if ended.model:
             self.own.refresh(ended.model)
-            shelf_news.changed.emit()
+            model_events.changed.emit()
 
     def _on_cancelled(self) -> None:
         if self._is_leaving or self.plan is None:
@@ -219,7 +215,7 @@ class TrainWidget(QWidget):
         self.panel.pause.toggled.connect(self.pause)
         self.offer.accepted.connect(self.resume)
         self.offer.discarded.connect(self.choices.suggest_name)
-        shelf_news.changed.connect(self._on_news)
+        model_events.changed.connect(self._on_news)
         application = QApplication.instance()
         if application is not None:
             application.aboutToQuit.connect(self.leave)
@@ -244,15 +240,3 @@ def training_line(progress: Progress, seconds_left: float | None) -> str:
     left = "" if seconds_left is None else f" · {duration(seconds_left)} left"
     note = f" · {progress.note}" if progress.note else ""
     return f"Step {progress.done:,} of {progress.total:,}{note}{left}"
-
-
-def duration(seconds: float) -> str:
-    """Return a length of time in the unit people would use.
-
-    Examples
-    --------
-    ``40 s``, ``12 min``, ``3.5 h``
-    """
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

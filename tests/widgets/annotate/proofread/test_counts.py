@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cellwright.core.errors import ReadError
-from cellwright.widgets.annotate.proofread.counts import COUNTS, Tally, read_counts, write_counts
+from cellwright.widgets.annotate.proofread.results import COUNTS, Tally, read_counts, write_counts
 
 
 def test_counts_are_read_as_they_were_written(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from cellwright.core.data import Image
 from cellwright.core.errors import ReadError
-from cellwright.widgets.annotate.proofread.images import images_of, labels_path, layer_arguments
+from cellwright.widgets.annotate.proofread.images import images_of, labels_path
+from cellwright.widgets.shared.layer_io import layer_arguments
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:

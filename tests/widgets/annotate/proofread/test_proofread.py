@@ -15,9 +15,9 @@ from pytestqt.qtbot import QtBot
 from cellwright.core.data import Image
 from cellwright.core.errors import WriteError
 from cellwright.files.images import read_image, write_labels
-from cellwright.widgets.annotate.proofread import writer
-from cellwright.widgets.annotate.proofread.counts import COUNTS
+from cellwright.widgets.annotate.proofread import results
 from cellwright.widgets.annotate.proofread.proofread import OWN_FOLDER
+from cellwright.widgets.annotate.proofread.results import COUNTS
 from cellwright.widgets.annotate.widget import AnnotateWidget
 
 LIMIT_MS = 60_000
@@ -56,23 +56,23 @@ def kept(widget: AnnotateWidget, qtbot: QtBot) -> None:
 def test_each_image_is_found_as_it_was_left(widget: AnnotateWidget, qtbot: QtBot, folder: Path) -> None:
     reader = widget.proofreader
     go(widget, qtbot, lambda: reader.open(folder))
-    assert widget.session is not None
-    n_found = widget.session.n_cells
-    widget.session.delete(1)
-    widget.session.set_reviewed(2)
-    edited = widget.session.labels.copy()
+    assert widget.model.session is not None
+    n_found = widget.model.session.n_cells
+    widget.model.session.delete(1)
+    widget.model.session.set_reviewed(2)
+    edited = widget.model.session.labels.copy()
     go(widget, qtbot, lambda: widget.panel.batch.next_image.click())
-    assert widget.session is not None
-    assert widget.session.image.name == "b"
-    assert widget.session.n_cells > 0  # the model was asked
+    assert widget.model.session is not None
+    assert widget.model.session.image.name == "b"
+    assert widget.model.session.n_cells > 0  # the model was asked
     assert [layer.name for layer in widget.viewer.layers] == ["b", "b annotation"]
     kept(widget, qtbot)
     saved = read_image(folder / OWN_FOLDER / "a.tif").data
     np.testing.assert_array_equal(saved, edited)
     go(widget, qtbot, lambda: widget.panel.batch.previous_image.click())
-    assert widget.session is not None
-    np.testing.assert_array_equal(widget.session.labels, edited)
-    assert widget.session.n_edits == 2
+    assert widget.model.session is not None
+    np.testing.assert_array_equal(widget.model.session.labels, edited)
+    assert widget.model.session.n_edits == 2
     with (folder / OWN_FOLDER / COUNTS).open() as file:
         rows = {row["name"]: row for row in csv.DictReader(file)}
     assert (rows["a"]["found"], rows["a"]["cells"]) == (str(n_found), str(n_found - 1))
@@ -87,13 +87,13 @@ def test_the_list_follows_the_edits_and_begins_where_work_is_left(
 ) -> None:
     reader, files = widget.proofreader, widget.panel.batch.files
     go(widget, qtbot, lambda: reader.open(folder))
-    assert widget.session is not None
-    n_found = widget.session.n_cells
-    for number in widget.session.ids().tolist():
-        widget.session.set_reviewed(number)
+    assert widget.model.session is not None
+    n_found = widget.model.session.n_cells
+    for number in widget.model.session.ids().tolist():
+        widget.model.session.set_reviewed(number)
     wanted = f"a\n{n_found} cells · {n_found} reviewed"
     qtbot.waitUntil(lambda: files.item(0).text() == wanted, timeout=LIMIT_MS)
-    widget.session.delete(1)
+    widget.model.session.delete(1)
     wanted = f"a\n{n_found - 1} cells (was {n_found}) · {n_found - 1} reviewed"
     qtbot.waitUntil(lambda: files.item(0).text() == wanted, timeout=LIMIT_MS)
     assert widget.panel.batch.total.text().startswith("1 of 3 images done")
@@ -108,8 +108,8 @@ def test_images_without_labels_need_not_be_counted(
     widget.panel.batch.counts_first.setChecked(False)
     (folder / "masks" / "a.tif").unlink()
     go(widget, qtbot, lambda: widget.proofreader.open(folder))
-    assert widget.session is not None
-    assert widget.session.n_cells == 0
+    assert widget.model.session is not None
+    assert widget.model.session.n_cells == 0
 
 
 def test_a_damaged_image_is_told_and_can_be_passed(
@@ -120,7 +120,7 @@ def test_a_damaged_image_is_told_and_can_be_passed(
     qtbot.waitUntil(lambda: widget.proofreader.job is None, timeout=LIMIT_MS)
     assert "a.png" in widget.panel.message.text()
     go(widget, qtbot, lambda: widget.panel.batch.next_image.click())
-    assert widget.session is not None
+    assert widget.model.session is not None
 
 
 def test_a_folder_without_images_is_refused(widget: AnnotateWidget, tmp_path: Path) -> None:
@@ -137,13 +137,13 @@ def test_the_next_image_opens_while_labels_are_being_written(
         assert go_on.wait(LIMIT_MS / 1000)
         write_labels(*arguments)
 
-    monkeypatch.setattr(writer, "write_labels", slow)
+    monkeypatch.setattr(results, "write_labels", slow)
     go(widget, qtbot, lambda: widget.proofreader.open(folder))
-    assert widget.session is not None
-    widget.session.delete(1)
-    edited = widget.session.labels.copy()
+    assert widget.model.session is not None
+    widget.model.session.delete(1)
+    edited = widget.model.session.labels.copy()
     go(widget, qtbot, lambda: widget.panel.batch.next_image.click())
-    assert widget.session.image.name == "b"
+    assert widget.model.session.image.name == "b"
     assert not (folder / OWN_FOLDER / "a.tif").exists()
     assert "writing labels" in widget.panel.batch.total.text()
     go_on.set()
@@ -158,19 +158,19 @@ def test_labels_that_cannot_be_written_are_told_and_written_later(
     def full(path: Path, *_: Any) -> None:
         raise WriteError(f"Expected to write {path}; got: the disk is full. Make room.")
 
-    monkeypatch.setattr(writer, "write_labels", full)
+    monkeypatch.setattr(results, "write_labels", full)
     go(widget, qtbot, lambda: widget.proofreader.open(folder))
-    assert widget.session is not None
-    widget.session.delete(1)
-    edited = widget.session.labels.copy()
+    assert widget.model.session is not None
+    widget.model.session.delete(1)
+    edited = widget.model.session.labels.copy()
     go(widget, qtbot, lambda: widget.panel.batch.next_image.click())
     kept(widget, qtbot)
     assert "the disk is full" in widget.panel.message.text()
     assert widget.panel.message.property("error") == "true"
     assert "not written" in widget.panel.batch.files.item(0).text()
-    monkeypatch.setattr(writer, "write_labels", write_labels)
+    monkeypatch.setattr(results, "write_labels", write_labels)
     go(widget, qtbot, lambda: widget.panel.batch.previous_image.click())
-    np.testing.assert_array_equal(widget.session.labels, edited)
+    np.testing.assert_array_equal(widget.model.session.labels, edited)
     widget.proofreader.leave()
     kept(widget, qtbot)
     np.testing.assert_array_equal(read_image(folder / OWN_FOLDER / "a.tif").data, edited)

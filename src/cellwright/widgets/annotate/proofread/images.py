@@ -1,6 +1,5 @@
 """The images of a folder that is proofread, each with the cells to begin with, and how they are shown."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cellwright.core.data import SPATIAL, Image
+from cellwright.core.data import Image
 from cellwright.core.errors import ReadError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.images import read_image
 from cellwright.models.registry import DEFAULT_FAMILY
-from cellwright.widgets.annotate.start import journal_path, unfinished
+from cellwright.widgets.annotate.session_setup import journal_path, unfinished
 
 IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npy", ".bmp", ".zarr")
 MODEL = DEFAULT_FAMILY
@@ -74,19 +73,3 @@ def read_task(path: Path, journals: Path, *, counts: bool) -> Task[Read]:
 
     result = yield from count_cells(image, MODEL)
     return Read(image, result.cells.labels, result.cells.scores, is_counted=True)
-
-
-def layer_arguments(image: Image) -> dict[str, Any]:
-    """Return the arguments of the Image layer that shows an image, its pixel size kept."""
-    letters = image.axes.removesuffix("C")
-    sizes: Mapping[str, float] = {}
-    if image.pixel_size_um:
-        spatial = (axis for axis in letters if axis in SPATIAL)
-        sizes = dict(zip(spatial, image.pixel_size_um, strict=True))
-    return {
-        "name": image.name,
-        "rgb": image.axes.endswith("C"),
-        "axis_labels": tuple(letters.lower()),
-        "scale": tuple(sizes.get(axis, 1.0) for axis in letters),
-        "units": tuple("micrometer" if axis in sizes else "pixel" for axis in letters),
-    }

@@ -11,7 +11,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image as ImageLayer
@@ -19,33 +18,35 @@ from qtpy.QtCore import QObject, Qt, QTimer, Signal  # type: ignore[attr-defined
 from qtpy.QtWidgets import QFileDialog, QListWidgetItem
 
 from cellwright.core.errors import CellwrightError
-from cellwright.widgets.annotate.proofread.counts import COUNTS, Tally, read_counts, write_counts
-from cellwright.widgets.annotate.proofread.images import Read, images_of, layer_arguments, read_task
-from cellwright.widgets.annotate.proofread.writer import Keeper
-from cellwright.widgets.annotate.start import begin_with, journal_path
+from cellwright.widgets.annotate.context import AnnotationContext
+from cellwright.widgets.annotate.model import AnnotateModel
+from cellwright.widgets.annotate.proofread.images import Read, images_of, read_task
+from cellwright.widgets.annotate.proofread.results import COUNTS, Keeper, Tally, read_counts, write_counts
+from cellwright.widgets.annotate.session_setup import journal_path, start_or_resume
+from cellwright.widgets.annotate.view import FolderSection
 from cellwright.widgets.shared.jobs import Job
-
-if TYPE_CHECKING:
-    from cellwright.widgets.annotate.widget import AnnotateWidget
+from cellwright.widgets.shared.layer_io import layer_arguments
 
 OWN_FOLDER = "cellwright"
 FOLLOW_MS = 150
 
 
 class Proofreader(QObject):
-    """Steps through the images of a folder in an annotation widget.
+    """Steps through the images of a folder, each opened to be annotated.
 
     Parameters
     ----------
-    widget
-        Annotates the images, and holds the list of them.
+    model
+        Opens the annotations, and has the viewer.
+    section
+        Lists the images.
     """
 
     opened = Signal(str)  # name of the image that can now be annotated
 
-    def __init__(self, widget: "AnnotateWidget") -> None:
-        super().__init__(widget)
-        self._widget, self._panel = widget, widget.panel
+    def __init__(self, model: AnnotateModel, section: FolderSection) -> None:
+        super().__init__(section)
+        self._model, self._section = model, section
         self.folder: Path | None = None
         self.images: list[Path] = []
         self.tallies: dict[str, Tally] = {}
@@ -57,18 +58,18 @@ class Proofreader(QObject):
         self._follow.setSingleShot(True)
         self._follow.setInterval(FOLLOW_MS)
         self._follow.timeout.connect(self._on_follow)
-        part = self._panel.batch
+        part = section
         part.folder.clicked.connect(self._on_folder_clicked)
         part.previous_image.clicked.connect(lambda: self.step(-1))
         part.next_image.clicked.connect(lambda: self.step(1))
         part.files.itemDoubleClicked.connect(lambda item: self.go_to(part.files.row(item)))
-        widget.session_changed.connect(self._on_session_changed)
+        model.events.opened.connect(self._on_opened)
         self.keeper.changed.connect(self._on_kept)
-        self.keeper.failed.connect(widget.show_error)
+        self.keeper.failed.connect(model.fail)
         self._show()
 
     def _on_folder_clicked(self) -> None:
-        folder = QFileDialog.getExistingDirectory(self._widget, "Folder of images")
+        folder = QFileDialog.getExistingDirectory(self._section, "Folder of images")
         if folder:
             self.open(Path(folder))
 
@@ -79,11 +80,11 @@ class Proofreader(QObject):
             images = images_of(folder)
             tallies = read_counts(folder / OWN_FOLDER / COUNTS)
         except CellwrightError as error:
-            self._widget.show_error(error)
+            self._model.fail(error)
             return
         self.folder, self.images, self.tallies, self.index = folder, images, tallies, -1
         self._show()
-        open_ones = [place for place, path in enumerate(images) if not self._is_done(path.stem)]
+        open_ones = [index for index, path in enumerate(images) if not self._is_done(path.stem)]
         self.go_to(open_ones[0] if open_ones else 0)
 
     def _is_done(self, name: str) -> bool:
@@ -99,17 +100,17 @@ class Proofreader(QObject):
         """Leave the image that is open, its state kept, and open another."""
         if self.job is not None or not 0 <= index < len(self.images):
             return
-        if index == self.index and self._widget.session is not None:
+        if index == self.index and self._model.session is not None:
             return
         self.leave()
         self.index = index
         path = self.images[index]
         self._show()
-        self._widget.panel.show_message(f"Opening {path.name} …")
-        counts = self._panel.batch.counts_first.isChecked()
+        self._model.show_message(f"Opening {path.name} …")
+        counts = self._section.counts_first.isChecked()
         self.job = Job(read_task(path, self._journals, counts=counts), self)
         self.job.returned.connect(self._on_read)
-        self.job.failed.connect(self._widget.show_error)
+        self.job.failed.connect(self._model.fail)
         self.job.finished.connect(self._on_job_finished)
         self.job.start()
 
@@ -123,21 +124,23 @@ class Proofreader(QObject):
         self._show()
 
     def _on_read(self, read: Read) -> None:
-        widget, viewer = self._widget, self._widget.viewer
-        widget.panel.show_message("")
+        model, viewer = self._model, self._model.viewer
+        model.show_message("")
         layer = viewer.add_image(read.image.data, **layer_arguments(read.image))
         try:
-            beginning = begin_with(layer, read.labels, read.scores, journal_path(read.image, self._journals))
+            opened = start_or_resume(
+                layer, read.labels, read.scores, journal_path(read.image, self._journals)
+            )
         except CellwrightError as error:
             viewer.layers.remove(layer)
-            widget.show_error(error)
+            model.fail(error)
             return
         self._layer = layer
         name = self.images[self.index].stem
         if read.is_counted and read.labels is not None:
             n_found = len(np.unique(read.labels[read.labels > 0]))
             self.tallies[name] = replace(self.tallies.get(name, Tally()), found=n_found)
-        widget.open(beginning)
+        model.open(opened)
         viewer.reset_view()
         self._on_follow()
         self._tell_errors()
@@ -145,28 +148,28 @@ class Proofreader(QObject):
 
     def leave(self) -> None:
         """Close the image that is open: its journal and the counts are on disk then, its labels soon."""
-        widget, layer = self._widget, self._layer
+        model, layer = self._model, self._layer
         if layer is None or self.folder is None:
             return
-        desk = widget.desk
+        context = model.context
         self._follow.stop()
-        if desk is not None:
+        if context is not None:
             self._tally()
             try:
                 write_counts(self._journals / COUNTS, self.images, self.tallies)
             except CellwrightError as error:
-                widget.show_error(error)
+                model.fail(error)
                 return
             self._layer = None
-            widget.finish()
+            model.finish()
             path = self._labels_path(self.images[self.index])
-            self.keeper.keep(path, desk.session.labels, desk.session.image)
-            for one in (desk.layer.layer, desk.regions.layer):
-                if one is not None and one in widget.viewer.layers:
-                    widget.viewer.layers.remove(one)
+            self.keeper.keep(path, context.session.labels, context.session.image)
+            for one in (context.layer.layer, context.regions.layer):
+                if one is not None and one in model.viewer.layers:
+                    model.viewer.layers.remove(one)
         self._layer = None
-        if layer in widget.viewer.layers:
-            widget.viewer.layers.remove(layer)
+        if layer in model.viewer.layers:
+            model.viewer.layers.remove(layer)
         self._show()
 
     def _labels_path(self, image: Path) -> Path:
@@ -181,44 +184,43 @@ class Proofreader(QObject):
         if errors:
             text = " ".join(str(error) for error in errors.values())
             kept = "The edits are kept: open the image and leave it again to write its labels."
-            self._panel.show_message(f"{text} {kept}", is_error=True)
+            self._model.show_message(f"{text} {kept}", is_error=True)
 
     # -- counts -------------------------------------------------------------------------------------------
 
-    def _on_session_changed(self, session: Any) -> None:
-        if session is not None:
-            session.events.history.connect(self._on_history)
+    def _on_opened(self, context: AnnotationContext) -> None:
+        context.session.events.history.connect(self._on_history)
 
     def _on_history(self) -> None:
         self._follow.start()
 
     def _on_follow(self) -> None:
         """Bring list and counts in line with the edits, once they pause."""
-        if self._layer is None or self._widget.session is None:
+        if self._layer is None or self._model.session is None:
             return
         self._tally()
         try:
             write_counts(self._journals / COUNTS, self.images, self.tallies)
         except CellwrightError as error:
-            self._widget.show_error(error)
+            self._model.fail(error)
         self._show()
 
     def _tally(self) -> None:
-        desk, name = self._widget.desk, self.images[self.index].stem
-        if desk is not None:
-            n_reviewed, n_cells = desk.review.progress
+        context, name = self._model.context, self.images[self.index].stem
+        if context is not None:
+            n_reviewed, n_cells = context.review.progress
             known = self.tallies.get(name, Tally())
             self.tallies[name] = replace(known, cells=n_cells, reviewed=n_reviewed)
 
     def _show(self) -> None:
-        part, n = self._panel.batch, len(self.images)
+        part, n = self._section, len(self.images)
         files = part.files
         if files.count() != n:
             files.clear()
             for _ in self.images:
                 files.addItem(QListWidgetItem())
-        for place, path in enumerate(self.images):
-            item = files.item(place)
+        for index, path in enumerate(self.images):
+            item = files.item(index)
             assert item is not None
             item.setText(self._line(path))
             item.setToolTip(path.name)
@@ -237,9 +239,13 @@ class Proofreader(QObject):
         tally = self.tallies.get(path.stem)
         if tally is None or tally.cells < 0:
             return path.stem
-        was = f" (was {tally.found:,})" if tally.found not in (-1, tally.cells) else ""
-        lost = " · not written" if self._labels_path(path) in self.keeper.errors else ""
-        return f"{path.stem}\n{tally.cells:,} cells{was} · {tally.reviewed:,} reviewed{lost}"
+        line = f"{path.stem}\n{tally.cells:,} cells"
+        if tally.found not in (-1, tally.cells):
+            line += f" (was {tally.found:,})"
+        line += f" · {tally.reviewed:,} reviewed"
+        if self._labels_path(path) in self.keeper.errors:
+            line += " · not written"
+        return line
 
     def _total(self) -> str:
         seen = [tally for tally in self.tallies.values() if tally.cells >= 0]
@@ -247,5 +253,7 @@ class Proofreader(QObject):
             return ""
         n_done = sum(self._is_done(path.stem) for path in self.images)
         n_cells = sum(tally.cells for tally in seen)
-        writing = " · writing labels…" if self.keeper.is_busy else ""
-        return f"{n_done} of {len(self.images)} images done · {n_cells:,} cells in {len(seen)}{writing}"
+        line = f"{n_done} of {len(self.images)} images done · {n_cells:,} cells in {len(seen)}"
+        if self.keeper.is_busy:
+            line += " · writing labels…"
+        return line

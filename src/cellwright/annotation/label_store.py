@@ -1,0 +1,219 @@
+"""The labels of an annotation, the box of each cell, and what is known of cells and of the whole."""
+
+from collections.abc import Iterable, Mapping
+from copy import copy
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike as NumpyLike
+from numpy.typing import NDArray
+
+from cellwright.core.data import Image, Labels
+from cellwright.core.errors import AnnotationError
+from cellwright.ops.label_changes import Box, Change, bounds, boxes_of, joined
+
+
+class CellMetadata(NamedTuple):
+    """What is known of one cell besides its voxels; ``category`` is an index into the class names."""
+
+    score: float = 1.0
+    category: int | None = None
+    is_reviewed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotationMetadata:
+    """What is known of the whole annotation besides its cells.
+
+    Made by the session; used by export.
+
+    Parameters
+    ----------
+    regions
+        Boxes in the axes of the labels in which every cell is annotated.
+    class_names
+        What the classes are called, in their order.
+    has_masks
+        False where only the positions of the cells are known and the labels are discs that stand for them.
+    """
+
+    regions: tuple[Box, ...] = ()
+    class_names: tuple[str, ...] = ()
+    has_masks: bool = True
+
+
+class LabelStore:
+    """The state of an annotation. Boxes follow each change, so that no tool has to search the whole array.
+
+    Made by the session; used by its tools and its history.
+
+    Parameters
+    ----------
+    image
+        What is annotated.
+    labels : int32
+        Edited in place.
+    cells
+        Metadata by number; a score of 1 and no class for each cell where None.
+    metadata
+        Of the whole.
+    """
+
+    def __init__(
+        self,
+        image: Image,
+        labels: Labels,
+        cells: Mapping[int, CellMetadata] | None = None,
+        metadata: AnnotationMetadata = AnnotationMetadata(),
+    ) -> None:
+        self.image, self.labels, self.metadata = image, labels, metadata
+        self._boxes = boxes_of(labels)
+        self.next_number = max(self._boxes, default=0) + 1
+        self.cells = dict.fromkeys(self._boxes, CellMetadata()) if cells is None else dict(cells)
+
+    def copy(self) -> "LabelStore":
+        """Return the same state on arrays of its own."""
+        other = copy(self)
+        other.labels = self.labels.copy()
+        other.cells, other._boxes = dict(self.cells), dict(self._boxes)
+        return other
+
+    def fill(self, scores: NumpyLike | None, classes: NumpyLike | None) -> None:
+        """Set the metadata of all cells from columns of which entry ``i`` is cell ``i + 1``."""
+        self.cells = cell_metadata(self._boxes, scores, classes)
+
+    def __contains__(self, number: object) -> bool:
+        return number in self._boxes
+
+    def __len__(self) -> int:
+        return len(self._boxes)
+
+    def numbers(self) -> NDArray[np.int32]:
+        """Return the numbers of all cells, ascending."""
+        return np.array(sorted(self._boxes), np.int32)
+
+    def box_of(self, number: int) -> Box:
+        """Return the box of a cell in the labels."""
+        if number not in self._boxes:
+            raise AnnotationError(
+                f"Cell {number} must be in the labels; it is not. Click on a cell that is there."
+            )
+        return self._boxes[number]
+
+    def cell(self, number: int) -> CellMetadata:
+        """Return the metadata of a cell that is in the labels."""
+        self.box_of(number)
+        return self.cells[number]
+
+    @property
+    def has_time(self) -> bool:
+        """Whether the first axis is time."""
+        return "T" in self.image.axes
+
+    @property
+    def sampling(self) -> tuple[float, ...] | None:
+        """Length of a voxel along each spatial axis in pixels of the plane; None where all are alike."""
+        sizes = self.image.pixel_size_um
+        if len(sizes) != 3 or not min(sizes) > 0:
+            return None
+        plane = (sizes[1] + sizes[2]) / 2
+        return tuple(float(size / plane) for size in sizes)
+
+    def write(self, changes: Iterable[Change]) -> tuple[int, ...]:
+        """Write changes into the labels and return the cells that gained or lost voxels, ascending."""
+        touched: set[int] = set()
+        for change in changes:
+            touched |= self._write(change)
+        self.next_number = max(self.next_number, max(touched, default=0) + 1)
+        return tuple(sorted(touched))
+
+    def set_metadata(self, cells: Mapping[int, CellMetadata | None], metadata: AnnotationMetadata) -> None:
+        """Set the metadata of some cells (None forgets it) and of the whole."""
+        for number, found in cells.items():
+            if found is None:
+                self.cells.pop(number, None)
+            else:
+                self.cells[number] = found
+        self.metadata = metadata
+
+    def _write(self, change: Change) -> set[int]:
+        change.apply(self.labels)
+        differs = change.before != change.after
+        gained = set(np.unique(change.after[differs]).tolist()) - {0}
+        lost = set(np.unique(change.before[differs]).tolist()) - {0}
+        if not gained | lost:
+            return set()
+        inside = boxes_of(change.after)
+        for number in gained | lost:
+            here = inside.get(number)
+            if here is not None:
+                here = _moved(here, change.box)
+            box = self._box_after(number, change.box, here, has_lost=number in lost)
+            if box is None:
+                self._boxes.pop(number, None)
+            else:
+                self._boxes[number] = box
+        return gained | lost
+
+    def _box_after(self, number: int, changed: Box, here: Box | None, *, has_lost: bool) -> Box | None:
+        """Return the box of a cell of which ``here`` is the part within what changed."""
+        old = self._boxes.get(number)
+        if old is None or _holds(changed, old):
+            return here
+        search = old
+        if here is not None:
+            search = joined(old, here)
+        if not has_lost:
+            return search
+        inner = bounds(self.labels[search] == number)
+        if inner is None:
+            return None
+        return _moved(inner, search)
+
+
+def cell_metadata(
+    numbers: Iterable[int], scores: NumpyLike | None, classes: NumpyLike | None
+) -> dict[int, CellMetadata]:
+    """Return the metadata of cells from columns of which entry ``i`` is cell ``i + 1``; below 0 is no class.
+
+    Raises
+    ------
+    AnnotationError
+        A column is too short.
+    """
+    numbers = list(numbers)
+    largest = max(numbers, default=0)
+    all_scores = _column("scores", scores, largest, 1.0)
+    all_classes = _column("classes", classes, largest, -1)
+    cells = {}
+    for number in numbers:
+        category: int | None = int(all_classes[number - 1])
+        if category is not None and category < 0:
+            category = None
+        cells[number] = CellMetadata(float(all_scores[number - 1]), category)
+    return cells
+
+
+def _column(name: str, column: NumpyLike | None, n: int, default: float) -> NDArray[Any]:
+    if column is None:
+        return np.full(n, default)
+    values = np.asarray(column)
+    if len(values) < n:
+        raise AnnotationError(
+            f"{name} must have an entry for each cell up to {n}; got {len(values)}. Hand in the column that "
+            "came with the labels."
+        )
+    return values
+
+
+def _moved(box: Box, frame: Box) -> Box:
+    """Return a box within another in the coordinates of the whole."""
+    return tuple(
+        slice(outer.start + part.start, outer.start + part.stop)
+        for part, outer in zip(box, frame, strict=True)
+    )
+
+
+def _holds(outer: Box, inner: Box) -> bool:
+    return all(a.start <= b.start and b.stop <= a.stop for a, b in zip(outer, inner, strict=True))

@@ -1,0 +1,68 @@
+"""Annotations of one format to another."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from cellwright.core.data import Image
+from cellwright.core.errors import SettingsError
+from cellwright.files.atomic import plain_name
+from cellwright.files.formats.image_annotation import ImageAnnotation
+from cellwright.files.formats.registry import Format, format_of, recognise
+from cellwright.files.images import read_image
+
+
+def convert(
+    sources: Sequence[Path | str], to: str, output: Path | str, image: Image | Path | str | None = None
+) -> dict[Path, tuple[ImageAnnotation, ...]]:
+    """Read annotations of any format and write them in another; return what was written where.
+
+    Several images go into one file where the format holds several, else into a folder, each into a file that
+    has its name.
+
+    Parameters
+    ----------
+    sources
+        Files and folders, each of any format that is known.
+    to
+        Name of the format: ``labels``, ``coco``, ``geojson`` ...
+    output
+        The file, or the folder for several.
+    image
+        That the cells belong to: its size and pixel size hold where a file does not tell them.
+
+    Raises
+    ------
+    SettingsError
+        There is no such format, or two images have one name.
+    ReadError
+        A file is damaged or of no format known, or does not fit the image.
+    WriteError
+        The format cannot hold this, or it cannot be written.
+    """
+    one, output = format_of(to), Path(output)
+    if isinstance(image, Path | str):
+        image = read_image(image)
+    found = [annotation for source in sources for annotation in recognise(source).read(source, image)]
+    written = {}
+    for path, annotations in _parted(found, one, output):
+        one.write(path, annotations)
+        written[path] = annotations
+    return written
+
+
+def _parted(
+    found: Sequence[ImageAnnotation], one: Format, output: Path
+) -> Iterator[tuple[Path, tuple[ImageAnnotation, ...]]]:
+    """Yield the files to write and what goes into each."""
+    if one.is_folder or one.has_many or (len(found) == 1 and output.name.lower().endswith(one.extensions)):
+        yield output, tuple(found)
+        return
+    twice = [name for name, n in Counter(plain_name(each.name) for each in found).items() if n > 1]
+    if twice:
+        raise SettingsError(
+            f"Images that go into files of their own must differ in name; {', '.join(twice[:5])} occurs more "
+            "than once. Convert them one by one."
+        )
+    for each in found:
+        yield output / f"{plain_name(each.name)}{one.extensions[0]}", (each,)

@@ -1,0 +1,314 @@
+"""From the objects of a file to the cells of an image: what is odd is mended, cut or left out, and counted.
+
+One odd object never costs a file. What cannot be an area, a box or a point is left out; an outline that
+crosses itself is filled as drawing programs fill it (even-odd); what lies over the edge is cut there.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellwright.core.data import Image
+from cellwright.core.errors import ReadError
+from cellwright.files.formats.image_annotation import (
+    MARGIN_PX,
+    NO_CLASS,
+    ImageAnnotation,
+    canvas,
+    chosen,
+    with_classes,
+)
+from cellwright.files.formats.outlines import MaskPart, Ring, clipped, crosses_itself, filled, painted
+from cellwright.files.json_value import JsonValue
+
+MOST_CORNERS = 1_000_000  # of one outline
+MOST_CROSSED = 20_000  # corners of an outline that is looked at for crossings, which takes their square
+FARTHEST_PX = float(1 << 20)  # from the first pixel, where the size of the image is not known
+
+Fill = Callable[[Sequence[Ring], tuple[int, ...]], MaskPart]
+
+
+class Shape(NamedTuple):
+    """A part of an object: rings that enclose an area, the two corners of a box, points, or a mask."""
+
+    kind: Literal["area", "box", "point", "mask"]
+    rings: Sequence[Ring] = ()
+    mask: MaskPart | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FileObject:
+    """One object of a file, as it is told there.
+
+    Parameters
+    ----------
+    node
+        Where it stands.
+    shapes
+        What it is made of, in corners (y, x) of the plane, the first pixel reaching from 0 to 1.
+    name
+        Of its class.
+    lead
+        Frame and slice it lies in, as far as the image has such axes.
+    group
+        Objects of one group are one cell; None is a group of its own.
+    """
+
+    node: JsonValue
+    shapes: Sequence[Shape]
+    name: str = NO_CLASS
+    lead: tuple[float, ...] = ()
+    group: Hashable | None = None
+
+
+@dataclass(slots=True)
+class ReadingNotes:
+    """What was mended, cut or left out while a file was read."""
+
+    path: Path
+    n_objects: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    faults: list[ReadError] = field(default_factory=list)
+
+    def read(
+        self, rows: Iterable[JsonValue], read_object: Callable[[JsonValue], FileObject | None]
+    ) -> list[FileObject]:
+        """Return the objects of these rows, without those that make no sense.
+
+        Raises
+        ------
+        ReadError
+            None of them makes any.
+        """
+        found = []
+        for row in rows:
+            self.n_objects += 1
+            try:
+                one = read_object(row)
+            except ReadError as error:
+                self.faults.append(error)
+                continue
+            if one is not None:
+                found.append(one)
+        if self.faults and len(self.faults) == self.n_objects:
+            raise self.faults[0]
+        return found
+
+    def note(self, what: str, n: int = 1) -> None:
+        """Count something that the user should know of."""
+        if n:
+            self.counts[what] += n
+
+    def notices(self) -> tuple[str, ...]:
+        """Return all of it as one sentence, or nothing."""
+        told = [f"{n} {what}" for what, n in self.counts.items()]
+        if self.faults:
+            told.append(f"{len(self.faults)} made no sense and were left out, first: {self.faults[0]}")
+        if not told:
+            return ()
+        text = "; ".join(told).removesuffix(".")
+        return (f"Of {self.n_objects} objects in {self.path.name} {text}.",)
+
+
+def area_of(node: JsonValue, *rings: Ring) -> Shape:
+    """Return the area inside rings (even-odd), each without a repeated first corner at its end.
+
+    Raises
+    ------
+    ReadError
+        A ring has less than three corners, or coordinates that are no numbers.
+    """
+    checked = []
+    for ring in rings:
+        if len(ring) > 1 and (ring[0] == ring[-1]).all():
+            ring = ring[:-1]
+        if not 3 <= len(ring) <= MOST_CORNERS or not np.isfinite(ring).all():
+            raise node.refuse(f"an outline of 3 to {MOST_CORNERS} corners")
+        checked.append(ring)
+    return Shape("area", checked)
+
+
+def box_of(node: JsonValue, corners: NDArray[np.float64]) -> Shape:
+    """Return a box of two corners in any order.
+
+    Raises
+    ------
+    ReadError
+        They are not two, or lie on one line.
+    """
+    if corners.shape != (2, 2) or not np.isfinite(corners).all() or not np.ptp(corners, axis=0).all():
+        raise node.refuse("two corners of a box with a width and a height")
+    return Shape("box", [np.sort(corners, axis=0)])
+
+
+def assemble(
+    annotation: ImageAnnotation,
+    objects: Sequence[FileObject],
+    notes: ReadingNotes,
+    image: Image | None,
+    fill: Fill | None = None,
+) -> ImageAnnotation:
+    """Return an annotation with the cells that objects tell of: points or boxes where all are, else labels.
+
+    Parameters
+    ----------
+    annotation
+        Of the image; a shape of () is unknown, then it is that of ``image``, or as small as may be.
+    objects, notes
+        What was read, and what there is to say of it.
+    image
+        That the cells belong to, if it is known.
+    fill
+        How outlines become pixels, where a format has a way of its own.
+
+    Raises
+    ------
+    ReadError
+        Most of them lie outside of the image.
+    """
+    objects = _of_one_kind(objects, notes)
+    shape = annotation.shape or _extent(annotation, objects, notes, image)
+    annotation = replace(annotation, shape=shape)
+    cut = [_cut(one, shape, notes) for one in objects]
+    inside = [one for one in cut if one is not None]
+    notes.note("lie outside of the image and were left out", len(cut) - len(inside))
+    if 2 * len(inside) < len(cut):
+        first = next(one.node for one, left in zip(objects, cut, strict=True) if left is None)
+        raise ReadError(
+            f"{first.where or 'An object'} of {notes.path} and others must lie inside the image of "
+            f"{shape} pixels; most do not. Choose the file of this image."
+        )
+    kinds = {part.kind for one in inside for part in one.shapes}
+    if kinds == {"point"}:
+        return _points(annotation, inside, notes)
+    groups = [one.group for one in inside if one.group is not None]
+    if kinds == {"box"} and len(shape) == 2 and len(groups) == len(set(groups)):
+        boxes = np.array([one.shapes[0].rings[0] for one in inside], np.float32)
+        names = [one.name for one in inside]
+        return with_classes(annotation, names, boxes=boxes, notices=notes.notices())
+    return _labels(annotation, inside, notes, fill or _filled)
+
+
+def _filled(rings: Sequence[Ring], shape: tuple[int, ...]) -> MaskPart:
+    return filled(rings)
+
+
+def _of_one_kind(objects: Sequence[FileObject], notes: ReadingNotes) -> Sequence[FileObject]:
+    """Return objects without points, where there are others too: those say more."""
+    others = [one for one in objects if all(part.kind != "point" for part in one.shapes)]
+    if not others:
+        return objects
+    notes.note("are points among outlines and were left out", len(objects) - len(others))
+    return others
+
+
+def _extent(
+    annotation: ImageAnnotation, objects: Sequence[FileObject], notes: ReadingNotes, image: Image | None
+) -> tuple[int, ...]:
+    """Return the shape of the image, or of the smallest that holds all objects."""
+    ends = []
+    for one in objects:
+        for part in one.shapes:
+            corners = np.concatenate(part.rings)
+            if np.abs(corners).max() <= FARTHEST_PX:
+                shift = 0.5 * (part.kind == "point")
+                ends.append([*(n + 1 for n in one.lead), *(corners.max(axis=0) + shift)])
+    return canvas(notes.path, image, np.array(ends, float).reshape(-1, len(annotation.axes)))
+
+
+def _cut(one: FileObject, shape: tuple[int, ...], notes: ReadingNotes) -> FileObject | None:
+    """Return what of an object lies inside the image, None where nothing does."""
+    if any(not -0.5 <= at < n for at, n in zip(one.lead, shape[:-2], strict=True)):
+        return None
+    size = (shape[-2], shape[-1])
+    kept, is_over = [], False
+    for part in one.shapes:
+        corners = np.concatenate(part.rings) if part.rings else np.zeros((1, 2))
+        beyond = max(float(-corners.min()), float((corners - size).max()))
+        is_over |= beyond > MARGIN_PX
+        if beyond <= 0 or part.kind == "mask":
+            kept.append(part)
+        elif part.kind == "point":
+            near = [ring for ring in part.rings if _is_near(ring, size)]
+            kept += [Shape("point", near)] * bool(near)
+        elif part.kind == "box":
+            box = corners.clip(0, size)
+            kept += [Shape("box", [box])] * bool(np.ptp(box, axis=0).all())
+        else:
+            rings = [ring for ring in (clipped(ring, size) for ring in part.rings) if len(ring) > 2]
+            kept += [Shape("area", rings)] * bool(rings)
+    if not kept:
+        return None
+    notes.note("were cut at the edge of the image", int(is_over))
+    return replace(one, shapes=kept)
+
+
+def _is_near(points: Ring, size: tuple[int, int]) -> bool:
+    return bool((points >= -MARGIN_PX).all() and (points <= np.array(size) + MARGIN_PX).all())
+
+
+def _points(
+    annotation: ImageAnnotation, objects: Sequence[FileObject], notes: ReadingNotes
+) -> ImageAnnotation:
+    places: list[list[float]] = []
+    names: list[str] = []
+    for one in objects:
+        for part in one.shapes:
+            for point in np.concatenate(part.rings) - 0.5:
+                places.append([*one.lead, *point])
+                names.append(one.name)
+    points = np.array(places, np.float32).reshape(-1, len(annotation.axes))
+    return with_classes(annotation, names, points=points, notices=notes.notices())
+
+
+def _labels(
+    annotation: ImageAnnotation, objects: Sequence[FileObject], notes: ReadingNotes, fill: Fill
+) -> ImageAnnotation:
+    cells: dict[Any, list[MaskPart]] = {}
+    names: dict[Any, str] = {}
+    size = annotation.shape[-2:]
+    for index, one in enumerate(objects):
+        key = ("alone", index) if one.group is None else ("group", one.group)
+        names.setdefault(key, one.name)
+        n_crossed = 0
+        for part in one.shapes:
+            n_crossed += part.kind == "area" and any(map(_crosses, part.rings))
+            lead = tuple(round(at) for at in one.lead)
+            cells.setdefault(key, []).append(_mask_of(part, size, fill).at(lead))
+        notes.note("cross themselves and were filled as drawn", int(n_crossed > 0))
+    labels, left, counts = painted(list(cells.values()), annotation.shape)
+    for what, n in counts.items():
+        notes.note(what, n)
+    called = list(names.values())
+    return with_classes(annotation, [called[i] for i in left], labels=labels, notices=notes.notices())
+
+
+def _crosses(ring: Ring) -> bool:
+    return len(ring) <= MOST_CROSSED and crosses_itself(ring)
+
+
+def _mask_of(part: Shape, size: tuple[int, ...], fill: Fill) -> MaskPart:
+    if part.mask is not None:
+        return part.mask
+    if part.kind == "box":
+        (y0, x0), (y1, x1) = part.rings[0].tolist()
+        return filled([np.array([[y0, x0], [y0, x1], [y1, x1], [y1, x0]])])
+    return fill(part.rings, size)
+
+
+def finished(
+    annotation: ImageAnnotation,
+    objects: Sequence[FileObject],
+    notes: ReadingNotes,
+    image: Image | None,
+    fill: Fill | None = None,
+) -> tuple[ImageAnnotation, ...]:
+    """Return the cells of the one image of a file, which must fit ``image``; see :func:`assemble`."""
+    if annotation.shape:
+        chosen(notes.path, [annotation], image)
+    return chosen(notes.path, [assemble(annotation, objects, notes, image, fill)], image)

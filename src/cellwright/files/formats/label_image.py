@@ -1,0 +1,77 @@
+"""Label images: of any kind of image file in, as OME-TIFF out, which every program reads.
+
+Masks of Cellpose (``_cp_masks``), StarDist, CellProfiler ("Objects" as 16 bits) and ilastik ("Object
+Identities", TIFF, .npy or HDF5) are such images.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from cellwright.core.data import Image
+from cellwright.core.errors import ReadError
+from cellwright.files.formats.image_annotation import (
+    ImageAnnotation,
+    chosen,
+    labels_of,
+    needing_masks,
+    only_one,
+)
+from cellwright.files.images import read_image, write_labels
+
+ENDINGS = (".ome.tif", ".ome.tiff", ".ome.zarr")
+OWN_ENDINGS = (
+    "_cp_masks",
+    "_Object Identities",
+    ".labels",
+    "_labels",
+    "_masks",
+)  # of programs that write labels
+
+
+def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
+    """Return the labels of an image file, numbered without gaps.
+
+    Raises
+    ------
+    ReadError
+        The file is damaged, holds no labels, names files elsewhere, or does not fit the image.
+    """
+    found = read_image(path)
+    if "C" in found.axes:
+        at = found.axes.index("C")
+        if found.shape[at] != 1:
+            raise ReadError(
+                f"The axes of {path} must be those of labels, without colours; got {found.axes!r}. Choose "
+                "the labels of one channel."
+            )
+        found = replace(found, data=np.asarray(found.data).take(0, at), axes=found.label_axes)
+    annotation = labels_of(path, "The content", np.asarray(found.data), found.axes, _name_of(path))
+    return chosen(path, [replace(annotation, pixel_size_um=found.pixel_size_um)], image)
+
+
+def _name_of(path: Path) -> str:
+    """Return the name of the image, as programs name their labels after it."""
+    name = path.stem
+    for ending in ENDINGS:
+        if path.name.lower().endswith(ending):
+            name = path.name[: -len(ending)]
+    for ending in OWN_ENDINGS:
+        if name.endswith(ending) and name != ending:
+            return name.removesuffix(ending)
+    return name
+
+
+def write(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
+    """Write the labels of one image as int32 OME-TIFF with axes and pixel size.
+
+    Raises
+    ------
+    WriteError
+        The file cannot be written, or there are no masks or several images.
+    """
+    one = only_one(annotation, "TIFF")
+    labels = needing_masks(one, "TIFF")
+    write_labels(path, labels, Image(labels, one.axes, one.pixel_size_um, one.name))

@@ -1,0 +1,252 @@
+"""XML of other programs, to read: Pascal VOC, CVAT for images, TrackMate.
+
+Everingham et al. 2010, doi 10.1007/s11263-009-0275-4; CVAT 1.1 (docs.cvat.ai); Tinevez et al. 2017, doi
+10.1016/j.ymeth.2016.09.016. Elements are looked at as objects of JSON are, attributes and children alike.
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellwright.core.data import Image
+from cellwright.core.errors import ReadError
+from cellwright.files.formats.assembly import (
+    FileObject,
+    ReadingNotes,
+    Shape,
+    area_of,
+    assemble,
+    box_of,
+    finished,
+)
+from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, checked_shape, chosen
+from cellwright.files.formats.outlines import MaskPart
+from cellwright.files.json_value import JsonValue, read_text
+
+LISTS = {"object", "image", "box", "polygon", "polyline", "points", "ellipse", "mask", "SpotsInFrame", "Spot"}
+TEXT = "text"  # what an element holds beside attributes and children
+MOST_DEPTH = 50
+
+
+def is_voc(path: Path) -> bool:
+    """Return whether an XML file is one of Pascal VOC."""
+    return _root(path).tag == "annotation"
+
+
+def is_cvat(path: Path) -> bool:
+    """Return whether an XML file is one of CVAT for images."""
+    return _root(path).tag == "annotations"
+
+
+def is_trackmate(path: Path) -> bool:
+    """Return whether an XML file is one of TrackMate."""
+    return _root(path).tag == "TrackMate"
+
+
+def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
+    """Return the cells of a file, of each of its images or of the one that is given.
+
+    Raises
+    ------
+    ReadError
+        The file is damaged, or does not fit the image.
+    """
+    root = _root(path)
+    content = JsonValue(_plain(root), path, root.tag)
+    if root.tag == "annotation":
+        return _read_voc(content, image)
+    if root.tag == "annotations":
+        return _read_cvat(content, image)
+    return _read_trackmate(content, image)
+
+
+def _root(path: Path) -> ElementTree.Element:
+    text = read_text(path)
+    if "<!ENTITY" in text:
+        raise ReadError(f"{path} defines entities, which no such file needs. Export it again.")
+    try:
+        return ElementTree.fromstring(text)
+    except (ElementTree.ParseError, ValueError) as error:
+        raise ReadError(f"Expected a whole XML file at {path}; got: {error}. Copy it again.") from error
+
+
+def _plain(element: ElementTree.Element, depth: int = 0) -> dict[str, Any]:
+    """Return an element as an object: attributes and children by name, numbers as numbers."""
+    found: dict[str, Any] = {key: _value(text) for key, text in element.attrib.items()}
+    if element.text and element.text.strip():
+        found[TEXT] = _value(element.text.strip())
+    if depth == MOST_DEPTH:
+        return found
+    for child in element:
+        inner: Any = _plain(child, depth + 1)
+        if child.tag in LISTS and len(inner) != (TEXT in inner):
+            found.setdefault(child.tag, []).append(inner)
+        elif set(inner) <= {TEXT}:
+            found[child.tag] = inner.get(TEXT)
+        else:
+            found[child.tag] = inner
+    return found
+
+
+def _value(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _rows(node: JsonValue, key: str) -> list[JsonValue]:
+    found = node.find(key)
+    if found is None:
+        return []
+    return found.rows()
+
+
+def _text(node: JsonValue, key: str, default: str = "") -> str:
+    found = node.find(key)
+    if found is None:
+        return default
+    value = found.value
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value)
+
+
+def _stem(node: JsonValue, key: str) -> str:
+    """Return the name of an image, of whatever folder it was in."""
+    return Path(_text(node, key).replace("\\", "/")).stem or node.path.stem
+
+
+# -- Pascal VOC ---------------------------------------------------------------------------------------------
+
+
+def _read_voc(content: JsonValue, image: Image | None) -> tuple[ImageAnnotation, ...]:
+    size = content.at("size")
+    shape = checked_shape(content.path, "size", (size.at("height").whole(1), size.at("width").whole(1)))
+    notes = ReadingNotes(content.path)
+    objects = notes.read(_rows(content, "object"), _voc_object)
+    return finished(ImageAnnotation(_stem(content, "filename"), shape), objects, notes, image)
+
+
+def _voc_object(row: JsonValue) -> FileObject:
+    name = _text(row, "name", NO_CLASS)
+    outlines = _rows(row, "polygon")
+    if outlines:
+        corners = outlines[0].value
+        n = len(corners) // 2
+        ring = [[outlines[0].at(f"{axis}{i}").number() for axis in "yx"] for i in range(1, n + 1)]
+        return FileObject(row, [area_of(row, np.array(ring).reshape(-1, 2))], name)
+    box = row.at("bndbox")
+    first = [
+        box.at(f"{axis}min").number() - 1 for axis in "yx"
+    ]  # pixels are numbered from 1, the last is inside
+    last = [box.at(f"{axis}max").number() for axis in "yx"]
+    return FileObject(row, [box_of(row, np.array([first, last]))], name)
+
+
+# -- CVAT ---------------------------------------------------------------------------------------------------
+
+
+def _read_cvat(content: JsonValue, image: Image | None) -> tuple[ImageAnnotation, ...]:
+    found = []
+    for row in _rows(content, "image"):
+        shape = checked_shape(row.path, row.where, (row.at("height").whole(1), row.at("width").whole(1)))
+        notes = ReadingNotes(content.path)
+        drawn = []
+        for kind in ("box", "polygon", "polyline", "points", "ellipse", "mask"):
+            drawn += [JsonValue({**one.value, "kind": kind}, one.path, one.where) for one in _rows(row, kind)]
+        objects = notes.read(drawn, partial(_cvat_object, notes))
+        found.append(assemble(ImageAnnotation(_stem(row, "name"), shape), objects, notes, None))
+    return chosen(content.path, found, image)
+
+
+def _cvat_object(notes: ReadingNotes, row: JsonValue) -> FileObject | None:
+    name, kind = _text(row, "label", NO_CLASS), row.at("kind").text()
+    if kind == "box":
+        ends = [[row.at(f"y{side}").number(), row.at(f"x{side}").number()] for side in ("tl", "br")]
+        return FileObject(row, [box_of(row, np.array(ends))], name)
+    if kind == "ellipse":
+        middle, radii = [[row.at(f"{what}{axis}").number() for axis in "yx"] for what in "cr"]
+        angles = np.linspace(0, 2 * np.pi, 90, endpoint=False)
+        around = np.stack([np.sin(angles), np.cos(angles)], axis=1)
+        return FileObject(row, [area_of(row, np.array(middle) + around * radii)], name)
+    if kind == "mask":
+        return FileObject(row, [_cvat_mask(row)], name)
+    if kind == "polyline":
+        notes.note("are lines and were left out")
+        return None
+    corners = _pairs(row.at("points"), ";")
+    if kind == "points":
+        return FileObject(row, [Shape("point", [corners])], name)
+    return FileObject(row, [area_of(row, corners)], name)
+
+
+def _cvat_mask(row: JsonValue) -> Shape:
+    top, left, height, width = (row.at(key).whole(0, 1 << 20) for key in ("top", "left", "height", "width"))
+    runs = _numbers(row.at("rle"), ",").astype(int)
+    if (runs < 0).any() or runs.sum() != height * width:
+        raise row.at("rle").refuse(f"run lengths of {height * width} pixels")
+    mask = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
+    return Shape(
+        "mask", [np.array([[top, left], [top + height, left + width]], float)], MaskPart((top, left), mask)
+    )
+
+
+def _numbers(node: JsonValue, separator: str | None) -> NDArray[np.float64]:
+    try:
+        return np.array([float(word) for word in str(node.value).split(separator)])
+    except ValueError as error:
+        raise node.refuse("numbers") from error
+
+
+def _pairs(node: JsonValue, separator: str) -> NDArray[np.float64]:
+    """Return ``x,y;x,y`` as places y, x."""
+    numbers = _numbers(JsonValue(str(node.value).replace(separator, ","), node.path, node.where), ",")
+    if len(numbers) % 2:
+        raise node.refuse("pairs of x and y")
+    return numbers.reshape(-1, 2)[:, ::-1]
+
+
+# -- TrackMate ----------------------------------------------------------------------------------------------
+
+
+def _read_trackmate(content: JsonValue, image: Image | None) -> tuple[ImageAnnotation, ...]:
+    """Return spots as points, or as labels where they have outlines."""
+    told = content.at("Settings").at("ImageData")
+    lengths = {axis: told.at(key).whole(1) for axis, key in
+               (("T", "nframes"), ("Z", "nslices"), ("Y", "height"), ("X", "width"))}  # fmt: skip
+    sizes = {axis: told.at(key).number(1e-9) for axis, key in
+             (("Z", "voxeldepth"), ("Y", "pixelheight"), ("X", "pixelwidth"))}  # fmt: skip
+    axes = "".join(axis for axis in "TZYX" if axis in "YX" or lengths[axis] > 1)
+    shape = checked_shape(content.path, "ImageData", [lengths[axis] for axis in axes])
+    unit = _text(content.at("Model"), "spatialunits")
+    pixel_size: tuple[float, ...] = ()
+    if unit.lower() in ("micron", "microns", "µm", "um", "micrometer"):
+        pixel_size = tuple(sizes[axis] for axis in axes if axis in sizes)
+    notes = ReadingNotes(content.path)
+    rows = [
+        row
+        for frame in _rows(content.at("Model").at("AllSpots"), "SpotsInFrame")
+        for row in _rows(frame, "Spot")
+    ]
+    objects = notes.read(rows, partial(_spot, notes, axes, sizes))
+    annotation = ImageAnnotation(_stem(told, "filename"), shape, axes, pixel_size_um=pixel_size)
+    return finished(annotation, objects, notes, image)
+
+
+def _spot(notes: ReadingNotes, axes: str, sizes: dict[str, float], row: JsonValue) -> FileObject | None:
+    if _text(row, "VISIBILITY", "1") == "0":
+        notes.note("were filtered out in TrackMate and are left out")
+        return None
+    middle = np.array([row.at(f"POSITION_{axis}").number() / sizes[axis] for axis in "YX"]) + 0.5
+    places = {"T": row.at("FRAME").number(), "Z": row.at("POSITION_Z").number() / sizes["Z"]}
+    lead = tuple(places[axis] for axis in axes[:-2])
+    if _text(row, "ROI_N_POINTS", "0") not in ("", "0") and row.find(TEXT) is not None:
+        around = _numbers(row.at(TEXT), None)
+        ring = around[: len(around) // 2 * 2].reshape(-1, 2)[:, ::-1] / [sizes["Y"], sizes["X"]]
+        return FileObject(row, [area_of(row, middle + ring)], lead=lead)
+    return FileObject(row, [Shape("point", [middle[np.newaxis]])], lead=lead)

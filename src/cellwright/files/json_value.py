@@ -1,0 +1,167 @@
+"""A value in a file, which knows where it stands: what is wrong with it names file and field."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellwright.core.errors import ReadError
+
+MOST_BYTES = 1 << 30  # of a text file
+
+
+@dataclass(frozen=True, slots=True)
+class JsonValue:
+    """One value of a file; every way to look at it raises ReadError when the value is of another kind."""
+
+    value: Any
+    path: Path
+    where: str = ""
+
+    def refuse(self, wanted: str) -> ReadError:
+        """Return the error that says what this value should have been."""
+        shown = repr(self.value)
+        shown = shown if len(shown) <= 80 else shown[:77] + "..."
+        field = self.where or "The content"
+        return ReadError(f"{field} of {self.path} must be {wanted}; got {shown}. Export the file again.")
+
+    def find(self, key: str) -> "JsonValue | None":
+        """Return the value under a key, None where there is none or it is null."""
+        if not isinstance(self.value, dict):
+            raise self.refuse("an object with named fields")
+        value = self.value.get(key)
+        return None if value is None else JsonValue(value, self.path, f"{self.where}.{key}".lstrip("."))
+
+    def at(self, key: str) -> "JsonValue":
+        """Return the value under a key that must be there."""
+        found = self.find(key)
+        if found is None:
+            missing = JsonValue(None, self.path, f"{self.where}.{key}".lstrip("."))
+            raise missing.refuse("there")
+        return found
+
+    def rows(self) -> "list[JsonValue]":
+        """Return the values of a list."""
+        if not isinstance(self.value, list | tuple):
+            raise self.refuse("a list")
+        return [JsonValue(value, self.path, f"{self.where}[{i}]") for i, value in enumerate(self.value)]
+
+    def text(self) -> str:
+        """Return a text."""
+        if not isinstance(self.value, str):
+            raise self.refuse("a text")
+        return self.value
+
+    def number(self, low: float = -math.inf, high: float = math.inf) -> float:
+        """Return a finite number between two others."""
+        value = self.value
+        is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+        if not is_number or not math.isfinite(value) or not low <= value <= high:
+            raise self.refuse("a number" if math.isinf(high) else f"a number from {low:g} to {high:g}")
+        return float(value)
+
+    def whole(self, low: int = 0, high: int = 2**31 - 1) -> int:
+        """Return a whole number between two others."""
+        value = self.number(low, high)
+        if value != int(value):
+            raise self.refuse("a whole number")
+        return int(value)
+
+    def pairs(self) -> NDArray[np.float64]:
+        """Return a list of (x, y) as places (N, 2) in the order y, x."""
+        return self._table(2)[:, ::-1]
+
+    def numbers(self, n: int) -> NDArray[np.float64]:
+        """Return a list of exactly ``n`` numbers."""
+        return self._table(0, n)
+
+    def sizes(self, n: int) -> tuple[float, ...]:
+        """Return micrometres per pixel of ``n`` axes, 0 for a step between slices that is unknown."""
+        sizes = self.numbers(n)
+        if not (np.isfinite(sizes).all() and (sizes >= 0).all() and (sizes[-2:] > 0).all()):
+            raise self.refuse("micrometres per pixel above 0")
+        return tuple(sizes.tolist())
+
+    def sizes_at(self, key: str, n: int) -> tuple[float, ...]:
+        """Return the micrometres per pixel of ``n`` axes under a key, none where it is missing."""
+        found = self.find(key)
+        if found is None:
+            return ()
+        return found.sizes(n)
+
+    def texts_at(self, key: str) -> tuple[str, ...]:
+        """Return the texts of the list under a key, none where it is missing."""
+        found = self.find(key)
+        if found is None:
+            return ()
+        return tuple(row.text() for row in found.rows())
+
+    def stem(self) -> str:
+        """Return the name, without its ending, of a file that lies in the folder of this one."""
+        return self.inside().stem
+
+    def inside(self) -> PurePosixPath:
+        """Return a path that does not leave the folder."""
+        plain = PurePosixPath(self.text().replace("\\", "/"))
+        if (
+            plain.is_absolute()
+            or ".." in plain.parts
+            or ":" in str(plain)
+            or not plain.name
+            or "\0" in str(plain)
+        ):
+            raise self.refuse("the name of a file inside the folder")
+        return plain
+
+    def _table(self, n_columns: int, n_rows: int | None = None) -> NDArray[np.float64]:
+        wanted = f"a list of {n_columns} numbers each" if n_columns else f"a list of {n_rows} numbers"
+        try:
+            table = np.array(self.value)
+            table = table.astype(np.float64) if table.dtype.kind in "iuf" else np.zeros((0, 0, 0))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise self.refuse(wanted) from error
+        ndim = 2 if n_columns else 1
+        if (
+            table.ndim != ndim
+            or (n_columns and table.shape[1] != n_columns)
+            or n_rows not in (None, len(table))
+        ):
+            raise self.refuse(wanted)
+        return table
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file.
+
+    Raises
+    ------
+    ReadError
+        It is missing, empty, no text, or too large to be one.
+    """
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise ReadError(f"{path} must be smaller than {MOST_BYTES >> 20} MiB. Split it.")
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ReadError(f"Expected a readable text file at {path}; got: {error}. Check the path.") from error
+    return text
+
+
+def read_json(path: Path) -> JsonValue:
+    """Return the content of a JSON file.
+
+    Raises
+    ------
+    ReadError
+        It is missing, cut short or no JSON.
+    """
+    try:
+        return JsonValue(json.loads(read_text(path)), path)
+    except (ValueError, RecursionError) as error:
+        raise ReadError(
+            f"Expected a whole JSON file at {path}; got: {error}. It is damaged or cut short; copy it again."
+        ) from error

@@ -1,0 +1,154 @@
+"""Regions to count in, from files: GeoJSON, ImageJ ROIs, or an image whose pixels are labels or a mask.
+
+In the files a pixel covers the square from its number to the next; in regions its middle has that number.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellwright.core.data import Image
+from cellwright.core.errors import ReadError
+from cellwright.files.formats.assembly import area_of
+from cellwright.files.formats.imagej_roi import read_rois, rings_of
+from cellwright.files.images import read_image
+from cellwright.files.json_value import JsonValue, read_json
+from cellwright.ops.measure.regions import MaskRegion, Region, ShapeRegion
+
+MIDDLE = 0.5
+
+
+def read_regions(path: Path | str, image: Image) -> tuple[Region, ...]:
+    """Return the regions of a file, each shape on its own, overlapping or not.
+
+    GeoJSON (``.geojson``, ``.json``), ImageJ ROIs (``.roi``, ``.zip``), or an image of the size of the one
+    that is counted in, whose pixels of one number are a region. A shape that tells its slice or frame holds
+    there alone.
+
+    Parameters
+    ----------
+    path
+        The file.
+    image
+        What is counted in.
+
+    Raises
+    ------
+    ReadError
+        The file is missing, damaged or holds no areas, or an image has another size.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ReadError(f"Expected regions at {path}; there is no such file. Check the path.")
+    ending = path.suffix.lower()
+    if ending in (".geojson", ".json"):
+        return tuple(_features(read_json(path), image))
+    if ending in (".roi", ".zip"):
+        return tuple(_roi(node, image, number) for number, node in enumerate(read_rois(path), start=1))
+    pixels = _pixels(path, image)
+    numbers = np.unique(pixels[pixels != 0]).tolist()
+    names = [path.stem] if len(numbers) == 1 else [f"{path.stem} {number}" for number in numbers]
+    return tuple(MaskRegion(name, pixels == number) for name, number in zip(names, numbers, strict=True))
+
+
+def read_mask(path: Path | str, image: Image, *, is_inverted: bool = False) -> MaskRegion:
+    """Return the pixels of an image file that are not 0 as a region; with ``is_inverted`` those that are 0.
+
+    Raises
+    ------
+    ReadError
+        The file is missing or damaged, or has another size than the image.
+    """
+    path = Path(path)
+    return MaskRegion(path.stem, _pixels(path, image), is_inverted=is_inverted)
+
+
+def read_label_image(path: Path | str, image: Image) -> NDArray[np.int32]:
+    """Return the labels of an image file in the shape of the image without its channels.
+
+    Raises
+    ------
+    ReadError
+        The file is missing or damaged, holds no whole numbers, or has another size than the image.
+    """
+    pixels = _pixels(Path(path), image)
+    if pixels.shape != image.label_shape or pixels.dtype.kind not in "iub" or pixels.min(initial=0) < 0:
+        raise ReadError(
+            f"Expected labels (whole numbers from 0) of {image.label_shape} pixels in {path}; got "
+            f"{pixels.dtype} of {pixels.shape}. Choose the labels of this image."
+        )
+    return pixels.astype(np.int32)
+
+
+def _pixels(path: Path, image: Image) -> NDArray[Any]:
+    """Return an image file whose axes are those of the labels, or the last of them."""
+    pixels = np.asarray(read_image(path).data)
+    while pixels.ndim > 2 and pixels.shape[0] == 1:
+        pixels = pixels[0]
+    if pixels.shape != image.label_shape[len(image.label_shape) - pixels.ndim :]:
+        raise ReadError(
+            f"The image in {path} must have {image.label_shape} pixels, as {image.name!r} has; got "
+            f"{pixels.shape}. Choose the mask of this image."
+        )
+    return pixels
+
+
+def _features(content: JsonValue, image: Image) -> list[Region]:
+    rows = content.rows() if isinstance(content.value, list) else [content]
+    if not isinstance(content.value, list) and content.find("features") is not None:
+        rows = content.at("features").rows()
+    found: list[Region] = []
+    for number, row in enumerate(rows, start=1):
+        rings = _rings(row.at("geometry"))
+        found.append(ShapeRegion(_feature_name(row) or f"region {number}", rings, _plane(row, image)))
+    return found
+
+
+def _rings(geometry: JsonValue) -> tuple[NDArray[np.float64], ...]:
+    kind, coordinates = geometry.at("type"), geometry.at("coordinates")
+    polygons = {"Polygon": [coordinates]}.get(kind.text())
+    if kind.text() == "MultiPolygon":
+        polygons = coordinates.rows()
+    if not polygons:
+        raise kind.refuse("'Polygon' or 'MultiPolygon': an area")
+    rings = []
+    for polygon in polygons:
+        rings += [ring for row in polygon.rows() for ring in area_of(row, row.pairs()).rings]
+    return tuple(ring - MIDDLE for ring in rings)
+
+
+def _feature_name(row: JsonValue) -> str:
+    """Return the name a region has, or that of its class, as QuPath keeps them."""
+    properties = row.find("properties")
+    if properties is None:
+        return ""
+    name = properties.find("name")
+    classification = properties.find("classification")
+    if name is None and classification is not None:
+        name = classification.find("name")
+    return "" if name is None else name.text()
+
+
+def _plane(row: JsonValue, image: Image) -> tuple[int | None, ...]:
+    """Return frame and slice of a region; QuPath writes no plane where there is but one."""
+    plane = row.at("geometry").find("plane")
+    places: list[int | None] = []
+    for axis in image.label_axes[:-2].lower():
+        node = None if plane is None else plane.find(axis)
+        places.append(None if node is None else node.whole(0))
+    return tuple(places)
+
+
+def _roi(node: JsonValue, image: Image, number: int) -> ShapeRegion:
+    roi = node.value
+    if roi.roitype.name == "POINT":
+        raise JsonValue("POINT", node.path, node.where).refuse("an area")
+    rings = tuple(ring - MIDDLE for ring in rings_of(node))
+    lead = image.label_axes[:-2]
+    places = {"T": roi.t_position, "Z": roi.z_position}
+    if len(lead) == 1 and not places[lead]:
+        places[lead] = roi.position
+    index = tuple(int(places[axis]) - 1 if places[axis] else None for axis in lead)
+    return ShapeRegion(roi.name or f"region {number}", rings, index)

@@ -1,0 +1,266 @@
+"""One HTML file that tells a result: picture, number, plots, tables, settings; it needs no other file."""
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from hashlib import sha256
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from skimage.segmentation import find_boundaries
+
+from cellwright.core.data import CHANNEL, Image, Result
+from cellwright.files.atomic import write_text
+from cellwright.files.tables import cells_checksum, class_counts, plain_count
+from cellwright.ops.measure.columns import describe
+from cellwright.ops.measure.measurement import label_axes
+
+if TYPE_CHECKING:
+    import pandas
+
+    from cellwright.ops.measure.analysis import Analysis
+
+PICTURE_PX = 1000  # longest side
+PLOT_WIDTH, PLOT_HEIGHT, PLOT_MARGIN = 320, 160, 34
+MOST_PLOTS = 12
+MOST_ROWS = 200
+PLOTTED = (
+    "area",
+    "volume",
+    "diameter",
+    "perimeter",
+    "circularity",
+    "score",
+    "intensity_mean",
+    "nearest_distance",
+)
+OUTLINE = (255, 214, 10)
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1040px; margin: 2em auto; padding: 0 1em; }
+h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin-top: 2em; }
+.number { font-size: 3em; font-weight: 600; line-height: 1.1; } .unit { color: #555; }
+img { max-width: 100%; } figure { margin: 0 0 1em; display: inline-block; vertical-align: top; }
+figcaption { color: #555; font-size: .9em; }
+table { border-collapse: collapse; font-size: .85em; } th, td { padding: .2em .7em; text-align: right;
+border-bottom: 1px solid #ddd; } th:first-child, td:first-child { text-align: left; }
+pre { background: #f4f4f4; padding: .8em; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8em; }
+@media print { h2 { break-after: avoid; } figure, tr { break-inside: avoid; } }
+"""
+
+
+def write_report(
+    path: Path | str, image: Image, analysis: "Analysis", recipes: Mapping[str, str] | None = None
+) -> None:
+    """Write the report of an analysis as one HTML file, in one step.
+
+    Parameters
+    ----------
+    path
+        The file.
+    image
+        What was counted in.
+    analysis
+        What was found.
+    recipes
+        Texts that repeat the result, by title.
+
+    Raises
+    ------
+    WriteError
+        The file cannot be written.
+    """
+    result = analysis.result
+    settings = json.dumps(asdict(result.provenance)["settings"], indent=1, default=str)
+    parts = [
+        f"<h1>{escape(result.provenance.image_name)}</h1>",
+        _number(result),
+        *(f"<p>{escape(notice)}</p>" for notice in (*result.notices, *analysis.notices)),
+        _picture(image, result),
+        *_tables(analysis),
+        "<h2>Distributions</h2>",
+        *_plots(analysis.table),
+        "<h2>How it was found</h2>",
+        _facts(result, image),
+        *(f"<h2>{escape(title)}</h2><pre>{escape(text)}</pre>" for title, text in (recipes or {}).items()),
+        f"<h2>Settings</h2><pre>{escape(settings)}</pre>",
+    ]
+    title = escape(f"{result.provenance.image_name}: {plain_count(result.count)} cells")
+    write_text(
+        Path(path),
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f"<style>{STYLE}</style></head><body>\n" + "\n".join(parts) + "\n</body></html>\n",
+    )
+
+
+def _number(result: Result) -> str:
+    text = f'<p><span class="number">{plain_count(result.count)}</span> <span class="unit">cells</span>'
+    if result.interval:
+        low, high = result.interval
+        text += f' <span class="unit">90 % interval {low:.0f} to {high:.0f}</span>'
+    return text + "</p>"
+
+
+def _picture(image: Image, result: Result) -> str:
+    """Return the first plane with the most cells as PNG, outlines drawn in."""
+    from PIL import Image as Picture
+
+    labels = result.cells.labels
+    index = _fullest_plane(result)
+    grey = _plane(image, index)
+    step = max(1, -(-max(grey.shape) // PICTURE_PX))
+    colours = np.repeat(grey[::step, ::step, np.newaxis], 3, axis=2)
+    if labels is not None and labels.shape[-2:] == grey.shape:
+        small = labels[index][::step, ::step]
+        edges = find_boundaries(small, mode="inner")  # type: ignore[no-untyped-call]
+        colours[edges] = OUTLINE
+    content = io.BytesIO()
+    Picture.fromarray(colours).save(content, "PNG", optimize=True)
+    encoded = base64.b64encode(content.getvalue()).decode("ascii")
+    axes = label_axes(result)
+    places = ", ".join(f"{axis.lower()} {at}" for axis, at in zip(axes, index, strict=False))
+    where = f" at {places}" if places else ""
+    alt = escape(f"{image.name}{where} with the outlines of the cells")
+    picture = f'<img alt="{alt}" src="data:image/png;base64,{encoded}">'
+    return f"<figure>{picture}<figcaption>{alt}</figcaption></figure>"
+
+
+def _fullest_plane(result: Result) -> tuple[int, ...]:
+    lead = np.rint(result.cells.points[:, :-2]).astype(int)
+    if not len(lead):
+        return (0,) * int(lead.shape[1])
+    places, counts = np.unique(lead, axis=0, return_counts=True)
+    fullest: tuple[int, ...] = tuple(places[int(counts.argmax())].tolist())
+    return fullest
+
+
+def _plane(image: Image, index: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Return one plane of the first channel (colours averaged) as 8 bit, from its 1 to 99.8 percentile."""
+    n_spare = len(image.label_axes) - 2 - len(index)
+    lead = dict(zip(image.label_axes, (0,) * n_spare + index, strict=False))
+    is_colour = image.axes.endswith(CHANNEL) and image.shape[-1] in (3, 4)
+    other = slice(0, 3) if is_colour else 0
+    place = tuple(other if axis == CHANNEL else lead.get(axis, slice(None)) for axis in image.axes)
+    plane = np.asarray(image.data[place], np.float32)
+    if is_colour:
+        plane = plane.mean(axis=-1)
+    low, high = np.percentile(np.nan_to_num(plane[:: max(1, plane.shape[0] // 500)]), (1, 99.8))
+    scaled = (np.nan_to_num(plane) - low) / max(float(high - low), 1e-12)
+    return np.asarray(np.clip(scaled * 255, 0, 255), np.uint8)
+
+
+def _tables(analysis: "Analysis") -> list[str]:
+    parts = []
+    classes = class_counts(analysis.result)
+    if classes:
+        parts.append("<h2>Classes</h2>" + _html_table(list(classes), [list(classes.values())]))
+    for title, table in (
+        ("Counts", analysis.counts),
+        ("Markers", analysis.copositive),
+        ("Tracks", analysis.lineages),
+        ("Cells", _summary(analysis.table)),
+    ):
+        if table is not None and len(table):
+            more = (
+                f"<p>{len(table) - MOST_ROWS} more rows in the table.</p>" if len(table) > MOST_ROWS else ""
+            )
+            rows = table.head(MOST_ROWS).to_numpy(object).tolist()
+            parts.append(f"<h2>{title}</h2>" + _html_table([str(name) for name in table], rows) + more)
+    return parts
+
+
+def _summary(table: "pandas.DataFrame") -> "pandas.DataFrame":
+    """Return mean, standard deviation and quartiles of each measured column."""
+    import pandas
+
+    skipped = ("label", "track", "parent_track", "t", "z", "y", "x")
+    names = [
+        str(name)
+        for name in table
+        if table[name].dtype.kind in "if" and name not in skipped and not str(name).startswith("box_")
+    ]
+    summary = table[names].describe().T[["count", "mean", "std", "25%", "50%", "75%"]]
+    return pandas.concat([pandas.Series(names, name="column", index=names), summary], axis=1)
+
+
+def _html_table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    heading = "".join(f"<th>{escape(name)}</th>" for name in names)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(_shown(value))}</td>" for value in row) + "</tr>" for row in rows
+    )
+    return f"<table><tr>{heading}</tr>{body}</table>"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return "" if np.isnan(value) else f"{value:.5g}"
+    return str(value)
+
+
+def _plots(table: "pandas.DataFrame") -> list[str]:
+    chosen = [str(name) for name in table if str(name).startswith(PLOTTED) and table[name].dtype.kind in "if"]
+    in_um = {name.rpartition("_um")[0] for name in chosen if "_um" in name}
+    chosen = [name for name in chosen if name.removesuffix("_px") == name or name[:-3] not in in_um]
+    return [_histogram(name, table[name].to_numpy(np.float64)) for name in chosen[:MOST_PLOTS]]
+
+
+def _histogram(name: str, values: NDArray[np.float64]) -> str:
+    """Return a histogram as SVG."""
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return ""
+    counts, edges = np.histogram(values, bins=min(40, max(5, round(len(values) ** 0.5))))
+    width, height, margin = PLOT_WIDTH, PLOT_HEIGHT, PLOT_MARGIN
+    x = margin + (edges - edges[0]) / (edges[-1] - edges[0]) * (width - margin - 8)
+    y = (height - margin) * (1 - counts / counts.max()) + 8
+    base = height - margin + 8
+    bars = '<g fill="#3b75af">' + "".join(
+        f'<rect x="{left:.1f}" y="{top:.1f}" width="{right - left - 0.5:.1f}" height="{base - top:.1f}"/>'
+        for left, right, top in zip(x[:-1], x[1:], y, strict=True)
+    )
+    bars += "</g>"
+    column = describe(name)
+    caption = f"{column.title} [{column.unit}]" if column.unit else column.title
+    ticks = "".join(
+        f'<text x="{at:.0f}" y="{base + 14}" font-size="11" text-anchor="{anchor}">{value:.4g}</text>'
+        for at, value, anchor in ((x[0], edges[0], "start"), (x[-1], edges[-1], "end"))
+    )
+    top = f'<text x="{margin - 4}" y="17" font-size="11" text-anchor="end">{counts.max()}</text>'
+    axis = f'<line x1="{margin}" x2="{width - 8}" y1="{base}" y2="{base}" stroke="#555"/>'
+    label = f"Histogram of {escape(name)}"
+    return (
+        f'<figure><svg role="img" aria-label="{label}" width="{width}" height="{height}">'
+        f"{bars}{axis}{ticks}{top}</svg>"
+        f"<figcaption>{escape(caption)} of {len(values)} cells</figcaption></figure>"
+    )
+
+
+def _facts(result: Result, image: Image) -> str:
+    found_by = result.provenance
+    facts = {
+        "Image": found_by.source or found_by.image_name,
+        "SHA-256 of the file": _file_checksum(image.source),
+        "Axes and shape": f"{found_by.axes} {found_by.image_shape}",
+        "Pixel size": " x ".join(f"{size:g} µm" for size in found_by.pixel_size_um if size) or "not known",
+        "napari-cellwright": found_by.package_version,
+        "Model": found_by.model,
+        "SHA-256 of the model": found_by.checkpoint_sha256,
+        "SHA-256 of the cells": cells_checksum(result),
+        "Device": found_by.device,
+        "Seconds": f"{found_by.seconds:.2f}",
+    }
+    return _html_table(("", ""), [(name, value) for name, value in facts.items() if value])
+
+
+def _file_checksum(source: str) -> str:
+    if not source or not Path(source).is_file():
+        return ""
+    with Path(source).open("rb") as file:
+        digest = sha256()
+        while content := file.read(1 << 20):
+            digest.update(content)
+    return digest.hexdigest()

@@ -1,0 +1,350 @@
+"""TIFF: OME, ImageJ and plain ones; every colour space as light, every series an image of its own.
+
+Palettes, inks (CMYK), CIELab and luma with chroma become red, green and blue; white-is-zero is turned round.
+The palette of an ImageJ file that only gets lighter is a way to show intensities, which stay as they are.
+"""
+
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from math import prod
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from tifffile import PHOTOMETRIC
+
+from cellwright.core.data import ArrayLike, Image
+from cellwright.core.errors import ReadError
+from cellwright.files.atomic import plain_name
+from cellwright.files.metadata import (
+    UM_PER_UNIT,
+    ImageMetadata,
+    color_of,
+    describe,
+    positive,
+    sizes_of,
+    um_per,
+)
+
+STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and big, both byte orders
+COMPANION = ".companion.ome"
+DESCRIPTION_TAG, ORIENTATION_TAG = 270, 274
+ALPHA_SAMPLES = {tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA}
+LARGEST_UM = 20.0  # a plain TIFF with wider pixels states the density of a print (1200 dpi: 21 µm)
+PRINT_UNITS = ("inch", "in", "cm")
+LAZY_BYTES = 1 << 31  # larger images stay on disk
+MOST_TIMES = 2000  # larger than its file can no image be: what deflate makes of zeros is 1032 times smaller
+MOST_PAGES = 1_000_000
+
+
+def read_tiff(path: Path) -> Iterator[Image]:
+    """Yield the images of a TIFF, each with axes, pixel size and channels as far as the file tells them.
+
+    Raises
+    ------
+    ReadError
+        Parts of it are missing, or it claims more pixels than its bytes can hold.
+    """
+    with tifffile.TiffFile(path) as tiff:
+        _refuse_outside(tiff, path)
+        series = _images(tiff)
+        for index, one in series:
+            _refuse_cut_file(tiff, one, path)
+            _refuse_bomb(one, path)
+            name = path.stem
+            if len(series) > 1:
+                name = f"{name}_{plain_name(one.name or str(index))}"
+            data, axes = _pixels(tiff, index, path)
+            yield describe(data, axes, name, _told(tiff, index))
+
+
+def read_companion(path: Path) -> Iterator[Image]:
+    """Yield the images that an OME companion file describes, from the TIFF files beside it.
+
+    Raises
+    ------
+    ReadError
+        It is damaged, or names no file that lies beside it.
+    """
+    try:
+        root = ElementTree.fromstring(path.read_text(encoding="utf-8"))
+    except (ElementTree.ParseError, UnicodeDecodeError) as error:
+        raise ReadError(f"Expected OME-XML in {path}; got: {error}. Export it again.") from error
+    named = dict.fromkeys(str(node.get("FileName", "")) for node in root.findall(".//{*}UUID[@FileName]"))
+    for name in named:
+        if name == Path(name).name and (path.parent / name).is_file():
+            yield from read_tiff(path.parent / name)
+            return
+    raise ReadError(
+        f"{path} describes {', '.join(named) or 'no file'}; none lies beside it. Copy them there."
+    )
+
+
+def _images(tiff: tifffile.TiffFile) -> list[tuple[int, tifffile.TiffPageSeries]]:
+    """Return number and series of the images: of no smaller copies of one, and no masks."""
+    series = [(index, one) for index, one in enumerate(tiff.series) if one.ndim > 1]
+    if tiff.is_ome or len(series) == 1:
+        return series
+    found: list[tuple[int, tifffile.TiffPageSeries]] = []
+    for index, one in series:
+        is_part = one.keyframe.is_reduced or one.keyframe.is_mask
+        if not is_part and not (found and _is_smaller_copy(found[-1][1], one)):
+            found.append((index, one))
+    return found
+
+
+def _is_smaller_copy(large: tifffile.TiffPageSeries, small: tifffile.TiffPageSeries) -> bool:
+    """Return whether a series of a slide is another one at half or less of its size: a pyramid in pages."""
+    if large.axes != small.axes or large.dtype != small.dtype or not large.keyframe.is_tiled:
+        return False
+    factors = [a / b for a, b, axis in zip(large.shape, small.shape, large.axes, strict=True) if axis in "YX"]
+    return len(factors) == 2 and min(factors) > 1.5 and abs(factors[0] / factors[1] - 1) < 0.05
+
+
+def _pixels(tiff: tifffile.TiffFile, index: int, path: Path) -> tuple[ArrayLike, str]:
+    series = tiff.series[index]
+    page, axes = series.keyframe, series.axes
+    if prod(series.shape) * series.dtype.itemsize > LAZY_BYTES:
+        return _lazy(series, index, path), axes.replace("S", "C")
+    data = series.asarray()
+    if page.photometric == PHOTOMETRIC.YCBCR and page.compression not in (6, 7, 33003, 33005, 34892):
+        data = _picture(path, page)
+    if "S" in axes:
+        data = np.moveaxis(data, axes.index("S"), -1)
+        axes = axes.replace("S", "") + "S"
+        if set(page.extrasamples[-1:]) & ALPHA_SAMPLES:
+            data = data[..., :-1]
+    data, axes = _as_light(data, axes, tiff, page)
+    if axes.endswith("S") and data.shape[-1] == 1:
+        data, axes = data[..., 0], axes[:-1]
+    orientation = page.tags.get(ORIENTATION_TAG)
+    if orientation is not None and not (tiff.is_ome or tiff.is_imagej) and axes in ("YX", "YXS"):
+        data = upright(data, orientation.value)
+    if "C" in axes and axes.endswith("S"):  # colours of each channel: as many channels more
+        at = axes.index("C")
+        data, axes = np.moveaxis(data, -1, at + 1), axes[:-1]
+        data = data.reshape(*data.shape[:at], -1, *data.shape[at + 2 :])
+    return data, axes.replace("S", "C")
+
+
+def _lazy(series: tifffile.TiffPageSeries, index: int, path: Path) -> ArrayLike:
+    """Return an array that is read where it is looked at; the file stays open."""
+    if series.dataoffset is not None and not series.is_multifile:
+        return tifffile.memmap(path, series=index, mode="r")
+    import zarr
+
+    return zarr.open_array(tifffile.TiffFile(path).series[index].aszarr(level=0), mode="r")
+
+
+def _as_light(data: NDArray[Any], axes: str, tiff: tifffile.TiffFile, page: Any) -> tuple[NDArray[Any], str]:
+    """Return pixels whose higher values are lighter, and their axes."""
+    kind = page.photometric
+    if kind == PHOTOMETRIC.PALETTE and page.colormap is not None and data.dtype.kind == "u":
+        return _looked_up(data, axes, page.colormap, is_imagej=bool(tiff.imagej_metadata))
+    is_mask = data.dtype.kind == "b" and tiff.is_shaped  # tifffile writes them so, and means it not
+    if kind == PHOTOMETRIC.MINISWHITE and data.dtype.kind in "bu" and not (tiff.imagej_metadata or is_mask):
+        return _inverted(data, page.bitspersample), axes
+    if kind == PHOTOMETRIC.SEPARATED and axes.endswith("S") and data.shape[-1] >= 4:
+        return cmyk_to_rgb(data), axes
+    if kind in (PHOTOMETRIC.CIELAB, PHOTOMETRIC.ICCLAB) and axes.endswith("S") and data.dtype == np.uint8:
+        return _lab_to_rgb(data, is_icc=kind == PHOTOMETRIC.ICCLAB), axes
+    return data, axes
+
+
+def _inverted(data: NDArray[Any], bits: int) -> NDArray[Any]:
+    if data.dtype.kind == "b":
+        return ~data
+    inverted: NDArray[Any] = data.dtype.type(2**bits - 1) - data
+    return inverted
+
+
+def _looked_up(
+    places: NDArray[Any], axes: str, colormap: NDArray[Any], *, is_imagej: bool
+) -> tuple[NDArray[Any], str]:
+    """Return the colours of places in a palette (3, N), or the intensities where all are grey."""
+    table = np.asarray(colormap)
+    if table.max() > 255:
+        table = table >> 8
+    table = table.astype(np.uint8)
+    brightness = table.astype(int).sum(axis=0)
+    if is_imagej and all(after >= before for before, after in pairwise(brightness.tolist())):
+        return places, axes
+    places = np.minimum(places, table.shape[1] - 1)
+    if (table == table[0]).all():
+        return table[0][places], axes
+    return table.T[places], axes + "S"
+
+
+def cmyk_to_rgb(inks: NDArray[Any]) -> NDArray[Any]:
+    """Return red, green and blue of four inks (..., 4) on white paper, in the type of the inks."""
+    most = float(np.iinfo(inks.dtype).max) if inks.dtype.kind == "u" else 1.0
+    paper = 1 - inks[..., :4].astype(np.float32) / most
+    light = paper[..., :3] * paper[..., 3:] * most
+    if inks.dtype.kind == "u":
+        light = np.rint(light)
+    rgb: NDArray[Any] = light.astype(inks.dtype)
+    return rgb
+
+
+def _lab_to_rgb(data: NDArray[np.uint8], *, is_icc: bool) -> NDArray[np.uint8]:
+    from skimage.color import lab2rgb
+
+    lightness = data[..., :1].astype(np.float64) * (100 / 255)
+    hues = data[..., 1:3].astype(np.float64) - 128
+    if not is_icc:
+        hues = data[..., 1:3].view(np.int8).astype(np.float64)
+    rgb: NDArray[np.float64] = lab2rgb(np.concatenate([lightness, hues], axis=-1))
+    return np.rint(rgb * 255).astype(np.uint8)
+
+
+def _picture(path: Path, page: Any) -> NDArray[Any]:
+    """Return a page as Pillow reads it, which knows luma and chroma of several resolutions."""
+    from PIL import Image as Picture
+
+    with Picture.open(path) as picture:
+        picture.seek(page.index)
+        return np.asarray(picture.convert("RGB"))
+
+
+def upright(data: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Return an image (Y, X, ...) turned as the orientation of its file says (1 to 8, as in EXIF)."""
+    if orientation in (5, 6, 7, 8):
+        data = np.swapaxes(data, 0, 1)
+    if orientation in (3, 4, 7, 8):
+        data = data[::-1]
+    if orientation in (2, 3, 6, 7):
+        data = data[:, ::-1]
+    return data
+
+
+def _told(tiff: tifffile.TiffFile, index: int) -> ImageMetadata:
+    """Return sizes, names and colors of channels of a series, in the dialect of the file."""
+    if tiff.is_ome and tiff.ome_metadata:
+        return _told_by_ome(tiff.ome_metadata, index)
+    page = tiff.series[index].keyframe
+    if tiff.imagej_metadata:
+        luts = tiff.imagej_metadata.get("LUTs") or []
+        colors = [color_of(np.asarray(lut)[:3, -1]) for lut in luts if np.asarray(lut).ndim == 2]
+        return ImageMetadata(_imagej_sizes(tiff.imagej_metadata, page), channel_colors=colors)
+    if tiff.is_lsm and tiff.lsm_metadata:
+        told = tiff.lsm_metadata
+        return ImageMetadata(sizes_of({axis: told.get(f"VoxelSize{axis}") for axis in "XYZ"}, 1e6))
+    if tiff.is_stk and tiff.stk_metadata:
+        told = tiff.stk_metadata
+        factor = um_per(str(told.get("CalibrationUnits", "")))
+        if factor and told.get("SpatialCalibration", True):
+            return ImageMetadata(sizes_of({axis: told.get(f"{axis}Calibration") for axis in "XY"}, factor))
+    sizes: Mapping[str, float] = {}
+    if page.resolutionunit == tifffile.RESUNIT.CENTIMETER:  # inches speak of print
+        sizes = _believable(_resolution(page, UM_PER_UNIT["cm"]))
+    return ImageMetadata(sizes)
+
+
+def _told_by_ome(xml: str, index: int) -> ImageMetadata:
+    try:
+        every = ElementTree.fromstring(xml).findall(".//{*}Pixels")
+    except ElementTree.ParseError:
+        every = []
+    if not every:
+        return ImageMetadata()
+    pixels = every[min(index, len(every) - 1)]
+    sizes = {}
+    for axis in "XYZ":
+        factor = um_per(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
+        size = positive(pixels.get(f"PhysicalSize{axis}"))
+        if factor and size:
+            sizes[axis] = size * factor
+    channels = pixels.findall("{*}Channel")
+    names = [channel.get("Name", "") for channel in channels]
+    colors = [_ome_color(channel.get("Color", "")) for channel in channels]
+    return ImageMetadata(sizes, names, colors)
+
+
+def _ome_color(text: str) -> str:
+    """Return a color of OME-XML, a signed number of red, green, blue and opacity, as ``#rrggbb``."""
+    try:
+        return f"#{(int(text) >> 8) & 0xFFFFFF:06x}"
+    except ValueError:
+        return ""
+
+
+def _imagej_sizes(metadata: Mapping[str, Any], page: Any) -> Mapping[str, float]:
+    unit = str(metadata.get("unit", ""))
+    factor = um_per(unit)
+    if factor is None:
+        return {}
+    sizes = _resolution(page, factor)
+    if unit in PRINT_UNITS:
+        sizes = _believable(sizes)
+    depth = positive(metadata.get("spacing"))
+    if depth:
+        sizes["Z"] = depth * factor
+    return sizes
+
+
+def _believable(sizes: dict[str, float]) -> dict[str, float]:
+    """Return sizes that a microscope can have: 72 dots per inch is what programs write that know none."""
+    if any(size > LARGEST_UM for size in sizes.values()):
+        return {}
+    return sizes
+
+
+def _resolution(page: Any, unit_um: float) -> dict[str, float]:
+    sizes = {}
+    for axis in "XY":
+        tag = page.tags.get(f"{axis}Resolution")
+        if tag is not None and tag.value[0] and tag.value[1]:
+            sizes[axis] = unit_um * tag.value[1] / tag.value[0]
+    return sizes
+
+
+def _refuse_outside(tiff: tifffile.TiffFile, path: Path) -> None:
+    """Raise ReadError where OME-XML takes planes from files outside of the folder."""
+    try:
+        root = ElementTree.fromstring(tiff.ome_metadata or "<OME/>")
+    except ElementTree.ParseError:
+        return
+    for node in root.findall(".//{*}UUID[@FileName]"):
+        name = str(node.get("FileName"))
+        if name != Path(name.replace("\\", "/")).name:
+            raise ReadError(f"UUID.FileName of {path} must name a file of its folder; got {name!r}.")
+
+
+def _refuse_bomb(series: tifffile.TiffPageSeries, path: Path) -> None:
+    """Raise ReadError where an image claims to be far larger than its file can be."""
+    n_bytes, n_file = prod(series.shape) * series.dtype.itemsize, path.stat().st_size
+    if n_bytes > LAZY_BYTES // 2 and n_bytes > MOST_TIMES * n_file and not series.is_multifile:
+        raise ReadError(
+            f"{path} claims to hold {series.shape} pixels, more than its {n_file} bytes can. It is damaged; "
+            "export it again."
+        )
+
+
+def _refuse_cut_file(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, path: Path) -> None:
+    """Raise ReadError where tifffile takes a damaged file for a shorter, partly black or plainer image.
+
+    In a file cut short, the last page points at a next one beyond the end, or the first page at a
+    description beyond it.
+    """
+    tiff.filehandle.seek(tiff.pages.next_page_offset or 0)
+    next_page = tiff.filehandle.read(tiff.tiff.offsetsize)
+    pages = list(series.pages)
+    promised = (tiff.imagej_metadata or {}).get("images", 1)
+    if any(next_page) or None in pages or promised > len(pages) or _lost_description(tiff):
+        raise ReadError(f"Parts of {path} are missing: it was cut short or is one of a set. Copy it again.")
+
+
+def _lost_description(tiff: tifffile.TiffFile) -> bool:
+    header = tiff.tiff
+    number, word = f"{header.byteorder}u2", f"{header.byteorder}u{header.offsetsize}"
+    entry = np.dtype([("code", number), ("type", number), ("count", word), ("offset", word)])
+    tiff.filehandle.seek(tiff.pages.first.offset)
+    n_entries = int(
+        np.frombuffer(tiff.filehandle.read(header.tagnosize), f"{header.byteorder}u{header.tagnosize}")[0]
+    )
+    entries = np.frombuffer(tiff.filehandle.read(n_entries * entry.itemsize), entry)
+    description = entries[(entries["code"] == DESCRIPTION_TAG) & (entries["count"] > header.offsetsize)]
+    return bool((description["offset"] + description["count"] > tiff.filehandle.size).any())

@@ -1,0 +1,149 @@
+"""A label image cut into blocks of whole cells, so that large ones are measured piece by piece.
+
+Every cell belongs to the block its box has its middle in; the window of a block holds all its cells whole,
+and a margin around them.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellwright.core.data import CHANNEL, Cells, Image, Labels
+from cellwright.core.errors import AxesError
+
+BLOCK_PX = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class CellBlock:
+    """Some cells of one frame.
+
+    Parameters
+    ----------
+    lead
+        Which frame: the indices before its spatial axes.
+    window
+        Where it lies in the frame.
+    rows : (n,)
+        Rows of the table; cell ``i`` has label ``rows[i] + 1`` in ``labels`` and ``i + 1`` in ``own``.
+    labels : int32
+        The window of the label image, with other cells.
+    own : int32
+        The same with 0 for cells of other blocks and 1..n for those of this one.
+    """
+
+    lead: tuple[int, ...]
+    window: tuple[slice, ...]
+    rows: NDArray[np.intp]
+    labels: Labels
+    own: Labels
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, image: Image, channel: int) -> NDArray[np.floating | np.integer]:
+        """Return the pixels of one channel in this window."""
+        place: list[int | slice] = [*self.lead, *self.window]
+        if CHANNEL in image.axes:
+            place.insert(image.axes.index(CHANNEL), channel)
+        return np.asarray(image.data[tuple(place)])
+
+
+def spatial_ndim(axes: str, *, is_volume: bool) -> int:
+    """Return how many axes a cell has: 3 in linked volumes, else 2.
+
+    Raises
+    ------
+    AxesError
+        The label axes do not end as they must.
+    """
+    ending = "ZYX" if is_volume else "YX"
+    if not axes.endswith(ending):
+        raise AxesError(
+            f"Cells are measured in label images whose axes end with {ending}; got {axes!r}. Move the axes."
+        )
+    return len(ending)
+
+
+def blocks(cells: Cells, ndim: int, margin: int, block_px: int = BLOCK_PX) -> Iterator[CellBlock]:
+    """Yield the blocks of all frames.
+
+    Parameters
+    ----------
+    cells
+        With labels; row ``i`` is label ``i + 1`` and lies in one frame.
+    ndim
+        Spatial axes of a cell.
+    margin
+        Pixels around the cells that the window holds at least, as far as the frame reaches.
+    """
+    assert cells.labels is not None
+    first = np.floor(cells.boxes[:, 0]).astype(np.intp)
+    stop = np.ceil(cells.boxes[:, 1]).astype(np.intp)
+    n_lead = cells.labels.ndim - ndim
+    middle = (first[:, -2:] + stop[:, -2:]) // 2 // block_px
+    keys = np.concatenate([first[:, :n_lead], middle], axis=1)
+    present = np.flatnonzero(cells.areas > 0)
+    order = present[np.lexsort(keys[present].T[::-1])]
+    if not len(order):
+        return
+    ends = np.flatnonzero((keys[order][1:] != keys[order][:-1]).any(axis=1)) + 1
+    for rows in np.split(order, ends):
+        lead = tuple(first[rows[0], :n_lead].tolist())
+        low = np.maximum(first[rows][:, n_lead:].min(axis=0) - margin, 0)
+        high = np.minimum(stop[rows][:, n_lead:].max(axis=0) + margin, cells.labels.shape[n_lead:])
+        window = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+        yield _block(cells.labels, lead, window, rows)
+
+
+def _block(
+    labels: Labels, lead: tuple[int, ...], window: tuple[slice, ...], rows: NDArray[np.intp]
+) -> CellBlock:
+    place: tuple[int | slice, ...] = (*lead, *window)
+    part = np.asarray(labels[place])
+    numbers = np.zeros(max(int(part.max(initial=0)), int(rows.max()) + 1) + 1, np.int32)
+    numbers[rows + 1] = np.arange(1, len(rows) + 1)
+    return CellBlock(lead, window, rows, part, numbers[part])
+
+
+def n_channels(image: Image) -> int:
+    """Return the number of channels, 1 where there is no such axis."""
+    return dict(zip(image.axes, image.shape, strict=True)).get(CHANNEL, 1)
+
+
+def cropped(image: Image, offset: Sequence[int], shape: Sequence[int]) -> Image:
+    """Return the part of an image that labels of this shape, counted at this offset, belong to.
+
+    An image that has that shape already stays as it is; leading axes of length 1 that the labels lack do
+    not matter.
+
+    Raises
+    ------
+    AxesError
+        The labels do not fit into the image.
+    """
+    own = image.label_shape
+    n_missing = len(own) - len(shape)
+    if n_missing < 0 or any(n != 1 for n in own[:n_missing]):
+        raise _misfit(image, shape)
+    lengths = (*own[:n_missing], *shape)
+    if lengths == own:
+        return image
+    starts = (*(0 for _ in range(n_missing)), *(offset or (0,) * len(shape)))
+    if any(start + n > whole for start, n, whole in zip(starts, lengths, own, strict=True)):
+        raise _misfit(image, shape)
+    parts = {
+        axis: slice(start, start + n)
+        for axis, start, n in zip(image.label_axes, starts, lengths, strict=True)
+    }
+    data = image.data[tuple(parts.get(axis, slice(None)) for axis in image.axes)]
+    return replace(image, data=data)
+
+
+def _misfit(image: Image, shape: Sequence[int]) -> AxesError:
+    return AxesError(
+        f"The labels must fit the image {image.name!r} of {image.label_shape} pixels; got {tuple(shape)}. "
+        "Give the image the cells were counted in."
+    )

@@ -1,0 +1,159 @@
+"""Cells as a table: one row for each, with the columns that every result has."""
+
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellwright.core.data import Result, known_sizes, without_channels
+from cellwright.ops.labels import equivalent_diameters
+
+if TYPE_CHECKING:
+    import pandas
+
+
+def cells_table(result: Result) -> "pandas.DataFrame":
+    """Return one row per cell: label, centre, box, class, score and size.
+
+    ===================================== =========================================================
+    column                                meaning
+    ===================================== =========================================================
+    ``label``                             number of the cell: its value in the label image, if any
+    ``t``, ``z``                          frame, where the image has such axes; a cell of a volume
+                                          has its centre between slices
+    ``y``, ``x``                          centre in pixels of the source image
+    ``box_y0, box_x0, box_y1, box_x1``    first and one-past-last corner of the bounding box, pixels;
+                                          ``box_z0``, ``box_z1`` of a volume: slices
+    ``class``                             name of the class, where cells were classified
+    ``score``                             0 to 1, how sure the model is
+    ``area_px``, ``diameter_px``          area, and diameter of the disc of the same area, in pixels
+    ``area_um2``, ``diameter_um``         the same in micrometres, where the pixel size is known
+    ``volume_px``                         of a volume instead of the area: voxels
+    ``volume_um3``, ``diameter_um``       the same in micrometres, and the ball of the same volume
+    ===================================== =========================================================
+    """
+    import pandas  # half a second, which only those who want a table should wait
+
+    return pandas.DataFrame(_columns(result))
+
+
+def cells_checksum(result: Result) -> str:
+    """Return the SHA-256 of what was found: labels, or places and boxes where there are none, and densities.
+
+    Two results with the same checksum have the same cells, pixel by pixel.
+    """
+    cells = result.cells
+    arrays: list[NDArray[Any]] = [cells.points, cells.boxes]
+    if cells.labels is not None:
+        arrays = [cells.labels]
+    if cells.classes is not None:
+        arrays.append(cells.classes)
+    digest = sha256()
+    for array in (*arrays, *(result.maps[name] for name in sorted(result.maps))):
+        little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+        digest.update(f"{little.dtype.str} {little.shape}".encode())
+        digest.update(little.tobytes())
+    return digest.hexdigest()
+
+
+def frames_table(result: Result) -> "pandas.DataFrame":
+    """Return one row per frame of a density: the frame's number, where there are several, and its count.
+
+    A single frame has the interval of the count beside it: ``low`` and ``high``.
+    """
+    import pandas
+
+    density = result.maps["density"]
+    if density.ndim == 2:
+        ends = dict(zip(("low", "high"), result.interval or (), strict=False))
+        return pandas.DataFrame([{"count": result.count, **ends}])
+    lead = density.shape[:-2]
+    first = result.offset or (0,) * density.ndim
+    places = np.indices(lead).reshape(len(lead), -1)
+    letters = _letters(result)
+    axes = letters[len(letters) - density.ndim :]
+    columns: dict[str, Any] = {axis: places[at] + first[at] for at, axis in enumerate(axes[:-2])}
+    columns["count"] = density.sum(axis=(-2, -1), dtype=np.float64).reshape(-1)
+    return pandas.DataFrame(columns)
+
+
+def class_names(result: Result) -> tuple[str, ...]:
+    """Return the names that the numbers in ``cells.classes`` stand for; empty without classes."""
+    return tuple(result.provenance.settings.get("classes", ()))
+
+
+def class_counts(result: Result) -> dict[str, int]:
+    """Return the number of cells of each class, in the order of the classes; empty without classes."""
+    classes = result.cells.classes
+    if classes is None:
+        return {}
+    return {name: int((classes == index).sum()) for index, name in enumerate(class_names(result))}
+
+
+def _columns(result: Result) -> dict[str, Any]:
+    cells, axes = result.cells, _point_axes(result)
+    offset = np.asarray(result.offset or (0,) * len(axes), np.float32)
+    points, boxes = cells.points + offset, cells.boxes + offset
+    columns: dict[str, Any] = {"label": np.arange(1, len(cells) + 1)}
+    for index, axis in enumerate(axes):
+        columns[axis] = points[:, index]
+    if "t" in axes:
+        columns["t"] = np.rint(columns["t"]).astype(np.int64)
+    sides = "".join(axis for axis in axes if axis in "zyx")
+    for corner in (0, 1):
+        for index, axis in enumerate(sides, start=len(axes) - len(sides)):
+            columns[f"box_{axis}{corner}"] = np.rint(boxes[:, corner, index]).astype(np.int64)
+    if cells.classes is not None:
+        names = class_names(result)
+        called = dict(enumerate(names))
+        columns["class"] = [called.get(int(one), "") for one in cells.classes]
+    columns["score"] = cells.scores
+    if "z" in axes:
+        return columns | _volumes(result)
+    return columns | _areas(result)
+
+
+def _areas(result: Result) -> dict[str, NDArray[Any]]:
+    areas = result.cells.areas
+    columns: dict[str, NDArray[Any]] = {"area_px": areas, "diameter_px": equivalent_diameters(areas)}
+    pixel_um = _pixel_um(result, "YX")
+    if pixel_um:
+        areas_um2 = areas.astype(np.float64) * np.prod(pixel_um)
+        columns["area_um2"] = areas_um2
+        columns["diameter_um"] = equivalent_diameters(areas_um2)
+    return columns
+
+
+def _volumes(result: Result) -> dict[str, NDArray[Any]]:
+    columns: dict[str, NDArray[Any]] = {"volume_px": result.cells.areas}
+    pixel_um = _pixel_um(result, "ZYX")
+    if pixel_um:
+        volumes_um3 = result.cells.areas.astype(np.float64) * np.prod(pixel_um)
+        columns["volume_um3"] = volumes_um3
+        columns["diameter_um"] = equivalent_diameters(volumes_um3, ndim=3)
+        return columns
+    plane_um = _pixel_um(result, "YX")
+    if plane_um:  # without the step between slices there is no volume, but there are areas
+        n_slices = np.maximum(1, result.cells.boxes[:, 1, -3] - result.cells.boxes[:, 0, -3])
+        areas_px = result.cells.areas.astype(np.float64) / n_slices
+        columns["mean_slice_area_um2"] = areas_px * np.prod(plane_um)
+    return columns
+
+
+def _letters(result: Result) -> str:
+    return without_channels(result.provenance.axes).lower()
+
+
+def _point_axes(result: Result) -> str:
+    """Return the letters of the points' axes, the last ones where singleton axes were dropped."""
+    letters = _letters(result)
+    return letters[len(letters) - result.cells.points.shape[1] :]
+
+
+def _pixel_um(result: Result, wanted: str) -> tuple[float, ...]:
+    """Micrometres per pixel along these axes, empty when unknown."""
+    sizes = known_sizes(result.provenance.axes, result.provenance.pixel_size_um)
+    if not set(wanted) <= sizes.keys():
+        return ()
+    return tuple(sizes[axis] for axis in wanted)

@@ -1,0 +1,361 @@
+"""Cells and an image in, a table of measurements out, piece by piece and only what is asked for."""
+
+import os
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellwright.core.data import (
+    SPATIAL,
+    ArrayLike,
+    Cells,
+    Image,
+    Labels,
+    Provenance,
+    Result,
+    known_sizes,
+)
+from cellwright.core.errors import SettingsError
+from cellwright.core.tasks import Progress, Task, run
+from cellwright.ops import labels as label_images
+from cellwright.ops.geometry.axes import guess_axes
+from cellwright.ops.measure.blocks import CellBlock, blocks, cropped, n_channels, spatial_ndim
+from cellwright.ops.measure.cells_table import cells_table
+from cellwright.ops.measure.columns import COLUMNS, keys_of
+from cellwright.ops.measure.intensity import CORRECTED, CellPixels, measure_intensity, rings
+from cellwright.ops.measure.neighbours import count_touching, nearest_distances
+from cellwright.ops.measure.settings import MeasureSettings
+from cellwright.ops.measure.shape import measure_shape
+
+if TYPE_CHECKING:
+    import pandas
+
+Columns = dict[str, NDArray[Any]]
+
+
+class LabelledCells(NamedTuple):
+    """Labels as a result; ``numbers`` are their values in the layer, row by row."""
+
+    result: Result
+    numbers: NDArray[np.int64]
+
+
+class ChannelSource(NamedTuple):
+    """One channel to measure in, under the ending of its columns."""
+
+    name: str
+    image: Image
+    channel: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    cells: Cells
+    sources: Sequence[ChannelSource]
+    keys: Sequence[str]
+    spacing: tuple[float, ...]
+    settings: MeasureSettings
+
+    def margin(self) -> int:
+        """Pixels around cells that can matter: as far as the ring, and as far again to its neighbours."""
+        if CORRECTED not in self.keys:
+            return 1
+        return 2 * ceil(self.settings.ring_gap_px + self.settings.ring_width_px) + 2
+
+
+def measure(
+    cells: Result | Labels,
+    image: Image | ArrayLike,
+    what: Sequence[str] = ("shape", "intensity"),
+    *,
+    others: Mapping[str, Image | ArrayLike] | None = None,
+    settings: MeasureSettings | None = None,
+) -> "pandas.DataFrame":
+    """Return one row of measurements for each cell.
+
+    Parameters
+    ----------
+    cells
+        What :func:`cellwright.count` gave, or a label image in the shape of the image without its channels.
+    image
+        What was counted in: an :class:`Image`, or an array whose axes are guessed.
+    what
+        Groups (``shape``, ``intensity``, ``neighbours``) or single columns (``circularity``).
+    others
+        Further images of the same pixels to measure the intensity in, by name.
+    settings
+        Ring of the background; ``what`` is taken for what it measures.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Its columns are those of ``cellwright.ops.measure.columns``.
+
+    Raises
+    ------
+    AxesError
+        The cells are not those of such an image.
+    SettingsError
+        There is no such measurement, or the model gives no outlines to measure.
+    """
+    own = as_image(image)
+    settings = replace(settings or MeasureSettings(), measure=tuple(what))
+    further = {name: as_image(other, own.axes) for name, other in (others or {}).items()}
+    return run(measure_task(cells, own, settings, further))
+
+
+def measure_task(
+    cells: Result | Labels,
+    image: Image,
+    settings: MeasureSettings = MeasureSettings(),  # noqa: B008 - frozen
+    others: Mapping[str, Image] | None = None,
+) -> Task["pandas.DataFrame"]:
+    """Return the same as :func:`measure`, step by step."""
+    numbers = None
+    if not isinstance(cells, Result):
+        cells, numbers = result_of_labels(cells, image)
+    table = cells_table(cells)
+    if numbers is not None:
+        table["label"] = numbers
+    found = yield from measure_result(cells, image, settings, others or {})
+    for name, values in found.items():
+        table[name] = values
+    return table
+
+
+def measure_result(
+    result: Result, image: Image, settings: MeasureSettings, others: Mapping[str, Image]
+) -> Task[Columns]:
+    """Return the measured columns of a result, row by row, without those that every table has.
+
+    Parameters and errors are those of :func:`measure`.
+    """
+    is_volume = is_volumetric(result)
+    axes = label_axes(result)
+    ndim = spatial_ndim(axes, is_volume=is_volume)
+    keys = keys_of(settings.measure, ndim)
+    if not keys:
+        return {}
+    cells = result.cells
+    if cells.labels is None:
+        raise SettingsError(
+            "Cells are measured within their outlines; this model gives none. Choose a model that outlines, "
+            "'flow' for instance."
+        )
+    sizes = pixel_sizes(result, ndim)
+    job = _Job(cells, sources_of(result, image, others), keys, sizes or (1.0,) * ndim, settings)
+    found = yield from _measured(job, ndim)
+    if "nearest_distance" in keys:
+        found["nearest_distance"] = nearest_distances(cells, job.spacing)
+    return {_full_name(key, is_known=bool(sizes)): values for key, values in _ordered(found, keys)}
+
+
+def measure_labels(
+    labels: Labels, result: Result, image: Image, keys: Sequence[str], others: Mapping[str, Image]
+) -> Task[Columns]:
+    """Return intensities within other labels numbered like the cells of a result (their cytoplasm)."""
+    areas, _, boxes = label_images.measure(labels)
+    n = len(result.cells)
+    cells = Cells.empty(labels.ndim)
+    cells = replace(
+        cells,
+        points=result.cells.points,
+        boxes=_padded(boxes, n),
+        areas=_padded(areas, n),
+        scores=result.cells.scores,
+        labels=labels,
+    )
+    ndim = spatial_ndim(label_axes(result), is_volume=is_volumetric(result))
+    job = _Job(cells, sources_of(result, image, others), keys, (1.0,) * ndim, MeasureSettings())
+    return (yield from _measured(job, ndim))
+
+
+def _padded(values: NDArray[Any], n: int) -> NDArray[Any]:
+    return np.concatenate([values, np.zeros((n - len(values), *values.shape[1:]), values.dtype)])
+
+
+def as_image(image: Image | ArrayLike, axes: str = "") -> Image:
+    """Return an array as an image with the axes given, as far as they fit, or those its shape tells."""
+    if isinstance(image, Image):
+        return image
+    array = image if hasattr(image, "shape") else np.asarray(image)
+    if len(axes) != len(array.shape):
+        axes = guess_axes(tuple(array.shape), array.dtype)
+    return Image(array, axes)
+
+
+def result_of_labels(labels: Labels, image: Image, *, is_volume: bool = True) -> LabelledCells:
+    """Return a label image as a result, so that all that can be done with a count can be done with it.
+
+    A number that occurs in several frames of a time series is a cell in each of them.
+
+    Parameters
+    ----------
+    labels : int
+        In the shape of the image without its channels; 0 is background, numbers may be missing.
+    image
+        What the labels belong to; tells axes and pixel size.
+    is_volume
+        Whether a number means the same cell in all slices of a volume.
+    """
+    labels = np.asarray(labels)
+    axes = image.label_axes[len(image.label_axes) - labels.ndim :]
+    ndim = 3 if is_volume and axes.endswith("ZYX") else 2
+    n_lead = labels.ndim - ndim
+    rows = np.zeros(labels.shape, np.int32)
+    numbers: list[NDArray[np.int64]] = []
+    n = 0
+    for index in np.ndindex(labels.shape[:n_lead]):
+        frame = labels[index]
+        present = np.flatnonzero(np.bincount(frame.ravel(), minlength=1))
+        present = present[present > 0]
+        table = np.zeros(int(frame.max(initial=0)) + 1, np.int32)
+        table[present] = np.arange(n + 1, n + len(present) + 1)
+        rows[index] = table[frame]
+        numbers.append(present.astype(np.int64))
+        n += len(present)
+    areas, points, boxes = label_images.measure(rows)
+    cells = Cells(points, boxes, np.ones(n, np.float32), areas, rows)
+    engine = {"engine": {"link": is_volume}}
+    sizes = image.pixel_size_um
+    provenance = Provenance(
+        "", "", "", engine, image.name, image.shape, image.axes, sizes, "", 0.0, image.source
+    )
+    return LabelledCells(
+        Result(float(n), cells, provenance, offset=(0,) * labels.ndim),
+        np.concatenate([[], *numbers]).astype(np.int64),
+    )
+
+
+def label_axes(result: Result) -> str:
+    """Return the axes of a result's points and labels, without leading ones of length 1 that were dropped."""
+    axes = result.provenance.axes.replace("C", "")
+    return axes[len(axes) - result.cells.points.shape[1] :]
+
+
+def is_volumetric(result: Result) -> bool:
+    """Return whether cells reach through slices, which were linked."""
+    is_linked = result.provenance.settings.get("engine", {}).get("link", True)
+    return bool(is_linked) and label_axes(result).endswith("ZYX")
+
+
+def pixel_sizes(result: Result, ndim: int) -> tuple[float, ...]:
+    """Return micrometres per pixel of the last ``ndim`` axes; empty when unknown."""
+    sizes = known_sizes(result.provenance.axes, result.provenance.pixel_size_um)
+    wanted = SPATIAL[-ndim:]
+    if not set(wanted) <= set(sizes):
+        return ()
+    return tuple(sizes[axis] for axis in wanted)
+
+
+def sources_of(result: Result, image: Image, others: Mapping[str, Image]) -> list[ChannelSource]:
+    """Return the channels to measure in, each under the ending of its columns.
+
+    Raises
+    ------
+    AxesError
+        An image does not have the pixels of the cells.
+    """
+    labels = result.cells.labels
+    assert labels is not None
+    found = []
+    for name, one in (("", image), *others.items()):
+        part = _squeezed(cropped(one, result.offset, labels.shape), labels.ndim)
+        n = n_channels(part)
+        found += [ChannelSource(_ending(name, channel, n), part, channel) for channel in range(n)]
+    return found
+
+
+def _ending(name: str, channel: int, n: int) -> str:
+    """Return the ending of the columns of a channel: its number, of other images their name."""
+    if name and n == 1:
+        return name
+    return f"{name}_ch{channel}".lstrip("_")
+
+
+def _squeezed(image: Image, ndim: int) -> Image:
+    """Return an image without leading axes of length 1 that its labels lack."""
+    lost = set(image.label_axes[: len(image.label_axes) - ndim])
+    if not lost:
+        return image
+    data = image.data[tuple(0 if axis in lost else slice(None) for axis in image.axes)]
+    axes = "".join(axis for axis in image.axes if axis not in lost)
+    return Image(data, axes, name=image.name)
+
+
+def _measured(job: _Job, ndim: int) -> Task[Columns]:
+    found: Columns = {}
+    parts = blocks(job.cells, ndim, job.margin())
+    n_done = 0
+    for rows, values in _parallel(job, parts):
+        for name, column in values.items():
+            if name not in found:
+                found[name] = np.full(len(job.cells), np.nan)
+            found[name][rows] = column
+        n_done += len(rows)
+        yield Progress("measure", n_done, len(job.cells))
+    return found
+
+
+def _parallel(job: _Job, parts: Iterator[CellBlock]) -> Iterator[tuple[NDArray[np.intp], Columns]]:
+    """Yield rows and columns of each block; a few blocks at a time, so that memory stays bounded."""
+    n_workers = min(8, os.cpu_count() or 1)
+    with ThreadPoolExecutor(n_workers) as pool:
+        waiting: deque[Future[tuple[NDArray[np.intp], Columns]]] = deque()
+        try:
+            for part in parts:
+                waiting.append(pool.submit(_measure_block, job, part))
+                if len(waiting) > n_workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _measure_block(job: _Job, block: CellBlock) -> tuple[NDArray[np.intp], Columns]:
+    groups = {
+        group: [key for key in job.keys if COLUMNS[key].group == group] for group in ("shape", "intensity")
+    }
+    found: Columns = {}
+    if groups["shape"]:
+        found |= measure_shape(block, groups["shape"], job.spacing)
+    if "neighbours_touching" in job.keys:
+        found["neighbours_touching"] = count_touching(block)
+    if not groups["intensity"]:
+        return block.rows, found
+    cells, ring = CellPixels.of(block.own, len(block)), None
+    if CORRECTED in job.keys:
+        gap, width = job.settings.ring_gap_px, job.settings.ring_width_px
+        ring = CellPixels.of(rings(block.labels, block.own, gap, width, job.spacing), len(block))
+    for source in job.sources:
+        pixels = block.read(source.image, source.channel)
+        values = measure_intensity(cells, pixels, groups["intensity"], ring)
+        found |= {f"{key}_{source.name}": column for key, column in values.items()}
+    return block.rows, found
+
+
+def _ordered(found: Columns, keys: Sequence[str]) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Yield columns in the order of the registry, those of one channel together."""
+    order = {key: place for place, key in enumerate(COLUMNS) if key in keys}
+    plain = [key for key in order if key in found]
+    yield from ((key, found[key]) for key in plain)
+    yield from ((name, values) for name, values in found.items() if name not in order)
+
+
+def _full_name(key: str, *, is_known: bool) -> str:
+    """Return the name of a column with the unit of its numbers."""
+    units = COLUMNS[key].units if key in COLUMNS else ()
+    if not units:
+        return key
+    micrometres = [unit for unit in units if unit.startswith("um")]
+    if micrometres and is_known:
+        return f"{key}_{micrometres[0]}"
+    return f"{key}_{units[0]}"

@@ -1,0 +1,283 @@
+"""Regions of an image: drawn shapes, holes, masks; which cells lie in them, and how large they are.
+
+Coordinates are those of napari: the middle of the first pixel is 0. A pixel belongs to a shape that has the
+pixel's middle inside; rings in rings are holes (even-odd rule).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, Literal, Protocol, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellwright.core.data import Cells
+from cellwright.core.errors import SettingsError
+
+RegionRule = Literal["centre", "overlap", "whole"]
+ELLIPSE_CORNERS = 360
+
+Mask = NDArray[np.bool_]
+
+
+class Region(Protocol):
+    """A part of an image, in some or all of its frames."""
+
+    @property
+    def name(self) -> str:
+        """What to call it in tables."""
+        ...
+
+    def contains(self, points: NDArray[np.floating]) -> Mask:
+        """Return which points (N, D), in pixels and the axes of the labels, lie inside."""
+        ...
+
+    def mask(self, index: tuple[int, ...], shape: tuple[int, int]) -> Mask:
+        """Return which pixels (Y, X) of a plane lie inside; ``index`` are those of the axes before YX."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ShapeRegion:
+    """A drawn shape.
+
+    Parameters
+    ----------
+    name
+        What to call it in tables.
+    rings
+        Corners (N, 2), y and x, of each ring; the last is joined to the first.
+    index
+        The only index it is drawn at along each axis before YX, None for all; axes that are missing are all.
+    """
+
+    name: str
+    rings: tuple[NDArray[np.float64], ...]
+    index: tuple[int | None, ...] = ()
+
+    def contains(self, points: NDArray[np.floating]) -> Mask:
+        """Return which points (N, D) lie inside."""
+        places = np.asarray(points, np.float64)
+        inside = np.zeros(len(places), bool)
+        for ring in self.rings:
+            inside ^= _in_ring(places[:, -2:], ring)
+        lead = np.rint(places[:, :-2])
+        for at, place in enumerate(self._places(lead.shape[1])):
+            if place is not None:
+                inside &= lead[:, at] == place
+        return inside
+
+    def mask(self, index: tuple[int, ...], shape: tuple[int, int]) -> Mask:
+        """Return which pixels (Y, X) of a plane lie inside."""
+        inside = np.zeros(shape, bool)
+        places = self._places(len(index))
+        if any(place is not None and place != at for place, at in zip(places, index, strict=True)):
+            return inside
+        corners = np.concatenate(self.rings)
+        low = np.clip(np.floor(corners.min(axis=0)).astype(int), 0, shape)
+        high = np.clip(np.ceil(corners.max(axis=0)).astype(int) + 1, 0, shape)
+        rows, columns = np.mgrid[low[0] : high[0], low[1] : high[1]]
+        pixels = np.stack([rows.ravel(), columns.ravel()], axis=1).astype(np.float64)
+        window = np.zeros(len(pixels), bool)
+        for ring in self.rings:
+            window ^= _in_ring(pixels, ring)
+        inside[low[0] : high[0], low[1] : high[1]] = window.reshape(rows.shape)
+        return inside
+
+    def _places(self, n_lead: int) -> tuple[int | None, ...]:
+        missing = (None,) * (n_lead - len(self.index))
+        return (*missing, *self.index)[-n_lead:] if n_lead else ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MaskRegion:
+    """The pixels of a mask image that are not 0, or with ``is_inverted`` those that are.
+
+    ``pixels`` has the axes of the labels, or lacks leading ones and then holds for all of their frames.
+    """
+
+    name: str
+    pixels: NDArray[Any]
+    is_inverted: bool = False
+
+    def contains(self, points: NDArray[np.floating]) -> Mask:
+        """Return which points (N, D) lie inside; beside the mask is outside."""
+        ndim = self.pixels.ndim
+        places = np.rint(points[:, -ndim:]).astype(np.intp)
+        inside = np.asarray(((places >= 0) & (places < self.pixels.shape)).all(axis=1))
+        inside[inside] = (self.pixels[tuple(places[inside].T)] != 0) != self.is_inverted
+        return inside
+
+    def mask(self, index: tuple[int, ...], shape: tuple[int, int]) -> Mask:
+        """Return which pixels (Y, X) of a plane lie inside."""
+        n_lead = self.pixels.ndim - 2
+        plane = self.pixels[index[len(index) - n_lead :]]
+        if plane.shape != shape:
+            raise SettingsError(
+                f"The mask {self.name!r} must have the size of the image, {shape}; got {plane.shape}."
+            )
+        return np.asarray((plane != 0) != self.is_inverted)
+
+
+@dataclass(frozen=True, slots=True)
+class RegionSet:
+    """Regions to count in, and others that are cut out of all of them.
+
+    Parameters
+    ----------
+    included
+        May overlap; none stands for the whole image.
+    excluded
+        Cut out of each of them.
+    rule
+        Which cells are in: those with their centre inside, with any pixel inside, or wholly inside.
+    """
+
+    included: tuple[Region, ...] = ()
+    excluded: tuple[Region, ...] = ()
+    rule: RegionRule = "centre"
+
+    def __post_init__(self) -> None:
+        if self.rule not in get_args(RegionRule):
+            raise SettingsError(
+                f"The rule for regions must be one of {get_args(RegionRule)}; got {self.rule!r}."
+            )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the regions, numbered where they occur twice."""
+        if not self.included:
+            return ("image",)
+        names: list[str] = []
+        for region in self.included:
+            n_before = sum(other.name == region.name for other in self.included[: len(names)])
+            names.append(f"{region.name} ({n_before + 1})" if n_before else region.name)
+        return tuple(names)
+
+    def mask(self, number: int, index: tuple[int, ...], shape: tuple[int, int]) -> Mask:
+        """Return which pixels (Y, X) of a plane belong to a region, what is excluded cut out."""
+        inside = np.ones(shape, bool)
+        if self.included:
+            inside = self.included[number].mask(index, shape)
+        for region in self.excluded:
+            inside &= ~region.mask(index, shape)
+        return inside
+
+    def membership(self, cells: Cells, offset: Sequence[int] = ()) -> Mask:
+        """Return which cell lies in which region, (N, regions).
+
+        Parameters
+        ----------
+        cells
+            Rules other than ``centre`` need their labels.
+        offset
+            Place of the labels in the image that the regions are drawn on.
+
+        Raises
+        ------
+        SettingsError
+            The rule needs outlines and there are none.
+        """
+        if self.rule == "centre":
+            points = cells.points + np.asarray(offset or (0,) * cells.points.shape[1], np.float32)
+            free = ~np.any([region.contains(points) for region in self.excluded], axis=0)
+            inside = [region.contains(points) for region in self.included] or [np.ones(len(cells), bool)]
+            return np.asarray(np.stack(inside, axis=1) & np.broadcast_to(free, len(cells))[:, np.newaxis])
+        shares = self._shares(cells, offset)
+        if self.rule == "overlap":
+            return shares > 0
+        return np.asarray(shares == cells.areas[:, np.newaxis])
+
+    def _shares(self, cells: Cells, offset: Sequence[int]) -> NDArray[np.float64]:
+        """Return how many pixels of each cell lie in each region."""
+        labels = cells.labels
+        if labels is None:
+            raise SettingsError(
+                f"The rule {self.rule!r} needs outlines, and this model gives none. Choose the rule 'centre'."
+            )
+        start = tuple(offset or (0,) * labels.ndim)
+        shape = tuple(o + n for o, n in zip(start[-2:], labels.shape[-2:], strict=True))
+        shares = np.zeros((len(cells), len(self.names)))
+        for index in np.ndindex(labels.shape[:-2]):
+            plane = labels[index]
+            place = tuple(i + o for i, o in zip(index, start, strict=False))
+            for number in range(len(self.names)):
+                inside = self.mask(number, place, (shape[0], shape[1]))[start[-2] :, start[-1] :]
+                shares[:, number] += np.bincount(plane[inside], minlength=len(cells) + 1)[1:]
+        return shares
+
+    def sizes(self, lead_shape: tuple[int, ...], shape: tuple[int, int]) -> NDArray[np.int64]:
+        """Return the pixels of each region in each plane, (regions, *lead_shape)."""
+        sizes = np.zeros((len(self.names), prod(lead_shape)), np.int64)
+        for plane, index in enumerate(np.ndindex(lead_shape)):
+            for number in range(len(self.names)):
+                sizes[number, plane] = self.mask(number, index, shape).sum()
+        return sizes.reshape(len(self.names), *lead_shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """Builds the ring of a usual shape from what drawing programs keep of it."""
+
+    corners: NDArray[np.float64] = field(repr=False)
+
+    @classmethod
+    def rectangle(cls, low: Sequence[float], high: Sequence[float]) -> "Outline":
+        """Return an upright rectangle between two opposite corners (y, x)."""
+        (y0, x0), (y1, x1) = low, high
+        return cls(np.array([[y0, x0], [y0, x1], [y1, x1], [y1, x0]], np.float64))
+
+    @classmethod
+    def ellipse(cls, corners: NDArray[np.floating]) -> "Outline":
+        """Return the ellipse in a rectangle, upright or turned, given by its four corners in order."""
+        box = np.asarray(corners, np.float64)
+        middle, first, second = box.mean(axis=0), (box[1] - box[0]) / 2, (box[3] - box[0]) / 2
+        turn = np.linspace(0, 2 * np.pi, ELLIPSE_CORNERS, endpoint=False)[:, np.newaxis]
+        swell = 1 / np.sqrt(np.sinc(2 / ELLIPSE_CORNERS))  # so that the polygon has the ellipse's area
+        return cls(middle + swell * (np.cos(turn) * first + np.sin(turn) * second))
+
+
+def shape_region(
+    name: str, kind: str, vertices: NDArray[np.floating], index: tuple[int | None, ...] = ()
+) -> ShapeRegion:
+    """Return the region of one shape of a napari Shapes layer.
+
+    Parameters
+    ----------
+    name
+        What to call it in tables.
+    kind
+        ``rectangle``, ``ellipse`` (both by four corners, turned or not), ``polygon`` or ``path``, which is
+        closed.
+    vertices : (N, 2)
+        y and x in pixels of the image.
+    index
+        See :class:`ShapeRegion`.
+
+    Raises
+    ------
+    SettingsError
+        It has no inside (a line, or less than three corners).
+    """
+    ring = np.asarray(vertices, np.float64)
+    if kind == "line" or len(ring) < 3:
+        raise SettingsError(
+            f"A region needs an inside; {name!r} is a {kind} of {len(ring)} corners. Draw a polygon, an "
+            "ellipse or a rectangle."
+        )
+    if kind == "ellipse":
+        ring = Outline.ellipse(ring).corners
+    return ShapeRegion(name, (ring,), index)
+
+
+def _in_ring(points: NDArray[np.float64], ring: NDArray[np.float64]) -> Mask:
+    """Return which points lie in a ring; of two rings that share a side, one has the points on it."""
+    inside = np.zeros(len(points), bool)
+    y, x = points[:, 0], points[:, 1]
+    for (y0, x0), (y1, x1) in zip(ring.tolist(), np.roll(ring, -1, axis=0).tolist(), strict=True):
+        if y0 == y1:
+            continue
+        spans = (y0 > y) != (y1 > y)
+        inside ^= spans & (x < (x1 - x0) * (y - y0) / (y1 - y0) + x0)
+    return inside

@@ -1,0 +1,132 @@
+"""What a user may set for measurements, tracks and a whole analysis; forms and flags are made from it."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+
+from cellwright.core.settings import check_bounds
+from cellwright.ops.measure.columns import keys_of
+from cellwright.ops.measure.filters import BorderRule, away_from_border, parse_filter
+from cellwright.ops.measure.markers import parse_marker
+from cellwright.ops.measure.regions import RegionRule, RegionSet
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureSettings:
+    """What is measured."""
+
+    measure: Annotated[
+        tuple[str, ...], {"tooltip": "What is measured: groups (shape, intensity, neighbours) or columns."}
+    ] = ("shape", "intensity")
+    ring_gap_px: Annotated[
+        float, {"min": 0.0, "max": 1000.0, "tooltip": "Pixels between a cell and the ring around it."}
+    ] = 2.0
+    ring_width_px: Annotated[
+        float, {"min": 0.5, "max": 1000.0, "tooltip": "Width of the ring around a cell, in pixels."}
+    ] = 5.0
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        keys_of(self.measure)
+
+
+@dataclass(frozen=True, slots=True)
+class TrackSettings:
+    """How cells are linked over time."""
+
+    max_distance_px: Annotated[
+        float,
+        {
+            "min": 0.0,
+            "max": 10_000.0,
+            "tooltip": "Farthest way from frame to frame, in pixels; 0 takes the diameter.",
+        },
+    ] = 0.0
+    max_gap: Annotated[
+        int, {"min": 0, "max": 100, "tooltip": "Frames in which a cell may be missing between two others."}
+    ] = 1
+    divisions: Annotated[bool, {"tooltip": "Let cells divide."}] = True
+    frame_interval_s: Annotated[
+        float, {"min": 0.0, "tooltip": "Seconds from frame to frame; 0 where it is not known."}
+    ] = 0.0
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+
+@dataclass(frozen=True, slots=True)
+class AnalysisSettings:
+    """What is measured, and which cells count."""
+
+    measure: Annotated[
+        tuple[str, ...],
+        {"tooltip": "What to measure: shape, intensity, neighbours, or single columns; several by commas."},
+    ] = ()
+    ring_gap_px: Annotated[
+        float, {"min": 0.0, "max": 1000.0, "tooltip": "Pixels between a cell and its ring of background."}
+    ] = 2.0
+    ring_width_px: Annotated[
+        float, {"min": 0.5, "max": 1000.0, "tooltip": "Width of the ring of background, in pixels."}
+    ] = 5.0
+    region_rule: Annotated[
+        RegionRule,
+        {"tooltip": "Cells that count in a region: those with their centre, any pixel or all pixels inside."},
+    ] = "centre"
+    border: Annotated[
+        BorderRule,
+        {"tooltip": "Cells at the border: count all, drop them, or drop those on two of the edges."},
+    ] = "all"
+    keep: Annotated[
+        tuple[str, ...],
+        {"tooltip": "Count only cells of which this holds, such as 'area_um2>=20' or 'class=WBC'."},
+    ] = ()
+    positive: Annotated[
+        tuple[str, ...],
+        {"tooltip": "Marker-positive cells, such as '2>otsu' or '1>350': channel (from 0) and threshold."},
+    ] = ()
+    cytoplasm_px: Annotated[
+        float,
+        {
+            "min": 0.0,
+            "max": 1000.0,
+            "tooltip": "Width of the ring taken for the cytoplasm of nuclei; 0 is none.",
+        },
+    ] = 0.0
+    track: Annotated[bool, {"tooltip": "Link the cells of a time series to tracks."}] = False
+    track_distance_px: Annotated[
+        float,
+        {"min": 0.0, "max": 10_000.0, "tooltip": "Farthest way from frame to frame; 0 takes the diameter."},
+    ] = 0.0
+    track_gap: Annotated[
+        int, {"min": 0, "max": 100, "tooltip": "Frames in which a tracked cell may be missing."}
+    ] = 1
+    divisions: Annotated[bool, {"tooltip": "Let tracked cells divide."}] = True
+    frame_interval_s: Annotated[
+        float, {"min": 0.0, "tooltip": "Seconds from frame to frame, for speeds; 0 where it is not known."}
+    ] = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("measure", "keep", "positive"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        parts = [part.strip() for text in self.measure for part in text.split(",")]
+        object.__setattr__(self, "measure", tuple(part for part in parts if part))
+        check_bounds(self)
+        keys_of(self.measure)
+        away_from_border(np.zeros((0, 2, 2)), (1, 1), self.border)
+        RegionSet(rule=self.region_rule)
+        for rule in self.keep:
+            parse_filter(rule)
+        for rule in self.positive:
+            parse_marker(rule)
+
+    @property
+    def measuring(self) -> MeasureSettings:
+        """What is measured, with what the rules for positive cells need."""
+        wanted = (*self.measure, *(["intensity_mean"] if self.positive else []))
+        return MeasureSettings(tuple(dict.fromkeys(wanted)), self.ring_gap_px, self.ring_width_px)
+
+    @property
+    def tracking(self) -> TrackSettings:
+        """How cells are linked over time."""
+        return TrackSettings(self.track_distance_px, self.track_gap, self.divisions, self.frame_interval_s)

@@ -1,0 +1,171 @@
+"""What a training run is on disk: its files, their names and what their fields mean. Imports no torch.
+
+::
+
+    <user's models>/../training/<name>/run.json    what is trained, on what, how
+    <user's models>/../training/<name>/data/       the annotated layers, when it is these it learns from
+    <user's models>/../training/<name>/model/      best model so far, curve.json, training.pt
+
+A run whose folder is there was not ended by the user: napari was closed, or has crashed.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from cellwright.core.errors import CellwrightError, CheckpointError
+from cellwright.files.atomic import write_text
+from cellwright.models import store
+from cellwright.training.settings import FinetuneSettings
+
+SCRATCH = "new:"  # a start of this and the name of a family has nothing learned yet
+RUN, CURVE, STATE = "run.json", "curve.json", "training.pt"
+BOOKKEEPING = ("step", "loss", "rate", "merit", "error")  # fields of an epoch that are no scores to show
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be trained. Made by the form or read by :func:`unfinished`; used by ``train_task``.
+
+    Parameters
+    ----------
+    name
+        Of the new model.
+    start
+        Name or folder of a model, or ``new:`` and a family.
+    data
+        A training folder.
+    """
+
+    name: str
+    start: str
+    data: str
+    settings: FinetuneSettings = field(default_factory=FinetuneSettings)
+    device: str = "auto"
+
+    @property
+    def folder(self) -> Path:
+        """Where the run lies."""
+        return runs_folder() / self.name
+
+    @property
+    def output(self) -> Path:
+        """Where the best model so far lies."""
+        return self.folder / "model"
+
+
+def runs_folder() -> Path:
+    """Return the folder of the runs that have not ended."""
+    return store.user_folder().parent / "training"
+
+
+def data_folder(name: str) -> Path:
+    """Return where a run keeps the layers it learns from."""
+    return runs_folder() / name / "data"
+
+
+def free_name(start: str) -> str:
+    """Return a name for a new model that tells what it began with."""
+    base = Path(start.removeprefix(SCRATCH)).name
+    base = base if "-tuned" in base else f"{base}-{'new' if start.startswith(SCRATCH) else 'tuned'}"
+    names = (base, *(f"{base}-{n}" for n in range(2, 1000)))
+    taken = {entry.name for entry in store.models()} | {plan.name for plan in unfinished()}
+    return next(one for one in names if one not in taken and not (store.user_folder() / one).exists())
+
+
+def check_name(name: str) -> str:
+    """Return a name for a new model without spaces around it.
+
+    Raises
+    ------
+    CheckpointError
+        It cannot be a name, or is taken.
+    """
+    name = name.strip()
+    if not store.NAME.fullmatch(name):
+        raise CheckpointError(
+            "A model's name has up to 64 letters, digits, spaces, dots, dashes and underscores, and begins "
+            f"with a letter or digit; got {name!r}. Choose another name."
+        )
+    if (store.user_folder() / name).exists() or name in {plan.name for plan in unfinished()}:
+        raise CheckpointError(f"There is a model or a training {name!r} already. Choose another name.")
+    return name
+
+
+def unfinished() -> list[Plan]:
+    """Return the runs that were neither stopped nor came to an end; damaged ones are left out."""
+    plans = []
+    for path in sorted(runs_folder().glob(f"*/{RUN}")):
+        try:
+            facts = json.loads(path.read_text(encoding="utf-8"))
+            settings = FinetuneSettings(**facts.pop("settings"))
+            plans.append(Plan(**{**facts, "name": path.parent.name}, settings=settings))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, CellwrightError):
+            continue
+    return plans
+
+
+def selection_score(epoch: Mapping[str, float], default: float = 0.0) -> float:
+    """Return what chooses the best epoch: the field ``merit``, else ``score``, else ``default``."""
+    return epoch.get("merit", epoch.get("score", default))
+
+
+def only_scores(epoch: Mapping[str, float]) -> dict[str, float]:
+    """Return the fields of an epoch that are scores to show."""
+    return {name: value for name, value in epoch.items() if name not in BOOKKEEPING}
+
+
+def verdict(before: Mapping[str, float], after: Mapping[str, float], *, is_better: bool) -> str:
+    """Return what a training came to, in the words of the command and of the panel.
+
+    Where a few cells cannot tell by their score, the loss on patches decides; that is no better score.
+    """
+    if not is_better:
+        return "no better: the model it began with is kept"
+    if after.get("score", 0.0) > before.get("score", 0.0):
+        return "better, and kept"
+    return "a lower loss on validation patches, and kept"
+
+
+def write_curve(output: Path, settings: Mapping[str, object], epochs: Sequence[Mapping[str, float]]) -> None:
+    """Write the curve of a run; :func:`curve` reads it.
+
+    Raises
+    ------
+    WriteError
+        The folder cannot be written.
+    """
+    write_text(output / CURVE, json.dumps({"settings": settings, "epochs": epochs}, indent=1))
+
+
+def forget(output: Path) -> None:
+    """Remove what a resumed run would need, at the end of a run."""
+    (output / STATE).unlink(missing_ok=True)
+
+
+def curve(plan: Plan) -> list[dict[str, float]]:
+    """Return step, loss, rate and scores of each epoch so far; the first is the model as it was."""
+    try:
+        epochs = json.loads((plan.output / CURVE).read_text(encoding="utf-8"))["epochs"]
+        return [dict(epoch) for epoch in epochs]
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
+
+
+def write_plan(plan: Plan) -> None:
+    """Note what is trained, so that it can be gone on with.
+
+    Raises
+    ------
+    WriteError
+        The folder cannot be written.
+    """
+    facts = {**asdict(plan), "settings": asdict(plan.settings)}
+    write_text(plan.folder / RUN, json.dumps(facts, indent=1))
+
+
+def discard(plan: Plan) -> None:
+    """Delete a run."""
+    shutil.rmtree(plan.folder, ignore_errors=True)

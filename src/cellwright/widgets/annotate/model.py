@@ -1,0 +1,71 @@
+"""What the annotate panel is about: the open annotation, and what is to be told; no Qt."""
+
+from pathlib import Path
+from typing import Any
+
+from psygnal import Signal, SignalGroup
+
+from cellwright.annotation.session import AnnotationSession
+from cellwright.widgets.annotate.context import AnnotationContext, context_of
+from cellwright.widgets.annotate.session_setup import OpenedSession
+from cellwright.widgets.shared.coordinates import Channel
+
+
+class AnnotateEvents(SignalGroup):
+    """What the model tells."""
+
+    opened = Signal(object)  # AnnotationContext
+    closed = Signal()
+    told = Signal(str)  # what was done, for people
+    failed = Signal(object)  # Exception
+    message = Signal(str, bool)  # a sentence for the panel, and whether it is an error
+
+
+class AnnotateModel:
+    """State of one annotate panel. The widget and its tools share it, and listen to ``events``.
+
+    Parameters
+    ----------
+    viewer
+        A napari viewer, in which annotations are shown.
+    """
+
+    def __init__(self, viewer: Any) -> None:
+        self.viewer = viewer
+        self.events = AnnotateEvents()
+        self.context: AnnotationContext | None = None
+        self.journals: Path | None = None  # folder of the journals; None for the usual one
+        self.channel: Channel | None = None  # of the image that is annotated
+
+    @property
+    def session(self) -> AnnotationSession | None:
+        """What is annotated now, None between two."""
+        if self.context is None:
+            return None
+        return self.context.session
+
+    def open(self, opened: OpenedSession) -> None:
+        """Finish what is open, show another session, and give mouse and keys to it."""
+        self.finish()
+        self.context = context_of(self.viewer, opened, self.fail)
+        self.events.opened.emit(self.context)
+
+    def finish(self) -> None:
+        """Close the annotation; the labels stay in their layer, and it can be resumed."""
+        if self.context is None:
+            return
+        context, self.context = self.context, None
+        context.close()
+        self.events.closed.emit()
+
+    def tell(self, text: str) -> None:
+        """Tell what was done."""
+        self.events.told.emit(text)
+
+    def fail(self, error: Exception) -> None:
+        """Tell what went wrong."""
+        self.events.failed.emit(error)
+
+    def show_message(self, text: str, *, is_error: bool = False) -> None:
+        """Show a sentence in the panel; an empty one hides it."""
+        self.events.message.emit(text, is_error)

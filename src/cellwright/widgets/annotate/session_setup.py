@@ -1,0 +1,258 @@
+"""How an annotation starts: from labels, points or nothing, or where it ended when it was last open."""
+
+import os
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from napari.layers import Image as ImageLayer
+from napari.layers import Labels, Layer, Points
+from numpy.typing import NDArray
+
+from cellwright.annotation.identity import identity_of
+from cellwright.annotation.journal import is_open, locked, read_journal
+from cellwright.annotation.session import AnnotationSession
+from cellwright.annotation.setup import UNKNOWN, Columns, paste_labels, plane_shape
+from cellwright.core.data import Image
+from cellwright.core.errors import AnnotationError, CellwrightError, WriteError, WrongLayerError
+from cellwright.models import store
+from cellwright.widgets.shared.coordinates import Channel
+from cellwright.widgets.shared.layer_io import ANNOTATION, METADATA, Source, image_of, source_of
+
+SUFFIX = ".journal"
+DEFAULT_DISC_PX = 12.0
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedSession:
+    """A session and the layer that is to show it. Used by the context."""
+
+    session: AnnotationSession
+    source: Source
+    layer: Labels
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A journal that can be resumed. Made by :func:`unfinished`; offered by the widget."""
+
+    path: Path
+    n_edits: int
+    changed: datetime
+    is_open: bool = False
+
+    @property
+    def line(self) -> str:
+        """What is offered, for people."""
+        if self.is_open:
+            return (
+                "This image is being annotated in another window or program. Finish it there and resume "
+                "it here, or duplicate the image's layer and annotate that."
+            )
+        when = f"{self.changed:%d %b %Y, %H:%M}"
+        return f"An annotation of this image was begun: {self.n_edits:,} edits, {when}."
+
+
+def journal_folder() -> Path:
+    """Return where journals lie that belong to no folder of images."""
+    return store.user_folder().parent / "journals"
+
+
+def journal_path(image: Image, folder: Path | None = None) -> Path:
+    """Return the journal of an image: named for people by its name, told apart by its pixels."""
+    name = re.sub(r"[^\w.-]+", "_", image.name).strip("._")[:60] or "image"
+    return (folder or journal_folder()) / f"{name}-{identity_of(image).fingerprint}{SUFFIX}"
+
+
+def unfinished(path: Path) -> Unfinished | None:
+    """Return what a journal offers; None where there is none, all is undone, or it is damaged."""
+    try:
+        recovered = read_journal(path)
+        changed = datetime.fromtimestamp(path.stat().st_mtime)
+        is_open_elsewhere = is_open(path)
+    except (CellwrightError, OSError):
+        return None
+    n_edits = len(recovered.records) - 2 * recovered.records.count("undo")
+    if n_edits <= 0:
+        return None
+    return Unfinished(path, n_edits, changed, is_open_elsewhere)
+
+
+def fresh_journal(path: Path) -> Path:
+    """Make room for a new journal and return its path: an earlier one is kept under another name.
+
+    Raises
+    ------
+    WriteError
+        The folder cannot be written, or another window or program has the journal open.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            with locked(path) as lock:
+                os.replace(path, path.with_suffix(f"{SUFFIX}.old"))
+            lock.release()
+    except WriteError:
+        raise
+    except OSError as error:
+        raise WriteError(
+            f"Expected to write journals to {path.parent}; got: {error.strerror or error}. Make the folder "
+            "writable, or make room."
+        ) from error
+    return path
+
+
+def start_session(
+    image_layer: ImageLayer | None,
+    channel: Channel | None,
+    start: Layer | None,
+    *,
+    journal: Path | None,
+    diameter_px: float = 0.0,
+) -> OpenedSession:
+    """Return a new session of an image.
+
+    Parameters
+    ----------
+    start
+        Labels or Points to begin with; None begins with nothing. Labels of the whole image are edited in
+        their own layer, those of a part in a new one.
+    journal
+        Takes the edits; what is there already is kept under another name.
+    diameter_px
+        Of the discs that stand for points; 0 for a usual one.
+
+    Raises
+    ------
+    WrongLayerError
+        There is no image, or the layer to begin with is of another type or position.
+    AnnotationError
+        The cells do not fit the image.
+    WriteError
+        The journal cannot be written.
+    """
+    image = image_of(image_layer, channel)
+    source = source_of(image_layer, channel)
+    assert image_layer is not None  # as image_of made sure
+    path = None if journal is None else fresh_journal(journal)
+    if isinstance(start, Points):
+        points = _in_image(np.asarray(start.data, float), start, image_layer, channel)
+        columns = _columns(start.features, len(points))
+        diameter_px = diameter_px or DEFAULT_DISC_PX
+        session = AnnotationSession.from_points(points, image, diameter_px, columns, journal=path)
+    elif isinstance(start, Labels):
+        session = _from_labels(image, image_layer, channel, start, path)
+    elif start is None:
+        session = AnnotationSession(image, journal=path)
+    else:
+        raise WrongLayerError(f"Begin with Labels or Points; got {type(start).__name__} {start.name!r}.")
+    return OpenedSession(session, source, _layer_of(session, source, start))
+
+
+def resume(image_layer: ImageLayer | None, channel: Channel | None, path: Path) -> OpenedSession:
+    """Return the session of an image as it was at its last finished edit.
+
+    Raises
+    ------
+    AnnotationError
+        The journal belongs to another image.
+    ReadError
+        It is missing or damaged.
+    WriteError
+        Another window or program has it open.
+    """
+    session = AnnotationSession.open_journal(path, image_of(image_layer, channel))
+    source = source_of(image_layer, channel)
+    return OpenedSession(session, source, _layer_of(session, source, None))
+
+
+def start_or_resume(
+    image_layer: ImageLayer, labels: NDArray[Any] | None, scores: NDArray[Any] | None, journal: Path
+) -> OpenedSession:
+    """Return a session of labels that lie in no layer yet; where there is a journal, that is resumed."""
+    if unfinished(journal) is not None:
+        return resume(image_layer, None, journal)
+    image, source = image_of(image_layer), source_of(image_layer)
+    session = AnnotationSession(image, labels, scores=scores, journal=fresh_journal(journal))
+    return OpenedSession(session, source, _layer_of(session, source, None))
+
+
+def _from_labels(
+    image: Image, image_layer: ImageLayer, channel: Channel | None, layer: Labels, journal: Path | None
+) -> AnnotationSession:
+    shape = plane_shape(image)
+    data = layer.data
+    if layer.multiscale:
+        data = data[0]
+    data = np.asarray(data)
+    axis = source_of(image_layer, channel).channel_axis
+    if axis is not None and data.ndim == len(shape) + 1 and data.shape[axis] == 1:
+        data = np.squeeze(data, axis=axis)
+    if data.ndim != len(shape):
+        raise AnnotationError(
+            f"Labels must have the axes of the image, of shape {shape}; {layer.name!r} has shape "
+            f"{data.shape}. Choose the labels of this image."
+        )
+    if data.shape != shape:
+        corner = _in_image(np.zeros((1, layer.ndim)), layer, image_layer, channel)[0]
+        whole = np.zeros(shape, np.int32)
+        paste_labels(whole, data.astype(np.int32), [int(i) for i in np.rint(corner)])
+        data = whole
+    n = int(data.max(initial=0))
+    table = layer.features  # row 0 is the background
+    columns = _columns(table.iloc[1 : n + 1], n)
+    return AnnotationSession(
+        image,
+        data,
+        scores=columns.scores,
+        classes=columns.classes,
+        class_names=columns.class_names,
+        journal=journal,
+    )
+
+
+def _columns(table: Any, n: int) -> Columns:
+    """Return scores and classes of ``n`` cells from the features of a layer, as far as it has them."""
+    if n == 0 or len(table) < n:
+        return UNKNOWN
+    scores = None
+    if "score" in table:
+        scores = table["score"].to_numpy(float)
+        scores = np.where(np.isfinite(scores), scores, 1.0)
+    if "class" not in table:
+        return Columns(scores)
+    values = table["class"].tolist()
+    names = tuple(dict.fromkeys(str(value) for value in values if isinstance(value, str) and value))
+    if not names:
+        return Columns(scores)
+    index = {name: i for i, name in enumerate(names)}
+    return Columns(scores, np.array([index.get(value, -1) for value in values], np.int16), names)
+
+
+def _layer_of(session: AnnotationSession, source: Source, start: Layer | None) -> Labels:
+    """Return the layer to show a session: the one it began with where that lies right, else a new one."""
+    shown = session.labels
+    if source.channel_axis is not None:
+        shown = np.expand_dims(shown, source.channel_axis)
+    own = {METADATA: {ANNOTATION: "labels"}}
+    if isinstance(start, Labels) and not start.multiscale and start.data.shape == shown.shape:
+        start.metadata = {**start.metadata, **own}
+        return start
+    name = f"{session.image.name} annotation"
+    return Labels(shown, name=name, metadata=own, **source.placement)
+
+
+def _in_image(
+    points: NDArray[np.float64], layer: Layer, image_layer: ImageLayer, channel: Channel | None
+) -> NDArray[np.float64]:
+    """Return points (N, axes) of a layer in pixels of an image, without its axis of channels."""
+    n = image_layer.ndim
+    world = np.array([layer.data_to_world(one) for one in points], float).reshape(len(points), layer.ndim)
+    world = np.pad(world, [(0, 0), (max(n - layer.ndim, 0), 0)])[:, -n:]
+    pixels = np.array([image_layer.world_to_data(one) for one in world], float).reshape(len(world), n)
+    if channel is None or channel.axis is None:
+        return pixels
+    return np.delete(pixels, channel.axis, axis=1)

@@ -1,0 +1,119 @@
+"""What the compare panel is about: the models, the images, and what was found in them; no Qt."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from napari.layers import Image as ImageLayer
+from napari.layers import Layer
+from psygnal import Signal
+
+from cellwright.core.data import Image, Result
+from cellwright.core.tasks import Progress, Task
+from cellwright.files.dataset.folder import Dataset, Item
+from cellwright.inference.settings import EngineSettings
+from cellwright.widgets.compare.disagreement import Disagreement, disagreement_of
+from cellwright.widgets.shared.layer_io import Source, layer_arguments, source_of
+
+if TYPE_CHECKING:
+    from cellwright.training.evaluation.compare import Comparison, ModelCount
+
+
+class Compared(NamedTuple):
+    """What two models found: figures, and of each image the cells only one has, None where one gives none.
+
+    Neither labels nor maps: those of many images do not fit into memory. ``items`` are those of a folder.
+    """
+
+    comparison: "Comparison"
+    disagreements: tuple[Disagreement | None, ...]
+    items: tuple[Item, ...] = ()
+
+    def pairs(self) -> list[tuple["ModelCount", "ModelCount"]]:
+        """Return what both models found in each image."""
+        return [(first, second) for _, (first, second) in self.comparison.images()]
+
+    def n_in_regions(self) -> int:
+        """Return how many images are annotated in regions, and judged inside of these alone."""
+        return sum(first.n_regions > 0 for first, _ in self.pairs())
+
+    def n_unique(self) -> tuple[int, int] | None:
+        """Return how many cells only the first, and only the second has; None where that is not known."""
+        totals = [0, 0]
+        for one in self.disagreements:
+            if one is None:
+                return None
+            totals[0] += one.n_unique[0]
+            totals[1] += one.n_unique[1]
+        return totals[0], totals[1]
+
+
+@dataclass(frozen=True, slots=True)
+class CompareRequest:
+    """Two models, and the image or the images of a dataset to compare them on.
+
+    With a ``source`` there is one image, its own.
+    """
+
+    models: tuple[str, str]
+    data: Dataset | Image
+    source: Source | None = None
+    channel: int | None = None
+
+
+class CompareModel:
+    """State of one compare panel; ``changed`` tells of another folder or other figures."""
+
+    changed = Signal()
+
+    def __init__(self) -> None:
+        self.folder: Path | None = None  # of a dataset
+        self.compared: Compared | None = None
+
+    def choose_folder(self, folder: Path) -> None:
+        """Offer a dataset folder among the images."""
+        self.folder = folder
+        self.changed.emit()
+
+    def show(self, compared: Compared | None) -> None:
+        """Keep other figures; None for none."""
+        self.compared = compared
+        self.changed.emit()
+
+
+def compare_task(request: CompareRequest) -> Task[tuple[Compared, Layer | None]]:
+    """Return what two models find, and of a layer's image the layer of where they disagree."""
+    yield Progress("load", 0, 1)
+    from cellwright.training.evaluation.compare import compare
+
+    found: list[Disagreement | None] = []
+
+    def look(_: Image, results: Sequence[Result]) -> None:
+        first, second = results
+        if "density" in first.maps or "density" in second.maps:
+            found.append(None)
+        else:
+            found.append(disagreement_of(first.cells, second.cells))
+
+    engine = EngineSettings(channel=request.channel)
+    comparison = yield from compare(request.models, request.data, engine=engine, on_image=look)
+    if request.source is None:
+        assert isinstance(request.data, Dataset)
+        return Compared(comparison, tuple(found), request.data.items), None
+    layer = None
+    if found[0] is not None:
+        layer = found[0].layer(comparison.models, request.source)
+    return Compared(comparison, tuple(found)), layer
+
+
+def open_task(compared: Compared, index: int) -> Task[tuple[Layer, ...]]:
+    """Return the layers of one image of a dataset: itself, and where the models disagree."""
+    yield Progress("open", 0, 1)
+    image = compared.items[index].image()
+    layer = ImageLayer(np.asarray(image.data), **layer_arguments(image))
+    disagreement = compared.disagreements[index]
+    if disagreement is None:
+        return (layer,)
+    return layer, disagreement.layer(compared.comparison.models, source_of(layer))

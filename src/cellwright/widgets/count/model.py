@@ -1,0 +1,125 @@
+"""What the count panel knows and what its tools ask of it; free of Qt."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from napari.layers import Layer
+from psygnal import Signal
+
+from cellwright.core.tasks import Task
+from cellwright.inference.settings import EngineSettings
+from cellwright.models import registry
+from cellwright.widgets.count.count_request import CountOutcome, Request
+from cellwright.widgets.shared.coordinates import Channel
+from cellwright.widgets.shared.layer_io import Source
+
+Place = tuple[str, int | None, tuple[int, ...], tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class CountInputs:
+    """What is chosen in the panel.
+
+    Parameters
+    ----------
+    layer
+        The image layer; without any, what is active, for an error to tell.
+    channel
+        What of it to count in.
+    model, family
+        Name or folder of the model, and its family.
+    classifier
+        Name of a classifier, empty for none.
+    settings
+        Of the family.
+    engine
+        How the network runs.
+    outputs
+        The layers that are wanted.
+    """
+
+    layer: Layer | None
+    channel: Channel | None
+    model: str
+    family: str
+    classifier: str
+    settings: Any
+    engine: EngineSettings
+    outputs: tuple[str, ...]
+
+    def request(self, source: Source) -> Request:
+        """Return what is to be counted, as all of this says."""
+        return Request(
+            source, self.model, self.settings, self.engine, self.outputs, self.classifier, self.family
+        )
+
+
+class _Remembered(NamedTuple):
+    n_cells: float
+    interval: tuple[float, float] | None
+
+
+class CountModel:
+    """The last count, and the way of the tools to what the panel does.
+
+    Parameters
+    ----------
+    viewer
+        A napari viewer.
+    read_inputs
+        Gives what is chosen now; raises CellwrightError where that cannot be counted with.
+    """
+
+    outcome_changed = Signal(object)  # CountOutcome, as it is shown now
+    outcome_wanted = Signal(object)  # CountOutcome that is to be shown
+    settings_wanted = Signal(object)  # settings to put into the forms, with nothing counted anew
+    work_wanted = Signal(object, object)  # Task, and what is given its result
+    update_wanted = Signal(object)  # makes a Task of a CountOutcome; the latest one wins
+    told = Signal(str, bool)  # a sentence for the user, and whether it is an error
+    failed = Signal(object, str)  # Exception, and what was being done
+
+    def __init__(self, viewer: Any, read_inputs: Callable[[], CountInputs]) -> None:
+        self.viewer = viewer
+        self.inputs = read_inputs
+        self.outcome: CountOutcome | None = None
+        self.is_busy = False
+        self._counts: dict[tuple[Place, str], _Remembered] = {}
+
+    def start(self, task: Task[Any], on_returned: Callable[[Any], None]) -> None:
+        """Run a task beside the viewer; ignored while another one runs."""
+        self.work_wanted.emit(task, on_returned)
+
+    def update(self, make_task: Callable[[], Task[CountOutcome]]) -> None:
+        """Have the count changed soon by the task that this makes, unless another is asked for before."""
+        self.update_wanted.emit(make_task)
+
+    def show(self, outcome: CountOutcome) -> None:
+        """Show a count in the viewer and in the panel."""
+        self.outcome_wanted.emit(outcome)
+
+    def tell(self, text: str, *, is_error: bool = False) -> None:
+        """Tell the user a sentence; an empty one takes the last away."""
+        self.told.emit(text, is_error)
+
+    def fail(self, error: Exception, doing: str = "Counting") -> None:
+        """Tell the user what went wrong; what was not foreseen is logged with what was being done."""
+        self.failed.emit(error, doing)
+
+    def disagreement(self, outcome: CountOutcome) -> str:
+        """Remember a count; tell where cells and density of the same pixels disagree. Previews are left out.
+
+        Of each counted part only a number and an interval are kept.
+        """
+        request, source = outcome.request, outcome.request.source
+        if source.is_preview:
+            return ""
+        place = (source.layer_id, request.engine.channel, source.offset, source.image.shape)
+        kind = registry.get(request.family).gives
+        self._counts[place, kind] = _Remembered(outcome.result.count, outcome.result.interval)
+        cells, density = (self._counts.get((place, kind)) for kind in ("instances", "density"))
+        if cells is None or density is None or density.interval is None:
+            return ""
+        from cellwright.inference.calibration import disagreement
+
+        return disagreement(cells.n_cells, density.n_cells, density.interval)

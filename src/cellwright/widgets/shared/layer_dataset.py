@@ -1,0 +1,213 @@
+"""Annotated layers as a dataset to train on: in memory to be looked at, on disk to be trained on."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from napari.layers import Image as ImageLayer
+from napari.layers import Labels as LabelsLayer
+from napari.layers import Layer, Points, Shapes
+from numpy.typing import NDArray
+
+from cellwright.core.data import Annotation, Image, Labels
+from cellwright.core.errors import ReadError, WrongLayerError
+from cellwright.core.tasks import Progress, Task
+from cellwright.files.dataset.append import Entry, append
+from cellwright.files.dataset.folder import Dataset, Item
+from cellwright.files.dataset.meta import Region
+from cellwright.ops.labels import relabel
+from cellwright.widgets.shared.layer_io import ANNOTATION, METADATA, REGIONS_NAME, image_of
+
+HERE = Path("the layers of this viewer")  # folder of a dataset that has none
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """An image layer and the Labels or Points that annotate it."""
+
+    image: ImageLayer
+    annotation: Layer
+
+    @property
+    def title(self) -> str:
+        """What to call it in a list."""
+        return f"{self.image.name} + {self.annotation.name}"
+
+    @property
+    def is_as_counted(self) -> bool:
+        """Whether a model found these cells and nobody has corrected them since in the annotation widget."""
+        own = self.annotation.metadata.get(METADATA, {})
+        return "source" in own and ANNOTATION not in own
+
+
+@dataclass(frozen=True, slots=True)
+class LayerItem(Item):
+    """An annotated image that is held in memory."""
+
+    picture: Image = field(kw_only=True)
+    labels: Labels | None = None
+    points: NDArray[np.float32] | None = None
+
+    def image(self) -> Image:
+        """Return the image alone."""
+        return self.picture
+
+    def read(self) -> tuple[Image, Labels]:
+        """Return the image and its labels, numbered 1..N."""
+        expected = _plane_shape(self.picture)
+        if self.labels is None or self.labels.shape != expected:
+            got = "points" if self.labels is None else self.labels.shape
+            raise ReadError(
+                f"Labels must have the image's shape {expected}; got {got} for {self.name!r}. Choose the "
+                "layer that belongs to this image."
+            )
+        return self.picture, relabel(self.labels)
+
+    def annotated(self) -> tuple[Image, Annotation | Labels]:
+        """Return the image and what is known of its cells."""
+        if self.points is None:
+            return Item.annotated(self)
+        shape = _plane_shape(self.picture)
+        if len(shape) != 2:
+            raise ReadError(f"Points belong to 2D images; {self.name!r} has shape {shape}. Use Labels.")
+        plane = (shape[0], shape[1])
+        return self.picture, Annotation(plane, self.points, None, None, None, self.is_complete)
+
+
+def pairs(layers: Iterable[Layer]) -> list[Pair]:
+    """Return each annotation among some layers with the image it most likely belongs to."""
+    layers = list(layers)
+    images = [one for one in layers if isinstance(one, ImageLayer) and METADATA not in one.metadata]
+    found = []
+    for layer in layers:
+        if isinstance(layer, LabelsLayer | Points) and not layer.metadata.get("preview"):
+            image = _image_of(layer, images)
+            if image is not None:
+                found.append(Pair(image, layer))
+    return found
+
+
+def _image_of(layer: Layer, images: Sequence[ImageLayer]) -> ImageLayer | None:
+    own = layer.metadata.get(METADATA, {})
+    for image in images:
+        if own.get("source") == str(image.unique_id):
+            return None if own.get("is_preview") else image
+    fitting = [one for one in images if isinstance(layer, Points) or _plane(one) == _plane(layer)]
+    named = [one for one in fitting if layer.name.startswith(one.name)]
+    if named or fitting:
+        return max(named, key=lambda one: len(one.name)) if named else fitting[-1]
+    return images[0] if len(images) == 1 else None
+
+
+def _plane(layer: Layer) -> tuple[int, ...]:
+    shape: tuple[int, ...] = layer.data[0].shape if getattr(layer, "multiscale", False) else layer.data.shape
+    return shape[:-1][-2:] if getattr(layer, "rgb", False) else shape[-2:]
+
+
+def dataset_of(chosen: Sequence[Pair], layers: Iterable[Layer], *, is_complete: bool) -> Dataset:
+    """Return annotated layers as a dataset in memory; call it in the GUI thread.
+
+    Parameters
+    ----------
+    layers
+        Of the viewer; rectangles in its layers of complete regions say where the annotation is complete.
+    is_complete
+        Whether each cell is annotated, within the regions if there are any.
+
+    Raises
+    ------
+    WrongLayerError
+        Nothing was chosen.
+    """
+    if not chosen:
+        raise WrongLayerError(
+            "Training needs an image layer and its Labels or Points; none is chosen. Annotate some cells, "
+            "tick them in the list, or choose a dataset folder."
+        )
+    layers = list(layers)
+    items: list[Item] = []
+    for pair in chosen:
+        image = image_of(pair.image)
+        name = _free_name(image.name, [item.name for item in items])
+        image = replace(image, name=name)
+        labels, points = _annotation_of(pair, image)
+        regions = _regions_of(pair, layers) if len(_plane_shape(image)) == 2 else ()
+        truth = Path("masks" if points is None else "points") / name
+        complete = is_complete or bool(regions)
+        items.append(
+            LayerItem(
+                name,
+                "train",
+                "",
+                Path(name),
+                truth,
+                is_complete=complete,
+                regions=regions,
+                labels=labels,
+                points=points,
+                picture=image,
+            )
+        )
+    return Dataset(HERE, tuple(items))
+
+
+def _annotation_of(pair: Pair, image: Image) -> tuple[Labels | None, NDArray[np.float32] | None]:
+    """Return labels in the shape of the image without its channels, or points in its pixels."""
+    layer = pair.annotation
+    if isinstance(layer, Points):
+        world = [layer.data_to_world(one) for one in layer.data]
+        pixels = np.array([pair.image.world_to_data(one) for one in world], np.float32)
+        points = pixels.reshape(len(world), -1)[:, -2:] if world else np.zeros((0, 2), np.float32)
+        size = np.array(_plane_shape(image)[-2:])
+        inside = ((points >= -0.5) & (points < size - 0.5)).all(axis=1)
+        return None, points[inside].clip(0, size - 1)
+    labels = np.array(layer.data[0] if layer.multiscale else layer.data, np.int32)
+    expected = _plane_shape(image)
+    if labels.shape != expected and labels.size == np.prod(expected):
+        labels = labels.reshape(expected)  # an axis of length one stands for the channels
+    return labels, None
+
+
+def _regions_of(pair: Pair, layers: Iterable[Layer]) -> tuple[Region, ...]:
+    size = np.array(_plane(pair.image))
+    regions: list[Region] = []
+    for layer in layers:
+        if not isinstance(layer, Shapes) or not layer.name.startswith(REGIONS_NAME):
+            continue
+        for vertices in layer.data:
+            corners = np.array([pair.image.world_to_data(layer.data_to_world(one)) for one in vertices])
+            low = np.clip(np.floor(corners.min(axis=0)[-2:] + 0.5), 0, size).astype(int)
+            high = np.clip(np.ceil(corners.max(axis=0)[-2:] + 0.5), 0, size).astype(int)
+            if (low < high).all():
+                regions.append(((int(low[0]), int(low[1])), (int(high[0]), int(high[1]))))
+    return tuple(regions)
+
+
+def write_task(dataset: Dataset, folder: Path) -> Task[Path]:
+    """Write a dataset that is held in memory as a training folder, and return it.
+
+    Raises
+    ------
+    WriteError
+        The folder cannot be written.
+    """
+    for index, item in enumerate(dataset.items):
+        yield Progress("write", index, len(dataset.items), f"keeping {item.name}")
+        image, truth = item.read() if item.has_masks else item.annotated()
+        entry = Entry(
+            image, truth, name=item.name, regions=item.regions, is_complete=item.is_complete, group=item.group
+        )
+        append(folder, entry)
+    return folder
+
+
+def _plane_shape(image: Image) -> tuple[int, ...]:
+    return tuple(n for n, axis in zip(image.shape, image.axes, strict=True) if axis != "C")
+
+
+def _free_name(name: str, taken: Sequence[str]) -> str:
+    plain = re.sub(r"[^\w.-]+", "_", name).strip("._")[:60] or "image"
+    names = (plain, *(f"{plain}_{n}" for n in range(2, len(taken) + 3)))
+    return next(one for one in names if one not in taken)

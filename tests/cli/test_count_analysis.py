@@ -1,0 +1,296 @@
+"""Measurements, regions, markers, tracks, reports and settings of ``cellwright count``."""
+
+import json
+import shlex
+
+import numpy as np
+import pandas
+import pytest
+import tifffile
+
+import cellwright
+from cellwright.core.errors import ReadError, SettingsError
+from cellwright.core.tasks import run
+from cellwright.files.images import read_image
+from cellwright.files.tables import cells_checksum
+from cellwright.inference.pipeline import count_cells
+from cellwright.inference.recipe import (
+    Recipe,
+    as_command,
+    as_python,
+    load_recipe,
+    recipe_of,
+    run_recipe,
+    save_recipe,
+)
+from cellwright.inference.settings import EngineSettings, InputFiles
+from cellwright.ops.codecs.flow import FlowSettings
+from cellwright.ops.measure.settings import AnalysisSettings
+
+pytestmark = pytest.mark.usefixtures("oracle")
+
+
+@pytest.fixture
+def stained_path(tmp_path, blobs):
+    """Two channels: the discs, and 100 times the square of their number; half a micrometre per pixel."""
+    second = np.where(blobs.labels > 0, blobs.labels.astype(np.float32) ** 2, 0)
+    data = np.stack([blobs.image * 60_000, second]).astype(np.uint16)
+    path = tmp_path / "stained.ome.tif"
+    sizes = {"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5, "PhysicalSizeXUnit": "µm", "PhysicalSizeYUnit": "µm"}
+    tifffile.imwrite(path, data, photometric="minisblack", ome=True, metadata={"axes": "CYX", **sizes})
+    return path
+
+
+def write_halves(path, shape):
+    """Regions 'left' and 'top', which overlap, as GeoJSON."""
+    height, width = shape
+    rings = {"left": (0, 0, width // 2, height), "top": (0, 0, width, height // 2)}
+    features = [
+        {
+            "type": "Feature",
+            "geometry": {
+                "type": "Polygon",
+                "coordinates": [[[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]]],
+            },
+            "properties": {"name": name},
+        }
+        for name, (x0, y0, x1, y1) in rings.items()
+    ]
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    return path
+
+
+def test_measurements_are_columns(cli, stained_path, tmp_path, blobs):
+    code, _, _ = cli("count", stained_path, "--output", tmp_path / "o", "--measure", "shape,intensity")
+    assert code == 0
+    table = pandas.read_csv(tmp_path / "o" / "stained.ome.cells.csv")
+    areas = np.bincount(blobs.labels.ravel())[1:]
+    np.testing.assert_allclose(table["area_um2"], areas / 4)
+    np.testing.assert_allclose(table["intensity_max_ch1"], table["label"] ** 2)
+    assert {"perimeter_um", "circularity", "solidity", "intensity_corrected_mean_ch0"} <= set(table)
+    counts = pandas.read_csv(tmp_path / "o" / "stained.ome.counts.csv")
+    assert counts["count"].tolist() == [len(blobs)]
+    density = len(blobs) / (blobs.labels.size * 0.25e-6)
+    assert counts["density_per_mm2"].tolist() == pytest.approx([density])
+
+
+def test_regions_are_counted(cli, stained_path, tmp_path, blobs):
+    path = write_halves(tmp_path / "r.geojson", blobs.labels.shape)
+    code, out, err = cli("count", stained_path, "--regions", path, "--json")
+    left, top = blobs.points[:, 1] < 99.5, blobs.points[:, 0] < 79.5
+    found = json.loads(out)
+    assert code == 0
+    assert found["count"] == (left | top).sum()
+    assert {row["region"]: row["count"] for row in found["regions"]} == {"left": left.sum(), "top": top.sum()}
+    assert "outside the regions were left out" in err
+    code, out, _ = cli("count", stained_path, "--exclude", path)
+    assert out.splitlines()[1].split()[2] == str((~left & ~top).sum())
+    code, out, _ = cli("count", stained_path, "--regions", path)
+    assert ["top", str(top.sum())] in [line.split() for line in out.splitlines()]
+
+
+def test_masks_may_hold_for_each_image_its_own(cli, stained_path, tmp_path, blobs):
+    mask = np.zeros(blobs.labels.shape, np.uint8)
+    mask[:, :100] = 1
+    tifffile.imwrite(tmp_path / "stained.ome_mask.tif", mask)
+    inside = int((np.rint(blobs.points[:, 1]) < 100).sum())
+    pattern = str(tmp_path / "{name}_mask.tif")
+    assert json.loads(cli("count", stained_path, "--json", "--mask", pattern).out)["count"] == inside
+    outside = json.loads(cli("count", stained_path, "--json", "--outside-mask", pattern).out)["count"]
+    assert outside == len(blobs) - inside
+
+
+def test_positive_cells(cli, stained_path, tmp_path, blobs):
+    arguments = ["--positive", "1>2500", "--positive", "0>otsu", "--output", tmp_path / "o", "--json"]
+    _, out, _ = cli("count", stained_path, *arguments)
+    n = len(blobs) - 50
+    assert json.loads(out)["markers"]["ch1+ ch0-"] + json.loads(out)["markers"]["ch1+ ch0+"] == n
+    markers = pandas.read_csv(tmp_path / "o" / "stained.ome.markers.csv")
+    assert markers["count"].sum() == len(blobs)
+    assert pandas.read_csv(tmp_path / "o" / "stained.ome.cells.csv")["positive_ch1"].sum() == n
+
+
+def test_borders_and_filters(cli, stained_path, blobs):
+    def counted(*flags):
+        return json.loads(cli("count", stained_path, "--json", *flags).out)["count"]
+
+    assert counted("--keep", "area_px>100000") == 0
+    assert (
+        counted("--keep", "y<80", "--keep", "x>=100")
+        == ((blobs.points[:, 0] < 80) & (blobs.points[:, 1] >= 100)).sum()
+    )
+    assert counted("--border", "drop") == len(blobs)
+    assert cli("count", stained_path, "--border", "some").code == 2
+
+
+def test_nuclei_in_cells(cli, stained_path, tmp_path, blobs):
+    nuclei = np.where(blobs.labels % 2 == 1, blobs.labels, 0).astype(np.int32)
+    tifffile.imwrite(tmp_path / "nuclei.tif", nuclei)
+    _, out, _ = cli("count", stained_path, "--nuclei", tmp_path / "nuclei.tif", "--json")
+    assert json.loads(out)["cells_without_nucleus"] == len(blobs) // 2
+
+
+def test_tracks(cli, tmp_path, draw_blobs):
+    one = draw_blobs((120, 120)).image
+    movie = np.stack([np.roll(one, step, axis=1) * 60_000 for step in (0, 2, 4)]).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "movie.tif", movie, photometric="minisblack")
+    arguments = ["--axes", "TYX", "--track", "--output", tmp_path / "o", "--json"]
+    code, out, err = cli("count", tmp_path / "movie.tif", *arguments)
+    assert code == 0, err
+    n = json.loads(out)["count"] // 3
+    assert (json.loads(out)["tracks"], json.loads(out)["divisions"]) == (n, 0)
+    lineages = pandas.read_csv(tmp_path / "o" / "movie.lineages.csv")
+    assert lineages["speed_px_per_frame"].to_numpy() == pytest.approx(np.full(n, 2.0))
+    lines = (tmp_path / "o" / "movie_RES" / "res_track.txt").read_text().splitlines()
+    assert lines == [f"{number} 0 2 0" for number in range(1, n + 1)]
+
+
+def test_reports_and_sheets(cli, stained_path, image_path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = cli("count", stained_path, "--report", "r.html", "--xlsx", "--parquet")
+    assert (code, (tmp_path / "r.html").is_file()) == (0, True), err
+    assert "cellwright count" in (tmp_path / "r.html").read_text()
+    assert set(pandas.read_excel("stained.ome.xlsx", sheet_name=None)) == {"cells", "counts", "settings"}
+    assert len(pandas.read_parquet("stained.ome.cells.parquet")) > 10
+    assert cli("count", stained_path, image_path, "--report", "s.html").code == 0
+    assert (tmp_path / "s.discs.html").is_file()
+
+
+def test_settings_are_saved_and_used_again(cli, stained_path, tmp_path):
+    flags = [
+        "--min-area",
+        20,
+        "--channel",
+        0,
+        "--measure",
+        "shape",
+        "--keep",
+        "area_px>100",
+        "--border",
+        "drop",
+    ]
+    code, first, err = cli("count", stained_path, "--json", *flags, "--save-settings", tmp_path / "s.json")
+    assert code == 0, err
+    recipe = load_recipe(tmp_path / "s.json")
+    assert recipe.analysis == AnalysisSettings(measure=("shape",), keep=("area_px>100",), border="drop")
+    assert (recipe.settings.min_area_px, recipe.engine.channel) == (20, 0)
+    _, second, _ = cli("count", stained_path, "--json", "--settings", tmp_path / "s.json")
+    assert json.loads(second)["count"] == json.loads(first)["count"]
+    _, third, _ = cli(
+        "count", stained_path, "--json", "--settings", tmp_path / "s.json", "--min-area", 100_000
+    )
+    assert json.loads(third)["count"] == 0
+
+
+def test_what_does_not_fit_stops_the_run(cli, stained_path, tmp_path):
+    for flags, message in (
+        (["--measure", "colour"], "no measurement 'colour'"),
+        (["--positive", "otsu"], "A rule for positive cells"),
+        (["--keep", "large"], "A filter is"),
+        (["--other", "ki67"], "NAME=FILE"),
+        (["--regions", "absent.geojson"], "no such file"),
+        (["--track"], "time series"),
+        (["--settings", "absent.json"], "settings saved by cellwright"),
+    ):
+        code, _, err = cli("count", stained_path, *flags)
+        assert (code, message in err) == (1, True), (flags, err)
+
+
+SHAPES = ("shape", "intensity", "neighbours", "circularity", "intensity_mean")
+
+
+def random_recipe(rng, path, folder):
+    """Settings of every kind, each at random."""
+
+    def pick(*values):
+        return values[int(rng.integers(len(values)))]
+
+    files = InputFiles(
+        regions=pick((), (), (str(folder / "r.geojson"),)),
+        exclude=pick((), (), (str(folder / "r.geojson"),)),
+        outside_mask=pick("", "", str(folder / "{name}_mask.tif")),
+        other=pick((), (f"ki67={folder / 'other.tif'}",)),
+    )
+    analysis = AnalysisSettings(
+        measure=tuple(name for name in SHAPES if rng.random() < 0.4),
+        ring_gap_px=float(pick(2.0, 1.5)),
+        region_rule=pick("centre", "overlap", "whole"),
+        border=pick("all", "drop", "two-edges"),
+        keep=pick((), ("area_px>=120",), ("y<120.5", "score>=0.5")),
+        positive=pick((), ("1>otsu",), ("1>2500", "0>otsu")),
+        cytoplasm_px=float(pick(0, 0, 3)),
+    )
+    settings = FlowSettings(
+        cell_probability=float(rng.uniform(0.2, 0.8)),
+        min_score=float(rng.uniform(0, 0.9)),
+        min_area_px=int(rng.integers(1, 170)),
+        exclude_border=bool(pick(True, False)),
+    )
+    engine = EngineSettings(
+        device="cpu",
+        channel=pick(None, 0),
+        diameter_px=float(pick(0.0, 14.5)),
+        flips=bool(pick(True, False)),
+        tile_px=int(pick(2048, 128)),
+    )
+    return Recipe(str(path), ("flow",), pick(settings, None), engine, pick("", "CYX"), "", analysis, files)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_python_and_command_give_the_same_result(seed, cli, stained_path, tmp_path, blobs):
+    write_halves(tmp_path / "r.geojson", blobs.labels.shape)
+    mask = np.zeros(blobs.labels.shape, np.uint8)
+    mask[60:90, 60:90] = 1
+    tifffile.imwrite(tmp_path / "stained.ome_mask.tif", mask)
+    tifffile.imwrite(tmp_path / "other.tif", blobs.labels.astype(np.float32))
+    recipe = random_recipe(np.random.default_rng(seed), stained_path, tmp_path)
+    expected = run_recipe(recipe).result
+    names: dict = {}
+    exec(as_python(recipe), names)
+    assert names["result"].count == expected.count
+    assert cells_checksum(names["result"]) == cells_checksum(expected)
+    command = shlex.split(as_command(recipe))
+    assert command[0] == "cellwright"
+    code, _, err = cli(*command[1:], "--output", tmp_path / "o")
+    assert code == 0, err
+    written = json.loads((tmp_path / "o" / "stained.ome.json").read_text())
+    assert (written["count"], written["cells_sha256"]) == (expected.count, cells_checksum(expected))
+    labels = read_image(tmp_path / "o" / "stained.ome.labels.tif").data
+    np.testing.assert_array_equal(labels, expected.cells.labels)
+    save_recipe(tmp_path / "s.json", recipe)
+    again = load_recipe(tmp_path / "s.json")
+    assert cells_checksum(run_recipe(again).result) == cells_checksum(expected)
+
+
+def test_a_result_knows_its_recipe(stained_path):
+    image = read_image(stained_path)
+    settings, engine = FlowSettings(min_area_px=20), EngineSettings(device="cpu", channel=0)
+    result = run(count_cells(image, "flow", settings, engine))
+    recipe = recipe_of(result)
+    assert (recipe.image, recipe.models, recipe.axes) == (str(stained_path), ("flow",), "CYX")
+    assert (recipe.settings, recipe.engine) == (settings, engine)
+    names: dict = {}
+    exec(as_python(result), names)
+    assert cells_checksum(names["result"]) == cells_checksum(result)
+    assert "--min-area-px 20" in as_command(result)
+
+
+def test_results_without_a_file_or_a_model_have_none(stained_path, blobs):
+    result = cellwright.count(blobs.image, settings=FlowSettings())
+    with pytest.raises(SettingsError, match="from which file"):
+        as_python(result)
+    assert recipe_of(result, source="a.tif").image == "a.tif"
+    from cellwright.ops.measure.measurement import result_of_labels
+
+    with pytest.raises(SettingsError, match="not counted by a model"):
+        as_command(result_of_labels(blobs.labels, read_image(stained_path))[0])
+
+
+def test_a_damaged_recipe_is_refused(tmp_path):
+    for content in ("", "[]", "{}", '{"format": "cellwright-recipe", "models": "flow"}'):
+        (tmp_path / "s.json").write_text(content)
+        with pytest.raises(ReadError):
+            load_recipe(tmp_path / "s.json")
+    (tmp_path / "s.json").write_text('{"format": "cellwright-recipe", "analysis": {"mesure": []}}')
+    with pytest.raises(SettingsError, match="no setting mesure"):
+        load_recipe(tmp_path / "s.json")

@@ -1,0 +1,102 @@
+import json
+
+import numpy as np
+import pandas
+import pytest
+import tifffile
+import zarr
+
+from cellwright.cli import folder as folder_module
+
+
+@pytest.fixture
+def plate(tmp_path, blobs):
+    folder = tmp_path / "plate"
+    folder.mkdir()
+    for name in ("A01_s1", "A01_s2", "B02_s1"):
+        tifffile.imwrite(folder / f"{name}.tif", (blobs.image * 200).astype(np.uint8))
+    return folder
+
+
+def test_a_folder_is_counted_with_a_summary(cli, oracle, plate, tmp_path, blobs):
+    done = cli("count", plate, "--output", tmp_path / "out", "--plate", "{well}_s{site}", "--json")
+    assert done.code == 0, done.err
+    rows = [json.loads(line) for line in done.out.splitlines()]
+    assert [(row["well"], row["site"], row["count"]) for row in rows] == [
+        ("A01", "1", len(blobs)),
+        ("A01", "2", len(blobs)),
+        ("B02", "1", len(blobs)),
+    ]
+    summary = pandas.read_csv(tmp_path / "out" / "summary.csv")
+    assert list(summary["well"]) == ["A01", "A01", "B02"]
+    assert len(pandas.read_parquet(tmp_path / "out" / "cells.parquet")) == 3 * len(blobs)
+    assert (tmp_path / "out" / "B02_s1.labels.tif").exists()
+
+
+def test_the_same_command_goes_on(cli, oracle, plate, tmp_path):
+    command = ("count", plate, "--output", tmp_path / "out")
+    first = cli(*command)
+    again = cli(*command)
+    assert again.code == 0
+    assert again.out.count("earlier") == 3
+    other = cli(*command, "--min-area", "3")
+    assert "earlier" not in other.out
+    assert len(first.out.splitlines()) == len(other.out.splitlines()) == 4
+
+
+def test_what_fails_is_told_and_the_rest_is_counted(cli, oracle, plate, tmp_path):
+    (plate / "broken.tif").write_bytes(b"II*\0")
+    (plate / "empty.png").write_bytes(b"")
+    done = cli("count", plate, "--output", tmp_path / "out")
+    assert done.code == 1
+    for words in ("broken.tif", "empty.png", "2 of the images failed"):
+        assert words in done.err
+    assert pandas.read_csv(tmp_path / "out" / "summary.csv")["count"].notna().sum() == 3
+
+
+def test_measurements_come_along(cli, oracle, plate, tmp_path):
+    done = cli("count", plate, "--output", tmp_path / "out", "--measure", "intensity")
+    assert done.code == 0, done.err
+    cells = pandas.read_parquet(tmp_path / "out" / "cells.parquet")
+    assert cells.filter(like="intensity_mean").notna().all(axis=None)
+
+
+def test_folders_need_an_output_beside_them(cli, oracle, plate):
+    assert "with --output" in cli("count", plate).err
+    assert "name it with --output" in cli("count", plate, "--watch").err
+    assert "must not go into" in cli("count", plate, "--output", plate / "results").err
+
+
+def test_new_images_are_counted_while_it_watches(cli, oracle, plate, tmp_path, monkeypatch, blobs):
+    looks = []
+
+    def wait(_):
+        looks.append(len(list((tmp_path / "out").glob("*.json"))))
+        if len(looks) == 3:
+            tifffile.imwrite(plate / "C03_s1.tif", (blobs.image * 200).astype(np.uint8))
+        if len(looks) == 6:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(folder_module.time, "sleep", wait)
+    done = cli("count", plate, "--output", tmp_path / "out", "--watch")
+    assert done.code == 130
+    assert looks[0] == 0  # whether a file still grows is known at the second look
+    assert looks[2] == 3
+    assert looks[-1] == 4
+    assert done.out.count("C03_s1") == 1
+
+
+def test_a_large_image_is_counted_block_by_block(cli, oracle, tmp_path, blobs):
+    path = tmp_path / "large.zarr"
+    zarr.create_array(path, data=(blobs.image * 200).astype(np.uint8), chunks=(64, 64))
+    assert "name it with --output" in cli("count", path, "--stream").err
+    done = cli("count", path, "--stream", "--memory", "1 GB", "--output", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert f" {len(blobs)} " in done.out
+    assert (tmp_path / "out" / "large.labels.zarr" / "0").is_dir()
+    assert len(pandas.read_csv(tmp_path / "out" / "large.cells.csv")) == len(blobs)
+    assert (
+        "does not measure"
+        in cli("count", path, "--stream", "--measure", "shape", "--output", tmp_path / "o").err
+    )
+    assert "number of MB or GB" in cli("count", path, "--memory", "much", "--output", tmp_path / "o").err

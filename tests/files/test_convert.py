@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+
+from cellwright import convert
+from cellwright.core.data import Image
+from cellwright.core.errors import SettingsError
+from cellwright.files.formats.image_annotation import ImageAnnotation
+from cellwright.files.formats.registry import FORMATS, recognise
+
+
+def draw(name="a", *, shift=0):
+    labels = np.zeros((40, 50), np.int32)
+    labels[2:12, 3 + shift : 15 + shift], labels[20:30, 20:30] = 1, 2
+    labels[24:26, 24:26] = 0
+    classes = np.array([0, 1], np.int16)
+    return ImageAnnotation(name, labels.shape, labels=labels, classes=classes, class_names=("live", "dead"))
+
+
+@pytest.mark.parametrize("first", ["coco", "labelme", "geojson", "imagej-roi", "cellpose", "ome-tiff"])
+@pytest.mark.parametrize("to", ["coco", "labelme-masks", "yolo-segments", "imagej-roi", "geojson", "labels"])
+def test_cells_classes_and_holes_survive(tmp_path, first, to):
+    drawn = draw()
+    source = tmp_path / f"a{FORMATS[first].extensions[0]}"
+    FORMATS[first].write(source, [drawn])
+    image = Image(np.zeros((40, 50), np.uint8), "YX", (0.5, 0.5), "a")
+    ending = (*FORMATS.get(to, FORMATS["ome-tiff"]).extensions, "")[0]
+    output = tmp_path / f"out{ending}"
+    (path,) = convert([source], to, output, image)
+    assert path == output
+    (found,) = recognise(path).read(path, image)
+    np.testing.assert_array_equal(found.labels, drawn.labels)
+    has_classes = "classes" in FORMATS[first].kinds and to != "labels"
+    assert [found.class_of(row) for row in (0, 1)] == (["live", "dead"] if has_classes else ["cell", "cell"])
+
+
+def test_several_images_go_into_one_file_or_a_folder(tmp_path):
+    FORMATS["coco"].write(tmp_path / "a.json", [draw("one"), draw("two", shift=5)])
+    convert([tmp_path / "a.json"], "labels", tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["one.ome.tif", "two.ome.tif"]
+    sources = sorted((tmp_path / "out").iterdir())
+    (path,) = convert(sources, "coco", tmp_path / "back.json")
+    found = recognise(path).read(path)
+    assert [one.name for one in found] == ["one", "two"]
+    np.testing.assert_array_equal(found[1].labels, draw("two", shift=5).labels)
+
+
+def test_what_cannot_be_converted_is_told(tmp_path):
+    FORMATS["coco"].write(tmp_path / "a.json", [draw("one"), draw("one")])
+    with pytest.raises(SettingsError, match="one occurs more than once"):
+        convert([tmp_path / "a.json"], "labels", tmp_path / "out")
+    with pytest.raises(SettingsError, match="Formats that can be written are labels"):
+        convert([tmp_path / "a.json"], "mat", tmp_path / "out")

@@ -1,0 +1,394 @@
+"""Files as programs really write them: each stands for a kind that was once read wrongly."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from PIL import Image as Picture
+from tifffile import TiffWriter
+
+from cellwright.core.errors import ImageError, ReadError
+from cellwright.files.images import read_image, read_images
+from cellwright.ops.geometry.axes import frames
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def grey(rng):
+    return rng.integers(0, 256, (40, 50)).astype(np.uint8)
+
+
+@pytest.fixture
+def colours(rng):
+    return rng.integers(0, 256, (40, 50, 3)).astype(np.uint8)
+
+
+def write_palette(path, places, table, **options):
+    """A TIFF of places in a palette of (N, 3) colours of 8 bits."""
+    colormap = np.zeros((3, 256), np.uint16)
+    colormap[:, : len(table)] = np.asarray(table, np.uint16).T * 257
+    tifffile.imwrite(path, places, photometric="palette", colormap=colormap, **options)
+
+
+def test_a_palette_of_greys_gives_its_intensities(tmp_path, rng, grey):
+    table = rng.permutation(256)
+    places = np.argsort(table)[grey].astype(np.uint8)
+    write_palette(tmp_path / "a.tif", places, np.stack([table] * 3, axis=1))
+    image = read_image(tmp_path / "a.tif")
+    assert image.axes == "YX"
+    np.testing.assert_array_equal(image.data, grey)
+
+
+def test_a_palette_of_colours_gives_a_colour_image(tmp_path, rng):
+    table = rng.integers(0, 256, (64, 3))
+    places = rng.integers(0, 64, (40, 50)).astype(np.uint8)
+    write_palette(tmp_path / "a.tif", places, table)
+    image = read_image(tmp_path / "a.tif")
+    assert (image.axes, image.data.dtype) == ("YXC", np.uint8)
+    np.testing.assert_array_equal(image.data, table[places])
+
+
+def test_the_palette_of_imagej_is_for_show(tmp_path, grey):
+    fire = np.stack([np.arange(256), np.arange(256) // 2, np.zeros(256, int)], axis=1)
+    write_palette(tmp_path / "a.tif", grey, fire, description="ImageJ=1.54f\nimages=1\n", metadata=None)
+    image = read_image(tmp_path / "a.tif")
+    assert image.axes == "YX"
+    np.testing.assert_array_equal(image.data, grey)
+
+
+@pytest.mark.parametrize("is_ome", [False, True])
+def test_planar_colours_are_one_image(tmp_path, colours, is_ome):
+    planes = np.moveaxis(colours, -1, 0)
+    metadata = {"axes": "CYX"} if is_ome else None
+    options = {"photometric": "rgb", "planarconfig": "separate", "metadata": metadata}
+    tifffile.imwrite(tmp_path / "a.tif", planes, ome=is_ome, **options)
+    image = read_image(tmp_path / "a.tif")
+    assert image.axes == "YXC"
+    np.testing.assert_array_equal(image.data, colours)
+
+
+def test_planar_colours_with_transparency_lose_it(tmp_path, colours):
+    planes = np.concatenate([np.moveaxis(colours, -1, 0), np.full((1, 40, 50), 9, np.uint8)])
+    options = {"photometric": "rgb", "planarconfig": "separate", "extrasamples": ["unassalpha"]}
+    tifffile.imwrite(tmp_path / "a.tif", planes, metadata=None, **options)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif").data, colours)
+
+
+def test_inks_become_light(tmp_path, colours):
+    Picture.fromarray(colours).convert("CMYK").save(tmp_path / "a.tif")
+    image = read_image(tmp_path / "a.tif")
+    assert image.axes == "YXC"
+    np.testing.assert_allclose(image.data.astype(int), colours, atol=1)
+
+
+def test_inks_of_16_bits_keep_them(tmp_path):
+    inks = np.zeros((20, 30, 4), np.uint16)
+    inks[..., 3] = 32768
+    tifffile.imwrite(tmp_path / "a.tif", inks, photometric="separated")
+    data = read_image(tmp_path / "a.tif").data
+    assert (data.dtype, data.shape) == (np.uint16, (20, 30, 3))
+    assert set(data.ravel().tolist()) == {32767}
+
+
+@pytest.mark.parametrize("bits", [1, 8, 16])
+def test_white_is_zero_is_turned_round(tmp_path, bits):
+    data = np.arange(600).reshape(20, 30) % 2**bits
+    kind = {1: bool, 8: np.uint8, 16: np.uint16}[bits]
+    tifffile.imwrite(tmp_path / "a.tif", data.astype(kind), photometric="miniswhite", metadata=None)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif").data, (2**bits - 1 - data).astype(kind))
+
+
+def test_luma_and_chroma_become_colours(tmp_path, rng):
+    data = np.repeat(np.repeat(rng.integers(0, 256, (5, 6, 3)), 8, 0), 8, 1).astype(np.uint8)
+    Picture.fromarray(data).save(tmp_path / "raw.tif", compression="jpeg", quality=95)
+    np.testing.assert_allclose(read_image(tmp_path / "raw.tif").data.astype(int), data, atol=60)
+    luma = np.asarray(Picture.fromarray(data).convert("YCbCr"))
+    tifffile.imwrite(tmp_path / "a.tif", luma, photometric="ycbcr", subsampling=(1, 1), metadata=None)
+    np.testing.assert_allclose(read_image(tmp_path / "a.tif").data.astype(int), data, atol=3)
+
+
+@pytest.mark.parametrize("photometric", ["cielab", "icclab"])
+def test_cielab_becomes_colours(tmp_path, photometric):
+    from skimage.color import rgb2lab
+
+    rgb = np.zeros((8, 8, 3), np.uint8)
+    rgb[:, :4], rgb[:, 4:] = (200, 40, 60), (30, 90, 220)
+    lab = rgb2lab(rgb)
+    hues = np.rint(lab[..., 1:])
+    stored = hues.astype(np.int8).view(np.uint8) if photometric == "cielab" else (hues + 128).astype(np.uint8)
+    data = np.concatenate([np.rint(lab[..., :1] * 2.55).astype(np.uint8), stored], axis=-1)
+    tifffile.imwrite(tmp_path / "a.tif", data, photometric=photometric, metadata=None)
+    np.testing.assert_allclose(read_image(tmp_path / "a.tif").data.astype(int), rgb, atol=6)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 12])
+def test_odd_depths_are_read(tmp_path, rng, bits):
+    data = rng.integers(0, 2**bits, (40, 52)).astype(np.uint16 if bits > 8 else np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", data, bitspersample=bits)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif").data, data)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("ending", ["jpg", "tif"])
+def test_turned_pictures_are_upright(tmp_path, orientation, ending):
+    upright = np.zeros((32, 48, 3), np.uint8)
+    upright[:16, :16], upright[16:, 32:] = (255, 0, 0), (0, 0, 255)
+    back = {
+        1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
+        5: lambda a: a.swapaxes(0, 1), 6: lambda a: np.rot90(a), 7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+        8: lambda a: np.rot90(a, -1),
+    }  # fmt: skip
+    stored = np.ascontiguousarray(back[orientation](upright))
+    if ending == "jpg":
+        exif = Picture.Exif()
+        exif[274] = orientation
+        Picture.fromarray(stored).save(tmp_path / "a.jpg", exif=exif, quality=98, subsampling=0)
+    else:
+        tifffile.imwrite(
+            tmp_path / "a.tif", stored, metadata=None, extratags=[(274, 3, 1, orientation, True)]
+        )
+    np.testing.assert_allclose(read_image(tmp_path / f"a.{ending}").data.astype(int), upright, atol=12)
+
+
+@pytest.mark.parametrize(("unit", "per_unit"), [("inch", 72), ("inch", 300), ("cm", 28.35)])
+def test_the_density_of_a_print_is_no_pixel_size(tmp_path, grey, unit, per_unit):
+    metadata = {"unit": unit}
+    tifffile.imwrite(tmp_path / "a.tif", grey, imagej=True, resolution=(per_unit,) * 2, metadata=metadata)
+    assert read_image(tmp_path / "a.tif").pixel_size_um == ()
+
+
+def test_a_size_in_the_plane_alone_is_kept(tmp_path, grey):
+    stack = np.stack([grey] * 8)
+    metadata = {"axes": "ZYX", "unit": "micron"}
+    tifffile.imwrite(tmp_path / "a.tif", stack, imagej=True, resolution=(2, 2), metadata=metadata)
+    image = read_image(tmp_path / "a.tif")
+    assert image.pixel_size_um == (0.0, 0.5, 0.5)
+    assert image.known_sizes_um == {"Y": 0.5, "X": 0.5}
+    assert "step between slices" in " ".join(image.notices)
+
+
+@pytest.mark.parametrize(("shape", "axes"), [((40, 50, 1), "YXC"), ((8, 40, 50, 1), "ZYXC")])
+def test_an_axis_of_length_one_at_the_end_is_a_channel(tmp_path, shape, axes):
+    np.save(tmp_path / "a.npy", np.zeros(shape, np.uint16))
+    image = read_image(tmp_path / "a.npy")
+    assert image.axes == axes
+    assert image.notices == (f"No axes are named; {axes} was guessed from the shape {shape}.",)
+    assert read_image(tmp_path / "a.npy", axes).notices == ()
+
+
+def test_series_are_images_of_their_own(tmp_path, grey, colours):
+    with TiffWriter(tmp_path / "a.tif") as tiff:
+        tiff.write(grey, metadata=None)
+        tiff.write(colours, metadata=None)
+    images = list(read_images(tmp_path / "a.tif"))
+    assert [(image.axes, image.shape) for image in images] == [("YX", (40, 50)), ("YXC", (40, 50, 3))]
+    assert len({image.name for image in images}) == 2
+
+
+@pytest.mark.parametrize("is_tagged", [True, False])
+def test_smaller_copies_in_pages_are_no_images(tmp_path, rng, is_tagged):
+    data = rng.integers(0, 256, (256, 320)).astype(np.uint8)
+    options = {"metadata": None, "tile": (64, 64)}
+    with TiffWriter(tmp_path / "a.tif") as tiff:
+        tiff.write(data, **options)
+        tiff.write(data[::2, ::2], subfiletype=1 if is_tagged else 0, **options)
+        tiff.write(data[::4, ::4], subfiletype=1 if is_tagged else 0, **options)
+    (image,) = read_images(tmp_path / "a.tif")
+    np.testing.assert_array_equal(image.data, data)
+
+
+def test_smaller_copies_in_subifds_are_no_images(tmp_path, rng):
+    data = rng.integers(0, 256, (256, 320)).astype(np.uint8)
+    with TiffWriter(tmp_path / "a.ome.tif", ome=True) as tiff:
+        tiff.write(data, subifds=1, tile=(64, 64), metadata={"axes": "YX"})
+        tiff.write(data[::2, ::2], subfiletype=1, tile=(64, 64))
+    (image,) = read_images(tmp_path / "a.ome.tif")
+    np.testing.assert_array_equal(image.data, data)
+
+
+def test_channels_keep_names_and_colors(tmp_path, grey):
+    metadata = {"axes": "CYX", "Channel": {"Name": ["DAPI", "GFP"], "Color": [65535, 16711935]}}
+    tifffile.imwrite(tmp_path / "a.ome.tif", np.stack([grey, grey]), ome=True, photometric="minisblack",
+                     metadata=metadata)  # fmt: skip
+    image = read_image(tmp_path / "a.ome.tif")
+    assert image.channel_names == ("DAPI", "GFP")
+    assert image.channel_colors == ("#0000ff", "#00ff00")
+
+
+@pytest.mark.parametrize("order", ["TZCYX", "ZCYX", "TCYX", "TZYX"])
+def test_imagej_hyperstacks_of_any_order(tmp_path, rng, order):
+    lengths = {"T": 2, "Z": 3, "C": 2, "Y": 20, "X": 30}
+    data = rng.integers(0, 99, [lengths[axis] for axis in order]).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", data, imagej=True, metadata={"axes": order})
+    image = read_image(tmp_path / "a.tif")
+    assert image.axes == order
+    np.testing.assert_array_equal(image.data, data)
+
+
+def test_stacks_of_colours_and_bigtiff(tmp_path, colours):
+    data = np.stack([colours] * 5)
+    tifffile.imwrite(tmp_path / "a.tif", data, imagej=True, metadata={"axes": "ZYXS"})
+    assert read_image(tmp_path / "a.tif").axes == "ZYXC"
+    tifffile.imwrite(tmp_path / "b.tif", colours, bigtiff=True, tile=(16, 16), compression="zlib")
+    np.testing.assert_array_equal(read_image(tmp_path / "b.tif").data, colours)
+
+
+def test_ome_of_several_files_and_its_companion(tmp_path, grey):
+    for index in (0, 1):
+        tifffile.imwrite(tmp_path / f"a{index}.tif", grey + index, metadata=None)
+    xml = (
+        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0"><Pixels '
+        'ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" SizeX="50" SizeY="40" SizeC="1" SizeZ="2" '
+        'SizeT="1"><Channel ID="Channel:0" SamplesPerPixel="1"/>'
+        + "".join(
+            f'<TiffData FirstZ="{z}" IFD="0" PlaneCount="1"><UUID FileName="a{z}.tif">urn:uuid:{z}</UUID>'
+            "</TiffData>"
+            for z in (0, 1)
+        )
+        + "</Pixels></Image></OME>"
+    )
+    for z in (0, 1):
+        own = xml.replace("<OME ", f'<OME UUID="urn:uuid:{z}" ')
+        tifffile.imwrite(tmp_path / f"a{z}.tif", grey + z, description=own, metadata=None)
+    (tmp_path / "a.companion.ome").write_text(xml)
+    for name in ("a0.tif", "a.companion.ome"):
+        image = read_image(tmp_path / name)
+        assert image.axes == "ZYX"
+        np.testing.assert_array_equal(image.data, [grey, grey + 1])
+    (tmp_path / "a1.tif").unlink()
+    with pytest.raises(ReadError, match="missing"):
+        read_image(tmp_path / "a0.tif")
+
+
+def test_a_moving_gif_is_a_series_in_time(tmp_path, rng):
+    frames = [Picture.fromarray(np.full((20, 30), value, np.uint8)) for value in (0, 90, 200)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    image = read_image(tmp_path / "a.gif")
+    assert (image.axes, image.shape) == ("TYX", (3, 20, 30))
+    assert image.data[:, 0, 0].tolist() == [0, 90, 200]
+
+
+def test_colours_of_16_bits_in_png_are_kept(tmp_path, rng):
+    import imagecodecs
+
+    data = rng.integers(0, 65536, (20, 30, 4)).astype(np.uint16)
+    for n, axes in ((3, "YXC"), (4, "YXC"), (2, "YX")):
+        (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(np.ascontiguousarray(data[..., :n])))
+        image = read_image(tmp_path / "a.png")
+        assert (image.axes, image.data.dtype) == (axes, np.uint16)
+        np.testing.assert_array_equal(image.data, data[..., :3] if n > 2 else data[..., 0])
+
+
+@pytest.mark.parametrize("name", ["mit leer zeichen.tif", "клетки 細胞.tif", "n" * 246 + ".tif"])
+def test_names_of_files(tmp_path, grey, name):
+    tifffile.imwrite(tmp_path / name, grey)
+    assert read_image(tmp_path / name).name == name.removesuffix(".tif")
+
+
+def write_store(folder, data, multiscale, *, version=2, path="0", **attributes):
+    group = zarr.open_group(folder, mode="a", zarr_format=version)
+    group.create_array(path, data=data)
+    group.attrs.update({"multiscales": [{"datasets": [{"path": path}], **multiscale}], **attributes})
+    return group
+
+
+@pytest.mark.parametrize("version", ["0.1", "0.2"])
+def test_old_ome_zarr_has_no_axes_and_is_tczyx(tmp_path, grey, version):
+    write_store(tmp_path / "a.zarr", np.stack([grey, grey])[None, :, None], {"version": version})
+    image = read_image(tmp_path / "a.zarr")
+    assert (image.axes, image.shape, image.notices) == ("TCZYX", (1, 2, 1, 40, 50), ())
+
+
+def test_ome_zarr_03_names_axes_as_texts(tmp_path, grey):
+    write_store(tmp_path / "a.zarr", grey[None, None, None], {"version": "0.3", "axes": list("tczyx")})
+    assert read_image(tmp_path / "a.zarr").axes == "TCZYX"
+
+
+def space(letters):
+    return [{"name": letter, "type": "space", "unit": "micrometer"} for letter in letters]
+
+
+def test_scales_of_the_whole_and_of_a_resolution_multiply(tmp_path, grey):
+    steps = {"coordinateTransformations": [{"type": "scale", "scale": [0.25, 0.5]}]}
+    own = [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [2.0, 1.0]}]}]
+    write_store(tmp_path / "a.zarr", grey, {"axes": space("yx"), "datasets": own, **steps})
+    assert read_image(tmp_path / "a.zarr").pixel_size_um == (0.5, 0.5)
+
+
+@pytest.mark.parametrize("n_images", [1, 3])
+def test_images_of_bioformats2raw(tmp_path, grey, n_images):
+    root = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
+    root.attrs["bioformats2raw.layout"] = 3
+    for index in range(n_images):
+        write_store(tmp_path / "a.zarr" / str(index), grey + index, {"axes": space("yx")})
+    images = list(read_images(tmp_path / "a.zarr"))
+    names = ["a"] if n_images == 1 else ["a_0", "a_1", "a_2"]
+    assert [image.name for image in images] == names
+    assert [int(image.data[0, 0]) - int(grey[0, 0]) for image in images] == list(range(n_images))
+
+
+def test_fields_of_a_plate_and_labels_inside(tmp_path, grey):
+    root = zarr.open_group(tmp_path / "p.zarr", mode="w", zarr_format=2)
+    root.attrs["plate"] = {"wells": [{"path": "A/1"}, {"path": "B/2"}]}
+    for well in ("A/1", "B/2"):
+        root.create_group(well).attrs["well"] = {"images": [{"path": "0"}]}
+        write_store(tmp_path / "p.zarr" / well / "0", grey, {"axes": space("yx")})
+    assert [image.name for image in read_images(tmp_path / "p.zarr")] == ["p_A_1_0", "p_B_2_0"]
+    assert [image.name for image in read_images(tmp_path / "p.zarr" / "A" / "1")] == ["1"]
+    inside = root["A/1/0"].create_group("labels")
+    inside.attrs["labels"] = ["cells"]
+    write_store(tmp_path / "p.zarr/A/1/0/labels/cells", grey.astype(np.int32), {"axes": space("yx")})
+    assert read_image(tmp_path / "p.zarr/A/1/0/labels").data.dtype == np.int32
+
+
+def test_channels_of_ome_zarr(tmp_path, grey):
+    channels = [{"label": "DAPI", "color": "0000FF"}, {"label": "GFP", "color": "00FF00"}]
+    axes = [{"name": "c", "type": "channel"}, *space("yx")]
+    write_store(tmp_path / "a.zarr", np.stack([grey, grey]), {"axes": axes}, omero={"channels": channels})
+    image = read_image(tmp_path / "a.zarr")
+    assert (image.channel_names, image.channel_colors) == (("DAPI", "GFP"), ("#0000ff", "#00ff00"))
+
+
+def test_another_group_says_what_is_in_it(tmp_path, grey):
+    zarr.open_group(tmp_path / "a.zarr", mode="w").create_array("raw", data=grey)
+    with pytest.raises(ReadError, match="Name one of its arrays: raw"):
+        read_image(tmp_path / "a.zarr")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.zarr" / "raw").data[:], grey)
+
+
+def test_a_chunk_that_fits_no_memory_is_refused(tmp_path, grey):
+    folder = tmp_path / "a.zarr"
+    zarr.create_array(folder, shape=(10, 10), chunks=(10, 10), dtype="u1", zarr_format=2)
+    told = json.loads((folder / ".zarray").read_text())
+    (folder / ".zarray").write_text(json.dumps({**told, "shape": [10**6] * 2, "chunks": [10**6] * 2}))
+    with pytest.raises(ReadError, match="smaller than 2 GiB"):
+        read_image(folder)
+
+
+def test_chunks_that_lie_are_told_when_they_are_read(tmp_path, grey):
+    zarr.create_array(tmp_path / "a.zarr", data=np.stack([grey] * 2), chunks=(1, 40, 50), zarr_format=3)
+    for chunk in (tmp_path / "a.zarr" / "c").rglob("*"):
+        if chunk.is_file():
+            chunk.write_bytes(b"no chunk at all")
+    image = read_image(tmp_path / "a.zarr", "ZYX")
+    with pytest.raises(ImageError, match="cannot be read"):
+        frames(image).read(0, (slice(0, 40), slice(0, 50)))
+
+
+def test_a_store_on_a_server(grey):
+    pytest.importorskip("fsspec")
+    store = "memory://server/a.zarr"
+    group = zarr.open_group(store, mode="w", zarr_format=2)
+    group.create_array("0", data=grey)
+    group.attrs["multiscales"] = [{"datasets": [{"path": "0"}], "axes": space("yx")}]
+    for source in (store, Path(store)):
+        image = read_image(source)
+        assert (image.name, image.axes) == ("a", "YX")
+        np.testing.assert_array_equal(image.data[:], grey)

@@ -1,0 +1,119 @@
+import base64
+import io
+import re
+from dataclasses import replace
+
+import numpy as np
+import pandas
+import pytest
+from PIL import Image as Picture
+
+from cellwright.core.data import Image
+from cellwright.core.errors import WriteError
+from cellwright.files import tables
+from cellwright.files.report import write_report
+from cellwright.files.tables import cells_checksum, settings_table, write_csv, write_parquet, write_xlsx
+from cellwright.ops.measure.analysis import analyse
+from cellwright.ops.measure.measurement import result_of_labels
+from cellwright.ops.measure.settings import AnalysisSettings
+
+
+@pytest.fixture
+def analysed(rng):
+    labels = np.zeros((3, 80, 80), np.int32)
+    for number in range(1, 17):
+        row, column = divmod(number - 1, 4)
+        labels[1, row * 20 + 3 : row * 20 + 13, column * 20 + 3 : column * 20 + 13] = number
+    pixels = rng.normal(20, 2, (3, 2, 80, 80)).astype(np.float32)
+    pixels[:, 1] += 50 * (labels > 8)
+    image = Image(pixels, "TCYX", (0.5, 0.5), "well <A1> & co")
+    settings = AnalysisSettings(measure=("shape", "intensity"), positive=("1>otsu",), track=True)
+    return image, analyse(labels, image, settings)
+
+
+def test_a_report_stands_alone(tmp_path, analysed):
+    image, analysis = analysed
+    write_report(tmp_path / "r.html", image, analysis, {"Python": "print(1 < 2)"})
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "well &lt;A1&gt; &amp; co" in text
+    assert '<span class="number">16</span>' in text
+    assert "print(1 &lt; 2)" in text
+    assert cells_checksum(analysis.result) in text
+    assert text.count("<svg") >= 5
+    assert "ch1+" in text
+    assert not re.search(r'(src|href)="(?!data:)', text)
+    assert "<script" not in text
+
+
+def test_its_picture_has_the_outlines(tmp_path, analysed):
+    image, analysis = analysed
+    write_report(tmp_path / "r.html", image, analysis)
+    encoded = re.search(r"base64,([^\"]+)", (tmp_path / "r.html").read_text(encoding="utf-8"))[1]
+    picture = np.asarray(Picture.open(io.BytesIO(base64.b64decode(encoded))))
+    assert picture.shape == (80, 80, 3)
+    is_outline = (picture == (255, 214, 10)).all(axis=2)
+    assert is_outline.sum() == 16 * 36
+
+
+@pytest.mark.parametrize("axes", ["YX", "YXC", "ZYX", "CZYX"])
+def test_reports_of_all_axes(tmp_path, axes, rng):
+    shape = {"Y": 50, "X": 40, "C": 3, "Z": 4}
+    image = Image(rng.integers(0, 255, [shape[axis] for axis in axes], dtype=np.uint8), axes)
+    labels = np.zeros(image.label_shape, np.int32)
+    labels[..., 5:20, 5:20] = 1
+    for labelled in (labels, np.zeros_like(labels)):
+        write_report(tmp_path / "r.html", image, analyse(labelled, image))
+        assert (tmp_path / "r.html").stat().st_size > 3000
+
+
+def test_an_interval_is_told(tmp_path, analysed):
+    image, analysis = analysed
+    write_report(
+        tmp_path / "r.html", image, replace(analysis, result=replace(analysis.result, interval=(12.0, 20.0)))
+    )
+    assert "90 % interval 12 to 20" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+def test_tables_come_back(tmp_path, analysed):
+    _, analysis = analysed
+    write_csv(tmp_path / "a.csv", analysis.table)
+    write_parquet(tmp_path / "a.parquet", analysis.table)
+    sheets = {"cells": analysis.table, "counts": analysis.counts}
+    write_xlsx(
+        tmp_path / "a.xlsx", {**sheets, "settings": settings_table(analysis.result, {"command": "count"})}
+    )
+    for back in (
+        pandas.read_csv(tmp_path / "a.csv"),
+        pandas.read_parquet(tmp_path / "a.parquet"),
+        pandas.read_excel(tmp_path / "a.xlsx", sheet_name="cells"),
+    ):
+        pandas.testing.assert_frame_equal(back, analysis.table, check_dtype=False, rtol=1e-7)
+    settings = pandas.read_excel(tmp_path / "a.xlsx", sheet_name="settings").set_index("name")["value"]
+    assert settings["cells_sha256"] == f'"{cells_checksum(analysis.result)}"'
+    assert settings["command"] == '"count"'
+
+
+def test_what_cannot_be_written_says_so(tmp_path, analysed, monkeypatch):
+    _, analysis = analysed
+    monkeypatch.setattr(tables, "MOST_XLSX_ROWS", 10)
+    with pytest.raises(WriteError, match="rows at most"):
+        write_xlsx(tmp_path / "a.xlsx", {"cells": analysis.table})
+    monkeypatch.setattr(tables, "find_spec", lambda name: None)
+    with pytest.raises(WriteError, match="pyarrow"):
+        write_parquet(tmp_path / "a.parquet", analysis.table)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_checksum_is_that_of_the_cells():
+    labels = np.zeros((20, 20), np.int32)
+    labels[5:9, 5:9] = 1
+    image = Image(labels, "YX")
+    first, second = (result_of_labels(labels, image)[0] for _ in range(2))
+    assert cells_checksum(first) == cells_checksum(second)
+    moved = result_of_labels(np.roll(labels, 1), image)[0]
+    assert cells_checksum(moved) != cells_checksum(first)
+    classes = np.zeros(1, np.int16)
+    classed = replace(first, cells=replace(first.cells, classes=classes))
+    assert cells_checksum(classed) != cells_checksum(first)
+    bare = replace(first, cells=replace(first.cells, labels=None))
+    assert cells_checksum(bare) != cells_checksum(first)

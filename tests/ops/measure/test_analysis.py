@@ -1,0 +1,209 @@
+from dataclasses import replace
+
+import numpy as np
+import pandas
+import pytest
+
+from cellwright.core.data import Image
+from cellwright.core.errors import SettingsError
+from cellwright.ops.measure.analysis import AnalysisInputs, analyse
+from cellwright.ops.measure.compartments import nuclei_in_cells
+from cellwright.ops.measure.filters import away_from_border, kept_rows, parse_filter
+from cellwright.ops.measure.markers import copositive_table, otsu, parse_marker
+from cellwright.ops.measure.measurement import result_of_labels
+from cellwright.ops.measure.settings import AnalysisSettings
+
+
+@pytest.fixture
+def stained(rng):
+    """100 cells, their labels and three channels; 40 are positive for the second, 30 of these and 20 others
+    for the third."""
+    labels = np.zeros((200, 200), np.int32)
+    pixels = rng.normal(20, 2, (3, 200, 200))
+    for number in range(1, 101):
+        row, column = divmod(number - 1, 10)
+        window = (slice(row * 20 + 3, row * 20 + 15), slice(column * 20 + 3, column * 20 + 15))
+        labels[window] = number
+        pixels[(1, *window)] += 100 if number <= 40 else 0
+        pixels[(2, *window)] += 200 if 10 < number <= 60 else 0
+    return labels, Image(pixels.astype(np.float32), "CYX")
+
+
+def test_positive_cells_are_counted(stained):
+    labels, image = stained
+    analysis = analyse(labels, image, AnalysisSettings(positive=("1>otsu", "2>100")))
+    assert analysis.copositive.to_dict("list") == {
+        "markers": ["ch1+ ch2+", "ch1+ ch2-", "ch1- ch2+", "ch1- ch2-"],
+        "count": [30, 10, 20, 40],
+        "share": [0.3, 0.1, 0.2, 0.4],
+    }
+    assert analysis.table["positive_ch1"].tolist() == [number <= 40 for number in range(1, 101)]
+    assert analysis.thresholds["ch2"] == 100
+    assert 30 < analysis.thresholds["ch1"] < 110
+    assert analysis.counts.loc[0, ["count", "positive_ch1", "positive_ch2"]].tolist() == [100, 40, 50]
+
+
+def test_markers_may_be_other_images(stained):
+    labels, image = stained
+    other = Image(image.data[1], "YX")
+    settings = AnalysisSettings(positive=("ki67>60",))
+    analysis = analyse(labels, image, settings, AnalysisInputs(others={"ki67": other}))
+    assert analysis.table["positive_ki67"].sum() == 40
+
+
+def test_markers_may_be_channels_by_name(stained):
+    labels, image = stained
+    named = replace(image, channel_names=("DAPI", "GFP", "Ki-67"))
+    analysis = analyse(labels, named, AnalysisSettings(positive=("GFP>60", "Ki-67>otsu")))
+    assert list(analysis.thresholds) == ["ch1", "ch2"]
+    assert analysis.table["positive_ch1"].sum() == 40
+
+
+def test_a_marker_without_its_channel_is_refused(stained):
+    with pytest.raises(SettingsError, match="measured are ch0, ch1, ch2"):
+        analyse(*stained, AnalysisSettings(positive=("7>otsu",)))
+
+
+@pytest.mark.parametrize("rule", ["otsu", "1<5", "1>", "1>much", ">5"])
+def test_rules_of_another_form_are_refused(rule):
+    with pytest.raises(SettingsError, match="A rule for positive cells"):
+        AnalysisSettings(positive=(rule,))
+
+
+def test_thresholds_are_numbers():
+    assert parse_marker(" 1 > 3.5e2 ").threshold == 350
+    assert parse_marker("2>OTSU").threshold is None
+    assert np.isnan(otsu(np.array([np.nan])))
+    assert otsu(np.array([3.0, 3.0])) == 3
+
+
+def test_no_cells_have_no_share():
+    table = pandas.DataFrame({"positive_a": np.zeros(0, bool)})
+    assert copositive_table(table, ("a",))["share"].tolist() == [0, 0]
+
+
+BOXES = np.array(
+    [[[0, 5], [4, 9]], [[5, 0], [9, 4]], [[16, 5], [20, 9]], [[5, 16], [9, 20]], [[5, 5], [9, 9]]]
+)
+
+
+@pytest.mark.parametrize(
+    ("rule", "kept"), [("all", [0, 1, 2, 3, 4]), ("drop", [4]), ("two-edges", [0, 1, 4])]
+)
+def test_border_rules(rule, kept):
+    assert np.flatnonzero(away_from_border(BOXES, (20, 20), rule)).tolist() == kept
+
+
+def test_the_border_of_time_is_none():
+    labels = np.zeros((2, 20, 20), np.int32)
+    labels[0, 5:9, 5:9], labels[1, 5:9, 5:9], labels[1, 0:4, 5:9] = 1, 2, 3
+    analysis = analyse(labels, Image(labels, "TYX"), AnalysisSettings(border="drop"))
+    assert analysis.rows.tolist() == [0, 1]
+    assert analysis.notices == ("1 cells at the border were left out.",)
+
+
+def test_filters_hold_for_any_column():
+    table = pandas.DataFrame(
+        {"area_px": [5.0, 20.0, np.nan], "class": ["RBC", "WBC", "WBC"], "ok": [True, False, True]}
+    )
+    for rule, kept in {
+        "area_px>=20": [1],
+        "area_px < 20": [0],
+        "class=WBC": [1, 2],
+        "class != WBC": [0],
+        "ok=1": [0, 2],
+    }.items():
+        assert np.flatnonzero(kept_rows(table, [parse_filter(rule)])).tolist() == kept, rule
+    assert kept_rows(table, []).all()
+    assert str(parse_filter("class = WBC")) == "class=WBC"
+
+
+def test_wrong_filters_are_refused():
+    table = pandas.DataFrame({"area_px": [5.0]})
+    with pytest.raises(SettingsError, match="no column 'size'"):
+        parse_filter("size>5").keeps(table)
+    with pytest.raises(SettingsError, match="compared with a number"):
+        parse_filter("area_px=large").keeps(table)
+    with pytest.raises(SettingsError, match="compared by = or !="):
+        parse_filter("class>WBC")
+    with pytest.raises(SettingsError, match="A filter is"):
+        AnalysisSettings(keep=("large",))
+
+
+def test_what_is_kept_is_numbered_anew(stained):
+    labels, image = stained
+    result, _ = result_of_labels(labels, image)
+    classes = np.arange(100, dtype=np.int16) % 2
+    named = replace(result.provenance, settings={"classes": ("a", "b")})
+    result = replace(result, cells=replace(result.cells, classes=classes), provenance=named)
+    analysis = analyse(result, image, AnalysisSettings(keep=("class=b", "y<100")))
+    assert analysis.table["label"].tolist() == list(range(1, 26))
+    assert analysis.result.count == 25 == analysis.result.cells.labels.max()
+    np.testing.assert_array_equal(analysis.result.cells.labels > 0, np.isin(labels, analysis.rows + 1))
+    assert analysis.counts.loc[0, ["class_a", "class_b"]].tolist() == [0, 25]
+
+
+def test_layers_keep_their_numbers(stained):
+    labels, image = stained
+    gapped = np.where(labels > 0, labels * 3, 0)
+    analysis = analyse(gapped, image, AnalysisSettings(keep=("label>150",)))
+    assert analysis.table["label"].tolist() == [3 * n for n in range(51, 101)]
+
+
+def test_nuclei_belong_to_cells():
+    cells, nuclei = np.zeros((40, 40), np.int32), np.zeros((40, 40), np.int32)
+    cells[2:14, 2:14], cells[20:34, 2:14], cells[2:14, 20:34] = 1, 2, 3
+    nuclei[4:8, 4:8], nuclei[9:12, 9:12], nuclei[24:28, 4:8] = 1, 2, 4  # 3 is missing
+    nuclei[30:36, 30:36], nuclei[5:9, 12:18] = 5, 6  # outside; a third within cell 1
+    found = nuclei_in_cells(nuclei, cells)
+    assert found.nuclei_per_cell.tolist() == [2, 1, 0]
+    assert found.cell_of.tolist() == [1, 1, 0, 2, 0, 0]
+    assert found.n_without_nucleus == 1
+    assert found.nuclear_pixels.tolist() == [16 + 9 + 8, 16, 0]
+    assert (found.cytoplasm == 1).sum() == 144 - 33
+
+
+def test_cytoplasm_is_measured():
+    cells, nuclei = np.zeros((40, 40), np.int32), np.zeros((40, 40), np.int32)
+    cells[2:14, 2:14], cells[20:34, 20:34], nuclei[4:8, 4:8] = 1, 2, 1
+    pixels = np.where(nuclei > 0, 100, np.where(cells > 0, 30, 5)).astype(float)
+    settings = AnalysisSettings(measure=("intensity_mean",))
+    analysis = analyse(cells, Image(pixels, "YX", (0.5, 0.5)), settings, AnalysisInputs(nuclei=nuclei))
+    assert analysis.table["nuclei"].tolist() == [1, 0]
+    assert analysis.table["nuclei_area_um2"].tolist() == [4, 0]
+    assert analysis.table["cytoplasm_intensity_mean_ch0"].tolist() == [30, 30]
+    assert analysis.nuclei.n_without_nucleus == 1
+
+
+def test_a_ring_stands_for_the_cytoplasm_of_nuclei():
+    nuclei = np.zeros((2, 40, 40), np.int32)
+    nuclei[0, 10:16, 10:16], nuclei[1, 20:26, 20:26] = 1, 2
+    pixels = np.where(nuclei > 0, 100.0, 8.0)
+    settings = AnalysisSettings(measure=("intensity",), cytoplasm_px=3)
+    table = analyse(nuclei, Image(pixels, "TYX"), settings).table
+    assert table["cytoplasm_intensity_mean_ch0"].tolist() == [8, 8]
+    assert table["intensity_corrected_mean_ch0"].tolist() == [92, 92]
+
+
+def test_what_needs_cells_or_outlines_says_so(stained):
+    labels, image = stained
+    result, _ = result_of_labels(labels, image)
+    density = replace(result, maps={"density": np.ones((200, 200), np.float32)})
+    with pytest.raises(SettingsError, match="no single cells"):
+        analyse(density, image)
+    bare = replace(result, cells=replace(result.cells, labels=None))
+    assert analyse(bare, image).result.count == 100
+    with pytest.raises(SettingsError, match="gives none"):
+        analyse(bare, image, AnalysisSettings(measure=("shape",)))
+    with pytest.raises(SettingsError, match="gives none"):
+        analyse(bare, image, AnalysisSettings(cytoplasm_px=3))
+
+
+def test_measures_may_be_given_by_commas():
+    assert AnalysisSettings(measure=("shape, intensity", "neighbours")).measure == (
+        "shape",
+        "intensity",
+        "neighbours",
+    )
+    with pytest.raises(SettingsError, match="must be one of"):
+        AnalysisSettings(border="some")

@@ -1,0 +1,49 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cellwright.training.run_folder import (
+    Plan,
+    curve,
+    only_scores,
+    selection_score,
+    unfinished,
+    write_curve,
+    write_plan,
+)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setattr("cellwright.training.run_folder.runs_folder", lambda: tmp_path / "training")
+    return tmp_path
+
+
+def test_a_damaged_plan_hides_no_other(home: Path) -> None:
+    for name, text in (("a", "{"), ("b", '{"settings": {"steps": 0}}')):
+        (home / "training" / name).mkdir(parents=True)
+        (home / "training" / name / "run.json").write_text(text)
+    write_plan(Plan("c", "flow", "data"))
+    assert unfinished() == [Plan("c", "flow", "data")]
+
+
+def test_the_module_imports_no_torch():
+    code = "import sys, cellwright.training.run_folder; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_curve_comes_back_as_written_and_shows_only_scores(tmp_path, monkeypatch):
+    monkeypatch.setattr("cellwright.training.run_folder.runs_folder", lambda: tmp_path)
+    epoch = {"step": 4, "loss": 0.5, "rate": 0.1, "score": 0.7, "merit": 0.6, "error": 0.02, "memory": 0.9}
+    plan = Plan("a", "flow", "data")
+    write_curve(plan.output, {}, [epoch])
+    assert curve(plan) == [epoch]
+    assert only_scores(epoch) == {"score": 0.7, "memory": 0.9}
+
+
+def test_the_best_epoch_is_chosen_by_merit_then_score():
+    assert selection_score({"merit": 0.6, "score": 0.7}) == 0.6
+    assert selection_score({"score": 0.7}) == 0.7
+    assert selection_score({}, 3.0) == 3.0

@@ -1,0 +1,118 @@
+from typing import Any
+
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from napari.utils.colormaps.standardize_color import transform_color
+
+from cellwright.core.data import Cells, Image
+from cellwright.core.errors import CheckpointError, WrongLayerError
+from cellwright.core.tasks import Progress, Task, run
+from cellwright.inference import classify
+from cellwright.inference.classify import Classes
+from cellwright.widgets.plugin import commands
+from cellwright.widgets.plugin.commands import choose_classifier, classify_active_layer
+from cellwright.widgets.plugin.layer_cells import classes_task, marked_cells, show_classes
+from cellwright.widgets.shared.layer_factory import class_colour
+
+NAMES = ("RBC", "WBC")
+
+
+@pytest.fixture
+def classifier(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A classifier that takes cells right of x = 30 for WBC."""
+
+    def predict_classes(cells: Cells, image: Image, classifier: str, engine: Any) -> Task[Classes]:
+        yield Progress("classes", 0, 1)
+        is_right = cells.points[:, -1] > 30
+        return Classes(NAMES, np.stack([~is_right * 0.9, is_right * 0.9], axis=1).astype(np.float32))
+
+    monkeypatch.setattr(classify, "predict_classes", predict_classes)
+    monkeypatch.setattr(commands, "classifiers", lambda: [("blood: RBC, WBC", "blood")])
+
+
+def test_points_are_read_in_pixels_of_their_image(viewer: ViewerModel) -> None:
+    viewer.add_image(np.zeros((2, 40, 60)), scale=(1, 0.5, 0.5), translate=(0, 10, 0))
+    points = viewer.add_points([[12, 4], [20, 25]])
+    marked = marked_cells(viewer, points)
+    assert marked.cells.points.tolist() == [[4, 8], [20, 50]]
+    assert not marked.cells.areas.any()
+    assert not np.diff(marked.cells.boxes, axis=1).any()
+    assert marked.image.axes == "CYX"
+
+
+def test_labels_with_gaps_are_read_with_their_boxes(viewer: ViewerModel) -> None:
+    labels = np.zeros((40, 60), np.int32)
+    labels[4:8, 10:20] = 9
+    labels[20:30, 40:42] = 3
+    viewer.add_image(np.zeros((40, 60)))
+    marked = marked_cells(viewer, viewer.add_labels(labels))
+    assert marked.labels.tolist() == [3, 9]
+    assert marked.cells.points.tolist() == [[24.5, 40.5], [5.5, 14.5]]
+    assert np.diff(marked.cells.boxes, axis=1)[:, 0].tolist() == [[10, 2], [4, 10]]
+    assert marked.cells.areas.tolist() == [20, 40]
+
+
+def test_classes_become_features_and_colours(viewer: ViewerModel, classifier: None) -> None:
+    viewer.add_image(np.zeros((40, 60)))
+    labels = np.zeros((40, 60), np.int32)
+    labels[4:8, 10:20] = 9
+    labels[20:30, 40:42] = 3
+    layers = (viewer.add_labels(labels), viewer.add_points([[5, 10], [25, 41]], features={"mine": [1, 2]}))
+    for layer in layers:
+        classed = run(classes_task(marked_cells(viewer, layer), "blood"))
+        show_classes(layer, classed)
+        assert classed.line == "RBC 1 · WBC 1"
+    rows = layers[0].features["class"]
+    assert (rows[3], rows[9]) == ("WBC", "RBC")
+    expected = transform_color([class_colour(1), class_colour(0)])
+    np.testing.assert_allclose(layers[0].colormap.map(np.array([3, 9])), expected, atol=1 / 255)
+    assert list(layers[1].features["class"]) == ["RBC", "WBC"]
+    assert list(layers[1].features["mine"]) == [1, 2]
+    np.testing.assert_allclose(layers[1].face_color, expected[::-1], atol=1e-6)
+
+
+def test_what_cannot_be_classified_is_told(viewer: ViewerModel, classifier: None) -> None:
+    with pytest.raises(WrongLayerError, match="no layer"):
+        marked_cells(viewer, None)
+    points = viewer.add_points([[5, 10]])
+    with pytest.raises(WrongLayerError, match="Open the image too"):
+        marked_cells(viewer, points)
+    image = viewer.add_image(np.zeros((40, 60)), name="i1")
+    with pytest.raises(WrongLayerError, match="got Image layer 'i1'"):
+        marked_cells(viewer, image)
+    with pytest.raises(WrongLayerError, match="holds no cells"):
+        marked_cells(viewer, viewer.add_labels(np.zeros((40, 60), int)))
+    classed = run(classes_task(marked_cells(viewer, points), "blood"))
+    points.add([[1, 1]])
+    with pytest.raises(WrongLayerError, match="came or went"):
+        show_classes(points, classed)
+
+
+def test_the_command_classifies_the_active_layer(
+    viewer: ViewerModel, classifier: None, qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(commands, "show_info", told.append)
+    monkeypatch.setattr(commands, "show_error", told.append)
+    assert classify_active_layer(viewer) is None
+    viewer.add_image(np.zeros((40, 60)))
+    points = viewer.add_points([[5, 10], [25, 41], [26, 45]])
+    job = classify_active_layer(viewer)
+    with qtbot.waitSignal(job.finished, timeout=20_000):
+        pass
+    assert list(points.features["class"]) == ["RBC", "WBC", "WBC"]
+    assert told[1:] == ["RBC 1 · WBC 2"]
+
+
+def test_without_a_classifier_the_folders_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "classifiers", list)
+    with pytest.raises(CheckpointError, match="weights"):
+        choose_classifier()
+
+
+def test_of_several_classifiers_the_user_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "classifiers", lambda: [("a: x, y", "a"), ("b: x, y", "b")])
+    for answer, name in ((("b: x, y", True), "b"), (("a: x, y", False), "")):
+        monkeypatch.setattr(commands.QInputDialog, "getItem", lambda *_, answer=answer, **__: answer)
+        assert choose_classifier() == name

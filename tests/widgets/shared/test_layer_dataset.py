@@ -1,0 +1,99 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+
+from cellwright.core.data import Annotation
+from cellwright.core.errors import CellwrightError, ReadError, WrongLayerError
+from cellwright.core.tasks import run
+from cellwright.files.dataset.folder import read_dataset
+from cellwright.widgets.shared.layer_dataset import dataset_of, pairs, write_task
+
+
+def test_labels_find_the_image_they_belong_to(viewer: ViewerModel) -> None:
+    first = viewer.add_image(np.zeros((40, 50)), name="a")
+    second = viewer.add_image(np.zeros((40, 50)), name="b")
+    tall = viewer.add_image(np.zeros((60, 50, 3), np.uint8), name="colours", rgb=True)
+    viewer.add_labels(np.zeros((40, 50), int), name="b labels")
+    viewer.add_labels(np.zeros((60, 50), int), name="drawn")
+    own = {"cellwright": {"source": str(first.unique_id), "is_preview": False}}
+    viewer.add_labels(np.zeros((40, 50), int), name="b again", metadata=own)
+    found = pairs(viewer.layers)
+    assert [pair.image for pair in found] == [second, tall, first]
+    assert [pair.is_as_counted for pair in found] == [False, False, True]
+
+
+def test_a_preview_or_a_density_is_no_annotation(viewer: ViewerModel) -> None:
+    image = viewer.add_image(np.zeros((40, 50)), name="a")
+    own = {"cellwright": {"source": str(image.unique_id), "is_preview": True}}
+    viewer.add_labels(np.zeros((40, 50), int), metadata=own)
+    viewer.add_image(np.zeros((40, 50)), name="a density", metadata={"cellwright": {}})
+    assert pairs(viewer.layers) == []
+
+
+@pytest.mark.parametrize("is_complete", [True, False])
+def test_layers_are_written_and_read_as_they_are(
+    viewer: ViewerModel, blobs: Any, tmp_path: Path, *, is_complete: bool
+) -> None:
+    viewer.add_image(blobs.image, name="cells: 1/2")
+    viewer.add_labels(blobs.labels, name="drawn")
+    dataset = dataset_of(pairs(viewer.layers), viewer.layers, is_complete=is_complete)
+    item = read_dataset(run(write_task(dataset, tmp_path))).items[0]
+    image, labels = item.read()
+    np.testing.assert_array_equal(labels, blobs.labels)
+    np.testing.assert_array_equal(image.data, blobs.image)
+    assert (item.split, item.is_complete, item.regions) == ("train", is_complete, ())
+
+
+def test_points_of_a_moved_layer_land_on_the_pixels(viewer: ViewerModel, blobs: Any, tmp_path: Path) -> None:
+    viewer.add_image(blobs.image, name="a", scale=(0.5, 0.5), translate=(7, 9))
+    viewer.add_points(blobs.points * 0.5 + (7, 9), name="centres")
+    dataset = dataset_of(pairs(viewer.layers), viewer.layers, is_complete=True)
+    _, truth = read_dataset(run(write_task(dataset, tmp_path))).items[0].annotated()
+    assert isinstance(truth, Annotation)
+    np.testing.assert_allclose(truth.points, blobs.points, atol=0.01)
+    assert truth.is_complete
+
+
+def test_rectangles_of_complete_regions_are_kept(viewer: ViewerModel, blobs: Any, tmp_path: Path) -> None:
+    viewer.add_image(blobs.image, name="a", scale=(2, 2))
+    viewer.add_labels(blobs.labels, name="drawn", scale=(2, 2))
+    corners = np.array([[9.5, 19.5], [9.5, 59.5], [49.5, 59.5], [49.5, 19.5]])
+    viewer.add_shapes([corners], name="complete regions", scale=(2, 2))
+    dataset = dataset_of(pairs(viewer.layers), viewer.layers, is_complete=False)
+    item = read_dataset(run(write_task(dataset, tmp_path))).items[0]
+    assert item.regions == (((10, 20), (50, 60)),)
+    assert item.is_complete
+
+
+def test_labels_that_do_not_fit_are_told(viewer: ViewerModel) -> None:
+    viewer.add_image(np.zeros((40, 50)), name="a")
+    viewer.add_labels(np.zeros((30, 50), int), name="other")
+    dataset = dataset_of(pairs(viewer.layers), viewer.layers, is_complete=True)
+    with pytest.raises(ReadError, match=r"shape \(40, 50\); got \(30, 50\)"):
+        dataset.items[0].annotated()
+
+
+def test_nothing_chosen_is_told() -> None:
+    with pytest.raises(WrongLayerError, match="none is chosen"):
+        dataset_of([], [], is_complete=True)
+
+
+def test_two_images_of_one_name_are_both_kept(viewer: ViewerModel, blobs: Any, tmp_path: Path) -> None:
+    for _ in range(2):
+        image = viewer.add_image(blobs.image, name="a")
+        image.name = "a"
+        viewer.add_labels(blobs.labels, name="a labels")
+    dataset = dataset_of(pairs(viewer.layers), viewer.layers, is_complete=True)
+    assert len({item.name for item in read_dataset(run(write_task(dataset, tmp_path))).items}) == 2
+
+
+def test_a_folder_that_cannot_be_written_is_told(viewer: ViewerModel, blobs: Any, tmp_path: Path) -> None:
+    viewer.add_image(blobs.image)
+    viewer.add_labels(blobs.labels)
+    (tmp_path / "file").write_text("")
+    dataset = dataset_of(pairs(viewer.layers), viewer.layers, is_complete=True)
+    with pytest.raises(CellwrightError):
+        run(write_task(dataset, tmp_path / "file"))
