@@ -14,22 +14,22 @@ from cellwright.models.layers.blocks import folded
 from cellwright.models.layers.efficientnet_lite import (
     DepthwiseConv2d,
     EfficientNetLite,
-    Plan,
-    Stage,
+    LitePlan,
+    LiteStage,
     load_imagenet,
     load_reference,
     plan_of,
 )
 
-TINY = Plan(
+TINY = LitePlan(
     "lite0",
     (
-        Stage(1, 3, 1, 8, 1),
-        Stage(2, 3, 2, 8, 2),
-        Stage(2, 5, 2, 8, 1),
-        Stage(2, 3, 2, 8, 1),
-        Stage(2, 5, 1, 12, 2),
-        Stage(2, 5, 2, 16, 2),
+        LiteStage(1, 3, 1, 8, 1),
+        LiteStage(2, 3, 2, 8, 2),
+        LiteStage(2, 5, 2, 8, 1),
+        LiteStage(2, 3, 2, 8, 1),
+        LiteStage(2, 5, 1, 12, 2),
+        LiteStage(2, 5, 2, 16, 2),
     ),
 )
 

