@@ -16,8 +16,11 @@ from typing import Any
 import torch
 
 from cellwright.core.tasks import run
+from cellwright.files.dataset.folder import Dataset
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import store
+from cellwright.models.protocol import CellModel
+from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.training.evaluation.evaluate import evaluate
 from tools.release.kinds import chosen_by, reported
 
@@ -45,33 +48,37 @@ def main() -> None:
     parser.add_argument("--sets", nargs="*", default=SETS)
     parser.add_argument("--most", type=int, default=10_000, help="images of a set, evenly spread")
     parser.add_argument("--choosing", action="store_true", help="the images that choose, not those reported")
+    parser.add_argument("--min-scores", type=float, nargs="*", help="of each model's cells, in that order")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     models = [store.load(store.find(name)) for name in options.models]
-    everything: dict[str, Any] = {}
+    settings = [FlowSettings(min_score=score) for score in options.min_scores or ()]
+    judged = list(zip(models, settings or [FlowSettings()] * len(models), strict=True))
+    tables: dict[str, Any] = {}
     for name in options.sets:
         dataset = (chosen_by if options.choosing else reported)(name, options.data)
         items = dataset.items[:: max(1, -(-len(dataset) // options.most))]
-        if not items:
-            continue
-        tables, seconds = [], []
-        for model in models:
-            began = time.perf_counter()
-            report = run(evaluate(replace(dataset, items=items), model, engine=EngineSettings()))
-            seconds.append((time.perf_counter() - began) / len(items))
-            tables.append(report.to_json())
-        everything[name] = tables
-        for group in tables[0]:
-            figures = [_line(table[group]) for table in tables]
-            print(
-                f"{name:16s} {group:12s} n {tables[0][group]['n_images']:3d}  " + " | ".join(figures),
-                flush=True,
-            )
-        print(f"{'':34s}" + " | ".join(f"{second:.2f} s an image" for second in seconds), flush=True)
+        if items:
+            tables[name] = _compare(replace(dataset, items=items), judged)
     if options.json:
-        options.json.write_text(json.dumps(everything, indent=1), encoding="utf-8")
+        options.json.write_text(json.dumps(tables, indent=1), encoding="utf-8")
+
+
+def _compare(dataset: Dataset, judged: list[tuple[CellModel, FlowSettings]]) -> list[dict[str, Any]]:
+    """Print and return the figures of each model on a dataset."""
+    tables, seconds = [], []
+    for model, settings in judged:
+        began = time.perf_counter()
+        report = run(evaluate(dataset, model, settings=settings, engine=EngineSettings()))
+        seconds.append((time.perf_counter() - began) / len(dataset))
+        tables.append(report.to_json())
+    for group, table in tables[0].items():
+        figures = " | ".join(_line(one[group]) for one in tables)
+        print(f"{dataset.folder.name:16s} {group:12s} n {table['n_images']:3d}  {figures}", flush=True)
+    print(f"{'':34s}" + " | ".join(f"{second:.2f} s an image" for second in seconds), flush=True)
+    return tables
 
 
 def _line(table: dict[str, Any]) -> str:

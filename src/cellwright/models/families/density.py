@@ -40,6 +40,7 @@ SQUARES = ((16, 4.0), (32, 1.0), (64, 0.3))  # side in pixels, weight of the squ
 WHOLE_WEIGHT = 0.03  # of the squared error of a patch's count
 PIXEL_WEIGHT = 0.1
 FLOW_WEIGHT = 0.25
+MIN_SCORE = 0.15  # of single cells that are counted beside the density
 FITTED_COVERAGE = 0.95  # above the nine of ten that are promised: images that chose the weights flatter them
 
 SPECS = {
@@ -174,7 +175,7 @@ class DensityModel(ModelBase):
         density = resize_density(maps["density"][0], shape)
         if "foreground" not in maps:
             return DensityBlock(density, self.variance)
-        found = flow_to_cells(maps["cell_flow"], maps["foreground"][0], FlowSettings())
+        found = flow_to_cells(maps["cell_flow"], maps["foreground"][0], FlowSettings(min_score=MIN_SCORE))
         map_shape = (maps["foreground"].shape[-2], maps["foreground"].shape[-1])
         cells = cells_to_density(found.points, found.areas, map_shape, self.variance)[0]
         return DensityBlock(
