@@ -41,7 +41,7 @@ from cellwright.widgets.shared.layer_io import (
     remove,
     source_of,
 )
-from cellwright.widgets.shared.messages import number_text, tell_error
+from cellwright.widgets.shared.messages import number_text, tell_error, tell_results
 from cellwright.widgets.shared.regions import (
     PREVIEW_PX,
     PREVIEW_SLICES,
@@ -278,7 +278,9 @@ class CountWidget(QWidget):
     def show_outcome(self, counted: CountOutcome) -> None:
         """Show a result: its layers, its number, its legend. Call it in the GUI thread."""
         result = counted.result
-        place(self.viewer, {name: layer for name, layer in counted.layers.items() if name in self.outputs})
+        shown = place(
+            self.viewer, {name: one for name, one in counted.layers.items() if name in self.outputs}
+        )
         self.model.outcome = counted
         self._remove_unticked(counted)
         line = result_line(result)
@@ -288,6 +290,8 @@ class CountWidget(QWidget):
         self.panel.show_count(number_text(result), line, "\n".join(filter(None, details)), legend_of(result))
         self.panel.save.setEnabled(True)
         self.model.outcome_changed.emit(counted)
+        if not counted.request.source.is_preview:
+            tell_results(self.viewer, result, shown.get("Labels", shown.get("Points")), self)
 
     def _remove_unticked(self, counted: CountOutcome) -> None:
         """Take away the layers of a count that are not wanted; those of other models stay."""

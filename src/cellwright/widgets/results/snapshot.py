@@ -15,7 +15,7 @@ from cellwright.core.data import Image, known_sizes
 from cellwright.core.errors import SettingsError, WrongLayerError
 from cellwright.ops.measure.regions import RegionRule, RegionSet, ShapeRegion, shape_region
 from cellwright.widgets.shared.coordinates import axes_of, channels_of, full_resolution, pixel_size_of
-from cellwright.widgets.shared.edited_layers import METADATA
+from cellwright.widgets.shared.edited_layers import EDITED, METADATA
 
 if TYPE_CHECKING:
     import pandas
@@ -180,7 +180,7 @@ def _provenance_of(layer: Layer) -> Mapping[str, Any]:
     own = layer.metadata.get(METADATA)
     if not isinstance(own, Mapping) or "model" not in own:
         return {}
-    return own
+    return {name: value for name, value in own.items() if name != EDITED}
 
 
 def _image(layer: ImageLayer, found_by: Mapping[str, Any]) -> Image:
@@ -192,8 +192,7 @@ def _image(layer: ImageLayer, found_by: Mapping[str, Any]) -> Image:
         n_spatial = sum(axis in "ZYX" for axis in counted)
         sizes = tuple(found_by.get("pixel_size_um", ()))
         axes, pixel_size = counted, sizes if len(sizes) == n_spatial else ()
-    source = str(found_by.get("source", "") or layer.source.path or "")
-    return Image(full_resolution(layer), axes, pixel_size, layer.name, source=source)
+    return Image(full_resolution(layer), axes, pixel_size, layer.name, source=str(layer.source.path or ""))
 
 
 def _blank_image(layer: Layer) -> Image:

@@ -28,9 +28,8 @@ class _Watch:
 
     def _on_changed(self, _: Any = None) -> None:
         layer = self._layer()
-        if layer is None or self.is_ours or not isinstance(layer.metadata.get(METADATA), dict):
-            return
-        layer.metadata = {**layer.metadata, METADATA: {**layer.metadata[METADATA], EDITED: True}}
+        if layer is not None and not self.is_ours:
+            mark_edited(layer)
 
 
 _watches: WeakKeyDictionary[Layer, _Watch] = WeakKeyDictionary()  # a watch lives as long as its layer
@@ -40,6 +39,13 @@ def watch(layer: Layer) -> None:
     """Notice from now on what is changed in a layer by hand."""
     if layer not in _watches:
         _watches[layer] = _Watch(layer)
+
+
+def mark_edited(layer: Layer) -> None:
+    """Keep a layer of ours as the user has changed it."""
+    own = layer.metadata.get(METADATA)
+    if isinstance(own, dict):
+        layer.metadata = {**layer.metadata, METADATA: {**own, EDITED: True}}
 
 
 def is_edited(layer: Layer) -> bool:

@@ -58,7 +58,7 @@ class LayerItem(Item):
 
     def read(self) -> tuple[Image, Labels]:
         """Return the image and its labels, numbered 1..N."""
-        expected = _plane_shape(self.picture)
+        expected = self.picture.label_shape
         if self.labels is None or self.labels.shape != expected:
             got = "points" if self.labels is None else self.labels.shape
             raise ReadError(
@@ -71,7 +71,7 @@ class LayerItem(Item):
         """Return the image and what is known of its cells."""
         if self.points is None:
             return Item.annotated(self)
-        shape = _plane_shape(self.picture)
+        shape = self.picture.label_shape
         if len(shape) != 2:
             raise ReadError(f"Points belong to 2D images; {self.name!r} has shape {shape}. Use Labels.")
         plane = (shape[0], shape[1])
@@ -135,7 +135,7 @@ def dataset_of(chosen: Sequence[Pair], layers: Iterable[Layer], *, is_complete: 
         name = _free_name(image.name, [item.name for item in items])
         image = replace(image, name=name)
         labels, points = _annotation_of(pair, image)
-        regions = _regions_of(pair, layers) if len(_plane_shape(image)) == 2 else ()
+        regions = _regions_of(pair, layers) if len(image.label_shape) == 2 else ()
         truth = Path("masks" if points is None else "points") / name
         complete = is_complete or bool(regions)
         items.append(
@@ -160,11 +160,11 @@ def _annotation_of(pair: Pair, image: Image) -> tuple[Labels | None, NDArray[np.
     layer = pair.annotation
     if isinstance(layer, Points):
         points = in_pixels(layer.data, layer, pair.image)[:, -2:].astype(np.float32)
-        size = np.array(_plane_shape(image)[-2:])
+        size = np.array(image.label_shape[-2:])
         inside = ((points >= -0.5) & (points < size - 0.5)).all(axis=1)
         return None, points[inside].clip(0, size - 1)
     labels = np.array(full_resolution(layer), np.int32)
-    expected = _plane_shape(image)
+    expected = image.label_shape
     if labels.shape != expected and labels.size == np.prod(expected):
         labels = labels.reshape(expected)  # an axis of length one stands for the channels
     return labels, None
@@ -201,10 +201,6 @@ def write_task(dataset: Dataset, folder: Path) -> Task[Path]:
         )
         append(folder, entry)
     return folder
-
-
-def _plane_shape(image: Image) -> tuple[int, ...]:
-    return tuple(n for n, axis in zip(image.shape, image.axes, strict=True) if axis != "C")
 
 
 def _free_name(name: str, taken: Sequence[str]) -> str:
