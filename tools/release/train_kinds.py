@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from cellwright.training.data.modality import amplified, appearance, cluster
 
 from cellwright.models import registry
 from cellwright.models.checkpoint import save_checkpoint
@@ -28,7 +27,14 @@ from cellwright.models.layers.efficientnet_lite import load_imagenet
 from cellwright.models.layers.lite import LiteNetwork
 from cellwright.models.layers.trunk import HeadedNetwork
 from cellwright.models.protocol import CellModel
-from cellwright.training.data.sampler import Pool, make_batch, one_ahead
+from cellwright.training.data.sampler import (
+    WeightedSamples,
+    appearance,
+    cluster,
+    make_batch,
+    one_ahead,
+    sampling_weights,
+)
 from cellwright.training.data.samples import Sample
 from cellwright.training.joint import JointModel
 from cellwright.training.settings import TrainingSettings
@@ -99,17 +105,19 @@ def new_state(model: JointModel) -> RunState:
     return RunState(network, copy.deepcopy(network), optimizer)
 
 
-def pools_of(data: Path, model: JointModel, cache: Path | None) -> list[tuple[float, Pool]]:
+def pools_of(data: Path, model: JointModel, cache: Path | None) -> list[tuple[float, WeightedSamples]]:
     """Return the images of each kind with their share of the patches."""
     pools = []
     for number, kind in enumerate(KINDS):
         name = f"{number:02d}_{kind.dataset}_{kind.group or 'all'}.pt"
         samples = _cached(cache and cache / name, partial(samples_of, kind, data, model))
         kinds = cluster([appearance(sample) for sample in samples], MODALITIES, SETTINGS.seed)
-        pools.append((kind.share * (1 - SIMULATED_SHARE), Pool(tuple(samples), amplified(kinds))))
+        pools.append(
+            (kind.share * (1 - SIMULATED_SHARE), WeightedSamples(tuple(samples), sampling_weights(kinds)))
+        )
         print(f"{name}: {len(samples)} images, diameter {_diameter(samples):.0f} px", flush=True)
     drawn = _cached(cache and cache / "simulated_views.pt", partial(simulated, model, SETTINGS.seed))
-    pools.append((SIMULATED_SHARE, Pool(tuple(drawn), np.full(len(drawn), 1 / len(drawn)))))
+    pools.append((SIMULATED_SHARE, WeightedSamples(tuple(drawn), np.full(len(drawn), 1 / len(drawn)))))
     return pools
 
 
@@ -129,7 +137,7 @@ def _cached(path: Path | None, make: Callable[[], list[Sample]]) -> list[Sample]
 
 
 def batch_of(
-    pools: list[tuple[float, Pool]], step: int, settings: TrainingSettings
+    pools: list[tuple[float, WeightedSamples]], step: int, settings: TrainingSettings
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the patches of one step: kinds are drawn by their shares."""
     rng = np.random.default_rng((settings.seed, step))
@@ -142,7 +150,7 @@ def batch_of(
 def train(
     state: RunState,
     model: JointModel,
-    pools: list[tuple[float, Pool]],
+    pools: list[tuple[float, WeightedSamples]],
     clock: tuple[float, float],
     output: Path,
 ) -> None:
