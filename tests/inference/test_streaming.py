@@ -15,7 +15,7 @@ import zarr
 from cellwright.core.data import Image
 from cellwright.core.errors import SettingsError, WriteError
 from cellwright.core.tasks import run
-from cellwright.files import zarr_labels
+from cellwright.files import zarr as zarr_labels
 from cellwright.files.atomic import acquire_lock
 from cellwright.inference import streaming
 from cellwright.inference.pipeline import count_cells

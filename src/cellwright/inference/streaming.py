@@ -37,7 +37,7 @@ from cellwright.core.tasks import Progress, Task, run
 from cellwright.files.atomic import acquire_lock, atomic_write, make_folder, write_text
 from cellwright.files.images import read_image
 from cellwright.files.tables import DECIMALS, cells_table, write_provenance
-from cellwright.files.zarr_labels import CHUNK_PX, create_labels, finish_labels, open_labels
+from cellwright.files.zarr import CHUNK_PX, create_labels, finish_labels, open_labels
 from cellwright.inference.context import (
     LARGEST_CELL,
     ModelChoices,

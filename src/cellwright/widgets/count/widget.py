@@ -23,12 +23,11 @@ from cellwright.widgets.count.count_request import (
     result_line,
     size_line,
 )
-from cellwright.widgets.count.live_update import LiveUpdater
 from cellwright.widgets.count.model import CountInputs, CountModel
 from cellwright.widgets.count.point_prompt import PointPromptTool
 from cellwright.widgets.count.save import SaveTool
 from cellwright.widgets.count.view import CountPanel
-from cellwright.widgets.shared.jobs import Job
+from cellwright.widgets.shared.jobs import Job, LiveUpdater
 from cellwright.widgets.shared.layer_factory import legend_of
 from cellwright.widgets.shared.layer_io import (
     Source,
