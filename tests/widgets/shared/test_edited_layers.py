@@ -1,11 +1,13 @@
 """What a user changes by hand survives whatever the panel does."""
 
+import gc
 from typing import Any
 
 import numpy as np
 import pytest
 from napari.components import ViewerModel
 from napari.layers import Labels, Points
+from napari.utils._proxies import PublicOnlyProxy
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt
 
@@ -124,3 +126,19 @@ def test_whatever_is_done_nothing_made_by_hand_is_lost(
         for layer, data in made.items():
             assert layer in viewer.layers
             assert np.array_equal(layer.data, data)
+
+
+def test_edits_are_noticed_through_the_proxy_that_napari_hands_to_plugins(
+    viewer: ViewerModel, qtbot: QtBot, blobs: Any, shelved: Any, settled: Any
+) -> None:
+    viewer.add_image(blobs.image, name="cells")
+    widget = CountWidget(PublicOnlyProxy(viewer))
+    qtbot.addWidget(widget)
+    count(widget, qtbot, settled)
+    gc.collect()
+    labels = labels_of(viewer)[0]
+    labels.paint((5, 5), 999)
+    assert is_edited(labels)
+    widget.panel.thresholds.set_values({"cell_probability": 0.6})
+    settled(widget)
+    assert labels.data[5, 5] == 999

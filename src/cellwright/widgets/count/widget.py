@@ -42,6 +42,7 @@ from cellwright.widgets.shared.layer_io import (
     source_of,
 )
 from cellwright.widgets.shared.messages import number_text, tell_error, tell_results
+from cellwright.widgets.shared.napari_private import unwrapped
 from cellwright.widgets.shared.regions import (
     PREVIEW_PX,
     PREVIEW_SLICES,
@@ -73,11 +74,11 @@ class CountWidget(QWidget):
 
     def __init__(self, napari_viewer: "napari.viewer.Viewer") -> None:
         super().__init__()
-        self.viewer = napari_viewer
+        self.viewer = unwrapped(napari_viewer)  # a proxy's layers are new objects at each look
         self.panel = CountPanel()
         self.jobs = self.panel.jobs
-        self.choices = Choices(napari_viewer, self.panel)
-        self.model = CountModel(napari_viewer, self._inputs)
+        self.choices = Choices(self.viewer, self.panel)
+        self.model = CountModel(self.viewer, self._inputs)
         self.updater = LiveUpdater(self)
         self._has_been_shown = self._is_showing_settings = False
         layout = QVBoxLayout(self)

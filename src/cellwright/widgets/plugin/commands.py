@@ -29,6 +29,7 @@ from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_factory import class_colour
 from cellwright.widgets.shared.layer_io import image_of, place, source_of
+from cellwright.widgets.shared.napari_private import unwrapped
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -49,7 +50,7 @@ def count_active_layer(viewer: "napari.viewer.Viewer") -> Job | None:
         return None
 
     def on_returned(counted: CountOutcome) -> None:
-        place(viewer, counted.layers)
+        place(unwrapped(viewer), counted.layers)
         for notice in counted.result.notices:
             show_warning(notice)
         show_info(result_line(counted.result))
