@@ -16,7 +16,7 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.models import registry, store
 from cellwright.widgets.count.count_request import CountOutcome, show_task
 from cellwright.widgets.count.model import CountModel
-from cellwright.widgets.shared.layer_io import Source, image_layer, source_of
+from cellwright.widgets.shared.layer_io import BY_CLICK, Source, image_layer, source_of
 from cellwright.widgets.shared.point_prompt import (
     CLICK_PX,
     MOST_KNOWN,
@@ -28,8 +28,6 @@ from cellwright.widgets.shared.point_prompt import (
 
 if TYPE_CHECKING:
     from cellwright.inference.point_prompt import PointPredictor, PromptedCell
-
-ASKED = "asked_cells"  # in the settings of the provenance: how many cells were added by click
 
 
 class PointPromptTool(QObject):
@@ -198,8 +196,8 @@ def added_task(counted: CountOutcome, found: list[tuple[PromptPoint, "PromptedCe
     cells = result.cells
     for spot, cell in found:
         cells = with_cell(cells, spot, cell)
-    n_asked = result.provenance.settings.get(ASKED, 0) + len(cells) - n_before
-    provenance = replace(result.provenance, settings={**result.provenance.settings, ASKED: n_asked})
+    n_asked = result.provenance.settings.get(BY_CLICK, 0) + len(cells) - n_before
+    provenance = replace(result.provenance, settings={**result.provenance.settings, BY_CLICK: n_asked})
     more = replace(result, count=float(len(cells)), cells=cells, provenance=provenance)
     return (yield from show_task(counted.request, more))
 

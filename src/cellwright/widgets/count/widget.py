@@ -19,6 +19,7 @@ from cellwright.widgets.count.count_request import (
     can_recount,
     count_task,
     interval_line,
+    kept_line,
     recount_task,
     result_line,
     size_line,
@@ -31,7 +32,17 @@ from cellwright.widgets.count.view import CountPanel
 from cellwright.widgets.shared.drawing import ask_for_line, ask_for_region, region_layer
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_factory import legend_of
-from cellwright.widgets.shared.layer_io import Source, Window, image_layer, place, remove, source_of
+from cellwright.widgets.shared.layer_io import (
+    Source,
+    Window,
+    has_image,
+    image_layer,
+    is_of,
+    kept_layers,
+    place,
+    remove,
+    source_of,
+)
 from cellwright.widgets.shared.messages import number_text, tell_error
 from cellwright.widgets.shared.regions import (
     PREVIEW_PX,
@@ -104,7 +115,7 @@ class CountWidget(QWidget):
         model.update_wanted.connect(self.updater.request)
         model.outcome_wanted.connect(self.show_outcome)
         model.settings_wanted.connect(self.show_settings)
-        self.updater.updated.connect(self.show_outcome)
+        self.updater.updated.connect(self._on_updated)
         self.updater.failed.connect(model.fail)
 
     @property
@@ -225,9 +236,9 @@ class CountWidget(QWidget):
         source = counted.request.source
         if not source.is_preview:
             remove(self.viewer, {**source.key, "is_preview": True})
-        self.show_outcome(counted)
-        notices = [*counted.result.notices, self.model.disagreement(counted)]
-        if not any(str(layer.unique_id) == source.layer_id for layer in self.viewer.layers):
+        kept = self._show(counted)
+        notices = [*counted.result.notices, self.model.disagreement(counted), kept]
+        if not has_image(self.viewer, source):
             notices.append(
                 f"The image layer {source.image.name!r} was removed while its cells were counted; they are "
                 "shown where it was."
@@ -245,8 +256,16 @@ class CountWidget(QWidget):
         ):
             return  # sliders and ticks may now belong to another family
         request = counted.request
-        self._remove_unticked(counted)
         settings, classifier = self.settings, self.choices.classifier
+        if self._is_gone(request.source):
+            if (settings, self.outputs, classifier) != (
+                request.settings,
+                request.outputs,
+                request.classifier,
+            ):
+                self.model.tell(f"The image {request.source.image.name!r} was removed; count in another one.")
+            return
+        self._remove_unticked(counted)
         if settings != request.settings and not can_recount(counted):
             self.model.tell("The new thresholds will be used by the next count.")
             settings = request.settings
@@ -256,8 +275,18 @@ class CountWidget(QWidget):
 
     def show_outcome(self, counted: CountOutcome) -> None:
         """Show a result: its layers, its number, its legend. Call it in the GUI thread."""
+        kept = self._show(counted)
+        if kept:
+            self.model.tell(kept)
+
+    def _show(self, counted: CountOutcome) -> str:
+        """Show a result, and return a sentence for the user about layers that were edited and stay."""
         result = counted.result
-        place(self.viewer, {name: layer for name, layer in counted.layers.items() if name in self.outputs})
+        layers = {name: layer for name, layer in counted.layers.items() if name in self.outputs}
+        for name in self._shown_already(counted):
+            layers.pop(name, None)
+        kept = kept_layers(self.viewer, layers)
+        shown = place(self.viewer, layers)
         self.model.outcome = counted
         self._remove_unticked(counted)
         line = result_line(result)
@@ -267,6 +296,24 @@ class CountWidget(QWidget):
         self.panel.show_count(number_text(result), line, "\n".join(filter(None, details)), legend_of(result))
         self.panel.save.setEnabled(True)
         self.model.outcome_changed.emit(counted)
+        return kept_line(kept, [layer.name for layer in shown.values()])
+
+    def _shown_already(self, counted: CountOutcome) -> list[str]:
+        """Return the outputs whose layers need no change, edited or not, since only ticks were changed."""
+        before = self.model.outcome
+        if before is None or before.result is not counted.result:
+            return []
+        own = [{**counted.request.source.key, "output": name} for name in before.request.outputs]
+        return [str(key["output"]) for key in own if any(is_of(layer, key) for layer in self.viewer.layers)]
+
+    def _is_gone(self, source: Source) -> bool:
+        """Return whether neither the counted image nor any of its cells is in the viewer."""
+        layers = self.viewer.layers
+        return not (has_image(self.viewer, source) or any(is_of(layer, source.key) for layer in layers))
+
+    def _on_updated(self, counted: CountOutcome) -> None:
+        if not self._is_gone(counted.request.source):
+            self.show_outcome(counted)
 
     def _remove_unticked(self, counted: CountOutcome) -> None:
         """Take away the layers of cells that are not wanted; a density stays when cells come, and they do."""
