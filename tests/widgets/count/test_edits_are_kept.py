@@ -15,7 +15,7 @@ from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.shared.layer_io import Source, is_edited, place, prepare, remove, show, source_of
 
 ALL = ("Labels", "Points", "Shapes")
-N_SEQUENCES, N_STEPS = 300, 12
+N_SEQUENCES, N_STEPS = 20, 12
 Settled = Callable[[CountWidget], None]
 ResultOf = Callable[[Image, Any], Result]
 
@@ -251,7 +251,8 @@ class World:
     def copy(self) -> None:
         layer = self._any()
         if layer is not None:
-            copy = self.viewer.add_layer(deepcopy(layer))
+            data, state, kind = layer.as_layer_data_tuple()
+            copy = self.viewer.add_layer(Layer.create(deepcopy(data), state, kind))
             self.made[copy] = content(copy)
 
 
