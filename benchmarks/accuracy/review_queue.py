@@ -17,11 +17,10 @@ import numpy as np
 from tools.release.train_shipped import held_out_names
 
 from benchmarks.measure import print_table
-from cellwright.annotation.review_queue import ReviewQueue
+from cellwright.annotation.review_queue import ReviewQueue, flip_disagreement
 from cellwright.annotation.session import AnnotationSession
 from cellwright.core.tasks import run
 from cellwright.files.dataset.folder import Item, read_dataset
-from cellwright.inference.agreement import flip_disagreement
 from cellwright.inference.pipeline import count
 from cellwright.ops.matching import overlaps
 

@@ -118,6 +118,24 @@ def test_xml_of_ten_thousand_levels_is_refused(tmp_path):
         recognise(tmp_path / "a.xml").read(tmp_path / "a.xml")
 
 
+def test_entities_that_unpack_to_gigabytes_are_refused(tmp_path):
+    entities = "".join(f'<!ENTITY b{i} "{f"&b{i - 1};" * 10}">' for i in range(1, 12))
+    pixels = (
+        '<Pixels ID="P:0" DimensionOrder="XYCZT" Type="uint8" SizeX="8" SizeY="8" SizeC="1" SizeZ="1" '
+        'SizeT="1"><TiffData/></Pixels>'
+    )
+    xml = (
+        f'<?xml version="1.0"?><!DOCTYPE OME [<!ENTITY b0 "bbbbbbbbbb">{entities}]>'
+        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0" Name="&b11;">'
+        f"{pixels}</Image></OME>"
+    )
+    tifffile.imwrite(tmp_path / "a.ome.tif", np.zeros((8, 8), np.uint8), description=xml, metadata=None)
+    assert read_image(tmp_path / "a.ome.tif").shape == (8, 8)  # as a plain TIFF
+    (tmp_path / "a.companion.ome").write_text(xml)
+    with pytest.raises(ReadError, match="amplification"):
+        read_image(tmp_path / "a.companion.ome")
+
+
 def test_links_out_of_a_dataset_are_refused(tmp_path):
     folder = tmp_path / "data"
     image = Image(np.zeros((20, 20), np.uint8), "YX", (), "a")

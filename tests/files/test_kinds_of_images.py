@@ -276,6 +276,21 @@ def test_a_moving_gif_is_a_series_in_time(tmp_path, rng):
     assert image.data[:, 0, 0].tolist() == [0, 90, 200]
 
 
+def test_a_movie_that_is_damaged_is_read_up_to_there(tmp_path, rng):
+    frames = [Picture.fromarray(rng.integers(0, 255, (40, 50)).astype(np.uint8)) for _ in range(4)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    content = (tmp_path / "a.gif").read_bytes()
+    (tmp_path / "a.gif").write_bytes(content[:-1500])  # within the last frame
+    image = read_image(tmp_path / "a.gif")
+    assert image.shape == (3, 40, 50)
+    assert image.notices == ("The movie is damaged: 3 of its 4 frames were read.",)
+
+
+def test_a_fourth_colour_is_transparency(tmp_path):
+    tifffile.imwrite(tmp_path / "b.tif", np.zeros((20, 30, 4), np.uint8), photometric="rgb", metadata=None)
+    assert read_image(tmp_path / "b.tif").shape == (20, 30, 3)
+
+
 def test_colours_of_16_bits_in_png_are_kept(tmp_path, rng):
     import imagecodecs
 

@@ -3,13 +3,16 @@
 The chance that a cell is wrong is judged from what is cheap to know of it: the model's score, its size beside
 that of the others, how far its outline is from convex, how much of it touches other cells, whether the edge
 of the image cuts it. A queue follows the session: what was edited is judged anew.
+
+A model may look once more, at the mirrored image: cells that it does not find there are likelier wrong.
+Networks are not exactly symmetric, and where the image tells little, chance decides.
 """
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +21,19 @@ from scipy.spatial import ConvexHull
 
 from cellwright.annotation.history import Edited
 from cellwright.annotation.session import AnnotationSession
-from cellwright.core.data import Labels
+from cellwright.core.data import Image, Labels
+from cellwright.core.errors import SettingsError
+from cellwright.core.tasks import Progress, Task
+from cellwright.inference.settings import EngineSettings
+from cellwright.models import store
+from cellwright.models.registry import DEFAULT_FAMILY
 from cellwright.ops.label_changes import Box, Mask, bounds, padded
+from cellwright.ops.matching import overlaps
+
+if TYPE_CHECKING:
+    from cellwright.inference.context import ModelChoices
+
+MODEL = DEFAULT_FAMILY  # that looks at the mirrored image
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,3 +239,57 @@ def _hull_size(mask: Mask) -> float:
     lead = np.stack(np.unravel_index(taken, corners.shape[:-1]), axis=1)
     points = np.concatenate([np.column_stack([lead, end]) for end in ends])
     return float(ConvexHull(points).volume)
+
+
+def mirror_disagreement(session: AnnotationSession, engine: EngineSettings) -> Task[dict[int, float]]:
+    """Return for each cell, by number, how far the model disagrees with it once the image is mirrored."""
+    yield Progress("load", 0, 1)
+    labels = session.cells().labels
+    assert labels is not None  # a session has some, empty as they may be
+    model = next((entry.name for entry in store.models() if entry.spec.family == MODEL), MODEL)
+    found = yield from flip_disagreement(session.image, labels, model, None, engine)
+    return dict(zip(session.ids().tolist(), np.asarray(found, float).tolist(), strict=True))
+
+
+def flip_disagreement(
+    image: Image,
+    labels: Labels,
+    model: "ModelChoices" = MODEL,
+    settings: Any = None,
+    engine: EngineSettings = EngineSettings(),  # noqa: B008 - frozen
+) -> Task[NDArray[np.float32]]:
+    """Return for each cell how far a model that looks at the flipped image is from finding it.
+
+    Parameters
+    ----------
+    image
+        Of any size that is counted.
+    labels : int32
+        The cells 1..N, in the axes of the image without its channels; found by the model, or drawn.
+    model, settings, engine
+        As for counting; the model must outline cells. It runs once, over the image flipped along X.
+
+    Returns
+    -------
+    disagreement : float32 (N,)
+        1 - IoU with the cell found there that overlaps most; 1 where none does.
+
+    Raises
+    ------
+    CellwrightError
+        The image, the model or a setting does not fit; says what to do.
+    """
+    from cellwright.inference.pipeline import count_cells
+
+    flipped = replace(image, data=np.flip(np.asarray(image.data), axis=image.axes.index("X")))
+    result = yield from count_cells(flipped, model, settings, replace(engine, flips=False))
+    if result.cells.labels is None:
+        raise SettingsError(
+            "Cells are compared by a model that outlines them; this one does not. Choose flow."
+        )
+    axis = image.label_axes.index("X")
+    iou = overlaps(labels, np.flip(result.cells.labels, axis=axis))
+    if 0 in iou.shape:
+        return np.ones(iou.shape[0], np.float32)
+    best: NDArray[np.float32] = iou.max(axis=1).toarray().ravel().astype(np.float32)
+    return 1 - best

@@ -40,12 +40,19 @@ def export_model(
     zoo: Annotated[
         bool, typer.Option("--zoo", help="Write a package of the BioImage Model Zoo, which needs --author.")
     ] = False,
+    as_onnx: Annotated[bool, typer.Option("--onnx", help="Write the network alone, as NAME.onnx.")] = False,
     author: Annotated[list[str], typer.Option(help="Who made the model, for --zoo; may be repeated.")] = [],  # noqa: B006 - typer copies it
     licence: Annotated[
         str, typer.Option(help="SPDX identifier of the licence of the weights, for --zoo.")
     ] = "BSD-3-Clause",
 ) -> None:
     """Write a model as one file, for cellwright elsewhere or for programs that run zoo models."""
+    if as_onnx:
+        from cellwright.models.zoo import export_onnx
+
+        path = export_onnx(name, folder / f"{Path(name).name}.onnx")
+        typer.echo(f"The network is in {path}: image in, maps out, for any program that runs ONNX.")
+        return
     path = folder / f"{Path(name).name}.zip"
     if zoo:
         from cellwright.models.zoo import export_package

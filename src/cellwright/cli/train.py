@@ -29,9 +29,7 @@ def train(
             help="Folder with images/, masks/ and perhaps meta.json, or images beside their masks."
         ),
     ],
-    output: Annotated[
-        Path, typer.Option(help="Folder for the model; a run that was stopped goes on from there.")
-    ],
+    output: Annotated[Path, typer.Option(help="Folder for the model; a run that was stopped resumes there.")],
     model: Annotated[str, typer.Option(help="Family of the new model.")] = registry.DEFAULT_FAMILY,
     preset: Annotated[str, typer.Option(help="Architecture within the family.")] = "small",
     extra: Annotated[

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -304,3 +304,13 @@ class Result:
     maps: Maps = field(default_factory=dict)
     interval: tuple[float, float] | None = None
     fit: float | None = None
+
+    @property
+    def gives(self) -> Literal["instances", "density"]:
+        """``instances`` where cells were found one by one, ``density`` where only how many there are.
+
+        The same as ``gives`` of the model's family.
+        """
+        if "density" in self.maps:
+            return "density"
+        return "instances"

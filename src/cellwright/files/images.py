@@ -14,7 +14,7 @@ from cellwright.core.data import Image, Labels
 from cellwright.core.errors import CellwrightError, ReadError, WriteError
 from cellwright.files import tiff, vendor, zarr
 from cellwright.files.atomic import atomic_write
-from cellwright.files.metadata import describe, with_axes
+from cellwright.files.metadata import ImageMetadata, describe, with_axes
 
 NPY_START = b"\x93NUMPY"
 PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -196,34 +196,39 @@ def _read_file(path: Path) -> Iterator[Image]:
     elif start.startswith(NPY_START):
         yield describe(np.load(path, mmap_mode="r", allow_pickle=False), "", path.stem)
     else:
-        data, axes = _read_picture(path, start)
-        yield describe(data, axes, path.stem)
+        data, axes, notices = _read_picture(path, start)
+        yield describe(data, axes, path.stem, ImageMetadata(notices=notices))
 
 
-def _read_picture(path: Path, start: bytes) -> tuple[NDArray[Any], str]:
-    """Return the pixels of a picture, upright and without transparency, and their axes."""
+def _read_picture(path: Path, start: bytes) -> tuple[NDArray[Any], str, list[str]]:
+    """Return the pixels of a picture, upright and without transparency, their axes, and notices."""
     from PIL import Image as Picture
     from PIL import ImageOps
 
     if start.startswith(PNG_START) and tuple(start[24:26]) in PNG_DEEP_COLOURS:
-        return _read_deep_png(path, start)  # Pillow would take 8 of its 16 bits
+        return *_read_deep_png(path, start), []  # Pillow would take 8 of its 16 bits
+    notices: list[str] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Picture.DecompressionBombWarning)
         with Picture.open(path) as picture:
             n_frames = getattr(picture, "n_frames", 1)
             if n_frames == 1 or picture.format not in MOVIES:
                 pixels = _light(ImageOps.exif_transpose(picture))
-                return pixels, "YXC"[: pixels.ndim]
+                return pixels, "YXC"[: pixels.ndim], []
             if n_frames * picture.width * picture.height > MOST_FRAME_PIXELS:
                 raise ReadError(f"The {n_frames} frames of {path} are too large together. Split it.")
-            frames = []
-            for index in range(n_frames):
-                picture.seek(index)
-                frames.append(np.asarray(picture.convert("RGB")))
+            frames = [np.asarray(picture.convert("RGB"))]
+            for index in range(1, n_frames):
+                try:
+                    picture.seek(index)
+                    frames.append(np.asarray(picture.convert("RGB")))
+                except (OSError, SyntaxError, EOFError):  # what comes before it is whole
+                    notices = [f"The movie is damaged: {len(frames)} of its {n_frames} frames were read."]
+                    break
     stack = np.stack(frames)
     if (stack == stack[..., :1]).all():
-        return stack[..., 0], "TYX"
-    return stack, "TYXC"
+        return stack[..., 0], "TYX", notices
+    return stack, "TYXC", notices
 
 
 def _light(picture: Any) -> NDArray[Any]:

@@ -51,7 +51,7 @@ def write_table(path: Path | str, result: Result) -> None:
         The file cannot be written.
     """
     table = cells_table(result)
-    if "density" in result.maps:
+    if result.gives == "density":
         table = frames_table(result)
     with atomic_write(Path(path)) as part:
         table.round(DECIMALS).to_csv(part, index=False)

@@ -33,6 +33,7 @@ STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and big, both byte 
 COMPANION = ".companion.ome"
 DESCRIPTION_TAG, ORIENTATION_TAG, SUBIFDS_TAG = 270, 274, 330
 ALPHA_SAMPLES = {tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA}
+RGBA_SAMPLES = 4
 LARGEST_UM = 20.0  # a plain TIFF with wider pixels states the density of a print (1200 dpi: 21 µm)
 PRINT_UNITS = ("inch", "in", "cm")
 LAZY_BYTES = 1 << 31  # larger images stay on disk
@@ -124,11 +125,12 @@ def _pixels(tiff: tifffile.TiffFile, index: int, path: Path) -> tuple[ArrayLike,
     if "S" in axes:
         data = np.moveaxis(data, axes.index("S"), -1)
         axes = axes.replace("S", "") + "S"
-        if set(page.extrasamples[-1:]) & ALPHA_SAMPLES:
+        is_rgba = page.photometric == PHOTOMETRIC.RGB and data.shape[-1] == RGBA_SAMPLES
+        if is_rgba or set(page.extrasamples[-1:]) & ALPHA_SAMPLES:
             data = data[..., :-1]
+        if data.shape[-1] == 1:
+            data, axes = data[..., 0], axes[:-1]
     data, axes = _as_light(data, axes, tiff, page)
-    if axes.endswith("S") and data.shape[-1] == 1:
-        data, axes = data[..., 0], axes[:-1]
     orientation = page.tags.get(ORIENTATION_TAG)
     if orientation is not None and not (tiff.is_ome or tiff.is_imagej) and axes in ("YX", "YXS"):
         data = upright(data, orientation.value)
@@ -151,7 +153,7 @@ def _lazy(series: tifffile.TiffPageSeries, index: int, path: Path) -> ArrayLike:
 def _as_light(data: NDArray[Any], axes: str, tiff: tifffile.TiffFile, page: Any) -> tuple[NDArray[Any], str]:
     """Return pixels whose higher values are lighter, and their axes."""
     kind = page.photometric
-    if kind == PHOTOMETRIC.PALETTE and page.colormap is not None and data.dtype.kind == "u":
+    if kind == PHOTOMETRIC.PALETTE and page.colormap is not None and data.dtype.kind in "bu":
         return _looked_up(data, axes, page.colormap, is_imagej=bool(tiff.imagej_metadata))
     is_mask = data.dtype.kind == "b" and tiff.is_shaped  # tifffile writes them so, and means it not
     if kind == PHOTOMETRIC.MINISWHITE and data.dtype.kind in "bu" and not (tiff.imagej_metadata or is_mask):
@@ -181,7 +183,7 @@ def _looked_up(
     brightness = table.astype(int).sum(axis=0)
     if is_imagej and all(after >= before for before, after in pairwise(brightness.tolist())):
         return places, axes
-    places = np.minimum(places, table.shape[1] - 1)
+    places = np.minimum(places.astype(np.intp), table.shape[1] - 1)
     if (table == table[0]).all():
         return table[0][places], axes
     return table.T[places], axes + "S"

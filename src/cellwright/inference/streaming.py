@@ -37,7 +37,7 @@ from cellwright.core.tasks import Progress, Task, run
 from cellwright.files.atomic import acquire_lock, atomic_write, make_folder, write_text
 from cellwright.files.images import read_image
 from cellwright.files.tables import DECIMALS, cells_table, write_provenance
-from cellwright.files.zarr_labels import CHUNK_PX, create_labels, finish_labels, open_labels
+from cellwright.files.zarr import CHUNK_PX, create_labels, finish_labels, open_labels
 from cellwright.inference.context import (
     LARGEST_CELL,
     ModelChoices,
@@ -62,6 +62,7 @@ BYTES_PER_PIXEL = 80  # that a window of one slice takes while it is predicted a
 BYTES_PER_VOXEL = 24  # that each further slice takes: pixels, labels, and what linking takes beside them
 MOST_LABELS = np.iinfo(np.int32).max
 ROUNDS = 4
+CONNECT_S = 10  # for a scheduler to answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -399,7 +400,7 @@ def _cluster(stream: StreamSettings) -> Iterator["Client | None"]:
         ) from error
     if stream.scheduler:
         try:
-            client = Client(stream.scheduler, timeout=10)
+            client = Client(stream.scheduler, timeout=CONNECT_S)
         except (OSError, ValueError, TimeoutError) as error:
             raise SettingsError(
                 f"Expected a dask scheduler at {stream.scheduler}; got: {error}. Check its address."

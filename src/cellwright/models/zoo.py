@@ -1,4 +1,4 @@
-"""Models as packages of the BioImage Model Zoo, which other programs run.
+"""Models in forms that other programs run: ONNX, and packages of the BioImage Model Zoo.
 
 A package holds the network as TorchScript, which gives the maps of a model (what finds the cells in them
 belongs to cellwright), a test image with its maps, and the files of the model folder.
@@ -31,6 +31,7 @@ from cellwright.ops.simulation.simulate import simulate
 if TYPE_CHECKING:
     from cellwright.models.protocol import CellModel
 
+ONNX_OPSET = 17
 CORE = 4  # of the divisor: height and width of what is left of the smallest image without its halo
 LICENCE = "BSD-3-Clause"
 ZOO_TAGS = {"instances": "segmentation", "density": "counting"}
@@ -49,6 +50,55 @@ class _Maps(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return self.model.to_maps(self.network(image))
+
+
+def export_onnx(name: str | Path, path: Path) -> Path:
+    """Write the network of a model as ONNX and return the path of the file.
+
+    ``image``, float32 (batch, channels, height, width) from 0 to 1 between the percentiles of the model,
+    gives ``maps``, float32 (batch, maps, height, width) in map units. Height and width are multiples of the
+    divisor. What finds the cells in the maps belongs to cellwright. The file's metadata hold the spec.
+
+    Parameters
+    ----------
+    name
+        Name or folder of the model.
+    path
+        Where the file goes; appears whole or not at all.
+
+    Raises
+    ------
+    CheckpointError
+        There is no such model, or it is damaged.
+    WriteError
+        The package onnx is not installed, or the file cannot be written.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise WriteError("ONNX needs a package. Run: pip install 'napari-cellwright[onnx]'") from error
+    model = store.load(name)
+    side = 2 * model.spec.divisor
+    image = torch.zeros(1, model.spec.in_channels, side, side)
+    sizes = {0: "batch", 2: "height", 3: "width"}
+    with atomic_write(path) as part:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter that needs no further package is called old
+            torch.onnx.export(
+                _Maps(model).eval(),
+                (image,),
+                str(part),
+                input_names=["image"],
+                output_names=["maps"],
+                dynamic_axes={"image": sizes, "maps": sizes},
+                opset_version=ONNX_OPSET,
+                dynamo=False,
+            )
+        written = onnx.load(part)
+        facts = {"cellwright": __version__, "spec": json.dumps(model.spec.to_json())}
+        onnx.helper.set_model_props(written, facts)
+        onnx.save(written, part)
+    return path
 
 
 def export_package(name: str | Path, path: Path, *, authors: tuple[str, ...], licence: str = LICENCE) -> Path:

@@ -4,9 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from cellwright.core.data import Annotation, Labels
+
+PIXELS_AT_ONCE = 1 << 20  # little memory, and other threads get a turn: numpy keeps the interpreter's lock
 
 
 class Measures(NamedTuple):
@@ -25,33 +26,30 @@ def measure(labels: Labels) -> Measures:
     labels : int (Y, X) or (Z, Y, X)
         0 is background; labels that do not occur get area 0 and not-a-number centroids.
     """
-    flat = np.flatnonzero(labels)
-    ids = labels.reshape(-1)[flat]
-    n = int(ids.max(initial=0))
-    areas = np.bincount(ids, minlength=n + 1)[1:]
+    pixels, n = labels.reshape(-1), int(labels.max(initial=0))
+    areas = np.zeros(n + 1, np.int64)
+    sums = np.zeros((labels.ndim, n + 1))
+    first, last = np.full((labels.ndim, n + 1), labels.size), np.full((labels.ndim, n + 1), -1)
+    step = max(PIXELS_AT_ONCE, 4 * n)
+    for start in range(0, len(pixels), step):
+        flat = np.flatnonzero(pixels[start : start + step])
+        ids = pixels[start : start + step][flat].astype(np.intp)
+        areas += np.bincount(ids, minlength=n + 1)
+        for axis, places in enumerate(np.unravel_index(flat + start, labels.shape)):
+            sums[axis] += np.bincount(ids, weights=places, minlength=n + 1)
+            np.minimum.at(first[axis], ids, places)
+            np.maximum.at(last[axis], ids, places)
+    first[:, areas == 0], last[:, areas == 0] = 0, -1
     with np.errstate(invalid="ignore"):
-        points = np.stack(
-            [
-                np.bincount(ids, weights=axis, minlength=n + 1)[1:] / areas
-                for axis in np.unravel_index(flat, labels.shape)
-            ],
-            axis=1,
-        )
-    return Measures(areas.astype(np.float32), points.astype(np.float32), _boxes(labels, n))
+        points = (sums[:, 1:] / areas[1:]).T.astype(np.float32)
+    boxes = np.stack([first[:, 1:].T, last[:, 1:].T + 1], axis=1).astype(np.float32)
+    return Measures(areas[1:].astype(np.float32), points, boxes)
 
 
 def annotate(labels: Labels) -> Annotation:
     """Return labels (Y, X) numbered 1..N as a complete annotation."""
     _, points, boxes = measure(labels)
     return Annotation(labels.shape[:2], points, boxes, labels)
-
-
-def _boxes(labels: Labels, n: int) -> NDArray[np.float32]:
-    boxes = np.zeros((n, 2, labels.ndim), np.float32)
-    for index, slices in enumerate(ndimage.find_objects(labels)):
-        if slices is not None:
-            boxes[index] = [[part.start for part in slices], [part.stop for part in slices]]
-    return boxes
 
 
 def equivalent_diameters(areas: NDArray[np.floating], ndim: int = 2) -> NDArray[np.float32]:

@@ -158,7 +158,7 @@ def curve(plan: Plan) -> list[dict[str, float]]:
 
 
 def write_plan(plan: Plan) -> None:
-    """Note what is trained, so that it can be gone on with.
+    """Note what is trained, so that it can be resumed.
 
     Raises
     ------

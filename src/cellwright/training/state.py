@@ -1,4 +1,4 @@
-"""What a training run holds, keeps on disk after each epoch and goes on with when it was killed."""
+"""What a training run holds, keeps on disk after each epoch and resumes from when it was killed."""
 
 import copy
 from collections.abc import Mapping
@@ -51,7 +51,7 @@ def keep(
 ) -> None:
     """Write the checkpoint if it is the best so far, then the curve and what a resumed run needs.
 
-    A run that is killed between two of these, or while one is written, goes on from the epoch before and
+    A run that is killed between two of these, or while one is written, resumes from the epoch before and
     writes them again. ``scores`` are those of the epoch; the best is the first with the highest ``merit``,
     else the last with the highest ``score``, or the last when there is neither.
     """

@@ -69,7 +69,7 @@ def train(
 ) -> Task[Path]:
     """Train a model and return the folder of its best checkpoint (``output``).
 
-    Yields an :class:`EpochReport` after each epoch. A run that was killed goes on where its last epoch ended
+    Yields an :class:`EpochReport` after each epoch. A run that was killed resumes after its last epoch
     when it is started again with the same output folder. The best checkpoint is chosen by the mean AP at
     IoU 0.5 of the validation images; without any the last one is kept.
 
@@ -253,8 +253,8 @@ def average(state: RunState, decay: float) -> None:
 def _validate(state: RunState, validation: Dataset, model: CellModel, device: str) -> Task[Report | None]:
     if not len(validation):
         return None
-    judged = model.with_network(copy.deepcopy(state.average))
-    report = yield from evaluate(validation, judged, engine=EngineSettings(device=device))
+    averaged = model.with_network(copy.deepcopy(state.average))
+    report = yield from evaluate(validation, averaged, engine=EngineSettings(device=device))
     return report
 
 

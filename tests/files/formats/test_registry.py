@@ -292,6 +292,7 @@ ODD_OBJECTS = [
     ("labelme", POINTS, BOW, "1 cross themselves and were filled as drawn"),
     ("labelme", POINTS, FAR, "1 were cut at the edge of the image"),
     ("labelme", POINTS, [[1, float("nan")]] * 3, "points"),
+    ("labelme", POINTS, [[1e308, 5], [-1e308, 9], [7, 1e308]], "points"),
     ("labelme", POINTS, [[1, 2]], "points"),
     ("labelme", POINTS, [[1, 2, 3]] * 3, "points"),
     ("labelme", set_at("shapes", 1, "shape_type"), "linestrip", "1 are of the type linestrip"),

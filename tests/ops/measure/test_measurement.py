@@ -13,9 +13,9 @@ from cellwright.core.tasks import run
 from cellwright.ops.measure import measurement
 from cellwright.ops.measure.blocks import blocks
 from cellwright.ops.measure.columns import COLUMNS, describe, documentation, keys_of
+from cellwright.ops.measure.features import boundary_sizes
 from cellwright.ops.measure.measurement import measure, measure_task, result_of_labels
 from cellwright.ops.measure.settings import MeasureSettings
-from cellwright.ops.measure.shape import boundary_sizes
 
 ALL = ("shape", "intensity", "neighbours")
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cellwright.widgets.annotate.widget import AnnotateWidget
-from cellwright.widgets.shared.layer_io import METADATA
+from cellwright.widgets.shared.edited_layers import METADATA
 
 PLANE = np.zeros((8, 9), np.int32)
 

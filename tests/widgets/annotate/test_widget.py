@@ -14,7 +14,8 @@ from cellwright.annotation.session import AnnotationSession
 from cellwright.core.data import Image
 from cellwright.widgets.annotate.session_setup import journal_path, unfinished
 from cellwright.widgets.annotate.widget import AnnotateWidget
-from cellwright.widgets.shared.layer_io import METADATA, place, prepare, source_of
+from cellwright.widgets.shared.edited_layers import METADATA
+from cellwright.widgets.shared.layer_io import place, prepare, source_of
 
 LIMIT_MS = 60_000
 

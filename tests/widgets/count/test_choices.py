@@ -16,7 +16,7 @@ from cellwright.models.store import ModelEntry
 from cellwright.widgets.count.choices import Choices
 from cellwright.widgets.count.view import CountPanel
 from cellwright.widgets.shared.combos import fill
-from cellwright.widgets.shared.layer_io import METADATA
+from cellwright.widgets.shared.edited_layers import METADATA
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from napari.layers import Labels, Layer, Points, Shapes
 
 from cellwright.core.data import Image, Result
 from cellwright.widgets.count.widget import CountWidget
-from cellwright.widgets.shared.layer_io import Source, is_edited, place, prepare, remove, show, source_of
+from cellwright.widgets.shared.edited_layers import is_edited
+from cellwright.widgets.shared.layer_io import Source, place, prepare, remove, show, source_of
 
 ALL = ("Labels", "Points", "Shapes")
 N_SEQUENCES, N_STEPS = 20, 12
@@ -42,9 +43,6 @@ def test_painted_pixels_survive_sliders_and_counts(
     labels.paint((5, 5), 500)
     painted = labels.data.copy()
     slider(widget, 0.9, settled)
-    assert widget.panel.message.text() == (
-        "You edited 'blobs labels', so it was kept; the new count is in 'blobs labels [1]'."
-    )
     widget.panel.count.click()
     settled(widget)
     slider(widget, 0.6, settled)
@@ -79,17 +77,6 @@ def test_renamed_layers_are_known_and_unticked_edits_stay(
     widget.panel.outputs["Labels"].setChecked(False)
     settled(widget)
     assert labels in viewer.layers
-
-
-def test_layers_of_an_image_that_is_gone_do_not_come_back(
-    viewer: ViewerModel, widget: CountWidget, blobs: Any, settled: Settled
-) -> None:
-    counted(viewer, widget, blobs, settled)
-    viewer.layers.clear()
-    widget.panel.outputs["Points"].setChecked(True)
-    settled(widget)
-    assert len(viewer.layers) == 0
-    assert "'blobs' was removed" in widget.panel.message.text()
 
 
 def move_point(layer: Points) -> None:

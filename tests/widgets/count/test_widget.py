@@ -22,7 +22,7 @@ from cellwright.core.tasks import Progress
 from cellwright.models import store
 from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.widgets.count.widget import CountWidget
-from cellwright.widgets.shared.drawing import REGION_NAME
+from cellwright.widgets.shared.regions import REGION_NAME
 
 Settled = Callable[[CountWidget], None]
 

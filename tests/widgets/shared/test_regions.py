@@ -10,9 +10,11 @@ from pytestqt.qtbot import QtBot
 
 from cellwright.core.errors import ImageError, WrongLayerError
 from cellwright.widgets.shared.coordinates import channels_of
-from cellwright.widgets.shared.drawing import ask_for_line, ask_for_region, region_layer
 from cellwright.widgets.shared.regions import (
+    ask_for_line,
+    ask_for_region,
     line_length_px,
+    region_layer,
     through_slices,
     window_in_view,
     window_of_rectangle,

@@ -1,4 +1,5 @@
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,4 +17,31 @@ def test_torch_leaves_a_core_to_the_viewer(training: Any, monkeypatch: pytest.Mo
     ended = run(train_model.train_task(Plan("mine", "flow", "data"), gate))
     assert training.n_threads == [1]
     assert ended.model == "mine"
+    assert unfinished() == []
+
+
+def test_a_run_that_is_stopped_ends_and_one_that_is_left_stays(training: Any) -> None:
+    model, outcomes = train_model.TrainModel(), []
+    model.ended.connect(outcomes.append)
+    training.go_on.release(training.n_epochs)
+    for is_leaving in (True, False):
+        task = model.start(Plan("mine", "flow", "data"), None)
+        while len(model.epochs) < 3:
+            next(task)
+        task.close()
+        model.is_leaving = is_leaving
+        model.end_stopped()
+        assert len(unfinished()) == is_leaving
+    assert [one.model for one in outcomes] == ["mine"]
+
+
+def test_a_run_that_fails_before_it_begins_is_deleted(home: Path) -> None:
+    model, errors = train_model.TrainModel(), []
+    model.failed.connect(errors.append)
+    task = model.start(Plan("mine", "flow", "data"), None)
+    next(task)
+    assert len(unfinished()) == 1
+    task.close()
+    model.fail(ValueError("no"))
+    assert [str(error) for error in errors] == ["no"]
     assert unfinished() == []

@@ -5,7 +5,7 @@ from pytestqt.qtbot import QtBot
 
 from cellwright.training.run_folder import Plan, unfinished, write_plan
 from cellwright.training.settings import FinetuneSettings
-from cellwright.widgets.train.resume_offer import ResumeOffer
+from cellwright.widgets.train.choices import ResumeOffer
 
 
 @pytest.fixture

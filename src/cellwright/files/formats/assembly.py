@@ -27,7 +27,8 @@ from cellwright.files.formats.outlines import MaskPart, Ring, clipped, crosses_i
 from cellwright.files.json_value import JsonValue
 
 MOST_CORNERS = 1_000_000  # of one outline
-MOST_CROSSED = 20_000  # corners of an outline that is looked at for crossings, which takes their square
+MOST_CROSSED = 2000  # corners of an outline that is looked at for crossings, which takes their square
+FARTHEST = 1e12  # coordinate that makes sense, of whatever image
 FARTHEST_PX = float(1 << 20)  # from the first pixel, where the size of the image is not known
 
 Fill = Callable[[Sequence[Ring], tuple[int, ...]], MaskPart]
@@ -115,6 +116,11 @@ class ReadingNotes:
         return (f"Of {self.n_objects} objects in {self.path.name} {text}.",)
 
 
+def makes_sense(places: NDArray[np.float64]) -> bool:
+    """Return whether coordinates are numbers that an image can have."""
+    return bool((np.abs(places) <= FARTHEST).all())
+
+
 def area_of(node: JsonValue, *rings: Ring) -> Shape:
     """Return the area inside rings (even-odd), each without a repeated first corner at its end.
 
@@ -127,7 +133,7 @@ def area_of(node: JsonValue, *rings: Ring) -> Shape:
     for ring in rings:
         if len(ring) > 1 and (ring[0] == ring[-1]).all():
             ring = ring[:-1]
-        if not 3 <= len(ring) <= MOST_CORNERS or not np.isfinite(ring).all():
+        if not 3 <= len(ring) <= MOST_CORNERS or not makes_sense(ring):
             raise node.refuse(f"an outline of 3 to {MOST_CORNERS} corners")
         checked.append(ring)
     return Shape("area", checked)
@@ -141,7 +147,7 @@ def box_of(node: JsonValue, corners: NDArray[np.float64]) -> Shape:
     ReadError
         They are not two, or lie on one line.
     """
-    if corners.shape != (2, 2) or not np.isfinite(corners).all() or not np.ptp(corners, axis=0).all():
+    if corners.shape != (2, 2) or not makes_sense(corners) or not np.ptp(corners, axis=0).all():
         raise node.refuse("two corners of a box with a width and a height")
     return Shape("box", [np.sort(corners, axis=0)])
 

@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from cellwright.core.data import AXES, SPATIAL, Image
 from cellwright.files.atomic import write_text
-from cellwright.files.formats.assembly import FileObject, ReadingNotes, Shape, area_of, finished
+from cellwright.files.formats.assembly import FileObject, ReadingNotes, Shape, area_of, finished, makes_sense
 from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, checked_shape, only_one
 from cellwright.files.formats.outlines import Ring, area, polygons
 from cellwright.files.json_value import JsonValue, read_json
@@ -165,14 +165,21 @@ def _shapes_of(geometry: JsonValue) -> list[Shape]:
     if kind in ("LineString", "MultiLineString"):
         return []
     if kind == "Point":
-        return [Shape("point", [JsonValue([node.value], node.path, node.where).pairs()])]
+        return [_points(JsonValue([node.value], node.path, node.where))]
     if kind == "MultiPoint":
-        return [Shape("point", [node.pairs()])]
+        return [_points(node)]
     if kind == "Polygon":
         return [_area(node)]
     if kind == "MultiPolygon":
         return [_area(row) for row in node.rows()]
     raise geometry.at("type").refuse("a polygon or a point")
+
+
+def _points(node: JsonValue) -> Shape:
+    points = node.pairs()
+    if not len(points) or not makes_sense(points):
+        raise node.refuse("points")
+    return Shape("point", [points])
 
 
 def _area(node: JsonValue) -> Shape:

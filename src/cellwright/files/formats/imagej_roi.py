@@ -18,7 +18,15 @@ from scipy import ndimage
 from cellwright.core.data import Image
 from cellwright.core.errors import ReadError
 from cellwright.files.atomic import atomic_write
-from cellwright.files.formats.assembly import FileObject, ReadingNotes, Shape, area_of, box_of, finished
+from cellwright.files.formats.assembly import (
+    FileObject,
+    ReadingNotes,
+    Shape,
+    area_of,
+    box_of,
+    finished,
+    makes_sense,
+)
 from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, only_one
 from cellwright.files.formats.outlines import polygons
 from cellwright.files.json_value import MOST_BYTES, JsonValue
@@ -153,7 +161,7 @@ def _outline(roi: Any) -> NDArray[np.float64]:
 
 def _points(node: JsonValue) -> Shape:
     places = np.asarray(node.value.coordinates(), np.float64).reshape(-1, 2)[:, ::-1]
-    if not len(places) or not np.isfinite(places).all():
+    if not len(places) or not makes_sense(places):
         raise JsonValue(len(places), node.path, node.where).refuse("points")
     if node.value.subpixel_coordinates is None:
         places = places + 0.5  # whole numbers are those of pixels

@@ -21,7 +21,15 @@ from scipy import ndimage
 
 from cellwright.core.data import Image
 from cellwright.files.atomic import write_text
-from cellwright.files.formats.assembly import FileObject, ReadingNotes, Shape, area_of, box_of, finished
+from cellwright.files.formats.assembly import (
+    FileObject,
+    ReadingNotes,
+    Shape,
+    area_of,
+    box_of,
+    finished,
+    makes_sense,
+)
 from cellwright.files.formats.image_annotation import (
     NO_CLASS,
     ImageAnnotation,
@@ -96,7 +104,7 @@ def _shape_of(row: JsonValue, kind: str) -> Shape | None:
     if kind == "rectangle":
         return box_of(node, points)
     if kind in ("point", "points"):
-        if not len(points) or not np.isfinite(points).all():
+        if not len(points) or not makes_sense(points):
             raise node.refuse("a point")
         return Shape("point", [points])
     if kind == "circle":

@@ -22,6 +22,7 @@ from cellwright.files.formats.assembly import (
     assemble,
     box_of,
     finished,
+    makes_sense,
 )
 from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, checked_shape, chosen
 from cellwright.files.formats.outlines import MaskPart
@@ -180,7 +181,7 @@ def _cvat_object(notes: ReadingNotes, row: JsonValue) -> FileObject | None:
         notes.note("are lines and were left out")
         return None
     corners = _pairs(row.at("points"), ";")
-    if kind == "points":
+    if kind == "points" and makes_sense(corners):
         return FileObject(row, [Shape("point", [corners])], name)
     return FileObject(row, [area_of(row, corners)], name)
 
@@ -249,4 +250,6 @@ def _spot(notes: ReadingNotes, axes: str, sizes: dict[str, float], row: JsonValu
         around = _numbers(row.at(TEXT), None)
         ring = around[: len(around) // 2 * 2].reshape(-1, 2)[:, ::-1] / [sizes["Y"], sizes["X"]]
         return FileObject(row, [area_of(row, middle + ring)], lead=lead)
+    if not makes_sense(np.array([*middle, *lead])):
+        raise row.refuse("a spot with a place in the image")
     return FileObject(row, [Shape("point", [middle[np.newaxis]])], lead=lead)

@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 
 from cellwright.core.data import Image
-from cellwright.files.formats.assembly import FileObject, ReadingNotes, Shape, area_of, assemble, box_of
+from cellwright.files.formats.assembly import (
+    FileObject,
+    ReadingNotes,
+    Shape,
+    area_of,
+    assemble,
+    box_of,
+    makes_sense,
+)
 from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, chosen
 from cellwright.files.json_value import JsonValue, read_json
 
@@ -87,6 +95,8 @@ def _shape_of(told: JsonValue, kind: str) -> Shape | None:
     if kind not in ("circle", "ellipse", "point"):
         return None
     middle = np.array([told.at("cy").number(), told.at("cx").number()])
+    if not makes_sense(middle):
+        raise told.refuse("a middle in the image")
     if kind == "point":
         return Shape("point", [middle[np.newaxis]])
     if kind == "circle":

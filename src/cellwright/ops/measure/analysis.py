@@ -22,8 +22,8 @@ from cellwright.core.tasks import Progress, Task, run
 from cellwright.ops.measure.blocks import cropped, spatial_ndim
 from cellwright.ops.measure.cells_table import cells_table, class_counts, class_names
 from cellwright.ops.measure.columns import COLUMNS, keys_of
+from cellwright.ops.measure.features import CORRECTED, rings
 from cellwright.ops.measure.filters import away_from_border, kept_rows, parse_filter
-from cellwright.ops.measure.intensity import CORRECTED, rings
 from cellwright.ops.measure.markers import (
     add_positive,
     copositive_table,
@@ -251,7 +251,7 @@ def _as_result(cells: Result | Labels, image: Image) -> tuple[Result, NDArray[np
     """Return a result, and the numbers its rows have in a label image."""
     if not isinstance(cells, Result):
         return result_of_labels(cells, image)
-    if "density" in cells.maps:
+    if cells.gives == "density":
         raise SettingsError("A density has no single cells to analyse. Choose another model.")
     return cells, None
 

@@ -5,13 +5,11 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import product
 from math import ceil
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import KDTree
 
 from cellwright.core.data import (
     SPATIAL,
@@ -31,9 +29,16 @@ from cellwright.ops.geometry.axes import guess_axes
 from cellwright.ops.measure.blocks import CellBlock, blocks, cropped, n_channels, spatial_ndim
 from cellwright.ops.measure.cells_table import cells_table
 from cellwright.ops.measure.columns import COLUMNS, keys_of
-from cellwright.ops.measure.intensity import CORRECTED, CellPixels, measure_intensity, rings
+from cellwright.ops.measure.features import (
+    CORRECTED,
+    CellPixels,
+    count_touching,
+    measure_intensity,
+    measure_shape,
+    nearest_distances,
+    rings,
+)
 from cellwright.ops.measure.settings import MeasureSettings
-from cellwright.ops.measure.shape import measure_shape
 
 if TYPE_CHECKING:
     import pandas
@@ -217,11 +222,13 @@ def result_of_labels(labels: Labels, image: Image, *, is_volume: bool = True) ->
     n = 0
     for index in np.ndindex(labels.shape[:n_lead]):
         frame = labels[index]
-        present = np.flatnonzero(np.bincount(frame.ravel(), minlength=1))
-        present = present[present > 0]
-        table = np.zeros(int(frame.max(initial=0)) + 1, np.int32)
-        table[present] = np.arange(n + 1, n + len(present) + 1)
-        rows[index] = table[frame]
+        present = _numbers_in(frame)
+        if n or present.size != int(frame.max(initial=0)):
+            table = np.zeros(int(frame.max(initial=0)) + 1, np.int32)
+            table[present] = np.arange(n + 1, n + len(present) + 1)
+            rows[index] = table[frame]
+        else:  # numbered without gaps
+            rows[index] = frame
         numbers.append(present.astype(np.int64))
         n += len(present)
     areas, points, boxes = label_images.measure(rows)
@@ -235,6 +242,16 @@ def result_of_labels(labels: Labels, image: Image, *, is_volume: bool = True) ->
         Result(float(n), cells, provenance, offset=(0,) * labels.ndim),
         np.concatenate([[], *numbers]).astype(np.int64),
     )
+
+
+def _numbers_in(labels: Labels) -> NDArray[np.intp]:
+    """Return the numbers above 0 that occur; in pieces, which lets other threads run."""
+    pixels = labels.reshape(-1)
+    occurs = np.zeros(int(pixels.max(initial=0)) + 1, bool)
+    for start in range(0, len(pixels), label_images.PIXELS_AT_ONCE):
+        occurs[pixels[start : start + label_images.PIXELS_AT_ONCE]] = True
+    occurs[0] = False
+    return np.flatnonzero(occurs)
 
 
 def label_axes(result: Result) -> str:
@@ -363,46 +380,3 @@ def _full_name(key: str, *, is_known: bool) -> str:
     if micrometres and is_known:
         return f"{key}_{micrometres[0]}"
     return f"{key}_{units[0]}"
-
-
-def count_touching(block: CellBlock) -> NDArray[np.float64]:
-    """Return with how many other cells each cell of a block shares a side, an edge or a corner of a pixel."""
-    pairs = touching_pairs(block.labels)
-    touched = np.bincount(pairs.ravel(), minlength=int(block.rows.max()) + 2)
-    return touched[block.rows + 1].astype(np.float64)
-
-
-def touching_pairs(labels: Labels) -> NDArray[np.int64]:
-    """Return each pair (a, b), a < b, of labels that touch, once (M, 2)."""
-    found = [np.zeros((0, 2), np.int64)]
-    steps = [step for step in product((-1, 0, 1), repeat=labels.ndim) if step > (0,) * labels.ndim]
-    for step in steps:
-        here = labels[
-            tuple(slice(max(0, -s), n - max(0, s)) for s, n in zip(step, labels.shape, strict=True))
-        ]
-        there = labels[
-            tuple(slice(max(0, s), n + min(0, s)) for s, n in zip(step, labels.shape, strict=True))
-        ]
-        meet = (here != there) & (here > 0) & (there > 0)
-        pairs = np.stack([here[meet], there[meet]], axis=1).astype(np.int64)
-        found.append(np.unique(np.sort(pairs, axis=1), axis=0))
-    return np.asarray(np.unique(np.concatenate(found), axis=0))
-
-
-def nearest_distances(cells: Cells, spacing: Sequence[float]) -> NDArray[np.float64]:
-    """Return the distance of each centre to the nearest other one of its frame; NaN for a lone one.
-
-    ``spacing`` are the sides of a pixel along the spatial axes; the unit of the result is theirs.
-    """
-    ndim = len(spacing)
-    distances = np.full(len(cells), np.nan)
-    centres = cells.points[:, -ndim:].astype(np.float64) * np.asarray(spacing)
-    frames = np.rint(cells.points[:, :-ndim]).astype(np.int64)
-    _, frame_of = np.unique(frames, axis=0, return_inverse=True)
-    order = np.argsort(frame_of.ravel(), kind="stable")
-    ends = np.flatnonzero(np.diff(frame_of.ravel()[order])) + 1
-    for rows in np.split(order, ends):
-        rows = rows[np.isfinite(centres[rows]).all(axis=1)]
-        if len(rows) > 1:
-            distances[rows] = KDTree(centres[rows]).query(centres[rows], k=2)[0][:, 1]
-    return distances

@@ -17,6 +17,7 @@ from cellwright.files.dataset.meta import Region
 from cellwright.models import registry
 from cellwright.models.spec import ModelSpec
 from cellwright.ops.labels import equivalent_diameters, measure
+from cellwright.training.data.split import is_inside
 
 TELLS = {"masks": 2, "boxes": 1, "points": 0, "counts": -1}  # the more, the more an annotation tells
 FAR = 2.0  # times beyond the diameters a model was made for
@@ -63,13 +64,13 @@ class Findings:
 
     def summary(self) -> str:
         """Return the findings as one sentence, and the notice."""
-        taught, judged = (
+        train, validation = (
             f"{_counted(n_images, 'image')} with {_counted(n_cells, 'cell')}"
             for n_images, n_cells in zip(self.n_images, self.n_cells, strict=True)
         )
-        parts = [f"{taught} to learn from"]
+        parts = [f"{train} to learn from"]
         if self.n_images[1]:
-            parts.append(f"{judged} to validate")
+            parts.append(f"{validation} to validate")
         if self.sizes:
             parts.append("diameter {:.0f} px ({:.0f} to {:.0f})".format(*self.sizes))
         if self.n_regions:
@@ -99,38 +100,38 @@ def inspect(dataset: Dataset, spec: ModelSpec) -> Task[Findings]:
 
     It yields before each image is read, so that the look at a large folder can be watched and cancelled.
     """
-    teach, judge = _Seen(), _Seen()
-    items = [(teach, item) for item in dataset.select("train").items]
-    items += [(judge, item) for item in dataset.select("val").items]
+    train, validation = _Seen(), _Seen()
+    items = [(train, item) for item in dataset.select("train").items]
+    items += [(validation, item) for item in dataset.select("val").items]
     for done, (seen, item) in enumerate(items):
         yield Progress("images", done, len(items))
-        _look(seen, item)
-    return _findings(teach, judge, dataset, spec)
+        _read(seen, item)
+    return _findings(train, validation, dataset, spec)
 
 
-def _findings(teach: _Seen, judge: _Seen, dataset: Dataset, spec: ModelSpec) -> Findings:
-    diameters = np.concatenate([np.zeros(0, np.float32), *teach.diameters])
+def _findings(train: _Seen, validation: _Seen, dataset: Dataset, spec: ModelSpec) -> Findings:
+    diameters = np.concatenate([np.zeros(0, np.float32), *train.diameters])
     sizes: tuple[float, ...] = ()
     if len(diameters):
         sizes = tuple(np.percentile(diameters, (50, 10, 90)).tolist())
     warnings = [
-        *_about_labels(teach, judge, dataset),
-        *_about_validation(teach, judge),
-        *_about_model(teach, sizes, spec),
-        *_about_classes(teach),
+        *_about_labels(train, validation, dataset),
+        *_about_validation(train, validation),
+        *_about_model(train, sizes, spec),
+        *_about_classes(train),
     ]
     return Findings(
-        n_images=(len(teach.names), len(judge.names)),
-        n_cells=(teach.n_cells, judge.n_cells),
-        classes=dict(sorted(teach.classes.items())),
+        n_images=(len(train.names), len(validation.names)),
+        n_cells=(train.n_cells, validation.n_cells),
+        classes=dict(sorted(train.classes.items())),
         sizes=sizes,
-        n_regions=teach.n_regions + judge.n_regions,
+        n_regions=train.n_regions + validation.n_regions,
         warnings=tuple(warnings),
         notice=dataset.notice,
     )
 
 
-def _look(seen: _Seen, item: Item) -> None:
+def _read(seen: _Seen, item: Item) -> None:
     try:
         image, truth = item.annotated()
     except CellwrightError as error:
@@ -173,49 +174,48 @@ def _add_labels(seen: _Seen, item: Item, labels: Labels) -> int:
 
 
 def _in_regions(points: NDArray[np.float32], regions: Sequence[Region]) -> NDArray[np.bool_]:
-    inside = np.full(len(points), not regions)
-    for corner, end in regions:
-        inside |= ((points >= np.array(corner) - 0.5) & (points < np.array(end) - 0.5)).all(axis=1)
-    return inside
+    if not regions:
+        return np.ones(len(points), np.bool_)
+    return is_inside(points, regions)
 
 
-def _about_labels(teach: _Seen, judge: _Seen, dataset: Dataset) -> Iterator[Warning]:
-    for text in (*teach.unfit, *judge.unfit):
+def _about_labels(train: _Seen, validation: _Seen, dataset: Dataset) -> Iterator[Warning]:
+    for text in (*train.unfit, *validation.unfit):
         yield Warning("unfit", f"Left out, the annotation cannot be used: {text}")
-    if not teach.n_cells:
+    if not train.n_cells:
         yield Warning(
             "no-labels", f"No cell is annotated in the training images of {dataset.folder}. Annotate some."
         )
         return
-    for name in (*teach.masks, *judge.masks):
+    for name in (*train.masks, *validation.masks):
         yield Warning(
             "one-label",
             f"All cells of {name!r} have the same label, as in a mask. Each cell needs a number of its own.",
         )
-    if teach.empty:
+    if train.empty:
         yield Warning(
             "empty",
-            f"{_counted(len(teach.empty), 'training image')} without a cell ({_few(teach.empty)}): "
+            f"{_counted(len(train.empty), 'training image')} without a cell ({_few(train.empty)}): "
             "there, all is taken for background.",
         )
 
 
-def _about_validation(teach: _Seen, judge: _Seen) -> Iterator[Warning]:
-    if len(teach.names) == 1:
+def _about_validation(train: _Seen, validation: _Seen) -> Iterator[Warning]:
+    if len(train.names) == 1:
         yield Warning(
             "one-image",
             "There is one image to learn from. What is learned may not hold for others; annotate a second.",
         )
-    elif 0 < teach.n_cells < FEW_CELLS:
-        yield Warning("few-cells", f"There are only {teach.n_cells} cells to learn from. Annotate more.")
-    if not judge.names:
+    elif 0 < train.n_cells < FEW_CELLS:
+        yield Warning("few-cells", f"There are only {train.n_cells} cells to learn from. Annotate more.")
+    if not validation.names:
         yield Warning(
             "no-validation",
             "There are no validation images. Part of what is annotated will be set aside for it.",
         )
-    known = dict(zip(teach.pixels, teach.names, strict=True))
-    same = [name for name, pixels in zip(judge.names, judge.pixels, strict=True) if pixels in known]
-    same += [name for name in judge.names if name in teach.names and name not in same]
+    known = dict(zip(train.pixels, train.names, strict=True))
+    same = [name for name, pixels in zip(validation.names, validation.pixels, strict=True) if pixels in known]
+    same += [name for name in validation.names if name in train.names and name not in same]
     if same:
         verb = "are"
         if len(same) == 1:
@@ -227,7 +227,7 @@ def _about_validation(teach: _Seen, judge: _Seen) -> Iterator[Warning]:
         )
 
 
-def _about_model(teach: _Seen, sizes: tuple[float, ...], spec: ModelSpec) -> Iterator[Warning]:
+def _about_model(train: _Seen, sizes: tuple[float, ...], spec: ModelSpec) -> Iterator[Warning]:
     low, high = spec.diameter_range_px
     if sizes and not low / FAR <= sizes[0] <= high * FAR:
         how = "smaller"
@@ -239,9 +239,9 @@ def _about_model(teach: _Seen, sizes: tuple[float, ...], spec: ModelSpec) -> Ite
             f"{high:.0f} px. Images will be rescaled; state the diameter when you count.",
         )
     needed = min(registry.get(spec.family).learns_from, key=TELLS.__getitem__)
-    lacking = [kind for kind in teach.kinds if TELLS[kind] < TELLS[needed]]
+    lacking = [kind for kind in train.kinds if TELLS[kind] < TELLS[needed]]
     if lacking:
-        n, verb, others = teach.kinds[lacking[0]], "have", "centroid, query or density"
+        n, verb, others = train.kinds[lacking[0]], "have", "centroid, query or density"
         if n == 1:
             verb = "has"
         if "points" in lacking:
@@ -253,8 +253,8 @@ def _about_model(teach: _Seen, sizes: tuple[float, ...], spec: ModelSpec) -> Ite
         )
 
 
-def _about_classes(teach: _Seen) -> Iterator[Warning]:
-    rare = [name for name, n in teach.classes.items() if n < 2]
+def _about_classes(train: _Seen) -> Iterator[Warning]:
+    rare = [name for name, n in train.classes.items() if n < 2]
     if rare:
         yield Warning(
             "rare-class",

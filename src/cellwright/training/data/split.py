@@ -110,10 +110,10 @@ def split(dataset: Dataset, *, most: int | None = None) -> Split:
     if not len(validation):
         divide = _divided if len(train) < FEW else _held_out
         train, validation, notice = divide(train)
-    judged = [part for item in validation.items for part in _region_parts(item)]
-    if most is not None and len(judged) > most:
-        judged = [judged[i] for i in np.linspace(0, len(judged) - 1, most).round().astype(int)]
-    return Split(train, replace(validation, items=tuple(judged)), notice)
+    parts = [part for item in validation.items for part in _region_parts(item)]
+    if most is not None and len(parts) > most:
+        parts = [parts[i] for i in np.linspace(0, len(parts) - 1, most).round().astype(int)]
+    return Split(train, replace(validation, items=tuple(parts)), notice)
 
 
 def _held_out(train: Dataset) -> Split:
@@ -130,8 +130,8 @@ def _held_out(train: Dataset) -> Split:
 def _divided(train: Dataset) -> Split:
     """Let a strip of each image validate."""
     pairs = [_halves(item) for item in train.items]
-    teach, judge = (tuple(pair[i] for pair in pairs) for i in (0, 1))
-    if any(isinstance(item, Part) for item in judge):
+    rest, strips = (tuple(pair[i] for pair in pairs) for i in (0, 1))
+    if any(isinstance(item, Part) for item in strips):
         how = f"{STRIP:.0%} of the area, along one side, was set aside for it"
     else:
         how = "what it learns from also tells how well, so that the scores say little"
@@ -139,7 +139,7 @@ def _divided(train: Dataset) -> Split:
         f"No image has the split 'val', and {len(train)} is too few to set one aside: {how}. Annotate more "
         "images for scores to be trusted."
     )
-    return Split(replace(train, items=teach), replace(train, items=judge), notice)
+    return Split(replace(train, items=rest), replace(train, items=strips), notice)
 
 
 def _halves(item: Item) -> tuple[Item, Item]:

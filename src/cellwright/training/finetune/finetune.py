@@ -54,7 +54,7 @@ def finetune(
     """Teach a model the training images of a dataset, and keep it in ``output`` if it became better.
 
     Yields a :class:`FinetuneReport` after each epoch. Closing the generator keeps the best so far. A run that
-    was stopped or killed goes on where its last epoch ended when it is started again with the same output
+    was stopped or killed resumes after its last epoch when it is started again with the same output
     folder, and ends with the same weights. Without validation images part of what is annotated takes their
     place, see ``training.data.split``.
 
@@ -145,8 +145,8 @@ def _check_same_run(output: Path, settings: FinetuneSettings) -> None:
     began = json.loads((output / CURVE).read_text(encoding="utf-8")).get("settings")
     if began != asdict(settings):
         raise CheckpointError(
-            f"The run in {output} began with other settings. Go on with these, delete {STATE} there to begin "
-            "anew, or choose another folder."
+            f"The run in {output} began with other settings. Resume it with these, delete {STATE} there to "
+            "begin anew, or choose another folder."
         )
 
 

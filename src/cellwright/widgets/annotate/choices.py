@@ -13,7 +13,8 @@ from cellwright.widgets.annotate.session_setup import journal_path, unfinished
 from cellwright.widgets.annotate.view import AnnotatePanel
 from cellwright.widgets.shared.combos import fill
 from cellwright.widgets.shared.coordinates import Channel, channels_of
-from cellwright.widgets.shared.layer_io import METADATA, image_of
+from cellwright.widgets.shared.edited_layers import METADATA
+from cellwright.widgets.shared.layer_io import image_of
 
 
 class AnnotateChoices(QObject):

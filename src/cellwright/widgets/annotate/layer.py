@@ -15,6 +15,7 @@ from cellwright.annotation.history import Edited
 from cellwright.annotation.session import AnnotationSession
 from cellwright.core.errors import CellwrightError
 from cellwright.ops.label_changes import Box
+from cellwright.widgets.shared.coordinates import pixel_at, without_axis
 from cellwright.widgets.shared.layer_factory import (
     LARGEST_OUTLINED_PX,
     NO_CLASS_COLOUR,
@@ -103,12 +104,12 @@ class AnnotationLayer:
         n = self.layer.ndim
         world = np.asarray(position, float)[-n:]
         if self.viewer.dims.ndisplay == 2:
-            return self._without_channel(np.asarray(self.layer.world_to_data(world), float))
+            return pixel_at(self.layer, world, self.channel_axis)
         shown = [axis - self.viewer.dims.ndim + n for axis in self.viewer.dims.displayed]
         ends = self.layer.get_ray_intersections(world, np.asarray(direction)[-n:], shown)
         if ends[0] is None or ends[1] is None:
             return None
-        return self._first_on_ray(*(self._without_channel(np.asarray(end, float)) for end in ends))
+        return self._first_on_ray(*(self.from_layer(end) for end in ends))
 
     def _first_on_ray(self, start: NDArray[np.float64], end: NDArray[np.float64]) -> NDArray[Any] | None:
         n_steps = int(np.linalg.norm(end - start) / RAY_STEP_PX) + 2
@@ -133,12 +134,7 @@ class AnnotationLayer:
 
     def from_layer(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return points (..., axes of the layer) in pixels of the session."""
-        return self._without_channel(np.asarray(points, float))
-
-    def _without_channel(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        if self.channel_axis is None:
-            return points
-        return np.delete(points, self.channel_axis, axis=-1)
+        return without_axis(np.asarray(points, float), self.channel_axis)
 
     # -- what is seen -------------------------------------------------------------------------------------
 
@@ -197,7 +193,9 @@ class AnnotationLayer:
             return HIDDEN
         if category is not None:
             return class_colour(category)
-        return NO_CLASS_COLOUR if self._has_classes else bright_colour(number)
+        if self._has_classes:
+            return NO_CLASS_COLOUR
+        return bright_colour(number)
 
     def _recolour(self, numbers: Iterable[int]) -> None:
         """Bring the colours of some cells in line with their class and flag."""

@@ -19,8 +19,9 @@ from cellwright.annotation.setup import UNKNOWN, Columns, paste_labels, plane_sh
 from cellwright.core.data import Image
 from cellwright.core.errors import AnnotationError, CellwrightError, WriteError, WrongLayerError
 from cellwright.models import store
-from cellwright.widgets.shared.coordinates import Channel
-from cellwright.widgets.shared.layer_io import ANNOTATION, METADATA, Source, image_of, source_of
+from cellwright.widgets.shared.coordinates import Channel, axis_of, full_resolution, in_pixels
+from cellwright.widgets.shared.edited_layers import METADATA
+from cellwright.widgets.shared.layer_io import ANNOTATION, Source, image_of, source_of
 
 SUFFIX = ".journal"
 DEFAULT_DISC_PX = 12.0
@@ -139,7 +140,7 @@ def start_session(
     assert image_layer is not None  # as image_of made sure
     path = None if journal is None else fresh_journal(journal)
     if isinstance(start, Points):
-        points = _in_image(np.asarray(start.data, float), start, image_layer, channel)
+        points = in_pixels(start.data, start, image_layer, axis_of(channel))
         columns = _columns(start.features, len(points))
         diameter_px = diameter_px or DEFAULT_DISC_PX
         session = AnnotationSession.from_points(points, image, diameter_px, columns, journal=path)
@@ -184,10 +185,7 @@ def _from_labels(
     image: Image, image_layer: ImageLayer, channel: Channel | None, layer: Labels, journal: Path | None
 ) -> AnnotationSession:
     shape = plane_shape(image)
-    data = layer.data
-    if layer.multiscale:
-        data = data[0]
-    data = np.asarray(data)
+    data = np.asarray(full_resolution(layer))
     axis = source_of(image_layer, channel).channel_axis
     if axis is not None and data.ndim == len(shape) + 1 and data.shape[axis] == 1:
         data = np.squeeze(data, axis=axis)
@@ -197,7 +195,7 @@ def _from_labels(
             f"{data.shape}. Choose the labels of this image."
         )
     if data.shape != shape:
-        corner = _in_image(np.zeros((1, layer.ndim)), layer, image_layer, channel)[0]
+        corner = in_pixels(np.zeros((1, layer.ndim)), layer, image_layer, axis_of(channel))[0]
         whole = np.zeros(shape, np.int32)
         paste_labels(whole, data.astype(np.int32), [int(i) for i in np.rint(corner)])
         data = whole
@@ -243,16 +241,3 @@ def _layer_of(session: AnnotationSession, source: Source, start: Layer | None) -
         return start
     name = f"{session.image.name} annotation"
     return Labels(shown, name=name, metadata=own, **source.placement)
-
-
-def _in_image(
-    points: NDArray[np.float64], layer: Layer, image_layer: ImageLayer, channel: Channel | None
-) -> NDArray[np.float64]:
-    """Return points (N, axes) of a layer in pixels of an image, without its axis of channels."""
-    n = image_layer.ndim
-    world = np.array([layer.data_to_world(one) for one in points], float).reshape(len(points), layer.ndim)
-    world = np.pad(world, [(0, 0), (max(n - layer.ndim, 0), 0)])[:, -n:]
-    pixels = np.array([image_layer.world_to_data(one) for one in world], float).reshape(len(world), n)
-    if channel is None or channel.axis is None:
-        return pixels
-    return np.delete(pixels, channel.axis, axis=1)

@@ -1,5 +1,6 @@
 """The annotation widget: from a model's guess to cells that somebody has made sure of."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from napari.layers import Points
@@ -8,12 +9,13 @@ from qtpy.QtCore import Qt, QTimer
 from qtpy.QtGui import QKeySequence, QShowEvent
 from qtpy.QtWidgets import QFrame, QScrollArea, QShortcut, QVBoxLayout, QWidget  # type: ignore[attr-defined]
 
+from cellwright.annotation.review_queue import mirror_disagreement
 from cellwright.core.errors import CellwrightError
+from cellwright.inference.settings import EngineSettings
 from cellwright.widgets.annotate.choices import AnnotateChoices
 from cellwright.widgets.annotate.context import AnnotationContext
 from cellwright.widgets.annotate.export import Exporter
 from cellwright.widgets.annotate.keys import HELP_KEY, HINTS, CheatSheet
-from cellwright.widgets.annotate.mirror_check import MirrorCheck
 from cellwright.widgets.annotate.model import AnnotateModel
 from cellwright.widgets.annotate.proofread import Proofreader
 from cellwright.widgets.annotate.session_setup import journal_path, resume, start_session
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 FOLLOW_MS = 200
 SCROLL_BAR_PX = 12
+DIFFERENT = 0.5  # from which disagreement on a cell is told
 IDLE_HINT = "Take a tool, or use its key over a cell. Press ? for all keys."
 PIXELS_HINT = "Points stand as discs here; they are exported as points."
 
@@ -63,7 +66,6 @@ class AnnotateWidget(QWidget):
         self._connect_model()
         self.proofreader = Proofreader(self.model, self.panel.batch)
         self.exporter = Exporter(self.model, self.panel.exports)
-        self.mirror_check = MirrorCheck(self.model, self.panel.check_job)
         self._connect_panel()
         self.refresh_layers()
 
@@ -81,6 +83,8 @@ class AnnotateWidget(QWidget):
         panel.resume.clicked.connect(self._on_resume_clicked)
         panel.check.clicked.connect(self._on_check_clicked)
         panel.check_job.finished.connect(lambda: panel.check.setEnabled(True))
+        panel.check_job.failed.connect(self.model.fail)
+        panel.check_job.cancelled.connect(lambda: self.model.tell("The check was cancelled."))
         panel.help.clicked.connect(self.show_keys)
         panel.names.editingFinished.connect(self._on_names_edited)
         panel.settings.step.valueChanged.connect(self._pass_settings)
@@ -145,6 +149,7 @@ class AnnotateWidget(QWidget):
     # -- an annotation ------------------------------------------------------------------------------------
 
     def _on_opened(self, context: AnnotationContext) -> None:
+        self.panel.check_job.cancel()
         tools, review, adder = context.tools, context.review, context.adder
         tools.chosen.connect(self._on_tool_chosen)
         tools.pressed.connect(self._on_key_pressed)
@@ -164,6 +169,7 @@ class AnnotateWidget(QWidget):
         self._on_history()
 
     def _on_closed(self) -> None:
+        self.panel.check_job.cancel()
         self.panel.show_session(is_open=False)
         self.panel.show_message("")
         self.panel.buttons["hide"].setChecked(False)
@@ -171,8 +177,19 @@ class AnnotateWidget(QWidget):
         self.choices.offer()
 
     def _on_check_clicked(self) -> None:
-        if self.mirror_check.check():
-            self.panel.check.setEnabled(False)
+        session, job = self.model.session, self.panel.check_job
+        if session is None or job.is_busy:
+            return
+        self.panel.check.setEnabled(False)
+        engine = EngineSettings(channel=self.model.channel_index)
+        job.start(mirror_disagreement(session.copy(), engine), self._on_checked)
+
+    def _on_checked(self, found: Mapping[int, float]) -> None:
+        if self.model.context is None:
+            return
+        self.model.context.review.set_disagreement(found)
+        n = sum(value >= DIFFERENT for value in found.values())
+        self.model.tell(f"Of {len(found):,} cells the model sees {n:,} otherwise in the mirrored image.")
 
     # -- tools --------------------------------------------------------------------------------------------
 

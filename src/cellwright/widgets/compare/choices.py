@@ -20,8 +20,9 @@ from cellwright.widgets.compare.model import CompareModel, CompareRequest
 from cellwright.widgets.compare.view import ComparePanel
 from cellwright.widgets.shared.combos import fill, model_events, model_title
 from cellwright.widgets.shared.coordinates import MOST_CHANNELS, Channel, channels_of
+from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.layer_dataset import LayerItem, Pair, dataset_of, pairs
-from cellwright.widgets.shared.layer_io import METADATA, image_layer, source_of
+from cellwright.widgets.shared.layer_io import image_layer, source_of
 
 CHOOSE_FOLDER = ""
 NO_TRUTH = ""

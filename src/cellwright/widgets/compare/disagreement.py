@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cellwright.core.data import Cells, Labels
-from cellwright.widgets.shared.layer_io import METADATA, Source
+from cellwright.widgets.shared.edited_layers import METADATA
+from cellwright.widgets.shared.layer_io import Source
 
 COLOURS = ("#ff9f1c", "#3fd0c9")  # of the first and the second model
 DISAGREEMENT = "disagreement"

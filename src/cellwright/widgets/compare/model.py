@@ -90,15 +90,15 @@ def compare_task(request: CompareRequest) -> Task[tuple[Compared, Layer | None]]
 
     found: list[Disagreement | None] = []
 
-    def look(_: Image, results: Sequence[Result]) -> None:
+    def keep_disagreement(_: Image, results: Sequence[Result]) -> None:
         first, second = results
-        if "density" in first.maps or "density" in second.maps:
+        if "density" in (first.gives, second.gives):
             found.append(None)
         else:
             found.append(disagreement_of(first.cells, second.cells))
 
     engine = EngineSettings(channel=request.channel)
-    comparison = yield from compare(request.models, request.data, engine=engine, on_image=look)
+    comparison = yield from compare(request.models, request.data, engine=engine, on_image=keep_disagreement)
     if request.source is None:
         assert isinstance(request.data, Dataset)
         return Compared(comparison, tuple(found), request.data.items), None

@@ -25,10 +25,11 @@ from qtpy.QtWidgets import (
 from cellwright.core.data import Result
 from cellwright.core.errors import CellwrightError, SettingsError
 from cellwright.core.tasks import Progress, Task
-from cellwright.widgets.count.count_request import CountOutcome, is_density, show_task
+from cellwright.widgets.count.count_request import CountOutcome, show_task
 from cellwright.widgets.count.model import CountModel
+from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.layer_factory import COLOUR
-from cellwright.widgets.shared.layer_io import METADATA, Source
+from cellwright.widgets.shared.layer_io import Source
 
 LAYER_NAME = "boxes counted by hand"
 EDGE_PX = 400  # an edge is this share of the image's longer side
@@ -153,7 +154,7 @@ class CalibrateTool(QObject):
 
     def _density(self) -> CountOutcome:
         counted = self._model.outcome
-        if counted is None or not is_density(counted.result):
+        if counted is None or counted.result.gives != "density":
             raise SettingsError(
                 "Calibration corrects a density; there is none yet. Count with a density model first."
             )
@@ -161,7 +162,7 @@ class CalibrateTool(QObject):
 
     def _show_rows(self, _: object = None) -> None:
         counted = self._model.outcome
-        if self.shapes is None or counted is None or not is_density(counted.result):
+        if self.shapes is None or counted is None or counted.result.gives != "density":
             return
         boxes = boxes_of(self.shapes, counted.request.source)
         counts = self.form.counts[: len(boxes)]
@@ -205,7 +206,7 @@ class CalibrateTool(QObject):
     def _on_counted_changed(self, counted: CountOutcome) -> None:
         before = self._before
         is_other = before is not None and counted.request.source is not before.request.source
-        if is_other or not is_density(counted.result):
+        if is_other or counted.result.gives != "density":
             self._before = None
         self.form.undo.setEnabled(self._before is not None)
         if is_other:

@@ -16,8 +16,8 @@ from cellwright.widgets.count.view import CountPanel
 from cellwright.widgets.shared.classes import classifiers
 from cellwright.widgets.shared.combos import SPECS, device_task, fill, model_events, model_help, model_title
 from cellwright.widgets.shared.coordinates import Channel, channels_of
+from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.jobs import Job
-from cellwright.widgets.shared.layer_io import METADATA
 
 OTHER_FOLDER = ""  # data of the entry that asks for a model folder
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from cellwright.core.errors import CellwrightError
 from cellwright.ops.codecs.pseudocolor import PseudocolorFrames, pseudocolor_frames
 from cellwright.widgets.shared.coordinates import Channel
-from cellwright.widgets.shared.layer_io import METADATA, image_layer, place, source_of
+from cellwright.widgets.shared.edited_layers import METADATA
+from cellwright.widgets.shared.layer_io import image_layer, place, source_of
 
 if TYPE_CHECKING:
     import napari.viewer

@@ -1,6 +1,6 @@
 """One count, asked for by widget or menu: what is wanted, the task that does it, what came of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -81,14 +81,9 @@ def _classified(request: Request, result: Result) -> Task[Result]:
     return unclassified(result)
 
 
-def is_density(result: Result) -> bool:
-    """Return whether a result tells how dense the cells are, not which they are."""
-    return "density" in result.maps
-
-
 def can_recount(counted: CountOutcome) -> bool:
     """Return whether other thresholds need no new run of the network."""
-    return counted.prediction is not None or is_density(counted.result)
+    return counted.prediction is not None or counted.result.gives == "density"
 
 
 def result_line(result: Result) -> str:
@@ -112,20 +107,6 @@ def interval_line(result: Result) -> str:
         return ""
     low, high = result.interval
     return f"{low:,.0f} to {high:,.0f} cells (90 % interval)"
-
-
-def kept_line(kept: Sequence[str], shown: Sequence[str]) -> str:
-    """Return that edited layers were kept and where the new cells are, or nothing.
-
-    Examples
-    --------
-    ``You edited 'blobs labels', so it was kept; the new count is in 'blobs labels [1]'.``
-    """
-    if not kept:
-        return ""
-    were = "it was" if len(kept) == 1 else "they were"
-    new = ", ".join(f"{name!r}" for name in shown)
-    return f"You edited {', '.join(f'{name!r}' for name in kept)}, so {were} kept; the new count is in {new}."
 
 
 def n_cells(result: Result) -> str:

@@ -16,7 +16,8 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.models import registry, store
 from cellwright.widgets.count.count_request import CountOutcome, show_task
 from cellwright.widgets.count.model import CountModel
-from cellwright.widgets.shared.layer_io import BY_CLICK, Source, image_layer, source_of
+from cellwright.widgets.shared.coordinates import axis_of, pixel_at
+from cellwright.widgets.shared.layer_io import Source, image_layer, source_of
 from cellwright.widgets.shared.point_prompt import (
     CLICK_PX,
     MOST_KNOWN,
@@ -28,6 +29,8 @@ from cellwright.widgets.shared.point_prompt import (
 
 if TYPE_CHECKING:
     from cellwright.inference.point_prompt import PointPredictor, PromptedCell
+
+ASKED = "asked_cells"  # in the settings of the provenance: how many cells were added by click
 
 
 class PointPromptTool(QObject):
@@ -164,10 +167,7 @@ class PointPromptTool(QObject):
                 "Cells are added by click in the 2D view; the viewer shows 3D. Leave the 3D view, then click."
             )
         source, channel = self._source(layer), self._model.inputs().channel
-        place = np.asarray(layer.world_to_data(np.asarray(position)[-layer.ndim :]), float)
-        if channel is not None and channel.axis is not None:
-            place = np.delete(place, channel.axis)
-        place -= np.asarray(source.offset)
+        place = pixel_at(layer, position, axis_of(channel)) - np.asarray(source.offset)
         return PromptPoint(tuple(int(i) for i in np.rint(place[:-2])), place[-2:])
 
     def _subject_at(self, layer: ImageLayer, frame: tuple[int, ...]) -> PromptContext:
@@ -196,8 +196,8 @@ def added_task(counted: CountOutcome, found: list[tuple[PromptPoint, "PromptedCe
     cells = result.cells
     for spot, cell in found:
         cells = with_cell(cells, spot, cell)
-    n_asked = result.provenance.settings.get(BY_CLICK, 0) + len(cells) - n_before
-    provenance = replace(result.provenance, settings={**result.provenance.settings, BY_CLICK: n_asked})
+    n_asked = result.provenance.settings.get(ASKED, 0) + len(cells) - n_before
+    provenance = replace(result.provenance, settings={**result.provenance.settings, ASKED: n_asked})
     more = replace(result, count=float(len(cells)), cells=cells, provenance=provenance)
     return (yield from show_task(counted.request, more))
 

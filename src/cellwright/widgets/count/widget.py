@@ -19,34 +19,34 @@ from cellwright.widgets.count.count_request import (
     can_recount,
     count_task,
     interval_line,
-    kept_line,
     recount_task,
     result_line,
     size_line,
 )
-from cellwright.widgets.count.live_update import LiveUpdater
 from cellwright.widgets.count.model import CountInputs, CountModel
 from cellwright.widgets.count.point_prompt import PointPromptTool
 from cellwright.widgets.count.save import SaveTool
 from cellwright.widgets.count.view import CountPanel
-from cellwright.widgets.shared.drawing import ask_for_line, ask_for_region, region_layer
-from cellwright.widgets.shared.jobs import Job
+from cellwright.widgets.shared.jobs import Job, LiveUpdater
 from cellwright.widgets.shared.layer_factory import legend_of
 from cellwright.widgets.shared.layer_io import (
     Source,
     Window,
+    edited_layers,
     has_image,
+    has_layers,
     image_layer,
-    is_of,
-    kept_layers,
     place,
     remove,
     source_of,
 )
-from cellwright.widgets.shared.messages import number_text, tell_error
+from cellwright.widgets.shared.messages import number_text, tell_error, tell_results
 from cellwright.widgets.shared.regions import (
     PREVIEW_PX,
     PREVIEW_SLICES,
+    ask_for_line,
+    ask_for_region,
+    region_layer,
     through_slices,
     window_in_view,
     window_of_rectangle,
@@ -115,7 +115,7 @@ class CountWidget(QWidget):
         model.update_wanted.connect(self.updater.request)
         model.outcome_wanted.connect(self.show_outcome)
         model.settings_wanted.connect(self.show_settings)
-        self.updater.updated.connect(self._on_updated)
+        self.updater.updated.connect(self.show_outcome)
         self.updater.failed.connect(model.fail)
 
     @property
@@ -236,36 +236,37 @@ class CountWidget(QWidget):
         source = counted.request.source
         if not source.is_preview:
             remove(self.viewer, {**source.key, "is_preview": True})
-        kept = self._show(counted)
-        notices = [*counted.result.notices, self.model.disagreement(counted), kept]
+        self.show_outcome(counted)
+        notices = [*counted.result.notices, self.model.disagreement(counted)]
         if not has_image(self.viewer, source):
             notices.append(
                 f"The image layer {source.image.name!r} was removed while its cells were counted; they are "
                 "shown where it was."
             )
+        kept = edited_layers(self.viewer, source.key)
+        if kept:
+            notices.append(f"What you changed was kept in {', '.join(kept)}; this count stands beside it.")
         self.model.tell(" ".join(filter(None, notices)))
+
+    def _is_here(self, counted: CountOutcome) -> bool:
+        """Return whether the image of a count, or what was made of it, is still among the layers."""
+        source = counted.request.source
+        return has_image(self.viewer, source) or has_layers(self.viewer, source.key)
 
     def _update(self, _: object = None) -> None:
         """Bring cells and layers in line with thresholds, ticks and classes, in the background."""
         counted = self.model.outcome
         if (
             counted is None
+            or not self._is_here(counted)
             or self._is_showing_settings
             or self.jobs.is_busy
             or counted.request.family != self.choices.family
         ):
             return  # sliders and ticks may now belong to another family
         request = counted.request
-        settings, classifier = self.settings, self.choices.classifier
-        if self._is_gone(request.source):
-            if (settings, self.outputs, classifier) != (
-                request.settings,
-                request.outputs,
-                request.classifier,
-            ):
-                self.model.tell(f"The image {request.source.image.name!r} was removed; count in another one.")
-            return
         self._remove_unticked(counted)
+        settings, classifier = self.settings, self.choices.classifier
         if settings != request.settings and not can_recount(counted):
             self.model.tell("The new thresholds will be used by the next count.")
             settings = request.settings
@@ -275,18 +276,10 @@ class CountWidget(QWidget):
 
     def show_outcome(self, counted: CountOutcome) -> None:
         """Show a result: its layers, its number, its legend. Call it in the GUI thread."""
-        kept = self._show(counted)
-        if kept:
-            self.model.tell(kept)
-
-    def _show(self, counted: CountOutcome) -> str:
-        """Show a result, and return a sentence for the user about layers that were edited and stay."""
         result = counted.result
-        layers = {name: layer for name, layer in counted.layers.items() if name in self.outputs}
-        for name in self._shown_already(counted):
-            layers.pop(name, None)
-        kept = kept_layers(self.viewer, layers)
-        shown = place(self.viewer, layers)
+        already = self._shown_already(counted)
+        wanted = set(self.outputs) - already
+        shown = place(self.viewer, {name: one for name, one in counted.layers.items() if name in wanted})
         self.model.outcome = counted
         self._remove_unticked(counted)
         line = result_line(result)
@@ -296,30 +289,23 @@ class CountWidget(QWidget):
         self.panel.show_count(number_text(result), line, "\n".join(filter(None, details)), legend_of(result))
         self.panel.save.setEnabled(True)
         self.model.outcome_changed.emit(counted)
-        return kept_line(kept, [layer.name for layer in shown.values()])
+        if not (counted.request.source.is_preview or already):
+            tell_results(self.viewer, result, shown.get("Labels", shown.get("Points")), self)
 
-    def _shown_already(self, counted: CountOutcome) -> list[str]:
+    def _shown_already(self, counted: CountOutcome) -> set[str]:
         """Return the outputs whose layers need no change, edited or not, since only ticks were changed."""
         before = self.model.outcome
         if before is None or before.result is not counted.result:
-            return []
-        own = [{**counted.request.source.key, "output": name} for name in before.request.outputs]
-        return [str(key["output"]) for key in own if any(is_of(layer, key) for layer in self.viewer.layers)]
-
-    def _is_gone(self, source: Source) -> bool:
-        """Return whether neither the counted image nor any of its cells is in the viewer."""
-        layers = self.viewer.layers
-        return not (has_image(self.viewer, source) or any(is_of(layer, source.key) for layer in layers))
-
-    def _on_updated(self, counted: CountOutcome) -> None:
-        if not self._is_gone(counted.request.source):
-            self.show_outcome(counted)
+            return set()
+        key = counted.request.source.key
+        return {one for one in before.request.outputs if has_layers(self.viewer, {**key, "output": one})}
 
     def _remove_unticked(self, counted: CountOutcome) -> None:
-        """Take away the layers of cells that are not wanted; a density stays when cells come, and they do."""
+        """Take away the layers of a count that are not wanted; those of other models stay."""
+        own = {**counted.request.source.key, "model": counted.result.provenance.model}
         for output in OUTPUTS_OF[registry.get(counted.request.family).gives]:
             if output not in self.outputs:
-                remove(self.viewer, {**counted.request.source.key, "output": output})
+                remove(self.viewer, {**own, "output": output})
 
     def _on_measure_clicked(self) -> None:
         try:

@@ -24,10 +24,11 @@ from cellwright.models.registry import DEFAULT_FAMILY
 from cellwright.ops.labels import measure, relabel
 from cellwright.widgets.count.count_request import CountOutcome, Request, count_task, result_line
 from cellwright.widgets.shared.classes import classifiers
-from cellwright.widgets.shared.coordinates import channels_of
+from cellwright.widgets.shared.coordinates import channels_of, full_resolution, in_pixels
+from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_factory import class_colour
-from cellwright.widgets.shared.layer_io import METADATA, image_of, place, source_of
+from cellwright.widgets.shared.layer_io import image_of, place, source_of
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -183,8 +184,9 @@ def marked_cells(viewer: Any, layer: Layer | None) -> Marked:
         points, boxes, areas, numbers = _read_labels(layer)
     if not len(points):
         raise WrongLayerError(f"Layer {layer.name!r} holds no cells. Count or mark some first.")
-    points = _in_pixels(points, layer, image_layer)
-    corners = _in_pixels(boxes.reshape(-1, layer.ndim), layer, image_layer)
+    axis = channels_of(image_layer)[0].axis
+    points = in_pixels(points, layer, image_layer, axis)
+    corners = in_pixels(boxes.reshape(-1, layer.ndim), layer, image_layer, axis)
     sizes = np.abs(np.diff(corners.reshape(len(points), 2, -1), axis=1))
     boxes = np.concatenate([points[:, np.newaxis] - sizes / 2, points[:, np.newaxis] + sizes / 2], axis=1)
     ones = np.ones(len(points), np.float32)
@@ -241,18 +243,8 @@ def _read_points(layer: Points) -> tuple[Any, Any, Any, NDArray[np.integer[Any]]
 
 
 def _read_labels(layer: Labels) -> tuple[Any, Any, Any, NDArray[np.integer[Any]]]:
-    data = np.asarray(layer.data[0] if layer.multiscale else layer.data)
+    data = np.asarray(full_resolution(layer))
     numbers = np.unique(data)
     numbers = numbers[numbers > 0]
     areas, points, boxes = measure(relabel(np.where(data > 0, data, 0)))
     return points, boxes, areas, numbers
-
-
-def _in_pixels(coordinates: NDArray[Any], layer: Layer, image: ImageLayer) -> NDArray[np.float64]:
-    """Coordinates (N, axes) of a layer in pixels of an image, without its axis of channels."""
-    world = np.array([layer.data_to_world(one) for one in coordinates]).reshape(len(coordinates), layer.ndim)
-    missing = max(image.ndim - layer.ndim, 0)
-    world = np.pad(world, [(0, 0), (missing, 0)])[:, -image.ndim :]
-    pixels = np.array([image.world_to_data(one) for one in world]).reshape(len(world), image.ndim)
-    axis = channels_of(image)[0].axis
-    return pixels if axis is None else np.delete(pixels, axis, axis=1)

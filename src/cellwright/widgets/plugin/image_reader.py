@@ -15,6 +15,7 @@ from cellwright.core.data import Image, known_sizes
 from cellwright.core.errors import ReadError
 from cellwright.files.images import read_images
 from cellwright.files.zarr import address_of, is_zarr
+from cellwright.widgets.shared.layer_io import units_of
 
 LayerData = tuple[Any, dict[str, Any], str]  # napari: array, arguments, type of layer
 LABELS = ("_labels", ".labels", "_cp_masks")  # how names of label images end, which the other reader opens
@@ -84,7 +85,7 @@ def placement_of(axes: str, pixel_size_um: Sequence[float]) -> dict[str, Any]:
     sizes = known_sizes(axes, pixel_size_um)
     if sizes:
         placement["scale"] = tuple(sizes.get(axis, 1.0) for axis in axes)
-        placement["units"] = tuple("micrometer" if axis in sizes else "pixel" for axis in axes)
+        placement["units"] = units_of(axes, sizes)
     return placement
 
 

@@ -11,10 +11,13 @@ from qtpy.QtWidgets import QApplication, QFileDialog
 from cellwright.core.data import Image
 from cellwright.core.errors import CellwrightError, SettingsError, error_line
 from cellwright.core.tasks import Progress, Task
+from cellwright.files.regions import write_regions
 from cellwright.files.report import write_report
 from cellwright.files.tables import settings_table, write_csv, write_parquet, write_xlsx
 from cellwright.inference.recipe import Recipe, as_command, as_python, load_recipe, recipe_of, save_recipe
+from cellwright.inference.settings import InputFiles
 from cellwright.ops.measure.analysis import Analysis
+from cellwright.ops.measure.regions import RegionSet, ShapeRegion
 from cellwright.widgets.results.model import ResultsModel
 from cellwright.widgets.results.view import ResultsView
 from cellwright.widgets.shared.messages import tell_error
@@ -38,8 +41,12 @@ class ResultsExport(QObject):
     def __init__(self, view: ResultsView, model: ResultsModel, on_loaded: Callable[[Recipe], None]) -> None:
         super().__init__(view)
         self._view, self._model, self._on_loaded = view, model, on_loaded
+        self._saved_regions: tuple[Path, list[Any]] = (Path(), [])
         view.save_table.clicked.connect(lambda: self._ask("cells", TABLES, self.save_table))
         view.save_counts.clicked.connect(lambda: self._ask("counts", "Table (*.csv)", self.save_counts))
+        view.save_regions.clicked.connect(
+            lambda: self._ask("regions", "Regions (*.geojson)", self.save_regions)
+        )
         view.save_report.clicked.connect(lambda: self._ask("report", "Report (*.html)", self.save_report))
         view.save_settings.clicked.connect(
             lambda: self._ask("settings", "Settings (*.json)", self.save_settings)
@@ -61,8 +68,26 @@ class ResultsExport(QObject):
         if measured is None:
             raise SettingsError("There are no cells yet. Choose a layer with cells.")
         return recipe_of(
-            measured.result, analysis=self._model.settings, source=measured.snapshot.image.source
+            measured.result,
+            analysis=self._model.settings,
+            files=self._files(),
+            source=measured.snapshot.image.source,
         )
+
+    def _files(self) -> InputFiles:
+        """Return the files of the regions, once they are saved, and of the further images."""
+        measured = self._model.measured
+        assert measured is not None
+        others = measured.snapshot.others
+        other = tuple(f"{name}={image.source}" for name, image in others.items() if image.source)
+        return InputFiles(regions=self._region_files, other=other)
+
+    @property
+    def _region_files(self) -> tuple[str, ...]:
+        path, saved = self._saved_regions
+        if not saved or saved != _corners(self._model.regions):
+            return ()
+        return (str(path),)
 
     @property
     def unrepeatable(self) -> list[str]:
@@ -72,8 +97,11 @@ class ResultsExport(QObject):
             found.append(f"{model.measured.n_edited} cells drawn or changed by hand")
         if model.gate is not None:
             found.append("the gate of the scatter plot")
-        if model.regions.included:
-            found.append("the drawn regions")
+        if model.regions.included and not self._region_files:
+            found.append("the drawn regions (save them first)")
+        if model.measured is not None:
+            others = model.measured.snapshot.others
+            found += [f"the image {name}, which is in no file" for name in others if not others[name].source]
         return found
 
     def copy(self, as_text: Callable[[Recipe], str], what: str) -> None:
@@ -99,6 +127,16 @@ class ResultsExport(QObject):
         """Write counts per region and frame as CSV."""
         counts = self._analysis().counts
         self._start(_task(path, lambda: write_csv(path, counts)), path)
+
+    def save_regions(self, path: Path) -> None:
+        """Write the regions as GeoJSON; from then on the Python and the command take them from there."""
+        regions, image = self._model.regions, self._image()
+        shapes = [region for region in regions.included if isinstance(region, ShapeRegion)]
+        if not shapes:
+            self._view.show_message("There are no regions yet. Choose a Shapes layer on the page of counts.")
+            return
+        self._saved_regions = (path, _corners(regions))
+        self._start(_task(path, lambda: write_regions(path, shapes, image)), path)
 
     def save_report(self, path: Path) -> None:
         """Write the report."""
@@ -174,6 +212,12 @@ class ResultsExport(QObject):
     def tell_error(self, error: Exception) -> None:
         """Tell what went wrong."""
         tell_error(self._view, error, "Saving")
+
+
+def _corners(regions: RegionSet) -> list[Any]:
+    """Return what tells drawn regions apart from others."""
+    shapes = [region for region in regions.included if isinstance(region, ShapeRegion)]
+    return [(region.name, region.index, [ring.tolist() for ring in region.rings]) for region in shapes]
 
 
 def _task(path: Path, write: Callable[[], None]) -> Task[Path]:

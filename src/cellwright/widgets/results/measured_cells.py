@@ -8,22 +8,23 @@
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from math import ceil
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cellwright.core.data import Cells, Provenance, Result
+from cellwright.core.data import Cells, Labels, Provenance, Result
 from cellwright.core.tasks import Progress, Task
 from cellwright.ops.measure.analysis import region_sizes
 from cellwright.ops.measure.blocks import spatial_ndim
 from cellwright.ops.measure.cells_table import cells_table
-from cellwright.ops.measure.columns import COLUMNS, keys_of
-from cellwright.ops.measure.intensity import CORRECTED
+from cellwright.ops.measure.features import nearest_distances
 from cellwright.ops.measure.measurement import (
     is_volumetric,
     label_axes,
     measure_result,
+    pixel_sizes,
     result_of_labels,
 )
 from cellwright.ops.measure.settings import MeasureSettings
@@ -90,6 +91,13 @@ class MeasuredCells:
         return int(self.table["edited"].sum())
 
 
+class PixelChange(NamedTuple):
+    """Labels whose pixels changed, and the box (2, axes) around these pixels."""
+
+    numbers: NDArray[np.int64]
+    box: NDArray[np.intp] | None
+
+
 def measure_task(
     snapshot: Snapshot, settings: MeasureSettings, before: MeasuredCells | None = None
 ) -> Task[MeasuredCells]:
@@ -115,12 +123,12 @@ def measure_task(
     table["label"] = numbers
     if before is not None and not _is_same_layer(snapshot, before.snapshot):
         before = None
-    changed = _changed_numbers(snapshot, before)
-    _carry_features(table, snapshot, changed)
+    change = _change_since(snapshot, before)
+    _carry_features(table, snapshot, change.numbers)
     result = _with_scores_and_classes(result, table)
     yield Progress("regions", 0, 1)
     cells = _in_regions(snapshot, settings, table, result)
-    found = yield from _measure(cells, before, changed)
+    found = yield from _measure(cells, before, change)
     for name, values in found.items():
         table[name] = values
     return replace(cells, measured=tuple(found))
@@ -139,26 +147,56 @@ def _in_regions(
 
 
 def _measure(
-    cells: MeasuredCells, before: MeasuredCells | None, changed: NDArray[np.int64]
+    cells: MeasuredCells, before: MeasuredCells | None, change: PixelChange
 ) -> Task[dict[str, NDArray[Any]]]:
-    """Return the measured columns, of cells that are as they were from what is known."""
+    """Return the measured columns; those of cells far from a change as they are known."""
     image, others, settings = cells.snapshot.image, cells.snapshot.others, cells.settings
-    keys = keys_of(settings.measure)
-    depends = any(COLUMNS[key].group == "neighbours" or key == CORRECTED for key in keys)
-    if before is None or depends or not _is_same_measure(cells, before) or not before.measured:
+    if before is None or not before.measured or not _is_same_measure(cells, before):
         return (yield from measure_result(cells.result, image, settings, others))
     known = _rows_before(cells, before)
-    is_new = (known < 0) | np.isin(cells.numbers, changed)
-    part = replace(cells.result, cells=cells.result.cells.take(is_new))
-    found: dict[str, NDArray[Any]] = {}
+    margin = 2 * ceil(settings.ring_gap_px + settings.ring_width_px) + 2
+    is_new = (known < 0) | np.isin(cells.numbers, change.numbers) | _near(cells, change.box, margin)
+    columns = {name: before.table[name].to_numpy(np.float64)[known] for name in before.measured}
     if is_new.any():
-        found = yield from measure_result(part, image, settings, others)
-    columns = {}
-    for name in before.measured:
-        values = before.table[name].to_numpy()[known].copy()
-        values[is_new] = found.get(name, np.nan)
-        columns[name] = values
+        rows, found = yield from _measure_window(cells, is_new, margin)
+        for name, column in columns.items():
+            column[rows] = found[name]
+    for name in columns:
+        if name.startswith("nearest_distance"):  # anywhere in the image
+            ndim = cells.result.cells.points.shape[1] - cells.frames.shape[1]
+            spacing = pixel_sizes(cells.result, ndim) or (1.0,) * ndim
+            columns[name] = nearest_distances(cells.result.cells, spacing)
     return columns
+
+
+def _measure_window(
+    cells: MeasuredCells, is_new: NDArray[np.bool_], margin: int
+) -> Task[tuple[NDArray[np.intp], dict[str, NDArray[Any]]]]:
+    """Return the rows of some cells and their measurements, made in a window around them alone."""
+    result, snapshot = cells.result, cells.snapshot
+    labels = result.cells.labels
+    assert labels is not None
+    boxes = result.cells.boxes[is_new]
+    n_lead = cells.frames.shape[1]
+    margins = np.array([0] * n_lead + [margin] * (labels.ndim - n_lead))
+    low = np.clip(np.floor(boxes[:, 0].min(axis=0)) - margins, 0, labels.shape).astype(int)
+    high = np.clip(np.ceil(boxes[:, 1].max(axis=0)) + margins, low + 1, labels.shape).astype(int)
+    window = tuple(slice(a, b) for a, b in zip(low.tolist(), high.tolist(), strict=True))
+    part, numbers = result_of_labels(labels[window], snapshot.image, is_volume=is_volumetric(result))
+    offset = result.offset or (0,) * labels.ndim
+    place = tuple(int(a + b) for a, b in zip(offset, low, strict=True))
+    part = replace(part, offset=place, provenance=result.provenance)
+    found = yield from measure_result(part, snapshot.image, cells.settings, snapshot.others)
+    is_wanted = is_new[numbers - 1]
+    return numbers[is_wanted] - 1, {name: values[is_wanted] for name, values in found.items()}
+
+
+def _near(cells: MeasuredCells, box: NDArray[np.intp] | None, margin: int) -> NDArray[np.bool_]:
+    """Return which cells have what changed in the window of their ring or their neighbours."""
+    boxes = cells.result.cells.boxes
+    if box is None:
+        return np.zeros(len(boxes), bool)
+    return np.asarray(((boxes[:, 1] + margin > box[0]) & (boxes[:, 0] - margin < box[1])).all(axis=1))
 
 
 def _is_same_measure(cells: MeasuredCells, before: MeasuredCells) -> bool:
@@ -188,15 +226,19 @@ def _is_same_layer(snapshot: Snapshot, before: Snapshot) -> bool:
     return dict(before.provenance) == dict(snapshot.provenance)
 
 
-def _changed_numbers(snapshot: Snapshot, before: MeasuredCells | None) -> NDArray[np.int64]:
-    """Return the labels whose pixels changed since."""
+def _change_since(snapshot: Snapshot, before: MeasuredCells | None) -> PixelChange:
+    """Return what changed in the pixels since."""
+    none = np.zeros(0, np.int64)
     if before is None:
-        return np.zeros(0, np.int64)
+        return PixelChange(none, None)
     old, new = before.snapshot.pixels, snapshot.pixels
     assert old is not None
     assert new is not None
-    differs = old != new
-    return np.union1d(old[differs], new[differs]).astype(np.int64)
+    places = np.nonzero(old != new)
+    if not len(places[0]):
+        return PixelChange(none, None)
+    box = np.array([[axis.min() for axis in places], [axis.max() + 1 for axis in places]])
+    return PixelChange(np.union1d(old[places], new[places]).astype(np.int64), box)
 
 
 def _carry_features(table: "pandas.DataFrame", snapshot: Snapshot, changed: NDArray[np.int64]) -> None:
@@ -254,10 +296,12 @@ def _result(snapshot: Snapshot) -> tuple[Result, NDArray[np.int64]]:
     assert snapshot.pixels is not None
     found_by, image = snapshot.provenance, snapshot.image
     link = found_by.get("settings", {}).get("engine", {}).get("link", True)
-    labels = np.where(snapshot.pixels > 0, snapshot.pixels, 0)
+    labels: Labels = snapshot.pixels  # type: ignore[assignment]  # of any width
+    if labels.size and labels.min() < 0:
+        labels = np.where(labels > 0, labels, 0)
     result, numbers = result_of_labels(labels, image, is_volume=link)
     provenance = result.provenance
-    known = {item.name for item in fields(Provenance)} & set(found_by)
+    known = {item.name for item in fields(Provenance)} & set(found_by) - {"source"}  # there that of a layer
     if known:
         own = {name: found_by[name] for name in known}
         own |= {"image_shape": image.shape, "axes": image.axes, "pixel_size_um": image.pixel_size_um}
@@ -291,7 +335,7 @@ def _measured_points(
         "",
         0.0,
     )
-    known = {item.name for item in fields(Provenance)} & set(snapshot.provenance)
+    known = {item.name for item in fields(Provenance)} & set(snapshot.provenance) - {"source"}
     if known:
         provenance = replace(provenance, **{name: snapshot.provenance[name] for name in known})
         provenance = replace(provenance, image_shape=image.shape, axes=image.axes)

@@ -30,6 +30,7 @@ from cellwright.ops.measure.measurement import is_volumetric, label_axes
 from cellwright.ops.measure.regions import RegionRule, RegionSet
 from cellwright.ops.measure.settings import AnalysisSettings
 from cellwright.widgets.results.measured_cells import MeasuredCells
+from cellwright.widgets.shared.messages import CountEvent
 
 if TYPE_CHECKING:
     import pandas
@@ -68,8 +69,9 @@ class ResultsModel:
 
     def __init__(self) -> None:
         self.measured: MeasuredCells | None = None
-        self.count_result: Result | None = None  # what the last count told: its interval, its density
+        self.count_event: CountEvent | None = None  # the last count, which may have an interval
         self.measure: tuple[str, ...] = ()
+        self.ring_px = (2.0, 5.0)  # gap and width
         self.border: BorderRule = "all"
         self.region_rule: RegionRule = "centre"
         self.conditions: tuple[ColumnFilter, ...] = ()
@@ -107,11 +109,12 @@ class ResultsModel:
     @property
     def interval(self) -> tuple[float, float] | None:
         """Where the count lies nine times of ten, while the cells are those that the model found."""
-        if self.count_result is None or self.n_kept != self.n_cells:
+        event, measured = self.count_event, self.measured
+        if event is None or self.n_kept != self.n_cells:
             return None
-        if self.measured is not None and self.measured.n_edited:
+        if measured is not None and (measured.n_edited or len(measured.table) != round(event.count)):
             return None
-        return self.count_result.interval
+        return event.interval
 
     @property
     def regions(self) -> RegionSet:
@@ -146,9 +149,11 @@ class ResultsModel:
         )
         return AnalysisSettings(
             measure=self.measure,
+            ring_gap_px=self.ring_px[0],
+            ring_width_px=self.ring_px[1],
             region_rule=self.region_rule,
             border=self.border,
-            keep=tuple(str(one) for one in self.conditions),
+            keep=tuple(str(one).removesuffix(".0") for one in self.conditions),
             positive=positive,
         )
 

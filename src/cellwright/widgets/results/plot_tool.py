@@ -1,5 +1,6 @@
 """Draws the plots of the panel and takes cut-offs, gates and clicks from them."""
 
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,11 @@ from cellwright.ops.measure.columns import describe
 from cellwright.widgets.results.model import ResultsModel, ScatterGate
 from cellwright.widgets.results.view import ResultsView
 from cellwright.widgets.results.viewer_link import ViewerLink
+from cellwright.widgets.shared.layer_factory import class_colour
 
 REDRAW_MS = 30
-FIRST_CHOICES = ("area_um2", "volume_um3", "area_px", "volume_px", "diameter_px", "score")
+FIRST_X = ("area_um2", "volume_um3", "area_px", "volume_px")
+FIRST_Y = ("intensity_mean_ch0", "circularity", "sphericity", "score", "diameter_um", "diameter_px")
 AXIS_TITLES = {"t": "Frame", "z": "Slice"}
 
 
@@ -108,7 +111,7 @@ class PlotTool(QObject):
             groups = model.groups(view.plot_group.currentData())
             view.boxes.set_groups({name: values[mask] for name, mask in groups.items()})
             view.boxes.set_titles("", title(x))
-            text = "Median, quartiles and 5 to 95 %; below, the number of cells."
+            text = "Median, quartiles, 5 to 95 % and number of cells: " + legend(list(groups))
         view.plot_hint.setText(text)
 
     def _draw_strip(self) -> str:
@@ -133,9 +136,8 @@ class PlotTool(QObject):
 
     def _on_measured_changed(self) -> None:
         names = self._model.number_columns
-        preferred = [name for name in FIRST_CHOICES if name in names] or names[:1]
-        for box, usual in ((self._view.plot_x, preferred[:1]), (self._view.plot_y, preferred[-1:])):
-            _refill(box, names, usual[0] if usual else "")
+        for box, usual in ((self._view.plot_x, FIRST_X), (self._view.plot_y, FIRST_Y)):
+            _refill(box, names, next((name for name in (*usual, *names) if name in names), ""))
         self.redraw()
 
     def _on_kept_changed(self) -> None:
@@ -177,6 +179,15 @@ class PlotTool(QObject):
         if found is not None:
             self._link.go_to_frame(found[0], number)
             self._view.strip.set_frame(number)
+
+
+def legend(names: list[str]) -> str:
+    """Return the groups after bullets of their colours, as rich text."""
+    entries = [
+        f'<span style="color:{class_colour(place)}">●</span>&nbsp;{escape(name)}'
+        for place, name in enumerate(names)
+    ]
+    return " · ".join(entries)
 
 
 def title(name: str) -> str:

@@ -6,16 +6,18 @@ from typing import Any
 import numpy as np
 import pyqtgraph as pg
 from numpy.typing import NDArray
-from qtpy.QtCore import QSignalBlocker, Qt, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QSignalBlocker, QSize, Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QSizePolicy
 
 from cellwright.widgets.shared.layer_factory import COLOUR, class_colour
 
-N_BINS = 64
+MOST_BINS, LEAST_BINS = 64, 8
 MOST_POINTS = 20_000  # more would be drawn slowly and hide each other
 POINT_PX = 3
+MARK = "#ff9f1c"
 FAINT = (140, 145, 155, 90)
 LEAST_HEIGHT_PX = 180
+USUAL_WIDTH_PX = 280
 BOX_WIDTH = 0.6
 QUARTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -33,6 +35,10 @@ class CellPlot(pg.PlotWidget):  # type: ignore[misc]  # pyqtgraph is untyped to 
         self.hideButtons()
         self.setMenuEnabled(False)
         self.setMouseEnabled(x=False, y=False)
+
+    def sizeHint(self) -> QSize:
+        """Return a size that fits a narrow panel."""
+        return QSize(USUAL_WIDTH_PX, LEAST_HEIGHT_PX)
 
     def set_text_colour(self, colour: str) -> None:
         """Draw axes and numbers in this colour."""
@@ -60,7 +66,9 @@ class Histogram(CellPlot):
         super().__init__()
         self._all = pg.PlotCurveItem([0, 1], [0], stepMode="center", fillLevel=0, brush=FAINT, pen=None)
         self._kept = pg.PlotCurveItem([0, 1], [0], stepMode="center", fillLevel=0, brush=COLOUR, pen=None)
-        self.cuts = pg.LinearRegionItem(brush=(255, 255, 255, 12), swapMode="sort")
+        self.cuts = pg.LinearRegionItem(
+            brush=(128, 128, 128, 25), pen=pg.mkPen(MARK, width=3), swapMode="sort"
+        )
         for item in (self._all, self._kept, self.cuts):
             self.addItem(item)
         self.cuts.setZValue(10)
@@ -82,12 +90,13 @@ class Histogram(CellPlot):
         low, high = float(finite.min()), float(finite.max())
         if low == high:
             low, high = low - 0.5, high + 0.5
-        self._edges = np.linspace(low, high, N_BINS + 1)
+        n_bins = int(np.clip(2 * len(finite) ** 0.5, LEAST_BINS, MOST_BINS))
+        self._edges = np.linspace(low, high, n_bins + 1)
         places = np.zeros(len(values), np.intp)
         is_finite = np.isfinite(values)
-        places[is_finite] = np.clip((finite - low) / (high - low) * N_BINS, 0, N_BINS - 1).astype(np.intp) + 1
+        places[is_finite] = np.clip((finite - low) / (high - low) * n_bins, 0, n_bins - 1).astype(np.intp) + 1
         self._places = places  # bin of each cell from 1, 0 for none
-        counts = np.bincount(places, minlength=N_BINS + 1)[1:]
+        counts = np.bincount(places, minlength=n_bins + 1)[1:]
         self._all.setData(self._edges, counts)
         self.setXRange(low, high, padding=0.04)
         self.setYRange(0, max(int(counts.max()), 1), padding=0.05)
@@ -95,7 +104,8 @@ class Histogram(CellPlot):
     def set_kept(self, kept: NDArray[np.bool_]) -> None:
         """Tell which cells count."""
         if len(kept) == len(self._places) and len(self._edges):
-            self._kept.setData(self._edges, np.bincount(self._places[kept], minlength=N_BINS + 1)[1:])
+            counts = np.bincount(self._places[kept], minlength=len(self._edges))[1:]
+            self._kept.setData(self._edges, counts)
 
     def set_range(self, low: float | None, high: float | None) -> None:
         """Put the cut-offs where they are set; open sides lie at the ends."""
@@ -123,7 +133,7 @@ class LassoBox(pg.ViewBox):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__(enableMenu=False)
         self.is_drawing = False
-        self.line = pg.PlotCurveItem(pen=pg.mkPen("#ff9f1c", width=2))
+        self.line = pg.PlotCurveItem(pen=pg.mkPen(MARK, width=2))
         self._corners: list[tuple[float, float]] = []
 
     def mouseDragEvent(self, event: Any, axis: int | None = None) -> None:
@@ -154,7 +164,7 @@ class Scatter(CellPlot):
         super().__init__(viewBox=self.box)
         self._all = pg.ScatterPlotItem(size=POINT_PX, pen=None, brush=FAINT, pxMode=True)
         self._kept = pg.ScatterPlotItem(size=POINT_PX, pen=None, brush=COLOUR, pxMode=True)
-        self._chosen = pg.ScatterPlotItem(size=11, pen=pg.mkPen("#ff9f1c", width=2), brush=None)
+        self._chosen = pg.ScatterPlotItem(size=11, pen=pg.mkPen(MARK, width=2), brush=None)
         for item in (self._all, self._kept, self._chosen, self.box.line):
             self.addItem(item)
         self.box.drawn.connect(self.gate_drawn)
@@ -215,7 +225,7 @@ class Strip(CellPlot):
     def __init__(self) -> None:
         super().__init__()
         self._bars = pg.PlotCurveItem([0, 1], [0], stepMode="center", fillLevel=0, brush=COLOUR, pen=None)
-        self._here = pg.InfiniteLine(pen=pg.mkPen("#ff9f1c", width=2))
+        self._here = pg.InfiniteLine(pen=pg.mkPen(MARK, width=2))
         self.addItem(self._bars)
         self.addItem(self._here)
         self.scene().sigMouseClicked.connect(self._on_clicked)
@@ -254,8 +264,8 @@ class Boxes(CellPlot):
             finite = values[np.isfinite(values)]
             if len(finite):
                 self._add_box(place, np.quantile(finite, QUARTILES).tolist(), class_colour(place))
-        titles = [f"{name}\n{np.isfinite(values).sum():,}" for name, values in groups.items()]
-        self.getAxis("bottom").setTicks([list(enumerate(titles))])
+        counts = [f"{np.isfinite(values).sum():,}" for values in groups.values()]
+        self.getAxis("bottom").setTicks([list(enumerate(counts))])
         self.setXRange(-0.6, max(len(groups) - 0.4, 0.6), padding=0)
         self.enableAutoRange("y")
 

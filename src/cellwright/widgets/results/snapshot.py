@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from cellwright.core.data import Image, known_sizes
 from cellwright.core.errors import SettingsError, WrongLayerError
 from cellwright.ops.measure.regions import RegionRule, RegionSet, ShapeRegion, shape_region
-from cellwright.widgets.shared.coordinates import axes_of, channels_of, pixel_size_of
-from cellwright.widgets.shared.layer_io import METADATA
+from cellwright.widgets.shared.coordinates import axes_of, channels_of, full_resolution, pixel_size_of
+from cellwright.widgets.shared.edited_layers import EDITED, METADATA
 
 if TYPE_CHECKING:
     import pandas
@@ -180,12 +180,11 @@ def _provenance_of(layer: Layer) -> Mapping[str, Any]:
     own = layer.metadata.get(METADATA)
     if not isinstance(own, Mapping) or "model" not in own:
         return {}
-    return own
+    return {name: value for name, value in own.items() if name != EDITED}
 
 
 def _image(layer: ImageLayer, found_by: Mapping[str, Any]) -> Image:
     """Return the image of a layer, its axes as they were understood when it was counted."""
-    data = layer.data[0] if layer.multiscale else layer.data
     axes = axes_of(layer)
     pixel_size = pixel_size_of(layer)
     counted = str(found_by.get("axes", ""))
@@ -193,8 +192,7 @@ def _image(layer: ImageLayer, found_by: Mapping[str, Any]) -> Image:
         n_spatial = sum(axis in "ZYX" for axis in counted)
         sizes = tuple(found_by.get("pixel_size_um", ()))
         axes, pixel_size = counted, sizes if len(sizes) == n_spatial else ()
-    source = str(found_by.get("source", "") or layer.source.path or "")
-    return Image(data, axes, pixel_size, layer.name, source=source)
+    return Image(full_resolution(layer), axes, pixel_size, layer.name, source=str(layer.source.path or ""))
 
 
 def _blank_image(layer: Layer) -> Image:
@@ -222,18 +220,17 @@ def _shape_of(layer: Layer) -> tuple[int, ...]:
             if len(layer.data)
             else (1,) * layer.ndim
         )
-    data = layer.data[0] if getattr(layer, "multiscale", False) else layer.data
-    return tuple(data.shape)
+    return tuple(full_resolution(layer).shape)
 
 
 def _has_pixels_of(image: ImageLayer, shape: Sequence[int]) -> bool:
-    own = image.data.shapes[0] if image.multiscale else image.data.shape
+    own = full_resolution(image).shape
     return tuple(own[image.ndim - 2 : image.ndim]) == tuple(shape[-2:])
 
 
 def _without_channel(layer: LabelsLayer, n_missing: int, axis: int | None) -> NDArray[np.integer[Any]]:
     """Return the labels without the axis they share with the channels of the image."""
-    pixels = np.asarray(layer.data[0] if layer.multiscale else layer.data)
+    pixels = np.asarray(full_resolution(layer))
     if axis is None or axis - n_missing < 0:
         return pixels
     if pixels.shape[axis - n_missing] != 1:

@@ -45,6 +45,7 @@ RULES = {"Centre inside": "centre", "Any overlap": "overlap", "Wholly inside": "
 GROUPINGS = {"Nothing": "", "Class": "class", "Region": "region", "Positive for": "markers"}
 PLOTS = ("Histogram", "Scatter", "Over frames", "Boxes")
 SLIDER_STEPS = 1000
+LONGEST_NAME = 18
 SMALL_TABLE_PX = 150
 
 
@@ -194,7 +195,7 @@ class ResultsView(QWidget):
         self.others.setMaximumHeight(SMALL_TABLE_PX)
         self.ring_gap, self.ring_width = (
             spin(2.0, "Pixels between a cell and its ring of background."),
-            spin(5.0, "Width of the ring of background around a cell, in pixels."),
+            spin(5.0, "Width of the ring of background around a cell, in pixels.", lowest=0.5),
         )
         self.measure = button("Measure", "Measure what is ticked, beside the viewer.")
         self.measure_hint = hint("Area, diameter and place are always told.")
@@ -253,6 +254,7 @@ class ResultsView(QWidget):
     def _export_page(self) -> QWidget:
         self.save_table = button("Save table…", "The cells that count as CSV, Excel or Parquet.")
         self.save_counts = button("Save counts…", "Counts per region, class and frame as CSV.")
+        self.save_regions = button("Save regions…", "The regions as GeoJSON; QuPath and our command read it.")
         self.save_report = button(
             "Save report…",
             "One HTML file with picture, number, plots, tables and settings; a browser prints it.",
@@ -266,7 +268,7 @@ class ResultsView(QWidget):
         content = QWidget()
         layout = page_layout(content)
         for buttons in (
-            (self.save_table, self.save_counts, self.save_report),
+            (self.save_table, self.save_counts, self.save_regions, self.save_report),
             (self.copy_python, self.copy_command),
             (self.save_settings, self.load_settings),
         ):
@@ -282,7 +284,7 @@ class MarkerRow:
 
     def __init__(self, grid: QGridLayout, place: int, channel: str, low: float, high: float) -> None:
         self.channel, self._low, self._span = channel, low, max(high - low, 1e-9)
-        self.is_on = QCheckBox(channel)
+        self.is_on = QCheckBox(shortened(channel))
         self.is_on.setToolTip(f"Tell which cells are positive in {channel}, by their mean intensity.")
         self.slider = QSlider(Qt.Orientation.Horizontal)
         self.slider.setRange(0, SLIDER_STEPS)
@@ -295,8 +297,10 @@ class MarkerRow:
         self.value.setToolTip("The mean intensity above which a cell is positive.")
         self.otsu = button("Otsu", "Find the threshold among the cells by Otsu's method.")
         self.widgets: tuple[QWidget, ...] = (self.is_on, self.slider, self.value, self.otsu)
-        for column, widget in enumerate(self.widgets):
-            grid.addWidget(widget, place, column)
+        grid.addWidget(self.is_on, 2 * place, 0)
+        grid.addWidget(self.otsu, 2 * place, 1)
+        grid.addWidget(self.slider, 2 * place + 1, 0)
+        grid.addWidget(self.value, 2 * place + 1, 1)
 
     def show_threshold(self, threshold: float) -> None:
         """Move slider and number without an echo."""
@@ -310,11 +314,18 @@ class MarkerRow:
         return self._low + self._span * self.slider.value() / SLIDER_STEPS
 
 
+def shortened(name: str) -> str:
+    """Return a name that fits a narrow panel."""
+    if len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[: LONGEST_NAME - 1]}…"
+
+
 def combo(help_text: str) -> QComboBox:
     """Return a box to choose from that shrinks with the panel."""
     box = QComboBox()
     box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-    box.setMinimumContentsLength(8)
+    box.setMinimumContentsLength(4)
     box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
     box.setToolTip(help_text)
     return box
@@ -333,10 +344,10 @@ def button(title: str, help_text: str) -> QPushButton:
     return made
 
 
-def spin(value: float, help_text: str) -> QDoubleSpinBox:
+def spin(value: float, help_text: str, lowest: float = 0.0) -> QDoubleSpinBox:
     """Return a box for a number of pixels."""
     box = QDoubleSpinBox()
-    box.setRange(0.0, 1000.0)
+    box.setRange(lowest, 1000.0)
     box.setDecimals(1)
     box.setValue(value)
     box.setSuffix(" px")
@@ -375,6 +386,6 @@ def scrolled(content: QWidget) -> QScrollArea:
     area = QScrollArea()
     area.setWidgetResizable(True)
     area.setFrameShape(QFrame.Shape.NoFrame)
-    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAsNeeded)
     area.setWidget(content)
     return area

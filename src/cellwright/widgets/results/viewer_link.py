@@ -11,15 +11,16 @@ from numpy.typing import NDArray
 
 from cellwright.widgets.results.measured_cells import MeasuredCells
 from cellwright.widgets.results.model import ResultsModel
+from cellwright.widgets.shared.edited_layers import METADATA, mark_edited
 from cellwright.widgets.shared.layer_factory import class_colour
-from cellwright.widgets.shared.layer_io import METADATA, whole_placement
+from cellwright.widgets.shared.layer_io import whole_placement
 from cellwright.widgets.shared.napari_private import camera_of
 
 CHOSEN_NAME = "chosen cell"
 CHOSEN_COLOUR = "white"
 RING_SHARE = 1.5  # of the cell's diameter
 RING_LEAST_PX = 8.0
-FAR_SHARE = 0.45  # of the canvas from its middle; what is nearer stays where it is
+BORDER_SHARE = 0.07  # of the ring's diameter
 CLICK_PX = 4
 BRUSHES = ("paint", "erase", "fill", "polygon", "add", "select")
 
@@ -41,6 +42,7 @@ class ViewerLink:
         self.image_layer: Layer | None = None
         self._ring: Points | None = None
         self._colours: tuple[Layer, Any] | None = None  # those before cells were coloured by group
+        self._is_clicked = False  # what was clicked is in sight
         viewer.mouse_drag_callbacks.append(self._on_mouse_drag)
 
     def leave(self) -> None:
@@ -65,7 +67,8 @@ class ViewerLink:
             layer.selected_label = int(measured.numbers[row])
         else:
             layer.selected_data = {row}
-        self._go_to(np.asarray(layer.data_to_world(point), float))
+        if not self._is_clicked:
+            self._go_to(np.asarray(layer.data_to_world(point), float))
         self._light_up(layer, point, self._diameter(measured, row))
 
     def go_to_frame(self, axis: str, number: int) -> None:
@@ -109,8 +112,7 @@ class ViewerLink:
         wanted = centre.copy()
         for at, axis in zip(range(3 - len(shown), 3), shown, strict=True):
             wanted[at] = world[axis]
-        half = np.asarray(getattr(self.viewer, "_canvas_size", (600, 600)), float) * FAR_SHARE / camera.zoom
-        if np.any(np.abs(wanted - centre)[-2:] > half) or len(shown) == 3:
+        if not np.array_equal(wanted, centre):
             camera.center = tuple(wanted)
 
     def _light_up(self, layer: Layer, point: NDArray[np.float64], diameter: float) -> None:
@@ -133,9 +135,9 @@ class ViewerLink:
             np.zeros((0, layer.ndim)),
             ndim=layer.ndim,
             name=CHOSEN_NAME,
-            symbol="ring",
-            face_color=CHOSEN_COLOUR,
+            face_color="transparent",
             border_color=CHOSEN_COLOUR,
+            border_width=BORDER_SHARE,
             metadata={METADATA: {"output": "Chosen"}},
             **whole_placement(layer),
         )
@@ -188,7 +190,9 @@ class ViewerLink:
         if np.abs(np.asarray(event.pos, float) - start).max() <= CLICK_PX:
             row = self.row_at(position)
             if row >= 0:
+                self._is_clicked = True
                 self.model.choose(row)
+                self._is_clicked = False
 
     # -- edits of the layer -------------------------------------------------------------------------------
 
@@ -232,6 +236,7 @@ class ViewerLink:
         values = np.array([one if isinstance(one, str) else "" for one in old], object)
         values[keys] = name
         layer.features = features.assign(**{column: values})
+        mark_edited(layer)
 
     def write_features(self) -> None:
         """Let the features of the layer tell what the table does, so that napari and every export follow."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from napari.layers import Layer, Shapes
 from qtpy.compat import isalive
 from qtpy.QtCore import QSignalBlocker, Qt
-from qtpy.QtWidgets import QComboBox, QListWidgetItem, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QListWidgetItem, QSizePolicy, QVBoxLayout, QWidget
 
 from cellwright.core.errors import CellwrightError, error_line
 from cellwright.inference.recipe import Recipe
@@ -20,9 +20,10 @@ from cellwright.widgets.results.plot_tool import PlotTool
 from cellwright.widgets.results.snapshot import image_layer_under, image_layers, is_cells_layer
 from cellwright.widgets.results.view import ResultsView
 from cellwright.widgets.results.viewer_link import ViewerLink
-from cellwright.widgets.shared.drawing import ask_for_region
-from cellwright.widgets.shared.layer_io import METADATA
+from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.messages import CountEvent, count_news, tell_error
+from cellwright.widgets.shared.napari_private import unwrapped
+from cellwright.widgets.shared.regions import ask_for_region
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -41,22 +42,23 @@ class ResultsWidget(QWidget):
 
     def __init__(self, napari_viewer: "napari.viewer.Viewer") -> None:
         super().__init__()
-        self.viewer = napari_viewer
+        self.viewer = unwrapped(napari_viewer)
         self.model = ResultsModel()
         self.view = ResultsView()
-        self.link = ViewerLink(napari_viewer, self.model)
+        self.link = ViewerLink(self.viewer, self.model)
         self.measurer = Measurer(self, self.model, self.link, self.view.job_bar)
         self.plots = PlotTool(self.view, self.model, self.link)
         self.counts = CountsTool(self.view, self.model, self.link, self.measurer)
         self.export = ResultsExport(self.view, self.model, self._take_recipe)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.view)
         self._connect()
         self._show_theme()
-        last = count_news.last(napari_viewer)
+        last = count_news.last(self.viewer)
         if last is not None:
-            self._on_counted(last)
+            self._on_counted(self.viewer, last)
         else:
             self.refresh_layers()
 
@@ -159,14 +161,15 @@ class ResultsWidget(QWidget):
         self.measurer.set_shapes(shapes)
         self.view.show_message("Draw regions: click corner by corner, double-click to close.")
 
-    def _on_counted(self, event: CountEvent) -> None:
-        if event.viewer is not self.viewer or not isalive(self):  # type: ignore[no-untyped-call]
+    def _on_counted(self, viewer: Any, event: CountEvent) -> None:
+        if viewer is not self.viewer or not isalive(self):  # type: ignore[no-untyped-call]
             return
-        self.model.count_result = event.result
-        if event.layer is not None and event.layer in self.viewer.layers:
-            self.show_layer(event.layer)
-        else:
+        self.model.count_event = event
+        counted = next((one for one in self.viewer.layers if str(one.unique_id) == event.layer_id), None)
+        if counted is None:
             self.refresh_layers()
+        else:
+            self.show_layer(counted)
         self._show_number()
 
     # -- measuring ----------------------------------------------------------------------------------------
@@ -182,13 +185,8 @@ class ResultsWidget(QWidget):
         self.measurer.others = [one for one in image_layers(self.viewer) if str(one.unique_id) in ids]
         groups = tuple(name for name, box in view.groups.items() if box.isChecked())
         self.model.measure = groups
-        try:
-            self.measurer.settings = MeasureSettings(
-                groups, view.ring_gap.value(), max(view.ring_width.value(), 0.5)
-            )
-        except CellwrightError as error:
-            view.show_message(error_line(error), is_error=True)
-            return
+        self.model.ring_px = view.ring_gap.value(), view.ring_width.value()
+        self.measurer.settings = MeasureSettings(groups, *self.model.ring_px)
         view.show_message("")
         self.measurer.read()
 
@@ -228,10 +226,12 @@ class ResultsWidget(QWidget):
     def _show_number(self) -> None:
         model, view = self.model, self.view
         if model.measured is None:
-            result = model.count_result
-            is_density = result is not None and "density" in result.maps and self.link.layer is None
-            view.number.setText(f"{result.count:,.0f}" if result is not None and is_density else "—")
-            view.line.setText("cells, by density" if is_density else "Choose a layer with cells.")
+            event = model.count_event
+            view.number.setText("—")
+            view.line.setText("Choose a layer with cells.")
+            if event is not None and not event.layer_id and self.link.layer is None:
+                view.number.setText(f"{event.count:,.0f}")
+                view.line.setText("cells, by their density")
         else:
             view.number.setText(f"{model.n_kept:,}")
             parts = ["cells"] if model.n_kept == model.n_cells else [f"of {model.n_cells:,} cells"]

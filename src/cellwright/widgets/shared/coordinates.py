@@ -1,11 +1,14 @@
-"""What the axes of an image layer mean: letters, channels to choose from, micrometres per pixel."""
+"""What the axes of an image layer mean: letters, channels, micrometres per pixel, pixels of other layers."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from napari.layers import Image as ImageLayer
+from napari.layers import Layer
+from numpy.typing import ArrayLike, NDArray
 
-from cellwright.core.data import SPATIAL
+from cellwright.core.data import SPATIAL, without_channels
 from cellwright.core.errors import WrongLayerError
 
 COLOURS = ("Red", "Green", "Blue")
@@ -40,9 +43,11 @@ def channels_of(layer: ImageLayer) -> tuple[Channel, ...]:
     axis = _channel_axis(layer)
     if axis is None:
         return (Channel("Grey"),)
-    shape = layer.data.shapes[0] if layer.multiscale else layer.data.shape
-    channels = tuple(Channel(f"Channel {index}", index, axis) for index in range(shape[axis]))
-    return channels if "C" in _named_axes(layer) else (*channels, Channel("None: every slice is an image"))
+    n_channels = full_resolution(layer).shape[axis]
+    channels = tuple(Channel(f"Channel {index}", index, axis) for index in range(n_channels))
+    if "C" in _named_axes(layer):
+        return channels
+    return (*channels, Channel("None: every slice is an image"))
 
 
 def axes_of(layer: ImageLayer, channel: Channel | None = None) -> str:
@@ -61,14 +66,17 @@ def axes_of(layer: ImageLayer, channel: Channel | None = None) -> str:
     if named and ("C" in named) == (axis is not None):
         letters = named
     elif 2 <= n_others <= len(UNNAMED):
-        others = UNNAMED[-n_others:]
-        letters = others if axis is None else others[:axis] + "C" + others[axis:]
+        letters = UNNAMED[-n_others:]
+        if axis is not None:
+            letters = letters[:axis] + "C" + letters[axis:]
     else:
         raise WrongLayerError(
             f"Cells are counted in images of 2 to {len(UNNAMED)} axes and channels; layer {layer.name!r} has "
             f"{layer.ndim}. Choose a channel axis, or split the layer."
         )
-    return letters + "C" if layer.rgb else letters
+    if layer.rgb:
+        letters += "C"
+    return letters
 
 
 def pixel_size_of(layer: ImageLayer, channel: Channel | None = None) -> tuple[float, ...]:
@@ -94,15 +102,54 @@ def pixel_size_of(layer: ImageLayer, channel: Channel | None = None) -> tuple[fl
 
 def _channel_axis(layer: ImageLayer) -> int | None:
     named = _named_axes(layer)
-    if named:
-        return named.index("C") if "C" in named else None
-    shape = layer.data.shapes[0] if layer.multiscale else layer.data.shape
-    return 0 if layer.ndim > 2 and shape[0] <= MOST_CHANNELS else None
+    if "C" in named:
+        return named.index("C")
+    if not named and layer.ndim > 2 and full_resolution(layer).shape[0] <= MOST_CHANNELS:
+        return 0
+    return None
 
 
 def _named_axes(layer: ImageLayer) -> str:
     """Letters of the axis labels; empty when they do not name every axis once, ending with YX."""
     letters = "".join(LETTERS.get(label.lower(), "?") for label in layer.axis_labels)
-    rest = letters.replace("C", "")
-    is_clear = "?" not in letters and len(set(letters)) == len(letters) and rest.endswith("YX")
-    return letters if is_clear else ""
+    is_clear = "?" not in letters and len(set(letters)) == len(letters)
+    if not is_clear or not without_channels(letters).endswith("YX"):
+        return ""
+    return letters
+
+
+def full_resolution(layer: Layer) -> Any:
+    """Return the array of a layer, of a multiscale one the largest."""
+    if getattr(layer, "multiscale", False):
+        return layer.data[0]
+    return layer.data
+
+
+def pixel_at(layer: Layer, position: ArrayLike, channel_axis: int | None = None) -> NDArray[np.float64]:
+    """Return where a place of the world lies in pixels of a layer, without its axis of channels."""
+    return without_axis(np.asarray(layer.world_to_data(np.asarray(position)), float), channel_axis)
+
+
+def in_pixels(
+    points: ArrayLike, layer: Layer, other: Layer, channel_axis: int | None = None
+) -> NDArray[np.float64]:
+    """Return points (N, axes) of a layer in pixels of another one, without its axis of channels.
+
+    Axes are counted from the last; those that the first layer lacks are at 0 of the world.
+    """
+    pixels = [other.world_to_data(layer.data_to_world(point)) for point in np.asarray(points)]
+    return without_axis(np.array(pixels, float).reshape(len(pixels), other.ndim), channel_axis)
+
+
+def axis_of(channel: Channel | None) -> int | None:
+    """Return the axis of a layer that holds its channels, None where there is none."""
+    if channel is None:
+        return None
+    return channel.axis
+
+
+def without_axis(points: NDArray[np.float64], axis: int | None) -> NDArray[np.float64]:
+    """Return points (..., axes) without their coordinate along an axis, None for no axis."""
+    if axis is None:
+        return points
+    return np.delete(points, axis, axis=-1)

@@ -18,7 +18,9 @@ from cellwright.files.dataset.append import Entry, append
 from cellwright.files.dataset.folder import Dataset, Item
 from cellwright.files.dataset.meta import Region
 from cellwright.ops.labels import relabel
-from cellwright.widgets.shared.layer_io import ANNOTATION, METADATA, REGIONS_NAME, image_of
+from cellwright.widgets.shared.coordinates import full_resolution, in_pixels
+from cellwright.widgets.shared.edited_layers import METADATA
+from cellwright.widgets.shared.layer_io import ANNOTATION, REGIONS_NAME, image_of
 
 HERE = Path("the layers of this viewer")  # folder of a dataset that has none
 
@@ -56,7 +58,7 @@ class LayerItem(Item):
 
     def read(self) -> tuple[Image, Labels]:
         """Return the image and its labels, numbered 1..N."""
-        expected = _plane_shape(self.picture)
+        expected = self.picture.label_shape
         if self.labels is None or self.labels.shape != expected:
             got = "points" if self.labels is None else self.labels.shape
             raise ReadError(
@@ -69,7 +71,7 @@ class LayerItem(Item):
         """Return the image and what is known of its cells."""
         if self.points is None:
             return Item.annotated(self)
-        shape = _plane_shape(self.picture)
+        shape = self.picture.label_shape
         if len(shape) != 2:
             raise ReadError(f"Points belong to 2D images; {self.name!r} has shape {shape}. Use Labels.")
         plane = (shape[0], shape[1])
@@ -102,8 +104,8 @@ def _image_of(layer: Layer, images: Sequence[ImageLayer]) -> ImageLayer | None:
 
 
 def _plane(layer: Layer) -> tuple[int, ...]:
-    shape: tuple[int, ...] = layer.data[0].shape if getattr(layer, "multiscale", False) else layer.data.shape
-    return shape[:-1][-2:] if getattr(layer, "rgb", False) else shape[-2:]
+    shape: tuple[int, ...] = full_resolution(layer).shape
+    return shape[layer.ndim - 2 : layer.ndim]
 
 
 def dataset_of(chosen: Sequence[Pair], layers: Iterable[Layer], *, is_complete: bool) -> Dataset:
@@ -133,7 +135,7 @@ def dataset_of(chosen: Sequence[Pair], layers: Iterable[Layer], *, is_complete: 
         name = _free_name(image.name, [item.name for item in items])
         image = replace(image, name=name)
         labels, points = _annotation_of(pair, image)
-        regions = _regions_of(pair, layers) if len(_plane_shape(image)) == 2 else ()
+        regions = _regions_of(pair, layers) if len(image.label_shape) == 2 else ()
         truth = Path("masks" if points is None else "points") / name
         complete = is_complete or bool(regions)
         items.append(
@@ -157,14 +159,12 @@ def _annotation_of(pair: Pair, image: Image) -> tuple[Labels | None, NDArray[np.
     """Return labels in the shape of the image without its channels, or points in its pixels."""
     layer = pair.annotation
     if isinstance(layer, Points):
-        world = [layer.data_to_world(one) for one in layer.data]
-        pixels = np.array([pair.image.world_to_data(one) for one in world], np.float32)
-        points = pixels.reshape(len(world), -1)[:, -2:] if world else np.zeros((0, 2), np.float32)
-        size = np.array(_plane_shape(image)[-2:])
+        points = in_pixels(layer.data, layer, pair.image)[:, -2:].astype(np.float32)
+        size = np.array(image.label_shape[-2:])
         inside = ((points >= -0.5) & (points < size - 0.5)).all(axis=1)
         return None, points[inside].clip(0, size - 1)
-    labels = np.array(layer.data[0] if layer.multiscale else layer.data, np.int32)
-    expected = _plane_shape(image)
+    labels = np.array(full_resolution(layer), np.int32)
+    expected = image.label_shape
     if labels.shape != expected and labels.size == np.prod(expected):
         labels = labels.reshape(expected)  # an axis of length one stands for the channels
     return labels, None
@@ -177,7 +177,7 @@ def _regions_of(pair: Pair, layers: Iterable[Layer]) -> tuple[Region, ...]:
         if not isinstance(layer, Shapes) or not layer.name.startswith(REGIONS_NAME):
             continue
         for vertices in layer.data:
-            corners = np.array([pair.image.world_to_data(layer.data_to_world(one)) for one in vertices])
+            corners = in_pixels(vertices, layer, pair.image)
             low = np.clip(np.floor(corners.min(axis=0)[-2:] + 0.5), 0, size).astype(int)
             high = np.clip(np.ceil(corners.max(axis=0)[-2:] + 0.5), 0, size).astype(int)
             if (low < high).all():
@@ -201,10 +201,6 @@ def write_task(dataset: Dataset, folder: Path) -> Task[Path]:
         )
         append(folder, entry)
     return folder
-
-
-def _plane_shape(image: Image) -> tuple[int, ...]:
-    return tuple(n for n, axis in zip(image.shape, image.axes, strict=True) if axis != "C")
 
 
 def _free_name(name: str, taken: Sequence[str]) -> str:

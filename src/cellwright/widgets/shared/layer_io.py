@@ -7,11 +7,9 @@ of cells gets the transform of its image, moved to the first pixel of the part:
     cells layer   (T, Z, y, x)      the same with translate moved to pixel (t0, z0, y0, x0)
 """
 
-import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from typing import Any
 
 import numpy as np
 from napari.layers import Image as ImageLayer
@@ -21,17 +19,19 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import Image, Result
 from cellwright.core.errors import WrongLayerError
-from cellwright.widgets.shared.coordinates import Channel, axes_of, channels_of, pixel_size_of
+from cellwright.widgets.shared.coordinates import (
+    Channel,
+    axes_of,
+    channels_of,
+    full_resolution,
+    pixel_size_of,
+)
+from cellwright.widgets.shared.edited_layers import METADATA, is_edited, our_change, watch
 from cellwright.widgets.shared.layer_factory import make_layer
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 TITLES = {"Labels": "labels", "Points": "points", "Shapes": "boxes", "Image": "density"}
-METADATA = "cellwright"
 ANNOTATION = "annotation"  # key in the metadata of layers that belong to one
 REGIONS_NAME = "complete regions"  # layer of the boxes in which every cell is annotated
-BY_CLICK = "asked_cells"  # in the settings of the provenance: how many cells were added by click
 
 Window = tuple[slice, ...]  # one for each axis of a layer, colours left out
 
@@ -94,8 +94,7 @@ def image_of(layer: Layer | None, channel: Channel | None = None) -> Image:
         There is no layer, it is of another type, or it has less than two or more than five axes.
     """
     layer = image_layer(layer)
-    data = layer.data[0] if layer.multiscale else layer.data
-    return Image(data, axes_of(layer, channel), pixel_size_of(layer, channel), layer.name)
+    return Image(full_resolution(layer), axes_of(layer, channel), pixel_size_of(layer, channel), layer.name)
 
 
 def layer_arguments(image: Image) -> dict[str, Any]:
@@ -107,8 +106,13 @@ def layer_arguments(image: Image) -> dict[str, Any]:
         "rgb": image.axes.endswith("C"),
         "axis_labels": tuple(letters.lower()),
         "scale": tuple(sizes.get(axis, 1.0) for axis in letters),
-        "units": tuple("micrometer" if axis in sizes else "pixel" for axis in letters),
+        "units": units_of(letters, sizes),
     }
+
+
+def units_of(axes: str, sizes_um: Collection[str]) -> tuple[str, ...]:
+    """Return napari's unit of each axis: micrometres where the size of a pixel is known."""
+    return tuple("micrometer" if axis in sizes_um else "pixel" for axis in axes)
 
 
 def source_of(layer: Layer | None, channel: Channel | None = None, window: Window | None = None) -> Source:
@@ -128,9 +132,10 @@ def source_of(layer: Layer | None, channel: Channel | None = None, window: Windo
     first = np.array([part.start or 0 for part in parts])
     if channel.axis is not None:
         first[channel.axis] = channel.index or 0
-    is_whole = all(part == slice(None) for part in parts)
+    if any(part != slice(None) for part in parts):
+        image = replace(image, data=image.data[tuple(parts)])
     return Source(
-        image=image if is_whole else replace(image, data=image.data[tuple(parts)]),
+        image=image,
         layer_id=str(layer.unique_id),
         offset=tuple(int(start) for axis, start in enumerate(first) if axis != channel.axis),
         placement=_placement(layer, first, drop_first=channel.axis == 0),
@@ -168,31 +173,24 @@ def prepare(result: Result, source: Source, outputs: Iterable[str] = ("Labels",)
 def place(viewer: Any, prepared: Mapping[str, Layer]) -> dict[str, Layer]:
     """Show prepared layers in the viewer, in place of those an earlier run left there; return what is shown.
 
-    A layer that the user has edited, copied or loaded stays as it is, and the new one goes beside it. The
+    Layers that were changed by hand stay as they are, under their names; the new ones come beside them. The
     selection stays as it was. Call it in the GUI thread.
     """
     active = viewer.layers.selection.active
     shown = {}
     for output, layer in prepared.items():
-        old = next((found for found in _earlier(viewer, layer) if _is_replaceable(found, layer)), None)
-        shown[output] = viewer.add_layer(layer) if old is None else _update(viewer, old, layer)
-        _placed[shown[output]] = _Content.of(shown[output])
+        own = layer.metadata[METADATA]
+        key = {name: own[name] for name in ("source", "is_preview", "output")}
+        old = next((candidate for candidate in viewer.layers if _is_ours(candidate, key)), None)
+        if old is None:
+            shown[output] = viewer.add_layer(layer)
+        else:
+            with our_change(old):
+                shown[output] = _update(viewer, old, layer)
+        watch(shown[output])
     if active is not None and active in viewer.layers:
         viewer.layers.selection.active = active
     return shown
-
-
-def kept_layers(viewer: Any, prepared: Mapping[str, Layer]) -> tuple[str, ...]:
-    """Return the names of the edited layers that stay when these are placed, and get a new one beside them.
-
-    Those that have one beside them already are left out.
-    """
-    kept = []
-    for layer in prepared.values():
-        earlier = _earlier(viewer, layer)
-        if not any(_is_replaceable(found, layer) for found in earlier):
-            kept += [found.name for found in earlier]
-    return tuple(kept)
 
 
 def show(
@@ -205,92 +203,10 @@ def show(
 def remove(viewer: Any, key: Mapping[str, Any]) -> None:
     """Take the layers out of the viewer whose metadata has these values (:attr:`Source.key`, ``output``).
 
-    What the user has edited, copied or loaded stays.
+    Layers that were changed by hand stay.
     """
-    for layer in [layer for layer in viewer.layers if is_of(layer, key) and not is_edited(layer)]:
+    for layer in [layer for layer in viewer.layers if _is_ours(layer, key)]:
         viewer.layers.remove(layer)
-
-
-def has_image(viewer: Any, source: Source) -> bool:
-    """Return whether the image that was counted is in the viewer."""
-    return any(str(layer.unique_id) == source.layer_id for layer in viewer.layers)
-
-
-def is_of(layer: Layer, key: Mapping[str, Any]) -> bool:
-    """Return whether the metadata of a layer has these values (:attr:`Source.key`, ``output``)."""
-    own = layer.metadata.get(METADATA)
-    return isinstance(own, dict) and key.items() <= own.items()
-
-
-def is_edited(layer: Layer) -> bool:
-    """Return whether a layer holds anything that :func:`place` did not put there."""
-    content = _placed.get(layer)
-    return content is None or not content.is_in(layer)
-
-
-@dataclass(slots=True, eq=False)
-class _Content:
-    """What was put into a layer, as short as it can be told from what the user made of it."""
-
-    checksum: int
-    features: "pd.DataFrame | None"
-    is_touched: bool = False
-
-    @classmethod
-    def of(cls, layer: Layer) -> "_Content":
-        """Return the content of a layer, which notes strokes of the brush even where they are undone."""
-        features = None
-        if not isinstance(layer, ImageLayer):
-            features = layer.features.copy()
-        content = cls(_checksum(layer), features)
-        if isinstance(layer, Labels):
-            layer.events.paint.connect(_on_painted)
-        return content
-
-    def is_in(self, layer: Layer) -> bool:
-        """Return whether the layer still holds it; columns that were added do not count."""
-        if self.is_touched or self.checksum != _checksum(layer):
-            return False
-        if self.features is None:
-            return True
-        names = list(self.features)
-        return set(names) <= set(layer.features) and layer.features[names].equals(self.features)
-
-
-_placed: WeakKeyDictionary[Layer, _Content] = WeakKeyDictionary()
-
-
-def _on_painted(event: Any) -> None:
-    content = _placed.get(event.source)
-    if content is not None:
-        content.is_touched = True
-
-
-def _checksum(layer: Layer) -> int:
-    parts = layer.data
-    if not isinstance(layer, Shapes):
-        parts = [parts]
-    checksum = 0
-    for part in parts:
-        pixels = np.ascontiguousarray(part)
-        checksum = zlib.crc32(repr((pixels.shape, pixels.dtype)).encode(), checksum)
-        checksum = zlib.crc32(pixels.reshape(-1).view(np.uint8), checksum)
-    return checksum
-
-
-def _earlier(viewer: Any, new: Layer) -> list[Layer]:
-    """Return the layers of the viewer for the same output of the same image."""
-    own = new.metadata[METADATA]
-    key = {name: own[name] for name in ("source", "is_preview", "output")}
-    return [layer for layer in viewer.layers if is_of(layer, key)]
-
-
-def _is_replaceable(old: Layer, new: Layer) -> bool:
-    """Return whether nothing that the user made is lost when a layer takes the place of another."""
-    n_before, n_after = (
-        layer.metadata[METADATA].get("settings", {}).get(BY_CLICK, 0) for layer in (old, new)
-    )
-    return n_before <= n_after and not is_edited(old)
 
 
 def whole_placement(layer: Layer) -> dict[str, Any]:
@@ -316,6 +232,30 @@ def _placement(layer: Layer, first: NDArray[np.intp], *, drop_first: bool) -> di
     }
 
 
+def has_image(viewer: Any, source: Source) -> bool:
+    """Return whether the image layer of a source is in the viewer."""
+    return any(str(layer.unique_id) == source.layer_id for layer in viewer.layers)
+
+
+def has_layers(viewer: Any, key: Mapping[str, Any]) -> bool:
+    """Return whether there are layers of ours whose metadata has these values."""
+    return any(_has(layer, key) for layer in viewer.layers)
+
+
+def edited_layers(viewer: Any, key: Mapping[str, Any]) -> list[str]:
+    """Return the names of layers with these values in their metadata that were changed by hand."""
+    return [layer.name for layer in viewer.layers if _has(layer, key) and is_edited(layer)]
+
+
+def _is_ours(layer: Layer, key: Mapping[str, Any]) -> bool:
+    return _has(layer, key) and not is_edited(layer)
+
+
+def _has(layer: Layer, key: Mapping[str, Any]) -> bool:
+    own = layer.metadata.get(METADATA)
+    return isinstance(own, dict) and key.items() <= own.items()
+
+
 def _update(viewer: Any, old: Layer, new: Layer) -> Layer:
     """Give an earlier layer the new cells and keep the looks the user gave it."""
     if isinstance(old, Shapes | ImageLayer) or old.ndim != new.ndim:
@@ -338,7 +278,7 @@ def _replace(viewer: Any, old: Layer, new: Layer) -> Layer:
     new.visible, new.opacity = old.visible, old.opacity
     new.metadata = {**old.metadata, **new.metadata}
     name = old.name
-    viewer.layers.insert(viewer.layers.index(old) + 1, new)
+    viewer.layers.insert(viewer.layers.index(old) + 1, new)  # removed first, it can crash the canvas
     viewer.layers.remove(old)
     new.name = name
     return new

@@ -7,10 +7,11 @@ from weakref import WeakKeyDictionary
 
 from napari.layers import Layer
 from psygnal import Signal
+from qtpy.QtWidgets import QDockWidget, QWidget
 
-from cellwright.core.data import Result
 from cellwright.core.errors import CellwrightError, error_line
 from cellwright.core.tasks import Progress
+from cellwright.widgets.shared.napari_private import unwrapped
 
 logger = logging.getLogger(__name__)
 
@@ -77,39 +78,36 @@ class HasCount(Protocol):
 
 
 def number_text(result: HasCount) -> str:
-    """Return the count as a number, with half the width of its interval where it has one.
+    """Return the count as a number; an interval is told beside it, for it is seldom symmetric.
 
     Examples
     --------
-    ``2,041``; ``412 ± 18``
+    ``2,041``
     """
-    if result.interval is None:
-        return f"{result.count:,.0f}"
-    low, high = result.interval
-    return f"{result.count:,.0f} ± {(high - low) / 2:,.0f}"
+    return f"{result.count:,.0f}"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class CountEvent:
-    """A count that is shown: its viewer, its result, and the layer of its cells, if any."""
+    """A count that is shown: its number, and the ``unique_id`` of the layer of its cells, if any."""
 
-    viewer: Any
-    result: Result
-    layer: Layer | None
+    count: float
+    interval: tuple[float, float] | None
+    layer_id: str
 
 
 class CountNews:
     """Tells of counts; the last one of each viewer is kept for a panel that opens later."""
 
-    counted = Signal(CountEvent)
+    counted = Signal(object, CountEvent)  # viewer, what was counted
 
     def __init__(self) -> None:
         self._last: WeakKeyDictionary[Any, CountEvent] = WeakKeyDictionary()
 
-    def tell(self, event: CountEvent) -> None:
+    def tell(self, viewer: Any, event: CountEvent) -> None:
         """Tell of a count."""
-        self._last[event.viewer] = event
-        self.counted.emit(event)
+        self._last[viewer] = event
+        self.counted.emit(viewer, event)
 
     def last(self, viewer: Any) -> CountEvent | None:
         """Return the last count of a viewer."""
@@ -119,16 +117,34 @@ class CountNews:
 count_news = CountNews()
 
 
-def tell_results(viewer: Any, result: Result, layer: Layer | None) -> None:
-    """Tell the results panel of a count, and open it beside the other panels for the first one.
+def tell_results(viewer: Any, result: HasCount, layer: Layer | None, panel: QWidget | None = None) -> None:
+    """Tell the results panel of a count, and open it as a tab beside the other panels for the first one.
 
     Call it in the GUI thread, after the layers are in the viewer. A viewer without a window has no panel.
+
+    Parameters
+    ----------
+    viewer
+        A napari viewer.
+    result
+        What was counted.
+    layer
+        The cells, if there is such a layer.
+    panel
+        The panel that counted; it stays in front.
     """
+    viewer = unwrapped(viewer)
     is_first = count_news.last(viewer) is None
-    count_news.tell(CountEvent(viewer, result, layer))
+    layer_id = "" if layer is None else str(layer.unique_id)
+    count_news.tell(viewer, CountEvent(result.count, result.interval, layer_id))
     window = getattr(viewer, "window", None)
-    if is_first and window is not None and PANEL not in _docked(window):
-        window.add_plugin_dock_widget(PLUGIN, PANEL, tabify=True)
+    if not is_first or window is None or PANEL in _docked(window):
+        return
+    window.add_plugin_dock_widget(PLUGIN, PANEL, tabify=True)
+    while panel is not None and not isinstance(panel, QDockWidget):
+        panel = panel.parentWidget()
+    if panel is not None:
+        panel.raise_()
 
 
 def _docked(window: Any) -> list[str]:

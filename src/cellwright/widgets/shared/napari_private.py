@@ -105,6 +105,14 @@ def redraw_box(layer: Labels, box: Box) -> bool:
     return True
 
 
+def unwrapped(viewer: Any) -> Any:
+    """Return the viewer behind the proxy that napari hands to plugins; its layers are new objects each time.
+
+    What is there without a proxy is returned as it is.
+    """
+    return getattr(viewer, "__wrapped__", viewer)
+
+
 def camera_of(viewer: Any) -> Any:
     """Return the camera of a viewer; napari 0.9 moved it."""
     if hasattr(viewer, "scene"):

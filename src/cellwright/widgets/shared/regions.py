@@ -1,16 +1,23 @@
-"""Parts of an image to count in: what the viewer shows, a drawn rectangle; and the length of a drawn line."""
+"""Parts of an image to count in: what the viewer shows, or what the user draws in layers made for that."""
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from napari.layers import Image as ImageLayer
 from napari.layers import Shapes
 from numpy.typing import NDArray
+from qtpy.QtCore import QTimer
 
 from cellwright.core.errors import ImageError, WrongLayerError
-from cellwright.widgets.shared.coordinates import Channel, axes_of
-from cellwright.widgets.shared.layer_io import Window
+from cellwright.widgets.shared.coordinates import Channel, axes_of, full_resolution, in_pixels, pixel_at
+from cellwright.widgets.shared.edited_layers import METADATA
+from cellwright.widgets.shared.layer_factory import COLOUR
+from cellwright.widgets.shared.layer_io import Window, whole_placement
 
+REGION_NAME = "region to count"
+LINE_NAME = "line across a cell"
+SHORTEST_LINE_PX = 2.0  # a click without a drag is no line
 PREVIEW_PX = 1024
 PREVIEW_SLICES = 4  # on either side of the one in sight
 
@@ -40,9 +47,10 @@ def window_in_view(viewer: Any, layer: ImageLayer, largest_px: int | None = None
             "What you see can be counted while the viewer shows one slice, rows downwards; it now shows "
             f"axes {viewer.dims.displayed}. Leave the 3D view, or count the whole image."
         )
-    factors = layer.downsample_factors[layer.data_level] if layer.multiscale else np.ones(layer.ndim)
-    corners = np.asarray(layer.corner_pixels) * factors  # first and last pixel
-    current = np.asarray(layer.world_to_data(viewer.dims.point[-layer.ndim :]))
+    corners = np.asarray(layer.corner_pixels, float)  # first and last pixel
+    if layer.multiscale:
+        corners = corners * layer.downsample_factors[layer.data_level]
+    current = pixel_at(layer, viewer.dims.point)
     low, high = np.rint(current), np.rint(current)
     low[-2:], high[-2:] = corners[0, -2:], corners[1, -2:]
     if largest_px is not None:
@@ -70,8 +78,9 @@ def through_slices(
     if place < 0:
         return window
     n_slices = _shape(layer)[place]
-    reach = n_slices if n_around is None else n_around
-    first, end = max(window[place].start - reach, 0), min(window[place].stop + reach, n_slices)
+    if n_around is None:
+        n_around = n_slices
+    first, end = max(window[place].start - n_around, 0), min(window[place].stop + n_around, n_slices)
     return (*window[:place], slice(first, end), *window[place + 1 :])
 
 
@@ -87,7 +96,7 @@ def window_of_rectangle(shapes: Shapes, layer: ImageLayer) -> Window:
     """
     if not shapes.data:
         raise WrongLayerError(f"Draw a rectangle in layer {shapes.name!r} first; it is empty.")
-    vertices = _in_pixels(shapes, layer, np.asarray(shapes.data[-1]))
+    vertices = in_pixels(shapes.data[-1], shapes, layer)
     low, high = np.zeros(layer.ndim), np.array(_shape(layer), float)
     low[-2:] = np.floor(vertices[:, -2:].min(axis=0) + 0.5)
     high[-2:] = np.ceil(vertices[:, -2:].max(axis=0) + 0.5)
@@ -96,15 +105,8 @@ def window_of_rectangle(shapes: Shapes, layer: ImageLayer) -> Window:
 
 def line_length_px(shapes: Shapes, layer: ImageLayer) -> float:
     """Return the length of the line drawn last, in pixels of the layer."""
-    vertices = _in_pixels(shapes, layer, np.asarray(shapes.data[-1]))
+    vertices = in_pixels(shapes.data[-1], shapes, layer)
     return float(np.linalg.norm(vertices[-1, -2:] - vertices[0, -2:]))
-
-
-def _in_pixels(shapes: Shapes, layer: ImageLayer, vertices: NDArray[np.float64]) -> NDArray[np.float64]:
-    n = layer.ndim
-    world = [np.asarray(shapes.data_to_world(vertex), float) for vertex in vertices]
-    padded = [np.concatenate([np.zeros(max(n - len(point), 0)), point])[-n:] for point in world]
-    return np.array([layer.world_to_data(point) for point in padded])
 
 
 def _window(layer: ImageLayer, low: NDArray[np.float64], high: NDArray[np.float64], otherwise: str) -> Window:
@@ -118,5 +120,61 @@ def _window(layer: ImageLayer, low: NDArray[np.float64], high: NDArray[np.float6
 
 def _shape(layer: ImageLayer) -> tuple[int, ...]:
     """Length of each axis at full resolution, colours left out."""
-    data = layer.data[0] if layer.multiscale else layer.data
-    return tuple(data.shape[: layer.ndim])
+    return tuple(full_resolution(layer).shape[: layer.ndim])
+
+
+def region_layer(viewer: Any) -> Shapes | None:
+    """Return the Shapes layer to take a region from: the active one, else the topmost with shapes."""
+    drawn = [layer for layer in viewer.layers if isinstance(layer, Shapes) and METADATA not in layer.metadata]
+    active = viewer.layers.selection.active
+    if active in drawn:
+        return active
+    return next((layer for layer in reversed(drawn) if len(layer.data)), drawn[-1] if drawn else None)
+
+
+def ask_for_region(viewer: Any, layer: ImageLayer) -> Shapes:
+    """Return a layer in which the next drag of the mouse draws a rectangle."""
+    return _ask(viewer, layer, REGION_NAME, "add_rectangle")
+
+
+def ask_for_line(viewer: Any, layer: ImageLayer, on_measured: Callable[[float], None]) -> Shapes:
+    """Return a layer in which the next drag of the mouse draws a line.
+
+    When it is drawn, ``on_measured`` is given its length in pixels of ``layer``, and the drawing goes away.
+    """
+    shapes = _ask(viewer, layer, LINE_NAME, "add_line")
+
+    def finish() -> None:
+        if shapes not in viewer.layers or not shapes.data:
+            return
+        length = line_length_px(shapes, layer)
+        if length < SHORTEST_LINE_PX:
+            shapes.data = []
+            return
+        viewer.layers.remove(shapes)
+        if layer in viewer.layers:
+            viewer.layers.selection.active = layer
+        on_measured(length)
+
+    def on_drag(_: Shapes, event: Any) -> Iterator[None]:
+        yield
+        while event.type == "mouse_move":
+            yield
+        QTimer.singleShot(0, finish)  # napari is still handling the mouse
+
+    shapes.mouse_drag_callbacks.append(on_drag)
+    return shapes
+
+
+def _ask(viewer: Any, layer: ImageLayer, name: str, mode: str) -> Shapes:
+    extent = max(full_resolution(layer).shape[-2:])
+    shapes = viewer.add_shapes(
+        ndim=layer.ndim,
+        name=name,
+        face_color="transparent",
+        edge_color=COLOUR,
+        edge_width=max(extent / 400, 1.0),
+        **whole_placement(layer),
+    )
+    shapes.mode = mode
+    return shapes

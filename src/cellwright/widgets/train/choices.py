@@ -1,19 +1,34 @@
-"""What is to be trained, as the form says it: on which images, from which model, under which name."""
+"""What is to be trained, as the form says it: on which images, from which model; or a run to resume."""
 
 from pathlib import Path
 from typing import Any
 
 from qtpy.compat import isalive
-from qtpy.QtCore import QObject, QSignalBlocker, Qt, Signal  # type: ignore[attr-defined]
-from qtpy.QtWidgets import QFileDialog, QListWidgetItem
+from qtpy.QtCore import (  # type: ignore[attr-defined]
+    QObject,
+    QSignalBlocker,
+    Qt,
+    Signal,
+)
+from qtpy.QtWidgets import QFileDialog, QFrame, QLabel, QListWidgetItem, QPushButton, QVBoxLayout
 
 from cellwright.files.dataset.folder import Dataset, read_dataset
 from cellwright.models import registry, store
-from cellwright.training.run_folder import SCRATCH, Plan, check_name, data_folder, free_name
+from cellwright.training.run_folder import (
+    SCRATCH,
+    Plan,
+    check_name,
+    curve,
+    data_folder,
+    discard,
+    free_name,
+    unfinished,
+)
 from cellwright.training.settings import preset
 from cellwright.widgets.shared.combos import device_task, fill, model_events, model_title
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_dataset import Pair, dataset_of, pairs
+from cellwright.widgets.shared.style import row
 from cellwright.widgets.train.view import TrainPanel
 
 LAYERS, OTHER_FOLDER = "layers", ""
@@ -211,3 +226,41 @@ class TrainChoices(QObject):
     def _on_news(self) -> None:
         if isalive(self):  # type: ignore[no-untyped-call]
             self.refresh_models()
+
+
+class ResumeOffer(QFrame):
+    """Names the first run that was left, and lets it be resumed or deleted; else out of sight."""
+
+    accepted = Signal(object)  # the Plan to resume
+    discarded = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setObjectName("offer")
+        self.plan: Plan | None = None
+        self.line = QLabel()
+        self.line.setWordWrap(True)
+        self.resume, self.discard = QPushButton("Resume"), QPushButton("Discard")
+        self.resume.clicked.connect(lambda: self.accepted.emit(self.plan))
+        self.discard.clicked.connect(self._on_discard_clicked)
+        layout = QVBoxLayout(self)
+        layout.addWidget(self.line)
+        layout.addLayout(row(self.resume, self.discard))
+        self.setVisible(False)
+
+    def refresh(self) -> None:
+        """Offer the first run that was not ended, if there is one."""
+        self.plan = next(iter(unfinished()), None)
+        self.setVisible(self.plan is not None)
+        if self.plan is not None:
+            step = 0
+            for epoch in curve(self.plan)[-1:]:
+                step = int(epoch["step"])
+            steps = self.plan.settings.steps
+            self.line.setText(f"The training of {self.plan.name!r} was left at step {step:,} of {steps:,}.")
+
+    def _on_discard_clicked(self) -> None:
+        if self.plan is not None:
+            discard(self.plan)
+        self.refresh()
+        self.discarded.emit()

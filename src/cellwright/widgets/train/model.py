@@ -35,7 +35,7 @@ from cellwright.training.run_folder import (
 from cellwright.widgets.shared.layer_dataset import write_task
 from cellwright.widgets.train.preview import draw
 
-WAIT_S = 0.2  # between two looks at whether a paused run goes on or is stopped
+WAIT_S = 0.2  # between two checks whether a paused run is resumed or stopped
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,17 @@
-"""The looks of the train widget: its controls and where they stand, without behaviour."""
+"""The looks of the train widget: its controls and where they stand; curves, picture and scores of a run."""
 
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
+from qtpy.QtCore import QPointF, QRectF, Qt
+from qtpy.QtGui import QColor, QImage, QPainter, QPaintEvent, QPen, QPixmap, QPolygonF, QResizeEvent
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
     QFormLayout,
+    QFrame,
     QHBoxLayout,
     QLabel,
     QLineEdit,
@@ -21,7 +27,6 @@ from superqt import QCollapsible
 from cellwright.training.settings import PRESETS, FinetuneSettings
 from cellwright.widgets.shared.form import SettingsForm, is_threshold
 from cellwright.widgets.shared.style import STYLE, message_label, progress_box, row, set_state
-from cellwright.widgets.train.run_view import TrainCard
 
 PRESET_TITLES = {
     "quick": "Quick · minutes",
@@ -47,6 +52,25 @@ OWN_STYLE = """
 #picture, #scores, #caption, #legend { background: transparent; }
 #caption { color: rgba(150, 155, 165, 255); }
 """
+PLOT_HEIGHT_PX = 170
+MARGIN_PX = 6
+TITLE_PX = 15
+INK = QColor(150, 155, 165)
+GRID = QColor(128, 128, 128, 50)
+LOSS_COLOUR, SCORE_COLOUR, RATE_COLOUR = "#ff9f1c", "#3fd0c9", "#9d6bff"
+BETTER_COLOUR, WORSE_COLOUR, SAME_COLOUR = "#3fd0c9", "#e07a6b", "#9aa0aa"
+LEAST_CHANGE = 0.0005  # of a score, for a colour
+SCORE_TITLES = {
+    "score": "score",
+    "ap50": "AP at IoU 0.5",
+    "count_error": "count error",
+    "memory": "retention",
+    "validation_loss": "validation loss",
+    "box_iou": "IoU of boxes",
+    "interval_coverage": "interval coverage",
+}
+LOWER_IS_BETTER = ("count_error", "validation_loss")
+PERCENT = ("count_error",)
 
 
 class TrainPanel(QWidget):
@@ -191,3 +215,205 @@ def _adapt(form: SettingsForm) -> None:
             field.max = LARGEST
         elif not is_threshold(FinetuneSettings, name):
             field.step = SMALLEST_STEP
+
+
+class TrainCard(QFrame):
+    """Curves over the steps, truth beside what is found now, scores; out of sight until there are any."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setObjectName("card")
+        self.plot, self.picture = CurvePlot(), Picture()
+        self.caption, self.scores = QLabel(), QLabel()
+        self.caption.setObjectName("caption")
+        self.scores.setObjectName("scores")
+        self.scores.setTextFormat(Qt.TextFormat.RichText)
+        for label in (self.caption, self.scores):
+            label.setAlignment(Qt.AlignmentFlag.AlignCenter)
+            label.setVisible(False)
+        layout = QVBoxLayout(self)
+        for widget in (self.scores, self.plot, self.picture, self.caption):
+            layout.addWidget(widget)
+        self.setVisible(False)
+
+    def show_curves(self, epochs: Sequence[Mapping[str, float]], last_step: float) -> None:
+        """Draw the curves of the epochs so far."""
+
+        def points(name: str) -> tuple[tuple[float, float], ...]:
+            return tuple((epoch["step"], epoch[name]) for epoch in epochs if name in epoch)
+
+        fields = {name for epoch in epochs for name in epoch}
+        score = "score" if "score" in fields else "merit"
+        named = "AP at IoU 0.5" if "ap50" in fields else "score"
+        self.plot.show_curves(
+            (
+                Curve("loss", points("loss"), LOSS_COLOUR),
+                Curve(f"validation {named}", points(score), SCORE_COLOUR, 1.4),
+                Curve("learning rate", points("rate")[1:], RATE_COLOUR, 0.5),
+            ),
+            last_step,
+        )
+        self.setVisible(True)
+
+    def show_picture(self, picture: NDArray[np.uint8] | None, caption: str) -> None:
+        """Show truth and found cells side by side."""
+        if picture is not None:
+            self.picture.show_array(picture)
+            self.caption.setText(f"{caption}: truth · found now")
+            self.caption.setVisible(True)
+
+    def show_scores(self, before: Mapping[str, float], after: Mapping[str, float]) -> None:
+        """Show the scores before and after as a table; nothing where there are none."""
+        self.scores.setText(scores_table(before, after))
+        self.scores.setVisible(bool(after))
+
+    def clear(self) -> None:
+        """Forget the last training."""
+        self.show_scores({}, {})
+        self.picture.setVisible(False)
+        self.caption.setVisible(False)
+        self.plot.show_curves((), 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One curve: (step, value) in the order of the steps; ``share`` weighs its part of the height."""
+
+    title: str
+    points: tuple[tuple[float, float], ...]
+    colour: str
+    share: float = 1.0
+
+
+class CurvePlot(QWidget):
+    """Small plots above each other with the steps in common; each shows its name and its last value."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.curves: tuple[Curve, ...] = ()
+        self.last_step = 1.0
+        self.setFixedHeight(PLOT_HEIGHT_PX)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+
+    def show_curves(self, curves: Sequence[Curve], last_step: float) -> None:
+        """Draw these curves; the steps go from 0 to ``last_step``."""
+        self.curves, self.last_step = tuple(curves), max(float(last_step), 1.0)
+        self.setToolTip("\n".join(_tooltip(curve) for curve in curves if curve.points))
+        self.update()
+
+    def paintEvent(self, _: QPaintEvent | None) -> None:
+        """Draw; called by Qt."""
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        whole = sum(curve.share for curve in self.curves) or 1.0
+        room = self.height() - len(self.curves) * (TITLE_PX + MARGIN_PX)
+        top = 0.0
+        for curve in self.curves:
+            height = room * curve.share / whole
+            self._draw_title(painter, curve, top)
+            box = QRectF(MARGIN_PX, top + TITLE_PX, self.width() - 2 * MARGIN_PX, height)
+            self._draw_curve(painter, curve, box)
+            top += TITLE_PX + MARGIN_PX + height
+        painter.end()
+
+    def _draw_title(self, painter: QPainter, curve: Curve, top: float) -> None:
+        font = painter.font()
+        font.setPixelSize(11)
+        painter.setFont(font)
+        line = QRectF(MARGIN_PX, top, self.width() - 2 * MARGIN_PX, TITLE_PX)
+        painter.setPen(INK)
+        painter.drawText(line, Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter, curve.title)
+        if curve.points:
+            painter.setPen(QColor(curve.colour))
+            right = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
+            painter.drawText(line, right, f"{curve.points[-1][1]:.3g}")
+
+    def _draw_curve(self, painter: QPainter, curve: Curve, box: QRectF) -> None:
+        painter.fillRect(box, GRID)
+        points = [QPointF(*point) for point in to_pixels(curve.points, self.last_step, box)]
+        painter.setPen(QPen(QColor(curve.colour), 1.8))
+        if len(points) > 1:
+            painter.drawPolyline(QPolygonF(points))
+        if 0 < len(points) < 30:
+            painter.setBrush(QColor(curve.colour))
+            for point in points:
+                painter.drawEllipse(point, 2.2, 2.2)
+
+
+def to_pixels(
+    points: Sequence[tuple[float, float]], last_step: float, box: QRectF
+) -> list[tuple[float, float]]:
+    """Return where the points of a curve lie in a box, its highest value a little below the top."""
+    values = [value for _, value in points]
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    span, inner = (high - low) or 1.0, box.height() - 8
+    return [
+        (
+            box.left() + 4 + (box.width() - 8) * step / last_step,
+            box.bottom() - 4 - inner * ((value - low) / span if high > low else 0.5),
+        )
+        for step, value in points
+    ]
+
+
+def _tooltip(curve: Curve) -> str:
+    values = [value for _, value in curve.points]
+    return f"{curve.title}: {values[-1]:.4g} (lowest {min(values):.4g}, highest {max(values):.4g})"
+
+
+class Picture(QLabel):
+    """A picture that is as wide as there is room."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pixmap = QPixmap()
+        self.setObjectName("picture")
+        self.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self.setVisible(False)
+
+    def show_array(self, picture: NDArray[np.uint8]) -> None:
+        """Show an array (height, width, 3)."""
+        data = np.ascontiguousarray(picture)
+        height, width, _ = data.shape
+        image = QImage(data.tobytes(), width, height, 3 * width, QImage.Format.Format_RGB888)
+        self._pixmap = QPixmap.fromImage(image)
+        self.setVisible(True)
+        self._fit()
+
+    def resizeEvent(self, event: QResizeEvent | None) -> None:
+        """Scale the picture; called by Qt."""
+        super().resizeEvent(event)
+        self._fit()
+
+    def _fit(self) -> None:
+        if self._pixmap.isNull() or self.width() < 8:
+            return
+        fitted = self._pixmap.scaledToWidth(self.width(), Qt.TransformationMode.SmoothTransformation)
+        self.setPixmap(fitted)
+        self.setFixedHeight(fitted.height())
+
+
+def scores_table(before: Mapping[str, float], after: Mapping[str, float]) -> str:
+    """Return the scores that both have as a table in rich text; what became better is in colour."""
+    shown = [name for name in SCORE_TITLES if name in before and name in after]
+    if "ap50" in shown and "score" in shown:
+        shown.remove("score")  # they are the same
+    rows = ["<tr><td></td><td align='right'>before</td><td align='right'>after</td></tr>"]
+    for name in shown:
+        gain = after[name] - before[name]
+        if name in LOWER_IS_BETTER:
+            gain = -gain
+        colour = SAME_COLOUR
+        if gain > LEAST_CHANGE:
+            colour = BETTER_COLOUR
+        elif gain < -LEAST_CHANGE:
+            colour = WORSE_COLOUR
+        figures = [
+            f"{value:.0%}" if name in PERCENT else f"{value:.3f}" for value in (before[name], after[name])
+        ]
+        rows.append(
+            f"<tr><td>{SCORE_TITLES[name]}</td><td align='right'>&nbsp;&nbsp;{figures[0]}</td>"
+            f"<td align='right'>&nbsp;&nbsp;<b style='color:{colour}'>{figures[1]}</b></td></tr>"
+        )
+    return f"<table cellspacing='4'>{''.join(rows)}</table>"

@@ -16,11 +16,10 @@ from cellwright.widgets.shared.combos import model_events
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.messages import REDRAW_S, duration, progress_line, tell_error
 from cellwright.widgets.shared.style import scrolled
-from cellwright.widgets.train.choices import TrainChoices
+from cellwright.widgets.train.choices import ResumeOffer, TrainChoices
 from cellwright.widgets.train.data_check import DataCheck
 from cellwright.widgets.train.model import EpochPicture, TrainingOutcome, TrainModel
 from cellwright.widgets.train.model_list import OwnModels
-from cellwright.widgets.train.resume_offer import ResumeOffer
 from cellwright.widgets.train.view import TrainPanel
 
 if TYPE_CHECKING:

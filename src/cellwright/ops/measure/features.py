@@ -1,4 +1,4 @@
-"""The shape of cells: outline, convexity and the ellipse of the same moments.
+"""Features of cells: shape (outline, convexity, the ellipse of the same moments), intensity, neighbours.
 
 Outlines are measured for all cells of a block at once, for pixels of any shape, by Crofton's formula: the
 length of an outline is the mean, over all directions, of how often parallel lines cross it. A line crosses
@@ -11,7 +11,7 @@ with weights for pixels that are not square.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import product
 from math import gcd
@@ -19,12 +19,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import SphericalVoronoi
+from scipy import ndimage
+from scipy.spatial import KDTree, SphericalVoronoi
 from skimage.measure import regionprops
 
-from cellwright.core.data import Labels
+from cellwright.core.data import Cells, Labels
 from cellwright.ops.measure.blocks import CellBlock
 
+CORRECTED = "intensity_corrected_mean"
+Grouped = tuple[NDArray[np.float64], NDArray[np.intp], NDArray[np.intp]]  # values by cell; starts, counts
 Values = dict[str, NDArray[np.float64]]
 BOUNDARIES = {"perimeter", "surface", "circularity", "sphericity"}
 ELLIPSES = {"eccentricity", "orientation", "axis_major", "axis_minor"}
@@ -190,3 +193,162 @@ def _shares(units: NDArray[np.float64]) -> NDArray[np.float64]:
     shares = np.empty(len(units))
     shares[order] = (gaps + np.roll(gaps, 1)) / (2 * np.pi)
     return shares
+
+
+class CellPixels(NamedTuple):
+    """Where the pixels of each cell are, those of one cell together; made once for all channels."""
+
+    places: NDArray[np.intp]  # in the flat image
+    starts: NDArray[np.intp]
+    counts: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, labels: Labels, n: int) -> "CellPixels":
+        """Return those of the labels 1..n."""
+        inside = np.flatnonzero(labels)
+        ids = labels.reshape(-1)[inside]
+        counts = np.bincount(ids, minlength=n + 1)[1:]
+        return cls(inside[np.argsort(ids, kind="stable")], np.cumsum(counts) - counts, counts)
+
+    def values(self, pixels: NDArray[Any]) -> Grouped:
+        """Return the values of all cells in one channel."""
+        return pixels.reshape(-1)[self.places].astype(np.float64), self.starts, self.counts
+
+
+def measure_intensity(
+    cells: CellPixels, pixels: NDArray[Any], keys: Sequence[str], ring: CellPixels | None = None
+) -> dict[str, NDArray[np.float64]]:
+    """Return these columns of the group ``intensity`` for each cell; NaN without pixels.
+
+    Parameters
+    ----------
+    cells
+        Where the pixels of the cells are.
+    pixels
+        Of one channel, in the shape of the labels.
+    keys
+        ``intensity_mean`` and the like.
+    ring
+        Where the background around each cell is, for ``intensity_corrected_mean``.
+    """
+    grouped = cells.values(pixels)
+    found = {}
+    for key in keys:
+        if key == CORRECTED:
+            assert ring is not None
+            found[key] = _mean(grouped) - _median(ring.values(pixels))
+        else:
+            found[key] = _STATISTICS[key](grouped)
+    return found
+
+
+def rings(
+    labels: Labels, own: Labels, gap_px: float, width_px: float, spacing: Sequence[float] = ()
+) -> Labels:
+    """Return a ring around each cell: from ``gap_px`` to ``gap_px + width_px`` away from it.
+
+    A pixel belongs to the cell it is nearest to; pixels of cells, also of others, belong to none. Around
+    cells it is background, around nuclei without outlines of their cells it is cytoplasm.
+
+    Parameters
+    ----------
+    labels : int (Y, X) or (Z, Y, X)
+        All cells of a frame.
+    own : int
+        The same with the numbers the rings are to have; 0 for cells that need none.
+    spacing
+        Sides of a pixel; distances are in those along x.
+    """
+    sampling = np.asarray(spacing or (1.0,) * labels.ndim) / (spacing or (1.0,))[-1]
+    distance, nearest = ndimage.distance_transform_edt(labels == 0, sampling, return_indices=True)
+    around: Labels = own[tuple(nearest)]
+    around[(distance <= gap_px) | (distance > gap_px + width_px)] = 0
+    return around
+
+
+def _reduced(function: np.ufunc, grouped: Grouped) -> NDArray[np.float64]:
+    values, starts, counts = grouped
+    found = np.full(len(counts), np.nan)
+    present = counts > 0
+    if present.any():
+        found[present] = function.reduceat(values, starts[present])
+    return found
+
+
+def _sum(grouped: Grouped) -> NDArray[np.float64]:
+    return _reduced(np.add, grouped)
+
+
+def _mean(grouped: Grouped) -> NDArray[np.float64]:
+    with np.errstate(invalid="ignore"):
+        return np.asarray(_sum(grouped) / grouped[2])
+
+
+def _std(grouped: Grouped) -> NDArray[np.float64]:
+    values, starts, counts = grouped
+    spread = (values - np.repeat(_mean(grouped), counts)) ** 2
+    return np.asarray(np.sqrt(_mean((spread, starts, counts))))
+
+
+def _median(grouped: Grouped) -> NDArray[np.float64]:
+    values, starts, counts = grouped
+    order = np.lexsort((values, np.repeat(np.arange(len(counts)), counts)))
+    ranked = values[order]
+    found = np.full(len(counts), np.nan)
+    present = counts > 0
+    first, n = starts[present], counts[present]
+    found[present] = (ranked[first + (n - 1) // 2] + ranked[first + n // 2]) / 2
+    return found
+
+
+_STATISTICS: dict[str, Callable[[Grouped], NDArray[np.float64]]] = {
+    "intensity_mean": _mean,
+    "intensity_median": _median,
+    "intensity_min": lambda grouped: _reduced(np.minimum, grouped),
+    "intensity_max": lambda grouped: _reduced(np.maximum, grouped),
+    "intensity_std": _std,
+    "intensity_sum": _sum,
+}
+
+
+def count_touching(block: CellBlock) -> NDArray[np.float64]:
+    """Return with how many other cells each cell of a block shares a side, an edge or a corner of a pixel."""
+    pairs = touching_pairs(block.labels)
+    touched = np.bincount(pairs.ravel(), minlength=int(block.rows.max()) + 2)
+    return touched[block.rows + 1].astype(np.float64)
+
+
+def touching_pairs(labels: Labels) -> NDArray[np.int64]:
+    """Return each pair (a, b), a < b, of labels that touch, once (M, 2)."""
+    found = [np.zeros((0, 2), np.int64)]
+    steps = [step for step in product((-1, 0, 1), repeat=labels.ndim) if step > (0,) * labels.ndim]
+    for step in steps:
+        here = labels[
+            tuple(slice(max(0, -s), n - max(0, s)) for s, n in zip(step, labels.shape, strict=True))
+        ]
+        there = labels[
+            tuple(slice(max(0, s), n + min(0, s)) for s, n in zip(step, labels.shape, strict=True))
+        ]
+        meet = (here != there) & (here > 0) & (there > 0)
+        pairs = np.stack([here[meet], there[meet]], axis=1).astype(np.int64)
+        found.append(np.unique(np.sort(pairs, axis=1), axis=0))
+    return np.asarray(np.unique(np.concatenate(found), axis=0))
+
+
+def nearest_distances(cells: Cells, spacing: Sequence[float]) -> NDArray[np.float64]:
+    """Return the distance of each centre to the nearest other one of its frame; NaN for a lone one.
+
+    ``spacing`` are the sides of a pixel along the spatial axes; the unit of the result is theirs.
+    """
+    ndim = len(spacing)
+    distances = np.full(len(cells), np.nan)
+    centres = cells.points[:, -ndim:].astype(np.float64) * np.asarray(spacing)
+    frames = np.rint(cells.points[:, :-ndim]).astype(np.int64)
+    _, frame_of = np.unique(frames, axis=0, return_inverse=True)
+    order = np.argsort(frame_of.ravel(), kind="stable")
+    ends = np.flatnonzero(np.diff(frame_of.ravel()[order])) + 1
+    for rows in np.split(order, ends):
+        rows = rows[np.isfinite(centres[rows]).all(axis=1)]
+        if len(rows) > 1:
+            distances[rows] = KDTree(centres[rows]).query(centres[rows], k=2)[0][:, 1]
+    return distances

@@ -5,7 +5,7 @@ from qtpy.QtCore import QObject
 
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Progress, Task
-from cellwright.widgets.count.live_update import LiveUpdater
+from cellwright.widgets.shared.jobs import LiveUpdater
 
 
 def answer(value: int) -> Task[int]:

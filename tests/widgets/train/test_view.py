@@ -1,4 +1,4 @@
-from cellwright.widgets.train.run_view import scores_table
+from cellwright.widgets.train.view import scores_table
 
 
 def test_scores_that_became_worse_are_marked() -> None:

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from cellwright.annotation.review_queue import flip_disagreement
 from cellwright.core.data import Image
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Task, run
-from cellwright.inference.agreement import flip_disagreement
 
 
 class LeftNetwork(torch.nn.Module):
@@ -66,14 +66,14 @@ def test_nothing_to_compare(blobs: Any, oracle_model: Any) -> None:
 def test_a_model_without_outlines_is_refused(
     blobs: Any, oracle_model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cellwright.inference import agreement
+    from cellwright.inference import pipeline
 
-    count_cells = agreement.count_cells
+    count_cells = pipeline.count_cells
 
     def without_labels(*args: Any) -> Task[Any]:
         result = yield from count_cells(*args)
         return replace(result, cells=replace(result.cells, labels=None))
 
-    monkeypatch.setattr(agreement, "count_cells", without_labels)
+    monkeypatch.setattr(pipeline, "count_cells", without_labels)
     with pytest.raises(SettingsError, match="outlines them"):
         run(flip_disagreement(Image(blobs.image, "YX"), blobs.labels, oracle_model))

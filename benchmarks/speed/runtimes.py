@@ -1,0 +1,147 @@
+"""Seconds that one network takes in several runtimes, on the same images, in one run.
+
+    python -m benchmarks.speed.runtimes --model flow --threads 1
+
+PyTorch in float32 and bfloat16 and compiled, ONNX Runtime in float32 and with int8 weights, OpenVINO in
+float32 and bfloat16; what is not installed is skipped. Beside the median of each stand its ratio to
+PyTorch's float32, how long it took to get ready, and how far its maps are from those of PyTorch's float32.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.measure import draw_nuclei, print_table
+from cellwright.models import store, zoo
+from cellwright.models.protocol import CellModel
+
+HEAD = ("runtime", "side", "ready s", "median s", "times float32", "mean difference", "largest")
+
+Images = NDArray[np.float32]
+Runtime = Callable[[Images], Images]
+
+
+def main() -> None:
+    """Run the runtimes in turn and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="flow", help="name or folder")
+    parser.add_argument("--sides", type=int, nargs="+", default=[512, 2048])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--skip", nargs="*", default=[], help="names of runtimes to leave out")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    model = store.load(args.model)
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for side in args.sides:
+            image = _image(model, folder, side)
+            first: tuple[float, Images] | None = None
+            for title, make in _runtimes(model, folder, args.threads):
+                if title in args.skip:
+                    continue
+                began = time.perf_counter()
+                runtime = make()
+                maps = runtime(image)
+                ready = time.perf_counter() - began
+                seconds = statistics.median(_timed(runtime, image) for _ in range(args.repeats))
+                first = first or (seconds, maps)
+                apart = np.abs(maps - first[1])
+                rows.append(
+                    [title, side, ready, seconds, seconds / first[0], float(apart.mean()), float(apart.max())]
+                )
+                print(*rows[-1], flush=True)
+    print_table(HEAD, rows)
+
+
+def _image(model: CellModel, folder: Path, side: int) -> Images:
+    """Return a field of nuclei as the network takes it."""
+    draw_nuclei(folder, side)
+    pixels = np.load(folder / "image.npy").astype(np.float32)
+    low, high = np.percentile(pixels, model.spec.percentiles)
+    scaled = ((pixels - low) / (high - low)).astype(np.float32)
+    return np.repeat(scaled[np.newaxis, np.newaxis], model.spec.in_channels, axis=1)
+
+
+def _timed(runtime: Runtime, image: Images) -> float:
+    began = time.perf_counter()
+    runtime(image)
+    return time.perf_counter() - began
+
+
+def _runtimes(model: CellModel, folder: Path, threads: int) -> Iterator[tuple[str, Callable[[], Runtime]]]:
+    """Yield the name of each runtime that is installed, and what makes it ready."""
+    yield "torch float32", lambda: _torch(model, torch.float32)
+    yield "torch bfloat16", lambda: _torch(model, torch.bfloat16)
+    yield "torch.compile bfloat16", lambda: _torch(model, torch.bfloat16, compiled=True)
+    if not find_spec("onnx"):
+        return
+    path = zoo.export_onnx(_folder_of(model, folder), folder / "network.onnx")
+    if find_spec("onnxruntime"):
+        yield "onnxruntime float32", lambda: _onnxruntime(path, threads)
+        yield "onnxruntime int8", lambda: _onnxruntime(_in_int8(path), threads)
+    if find_spec("openvino"):
+        yield "openvino float32", lambda: _openvino(path, threads, "f32")
+        yield "openvino bfloat16", lambda: _openvino(path, threads, "bf16")
+
+
+def _folder_of(model: CellModel, folder: Path) -> Path:
+    from cellwright.models.checkpoint import save_checkpoint
+
+    save_checkpoint(folder / "model", model)
+    return folder / "model"
+
+
+def _torch(model: CellModel, dtype: torch.dtype, *, compiled: bool = False) -> Runtime:
+    network = model.inference_network().eval().to(memory_format=torch.channels_last)
+    if compiled:
+        network = torch.compile(network)
+
+    def run(image: Images) -> Images:
+        with torch.inference_mode(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            raw = network(torch.from_numpy(image))
+        maps: Images = model.to_maps(raw.float()).numpy()
+        return maps
+
+    return run
+
+
+def _onnxruntime(path: Path, threads: int) -> Runtime:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda image: session.run(["maps"], {"image": image})[0]
+
+
+def _in_int8(path: Path) -> Path:
+    """Return the network with weights of 8 bits, activations quantised as they come."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    small = path.with_suffix(".int8.onnx")
+    quantize_dynamic(path, small, weight_type=QuantType.QUInt8)
+    return small
+
+
+def _openvino(path: Path, threads: int, precision: str) -> Runtime:
+    import openvino
+
+    options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads}
+    compiled = openvino.Core().compile_model(path, "CPU", options)
+    return lambda image: compiled(image)[0]
+
+
+if __name__ == "__main__":
+    main()

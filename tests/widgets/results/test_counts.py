@@ -1,0 +1,305 @@
+"""Counts by region, border, filter, marker and plot, against a count by hand of known squares."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from napari.components import ViewerModel
+from pytestqt.qtbot import QtBot
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QApplication
+
+from cellwright.core.data import Image
+from cellwright.core.errors import SettingsError
+from cellwright.files.regions import read_regions, write_regions
+from cellwright.inference.recipe import Recipe, as_command, as_python, load_recipe, save_recipe
+from cellwright.ops.measure.analysis import AnalysisInputs, analyse
+from cellwright.ops.measure.regions import ShapeRegion
+from cellwright.ops.measure.settings import AnalysisSettings
+from cellwright.widgets.results.model import ResultsModel, ScatterGate
+from cellwright.widgets.results.widget import ResultsWidget
+
+Read = Callable[[ResultsWidget], None]
+
+
+def measure(panel: ResultsWidget, read: Read, *groups: str) -> None:
+    for name, box in panel.view.groups.items():
+        box.setChecked(name in groups)
+    panel.view.measure.click()
+    read(panel)
+
+
+def pick(box: Any, data: str) -> None:
+    box.setCurrentIndex(box.findData(data))
+    box.activated.emit(box.currentIndex())
+
+
+def test_only_what_is_ticked_is_measured(panel: ResultsWidget, read: Read) -> None:
+    assert "circularity" not in panel.model.table
+    measure(panel, read, "shape", "neighbours")
+    table = panel.model.table
+    assert {"perimeter_um", "circularity", "nearest_distance_um"} <= set(table)
+    assert "intensity_mean_ch0" not in table
+    measure(panel, read, "intensity")
+    assert "circularity" not in panel.model.table
+    assert panel.model.table["intensity_sum_ch0"].tolist() == [1000, 1280, 1080, 640]
+
+
+def test_another_image_is_measured_where_it_is_ticked(panel: ResultsWidget, read: Read) -> None:
+    labels = panel.viewer.layers["cells"].data
+    panel.viewer.add_image(labels * 3.0, name="ki 67.tif", scale=(0.5, 0.5), units=("um", "um"))
+    read(panel)
+    assert panel.view.image.currentText() == "squares"
+    panel.view.others.item(0).setCheckState(Qt.CheckState.Checked)
+    measure(panel, read, "intensity")
+    assert panel.model.table["intensity_mean_ki_67_tif"].tolist() == [3, 6, 9, 12]
+    assert panel.model.marker_channels == ["ch0", "ki_67_tif"]
+
+
+def test_cells_at_the_border(panel: ResultsWidget) -> None:
+    pick(panel.view.border, "drop")
+    assert panel.view.number.text() == "3"
+    assert panel.model.kept_table["label"].tolist() == [1, 2, 3]
+    assert panel.view.frame.rowCount() == 3
+    pick(panel.view.border, "all")
+    assert panel.view.number.text() == "4"
+
+
+def test_regions_are_counted_inside_their_shapes(panel: ResultsWidget, read: Read) -> None:
+    polygon = np.array([[-1, -1], [-1, 64], [64, -1]])  # the upper left half: cells 1 and 2
+    shapes = panel.viewer.add_shapes([polygon], shape_type="polygon", scale=(0.5, 0.5), units=("um", "um"))
+    shapes.add(np.array([[35, 35], [35, 70], [70, 70], [70, 35]]), shape_type="rectangle")
+    pick(panel.view.regions, str(shapes.unique_id))
+    read(panel)
+    counts = panel.model.counts()
+    assert counts["region"].tolist() == ["region 1", "region 2"]
+    assert counts["count"].tolist() == [2, 2]
+    assert counts["area_px"].tolist()[1] == 29 * 29
+    assert panel.view.counts_frame.rowCount() == 2
+    assert panel.model.table["regions"].tolist() == ["region 1", "region 1", "region 2", "region 2"]
+    shapes.selected_data = {1}
+    shapes.remove_selected()
+    read(panel)
+    assert panel.view.number.text() == "2"
+    pick(panel.view.rule, "overlap")
+    read(panel)
+    assert panel.model.counts()["count"].tolist() == [2]
+    panel.viewer.layers.remove(shapes)
+    read(panel)
+    assert panel.view.number.text() == "4"
+
+
+def test_counts_are_those_of_an_analysis(panel: ResultsWidget, read: Read) -> None:
+    measure(panel, read, "intensity")
+    panel.model.set_conditions("area_px > 20 and intensity_mean_ch0 < 35")
+    panel.model.set_marker("ch0", is_on=True)
+    measured = panel.model.measured
+    ours = panel.model.analysis()
+    theirs = analyse(
+        np.asarray(measured.snapshot.pixels), measured.snapshot.image, panel.model.settings, AnalysisInputs()
+    )
+    pd.testing.assert_frame_equal(ours.counts, theirs.counts)
+    pd.testing.assert_frame_equal(ours.copositive, theirs.copositive)
+    assert ours.thresholds == theirs.thresholds
+    assert ours.table["label"].tolist() == theirs.table["label"].tolist()
+
+
+def test_positive_cells(panel: ResultsWidget, read: Read) -> None:
+    measure(panel, read, "intensity")
+    row = panel.counts.rows["ch0"]
+    row.value.setValue(25.0)
+    assert row.is_on.isChecked()
+    assert panel.model.table["positive_ch0"].tolist() == [False, False, True, True]
+    read(panel)
+    assert panel.view.markers_frame.rowCount() == 2
+    assert panel.model.copositive()["count"].tolist() == [2, 2]
+    row.slider.setValue(1000)  # the highest mean, above which there is none
+    assert not panel.model.table["positive_ch0"].any()
+    row.otsu.click()
+    assert panel.model.markers == {"ch0": None}
+    assert 10 < panel.model.thresholds["ch0"] < 40
+    assert row.value.value() == pytest.approx(panel.model.thresholds["ch0"], abs=0.1)
+    row.is_on.setChecked(False)
+    assert "positive_ch0" not in panel.model.table
+
+
+def test_cells_are_coloured_by_marker_and_as_before(panel: ResultsWidget, read: Read) -> None:
+    measure(panel, read, "intensity")
+    layer = panel.viewer.layers["cells"]
+    before = layer.colormap
+    panel.model.set_marker("ch0", is_on=True, threshold=25)
+    pick(panel.view.colour_by, "markers")
+    colours = [tuple(layer.colormap.map(number)) for number in (1, 2, 3, 4)]
+    assert colours[0] == colours[1] != colours[2] == colours[3]
+    pick(panel.view.colour_by, "")
+    assert layer.colormap is before
+
+
+def test_cut_offs_filter_what_is_counted(panel: ResultsWidget) -> None:
+    view = panel.view
+    view.tabs.setCurrentIndex(3)
+    view.plot_x.setCurrentIndex(view.plot_x.findData("area_px"))
+    view.histogram.cuts.setRegion((30, 80))
+    assert panel.model.range_of("area_px") == (30, 80)
+    assert view.filter.text() == "area_px >= 30 and area_px <= 80"
+    assert view.number.text() == "2"
+    view.filter.setText("area_px >= 50")
+    view.filter.editingFinished.emit()
+    assert view.histogram.cuts.getRegion() == (50, 100)
+    view.no_gate.click()
+    assert view.number.text() == "4"
+    assert view.filter.text() == ""
+
+
+def test_a_lasso_gates(panel: ResultsWidget) -> None:
+    view = panel.view
+    view.tabs.setCurrentIndex(3)
+    view.plot_kind.setCurrentIndex(1)
+    view.plot_x.setCurrentIndex(view.plot_x.findData("x"))
+    view.plot_y.setCurrentIndex(view.plot_y.findData("y"))
+    view.lasso.setChecked(True)
+    assert view.scatter.box.is_drawing
+    view.scatter.box.drawn.emit(np.array([[0, 0], [20, 0], [20, 50], [0, 50]]))
+    assert not view.lasso.isChecked()
+    assert panel.model.kept_table["label"].tolist() == [1, 2]
+    assert "gate" in panel.model.analysis().notices[-1]
+    view.no_gate.click()
+    assert view.number.text() == "4"
+
+
+def test_a_strip_and_boxes(viewer: ViewerModel, qtbot: QtBot, squares: Any, read: Read) -> None:
+    image, labels = squares
+    viewer.add_image(np.stack([image] * 3), name="movie", axis_labels=("t", "y", "x"))
+    viewer.add_labels(np.stack([labels, labels, labels * (labels < 3)]), name="cells")
+    panel = ResultsWidget(viewer)
+    qtbot.addWidget(panel)
+    read(panel)
+    axis, counts = panel.model.per_frame()
+    assert axis == "t"
+    assert counts.tolist() == [4, 4, 2]
+    panel.view.tabs.setCurrentIndex(3)
+    panel.view.plot_kind.setCurrentIndex(2)
+    panel.view.strip.frame_clicked.emit(2)
+    assert viewer.dims.current_step[0] == 2
+    panel.view.plot_kind.setCurrentIndex(3)
+    assert "Median" in panel.view.plot_hint.text()
+
+
+def test_tables_and_a_report_are_saved(panel: ResultsWidget, qtbot: QtBot, tmp_path: Path) -> None:
+    panel.model.set_conditions("area_px > 20")
+
+    def saved(save: Callable[[Path], None], name: str) -> Path:
+        save(tmp_path / name)
+        qtbot.waitUntil(lambda: not panel.view.job_bar.is_busy, timeout=30_000)
+        assert panel.view.message.text() == f"Saved {tmp_path / name}"
+        return tmp_path / name
+
+    table = pd.read_csv(saved(panel.export.save_table, "cells.csv"))
+    assert table["label"].tolist() == [1, 2, 3]
+    sheets = pd.read_excel(saved(panel.export.save_table, "cells.xlsx"), sheet_name=None)
+    assert set(sheets) == {"cells", "counts", "settings"}
+    assert sheets["counts"]["count"].tolist() == [3]
+    assert len(pd.read_parquet(saved(panel.export.save_table, "cells.parquet"))) == 3
+    assert pd.read_csv(saved(panel.export.save_counts, "counts.csv"))["count"].tolist() == [3]
+    report = saved(panel.export.save_report, "report.html").read_text()
+    assert '<span class="number">3</span>' in report
+    assert "1 of 4 cells were left out." in report
+
+
+def test_settings_go_to_a_file_and_back(
+    panel: ResultsWidget, qtbot: QtBot, tmp_path: Path, read: Read
+) -> None:
+    path = tmp_path / "study.json"
+    settings = AnalysisSettings(
+        measure=("intensity",), border="drop", keep=("area_px>=40",), positive=("0>15",), ring_width_px=3.0
+    )
+    save_recipe(path, Recipe(analysis=settings))
+    panel.export.load_settings(path)
+    read(panel)
+    assert panel.model.settings == settings
+    assert panel.view.number.text() == "2"
+    assert panel.view.filter.text() == "area_px >= 40"
+    assert panel.view.border.currentData() == "drop"
+    assert panel.model.table["positive_ch0"].tolist() == [False, True, True, True]
+    assert panel.counts.rows["ch0"].is_on.isChecked()
+    panel.export.save_settings(tmp_path / "again.json")
+    qtbot.waitUntil(lambda: not panel.view.job_bar.is_busy, timeout=30_000)
+    assert load_recipe(tmp_path / "again.json").analysis == settings
+
+
+def test_what_was_not_counted_cannot_be_repeated(panel: ResultsWidget) -> None:
+    for button in (panel.view.copy_python, panel.view.copy_command):
+        button.click()
+        assert panel.view.message.property("error") == "true"
+        assert "not counted by a model" in panel.view.message.text()
+    with pytest.raises(SettingsError):
+        panel.export.recipe()
+
+
+def test_every_control_has_a_tooltip(panel: ResultsWidget) -> None:
+    from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QComboBox, QLineEdit, QTableView
+
+    kinds = (QAbstractButton, QAbstractSpinBox, QComboBox, QLineEdit, QTableView)
+    own = [one for kind in kinds for one in panel.view.findChildren(kind) if one in vars(panel.view).values()]
+    assert len(own) > 20
+    assert [one for one in own if not one.toolTip()] == []
+
+
+def test_a_gate_of_other_columns_keeps_all() -> None:
+    gate = ScatterGate("a", "b", np.array([[0, 0], [0, 1], [1, 1]]))
+    assert gate.keeps(pd.DataFrame({"a": [5.0]})).tolist() == [True]
+    assert gate.keeps(pd.DataFrame({"a": [0.1, 5.0], "b": [0.5, 0.5]})).tolist() == [True, False]
+
+
+def test_a_model_without_cells_counts_none() -> None:
+    model = ResultsModel()
+    model.set_border("drop")
+    assert model.n_kept == 0
+    assert model.groups("class") == {}
+    assert model.per_frame() is None
+
+
+def test_the_clipboard_takes_the_command(panel: ResultsWidget, monkeypatch: pytest.MonkeyPatch) -> None:
+    panel.model.set_conditions("area_px > 20")
+    recipe = Recipe(image="a.tif", analysis=panel.model.settings)
+    monkeypatch.setattr(panel.export, "recipe", lambda: recipe)
+    panel.view.copy_command.click()
+    assert QApplication.clipboard().text() == as_command(recipe)
+    assert "--keep 'area_px>20'" in QApplication.clipboard().text()
+    panel.view.copy_python.click()
+    assert QApplication.clipboard().text() == as_python(recipe)
+
+
+def test_saved_regions_are_part_of_what_is_repeated(
+    panel: ResultsWidget, qtbot: QtBot, read: Read, tmp_path: Path
+) -> None:
+    triangle = np.array([[-1.0, -1], [-1, 64], [64, -1]])
+    shapes = panel.viewer.add_shapes([triangle], shape_type="polygon", scale=(0.5, 0.5), units=("um", "um"))
+    pick(panel.view.regions, str(shapes.unique_id))
+    read(panel)
+    assert panel.export.unrepeatable == ["the drawn regions (save them first)"]
+    panel.export.save_regions(tmp_path / "regions.geojson")
+    qtbot.waitUntil(lambda: not panel.view.job_bar.is_busy, timeout=30_000)
+    assert panel.export.unrepeatable == []
+    image = panel.model.measured.snapshot.image
+    (region,) = read_regions(tmp_path / "regions.geojson", image)
+    assert region.name == "region 1"
+    assert np.allclose(region.rings[0], triangle)
+    points = np.random.default_rng(0).uniform(0, 64, (500, 2))
+    assert (region.contains(points) == panel.model.regions.included[0].contains(points)).all()
+    shapes.data = [triangle + 1]
+    read(panel)
+    assert panel.export.unrepeatable == ["the drawn regions (save them first)"]
+
+
+def test_regions_of_one_frame_are_written_with_it(tmp_path: Path) -> None:
+    image = Image(np.zeros((3, 20, 20), np.uint8), "TYX")
+    ring = np.array([[2.0, 2], [2, 9], [9, 9]])
+    regions = [ShapeRegion("a", (ring,), (2,)), ShapeRegion("b", (ring + 5,))]
+    write_regions(tmp_path / "r.geojson", regions, image)
+    read = read_regions(tmp_path / "r.geojson", image)
+    assert [one.name for one in read] == ["a", "b"]
+    assert [one.index for one in read] == [(2,), (None,)]

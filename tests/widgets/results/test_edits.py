@@ -1,0 +1,143 @@
+"""After any edit of a layer the table tells what the layer shows."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from napari.layers import Labels
+from pytestqt.qtbot import QtBot
+from qtpy.QtCore import Qt
+
+from cellwright.core.tasks import run
+from cellwright.ops.measure.settings import MeasureSettings
+from cellwright.widgets.results.measured_cells import measure_task
+from cellwright.widgets.results.snapshot import snapshot_of
+from cellwright.widgets.results.widget import ResultsWidget
+
+Read = Callable[[ResultsWidget], None]
+MEASURED = ("shape", "intensity", "neighbours")
+N_EDITS = 12
+
+
+@pytest.fixture
+def scene(viewer: ViewerModel) -> Labels:
+    """Labels of a grid of blobs over noise."""
+    rng = np.random.default_rng(0)
+    labels = np.zeros((120, 120), np.int32)
+    rows, columns = np.mgrid[:120, :120]
+    for number, (y, x) in enumerate(np.argwhere(np.ones((5, 5))) * 23 + 14, start=1):
+        labels[(rows - y) ** 2 + (columns - x) ** 2 < rng.integers(5, 12) ** 2] = number
+    viewer.add_image(rng.normal(100, 20, labels.shape).astype(np.float32), name="noise")
+    return viewer.add_labels(labels, name="cells")
+
+
+def edit(layer: Labels, rng: np.random.Generator) -> None:
+    """Do what a user may do: paint, erase, fill, paint a polygon, undo, redo, write pixels, replace all."""
+    y, x = rng.integers(0, 120, 2)
+    kinds = ("paint", "erase", "fill", "polygon", "undo", "redo", "pixels", "data")
+    kind = rng.choice(kinds)
+    layer.brush_size = int(rng.integers(3, 20))
+    number = int(rng.choice([layer.data.max() + 1, rng.integers(1, 26)]))
+    if kind in ("paint", "erase"):
+        layer.paint((y, x), number * (kind == "paint"))
+    elif kind == "fill":
+        layer.fill((y, x), number)
+    elif kind == "polygon":
+        layer.paint_polygon([[y, x], [y, x + 15], [y + 15, x]], number)
+    elif kind == "undo":
+        layer.undo()
+    elif kind == "redo":
+        layer.redo()
+    elif kind == "pixels":
+        layer.data[y : y + 9, x : x + 9] = number
+        layer.refresh()
+    else:
+        layer.data = np.where(layer.data == number, 0, layer.data)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_table_follows_every_edit(
+    viewer: ViewerModel, qtbot: QtBot, scene: Labels, read: Read, seed: int
+) -> None:
+    panel = ResultsWidget(viewer)
+    qtbot.addWidget(panel)
+    read(panel)
+    for box in panel.view.groups.values():
+        box.setChecked(True)
+    panel.view.measure.click()
+    read(panel)
+    rng = np.random.default_rng(seed)
+    for _ in range(N_EDITS):
+        before = scene.data.copy()
+        edit(scene, rng)
+        read(panel)
+        snapshot = snapshot_of(scene, viewer.layers["noise"])
+        fresh = run(measure_task(snapshot, MeasureSettings(MEASURED))).table
+        table = panel.model.table
+        assert (
+            table["label"].tolist()
+            == fresh["label"].tolist()
+            == np.unique(scene.data[scene.data > 0]).tolist()
+        )
+        assert table["label"].tolist() == np.unique(scene.data[scene.data > 0]).tolist()
+        for name in fresh.columns.drop(["edited"]):
+            np.testing.assert_allclose(table[name], fresh[name], err_msg=name, equal_nan=True)
+        changed = np.union1d(before[before != scene.data], scene.data[before != scene.data])
+        assert table["edited"][np.isin(table["label"], changed)].all()
+        features = scene.features.loc[table["label"], "area_px"]
+        assert features.tolist() == table["area_px"].tolist()
+        assert panel.view.number.text() == str(len(table))
+
+
+def test_other_slices_are_no_edits(viewer: ViewerModel, qtbot: QtBot, read: Read) -> None:
+    labels = np.zeros((6, 32, 32), np.int32)
+    labels[1:3, 5:15, 5:15] = 1
+    viewer.add_image(labels.astype(np.float32), name="stack", scale=(2, 1, 1), units=("um", "um", "um"))
+    viewer.add_labels(labels, name="cells", scale=(2, 1, 1), units=("um", "um", "um"))
+    panel = ResultsWidget(viewer)
+    qtbot.addWidget(panel)
+    read(panel)
+    assert panel.model.table["volume_um3"].tolist() == [400]
+    for place in range(4):
+        viewer.dims.set_current_step(0, place)
+    assert not panel.measurer.is_busy
+    assert panel.model.measured.n_edited == 0
+
+
+def test_a_window_of_a_movie_is_measured_in_its_frame(viewer: ViewerModel, qtbot: QtBot, read: Read) -> None:
+    rng = np.random.default_rng(1)
+    labels = np.zeros((3, 40, 40), np.int32)
+    for frame in range(3):
+        labels[frame, 3:12, 3:12], labels[frame, 20:30, 20:30] = 2 * frame + 1, 2 * frame + 2
+    viewer.add_image(rng.normal(100, 9, labels.shape), name="movie", axis_labels=("t", "y", "x"))
+    layer = viewer.add_labels(labels, name="cells")
+    panel = ResultsWidget(viewer)
+    qtbot.addWidget(panel)
+    read(panel)
+    panel.view.groups["intensity"].setChecked(True)
+    panel.view.measure.click()
+    read(panel)
+    layer.data_setitem((np.full(4, 2), np.array([35, 35, 36, 36]), np.array([3, 4, 3, 4])), 9)
+    read(panel)
+    image = viewer.layers["movie"].data
+    assert panel.model.table["t"].tolist() == [0, 0, 1, 1, 2, 2, 2]
+    assert panel.model.table["intensity_mean_ch0"].iloc[-1] == pytest.approx(image[2, 35:37, 3:5].mean())
+    assert panel.model.counts()["count"].tolist() == [2, 2, 3]
+
+
+def test_a_filter_holds_while_cells_change(viewer: ViewerModel, qtbot: QtBot, scene: Any, read: Read) -> None:
+    panel = ResultsWidget(viewer)
+    qtbot.addWidget(panel)
+    read(panel)
+    panel.view.filter.setText("area_px < 150")
+    panel.view.filter.editingFinished.emit()
+    panel.view.table.sortByColumn(3, Qt.SortOrder.DescendingOrder)
+    n_before = panel.model.n_kept
+    small = int(panel.model.kept_table["label"].iloc[0])
+    scene.data = np.where(scene.data == small, 0, scene.data)
+    read(panel)
+    assert panel.model.n_kept == n_before - 1
+    areas = [float(panel.view.frame.data(panel.view.frame.index(row, 3))) for row in range(n_before - 1)]
+    assert areas == sorted(areas, reverse=True)

@@ -1,0 +1,126 @@
+"""What a user changes by hand survives whatever the panel does."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from napari.layers import Labels, Points
+from pytestqt.qtbot import QtBot
+from qtpy.QtCore import Qt
+
+from cellwright.widgets.count.widget import CountWidget
+from cellwright.widgets.shared.edited_layers import is_edited
+
+
+@pytest.fixture
+def counted(viewer: ViewerModel, qtbot: QtBot, blobs: Any, shelved: Any, settled: Any) -> CountWidget:
+    viewer.add_image(blobs.image, name="cells")
+    widget = CountWidget(viewer)
+    qtbot.addWidget(widget)
+    count(widget, qtbot, settled)
+    return widget
+
+
+def count(widget: CountWidget, qtbot: QtBot, settled: Any) -> None:
+    qtbot.mouseClick(widget.panel.count, Qt.MouseButton.LeftButton)
+    settled(widget)
+
+
+def labels_of(viewer: ViewerModel) -> list[Labels]:
+    return [layer for layer in viewer.layers if isinstance(layer, Labels)]
+
+
+def test_what_was_painted_stays_when_a_threshold_moves(
+    counted: CountWidget, viewer: ViewerModel, settled: Any
+) -> None:
+    painted = labels_of(viewer)[0]
+    assert not is_edited(painted)
+    painted.paint((5, 5), 999)
+    before = painted.data.copy()
+    counted.panel.filters.set_values({"min_area_px": 3})
+    settled(counted)
+    counted.panel.thresholds.set_values({"cell_probability": 0.6})
+    settled(counted)
+    assert np.array_equal(painted.data, before)
+    assert len(labels_of(viewer)) == 2  # the count goes on in one layer of its own
+    painted.undo()
+    assert (painted.data == 999).sum() == 0
+
+
+def test_the_next_count_stands_beside_and_says_so(
+    counted: CountWidget, viewer: ViewerModel, qtbot: QtBot, settled: Any
+) -> None:
+    painted = labels_of(viewer)[0]
+    painted.name = "mine"
+    painted.fill((0, 0), 7)
+    before = painted.data.copy()
+    count(counted, qtbot, settled)
+    assert np.array_equal(painted.data, before)
+    assert "kept in mine" in counted.panel.message.text()
+    count(counted, qtbot, settled)
+    assert len(labels_of(viewer)) == 2
+
+
+def test_points_moved_by_hand_stay(counted: CountWidget, viewer: ViewerModel, settled: Any) -> None:
+    counted.panel.outputs["Points"].setChecked(True)
+    settled(counted)
+    points = next(layer for layer in viewer.layers if isinstance(layer, Points))
+    points.add([[1.0, 1.0]])
+    n = len(points.data)
+    counted.panel.outputs["Points"].setChecked(False)
+    settled(counted)
+    counted.panel.thresholds.set_values({"cell_probability": 0.6})
+    settled(counted)
+    assert points in viewer.layers
+    assert len(points.data) == n
+
+
+def test_layers_that_nobody_changed_are_brought_up_to_date(
+    counted: CountWidget, viewer: ViewerModel, settled: Any
+) -> None:
+    layer = labels_of(viewer)[0]
+    layer.name, layer.opacity = "renamed", 0.3
+    counted.panel.thresholds.set_values({"cell_probability": 0.6})
+    settled(counted)
+    assert labels_of(viewer) == [layer]
+    assert not is_edited(layer)
+
+
+def test_layers_of_an_image_that_is_gone_do_not_come_back(
+    counted: CountWidget, viewer: ViewerModel, settled: Any
+) -> None:
+    viewer.layers.clear()
+    counted.panel.outputs["Points"].setChecked(True)
+    settled(counted)
+    assert len(viewer.layers) == 0
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_is_done_nothing_made_by_hand_is_lost(
+    counted: CountWidget, viewer: ViewerModel, qtbot: QtBot, settled: Any, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    made: dict[Labels, Any] = {}
+    for _ in range(12):
+        action = rng.integers(6)
+        layers = labels_of(viewer)
+        if action <= 1 and layers:
+            layer = layers[rng.integers(len(layers))]
+            layer.paint(tuple(rng.integers(0, 100, 2)), int(rng.integers(500, 900)))
+            made[layer] = layer.data.copy()
+        elif action == 2:
+            counted.panel.thresholds.set_values({"cell_probability": float(rng.uniform(0.3, 0.7))})
+        elif action == 3:
+            count(counted, qtbot, settled)
+        elif action == 4:
+            box = counted.panel.outputs[rng.choice(["Labels", "Points", "Shapes"])]
+            box.setChecked(not box.isChecked())
+        elif layers:
+            gone = layers[rng.integers(len(layers))]
+            viewer.layers.remove(gone)
+            made.pop(gone, None)
+        settled(counted)
+        for layer, data in made.items():
+            assert layer in viewer.layers
+            assert np.array_equal(layer.data, data)

@@ -1,0 +1,283 @@
+"""Find out how well a model can tell how well it does, and write that beside its weights as fit.json.
+
+    python -m tools.release.calibrate_fit --data FOLDER --model flow
+
+The regression is fitted to images that are not reported: those learned from or chosen by, as they are and
+spoilt (blurred, noisy, inverted, shaded, of another size), and pictures without any cell. Reported are the
+images of ``kinds.reported``, those that are spoilt, and the pictures: once as the written file tells, and
+once with their kind left out of the fit.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import skimage.data
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.stats import spearmanr
+
+from cellwright.core.data import Image, Labels
+from cellwright.core.tasks import run
+from cellwright.files.atomic import write_text
+from cellwright.files.dataset.folder import Item
+from cellwright.inference.pipeline import count_cells
+from cellwright.models import store
+from cellwright.models.fit import FIT, FitCalibration
+from cellwright.models.protocol import CellModel
+from cellwright.ops.labels import relabel
+from cellwright.ops.matching import match_labels, ranking_quality
+from tools.release.kinds import KINDS, Kind, chosen_by, learned, reported
+
+SEED = 11
+MOST = 12  # images of a kind in each part
+PLANES = 3  # of a stack
+CROP_PX = 512
+RIDGE = 3.0
+SPOILT_WEIGHT = 0.5
+FACTS = ("confidence", "score_low", "flow_length", "ambiguous", "left_over")
+PICTURES = (
+    *("camera", "astronaut", "brick", "grass", "gravel", "moon", "page", "text"),
+    *("hubble_deep_field", "coffee", "chelsea", "rocket"),
+)
+NO_CELLS = "pictures without cells"
+
+
+class Example(NamedTuple):
+    """A counted image of which the truth is known."""
+
+    kind: str
+    facts: Mapping[str, float]
+    f1: float
+    is_spoilt: bool
+
+
+@dataclass(slots=True)
+class Recorder:
+    """Stands in for a calibration, and keeps the facts it is given."""
+
+    seen: Mapping[str, float] | None = None
+
+    def expected_f1(self, facts: Mapping[str, float]) -> float:
+        """Keep the facts."""
+        self.seen = facts
+        return 1.0
+
+
+def main() -> None:
+    """Calibrate a model, print how well it tells, and write the file."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--model", default="flow", help="name or folder")
+    parser.add_argument("--most", type=int, default=MOST, help="images of a kind in each part")
+    options = parser.parse_args()
+    folder = store.find(options.model)
+    model = store.load(folder)
+    rng = np.random.default_rng(SEED)
+    pictures = list(_pictures(model))
+    fitted, judged, spoilt = pictures[:], [], []
+    for kind in KINDS:
+        items = _spread(learned(kind, options.data).items, options.most)
+        if items[0].has_masks:
+            fitted += [*_counted(model, kind, items), *_counted(model, kind, items, rng)]
+            print(kind.dataset, kind.group or "", len(fitted), flush=True)
+    for kind in _reported_kinds(options.data):
+        chosen, told = (
+            _spread(select(kind.dataset, options.data).select(group=kind.group).items, options.most)
+            for select in (chosen_by, reported)
+        )
+        fitted += [*_counted(model, kind, chosen), *_counted(model, kind, chosen, rng)]
+        judged += _counted(model, kind, told)
+        spoilt += _counted(model, kind, told, rng)
+    figures = {
+        "reported": _figures(judged, fitted),
+        "with_pictures": _figures([*judged, *pictures], fitted),
+        "with_spoilt": _figures([*judged, *pictures, *spoilt], fitted),
+    }
+    print(json.dumps(figures, indent=1))
+    values = {**calibrated(fitted).to_json(), "weights_sha256": model.sha256, "scores": figures}
+    write_text(folder / FIT, json.dumps({**values, "n_images": len(fitted)}, indent=1) + "\n")
+
+
+def calibrated(examples: Sequence[Example]) -> FitCalibration:
+    """Return the regression of the F1 of some images on facts of their counts."""
+    table = np.array([[one.facts[name] for name in FACTS] for one in examples])
+    limits = np.quantile(table, (0.02, 0.98), axis=0).T
+    table = table.clip(*limits.T)
+    centre, scale = table.mean(axis=0), table.std(axis=0) + 1e-9
+    f1 = np.array([one.f1 for one in examples])
+    weights, bias = logistic((table - centre) / scale, f1, _kind_weights(examples))
+    return FitCalibration(FACTS, centre, weights / scale, bias, limits)
+
+
+def logistic(
+    table: NDArray[np.float64], share: NDArray[np.float64], weights: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], float]:
+    """Return the weights and the bias of a ridge logistic regression of shares on facts, by Newton steps."""
+    design = np.c_[table, np.ones(len(table))]
+    penalty = np.diag([RIDGE] * table.shape[1] + [1e-6])
+    found = np.zeros(design.shape[1])
+    for _ in range(50):
+        expected = 1 / (1 + np.exp(-design @ found))
+        slope = design.T @ (weights * (expected - share)) + penalty @ found
+        curvature = (design * (weights * expected * (1 - expected))[:, np.newaxis]).T @ design + penalty
+        found -= np.linalg.solve(curvature, slope)
+    return found[:-1], float(found[-1])
+
+
+def _kind_weights(examples: Sequence[Example]) -> NDArray[np.float64]:
+    """Return weights of mean 1: a kind weighs as the root of its images, and spoilt ones weigh less."""
+    kinds = [one.kind for one in examples]
+    weights = np.array([kinds.count(kind) ** -0.5 for kind in kinds])
+    weights *= np.where([one.is_spoilt for one in examples], SPOILT_WEIGHT, 1.0)
+    return weights / weights.mean()
+
+
+def _left_out(judged: Sequence[Example], fitted: Sequence[Example]) -> list[float]:
+    """Return what is expected of each image by a regression that saw no image of its kind."""
+    fits = {
+        kind: calibrated([one for one in fitted if one.kind != kind])
+        for kind in sorted({one.kind for one in judged})
+    }
+    return [fits[one.kind].expected_f1(one.facts) for one in judged]
+
+
+def _figures(judged: Sequence[Example], fitted: Sequence[Example]) -> dict[str, Any]:
+    """Return how well the expected F1 tells the true one, over all images and, as a mean, by kind."""
+    fit = calibrated(fitted)
+    true = np.array([one.f1 for one in judged])
+    told = {
+        "as_shipped": np.array([fit.expected_f1(one.facts) for one in judged]),
+        "kind_left_out": np.array(_left_out(judged, fitted)),
+    }
+    kinds = np.array([one.kind for one in judged])
+    figures: dict[str, Any] = {"n": len(judged), "n_below_half": int((true < 0.5).sum())}
+    for name, values in told.items():
+        figures[name] = {
+            "spearman": round(float(spearmanr(true, values).statistic), 3),
+            "auroc_below_half": round(ranking_quality(-values, true < 0.5), 3),
+            "mean_error": round(float(np.abs(true - values).mean()), 3),
+        }
+    figures["kinds"] = {
+        kind: {
+            "n": int((kinds == kind).sum()),
+            "true": round(float(true[kinds == kind].mean()), 3),
+            **{name: round(float(values[kinds == kind].mean()), 3) for name, values in told.items()},
+        }
+        for kind in sorted(set(kinds.tolist()))
+    }
+    return figures
+
+
+def _pictures(model: CellModel) -> Iterator[Example]:
+    for name in PICTURES:
+        picture = getattr(skimage.data, name)()[:CROP_PX, :CROP_PX]
+        nothing = np.zeros(picture.shape[:2], np.int32)
+        found = _example(model, NO_CELLS, Image(picture, "YXC"[: picture.ndim]), nothing)
+        if found is not None:
+            yield found
+
+
+def _counted(
+    model: CellModel, kind: Kind, items: Sequence[Item], rng: np.random.Generator | None = None
+) -> Iterator[Example]:
+    """Yield the planes of some images as they are or, with a generator, spoilt."""
+    name = " ".join(filter(None, (kind.dataset, kind.group)))
+    for item in items:
+        for image, labels in _planes(item):
+            if rng is not None:
+                image, labels = _spoilt(image, labels, rng)
+            found = _example(model, name, image, labels)
+            if found is not None:
+                yield found._replace(is_spoilt=rng is not None)
+
+
+def _example(model: CellModel, kind: str, image: Image, labels: Labels) -> Example | None:
+    """Return a counted image; None where nothing was found, which tells nothing."""
+    recorder = Recorder()
+    model.fit = recorder  # type: ignore[assignment]
+    result = run(count_cells(image, model))
+    model.fit = None
+    if recorder.seen is None:
+        return None
+    assert result.cells.labels is not None
+    return Example(
+        kind, recorder.seen, match_labels(result.cells.labels, relabel(labels)).f1, is_spoilt=False
+    )
+
+
+def _planes(item: Item) -> Iterator[tuple[Image, Labels]]:
+    """Yield the middle of an image, or of some planes of a stack, with the labels."""
+    image, labels = item.read()
+    data = np.asarray(image.data)
+    if labels.ndim == 2:
+        pairs = [(Image(data, image.axes), labels)]
+    else:
+        filled = [index for index in range(len(labels)) if labels[index].any()]
+        places = np.linspace(0, len(filled) - 1, PLANES + 2)[1:-1].round().astype(int)
+        pairs = [(Image(data[filled[i]], image.axes[1:]), labels[filled[i]]) for i in places]
+    for plane, known in pairs:
+        window = _window(item, known.shape)
+        if known[window].any():
+            yield replace(plane, data=np.asarray(plane.data)[window]), known[window]
+
+
+def _window(item: Item, shape: tuple[int, ...]) -> tuple[slice, slice]:
+    """Return the middle of what is known of an image."""
+    (top, left), (bottom, right) = item.regions[0] if item.regions else ((0, 0), shape)
+    spans = []
+    for first, last in ((top, bottom), (left, right)):
+        start = first + max(0, (last - first - CROP_PX) // 2)
+        spans.append(slice(start, min(last, start + CROP_PX)))
+    return spans[0], spans[1]
+
+
+def _spoilt(image: Image, labels: Labels, rng: np.random.Generator) -> tuple[Image, Labels]:
+    """Return an image made hard to count, in one of several ways."""
+    pixels = np.asarray(image.data, np.float32)
+    low, high = np.percentile(pixels, (0.5, 99.8))
+    pixels = (pixels - low) / max(float(high - low), 1e-6)
+    blur = (1.0, 1.0, 0.0)[: pixels.ndim]
+    way = rng.integers(5)
+    if way == 0:
+        pixels = ndimage.gaussian_filter(pixels, rng.uniform(1.5, 5) * np.array(blur))
+    elif way == 1:
+        pixels = pixels + rng.normal(0, rng.uniform(0.1, 0.6), pixels.shape).astype(np.float32)
+    elif way == 2:
+        pixels = 1 - pixels
+    elif way == 3:
+        shade = np.linspace(0, rng.uniform(1, 4), pixels.shape[1], dtype=np.float32)
+        pixels = pixels + shade.reshape((1, -1, 1)[: pixels.ndim])
+    else:
+        zoom = float(np.exp(rng.uniform(-1.4, 1.0)))
+        pixels = ndimage.zoom(pixels, (zoom, zoom, 1)[: pixels.ndim], order=1)[:CROP_PX, :CROP_PX]
+        labels = ndimage.zoom(labels, zoom, order=0)[:CROP_PX, :CROP_PX]
+    return replace(image, data=pixels), labels
+
+
+def _spread(items: Sequence[Item], most: int) -> list[Item]:
+    if len(items) <= most:
+        return list(items)
+    return [items[i] for i in np.linspace(0, len(items) - 1, most).round().astype(int)]
+
+
+def _reported_kinds(folder: Path) -> list[Kind]:
+    """Return the kinds that have images to report: the datasets, one of them group by group."""
+    names = dict.fromkeys([*(kind.dataset for kind in KINDS), "bbbc039"])
+    told = [name for name in names if (items := reported(name, folder).items) and items[0].has_masks]
+    groups = [kind.group for kind in KINDS if kind.dataset == "dsb2018_train"]
+    return [
+        Kind(name, 0, group=group)
+        for name in told
+        for group in (groups if name == "dsb2018_train" else [None])
+    ]
+
+
+if __name__ == "__main__":
+    main()
