@@ -216,8 +216,7 @@ def _entry(piece: _Piece) -> Entry:
 
 def _cut_image(image: Image, span: Span, *, is_frame: bool) -> Image:
     """Return some frames and slices of an image; of a single frame without its time axis."""
-    lead = [axis for axis in image.axes if axis != "C"][: len(span)]
-    spans = dict(zip(lead, span, strict=True))
+    spans = dict(zip(image.label_axes[: len(span)], span, strict=True))
     index = []
     for axis in image.axes:
         first, stop = spans.get(axis, (None, None))
@@ -228,9 +227,8 @@ def _cut_image(image: Image, span: Span, *, is_frame: bool) -> Image:
 
 def _suffix(image: Image, span: Span) -> str:
     """Return what tells a span from others of its image: _t003 or _z002-007."""
-    lead = [axis.lower() for axis in image.axes if axis != "C"]
     text = ""
-    for axis, (first, stop) in zip(lead, span, strict=False):
+    for axis, (first, stop) in zip(image.label_axes.lower(), span, strict=False):
         text += f"_{axis}{first:03d}"
         if stop > first + 1:
             text += f"-{stop - 1:03d}"

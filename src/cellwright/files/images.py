@@ -274,7 +274,7 @@ def as_bytes(image: Image) -> list[NDArray[np.uint8]]:
     if "C" in image.axes:
         pixels = np.moveaxis(pixels, image.axes.index("C"), -1)
         pixels = pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., 0]
-    n_plane = 2 + (pixels.ndim > len(image.axes.replace("C", "")))
+    n_plane = 2 + (pixels.ndim > len(image.label_axes))
     if pixels.dtype != np.uint8:
         values = np.nan_to_num(pixels.astype(np.float64))
         low, high = float(values.min()), float(values.max())

@@ -12,7 +12,7 @@ left_over    share of the likely cell pixels that no cell was made of
 """
 
 from collections.abc import Sequence
-from math import prod
+from math import ceil, prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from cellwright.models.fit import FitCalibration
 
 CELL = 0.5  # probability from which on a pixel is likely cell
 UNSURE = (0.15, 0.85)  # probabilities between these are neither cell nor background
-MOST_PIXELS = 120_000  # of a block that are looked at, evenly spread
+MOST_PIXELS = 40_000  # of a block that are looked at, evenly spread
 WARN_BELOW = 0.7  # expected F1 below which the user is told without asking
 UNKNOWN_BELOW = 0.35
 NEARLY_ALL = 0.95
@@ -61,7 +61,7 @@ class FactCollector:
 def _pixel_sums(maps: Maps, cells: Cells) -> NDArray[np.float64]:
     """Return the numbers of cell, unsure and taken pixels, and the summed length of the flow on the first."""
     probability, flow = maps["probability"][0], maps["flow"]
-    step = max(1, round((probability.size / MOST_PIXELS) ** 0.5))
+    step = max(1, ceil((probability.size / MOST_PIXELS) ** 0.5))
     probability, flow = probability[::step, ::step], flow[:, ::step, ::step]
     is_cell = probability > CELL
     is_unsure = (probability > UNSURE[0]) & (probability < UNSURE[1])

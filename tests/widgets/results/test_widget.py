@@ -119,6 +119,10 @@ def test_rows_sort_and_filter(panel: ResultsWidget) -> None:
     view.table.sortByColumn(view.frame.names.index("area_px"), Qt.SortOrder.AscendingOrder)
     shown = [view.frame.data(view.frame.index(place, 0)) for place in range(view.frame.rowCount())]
     assert shown == ["3", "2"]
+    panel.model.choose(2)
+    panel.model.set_conditions("area_px < 90")
+    assert view.table.chosen_rows == [2]
+    panel.model.set_conditions("area_px >= 20 and area_px < 90")
     view.filter.setText("no_such_column > 3")
     view.filter.editingFinished.emit()
     assert view.message.property("error") == "true"

@@ -18,6 +18,7 @@ from cellwright.widgets.shared.point_prompt import (
     PromptContext,
     PromptPoint,
     encode_task,
+    prompt_family,
     questions_task,
 )
 
@@ -146,7 +147,7 @@ class Adder(QObject):
         self.done.emit(f"Added cell {number} as a disc of {diameter:.0f} px; {why}.")
 
     def _model(self) -> str:
-        family = "flow" if "Z" in self._source.image.axes else "query"
+        family = prompt_family(self._source.image)
         names = {entry.spec.family: entry.name for entry in store.models()}
         return names.get(family) or names.get("flow") or family
 

@@ -24,6 +24,7 @@ from cellwright.widgets.shared.point_prompt import (
     PromptContext,
     PromptPoint,
     encode_task,
+    prompt_family,
     questions_task,
 )
 
@@ -129,7 +130,9 @@ class PointPromptTool(QObject):
     def _known(self, spot: PromptPoint, cell: "PromptedCell") -> int:
         """Return the number of the counted cell that covers most of the answered one, else 0."""
         counted = self._counted()
-        return covering(counted.result.cells, spot, cell) if counted else 0
+        if counted is None:
+            return 0
+        return covering(counted.result.cells, spot, cell)
 
     def _add_pending(self, _: object = None) -> None:
         if self._pending and self._subject is not None:
@@ -153,7 +156,9 @@ class PointPromptTool(QObject):
         layer = self._model.inputs().layer
         is_here = layer is not None and counted.request.source.layer_id == str(layer.unique_id)
         has_cells = registry.get(counted.request.family).gives == "instances"
-        return counted if is_here and has_cells else None
+        if not (is_here and has_cells):
+            return None
+        return counted
 
     def _source(self, layer: ImageLayer) -> Source:
         counted = self._counted()
@@ -176,7 +181,7 @@ class PointPromptTool(QObject):
 
     def _model_for(self, image: Image) -> str:
         """Return the chosen model where it can be asked, else the first that can: query, of volumes flow."""
-        family = "flow" if "Z" in image.axes else "query"
+        family = prompt_family(image)
         inputs = self._model.inputs()
         if inputs.family == family:
             return inputs.model
@@ -212,13 +217,15 @@ def with_cell(cells: Cells, spot: PromptPoint, cell: "PromptedCell") -> Cells:
     point = np.concatenate([lead, cell.point])
     box = np.stack([np.concatenate([lead + k, cell.box[k]]) for k in (0, 1)])
     classes = cells.classes
+    if classes is not None:
+        classes = np.append(classes, np.int16(-1))
     return Cells(
         points=np.concatenate([cells.points, point[np.newaxis]]).astype(np.float32),
         boxes=np.concatenate([cells.boxes, box[np.newaxis]]).astype(np.float32),
         scores=np.append(cells.scores, np.float32(cell.score)),
         areas=np.append(cells.areas, np.float32(cell.area)),
         labels=labels,
-        classes=None if classes is None else np.append(classes, np.int16(-1)),
+        classes=classes,
     )
 
 
@@ -228,11 +235,15 @@ def covering(cells: Cells, spot: PromptPoint, cell: "PromptedCell") -> int:
         inside = cells.labels[_pixels(spot, cell)][cell.mask]
         numbers, counts = np.unique(inside[inside > 0], return_counts=True)
         is_covered = counts.sum() > MOST_KNOWN * cell.area
-        return int(numbers[counts.argmax()]) if is_covered else 0
+        if not is_covered:
+            return 0
+        return int(numbers[counts.argmax()])
     middle = np.concatenate([np.array(spot.frame), cell.point])
     inner = (cells.boxes[:, 0] <= middle) & (middle < cells.boxes[:, 1])
     holding = np.flatnonzero(inner.all(axis=1))
-    return int(holding[0]) + 1 if len(holding) else 0
+    if not len(holding):
+        return 0
+    return int(holding[0]) + 1
 
 
 def empty_result(subject: PromptContext, *, has_labels: bool) -> Result:

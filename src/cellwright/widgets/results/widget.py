@@ -221,6 +221,8 @@ class ResultsWidget(QWidget):
 
     def _on_kept_changed(self) -> None:
         self.view.frame.set_rows(self.model.kept)
+        if self.model.chosen >= 0:
+            self.view.table.choose(self.model.chosen)
         self._show_number()
 
     def _show_number(self) -> None:

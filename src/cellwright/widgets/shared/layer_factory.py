@@ -61,7 +61,9 @@ def make_layer(
 
 def class_colour(index: int) -> str:
     """Return the colour of a class; grey for a negative one, which means that it is not known."""
-    return CLASS_COLOURS[index % len(CLASS_COLOURS)] if index >= 0 else NO_CLASS_COLOUR
+    if index < 0:
+        return NO_CLASS_COLOUR
+    return CLASS_COLOURS[index % len(CLASS_COLOURS)]
 
 
 def legend_of(result: Result) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cellwright.core.data import Image
 from cellwright.core.tasks import Progress, Task
 from cellwright.inference.settings import EngineSettings
 from cellwright.widgets.shared.layer_io import Source
@@ -40,6 +41,11 @@ class PromptContext:
         return (source.layer_id, source.offset, source.image.shape, self.model, self.engine, self.frame)
 
 
+def prompt_family(image: Image) -> str:
+    """Return the family that is asked about an image: query, of volumes flow."""
+    return "flow" if "Z" in image.axes else "query"
+
+
 def questions_task(subject: PromptContext, spot: PromptPoint | None) -> Task["PointPredictor"]:
     """Return questions about a frame that the network has looked at; imports torch in its own thread."""
     yield Progress("load", 0, 1)
@@ -48,7 +54,10 @@ def questions_task(subject: PromptContext, spot: PromptPoint | None) -> Task["Po
     questions = PointPredictor(
         subject.source.image, subject.model, engine=subject.engine, frame=subject.frame
     )
-    yield from questions.encode(None if spot is None else spot.point)
+    point = None
+    if spot is not None:
+        point = spot.point
+    yield from questions.encode(point)
     return questions
 
 
