@@ -95,7 +95,7 @@ def _checksum(layer: Layer) -> int:
     for part in parts:
         values = np.ascontiguousarray(part)
         checksum = zlib.crc32(repr((values.shape, values.dtype)).encode(), checksum)
-        checksum = zlib.crc32(values.reshape(-1).view(np.uint8), checksum)
+        checksum = zlib.crc32(values.reshape(-1).view(np.uint8).data, checksum)
     return checksum
 
 
