@@ -55,7 +55,7 @@ class Style:
     bits, gain, offset
         8 or 16; brightness at which the camera saturates is ``1 / gain``; camera offset, 0 to 1.
     variant
-        Which kind of the look: see ``simulate_looks``.
+        Which kind of the look: see ``simulate``.
     """
 
     diameter_px: float = 24.0
