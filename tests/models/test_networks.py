@@ -46,13 +46,14 @@ def test_the_small_preset_is_small():
 
 
 def test_an_unknown_preset_is_refused():
-    with pytest.raises(CheckpointError, match=r"\['paper', 'small'\]; got 'huge'"):
+    with pytest.raises(CheckpointError, match=r"\['lite', 'paper', 'small'\]; got 'huge'"):
         flow.build("huge")
 
 
-def test_the_halo_of_the_small_preset_covers_what_a_pixel_sees(make_model):
+@pytest.mark.parametrize("preset", ["small", "lite"])
+def test_the_halo_covers_what_a_pixel_sees(make_model, preset):
     """Everything beyond the halo may be anything: the pixel in the middle stays as it is."""
-    model = make_model()
+    model = make_model(preset=preset)
     halo = model.spec.halo
     side = 2 * halo + 4 * model.spec.divisor
     middle = slice(halo, side - halo)

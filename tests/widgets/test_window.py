@@ -11,7 +11,7 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QEvent, QPoint, QPointF, Qt
 from qtpy.QtGui import QMouseEvent
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QApplication, QWidget
+from qtpy.QtWidgets import QApplication, QScrollArea, QWidget
 
 from cellwright.widgets.count.widget import CountWidget
 
@@ -79,7 +79,11 @@ def drag(canvas: QWidget, start: QPoint, end: QPoint) -> None:
 
 def test_a_line_is_drawn_with_the_mouse(window: tuple[Viewer, CountWidget], qtbot: QtBot) -> None:
     viewer, widget = window
+    widget.panel.more.expand(animate=False)
+    qtbot.wait(100)
+    widget.findChild(QScrollArea).ensureWidgetVisible(widget.panel.measure)
     qtbot.mouseClick(widget.panel.measure, Qt.MouseButton.LeftButton)
+    assert viewer.layers.selection.active.mode == "add_line"
     canvas = viewer.window._qt_viewer.canvas.native
     middle = canvas.rect().center()
     qtbot.wait(300)

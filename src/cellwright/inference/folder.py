@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -226,7 +226,7 @@ def _read(image: ListedImage) -> Image:
     n_bytes = int(np.prod(read.shape)) * np.dtype(read.data.dtype).itemsize
     if n_bytes > READ_AHEAD_BYTES:
         return read
-    return Image(np.asarray(read.data), read.axes, read.pixel_size_um, read.name)
+    return replace(read, data=read.read())
 
 
 class _Source(NamedTuple):

@@ -3,6 +3,7 @@
 The joint model is counted with and judged as its first family.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Self
@@ -15,7 +16,7 @@ from cellwright.core.data import Annotation, Image, Maps
 from cellwright.core.errors import AnnotationError
 from cellwright.models.fit import FitCalibration
 from cellwright.models.layers.blocks import folded
-from cellwright.models.layers.trunk import Heads, TrunkNetwork
+from cellwright.models.layers.trunk import HeadedNetwork, Heads
 from cellwright.models.protocol import CellModel, MapKind, Stitcher
 from cellwright.models.spec import ModelSpec
 from cellwright.ops.geometry.axes import Frames
@@ -44,8 +45,8 @@ class JointModel:
         self.map_kinds: dict[str, MapKind] = {
             name: kind for model in models for name, kind in model.map_kinds.items()
         }
-        self.network: nn.Module = TrunkNetwork(
-            Heads({model.spec.family: _trunk(model).head for model in models}), first.spec.in_channels
+        self.network: nn.Module = _with_head(
+            first, Heads({model.spec.family: _headed(model).head for model in models})
         )
         shared = {name: value for name, value in first.network.state_dict().items() if _is_trunk(name)}
         self.network.load_state_dict(shared, strict=False)
@@ -62,7 +63,7 @@ class JointModel:
                 learned[name] = value
             elif name.startswith(start):
                 learned["head." + name.removeprefix(start)] = value
-        own = TrunkNetwork(_trunk(model).head, model.spec.in_channels)
+        own = _with_head(model, _headed(model).head)
         own.load_state_dict(learned)
         return model.with_network(own)
 
@@ -129,8 +130,14 @@ class JointModel:
         return torch.split(maps, n_maps, dim=1)
 
 
-def _trunk(model: CellModel) -> TrunkNetwork:
-    if not isinstance(model.network, TrunkNetwork):
+def _with_head(model: CellModel, head: nn.Module) -> HeadedNetwork:
+    """Return a copy of a model's network with another head."""
+    network = _headed(model)
+    return HeadedNetwork(copy.deepcopy(network.encoder), copy.deepcopy(network.decoder), head)
+
+
+def _headed(model: CellModel) -> HeadedNetwork:
+    if not isinstance(model.network, HeadedNetwork):
         raise TypeError(f"Only models of the shared trunk learn together; {model.spec.family} has another.")
     return model.network
 

@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,19 @@ def test_one_click_shows_outlines_and_number(
     assert [layer.name for layer in viewer.layers] == ["blobs", "blobs labels"]
     np.testing.assert_array_equal(viewer.layers[1].data > 0, blobs.labels > 0)
     assert viewer.layers[1].metadata["cellwright"]["settings"]["flow"] == dataclasses.asdict(FlowSettings())
+
+
+def test_how_well_it_went_is_told_once(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, oracle_model: Any, qtbot: QtBot, settled: Settled
+) -> None:
+    viewer.add_image(blobs.image, name="blobs")
+    for fit, words in (
+        (0.91, "Expect about 9 of 10 right."),
+        (0.1, "unlike anything this model has learned"),
+    ):
+        oracle_model.fit = SimpleNamespace(expected_f1=lambda facts, fit=fit: fit)
+        count(widget, qtbot, settled)
+        assert widget.panel.message.text().count(words) == 1
 
 
 def test_the_button_is_cancel_while_running(

@@ -15,6 +15,8 @@ from torch.nn import functional
 
 from cellwright.core.data import Annotation, Cells, Maps
 from cellwright.models.families.base import ModelBase, boxes_in, known_mean, soft_cross_entropy, spec_of
+from cellwright.models.layers import lite
+from cellwright.models.layers.lite import LITE, LiteNetwork
 from cellwright.models.layers.mobilevit import MobileViTBlock
 from cellwright.models.layers.trunk import DIVISOR, HALO, TrunkNetwork, deep_head
 from cellwright.models.protocol import MapKind
@@ -40,6 +42,17 @@ SPECS = {
         halo=HALO,
         diameter_px=26.0,
         diameter_range_px=(10.0, 60.0),  # larger ones are measured, then shrunk
+    ),
+    LITE: ModelSpec(
+        family="centroid",
+        preset=LITE,
+        title="Nuclei and cells in 2D: centres and boxes",
+        in_channels=3,
+        map_channels=MAP_CHANNELS,
+        divisor=lite.DIVISOR,
+        halo=lite.HALO,
+        diameter_px=26.0,
+        diameter_range_px=(10.0, 60.0),
     ),
     "paper": ModelSpec(
         family="centroid",
@@ -158,6 +171,7 @@ def build(preset: str = "small") -> CentroidModel:
         No such preset.
     """
     spec = spec_of(SPECS, preset)
-    if preset == "small":
-        return CentroidModel(spec, TrunkNetwork(deep_head(sum(MAP_CHANNELS.values())), spec.in_channels))
-    return CentroidModel(spec, CellCentroidFormer(spec.in_channels))
+    if preset == "paper":
+        return CentroidModel(spec, CellCentroidFormer(spec.in_channels))
+    make = LiteNetwork if preset == LITE else TrunkNetwork
+    return CentroidModel(spec, make(deep_head(sum(MAP_CHANNELS.values())), spec.in_channels))

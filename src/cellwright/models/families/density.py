@@ -19,7 +19,9 @@ from torch.nn import functional
 from cellwright.core.data import Annotation, Maps
 from cellwright.models.families.base import POINT_DIAMETER_PX, ModelBase, spec_of
 from cellwright.models.families.flow import flow_loss, flow_maps
+from cellwright.models.layers import lite
 from cellwright.models.layers.blocks import PixelHead
+from cellwright.models.layers.lite import LITE, LiteNetwork
 from cellwright.models.layers.trunk import DIVISOR, FEATURES, HALO, Heads, TrunkNetwork, broad_head
 from cellwright.models.protocol import MapKind, Stitcher
 from cellwright.models.spec import ModelSpec
@@ -38,6 +40,7 @@ SQUARES = ((16, 4.0), (32, 1.0), (64, 0.3))  # side in pixels, weight of the squ
 WHOLE_WEIGHT = 0.03  # of the squared error of a patch's count
 PIXEL_WEIGHT = 0.1
 FLOW_WEIGHT = 0.25
+MIN_SCORE = 0.15  # of single cells that are counted beside the density
 FITTED_COVERAGE = 0.95  # above the nine of ten that are promised: images that chose the weights flatter them
 
 SPECS = {
@@ -51,6 +54,18 @@ SPECS = {
         halo=HALO,
         diameter_px=26.0,
         diameter_range_px=(12.0, 46.0),
+        options={"density_variance": 0.02},
+    ),
+    LITE: ModelSpec(
+        family="density",
+        preset=LITE,
+        title="Cells that cannot be separated in 2D: their density and number",
+        in_channels=3,
+        map_channels=MAP_CHANNELS,
+        divisor=lite.DIVISOR,
+        halo=lite.HALO,
+        diameter_px=26.0,
+        diameter_range_px=(12.0, 50.0),
         options={"density_variance": 0.02},
     ),
     "paper": ModelSpec(
@@ -160,7 +175,7 @@ class DensityModel(ModelBase):
         density = resize_density(maps["density"][0], shape)
         if "foreground" not in maps:
             return DensityBlock(density, self.variance)
-        found = flow_to_cells(maps["cell_flow"], maps["foreground"][0], FlowSettings())
+        found = flow_to_cells(maps["cell_flow"], maps["foreground"][0], FlowSettings(min_score=MIN_SCORE))
         map_shape = (maps["foreground"].shape[-2], maps["foreground"].shape[-1])
         cells = cells_to_density(found.points, found.areas, map_shape, self.variance)[0]
         return DensityBlock(
@@ -274,7 +289,8 @@ def build(preset: str = "small") -> DensityModel:
     head = broad_head(MAP_CHANNELS["density"])
     _expect_few_cells(head)
     cells = PixelHead(FEATURES, MAP_CHANNELS["cell_flow"] + MAP_CHANNELS["foreground"])
-    return DensityModel(spec, TrunkNetwork(Heads({"density": head, "cells": cells}), spec.in_channels))
+    make = LiteNetwork if preset == LITE else TrunkNetwork
+    return DensityModel(spec, make(Heads({"density": head, "cells": cells}), spec.in_channels))
 
 
 def _expect_few_cells(head: nn.Sequential) -> None:

@@ -13,7 +13,9 @@ from torch.nn import functional
 
 from cellwright.core.data import Annotation, Cells, Maps
 from cellwright.models.families.base import ModelBase, known_mean, labels_in, spec_of
+from cellwright.models.layers import lite
 from cellwright.models.layers.blocks import PixelHead
+from cellwright.models.layers.lite import LITE, LiteNetwork
 from cellwright.models.layers.trunk import DIVISOR, FEATURES, HALO, TrunkNetwork
 from cellwright.models.protocol import MapKind
 from cellwright.models.reference.mediar import MediarFormer
@@ -34,6 +36,17 @@ SPECS = {
         halo=HALO,
         diameter_px=26.0,
         diameter_range_px=(16.0, 36.0),
+    ),
+    LITE: ModelSpec(
+        family="flow",
+        preset=LITE,
+        title="Nuclei and cells in 2D: outlines by gradient tracking",
+        in_channels=3,
+        map_channels=MAP_CHANNELS,
+        divisor=lite.DIVISOR,
+        halo=lite.HALO,
+        diameter_px=26.0,
+        diameter_range_px=(14.0, 50.0),
     ),
     "paper": ModelSpec(
         family="flow",
@@ -96,4 +109,5 @@ def build(preset: str = "small") -> FlowModel:
     if preset == "paper":
         return FlowModel(spec, MediarFormer(spec.in_channels))
     head = PixelHead(FEATURES, sum(MAP_CHANNELS.values()))
-    return FlowModel(spec, TrunkNetwork(head, spec.in_channels))
+    make = LiteNetwork if preset == LITE else TrunkNetwork
+    return FlowModel(spec, make(head, spec.in_channels))

@@ -15,8 +15,10 @@ from torch.nn import functional
 
 from cellwright.core.data import Annotation, Cells, Maps
 from cellwright.models.families.base import ModelBase, boxes_in, known_mean, soft_cross_entropy, spec_of
+from cellwright.models.layers import lite
 from cellwright.models.layers.blocks import conv_norm_relu
-from cellwright.models.layers.trunk import DIVISOR, FEATURES, HALO, TrunkNetwork
+from cellwright.models.layers.lite import LITE, LiteNetwork
+from cellwright.models.layers.trunk import DIVISOR, FEATURES, HALO, HeadedNetwork, TrunkNetwork
 from cellwright.models.protocol import MapKind
 from cellwright.models.spec import ModelSpec
 from cellwright.ops.codecs.query import (
@@ -49,6 +51,17 @@ SPECS = {
         halo=HALO,
         diameter_px=26.0,
         diameter_range_px=(16.0, 36.0),
+    ),
+    LITE: ModelSpec(
+        family="query",
+        preset=LITE,
+        title="Nuclei and cells in 2D: ask any point, outlines from a lattice of questions",
+        in_channels=3,
+        map_channels=MAP_CHANNELS,
+        divisor=lite.DIVISOR,
+        halo=lite.HALO,
+        diameter_px=26.0,
+        diameter_range_px=(14.0, 50.0),
     ),
     "paper": ModelSpec(
         family="query",
@@ -252,7 +265,7 @@ class QueryModel(ModelBase):
         network = self.network
         if isinstance(network, PointSegmenter):
             return network.at(network.features(image), points, (image.shape[2], image.shape[3]))
-        if isinstance(network, TrunkNetwork) and isinstance(network.head, QueryHead):
+        if isinstance(network, HeadedNetwork) and isinstance(network.head, QueryHead):
             return network.head.at(network.features(image), points)
         raise TypeError(f"Only the networks of this family answer points; got {type(network).__name__}.")
 
@@ -279,4 +292,5 @@ def build(preset: str = "small") -> QueryModel:
     spec = spec_of(SPECS, preset)
     if preset == "paper":
         return PaperQueryModel(spec, PointSegmenter(spec.in_channels))
-    return QueryModel(spec, TrunkNetwork(QueryHead(), spec.in_channels))
+    make = LiteNetwork if preset == LITE else TrunkNetwork
+    return QueryModel(spec, make(QueryHead(), spec.in_channels))

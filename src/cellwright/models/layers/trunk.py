@@ -64,22 +64,22 @@ class GatedDecoder(nn.Module):
         return x
 
 
-class TrunkNetwork(nn.Module):
-    """Half-resolution convolutional network with a head; about two million parameters.
+class HeadedNetwork(nn.Module):
+    """Half-resolution convolutional network with a head.
 
     Parameters
     ----------
+    encoder
+        Image (B, in_channels, Y, X) -> features at strides 2, 4, 8, ...
+    decoder
+        These features -> (B, 24, Y/2, X/2).
     head
         Features (B, 24, Y/2, X/2) -> maps (B, n, Y, X).
-    in_channels
-        Channels of the image.
     """
 
-    def __init__(self, head: nn.Module, in_channels: int = 3) -> None:
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, head: nn.Module) -> None:
         super().__init__()
-        self.encoder = ConvEncoder(in_channels, ENCODER_WIDTHS, depths=(0, 1, 2, 2))
-        self.decoder = GatedDecoder(ENCODER_WIDTHS, widths=(80, 40, FEATURES), depths=(2, 2, 1))
-        self.head = head
+        self.encoder, self.decoder, self.head = encoder, decoder, head
 
     def features(self, image: Tensor) -> Tensor:
         """Float (B, in_channels, Y, X) -> (B, 24, Y/2, X/2)."""
@@ -90,6 +90,22 @@ class TrunkNetwork(nn.Module):
         """Float (B, in_channels, Y, X) -> (B, n, Y, X)."""
         maps: Tensor = self.head(self.features(image))
         return maps
+
+
+class TrunkNetwork(HeadedNetwork):
+    """The one that learns from scratch; about two million parameters.
+
+    Parameters
+    ----------
+    head
+        Features (B, 24, Y/2, X/2) -> maps (B, n, Y, X).
+    in_channels
+        Channels of the image.
+    """
+
+    def __init__(self, head: nn.Module, in_channels: int = 3) -> None:
+        encoder = ConvEncoder(in_channels, ENCODER_WIDTHS, depths=(0, 1, 2, 2))
+        super().__init__(encoder, GatedDecoder(ENCODER_WIDTHS, (80, 40, FEATURES), depths=(2, 2, 1)), head)
 
 
 class Heads(nn.Module):

@@ -24,6 +24,10 @@ NEIGHBOURS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))
 STRIDE_STEPS = 8  # walking steps that become one jump
 N_DOUBLINGS = 5  # 8 * 2**5 = 256 steps, more than the 200 of the reference
 
+MinScore = Annotated[
+    float, {"min": 0.0, "max": 1.0, "step": 0.01, "tooltip": "Lowest score of a cell to be kept."}
+]
+
 
 @dataclass(frozen=True, slots=True)
 class FlowSettings:
@@ -38,9 +42,7 @@ class FlowSettings:
             "tooltip": "Lowest probability of a pixel to be part of a cell.",
         },
     ] = 0.4
-    min_score: Annotated[
-        float, {"min": 0.0, "max": 1.0, "step": 0.01, "tooltip": "Lowest score of a cell to be kept."}
-    ] = 0.15
+    min_score: MinScore = 0.25
     min_area_px: Annotated[
         int, {"min": 1, "max": 100_000, "tooltip": "Smallest area of a cell to be kept, in pixels."}
     ] = 16

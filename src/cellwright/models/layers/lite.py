@@ -1,0 +1,30 @@
+"""The network of the ``lite`` presets: an encoder that starts from ImageNet, and the light gated decoder."""
+
+from torch import nn
+
+from cellwright.models.layers.efficientnet_lite import EfficientNetLite, plan_of
+from cellwright.models.layers.trunk import FEATURES, GatedDecoder, HeadedNetwork
+
+LITE = "lite"  # name of the preset
+DIVISOR = 32
+HALO = 480
+LAST_DEPTH = 4  # blocks at stride 32; each looks 64 pixels further on every side
+DECODER_WIDTHS = (96, 64, 40, FEATURES)  # at strides 16, 8, 4 and 2
+
+
+class LiteNetwork(HeadedNetwork):
+    """EfficientNet-lite0 to stride 32 with a gated decoder to half resolution; 2.8 million parameters.
+
+    Parameters
+    ----------
+    head
+        Features (B, 24, Y/2, X/2) -> maps (B, n, Y, X).
+    in_channels
+        Channels of the image.
+    """
+
+    encoder: EfficientNetLite
+
+    def __init__(self, head: nn.Module, in_channels: int = 3) -> None:
+        encoder = EfficientNetLite(plan_of("lite0", LAST_DEPTH), in_channels)
+        super().__init__(encoder, GatedDecoder(encoder.widths, DECODER_WIDTHS, depths=(2, 2, 2, 1)), head)

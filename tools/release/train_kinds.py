@@ -1,0 +1,221 @@
+"""Train the default model on images of all kinds, together with the other families on the same trunk.
+
+    python -m tools.release.train_kinds --data FOLDER --output FOLDER --until 16:40
+
+The encoder starts from ImageNet (``pip install napari-cellwright[pretrain]``). The learning rate falls with
+the clock, so that a run ends when it should on a busy machine; one that was stopped goes on from its last
+state. Patches are drawn by kind, so that rare kinds are learned, too.
+"""
+
+import argparse
+import copy
+import json
+import math
+import signal
+import time
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cellwright.models import registry
+from cellwright.models.checkpoint import save_checkpoint
+from cellwright.models.layers.efficientnet_lite import load_imagenet
+from cellwright.models.layers.lite import LiteNetwork
+from cellwright.models.layers.trunk import HeadedNetwork
+from cellwright.models.protocol import CellModel
+from cellwright.training.data.sampler import (
+    WeightedSamples,
+    appearance,
+    cluster,
+    make_batch,
+    one_ahead,
+    sampling_weights,
+)
+from cellwright.training.data.samples import Sample
+from cellwright.training.joint import JointModel
+from cellwright.training.settings import TrainingSettings
+from cellwright.training.state import RunState
+from cellwright.training.trainer import average, learn
+from tools.release.kinds import KINDS, samples_of
+from tools.release.simulated_kinds import simulated
+
+FAMILIES = {"flow": 1.0}  # weight of each one's loss
+SETTINGS = TrainingSettings(
+    seed=41,
+    patch_px=192,
+    batch_size=8,
+    ema_decay=0.9985,
+    weight_decay=0.02,
+    warmup_steps=200,
+    augmentation=0.6,
+    smallest_diameter_px=8.0,
+    largest_diameter_px=90.0,
+    exclude_boundaries=0.0,
+)
+ENCODER_RATE, DECODER_RATE = 6e-4, 1.5e-3
+SIMULATED_SHARE = 0.22
+KEEP_SECONDS = 180
+MODALITIES = 8  # clusters within a kind
+
+
+def main() -> None:
+    """Train until the clock says so."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--until", required=True, help="time of day at which the rate has fallen to nothing")
+    parser.add_argument("--cache", type=Path, help="folder that keeps the images in memory's form")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    options.output.mkdir(parents=True, exist_ok=True)
+    model = joint_model()
+    state = new_state(model)
+    began = resume(state, options.output / "state.pt")
+    pools = pools_of(options.data, model, options.cache)
+    ends = datetime.combine(datetime.now(), datetime.strptime(options.until, "%H:%M").time()).timestamp()
+    train(state, model, pools, (began, ends), options.output)
+
+
+def joint_model() -> JointModel:
+    """Return the families on one trunk, its encoder as ImageNet left it."""
+    torch.manual_seed(SETTINGS.seed)
+    models: list[CellModel] = [registry.get(family).load().build("lite") for family in FAMILIES]
+    first = models[0].network
+    assert isinstance(first, LiteNetwork)
+    load_imagenet(first.encoder)
+    return JointModel(models, list(FAMILIES.values()))
+
+
+def new_state(model: JointModel) -> RunState:
+    """Return the state before the first step; the encoder learns at a rate of its own."""
+    network = model.network
+    assert isinstance(network, HeadedNetwork)
+    groups = [
+        {"params": list(network.encoder.parameters()), "highest": ENCODER_RATE},
+        {"params": [*network.decoder.parameters(), *network.head.parameters()], "highest": DECODER_RATE},
+    ]
+    optimizer = torch.optim.AdamW(groups, weight_decay=SETTINGS.weight_decay)
+    return RunState(network, copy.deepcopy(network), optimizer)
+
+
+def pools_of(data: Path, model: JointModel, cache: Path | None) -> list[tuple[float, WeightedSamples]]:
+    """Return the images of each kind with their share of the patches."""
+    pools = []
+    for number, kind in enumerate(KINDS):
+        name = f"{number:02d}_{kind.dataset}_{kind.group or 'all'}.pt"
+        samples = _cached(cache and cache / name, partial(samples_of, kind, data, model))
+        kinds = cluster([appearance(sample) for sample in samples], MODALITIES, SETTINGS.seed)
+        pools.append(
+            (kind.share * (1 - SIMULATED_SHARE), WeightedSamples(tuple(samples), sampling_weights(kinds)))
+        )
+        print(f"{name}: {len(samples)} images, diameter {_diameter(samples):.0f} px", flush=True)
+    drawn = _cached(cache and cache / "simulated_views.pt", partial(simulated, model, SETTINGS.seed))
+    pools.append((SIMULATED_SHARE, WeightedSamples(tuple(drawn), np.full(len(drawn), 1 / len(drawn)))))
+    return pools
+
+
+def _diameter(samples: list[Sample]) -> float:
+    return float(np.nanmedian([sample.diameter_px for sample in samples]))
+
+
+def _cached(path: Path | None, make: Callable[[], list[Sample]]) -> list[Sample]:
+    if path is None:
+        return make()
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(make(), path.with_suffix(".part"))
+        path.with_suffix(".part").replace(path)
+    samples: list[Sample] = torch.load(path, weights_only=False)
+    return samples
+
+
+def batch_of(
+    pools: list[tuple[float, WeightedSamples]], step: int, settings: TrainingSettings
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the patches of one step: kinds are drawn by their shares."""
+    rng = np.random.default_rng((settings.seed, step))
+    shares = np.array([share for share, _ in pools])
+    counts = rng.multinomial(settings.batch_size, shares / shares.sum())
+    parts = [(pool, int(n)) for (_, pool), n in zip(pools, counts, strict=True) if n]
+    return make_batch(parts, settings, rng, exclude=False)
+
+
+def train(
+    state: RunState,
+    model: JointModel,
+    pools: list[tuple[float, WeightedSamples]],
+    clock: tuple[float, float],
+    output: Path,
+) -> None:
+    """Take steps until the clock ends, keeping the state every few minutes."""
+    began, ends = clock
+    kept = time.time()
+    stops: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: stops.append(number))
+    state.network.train()
+    for images, targets in one_ahead(lambda step: batch_of(pools, step, SETTINGS), range(state.step, 10**6)):
+        progress = (time.time() - began) / (ends - began)
+        if progress >= 1 or stops:
+            break
+        fall = min(1.0, (state.step + 1) / SETTINGS.warmup_steps) * (
+            0.505 + 0.495 * math.cos(math.pi * progress)
+        )
+        for group in state.optimizer.param_groups:
+            group["lr"] = group["highest"] * fall
+        state.losses.append(learn(state, model, images, targets))
+        state.step += 1
+        average(state, SETTINGS.ema_decay)
+        if state.step % 100 == 0:
+            print(
+                f"{datetime.now():%H:%M:%S} step {state.step} loss {np.mean(state.losses[-100:]):.4f} "
+                f"progress {progress:.3f}",
+                flush=True,
+            )
+        if time.time() - kept > KEEP_SECONDS:
+            keep(state, model, output, began)
+            kept = time.time()
+    keep(state, model, output, began)
+
+
+def keep(state: RunState, model: JointModel, output: Path, began: float) -> None:
+    """Write the state, and the average weights as one model of each family."""
+    saved = {
+        "network": state.network.state_dict(),
+        "average": state.average.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "step": state.step,
+        "began": began,
+        "losses": state.losses,
+    }
+    torch.save(saved, output / "state.part")
+    (output / "state.part").replace(output / "state.pt")
+    for family in FAMILIES:
+        save_checkpoint(output / family, model.part(family, state.average))
+    curve = [float(np.mean(state.losses[i : i + 100])) for i in range(0, len(state.losses), 100)]
+    (output / "curve.json").write_text(json.dumps({"steps": state.step, "losses": curve}), encoding="utf-8")
+
+
+def resume(state: RunState, path: Path) -> float:
+    """Bring a new state to where the run ended; return when it began."""
+    if not path.exists():
+        return time.time()
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    state.network.load_state_dict(saved["network"])
+    state.average.load_state_dict(saved["average"])
+    highest = [group["highest"] for group in state.optimizer.param_groups]
+    state.optimizer.load_state_dict(saved["optimizer"])
+    for group, rate in zip(state.optimizer.param_groups, highest, strict=True):
+        group["highest"] = rate
+    state.step, state.losses = saved["step"], saved["losses"]
+    return float(saved["began"])
+
+
+if __name__ == "__main__":
+    main()
