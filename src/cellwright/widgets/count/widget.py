@@ -282,9 +282,9 @@ class CountWidget(QWidget):
     def show_outcome(self, counted: CountOutcome) -> None:
         """Show a result: its layers, its number, its legend. Call it in the GUI thread."""
         result = counted.result
-        shown = place(
-            self.viewer, {name: one for name, one in counted.layers.items() if name in self.outputs}
-        )
+        already = self._shown_already(counted)
+        wanted = set(self.outputs) - already
+        shown = place(self.viewer, {name: one for name, one in counted.layers.items() if name in wanted})
         self.model.outcome = counted
         self._remove_unticked(counted)
         line = result_line(result)
@@ -294,8 +294,16 @@ class CountWidget(QWidget):
         self.panel.show_count(number_text(result), line, "\n".join(filter(None, details)), legend_of(result))
         self.panel.save.setEnabled(True)
         self.model.outcome_changed.emit(counted)
-        if not counted.request.source.is_preview:
+        if not (counted.request.source.is_preview or already):
             tell_results(self.viewer, result, shown.get("Labels", shown.get("Points")), self)
+
+    def _shown_already(self, counted: CountOutcome) -> set[str]:
+        """Return the outputs whose layers need no change, edited or not, since only ticks were changed."""
+        before = self.model.outcome
+        if before is None or before.result is not counted.result:
+            return set()
+        key = counted.request.source.key
+        return {one for one in before.request.outputs if has_layers(self.viewer, {**key, "output": one})}
 
     def _remove_unticked(self, counted: CountOutcome) -> None:
         """Take away the layers of a count that are not wanted; those of other models stay."""

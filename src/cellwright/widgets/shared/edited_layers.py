@@ -1,19 +1,24 @@
 """Which of our layers a user has changed by hand: these are never written over and never removed.
 
 A layer that a count has made is watched. What is painted into it, and points or boxes that come, move or go,
-mark its metadata; so does whatever gives it other data. Marked layers no longer belong to the count: the next
-one makes a layer of its own beside them.
+mark its metadata; so does whatever gives it other data. What no event tells, pixels written by a script and
+values of its features, is found by comparison. Marked layers no longer belong to the count, and copies of a
+layer never do: the next count makes a layer of its own beside them.
 """
 
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
-from napari.layers import Labels, Layer
+import numpy as np
+from napari.layers import Image as ImageLayer
+from napari.layers import Labels, Layer, Shapes
 
 METADATA = "cellwright"
 EDITED = "edited"  # key in the metadata of a layer of ours
+OWNER = "layer"  # key of the unique_id of the layer that the metadata was made for; in a copy it is another
 
 
 class _Watch:
@@ -22,9 +27,27 @@ class _Watch:
     def __init__(self, layer: Layer) -> None:
         self._layer = ref(layer)
         self.is_ours = False
+        self.note()
         layer.events.data.connect(self._on_changed)
         if isinstance(layer, Labels):
             layer.events.paint.connect(self._on_changed)
+
+    def note(self) -> None:
+        """Take what is in the layer now for what the count has put there."""
+        layer = self._layer()
+        if layer is None or isinstance(layer, ImageLayer):
+            return  # densities and colours are not edited, and may be lazy
+        self._checksum, self._features = _checksum(layer), layer.features.copy()
+
+    def is_unchanged(self) -> bool:
+        """Return whether pixels, coordinates and features are as they were; new columns are no change."""
+        layer = self._layer()
+        if layer is None or isinstance(layer, ImageLayer):
+            return True
+        names = list(self._features)
+        if not set(names) <= set(layer.features) or self._checksum != _checksum(layer):
+            return False
+        return bool(layer.features[names].equals(self._features))
 
     def _on_changed(self, _: Any = None) -> None:
         layer = self._layer()
@@ -37,7 +60,11 @@ _watches: WeakKeyDictionary[Layer, _Watch] = WeakKeyDictionary()  # a watch live
 
 def watch(layer: Layer) -> None:
     """Notice from now on what is changed in a layer by hand."""
-    if layer not in _watches:
+    own = {**layer.metadata[METADATA], OWNER: str(layer.unique_id)}
+    layer.metadata = {**layer.metadata, METADATA: own}
+    if layer in _watches:
+        _watches[layer].note()
+    else:
         _watches[layer] = _Watch(layer)
 
 
@@ -49,9 +76,27 @@ def mark_edited(layer: Layer) -> None:
 
 
 def is_edited(layer: Layer) -> bool:
-    """Return whether a layer of ours was changed by hand."""
+    """Return whether a layer of ours was changed or copied by hand."""
     own = layer.metadata.get(METADATA)
-    return isinstance(own, dict) and bool(own.get(EDITED))
+    if not isinstance(own, dict):
+        return False
+    identity = str(layer.unique_id)
+    if own.get(EDITED) or own.get(OWNER, identity) != identity:
+        return True
+    watched = _watches.get(layer)
+    return watched is not None and not watched.is_unchanged()
+
+
+def _checksum(layer: Layer) -> int:
+    parts = layer.data
+    if not isinstance(layer, Shapes):
+        parts = [parts]
+    checksum = 0
+    for part in parts:
+        values = np.ascontiguousarray(part)
+        checksum = zlib.crc32(repr((values.shape, values.dtype)).encode(), checksum)
+        checksum = zlib.crc32(values.reshape(-1).view(np.uint8).data, checksum)
+    return checksum
 
 
 @contextmanager

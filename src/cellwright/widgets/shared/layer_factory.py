@@ -91,6 +91,7 @@ def _labels_layer(result: Result, placement: Mapping[str, Any], channel_axis: in
         return None
     if channel_axis is not None:
         labels = np.expand_dims(labels, channel_axis)
+    labels = labels.copy()  # the brush paints into the layer, not into the result
     features = _features(result)
     # napari takes row k of the features for label k, the background included
     table = features.reindex(range(-1, len(features))).reset_index(drop=True)

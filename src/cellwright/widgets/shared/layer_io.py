@@ -275,9 +275,10 @@ def _update(viewer: Any, old: Layer, new: Layer) -> Layer:
 
 
 def _replace(viewer: Any, old: Layer, new: Layer) -> Layer:
-    new.name, new.visible, new.opacity = old.name, old.visible, old.opacity
+    new.visible, new.opacity = old.visible, old.opacity
     new.metadata = {**old.metadata, **new.metadata}
-    index = viewer.layers.index(old)
+    name = old.name
+    viewer.layers.insert(viewer.layers.index(old) + 1, new)  # removed first, it can crash the canvas
     viewer.layers.remove(old)
-    viewer.layers.insert(index, new)
+    new.name = name
     return new

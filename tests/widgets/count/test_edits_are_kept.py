@@ -1,0 +1,265 @@
+"""What a user made by hand survives sliders, counts, regions and deletions, whatever comes after what."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from napari.layers import Labels, Layer, Points, Shapes
+
+from cellwright.core.data import Image, Result
+from cellwright.widgets.count.widget import CountWidget
+from cellwright.widgets.shared.edited_layers import is_edited
+from cellwright.widgets.shared.layer_io import Source, place, prepare, remove, show, source_of
+
+ALL = ("Labels", "Points", "Shapes")
+N_SEQUENCES, N_STEPS = 20, 12
+Settled = Callable[[CountWidget], None]
+ResultOf = Callable[[Image, Any], Result]
+
+
+def slider(widget: CountWidget, value: float, settled: Settled) -> None:
+    widget.panel.thresholds.container["cell_probability"].value = value
+    settled(widget)
+
+
+def counted(viewer: ViewerModel, widget: CountWidget, blobs: Any, settled: Settled) -> Labels:
+    image = blobs.image.copy()
+    image[:, : image.shape[1] // 2] *= 0.55  # fainter cells
+    viewer.add_image(image, name="blobs")
+    widget.panel.count.click()
+    settled(widget)
+    return viewer.layers["blobs labels"]
+
+
+def test_painted_pixels_survive_sliders_and_counts(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, settled: Settled
+) -> None:
+    labels = counted(viewer, widget, blobs, settled)
+    labels.selected_label = 500
+    labels.paint((5, 5), 500)
+    painted = labels.data.copy()
+    slider(widget, 0.9, settled)
+    widget.panel.count.click()
+    settled(widget)
+    slider(widget, 0.6, settled)
+    assert [layer.name for layer in viewer.layers] == ["blobs", "blobs labels", "blobs labels [1]"]
+    np.testing.assert_array_equal(labels.data, painted)
+    labels.undo()
+    assert 500 not in labels.data
+    labels.redo()
+    np.testing.assert_array_equal(labels.data, painted)
+
+
+def test_a_stroke_that_was_undone_can_be_done_again_after_a_count(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, settled: Settled
+) -> None:
+    labels = counted(viewer, widget, blobs, settled)
+    labels.paint((5, 5), 500)
+    painted = labels.data.copy()
+    labels.undo()
+    slider(widget, 0.9, settled)
+    labels.redo()
+    np.testing.assert_array_equal(labels.data, painted)
+
+
+def test_renamed_layers_are_known_and_unticked_edits_stay(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, settled: Settled
+) -> None:
+    labels = counted(viewer, widget, blobs, settled)
+    labels.name = "mine"
+    slider(widget, 0.9, settled)
+    assert [layer.name for layer in viewer.layers] == ["blobs", "mine"]
+    labels.fill((5, 5), 7)
+    widget.panel.outputs["Labels"].setChecked(False)
+    settled(widget)
+    assert labels in viewer.layers
+
+
+def move_point(layer: Points) -> None:
+    layer.data = np.add(layer.data, (1, 0))
+
+
+def add_point(layer: Points) -> None:
+    layer.add((3.0, 4.0))
+
+
+def delete_point(layer: Points) -> None:
+    layer.selected_data = {0}
+    layer.remove_selected()
+
+
+def move_box(layer: Shapes) -> None:
+    layer.data = [layer.data[0] + 1, *layer.data[1:]]
+
+
+def add_box(layer: Shapes) -> None:
+    layer.add_rectangles(np.array([[1, 1], [1, 5], [5, 5], [5, 1]]))
+
+
+def delete_box(layer: Shapes) -> None:
+    layer.selected_data = {0}
+    layer.remove_selected()
+
+
+def paint(layer: Labels) -> None:
+    layer.paint((2, 2), 40)
+
+
+def write(layer: Labels) -> None:
+    layer.data[:3, :3] = 41
+    layer.refresh()
+
+
+def set_class(layer: Layer) -> None:
+    features = layer.features.copy()
+    features["score"] = 0.125
+    layer.features = features
+
+
+EDITS: dict[str, list[Callable[[Any], None]]] = {
+    "Labels": [paint, write, set_class],
+    "Points": [move_point, add_point, delete_point, set_class],
+    "Shapes": [move_box, add_box, delete_box, set_class],
+}
+
+
+@pytest.mark.parametrize(("output", "edit"), [(kind, edit) for kind, all_ in EDITS.items() for edit in all_])
+def test_every_kind_of_edit_is_seen(
+    viewer: ViewerModel, result_of: ResultOf, output: str, edit: Callable[[Any], None]
+) -> None:
+    source, result = pictured(viewer, result_of, n_cells=3)
+    layer = show(viewer, result, source, [output])[output]
+    assert not is_edited(layer)
+    layer.features = layer.features.assign(mean_intensity=1.0)  # a column more is no edit
+    assert not is_edited(layer)
+    edit(layer)
+    assert is_edited(layer)
+    beside = show(viewer, result, source, [output])[output]
+    assert beside is not layer
+    assert show(viewer, result, source, [output])[output].name == beside.name
+    assert len(viewer.layers) == 3
+
+
+def test_a_copy_belongs_to_the_user(viewer: ViewerModel, result_of: ResultOf) -> None:
+    source, result = pictured(viewer, result_of, n_cells=3)
+    labels = show(viewer, result, source)["Labels"]
+    copy = Labels(labels.data.copy(), name="copy", metadata=dict(labels.metadata))
+    viewer.add_layer(copy)
+    viewer.layers.remove(labels)
+    show(viewer, result, source)
+    remove(viewer, source.key)
+    assert [layer.name for layer in viewer.layers] == ["image", "copy"]
+
+
+def pictured(viewer: ViewerModel, result_of: ResultOf, n_cells: int) -> tuple[Source, Result]:
+    if "image" not in viewer.layers:
+        viewer.add_image(np.zeros((24, 60)), name="image")
+    source = source_of(viewer.layers["image"])
+    return source, result_of(source.image, cells(n_cells))
+
+
+def cells(n_cells: int) -> np.ndarray:
+    labels = np.zeros((24, 60), np.int32)
+    for number in range(n_cells):
+        labels[8:14, 2 + 8 * number : 7 + 8 * number] = number + 1
+    return labels
+
+
+def content(layer: Layer) -> list[Any]:
+    if isinstance(layer, Shapes):
+        return [np.array(one) for one in layer.data]
+    return [np.array(layer.data)]
+
+
+class World:
+    """A viewer in which a user and the count panel take turns; ``made`` is what the user put into layers."""
+
+    def __init__(self, seed: int, result_of: ResultOf) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.result_of = result_of
+        self.viewer = ViewerModel()
+        self.source, _ = pictured(self.viewer, result_of, n_cells=3)
+        self.made: dict[Layer, list[Any]] = {}
+
+    def step(self) -> str:
+        """Do one thing and return which."""
+        steps = (self.count, self.preview, self.region, self.untick, self.edit, self.delete, self.rename)
+        step = (*steps, self.copy)[self.rng.integers(len(steps) + 1)]
+        step()
+        return step.__name__
+
+    def count(self) -> None:
+        self._place(self.source)
+        remove(self.viewer, {**self.source.key, "is_preview": True})
+
+    def preview(self) -> None:
+        self._place(replace(self.source, is_preview=True))
+
+    def _place(self, source: Source) -> None:
+        n_cells = int(self.rng.integers(0, 4))
+        labels = cells(n_cells)[:, : source.image.shape[-1]].copy()
+        outputs = [name for name in ALL if self.rng.random() < 0.7]
+        place(self.viewer, prepare(self.result_of(source.image, labels), source, outputs))
+
+    def region(self) -> None:
+        window = (slice(0, 24), slice(0, int(self.rng.integers(30, 60))))
+        self.source = source_of(self.viewer.layers["image"], None, window)
+        self._place(self.source)
+
+    def untick(self) -> None:
+        remove(self.viewer, {**self.source.key, "output": self.rng.choice(ALL)})
+
+    def _any(self) -> Layer | None:
+        layers = [layer for layer in self.viewer.layers if layer.name != "image"]
+        return layers[self.rng.integers(len(layers))] if layers else None
+
+    def edit(self) -> None:
+        layer = self._any()
+        if layer is not None and len(layer.data):
+            edits = EDITS[type(layer).__name__]
+            edits[self.rng.integers(len(edits))](layer)
+            self.made[layer] = content(layer)
+
+    def delete(self) -> None:
+        layer = self._any()
+        if layer is not None:
+            self.viewer.layers.remove(layer)
+            self.made.pop(layer, None)
+
+    def rename(self) -> None:
+        layer = self._any()
+        if layer is not None:
+            layer.name = f"mine {self.rng.integers(9)}"
+
+    def copy(self) -> None:
+        layer = self._any()
+        if layer is not None:
+            data, state, kind = layer.as_layer_data_tuple()
+            copy = self.viewer.add_layer(Layer.create(deepcopy(data), state, kind))
+            self.made[copy] = content(copy)
+
+
+def test_nothing_that_the_user_made_is_lost_in_any_order(result_of: ResultOf) -> None:
+    for seed in range(N_SEQUENCES):
+        world = World(seed, result_of)
+        for _ in range(N_STEPS):
+            step = world.step()
+            for layer, kept in world.made.items():
+                assert layer in world.viewer.layers, (seed, step)
+                for before, after in zip(kept, content(layer), strict=True):
+                    np.testing.assert_array_equal(before, after, err_msg=f"{seed} {step}")
+
+
+def test_ticks_show_no_second_layer_of_edited_cells(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, settled: Settled
+) -> None:
+    labels = counted(viewer, widget, blobs, settled)
+    labels.paint((5, 5), 500)
+    assert 500 not in widget.counted.result.cells.labels
+    widget.panel.outputs["Points"].setChecked(True)
+    settled(widget)
+    assert [layer.name for layer in viewer.layers] == ["blobs", "blobs labels", "blobs points"]
