@@ -5,13 +5,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from napari.layers import Layer
+from numpy.typing import NDArray
 
 from cellwright.core.data import Prediction, Result
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.tables import cells_table
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.registry import DEFAULT_FAMILY
+from cellwright.ops.measure.regions import RegionSet
 from cellwright.widgets.shared.classes import classified_task, unclassified
 from cellwright.widgets.shared.layer_io import Source, prepare
 
@@ -27,6 +30,7 @@ class Request:
     outputs: tuple[str, ...] = ("Labels",)
     classifier: str | Path = ""
     family: str = DEFAULT_FAMILY
+    regions: RegionSet | None = None  # in pixels of the whole image; None counts all of the source
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,8 @@ def count_task(request: Request) -> Task[CountOutcome]:
     result, prediction = yield from count_with_prediction(
         image, request.model, request.settings, request.engine
     )
-    result = yield from _classified(request, replace(result, offset=request.source.offset))
+    result = inside_regions(request, replace(result, offset=request.source.offset))
+    result = yield from _classified(request, result)
     return (yield from show_task(request, result, prediction))
 
 
@@ -64,6 +69,7 @@ def recount_task(counted: CountOutcome, request: Request) -> Task[CountOutcome]:
         from cellwright.inference.pipeline import recount
 
         result = recount(result, counted.prediction, request.model, request.settings)
+        result = inside_regions(request, result)
     if is_recounted or request.classifier != counted.request.classifier:
         result = yield from _classified(request, result)
     return (yield from show_task(request, result, counted.prediction))
@@ -73,6 +79,32 @@ def show_task(request: Request, result: Result, prediction: Prediction | None = 
     """Return a result with the layers that a request wants."""
     yield Progress("layers", 0, 1)
     return CountOutcome(request, result, prepare(result, request.source, request.outputs), prediction)
+
+
+def inside_regions(request: Request, result: Result) -> Result:
+    """Return a result with the cells that lie in a region of the request; all where it has none.
+
+    Of a density the pixels outside become 0; how sure the count is then is not known.
+    """
+    regions = request.regions
+    if regions is None:
+        return result
+    if "density" in result.maps:
+        density = result.maps["density"] * _mask(regions, result)
+        maps = {**result.maps, "density": density}
+        return replace(result, count=float(density.sum(dtype=np.float64)), interval=None, maps=maps)
+    rows = np.flatnonzero(regions.membership(result.cells, result.offset).any(axis=1))
+    return replace(result, count=float(len(rows)), cells=result.cells.take(rows))
+
+
+def _mask(regions: RegionSet, result: Result) -> NDArray[np.bool_]:
+    """Return which pixels (Y, X) of a density lie in any of the regions, which hold in every slice."""
+    top, left = result.offset[-2:]
+    height, width = result.maps["density"].shape[-2:]
+    shape = (top + height, left + width)
+    index = (0,) * (result.maps["density"].ndim - 2)
+    inside = [regions.mask(number, index, shape) for number in range(len(regions.names))]
+    return np.asarray(np.any(inside, axis=0)[top:, left:])
 
 
 def _classified(request: Request, result: Result) -> Task[Result]:

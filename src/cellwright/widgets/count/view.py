@@ -26,6 +26,7 @@ from cellwright.widgets.shared.style import STYLE, message_label, put, row, set_
 
 SHORTCUT = "Ctrl+Return"
 REGIONS = {"whole": "Whole image", "view": "What I see", "drawn": "Drawn region"}
+RULES = {"centre": "Centre inside", "overlap": "Any overlap", "whole": "Wholly inside"}
 OUTPUTS = {"Labels": "Outlines", "Points": "Points", "Shapes": "Boxes", "Image": "Density"}
 OWN_ROWS = ("device", "channel", "diameter_px")  # engine settings with a control of their own
 LONGEST_LARGE = 6  # characters of the number that fit into the panel at full size
@@ -135,12 +136,18 @@ class CountPanel(QWidget):
         self.device.setToolTip("Where the network runs; Auto takes the fastest.")
         self.channel.setToolTip("Channel in which cells are counted.")
         self.region.setToolTip(
-            "What I see: the visible part of this slice. Drawn region: the box around a shape, in all slices."
+            "What I see: the visible part of this slice. Drawn region: inside the shapes of a Shapes layer, "
+            "in all slices."
         )
+        self.rule = QComboBox()
+        for name, title in RULES.items():
+            self.rule.addItem(title, name)
+        self.rule.setToolTip("Which cells at the edge of a drawn region are counted.")
         self.classes.setToolTip("Classify the cells after counting.")
         rows: dict[str, QComboBox | QHBoxLayout] = {
             "Channel": self.channel,
             "Count in": self.region,
+            "At its edge": self.rule,
             "Diameter": self._diameter(),
             "Classes": self.classes,
             "Device": self.device,

@@ -12,6 +12,7 @@ from cellwright.core.errors import CellwrightError, WrongLayerError
 from cellwright.inference.fit import expectation
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
+from cellwright.ops.measure.regions import RegionSet
 from cellwright.widgets.count.calibrate import CalibrateTool
 from cellwright.widgets.count.choices import Choices
 from cellwright.widgets.count.colour_preview import show_colours
@@ -49,15 +50,17 @@ from cellwright.widgets.shared.regions import (
     ask_for_line,
     ask_for_region,
     region_layer,
+    regions_drawn,
     through_slices,
     window_in_view,
-    window_of_rectangle,
+    window_of_regions,
 )
 from cellwright.widgets.shared.style import scrolled
 
 if TYPE_CHECKING:
     import napari.viewer
 
+LEAST_MARGIN_PX = 64.0  # around a drawn region, so that cells cut by its edge are found whole
 OUTPUTS_OF = {"instances": ("Labels", "Points", "Shapes"), "density": ("Image",)}
 
 
@@ -202,25 +205,34 @@ class CountWidget(QWidget):
 
     def _start(self, *, is_preview: bool) -> None:
         try:
-            source = self._preview_source() if is_preview else self._source()
-            request = self._inputs().request(source)
+            regions = None if is_preview else self._regions()
+            source = self._preview_source() if is_preview else self._source(regions)
+            request = replace(self._inputs().request(source), regions=regions)
         except CellwrightError as error:
             self.model.fail(error)
             return
         self.updater.forget()
         self.model.start(count_task(request), self._on_count_returned)
 
-    def _source(self) -> Source:
+    def _regions(self) -> RegionSet | None:
+        """Return the drawn shapes where cells are counted in these, else None."""
         layer = image_layer(self.choices.layer)
-        region, window = self.panel.region.currentData(), None
-        if region == "view":
+        if self.panel.region.currentData() != "drawn":
+            return None
+        shapes = region_layer(self.viewer)
+        if shapes is None:
+            ask_for_region(self.viewer, layer)
+            raise WrongLayerError("Draw a rectangle around the cells first, then count again.")
+        return regions_drawn(shapes, layer, self.panel.rule.currentData())
+
+    def _source(self, regions: RegionSet | None) -> Source:
+        layer = image_layer(self.choices.layer)
+        shapes, window = region_layer(self.viewer), None
+        if self.panel.region.currentData() == "view":
             window = self._with_context(window_in_view(self.viewer, layer), layer)
-        elif region == "drawn":
-            shapes = region_layer(self.viewer)
-            if shapes is None:
-                ask_for_region(self.viewer, layer)
-                raise WrongLayerError("Draw a rectangle around the cells first, then count again.")
-            window = window_of_rectangle(shapes, layer)
+        elif regions is not None and shapes is not None:
+            margin_px = max(2 * self.panel.diameter.value(), LEAST_MARGIN_PX)
+            window = window_of_regions(regions, shapes, layer, margin_px)
         return source_of(layer, self.choices.channel, window)
 
     def _with_context(self, window: Window, layer: ImageLayer, n_around: int | None = None) -> Window:

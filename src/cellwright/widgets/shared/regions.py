@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QTimer
 
 from cellwright.core.errors import ImageError, WrongLayerError
+from cellwright.ops.measure.regions import RegionRule, RegionSet, ShapeRegion, shape_region
 from cellwright.widgets.shared.coordinates import Channel, axes_of, full_resolution, in_pixels, pixel_at
 from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.layer_factory import COLOUR
@@ -101,6 +102,52 @@ def window_of_rectangle(shapes: Shapes, layer: ImageLayer) -> Window:
     low[-2:] = np.floor(vertices[:, -2:].min(axis=0) + 0.5)
     high[-2:] = np.ceil(vertices[:, -2:].max(axis=0) + 0.5)
     return _window(layer, low, high, f"The shape in layer {shapes.name!r} lies beside the image. Move it.")
+
+
+def window_of_regions(
+    regions: RegionSet, shapes: Shapes, layer: ImageLayer, margin_px: float = 0.0
+) -> Window:
+    """Return the pixels of the layer inside the box around all regions and a margin, in every slice.
+
+    Cells at the edge of the box are found whole with a margin of their diameter.
+
+    Raises
+    ------
+    ImageError
+        They lie beside the image.
+    """
+    corners = np.concatenate(
+        [ring for one in regions.included if isinstance(one, ShapeRegion) for ring in one.rings]
+    )
+    low, high = np.zeros(layer.ndim), np.array(_shape(layer), float)
+    low[-2:] = np.floor(corners.min(axis=0) + 0.5)
+    high[-2:] = np.ceil(corners.max(axis=0) + 0.5)
+    _window(layer, low, high, f"The shapes in layer {shapes.name!r} lie beside the image. Move them.")
+    low[-2:] -= margin_px
+    high[-2:] += margin_px
+    return _window(layer, low, high, "")
+
+
+def regions_drawn(shapes: Shapes, layer: ImageLayer, rule: RegionRule = "centre") -> RegionSet:
+    """Return the shapes of a layer as regions in pixels of the image, each in every slice.
+
+    Raises
+    ------
+    WrongLayerError
+        Nothing has been drawn.
+    SettingsError
+        A shape has no inside.
+    """
+    if not shapes.data:
+        raise WrongLayerError(
+            f"Draw a rectangle in layer {shapes.name!r} first, or any other shape; it is empty."
+        )
+    drawn = zip(shapes.data, shapes.shape_type, strict=True)
+    found = [
+        shape_region(f"region {number}", str(kind), in_pixels(vertices, shapes, layer)[:, -2:])
+        for number, (vertices, kind) in enumerate(drawn, start=1)
+    ]
+    return RegionSet(tuple(found), rule=rule)
 
 
 def line_length_px(shapes: Shapes, layer: ImageLayer) -> float:

@@ -1,0 +1,74 @@
+"""Cells are counted inside the shapes that were drawn, not in the boxes around them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+
+from cellwright.ops.measure.regions import shape_region
+from cellwright.widgets.count.widget import CountWidget
+
+TRIANGLE = np.array([[0.0, 0.0], [150.0, 0.0], [150.0, 150.0]])
+TILTED = np.array([[20.0, 60.0], [60.0, 100.0], [100.0, 60.0], [60.0, 20.0]])
+SHAPES: list[list[tuple[str, np.ndarray]]] = [
+    [("polygon", TRIANGLE)],
+    [("path", TRIANGLE)],
+    [("rectangle", TILTED)],
+    [("ellipse", TILTED)],
+    [("polygon", TRIANGLE), ("ellipse", TILTED)],
+]
+
+
+@pytest.mark.parametrize("drawn", SHAPES)
+def test_cells_are_counted_inside_the_shapes(
+    viewer: ViewerModel,
+    widget: CountWidget,
+    blobs: Any,
+    settled: Callable[[CountWidget], None],
+    drawn: list[tuple[str, np.ndarray]],
+) -> None:
+    viewer.add_image(blobs.image, name="blobs")
+    shapes = viewer.add_shapes()
+    for kind, corners in drawn:
+        shapes.add(corners, shape_type=kind)
+    widget.panel.region.setCurrentIndex(widget.panel.region.findData("drawn"))
+    widget.panel.count.click()
+    settled(widget)
+    assert widget.counted is not None
+    cells = widget.counted.result.cells
+    middles = cells.points + np.asarray(widget.counted.result.offset)
+    regions = [shape_region("one", kind, corners) for kind, corners in drawn]
+    assert np.any([one.contains(middles) for one in regions], axis=0).all()
+    assert 0 < len(cells) < len(blobs)
+    assert widget.panel.number.text() == str(len(cells))
+    assert viewer.layers["blobs labels"].data.max() == len(cells)
+    assert len(np.unique(viewer.layers["blobs labels"].data)) == len(cells) + 1
+    widget.panel.filters.container["min_area_px"].value = 5
+    settled(widget)
+    assert widget.panel.number.text() == str(len(cells))
+
+
+def test_cells_at_the_edge_are_found_whole_and_kept_by_the_rule(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, settled: Callable[[CountWidget], None]
+) -> None:
+    viewer.add_image(blobs.image, name="blobs")
+    box = np.array([[30.0, 30.0], [30.0, 110.0], [110.0, 110.0], [110.0, 30.0]])
+    viewer.add_shapes([box], shape_type="rectangle")
+    widget.panel.region.setCurrentIndex(widget.panel.region.findData("drawn"))
+    inside = np.zeros(blobs.labels.shape, bool)
+    inside[30:110, 30:110] = True
+    areas = np.bincount(blobs.labels.ravel())[1:]
+    shares = np.bincount(blobs.labels[inside], minlength=len(areas) + 1)[1:]
+    middles = np.array([np.argwhere(blobs.labels == one).mean(axis=0) for one in range(1, len(areas) + 1)])
+    truth = {
+        "centre": int(((middles >= 30) & (middles < 110)).all(axis=1).sum()),
+        "overlap": int((shares > 0).sum()),
+        "whole": int((shares == areas).sum()),
+    }
+    for rule, n_cells in truth.items():
+        widget.panel.rule.setCurrentIndex(widget.panel.rule.findData(rule))
+        widget.panel.count.click()
+        settled(widget)
+        assert (rule, widget.panel.number.text()) == (rule, str(n_cells))
