@@ -218,3 +218,14 @@ def test_without_labels_a_cell_is_known_by_its_middle() -> None:
     assert covering(cells, PromptPoint((), np.zeros(2)), asked_cell()) == 0
     wider = replace(cells, boxes=cells.boxes + np.array([0, 3], np.float32))
     assert covering(wider, PromptPoint((), np.zeros(2)), asked_cell()) == 1
+
+
+def test_clicks_while_the_model_looks_at_the_image_are_answered_afterwards(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, qtbot: QtBot
+) -> None:
+    layer = viewer.add_image(blobs.image, name="blobs")
+    widget.panel.ask.setChecked(True)
+    for row in (4, 7, 9):
+        click(viewer, layer.data_to_world(blobs.points[row]))
+    qtbot.waitUntil(lambda: widget.panel.number.text() == "3", timeout=20_000)
+    assert viewer.layers["blobs labels"].data.max() == 3

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image as ImageLayer
-from qtpy.QtCore import QObject
+from qtpy.QtCore import QObject, QTimer
 from qtpy.QtWidgets import QAbstractButton
 
 from cellwright import __version__
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 ASKED = "asked_cells"  # in the settings of the provenance: how many cells were added by click
 
+WAIT_MS = 50  # between looks whether the model is free for clicks that wait
+
 
 class PointPromptTool(QObject):
     """While its button is down, clicks on the image ask the model.
@@ -53,6 +55,11 @@ class PointPromptTool(QObject):
         self._subject: PromptContext | None = None
         self._questions: PointPredictor | None = None
         self._pending: list[tuple[PromptPoint, PromptedCell]] = []
+        self._waiting: list[Any] = []  # clicks while the network looks at the image
+        self._timer = QTimer(self)
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(WAIT_MS)
+        self._timer.timeout.connect(self._ask_waiting)
         button.toggled.connect(self._on_ask_toggled)
         model.outcome_changed.connect(self._add_pending)
 
@@ -60,6 +67,7 @@ class PointPromptTool(QObject):
         callbacks = self._viewer.mouse_drag_callbacks
         if not is_on:
             self._subject = self._questions = None
+            self._waiting.clear()
             if self._on_mouse_drag in callbacks:
                 callbacks.remove(self._on_mouse_drag)
             return
@@ -85,6 +93,8 @@ class PointPromptTool(QObject):
     def ask(self, position: Any) -> None:
         """Ask at a place of the world: add the cell there, or tell how unlikely there is one."""
         if self._model.is_busy:
+            self._waiting.append(position)
+            self._timer.start()
             return
         try:
             layer = image_layer(self._model.inputs().layer)
@@ -96,6 +106,13 @@ class PointPromptTool(QObject):
                 self._answer(self._questions, spot)
         except CellwrightError as error:
             self._model.fail(error)
+
+    def _ask_waiting(self) -> None:
+        """Answer the clicks that came while the model was busy, in their order."""
+        while self._waiting and not self._model.is_busy:
+            self.ask(self._waiting.pop(0))
+        if self._waiting:
+            self._timer.start()
 
     def _prepare(self, subject: PromptContext, spot: PromptPoint | None) -> None:
         """Have the network look at the frame, then answer at the spot, if there is one."""
