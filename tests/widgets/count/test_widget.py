@@ -467,3 +467,10 @@ def test_switches_of_model_leave_no_forms_behind(widget: CountWidget) -> None:
     for family in families * 5:
         widget._show_family(family)
     assert n_widgets() == before
+
+
+def test_an_error_goes_when_an_image_comes(viewer: ViewerModel, widget: CountWidget, blobs: Any) -> None:
+    widget.panel.count.click()
+    assert "Select an Image layer" in widget.panel.message.text()
+    viewer.add_image(blobs.image)
+    assert widget.panel.message.text() == ""

@@ -101,6 +101,8 @@ class CountWidget(QWidget):
         panel.preview.clicked.connect(self._on_preview_clicked)
         panel.measure.clicked.connect(self._on_measure_clicked)
         panel.colours.clicked.connect(self._on_colours_clicked)
+        for changed in (panel.image.currentIndexChanged, panel.model.activated, panel.region.activated):
+            changed.connect(self._forget_error)
         panel.region.activated.connect(self._on_region_chosen)
         panel.classes.currentIndexChanged.connect(self._update)
         for box in panel.outputs.values():
@@ -336,6 +338,11 @@ class CountWidget(QWidget):
     def _on_line_measured(self, length_px: float) -> None:
         self.panel.diameter.setValue(length_px)
         self.model.tell("")
+
+    def _forget_error(self, _: object = None) -> None:
+        """Take away an error whose cause may be gone: another image, model or region was chosen."""
+        if self.panel.message.property("error") == "true":
+            self.model.tell("")
 
     def _on_region_chosen(self) -> None:
         layer = self.choices.layer

@@ -13,7 +13,6 @@ STYLE = """
 #number { font-size: 40pt; font-weight: 600; background: transparent; }
 #number[long="true"] { font-size: 26pt; }
 #line, #legend, #details, #card QLabel, #thresholds, #thresholds QWidget { background: transparent; }
-#details, #status, #hint { color: rgba(150, 155, 165, 255); }
 #thresholds QDoubleSpinBox { min-width: 36px; max-width: 36px; padding: 0px; }
 #count { font-weight: 600; padding: 8px; border-radius: 5px; color: white; background: #1f8f8a; }
 #count:hover { background: #27a8a2; }
