@@ -34,6 +34,7 @@ class Choices(QObject):
     """
 
     family_changed = Signal(str)  # family of the chosen model
+    image_changed = Signal()  # another image was chosen as layers came or went
     failed = Signal(object)  # CellwrightError
 
     def __init__(self, viewer: Any, panel: CountPanel) -> None:
@@ -107,9 +108,12 @@ class Choices(QObject):
         ]
         entries = [(layer.name, str(layer.unique_id)) for layer in reversed(images)]
         active = self._viewer.layers.selection.active
+        before = self._panel.image.currentData()
         wanted = str(active.unique_id) if active in images else self._panel.image.currentData()
         fill(self._panel.image, entries, wanted, otherwise="no image layer")
         self._fill_channels()
+        if self._panel.image.currentData() != before:
+            self.image_changed.emit()
 
     def refresh_models(self) -> None:
         """List the models anew; the chosen one stays so while it is there."""

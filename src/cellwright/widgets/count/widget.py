@@ -113,6 +113,7 @@ class CountWidget(QWidget):
         self.jobs.finished.connect(self._on_job_finished)
         self.choices.family_changed.connect(self._show_family)
         self.choices.failed.connect(self.model.fail)
+        self.choices.image_changed.connect(self._forget_error)
 
     def _connect_model(self) -> None:
         model = self.model
