@@ -203,6 +203,7 @@ class CountPanel(QWidget):
             label.setObjectName(name)
             label.setAlignment(Qt.AlignmentFlag.AlignCenter)
             layout.addWidget(label)
+        self.line.setWordWrap(True)
         for label in (self.legend, self.details):
             label.setWordWrap(True)
             label.setVisible(False)
