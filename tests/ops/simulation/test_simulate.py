@@ -7,8 +7,7 @@ from skimage.measure import label as connected_parts
 
 from cellwright.core.errors import SettingsError
 from cellwright.ops.simulation.light import fibres, smooth_noise, specks, wide_blur
-from cellwright.ops.simulation.scene import stamp
-from cellwright.ops.simulation.shapes import draw_outlines
+from cellwright.ops.simulation.shapes import draw_outlines, stamp
 from cellwright.ops.simulation.simulate import CLASSES, LOOKS, Simulation, simulate, simulate_movie
 from cellwright.ops.simulation.style import Style, draw_style
 

@@ -16,8 +16,8 @@ from torch.nn import functional
 from cellwright.core.data import Annotation, Cells, Maps
 from cellwright.models.families.base import ModelBase, boxes_in, known_mean, soft_cross_entropy, spec_of
 from cellwright.models.layers import lite
+from cellwright.models.layers.blocks import MobileViTBlock
 from cellwright.models.layers.lite import LITE, LiteNetwork
-from cellwright.models.layers.mobilevit import MobileViTBlock
 from cellwright.models.layers.trunk import DIVISOR, HALO, TrunkNetwork, deep_head
 from cellwright.models.protocol import MapKind
 from cellwright.models.reference.efficientnet import V2_S, EfficientNetTrunk

@@ -1,6 +1,6 @@
 """Draws microscopy images of cells with exact truth, for samples, tests and training.
 
-The parts: ``style`` (the knobs), ``shapes`` (outlines), ``scene`` (outlines to labels), here labels to image
+The parts: ``style`` (the knobs), ``shapes`` (outlines, and these to labels), here labels to image
 for each look (fluorescence, phase contrast, stained tissue, bright field), ``light`` (noise, blur, camera).
 """
 
@@ -26,8 +26,7 @@ from cellwright.ops.simulation.light import (
     specks,
     wide_blur,
 )
-from cellwright.ops.simulation.scene import Scene, stamp
-from cellwright.ops.simulation.shapes import CellOutlines, draw_outlines, with_daughters
+from cellwright.ops.simulation.shapes import CellOutlines, Scene, draw_outlines, stamp, with_daughters
 from cellwright.ops.simulation.style import Style, draw_style
 
 CLASSES = ("resting", "dividing")
