@@ -1,6 +1,7 @@
 """Viewers without windows, a model that counts at once, a training that obeys, and widgets on them."""
 
 import json
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from cellwright.ops.labels import measure
 from cellwright.training.run_folder import Plan, curve
 from cellwright.widgets.annotate.widget import AnnotateWidget
 from cellwright.widgets.count.widget import CountWidget
+from cellwright.widgets.shared.jobs import _TaskWorker
 from cellwright.widgets.train import model as train_model
 from cellwright.widgets.train.widget import TrainWidget
 
@@ -201,6 +203,19 @@ def new_trainer(
 @pytest.fixture
 def trainer(new_trainer: Callable[[], TrainWidget], training: FakeTraining) -> TrainWidget:
     return new_trainer()
+
+
+@pytest.fixture(autouse=True)
+def measured_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the measurement of coverage see what runs in threads of Qt, which Python does not know of."""
+    work = _TaskWorker.work
+
+    def traced(worker: Any) -> Any:
+        if threading.gettrace() is not None:
+            sys.settrace(threading.gettrace())
+        return work(worker)
+
+    monkeypatch.setattr(_TaskWorker, "work", traced)
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cellwright.widgets.results.measured_cells import MeasuredCells
 from cellwright.widgets.results.model import ResultsModel
-from cellwright.widgets.shared.edited_layers import METADATA, mark_edited
+from cellwright.widgets.shared.edited_layers import METADATA, mark_edited, our_change
 from cellwright.widgets.shared.layer_factory import class_colour
 from cellwright.widgets.shared.layer_io import whole_placement
 from cellwright.widgets.shared.napari_private import camera_of
@@ -249,7 +249,8 @@ class ViewerLink:
             if len(layer.data) != len(table):
                 return
             new = {name: table[name].to_numpy() for name in names}
-            layer.features = layer.features.assign(**new)
+            with our_change(layer):
+                layer.features = layer.features.assign(**new)
             return
         numbers = measured.numbers
         rows = table[names].assign(label=numbers).drop_duplicates("label").set_index("label", drop=False)
@@ -258,7 +259,9 @@ class ViewerLink:
         rows["edited"] = rows["edited"].to_numpy() == True  # noqa: E712 - empty rows are not
         others = layer.features.reindex(rows.index)
         kept = [name for name in others if name not in rows]
-        layer.features = pd.concat([rows.reset_index(drop=True), others[kept].reset_index(drop=True)], axis=1)
+        rows = pd.concat([rows.reset_index(drop=True), others[kept].reset_index(drop=True)], axis=1)
+        with our_change(layer):
+            layer.features = rows
 
     def colour_by(self, groups: dict[str, NDArray[np.bool_]]) -> None:
         """Colour the cells by the group they are in, those in none grey; without groups as they were."""

@@ -39,15 +39,26 @@ class _Watch:
             return  # densities and colours are not edited, and may be lazy
         self._checksum, self._features = _checksum(layer), layer.features.copy()
 
-    def is_unchanged(self) -> bool:
-        """Return whether pixels, coordinates and features are as they were; new columns are no change."""
+    def has_features(self) -> bool:
+        """Return whether the features are as they were; new columns are no change."""
         layer = self._layer()
         if layer is None or isinstance(layer, ImageLayer):
             return True
         names = list(self._features)
-        if not set(names) <= set(layer.features) or self._checksum != _checksum(layer):
-            return False
-        return bool(layer.features[names].equals(self._features))
+        return set(names) <= set(layer.features) and bool(layer.features[names].equals(self._features))
+
+    def note_features(self) -> None:
+        """Take the features that are there now for ours."""
+        layer = self._layer()
+        if layer is not None and not isinstance(layer, ImageLayer):
+            self._features = layer.features.copy()
+
+    def is_unchanged(self) -> bool:
+        """Return whether pixels, coordinates and features are as they were."""
+        layer = self._layer()
+        if layer is None or isinstance(layer, ImageLayer):
+            return True
+        return self.has_features() and self._checksum == _checksum(layer)
 
     def _on_changed(self, _: Any = None) -> None:
         layer = self._layer()
@@ -106,8 +117,11 @@ def our_change(layer: Layer) -> Iterator[None]:
     if watched is None:
         yield
         return
+    had_ours = watched.has_features()
     watched.is_ours = True
     try:
         yield
     finally:
         watched.is_ours = False
+        if had_ours:  # what the user has put there stays theirs
+            watched.note_features()
