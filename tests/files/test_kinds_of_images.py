@@ -399,7 +399,6 @@ def test_chunks_that_lie_are_told_when_they_are_read(tmp_path, grey):
 
 
 def test_a_store_on_a_server(grey):
-    pytest.importorskip("fsspec")
     store = "memory://server/a.zarr"
     group = zarr.open_group(store, mode="w", zarr_format=2)
     group.create_array("0", data=grey)
