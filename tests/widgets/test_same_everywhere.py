@@ -26,6 +26,7 @@ from cellwright.cli.main import main
 from cellwright.core.data import Result, known_sizes, without_channels
 from cellwright.core.tasks import run
 from cellwright.files.images import describe_images, read_images
+from cellwright.files.metadata import ArrayFacts, FilePart, understand
 from cellwright.files.tables import cells_table
 from cellwright.inference.pipeline import count_cells
 from cellwright.inference.recipe import as_command, recipe_of
@@ -34,7 +35,7 @@ from cellwright.models import store
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.plugin import image_reader
 from cellwright.widgets.shared.coordinates import channels_of
-from cellwright.widgets.shared.layer_io import source_of
+from cellwright.widgets.shared.layer_io import image_of, source_of
 
 N_DISCS, N_FRAMES, SHAPE = 6, 5, (40, 56)
 
@@ -136,6 +137,12 @@ def write_all(folder: Path) -> dict[str, str]:
     }  # fmt: skip
 
 
+def opened_by(reader: Callable[[str], list[Any]], path: Path) -> ImageLayer:
+    layer = Layer.create(*reader(str(path))[0])
+    layer._source = Source(path=str(path), reader_plugin="as napari sets it")
+    return layer
+
+
 @pytest.fixture
 def readers(monkeypatch: pytest.MonkeyPatch, oracle_model: Any) -> None:
     """Both readers are known to napari; every model is the oracle."""
@@ -196,9 +203,7 @@ def test_every_file_is_the_same_in_viewer_command_line_and_python(
         assert python.count == expected, name
         assert (f"{path}: No axes are named" in told) == python.is_guessed, name
         for reader in (image_reader.read_layers, _magic_imreader):
-            layer = Layer.create(*reader(str(path))[0])
-            layer._source = Source(path=str(path), reader_plugin="as napari sets it")
-            assert answer_in_viewer(layer) == python, (name, reader)
+            assert answer_in_viewer(opened_by(reader, path)) == python, (name, reader)
 
 
 @pytest.mark.usefixtures("readers")
@@ -260,3 +265,35 @@ def test_a_channel_that_is_a_layer_is_repeated_as_that_channel(tmp_path: Path, v
     recipe = recipe_of(result)
     assert (recipe.axes, recipe.engine.channel) == ("CYX", 1)
     assert cellwright.count(recipe.image, axes=recipe.axes, engine=recipe.engine).count == result.count
+
+
+@pytest.mark.usefixtures("readers")
+def test_what_another_reader_shows_otherwise_is_told(tmp_path: Path) -> None:
+    colormap = np.stack([np.arange(255, -1, -1, dtype=np.uint16) * 257] * 3)
+    path = tmp_path / "palette.tif"
+    tifffile.imwrite(path, discs(), photometric="palette", colormap=colormap, metadata=None)
+    assert image_of(opened_by(image_reader.read_layers, path)).notices == ()
+    (notice,) = image_of(opened_by(_magic_imreader, path)).notices
+    assert notice.startswith("The file holds places in a palette")
+    cut = opened_by(_magic_imreader, path)
+    cut.data = cut.data[:30]
+    (notice,) = image_of(cut).notices
+    assert notice.startswith("The layer is not the image of shape (40, 56) that its file holds")
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes"),
+    [
+        ((1, 1, 5, 40, 56), "ZCTYX"),  # axes of length one that the file does not have
+        ((5, 40, 56), "TYX"),
+    ],
+)
+def test_axes_of_length_one_come_and_go(tmp_path: Path, shape: tuple[int, ...], axes: str) -> None:
+    ome(tmp_path / "a.ome.tif", stack(N_FRAMES), "TYX", has_sizes=True)
+    known = understand(
+        np.zeros(shape), "a", ArrayFacts(), map(FilePart, describe_images(tmp_path / "a.ome.tif"))
+    )
+    assert known.axes_from == "file"
+    assert sorted(known.image.axes) == sorted(axes)
+    assert known.image.axes.endswith("TYX")
+    assert known.image.known_sizes_um == {"Y": 0.65, "X": 0.65}

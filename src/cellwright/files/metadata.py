@@ -70,6 +70,13 @@ def color_of(rgb: Sequence[int] | NDArray[Any]) -> str:
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 
+STORED_VALUES = (
+    "The file holds places in a palette, inks, or a photo that is turned; another reader opened it and shows "
+    "what is stored. Open it with Cellwright to count it as the command line does."
+)
+OTHER_SHAPE = "The layer is not the image of shape {} that its file holds; axes and sizes are not from there."
+
+
 @dataclass(frozen=True, slots=True)
 class ImageMetadata:
     """What a file tells of an image; what does not fit the image is left out by :func:`describe`.
@@ -217,10 +224,21 @@ class ArrayFacts:
 
 @dataclass(frozen=True, slots=True)
 class FilePart:
-    """The image of a file that an array was read from, without its pixels, and the channel of it, if one."""
+    """The image of a file that an array was read from, without its pixels.
+
+    Parameters
+    ----------
+    image
+        As our readers give it.
+    channel
+        The channel of it that the array is, None for all.
+    is_ours
+        Whether a reader of ours has made the array.
+    """
 
     image: Image
     channel: int | None = None
+    is_ours: bool = False
 
 
 class Understood(NamedTuple):
@@ -260,7 +278,8 @@ def understand(data: ArrayLike, name: str, facts: ArrayFacts, file: Iterable[Fil
         There are less than two axes or more than five.
     """
     shape = tuple(data.shape)
-    match = _match(shape, facts, list(file))
+    parts = list(file)
+    match = _match(shape, facts, parts)
     end = CHANNEL * facts.is_colour
     axes = _colour_axes(shape) * facts.is_colour
     axes_from: AxesFrom = "shape"
@@ -272,11 +291,10 @@ def understand(data: ArrayLike, name: str, facts: ArrayFacts, file: Iterable[Fil
         axes, axes_from = match.axes, "file"
     if match is not None and axes == match.axes and axes_from == "layer":
         axes_from = "file"
-    told = ImageMetadata()
+    told = ImageMetadata(notices=_doubts(match, parts))
     if match is not None:
-        told = ImageMetadata(
-            match.image.known_sizes_um, match.image.channel_names, match.image.channel_colors
-        )
+        known = match.image
+        told = ImageMetadata(known.known_sizes_um, known.channel_names, known.channel_colors, told.notices)
     letters = axes or guess_axes(shape, np.dtype(data.dtype))
     steps = {axis: step for axis, step in zip(letters, facts.steps_um, strict=False) if step > 0}
     image = describe(data, axes, name, replace(told, sizes={**told.sizes, **steps}))
@@ -288,6 +306,15 @@ def understand(data: ArrayLike, name: str, facts: ArrayFacts, file: Iterable[Fil
         notices = (*image.notices, guess_notice(match.image.axes, match.image.shape))
         image = replace(image, axes_are_guessed=True, notices=notices)
     return Understood(_traced(image, match), axes_from, _has_channels_in_front(image, match))
+
+
+def _doubts(match: _Match | None, parts: Sequence[FilePart]) -> list[str]:
+    """Return what to tell where an array is not what our readers find in its file."""
+    if not parts or parts[0].is_ours:
+        return []
+    if match is None:
+        return [OTHER_SHAPE.format(parts[0].image.shape)]
+    return [STORED_VALUES] * match.image.is_converted
 
 
 def _colour_axes(shape: Sequence[int]) -> str:

@@ -66,7 +66,7 @@ def layers_of(image: Image) -> list[LayerData]:
     arguments = {
         "name": image.name,
         **placement_of(image.label_axes, image.pixel_size_um),
-        "metadata": {FILE_PART: FilePart(known)},
+        "metadata": {FILE_PART: FilePart(known, is_ours=True)},
     }
     data = _lazy(image.data)
     if "C" not in image.axes:
@@ -76,7 +76,7 @@ def layers_of(image: Image) -> list[LayerData]:
         return [(data, {**arguments, "rgb": True}, "image")]
     layers: list[LayerData] = []
     for channel in range(image.shape[at]):
-        own = {**arguments, "metadata": {FILE_PART: FilePart(known, channel)}}
+        own = {**arguments, "metadata": {FILE_PART: FilePart(known, channel, is_ours=True)}}
         if image.shape[at] > 1:
             called = image.channel_names[channel] if image.channel_names else ""
             own["name"] = f"{image.name} {called or f'channel {channel}'}"
