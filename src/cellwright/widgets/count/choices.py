@@ -1,6 +1,5 @@
 """What a user can choose to count with: layers, channels, models, devices, kept up to date in the panel."""
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -144,8 +143,7 @@ class Choices(QObject):
         layer = self.layer
         choices: tuple[Channel, ...] = ()
         if isinstance(layer, ImageLayer) and is_understood(layer):
-            with suppress(CellwrightError):  # told when it is counted
-                choices = tuple(one for one in channels_of(layer) if one.title != NO_CHANNELS)
+            choices = tuple(one for one in channels_of(layer) if one.title != NO_CHANNELS)
         entries = [(choice.title, choice) for choice in choices]
         fill(self._panel.channel, entries, self.channel, otherwise="none")
         self._panel.channel.setEnabled(len(choices) > 1)

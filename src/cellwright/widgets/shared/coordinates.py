@@ -89,7 +89,10 @@ def channels_of(layer: ImageLayer) -> tuple[Channel, ...]:
     """Return the channels a user can choose from, the most likely first."""
     if layer.rgb:
         return _colours(None)
-    known = understood(layer)
+    try:
+        known = understood(layer)
+    except WrongLayerError:  # told by who counts in it
+        return (Channel("Grey"),)
     axes, shape = known.image.axes, known.image.shape
     axis = axes.find(CHANNEL)
     if axis < 0:
