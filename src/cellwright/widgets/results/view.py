@@ -1,8 +1,10 @@
 """The controls of the results panel, without any behaviour."""
 
 from collections.abc import Mapping
+from functools import cached_property
+from typing import TypeVar
 
-from qtpy.QtCore import QSignalBlocker, Qt
+from qtpy.QtCore import QSignalBlocker, Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -48,9 +50,16 @@ SLIDER_STEPS = 1000
 LONGEST_NAME = 18
 SMALL_TABLE_PX = 150
 
+Plot = TypeVar("Plot", bound=CellPlot)
+
 
 class ResultsView(QWidget):
-    """What is told of the cells of a layer: their number, the table, measurements, plots, exports."""
+    """What is told of the cells of a layer: their number, the table, measurements, plots, exports.
+
+    Each plot is made when it is first asked for, as ``plot_made`` tells: pyqtgraph takes a while to make one.
+    """
+
+    plot_made = Signal(object)  # CellPlot
 
     def __init__(self) -> None:
         super().__init__()
@@ -151,10 +160,14 @@ class ResultsView(QWidget):
             "first stand for both (an unbiased count)."
         )
         self.regions = combo("A Shapes layer: cells count inside its shapes, and for each of them.")
+        self.exclude = combo("A Shapes layer: cells in its shapes do not count.")
+        self.mask_layer = combo("A Labels layer: cells count only where its labels are, or where none are.")
+        self.mask_side = combo("Count inside of the labels of the mask, or outside.")
         self.rule = combo("Which cells are in a region.")
         self.colour_by = combo("Colour the cells in the viewer.")
         fill_from(self.border, BORDERS)
         fill_from(self.rule, RULES)
+        fill_from(self.mask_side, {"Inside": "inside", "Outside": "outside"})
         fill_from(self.colour_by, GROUPINGS)
         self.draw_regions = button("Draw", "Add a Shapes layer to draw regions in.")
         form = QFormLayout()
@@ -162,6 +175,8 @@ class ResultsView(QWidget):
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         form.addRow("Border", self.border)
         form.addRow("Regions", row(self.regions, self.draw_regions))
+        form.addRow("Leave out", self.exclude)
+        form.addRow("Mask", row(self.mask_layer, self.mask_side))
         form.addRow("In a region", self.rule)
         form.addRow("Colour by", self.colour_by)
         return form
@@ -226,14 +241,7 @@ class ResultsView(QWidget):
         self.lasso = button("Lasso", "Draw around cells in the plot: only those inside count.")
         self.lasso.setCheckable(True)
         self.no_gate = button("Clear", "Take the gate or the cut-offs away.")
-        self.histogram, self.scatter, self.strip, self.boxes = Histogram(), Scatter(), Strip(), Boxes()
-        self.histogram.setToolTip("Drag the two edges: only cells between them count.")
-        self.scatter.setToolTip("Click a point: the viewer goes to the cell.")
-        self.strip.setToolTip("Click: the viewer goes to that frame or slice.")
-        self.boxes.setToolTip("Median, quartiles, and 5 to 95 % of the cells of each group.")
         self.plots = QStackedWidget()
-        for plot in self.all_plots:
-            self.plots.addWidget(plot)
         self.plot_hint = hint("")
         content = QWidget()
         layout = page_layout(content)
@@ -246,10 +254,42 @@ class ResultsView(QWidget):
         layout.addLayout(row(self.lasso, self.no_gate))
         return scrolled(content)
 
+    @cached_property
+    def histogram(self) -> Histogram:
+        """One column, with cut-offs."""
+        return self._placed(Histogram(), "Drag the two edges: only cells between them count.")
+
+    @cached_property
+    def scatter(self) -> Scatter:
+        """Two columns, with a gate."""
+        return self._placed(Scatter(), "Click a point: the viewer goes to the cell.")
+
+    @cached_property
+    def strip(self) -> Strip:
+        """Counts over frames or slices."""
+        return self._placed(Strip(), "Click: the viewer goes to that frame or slice.")
+
+    @cached_property
+    def boxes(self) -> Boxes:
+        """One column by group."""
+        return self._placed(Boxes(), "Median, quartiles, and 5 to 95 % of the cells of each group.")
+
+    def show_plot(self, kind: str) -> None:
+        """Bring the plot of this name of ``PLOTS`` to the front."""
+        makers = dict(zip(PLOTS, ("histogram", "scatter", "strip", "boxes"), strict=True))
+        self.plots.setCurrentWidget(getattr(self, makers[kind]))
+
     @property
-    def all_plots(self) -> tuple[CellPlot, ...]:
-        """The plots, in the order of ``PLOTS``."""
-        return self.histogram, self.scatter, self.strip, self.boxes
+    def made_plots(self) -> list[CellPlot]:
+        """The plots that were asked for so far."""
+        found = [self.plots.widget(place) for place in range(self.plots.count())]
+        return [plot for plot in found if isinstance(plot, CellPlot)]
+
+    def _placed(self, plot: Plot, help_text: str) -> Plot:
+        plot.setToolTip(help_text)
+        self.plots.addWidget(plot)
+        self.plot_made.emit(plot)
+        return plot
 
     def _export_page(self) -> QWidget:
         self.save_table = button("Save table…", "The cells that count as CSV, Excel or Parquet.")
