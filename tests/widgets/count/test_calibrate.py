@@ -181,20 +181,34 @@ def test_without_a_density_there_is_nothing_to_calibrate(widget: CountWidget) ->
     assert "Count with a density model first" in widget.panel.message.text()
 
 
-def test_the_next_count_of_another_image_ends_the_calibration(
+def test_boxes_stay_with_their_image(
     counted: CountWidget, viewer: ViewerModel, blobs: Any, settled: Settled
 ) -> None:
     counted.panel.calibrate.click()
-    draw(viewer, counted, (0, 0, 20, 20))
-    type_count(counted, 0, 8)
+    draw(viewer, counted, (0, 0, 20, 20), (20, 20, 40, 40))
+    type_count(counted, 1, 8)
     counted.calibrate.form.apply.click()
     settled(counted)
-    viewer.add_image(blobs.image[:100, :100], name="other")
+    boxes = viewer.layers[LAYER_NAME]
+    first = viewer.layers["blobs"]
+    other = viewer.add_image(blobs.image[:100, :100], name="other")
     counted.panel.count.click()
     settled(counted)
     assert counted.counted.result.count == pytest.approx(200)  # corrected as the first image
-    assert LAYER_NAME not in viewer.layers
     assert not counted.calibrate.form.undo.isEnabled()
+    assert counted.calibrate.form.isHidden()
+    assert boxes in viewer.layers
+    counted.panel.calibrate.click()  # the other image has boxes of its own, of which none is drawn
+    assert counted.calibrate.form.counts == []
+    assert len(boxes.data) == 2
+    viewer.layers.selection.active = first
+    counted.panel.count.click()
+    settled(counted)
+    assert [layer for layer in viewer.layers if layer.name.startswith(LAYER_NAME)] == [boxes]
+    counted.panel.calibrate.click()
+    assert counted.calibrate.shapes is boxes
+    assert counted.calibrate.form.counts == [-1, 8]
+    assert other in viewer.layers
 
 
 def test_a_correction_typed_in_the_form_is_shown_at_once(counted: CountWidget, settled: Settled) -> None:
@@ -213,6 +227,7 @@ def test_cells_and_density_that_disagree_are_told(
     counted.panel.count.click()
     settled(counted)
     assert counted.panel.number.text() == str(len(blobs))
+    assert "Count with the density model again and calibrate it" in counted.panel.message.text()
     assert f"there are {len(blobs)}, fewer than the density's 320" in counted.panel.message.text()
     assert [layer.name for layer in viewer.layers] == ["blobs", "blobs density", "blobs labels"]
     viewer.add_image(blobs.image, name="another")

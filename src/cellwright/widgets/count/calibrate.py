@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from napari.layers import Shapes
+from napari.layers import Layer, Shapes
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Qt
 from qtpy.QtWidgets import (
@@ -32,6 +32,8 @@ from cellwright.widgets.shared.layer_factory import COLOUR
 from cellwright.widgets.shared.layer_io import Source
 
 LAYER_NAME = "boxes counted by hand"
+OUTPUT = "calibration"  # in the metadata of the layer
+BOX_COUNTS = "counted"  # feature: what was typed for a box
 EDGE_PX = 400  # an edge is this share of the image's longer side
 UNKNOWN = -1  # of a box that nobody has counted yet
 MOST_CELLS = 1_000_000
@@ -136,10 +138,8 @@ class CalibrateTool(QObject):
         except CellwrightError as error:
             self._model.fail(error)
             return
-        if self.shapes is None or self.shapes not in self._model.viewer.layers:
-            self.shapes = boxes_layer(counted.request.source, counted.result)
-            self._model.viewer.add_layer(self.shapes)
-            self.shapes.events.data.connect(self._show_rows)
+        self._take_boxes(counted)
+        assert self.shapes is not None
         self._model.viewer.layers.selection.active = self.shapes
         self.shapes.mode = "add_rectangle"
         self.form.setVisible(True)
@@ -147,10 +147,38 @@ class CalibrateTool(QObject):
 
     def end(self) -> None:
         """Put layer and table away; the corrected density stays."""
-        shapes, self.shapes = self.shapes, None
-        self.form.setVisible(False)
+        shapes = self._leave_boxes()
         if shapes is not None and shapes in self._model.viewer.layers:
             self._model.viewer.layers.remove(shapes)
+
+    def _take_boxes(self, counted: CountOutcome) -> None:
+        """Go on with the boxes that were drawn on this image before, else make a layer for new ones."""
+        source, layers = counted.request.source, self._model.viewer.layers
+        if self.shapes is not None and self.shapes in layers:
+            return
+        self.shapes = next((one for one in layers if _boxed_image(one) == source.layer_id), None)
+        if self.shapes is None:
+            self.shapes = boxes_layer(source, counted.result)
+            layers.append(self.shapes)
+        elif BOX_COUNTS in self.shapes.features:
+            self.form.show_rows([0.0] * len(self.shapes.data), self.shapes.features[BOX_COUNTS].tolist())
+        self.shapes.events.data.connect(self._on_boxes_changed)
+
+    def _leave_boxes(self) -> Shapes | None:
+        """Put the table away and return the layer, which keeps the boxes and what was typed for them."""
+        shapes, self.shapes = self.shapes, None
+        self.form.setVisible(False)
+        if shapes is not None:
+            shapes.events.data.disconnect(self._on_boxes_changed)
+            counts = self.form.counts
+            if len(counts) == len(shapes.data):
+                shapes.features = pd.DataFrame({"box": np.arange(1, len(counts) + 1), BOX_COUNTS: counts})
+        self.form.show_rows([], [])
+        return shapes
+
+    def _on_boxes_changed(self, _: object = None) -> None:
+        self._model.cause_changed.emit()
+        self._show_rows()
 
     def _density(self) -> CountOutcome:
         counted = self._model.outcome
@@ -160,7 +188,7 @@ class CalibrateTool(QObject):
             )
         return counted
 
-    def _show_rows(self, _: object = None) -> None:
+    def _show_rows(self) -> None:
         counted = self._model.outcome
         if self.shapes is None or counted is None or counted.result.gives != "density":
             return
@@ -209,8 +237,15 @@ class CalibrateTool(QObject):
         if is_other or counted.result.gives != "density":
             self._before = None
         self.form.undo.setEnabled(self._before is not None)
-        if is_other:
-            self.end()
+        if is_other or (self.shapes is not None and not self._is_of(counted)):
+            shapes = self._leave_boxes()
+            if shapes is not None and not len(shapes.data) and shapes in self._model.viewer.layers:
+                self._model.viewer.layers.remove(shapes)
+
+    def _is_of(self, counted: CountOutcome) -> bool:
+        """Return whether the boxes are drawn on the image of a count."""
+        assert self.shapes is not None
+        return _boxed_image(self.shapes) == counted.request.source.layer_id
 
 
 def corrected_task(
@@ -237,9 +272,17 @@ def boxes_layer(source: Source, result: Result) -> Shapes:
         edge_width=max(max(shape[-2:]) / EDGE_PX, 1.0),
         features=pd.DataFrame({"box": np.zeros(0, int)}),
         text={"string": "{box}", "color": COLOUR, "anchor": "upper_left", "size": 12},
-        metadata={METADATA: {**source.key, "output": "calibration"}},
+        metadata={METADATA: {"source": source.layer_id, "output": OUTPUT}},
         **source.placement,
     )
+
+
+def _boxed_image(layer: Layer) -> str:
+    """Return the ``unique_id`` of the image that boxes were drawn on; '' for any other layer."""
+    own = layer.metadata.get(METADATA, {})
+    if own.get("output") != OUTPUT:
+        return ""
+    return str(own["source"])
 
 
 def boxes_of(shapes: Shapes, source: Source) -> NDArray[np.float32]:
