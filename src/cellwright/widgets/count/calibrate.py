@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from napari.layers import Layer, Shapes
+from napari.layers import Shapes
 from numpy.typing import NDArray
-from qtpy.QtCore import QObject, Qt
+from qtpy.QtCore import QObject, Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import (
     QAbstractButton,
     QHBoxLayout,
@@ -32,8 +32,6 @@ from cellwright.widgets.shared.layer_factory import COLOUR
 from cellwright.widgets.shared.layer_io import Source
 
 LAYER_NAME = "boxes counted by hand"
-OUTPUT = "calibration"  # in the metadata of the layer
-BOX_COUNTS = "counted"  # feature: what was typed for a box
 EDGE_PX = 400  # an edge is this share of the image's longer side
 UNKNOWN = -1  # of a box that nobody has counted yet
 MOST_CELLS = 1_000_000
@@ -44,8 +42,11 @@ TABLE_HEIGHT_PX = 130
 class CalibrationTable(QWidget):
     """A row for each box: its number, what the model found in it, and what the user counted."""
 
+    counted = Signal()  # another count was typed
+
     def __init__(self) -> None:
         super().__init__()
+        self._is_showing = False
         self.table = QTableWidget(0, 3)
         self.table.setHorizontalHeaderLabels(["Box", "Found", "You count"])
         header = self.table.horizontalHeader()
@@ -82,6 +83,7 @@ class CalibrationTable(QWidget):
 
     def show_rows(self, found: Sequence[float], counts: Sequence[int]) -> None:
         """Show what the model found in each box, and these counts."""
+        self._is_showing = True
         self.table.setRowCount(len(found))
         for row, (sum_of_box, count) in enumerate(zip(found, counts, strict=True)):
             for column, text in enumerate((str(row + 1), f"{sum_of_box:,.1f}")):
@@ -90,8 +92,15 @@ class CalibrationTable(QWidget):
                 item.setTextAlignment(Qt.AlignmentFlag.AlignCenter)
                 self.table.setItem(row, column, item)
             if self.table.cellWidget(row, 2) is None:
-                self.table.setCellWidget(row, 2, _counter())
+                box = _counter()
+                box.valueChanged.connect(self._on_typed)
+                self.table.setCellWidget(row, 2, box)
             self._box(row).setValue(count)
+        self._is_showing = False
+
+    def _on_typed(self) -> None:
+        if not self._is_showing:
+            self.counted.emit()
 
     def _box(self, row: int) -> QSpinBox:
         box = self.table.cellWidget(row, 2)
@@ -129,6 +138,7 @@ class CalibrateTool(QObject):
         self.form.apply.clicked.connect(self._on_apply_clicked)
         self.form.undo.clicked.connect(self._on_undo_clicked)
         self.form.done.clicked.connect(self.end)
+        self.form.counted.connect(self._keep_counts)
         model.outcome_changed.connect(self._on_counted_changed)
 
     def begin(self) -> None:
@@ -138,8 +148,12 @@ class CalibrateTool(QObject):
         except CellwrightError as error:
             self._model.fail(error)
             return
-        self._take_boxes(counted)
-        assert self.shapes is not None
+        if self.shapes is None or self.shapes not in self._model.viewer.layers:
+            self.shapes = self._drawn_before(counted.request.source)
+            if self.shapes is None:
+                self.shapes = boxes_layer(counted.request.source, counted.result)
+                self._model.viewer.add_layer(self.shapes)
+            self.shapes.events.data.connect(self._on_boxes_changed)
         self._model.viewer.layers.selection.active = self.shapes
         self.shapes.mode = "add_rectangle"
         self.form.setVisible(True)
@@ -147,38 +161,41 @@ class CalibrateTool(QObject):
 
     def end(self) -> None:
         """Put layer and table away; the corrected density stays."""
-        shapes = self._leave_boxes()
+        shapes, self.shapes = self.shapes, None
+        self.form.setVisible(False)
         if shapes is not None and shapes in self._model.viewer.layers:
             self._model.viewer.layers.remove(shapes)
 
-    def _take_boxes(self, counted: CountOutcome) -> None:
-        """Go on with the boxes that were drawn on this image before, else make a layer for new ones."""
-        source, layers = counted.request.source, self._model.viewer.layers
-        if self.shapes is not None and self.shapes in layers:
+    def _leave(self) -> None:
+        """Put the table away; boxes that were drawn stay in the viewer, to go on with."""
+        shapes = self.shapes
+        if shapes is None or not len(shapes.data):
+            self.end()
             return
-        self.shapes = next((one for one in layers if _boxed_image(one) == source.layer_id), None)
-        if self.shapes is None:
-            self.shapes = boxes_layer(source, counted.result)
-            layers.append(self.shapes)
-        elif BOX_COUNTS in self.shapes.features:
-            self.form.show_rows([0.0] * len(self.shapes.data), self.shapes.features[BOX_COUNTS].tolist())
-        self.shapes.events.data.connect(self._on_boxes_changed)
-
-    def _leave_boxes(self) -> Shapes | None:
-        """Put the table away and return the layer, which keeps the boxes and what was typed for them."""
-        shapes, self.shapes = self.shapes, None
+        self._keep_counts()
+        shapes.events.data.disconnect(self._on_boxes_changed)
+        self.shapes = None
         self.form.setVisible(False)
-        if shapes is not None:
-            shapes.events.data.disconnect(self._on_boxes_changed)
-            counts = self.form.counts
-            if len(counts) == len(shapes.data):
-                shapes.features = pd.DataFrame({"box": np.arange(1, len(counts) + 1), BOX_COUNTS: counts})
-        self.form.show_rows([], [])
-        return shapes
 
-    def _on_boxes_changed(self, _: object = None) -> None:
-        self._model.cause_changed.emit()
-        self._show_rows()
+    def _drawn_before(self, source: Source) -> Shapes | None:
+        """Return the layer of boxes that were drawn over this density before another image was counted."""
+        own = {**source.key, "output": "calibration"}
+        for layer in self._model.viewer.layers:
+            if isinstance(layer, Shapes) and own.items() <= layer.metadata.get(METADATA, {}).items():
+                return layer
+        return None
+
+    def _keep_counts(self) -> None:
+        """Let the layer know what was typed, so that each count stays with its box."""
+        shapes, counts = self.shapes, self.form.counts
+        if shapes is not None and len(shapes.data) == len(counts) and "count" in shapes.features:
+            shapes.features = shapes.features.assign(count=counts)
+
+    def _kept_counts(self, shapes: Shapes) -> list[int]:
+        """Return the typed count of each box; of a new one, which has the row of another, it is unknown."""
+        rows = shapes.features
+        is_known = ~(rows["box"].duplicated() | rows["box"].isna())
+        return [int(one) for one in rows["count"].where(is_known, UNKNOWN).fillna(UNKNOWN)]
 
     def _density(self) -> CountOutcome:
         counted = self._model.outcome
@@ -188,16 +205,21 @@ class CalibrateTool(QObject):
             )
         return counted
 
-    def _show_rows(self) -> None:
+    def _on_boxes_changed(self, _: object = None) -> None:
+        self._model.cause_changed.emit()  # of an error that told what was missing
+        self._show_rows()
+
+    def _show_rows(self, _: object = None) -> None:
         counted = self._model.outcome
         if self.shapes is None or counted is None or counted.result.gives != "density":
             return
         boxes = boxes_of(self.shapes, counted.request.source)
-        counts = self.form.counts[: len(boxes)]
-        counts += [UNKNOWN] * (len(boxes) - len(counts))
+        counts = self._kept_counts(self.shapes)
+        if len(counts) != len(boxes):
+            return  # napari is still at it
         density = (self._before or counted).result.maps["density"]
         self.form.show_rows([sum_in(density, box) for box in boxes], counts)
-        self.shapes.features = pd.DataFrame({"box": np.arange(1, len(boxes) + 1)})
+        self.shapes.features = pd.DataFrame({"box": np.arange(1, len(boxes) + 1), "count": counts})
 
     def _on_apply_clicked(self) -> None:
         try:
@@ -237,15 +259,8 @@ class CalibrateTool(QObject):
         if is_other or counted.result.gives != "density":
             self._before = None
         self.form.undo.setEnabled(self._before is not None)
-        if is_other or (self.shapes is not None and not self._is_of(counted)):
-            shapes = self._leave_boxes()
-            if shapes is not None and not len(shapes.data) and shapes in self._model.viewer.layers:
-                self._model.viewer.layers.remove(shapes)
-
-    def _is_of(self, counted: CountOutcome) -> bool:
-        """Return whether the boxes are drawn on the image of a count."""
-        assert self.shapes is not None
-        return _boxed_image(self.shapes) == counted.request.source.layer_id
+        if is_other:
+            self._leave()
 
 
 def corrected_task(
@@ -270,19 +285,11 @@ def boxes_layer(source: Source, result: Result) -> Shapes:
         face_color="transparent",
         edge_color=COLOUR,
         edge_width=max(max(shape[-2:]) / EDGE_PX, 1.0),
-        features=pd.DataFrame({"box": np.zeros(0, int)}),
+        features=pd.DataFrame({"box": np.zeros(0, int), "count": np.zeros(0, int)}),
         text={"string": "{box}", "color": COLOUR, "anchor": "upper_left", "size": 12},
-        metadata={METADATA: {"source": source.layer_id, "output": OUTPUT}},
+        metadata={METADATA: {**source.key, "output": "calibration"}},
         **source.placement,
     )
-
-
-def _boxed_image(layer: Layer) -> str:
-    """Return the ``unique_id`` of the image that boxes were drawn on; '' for any other layer."""
-    own = layer.metadata.get(METADATA, {})
-    if own.get("output") != OUTPUT:
-        return ""
-    return str(own["source"])
 
 
 def boxes_of(shapes: Shapes, source: Source) -> NDArray[np.float32]:
