@@ -8,27 +8,34 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cellwright.cli.analysis import TableFiles, analysis_lines, analysis_row, echo_notices, with_saved
+from cellwright.cli.analysis import analysis_lines, analysis_row, echo_notices, with_saved
 from cellwright.cli.flags import read_settings, refuse_foreign, with_settings
-from cellwright.cli.one_image import CountChoices, Counted, counted_task, streamed_task, write_counted
 from cellwright.cli.progress import run_with_bar
 from cellwright.core.data import Image, Result
 from cellwright.core.errors import ReadError, SettingsError, error_line
-from cellwright.core.tasks import Task
-from cellwright.files.image_list import ListedImage, list_images
-from cellwright.files.zarr import is_zarr
+from cellwright.files.folders.image_list import ListedImage, list_images
+from cellwright.files.folders.results import check_output
+from cellwright.files.zarr import images_inside, is_zarr
+from cellwright.inference.image_count import (
+    CountChoices,
+    RecipeCounter,
+    TableFiles,
+    counted_task,
+    streamed_task,
+    write_counted,
+)
 from cellwright.inference.settings import EngineSettings, FolderSettings, InputFiles, StreamSettings
 from cellwright.models import registry
 from cellwright.ops.measure.settings import AnalysisSettings
 
 if TYPE_CHECKING:
-    from cellwright.inference.folder import ImageOutcome
+    from cellwright.files.folders.results import ImageOutcome
     from cellwright.ops.measure.analysis import Analysis
 
 INTERRUPTED = 130  # what shells give for a program that Ctrl-C ended
@@ -330,43 +337,9 @@ class Table:
         typer.echo(f"{image:<{first}}  {model:<{second}}  {n:>7}  {seconds:>7}  {remark}".rstrip())
 
 
-@dataclass(frozen=True, slots=True)
-class RecipeCounter:
-    """Counts, measures and writes every image of a folder in the same way."""
-
-    choices: CountChoices
-
-    @property
-    def fingerprint(self) -> str:
-        """What has to be the same for an image not to be counted again."""
-        from importlib.metadata import version
-
-        recipe = self.choices.recipe
-        facts = {
-            "version": version("napari-cellwright"),
-            "models": [model.sha256 for model in self.choices.models],
-            "recipe": asdict(replace(recipe, engine=replace(recipe.engine, device="auto"))),
-            "tables": [self.choices.tables.xlsx, self.choices.tables.parquet],
-        }
-        return json.dumps(facts, sort_keys=True, default=str)
-
-    def count(self, image: Image) -> Task[Counted]:
-        """Return what an image holds, and what was measured of it."""
-        return counted_task(image, self.choices)
-
-    def write(self, folder: Path, name: str, image: Image, counted: Counted) -> Sequence[Path]:
-        """Write the files of an image and return them."""
-        tables = replace(self.choices.tables, output=folder)
-        return write_counted(tables, name, image, counted, self.choices)
-
-    def result(self, counted: Counted) -> Result:
-        """Return what the summary tells of."""
-        return replace(counted.result, notices=counted.notices)
-
-
 def has_folders(paths: Sequence[Path]) -> bool:
-    """Return whether there is a folder of images among the paths."""
-    return any(path.is_dir() and not is_zarr(path) for path in paths)
+    """Return whether there is a folder of images among the paths, or a plate."""
+    return any(path.is_dir() and not (is_zarr(path) and not images_inside(path)) for path in paths)
 
 
 Show = Callable[["ImageOutcome"], None]
@@ -407,7 +380,7 @@ class _Outcomes:
         if all(image.name in self._told for image in images):
             return
         task = count_folder(images, output, RecipeCounter(choices), on_outcome=self._tell)
-        run_with_bar(task, f"{len(images)} images")
+        run_with_bar(task, f"{len(images)} images", stages=("earlier results", "images"))
 
     def _tell(self, outcome: "ImageOutcome") -> None:
         if outcome.image.name not in self._told:
@@ -421,9 +394,7 @@ def _output(paths: Sequence[Path], choices: CountChoices) -> Path:
     output = choices.tables.output
     if output is None:
         raise SettingsError("Counting a folder writes its results to another; name it with --output.")
-    inside = [path for path in paths if output.resolve().is_relative_to(path.resolve())]
-    if inside:
-        raise SettingsError(f"Results must not go into {inside[0]}, which is counted. Name another folder.")
+    check_output(output, paths)
     return output
 
 

@@ -75,10 +75,10 @@ def test_regions_are_counted_inside_their_shapes(panel: ResultsWidget, read: Rea
     pick(panel.view.regions, str(shapes.unique_id))
     read(panel)
     counts = panel.model.counts()
-    assert counts["region"].tolist() == ["region 1", "region 2"]
-    assert counts["count"].tolist() == [2, 2]
+    assert counts["region"].tolist() == ["region 1", "region 2", "all regions"]
+    assert counts["count"].tolist() == [2, 2, 4]
     assert counts["area_px"].tolist()[1] == 29 * 29
-    assert panel.view.counts_frame.rowCount() == 2
+    assert panel.view.counts_frame.rowCount() == 3
     assert panel.model.table["regions"].tolist() == ["region 1", "region 1", "region 2", "region 2"]
     shapes.selected_data = {1}
     shapes.remove_selected()
@@ -152,6 +152,17 @@ def test_cut_offs_filter_what_is_counted(panel: ResultsWidget) -> None:
     view.no_gate.click()
     assert view.number.text() == "4"
     assert view.filter.text() == ""
+
+
+def test_a_plot_is_made_when_it_is_shown(panel: ResultsWidget) -> None:
+    view = panel.view
+    assert view.made_plots == []
+    view.tabs.setCurrentIndex(3)
+    assert view.made_plots == [view.histogram]
+    view.plot_kind.setCurrentIndex(1)
+    assert view.plots.currentWidget() is view.scatter
+    assert len(view.scatter._rows) == 4
+    assert view.made_plots == [view.histogram, view.scatter]
 
 
 def test_a_lasso_gates(panel: ResultsWidget) -> None:

@@ -27,6 +27,7 @@ from cellwright.widgets.shared.style import STYLE, message_label, put, row, set_
 SHORTCUT = "Ctrl+Return"
 REGIONS = {"whole": "Whole image", "view": "What I see", "drawn": "Drawn region"}
 RULES = {"centre": "Centre inside", "overlap": "Any overlap", "whole": "Wholly inside"}
+SIDES = {"Inside": False, "Outside": True}
 OUTPUTS = {"Labels": "Outlines", "Points": "Points", "Shapes": "Boxes", "Image": "Density"}
 OWN_ROWS = ("device", "channel", "diameter_px")  # engine settings with a control of their own
 LONGEST_LARGE = 6  # characters of the number that fit into the panel at full size
@@ -122,10 +123,28 @@ class CountPanel(QWidget):
 
     def _first_choices(self) -> QFormLayout:
         """Return image and model, which are all that a first count needs."""
-        self.image, self.model = QComboBox(), QComboBox()
+        self.image, self.axes, self.model = QComboBox(), QComboBox(), QComboBox()
         self.image.setToolTip("Image layer whose cells are counted; the active one is chosen by itself.")
+        self.axes.setToolTip(
+            "What the axes of the image are. Slices in z are linked to cells in 3D, frames in time are not."
+        )
         self.model.setToolTip("What finds the cells.")
-        return _form({"Image": self.image, "Model": self.model})
+        form = _form({"Image": self.image, "Axes": self.axes, "Model": self.model})
+        self.understood = QLabel()
+        self.understood.setObjectName("details")
+        self.understood.setWordWrap(True)
+        form.insertRow(2, "", self.understood)
+        self._axes_parts = (form.labelForField(self.axes), self.axes, self.understood)
+        self.show_axes("")
+        return form
+
+    def show_axes(self, sentence: str, *, is_guessed: bool = False) -> None:
+        """Show what was understood of the axes under their choice; both hide where there is no choice."""
+        self.understood.setText(sentence)
+        set_state(self.understood, "guessed", on=is_guessed)
+        for part in self._axes_parts:
+            if part is not None:
+                part.setVisible(bool(sentence))
 
     def _more(self) -> QWidget:
         """Return what can be left as it is, out of sight to begin with."""
@@ -136,18 +155,26 @@ class CountPanel(QWidget):
         self.device.setToolTip("Where the network runs; Auto takes the fastest.")
         self.channel.setToolTip("Channel in which cells are counted.")
         self.region.setToolTip(
-            "What I see: the visible part of this slice. Drawn region: inside the shapes of a Shapes layer, "
-            "in all slices."
+            "What I see: the visible part of this slice. Drawn region: inside the shapes of a Shapes layer; "
+            "a shape counts in every slice and frame in which napari shows it."
         )
         self.rule = QComboBox()
         for name, title in RULES.items():
             self.rule.addItem(title, name)
         self.rule.setToolTip("Which cells at the edge of a drawn region are counted.")
+        self.exclude, self.mask_layer, self.mask_side = QComboBox(), QComboBox(), QComboBox()
+        for name, is_outside in SIDES.items():
+            self.mask_side.addItem(name, is_outside)
+        self.exclude.setToolTip("A Shapes layer: cells in its shapes are not counted.")
+        self.mask_layer.setToolTip("A Labels layer: count only where its labels are, or where none are.")
+        self.mask_side.setToolTip("Count inside of the labels of the mask, or outside.")
         self.classes.setToolTip("Classify the cells after counting.")
         rows: dict[str, QComboBox | QHBoxLayout] = {
             "Channel": self.channel,
             "Count in": self.region,
             "At its edge": self.rule,
+            "Leave out": self.exclude,
+            "Mask": row(self.mask_layer, self.mask_side),
             "Diameter": self._diameter(),
             "Classes": self.classes,
             "Device": self.device,

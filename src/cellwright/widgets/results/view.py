@@ -1,8 +1,10 @@
 """The controls of the results panel, without any behaviour."""
 
 from collections.abc import Mapping
+from functools import cached_property
+from typing import TypeVar
 
-from qtpy.QtCore import QSignalBlocker, Qt
+from qtpy.QtCore import QSignalBlocker, Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -15,7 +17,6 @@ from qtpy.QtWidgets import (
     QLayout,
     QLineEdit,
     QListWidget,
-    QPushButton,
     QScrollArea,
     QSizePolicy,
     QSlider,
@@ -28,8 +29,9 @@ from qtpy.QtWidgets import (
 from cellwright.ops.measure.columns import GROUPS, MEASURED
 from cellwright.widgets.results.plots import Boxes, CellPlot, Histogram, Scatter, Strip
 from cellwright.widgets.results.table import CellsTable, FrameModel
+from cellwright.widgets.results.track_page import TrackPage
 from cellwright.widgets.shared.job_bar import JobBar
-from cellwright.widgets.shared.style import STYLE, message_label, row, set_state
+from cellwright.widgets.shared.style import STYLE, button, hint, message_label, row, set_state
 
 OWN_STYLE = """
 #resultNumber { font-size: 26pt; font-weight: 600; background: transparent; }
@@ -48,16 +50,23 @@ SLIDER_STEPS = 1000
 LONGEST_NAME = 18
 SMALL_TABLE_PX = 150
 
+Plot = TypeVar("Plot", bound=CellPlot)
+
 
 class ResultsView(QWidget):
-    """What is told of the cells of a layer: their number, the table, measurements, plots, exports."""
+    """What is told of the cells of a layer: their number, the table, measurements, plots, exports.
+
+    Each plot is made when it is first asked for, as ``plot_made`` tells: pyqtgraph takes a while to make one.
+    """
+
+    plot_made = Signal(object)  # CellPlot
 
     def __init__(self) -> None:
         super().__init__()
         self.setObjectName("results")
         self.setStyleSheet(STYLE + OWN_STYLE)
         self.message = message_label()
-        self.job_bar = JobBar()
+        self.job_bar, self.tracks = JobBar(), TrackPage()
         layout = QVBoxLayout(self)
         layout.setContentsMargins(6, 6, 6, 6)
         layout.setSpacing(6)
@@ -73,6 +82,7 @@ class ResultsView(QWidget):
             ("Counts", self._counts_page(), "Counts per region, class, frame and marker"),
             ("Measure", self._measure_page(), "What is measured of each cell"),
             ("Plots", self._plots_page(), "Plots of the cells that count"),
+            ("Tracks", scrolled(self.tracks), "Cells linked over time"),
             ("Export", self._export_page(), "Tables, reports, and the command that repeats the result"),
         ):
             self.tabs.setTabToolTip(self.tabs.addTab(page, title), help_text)
@@ -151,10 +161,14 @@ class ResultsView(QWidget):
             "first stand for both (an unbiased count)."
         )
         self.regions = combo("A Shapes layer: cells count inside its shapes, and for each of them.")
+        self.exclude = combo("A Shapes layer: cells in its shapes do not count.")
+        self.mask_layer = combo("A Labels layer: cells count only where its labels are, or where none are.")
+        self.mask_side = combo("Count inside of the labels of the mask, or outside.")
         self.rule = combo("Which cells are in a region.")
         self.colour_by = combo("Colour the cells in the viewer.")
         fill_from(self.border, BORDERS)
         fill_from(self.rule, RULES)
+        fill_from(self.mask_side, {"Inside": "inside", "Outside": "outside"})
         fill_from(self.colour_by, GROUPINGS)
         self.draw_regions = button("Draw", "Add a Shapes layer to draw regions in.")
         form = QFormLayout()
@@ -162,6 +176,8 @@ class ResultsView(QWidget):
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         form.addRow("Border", self.border)
         form.addRow("Regions", row(self.regions, self.draw_regions))
+        form.addRow("Leave out", self.exclude)
+        form.addRow("Mask", row(self.mask_layer, self.mask_side))
         form.addRow("In a region", self.rule)
         form.addRow("Colour by", self.colour_by)
         return form
@@ -226,14 +242,7 @@ class ResultsView(QWidget):
         self.lasso = button("Lasso", "Draw around cells in the plot: only those inside count.")
         self.lasso.setCheckable(True)
         self.no_gate = button("Clear", "Take the gate or the cut-offs away.")
-        self.histogram, self.scatter, self.strip, self.boxes = Histogram(), Scatter(), Strip(), Boxes()
-        self.histogram.setToolTip("Drag the two edges: only cells between them count.")
-        self.scatter.setToolTip("Click a point: the viewer goes to the cell.")
-        self.strip.setToolTip("Click: the viewer goes to that frame or slice.")
-        self.boxes.setToolTip("Median, quartiles, and 5 to 95 % of the cells of each group.")
         self.plots = QStackedWidget()
-        for plot in self.all_plots:
-            self.plots.addWidget(plot)
         self.plot_hint = hint("")
         content = QWidget()
         layout = page_layout(content)
@@ -246,10 +255,42 @@ class ResultsView(QWidget):
         layout.addLayout(row(self.lasso, self.no_gate))
         return scrolled(content)
 
+    @cached_property
+    def histogram(self) -> Histogram:
+        """One column, with cut-offs."""
+        return self._placed(Histogram(), "Drag the two edges: only cells between them count.")
+
+    @cached_property
+    def scatter(self) -> Scatter:
+        """Two columns, with a gate."""
+        return self._placed(Scatter(), "Click a point: the viewer goes to the cell.")
+
+    @cached_property
+    def strip(self) -> Strip:
+        """Counts over frames or slices."""
+        return self._placed(Strip(), "Click: the viewer goes to that frame or slice.")
+
+    @cached_property
+    def boxes(self) -> Boxes:
+        """One column by group."""
+        return self._placed(Boxes(), "Median, quartiles, and 5 to 95 % of the cells of each group.")
+
+    def show_plot(self, kind: str) -> None:
+        """Bring the plot of this name of ``PLOTS`` to the front."""
+        makers = dict(zip(PLOTS, ("histogram", "scatter", "strip", "boxes"), strict=True))
+        self.plots.setCurrentWidget(getattr(self, makers[kind]))
+
     @property
-    def all_plots(self) -> tuple[CellPlot, ...]:
-        """The plots, in the order of ``PLOTS``."""
-        return self.histogram, self.scatter, self.strip, self.boxes
+    def made_plots(self) -> list[CellPlot]:
+        """The plots that were asked for so far."""
+        found = [self.plots.widget(place) for place in range(self.plots.count())]
+        return [plot for plot in found if isinstance(plot, CellPlot)]
+
+    def _placed(self, plot: Plot, help_text: str) -> Plot:
+        plot.setToolTip(help_text)
+        self.plots.addWidget(plot)
+        self.plot_made.emit(plot)
+        return plot
 
     def _export_page(self) -> QWidget:
         self.save_table = button("Save table…", "The cells that count as CSV, Excel or Parquet.")
@@ -337,13 +378,6 @@ def fill_from(box: QComboBox, entries: Mapping[str, str]) -> None:
         box.addItem(title, data)
 
 
-def button(title: str, help_text: str) -> QPushButton:
-    """Return a button with its help."""
-    made = QPushButton(title)
-    made.setToolTip(help_text)
-    return made
-
-
 def spin(value: float, help_text: str, lowest: float = 0.0) -> QDoubleSpinBox:
     """Return a box for a number of pixels."""
     box = QDoubleSpinBox()
@@ -353,14 +387,6 @@ def spin(value: float, help_text: str, lowest: float = 0.0) -> QDoubleSpinBox:
     box.setSuffix(" px")
     box.setToolTip(help_text)
     return box
-
-
-def hint(text: str) -> QLabel:
-    """Return a faint line."""
-    label = QLabel(text)
-    label.setObjectName("hint")
-    label.setWordWrap(True)
-    return label
 
 
 def heading(text: str) -> QLabel:

@@ -1,0 +1,372 @@
+"""One image counted, classified and measured as asked for, and written; of a folder each in the same way."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from cellwright.core.data import Image, Result
+from cellwright.core.errors import SettingsError
+from cellwright.core.tasks import Task
+from cellwright.inference.settings import EngineSettings, StreamSettings
+
+if TYPE_CHECKING:
+    from cellwright.inference.recipe import Recipe
+    from cellwright.models.protocol import CellModel
+    from cellwright.ops.measure.analysis import Analysis
+
+SIZES = ("diameter_px", "diameter_um")  # whose median the summary tells
+LARGE_PIXELS = 150_000_000  # labels of more are written block by block, where there is a folder for them
+
+
+@dataclass(frozen=True, slots=True)
+class TableFiles:
+    """Which files are written besides the CSV.
+
+    Parameters
+    ----------
+    output
+        Folder; None writes only what is named here, into the current folder.
+    report
+        HTML file of the report; with several images each has its name in it.
+    xlsx, parquet
+        Whether to write ``<image>.xlsx`` and ``<image>.cells.parquet``.
+    """
+
+    output: Path | None = None
+    report: Path | None = None
+    xlsx: bool = False
+    parquet: bool = False
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether anything is to be written that needs an analysis."""
+        return self.report is not None or self.xlsx or self.parquet
+
+    def report_of(self, stem: str, n_images: int) -> Path | None:
+        """Return where the report of one of several images goes."""
+        if self.report is None or n_images == 1:
+            return self.report
+        return self.report.with_name(f"{self.report.stem}.{stem}{self.report.suffix}")
+
+
+@dataclass(frozen=True, slots=True)
+class CountChoices:
+    """What is the same for every image of one run."""
+
+    models: tuple["CellModel", ...]
+    recipe: "Recipe"
+    tables: TableFiles = field(default_factory=TableFiles)
+    n_images: int = 1
+    stream: StreamSettings = StreamSettings()  # noqa: RUF009 - frozen
+
+    @property
+    def title(self) -> str:
+        """What to call the models in a table."""
+        return " + ".join(Path(name).name for name in self.recipe.models)
+
+    @property
+    def settings(self) -> Any:
+        """Settings of the models' family."""
+        return self.recipe.settings
+
+    @property
+    def engine(self) -> EngineSettings:
+        """How the network runs."""
+        return self.recipe.engine
+
+    @property
+    def is_analysed(self) -> bool:
+        """Whether more is asked for than a count."""
+        return self.recipe.is_analysed or self.tables.is_wanted
+
+    def streams(self, image: Image) -> bool:
+        """Return whether an image is counted block by block.
+
+        Raises
+        ------
+        SettingsError
+            That was asked for together with what needs the whole image.
+        """
+        is_alone = not self.is_analysed and not self.recipe.classifier
+        if self.stream == StreamSettings():
+            return prod(image.label_shape) > LARGE_PIXELS and self.tables.output is not None and is_alone
+        if self.tables.output is None:
+            raise SettingsError("Counting block by block writes to a folder; name it with --output.")
+        if not is_alone:
+            raise SettingsError(
+                "Counting block by block does not measure or classify cells yet. Leave out --measure and the "
+                "like, or count a part of the image."
+            )
+        return True
+
+
+class Counted(NamedTuple):
+    """What an image holds, and what was measured of it, if anything."""
+
+    result: Result
+    analysis: "Analysis | None"
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """Sentences that the user should read."""
+        if self.analysis is None:
+            return self.result.notices
+        return (*self.result.notices, *self.analysis.notices)
+
+
+def counted_task(image: Image, choices: CountChoices) -> Task[Counted]:
+    """Count, classify and measure an image as far as it was asked for."""
+    from cellwright.inference.pipeline import count_cells
+
+    recipe = choices.recipe
+    result = yield from count_cells(image, recipe.models, recipe.settings, recipe.engine)
+    if recipe.classifier:
+        from cellwright.inference.classify import classify
+
+        result = yield from classify(result, image, recipe.classifier, recipe.engine)
+    if not choices.is_analysed:
+        return Counted(result, None)
+    from cellwright.inference.recipe import read_inputs
+    from cellwright.ops.measure.analysis import analysis_task
+
+    inputs = read_inputs(recipe.files, image, recipe.analysis.region_rule)
+    analysis = yield from analysis_task(result, image, recipe.analysis, inputs)
+    return Counted(analysis.result, analysis)
+
+
+def streamed_task(path: Path, image: Image, choices: CountChoices) -> Task[Result]:
+    """Count an image block by block; the result has its count and its notices, its cells are in files."""
+    from cellwright.core.data import Cells
+    from cellwright.inference.streaming import StreamJob, count_streamed
+
+    recipe, output = choices.recipe, choices.tables.output
+    assert output is not None
+    source: Image | Path = image
+    if image.name == path.stem:
+        source = path  # which other processes can read, too
+    job = StreamJob(source, output, recipe.models, recipe.settings, recipe.engine, recipe.axes or None)
+    streamed = yield from count_streamed(job, choices.stream)
+    none = Cells.empty(len(image.label_axes))
+    return Result(float(streamed.count), none, streamed.provenance, notices=streamed.notices)
+
+
+def write_counted(
+    tables: TableFiles, name: str, image: Image, counted: Counted, choices: CountChoices
+) -> list[Path]:
+    """Write all files of an image that were asked for; return those that tell whether it is done.
+
+    Raises
+    ------
+    WriteError
+        A file cannot be written.
+    """
+    written: list[Path] = []
+    if tables.output is not None:
+        written += write_files(tables.output, name, image, counted.result)
+    if counted.analysis is not None:
+        recipe = replace(choices.recipe, image=image.source)
+        written += write_analysis(tables, name, image, counted.analysis, recipe)
+        report = tables.report_of(name, choices.n_images)
+        if report is not None:
+            from cellwright.files.report import write_report
+
+            write_report(report, image, counted.analysis, recipe_texts(recipe))
+    return written
+
+
+def write_files(folder: Path, name: str, image: Image, result: Result) -> Sequence[Path]:
+    """Write the labels or the density, the table and the provenance of a result; return their paths.
+
+    Raises
+    ------
+    WriteError
+        A file cannot be written.
+    """
+    from cellwright.files.images import write_labels, write_map
+    from cellwright.files.tables import write_provenance, write_table
+
+    written = []
+    if result.cells.labels is not None:
+        written.append(folder / f"{name}.labels.tif")
+        write_labels(written[-1], result.cells.labels, image)
+    for kind, values in result.maps.items():
+        written.append(folder / f"{name}.{kind}.tif")
+        write_map(written[-1], values, image)
+    write_table(folder / f"{name}.cells.csv", result)
+    write_provenance(folder / f"{name}.json", result)
+    return [*written, folder / f"{name}.cells.csv", folder / f"{name}.json"]
+
+
+def write_analysis(
+    files: TableFiles, stem: str, image: Image, analysis: "Analysis", recipe: "Recipe"
+) -> list[Path]:
+    """Write the tables of an analysis, and the tracks of a time series; return the files of the tables.
+
+    Raises
+    ------
+    WriteError
+        A file cannot be written.
+    """
+    from cellwright.files.tables import settings_table, write_csv, write_parquet, write_xlsx
+
+    tables, written = tables_of(analysis), []
+    folder = files.output or Path()
+    if files.output is not None:
+        for name, table in tables.items():
+            written.append(folder / f"{stem}.{name}.csv")
+            write_csv(written[-1], table)
+        write_tracks(folder / f"{stem}_RES", image, analysis)
+    if files.xlsx:
+        settings = settings_table(analysis.result, recipe_texts(recipe))
+        written.append(folder / f"{stem}.xlsx")
+        write_xlsx(written[-1], {**tables, "settings": settings})
+    if files.parquet:
+        written.append(folder / f"{stem}.cells.parquet")
+        write_parquet(written[-1], analysis.table)
+    return written
+
+
+def recipe_texts(recipe: "Recipe") -> dict[str, str]:
+    """Return the texts that repeat a result; none of an image that has no file of its own."""
+    from cellwright.inference.recipe import as_command, as_python
+
+    if not recipe.image:
+        return {}
+    return {"Command line": as_command(recipe), "Python": as_python(recipe)}
+
+
+def tables_of(analysis: "Analysis") -> "dict[str, Any]":
+    """Return the tables of an analysis by the name of their file or sheet."""
+    tables = {"cells": analysis.table, "counts": analysis.counts}
+    if analysis.copositive is not None:
+        tables["markers"] = analysis.copositive
+    if analysis.lineages is not None:
+        tables["lineages"] = analysis.lineages
+    return tables
+
+
+def write_tracks(folder: Path, image: Image, analysis: "Analysis") -> None:
+    """Write tracks as a folder of the Cell Tracking Challenge; one of an earlier run is replaced.
+
+    Raises
+    ------
+    WriteError
+        There is a folder that was changed since or that another program wrote, or it cannot be written.
+    """
+    labels = analysis.result.cells.labels
+    if analysis.tracks is None or labels is None:
+        return
+    from cellwright.files.formats.image_annotation import ImageAnnotation
+    from cellwright.files.formats.tracking_challenge import write_anew
+
+    numbered = analysis.tracks.relabelled(labels)
+    annotation = ImageAnnotation(
+        image.name, numbered.shape, image.label_axes, numbered, parents=analysis.tracks.parents
+    )
+    write_anew(folder, [annotation])
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeCounter:
+    """Counts, measures and writes every image of a folder in the same way."""
+
+    choices: CountChoices
+
+    @property
+    def fingerprint(self) -> str:
+        """What has to be the same for an image not to be counted again."""
+        from importlib.metadata import version
+
+        recipe = self.choices.recipe
+        facts = {
+            "version": version("napari-cellwright"),
+            "models": [model.sha256 for model in self.choices.models],
+            "classifier": _classifier_checksum(recipe.classifier),
+            "recipe": asdict(replace(recipe, engine=replace(recipe.engine, device="auto"))),
+            "tables": [self.choices.tables.xlsx, self.choices.tables.parquet],
+        }
+        return json.dumps(facts, sort_keys=True, default=str)
+
+    @property
+    def axes(self) -> str:
+        """Axes of all images; empty as the files tell."""
+        return self.choices.recipe.axes
+
+    @property
+    def xlsx(self) -> bool:
+        """Whether the summary is written as Excel file, too."""
+        return self.choices.tables.xlsx
+
+    def inputs(self, name: str) -> Sequence[Path]:
+        """Return the files besides the image that the results of an image of this name depend on."""
+        return self.choices.recipe.input_paths(name)
+
+    def count(self, image: Image) -> Task[Counted]:
+        """Return what an image holds, and what was measured of it."""
+        return counted_task(image, self.choices)
+
+    def write(self, folder: Path, name: str, image: Image, counted: Counted) -> Sequence[Path]:
+        """Write the files of an image and return them."""
+        tables = replace(self.choices.tables, output=folder)
+        return write_counted(tables, name, image, counted, self.choices)
+
+    def result(self, counted: Counted) -> Result:
+        """Return what the thumbnail shows."""
+        return counted.result
+
+    def row(self, counted: Counted) -> dict[str, Any]:
+        """Return the columns of the summary."""
+        return summary_row(counted)
+
+
+def _classifier_checksum(name: str) -> str:
+    from cellwright.models.classifier.spec import CLASSIFIER, find_classifier, read_classifier_spec
+
+    if not name:
+        return ""
+    return read_classifier_spec(find_classifier(name) / CLASSIFIER).weights_sha256
+
+
+def summary_row(counted: Counted) -> dict[str, Any]:
+    """Return model, count, interval, fit, classes, the means of what was measured, seconds and notices."""
+    from cellwright.files.tables import cells_table, class_counts, plain_count
+    from cellwright.inference.fit import expectation
+
+    result = counted.result
+    row: dict[str, Any] = {"model": result.provenance.model, "count": plain_count(result.count)}
+    if result.interval:
+        row["low"], row["high"] = (round(end, 1) for end in result.interval)
+    if result.fit is not None:
+        row |= {"fit": round(result.fit, 3), "expectation": expectation(result.fit)}
+    row |= {f"count_{name}": n for name, n in class_counts(result).items()}
+    if counted.analysis is not None:
+        row |= _analysis_columns(counted.analysis)
+    elif len(result.cells):
+        table = cells_table(result)
+        row |= {f"median_{name}": round(float(table[name].median()), 3) for name in SIZES if name in table}
+    row["seconds"] = round(result.provenance.seconds, 3)
+    row["notices"] = " ".join(counted.notices)
+    return row
+
+
+def _analysis_columns(analysis: "Analysis") -> dict[str, Any]:
+    """Return counts of regions and markers, tracks, and the mean of each measured column."""
+    columns: dict[str, Any] = {}
+    if "regions" in analysis.table:
+        counts = analysis.counts.groupby("region", sort=False)["count"].sum()
+        columns |= {f"count_{name}": int(n) for name, n in counts.items()}
+    if analysis.copositive is not None:
+        rows = zip(analysis.copositive["markers"], analysis.copositive["count"], strict=True)
+        columns |= {f"count_{markers}": int(n) for markers, n in rows}
+    if analysis.tracks is not None:
+        columns |= {"tracks": analysis.tracks.count, "divisions": analysis.tracks.n_divisions}
+    table = analysis.table
+    measured = [str(name) for name in table if table[name].dtype.kind == "f" and not _is_place(str(name))]
+    return columns | {f"mean_{name}": float(f"{table[name].mean():.6g}") for name in measured}
+
+
+def _is_place(column: str) -> bool:
+    return column in ("t", "z", "y", "x") or column.startswith("box_")
