@@ -105,6 +105,7 @@ class TrainPanel(QWidget):
         self.message = message_label()
         layout.addWidget(self.message)
         self.card = TrainCard()
+        layout.addWidget(self.count_with)
         layout.addWidget(self.card)
         layout.addLayout(self.models_box)
         layout.addStretch(1)
@@ -202,6 +203,9 @@ class TrainPanel(QWidget):
         self.pause.setObjectName("preview")
         self.pause.setCheckable(True)
         self.pause.setToolTip("Pause the training; it resumes where it was.")
+        self.count_with = QPushButton()
+        self.count_with.setToolTip("Open the count panel with this model and image chosen.")
+        self.count_with.setVisible(False)
         return row(self.train, self.pause)
 
 
