@@ -9,7 +9,7 @@ from pytestqt.qtbot import QtBot
 
 from cellwright.widgets.annotate.widget import AnnotateWidget
 from cellwright.widgets.count.widget import CountWidget
-from cellwright.widgets.shared.hand_over import TRAIN, HandOver, hand_over
+from cellwright.widgets.shared.messages import TRAIN, HandOver, hand_over
 from cellwright.widgets.train.model import TrainingOutcome
 from cellwright.widgets.train.widget import TrainWidget
 

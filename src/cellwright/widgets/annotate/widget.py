@@ -21,9 +21,16 @@ from cellwright.widgets.annotate.proofread import Proofreader
 from cellwright.widgets.annotate.session_setup import journal_path, resume, start_session
 from cellwright.widgets.annotate.tools import CELL
 from cellwright.widgets.annotate.view import NO_REVIEW, AnnotatePanel
-from cellwright.widgets.shared.hand_over import ANNOTATE, TRAIN, HandOver, choose_layer, hand_over, hand_overs
 from cellwright.widgets.shared.layer_io import image_of
-from cellwright.widgets.shared.messages import tell_error
+from cellwright.widgets.shared.messages import (
+    ANNOTATE,
+    TRAIN,
+    HandOver,
+    choose_layer,
+    hand_over,
+    hand_overs,
+    tell_error,
+)
 from cellwright.widgets.shared.napari_private import unwrapped
 
 if TYPE_CHECKING:

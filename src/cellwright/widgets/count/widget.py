@@ -34,15 +34,6 @@ from cellwright.widgets.count.point_prompt import PointPromptTool
 from cellwright.widgets.count.save import SaveTool
 from cellwright.widgets.count.view import CountPanel
 from cellwright.widgets.shared.coordinates import axis_of
-from cellwright.widgets.shared.hand_over import (
-    ANNOTATE,
-    COUNT,
-    HandOver,
-    choose,
-    choose_layer,
-    hand_over,
-    hand_overs,
-)
 from cellwright.widgets.shared.jobs import Job, LiveUpdater
 from cellwright.widgets.shared.layer_factory import legend_of
 from cellwright.widgets.shared.layer_io import (
@@ -58,7 +49,18 @@ from cellwright.widgets.shared.layer_io import (
     shown_cells,
     source_of,
 )
-from cellwright.widgets.shared.messages import number_text, tell_error, tell_results
+from cellwright.widgets.shared.messages import (
+    ANNOTATE,
+    COUNT,
+    HandOver,
+    choose,
+    choose_layer,
+    hand_over,
+    hand_overs,
+    number_text,
+    tell_error,
+    tell_results,
+)
 from cellwright.widgets.shared.napari_private import unwrapped
 from cellwright.widgets.shared.regions import (
     PREVIEW_PX,

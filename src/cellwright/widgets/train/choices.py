@@ -26,9 +26,9 @@ from cellwright.training.run_folder import (
 )
 from cellwright.training.settings import preset
 from cellwright.widgets.shared.combos import device_task, fill, model_events, model_title
-from cellwright.widgets.shared.hand_over import HandOver, choose
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_dataset import Pair, dataset_of, pairs
+from cellwright.widgets.shared.messages import HandOver, choose
 from cellwright.widgets.shared.style import row
 from cellwright.widgets.train.view import TrainPanel
 

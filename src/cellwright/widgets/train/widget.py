@@ -14,9 +14,18 @@ from cellwright.core.tasks import Eta, Progress
 from cellwright.files.dataset.folder import Dataset
 from cellwright.training.run_folder import Plan, verdict
 from cellwright.widgets.shared.combos import model_events
-from cellwright.widgets.shared.hand_over import COUNT, TRAIN, HandOver, hand_over, hand_overs
 from cellwright.widgets.shared.jobs import Job
-from cellwright.widgets.shared.messages import REDRAW_S, duration, progress_line, tell_error
+from cellwright.widgets.shared.messages import (
+    COUNT,
+    REDRAW_S,
+    TRAIN,
+    HandOver,
+    duration,
+    hand_over,
+    hand_overs,
+    progress_line,
+    tell_error,
+)
 from cellwright.widgets.shared.napari_private import unwrapped
 from cellwright.widgets.shared.style import scrolled
 from cellwright.widgets.train.choices import ResumeOffer, TrainChoices
