@@ -271,9 +271,18 @@ def write_tracks(folder: Path, image: Image, analysis: "Analysis") -> None:
 
 @dataclass(frozen=True, slots=True)
 class RecipeCounter:
-    """Counts, measures and writes every image of a folder in the same way."""
+    """Counts, measures and writes every image of a folder in the same way.
+
+    Parameters
+    ----------
+    choices
+        Models, settings and files.
+    report
+        HTML file of the report of the folder; None for none.
+    """
 
     choices: CountChoices
+    report: Path | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -299,6 +308,12 @@ class RecipeCounter:
     def xlsx(self) -> bool:
         """Whether the summary is written as Excel file, too."""
         return self.choices.tables.xlsx
+
+    @property
+    def settings(self) -> str:
+        """A text for the report that tells how images are counted."""
+        models = {model.spec.title: model.sha256 for model in self.choices.models}
+        return json.dumps({"models": models, **asdict(self.choices.recipe)}, indent=1, default=str)
 
     def inputs(self, name: str) -> Sequence[Path]:
         """Return the files besides the image that the results of an image of this name depend on."""

@@ -12,18 +12,25 @@
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from PIL import Image as Picture
 
-from cellwright.core.data import Image, Result
-from cellwright.core.errors import WriteError
+from cellwright.core.data import Cells, Image, Provenance, Result
+from cellwright.core.errors import ReadError, WriteError
 from cellwright.files.atomic import acquire_lock, atomic_write, make_folder, write_text
 from cellwright.files.folders.image_list import ListedImage
+from cellwright.files.images import read_image
+from cellwright.files.regions import read_label_image
 from cellwright.files.report import outlined
 from cellwright.files.tables import write_xlsx
+from cellwright.ops.labels import measure, relabel
+
+if TYPE_CHECKING:
+    import pandas
 
 KEPT = ".cellwright"
 SUMMARY = "summary.csv"
@@ -192,6 +199,57 @@ def write_thumbnail(output: Path, name: str, image: Image, result: Result) -> No
     picture = Picture.fromarray(outlined(image, result, THUMBNAIL_PX))
     with atomic_write(thumbnail_of(output, name)) as part:
         picture.save(part, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+
+
+def read_result(output: Path, name: str, image: Image) -> Result:
+    """Return what was found in an image, as its files tell: labels, else points and boxes, or a density.
+
+    Cells whose labels were changed since are measured anew; how sure the model was is no longer known then.
+
+    Raises
+    ------
+    ReadError
+        A file is missing, damaged or belongs to another image.
+    """
+    provenance = _read_provenance(output / f"{name}.json")
+    density = output / f"{name}.density.tif"
+    n_axes = len(image.label_axes)
+    if density.exists():
+        values = read_image(density).read().astype(np.float32)
+        return Result(float(values.sum()), Cells.empty(n_axes), provenance, maps={"density": values})
+    table = _read_cells(output / f"{name}.cells.csv")
+    labels = output / f"{name}.labels.tif"
+    if labels.exists():
+        pixels = read_label_image(labels, image)
+        areas, points, boxes = measure(relabel(pixels))
+        scores = np.ones(len(areas), np.float32)
+        if len(table) == len(scores):
+            scores = table["score"].to_numpy(np.float32)
+        return Result(float(len(areas)), Cells(points, boxes, scores, areas, relabel(pixels)), provenance)
+    points = table[list(image.label_axes.lower())].to_numpy(np.float32)
+    boxes = np.stack([points, points + 1], axis=1)
+    for place, axis in enumerate(image.label_axes.lower()):
+        if f"box_{axis}0" in table:
+            boxes[:, :, place] = table[[f"box_{axis}0", f"box_{axis}1"]].to_numpy(np.float32)
+    scores = table["score"].to_numpy(np.float32)
+    return Result(float(len(table)), Cells(points, boxes, scores, np.ones_like(scores)), provenance)
+
+
+def _read_provenance(path: Path) -> Provenance:
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        return Provenance(**{item.name: told[item.name] for item in fields(Provenance)})
+    except (OSError, ValueError, KeyError) as error:
+        raise ReadError(f"Expected {path} as a count has written it; got: {error}. Count again.") from error
+
+
+def _read_cells(path: Path) -> "pandas.DataFrame":
+    import pandas
+
+    try:
+        return pandas.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise ReadError(f"Expected the table {path}; got: {error}. Count again.") from error
 
 
 def summary_rows(outcomes: Sequence[ImageOutcome]) -> list[dict[str, Any]]:
