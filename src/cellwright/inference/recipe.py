@@ -17,7 +17,7 @@ from cellwright.inference.pipeline import count_cells
 from cellwright.inference.settings import EngineSettings, InputFiles
 from cellwright.models import registry
 from cellwright.ops.measure.analysis import Analysis, AnalysisInputs, analysis_task
-from cellwright.ops.measure.regions import Region, RegionSet
+from cellwright.ops.measure.regions import Region, region_set
 from cellwright.ops.measure.settings import AnalysisSettings
 
 FORMAT = "cellwright-recipe"
@@ -347,13 +347,14 @@ def read_inputs(files: InputFiles, image: Image, rule: str = "centre") -> Analys
 
     included: list[Region] = [region for text in files.regions for region in read_regions(path(text), image)]
     excluded: list[Region] = [region for text in files.exclude for region in read_regions(path(text), image)]
+    mask: Region | None = None
     if files.mask:
-        included.append(read_mask(path(files.mask), image))
+        mask = read_mask(path(files.mask), image, is_inverted=files.outside)
     if files.outside_mask:
         excluded.append(read_mask(path(files.outside_mask), image))
     regions = None
-    if included or excluded:
-        regions = RegionSet(tuple(included), tuple(excluded), rule)  # type: ignore[arg-type]
+    if included or excluded or mask is not None:
+        regions = region_set(included, excluded, mask, rule)  # type: ignore[arg-type]
     nuclei = None
     if files.nuclei:
         nuclei = read_label_image(path(files.nuclei), image)

@@ -1,13 +1,13 @@
 """What a user can choose to count with: layers, channels, models, devices, kept up to date in the panel."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from napari.layers import Image as ImageLayer
-from napari.layers import Layer
+from napari.layers import Labels, Layer, Shapes
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Qt, Signal  # type: ignore[attr-defined]
-from qtpy.QtWidgets import QFileDialog
+from qtpy.QtWidgets import QComboBox, QFileDialog
 
 from cellwright.core.errors import CellwrightError, CheckpointError
 from cellwright.models import registry, store
@@ -18,7 +18,9 @@ from cellwright.widgets.shared.combos import SPECS, device_task, fill, model_eve
 from cellwright.widgets.shared.coordinates import Channel, channels_of
 from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.jobs import Job
+from cellwright.widgets.shared.regions import RegionLayers, shapes_layers
 
+AnyLayer = TypeVar("AnyLayer", bound=Layer)
 OTHER_FOLDER = ""  # data of the entry that asks for a model folder
 
 
@@ -97,6 +99,32 @@ class Choices(QObject):
         """Family of the chosen model; the first one when there is no model."""
         return str(self._families.get(self._panel.model.currentData(), registry.DEFAULT_FAMILY))
 
+    @property
+    def region_layers(self) -> RegionLayers:
+        """The layers of what is left out and of the mask."""
+        return RegionLayers(
+            excluded=self._layer_of(self._panel.exclude, Shapes),
+            mask=self._layer_of(self._panel.mask_layer, Labels),
+            is_outside=self._panel.mask_side.currentData(),
+        )
+
+    def _layer_of(self, box: QComboBox, kind: type[AnyLayer]) -> AnyLayer | None:
+        chosen = box.currentData()
+        found = (one for one in self._viewer.layers if str(one.unique_id) == chosen)
+        return next((one for one in found if isinstance(one, kind)), None)
+
+    def _list_region_layers(self) -> None:
+        """List what can be left out, and the masks; what is chosen stays so while it is there."""
+        masks = [one for one in self._viewer.layers if isinstance(one, Labels)]
+        for box, none, layers in (
+            (self._panel.exclude, "Nothing", shapes_layers(self._viewer)),
+            (self._panel.mask_layer, "None", masks),
+        ):
+            entries = [(one.name, str(one.unique_id)) for one in reversed(layers)]
+            fill(box, [(none, ""), *entries], box.currentData())
+            box.setEnabled(bool(entries))
+        self._panel.mask_side.setEnabled(bool(masks))
+
     def refresh_layers(self, _: Any = None) -> None:
         """List the image layers; the active one, if it is an image, becomes the chosen one."""
         if not isalive(self):  # type: ignore[no-untyped-call]
@@ -112,6 +140,7 @@ class Choices(QObject):
         wanted = str(active.unique_id) if active in images else self._panel.image.currentData()
         fill(self._panel.image, entries, wanted, otherwise="no image layer")
         self._fill_channels()
+        self._list_region_layers()
         if self._panel.image.currentData() != before:
             self.image_changed.emit()
 

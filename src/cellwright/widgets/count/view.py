@@ -27,6 +27,7 @@ from cellwright.widgets.shared.style import STYLE, message_label, put, row, set_
 SHORTCUT = "Ctrl+Return"
 REGIONS = {"whole": "Whole image", "view": "What I see", "drawn": "Drawn region"}
 RULES = {"centre": "Centre inside", "overlap": "Any overlap", "whole": "Wholly inside"}
+SIDES = {"Inside": False, "Outside": True}
 OUTPUTS = {"Labels": "Outlines", "Points": "Points", "Shapes": "Boxes", "Image": "Density"}
 OWN_ROWS = ("device", "channel", "diameter_px")  # engine settings with a control of their own
 LONGEST_LARGE = 6  # characters of the number that fit into the panel at full size
@@ -136,18 +137,26 @@ class CountPanel(QWidget):
         self.device.setToolTip("Where the network runs; Auto takes the fastest.")
         self.channel.setToolTip("Channel in which cells are counted.")
         self.region.setToolTip(
-            "What I see: the visible part of this slice. Drawn region: inside the shapes of a Shapes layer, "
-            "in all slices."
+            "What I see: the visible part of this slice. Drawn region: inside the shapes of a Shapes layer; "
+            "a shape counts in every slice and frame in which napari shows it."
         )
         self.rule = QComboBox()
         for name, title in RULES.items():
             self.rule.addItem(title, name)
         self.rule.setToolTip("Which cells at the edge of a drawn region are counted.")
+        self.exclude, self.mask_layer, self.mask_side = QComboBox(), QComboBox(), QComboBox()
+        for name, is_outside in SIDES.items():
+            self.mask_side.addItem(name, is_outside)
+        self.exclude.setToolTip("A Shapes layer: cells in its shapes are not counted.")
+        self.mask_layer.setToolTip("A Labels layer: count only where its labels are, or where none are.")
+        self.mask_side.setToolTip("Count inside of the labels of the mask, or outside.")
         self.classes.setToolTip("Classify the cells after counting.")
         rows: dict[str, QComboBox | QHBoxLayout] = {
             "Channel": self.channel,
             "Count in": self.region,
             "At its edge": self.rule,
+            "Leave out": self.exclude,
+            "Mask": row(self.mask_layer, self.mask_side),
             "Diameter": self._diameter(),
             "Classes": self.classes,
             "Device": self.device,

@@ -160,10 +160,14 @@ class ResultsView(QWidget):
             "first stand for both (an unbiased count)."
         )
         self.regions = combo("A Shapes layer: cells count inside its shapes, and for each of them.")
+        self.exclude = combo("A Shapes layer: cells in its shapes do not count.")
+        self.mask_layer = combo("A Labels layer: cells count only where its labels are, or where none are.")
+        self.mask_side = combo("Count inside of the labels of the mask, or outside.")
         self.rule = combo("Which cells are in a region.")
         self.colour_by = combo("Colour the cells in the viewer.")
         fill_from(self.border, BORDERS)
         fill_from(self.rule, RULES)
+        fill_from(self.mask_side, {"Inside": "inside", "Outside": "outside"})
         fill_from(self.colour_by, GROUPINGS)
         self.draw_regions = button("Draw", "Add a Shapes layer to draw regions in.")
         form = QFormLayout()
@@ -171,6 +175,8 @@ class ResultsView(QWidget):
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         form.addRow("Border", self.border)
         form.addRow("Regions", row(self.regions, self.draw_regions))
+        form.addRow("Leave out", self.exclude)
+        form.addRow("Mask", row(self.mask_layer, self.mask_side))
         form.addRow("In a region", self.rule)
         form.addRow("Colour by", self.colour_by)
         return form

@@ -3,7 +3,7 @@
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from napari.layers import Layer, Shapes
+from napari.layers import Labels, Layer
 from qtpy.compat import isalive
 from qtpy.QtCore import QSignalBlocker, QSize, Qt, QTimer
 from qtpy.QtWidgets import QComboBox, QListWidgetItem, QSizePolicy, QVBoxLayout, QWidget
@@ -17,13 +17,17 @@ from cellwright.widgets.results.export import ResultsExport
 from cellwright.widgets.results.measuring import Measurer
 from cellwright.widgets.results.model import ResultsModel
 from cellwright.widgets.results.plot_tool import PlotTool
-from cellwright.widgets.results.snapshot import image_layer_under, image_layers, is_cells_layer
+from cellwright.widgets.results.snapshot import (
+    counted_regions,
+    image_layer_under,
+    image_layers,
+    is_cells_layer,
+)
 from cellwright.widgets.results.view import ResultsView
 from cellwright.widgets.results.viewer_link import ViewerLink
-from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.messages import CountEvent, count_news, tell_error
 from cellwright.widgets.shared.napari_private import unwrapped
-from cellwright.widgets.shared.regions import ask_for_region
+from cellwright.widgets.shared.regions import RegionLayers, ask_for_region, shapes_layers
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -82,7 +86,8 @@ class ResultsWidget(QWidget):
         self.destroyed.connect(partial(_leave, self.link))
         view.layer.activated.connect(self._on_layer_chosen)
         view.image.activated.connect(self._on_image_chosen)
-        view.regions.activated.connect(self._on_regions_chosen)
+        for box in (view.regions, view.exclude, view.mask_layer, view.mask_side):
+            box.activated.connect(self._on_regions_chosen)
         view.draw_regions.clicked.connect(self._on_draw_clicked)
         view.filter.editingFinished.connect(self._on_filter_edited)
         view.filter.textChanged.connect(self._on_filter_typed)
@@ -123,16 +128,22 @@ class ResultsWidget(QWidget):
             image = None if chosen is None else image_layer_under(self.viewer, chosen)
         _list_layers(self.view.layer, cells, chosen, "no cells yet")
         _list_layers(self.view.image, images, image, "no image")
-        shapes = [one for one in layers if isinstance(one, Shapes) and METADATA not in one.metadata]
-        regions = self.measurer.shapes
-        if regions not in shapes:
-            regions = None
-        _list_layers(self.view.regions, [None, *shapes], regions, "")
+        self._list_regions(chosen)
         self._list_others(image)
-        self.measurer.set_shapes(regions)
+        self._on_regions_chosen()
         if chosen is not self.link.layer or image is not self.link.image_layer:
             self.view.show_message("")
             self.measurer.set_layer(chosen, image)
+
+    def _list_regions(self, cells: Layer | None) -> None:
+        """List the layers of regions; what is chosen stays so while it is there."""
+        view, chosen = self.view, self.measurer.regions
+        shapes = shapes_layers(self.viewer)[::-1]
+        masks = [one for one in self.viewer.layers if isinstance(one, Labels) and one is not cells][::-1]
+        of_count = "None" if counted_regions(cells) is None else "As counted"
+        _list_layers(view.regions, [None, *shapes], chosen.shapes, "", none=of_count)
+        _list_layers(view.exclude, [None, *shapes], chosen.excluded, "", none="Nothing")
+        _list_layers(view.mask_layer, [None, *masks], chosen.mask, "")
 
     def _list_others(self, image: Layer | None) -> None:
         others, ticked = self.view.others, {id(one) for one in self.measurer.others}
@@ -158,7 +169,14 @@ class ResultsWidget(QWidget):
         self.refresh_layers(image=self._layer_of(self.view.image))
 
     def _on_regions_chosen(self) -> None:
-        self.measurer.set_shapes(self._layer_of(self.view.regions))
+        view = self.view
+        layers = RegionLayers(
+            shapes=self._layer_of(view.regions),
+            excluded=self._layer_of(view.exclude),
+            mask=self._layer_of(view.mask_layer),
+            is_outside=view.mask_side.currentData() == "outside",
+        )
+        self.measurer.set_regions(layers)
 
     def _on_draw_clicked(self) -> None:
         image = self.link.image_layer or self.link.layer
@@ -169,8 +187,10 @@ class ResultsWidget(QWidget):
         shapes.name, shapes.mode = "regions", "add_polygon"
         self.refresh_layers()
         self.view.regions.setCurrentIndex(self.view.regions.findData(str(shapes.unique_id)))
-        self.measurer.set_shapes(shapes)
-        self.view.show_message("Draw regions: click corner by corner, double-click to close.")
+        self._on_regions_chosen()
+        self.view.show_message(
+            "Draw regions: click corner by corner, double-click to close. They hold in every slice."
+        )
 
     def _on_counted(self, viewer: Any, event: CountEvent) -> None:
         if viewer is not self.viewer or not isalive(self):  # type: ignore[no-untyped-call]
@@ -323,12 +343,14 @@ def _leave(link: ViewerLink, _: Any = None) -> None:
     link.leave()
 
 
-def _list_layers(box: QComboBox, layers: list[Any], chosen: Layer | None, otherwise: str) -> None:
+def _list_layers(
+    box: QComboBox, layers: list[Any], chosen: Layer | None, otherwise: str, none: str = "None"
+) -> None:
     with QSignalBlocker(box):
         box.clear()
         for layer in layers:
             if layer is None:
-                box.addItem("None", None)
+                box.addItem(none, None)
             else:
                 box.addItem(layer.name, str(layer.unique_id))
         if not layers:

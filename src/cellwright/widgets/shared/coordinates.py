@@ -153,3 +153,17 @@ def without_axis(points: NDArray[np.float64], axis: int | None) -> NDArray[np.fl
     if axis is None:
         return points
     return np.delete(points, axis, axis=-1)
+
+
+def affine_between(layer: Layer, other: Layer) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return matrix (other axes, axes) and origin that take pixels of one layer to pixels of another."""
+    n_missing = other.ndim - layer.ndim
+
+    def carried(point: NDArray[np.float64]) -> NDArray[np.float64]:
+        world = np.asarray(layer.data_to_world(point), np.float64)
+        padded = np.concatenate([np.zeros(max(n_missing, 0)), world])[-other.ndim :]
+        return np.asarray(other.world_to_data(padded), np.float64)
+
+    origin = carried(np.zeros(layer.ndim))
+    matrix = np.stack([carried(step) - origin for step in np.eye(layer.ndim)], axis=1)
+    return matrix, origin

@@ -214,6 +214,15 @@ def whole_placement(layer: Layer) -> dict[str, Any]:
     return _placement(layer, np.zeros(layer.ndim, np.intp), drop_first=False)
 
 
+def last_axes(placement: Mapping[str, Any], ndim: int) -> dict[str, Any]:
+    """Return the same placement for a layer that has only the last axes."""
+    kept = {name: value[-ndim:] for name, value in placement.items()}
+    for name in ("rotate", "shear"):
+        kept[name] = placement[name][-ndim:, -ndim:]
+    kept["affine"] = placement["affine"][-ndim - 1 :, -ndim - 1 :]
+    return kept
+
+
 def _placement(layer: Layer, first: NDArray[np.intp], *, drop_first: bool) -> dict[str, Any]:
     """Arguments that put an array whose first pixel is ``first`` of the layer where it belongs."""
     n = layer.ndim
