@@ -103,7 +103,7 @@ def recipe_of(
     return replace(
         recipe,
         image=path,
-        axes=found_by.axes,
+        axes=dict(found_by.settings).get("source_axes") or found_by.axes,
         analysis=analysis or AnalysisSettings(),
         files=files or InputFiles(),
     )
@@ -121,10 +121,13 @@ def recipe_from(found_by: Provenance) -> Recipe:
     family = next((name for name in registry.FAMILIES if name in known), "")
     if not family:
         raise SettingsError("These cells were not counted by a model, so that no settings would repeat them.")
+    engine = EngineSettings(**known["engine"])
+    if known.get("source_channel") is not None:  # what was counted is one channel of the file
+        engine = replace(engine, channel=known["source_channel"])
     return Recipe(
         models=tuple(known.get("models", [found_by.model])),
         settings=registry.get(family).settings(**known[family]),
-        engine=EngineSettings(**known["engine"]),
+        engine=engine,
         classifier=known.get("classifier", {}).get("reference", ""),
     )
 
