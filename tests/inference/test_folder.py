@@ -330,6 +330,7 @@ def test_a_kill_at_any_moment_loses_and_repeats_nothing(images, tmp_path):
         counter = BrightPixels()
         found = count(images, output, counter)
         assert not marked & set(counter.seen)
+        assert not list(output.rglob("*.part"))
         assert {name: one.row for name, one in found.items()} == {
             name: one.row for name, one in whole.items()
         }

@@ -24,6 +24,7 @@ from cellwright.files.folders.report import write_folder_report
 from cellwright.files.folders.results import (
     ImageOutcome,
     Made,
+    clear_parts,
     facts_of,
     join_tables,
     mark_done,
@@ -119,6 +120,7 @@ def count_folder(
         The folder cannot be written, the disk is full, or another program counts into the folder.
     """
     with only_run(output):
+        clear_parts(output, images)
         known = yield from _find_done(images, output, counter, on_outcome)
         left = [index for index in range(len(images)) if index not in known]
         opened = _opened_ahead([images[index] for index in left], counter)

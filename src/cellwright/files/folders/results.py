@@ -297,19 +297,23 @@ def join_tables(output: Path, outcomes: Sequence[ImageOutcome]) -> None:
 
     tables = {one.image.name: output / f"{one.image.name}.cells.csv" for one in outcomes if not one.error}
     found = [(name, path) for name, path in tables.items() if path.exists()]
-    columns = dict.fromkeys(name for _, path in found for name in pandas.read_csv(path, nrows=0).columns)
-    if not columns:
+    is_text: dict[str, bool] = {}
+    for _, path in found:
+        for column, kind in pandas.read_csv(path, low_memory=False).dtypes.items():
+            is_text[str(column)] = is_text.get(str(column), False) or kind.kind not in "iufb"
+    if not is_text:
         return
-    texts = {"class", "image"}
-    schema = pyarrow.schema(
-        [(name, pyarrow.string() if name in texts else pyarrow.float64()) for name in ["image", *columns]]
-    )
+    kinds = {name: pyarrow.string() if text else pyarrow.float64() for name, text in is_text.items()}
+    schema = pyarrow.schema([("image", pyarrow.string()), *kinds.items()])
     with (
         atomic_write(output / "cells.parquet") as part,
         pyarrow.parquet.ParquetWriter(part, schema) as writer,
     ):
         for name, path in found:
-            table = pandas.read_csv(path).reindex(columns=list(columns))
+            table = pandas.read_csv(path, low_memory=False).reindex(columns=list(is_text))
+            table = table.astype(
+                {column: "string" if text else "float64" for column, text in is_text.items()}
+            )
             table.insert(0, "image", name)
             writer.write_table(pyarrow.Table.from_pandas(table, schema, preserve_index=False))
 
@@ -325,6 +329,15 @@ def check_output(output: Path, paths: Sequence[Path]) -> None:
     inside = [path for path in paths if output.resolve().is_relative_to(path.resolve())]
     if inside:
         raise WriteError(f"Results must not go into {inside[0]}, which is counted. Name another folder.")
+
+
+def clear_parts(output: Path, images: Sequence[ListedImage]) -> None:
+    """Remove the temporary files that a killed run has left; call it where no other one can write."""
+    folders = {Path(), *(Path(one.name).parent for one in images)}
+    for folder in folders:
+        for path in (*(output / folder).glob(".*.part"), *(output / KEPT / folder).glob(".*.part")):
+            with suppress(OSError):
+                path.unlink()
 
 
 @contextmanager
