@@ -22,6 +22,7 @@ from cellwright.core.data import Image, Result
 from cellwright.core.errors import WriteError
 from cellwright.files.atomic import acquire_lock, atomic_write, make_folder, write_text
 from cellwright.files.folders.image_list import ListedImage
+from cellwright.files.json_value import NO_JSON
 from cellwright.files.report import outlined
 from cellwright.files.tables import write_xlsx
 
@@ -118,7 +119,7 @@ def _kept_as(image: ListedImage, output: Path, made: Made) -> Mapping[str, Any]:
 def _read_mark(path: Path) -> Mapping[str, Any]:
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, *NO_JSON):
         return {}
     if isinstance(kept, dict) and kept.get("version") == MARK_VERSION:
         return kept
