@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image as ImageLayer
 from napari.layers import Shapes
+from qtpy.compat import isalive
 from qtpy.QtCore import Signal  # type: ignore[attr-defined]
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QVBoxLayout, QWidget
@@ -41,12 +42,25 @@ from cellwright.widgets.shared.layer_io import (
     edited_layers,
     has_image,
     has_layers,
+    hidden_for,
     image_layer,
     place,
     remove,
+    shown_cells,
     source_of,
 )
-from cellwright.widgets.shared.messages import number_text, tell_error, tell_results
+from cellwright.widgets.shared.messages import (
+    ANNOTATE,
+    COUNT,
+    HandOver,
+    choose,
+    choose_layer,
+    hand_over,
+    hand_overs,
+    number_text,
+    tell_error,
+    tell_results,
+)
 from cellwright.widgets.shared.napari_private import unwrapped
 from cellwright.widgets.shared.regions import (
     PREVIEW_PX,
@@ -106,8 +120,12 @@ class CountWidget(QWidget):
         panel.preview.clicked.connect(self._on_preview_clicked)
         panel.measure.clicked.connect(self._on_measure_clicked)
         panel.colours.clicked.connect(self._on_colours_clicked)
-        for changed in (panel.image.currentIndexChanged, panel.model.activated, panel.region.activated):
+        panel.correct.clicked.connect(self._on_correct_clicked)
+        hand_overs.sent.connect(self._on_sent)
+        chosen = (panel.model, panel.region, panel.axes, panel.channel, panel.device, panel.classes)
+        for changed in (panel.image.currentIndexChanged, *(box.activated for box in chosen)):
             changed.connect(self._forget_error)
+        self.choices.scene_changed.connect(self._forget_error)
         panel.region.activated.connect(self._on_region_chosen)
         panel.classes.currentIndexChanged.connect(self._update)
         for box in panel.outputs.values():
@@ -126,9 +144,10 @@ class CountWidget(QWidget):
         model.failed.connect(self._on_failed)
         model.work_wanted.connect(self.jobs.start)
         model.update_wanted.connect(self.updater.request)
-        model.outcome_wanted.connect(self.show_outcome)
+        model.outcome_wanted.connect(self._show_if_here)
+        model.cause_changed.connect(self._forget_error)
         model.settings_wanted.connect(self.show_settings)
-        self.updater.updated.connect(self._on_updated)
+        self.updater.updated.connect(self._show_if_here)
         self.updater.failed.connect(model.fail)
 
     @property
@@ -285,6 +304,9 @@ class CountWidget(QWidget):
         kept = edited_layers(self.viewer, source.key)
         if kept:
             notices.append(f"What you changed was kept in {', '.join(kept)}; this count stands beside it.")
+        hidden = hidden_for(self.viewer, counted.layers)
+        if hidden:
+            notices.append(f"What another model found is kept, out of sight: {', '.join(hidden)}.")
         self.model.tell(" ".join(filter(None, notices)))
 
     def _is_here(self, counted: CountOutcome) -> bool:
@@ -313,9 +335,12 @@ class CountWidget(QWidget):
         if wanted != request or self.updater.is_busy:
             self.model.update(lambda: recount_task(counted, wanted))
 
-    def _on_updated(self, counted: CountOutcome) -> None:
-        if self._is_here(counted):  # else its image was deleted meanwhile, with all that was made of it
+    def _show_if_here(self, counted: CountOutcome) -> None:
+        """Show a changed count; one whose image and layers are gone stays gone."""
+        if self._is_here(counted):
             self.show_outcome(counted)
+        else:
+            self.model.tell("The image of this count is gone; nothing was changed.")
 
     def show_outcome(self, counted: CountOutcome) -> None:
         """Show a result: its layers, its number, its legend. Call it in the GUI thread."""
@@ -336,6 +361,7 @@ class CountWidget(QWidget):
         )
         self.panel.show_count(number_text(result), line, "\n".join(filter(None, details)), legend_of(result))
         self.panel.save.setEnabled(True)
+        self.panel.correct.setEnabled(result.gives == "instances")
         self.model.outcome_changed.emit(counted)
         if not (counted.request.source.is_preview or already):
             tell_results(self.viewer, result, shown.get("Labels", shown.get("Points")), self)
@@ -368,8 +394,26 @@ class CountWidget(QWidget):
         self.panel.diameter.setValue(length_px)
         self.model.tell("")
 
+    def _on_correct_clicked(self) -> None:
+        """Hand the shown cells, their image and the model to the annotate panel."""
+        counted = self.model.outcome
+        if counted is None:
+            return
+        source, cells = counted.request.source, shown_cells(self.viewer, counted.request.source)
+        image = next((one for one in self.viewer.layers if str(one.unique_id) == source.layer_id), None)
+        if image is None or cells is None:
+            self.model.tell("Image or cells are no longer among the layers. Count again, then correct.")
+            return
+        hand_over(self.viewer, ANNOTATE, HandOver(image, cells, str(counted.request.model)))
+
+    def _on_sent(self, viewer: Any, panel: str, what: HandOver) -> None:
+        """Choose the image and the model that another panel sends."""
+        if viewer is self.viewer and panel == COUNT and isalive(self):  # type: ignore[no-untyped-call]
+            choose_layer(self.panel.image, what.image)
+            choose(self.panel.model, what.model)
+
     def _forget_error(self, _: object = None) -> None:
-        """Take away an error whose cause may be gone: another image, model or region was chosen."""
+        """Take away an error whose cause may be gone: other layers, another view, model or setting."""
         if self.panel.message.property("error") == "true":
             self.model.tell("")
 
@@ -387,6 +431,8 @@ class CountWidget(QWidget):
         self.panel.show_family(registry.get(family))
         self.panel.thresholds.changed.connect(self._update)
         self.panel.filters.changed.connect(self._update)
+        for form in (self.panel.thresholds, self.panel.filters, self.panel.engine):
+            form.changed.connect(self._forget_error)
 
     def _on_colours_clicked(self) -> None:
         try:
