@@ -240,7 +240,7 @@ def _read_provenance(path: Path) -> Provenance:
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
         return Provenance(**{item.name: told[item.name] for item in fields(Provenance)})
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, *NO_JSON, KeyError, TypeError) as error:
         raise ReadError(f"Expected {path} as a count has written it; got: {error}. Count again.") from error
 
 
