@@ -47,6 +47,8 @@ class Snapshot:
         How the cells were found, as the layer tells; empty where they were not counted by us.
     regions
         Where to count.
+    is_edited
+        Whether the layer is one of ours that was changed by hand.
     """
 
     pixels: NDArray[np.integer[Any]] | None
@@ -57,6 +59,7 @@ class Snapshot:
     others: Mapping[str, Image] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     regions: RegionSet = RegionSet()  # noqa: RUF009 - frozen
+    is_edited: bool = False
 
 
 def is_cells_layer(layer: Layer | None) -> bool:
@@ -138,6 +141,7 @@ def snapshot_of(
         offset=tuple(int(one) for one in offset),
         others=further,
         provenance=found_by,
+        is_edited=bool(layer.metadata.get(METADATA, {}).get(EDITED)),
         regions=regions_of(regions, image_layer or layer, axis, rule, counted=counted, is_drawing=True),
     )
 
