@@ -23,6 +23,7 @@ from cellwright.widgets.results.snapshot import (
     image_layers,
     is_cells_layer,
 )
+from cellwright.widgets.results.track_tool import TrackTool
 from cellwright.widgets.results.view import ResultsView
 from cellwright.widgets.results.viewer_link import ViewerLink
 from cellwright.widgets.shared.messages import CountEvent, count_news, tell_error
@@ -54,6 +55,7 @@ class ResultsWidget(QWidget):
         self.measurer = Measurer(self, self.model, self.link, self.view.job_bar)
         self.plots = PlotTool(self.view, self.model, self.link)
         self.counts = CountsTool(self.view, self.model, self.link, self.measurer)
+        self.tracks = TrackTool(self.view.tracks, self.model, self.link, self.measurer)
         self.export = ResultsExport(self.view, self.model, self._take_recipe)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
         layout = QVBoxLayout(self)
@@ -99,6 +101,7 @@ class ResultsWidget(QWidget):
         self.measurer.failed.connect(self._on_failed)
         model.measured_changed.connect(self._on_measured_changed)
         model.kept_changed.connect(self._on_kept_changed)
+        model.tracks_changed.connect(self._show_table)
         model.chosen_changed.connect(self._on_chosen_changed)
         model.conditions_changed.connect(self._on_conditions_changed)
 
@@ -231,7 +234,7 @@ class ResultsWidget(QWidget):
 
     def _on_measured_changed(self) -> None:
         measured = self.model.measured
-        self.view.frame.set_frame(self.model.table, self.model.kept)
+        self._show_table()
         has_outlines = measured is not None and measured.has_outlines
         for box in self.view.groups.values():
             box.setEnabled(has_outlines)
@@ -242,6 +245,9 @@ class ResultsWidget(QWidget):
         self.view.measure_hint.setText(hint)
         if measured is not None and "class" in measured.table:
             self._list_classes(sorted({str(one) for one in measured.table["class"] if one}))
+
+    def _show_table(self) -> None:
+        self.view.frame.set_frame(self.model.table, self.model.kept)
         if self.model.chosen >= 0:
             self.view.table.choose(self.model.chosen)
 
@@ -338,6 +344,7 @@ class ResultsWidget(QWidget):
         wanted = " and ".join(analysis.keep)
         markers = [parse_marker(rule) for rule in analysis.positive]
         model.wanted = (wanted, tuple(markers))
+        self.tracks.take(analysis)
         self.counts.show_settings()
         self._on_measure_clicked()
 
