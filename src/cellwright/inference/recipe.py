@@ -9,6 +9,8 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cellwright.core.data import Image, Result
 from cellwright.core.errors import ReadError, SettingsError
 from cellwright.core.tasks import Task, run
@@ -88,11 +90,17 @@ class Recipe:
 
         Raises
         ------
-        AxesError
+        SettingsError
             It does not lie in the image.
         """
         if not self.window:
             return image
+        ends = [end for _, end in self.window]
+        if len(ends) != len(image.label_shape) or any(np.greater(ends, image.label_shape)):
+            raise SettingsError(
+                f"The part {window_text(self.window)} must lie in the image, which has {image.label_shape} "
+                f"pixels along {image.label_axes}. Choose another part."
+            )
         return cropped(image, self.offset, [end - start for start, end in self.window])
 
     @property
@@ -145,9 +153,10 @@ def recipe_of(
         raise SettingsError(
             "It is not known from which file these cells come. Save the image, and give its path."
         )
-    engine = EngineSettings(**known["engine"])
-    if known.get("source_channel") is not None:  # what was counted is one channel of the file
-        engine = replace(engine, channel=known["source_channel"])
+    engine, analysis = EngineSettings(**known["engine"]), analysis or AnalysisSettings()
+    channel = known.get("source_channel")
+    if channel is not None:  # what was counted is one channel of the file
+        engine, analysis = replace(engine, channel=channel), of_channel(analysis, channel)
     return Recipe(
         image=path,
         models=tuple(known.get("models", [found_by.model])),
@@ -155,10 +164,25 @@ def recipe_of(
         engine=engine,
         axes=known.get("source_axes") or found_by.axes,
         classifier=known.get("classifier", {}).get("reference", ""),
-        analysis=analysis or AnalysisSettings(),
+        analysis=analysis,
         files=files or InputFiles(),
         window=window,
         pixel_size_um=pixel_size_um,
+    )
+
+
+def of_channel(analysis: AnalysisSettings, channel: int) -> AnalysisSettings:
+    """Return settings for an image of one channel as those for the same channel among others.
+
+    Examples
+    --------
+    >>> of_channel(AnalysisSettings(keep=("intensity_mean_ch0>=5",), positive=("0>otsu",)), 2).positive
+    ('2>otsu',)
+    """
+    return replace(
+        analysis,
+        keep=tuple(re.sub(r"_ch0(?!\d)", f"_ch{channel}", rule) for rule in analysis.keep),
+        positive=tuple(re.sub(r"^0(?=\s*>)", str(channel), rule) for rule in analysis.positive),
     )
 
 

@@ -23,6 +23,7 @@ from cellwright.cli.main import main
 from cellwright.files.images import read_image
 from cellwright.files.tables import cells_checksum
 from cellwright.widgets.count.widget import CountWidget
+from cellwright.widgets.plugin.image_reader import read_layers
 from cellwright.widgets.results.widget import ResultsWidget
 from cellwright.widgets.shared.layer_io import show, source_of
 
@@ -90,7 +91,7 @@ def test_random_settings_of_the_panels_are_repeated(
     seed: int,
 ) -> None:
     rng = np.random.default_rng(seed)
-    path = add_stained(viewer, blobs, tmp_path)
+    path = add_image(widget, blobs, tmp_path, seed % 4)
     set_count(widget, rng, viewer)
     widget.panel.count.click()
     settled(widget)
@@ -115,16 +116,32 @@ def test_random_settings_of_the_panels_are_repeated(
     assert (written["count"], written["cells_sha256"]) == (expected.count, cells_checksum(expected)), command
 
 
-def add_stained(viewer: ViewerModel, blobs: Any, folder: Path) -> Path:
-    """Show two channels of a file: the discs, and their numbers; half a micrometre per pixel."""
-    path = folder / "stained.ome.tif"
-    data = np.stack([blobs.image * 60_000, blobs.labels * 9]).astype(np.uint16)
+def add_image(widget: CountWidget, blobs: Any, folder: Path, kind: int) -> Path:
+    """Show the discs of a file, and what is their number in its other channel, as one of four kinds of layer.
+
+    A stack of channels; one channel of a reader of ours; with a pixel size of its own; frames of which the
+    file does not tell that they are.
+    """
+    path, numbers = folder / "stained.ome.tif", blobs.labels * 9
+    discs = blobs.image * 60_000
     sizes = {"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5, "PhysicalSizeXUnit": "µm", "PhysicalSizeYUnit": "µm"}
-    tifffile.imwrite(path, data, photometric="minisblack", ome=True, metadata={"axes": "CYX", **sizes})
-    space = {"scale": (1, 0.5, 0.5), "units": ("pixel", "um", "um"), "axis_labels": ("c", "y", "x")}
-    layer = Layer.create(data, {"name": "stained", **space}, "image")
+    data = np.stack([discs, numbers] if kind != 1 else [numbers, discs]).astype(np.uint16)
+    arguments: dict[str, Any] = {"name": "stained"}
+    if kind == 3:
+        path, data = folder / "stained.tif", np.stack([discs] * 3).astype(np.uint16)
+        tifffile.imwrite(path, data, photometric="minisblack")
+    else:
+        tifffile.imwrite(path, data, photometric="minisblack", ome=True, metadata={"axes": "CYX", **sizes})
+        step = 0.25 if kind == 2 else 0.5
+        arguments |= {"scale": (1, step, step), "units": ("pixel", "um", "um"), "axis_labels": tuple("cyx")}
+    if kind == 1:
+        data, own, _ = read_layers(str(path))[1]
+        arguments = {**own, "name": "stained"}
+    layer = Layer.create(data, arguments, "image")
     layer._source = layer.source.model_copy(update={"path": str(path)})
-    viewer.add_layer(layer)
+    widget.viewer.add_layer(layer)
+    if kind == 3:
+        widget.model.choose_axes(layer, "TYX")
     return path
 
 
@@ -137,7 +154,8 @@ def pick(box: Any, data: Any) -> None:
 
 def set_count(widget: CountWidget, rng: np.random.Generator, viewer: ViewerModel) -> None:
     """Choose regions, what is left out, a mask, a rule, thresholds and a diameter."""
-    panel, names = widget.panel, {"scale": (0.5, 0.5), "units": ("um", "um")}
+    image = viewer.layers["stained"]
+    panel, names = widget.panel, {"scale": image.scale[-2:], "units": image.units[-2:]}
     regions = viewer.add_shapes([POLYGON], shape_type="polygon", name="regions", **names)
     regions.add(TILTED, shape_type="ellipse")
     cut = viewer.add_shapes([TILTED / 2 + 20], shape_type="rectangle", name="cut", **names)
@@ -173,16 +191,17 @@ def set_results(
     if not model.n_cells:  # nothing to filter, which is to be repeated, too
         return
     pick(view.border, rng.choice(["all", "drop", "two-edges"]))
-    for column in rng.choice(["area_um2", "x", "intensity_mean_ch1", "score"], 2, replace=False):
+    marker, size = model.marker_channels[-1], "area_um2" if "area_um2" in model.table else "area_px"
+    for column in rng.choice([size, "x", f"intensity_mean_{marker}", "score"], 2, replace=False):
         low, high = np.quantile(model.table[column], (rng.uniform(0, 0.3), rng.uniform(0.7, 1)))
         view.filter.setText(
             f"{view.filter.text()}, {column} >= {low:.5g}, {column} <= {high:.5g}".strip(", ")
         )
     view.filter.editingFinished.emit()
-    row = panel.counts.rows["ch1"]
+    row = panel.counts.rows[marker]
     row.is_on.setChecked(bool(rng.random() < 0.7))
     if rng.random() < 0.5:
-        row.value.setValue(float(rng.uniform(50, 500)))
+        row.value.setValue(float(np.quantile(model.table[f"intensity_mean_{marker}"], rng.uniform(0.2, 0.8))))
     read(panel)
 
 

@@ -6,12 +6,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from qtpy.QtCore import QObject
 from qtpy.QtWidgets import QApplication, QFileDialog
 
 from cellwright.core.data import Image
 from cellwright.core.errors import CellwrightError, SettingsError, error_line
 from cellwright.core.tasks import Progress, Task
+from cellwright.files.images import describe_images
 from cellwright.files.regions import drawn_shapes, masks_of, write_region_set, write_regions
 from cellwright.files.report import write_report
 from cellwright.files.tables import settings_table, write_csv, write_parquet, write_xlsx
@@ -79,6 +81,7 @@ class ResultsExport(QObject):
             files=self.input_files(),
             source=measured.snapshot.image.source,
             window=self._window,
+            pixel_size_um=self._pixel_size_um,
         )
 
     def input_files(self) -> InputFiles:
@@ -95,6 +98,17 @@ class ResultsExport(QObject):
                 found = found._replace(regions=(str(path),))
             return InputFiles(found.regions, (), found.mask, found.outside, other=other)
         return InputFiles(other=other)
+
+    @property
+    def _pixel_size_um(self) -> tuple[float, ...]:
+        """The pixel size of the layer; empty where its file tells the same."""
+        image = self._image()
+        told = next((one.pixel_size_um for one in describe_images(image.source)), ())
+        if len(told) == len(image.pixel_size_um) and np.allclose(
+            told, image.pixel_size_um, rtol=1e-9, atol=0
+        ):
+            return ()
+        return image.pixel_size_um
 
     @property
     def _window(self) -> tuple[tuple[int, int], ...]:
