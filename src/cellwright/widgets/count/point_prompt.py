@@ -17,6 +17,7 @@ from cellwright.models import registry, store
 from cellwright.widgets.count.count_request import CountOutcome, show_task
 from cellwright.widgets.count.model import CountModel
 from cellwright.widgets.shared.coordinates import axis_of, pixel_at
+from cellwright.widgets.shared.edited_layers import ASKED
 from cellwright.widgets.shared.layer_io import Source, image_layer, source_of
 from cellwright.widgets.shared.point_prompt import (
     ASKED,

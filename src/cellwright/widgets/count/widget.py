@@ -128,7 +128,7 @@ class CountWidget(QWidget):
         model.update_wanted.connect(self.updater.request)
         model.outcome_wanted.connect(self.show_outcome)
         model.settings_wanted.connect(self.show_settings)
-        self.updater.updated.connect(self.show_outcome)
+        self.updater.updated.connect(self._on_updated)
         self.updater.failed.connect(model.fail)
 
     @property
@@ -312,6 +312,10 @@ class CountWidget(QWidget):
         wanted = replace(request, settings=settings, outputs=self.outputs, classifier=classifier)
         if wanted != request or self.updater.is_busy:
             self.model.update(lambda: recount_task(counted, wanted))
+
+    def _on_updated(self, counted: CountOutcome) -> None:
+        if self._is_here(counted):  # else its image was deleted meanwhile, with all that was made of it
+            self.show_outcome(counted)
 
     def show_outcome(self, counted: CountOutcome) -> None:
         """Show a result: its layers, its number, its legend. Call it in the GUI thread."""

@@ -10,8 +10,8 @@ from napari.layers import Tracks as TracksLayer
 from napari.utils.colormaps import DirectLabelColormap
 from numpy.typing import NDArray
 
-from cellwright.ops.measure.columns import describe
-from cellwright.widgets.results.measured_cells import MeasuredCells
+from cellwright.ops.measure.columns import MEASURED, describe
+from cellwright.widgets.results.measured_cells import SIZES, MeasuredCells
 from cellwright.widgets.results.model import ResultsModel
 from cellwright.widgets.shared.edited_layers import METADATA, mark_edited, our_change
 from cellwright.widgets.shared.layer_factory import class_colour
@@ -59,11 +59,10 @@ class ViewerLink:
     def show(self, row: int) -> None:
         """Move to a cell and light it up; -1 puts the light out."""
         measured, layer = self.model.measured, self.layer
-        if measured is None or layer is None or layer not in self.viewer.layers:
-            return
-        if not 0 <= row < self.model.n_cells:
-            if self._ring is not None and self._ring in self.viewer.layers:
-                self._ring.data = np.zeros((0, self._ring.ndim))
+        is_there = measured is not None and layer in self.viewer.layers and 0 <= row < self.model.n_cells
+        if not is_there and self._ring is not None and self._ring in self.viewer.layers:
+            self._ring.data = np.zeros((0, self._ring.ndim))
+        if not is_there or measured is None or layer is None:
             return
         point = self.in_layer(measured, np.array([row]))[0]
         if isinstance(layer, Labels):
@@ -252,12 +251,14 @@ class ViewerLink:
             window = tuple(slice(a, b) for a, b in zip(low, np.maximum(high, low + 1), strict=True))
             places = np.nonzero(labels[window] == row + 1)
             parts.append(tuple(place + start for place, start in zip(places, low, strict=True)))
+        numbers = np.repeat(measured.numbers[list(rows)], [len(part[0]) for part in parts])
         indices = tuple(np.concatenate(one) for one in zip(*parts, strict=True))
         if len(indices) < layer.ndim:
             axis = _channel_axis(measured, layer)
             zeros = np.zeros_like(indices[0])
             indices = (*indices[:axis], zeros, *indices[axis:])
-        layer.data_setitem(indices, 0)
+        is_still = layer.data[indices] == numbers  # what was painted since the table was made stays
+        layer.data_setitem(tuple(one[is_still] for one in indices), 0)
 
     def set_class(self, rows: Sequence[int], name: str) -> None:
         """Give cells a class in the features of the layer, and their colour."""
@@ -280,28 +281,8 @@ class ViewerLink:
     def write_features(self) -> None:
         """Let the features of the layer tell what the table does, so that napari and every export follow."""
         layer, measured = self.layer, self.model.measured
-        if layer is None or measured is None:
-            return
-        table = measured.table
-        names = [str(name) for name in table if not str(name).startswith(("box_", "positive_"))]
-        if isinstance(layer, Points):
-            if len(layer.data) != len(table):
-                return
-            new = {name: table[name].to_numpy() for name in names}
-            others = [name for name in layer.features if describe(str(name)).group != "tracks"]
-            with our_change(layer):
-                layer.features = layer.features[others].assign(**new)
-            return
-        numbers = measured.numbers
-        rows = table[names].assign(label=numbers).drop_duplicates("label").set_index("label", drop=False)
-        rows = rows.reindex(range(int(numbers.max(initial=0)) + 1))
-        rows["label"] = np.arange(len(rows))
-        rows["edited"] = rows["edited"].to_numpy() == True  # noqa: E712 - empty rows are not
-        others = layer.features.reindex(rows.index)
-        kept = [name for name in others if name not in rows and describe(str(name)).group != "tracks"]
-        rows = pd.concat([rows.reset_index(drop=True), others[kept].reset_index(drop=True)], axis=1)
-        with our_change(layer):
-            layer.features = rows
+        if layer is not None and measured is not None:
+            write_features(layer, measured)
 
     def colour_by(self, groups: dict[str, NDArray[np.bool_]]) -> None:
         """Colour the cells by the group they are in, those in none grey; without groups as they were."""
@@ -333,6 +314,34 @@ class ViewerLink:
         self._colours = None
         if isinstance(layer, Labels) or len(before) == len(layer.data):
             setattr(layer, looks, before)
+
+
+def write_features(layer: Layer, measured: MeasuredCells) -> None:
+    """Let the features of a layer tell what was measured; what was measured before that is taken away."""
+    table = measured.table
+    names = [str(name) for name in table if not str(name).startswith(("box_", "positive_"))]
+    others = layer.features
+    others = others[[name for name in others if name not in names and not _is_measured(str(name))]]
+    if isinstance(layer, Points):
+        if len(layer.data) != len(table):
+            return
+        new = {name: table[name].to_numpy() for name in names}
+        with our_change(layer):
+            layer.features = others.assign(**new)
+        return
+    numbers = measured.numbers
+    rows = table[names].assign(label=numbers).drop_duplicates("label").set_index("label", drop=False)
+    rows = rows.reindex(range(int(numbers.max(initial=0)) + 1))
+    rows["label"] = np.arange(len(rows))
+    rows["edited"] = rows["edited"].to_numpy() == True  # noqa: E712 - empty rows are not
+    others = others.reindex(rows.index)
+    rows = pd.concat([rows.reset_index(drop=True), others.reset_index(drop=True)], axis=1)
+    with our_change(layer):
+        layer.features = rows
+
+
+def _is_measured(name: str) -> bool:
+    return describe(name).group in (*MEASURED, "tracks") or name in SIZES
 
 
 def _channel_axis(measured: MeasuredCells, layer: Layer) -> int:

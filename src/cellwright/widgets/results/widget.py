@@ -3,7 +3,7 @@
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from napari.layers import Labels, Layer
+from napari.layers import Labels, Layer, Points
 from qtpy.compat import isalive
 from qtpy.QtCore import QSignalBlocker, QSize, Qt, QTimer
 from qtpy.QtWidgets import QComboBox, QListWidgetItem, QSizePolicy, QVBoxLayout, QWidget
@@ -14,6 +14,7 @@ from cellwright.ops.measure.markers import parse_marker
 from cellwright.ops.measure.settings import MeasureSettings
 from cellwright.widgets.results.counts_tool import CountsTool
 from cellwright.widgets.results.export import ResultsExport
+from cellwright.widgets.results.followers import Followers
 from cellwright.widgets.results.measuring import Measurer
 from cellwright.widgets.results.model import ResultsModel
 from cellwright.widgets.results.plot_tool import PlotTool
@@ -53,6 +54,7 @@ class ResultsWidget(QWidget):
         self.view = ResultsView()
         self.link = ViewerLink(self.viewer, self.model)
         self.measurer = Measurer(self, self.model, self.link, self.view.job_bar)
+        self.followers = Followers(self, self.link)
         self.plots = PlotTool(self.view, self.model, self.link)
         self.counts = CountsTool(self.view, self.model, self.link, self.measurer)
         self.tracks = TrackTool(self.view.tracks, self.model, self.link, self.measurer)
@@ -94,7 +96,7 @@ class ResultsWidget(QWidget):
         view.filter.editingFinished.connect(self._on_filter_edited)
         view.filter.textChanged.connect(self._on_filter_typed)
         view.table.row_chosen.connect(model.choose)
-        view.frame.class_edited.connect(lambda row, name: self.link.set_class([row], name))
+        view.frame.class_edited.connect(lambda row, name: self._set_class([row], name))
         view.delete.clicked.connect(self._on_delete_clicked)
         view.set_class.clicked.connect(self._on_set_class_clicked)
         view.measure.clicked.connect(self._on_measure_clicked)
@@ -137,7 +139,10 @@ class ResultsWidget(QWidget):
         if chosen is not self.link.layer or image is not self.link.image_layer:
             self.view.show_message("")
             self._take_rule(chosen)
+            before, is_behind = self.link.layer, self.measurer.is_busy
             self.measurer.set_layer(chosen, image)
+            if before is not None and is_behind:
+                self.followers.look_at(before)
 
     def _take_rule(self, cells: Layer | None) -> None:
         """Take the rule by which other cells were counted in regions."""
@@ -319,6 +324,8 @@ class ResultsWidget(QWidget):
         if not rows:
             self.view.show_message("Choose the rows of the cells to delete.")
             return
+        if self._is_behind():
+            return
         self.view.table.clearSelection()
         self.model.choose(-1)
         self.link.delete(rows)
@@ -329,7 +336,18 @@ class ResultsWidget(QWidget):
         if not rows or not name:
             self.view.show_message("Choose the rows of cells, and write the class that they are of.")
             return
-        self.link.set_class(rows, name)
+        self._set_class(rows, name)
+
+    def _set_class(self, rows: list[int], name: str) -> None:
+        if not self._is_behind():
+            self.link.set_class(rows, name)
+
+    def _is_behind(self) -> bool:
+        """Return whether points have changed since the table was made, whose rows may be others now; tell."""
+        is_behind = isinstance(self.link.layer, Points) and self.measurer.is_busy
+        if is_behind:
+            self.view.show_message("The points have just changed. Choose the rows again.")
+        return is_behind
 
     # -- settings -----------------------------------------------------------------------------------------
 

@@ -24,7 +24,14 @@ from cellwright.widgets.shared.coordinates import (
     channels_of,
     image_in,
 )
-from cellwright.widgets.shared.edited_layers import METADATA, is_edited, our_change, watch
+from cellwright.widgets.shared.edited_layers import (
+    METADATA,
+    is_edited,
+    may_follow,
+    n_asked,
+    our_change,
+    watch,
+)
 from cellwright.widgets.shared.layer_factory import make_layer
 
 TITLES = {"Labels": "labels", "Points": "points", "Shapes": "boxes", "Image": "density"}
@@ -181,7 +188,8 @@ def place(viewer: Any, prepared: Mapping[str, Layer]) -> dict[str, Layer]:
     for output, layer in prepared.items():
         own = layer.metadata[METADATA]
         key = {name: own[name] for name in ("source", "is_preview", "output")}
-        old = next((candidate for candidate in viewer.layers if _is_ours(candidate, key)), None)
+        ours = [one for one in viewer.layers if _is_ours(one, key)]
+        old = next((one for one in ours if may_follow(own, one.metadata[METADATA])), None)
         if old is None:
             shown[output] = viewer.add_layer(layer)
         else:
@@ -203,9 +211,10 @@ def show(
 def remove(viewer: Any, key: Mapping[str, Any]) -> None:
     """Take the layers out of the viewer whose metadata has these values (:attr:`Source.key`, ``output``).
 
-    Layers that were changed by hand stay.
+    Layers that were changed by hand stay, and so do those with cells that were added by click.
     """
-    for layer in [layer for layer in viewer.layers if _is_ours(layer, key)]:
+    ours = [layer for layer in viewer.layers if _is_ours(layer, key)]
+    for layer in [layer for layer in ours if not n_asked(layer.metadata[METADATA])]:
         viewer.layers.remove(layer)
 
 
@@ -253,7 +262,8 @@ def has_layers(viewer: Any, key: Mapping[str, Any]) -> bool:
 
 def edited_layers(viewer: Any, key: Mapping[str, Any]) -> list[str]:
     """Return the names of layers with these values in their metadata that were changed by hand."""
-    return [layer.name for layer in viewer.layers if _has(layer, key) and is_edited(layer)]
+    ours = [layer for layer in viewer.layers if _has(layer, key)]
+    return [layer.name for layer in ours if is_edited(layer) or n_asked(layer.metadata[METADATA])]
 
 
 def _is_ours(layer: Layer, key: Mapping[str, Any]) -> bool:
