@@ -13,7 +13,7 @@ from napari.layers import Labels, Layer, Points, Shapes
 from cellwright.core.data import Image, Result
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.shared.edited_layers import ASKED, is_edited
-from cellwright.widgets.shared.layer_io import Source, place, prepare, remove, show, source_of
+from cellwright.widgets.shared.layer_io import Source, hidden_for, place, prepare, remove, show, source_of
 
 ALL = ("Labels", "Points", "Shapes")
 N_SEQUENCES, N_STEPS = 4, 12
@@ -263,6 +263,32 @@ def test_ticks_show_no_second_layer_of_edited_cells(
     widget.panel.outputs["Points"].setChecked(True)
     settled(widget)
     assert [layer.name for layer in viewer.layers] == ["blobs", "blobs labels", "blobs points"]
+
+
+def test_what_another_family_found_is_kept_out_of_sight(viewer: ViewerModel, result_of: ResultOf) -> None:
+    source = source_of(viewer.add_image(np.zeros((40, 60)), name="a"))
+
+    def found_by(family: str, n: int) -> Layer:
+        result = result_of(source.image, numbered(n))
+        own = replace(result.provenance, model=family, settings={family: {}})
+        return show(viewer, replace(result, provenance=own), source)["Labels"]
+
+    flow, query = found_by("flow", 2), found_by("query", 3)
+    assert (flow.visible, query.visible, flow.data.max(), query.data.max()) == (False, True, 2, 3)
+    assert hidden_for(viewer, {"Labels": query}) == [flow.name]
+    query.visible = False  # by the user, which a slider respects
+    assert found_by("query", 3) is query
+    assert (flow.visible, query.visible) == (False, False)
+    assert found_by("flow", 4) is flow
+    assert (flow.visible, query.visible, flow.data.max(), query.data.max()) == (True, False, 4, 3)
+    assert len(viewer.layers) == 3
+
+
+def numbered(n: int) -> Any:
+    labels = np.zeros((40, 60), np.int32)
+    for number in range(n):
+        labels[2:9, 2 + 10 * number : 9 + 10 * number] = number + 1
+    return labels
 
 
 def test_what_was_asked_for_comes_no_more_once_its_image_is_gone(

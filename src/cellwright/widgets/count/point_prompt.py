@@ -20,7 +20,6 @@ from cellwright.widgets.shared.coordinates import axis_of, pixel_at
 from cellwright.widgets.shared.edited_layers import ASKED
 from cellwright.widgets.shared.layer_io import Source, image_layer, source_of
 from cellwright.widgets.shared.point_prompt import (
-    ASKED,
     CLICK_PX,
     MOST_KNOWN,
     PromptContext,

@@ -25,8 +25,8 @@ from cellwright.ops.measure.analysis import Analysis
 from cellwright.ops.measure.regions import RegionSet
 from cellwright.widgets.results.model import ResultsModel
 from cellwright.widgets.results.view import ResultsView
+from cellwright.widgets.shared.edited_layers import ASKED
 from cellwright.widgets.shared.messages import tell_error
-from cellwright.widgets.shared.point_prompt import ASKED
 from cellwright.widgets.shared.regions import REGIONS, WINDOW
 
 TABLES = "Table (*.csv);;Excel (*.xlsx);;Parquet (*.parquet)"

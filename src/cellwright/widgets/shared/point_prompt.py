@@ -14,7 +14,6 @@ from cellwright.widgets.shared.layer_io import Source
 if TYPE_CHECKING:
     from cellwright.inference.point_prompt import PointPredictor
 
-ASKED = "asked_cells"  # in the settings of the provenance: how many cells were added by click
 CLICK_PX = 4  # a mouse that moves further on the screen between press and release drags
 MOST_KNOWN = 0.5  # share of an answered cell that may lie in cells counted before
 
