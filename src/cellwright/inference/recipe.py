@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cellwright.core.data import Image, Result
+from cellwright.core.data import Image, Provenance, Result
 from cellwright.core.errors import ReadError, SettingsError
 from cellwright.core.tasks import Task, run
 from cellwright.files.atomic import write_text
@@ -144,26 +144,19 @@ def recipe_of(
         The result is not one of counting (it was drawn, say), or it is not known of which file.
     """
     found_by = result.provenance
-    known = dict(found_by.settings)
-    family = next((name for name in registry.FAMILIES if name in known), "")
-    if not family:
-        raise SettingsError("These cells were not counted by a model, so that no settings would repeat them.")
+    recipe = recipe_from(found_by)
     path = str(source or found_by.source)
     if not path:
         raise SettingsError(
             "It is not known from which file these cells come. Save the image, and give its path."
         )
-    engine, analysis = EngineSettings(**known["engine"]), analysis or AnalysisSettings()
-    channel = known.get("source_channel")
-    if channel is not None:  # what was counted is one channel of the file
-        engine, analysis = replace(engine, channel=channel), of_channel(analysis, channel)
-    return Recipe(
+    known, analysis = dict(found_by.settings), analysis or AnalysisSettings()
+    if known.get("source_channel") is not None:  # what was counted is one channel of the file
+        analysis = of_channel(analysis, known["source_channel"])
+    return replace(
+        recipe,
         image=path,
-        models=tuple(known.get("models", [found_by.model])),
-        settings=registry.get(family).settings(**known[family]),
-        engine=engine,
         axes=known.get("source_axes") or found_by.axes,
-        classifier=known.get("classifier", {}).get("reference", ""),
         analysis=analysis,
         files=files or InputFiles(),
         window=window,
@@ -183,6 +176,29 @@ def of_channel(analysis: AnalysisSettings, channel: int) -> AnalysisSettings:
         analysis,
         keep=tuple(re.sub(r"_ch0(?!\d)", f"_ch{channel}", rule) for rule in analysis.keep),
         positive=tuple(re.sub(r"^0(?=\s*>)", str(channel), rule) for rule in analysis.positive),
+    )
+
+
+def recipe_from(found_by: Provenance) -> Recipe:
+    """Return the models and settings of a count, for any image.
+
+    Raises
+    ------
+    SettingsError
+        The cells are not counted, but drawn, say.
+    """
+    known = dict(found_by.settings)
+    family = next((name for name in registry.FAMILIES if name in known), "")
+    if not family:
+        raise SettingsError("These cells were not counted by a model, so that no settings would repeat them.")
+    engine = EngineSettings(**known["engine"])
+    if known.get("source_channel") is not None:  # what was counted is one channel of the file
+        engine = replace(engine, channel=known["source_channel"])
+    return Recipe(
+        models=tuple(known.get("models", [found_by.model])),
+        settings=registry.get(family).settings(**known[family]),
+        engine=engine,
+        classifier=known.get("classifier", {}).get("reference", ""),
     )
 
 

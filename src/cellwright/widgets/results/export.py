@@ -90,14 +90,15 @@ class ResultsExport(QObject):
         assert measured is not None
         others = measured.snapshot.others
         other = tuple(f"{name}={image.source}" for name, image in others.items() if image.source)
+        nuclei = measured.snapshot.nuclei_source
         path, saved = self._saved_regions
         regions = self._model.regions
         with suppress(SettingsError):  # told with what is not repeated
             found = write_region_set(inputs_folder(), regions, measured.snapshot.image)
             if found.regions and saved == _corners(regions):
                 found = found._replace(regions=(str(path),))
-            return InputFiles(found.regions, (), found.mask, found.outside, other=other)
-        return InputFiles(other=other)
+            return InputFiles(found.regions, (), found.mask, found.outside, nuclei=nuclei, other=other)
+        return InputFiles(nuclei=nuclei, other=other)
 
     @property
     def _pixel_size_um(self) -> tuple[float, ...]:
@@ -143,6 +144,8 @@ class ResultsExport(QObject):
         counted = measured.snapshot.provenance.get(REGIONS)
         if counted is not None and counted.rule != model.region_rule:
             found.append(f"that cells were counted by the rule {counted.rule!r} before")
+        if measured.nuclei is not None and not measured.snapshot.nuclei_source:
+            found.append("the nuclei, which are in no file")
         others = measured.snapshot.others
         found += [f"the image {name}, which is in no file" for name in others if not others[name].source]
         return found
