@@ -67,7 +67,6 @@ class AnnotateWidget(QWidget):
         self.proofreader = Proofreader(self.model, self.panel.batch)
         self.exporter = Exporter(self.model, self.panel.exports)
         self._connect_panel()
-        self.refresh_layers()
 
     def _connect_model(self) -> None:
         events = self.model.events
@@ -99,9 +98,7 @@ class AnnotateWidget(QWidget):
             shortcut = QShortcut(QKeySequence(keys), self)
             shortcut.setContext(Qt.ShortcutContext.WindowShortcut)
             shortcut.activated.connect(self.show_keys)
-        for emitter in (layers.events.inserted, layers.events.removed, layers.events.renamed):
-            emitter.connect(self.refresh_layers)
-        layers.selection.events.active.connect(self.refresh_layers)
+        layers.events.removed.connect(self._on_layer_removed)
 
     # -- what to annotate ---------------------------------------------------------------------------------
 
@@ -110,13 +107,11 @@ class AnnotateWidget(QWidget):
         super().showEvent(event)
         self.choices.offer()
 
-    def refresh_layers(self, _: Any = None) -> None:
-        """List the layers; end the session when its own has been removed."""
+    def _on_layer_removed(self, _: Any = None) -> None:
+        """End the session when its own layer has been removed."""
         if not isalive(self):  # type: ignore[no-untyped-call]
             return  # napari holds this callback by a weak reference, which may outlive the widget
-        if self.model.context is None:
-            self.choices.refresh()
-        elif self.model.context.layer.layer not in self.viewer.layers:
+        if self.model.context is not None and self.model.context.layer.layer not in self.viewer.layers:
             self.model.finish()
             self.panel.show_message("The layer was removed; Resume brings it back.")
 
@@ -173,7 +168,7 @@ class AnnotateWidget(QWidget):
         self.panel.show_session(is_open=False)
         self.panel.show_message("")
         self.panel.buttons["hide"].setChecked(False)
-        self.refresh_layers()
+        self.choices.refresh()
         self.choices.offer()
 
     def _on_check_clicked(self) -> None:

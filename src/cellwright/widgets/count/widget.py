@@ -83,11 +83,11 @@ class CountWidget(QWidget):
         self.choices = Choices(self.viewer, self.panel)
         self.model = CountModel(self.viewer, self._inputs)
         self.updater = LiveUpdater(self)
-        self._has_been_shown = self._is_showing_settings = False
+        self._is_showing_settings = False
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(scrolled(self.panel))
-        self._show_family(self.choices.family)
+        self._show_family()
         self.ask = PointPromptTool(self.model, self.panel.ask)
         self.calibrate = CalibrateTool(self.model, self.panel.calibrate)
         self.save = SaveTool(self.model, self.panel.save)
@@ -101,7 +101,7 @@ class CountWidget(QWidget):
         panel.preview.clicked.connect(self._on_preview_clicked)
         panel.measure.clicked.connect(self._on_measure_clicked)
         panel.colours.clicked.connect(self._on_colours_clicked)
-        for changed in (panel.image.currentIndexChanged, panel.model.activated, panel.region.activated):
+        for changed in (panel.image.chosen, panel.model.activated, panel.region.activated):
             changed.connect(self._forget_error)
         panel.region.activated.connect(self._on_region_chosen)
         panel.classes.currentIndexChanged.connect(self._update)
@@ -111,9 +111,8 @@ class CountWidget(QWidget):
         self.jobs.failed.connect(self.model.fail)
         self.jobs.cancelled.connect(lambda: self.model.tell("Cancelled; nothing was changed."))
         self.jobs.finished.connect(self._on_job_finished)
-        self.choices.family_changed.connect(self._show_family)
-        self.choices.failed.connect(self.model.fail)
-        self.choices.image_changed.connect(self._forget_error)
+        panel.model.chosen.connect(self._show_family)
+        panel.model.failed.connect(self.model.fail)
 
     def _connect_model(self) -> None:
         model = self.model
@@ -181,9 +180,7 @@ class CountWidget(QWidget):
     def showEvent(self, event: QShowEvent | None) -> None:
         """Look for devices once the widget is seen."""
         super().showEvent(event)
-        if not self._has_been_shown:
-            self._has_been_shown = True
-            self.choices.find_devices()
+        self.panel.device.find_devices()
 
     def _on_job_started(self) -> None:
         self.model.is_busy = True
@@ -352,7 +349,8 @@ class CountWidget(QWidget):
             ask_for_region(self.viewer, layer)
             self.model.tell("Draw a rectangle around the cells, then count.")
 
-    def _show_family(self, family: str) -> None:
+    def _show_family(self) -> None:
+        family = self.choices.family
         self._settings_type = registry.get(family).settings
         if registry.get(family).gives != "instances":
             self.panel.ask.setChecked(False)

@@ -3,10 +3,10 @@
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from napari.layers import Layer, Shapes
+from napari.layers import Layer
 from qtpy.compat import isalive
 from qtpy.QtCore import QSignalBlocker, Qt
-from qtpy.QtWidgets import QComboBox, QListWidgetItem, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QListWidgetItem, QSizePolicy, QVBoxLayout, QWidget
 
 from cellwright.core.errors import CellwrightError, error_line
 from cellwright.inference.recipe import Recipe
@@ -17,10 +17,9 @@ from cellwright.widgets.results.export import ResultsExport
 from cellwright.widgets.results.measuring import Measurer
 from cellwright.widgets.results.model import ResultsModel
 from cellwright.widgets.results.plot_tool import PlotTool
-from cellwright.widgets.results.snapshot import image_layer_under, image_layers, is_cells_layer
+from cellwright.widgets.results.snapshot import image_layer_under, image_layers
 from cellwright.widgets.results.view import ResultsView
 from cellwright.widgets.results.viewer_link import ViewerLink
-from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.messages import CountEvent, count_news, tell_error
 from cellwright.widgets.shared.napari_private import unwrapped
 from cellwright.widgets.shared.regions import ask_for_region
@@ -59,19 +58,21 @@ class ResultsWidget(QWidget):
         last = count_news.last(self.viewer)
         if last is not None:
             self._on_counted(self.viewer, last)
-        else:
-            self.refresh_layers()
 
     def _connect(self) -> None:
-        view, model, layers = self.view, self.model, self.viewer.layers
-        for emitter in (layers.events.inserted, layers.events.removed, layers.events.renamed):
-            emitter.connect(self.refresh_layers)
+        view, model = self.view, self.model
         self.viewer.events.theme.connect(self._show_theme)
         count_news.counted.connect(self._on_counted)
         self.destroyed.connect(partial(_leave, self.link))
-        view.layer.activated.connect(self._on_layer_chosen)
-        view.image.activated.connect(self._on_image_chosen)
-        view.regions.activated.connect(self._on_regions_chosen)
+        view.image.usual = self._usual_image
+        view.layer.chosen.connect(self._on_layer_chosen)
+        view.image.chosen.connect(self._on_image_chosen)
+        view.regions.chosen.connect(self._on_regions_chosen)
+        for box in (view.layer, view.image, view.regions):
+            box.follow(self.viewer)
+        events = self.viewer.layers.events
+        for emitter in (events.inserted, events.removed, events.renamed):
+            emitter.connect(self._list_others)
         view.draw_regions.clicked.connect(self._on_draw_clicked)
         view.filter.editingFinished.connect(self._on_filter_edited)
         view.filter.textChanged.connect(self._on_filter_typed)
@@ -90,40 +91,30 @@ class ResultsWidget(QWidget):
 
     def show_layer(self, layer: Layer | None) -> None:
         """Tell of the cells of another layer."""
-        image = None if layer is None else image_layer_under(self.viewer, layer)
-        self.refresh_layers(wanted=layer, image=image)
+        self.view.layer.choose(layer)
+        self._on_layer_chosen()
 
-    def refresh_layers(
-        self, _: Any = None, *, wanted: Layer | None = None, image: Layer | None = None
-    ) -> None:
-        """List the layers; what is told of stays so while it is there."""
+    def _usual_image(self) -> Layer | None:
+        layer = self.view.layer.layer
+        if layer is None:
+            return None
+        return image_layer_under(self.viewer, layer)
+
+    def _on_layer_chosen(self) -> None:
+        self.view.image.choose(self._usual_image())
+        self._on_image_chosen()
+
+    def _on_image_chosen(self) -> None:
+        layer, image = self.view.layer.layer, self.view.image.layer
+        if layer is not self.link.layer or image is not self.link.image_layer:
+            self.view.show_message("")
+            self.measurer.set_layer(layer, image)
+        self._list_others()
+
+    def _list_others(self, _: Any = None) -> None:
         if not isalive(self):  # type: ignore[no-untyped-call]
             return  # napari holds this callback by a weak reference, which may outlive the widget
-        layers = list(self.viewer.layers)[::-1]
-        cells = [layer for layer in layers if is_cells_layer(layer)]
-        active = self.viewer.layers.selection.active
-        chosen = wanted or self.link.layer
-        if chosen not in cells:
-            chosen = active if active in cells else next(iter(cells), None)
-            image = None
-        images = image_layers(self.viewer)
-        image = image or (self.link.image_layer if chosen is self.link.layer else None)
-        if image not in images:
-            image = None if chosen is None else image_layer_under(self.viewer, chosen)
-        _list_layers(self.view.layer, cells, chosen, "no cells yet")
-        _list_layers(self.view.image, images, image, "no image")
-        shapes = [one for one in layers if isinstance(one, Shapes) and METADATA not in one.metadata]
-        regions = self.measurer.shapes
-        if regions not in shapes:
-            regions = None
-        _list_layers(self.view.regions, [None, *shapes], regions, "")
-        self._list_others(image)
-        self.measurer.set_shapes(regions)
-        if chosen is not self.link.layer or image is not self.link.image_layer:
-            self.view.show_message("")
-            self.measurer.set_layer(chosen, image)
-
-    def _list_others(self, image: Layer | None) -> None:
+        image = self.view.image.layer
         others, ticked = self.view.others, {id(one) for one in self.measurer.others}
         found = [one for one in image_layers(self.viewer) if one is not image]
         others.clear()
@@ -136,18 +127,8 @@ class ResultsWidget(QWidget):
         for widget in (others, self.view.others_title):
             widget.setVisible(bool(found))
 
-    def _layer_of(self, box: QComboBox) -> Layer | None:
-        chosen = box.currentData()
-        return next((one for one in self.viewer.layers if str(one.unique_id) == chosen), None)
-
-    def _on_layer_chosen(self) -> None:
-        self.show_layer(self._layer_of(self.view.layer))
-
-    def _on_image_chosen(self) -> None:
-        self.refresh_layers(image=self._layer_of(self.view.image))
-
     def _on_regions_chosen(self) -> None:
-        self.measurer.set_shapes(self._layer_of(self.view.regions))
+        self.measurer.set_shapes(self.view.regions.layer)
 
     def _on_draw_clicked(self) -> None:
         image = self.link.image_layer or self.link.layer
@@ -156,9 +137,7 @@ class ResultsWidget(QWidget):
             return
         shapes = ask_for_region(self.viewer, image)
         shapes.name, shapes.mode = "regions", "add_polygon"
-        self.refresh_layers()
-        self.view.regions.setCurrentIndex(self.view.regions.findData(str(shapes.unique_id)))
-        self.measurer.set_shapes(shapes)
+        self.view.regions.choose(shapes)
         self.view.show_message("Draw regions: click corner by corner, double-click to close.")
 
     def _on_counted(self, viewer: Any, event: CountEvent) -> None:
@@ -166,9 +145,7 @@ class ResultsWidget(QWidget):
             return
         self.model.count_event = event
         counted = next((one for one in self.viewer.layers if str(one.unique_id) == event.layer_id), None)
-        if counted is None:
-            self.refresh_layers()
-        else:
+        if counted is not None:
             self.show_layer(counted)
         self._show_number()
 
@@ -310,17 +287,3 @@ class ResultsWidget(QWidget):
 def _leave(link: ViewerLink, _: Any = None) -> None:
     """Let go of the viewer when Qt has deleted the panel."""
     link.leave()
-
-
-def _list_layers(box: QComboBox, layers: list[Any], chosen: Layer | None, otherwise: str) -> None:
-    with QSignalBlocker(box):
-        box.clear()
-        for layer in layers:
-            if layer is None:
-                box.addItem("None", None)
-            else:
-                box.addItem(layer.name, str(layer.unique_id))
-        if not layers:
-            box.addItem(otherwise, None)
-        place = -1 if chosen is None else box.findData(str(chosen.unique_id))
-        box.setCurrentIndex(max(place, 0))

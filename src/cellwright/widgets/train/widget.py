@@ -46,7 +46,6 @@ class TrainWidget(QWidget):
         self.model = TrainModel()
         self.panel = TrainPanel()
         self.job: Job | None = None
-        self._has_been_shown = False
         self.choices = TrainChoices(napari_viewer, self.panel)
         self.data_check = DataCheck(self.choices, self.model)
         self.offer = ResumeOffer()
@@ -70,7 +69,6 @@ class TrainWidget(QWidget):
         self.model.started.connect(self._on_started)
         self.model.ended.connect(self.show_ended)
         self.model.failed.connect(self.show_error)
-        model_events.changed.connect(self._on_models_changed)
         application = QApplication.instance()
         if application is not None:
             application.aboutToQuit.connect(self.leave)
@@ -173,7 +171,7 @@ class TrainWidget(QWidget):
             return
         kept = f"{outcome.model!r}: {words}. It is in the model lists now."
         self.panel.show_message(" ".join([kept, *outcome.notices]))
-        self.own.refresh(outcome.model)
+        self.own.box.refresh(outcome.model)
         model_events.changed.emit()
 
     def show_error(self, error: Exception) -> None:
@@ -185,9 +183,7 @@ class TrainWidget(QWidget):
     def showEvent(self, event: QShowEvent | None) -> None:
         """Look for devices once the widget is seen."""
         super().showEvent(event)
-        if not self._has_been_shown:
-            self._has_been_shown = True
-            self.choices.find_devices()
+        self.panel.device.find_devices()
 
     def _on_finished(self) -> None:
         self.job = None
@@ -202,10 +198,6 @@ class TrainWidget(QWidget):
             self.stop()
         else:
             self.begin()
-
-    def _on_models_changed(self) -> None:
-        if isalive(self):  # type: ignore[no-untyped-call]
-            self.own.refresh()
 
 
 def training_line(progress: Progress, seconds_left: float | None) -> str:
