@@ -27,17 +27,21 @@ TICK_MS = 5
 
 
 class Stalls:
-    """Notes the time between ticks of a timer."""
+    """Notes the time between ticks of a timer, and how much of it the GUI thread was at work.
+
+    On a machine that does other work too, the rest of a gap is waiting for a core.
+    """
 
     def __init__(self) -> None:
         self.gaps_ms: list[float] = []
+        self.busy_ms: list[float] = []
         self._timer = QTimer()
         self._timer.setInterval(TICK_MS)
         self._timer.timeout.connect(self._on_tick)
-        self._last = time.perf_counter()
+        self._last, self._last_busy = time.perf_counter(), time.thread_time()
 
     def __enter__(self) -> "Stalls":
-        self._last = time.perf_counter()
+        self._last, self._last_busy = time.perf_counter(), time.thread_time()
         self._timer.start()
         return self
 
@@ -49,10 +53,15 @@ class Stalls:
         """Milliseconds that this share of the gaps do not exceed."""
         return float(np.percentile(self.gaps_ms, q))
 
+    def longest(self) -> str:
+        """Return the longest gap and the most work between two ticks, for people."""
+        return f"{max(self.gaps_ms):.0f} ms ({max(self.busy_ms):.0f} ms at work)"
+
     def _on_tick(self) -> None:
-        now = time.perf_counter()
+        now, busy = time.perf_counter(), time.thread_time()
         self.gaps_ms.append(1000 * (now - self._last))
-        self._last = now
+        self.busy_ms.append(1000 * (busy - self._last_busy))
+        self._last, self._last_busy = now, busy
 
 
 def wait(seconds: float) -> None:

@@ -3,6 +3,8 @@ import json
 import numpy as np
 import pytest
 import tifffile
+import torch
+from safetensors.torch import load_file
 
 from cellwright.core.data import Image
 from cellwright.files.images import read_image
@@ -224,3 +226,30 @@ def test_what_cannot_be_fine_tuned_is_refused(cli, dataset, tmp_path, flags, wor
     assert code == 1
     assert word in err
     assert not (tmp_path / "model").exists()
+
+
+def test_an_encoder_pretrained_without_annotation_starts_a_training(cli, dataset, tmp_path):
+    encoder, model = tmp_path / "encoder", tmp_path / "model"
+    short = ("--preset", "small", "--batch-size", 2)
+    steps = ("--steps", 1, "--patch", 64)
+    code, out, err = cli("pretrain", dataset / "images", "--output", encoder, *short, *steps)
+    assert (code, err) == (0, "")
+    assert f"--pretrained {encoder}" in out
+    training = ("--pretrain-steps", 1, "--finetune-steps", 0, "--n-simulated", 0, "--patch", 32)
+    rates = ("--pretrain-rate", 0.0, "--weight-decay", 0.0)
+    code, _, _ = cli("train", dataset, "--output", model, "--pretrained", encoder, *short, *training, *rates)
+    assert code == 0
+    begun, ended = load_file(encoder / "weights.safetensors"), load_file(model / "weights.safetensors")
+    learned = [name for name in begun if name.endswith(".weight")]
+    assert learned
+    assert all(torch.equal(begun[name], ended[name]) for name in learned)
+
+
+def test_an_encoder_cannot_start_what_starts_from_a_model(cli, dataset, tmp_path):
+    code, _, err = cli(
+        "train", dataset, "--output", tmp_path / "m", "--from", "flow", "--pretrained", tmp_path
+    )
+    assert (code, err.count("\n")) == (1, 1)
+    assert "--pretrained" in err
+    code, _, err = cli("pretrain", dataset, "--output", tmp_path / "e", "--start", "flow", "--imagenet")
+    assert (code, err.count("\n")) == (1, 1)

@@ -242,3 +242,34 @@ def test_maps_have_names():
     named = by_name(np.arange(12, dtype=np.float32).reshape(3, 2, 2), {"flow": 2, "probability": 1})
     assert {name: one.shape for name, one in named.items()} == {"flow": (2, 2, 2), "probability": (1, 2, 2)}
     assert named["probability"][0, 0, 0] == 8
+
+
+def test_overlapping_windows_are_averaged_with_gaussian_weights(rng, tiny_model, monkeypatch):
+    monkeypatch.setattr(maps_module, "WINDOW_PX", 64)
+    images = images_of(rng, n=2, shape=(100, 141))
+    found = logits(maps_of(tiny_model, images, overlap=0.6))
+    total, weight = np.zeros((2, 3, 100, 141)), np.zeros((100, 141))
+    places = np.arange(64) - 31.5
+    gauss = np.exp(-(places**2) / (2 * 8.0**2))
+    for top in (0, 25, 36):
+        for left in (0, 25, 50, 75, 77):
+            window = np.ascontiguousarray(images[:, :, top : top + 64, left : left + 64])
+            importance = np.outer(gauss, gauss)
+            total[..., top : top + 64, left : left + 64] += importance * logits(maps_of(tiny_model, window))
+            weight[top : top + 64, left : left + 64] += importance
+    assert np.allclose(found, total / weight, atol=1e-4)
+
+
+def test_an_image_within_one_window_is_as_without_overlap(rng, tiny_model):
+    images = images_of(rng, shape=(70, 45))
+    assert np.allclose(maps_of(tiny_model, images, overlap=0.6), maps_of(tiny_model, images), atol=1e-5)
+
+
+def test_overlapping_windows_shrink_when_memory_runs_out(rng, hungry_model, monkeypatch):
+    images = images_of(rng, shape=(600, 300))
+    model = hungry_model(256 * 256)
+    engine = Engine([model], EngineSettings(device="cpu", overlap=0.5))
+    maps = run(predict_maps(images, engine, TileProgress("tiles", 1)))
+    assert maps.shape[2:] == (600, 300)
+    assert np.isfinite(maps).all()
+    assert "256 pixels" in engine.notice

@@ -1,118 +1,15 @@
-"""What ``cellwright count`` writes and prints of cells that were measured, and its settings from a file."""
+"""What ``cellwright count`` prints of cells that were measured, and its settings from a file."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from cellwright.core.data import Image
 from cellwright.core.errors import SettingsError
 
 if TYPE_CHECKING:
-    from cellwright.inference.recipe import Recipe
     from cellwright.ops.measure.analysis import Analysis
-
-
-@dataclass(frozen=True, slots=True)
-class TableFiles:
-    """Which files are written besides the CSV.
-
-    Parameters
-    ----------
-    output
-        Folder; None writes only what is named here, into the current folder.
-    report
-        HTML file of the report; with several images each has its name in it.
-    xlsx, parquet
-        Whether to write ``<image>.xlsx`` and ``<image>.cells.parquet``.
-    """
-
-    output: Path | None = None
-    report: Path | None = None
-    xlsx: bool = False
-    parquet: bool = False
-
-    @property
-    def is_wanted(self) -> bool:
-        """Whether anything is to be written that needs an analysis."""
-        return self.report is not None or self.xlsx or self.parquet
-
-    def report_of(self, stem: str, n_images: int) -> Path | None:
-        """Return where the report of one of several images goes."""
-        if self.report is None or n_images == 1:
-            return self.report
-        return self.report.with_name(f"{self.report.stem}.{stem}{self.report.suffix}")
-
-
-def write_analysis(
-    files: TableFiles, stem: str, image: Image, analysis: "Analysis", recipe: "Recipe"
-) -> list[Path]:
-    """Write the tables of an analysis, and the tracks of a time series; return the files of the tables.
-
-    Raises
-    ------
-    WriteError
-        A file cannot be written.
-    """
-    from cellwright.files.tables import settings_table, write_csv, write_parquet, write_xlsx
-
-    tables, written = tables_of(analysis), []
-    folder = files.output or Path()
-    if files.output is not None:
-        for name, table in tables.items():
-            written.append(folder / f"{stem}.{name}.csv")
-            write_csv(written[-1], table)
-        write_tracks(folder / f"{stem}_RES", image, analysis)
-    if files.xlsx:
-        settings = settings_table(analysis.result, recipe_texts(recipe))
-        written.append(folder / f"{stem}.xlsx")
-        write_xlsx(written[-1], {**tables, "settings": settings})
-    if files.parquet:
-        written.append(folder / f"{stem}.cells.parquet")
-        write_parquet(written[-1], analysis.table)
-    return written
-
-
-def recipe_texts(recipe: "Recipe") -> dict[str, str]:
-    """Return the texts that repeat a result; none of an image that has no file of its own."""
-    from cellwright.inference.recipe import as_command, as_python
-
-    if not recipe.image:
-        return {}
-    return {"Command line": as_command(recipe), "Python": as_python(recipe)}
-
-
-def tables_of(analysis: "Analysis") -> "dict[str, Any]":
-    """Return the tables of an analysis by the name of their file or sheet."""
-    tables = {"cells": analysis.table, "counts": analysis.counts}
-    if analysis.copositive is not None:
-        tables["markers"] = analysis.copositive
-    if analysis.lineages is not None:
-        tables["lineages"] = analysis.lineages
-    return tables
-
-
-def write_tracks(folder: Path, image: Image, analysis: "Analysis") -> None:
-    """Write tracks as a folder of the Cell Tracking Challenge; one that is there is left as it is.
-
-    Raises
-    ------
-    WriteError
-        The folder is there already, or cannot be written.
-    """
-    labels = analysis.result.cells.labels
-    if analysis.tracks is None or labels is None:
-        return
-    from cellwright.files.formats.image_annotation import ImageAnnotation
-    from cellwright.files.formats.tracking_challenge import write
-
-    numbered = analysis.tracks.relabelled(labels)
-    annotation = ImageAnnotation(
-        image.name, numbered.shape, image.label_axes, numbered, parents=analysis.tracks.parents
-    )
-    write(folder, [annotation])
 
 
 def analysis_row(analysis: "Analysis") -> dict[str, Any]:

@@ -8,21 +8,27 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cellwright.cli.analysis import TableFiles, analysis_lines, analysis_row, echo_notices, with_saved
+from cellwright.cli.analysis import analysis_lines, analysis_row, echo_notices, with_saved
 from cellwright.cli.flags import read_settings, refuse_foreign, with_settings
-from cellwright.cli.one_image import CountChoices, Counted, counted_task, streamed_task, write_counted
 from cellwright.cli.progress import run_with_bar
 from cellwright.core.data import Image, Result
 from cellwright.core.errors import ReadError, SettingsError, error_line
-from cellwright.core.tasks import Task
 from cellwright.files.image_list import ListedImage, list_images
 from cellwright.files.zarr import is_zarr
+from cellwright.inference.image_count import (
+    CountChoices,
+    RecipeCounter,
+    TableFiles,
+    counted_task,
+    streamed_task,
+    write_counted,
+)
 from cellwright.inference.settings import EngineSettings, FolderSettings, InputFiles, StreamSettings
 from cellwright.models import registry
 from cellwright.ops.measure.settings import AnalysisSettings
@@ -328,40 +334,6 @@ class Table:
     def _print(self, image: str, model: str, n: str, seconds: str, remark: str = "") -> None:
         first, second = self._widths
         typer.echo(f"{image:<{first}}  {model:<{second}}  {n:>7}  {seconds:>7}  {remark}".rstrip())
-
-
-@dataclass(frozen=True, slots=True)
-class RecipeCounter:
-    """Counts, measures and writes every image of a folder in the same way."""
-
-    choices: CountChoices
-
-    @property
-    def fingerprint(self) -> str:
-        """What has to be the same for an image not to be counted again."""
-        from importlib.metadata import version
-
-        recipe = self.choices.recipe
-        facts = {
-            "version": version("napari-cellwright"),
-            "models": [model.sha256 for model in self.choices.models],
-            "recipe": asdict(replace(recipe, engine=replace(recipe.engine, device="auto"))),
-            "tables": [self.choices.tables.xlsx, self.choices.tables.parquet],
-        }
-        return json.dumps(facts, sort_keys=True, default=str)
-
-    def count(self, image: Image) -> Task[Counted]:
-        """Return what an image holds, and what was measured of it."""
-        return counted_task(image, self.choices)
-
-    def write(self, folder: Path, name: str, image: Image, counted: Counted) -> Sequence[Path]:
-        """Write the files of an image and return them."""
-        tables = replace(self.choices.tables, output=folder)
-        return write_counted(tables, name, image, counted, self.choices)
-
-    def result(self, counted: Counted) -> Result:
-        """Return what the summary tells of."""
-        return replace(counted.result, notices=counted.notices)
 
 
 def has_folders(paths: Sequence[Path]) -> bool:

@@ -8,9 +8,9 @@ import typer
 
 from cellwright.cli.count import SETTINGS, make_choices
 from cellwright.cli.flags import with_settings
-from cellwright.cli.one_image import CountChoices
 from cellwright.cli.progress import run_with_bar
 from cellwright.core.errors import ReadError
+from cellwright.inference.image_count import CountChoices
 from cellwright.models.registry import DEFAULT_FAMILY
 
 if TYPE_CHECKING:

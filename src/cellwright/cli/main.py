@@ -13,6 +13,7 @@ from cellwright.cli.compare import compare
 from cellwright.cli.convert import convert
 from cellwright.cli.count import count
 from cellwright.cli.evaluate import evaluate
+from cellwright.cli.pretrain import pretrain
 from cellwright.cli.train import train
 from cellwright.core.errors import CellwrightError
 
@@ -23,7 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # its panels cut long flags short
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (count, train, train_classifier, evaluate, compare, convert):
+for command in (count, train, pretrain, train_classifier, evaluate, compare, convert):
     app.command()(command)
 app.add_typer(models.app, name="models")
 

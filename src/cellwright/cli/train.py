@@ -42,6 +42,12 @@ def train(
     start: Annotated[
         str | None, typer.Option(help="Name or folder of a model whose weights a full training starts from.")
     ] = None,
+    pretrained: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder that `cellwright pretrain` wrote, whose encoder a full training starts from."
+        ),
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="With --from: minutes on a laptop.")] = False,
     balanced: Annotated[bool, typer.Option("--balanced", help="With --from: an hour on a laptop.")] = False,
     thorough: Annotated[bool, typer.Option("--thorough", help="With --from: a night on a laptop.")] = False,
@@ -55,8 +61,10 @@ def train(
     """
     chosen = [name for name, given in zip(PRESETS, (quick, balanced, thorough), strict=True) if given]
     if tune is not None:
-        if start is not None:
-            raise SettingsError("Give --from to fine-tune a model, or --start to train one anew; got both.")
+        if start is not None or pretrained is not None:
+            raise SettingsError(
+                "Give --from to fine-tune a model, or --start or --pretrained to train one anew; got both."
+            )
         tune_model(tune, (dataset, *extra), output, finetune_settings(chosen, flags), device)
         return
     refuse_foreign(flags, TrainingSettings)
@@ -78,6 +86,10 @@ def train(
     choose(device)
     torch.manual_seed(settings.seed)
     begin = store.load(start) if start else family.load().build(preset)
+    if pretrained is not None:
+        from cellwright.training.pretrain import start_from
+
+        start_from(pretrained, begin)
     print_findings(target, begin.spec)
     task = trainer.train(trainer.Data(target, others), begin, output, settings, device=device)
     folder = run_with_bar(task, dataset.name, on_progress=print_epoch)

@@ -22,6 +22,8 @@ from cellwright.ops.geometry.tiles import Layout, Tile, grid, pad, split
 
 SMALLEST_TILE_PX = 128  # below this almost all of a tile is halo
 LARGEST_BATCH = 64
+WINDOW_PX = 512  # side of overlapping windows
+WINDOW_SIGMA = 0.125  # of their Gaussian weights, in sides
 
 Images = NDArray[np.float32]
 ImageTile = tuple[int, Tile]  # which image, and where in it
@@ -87,15 +89,28 @@ class Engine:
             return 1  # one tile keeps all cores busy
         return min(max(1, self.settings.tile_px**2 // (shape[0] * shape[1])), LARGEST_BATCH)
 
-    def attempt(self, windows: Images) -> Images | None:
-        """Return the maps (B, maps, Y, X) of windows (B, channels, Y, X), or None when memory ran out."""
+    def attempt(self, windows: Images, *, raw: bool = False) -> Images | None:
+        """Return the maps (B, maps, Y, X) of windows (B, channels, Y, X), or None when memory ran out.
+
+        With ``raw`` they are as the network gives them, for :meth:`to_maps`.
+        """
         try:
-            return self._forward(windows)
+            output = self._forward(windows)
+            if not raw:
+                output = self.models[0].to_maps(output)
+            maps: Images = output.contiguous().cpu().numpy()
+            return maps
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
         free_cache(self.device)  # outside except: the error's traceback holds on to the tensors
         return None
+
+    def to_maps(self, raw: Images) -> Images:
+        """Return raw output (B, maps, Y, X) in map units."""
+        with torch.inference_mode():
+            maps: Images = self.models[0].to_maps(torch.from_numpy(raw)).contiguous().numpy()
+        return maps
 
     def step_down(self, n: int, tile: Tile) -> None:
         """Take less at once after ``n`` such tiles did not fit: fewer, then smaller tiles, then the CPU.
@@ -146,8 +161,8 @@ class Engine:
             self._move(torch.device("cpu"))
             self.notice = f"The model does not fit into the memory of {device}; went on on the CPU."
 
-    def _forward(self, windows: Images) -> Images:
-        """Return the mean raw output of all networks and mirrored images, in map units."""
+    def _forward(self, windows: Images) -> Tensor:
+        """Return the mean raw output of all networks and mirrored images."""
         axes: tuple[int | None, ...] = (None,)
         if self.settings.flips:
             axes = (None, -2, -1)
@@ -165,8 +180,7 @@ class Engine:
             assert raw is not None  # there is at least one pass
             if len(passes) > 1:
                 raw = raw / len(passes)
-            maps: Images = self.models[0].to_maps(raw).contiguous().cpu().numpy()
-        return maps
+        return raw
 
 
 def predict_maps(images: Images, engine: Engine, progress: TileProgress) -> Generator[Progress, None, Images]:
@@ -184,6 +198,8 @@ def predict_maps(images: Images, engine: Engine, progress: TileProgress) -> Gene
     progress
         Counts the tiles; its total grows where tiles have to be split.
     """
+    if engine.settings.overlap:
+        return (yield from _blended(images, engine, progress))
     layout = engine.layout((images.shape[2], images.shape[3]))
     pending = deque((index, tile) for index in range(len(images)) for tile in grid(layout))
     maps = np.empty((len(images), engine.n_maps, *images.shape[2:]), np.float32)
@@ -200,6 +216,62 @@ def predict_maps(images: Images, engine: Engine, progress: TileProgress) -> Gene
         del found, tile_maps  # or they stay in memory beside the next batch's
         yield progress.advance(len(batch))
     return maps
+
+
+def _blended(images: Images, engine: Engine, progress: TileProgress) -> Generator[Progress, None, Images]:
+    """Return the maps of images as the mean of windows that overlap, their middles weighing most.
+
+    Source: the inference of MEDIAR, arXiv:2212.03465, section 3.4: windows of 512 pixels, 0.6 of them in
+    common, Gaussian weights, raw output averaged.
+    """
+    shape = (images.shape[2], images.shape[3])
+    side = min(WINDOW_PX, engine.tile_px)
+    windows = _overlapping(shape, side, engine)
+    pending = deque((index, window) for index in range(len(images)) for window in windows)
+    progress.total += len(pending) - len(images) * len(grid(engine.layout(shape)))
+    total = np.zeros((len(images), engine.n_maps, *shape), np.float32)
+    weight = np.zeros(shape, np.float32)
+    while pending:
+        batch = _next_batch(pending, engine)
+        found = engine.attempt(_windows(images, batch), raw=True)
+        if found is None:
+            engine.step_down(len(batch), batch[0][1])
+            if engine.tile_px < side:
+                return (yield from _blended(images, engine, progress))
+            pending.extendleft(reversed(batch))
+            continue
+        for (index, window), raw in zip(batch, found, strict=True):
+            importance = _importance(window.shape)
+            height, width = (part.stop - part.start for part in window.read)
+            total[(index, slice(None), *window.read)] += (importance * raw)[:, :height, :width]
+            if index == 0:
+                weight[window.read] += importance[:height, :width]
+        yield progress.advance(len(batch))
+    return engine.to_maps(total / weight)
+
+
+def _overlapping(shape: tuple[int, int], side: int, engine: Engine) -> list[Tile]:
+    """Return the windows of a frame; the last of a row and of a column ends where the frame does."""
+    sides = [min(side, -(-length // engine.divisor) * engine.divisor) for length in shape]
+    spans = []
+    for length, one in zip(shape, sides, strict=True):
+        step = max(int(one * (1 - engine.settings.overlap)), 1)
+        starts = range(0, max(length - one, 0) + step, step)
+        spans.append([slice(max(min(start, length - one), 0), min(start + one, length)) for start in starts])
+    tiles = []
+    for rows, columns in product(*spans):
+        missing = (sides[0] - (rows.stop - rows.start), sides[1] - (columns.stop - columns.start))
+        tiles.append(Tile((rows, columns), (rows, columns), missing))
+    return tiles
+
+
+def _importance(shape: tuple[int, int]) -> Images:
+    """Return the weights (Y, X) of a window, a Gaussian around its middle."""
+    rows, columns = (
+        np.exp(-0.5 * ((np.arange(n) - (n - 1) / 2) / (WINDOW_SIGMA * n)) ** 2).astype(np.float32)
+        for n in shape
+    )
+    return np.asarray(np.outer(rows, columns))
 
 
 def by_name(maps: Images, map_channels: dict[str, int]) -> Maps:

@@ -29,6 +29,15 @@ class EngineSettings:
     flips: Annotated[
         bool, {"tooltip": "Average the network over mirrored images: steadier, three times slower."}
     ] = False
+    overlap: Annotated[
+        float,
+        {
+            "min": 0.0,
+            "max": 0.9,
+            "tooltip": "Share that windows of 512 pixels have in common, averaged with Gaussian weights; "
+            "0.6 as published for MEDIAR; 0 cuts tiles with a margin, which is several times faster.",
+        },
+    ] = 0.0
     link: Annotated[
         bool, {"tooltip": "Join the outlines in neighbouring slices of a volume to cells in 3D."}
     ] = True

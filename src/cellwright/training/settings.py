@@ -7,6 +7,7 @@ from cellwright.core.errors import SettingsError
 from cellwright.core.settings import check_bounds
 
 PresetName = Literal["quick", "balanced", "thorough"]
+PRETRAIN_METHODS = ("simclr", "colorize")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +141,44 @@ class FinetuneSettings:
         """Patches of a batch that are replay; at least one patch is not."""
         wanted = round(self.replay * self.batch_size) if self.n_replay else 0
         return min(wanted, self.batch_size - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class PretrainSettings:
+    """How an encoder learns from images without annotation."""
+
+    seed: Annotated[int, {"tooltip": "Random seed; the same seed gives the same weights."}] = 0
+    method: Annotated[
+        str,
+        {"tooltip": "simclr tells two views of one place from others; colorize colours masked cells."},
+    ] = "simclr"
+    steps: Annotated[int, {"min": 1, "tooltip": "Batches (training steps)."}] = 600
+    steps_per_epoch: Annotated[int, {"min": 1, "tooltip": "Batches between two lines of the report."}] = 50
+    batch_size: Annotated[int, {"min": 2, "tooltip": "Places in a batch; each is seen twice."}] = 32
+    patch_px: Annotated[int, {"min": 64, "step": 32, "tooltip": "Height and width of a view, in pixels."}] = (
+        96
+    )
+    rate: Annotated[float, {"min": 0.0, "tooltip": "Peak learning rate."}] = 1e-3
+    weight_decay: Annotated[float, {"min": 0.0, "tooltip": "Weight decay of AdamW."}] = 0.02
+    warmup_steps: Annotated[int, {"min": 0, "tooltip": "Batches over which the learning rate rises."}] = 50
+    ema_decay: Annotated[
+        float,
+        {
+            "min": 0.0,
+            "max": 0.9999,
+            "tooltip": "Decay of the moving average (EMA) of the weights, which is what is saved.",
+        },
+    ] = 0.99
+    temperature: Annotated[
+        float, {"min": 0.01, "max": 10.0, "tooltip": "Of simclr: lower weighs the most similar places more."}
+    ] = 0.1
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        if self.method not in PRETRAIN_METHODS:
+            raise SettingsError(f"method must be one of {', '.join(PRETRAIN_METHODS)}; got {self.method!r}.")
+        if self.patch_px % 32:
+            raise SettingsError(f"patch_px must be a multiple of 32; got {self.patch_px}.")
 
 
 QUICK = FinetuneSettings()

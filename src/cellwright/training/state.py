@@ -68,10 +68,11 @@ def keep(
             weights = state.average.state_dict()
             state.kept = {name: value.detach().cpu().clone() for name, value in weights.items()}
     write_curve(output, asdict(settings), state.history)
-    _save(state, output)
+    save(state, output)
 
 
-def _save(state: RunState, output: Path) -> None:
+def save(state: RunState, output: Path) -> None:
+    """Write what a resumed run needs."""
     values = {
         "network": state.network.state_dict(),
         "average": state.average.state_dict(),

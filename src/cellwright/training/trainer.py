@@ -214,8 +214,13 @@ def learning_rate(step: int, settings: TrainingSettings) -> float:
         highest, done, total = settings.pretrain_rate, step, settings.pretrain_steps
     else:
         highest, done, total = settings.finetune_rate, step - settings.pretrain_steps, settings.finetune_steps
-    warm_up = min(1.0, (done + 1) / (settings.warmup_steps + 1))
-    return highest * warm_up * (0.505 + 0.495 * math.cos(math.pi * done / max(total, 1)))
+    return highest * warm_cosine(done, total, settings.warmup_steps)
+
+
+def warm_cosine(done: int, total: int, warmup_steps: int) -> float:
+    """Return the share of the highest learning rate: warm-up, then a cosine down to a hundredth."""
+    warm_up = min(1.0, (done + 1) / (warmup_steps + 1))
+    return warm_up * (0.505 + 0.495 * math.cos(math.pi * done / max(total, 1)))
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -231,6 +236,11 @@ def learn(state: RunState, model: CellModel, images: Tensor, targets: Tensor) ->
     with torch.autocast(images.device.type, torch.bfloat16, enabled=is_half):
         output = state.network(match_channels(images, model.spec.in_channels))
     loss = model.loss(output.float(), targets)
+    return descend(state, loss)
+
+
+def descend(state: RunState, loss: Tensor) -> float:
+    """Change the weights by one step along the gradient of a loss, and return the loss."""
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(state.network.parameters(), GRADIENT_LIMIT)

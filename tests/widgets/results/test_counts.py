@@ -154,6 +154,17 @@ def test_cut_offs_filter_what_is_counted(panel: ResultsWidget) -> None:
     assert view.filter.text() == ""
 
 
+def test_a_plot_is_made_when_it_is_shown(panel: ResultsWidget) -> None:
+    view = panel.view
+    assert view.made_plots == []
+    view.tabs.setCurrentIndex(3)
+    assert view.made_plots == [view.histogram]
+    view.plot_kind.setCurrentIndex(1)
+    assert view.plots.currentWidget() is view.scatter
+    assert len(view.scatter._rows) == 4
+    assert view.made_plots == [view.histogram, view.scatter]
+
+
 def test_a_lasso_gates(panel: ResultsWidget) -> None:
     view = panel.view
     view.tabs.setCurrentIndex(3)

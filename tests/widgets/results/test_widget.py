@@ -3,6 +3,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from napari.components import ViewerModel
 from pytestqt.qtbot import QtBot
@@ -10,6 +11,7 @@ from qtpy.QtCore import QItemSelectionModel, Qt
 
 from cellwright.core.data import Cells, Image, Provenance, Result
 from cellwright.ops.labels import measure as measure_labels
+from cellwright.widgets.results.measured_cells import MeasuredCells, _rows_before
 from cellwright.widgets.results.widget import ResultsWidget
 from cellwright.widgets.shared.layer_io import show, source_of
 from cellwright.widgets.shared.messages import tell_results
@@ -93,6 +95,31 @@ def test_choosing_a_row_moves_the_viewer_and_lights_the_cell_up(panel: ResultsWi
     assert ring.data.tolist() == [[42.5, 42.5]]
     panel.model.choose(-1)
     assert len(ring.data) == 0
+
+
+def test_another_row_moves_the_ring_and_leaves_the_list_of_layers_alone(panel: ResultsWidget) -> None:
+    panel.view.table.row_chosen.emit(0)
+    ring, thumbnails = panel.viewer.layers["chosen cell"], []
+    ring.events.thumbnail.connect(lambda _: thumbnails.append(1))
+    panel.view.table.row_chosen.emit(2)
+    assert ring.data[0].tolist() == [42.5, 42.5]
+    assert ring.size[0] == 9
+    assert ring._view_data.tolist() == [[42.5, 42.5]]  # what is drawn
+    assert not thumbnails
+
+
+def test_rows_are_found_again_by_frame_and_number(panel: ResultsWidget) -> None:
+    measured = panel.model.measured
+    assert measured is not None
+
+    def with_numbers(*numbers: int) -> MeasuredCells:
+        cells = measured.result.cells.take(np.arange(len(numbers)) % 4)
+        table = pd.DataFrame({"label": np.array(numbers, np.int64)})
+        return replace(measured, table=table, result=replace(measured.result, cells=cells))
+
+    found = _rows_before(with_numbers(7, 2, 9), with_numbers(2, 5, 7, 8))
+    assert found.tolist() == [2, 0, -1]
+    assert _rows_before(with_numbers(7), with_numbers()).tolist() == [-1]
 
 
 def test_the_ring_is_no_layer_of_cells(panel: ResultsWidget) -> None:

@@ -210,12 +210,19 @@ def _is_same_measure(cells: MeasuredCells, before: MeasuredCells) -> bool:
 
 def _rows_before(cells: MeasuredCells, before: MeasuredCells) -> NDArray[np.intp]:
     """Return the row that each cell had; -1 where it is new. A number may occur in several frames."""
-    rows = {key: row for row, key in enumerate(_keys(before))}
-    return np.array([rows.get(key, -1) for key in _keys(cells)], np.intp)
+    own, old = _keys(cells), _keys(before)
+    if not len(old):
+        return np.full(len(own), -1, np.intp)
+    high = np.maximum(own.max(axis=0, initial=0), old.max(axis=0, initial=0)) + 1
+    own, old = (np.ravel_multi_index(tuple(keys.T), tuple(high)) for keys in (own, old))
+    order = np.argsort(old)
+    rows = order[np.searchsorted(old, own, sorter=order).clip(max=len(old) - 1)]
+    return np.asarray(np.where(old[rows] == own, rows, -1), np.intp)
 
 
-def _keys(cells: MeasuredCells) -> list[tuple[int, ...]]:
-    return list(map(tuple, np.column_stack([cells.numbers, cells.frames]).tolist()))
+def _keys(cells: MeasuredCells) -> NDArray[np.int64]:
+    """Return frame and number of each cell (N, axes + 1)."""
+    return np.column_stack([cells.frames, cells.numbers])
 
 
 def _is_same_layer(snapshot: Snapshot, before: Snapshot) -> bool:

@@ -10,6 +10,7 @@ from superqt.utils import QSignalThrottler
 
 from cellwright.ops.measure.columns import describe
 from cellwright.widgets.results.model import ResultsModel, ScatterGate
+from cellwright.widgets.results.plots import CellPlot, Histogram, Scatter, Strip
 from cellwright.widgets.results.view import ResultsView
 from cellwright.widgets.results.viewer_link import ViewerLink
 from cellwright.widgets.shared.layer_factory import class_colour
@@ -36,17 +37,15 @@ class PlotTool(QObject):
     def __init__(self, view: ResultsView, model: ResultsModel, link: ViewerLink) -> None:
         super().__init__(view)
         self._view, self._model, self._link = view, model, link
+        self._text_colour = ""
         self._soon = QSignalThrottler(parent=self)
         self._soon.setTimeout(REDRAW_MS)
         self._soon.triggered.connect(self._redraw_kept)
         view.plot_kind.currentIndexChanged.connect(self._on_kind_chosen)
         for box in (view.plot_x, view.plot_y, view.plot_group):
             box.currentIndexChanged.connect(self.redraw)
-        view.tabs.currentChanged.connect(self.redraw)
-        view.histogram.range_changed.connect(self._on_range_changed)
-        view.scatter.gate_drawn.connect(self._on_gate_drawn)
-        view.scatter.cell_clicked.connect(model.choose)
-        view.strip.frame_clicked.connect(self._on_frame_clicked)
+        view.tabs.currentChanged.connect(self._on_page_opened)
+        view.plot_made.connect(self._on_plot_made)
         view.lasso.toggled.connect(self._on_lasso_toggled)
         view.no_gate.clicked.connect(self._on_clear_clicked)
         model.measured_changed.connect(self._on_measured_changed)
@@ -56,7 +55,8 @@ class PlotTool(QObject):
 
     def set_text_colour(self, colour: str) -> None:
         """Draw axes in the colour of the theme."""
-        for plot in self._view.all_plots:
+        self._text_colour = colour
+        for plot in self._view.made_plots:
             plot.set_text_colour(colour)
 
     def redraw(self, _: Any = None) -> None:
@@ -123,9 +123,26 @@ class PlotTool(QObject):
         self._view.strip.set_titles(AXIS_TITLES.get(axis, axis), "Cells")
         return "Click to go there."
 
+    def _on_plot_made(self, plot: CellPlot) -> None:
+        if self._text_colour:
+            plot.set_text_colour(self._text_colour)
+        if isinstance(plot, Histogram):
+            plot.range_changed.connect(self._on_range_changed)
+        elif isinstance(plot, Scatter):
+            plot.gate_drawn.connect(self._on_gate_drawn)
+            plot.cell_clicked.connect(self._model.choose)
+        elif isinstance(plot, Strip):
+            plot.frame_clicked.connect(self._on_frame_clicked)
+
+    def _on_page_opened(self, _: int) -> None:
+        if self._is_shown:
+            self._view.show_plot(self._view.plot_kind.currentData())
+            self.redraw()
+
     def _on_kind_chosen(self, _: int = 0) -> None:
         view, kind = self._view, self._view.plot_kind.currentData()
-        view.plots.setCurrentIndex(view.plot_kind.currentIndex())
+        if self._is_shown:
+            view.show_plot(kind)
         view.plot_x.setVisible(kind != "Over frames")
         view.plot_y.setVisible(kind == "Scatter")
         view.plot_group.setVisible(kind == "Boxes")
@@ -143,7 +160,8 @@ class PlotTool(QObject):
 
     def _on_kept_changed(self) -> None:
         column = self._view.plot_x.currentData()
-        if self._is_shown and column is not None and not self._is_dragging:
+        is_histogram = self._view.plot_kind.currentData() == "Histogram"
+        if self._is_shown and is_histogram and column is not None and not self._is_dragging:
             self._view.histogram.set_range(*self._model.range_of(column))
         self._soon.throttle()
 
@@ -172,7 +190,7 @@ class PlotTool(QObject):
         self._model.set_range(self._view.plot_x.currentData(), None, None)
 
     def _on_chosen_changed(self, row: int) -> None:
-        if self._is_shown:
+        if self._is_shown and self._view.plot_kind.currentData() == "Scatter":
             self._view.scatter.set_chosen(row)
 
     def _on_frame_clicked(self, number: int) -> None:

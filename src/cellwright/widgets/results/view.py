@@ -1,7 +1,10 @@
 """The controls of the results panel, without any behaviour."""
 
+from functools import cached_property
+from typing import TypeVar
+
 from napari.layers import Shapes
-from qtpy.QtCore import QSignalBlocker, Qt
+from qtpy.QtCore import QSignalBlocker, Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -49,9 +52,16 @@ SLIDER_STEPS = 1000
 LONGEST_NAME = 18
 SMALL_TABLE_PX = 150
 
+Plot = TypeVar("Plot", bound=CellPlot)
+
 
 class ResultsView(QWidget):
-    """What is told of the cells of a layer: their number, the table, measurements, plots, exports."""
+    """What is told of the cells of a layer: their number, the table, measurements, plots, exports.
+
+    Each plot is made when it is first asked for, as ``plot_made`` tells: pyqtgraph takes a while to make one.
+    """
+
+    plot_made = Signal(object)  # CellPlot
 
     def __init__(self) -> None:
         super().__init__()
@@ -231,14 +241,7 @@ class ResultsView(QWidget):
         self.lasso = button("Lasso", "Draw around cells in the plot: only those inside count.")
         self.lasso.setCheckable(True)
         self.no_gate = button("Clear", "Take the gate or the cut-offs away.")
-        self.histogram, self.scatter, self.strip, self.boxes = Histogram(), Scatter(), Strip(), Boxes()
-        self.histogram.setToolTip("Drag the two edges: only cells between them count.")
-        self.scatter.setToolTip("Click a point: the viewer goes to the cell.")
-        self.strip.setToolTip("Click: the viewer goes to that frame or slice.")
-        self.boxes.setToolTip("Median, quartiles, and 5 to 95 % of the cells of each group.")
         self.plots = QStackedWidget()
-        for plot in self.all_plots:
-            self.plots.addWidget(plot)
         self.plot_hint = hint("")
         content = QWidget()
         layout = page_layout(content)
@@ -251,10 +254,42 @@ class ResultsView(QWidget):
         layout.addLayout(row(self.lasso, self.no_gate))
         return scrolled(content)
 
+    @cached_property
+    def histogram(self) -> Histogram:
+        """One column, with cut-offs."""
+        return self._placed(Histogram(), "Drag the two edges: only cells between them count.")
+
+    @cached_property
+    def scatter(self) -> Scatter:
+        """Two columns, with a gate."""
+        return self._placed(Scatter(), "Click a point: the viewer goes to the cell.")
+
+    @cached_property
+    def strip(self) -> Strip:
+        """Counts over frames or slices."""
+        return self._placed(Strip(), "Click: the viewer goes to that frame or slice.")
+
+    @cached_property
+    def boxes(self) -> Boxes:
+        """One column by group."""
+        return self._placed(Boxes(), "Median, quartiles, and 5 to 95 % of the cells of each group.")
+
+    def show_plot(self, kind: str) -> None:
+        """Bring the plot of this name of ``PLOTS`` to the front."""
+        makers = dict(zip(PLOTS, ("histogram", "scatter", "strip", "boxes"), strict=True))
+        self.plots.setCurrentWidget(getattr(self, makers[kind]))
+
     @property
-    def all_plots(self) -> tuple[CellPlot, ...]:
-        """The plots, in the order of ``PLOTS``."""
-        return self.histogram, self.scatter, self.strip, self.boxes
+    def made_plots(self) -> list[CellPlot]:
+        """The plots that were asked for so far."""
+        found = [self.plots.widget(place) for place in range(self.plots.count())]
+        return [plot for plot in found if isinstance(plot, CellPlot)]
+
+    def _placed(self, plot: Plot, help_text: str) -> Plot:
+        plot.setToolTip(help_text)
+        self.plots.addWidget(plot)
+        self.plot_made.emit(plot)
+        return plot
 
     def _export_page(self) -> QWidget:
         self.save_table = button("Save table…", "The cells that count as CSV, Excel or Parquet.")

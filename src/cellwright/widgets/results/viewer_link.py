@@ -124,8 +124,11 @@ class ViewerLink:
         if not np.array_equal(ring.translate, layer.translate) or not np.array_equal(ring.scale, layer.scale):
             ring.scale, ring.translate = layer.scale, layer.translate
         ring.current_size = size
-        ring.data = point[np.newaxis]
-        ring.size = size
+        if len(ring.data):  # in place: the viewer need not look at its size and the list of layers again
+            ring.data[0], ring.size[0] = point, size
+            ring.refresh(thumbnail=False, highlight=False, extent=False)
+        else:
+            ring.data = point[np.newaxis]
 
     def _add_ring(self, layer: Layer) -> None:
         active = self.viewer.layers.selection.active

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari.layers import Layer
 from qtpy.compat import isalive
-from qtpy.QtCore import QSignalBlocker, Qt
+from qtpy.QtCore import QSignalBlocker, QSize, Qt, QTimer
 from qtpy.QtWidgets import QListWidgetItem, QSizePolicy, QVBoxLayout, QWidget
 
 from cellwright.core.errors import CellwrightError, error_line
@@ -27,6 +27,7 @@ from cellwright.widgets.shared.regions import ask_for_region
 if TYPE_CHECKING:
     import napari.viewer
 
+FILL_MS = 20
 DARK_TEXT, LIGHT_TEXT = "#d0d3d8", "#3b3f46"
 
 
@@ -52,12 +53,22 @@ class ResultsWidget(QWidget):
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.view)
+        QTimer.singleShot(FILL_MS, self._fill)  # the viewer draws once between docking and the many controls
         self._connect()
         self._show_theme()
         last = count_news.last(self.viewer)
         if last is not None:
             self._on_counted(self.viewer, last)
+
+    def sizeHint(self) -> QSize:
+        """Return the size of the controls, which come a moment later."""
+        return self.view.sizeHint()
+
+    def _fill(self) -> None:
+        if isalive(self):  # type: ignore[no-untyped-call]
+            layout = self.layout()
+            assert layout is not None
+            layout.addWidget(self.view)
 
     def _connect(self) -> None:
         view, model = self.view, self.model
