@@ -87,7 +87,7 @@ class CountWidget(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(scrolled(self.panel))
-        self._show_family()
+        self._show_family(self.choices.family)
         self.ask = PointPromptTool(self.model, self.panel.ask)
         self.calibrate = CalibrateTool(self.model, self.panel.calibrate)
         self.save = SaveTool(self.model, self.panel.save)
@@ -111,7 +111,7 @@ class CountWidget(QWidget):
         self.jobs.failed.connect(self.model.fail)
         self.jobs.cancelled.connect(lambda: self.model.tell("Cancelled; nothing was changed."))
         self.jobs.finished.connect(self._on_job_finished)
-        panel.model.chosen.connect(self._show_family)
+        panel.model.chosen.connect(lambda: self._show_family(self.choices.family))
         panel.model.failed.connect(self.model.fail)
 
     def _connect_model(self) -> None:
@@ -349,8 +349,7 @@ class CountWidget(QWidget):
             ask_for_region(self.viewer, layer)
             self.model.tell("Draw a rectangle around the cells, then count.")
 
-    def _show_family(self) -> None:
-        family = self.choices.family
+    def _show_family(self, family: str) -> None:
         self._settings_type = registry.get(family).settings
         if registry.get(family).gives != "instances":
             self.panel.ask.setChecked(False)
