@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from cellwright.core.errors import CellwrightError, CheckpointError, ReadError, SettingsError
 from cellwright.core.tasks import run
-from cellwright.files.image_list import list_images
+from cellwright.files.folders.image_list import list_images
 from cellwright.models import registry
 from cellwright.training.pretrain import (
     HIDDEN_PX,

@@ -19,8 +19,9 @@ from cellwright.cli.flags import read_settings, refuse_foreign, with_settings
 from cellwright.cli.progress import run_with_bar
 from cellwright.core.data import Image, Result
 from cellwright.core.errors import ReadError, SettingsError, error_line
-from cellwright.files.image_list import ListedImage, list_images
-from cellwright.files.zarr import is_zarr
+from cellwright.files.folders.image_list import ListedImage, list_images
+from cellwright.files.folders.results import check_output
+from cellwright.files.zarr import images_inside, is_zarr
 from cellwright.inference.image_count import (
     CountChoices,
     RecipeCounter,
@@ -34,7 +35,7 @@ from cellwright.models import registry
 from cellwright.ops.measure.settings import AnalysisSettings
 
 if TYPE_CHECKING:
-    from cellwright.inference.folder import ImageOutcome
+    from cellwright.files.folders.results import ImageOutcome
     from cellwright.ops.measure.analysis import Analysis
 
 INTERRUPTED = 130  # what shells give for a program that Ctrl-C ended
@@ -337,8 +338,8 @@ class Table:
 
 
 def has_folders(paths: Sequence[Path]) -> bool:
-    """Return whether there is a folder of images among the paths."""
-    return any(path.is_dir() and not is_zarr(path) for path in paths)
+    """Return whether there is a folder of images among the paths, or a plate."""
+    return any(path.is_dir() and not (is_zarr(path) and not images_inside(path)) for path in paths)
 
 
 Show = Callable[["ImageOutcome"], None]
@@ -379,7 +380,7 @@ class _Outcomes:
         if all(image.name in self._told for image in images):
             return
         task = count_folder(images, output, RecipeCounter(choices), on_outcome=self._tell)
-        run_with_bar(task, f"{len(images)} images")
+        run_with_bar(task, f"{len(images)} images", stages=("earlier results", "images"))
 
     def _tell(self, outcome: "ImageOutcome") -> None:
         if outcome.image.name not in self._told:
@@ -393,9 +394,7 @@ def _output(paths: Sequence[Path], choices: CountChoices) -> Path:
     output = choices.tables.output
     if output is None:
         raise SettingsError("Counting a folder writes its results to another; name it with --output.")
-    inside = [path for path in paths if output.resolve().is_relative_to(path.resolve())]
-    if inside:
-        raise SettingsError(f"Results must not go into {inside[0]}, which is counted. Name another folder.")
+    check_output(output, paths)
     return output
 
 

@@ -9,7 +9,7 @@ from cellwright.cli.flags import read_settings, with_settings
 from cellwright.cli.progress import run_with_bar
 from cellwright.cli.train import print_epoch
 from cellwright.core.errors import SettingsError
-from cellwright.files.image_list import list_images
+from cellwright.files.folders.image_list import list_images
 from cellwright.models import registry
 from cellwright.training.settings import PretrainSettings
 

@@ -184,6 +184,8 @@ def _read(path: Path | str) -> Iterator[Image]:
 
 
 def _read_file(path: Path) -> Iterator[Image]:
+    if not path.is_file():  # opening a pipe or a device would wait for ever
+        raise ReadError(f"Expected an image file at {path}; it is no file. Remove it, or name another.")
     if path.suffix.lower() in vendor.READERS:
         yield from vendor.read_vendor(path)
         return

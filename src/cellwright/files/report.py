@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image as Picture
 from skimage.segmentation import find_boundaries
 
 from cellwright.core.data import CHANNEL, Image, Result
@@ -89,11 +90,14 @@ def write_report(
         *(f"<h2>{escape(title)}</h2><pre>{escape(text)}</pre>" for title, text in (recipes or {}).items()),
         f"<h2>Settings</h2><pre>{escape(settings)}</pre>",
     ]
-    title = escape(f"{result.provenance.image_name}: {plain_count(result.count)} cells")
-    write_text(
-        Path(path),
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f"<style>{STYLE}</style></head><body>\n" + "\n".join(parts) + "\n</body></html>\n",
+    write_text(Path(path), page(f"{result.provenance.image_name}: {plain_count(result.count)} cells", parts))
+
+
+def page(title: str, parts: Sequence[str]) -> str:
+    """Return a whole page of HTML in the style of the reports."""
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f"<style>{STYLE}</style></head><body>\n" + "\n".join(parts) + "\n</body></html>\n"
     )
 
 
@@ -106,27 +110,51 @@ def _number(result: Result) -> str:
 
 
 def _picture(image: Image, result: Result) -> str:
-    """Return the first plane with the most cells as PNG, outlines drawn in."""
-    from PIL import Image as Picture
+    """Return the plane with the most cells as a figure, outlines drawn in."""
+    colours = outlined(image, result, PICTURE_PX)
+    content = io.BytesIO()
+    Picture.fromarray(colours).save(content, "PNG", optimize=True)
+    axes = label_axes(result)
+    places = ", ".join(f"{axis.lower()} {at}" for axis, at in zip(axes, _fullest_plane(result), strict=False))
+    where = f" at {places}" if places else ""
+    return figure(content.getvalue(), "png", f"{image.name}{where} with the outlines of the cells")
 
+
+def figure(content: bytes, kind: str, caption: str) -> str:
+    """Return a picture of a kind (``png`` or ``jpeg``) as a figure of HTML that holds it."""
+    encoded = base64.b64encode(content).decode("ascii")
+    text = escape(caption)
+    return (
+        f'<figure><img alt="{text}" src="data:image/{kind};base64,{encoded}">'
+        f"<figcaption>{text}</figcaption></figure>"
+    )
+
+
+def outlined(image: Image, result: Result, most_px: int) -> NDArray[np.uint8]:
+    """Return the plane (Y, X, 3) with the most cells, outlines or centres drawn in.
+
+    Parameters
+    ----------
+    image, result
+        What was counted in, and what was found.
+    most_px
+        Longest side; larger planes are drawn smaller.
+    """
     labels = result.cells.labels
     index = _fullest_plane(result)
     grey = _plane(image, index)
-    step = max(1, -(-max(grey.shape) // PICTURE_PX))
+    step = max(1, -(-max(grey.shape) // most_px))
     colours = np.repeat(grey[::step, ::step, np.newaxis], 3, axis=2)
     if labels is not None and labels.shape[-2:] == grey.shape:
         small = labels[index][::step, ::step]
         edges = find_boundaries(small, mode="inner")  # type: ignore[no-untyped-call]
         colours[edges] = OUTLINE
-    content = io.BytesIO()
-    Picture.fromarray(colours).save(content, "PNG", optimize=True)
-    encoded = base64.b64encode(content.getvalue()).decode("ascii")
-    axes = label_axes(result)
-    places = ", ".join(f"{axis.lower()} {at}" for axis, at in zip(axes, index, strict=False))
-    where = f" at {places}" if places else ""
-    alt = escape(f"{image.name}{where} with the outlines of the cells")
-    picture = f'<img alt="{alt}" src="data:image/png;base64,{encoded}">'
-    return f"<figure>{picture}<figcaption>{alt}</figcaption></figure>"
+    elif labels is None and len(result.cells):
+        points = np.rint(result.cells.points)
+        seen = points[(points[:, :-2] == index).all(axis=1), -2:].astype(int) // step
+        rows, columns = np.clip(seen, 0, np.array(colours.shape[:2]) - 1).T
+        colours[rows, columns] = OUTLINE
+    return colours
 
 
 def _fullest_plane(result: Result) -> tuple[int, ...]:
@@ -157,7 +185,7 @@ def _tables(analysis: "Analysis") -> list[str]:
     parts = []
     classes = class_counts(analysis.result)
     if classes:
-        parts.append("<h2>Classes</h2>" + _html_table(list(classes), [list(classes.values())]))
+        parts.append("<h2>Classes</h2>" + html_table(list(classes), [list(classes.values())]))
     for title, table in (
         ("Counts", analysis.counts),
         ("Markers", analysis.copositive),
@@ -169,7 +197,7 @@ def _tables(analysis: "Analysis") -> list[str]:
                 f"<p>{len(table) - MOST_ROWS} more rows in the table.</p>" if len(table) > MOST_ROWS else ""
             )
             rows = table.head(MOST_ROWS).to_numpy(object).tolist()
-            parts.append(f"<h2>{title}</h2>" + _html_table([str(name) for name in table], rows) + more)
+            parts.append(f"<h2>{title}</h2>" + html_table([str(name) for name in table], rows) + more)
     return parts
 
 
@@ -187,7 +215,8 @@ def _summary(table: "pandas.DataFrame") -> "pandas.DataFrame":
     return pandas.concat([pandas.Series(names, name="column", index=names), summary], axis=1)
 
 
-def _html_table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def html_table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Return a table of HTML."""
     heading = "".join(f"<th>{escape(name)}</th>" for name in names)
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(_shown(value))}</td>" for value in row) + "</tr>" for row in rows
@@ -253,7 +282,7 @@ def _facts(result: Result, image: Image) -> str:
         "Device": found_by.device,
         "Seconds": f"{found_by.seconds:.2f}",
     }
-    return _html_table(("", ""), [(name, value) for name, value in facts.items() if value])
+    return html_table(("", ""), [(name, value) for name, value in facts.items() if value])
 
 
 def _file_checksum(source: str) -> str:

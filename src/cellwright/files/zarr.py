@@ -20,6 +20,7 @@ from cellwright.core.errors import CellwrightError, ReadError, WriteError
 from cellwright.files.metadata import ImageMetadata, describe, positive, um_per
 
 PROTOCOLS = ("http", "https", "s3", "gs", "az", "memory")
+ATTRIBUTES = ("zarr.json", ".zattrs")
 MARKERS = ("zarr.json", ".zarray", ".zgroup")
 OLD_AXES = "TCZYX"  # of versions 0.1 and 0.2, which do not name them
 MOST_CHUNK_BYTES = 1 << 31
@@ -32,6 +33,30 @@ COPY_PX = 2048  # side of what is read at once to make the next level; a multipl
 def is_zarr(folder: Path) -> bool:
     """Return whether ``folder`` holds a Zarr array or group (format 2 or 3)."""
     return any((folder / marker).exists() for marker in MARKERS)
+
+
+def images_inside(folder: Path) -> dict[str, dict[str, str]]:
+    """Return the place of each image in a Zarr folder of several, with its well and site; {} where it is one.
+
+    Wells that the plate names and that are not there are told, too: reading them fails.
+    """
+    try:
+        told = "".join((folder / name).read_text() for name in ATTRIBUTES if (folder / name).is_file())
+        if not any(f'"{kind}' in told for kind in ("plate", "well", "bioformats2raw")):
+            return {}  # zarr is not needed to know that
+        import zarr
+
+        group = zarr.open_group(folder, mode="r")
+        facts = _told(group)
+        if "plate" not in facts:
+            return {place: {} for place in _images(group) if place}
+        found: dict[str, dict[str, str]] = {}
+        for well in [str(one["path"]) for one in facts["plate"]["wells"]][:MOST_IMAGES]:
+            sites = _images(group[well]) if well in group else ["0"]
+            found |= {f"{well}/{site}": {"well": well.replace("/", ""), "site": site} for site in sites}
+    except Exception:  # noqa: BLE001 - zarr fails in every possible way on damaged folders; reading tells how
+        return {}
+    return found
 
 
 def address_of(source: Path | str) -> str:

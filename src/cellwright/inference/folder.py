@@ -1,38 +1,46 @@
 """Many images, one after another: what was done is not done again, what fails is told, and the rest goes on.
 
-::
-
-    <output>/<name>.labels.tif, .cells.csv, .json    of each image, as of a single count
-    <output>/summary.csv                             one row per image
-    <output>/cells.parquet                           the cells of all images, where pyarrow is installed
-    <output>/.cellwright/<name>.json                 that an image is done: with what, and which files it has
+What is written is described in ``files.folders.results``.
 """
 
-import json
+import errno
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from cellwright.core.data import Image, Result
-from cellwright.core.errors import WriteError, error_line
+from cellwright.core.errors import ReadError, WriteError, error_line
 from cellwright.core.tasks import Progress, Task
-from cellwright.files.atomic import acquire_lock, atomic_write, make_folder, write_text
-from cellwright.files.image_list import ListedImage
-from cellwright.files.images import read_image
-from cellwright.files.tables import class_counts, plain_count
-from cellwright.inference.fit import expectation
+from cellwright.files.folders.image_list import ListedImage
+from cellwright.files.folders.results import (
+    ImageOutcome,
+    Made,
+    facts_of,
+    join_tables,
+    mark_done,
+    mark_parts,
+    only_run,
+    outcomes_before,
+    write_summary,
+    write_thumbnail,
+)
+from cellwright.files.images import read_images
 
 T = TypeVar("T")
 
-KEPT = ".cellwright"
-READ_AHEAD_BYTES = 500_000_000  # a larger image is read when its turn comes
+N_READERS, N_AHEAD = 2, 3  # threads that read, and images that wait
+READ_AHEAD_BYTES = 150_000_000  # a larger image is read when its turn comes
 WRITE_EVERY_S = 5.0  # the summary is written anew this often while images are counted
+LOOK_EVERY = 50  # images that are looked for among those that are done, between two chances to stop
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # what fails once fails for all that follow
 
 
 class Counter(Protocol[T]):
@@ -42,6 +50,17 @@ class Counter(Protocol[T]):
     def fingerprint(self) -> str:
         """What has to be the same for an image not to be counted again: models, settings, versions."""
 
+    @property
+    def axes(self) -> str:
+        """Axes of all images; empty as the files tell."""
+
+    @property
+    def xlsx(self) -> bool:
+        """Whether the summary is written as Excel file, too."""
+
+    def inputs(self, name: str) -> Sequence[Path]:
+        """Return the files besides the image that the results of an image of this name depend on."""
+
     def count(self, image: Image) -> Task[T]:
         """Return what an image holds."""
 
@@ -49,29 +68,17 @@ class Counter(Protocol[T]):
         """Write the files of an image and return them."""
 
     def result(self, counted: T) -> Result:
-        """Return what the summary tells of."""
+        """Return what the thumbnail shows."""
+
+    def row(self, counted: T) -> dict[str, Any]:
+        """Return the columns of the summary."""
 
 
-@dataclass(frozen=True, slots=True)
-class ImageOutcome:
-    """What became of one image: a row of the summary, or why there is none.
+class _Opened(NamedTuple):
+    """A file that is open: how it was before, and its images, the first one read."""
 
-    Parameters
-    ----------
-    image
-        Which one.
-    row
-        Columns of the summary; empty where it failed.
-    error
-        What went wrong, in one line.
-    was_done
-        Whether an earlier run had counted it.
-    """
-
-    image: ListedImage
-    row: Mapping[str, Any] = field(default_factory=dict)
-    error: str = ""
-    was_done: bool = False
+    made: Made
+    images: Iterator[Image]
 
 
 def count_folder(
@@ -81,199 +88,176 @@ def count_folder(
     *,
     on_outcome: Callable[[ImageOutcome], None],
 ) -> Task[tuple[ImageOutcome, ...]]:
-    """Count images and write their files and a summary; return what became of each.
+    """Count images and write their files and a summary; return what became of each, in their order.
 
     An image is done when its files are whole and the same models and settings made them from the same file;
-    then it is not counted again. The next image is read while one is counted.
+    then it is not counted again. The next images are read while one is counted. A file may hold several.
 
     Parameters
     ----------
     images
-        See ``files.image_list.list_images``.
+        See ``files.folders.image_list.list_images``.
     output
         Folder of all results.
     counter
         How to count one image and write its files.
     on_outcome
-        Told of each image as soon as it is done or has failed.
+        Told of each image as soon as it is done or has failed; of those that earlier runs have done first.
 
     Raises
     ------
     WriteError
-        The folder cannot be written, or another program counts into it.
+        The folder cannot be written, the disk is full, or another program counts into the folder.
     """
-    outcomes: list[ImageOutcome] = []
-    with _only_run(output), ThreadPoolExecutor(1, "read") as reader:
+    with only_run(output):
+        known = yield from _find_done(images, output, counter, on_outcome)
+        left = [index for index in range(len(images)) if index not in known]
+        opened = _opened_ahead([images[index] for index in left], counter)
         written = time.monotonic()
-        waiting = _read_ahead(images, output, counter, reader)
         try:
-            for index, (image, reading) in enumerate(waiting):
-                yield Progress("images", index, len(images), note=image.name)
-                if isinstance(reading, ImageOutcome):
-                    outcome = reading
-                else:
-                    outcome = yield from _count_one(image, reading, output, counter)
-                outcomes.append(outcome)
-                on_outcome(outcome)
+            for done, index in enumerate(left):
+                yield Progress("images", done, len(left), note=images[index].name)
+                found = known[index] = []
+                for_file = _count_file(images[index], next(opened), output, counter)
+                yield from _told(for_file, found, on_outcome)
                 if time.monotonic() - written > WRITE_EVERY_S:
-                    write_summary(output, outcomes)
+                    write_summary(output, _in_order(known))
                     written = time.monotonic()
+        except BaseException:
+            with suppress(WriteError):  # what stopped the run is the better word
+                write_summary(output, _in_order(known), xlsx=counter.xlsx)
+            raise
         finally:
-            waiting.close()
-            if outcomes:
-                write_summary(output, outcomes)
+            opened.close()
+        outcomes = _in_order(known)
+        write_summary(output, outcomes, xlsx=counter.xlsx)
         yield Progress("table of all cells", 0, 1)
         join_tables(output, outcomes)
-    return tuple(outcomes)
+    return outcomes
 
 
-def summary_rows(outcomes: Sequence[ImageOutcome]) -> list[dict[str, Any]]:
-    """Return the rows of the summary: name, plate, count, interval, classes, and what failed."""
-    rows = []
-    for outcome in outcomes:
-        row = {"image": outcome.image.name, **outcome.image.plate, **outcome.row}
-        if outcome.error:
-            row["error"] = outcome.error
-        rows.append(row)
-    return rows
+def _in_order(known: dict[int, list[ImageOutcome]]) -> tuple[ImageOutcome, ...]:
+    return tuple(outcome for index in sorted(known) for outcome in known[index])
 
 
-def write_summary(output: Path, outcomes: Sequence[ImageOutcome]) -> None:
-    """Write ``summary.csv``, in one step.
+def _find_done(
+    images: Sequence[ListedImage],
+    output: Path,
+    counter: Counter[Any],
+    on_outcome: Callable[[ImageOutcome], None],
+) -> Task[dict[int, list[ImageOutcome]]]:
+    """Return the outcomes of the images that need not be counted, by their place in the list."""
+    known = {}
+    for index, image in enumerate(images):
+        if index % LOOK_EVERY == 0:
+            yield Progress("earlier results", index, len(images))
+        found = outcomes_before(image, output, partial(_made, counter=counter))
+        if found:
+            known[index] = list(found)
+        for outcome in found:
+            on_outcome(outcome)
+    return known
 
-    Raises
-    ------
-    WriteError
-        It cannot be written.
-    """
-    import pandas
 
-    with atomic_write(output / "summary.csv") as part:
-        pandas.DataFrame(summary_rows(outcomes)).to_csv(part, index=False)
+def _made(image: ListedImage, counter: Counter[Any]) -> Made:
+    name = image.part or image.path.stem
+    return Made(counter.fingerprint, tuple(map(facts_of, (image.path, *counter.inputs(name)))))
 
 
-def join_tables(output: Path, outcomes: Sequence[ImageOutcome]) -> None:
-    """Write ``cells.parquet``: the tables of all images, with a column that names the image."""
+Step = Progress | ImageOutcome
+
+
+def _told(
+    steps: Iterator[Step], found: list[ImageOutcome], on_outcome: Callable[[ImageOutcome], None]
+) -> Task[None]:
+    """Hand on the progress of counting a file; keep and tell its outcomes."""
+    for step in steps:
+        if isinstance(step, ImageOutcome):
+            found.append(step)
+            on_outcome(step)
+        else:
+            yield step
+
+
+def _opened_ahead(
+    images: Sequence[ListedImage], counter: Counter[Any]
+) -> Generator["Future[_Opened]", None, None]:
+    """Give each file as it is being opened, a few before they are wanted."""
+    reader = ThreadPoolExecutor(N_READERS, "read")
+    before: list[Future[_Opened]] = []
+    waiting = iter(images)
     try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        return
-    import pandas
-
-    tables = {one.image.name: output / f"{one.image.name}.cells.csv" for one in outcomes if not one.error}
-    found = [(name, path) for name, path in tables.items() if path.exists()]
-    columns = dict.fromkeys(name for _, path in found for name in pandas.read_csv(path, nrows=0).columns)
-    if not columns:
-        return
-    texts = {"class", "image"}
-    schema = pyarrow.schema(
-        [(name, pyarrow.string() if name in texts else pyarrow.float64()) for name in ["image", *columns]]
-    )
-    with (
-        atomic_write(output / "cells.parquet") as part,
-        pyarrow.parquet.ParquetWriter(part, schema) as writer,
-    ):
-        for name, path in found:
-            table = pandas.read_csv(path).reindex(columns=list(columns))
-            table.insert(0, "image", name)
-            writer.write_table(pyarrow.Table.from_pandas(table, schema, preserve_index=False))
-
-
-def _read_ahead(
-    images: Sequence[ListedImage], output: Path, counter: Counter[Any], reader: ThreadPoolExecutor
-) -> Generator[tuple[ListedImage, "Future[Image] | ImageOutcome"], None, None]:
-    """Give each image with its outcome, where it is done, or else its reading, begun one image before."""
-    before: list[tuple[ListedImage, Future[Image] | ImageOutcome]] = []
-    for image in images:
-        done = _done_before(image, output, counter)
-        before.append((image, done or reader.submit(_read, image)))
-        if len(before) > 1:
+        for _ in images:
+            while len(before) < N_AHEAD and (image := next(waiting, None)):
+                before.append(reader.submit(_open, image, counter))
             yield before.pop(0)
-    yield from before
-
-
-def _count_one(
-    image: ListedImage, reading: "Future[Image]", output: Path, counter: Counter[Any]
-) -> Task[ImageOutcome]:
-    try:
-        pixels = reading.result()
-        counted = yield from counter.count(pixels)
-        files = counter.write(output, image.name, pixels, counted)
-        row = _row(counter.result(counted))
-        _mark_done(image, output, counter, files, row)
-    except MemoryError:
-        return ImageOutcome(image, error="It does not fit into memory. Convert it to a .zarr folder.")
-    except Exception as error:  # noqa: BLE001 - whatever ails one image, the others are still counted
-        return ImageOutcome(image, error=error_line(error))
-    return ImageOutcome(image, row)
-
-
-def _row(result: Result) -> dict[str, Any]:
-    row: dict[str, Any] = {"model": result.provenance.model, "count": plain_count(result.count)}
-    if result.interval:
-        row["low"], row["high"] = (round(end, 1) for end in result.interval)
-    if result.fit is not None:
-        row |= {"fit": round(result.fit, 3), "expectation": expectation(result.fit)}
-    row |= {f"count_{name}": n for name, n in class_counts(result).items()}
-    row["seconds"] = round(result.provenance.seconds, 3)
-    row["notices"] = " ".join(result.notices)
-    return row
-
-
-def _read(image: ListedImage) -> Image:
-    read = read_image(image.path)
-    n_bytes = int(np.prod(read.shape)) * np.dtype(read.data.dtype).itemsize
-    if n_bytes > READ_AHEAD_BYTES:
-        return read
-    return replace(read, data=read.read())
-
-
-class _Source(NamedTuple):
-    """By what a file is known again."""
-
-    path: str
-    n_bytes: int
-    changed_ns: int
-
-
-def _source_of(image: ListedImage) -> _Source:
-    facts = image.path.stat()
-    return _Source(str(image.path.resolve()), facts.st_size, facts.st_mtime_ns)
-
-
-def _done_before(image: ListedImage, output: Path, counter: Counter[Any]) -> ImageOutcome | None:
-    """Return what an earlier run found, where its files are still whole and it would find the same."""
-    try:
-        kept = json.loads(_mark(image, output).read_text(encoding="utf-8"))
-        is_same = kept["counter"] == counter.fingerprint and kept["source"] == list(_source_of(image))
-        is_whole = all((output / name).stat().st_size == size for name, size in kept["files"].items())
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    if not (is_same and is_whole):
-        return None
-    return ImageOutcome(image, kept["row"], was_done=True)
-
-
-def _mark_done(
-    image: ListedImage, output: Path, counter: Counter[Any], files: Sequence[Path], row: Mapping[str, Any]
-) -> None:
-    sizes = {path.relative_to(output).as_posix(): path.stat().st_size for path in files}
-    facts = {"source": _source_of(image), "counter": counter.fingerprint, "files": sizes, "row": row}
-    write_text(_mark(image, output), json.dumps(facts))
-
-
-def _mark(image: ListedImage, output: Path) -> Path:
-    return output / KEPT / f"{image.name}.json"
-
-
-@contextmanager
-def _only_run(output: Path) -> Iterator[None]:
-    make_folder(output / KEPT)
-    lock = acquire_lock(output / KEPT / "lock")
-    if lock is None:
-        raise WriteError(f"Another program is counting into {output}. Wait for it, or choose another folder.")
-    try:
-        yield
     finally:
-        lock.release()
+        reader.shutdown(wait=False, cancel_futures=True)
+
+
+def _open(file: ListedImage, counter: Counter[Any]) -> _Opened:
+    made = _made(file, counter)
+    images = read_images(file.path, counter.axes or None)
+    first = next(images)
+    n_bytes = int(np.prod(first.shape)) * np.dtype(first.data.dtype).itemsize
+    if n_bytes <= READ_AHEAD_BYTES:
+        first = replace(first, data=first.read())
+    return _Opened(made, chain([first], images))
+
+
+def _count_file(
+    file: ListedImage, opening: "Future[_Opened]", output: Path, counter: Counter[Any]
+) -> Iterator[Step]:
+    """Count the images of a file; yield what became of each."""
+    parts: list[ListedImage] = []
+    try:
+        opened = opening.result()
+        for image in opened.images:
+            part = file.image(image)
+            parts.append(part)
+            made = _made(part, counter)
+            made = made._replace(sources=(opened.made.sources[0], *made.sources[1:]))  # as it was before
+            before = _before(part, output, made)
+            if before:
+                yield before[0]
+            else:
+                yield from _count_image(part, image, made, output, counter)
+    except (Exception, MemoryError) as error:  # noqa: BLE001 - whatever ails one file, the others are counted
+        yield _failed(file, error)
+        return
+    if parts[0].part:
+        mark_parts(file, output, opened.made, parts)
+
+
+def _before(part: ListedImage, output: Path, made: Made) -> tuple[ImageOutcome, ...]:
+    """Return what an earlier run found in one of the images of a file; () where it is to be counted."""
+    if not part.part:
+        return ()  # the only one: that it is to be counted is known
+    return outcomes_before(part, output, lambda _: made)
+
+
+def _count_image(
+    image: ListedImage, pixels: Image, made: Made, output: Path, counter: Counter[Any]
+) -> Iterator[Step]:
+    try:
+        counted = yield from counter.count(pixels)
+        if _made(image, counter).sources != made.sources:
+            raise ReadError(f"{image.path} was changed while it was counted. Count again to have it anew.")
+        files = counter.write(output, image.name, pixels, counted)
+        row = counter.row(counted)
+        write_thumbnail(output, image.name, pixels, counter.result(counted))
+        mark_done(image, output, made, files, row)
+    except Exception as error:  # noqa: BLE001
+        yield _failed(image, error)
+    else:
+        yield ImageOutcome(image, row)
+
+
+def _failed(image: ListedImage, error: Exception) -> ImageOutcome:
+    """Return what is told of an image that failed; raise where all that follow would fail, too."""
+    cause = error.__cause__
+    if isinstance(error, WriteError) and isinstance(cause, OSError) and cause.errno in NO_ROOM:
+        raise error
+    if isinstance(error, MemoryError):
+        return ImageOutcome(image, error="It does not fit into memory. Convert it to a .zarr folder.")
+    return ImageOutcome(image, error=error_line(error))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cellwright.models.protocol import CellModel
     from cellwright.ops.measure.analysis import Analysis
 
+SIZES = ("diameter_px", "diameter_um")  # whose median the summary tells
 LARGE_PIXELS = 150_000_000  # labels of more are written block by block, where there is a folder for them
 
 
@@ -283,10 +284,25 @@ class RecipeCounter:
         facts = {
             "version": version("napari-cellwright"),
             "models": [model.sha256 for model in self.choices.models],
+            "classifier": _classifier_checksum(recipe.classifier),
             "recipe": asdict(replace(recipe, engine=replace(recipe.engine, device="auto"))),
             "tables": [self.choices.tables.xlsx, self.choices.tables.parquet],
         }
         return json.dumps(facts, sort_keys=True, default=str)
+
+    @property
+    def axes(self) -> str:
+        """Axes of all images; empty as the files tell."""
+        return self.choices.recipe.axes
+
+    @property
+    def xlsx(self) -> bool:
+        """Whether the summary is written as Excel file, too."""
+        return self.choices.tables.xlsx
+
+    def inputs(self, name: str) -> Sequence[Path]:
+        """Return the files besides the image that the results of an image of this name depend on."""
+        return self.choices.recipe.input_paths(name)
 
     def count(self, image: Image) -> Task[Counted]:
         """Return what an image holds, and what was measured of it."""
@@ -298,5 +314,59 @@ class RecipeCounter:
         return write_counted(tables, name, image, counted, self.choices)
 
     def result(self, counted: Counted) -> Result:
-        """Return what the summary tells of."""
-        return replace(counted.result, notices=counted.notices)
+        """Return what the thumbnail shows."""
+        return counted.result
+
+    def row(self, counted: Counted) -> dict[str, Any]:
+        """Return the columns of the summary."""
+        return summary_row(counted)
+
+
+def _classifier_checksum(name: str) -> str:
+    from cellwright.models.classifier.spec import CLASSIFIER, find_classifier, read_classifier_spec
+
+    if not name:
+        return ""
+    return read_classifier_spec(find_classifier(name) / CLASSIFIER).weights_sha256
+
+
+def summary_row(counted: Counted) -> dict[str, Any]:
+    """Return model, count, interval, fit, classes, the means of what was measured, seconds and notices."""
+    from cellwright.files.tables import cells_table, class_counts, plain_count
+    from cellwright.inference.fit import expectation
+
+    result = counted.result
+    row: dict[str, Any] = {"model": result.provenance.model, "count": plain_count(result.count)}
+    if result.interval:
+        row["low"], row["high"] = (round(end, 1) for end in result.interval)
+    if result.fit is not None:
+        row |= {"fit": round(result.fit, 3), "expectation": expectation(result.fit)}
+    row |= {f"count_{name}": n for name, n in class_counts(result).items()}
+    if counted.analysis is not None:
+        row |= _analysis_columns(counted.analysis)
+    elif len(result.cells):
+        table = cells_table(result)
+        row |= {f"median_{name}": round(float(table[name].median()), 3) for name in SIZES if name in table}
+    row["seconds"] = round(result.provenance.seconds, 3)
+    row["notices"] = " ".join(counted.notices)
+    return row
+
+
+def _analysis_columns(analysis: "Analysis") -> dict[str, Any]:
+    """Return counts of regions and markers, tracks, and the mean of each measured column."""
+    columns: dict[str, Any] = {}
+    if "regions" in analysis.table:
+        counts = analysis.counts.groupby("region", sort=False)["count"].sum()
+        columns |= {f"count_{name}": int(n) for name, n in counts.items()}
+    if analysis.copositive is not None:
+        rows = zip(analysis.copositive["markers"], analysis.copositive["count"], strict=True)
+        columns |= {f"count_{markers}": int(n) for markers, n in rows}
+    if analysis.tracks is not None:
+        columns |= {"tracks": analysis.tracks.count, "divisions": analysis.tracks.n_divisions}
+    table = analysis.table
+    measured = [str(name) for name in table if table[name].dtype.kind == "f" and not _is_place(str(name))]
+    return columns | {f"mean_{name}": float(f"{table[name].mean():.6g}") for name in measured}
+
+
+def _is_place(column: str) -> bool:
+    return column in ("t", "z", "y", "x") or column.startswith("box_")

@@ -62,6 +62,13 @@ class Recipe:
         """Whether more is asked for than a count."""
         return self.analysis != AnalysisSettings() or self.files != InputFiles()
 
+    def input_paths(self, name: str) -> tuple[Path, ...]:
+        """Return the files of the analysis of an image of this name."""
+        files = self.files
+        others = [text.split("=", 1)[1] for text in files.other]
+        texts = [*files.regions, *files.exclude, files.mask, files.outside_mask, files.nuclei, *others]
+        return tuple(Path(text.replace(IMAGE_NAME, name)) for text in texts if text)
+
 
 def recipe_of(
     result: Result,

@@ -25,7 +25,7 @@ from cellwright.core.data import Image
 from cellwright.core.errors import CellwrightError, CheckpointError, ReadError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import check_writable
-from cellwright.files.image_list import ListedImage
+from cellwright.files.folders.image_list import ListedImage
 from cellwright.files.images import read_images
 from cellwright.inference import device as devices
 from cellwright.models.checkpoint import load_weights, write_model

@@ -2,16 +2,25 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
+from hashlib import sha256
 from pathlib import Path
 
+from cellwright.core.data import Image
 from cellwright.core.errors import ReadError, SettingsError
-from cellwright.files.zarr import is_zarr
+from cellwright.files.atomic import plain_name
+from cellwright.files.zarr import images_inside, is_zarr
 
-SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npy")
+SUFFIXES = (
+    *(".tif", ".tiff", ".lsm", ".stk", ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".npy"),
+    *(".czi", ".nd2", ".lif", ".oif", ".oib"),
+)
 OURS = (".labels.tif", ".density.tif", ".labels.zarr")  # what a count writes is not counted
-WELL = r"[A-P][_/]?[0-9]{1,2}"
+PARTS_OF_FILES = ".oif.files"  # a folder whose files are read by way of another file
+WELL = r"(?:[A-P]|A[A-F])[_/]?[0-9]{1,2}"  # up to 1536 wells
+PART = "#"  # between the name of a file and that of one of its images
+LONGEST_NAME = 150  # bytes of a name; file systems end at 255, and endings are added
 FIELD = re.compile(r"\{(\w+)\}")
 
 
@@ -26,18 +35,39 @@ class ListedImage:
     name
         What its results are called: the path from the folder that was searched, without the suffix.
     plate
-        What its name tells: ``well``, ``site`` and whatever else the pattern names.
+        What its name or its plate tells: ``well``, ``site`` and whatever else the pattern names.
+    part
+        Name of the image in its file, where that holds several; empty for the only one.
     """
 
     path: Path
     name: str
     plate: Mapping[str, str] = field(default_factory=dict)
+    part: str = ""
+
+    def image(self, image: Image) -> "ListedImage":
+        """Return what to call one of the images of this file: the file's name where it is the only one.
+
+        Examples
+        --------
+        ``slides/exp1#Position_3`` of ``slides/exp1.lif``
+        """
+        stem = self.path.name.rstrip("/")
+        if image.name in (self.path.stem, stem, _stem(stem)):
+            return self
+        own = image.name
+        for start in (self.path.stem, _stem(stem)):
+            own = own.removeprefix(f"{start}_")
+        return replace(self, name=_short(f"{self.name}{PART}{plain_name(own)}"), part=image.name)
 
 
 def list_images(
     paths: Sequence[Path], pattern: str = "*", plate_pattern: str = ""
 ) -> tuple[ListedImage, ...]:
     """Return the images among files and, recursively, in folders, in the order of their names.
+
+    Each field of an OME-Zarr plate is an image, with its well and site. Whether any other file holds several
+    is seen when it is read.
 
     Parameters
     ----------
@@ -66,7 +96,8 @@ def list_images(
             found = [one for one in _in_folder(path) if fnmatch(one[0].name, pattern)]
         if not found:
             raise ReadError(f"Expected images that match {pattern!r} in {path}; there are none.")
-        listed += [ListedImage(image, name, parse(name)) for image, name in found]
+        for image, name in found:
+            listed += _images_of(image, name, parse)
     names = [image.name for image in listed]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -77,16 +108,47 @@ def list_images(
     return tuple(listed)
 
 
-def _in_folder(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Give path and name of each image in a folder and the folders in it."""
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.name.endswith(OURS):
+def _images_of(path: Path, name: str, parse: Callable[[str], dict[str, str]]) -> list[ListedImage]:
+    """Return a file, or each image of a Zarr folder that holds several."""
+    inside = images_inside(path) if path.is_dir() else {}
+    if not inside:
+        return [ListedImage(path, _short(name), parse(name))]
+    own = {place: f"{name}{PART}{place.replace('/', '_')}" for place in inside}
+    return [
+        ListedImage(path / place, _short(own[place]), {**parse(own[place]), **told})
+        for place, told in inside.items()
+    ]
+
+
+def _in_folder(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[tuple[Path, str]]:
+    """Give path and name of each image in a folder and the folders in it; of links in a circle each once."""
+    above = above | {folder.resolve()}
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError:  # reading it tells why
+        yield folder, folder.name
+        return
+    for path in paths:
+        if path.name.startswith(".") or path.name.endswith((*OURS, PARTS_OF_FILES)):
             continue
         if path.is_dir() and not is_zarr(path):
-            for inside, name in _in_folder(path):
-                yield inside, f"{path.name}/{name}"
+            if path.resolve() not in above:
+                for inside, name in _in_folder(path, above):
+                    yield inside, f"{path.name}/{name}"
         elif path.is_dir() or path.suffix.lower() in SUFFIXES:
             yield path, _stem(path.name)
+
+
+def _short(name: str) -> str:
+    """Return a name whose every part a file system takes, told apart by a checksum where it is cut."""
+    parts = []
+    for part in name.split("/"):
+        content = part.encode()
+        if len(content) > LONGEST_NAME:
+            start = content[: LONGEST_NAME - 9].decode(errors="ignore")
+            part = f"{start}~{sha256(content).hexdigest()[:8]}"
+        parts.append(part)
+    return "/".join(parts)
 
 
 def _parser(pattern: str) -> Callable[[str], dict[str, str]]:

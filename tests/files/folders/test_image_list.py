@@ -4,7 +4,7 @@ import tifffile
 import zarr
 
 from cellwright.core.errors import ReadError, SettingsError
-from cellwright.files.image_list import list_images
+from cellwright.files.folders.image_list import list_images
 
 
 @pytest.fixture

@@ -1,0 +1,288 @@
+"""The results of many images in one folder: which are done and with what, the summary, all cells.
+
+::
+
+    <output>/<name>.labels.tif, .cells.csv, .json    of each image, as of a single count
+    <output>/summary.csv                             one row per image
+    <output>/cells.parquet                           the cells of all images, where pyarrow is installed
+    <output>/.cellwright/<name>.json                 that an image is done: with what, and which files it has
+    <output>/.cellwright/<name>.jpg                  the image with its cells, small
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image as Picture
+
+from cellwright.core.data import Image, Result
+from cellwright.core.errors import WriteError
+from cellwright.files.atomic import acquire_lock, atomic_write, make_folder, write_text
+from cellwright.files.folders.image_list import ListedImage
+from cellwright.files.report import outlined
+from cellwright.files.tables import write_xlsx
+
+KEPT = ".cellwright"
+SUMMARY = "summary.csv"
+MARK_VERSION = 2
+THUMBNAIL_PX = 320
+JPEG_QUALITY = 88
+
+
+@dataclass(frozen=True, slots=True)
+class ImageOutcome:
+    """What became of one image: a row of the summary, or why there is none.
+
+    Parameters
+    ----------
+    image
+        Which one.
+    row
+        Columns of the summary; empty where it failed.
+    error
+        What went wrong, in one line.
+    was_done
+        Whether an earlier run had counted it.
+    """
+
+    image: ListedImage
+    row: Mapping[str, Any] = field(default_factory=dict)
+    error: str = ""
+    was_done: bool = False
+
+
+class FileFacts(NamedTuple):
+    """By what a file or a Zarr folder is known again."""
+
+    path: str
+    n_bytes: int
+    changed_ns: int
+
+
+class Made(NamedTuple):
+    """What the results of an image depend on: how they are made, and from which files."""
+
+    fingerprint: str
+    sources: tuple[FileFacts, ...]
+
+
+def facts_of(path: Path) -> FileFacts:
+    """Return path, size and time of the last change; of a folder of all in it, of nothing -1 bytes."""
+    try:
+        facts = path.stat()
+        n_bytes, changed = facts.st_size, facts.st_mtime_ns
+        if path.is_dir():
+            inside = [file.stat() for file in path.rglob("*") if file.is_file()]
+            n_bytes = sum(one.st_size for one in inside)
+            changed = max([one.st_mtime_ns for one in inside], default=changed)
+    except OSError:  # reading it tells what is wrong
+        return FileFacts(str(path), -1, 0)
+    return FileFacts(str(path.resolve()), n_bytes, changed)
+
+
+def outcomes_before(
+    image: ListedImage, output: Path, made_of: Callable[[ListedImage], Made]
+) -> tuple[ImageOutcome, ...]:
+    """Return what an earlier run found in a file, where its results are whole and would be the same.
+
+    Of a file with several images those of all; empty where any of them is to be counted.
+    """
+    kept = _kept_as(image, output, made_of(image))
+    if "row" in kept:
+        return (ImageOutcome(image, kept["row"], was_done=True),)
+    if "parts" not in kept:
+        return ()
+    parts = [ListedImage(image.path, name, image.plate, part) for name, part in kept["parts"].items()]
+    found = [(part, _kept_as(part, output, made_of(part))) for part in parts]
+    if not all("row" in one for _, one in found):
+        return ()
+    return tuple(ImageOutcome(part, one["row"], was_done=True) for part, one in found)
+
+
+def _kept_as(image: ListedImage, output: Path, made: Made) -> Mapping[str, Any]:
+    """Return the mark of an image; empty where it is not done, or done in another way."""
+    kept = _read_mark(_mark(image.name, output))
+    sources = [list(one) for one in made.sources]
+    if (kept.get("counter"), kept.get("sources")) != (made.fingerprint, sources):
+        return {}
+    try:
+        is_whole = all((output / name).stat().st_size == size for name, size in kept.get("files", {}).items())
+    except OSError:
+        return {}
+    return kept if is_whole else {}
+
+
+def _read_mark(path: Path) -> Mapping[str, Any]:
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if isinstance(kept, dict) and kept.get("version") == MARK_VERSION:
+        return kept
+    return {}
+
+
+def mark_done(
+    image: ListedImage, output: Path, made: Made, files: Sequence[Path], row: Mapping[str, Any]
+) -> None:
+    """Note that an image is done, once its files are whole; those that it had before and has no more go.
+
+    Raises
+    ------
+    WriteError
+        It cannot be written.
+    """
+    sizes = {path.relative_to(output).as_posix(): path.stat().st_size for path in files}
+    before = _read_mark(_mark(image.name, output)).get("files", {})
+    facts = {"files": sizes, "row": dict(row), "plate": dict(image.plate), "part": image.part}
+    _write_mark(image, output, made, facts)
+    for name in set(before) - set(sizes):  # of other settings; beside the new ones they would mislead
+        with suppress(OSError):
+            (output / name).unlink()
+
+
+def mark_parts(image: ListedImage, output: Path, made: Made, parts: Sequence[ListedImage]) -> None:
+    """Note which images a file holds, once all of them are done or have failed.
+
+    Raises
+    ------
+    WriteError
+        It cannot be written.
+    """
+    _write_mark(image, output, made, {"parts": {part.name: part.part for part in parts}})
+
+
+def _write_mark(image: ListedImage, output: Path, made: Made, facts: Mapping[str, Any]) -> None:
+    own = {"version": MARK_VERSION, "name": image.name, "path": str(image.path)}
+    content = {**own, "counter": made.fingerprint, "sources": made.sources, **facts}
+    write_text(_mark(image.name, output), json.dumps(content))
+
+
+def _mark(name: str, output: Path) -> Path:
+    return output / KEPT / f"{name}.json"
+
+
+def read_outcomes(output: Path) -> tuple[ImageOutcome, ...]:
+    """Return what earlier runs found and left in a folder, by name; whether still so is not looked at."""
+    outcomes = []
+    for path in sorted((output / KEPT).rglob("*.json")):
+        kept = _read_mark(path)
+        if "row" in kept:
+            image = ListedImage(Path(kept["path"]), kept["name"], kept["plate"], kept["part"])
+            outcomes.append(ImageOutcome(image, kept["row"], was_done=True))
+    return tuple(sorted(outcomes, key=lambda one: one.image.name))
+
+
+def thumbnail_of(output: Path, name: str) -> Path:
+    """Return where the small picture of an image is, if there is one."""
+    return output / KEPT / f"{name}.jpg"
+
+
+def write_thumbnail(output: Path, name: str, image: Image, result: Result) -> None:
+    """Write an image with its cells, small, as JPEG.
+
+    Raises
+    ------
+    WriteError
+        It cannot be written.
+    """
+    picture = Picture.fromarray(outlined(image, result, THUMBNAIL_PX))
+    with atomic_write(thumbnail_of(output, name)) as part:
+        picture.save(part, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+
+
+def summary_rows(outcomes: Sequence[ImageOutcome]) -> list[dict[str, Any]]:
+    """Return the rows of the summary: name, plate, count, interval, classes, and what failed."""
+    rows = []
+    for outcome in outcomes:
+        row = {"image": outcome.image.name, **outcome.image.plate, **outcome.row}
+        if outcome.error:
+            row["error"] = outcome.error
+        rows.append(row)
+    return rows
+
+
+def write_summary(output: Path, outcomes: Sequence[ImageOutcome], *, xlsx: bool = False) -> None:
+    """Write ``summary.csv``, and as Excel file where that is wanted, each in one step.
+
+    Raises
+    ------
+    WriteError
+        It cannot be written.
+    """
+    import pandas
+
+    table = pandas.DataFrame(summary_rows(outcomes))
+    with atomic_write(output / SUMMARY) as part:
+        table.to_csv(part, index=False)
+    if xlsx:
+        write_xlsx(output / "summary.xlsx", {"summary": table})
+
+
+def join_tables(output: Path, outcomes: Sequence[ImageOutcome]) -> None:
+    """Write ``cells.parquet``: the tables of all images, with a column that names the image.
+
+    Raises
+    ------
+    WriteError
+        It cannot be written.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        return
+    import pandas
+
+    tables = {one.image.name: output / f"{one.image.name}.cells.csv" for one in outcomes if not one.error}
+    found = [(name, path) for name, path in tables.items() if path.exists()]
+    columns = dict.fromkeys(name for _, path in found for name in pandas.read_csv(path, nrows=0).columns)
+    if not columns:
+        return
+    texts = {"class", "image"}
+    schema = pyarrow.schema(
+        [(name, pyarrow.string() if name in texts else pyarrow.float64()) for name in ["image", *columns]]
+    )
+    with (
+        atomic_write(output / "cells.parquet") as part,
+        pyarrow.parquet.ParquetWriter(part, schema) as writer,
+    ):
+        for name, path in found:
+            table = pandas.read_csv(path).reindex(columns=list(columns))
+            table.insert(0, "image", name)
+            writer.write_table(pyarrow.Table.from_pandas(table, schema, preserve_index=False))
+
+
+def check_output(output: Path, paths: Sequence[Path]) -> None:
+    """Raise where results would lie among the images that are counted.
+
+    Raises
+    ------
+    WriteError
+        The folder of the results is one of the paths, or in one of them.
+    """
+    inside = [path for path in paths if output.resolve().is_relative_to(path.resolve())]
+    if inside:
+        raise WriteError(f"Results must not go into {inside[0]}, which is counted. Name another folder.")
+
+
+@contextmanager
+def only_run(output: Path) -> Iterator[None]:
+    """Keep other programs from counting into the folder while the block lasts.
+
+    Raises
+    ------
+    WriteError
+        Another one does, or the folder cannot be written.
+    """
+    make_folder(output / KEPT)
+    lock = acquire_lock(output / KEPT / "lock")
+    if lock is None:
+        raise WriteError(f"Another program is counting into {output}. Wait for it, or choose another folder.")
+    try:
+        yield
+    finally:
+        lock.release()
