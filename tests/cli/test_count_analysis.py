@@ -81,7 +81,11 @@ def test_regions_are_counted(cli, stained_path, tmp_path, blobs):
     found = json.loads(out)
     assert code == 0
     assert found["count"] == (left | top).sum()
-    assert {row["region"]: row["count"] for row in found["regions"]} == {"left": left.sum(), "top": top.sum()}
+    assert {row["region"]: row["count"] for row in found["regions"]} == {
+        "left": left.sum(),
+        "top": top.sum(),
+        "all regions": (left | top).sum(),
+    }
     assert "outside the regions were left out" in err
     code, out, _ = cli("count", stained_path, "--exclude", path)
     assert out.splitlines()[1].split()[2] == str((~left & ~top).sum())

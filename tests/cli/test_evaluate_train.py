@@ -253,3 +253,14 @@ def test_an_encoder_cannot_start_what_starts_from_a_model(cli, dataset, tmp_path
     assert "--pretrained" in err
     code, _, err = cli("pretrain", dataset, "--output", tmp_path / "e", "--start", "flow", "--imagenet")
     assert (code, err.count("\n")) == (1, 1)
+
+
+def test_counts_alone_teach_a_density_model(cli, tmp_path, rng):
+    for name in "abc":
+        tifffile.imwrite(tmp_path / f"{name}.tif", rng.integers(0, 255, (64, 64)).astype(np.uint8))
+    (tmp_path / "counts.csv").write_text("image,count\na.tif,9\nb.tif,9\nc.tif,9\n")
+    model = tmp_path / "model"
+    code, out, _ = cli("train", tmp_path / "counts.csv", "--from", "density", "--output", model)
+    assert code == 0
+    assert f"--model {model}" in out
+    assert load_checkpoint(model).spec.family == "density"

@@ -179,7 +179,8 @@ def test_an_axis_of_length_one_at_the_end_is_a_channel(tmp_path, shape, axes):
     np.save(tmp_path / "a.npy", np.zeros(shape, np.uint16))
     image = read_image(tmp_path / "a.npy")
     assert image.axes == axes
-    assert image.notices == (f"No axes are named; {axes} was guessed from the shape {shape}.",)
+    assert image.notices[0].startswith(f"No axes are named; {axes} was guessed from the shape {shape}: ")
+    assert image.axes_are_guessed
     assert read_image(tmp_path / "a.npy", axes).notices == ()
 
 

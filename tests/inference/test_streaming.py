@@ -17,8 +17,9 @@ from cellwright.core.errors import SettingsError, WriteError
 from cellwright.core.tasks import run
 from cellwright.files import zarr as zarr_labels
 from cellwright.files.atomic import acquire_lock
-from cellwright.inference import streaming
+from cellwright.inference import context, streaming
 from cellwright.inference.pipeline import count_cells
+from cellwright.inference.predictor import Engine
 from cellwright.inference.settings import EngineSettings, StreamSettings
 from cellwright.inference.streaming import StreamJob, blocks_of, count_streamed
 from cellwright.models.stitching import CellStitcher
@@ -87,6 +88,22 @@ def chunks_of(window):
     """The chunks of 64 pixels that a window reaches into."""
     rows, columns = (range(span.start // 64, (span.stop - 1) // 64 + 1) for span in window)
     return itertools.product(rows, columns)
+
+
+def test_the_networks_are_made_once_for_all_blocks(tmp_path, draw_blobs, small_blocks, monkeypatch):
+    made = []
+
+    class CountedEngine(Engine):
+        def __init__(self, *args):
+            made.append(self)
+            super().__init__(*args)
+
+    monkeypatch.setattr(context, "Engine", CountedEngine)
+    monkeypatch.setattr(streaming, "Engine", CountedEngine)
+    image = Image(draw_blobs((300, 280)).image, "YX")
+    run(count_streamed(StreamJob(image, tmp_path, small_blocks)))
+    assert len(made) == 2  # one to estimate the scale, one for nine blocks
+    assert made[-1]._networks == ()
 
 
 def test_cells_without_outlines_are_found_once(tmp_path, draw_blobs, small_blocks):

@@ -19,6 +19,7 @@ from cellwright.training.settings import preset as preset_of
 if TYPE_CHECKING:
     from cellwright.files.dataset.folder import Dataset
     from cellwright.models.spec import ModelSpec
+    from cellwright.training.finetune.run import Outcome
 
 
 @with_settings(TrainingSettings, FinetuneSettings)
@@ -26,7 +27,8 @@ def train(
     dataset: Annotated[
         Path,
         typer.Argument(
-            help="Folder with images/, masks/ and perhaps meta.json, or images beside their masks."
+            help="Folder with images/, masks/ and perhaps meta.json, or images beside their masks; with "
+            "--from density also a CSV file with the columns image and count."
         ),
     ],
     output: Annotated[Path, typer.Option(help="Folder for the model; a run that was stopped resumes there.")],
@@ -85,7 +87,10 @@ def train(
 
     choose(device)
     torch.manual_seed(settings.seed)
-    begin = store.load(start) if start else family.load().build(preset)
+    begin = family.load().build(preset)
+    if start is not None:
+        begin = store.load(start)
+        begin = begin.with_network(begin.network, spec=begin.spec.without_counts())
     if pretrained is not None:
         from cellwright.training.pretrain import start_from
 
@@ -116,6 +121,12 @@ def tune_model(
     start: str, folders: tuple[Path, ...], output: Path, settings: FinetuneSettings, device: str
 ) -> None:
     """Fine-tune a model on the first folder; the others are replayed."""
+    if folders[0].suffix.lower() == ".csv":
+        from cellwright.training.finetune.counts import finetune_counts, read_counts
+
+        counted = finetune_counts(read_counts(folders[0]), start, output, device=device)
+        _print_outcome(run_with_bar(counted, folders[0].name), output)
+        return
     from cellwright.files.dataset.folder import read_dataset
     from cellwright.inference.device import choose
     from cellwright.models import store
@@ -129,7 +140,10 @@ def tune_model(
     from cellwright.training.trainer import Data
 
     task = finetune(Data(target, tuple(others)), start, output, settings, device=device)
-    outcome = run_with_bar(task, folders[0].name, on_progress=print_epoch)
+    _print_outcome(run_with_bar(task, folders[0].name, on_progress=print_epoch), output)
+
+
+def _print_outcome(outcome: "Outcome", output: Path) -> None:
     for notice in outcome.notices:
         typer.echo(f"note: {notice}", err=True)
     before, after = outcome.before["score"], outcome.after["score"]

@@ -95,7 +95,8 @@ def read_mask(path: Path | str, image: Image, *, is_inverted: bool = False) -> M
         The file is missing or damaged, or has another size than the image.
     """
     path = Path(path)
-    return MaskRegion(path.stem, _pixels(path, image), is_inverted=is_inverted)
+    name = f"outside {path.stem}" if is_inverted else path.stem
+    return MaskRegion(name, _pixels(path, image), is_inverted=is_inverted)
 
 
 def read_label_image(path: Path | str, image: Image) -> NDArray[np.int32]:

@@ -4,7 +4,7 @@ An image larger than memory is predicted and decoded block by block; every other
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -53,18 +53,21 @@ class Predicted(NamedTuple):
 
 
 class Preparation(NamedTuple):
-    """How the pixels of an image are brought to what the networks know; one for all parts of an image.
+    """What all parts of an image are counted with.
 
     Parameters
     ----------
     scaling
-        Of its intensities.
+        Of its intensities, to those the networks know.
     zoom
         Model pixels per image pixel.
+    networks
+        Made once for all parts, and let go of by who made them; each part makes its own when None.
     """
 
     scaling: Scaling
     zoom: float
+    networks: Engine | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +183,7 @@ def open_context(
     engine_settings: EngineSettings,
     preparation: Preparation | None = None,
 ) -> Iterator[CountContext]:
-    """Give the context of counting an image; lets go of the networks at the end, however that comes.
+    """Give the context of counting an image; lets go of the networks it made, however the count ends.
 
     Parameters
     ----------
@@ -198,13 +201,14 @@ def open_context(
     spec = models[0].spec
     if settings is None:
         settings = registry.get(spec.family).settings()
-    zoom = None
+    zoom, networks = None, None
     if preparation is None:
         scaling = fit(frames.sample(), spec.percentiles)
     else:
-        scaling, zoom = preparation
+        scaling, zoom, networks = preparation
     try:
-        with closing(Engine(models, engine_settings)) as engine:
+        lent = nullcontext(networks) if networks else closing(Engine(models, engine_settings))
+        with lent as engine:
             yield CountContext(frames, scaling, engine, settings, engine_settings, zoom)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, OutOfMemoryError) or not is_out_of_memory(error):

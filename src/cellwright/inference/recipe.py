@@ -17,7 +17,7 @@ from cellwright.inference.pipeline import count_cells
 from cellwright.inference.settings import EngineSettings, InputFiles
 from cellwright.models import registry
 from cellwright.ops.measure.analysis import Analysis, AnalysisInputs, analysis_task
-from cellwright.ops.measure.regions import Region, RegionSet
+from cellwright.ops.measure.regions import Region, region_set
 from cellwright.ops.measure.settings import AnalysisSettings
 
 FORMAT = "cellwright-recipe"
@@ -103,12 +103,15 @@ def recipe_of(
         raise SettingsError(
             "It is not known from which file these cells come. Save the image, and give its path."
         )
+    engine = EngineSettings(**known["engine"])
+    if known.get("source_channel") is not None:  # what was counted is one channel of the file
+        engine = replace(engine, channel=known["source_channel"])
     return Recipe(
         image=path,
         models=tuple(known.get("models", [found_by.model])),
         settings=registry.get(family).settings(**known[family]),
-        engine=EngineSettings(**known["engine"]),
-        axes=found_by.axes,
+        engine=engine,
+        axes=known.get("source_axes") or found_by.axes,
         classifier=known.get("classifier", {}).get("reference", ""),
         analysis=analysis or AnalysisSettings(),
         files=files or InputFiles(),
@@ -333,13 +336,14 @@ def read_inputs(files: InputFiles, image: Image, rule: str = "centre") -> Analys
 
     included: list[Region] = [region for text in files.regions for region in read_regions(path(text), image)]
     excluded: list[Region] = [region for text in files.exclude for region in read_regions(path(text), image)]
+    mask: Region | None = None
     if files.mask:
-        included.append(read_mask(path(files.mask), image))
+        mask = read_mask(path(files.mask), image, is_inverted=files.outside)
     if files.outside_mask:
         excluded.append(read_mask(path(files.outside_mask), image))
     regions = None
-    if included or excluded:
-        regions = RegionSet(tuple(included), tuple(excluded), rule)  # type: ignore[arg-type]
+    if included or excluded or mask is not None:
+        regions = region_set(included, excluded, mask, rule)  # type: ignore[arg-type]
     nuclei = None
     if files.nuclei:
         nuclei = read_label_image(path(files.nuclei), image)

@@ -66,10 +66,14 @@ class InputFiles:
 
     regions: Annotated[
         tuple[str, ...],
-        {"tooltip": "File of regions to count in: GeoJSON, ImageJ ROIs or a label image. May be repeated."},
+        {
+            "tooltip": "File of regions to count in: GeoJSON, ImageJ ROIs or a label image. May be repeated. "
+            "Those named 'exclude ...' are cut out."
+        },
     ] = ()
     exclude: Annotated[tuple[str, ...], {"tooltip": "File of regions to leave out. May be repeated."}] = ()
-    mask: Annotated[str, {"tooltip": "Image file whose pixels that are not 0 are counted in."}] = ""
+    mask: Annotated[str, {"tooltip": "Image file whose pixels that are not 0 are counted in, alone."}] = ""
+    outside: Annotated[bool, {"tooltip": "Count where the image of --mask is 0 instead."}] = False
     outside_mask: Annotated[str, {"tooltip": "Image file whose pixels that are 0 are counted in."}] = ""
     nuclei: Annotated[str, {"tooltip": "Label image of the nuclei of the cells that are counted."}] = ""
     other: Annotated[
@@ -81,6 +85,8 @@ class InputFiles:
         for name in ("regions", "exclude", "other"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         check_bounds(self)
+        if self.outside and not self.mask:
+            raise SettingsError("outside is told of a mask; there is none. Name its image file by --mask.")
         wrong = [text for text in self.other if not all(text.partition("=")[::2])]
         if wrong:
             raise SettingsError(f"A further image is given as NAME=FILE; got {wrong[0]!r}.")

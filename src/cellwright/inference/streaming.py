@@ -21,12 +21,14 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from itertools import zip_longest
 from math import ceil, lcm, sqrt
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -47,6 +49,7 @@ from cellwright.inference.context import (
     open_context,
 )
 from cellwright.inference.pipeline import count_with_prediction, prepare, provenance_of
+from cellwright.inference.predictor import Engine
 from cellwright.inference.settings import EngineSettings, StreamSettings
 from cellwright.models import registry
 from cellwright.models.stitching import SAME_CENTRE, claimed, not_taken, with_lead
@@ -119,6 +122,10 @@ class StreamPlan(NamedTuple):
     core_px: int
     halo_px: int
 
+    def with_networks(self, networks: Engine) -> Self:
+        """Return the same plan for a process that has made the networks."""
+        return self._replace(preparation=self.preparation._replace(networks=networks))
+
 
 @dataclass(frozen=True, slots=True)
 class Streamed:
@@ -159,17 +166,18 @@ def count_streamed(
         blocks = blocks_of(image, plan)
         left = [block for block in blocks if not _part_path(job, image, block).exists()]
         done = len(blocks) - len(left)
-        with _cluster(stream) as client:
+        with _cluster(stream) as client, closing(Engine(load_models(job.model), job.engine)) as networks:
+            here = plan.with_networks(networks)
             for number in range(ROUNDS):
                 at_once = [block for block in left if block.round == number]
-                steps = _one_by_one(job, image, plan, at_once)
+                steps = _one_by_one(job, image, here, at_once)
                 if client is not None:
                     steps = _shared_out(job, plan, at_once, client, stream)
                 for n_finished in steps:
                     done += n_finished
                     yield Progress("blocks", done, len(blocks))
-        yield Progress("pyramid and table", 0, 1)
-        result = _finish(job, image, plan, blocks, started)
+            yield Progress("pyramid and table", 0, 1)
+            result = _finish(job, image, here, blocks, started)
     shutil.rmtree(_parts_folder(job, image))
     return result
 
@@ -187,9 +195,10 @@ def blocks_of(image: Image, plan: StreamPlan) -> tuple[StreamBlock, ...]:
     return tuple(blocks)
 
 
-def count_block(job: StreamJob, image: Image, plan: StreamPlan, block: StreamBlock) -> Task[None]:
-    """Count one block: write its labels into those of the image, then the table of its cells."""
-    part = _part(image, block)
+def count_block(
+    job: StreamJob, image: Image, plan: StreamPlan, block: StreamBlock, part: Image
+) -> Task[None]:
+    """Count one block from its ``part`` of the image: write its labels, then the table of its cells."""
     counting = count_with_prediction(
         part, job.model, job.settings, job.engine, keep_maps=False, preparation=plan.preparation
     )
@@ -265,7 +274,7 @@ def _table(image: Image, block: StreamBlock, result: Result, cells: Cells) -> "p
     return cells_table(replace(result, cells=cells, provenance=provenance, offset=tuple(offset)))
 
 
-def _part(image: Image, block: StreamBlock) -> Image:
+def part_of(image: Image, block: StreamBlock) -> Image:
     """Return the window of a block as an image, its pixels read."""
     at = {"T": block.time, "Y": block.tile.read[0], "X": block.tile.read[1]}
     index = tuple(at.get(axis, slice(None)) for axis in image.axes)
@@ -338,11 +347,16 @@ def _fingerprint(job: StreamJob, image: Image) -> str:
 def _one_by_one(
     job: StreamJob, image: Image, plan: StreamPlan, blocks: Sequence[StreamBlock]
 ) -> Iterator[int]:
-    """Count blocks in this process; give 1 for each that is finished and 0 in between."""
-    for block in blocks:
-        for _ in count_block(job, image, plan, block):
-            yield 0
-        yield 1
+    """Count blocks in this process, reading the next one meanwhile; 1 for each that is finished, else 0."""
+    with ThreadPoolExecutor(1) as reader:
+        reading = [reader.submit(part_of, image, block) for block in blocks[:1]]
+        for block, following in zip_longest(blocks, blocks[1:]):
+            part = reading.pop().result()
+            if following is not None:
+                reading.append(reader.submit(part_of, image, following))
+            for _ in count_block(job, image, plan, block, part):
+                yield 0
+            yield 1
 
 
 def _shared_out(
@@ -378,12 +392,19 @@ def _count_block_there(block: StreamBlock, *, job: StreamJob, plan: StreamPlan, 
     if workers_here > 1:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers_here))
     assert isinstance(job.source, Path)
-    run(count_block(job, _image_there(job.source, job.axes), plan, block))
+    image = _image_there(job.source, job.axes)
+    plan = plan.with_networks(_networks_there(job.model, job.engine))  # type: ignore[arg-type]
+    run(count_block(job, image, plan, block, part_of(image, block)))
 
 
 @lru_cache(maxsize=1)
 def _image_there(path: Path, axes: str | None) -> Image:
     return read_image(path, axes)
+
+
+@lru_cache(maxsize=1)
+def _networks_there(model: Any, settings: EngineSettings) -> Engine:
+    return Engine(load_models(model), settings)
 
 
 @contextmanager

@@ -118,7 +118,7 @@ FAMILIES: dict[str, Family] = {
             returns=("Image",),
             module="cellwright.models.families.density",
             settings=DensitySettings,
-            options=("density_variance",),
+            options=("density_variance", "learned_factor"),
         ),
     )
 }

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from cellwright.core.errors import CheckpointError
 from cellwright.models.registry import FAMILIES
 
 SPEC_VERSION = 1
+LEARNED_FACTOR = "learned_factor"  # option: true cells for each that a density holds, as learned from counts
 MAY_LACK = {"count_error", "tuned_diameter_px"}  # models saved before there were such
 PLAIN_FIELDS: dict[str, type[str] | type[int] | type[float]] = {
     "family": str,
@@ -79,6 +80,11 @@ class ModelSpec:
     count_error: tuple[float, ...] = ()
     tuned_diameter_px: float = 0.0
     options: Mapping[str, float] = field(default_factory=dict)
+
+    def without_counts(self) -> "ModelSpec":
+        """Return the same without what was learned of counts, which other weights do not share."""
+        options = {name: value for name, value in self.options.items() if name != LEARNED_FACTOR}
+        return replace(self, count_error=(), options=options)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""

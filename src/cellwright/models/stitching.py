@@ -171,6 +171,8 @@ class DensityStitcher:
         How far bare counts are off; empty when nobody knows.
     has_cells
         Whether the model also tells single cells and their foreground.
+    factor
+        True cells for each that the network gives, where the model learned that from counts.
     """
 
     def __init__(
@@ -180,10 +182,12 @@ class DensityStitcher:
         *,
         count_error: tuple[float, ...] = (),
         has_cells: bool = False,
+        factor: float = 1.0,
     ) -> None:
         self.lead_shape = lead_shape
         self.shape = shape
         self._count_error = count_error
+        self._factor = factor
         n_frames = int(np.prod(lead_shape))
         self._n_with_cells = n_frames if has_cells else 0
         self._density = np.zeros((n_frames, *shape), np.float32)
@@ -205,7 +209,7 @@ class DensityStitcher:
             whole = to_integer_counts(self._density[index], self._foreground[index])
             self._density[index] = even_out((whole + self._cells[index]) / 2)
         density = self._density.reshape(*self.lead_shape, *self.shape)
-        density *= np.float32(settings.calibration)
+        density *= np.float32(settings.calibration * self._factor)
         return Stitched(
             count=float(density.sum(dtype=np.float64)),
             cells=Cells.empty(density.ndim),

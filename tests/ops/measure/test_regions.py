@@ -4,8 +4,8 @@ import pytest
 from cellwright.core.data import Cells, Image
 from cellwright.core.errors import SettingsError
 from cellwright.ops.measure.analysis import AnalysisInputs, analyse
-from cellwright.ops.measure.measurement import result_of_labels
-from cellwright.ops.measure.regions import MaskRegion, RegionSet, shape_region
+from cellwright.ops.measure.measurement import measure, result_of_labels
+from cellwright.ops.measure.regions import MaskRegion, RegionSet, region_set, shape_region
 from cellwright.ops.measure.settings import AnalysisSettings
 
 SQUARE = np.array([[10, 10], [10, 30], [30, 30], [30, 10]], float)
@@ -101,6 +101,45 @@ def test_masks_count_inside_or_outside():
     assert inside(MaskRegion("a", pixels, is_inverted=True), *points) == [False, True, False]
 
 
+def test_regions_count_only_as_far_as_the_mask_reaches():
+    pixels = np.zeros((60, 60), bool)
+    pixels[:20] = True
+    square = shape_region("a", "rectangle", SQUARE)
+    points = [(15, 15), (25, 15), (15, 50)]
+    for is_inverted, expected in ((False, [True, False, False]), (True, [False, True, False])):
+        regions = region_set([square], mask=MaskRegion("m", pixels, is_inverted=is_inverted))
+        assert regions.names == ("a",)
+        assert regions.membership(cells_at(*points))[:, 0].tolist() == expected
+        assert regions.sizes((), (60, 60)).tolist() == [200]
+    assert region_set([], mask=MaskRegion("m", pixels)).names == ("m",)
+
+
+def test_regions_named_exclude_are_cut_out():
+    inner = shape_region("Exclude the fold", "rectangle", SQUARE / 2 + 10)
+    regions = region_set([shape_region("a", "rectangle", SQUARE), inner])
+    assert (regions.names, len(regions.excluded)) == (("a",), 1)
+    assert regions.sizes((), (60, 60)).tolist() == [20 * 20 - 10 * 10]
+
+
+def test_only_cells_in_the_regions_are_measured():
+    labels = np.zeros((40, 40), np.int32)
+    labels[12:16, 12:16], labels[32:36, 2:6], labels[20:28, 20:28] = 1, 2, 3
+    regions = region_set([shape_region("a", "rectangle", SQUARE)])
+    table = measure(labels, Image(labels, "YX"), ["intensity_max"], regions=regions)
+    assert table[["label", "intensity_max_ch0", "regions"]].to_numpy().tolist() == [[1, 1, "a"], [3, 3, "a"]]
+
+
+def test_a_mask_of_another_image_is_refused():
+    labels = np.zeros((40, 40), np.int32)
+    for pixels in (np.ones((41, 40)), np.ones((2, 40, 40))):
+        for regions in (
+            region_set([], mask=MaskRegion("m", pixels)),
+            region_set([shape_region("a", "rectangle", SQUARE)], mask=MaskRegion("m", pixels)),
+        ):
+            with pytest.raises(SettingsError, match="must have the size of the image"):
+                analyse(labels, Image(labels, "YX"), AnalysisSettings(), AnalysisInputs(regions))
+
+
 def test_a_mask_of_another_size_is_refused():
     with pytest.raises(SettingsError, match="must have the size of the image"):
         RegionSet((MaskRegion("a", np.ones((5, 5))),)).sizes((), (60, 60))
@@ -167,6 +206,9 @@ def test_counts_are_those_by_hand(rng):
         top = [place for place in free if place[0] < 79]
         assert rows["left", frame].count == len(left)
         assert rows["top", frame].count == len(top)
+        assert rows["all regions", frame].count == len(set(left) | set(top))
+        union = (200 * 99 + 101 * 79 - 21 * 21) * 0.25e-6
+        assert rows["all regions", frame].area_mm2 == pytest.approx(union, rel=0.02)
         total += len(set(left) | set(top))
         area = (200 * 99 - 21 * 21) * 0.25e-6
         assert rows["left", frame].area_mm2 == pytest.approx(area, rel=0.02)

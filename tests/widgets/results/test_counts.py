@@ -75,10 +75,10 @@ def test_regions_are_counted_inside_their_shapes(panel: ResultsWidget, read: Rea
     pick(panel.view.regions, str(shapes.unique_id))
     read(panel)
     counts = panel.model.counts()
-    assert counts["region"].tolist() == ["region 1", "region 2"]
-    assert counts["count"].tolist() == [2, 2]
+    assert counts["region"].tolist() == ["region 1", "region 2", "all regions"]
+    assert counts["count"].tolist() == [2, 2, 4]
     assert counts["area_px"].tolist()[1] == 29 * 29
-    assert panel.view.counts_frame.rowCount() == 2
+    assert panel.view.counts_frame.rowCount() == 3
     assert panel.model.table["regions"].tolist() == ["region 1", "region 1", "region 2", "region 2"]
     shapes.selected_data = {1}
     shapes.remove_selected()

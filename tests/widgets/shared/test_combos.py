@@ -79,7 +79,7 @@ def test_a_layer_stays_chosen_when_it_is_renamed_moved_and_others_come(
 
 
 def test_what_the_user_chose_beside_the_layers_stays(viewer: ViewerModel, qtbot: QtBot) -> None:
-    box = LayerComboBox(lambda layer: isinstance(layer, Labels | Points), after=[("Nothing", "nothing")])
+    box = LayerComboBox(lambda layer: isinstance(layer, Labels | Points), none="Nothing")
     qtbot.addWidget(box)
     box.follow(viewer)
     assert box.currentText() == "Nothing"

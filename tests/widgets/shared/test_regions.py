@@ -8,16 +8,19 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Shapes
 from pytestqt.qtbot import QtBot
 
-from cellwright.core.errors import ImageError, WrongLayerError
+from cellwright.core.errors import ImageError, SettingsError, WrongLayerError
+from cellwright.ops.measure.regions import RegionSet
 from cellwright.widgets.shared.coordinates import channels_of
 from cellwright.widgets.shared.regions import (
+    RegionLayers,
     ask_for_line,
     ask_for_region,
     line_length_px,
     region_layer,
+    regions_of,
     through_slices,
     window_in_view,
-    window_of_rectangle,
+    window_of_regions,
 )
 
 Draw = Callable[[Shapes, Any], None]
@@ -67,34 +70,88 @@ def test_an_image_out_of_sight_is_told(viewer: ViewerModel) -> None:
         window_in_view(viewer, layer)
 
 
-def test_a_rectangle_is_taken_in_every_slice_through_both_transforms(viewer: ViewerModel) -> None:
+def drawn(shapes: Shapes, layer: ImageLayer) -> RegionSet:
+    return regions_of(RegionLayers(shapes), layer)
+
+
+def test_the_window_is_taken_in_every_slice_through_both_transforms(viewer: ViewerModel) -> None:
     layer = viewer.add_image(np.zeros((7, 40, 60)), scale=(2, 0.5, 0.5), translate=(0, 10, 0))
     shapes = viewer.add_shapes([np.array([[6, 12.6, 5.1], [6, 12.6, 9.9], [6, 15.2, 9.9], [6, 15.2, 5.1]])])
-    assert window_of_rectangle(shapes, layer) == (slice(0, 7), slice(5, 11), slice(10, 21))
+    window = window_of_regions(drawn(shapes, layer), layer)
+    assert window == (slice(0, 7), slice(5, 11), slice(10, 21))
 
 
-def test_a_flat_rectangle_fits_a_stack(viewer: ViewerModel) -> None:
-    layer = viewer.add_image(np.zeros((7, 40, 60)))
-    shapes = viewer.add_shapes([np.array([[2, 3], [2, 13], [22, 13], [22, 3]])])
-    assert window_of_rectangle(shapes, layer) == (slice(0, 7), slice(2, 23), slice(3, 14))
-
-
-def test_the_last_shape_counts_and_is_clipped_to_the_image(viewer: ViewerModel) -> None:
+def test_the_window_is_around_all_shapes_and_clipped_to_the_image(viewer: ViewerModel) -> None:
     layer = viewer.add_image(np.zeros((40, 60)))
     near = np.array([[1, 1], [1, 5], [5, 5], [5, 1]])
     shapes = viewer.add_shapes([near, near + 30])
-    assert window_of_rectangle(shapes, layer) == (slice(31, 36), slice(31, 36))
-    shapes.add(np.array([[-9, -9], [-9, 99], [9, 99], [9, -9]]))
-    assert window_of_rectangle(shapes, layer) == (slice(0, 10), slice(0, 60))
-
-
-def test_no_shape_and_a_shape_beside_the_image_are_told(viewer: ViewerModel) -> None:
-    layer = viewer.add_image(np.zeros((40, 60)))
-    with pytest.raises(WrongLayerError, match="Draw a rectangle"):
-        window_of_rectangle(viewer.add_shapes(name="empty"), layer)
+    assert window_of_regions(drawn(shapes, layer), layer) == (slice(1, 36), slice(1, 36))
+    assert window_of_regions(drawn(shapes, layer), layer, 9) == (slice(0, 40), slice(0, 45))
+    assert window_of_regions(RegionSet(), layer) is None
     far = viewer.add_shapes([np.array([[90, 90], [90, 99], [99, 99], [99, 90]])])
     with pytest.raises(ImageError, match="beside the image"):
-        window_of_rectangle(far, layer)
+        window_of_regions(drawn(far, layer), layer)
+
+
+def test_a_shape_holds_where_napari_shows_it(viewer: ViewerModel) -> None:
+    layer = viewer.add_image(np.zeros((2, 7, 40, 60)), scale=(1, 2, 0.5, 0.5))
+    square = np.array([[1.0, 1], [1, 5], [5, 5], [5, 1]])
+    flat = viewer.add_shapes([square])
+    in_slice = viewer.add_shapes([np.insert(square, 0, 6.0, axis=1)])
+    in_both = viewer.add_shapes([np.hstack([np.full((4, 1), 1.0), np.full((4, 1), 6.0), square])])
+    indices = [drawn(shapes, layer).included[0].index for shapes in (flat, in_slice, in_both)]
+    assert indices == [(None, None), (None, 3), (1, 3)]
+    assert ask_for_region(viewer, layer).ndim == 2  # so that it is seen, and counts, everywhere
+
+
+def test_a_shape_in_an_image_with_channels(viewer: ViewerModel) -> None:
+    layer = viewer.add_image(np.zeros((6, 3, 40, 60)), axis_labels=("z", "c", "y", "x"))
+    corners = np.array([[4.0, 2, 1, 1], [4, 2, 1, 5], [4, 2, 5, 5], [4, 2, 5, 1]])
+    shapes = viewer.add_shapes([corners])
+    assert regions_of(RegionLayers(shapes), layer, 1).included[0].index == (4,)
+
+
+def test_a_shape_across_slices_and_a_line_are_refused(viewer: ViewerModel) -> None:
+    layer = viewer.add_image(np.zeros((7, 40, 60)))
+    side = viewer.add_shapes([np.array([[1.0, 9, 1], [1, 9, 5], [5, 9, 5], [5, 9, 1]])])
+    with pytest.raises(SettingsError, match="across several slices"):
+        drawn(side, layer)
+    line = viewer.add_shapes([np.array([[1.0, 1], [9, 9]])], shape_type="line")
+    with pytest.raises(SettingsError, match="needs an inside"):
+        drawn(line, layer)
+    assert regions_of(RegionLayers(line), layer, is_drawing=True).included == ()
+
+
+def test_marked_shapes_and_those_of_a_second_layer_are_cut_out(viewer: ViewerModel) -> None:
+    layer = viewer.add_image(np.zeros((40, 60)))
+    square = np.array([[1.0, 1], [1, 9], [9, 9], [9, 1]])
+    shapes = viewer.add_shapes([square, square + 2, square + 4, square + 6], shape_type="rectangle")
+    shapes.features = {"name": ["a", "Exclude the fold", "b", ""], "exclude": [False, False, True, False]}
+    second = viewer.add_shapes([square + 20])
+    found = regions_of(RegionLayers(shapes, second), layer)
+    assert found.names == ("a", "region 4")
+    assert [one.name for one in found.excluded] == ["Exclude the fold", "exclude b", "region 1"]
+
+
+def test_a_mask_is_the_labels_in_pixels_of_the_image(viewer: ViewerModel) -> None:
+    layer = viewer.add_image(np.zeros((3, 40, 60)), scale=(2, 0.5, 0.5))
+    pixels = np.zeros((40, 60), np.int32)
+    pixels[5:20, 30:50] = 7
+    flat = viewer.add_labels(pixels, scale=(0.5, 0.5), name="tissue")
+    part = viewer.add_labels(pixels[5:25, 25:], scale=(0.5, 0.5), translate=(2.5, 12.5))
+    for mask in (flat, part):
+        found = regions_of(RegionLayers(mask=mask), layer)
+        np.testing.assert_array_equal(found.union((2,), (40, 60)), pixels > 0)
+        found = regions_of(RegionLayers(mask=mask, is_outside=True), layer)
+        np.testing.assert_array_equal(found.union((0,), (40, 60)), pixels == 0)
+    assert regions_of(RegionLayers(mask=flat, is_outside=True), layer).names == ("outside tissue",)
+    square = np.array([[0.0, 0], [0, 20], [10, 20], [10, 0]])  # in µm: rows to 19, columns to 39
+    shapes = viewer.add_shapes([square])
+    found = regions_of(RegionLayers(shapes, mask=flat), layer)
+    assert found.names == ("region 1",)
+    assert found.union((0,), (40, 60)).sum() == 15 * 10
+    with pytest.raises(WrongLayerError, match="not those of the image"):
+        regions_of(RegionLayers(mask=viewer.add_labels(pixels)), layer)
 
 
 def test_a_line_is_measured_in_pixels_of_the_image(viewer: ViewerModel) -> None:

@@ -24,7 +24,7 @@ from cellwright.models.layers.blocks import PixelHead
 from cellwright.models.layers.lite import LITE, LiteNetwork
 from cellwright.models.layers.trunk import DIVISOR, FEATURES, HALO, Heads, TrunkNetwork, broad_head
 from cellwright.models.protocol import MapKind, Stitcher
-from cellwright.models.spec import ModelSpec
+from cellwright.models.spec import LEARNED_FACTOR, ModelSpec
 from cellwright.models.stitching import DensityBlock, DensityStitcher
 from cellwright.ops.codecs.density import FOREGROUND, VARIANCE, cells_to_density, resize_density
 from cellwright.ops.codecs.flow import FlowSettings, flow_to_cells, labels_to_flow
@@ -133,6 +133,11 @@ class DensityModel(ModelBase):
         """Variance of a cell's Gaussian, in areas of the cell."""
         return self.spec.options.get("density_variance", VARIANCE)
 
+    @property
+    def factor(self) -> float:
+        """True cells for each that the network gives, as learned from counts; else 1."""
+        return self.spec.options.get(LEARNED_FACTOR, 1.0)
+
     def make_targets(self, annotation: Annotation) -> Maps:
         """Return density (1, Y, X) in cells per pixel, unit flow (2, Y, X) and cell mask (1, Y, X).
 
@@ -188,7 +193,9 @@ class DensityModel(ModelBase):
     def stitcher(self, lead_shape: tuple[int, ...], shape: tuple[int, int]) -> Stitcher:
         """Return what puts the blocks of an image together into one density."""
         has_cells = "foreground" in self.spec.map_channels
-        return DensityStitcher(lead_shape, shape, count_error=self.spec.count_error, has_cells=has_cells)
+        return DensityStitcher(
+            lead_shape, shape, count_error=self.spec.count_error, has_cells=has_cells, factor=self.factor
+        )
 
     def with_interval(self, counts: ArrayLike, truths: ArrayLike) -> Self:
         """Return the same model that knows its error, from counts (N,) of images it has not learned from."""

@@ -219,9 +219,10 @@ def analysis_task(
         table[name] = values
     nuclei = yield from _with_compartments(table, result, image, settings, inputs)
     regions = inputs.regions or RegionSet(rule=settings.region_rule)
+    regions.check(image.label_shape)
     membership = regions.membership(result.cells, result.offset)
     if regions.included:
-        table["regions"] = _joined(membership, regions.names)
+        table["regions"] = regions.joined_names(membership)
     kept, notices = _kept(table, result, membership, settings)
     table = table.loc[kept].reset_index(drop=True)
     result = replace(result, count=float(kept.sum()), cells=result.cells.take(kept))
@@ -331,10 +332,6 @@ def _padded(values: NDArray[Any], n: int) -> NDArray[Any]:
     return np.concatenate([values, np.zeros(n - len(values), values.dtype)])
 
 
-def _joined(membership: NDArray[np.bool_], names: Sequence[str]) -> list[str]:
-    return ["; ".join(name for name, is_in in zip(names, row, strict=True) if is_in) for row in membership]
-
-
 def _kept(
     table: "pandas.DataFrame", result: Result, membership: NDArray[np.bool_], settings: AnalysisSettings
 ) -> tuple[NDArray[np.bool_], list[str]]:
@@ -362,7 +359,7 @@ def counts_table(
     membership: NDArray[np.bool_],
     sizes: NDArray[np.int64] | None = None,
 ) -> "pandas.DataFrame":
-    """Return one row per region and frame.
+    """Return one row per region and frame; of several regions their union is the last, ``all regions``.
 
     ``region``, ``t`` and ``z`` (of slices that are not linked) where there are several, ``count``, one column
     for each class and marker (``class_WBC``, ``positive_ch1``), ``area_px`` (``volume_px``) of the region in
@@ -394,7 +391,8 @@ def counts_table(
         sizes = region_sizes(result, regions)
     kinds = _kinds(result, table)
     rows = []
-    for number, name in enumerate(regions.names):
+    membership = regions.with_union(membership)
+    for number, name in enumerate(regions.names_and_union):
         for index in np.ndindex(lead):
             inside = membership[:, number] & (frames == np.array(index, np.intp)).all(axis=1)
             row: dict[str, Any] = {"region": name}
@@ -417,18 +415,13 @@ def _label_shape(result: Result) -> tuple[int, ...]:
 
 
 def region_sizes(result: Result, regions: RegionSet) -> NDArray[np.int64]:
-    """Return pixels (voxels) of each region in each frame of what was counted, (regions, *lead)."""
+    """Return pixels (voxels) of each region in each frame of what was counted, (regions, *lead).
+
+    Where there are several regions, their union is the last.
+    """
     ndim = spatial_ndim(label_axes(result), is_volume=is_volumetric(result))
     shape = _label_shape(result)
-    offset = result.offset or (0,) * len(shape)
-    whole = tuple(n + start for n, start in zip(shape, offset, strict=True))
-    planes = shape[:-2]
-    sizes = np.zeros((len(regions.names), *planes), np.int64)
-    for index in np.ndindex(*planes):
-        place = tuple(at + start for at, start in zip(index, offset, strict=False))
-        for number in range(len(regions.names)):
-            inside = regions.mask(number, place, (whole[-2], whole[-1]))
-            sizes[(number, *index)] = inside[offset[-2] :, offset[-1] :].sum()
+    sizes = regions.sizes(shape[:-2], (shape[-2], shape[-1]), result.offset)
     if ndim == 3:
         return np.asarray(sizes.sum(axis=-1))
     return sizes

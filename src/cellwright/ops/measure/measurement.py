@@ -38,6 +38,7 @@ from cellwright.ops.measure.features import (
     nearest_distances,
     rings,
 )
+from cellwright.ops.measure.regions import RegionSet
 from cellwright.ops.measure.settings import MeasureSettings
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def measure(
     *,
     others: Mapping[str, Image | ArrayLike] | None = None,
     settings: MeasureSettings | None = None,
+    regions: RegionSet | None = None,
 ) -> "pandas.DataFrame":
     """Return one row of measurements for each cell.
 
@@ -98,6 +100,8 @@ def measure(
         Further images of the same pixels to measure the intensity in, by name.
     settings
         Ring of the background; ``what`` is taken for what it measures.
+    regions
+        Only cells in these have rows, whose column ``regions`` names them.
 
     Returns
     -------
@@ -114,7 +118,7 @@ def measure(
     own = as_image(image)
     settings = replace(settings or MeasureSettings(), measure=tuple(what))
     further = {name: as_image(other, own.axes) for name, other in (others or {}).items()}
-    return run(measure_task(cells, own, settings, further))
+    return run(measure_task(cells, own, settings, further, regions))
 
 
 def measure_task(
@@ -122,6 +126,7 @@ def measure_task(
     image: Image,
     settings: MeasureSettings = MeasureSettings(),  # noqa: B008 - frozen
     others: Mapping[str, Image] | None = None,
+    regions: RegionSet | None = None,
 ) -> Task["pandas.DataFrame"]:
     """Return the same as :func:`measure`, step by step."""
     numbers = None
@@ -133,7 +138,12 @@ def measure_task(
     found = yield from measure_result(cells, image, settings, others or {})
     for name, values in found.items():
         table[name] = values
-    return table
+    if regions is None:
+        return table
+    regions.check(image.label_shape)
+    membership = regions.membership(cells.cells, cells.offset)
+    table["regions"] = regions.joined_names(membership)
+    return table.loc[np.asarray(membership.any(axis=1))].reset_index(drop=True)
 
 
 def measure_result(

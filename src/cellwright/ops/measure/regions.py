@@ -1,10 +1,12 @@
 """Regions of an image: drawn shapes, holes, masks; which cells lie in them, and how large they are.
 
 Coordinates are those of napari: the middle of the first pixel is 0. A pixel belongs to a shape that has the
-pixel's middle inside; rings in rings are holes (even-odd rule).
+pixel's middle inside; rings in rings are holes (even-odd rule). A shape that was drawn in one slice or frame
+holds there alone, one without that axis in all of them. A region whose name begins with ``exclude`` is cut
+out of the others.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Literal, Protocol, get_args
@@ -17,6 +19,8 @@ from cellwright.core.errors import SettingsError
 
 RegionRule = Literal["centre", "overlap", "whole"]
 ELLIPSE_CORNERS = 360
+ALL_REGIONS = "all regions"  # name of their union in tables
+EXCLUDED = "exclude"  # how names of regions begin that are cut out
 
 Mask = NDArray[np.bool_]
 
@@ -115,11 +119,26 @@ class MaskRegion:
         """Return which pixels (Y, X) of a plane lie inside."""
         n_lead = self.pixels.ndim - 2
         plane = self.pixels[index[len(index) - n_lead :]]
-        if plane.shape != shape:
-            raise SettingsError(
-                f"The mask {self.name!r} must have the size of the image, {shape}; got {plane.shape}."
-            )
-        return np.asarray((plane != 0) != self.is_inverted)
+        if plane.shape[0] < shape[0] or plane.shape[1] < shape[1]:
+            raise self._misfit(shape)
+        return np.asarray((plane[: shape[0], : shape[1]] != 0) != self.is_inverted)
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raise where the mask is not one of labels of this shape.
+
+        Raises
+        ------
+        SettingsError
+            It is larger or smaller.
+        """
+        if self.pixels.shape != shape[max(len(shape) - self.pixels.ndim, 0) :]:
+            raise self._misfit(shape)
+
+    def _misfit(self, shape: tuple[int, ...]) -> SettingsError:
+        return SettingsError(
+            f"The mask {self.name!r} must have the size of the image, {shape}; got {self.pixels.shape}. "
+            "Choose the mask of this image."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +165,19 @@ class RegionSet:
                 f"The rule for regions must be one of {get_args(RegionRule)}; got {self.rule!r}."
             )
 
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raise where a mask is not one of labels of this shape.
+
+        Raises
+        ------
+        SettingsError
+            It is larger or smaller.
+        """
+        for region in (*self.included, *self.excluded):
+            for one in region.regions if isinstance(region, Complement) else (region,):
+                if isinstance(one, MaskRegion):
+                    one.check(shape)
+
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the regions, numbered where they occur twice."""
@@ -160,14 +192,43 @@ class RegionSet:
             names.append(name)
         return tuple(names)
 
-    def mask(self, number: int, index: tuple[int, ...], shape: tuple[int, int]) -> Mask:
-        """Return which pixels (Y, X) of a plane belong to a region, what is excluded cut out."""
-        inside = np.ones(shape, bool)
-        if self.included:
-            inside = self.included[number].mask(index, shape)
+    @property
+    def names_and_union(self) -> tuple[str, ...]:
+        """Names of the regions, and where there are several that of their union, which is the last."""
+        names = self.names
+        if len(names) == 1:
+            return names
+        return (*names, ALL_REGIONS)
+
+    def joined_names(self, membership: Mask) -> list[str]:
+        """Return the names of the regions that each cell lies in, joined by '; '."""
+        names = self.names
+        return [
+            "; ".join(name for name, is_in in zip(names, row, strict=True) if is_in) for row in membership
+        ]
+
+    def with_union(self, membership: Mask) -> Mask:
+        """Return which cell lies in which region, and where there are several in any of them, the last."""
+        if membership.shape[1] == 1:
+            return membership
+        return np.column_stack([membership, membership.any(axis=1)])
+
+    def masks(self, index: tuple[int, ...], shape: tuple[int, int]) -> Iterator[Mask]:
+        """Yield which pixels (Y, X) of a plane belong to each region, what is excluded cut out."""
+        free = np.ones(shape, bool)
         for region in self.excluded:
-            inside &= ~region.mask(index, shape)
-        return inside
+            free &= ~region.mask(index, shape)
+        if not self.included:
+            yield free
+        for region in self.included:
+            yield region.mask(index, shape) & free
+
+    def union(self, index: tuple[int, ...], shape: tuple[int, int]) -> Mask:
+        """Return which pixels (Y, X) of a plane belong to any region, what is excluded cut out."""
+        found = np.zeros(shape, bool)
+        for inside in self.masks(index, shape):
+            found |= inside
+        return found
 
     def membership(self, cells: Cells, offset: Sequence[int] = ()) -> Mask:
         """Return which cell lies in which region, (N, regions).
@@ -207,18 +268,98 @@ class RegionSet:
         for index in np.ndindex(labels.shape[:-2]):
             plane = labels[index]
             place = tuple(i + o for i, o in zip(index, start, strict=False))
-            for number in range(len(self.names)):
-                inside = self.mask(number, place, (shape[0], shape[1]))[start[-2] :, start[-1] :]
+            for number, mask in enumerate(self.masks(place, (shape[0], shape[1]))):
+                inside = mask[start[-2] :, start[-1] :]
                 shares[:, number] += np.bincount(plane[inside], minlength=len(cells) + 1)[1:]
         return shares
 
-    def sizes(self, lead_shape: tuple[int, ...], shape: tuple[int, int]) -> NDArray[np.int64]:
-        """Return the pixels of each region in each plane, (regions, *lead_shape)."""
-        sizes = np.zeros((len(self.names), prod(lead_shape)), np.int64)
+    def sizes(
+        self, lead_shape: tuple[int, ...], shape: tuple[int, int], offset: Sequence[int] = ()
+    ) -> NDArray[np.int64]:
+        """Return the pixels of each region in each plane, (regions, *lead_shape); of several the union last.
+
+        Parameters
+        ----------
+        lead_shape, shape
+            Of what was counted.
+        offset
+            Its place in the image that the regions are drawn on.
+        """
+        start = tuple(offset or (0,) * (len(lead_shape) + 2))
+        whole = (shape[0] + start[-2], shape[1] + start[-1])
+        sizes = np.zeros((len(self.names_and_union), prod(lead_shape)), np.int64)
         for plane, index in enumerate(np.ndindex(lead_shape)):
-            for number in range(len(self.names)):
-                sizes[number, plane] = self.mask(number, index, shape).sum()
-        return sizes.reshape(len(self.names), *lead_shape)
+            place = tuple(at + first for at, first in zip(index, start, strict=False))
+            union = np.zeros(shape, bool)
+            for number, mask in enumerate(self.masks(place, whole)):
+                inside = mask[start[-2] :, start[-1] :]
+                sizes[number, plane] = inside.sum()
+                union |= inside
+            sizes[-1, plane] = union.sum()
+        return sizes.reshape(-1, *lead_shape)
+
+
+def region_set(
+    drawn: Sequence[Region],
+    excluded: Sequence[Region] = (),
+    mask: Region | None = None,
+    rule: RegionRule = "centre",
+) -> RegionSet:
+    """Return regions to count in.
+
+    Parameters
+    ----------
+    drawn
+        Count in these; those whose name begins with ``exclude`` are cut out.
+    excluded
+        Cut out, too.
+    mask
+        Count nowhere else, be it in regions or in the whole image.
+    rule
+        Which cells are in.
+
+    Examples
+    --------
+    >>> square = shape_region("exclude the fold", "polygon", np.array([[0, 0], [0, 9], [9, 9], [9, 0]]))
+    >>> region_set([square]).names, len(region_set([square]).excluded)
+    (('image',), 1)
+    """
+    included = tuple(region for region in drawn if not is_excluded(region.name))
+    cut = (*(region for region in drawn if is_excluded(region.name)), *excluded)
+    if mask is not None and included:
+        cut = (*cut, Complement((mask,)))
+    elif mask is not None:
+        included = (mask,)
+    return RegionSet(included, cut, rule)
+
+
+def is_excluded(name: str) -> bool:
+    """Return whether a region of this name is cut out of the others."""
+    return name.strip().lower().startswith(EXCLUDED)
+
+
+@dataclass(frozen=True, slots=True)
+class Complement:
+    """All that lies outside of some regions."""
+
+    regions: tuple[Region, ...]
+
+    @property
+    def name(self) -> str:
+        """What to call it in tables."""
+        return f"outside {' and '.join(region.name for region in self.regions)}"
+
+    def contains(self, points: NDArray[np.floating]) -> Mask:
+        """Return which points (N, D) lie inside."""
+        return ~self._any([region.contains(points) for region in self.regions])
+
+    def mask(self, index: tuple[int, ...], shape: tuple[int, int]) -> Mask:
+        """Return which pixels (Y, X) of a plane lie inside."""
+        return ~self._any([region.mask(index, shape) for region in self.regions])
+
+    @staticmethod
+    def _any(inside: list[Mask]) -> Mask:
+        return np.asarray(np.any(inside, axis=0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,10 +93,9 @@ def finetune(
     run = Run(
         start=model,
         tuned=replace(
-            model.spec,
+            model.spec.without_counts(),
             title=model.spec.title.removesuffix(TUNED) + TUNED,
             tuned_diameter_px=sets.diameter_px,
-            count_error=(),  # of other images
         ),
         state=new_state(_copy(model), settings, torch_device),
         teacher=Teacher(model, torch_device),

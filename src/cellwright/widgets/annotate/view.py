@@ -29,7 +29,6 @@ from cellwright.widgets.shared.layer_factory import class_colour
 from cellwright.widgets.shared.style import STYLE, message_label, row, set_state
 
 N_COLUMNS = 4
-NOTHING = "nothing"  # to begin with
 FILES_HEIGHT_PX = 150
 NO_REVIEW = "N: show the likeliest mistake"
 SMALL = QSize(36, 32)
@@ -158,7 +157,7 @@ class AnnotatePanel(QWidget):
         self.start = LayerComboBox(
             lambda layer: isinstance(layer, Labels | Points),
             "Labels or points to begin with: the result of a count, say.",
-            after=[("Nothing: an empty image", NOTHING)],
+            none="Nothing: an empty image",
             follows_active=True,
         )
         form = QFormLayout()

@@ -19,7 +19,7 @@ from cellwright.widgets.shared.coordinates import MOST_CHANNELS, Channel
 from cellwright.widgets.shared.layer_dataset import LayerItem, Pair, dataset_of, pairs
 from cellwright.widgets.shared.layer_io import image_layer, source_of
 
-FOLDERS_TRUTH = ("of the folder", "")
+FOLDERS_TRUTH = "of the folder"
 ANY_CHANNELS = (  # of a folder, whose images are not read before they are counted
     Channel("Colours, else the first"),
     *(Channel(f"Channel {index}", index) for index in range(MOST_CHANNELS)),
@@ -101,7 +101,7 @@ class CompareChoices(QObject):
         else:
             panel.channel.list_channels_of(panel.data.layer)
         panel.truth.setEnabled(not is_folder)
-        panel.truth.before = (FOLDERS_TRUTH if is_folder else NO_TRUTH,)
+        panel.truth.none = FOLDERS_TRUTH if is_folder else NO_TRUTH
         panel.truth.choose(self._usual_truth())
 
     def _on_layers_changed(self, _: Any = None) -> None:

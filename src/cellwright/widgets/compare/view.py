@@ -30,7 +30,7 @@ from cellwright.widgets.shared.style import STYLE, message_label, progress_box, 
 QUIET = "#9aa0aa"
 LONGEST_NAME = 30  # letters of a model's name that fit into the panel
 LONGEST_LARGE = 6  # characters of a count that fit twice, large
-NO_TRUTH = ("none", "")
+NO_TRUTH = "none"
 HINT = "Click an image to see it, and where the models disagree."
 TABLE_HEIGHT_PX = 260  # of many rows
 FRAME_PX, TITLE_PX, CELL_PX = 4, 10, 6  # around the table, a title, a figure
@@ -152,6 +152,7 @@ class ComparePanel(QWidget):
         self.truth = LayerComboBox(
             help_text="What is known of the cells, each one of them: F1 is measured against it, inside of "
             "the complete regions where there are any.",
+            none=NO_TRUTH,
         )
         self.first, self.second = (
             ModelComboBox("One of the models to count with.", usual=lambda known: usual_pair(known)[0]),

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+from napari.layers import Image as ImageLayer
 from napari.layers import Layer
 
 from cellwright.widgets.count.view import CountPanel
-from cellwright.widgets.shared.coordinates import Channel
+from cellwright.widgets.shared.coordinates import NO_CHANNELS, Channel, channels_of, is_understood
+from cellwright.widgets.shared.regions import RegionLayers
 
 
 class Choices:
@@ -21,8 +23,9 @@ class Choices:
 
     def __init__(self, viewer: Any, panel: CountPanel) -> None:
         self._viewer, self._panel = viewer, panel
-        panel.image.chosen.connect(self._on_image_chosen)
-        panel.image.follow(viewer)
+        panel.image.chosen.connect(self.refresh_channels)
+        for box in (panel.image, panel.exclude, panel.mask_layer):
+            box.follow(viewer)
 
     @property
     def layer(self) -> Layer | None:
@@ -55,5 +58,20 @@ class Choices:
         """Family of the chosen model; the first one when there is no model."""
         return self._panel.model.family
 
-    def _on_image_chosen(self) -> None:
-        self._panel.channel.list_channels_of(self._panel.image.layer)
+    @property
+    def region_layers(self) -> RegionLayers:
+        """The layers of what is left out and of the mask."""
+        panel = self._panel
+        return RegionLayers(
+            excluded=panel.exclude.layer,
+            mask=panel.mask_layer.layer,
+            is_outside=panel.mask_side.currentData(),
+        )
+
+    def refresh_channels(self) -> None:
+        """List the channels of the chosen image, as far as its axes are known."""
+        layer = self._panel.image.layer
+        channels: tuple[Channel, ...] = ()
+        if isinstance(layer, ImageLayer) and is_understood(layer):
+            channels = tuple(one for one in channels_of(layer) if one.title != NO_CHANNELS)
+        self._panel.channel.list_channels(channels)

@@ -11,12 +11,15 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import Prediction, Result
 from cellwright.core.tasks import Progress, Task
+from cellwright.files.metadata import meaning
 from cellwright.files.tables import cells_table
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.registry import DEFAULT_FAMILY
 from cellwright.ops.measure.regions import RegionSet
 from cellwright.widgets.shared.classes import classified_task, unclassified
+from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.layer_io import Source, prepare
+from cellwright.widgets.shared.regions import REGIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,11 @@ def recount_task(counted: CountOutcome, request: Request) -> Task[CountOutcome]:
 def show_task(request: Request, result: Result, prediction: Prediction | None = None) -> Task[CountOutcome]:
     """Return a result with the layers that a request wants."""
     yield Progress("layers", 0, 1)
-    return CountOutcome(request, result, prepare(result, request.source, request.outputs), prediction)
+    layers = prepare(result, request.source, request.outputs)
+    if request.regions is not None:
+        for layer in layers.values():
+            layer.metadata[METADATA][REGIONS] = request.regions
+    return CountOutcome(request, result, layers, prediction)
 
 
 def inside_regions(request: Request, result: Result) -> Result:
@@ -98,13 +105,15 @@ def inside_regions(request: Request, result: Result) -> Result:
 
 
 def _mask(regions: RegionSet, result: Result) -> NDArray[np.bool_]:
-    """Return which pixels (Y, X) of a density lie in any of the regions, which hold in every slice."""
-    top, left = result.offset[-2:]
-    height, width = result.maps["density"].shape[-2:]
-    shape = (top + height, left + width)
-    index = (0,) * (result.maps["density"].ndim - 2)
-    inside = [regions.mask(number, index, shape) for number in range(len(regions.names))]
-    return np.asarray(np.any(inside, axis=0)[top:, left:])
+    """Return which pixels of a density lie in any of the regions."""
+    density = result.maps["density"]
+    start = tuple(result.offset) or (0,) * density.ndim
+    whole = (start[-2] + density.shape[-2], start[-1] + density.shape[-1])
+    inside = np.zeros(density.shape, bool)
+    for index in np.ndindex(density.shape[:-2]):
+        place = tuple(at + first for at, first in zip(index, start, strict=False))
+        inside[index] = regions.union(place, whole)[start[-2] :, start[-1] :]
+    return inside
 
 
 def _classified(request: Request, result: Result) -> Task[Result]:
@@ -126,6 +135,19 @@ def result_line(result: Result) -> str:
     ``412 cells · flow · 1.8 s``
     """
     return f"{n_cells(result)} · {result.provenance.model} · {result.provenance.seconds:.1f} s"
+
+
+def guess_line(result: Result) -> str:
+    """Return a sentence where the number rests on guessed axes, else nothing.
+
+    Examples
+    --------
+    ``axes guessed: ZYX, 51 slices in z``
+    """
+    found_by = result.provenance
+    if not found_by.settings.get("axes_are_guessed"):
+        return ""
+    return f"axes guessed: {found_by.axes}, {meaning(found_by.axes, found_by.image_shape)}"
 
 
 def interval_line(result: Result) -> str:

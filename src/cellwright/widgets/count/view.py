@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from napari.layers import Labels
 from qtpy.QtCore import QSignalBlocker, Qt
 from qtpy.QtWidgets import (
     QCheckBox,
@@ -27,6 +28,7 @@ from cellwright.widgets.shared.combos import (
     ModelComboBox,
     PanelComboBox,
     is_image,
+    is_shapes,
 )
 from cellwright.widgets.shared.form import SettingsForm, is_threshold, names_of
 from cellwright.widgets.shared.job_bar import JobBar
@@ -35,6 +37,7 @@ from cellwright.widgets.shared.style import STYLE, message_label, put, row, set_
 SHORTCUT = "Ctrl+Return"
 REGIONS = {"whole": "Whole image", "view": "What I see", "drawn": "Drawn region"}
 RULES = {"centre": "Centre inside", "overlap": "Any overlap", "whole": "Wholly inside"}
+SIDES = {"Inside": False, "Outside": True}
 OUTPUTS = {"Labels": "Outlines", "Points": "Points", "Shapes": "Boxes", "Image": "Density"}
 OWN_ROWS = ("device", "channel", "diameter_px")  # engine settings with a control of their own
 LONGEST_LARGE = 6  # characters of the number that fit into the panel at full size
@@ -132,23 +135,53 @@ class CountPanel(QWidget):
         """Return image and model, which are all that a first count needs."""
         help_text = "Image layer whose cells are counted; the active one is chosen by itself."
         self.image = LayerComboBox(is_image, help_text, follows_active=True)
+        self.axes = PanelComboBox(
+            "What the axes of the image are. Slices in z are linked to cells in 3D, frames in time are not."
+        )
         self.model = ModelComboBox(folders="Model folder")
-        return _form({"Image": self.image, "Model": self.model})
+        form = _form({"Image": self.image, "Axes": self.axes, "Model": self.model})
+        self.understood = QLabel()
+        self.understood.setObjectName("details")
+        self.understood.setWordWrap(True)
+        form.insertRow(2, "", self.understood)
+        self._axes_parts = (form.labelForField(self.axes), self.axes, self.understood)
+        self.show_axes("")
+        return form
+
+    def show_axes(self, sentence: str, *, is_guessed: bool = False) -> None:
+        """Show what was understood of the axes under their choice; both hide where there is no choice."""
+        self.understood.setText(sentence)
+        set_state(self.understood, "guessed", on=is_guessed)
+        for part in self._axes_parts:
+            if part is not None:
+                part.setVisible(bool(sentence))
 
     def _more(self) -> QWidget:
         """Return what can be left as it is, out of sight to begin with."""
         self.device, self.channel, self.classes = DeviceComboBox(), ChannelComboBox(), ClassifierComboBox()
         self.region = PanelComboBox(
-            "What I see: the visible part of this slice. Drawn region: inside the shapes of a Shapes layer, "
-            "in all slices."
+            "What I see: the visible part of this slice. Drawn region: inside the shapes of a Shapes layer; "
+            "a shape counts in every slice and frame in which napari shows it."
         )
-        self.region.fill((title, name) for name, title in REGIONS.items())
         self.rule = PanelComboBox("Which cells at the edge of a drawn region are counted.")
+        self.exclude = LayerComboBox(
+            is_shapes, "A Shapes layer: cells in its shapes are not counted.", none="Nothing"
+        )
+        self.mask_layer = LayerComboBox(
+            lambda layer: isinstance(layer, Labels),
+            "A Labels layer: count only where its labels are, or where none are.",
+            none="None",
+        )
+        self.mask_side = PanelComboBox("Count inside of the labels of the mask, or outside.")
+        self.region.fill((title, name) for name, title in REGIONS.items())
         self.rule.fill((title, name) for name, title in RULES.items())
+        self.mask_side.fill(SIDES.items())
         rows: dict[str, QWidget | QHBoxLayout] = {
             "Channel": self.channel,
             "Count in": self.region,
             "At its edge": self.rule,
+            "Leave out": self.exclude,
+            "Mask": row(self.mask_layer, self.mask_side),
             "Diameter": self._diameter(),
             "Classes": self.classes,
             "Device": self.device,

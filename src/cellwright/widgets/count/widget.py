@@ -4,6 +4,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image as ImageLayer
+from napari.layers import Shapes
 from qtpy.QtCore import Signal  # type: ignore[attr-defined]
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QVBoxLayout, QWidget
@@ -13,6 +14,7 @@ from cellwright.inference.fit import expectation
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
 from cellwright.ops.measure.regions import RegionSet
+from cellwright.widgets.count.axes import AxesTool
 from cellwright.widgets.count.calibrate import CalibrateTool
 from cellwright.widgets.count.choices import Choices
 from cellwright.widgets.count.colour_preview import show_colours
@@ -20,6 +22,7 @@ from cellwright.widgets.count.count_request import (
     CountOutcome,
     can_recount,
     count_task,
+    guess_line,
     interval_line,
     recount_task,
     result_line,
@@ -29,6 +32,7 @@ from cellwright.widgets.count.model import CountInputs, CountModel
 from cellwright.widgets.count.point_prompt import PointPromptTool
 from cellwright.widgets.count.save import SaveTool
 from cellwright.widgets.count.view import CountPanel
+from cellwright.widgets.shared.coordinates import axis_of
 from cellwright.widgets.shared.jobs import Job, LiveUpdater
 from cellwright.widgets.shared.layer_factory import legend_of
 from cellwright.widgets.shared.layer_io import (
@@ -50,7 +54,7 @@ from cellwright.widgets.shared.regions import (
     ask_for_line,
     ask_for_region,
     region_layer,
-    regions_drawn,
+    regions_of,
     through_slices,
     window_in_view,
     window_of_regions,
@@ -88,6 +92,7 @@ class CountWidget(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(scrolled(self.panel))
         self._show_family(self.choices.family)
+        self.axes = AxesTool(self.model, self.panel, self.choices)
         self.ask = PointPromptTool(self.model, self.panel.ask)
         self.calibrate = CalibrateTool(self.model, self.panel.calibrate)
         self.save = SaveTool(self.model, self.panel.save)
@@ -204,6 +209,9 @@ class CountWidget(QWidget):
         self._start(is_preview=True)
 
     def _start(self, *, is_preview: bool) -> None:
+        if not self.axes.when_understood(self.choices.layer, lambda: self._start(is_preview=is_preview)):
+            self.model.tell("Looking up the axes in the file…")
+            return
         try:
             regions = None if is_preview else self._regions()
             source = self._preview_source() if is_preview else self._source(regions)
@@ -215,24 +223,35 @@ class CountWidget(QWidget):
         self.model.start(count_task(request), self._on_count_returned)
 
     def _regions(self) -> RegionSet | None:
-        """Return the drawn shapes where cells are counted in these, else None."""
+        """Return where cells are counted, None for everywhere."""
         layer = image_layer(self.choices.layer)
-        if self.panel.region.currentData() != "drawn":
+        layers = self.choices.region_layers
+        if self.panel.region.currentData() == "drawn":
+            layers = replace(layers, shapes=self._drawn(layers.excluded, layer))
+        if not layers.chosen:
             return None
-        shapes = region_layer(self.viewer)
+        axis = axis_of(self.choices.channel)
+        return regions_of(layers, layer, axis, self.panel.rule.currentData())
+
+    def _drawn(self, excluded: Shapes | None, layer: ImageLayer) -> Shapes:
+        """Return the layer of the drawn regions, with shapes in it."""
+        shapes = region_layer(self.viewer, excluded)
         if shapes is None:
             ask_for_region(self.viewer, layer)
             raise WrongLayerError("Draw a rectangle around the cells first, then count again.")
-        return regions_drawn(shapes, layer, self.panel.rule.currentData())
+        if not shapes.data:
+            raise WrongLayerError(
+                f"Draw a rectangle in layer {shapes.name!r} first, or any other shape; it is empty."
+            )
+        return shapes
 
     def _source(self, regions: RegionSet | None) -> Source:
-        layer = image_layer(self.choices.layer)
-        shapes, window = region_layer(self.viewer), None
+        layer, window = image_layer(self.choices.layer), None
         if self.panel.region.currentData() == "view":
             window = self._with_context(window_in_view(self.viewer, layer), layer)
-        elif regions is not None and shapes is not None:
+        elif regions is not None:
             margin_px = max(2 * self.panel.diameter.value(), LEAST_MARGIN_PX)
-            window = window_of_regions(regions, shapes, layer, margin_px)
+            window = window_of_regions(regions, layer, margin_px)
         return source_of(layer, self.choices.channel, window)
 
     def _with_context(self, window: Window, layer: ImageLayer, n_around: int | None = None) -> Window:
@@ -302,7 +321,12 @@ class CountWidget(QWidget):
         line = result_line(result)
         if counted.request.source.is_preview:
             line = f"preview of the view: {line}"
-        details = (interval_line(result), counted.request.source.image.name, size_line(result))
+        details = (
+            guess_line(result),
+            interval_line(result),
+            counted.request.source.image.name,
+            size_line(result),
+        )
         self.panel.show_count(number_text(result), line, "\n".join(filter(None, details)), legend_of(result))
         self.panel.save.setEnabled(True)
         self.model.outcome_changed.emit(counted)

@@ -141,8 +141,7 @@ def _in_regions(
     regions = snapshot.regions
     membership = regions.membership(result.cells, result.offset)
     if regions.included:
-        names = np.array(regions.names, object)
-        table["regions"] = ["; ".join(names[row]) for row in membership]
+        table["regions"] = regions.joined_names(membership)
     return MeasuredCells(snapshot, settings, table, result, membership, region_sizes(result, regions))
 
 

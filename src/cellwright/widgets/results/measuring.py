@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from napari.layers import Image as ImageLayer
-from napari.layers import Labels, Layer, Shapes
+from napari.layers import Labels, Layer
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
 from superqt.utils import QSignalDebouncer
@@ -14,10 +14,11 @@ from cellwright.core.tasks import Task
 from cellwright.ops.measure.settings import MeasureSettings
 from cellwright.widgets.results.measured_cells import MeasuredCells, measure_task
 from cellwright.widgets.results.model import ResultsModel
-from cellwright.widgets.results.snapshot import regions_of, snapshot_of
+from cellwright.widgets.results.snapshot import snapshot_of
 from cellwright.widgets.results.viewer_link import ViewerLink
 from cellwright.widgets.shared.job_bar import JobBar
 from cellwright.widgets.shared.jobs import Job
+from cellwright.widgets.shared.regions import RegionLayers
 
 READ_MS = 250
 LABELS_EVENTS = ("data", "paint", "labels_update", "set_data", "features")
@@ -46,7 +47,7 @@ class Measurer(QObject):
         super().__init__(parent)
         self._model, self._link, self._bar = model, link, bar
         self.others: list[ImageLayer] = []
-        self.shapes: Shapes | None = None
+        self.regions = RegionLayers()
         self.settings = MeasureSettings(measure=())
         self._job: Job | None = None
         self._is_stale = self._is_writing = self._is_waiting = False
@@ -74,17 +75,16 @@ class Measurer(QObject):
         self._step = tuple(self._link.viewer.dims.current_step)
         self.read()
 
-    def set_shapes(self, shapes: Shapes | None) -> None:
-        """Take the regions from another layer."""
-        if self.shapes is shapes:
+    def set_regions(self, layers: RegionLayers) -> None:
+        """Take the regions from other layers."""
+        old = self.regions
+        if (*old.chosen, old.is_outside) == (*layers.chosen, layers.is_outside):
             return
-        if self.shapes is not None:
-            self.shapes.events.data.disconnect(self._on_shapes_changed)
-            self.shapes.events.features.disconnect(self._on_shapes_changed)
-        self.shapes = shapes
-        if shapes is not None:
-            shapes.events.data.connect(self._on_shapes_changed)
-            shapes.events.features.connect(self._on_shapes_changed)
+        for layer in old.chosen:
+            _listen(layer, self._on_regions_changed, is_on=False)
+        self.regions = layers
+        for layer in layers.chosen:
+            _listen(layer, self._on_regions_changed, is_on=True)
         self.read_soon()
 
     def read_soon(self) -> None:
@@ -121,9 +121,9 @@ class Measurer(QObject):
         self._job.start()
 
     def _task(self, layer: Layer) -> Task[tuple[Layer, MeasuredCells]]:
-        image_layer = self._link.image_layer
-        regions = regions_of(self.shapes, image_layer or layer, self._model.region_rule)
-        snapshot = snapshot_of(layer, image_layer, self.others, regions)
+        snapshot = snapshot_of(
+            layer, self._link.image_layer, self.others, self.regions, self._model.region_rule
+        )
         return _with_layer(layer, measure_task(snapshot, self.settings, self._model.measured))
 
     def _on_returned(self, found: tuple[Layer, MeasuredCells]) -> None:
@@ -162,11 +162,7 @@ class Measurer(QObject):
             return
         names = LABELS_EVENTS if isinstance(layer, Labels) else POINTS_EVENTS
         for name in names:
-            emitter = getattr(layer.events, name)
-            if is_on:
-                emitter.connect(self._on_layer_changed)
-            else:
-                emitter.disconnect(self._on_layer_changed)
+            _switch(getattr(layer.events, name), self._on_layer_changed, is_on=is_on)
 
     def _on_layer_changed(self, event: Any) -> None:
         if self._is_writing or not isalive(self):  # type: ignore[no-untyped-call]
@@ -178,7 +174,7 @@ class Measurer(QObject):
                 return
         self.read_soon()
 
-    def _on_shapes_changed(self, _: Any = None) -> None:
+    def _on_regions_changed(self, _: Any = None) -> None:
         if isalive(self):  # type: ignore[no-untyped-call]
             self.read_soon()
 
@@ -187,3 +183,17 @@ def _with_layer(layer: Layer, task: Task[MeasuredCells]) -> Task[tuple[Layer, Me
     """Return what a task gives, with the layer it is of: meanwhile another one may be chosen."""
     measured = yield from task
     return layer, measured
+
+
+def _listen(layer: Layer, callback: Callable[[Any], None], *, is_on: bool) -> None:
+    """Have a layer of regions tell of its changes, or no longer."""
+    names = ("data", "paint", "labels_update") if isinstance(layer, Labels) else ("data", "features")
+    for name in names:
+        _switch(getattr(layer.events, name), callback, is_on=is_on)
+
+
+def _switch(emitter: Any, callback: Callable[[Any], None], *, is_on: bool) -> None:
+    if is_on:
+        emitter.connect(callback)
+    else:
+        emitter.disconnect(callback)

@@ -1,21 +1,22 @@
-"""What a Labels or Points layer holds, in pixels of the image its cells lie in; regions of a Shapes layer."""
+"""What a Labels or Points layer holds, in pixels of the image its cells lie in."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels as LabelsLayer
-from napari.layers import Layer, Points, Shapes
+from napari.layers import Layer, Points
 from numpy.typing import NDArray
 
 from cellwright.core.data import Image, known_sizes
-from cellwright.core.errors import SettingsError, WrongLayerError
-from cellwright.ops.measure.regions import RegionRule, RegionSet, ShapeRegion, shape_region
-from cellwright.widgets.shared.coordinates import axes_of, channels_of, full_resolution, pixel_size_of
+from cellwright.core.errors import WrongLayerError
+from cellwright.ops.measure.regions import RegionRule, RegionSet
+from cellwright.widgets.shared.coordinates import affine_between, channels_of, full_resolution, image_in
 from cellwright.widgets.shared.edited_layers import EDITED, METADATA
+from cellwright.widgets.shared.regions import REGIONS, RegionLayers, regions_of
 
 if TYPE_CHECKING:
     import pandas
@@ -85,9 +86,12 @@ def snapshot_of(
     layer: Layer,
     image_layer: ImageLayer | None,
     others: Iterable[ImageLayer] = (),
-    regions: RegionSet = RegionSet(),  # noqa: B008 - frozen
+    regions: RegionLayers = RegionLayers(),  # noqa: B008 - frozen
+    rule: RegionRule = "centre",
 ) -> Snapshot:
     """Return what a layer of cells holds; fast, nothing is copied. Call it in the GUI thread.
+
+    Without layers of regions they are those that the cells were counted in.
 
     Raises
     ------
@@ -104,7 +108,9 @@ def snapshot_of(
         axis = None
     else:
         image = _image(image_layer, found_by)
-        axis = image.axes.find("C") if "C" in image.axes and not image_layer.rgb else None
+        axis = channels_of(image_layer)[0].axis
+        if "C" not in image.axes:
+            axis = None
         affine = affine_between(layer, image_layer)
     further = {_plain_name(one.name): _image(one, {}) for one in others if one is not image_layer}
     matrix, origin = affine
@@ -125,6 +131,7 @@ def snapshot_of(
         if axis is not None:
             offset = np.delete(offset, axis)
         offset = offset[len(offset) - pixels.ndim :]
+    counted = counted_regions(layer)
     return Snapshot(
         pixels=pixels,
         points=points,
@@ -133,47 +140,16 @@ def snapshot_of(
         offset=tuple(int(one) for one in offset),
         others=further,
         provenance=found_by,
-        regions=regions,
+        regions=regions_of(regions, image_layer or layer, axis, rule, counted=counted, is_drawing=True),
     )
 
 
-def affine_between(layer: Layer, other: Layer) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return matrix (other axes, axes) and origin that take pixels of one layer to pixels of another."""
-    n_missing = other.ndim - layer.ndim
-
-    def carried(point: NDArray[np.float64]) -> NDArray[np.float64]:
-        world = np.asarray(layer.data_to_world(point), np.float64)
-        padded = np.concatenate([np.zeros(max(n_missing, 0)), world])[-other.ndim :]
-        return np.asarray(other.world_to_data(padded), np.float64)
-
-    origin = carried(np.zeros(layer.ndim))
-    matrix = np.stack([carried(step) - origin for step in np.eye(layer.ndim)], axis=1)
-    return matrix, origin
-
-
-def regions_of(shapes: Shapes | None, image_layer: Layer | None, rule: RegionRule) -> RegionSet:
-    """Return the shapes of a layer as regions, in pixels of the image; a shape holds in the plane it is in.
-
-    Shapes without an inside (lines) are left out. Names are those of a feature ``name`` or ``region``, else
-    numbers from 1.
-    """
-    if shapes is None or image_layer is None:
-        return RegionSet(rule=rule)
-    matrix, origin = affine_between(shapes, image_layer)
-    axis = channels_of(image_layer)[0].axis if isinstance(image_layer, ImageLayer) else None
-    found: list[ShapeRegion] = []
-    for number, (vertices, kind) in enumerate(zip(shapes.data, shapes.shape_type, strict=True), start=1):
-        corners = np.asarray(vertices, np.float64) @ matrix.T + origin
-        if axis is not None:
-            corners = np.delete(corners, axis, axis=1)
-        lead = corners[:, :-2]
-        is_flat = shapes.ndim > 2
-        index = tuple(round(float(one)) if is_flat else None for one in lead.mean(axis=0))
-        try:
-            found.append(shape_region(_region_name(shapes, number), str(kind), corners[:, -2:], index))
-        except SettingsError:
-            continue
-    return RegionSet(tuple(found), rule=rule)
+def counted_regions(layer: Layer | None) -> RegionSet | None:
+    """Return the regions that the cells of a layer were counted in, None for the whole image."""
+    if layer is None:
+        return None
+    found = layer.metadata.get(METADATA, {}).get(REGIONS)
+    return found if isinstance(found, RegionSet) else None
 
 
 def _provenance_of(layer: Layer) -> Mapping[str, Any]:
@@ -185,14 +161,15 @@ def _provenance_of(layer: Layer) -> Mapping[str, Any]:
 
 def _image(layer: ImageLayer, found_by: Mapping[str, Any]) -> Image:
     """Return the image of a layer, its axes as they were understood when it was counted."""
-    axes = axes_of(layer)
-    pixel_size = pixel_size_of(layer)
+    image = image_in(layer)
     counted = str(found_by.get("axes", ""))
-    if len(counted) == len(axes) and ("C" in counted) == ("C" in axes):
-        n_spatial = sum(axis in "ZYX" for axis in counted)
-        sizes = tuple(found_by.get("pixel_size_um", ()))
-        axes, pixel_size = counted, sizes if len(sizes) == n_spatial else ()
-    return Image(full_resolution(layer), axes, pixel_size, layer.name, source=str(layer.source.path or ""))
+    if len(counted) != len(image.axes) or ("C" in counted) != ("C" in image.axes) or counted == image.axes:
+        return image
+    n_spatial = sum(axis in "ZYX" for axis in counted)
+    sizes = tuple(found_by.get("pixel_size_um", ()))
+    if len(sizes) != n_spatial:
+        sizes = ()
+    return replace(image, axes=counted, pixel_size_um=sizes)
 
 
 def _blank_image(layer: Layer) -> Image:
@@ -239,15 +216,6 @@ def _without_channel(layer: LabelsLayer, n_missing: int, axis: int | None) -> ND
             "Keep those of one channel."
         )
     return pixels.squeeze(axis - n_missing)
-
-
-def _region_name(shapes: Shapes, number: int) -> str:
-    for column in ("name", "region"):
-        if column in shapes.features:
-            text = str(shapes.features[column].iloc[number - 1])
-            if text and text != "nan":
-                return text
-    return f"region {number}"
 
 
 def _plain_name(name: str) -> str:

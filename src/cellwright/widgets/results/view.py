@@ -3,7 +3,7 @@
 from functools import cached_property
 from typing import TypeVar
 
-from napari.layers import Shapes
+from napari.layers import Labels
 from qtpy.QtCore import QSignalBlocker, Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import (
     QCheckBox,
@@ -30,8 +30,7 @@ from cellwright.ops.measure.columns import GROUPS, MEASURED
 from cellwright.widgets.results.plots import Boxes, CellPlot, Histogram, Scatter, Strip
 from cellwright.widgets.results.snapshot import is_cells_layer
 from cellwright.widgets.results.table import CellsTable, FrameModel
-from cellwright.widgets.shared.combos import LayerComboBox, PanelComboBox, is_image
-from cellwright.widgets.shared.edited_layers import METADATA
+from cellwright.widgets.shared.combos import LayerComboBox, PanelComboBox, is_image, is_shapes
 from cellwright.widgets.shared.job_bar import JobBar
 from cellwright.widgets.shared.style import STYLE, message_label, row, set_state
 
@@ -161,15 +160,22 @@ class ResultsView(QWidget):
             "first stand for both (an unbiased count)."
         )
         self.regions = LayerComboBox(
-            lambda layer: isinstance(layer, Shapes) and METADATA not in layer.metadata,
-            "A Shapes layer: cells count inside its shapes, and for each of them.",
+            is_shapes, "A Shapes layer: cells count inside its shapes, and for each of them.", none="None"
         )
-        self.regions.before = (("None", ""),)
-        self.regions.usual = lambda: None
+        self.exclude = LayerComboBox(
+            is_shapes, "A Shapes layer: cells in its shapes do not count.", none="Nothing"
+        )
+        self.mask_layer = LayerComboBox(
+            lambda layer: isinstance(layer, Labels) and layer is not self.layer.layer,
+            "A Labels layer: cells count only where its labels are, or where none are.",
+            none="None",
+        )
+        self.mask_side = PanelComboBox("Count inside of the labels of the mask, or outside.")
         self.rule = PanelComboBox("Which cells are in a region.")
         self.colour_by = PanelComboBox("Colour the cells in the viewer.")
         self.border.fill(BORDERS.items())
         self.rule.fill(RULES.items())
+        self.mask_side.fill([("Inside", "inside"), ("Outside", "outside")])
         self.colour_by.fill(GROUPINGS.items())
         self.draw_regions = button("Draw", "Add a Shapes layer to draw regions in.")
         form = QFormLayout()
@@ -177,6 +183,8 @@ class ResultsView(QWidget):
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         form.addRow("Border", self.border)
         form.addRow("Regions", row(self.regions, self.draw_regions))
+        form.addRow("Leave out", self.exclude)
+        form.addRow("Mask", row(self.mask_layer, self.mask_side))
         form.addRow("In a region", self.rule)
         form.addRow("Colour by", self.colour_by)
         return form

@@ -17,12 +17,12 @@ from cellwright.widgets.results.export import ResultsExport
 from cellwright.widgets.results.measuring import Measurer
 from cellwright.widgets.results.model import ResultsModel
 from cellwright.widgets.results.plot_tool import PlotTool
-from cellwright.widgets.results.snapshot import image_layer_under, image_layers
+from cellwright.widgets.results.snapshot import counted_regions, image_layer_under, image_layers
 from cellwright.widgets.results.view import ResultsView
 from cellwright.widgets.results.viewer_link import ViewerLink
 from cellwright.widgets.shared.messages import CountEvent, count_news, tell_error
 from cellwright.widgets.shared.napari_private import unwrapped
-from cellwright.widgets.shared.regions import ask_for_region
+from cellwright.widgets.shared.regions import RegionLayers, ask_for_region
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -78,9 +78,10 @@ class ResultsWidget(QWidget):
         view.image.usual = self._usual_image
         view.layer.chosen.connect(self._on_layer_chosen)
         view.image.chosen.connect(self._on_image_chosen)
-        view.regions.chosen.connect(self._on_regions_chosen)
-        for box in (view.layer, view.image, view.regions):
-            box.follow(self.viewer)
+        for box in (view.regions, view.exclude, view.mask_layer, view.mask_side):
+            box.chosen.connect(self._on_regions_chosen)
+        for listing in (view.layer, view.image, view.regions, view.exclude, view.mask_layer):
+            listing.follow(self.viewer)
         events = self.viewer.layers.events
         for emitter in (events.inserted, events.removed, events.renamed):
             emitter.connect(self._list_others)
@@ -112,7 +113,11 @@ class ResultsWidget(QWidget):
         return image_layer_under(self.viewer, layer)
 
     def _on_layer_chosen(self) -> None:
-        self.view.image.choose(self._usual_image())
+        view = self.view
+        view.regions.none = "None" if counted_regions(view.layer.layer) is None else "As counted"
+        for box in (view.regions, view.mask_layer):
+            box.refresh()
+        view.image.choose(self._usual_image())
         self._on_image_chosen()
 
     def _on_image_chosen(self) -> None:
@@ -139,7 +144,14 @@ class ResultsWidget(QWidget):
             widget.setVisible(bool(found))
 
     def _on_regions_chosen(self) -> None:
-        self.measurer.set_shapes(self.view.regions.layer)
+        view = self.view
+        layers = RegionLayers(
+            shapes=view.regions.layer,
+            excluded=view.exclude.layer,
+            mask=view.mask_layer.layer,
+            is_outside=view.mask_side.currentData() == "outside",
+        )
+        self.measurer.set_regions(layers)
 
     def _on_draw_clicked(self) -> None:
         image = self.link.image_layer or self.link.layer
@@ -149,7 +161,9 @@ class ResultsWidget(QWidget):
         shapes = ask_for_region(self.viewer, image)
         shapes.name, shapes.mode = "regions", "add_polygon"
         self.view.regions.choose(shapes)
-        self.view.show_message("Draw regions: click corner by corner, double-click to close.")
+        self.view.show_message(
+            "Draw regions: click corner by corner, double-click to close. They hold in every slice."
+        )
 
     def _on_counted(self, viewer: Any, event: CountEvent) -> None:
         if viewer is not self.viewer or not isalive(self):  # type: ignore[no-untyped-call]

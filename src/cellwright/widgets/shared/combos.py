@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from napari.layers import Image as ImageLayer
-from napari.layers import Labels, Layer
+from napari.layers import Labels, Layer, Shapes
 from psygnal import Signal
 from qtpy.compat import isalive
 from qtpy.QtCore import QSignalBlocker, Qt
@@ -25,6 +25,7 @@ from cellwright.widgets.shared.napari_private import unwrapped
 
 SPECS = "spec.json"
 OTHER_FOLDER = ""  # data of the entry that asks for a folder
+NO_LAYER = ""  # data of the entry for none
 LETTERS = 8  # that a box has room for in the narrowest panel
 
 
@@ -121,6 +122,11 @@ def is_image(layer: Layer) -> bool:
     return isinstance(layer, ImageLayer) and METADATA not in layer.metadata
 
 
+def is_shapes(layer: Layer) -> bool:
+    """Return whether a layer can hold regions that somebody drew."""
+    return isinstance(layer, Shapes) and METADATA not in layer.metadata
+
+
 class LayerComboBox(PanelComboBox):
     """The layers of a viewer of one kind, the topmost first; those of renamed and moved layers stay chosen.
 
@@ -130,8 +136,8 @@ class LayerComboBox(PanelComboBox):
         Tells whether a layer is listed.
     help_text
         Its tooltip.
-    after
-        Further entries, titles and data, under the layers; ``before`` are those over them.
+    none
+        Title of a first entry, for no layer; empty for none.
     otherwise
         Shown where there is nothing to choose.
     follows_active
@@ -145,16 +151,16 @@ class LayerComboBox(PanelComboBox):
         accepts: Callable[[Layer], bool] = is_image,
         help_text: str = "",
         *,
-        after: Iterable[tuple[str, Any]] = (),
+        none: str = "",
         otherwise: str = "no image layer",
         follows_active: bool = False,
         folders: str = "",
     ) -> None:
         super().__init__(help_text, folders=folders)
-        self.accepts = accepts
+        self.accepts, self.none = accepts, none
         self.usual: Callable[[], Layer | None] = self._active  # what to choose where the chosen one is gone
-        self.before: tuple[tuple[str, Any], ...] = ()
-        self.after = tuple(after)
+        if none:
+            self.usual = lambda: None
         self._otherwise, self._follows_active = otherwise, follows_active
         self._viewer: Any = None
 
@@ -196,15 +202,16 @@ class LayerComboBox(PanelComboBox):
         if not isalive(self):  # type: ignore[no-untyped-call]
             return  # napari holds this callback by a weak reference, which may outlive the box
         data = self.currentData()
-        others = [one for _, one in (*self.before, *self.after)]
-        is_kept = self.folder is not None or (self.is_by_user and data in others)
+        is_kept = self.folder is not None or (self.is_by_user and data == NO_LAYER)
         if not is_kept and data not in map(_key, self.listed):
             data = _key(self.usual())
         self._list(data)
 
     def _list(self, data: Any) -> None:
-        layers = [(one.name, _key(one)) for one in self.listed]
-        self.fill([*self.before, *layers, *self.after], data, self._otherwise)
+        entries: list[tuple[str, Any]] = [(one.name, _key(one)) for one in self.listed]
+        if self.none:
+            entries.insert(0, (self.none, NO_LAYER))
+        self.fill(entries, data, self._otherwise)
 
     def _active(self) -> Layer | None:
         if self._viewer is None:

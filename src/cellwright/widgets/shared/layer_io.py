@@ -21,10 +21,8 @@ from cellwright.core.data import Image, Result
 from cellwright.core.errors import WrongLayerError
 from cellwright.widgets.shared.coordinates import (
     Channel,
-    axes_of,
     channels_of,
-    full_resolution,
-    pixel_size_of,
+    image_in,
 )
 from cellwright.widgets.shared.edited_layers import METADATA, is_edited, our_change, watch
 from cellwright.widgets.shared.layer_factory import make_layer
@@ -93,8 +91,7 @@ def image_of(layer: Layer | None, channel: Channel | None = None) -> Image:
     WrongLayerError
         There is no layer, it is of another type, or it has less than two or more than five axes.
     """
-    layer = image_layer(layer)
-    return Image(full_resolution(layer), axes_of(layer, channel), pixel_size_of(layer, channel), layer.name)
+    return image_in(image_layer(layer), channel)
 
 
 def layer_arguments(image: Image) -> dict[str, Any]:
@@ -124,8 +121,8 @@ def source_of(layer: Layer | None, channel: Channel | None = None, window: Windo
         As :func:`image_of`.
     """
     layer = image_layer(layer)
-    image = image_of(layer, channel)
     channel = channel or channels_of(layer)[0]
+    image = image_of(layer, channel)
     parts = list(window or (slice(None),) * layer.ndim)
     if channel.axis is not None:
         parts[channel.axis] = slice(None)  # the engine picks the channel
@@ -133,7 +130,10 @@ def source_of(layer: Layer | None, channel: Channel | None = None, window: Windo
     if channel.axis is not None:
         first[channel.axis] = channel.index or 0
     if any(part != slice(None) for part in parts):
-        image = replace(image, data=image.data[tuple(parts)])
+        index = parts
+        if channel.axis is not None and image.axes.endswith("C"):  # colours, which are last now
+            index = [*(part for axis, part in enumerate(parts) if axis != channel.axis), slice(None)]
+        image = replace(image, data=image.data[tuple(index)], source="", source_part=None)
     return Source(
         image=image,
         layer_id=str(layer.unique_id),
@@ -212,6 +212,15 @@ def remove(viewer: Any, key: Mapping[str, Any]) -> None:
 def whole_placement(layer: Layer) -> dict[str, Any]:
     """Return the arguments that give a new layer the transform, units and axis labels of another."""
     return _placement(layer, np.zeros(layer.ndim, np.intp), drop_first=False)
+
+
+def last_axes(placement: Mapping[str, Any], ndim: int) -> dict[str, Any]:
+    """Return the same placement for a layer that has only the last axes."""
+    kept = {name: value[-ndim:] for name, value in placement.items()}
+    for name in ("rotate", "shear"):
+        kept[name] = placement[name][-ndim:, -ndim:]
+    kept["affine"] = placement["affine"][-ndim - 1 :, -ndim - 1 :]
+    return kept
 
 
 def _placement(layer: Layer, first: NDArray[np.intp], *, drop_first: bool) -> dict[str, Any]:

@@ -1,23 +1,45 @@
 """Parts of an image to count in: what the viewer shows, or what the user draws in layers made for that."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from napari.layers import Image as ImageLayer
-from napari.layers import Shapes
+from napari.layers import Labels, Layer, Points, Shapes
 from numpy.typing import NDArray
 from qtpy.QtCore import QTimer
 
-from cellwright.core.errors import ImageError, WrongLayerError
-from cellwright.ops.measure.regions import RegionRule, RegionSet, ShapeRegion, shape_region
-from cellwright.widgets.shared.coordinates import Channel, axes_of, full_resolution, in_pixels, pixel_at
+from cellwright.core.errors import ImageError, SettingsError, WrongLayerError
+from cellwright.ops.measure.regions import (
+    EXCLUDED,
+    Complement,
+    MaskRegion,
+    Region,
+    RegionRule,
+    RegionSet,
+    ShapeRegion,
+    is_excluded,
+    region_set,
+    shape_region,
+)
+from cellwright.widgets.shared.coordinates import (
+    Channel,
+    affine_between,
+    axes_of,
+    full_resolution,
+    in_pixels,
+    pixel_at,
+)
 from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.layer_factory import COLOUR
-from cellwright.widgets.shared.layer_io import Window, whole_placement
+from cellwright.widgets.shared.layer_io import Window, last_axes, whole_placement
 
+REGIONS = "regions"  # key in the metadata of layers of cells: the RegionSet they were counted in
 REGION_NAME = "region to count"
 LINE_NAME = "line across a cell"
+HALF_PIXEL = 0.5
+SAME_PIXELS = 1e-3
 SHORTEST_LINE_PX = 2.0  # a click without a drag is no line
 PREVIEW_PX = 1024
 PREVIEW_SLICES = 4  # on either side of the one in sight
@@ -85,69 +107,176 @@ def through_slices(
     return (*window[:place], slice(first, end), *window[place + 1 :])
 
 
-def window_of_rectangle(shapes: Shapes, layer: ImageLayer) -> Window:
-    """Return the pixels of the layer inside the box around the shape drawn last, in every slice.
+def window_of_regions(regions: RegionSet, layer: ImageLayer, margin_px: float = 0.0) -> Window | None:
+    """Return the pixels of the layer inside the box around all shapes and a margin, in every slice.
 
-    Raises
-    ------
-    WrongLayerError
-        Nothing has been drawn.
-    ImageError
-        The shape lies beside the image.
-    """
-    if not shapes.data:
-        raise WrongLayerError(f"Draw a rectangle in layer {shapes.name!r} first; it is empty.")
-    vertices = in_pixels(shapes.data[-1], shapes, layer)
-    low, high = np.zeros(layer.ndim), np.array(_shape(layer), float)
-    low[-2:] = np.floor(vertices[:, -2:].min(axis=0) + 0.5)
-    high[-2:] = np.ceil(vertices[:, -2:].max(axis=0) + 0.5)
-    return _window(layer, low, high, f"The shape in layer {shapes.name!r} lies beside the image. Move it.")
-
-
-def window_of_regions(
-    regions: RegionSet, shapes: Shapes, layer: ImageLayer, margin_px: float = 0.0
-) -> Window:
-    """Return the pixels of the layer inside the box around all regions and a margin, in every slice.
-
-    Cells at the edge of the box are found whole with a margin of their diameter.
+    Cells at the edge of the box are found whole with a margin of their diameter. Without shapes to count in
+    it is None: the whole image.
 
     Raises
     ------
     ImageError
         They lie beside the image.
     """
-    corners = np.concatenate(
-        [ring for one in regions.included if isinstance(one, ShapeRegion) for ring in one.rings]
-    )
+    rings = [ring for one in regions.included if isinstance(one, ShapeRegion) for ring in one.rings]
+    if not rings:
+        return None
+    corners = np.concatenate(rings)
     low, high = np.zeros(layer.ndim), np.array(_shape(layer), float)
     low[-2:] = np.floor(corners.min(axis=0) + 0.5)
     high[-2:] = np.ceil(corners.max(axis=0) + 0.5)
-    _window(layer, low, high, f"The shapes in layer {shapes.name!r} lie beside the image. Move them.")
+    _window(layer, low, high, "The drawn shapes lie beside the image. Move them.")
     low[-2:] -= margin_px
     high[-2:] += margin_px
     return _window(layer, low, high, "")
 
 
-def regions_drawn(shapes: Shapes, layer: ImageLayer, rule: RegionRule = "centre") -> RegionSet:
-    """Return the shapes of a layer as regions in pixels of the image, each in every slice.
+@dataclass(frozen=True, slots=True, eq=False)
+class RegionLayers:
+    """The layers that tell where to count.
+
+    Parameters
+    ----------
+    shapes
+        Count inside its shapes; None counts in the whole image.
+    excluded
+        Its shapes are cut out.
+    mask
+        Count only where its labels are not 0.
+    is_outside
+        Count only where they are 0 instead.
+    """
+
+    shapes: Shapes | None = None
+    excluded: Shapes | None = None
+    mask: Labels | None = None
+    is_outside: bool = False
+
+    @property
+    def chosen(self) -> tuple[Layer, ...]:
+        """Those that there are."""
+        return tuple(one for one in (self.shapes, self.excluded, self.mask) if one is not None)
+
+
+def regions_of(
+    layers: RegionLayers,
+    layer: Layer,
+    channel_axis: int | None = None,
+    rule: RegionRule = "centre",
+    *,
+    counted: RegionSet | None = None,
+    is_drawing: bool = False,
+) -> RegionSet:
+    """Return what layers tell as regions in pixels of an image.
+
+    A shape of a layer that has the axis of slices or frames holds in the one it was drawn in; a shape of a
+    layer without that axis, which napari shows in every slice, holds in every slice. Names are those of a
+    feature ``name`` or ``region``, else numbers from 1; with a feature ``exclude`` that is true, or a name
+    that begins with this word, a shape is cut out.
+
+    Parameters
+    ----------
+    layers
+        What is chosen.
+    layer
+        The image that is counted in.
+    channel_axis
+        Its axis of channels.
+    rule
+        Which cells are in.
+    counted
+        What the cells were counted in; they lie in these regions where no shapes are chosen, and in shapes
+        only as far as these reach.
+    is_drawing
+        Whether shapes may be unfinished: those without an inside are left out.
 
     Raises
     ------
-    WrongLayerError
-        Nothing has been drawn.
     SettingsError
-        A shape has no inside.
+        A shape has no inside, or lies across slices.
+    WrongLayerError
+        The pixels of the mask are not those of the image.
     """
-    if not shapes.data:
+    drawn: list[Region] = []
+    excluded: list[Region] = []
+    if counted is not None:
+        excluded += counted.excluded
+        if layers.shapes is None:
+            drawn += counted.included
+        elif counted.included:
+            excluded.append(Complement(counted.included))
+    if layers.shapes is not None:
+        drawn += _shape_regions(layers.shapes, layer, channel_axis, is_drawing=is_drawing)
+    if layers.excluded is not None:
+        excluded += _shape_regions(layers.excluded, layer, channel_axis, is_drawing=is_drawing)
+    mask = None
+    if layers.mask is not None:
+        mask = _mask_region(layers.mask, layer, channel_axis, is_outside=layers.is_outside)
+    return region_set(drawn, excluded, mask, rule)
+
+
+def _shape_regions(
+    shapes: Shapes, layer: Layer, channel_axis: int | None, *, is_drawing: bool
+) -> list[ShapeRegion]:
+    matrix, origin = affine_between(shapes, layer)
+    n_missing = max(layer.ndim - shapes.ndim, 0)
+    found = []
+    for number, (vertices, kind) in enumerate(zip(shapes.data, shapes.shape_type, strict=True)):
+        corners = np.asarray(vertices, np.float64) @ matrix.T + origin
+        name = _shape_name(shapes, number)
+        lead = corners[:, : layer.ndim - 2]
+        spread = np.ptp(lead, axis=0)[n_missing:]
+        if (spread > HALF_PIXEL).any():
+            raise SettingsError(
+                f"{name!r} of layer {shapes.name!r} lies across several slices. Draw regions while the "
+                "viewer shows one slice, rows downwards."
+            )
+        index: list[int | None] = [round(float(one)) for one in lead.mean(axis=0)]
+        index[:n_missing] = [None] * n_missing
+        if channel_axis is not None and channel_axis < len(index):
+            del index[channel_axis]
+        try:
+            found.append(shape_region(name, str(kind), corners[:, -2:], tuple(index)))
+        except SettingsError:
+            if not is_drawing:
+                raise
+    return found
+
+
+def _shape_name(shapes: Shapes, number: int) -> str:
+    told = shapes.features.iloc[number].to_dict() if len(shapes.features.columns) else {}
+    texts = [str(told[column]) for column in ("name", "region") if column in told]
+    name = next((text for text in texts if text not in ("", "nan", "None")), f"region {number + 1}")
+    if told.get("exclude") in (True, 1, "True", "true") and not is_excluded(name):
+        name = f"{EXCLUDED} {name}"
+    return name
+
+
+def _mask_region(mask: Labels, layer: Layer, channel_axis: int | None, *, is_outside: bool) -> MaskRegion:
+    """Return the labels that are not 0 as pixels of an image; beside the layer there are none."""
+    matrix, origin = affine_between(mask, layer)
+    n_missing = layer.ndim - mask.ndim
+    name = f"outside {mask.name}" if is_outside else mask.name
+    if n_missing < 0 or not np.allclose(matrix[n_missing:], np.eye(mask.ndim), atol=SAME_PIXELS):
         raise WrongLayerError(
-            f"Draw a rectangle in layer {shapes.name!r} first, or any other shape; it is empty."
+            f"The pixels of the mask {mask.name!r} are not those of the image {layer.name!r}. Choose labels "
+            "that were made on this image."
         )
-    drawn = zip(shapes.data, shapes.shape_type, strict=True)
-    found = [
-        shape_region(f"region {number}", str(kind), in_pixels(vertices, shapes, layer)[:, -2:])
-        for number, (vertices, kind) in enumerate(drawn, start=1)
-    ]
-    return RegionSet(tuple(found), rule=rule)
+    pixels = np.asarray(full_resolution(mask)) != 0
+    shape = list(pixels.shape if isinstance(layer, Points) else _shape(layer)[n_missing:])
+    first = np.rint(origin[n_missing:]).astype(int)
+    if channel_axis is not None and channel_axis >= n_missing:
+        at = channel_axis - n_missing
+        pixels, first = pixels.max(axis=at), np.delete(first, at)
+        del shape[at]
+    if pixels.shape == tuple(shape) and not first.any():
+        return MaskRegion(name, pixels, is_inverted=is_outside)
+    whole = np.zeros(shape, bool)
+    low = np.clip(first, 0, shape)
+    high = np.clip(first + pixels.shape, low, shape)
+    own = [slice(a - f, b - f) for a, b, f in zip(low, high, first, strict=True)]
+    whole[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = pixels[tuple(own)]
+    return MaskRegion(name, whole, is_inverted=is_outside)
 
 
 def line_length_px(shapes: Shapes, layer: ImageLayer) -> float:
@@ -170,9 +299,17 @@ def _shape(layer: ImageLayer) -> tuple[int, ...]:
     return tuple(full_resolution(layer).shape[: layer.ndim])
 
 
-def region_layer(viewer: Any) -> Shapes | None:
-    """Return the Shapes layer to take a region from: the active one, else the topmost with shapes."""
-    drawn = [layer for layer in viewer.layers if isinstance(layer, Shapes) and METADATA not in layer.metadata]
+def shapes_layers(viewer: Any) -> list[Shapes]:
+    """Return the Shapes layers that no count has made."""
+    return [one for one in viewer.layers if isinstance(one, Shapes) and METADATA not in one.metadata]
+
+
+def region_layer(viewer: Any, but: Shapes | None = None) -> Shapes | None:
+    """Return the Shapes layer to take a region from: the active one, else the topmost with shapes.
+
+    ``but`` is not taken: its shapes are for something else.
+    """
+    drawn = [layer for layer in shapes_layers(viewer) if layer is not but]
     active = viewer.layers.selection.active
     if active in drawn:
         return active
@@ -180,8 +317,8 @@ def region_layer(viewer: Any) -> Shapes | None:
 
 
 def ask_for_region(viewer: Any, layer: ImageLayer) -> Shapes:
-    """Return a layer in which the next drag of the mouse draws a rectangle."""
-    return _ask(viewer, layer, REGION_NAME, "add_rectangle")
+    """Return a layer in which the next drag of the mouse draws a rectangle, for every slice."""
+    return _ask(viewer, layer, REGION_NAME, "add_rectangle", ndim=2)
 
 
 def ask_for_line(viewer: Any, layer: ImageLayer, on_measured: Callable[[float], None]) -> Shapes:
@@ -189,7 +326,7 @@ def ask_for_line(viewer: Any, layer: ImageLayer, on_measured: Callable[[float], 
 
     When it is drawn, ``on_measured`` is given its length in pixels of ``layer``, and the drawing goes away.
     """
-    shapes = _ask(viewer, layer, LINE_NAME, "add_line")
+    shapes = _ask(viewer, layer, LINE_NAME, "add_line", layer.ndim)
 
     def finish() -> None:
         if shapes not in viewer.layers or not shapes.data:
@@ -213,15 +350,15 @@ def ask_for_line(viewer: Any, layer: ImageLayer, on_measured: Callable[[float], 
     return shapes
 
 
-def _ask(viewer: Any, layer: ImageLayer, name: str, mode: str) -> Shapes:
+def _ask(viewer: Any, layer: ImageLayer, name: str, mode: str, ndim: int) -> Shapes:
     extent = max(full_resolution(layer).shape[-2:])
     shapes = viewer.add_shapes(
-        ndim=layer.ndim,
+        ndim=ndim,
         name=name,
         face_color="transparent",
         edge_color=COLOUR,
         edge_width=max(extent / 400, 1.0),
-        **whole_placement(layer),
+        **last_axes(whole_placement(layer), ndim),
     )
     shapes.mode = mode
     return shapes

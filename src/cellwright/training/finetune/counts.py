@@ -1,0 +1,145 @@
+"""Fine-tuning from counts alone: a number for each image in, a model that counts alike images better out.
+
+A few numbers cannot teach a network, but they tell by how much it miscounts one kind of images: the model
+learns one factor, and how far its counts are off with it. Each image is judged by the factor that the others
+give, and the factor is kept only if that makes the counts better.
+
+Source of the factor, a ratio estimator: Cochran, Sampling Techniques, 3rd ed. (1977), chapter 6.
+"""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellwright.core.errors import CheckpointError, ReadError
+from cellwright.core.tasks import Progress, Task
+from cellwright.files.atomic import check_writable, write_text
+from cellwright.files.images import read_image
+from cellwright.files.json_value import read_text
+from cellwright.inference.pipeline import count_cells
+from cellwright.inference.settings import EngineSettings
+from cellwright.models import registry, store
+from cellwright.models.checkpoint import CARD, save_checkpoint
+from cellwright.models.protocol import CellModel
+from cellwright.models.spec import LEARNED_FACTOR
+from cellwright.ops.measure.prediction_interval import fit_interval
+from cellwright.training.finetune.finetune import TUNED
+from cellwright.training.finetune.run import Outcome
+
+FEWEST = 3  # images: with less, judging by the others says nothing
+
+Counts = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class CountedImage:
+    """An image of which a person counted the cells."""
+
+    path: Path
+    count: float
+
+
+def read_counts(path: Path) -> tuple[CountedImage, ...]:
+    """Return the images and counts in a CSV file with the columns ``image`` and ``count``.
+
+    Image paths are relative to the file.
+
+    Raises
+    ------
+    ReadError
+        A column is missing, a count is no number from 0 on, an image is not there, or there are too few.
+    """
+    images = []
+    for number, row in enumerate(csv.DictReader(io.StringIO(read_text(path))), 2):
+        name, text = row.get("image"), row.get("count")
+        if not name or text is None:
+            raise ReadError(f"Expected the columns image and count in {path}; line {number} lacks one.")
+        try:
+            count = float(text)
+        except ValueError:
+            count = -1.0
+        if not 0 <= count < np.inf:
+            raise ReadError(f"A count must be a number from 0 on; line {number} of {path} has {text!r}.")
+        image = path.parent / name
+        if not image.exists():
+            raise ReadError(f"Expected an image at {image}, as line {number} of {path} says; there is none.")
+        images.append(CountedImage(image, count))
+    if len(images) < FEWEST or not any(image.count for image in images):
+        raise ReadError(
+            f"Learning from counts needs at least {FEWEST} images, not all without cells; got {len(images)} "
+            f"in {path}. Count more images."
+        )
+    return tuple(images)
+
+
+def finetune_counts(
+    images: Sequence[CountedImage], start: str | Path, output: Path, *, device: str = "auto"
+) -> Task[Outcome]:
+    """Teach a density model by how much it miscounts images like these, and keep it in ``output`` if better.
+
+    Raises
+    ------
+    CheckpointError
+        There is no such model, it gives no density, or it lies in ``output``.
+    ReadError
+        An image cannot be read.
+    WriteError
+        The output folder cannot be written.
+    """
+    model = store.load(start)
+    if registry.get(model.spec.family).gives != "density":
+        raise CheckpointError(
+            f"Counts alone teach a model that gives a density; {start} is of the family {model.spec.family}. "
+            "Choose density, or annotate cells."
+        )
+    if store.find(start).resolve() == output.resolve():
+        raise CheckpointError(f"The new model needs a folder of its own; got {output}. Choose another.")
+    check_writable(output)
+    found: list[float] = []
+    for done, image in enumerate(images):
+        yield Progress("count", done, len(images), image.path.name)
+        result = yield from count_cells(read_image(image.path), (model,), None, EngineSettings(device=device))
+        found.append(float(result.count))
+    return _learn(model, np.array(found), np.array([image.count for image in images]), output)
+
+
+def _learn(model: CellModel, found: Counts, true: Counts, output: Path) -> Outcome:
+    """Write the model with the factor that these counts tell, or as it was where that is no better."""
+    judged = found * _factors_of_the_others(found, true)
+    before, after = _scores(found, true), _scores(judged, true)
+    is_better = after["score"] > before["score"]
+    spec = replace(model.spec, title=model.spec.title.removesuffix(TUNED) + TUNED, weights_sha256="")
+    notices = ("The factor from the other images counted no better; the model is the one it began with.",)
+    if is_better:
+        factor = float(true.sum() / found.sum())
+        options = {**spec.options, LEARNED_FACTOR: spec.options.get(LEARNED_FACTOR, 1.0) * factor}
+        spec = replace(spec, options=options, count_error=fit_interval(judged, true))
+        notices = (
+            f"Counts are multiplied by {factor:.2f}, as {len(true)} images tell. That holds for images like "
+            "these alone.",
+        )
+    save_checkpoint(output, model.with_network(model.network, spec=spec), after if is_better else before)
+    rows = [f"| {name} | {before[name]:.3f} | {after[name]:.3f} |" for name in before]
+    table = ["| figure | before | after |", "|---|---|---|", *rows]
+    write_text(output / CARD, "\n".join([f"# {spec.title}", "", *notices, "", *table, ""]))
+    return Outcome(output, before, after, is_better, notices)
+
+
+def _factors_of_the_others(found: Counts, true: Counts) -> Counts:
+    """Return for each image true cells for each that was found in all others; 1 where none was."""
+    others = found.sum() - found
+    factors = np.ones_like(found)
+    np.divide(true.sum() - true, others, out=factors, where=others > 0)
+    return factors
+
+
+def _scores(found: Counts, true: Counts) -> dict[str, float]:
+    """Return the mean error in cells and as a share of the mean count, and 1 less that share."""
+    error = float(np.abs(found - true).mean())
+    share = error / float(true.mean())
+    return {"score": max(1 - share, 0.0), "count_mae": error, "count_mape": share}
