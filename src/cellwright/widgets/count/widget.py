@@ -116,7 +116,7 @@ class CountWidget(QWidget):
         self.jobs.failed.connect(self.model.fail)
         self.jobs.cancelled.connect(lambda: self.model.tell("Cancelled; nothing was changed."))
         self.jobs.finished.connect(self._on_job_finished)
-        panel.model.chosen.connect(lambda: self._show_family(self.choices.family))
+        panel.model.chosen.connect(self._on_model_chosen)
         panel.model.failed.connect(self.model.fail)
 
     def _connect_model(self) -> None:
@@ -372,6 +372,9 @@ class CountWidget(QWidget):
         if is_drawn and isinstance(layer, ImageLayer) and region_layer(self.viewer) is None:
             ask_for_region(self.viewer, layer)
             self.model.tell("Draw a rectangle around the cells, then count.")
+
+    def _on_model_chosen(self) -> None:
+        self._show_family(self.choices.family)
 
     def _show_family(self, family: str) -> None:
         self._settings_type = registry.get(family).settings
