@@ -215,6 +215,20 @@ def test_smaller_copies_in_subifds_are_no_images(tmp_path, rng):
     np.testing.assert_array_equal(image.data, data)
 
 
+def test_smaller_copies_in_subifds_that_say_nothing_are_no_images(tmp_path, rng):
+    data = rng.integers(0, 256, (64, 80)).astype(np.uint8)
+    with TiffWriter(tmp_path / "a.tif") as tiff:
+        tiff.write(data, subifds=2)
+        tiff.write(data[::2, ::2])
+        tiff.write(data[::4, ::4])
+    (image,) = read_images(tmp_path / "a.tif")
+    np.testing.assert_array_equal(image.data, data)
+    with TiffWriter(tmp_path / "b.tif") as tiff:  # as cameras do: the image is behind its small copy
+        tiff.write(data[::4, ::4], subifds=1)
+        tiff.write(data)
+    assert data.shape in [image.shape for image in read_images(tmp_path / "b.tif")]
+
+
 def test_channels_keep_names_and_colors(tmp_path, grey):
     metadata = {"axes": "CYX", "Channel": {"Name": ["DAPI", "GFP"], "Color": [65535, 16711935]}}
     tifffile.imwrite(tmp_path / "a.ome.tif", np.stack([grey, grey]), ome=True, photometric="minisblack",

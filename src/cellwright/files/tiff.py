@@ -118,7 +118,9 @@ def _images(tiff: tifffile.TiffFile) -> list[tuple[int, tifffile.TiffPageSeries]
 
 
 def _is_smaller_copy(large: tifffile.TiffPageSeries, small: tifffile.TiffPageSeries) -> bool:
-    """Return whether a series of a slide is another one at half or less of its size: a pyramid in pages."""
+    """Return whether a series is another one at less of its size: in a SubIFD, or of a pyramid in pages."""
+    if small.keyframe.is_subifd and prod(small.shape) < prod(large.shape):
+        return True  # larger ones are images, of which cameras put a small copy before
     if large.axes != small.axes or large.dtype != small.dtype or not large.keyframe.is_tiled:
         return False
     factors = [a / b for a, b, axis in zip(large.shape, small.shape, large.axes, strict=True) if axis in "YX"]

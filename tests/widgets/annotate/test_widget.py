@@ -14,7 +14,7 @@ from cellwright.annotation.session import AnnotationSession
 from cellwright.core.data import Image
 from cellwright.widgets.annotate.session_setup import journal_path, unfinished
 from cellwright.widgets.annotate.widget import AnnotateWidget
-from cellwright.widgets.shared.edited_layers import METADATA
+from cellwright.widgets.shared.edited_layers import METADATA, is_edited
 from cellwright.widgets.shared.layer_io import place, prepare, source_of
 
 LIMIT_MS = 60_000
@@ -290,3 +290,30 @@ def test_the_cheat_sheet_opens_and_closes(widget: AnnotateWidget) -> None:
     assert sheet.isVisible()
     widget.show_keys()
     assert not sheet.isVisible()
+
+
+def test_where_the_keys_work_is_told(widget: AnnotateWidget, blobs: Any) -> None:
+    image = widget.viewer.add_image(blobs.image, name="blobs")
+    widget.viewer.add_labels(blobs.labels.copy(), name="cells")
+    start(widget)
+    own = widget.model.context.layer.layer
+    widget.panel.buttons["grow"].click()
+    told = widget.panel.hint.text()
+    widget.viewer.layers.selection.active = image
+    assert widget.panel.hint.text().startswith(f"Keys do nothing here: choose the layer {own.name!r}")
+    assert widget.viewer.status == widget.panel.hint.text()
+    widget.viewer.layers.selection.active = own
+    assert widget.panel.hint.text() == told
+
+
+def test_a_counted_layer_that_is_annotated_keeps_where_it_came_from(
+    viewer: ViewerModel, annotate_widget: AnnotateWidget
+) -> None:
+    image = viewer.add_image(np.zeros((20, 20)), name="cells")
+    own = {"model": "flow", "source": str(image.unique_id), "is_preview": False, "output": "Labels"}
+    labels = viewer.add_labels(np.zeros((20, 20), np.int32), metadata={METADATA: own})
+    annotate_widget.refresh_layers()
+    annotate_widget.panel.begin.click()
+    assert annotate_widget.model.context.layer.layer is labels
+    assert own.items() <= labels.metadata[METADATA].items()
+    assert is_edited(labels)  # no count takes its place

@@ -24,7 +24,7 @@ from cellwright.widgets.shared.layer_factory import (
     bright_colours,
     class_colour,
 )
-from cellwright.widgets.shared.napari_private import camera_of, painted, recolour, redraw_box
+from cellwright.widgets.shared.napari_private import camera_of, forget_history, painted, recolour, redraw_box
 
 RAY_STEP_PX = 0.5
 HIDDEN = "transparent"
@@ -62,6 +62,7 @@ class AnnotationLayer:
         self._contour = 0
         self._show_data()
         self._set_style()
+        forget_history(layer)
         session.events.changed.connect(self._on_changed)
         session.events.reviewed.connect(self._on_reviewed)
         session.events.classes.connect(self._on_classes)
@@ -212,6 +213,10 @@ class AnnotationLayer:
         if self._is_direct:
             self._recolour(before ^ self._fresh)
         self.redraw(edited.boxes)
+        if self._has_classes:
+            self._write_classes(edited.numbers)
+        elif not self.layer.visible:
+            self.layer.events.features()  # nothing was drawn that would tell tables of the edit
 
     def _on_reviewed(self, numbers: tuple[int, ...]) -> None:
         if self.hides_reviewed:
@@ -219,6 +224,29 @@ class AnnotationLayer:
 
     def _on_classes(self, numbers: tuple[int, ...]) -> None:
         self._recolour(numbers)
+        self._write_classes(numbers or self.session.ids().tolist())  # without numbers, names have changed
+
+    def _write_classes(self, numbers: Iterable[int]) -> None:
+        """Let the features of the layer tell the classes of some cells, as tables and files read them."""
+        names, layer = self.session.class_names, self.layer
+        features = layer.features.reindex(range(int(max(self.session.ids(), default=0)) + 1))
+        values = [""] * len(features)
+        if "class" in features:
+            values = [one if isinstance(one, str) else "" for one in features["class"].tolist()]
+        for number in numbers:
+            if number < len(values):
+                values[number] = self._class_name(number, names)
+        layer.features = features.assign(**{"class": values})
+
+    def _class_name(self, number: int, names: tuple[str, ...]) -> str:
+        if number not in self.session:
+            return ""
+        category = self.session.class_of(number)
+        if category is None:
+            return ""
+        if category < len(names):
+            return names[category]
+        return str(category + 1)  # one that has no name yet
 
     def _on_ndisplay(self, _: object = None) -> None:
         """Outlines are drawn in slices alone; in a 3D view napari warns of them."""
@@ -242,6 +270,7 @@ class AnnotationLayer:
         if self.channel_axis is not None:
             box = box[: self.channel_axis] + box[self.channel_axis + 1 :]
             before, after = (np.squeeze(one, axis=self.channel_axis) for one in (before, after))
+        forget_history(self.layer)
         try:
             self.session.record_paint(box, before, after)
         except CellwrightError as error:

@@ -4,13 +4,15 @@ from typing import Any
 
 from napari.layers import Image as ImageLayer
 from napari.layers import Layer
+from qtpy.compat import isalive
+from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
 
 from cellwright.widgets.count.view import CountPanel
 from cellwright.widgets.shared.coordinates import NO_CHANNELS, Channel, channels_of, is_understood
 from cellwright.widgets.shared.regions import RegionLayers
 
 
-class Choices:
+class Choices(QObject):
     """Reads the boxes of a panel, which follow the layers of a viewer.
 
     Parameters
@@ -21,11 +23,17 @@ class Choices:
         Whose boxes are read.
     """
 
+    scene_changed = Signal()  # layers came or went, or the view turned to 3D or back
+
     def __init__(self, viewer: Any, panel: CountPanel) -> None:
+        super().__init__(panel)
         self._viewer, self._panel = viewer, panel
         panel.image.chosen.connect(self.refresh_channels)
         for box in (panel.image, panel.exclude, panel.mask_layer):
             box.follow(viewer)
+        layers = viewer.layers
+        for emitter in (layers.events.inserted, layers.events.removed, viewer.dims.events.ndisplay):
+            emitter.connect(self._on_scene_changed)
 
     @property
     def layer(self) -> Layer | None:
@@ -67,6 +75,10 @@ class Choices:
             mask=panel.mask_layer.layer,
             is_outside=panel.mask_side.currentData(),
         )
+
+    def _on_scene_changed(self, _: Any = None) -> None:
+        if isalive(self):  # type: ignore[no-untyped-call]
+            self.scene_changed.emit()
 
     def refresh_channels(self) -> None:
         """List the channels of the chosen image, as far as its axes are known."""

@@ -17,7 +17,6 @@ from qtpy.QtWidgets import (
     QLayout,
     QLineEdit,
     QListWidget,
-    QPushButton,
     QScrollArea,
     QSlider,
     QStackedWidget,
@@ -30,13 +29,15 @@ from cellwright.ops.measure.columns import GROUPS, MEASURED
 from cellwright.widgets.results.plots import Boxes, CellPlot, Histogram, Scatter, Strip
 from cellwright.widgets.results.snapshot import is_cells_layer
 from cellwright.widgets.results.table import CellsTable, FrameModel
+from cellwright.widgets.results.track_page import TrackPage
 from cellwright.widgets.shared.combos import LayerComboBox, PanelComboBox, is_image, is_shapes
 from cellwright.widgets.shared.job_bar import JobBar
-from cellwright.widgets.shared.style import STYLE, message_label, row, set_state
+from cellwright.widgets.shared.style import STYLE, button, hint, message_label, row, set_state
 
 OWN_STYLE = """
 #resultNumber { font-size: 26pt; font-weight: 600; background: transparent; }
 #resultLine { background: transparent; }
+#results QTabBar::tab { padding: 4px 5px; }
 """
 MEASURE_HELP = {
     "shape": "Perimeter, circularity, solidity, eccentricity, orientation, axes; of volumes the surface.",
@@ -67,7 +68,7 @@ class ResultsView(QWidget):
         self.setObjectName("results")
         self.setStyleSheet(STYLE + OWN_STYLE)
         self.message = message_label()
-        self.job_bar = JobBar()
+        self.job_bar, self.tracks = JobBar(), TrackPage()
         layout = QVBoxLayout(self)
         layout.setContentsMargins(6, 6, 6, 6)
         layout.setSpacing(6)
@@ -83,10 +84,16 @@ class ResultsView(QWidget):
             ("Counts", self._counts_page(), "Counts per region, class, frame and marker"),
             ("Measure", self._measure_page(), "What is measured of each cell"),
             ("Plots", self._plots_page(), "Plots of the cells that count"),
+            ("Tracks", scrolled(self.tracks), "Cells linked over time"),
             ("Export", self._export_page(), "Tables, reports, and the command that repeats the result"),
         ):
             self.tabs.setTabToolTip(self.tabs.addTab(page, title), help_text)
         layout.addWidget(self.tabs, 1)
+
+    def show_tracks(self, *, is_shown: bool) -> None:
+        """Show the page of tracks, or none where there is no time."""
+        titles = [self.tabs.tabText(place) for place in range(self.tabs.count())]
+        self.tabs.setTabVisible(titles.index("Tracks"), is_shown)
 
     def show_message(self, text: str, *, is_error: bool = False) -> None:
         """Show a line; errors stand out; an empty one takes it away."""
@@ -220,12 +227,24 @@ class ResultsView(QWidget):
             spin(2.0, "Pixels between a cell and its ring of background."),
             spin(5.0, "Width of the ring of background around a cell, in pixels.", lowest=0.5),
         )
+        self.nuclei = LayerComboBox(
+            lambda layer: isinstance(layer, Labels) and layer is not self.layer.layer,
+            "A Labels layer of the nuclei of the cells: nuclei of each cell, cells without one.",
+            none="None",
+        )
+        self.cytoplasm = spin(
+            0.0, "Where the cells are nuclei: width of the ring around each, taken for its cytoplasm."
+        )
+        self.cytoplasm.setSpecialValueText("none")
         self.measure = button("Measure", "Measure what is ticked, beside the viewer.")
         self.measure_hint = hint("Area, diameter and place are always told.")
         form = QFormLayout()
         form.setSpacing(4)
         form.addRow("Ring gap", self.ring_gap)
         form.addRow("Ring width", self.ring_width)
+        form.addRow("Nuclei", self.nuclei)
+        form.addRow("Cytoplasm ring", self.cytoplasm)
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         content = QWidget()
         layout = page_layout(content)
         layout.addWidget(self.measure_hint)
@@ -369,13 +388,6 @@ def shortened(name: str) -> str:
     return f"{name[: LONGEST_NAME - 1]}…"
 
 
-def button(title: str, help_text: str) -> QPushButton:
-    """Return a button with its help."""
-    made = QPushButton(title)
-    made.setToolTip(help_text)
-    return made
-
-
 def spin(value: float, help_text: str, lowest: float = 0.0) -> QDoubleSpinBox:
     """Return a box for a number of pixels."""
     box = QDoubleSpinBox()
@@ -385,14 +397,6 @@ def spin(value: float, help_text: str, lowest: float = 0.0) -> QDoubleSpinBox:
     box.setSuffix(" px")
     box.setToolTip(help_text)
     return box
-
-
-def hint(text: str) -> QLabel:
-    """Return a faint line."""
-    label = QLabel(text)
-    label.setObjectName("hint")
-    label.setWordWrap(True)
-    return label
 
 
 def heading(text: str) -> QLabel:

@@ -3,7 +3,7 @@
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from napari.layers import Layer
+from napari.layers import Layer, Points
 from qtpy.compat import isalive
 from qtpy.QtCore import QSignalBlocker, QSize, Qt, QTimer
 from qtpy.QtWidgets import QListWidgetItem, QSizePolicy, QVBoxLayout, QWidget
@@ -14,10 +14,12 @@ from cellwright.ops.measure.markers import parse_marker
 from cellwright.ops.measure.settings import MeasureSettings
 from cellwright.widgets.results.counts_tool import CountsTool
 from cellwright.widgets.results.export import ResultsExport
+from cellwright.widgets.results.followers import Followers
 from cellwright.widgets.results.measuring import Measurer
 from cellwright.widgets.results.model import ResultsModel
 from cellwright.widgets.results.plot_tool import PlotTool
 from cellwright.widgets.results.snapshot import counted_regions, image_layer_under, image_layers
+from cellwright.widgets.results.track_tool import TrackTool
 from cellwright.widgets.results.view import ResultsView
 from cellwright.widgets.results.viewer_link import ViewerLink
 from cellwright.widgets.shared.messages import CountEvent, count_news, tell_error
@@ -47,8 +49,10 @@ class ResultsWidget(QWidget):
         self.view = ResultsView()
         self.link = ViewerLink(self.viewer, self.model)
         self.measurer = Measurer(self, self.model, self.link, self.view.job_bar)
+        self.followers = Followers(self, self.link)
         self.plots = PlotTool(self.view, self.model, self.link)
         self.counts = CountsTool(self.view, self.model, self.link, self.measurer)
+        self.tracks = TrackTool(self.view.tracks, self.model, self.link, self.measurer)
         self.export = ResultsExport(self.view, self.model, self._take_recipe)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
         layout = QVBoxLayout(self)
@@ -80,7 +84,8 @@ class ResultsWidget(QWidget):
         view.image.chosen.connect(self._on_image_chosen)
         for box in (view.regions, view.exclude, view.mask_layer, view.mask_side):
             box.chosen.connect(self._on_regions_chosen)
-        for listing in (view.layer, view.image, view.regions, view.exclude, view.mask_layer):
+        view.nuclei.chosen.connect(self._on_nuclei_chosen)
+        for listing in (view.layer, view.image, view.regions, view.exclude, view.mask_layer, view.nuclei):
             listing.follow(self.viewer)
         events = self.viewer.layers.events
         for emitter in (events.inserted, events.removed, events.renamed):
@@ -89,13 +94,14 @@ class ResultsWidget(QWidget):
         view.filter.editingFinished.connect(self._on_filter_edited)
         view.filter.textChanged.connect(self._on_filter_typed)
         view.table.row_chosen.connect(model.choose)
-        view.frame.class_edited.connect(lambda row, name: self.link.set_class([row], name))
+        view.frame.class_edited.connect(lambda row, name: self._set_class([row], name))
         view.delete.clicked.connect(self._on_delete_clicked)
         view.set_class.clicked.connect(self._on_set_class_clicked)
         view.measure.clicked.connect(self._on_measure_clicked)
         self.measurer.failed.connect(self._on_failed)
         model.measured_changed.connect(self._on_measured_changed)
         model.kept_changed.connect(self._on_kept_changed)
+        model.tracks_changed.connect(self._show_table)
         model.chosen_changed.connect(self._on_chosen_changed)
         model.conditions_changed.connect(self._on_conditions_changed)
 
@@ -115,7 +121,7 @@ class ResultsWidget(QWidget):
     def _on_layer_chosen(self) -> None:
         view = self.view
         view.regions.none = "None" if counted_regions(view.layer.layer) is None else "As counted"
-        for box in (view.regions, view.mask_layer):
+        for box in (view.regions, view.mask_layer, view.nuclei):
             box.refresh()
         view.image.choose(self._usual_image())
         self._on_image_chosen()
@@ -124,21 +130,29 @@ class ResultsWidget(QWidget):
         layer, image = self.view.layer.layer, self.view.image.layer
         if layer is not self.link.layer or image is not self.link.image_layer:
             self.view.show_message("")
+            before, is_behind = self.link.layer, self.measurer.is_busy
             self.measurer.set_layer(layer, image)
+            if before is not None and is_behind:
+                self.followers.look_at(before)
         self._list_others()
+
+    def _on_nuclei_chosen(self) -> None:
+        if self.view.nuclei.layer is None:
+            self.measurer.set_nuclei(None)
 
     def _list_others(self, _: Any = None) -> None:
         if not isalive(self):  # type: ignore[no-untyped-call]
             return  # napari holds this callback by a weak reference, which may outlive the widget
         image = self.view.image.layer
-        others, ticked = self.view.others, {id(one) for one in self.measurer.others}
+        others, ticked = self.view.others, self._ticked_others
         found = [one for one in image_layers(self.viewer) if one is not image]
         others.clear()
         for layer in found:
             item = QListWidgetItem(layer.name)
             item.setFlags(item.flags() | Qt.ItemFlag.ItemIsUserCheckable)
-            item.setCheckState(Qt.CheckState.Checked if id(layer) in ticked else Qt.CheckState.Unchecked)
-            item.setData(Qt.ItemDataRole.UserRole, str(layer.unique_id))
+            identity = str(layer.unique_id)
+            item.setCheckState(Qt.CheckState.Checked if identity in ticked else Qt.CheckState.Unchecked)
+            item.setData(Qt.ItemDataRole.UserRole, identity)
             others.addItem(item)
         for widget in (others, self.view.others_title):
             widget.setVisible(bool(found))
@@ -174,37 +188,44 @@ class ResultsWidget(QWidget):
             self.show_layer(counted)
         self._show_number()
 
+    @property
+    def _ticked_others(self) -> set[str]:
+        """Identities of the further images that are ticked."""
+        items = [self.view.others.item(place) for place in range(self.view.others.count())]
+        is_on = Qt.CheckState.Checked
+        return {one.data(Qt.ItemDataRole.UserRole) for one in items if one and one.checkState() == is_on}
+
     # -- measuring ----------------------------------------------------------------------------------------
 
     def _on_measure_clicked(self) -> None:
-        view = self.view
-        items = [view.others.item(place) for place in range(view.others.count())]
-        ids = {
-            item.data(Qt.ItemDataRole.UserRole)
-            for item in items
-            if item is not None and item.checkState() == Qt.CheckState.Checked
-        }
+        view, ids = self.view, self._ticked_others
         self.measurer.others = [one for one in image_layers(self.viewer) if str(one.unique_id) in ids]
         groups = tuple(name for name, box in view.groups.items() if box.isChecked())
         self.model.measure = groups
         self.model.ring_px = view.ring_gap.value(), view.ring_width.value()
         self.measurer.settings = MeasureSettings(groups, *self.model.ring_px)
+        self.measurer.cytoplasm_px = self.model.cytoplasm_px = view.cytoplasm.value()
+        self.measurer.set_nuclei(view.nuclei.layer)
         view.show_message("")
         self.measurer.read()
 
     def _on_measured_changed(self) -> None:
         measured = self.model.measured
-        self.view.frame.set_frame(self.model.table, self.model.kept)
-        has_outlines = measured is not None and measured.has_outlines
-        for box in self.view.groups.values():
+        self._show_table()
+        if measured is not None:
+            self.view.show_tracks(is_shown=bool(self.model.track_axes))
+        has_outlines = isinstance(self.link.layer, Labels)  # where measuring failed, another choice may do
+        for box in (*self.view.groups.values(), self.view.measure, self.view.nuclei, self.view.cytoplasm):
             box.setEnabled(has_outlines)
-        self.view.measure.setEnabled(has_outlines)
         hint = "Area, diameter and place are always told."
         if measured is not None and not has_outlines:
             hint = "Points have no outlines to measure within. Count with a model that outlines."
         self.view.measure_hint.setText(hint)
         if measured is not None and "class" in measured.table:
             self._list_classes(sorted({str(one) for one in measured.table["class"] if one}))
+
+    def _show_table(self) -> None:
+        self.view.frame.set_frame(self.model.table, self.model.kept)
         if self.model.chosen >= 0:
             self.view.table.choose(self.model.chosen)
 
@@ -241,6 +262,8 @@ class ResultsWidget(QWidget):
             parts = ["cells"] if model.n_kept == model.n_cells else [f"of {model.n_cells:,} cells"]
             if model.measured.n_edited:
                 parts.append(f"{model.measured.n_edited:,} by hand")
+            if model.nuclei_text:
+                parts.append(model.nuclei_text)
             view.line.setText(" · ".join(parts))
         interval = model.interval
         if interval is not None:
@@ -276,6 +299,8 @@ class ResultsWidget(QWidget):
         if not rows:
             self.view.show_message("Choose the rows of the cells to delete.")
             return
+        if self._is_behind():
+            return
         self.view.table.clearSelection()
         self.model.choose(-1)
         self.link.delete(rows)
@@ -286,7 +311,18 @@ class ResultsWidget(QWidget):
         if not rows or not name:
             self.view.show_message("Choose the rows of cells, and write the class that they are of.")
             return
-        self.link.set_class(rows, name)
+        self._set_class(rows, name)
+
+    def _set_class(self, rows: list[int], name: str) -> None:
+        if not self._is_behind():
+            self.link.set_class(rows, name)
+
+    def _is_behind(self) -> bool:
+        """Return whether points have changed since the table was made, whose rows may be others now; tell."""
+        is_behind = isinstance(self.link.layer, Points) and self.measurer.is_busy
+        if is_behind:
+            self.view.show_message("The points have just changed. Choose the rows again.")
+        return is_behind
 
     # -- settings -----------------------------------------------------------------------------------------
 
@@ -297,10 +333,12 @@ class ResultsWidget(QWidget):
             box.setChecked(name in analysis.measure)
         self.view.ring_gap.setValue(analysis.ring_gap_px)
         self.view.ring_width.setValue(analysis.ring_width_px)
+        self.view.cytoplasm.setValue(analysis.cytoplasm_px)
         model.border, model.region_rule = analysis.border, analysis.region_rule
         wanted = " and ".join(analysis.keep)
         markers = [parse_marker(rule) for rule in analysis.positive]
         model.wanted = (wanted, tuple(markers))
+        self.tracks.take(analysis)
         self.counts.show_settings()
         self._on_measure_clicked()
 
