@@ -100,7 +100,8 @@ class AnnotateWidget(QWidget):
             shortcut = QShortcut(QKeySequence(keys), self)
             shortcut.setContext(Qt.ShortcutContext.WindowShortcut)
             shortcut.activated.connect(self.show_keys)
-        layers.events.removed.connect(self._on_layer_removed)
+        for emitter in (layers.events.removed, layers.selection.events.active):
+            emitter.connect(self._on_layers_changed)
 
     # -- what to annotate ---------------------------------------------------------------------------------
 
@@ -109,11 +110,13 @@ class AnnotateWidget(QWidget):
         super().showEvent(event)
         self.choices.offer()
 
-    def _on_layer_removed(self, _: Any = None) -> None:
-        """End the session when its own layer has been removed."""
+    def _on_layers_changed(self, _: Any = None) -> None:
+        """End the session when its own layer has been removed; tell when another takes the keys."""
         if not isalive(self):  # type: ignore[no-untyped-call]
             return  # napari holds this callback by a weak reference, which may outlive the widget
-        if self.model.context is not None and self.model.context.layer.layer not in self.viewer.layers:
+        if self.model.context is None:
+            return
+        if self.model.context.layer.layer not in self.viewer.layers:
             self.model.finish()
             self.panel.show_message("The layer was removed; Resume brings it back.")
         else:

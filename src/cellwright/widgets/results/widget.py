@@ -3,7 +3,7 @@
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from napari.layers import Layer, Points
+from napari.layers import Labels, Layer, Points
 from qtpy.compat import isalive
 from qtpy.QtCore import QSignalBlocker, QSize, Qt, QTimer
 from qtpy.QtWidgets import QListWidgetItem, QSizePolicy, QVBoxLayout, QWidget
