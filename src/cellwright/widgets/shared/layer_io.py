@@ -220,12 +220,8 @@ def show(
 
 def hidden_for(viewer: Any, prepared: Mapping[str, Layer]) -> list[str]:
     """Return the names of layers that :func:`place` has hidden: another family has found them."""
-    names = []
-    for layer in prepared.values():
-        for one in viewer.layers:
-            if _is_ours(one, _place_key(layer)) and HIDDEN in one.metadata[METADATA]:
-                names.append(one.name)
-    return names
+    ours = [one for layer in prepared.values() for one in viewer.layers if _is_ours(one, _place_key(layer))]
+    return [one.name for one in ours if HIDDEN in one.metadata[METADATA]]
 
 
 def _place_key(layer: Layer) -> dict[str, Any]:
