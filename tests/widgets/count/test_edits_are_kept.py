@@ -3,12 +3,15 @@
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from napari.components import ViewerModel
 from napari.layers import Labels, Layer, Points, Shapes
+from pytestqt.qtbot import QtBot
 
 from cellwright.core.data import Image, Result
 from cellwright.widgets.count.widget import CountWidget
@@ -320,3 +323,24 @@ def test_cells_added_by_click_stay_when_the_next_count_comes(
     assert clicked.data.max() == 4
     remove(viewer, source.key)
     assert clicked in viewer.layers
+
+
+def test_the_saved_table_is_that_of_the_cells_as_they_are_now(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, settled: Settled, qtbot: QtBot, tmp_path: Path
+) -> None:
+    labels = counted(viewer, widget, blobs, settled)
+    n = int(labels.data.max())
+    labels.data_setitem(tuple(np.nonzero(labels.data == 1)), 0)
+    labels.data_setitem((np.array([0, 0]), np.array([0, 1])), n + 1)
+    widget.save.start(tmp_path / "cells.csv")
+    qtbot.waitUntil(lambda: widget.save.job is None)
+    table = pd.read_csv(tmp_path / "cells.csv")
+    assert table["label"].tolist() == list(range(2, n + 2))
+    assert table["area_px"].iloc[-1] == 2
+    assert table["edited"].tolist() == [False] * (n - 1) + [True]
+    assert table["score"].isna().tolist() == table["edited"].tolist()
+    widget.panel.count.click()  # stands beside it, and is what is saved then
+    settled(widget)
+    widget.save.start(tmp_path / "again.csv")
+    qtbot.waitUntil(lambda: widget.save.job is None)
+    assert pd.read_csv(tmp_path / "again.csv")["label"].tolist() == list(range(1, n + 1))
