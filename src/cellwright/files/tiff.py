@@ -132,7 +132,7 @@ def _is_smaller_copy(large: tifffile.TiffPageSeries, small: tifffile.TiffPageSer
     return len(factors) == 2 and min(factors) > 1.5 and abs(factors[0] / factors[1] - 1) < 0.05
 
 
-class _Seen(NamedTuple):
+class _SeriesPixels(NamedTuple):
     """Pixels, their axes, whether they are others than those stored, and smaller copies."""
 
     data: ArrayLike
@@ -141,7 +141,7 @@ class _Seen(NamedTuple):
     levels: tuple[ArrayLike, ...] = ()
 
 
-def _pixels(tiff: tifffile.TiffFile, index: int, path: Path, wanted: Wanted) -> _Seen:
+def _pixels(tiff: tifffile.TiffFile, index: int, path: Path, wanted: Wanted) -> _SeriesPixels:
     series = tiff.series[index]
     described = _described(tiff, index)
     n_bytes = prod(series.shape) * series.dtype.itemsize
@@ -151,16 +151,16 @@ def _pixels(tiff: tifffile.TiffFile, index: int, path: Path, wanted: Wanted) -> 
     axes = series.axes.replace("S", "C")
     if n_bytes > LAZY_BYTES and not described.is_converted:
         if not wanted.has_pixels:
-            return _Seen(blank(series.shape, series.dtype), axes)
-        return _Seen(_lazy(series, index, path), axes, levels=levels)
+            return _SeriesPixels(blank(series.shape, series.dtype), axes)
+        return _SeriesPixels(_lazy(series, index, path), axes, levels=levels)
     if not wanted.has_pixels:
         return described
     if levels and n_bytes > LAZY_PYRAMID_BYTES and axes == described.axes:
-        return _Seen(_lazy(series, index, path), axes, levels=levels)
+        return _SeriesPixels(_lazy(series, index, path), axes, levels=levels)
     return _as_seen(series.asarray(), tiff, index, path)._replace(levels=levels)
 
 
-def _described(tiff: tifffile.TiffFile, index: int) -> _Seen:
+def _described(tiff: tifffile.TiffFile, index: int) -> _SeriesPixels:
     """Return what becomes of a series, without its pixels: a stand-in of few pixels goes the same way."""
     series = tiff.series[index]
     lengths = dict(zip(series.axes, series.shape, strict=True))
@@ -216,7 +216,7 @@ def _levels(series: tifffile.TiffPageSeries, index: int, path: Path) -> tuple[Ar
     return tuple(TiffLevel(path, index, number) for number in range(1, len(series.levels)))
 
 
-def _as_seen(data: NDArray[Any], tiff: tifffile.TiffFile, index: int, path: Path | None) -> _Seen:
+def _as_seen(data: NDArray[Any], tiff: tifffile.TiffFile, index: int, path: Path | None) -> _SeriesPixels:
     """Return the pixels of a series as light, upright, colours last; ``path`` is None where they are none."""
     series = tiff.series[index]
     page, axes, is_converted = series.keyframe, series.axes, False
@@ -242,7 +242,7 @@ def _as_seen(data: NDArray[Any], tiff: tifffile.TiffFile, index: int, path: Path
         at = axes.index("C")
         light, axes = np.moveaxis(light, -1, at + 1), axes[:-1]
         light = light.reshape(*light.shape[:at], -1, *light.shape[at + 2 :])
-    return _Seen(light, axes.replace("S", "C"), is_converted)
+    return _SeriesPixels(light, axes.replace("S", "C"), is_converted)
 
 
 def _lazy(series: tifffile.TiffPageSeries, index: int, path: Path) -> ArrayLike:
