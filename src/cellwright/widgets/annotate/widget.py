@@ -22,7 +22,15 @@ from cellwright.widgets.annotate.session_setup import journal_path, resume, star
 from cellwright.widgets.annotate.tools import CELL
 from cellwright.widgets.annotate.view import NO_REVIEW, AnnotatePanel
 from cellwright.widgets.shared.layer_io import image_of
-from cellwright.widgets.shared.messages import tell_error
+from cellwright.widgets.shared.messages import (
+    ANNOTATE,
+    TRAIN,
+    HandOver,
+    choose_layer,
+    hand_over,
+    hand_overs,
+    tell_error,
+)
 from cellwright.widgets.shared.napari_private import unwrapped
 
 if TYPE_CHECKING:
@@ -88,6 +96,8 @@ class AnnotateWidget(QWidget):
         panel.check_job.failed.connect(self.model.fail)
         panel.check_job.cancelled.connect(lambda: self.model.tell("The check was cancelled."))
         panel.help.clicked.connect(self.show_keys)
+        panel.teach.clicked.connect(self._on_teach_clicked)
+        hand_overs.sent.connect(self._on_sent)
         panel.names.editingFinished.connect(self._on_names_edited)
         panel.settings.step.valueChanged.connect(self._pass_settings)
         panel.settings.diameter.valueChanged.connect(self._pass_settings)
@@ -161,6 +171,27 @@ class AnnotateWidget(QWidget):
             self.model.fail(error)
             return
         self.model.open(opened)
+
+    def _on_sent(self, viewer: Any, panel: str, what: HandOver) -> None:
+        """Begin to annotate what another panel sends; what is open already is gone on with."""
+        is_ours = viewer is unwrapped(self.viewer) and panel == ANNOTATE
+        if not is_ours or not isalive(self):  # type: ignore[no-untyped-call]
+            return
+        context = self.model.context
+        if context is not None and context.layer.layer is what.cells:
+            return
+        self.model.finish()  # it can be resumed
+        choose_layer(self.panel.image, what.image)
+        choose_layer(self.panel.start, what.cells)
+        self.model.taught = what.model or self.model.taught
+        self._on_begin_clicked()
+
+    def _on_teach_clicked(self) -> None:
+        """Hand the annotation, its image and the model to the train panel."""
+        context = self.model.context
+        if context is not None:
+            what = HandOver(self.choices.image, context.layer.layer, self.model.taught)
+            hand_over(self.viewer, TRAIN, what)
 
     # -- an annotation ------------------------------------------------------------------------------------
 

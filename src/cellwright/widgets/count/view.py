@@ -240,6 +240,10 @@ class CountPanel(QWidget):
         layout.addSpacing(4)
         self.save = QPushButton("Save cells as CSV…")
         self.save.setEnabled(False)
+        self.correct = QPushButton("Correct these cells")
+        self.correct.setToolTip("Open the annotate panel with this image, these cells and this model.")
+        self.correct.setEnabled(False)
+        layout.addWidget(self.correct)
         layout.addWidget(self.save)
         return card
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image as ImageLayer
 from napari.layers import Shapes
+from qtpy.compat import isalive
 from qtpy.QtCore import Signal  # type: ignore[attr-defined]
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QVBoxLayout, QWidget
@@ -45,9 +46,21 @@ from cellwright.widgets.shared.layer_io import (
     image_layer,
     place,
     remove,
+    shown_cells,
     source_of,
 )
-from cellwright.widgets.shared.messages import number_text, tell_error, tell_results
+from cellwright.widgets.shared.messages import (
+    ANNOTATE,
+    COUNT,
+    HandOver,
+    choose,
+    choose_layer,
+    hand_over,
+    hand_overs,
+    number_text,
+    tell_error,
+    tell_results,
+)
 from cellwright.widgets.shared.napari_private import unwrapped
 from cellwright.widgets.shared.regions import (
     PREVIEW_PX,
@@ -107,6 +120,8 @@ class CountWidget(QWidget):
         panel.preview.clicked.connect(self._on_preview_clicked)
         panel.measure.clicked.connect(self._on_measure_clicked)
         panel.colours.clicked.connect(self._on_colours_clicked)
+        panel.correct.clicked.connect(self._on_correct_clicked)
+        hand_overs.sent.connect(self._on_sent)
         chosen = (panel.model, panel.region, panel.axes, panel.channel, panel.device, panel.classes)
         for changed in (panel.image.currentIndexChanged, *(box.activated for box in chosen)):
             changed.connect(self._forget_error)
@@ -346,6 +361,7 @@ class CountWidget(QWidget):
         )
         self.panel.show_count(number_text(result), line, "\n".join(filter(None, details)), legend_of(result))
         self.panel.save.setEnabled(True)
+        self.panel.correct.setEnabled(result.gives == "instances")
         self.model.outcome_changed.emit(counted)
         if not (counted.request.source.is_preview or already):
             tell_results(self.viewer, result, shown.get("Labels", shown.get("Points")), self)
@@ -377,6 +393,24 @@ class CountWidget(QWidget):
     def _on_line_measured(self, length_px: float) -> None:
         self.panel.diameter.setValue(length_px)
         self.model.tell("")
+
+    def _on_correct_clicked(self) -> None:
+        """Hand the shown cells, their image and the model to the annotate panel."""
+        counted = self.model.outcome
+        if counted is None:
+            return
+        source, cells = counted.request.source, shown_cells(self.viewer, counted.request.source)
+        image = next((one for one in self.viewer.layers if str(one.unique_id) == source.layer_id), None)
+        if image is None or cells is None:
+            self.model.tell("Image or cells are no longer among the layers. Count again, then correct.")
+            return
+        hand_over(self.viewer, ANNOTATE, HandOver(image, cells, str(counted.request.model)))
+
+    def _on_sent(self, viewer: Any, panel: str, what: HandOver) -> None:
+        """Choose the image and the model that another panel sends."""
+        if viewer is self.viewer and panel == COUNT and isalive(self):  # type: ignore[no-untyped-call]
+            choose_layer(self.panel.image, what.image)
+            choose(self.panel.model, what.model)
 
     def _forget_error(self, _: object = None) -> None:
         """Take away an error whose cause may be gone: other layers, another view, model or setting."""

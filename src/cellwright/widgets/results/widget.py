@@ -139,10 +139,18 @@ class ResultsWidget(QWidget):
         self._on_regions_chosen()
         if chosen is not self.link.layer or image is not self.link.image_layer:
             self.view.show_message("")
+            self._take_rule(chosen)
             before, is_behind = self.link.layer, self.measurer.is_busy
             self.measurer.set_layer(chosen, image)
             if before is not None and is_behind:
                 self.followers.look_at(before)
+
+    def _take_rule(self, cells: Layer | None) -> None:
+        """Take the rule by which other cells were counted in regions."""
+        counted = counted_regions(cells)
+        if counted is not None and cells is not self.link.layer:
+            self.model.region_rule = counted.rule
+            self.counts.show_settings()
 
     def _list_regions(self, cells: Layer | None) -> None:
         """List the layers of regions; what is chosen stays so while it is there."""

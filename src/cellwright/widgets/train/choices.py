@@ -28,6 +28,7 @@ from cellwright.training.settings import preset
 from cellwright.widgets.shared.combos import device_task, fill, model_events, model_title
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_dataset import Pair, dataset_of, pairs
+from cellwright.widgets.shared.messages import HandOver, choose
 from cellwright.widgets.shared.style import row
 from cellwright.widgets.train.view import TrainPanel
 
@@ -166,6 +167,15 @@ class TrainChoices(QObject):
                 box.addItem(item)
         self._show_pairs()
         self.changed.emit()
+
+    def take(self, what: HandOver) -> None:
+        """Learn from one annotation and begin with one model, as another panel sends them."""
+        choose(self._panel.data, LAYERS)
+        choose(self._panel.start, what.model)
+        for place, pair in enumerate(self._pairs):
+            item = self._panel.pairs.item(place)
+            if item is not None and pair.annotation is what.cells:
+                item.setCheckState(Qt.CheckState.Checked)
 
     def find_devices(self) -> None:
         """Name the devices of this machine, found beside the viewer since torch takes a second to import."""
