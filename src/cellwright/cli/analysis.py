@@ -54,7 +54,7 @@ def with_saved(path: Path | None, flags: Mapping[str, Any], named: Mapping[str, 
     flags
         Settings by name, None where a flag was not given.
     named
-        The same for ``models``, ``axes`` and ``classifier``.
+        The same for what is no field of settings, such as ``models``.
 
     Raises
     ------

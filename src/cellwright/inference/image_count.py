@@ -90,7 +90,7 @@ class CountChoices:
         SettingsError
             That was asked for together with what needs the whole image.
         """
-        is_alone = not self.is_analysed and not self.recipe.classifier
+        is_alone = not self.is_analysed and not self.recipe.classifier and not self.recipe.window
         if self.stream == StreamSettings():
             return prod(image.label_shape) > LARGE_PIXELS and self.tables.output is not None and is_alone
         if self.tables.output is None:
@@ -98,7 +98,7 @@ class CountChoices:
         if not is_alone:
             raise SettingsError(
                 "Counting block by block does not measure or classify cells yet. Leave out --measure and the "
-                "like, or count a part of the image."
+                "like, or count a part of the image in one piece by --window."
             )
         return True
 
@@ -119,14 +119,11 @@ class Counted(NamedTuple):
 
 def counted_task(image: Image, choices: CountChoices) -> Task[Counted]:
     """Count, classify and measure an image as far as it was asked for."""
-    from cellwright.inference.pipeline import count_cells
+    from cellwright.inference.recipe import counted_by
 
     recipe = choices.recipe
-    result = yield from count_cells(image, recipe.models, recipe.settings, recipe.engine)
-    if recipe.classifier:
-        from cellwright.inference.classify import classify
-
-        result = yield from classify(result, image, recipe.classifier, recipe.engine)
+    image = recipe.image_of(image)
+    result = yield from counted_by(recipe, image)
     if not choices.is_analysed:
         return Counted(result, None)
     from cellwright.inference.recipe import read_inputs
@@ -164,10 +161,11 @@ def write_counted(
         A file cannot be written.
     """
     written: list[Path] = []
+    recipe = replace(choices.recipe, image=image.source)
+    image = recipe.image_of(image)
     if tables.output is not None:
-        written += write_files(tables.output, name, image, counted.result)
+        written += write_files(tables.output, name, recipe.part_of(image), counted.result)
     if counted.analysis is not None:
-        recipe = replace(choices.recipe, image=image.source)
         written += write_analysis(tables, name, image, counted.analysis, recipe)
         report = tables.report_of(name, choices.n_images)
         if report is not None:
