@@ -298,3 +298,35 @@ def test_a_damaged_recipe_is_refused(tmp_path):
     (tmp_path / "s.json").write_text('{"format": "cellwright-recipe", "analysis": {"mesure": []}}')
     with pytest.raises(SettingsError, match="no setting mesure"):
         load_recipe(tmp_path / "s.json")
+
+
+def test_tracks_of_an_earlier_run_are_replaced_and_changed_ones_kept(cli, tmp_path, draw_blobs):
+    one = draw_blobs((120, 120)).image
+    movie = np.stack([np.roll(one, step, axis=1) * 60_000 for step in (0, 2, 4)]).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "movie.tif", movie, photometric="minisblack")
+    arguments = ["count", tmp_path / "movie.tif", "--axes", "TYX", "--track", "--output", tmp_path / "o"]
+    folder = tmp_path / "o" / "movie_RES"
+    assert cli(*arguments).code == 0
+    n = len((folder / "res_track.txt").read_text().splitlines())
+    code, _, err = cli(*arguments, "--keep", "x>60")
+    assert code == 0, err
+    kept = (folder / "res_track.txt").read_text()
+    assert 0 < len(kept.splitlines()) < n
+    assert [path.name for path in tmp_path.glob("o/.*")] == []
+    mask = tifffile.imread(folder / "mask001.tif")
+    changes = {
+        "mask001.tif": lambda path: tifffile.imwrite(path, mask),
+        "res_track.txt": lambda path: path.write_text(kept.replace(" 2 0", " 2 1", 1)),
+        "notes.txt": lambda path: path.write_text("mine"),
+    }
+    for name, change in changes.items():
+        before = {path.name: path.read_bytes() for path in folder.iterdir()}
+        change(folder / name)
+        changed = (folder / name).read_bytes()
+        code, _, err = cli(*arguments)
+        assert code == 1
+        assert "there is one with content" in err
+        assert (folder / name).read_bytes() == changed
+        (folder / name).write_bytes(before.get(name, b""))
+    (folder / "notes.txt").unlink()
+    assert cli(*arguments).code == 0

@@ -1,21 +1,24 @@
 """Damaged files for every reader: what is read is an answer, or an error of ours, soon and in little memory.
 
-``python tests/files/fuzz.py SECONDS [SEED]`` looks for others for so long and keeps what it finds in
-``fuzz_findings``.
+``python tests/files/fuzz.py SECONDS [--seed N] [--readers NAME ...] [--files PATH ...]`` looks for others for
+so many seconds of the processor, damages whole files of yours too (those of vendors, say), prints one line
+for each reader, and keeps what it finds in ``fuzz_findings``.
 """
 
-import io
+import argparse
 import json
 import logging
 import shutil
 import signal
+import struct
 import sys
 import tempfile
 import time
 import traceback
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +27,19 @@ import tifffile
 import zarr
 from PIL import Image as Picture
 
+from cellwright.annotation.journal import HEAD, MAGIC, read_journal
+from cellwright.annotation.session import AnnotationSession
+from cellwright.core.data import Image
 from cellwright.core.errors import CellwrightError
+from cellwright.files.dataset.folder import read_dataset
 from cellwright.files.formats.image_annotation import ImageAnnotation
 from cellwright.files.formats.registry import FORMATS, recognise
 from cellwright.files.images import read_images
+from cellwright.files.regions import read_label_image, read_mask, read_regions
 
 MOST_SECONDS = 20.0
+MOST_MIB = 2048
+FINDINGS = Path("fuzz_findings")
 WORDS = [
     b"0",
     b"-1",
@@ -46,76 +56,26 @@ WORDS = [
     b"\0",
     b"<",
     b"&",
+    b"[" * 3000,
 ]
 Rng = np.random.Generator
-
-
-def write_corpus(folder: Path) -> list[Path]:
-    """Write a small whole file of every kind and return their paths."""
-    rng = np.random.default_rng(0)
-    grey = rng.integers(0, 255, (24, 30)).astype(np.uint8)
-    rgb = rng.integers(0, 255, (24, 30, 3)).astype(np.uint8)
-    tiffs: dict[str, tuple[Any, dict[str, Any]]] = {
-        "plain.tif": (grey, {}),
-        "zlib.tif": (grey, {"compression": "zlib", "predictor": True}),
-        "lzw.tif": (grey, {"compression": "lzw", "metadata": None}),
-        "jpeg.tif": (rgb, {"compression": "jpeg", "photometric": "rgb"}),
-        "tiles.tif": (grey, {"tile": (16, 16), "bigtiff": True}),
-        "planar.tif": (np.moveaxis(rgb, -1, 0), {"photometric": "rgb", "planarconfig": "separate"}),
-        "imagej.tif": (np.stack([grey] * 4), {"imagej": True, "metadata": {"axes": "ZYX", "unit": "um"}}),
-        "ome.ome.tif": (
-            np.stack([grey] * 4),
-            {"ome": True, "metadata": {"axes": "CYX", "PhysicalSizeX": 0.5}},
-        ),
-        "palette.tif": (
-            grey,
-            {"photometric": "palette", "colormap": rng.integers(0, 65535, (3, 256)).astype(np.uint16)},
-        ),
-    }
-    for name, (data, options) in tiffs.items():
-        tifffile.imwrite(folder / name, data, **options)
-    for name in ("a.png", "a.jpg", "a.bmp"):
-        Picture.fromarray(rgb).save(folder / name)
-    frames = [Picture.fromarray(grey), Picture.fromarray(grey[::-1])]
-    frames[0].save(folder / "a.gif", save_all=True, append_images=frames[1:])
-    np.save(folder / "a.npy", grey)
-    _write_stores(folder, grey)
-    labels = np.zeros((24, 30), np.int32)
-    labels[2:9, 3:9], labels[10:20, 12:25] = 1, 2
-    labels[12:14, 15:17] = 0
-    drawn = ImageAnnotation("a", labels.shape, labels=labels, classes=np.array([0, 1], np.int16),
-                            class_names=("x", "y"), pixel_size_um=(0.5, 0.5))  # fmt: skip
-    for name, one in FORMATS.items():
-        if one.is_folder or name == "ome-tiff":
-            continue
-        one.write(folder / f"{name}{one.extensions[0]}", [drawn])
-    (folder / "voc.xml").write_text(
-        "<annotation><filename>a.png</filename><size><width>30</width><height>24</height></size><object><name>x"
-        "</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></object></annotation>"
-    )
-    mask = '<mask label="x" rle="1,5" left="2" top="2" width="3" height="2"/>'
-    (folder / "cvat.xml").write_text(
-        '<annotations><image id="0" name="a.png" width="30" height="24">'
-        f'<polygon label="x" points="1,1;9,1;9,9"/>{mask}</image></annotations>'
-    )
-    region = {
-        "shape_attributes": {"name": "circle", "cx": 9, "cy": 9, "r": 4},
-        "region_attributes": {"k": "x"},
-    }
-    (folder / "via.json").write_text(json.dumps({"a": {"filename": "a.png", "regions": [region]}}))
-    return sorted(folder.iterdir())
-
-
-def _write_stores(folder: Path, grey: Any) -> None:
-    for version in (2, 3):
-        group = zarr.open_group(folder / f"v{version}.zarr", mode="w", zarr_format=version)
-        group.create_array("0", data=grey, chunks=(12, 15))
-        axes = [{"name": name, "type": "space", "unit": "micrometer"} for name in "yx"]
-        steps = [{"type": "scale", "scale": [0.5, 0.5]}]
-        told = {
-            "multiscales": [{"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": steps}]}]
-        }
-        group.attrs.update(told if version == 2 else {"ome": {"version": "0.5", **told}})
+Damage = Callable[[bytes, Rng], bytes]
+VOC = (
+    "<annotation><filename>a.png</filename><size><width>30</width><height>24</height></size><object><name>x"
+    "</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></object></annotation>"
+)
+CVAT = (
+    '<annotations><image id="0" name="a.png" width="30" height="24"><polygon label="x" points="1,1;9,1;9,9"/>'
+    '<box label="y" xtl="3" ytl="3" xbr="9" ybr="8"/><ellipse label="y" cx="9" cy="9" rx="3" ry="2"/>'
+    '<mask label="x" rle="1,5" left="2" top="2" width="3" height="2"/></image></annotations>'
+)
+TRACKMATE = (
+    '<TrackMate version="7.1"><Model spatialunits="micron"><AllSpots nspots="1"><SpotsInFrame frame="0">'
+    '<Spot ID="1" FRAME="0" POSITION_X="5.0" POSITION_Y="2.5" POSITION_Z="0.0" ROI_N_POINTS="4">-1 -1 1 -1 '
+    '1 1 -1 1</Spot></SpotsInFrame></AllSpots></Model><Settings><ImageData filename="m.tif" width="30" '
+    'height="24" nslices="1" nframes="2" pixelwidth="0.5" pixelheight="0.5" voxeldepth="1.0"/></Settings>'
+    "</TrackMate>"
+)
 
 
 def mutated(content: bytes, rng: Rng) -> bytes:
@@ -140,12 +100,30 @@ def mutated(content: bytes, rng: Rng) -> bytes:
     return bytes(data)
 
 
+def mutated_records(content: bytes, rng: Rng) -> bytes:
+    """Return a journal with a damaged record whose checksum is right, half of the time."""
+    if rng.random() < 0.5:
+        return mutated(content, rng)
+    at, records = len(MAGIC), []
+    while at < len(content):
+        length, _ = HEAD.unpack_from(content, at)
+        records.append(content[at + HEAD.size : at + HEAD.size + length])
+        at += HEAD.size + length
+    one = int(rng.integers(0, len(records)))
+    records[one] = mutated(records[one], rng)
+    return MAGIC + b"".join(HEAD.pack(len(record), zlib.crc32(record)) + record for record in records)
+
+
 def read_all(path: Path) -> None:
     """Read a file as an image and as annotations, pixels and all."""
     readers: tuple[Callable[[], Any], ...] = (
         lambda: [image.read() for image in read_images(path)],
         lambda: recognise(path).read(path),
     )
+    _try(readers)
+
+
+def _try(readers: Sequence[Callable[[], Any]]) -> None:
     for read in readers:
         try:
             read()
@@ -153,54 +131,291 @@ def read_all(path: Path) -> None:
             continue
 
 
-def damaged(source: Path, target: Path, rng: Rng) -> None:
-    """Write a damaged copy of a file, or of a store in which one file is damaged."""
-    if source.is_file():
-        target.write_bytes(mutated(source.read_bytes(), rng))
+def read_as_region(path: Path) -> None:
+    """Read a file as regions, as a mask and as labels of an image."""
+    image = Image(np.zeros((24, 30), np.uint8), "YX", (), "a")
+    _try(
+        (
+            lambda: read_regions(path, image),
+            lambda: read_mask(path, image),
+            lambda: read_label_image(path, image),
+        )
+    )
+
+
+def read_as_settings(path: Path) -> None:
+    """Read a file as the settings of a count."""
+    from cellwright.inference.recipe import load_recipe
+
+    _try((lambda: load_recipe(path),))
+
+
+def read_as_model(folder: Path) -> None:
+    """Read a folder as a model and as a classifier."""
+    from cellwright.models.checkpoint import load_checkpoint
+    from cellwright.models.classifier import network
+
+    _try((lambda: load_checkpoint(folder), lambda: network.load(folder)))
+
+
+def read_as_dataset(folder: Path) -> None:
+    """Read a folder as a dataset, every image and its cells."""
+    _try((lambda: [item.annotated() for item in read_dataset(folder).items],))
+
+
+def read_as_journal(path: Path) -> None:
+    """Read a file as a journal and go on with it."""
+    _try((lambda: read_journal(path), lambda: AnnotationSession.open_journal(path).close()))
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A whole file or folder of a kind, how it is read, and how its files are damaged."""
+
+    path: Path
+    read: Callable[[Path], None] = read_all
+    damage: Damage = mutated
+
+    @property
+    def name(self) -> str:
+        """What its reader is called in reports."""
+        return self.path.name
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of the damaged files of one sample."""
+
+    n_files: int = 0
+    n_faults: int = 0
+    most_seconds: float = 0.0
+    most_mib: int = 0
+
+
+def write_corpus(folder: Path) -> list[Sample]:
+    """Write a small whole file of every kind."""
+    rng = np.random.default_rng(0)
+    grey = rng.integers(0, 255, (24, 30)).astype(np.uint8)
+    labels = np.zeros((24, 30), np.int32)
+    labels[2:9, 3:9], labels[10:20, 12:25] = 1, 2
+    labels[12:14, 15:17] = 0
+    _write_tiffs(folder, grey)
+    _write_pictures(folder, grey)
+    np.save(folder / "a.npy", grey)
+    _write_stores(folder, grey)
+    _write_annotations(folder, labels)
+    samples = [Sample(path) for path in sorted(folder.iterdir())]
+    return samples + _write_own(folder / "own", grey, labels)
+
+
+def _write_tiffs(folder: Path, grey: Any) -> None:
+    rng = np.random.default_rng(1)
+    rgb = rng.integers(0, 255, (24, 30, 3)).astype(np.uint8)
+    stack = np.stack([grey] * 4)
+    colormap = rng.integers(0, 65535, (3, 256)).astype(np.uint16)
+    lsm = struct.pack("<Ii5i4x2i3d", 0x00400494C, 0, 30, 24, 1, 1, 1, 0, 0, 1e-7, 1e-7, 1e-6).ljust(
+        500, b"\0"
+    )
+    stk_planes = np.array([1, 1, 1, 1], np.uint32)
+    tiffs: dict[str, tuple[Any, dict[str, Any]]] = {
+        "plain.tif": (grey, {}),
+        "zlib.tif": (grey, {"compression": "zlib", "predictor": True}),
+        "lzw.tif": (grey, {"compression": "lzw", "metadata": None}),
+        "jpeg.tif": (rgb, {"compression": "jpeg", "photometric": "rgb"}),
+        "tiles.tif": (grey, {"tile": (16, 16), "bigtiff": True}),
+        "planar.tif": (np.moveaxis(rgb, -1, 0), {"photometric": "rgb", "planarconfig": "separate"}),
+        "imagej.tif": (stack, {"imagej": True, "metadata": {"axes": "ZYX", "unit": "um"}}),
+        "ome.ome.tif": (stack, {"ome": True, "metadata": {"axes": "CYX", "PhysicalSizeX": 0.5}}),
+        "palette.tif": (grey, {"photometric": "palette", "colormap": colormap}),
+        "a.lsm": (grey, {"metadata": None, "extratags": [(34412, 1, len(lsm), lsm, True)]}),
+        "a.stk": (grey, {"metadata": None, "extratags": [(33629, 4, 4, stk_planes, True)]}),
+    }
+    for name, (data, options) in tiffs.items():
+        tifffile.imwrite(folder / name, data, **options)
+
+
+def _write_pictures(folder: Path, grey: Any) -> None:
+    rgb = np.stack([grey, grey[::-1], grey], axis=-1)
+    for name in ("a.png", "a.jpg", "a.bmp", "a.webp"):
+        Picture.fromarray(rgb).save(folder / name)
+    Picture.fromarray(grey.astype(np.uint16) * 257).save(folder / "deep.png")
+    frames = [Picture.fromarray(grey), Picture.fromarray(grey[::-1])]
+    frames[0].save(folder / "a.gif", save_all=True, append_images=frames[1:])
+
+
+def _write_stores(folder: Path, grey: Any) -> None:
+    for version in (2, 3):
+        group = zarr.open_group(folder / f"v{version}.zarr", mode="w", zarr_format=version)
+        group.create_array("0", data=grey, chunks=(12, 15))
+        axes = [{"name": name, "type": "space", "unit": "micrometer"} for name in "yx"]
+        steps = [{"type": "scale", "scale": [0.5, 0.5]}]
+        scales = [{"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": steps}]}]
+        told = {"multiscales": scales}
+        group.attrs.update(told if version == 2 else {"ome": {"version": "0.5", **told}})
+    plate = zarr.open_group(folder / "plate.zarr", mode="w", zarr_format=2)
+    plate.attrs["plate"] = {"wells": [{"path": "A/1"}]}
+    well = plate.create_group("A/1")
+    well.attrs["well"] = {"images": [{"path": "0"}]}
+    well.create_group("0").attrs.update(told)
+    well["0"].create_array("0", data=grey)
+
+
+def _write_annotations(folder: Path, labels: Any) -> None:
+    drawn = ImageAnnotation("a", labels.shape, labels=labels, classes=np.array([0, 1], np.int16),
+                            class_names=("x", "y"), pixel_size_um=(0.5, 0.5))  # fmt: skip
+    moving = ImageAnnotation("a", (2, *labels.shape), "TYX", labels=np.stack([labels, labels[::-1]]))
+    for name, one in FORMATS.items():
+        cells = drawn
+        if name.startswith("tracking"):
+            cells = moving
+        one.write(folder / f"{name}{(*one.extensions, '')[0]}", [cells])
+    for name, text in {"voc": VOC, "cvat": CVAT, "trackmate": TRACKMATE}.items():
+        (folder / f"{name}.xml").write_text(text)
+    region = {
+        "shape_attributes": {"name": "circle", "cx": 9, "cy": 9, "r": 4},
+        "region_attributes": {"k": "x"},
+    }
+    (folder / "via.json").write_text(json.dumps({"a": {"filename": "a.png", "regions": [region]}}))
+
+
+def _write_own(folder: Path, grey: Any, labels: Any) -> list[Sample]:
+    """Write what cellwright itself reads again: regions, settings, journals, models, datasets."""
+    from cellwright.inference.recipe import Recipe, save_recipe
+    from cellwright.models import store
+
+    folder.mkdir()
+    for name in ("imagej-roi.zip", "geojson.geojson", "ome-tiff.ome.tif"):
+        shutil.copyfile(folder.parent / name, folder / f"region {name}")
+    samples = [Sample(path, read_as_region) for path in sorted(folder.iterdir())]
+    save_recipe(folder / "settings.json", Recipe(models=("density",)))
+    samples.append(Sample(folder / "settings.json", read_as_settings))
+    session = AnnotationSession(Image(grey, "YX"), labels, journal=folder / "a.journal")
+    session.delete(1)
+    session.set_reviewed(2)
+    session.close()
+    samples.append(Sample(folder / "a.journal", read_as_journal, mutated_records))
+    for kind, name in (("model", "density"), ("classifier", "blood")):
+        shutil.copytree(store.shipped_folder() / name, folder / kind)
+        for file in (folder / kind).glob("*.json"):  # no checksum, so that damage goes deep
+            values = json.loads(file.read_text())
+            if "weights_sha256" in values and file.name != "fit.json":
+                file.write_text(json.dumps({**values, "weights_sha256": ""}))
+        samples.append(Sample(folder / kind, read_as_model))
+    return [*samples, *_write_datasets(folder, grey, labels)]
+
+
+def _write_datasets(folder: Path, grey: Any, labels: Any) -> list[Sample]:
+    for name in ("images", "masks"):
+        (folder / "dataset" / name).mkdir(parents=True)
+    for name in "ab":
+        tifffile.imwrite(folder / "dataset" / "images" / f"{name}.tif", grey)
+        tifffile.imwrite(folder / "dataset" / "masks" / f"{name}.tif", labels)
+    shutil.copytree(folder / "dataset", folder / "pairs")
+    item = {"group": "x", "regions": [[[0, 0], [24, 30]]], "pixel_size_um": [0.5, 0.5]}
+    meta = {"split": {"train": ["a"], "val": ["b"]}, "classes": ["x"], "items": {"a": item}}
+    (folder / "dataset" / "meta.json").write_text(json.dumps(meta))
+    (folder / "boxes" / "boxes").mkdir(parents=True)
+    shutil.copytree(folder / "dataset" / "images", folder / "boxes" / "images")
+    (folder / "boxes" / "meta.json").write_text(json.dumps({"split": {"train": ["a"]}}))
+    (folder / "boxes" / "boxes" / "a.csv").write_text("xmin,ymin,xmax,ymax,class\n1,1,9,9,x\n")
+    return [Sample(folder / name, read_as_dataset) for name in ("dataset", "pairs", "boxes")]
+
+
+def damaged(sample: Sample, target: Path, rng: Rng) -> None:
+    """Write a damaged copy of a file, or of a folder in which one file is damaged."""
+    if sample.path.is_file():
+        target.write_bytes(sample.damage(sample.path.read_bytes(), rng))
         return
-    shutil.copytree(source, target)
+    shutil.copytree(sample.path, target)
     files = sorted(path for path in target.rglob("*") if path.is_file())
     one = files[int(rng.integers(0, len(files)))]
-    one.write_bytes(mutated(one.read_bytes(), rng))
+    one.write_bytes(sample.damage(one.read_bytes(), rng))
 
 
-def search(paths: list[Path], rounds: Iterator[int], *, seed: int = 0) -> tuple[Counter[str], list[str]]:
-    """Return how many files of each kind were tried, and what went wrong."""
-    tried: Counter[str] = Counter()
-    wrong: list[str] = []
-    logging.disable(logging.CRITICAL)
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for number in rounds:
-            source = paths[number % len(paths)]
-            target = Path(folder) / f"{number}{source.name}"
-            damaged(source, target, np.random.default_rng([seed, number]))
-            start = time.monotonic()
-            signal.alarm(int(MOST_SECONDS))  # then the stack is shown
-            try:
-                read_all(target)
-            except MemoryError:
-                wrong.append(f"{source.name} seed {seed} round {number}: memory")
-            except Exception as error:  # noqa: BLE001 - that is what is looked for
-                place = traceback.extract_tb(error.__traceback__)[-1]
-                wrong.append(
-                    f"{source.name} seed {seed} round {number}: {error!r} in {place.filename}:{place.lineno}"
-                )
-            signal.alarm(0)
-            if time.monotonic() - start > MOST_SECONDS:
-                wrong.append(
-                    f"{source.name} seed {seed} round {number}: took {time.monotonic() - start:.0f} s"
-                )
-            tried[source.name] += 1
-            shutil.rmtree(target, ignore_errors=True)
-            target.unlink(missing_ok=True)
-    logging.disable(logging.NOTSET)
-    return tried, wrong
+@dataclass(slots=True)
+class Search:
+    """Reads damaged files, one after the other, and remembers what went wrong."""
+
+    samples: Sequence[Sample]
+    seed: int = 0
+    keep_in: Path | None = None
+    tallies: dict[str, Tally] = field(default_factory=dict)
+    wrong: list[str] = field(default_factory=list)
+
+    def run(self, rounds: Iterator[int]) -> None:
+        """Damage and read one file for each number."""
+        logging.disable(logging.CRITICAL)
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for number in rounds:
+                sample = self.samples[number % len(self.samples)]
+                target = Path(folder) / f"{number}{sample.path.name}"
+                damaged(sample, target, np.random.default_rng([self.seed, number]))
+                fault = self._read(sample, target)
+                if fault:
+                    self.wrong.append(f"{sample.name} seed {self.seed} round {number}: {fault}")
+                    self._keep(target)
+                shutil.rmtree(target, ignore_errors=True)
+                target.unlink(missing_ok=True)
+        logging.disable(logging.NOTSET)
+
+    def _read(self, sample: Sample, target: Path) -> str:
+        """Return what goes wrong with one file, if anything does."""
+        tally = self.tallies.setdefault(sample.name, Tally())
+        fault = ""
+        forget_peak()
+        start = time.process_time()
+        signal.setitimer(signal.ITIMER_VIRTUAL, MOST_SECONDS)  # then the stack is shown
+        try:
+            sample.read(target)
+        except MemoryError:
+            fault = "memory"
+        except Exception as error:  # noqa: BLE001 - that is what is looked for
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            fault = f"{str(error)[:200]!r} ({type(error).__name__}) in {place.filename}:{place.lineno}"
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        seconds, mib = time.process_time() - start, peak_mib()
+        if seconds > MOST_SECONDS or mib > MOST_MIB:
+            fault += f" took {seconds:.0f} s and {mib} MiB"
+        tally.n_files += 1
+        tally.n_faults += bool(fault)
+        tally.most_seconds = max(tally.most_seconds, seconds)
+        tally.most_mib = max(tally.most_mib, mib)
+        return fault
+
+    def _keep(self, target: Path) -> None:
+        if self.keep_in is None:
+            return
+        self.keep_in.mkdir(exist_ok=True)
+        kept = self.keep_in / f"{self.seed}_{target.name}"
+        if target.is_dir():
+            shutil.copytree(target, kept, dirs_exist_ok=True)
+        else:
+            shutil.copyfile(target, kept)
+
+
+def forget_peak() -> None:
+    """Let the peak of memory begin anew, where the system can."""
+    if sys.platform == "linux":
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError:
+            return
+
+
+def peak_mib() -> int:
+    """Return the most memory this program has had, since it was forgotten."""
+    if sys.platform != "linux":
+        return 0
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) >> 10
+    return 0
 
 
 def _until(end: float) -> Iterator[int]:
     number = 0
-    while time.monotonic() < end:
+    while time.process_time() < end:
         yield number
         number += 1
 
@@ -210,22 +425,30 @@ def main() -> None:
     import faulthandler
     import resource
 
-    faulthandler.register(signal.SIGALRM, all_threads=False, chain=False)
-    resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
-    seconds, seed = float(sys.argv[1]), int((*sys.argv[2:], "0")[0])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("seconds", type=float)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--readers", nargs="*", default=(), help="names of samples; all without it")
+    parser.add_argument("--files", nargs="*", type=Path, default=(), help="whole files to damage besides")
+    asked = parser.parse_args()
+    faulthandler.register(signal.SIGVTALRM, all_threads=False, chain=False)
+    resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
     with tempfile.TemporaryDirectory() as folder:
-        paths = write_corpus(Path(folder))
-        tried, wrong = search(paths, _until(time.monotonic() + seconds), seed=seed)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-    report = io.StringIO()
-    print(
-        f"{sum(tried.values())} files of {len(tried)} kinds, {len(wrong)} faults, peak {peak} MiB",
-        file=report,
-    )
-    for line in wrong:
-        print(line, file=report)
-    sys.stdout.write(report.getvalue())
-    sys.exit(bool(wrong))
+        samples = [
+            one for one in write_corpus(Path(folder)) if not asked.readers or one.name in asked.readers
+        ]
+        samples += [Sample(path) for path in asked.files]
+        search = Search(samples, asked.seed, FINDINGS)
+        search.run(_until(time.process_time() + asked.seconds))
+    lines = [f"{'reader':32} {'files':>7} {'faults':>6} {'most s':>7} {'MiB':>5}"]
+    for name, tally in search.tallies.items():
+        lines.append(
+            f"{name:32} {tally.n_files:7} {tally.n_faults:6} {tally.most_seconds:7.2f} {tally.most_mib:5}"
+        )
+    n_files = sum(tally.n_files for tally in search.tallies.values())
+    lines.append(f"{n_files} files of {len(search.tallies)} readers, {len(search.wrong)} faults")
+    sys.stdout.write("\n".join([*search.wrong, *lines]) + "\n")
+    sys.exit(bool(search.wrong))
 
 
 if __name__ == "__main__":

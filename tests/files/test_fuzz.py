@@ -12,8 +12,8 @@ SPEC.loader.exec_module(fuzz)
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_damaged_files_give_an_answer_or_an_error_of_ours(tmp_path, seed):
-    paths = fuzz.write_corpus(tmp_path)
-    assert len(paths) > 20
-    tried, wrong = fuzz.search(paths, iter(range(400)), seed=seed)
-    assert sum(tried.values()) == 400
-    assert wrong == []
+    search = fuzz.Search(fuzz.write_corpus(tmp_path), seed)
+    assert len(search.samples) > 40
+    search.run(iter(range(300)))
+    assert sum(tally.n_files for tally in search.tallies.values()) == 300
+    assert search.wrong == []

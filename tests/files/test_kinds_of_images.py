@@ -179,7 +179,8 @@ def test_an_axis_of_length_one_at_the_end_is_a_channel(tmp_path, shape, axes):
     np.save(tmp_path / "a.npy", np.zeros(shape, np.uint16))
     image = read_image(tmp_path / "a.npy")
     assert image.axes == axes
-    assert image.notices == (f"No axes are named; {axes} was guessed from the shape {shape}.",)
+    assert image.notices[0].startswith(f"No axes are named; {axes} was guessed from the shape {shape}: ")
+    assert image.axes_are_guessed
     assert read_image(tmp_path / "a.npy", axes).notices == ()
 
 
@@ -212,6 +213,20 @@ def test_smaller_copies_in_subifds_are_no_images(tmp_path, rng):
         tiff.write(data[::2, ::2], subfiletype=1, tile=(64, 64))
     (image,) = read_images(tmp_path / "a.ome.tif")
     np.testing.assert_array_equal(image.data, data)
+
+
+def test_smaller_copies_in_subifds_that_say_nothing_are_no_images(tmp_path, rng):
+    data = rng.integers(0, 256, (64, 80)).astype(np.uint8)
+    with TiffWriter(tmp_path / "a.tif") as tiff:
+        tiff.write(data, subifds=2)
+        tiff.write(data[::2, ::2])
+        tiff.write(data[::4, ::4])
+    (image,) = read_images(tmp_path / "a.tif")
+    np.testing.assert_array_equal(image.data, data)
+    with TiffWriter(tmp_path / "b.tif") as tiff:  # as cameras do: the image is behind its small copy
+        tiff.write(data[::4, ::4], subifds=1)
+        tiff.write(data)
+    assert data.shape in [image.shape for image in read_images(tmp_path / "b.tif")]
 
 
 def test_channels_keep_names_and_colors(tmp_path, grey):

@@ -52,6 +52,12 @@ class Image:
         What a reader had to guess or leave out.
     source
         Path of the file it was read from; empty where there is none, or it is not the file's first image.
+    source_part
+        Axes of the image in the file and the channel of it (None for all), where this is not all of it.
+    axes_are_guessed
+        Whether nothing but the shape tells the axes.
+    is_converted
+        Whether the pixels are not those stored: a palette was looked up, say, or a photo turned upright.
     """
 
     data: ArrayLike
@@ -62,6 +68,9 @@ class Image:
     channel_colors: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
     source: str = ""
+    source_part: tuple[str, int | None] | None = None
+    axes_are_guessed: bool = False
+    is_converted: bool = False
 
     def __post_init__(self) -> None:
         shape = tuple(self.data.shape)

@@ -80,26 +80,34 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, *, may_replace: bool = False) -> Iterator[Path]:
     """Lend a temporary folder that becomes ``path`` when the block ends well.
+
+    Parameters
+    ----------
+    path
+        Of the folder.
+    may_replace
+        Whether a folder that is there goes, with all that is in it.
 
     Raises
     ------
     WriteError
         There is something at ``path`` other than an empty folder, or it cannot be written.
     """
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+    if path.exists() and not may_replace and not (path.is_dir() and not any(path.iterdir())):
         raise WriteError(f"Expected a new folder at {path}; there is one with content. Choose another name.")
-    part = _part_of(path)
+    part, old = _part_of(path), _part_of(path)
     make_folder(part)
     try:
         with writing(path):
             yield part
             if path.exists():
-                path.rmdir()
+                os.replace(path, old)
             os.replace(part, path)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        for leftover in (part, old):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _part_of(path: Path) -> Path:

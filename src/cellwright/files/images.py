@@ -2,7 +2,9 @@
 
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,18 @@ from cellwright.core.data import Image, Labels
 from cellwright.core.errors import CellwrightError, ReadError, WriteError
 from cellwright.files import tiff, vendor, zarr
 from cellwright.files.atomic import atomic_write
-from cellwright.files.metadata import ImageMetadata, describe, with_axes
+from cellwright.files.metadata import ImageMetadata, blank, describe, with_axes
 
 NPY_START = b"\x93NUMPY"
 PNG_START = b"\x89PNG\r\n\x1a\n"
 PNG_DEEP_COLOURS = {(16, 2): 3, (16, 4): 2, (16, 6): 4}  # bits and kind of a PNG to its samples a pixel
 PLAIN_MODES = ("1", "L", "I", "I;16", "I;16B", "F", "RGB")  # those of Pillow that need no conversion
+KEPT_MODES = (*PLAIN_MODES, "RGBA", "LA", "P")  # those that other readers give as we do
 MOVIES = ("GIF", "WEBP", "PNG")  # whose frames follow each other in time
 MOST_FRAME_PIXELS = 1 << 30  # of all frames of a movie
+MOST_DESCRIBED, MOST_IMAGES_DESCRIBED = 256, 64  # files, and images of each
+EXIF_ORIENTATION, FIRST_ON_ITS_SIDE = 274, 5  # tag, and the value from which on rows are columns
+_DESCRIBED: dict[tuple[str, int, int], tuple[Image, ...]] = {}
 
 
 def read_image(path: Path | str, axes: str | None = None) -> Image:
@@ -66,6 +72,52 @@ def read_images(path: Path | str, axes: str | None = None) -> Iterator[Image]:
         source = ""
     if source:
         raise ReadError(f"Expected an image in {path}; there is none. Choose another file.")
+
+
+def describe_images(path: Path | str) -> tuple[Image, ...]:
+    """Return all images of a file as :func:`read_images` gives them, without their pixels, which are 0.
+
+    It is quick, and remembered while the file does not change. Empty for files that are missing or damaged,
+    and for those of which only their pixels tell more (of vendors), or that lie on a server.
+    """
+    stamp = _stamp(path)
+    if stamp is None:
+        return ()
+    if stamp not in _DESCRIBED:
+        while len(_DESCRIBED) >= MOST_DESCRIBED:
+            _DESCRIBED.pop(next(iter(_DESCRIBED)), None)
+        _DESCRIBED[stamp] = _described(Path(path))
+    return _DESCRIBED.get(stamp, ())
+
+
+def is_described(path: Path | str) -> bool:
+    """Return whether :func:`describe_images` knows the answer without a look at the file."""
+    stamp = _stamp(path)
+    return stamp is None or stamp in _DESCRIBED
+
+
+def _stamp(path: Path | str) -> tuple[str, int, int] | None:
+    if not str(path) or zarr.address_of(path):
+        return None
+    try:
+        facts = Path(path).stat()
+    except OSError:
+        return None
+    return str(path), facts.st_mtime_ns, facts.st_size
+
+
+def _described(path: Path) -> tuple[Image, ...]:
+    found: list[Image] = []
+    if path.suffix.lower() in vendor.READERS:
+        return ()
+    try:
+        for image in islice(_read(path, is_blank=True), MOST_IMAGES_DESCRIBED):
+            source = "" if found else str(path)
+            empty = blank(image.shape, image.data.dtype)
+            found.append(replace(image, data=empty, source=source))
+    except CellwrightError:
+        pass
+    return tuple(found)
 
 
 def write_labels(path: Path | str, labels: Labels, image: Image) -> None:
@@ -154,7 +206,7 @@ def _physical_sizes(image: Image) -> dict[str, Any]:
     return sizes
 
 
-def _read(path: Path | str) -> Iterator[Image]:
+def _read(path: Path | str, *, is_blank: bool = False) -> Iterator[Image]:
     address = zarr.address_of(path)
     if address:
         yield from zarr.read_zarr(address)
@@ -171,7 +223,7 @@ def _read(path: Path | str) -> Iterator[Image]:
         yield from zarr.read_zarr(path)
         return
     try:
-        yield from _read_file(path)
+        yield from _read_file(path, is_blank=is_blank)
     except CellwrightError:
         raise
     except MemoryError as error:
@@ -183,7 +235,7 @@ def _read(path: Path | str) -> Iterator[Image]:
         ) from error
 
 
-def _read_file(path: Path) -> Iterator[Image]:
+def _read_file(path: Path, *, is_blank: bool) -> Iterator[Image]:
     if not path.is_file():  # opening a pipe or a device would wait for ever
         raise ReadError(f"Expected an image file at {path}; it is no file. Remove it, or name another.")
     if path.suffix.lower() in vendor.READERS:
@@ -192,45 +244,101 @@ def _read_file(path: Path) -> Iterator[Image]:
     with path.open("rb") as file:
         start = file.read(32)
     if start.startswith(tiff.STARTS):
-        yield from tiff.read_tiff(path)
+        yield from tiff.read_tiff(path, is_blank=is_blank)
     elif path.name.lower().endswith(tiff.COMPANION):
-        yield from tiff.read_companion(path)
+        yield from tiff.read_companion(path, is_blank=is_blank)
     elif start.startswith(NPY_START):
         yield describe(np.load(path, mmap_mode="r", allow_pickle=False), "", path.stem)
+    elif is_blank:
+        yield _described_picture(path, start)
     else:
-        data, axes, notices = _read_picture(path, start)
-        yield describe(data, axes, path.stem, ImageMetadata(notices=notices))
+        yield _read_picture(path, start)
 
 
-def _read_picture(path: Path, start: bytes) -> tuple[NDArray[Any], str, list[str]]:
-    """Return the pixels of a picture, upright and without transparency, their axes, and notices."""
+def _described_picture(path: Path, start: bytes) -> Image:
+    """Return a picture as :func:`_read_picture` gives it, without its pixels; movies are in colour."""
     from PIL import Image as Picture
-    from PIL import ImageOps
 
-    if start.startswith(PNG_START) and tuple(start[24:26]) in PNG_DEEP_COLOURS:
-        return *_read_deep_png(path, start), []  # Pillow would take 8 of its 16 bits
-    notices: list[str] = []
+    with _opened(path) as picture:
+        shape: tuple[int, ...] = (picture.height, picture.width)
+        is_movie = _n_frames(picture) > 1
+        is_converted = False
+        if _is_deep_png(start):
+            is_grey, dtype = PNG_DEEP_COLOURS[start[24], start[25]] == 2, np.dtype(np.uint16)
+        else:
+            sample = picture
+            if picture.mode != "P":  # whose palette tells whether it is grey
+                sample = Picture.new(picture.mode, (1, 1))
+            light = _light(sample)
+            is_grey, dtype = light.ndim == 2 and not is_movie, light.dtype
+            is_converted = not is_movie and _is_converted(picture)
+            if not is_movie and _orientation(picture) >= FIRST_ON_ITS_SIDE:
+                shape = shape[::-1]
+        if is_movie:
+            shape = (_n_frames(picture), *shape)
+    axes = "TYX"[-len(shape) :]
+    if not is_grey:
+        shape, axes = (*shape, 3), axes + "C"
+    return replace(describe(blank(shape, dtype), axes, path.stem), is_converted=is_converted)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a picture however large it is."""
+    from PIL import Image as Picture
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Picture.DecompressionBombWarning)
         with Picture.open(path) as picture:
-            n_frames = getattr(picture, "n_frames", 1)
-            if n_frames == 1 or picture.format not in MOVIES:
-                pixels = _light(ImageOps.exif_transpose(picture))
-                return pixels, "YXC"[: pixels.ndim], []
-            if n_frames * picture.width * picture.height > MOST_FRAME_PIXELS:
-                raise ReadError(f"The {n_frames} frames of {path} are too large together. Split it.")
-            frames = [np.asarray(picture.convert("RGB"))]
-            for index in range(1, n_frames):
-                try:
-                    picture.seek(index)
-                    frames.append(np.asarray(picture.convert("RGB")))
-                except (OSError, SyntaxError, EOFError):  # what comes before it is whole
-                    notices = [f"The movie is damaged: {len(frames)} of its {n_frames} frames were read."]
-                    break
-    stack = np.stack(frames)
+            yield picture
+
+
+def _n_frames(picture: Any) -> int:
+    """Return how many frames follow each other in time."""
+    if picture.format not in MOVIES:
+        return 1
+    return int(getattr(picture, "n_frames", 1))
+
+
+def _is_deep_png(start: bytes) -> bool:
+    return start.startswith(PNG_START) and tuple(start[24:26]) in PNG_DEEP_COLOURS
+
+
+def _orientation(picture: Any) -> int:
+    return int(picture.getexif().get(EXIF_ORIENTATION, 1))
+
+
+def _is_converted(picture: Any) -> bool:
+    return picture.mode not in KEPT_MODES or _orientation(picture) != 1
+
+
+def _read_picture(path: Path, start: bytes) -> Image:
+    """Return a picture, upright and without transparency."""
+    from PIL import ImageOps
+
+    if _is_deep_png(start):
+        return describe(*_read_deep_png(path, start), path.stem)  # Pillow would take 8 of its 16 bits
+    notices: list[str] = []
+    with _opened(path) as picture:
+        n_frames = _n_frames(picture)
+        if n_frames == 1:
+            is_converted = _is_converted(picture)
+            pixels = _light(ImageOps.exif_transpose(picture))
+            return replace(describe(pixels, "YXC"[: pixels.ndim], path.stem), is_converted=is_converted)
+        if n_frames * picture.width * picture.height > MOST_FRAME_PIXELS:
+            raise ReadError(f"The {n_frames} frames of {path} are too large together. Split it.")
+        frames = [np.asarray(picture.convert("RGB"))]
+        for index in range(1, n_frames):
+            try:
+                picture.seek(index)
+                frames.append(np.asarray(picture.convert("RGB")))
+            except (OSError, SyntaxError, EOFError):  # what comes before it is whole
+                notices = [f"The movie is damaged: {len(frames)} of its {n_frames} frames were read."]
+                break
+    stack, axes = np.stack(frames), "TYXC"
     if (stack == stack[..., :1]).all():
-        return stack[..., 0], "TYX", notices
-    return stack, "TYXC", notices
+        stack, axes = stack[..., 0], "TYX"
+    return describe(stack, axes, path.stem, ImageMetadata(notices=notices))
 
 
 def _light(picture: Any) -> NDArray[Any]:

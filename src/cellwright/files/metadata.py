@@ -1,14 +1,18 @@
-"""What files tell of an image besides its pixels, in one shape for all readers."""
+"""What files tell of an image besides its pixels, in one shape for all readers.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+:func:`understand` decides what the axes of an array are, whoever shows or reads it.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import permutations
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cellwright.core.data import AXES, SPATIAL, ArrayLike, Image
-from cellwright.ops.geometry.axes import guess_axes
+from cellwright.core.data import AXES, CHANNEL, SPATIAL, ArrayLike, Image, without_channels
+from cellwright.ops.geometry.axes import COLOURS, guess_axes
 
 # OME-XML model 2016-06, UnitsLength, and the spellings of ImageJ, OME-Zarr and vendors
 UM_PER_UNIT = {
@@ -34,6 +38,8 @@ UM_PER_UNIT = {
     "inch": 25_400.0,
     "in": 25_400.0,
 }
+SHORT_AXES = "TCZ"  # which letters axes of length one are given that a file does not have
+RGB, RGBA = COLOURS
 NO_STEP = "The file tells the pixel size in x and y, not the step between slices: volumes stay in voxels."
 
 
@@ -62,6 +68,13 @@ def color_of(rgb: Sequence[int] | NDArray[Any]) -> str:
     """Return three numbers of 0 to 255 as ``#rrggbb``."""
     red, green, blue = (int(value) & 255 for value in rgb)
     return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+STORED_VALUES = (
+    "The file holds places in a palette, inks, or a photo that is turned; another reader opened it and shows "
+    "what is stored. Open it with Cellwright to count it as the command line does."
+)
+OTHER_SHAPE = "The layer is not the image of shape {} that its file holds; axes and sizes are not from there."
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +108,12 @@ def describe(data: ArrayLike, axes: str, name: str, told: ImageMetadata | None =
     told = told or ImageMetadata()
     notices = list(told.notices)
     shape = tuple(data.shape)
+    is_guessed = False
     if not (len(axes) == len(shape) == len(set(axes)) and set(axes) <= set(AXES)):
         axes = guess_axes(shape, np.dtype(data.dtype))
-        if len(axes) > 2:
-            notices.append(f"No axes are named; {axes} was guessed from the shape {shape}.")
+        is_guessed = len(axes) > 2
+    if is_guessed:
+        notices.append(guess_notice(axes, shape))
     lengths = dict(zip(axes, shape, strict=True))
     pixel_size: tuple[float, ...] = ()
     if "X" in told.sizes and "Y" in told.sizes:
@@ -115,6 +130,7 @@ def describe(data: ArrayLike, axes: str, name: str, told: ImageMetadata | None =
         channel_names=names * (len(names) == n_channels and any(names)),
         channel_colors=colors * (len(colors) == n_channels and all(colors)),
         notices=tuple(notices),
+        axes_are_guessed=is_guessed,
     )
 
 
@@ -128,4 +144,255 @@ def with_axes(image: Image, axes: str) -> Image:
     """
     Image(image.data, axes)  # which checks them
     told = ImageMetadata(image.known_sizes_um, image.channel_names, image.channel_colors)
-    return describe(image.data, axes, image.name, told)
+    return replace(describe(image.data, axes, image.name, told), is_converted=image.is_converted)
+
+
+def blank(shape: Sequence[int], dtype: Any) -> NDArray[Any]:
+    """Return an array of zeros that takes no memory: what is known of an image besides its pixels."""
+    return np.broadcast_to(np.zeros((), dtype), tuple(shape))
+
+
+def guess_notice(axes: str, shape: Sequence[int]) -> str:
+    """Return the sentence that tells of guessed axes."""
+    return f"No axes are named; {axes} was guessed from the shape {tuple(shape)}: {meaning(axes, shape)}."
+
+
+def meaning(axes: str, shape: Sequence[int], names: Sequence[str] = ()) -> str:
+    """Return in words what the axes of an array are, those of a plane aside.
+
+    Examples
+    --------
+    >>> meaning("TCYX", (10, 2, 64, 64), ("DAPI", "GFP")), meaning("ZYXC", (51, 64, 64, 3))
+    ('10 frames in time, 2 channels: DAPI, GFP', '51 slices in z, colours')
+    """
+    nouns = {"T": "frame{} in time", "Z": "slice{} in z", "C": "channel{}"}
+    parts = []
+    for axis, n in zip(axes, shape, strict=True):
+        if axis not in nouns:
+            continue
+        if axis == CHANNEL and axes.endswith(CHANNEL) and n in COLOURS:
+            parts.append("colours")
+            continue
+        parts.append(f"{n:,} {nouns[axis].format('s' * (n != 1))}")
+        if axis == CHANNEL and len(names) == n and any(names):
+            parts[-1] += f": {', '.join(names)}"
+    return ", ".join(parts) or "one plane"
+
+
+def likely_axes(shape: Sequence[int], *, is_colour: bool = False) -> list[str]:
+    """Return the axes that an array of this shape may have, those first that most files have.
+
+    Parameters
+    ----------
+    shape
+        Its shape.
+    is_colour
+        Whether the last axis are colours.
+    """
+    n = len(shape) - is_colour
+    found = ["".join(lead) + "YX" for lead in permutations("TZ", n - 2)]
+    if not is_colour:
+        found += ["".join(lead) + "YX" for lead in permutations("TZC", n - 2) if CHANNEL in lead]
+        found += ["".join(lead) + "YXC" for lead in permutations("TZ", n - 3)] if n > 2 else []
+    return [axes + CHANNEL * is_colour for axes in found]
+
+
+AxesFrom = Literal["choice", "layer", "file", "shape"]
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayFacts:
+    """What an array tells of itself, by the place of its axes.
+
+    Parameters
+    ----------
+    axes
+        Letters, one for each axis, colours left out; empty where it does not name them all.
+    chosen
+        The same as the user chose them.
+    steps_um
+        Micrometres per pixel along each axis, 0 where that is not known.
+    is_colour
+        Whether the last axis are colours.
+    """
+
+    axes: str = ""
+    chosen: str = ""
+    steps_um: Sequence[float] = ()
+    is_colour: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FilePart:
+    """The image of a file that an array was read from, without its pixels.
+
+    Parameters
+    ----------
+    image
+        As our readers give it.
+    channel
+        The channel of it that the array is, None for all.
+    is_ours
+        Whether a reader of ours has made the array.
+    """
+
+    image: Image
+    channel: int | None = None
+    is_ours: bool = False
+
+
+class Understood(NamedTuple):
+    """An image whose axes are decided, and what decided: ``shape`` is a guess."""
+
+    image: Image
+    axes_from: AxesFrom
+    channels_in_front: bool = False  # colours that the file holds plane by plane
+
+
+class _Match(NamedTuple):
+    axes: str
+    image: Image
+    channel: int | None = None
+    is_known: bool = True  # which part of the file it is
+
+
+def understand(data: ArrayLike, name: str, facts: ArrayFacts, file: Iterable[FilePart] = ()) -> Understood:
+    """Return an array as image: its axes as chosen, as it tells itself, as its file does, or guessed.
+
+    Pixel sizes are those of the array, and where it tells none, of the file; so are the channels.
+
+    Parameters
+    ----------
+    data
+        The array.
+    name
+        What to call it.
+    facts
+        What it tells itself.
+    file
+        The images of its file that it may be; ones of another shape are left out.
+
+    Raises
+    ------
+    AxesError
+        There are less than two axes or more than five.
+    """
+    shape = tuple(data.shape)
+    parts = list(file)
+    match = _match(shape, facts, parts)
+    end = CHANNEL * facts.is_colour
+    axes = _colour_axes(shape) * facts.is_colour
+    axes_from: AxesFrom = "shape"
+    if len(facts.chosen + end) == len(shape):
+        axes, axes_from = facts.chosen + end, "choice"
+    elif len(facts.axes + end) == len(shape) and not _is_guess(facts.axes + end, match):
+        axes, axes_from = facts.axes + end, "layer"
+    elif match is not None:
+        axes, axes_from = match.axes, "file"
+    if match is not None and axes == match.axes and axes_from == "layer":
+        axes_from = "file"
+    told = ImageMetadata(notices=_doubts(match, parts))
+    if match is not None:
+        known = match.image
+        told = ImageMetadata(known.known_sizes_um, known.channel_names, known.channel_colors, told.notices)
+    letters = axes or guess_axes(shape, np.dtype(data.dtype))
+    steps = {axis: step for axis, step in zip(letters, facts.steps_um, strict=False) if step > 0}
+    image = describe(data, axes, name, replace(told, sizes={**told.sizes, **steps}))
+    if match is None:
+        is_guessed = image.axes_are_guessed or (axes_from == "shape" and len(axes) > len("YXC"))
+        return Understood(replace(image, axes_are_guessed=is_guessed), axes_from)
+    if axes_from == "file" and match.image.axes_are_guessed:
+        axes_from = "shape"
+        notices = (*image.notices, guess_notice(match.image.axes, match.image.shape))
+        image = replace(image, axes_are_guessed=True, notices=notices)
+    return Understood(_traced(image, match), axes_from, _has_channels_in_front(image, match))
+
+
+def _doubts(match: _Match | None, parts: Sequence[FilePart]) -> list[str]:
+    """Return what to tell where an array is not what our readers find in its file."""
+    if not parts or parts[0].is_ours:
+        return []
+    if match is None:
+        return [OTHER_SHAPE.format(parts[0].image.shape)]
+    return [STORED_VALUES] * match.image.is_converted
+
+
+def _colour_axes(shape: Sequence[int]) -> str:
+    """Return the likely axes of an array whose last axis are colours."""
+    return "TZYX"[-(len(shape) - 1) :] + CHANNEL
+
+
+def _is_guess(axes: str, match: _Match | None) -> bool:
+    """Return whether the names of axes are those that a reader of ours has guessed."""
+    return match is not None and match.image.axes_are_guessed and axes == match.axes
+
+
+def _traced(image: Image, match: _Match) -> Image:
+    """Return an image that knows its file, where it is known which part of it it is."""
+    if not match.is_known or not match.image.source:
+        return image
+    part = None
+    if match.channel is not None or match.axes != match.image.axes:
+        part = (match.image.axes, match.channel)
+    return replace(image, source=match.image.source, source_part=part)
+
+
+def _has_channels_in_front(image: Image, match: _Match) -> bool:
+    return image.axes == match.axes and match.image.axes == without_channels(match.axes) + CHANNEL
+
+
+def _match(shape: tuple[int, ...], facts: ArrayFacts, parts: Sequence[FilePart]) -> _Match | None:
+    """Return which image of a file an array is, by its shape, and the letters of its axes."""
+    for part in parts:
+        if part.channel is not None and _without_channel(part.image).shape == shape:
+            return _Match(part.image.label_axes, part.image, part.channel)
+    for fitting in (_as_it_is, _with_planes_in_front, _without_short_axes, _one_channel):
+        for part in parts:
+            match = fitting(shape, facts, part.image)
+            if match is not None:
+                return match
+    return None
+
+
+def _without_channel(image: Image) -> Image:
+    return Image(blank(image.label_shape, image.data.dtype), image.label_axes)
+
+
+def _as_it_is(shape: tuple[int, ...], facts: ArrayFacts, image: Image) -> _Match | None:
+    own = image.shape
+    if facts.is_colour and shape[-1] == RGBA and image.axes.endswith(CHANNEL) and not image.is_converted:
+        own = (*own[:-1], RGBA)  # opacity, which our readers leave out
+    return _Match(image.axes, image) if own == shape else None
+
+
+def _with_planes_in_front(shape: tuple[int, ...], facts: ArrayFacts, image: Image) -> _Match | None:
+    if facts.is_colour or not image.axes.endswith(CHANNEL) or image.shape[-1] not in COLOURS:
+        return None
+    rest, letters = image.shape[:-1], image.axes[:-1]
+    at = len(rest) - 2
+    if (*rest[:at], image.shape[-1], *rest[at:]) == shape:
+        return _Match(letters[:at] + CHANNEL + letters[at:], image)
+    return None
+
+
+def _without_short_axes(shape: tuple[int, ...], facts: ArrayFacts, image: Image) -> _Match | None:
+    """Match an array with other axes of length one, such as readers add or drop."""
+    kept = [(axis, n) for axis, n in zip(image.axes, image.shape, strict=True) if n != 1 or axis in "YX"]
+    unused = [axis for axis in SHORT_AXES if axis not in image.axes or (axis, 1) not in kept]
+    unused = [axis for axis in unused if axis not in [letter for letter, _ in kept]]
+    letters, left = "", list(kept)
+    for place, n in enumerate(shape):
+        is_added = n == 1 and len(shape) - place > len(left) and unused
+        if is_added:
+            letters += unused.pop(0)
+        elif left and left[0][1] == n:
+            letters += left.pop(0)[0]
+        else:
+            return None
+    return None if left else _Match(letters, image)
+
+
+def _one_channel(shape: tuple[int, ...], facts: ArrayFacts, image: Image) -> _Match | None:
+    if facts.is_colour or CHANNEL not in image.axes or image.label_shape != shape:
+        return None
+    return _Match(image.label_axes, image, is_known=image.shape[image.axes.index(CHANNEL)] == 1)

@@ -5,6 +5,7 @@ The palette of an ImageJ file that only gets lighter is a way to show intensitie
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from math import prod
 from pathlib import Path
@@ -22,6 +23,7 @@ from cellwright.files.atomic import plain_name
 from cellwright.files.metadata import (
     UM_PER_UNIT,
     ImageMetadata,
+    blank,
     color_of,
     describe,
     positive,
@@ -47,10 +49,18 @@ MOST_TIMES = {
 }  # none, LZW, deflate (1032 of zeros), PackBits
 MOST_TIMES_BY_OTHERS = 100_000  # how much larger than its file an image can be
 MOST_PAGES, MOST_SUBIFDS = 1_000_000, 1000
+STAND_IN = {"Y": 2, "X": 3}
 
 
-def read_tiff(path: Path) -> Iterator[Image]:
+def read_tiff(path: Path, *, is_blank: bool = False) -> Iterator[Image]:
     """Yield the images of a TIFF, each with axes, pixel size and channels as far as the file tells them.
+
+    Parameters
+    ----------
+    path
+        The file.
+    is_blank
+        Whether pixels are not needed and left 0.
 
     Raises
     ------
@@ -67,11 +77,12 @@ def read_tiff(path: Path) -> Iterator[Image]:
             name = path.stem
             if len(series) > 1:
                 name = f"{name}_{plain_name(one.name or str(index))}"
-            data, axes = _pixels(tiff, index, path)
-            yield describe(data, axes, name, _told(tiff, index))
+            data, axes, is_converted = _pixels(tiff, index, path, is_blank=is_blank)
+            image = describe(data, axes, name, _told(tiff, index))
+            yield replace(image, is_converted=is_converted)
 
 
-def read_companion(path: Path) -> Iterator[Image]:
+def read_companion(path: Path, *, is_blank: bool = False) -> Iterator[Image]:
     """Yield the images that an OME companion file describes, from the TIFF files beside it.
 
     Raises
@@ -86,7 +97,7 @@ def read_companion(path: Path) -> Iterator[Image]:
     named = dict.fromkeys(str(node.get("FileName", "")) for node in root.findall(".//{*}UUID[@FileName]"))
     for name in named:
         if name == Path(name).name and (path.parent / name).is_file():
-            yield from read_tiff(path.parent / name)
+            yield from read_tiff(path.parent / name, is_blank=is_blank)
             return
     raise ReadError(
         f"{path} describes {', '.join(named) or 'no file'}; none lies beside it. Copy them there."
@@ -107,21 +118,46 @@ def _images(tiff: tifffile.TiffFile) -> list[tuple[int, tifffile.TiffPageSeries]
 
 
 def _is_smaller_copy(large: tifffile.TiffPageSeries, small: tifffile.TiffPageSeries) -> bool:
-    """Return whether a series of a slide is another one at half or less of its size: a pyramid in pages."""
+    """Return whether a series is another one at less of its size: in a SubIFD, or of a pyramid in pages."""
+    if small.keyframe.is_subifd and prod(small.shape) < prod(large.shape):
+        return True  # larger ones are images, of which cameras put a small copy before
     if large.axes != small.axes or large.dtype != small.dtype or not large.keyframe.is_tiled:
         return False
     factors = [a / b for a, b, axis in zip(large.shape, small.shape, large.axes, strict=True) if axis in "YX"]
     return len(factors) == 2 and min(factors) > 1.5 and abs(factors[0] / factors[1] - 1) < 0.05
 
 
-def _pixels(tiff: tifffile.TiffFile, index: int, path: Path) -> tuple[ArrayLike, str]:
+def _pixels(
+    tiff: tifffile.TiffFile, index: int, path: Path, *, is_blank: bool
+) -> tuple[ArrayLike, str, bool]:
+    """Return pixels, their axes, and whether they are others than those stored."""
     series = tiff.series[index]
-    page, axes = series.keyframe, series.axes
     if prod(series.shape) * series.dtype.itemsize > LAZY_BYTES:
-        return _lazy(series, index, path), axes.replace("S", "C")
-    data = series.asarray()
+        axes = series.axes.replace("S", "C")
+        if is_blank:
+            return blank(series.shape, series.dtype), axes, False
+        return _lazy(series, index, path), axes, False
+    if not is_blank:
+        return _as_seen(series.asarray(), tiff, index, path)
+    # what becomes of the shape is tried with few pixels, of which there are STAND_IN along Y and X
+    lengths = dict(zip(series.axes, series.shape, strict=True))
+    small = [STAND_IN.get(axis, n) for axis, n in zip(series.axes, series.shape, strict=True)]
+    seen, axes, is_converted = _as_seen(np.zeros(small, series.dtype), tiff, index, None)
+    full = {STAND_IN[axis]: lengths[axis] for axis in STAND_IN if axis in lengths}
+    shape = [full[n] if axis in STAND_IN else n for axis, n in zip(axes, seen.shape, strict=True)]
+    return blank(shape, seen.dtype), axes, is_converted
+
+
+def _as_seen(
+    data: NDArray[Any], tiff: tifffile.TiffFile, index: int, path: Path | None
+) -> tuple[NDArray[Any], str, bool]:
+    """Return the pixels of a series as light, upright, colours last; ``path`` is None where they are none."""
+    series = tiff.series[index]
+    page, axes, is_converted = series.keyframe, series.axes, False
     if page.photometric == PHOTOMETRIC.YCBCR and page.compression not in (6, 7, 33003, 33005, 34892):
-        data = _picture(path, page)
+        is_converted = True
+        if path is not None:
+            data = _picture(path, page)
     if "S" in axes:
         data = np.moveaxis(data, axes.index("S"), -1)
         axes = axes.replace("S", "") + "S"
@@ -130,15 +166,17 @@ def _pixels(tiff: tifffile.TiffFile, index: int, path: Path) -> tuple[ArrayLike,
             data = data[..., :-1]
         if data.shape[-1] == 1:
             data, axes = data[..., 0], axes[:-1]
-    data, axes = _as_light(data, axes, tiff, page)
+    light, axes = _as_light(data, axes, tiff, page)
+    is_converted = is_converted or light is not data
     orientation = page.tags.get(ORIENTATION_TAG)
     if orientation is not None and not (tiff.is_ome or tiff.is_imagej) and axes in ("YX", "YXS"):
-        data = upright(data, orientation.value)
+        light = upright(light, orientation.value)
+        is_converted = is_converted or orientation.value != 1
     if "C" in axes and axes.endswith("S"):  # colours of each channel: as many channels more
         at = axes.index("C")
-        data, axes = np.moveaxis(data, -1, at + 1), axes[:-1]
-        data = data.reshape(*data.shape[:at], -1, *data.shape[at + 2 :])
-    return data, axes.replace("S", "C")
+        light, axes = np.moveaxis(light, -1, at + 1), axes[:-1]
+        light = light.reshape(*light.shape[:at], -1, *light.shape[at + 2 :])
+    return light, axes.replace("S", "C"), is_converted
 
 
 def _lazy(series: tifffile.TiffPageSeries, index: int, path: Path) -> ArrayLike:

@@ -274,24 +274,24 @@ def tables_of(analysis: "Analysis") -> "dict[str, Any]":
 
 
 def write_tracks(folder: Path, image: Image, analysis: "Analysis") -> None:
-    """Write tracks as a folder of the Cell Tracking Challenge; one that is there is left as it is.
+    """Write tracks as a folder of the Cell Tracking Challenge; one of an earlier run is replaced.
 
     Raises
     ------
     WriteError
-        The folder is there already, or cannot be written.
+        There is a folder that was changed since or that another program wrote, or it cannot be written.
     """
     labels = analysis.result.cells.labels
     if analysis.tracks is None or labels is None:
         return
     from cellwright.files.formats.image_annotation import ImageAnnotation
-    from cellwright.files.formats.tracking_challenge import write
+    from cellwright.files.formats.tracking_challenge import write_anew
 
     numbered = analysis.tracks.relabelled(labels)
     annotation = ImageAnnotation(
         image.name, numbered.shape, image.label_axes, numbered, parents=analysis.tracks.parents
     )
-    write(folder, [annotation])
+    write_anew(folder, [annotation])
 
 
 @dataclass(frozen=True, slots=True)

@@ -326,6 +326,11 @@ def provenance_of(
 ) -> Provenance:
     """Return everything needed to repeat a count: versions, checksums, settings and what was really used."""
     engine = context.engine
+    read: dict[str, Any] = {}
+    if image.axes_are_guessed:
+        read["axes_are_guessed"] = True
+    if image.source_part is not None:
+        read["source_axes"], read["source_channel"] = image.source_part
     return Provenance(
         package_version=_package_version(),
         model=" + ".join(names),
@@ -335,6 +340,7 @@ def provenance_of(
             "engine": asdict(engine.settings),
             "zoom": zoom,
             "number_type": str(engine.dtype).removeprefix("torch."),
+            **read,
         },
         image_name=image.name,
         image_shape=image.shape,

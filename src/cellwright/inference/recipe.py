@@ -103,12 +103,15 @@ def recipe_of(
         raise SettingsError(
             "It is not known from which file these cells come. Save the image, and give its path."
         )
+    engine = EngineSettings(**known["engine"])
+    if known.get("source_channel") is not None:  # what was counted is one channel of the file
+        engine = replace(engine, channel=known["source_channel"])
     return Recipe(
         image=path,
         models=tuple(known.get("models", [found_by.model])),
         settings=registry.get(family).settings(**known[family]),
-        engine=EngineSettings(**known["engine"]),
-        axes=found_by.axes,
+        engine=engine,
+        axes=known.get("source_axes") or found_by.axes,
         classifier=known.get("classifier", {}).get("reference", ""),
         analysis=analysis or AnalysisSettings(),
         files=files or InputFiles(),

@@ -200,3 +200,13 @@ def test_a_closed_view_follows_nothing(two: AnnotationLayer) -> None:
     two.layer.paint((50, 50), 4)
     assert two.session.n_edits == 0
     assert not two.layer.mouse_drag_callbacks
+
+
+def test_undo_of_napari_takes_back_nothing_behind_the_session(two: AnnotationLayer) -> None:
+    layer, session = two.layer, two.session
+    layer.paint((40.0, 40.0), 7)
+    session.delete(7)
+    layer.undo()  # would put back what lay under the stroke
+    layer.redo()
+    assert 7 not in layer.data
+    assert session.ids().tolist() == [1, 2]

@@ -14,7 +14,7 @@ from cellwright.annotation.session import AnnotationSession
 from cellwright.core.data import Image
 from cellwright.widgets.annotate.session_setup import journal_path, unfinished
 from cellwright.widgets.annotate.widget import AnnotateWidget
-from cellwright.widgets.shared.edited_layers import METADATA
+from cellwright.widgets.shared.edited_layers import METADATA, is_edited
 from cellwright.widgets.shared.layer_io import place, prepare, source_of
 
 LIMIT_MS = 60_000
@@ -290,3 +290,16 @@ def test_the_cheat_sheet_opens_and_closes(widget: AnnotateWidget) -> None:
     assert sheet.isVisible()
     widget.show_keys()
     assert not sheet.isVisible()
+
+
+def test_a_counted_layer_that_is_annotated_keeps_where_it_came_from(
+    viewer: ViewerModel, annotate_widget: AnnotateWidget
+) -> None:
+    image = viewer.add_image(np.zeros((20, 20)), name="cells")
+    own = {"model": "flow", "source": str(image.unique_id), "is_preview": False, "output": "Labels"}
+    labels = viewer.add_labels(np.zeros((20, 20), np.int32), metadata={METADATA: own})
+    annotate_widget.refresh_layers()
+    annotate_widget.panel.begin.click()
+    assert annotate_widget.model.context.layer.layer is labels
+    assert own.items() <= labels.metadata[METADATA].items()
+    assert is_edited(labels)  # no count takes its place

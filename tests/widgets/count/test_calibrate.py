@@ -193,8 +193,37 @@ def test_the_next_count_of_another_image_ends_the_calibration(
     counted.panel.count.click()
     settled(counted)
     assert counted.counted.result.count == pytest.approx(200)  # corrected as the first image
-    assert LAYER_NAME not in viewer.layers
+    assert not counted.calibrate.form.isVisibleTo(counted)
+    boxes = viewer.layers[LAYER_NAME]  # the user drew them
+    assert len(boxes.data) == 1
     assert not counted.calibrate.form.undo.isEnabled()
+
+
+def test_boxes_wait_with_their_counts_while_another_image_is_counted(
+    counted: CountWidget, viewer: ViewerModel, blobs: Any, settled: Settled
+) -> None:
+    counted.panel.calibrate.click()
+    draw(viewer, counted, (0, 0, 20, 20))
+    draw(viewer, counted, (40, 40, 60, 60))
+    for row, n in enumerate((8, 9)):
+        type_count(counted, row, n)
+    counted.calibrate.form.apply.click()
+    settled(counted)
+    viewer.add_image(blobs.image[:100, :100], name="other")
+    counted.panel.count.click()
+    settled(counted)
+    viewer.layers.selection.active = viewer.layers["blobs"]
+    counted.panel.count.click()
+    settled(counted)
+    counted.panel.calibrate.click()
+    assert [layer.name for layer in viewer.layers].count(LAYER_NAME) == 1
+    assert counted.calibrate.form.counts == [8, 9]
+    boxes = viewer.layers[LAYER_NAME]
+    boxes.selected_data = {0}
+    boxes.remove_selected()
+    assert counted.calibrate.form.counts == [9]  # each count goes with its box
+    draw(viewer, counted, (0, 0, 20, 20))
+    assert counted.calibrate.form.counts == [9, -1]
 
 
 def test_a_correction_typed_in_the_form_is_shown_at_once(counted: CountWidget, settled: Settled) -> None:

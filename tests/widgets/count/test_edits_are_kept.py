@@ -12,11 +12,11 @@ from napari.layers import Labels, Layer, Points, Shapes
 
 from cellwright.core.data import Image, Result
 from cellwright.widgets.count.widget import CountWidget
-from cellwright.widgets.shared.edited_layers import is_edited
+from cellwright.widgets.shared.edited_layers import ASKED, is_edited
 from cellwright.widgets.shared.layer_io import Source, place, prepare, remove, show, source_of
 
 ALL = ("Labels", "Points", "Shapes")
-N_SEQUENCES, N_STEPS = 20, 12
+N_SEQUENCES, N_STEPS = 4, 12
 Settled = Callable[[CountWidget], None]
 ResultOf = Callable[[Image, Any], Result]
 
@@ -263,3 +263,34 @@ def test_ticks_show_no_second_layer_of_edited_cells(
     widget.panel.outputs["Points"].setChecked(True)
     settled(widget)
     assert [layer.name for layer in viewer.layers] == ["blobs", "blobs labels", "blobs points"]
+
+
+def test_what_was_asked_for_comes_no_more_once_its_image_is_gone(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, settled: Settled
+) -> None:
+    counted(viewer, widget, blobs, settled)
+    widget.panel.thresholds.container["cell_probability"].value = 0.9
+    viewer.layers.clear()
+    settled(widget)
+    assert len(viewer.layers) == 0
+
+
+def test_cells_added_by_click_stay_when_the_next_count_comes(
+    viewer: ViewerModel, result_of: ResultOf
+) -> None:
+    source, result = pictured(viewer, result_of, n_cells=3)
+    show(viewer, result, source)
+    settings = {**result.provenance.settings, ASKED: 1}
+    more = result_of(source.image, cells(4))
+    more = replace(more, provenance=replace(result.provenance, settings=settings))
+    clicked = show(viewer, more, source)["Labels"]
+    assert [layer.name for layer in viewer.layers] == [
+        "image",
+        "image labels",
+    ]  # the same count with one more
+    again = result_of(source.image, cells(2))
+    beside = show(viewer, replace(again, provenance=replace(again.provenance, seconds=9.0)), source)["Labels"]
+    assert beside is not clicked
+    assert clicked.data.max() == 4
+    remove(viewer, source.key)
+    assert clicked in viewer.layers

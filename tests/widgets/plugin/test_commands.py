@@ -45,8 +45,9 @@ def test_notices_are_told_too(
     job = count_active_layer(viewer)
     with qtbot.waitSignal(job.finished, timeout=60_000):
         pass
-    assert [kind for kind, _ in told] == ["warning", "info"]
-    assert "channel 0" in told[0][1]
+    assert [kind for kind, _ in told] == ["warning", "warning", "info"]
+    assert "CYX was guessed" in told[0][1]
+    assert "channel 0" in told[1][1]
 
 
 def test_no_layer_and_a_points_layer_are_told(viewer: ViewerModel, told: list[tuple[str, str]]) -> None:

@@ -67,7 +67,7 @@ def test_what_was_guessed_is_told(tmp_path, told):
     np.save(tmp_path / "a.npy", grey(20, 30, 1))
     (layer,) = opened(tmp_path / "a.npy")
     assert layer.data.shape == (20, 30)
-    assert told == ["No axes are named; YXC was guessed from the shape (20, 30, 1)."]
+    assert told == ["No axes are named; YXC was guessed from the shape (20, 30, 1): 1 channel."]
 
 
 def test_stores_stay_on_disk_and_show_their_labels(tmp_path):

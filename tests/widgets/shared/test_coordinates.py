@@ -22,7 +22,7 @@ def layer_of(*shape: int, **arguments: object) -> ImageLayer:
         (layer_of(9, 30, 40, axis_labels=("channel", "Y", "X")), "CYX"),
         (layer_of(5, 9, 30, 40), "TZYX"),
         (layer_of(5, 2, 30, 40, axis_labels=("z", "c", "y", "x")), "ZCYX"),
-        (layer_of(2, 5, 9, 30, 40), "CTZYX"),
+        (layer_of(2, 5, 9, 30, 40), "TCZYX"),
         (layer_of(9, 30, 40, 3, rgb=True), "ZYXC"),
         (layer_of(9, 30, 40, axis_labels=("y", "z", "x")), "ZYX"),  # rows must be y: the labels do not fit
         (ImageLayer([np.zeros((60, 80)), np.zeros((30, 40))], multiscale=True), "YX"),
@@ -49,8 +49,8 @@ def test_choices_of_colour_grey_and_named_channels() -> None:
 
 
 def test_too_many_axes_are_refused() -> None:
-    with pytest.raises(WrongLayerError, match="5"):
-        axes_of(layer_of(5, 6, 7, 30, 40), Channel("Grey"))
+    with pytest.raises(WrongLayerError, match="6"):
+        axes_of(layer_of(2, 5, 6, 7, 30, 40), Channel("Grey"))
 
 
 def test_pixel_size_is_in_micrometres_of_the_spatial_axes() -> None:

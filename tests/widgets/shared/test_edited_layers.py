@@ -98,36 +98,6 @@ def test_layers_of_an_image_that_is_gone_do_not_come_back(
     assert len(viewer.layers) == 0
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_whatever_is_done_nothing_made_by_hand_is_lost(
-    counted: CountWidget, viewer: ViewerModel, qtbot: QtBot, settled: Any, seed: int
-) -> None:
-    rng = np.random.default_rng(seed)
-    made: dict[Labels, Any] = {}
-    for _ in range(12):
-        action = rng.integers(6)
-        layers = labels_of(viewer)
-        if action <= 1 and layers:
-            layer = layers[rng.integers(len(layers))]
-            layer.paint(tuple(rng.integers(0, 100, 2)), int(rng.integers(500, 900)))
-            made[layer] = layer.data.copy()
-        elif action == 2:
-            counted.panel.thresholds.set_values({"cell_probability": float(rng.uniform(0.3, 0.7))})
-        elif action == 3:
-            count(counted, qtbot, settled)
-        elif action == 4:
-            box = counted.panel.outputs[rng.choice(["Labels", "Points", "Shapes"])]
-            box.setChecked(not box.isChecked())
-        elif layers:
-            gone = layers[rng.integers(len(layers))]
-            viewer.layers.remove(gone)
-            made.pop(gone, None)
-        settled(counted)
-        for layer, data in made.items():
-            assert layer in viewer.layers
-            assert np.array_equal(layer.data, data)
-
-
 def test_edits_are_noticed_through_the_proxy_that_napari_hands_to_plugins(
     viewer: ViewerModel, qtbot: QtBot, blobs: Any, shelved: Any, settled: Any
 ) -> None:

@@ -7,10 +7,14 @@
 
 A line of the table is label, first frame, last frame, label of the parent or 0. Ulman et al. 2017, doi
 10.1038/nmeth.4473. A cell that is away for some frames goes on as a child of itself; read back it is one.
+
+Each mask file that is written has a seal in its description, the SHA-256 of its pixels and of the table: a
+folder with all seals whole is as it was written, and may be written anew.
 """
 
 import re
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +35,7 @@ from cellwright.files.formats.image_annotation import (
 from cellwright.files.images import read_image
 from cellwright.files.json_value import JsonValue, read_text
 
+SEAL = "cellwright "
 TABLES = {"res_track.txt": "mask", "man_track.txt": "man_track"}
 MOST_LABELS = 2**16 - 1
 
@@ -168,12 +173,40 @@ def write(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
     _write(path, annotation, "res_track.txt")
 
 
+def write_anew(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
+    """Write as :func:`write` does; a folder that it has written and nobody has changed since is replaced."""
+    _write(path, annotation, "res_track.txt", may_replace=is_as_written(path))
+
+
+def is_as_written(folder: Path) -> bool:
+    """Return whether a folder holds what :func:`write` left there and nothing else."""
+    table = folder / "res_track.txt"
+    if not table.is_file():
+        return False
+    text = table.read_text(encoding="ascii", errors="replace")
+    return all(path == table or _has_seal(path, text) for path in folder.iterdir())
+
+
+def _has_seal(path: Path, table: str) -> bool:
+    try:
+        with tifffile.TiffFile(path) as file:
+            return file.pages.first.description == _seal(file.asarray(), table)
+    except (OSError, ValueError, tifffile.TiffFileError):
+        return False
+
+
+def _seal(frame: NDArray[np.integer], table: str) -> str:
+    return SEAL + sha256(np.ascontiguousarray(frame, "<u2").tobytes() + table.encode()).hexdigest()
+
+
 def write_truth(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
     """Write a time series as truth (man_track files and man_track.txt); else like :func:`write`."""
     _write(path, annotation, "man_track.txt")
 
 
-def _write(path: Path, annotation: Sequence[ImageAnnotation], table: str) -> None:
+def _write(
+    path: Path, annotation: Sequence[ImageAnnotation], table: str, *, may_replace: bool = False
+) -> None:
     one = only_one(annotation, "Cell Tracking Challenge")
     labels = needing_masks(one, "The Cell Tracking Challenge")
     if not one.axes.startswith("T"):
@@ -182,12 +215,19 @@ def _write(path: Path, annotation: Sequence[ImageAnnotation], table: str) -> Non
     if len(tracks) > MOST_LABELS:
         raise WriteError(f"The Cell Tracking Challenge allows {MOST_LABELS} tracks; got {len(tracks)}.")
     digits = max(3, len(str(len(stack) - 1)))
-    with atomic_folder(path) as folder:
-        for number, frame in enumerate(stack):
-            file = folder / f"{TABLES[table]}{number:0{digits}d}.tif"
-            tifffile.imwrite(file, frame.astype(np.uint16), compression="zlib", photometric="minisblack")
-        lines = [f"{t.label} {t.first} {t.last} {t.parent}\n" for t in tracks]
-        (folder / table).write_text("".join(lines), encoding="ascii")
+    text = "".join(f"{t.label} {t.first} {t.last} {t.parent}\n" for t in tracks)
+    with atomic_folder(path, may_replace=may_replace) as folder:
+        for number, one_frame in enumerate(stack):
+            frame = one_frame.astype(np.uint16)
+            tifffile.imwrite(
+                folder / f"{TABLES[table]}{number:0{digits}d}.tif",
+                frame,
+                compression="zlib",
+                photometric="minisblack",
+                description=_seal(frame, text),
+                metadata=None,  # tifffile would write a description of its own
+            )
+        (folder / table).write_bytes(text.encode("ascii"))
 
 
 def _parted(labels: Labels, parents: NDArray[np.int32] | None) -> tuple[Labels, list[Track]]:

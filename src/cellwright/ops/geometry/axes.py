@@ -20,8 +20,8 @@ Window = tuple[slice, ...]  # rows and columns
 def guess_axes(shape: tuple[int, ...], dtype: DTypeLike = np.uint8) -> str:
     """Return the likely axis letters of an array that does not tell them, e.g. ``"YXC"`` for (512, 512, 3).
 
-    A short last axis is colour (or the one channel of arrays from deep learning), a short axis before YX is
-    channels, any other is slices, then time.
+    A short last axis is colour (or the one or two channels of arrays from deep learning), a short axis before
+    YX is channels, any other is slices, then time.
 
     Raises
     ------
@@ -39,7 +39,7 @@ def guess_axes(shape: tuple[int, ...], dtype: DTypeLike = np.uint8) -> str:
             f"An image must have 2 to 5 dimensions; got shape {tuple(shape)} of {np.dtype(dtype)}. "
             "Choose a part of it, or name its axes."
         )
-    if n > 2 and shape[-1] in (1, *COLOURS) and min(shape[-3:-1]) > max(COLOURS):
+    if n > 2 and 0 < shape[-1] <= MOST_CHANNELS < min(shape[-3:-1]):
         return "TZYXC"[-n:]
     if n == 5:
         return "TZCYX" if shape[2] <= MOST_CHANNELS else "TCZYX"

@@ -41,7 +41,7 @@ from cellwright.ops.measure.measurement import (
     result_of_labels,
 )
 from cellwright.ops.measure.regions import RegionSet
-from cellwright.ops.measure.settings import AnalysisSettings
+from cellwright.ops.measure.settings import AnalysisSettings, TrackSettings
 from cellwright.ops.measure.tracks import Tracks, track_cells
 
 if TYPE_CHECKING:
@@ -273,17 +273,29 @@ def _tracked(table: "pandas.DataFrame", result: Result, settings: AnalysisSettin
     """Add the columns of tracks; return the tracks."""
     if not settings.track:
         return None
-    if "Z" in label_axes(result) and not is_volumetric(result):
+    tracks = tracks_of(result, settings.tracking)
+    for name, values in tracks.columns().items():
+        table[name] = values
+    return tracks
+
+
+def tracks_of(result: Result, settings: TrackSettings) -> Tracks:
+    """Return the cells of a result linked over time.
+
+    Raises
+    ------
+    AxesError
+        There is no time axis, or slices that are not linked.
+    SettingsError
+        laptrack is not installed, or it is not known how far cells may go.
+    """
+    axes = label_axes(result)
+    if "Z" in axes and not is_volumetric(result):
         raise AxesError(
             "Cells are tracked in planes or in volumes; the slices of these were not linked. Link them, or "
             "count a single slice."
         )
-    sizes = pixel_sizes(result, len(label_axes(result)) - 1)
-    tracks = track_cells(result.cells, label_axes(result), settings.tracking, sizes)
-    table["track"] = tracks.numbers
-    table["parent_track"] = np.concatenate([[0], tracks.parents]).astype(np.int64)[tracks.numbers]
-    table[f"step_{tracks.unit}"] = tracks.steps()
-    return tracks
+    return track_cells(result.cells, axes, settings, pixel_sizes(result, len(axes) - 1))
 
 
 def _with_compartments(

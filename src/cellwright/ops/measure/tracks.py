@@ -83,6 +83,15 @@ class Tracks:
         """Return labels whose number is that of the track; row ``i`` is label ``i + 1``."""
         return np.concatenate([[0], self.numbers]).astype(np.int32)[labels]
 
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """Return what the table of cells tells of tracks, row by row."""
+        parents = np.concatenate([[0], self.parents]).astype(np.int64)
+        return {
+            "track": self.numbers,
+            "parent_track": parents[self.numbers],
+            f"step_{self.unit}": self.steps(),
+        }
+
     def steps(self) -> NDArray[np.float64]:
         """Return the way of each cell since the track was seen before; NaN in a track's first frame."""
         ways = np.full(len(self.numbers), np.nan)
@@ -191,6 +200,11 @@ def _links(
         return {}
     laptrack = _laptrack()
     distance = settings.max_distance_px or _typical_diameter(cells)
+    if not distance:
+        raise SettingsError(
+            "These cells have no size that would tell how far one may go from frame to frame. Set the "
+            "farthest way in pixels."
+        )
     linker = laptrack.LapTrack(
         cutoff=distance**2,
         gap_closing_cutoff=settings.max_gap > 0 and distance**2,

@@ -24,7 +24,7 @@ from cellwright.widgets.shared.layer_factory import (
     bright_colours,
     class_colour,
 )
-from cellwright.widgets.shared.napari_private import camera_of, painted, recolour, redraw_box
+from cellwright.widgets.shared.napari_private import camera_of, forget_history, painted, recolour, redraw_box
 
 RAY_STEP_PX = 0.5
 HIDDEN = "transparent"
@@ -62,6 +62,7 @@ class AnnotationLayer:
         self._contour = 0
         self._show_data()
         self._set_style()
+        forget_history(layer)
         session.events.changed.connect(self._on_changed)
         session.events.reviewed.connect(self._on_reviewed)
         session.events.classes.connect(self._on_classes)
@@ -212,6 +213,8 @@ class AnnotationLayer:
         if self._is_direct:
             self._recolour(before ^ self._fresh)
         self.redraw(edited.boxes)
+        if not self.layer.visible:
+            self.layer.events.features()  # nothing was drawn that would tell tables of the edit
 
     def _on_reviewed(self, numbers: tuple[int, ...]) -> None:
         if self.hides_reviewed:
@@ -242,6 +245,7 @@ class AnnotationLayer:
         if self.channel_axis is not None:
             box = box[: self.channel_axis] + box[self.channel_axis + 1 :]
             before, after = (np.squeeze(one, axis=self.channel_axis) for one in (before, after))
+        forget_history(self.layer)
         try:
             self.session.record_paint(box, before, after)
         except CellwrightError as error:

@@ -20,7 +20,7 @@ from cellwright.core.data import Image
 from cellwright.core.errors import AnnotationError, CellwrightError, WriteError, WrongLayerError
 from cellwright.models import store
 from cellwright.widgets.shared.coordinates import Channel, axis_of, full_resolution, in_pixels
-from cellwright.widgets.shared.edited_layers import METADATA
+from cellwright.widgets.shared.edited_layers import EDITED, METADATA
 from cellwright.widgets.shared.layer_io import ANNOTATION, Source, image_of, source_of
 
 SUFFIX = ".journal"
@@ -235,9 +235,10 @@ def _layer_of(session: AnnotationSession, source: Source, start: Layer | None) -
     shown = session.labels
     if source.channel_axis is not None:
         shown = np.expand_dims(shown, source.channel_axis)
-    own = {METADATA: {ANNOTATION: "labels"}}
+    own = {ANNOTATION: "labels", "source": source.layer_id}
     if isinstance(start, Labels) and not start.multiscale and start.data.shape == shown.shape:
-        start.metadata = {**start.metadata, **own}
+        known = start.metadata.get(METADATA, {})
+        start.metadata = {**start.metadata, METADATA: {**known, **own, EDITED: True}}
         return start
     name = f"{session.image.name} annotation"
-    return Labels(shown, name=name, metadata=own, **source.placement)
+    return Labels(shown, name=name, metadata={METADATA: own}, **source.placement)

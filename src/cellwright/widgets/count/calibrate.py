@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from napari.layers import Shapes
 from numpy.typing import NDArray
-from qtpy.QtCore import QObject, Qt
+from qtpy.QtCore import QObject, Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import (
     QAbstractButton,
     QHBoxLayout,
@@ -42,8 +42,11 @@ TABLE_HEIGHT_PX = 130
 class CalibrationTable(QWidget):
     """A row for each box: its number, what the model found in it, and what the user counted."""
 
+    counted = Signal()  # another count was typed
+
     def __init__(self) -> None:
         super().__init__()
+        self._is_showing = False
         self.table = QTableWidget(0, 3)
         self.table.setHorizontalHeaderLabels(["Box", "Found", "You count"])
         header = self.table.horizontalHeader()
@@ -80,6 +83,7 @@ class CalibrationTable(QWidget):
 
     def show_rows(self, found: Sequence[float], counts: Sequence[int]) -> None:
         """Show what the model found in each box, and these counts."""
+        self._is_showing = True
         self.table.setRowCount(len(found))
         for row, (sum_of_box, count) in enumerate(zip(found, counts, strict=True)):
             for column, text in enumerate((str(row + 1), f"{sum_of_box:,.1f}")):
@@ -88,8 +92,15 @@ class CalibrationTable(QWidget):
                 item.setTextAlignment(Qt.AlignmentFlag.AlignCenter)
                 self.table.setItem(row, column, item)
             if self.table.cellWidget(row, 2) is None:
-                self.table.setCellWidget(row, 2, _counter())
+                box = _counter()
+                box.valueChanged.connect(self._on_typed)
+                self.table.setCellWidget(row, 2, box)
             self._box(row).setValue(count)
+        self._is_showing = False
+
+    def _on_typed(self) -> None:
+        if not self._is_showing:
+            self.counted.emit()
 
     def _box(self, row: int) -> QSpinBox:
         box = self.table.cellWidget(row, 2)
@@ -127,6 +138,7 @@ class CalibrateTool(QObject):
         self.form.apply.clicked.connect(self._on_apply_clicked)
         self.form.undo.clicked.connect(self._on_undo_clicked)
         self.form.done.clicked.connect(self.end)
+        self.form.counted.connect(self._keep_counts)
         model.outcome_changed.connect(self._on_counted_changed)
 
     def begin(self) -> None:
@@ -137,8 +149,10 @@ class CalibrateTool(QObject):
             self._model.fail(error)
             return
         if self.shapes is None or self.shapes not in self._model.viewer.layers:
-            self.shapes = boxes_layer(counted.request.source, counted.result)
-            self._model.viewer.add_layer(self.shapes)
+            self.shapes = self._drawn_before(counted.request.source)
+            if self.shapes is None:
+                self.shapes = boxes_layer(counted.request.source, counted.result)
+                self._model.viewer.add_layer(self.shapes)
             self.shapes.events.data.connect(self._show_rows)
         self._model.viewer.layers.selection.active = self.shapes
         self.shapes.mode = "add_rectangle"
@@ -151,6 +165,37 @@ class CalibrateTool(QObject):
         self.form.setVisible(False)
         if shapes is not None and shapes in self._model.viewer.layers:
             self._model.viewer.layers.remove(shapes)
+
+    def _leave(self) -> None:
+        """Put the table away; boxes that were drawn stay in the viewer, to go on with."""
+        shapes = self.shapes
+        if shapes is None or not len(shapes.data):
+            self.end()
+            return
+        self._keep_counts()
+        shapes.events.data.disconnect(self._show_rows)
+        self.shapes = None
+        self.form.setVisible(False)
+
+    def _drawn_before(self, source: Source) -> Shapes | None:
+        """Return the layer of boxes that were drawn over this density before another image was counted."""
+        own = {**source.key, "output": "calibration"}
+        for layer in self._model.viewer.layers:
+            if isinstance(layer, Shapes) and own.items() <= layer.metadata.get(METADATA, {}).items():
+                return layer
+        return None
+
+    def _keep_counts(self) -> None:
+        """Let the layer know what was typed, so that each count stays with its box."""
+        shapes, counts = self.shapes, self.form.counts
+        if shapes is not None and len(shapes.data) == len(counts) and "count" in shapes.features:
+            shapes.features = shapes.features.assign(count=counts)
+
+    def _kept_counts(self, shapes: Shapes) -> list[int]:
+        """Return the typed count of each box; of a new one, which has the row of another, it is unknown."""
+        rows = shapes.features
+        is_known = ~(rows["box"].duplicated() | rows["box"].isna())
+        return [int(one) for one in rows["count"].where(is_known, UNKNOWN).fillna(UNKNOWN)]
 
     def _density(self) -> CountOutcome:
         counted = self._model.outcome
@@ -165,11 +210,12 @@ class CalibrateTool(QObject):
         if self.shapes is None or counted is None or counted.result.gives != "density":
             return
         boxes = boxes_of(self.shapes, counted.request.source)
-        counts = self.form.counts[: len(boxes)]
-        counts += [UNKNOWN] * (len(boxes) - len(counts))
+        counts = self._kept_counts(self.shapes)
+        if len(counts) != len(boxes):
+            return  # napari is still at it
         density = (self._before or counted).result.maps["density"]
         self.form.show_rows([sum_in(density, box) for box in boxes], counts)
-        self.shapes.features = pd.DataFrame({"box": np.arange(1, len(boxes) + 1)})
+        self.shapes.features = pd.DataFrame({"box": np.arange(1, len(boxes) + 1), "count": counts})
 
     def _on_apply_clicked(self) -> None:
         try:
@@ -210,7 +256,7 @@ class CalibrateTool(QObject):
             self._before = None
         self.form.undo.setEnabled(self._before is not None)
         if is_other:
-            self.end()
+            self._leave()
 
 
 def corrected_task(
@@ -235,7 +281,7 @@ def boxes_layer(source: Source, result: Result) -> Shapes:
         face_color="transparent",
         edge_color=COLOUR,
         edge_width=max(max(shape[-2:]) / EDGE_PX, 1.0),
-        features=pd.DataFrame({"box": np.zeros(0, int)}),
+        features=pd.DataFrame({"box": np.zeros(0, int), "count": np.zeros(0, int)}),
         text={"string": "{box}", "color": COLOUR, "anchor": "upper_left", "size": 12},
         metadata={METADATA: {**source.key, "output": "calibration"}},
         **source.placement,

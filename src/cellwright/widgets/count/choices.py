@@ -15,7 +15,7 @@ from cellwright.models.spec import read_spec
 from cellwright.widgets.count.view import CountPanel
 from cellwright.widgets.shared.classes import classifiers
 from cellwright.widgets.shared.combos import SPECS, device_task, fill, model_events, model_help, model_title
-from cellwright.widgets.shared.coordinates import Channel, channels_of
+from cellwright.widgets.shared.coordinates import NO_CHANNELS, Channel, channels_of, is_understood
 from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.regions import RegionLayers, shapes_layers
@@ -36,6 +36,7 @@ class Choices(QObject):
     """
 
     family_changed = Signal(str)  # family of the chosen model
+    layers_listed = Signal()
     image_changed = Signal()  # another image was chosen as layers came or went
     failed = Signal(object)  # CellwrightError
 
@@ -46,7 +47,7 @@ class Choices(QObject):
         self._fill_models()
         fill(panel.classes, [("None", ""), *classifiers()])
         self.refresh_layers()
-        panel.image.currentIndexChanged.connect(self._fill_channels)
+        panel.image.currentIndexChanged.connect(self.refresh_channels)
         panel.model.activated.connect(self._on_model_chosen)
         layers = viewer.layers
         events = (layers.events.inserted, layers.events.removed, layers.events.renamed)
@@ -139,8 +140,9 @@ class Choices(QObject):
         before = self._panel.image.currentData()
         wanted = str(active.unique_id) if active in images else self._panel.image.currentData()
         fill(self._panel.image, entries, wanted, otherwise="no image layer")
-        self._fill_channels()
+        self.refresh_channels()
         self._list_region_layers()
+        self.layers_listed.emit()
         if self._panel.image.currentData() != before:
             self.image_changed.emit()
 
@@ -165,9 +167,12 @@ class Choices(QObject):
         job.returned.connect(self._on_devices_found)
         job.start()
 
-    def _fill_channels(self, _: int = 0) -> None:
+    def refresh_channels(self, _: int = 0) -> None:
+        """List the channels of the chosen image, as far as its axes are known."""
         layer = self.layer
-        choices = channels_of(layer) if isinstance(layer, ImageLayer) else ()
+        choices: tuple[Channel, ...] = ()
+        if isinstance(layer, ImageLayer) and is_understood(layer):
+            choices = tuple(one for one in channels_of(layer) if one.title != NO_CHANNELS)
         entries = [(choice.title, choice) for choice in choices]
         fill(self._panel.channel, entries, self.channel, otherwise="none")
         self._panel.channel.setEnabled(len(choices) > 1)

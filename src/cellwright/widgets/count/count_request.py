@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import Prediction, Result
 from cellwright.core.tasks import Progress, Task
+from cellwright.files.metadata import meaning
 from cellwright.files.tables import cells_table
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.registry import DEFAULT_FAMILY
@@ -134,6 +135,19 @@ def result_line(result: Result) -> str:
     ``412 cells · flow · 1.8 s``
     """
     return f"{n_cells(result)} · {result.provenance.model} · {result.provenance.seconds:.1f} s"
+
+
+def guess_line(result: Result) -> str:
+    """Return a sentence where the number rests on guessed axes, else nothing.
+
+    Examples
+    --------
+    ``axes guessed: ZYX, 51 slices in z``
+    """
+    found_by = result.provenance
+    if not found_by.settings.get("axes_are_guessed"):
+        return ""
+    return f"axes guessed: {found_by.axes}, {meaning(found_by.axes, found_by.image_shape)}"
 
 
 def interval_line(result: Result) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from napari.layers import Image as ImageLayer
 from napari.layers import Layer
 from psygnal import Signal
 
@@ -11,7 +12,7 @@ from cellwright.core.tasks import Task
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
 from cellwright.widgets.count.count_request import CountOutcome, Request
-from cellwright.widgets.shared.coordinates import Channel
+from cellwright.widgets.shared.coordinates import AXES, Channel, chosen_axes
 from cellwright.widgets.shared.layer_io import Source
 
 Place = tuple[str, int | None, tuple[int, ...], tuple[int, ...]]
@@ -76,6 +77,7 @@ class CountModel:
     settings_wanted = Signal(object)  # settings to put into the forms, with nothing counted anew
     work_wanted = Signal(object, object)  # Task, and what is given its result
     update_wanted = Signal(object)  # makes a Task of a CountOutcome; the latest one wins
+    axes_changed = Signal(object)  # Image layer whose axes the user has chosen
     told = Signal(str, bool)  # a sentence for the user, and whether it is an error
     failed = Signal(object, str)  # Exception, and what was being done
 
@@ -85,6 +87,24 @@ class CountModel:
         self.outcome: CountOutcome | None = None
         self.is_busy = False
         self._counts: dict[tuple[Place, str], _Remembered] = {}
+
+    def choose_axes(self, layer: ImageLayer, axes: str) -> None:
+        """Take these axes for a layer from now on, in every panel; '' takes them as they are understood.
+
+        Parameters
+        ----------
+        layer
+            Remembers them.
+        axes
+            One letter for each axis, colours left out.
+        """
+        if axes == chosen_axes(layer):
+            return
+        kept = {name: value for name, value in layer.metadata.items() if name != AXES}
+        if axes:
+            kept[AXES] = axes
+        layer.metadata = kept
+        self.axes_changed.emit(layer)
 
     def start(self, task: Task[Any], on_returned: Callable[[Any], None]) -> None:
         """Run a task beside the viewer; ignored while another one runs."""

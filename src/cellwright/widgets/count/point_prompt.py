@@ -17,6 +17,7 @@ from cellwright.models import registry, store
 from cellwright.widgets.count.count_request import CountOutcome, show_task
 from cellwright.widgets.count.model import CountModel
 from cellwright.widgets.shared.coordinates import axis_of, pixel_at
+from cellwright.widgets.shared.edited_layers import ASKED
 from cellwright.widgets.shared.layer_io import Source, image_layer, source_of
 from cellwright.widgets.shared.point_prompt import (
     CLICK_PX,
@@ -30,8 +31,6 @@ from cellwright.widgets.shared.point_prompt import (
 
 if TYPE_CHECKING:
     from cellwright.inference.point_prompt import PointPredictor, PromptedCell
-
-ASKED = "asked_cells"  # in the settings of the provenance: how many cells were added by click
 
 WAIT_MS = 50  # between looks whether the model is free for clicks that wait
 

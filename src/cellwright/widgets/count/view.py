@@ -123,10 +123,28 @@ class CountPanel(QWidget):
 
     def _first_choices(self) -> QFormLayout:
         """Return image and model, which are all that a first count needs."""
-        self.image, self.model = QComboBox(), QComboBox()
+        self.image, self.axes, self.model = QComboBox(), QComboBox(), QComboBox()
         self.image.setToolTip("Image layer whose cells are counted; the active one is chosen by itself.")
+        self.axes.setToolTip(
+            "What the axes of the image are. Slices in z are linked to cells in 3D, frames in time are not."
+        )
         self.model.setToolTip("What finds the cells.")
-        return _form({"Image": self.image, "Model": self.model})
+        form = _form({"Image": self.image, "Axes": self.axes, "Model": self.model})
+        self.understood = QLabel()
+        self.understood.setObjectName("details")
+        self.understood.setWordWrap(True)
+        form.insertRow(2, "", self.understood)
+        self._axes_parts = (form.labelForField(self.axes), self.axes, self.understood)
+        self.show_axes("")
+        return form
+
+    def show_axes(self, sentence: str, *, is_guessed: bool = False) -> None:
+        """Show what was understood of the axes under their choice; both hide where there is no choice."""
+        self.understood.setText(sentence)
+        set_state(self.understood, "guessed", on=is_guessed)
+        for part in self._axes_parts:
+            if part is not None:
+                part.setVisible(bool(sentence))
 
     def _more(self) -> QWidget:
         """Return what can be left as it is, out of sight to begin with."""

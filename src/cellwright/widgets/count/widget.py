@@ -14,6 +14,7 @@ from cellwright.inference.fit import expectation
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
 from cellwright.ops.measure.regions import RegionSet
+from cellwright.widgets.count.axes import AxesTool
 from cellwright.widgets.count.calibrate import CalibrateTool
 from cellwright.widgets.count.choices import Choices
 from cellwright.widgets.count.colour_preview import show_colours
@@ -21,6 +22,7 @@ from cellwright.widgets.count.count_request import (
     CountOutcome,
     can_recount,
     count_task,
+    guess_line,
     interval_line,
     recount_task,
     result_line,
@@ -90,6 +92,7 @@ class CountWidget(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(scrolled(self.panel))
         self._show_family(self.choices.family)
+        self.axes = AxesTool(self.model, self.panel, self.choices)
         self.ask = PointPromptTool(self.model, self.panel.ask)
         self.calibrate = CalibrateTool(self.model, self.panel.calibrate)
         self.save = SaveTool(self.model, self.panel.save)
@@ -125,7 +128,7 @@ class CountWidget(QWidget):
         model.update_wanted.connect(self.updater.request)
         model.outcome_wanted.connect(self.show_outcome)
         model.settings_wanted.connect(self.show_settings)
-        self.updater.updated.connect(self.show_outcome)
+        self.updater.updated.connect(self._on_updated)
         self.updater.failed.connect(model.fail)
 
     @property
@@ -209,6 +212,9 @@ class CountWidget(QWidget):
         self._start(is_preview=True)
 
     def _start(self, *, is_preview: bool) -> None:
+        if not self.axes.when_understood(self.choices.layer, lambda: self._start(is_preview=is_preview)):
+            self.model.tell("Looking up the axes in the file…")
+            return
         try:
             regions = None if is_preview else self._regions()
             source = self._preview_source() if is_preview else self._source(regions)
@@ -307,6 +313,10 @@ class CountWidget(QWidget):
         if wanted != request or self.updater.is_busy:
             self.model.update(lambda: recount_task(counted, wanted))
 
+    def _on_updated(self, counted: CountOutcome) -> None:
+        if self._is_here(counted):  # else its image was deleted meanwhile, with all that was made of it
+            self.show_outcome(counted)
+
     def show_outcome(self, counted: CountOutcome) -> None:
         """Show a result: its layers, its number, its legend. Call it in the GUI thread."""
         result = counted.result
@@ -318,7 +328,12 @@ class CountWidget(QWidget):
         line = result_line(result)
         if counted.request.source.is_preview:
             line = f"preview of the view: {line}"
-        details = (interval_line(result), counted.request.source.image.name, size_line(result))
+        details = (
+            guess_line(result),
+            interval_line(result),
+            counted.request.source.image.name,
+            size_line(result),
+        )
         self.panel.show_count(number_text(result), line, "\n".join(filter(None, details)), legend_of(result))
         self.panel.save.setEnabled(True)
         self.model.outcome_changed.emit(counted)

@@ -5,6 +5,7 @@ stays there until it is looked at.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from napari.utils.notifications import show_warning
 from cellwright.core.data import Image, known_sizes
 from cellwright.core.errors import ReadError
 from cellwright.files.images import read_images
+from cellwright.files.metadata import FilePart, blank
 from cellwright.files.zarr import address_of, is_zarr
+from cellwright.widgets.shared.coordinates import FILE_PART
 from cellwright.widgets.shared.layer_io import units_of
 
 LayerData = tuple[Any, dict[str, Any], str]  # napari: array, arguments, type of layer
@@ -59,7 +62,12 @@ def read_layers(path: str) -> list[LayerData]:
 
 def layers_of(image: Image) -> list[LayerData]:
     """Return an image as a layer, or as one for each of its channels where these are no colours."""
-    arguments = {"name": image.name, **placement_of(image.label_axes, image.pixel_size_um)}
+    known = replace(image, data=blank(image.shape, image.data.dtype))
+    arguments = {
+        "name": image.name,
+        **placement_of(image.label_axes, image.pixel_size_um),
+        "metadata": {FILE_PART: FilePart(known, is_ours=True)},
+    }
     data = _lazy(image.data)
     if "C" not in image.axes:
         return [(data, arguments, "image")]
@@ -68,7 +76,7 @@ def layers_of(image: Image) -> list[LayerData]:
         return [(data, {**arguments, "rgb": True}, "image")]
     layers: list[LayerData] = []
     for channel in range(image.shape[at]):
-        own = dict(arguments)
+        own = {**arguments, "metadata": {FILE_PART: FilePart(known, channel, is_ours=True)}}
         if image.shape[at] > 1:
             called = image.channel_names[channel] if image.channel_names else ""
             own["name"] = f"{image.name} {called or f'channel {channel}'}"

@@ -14,6 +14,7 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.files.regions import write_regions
 from cellwright.files.report import write_report
 from cellwright.files.tables import settings_table, write_csv, write_parquet, write_xlsx
+from cellwright.inference.image_count import tables_of, write_tracks
 from cellwright.inference.recipe import Recipe, as_command, as_python, load_recipe, recipe_of, save_recipe
 from cellwright.inference.settings import InputFiles
 from cellwright.ops.measure.analysis import Analysis
@@ -47,6 +48,8 @@ class ResultsExport(QObject):
         view.save_regions.clicked.connect(
             lambda: self._ask("regions", "Regions (*.geojson)", self.save_regions)
         )
+        view.tracks.save_lineages.clicked.connect(self._on_save_lineages_clicked)
+        view.tracks.save_tracks.clicked.connect(self._on_save_tracks_clicked)
         view.save_report.clicked.connect(lambda: self._ask("report", "Report (*.html)", self.save_report))
         view.save_settings.clicked.connect(
             lambda: self._ask("settings", "Settings (*.json)", self.save_settings)
@@ -128,6 +131,21 @@ class ResultsExport(QObject):
         counts = self._analysis().counts
         self._start(_task(path, lambda: write_csv(path, counts)), path)
 
+    def save_lineages(self, path: Path) -> None:
+        """Write one row per track as CSV."""
+        lineages = self._model.lineages()
+        if lineages is not None:
+            self._start(_task(path, lambda: write_csv(path, lineages)), path)
+
+    def save_tracks(self, path: Path) -> None:
+        """Write a folder as in the Cell Tracking Challenge."""
+        measured = self._model.measured
+        if measured is None or not measured.has_outlines:
+            self._view.show_message("Points have no masks to save. Count with a model that outlines.")
+            return
+        analysis, image = self._analysis(), self._image()
+        self._start(_task(path, lambda: write_tracks(path, image, analysis)), path)
+
     def save_regions(self, path: Path) -> None:
         """Write the regions as GeoJSON; from then on the Python and the command take them from there."""
         regions, image = self._model.regions, self._image()
@@ -196,6 +214,25 @@ class ResultsExport(QObject):
                 target = target.with_name(target.name + chosen.partition("*")[2].partition(")")[0])
             save(target)
 
+    def _has_tracks(self) -> bool:
+        if self._model.tracks is None:
+            self._view.show_message("There are no tracks yet. Press Track.", is_error=True)
+        return self._model.tracks is not None
+
+    def _on_save_lineages_clicked(self) -> None:
+        if self._has_tracks():
+            self._ask("lineages", "Table (*.csv)", self.save_lineages)
+
+    def _on_save_tracks_clicked(self) -> None:
+        if not self._has_tracks():
+            return
+        name = f"{self._image().name}_RES"
+        path, _ = QFileDialog.getSaveFileName(
+            self._view, "Save tracks", name, "Folder (*_RES)", options=QFileDialog.Option.ShowDirsOnly
+        )
+        if path:
+            self.save_tracks(Path(path))
+
     def _on_load_clicked(self) -> None:
         path, _ = QFileDialog.getOpenFileName(self._view, "Load settings", "", "Settings (*.json)")
         if path:
@@ -230,9 +267,7 @@ def _table_task(path: Path, analysis: Analysis, settings: dict[str, Any]) -> Tas
     yield Progress("save", 0, 1)
     ending = path.suffix.lower()
     if ending == ".xlsx":
-        tables = {"cells": analysis.table, "counts": analysis.counts}
-        if analysis.copositive is not None:
-            tables["markers"] = analysis.copositive
+        tables = tables_of(analysis)
         tables["settings"] = settings_table(analysis.result, settings)
         write_xlsx(path, tables)
     elif ending == ".parquet":

@@ -257,7 +257,7 @@ def _carry_features(table: "pandas.DataFrame", snapshot: Snapshot, changed: NDAr
     edited = np.isin(numbers, changed)
     if "edited" in rows:
         edited |= _as_bool(rows["edited"].to_numpy())
-    if snapshot.provenance and len(features.columns):
+    if len(features.columns) and (snapshot.provenance or "edited" in features):  # they were ours
         size = next((name for name in ("area_px", "volume_px") if name in rows and name in table), None)
         if size is not None:  # what was painted before anyone looked
             edited |= rows[size].to_numpy(np.float64) != table[size].to_numpy(np.float64)

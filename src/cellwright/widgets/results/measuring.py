@@ -132,7 +132,7 @@ class Measurer(QObject):
             self._is_stale = True
             return
         self._model.set_measured(measured)
-        if not self._is_stale:
+        if not (self._is_stale or self._is_waiting):  # else the user has changed it since: a class, say
             self.write(self._link.write_features)
 
     def write(self, change: Callable[[], None]) -> None:

@@ -28,7 +28,8 @@ from cellwright.ops.measure.filters import (
 from cellwright.ops.measure.markers import Marker, add_positive, copositive_table, otsu
 from cellwright.ops.measure.measurement import is_volumetric, label_axes
 from cellwright.ops.measure.regions import RegionRule, RegionSet
-from cellwright.ops.measure.settings import AnalysisSettings
+from cellwright.ops.measure.settings import AnalysisSettings, TrackSettings
+from cellwright.ops.measure.tracks import Tracks
 from cellwright.widgets.results.measured_cells import MeasuredCells
 from cellwright.widgets.shared.messages import CountEvent
 
@@ -59,13 +60,15 @@ class ResultsModel:
     """State of the results panel; the signals tell what has changed.
 
     ``measured_changed`` for another table, ``kept_changed`` when other cells count, ``chosen_changed``
-    with the row that was chosen (-1 for none).
+    with the row that was chosen (-1 for none), ``tracks_changed`` for other tracks or none. Tracks are of the
+    cells that count: when others do, there are none until the cells are tracked again.
     """
 
     measured_changed = Signal()
     kept_changed = Signal()
     chosen_changed = Signal(int)
     conditions_changed = Signal(str)
+    tracks_changed = Signal()
 
     def __init__(self) -> None:
         self.measured: MeasuredCells | None = None
@@ -81,6 +84,8 @@ class ResultsModel:
         self.wanted: tuple[str, tuple[Marker, ...]] | None = None  # taken once there is a table for it
         self.kept: NDArray[np.bool_] = np.zeros(0, bool)
         self.chosen = -1
+        self.tracks: Tracks | None = None
+        self.tracking = TrackSettings()  # of the tracks that there are
         self._off_border: tuple[BorderRule, NDArray[np.bool_]] | None = None
 
     # -- what is known ------------------------------------------------------------------------------------
@@ -95,6 +100,15 @@ class ResultsModel:
         """The cells that count."""
         assert self.measured is not None
         return self.measured.table.loc[self.kept].reset_index(drop=True)
+
+    @property
+    def kept_result(self) -> Result:
+        """The cells that count; its labels are numbered anew."""
+        assert self.measured is not None
+        result = self.measured.result
+        if self.n_kept == self.n_cells:
+            return result
+        return replace(result, cells=result.cells.take(self.kept))
 
     @property
     def n_cells(self) -> int:
@@ -130,7 +144,26 @@ class ResultsModel:
         if table is None:
             return []
         names = [str(name) for name in table if table[name].dtype.kind in "if"]
+        names = [name for name in names if name not in self.track_columns]
         return [name for name in names if name != "label" and not name.startswith("box_")]
+
+    @property
+    def track_columns(self) -> list[str]:
+        """Names of the columns that tell of tracks; which cells count cannot depend on them."""
+        if self.tracks is None:
+            return []
+        return list(self.tracks.columns())
+
+    @property
+    def track_axes(self) -> str:
+        """Axes along which the cells can be tracked, TYX or TZYX; empty where they cannot."""
+        measured = self.measured
+        if measured is None:
+            return ""
+        axes = label_axes(measured.result)
+        if axes == "TYX" or (axes == "TZYX" and is_volumetric(measured.result)):
+            return axes
+        return ""
 
     @property
     def marker_channels(self) -> list[str]:
@@ -155,12 +188,19 @@ class ResultsModel:
             border=self.border,
             keep=tuple(str(one).removesuffix(".0") for one in self.conditions),
             positive=positive,
+            track=self.tracks is not None,
+            track_distance_px=self.tracking.max_distance_px,
+            track_gap=self.tracking.max_gap,
+            divisions=self.tracking.divisions,
+            frame_interval_s=self.tracking.frame_interval_s,
         )
 
     # -- what changes it ----------------------------------------------------------------------------------
 
     def set_measured(self, measured: MeasuredCells | None) -> None:
         """Take another table."""
+        if self.tracks is not None:
+            self.set_tracks(None)
         self.measured = measured
         self._off_border = None
         if measured is not None and self.wanted is not None:
@@ -188,7 +228,7 @@ class ResultsModel:
         parts = [part for part in BETWEEN.split(text.strip()) if part]
         conditions = tuple(parse_filter(part) for part in parts)
         if self.table is not None:
-            kept_rows(self.table.head(0), conditions)
+            kept_rows(self.table.head(0).drop(columns=self.track_columns), conditions)
         self.conditions = conditions
         self.recount()
 
@@ -247,10 +287,26 @@ class ResultsModel:
             kept &= kept_rows(measured.table, self.conditions)
             if self.gate is not None:
                 kept &= self.gate.keeps(measured.table)
+            if self.tracks is not None and not np.array_equal(kept, self.kept):
+                self.set_tracks(None)
             self.kept = kept
             self._mark_positive(measured)
         if not is_quiet:
             self.kept_changed.emit()
+
+    def set_tracks(self, tracks: Tracks | None, settings: TrackSettings | None = None) -> None:
+        """Take the tracks of the cells that count, and what they were made with; or none."""
+        table = self.table
+        if table is not None:
+            for name in self.track_columns:
+                del table[name]
+        self.tracks, self.tracking = tracks, settings or TrackSettings()
+        if table is not None and tracks is not None:
+            for name, values in tracks.columns().items():
+                column = np.full(len(table), np.nan if values.dtype.kind == "f" else 0, values.dtype)
+                column[self.kept] = values
+                table[name] = column
+        self.tracks_changed.emit()
 
     # -- numbers ------------------------------------------------------------------------------------------
 
@@ -262,6 +318,19 @@ class ResultsModel:
         part = replace(cells, labels=None).take(kept)
         result = replace(measured.result, cells=replace(part, labels=cells.labels))  # for its shape alone
         return counts_table(result, self.kept_table, self.regions, measured.membership[kept], measured.sizes)
+
+    def lineages(self) -> "pandas.DataFrame | None":
+        """Return one row per track, None without tracks."""
+        if self.tracks is None:
+            return None
+        return self.tracks.lineage_table(self.tracking.frame_interval_s)
+
+    def first_row_of(self, track: int) -> int:
+        """Return the row of the first cell of a track; -1 without tracks."""
+        if self.tracks is None:
+            return -1
+        own = np.flatnonzero(self.tracks.numbers == track)
+        return int(np.flatnonzero(self.kept)[own[self.tracks.frames[own].argmin()]])
 
     def groups(self, by: str) -> dict[str, NDArray[np.bool_]]:
         """Return the cells that count by ``region``, ``class`` or ``markers``, a mask of the table each."""
@@ -301,7 +370,7 @@ class ResultsModel:
         """Return what counts as an analysis, for reports and files."""
         measured = self.measured
         assert measured is not None
-        result = replace(self._kept_result(measured), count=float(self.n_kept), interval=self.interval)
+        result = replace(self.kept_result, count=float(self.n_kept), interval=self.interval)
         notices = []
         if self.n_kept < self.n_cells:
             notices.append(f"{self.n_cells - self.n_kept} of {self.n_cells} cells were left out.")
@@ -316,6 +385,8 @@ class ResultsModel:
             counts=self.counts(),
             thresholds=dict(self.thresholds),
             copositive=self.copositive(),
+            tracks=self.tracks,
+            lineages=self.lineages(),
             notices=tuple(notices),
         )
 
@@ -377,11 +448,6 @@ class ResultsModel:
         if tuple(kept) != self.conditions:
             self.conditions = tuple(kept)
             self.conditions_changed.emit(self.conditions_text)
-
-    def _kept_result(self, measured: MeasuredCells) -> Result:
-        if self.n_kept == self.n_cells:
-            return measured.result
-        return replace(measured.result, cells=measured.result.cells.take(self.kept))
 
     def _lead_length(self, measured: MeasuredCells, axes: str) -> int:
         labels = measured.result.cells.labels

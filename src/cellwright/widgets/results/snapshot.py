@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cellwright.core.data import Image, known_sizes
 from cellwright.core.errors import WrongLayerError
 from cellwright.ops.measure.regions import RegionRule, RegionSet
-from cellwright.widgets.shared.coordinates import affine_between, axes_of, full_resolution, pixel_size_of
+from cellwright.widgets.shared.coordinates import affine_between, channels_of, full_resolution, image_in
 from cellwright.widgets.shared.edited_layers import EDITED, METADATA
 from cellwright.widgets.shared.regions import REGIONS, RegionLayers, regions_of
 
@@ -108,7 +108,9 @@ def snapshot_of(
         axis = None
     else:
         image = _image(image_layer, found_by)
-        axis = image.axes.find("C") if "C" in image.axes and not image_layer.rgb else None
+        axis = channels_of(image_layer)[0].axis
+        if "C" not in image.axes:
+            axis = None
         affine = affine_between(layer, image_layer)
     further = {_plain_name(one.name): _image(one, {}) for one in others if one is not image_layer}
     matrix, origin = affine
@@ -159,14 +161,15 @@ def _provenance_of(layer: Layer) -> Mapping[str, Any]:
 
 def _image(layer: ImageLayer, found_by: Mapping[str, Any]) -> Image:
     """Return the image of a layer, its axes as they were understood when it was counted."""
-    axes = axes_of(layer)
-    pixel_size = pixel_size_of(layer)
+    image = image_in(layer)
     counted = str(found_by.get("axes", ""))
-    if len(counted) == len(axes) and ("C" in counted) == ("C" in axes):
-        n_spatial = sum(axis in "ZYX" for axis in counted)
-        sizes = tuple(found_by.get("pixel_size_um", ()))
-        axes, pixel_size = counted, sizes if len(sizes) == n_spatial else ()
-    return Image(full_resolution(layer), axes, pixel_size, layer.name, source=str(layer.source.path or ""))
+    if len(counted) != len(image.axes) or ("C" in counted) != ("C" in image.axes) or counted == image.axes:
+        return image
+    n_spatial = sum(axis in "ZYX" for axis in counted)
+    sizes = tuple(found_by.get("pixel_size_um", ()))
+    if len(sizes) != n_spatial:
+        sizes = ()
+    return replace(image, axes=counted, pixel_size_um=sizes)
 
 
 def _blank_image(layer: Layer) -> Image:

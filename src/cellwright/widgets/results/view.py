@@ -17,7 +17,6 @@ from qtpy.QtWidgets import (
     QLayout,
     QLineEdit,
     QListWidget,
-    QPushButton,
     QScrollArea,
     QSizePolicy,
     QSlider,
@@ -30,8 +29,9 @@ from qtpy.QtWidgets import (
 from cellwright.ops.measure.columns import GROUPS, MEASURED
 from cellwright.widgets.results.plots import Boxes, CellPlot, Histogram, Scatter, Strip
 from cellwright.widgets.results.table import CellsTable, FrameModel
+from cellwright.widgets.results.track_page import TrackPage
 from cellwright.widgets.shared.job_bar import JobBar
-from cellwright.widgets.shared.style import STYLE, message_label, row, set_state
+from cellwright.widgets.shared.style import STYLE, button, hint, message_label, row, set_state
 
 OWN_STYLE = """
 #resultNumber { font-size: 26pt; font-weight: 600; background: transparent; }
@@ -66,7 +66,7 @@ class ResultsView(QWidget):
         self.setObjectName("results")
         self.setStyleSheet(STYLE + OWN_STYLE)
         self.message = message_label()
-        self.job_bar = JobBar()
+        self.job_bar, self.tracks = JobBar(), TrackPage()
         layout = QVBoxLayout(self)
         layout.setContentsMargins(6, 6, 6, 6)
         layout.setSpacing(6)
@@ -82,6 +82,7 @@ class ResultsView(QWidget):
             ("Counts", self._counts_page(), "Counts per region, class, frame and marker"),
             ("Measure", self._measure_page(), "What is measured of each cell"),
             ("Plots", self._plots_page(), "Plots of the cells that count"),
+            ("Tracks", scrolled(self.tracks), "Cells linked over time"),
             ("Export", self._export_page(), "Tables, reports, and the command that repeats the result"),
         ):
             self.tabs.setTabToolTip(self.tabs.addTab(page, title), help_text)
@@ -377,13 +378,6 @@ def fill_from(box: QComboBox, entries: Mapping[str, str]) -> None:
         box.addItem(title, data)
 
 
-def button(title: str, help_text: str) -> QPushButton:
-    """Return a button with its help."""
-    made = QPushButton(title)
-    made.setToolTip(help_text)
-    return made
-
-
 def spin(value: float, help_text: str, lowest: float = 0.0) -> QDoubleSpinBox:
     """Return a box for a number of pixels."""
     box = QDoubleSpinBox()
@@ -393,14 +387,6 @@ def spin(value: float, help_text: str, lowest: float = 0.0) -> QDoubleSpinBox:
     box.setSuffix(" px")
     box.setToolTip(help_text)
     return box
-
-
-def hint(text: str) -> QLabel:
-    """Return a faint line."""
-    label = QLabel(text)
-    label.setObjectName("hint")
-    label.setWordWrap(True)
-    return label
 
 
 def heading(text: str) -> QLabel:

@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from napari.layers import Labels, Layer, Points
+from napari.layers import Tracks as TracksLayer
 from napari.utils.colormaps import DirectLabelColormap
 from numpy.typing import NDArray
 
-from cellwright.widgets.results.measured_cells import MeasuredCells
+from cellwright.ops.measure.columns import MEASURED, describe
+from cellwright.widgets.results.measured_cells import SIZES, MeasuredCells
 from cellwright.widgets.results.model import ResultsModel
 from cellwright.widgets.shared.edited_layers import METADATA, mark_edited, our_change
 from cellwright.widgets.shared.layer_factory import class_colour
@@ -17,6 +19,7 @@ from cellwright.widgets.shared.layer_io import whole_placement
 from cellwright.widgets.shared.napari_private import camera_of
 
 CHOSEN_NAME = "chosen cell"
+TRACKS = "Tracks"
 CHOSEN_COLOUR = "white"
 RING_SHARE = 1.5  # of the cell's diameter
 RING_LEAST_PX = 8.0
@@ -56,13 +59,12 @@ class ViewerLink:
     def show(self, row: int) -> None:
         """Move to a cell and light it up; -1 puts the light out."""
         measured, layer = self.model.measured, self.layer
-        if measured is None or layer is None or layer not in self.viewer.layers:
+        is_there = measured is not None and layer in self.viewer.layers and 0 <= row < self.model.n_cells
+        if not is_there and self._ring is not None and self._ring in self.viewer.layers:
+            self._ring.data = np.zeros((0, self._ring.ndim))
+        if not is_there or measured is None or layer is None:
             return
-        if not 0 <= row < self.model.n_cells:
-            if self._ring is not None and self._ring in self.viewer.layers:
-                self._ring.data = np.zeros((0, self._ring.ndim))
-            return
-        point = self._in_layer(measured, row)
+        point = self.in_layer(measured, np.array([row]))[0]
         if isinstance(layer, Labels):
             layer.selected_label = int(measured.numbers[row])
         else:
@@ -88,18 +90,16 @@ class ViewerLink:
             return float(number)
         return float(number * layer.scale[axis] + layer.translate[axis])
 
-    def _in_layer(self, measured: MeasuredCells, row: int) -> NDArray[np.float64]:
-        """Return the centre of a cell in pixels of the layer."""
+    def in_layer(self, measured: MeasuredCells, rows: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Return the centres of cells in pixels of the layer (n, axes of the layer)."""
         layer = self.layer
         assert layer is not None
         if isinstance(layer, Points):
-            return np.asarray(layer.data[row], np.float64)
-        point = np.asarray(measured.result.cells.points[row], np.float64)
-        if len(point) < layer.ndim:  # an axis of channels, of length 1
-            image = measured.snapshot.image
-            axis = image.axes.find("C") - (len(image.axes) - layer.ndim)
-            point = np.insert(point, max(axis, 0), 0.0)
-        return point
+            return np.asarray(layer.data[rows], np.float64)
+        points = np.asarray(measured.result.cells.points[rows], np.float64)
+        if points.shape[1] < layer.ndim:  # an axis of channels, of length 1
+            points = np.insert(points, _channel_axis(measured, layer), 0.0, axis=1)
+        return points
 
     def _go_to(self, world: NDArray[np.float64]) -> None:
         dims, n = self.viewer.dims, len(world)
@@ -160,6 +160,42 @@ class ViewerLink:
                 return known
         return RING_LEAST_PX
 
+    def show_tracks(self) -> None:
+        """Show the tracks of the cells that count as a layer, in place of those before."""
+        layer, measured, tracks = self.layer, self.model.measured, self.model.tracks
+        if layer is None or measured is None or tracks is None:
+            return
+        points = self.in_layer(measured, np.flatnonzero(self.model.kept))
+        data = np.column_stack([tracks.numbers, points])
+        order = np.lexsort((tracks.frames, tracks.numbers))
+        features = {name: values[order] for name, values in tracks.columns().items()}
+        own = {"output": TRACKS, "of": str(layer.unique_id)}
+        old = self.tracks_layer
+        if old is not None and old.ndim == layer.ndim:
+            old.data, old.graph = data[order], tracks.graph
+            old.features = features
+            return
+        active = self.viewer.layers.selection.active
+        self.viewer.add_layer(
+            TracksLayer(
+                data[order],
+                graph=tracks.graph,
+                features=features,
+                name=f"{layer.name} tracks",
+                metadata={METADATA: own},
+                **whole_placement(layer),
+            )
+        )
+        if active is not None:
+            self.viewer.layers.selection.active = active
+
+    @property
+    def tracks_layer(self) -> TracksLayer | None:
+        """The layer that shows the tracks of the cells that are told of, while it is there."""
+        wanted = {"output": TRACKS, "of": "" if self.layer is None else str(self.layer.unique_id)}
+        found = (one for one in self.viewer.layers if one.metadata.get(METADATA) == wanted)
+        return next((one for one in found if isinstance(one, TracksLayer)), None)
+
     # -- from the viewer to the table ---------------------------------------------------------------------
 
     def row_at(self, position: Sequence[float]) -> int:
@@ -176,8 +212,7 @@ class ViewerLink:
             return int(value)
         place = np.rint(np.asarray(layer.world_to_data(position[-layer.ndim :]), float))
         if len(place) > measured.result.cells.points.shape[1]:
-            image = measured.snapshot.image
-            place = np.delete(place, max(image.axes.find("C") - (len(image.axes) - layer.ndim), 0))
+            place = np.delete(place, _channel_axis(measured, layer))
         rows = self.model.rows_of(int(value), place.astype(int).tolist())
         return int(rows[0]) if value and len(rows) else -1
 
@@ -216,12 +251,14 @@ class ViewerLink:
             window = tuple(slice(a, b) for a, b in zip(low, np.maximum(high, low + 1), strict=True))
             places = np.nonzero(labels[window] == row + 1)
             parts.append(tuple(place + start for place, start in zip(places, low, strict=True)))
+        numbers = np.repeat(measured.numbers[list(rows)], [len(part[0]) for part in parts])
         indices = tuple(np.concatenate(one) for one in zip(*parts, strict=True))
         if len(indices) < layer.ndim:
             axis = _channel_axis(measured, layer)
             zeros = np.zeros_like(indices[0])
             indices = (*indices[:axis], zeros, *indices[axis:])
-        layer.data_setitem(indices, 0)
+        is_still = layer.data[indices] == numbers  # what was painted since the table was made stays
+        layer.data_setitem(tuple(one[is_still] for one in indices), 0)
 
     def set_class(self, rows: Sequence[int], name: str) -> None:
         """Give cells a class in the features of the layer, and their colour."""
@@ -244,27 +281,8 @@ class ViewerLink:
     def write_features(self) -> None:
         """Let the features of the layer tell what the table does, so that napari and every export follow."""
         layer, measured = self.layer, self.model.measured
-        if layer is None or measured is None:
-            return
-        table = measured.table
-        names = [str(name) for name in table if not str(name).startswith(("box_", "positive_"))]
-        if isinstance(layer, Points):
-            if len(layer.data) != len(table):
-                return
-            new = {name: table[name].to_numpy() for name in names}
-            with our_change(layer):
-                layer.features = layer.features.assign(**new)
-            return
-        numbers = measured.numbers
-        rows = table[names].assign(label=numbers).drop_duplicates("label").set_index("label", drop=False)
-        rows = rows.reindex(range(int(numbers.max(initial=0)) + 1))
-        rows["label"] = np.arange(len(rows))
-        rows["edited"] = rows["edited"].to_numpy() == True  # noqa: E712 - empty rows are not
-        others = layer.features.reindex(rows.index)
-        kept = [name for name in others if name not in rows]
-        rows = pd.concat([rows.reset_index(drop=True), others[kept].reset_index(drop=True)], axis=1)
-        with our_change(layer):
-            layer.features = rows
+        if layer is not None and measured is not None:
+            write_features(layer, measured)
 
     def colour_by(self, groups: dict[str, NDArray[np.bool_]]) -> None:
         """Colour the cells by the group they are in, those in none grey; without groups as they were."""
@@ -296,6 +314,34 @@ class ViewerLink:
         self._colours = None
         if isinstance(layer, Labels) or len(before) == len(layer.data):
             setattr(layer, looks, before)
+
+
+def write_features(layer: Layer, measured: MeasuredCells) -> None:
+    """Let the features of a layer tell what was measured; what was measured before that is taken away."""
+    table = measured.table
+    names = [str(name) for name in table if not str(name).startswith(("box_", "positive_"))]
+    others = layer.features
+    others = others[[name for name in others if name not in names and not _is_measured(str(name))]]
+    if isinstance(layer, Points):
+        if len(layer.data) != len(table):
+            return
+        new = {name: table[name].to_numpy() for name in names}
+        with our_change(layer):
+            layer.features = others.assign(**new)
+        return
+    numbers = measured.numbers
+    rows = table[names].assign(label=numbers).drop_duplicates("label").set_index("label", drop=False)
+    rows = rows.reindex(range(int(numbers.max(initial=0)) + 1))
+    rows["label"] = np.arange(len(rows))
+    rows["edited"] = rows["edited"].to_numpy() == True  # noqa: E712 - empty rows are not
+    others = others.reindex(rows.index)
+    rows = pd.concat([rows.reset_index(drop=True), others.reset_index(drop=True)], axis=1)
+    with our_change(layer):
+        layer.features = rows
+
+
+def _is_measured(name: str) -> bool:
+    return describe(name).group in (*MEASURED, "tracks") or name in SIZES
 
 
 def _channel_axis(measured: MeasuredCells, layer: Layer) -> int:

@@ -3,7 +3,7 @@
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from napari.layers import Labels, Layer
+from napari.layers import Labels, Layer, Points
 from qtpy.compat import isalive
 from qtpy.QtCore import QSignalBlocker, QSize, Qt, QTimer
 from qtpy.QtWidgets import QComboBox, QListWidgetItem, QSizePolicy, QVBoxLayout, QWidget
@@ -14,6 +14,7 @@ from cellwright.ops.measure.markers import parse_marker
 from cellwright.ops.measure.settings import MeasureSettings
 from cellwright.widgets.results.counts_tool import CountsTool
 from cellwright.widgets.results.export import ResultsExport
+from cellwright.widgets.results.followers import Followers
 from cellwright.widgets.results.measuring import Measurer
 from cellwright.widgets.results.model import ResultsModel
 from cellwright.widgets.results.plot_tool import PlotTool
@@ -23,6 +24,7 @@ from cellwright.widgets.results.snapshot import (
     image_layers,
     is_cells_layer,
 )
+from cellwright.widgets.results.track_tool import TrackTool
 from cellwright.widgets.results.view import ResultsView
 from cellwright.widgets.results.viewer_link import ViewerLink
 from cellwright.widgets.shared.messages import CountEvent, count_news, tell_error
@@ -52,8 +54,10 @@ class ResultsWidget(QWidget):
         self.view = ResultsView()
         self.link = ViewerLink(self.viewer, self.model)
         self.measurer = Measurer(self, self.model, self.link, self.view.job_bar)
+        self.followers = Followers(self, self.link)
         self.plots = PlotTool(self.view, self.model, self.link)
         self.counts = CountsTool(self.view, self.model, self.link, self.measurer)
+        self.tracks = TrackTool(self.view.tracks, self.model, self.link, self.measurer)
         self.export = ResultsExport(self.view, self.model, self._take_recipe)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
         layout = QVBoxLayout(self)
@@ -92,13 +96,14 @@ class ResultsWidget(QWidget):
         view.filter.editingFinished.connect(self._on_filter_edited)
         view.filter.textChanged.connect(self._on_filter_typed)
         view.table.row_chosen.connect(model.choose)
-        view.frame.class_edited.connect(lambda row, name: self.link.set_class([row], name))
+        view.frame.class_edited.connect(lambda row, name: self._set_class([row], name))
         view.delete.clicked.connect(self._on_delete_clicked)
         view.set_class.clicked.connect(self._on_set_class_clicked)
         view.measure.clicked.connect(self._on_measure_clicked)
         self.measurer.failed.connect(self._on_failed)
         model.measured_changed.connect(self._on_measured_changed)
         model.kept_changed.connect(self._on_kept_changed)
+        model.tracks_changed.connect(self._show_table)
         model.chosen_changed.connect(self._on_chosen_changed)
         model.conditions_changed.connect(self._on_conditions_changed)
 
@@ -133,7 +138,10 @@ class ResultsWidget(QWidget):
         self._on_regions_chosen()
         if chosen is not self.link.layer or image is not self.link.image_layer:
             self.view.show_message("")
+            before, is_behind = self.link.layer, self.measurer.is_busy
             self.measurer.set_layer(chosen, image)
+            if before is not None and is_behind:
+                self.followers.look_at(before)
 
     def _list_regions(self, cells: Layer | None) -> None:
         """List the layers of regions; what is chosen stays so while it is there."""
@@ -223,7 +231,7 @@ class ResultsWidget(QWidget):
 
     def _on_measured_changed(self) -> None:
         measured = self.model.measured
-        self.view.frame.set_frame(self.model.table, self.model.kept)
+        self._show_table()
         has_outlines = measured is not None and measured.has_outlines
         for box in self.view.groups.values():
             box.setEnabled(has_outlines)
@@ -234,6 +242,9 @@ class ResultsWidget(QWidget):
         self.view.measure_hint.setText(hint)
         if measured is not None and "class" in measured.table:
             self._list_classes(sorted({str(one) for one in measured.table["class"] if one}))
+
+    def _show_table(self) -> None:
+        self.view.frame.set_frame(self.model.table, self.model.kept)
         if self.model.chosen >= 0:
             self.view.table.choose(self.model.chosen)
 
@@ -305,6 +316,8 @@ class ResultsWidget(QWidget):
         if not rows:
             self.view.show_message("Choose the rows of the cells to delete.")
             return
+        if self._is_behind():
+            return
         self.view.table.clearSelection()
         self.model.choose(-1)
         self.link.delete(rows)
@@ -315,7 +328,18 @@ class ResultsWidget(QWidget):
         if not rows or not name:
             self.view.show_message("Choose the rows of cells, and write the class that they are of.")
             return
-        self.link.set_class(rows, name)
+        self._set_class(rows, name)
+
+    def _set_class(self, rows: list[int], name: str) -> None:
+        if not self._is_behind():
+            self.link.set_class(rows, name)
+
+    def _is_behind(self) -> bool:
+        """Return whether points have changed since the table was made, whose rows may be others now; tell."""
+        is_behind = isinstance(self.link.layer, Points) and self.measurer.is_busy
+        if is_behind:
+            self.view.show_message("The points have just changed. Choose the rows again.")
+        return is_behind
 
     # -- settings -----------------------------------------------------------------------------------------
 
@@ -330,6 +354,7 @@ class ResultsWidget(QWidget):
         wanted = " and ".join(analysis.keep)
         markers = [parse_marker(rule) for rule in analysis.positive]
         model.wanted = (wanted, tuple(markers))
+        self.tracks.take(analysis)
         self.counts.show_settings()
         self._on_measure_clicked()
 

@@ -1,6 +1,6 @@
 """What the axes of an image layer mean: letters, channels, micrometres per pixel, pixels of other layers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -8,13 +8,19 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Layer
 from numpy.typing import ArrayLike, NDArray
 
-from cellwright.core.data import SPATIAL, without_channels
-from cellwright.core.errors import WrongLayerError
+from cellwright.core.data import CHANNEL, Image, without_channels
+from cellwright.core.errors import AxesError, WrongLayerError
+from cellwright.files.images import describe_images, is_described
+from cellwright.files.metadata import ArrayFacts, FilePart, Understood, understand, with_axes
+from cellwright.ops.geometry.axes import COLOURS as COLOUR_COUNTS
 
 COLOURS = ("Red", "Green", "Blue")
-MOST_CHANNELS = 4  # a longer first axis is taken for slices when it has no name
+MOST_CHANNELS = 4
 LETTERS = {"t": "T", "time": "T", "c": "C", "channel": "C", "channels": "C", "z": "Z", "y": "Y", "x": "X"}
-UNNAMED = "TZYX"  # meaning of axes without names, counted from the last
+NO_CHANNELS = "None: every slice is an image"
+UNNAMED = "TZYX"  # meaning of axes of which none are channels, counted from the last
+AXES = "cellwright axes"  # key in the metadata of a layer: those the user has chosen
+FILE_PART = "cellwright file"  # the same: FilePart that our reader has read
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,77 +42,136 @@ class Channel:
     axis: int | None = None
 
 
-def channels_of(layer: ImageLayer) -> tuple[Channel, ...]:
-    """Return the channels a user can choose from, the most likely first."""
-    if layer.rgb:
-        return (Channel("All colours"), *(Channel(name, index) for index, name in enumerate(COLOURS)))
-    axis = _channel_axis(layer)
-    if axis is None:
-        return (Channel("Grey"),)
-    n_channels = full_resolution(layer).shape[axis]
-    channels = tuple(Channel(f"Channel {index}", index, axis) for index in range(n_channels))
-    if "C" in _named_axes(layer):
-        return channels
-    return (*channels, Channel("None: every slice is an image"))
+def understood(layer: ImageLayer) -> Understood:
+    """Return a layer as image; what it does not tell itself is taken from its file, where that agrees.
 
-
-def axes_of(layer: ImageLayer, channel: Channel | None = None) -> str:
-    """Return the axis letters of the layer's array, from its axis labels where they tell.
-
-    Without ``channel`` the most likely choice is taken.
+    The first look at a file takes a moment, see :func:`is_understood`.
 
     Raises
     ------
     WrongLayerError
         Less than two axes, or more than there are letters for.
     """
-    axis = (channel or channels_of(layer)[0]).axis
-    named = _named_axes(layer)
-    n_others = layer.ndim - (axis is not None)
-    if named and ("C" in named) == (axis is not None):
-        letters = named
-    elif 2 <= n_others <= len(UNNAMED):
-        letters = UNNAMED[-n_others:]
-        if axis is not None:
-            letters = letters[:axis] + "C" + letters[axis:]
+    part = layer.metadata.get(FILE_PART)
+    if isinstance(part, FilePart):
+        file = [part]
     else:
+        file = [FilePart(image) for image in describe_images(layer.source.path or "")]
+    facts = ArrayFacts(
+        axes=_named_axes(layer),
+        chosen=chosen_axes(layer),
+        steps_um=_steps_um(layer),
+        is_colour=bool(layer.rgb),
+    )
+    try:
+        return understand(full_resolution(layer), layer.name, facts, file)
+    except AxesError as error:
         raise WrongLayerError(
             f"Cells are counted in images of 2 to {len(UNNAMED)} axes and channels; layer {layer.name!r} has "
-            f"{layer.ndim}. Choose a channel axis, or split the layer."
-        )
+            f"{layer.ndim}. Split the layer."
+        ) from error
+
+
+def is_understood(layer: Layer | None) -> bool:
+    """Return whether :func:`understood` needs no look at a file."""
+    if not isinstance(layer, ImageLayer):
+        return True
+    return FILE_PART in layer.metadata or is_described(layer.source.path or "")
+
+
+def chosen_axes(layer: ImageLayer) -> str:
+    """Return the axes that the user has chosen for a layer, colours left out; '' as it is understood."""
+    chosen = str(layer.metadata.get(AXES, ""))
+    return chosen if len(chosen) == layer.ndim else ""
+
+
+def channels_of(layer: ImageLayer) -> tuple[Channel, ...]:
+    """Return the channels a user can choose from, the most likely first."""
     if layer.rgb:
-        letters += "C"
-    return letters
+        return _colours(None)
+    try:
+        known = understood(layer)
+    except WrongLayerError:  # told by who counts in it
+        return (Channel("Grey"),)
+    axes, shape = known.image.axes, known.image.shape
+    axis = axes.find(CHANNEL)
+    if axis < 0:
+        return (Channel("Grey"),)
+    if known.channels_in_front or (axes.endswith(CHANNEL) and shape[axis] in COLOUR_COUNTS):
+        return _colours(axis)
+    names = known.image.channel_names or [f"Channel {index}" for index in range(shape[axis])]
+    channels = tuple(Channel(name, index, axis) for index, name in enumerate(names))
+    if known.axes_from != "shape" or not axes.endswith("YX"):
+        return channels
+    return (*channels, Channel(NO_CHANNELS))
+
+
+def _colours(axis: int | None) -> tuple[Channel, ...]:
+    each = (Channel(name, index, axis) for index, name in enumerate(COLOURS))
+    return (Channel("All colours", None, axis), *each)
+
+
+def axes_of(layer: ImageLayer, channel: Channel | None = None) -> str:
+    """Return the axis letters of the layer's array.
+
+    Parameters
+    ----------
+    layer
+        Which tells them, or whose file does, or whose shape lets one guess them.
+    channel
+        What is counted in: all slices, where that was chosen in place of channels.
+
+    Raises
+    ------
+    WrongLayerError
+        Less than two axes, or more than there are letters for.
+    """
+    return _image_in(layer, channel).axes
 
 
 def pixel_size_of(layer: ImageLayer, channel: Channel | None = None) -> tuple[float, ...]:
     """Return the micrometres per pixel of the spatial axes, 0 for a step between slices without a unit.
 
-    It is empty when the units of the layer are no lengths in the plane.
+    It is empty when neither the layer nor its file tells lengths in the plane.
     """
-    letters = axes_of(layer, channel)
-    spatial = [place for place, letter in enumerate(letters) if letter in SPATIAL]
-    is_length = {letters[place]: layer.units[place].is_compatible_with("micrometer") for place in spatial}
-    if not (is_length["Y"] and is_length["X"]):
+    return _image_in(layer, channel).pixel_size_um
+
+
+def _image_in(layer: ImageLayer, channel: Channel | None) -> Image:
+    image = understood(layer).image
+    if channel is None or channel.title != NO_CHANNELS or CHANNEL not in image.axes:
+        return image
+    return with_axes(image, UNNAMED[-len(image.axes) :])
+
+
+def image_in(layer: ImageLayer, channel: Channel | None = None) -> Image:
+    """Return a layer as the image that is counted, colours last."""
+    image = _image_in(layer, channel)
+    takes_all = channel is None or channel.index is None
+    if takes_all and CHANNEL in image.axes and understood(layer).channels_in_front:
+        at = image.axes.index(CHANNEL)
+        axes = without_channels(image.axes) + CHANNEL
+        image = replace(image, data=np.moveaxis(image.data, at, -1), axes=axes)
+    return image
+
+
+def _steps_um(layer: ImageLayer) -> tuple[float, ...]:
+    """Return micrometres per pixel along each axis, 0 where the layer has no unit of length.
+
+    All are 0 where one of the last two has none.
+    """
+    is_length = [unit.is_compatible_with("micrometer") for unit in layer.units]
+    if not all(is_length[-2:]):
         return ()
     origin = np.asarray(layer.data_to_world(np.zeros(layer.ndim)))
-    sizes = []
-    for place in spatial:
-        if not is_length[letters[place]]:
-            sizes.append(0.0)
-            continue
+    steps = []
+    for place, unit in enumerate(layer.units):
         step = np.asarray(layer.data_to_world(np.eye(layer.ndim)[place])) - origin
-        sizes.append(float((np.linalg.norm(step) * layer.units[place]).to("micrometer").magnitude))
-    return tuple(sizes)
-
-
-def _channel_axis(layer: ImageLayer) -> int | None:
-    named = _named_axes(layer)
-    if "C" in named:
-        return named.index("C")
-    if not named and layer.ndim > 2 and full_resolution(layer).shape[0] <= MOST_CHANNELS:
-        return 0
-    return None
+        size = 0.0
+        if is_length[place]:
+            size = float((np.linalg.norm(step) * unit).to("micrometer").magnitude)
+        steps.append(size)
+    return tuple(steps)
 
 
 def _named_axes(layer: ImageLayer) -> str:

@@ -7,7 +7,7 @@ layer never do: the next count makes a layer of its own beside them.
 """
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary, ref
@@ -18,6 +18,7 @@ from napari.layers import Labels, Layer, Shapes
 
 METADATA = "cellwright"
 EDITED = "edited"  # key in the metadata of a layer of ours
+ASKED = "asked_cells"  # in the settings of the provenance: how many cells were added by click
 OWNER = "layer"  # key of the unique_id of the layer that the metadata was made for; in a copy it is another
 
 
@@ -98,6 +99,30 @@ def is_edited(layer: Layer) -> bool:
     return watched is not None and not watched.is_unchanged()
 
 
+def n_asked(own: Mapping[str, Any]) -> int:
+    """Return how many cells of a layer were added by click, given its metadata of ours."""
+    settings = own.get("settings")
+    if not isinstance(settings, Mapping):
+        return 0
+    return int(settings.get(ASKED, 0))
+
+
+def may_follow(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
+    """Return whether a layer with new metadata may take the place of one with old metadata.
+
+    Cells that the user has added by click are kept: only the same count with more of them replaces them, and
+    a count of nothing but them replaces no other.
+    """
+    if not n_asked(new):
+        return not n_asked(old)
+    return n_asked(new) >= n_asked(old) and _count_of(new) == _count_of(old)
+
+
+def _count_of(own: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what tells a count from any other."""
+    return tuple(own.get(name) for name in ("model", "checkpoint_sha256", "seconds", "image_name"))
+
+
 def _checksum(layer: Layer) -> int:
     parts = layer.data
     if not isinstance(layer, Shapes):
@@ -108,6 +133,12 @@ def _checksum(layer: Layer) -> int:
         checksum = zlib.crc32(repr((values.shape, values.dtype)).encode(), checksum)
         checksum = zlib.crc32(values.reshape(-1).view(np.uint8).data, checksum)
     return checksum
+
+
+def is_our_change(layer: Layer) -> bool:
+    """Return whether what happens to a layer now is done by :func:`our_change`."""
+    watched = _watches.get(layer)
+    return watched is not None and watched.is_ours
 
 
 @contextmanager

@@ -21,12 +21,17 @@ from cellwright.core.data import Image, Result
 from cellwright.core.errors import WrongLayerError
 from cellwright.widgets.shared.coordinates import (
     Channel,
-    axes_of,
     channels_of,
-    full_resolution,
-    pixel_size_of,
+    image_in,
 )
-from cellwright.widgets.shared.edited_layers import METADATA, is_edited, our_change, watch
+from cellwright.widgets.shared.edited_layers import (
+    METADATA,
+    is_edited,
+    may_follow,
+    n_asked,
+    our_change,
+    watch,
+)
 from cellwright.widgets.shared.layer_factory import make_layer
 
 TITLES = {"Labels": "labels", "Points": "points", "Shapes": "boxes", "Image": "density"}
@@ -93,8 +98,7 @@ def image_of(layer: Layer | None, channel: Channel | None = None) -> Image:
     WrongLayerError
         There is no layer, it is of another type, or it has less than two or more than five axes.
     """
-    layer = image_layer(layer)
-    return Image(full_resolution(layer), axes_of(layer, channel), pixel_size_of(layer, channel), layer.name)
+    return image_in(image_layer(layer), channel)
 
 
 def layer_arguments(image: Image) -> dict[str, Any]:
@@ -124,8 +128,8 @@ def source_of(layer: Layer | None, channel: Channel | None = None, window: Windo
         As :func:`image_of`.
     """
     layer = image_layer(layer)
-    image = image_of(layer, channel)
     channel = channel or channels_of(layer)[0]
+    image = image_of(layer, channel)
     parts = list(window or (slice(None),) * layer.ndim)
     if channel.axis is not None:
         parts[channel.axis] = slice(None)  # the engine picks the channel
@@ -133,7 +137,10 @@ def source_of(layer: Layer | None, channel: Channel | None = None, window: Windo
     if channel.axis is not None:
         first[channel.axis] = channel.index or 0
     if any(part != slice(None) for part in parts):
-        image = replace(image, data=image.data[tuple(parts)])
+        index = parts
+        if channel.axis is not None and image.axes.endswith("C"):  # colours, which are last now
+            index = [*(part for axis, part in enumerate(parts) if axis != channel.axis), slice(None)]
+        image = replace(image, data=image.data[tuple(index)], source="", source_part=None)
     return Source(
         image=image,
         layer_id=str(layer.unique_id),
@@ -181,7 +188,8 @@ def place(viewer: Any, prepared: Mapping[str, Layer]) -> dict[str, Layer]:
     for output, layer in prepared.items():
         own = layer.metadata[METADATA]
         key = {name: own[name] for name in ("source", "is_preview", "output")}
-        old = next((candidate for candidate in viewer.layers if _is_ours(candidate, key)), None)
+        ours = [one for one in viewer.layers if _is_ours(one, key)]
+        old = next((one for one in ours if may_follow(own, one.metadata[METADATA])), None)
         if old is None:
             shown[output] = viewer.add_layer(layer)
         else:
@@ -203,9 +211,10 @@ def show(
 def remove(viewer: Any, key: Mapping[str, Any]) -> None:
     """Take the layers out of the viewer whose metadata has these values (:attr:`Source.key`, ``output``).
 
-    Layers that were changed by hand stay.
+    Layers that were changed by hand stay, and so do those with cells that were added by click.
     """
-    for layer in [layer for layer in viewer.layers if _is_ours(layer, key)]:
+    ours = [layer for layer in viewer.layers if _is_ours(layer, key)]
+    for layer in [layer for layer in ours if not n_asked(layer.metadata[METADATA])]:
         viewer.layers.remove(layer)
 
 
@@ -253,7 +262,8 @@ def has_layers(viewer: Any, key: Mapping[str, Any]) -> bool:
 
 def edited_layers(viewer: Any, key: Mapping[str, Any]) -> list[str]:
     """Return the names of layers with these values in their metadata that were changed by hand."""
-    return [layer.name for layer in viewer.layers if _has(layer, key) and is_edited(layer)]
+    ours = [layer for layer in viewer.layers if _has(layer, key)]
+    return [layer.name for layer in ours if is_edited(layer) or n_asked(layer.metadata[METADATA])]
 
 
 def _is_ours(layer: Layer, key: Mapping[str, Any]) -> bool:

@@ -3,7 +3,16 @@
 from typing import Any
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QProgressBar, QScrollArea, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QProgressBar,
+    QPushButton,
+    QScrollArea,
+    QVBoxLayout,
+    QWidget,
+)
 
 PROGRESS_HEIGHT_PX = 26
 PANEL_WIDTH_PX = 290  # the least that the panels need
@@ -65,6 +74,21 @@ def message_label() -> QLabel:
     label.setWordWrap(True)
     label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
     label.setVisible(False)
+    return label
+
+
+def button(title: str, help_text: str) -> QPushButton:
+    """Return a button with its help."""
+    made = QPushButton(title)
+    made.setToolTip(help_text)
+    return made
+
+
+def hint(text: str) -> QLabel:
+    """Return a faint line."""
+    label = QLabel(text)
+    label.setObjectName("hint")
+    label.setWordWrap(True)
     return label
 
 

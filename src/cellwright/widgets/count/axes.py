@@ -1,0 +1,140 @@
+"""What the axes of the chosen image mean: looked up in its file, told in the panel, changed by the user."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from napari.layers import Image as ImageLayer
+from napari.layers import Layer
+from qtpy.QtCore import QObject
+
+from cellwright.core.errors import CellwrightError
+from cellwright.core.tasks import Progress, Task
+from cellwright.files.images import describe_images
+from cellwright.files.metadata import Understood, likely_axes, meaning
+from cellwright.widgets.count.choices import Choices
+from cellwright.widgets.count.model import CountModel
+from cellwright.widgets.count.view import CountPanel
+from cellwright.widgets.shared.combos import fill
+from cellwright.widgets.shared.coordinates import is_understood, understood
+from cellwright.widgets.shared.jobs import Job
+
+BEGINNINGS = {
+    "choice": "As chosen",
+    "layer": "As the layer tells",
+    "file": "As the file tells",
+    "shape": "Guessed from the shape",
+}
+
+
+class AxesTool(QObject):
+    """Fills the box of axes and tells what was understood; the first look at a file runs beside the viewer.
+
+    Parameters
+    ----------
+    model
+        Is told what the user chooses.
+    panel
+        Has the box.
+    choices
+        Whose image it is about.
+    """
+
+    def __init__(self, model: CountModel, panel: CountPanel, choices: Choices) -> None:
+        super().__init__(panel)
+        self._model, self._panel, self._choices = model, panel, choices
+        self._waiting: Callable[[], None] | None = None
+        self.job: Job | None = None
+        panel.axes.activated.connect(self._on_axes_chosen)
+        panel.image.currentIndexChanged.connect(self.refresh)
+        choices.layers_listed.connect(self.refresh)
+        model.axes_changed.connect(self._on_axes_changed)
+        self.refresh()
+
+    def when_understood(self, layer: Layer | None, go_on: Callable[[], None]) -> bool:
+        """Return whether a layer is understood; else go on as soon as it is."""
+        if is_understood(layer):
+            return True
+        self._waiting = go_on
+        self._read(layer)
+        return False
+
+    def refresh(self, _: object = None) -> None:
+        """Tell what is understood of the chosen image."""
+        layer = self._choices.layer
+        if not isinstance(layer, ImageLayer):
+            self._panel.show_axes("")
+            return
+        if not is_understood(layer):
+            self._panel.show_axes("")
+            self._read(layer)
+            return
+        try:
+            known = understood(layer)
+        except CellwrightError:
+            self._panel.show_axes("")
+            return
+        fill(self._panel.axes, _entries(layer, known), known.image.axes)
+        sentence = ""
+        if known.image.data.ndim - bool(layer.rgb) > 2 or known.axes_from == "choice":
+            sentence = understood_line(known, is_linked=bool(self._panel.engine.values()["link"]))
+        self._panel.show_axes(sentence, is_guessed=known.axes_from == "shape")
+
+    def _read(self, layer: Layer | None) -> None:
+        """Look at the file of a layer beside the viewer."""
+        if self.job is not None or layer is None:
+            return
+        self.job = Job(_describe_task(Path(layer.source.path or "")), self)
+        self.job.finished.connect(self._on_read)
+        self.job.start()
+
+    def _on_read(self) -> None:
+        self.job = None
+        self._choices.refresh_channels()
+        self.refresh()  # looks at another file where another image was chosen meanwhile
+        go_on, self._waiting = self._waiting, None
+        if go_on is not None:
+            go_on()
+
+    def _on_axes_chosen(self) -> None:
+        layer = self._choices.layer
+        if isinstance(layer, ImageLayer):
+            axes = str(self._panel.axes.currentData() or "")
+            self._model.choose_axes(layer, axes.removesuffix("C" * bool(layer.rgb)))
+
+    def _on_axes_changed(self, _: ImageLayer) -> None:
+        self._choices.refresh_channels()
+        self.refresh()
+        counted = self._model.outcome
+        layer = self._choices.layer
+        if counted is None or layer is None or counted.request.source.layer_id != str(layer.unique_id):
+            return
+        self._model.tell("The axes are changed; count again for the number of cells.")
+
+
+def understood_line(known: Understood, *, is_linked: bool) -> str:
+    """Return in one sentence what an image is taken for, and why.
+
+    Examples
+    --------
+    ``As the file tells: 51 slices in z, linked; 0.65 µm a pixel``
+    """
+    image = known.image
+    text = meaning(image.axes, image.shape, image.channel_names)
+    if "Z" in image.axes and is_linked:
+        text = text.replace(" in z", " in z, linked")
+    size = image.known_sizes_um.get("X")
+    if size:
+        text += f"; {size:.3g} µm a pixel"
+    return f"{BEGINNINGS[known.axes_from]}: {text}"
+
+
+def _entries(layer: ImageLayer, known: Understood) -> list[tuple[str, str]]:
+    """Return title and letters of the axes that an image may have, the understood ones first."""
+    shape, axes = known.image.shape, known.image.axes
+    likely = dict.fromkeys([axes, *likely_axes(shape, is_colour=bool(layer.rgb))])
+    return [(f"{one} · {meaning(one, shape)}", one) for one in likely]
+
+
+def _describe_task(path: Path) -> Task[None]:
+    yield Progress("load", 0, 1)
+    describe_images(path)

@@ -1,0 +1,205 @@
+"""Keeps the features of layers in line with the cells they show, also where the table tells of another layer.
+
+Whatever napari's table of features, the writers of files and the next look at a layer take from there is then
+that of the cells that are there: new cells have rows of their own, deleted ones none, changed ones are
+measured anew, and all that were drawn or changed by hand are marked so.
+"""
+
+from typing import Any
+from weakref import WeakKeyDictionary, WeakSet, ref
+
+import numpy as np
+import pandas as pd
+from napari.layers import Labels, Layer, Points, Shapes
+from qtpy.compat import isalive
+from qtpy.QtCore import QObject
+from superqt.utils import QSignalDebouncer
+
+from cellwright.core.errors import CellwrightError
+from cellwright.core.tasks import Task
+from cellwright.ops.measure.columns import MEASURED, describe
+from cellwright.ops.measure.settings import MeasureSettings
+from cellwright.widgets.results.measured_cells import SIZES, MeasuredCells, measure_task
+from cellwright.widgets.results.snapshot import image_layer_under, snapshot_of
+from cellwright.widgets.results.viewer_link import ViewerLink, write_features
+from cellwright.widgets.shared.edited_layers import is_edited, is_our_change
+from cellwright.widgets.shared.jobs import Job
+
+READ_MS = 250
+LABELS_EVENTS = ("data", "paint", "labels_update", "set_data", "features")
+MEASURED_FIRST = {"area_px", "volume_px"}  # features of layers that are kept in line
+DONE = ("added", "changed", "removed")  # what data events tell of once it has happened
+
+
+class LayerRows:
+    """The rows of a Points or Shapes layer: marks those that came or were moved by hand.
+
+    napari gives a new point the features of the last one; it gets a number of its own, and neither score nor
+    size.
+
+    Parameters
+    ----------
+    layer
+        What is followed for as long as it lives.
+    """
+
+    def __init__(self, layer: Points | Shapes) -> None:
+        self._layer = ref(layer)
+        self._known = set(_keys(layer))
+        self._is_writing = False
+        layer.events.data.connect(self._on_data)
+
+    def _on_data(self, event: Any) -> None:
+        layer = self._layer()
+        action = str(getattr(event, "action", "changed")).rsplit(".", 1)[-1].lower()
+        if layer is None or self._is_writing or action not in DONE or "label" not in layer.features:
+            return
+        if is_our_change(layer):
+            self._known = set(_keys(layer))
+            return
+        keys, features = _keys(layer), layer.features
+        if len(features) != len(keys):
+            return  # napari is still at it
+        is_new = np.array([key not in self._known for key in keys], bool)
+        is_new |= features["label"].duplicated().to_numpy() | features["label"].isna().to_numpy()
+        if not is_new.any():
+            return
+        self._is_writing = True
+        try:
+            layer.features = _marked(features, is_new)
+        finally:
+            self._is_writing = False
+
+
+def _keys(layer: Points | Shapes) -> list[bytes]:
+    """Return what tells each row from others by its place."""
+    return [np.ascontiguousarray(one, np.float64).tobytes() for one in layer.data]
+
+
+def _marked(features: pd.DataFrame, is_new: Any) -> pd.DataFrame:
+    """Return features whose new rows are marked, with numbers of their own and nothing measured."""
+    features = features.copy()
+    labels = features["label"].to_numpy(np.float64, copy=True)
+    again = features["label"].duplicated().to_numpy() | np.isnan(labels)
+    first = int(np.nanmax(labels, initial=0)) + 1
+    labels[again] = np.arange(first, first + again.sum())
+    features["label"] = labels.astype(np.int64)
+    for name in features:
+        if name in ("score", *SIZES) or describe(str(name)).group in MEASURED:
+            values = features[name].to_numpy(np.float64, copy=True)
+            values[is_new] = np.nan
+            features[name] = values
+    before = np.zeros(len(features), bool)
+    if "edited" in features:
+        before = features["edited"].to_numpy() == True  # noqa: E712 - empty rows are not
+    features["edited"] = before | is_new
+    return features
+
+
+class Followers(QObject):
+    """Follows every layer of cells in the viewer but that of the table, which is measured there.
+
+    Parameters
+    ----------
+    parent
+        Keeps it alive.
+    link
+        Has the viewer, and the layer of the table.
+    """
+
+    def __init__(self, parent: QObject, link: ViewerLink) -> None:
+        super().__init__(parent)
+        self._link = link
+        self._followed: WeakSet[Layer] = WeakSet()
+        self._stale: WeakSet[Layer] = WeakSet()
+        self._rows: WeakKeyDictionary[Layer, LayerRows] = WeakKeyDictionary()
+        self._job: Job | None = None
+        self._is_writing = False
+        self._step: dict[int, tuple[int, ...]] = {}
+        self._soon = QSignalDebouncer(parent=self)
+        self._soon.setTimeout(READ_MS)
+        self._soon.triggered.connect(self._read)
+        for layer in link.viewer.layers:
+            self._follow(layer)
+        link.viewer.layers.events.inserted.connect(self._on_inserted)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a layer is being measured, or is to be."""
+        return self._job is not None or bool(self._stale)
+
+    def _on_inserted(self, event: Any) -> None:
+        if isalive(self):  # type: ignore[no-untyped-call]
+            self._follow(event.value)
+            if is_edited(event.value):
+                self.look_at(event.value)  # a copy, made while its features were behind
+
+    def _follow(self, layer: Layer) -> None:
+        if layer in self._followed:
+            return
+        self._followed.add(layer)
+        if isinstance(layer, Points | Shapes):
+            self._rows[layer] = LayerRows(layer)  # napari keeps no callback alive
+        elif isinstance(layer, Labels):
+            for name in LABELS_EVENTS:
+                getattr(layer.events, name).connect(self._on_changed)
+
+    def look_at(self, layer: Layer) -> None:
+        """Measure a layer soon, if its features tell of what is measured."""
+        if isinstance(layer, Labels) and MEASURED_FIRST & set(layer.features):
+            self._stale.add(layer)
+            self._soon.throttle()
+
+    def _on_changed(self, event: Any) -> None:
+        layer = event.source
+        if self._is_writing or not isalive(self) or layer is self._link.layer:  # type: ignore[no-untyped-call]
+            return
+        if is_our_change(layer):
+            return  # it comes with features of its own
+        if event.type == "set_data":  # napari tells the same when another slice is shown
+            step = tuple(self._link.viewer.dims.current_step)
+            if self._step.setdefault(id(layer), step) != step:
+                self._step[id(layer)] = step
+                return
+        self.look_at(layer)
+
+    def _read(self) -> None:
+        """Measure the next layer that has changed, beside the viewer."""
+        if self._job is not None:
+            return
+        here = [layer for layer in self._stale if layer in self._link.viewer.layers]
+        self._stale &= WeakSet(here)
+        if not here:
+            return
+        layer = here[0]
+        self._stale.discard(layer)
+        try:
+            task = _task(layer, self._link.viewer)
+        except CellwrightError:
+            self._soon.throttle()  # cells without an image of theirs; the panel tells, once it is about them
+            return
+        self._job = Job(task, self)
+        self._job.returned.connect(lambda measured: self._on_measured(layer, measured))
+        self._job.finished.connect(self._on_finished)
+        self._job.start()
+
+    def _on_measured(self, layer: Layer, measured: MeasuredCells) -> None:
+        if layer in self._stale or layer is self._link.layer:
+            return
+        self._is_writing = True
+        try:
+            write_features(layer, measured)
+        finally:
+            self._is_writing = False
+
+    def _on_finished(self) -> None:
+        self._job = None
+        if self._stale:
+            self._soon.throttle()
+
+
+def _task(layer: Layer, viewer: Any) -> Task[MeasuredCells]:
+    """Return what measures a layer again, in what it was measured in."""
+    groups = {describe(str(name)).group for name in layer.features}
+    wanted = tuple(name for name in MEASURED if name in groups)
+    return measure_task(snapshot_of(layer, image_layer_under(viewer, layer)), MeasureSettings(wanted))

@@ -1,0 +1,181 @@
+"""Links the cells that count over time, and again when others count, while their layer of tracks is there."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from qtpy.QtCore import QObject
+from superqt.utils import QSignalDebouncer
+
+from cellwright.core.data import Result
+from cellwright.core.errors import CellwrightError, error_line
+from cellwright.core.tasks import Progress, Task
+from cellwright.ops.measure.analysis import tracks_of
+from cellwright.ops.measure.settings import AnalysisSettings, TrackSettings
+from cellwright.ops.measure.tracks import Tracks
+from cellwright.widgets.results.measuring import Measurer
+from cellwright.widgets.results.model import ResultsModel
+from cellwright.widgets.results.track_page import TrackPage
+from cellwright.widgets.results.viewer_link import ViewerLink
+
+TRACK_MS = 300  # after the last change of which cells count
+NOT_IN_TIME = "Cells are tracked in time series: frames (TYX) or linked volumes (TZYX)."
+OUTDATED = "Other cells count since. Press Track again."
+
+Found = tuple[NDArray[np.bool_], TrackSettings, Tracks]
+
+
+class TrackTool(QObject):
+    """Keeps tracks, their layer and the table of lineages in line with the cells that count.
+
+    Parameters
+    ----------
+    page
+        Whose controls these are.
+    model
+        Takes the tracks.
+    link
+        Shows them in the viewer.
+    measurer
+        Writes into the layer of cells.
+    """
+
+    def __init__(self, page: TrackPage, model: ResultsModel, link: ViewerLink, measurer: Measurer) -> None:
+        super().__init__(page)
+        self._page, self._model, self._link, self._measurer = page, model, link, measurer
+        self._is_on = self._is_stale = self._is_wanted = False
+        self._layer: Any = None  # whose frame interval is shown
+        self._soon = QSignalDebouncer(parent=self)
+        self._soon.setTimeout(TRACK_MS)
+        self._soon.triggered.connect(self._start)
+        page.track.clicked.connect(self._on_track_clicked)
+        page.table.row_chosen.connect(self._on_row_chosen)
+        page.job_bar.failed.connect(self._on_failed)
+        page.job_bar.cancelled.connect(self._on_cancelled)
+        page.job_bar.finished.connect(self._on_finished)
+        model.measured_changed.connect(self._on_measured_changed)
+        model.kept_changed.connect(self._on_kept_changed)
+        model.tracks_changed.connect(self._on_tracks_changed)
+        self._on_measured_changed()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether cells are being tracked, or are to be."""
+        return self._is_stale or self._page.job_bar.is_busy
+
+    def take(self, settings: AnalysisSettings) -> None:
+        """Set the controls as settings tell, and track where they do."""
+        page = self._page
+        page.distance.setValue(settings.track_distance_px)
+        page.gap.setValue(settings.track_gap)
+        page.divisions.setChecked(settings.divisions)
+        page.interval.setValue(settings.frame_interval_s)
+        self._is_wanted = settings.track
+
+    def _on_track_clicked(self) -> None:
+        self._is_on = True
+        self._start()
+
+    def _start(self) -> None:
+        self._is_stale = self._page.job_bar.is_busy
+        if self._is_stale:
+            self._page.job_bar.cancel()
+            return
+        model, page = self._model, self._page
+        if model.measured is None or not model.track_axes:
+            return
+        settings = TrackSettings(
+            page.distance.value(), page.gap.value(), page.divisions.isChecked(), page.interval.value()
+        )
+        self._page.summary.setText("Linking the cells…")
+        self._page.job_bar.start(_track_task(model.kept_result, model.kept, settings), self._on_tracked)
+
+    def _on_tracked(self, found: Found) -> None:
+        kept, settings, tracks = found
+        if kept is not self._model.kept or self._is_stale:
+            self._is_stale = True
+            return
+        self._model.set_tracks(tracks, settings)
+        self._link.show_tracks()
+        self._measurer.write(self._link.write_features)
+
+    def _on_finished(self) -> None:
+        if self._is_stale and self._is_on:
+            self._start()
+        self._is_stale = self._is_stale and self._is_on
+
+    def _on_cancelled(self) -> None:
+        if not self._is_stale:
+            self._is_on = False
+            self._page.summary.setText("Cancelled.")
+
+    def _on_failed(self, error: Exception) -> None:
+        self._is_on = False
+        text = error_line(error) if isinstance(error, CellwrightError) else f"Tracking failed: {error}"
+        self._page.summary.setText(text)
+
+    def _on_measured_changed(self) -> None:
+        page, layer = self._page, self._link.layer
+        if layer is not self._layer:
+            self._layer, self._is_on = layer, False
+            page.interval.setValue(frame_interval_s(layer))
+        can_track = bool(self._model.track_axes)
+        page.track.setEnabled(can_track)
+        page.summary.setText("Press Track to link cells over time." if can_track else NOT_IN_TIME)
+
+    def _on_kept_changed(self) -> None:
+        if self._model.tracks is not None or not self._model.track_axes:
+            return
+        if self._is_wanted:
+            self._is_wanted = False
+            self._on_track_clicked()
+            return
+        if self._is_on and self._link.tracks_layer is None and not self.is_busy:
+            self._is_on = False  # its layer was deleted
+            self._page.summary.setText(OUTDATED)
+        if self._is_on:
+            self._is_stale = True
+            self._page.summary.setText("Other cells count: linking them again…")
+            self._soon.throttle()
+
+    def _on_tracks_changed(self) -> None:
+        page, model = self._page, self._model
+        page.frame.set_frame(model.lineages())
+        if model.tracks is not None:
+            page.summary.setText(summary_of(model.tracks, model.tracking))
+
+    def _on_row_chosen(self, row: int) -> None:
+        self._model.choose(self._model.first_row_of(row + 1))
+
+
+def _track_task(result: Result, kept: NDArray[np.bool_], settings: TrackSettings) -> Task[Found]:
+    yield Progress("track", 0, 1)
+    return kept, settings, tracks_of(result, settings)
+
+
+def summary_of(tracks: Tracks, settings: TrackSettings) -> str:
+    """Return how many tracks there are and how fast their cells are, for people.
+
+    Examples
+    --------
+    ``Tracks 20 · lineages 12 · divisions 4 · median speed 0.52 µm per min``
+    """
+    table = tracks.lineage_table(settings.frame_interval_s)
+    name = next(str(name) for name in table if str(name).startswith("speed_"))
+    parts = [
+        f"Tracks {tracks.count:,}",
+        f"lineages {tracks.n_lineages:,}",
+        f"divisions {tracks.n_divisions:,}",
+    ]
+    if table[name].notna().any():
+        per = name.rpartition("_per_")[2]
+        unit = {"um": "µm", "px": "px"}[tracks.unit]
+        parts.append(f"median speed {table[name].median():.3g} {unit} per {per}")
+    return " · ".join(parts)
+
+
+def frame_interval_s(layer: Any) -> float:
+    """Return the seconds from frame to frame that the first axis of a layer tells; 0 where it does not."""
+    if layer is None or not layer.units[0].is_compatible_with("second"):
+        return 0.0
+    return float((layer.scale[0] * layer.units[0]).to("second").magnitude)

@@ -1,0 +1,103 @@
+"""Features of layers follow what is done to them by hand, also where the table tells of another layer."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from pytestqt.qtbot import QtBot
+
+from cellwright.widgets.results.followers import LayerRows
+from cellwright.widgets.results.widget import ResultsWidget
+
+Read = Callable[[ResultsWidget], None]
+LIMIT_MS = 30_000
+
+
+@pytest.fixture
+def other(panel: ResultsWidget, viewer: ViewerModel, qtbot: QtBot, read: Read) -> Any:
+    """The labels of the panel, which tells of other ones now."""
+    panel.view.groups["intensity"].setChecked(True)
+    panel.view.measure.click()
+    read(panel)
+    labels = viewer.layers["cells"]
+    further = viewer.add_labels(labels.data.copy(), name="further", scale=(0.5, 0.5), units=("um", "um"))
+    panel.show_layer(further)
+    read(panel)
+    return labels
+
+
+def test_labels_that_the_table_does_not_tell_of_are_measured_too(
+    panel: ResultsWidget, qtbot: QtBot, other: Any
+) -> None:
+    other.data_setitem((np.array([50, 51]), np.array([5, 5])), 9)
+    other.data_setitem(tuple(np.nonzero(other.data == 1)), 0)
+    qtbot.waitUntil(lambda: not panel.followers.is_busy, timeout=LIMIT_MS)
+    features = other.features
+    assert features["area_px"].fillna(0).tolist() == [0, 0, 64, 36, 16, 0, 0, 0, 0, 2]
+    assert features["intensity_mean_ch0"].fillna(-1).tolist() == [-1, -1, 20, 30, 40, -1, -1, -1, -1, 0]
+    assert features["edited"].tolist() == [False] * 9 + [True]
+
+
+def test_an_edit_just_before_the_table_goes_on_to_another_layer_is_seen(
+    panel: ResultsWidget, viewer: ViewerModel, qtbot: QtBot, read: Read
+) -> None:
+    labels = viewer.layers["cells"]
+    further = viewer.add_labels(labels.data.copy(), name="further")
+    labels.data_setitem((np.array([50]), np.array([5])), 9)
+    panel.show_layer(further)
+    qtbot.waitUntil(lambda: not panel.followers.is_busy, timeout=LIMIT_MS)
+    assert labels.features.loc[9, "area_px"] == 1
+
+
+def test_a_class_set_while_cells_are_measured_stays(panel: ResultsWidget, read: Read) -> None:
+    panel.measurer.read()
+    panel.link.set_class([0], "red")
+    read(panel)
+    assert panel.model.table["class"].tolist()[0] == "red"
+    assert panel.link.layer.features["class"].tolist()[1] == "red"
+
+
+def test_no_cell_stays_lit_when_its_layer_is_gone(
+    panel: ResultsWidget, viewer: ViewerModel, read: Read
+) -> None:
+    panel.model.choose(1)
+    assert len(viewer.layers["chosen cell"].data) == 1
+    viewer.layers.remove("cells")
+    read(panel)
+    assert len(viewer.layers["chosen cell"].data) == 0
+
+
+def test_rows_of_the_table_delete_no_pixels_painted_since(panel: ResultsWidget, viewer: ViewerModel) -> None:
+    labels = viewer.layers["cells"]
+    labels.data_setitem((np.array([2, 3]), np.array([2, 3])), 9)
+    panel.link.delete([0])
+    assert np.argwhere(labels.data == 9).tolist() == [[2, 2], [3, 3]]
+    assert not (labels.data == 1).any()
+
+
+def test_boxes_by_hand_have_rows_of_their_own(viewer: ViewerModel) -> None:
+    corners = np.array([[1, 1], [1, 5], [5, 5], [5, 1]], float)
+    features = {"label": [1, 2], "score": [0.5, 0.75], "area_px": [16.0, 12.0]}
+    boxes = viewer.add_shapes([corners, corners + 10], features=features)
+    rows = LayerRows(boxes)
+    boxes.add_rectangles([corners + 20])
+    boxes.data = [boxes.data[0] + 1, *boxes.data[1:]]
+    assert rows is not None
+    assert boxes.features["label"].tolist() == [1, 2, 3]
+    assert boxes.features["edited"].tolist() == [True, False, True]
+    assert boxes.features["score"].fillna(-1).tolist() == [-1, 0.75, -1]
+    assert boxes.features["area_px"].fillna(-1).tolist() == [-1, 12, -1]
+
+
+def test_points_that_are_deleted_leave_the_rows_of_the_others(viewer: ViewerModel) -> None:
+    points = viewer.add_points(
+        [[1, 1], [2, 2], [3, 3]], features={"label": [4, 5, 6], "score": [0.1, 0.2, 0.3]}
+    )
+    rows = LayerRows(points)
+    points.selected_data = {0}
+    points.remove_selected()
+    assert rows is not None
+    assert points.features["label"].tolist() == [5, 6]
+    assert points.features["score"].tolist() == [0.2, 0.3]

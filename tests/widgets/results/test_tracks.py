@@ -1,0 +1,148 @@
+"""Cells linked over time in the panel: tracks, their layer and table follow edits, and go to files."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from napari.components import ViewerModel
+from pytestqt.qtbot import QtBot
+
+from cellwright.core.data import Image
+from cellwright.core.errors import SettingsError
+from cellwright.files.formats.tracking_challenge import read
+from cellwright.ops.measure.analysis import analyse
+from cellwright.ops.measure.settings import AnalysisSettings
+from cellwright.widgets.results.widget import ResultsWidget
+
+Read = Callable[[ResultsWidget], None]
+LIMIT_MS = 30_000
+
+
+def movie() -> np.ndarray:
+    """Labels (4, 40, 60): cell 1 drifts 3 pixels a frame, cell 2 divides into 3 and 4 after two frames."""
+    labels = np.zeros((4, 40, 60), np.int32)
+    for frame in range(4):
+        labels[frame, 4:12, 4 + 3 * frame : 12 + 3 * frame] = 1
+        if frame < 2:
+            labels[frame, 24:32, 30:40] = 2
+        else:
+            labels[frame, 24:32, 28:34], labels[frame, 24:32, 37:43] = 3, 4
+    return labels
+
+
+@pytest.fixture
+def tracked(viewer: ViewerModel, qtbot: QtBot, read: Read) -> ResultsWidget:
+    """A panel in which the cells of the movie were tracked; 30 seconds and half a micrometre."""
+    labels = movie()
+    look = {"scale": (30, 0.5, 0.5), "units": ("s", "um", "um"), "axis_labels": ("t", "y", "x")}
+    viewer.add_image(labels * 2.0, name="movie", **look)
+    viewer.add_labels(labels, name="cells", **look)
+    panel = ResultsWidget(viewer)
+    qtbot.addWidget(panel)
+    read(panel)
+    panel.view.tracks.track.click()
+    settle(panel, qtbot)
+    return panel
+
+
+def settle(panel: ResultsWidget, qtbot: QtBot) -> None:
+    qtbot.waitUntil(lambda: not (panel.measurer.is_busy or panel.tracks.is_busy), timeout=LIMIT_MS)
+
+
+def test_tracks_are_those_of_the_same_analysis(tracked: ResultsWidget) -> None:
+    expected = analyse(
+        movie(),
+        Image(movie(), "TYX", (0.5, 0.5)),
+        AnalysisSettings(track=True, frame_interval_s=30.0),
+    )
+    assert tracked.model.settings.track
+    pd.testing.assert_frame_equal(tracked.model.lineages(), expected.lineages)
+    columns = ["track", "parent_track", "step_um"]
+    pd.testing.assert_frame_equal(tracked.model.table[columns], expected.table[columns])
+    text = tracked.view.tracks.summary.text()
+    assert text == "Tracks 4 · lineages 2 · divisions 1 · median speed 0 µm per min"
+    speeds = tracked.model.lineages()["speed_um_per_min"]
+    assert speeds[0] == pytest.approx(3.0)  # 1.5 micrometres in half a minute
+
+
+def test_a_layer_shows_tracks_and_divisions(tracked: ResultsWidget) -> None:
+    layer = tracked.viewer.layers["cells tracks"]
+    own = layer.data[layer.data[:, 0] == 1]
+    assert own[:, 1:].tolist() == [[t, 7.5, 7.5 + 3 * t] for t in range(4)]
+    assert layer.scale.tolist() == [30, 0.5, 0.5]
+    mother = int(tracked.model.table.query("label == 2")["track"].iloc[0])
+    assert sorted(layer.graph.values()) == [[mother], [mother]]
+    assert "track" in tracked.viewer.layers["cells"].features
+
+
+def test_a_chosen_track_is_gone_to(tracked: ResultsWidget) -> None:
+    table = tracked.view.tracks.table
+    daughter = int(tracked.model.lineages().query("first == 2")["track"].iloc[0])
+    table.selectRow(daughter - 1)
+    assert tracked.viewer.dims.current_step[0] == 2
+    assert tracked.model.table["track"].iloc[tracked.model.chosen] == daughter
+
+
+def test_tracks_follow_edits_and_filters(tracked: ResultsWidget, qtbot: QtBot) -> None:
+    layer = tracked.viewer.layers["cells"]
+    indices = np.nonzero(np.asarray(layer.data) == 4)
+    layer.data_setitem(indices, 0)  # one daughter is gone
+    settle(tracked, qtbot)
+    assert tracked.model.tracks.n_divisions == 0
+    assert len(tracked.model.lineages()) == 2
+    assert len(np.unique(tracked.viewer.layers["cells tracks"].data[:, 0])) == 2
+    tracked.model.set_conditions("y < 20")
+    assert "track" not in tracked.model.table  # no number of cells that no longer count
+    settle(tracked, qtbot)
+    assert tracked.model.tracks.count == 1
+    with pytest.raises(SettingsError, match="track"):
+        tracked.model.set_conditions("track = 1")
+
+
+def test_a_deleted_layer_of_tracks_does_not_come_back(tracked: ResultsWidget, qtbot: QtBot) -> None:
+    del tracked.viewer.layers["cells tracks"]
+    tracked.model.set_conditions("y < 20")
+    settle(tracked, qtbot)
+    assert "cells tracks" not in tracked.viewer.layers
+    assert tracked.view.tracks.summary.text() == "Other cells count since. Press Track again."
+    assert tracked.model.lineages() is None
+    assert tracked.view.tracks.frame.rowCount() == 0
+
+
+def test_tracks_go_to_files(tracked: ResultsWidget, qtbot: QtBot, tmp_path: Path) -> None:
+    def saved(save: Any, name: str) -> Path:
+        save(tmp_path / name)
+        qtbot.waitUntil(lambda: not tracked.view.job_bar.is_busy, timeout=LIMIT_MS)
+        assert tracked.view.message.text() == f"Saved {tmp_path / name}"
+        return tmp_path / name
+
+    lineages = pd.read_csv(saved(tracked.export.save_lineages, "lineages.csv"))
+    assert lineages["divides"].sum() == 1
+    (back,) = read(saved(tracked.export.save_tracks, "movie_RES"))
+    assert (np.asarray(back.labels) > 0).tolist() == (movie() > 0).tolist()
+    assert sorted(back.parents.tolist()) == sorted(tracked.model.tracks.parents.tolist())
+    saved(tracked.export.save_tracks, "movie_RES")  # our own is replaced
+
+
+def test_volumes_over_time_are_tracked(viewer: ViewerModel, qtbot: QtBot, read: Read) -> None:
+    labels = np.repeat(movie()[:, np.newaxis], 3, axis=1)
+    viewer.add_image(labels * 2.0, name="movie", axis_labels=("t", "z", "y", "x"))
+    viewer.add_labels(labels, name="cells")
+    panel = ResultsWidget(viewer)
+    qtbot.addWidget(panel)
+    read(panel)
+    panel.view.tracks.track.click()
+    settle(panel, qtbot)
+    assert (panel.model.tracks.count, panel.model.tracks.n_divisions) == (4, 1)
+    assert viewer.layers["cells tracks"].data.shape[1] == 5
+    assert panel.view.tracks.summary.text().endswith("px per frame")
+
+
+def test_a_single_plane_has_no_tracks(panel: ResultsWidget) -> None:
+    assert not panel.view.tracks.track.isEnabled()
+    assert "time series" in panel.view.tracks.summary.text()
+    panel.view.tracks.save_lineages.click()
+    assert "no tracks yet" in panel.view.message.text()

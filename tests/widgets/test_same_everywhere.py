@@ -1,0 +1,299 @@
+"""The same file gives the same answer in the viewer by any reader, on the command line and in Python."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import npe2
+import numpy as np
+import pandas
+import pytest
+import tifffile
+import zarr
+from napari.components import ViewerModel
+from napari.layers import Image as ImageLayer
+from napari.layers import Layer
+from napari.layers._source import Source
+from napari_builtins.io._read import _magic_imreader
+from npe2 import PluginManifest
+from numpy.typing import NDArray
+from PIL import Image as Picture
+from pytestqt.qtbot import QtBot
+
+import cellwright
+from cellwright.cli.main import main
+from cellwright.core.data import Result, known_sizes, without_channels
+from cellwright.core.tasks import run
+from cellwright.files.images import describe_images, read_images
+from cellwright.files.metadata import ArrayFacts, FilePart, understand
+from cellwright.files.tables import cells_table
+from cellwright.inference.pipeline import count_cells
+from cellwright.inference.recipe import as_command, recipe_of
+from cellwright.inference.settings import EngineSettings
+from cellwright.models import store
+from cellwright.widgets.count.widget import CountWidget
+from cellwright.widgets.plugin import image_reader
+from cellwright.widgets.shared.coordinates import channels_of
+from cellwright.widgets.shared.layer_io import image_of, source_of
+
+N_DISCS, N_FRAMES, SHAPE = 6, 5, (40, 56)
+
+
+class Answer(NamedTuple):
+    count: float
+    axes: str
+    sizes_um: dict[str, float]
+    columns: list[str]
+    is_guessed: bool
+
+
+def discs(n: int = N_DISCS, dtype: Any = np.uint8) -> NDArray[Any]:
+    plane = np.zeros(SHAPE, dtype)
+    for index in range(n):
+        top, left = 4 + 18 * (index % 2), 4 + 18 * (index // 2)
+        plane[top : top + 10, left : left + 10] = 200
+    return plane
+
+
+def stack(*lead: int) -> NDArray[Any]:
+    return np.broadcast_to(discs(), (*lead, *SHAPE)).copy()
+
+
+def channels(n: int) -> NDArray[Any]:
+    return np.stack([discs(N_DISCS - number) for number in range(n)])
+
+
+def ome(path: Path, data: NDArray[Any], axes: str, *, has_sizes: bool = False) -> None:
+    metadata: dict[str, Any] = {"axes": axes}
+    for axis, size in {"Z": 2.0, "Y": 0.65, "X": 0.65}.items():
+        if has_sizes and axis in axes:
+            metadata |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": "µm"}
+    if "C" in axes:
+        metadata["Channel"] = {"Name": ["DAPI", "GFP"]}
+    tifffile.imwrite(path, data, ome=True, photometric="minisblack", metadata=metadata)
+
+
+def imagej(path: Path, data: NDArray[Any], axes: str, **metadata: Any) -> None:
+    sized = {"resolution": (1 / 0.65, 1 / 0.65)} if metadata else {}
+    tifffile.imwrite(path, data, imagej=True, metadata={"axes": axes, **metadata}, **sized)
+
+
+def store_of(path: Path, data: NDArray[Any], axes: str = "") -> None:
+    if not axes:
+        zarr.save_array(path, data)
+        return
+    group = zarr.open_group(path, mode="w", zarr_format=2)
+    group.create_array("0", data=data)
+    units = [{"name": axis, "unit": "micrometer"} if axis in "zyx" else {"name": axis} for axis in axes]
+    scale = [0.65 if axis in "yx" else 2.0 for axis in axes]
+    steps = [{"type": "scale", "scale": scale}]
+    group.attrs["multiscales"] = [
+        {"axes": units, "datasets": [{"path": "0", "coordinateTransformations": steps}]}
+    ]
+
+
+def write_all(folder: Path) -> dict[str, str]:
+    """Write the files; return their names, each with what its axes are to be."""
+    t, z, c = N_FRAMES, N_FRAMES, 2
+    colours = np.stack([discs()] * 3, axis=-1)
+    tifffile.imwrite(folder / "plain2d.tif", discs())
+    tifffile.imwrite(folder / "plain3d.tif", stack(z), metadata=None, photometric="minisblack")
+    tifffile.imwrite(folder / "plain4d.tif", stack(5, z))
+    imagej(folder / "ij_t.tif", stack(t), "TYX")
+    imagej(folder / "ij_z.tif", stack(z), "ZYX", unit="micron", spacing=2.0)
+    imagej(folder / "ij_tzc.tif", np.stack([channels(c)] * 15).reshape(3, 5, c, *SHAPE), "TZCYX",
+           unit="micron", spacing=2.0)  # fmt: skip
+    for axes, data in {"TYX": stack(t), "ZYX": stack(z), "CYX": channels(c)}.items():
+        ome(folder / f"{axes}.ome.tif", data, axes)
+        ome(folder / f"{axes}_sizes.ome.tif", data, axes, has_sizes=True)
+    ome(
+        folder / "TZCYX.ome.tif",
+        np.stack([channels(c)] * 10).reshape(2, 5, c, *SHAPE),
+        "TZCYX",
+        has_sizes=True,
+    )
+    Picture.fromarray(discs()).save(folder / "grey.png")
+    Picture.fromarray(colours).save(folder / "rgb.png")
+    Picture.fromarray(np.dstack([colours, discs()])).save(folder / "rgba.png")
+    tifffile.imwrite(
+        folder / "planar.tif", np.moveaxis(colours, -1, 0), photometric="rgb", planarconfig="separate"
+    )
+    store_of(folder / "t.zarr", stack(t), "tyx")
+    store_of(folder / "cz.zarr", np.stack([channels(c)] * z, axis=1), "czyx")
+    store_of(folder / "bare.zarr", stack(z))
+    np.save(folder / "yx.npy", discs())
+    np.save(folder / "zyx.npy", stack(z))
+    for n in (1, 2, 3):
+        np.save(folder / f"yx{n}.npy", np.moveaxis(channels(n), 0, -1) if n < 3 else colours)
+    return {
+        "plain2d.tif": "YX", "plain3d.tif": "ZYX", "plain4d.tif": "TZYX", "planar.tif": "YXC",
+        "ij_t.tif": "TYX", "ij_z.tif": "ZYX", "ij_tzc.tif": "TZCYX", "TZCYX.ome.tif": "TZCYX",
+        "TYX.ome.tif": "TYX", "ZYX.ome.tif": "ZYX", "CYX.ome.tif": "CYX",
+        "TYX_sizes.ome.tif": "TYX", "ZYX_sizes.ome.tif": "ZYX", "CYX_sizes.ome.tif": "CYX",
+        "grey.png": "YX", "rgb.png": "YXC", "rgba.png": "YXC",
+        "t.zarr": "TYX", "cz.zarr": "CZYX", "bare.zarr": "ZYX",
+        "yx.npy": "YX", "zyx.npy": "ZYX", "yx1.npy": "YXC", "yx2.npy": "YXC", "yx3.npy": "YXC",
+    }  # fmt: skip
+
+
+def opened_by(reader: Callable[[str], list[Any]], path: Path) -> ImageLayer:
+    layer = Layer.create(*reader(str(path))[0])
+    layer._source = Source(path=str(path), reader_plugin="as napari sets it")
+    return layer
+
+
+@pytest.fixture
+def readers(monkeypatch: pytest.MonkeyPatch, oracle_model: Any) -> None:
+    """Both readers are known to napari; every model is the oracle."""
+    monkeypatch.setattr(store, "load", lambda name: oracle_model)
+    monkeypatch.setattr(image_reader, "show_warning", lambda text: None)
+    manager = npe2.PluginManager.instance()
+    for name in ("napari-cellwright", "napari"):
+        if name not in manager:
+            manager.register(PluginManifest.from_distribution(name))
+
+
+def answer_of(result: Result) -> Answer:
+    found_by = result.provenance
+    return Answer(
+        result.count,
+        without_channels(found_by.axes),
+        known_sizes(found_by.axes, found_by.pixel_size_um),
+        list(cells_table(result)),
+        bool(found_by.settings.get("axes_are_guessed")),
+    )
+
+
+def answer_in_viewer(layer: ImageLayer, channel: int = 0) -> Answer:
+    choices = channels_of(layer)
+    chosen = next((one for one in choices if one.index == channel), choices[0])
+    if choices[0].title == "All colours":
+        chosen = choices[0]
+    engine = EngineSettings(channel=chosen.index)
+    return answer_of(run(count_cells(source_of(layer, chosen).image, engine=engine)))
+
+
+@pytest.mark.usefixtures("readers")
+def test_every_file_is_the_same_in_viewer_command_line_and_python(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder, output = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    files = write_all(folder)
+    with pytest.raises(SystemExit) as ended:
+        main(["count", *(str(folder / name) for name in files), "--output", str(output)])
+    assert ended.value.code == 0
+    told = capfd.readouterr().err
+    for name, axes in files.items():
+        path = folder / name
+        python = answer_of(cellwright.count(path))
+        facts = json.loads((output / f"{path.stem}.json").read_text())
+        command = Answer(
+            facts["count"],
+            without_channels(facts["axes"]),
+            known_sizes(facts["axes"], facts["pixel_size_um"]),
+            list(pandas.read_csv(output / f"{path.stem}.cells.csv")),
+            bool(facts["settings"].get("axes_are_guessed")),
+        )
+        assert (facts["axes"], command) == (axes, python), name
+        expected = N_DISCS
+        for letter, n in zip(facts["axes"], facts["image_shape"], strict=True):
+            expected *= n if letter == "T" else 1
+        assert python.count == expected, name
+        assert (f"{path}: No axes are named" in told) == python.is_guessed, name
+        for reader in (image_reader.read_layers, _magic_imreader):
+            assert answer_in_viewer(opened_by(reader, path)) == python, (name, reader)
+
+
+@pytest.mark.usefixtures("readers")
+def test_files_are_described_as_they_are_read(tmp_path: Path) -> None:
+    for name in write_all(tmp_path):
+        (read,) = read_images(tmp_path / name)
+        (told,) = describe_images(tmp_path / name)
+        for fact in ("axes", "shape", "pixel_size_um", "channel_names", "notices", "source", "is_converted"):
+            assert getattr(told, fact) == getattr(read, fact), (name, fact)
+        assert told.data.dtype == read.data.dtype
+
+
+@pytest.mark.usefixtures("readers")
+def test_the_panel_tells_and_takes_axes(
+    tmp_path: Path,
+    viewer: ViewerModel,
+    qtbot: QtBot,
+    shelved: Any,
+    settled: Callable[[CountWidget], None],
+) -> None:
+    ome(tmp_path / "TYX.ome.tif", stack(N_FRAMES), "TYX", has_sizes=True)
+    np.save(tmp_path / "zyx.npy", stack(N_FRAMES))
+    widget = CountWidget(viewer)
+    qtbot.addWidget(widget)
+    (layer,) = viewer.open(tmp_path / "TYX.ome.tif", plugin="napari")
+    widget.panel.count.click()  # before the file was looked at
+    qtbot.waitUntil(lambda: widget.counted is not None)
+    settled(widget)
+    assert widget.panel.number.text() == str(N_DISCS * N_FRAMES)
+    assert widget.panel.understood.text() == "As the file tells: 5 frames in time; 0.65 µm a pixel"
+    assert "guessed" not in widget.panel.details.text()
+    box = widget.panel.axes
+    assert [box.itemData(place) for place in range(box.count())] == ["TYX", "ZYX", "CYX", "YXC"]
+    box.setCurrentIndex(1)
+    box.activated.emit(1)
+    assert widget.panel.understood.text() == "As chosen: 5 slices in z, linked; 0.65 µm a pixel"
+    assert widget.panel.message.text().startswith("The axes are changed")
+    widget.panel.count.click()
+    settled(widget)
+    assert widget.panel.number.text() == str(N_DISCS)
+    recipe = recipe_of(widget.counted.result)
+    assert "--axes ZYX" in as_command(recipe)
+    (guessed,) = viewer.open(tmp_path / "zyx.npy", plugin="napari")
+    qtbot.waitUntil(lambda: "Guessed" in widget.panel.understood.text())
+    widget.panel.count.click()
+    settled(widget)
+    assert widget.panel.details.text().startswith("axes guessed: ZYX, 5 slices in z")
+    viewer.layers.selection.active = layer
+    assert widget.panel.understood.text().startswith("As chosen")
+    assert guessed.metadata == {}
+
+
+@pytest.mark.usefixtures("readers")
+def test_a_channel_that_is_a_layer_is_repeated_as_that_channel(tmp_path: Path, viewer: ViewerModel) -> None:
+    ome(tmp_path / "CYX.ome.tif", channels(2), "CYX")
+    layers = viewer.open(tmp_path / "CYX.ome.tif", plugin="napari-cellwright")
+    assert [layer.name for layer in layers] == ["CYX.ome DAPI", "CYX.ome GFP"]
+    result = run(count_cells(source_of(layers[1]).image))
+    recipe = recipe_of(result)
+    assert (recipe.axes, recipe.engine.channel) == ("CYX", 1)
+    assert cellwright.count(recipe.image, axes=recipe.axes, engine=recipe.engine).count == result.count
+
+
+@pytest.mark.usefixtures("readers")
+def test_what_another_reader_shows_otherwise_is_told(tmp_path: Path) -> None:
+    colormap = np.stack([np.arange(255, -1, -1, dtype=np.uint16) * 257] * 3)
+    path = tmp_path / "palette.tif"
+    tifffile.imwrite(path, discs(), photometric="palette", colormap=colormap, metadata=None)
+    assert image_of(opened_by(image_reader.read_layers, path)).notices == ()
+    (notice,) = image_of(opened_by(_magic_imreader, path)).notices
+    assert notice.startswith("The file holds places in a palette")
+    cut = opened_by(_magic_imreader, path)
+    cut.data = cut.data[:30]
+    (notice,) = image_of(cut).notices
+    assert notice.startswith("The layer is not the image of shape (40, 56) that its file holds")
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes"),
+    [
+        ((1, 1, 5, 40, 56), "ZCTYX"),  # axes of length one that the file does not have
+        ((5, 40, 56), "TYX"),
+    ],
+)
+def test_axes_of_length_one_come_and_go(tmp_path: Path, shape: tuple[int, ...], axes: str) -> None:
+    ome(tmp_path / "a.ome.tif", stack(N_FRAMES), "TYX", has_sizes=True)
+    known = understand(
+        np.zeros(shape), "a", ArrayFacts(), map(FilePart, describe_images(tmp_path / "a.ome.tif"))
+    )
+    assert known.axes_from == "file"
+    assert sorted(known.image.axes) == sorted(axes)
+    assert known.image.axes.endswith("TYX")
+    assert known.image.known_sizes_um == {"Y": 0.65, "X": 0.65}
