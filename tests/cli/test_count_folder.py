@@ -61,6 +61,47 @@ def test_measurements_come_along(cli, oracle, plate, tmp_path):
     assert cells.filter(like="intensity_mean").notna().all(axis=None)
 
 
+def test_markers_and_regions_of_each_image_come_along(cli, oracle, plate, tmp_path, blobs):
+    for name in ("A01_s1", "A01_s2", "B02_s1"):
+        mask = np.zeros(blobs.labels.shape, np.uint8)
+        mask[:, : 100 if name == "A01_s1" else None] = 1
+        tifffile.imwrite(tmp_path / f"{name}_mask.tif", mask)
+    inside = int((np.rint(blobs.points[:, 1]) < 100).sum())
+    command = ("count", plate, "--output", tmp_path / "out", "--positive", "0>100", "--mask")
+    done = cli(*command, tmp_path / "{name}_mask.tif", "--json")
+    assert done.code == 0, done.err
+    assert [json.loads(line)["count"] for line in done.out.splitlines()] == [inside, len(blobs), len(blobs)]
+    summary = pandas.read_csv(tmp_path / "out" / "summary.csv")
+    assert list(summary["count_ch0+"]) == [inside, len(blobs), len(blobs)]
+    tifffile.imwrite(tmp_path / "A01_s1_mask.tif", np.ones(blobs.labels.shape, np.uint8))
+    again = cli(*command, tmp_path / "{name}_mask.tif", "--json")
+    rows = [json.loads(line) for line in again.out.splitlines()]
+    assert {row["image"].rpartition("/")[2]: row["counted_before"] for row in rows} == {
+        "A01_s2.tif": True,
+        "B02_s1.tif": True,
+        "A01_s1.tif": False,
+    }
+    assert all(row["count"] == len(blobs) for row in rows)
+
+
+def test_movies_are_tracked_and_tracked_anew(cli, oracle, tmp_path, draw_blobs):
+    one = draw_blobs((60, 60)).image
+    (tmp_path / "movies").mkdir()
+    movie = np.stack([np.roll(one, step, axis=1) * 60_000 for step in (0, 2)]).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "movies" / "a.tif", movie, photometric="minisblack")
+    command = ("count", tmp_path / "movies", "--axes", "TYX", "--track", "--output", tmp_path / "out")
+    done = cli(*command, "--report", tmp_path / "report.html")
+    assert done.code == 0, done.err
+    summary = pandas.read_csv(tmp_path / "out" / "summary.csv")
+    assert 2 * summary["tracks"][0] == summary["count"][0] > 4
+    assert (tmp_path / "report.html").exists()
+    table = tmp_path / "out" / "a_RES" / "res_track.txt"
+    before = table.read_text()
+    (tmp_path / "out" / "a.cells.csv").unlink()
+    assert "earlier" not in cli(*command).out  # what is not whole is made anew
+    assert table.read_text() == before
+
+
 def test_folders_need_an_output_beside_them(cli, oracle, plate):
     assert "with --output" in cli("count", plate).err
     assert "name it with --output" in cli("count", plate, "--watch").err
@@ -84,6 +125,25 @@ def test_new_images_are_counted_while_it_watches(cli, oracle, plate, tmp_path, m
     assert looks[2] == 3
     assert looks[-1] == 4
     assert done.out.count("C03_s1") == 1
+
+
+def test_a_plate_of_ome_zarr_is_a_folder(cli, oracle, tmp_path, blobs):
+    root = zarr.open_group(tmp_path / "screen.zarr", mode="w", zarr_format=2)
+    root.attrs["plate"] = {"wells": [{"path": "A/1"}, {"path": "B/2"}]}
+    for well in ("A/1", "B/2"):
+        root.create_group(well).attrs["well"] = {"images": [{"path": "0"}]}
+        field = root.create_group(f"{well}/0")
+        field.create_array("0", data=(blobs.image * 200).astype(np.uint8))
+        field.attrs["multiscales"] = [{"datasets": [{"path": "0"}], "axes": ["y", "x"]}]
+    done = cli("count", tmp_path / "screen.zarr", "--output", tmp_path / "out", "--xlsx")
+    assert done.code == 0, done.err
+    summary = pandas.read_excel(tmp_path / "out" / "summary.xlsx")
+    assert list(summary["well"]) == ["A1", "B2"]
+    assert list(summary["count"]) == [len(blobs)] * 2
+    assert (tmp_path / "out" / "screen#B_2_0.labels.tif").exists()
+    assert (
+        "must not go into" in cli("count", tmp_path / "screen.zarr", "--output", tmp_path / "screen.zarr").err
+    )
 
 
 def test_a_large_image_is_counted_block_by_block(cli, oracle, tmp_path, blobs):

@@ -1,12 +1,14 @@
 """Many images: none counted twice, none lost, whatever stops the run."""
 
+import errno
 import json
 import os
 import subprocess
 import sys
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pandas
@@ -18,7 +20,9 @@ from cellwright.core.errors import WriteError
 from cellwright.core.tasks import Progress, run
 from cellwright.files.atomic import acquire_lock, write_text
 from cellwright.files.folders.image_list import list_images
+from cellwright.files.folders.results import read_outcomes
 from cellwright.files.tables import write_table
+from cellwright.inference import folder
 from cellwright.inference.folder import count_folder
 from cellwright.inference.image_count import Counted, summary_row
 
@@ -31,6 +35,8 @@ class BrightPixels:
     seen: tuple = ()
     axes: str = ""
     xlsx: bool = False
+    report: Path | None = None
+    settings: str = "as they come"
 
     def inputs(self, name):
         return ()
@@ -151,6 +157,141 @@ def test_a_folder_that_cannot_be_written_stops_at_once(images, tmp_path):
     assert counter.seen == ()
 
 
+def test_every_image_of_a_file_is_counted(images, tmp_path):
+    with tifffile.TiffWriter(images / "many.ome.tif", ome=True) as tiff:
+        for n in (1, 2, 3):
+            pixels = np.zeros((8, 9 + n), np.uint8)
+            pixels[0, :n] = 200
+            tiff.write(pixels, metadata={"axes": "YX", "Name": f"position {n}"})
+    first = BrightPixels()
+    outcomes = count(images, tmp_path / "out", first)
+    own = {name: one.row["count"] for name, one in outcomes.items() if "#" in name}
+    assert own == {f"many#position {n}": n for n in (1, 2, 3)}
+    assert (tmp_path / "out" / "many#position 2.cells.csv").exists()
+    again = BrightPixels()
+    assert all(one.was_done for one in count(images, tmp_path / "out", again).values())
+    assert again.seen == ()
+    (tmp_path / "out" / "many#position 2.cells.csv").unlink()
+    count(images, tmp_path / "out", again)
+    assert len(again.seen) == 1  # the others of the file are not counted again
+    kept = read_outcomes(tmp_path / "out")
+    assert {one.image.name: one.row["count"] for one in kept} == {
+        name: one.row["count"] for name, one in outcomes.items()
+    }
+
+
+def test_what_changes_while_it_is_counted_is_not_taken_for_done(images, tmp_path):
+    class Disturbed(BrightPixels):
+        def count(self, image):
+            if image.name == "2":
+                tifffile.imwrite(images / "2.tif", np.ones((8, 9), np.uint8))
+            return super().count(image)
+
+    outcomes = count(images, tmp_path / "out", Disturbed())
+    assert "was changed while it was counted" in outcomes["2"].error
+    assert not list((tmp_path / "out").glob("2.*"))
+    assert count(images, tmp_path / "out", BrightPixels())["2"].row["count"] == 72
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3, 4, 7])
+def test_a_full_disk_stops_the_run_and_leaves_nothing_cut(images, tmp_path, monkeypatch, nth):
+    write, n_calls = os.replace, 0
+
+    def replace(source, target):
+        nonlocal n_calls
+        n_calls += 1
+        if n_calls >= nth:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(source, target)
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "replace", replace)
+        with pytest.raises(WriteError, match="No space left on device"):
+            count(images, tmp_path / "out", BrightPixels())
+    assert not list((tmp_path / "out").rglob("*.part"))
+    whole = count(images, tmp_path / "out", BrightPixels())
+    assert sum(one.row["count"] for one in whole.values()) == 15
+
+
+def test_what_is_no_image_is_told_and_the_rest_is_done(images, tmp_path):
+    os.mkfifo(images / "pipe.tif")  # opening it would wait for ever
+    (images / "gone.tif").symlink_to(images / "nowhere.tif")
+    (images / "circle").symlink_to(images, target_is_directory=True)
+    np.save(images / "line.npy", np.zeros(7))
+    long = "ä" * 120 + " very long"
+    tifffile.imwrite(images / f"{long}.tif", np.ones((8, 9), np.uint8))
+    outcomes = count(images, tmp_path / "out", BrightPixels())
+    errors = {name: one.error for name, one in outcomes.items() if one.error}
+    assert "no file" in errors.pop("pipe")
+    assert "there is none" in errors.pop("gone")
+    assert "axes" in errors.pop("line").lower()
+    assert not errors
+    assert len(outcomes) == 9  # none twice by the link to its own folder
+    (name,) = (one for one in outcomes if one.startswith("ä"))
+    assert outcomes[name].row["count"] == 72
+    assert (tmp_path / "out" / f"{name}.cells.csv").exists()
+
+
+def test_files_of_other_settings_do_not_stay_beside_the_new_ones(images, tmp_path):
+    class Generous(BrightPixels):
+        def write(self, folder, name, image, result):
+            write_text(folder / f"{name}.txt", "more")
+            return [*super().write(folder, name, image, result), folder / f"{name}.txt"]
+
+    count(images, tmp_path / "out", Generous("1"))
+    assert len(list((tmp_path / "out").rglob("*.txt"))) == 5
+    count(images, tmp_path / "out", BrightPixels("2"))
+    assert not list((tmp_path / "out").rglob("*.txt"))
+
+
+def test_an_input_that_changed_counts_its_image_anew(images, tmp_path):
+    class WithMask(BrightPixels):
+        def inputs(self, name):
+            return (tmp_path / f"mask_{name}.tif",)
+
+    for name in "01234":
+        (tmp_path / f"mask_{name}.tif").write_text("mask")
+    count(images, tmp_path / "out", WithMask())
+    (tmp_path / "mask_3.tif").write_text("another mask")
+    again = WithMask()
+    count(images, tmp_path / "out", again)
+    assert again.seen == ("3",)
+
+
+def test_images_are_read_beside_each_other(images, tmp_path, monkeypatch):
+    both, read = Barrier(2, timeout=20), folder.read_images
+
+    def read_together(path, axes=None):
+        if path.stem in "02":
+            both.wait()  # raises where only one is read at a time
+        return read(path, axes)
+
+    monkeypatch.setattr(folder, "read_images", read_together)
+    assert not any(one.error for one in count(images, tmp_path / "out", BrightPixels()).values())
+
+
+def test_a_report_and_an_excel_file_tell_of_the_folder(images, tmp_path):
+    (images / "B7 <5>.tif").write_bytes(b"II*\0")
+    counter = BrightPixels(xlsx=True, report=tmp_path / "report.html")
+    listed = list_images([images], plate_pattern="{well}")
+    listed = [replace(one, plate={"well": f"A{n}"}) for n, one in enumerate(listed, start=1)]
+    outcomes = run(count_folder(listed, tmp_path / "out", counter, on_outcome=lambda _: None))
+    page = (tmp_path / "report.html").read_text()
+    for words in (
+        "15</span>",
+        "5 images",
+        "B7 &lt;5&gt;",
+        "Plate: cells per image",
+        "as they come",
+        "fewest",
+    ):
+        assert words in page, words
+    assert page.count("data:image/jpeg") == 5
+    table = pandas.read_excel(tmp_path / "out" / "summary.xlsx")
+    assert len(table) == len(outcomes) == 6
+    assert table["count"].sum() == 15
+
+
 KILLED = """
 import os, sys
 from pathlib import Path
@@ -166,7 +307,7 @@ def kill_later(left):
                 os.kill(os.getpid(), 9)
     sys.addaudithook(look)
 
-for moment in range(0, 400, 7):
+for moment in range(0, 400, 9):
     output = Path(sys.argv[2]) / str(moment)
     child = os.fork()
     if child == 0:
@@ -189,6 +330,7 @@ def test_a_kill_at_any_moment_loses_and_repeats_nothing(images, tmp_path):
         counter = BrightPixels()
         found = count(images, output, counter)
         assert not marked & set(counter.seen)
+        assert not list(output.rglob("*.part"))
         assert {name: one.row for name, one in found.items()} == {
             name: one.row for name, one in whole.items()
         }

@@ -337,6 +337,11 @@ class Table:
         typer.echo(f"{image:<{first}}  {model:<{second}}  {n:>7}  {seconds:>7}  {remark}".rstrip())
 
 
+def without_report(choices: CountChoices) -> CountChoices:
+    """Return the choices for each image of a folder, whose report is one of them all."""
+    return replace(choices, tables=replace(choices.tables, report=None))
+
+
 def has_folders(paths: Sequence[Path]) -> bool:
     """Return whether there is a folder of images among the paths, or a plate."""
     return any(path.is_dir() and not (is_zarr(path) and not images_inside(path)) for path in paths)
@@ -379,7 +384,8 @@ class _Outcomes:
 
         if all(image.name in self._told for image in images):
             return
-        task = count_folder(images, output, RecipeCounter(choices), on_outcome=self._tell)
+        counter = RecipeCounter(without_report(choices), choices.tables.report)
+        task = count_folder(images, output, counter, on_outcome=self._tell)
         run_with_bar(task, f"{len(images)} images", stages=("earlier results", "images"))
 
     def _tell(self, outcome: "ImageOutcome") -> None:

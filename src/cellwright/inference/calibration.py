@@ -57,10 +57,19 @@ def recalibrated(result: Result, boxes: ArrayLike, counts: ArrayLike) -> Result:
     )
 
 
-def disagreement(cell_count: float, density_count: float, interval: tuple[float, float]) -> str:
+def disagreement(
+    cell_count: float, density_count: float, interval: tuple[float, float], *, has_density: bool = True
+) -> str:
     """Return a sentence for the user where a count of single cells lies outside the interval of a density.
 
     Empty where it lies inside.
+
+    Parameters
+    ----------
+    cell_count, density_count, interval
+        Of the same pixels.
+    has_density
+        Whether the density is what is shown, so that it can be calibrated at once.
     """
     low, high = interval
     if low <= cell_count <= high:
@@ -68,7 +77,10 @@ def disagreement(cell_count: float, density_count: float, interval: tuple[float,
     relation, cause = "more", "cells perhaps fell to pieces, or are of a kind the density does not know"
     if cell_count < low:
         relation, cause = "fewer", "cells that touch were perhaps taken for one"
+    advice = "Calibrate it by a few boxes"
+    if not has_density:
+        advice = "Count with the density model again and calibrate it by a few boxes"
     return (
         f"Cell by cell there are {cell_count:.0f}, {relation} than the density's {density_count:.0f} "
-        f"({low:.0f} to {high:.0f}): {cause}. Count some boxes by hand to see which is right."
+        f"({low:.0f} to {high:.0f}): {cause}. {advice} to see which is right."
     )

@@ -20,9 +20,11 @@ from cellwright.core.data import Image, Result
 from cellwright.core.errors import ReadError, WriteError, error_line
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.folders.image_list import ListedImage
+from cellwright.files.folders.report import write_folder_report
 from cellwright.files.folders.results import (
     ImageOutcome,
     Made,
+    clear_parts,
     facts_of,
     join_tables,
     mark_done,
@@ -57,6 +59,14 @@ class Counter(Protocol[T]):
     @property
     def xlsx(self) -> bool:
         """Whether the summary is written as Excel file, too."""
+
+    @property
+    def report(self) -> Path | None:
+        """Where the report of the folder goes; None for none."""
+
+    @property
+    def settings(self) -> str:
+        """A text for the report that tells how images are counted."""
 
     def inputs(self, name: str) -> Sequence[Path]:
         """Return the files besides the image that the results of an image of this name depend on."""
@@ -110,6 +120,7 @@ def count_folder(
         The folder cannot be written, the disk is full, or another program counts into the folder.
     """
     with only_run(output):
+        clear_parts(output, images)
         known = yield from _find_done(images, output, counter, on_outcome)
         left = [index for index in range(len(images)) if index not in known]
         opened = _opened_ahead([images[index] for index in left], counter)
@@ -133,6 +144,8 @@ def count_folder(
         write_summary(output, outcomes, xlsx=counter.xlsx)
         yield Progress("table of all cells", 0, 1)
         join_tables(output, outcomes)
+        if counter.report is not None:
+            write_folder_report(counter.report, output, outcomes, counter.settings)
     return outcomes
 
 

@@ -244,6 +244,8 @@ def write_analysis(
             written.append(folder / f"{stem}.{name}.csv")
             write_csv(written[-1], table)
         write_tracks(folder / f"{stem}_RES", image, analysis)
+        if analysis.tracks is not None and analysis.result.cells.labels is not None:
+            written.append(folder / f"{stem}_RES" / "res_track.txt")
     if files.xlsx:
         settings = settings_table(analysis.result, recipe_texts(recipe))
         written.append(folder / f"{stem}.xlsx")
@@ -274,12 +276,12 @@ def tables_of(analysis: "Analysis") -> "dict[str, Any]":
 
 
 def write_tracks(folder: Path, image: Image, analysis: "Analysis") -> None:
-    """Write tracks as a folder of the Cell Tracking Challenge; one of an earlier run is replaced.
+    """Write tracks as a folder of the Cell Tracking Challenge, in place of those of an earlier count.
 
     Raises
     ------
     WriteError
-        There is a folder that was changed since or that another program wrote, or it cannot be written.
+        The folder is there already with something else in it, or cannot be written.
     """
     labels = analysis.result.cells.labels
     if analysis.tracks is None or labels is None:
@@ -296,9 +298,18 @@ def write_tracks(folder: Path, image: Image, analysis: "Analysis") -> None:
 
 @dataclass(frozen=True, slots=True)
 class RecipeCounter:
-    """Counts, measures and writes every image of a folder in the same way."""
+    """Counts, measures and writes every image of a folder in the same way.
+
+    Parameters
+    ----------
+    choices
+        Models, settings and files.
+    report
+        HTML file of the report of the folder; None for none.
+    """
 
     choices: CountChoices
+    report: Path | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -324,6 +335,12 @@ class RecipeCounter:
     def xlsx(self) -> bool:
         """Whether the summary is written as Excel file, too."""
         return self.choices.tables.xlsx
+
+    @property
+    def settings(self) -> str:
+        """A text for the report that tells how images are counted."""
+        models = {model.spec.title: model.sha256 for model in self.choices.models}
+        return json.dumps({"models": models, **asdict(self.choices.recipe)}, indent=1, default=str)
 
     def inputs(self, name: str) -> Sequence[Path]:
         """Return the files besides the image that the results of an image of this name depend on."""
@@ -382,7 +399,8 @@ def _analysis_columns(analysis: "Analysis") -> dict[str, Any]:
     columns: dict[str, Any] = {}
     if "regions" in analysis.table:
         counts = analysis.counts.groupby("region", sort=False)["count"].sum()
-        columns |= {f"count_{name}": int(n) for name, n in counts.items()}
+        if len(counts) > 1:  # that of a single one is the count
+            columns |= {f"count_{name}": int(n) for name, n in counts.items()}
     if analysis.copositive is not None:
         rows = zip(analysis.copositive["markers"], analysis.copositive["count"], strict=True)
         columns |= {f"count_{markers}": int(n) for markers, n in rows}

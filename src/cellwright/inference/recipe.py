@@ -7,7 +7,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from cellwright.core.data import Image, Result
+from cellwright.core.data import Image, Provenance, Result
 from cellwright.core.errors import ReadError, SettingsError
 from cellwright.core.tasks import Task, run
 from cellwright.files.atomic import write_text
@@ -94,27 +94,41 @@ def recipe_of(
         The result is not one of counting (it was drawn, say), or it is not known of which file.
     """
     found_by = result.provenance
-    known = dict(found_by.settings)
-    family = next((name for name in registry.FAMILIES if name in known), "")
-    if not family:
-        raise SettingsError("These cells were not counted by a model, so that no settings would repeat them.")
+    recipe = recipe_from(found_by)
     path = str(source or found_by.source)
     if not path:
         raise SettingsError(
             "It is not known from which file these cells come. Save the image, and give its path."
         )
+    return replace(
+        recipe,
+        image=path,
+        axes=dict(found_by.settings).get("source_axes") or found_by.axes,
+        analysis=analysis or AnalysisSettings(),
+        files=files or InputFiles(),
+    )
+
+
+def recipe_from(found_by: Provenance) -> Recipe:
+    """Return the models and settings of a count, for any image.
+
+    Raises
+    ------
+    SettingsError
+        The cells are not counted, but drawn, say.
+    """
+    known = dict(found_by.settings)
+    family = next((name for name in registry.FAMILIES if name in known), "")
+    if not family:
+        raise SettingsError("These cells were not counted by a model, so that no settings would repeat them.")
     engine = EngineSettings(**known["engine"])
     if known.get("source_channel") is not None:  # what was counted is one channel of the file
         engine = replace(engine, channel=known["source_channel"])
     return Recipe(
-        image=path,
         models=tuple(known.get("models", [found_by.model])),
         settings=registry.get(family).settings(**known[family]),
         engine=engine,
-        axes=known.get("source_axes") or found_by.axes,
         classifier=known.get("classifier", {}).get("reference", ""),
-        analysis=analysis or AnalysisSettings(),
-        files=files or InputFiles(),
     )
 
 

@@ -5,6 +5,7 @@ import zarr
 
 from cellwright.core.errors import ReadError, SettingsError
 from cellwright.files.folders.image_list import list_images
+from cellwright.files.images import read_image
 
 
 @pytest.fixture
@@ -62,3 +63,50 @@ def test_names_must_differ(folder):
 def test_what_is_missing_is_told(tmp_path):
     with pytest.raises(ReadError, match="there is none"):
         list_images([tmp_path / "absent.tif"])
+
+
+@pytest.fixture
+def plate(tmp_path):
+    """An OME-Zarr plate of two wells with two fields and one; a third is named and not there."""
+    root = zarr.open_group(tmp_path / "screen.zarr", mode="w", zarr_format=2)
+    wells = {"A/1": ("0", "1"), "B/02": ("0",)}
+    root.attrs["plate"] = {"wells": [{"path": path} for path in (*wells, "C/3")]}
+    for well, fields in wells.items():
+        group = root.create_group(well)
+        group.attrs["well"] = {"images": [{"path": path} for path in fields]}
+        for path in fields:
+            image = group.create_group(path)
+            image.create_array("0", data=np.ones((4, 5), np.uint8))
+            image.attrs["multiscales"] = [{"datasets": [{"path": "0"}], "axes": ["y", "x"]}]
+    return tmp_path / "screen.zarr"
+
+
+def test_the_fields_of_a_plate_are_images_with_their_wells(plate):
+    images = list_images([plate.parent])
+    assert [image.name for image in images] == [
+        "screen#A_1_0",
+        "screen#A_1_1",
+        "screen#B_02_0",
+        "screen#C_3_0",
+    ]
+    assert images[1].plate == {"well": "A1", "site": "1"}
+    assert read_image(images[2].path).shape == (4, 5)
+    with pytest.raises(ReadError):
+        read_image(images[3].path)
+
+
+def test_a_damaged_plate_is_one_image_that_tells_why(plate):
+    (plate / ".zattrs").write_text('{"plate": 3}')
+    assert [image.name for image in list_images([plate])] == ["screen"]
+
+
+def test_a_folder_that_cannot_be_read_is_listed(folder, monkeypatch):
+    iterdir = type(folder).iterdir
+
+    def refuse(path):
+        if path.name == "Plate1":
+            raise PermissionError(13, "Permission denied")
+        return iterdir(path)
+
+    monkeypatch.setattr(type(folder), "iterdir", refuse)
+    assert "Plate1/Plate1" in [image.name for image in list_images([folder])]

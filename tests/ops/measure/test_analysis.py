@@ -6,7 +6,8 @@ import pytest
 
 from cellwright.core.data import Image
 from cellwright.core.errors import SettingsError
-from cellwright.ops.measure.analysis import AnalysisInputs, analyse, nuclei_in_cells
+from cellwright.ops.measure.analysis import AnalysisInputs, analyse
+from cellwright.ops.measure.compartments import nuclei_in_cells
 from cellwright.ops.measure.filters import away_from_border, kept_rows, parse_filter
 from cellwright.ops.measure.markers import copositive_table, otsu, parse_marker
 from cellwright.ops.measure.measurement import result_of_labels
@@ -171,7 +172,47 @@ def test_cytoplasm_is_measured():
     assert analysis.table["nuclei"].tolist() == [1, 0]
     assert analysis.table["nuclei_area_um2"].tolist() == [4, 0]
     assert analysis.table["cytoplasm_intensity_mean_ch0"].tolist() == [30, 30]
+    assert analysis.table["nucleus_intensity_mean_ch0"].tolist()[0] == 100
+    assert np.isnan(analysis.table["nucleus_intensity_mean_ch0"][1])
     assert analysis.nuclei.n_without_nucleus == 1
+
+
+def test_nuclei_that_are_numbered_frame_by_frame_are_told_apart():
+    cells, nuclei = np.zeros((2, 40, 40), np.int32), np.zeros((2, 40, 40), np.int32)
+    cells[0, 2:14, 2:14], cells[1, 20:34, 20:34] = 1, 2
+    nuclei[0, 4:8, 4:8], nuclei[1, 22:30, 22:30] = 1, 1  # the larger one would take both
+    analysis = analyse(cells, Image(cells, "TYX"), inputs=AnalysisInputs(nuclei=nuclei))
+    assert analysis.table["nuclei"].tolist() == [1, 1]
+    assert analysis.nuclei.n_outside == 0
+
+
+@pytest.mark.parametrize("spacing", [(0.5, 0.5), (2.0, 0.5, 0.5)])
+def test_compartments_of_simulated_cells_are_those_drawn(draw_cells, spacing):
+    drawn = draw_cells(spacing)
+    rng = np.random.default_rng(1)
+    nuclei, truth = np.zeros_like(drawn.labels), []
+    for number, centre in enumerate(np.rint(drawn.centres).astype(int), start=1):
+        n = int(rng.integers(0, 3))
+        for step in range(n):  # blocks of known size about the centre
+            place = tuple(slice(c - 1, c + 1) for c in centre[:-1])
+            nuclei[(*place, slice(centre[-1] - 4 + 5 * step, centre[-1] - 1 + 5 * step))] = 2 * number + step
+        truth.append(n)
+    block = 2 ** (len(spacing) - 1) * 3
+    settings = AnalysisSettings(measure=("intensity_mean", "intensity_sum"))
+    table = analyse(drawn.labels, drawn.image, settings, AnalysisInputs(nuclei=nuclei)).table
+    assert table["nuclei"].tolist() == truth
+    name = f"nuclei_area_um{len(spacing)}"
+    np.testing.assert_allclose(table[name], np.array(truth) * block * np.prod(spacing))
+    for channel in (0, 1):
+        pixels = drawn.image.data[channel].astype(float)
+        for row in range(len(truth)):
+            cell = drawn.labels == row + 1
+            for part, where in (("nucleus", cell & (nuclei > 0)), ("cytoplasm", cell & (nuclei == 0))):
+                if where.any():
+                    found = table[f"{part}_intensity_sum_ch{channel}"][row]
+                    assert found == pixels[where].sum()
+                    found = table[f"{part}_intensity_mean_ch{channel}"][row]
+                    assert found == pytest.approx(pixels[where].mean(), rel=1e-12)
 
 
 def test_a_ring_stands_for_the_cytoplasm_of_nuclei():

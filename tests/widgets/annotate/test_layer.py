@@ -210,3 +210,17 @@ def test_undo_of_napari_takes_back_nothing_behind_the_session(two: AnnotationLay
     layer.redo()
     assert 7 not in layer.data
     assert session.ids().tolist() == [1, 2]
+
+
+def test_features_tell_the_classes_that_tables_and_files_read(two: AnnotationLayer) -> None:
+    layer, session = two.layer, two.session
+    session.set_class(2, 1)
+    assert layer.features["class"].tolist() == ["", "", "2"]
+    session.set_class_names(("red", "white"))
+    assert layer.features["class"].tolist() == ["", "", "white"]
+    new = session.split_line(2, [[0, 35], [59, 35]])
+    assert layer.features.loc[list(new), "class"].tolist() == ["white"]
+    session.undo()
+    session.undo()
+    session.undo()
+    assert layer.features["class"].iloc[2] == ""

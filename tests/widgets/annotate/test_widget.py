@@ -292,6 +292,20 @@ def test_the_cheat_sheet_opens_and_closes(widget: AnnotateWidget) -> None:
     assert not sheet.isVisible()
 
 
+def test_where_the_keys_work_is_told(widget: AnnotateWidget, blobs: Any) -> None:
+    image = widget.viewer.add_image(blobs.image, name="blobs")
+    widget.viewer.add_labels(blobs.labels.copy(), name="cells")
+    start(widget)
+    own = widget.model.context.layer.layer
+    widget.panel.buttons["grow"].click()
+    told = widget.panel.hint.text()
+    widget.viewer.layers.selection.active = image
+    assert widget.panel.hint.text().startswith(f"Keys do nothing here: choose the layer {own.name!r}")
+    assert widget.viewer.status == widget.panel.hint.text()
+    widget.viewer.layers.selection.active = own
+    assert widget.panel.hint.text() == told
+
+
 def test_a_counted_layer_that_is_annotated_keeps_where_it_came_from(
     viewer: ViewerModel, annotate_widget: AnnotateWidget
 ) -> None:

@@ -242,6 +242,7 @@ def test_cells_and_density_that_disagree_are_told(
     counted.panel.count.click()
     settled(counted)
     assert counted.panel.number.text() == str(len(blobs))
+    assert "Count with the density model again and calibrate it" in counted.panel.message.text()
     assert f"there are {len(blobs)}, fewer than the density's 320" in counted.panel.message.text()
     assert [layer.name for layer in viewer.layers] == ["blobs", "blobs density", "blobs labels"]
     viewer.add_image(blobs.image, name="another")

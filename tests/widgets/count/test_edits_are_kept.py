@@ -3,17 +3,20 @@
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from napari.components import ViewerModel
 from napari.layers import Labels, Layer, Points, Shapes
+from pytestqt.qtbot import QtBot
 
 from cellwright.core.data import Image, Result
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.shared.edited_layers import ASKED, is_edited
-from cellwright.widgets.shared.layer_io import Source, place, prepare, remove, show, source_of
+from cellwright.widgets.shared.layer_io import Source, hidden_for, place, prepare, remove, show, source_of
 
 ALL = ("Labels", "Points", "Shapes")
 N_SEQUENCES, N_STEPS = 4, 12
@@ -265,6 +268,32 @@ def test_ticks_show_no_second_layer_of_edited_cells(
     assert [layer.name for layer in viewer.layers] == ["blobs", "blobs labels", "blobs points"]
 
 
+def test_what_another_family_found_is_kept_out_of_sight(viewer: ViewerModel, result_of: ResultOf) -> None:
+    source = source_of(viewer.add_image(np.zeros((40, 60)), name="a"))
+
+    def found_by(family: str, n: int) -> Layer:
+        result = result_of(source.image, numbered(n))
+        own = replace(result.provenance, model=family, settings={family: {}})
+        return show(viewer, replace(result, provenance=own), source)["Labels"]
+
+    flow, query = found_by("flow", 2), found_by("query", 3)
+    assert (flow.visible, query.visible, flow.data.max(), query.data.max()) == (False, True, 2, 3)
+    assert hidden_for(viewer, {"Labels": query}) == [flow.name]
+    query.visible = False  # by the user, which a slider respects
+    assert found_by("query", 3) is query
+    assert (flow.visible, query.visible) == (False, False)
+    assert found_by("flow", 4) is flow
+    assert (flow.visible, query.visible, flow.data.max(), query.data.max()) == (True, False, 4, 3)
+    assert len(viewer.layers) == 3
+
+
+def numbered(n: int) -> Any:
+    labels = np.zeros((40, 60), np.int32)
+    for number in range(n):
+        labels[2:9, 2 + 10 * number : 9 + 10 * number] = number + 1
+    return labels
+
+
 def test_what_was_asked_for_comes_no_more_once_its_image_is_gone(
     viewer: ViewerModel, widget: CountWidget, blobs: Any, settled: Settled
 ) -> None:
@@ -294,3 +323,24 @@ def test_cells_added_by_click_stay_when_the_next_count_comes(
     assert clicked.data.max() == 4
     remove(viewer, source.key)
     assert clicked in viewer.layers
+
+
+def test_the_saved_table_is_that_of_the_cells_as_they_are_now(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, settled: Settled, qtbot: QtBot, tmp_path: Path
+) -> None:
+    labels = counted(viewer, widget, blobs, settled)
+    n = int(labels.data.max())
+    labels.data_setitem(tuple(np.nonzero(labels.data == 1)), 0)
+    labels.data_setitem((np.array([0, 0]), np.array([0, 1])), n + 1)
+    widget.save.start(tmp_path / "cells.csv")
+    qtbot.waitUntil(lambda: widget.save.job is None)
+    table = pd.read_csv(tmp_path / "cells.csv")
+    assert table["label"].tolist() == list(range(2, n + 2))
+    assert table["area_px"].iloc[-1] == 2
+    assert table["edited"].tolist() == [False] * (n - 1) + [True]
+    assert table["score"].isna().tolist() == table["edited"].tolist()
+    widget.panel.count.click()  # stands beside it, and is what is saved then
+    settled(widget)
+    widget.save.start(tmp_path / "again.csv")
+    qtbot.waitUntil(lambda: widget.save.job is None)
+    assert pd.read_csv(tmp_path / "again.csv")["label"].tolist() == list(range(1, n + 1))

@@ -19,6 +19,7 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QCoreApplication, QEvent, Qt
 from qtpy.QtWidgets import QFileDialog, QWidget
 
+from cellwright.core.errors import ImageError
 from cellwright.core.tasks import Progress
 from cellwright.models import store
 from cellwright.ops.codecs.flow import FlowSettings
@@ -474,3 +475,36 @@ def test_an_error_goes_when_an_image_comes(viewer: ViewerModel, widget: CountWid
     assert "Select an Image layer" in widget.panel.message.text()
     viewer.add_image(blobs.image)
     assert widget.panel.message.text() == ""
+
+
+def test_layers_of_an_image_that_is_gone_stay_gone(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, qtbot: QtBot, settled: Settled
+) -> None:
+    viewer.add_image(blobs.image, name="blobs")
+    count(widget, qtbot, settled)
+    widget.panel.outputs["Points"].setChecked(True)
+    viewer.layers.clear()  # while the points are made
+    settled(widget)
+    assert list(viewer.layers) == []
+    widget.panel.outputs["Shapes"].setChecked(True)
+    settled(widget)
+    assert list(viewer.layers) == []
+
+
+def test_an_error_goes_with_its_cause(viewer: ViewerModel, widget: CountWidget, blobs: Any) -> None:
+    viewer.add_image(np.stack([blobs.image] * 5), axis_labels=("t", "y", "x"))
+    panel = widget.panel
+    changes = (
+        lambda: setattr(viewer.dims, "ndisplay", 5 - viewer.dims.ndisplay),
+        lambda: panel.device.activated.emit(0),
+        lambda: panel.engine.changed.emit(),
+        lambda: viewer.add_points(np.zeros((1, 3))),
+    )
+    for change in changes:
+        widget.model.fail(ImageError("The image is out of sight."))
+        assert panel.message.text() == "The image is out of sight."
+        change()
+        assert panel.message.text() == "", change
+    widget.model.tell("Saved.")
+    viewer.layers.clear()
+    assert panel.message.text() == "Saved."  # no error

@@ -154,6 +154,86 @@ def test_cut_offs_filter_what_is_counted(panel: ResultsWidget) -> None:
     assert view.filter.text() == ""
 
 
+def test_images_that_lie_elsewhere_are_not_measured(panel: ResultsWidget, read: Read) -> None:
+    labels = panel.viewer.layers["cells"].data
+    look = {"scale": (0.5, 0.5), "units": ("um", "um")}
+    panel.viewer.add_image(labels * 3.0, name="shifted", translate=(0, 4), **look)
+    panel.view.others.item(0).setCheckState(Qt.CheckState.Checked)
+    panel.viewer.add_image(labels * 4.0, name="later", **look)  # a tick stays while layers come
+    assert panel.view.others.item(1).checkState() == Qt.CheckState.Checked
+    measure(panel, read, "intensity")
+    assert "does not lie upon 'squares'" in panel.view.message.text()
+    assert panel.model.measured is None
+    panel.viewer.layers["shifted"].translate = (0, 0)
+    measure(panel, read, "intensity")
+    assert panel.view.message.text() == ""
+    assert panel.model.table["intensity_mean_shifted"].tolist() == [3, 6, 9, 12]
+
+
+def test_layers_are_channels_with_markers_of_their_own(panel: ResultsWidget, read: Read) -> None:
+    labels = panel.viewer.layers["cells"].data
+    for name, bright in (("cd3", (1, 2)), ("cd8", (2, 3))):
+        image = np.isin(labels, bright) * 50.0
+        panel.viewer.add_image(image, name=name, scale=(0.5, 0.5), units=("um", "um"))
+    for place in (0, 1):
+        panel.view.others.item(place).setCheckState(Qt.CheckState.Checked)
+    measure(panel, read, "intensity")
+    assert panel.model.marker_channels == ["ch0", "cd8", "cd3"]
+    for name in ("cd3", "cd8"):
+        panel.model.set_marker(name, is_on=True)
+    found = panel.model.copositive()
+    counts = dict(zip(found["markers"], found["count"], strict=True))
+    assert counts == {"cd8+ cd3+": 1, "cd8+ cd3-": 1, "cd8- cd3+": 1, "cd8- cd3-": 1}
+
+
+def test_nuclei_in_cells(panel: ResultsWidget, read: Read) -> None:
+    nuclei = np.zeros((64, 64), np.int32)
+    nuclei[4:6, 4:6], nuclei[8:10, 8:10], nuclei[32:35, 7:10], nuclei[20:23, 50:53] = 5, 6, 7, 8
+    layer = panel.viewer.add_labels(nuclei, name="nuclei", scale=(0.5, 0.5), units=("um", "um"))
+    panel.view.layer.setCurrentIndex(panel.view.layer.findText("cells"))
+    panel.view.layer.activated.emit(panel.view.layer.currentIndex())
+    panel.view.nuclei.setCurrentIndex(panel.view.nuclei.findText("nuclei"))
+    measure(panel, read, "intensity")
+    table = panel.model.table
+    assert table["nuclei"].tolist() == [2, 1, 0, 0]
+    assert table["nuclei_area_um2"].tolist() == [2, 2.25, 0, 0]
+    assert table["nucleus_intensity_sum_ch0"].tolist()[:2] == [80, 180]
+    assert table["cytoplasm_intensity_sum_ch0"].tolist() == [920, 1100, 1080, 640]
+    assert panel.view.line.text().endswith("2 without nucleus · 1 nuclei in no cell")
+    assert panel.model.analysis().nuclei.n_without_nucleus == 2
+    panel.model.set_conditions("area_px > 20")
+    assert "1 without nucleus" in panel.view.line.text()
+    layer.data_setitem((np.array([42]), np.array([42])), 9)  # a nucleus painted into the third cell
+    read(panel)
+    assert panel.model.table["nuclei"].tolist() == [2, 1, 1, 0]
+    panel.viewer.layers.remove(layer)
+    read(panel)
+    assert "nuclei" not in panel.model.table
+
+
+def test_a_ring_is_taken_for_the_cytoplasm_of_nuclei(panel: ResultsWidget, read: Read) -> None:
+    panel.view.cytoplasm.setValue(3)
+    measure(panel, read, "intensity")
+    assert panel.model.table["cytoplasm_intensity_max_ch0"].tolist() == [0, 0, 0, 0]
+    assert panel.model.settings.cytoplasm_px == 3
+    found = analyse(
+        panel.viewer.layers["cells"].data,
+        Image(panel.viewer.layers["squares"].data, "YX", (0.5, 0.5)),
+        panel.model.settings,
+    ).table
+    name = "cytoplasm_intensity_std_ch0"
+    assert panel.model.table[name].tolist() == found[name].tolist()
+
+
+def test_nuclei_of_other_pixels_are_refused(panel: ResultsWidget, read: Read) -> None:
+    panel.viewer.add_labels(np.ones((30, 30), np.int32), name="small", scale=(0.5, 0.5))
+    panel.view.layer.setCurrentIndex(panel.view.layer.findText("cells"))
+    panel.view.layer.activated.emit(panel.view.layer.currentIndex())
+    panel.view.nuclei.setCurrentIndex(panel.view.nuclei.findText("small"))
+    measure(panel, read)
+    assert "must be labels of the pixels of 'cells'" in panel.view.message.text()
+
+
 def test_a_plot_is_made_when_it_is_shown(panel: ResultsWidget) -> None:
     view = panel.view
     assert view.made_plots == []
@@ -195,6 +275,10 @@ def test_a_strip_and_boxes(viewer: ViewerModel, qtbot: QtBot, squares: Any, read
     panel.view.plot_kind.setCurrentIndex(2)
     panel.view.strip.frame_clicked.emit(2)
     assert viewer.dims.current_step[0] == 2
+    assert panel.view.strip._here.value() == 2
+    viewer.dims.set_current_step(0, 1)  # the mark follows the viewer
+    assert panel.view.strip._here.value() == 1
+    assert panel.view.strip._bars.opts["height"].tolist() == [4, 4, 2]
     panel.view.plot_kind.setCurrentIndex(3)
     assert "Median" in panel.view.plot_hint.text()
 

@@ -143,6 +143,8 @@ def test_volumes_over_time_are_tracked(viewer: ViewerModel, qtbot: QtBot, read: 
 
 def test_a_single_plane_has_no_tracks(panel: ResultsWidget) -> None:
     assert not panel.view.tracks.track.isEnabled()
+    titles = [panel.view.tabs.tabText(at) for at in range(panel.view.tabs.count())]
+    assert not panel.view.tabs.isTabVisible(titles.index("Tracks"))
     assert "time series" in panel.view.tracks.summary.text()
     panel.view.tracks.save_lineages.click()
     assert "no tracks yet" in panel.view.message.text()

@@ -12,18 +12,25 @@
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from PIL import Image as Picture
 
-from cellwright.core.data import Image, Result
-from cellwright.core.errors import WriteError
+from cellwright.core.data import Cells, Image, Provenance, Result
+from cellwright.core.errors import ReadError, WriteError
 from cellwright.files.atomic import acquire_lock, atomic_write, make_folder, write_text
 from cellwright.files.folders.image_list import ListedImage
+from cellwright.files.images import read_image
+from cellwright.files.regions import read_label_image
 from cellwright.files.report import outlined
 from cellwright.files.tables import write_xlsx
+from cellwright.ops.labels import measure, relabel
+
+if TYPE_CHECKING:
+    import pandas
 
 KEPT = ".cellwright"
 SUMMARY = "summary.csv"
@@ -194,6 +201,57 @@ def write_thumbnail(output: Path, name: str, image: Image, result: Result) -> No
         picture.save(part, "JPEG", quality=JPEG_QUALITY, subsampling=0)
 
 
+def read_result(output: Path, name: str, image: Image) -> Result:
+    """Return what was found in an image, as its files tell: labels, else points and boxes, or a density.
+
+    Cells whose labels were changed since are measured anew; how sure the model was is no longer known then.
+
+    Raises
+    ------
+    ReadError
+        A file is missing, damaged or belongs to another image.
+    """
+    provenance = _read_provenance(output / f"{name}.json")
+    density = output / f"{name}.density.tif"
+    n_axes = len(image.label_axes)
+    if density.exists():
+        values = read_image(density).read().astype(np.float32)
+        return Result(float(values.sum()), Cells.empty(n_axes), provenance, maps={"density": values})
+    table = _read_cells(output / f"{name}.cells.csv")
+    labels = output / f"{name}.labels.tif"
+    if labels.exists():
+        pixels = read_label_image(labels, image)
+        areas, points, boxes = measure(relabel(pixels))
+        scores = np.ones(len(areas), np.float32)
+        if len(table) == len(scores):
+            scores = table["score"].to_numpy(np.float32)
+        return Result(float(len(areas)), Cells(points, boxes, scores, areas, relabel(pixels)), provenance)
+    points = table[list(image.label_axes.lower())].to_numpy(np.float32)
+    boxes = np.stack([points, points + 1], axis=1)
+    for place, axis in enumerate(image.label_axes.lower()):
+        if f"box_{axis}0" in table:
+            boxes[:, :, place] = table[[f"box_{axis}0", f"box_{axis}1"]].to_numpy(np.float32)
+    scores = table["score"].to_numpy(np.float32)
+    return Result(float(len(table)), Cells(points, boxes, scores, np.ones_like(scores)), provenance)
+
+
+def _read_provenance(path: Path) -> Provenance:
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        return Provenance(**{item.name: told[item.name] for item in fields(Provenance)})
+    except (OSError, ValueError, KeyError) as error:
+        raise ReadError(f"Expected {path} as a count has written it; got: {error}. Count again.") from error
+
+
+def _read_cells(path: Path) -> "pandas.DataFrame":
+    import pandas
+
+    try:
+        return pandas.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise ReadError(f"Expected the table {path}; got: {error}. Count again.") from error
+
+
 def summary_rows(outcomes: Sequence[ImageOutcome]) -> list[dict[str, Any]]:
     """Return the rows of the summary: name, plate, count, interval, classes, and what failed."""
     rows = []
@@ -239,19 +297,23 @@ def join_tables(output: Path, outcomes: Sequence[ImageOutcome]) -> None:
 
     tables = {one.image.name: output / f"{one.image.name}.cells.csv" for one in outcomes if not one.error}
     found = [(name, path) for name, path in tables.items() if path.exists()]
-    columns = dict.fromkeys(name for _, path in found for name in pandas.read_csv(path, nrows=0).columns)
-    if not columns:
+    is_text: dict[str, bool] = {}
+    for _, path in found:
+        for column, kind in pandas.read_csv(path, low_memory=False).dtypes.items():
+            is_text[str(column)] = is_text.get(str(column), False) or kind.kind not in "iufb"
+    if not is_text:
         return
-    texts = {"class", "image"}
-    schema = pyarrow.schema(
-        [(name, pyarrow.string() if name in texts else pyarrow.float64()) for name in ["image", *columns]]
-    )
+    kinds = {name: pyarrow.string() if text else pyarrow.float64() for name, text in is_text.items()}
+    schema = pyarrow.schema([("image", pyarrow.string()), *kinds.items()])
     with (
         atomic_write(output / "cells.parquet") as part,
         pyarrow.parquet.ParquetWriter(part, schema) as writer,
     ):
         for name, path in found:
-            table = pandas.read_csv(path).reindex(columns=list(columns))
+            table = pandas.read_csv(path, low_memory=False).reindex(columns=list(is_text))
+            table = table.astype(
+                {column: "string" if text else "float64" for column, text in is_text.items()}
+            )
             table.insert(0, "image", name)
             writer.write_table(pyarrow.Table.from_pandas(table, schema, preserve_index=False))
 
@@ -267,6 +329,15 @@ def check_output(output: Path, paths: Sequence[Path]) -> None:
     inside = [path for path in paths if output.resolve().is_relative_to(path.resolve())]
     if inside:
         raise WriteError(f"Results must not go into {inside[0]}, which is counted. Name another folder.")
+
+
+def clear_parts(output: Path, images: Sequence[ListedImage]) -> None:
+    """Remove the temporary files that a killed run has left; call it where no other one can write."""
+    folders = {Path(), *(Path(one.name).parent for one in images)}
+    for folder in folders:
+        for path in (*(output / folder).glob(".*.part"), *(output / KEPT / folder).glob(".*.part")):
+            with suppress(OSError):
+                path.unlink()
 
 
 @contextmanager

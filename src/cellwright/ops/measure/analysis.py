@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 from cellwright.core.data import ArrayLike, Image, Labels, Result
 from cellwright.core.errors import AxesError, SettingsError
 from cellwright.core.tasks import Progress, Task, run
-from cellwright.ops.measure.blocks import cropped, spatial_ndim
+from cellwright.ops.measure.blocks import spatial_ndim
 from cellwright.ops.measure.cells_table import cells_table, class_counts, class_names
-from cellwright.ops.measure.columns import COLUMNS, keys_of
-from cellwright.ops.measure.features import CORRECTED, rings
+from cellwright.ops.measure.compartments import NucleiInCells, compartments_task
 from cellwright.ops.measure.filters import away_from_border, kept_rows, parse_filter
 from cellwright.ops.measure.markers import (
     add_positive,
@@ -35,7 +34,6 @@ from cellwright.ops.measure.measurement import (
     as_image,
     is_volumetric,
     label_axes,
-    measure_labels,
     measure_result,
     pixel_sizes,
     result_of_labels,
@@ -48,75 +46,6 @@ if TYPE_CHECKING:
     import pandas
 
 MICROMETRES_PER_MM = 1000.0
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class NucleiInCells:
-    """What two label images of the same pixels tell of each other.
-
-    Parameters
-    ----------
-    nuclei_per_cell : (n_cells,)
-        Nuclei of which the cell covers half or more.
-    nuclear_pixels : (n_cells,)
-        Pixels of the cell that are nucleus.
-    cell_of : (n_nuclei,)
-        The cell each nucleus lies in; 0 is none.
-    cytoplasm
-        Labels of the cells without their nuclei.
-    """
-
-    nuclei_per_cell: NDArray[np.int64]
-    nuclear_pixels: NDArray[np.int64]
-    cell_of: NDArray[np.int32]
-    cytoplasm: Labels
-
-    @property
-    def n_without_nucleus(self) -> int:
-        """Number of cells without a nucleus."""
-        return int((self.nuclei_per_cell == 0).sum())
-
-    @property
-    def n_outside(self) -> int:
-        """Number of nuclei in no cell."""
-        return int((self.cell_of == 0).sum())
-
-
-def nuclei_in_cells(nuclei: Labels, cells: Labels) -> NucleiInCells:
-    """Return which nucleus lies in which cell: the one that covers most of it, if that is half of it or more.
-
-    Parameters
-    ----------
-    nuclei, cells : int, of one shape
-        0 is background; numbers from 1 on.
-
-    Raises
-    ------
-    SettingsError
-        The shapes differ.
-    """
-    if nuclei.shape != cells.shape:
-        raise SettingsError(
-            f"Nuclei and cells must be labels of one shape; got {nuclei.shape} and {cells.shape}. Choose the "
-            "labels of the same image."
-        )
-    n_nuclei, n_cells = int(nuclei.max(initial=0)), int(cells.max(initial=0))
-    areas = np.bincount(nuclei.ravel(), minlength=n_nuclei + 1)
-    both = (nuclei > 0) & (cells > 0)
-    pairs = nuclei[both].astype(np.int64) * (n_cells + 1) + cells[both]
-    keys, shared = np.unique(pairs, return_counts=True)
-    nucleus, cell = np.divmod(keys, n_cells + 1)
-    cell_of = np.zeros(n_nuclei + 1, np.int32)
-    order = np.argsort(shared, kind="stable")  # the largest share is written last
-    is_half = 2 * shared[order] >= areas[nucleus[order]]
-    cell_of[nucleus[order][is_half]] = cell[order][is_half]
-    present = np.flatnonzero(areas[1:]) + 1
-    return NucleiInCells(
-        nuclei_per_cell=np.bincount(cell_of[present], minlength=n_cells + 1)[1:],
-        nuclear_pixels=np.bincount(cell, weights=shared, minlength=n_cells + 1)[1:].astype(np.int64),
-        cell_of=cell_of[1:],
-        cytoplasm=np.where(nuclei > 0, 0, cells).astype(np.int32),
-    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -217,7 +146,11 @@ def analysis_task(
     measured = yield from measure_result(result, image, settings.measuring, inputs.others)
     for name, values in measured.items():
         table[name] = values
-    nuclei = yield from _with_compartments(table, result, image, settings, inputs)
+    compartments = yield from compartments_task(
+        result, image, settings.measuring.measure, inputs.nuclei, settings.cytoplasm_px, inputs.others
+    )
+    for name, values in compartments.columns.items():
+        table[name] = values
     regions = inputs.regions or RegionSet(rule=settings.region_rule)
     regions.check(image.label_shape)
     membership = regions.membership(result.cells, result.offset)
@@ -241,7 +174,7 @@ def analysis_task(
         counts=counts_table(result, table, regions, membership[kept]),
         thresholds=thresholds,
         copositive=copositive,
-        nuclei=nuclei,
+        nuclei=compartments.nuclei,
         tracks=tracks,
         lineages=lineages,
         notices=notices,
@@ -296,52 +229,6 @@ def tracks_of(result: Result, settings: TrackSettings) -> Tracks:
             "count a single slice."
         )
     return track_cells(result.cells, axes, settings, pixel_sizes(result, len(axes) - 1))
-
-
-def _with_compartments(
-    table: "pandas.DataFrame",
-    result: Result,
-    image: Image,
-    settings: AnalysisSettings,
-    inputs: AnalysisInputs,
-) -> Task[NucleiInCells | None]:
-    """Add the columns of nuclei and cytoplasm."""
-    labels, found = result.cells.labels, None
-    if inputs.nuclei is None and not settings.cytoplasm_px:
-        return None
-    if labels is None:
-        raise SettingsError(
-            "Nuclei and cytoplasm need outlines; this model gives none. Choose another model."
-        )
-    ndim = spatial_ndim(label_axes(result), is_volume=is_volumetric(result))
-    sizes = pixel_sizes(result, ndim)
-    if inputs.nuclei is None:
-        cytoplasm = _rings_of_frames(labels, ndim, settings.cytoplasm_px, sizes)
-    else:
-        nuclei = cropped(Image(inputs.nuclei, label_axes(result)), result.offset, labels.shape)
-        found = nuclei_in_cells(np.asarray(nuclei.data), labels)
-        cytoplasm = found.cytoplasm
-        table["nuclei"] = _padded(found.nuclei_per_cell, len(table))
-        name = f"nuclei_area_um{ndim}" if sizes else "nuclei_area_px"
-        table[name] = _padded(found.nuclear_pixels, len(table)) * float(np.prod(sizes or 1.0))
-    keys = [key for key in keys_of(settings.measuring.measure, ndim) if COLUMNS[key].group == "intensity"]
-    keys = [key for key in keys if key != CORRECTED]
-    if keys:
-        columns = yield from measure_labels(cytoplasm, result, image, keys, inputs.others)
-        for name, values in columns.items():
-            table[f"cytoplasm_{name}"] = values
-    return found
-
-
-def _rings_of_frames(labels: Labels, ndim: int, width_px: float, spacing: Sequence[float]) -> Labels:
-    around = np.zeros_like(labels)
-    for index in np.ndindex(labels.shape[: labels.ndim - ndim]):
-        around[index] = rings(labels[index], labels[index], 0.0, width_px, spacing)
-    return around
-
-
-def _padded(values: NDArray[Any], n: int) -> NDArray[Any]:
-    return np.concatenate([values, np.zeros(n - len(values), values.dtype)])
 
 
 def _kept(

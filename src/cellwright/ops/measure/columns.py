@@ -2,8 +2,9 @@
 
 The command line, the panels, the files and ``docs/measurements.md`` all take them from :data:`COLUMNS`. A
 column that exists for each channel has the channel at its end (``intensity_mean_ch0``), one of the
-cytoplasm starts with ``cytoplasm_``. Lengths are in micrometres where the pixel size is known (``_um``),
-else in pixels (``_px``); the same for areas (``_um2``) and volumes (``_um3``).
+cytoplasm or of the nuclear part starts with ``cytoplasm_`` or ``nucleus_``. Lengths are in micrometres where
+the pixel size is known (``_um``), else in pixels (``_px``); the same for areas (``_um2``) and volumes
+(``_um3``).
 """
 
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ GROUPS = {
 }
 MEASURED = ("shape", "intensity", "neighbours")  # the groups that are measured on request
 
+PARTS = ("cytoplasm", "nucleus")  # of a cell, whose intensities are measured by themselves
 UNITS = {"px": "px", "um": "µm", "um2": "µm²", "um3": "µm³", "deg": "°", "s": "s"}
 LENGTH_UNITS = ("px", "um")
 
@@ -293,11 +295,12 @@ def describe(name: str) -> Column:
     >>> describe("intensity_mean_ch1").title, describe("area_um2").unit
     ('Mean ch1', 'µm²')
     """
-    plain = name.removeprefix("cytoplasm_")
-    column = _described(plain)
-    if plain == name:
-        return replace(column, name=name)
-    return replace(column, name=name, title=f"Cytoplasm {column.title.lower()}", group="compartments")
+    for part in PARTS:
+        if name.startswith(f"{part}_"):
+            column = _described(name.removeprefix(f"{part}_"))
+            title = f"{part.capitalize()} {column.title.lower()}"
+            return replace(column, name=name, title=title, group="compartments")
+    return replace(_described(name), name=name)
 
 
 def _described(name: str) -> Column:

@@ -213,7 +213,9 @@ class AnnotationLayer:
         if self._is_direct:
             self._recolour(before ^ self._fresh)
         self.redraw(edited.boxes)
-        if not self.layer.visible:
+        if self._has_classes:
+            self._write_classes(edited.numbers)
+        elif not self.layer.visible:
             self.layer.events.features()  # nothing was drawn that would tell tables of the edit
 
     def _on_reviewed(self, numbers: tuple[int, ...]) -> None:
@@ -222,6 +224,29 @@ class AnnotationLayer:
 
     def _on_classes(self, numbers: tuple[int, ...]) -> None:
         self._recolour(numbers)
+        self._write_classes(numbers or self.session.ids().tolist())  # without numbers, names have changed
+
+    def _write_classes(self, numbers: Iterable[int]) -> None:
+        """Let the features of the layer tell the classes of some cells, as tables and files read them."""
+        names, layer = self.session.class_names, self.layer
+        features = layer.features.reindex(range(int(max(self.session.ids(), default=0)) + 1))
+        values = [""] * len(features)
+        if "class" in features:
+            values = [one if isinstance(one, str) else "" for one in features["class"].tolist()]
+        for number in numbers:
+            if number < len(values):
+                values[number] = self._class_name(number, names)
+        layer.features = features.assign(**{"class": values})
+
+    def _class_name(self, number: int, names: tuple[str, ...]) -> str:
+        if number not in self.session:
+            return ""
+        category = self.session.class_of(number)
+        if category is None:
+            return ""
+        if category < len(names):
+            return names[category]
+        return str(category + 1)  # one that has no name yet
 
     def _on_ndisplay(self, _: object = None) -> None:
         """Outlines are drawn in slices alone; in a 3D view napari warns of them."""

@@ -23,6 +23,7 @@ from cellwright.widgets.annotate.tools import CELL
 from cellwright.widgets.annotate.view import NO_REVIEW, AnnotatePanel
 from cellwright.widgets.shared.layer_io import image_of
 from cellwright.widgets.shared.messages import tell_error
+from cellwright.widgets.shared.napari_private import unwrapped
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -49,6 +50,7 @@ class AnnotateWidget(QWidget):
         self.model = AnnotateModel(napari_viewer)
         self.panel = AnnotatePanel(self)
         self._sheet: CheatSheet | None = None
+        self._is_away = False  # another layer than the annotation is active
         self._follow = QTimer(self)  # what takes a look at every cell waits until the edits pause
         self._follow.setSingleShot(True)
         self._follow.setInterval(FOLLOW_MS)
@@ -119,6 +121,20 @@ class AnnotateWidget(QWidget):
         elif self.model.context.layer.layer not in self.viewer.layers:
             self.model.finish()
             self.panel.show_message("The layer was removed; Resume brings it back.")
+        else:
+            self._tell_where_keys_work(self.model.context)
+
+    def _tell_where_keys_work(self, context: AnnotationContext) -> None:
+        """Say so while another layer is active, which takes the keys."""
+        own = context.layer.layer
+        is_active = unwrapped(self.viewer.layers.selection.active) is own
+        if not is_active:
+            self._on_told(
+                f"Keys do nothing here: choose the layer {own.name!r} or a tool, and they work again."
+            )
+        elif self._is_away:
+            self.panel.hint.setText(HINTS.get(context.tools.name, IDLE_HINT))
+        self._is_away = not is_active
 
     def _on_begin_clicked(self) -> None:
         if self.model.session is not None:

@@ -153,7 +153,7 @@ class CalibrateTool(QObject):
             if self.shapes is None:
                 self.shapes = boxes_layer(counted.request.source, counted.result)
                 self._model.viewer.add_layer(self.shapes)
-            self.shapes.events.data.connect(self._show_rows)
+            self.shapes.events.data.connect(self._on_boxes_changed)
         self._model.viewer.layers.selection.active = self.shapes
         self.shapes.mode = "add_rectangle"
         self.form.setVisible(True)
@@ -173,7 +173,7 @@ class CalibrateTool(QObject):
             self.end()
             return
         self._keep_counts()
-        shapes.events.data.disconnect(self._show_rows)
+        shapes.events.data.disconnect(self._on_boxes_changed)
         self.shapes = None
         self.form.setVisible(False)
 
@@ -204,6 +204,10 @@ class CalibrateTool(QObject):
                 "Calibration corrects a density; there is none yet. Count with a density model first."
             )
         return counted
+
+    def _on_boxes_changed(self, _: object = None) -> None:
+        self._model.cause_changed.emit()  # of an error that told what was missing
+        self._show_rows()
 
     def _show_rows(self, _: object = None) -> None:
         counted = self._model.outcome

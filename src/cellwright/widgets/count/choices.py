@@ -37,6 +37,7 @@ class Choices(QObject):
 
     family_changed = Signal(str)  # family of the chosen model
     layers_listed = Signal()
+    scene_changed = Signal()  # layers came or went, or the view turned to 3D or back
     image_changed = Signal()  # another image was chosen as layers came or went
     failed = Signal(object)  # CellwrightError
 
@@ -53,6 +54,8 @@ class Choices(QObject):
         events = (layers.events.inserted, layers.events.removed, layers.events.renamed)
         for emitter in (*events, layers.selection.events.active):
             emitter.connect(self.refresh_layers)
+        for emitter in (layers.events.inserted, layers.events.removed, viewer.dims.events.ndisplay):
+            emitter.connect(self._on_scene_changed)
         model_events.changed.connect(self.refresh_models)
 
     @property
@@ -145,6 +148,10 @@ class Choices(QObject):
         self.layers_listed.emit()
         if self._panel.image.currentData() != before:
             self.image_changed.emit()
+
+    def _on_scene_changed(self, _: Any = None) -> None:
+        if isalive(self):  # type: ignore[no-untyped-call]
+            self.scene_changed.emit()
 
     def refresh_models(self) -> None:
         """List the models anew; the chosen one stays so while it is there."""

@@ -78,6 +78,7 @@ class CountModel:
     work_wanted = Signal(object, object)  # Task, and what is given its result
     update_wanted = Signal(object)  # makes a Task of a CountOutcome; the latest one wins
     axes_changed = Signal(object)  # Image layer whose axes the user has chosen
+    cause_changed = Signal()  # of an error that may be told
     told = Signal(str, bool)  # a sentence for the user, and whether it is an error
     failed = Signal(object, str)  # Exception, and what was being done
 
@@ -137,9 +138,9 @@ class CountModel:
         place = (source.layer_id, request.engine.channel, source.offset, source.image.shape)
         kind = registry.get(request.family).gives
         self._counts[place, kind] = _Remembered(outcome.result.count, outcome.result.interval)
-        cells, density = (self._counts.get((place, kind)) for kind in ("instances", "density"))
+        cells, density = (self._counts.get((place, one)) for one in ("instances", "density"))
         if cells is None or density is None or density.interval is None:
             return ""
         from cellwright.inference.calibration import disagreement
 
-        return disagreement(cells.n_cells, density.n_cells, density.interval)
+        return disagreement(cells.n_cells, density.n_cells, density.interval, has_density=kind == "density")

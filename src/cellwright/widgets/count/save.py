@@ -1,19 +1,31 @@
 """Saving what was counted as a table, beside the viewer: a million cells take seconds to write."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from napari.layers import Labels
+from numpy.typing import NDArray
 from qtpy.QtCore import QObject
 from qtpy.QtWidgets import QAbstractButton, QFileDialog
 
 from cellwright.core.data import Result
 from cellwright.core.tasks import Progress, Task
-from cellwright.files.tables import write_table
+from cellwright.files.tables import cells_table, write_csv, write_table
+from cellwright.ops.measure.measurement import result_of_labels
+from cellwright.widgets.count.count_request import CountOutcome
 from cellwright.widgets.count.model import CountModel
+from cellwright.widgets.shared.edited_layers import METADATA, is_edited
 from cellwright.widgets.shared.jobs import Job
+
+if TYPE_CHECKING:
+    import pandas
 
 
 class SaveTool(QObject):
-    """Asks for a file and writes the last count to it; its button keeps it alive."""
+    """Asks for a file and writes the last count to it, as it was changed by hand since."""
 
     def __init__(self, model: CountModel, button: QAbstractButton) -> None:
         super().__init__(button)
@@ -39,7 +51,12 @@ class SaveTool(QObject):
             self._model.tell("The last table is still being saved; try again in a moment.")
             return
         self._model.tell(f"Saving {path}…")
-        self.job = Job(_save_task(path, self._model.outcome.result), self)
+        outcome = self._model.outcome
+        layer = edited_labels(self._model.viewer, outcome.request.source.key)
+        task = _save_task(path, outcome.result)
+        if layer is not None:
+            task = _save_edited_task(path, layer, outcome)
+        self.job = Job(task, self)
         self.job.returned.connect(lambda saved: self._model.tell(f"Saved {saved}"))
         self.job.failed.connect(lambda error: self._model.fail(error, "Saving"))
         self.job.finished.connect(self._on_job_finished)
@@ -47,6 +64,56 @@ class SaveTool(QObject):
 
     def _on_job_finished(self) -> None:
         self.job = None
+
+
+def edited_labels(viewer: Any, key: Mapping[str, Any]) -> Labels | None:
+    """Return the cells of a count where they were changed by hand since; None where they are as found."""
+    wanted = {**key, "output": "Labels"}.items()
+    found = [one for one in viewer.layers if isinstance(one, Labels)]
+    ours = [one for one in found if wanted <= one.metadata.get(METADATA, {}).items()]
+    if not all(map(is_edited, ours)):
+        return None  # the last count stands beside them
+    return next(reversed(ours), None)
+
+
+def edited_table(
+    pixels: NDArray[np.int32], features: "pandas.DataFrame", outcome: CountOutcome
+) -> "pandas.DataFrame":
+    """Return one row for each cell that is there now, measured anew; ``edited`` tells those made by hand.
+
+    A cell by hand has no score.
+    """
+    result, source = outcome.result, outcome.request.source
+    if source.channel_axis is not None:
+        pixels = np.squeeze(pixels, source.channel_axis)
+    found, numbers = result_of_labels(pixels, source.image, is_volume=outcome.request.engine.link)
+    table = cells_table(replace(found, offset=result.offset))
+    table["label"] = numbers
+    rows = features.reindex(numbers)
+    size = next((name for name in ("area_px", "volume_px") if name in table), "")
+    edited = np.zeros(len(rows), bool)
+    if "edited" in rows:
+        edited |= rows["edited"].to_numpy() == True  # noqa: E712 - empty rows are not
+    if size in rows:
+        edited |= rows[size].to_numpy(float) != table[size].to_numpy(float)
+    table["score"] = np.nan
+    if "score" in rows:
+        table["score"] = np.where(edited, np.nan, rows["score"].to_numpy(float))
+    if "class" in rows:
+        table["class"] = rows["class"].fillna("").to_numpy()
+    table["edited"] = edited
+    return table
+
+
+def _save_edited_task(path: Path, layer: Labels, outcome: CountOutcome) -> Task[Path]:
+    pixels, features = np.array(layer.data), layer.features.copy()  # it may be painted in meanwhile
+    return _write_edited(path, pixels, features, outcome)
+
+
+def _write_edited(path: Path, pixels: Any, features: Any, outcome: CountOutcome) -> Task[Path]:
+    yield Progress("save", 0, 1)
+    write_csv(path, edited_table(pixels, features, outcome))
+    return path
 
 
 def _save_task(path: Path, result: Result) -> Task[Path]:

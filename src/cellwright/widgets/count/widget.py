@@ -41,6 +41,7 @@ from cellwright.widgets.shared.layer_io import (
     edited_layers,
     has_image,
     has_layers,
+    hidden_for,
     image_layer,
     place,
     remove,
@@ -106,8 +107,10 @@ class CountWidget(QWidget):
         panel.preview.clicked.connect(self._on_preview_clicked)
         panel.measure.clicked.connect(self._on_measure_clicked)
         panel.colours.clicked.connect(self._on_colours_clicked)
-        for changed in (panel.image.currentIndexChanged, panel.model.activated, panel.region.activated):
+        chosen = (panel.model, panel.region, panel.axes, panel.channel, panel.device, panel.classes)
+        for changed in (panel.image.currentIndexChanged, *(box.activated for box in chosen)):
             changed.connect(self._forget_error)
+        self.choices.scene_changed.connect(self._forget_error)
         panel.region.activated.connect(self._on_region_chosen)
         panel.classes.currentIndexChanged.connect(self._update)
         for box in panel.outputs.values():
@@ -126,9 +129,10 @@ class CountWidget(QWidget):
         model.failed.connect(self._on_failed)
         model.work_wanted.connect(self.jobs.start)
         model.update_wanted.connect(self.updater.request)
-        model.outcome_wanted.connect(self.show_outcome)
+        model.outcome_wanted.connect(self._show_if_here)
+        model.cause_changed.connect(self._forget_error)
         model.settings_wanted.connect(self.show_settings)
-        self.updater.updated.connect(self._on_updated)
+        self.updater.updated.connect(self._show_if_here)
         self.updater.failed.connect(model.fail)
 
     @property
@@ -285,6 +289,9 @@ class CountWidget(QWidget):
         kept = edited_layers(self.viewer, source.key)
         if kept:
             notices.append(f"What you changed was kept in {', '.join(kept)}; this count stands beside it.")
+        hidden = hidden_for(self.viewer, counted.layers)
+        if hidden:
+            notices.append(f"What another model found is kept, out of sight: {', '.join(hidden)}.")
         self.model.tell(" ".join(filter(None, notices)))
 
     def _is_here(self, counted: CountOutcome) -> bool:
@@ -313,9 +320,12 @@ class CountWidget(QWidget):
         if wanted != request or self.updater.is_busy:
             self.model.update(lambda: recount_task(counted, wanted))
 
-    def _on_updated(self, counted: CountOutcome) -> None:
-        if self._is_here(counted):  # else its image was deleted meanwhile, with all that was made of it
+    def _show_if_here(self, counted: CountOutcome) -> None:
+        """Show a changed count; one whose image and layers are gone stays gone."""
+        if self._is_here(counted):
             self.show_outcome(counted)
+        else:
+            self.model.tell("The image of this count is gone; nothing was changed.")
 
     def show_outcome(self, counted: CountOutcome) -> None:
         """Show a result: its layers, its number, its legend. Call it in the GUI thread."""
@@ -369,7 +379,7 @@ class CountWidget(QWidget):
         self.model.tell("")
 
     def _forget_error(self, _: object = None) -> None:
-        """Take away an error whose cause may be gone: another image, model or region was chosen."""
+        """Take away an error whose cause may be gone: other layers, another view, model or setting."""
         if self.panel.message.property("error") == "true":
             self.model.tell("")
 
@@ -387,6 +397,8 @@ class CountWidget(QWidget):
         self.panel.show_family(registry.get(family))
         self.panel.thresholds.changed.connect(self._update)
         self.panel.filters.changed.connect(self._update)
+        for form in (self.panel.thresholds, self.panel.filters, self.panel.engine):
+            form.changed.connect(self._forget_error)
 
     def _on_colours_clicked(self) -> None:
         try:

@@ -83,7 +83,7 @@ class ResultsExport(QObject):
         assert measured is not None
         others = measured.snapshot.others
         other = tuple(f"{name}={image.source}" for name, image in others.items() if image.source)
-        return InputFiles(regions=self._region_files, other=other)
+        return InputFiles(regions=self._region_files, other=other, nuclei=measured.snapshot.nuclei_source)
 
     @property
     def _region_files(self) -> tuple[str, ...]:
@@ -104,6 +104,8 @@ class ResultsExport(QObject):
             found.append("the drawn regions (save them first)")
         if model.measured is not None:
             others = model.measured.snapshot.others
+            if model.measured.nuclei is not None and not model.measured.snapshot.nuclei_source:
+                found.append("the nuclei, which are in no file")
             found += [f"the image {name}, which is in no file" for name in others if not others[name].source]
         return found
 

@@ -19,6 +19,7 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.ops.measure.analysis import region_sizes
 from cellwright.ops.measure.blocks import spatial_ndim
 from cellwright.ops.measure.cells_table import cells_table
+from cellwright.ops.measure.compartments import NucleiInCells, compartments_task
 from cellwright.ops.measure.features import nearest_distances
 from cellwright.ops.measure.measurement import (
     is_volumetric,
@@ -56,6 +57,8 @@ class MeasuredCells:
         Pixels of each region in each frame.
     measured
         The columns of the table that were measured on request.
+    nuclei
+        How nuclei lie in the cells, where they were given.
     """
 
     snapshot: Snapshot
@@ -65,6 +68,7 @@ class MeasuredCells:
     membership: NDArray[np.bool_]
     sizes: NDArray[np.int64] | None = None
     measured: tuple[str, ...] = ()
+    nuclei: NucleiInCells | None = None
 
     @property
     def numbers(self) -> NDArray[np.int64]:
@@ -99,7 +103,10 @@ class PixelChange(NamedTuple):
 
 
 def measure_task(
-    snapshot: Snapshot, settings: MeasureSettings, before: MeasuredCells | None = None
+    snapshot: Snapshot,
+    settings: MeasureSettings,
+    before: MeasuredCells | None = None,
+    cytoplasm_px: float = 0.0,
 ) -> Task[MeasuredCells]:
     """Return the cells of a layer with their measurements; run in a worker thread.
 
@@ -112,6 +119,8 @@ def measure_task(
     before
         The same layer as it was; cells that are as they were are not measured again, and those that came or
         changed since are marked as made by hand.
+    cytoplasm_px
+        Without nuclei: width of the ring around each cell that is taken for its cytoplasm.
     """
     yield Progress("read", 0, 1)
     if snapshot.points is not None:
@@ -131,7 +140,12 @@ def measure_task(
     found = yield from _measure(cells, before, change)
     for name, values in found.items():
         table[name] = values
-    return replace(cells, measured=tuple(found))
+    parts = yield from compartments_task(
+        cells.result, snapshot.image, settings.measure, snapshot.nuclei, cytoplasm_px, snapshot.others
+    )
+    for name, values in parts.columns.items():
+        table[name] = values
+    return replace(cells, measured=tuple(found), nuclei=parts.nuclei)
 
 
 def _in_regions(

@@ -48,6 +48,8 @@ class Measurer(QObject):
         self._model, self._link, self._bar = model, link, bar
         self.others: list[ImageLayer] = []
         self.regions = RegionLayers()
+        self.nuclei: Labels | None = None
+        self.cytoplasm_px = 0.0
         self.settings = MeasureSettings(measure=())
         self._job: Job | None = None
         self._is_stale = self._is_writing = self._is_waiting = False
@@ -87,6 +89,17 @@ class Measurer(QObject):
             _listen(layer, self._on_regions_changed, is_on=True)
         self.read_soon()
 
+    def set_nuclei(self, layer: Labels | None) -> None:
+        """Take the nuclei of the cells from another layer, or from none."""
+        if layer is self.nuclei:
+            return
+        if self.nuclei is not None:
+            _listen(self.nuclei, self._on_regions_changed, is_on=False)
+        self.nuclei = layer
+        if layer is not None:
+            _listen(layer, self._on_regions_changed, is_on=True)
+        self.read_soon()
+
     def read_soon(self) -> None:
         """Measure the layer once it has come to rest."""
         self._is_waiting = True
@@ -121,10 +134,12 @@ class Measurer(QObject):
         self._job.start()
 
     def _task(self, layer: Layer) -> Task[tuple[Layer, MeasuredCells]]:
+        nuclei = self.nuclei if self.nuclei is not layer else None
         snapshot = snapshot_of(
-            layer, self._link.image_layer, self.others, self.regions, self._model.region_rule
+            layer, self._link.image_layer, self.others, self.regions, self._model.region_rule, nuclei
         )
-        return _with_layer(layer, measure_task(snapshot, self.settings, self._model.measured))
+        task = measure_task(snapshot, self.settings, self._model.measured, self.cytoplasm_px)
+        return _with_layer(layer, task)
 
     def _on_returned(self, found: tuple[Layer, MeasuredCells]) -> None:
         layer, measured = found
@@ -186,7 +201,7 @@ def _with_layer(layer: Layer, task: Task[MeasuredCells]) -> Task[tuple[Layer, Me
 
 
 def _listen(layer: Layer, callback: Callable[[Any], None], *, is_on: bool) -> None:
-    """Have a layer of regions tell of its changes, or no longer."""
+    """Have a layer of regions or of nuclei tell of its changes, or no longer."""
     names = ("data", "paint", "labels_update") if isinstance(layer, Labels) else ("data", "features")
     for name in names:
         _switch(getattr(layer.events, name), callback, is_on=is_on)

@@ -75,6 +75,7 @@ class ResultsModel:
         self.count_event: CountEvent | None = None  # the last count, which may have an interval
         self.measure: tuple[str, ...] = ()
         self.ring_px = (2.0, 5.0)  # gap and width
+        self.cytoplasm_px = 0.0
         self.border: BorderRule = "all"
         self.region_rule: RegionRule = "centre"
         self.conditions: tuple[ColumnFilter, ...] = ()
@@ -119,6 +120,18 @@ class ResultsModel:
     def n_kept(self) -> int:
         """Number of cells that count."""
         return int(self.kept.sum())
+
+    @property
+    def nuclei_text(self) -> str:
+        """How many of the cells have no nucleus, and how many nuclei no cell; empty without nuclei."""
+        measured = self.measured
+        if measured is None or measured.nuclei is None:
+            return ""
+        n_without = int((measured.table["nuclei"].to_numpy()[self.kept] == 0).sum())
+        text = f"{n_without:,} without nucleus"
+        if measured.nuclei.n_outside:
+            text += f" · {measured.nuclei.n_outside:,} nuclei in no cell"
+        return text
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -188,6 +201,7 @@ class ResultsModel:
             border=self.border,
             keep=tuple(str(one).removesuffix(".0") for one in self.conditions),
             positive=positive,
+            cytoplasm_px=self.cytoplasm_px,
             track=self.tracks is not None,
             track_distance_px=self.tracking.max_distance_px,
             track_gap=self.tracking.max_gap,
@@ -384,6 +398,7 @@ class ResultsModel:
             rows=np.flatnonzero(self.kept),
             counts=self.counts(),
             thresholds=dict(self.thresholds),
+            nuclei=measured.nuclei,
             copositive=self.copositive(),
             tracks=self.tracks,
             lineages=self.lineages(),

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from qtpy.compat import isalive
 from qtpy.QtCore import QObject, QSignalBlocker
 from qtpy.QtWidgets import QComboBox
 from superqt.utils import QSignalThrottler
@@ -52,6 +53,7 @@ class PlotTool(QObject):
         model.measured_changed.connect(self._on_measured_changed)
         model.kept_changed.connect(self._on_kept_changed)
         model.chosen_changed.connect(self._on_chosen_changed)
+        link.viewer.dims.events.point.connect(self._on_viewer_moved)
         self._on_kind_chosen()
 
     def set_text_colour(self, colour: str) -> None:
@@ -122,6 +124,7 @@ class PlotTool(QObject):
         axis, counts = found
         self._view.strip.set_counts(counts)
         self._view.strip.set_titles(AXIS_TITLES.get(axis, axis), "Cells")
+        self._view.strip.set_frame(self._link.frame_shown(axis))
         return "Click to go there."
 
     def _on_plot_made(self, plot: CellPlot) -> None:
@@ -196,7 +199,16 @@ class PlotTool(QObject):
         found = self._model.per_frame()
         if found is not None:
             self._link.go_to_frame(found[0], number)
-            self._view.strip.set_frame(number)
+
+    def _on_viewer_moved(self, _: Any = None) -> None:
+        """Mark the frame that the viewer shows."""
+        if not isalive(self) or not self._is_shown:  # type: ignore[no-untyped-call]
+            return
+        found = None
+        if self._view.plot_kind.currentData() == "Over frames":
+            found = self._model.per_frame()
+        if found is not None:
+            self._view.strip.set_frame(self._link.frame_shown(found[0]))
 
 
 def legend(names: list[str]) -> str:

@@ -19,6 +19,7 @@ FAINT = (140, 145, 155, 90)
 LEAST_HEIGHT_PX = 180
 USUAL_WIDTH_PX = 280
 BOX_WIDTH = 0.6
+BAR_WIDTH = 0.85
 QUARTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 Floats = NDArray[np.float64]
@@ -224,7 +225,7 @@ class Strip(CellPlot):
 
     def __init__(self) -> None:
         super().__init__()
-        self._bars = pg.PlotCurveItem([0, 1], [0], stepMode="center", fillLevel=0, brush=COLOUR, pen=None)
+        self._bars = pg.BarGraphItem(x=[0], height=[0], width=BAR_WIDTH, brush=COLOUR, pen=None)
         self._here = pg.InfiniteLine(pen=pg.mkPen(MARK, width=2))
         self.addItem(self._bars)
         self.addItem(self._here)
@@ -234,7 +235,7 @@ class Strip(CellPlot):
     def set_counts(self, counts: NDArray[np.intp]) -> None:
         """Show the counts of frames 0, 1, ..."""
         self._n = len(counts)
-        self._bars.setData(np.arange(self._n + 1) - 0.5, counts)
+        self._bars.setOpts(x=np.arange(self._n), height=counts)
         self.setXRange(-0.5, max(self._n - 0.5, 0.5), padding=0.02)
         self.setYRange(0, max(int(counts.max(initial=0)), 1), padding=0.05)
 

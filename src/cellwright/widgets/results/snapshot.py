@@ -11,7 +11,7 @@ from napari.layers import Labels as LabelsLayer
 from napari.layers import Layer, Points
 from numpy.typing import NDArray
 
-from cellwright.core.data import Image, known_sizes
+from cellwright.core.data import Image, Labels, known_sizes
 from cellwright.core.errors import WrongLayerError
 from cellwright.ops.measure.regions import RegionRule, RegionSet
 from cellwright.widgets.shared.coordinates import affine_between, channels_of, full_resolution, image_in
@@ -43,6 +43,10 @@ class Snapshot:
         First pixel of the labels in the image.
     others
         Further images of the same pixels, by name.
+    nuclei
+        Labels of the nuclei of the cells, in the shape of ``pixels``.
+    nuclei_source
+        Path of their file, where they come from one.
     provenance
         How the cells were found, as the layer tells; empty where they were not counted by us.
     regions
@@ -55,6 +59,8 @@ class Snapshot:
     image: Image
     offset: tuple[int, ...]
     others: Mapping[str, Image] = field(default_factory=dict)
+    nuclei: Labels | None = None
+    nuclei_source: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     regions: RegionSet = RegionSet()  # noqa: RUF009 - frozen
 
@@ -88,6 +94,7 @@ def snapshot_of(
     others: Iterable[ImageLayer] = (),
     regions: RegionLayers = RegionLayers(),  # noqa: B008 - frozen
     rule: RegionRule = "centre",
+    nuclei: LabelsLayer | None = None,
 ) -> Snapshot:
     """Return what a layer of cells holds; fast, nothing is copied. Call it in the GUI thread.
 
@@ -96,7 +103,7 @@ def snapshot_of(
     Raises
     ------
     WrongLayerError
-        The layer holds no cells, or its pixels are not those of the image.
+        The layer holds no cells, or its pixels are not those of the image, of a further one or of the nuclei.
     """
     if not isinstance(layer, LabelsLayer | Points):
         raise WrongLayerError(
@@ -112,7 +119,6 @@ def snapshot_of(
         if "C" not in image.axes:
             axis = None
         affine = affine_between(layer, image_layer)
-    further = {_plain_name(one.name): _image(one, {}) for one in others if one is not image_layer}
     matrix, origin = affine
     points, pixels = None, None
     n_missing = matrix.shape[0] - layer.ndim
@@ -138,10 +144,54 @@ def snapshot_of(
         features=layer.features,
         image=image,
         offset=tuple(int(one) for one in offset),
-        others=further,
+        others={
+            _plain_name(one.name): _upon(one, image_layer or layer)
+            for one in others
+            if one is not image_layer
+        },
+        nuclei=_nuclei_of(nuclei, layer, pixels),
+        nuclei_source=_path_of(nuclei),
         provenance=found_by,
         regions=regions_of(regions, image_layer or layer, axis, rule, counted=counted, is_drawing=True),
     )
+
+
+def _upon(other: ImageLayer, layer: Layer) -> Image:
+    """Return the image of a layer that lies upon another one, pixel upon pixel."""
+    matrix, origin = affine_between(other, layer)
+    is_same = np.allclose(matrix[-2:, -2:], np.eye(2), atol=SAME_PIXELS)
+    if not is_same or not np.allclose(origin[-2:], 0, atol=SAME_PIXELS):
+        raise WrongLayerError(
+            f"{other.name!r} does not lie upon {layer.name!r} pixel upon pixel. Give both the same scale and "
+            "translation, or leave it out."
+        )
+    return _image(other, {})
+
+
+def _nuclei_of(
+    nuclei: LabelsLayer | None, cells: Layer, pixels: NDArray[np.integer[Any]] | None
+) -> Labels | None:
+    """Return the nuclei at the pixels of a layer of cells; None for points, or without nuclei."""
+    if nuclei is None or pixels is None:
+        return None
+    matrix, origin = affine_between(cells, nuclei)
+    start, labels = np.rint(origin).astype(int), np.asarray(full_resolution(nuclei))
+    is_same = cells.ndim == nuclei.ndim and np.allclose(matrix, np.eye(cells.ndim), atol=SAME_PIXELS)
+    stop = start + np.asarray(full_resolution(cells).shape)
+    if not is_same or start.min() < 0 or (stop > labels.shape).any():
+        raise WrongLayerError(
+            f"The nuclei {nuclei.name!r} must be labels of the pixels of {cells.name!r}; they are not. "
+            "Choose those of the same image."
+        )
+    window = tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True))
+    return labels[window].reshape(pixels.shape).astype(np.int32)
+
+
+def _path_of(layer: Layer | None) -> str:
+    """Return the path of the file of a layer; empty where it has none."""
+    if layer is None:
+        return ""
+    return str(layer.source.path or "")
 
 
 def counted_regions(layer: Layer | None) -> RegionSet | None:

@@ -36,6 +36,7 @@ from cellwright.widgets.shared.style import STYLE, button, hint, message_label, 
 OWN_STYLE = """
 #resultNumber { font-size: 26pt; font-weight: 600; background: transparent; }
 #resultLine { background: transparent; }
+#results QTabBar::tab { padding: 4px 5px; }
 """
 MEASURE_HELP = {
     "shape": "Perimeter, circularity, solidity, eccentricity, orientation, axes; of volumes the surface.",
@@ -87,6 +88,11 @@ class ResultsView(QWidget):
         ):
             self.tabs.setTabToolTip(self.tabs.addTab(page, title), help_text)
         layout.addWidget(self.tabs, 1)
+
+    def show_tracks(self, *, is_shown: bool) -> None:
+        """Show the page of tracks, or none where there is no time."""
+        titles = [self.tabs.tabText(place) for place in range(self.tabs.count())]
+        self.tabs.setTabVisible(titles.index("Tracks"), is_shown)
 
     def show_message(self, text: str, *, is_error: bool = False) -> None:
         """Show a line; errors stand out; an empty one takes it away."""
@@ -213,12 +219,22 @@ class ResultsView(QWidget):
             spin(2.0, "Pixels between a cell and its ring of background."),
             spin(5.0, "Width of the ring of background around a cell, in pixels.", lowest=0.5),
         )
+        self.nuclei = combo(
+            "A Labels layer of the nuclei of the cells: nuclei of each cell, cells without one."
+        )
+        self.cytoplasm = spin(
+            0.0, "Where the cells are nuclei: width of the ring around each, taken for its cytoplasm."
+        )
+        self.cytoplasm.setSpecialValueText("none")
         self.measure = button("Measure", "Measure what is ticked, beside the viewer.")
         self.measure_hint = hint("Area, diameter and place are always told.")
         form = QFormLayout()
         form.setSpacing(4)
         form.addRow("Ring gap", self.ring_gap)
         form.addRow("Ring width", self.ring_width)
+        form.addRow("Nuclei", self.nuclei)
+        form.addRow("Cytoplasm ring", self.cytoplasm)
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         content = QWidget()
         layout = page_layout(content)
         layout.addWidget(self.measure_hint)

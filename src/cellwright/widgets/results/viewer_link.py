@@ -82,6 +82,16 @@ class ViewerLink:
         place = axes.index(axis) - len(axes)
         self.viewer.dims.set_point(self.viewer.dims.ndim + place, self._world_of_frame(place, number))
 
+    def frame_shown(self, axis: str) -> float:
+        """Return which frame or slice of the image the viewer shows."""
+        measured, layer = self.model.measured, self.image_layer or self.layer
+        if measured is None or layer is None:
+            return 0.0
+        axes = measured.snapshot.image.label_axes.lower()
+        place = axes.index(axis) - len(axes)
+        start, step = self._world_of_frame(place, 0), self._world_of_frame(place, 1)
+        return float((self.viewer.dims.point[self.viewer.dims.ndim + place] - start) / (step - start))
+
     def _world_of_frame(self, place: int, number: int) -> float:
         layer = self.image_layer or self.layer
         assert layer is not None

@@ -135,6 +135,7 @@ class ResultsWidget(QWidget):
         _list_layers(self.view.image, images, image, "no image")
         self._list_regions(chosen)
         self._list_others(image)
+        self._list_nuclei(chosen)
         self._on_regions_chosen()
         if chosen is not self.link.layer or image is not self.link.image_layer:
             self.view.show_message("")
@@ -153,15 +154,22 @@ class ResultsWidget(QWidget):
         _list_layers(view.exclude, [None, *shapes], chosen.excluded, "", none="Nothing")
         _list_layers(view.mask_layer, [None, *masks], chosen.mask, "")
 
+    def _list_nuclei(self, cells: Layer | None) -> None:
+        found = [one for one in self.viewer.layers if isinstance(one, Labels) and one is not cells][::-1]
+        _list_layers(self.view.nuclei, [None, *found], self._layer_of(self.view.nuclei), "")
+        if self.measurer.nuclei not in found:
+            self.measurer.set_nuclei(None)
+
     def _list_others(self, image: Layer | None) -> None:
-        others, ticked = self.view.others, {id(one) for one in self.measurer.others}
+        others, ticked = self.view.others, self._ticked_others
         found = [one for one in image_layers(self.viewer) if one is not image]
         others.clear()
         for layer in found:
             item = QListWidgetItem(layer.name)
             item.setFlags(item.flags() | Qt.ItemFlag.ItemIsUserCheckable)
-            item.setCheckState(Qt.CheckState.Checked if id(layer) in ticked else Qt.CheckState.Unchecked)
-            item.setData(Qt.ItemDataRole.UserRole, str(layer.unique_id))
+            identity = str(layer.unique_id)
+            item.setCheckState(Qt.CheckState.Checked if identity in ticked else Qt.CheckState.Unchecked)
+            item.setData(Qt.ItemDataRole.UserRole, identity)
             others.addItem(item)
         for widget in (others, self.view.others_title):
             widget.setVisible(bool(found))
@@ -211,31 +219,35 @@ class ResultsWidget(QWidget):
             self.show_layer(counted)
         self._show_number()
 
+    @property
+    def _ticked_others(self) -> set[str]:
+        """Identities of the further images that are ticked."""
+        items = [self.view.others.item(place) for place in range(self.view.others.count())]
+        is_on = Qt.CheckState.Checked
+        return {one.data(Qt.ItemDataRole.UserRole) for one in items if one and one.checkState() == is_on}
+
     # -- measuring ----------------------------------------------------------------------------------------
 
     def _on_measure_clicked(self) -> None:
-        view = self.view
-        items = [view.others.item(place) for place in range(view.others.count())]
-        ids = {
-            item.data(Qt.ItemDataRole.UserRole)
-            for item in items
-            if item is not None and item.checkState() == Qt.CheckState.Checked
-        }
+        view, ids = self.view, self._ticked_others
         self.measurer.others = [one for one in image_layers(self.viewer) if str(one.unique_id) in ids]
         groups = tuple(name for name, box in view.groups.items() if box.isChecked())
         self.model.measure = groups
         self.model.ring_px = view.ring_gap.value(), view.ring_width.value()
         self.measurer.settings = MeasureSettings(groups, *self.model.ring_px)
+        self.measurer.cytoplasm_px = self.model.cytoplasm_px = view.cytoplasm.value()
+        self.measurer.set_nuclei(self._layer_of(view.nuclei))
         view.show_message("")
         self.measurer.read()
 
     def _on_measured_changed(self) -> None:
         measured = self.model.measured
         self._show_table()
-        has_outlines = measured is not None and measured.has_outlines
-        for box in self.view.groups.values():
+        if measured is not None:
+            self.view.show_tracks(is_shown=bool(self.model.track_axes))
+        has_outlines = isinstance(self.link.layer, Labels)  # where measuring failed, another choice may do
+        for box in (*self.view.groups.values(), self.view.measure, self.view.nuclei, self.view.cytoplasm):
             box.setEnabled(has_outlines)
-        self.view.measure.setEnabled(has_outlines)
         hint = "Area, diameter and place are always told."
         if measured is not None and not has_outlines:
             hint = "Points have no outlines to measure within. Count with a model that outlines."
@@ -281,6 +293,8 @@ class ResultsWidget(QWidget):
             parts = ["cells"] if model.n_kept == model.n_cells else [f"of {model.n_cells:,} cells"]
             if model.measured.n_edited:
                 parts.append(f"{model.measured.n_edited:,} by hand")
+            if model.nuclei_text:
+                parts.append(model.nuclei_text)
             view.line.setText(" · ".join(parts))
         interval = model.interval
         if interval is not None:
@@ -350,6 +364,7 @@ class ResultsWidget(QWidget):
             box.setChecked(name in analysis.measure)
         self.view.ring_gap.setValue(analysis.ring_gap_px)
         self.view.ring_width.setValue(analysis.ring_width_px)
+        self.view.cytoplasm.setValue(analysis.cytoplasm_px)
         model.border, model.region_rule = analysis.border, analysis.region_rule
         wanted = " and ".join(analysis.keep)
         markers = [parse_marker(rule) for rule in analysis.positive]

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import Image, Result
 from cellwright.core.errors import WrongLayerError
+from cellwright.models import registry
 from cellwright.widgets.shared.coordinates import (
     Channel,
     channels_of,
@@ -35,6 +36,7 @@ from cellwright.widgets.shared.edited_layers import (
 from cellwright.widgets.shared.layer_factory import make_layer
 
 TITLES = {"Labels": "labels", "Points": "points", "Shapes": "boxes", "Image": "density"}
+HIDDEN = "hidden"  # key in the metadata of layers of ours that make way for those of another family
 ANNOTATION = "annotation"  # key in the metadata of layers that belong to one
 REGIONS_NAME = "complete regions"  # layer of the boxes in which every cell is annotated
 
@@ -180,21 +182,29 @@ def prepare(result: Result, source: Source, outputs: Iterable[str] = ("Labels",)
 def place(viewer: Any, prepared: Mapping[str, Layer]) -> dict[str, Layer]:
     """Show prepared layers in the viewer, in place of those an earlier run left there; return what is shown.
 
-    Layers that were changed by hand stay as they are, under their names; the new ones come beside them. The
-    selection stays as it was. Call it in the GUI thread.
+    Layers that were changed by hand stay as they are, under their names, and what another family has found
+    stays, out of sight; the new ones come beside them. The selection stays as it was. Call it in the GUI
+    thread.
     """
     active = viewer.layers.selection.active
     shown = {}
     for output, layer in prepared.items():
         own = layer.metadata[METADATA]
-        key = {name: own[name] for name in ("source", "is_preview", "output")}
-        ours = [one for one in viewer.layers if _is_ours(one, key)]
+        earlier = [one for one in viewer.layers if _is_ours(one, _place_key(layer))]
+        others = [one for one in earlier if _family_of(one) != _family_of(layer)]
+        ours = [one for one in earlier if one not in others]
         old = next((one for one in ours if may_follow(own, one.metadata[METADATA])), None)
+        is_switch = bool(others) and (old is None or HIDDEN in old.metadata[METADATA])
+        for other in others if is_switch else ():
+            other.visible = False
+            other.metadata[METADATA][HIDDEN] = True
         if old is None:
             shown[output] = viewer.add_layer(layer)
         else:
             with our_change(old):
                 shown[output] = _update(viewer, old, layer)
+        if is_switch:
+            shown[output].visible = True
         watch(shown[output])
     if active is not None and active in viewer.layers:
         viewer.layers.selection.active = active
@@ -206,6 +216,27 @@ def show(
 ) -> dict[str, Layer]:
     """Show the cells as napari layers and return them by output."""
     return place(viewer, prepare(result, source, outputs))
+
+
+def hidden_for(viewer: Any, prepared: Mapping[str, Layer]) -> list[str]:
+    """Return the names of layers that :func:`place` has hidden: another family has found them."""
+    names = []
+    for layer in prepared.values():
+        for one in viewer.layers:
+            if _is_ours(one, _place_key(layer)) and HIDDEN in one.metadata[METADATA]:
+                names.append(one.name)
+    return names
+
+
+def _place_key(layer: Layer) -> dict[str, Any]:
+    own = layer.metadata[METADATA]
+    return {name: own[name] for name in ("source", "is_preview", "output")}
+
+
+def _family_of(layer: Layer) -> str:
+    """Return the family of models that has found what is in a layer of ours; '' where it does not tell."""
+    settings = layer.metadata[METADATA].get("settings", {})
+    return next((name for name in registry.FAMILIES if name in settings), "")
 
 
 def remove(viewer: Any, key: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from napari.layers import Layer
 from psygnal import Signal
 from qtpy.QtWidgets import QDockWidget, QWidget
 
+from cellwright.core.data import Provenance
 from cellwright.core.errors import CellwrightError, error_line
 from cellwright.core.tasks import Progress
 from cellwright.widgets.shared.napari_private import unwrapped
@@ -89,11 +90,12 @@ def number_text(result: HasCount) -> str:
 
 @dataclass(frozen=True, slots=True)
 class CountEvent:
-    """A count that is shown: its number, and the ``unique_id`` of the layer of its cells, if any."""
+    """A count that is shown: number, ``unique_id`` of the layer of its cells, if any, how it was found."""
 
     count: float
     interval: tuple[float, float] | None
     layer_id: str
+    provenance: Provenance | None = None
 
 
 class CountNews:
@@ -136,7 +138,8 @@ def tell_results(viewer: Any, result: HasCount, layer: Layer | None, panel: QWid
     viewer = unwrapped(viewer)
     is_first = count_news.last(viewer) is None
     layer_id = "" if layer is None else str(layer.unique_id)
-    count_news.tell(viewer, CountEvent(result.count, result.interval, layer_id))
+    found_by = getattr(result, "provenance", None)
+    count_news.tell(viewer, CountEvent(result.count, result.interval, layer_id, found_by))
     window = getattr(viewer, "window", None)
     if not is_first or window is None or PANEL in _docked(window):
         return

@@ -1,0 +1,1 @@
+"""What must hold whatever happens to a run: kills. Run as ``python -m benchmarks.safety.<name>``."""

@@ -1,0 +1,192 @@
+"""Nuclei and cytoplasm of cells: which nucleus lies in which cell, and what is measured in either part."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellwright.core.data import Image, Labels, Result
+from cellwright.core.errors import SettingsError
+from cellwright.core.tasks import Task
+from cellwright.ops.measure.blocks import cropped, spatial_ndim
+from cellwright.ops.measure.columns import COLUMNS, keys_of
+from cellwright.ops.measure.features import CORRECTED, rings
+from cellwright.ops.measure.measurement import (
+    is_volumetric,
+    label_axes,
+    measure_labels,
+    pixel_sizes,
+    result_of_labels,
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NucleiInCells:
+    """What two label images of the same pixels tell of each other.
+
+    Parameters
+    ----------
+    nuclei_per_cell : (n_cells,)
+        Nuclei of which the cell covers half or more.
+    nuclear_pixels : (n_cells,)
+        Pixels of the cell that are nucleus.
+    cell_of : (n_nuclei,)
+        The cell each nucleus lies in; 0 is none.
+    cytoplasm
+        Labels of the cells without their nuclei.
+    nuclear
+        Labels of the nuclear part of the cells.
+    n_outside
+        Number of nuclei in no cell.
+    """
+
+    nuclei_per_cell: NDArray[np.int64]
+    nuclear_pixels: NDArray[np.int64]
+    cell_of: NDArray[np.int32]
+    cytoplasm: Labels
+    nuclear: Labels
+    n_outside: int
+
+    @property
+    def n_without_nucleus(self) -> int:
+        """Number of cells without a nucleus."""
+        return int((self.nuclei_per_cell == 0).sum())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Compartments:
+    """What a table of cells tells of nuclei and cytoplasm.
+
+    Parameters
+    ----------
+    columns
+        Row by row.
+    nuclei
+        How nuclei lie in cells, where they were given.
+    """
+
+    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    nuclei: NucleiInCells | None = None
+
+
+def nuclei_in_cells(nuclei: Labels, cells: Labels) -> NucleiInCells:
+    """Return which nucleus lies in which cell: the one that covers most of it, if that is half of it or more.
+
+    Parameters
+    ----------
+    nuclei, cells : int, of one shape
+        0 is background; numbers from 1 on.
+
+    Raises
+    ------
+    SettingsError
+        The shapes differ.
+    """
+    if nuclei.shape != cells.shape:
+        raise SettingsError(
+            f"Nuclei and cells must be labels of one shape; got {nuclei.shape} and {cells.shape}. Choose the "
+            "labels of the same image."
+        )
+    n_nuclei, n_cells = int(nuclei.max(initial=0)), int(cells.max(initial=0))
+    areas = np.bincount(nuclei.ravel(), minlength=n_nuclei + 1)
+    both = (nuclei > 0) & (cells > 0)
+    pairs = nuclei[both].astype(np.int64) * (n_cells + 1) + cells[both]
+    keys, shared = np.unique(pairs, return_counts=True)
+    nucleus, cell = np.divmod(keys, n_cells + 1)
+    cell_of = np.zeros(n_nuclei + 1, np.int32)
+    order = np.argsort(shared, kind="stable")  # the largest share is written last
+    is_half = 2 * shared[order] >= areas[nucleus[order]]
+    cell_of[nucleus[order][is_half]] = cell[order][is_half]
+    present = np.flatnonzero(areas[1:]) + 1
+    return NucleiInCells(
+        nuclei_per_cell=np.bincount(cell_of[present], minlength=n_cells + 1)[1:],
+        nuclear_pixels=np.bincount(cell, weights=shared, minlength=n_cells + 1)[1:].astype(np.int64),
+        cell_of=cell_of[1:],
+        cytoplasm=np.where(nuclei > 0, 0, cells).astype(np.int32),
+        nuclear=np.where(nuclei > 0, cells, 0).astype(np.int32),
+        n_outside=int((cell_of[present] == 0).sum()),
+    )
+
+
+def compartments_task(
+    result: Result,
+    image: Image,
+    measure: Sequence[str],
+    nuclei: Labels | None,
+    cytoplasm_px: float = 0.0,
+    others: Mapping[str, Image] | None = None,
+) -> Task[Compartments]:
+    """Return nuclei of each cell, and the intensities in the nuclear part and in the cytoplasm.
+
+    Parameters
+    ----------
+    result
+        The cells, with outlines.
+    image
+        What they lie in.
+    measure
+        What is measured; only intensities matter here.
+    nuclei
+        Labels of the nuclei, of the pixels of the image; in a time series numbered in each frame by itself or
+        throughout.
+    cytoplasm_px
+        Without nuclei: width of the ring around each cell, which is a nucleus, taken for its cytoplasm.
+    others
+        Further images to measure in, by name.
+
+    Raises
+    ------
+    SettingsError
+        The cells have no outlines, or the nuclei are not of the same pixels.
+    """
+    labels = result.cells.labels
+    if nuclei is None and not cytoplasm_px:
+        return Compartments()
+    if labels is None:
+        raise SettingsError(
+            "Nuclei and cytoplasm need outlines; this model gives none. Choose another model."
+        )
+    ndim = spatial_ndim(label_axes(result), is_volume=is_volumetric(result))
+    sizes, n = pixel_sizes(result, ndim), len(result.cells)
+    columns: dict[str, NDArray[Any]] = {}
+    found = None
+    if nuclei is None:
+        parts = {"cytoplasm": _rings_of_frames(labels, ndim, cytoplasm_px, sizes)}
+    else:
+        found = nuclei_in_cells(_own_numbers(nuclei, result), labels)
+        parts = {"nucleus": found.nuclear, "cytoplasm": found.cytoplasm}
+        columns["nuclei"] = _padded(found.nuclei_per_cell, n)
+        name = f"nuclei_area_um{ndim}" if sizes else "nuclei_area_px"
+        columns[name] = _padded(found.nuclear_pixels, n) * float(np.prod(sizes or 1.0))
+    keys = [key for key in keys_of(measure, ndim) if COLUMNS[key].group == "intensity" and key != CORRECTED]
+    for part, within in parts.items():
+        if keys:
+            measured = yield from measure_labels(within, result, image, keys, others or {})
+            columns |= {f"{part}_{name}": values for name, values in measured.items()}
+    return Compartments(columns, found)
+
+
+def _own_numbers(nuclei: Labels, result: Result) -> Labels:
+    """Return the part of the nuclei that was counted in; in frames each nucleus has a number of its own."""
+    assert result.cells.labels is not None
+    axes, shape = label_axes(result), result.cells.labels.shape
+    part = np.asarray(cropped(Image(nuclei, axes), result.offset, shape).data)
+    is_volume = is_volumetric(result)
+    if part.ndim == spatial_ndim(axes, is_volume=is_volume):
+        return part
+    rows = result_of_labels(part, Image(part, axes), is_volume=is_volume).result.cells.labels
+    assert rows is not None
+    return rows
+
+
+def _rings_of_frames(labels: Labels, ndim: int, width_px: float, spacing: Sequence[float]) -> Labels:
+    around = np.zeros_like(labels)
+    for index in np.ndindex(labels.shape[: labels.ndim - ndim]):
+        around[index] = rings(labels[index], labels[index], 0.0, width_px, spacing)
+    return around
+
+
+def _padded(values: NDArray[Any], n: int) -> NDArray[Any]:
+    return np.concatenate([values, np.zeros(n - len(values), values.dtype)])

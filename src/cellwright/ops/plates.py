@@ -1,0 +1,105 @@
+"""Multi-well plates: where a well lies, one value for each well, and the colours of a heat map."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FORMATS = ((2, 3), (4, 6), (6, 8), (8, 12), (16, 24), (32, 48))  # rows, columns of 6 to 1536 wells
+NAME = re.compile(r"([A-Z]|A[A-F])[_/]?0*([1-9][0-9]?)")
+SHADES = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))  # viridis, from its ends
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlateMap:
+    """One value for each well of a plate.
+
+    Parameters
+    ----------
+    values : float64 (rows, columns)
+        Mean of the images of a well; not a number where there is none.
+    n_images : int64 (rows, columns)
+        How many images it is the mean of.
+    """
+
+    values: NDArray[np.float64]
+    n_images: NDArray[np.int64]
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Lowest and highest value; not a number where no well has one."""
+        known = self.values[np.isfinite(self.values)]
+        if not len(known):
+            return np.nan, np.nan
+        return float(known.min()), float(known.max())
+
+    def colour(self, row: int, column: int) -> str:
+        """Return the colour of a well as ``#rrggbb``; '' where it has no value."""
+        value, (low, high) = self.values[row, column], self.limits
+        if not np.isfinite(value):
+            return ""
+        return shade((value - low) / (high - low) if high > low else 0.5)
+
+
+def well_place(name: str) -> tuple[int, int] | None:
+    """Return row and column of a well, from 0; None where the name is none.
+
+    Examples
+    --------
+    >>> well_place("B03"), well_place("AA1"), well_place("Control")
+    ((1, 2), (26, 0), None)
+    """
+    match = NAME.fullmatch(name.strip().upper())
+    if match is None:
+        return None
+    row, column = match.groups()
+    return row_number(row), int(column) - 1
+
+
+def row_name(row: int) -> str:
+    """Return the letters of a row: A to Z, then AA to AF."""
+    if row < 26:
+        return chr(ord("A") + row)
+    return "A" + chr(ord("A") + row - 26)
+
+
+def row_number(letters: str) -> int:
+    """Return which row, from 0, letters name."""
+    return ord(letters[-1]) - ord("A") + 26 * (len(letters) - 1)
+
+
+def plate_map(wells: Iterable[tuple[str, float]]) -> PlateMap | None:
+    """Return the smallest plate that has all the wells, with their values; None where no name is a well.
+
+    Parameters
+    ----------
+    wells
+        Name of the well and value of each image; values that are not finite are left out.
+    """
+    found: dict[tuple[int, int], list[float]] = defaultdict(list)
+    for name, value in wells:
+        place = well_place(name)
+        if place is not None:
+            found[place] += [value] * bool(np.isfinite(value))
+    if not found:
+        return None
+    last = np.max(list(found), axis=0)
+    shape = next((one for one in FORMATS if one[0] > last[0] and one[1] > last[1]), tuple(last + 1))
+    values, n_images = np.full(shape, np.nan), np.zeros(shape, np.int64)
+    for place, own in found.items():
+        n_images[place] = len(own)
+        if own:
+            values[place] = np.mean(own)
+    return PlateMap(values, n_images)
+
+
+def shade(share: float) -> str:
+    """Return the colour of a share of the range, 0 to 1, dark to light, as ``#rrggbb``."""
+    at = min(max(share, 0.0), 1.0) * (len(SHADES) - 1)
+    low = min(int(at), len(SHADES) - 2)
+    first, second = np.array(SHADES[low]), np.array(SHADES[low + 1])
+    red, green, blue = np.rint(first + (second - first) * (at - low)).astype(int)
+    return f"#{red:02x}{green:02x}{blue:02x}"
