@@ -321,6 +321,16 @@ def test_a_target_that_cannot_be_written_is_told(tmp_path, small_blocks):
         run(count_streamed(job))
 
 
+def test_the_scale_is_estimated_in_windows_no_larger_than_a_block(tmp_path, small_blocks, monkeypatch):
+    sides = []
+    plain = small_blocks.decode
+    small_blocks.decode = lambda maps, shape, settings: (
+        sides.append(max(shape)) or plain(maps, shape, settings)
+    )
+    run(count_streamed(StreamJob(Image(np.eye(500, dtype=np.uint8), "YX"), tmp_path, small_blocks)))
+    assert max(sides) < 300  # and not the 500 of the whole
+
+
 def test_no_more_than_half_of_the_free_memory_is_taken(tmp_path, small_blocks, monkeypatch):
     image = Image(np.zeros((4000, 4000), np.uint8), "YX")
     job = StreamJob(image, tmp_path, small_blocks)

@@ -230,7 +230,8 @@ def make_plan(job: StreamJob, image: Image, stream: StreamSettings) -> Task[tupl
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept["job"] == fingerprint:
             return StreamPlan(Preparation(Scaling(*kept["scaling"]), kept["zoom"]), *kept["blocks"]), False
-    preparation = yield from prepare(image, job.model, job.settings, job.engine)
+    block_px = _block_size(job, image, 1.0, stream)[0]
+    preparation = yield from prepare(image, job.model, job.settings, job.engine, block_px)
     return StreamPlan(preparation, *_block_size(job, image, preparation.zoom, stream)), True
 
 
