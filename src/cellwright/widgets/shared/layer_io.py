@@ -222,9 +222,8 @@ def hidden_for(viewer: Any, prepared: Mapping[str, Layer]) -> list[str]:
     """Return the names of layers that :func:`place` has hidden: another family has found them."""
     names = []
     for layer in prepared.values():
-        for one in viewer.layers:
-            if _is_ours(one, _place_key(layer)) and HIDDEN in one.metadata[METADATA]:
-                names.append(one.name)
+        ours = [one for one in viewer.layers if _is_ours(one, _place_key(layer))]
+        names += [one.name for one in ours if HIDDEN in one.metadata[METADATA]]
     return names
 
 
