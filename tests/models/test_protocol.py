@@ -225,8 +225,11 @@ def test_it_learns_one_image(make_model, names):
     window = (slice(0, side), slice(0, side))
     scaled = intensity.apply(intensity.fit(parts.sample(), model.spec.percentiles), parts.read(0, window))
     inputs = torch.from_numpy(scaled).expand(1, model.spec.in_channels, -1, -1)
-    is_slow = names[0] == "density" or names[1] == "lite"  # a sum, and a deep encoder, learn more slowly
-    n_steps = 240 if is_slow else 90
+    n_steps = 90
+    if names[1] == "lite":  # a deep encoder learns more slowly
+        n_steps = 190
+    elif names[0] == "density":  # so does a sum
+        n_steps = 240
     losses = learn(model, inputs, stacked(model, drawn.labels), n_steps=n_steps)
     assert losses[-1] < 0.15 * losses[0]
     as_it_is = EngineSettings(device="cpu", diameter_px=model.spec.diameter_px)
