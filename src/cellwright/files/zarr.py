@@ -306,6 +306,16 @@ def _halved(group: Any, level: Any, name: str, *, is_labels: bool) -> Any:
     return smaller
 
 
+def open_levels(folder: Path) -> list[ArrayLike]:
+    """Return the levels of what :func:`finish_array` made as dask arrays, the finest first."""
+    import dask.array
+
+    group = _zarr().open_group(folder, mode="r")
+    datasets = group.attrs["ome"]["multiscales"][0]["datasets"]
+    from_zarr: Any = dask.array.from_zarr  # which has no types
+    return [from_zarr(group[one["path"]]) for one in datasets]
+
+
 def missing_chunks(array: ArrayLike) -> tuple[int, int]:
     """Return how many chunks of a Zarr array are not in its store, and how many there are; (0, 0) of others.
 
