@@ -24,6 +24,7 @@ def analysis_row(analysis: "Analysis") -> dict[str, Any]:
         )
     if analysis.nuclei is not None:
         row["cells_without_nucleus"] = int((analysis.table["nuclei"] == 0).sum())
+        row["nuclei_in_no_cell"] = analysis.nuclei.n_outside
     if analysis.tracks is not None:
         row["tracks"], row["divisions"] = analysis.tracks.count, analysis.tracks.n_divisions
     return row
@@ -54,7 +55,7 @@ def with_saved(path: Path | None, flags: Mapping[str, Any], named: Mapping[str, 
     flags
         Settings by name, None where a flag was not given.
     named
-        The same for ``models``, ``axes`` and ``classifier``.
+        The same for what is no field of settings, such as ``models``.
 
     Raises
     ------

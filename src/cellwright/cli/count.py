@@ -81,6 +81,16 @@ def count(
     classifier: Annotated[
         str | None, typer.Option(help="Name or folder of a classifier that gives each cell its class.")
     ] = None,
+    window: Annotated[
+        str | None,
+        typer.Option(
+            help="Part to count: first and end pixel of each axis, such as 0:3,10:200,30:400 of ZYX."
+        ),
+    ] = None,
+    pixel_size: Annotated[
+        str | None,
+        typer.Option(help="Micrometres per pixel of ZYX, such as 2,0.5,0.5; read from the file."),
+    ] = None,
     report: Annotated[
         Path | None, typer.Option(help="HTML file for a report: picture, number, plots, settings.")
     ] = None,
@@ -101,10 +111,14 @@ def count(
     in_folders = folders != FolderSettings() or (output is not None and has_folders(images))
     if not in_folders:
         prepare_output(images, output)
-    flags = with_saved(saved, flags, {"models": model, "axes": axes, "classifier": classifier})
-    named = [flags.pop(name) for name in ("models", "axes", "classifier")]
-    choices = make_choices(named[0] or [registry.DEFAULT_FAMILY], flags)
-    recipe = replace(choices.recipe, axes=named[1] or "", classifier=named[2] or "")
+    named: dict[str, Any] = {"models": model, "axes": axes, "classifier": classifier}
+    flags = with_saved(saved, flags, named | place_of(window, pixel_size))
+    names = flags.pop("models") or [registry.DEFAULT_FAMILY]
+    named = {name: flags.pop(name) or "" for name in ("axes", "classifier")}
+    named |= {"window": tuple(map(tuple, flags.pop("window") or ()))}
+    named |= {"pixel_size_um": tuple(flags.pop("pixel_size_um") or ())}
+    choices = make_choices(names, flags)
+    recipe = replace(choices.recipe, **named)
     tables, stream = TableFiles(output, report, xlsx, parquet), read_settings(StreamSettings, flags)
     choices = replace(choices, recipe=recipe, tables=tables, n_images=len(images), stream=stream)
     if recipe.classifier:
@@ -117,6 +131,26 @@ def count(
         count_in_folders(images, choices, folders, as_json=as_json)
     else:
         count_all(images, choices, as_json=as_json)
+
+
+def place_of(window: str | None, pixel_size: str | None) -> dict[str, Any]:
+    """Return the part of the image and its pixel size as flags tell them, None where they do not.
+
+    Raises
+    ------
+    SettingsError
+        A flag is of another form.
+    """
+    found: dict[str, Any] = {"window": None, "pixel_size_um": None}
+    if window is None and pixel_size is None:
+        return found
+    from cellwright.inference.recipe import parse_pixel_size, parse_window
+
+    if window is not None:
+        found["window"] = parse_window(window)
+    if pixel_size is not None:
+        found["pixel_size_um"] = parse_pixel_size(pixel_size)
+    return found
 
 
 def count_in_folders(

@@ -4,21 +4,32 @@ In the files a pixel covers the square from its number to the next; in regions i
 """
 
 import json
+import re
 from collections.abc import Sequence
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cellwright.core.data import Image
-from cellwright.core.errors import ReadError
+from cellwright.core.errors import ReadError, SettingsError
 from cellwright.files.atomic import write_text
 from cellwright.files.formats.assembly import area_of
 from cellwright.files.formats.imagej_roi import read_rois, rings_of
-from cellwright.files.images import read_image
+from cellwright.files.images import read_image, write_labels
 from cellwright.files.json_value import JsonValue, read_json
-from cellwright.ops.measure.regions import MaskRegion, Region, ShapeRegion
+from cellwright.ops.measure.regions import (
+    EXCLUDED,
+    Complement,
+    MaskRegion,
+    Region,
+    RegionSet,
+    ShapeRegion,
+    is_excluded,
+)
 
 MIDDLE = 0.5
 
@@ -56,6 +67,101 @@ def read_regions(path: Path | str, image: Image) -> tuple[Region, ...]:
     return tuple(MaskRegion(name, pixels == number) for name, number in zip(names, numbers, strict=True))
 
 
+class RegionFiles(NamedTuple):
+    """Files that regions were written to: shapes, a mask, and whether its outside is meant."""
+
+    regions: tuple[str, ...] = ()
+    mask: str = ""
+    outside: bool = False
+
+
+def write_region_set(folder: Path, regions: RegionSet, image: Image) -> RegionFiles:
+    """Write regions to files from which they are read alike; equal regions have equal files.
+
+    Parameters
+    ----------
+    folder
+        Is made where it is missing; the names of the files tell their content by a checksum.
+    regions
+        In pixels of the image.
+    image
+        What they belong to.
+
+    Raises
+    ------
+    SettingsError
+        They are of another kind than drawn shapes, what is cut out of them, and masks.
+    WriteError
+        A file cannot be written.
+    """
+    shapes = drawn_shapes(regions)
+    masks = masks_of(regions)
+    files = RegionFiles()
+    if shapes:
+        text = _geojson(shapes, image)
+        path = folder / f"regions-{_checksum(text.encode())}.geojson"
+        if not path.exists():
+            write_text(path, text)
+        files = files._replace(regions=(str(path),))
+    if masks:
+        mask = _all_of(masks)
+        pixels = (np.asarray(mask.pixels) != 0).astype(np.int32)
+        name = re.sub(r"[^\w -]+", "_", mask.name.removeprefix("outside "))
+        path = folder / f"mask-{_checksum(pixels.tobytes(), str(pixels.shape).encode())}" / f"{name}.tif"
+        if not path.exists():
+            axes = image.label_axes[len(image.label_axes) - pixels.ndim :]
+            write_labels(path, pixels, Image(pixels, axes, name=name))
+        files = files._replace(mask=str(path), outside=mask.is_inverted)
+    return files
+
+
+def drawn_shapes(regions: RegionSet) -> list[ShapeRegion]:
+    """Return the shapes of regions, those that are cut out with names that begin with ``exclude``."""
+    shapes = [one for one in regions.included if isinstance(one, ShapeRegion)]
+    for one in regions.excluded:
+        if isinstance(one, ShapeRegion):
+            name = one.name if is_excluded(one.name) else f"{EXCLUDED} {one.name}"
+            shapes.append(replace(one, name=name))
+    return shapes
+
+
+def masks_of(regions: RegionSet) -> list[MaskRegion]:
+    """Return the masks that cells have to lie in, all of them.
+
+    Raises
+    ------
+    SettingsError
+        Something else than drawn shapes and masks is cut out.
+    """
+    masks = [one for one in regions.included if isinstance(one, MaskRegion)]
+    for one in regions.excluded:
+        inner = one.regions[0] if isinstance(one, Complement) and len(one.regions) == 1 else None
+        if isinstance(inner, MaskRegion):
+            masks.append(inner)
+        elif isinstance(one, MaskRegion):
+            masks.append(replace(one, is_inverted=not one.is_inverted))
+        elif not isinstance(one, ShapeRegion):
+            raise SettingsError("the regions as far as they lie in those of the count")
+    return masks
+
+
+def _all_of(masks: Sequence[MaskRegion]) -> MaskRegion:
+    """Return the pixels that lie in all of the masks."""
+    if len(masks) == 1:
+        return masks[0]
+    inside = np.logical_and.reduce(
+        np.broadcast_arrays(*((np.asarray(one.pixels) != 0) != one.is_inverted for one in masks))
+    )
+    return MaskRegion(masks[0].name.removeprefix("outside "), inside)
+
+
+def _checksum(*contents: bytes) -> str:
+    digest = sha256()
+    for content in contents:
+        digest.update(content)
+    return digest.hexdigest()[:12]
+
+
 def write_regions(path: Path | str, regions: Sequence[ShapeRegion], image: Image) -> None:
     """Write drawn regions as GeoJSON that :func:`read_regions` and QuPath read, in one step.
 
@@ -73,8 +179,12 @@ def write_regions(path: Path | str, regions: Sequence[ShapeRegion], image: Image
     WriteError
         The file cannot be written.
     """
+    write_text(Path(path), _geojson(regions, image))
+
+
+def _geojson(shapes: Sequence[ShapeRegion], image: Image) -> str:
     features = []
-    for region in regions:
+    for region in shapes:
         rings = [(ring + MIDDLE)[:, ::-1].tolist() for ring in region.rings]
         geometry: dict[str, Any] = {"type": "Polygon", "coordinates": [[*ring, ring[0]] for ring in rings]}
         axes = image.label_axes[:-2].lower()
@@ -83,7 +193,7 @@ def write_regions(path: Path | str, regions: Sequence[ShapeRegion], image: Image
         if known:
             geometry["plane"] = known
         features.append({"type": "Feature", "geometry": geometry, "properties": {"name": region.name}})
-    write_text(Path(path), json.dumps({"type": "FeatureCollection", "features": features}) + "\n")
+    return json.dumps({"type": "FeatureCollection", "features": features}) + "\n"
 
 
 def read_mask(path: Path | str, image: Image, *, is_inverted: bool = False) -> MaskRegion:

@@ -99,7 +99,7 @@ class CountChoices:
         if needs_whole:
             raise SettingsError(
                 f"Counting block by block goes without {needs_whole}: they need the whole image at once. "
-                "Leave that out, or count a part of the image."
+                "Leave that out, or count a part of the image in one piece by --window."
             )
         return True
 
@@ -108,6 +108,7 @@ class CountChoices:
         """What was asked for that cannot be made block by block; empty where all can."""
         analysis = self.recipe.analysis
         asked = {
+            "windows": bool(self.recipe.window),
             "tracks": analysis.track,
             "rings of cytoplasm": analysis.cytoplasm_px > 0,
             "regions, masks, nuclei and further images": self.recipe.files != InputFiles(),
@@ -132,14 +133,11 @@ class Counted(NamedTuple):
 
 def counted_task(image: Image, choices: CountChoices) -> Task[Counted]:
     """Count, classify and measure an image as far as it was asked for."""
-    from cellwright.inference.pipeline import count_cells
+    from cellwright.inference.recipe import counted_by
 
     recipe = choices.recipe
-    result = yield from count_cells(image, recipe.models, recipe.settings, recipe.engine)
-    if recipe.classifier:
-        from cellwright.inference.classify import classify
-
-        result = yield from classify(result, image, recipe.classifier, recipe.engine)
+    image = recipe.image_of(image)
+    result = yield from counted_by(recipe, image)
     if not choices.is_analysed:
         return Counted(result, None)
     from cellwright.inference.recipe import read_inputs
@@ -189,10 +187,11 @@ def write_counted(
         A file cannot be written.
     """
     written: list[Path] = []
+    recipe = replace(choices.recipe, image=image.source)
+    image = recipe.image_of(image)
     if tables.output is not None:
-        written += write_files(tables.output, name, image, counted.result)
+        written += write_files(tables.output, name, recipe.part_of(image), counted.result)
     if counted.analysis is not None:
-        recipe = replace(choices.recipe, image=image.source)
         written += write_analysis(tables, name, image, counted.analysis, recipe)
         report = tables.report_of(name, choices.n_images)
         if report is not None:

@@ -1,22 +1,28 @@
 """An analysis written down: settings to a file and back, and the Python or the command that repeats it."""
 
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from math import inf
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from cellwright.core.data import Image, Provenance, Result
 from cellwright.core.errors import ReadError, SettingsError
 from cellwright.core.tasks import Task, run
 from cellwright.files.atomic import write_text
 from cellwright.files.images import read_image
+from cellwright.files.json_value import NO_JSON
 from cellwright.files.regions import read_label_image, read_mask, read_regions
 from cellwright.inference.pipeline import count_cells
 from cellwright.inference.settings import EngineSettings, InputFiles
 from cellwright.models import registry
 from cellwright.ops.measure.analysis import Analysis, AnalysisInputs, analysis_task
+from cellwright.ops.measure.blocks import cropped
 from cellwright.ops.measure.regions import Region, region_set
 from cellwright.ops.measure.settings import AnalysisSettings
 
@@ -46,6 +52,10 @@ class Recipe:
         What is measured, and which cells count.
     files
         What the analysis takes besides the image.
+    window
+        First and end pixel along each axis of the labels of the part that is counted; empty for the whole.
+    pixel_size_um
+        Of the image along its spatial axes; empty as the file tells.
     """
 
     image: str = ""
@@ -56,11 +66,48 @@ class Recipe:
     classifier: str = ""
     analysis: AnalysisSettings = field(default_factory=AnalysisSettings)
     files: InputFiles = field(default_factory=InputFiles)
+    window: tuple[tuple[int, int], ...] = ()
+    pixel_size_um: tuple[float, ...] = ()
 
     @property
     def is_analysed(self) -> bool:
         """Whether more is asked for than a count."""
         return self.analysis != AnalysisSettings() or self.files != InputFiles()
+
+    def image_of(self, image: Image) -> Image:
+        """Return an image that was read with the pixel size of the recipe.
+
+        Raises
+        ------
+        AxesError
+            It has another number of spatial axes.
+        """
+        if not self.pixel_size_um:
+            return image
+        return replace(image, pixel_size_um=self.pixel_size_um)
+
+    def part_of(self, image: Image) -> Image:
+        """Return the part of an image that is counted.
+
+        Raises
+        ------
+        SettingsError
+            It does not lie in the image.
+        """
+        if not self.window:
+            return image
+        ends = [end for _, end in self.window]
+        if len(ends) != len(image.label_shape) or any(np.greater(ends, image.label_shape)):
+            raise SettingsError(
+                f"The part {window_text(self.window)} must lie in the image, which has {image.label_shape} "
+                f"pixels along {image.label_axes}. Choose another part."
+            )
+        return cropped(image, self.offset, [end - start for start, end in self.window])
+
+    @property
+    def offset(self) -> tuple[int, ...]:
+        """First pixel of the part that is counted; empty for the whole image."""
+        return tuple(start for start, _ in self.window)
 
     def input_paths(self, name: str) -> tuple[Path, ...]:
         """Return the files of the analysis of an image of this name."""
@@ -76,6 +123,8 @@ def recipe_of(
     analysis: AnalysisSettings | None = None,
     files: InputFiles | None = None,
     source: str | Path = "",
+    window: tuple[tuple[int, int], ...] = (),
+    pixel_size_um: tuple[float, ...] = (),
 ) -> Recipe:
     """Return the recipe of a result.
 
@@ -87,6 +136,8 @@ def recipe_of(
         What was done with it.
     source
         Path of the image, where the result does not tell.
+    window, pixel_size_um
+        Where a part was counted, or the pixels have another size than the file tells; see :class:`Recipe`.
 
     Raises
     ------
@@ -100,12 +151,32 @@ def recipe_of(
         raise SettingsError(
             "It is not known from which file these cells come. Save the image, and give its path."
         )
+    known, analysis = dict(found_by.settings), analysis or AnalysisSettings()
+    if known.get("source_channel") is not None:  # what was counted is one channel of the file
+        analysis = of_channel(analysis, known["source_channel"])
     return replace(
         recipe,
         image=path,
-        axes=dict(found_by.settings).get("source_axes") or found_by.axes,
-        analysis=analysis or AnalysisSettings(),
+        axes=known.get("source_axes") or found_by.axes,
+        analysis=analysis,
         files=files or InputFiles(),
+        window=window,
+        pixel_size_um=pixel_size_um,
+    )
+
+
+def of_channel(analysis: AnalysisSettings, channel: int) -> AnalysisSettings:
+    """Return settings for an image of one channel as those for the same channel among others.
+
+    Examples
+    --------
+    >>> of_channel(AnalysisSettings(keep=("intensity_mean_ch0>=5",), positive=("0>otsu",)), 2).positive
+    ('2>otsu',)
+    """
+    return replace(
+        analysis,
+        keep=tuple(re.sub(r"_ch0(?!\d)", f"_ch{channel}", rule) for rule in analysis.keep),
+        positive=tuple(re.sub(r"^0(?=\s*>)", str(channel), rule) for rule in analysis.positive),
     )
 
 
@@ -137,11 +208,7 @@ def as_python(recipe: Recipe | Result) -> str:
     if isinstance(recipe, Result):
         recipe = recipe_of(recipe)
     script = _Script()
-    script.add("cellwright.files.images", "read_image")
-    reading = repr(recipe.image)
-    if recipe.axes:
-        reading += f", axes={recipe.axes!r}"
-    script.lines.append(f"image = read_image({reading})")
+    part = _add_image(script, recipe)
     models: Any = recipe.models
     if len(models) == 1:
         models = models[0]
@@ -149,13 +216,34 @@ def as_python(recipe: Recipe | Result) -> str:
     arguments += [
         f"{name}={text}" for name in ("settings", "engine") if (text := script.call(getattr(recipe, name)))
     ]
-    script.lines.append(f"result = cellwright.count(image, {', '.join(arguments)})")
+    script.lines.append(f"result = cellwright.count({part}, {', '.join(arguments)})")
     if recipe.classifier:
-        _add_classifier(script, recipe)
+        _add_classifier(script, recipe, part)
+    if recipe.window:
+        script.lines.append(f"result = replace(result, offset={recipe.offset!r})")
     if recipe.is_analysed:
         _add_analysis(script, recipe)
     script.lines.append("print(int(result.count))")
     return script.text()
+
+
+def _add_image(script: "_Script", recipe: Recipe) -> str:
+    """Have the image read; return the name of what is counted of it."""
+    script.add("cellwright.files.images", "read_image")
+    reading = repr(recipe.image)
+    if recipe.axes:
+        reading += f", axes={recipe.axes!r}"
+    script.lines.append(f"image = read_image({reading})")
+    if recipe.pixel_size_um:
+        script.add("dataclasses", "replace")
+        script.lines.append(f"image = replace(image, pixel_size_um={recipe.pixel_size_um!r})")
+    part = "image"
+    if recipe.window:
+        script.add("dataclasses", "replace")
+        script.add(cropped.__module__, "cropped")
+        part, shape = "part", tuple(end - start for start, end in recipe.window)
+        script.lines.append(f"part = cropped(image, {recipe.offset!r}, {shape!r})")
+    return part
 
 
 class _Script:
@@ -188,11 +276,11 @@ class _Script:
         return "\n".join(["import cellwright", *froms, "", *self.lines, ""])
 
 
-def _add_classifier(script: _Script, recipe: Recipe) -> None:
+def _add_classifier(script: _Script, recipe: Recipe, part: str) -> None:
     script.add("cellwright.core.tasks", "run")
     script.add("cellwright.inference.classify", "classify")
     engine = script.call(recipe.engine) or "cellwright.EngineSettings()"
-    script.lines.append(f"result = run(classify(result, image, {recipe.classifier!r}, {engine}))")
+    script.lines.append(f"result = run(classify(result, {part}, {recipe.classifier!r}, {engine}))")
 
 
 def _add_analysis(script: _Script, recipe: Recipe) -> None:
@@ -214,9 +302,15 @@ def as_command(recipe: Recipe | Result) -> str:
     words = ["cellwright", "count", recipe.image]
     for model in recipe.models:
         words += ["--model", model]
-    for name in ("axes", "classifier"):
-        if getattr(recipe, name):
-            words += [f"--{name}", getattr(recipe, name)]
+    texts = {
+        "axes": recipe.axes,
+        "classifier": recipe.classifier,
+        "window": window_text(recipe.window),
+        "pixel-size": ",".join(f"{size!r}" for size in recipe.pixel_size_um),
+    }
+    for name, text in texts.items():
+        if text:
+            words += [f"--{name}", text]
     for settings in (recipe.settings, recipe.engine, recipe.analysis, recipe.files):
         for name, value in _changed(settings).items():
             words += _flag(name, value)
@@ -278,6 +372,8 @@ def load_recipe(path: Path | str) -> Recipe:
         classifier=values["classifier"],
         analysis=_made(AnalysisSettings, values["analysis"]),
         files=_made(InputFiles, values["files"]),
+        window=tuple((int(start), int(end)) for start, end in values["window"]),
+        pixel_size_um=tuple(float(size) for size in values["pixel_size_um"]),
     )
 
 
@@ -291,7 +387,7 @@ def read_recipe(path: Path | str) -> dict[str, Any]:
     """
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, *NO_JSON) as error:
         raise ReadError(
             f"Expected settings saved by cellwright at {path}; got: {error}. Check the path."
         ) from error
@@ -299,7 +395,7 @@ def read_recipe(path: Path | str) -> dict[str, Any]:
         raise ReadError(
             f"Expected settings saved by cellwright at {path}; it holds something else. Choose another file."
         )
-    usual = {**asdict(Recipe()), "models": [registry.DEFAULT_FAMILY]}
+    usual = {**asdict(Recipe()), "models": [registry.DEFAULT_FAMILY], "window": [], "pixel_size_um": []}
     usual |= {part: {} for part in ("settings", "engine", "analysis", "files")}
     found = {**usual, **values}
     if set(found) != set(usual) or any(type(found[name]) is not _JSON_TYPES.get(name, str) for name in found):
@@ -307,7 +403,68 @@ def read_recipe(path: Path | str) -> dict[str, Any]:
     return found
 
 
-_JSON_TYPES = {"models": list, "settings": dict, "engine": dict, "analysis": dict, "files": dict}
+_JSON_TYPES = {
+    **dict.fromkeys(("models", "window", "pixel_size_um"), list),
+    **dict.fromkeys(("settings", "engine", "analysis", "files"), dict),
+}
+
+
+def window_text(window: Sequence[tuple[int, int]]) -> str:
+    """Return a part of an image as text.
+
+    Examples
+    --------
+    >>> window_text(((0, 3), (10, 200)))
+    '0:3,10:200'
+    """
+    return ",".join(f"{start}:{end}" for start, end in window)
+
+
+def parse_window(text: str) -> tuple[tuple[int, int], ...]:
+    """Return the part of an image that a text tells.
+
+    Raises
+    ------
+    SettingsError
+        It is of another form.
+
+    Examples
+    --------
+    >>> parse_window("0:3,10:200")
+    ((0, 3), (10, 200))
+    """
+    match = re.fullmatch(r"\d+:\d+(?:,\d+:\d+)+", text.replace(" ", ""))
+    found = [tuple(int(end) for end in part.split(":")) for part in text.split(",")] if match else []
+    if not found or any(start >= end for start, end in found):
+        raise SettingsError(
+            "A part of an image is its first and end pixel along each axis, such as '0:3,10:200,30:400' of "
+            f"ZYX; got {text!r}."
+        )
+    return tuple((start, end) for start, end in found)
+
+
+def parse_pixel_size(text: str) -> tuple[float, ...]:
+    """Return micrometres per pixel of each spatial axis.
+
+    Raises
+    ------
+    SettingsError
+        A part of the text is no number above 0.
+
+    Examples
+    --------
+    >>> parse_pixel_size("2,0.5,0.5")
+    (2.0, 0.5, 0.5)
+    """
+    try:
+        sizes = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        sizes = ()
+    if not sizes or not all(0 <= size < inf for size in sizes):
+        raise SettingsError(
+            f"A pixel size is one number of µm for each axis of ZYX, such as '2,0.5,0.5'; got {text!r}."
+        )
+    return sizes
 
 
 def family_of(models: Sequence[str]) -> str:
@@ -372,14 +529,23 @@ def run_recipe(recipe: Recipe) -> Analysis:
 
 def recipe_task(recipe: Recipe) -> Task[Analysis]:
     """Return the same as :func:`run_recipe`, step by step."""
-    image = read_image(recipe.image, recipe.axes or None)
-    result = yield from count_cells(image, recipe.models, recipe.settings, recipe.engine)
+    image = recipe.image_of(read_image(recipe.image, recipe.axes or None))
+    result = yield from counted_by(recipe, image)
+    inputs = read_inputs(recipe.files, image, recipe.analysis.region_rule)
+    return (yield from analysis_task(result, image, recipe.analysis, inputs))
+
+
+def counted_by(recipe: Recipe, image: Image) -> Task[Result]:
+    """Return the cells of an image, counted and classified as a recipe tells."""
+    part = recipe.part_of(image)
+    result = yield from count_cells(part, recipe.models, recipe.settings, recipe.engine)
     if recipe.classifier:
         from cellwright.inference.classify import classify
 
-        result = yield from classify(result, image, recipe.classifier, recipe.engine)
-    inputs = read_inputs(recipe.files, image, recipe.analysis.region_rule)
-    return (yield from analysis_task(result, image, recipe.analysis, inputs))
+        result = yield from classify(result, part, recipe.classifier, recipe.engine)
+    if recipe.window:
+        result = replace(result, offset=recipe.offset)
+    return result
 
 
 def for_image(recipe: Recipe, path: str | Path) -> Recipe:

@@ -368,26 +368,29 @@ def test_the_clipboard_takes_the_command(panel: ResultsWidget, monkeypatch: pyte
     assert QApplication.clipboard().text() == as_python(recipe)
 
 
-def test_saved_regions_are_part_of_what_is_repeated(
-    panel: ResultsWidget, qtbot: QtBot, read: Read, tmp_path: Path
+def test_regions_that_were_saved_are_taken_from_there(
+    panel: ResultsWidget, qtbot: QtBot, read: Read, tmp_path: Path, home: Path
 ) -> None:
     triangle = np.array([[-1.0, -1], [-1, 64], [64, -1]])
     shapes = panel.viewer.add_shapes([triangle], shape_type="polygon", scale=(0.5, 0.5), units=("um", "um"))
     pick(panel.view.regions, str(shapes.unique_id))
     read(panel)
-    assert panel.export.unrepeatable == ["the drawn regions (save them first)"]
+    (own,) = panel.export.input_files().regions
+    assert Path(own).parent == home / "inputs"
     panel.export.save_regions(tmp_path / "regions.geojson")
     qtbot.waitUntil(lambda: not panel.view.job_bar.is_busy, timeout=30_000)
-    assert panel.export.unrepeatable == []
+    assert panel.export.input_files().regions == (str(tmp_path / "regions.geojson"),)
     image = panel.model.measured.snapshot.image
-    (region,) = read_regions(tmp_path / "regions.geojson", image)
-    assert region.name == "region 1"
-    assert np.allclose(region.rings[0], triangle)
-    points = np.random.default_rng(0).uniform(0, 64, (500, 2))
-    assert (region.contains(points) == panel.model.regions.included[0].contains(points)).all()
+    for path in (own, tmp_path / "regions.geojson"):
+        (region,) = read_regions(path, image)
+        assert region.name == "region 1"
+        assert np.allclose(region.rings[0], triangle)
+        points = np.random.default_rng(0).uniform(0, 64, (500, 2))
+        assert (region.contains(points) == panel.model.regions.included[0].contains(points)).all()
     shapes.data = [triangle + 1]
     read(panel)
-    assert panel.export.unrepeatable == ["the drawn regions (save them first)"]
+    assert panel.export.unrepeatable == []
+    assert panel.export.input_files().regions != (own,)
 
 
 def test_regions_of_one_frame_are_written_with_it(tmp_path: Path) -> None:

@@ -1,18 +1,29 @@
-"""The Python that the panel copies gives the cells that the panel counts, pixel by pixel."""
+"""The Python and the command that the panel copies give the cells that it counts, pixel by pixel.
 
+``CELLWRIGHT_SEEDS=30 pytest tests/widgets/results/test_repeat.py`` tries 30 random settings.
+"""
+
+import json
+import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from napari.components import ViewerModel
 from napari.layers import Layer
 from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QApplication
 
 import cellwright
+from cellwright.cli.main import main
 from cellwright.files.images import read_image
 from cellwright.files.tables import cells_checksum
+from cellwright.widgets.count.widget import CountWidget
+from cellwright.widgets.plugin.image_reader import read_layers
 from cellwright.widgets.results.widget import ResultsWidget
 from cellwright.widgets.shared.layer_io import show, source_of
 
@@ -59,3 +70,145 @@ def test_copied_python_gives_the_same_cells(counted_panel: ResultsWidget) -> Non
             analysis.table["positive_ch0"].to_numpy() == model.kept_table["positive_ch0"].to_numpy()
         ).all()
         model.set_conditions("")
+
+
+SEEDS = int(os.environ.get("CELLWRIGHT_SEEDS", "4"))
+POLYGON = np.array([[5.0, 5.0], [140.0, 12.0], [120.0, 190.0], [90.0, 110.0], [8.0, 150.0]])
+TILTED = np.array([[20.0, 90.0], [60.0, 130.0], [100.0, 90.0], [60.0, 50.0]])
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_random_settings_of_the_panels_are_repeated(
+    viewer: ViewerModel,
+    qtbot: QtBot,
+    widget: CountWidget,
+    settled: Callable[[CountWidget], None],
+    read: Callable[[ResultsWidget], None],
+    blobs: Any,
+    tmp_path: Path,
+    home: Path,
+    capfd: pytest.CaptureFixture[str],
+    seed: int,
+) -> None:
+    rng = np.random.default_rng(seed)
+    path = add_image(widget, blobs, tmp_path, seed % 4)
+    set_count(widget, rng, viewer)
+    widget.panel.count.click()
+    settled(widget)
+    panel = ResultsWidget(viewer)
+    qtbot.addWidget(panel)
+    panel.show_layer(next(one for one in viewer.layers if one.name == "stained labels"))
+    read(panel)
+    set_results(panel, rng, read)
+    expected = panel.model.analysis().result
+    assert panel.export.unrepeatable == []
+
+    panel.view.copy_python.click()
+    text = QApplication.clipboard().text()
+    names: dict[str, Any] = {}
+    exec(text, names)
+    assert cells_checksum(names["result"]) == cells_checksum(expected), text
+
+    panel.view.copy_command.click()
+    command = QApplication.clipboard().text()
+    assert run_command(command, tmp_path / "o") == 0, capfd.readouterr().err
+    written = json.loads((tmp_path / "o" / f"{path.stem}.json").read_text())
+    assert (written["count"], written["cells_sha256"]) == (expected.count, cells_checksum(expected)), command
+
+
+def add_image(widget: CountWidget, blobs: Any, folder: Path, kind: int) -> Path:
+    """Show the discs of a file, and what is their number in its other channel, as one of four kinds of layer.
+
+    A stack of channels; one channel of a reader of ours; with a pixel size of its own; frames of which the
+    file does not tell that they are.
+    """
+    path, numbers = folder / "stained.ome.tif", blobs.labels * 9
+    discs = blobs.image * 60_000
+    sizes = {"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5, "PhysicalSizeXUnit": "µm", "PhysicalSizeYUnit": "µm"}
+    data = np.stack([discs, numbers] if kind != 1 else [numbers, discs]).astype(np.uint16)
+    arguments: dict[str, Any] = {"name": "stained"}
+    if kind == 3:
+        path, data = folder / "stained.tif", np.stack([discs] * 3).astype(np.uint16)
+        tifffile.imwrite(path, data, photometric="minisblack")
+    else:
+        tifffile.imwrite(path, data, photometric="minisblack", ome=True, metadata={"axes": "CYX", **sizes})
+        step = 0.25 if kind == 2 else 0.5
+        arguments |= {"scale": (1, step, step), "units": ("pixel", "um", "um"), "axis_labels": tuple("cyx")}
+    if kind == 1:
+        data, own, _ = read_layers(str(path))[1]
+        arguments = {**own, "name": "stained"}
+    layer = Layer.create(data, arguments, "image")
+    layer._source = layer.source.model_copy(update={"path": str(path)})
+    widget.viewer.add_layer(layer)
+    if kind == 3:
+        widget.model.choose_axes(layer, "TYX")
+    return path
+
+
+def pick(box: Any, data: Any) -> None:
+    place = box.findData(str(data) if isinstance(data, str) else data)  # Qt knows no text of numpy
+    assert place >= 0
+    box.setCurrentIndex(place)
+    box.activated.emit(box.currentIndex())
+
+
+def set_count(widget: CountWidget, rng: np.random.Generator, viewer: ViewerModel) -> None:
+    """Choose regions, what is left out, a mask, a rule, thresholds and a diameter."""
+    image = viewer.layers["stained"]
+    panel, names = widget.panel, {"scale": image.scale[-2:], "units": image.units[-2:]}
+    regions = viewer.add_shapes([POLYGON], shape_type="polygon", name="regions", **names)
+    regions.add(TILTED, shape_type="ellipse")
+    cut = viewer.add_shapes([TILTED / 2 + 20], shape_type="rectangle", name="cut", **names)
+    pixels = np.zeros((160, 200), np.uint8)
+    pixels[10:, 30:170] = 1
+    mask = viewer.add_labels(pixels, name="tissue", **names)
+    viewer.layers.selection.active = regions
+    pick(panel.region, rng.choice(["whole", "drawn", "drawn"]))
+    pick(panel.exclude, rng.choice(["", str(cut.unique_id)]))
+    pick(panel.mask_layer, rng.choice(["", "", str(mask.unique_id)]))
+    pick(panel.mask_side, bool(rng.random() < 0.3))
+    pick(panel.rule, rng.choice(["centre", "overlap", "whole"]))
+    panel.diameter.setValue(float(rng.choice([0.0, 14.5])))
+    panel.filters.container["min_area_px"].value = int(rng.integers(5, 100))
+    panel.engine.container["flips"].value = bool(rng.random() < 0.5)
+
+
+def set_results(
+    panel: ResultsWidget, rng: np.random.Generator, read: Callable[[ResultsWidget], None]
+) -> None:
+    """Choose measurements, more that is left out, the border rule, filters and markers."""
+    view, model = panel.view, panel.model
+    if rng.random() < 0.3:
+        layer = panel.viewer.add_shapes(
+            [TILTED / 3 + 90], shape_type="ellipse", scale=(0.5, 0.5), name="more"
+        )
+        pick(view.exclude, str(layer.unique_id))
+    view.groups["shape"].setChecked(bool(rng.random() < 0.5))
+    view.groups["intensity"].setChecked(True)
+    view.ring_width.setValue(float(rng.integers(2, 6)))
+    view.measure.click()
+    read(panel)
+    if not model.n_cells:  # nothing to filter, which is to be repeated, too
+        return
+    pick(view.border, rng.choice(["all", "drop", "two-edges"]))
+    marker, size = model.marker_channels[-1], "area_um2" if "area_um2" in model.table else "area_px"
+    for column in rng.choice([size, "x", f"intensity_mean_{marker}", "score"], 2, replace=False):
+        low, high = np.quantile(model.table[column], (rng.uniform(0, 0.3), rng.uniform(0.7, 1)))
+        view.filter.setText(
+            f"{view.filter.text()}, {column} >= {low:.5g}, {column} <= {high:.5g}".strip(", ")
+        )
+    view.filter.editingFinished.emit()
+    row = panel.counts.rows[marker]
+    row.is_on.setChecked(bool(rng.random() < 0.7))
+    if rng.random() < 0.5:
+        row.value.setValue(float(np.quantile(model.table[f"intensity_mean_{marker}"], rng.uniform(0.2, 0.8))))
+    read(panel)
+
+
+def run_command(command: str, folder: Path) -> int:
+    """Run a copied command; return its exit code."""
+    words = shlex.split(command)
+    assert words[0] == "cellwright"
+    with pytest.raises(SystemExit) as ended:
+        main([*words[1:], "--output", str(folder)])
+    return int(ended.value.code or 0)

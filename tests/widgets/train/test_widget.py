@@ -42,6 +42,10 @@ def test_a_better_model_is_in_the_lists(
     assert not (home / "models" / "mine" / "training.pt").exists()
     assert not (home / "training" / "mine").exists()
     assert epochs_shown(trainer) == len(training.scores)
+    plots = trainer.panel.card.plot.plots
+    assert [plot.objectName() for plot in plots[:2]] == ["loss", "validation AP at IoU 0.5"]
+    drawn = plots[1].listDataItems()[0].getData()[1]
+    assert drawn.tolist() == pytest.approx(training.scores)
     assert trainer.panel.train.text() == "Train"
 
 
@@ -50,9 +54,11 @@ def test_the_curves_come_into_view(ended: Wait, trainer: TrainWidget, qtbot: QtB
     trainer.show()
     ended(trainer)
     qtbot.waitUntil(lambda: trainer.data_check.findings is not None, timeout=LIMIT_MS)
-    assert trainer.panel.card.plot.visibleRegion().isEmpty()
+    plot = trainer.panel.card.plot
+    assert plot.graphics is None
     trainer.panel.train.click()
-    qtbot.waitUntil(lambda: not trainer.panel.card.plot.visibleRegion().isEmpty(), timeout=5000)
+    canvas = plot.graphics.viewport()
+    qtbot.waitUntil(lambda: not canvas.visibleRegion().isEmpty(), timeout=5000)
 
 
 def test_a_worse_model_is_not_kept(ended: Wait, trainer: TrainWidget, training: Any, home: Path) -> None:

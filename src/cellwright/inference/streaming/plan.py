@@ -1,6 +1,7 @@
 """What is to be counted, where its files go, and the blocks an image larger than memory is cut into."""
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from math import ceil, lcm, sqrt
 from pathlib import Path
@@ -12,6 +13,7 @@ from cellwright.core.data import Image
 from cellwright.core.tasks import Task
 from cellwright.files.atomic import write_text
 from cellwright.files.images import read_image
+from cellwright.files.json_value import NO_JSON
 from cellwright.files.zarr import chunk_px
 from cellwright.inference.context import LARGEST_CELL, ModelChoices, Preparation, load_models
 from cellwright.inference.device import free_memory
@@ -226,10 +228,13 @@ def make_plan(job: StreamJob, image: Image, stream: StreamSettings) -> Task[tupl
     """Return the plan of a run that was stopped, or a new one, and whether it is new."""
     path = files_of(job, image).parts / "plan.json"
     fingerprint = job.fingerprint(image)
-    if path.exists():
+    with suppress(OSError, *NO_JSON, KeyError, TypeError):  # a damaged plan is none
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept["job"] == fingerprint:
-            return StreamPlan(Preparation(Scaling(*kept["scaling"]), kept["zoom"]), *kept["blocks"]), False
+            low, high = kept["scaling"]
+            sizes = (int(kept.get(name, 0)) for name in StreamPlan._fields[3:])
+            preparation = Preparation(Scaling(low, high), kept["zoom"])
+            return StreamPlan(preparation, kept["core_px"], kept["halo_px"], *sizes), False
     block_px = _block_size(job, image, 1.0, stream)[0]
     preparation = yield from prepare(image, job.model, job.settings, job.engine, block_px)
     return StreamPlan(preparation, *_block_size(job, image, preparation.zoom, stream)), True
@@ -242,7 +247,7 @@ def keep_plan(job: StreamJob, image: Image, plan: StreamPlan) -> None:
         "job": job.fingerprint(image),
         "scaling": [scaling.low, scaling.high],
         "zoom": plan.preparation.zoom,
-        "blocks": plan[1:],
+        **dict(zip(plan._fields[1:], plan[1:], strict=True)),
     }
     write_text(files_of(job, image).parts / "plan.json", json.dumps(kept, indent=2))
 

@@ -35,6 +35,7 @@ class AnnotateModel:
         self.events = AnnotateEvents()
         self.context: AnnotationContext | None = None
         self.journals: Path | None = None  # folder of the journals; None for the usual one
+        self.taught = ""  # name or folder of the model whose cells are corrected
         self.channel: Channel | None = None  # of the image that is annotated
 
     @property

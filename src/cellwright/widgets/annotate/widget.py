@@ -22,7 +22,15 @@ from cellwright.widgets.annotate.session_setup import journal_path, resume, star
 from cellwright.widgets.annotate.tools import CELL
 from cellwright.widgets.annotate.view import NO_REVIEW, AnnotatePanel
 from cellwright.widgets.shared.layer_io import image_of
-from cellwright.widgets.shared.messages import tell_error
+from cellwright.widgets.shared.messages import (
+    ANNOTATE,
+    TRAIN,
+    HandOver,
+    choose_layer,
+    hand_over,
+    hand_overs,
+    tell_error,
+)
 from cellwright.widgets.shared.napari_private import unwrapped
 
 if TYPE_CHECKING:
@@ -69,7 +77,6 @@ class AnnotateWidget(QWidget):
         self.proofreader = Proofreader(self.model, self.panel.batch)
         self.exporter = Exporter(self.model, self.panel.exports)
         self._connect_panel()
-        self.refresh_layers()
 
     def _connect_model(self) -> None:
         events = self.model.events
@@ -88,6 +95,8 @@ class AnnotateWidget(QWidget):
         panel.check_job.failed.connect(self.model.fail)
         panel.check_job.cancelled.connect(lambda: self.model.tell("The check was cancelled."))
         panel.help.clicked.connect(self.show_keys)
+        panel.teach.clicked.connect(self._on_teach_clicked)
+        hand_overs.sent.connect(self._on_sent)
         panel.names.editingFinished.connect(self._on_names_edited)
         panel.settings.step.valueChanged.connect(self._pass_settings)
         panel.settings.diameter.valueChanged.connect(self._pass_settings)
@@ -101,9 +110,8 @@ class AnnotateWidget(QWidget):
             shortcut = QShortcut(QKeySequence(keys), self)
             shortcut.setContext(Qt.ShortcutContext.WindowShortcut)
             shortcut.activated.connect(self.show_keys)
-        for emitter in (layers.events.inserted, layers.events.removed, layers.events.renamed):
-            emitter.connect(self.refresh_layers)
-        layers.selection.events.active.connect(self.refresh_layers)
+        for emitter in (layers.events.removed, layers.selection.events.active):
+            emitter.connect(self._on_layers_changed)
 
     # -- what to annotate ---------------------------------------------------------------------------------
 
@@ -112,13 +120,13 @@ class AnnotateWidget(QWidget):
         super().showEvent(event)
         self.choices.offer()
 
-    def refresh_layers(self, _: Any = None) -> None:
-        """List the layers; end the session when its own has been removed."""
+    def _on_layers_changed(self, _: Any = None) -> None:
+        """End the session when its own layer has been removed; tell when another takes the keys."""
         if not isalive(self):  # type: ignore[no-untyped-call]
             return  # napari holds this callback by a weak reference, which may outlive the widget
         if self.model.context is None:
-            self.choices.refresh()
-        elif self.model.context.layer.layer not in self.viewer.layers:
+            return
+        if self.model.context.layer.layer not in self.viewer.layers:
             self.model.finish()
             self.panel.show_message("The layer was removed; Resume brings it back.")
         else:
@@ -162,6 +170,27 @@ class AnnotateWidget(QWidget):
             return
         self.model.open(opened)
 
+    def _on_sent(self, viewer: Any, panel: str, what: HandOver) -> None:
+        """Begin to annotate what another panel sends; what is open already is gone on with."""
+        is_ours = viewer is unwrapped(self.viewer) and panel == ANNOTATE
+        if not is_ours or not isalive(self):  # type: ignore[no-untyped-call]
+            return
+        context = self.model.context
+        if context is not None and context.layer.layer is what.cells:
+            return
+        self.model.finish()  # it can be resumed
+        choose_layer(self.panel.image, what.image)
+        choose_layer(self.panel.start, what.cells)
+        self.model.taught = what.model or self.model.taught
+        self._on_begin_clicked()
+
+    def _on_teach_clicked(self) -> None:
+        """Hand the annotation, its image and the model to the train panel."""
+        context = self.model.context
+        if context is not None:
+            what = HandOver(self.choices.image, context.layer.layer, self.model.taught)
+            hand_over(self.viewer, TRAIN, what)
+
     # -- an annotation ------------------------------------------------------------------------------------
 
     def _on_opened(self, context: AnnotationContext) -> None:
@@ -189,7 +218,7 @@ class AnnotateWidget(QWidget):
         self.panel.show_session(is_open=False)
         self.panel.show_message("")
         self.panel.buttons["hide"].setChecked(False)
-        self.refresh_layers()
+        self.choices.refresh()
         self.choices.offer()
 
     def _on_check_clicked(self) -> None:

@@ -19,7 +19,7 @@ from cellwright.ops.measure.regions import RegionSet
 from cellwright.widgets.shared.classes import classified_task, unclassified
 from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.layer_io import Source, prepare
-from cellwright.widgets.shared.regions import REGIONS
+from cellwright.widgets.shared.regions import REGIONS, WINDOW
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +82,18 @@ def show_task(request: Request, result: Result, prediction: Prediction | None = 
     """Return a result with the layers that a request wants."""
     yield Progress("layers", 0, 1)
     layers = prepare(result, request.source, request.outputs)
+    told = {WINDOW: window_of(request.source)}
     if request.regions is not None:
-        for layer in layers.values():
-            layer.metadata[METADATA][REGIONS] = request.regions
+        told[REGIONS] = request.regions
+    for layer in layers.values():
+        layer.metadata[METADATA].update(told)
     return CountOutcome(request, result, layers, prediction)
+
+
+def window_of(source: Source) -> Any:
+    """Return the part of the image that was counted: first and end pixel along each axis of the labels."""
+    lengths = zip(source.offset, source.image.label_shape, strict=True)
+    return tuple((start, start + n) for start, n in lengths)
 
 
 def inside_regions(request: Request, result: Result) -> Result:

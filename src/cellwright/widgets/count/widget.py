@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image as ImageLayer
 from napari.layers import Shapes
+from qtpy.compat import isalive
 from qtpy.QtCore import Signal  # type: ignore[attr-defined]
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QVBoxLayout, QWidget
@@ -46,9 +47,21 @@ from cellwright.widgets.shared.layer_io import (
     image_layer,
     place,
     remove,
+    shown_cells,
     source_of,
 )
-from cellwright.widgets.shared.messages import number_text, tell_error, tell_results
+from cellwright.widgets.shared.messages import (
+    ANNOTATE,
+    COUNT,
+    HandOver,
+    choose,
+    choose_layer,
+    hand_over,
+    hand_overs,
+    number_text,
+    tell_error,
+    tell_results,
+)
 from cellwright.widgets.shared.napari_private import unwrapped
 from cellwright.widgets.shared.regions import (
     PREVIEW_PX,
@@ -90,7 +103,7 @@ class CountWidget(QWidget):
         self.model = CountModel(self.viewer, self._inputs)
         self.background = BackgroundTool(self.model)
         self.updater = LiveUpdater(self)
-        self._has_been_shown = self._is_showing_settings = False
+        self._is_showing_settings = False
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(scrolled(self.panel))
@@ -109,8 +122,10 @@ class CountWidget(QWidget):
         panel.preview.clicked.connect(self._on_preview_clicked)
         panel.measure.clicked.connect(self._on_measure_clicked)
         panel.colours.clicked.connect(self._on_colours_clicked)
+        panel.correct.clicked.connect(self._on_correct_clicked)
+        hand_overs.sent.connect(self._on_sent)
         chosen = (panel.model, panel.region, panel.axes, panel.channel, panel.device, panel.classes)
-        for changed in (panel.image.currentIndexChanged, *(box.activated for box in chosen)):
+        for changed in (panel.image.chosen, *(box.activated for box in chosen)):
             changed.connect(self._forget_error)
         self.choices.scene_changed.connect(self._forget_error)
         panel.region.activated.connect(self._on_region_chosen)
@@ -123,9 +138,8 @@ class CountWidget(QWidget):
         self.jobs.cancelled.connect(self.background.forget)
         self.jobs.cancelled.connect(lambda: self.model.tell("Cancelled; nothing was changed."))
         self.jobs.finished.connect(self._on_job_finished)
-        self.choices.family_changed.connect(self._show_family)
-        self.choices.failed.connect(self.model.fail)
-        self.choices.image_changed.connect(self._forget_error)
+        panel.model.chosen.connect(self._on_model_chosen)
+        panel.model.failed.connect(self.model.fail)
 
     def _connect_model(self) -> None:
         model = self.model
@@ -195,9 +209,7 @@ class CountWidget(QWidget):
     def showEvent(self, event: QShowEvent | None) -> None:
         """Look for devices once the widget is seen."""
         super().showEvent(event)
-        if not self._has_been_shown:
-            self._has_been_shown = True
-            self.choices.find_devices()
+        self.panel.device.find_devices()
 
     def _on_job_started(self) -> None:
         self.model.is_busy = True
@@ -361,6 +373,7 @@ class CountWidget(QWidget):
         )
         self.panel.show_count(number_text(result), line, "\n".join(filter(None, details)), legend_of(result))
         self.panel.save.setEnabled(True)
+        self.panel.correct.setEnabled(result.gives == "instances")
         self.model.outcome_changed.emit(counted)
         if not (counted.request.source.is_preview or already):
             tell_results(self.viewer, result, shown.get("Labels", shown.get("Points")), self)
@@ -393,6 +406,24 @@ class CountWidget(QWidget):
         self.panel.diameter.setValue(length_px)
         self.model.tell("")
 
+    def _on_correct_clicked(self) -> None:
+        """Hand the shown cells, their image and the model to the annotate panel."""
+        counted = self.model.outcome
+        if counted is None:
+            return
+        source, cells = counted.request.source, shown_cells(self.viewer, counted.request.source)
+        image = next((one for one in self.viewer.layers if str(one.unique_id) == source.layer_id), None)
+        if image is None or cells is None:
+            self.model.tell("Image or cells are no longer among the layers. Count again, then correct.")
+            return
+        hand_over(self.viewer, ANNOTATE, HandOver(image, cells, str(counted.request.model)))
+
+    def _on_sent(self, viewer: Any, panel: str, what: HandOver) -> None:
+        """Choose the image and the model that another panel sends."""
+        if viewer is self.viewer and panel == COUNT and isalive(self):  # type: ignore[no-untyped-call]
+            choose_layer(self.panel.image, what.image)
+            choose(self.panel.model, what.model)
+
     def _forget_error(self, _: object = None) -> None:
         """Take away an error whose cause may be gone: other layers, another view, model or setting."""
         if self.panel.message.property("error") == "true":
@@ -404,6 +435,9 @@ class CountWidget(QWidget):
         if is_drawn and isinstance(layer, ImageLayer) and region_layer(self.viewer) is None:
             ask_for_region(self.viewer, layer)
             self.model.tell("Draw a rectangle around the cells, then count.")
+
+    def _on_model_chosen(self) -> None:
+        self._show_family(self.choices.family)
 
     def _show_family(self, family: str) -> None:
         self._settings_type = registry.get(family).settings

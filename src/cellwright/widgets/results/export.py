@@ -1,27 +1,34 @@
 """Tables, a report, settings, and the Python or command that repeats what the panel shows."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from qtpy.QtCore import QObject
 from qtpy.QtWidgets import QApplication, QFileDialog
 
 from cellwright.core.data import Image
 from cellwright.core.errors import CellwrightError, SettingsError, error_line
 from cellwright.core.tasks import Progress, Task
-from cellwright.files.regions import write_regions
+from cellwright.files.images import describe_images
+from cellwright.files.regions import drawn_shapes, masks_of, write_region_set, write_regions
 from cellwright.files.report import write_report
 from cellwright.files.tables import settings_table, write_csv, write_parquet, write_xlsx
 from cellwright.inference.image_count import tables_of, write_tracks
 from cellwright.inference.recipe import Recipe, as_command, as_python, load_recipe, recipe_of, save_recipe
 from cellwright.inference.settings import InputFiles
+from cellwright.models import store
 from cellwright.ops.measure.analysis import Analysis
-from cellwright.ops.measure.regions import RegionSet, ShapeRegion
+from cellwright.ops.measure.regions import RegionSet
+from cellwright.widgets.results.measured_cells import MeasuredCells
 from cellwright.widgets.results.model import ResultsModel
 from cellwright.widgets.results.view import ResultsView
+from cellwright.widgets.shared.edited_layers import ASKED
 from cellwright.widgets.shared.messages import tell_error
+from cellwright.widgets.shared.regions import REGIONS, WINDOW
 
 TABLES = "Table (*.csv);;Excel (*.xlsx);;Parquet (*.parquet)"
 
@@ -64,8 +71,7 @@ class ResultsExport(QObject):
         Raises
         ------
         SettingsError
-            The cells were not counted by a model, or not in a file; or they were edited, gated, or counted in
-            drawn regions, which nothing repeats.
+            The cells were not counted by a model, or not in a file.
         """
         measured = self._model.measured
         if measured is None:
@@ -73,41 +79,73 @@ class ResultsExport(QObject):
         return recipe_of(
             measured.result,
             analysis=self._model.settings,
-            files=self._files(),
+            files=self.input_files(),
             source=measured.snapshot.image.source,
+            window=self._window,
+            pixel_size_um=self._pixel_size_um,
         )
 
-    def _files(self) -> InputFiles:
-        """Return the files of the regions, once they are saved, and of the further images."""
+    def input_files(self) -> InputFiles:
+        """Return the files of other images, and of the regions, which are written if there are none yet."""
         measured = self._model.measured
         assert measured is not None
         others = measured.snapshot.others
         other = tuple(f"{name}={image.source}" for name, image in others.items() if image.source)
-        return InputFiles(regions=self._region_files, other=other, nuclei=measured.snapshot.nuclei_source)
+        nuclei = measured.snapshot.nuclei_source
+        path, saved = self._saved_regions
+        regions = self._model.regions
+        with suppress(SettingsError):  # told with what is not repeated
+            found = write_region_set(inputs_folder(), regions, measured.snapshot.image)
+            if found.regions and saved == _corners(regions):
+                found = found._replace(regions=(str(path),))
+            return InputFiles(found.regions, (), found.mask, found.outside, nuclei=nuclei, other=other)
+        return InputFiles(nuclei=nuclei, other=other)
 
     @property
-    def _region_files(self) -> tuple[str, ...]:
-        path, saved = self._saved_regions
-        if not saved or saved != _corners(self._model.regions):
+    def _pixel_size_um(self) -> tuple[float, ...]:
+        """The pixel size of the layer; empty where its file tells the same."""
+        image = self._image()
+        told = next((one.pixel_size_um for one in describe_images(image.source)), ())
+        if len(told) == len(image.pixel_size_um) and np.allclose(
+            told, image.pixel_size_um, rtol=1e-9, atol=0
+        ):
             return ()
-        return (str(path),)
+        return image.pixel_size_um
+
+    @property
+    def _window(self) -> tuple[tuple[int, int], ...]:
+        """The part of the image that was counted; empty for the whole."""
+        measured = self._model.measured
+        assert measured is not None
+        window = tuple(measured.snapshot.provenance.get(WINDOW, ()))
+        if window == tuple((0, n) for n in measured.snapshot.image.label_shape):
+            return ()
+        return window
 
     @property
     def unrepeatable(self) -> list[str]:
         """What was done by hand, which no settings repeat."""
-        model, found = self._model, []
-        if model.measured is not None and model.measured.n_edited:
-            found.append(f"{model.measured.n_edited} cells drawn or changed by hand")
+        model, measured = self._model, self._model.measured
+        found: list[str] = []
+        if measured is None:
+            return found
+        if measured.n_edited:
+            found.append(f"{measured.n_edited} cells drawn or changed by hand")
+        elif measured.snapshot.is_edited:
+            found.append("cells deleted or classified by hand")
+        n_asked = measured.result.provenance.settings.get(ASKED, 0)
+        if n_asked:
+            found.append(f"{n_asked} cells added by click")
         if model.gate is not None:
             found.append("the gate of the scatter plot")
-        if model.regions.included and not self._region_files:
-            found.append("the drawn regions (save them first)")
-        if model.measured is not None:
-            others = model.measured.snapshot.others
-            if model.measured.nuclei is not None and not model.measured.snapshot.nuclei_source:
-                found.append("the nuclei, which are in no file")
-            found += [f"the image {name}, which is in no file" for name in others if not others[name].source]
-        return found
+        try:
+            masks_of(model.regions)
+        except SettingsError as error:
+            found.append(str(error))
+        counted = measured.snapshot.provenance.get(REGIONS)
+        if counted is not None and counted.rule != model.region_rule:
+            found.append(f"that cells were counted by the rule {counted.rule!r} before")
+        return [*found, *_without_file(measured)]
 
     def copy(self, as_text: Callable[[Recipe], str], what: str) -> None:
         """Copy the text that repeats the result."""
@@ -151,7 +189,7 @@ class ResultsExport(QObject):
     def save_regions(self, path: Path) -> None:
         """Write the regions as GeoJSON; from then on the Python and the command take them from there."""
         regions, image = self._model.regions, self._image()
-        shapes = [region for region in regions.included if isinstance(region, ShapeRegion)]
+        shapes = drawn_shapes(regions)
         if not shapes:
             self._view.show_message("There are no regions yet. Choose a Shapes layer on the page of counts.")
             return
@@ -253,10 +291,24 @@ class ResultsExport(QObject):
         tell_error(self._view, error, "Saving")
 
 
+def _without_file(measured: MeasuredCells) -> list[str]:
+    """Return what cells were measured with that is in no file."""
+    snapshot = measured.snapshot
+    found = [f"the image {name}" for name, image in snapshot.others.items() if not image.source]
+    if measured.nuclei is not None and not snapshot.nuclei_source:
+        found.append("the nuclei")
+    return [f"{one}, which is in no file" for one in found]
+
+
 def _corners(regions: RegionSet) -> list[Any]:
     """Return what tells drawn regions apart from others."""
-    shapes = [region for region in regions.included if isinstance(region, ShapeRegion)]
+    shapes = drawn_shapes(regions)
     return [(region.name, region.index, [ring.tolist() for ring in region.rings]) for region in shapes]
+
+
+def inputs_folder() -> Path:
+    """Return where regions go that a command or Python text is to read."""
+    return store.user_folder().parent / "inputs"
 
 
 def _task(path: Path, write: Callable[[], None]) -> Task[Path]:

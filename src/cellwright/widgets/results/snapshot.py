@@ -51,6 +51,8 @@ class Snapshot:
         How the cells were found, as the layer tells; empty where they were not counted by us.
     regions
         Where to count.
+    is_edited
+        Whether the layer is one of ours that was changed by hand.
     """
 
     pixels: NDArray[np.integer[Any]] | None
@@ -63,6 +65,7 @@ class Snapshot:
     nuclei_source: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     regions: RegionSet = RegionSet()  # noqa: RUF009 - frozen
+    is_edited: bool = False
 
 
 def is_cells_layer(layer: Layer | None) -> bool:
@@ -152,6 +155,7 @@ def snapshot_of(
         nuclei=_nuclei_of(nuclei, layer, pixels),
         nuclei_source=_path_of(nuclei),
         provenance=found_by,
+        is_edited=bool(layer.metadata.get(METADATA, {}).get(EDITED)),
         regions=regions_of(regions, image_layer or layer, axis, rule, counted=counted, is_drawing=True),
     )
 

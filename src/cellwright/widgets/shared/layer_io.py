@@ -142,7 +142,7 @@ def source_of(layer: Layer | None, channel: Channel | None = None, window: Windo
         index = parts
         if channel.axis is not None and image.axes.endswith("C"):  # colours, which are last now
             index = [*(part for axis, part in enumerate(parts) if axis != channel.axis), slice(None)]
-        image = replace(image, data=image.data[tuple(index)], source="", source_part=None)
+        image = replace(image, data=image.data[tuple(index)], source="")
     return Source(
         image=image,
         layer_id=str(layer.unique_id),
@@ -283,6 +283,19 @@ def _placement(layer: Layer, first: NDArray[np.intp], *, drop_first: bool) -> di
 def has_image(viewer: Any, source: Source) -> bool:
     """Return whether the image layer of a source is in the viewer."""
     return any(str(layer.unique_id) == source.layer_id for layer in viewer.layers)
+
+
+def shown_cells(viewer: Any, source: Source) -> Layer | None:
+    """Return the layer that shows the cells of a count: outlines, else points; None where neither is there.
+
+    That of the last count comes before those that were changed by hand.
+    """
+    for output in ("Labels", "Points"):
+        ours = [one for one in viewer.layers if _has(one, {**source.key, "output": output})]
+        fresh = [one for one in ours if not is_edited(one)]
+        for layer in (*reversed(fresh), *reversed(ours)):
+            return layer
+    return None
 
 
 def has_layers(viewer: Any, key: Mapping[str, Any]) -> bool:

@@ -1,4 +1,8 @@
-"""What panels tell: how far a job is, how many cells there are, what went wrong."""
+"""What panels tell: how far a job is, how many cells there are, what went wrong; and what they hand over.
+
+A panel knows no other one: it sends what is to be gone on with to the title of a panel, which is opened as a
+tab where it is not yet, and brought to the front. So a count leads to its correction, to a training and back.
+"""
 
 import logging
 from dataclasses import dataclass
@@ -7,7 +11,7 @@ from weakref import WeakKeyDictionary
 
 from napari.layers import Layer
 from psygnal import Signal
-from qtpy.QtWidgets import QDockWidget, QWidget
+from qtpy.QtWidgets import QComboBox, QDockWidget, QWidget
 
 from cellwright.core.data import Provenance
 from cellwright.core.errors import CellwrightError, error_line
@@ -19,6 +23,7 @@ logger = logging.getLogger(__name__)
 REDRAW_S = 0.25  # a redraw of the panel redraws napari's whole window, slow without a GPU
 STAGES = {"load": "Loading the model", "tiles": "Looking at the image", "layers": "Making layers"}
 PLUGIN, PANEL = "napari-cellwright", "Results"
+COUNT, ANNOTATE, TRAIN = "Count cells", "Annotate cells", "Train a model"  # as in the manifest
 
 
 class Panel(Protocol):
@@ -152,3 +157,59 @@ def tell_results(viewer: Any, result: HasCount, layer: Layer | None, panel: QWid
 
 def _docked(window: Any) -> list[str]:
     return [str(name).partition(" (")[0] for name in window.dock_widgets]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HandOver:
+    """What a panel is to go on with.
+
+    Parameters
+    ----------
+    image, cells
+        Layers of the viewer; None leaves what is chosen.
+    model
+        Name or folder of a model; empty leaves what is chosen.
+    """
+
+    image: Layer | None = None
+    cells: Layer | None = None
+    model: str = ""
+
+
+class _HandOvers:
+    """Tells the panels of what is sent to them."""
+
+    sent = Signal(object, str, object)  # viewer, title of a panel, HandOver
+
+
+hand_overs = _HandOvers()
+
+
+def choose(box: QComboBox, data: str) -> None:
+    """Choose the entry with this data as a user would; nothing where there is none."""
+    place = box.findData(data)
+    if data and place >= 0:
+        box.setCurrentIndex(place)
+        box.activated.emit(place)
+
+
+def choose_layer(box: QComboBox, layer: Layer | None) -> None:
+    """Choose the entry of a layer; nothing where there is none."""
+    if layer is not None:
+        choose(box, str(layer.unique_id))
+
+
+def hand_over(viewer: Any, panel: str, what: HandOver) -> None:
+    """Open a panel as a tab beside the others, bring it to the front, and let it go on with this.
+
+    A viewer without a window has the panels that were made for it.
+    """
+    viewer = unwrapped(viewer)
+    window = getattr(viewer, "window", None)
+    dock: QWidget | None = None
+    if window is not None:
+        dock, _ = window.add_plugin_dock_widget(PLUGIN, panel, tabify=True)
+    hand_overs.sent.emit(viewer, panel, what)
+    if isinstance(dock, QDockWidget):
+        dock.show()
+        dock.raise_()

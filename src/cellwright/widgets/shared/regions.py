@@ -36,6 +36,7 @@ from cellwright.widgets.shared.layer_factory import COLOUR
 from cellwright.widgets.shared.layer_io import Window, last_axes, whole_placement
 
 REGIONS = "regions"  # key in the metadata of layers of cells: the RegionSet they were counted in
+WINDOW = "window"  # the same: the part of the image that was counted
 REGION_NAME = "region to count"
 LINE_NAME = "line across a cell"
 HALF_PIXEL = 0.5

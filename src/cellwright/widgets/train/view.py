@@ -1,15 +1,14 @@
 """The looks of the train widget: its controls and where they stand; curves, picture and scores of a run."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from qtpy.QtCore import QPointF, QRectF, Qt
-from qtpy.QtGui import QColor, QImage, QPainter, QPaintEvent, QPen, QPixmap, QPolygonF, QResizeEvent
+from qtpy.QtCore import Qt
+from qtpy.QtGui import QImage, QPixmap, QResizeEvent
 from qtpy.QtWidgets import (
     QCheckBox,
-    QComboBox,
     QFormLayout,
     QFrame,
     QHBoxLayout,
@@ -24,10 +23,15 @@ from qtpy.QtWidgets import (
 )
 from superqt import QCollapsible
 
+from cellwright.models.registry import FAMILIES
+from cellwright.training.run_folder import SCRATCH
 from cellwright.training.settings import PRESETS, FinetuneSettings
+from cellwright.widgets.shared.combos import DeviceComboBox, ModelComboBox, PanelComboBox
 from cellwright.widgets.shared.form import SettingsForm, is_threshold
 from cellwright.widgets.shared.style import STYLE, message_label, progress_box, row, set_state
+from cellwright.widgets.train.curves import Curve, CurvePlot
 
+LAYERS = "layers"  # data of the entry of the viewer's layers
 PRESET_TITLES = {
     "quick": "Quick · minutes",
     "balanced": "Balanced · an hour",
@@ -52,11 +56,6 @@ OWN_STYLE = """
 #picture, #scores, #caption, #legend { background: transparent; }
 #caption { color: rgba(150, 155, 165, 255); }
 """
-PLOT_HEIGHT_PX = 170
-MARGIN_PX = 6
-TITLE_PX = 15
-INK = QColor(150, 155, 165)
-GRID = QColor(128, 128, 128, 50)
 LOSS_COLOUR, SCORE_COLOUR, RATE_COLOUR = "#ff9f1c", "#3fd0c9", "#9d6bff"
 BETTER_COLOUR, WORSE_COLOUR, SAME_COLOUR = "#3fd0c9", "#e07a6b", "#9aa0aa"
 LEAST_CHANGE = 0.0005  # of a score, for a colour
@@ -105,6 +104,7 @@ class TrainPanel(QWidget):
         self.message = message_label()
         layout.addWidget(self.message)
         self.card = TrainCard()
+        layout.addWidget(self.count_with)
         layout.addWidget(self.card)
         layout.addLayout(self.models_box)
         layout.addStretch(1)
@@ -162,14 +162,14 @@ class TrainPanel(QWidget):
             self.pause.setText("Pause")
 
     def _choices(self) -> QVBoxLayout:
-        self.data, self.start, self.device, self.preset = (QComboBox() for _ in range(4))
-        for box in (self.data, self.start, self.device, self.preset):
-            box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-            box.setMinimumContentsLength(12)
-            box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        for name in PRESETS:
-            self.preset.addItem(PRESET_TITLES[name], name)
-        self.preset.setToolTip(PRESET_HELP)
+        self.data = PanelComboBox("Annotated images to learn from.", folders="Dataset folder")
+        self.data.fill([("Annotated layers", LAYERS)])
+        self.start = ModelComboBox(
+            "Model to begin with: one that does nearly what is wanted learns fastest.",
+            after=[(f"From scratch · {family}", SCRATCH + family) for family in FAMILIES],
+        )
+        self.device, self.preset = DeviceComboBox(), PanelComboBox(PRESET_HELP)
+        self.preset.fill((PRESET_TITLES[name], name) for name in PRESETS)
         self.pairs = QListWidget()
         self.pairs.setFixedHeight(LIST_HEIGHT_PX)
         self.pairs.setToolTip("Images with their annotation; the ticked ones are trained on.")
@@ -202,6 +202,9 @@ class TrainPanel(QWidget):
         self.pause.setObjectName("preview")
         self.pause.setCheckable(True)
         self.pause.setToolTip("Pause the training; it resumes where it was.")
+        self.count_with = QPushButton()
+        self.count_with.setToolTip("Open the count panel with this model and image chosen.")
+        self.count_with.setVisible(False)
         return row(self.train, self.pause)
 
 
@@ -273,92 +276,6 @@ class TrainCard(QFrame):
         self.picture.setVisible(False)
         self.caption.setVisible(False)
         self.plot.show_curves((), 1.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """One curve: (step, value) in the order of the steps; ``share`` weighs its part of the height."""
-
-    title: str
-    points: tuple[tuple[float, float], ...]
-    colour: str
-    share: float = 1.0
-
-
-class CurvePlot(QWidget):
-    """Small plots above each other with the steps in common; each shows its name and its last value."""
-
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self.curves: tuple[Curve, ...] = ()
-        self.last_step = 1.0
-        self.setFixedHeight(PLOT_HEIGHT_PX)
-        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-
-    def show_curves(self, curves: Sequence[Curve], last_step: float) -> None:
-        """Draw these curves; the steps go from 0 to ``last_step``."""
-        self.curves, self.last_step = tuple(curves), max(float(last_step), 1.0)
-        self.setToolTip("\n".join(_tooltip(curve) for curve in curves if curve.points))
-        self.update()
-
-    def paintEvent(self, _: QPaintEvent | None) -> None:
-        """Draw; called by Qt."""
-        painter = QPainter(self)
-        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        whole = sum(curve.share for curve in self.curves) or 1.0
-        room = self.height() - len(self.curves) * (TITLE_PX + MARGIN_PX)
-        top = 0.0
-        for curve in self.curves:
-            height = room * curve.share / whole
-            self._draw_title(painter, curve, top)
-            box = QRectF(MARGIN_PX, top + TITLE_PX, self.width() - 2 * MARGIN_PX, height)
-            self._draw_curve(painter, curve, box)
-            top += TITLE_PX + MARGIN_PX + height
-        painter.end()
-
-    def _draw_title(self, painter: QPainter, curve: Curve, top: float) -> None:
-        font = painter.font()
-        font.setPixelSize(11)
-        painter.setFont(font)
-        line = QRectF(MARGIN_PX, top, self.width() - 2 * MARGIN_PX, TITLE_PX)
-        painter.setPen(INK)
-        painter.drawText(line, Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter, curve.title)
-        if curve.points:
-            painter.setPen(QColor(curve.colour))
-            right = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
-            painter.drawText(line, right, f"{curve.points[-1][1]:.3g}")
-
-    def _draw_curve(self, painter: QPainter, curve: Curve, box: QRectF) -> None:
-        painter.fillRect(box, GRID)
-        points = [QPointF(*point) for point in to_pixels(curve.points, self.last_step, box)]
-        painter.setPen(QPen(QColor(curve.colour), 1.8))
-        if len(points) > 1:
-            painter.drawPolyline(QPolygonF(points))
-        if 0 < len(points) < 30:
-            painter.setBrush(QColor(curve.colour))
-            for point in points:
-                painter.drawEllipse(point, 2.2, 2.2)
-
-
-def to_pixels(
-    points: Sequence[tuple[float, float]], last_step: float, box: QRectF
-) -> list[tuple[float, float]]:
-    """Return where the points of a curve lie in a box, its highest value a little below the top."""
-    values = [value for _, value in points]
-    low, high = min(values, default=0.0), max(values, default=1.0)
-    span, inner = (high - low) or 1.0, box.height() - 8
-    return [
-        (
-            box.left() + 4 + (box.width() - 8) * step / last_step,
-            box.bottom() - 4 - inner * ((value - low) / span if high > low else 0.5),
-        )
-        for step, value in points
-    ]
-
-
-def _tooltip(curve: Curve) -> str:
-    values = [value for _, value in curve.points]
-    return f"{curve.title}: {values[-1]:.4g} (lowest {min(values):.4g}, highest {max(values):.4g})"
 
 
 class Picture(QLabel):

@@ -1,8 +1,9 @@
 """The train widget: from annotated images to a model that counts them better, watched while it learns."""
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from napari.layers import Layer
 from qtpy.compat import isalive
 from qtpy.QtCore import QTimer, Signal  # type: ignore[attr-defined]
 from qtpy.QtGui import QShowEvent
@@ -14,7 +15,18 @@ from cellwright.files.dataset.folder import Dataset
 from cellwright.training.run_folder import Plan, verdict
 from cellwright.widgets.shared.combos import model_events
 from cellwright.widgets.shared.jobs import Job
-from cellwright.widgets.shared.messages import REDRAW_S, duration, progress_line, tell_error
+from cellwright.widgets.shared.messages import (
+    COUNT,
+    REDRAW_S,
+    TRAIN,
+    HandOver,
+    duration,
+    hand_over,
+    hand_overs,
+    progress_line,
+    tell_error,
+)
+from cellwright.widgets.shared.napari_private import unwrapped
 from cellwright.widgets.shared.style import scrolled
 from cellwright.widgets.train.choices import ResumeOffer, TrainChoices
 from cellwright.widgets.train.data_check import DataCheck
@@ -46,7 +58,8 @@ class TrainWidget(QWidget):
         self.model = TrainModel()
         self.panel = TrainPanel()
         self.job: Job | None = None
-        self._has_been_shown = False
+        self._new_model = ""
+        self._taught_image: Layer | None = None
         self.choices = TrainChoices(napari_viewer, self.panel)
         self.data_check = DataCheck(self.choices, self.model)
         self.offer = ResumeOffer()
@@ -70,7 +83,8 @@ class TrainWidget(QWidget):
         self.model.started.connect(self._on_started)
         self.model.ended.connect(self.show_ended)
         self.model.failed.connect(self.show_error)
-        model_events.changed.connect(self._on_models_changed)
+        hand_overs.sent.connect(self._on_sent)
+        self.panel.count_with.clicked.connect(self._on_count_clicked)
         application = QApplication.instance()
         if application is not None:
             application.aboutToQuit.connect(self.leave)
@@ -130,6 +144,7 @@ class TrainWidget(QWidget):
     def _on_started(self) -> None:
         self._eta, self._told = Eta(), 0.0
         self.panel.card.clear()
+        self.panel.count_with.setVisible(False)
         self.panel.show_message("")
         self.offer.hide()
         self.panel.show_running(is_running=True)
@@ -173,8 +188,11 @@ class TrainWidget(QWidget):
             return
         kept = f"{outcome.model!r}: {words}. It is in the model lists now."
         self.panel.show_message(" ".join([kept, *outcome.notices]))
-        self.own.refresh(outcome.model)
+        self.own.box.refresh(outcome.model)
         model_events.changed.emit()
+        self._new_model = outcome.model
+        self.panel.count_with.setText(f"Count with {outcome.model}")
+        self.panel.count_with.setVisible(True)
 
     def show_error(self, error: Exception) -> None:
         """Tell in the panel what went wrong; what was not foreseen is logged too."""
@@ -185,9 +203,7 @@ class TrainWidget(QWidget):
     def showEvent(self, event: QShowEvent | None) -> None:
         """Look for devices once the widget is seen."""
         super().showEvent(event)
-        if not self._has_been_shown:
-            self._has_been_shown = True
-            self.choices.find_devices()
+        self.panel.device.find_devices()
 
     def _on_finished(self) -> None:
         self.job = None
@@ -203,9 +219,16 @@ class TrainWidget(QWidget):
         else:
             self.begin()
 
-    def _on_models_changed(self) -> None:
-        if isalive(self):  # type: ignore[no-untyped-call]
-            self.own.refresh()
+    def _on_sent(self, viewer: Any, panel: str, what: HandOver) -> None:
+        """Choose the annotation and the model that another panel sends."""
+        is_ours = viewer is unwrapped(self.viewer) and panel == TRAIN
+        if is_ours and not self.is_busy and isalive(self):  # type: ignore[no-untyped-call]
+            self._taught_image = what.image
+            self.choices.take(what)
+
+    def _on_count_clicked(self) -> None:
+        """Hand the new model and the image that it learned from to the count panel."""
+        hand_over(self.viewer, COUNT, HandOver(image=self._taught_image, model=self._new_model))
 
 
 def training_line(progress: Progress, seconds_left: float | None) -> str:

@@ -1,0 +1,88 @@
+"""From a count to its correction, to a training and back, with image, cells and model already chosen."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from napari.components import ViewerModel
+from pytestqt.qtbot import QtBot
+
+from cellwright.widgets.annotate.widget import AnnotateWidget
+from cellwright.widgets.count.widget import CountWidget
+from cellwright.widgets.shared.messages import TRAIN, HandOver, hand_over
+from cellwright.widgets.train.model import TrainingOutcome
+from cellwright.widgets.train.widget import TrainWidget
+
+Settled = Callable[[CountWidget], None]
+
+
+def test_cells_are_corrected_taught_and_counted_again(
+    viewer: ViewerModel,
+    widget: CountWidget,
+    annotate_widget: AnnotateWidget,
+    blobs: Any,
+    settled: Settled,
+    qtbot: QtBot,
+    home: Any,
+) -> None:
+    trainer = TrainWidget(viewer)
+    qtbot.addWidget(trainer)
+    viewer.add_image(blobs.image, name="blobs")
+    viewer.add_image(blobs.image, name="other")
+    viewer.layers.selection.active = viewer.layers["blobs"]
+    assert not widget.panel.correct.isEnabled()
+    widget.panel.count.click()
+    settled(widget)
+    viewer.layers.selection.active = viewer.layers["other"]
+
+    widget.panel.correct.click()
+    context = annotate_widget.model.context
+    assert context is not None
+    assert context.layer.layer is viewer.layers["blobs labels"]
+    assert context.session.image.name == "blobs"
+    context.session.delete(1)
+    widget.panel.correct.click()
+    assert annotate_widget.model.context is context  # is gone on with
+
+    trainer.panel.start.setCurrentIndex(trainer.panel.start.count() - 1)
+    annotate_widget.panel.teach.click()
+    (pair,) = [one for one in trainer.choices.chosen if one.image.name == "blobs"]
+    assert pair.annotation is viewer.layers["blobs labels"]
+    assert trainer.choices.start == "flow"
+
+    assert trainer.panel.count_with.isHidden()
+    plan, _ = trainer.choices.plan()
+    trainer.show_ended(TrainingOutcome(plan, "flow", {"score": 0.5}, {"score": 0.6}))
+    assert trainer.panel.count_with.text() == "Count with flow"
+    trainer.panel.count_with.click()
+    assert widget.choices.layer is viewer.layers["blobs"]
+    assert widget.choices.model == "flow"
+
+
+def test_what_is_for_another_viewer_or_panel_is_let_be(
+    viewer: ViewerModel, annotate_widget: AnnotateWidget
+) -> None:
+    image = viewer.add_image(np.zeros((9, 9)))
+    cells = viewer.add_labels(np.zeros((9, 9), np.int32))
+    hand_over(ViewerModel(), "Annotate cells", HandOver(image, cells))
+    hand_over(viewer, TRAIN, HandOver(image, cells))
+    assert annotate_widget.model.context is None
+
+
+class Window:
+    """Stands for napari's window."""
+
+    def __init__(self) -> None:
+        self.opened: list[tuple[str, str, bool]] = []
+
+    def add_plugin_dock_widget(self, plugin: str, panel: str, *, tabify: bool) -> tuple[None, None]:
+        self.opened.append((plugin, panel, tabify))
+        return None, None
+
+
+def test_a_panel_that_is_not_there_yet_is_opened_as_a_tab() -> None:
+    class Viewer:
+        window = Window()
+
+    hand_over(Viewer(), TRAIN, HandOver())
+    assert Viewer.window.opened == [("napari-cellwright", TRAIN, True)]
