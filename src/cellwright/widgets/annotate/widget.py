@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 from napari.layers import Points
 from qtpy.compat import isalive
-from qtpy.QtCore import Qt, QTimer
+from qtpy.QtCore import Qt
 from qtpy.QtGui import QKeySequence, QShowEvent
 from qtpy.QtWidgets import QFrame, QScrollArea, QShortcut, QVBoxLayout, QWidget  # type: ignore[attr-defined]
+from superqt.utils import QSignalDebouncer
 
 from cellwright.annotation.review_queue import mirror_disagreement
 from cellwright.core.errors import CellwrightError
@@ -59,10 +60,9 @@ class AnnotateWidget(QWidget):
         self.panel = AnnotatePanel(self)
         self._sheet: CheatSheet | None = None
         self._is_away = False  # another layer than the annotation is active
-        self._follow = QTimer(self)  # what takes a look at every cell waits until the edits pause
-        self._follow.setSingleShot(True)
-        self._follow.setInterval(FOLLOW_MS)
-        self._follow.timeout.connect(self._on_follow)
+        self._follow = QSignalDebouncer(parent=self)  # a look at every cell waits until the edits pause
+        self._follow.setTimeout(FOLLOW_MS)
+        self._follow.triggered.connect(self._on_follow)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         area = QScrollArea()
@@ -330,7 +330,7 @@ class AnnotateWidget(QWidget):
         counts = tuple(classes.count(index) for index in range(len(session.class_names)))
         panel.show_classes(session.class_names, counts)
         panel.show_message("")
-        self._follow.start()
+        self._follow.throttle()
 
     def _on_follow(self) -> None:
         context = self.model.context

@@ -13,7 +13,6 @@ from qtpy.QtWidgets import (
     QFrame,
     QHeaderView,
     QLabel,
-    QProgressBar,
     QPushButton,
     QTableWidget,
     QTableWidgetItem,
@@ -21,11 +20,13 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from cellwright.core.tasks import Progress
 from cellwright.widgets.compare.disagreement import COLOURS
 from cellwright.widgets.compare.model import Compared, usual_pair
 from cellwright.widgets.shared.combos import ChannelComboBox, LayerComboBox, ModelComboBox, is_image
-from cellwright.widgets.shared.messages import number_text
-from cellwright.widgets.shared.style import STYLE, message_label, progress_box, set_state
+from cellwright.widgets.shared.job_bar import JobBar
+from cellwright.widgets.shared.messages import duration, number_text
+from cellwright.widgets.shared.style import STYLE, message_label, set_state
 
 QUIET = "#9aa0aa"
 LONGEST_NAME = 30  # letters of a model's name that fit into the panel
@@ -58,14 +59,13 @@ class ComparePanel(QWidget):
         self.button = QPushButton()
         self.button.setObjectName("count")
         layout.addWidget(self.button)
-        self.bar, self.status = QProgressBar(), QLabel()
-        layout.addWidget(progress_box(self.bar, self.status))
+        self.jobs = JobBar(has_stop=False, describe=compare_line, stages=("compare",))
+        layout.addWidget(self.jobs)
         self.message = message_label()
         layout.addWidget(self.message)
         layout.addWidget(self._card())
         layout.addWidget(self._table())
         layout.addStretch(1)
-        self.setMinimumWidth(330)
         self.show_running(is_running=False)
 
     def show_message(self, text: str, *, is_error: bool = False) -> None:
@@ -78,18 +78,11 @@ class ComparePanel(QWidget):
         """Turn the button into Cancel and back."""
         text, help_text = "Compare", "Count with both models."
         if is_running:
-            text, help_text = "Cancel", ""
+            text, help_text = "Cancel", "Stop at the next step; nothing is changed."
         self.button.setText(text)
         self.button.setToolTip(help_text)
         self.button.setEnabled(True)
         set_state(self.button, "running", on=is_running)
-        self.bar.setVisible(is_running)
-        self.show_progress(0.0, "")
-
-    def show_progress(self, fraction: float, line: str) -> None:
-        """Show how far a comparison is."""
-        self.bar.setValue(round(100 * fraction))
-        self.status.setText(line)
 
     def show_compared(self, compared: Compared | None) -> None:
         """Show the figures of both models, those of each image where there are several; None hides them."""
@@ -201,6 +194,23 @@ class ComparePanel(QWidget):
         layout.addWidget(self.table)
         layout.addWidget(self.hint)
         return box
+
+
+def compare_line(progress: Progress, seconds_left: float | None) -> str:
+    """Return which model counts in which image, and how long it all still takes.
+
+    Examples
+    --------
+    ``set03: flow · image 3 of 37 · 2 min left``
+    """
+    if progress.stage == "open":
+        return "Opening the image"
+    if not progress.note:
+        return "Loading the models"
+    parts = [progress.note]
+    if seconds_left is not None:
+        parts.append(f"{duration(seconds_left)} left")
+    return " · ".join(parts)
 
 
 def summary_of(compared: Compared) -> str:

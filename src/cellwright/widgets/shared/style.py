@@ -7,14 +7,11 @@ from qtpy.QtWidgets import (
     QFrame,
     QHBoxLayout,
     QLabel,
-    QProgressBar,
     QPushButton,
     QScrollArea,
-    QVBoxLayout,
     QWidget,
 )
 
-PROGRESS_HEIGHT_PX = 26
 PANEL_WIDTH_PX = 290  # the least that the panels need
 
 STYLE = """
@@ -36,22 +33,6 @@ QProgressBar { max-height: 6px; min-height: 6px; border: none; border-radius: 3p
                background: rgba(128, 128, 128, 50); }
 QProgressBar::chunk { background: #2fb5ae; border-radius: 3px; }
 """
-
-
-def progress_box(bar: QProgressBar, status: QLabel) -> QWidget:
-    """Return a box for the progress of long work, always as high: nothing jumps when that begins."""
-    bar.setTextVisible(False)
-    bar.setRange(0, 100)
-    status.setObjectName("status")
-    box = QWidget()
-    box.setFixedHeight(PROGRESS_HEIGHT_PX)
-    layout = QVBoxLayout(box)
-    layout.setContentsMargins(0, 0, 0, 0)
-    layout.setSpacing(2)
-    layout.addWidget(bar)
-    layout.addWidget(status)
-    layout.addStretch(1)
-    return box
 
 
 def scrolled(panel: QWidget) -> QScrollArea:

@@ -15,7 +15,6 @@ from qtpy.QtWidgets import (
     QLabel,
     QLineEdit,
     QListWidget,
-    QProgressBar,
     QPushButton,
     QSizePolicy,
     QVBoxLayout,
@@ -23,12 +22,15 @@ from qtpy.QtWidgets import (
 )
 from superqt import QCollapsible
 
+from cellwright.core.tasks import Progress
 from cellwright.models.registry import FAMILIES
 from cellwright.training.run_folder import SCRATCH
 from cellwright.training.settings import PRESETS, FinetuneSettings
 from cellwright.widgets.shared.combos import DeviceComboBox, ModelComboBox, PanelComboBox
 from cellwright.widgets.shared.form import SettingsForm, is_threshold
-from cellwright.widgets.shared.style import STYLE, message_label, progress_box, row, set_state
+from cellwright.widgets.shared.job_bar import JobBar
+from cellwright.widgets.shared.messages import duration, progress_line
+from cellwright.widgets.shared.style import STYLE, message_label, row, set_state
 from cellwright.widgets.train.curves import Curve, CurvePlot
 
 LAYERS = "layers"  # data of the entry of the viewer's layers
@@ -47,6 +49,8 @@ TITLES = {  # where the name of a setting does not tell what it is
     "n_replay": "Replay images",
     "n_validation": "Validation images",
 }
+OWN_STAGES = ("write", "begin", "read", "epoch")  # the others are those of counting
+MOVES = ("fine-tune", "epoch")  # the bar; other stages leave it where it was
 LIST_HEIGHT_PX = 58
 LARGEST, SMALLEST_STEP = 1_000_000, 1e-5  # of numbers in the form
 OWN_STYLE = """
@@ -99,8 +103,8 @@ class TrainPanel(QWidget):
         layout.addWidget(self.advanced)
         layout.addLayout(self.check_box)
         layout.addLayout(self._buttons())
-        self.bar, self.status = QProgressBar(), QLabel()
-        layout.addWidget(progress_box(self.bar, self.status))
+        self.jobs = JobBar(has_stop=False, describe=training_line, stages=MOVES)
+        layout.addWidget(self.jobs)
         self.message = message_label()
         layout.addWidget(self.message)
         self.card = TrainCard()
@@ -140,12 +144,9 @@ class TrainPanel(QWidget):
         self.train.setEnabled(True)
         self.pause.setVisible(is_running)
         self.pause.setChecked(False)
-        self.bar.setVisible(is_running)
         self.choices.setEnabled(not is_running)
         self.advanced.setEnabled(not is_running)
         set_state(self.train, "running", on=is_running)
-        self.bar.setValue(0)
-        self.status.setText("")
 
     def show_stopping(self) -> None:
         """Tell that the training stops after the step it is at."""
@@ -156,7 +157,7 @@ class TrainPanel(QWidget):
     def show_paused(self, *, is_paused: bool) -> None:
         """Turn the pause button into Resume and back."""
         if is_paused:
-            self.status.setText("Pausing…")
+            self.jobs.line.setText("Pausing…")
             self.pause.setText("Resume")
         else:
             self.pause.setText("Pause")
@@ -334,3 +335,19 @@ def scores_table(before: Mapping[str, float], after: Mapping[str, float]) -> str
             f"<td align='right'>&nbsp;&nbsp;<b style='color:{colour}'>{figures[1]}</b></td></tr>"
         )
     return f"<table cellspacing='4'>{''.join(rows)}</table>"
+
+
+def training_line(progress: Progress, seconds_left: float | None) -> str:
+    """Return what the training is doing, its loss, and how long it still takes."""
+    if progress.stage == "paused":
+        return "Paused. Napari may be closed meanwhile."
+    if progress.stage in OWN_STAGES:
+        return progress_line(progress, seconds_left)
+    if progress.stage != "fine-tune":
+        return "Checking the model on the validation images…"
+    parts = [f"Step {progress.done:,} of {progress.total:,}"]
+    if progress.note:
+        parts.append(progress.note)
+    if seconds_left is not None:
+        parts.append(f"{duration(seconds_left)} left")
+    return " · ".join(parts)
