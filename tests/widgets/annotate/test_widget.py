@@ -70,7 +70,7 @@ def test_points_begin_as_discs_and_nothing_as_nothing(widget: AnnotateWidget, bl
     assert not session.metadata.has_masks
     widget.panel.begin.click()
     assert widget.model.session is None
-    widget.panel.start.setCurrentIndex(widget.panel.start.count() - 1)
+    widget.panel.start.setCurrentIndex(0)
     assert start(widget).n_cells == 0
 
 
@@ -312,7 +312,7 @@ def test_a_counted_layer_that_is_annotated_keeps_where_it_came_from(
     image = viewer.add_image(np.zeros((20, 20)), name="cells")
     own = {"model": "flow", "source": str(image.unique_id), "is_preview": False, "output": "Labels"}
     labels = viewer.add_labels(np.zeros((20, 20), np.int32), metadata={METADATA: own})
-    annotate_widget.refresh_layers()
+    annotate_widget.choices.refresh()
     annotate_widget.panel.begin.click()
     assert annotate_widget.model.context.layer.layer is labels
     assert own.items() <= labels.metadata[METADATA].items()

@@ -6,7 +6,6 @@ from html import escape
 
 import numpy as np
 from qtpy.QtCore import Qt
-from qtpy.QtGui import QColor
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QFormLayout,
@@ -26,9 +25,8 @@ from cellwright.widgets.compare.model import Compared, usual_pair
 from cellwright.widgets.shared.combos import ChannelComboBox, LayerComboBox, ModelComboBox, is_image
 from cellwright.widgets.shared.job_bar import JobBar
 from cellwright.widgets.shared.messages import duration, number_text
-from cellwright.widgets.shared.style import STYLE, message_label, set_state
+from cellwright.widgets.shared.style import STYLE, chip, message_label, set_state
 
-QUIET = "#9aa0aa"
 LONGEST_NAME = 30  # letters of a model's name that fit into the panel
 LONGEST_LARGE = 6  # characters of a count that fit twice, large
 NO_TRUTH = "none"
@@ -112,7 +110,6 @@ class ComparePanel(QWidget):
         for column, title in enumerate(TITLES):
             head = QTableWidgetItem(title)
             if 1 <= column <= 4:
-                head.setForeground(QColor(COLOURS[(column - 1) % 2]))
                 head.setToolTip(models[(column - 1) % 2])
             elif column:
                 head.setToolTip("Cells that only one of the models has.")
@@ -234,7 +231,7 @@ def summary_of(compared: Compared) -> str:
     true = [score.n_true for score in scored[0] or scored[1]]
     if true:
         text = f"{true[0]:,}" if is_one else _mean(float(np.mean(true)))
-        rows.append(("truth", [f"<span style='color:{QUIET}'>{text}</span>"] * 2))
+        rows.append(("truth", [text] * 2))
     scores = [comparison.mean(name, "f1") for name in comparison.models]
     if not all(map(math.isnan, scores)):
         rows.append(("F1" if is_one else "mean F1", _best(scores)))
@@ -309,7 +306,7 @@ def _best(scores: Sequence[float]) -> list[str]:
 
 
 def _coloured(text: str, colour: str) -> str:
-    return f"<b style='color:{colour}'>{escape(text)}</b>"
+    return chip(f"<b>{escape(text)}</b>", colour)
 
 
 def _large(text: str) -> str:
@@ -324,7 +321,7 @@ def _mean(value: float) -> str:
 
 
 def _row(title: str, values: Iterable[str]) -> str:
-    head = f"<td valign='middle'><span style='color:{QUIET}'>{escape(title)}</span></td>"
+    head = f"<td valign='middle'>{escape(title)}</td>"
     parts = [f"<td align='right' valign='middle'>&nbsp;&nbsp;{value}</td>" for value in values]
     return f"<tr>{head}{''.join(parts)}</tr>"
 

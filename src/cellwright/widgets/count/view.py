@@ -10,17 +10,18 @@ from qtpy.QtWidgets import (
     QDoubleSpinBox,
     QFormLayout,
     QFrame,
+    QGridLayout,
     QHBoxLayout,
     QLabel,
     QPushButton,
     QVBoxLayout,
     QWidget,
 )
-from superqt import QCollapsible
 
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.registry import Family
 from cellwright.widgets.shared.combos import (
+    LETTERS,
     ChannelComboBox,
     ClassifierComboBox,
     DeviceComboBox,
@@ -32,7 +33,7 @@ from cellwright.widgets.shared.combos import (
 )
 from cellwright.widgets.shared.form import SettingsForm, is_threshold, names_of
 from cellwright.widgets.shared.job_bar import JobBar
-from cellwright.widgets.shared.style import STYLE, message_label, put, row, set_state
+from cellwright.widgets.shared.style import STYLE, folded, message_label, put, row, set_state
 
 SHORTCUT = "Ctrl+Return"
 REGIONS = {"whole": "Whole image", "view": "What I see", "drawn": "Drawn region"}
@@ -68,9 +69,7 @@ class CountPanel(QWidget):
         layout.addLayout(self._tools())
         self._tool_box = QVBoxLayout()
         layout.addLayout(self._tool_box)
-        self.more = QCollapsible("More", expandedIcon="▾", collapsedIcon="▸")
-        self.more.setContent(self._more())
-        self.more.collapse(animate=False)
+        self.more = folded("More", self._more())
         layout.addWidget(self.more)
         layout.addStretch(1)
 
@@ -175,6 +174,8 @@ class CountPanel(QWidget):
         self.mask_side = PanelComboBox("Count inside of the labels of the mask, or outside.")
         self.region.fill((title, name) for name, title in REGIONS.items())
         self.rule.fill((title, name) for name, title in RULES.items())
+        for side in (self.mask_layer, self.mask_side):  # beside each other
+            side.setMinimumContentsLength(LETTERS // 2)
         self.mask_side.fill(SIDES.items())
         rows: dict[str, QWidget | QHBoxLayout] = {
             "Channel": self.channel,
@@ -206,13 +207,13 @@ class CountPanel(QWidget):
         self.measure.setToolTip("Draw a line across a typical cell.")
         return row(self.diameter, self.measure)
 
-    def _outputs(self) -> QHBoxLayout:
+    def _outputs(self) -> QGridLayout:
         self.outputs = {output: QCheckBox(title) for output, title in OUTPUTS.items()}
         for output, box in self.outputs.items():
             box.setToolTip(f"Show the result as a {output} layer.")
-        layout = QHBoxLayout()
-        for box in self.outputs.values():
-            layout.addWidget(box, 1)
+        layout = QGridLayout()
+        for place, box in enumerate(self.outputs.values()):
+            layout.addWidget(box, place // 2, place % 2)
         return layout
 
     def _buttons(self) -> QHBoxLayout:
@@ -246,6 +247,7 @@ class CountPanel(QWidget):
         layout.addLayout(self._threshold_box)
         layout.addSpacing(4)
         self.save = QPushButton("Save cells as CSV…")
+        self.save.setToolTip("One row for each cell: place, size, score and class.")
         self.save.setEnabled(False)
         self.correct = QPushButton("Correct these cells")
         self.correct.setToolTip("Open the annotate panel with this image, these cells and this model.")

@@ -33,7 +33,7 @@ from cellwright.widgets.folder.plate_view import PlateView
 from cellwright.widgets.shared.combos import SPECS, model_help, model_title
 from cellwright.widgets.shared.form import SettingsForm, names_of
 from cellwright.widgets.shared.job_bar import JobBar
-from cellwright.widgets.shared.style import PANEL_WIDTH_PX, STYLE, message_label, put, row, set_state
+from cellwright.widgets.shared.style import STYLE, folded, message_label, put, row, set_state
 
 START, STOP = "Count images", "Stop"
 SEPARATOR = "; "  # between folders in their line
@@ -55,17 +55,17 @@ class FolderView(QWidget):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.setStyleSheet(STYLE)
-        self.setMinimumWidth(PANEL_WIDTH_PX + 40)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(10, 10, 10, 10)
         layout.setSpacing(6)
-        self.inputs = QCollapsible("Images and model", expandedIcon="▾", collapsedIcon="▸")
-        self.inputs.setContent(self._inputs())
+        self.inputs = folded("Images and model", self._inputs())
+        self.inputs.expand(animate=False)
         self.inputs.expand(animate=False)
         layout.addWidget(self.inputs)
         layout.addWidget(self._more())
         self.start = QPushButton()
         self.start.setObjectName("count")
+        self.start.setToolTip("Count all images; what was counted before with the same settings is kept.")
         layout.addWidget(self.start)
         self.jobs = JobBar(has_stop=False)
         layout.addWidget(self.jobs)
@@ -89,6 +89,7 @@ class FolderView(QWidget):
             "{plate}/{well}_s{site}. OME-Zarr plates tell it themselves."
         )
         self.output, self.choose_output = _line("Folder for the results"), QPushButton("Choose…")
+        self.choose_output.setToolTip("Choose the folder for the results.")
         self.output.setToolTip("Labels, tables and summary.csv go there; what is there already is shown.")
         self.model = _box()
         self.model.setToolTip("What finds the cells.")
@@ -114,6 +115,7 @@ class FolderView(QWidget):
 
     def _folders(self) -> QHBoxLayout:
         self.folders, self.choose_folder = _line("Folders or plates"), QPushButton("Choose…")
+        self.choose_folder.setToolTip("Choose a folder or a plate.")
         self.folders.setToolTip(
             "Folders whose images are counted, with the folders in them, or .zarr plates. Several have a ; "
             "between them."
@@ -135,6 +137,7 @@ class FolderView(QWidget):
         self.channel.setValue(ANY_CHANNEL)
         self.channel.setToolTip("Channel to count in, from 0.")
         self.xlsx = QCheckBox("Tables for Excel, too")
+        self.xlsx.setToolTip("Write each table as an Excel file beside the CSV.")
         self.engine = SettingsForm(EngineSettings, SHOWN_IN_FORM)
         box = QWidget()
         layout = QVBoxLayout(box)
@@ -151,9 +154,7 @@ class FolderView(QWidget):
         scroll.setWidget(box)
         scroll.setWidgetResizable(True)
         scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.more = QCollapsible("More", expandedIcon="▾", collapsedIcon="▸")
-        self.more.setContent(scroll)
-        self.more.collapse(animate=False)
+        self.more = folded("More", scroll)
         return self.more
 
     @property
@@ -258,6 +259,7 @@ class FolderView(QWidget):
         self.whole_plate.setToolTip("Show the images of all wells.")
         self.tabs.addTab(_column(row(self.order, self.whole_plate), self.gallery), "Images")
         self.plate_names_box, self.column = _box(), _box()
+        self.plate_names_box.setToolTip("The plate that is shown.")
         self.column.setToolTip("What the colours tell: a column of summary.csv, the mean of a well's images.")
         self.tabs.addTab(_column(row(self.column, self.plate_names_box), self.plate), "Plate")
         self.failed.setWordWrap(True)

@@ -33,6 +33,7 @@ from cellwright.widgets.shared.jobs import Job, LiveUpdater
 from cellwright.widgets.shared.layer_io import place
 from cellwright.widgets.shared.messages import REDRAW_S, CountEvent, count_news, tell_error
 from cellwright.widgets.shared.napari_private import unwrapped
+from cellwright.widgets.shared.style import scrolled
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -62,7 +63,7 @@ class FolderWidget(QWidget):
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.view)
+        layout.addWidget(scrolled(self.view))
         self.view.show_family(self.view.family)
         self._connect()
         last = count_news.last(self.viewer)

@@ -25,6 +25,7 @@ from cellwright.widgets.results.viewer_link import ViewerLink
 from cellwright.widgets.shared.messages import CountEvent, count_news, tell_error
 from cellwright.widgets.shared.napari_private import unwrapped
 from cellwright.widgets.shared.regions import RegionLayers, ask_for_region
+from cellwright.widgets.shared.style import scrolled
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -72,7 +73,7 @@ class ResultsWidget(QWidget):
         if isalive(self):  # type: ignore[no-untyped-call]
             layout = self.layout()
             assert layout is not None
-            layout.addWidget(self.view)
+            layout.addWidget(scrolled(self.view))
 
     def _connect(self) -> None:
         view, model = self.view, self.model

@@ -26,7 +26,7 @@ from cellwright.widgets.shared.napari_private import unwrapped
 SPECS = "spec.json"
 OTHER_FOLDER = ""  # data of the entry that asks for a folder
 NO_LAYER = ""  # data of the entry for none
-LETTERS = 8  # that a box has room for in the narrowest panel
+LETTERS = 6  # that a box has room for in the narrowest panel
 
 
 class ModelEvents:

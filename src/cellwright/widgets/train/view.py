@@ -20,7 +20,6 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
-from superqt import QCollapsible
 
 from cellwright.core.tasks import Progress
 from cellwright.models.registry import FAMILIES
@@ -30,7 +29,7 @@ from cellwright.widgets.shared.combos import DeviceComboBox, ModelComboBox, Pane
 from cellwright.widgets.shared.form import SettingsForm, is_threshold
 from cellwright.widgets.shared.job_bar import JobBar
 from cellwright.widgets.shared.messages import duration, progress_line
-from cellwright.widgets.shared.style import STYLE, message_label, row, set_state
+from cellwright.widgets.shared.style import STYLE, chip, folded, message_label, row, set_state
 from cellwright.widgets.train.curves import Curve, CurvePlot
 
 LAYERS = "layers"  # data of the entry of the viewer's layers
@@ -58,10 +57,9 @@ OWN_STYLE = """
 #offer { border-radius: 5px; background: rgba(47, 181, 174, 45); }
 #offer QLabel { background: transparent; }
 #picture, #scores, #caption, #legend { background: transparent; }
-#caption { color: rgba(150, 155, 165, 255); }
 """
 LOSS_COLOUR, SCORE_COLOUR, RATE_COLOUR = "#ff9f1c", "#3fd0c9", "#9d6bff"
-BETTER_COLOUR, WORSE_COLOUR, SAME_COLOUR = "#3fd0c9", "#e07a6b", "#9aa0aa"
+BETTER_COLOUR, WORSE_COLOUR = "#3fd0c9", "#e07a6b"
 LEAST_CHANGE = 0.0005  # of a score, for a colour
 SCORE_TITLES = {
     "score": "score",
@@ -94,12 +92,10 @@ class TrainPanel(QWidget):
         self.offer_box, self.check_box, self.models_box = QVBoxLayout(), QVBoxLayout(), QVBoxLayout()
         layout.addLayout(self.offer_box)
         layout.addLayout(self._choices())
-        self.advanced = QCollapsible("Advanced settings", expandedIcon="▾", collapsedIcon="▸")
         self.form = SettingsForm(FinetuneSettings)
         _adapt(self.form)
         self.show_settings(FinetuneSettings())
-        self.advanced.setContent(self.form.native)
-        self.advanced.collapse(animate=False)
+        self.advanced = folded("Advanced settings", self.form.native)
         layout.addWidget(self.advanced)
         layout.addLayout(self.check_box)
         layout.addLayout(self._buttons())
@@ -112,7 +108,6 @@ class TrainPanel(QWidget):
         layout.addWidget(self.card)
         layout.addLayout(self.models_box)
         layout.addStretch(1)
-        self.setMinimumWidth(300)
         self.show_running(is_running=False)
 
     @property
@@ -322,7 +317,7 @@ def scores_table(before: Mapping[str, float], after: Mapping[str, float]) -> str
         gain = after[name] - before[name]
         if name in LOWER_IS_BETTER:
             gain = -gain
-        colour = SAME_COLOUR
+        colour = ""
         if gain > LEAST_CHANGE:
             colour = BETTER_COLOUR
         elif gain < -LEAST_CHANGE:
@@ -330,9 +325,12 @@ def scores_table(before: Mapping[str, float], after: Mapping[str, float]) -> str
         figures = [
             f"{value:.0%}" if name in PERCENT else f"{value:.3f}" for value in (before[name], after[name])
         ]
+        after_text = f"<b>{figures[1]}</b>"
+        if colour:
+            after_text = chip(after_text, colour)
         rows.append(
             f"<tr><td>{SCORE_TITLES[name]}</td><td align='right'>&nbsp;&nbsp;{figures[0]}</td>"
-            f"<td align='right'>&nbsp;&nbsp;<b style='color:{colour}'>{figures[1]}</b></td></tr>"
+            f"<td align='right'>&nbsp;&nbsp;{after_text}</td></tr>"
         )
     return f"<table cellspacing='4'>{''.join(rows)}</table>"
 
