@@ -231,7 +231,7 @@ def summary_of(compared: Compared) -> str:
     true = [score.n_true for score in scored[0] or scored[1]]
     if true:
         text = f"{true[0]:,}" if is_one else _mean(float(np.mean(true)))
-        rows.append(("truth", [text] * 2))
+        rows.append(("truth", [f"<span>{text}</span>"] * 2))
     scores = [comparison.mean(name, "f1") for name in comparison.models]
     if not all(map(math.isnan, scores)):
         rows.append(("F1" if is_one else "mean F1", _best(scores)))
