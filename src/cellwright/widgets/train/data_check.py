@@ -102,7 +102,7 @@ class DataCheck(QWidget):
 
     def _tell(self, summary: str, warnings: Sequence[str] = ()) -> None:
         """Show what the data hold and what looks wrong with them."""
-        marked = [f"{chip('⚠', WARNING_COLOUR)} {escape(one)}" for one in warnings]
+        marked = [chip(f"⚠ {escape(one)}", WARNING_COLOUR) for one in warnings]
         lines = [line for line in (escape(summary), *marked) if line]
         self.label.setText("<br>".join(lines))
         self.label.setVisible(bool(lines))
