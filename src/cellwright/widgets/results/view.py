@@ -154,11 +154,9 @@ class ResultsView(QWidget):
         assert edit is not None
         edit.setPlaceholderText("class")
         self.set_class = button("Set class", "Give the chosen cells this class.")
-        buttons = QHBoxLayout()
-        buttons.addWidget(self.delete)
-        buttons.addWidget(self.delete_like)
-        buttons.addWidget(self.class_name, 1)
-        buttons.addWidget(self.set_class)
+        buttons = QVBoxLayout()  # four in a row are too wide where letters are large
+        buttons.addLayout(row(self.class_name, self.set_class))
+        buttons.addLayout(row(self.delete, self.delete_like))
         page = QWidget()
         layout = page_layout(page)
         layout.addWidget(self.filter)
