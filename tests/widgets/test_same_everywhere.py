@@ -34,7 +34,7 @@ from cellwright.inference.settings import EngineSettings
 from cellwright.models import store
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.plugin import image_reader
-from cellwright.widgets.shared.coordinates import channels_of
+from cellwright.widgets.shared.coordinates import AXES, channels_of
 from cellwright.widgets.shared.layer_io import image_of, source_of
 
 N_DISCS, N_FRAMES, SHAPE = 6, 5, (40, 56)
@@ -225,10 +225,9 @@ def test_the_panel_tells_and_takes_axes(
     settled: Callable[[CountWidget], None],
 ) -> None:
     ome(tmp_path / "TYX.ome.tif", stack(N_FRAMES), "TYX", has_sizes=True)
-    np.save(tmp_path / "zyx.npy", stack(N_FRAMES))
     widget = CountWidget(viewer)
     qtbot.addWidget(widget)
-    (layer,) = viewer.open(tmp_path / "TYX.ome.tif", plugin="napari")
+    viewer.open(tmp_path / "TYX.ome.tif", plugin="napari")
     widget.panel.count.click()  # before the file was looked at
     qtbot.waitUntil(lambda: widget.counted is not None)
     settled(widget)
@@ -246,6 +245,20 @@ def test_the_panel_tells_and_takes_axes(
     assert widget.panel.number.text() == str(N_DISCS)
     recipe = recipe_of(widget.counted.result)
     assert "--axes ZYX" in as_command(recipe)
+
+
+@pytest.mark.usefixtures("readers")
+def test_the_panel_says_what_it_guessed(
+    tmp_path: Path,
+    viewer: ViewerModel,
+    qtbot: QtBot,
+    shelved: Any,
+    settled: Callable[[CountWidget], None],
+) -> None:
+    np.save(tmp_path / "zyx.npy", stack(N_FRAMES))
+    widget = CountWidget(viewer)
+    qtbot.addWidget(widget)
+    layer = viewer.add_image(stack(N_FRAMES), metadata={AXES: "TYX"})
     (guessed,) = viewer.open(tmp_path / "zyx.npy", plugin="napari")
     qtbot.waitUntil(lambda: "Guessed" in widget.panel.understood.text())
     widget.panel.count.click()
@@ -254,6 +267,9 @@ def test_the_panel_tells_and_takes_axes(
     viewer.layers.selection.active = layer
     assert widget.panel.understood.text().startswith("As chosen")
     assert guessed.metadata == {}
+    viewer.layers.selection.active = guessed
+    guessed.axis_labels = ("t", "y", "x")
+    assert widget.panel.understood.text() == "As the layer tells: 5 frames in time"
 
 
 @pytest.mark.usefixtures("readers")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from napari.layers import Image as ImageLayer
 from napari.layers import Layer
+from qtpy.compat import isalive
 from qtpy.QtCore import QObject
 
 from cellwright.core.errors import CellwrightError
@@ -18,6 +19,7 @@ from cellwright.widgets.shared.combos import fill
 from cellwright.widgets.shared.coordinates import is_understood, understood
 from cellwright.widgets.shared.jobs import Job
 
+LAYER_EVENTS = ("axis_labels", "units", "scale", "data")
 BEGINNINGS = {
     "choice": "As chosen",
     "layer": "As the layer tells",
@@ -44,6 +46,7 @@ class AxesTool(QObject):
         self._model, self._panel, self._choices = model, panel, choices
         self._waiting: Callable[[], None] | None = None
         self.job: Job | None = None
+        self._followed: ImageLayer | None = None
         panel.axes.activated.connect(self._on_axes_chosen)
         panel.image.currentIndexChanged.connect(self.refresh)
         choices.layers_listed.connect(self.refresh)
@@ -62,8 +65,10 @@ class AxesTool(QObject):
         """Tell what is understood of the chosen image."""
         layer = self._choices.layer
         if not isinstance(layer, ImageLayer):
+            self._follow(None)
             self._panel.show_axes("")
             return
+        self._follow(layer)
         if not is_understood(layer):
             self._panel.show_axes("")
             self._read(layer)
@@ -78,6 +83,22 @@ class AxesTool(QObject):
         if known.image.data.ndim - bool(layer.rgb) > 2 or known.axes_from == "choice":
             sentence = understood_line(known, is_linked=bool(self._panel.engine.values()["link"]))
         self._panel.show_axes(sentence, is_guessed=known.axes_from == "shape")
+
+    def _follow(self, layer: ImageLayer | None) -> None:
+        """Tell anew what is understood when the layer is given other labels, units or pixels."""
+        if layer is self._followed:
+            return
+        before, self._followed = self._followed, layer
+        for name in LAYER_EVENTS:
+            if before is not None:
+                getattr(before.events, name).disconnect(self._on_layer_changed)
+            if layer is not None:
+                getattr(layer.events, name).connect(self._on_layer_changed)
+
+    def _on_layer_changed(self, _: object = None) -> None:
+        if isalive(self):  # type: ignore[no-untyped-call]
+            self._choices.refresh_channels()
+            self.refresh()
 
     def _read(self, layer: Layer | None) -> None:
         """Look at the file of a layer beside the viewer."""
