@@ -23,6 +23,7 @@ from cellwright.inference.settings import InputFiles
 from cellwright.models import store
 from cellwright.ops.measure.analysis import Analysis
 from cellwright.ops.measure.regions import RegionSet
+from cellwright.widgets.results.measured_cells import MeasuredCells
 from cellwright.widgets.results.model import ResultsModel
 from cellwright.widgets.results.view import ResultsView
 from cellwright.widgets.shared.edited_layers import ASKED
@@ -89,7 +90,7 @@ class ResultsExport(QObject):
         measured = self._model.measured
         assert measured is not None
         others = measured.snapshot.others
-        other = tuple(f"{name}={image.source}" for name, image in others.items() if image.source)
+        other = tuple(f"{name}={image.source}" for name, image in others.items() if _is_file(image))
         nuclei = measured.snapshot.nuclei_source
         path, saved = self._saved_regions
         regions = self._model.regions
@@ -144,11 +145,7 @@ class ResultsExport(QObject):
         counted = measured.snapshot.provenance.get(REGIONS)
         if counted is not None and counted.rule != model.region_rule:
             found.append(f"that cells were counted by the rule {counted.rule!r} before")
-        if measured.nuclei is not None and not measured.snapshot.nuclei_source:
-            found.append("the nuclei, which are in no file")
-        others = measured.snapshot.others
-        found += [f"the image {name}, which is in no file" for name in others if not others[name].source]
-        return found
+        return found + _in_no_file(measured)
 
     def copy(self, as_text: Callable[[Recipe], str], what: str) -> None:
         """Copy the text that repeats the result."""
@@ -292,6 +289,22 @@ class ResultsExport(QObject):
     def tell_error(self, error: Exception) -> None:
         """Tell what went wrong."""
         tell_error(self._view, error, "Saving")
+
+
+def _is_file(image: Image) -> bool:
+    """Return whether a file holds an image and nothing more: no other channels, say."""
+    return bool(image.source) and image.source_part is None
+
+
+def _in_no_file(measured: MeasuredCells) -> list[str]:
+    """Return what was measured besides the image and cannot be read again."""
+    found = []
+    if measured.nuclei is not None and not measured.snapshot.nuclei_source:
+        found.append("the nuclei, which are in no file")
+    others = measured.snapshot.others
+    return found + [
+        f"the image {name}, which is in no file of its own" for name in others if not _is_file(others[name])
+    ]
 
 
 def _corners(regions: RegionSet) -> list[Any]:
