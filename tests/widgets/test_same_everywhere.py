@@ -36,7 +36,7 @@ from cellwright.models import store
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.plugin import image_reader
 from cellwright.widgets.results.export import _in_no_file
-from cellwright.widgets.shared.coordinates import AXES, channels_of
+from cellwright.widgets.shared.coordinates import AXES, Channel, channels_of
 from cellwright.widgets.shared.layer_io import image_of, source_of
 
 N_DISCS, N_FRAMES, SHAPE = 6, 5, (40, 56)
@@ -272,6 +272,22 @@ def test_the_panel_says_what_it_guessed(
     viewer.layers.selection.active = guessed
     guessed.axis_labels = ("t", "y", "x")
     assert widget.panel.understood.text() == "As the layer tells: 5 frames in time"
+
+
+@pytest.mark.usefixtures("readers")
+def test_a_file_that_was_just_looked_at_is_counted_by_channel(
+    tmp_path: Path, viewer: ViewerModel, qtbot: QtBot, shelved: Any, settled: Callable[[CountWidget], None]
+) -> None:
+    ome(tmp_path / "CYX.ome.tif", channels(2), "CYX")
+    widget = CountWidget(viewer)
+    qtbot.addWidget(widget)
+    viewer.open(tmp_path / "CYX.ome.tif", plugin="napari")
+    describe_images(tmp_path / "CYX.ome.tif")  # by the thread, which has not told yet
+    widget.panel.count.click()
+    assert widget.choices.channel == Channel("DAPI", 0, 0)
+    qtbot.waitUntil(lambda: widget.axes.job is None)
+    settled(widget)
+    assert widget.panel.number.text() == str(N_DISCS)
 
 
 @pytest.mark.usefixtures("readers")

@@ -46,6 +46,7 @@ class AxesTool(QObject):
         self._waiting: Callable[[], None] | None = None
         self.job: Job | None = None
         self._followed: ImageLayer | None = None
+        self._is_behind = False  # the panel does not tell yet what is in the file
         panel.axes.activated.connect(self._on_axes_chosen)
         panel.image.chosen.connect(self.refresh)
         model.axes_changed.connect(self._on_axes_changed)
@@ -54,6 +55,9 @@ class AxesTool(QObject):
     def when_understood(self, layer: Layer | None, go_on: Callable[[], None]) -> bool:
         """Return whether a layer is understood; else go on as soon as it is."""
         if is_understood(layer):
+            if self._is_behind:  # the thread has looked already, or another panel has
+                self._choices.refresh_channels()
+                self.refresh()
             return True
         self._waiting = go_on
         self._read(layer)
@@ -67,7 +71,8 @@ class AxesTool(QObject):
             self._panel.show_axes("")
             return
         self._follow(layer)
-        if not is_understood(layer):
+        self._is_behind = not is_understood(layer)
+        if self._is_behind:
             self._panel.show_axes("")
             self._read(layer)
             return
