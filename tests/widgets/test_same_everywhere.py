@@ -35,7 +35,7 @@ from cellwright.inference.settings import EngineSettings
 from cellwright.models import store
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.plugin import image_reader
-from cellwright.widgets.results.export import _in_no_file
+from cellwright.widgets.results.export import _without_file
 from cellwright.widgets.shared.coordinates import AXES, Channel, channels_of
 from cellwright.widgets.shared.layer_io import image_of, source_of
 
@@ -300,8 +300,8 @@ def test_a_channel_that_is_a_layer_is_repeated_as_that_channel(tmp_path: Path, v
     assert (recipe.axes, recipe.engine.channel) == ("CYX", 1)
     assert cellwright.count(recipe.image, axes=recipe.axes, engine=recipe.engine).count == result.count
     snapshot = SimpleNamespace(others={"gfp": image_of(layers[1])}, nuclei_source="")
-    (told,) = _in_no_file(SimpleNamespace(nuclei=None, snapshot=snapshot))
-    assert told == "the image gfp, which is in no file of its own"
+    (told,) = _without_file(SimpleNamespace(nuclei=None, snapshot=snapshot))
+    assert told == "the image gfp, which is in no file"
 
 
 @pytest.mark.usefixtures("readers")

@@ -145,7 +145,7 @@ class ResultsExport(QObject):
         counted = measured.snapshot.provenance.get(REGIONS)
         if counted is not None and counted.rule != model.region_rule:
             found.append(f"that cells were counted by the rule {counted.rule!r} before")
-        return found + _in_no_file(measured)
+        return [*found, *_without_file(measured)]
 
     def copy(self, as_text: Callable[[Recipe], str], what: str) -> None:
         """Copy the text that repeats the result."""
@@ -296,15 +296,13 @@ def _is_file(image: Image) -> bool:
     return bool(image.source) and image.source_part is None
 
 
-def _in_no_file(measured: MeasuredCells) -> list[str]:
-    """Return what was measured besides the image and cannot be read again."""
-    found = []
-    if measured.nuclei is not None and not measured.snapshot.nuclei_source:
-        found.append("the nuclei, which are in no file")
-    others = measured.snapshot.others
-    return found + [
-        f"the image {name}, which is in no file of its own" for name in others if not _is_file(others[name])
-    ]
+def _without_file(measured: MeasuredCells) -> list[str]:
+    """Return what cells were measured with that is in no file."""
+    snapshot = measured.snapshot
+    found = [f"the image {name}" for name, image in snapshot.others.items() if not _is_file(image)]
+    if measured.nuclei is not None and not snapshot.nuclei_source:
+        found.append("the nuclei")
+    return [f"{one}, which is in no file" for one in found]
 
 
 def _corners(regions: RegionSet) -> list[Any]:
