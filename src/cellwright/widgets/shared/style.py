@@ -28,6 +28,8 @@ STYLE = """
 #count[running="true"]:hover { background: #94392f; }
 #preview { padding: 8px; border-radius: 5px; }
 #ask:checked { color: white; background: #1a7a76; }
+#understood { background: transparent; }
+#understood[guessed="true"] { padding: 2px 4px; border-radius: 4px; background: rgba(214, 158, 46, 60); }
 #message { padding: 6px 8px; border-radius: 5px; background: rgba(214, 158, 46, 60); }
 #message[error="true"] { background: rgba(200, 70, 60, 90); }
 QProgressBar { max-height: 6px; min-height: 6px; border: none; border-radius: 3px;
