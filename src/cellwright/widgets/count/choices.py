@@ -18,6 +18,7 @@ from cellwright.widgets.shared.combos import SPECS, device_task, fill, model_eve
 from cellwright.widgets.shared.coordinates import NO_CHANNELS, Channel, channels_of, is_understood
 from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.jobs import Job
+from cellwright.widgets.shared.preferences import preferences
 from cellwright.widgets.shared.regions import RegionLayers, shapes_layers
 
 AnyLayer = TypeVar("AnyLayer", bound=Layer)
@@ -44,8 +45,12 @@ class Choices(QObject):
     def __init__(self, viewer: Any, panel: CountPanel) -> None:
         super().__init__(panel)
         self._viewer, self._panel = viewer, panel
-        fill(panel.device, [("Auto", "auto")])
-        self._fill_models()
+        own = preferences()
+        fill(panel.device, [("Auto", "auto"), (own.device, own.device)][: 1 + (own.device != "auto")])
+        self._choose(panel.device, own.device)
+        self._fill_models(own.default_model)
+        if own.model and panel.model.currentData() != own.model and (Path(own.model) / SPECS).exists():
+            self.add_model(Path(own.model))
         fill(panel.classes, [("None", ""), *classifiers()])
         self.refresh_layers()
         panel.image.currentIndexChanged.connect(self.refresh_channels)
@@ -57,6 +62,11 @@ class Choices(QObject):
         for emitter in (layers.events.inserted, layers.events.removed, viewer.dims.events.ndisplay):
             emitter.connect(self._on_scene_changed)
         model_events.changed.connect(self.refresh_models)
+
+    @staticmethod
+    def _choose(box: QComboBox, data: str) -> None:
+        """Choose an entry, where there is such a one."""
+        box.setCurrentIndex(max(box.findData(data), 0))
 
     @property
     def layer(self) -> Layer | None:
@@ -203,6 +213,24 @@ class Choices(QObject):
             if folder:
                 self.add_model(Path(folder))
         self._last_model = box.currentIndex()
+        self.family_changed.emit(self.family)
+
+    def choose_model(self, name: str) -> None:
+        """Choose a model by its name or folder.
+
+        Raises
+        ------
+        CheckpointError
+            There is no such model.
+        """
+        box = self._panel.model
+        if box.findData(name) < 0 and (Path(name) / SPECS).exists():
+            self.add_model(Path(name))
+        place = box.findData(name)
+        if place < 0 or not name:
+            raise CheckpointError(f"There is no model {name!r} here. Import it, or choose another one.")
+        box.setCurrentIndex(place)
+        self._last_model = place
         self.family_changed.emit(self.family)
 
     def add_model(self, folder: Path) -> None:

@@ -186,6 +186,10 @@ class CountPanel(QWidget):
         layout.addLayout(self._outputs())
         self._advanced_box = QVBoxLayout()
         layout.addLayout(self._advanced_box)
+        self.save_settings, self.load_settings = QPushButton("Save settings…"), QPushButton("Load settings…")
+        self.save_settings.setToolTip("Keep all settings in a file, for other images and the command line.")
+        self.load_settings.setToolTip("Take settings that were saved before.")
+        layout.addLayout(row(self.save_settings, self.load_settings))
         return box
 
     def _diameter(self) -> QHBoxLayout:

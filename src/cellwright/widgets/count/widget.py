@@ -32,6 +32,7 @@ from cellwright.widgets.count.count_request import (
 from cellwright.widgets.count.model import CountInputs, CountModel
 from cellwright.widgets.count.point_prompt import PointPromptTool
 from cellwright.widgets.count.save import SaveTool
+from cellwright.widgets.count.settings_file import SettingsFileTool
 from cellwright.widgets.count.view import CountPanel
 from cellwright.widgets.shared.coordinates import axis_of
 from cellwright.widgets.shared.jobs import Job, LiveUpdater
@@ -62,6 +63,7 @@ from cellwright.widgets.shared.messages import (
     tell_results,
 )
 from cellwright.widgets.shared.napari_private import unwrapped
+from cellwright.widgets.shared.preferences import preferences
 from cellwright.widgets.shared.regions import (
     PREVIEW_PX,
     PREVIEW_SLICES,
@@ -110,6 +112,7 @@ class CountWidget(QWidget):
         self.ask = PointPromptTool(self.model, self.panel.ask)
         self.calibrate = CalibrateTool(self.model, self.panel.calibrate)
         self.save = SaveTool(self.model, self.panel.save)
+        self.settings_file = SettingsFileTool(self.model, self.panel, self.choices)
         self.panel.put_tool(self.calibrate.form)
         self._connect_panel()
         self._connect_model()
@@ -357,7 +360,7 @@ class CountWidget(QWidget):
             guess_line(result),
             interval_line(result),
             counted.request.source.image.name,
-            size_line(result),
+            size_line(result, preferences().unit),
         )
         self.panel.show_count(number_text(result), line, "\n".join(filter(None, details)), legend_of(result))
         self.panel.save.setEnabled(True)

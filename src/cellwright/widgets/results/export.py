@@ -23,10 +23,12 @@ from cellwright.inference.settings import InputFiles
 from cellwright.models import store
 from cellwright.ops.measure.analysis import Analysis
 from cellwright.ops.measure.regions import RegionSet
+from cellwright.widgets.results.measured_cells import MeasuredCells
 from cellwright.widgets.results.model import ResultsModel
 from cellwright.widgets.results.view import ResultsView
 from cellwright.widgets.shared.edited_layers import ASKED
 from cellwright.widgets.shared.messages import tell_error
+from cellwright.widgets.shared.preferences import preferences
 from cellwright.widgets.shared.regions import REGIONS, WINDOW
 
 TABLES = "Table (*.csv);;Excel (*.xlsx);;Parquet (*.parquet)"
@@ -124,30 +126,29 @@ class ResultsExport(QObject):
     @property
     def unrepeatable(self) -> list[str]:
         """What was done by hand, which no settings repeat."""
-        model, measured = self._model, self._model.measured
-        found: list[str] = []
+        measured = self._model.measured
         if measured is None:
-            return found
-        if measured.n_edited:
-            found.append(f"{measured.n_edited} cells drawn or changed by hand")
-        elif measured.snapshot.is_edited:
-            found.append("cells deleted or classified by hand")
-        n_asked = measured.result.provenance.settings.get(ASKED, 0)
-        if n_asked:
-            found.append(f"{n_asked} cells added by click")
-        if model.gate is not None:
+            return []
+        others = measured.snapshot.others
+        found = [*_by_hand(measured), *self._regions_apart()]
+        if self._model.gate is not None:
             found.append("the gate of the scatter plot")
-        try:
-            masks_of(model.regions)
-        except SettingsError as error:
-            found.append(str(error))
-        counted = measured.snapshot.provenance.get(REGIONS)
-        if counted is not None and counted.rule != model.region_rule:
-            found.append(f"that cells were counted by the rule {counted.rule!r} before")
         if measured.nuclei is not None and not measured.snapshot.nuclei_source:
             found.append("the nuclei, which are in no file")
-        others = measured.snapshot.others
-        found += [f"the image {name}, which is in no file" for name in others if not others[name].source]
+        return found + [
+            f"the image {name}, which is in no file" for name in others if not others[name].source
+        ]
+
+    def _regions_apart(self) -> list[str]:
+        """Return what is told of regions and no file of them holds."""
+        measured, found = self._model.measured, []
+        try:
+            masks_of(self._model.regions)
+        except SettingsError as error:
+            found.append(str(error))
+        counted = None if measured is None else measured.snapshot.provenance.get(REGIONS)
+        if counted is not None and counted.rule != self._model.region_rule:
+            found.append(f"that cells were counted by the rule {counted.rule!r} before")
         return found
 
     def copy(self, as_text: Callable[[Recipe], str], what: str) -> None:
@@ -249,7 +250,7 @@ class ResultsExport(QObject):
             )
             return
         ending = formats.partition("*")[2].partition(")")[0]
-        name = f"{self._image().name}.{what}{ending}"
+        name = preferences().path_for(f"{self._image().name}.{what}{ending}")
         path, chosen = QFileDialog.getSaveFileName(self._view, f"Save {what}", name, formats)
         if path:
             target = Path(path)
@@ -298,6 +299,19 @@ def _corners(regions: RegionSet) -> list[Any]:
     """Return what tells drawn regions apart from others."""
     shapes = drawn_shapes(regions)
     return [(region.name, region.index, [ring.tolist() for ring in region.rings]) for region in shapes]
+
+
+def _by_hand(measured: MeasuredCells) -> list[str]:
+    """Return how cells were changed by hand."""
+    found = []
+    if measured.n_edited:
+        found.append(f"{measured.n_edited} cells drawn or changed by hand")
+    elif measured.snapshot.is_edited:
+        found.append("cells deleted or classified by hand")
+    n_asked = measured.result.provenance.settings.get(ASKED, 0)
+    if n_asked:
+        found.append(f"{n_asked} cells added by click")
+    return found
 
 
 def inputs_folder() -> Path:

@@ -16,6 +16,7 @@ from cellwright.widgets.results.plots import CellPlot, Histogram, Scatter, Strip
 from cellwright.widgets.results.view import ResultsView
 from cellwright.widgets.results.viewer_link import ViewerLink
 from cellwright.widgets.shared.layer_factory import class_colour
+from cellwright.widgets.shared.preferences import preferences
 
 REDRAW_MS = 30
 FIRST_X = ("area_um2", "volume_um3", "area_px", "volume_px")
@@ -156,7 +157,10 @@ class PlotTool(QObject):
 
     def _on_measured_changed(self) -> None:
         names = self._model.number_columns
-        for box, usual in ((self._view.plot_x, FIRST_X), (self._view.plot_y, FIRST_Y)):
+        first_x: tuple[str, ...] = FIRST_X
+        if preferences().unit == "px":
+            first_x = tuple(name for name in FIRST_X if name.endswith("_px"))
+        for box, usual in ((self._view.plot_x, first_x), (self._view.plot_y, FIRST_Y)):
             _refill(box, names, next((name for name in (*usual, *names) if name in names), ""))
         self.redraw()
 

@@ -29,6 +29,7 @@ from cellwright.widgets.results.view import ResultsView
 from cellwright.widgets.results.viewer_link import ViewerLink
 from cellwright.widgets.shared.messages import CountEvent, count_news, tell_error
 from cellwright.widgets.shared.napari_private import unwrapped
+from cellwright.widgets.shared.preferences import preferences
 from cellwright.widgets.shared.regions import RegionLayers, ask_for_region, shapes_layers
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ class ResultsWidget(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         QTimer.singleShot(FILL_MS, self._fill)  # the viewer draws once between docking and the many controls
+        self.model.border = preferences().border
+        self.counts.show_settings()
         self._connect()
         self._show_theme()
         last = count_news.last(self.viewer)
