@@ -95,7 +95,7 @@ def measure_training(viewer: napari.Viewer, folder: Path, minutes: int) -> None:
         store.user_folder = lambda: Path(own)  # type: ignore[attr-defined]
         widget = TrainWidget(viewer)
         viewer.window.add_dock_widget(widget, name="Train a model")
-        widget.choices.choose_folder(folder)
+        widget.panel.data.add_folder(folder)
         while widget.look.findings is None:
             wait(0.5)
         widget.begin()

@@ -56,6 +56,8 @@ class Image:
         Axes of the image in the file and the channel of it (None for all), where this is not all of it.
     axes_are_guessed
         Whether nothing but the shape tells the axes.
+    levels
+        Smaller copies of ``data``, the larger first, where they were asked for and the file has them.
     is_converted
         Whether the pixels are not those stored: a palette was looked up, say, or a photo turned upright.
     """
@@ -71,6 +73,7 @@ class Image:
     source_part: tuple[str, int | None] | None = None
     axes_are_guessed: bool = False
     is_converted: bool = False
+    levels: tuple[ArrayLike, ...] = ()
 
     def __post_init__(self) -> None:
         shape = tuple(self.data.shape)

@@ -16,7 +16,7 @@ from cellwright.core.data import Image, Labels
 from cellwright.core.errors import CellwrightError, ReadError, WriteError
 from cellwright.files import tiff, vendor, zarr
 from cellwright.files.atomic import atomic_write
-from cellwright.files.metadata import ImageMetadata, blank, describe, with_axes
+from cellwright.files.metadata import ImageMetadata, Wanted, blank, describe, with_axes
 
 NPY_START = b"\x93NUMPY"
 PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -60,13 +60,14 @@ def read_image(path: Path | str, axes: str | None = None) -> Image:
     return image
 
 
-def read_images(path: Path | str, axes: str | None = None) -> Iterator[Image]:
+def read_images(path: Path | str, axes: str | None = None, *, has_levels: bool = False) -> Iterator[Image]:
     """Yield all images in a file or store: series, scenes, the fields of a plate; each when it is asked for.
 
-    Parameters and errors are those of :func:`read_image`.
+    Parameters and errors are those of :func:`read_image`; with ``has_levels`` pyramids stay on disk and come
+    with their smaller copies.
     """
     source = str(path)
-    for image in _read(path):
+    for image in _read(path, Wanted(has_levels=has_levels)):
         named = with_axes(image, axes.upper()) if axes else image
         yield replace(named, source=source)
         source = ""
@@ -111,7 +112,7 @@ def _described(path: Path) -> tuple[Image, ...]:
     if path.suffix.lower() in vendor.READERS:
         return ()
     try:
-        for image in islice(_read(path, is_blank=True), MOST_IMAGES_DESCRIBED):
+        for image in islice(_read(path, Wanted(has_pixels=False)), MOST_IMAGES_DESCRIBED):
             source = "" if found else str(path)
             empty = blank(image.shape, image.data.dtype)
             found.append(replace(image, data=empty, source=source))
@@ -206,10 +207,10 @@ def _physical_sizes(image: Image) -> dict[str, Any]:
     return sizes
 
 
-def _read(path: Path | str, *, is_blank: bool = False) -> Iterator[Image]:
+def _read(path: Path | str, wanted: Wanted) -> Iterator[Image]:
     address = zarr.address_of(path)
     if address:
-        yield from zarr.read_zarr(address)
+        yield from zarr.read_zarr(address, wanted)
         return
     path = Path(path)
     if not path.exists():
@@ -220,10 +221,10 @@ def _read(path: Path | str, *, is_blank: bool = False) -> Iterator[Image]:
                 f"Expected an image file or .zarr folder; {path} is another folder. Name its files, or count "
                 "it with --output."
             )
-        yield from zarr.read_zarr(path)
+        yield from zarr.read_zarr(path, wanted)
         return
     try:
-        yield from _read_file(path, is_blank=is_blank)
+        yield from _read_file(path, wanted)
     except CellwrightError:
         raise
     except MemoryError as error:
@@ -235,7 +236,7 @@ def _read(path: Path | str, *, is_blank: bool = False) -> Iterator[Image]:
         ) from error
 
 
-def _read_file(path: Path, *, is_blank: bool) -> Iterator[Image]:
+def _read_file(path: Path, wanted: Wanted) -> Iterator[Image]:
     if not path.is_file():  # opening a pipe or a device would wait for ever
         raise ReadError(f"Expected an image file at {path}; it is no file. Remove it, or name another.")
     if path.suffix.lower() in vendor.READERS:
@@ -244,12 +245,12 @@ def _read_file(path: Path, *, is_blank: bool) -> Iterator[Image]:
     with path.open("rb") as file:
         start = file.read(32)
     if start.startswith(tiff.STARTS):
-        yield from tiff.read_tiff(path, is_blank=is_blank)
+        yield from tiff.read_tiff(path, wanted)
     elif path.name.lower().endswith(tiff.COMPANION):
-        yield from tiff.read_companion(path, is_blank=is_blank)
+        yield from tiff.read_companion(path, wanted)
     elif start.startswith(NPY_START):
         yield describe(np.load(path, mmap_mode="r", allow_pickle=False), "", path.stem)
-    elif is_blank:
+    elif not wanted.has_pixels:
         yield _described_picture(path, start)
     else:
         yield _read_picture(path, start)

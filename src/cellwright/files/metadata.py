@@ -97,6 +97,22 @@ class ImageMetadata:
     notices: Sequence[str] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a reader is asked for.
+
+    Parameters
+    ----------
+    has_pixels
+        Whether the pixels are needed; else they are 0.
+    has_levels
+        Whether smaller copies are needed, with pixels that stay on disk where there are such.
+    """
+
+    has_pixels: bool = True
+    has_levels: bool = False
+
+
 def describe(data: ArrayLike, axes: str, name: str, told: ImageMetadata | None = None) -> Image:
     """Return an image; axes that the file does not tell ('', or other letters) are guessed, with a notice.
 
@@ -144,7 +160,8 @@ def with_axes(image: Image, axes: str) -> Image:
     """
     Image(image.data, axes)  # which checks them
     told = ImageMetadata(image.known_sizes_um, image.channel_names, image.channel_colors)
-    return replace(describe(image.data, axes, image.name, told), is_converted=image.is_converted)
+    named = describe(image.data, axes, image.name, told)
+    return replace(named, is_converted=image.is_converted, levels=image.levels)
 
 
 def blank(shape: Sequence[int], dtype: Any) -> NDArray[Any]:

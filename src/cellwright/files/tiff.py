@@ -6,10 +6,12 @@ The palette of an ImageJ file that only gets lighter is a way to show intensitie
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from importlib.util import find_spec
 from itertools import pairwise
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import finalize
 from xml.etree import ElementTree
 
 import numpy as np
@@ -23,6 +25,7 @@ from cellwright.files.atomic import plain_name
 from cellwright.files.metadata import (
     UM_PER_UNIT,
     ImageMetadata,
+    Wanted,
     blank,
     color_of,
     describe,
@@ -39,6 +42,7 @@ RGBA_SAMPLES = 4
 LARGEST_UM = 20.0  # a plain TIFF with wider pixels states the density of a print (1200 dpi: 21 µm)
 PRINT_UNITS = ("inch", "in", "cm")
 LAZY_BYTES = 1 << 31  # larger images stay on disk
+LAZY_PYRAMID_BYTES = 1 << 26  # likewise of pyramids, which are looked at through their smaller copies
 LEAST_BOMB_BYTES = 1 << 26
 MOST_TIMES = {
     1: 2000,
@@ -50,17 +54,18 @@ MOST_TIMES = {
 MOST_TIMES_BY_OTHERS = 100_000  # how much larger than its file an image can be
 MOST_PAGES, MOST_SUBIFDS = 1_000_000, 1000
 STAND_IN = {"Y": 2, "X": 3}
+CHUNK_PX = 1024  # along Y and X, at least, of what is read at once
 
 
-def read_tiff(path: Path, *, is_blank: bool = False) -> Iterator[Image]:
+def read_tiff(path: Path, wanted: Wanted = Wanted()) -> Iterator[Image]:  # noqa: B008 - frozen
     """Yield the images of a TIFF, each with axes, pixel size and channels as far as the file tells them.
 
     Parameters
     ----------
     path
         The file.
-    is_blank
-        Whether pixels are not needed and left 0.
+    wanted
+        What is needed of them.
 
     Raises
     ------
@@ -77,12 +82,12 @@ def read_tiff(path: Path, *, is_blank: bool = False) -> Iterator[Image]:
             name = path.stem
             if len(series) > 1:
                 name = f"{name}_{plain_name(one.name or str(index))}"
-            data, axes, is_converted = _pixels(tiff, index, path, is_blank=is_blank)
-            image = describe(data, axes, name, _told(tiff, index))
-            yield replace(image, is_converted=is_converted)
+            seen = _pixels(tiff, index, path, wanted)
+            image = describe(seen.data, seen.axes, name, _told(tiff, index))
+            yield replace(image, is_converted=seen.is_converted, levels=seen.levels)
 
 
-def read_companion(path: Path, *, is_blank: bool = False) -> Iterator[Image]:
+def read_companion(path: Path, wanted: Wanted = Wanted()) -> Iterator[Image]:  # noqa: B008 - frozen
     """Yield the images that an OME companion file describes, from the TIFF files beside it.
 
     Raises
@@ -97,7 +102,7 @@ def read_companion(path: Path, *, is_blank: bool = False) -> Iterator[Image]:
     named = dict.fromkeys(str(node.get("FileName", "")) for node in root.findall(".//{*}UUID[@FileName]"))
     for name in named:
         if name == Path(name).name and (path.parent / name).is_file():
-            yield from read_tiff(path.parent / name, is_blank=is_blank)
+            yield from read_tiff(path.parent / name, wanted)
             return
     raise ReadError(
         f"{path} describes {', '.join(named) or 'no file'}; none lies beside it. Copy them there."
@@ -127,30 +132,91 @@ def _is_smaller_copy(large: tifffile.TiffPageSeries, small: tifffile.TiffPageSer
     return len(factors) == 2 and min(factors) > 1.5 and abs(factors[0] / factors[1] - 1) < 0.05
 
 
-def _pixels(
-    tiff: tifffile.TiffFile, index: int, path: Path, *, is_blank: bool
-) -> tuple[ArrayLike, str, bool]:
-    """Return pixels, their axes, and whether they are others than those stored."""
+class _SeriesPixels(NamedTuple):
+    """Pixels, their axes, whether they are others than those stored, and smaller copies."""
+
+    data: ArrayLike
+    axes: str
+    is_converted: bool = False
+    levels: tuple[ArrayLike, ...] = ()
+
+
+def _pixels(tiff: tifffile.TiffFile, index: int, path: Path, wanted: Wanted) -> _SeriesPixels:
     series = tiff.series[index]
-    if prod(series.shape) * series.dtype.itemsize > LAZY_BYTES:
-        axes = series.axes.replace("S", "C")
-        if is_blank:
-            return blank(series.shape, series.dtype), axes, False
-        return _lazy(series, index, path), axes, False
-    if not is_blank:
-        return _as_seen(series.asarray(), tiff, index, path)
-    # what becomes of the shape is tried with few pixels, of which there are STAND_IN along Y and X
+    described = _described(tiff, index)
+    n_bytes = prod(series.shape) * series.dtype.itemsize
+    levels: tuple[ArrayLike, ...] = ()
+    if wanted.has_levels and not described.is_converted and described.data.shape == series.shape:
+        levels = _levels(series, index, path)
+    axes = series.axes.replace("S", "C")
+    if n_bytes > LAZY_BYTES and not described.is_converted:
+        if not wanted.has_pixels:
+            return _SeriesPixels(blank(series.shape, series.dtype), axes)
+        return _SeriesPixels(_lazy(series, index, path), axes, levels=levels)
+    if not wanted.has_pixels:
+        return described
+    if levels and n_bytes > LAZY_PYRAMID_BYTES and axes == described.axes:
+        return _SeriesPixels(_lazy(series, index, path), axes, levels=levels)
+    return _as_seen(series.asarray(), tiff, index, path)._replace(levels=levels)
+
+
+def _described(tiff: tifffile.TiffFile, index: int) -> _SeriesPixels:
+    """Return what becomes of a series, without its pixels: a stand-in of few pixels goes the same way."""
+    series = tiff.series[index]
     lengths = dict(zip(series.axes, series.shape, strict=True))
     small = [STAND_IN.get(axis, n) for axis, n in zip(series.axes, series.shape, strict=True)]
-    seen, axes, is_converted = _as_seen(np.zeros(small, series.dtype), tiff, index, None)
+    seen = _as_seen(np.zeros(small, series.dtype), tiff, index, None)
     full = {STAND_IN[axis]: lengths[axis] for axis in STAND_IN if axis in lengths}
-    shape = [full[n] if axis in STAND_IN else n for axis, n in zip(axes, seen.shape, strict=True)]
-    return blank(shape, seen.dtype), axes, is_converted
+    shape = [full[n] if axis in STAND_IN else n for axis, n in zip(seen.axes, seen.data.shape, strict=True)]
+    return seen._replace(data=blank(shape, seen.data.dtype))
 
 
-def _as_seen(
-    data: NDArray[Any], tiff: tifffile.TiffFile, index: int, path: Path | None
-) -> tuple[NDArray[Any], str, bool]:
+class TiffLevel:
+    """An array in a TIFF that is read where it is looked at; its file is open as long as the array is there.
+
+    Parameters
+    ----------
+    path
+        The file.
+    index
+        Number of the series.
+    level
+        0 for full resolution, then its smaller copies.
+    """
+
+    def __init__(self, path: Path, index: int, level: int = 0) -> None:
+        import zarr
+
+        self._place = (path, index, level)
+        file = tifffile.TiffFile(path)
+        finalize(self, file.close)
+        series = file.series[index]
+        self._array: Any = zarr.open_array(series.aszarr(level=level), mode="r")
+        self.shape, self.dtype, self.ndim = tuple(self._array.shape), self._array.dtype, self._array.ndim
+        self.chunks = tuple(
+            n * max(1, CHUNK_PX // n) if axis in "YX" else n
+            for axis, n in zip(series.axes, self._array.chunks, strict=True)
+        )
+
+    def __getitem__(self, index: Any) -> NDArray[Any]:
+        pixels: NDArray[Any] = self._array[index]
+        return pixels
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[Any]:
+        return np.asarray(self[...], dtype)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TiffLevel, self._place  # another process opens the file anew
+
+
+def _levels(series: tifffile.TiffPageSeries, index: int, path: Path) -> tuple[ArrayLike, ...]:
+    """Return the smaller copies of a pyramid."""
+    if find_spec("zarr") is None:
+        return ()
+    return tuple(TiffLevel(path, index, number) for number in range(1, len(series.levels)))
+
+
+def _as_seen(data: NDArray[Any], tiff: tifffile.TiffFile, index: int, path: Path | None) -> _SeriesPixels:
     """Return the pixels of a series as light, upright, colours last; ``path`` is None where they are none."""
     series = tiff.series[index]
     page, axes, is_converted = series.keyframe, series.axes, False
@@ -176,16 +242,14 @@ def _as_seen(
         at = axes.index("C")
         light, axes = np.moveaxis(light, -1, at + 1), axes[:-1]
         light = light.reshape(*light.shape[:at], -1, *light.shape[at + 2 :])
-    return light, axes.replace("S", "C"), is_converted
+    return _SeriesPixels(light, axes.replace("S", "C"), is_converted)
 
 
 def _lazy(series: tifffile.TiffPageSeries, index: int, path: Path) -> ArrayLike:
-    """Return an array that is read where it is looked at; the file stays open."""
+    """Return an array that is read where it is looked at."""
     if series.dataoffset is not None and not series.is_multifile:
         return tifffile.memmap(path, series=index, mode="r")
-    import zarr
-
-    return zarr.open_array(tifffile.TiffFile(path).series[index].aszarr(level=0), mode="r")
+    return TiffLevel(path, index)
 
 
 def _as_light(data: NDArray[Any], axes: str, tiff: tifffile.TiffFile, page: Any) -> tuple[NDArray[Any], str]:

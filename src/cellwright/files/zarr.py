@@ -8,7 +8,8 @@ Label images larger than memory are written as OME-Zarr 0.5, window by window, t
 """
 
 from collections.abc import Iterator, Mapping
-from itertools import product
+from dataclasses import replace
+from itertools import pairwise, product
 from math import ceil, prod
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 
 from cellwright.core.data import SPATIAL, ArrayLike, Image
 from cellwright.core.errors import CellwrightError, ReadError, WriteError
-from cellwright.files.metadata import ImageMetadata, describe, positive, um_per
+from cellwright.files.metadata import ImageMetadata, Wanted, describe, positive, um_per
 
 PROTOCOLS = ("http", "https", "s3", "gs", "az", "memory")
 ATTRIBUTES = ("zarr.json", ".zattrs")
@@ -68,7 +69,7 @@ def address_of(source: Path | str) -> str:
     return ""
 
 
-def read_zarr(source: Path | str) -> Iterator[Image]:
+def read_zarr(source: Path | str, wanted: Wanted = Wanted()) -> Iterator[Image]:  # noqa: B008 - frozen
     """Yield the images of a Zarr folder or address at full resolution, each with what its metadata tells.
 
     An array is one image, a group of OME-Zarr one or several: those of bioformats2raw, of a plate or a well.
@@ -101,7 +102,7 @@ def read_zarr(source: Path | str) -> Iterator[Image]:
         for path in paths:
             group = node[path] if path else node
             own = f"{name}_{path.replace('/', '_')}" if len(paths) > 1 else name
-            yield _multiscale(group, own, source)
+            yield _multiscale(group, own, source, wanted)
     except CellwrightError:
         raise
     except ImportError as error:
@@ -141,7 +142,7 @@ def _images(group: Any) -> list[str]:
     return []
 
 
-def _multiscale(group: Any, name: str, source: Path | str) -> Image:
+def _multiscale(group: Any, name: str, source: Path | str, wanted: Wanted) -> Image:
     told = _told(group)
     scale = told["multiscales"][0]
     first = scale["datasets"][0]
@@ -161,7 +162,7 @@ def _multiscale(group: Any, name: str, source: Path | str) -> Image:
         if letter in SPATIAL and per_unit and size:
             sizes[letter] = size * per_unit
     channels = [one for one in (told.get("omero") or {}).get("channels") or () if isinstance(one, dict)]
-    return describe(
+    image = describe(
         array,
         axes,
         name,
@@ -171,6 +172,23 @@ def _multiscale(group: Any, name: str, source: Path | str) -> Image:
             [f"#{str(one.get('color', 'ffffff')).lstrip('#').lower()[:6]}" for one in channels],
         ),
     )
+    if wanted.has_levels:
+        image = replace(image, levels=_levels(group, source))
+    return image
+
+
+def _levels(group: Any, source: Path | str) -> tuple[Any, ...]:
+    """Return the smaller copies of an image; none where one is damaged, for they are only to look at."""
+    datasets = _told(group)["multiscales"][0]["datasets"]
+    try:
+        arrays = [_checked(group[one["path"]], source) for one in datasets]
+    except Exception:  # noqa: BLE001 - zarr fails in every possible way on damaged folders
+        return ()
+    is_pyramid = all(
+        small.ndim == large.ndim and small.shape != large.shape and small.shape[-1] <= large.shape[-1]
+        for large, small in pairwise(arrays)
+    )
+    return tuple(arrays[1:]) if is_pyramid else ()
 
 
 def _checked(array: Any, source: Path | str) -> Any:

@@ -15,7 +15,6 @@ from cellwright.models import registry, store
 from cellwright.models.store import ModelEntry
 from cellwright.widgets.count.choices import Choices
 from cellwright.widgets.count.view import CountPanel
-from cellwright.widgets.shared.combos import fill
 from cellwright.widgets.shared.edited_layers import METADATA
 
 
@@ -124,19 +123,22 @@ def test_a_folder_can_be_chosen(
     (folder / "spec.json").write_text(json.dumps(spec.to_json()))
     monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(folder))
     box = choices._panel.model
-    with qtbot.waitSignal(choices.family_changed) as told:
+    with qtbot.waitSignal(box.chosen):
         box.setCurrentIndex(1)
         box.activated.emit(1)
-    assert told.args == ["flow"]
-    assert (choices.model, box.currentText()) == (str(folder), "Nuclei and cells, outlines · mine")
+    assert (choices.model, choices.family, box.currentText()) == (
+        str(folder),
+        "flow",
+        "Nuclei and cells, outlines · mine",
+    )
 
 
 def test_a_folder_that_is_no_model_is_told_and_the_choice_stays(
     choices: Choices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     errors: list[Exception] = []
-    choices.failed.connect(errors.append)
     box = choices._panel.model
+    box.failed.connect(errors.append)
     for chosen in (str(tmp_path), ""):  # no model; the dialog was closed
         monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_, chosen=chosen: chosen)
         box.setCurrentIndex(1)
@@ -148,7 +150,7 @@ def test_a_folder_that_is_no_model_is_told_and_the_choice_stays(
 def test_devices_are_named_once_found(choices: Choices, qtbot: QtBot) -> None:
     box = choices._panel.device
     assert titles(box) == ["Auto"]
-    choices.find_devices()
+    box.find_devices()
     qtbot.waitUntil(lambda: box.count() > 1, timeout=60_000)
     assert titles(box)[0].startswith("Auto · ")
     assert titles(box)[-1].startswith("CPU")
@@ -164,14 +166,3 @@ def test_a_closed_widget_no_longer_listens(viewer: ViewerModel, shelved: Any, qt
         panel.deleteLater()
     viewer.add_image(np.zeros((9, 9)))
     assert choices is not None
-
-
-def test_fill_keeps_the_wanted_entry_quietly(qtbot: QtBot) -> None:
-    box = QComboBox()
-    qtbot.addWidget(box)
-    told: list[int] = []
-    box.currentIndexChanged.connect(told.append)
-    fill(box, [("a", 1), ("b", 2)], wanted=2)
-    assert box.currentData() == 2
-    fill(box, [("c", 3)], wanted=2)
-    assert (box.currentData(), told) == (3, [])

@@ -428,6 +428,7 @@ def test_the_widget_opens_quickly_and_without_torch() -> None:
         "import os, sys, time\n"
         "os.environ['QT_QPA_PLATFORM'] = 'offscreen'\n"
         "from napari.components import ViewerModel\n"
+        "from qtpy.QtCore import QEvent\n"
         "from qtpy.QtWidgets import QApplication\n"
         "app = QApplication([])\n"
         "viewer = ViewerModel()\n"
@@ -437,6 +438,8 @@ def test_the_widget_opens_quickly_and_without_torch() -> None:
         "widget = CountWidget(viewer)\n"
         "assert time.process_time() - started < 0.5, time.process_time() - started\n"
         "assert 'torch' not in sys.modules\n"
+        "widget.deleteLater()  # before the application ends, as napari's window does\n"
+        "app.sendPostedEvents(widget, QEvent.Type.DeferredDelete)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -8,6 +8,8 @@ from napari.layers import Layer
 from npe2 import PluginManifest
 
 from cellwright.core.errors import ReadError
+from cellwright.files import tiff
+from cellwright.files.images import read_image
 from cellwright.widgets.plugin import readers_writers
 from cellwright.widgets.plugin.image_reader import get_reader, read_layers
 from cellwright.widgets.shared.layer_io import image_of
@@ -85,6 +87,57 @@ def test_stores_stay_on_disk_and_show_their_labels(tmp_path):
     assert hasattr(layers[0].data, "compute")
     assert get_reader(str(tmp_path)) is None
     assert get_reader([str(tmp_path)]) is None
+
+
+def pyramid_tiff(path, levels, **options):
+    with tifffile.TiffWriter(path, ome=True) as tiff:
+        tiff.write(levels[0], subifds=len(levels) - 1, tile=(16, 16), **options)
+        for level in levels[1:]:
+            tiff.write(level, subfiletype=1, tile=(16, 16), photometric=options["photometric"])
+
+
+def pyramid_store(path, levels, axes):
+    group = zarr.open_group(path, mode="w", zarr_format=2)
+    for number, level in enumerate(levels):
+        group.create_array(str(number), data=level)
+    datasets = [{"path": str(number)} for number in range(len(levels))]
+    group.attrs["multiscales"] = [{"axes": [{"name": name} for name in axes], "datasets": datasets}]
+
+
+@pytest.mark.parametrize("kind", ["grey", "colours", "channels", "store"])
+def test_pyramids_are_multiscale_layers_counted_in_full(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(tiff, "LAZY_PYRAMID_BYTES", 0)
+    path, axes = tmp_path / "a.ome.tif", {"colours": "YXS"}.get(kind, "CYX")
+    shape = {"grey": (64, 96), "colours": (64, 96, 3)}.get(kind, (2, 64, 96))
+    whole = grey(*shape)
+    rows = (slice(None),) * (len(shape) == 3 and kind != "colours")
+    levels = [whole[(*rows, slice(None, None, step), slice(None, None, step))] for step in (1, 2, 4)]
+    if kind == "store":
+        path = tmp_path / "a.zarr"
+        pyramid_store(path, levels, "cyx")
+    else:
+        photometric = "rgb" if kind == "colours" else "minisblack"
+        pyramid_tiff(path, levels, metadata={"axes": axes[-len(shape) :]}, photometric=photometric)
+    found = read_image(path)
+    layers = opened(path)
+    assert len(layers) == (2 if kind in ("channels", "store") else 1)
+    for number, layer in enumerate(layers):
+        assert layer.multiscale
+        assert hasattr(layer.data[0], "compute")  # read where it is looked at
+        image = image_of(layer)
+        assert image.axes == found.axes.removeprefix("C")
+        wanted = whole[number] if len(layers) > 1 else whole
+        np.testing.assert_array_equal(np.asarray(image.data), wanted)
+        small = np.asarray(layer.data[2])
+        np.testing.assert_array_equal(small, levels[2][number] if len(layers) > 1 else levels[2])
+
+
+def test_a_damaged_smaller_copy_costs_no_image(tmp_path):
+    pyramid_store(tmp_path / "a.zarr", [grey(64, 96), grey(32, 48)], "yx")
+    (tmp_path / "a.zarr" / "1" / ".zarray").unlink()
+    (layer,) = opened(tmp_path / "a.zarr")
+    assert not layer.multiscale
+    assert layer.data.shape == (64, 96)
 
 
 def test_scenes_are_layers_up_to_a_number(tmp_path, told, monkeypatch):

@@ -13,8 +13,8 @@ from cellwright.core.data import Image, Result
 from cellwright.core.errors import CheckpointError
 from cellwright.core.tasks import Progress, Task
 from cellwright.inference import classify as engine
-from cellwright.widgets.count import choices
 from cellwright.widgets.count.widget import CountWidget
+from cellwright.widgets.shared import combos
 from cellwright.widgets.shared.classes import classifiers, unclassified
 
 Settled = Callable[[CountWidget], None]
@@ -41,7 +41,7 @@ def widget(viewer: ViewerModel, qtbot: QtBot, shelved: Any, monkeypatch: pytest.
         )
 
     monkeypatch.setattr(engine, "classify", classify)
-    monkeypatch.setattr(choices, "classifiers", lambda: [("blood: RBC, WBC", "blood"), ("broken", "broken")])
+    monkeypatch.setattr(combos, "classifiers", lambda: [("blood: RBC, WBC", "blood"), ("broken", "broken")])
     made = CountWidget(viewer)
     qtbot.addWidget(made)
     return made

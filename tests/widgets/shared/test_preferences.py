@@ -55,11 +55,10 @@ def test_panels_begin_with_what_is_set(
 
     asked: list[str] = []
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *given: (asked.append(given[2]), ("", ""))[1])
-    qtbot.waitUntil(lambda: results.model.measured is not None, timeout=30_000)
+    qtbot.waitUntil(lambda: not results.measurer.is_busy, timeout=30_000)
     results.view.save_counts.click()
     count.panel.save_settings.click()
     assert asked == [str(Path("/out") / "a.counts.csv"), str(Path("/out") / "settings.json")]
-    qtbot.waitUntil(lambda: not results.measurer.is_busy, timeout=30_000)
     assert results.view.plot_x.currentData() == "area_px"
 
     image = Image(np.zeros((9, 9), np.uint8), "YX", (0.5, 0.5))

@@ -32,7 +32,7 @@ def test_the_list_is_there_while_layers_are_learned_from(
 ) -> None:
     panel = trainer.panel
     assert (panel.pairs.isHidden(), panel.complete.isHidden()) == (False, False)
-    trainer.choices.choose_folder(tmp_path)
+    trainer.panel.data.add_folder(tmp_path)
     assert (panel.pairs.isHidden(), panel.complete.isHidden()) == (True, True)
     panel.data.setCurrentIndex(0)
     panel.data.activated.emit(0)

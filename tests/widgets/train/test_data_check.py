@@ -65,7 +65,7 @@ def test_another_choice_gives_up_the_look_at_the_last(
     trainer: TrainWidget, closed: threading.Event, tmp_path: Path, qtbot: QtBot
 ) -> None:
     trainer.data_check.start()
-    trainer.choices.choose_folder(tmp_path)
+    trainer.panel.data.add_folder(tmp_path)
     qtbot.waitUntil(lambda: "meta.json" in trainer.data_check.label.text(), timeout=LIMIT_MS)
     assert closed.is_set()
 
@@ -88,7 +88,7 @@ def test_a_look_ends_with_the_widget(
 def test_a_folder_that_is_no_dataset_is_told(
     trainer: TrainWidget, ended: Callable[[TrainWidget], None], tmp_path: Path
 ) -> None:
-    trainer.choices.choose_folder(tmp_path)
+    trainer.panel.data.add_folder(tmp_path)
     trainer.data_check.start()
     ended(trainer)
     assert "meta.json" in trainer.data_check.label.text()

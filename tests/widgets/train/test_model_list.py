@@ -21,7 +21,7 @@ def mine(trainer: TrainWidget, home: Path) -> Path:
     own.mkdir(parents=True)
     for file in ("spec.json", "weights.safetensors"):
         (own / file).write_bytes((store.shipped_folder() / "flow" / file).read_bytes())
-    trainer.own.refresh()
+    trainer.own.box.refresh()
     return own
 
 

@@ -1,5 +1,6 @@
 """The controls of the annotate panel and where they stand, without behaviour."""
 
+from napari.layers import Labels, Points
 from qtpy.QtCore import QSize, Qt
 from qtpy.QtWidgets import (
     QCheckBox,
@@ -22,6 +23,7 @@ from qtpy.QtWidgets import (
 )
 
 from cellwright.widgets.annotate.keys import N_CLASS_KEYS, TOOLS, Tool, key_text
+from cellwright.widgets.shared.combos import ChannelComboBox, LayerComboBox, is_image
 from cellwright.widgets.shared.job_bar import JobBar
 from cellwright.widgets.shared.layer_factory import class_colour
 from cellwright.widgets.shared.style import STYLE, message_label, row, set_state
@@ -153,12 +155,14 @@ class AnnotatePanel(QWidget):
     # -- parts --------------------------------------------------------------------------------------------
 
     def _choices(self) -> QVBoxLayout:
-        self.image, self.channel, self.start = QComboBox(), QComboBox(), QComboBox()
-        for box in (self.image, self.channel, self.start):
-            box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-            box.setMinimumContentsLength(12)
-            box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        self.start.setToolTip("Labels or points to begin with: the result of a count, say.")
+        self.image = LayerComboBox(is_image, "Image layer to annotate.", follows_active=True)
+        self.channel = ChannelComboBox("Channel that the model and the tools look at.")
+        self.start = LayerComboBox(
+            lambda layer: isinstance(layer, Labels | Points),
+            "Labels or points to begin with: the result of a count, say.",
+            none="Nothing: an empty image",
+            follows_active=True,
+        )
         form = QFormLayout()
         form.setSpacing(6)
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)

@@ -77,7 +77,6 @@ class AnnotateWidget(QWidget):
         self.proofreader = Proofreader(self.model, self.panel.batch)
         self.exporter = Exporter(self.model, self.panel.exports)
         self._connect_panel()
-        self.refresh_layers()
 
     def _connect_model(self) -> None:
         events = self.model.events
@@ -111,9 +110,8 @@ class AnnotateWidget(QWidget):
             shortcut = QShortcut(QKeySequence(keys), self)
             shortcut.setContext(Qt.ShortcutContext.WindowShortcut)
             shortcut.activated.connect(self.show_keys)
-        for emitter in (layers.events.inserted, layers.events.removed, layers.events.renamed):
-            emitter.connect(self.refresh_layers)
-        layers.selection.events.active.connect(self.refresh_layers)
+        for emitter in (layers.events.removed, layers.selection.events.active):
+            emitter.connect(self._on_layers_changed)
 
     # -- what to annotate ---------------------------------------------------------------------------------
 
@@ -122,13 +120,13 @@ class AnnotateWidget(QWidget):
         super().showEvent(event)
         self.choices.offer()
 
-    def refresh_layers(self, _: Any = None) -> None:
-        """List the layers; end the session when its own has been removed."""
+    def _on_layers_changed(self, _: Any = None) -> None:
+        """End the session when its own layer has been removed; tell when another takes the keys."""
         if not isalive(self):  # type: ignore[no-untyped-call]
             return  # napari holds this callback by a weak reference, which may outlive the widget
         if self.model.context is None:
-            self.choices.refresh()
-        elif self.model.context.layer.layer not in self.viewer.layers:
+            return
+        if self.model.context.layer.layer not in self.viewer.layers:
             self.model.finish()
             self.panel.show_message("The layer was removed; Resume brings it back.")
         else:
@@ -220,7 +218,7 @@ class AnnotateWidget(QWidget):
         self.panel.show_session(is_open=False)
         self.panel.show_message("")
         self.panel.buttons["hide"].setChecked(False)
-        self.refresh_layers()
+        self.choices.refresh()
         self.choices.offer()
 
     def _on_check_clicked(self) -> None:

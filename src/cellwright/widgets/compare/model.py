@@ -1,8 +1,7 @@
 """What the compare panel is about: the models, the images, and what was found in them; no Qt."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ from cellwright.core.data import Image, Result
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.dataset.folder import Dataset, Item
 from cellwright.inference.settings import EngineSettings
+from cellwright.models.registry import DEFAULT_FAMILY
 from cellwright.widgets.compare.disagreement import Disagreement, disagreement_of
 from cellwright.widgets.shared.layer_io import Source, layer_arguments, source_of
 
@@ -64,18 +64,12 @@ class CompareRequest:
 
 
 class CompareModel:
-    """State of one compare panel; ``changed`` tells of another folder or other figures."""
+    """State of one compare panel; ``changed`` tells of other figures."""
 
     changed = Signal()
 
     def __init__(self) -> None:
-        self.folder: Path | None = None  # of a dataset
         self.compared: Compared | None = None
-
-    def choose_folder(self, folder: Path) -> None:
-        """Offer a dataset folder among the images."""
-        self.folder = folder
-        self.changed.emit()
 
     def show(self, compared: Compared | None) -> None:
         """Keep other figures; None for none."""
@@ -117,3 +111,13 @@ def open_task(compared: Compared, index: int) -> Task[tuple[Layer, ...]]:
     if disagreement is None:
         return (layer,)
     return layer, disagreement.layer(compared.comparison.models, source_of(layer))
+
+
+def usual_pair(families: Mapping[str, str]) -> tuple[str | None, str | None]:
+    """Return the names of the two models to begin with, given the family of each; None for want of one."""
+    first = DEFAULT_FAMILY
+    if first not in families:
+        first = next(iter(families), "")
+    others = [name for name in families if name != first]
+    alike = [name for name in others if families[name] == families[first]]
+    return first or None, next(iter([*alike, *others]), None)

@@ -9,14 +9,12 @@ from qtpy.QtCore import Qt
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import (
     QAbstractItemView,
-    QComboBox,
     QFormLayout,
     QFrame,
     QHeaderView,
     QLabel,
     QProgressBar,
     QPushButton,
-    QSizePolicy,
     QTableWidget,
     QTableWidgetItem,
     QVBoxLayout,
@@ -24,13 +22,15 @@ from qtpy.QtWidgets import (
 )
 
 from cellwright.widgets.compare.disagreement import COLOURS
-from cellwright.widgets.compare.model import Compared
+from cellwright.widgets.compare.model import Compared, usual_pair
+from cellwright.widgets.shared.combos import ChannelComboBox, LayerComboBox, ModelComboBox, is_image
 from cellwright.widgets.shared.messages import number_text
 from cellwright.widgets.shared.style import STYLE, message_label, progress_box, set_state
 
 QUIET = "#9aa0aa"
 LONGEST_NAME = 30  # letters of a model's name that fit into the panel
 LONGEST_LARGE = 6  # characters of a count that fit twice, large
+NO_TRUTH = "none"
 HINT = "Click an image to see it, and where the models disagree."
 TABLE_HEIGHT_PX = 260  # of many rows
 FRAME_PX, TITLE_PX, CELL_PX = 4, 10, 6  # around the table, a title, a figure
@@ -147,12 +147,16 @@ class ComparePanel(QWidget):
         self.table.setFixedHeight(min(wanted, TABLE_HEIGHT_PX))
 
     def _choices(self) -> QFormLayout:
-        self.data, self.channel, self.truth = QComboBox(), QComboBox(), QComboBox()
-        self.first, self.second = QComboBox(), QComboBox()
-        self.channel.setToolTip("Channel that both models count in.")
-        self.truth.setToolTip(
-            "What is known of the cells, each one of them: F1 is measured against it, inside of "
-            "the complete regions where there are any."
+        self.data = LayerComboBox(is_image, "An image, or a folder of images.", folders="Dataset folder")
+        self.channel = ChannelComboBox("Channel that both models count in.")
+        self.truth = LayerComboBox(
+            help_text="What is known of the cells, each one of them: F1 is measured against it, inside of "
+            "the complete regions where there are any.",
+            none=NO_TRUTH,
+        )
+        self.first, self.second = (
+            ModelComboBox("One of the models to count with.", usual=lambda known: usual_pair(known)[0]),
+            ModelComboBox("The other model to count with.", usual=lambda known: usual_pair(known)[1]),
         )
         form = QFormLayout()
         form.setSpacing(6)
@@ -160,9 +164,6 @@ class ComparePanel(QWidget):
         titles = ("Images", "Channel", "Truth", "Model 1", "Model 2")
         boxes = (self.data, self.channel, self.truth, self.first, self.second)
         for title, box in zip(titles, boxes, strict=True):
-            box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-            box.setMinimumContentsLength(12)
-            box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
             form.addRow(title, box)
         return form
 

@@ -19,6 +19,7 @@ from cellwright.widgets.compare.view import ComparePanel
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_io import Source, remove
 from cellwright.widgets.shared.messages import REDRAW_S, duration, tell_error
+from cellwright.widgets.shared.napari_private import unwrapped
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -40,10 +41,10 @@ class CompareWidget(QWidget):
 
     def __init__(self, napari_viewer: "napari.viewer.Viewer") -> None:
         super().__init__()
-        self.viewer = napari_viewer
+        self.viewer = unwrapped(napari_viewer)
         self.panel = ComparePanel()
         self.model = CompareModel()
-        self.choices = CompareChoices(napari_viewer, self.panel, self.model)
+        self.choices = CompareChoices(self.viewer, self.panel)
         self.job: Job | None = None
         self._opened: list[Layer] = []
         layout = QVBoxLayout(self)
@@ -70,7 +71,7 @@ class CompareWidget(QWidget):
 
     def choose_folder(self, folder: Path) -> None:
         """Choose a dataset folder."""
-        self.choices.choose_folder(folder)
+        self.panel.data.add_folder(folder)
 
     # -- a job --------------------------------------------------------------------------------------------
 

@@ -14,7 +14,6 @@ from cellwright.files.metadata import Understood, likely_axes, meaning
 from cellwright.widgets.count.choices import Choices
 from cellwright.widgets.count.model import CountModel
 from cellwright.widgets.count.view import CountPanel
-from cellwright.widgets.shared.combos import fill
 from cellwright.widgets.shared.coordinates import is_understood, understood
 from cellwright.widgets.shared.jobs import Job
 
@@ -45,8 +44,7 @@ class AxesTool(QObject):
         self._waiting: Callable[[], None] | None = None
         self.job: Job | None = None
         panel.axes.activated.connect(self._on_axes_chosen)
-        panel.image.currentIndexChanged.connect(self.refresh)
-        choices.layers_listed.connect(self.refresh)
+        panel.image.chosen.connect(self.refresh)
         model.axes_changed.connect(self._on_axes_changed)
         self.refresh()
 
@@ -73,7 +71,7 @@ class AxesTool(QObject):
         except CellwrightError:
             self._panel.show_axes("")
             return
-        fill(self._panel.axes, _entries(layer, known), known.image.axes)
+        self._panel.axes.fill(_entries(layer, known), known.image.axes)
         sentence = ""
         if known.image.data.ndim - bool(layer.rgb) > 2 or known.axes_from == "choice":
             sentence = understood_line(known, is_linked=bool(self._panel.engine.values()["link"]))

@@ -1,18 +1,18 @@
 """The looks of the count widget: its controls and where they stand, without behaviour."""
 
+from collections.abc import Mapping
 from typing import Any
 
+from napari.layers import Labels
 from qtpy.QtCore import QSignalBlocker, Qt
 from qtpy.QtWidgets import (
     QCheckBox,
-    QComboBox,
     QDoubleSpinBox,
     QFormLayout,
     QFrame,
     QHBoxLayout,
     QLabel,
     QPushButton,
-    QSizePolicy,
     QVBoxLayout,
     QWidget,
 )
@@ -20,6 +20,16 @@ from superqt import QCollapsible
 
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.registry import Family
+from cellwright.widgets.shared.combos import (
+    ChannelComboBox,
+    ClassifierComboBox,
+    DeviceComboBox,
+    LayerComboBox,
+    ModelComboBox,
+    PanelComboBox,
+    is_image,
+    is_shapes,
+)
 from cellwright.widgets.shared.form import SettingsForm, is_threshold, names_of
 from cellwright.widgets.shared.job_bar import JobBar
 from cellwright.widgets.shared.style import STYLE, message_label, put, row, set_state
@@ -123,12 +133,12 @@ class CountPanel(QWidget):
 
     def _first_choices(self) -> QFormLayout:
         """Return image and model, which are all that a first count needs."""
-        self.image, self.axes, self.model = QComboBox(), QComboBox(), QComboBox()
-        self.image.setToolTip("Image layer whose cells are counted; the active one is chosen by itself.")
-        self.axes.setToolTip(
+        help_text = "Image layer whose cells are counted; the active one is chosen by itself."
+        self.image = LayerComboBox(is_image, help_text, follows_active=True)
+        self.axes = PanelComboBox(
             "What the axes of the image are. Slices in z are linked to cells in 3D, frames in time are not."
         )
-        self.model.setToolTip("What finds the cells.")
+        self.model = ModelComboBox(folders="Model folder")
         form = _form({"Image": self.image, "Axes": self.axes, "Model": self.model})
         self.understood = QLabel()
         self.understood.setObjectName("details")
@@ -148,28 +158,25 @@ class CountPanel(QWidget):
 
     def _more(self) -> QWidget:
         """Return what can be left as it is, out of sight to begin with."""
-        self.device, self.channel = QComboBox(), QComboBox()
-        self.region, self.classes = QComboBox(), QComboBox()
-        for name, title in REGIONS.items():
-            self.region.addItem(title, name)
-        self.device.setToolTip("Where the network runs; Auto takes the fastest.")
-        self.channel.setToolTip("Channel in which cells are counted.")
-        self.region.setToolTip(
+        self.device, self.channel, self.classes = DeviceComboBox(), ChannelComboBox(), ClassifierComboBox()
+        self.region = PanelComboBox(
             "What I see: the visible part of this slice. Drawn region: inside the shapes of a Shapes layer; "
             "a shape counts in every slice and frame in which napari shows it."
         )
-        self.rule = QComboBox()
-        for name, title in RULES.items():
-            self.rule.addItem(title, name)
-        self.rule.setToolTip("Which cells at the edge of a drawn region are counted.")
-        self.exclude, self.mask_layer, self.mask_side = QComboBox(), QComboBox(), QComboBox()
-        for name, is_outside in SIDES.items():
-            self.mask_side.addItem(name, is_outside)
-        self.exclude.setToolTip("A Shapes layer: cells in its shapes are not counted.")
-        self.mask_layer.setToolTip("A Labels layer: count only where its labels are, or where none are.")
-        self.mask_side.setToolTip("Count inside of the labels of the mask, or outside.")
-        self.classes.setToolTip("Classify the cells after counting.")
-        rows: dict[str, QComboBox | QHBoxLayout] = {
+        self.rule = PanelComboBox("Which cells at the edge of a drawn region are counted.")
+        self.exclude = LayerComboBox(
+            is_shapes, "A Shapes layer: cells in its shapes are not counted.", none="Nothing"
+        )
+        self.mask_layer = LayerComboBox(
+            lambda layer: isinstance(layer, Labels),
+            "A Labels layer: count only where its labels are, or where none are.",
+            none="None",
+        )
+        self.mask_side = PanelComboBox("Count inside of the labels of the mask, or outside.")
+        self.region.fill((title, name) for name, title in REGIONS.items())
+        self.rule.fill((title, name) for name, title in RULES.items())
+        self.mask_side.fill(SIDES.items())
+        rows: dict[str, QWidget | QHBoxLayout] = {
             "Channel": self.channel,
             "Count in": self.region,
             "At its edge": self.rule,
@@ -270,15 +277,11 @@ def usual_outputs(family: Family) -> tuple[str, ...]:
     return ("Labels",) if "Labels" in family.returns else family.returns
 
 
-def _form(rows: dict[str, QComboBox | QHBoxLayout]) -> QFormLayout:
+def _form(rows: Mapping[str, QWidget | QHBoxLayout]) -> QFormLayout:
     """Return rows that keep to the width of the panel."""
     form = QFormLayout()
     form.setSpacing(6)
     form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
     for title, field in rows.items():
-        if isinstance(field, QComboBox):
-            field.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-            field.setMinimumContentsLength(8)
-            field.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         form.addRow(title, field)
     return form

@@ -103,7 +103,7 @@ class CountWidget(QWidget):
         self.choices = Choices(self.viewer, self.panel)
         self.model = CountModel(self.viewer, self._inputs)
         self.updater = LiveUpdater(self)
-        self._has_been_shown = self._is_showing_settings = False
+        self._is_showing_settings = False
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(scrolled(self.panel))
@@ -126,7 +126,7 @@ class CountWidget(QWidget):
         panel.correct.clicked.connect(self._on_correct_clicked)
         hand_overs.sent.connect(self._on_sent)
         chosen = (panel.model, panel.region, panel.axes, panel.channel, panel.device, panel.classes)
-        for changed in (panel.image.currentIndexChanged, *(box.activated for box in chosen)):
+        for changed in (panel.image.chosen, *(box.activated for box in chosen)):
             changed.connect(self._forget_error)
         self.choices.scene_changed.connect(self._forget_error)
         panel.region.activated.connect(self._on_region_chosen)
@@ -137,9 +137,8 @@ class CountWidget(QWidget):
         self.jobs.failed.connect(self.model.fail)
         self.jobs.cancelled.connect(lambda: self.model.tell("Cancelled; nothing was changed."))
         self.jobs.finished.connect(self._on_job_finished)
-        self.choices.family_changed.connect(self._show_family)
-        self.choices.failed.connect(self.model.fail)
-        self.choices.image_changed.connect(self._forget_error)
+        panel.model.chosen.connect(self._on_model_chosen)
+        panel.model.failed.connect(self.model.fail)
 
     def _connect_model(self) -> None:
         model = self.model
@@ -208,9 +207,7 @@ class CountWidget(QWidget):
     def showEvent(self, event: QShowEvent | None) -> None:
         """Look for devices once the widget is seen."""
         super().showEvent(event)
-        if not self._has_been_shown:
-            self._has_been_shown = True
-            self.choices.find_devices()
+        self.panel.device.find_devices()
 
     def _on_job_started(self) -> None:
         self.model.is_busy = True
@@ -426,6 +423,9 @@ class CountWidget(QWidget):
         if is_drawn and isinstance(layer, ImageLayer) and region_layer(self.viewer) is None:
             ask_for_region(self.viewer, layer)
             self.model.tell("Draw a rectangle around the cells, then count.")
+
+    def _on_model_chosen(self) -> None:
+        self._show_family(self.choices.family)
 
     def _show_family(self, family: str) -> None:
         self._settings_type = registry.get(family).settings

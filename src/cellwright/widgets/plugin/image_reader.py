@@ -1,7 +1,7 @@
 """Images in napari as the command line knows them: axes, pixel size, channels and scenes as the file tells.
 
 A channel is a layer, and so is a scene; labels inside an OME-Zarr image are Labels layers. What lies on disk
-stays there until it is looked at.
+stays there until it is looked at; pyramids are multiscale layers, of which the full resolution is counted.
 """
 
 from collections.abc import Callable, Sequence
@@ -48,7 +48,7 @@ def read_layers(path: str) -> list[LayerData]:
     """
     layers: list[LayerData] = []
     notices: dict[str, None] = {}
-    for number, image in enumerate(read_images(path)):
+    for number, image in enumerate(read_images(path, has_levels=True)):
         if number == MOST_IMAGES:
             notices[f"Only the first {MOST_IMAGES} images of {Path(path).name} were opened."] = None
             break
@@ -62,18 +62,18 @@ def read_layers(path: str) -> list[LayerData]:
 
 def layers_of(image: Image) -> list[LayerData]:
     """Return an image as a layer, or as one for each of its channels where these are no colours."""
-    known = replace(image, data=blank(image.shape, image.data.dtype))
+    known = replace(image, data=blank(image.shape, image.data.dtype), levels=())
     arguments = {
         "name": image.name,
         **placement_of(image.label_axes, image.pixel_size_um),
         "metadata": {FILE_PART: FilePart(known, is_ours=True)},
     }
-    data = _lazy(image.data)
+    levels = [_lazy(level) for level in (image.data, *image.levels)]
     if "C" not in image.axes:
-        return [(data, arguments, "image")]
+        return [(*_scaled(levels, arguments), "image")]
     at = image.axes.index("C")
     if image.axes.endswith("C") and image.shape[at] == COLOUR_SAMPLES:
-        return [(data, {**arguments, "rgb": True}, "image")]
+        return [(*_scaled(levels, {**arguments, "rgb": True}), "image")]
     layers: list[LayerData] = []
     for channel in range(image.shape[at]):
         own = {**arguments, "metadata": {FILE_PART: FilePart(known, channel, is_ours=True)}}
@@ -83,8 +83,16 @@ def layers_of(image: Image) -> list[LayerData]:
             own["blending"] = "additive"
         if image.channel_colors:
             own["colormap"] = image.channel_colors[channel]
-        layers.append((data[(slice(None),) * at + (channel,)], own, "image"))
+        index = (slice(None),) * at + (channel,)
+        layers.append((*_scaled([level[index] for level in levels], own), "image"))
     return layers
+
+
+def _scaled(levels: list[Any], arguments: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return what napari shows: one array, or those of a pyramid."""
+    if len(levels) == 1:
+        return levels[0], arguments
+    return levels, {**arguments, "multiscale": True}
 
 
 def placement_of(axes: str, pixel_size_um: Sequence[float]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, QSignalBlocker
-from qtpy.QtWidgets import QComboBox
 from superqt.utils import QSignalThrottler
 
 from cellwright.ops.measure.columns import describe
@@ -161,7 +160,9 @@ class PlotTool(QObject):
         if preferences().unit == "px":
             first_x = tuple(name for name in FIRST_X if name.endswith("_px"))
         for box, usual in ((self._view.plot_x, first_x), (self._view.plot_y, FIRST_Y)):
-            _refill(box, names, next((name for name in (*usual, *names) if name in names), ""))
+            wanted = next((name for name in (box.currentData(), *usual, *names) if name in names), None)
+            with QSignalBlocker(box):
+                box.fill(((title(name), name) for name in names), wanted)
         self.redraw()
 
     def _on_kept_changed(self) -> None:
@@ -228,14 +229,3 @@ def title(name: str) -> str:
     """Return what an axis is called."""
     column = describe(name)
     return f"{column.title} [{column.unit}]" if column.unit else column.title
-
-
-def _refill(box: QComboBox, names: list[str], usual: str) -> None:
-    """List columns, keeping the chosen one while it is there."""
-    wanted = box.currentData()
-    with QSignalBlocker(box):
-        box.clear()
-        for name in names:
-            box.addItem(title(name), name)
-        place = box.findData(wanted)
-        box.setCurrentIndex(place if place >= 0 else max(box.findData(usual), 0))

@@ -1,9 +1,9 @@
 """The controls of the results panel, without any behaviour."""
 
-from collections.abc import Mapping
 from functools import cached_property
 from typing import TypeVar
 
+from napari.layers import Labels
 from qtpy.QtCore import QSignalBlocker, Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import (
     QCheckBox,
@@ -18,7 +18,6 @@ from qtpy.QtWidgets import (
     QLineEdit,
     QListWidget,
     QScrollArea,
-    QSizePolicy,
     QSlider,
     QStackedWidget,
     QTabWidget,
@@ -28,8 +27,10 @@ from qtpy.QtWidgets import (
 
 from cellwright.ops.measure.columns import GROUPS, MEASURED
 from cellwright.widgets.results.plots import Boxes, CellPlot, Histogram, Scatter, Strip
+from cellwright.widgets.results.snapshot import is_cells_layer
 from cellwright.widgets.results.table import CellsTable, FrameModel
 from cellwright.widgets.results.track_page import TrackPage
+from cellwright.widgets.shared.combos import LayerComboBox, PanelComboBox, is_image, is_shapes
 from cellwright.widgets.shared.job_bar import JobBar
 from cellwright.widgets.shared.style import STYLE, button, hint, message_label, row, set_state
 
@@ -101,9 +102,11 @@ class ResultsView(QWidget):
         set_state(self.message, "error", on=is_error)
 
     def _subjects(self) -> QFormLayout:
-        self.layer, self.image = (
-            combo("The Labels or Points layer that is told of."),
-            combo("The image the cells lie in, which is measured."),
+        self.layer = LayerComboBox(
+            is_cells_layer, "The Labels or Points layer that is told of.", otherwise="no cells yet"
+        )
+        self.image = LayerComboBox(
+            is_image, "The image the cells lie in, which is measured.", otherwise="no image"
         )
         form = QFormLayout()
         form.setSpacing(4)
@@ -140,15 +143,12 @@ class ResultsView(QWidget):
         self.delete = button(
             "Delete", "Delete the chosen cells from the layer. Ctrl-Z in the layer brings labels back."
         )
-        self.class_name = QComboBox()
+        self.class_name = PanelComboBox("A class for the chosen cells: one that there is, or a new name.")
         self.class_name.setEditable(True)
         self.class_name.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
-        self.class_name.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        self.class_name.setMinimumContentsLength(6)
         edit = self.class_name.lineEdit()
         assert edit is not None
         edit.setPlaceholderText("class")
-        self.class_name.setToolTip("A class for the chosen cells: one that there is, or a new name.")
         self.set_class = button("Set class", "Give the chosen cells this class.")
         buttons = QHBoxLayout()
         buttons.addWidget(self.delete)
@@ -162,20 +162,28 @@ class ResultsView(QWidget):
         return page
 
     def _counts_form(self) -> QFormLayout:
-        self.border = combo(
+        self.border = PanelComboBox(
             "Cells at the border: count all; none; or none on the last row and column, so that those on the "
             "first stand for both (an unbiased count)."
         )
-        self.regions = combo("A Shapes layer: cells count inside its shapes, and for each of them.")
-        self.exclude = combo("A Shapes layer: cells in its shapes do not count.")
-        self.mask_layer = combo("A Labels layer: cells count only where its labels are, or where none are.")
-        self.mask_side = combo("Count inside of the labels of the mask, or outside.")
-        self.rule = combo("Which cells are in a region.")
-        self.colour_by = combo("Colour the cells in the viewer.")
-        fill_from(self.border, BORDERS)
-        fill_from(self.rule, RULES)
-        fill_from(self.mask_side, {"Inside": "inside", "Outside": "outside"})
-        fill_from(self.colour_by, GROUPINGS)
+        self.regions = LayerComboBox(
+            is_shapes, "A Shapes layer: cells count inside its shapes, and for each of them.", none="None"
+        )
+        self.exclude = LayerComboBox(
+            is_shapes, "A Shapes layer: cells in its shapes do not count.", none="Nothing"
+        )
+        self.mask_layer = LayerComboBox(
+            lambda layer: isinstance(layer, Labels) and layer is not self.layer.layer,
+            "A Labels layer: cells count only where its labels are, or where none are.",
+            none="None",
+        )
+        self.mask_side = PanelComboBox("Count inside of the labels of the mask, or outside.")
+        self.rule = PanelComboBox("Which cells are in a region.")
+        self.colour_by = PanelComboBox("Colour the cells in the viewer.")
+        self.border.fill(BORDERS.items())
+        self.rule.fill(RULES.items())
+        self.mask_side.fill([("Inside", "inside"), ("Outside", "outside")])
+        self.colour_by.fill(GROUPINGS.items())
         self.draw_regions = button("Draw", "Add a Shapes layer to draw regions in.")
         form = QFormLayout()
         form.setSpacing(4)
@@ -219,8 +227,10 @@ class ResultsView(QWidget):
             spin(2.0, "Pixels between a cell and its ring of background."),
             spin(5.0, "Width of the ring of background around a cell, in pixels.", lowest=0.5),
         )
-        self.nuclei = combo(
-            "A Labels layer of the nuclei of the cells: nuclei of each cell, cells without one."
+        self.nuclei = LayerComboBox(
+            lambda layer: isinstance(layer, Labels) and layer is not self.layer.layer,
+            "A Labels layer of the nuclei of the cells: nuclei of each cell, cells without one.",
+            none="None",
         )
         self.cytoplasm = spin(
             0.0, "Where the cells are nuclei: width of the ring around each, taken for its cytoplasm."
@@ -249,12 +259,12 @@ class ResultsView(QWidget):
         return scrolled(content)
 
     def _plots_page(self) -> QWidget:
-        self.plot_kind = combo("What is drawn.")
-        for name in PLOTS:
-            self.plot_kind.addItem(name, name)
-        self.plot_x, self.plot_y = combo("The column that is drawn."), combo("The column on the y axis.")
-        self.plot_group = combo("One box for each of these.")
-        fill_from(self.plot_group, {title: name for title, name in GROUPINGS.items() if name})
+        self.plot_kind = PanelComboBox("What is drawn.")
+        self.plot_kind.fill((name, name) for name in PLOTS)
+        self.plot_x = PanelComboBox("The column that is drawn.")
+        self.plot_y = PanelComboBox("The column on the y axis.")
+        self.plot_group = PanelComboBox("One box for each of these.")
+        self.plot_group.fill((title, name) for title, name in GROUPINGS.items() if name)
         self.lasso = button("Lasso", "Draw around cells in the plot: only those inside count.")
         self.lasso.setCheckable(True)
         self.no_gate = button("Clear", "Take the gate or the cut-offs away.")
@@ -376,22 +386,6 @@ def shortened(name: str) -> str:
     if len(name) <= LONGEST_NAME:
         return name
     return f"{name[: LONGEST_NAME - 1]}…"
-
-
-def combo(help_text: str) -> QComboBox:
-    """Return a box to choose from that shrinks with the panel."""
-    box = QComboBox()
-    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-    box.setMinimumContentsLength(4)
-    box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-    box.setToolTip(help_text)
-    return box
-
-
-def fill_from(box: QComboBox, entries: Mapping[str, str]) -> None:
-    """Fill a box with titles and their data."""
-    for title, data in entries.items():
-        box.addItem(title, data)
 
 
 def spin(value: float, help_text: str, lowest: float = 0.0) -> QDoubleSpinBox:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from napari.layers import Labels, Layer, Points
 from qtpy.compat import isalive
 from qtpy.QtCore import QSignalBlocker, QSize, Qt, QTimer
-from qtpy.QtWidgets import QComboBox, QListWidgetItem, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QListWidgetItem, QSizePolicy, QVBoxLayout, QWidget
 
 from cellwright.core.errors import CellwrightError, error_line
 from cellwright.inference.recipe import Recipe
@@ -18,19 +18,14 @@ from cellwright.widgets.results.followers import Followers
 from cellwright.widgets.results.measuring import Measurer
 from cellwright.widgets.results.model import ResultsModel
 from cellwright.widgets.results.plot_tool import PlotTool
-from cellwright.widgets.results.snapshot import (
-    counted_regions,
-    image_layer_under,
-    image_layers,
-    is_cells_layer,
-)
+from cellwright.widgets.results.snapshot import counted_regions, image_layer_under, image_layers
 from cellwright.widgets.results.track_tool import TrackTool
 from cellwright.widgets.results.view import ResultsView
 from cellwright.widgets.results.viewer_link import ViewerLink
 from cellwright.widgets.shared.messages import CountEvent, count_news, tell_error
 from cellwright.widgets.shared.napari_private import unwrapped
 from cellwright.widgets.shared.preferences import preferences
-from cellwright.widgets.shared.regions import RegionLayers, ask_for_region, shapes_layers
+from cellwright.widgets.shared.regions import RegionLayers, ask_for_region
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -71,8 +66,6 @@ class ResultsWidget(QWidget):
         last = count_news.last(self.viewer)
         if last is not None:
             self._on_counted(self.viewer, last)
-        else:
-            self.refresh_layers()
 
     def sizeHint(self) -> QSize:
         """Return the size of the controls, which come a moment later."""
@@ -85,16 +78,21 @@ class ResultsWidget(QWidget):
             layout.addWidget(self.view)
 
     def _connect(self) -> None:
-        view, model, layers = self.view, self.model, self.viewer.layers
-        for emitter in (layers.events.inserted, layers.events.removed, layers.events.renamed):
-            emitter.connect(self.refresh_layers)
+        view, model = self.view, self.model
         self.viewer.events.theme.connect(self._show_theme)
         count_news.counted.connect(self._on_counted)
         self.destroyed.connect(partial(_leave, self.link))
-        view.layer.activated.connect(self._on_layer_chosen)
-        view.image.activated.connect(self._on_image_chosen)
+        view.image.usual = self._usual_image
+        view.layer.chosen.connect(self._on_layer_chosen)
+        view.image.chosen.connect(self._on_image_chosen)
         for box in (view.regions, view.exclude, view.mask_layer, view.mask_side):
-            box.activated.connect(self._on_regions_chosen)
+            box.chosen.connect(self._on_regions_chosen)
+        view.nuclei.chosen.connect(self._on_nuclei_chosen)
+        for listing in (view.layer, view.image, view.regions, view.exclude, view.mask_layer, view.nuclei):
+            listing.follow(self.viewer)
+        events = self.viewer.layers.events
+        for emitter in (events.inserted, events.removed, events.renamed):
+            emitter.connect(self._list_others)
         view.draw_regions.clicked.connect(self._on_draw_clicked)
         view.filter.editingFinished.connect(self._on_filter_edited)
         view.filter.textChanged.connect(self._on_filter_typed)
@@ -114,39 +112,33 @@ class ResultsWidget(QWidget):
 
     def show_layer(self, layer: Layer | None) -> None:
         """Tell of the cells of another layer."""
-        image = None if layer is None else image_layer_under(self.viewer, layer)
-        self.refresh_layers(wanted=layer, image=image)
+        self.view.layer.choose(layer)
+        self._on_layer_chosen()
 
-    def refresh_layers(
-        self, _: Any = None, *, wanted: Layer | None = None, image: Layer | None = None
-    ) -> None:
-        """List the layers; what is told of stays so while it is there."""
-        if not isalive(self):  # type: ignore[no-untyped-call]
-            return  # napari holds this callback by a weak reference, which may outlive the widget
-        layers = list(self.viewer.layers)[::-1]
-        cells = [layer for layer in layers if is_cells_layer(layer)]
-        active = self.viewer.layers.selection.active
-        chosen = wanted or self.link.layer
-        if chosen not in cells:
-            chosen = active if active in cells else next(iter(cells), None)
-            image = None
-        images = image_layers(self.viewer)
-        image = image or (self.link.image_layer if chosen is self.link.layer else None)
-        if image not in images:
-            image = None if chosen is None else image_layer_under(self.viewer, chosen)
-        _list_layers(self.view.layer, cells, chosen, "no cells yet")
-        _list_layers(self.view.image, images, image, "no image")
-        self._list_regions(chosen)
-        self._list_others(image)
-        self._list_nuclei(chosen)
-        self._on_regions_chosen()
-        if chosen is not self.link.layer or image is not self.link.image_layer:
+    def _usual_image(self) -> Layer | None:
+        layer = self.view.layer.layer
+        if layer is None:
+            return None
+        return image_layer_under(self.viewer, layer)
+
+    def _on_layer_chosen(self) -> None:
+        view = self.view
+        view.regions.none = "None" if counted_regions(view.layer.layer) is None else "As counted"
+        for box in (view.regions, view.mask_layer, view.nuclei):
+            box.refresh()
+        view.image.choose(self._usual_image())
+        self._on_image_chosen()
+
+    def _on_image_chosen(self) -> None:
+        layer, image = self.view.layer.layer, self.view.image.layer
+        if layer is not self.link.layer or image is not self.link.image_layer:
             self.view.show_message("")
-            self._take_rule(chosen)
+            self._take_rule(layer)
             before, is_behind = self.link.layer, self.measurer.is_busy
-            self.measurer.set_layer(chosen, image)
+            self.measurer.set_layer(layer, image)
             if before is not None and is_behind:
                 self.followers.look_at(before)
+        self._list_others()
 
     def _take_rule(self, cells: Layer | None) -> None:
         """Take the rule by which other cells were counted in regions."""
@@ -155,23 +147,14 @@ class ResultsWidget(QWidget):
             self.model.region_rule = counted.rule
             self.counts.show_settings()
 
-    def _list_regions(self, cells: Layer | None) -> None:
-        """List the layers of regions; what is chosen stays so while it is there."""
-        view, chosen = self.view, self.measurer.regions
-        shapes = shapes_layers(self.viewer)[::-1]
-        masks = [one for one in self.viewer.layers if isinstance(one, Labels) and one is not cells][::-1]
-        of_count = "None" if counted_regions(cells) is None else "As counted"
-        _list_layers(view.regions, [None, *shapes], chosen.shapes, "", none=of_count)
-        _list_layers(view.exclude, [None, *shapes], chosen.excluded, "", none="Nothing")
-        _list_layers(view.mask_layer, [None, *masks], chosen.mask, "")
-
-    def _list_nuclei(self, cells: Layer | None) -> None:
-        found = [one for one in self.viewer.layers if isinstance(one, Labels) and one is not cells][::-1]
-        _list_layers(self.view.nuclei, [None, *found], self._layer_of(self.view.nuclei), "")
-        if self.measurer.nuclei not in found:
+    def _on_nuclei_chosen(self) -> None:
+        if self.view.nuclei.layer is None:
             self.measurer.set_nuclei(None)
 
-    def _list_others(self, image: Layer | None) -> None:
+    def _list_others(self, _: Any = None) -> None:
+        if not isalive(self):  # type: ignore[no-untyped-call]
+            return  # napari holds this callback by a weak reference, which may outlive the widget
+        image = self.view.image.layer
         others, ticked = self.view.others, self._ticked_others
         found = [one for one in image_layers(self.viewer) if one is not image]
         others.clear()
@@ -185,22 +168,12 @@ class ResultsWidget(QWidget):
         for widget in (others, self.view.others_title):
             widget.setVisible(bool(found))
 
-    def _layer_of(self, box: QComboBox) -> Layer | None:
-        chosen = box.currentData()
-        return next((one for one in self.viewer.layers if str(one.unique_id) == chosen), None)
-
-    def _on_layer_chosen(self) -> None:
-        self.show_layer(self._layer_of(self.view.layer))
-
-    def _on_image_chosen(self) -> None:
-        self.refresh_layers(image=self._layer_of(self.view.image))
-
     def _on_regions_chosen(self) -> None:
         view = self.view
         layers = RegionLayers(
-            shapes=self._layer_of(view.regions),
-            excluded=self._layer_of(view.exclude),
-            mask=self._layer_of(view.mask_layer),
+            shapes=view.regions.layer,
+            excluded=view.exclude.layer,
+            mask=view.mask_layer.layer,
             is_outside=view.mask_side.currentData() == "outside",
         )
         self.measurer.set_regions(layers)
@@ -212,9 +185,7 @@ class ResultsWidget(QWidget):
             return
         shapes = ask_for_region(self.viewer, image)
         shapes.name, shapes.mode = "regions", "add_polygon"
-        self.refresh_layers()
-        self.view.regions.setCurrentIndex(self.view.regions.findData(str(shapes.unique_id)))
-        self._on_regions_chosen()
+        self.view.regions.choose(shapes)
         self.view.show_message(
             "Draw regions: click corner by corner, double-click to close. They hold in every slice."
         )
@@ -224,9 +195,7 @@ class ResultsWidget(QWidget):
             return
         self.model.count_event = event
         counted = next((one for one in self.viewer.layers if str(one.unique_id) == event.layer_id), None)
-        if counted is None:
-            self.refresh_layers()
-        else:
+        if counted is not None:
             self.show_layer(counted)
         self._show_number()
 
@@ -247,7 +216,7 @@ class ResultsWidget(QWidget):
         self.model.ring_px = view.ring_gap.value(), view.ring_width.value()
         self.measurer.settings = MeasureSettings(groups, *self.model.ring_px)
         self.measurer.cytoplasm_px = self.model.cytoplasm_px = view.cytoplasm.value()
-        self.measurer.set_nuclei(self._layer_of(view.nuclei))
+        self.measurer.set_nuclei(view.nuclei.layer)
         view.show_message("")
         self.measurer.read()
 
@@ -392,19 +361,3 @@ class ResultsWidget(QWidget):
 def _leave(link: ViewerLink, _: Any = None) -> None:
     """Let go of the viewer when Qt has deleted the panel."""
     link.leave()
-
-
-def _list_layers(
-    box: QComboBox, layers: list[Any], chosen: Layer | None, otherwise: str, none: str = "None"
-) -> None:
-    with QSignalBlocker(box):
-        box.clear()
-        for layer in layers:
-            if layer is None:
-                box.addItem(none, None)
-            else:
-                box.addItem(layer.name, str(layer.unique_id))
-        if not layers:
-            box.addItem(otherwise, None)
-        place = -1 if chosen is None else box.findData(str(chosen.unique_id))
-        box.setCurrentIndex(max(place, 0))

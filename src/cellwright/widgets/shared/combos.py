@@ -1,19 +1,32 @@
-"""Combo boxes: filling them, and what models and devices are called in them."""
+"""Boxes to choose from that fill themselves: layers, channels, models, classifiers, devices."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from napari.layers import Labels
+from napari.layers import Image as ImageLayer
+from napari.layers import Labels, Layer, Shapes
 from psygnal import Signal
-from qtpy.QtCore import QSignalBlocker
-from qtpy.QtWidgets import QComboBox
+from qtpy.compat import isalive
+from qtpy.QtCore import QSignalBlocker, Qt
+from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
+from qtpy.QtWidgets import QComboBox, QFileDialog, QSizePolicy
 
+from cellwright.core.errors import CellwrightError, CheckpointError
 from cellwright.core.tasks import Progress, Task
-from cellwright.models import registry
-from cellwright.models.spec import ModelSpec
+from cellwright.models import registry, store
+from cellwright.models.spec import ModelSpec, read_spec
+from cellwright.widgets.shared.classes import classifiers
+from cellwright.widgets.shared.coordinates import Channel, channels_of
+from cellwright.widgets.shared.edited_layers import METADATA
+from cellwright.widgets.shared.jobs import Job
+from cellwright.widgets.shared.napari_private import unwrapped
 
 SPECS = "spec.json"
+OTHER_FOLDER = ""  # data of the entry that asks for a folder
+NO_LAYER = ""  # data of the entry for none
+LETTERS = 8  # that a box has room for in the narrowest panel
 
 
 class ModelEvents:
@@ -23,6 +36,346 @@ class ModelEvents:
 
 
 model_events = ModelEvents()
+
+
+class PanelComboBox(QComboBox):
+    """A box that shrinks with its panel, and keeps what is chosen when its entries change.
+
+    Parameters
+    ----------
+    help_text
+        Its tooltip.
+    folders
+        Title of the dialog in which a folder can be chosen too; empty for none.
+    """
+
+    chosen = QtSignal()  # something else is chosen, by the user or because the entries changed
+
+    def __init__(self, help_text: str = "", *, folders: str = "") -> None:
+        super().__init__()
+        self.setToolTip(help_text)
+        self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.setMinimumContentsLength(LETTERS)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self._folders: dict[Path, str] = {}  # title of each that was chosen by hand
+        self._dialog_title = folders
+        self._last: Any = None
+        self.is_by_user = False  # whether somebody chose what is chosen
+        self.currentIndexChanged.connect(self._on_index_changed)
+        self.activated.connect(self._on_activated)
+
+    @property
+    def folder(self) -> Path | None:
+        """The chosen folder, None where something else is chosen."""
+        return next((one for one in self._folders if str(one) == self.currentData()), None)
+
+    def fill(self, entries: Iterable[tuple[str, Any]], wanted: Any = None, otherwise: str = "") -> None:
+        """List titles and their data; choose ``wanted`` where it is among them, else the first."""
+        listed = [*entries, *((title, str(one)) for one, title in self._folders.items())]
+        if not listed and otherwise:
+            listed = [(otherwise, None)]
+        if self._dialog_title:
+            listed.append(("Choose a folder…", OTHER_FOLDER))
+        with QSignalBlocker(self):
+            self.clear()
+            for place, (title, data) in enumerate(listed):
+                self.addItem(title, data)
+                self.setItemData(place, title, Qt.ItemDataRole.ToolTipRole)
+            self.setCurrentIndex(self.place_of(wanted))
+        self._on_index_changed()
+
+    def place_of(self, data: Any) -> int:
+        """Return where an entry stands, 0 where there is none of this data."""
+        places = (place for place in range(self.count()) if self.itemData(place) == data)
+        return next(places, 0)
+
+    def add_folder(self, folder: Path) -> None:
+        """List a folder, and choose it."""
+        self._add_folder(folder, f"Folder · {folder.name}", str(folder))
+
+    def _add_folder(self, folder: Path, title: str, help_text: str) -> None:
+        if folder not in self._folders:
+            self._folders[folder] = title
+            place = self.count() - 1
+            self.insertItem(place, title, str(folder))
+            self.setItemData(place, help_text, Qt.ItemDataRole.ToolTipRole)
+        self.setCurrentIndex(self.place_of(str(folder)))
+
+    def _on_index_changed(self, _: int = 0) -> None:
+        data = self.currentData()
+        if data != self._last and not (self._dialog_title and data == OTHER_FOLDER):
+            self._last = data
+            self.chosen.emit()
+
+    def _on_activated(self, index: int) -> None:
+        self.is_by_user = True
+        if not self._dialog_title or self.itemData(index) != OTHER_FOLDER:
+            return
+        self.setCurrentIndex(self.place_of(self._last))
+        folder = QFileDialog.getExistingDirectory(self, self._dialog_title)
+        if folder:
+            self.add_folder(Path(folder))
+
+
+def is_image(layer: Layer) -> bool:
+    """Return whether a layer is an image to count in, and not what we made of one."""
+    return isinstance(layer, ImageLayer) and METADATA not in layer.metadata
+
+
+def is_shapes(layer: Layer) -> bool:
+    """Return whether a layer can hold regions that somebody drew."""
+    return isinstance(layer, Shapes) and METADATA not in layer.metadata
+
+
+class LayerComboBox(PanelComboBox):
+    """The layers of a viewer of one kind, the topmost first; those of renamed and moved layers stay chosen.
+
+    Parameters
+    ----------
+    accepts
+        Tells whether a layer is listed.
+    help_text
+        Its tooltip.
+    none
+        Title of a first entry, for no layer; empty for none.
+    otherwise
+        Shown where there is nothing to choose.
+    follows_active
+        Whether a layer that becomes the active one is chosen, as long as the box is enabled.
+    folders
+        Title of the dialog in which a folder can be chosen too; empty for none.
+    """
+
+    def __init__(
+        self,
+        accepts: Callable[[Layer], bool] = is_image,
+        help_text: str = "",
+        *,
+        none: str = "",
+        otherwise: str = "no image layer",
+        follows_active: bool = False,
+        folders: str = "",
+    ) -> None:
+        super().__init__(help_text, folders=folders)
+        self.accepts, self.none = accepts, none
+        self.usual: Callable[[], Layer | None] = self._active  # what to choose where the chosen one is gone
+        if none:
+            self.usual = lambda: None
+        self._otherwise, self._follows_active = otherwise, follows_active
+        self._viewer: Any = None
+
+    def follow(self, viewer: Any) -> None:
+        """List the layers of a viewer from now on."""
+        self._viewer = unwrapped(viewer)
+        events = self._viewer.layers.events
+        for emitter in (events.inserted, events.removed, events.renamed, events.reordered):
+            emitter.connect(self.refresh)
+        if self._follows_active:
+            self._viewer.layers.selection.events.active.connect(self.choose_active)
+        self.refresh()
+
+    @property
+    def layer(self) -> Layer | None:
+        """The chosen layer."""
+        data = self.currentData()
+        return next((one for one in self._layers if _key(one) == data), None)
+
+    @property
+    def listed(self) -> list[Layer]:
+        """The layers that can be chosen, the topmost first."""
+        return [one for one in reversed(self._layers) if self.accepts(one)]
+
+    def choose(self, layer: Layer | None) -> None:
+        """List the layers and choose one; None for the first entry."""
+        self.is_by_user = False
+        self._list(_key(layer))
+
+    def choose_active(self, _: Any = None) -> None:
+        """Choose the active layer where it is listed and the box is enabled."""
+        if isalive(self) and self.isEnabled():  # type: ignore[no-untyped-call]
+            active = self._active()
+            if active is not None:
+                self.choose(active)
+
+    def refresh(self, _: Any = None) -> None:
+        """List the layers; the chosen one stays so while it is there."""
+        if not isalive(self):  # type: ignore[no-untyped-call]
+            return  # napari holds this callback by a weak reference, which may outlive the box
+        data = self.currentData()
+        is_kept = self.folder is not None or (self.is_by_user and data == NO_LAYER)
+        if not is_kept and data not in map(_key, self.listed):
+            data = _key(self.usual())
+        self._list(data)
+
+    def _list(self, data: Any) -> None:
+        entries: list[tuple[str, Any]] = [(one.name, _key(one)) for one in self.listed]
+        if self.none:
+            entries.insert(0, (self.none, NO_LAYER))
+        self.fill(entries, data, self._otherwise)
+
+    def _active(self) -> Layer | None:
+        if self._viewer is None:
+            return None
+        return next((one for one in self.listed if one is self._viewer.layers.selection.active), None)
+
+    @property
+    def _layers(self) -> list[Layer]:
+        return [] if self._viewer is None else list(self._viewer.layers)
+
+
+def _key(layer: Layer | None) -> str | None:
+    return None if layer is None else str(layer.unique_id)
+
+
+class ChannelComboBox(PanelComboBox):
+    """The channels of an image layer."""
+
+    def __init__(self, help_text: str = "Channel in which cells are counted.") -> None:
+        super().__init__(help_text)
+        self.list_channels(())
+
+    @property
+    def channel(self) -> Channel | None:
+        """The chosen channel."""
+        channel: Channel | None = self.currentData()
+        return channel
+
+    def list_channels_of(self, layer: Layer | None) -> None:
+        """List the channels of a layer; the chosen one stays so where it has the same."""
+        self.list_channels(channels_of(layer) if isinstance(layer, ImageLayer) else ())
+
+    def list_channels(self, channels: Iterable[Channel]) -> None:
+        """List channels; the chosen one stays so while it is there."""
+        entries = [(channel.title, channel) for channel in channels]
+        self.fill(entries, self.channel, otherwise="none")
+        self.setEnabled(len(entries) > 1)
+
+
+class ModelComboBox(PanelComboBox):
+    """The models that travel with the package and the user's own, by what they give back.
+
+    Parameters
+    ----------
+    help_text
+        Its tooltip.
+    accepts
+        Tells whether a model is listed.
+    after
+        Further entries, titles and data.
+    usual
+        Gives the name to choose where the chosen one is gone, from the family of each; else it is the first.
+    otherwise
+        Shown where there is no model.
+    folders
+        Title of the dialog in which a model folder can be chosen too; empty for none.
+    """
+
+    failed = QtSignal(object)  # CellwrightError: the chosen folder holds no model
+
+    def __init__(
+        self,
+        help_text: str = "What finds the cells.",
+        *,
+        accepts: Callable[[store.ModelEntry], bool] = lambda _: True,
+        after: Iterable[tuple[str, Any]] = (),
+        usual: Callable[[Mapping[str, str]], str | None] = lambda _: None,
+        otherwise: str = "none",
+        folders: str = "",
+    ) -> None:
+        super().__init__(help_text, folders=folders)
+        self._accepts, self._after, self._usual, self._otherwise = accepts, tuple(after), usual, otherwise
+        self._families: dict[str, str] = {}
+        model_events.changed.connect(self.refresh)
+        self.refresh()
+
+    @property
+    def model_name(self) -> str:
+        """Name or folder of the chosen model.
+
+        Raises
+        ------
+        CheckpointError
+            There is none.
+        """
+        model = self.currentData()
+        if not model:
+            raise CheckpointError(
+                f"A model is needed to count; none was found in {store.shipped_folder()} and "
+                f"{store.user_folder()}. Choose a model folder, or install cellwright again."
+            )
+        return str(model)
+
+    @property
+    def family(self) -> str:
+        """Family of the chosen model; the first one when there is no model."""
+        return self._families.get(str(self.currentData()), registry.DEFAULT_FAMILY)
+
+    def refresh(self, wanted: str = "") -> None:
+        """List the models and choose one; the chosen one stays so while it is there."""
+        if not isalive(self):  # type: ignore[no-untyped-call]
+            return
+        order = list(registry.FAMILIES)
+        entries = [one for one in store.models() if one.spec.family in order and self._accepts(one)]
+        entries.sort(key=lambda entry: order.index(entry.spec.family))
+        self._folders = {one: title for one, title in self._folders.items() if (one / SPECS).exists()}
+        chosen = {str(one): self._families[str(one)] for one in self._folders}
+        self._families = {one.name: one.spec.family for one in entries} | chosen
+        data = wanted or self.currentData()
+        if data not in self._families and data not in (one for _, one in self._after):
+            data = self._usual(self._families)
+        titles = [(model_title(one.name, one.spec.family), one.name) for one in entries]
+        self.fill([*titles, *self._after], data, self._otherwise)
+        for place, entry in enumerate(entries):
+            self.setItemData(place, model_help(entry.spec), Qt.ItemDataRole.ToolTipRole)
+
+    def add_folder(self, folder: Path) -> None:
+        """List a model folder and choose it; tell by ``failed`` when it is none."""
+        try:
+            spec = read_spec(folder / SPECS)
+            registry.get(spec.family)
+        except CellwrightError as error:
+            self.failed.emit(error)
+            return
+        self._families[str(folder)] = spec.family
+        self._add_folder(folder, model_title(folder.name, spec.family), model_help(spec))
+
+
+class ClassifierComboBox(PanelComboBox):
+    """The classifiers that give cells their classes, and none."""
+
+    def __init__(self, help_text: str = "Classify the cells after counting.") -> None:
+        super().__init__(help_text)
+        self.fill([("None", ""), *classifiers()])
+
+    @property
+    def classifier(self) -> str:
+        """Name of the chosen classifier; empty for none, and where the box is disabled."""
+        return str(self.currentData()) if self.isEnabled() else ""
+
+
+class DeviceComboBox(PanelComboBox):
+    """The devices of this machine."""
+
+    def __init__(self, help_text: str = "Where the network runs; Auto takes the fastest.") -> None:
+        super().__init__(help_text)
+        self._job: Job | None = None
+        self.fill([("Auto", "auto")])
+
+    @property
+    def device(self) -> str:
+        """Name of the chosen device."""
+        return str(self.currentData())
+
+    def find_devices(self) -> None:
+        """Name the devices, once; found beside the viewer since torch takes a second to import."""
+        if self._job is None:
+            self._job = Job(device_task(), self)
+            self._job.returned.connect(self._on_found)
+            self._job.start()
+
+    def _on_found(self, found: tuple[tuple[str, str], ...]) -> None:
+        entries = [(f"Auto · {found[0][1]}", "auto"), *((title, name) for name, title in found)]
+        self.fill(entries, self.device)
 
 
 def model_title(name: str, family: str) -> str:
@@ -47,15 +400,3 @@ def device_task() -> Task[tuple[tuple[str, str], ...]]:
     from cellwright.inference.device import devices
 
     return tuple(devices())
-
-
-def fill(box: QComboBox, entries: Iterable[tuple[str, Any]], wanted: Any = None, otherwise: str = "") -> None:
-    """Put titles and their data into a box; choose ``wanted`` where it is among them, else the first."""
-    with QSignalBlocker(box):
-        box.clear()
-        for title, data in entries:
-            box.addItem(title, data)
-        if not box.count() and otherwise:
-            box.addItem(otherwise, None)
-        places = (place for place in range(box.count()) if box.itemData(place) == wanted)
-        box.setCurrentIndex(next(places, 0))

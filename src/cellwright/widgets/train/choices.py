@@ -10,12 +10,10 @@ from qtpy.QtCore import (  # type: ignore[attr-defined]
     Qt,
     Signal,
 )
-from qtpy.QtWidgets import QFileDialog, QFrame, QLabel, QListWidgetItem, QPushButton, QVBoxLayout
+from qtpy.QtWidgets import QFrame, QLabel, QListWidgetItem, QPushButton, QVBoxLayout
 
 from cellwright.files.dataset.folder import Dataset, read_dataset
-from cellwright.models import registry, store
 from cellwright.training.run_folder import (
-    SCRATCH,
     Plan,
     check_name,
     curve,
@@ -25,18 +23,15 @@ from cellwright.training.run_folder import (
     unfinished,
 )
 from cellwright.training.settings import preset
-from cellwright.widgets.shared.combos import device_task, fill, model_events, model_title
-from cellwright.widgets.shared.jobs import Job
+from cellwright.widgets.shared.combos import model_events
 from cellwright.widgets.shared.layer_dataset import Pair, dataset_of, pairs
 from cellwright.widgets.shared.messages import HandOver, choose
 from cellwright.widgets.shared.style import row
-from cellwright.widgets.train.view import TrainPanel
-
-LAYERS, OTHER_FOLDER = "layers", ""
+from cellwright.widgets.train.view import LAYERS, TrainPanel
 
 
 class TrainChoices(QObject):
-    """Fills the boxes of the panel and reads them.
+    """Reads the boxes of the panel and lists what is annotated in the viewer.
 
     Parameters
     ----------
@@ -52,11 +47,8 @@ class TrainChoices(QObject):
         super().__init__(panel)
         self._viewer, self._panel = viewer, panel
         self._has_own_name = False
-        self._last_data = 0
         self._pairs: list[Pair] = []
-        fill(panel.device, [("Auto", "auto")])
-        fill(panel.data, [("Annotated layers", LAYERS), ("Choose a folder…", OTHER_FOLDER)])
-        self.refresh_models()
+        self.suggest_name()
         self._on_preset_chosen()
         self._connect()
 
@@ -65,7 +57,7 @@ class TrainChoices(QObject):
     @property
     def start(self) -> str:
         """Name or folder of the model to begin with, or ``new:`` and a family."""
-        return str(self._panel.start.currentData())
+        return self._panel.start.model_name
 
     @property
     def chosen(self) -> list[Pair]:
@@ -90,8 +82,9 @@ class TrainChoices(QObject):
         WrongLayerError
             No layer is chosen.
         """
-        if not self.is_layers:
-            return Path(self._panel.data.currentData())
+        folder: Path | None = self._panel.data.folder
+        if folder is not None:
+            return folder
         return dataset_of(self.chosen, self._viewer.layers, is_complete=self._panel.complete.isChecked())
 
     def plan(self) -> tuple[Plan, Dataset | None]:
@@ -109,22 +102,9 @@ class TrainChoices(QObject):
         else:
             read_dataset(source)  # an error is told before anything begins
             data = source.resolve()
-        device = str(self._panel.device.currentData())
-        return Plan(name, self.start, str(data), self._panel.settings, device), layers
+        return Plan(name, self.start, str(data), self._panel.settings, self._panel.device.device), layers
 
     # -- what is put into it ------------------------------------------------------------------------------
-
-    def choose_folder(self, folder: Path) -> None:
-        """Choose a dataset folder."""
-        box = self._panel.data
-        with QSignalBlocker(box):
-            index = box.findData(str(folder))
-            if index < 0:
-                index = 1
-                box.insertItem(index, f"Folder · {folder.name}", str(folder))
-                box.setItemData(index, str(folder), Qt.ItemDataRole.ToolTipRole)
-            box.setCurrentIndex(index)
-        self._on_data_changed()
 
     def name_anew(self) -> None:
         """Suggest a name for the next model; the one that the user gave was for the last."""
@@ -135,16 +115,6 @@ class TrainChoices(QObject):
         """Give the next model a name that is free, unless the user gave one."""
         if not self._has_own_name:
             self._panel.name.setText(free_name(self.start))
-
-    def refresh_models(self) -> None:
-        """List the models, and the families to begin anew with."""
-        order = list(registry.FAMILIES)
-        known = [entry for entry in store.models() if entry.spec.family in order]
-        known.sort(key=lambda entry: order.index(entry.spec.family))
-        entries = [(model_title(entry.name, entry.spec.family), entry.name) for entry in known]
-        entries += [(f"From scratch · {family}", SCRATCH + family) for family in order]
-        fill(self._panel.start, entries, self._panel.start.currentData())
-        self.suggest_name()
 
     def refresh_pairs(self, _: Any = None) -> None:
         """List the annotated images among the layers; what was ticked stays so."""
@@ -177,46 +147,25 @@ class TrainChoices(QObject):
             if item is not None and pair.annotation is what.cells:
                 item.setCheckState(Qt.CheckState.Checked)
 
-    def find_devices(self) -> None:
-        """Name the devices of this machine, found beside the viewer since torch takes a second to import."""
-        job = Job(device_task(), self)
-        job.returned.connect(self._on_devices_found)
-        job.start()
-
     # -- events -------------------------------------------------------------------------------------------
 
     def _connect(self) -> None:
         panel = self._panel
         panel.preset.currentIndexChanged.connect(self._on_preset_chosen)
-        panel.data.activated.connect(self._on_data_chosen)
-        panel.start.currentIndexChanged.connect(self._on_start_chosen)
+        panel.data.chosen.connect(self._on_data_chosen)
+        panel.start.chosen.connect(self._on_start_chosen)
         panel.name.textEdited.connect(self._on_name_edited)
         panel.pairs.itemChanged.connect(self.changed)
         panel.complete.toggled.connect(self.changed)
-        model_events.changed.connect(self._on_news)
+        model_events.changed.connect(self._on_models_changed)
         layers = self._viewer.layers.events
         for emitter in (layers.inserted, layers.removed, layers.renamed):
             emitter.connect(self.refresh_pairs)
 
-    def _on_devices_found(self, found: tuple[tuple[str, str], ...]) -> None:
-        entries = [(f"Auto · {found[0][1]}", "auto"), *((title, name) for name, title in found)]
-        fill(self._panel.device, entries, self._panel.device.currentData())
-
     def _on_preset_chosen(self, _: int = 0) -> None:
         self._panel.show_settings(preset(str(self._panel.preset.currentData())))
 
-    def _on_data_chosen(self, index: int) -> None:
-        box = self._panel.data
-        if box.itemData(index) == OTHER_FOLDER:
-            box.setCurrentIndex(self._last_data)
-            folder = QFileDialog.getExistingDirectory(self._panel, "Dataset folder")
-            if folder:
-                self.choose_folder(Path(folder))
-            return
-        self._on_data_changed()
-
-    def _on_data_changed(self) -> None:
-        self._last_data = self._panel.data.currentIndex()
+    def _on_data_chosen(self) -> None:
         self._show_pairs()
         self.changed.emit()
 
@@ -226,16 +175,16 @@ class TrainChoices(QObject):
         self._panel.pairs.setVisible(has_pairs)
         self._panel.complete.setVisible(has_pairs)
 
-    def _on_start_chosen(self, _: int = 0) -> None:
+    def _on_start_chosen(self) -> None:
         self.suggest_name()
         self.changed.emit()
 
     def _on_name_edited(self, text: str) -> None:
         self._has_own_name = bool(text)
 
-    def _on_news(self) -> None:
+    def _on_models_changed(self) -> None:
         if isalive(self):  # type: ignore[no-untyped-call]
-            self.refresh_models()
+            self.suggest_name()
 
 
 class ResumeOffer(QFrame):

@@ -4,9 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
-    QComboBox,
     QDialog,
     QDialogButtonBox,
     QFileDialog,
@@ -25,7 +23,7 @@ from superqt import QCollapsible
 from cellwright.core.errors import CellwrightError, error_line
 from cellwright.core.tasks import Progress, Task
 from cellwright.models import store
-from cellwright.widgets.shared.combos import fill, model_events, model_help, model_title
+from cellwright.widgets.shared.combos import ModelComboBox, model_events
 from cellwright.widgets.shared.job_bar import JobBar
 
 ARCHIVE = "Exported model (*.zip)"
@@ -52,7 +50,12 @@ class OwnModels(QWidget):
     def __init__(self, tell: Callable[..., None], parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._tell = tell
-        self.box, self.job = QComboBox(), JobBar()
+        self.box = ModelComboBox(
+            "Your own models: trained here, or imported.",
+            accepts=lambda entry: entry.folder.parent == store.user_folder(),
+            otherwise="none yet",
+        )
+        self.job = JobBar()
         self.rename, self.delete = QPushButton("Rename…"), QPushButton("Delete…")
         self.export, self.add = QPushButton("Export…"), QPushButton("Import…")
         self.export.setToolTip("Write the model as one file, to share it.")
@@ -75,7 +78,8 @@ class OwnModels(QWidget):
         self._add_menus()
         self.job.failed.connect(lambda error: self._tell(error_line(error), is_error=True))
         self.job.finished.connect(self._show_enabled)
-        self.refresh()
+        self.box.chosen.connect(self._show_enabled)
+        self._show_enabled()
 
     def _add_menus(self) -> None:
         exports, imports = QMenu(self.export), QMenu(self.add)
@@ -95,15 +99,6 @@ class OwnModels(QWidget):
     def is_busy(self) -> bool:
         """Whether a model is being exported or imported."""
         return self.job.is_busy
-
-    def refresh(self, wanted: str = "") -> None:
-        """List the models in the user's folder."""
-        own = [entry for entry in store.models() if entry.folder.parent == store.user_folder()]
-        entries = [(model_title(entry.name, entry.spec.family), entry.name) for entry in own]
-        fill(self.box, entries, wanted or self.chosen, otherwise="none yet")
-        for index, entry in enumerate(own):
-            self.box.setItemData(index, model_help(entry.spec), Qt.ItemDataRole.ToolTipRole)
-        self._show_enabled()
 
     def rename_to(self, new: str) -> None:
         """Give the chosen model another name."""
@@ -146,7 +141,7 @@ class OwnModels(QWidget):
         self._tell(line.format(done))
 
     def _announce(self, name: str) -> None:
-        self.refresh(name)
+        self.box.refresh(name)
         model_events.changed.emit()
 
     def _show_enabled(self) -> None:

@@ -9,7 +9,6 @@ from qtpy.QtCore import Qt
 from qtpy.QtGui import QImage, QPixmap, QResizeEvent
 from qtpy.QtWidgets import (
     QCheckBox,
-    QComboBox,
     QFormLayout,
     QFrame,
     QHBoxLayout,
@@ -24,11 +23,15 @@ from qtpy.QtWidgets import (
 )
 from superqt import QCollapsible
 
+from cellwright.models.registry import FAMILIES
+from cellwright.training.run_folder import SCRATCH
 from cellwright.training.settings import PRESETS, FinetuneSettings
+from cellwright.widgets.shared.combos import DeviceComboBox, ModelComboBox, PanelComboBox
 from cellwright.widgets.shared.form import SettingsForm, is_threshold
 from cellwright.widgets.shared.style import STYLE, message_label, progress_box, row, set_state
 from cellwright.widgets.train.curves import Curve, CurvePlot
 
+LAYERS = "layers"  # data of the entry of the viewer's layers
 PRESET_TITLES = {
     "quick": "Quick · minutes",
     "balanced": "Balanced · an hour",
@@ -159,14 +162,14 @@ class TrainPanel(QWidget):
             self.pause.setText("Pause")
 
     def _choices(self) -> QVBoxLayout:
-        self.data, self.start, self.device, self.preset = (QComboBox() for _ in range(4))
-        for box in (self.data, self.start, self.device, self.preset):
-            box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-            box.setMinimumContentsLength(12)
-            box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        for name in PRESETS:
-            self.preset.addItem(PRESET_TITLES[name], name)
-        self.preset.setToolTip(PRESET_HELP)
+        self.data = PanelComboBox("Annotated images to learn from.", folders="Dataset folder")
+        self.data.fill([("Annotated layers", LAYERS)])
+        self.start = ModelComboBox(
+            "Model to begin with: one that does nearly what is wanted learns fastest.",
+            after=[(f"From scratch · {family}", SCRATCH + family) for family in FAMILIES],
+        )
+        self.device, self.preset = DeviceComboBox(), PanelComboBox(PRESET_HELP)
+        self.preset.fill((PRESET_TITLES[name], name) for name in PRESETS)
         self.pairs = QListWidget()
         self.pairs.setFixedHeight(LIST_HEIGHT_PX)
         self.pairs.setToolTip("Images with their annotation; the ticked ones are trained on.")

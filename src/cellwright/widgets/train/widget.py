@@ -58,7 +58,6 @@ class TrainWidget(QWidget):
         self.model = TrainModel()
         self.panel = TrainPanel()
         self.job: Job | None = None
-        self._has_been_shown = False
         self._new_model = ""
         self._taught_image: Layer | None = None
         self.choices = TrainChoices(napari_viewer, self.panel)
@@ -84,7 +83,6 @@ class TrainWidget(QWidget):
         self.model.started.connect(self._on_started)
         self.model.ended.connect(self.show_ended)
         self.model.failed.connect(self.show_error)
-        model_events.changed.connect(self._on_models_changed)
         hand_overs.sent.connect(self._on_sent)
         self.panel.count_with.clicked.connect(self._on_count_clicked)
         application = QApplication.instance()
@@ -190,7 +188,7 @@ class TrainWidget(QWidget):
             return
         kept = f"{outcome.model!r}: {words}. It is in the model lists now."
         self.panel.show_message(" ".join([kept, *outcome.notices]))
-        self.own.refresh(outcome.model)
+        self.own.box.refresh(outcome.model)
         model_events.changed.emit()
         self._new_model = outcome.model
         self.panel.count_with.setText(f"Count with {outcome.model}")
@@ -205,9 +203,7 @@ class TrainWidget(QWidget):
     def showEvent(self, event: QShowEvent | None) -> None:
         """Look for devices once the widget is seen."""
         super().showEvent(event)
-        if not self._has_been_shown:
-            self._has_been_shown = True
-            self.choices.find_devices()
+        self.panel.device.find_devices()
 
     def _on_finished(self) -> None:
         self.job = None
@@ -233,10 +229,6 @@ class TrainWidget(QWidget):
     def _on_count_clicked(self) -> None:
         """Hand the new model and the image that it learned from to the count panel."""
         hand_over(self.viewer, COUNT, HandOver(image=self._taught_image, model=self._new_model))
-
-    def _on_models_changed(self) -> None:
-        if isalive(self):  # type: ignore[no-untyped-call]
-            self.own.refresh()
 
 
 def training_line(progress: Progress, seconds_left: float | None) -> str:

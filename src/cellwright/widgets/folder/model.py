@@ -1,0 +1,251 @@
+"""What the folder panel knows: what is counted and how, and what became of each image; free of Qt."""
+
+import math
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from napari.layers import Image as ImageLayer
+from napari.layers import Layer
+from psygnal import Signal
+
+from cellwright.core.errors import ReadError, SettingsError
+from cellwright.core.tasks import Progress, Task
+from cellwright.files.folders.image_list import ListedImage, list_images
+from cellwright.files.folders.results import ImageOutcome, check_output, read_outcomes, read_result
+from cellwright.files.images import read_images
+from cellwright.inference.recipe import Recipe
+from cellwright.ops.plates import PlateMap, plate_map, row_name, well_place
+from cellwright.widgets.shared.layer_io import layer_arguments, prepare, source_of
+
+ORDERS = {
+    "fit": "Worst fit first",
+    "most": "Most cells first",
+    "fewest": "Fewest cells first",
+    "name": "By name",
+}
+OUTPUTS = ("Image", "Labels", "Points")  # the first that an image has is shown: density, outlines, points
+REPORT = "report.html"
+STAGES = ("earlier results", "images", "table of all cells")  # of a folder; the others are of one image
+UNINTERESTING = ("seconds", "low", "high")  # columns that nobody maps
+
+
+@dataclass(frozen=True, slots=True)
+class FolderRequest:
+    """Which images are counted, and how.
+
+    Parameters
+    ----------
+    paths
+        Folders, plates and files.
+    output
+        Folder of the results.
+    recipe
+        Models and settings.
+    pattern, plate
+        See :func:`cellwright.files.folders.image_list.list_images`.
+    xlsx
+        Whether tables are written for Excel, too.
+    """
+
+    paths: tuple[Path, ...]
+    output: Path
+    recipe: Recipe
+    pattern: str = "*"
+    plate: str = ""
+    xlsx: bool = False
+
+
+class OpenedImage(NamedTuple):
+    """The layers of an image of a folder, not yet in a viewer."""
+
+    image: ImageLayer
+    cells: Mapping[str, Layer]
+
+
+class FolderModel:
+    """Outcomes of the images of a folder, in the order and the part that are shown."""
+
+    changed = Signal()  # other outcomes, another order or another part
+
+    def __init__(self) -> None:
+        self.output: Path | None = None
+        self.order = "fit"
+        self.well = ""  # of the plate; empty for all
+        self.plate = ""  # which of several
+        self.column = "count"  # of the heat map
+        self.arrived: deque[ImageOutcome] = deque()  # from the thread that counts
+        self._outcomes: dict[str, ImageOutcome] = {}
+
+    def start(self, output: Path, outcomes: Iterable[ImageOutcome] = ()) -> None:
+        """Show the results in another folder."""
+        self.output, self.well = output, ""
+        self.arrived = deque()
+        self._outcomes = {one.image.name: one for one in outcomes}
+        self.changed.emit()
+
+    def take_arrived(self) -> int:
+        """Take in what has been counted since; return how many there were. Call it in the GUI thread."""
+        n = 0
+        while self.arrived:
+            outcome = self.arrived.popleft()
+            self._outcomes[outcome.image.name] = outcome
+            n += 1
+        if n:
+            self.changed.emit()
+        return n
+
+    def show(self, **values: str) -> None:
+        """Set ``order``, ``well``, ``plate`` or ``column``."""
+        for name, value in values.items():
+            setattr(self, name, value)
+        self.changed.emit()
+
+    @property
+    def done(self) -> list[ImageOutcome]:
+        """The images that were counted."""
+        return [one for one in self._outcomes.values() if not one.error]
+
+    @property
+    def failed(self) -> list[ImageOutcome]:
+        """The images that failed."""
+        return [one for one in self._outcomes.values() if one.error]
+
+    @property
+    def shown(self) -> list[ImageOutcome]:
+        """The images of the chosen well, or all, in the chosen order."""
+        place = well_place(self.well)
+        kept = self.done
+        if place is not None:
+            kept = [one for one in self._on_plate if well_place(str(one.image.plate.get("well"))) == place]
+        return sorted(kept, key=lambda one: (_key(one, self.order), one.image.name))
+
+    @property
+    def n_cells(self) -> float:
+        """Cells of all images."""
+        return float(sum(one.row.get("count", 0) for one in self.done))
+
+    @property
+    def plates(self) -> list[str]:
+        """Names of the plates, where names tell of several."""
+        return sorted({str(one.image.plate["plate"]) for one in self.done if "plate" in one.image.plate})
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns of the summary that a heat map can show, the count first."""
+        names = dict.fromkeys(["count"])
+        for one in self.done:
+            names |= {name: None for name, value in one.row.items() if isinstance(value, int | float)}
+        return [name for name in names if name not in UNINTERESTING]
+
+    @property
+    def plate_map(self) -> PlateMap | None:
+        """The chosen column over the wells of the chosen plate; None where names tell of no wells."""
+        return plate_map(
+            (str(one.image.plate["well"]), float(one.row.get(self.column, math.nan)))
+            for one in self._on_plate
+            if "well" in one.image.plate
+        )
+
+    @property
+    def _on_plate(self) -> list[ImageOutcome]:
+        plates = self.plates
+        wanted = self.plate if self.plate in plates else next(iter(plates), None)
+        return [one for one in self.done if one.image.plate.get("plate") == wanted]
+
+
+def _key(outcome: ImageOutcome, order: str) -> float:
+    count = float(outcome.row.get("count", 0))
+    keys = {"fit": float(outcome.row.get("fit", math.inf)), "most": -count, "fewest": count}
+    return keys.get(order, 0.0)
+
+
+def well_name(row: int, column: int) -> str:
+    """Return what a well is called: B03."""
+    return f"{row_name(row)}{column + 1:02d}"
+
+
+def check_request(request: FolderRequest) -> None:
+    """Raise before anything is counted where it cannot be.
+
+    Raises
+    ------
+    SettingsError
+        No folder is chosen.
+    ReadError
+        A folder is missing.
+    WriteError
+        Results would lie among the images.
+    """
+    if not request.paths:
+        raise SettingsError("Choose the folder whose images are counted.")
+    if request.output == Path():
+        raise SettingsError("Choose a folder for the results.")
+    missing = [path for path in request.paths if not path.exists()]
+    if missing:
+        raise ReadError(f"Expected a folder at {missing[0]}; there is none. Check the path.")
+    check_output(request.output, request.paths)
+
+
+def folder_task(request: FolderRequest, arrived: deque[ImageOutcome]) -> Task[int]:
+    """Count the images of folders; ``arrived`` is given each as soon as it is done. Returns how many."""
+    yield Progress("load", 0, 1)
+    from cellwright.inference.context import load_models
+    from cellwright.inference.folder import count_folder
+    from cellwright.inference.image_count import CountChoices, RecipeCounter, TableFiles
+
+    images = list_images(request.paths, request.pattern or "*", request.plate)
+    tables = TableFiles(output=request.output, xlsx=request.xlsx)
+    choices = CountChoices(load_models(request.recipe.models), request.recipe, tables)
+    counter = RecipeCounter(choices, request.output / REPORT)
+    outcomes = yield from _by_image(count_folder(images, request.output, counter, on_outcome=arrived.append))
+    return len(outcomes)
+
+
+def _by_image(task: Task[Sequence[ImageOutcome]]) -> Task[Sequence[ImageOutcome]]:
+    """Return the same task telling of whole images alone, for the time left; it can stop at each step."""
+    whole = Progress("images", 0, 1)
+    with closing(task):
+        while True:
+            try:
+                step = next(task)
+            except StopIteration as end:
+                outcomes: Sequence[ImageOutcome] = end.value
+                return outcomes
+            if step.stage in STAGES:
+                whole = Progress(step.stage, step.done, step.total)
+            yield whole
+
+
+def earlier_task(output: Path) -> Task[tuple[Path, tuple[ImageOutcome, ...]]]:
+    """Return what earlier runs have left in a folder of results."""
+    yield Progress("earlier results", 0, 1)
+    return output, read_outcomes(output)
+
+
+def open_task(outcome: ImageOutcome, output: Path, axes: str = "") -> Task[OpenedImage]:
+    """Return the layers of an image and of its cells as they are in the files.
+
+    Raises
+    ------
+    ReadError
+        One of the files is missing or damaged.
+    """
+    yield Progress("open", 0, 1)
+    image = _read_part(outcome.image, axes)
+    layer = ImageLayer(image.data, **layer_arguments(image))
+    result = read_result(output, outcome.image.name, image)
+    yield Progress("layers", 0, 1)
+    made = prepare(result, source_of(layer), OUTPUTS)
+    first = next((name for name in OUTPUTS if name in made), "")
+    return OpenedImage(layer, {name: made[name] for name in made if name == first})
+
+
+def _read_part(listed: ListedImage, axes: str) -> Any:
+    for image in read_images(listed.path, axes or None):
+        if listed.part in ("", image.name):
+            return image
+    raise ReadError(f"{listed.path} has no image {listed.part} any more. Count the folder again.")

@@ -1,0 +1,148 @@
+"""A plate as a heat map: rows A, B, C down, columns 1, 2, 3 across, one square for each well."""
+
+from typing import Any
+
+import numpy as np
+from qtpy.QtCore import QEvent, QPoint, QRectF, QSize, Qt, Signal  # type: ignore[attr-defined]
+from qtpy.QtGui import QColor, QPainter, QPalette, QPen
+from qtpy.QtWidgets import QSizePolicy, QToolTip, QWidget
+
+from cellwright.ops.plates import PlateMap, row_name, shade
+
+TITLE_PX = 20  # left of the rows and above the columns
+LEGEND_PX = 34  # below
+EMPTY = QColor(128, 128, 128, 40)
+CHOSEN = "#ff9f1c"
+LEAST_TITLE_PX = 14  # squares that are smaller have a number in every other column, or fewer
+N_LEGEND = 40
+USUAL_WIDTH_PX, LEAST_SIZE_PX = 290, 140
+
+
+class PlateView(QWidget):
+    """Draws a plate; ``well_chosen`` tells of a click on a well, row and column from 0."""
+
+    well_chosen = Signal(int, int)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._map: PlateMap | None = None
+        self._chosen: tuple[int, int] | None = None
+        self.setMouseTracking(True)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
+
+    def show_plate(self, plate: PlateMap | None, chosen: tuple[int, int] | None = None) -> None:
+        """Draw other values; a frame shows the chosen well."""
+        self._map, self._chosen = plate, chosen
+        self.update()
+
+    @property
+    def side(self) -> float:
+        """Side of a square in pixels."""
+        if self._map is None:
+            return 0.0
+        n_rows, n_columns = map(int, self._map.values.shape)
+        return min((self.width() - TITLE_PX - 2) / n_columns, (self.height() - TITLE_PX - LEGEND_PX) / n_rows)
+
+    def sizeHint(self) -> QSize:
+        """Return a size that fits a narrow panel."""
+        return QSize(USUAL_WIDTH_PX, USUAL_WIDTH_PX)
+
+    def minimumSizeHint(self) -> QSize:
+        """Return the least size in which wells can be told apart."""
+        return QSize(LEAST_SIZE_PX, LEAST_SIZE_PX)
+
+    def well_at(self, x: float, y: float) -> tuple[int, int] | None:
+        """Return the well under a place of this widget."""
+        if self._map is None:
+            return None
+        row, column = int((y - TITLE_PX) // self.side), int((x - TITLE_PX) // self.side)
+        n_rows, n_columns = self._map.values.shape
+        if 0 <= row < n_rows and 0 <= column < n_columns:
+            return row, column
+        return None
+
+    def mousePressEvent(self, event: Any) -> None:
+        """Choose a well."""
+        well = self.well_at(event.position().x(), event.position().y())
+        if well is not None:
+            self.well_chosen.emit(*well)
+
+    def event(self, event: QEvent | None) -> bool:
+        """Tell of the well under the mouse."""
+        if event is not None and event.type() == QEvent.Type.ToolTip:
+            place: QPoint = event.pos()  # type: ignore[attr-defined]
+            well = self.well_at(place.x(), place.y())
+            QToolTip.showText(event.globalPos(), self.text_of(well), self)  # type: ignore[attr-defined]
+            return True
+        return super().event(event)
+
+    def text_of(self, well: tuple[int, int] | None) -> str:
+        """Return name and value of a well: ``B03: 412 (mean of 4 images)``."""
+        if self._map is None or well is None:
+            return ""
+        name = f"{row_name(well[0])}{well[1] + 1:02d}"
+        n = int(self._map.n_images[well])
+        if not n:
+            return f"{name}: no image"
+        value = f"{name}: {self._map.values[well]:,.6g}"
+        return value if n == 1 else f"{value} (mean of {n} images)"
+
+    def paintEvent(self, _: Any) -> None:
+        """Draw the plate."""
+        if self._map is None:
+            return
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        font = painter.font()
+        font.setPointSizeF(7.5)
+        painter.setFont(font)
+        painter.setPen(self.palette().color(QPalette.ColorRole.WindowText))
+        self._draw_titles(painter)
+        self._draw_legend(painter)
+        self._draw_wells(painter, self._map)
+        painter.end()
+
+    def _square(self, row: int, column: int) -> QRectF:
+        side = self.side
+        return QRectF(TITLE_PX + column * side, TITLE_PX + row * side, side, side)
+
+    def _draw_titles(self, painter: QPainter) -> None:
+        assert self._map is not None
+        n_rows, n_columns = self._map.values.shape
+        every = max(1, int(np.ceil(LEAST_TITLE_PX / self.side)))
+        centre = Qt.AlignmentFlag.AlignCenter
+        for row in range(0, n_rows, every):
+            square = self._square(row, 0)
+            painter.drawText(QRectF(0, square.top(), TITLE_PX, square.height()), centre, row_name(row))
+        for column in range(0, n_columns, every):
+            square = self._square(0, column)
+            wide = square.adjusted(-TITLE_PX / 2, -TITLE_PX, TITLE_PX / 2, -square.height())
+            painter.drawText(wide, centre, str(column + 1))
+
+    def _draw_wells(self, painter: QPainter, plate: PlateMap) -> None:
+        gap = min(1.5, self.side / 8)
+        painter.setPen(Qt.PenStyle.NoPen)
+        for row, column in np.ndindex(plate.values.shape):
+            colour = plate.colour(row, column)
+            painter.setBrush(QColor(colour) if colour else EMPTY)
+            square = self._square(row, column).adjusted(gap, gap, -gap, -gap)
+            painter.drawRoundedRect(square, 2, 2)
+        if self._chosen is not None:
+            painter.setBrush(Qt.BrushStyle.NoBrush)
+            painter.setPen(QPen(QColor(CHOSEN), 2))
+            painter.drawRoundedRect(self._square(*self._chosen), 2, 2)
+
+    def _draw_legend(self, painter: QPainter) -> None:
+        assert self._map is not None
+        low, high = self._map.limits
+        if not np.isfinite(low):
+            return
+        top = TITLE_PX + self._map.values.shape[0] * self.side + 8
+        whole = self._map.values.shape[1] * self.side
+        width = whole / N_LEGEND
+        for place in range(N_LEGEND):
+            colour = QColor(shade(place / (N_LEGEND - 1)))
+            painter.fillRect(QRectF(TITLE_PX + place * width, top, width + 1, 8), colour)
+        text = QRectF(TITLE_PX, top + 9, whole, 16)
+        painter.drawText(text, Qt.AlignmentFlag.AlignLeft, f"{low:,.5g}")
+        painter.drawText(text, Qt.AlignmentFlag.AlignRight, f"{high:,.5g}")

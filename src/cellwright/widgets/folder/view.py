@@ -1,0 +1,340 @@
+"""The looks of the folder panel: what is counted, the button, and what came of it; without behaviour."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from qtpy.QtCore import QSignalBlocker, Qt
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QFileDialog,
+    QFormLayout,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QListWidget,
+    QListWidgetItem,
+    QPushButton,
+    QScrollArea,
+    QSpinBox,
+    QTabWidget,
+    QVBoxLayout,
+    QWidget,
+)
+from superqt import QCollapsible
+
+from cellwright.inference.settings import EngineSettings
+from cellwright.models import registry, store
+from cellwright.models.spec import read_spec
+from cellwright.widgets.folder.gallery import Gallery
+from cellwright.widgets.folder.model import ORDERS, FolderModel, well_name
+from cellwright.widgets.folder.plate_view import PlateView
+from cellwright.widgets.shared.combos import SPECS, model_help, model_title
+from cellwright.widgets.shared.form import SettingsForm, names_of
+from cellwright.widgets.shared.job_bar import JobBar
+from cellwright.widgets.shared.style import PANEL_WIDTH_PX, STYLE, message_label, put, row, set_state
+
+START, STOP = "Count images", "Stop"
+SEPARATOR = "; "  # between folders in their line
+SHOWN_IN_FORM = tuple(name for name in names_of(EngineSettings) if name not in ("device", "channel"))
+ANY_CHANNEL = -1
+LETTERS = 10
+COUNT_TITLE = "Cells"
+
+
+class FolderView(QWidget):
+    """Controls of the folder panel from top to bottom.
+
+    Parameters
+    ----------
+    parent
+        Qt parent.
+    """
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setStyleSheet(STYLE)
+        self.setMinimumWidth(PANEL_WIDTH_PX + 40)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(10, 10, 10, 10)
+        layout.setSpacing(6)
+        self.inputs = QCollapsible("Images and model", expandedIcon="▾", collapsedIcon="▸")
+        self.inputs.setContent(self._inputs())
+        self.inputs.expand(animate=False)
+        layout.addWidget(self.inputs)
+        layout.addWidget(self._more())
+        self.start = QPushButton()
+        self.start.setObjectName("count")
+        layout.addWidget(self.start)
+        self.jobs = JobBar(has_stop=False)
+        layout.addWidget(self.jobs)
+        self.message = message_label()
+        layout.addWidget(self.message)
+        self.totals = QLabel("no images counted yet")
+        self.totals.setObjectName("details")
+        self.totals.setWordWrap(True)
+        layout.addWidget(self.totals)
+        layout.addWidget(self._tabs(), 1)
+        self.show_running(is_running=False)
+
+    # -- what is counted ----------------------------------------------------------------------------------
+
+    def _inputs(self) -> QWidget:
+        folders = self._folders()
+        self.pattern, self.plate_names = _line("*"), _line("{well}_s{site}")
+        self.pattern.setToolTip("File names must match it, e.g. *_DAPI.tif.")
+        self.plate_names.setToolTip(
+            "What names tell of a plate: {well}, {site}, {plate} and what stands around them, e.g. "
+            "{plate}/{well}_s{site}. OME-Zarr plates tell it themselves."
+        )
+        self.output, self.choose_output = _line("Folder for the results"), QPushButton("Choose…")
+        self.output.setToolTip("Labels, tables and summary.csv go there; what is there already is shown.")
+        self.model = _box()
+        self.model.setToolTip("What finds the cells.")
+        self.list_models()
+        form = QFormLayout()
+        form.setSpacing(6)
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form.addRow("Images", folders)
+        form.addRow("File names", self.pattern)
+        form.addRow("Plate", self.plate_names)
+        form.addRow("Results", row(self.output, self.choose_output))
+        form.addRow("Model", self.model)
+        self.taken_over = QLabel()
+        self.taken_over.setObjectName("details")
+        self.taken_over.setWordWrap(True)
+        self.taken_over.hide()
+        box = QWidget()
+        layout = QVBoxLayout(box)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addLayout(form)
+        layout.addWidget(self.taken_over)
+        return box
+
+    def _folders(self) -> QHBoxLayout:
+        self.folders, self.choose_folder = _line("Folders or plates"), QPushButton("Choose…")
+        self.folders.setToolTip(
+            "Folders whose images are counted, with the folders in them, or .zarr plates. Several have a ; "
+            "between them."
+        )
+        self.add_folder = QPushButton("+")
+        self.add_folder.setToolTip("Add another folder or plate.")
+        self.add_folder.setMaximumWidth(28)
+        folders = row(self.folders, self.choose_folder)
+        folders.addWidget(self.add_folder)
+        return folders
+
+    def _more(self) -> QCollapsible:
+        self.device = _box()
+        self.device.setToolTip("Where the network runs; Auto takes the fastest.")
+        _fill(self.device, [("Auto", "auto")], "auto")
+        self.channel = QSpinBox()
+        self.channel.setRange(ANY_CHANNEL, 99)
+        self.channel.setSpecialValueText("colours together, else the first")
+        self.channel.setValue(ANY_CHANNEL)
+        self.channel.setToolTip("Channel to count in, from 0.")
+        self.xlsx = QCheckBox("Tables for Excel, too")
+        self.engine = SettingsForm(EngineSettings, SHOWN_IN_FORM)
+        box = QWidget()
+        layout = QVBoxLayout(box)
+        layout.setContentsMargins(0, 0, 0, 0)
+        self._family_box = QVBoxLayout()
+        layout.addLayout(self._family_box)
+        layout.addWidget(self.engine.native)
+        own = QFormLayout()
+        own.addRow("Channel", self.channel)
+        own.addRow("Device", self.device)
+        layout.addLayout(own)
+        layout.addWidget(self.xlsx)
+        scroll = QScrollArea()
+        scroll.setWidget(box)
+        scroll.setWidgetResizable(True)
+        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.more = QCollapsible("More", expandedIcon="▾", collapsedIcon="▸")
+        self.more.setContent(scroll)
+        self.more.collapse(animate=False)
+        return self.more
+
+    @property
+    def family(self) -> str:
+        """Family of the chosen model; the first one when there is no model."""
+        return self._families.get(str(self.model.currentData()), registry.DEFAULT_FAMILY)
+
+    def list_models(self, wanted: str = "") -> None:
+        """List the models, and one that is kept elsewhere, and choose it; else the chosen one stays so."""
+        wanted = wanted or str(self.model.currentData())
+        order = list(registry.FAMILIES)
+        entries = [one for one in store.models() if one.spec.family in order]
+        entries.sort(key=lambda entry: order.index(entry.spec.family))
+        self._families = {entry.name: entry.spec.family for entry in entries}
+        titles = [(model_title(entry.name, entry.spec.family), entry.name) for entry in entries]
+        if (Path(wanted) / SPECS).exists():
+            self._families[wanted] = read_spec(Path(wanted) / SPECS).family
+            titles.append((model_title(Path(wanted).name, self._families[wanted]), wanted))
+        _fill(self.model, titles, wanted)
+        for place, entry in enumerate(entries):
+            self.model.setItemData(place, model_help(entry.spec), Qt.ItemDataRole.ToolTipRole)
+
+    def list_devices(self, found: tuple[tuple[str, str], ...]) -> None:
+        """List the devices of this machine."""
+        entries = [(f"Auto · {found[0][1]}", "auto"), *((title, name) for name, title in found)]
+        _fill(self.device, entries, str(self.device.currentData()))
+
+    def show_family(self, name: str) -> None:
+        """Show the settings of a model family, as they come."""
+        self.settings = SettingsForm(registry.get(name).settings)
+        put(self._family_box, [self.settings.native])
+
+    @property
+    def engine_settings(self) -> EngineSettings:
+        """How the network is to run."""
+        channel = None
+        if self.channel.value() != ANY_CHANNEL:
+            channel = self.channel.value()
+        return EngineSettings(device=self.device.currentData(), channel=channel, **self.engine.values())
+
+    def show_engine(self, engine: EngineSettings) -> None:
+        """Show how the network is to run."""
+        self.engine.set_values(asdict(engine))
+        self.channel.setValue(ANY_CHANNEL if engine.channel is None else engine.channel)
+        self.device.setCurrentIndex(max(self.device.findData(engine.device), 0))
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The chosen folders."""
+        return tuple(Path(text.strip()) for text in self.folders.text().split(";") if text.strip())
+
+    def ask_for_folder(self, *, add: bool) -> None:
+        """Let the user choose a folder of images, or one more."""
+        before = self.folders.text().strip() if add else ""
+        folder = QFileDialog.getExistingDirectory(self, "Folder of images, or a .zarr plate")
+        if folder:
+            self.folders.setText(SEPARATOR.join(filter(None, [before, folder])))
+
+    def ask_for_output(self) -> str:
+        """Let the user choose the folder of the results; return it, '' for none."""
+        folder = QFileDialog.getExistingDirectory(self, "Folder for the results")
+        if folder:
+            self.output.setText(folder)
+        return folder
+
+    # -- a run --------------------------------------------------------------------------------------------
+
+    def show_message(self, text: str, *, is_error: bool = False) -> None:
+        """Show a sentence under the button; an empty one hides it."""
+        self.message.setText(text)
+        self.message.setVisible(bool(text))
+        set_state(self.message, "error", on=is_error)
+
+    def show_running(self, *, is_running: bool) -> None:
+        """Turn the button into Stop and back; nothing is changed while images are counted."""
+        self.start.setText(STOP if is_running else START)
+        self.start.setEnabled(True)
+        for section in (self.inputs, self.more):
+            section.content().setEnabled(not is_running)
+        set_state(self.start, "running", on=is_running)
+
+    def make_room(self) -> None:
+        """Fold what is counted and how, so that the results have room."""
+        for section in (self.inputs, self.more):
+            section.collapse(animate=False)
+
+    def show_stopping(self) -> None:
+        """Tell that a run was asked to stop."""
+        self.start.setText("Stopping…")
+        self.start.setEnabled(False)
+
+    # -- what came of it ----------------------------------------------------------------------------------
+
+    def _tabs(self) -> QTabWidget:
+        self.tabs = QTabWidget()
+        self.gallery, self.plate, self.failed = Gallery(), PlateView(), QListWidget()
+        self.order = QComboBox()
+        for name, title in ORDERS.items():
+            self.order.addItem(title, name)
+        self.order.setToolTip("Fit is how well the model can be expected to do on an image.")
+        self.whole_plate = QPushButton()
+        self.whole_plate.setToolTip("Show the images of all wells.")
+        self.tabs.addTab(_column(row(self.order, self.whole_plate), self.gallery), "Images")
+        self.plate_names_box, self.column = _box(), _box()
+        self.column.setToolTip("What the colours tell: a column of summary.csv, the mean of a well's images.")
+        self.tabs.addTab(_column(row(self.column, self.plate_names_box), self.plate), "Plate")
+        self.failed.setWordWrap(True)
+        self.tabs.addTab(self.failed, "Failed")
+        return self.tabs
+
+    def show_outcomes(self, model: FolderModel) -> None:
+        """Show the images, the plate and what failed."""
+        failed, plate = model.failed, model.plate_map
+        n = len(model.done)
+        parts = [f"{n:,} image{'s' * (n != 1)}", f"{model.n_cells:,.0f} cells"]
+        if failed:
+            parts.append(f"{len(failed):,} failed")
+        self.totals.setText(" · ".join(parts) if n or failed else "no images counted yet")
+        self.gallery.show_outcomes(model.shown, model.output or Path())
+        self.whole_plate.setText(f"Well {model.well} ✕")
+        self.whole_plate.setVisible(bool(model.well))
+        self._show_plate(model, plate)
+        self.tabs.setTabVisible(1, plate is not None)
+        self.tabs.setTabVisible(2, bool(failed))
+        self.tabs.setTabText(2, f"Failed ({len(failed)})")
+        if self.failed.count() != len(failed):
+            self.failed.clear()
+            for outcome in failed:
+                self.failed.addItem(QListWidgetItem(f"{outcome.image.name}\n{outcome.error}"))
+
+    def _show_plate(self, model: FolderModel, plate: Any) -> None:
+        titles = [(_title(name), name) for name in model.columns]
+        _fill(self.column, titles, model.column)
+        plates = model.plates
+        _fill(self.plate_names_box, [(name, name) for name in plates], model.plate)
+        self.plate_names_box.setVisible(len(plates) > 1)
+        chosen = None
+        if plate is not None and model.well:
+            wells = ((r, c) for r in range(plate.values.shape[0]) for c in range(plate.values.shape[1]))
+            chosen = next((well for well in wells if well_name(*well) == model.well), None)
+        self.plate.show_plate(plate, chosen)
+
+
+def _title(column: str) -> str:
+    """Return what a column of the summary is called."""
+    if column == "count":
+        return COUNT_TITLE
+    if column.startswith("count_"):
+        return f"Cells: {column.removeprefix('count_')}"
+    return column.replace("_", " ").capitalize()
+
+
+def _fill(box: QComboBox, entries: list[tuple[str, str]], wanted: str) -> None:
+    if [(box.itemText(place), box.itemData(place)) for place in range(box.count())] == entries:
+        return
+    with QSignalBlocker(box):
+        box.clear()
+        for title, data in entries:
+            box.addItem(title, data)
+        box.setCurrentIndex(max(box.findData(wanted), 0))
+
+
+def _box() -> QComboBox:
+    """Return a box that shrinks with the panel."""
+    box = QComboBox()
+    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+    box.setMinimumContentsLength(LETTERS)
+    return box
+
+
+def _line(placeholder: str) -> QLineEdit:
+    line = QLineEdit()
+    line.setPlaceholderText(placeholder)
+    return line
+
+
+def _column(first: QHBoxLayout, second: QWidget) -> QWidget:
+    box = QWidget()
+    layout = QVBoxLayout(box)
+    layout.setContentsMargins(4, 6, 4, 4)
+    layout.setSpacing(6)
+    layout.addLayout(first)
+    layout.addWidget(second, 1)
+    return box

@@ -1,0 +1,266 @@
+"""The folder panel: all images of folders or plates counted beside the viewer, and shown as they get done."""
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari.layers import Layer
+from qtpy.compat import isalive
+from qtpy.QtCore import Signal  # type: ignore[attr-defined]
+from qtpy.QtGui import QShowEvent
+from qtpy.QtWidgets import QSizePolicy, QVBoxLayout, QWidget
+
+from cellwright.core.errors import CellwrightError
+from cellwright.core.tasks import Progress
+from cellwright.files.folders.results import ImageOutcome
+from cellwright.inference.recipe import Recipe, recipe_from
+from cellwright.models import registry
+from cellwright.widgets.folder.model import (
+    FolderModel,
+    FolderRequest,
+    OpenedImage,
+    check_request,
+    earlier_task,
+    folder_task,
+    open_task,
+    well_name,
+)
+from cellwright.widgets.folder.view import FolderView
+from cellwright.widgets.shared.combos import device_task, model_events
+from cellwright.widgets.shared.edited_layers import is_edited
+from cellwright.widgets.shared.jobs import Job, LiveUpdater
+from cellwright.widgets.shared.layer_io import place
+from cellwright.widgets.shared.messages import REDRAW_S, CountEvent, count_news, tell_error
+from cellwright.widgets.shared.napari_private import unwrapped
+
+if TYPE_CHECKING:
+    import napari.viewer
+
+
+class FolderWidget(QWidget):
+    """Counts the images of folders and shows their results.
+
+    Parameters
+    ----------
+    napari_viewer
+        The viewer it is docked in.
+    """
+
+    finished = Signal()  # a run has ended, well or not
+
+    def __init__(self, napari_viewer: "napari.viewer.Viewer") -> None:
+        super().__init__()
+        self.viewer = unwrapped(napari_viewer)
+        self.view, self.model = FolderView(), FolderModel()
+        self.jobs = self.view.jobs
+        self.earlier, self.opener = LiveUpdater(self), LiveUpdater(self)
+        self._opened: list[Layer] = []
+        self._told = 0.0
+        self._has_been_shown = False
+        self._classifier = ""  # of the count whose settings were taken over
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self.view)
+        self.view.show_family(self.view.family)
+        self._connect()
+        last = count_news.last(self.viewer)
+        if last is not None:
+            self._on_counted(self.viewer, last)
+        self._show_outcomes()
+
+    def _connect(self) -> None:
+        view, model = self.view, self.model
+        view.choose_folder.clicked.connect(lambda: view.ask_for_folder(add=False))
+        view.add_folder.clicked.connect(lambda: view.ask_for_folder(add=True))
+        view.choose_output.clicked.connect(self._on_choose_output_clicked)
+        view.output.editingFinished.connect(self._show_earlier)
+        view.model.activated.connect(self._on_model_chosen)
+        model_events.changed.connect(self._on_models_changed)
+        view.start.clicked.connect(self._on_start_clicked)
+        view.order.activated.connect(lambda: model.show(order=view.order.currentData()))
+        view.column.activated.connect(lambda: model.show(column=view.column.currentData()))
+        view.plate_names_box.activated.connect(
+            lambda: model.show(plate=view.plate_names_box.currentData(), well="")
+        )
+        view.whole_plate.clicked.connect(lambda: model.show(well=""))
+        view.plate.well_chosen.connect(self._on_well_chosen)
+        view.gallery.opened.connect(self.open)
+        model.changed.connect(self._show_outcomes)
+        self.jobs.started.connect(lambda: view.show_running(is_running=True))
+        self.jobs.failed.connect(self._on_failed)
+        self.jobs.cancelled.connect(self._on_stopped)
+        self.jobs.finished.connect(self._on_finished)
+        self.earlier.updated.connect(self._on_earlier_found)
+        self.earlier.failed.connect(self._on_failed)
+        self.opener.updated.connect(self._show_opened)
+        self.opener.failed.connect(self._on_failed)
+        count_news.counted.connect(self._on_counted)
+
+    def showEvent(self, event: QShowEvent | None) -> None:
+        """Look for devices once the panel is seen."""
+        super().showEvent(event)
+        if not self._has_been_shown:
+            self._has_been_shown = True
+            job = Job(device_task(), self)
+            job.returned.connect(self.view.list_devices)
+            job.start()
+
+    # -- settings -----------------------------------------------------------------------------------------
+
+    @property
+    def recipe(self) -> Recipe:
+        """Model and settings as they stand in the panel."""
+        view = self.view
+        kind = registry.get(view.family).settings
+        return Recipe(
+            models=(str(view.model.currentData()),),
+            settings=kind(**view.settings.values()),
+            engine=view.engine_settings,
+            classifier=self._classifier,
+        )
+
+    def take_over(self, recipe: Recipe) -> None:
+        """Put the model and settings of a count into the panel."""
+        view, name = self.view, recipe.models[0]
+        view.list_models(name)
+        view.show_family(view.family)
+        view.settings.set_values(asdict(recipe.settings))
+        view.show_engine(recipe.engine)
+        self._classifier = recipe.classifier
+        classes = f", classes by {recipe.classifier}" if recipe.classifier else ""
+        view.taken_over.setText(f"Settings of the last count{classes}; change them under More.")
+        view.taken_over.show()
+
+    def _on_counted(self, viewer: Any, event: CountEvent) -> None:
+        if viewer is not self.viewer or not isalive(self) or self.jobs.is_busy:  # type: ignore[no-untyped-call]
+            return
+        if event.provenance is None:
+            return
+        try:
+            self.take_over(recipe_from(event.provenance))
+        except CellwrightError:  # drawn cells: no settings
+            return
+
+    def _on_models_changed(self) -> None:
+        if not isalive(self) or self.jobs.is_busy:  # type: ignore[no-untyped-call]
+            return
+        family = self.view.family
+        self.view.list_models()
+        if self.view.family != family:
+            self._on_model_chosen()
+
+    def _on_model_chosen(self) -> None:
+        self.view.show_family(self.view.family)
+        self.view.taken_over.hide()
+        self._classifier = ""
+
+    # -- a run --------------------------------------------------------------------------------------------
+
+    def request(self) -> FolderRequest:
+        """Return what is to be counted.
+
+        Raises
+        ------
+        CellwrightError
+            It cannot be.
+        """
+        view = self.view
+        request = FolderRequest(
+            paths=view.paths,
+            output=Path(view.output.text().strip()),
+            recipe=self.recipe,
+            pattern=view.pattern.text().strip() or "*",
+            plate=view.plate_names.text().strip(),
+            xlsx=view.xlsx.isChecked(),
+        )
+        check_request(request)
+        return request
+
+    def count(self) -> None:
+        """Count the images; tells in the panel why it cannot."""
+        try:
+            request = self.request()
+        except CellwrightError as error:
+            self._on_failed(error)
+            return
+        self.view.show_message("")
+        self.view.make_room()
+        self.earlier.forget()
+        self.model.start(request.output)
+        self.jobs.start(folder_task(request, self.model.arrived), self._on_returned)
+        assert self.jobs.job is not None
+        self.jobs.job.progressed.connect(self._on_progressed)
+
+    def _on_start_clicked(self) -> None:
+        if self.jobs.is_busy:
+            self.jobs.cancel()
+            self.view.show_stopping()
+        else:
+            self.count()
+
+    def _on_progressed(self, _: Progress) -> None:
+        now = time.monotonic()
+        if now - self._told >= REDRAW_S and self.model.arrived:
+            self.model.take_arrived()
+            self._told = time.monotonic()
+
+    def _on_returned(self, _: int) -> None:
+        self.model.take_arrived()
+        n_failed = len(self.model.failed)
+        done = f"Done. The results are in {self.model.output}."
+        if n_failed:
+            done += f" {n_failed} of the images failed; the tab Failed tells why."
+        self.view.show_message(done)
+
+    def _on_stopped(self) -> None:
+        self.view.show_message("Stopped. Count images goes on where it was.")
+
+    def _on_failed(self, error: Exception) -> None:
+        tell_error(self.view, error, "Counting a folder")
+
+    def _on_finished(self) -> None:
+        self.model.take_arrived()
+        self.view.show_running(is_running=False)
+        self.finished.emit()
+
+    # -- results ------------------------------------------------------------------------------------------
+
+    def _on_choose_output_clicked(self) -> None:
+        if self.view.ask_for_output():
+            self._show_earlier()
+
+    def _show_earlier(self) -> None:
+        """Show what earlier runs have left in the folder of the results."""
+        output = Path(self.view.output.text().strip())
+        if output != Path() and output != self.model.output and not self.jobs.is_busy:
+            self.earlier.request(lambda: earlier_task(output))
+
+    def _on_earlier_found(self, found: tuple[Path, tuple[ImageOutcome, ...]]) -> None:
+        if not self.jobs.is_busy:
+            self.model.start(*found)
+
+    def _show_outcomes(self) -> None:
+        self.view.show_outcomes(self.model)
+
+    def _on_well_chosen(self, row: int, column: int) -> None:
+        self.model.show(well=well_name(row, column))
+        self.view.tabs.setCurrentIndex(0)
+
+    def open(self, outcome: ImageOutcome) -> None:
+        """Show an image with its cells in the viewer, in place of the last one."""
+        output = self.model.output
+        if output is not None:
+            self.opener.request(lambda: open_task(outcome, output))
+
+    def _show_opened(self, opened: OpenedImage) -> None:
+        last = self._opened
+        image = self.viewer.add_layer(opened.image)
+        self._opened = [image, *place(self.viewer, opened.cells).values()]
+        if any(is_edited(layer) for layer in last):
+            last = []  # what was corrected stays, with its image
+        for layer in last:  # after the new ones have come: removed first, they can crash the canvas
+            if layer in self.viewer.layers:
+                self.viewer.layers.remove(layer)
+        self.viewer.reset_view()

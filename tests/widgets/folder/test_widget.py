@@ -1,0 +1,322 @@
+"""The folder panel: images counted one by one beside the viewer, resumed, leafed through, and opened."""
+
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from napari.components import ViewerModel
+from napari.layers import Labels
+from pytestqt.qtbot import QtBot
+from qtpy.QtCore import QEvent, QPoint, Qt
+from qtpy.QtGui import QHelpEvent
+from qtpy.QtWidgets import QFileDialog, QToolTip
+
+from cellwright.core.data import Cells, Image, Provenance, Result
+from cellwright.core.tasks import run as drain
+from cellwright.files.folders.image_list import ListedImage
+from cellwright.files.folders.results import ImageOutcome, only_run, thumbnail_of
+from cellwright.files.images import write_map
+from cellwright.files.tables import write_provenance, write_table
+from cellwright.widgets.count.widget import CountWidget
+from cellwright.widgets.folder import widget as folder_widget
+from cellwright.widgets.folder.gallery import help_of
+from cellwright.widgets.folder.model import FolderModel, open_task
+from cellwright.widgets.folder.widget import FolderWidget
+from cellwright.widgets.shared.layer_io import source_of
+from cellwright.widgets.shared.messages import tell_results
+
+LIMIT_MS = 60_000
+
+
+@pytest.fixture
+def plate(tmp_path: Path, blobs: Any) -> Path:
+    """Two fields of well A1, one of B2 with half the cells, and a file that is no image."""
+    folder = tmp_path / "plate"
+    folder.mkdir()
+    pixels = (blobs.image * 200).astype(np.uint8)
+    half = pixels.copy()
+    half[80:] = 0
+    for name, data in (("A01_s1", pixels), ("A01_s2", pixels), ("B02_s1", half)):
+        tifffile.imwrite(folder / f"{name}.tif", data)
+    (folder / "C01_s1.png").write_bytes(b"")
+    return folder
+
+
+@pytest.fixture
+def panel(viewer: ViewerModel, qtbot: QtBot, shelved: Any, plate: Path, tmp_path: Path) -> FolderWidget:
+    widget = FolderWidget(viewer)
+    qtbot.addWidget(widget)
+    widget.view.folders.setText(str(plate))
+    widget.view.plate_names.setText("{well}_s{site}")
+    widget.view.output.setText(str(tmp_path / "out"))
+    return widget
+
+
+@pytest.fixture
+def run(qtbot: QtBot) -> Callable[[FolderWidget], None]:
+    """Function (panel) that presses the button and returns when the run has ended."""
+
+    def press(panel: FolderWidget) -> None:
+        with qtbot.waitSignal(panel.finished, timeout=LIMIT_MS):
+            panel.view.start.click()
+
+    return press
+
+
+def names(panel: FolderWidget) -> list[str]:
+    return [one.image.name for one in panel.model.shown]
+
+
+def texts(panel: FolderWidget) -> list[str]:
+    rows = panel.view.gallery.outcomes
+    return [rows.data(rows.index(row, 0)) for row in range(rows.rowCount())]
+
+
+def test_a_folder_is_counted_and_what_fails_is_listed(
+    panel: FolderWidget, run: Callable[[FolderWidget], None], tmp_path: Path, blobs: Any
+) -> None:
+    run(panel)
+    assert {one.image.name: one.row["count"] for one in panel.model.done}["A01_s1"] == len(blobs)
+    assert "3 images" in panel.view.totals.text()
+    assert "1 failed" in panel.view.totals.text()
+    assert panel.view.tabs.tabText(2) == "Failed (1)"
+    assert panel.view.failed.item(0).text().startswith("C01_s1\nExpected a whole TIFF")
+    assert "1 of the images failed" in panel.view.message.text()
+    assert (tmp_path / "out" / "summary.csv").exists()
+    assert panel.view.start.text() == "Count images"
+    assert len(texts(panel)) == 3
+    assert f"{len(blobs)} cells" in texts(panel)[0]
+
+
+def test_it_goes_on_where_it_stopped(
+    panel: FolderWidget, run: Callable[[FolderWidget], None], shelved: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_stopped, find = Event(), shelved.postprocess
+    monkeypatch.setattr(folder_widget, "REDRAW_S", 0.0)
+
+    def find_slowly(maps: Any, settings: Any) -> Any:
+        if panel.model.done or panel.model.arrived:  # the first image is done
+            assert is_stopped.wait(LIMIT_MS / 1000)
+        return find(maps, settings)
+
+    def stop() -> None:
+        if panel.model.done and not is_stopped.is_set():
+            panel.view.start.click()
+            assert panel.view.start.text() == "Stopping…"
+            is_stopped.set()
+
+    shelved.postprocess = find_slowly
+    panel.model.changed.connect(stop)
+    run(panel)
+    assert panel.view.message.text() == "Stopped. Count images goes on where it was."
+    n = len(panel.model.done)
+    assert 1 <= n < 3
+    run(panel)
+    assert sum(one.was_done for one in panel.model.done) == n
+    assert len(panel.model.done) == 3
+
+
+def test_images_are_sorted_by_fit_count_and_name(panel: FolderWidget) -> None:
+    facts = {"a": (0.9, 5), "b": (0.2, 9), "c": (None, 7)}
+    outcomes = []
+    for name, (fit, count) in facts.items():
+        row = {"count": count} if fit is None else {"count": count, "fit": fit}
+        outcomes.append(ImageOutcome(ListedImage(Path(name), name), row))
+    panel.model.start(Path(), outcomes)
+    assert names(panel) == ["b", "a", "c"]  # where no fit is known, last
+    wanted = {"most": "bca", "fewest": "acb", "name": "abc"}
+    for order, letters in wanted.items():
+        panel.view.order.setCurrentIndex(panel.view.order.findData(order))
+        panel.view.order.activated.emit(0)
+        assert "".join(names(panel)) == letters
+    assert texts(panel)[1] == "b\n9 cells\ndo not trust"
+
+
+def test_a_click_on_a_well_shows_its_images(
+    panel: FolderWidget, run: Callable[[FolderWidget], None], qtbot: QtBot, blobs: Any
+) -> None:
+    run(panel)
+    view = panel.view
+    assert view.tabs.isTabVisible(1)
+    view.plate.resize(300, 220)
+    side = view.plate.side
+    assert view.plate.text_of((0, 0)) == f"A01: {len(blobs)} (mean of 2 images)"
+    assert view.plate.text_of((1, 0)) == "B01: no image"
+    place = QPoint(round(20 + 1.5 * side), round(20 + 1.5 * side))
+    qtbot.mouseClick(view.plate, Qt.MouseButton.LeftButton, pos=place)
+    assert names(panel) == ["B02_s1"]
+    assert view.whole_plate.text() == "Well B02 ✕"
+    assert view.tabs.currentIndex() == 0
+    view.plate.event(QHelpEvent(QEvent.Type.ToolTip, place, QPoint(5, 5)))
+    assert QToolTip.text().startswith("B02: ")
+    assert view.plate.well_at(2, 2) is None
+    picture = view.plate.grab().toImage()  # drawn: the chosen well has a frame of its colour
+    assert picture.pixelColor(round(20 + side), round(20 + 1.5 * side)).red() > 200
+    view.whole_plate.click()
+    assert len(names(panel)) == 3
+
+
+def test_the_heat_map_shows_any_column(panel: FolderWidget, run: Callable[[FolderWidget], None]) -> None:
+    run(panel)
+    view = panel.view
+    columns = [view.column.itemData(place) for place in range(view.column.count())]
+    assert columns[0] == "count"
+    assert "seconds" not in columns
+    assert "model" not in columns
+    view.column.setCurrentIndex(columns.index("median_diameter_px"))
+    view.column.activated.emit(0)
+    assert panel.model.plate_map.values[0, 0] == pytest.approx(14, abs=1.5)
+
+
+def test_several_plates_are_shown_one_by_one() -> None:
+    model = FolderModel()
+    pairs = (("P1", 3), ("P2", 8))
+    model.start(
+        Path(),
+        [
+            ImageOutcome(ListedImage(Path(name), name, {"plate": name, "well": "A1"}), {"count": n})
+            for name, n in pairs
+        ],
+    )
+    assert model.plates == ["P1", "P2"]
+    assert model.plate_map.values[0, 0] == 3
+    model.show(plate="P2", well="A01")
+    assert model.plate_map.values[0, 0] == 8
+    assert [one.image.name for one in model.shown] == ["P2"]
+
+
+def test_an_image_opens_with_its_cells(
+    panel: FolderWidget,
+    run: Callable[[FolderWidget], None],
+    viewer: ViewerModel,
+    qtbot: QtBot,
+    blobs: Any,
+) -> None:
+    run(panel)
+    gallery = panel.view.gallery
+    gallery.activated.emit(gallery.outcomes.index(0, 0))
+    qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=LIMIT_MS)
+    first = names(panel)[0]
+    assert [layer.name for layer in viewer.layers] == [first, f"{first} labels"]
+    labels = next(layer for layer in viewer.layers if isinstance(layer, Labels))
+    kept = tifffile.imread(panel.model.output / f"{first}.labels.tif")
+    np.testing.assert_array_equal(labels.data, kept)
+    panel.open(panel.model.shown[1])
+    second = names(panel)[1]
+    qtbot.waitUntil(lambda: viewer.layers[0].name == second, timeout=LIMIT_MS)
+    assert len(viewer.layers) == 2
+    viewer.layers[1].data[:5, :5] = 7  # corrected: it stays
+    panel.open(panel.model.shown[2])
+    qtbot.waitUntil(lambda: len(viewer.layers) == 4, timeout=LIMIT_MS)
+
+
+def test_points_and_densities_open_too(tmp_path: Path, blobs: Any) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, (blobs.image * 200).astype(np.uint8))
+    facts = Provenance("1", "m", "", {}, "a", blobs.image.shape, "YX", (), "cpu", 0.1)
+    outcome = ImageOutcome(ListedImage(path, "a"), {"count": 2})
+    points = np.array([[5, 6], [20, 30]], np.float32)
+    ones = np.ones(2, np.float32)
+    result = Result(2.0, Cells(points, np.stack([points - 2, points + 2], axis=1), ones, ones), facts)
+    write_table(tmp_path / "a.cells.csv", result)
+    write_provenance(tmp_path / "a.json", result)
+    opened = drain(open_task(outcome, tmp_path))
+    np.testing.assert_allclose(opened.cells["Points"].data, points)
+    density = np.full(blobs.image.shape, 0.5, np.float32)
+    write_map(tmp_path / "a.density.tif", density, Image(blobs.image, "YX", name="a"))
+    opened = drain(open_task(outcome, tmp_path))
+    np.testing.assert_array_equal(opened.cells["Image"].data, density)
+
+
+def test_earlier_results_are_shown_when_their_folder_is_chosen(
+    panel: FolderWidget,
+    run: Callable[[FolderWidget], None],
+    qtbot: QtBot,
+    viewer: ViewerModel,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run(panel)
+    later = FolderWidget(viewer)
+    qtbot.addWidget(later)
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(panel.model.output))
+    later.view.choose_output.click()
+    qtbot.waitUntil(lambda: len(later.model.done) == 3, timeout=LIMIT_MS)
+    picture = thumbnail_of(panel.model.output, names(later)[0])
+    assert picture.exists()
+    icon = later.view.gallery.outcomes.data(later.view.gallery.outcomes.index(0, 0), Qt.DecorationRole)
+    assert not icon.isNull()
+    assert "well: A01" in help_of(later.model.shown[0]) or "well: B02" in help_of(later.model.shown[0])
+    later.view.choose_folder.click()
+    later.view.add_folder.click()
+    assert later.view.paths == (panel.model.output, panel.model.output)
+
+
+@pytest.mark.parametrize(
+    ("folders", "output", "words"),
+    [
+        ("", "out", "Choose the folder"),
+        ("plate", "", "Choose a folder for the results"),
+        ("absent", "out", "there is none"),
+        ("plate", "plate/results", "must not go into"),
+    ],
+)
+def test_what_cannot_be_counted_is_told_at_once(
+    panel: FolderWidget, tmp_path: Path, folders: str, output: str, words: str
+) -> None:
+    panel.view.folders.setText(str(tmp_path / folders) if folders else "")
+    panel.view.output.setText(str(tmp_path / output) if output else "")
+    panel.view.start.click()
+    assert not panel.jobs.is_busy
+    assert words in panel.view.message.text()
+    assert panel.view.message.property("error") == "true"
+
+
+def test_settings_of_the_last_count_are_taken_over(
+    panel: FolderWidget,
+    widget: CountWidget,
+    viewer: ViewerModel,
+    qtbot: QtBot,
+    blobs: Any,
+    settled: Callable[[CountWidget], None],
+) -> None:
+    viewer.add_image(blobs.image, name="blobs")
+    widget.panel.thresholds.set_values({"min_score": 0.35})
+    widget.panel.diameter.setValue(14)
+    with qtbot.waitSignal(widget.finished, timeout=LIMIT_MS):
+        widget.panel.count.click()
+    settled(widget)
+    recipe = panel.recipe
+    assert recipe.settings.min_score == pytest.approx(0.35)
+    assert recipe.engine.diameter_px == 14
+    assert recipe.models == ("flow",)
+    assert "last count" in panel.view.taken_over.text()
+    opened_later = FolderWidget(viewer)
+    qtbot.addWidget(opened_later)
+    assert opened_later.recipe == recipe
+
+
+def test_drawn_cells_have_no_settings(
+    panel: FolderWidget, viewer: ViewerModel, result_of: Any, blobs: Any
+) -> None:
+    before = panel.recipe
+    layer = viewer.add_image(blobs.image, name="blobs")
+    tell_results(viewer, result_of(source_of(layer).image, blobs.labels), None)
+    assert panel.recipe == before
+
+
+def test_a_channel_can_be_chosen(panel: FolderWidget) -> None:
+    assert panel.recipe.engine.channel is None
+    panel.view.channel.setValue(2)
+    assert panel.recipe.engine.channel == 2
+
+
+def test_two_runs_do_not_share_a_folder(
+    panel: FolderWidget, run: Callable[[FolderWidget], None], tmp_path: Path
+) -> None:
+    with only_run(tmp_path / "out"):
+        run(panel)
+    assert "Another program is counting" in panel.view.message.text()

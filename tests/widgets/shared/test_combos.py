@@ -1,0 +1,111 @@
+"""The boxes to choose from, which follow layers and models by themselves."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from napari.layers import Labels, Points
+from pytestqt.qtbot import QtBot
+from qtpy.QtWidgets import QComboBox, QFileDialog
+
+from cellwright.models import store
+from cellwright.models.store import ModelEntry
+from cellwright.widgets.shared.combos import (
+    LayerComboBox,
+    ModelComboBox,
+    PanelComboBox,
+    is_image,
+    model_events,
+)
+
+
+def titles(box: QComboBox) -> list[str]:
+    return [box.itemText(place) for place in range(box.count())]
+
+
+def test_entries_change_under_the_choice(qtbot: QtBot) -> None:
+    box = PanelComboBox("help")
+    qtbot.addWidget(box)
+    told: list[Any] = []
+    box.fill([("a", 1), ("b", 2)], wanted=2)
+    box.chosen.connect(lambda: told.append(box.currentData()))
+    box.fill([("z", 0), ("b", 2)], wanted=2)
+    assert (box.currentData(), told) == (2, [])
+    box.fill([("c", 3)], wanted=2)
+    box.fill([], otherwise="none")
+    assert (titles(box), told) == (["none"], [3, None])
+
+
+def test_a_folder_is_chosen_in_a_dialog(
+    qtbot: QtBot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = PanelComboBox(folders="Images")
+    qtbot.addWidget(box)
+    told: list[Any] = []
+    box.fill([("a", 1)])
+    box.chosen.connect(lambda: told.append(box.currentData()))
+    for chosen in ("", str(tmp_path)):
+        monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_, chosen=chosen: chosen)
+        box.setCurrentIndex(1)
+        box.activated.emit(1)
+        assert box.folder == (Path(chosen) if chosen else None)
+    assert told == [str(tmp_path)]
+    box.fill([("b", 2)], box.currentData())
+    assert (titles(box), box.folder) == (["b", f"Folder · {tmp_path.name}", "Choose a folder…"], tmp_path)
+
+
+def test_a_layer_stays_chosen_when_it_is_renamed_moved_and_others_come(
+    viewer: ViewerModel, qtbot: QtBot
+) -> None:
+    box = LayerComboBox(is_image, follows_active=True)
+    qtbot.addWidget(box)
+    box.follow(viewer)
+    first, second = (viewer.add_image(np.zeros((9, 9)), name=name) for name in ("first", "second"))
+    assert (titles(box), box.layer) == (["second", "first"], second)
+    box.setCurrentIndex(1)
+    second.name = "other"  # still the active one
+    viewer.layers.move(0, 2)
+    viewer.add_labels(np.zeros((9, 9), int))
+    assert (titles(box), box.layer) == (["first", "other"], first)
+    box.setEnabled(False)
+    viewer.layers.selection.active = second
+    assert box.layer is first
+    box.setEnabled(True)
+    viewer.layers.remove(first)
+    assert box.layer is second
+
+
+def test_what_the_user_chose_beside_the_layers_stays(viewer: ViewerModel, qtbot: QtBot) -> None:
+    box = LayerComboBox(lambda layer: isinstance(layer, Labels | Points), none="Nothing")
+    qtbot.addWidget(box)
+    box.follow(viewer)
+    assert box.currentText() == "Nothing"
+    box.usual = lambda: box.listed[0] if box.listed else None
+    labels = viewer.add_labels(np.zeros((9, 9), int))
+    assert box.layer is labels  # nobody chose nothing
+    box.setCurrentIndex(0)
+    box.activated.emit(0)
+    viewer.add_points(np.zeros((1, 2)))
+    assert (box.currentText(), box.layer) == ("Nothing", None)
+
+
+def test_models_come_and_go(qtbot: QtBot, shelved: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def entry(name: str) -> ModelEntry:
+        return ModelEntry(name, Path(name), replace(shelved.spec, family="flow"), {})
+
+    models = ["flow", "mine"]
+    monkeypatch.setattr(store, "models", lambda: [entry(name) for name in models])
+    box = ModelComboBox(accepts=lambda one: one.name != "hidden", usual=lambda known: list(known)[-1])
+    qtbot.addWidget(box)
+    assert box.model_name == "mine"
+    box.setCurrentIndex(0)
+    models[:] = ["another", "flow", "hidden"]
+    model_events.changed.emit()
+    assert [box.itemData(place) for place in range(box.count())] == ["another", "flow"]
+    assert (box.model_name, box.family) == ("flow", "flow")
+    models.remove("flow")
+    model_events.changed.emit()
+    assert box.model_name == "another"
