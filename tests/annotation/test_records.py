@@ -1,7 +1,20 @@
+import zlib
+
 import numpy as np
 import pytest
 
 from cellwright.annotation import records
+
+
+@pytest.mark.parametrize("runs", [[(20, 1)], [(1 << 40, 1)], [(-4, 1), (16, 1)]])
+def test_runs_that_do_not_fill_their_labels_are_refused(runs):
+    lengths = np.array([n for n, _ in runs], "<i8").tobytes()
+    packed = zlib.compress(lengths + np.array([value for _, value in runs], "<i4").tobytes())
+    for shape in ((3, 4), (-3, 4), (1 << 20, 1 << 20)):
+        with pytest.raises(ValueError, match=r"labels of|runs that"):
+            records._unpack_labels(packed, shape)
+    with pytest.raises(ValueError, match="runs that"):
+        records._unpack_labels(zlib.compress(bytes(10_000_000)), (3, 4))
 
 
 @pytest.mark.parametrize("shape", [(0,), (1,), (7, 9), (3, 40, 50)])

@@ -34,7 +34,7 @@ from cellwright.core.errors import CellwrightError
 from cellwright.files.dataset.folder import read_dataset
 from cellwright.files.formats.image_annotation import ImageAnnotation
 from cellwright.files.formats.registry import FORMATS, recognise
-from cellwright.files.images import read_images
+from cellwright.files.images import describe_images, read_images
 from cellwright.files.regions import read_label_image, read_mask, read_regions
 
 MOST_SECONDS = 20.0
@@ -118,6 +118,7 @@ def read_all(path: Path) -> None:
     """Read a file as an image and as annotations, pixels and all."""
     readers: tuple[Callable[[], Any], ...] = (
         lambda: [image.read() for image in read_images(path)],
+        lambda: describe_images(path),
         lambda: recognise(path).read(path),
     )
     _try(readers)

@@ -1,5 +1,6 @@
 """Files that mean harm, or are damaged as if they did: refused soon, and in little memory."""
 
+import shutil
 import struct
 import time
 import tracemalloc
@@ -110,6 +111,55 @@ def test_json_of_ten_thousand_levels_is_refused(tmp_path, name):
     path.write_text(deep)
     with pytest.raises(ReadError):
         READERS[name].read(path)
+
+
+def test_what_cellwright_saves_is_refused_ten_thousand_levels_deep(tmp_path):
+    from cellwright.inference.recipe import load_recipe
+    from cellwright.models.classifier.spec import read_classifier_spec
+    from cellwright.models.fit import read_fit
+    from cellwright.models.spec import read_spec
+
+    path = tmp_path / "fit.json"
+    path.write_text("[" * 10_000 + "]" * 10_000)
+    shutil.copyfile(path, tmp_path / "meta.json")
+    readers = (load_recipe, read_classifier_spec, lambda path: read_fit(path.parent, ""), read_spec,
+               lambda path: read_dataset(path.parent))  # fmt: skip
+    for read in readers:
+        with pytest.raises(CellwrightError):
+            read(path)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b"])
+def test_settings_that_name_no_model_are_refused(tmp_path, name):
+    from cellwright.inference.recipe import Recipe, load_recipe, save_recipe
+    from cellwright.models.classifier.spec import find_classifier
+
+    save_recipe(tmp_path / "a.json", Recipe(models=(name,)))
+    with pytest.raises(CellwrightError, match="must be a folder or one of"):
+        load_recipe(tmp_path / "a.json")
+    with pytest.raises(CellwrightError, match="must be a folder or one of"):
+        find_classifier(name)
+
+
+def test_a_movie_that_unpacks_to_gigabytes_is_refused(tmp_path):
+    frames = [Picture.new("L", (30, 20), shade) for shade in (0, 99)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    content = bytearray((tmp_path / "a.gif").read_bytes())
+    content[6:10] = struct.pack("<HH", 9_000, 9_000)  # its screen
+    (tmp_path / "a.gif").write_bytes(content)
+    with pytest.raises(ReadError, match=r"more than its \d+ bytes can"):
+        read_image(tmp_path / "a.gif")
+
+
+def test_masks_without_a_pixel_are_refused(tmp_path, monkeypatch):
+    from cellwright.files.formats import tracking_challenge
+
+    (tmp_path / "res_track.txt").write_text("1 0 0 0\n")
+    (tmp_path / "mask000.tif").write_bytes(b"x")
+    empty = Image(np.zeros((0, 8), np.uint16), "YX")
+    monkeypatch.setattr(tracking_challenge, "read_image", lambda path: empty)
+    with pytest.raises(ReadError):
+        tracking_challenge.read(tmp_path)
 
 
 def test_xml_of_ten_thousand_levels_is_refused(tmp_path):

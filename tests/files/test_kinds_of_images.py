@@ -63,6 +63,17 @@ def test_the_palette_of_imagej_is_for_show(tmp_path, grey):
     np.testing.assert_array_equal(image.data, grey)
 
 
+def test_pages_have_palettes_of_their_own(tmp_path):
+    places = np.arange(1200, dtype=np.uint16).astype(np.uint8).reshape(30, 40)
+    tables = np.random.default_rng(0).integers(0, 256, (2, 3, 256)).astype(np.uint16)
+    with TiffWriter(tmp_path / "a.tif") as tiff:
+        for table in tables:
+            tiff.write(places, photometric="palette", colormap=table << 8, metadata=None, contiguous=False)
+    (image,) = read_images(tmp_path / "a.tif")
+    assert image.axes[-3:] == "YXC"
+    np.testing.assert_array_equal(image.data, np.stack([table.T[places] for table in tables]))
+
+
 @pytest.mark.parametrize("is_ome", [False, True])
 def test_planar_colours_are_one_image(tmp_path, colours, is_ome):
     planes = np.moveaxis(colours, -1, 0)
@@ -289,6 +300,16 @@ def test_a_moving_gif_is_a_series_in_time(tmp_path, rng):
     image = read_image(tmp_path / "a.gif")
     assert (image.axes, image.shape) == ("TYX", (3, 20, 30))
     assert image.data[:, 0, 0].tolist() == [0, 90, 200]
+
+
+def test_frames_of_several_sizes_are_refused(tmp_path):
+    frames = [Picture.new("RGB", (4, 2), shade) for shade in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    content = (tmp_path / "a.gif").read_bytes()
+    start = content.rindex(b"\x2c\0\0\0\0\x04\0\x02\0")  # of the second frame: its left edge is next
+    (tmp_path / "a.gif").write_bytes(content[: start + 1] + b"\x03" + content[start + 2 :])
+    with pytest.raises(ReadError, match="must have one size"):
+        list(read_images(tmp_path / "a.gif"))
 
 
 def test_a_movie_that_is_damaged_is_read_up_to_there(tmp_path, rng):

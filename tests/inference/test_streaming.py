@@ -140,6 +140,20 @@ def test_a_stopped_run_goes_on(tmp_path, draw_blobs, small_blocks, n_steps):
     pandas.testing.assert_frame_equal(table, expected)
 
 
+@pytest.mark.parametrize("text", ["", "[" * 9000, "{}", '{"job": null, "scaling": 1}'])
+def test_a_damaged_plan_is_none(tmp_path, draw_blobs, small_blocks, text):
+    image = Image(draw_blobs((100, 80)).image, "YX")
+    plan = tmp_path / "image.parts" / "plan.json"
+    for _ in range(2):
+        with closing(count_streamed(StreamJob(image, tmp_path, small_blocks))) as task:
+            for step in task:
+                if step.stage == "blocks":
+                    break
+        whole = plan.read_text()
+        plan.write_text(text)
+    assert json.loads(whole)["core_px"]
+
+
 def test_other_settings_count_anew(tmp_path, draw_blobs, small_blocks):
     image = Image(draw_blobs((300, 280)).image, "YX")
     with closing(count_streamed(StreamJob(image, tmp_path, small_blocks))) as task:

@@ -12,6 +12,7 @@ import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +24,8 @@ from cellwright.core.data import Labels
 from cellwright.ops.label_changes import Box, Change
 
 META = struct.Struct("<I")  # bytes of the JSON at the beginning of the content
+RUN_BYTES = 12  # of one run of equal voxels: its length and its label
+MOST_VOXELS = 1 << 33
 
 Step = Literal["undo", "redo"]
 CellChange = tuple[CellMetadata | None, CellMetadata | None]  # before and after
@@ -165,9 +168,14 @@ def _pack_labels(labels: Labels) -> bytes:
 
 
 def _unpack_labels(packed: bytes, shape: Sequence[int]) -> Labels:
-    data = zlib.decompress(packed)
-    n_runs = len(data) // 12
+    n_voxels = prod(shape)
+    if min(shape, default=0) < 0 or n_voxels > MOST_VOXELS:
+        raise ValueError(f"labels of shape {shape}")
+    data = zlib.decompressobj().decompress(packed, RUN_BYTES * n_voxels + 1)  # no run is empty
+    n_runs = len(data) // RUN_BYTES
     lengths = np.frombuffer(data, "<i8", n_runs)
+    if (lengths < 0).any() or lengths.sum(dtype=object) != n_voxels:
+        raise ValueError(f"runs that do not fill {shape}")
     values: NDArray[np.int32] = np.frombuffer(data, "<i4", n_runs, 8 * n_runs).astype(np.int32)
     return np.repeat(values, lengths).reshape(shape)
 

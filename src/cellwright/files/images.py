@@ -25,6 +25,7 @@ PLAIN_MODES = ("1", "L", "I", "I;16", "I;16B", "F", "RGB")  # those of Pillow th
 KEPT_MODES = (*PLAIN_MODES, "RGBA", "LA", "P")  # those that other readers give as we do
 MOVIES = ("GIF", "WEBP", "PNG")  # whose frames follow each other in time
 MOST_FRAME_PIXELS = 1 << 30  # of all frames of a movie
+MOST_TIMES = 4000  # how much larger than its file a picture can be; LZW and deflate reach 1000 a sample
 MOST_DESCRIBED, MOST_IMAGES_DESCRIBED = 256, 64  # files, and images of each
 EXIF_ORIENTATION, FIRST_ON_ITS_SIDE = 274, 5  # tag, and the value from which on rows are columns
 _DESCRIBED: dict[tuple[str, int, int], tuple[Image, ...]] = {}
@@ -322,6 +323,7 @@ def _read_picture(path: Path, start: bytes) -> Image:
     notices: list[str] = []
     with _opened(path) as picture:
         n_frames = _n_frames(picture)
+        _refuse_bomb(picture, n_frames, path)
         if n_frames == 1:
             is_converted = _is_converted(picture)
             pixels = _light(ImageOps.exif_transpose(picture))
@@ -336,10 +338,23 @@ def _read_picture(path: Path, start: bytes) -> Image:
             except (OSError, SyntaxError, EOFError):  # what comes before it is whole
                 notices = [f"The movie is damaged: {len(frames)} of its {n_frames} frames were read."]
                 break
+    if len({frame.shape for frame in frames}) > 1:
+        raise ReadError(f"The frames of {path} must have one size; they differ. Save them one by one.")
     stack, axes = np.stack(frames), "TYXC"
     if (stack == stack[..., :1]).all():
         stack, axes = stack[..., 0], "TYX"
     return describe(stack, axes, path.stem, ImageMetadata(notices=notices))
+
+
+def _refuse_bomb(picture: Any, n_frames: int, path: Path) -> None:
+    """Raise ReadError where a picture claims to be far larger than its file can be."""
+    n_file = path.stat().st_size
+    n_bytes = n_frames * picture.width * picture.height * max(3, len(picture.getbands()))
+    if n_bytes > max(tiff.LEAST_BOMB_BYTES, MOST_TIMES * n_file):
+        raise ReadError(
+            f"{path} claims to hold {n_frames} x {picture.height} x {picture.width} pixels, more than its "
+            f"{n_file} bytes can. It is damaged; export it again."
+        )
 
 
 def _light(picture: Any) -> NDArray[Any]:

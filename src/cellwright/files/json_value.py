@@ -134,6 +134,9 @@ class JsonValue:
         return table
 
 
+NO_JSON = (ValueError, RecursionError)  # what json raises where a text is none, or is nested without end
+
+
 def read_text(path: Path) -> str:
     """Return the text of a file.
 
@@ -161,7 +164,7 @@ def read_json(path: Path) -> JsonValue:
     """
     try:
         return JsonValue(json.loads(read_text(path)), path)
-    except (ValueError, RecursionError) as error:
+    except NO_JSON as error:
         raise ReadError(
             f"Expected a whole JSON file at {path}; got: {error}. It is damaged or cut short; copy it again."
         ) from error

@@ -232,7 +232,7 @@ def _as_seen(data: NDArray[Any], tiff: tifffile.TiffFile, index: int, path: Path
             data = data[..., :-1]
         if data.shape[-1] == 1:
             data, axes = data[..., 0], axes[:-1]
-    light, axes = _as_light(data, axes, tiff, page)
+    light, axes = _as_light(data, axes, tiff, series)
     is_converted = is_converted or light is not data
     orientation = page.tags.get(ORIENTATION_TAG)
     if orientation is not None and not (tiff.is_ome or tiff.is_imagej) and axes in ("YX", "YXS"):
@@ -252,11 +252,19 @@ def _lazy(series: tifffile.TiffPageSeries, index: int, path: Path) -> ArrayLike:
     return TiffLevel(path, index)
 
 
-def _as_light(data: NDArray[Any], axes: str, tiff: tifffile.TiffFile, page: Any) -> tuple[NDArray[Any], str]:
+def _as_light(
+    data: NDArray[Any], axes: str, tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries
+) -> tuple[NDArray[Any], str]:
     """Return pixels whose higher values are lighter, and their axes."""
+    page = series.keyframe
     kind = page.photometric
     if kind == PHOTOMETRIC.PALETTE and page.colormap is not None and data.dtype.kind in "bu":
-        return _looked_up(data, axes, page.colormap, is_imagej=bool(tiff.imagej_metadata))
+        palettes = _palettes(series, prod(data.shape[:-2]))
+        if len(palettes) == 1:
+            return _looked_up(data, axes, palettes[0], is_imagej=bool(tiff.imagej_metadata))
+        planes = data.reshape(-1, *data.shape[-2:])
+        colours = [_colours(*pair) for pair in zip(planes, palettes, strict=True)]
+        return np.stack(colours).reshape(*data.shape, 3), axes + "S"
     is_mask = data.dtype.kind == "b" and tiff.is_shaped  # tifffile writes them so, and means it not
     if kind == PHOTOMETRIC.MINISWHITE and data.dtype.kind in "bu" and not (tiff.imagej_metadata or is_mask):
         return _inverted(data, page.bitspersample), axes
@@ -278,17 +286,37 @@ def _looked_up(
     places: NDArray[Any], axes: str, colormap: NDArray[Any], *, is_imagej: bool
 ) -> tuple[NDArray[Any], str]:
     """Return the colours of places in a palette (3, N), or the intensities where all are grey."""
-    table = np.asarray(colormap)
-    if table.max() > 255:
-        table = table >> 8
-    table = table.astype(np.uint8)
+    table = _bytes_of(colormap)
     brightness = table.astype(int).sum(axis=0)
     if is_imagej and all(after >= before for before, after in pairwise(brightness.tolist())):
         return places, axes
-    places = np.minimum(places.astype(np.intp), table.shape[1] - 1)
+    colours = _colours(places, table)
     if (table == table[0]).all():
-        return table[0][places], axes
-    return table.T[places], axes + "S"
+        return colours[..., 0], axes
+    return colours, axes + "S"
+
+
+def _palettes(series: tifffile.TiffPageSeries, n_planes: int) -> list[NDArray[Any]]:
+    """Return the palette (3, N) of each plane of a series, or the one that all share."""
+    first: Any = series.keyframe.colormap
+    palettes: list[Any] = [page.aspage().colormap for page in series.pages if page is not None]
+    is_each = len(palettes) == n_planes and all(one is not None for one in palettes)
+    if is_each and any(not np.array_equal(one, first) for one in palettes):
+        return palettes
+    return [first]
+
+
+def _bytes_of(palette: NDArray[Any]) -> NDArray[np.uint8]:
+    table = np.asarray(palette)
+    if table.max() > 255:
+        table = table >> 8
+    return table.astype(np.uint8)
+
+
+def _colours(places: NDArray[Any], palette: NDArray[Any]) -> NDArray[np.uint8]:
+    table = _bytes_of(palette)
+    colours: NDArray[np.uint8] = table.T[np.minimum(places.astype(np.intp), table.shape[1] - 1)]
+    return colours
 
 
 def cmyk_to_rgb(inks: NDArray[Any]) -> NDArray[Any]:

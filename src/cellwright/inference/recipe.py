@@ -16,6 +16,7 @@ from cellwright.core.errors import ReadError, SettingsError
 from cellwright.core.tasks import Task, run
 from cellwright.files.atomic import write_text
 from cellwright.files.images import read_image
+from cellwright.files.json_value import NO_JSON
 from cellwright.files.regions import read_label_image, read_mask, read_regions
 from cellwright.inference.pipeline import count_cells
 from cellwright.inference.settings import EngineSettings, InputFiles
@@ -386,7 +387,7 @@ def read_recipe(path: Path | str) -> dict[str, Any]:
     """
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, *NO_JSON) as error:
         raise ReadError(
             f"Expected settings saved by cellwright at {path}; got: {error}. Check the path."
         ) from error

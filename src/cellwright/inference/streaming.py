@@ -22,7 +22,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from itertools import zip_longest
@@ -38,6 +38,7 @@ from cellwright.core.errors import SettingsError, WriteError
 from cellwright.core.tasks import Progress, Task, run
 from cellwright.files.atomic import acquire_lock, atomic_write, make_folder, write_text
 from cellwright.files.images import read_image
+from cellwright.files.json_value import NO_JSON
 from cellwright.files.tables import DECIMALS, cells_table, write_provenance
 from cellwright.files.zarr import CHUNK_PX, create_labels, finish_labels, open_labels
 from cellwright.inference.context import (
@@ -286,7 +287,7 @@ def _plan(job: StreamJob, image: Image, stream: StreamSettings) -> Task[StreamPl
     folder = _parts_folder(job, image)
     path = folder / "plan.json"
     fingerprint = _fingerprint(job, image)
-    if path.exists():
+    with suppress(OSError, *NO_JSON, KeyError, TypeError):  # a damaged plan is none
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept["job"] == fingerprint:
             low, high = kept["scaling"]

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellwright.core.errors import CheckpointError
+from cellwright.files.json_value import NO_JSON
 
 FIT = "fit.json"
 FIT_VERSION = 1
@@ -74,7 +75,7 @@ def read_fit(folder: Path, sha256: str) -> FitCalibration | None:
         arrays = {name: np.array(values[name], np.float64) for name in ARRAYS}
         fit = FitCalibration(tuple(map(str, values["facts"])), bias=float(values["bias"]), **arrays)
         _check_shapes(fit)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, *NO_JSON, KeyError, TypeError) as error:
         raise CheckpointError(
             f"Expected version {FIT_VERSION} of the expected accuracy in {path}; got: {error!r}. Delete the "
             "file, or copy the model folder again."

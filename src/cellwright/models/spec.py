@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cellwright.core.errors import CheckpointError
+from cellwright.files.json_value import NO_JSON
 from cellwright.models.registry import FAMILIES
 
 SPEC_VERSION = 1
@@ -103,7 +104,7 @@ def read_spec(path: Path) -> ModelSpec:
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, *NO_JSON) as error:
         raise CheckpointError(
             f"Expected a readable spec.json at {path}; got: {error}. Choose a complete model folder."
         ) from error

@@ -23,6 +23,7 @@ import pooch
 
 from cellwright.core.errors import CheckpointError, WriteError
 from cellwright.files.atomic import atomic_write
+from cellwright.files.json_value import NO_JSON
 from cellwright.models.spec import ModelSpec, read_spec
 
 if TYPE_CHECKING:
@@ -77,13 +78,21 @@ def find(name: str | Path) -> Path:
     CheckpointError
         There is neither.
     """
-    if Path(name).is_dir():
+    if is_folder(Path(name)):
         return Path(name)
     for shelf in (user_folder(), shipped_folder()):
-        if Path(name).name == str(name) and (shelf / name).is_dir():
+        if Path(name).name == str(name) and is_folder(shelf / name):
             return shelf / name
     known = ", ".join(entry.name for entry in models()) or "none"
     raise CheckpointError(f"Model must be a folder or one of: {known}; got {str(name)!r}.")
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether there is a folder; there is none of a name that no folder can have."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # too long, or with a zero in it
+        return False
 
 
 def load(name: str | Path) -> "CellModel":
@@ -312,5 +321,5 @@ def _load(folder: Path, stamp: int) -> "CellModel":
 def _scores(folder: Path) -> dict[str, float]:
     try:
         return dict(json.loads((folder / "scores.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    except (OSError, *NO_JSON, TypeError):
         return {}

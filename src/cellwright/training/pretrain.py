@@ -27,6 +27,7 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import check_writable
 from cellwright.files.folders.image_list import ListedImage
 from cellwright.files.images import read_images
+from cellwright.files.json_value import NO_JSON
 from cellwright.inference import device as devices
 from cellwright.models.checkpoint import load_weights, write_model
 from cellwright.models.layers.blocks import PixelHead, match_channels
@@ -199,7 +200,7 @@ def start_from(folder: Path, model: CellModel) -> None:
         facts = json.loads((folder / PRETRAINED).read_text(encoding="utf-8"))
         preset, names = str(facts["preset"]), [str(name) for name in facts["parts"]]
         parts = nn.ModuleDict({name: network.get_submodule(name) for name in names})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, *NO_JSON, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"Expected {PRETRAINED} of `cellwright pretrain` in {folder}; got: {error}. Choose its folder."
         ) from error

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from cellwright.core.errors import CellwrightError, CheckpointError
 from cellwright.files.atomic import write_text
+from cellwright.files.json_value import NO_JSON
 from cellwright.models import store
 from cellwright.training.settings import FinetuneSettings
 
@@ -105,7 +106,7 @@ def unfinished() -> list[Plan]:
             facts = json.loads(path.read_text(encoding="utf-8"))
             settings = FinetuneSettings(**facts.pop("settings"))
             plans.append(Plan(**{**facts, "name": path.parent.name}, settings=settings))
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, CellwrightError):
+        except (OSError, *NO_JSON, TypeError, KeyError, AttributeError, CellwrightError):
             continue
     return plans
 
@@ -153,7 +154,7 @@ def curve(plan: Plan) -> list[dict[str, float]]:
     try:
         epochs = json.loads((plan.output / CURVE).read_text(encoding="utf-8"))["epochs"]
         return [dict(epoch) for epoch in epochs]
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, *NO_JSON, TypeError, KeyError):
         return []
 
 

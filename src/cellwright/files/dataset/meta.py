@@ -13,6 +13,7 @@ import numpy as np
 
 from cellwright.core.errors import ReadError
 from cellwright.files.atomic import write_text
+from cellwright.files.json_value import NO_JSON
 
 Region = tuple[tuple[int, int], tuple[int, int]]  # (top, left), (bottom, right) in pixels, the last one past
 
@@ -27,7 +28,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
     """
     try:
         meta: dict[str, Any] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, *NO_JSON) as error:
         raise ReadError(
             f"Expected a dataset folder with a readable meta.json at {folder}; got: {error}. Choose a "
             "folder that holds meta.json, images/ and masks/."

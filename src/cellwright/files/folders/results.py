@@ -24,6 +24,7 @@ from cellwright.core.errors import ReadError, WriteError
 from cellwright.files.atomic import acquire_lock, atomic_write, make_folder, write_text
 from cellwright.files.folders.image_list import ListedImage
 from cellwright.files.images import read_image
+from cellwright.files.json_value import NO_JSON
 from cellwright.files.regions import read_label_image
 from cellwright.files.report import outlined
 from cellwright.files.tables import write_xlsx
@@ -125,7 +126,7 @@ def _kept_as(image: ListedImage, output: Path, made: Made) -> Mapping[str, Any]:
 def _read_mark(path: Path) -> Mapping[str, Any]:
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, *NO_JSON):
         return {}
     if isinstance(kept, dict) and kept.get("version") == MARK_VERSION:
         return kept
@@ -239,7 +240,7 @@ def _read_provenance(path: Path) -> Provenance:
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
         return Provenance(**{item.name: told[item.name] for item in fields(Provenance)})
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, *NO_JSON, KeyError, TypeError) as error:
         raise ReadError(f"Expected {path} as a count has written it; got: {error}. Count again.") from error
 
 

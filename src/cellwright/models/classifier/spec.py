@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellwright.core.errors import CheckpointError
+from cellwright.files.json_value import NO_JSON
 from cellwright.models import store
 from cellwright.ops.crops import Padding
 
@@ -107,7 +108,7 @@ def read_classifier_spec(path: Path) -> ClassifierSpec:
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, *NO_JSON) as error:
         raise CheckpointError(
             f"Expected a readable {CLASSIFIER} at {path}; got: {error}. Choose a complete classifier folder."
         ) from error
@@ -149,7 +150,7 @@ def find_classifier(name: str | Path) -> Path:
     candidates = [Path(name)]
     if Path(name).name == str(name):
         candidates += [store.user_folder() / name, store.shipped_folder() / name]
-    folders = [folder for folder in candidates if folder.is_dir()]
+    folders = [folder for folder in candidates if store.is_folder(folder)]
     for folder in folders:
         if (folder / CLASSIFIER).exists():
             return folder

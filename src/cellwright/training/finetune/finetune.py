@@ -19,6 +19,7 @@ Source of the rule of the standard error: Breiman et al., Classification and reg
 import copy
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from cellwright.core.errors import CheckpointError
 from cellwright.core.tasks import Task
 from cellwright.files.atomic import check_writable, write_text
 from cellwright.files.dataset.folder import Dataset
+from cellwright.files.json_value import NO_JSON
 from cellwright.inference import device as devices
 from cellwright.models import store
 from cellwright.models.checkpoint import CARD
@@ -141,7 +143,9 @@ def _loaded(start: CellModel | str | Path, output: Path) -> CellModel:
 def _check_same_run(output: Path, settings: FinetuneSettings) -> None:
     if not (output / STATE).exists():
         return
-    began = json.loads((output / CURVE).read_text(encoding="utf-8")).get("settings")
+    began = None
+    with suppress(OSError, *NO_JSON, AttributeError):
+        began = json.loads((output / CURVE).read_text(encoding="utf-8")).get("settings")
     if began != asdict(settings):
         raise CheckpointError(
             f"The run in {output} began with other settings. Resume it with these, delete {STATE} there to "
