@@ -15,7 +15,7 @@ from cellwright.core.errors import CellwrightError, SettingsError, error_line
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.images import describe_images
 from cellwright.files.regions import drawn_shapes, masks_of, write_region_set, write_regions
-from cellwright.files.report import write_report
+from cellwright.files.report import ReportExtras, write_report
 from cellwright.files.tables import settings_table, write_csv, write_parquet, write_xlsx
 from cellwright.inference.image_count import tables_of, write_tracks
 from cellwright.inference.recipe import Recipe, as_command, as_python, load_recipe, recipe_of, save_recipe
@@ -23,12 +23,15 @@ from cellwright.inference.settings import InputFiles
 from cellwright.models import store
 from cellwright.ops.measure.analysis import Analysis
 from cellwright.ops.measure.regions import RegionSet
-from cellwright.widgets.results.measured_cells import MeasuredCells
+from cellwright.widgets.results.counts_tool import CountsTool
+from cellwright.widgets.results.measured_cells import MeasuredCells, result_of
 from cellwright.widgets.results.model import ResultsModel
+from cellwright.widgets.results.plot_tool import PlotTool
+from cellwright.widgets.results.snapshot import image_layer_under, session_layers, session_table, snapshot_of
 from cellwright.widgets.results.view import ResultsView
 from cellwright.widgets.shared.edited_layers import ASKED
 from cellwright.widgets.shared.messages import tell_error
-from cellwright.widgets.shared.preferences import preferences
+from cellwright.widgets.shared.napari_private import preferences
 from cellwright.widgets.shared.regions import REGIONS, WINDOW
 
 TABLES = "Table (*.csv);;Excel (*.xlsx);;Parquet (*.parquet)"
@@ -43,13 +46,23 @@ class ResultsExport(QObject):
         Asks and tells.
     model
         What is written.
+    counts, plots
+        Give what they show.
     on_loaded
         Takes settings that were loaded.
     """
 
-    def __init__(self, view: ResultsView, model: ResultsModel, on_loaded: Callable[[Recipe], None]) -> None:
+    def __init__(
+        self,
+        view: ResultsView,
+        model: ResultsModel,
+        counts: CountsTool,
+        plots: PlotTool,
+        on_loaded: Callable[[Recipe], None],
+    ) -> None:
         super().__init__(view)
         self._view, self._model, self._on_loaded = view, model, on_loaded
+        self._counts, self._plots = counts, plots
         self._saved_regions: tuple[Path, list[Any]] = (Path(), [])
         view.save_table.clicked.connect(lambda: self._ask("cells", TABLES, self.save_table))
         view.save_counts.clicked.connect(lambda: self._ask("counts", "Table (*.csv)", self.save_counts))
@@ -171,8 +184,8 @@ class ResultsExport(QObject):
         self._start(_table_task(path, self._analysis(), settings), path)
 
     def save_counts(self, path: Path) -> None:
-        """Write counts per region and frame as CSV."""
-        counts = self._analysis().counts
+        """Write the counts as they are shown as CSV."""
+        counts = self._counts.table()
         self._start(_task(path, lambda: write_csv(path, counts)), path)
 
     def save_lineages(self, path: Path) -> None:
@@ -215,7 +228,16 @@ class ResultsExport(QObject):
         by_hand = self.unrepeatable
         if by_hand:
             recipes["Not repeated by these"] = ", ".join(by_hand)
-        self._start(_task(path, lambda: write_report(path, image, analysis, recipes)), path)
+        viewer, pictures = self._plots.viewer, self._plots.pictures()
+        others = [one for one in session_layers(viewer) if one is not self._plots.layer]
+        snapshots = [snapshot_of(one, image_layer_under(viewer, one)) for one in others]
+        totals = session_table(viewer)
+
+        def write() -> None:
+            found = [(one.image, result_of(one)) for one in snapshots if one.pixels is not None]
+            write_report(path, image, analysis, recipes, ReportExtras(pictures, totals, found))
+
+        self._start(_task(path, write), path)
 
     def save_settings(self, path: Path) -> None:
         """Write all settings; those of the count too, where the cells were counted."""
