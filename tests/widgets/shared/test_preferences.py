@@ -17,7 +17,7 @@ from cellwright.widgets.count.count_request import size_line
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.plugin import commands
 from cellwright.widgets.results.widget import ResultsWidget
-from cellwright.widgets.shared.preferences import PAGE, PLUGIN, Preferences, preferences
+from cellwright.widgets.shared.napari_private import PAGE, PLUGIN, Preferences, preferences
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from cellwright.core.errors import CheckpointError
 from cellwright.widgets.count.view import CountPanel
 from cellwright.widgets.shared.combos import SPECS
 from cellwright.widgets.shared.coordinates import NO_CHANNELS, Channel, channels_of, is_understood
-from cellwright.widgets.shared.preferences import preferences
+from cellwright.widgets.shared.napari_private import preferences
 from cellwright.widgets.shared.regions import RegionLayers
 
 

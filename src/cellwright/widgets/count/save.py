@@ -19,7 +19,7 @@ from cellwright.widgets.count.count_request import CountOutcome
 from cellwright.widgets.count.model import CountModel
 from cellwright.widgets.shared.edited_layers import METADATA, is_edited
 from cellwright.widgets.shared.jobs import Job
-from cellwright.widgets.shared.preferences import preferences
+from cellwright.widgets.shared.napari_private import preferences
 
 if TYPE_CHECKING:
     import pandas

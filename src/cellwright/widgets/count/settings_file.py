@@ -13,7 +13,7 @@ from cellwright.ops.measure.settings import AnalysisSettings
 from cellwright.widgets.count.choices import Choices
 from cellwright.widgets.count.model import CountModel
 from cellwright.widgets.count.view import CountPanel
-from cellwright.widgets.shared.preferences import preferences
+from cellwright.widgets.shared.napari_private import preferences
 
 FORMATS = "Settings (*.json)"
 

@@ -62,8 +62,7 @@ from cellwright.widgets.shared.messages import (
     tell_error,
     tell_results,
 )
-from cellwright.widgets.shared.napari_private import unwrapped
-from cellwright.widgets.shared.preferences import preferences
+from cellwright.widgets.shared.napari_private import preferences, unwrapped
 from cellwright.widgets.shared.regions import (
     PREVIEW_PX,
     PREVIEW_SLICES,

@@ -32,8 +32,7 @@ from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_factory import class_colour
 from cellwright.widgets.shared.layer_io import image_of, place, source_of
-from cellwright.widgets.shared.napari_private import unwrapped
-from cellwright.widgets.shared.preferences import preferences
+from cellwright.widgets.shared.napari_private import preferences, unwrapped
 
 if TYPE_CHECKING:
     import napari.viewer

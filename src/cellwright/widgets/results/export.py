@@ -28,7 +28,7 @@ from cellwright.widgets.results.model import ResultsModel
 from cellwright.widgets.results.view import ResultsView
 from cellwright.widgets.shared.edited_layers import ASKED
 from cellwright.widgets.shared.messages import tell_error
-from cellwright.widgets.shared.preferences import preferences
+from cellwright.widgets.shared.napari_private import preferences
 from cellwright.widgets.shared.regions import REGIONS, WINDOW
 
 TABLES = "Table (*.csv);;Excel (*.xlsx);;Parquet (*.parquet)"

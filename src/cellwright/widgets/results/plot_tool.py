@@ -15,7 +15,7 @@ from cellwright.widgets.results.plots import CellPlot, Histogram, Scatter, Strip
 from cellwright.widgets.results.view import ResultsView
 from cellwright.widgets.results.viewer_link import ViewerLink
 from cellwright.widgets.shared.layer_factory import class_colour
-from cellwright.widgets.shared.preferences import preferences
+from cellwright.widgets.shared.napari_private import preferences
 
 REDRAW_MS = 30
 FIRST_X = ("area_um2", "volume_um3", "area_px", "volume_px")

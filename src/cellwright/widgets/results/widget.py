@@ -23,8 +23,7 @@ from cellwright.widgets.results.track_tool import TrackTool
 from cellwright.widgets.results.view import ResultsView
 from cellwright.widgets.results.viewer_link import ViewerLink
 from cellwright.widgets.shared.messages import CountEvent, count_news, tell_error
-from cellwright.widgets.shared.napari_private import unwrapped
-from cellwright.widgets.shared.preferences import preferences
+from cellwright.widgets.shared.napari_private import preferences, unwrapped
 from cellwright.widgets.shared.regions import RegionLayers, ask_for_region
 
 if TYPE_CHECKING:
