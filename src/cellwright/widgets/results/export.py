@@ -142,15 +142,10 @@ class ResultsExport(QObject):
         measured = self._model.measured
         if measured is None:
             return []
-        others = measured.snapshot.others
         found = [*_by_hand(measured), *self._regions_apart()]
         if self._model.gate is not None:
             found.append("the gate of the scatter plot")
-        if measured.nuclei is not None and not measured.snapshot.nuclei_source:
-            found.append("the nuclei, which are in no file")
-        return found + [
-            f"the image {name}, which is in no file" for name in others if not others[name].source
-        ]
+        return [*found, *_without_file(measured)]
 
     def _regions_apart(self) -> list[str]:
         """Return what is told of regions and no file of them holds."""
@@ -315,6 +310,15 @@ class ResultsExport(QObject):
     def tell_error(self, error: Exception) -> None:
         """Tell what went wrong."""
         tell_error(self._view, error, "Saving")
+
+
+def _without_file(measured: MeasuredCells) -> list[str]:
+    """Return what cells were measured with that is in no file."""
+    snapshot = measured.snapshot
+    found = [f"the image {name}" for name, image in snapshot.others.items() if not image.source]
+    if measured.nuclei is not None and not snapshot.nuclei_source:
+        found.append("the nuclei")
+    return [f"{one}, which is in no file" for one in found]
 
 
 def _corners(regions: RegionSet) -> list[Any]:
