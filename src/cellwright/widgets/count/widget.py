@@ -35,7 +35,7 @@ from cellwright.widgets.count.point_prompt import PointPromptTool
 from cellwright.widgets.count.save import SaveTool
 from cellwright.widgets.count.settings_file import SettingsFileTool
 from cellwright.widgets.count.view import CountPanel
-from cellwright.widgets.shared.coordinates import axis_of
+from cellwright.widgets.shared.coordinates import channels_of
 from cellwright.widgets.shared.jobs import Job, LiveUpdater
 from cellwright.widgets.shared.layer_factory import legend_of
 from cellwright.widgets.shared.layer_io import (
@@ -260,7 +260,7 @@ class CountWidget(QWidget):
             layers = replace(layers, shapes=self._drawn(layers.excluded, layer))
         if not layers.chosen:
             return None
-        axis = axis_of(self.choices.channel)
+        axis = (self.choices.channel or channels_of(layer)[0]).axis
         return regions_of(layers, layer, axis, self.panel.rule.currentData())
 
     def _drawn(self, excluded: Shapes | None, layer: ImageLayer) -> Shapes:
