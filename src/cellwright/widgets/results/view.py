@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from napari.layers import Labels
 from qtpy.QtCore import QSignalBlocker, Qt, Signal  # type: ignore[attr-defined]
+from qtpy.QtGui import QAction  # type: ignore[attr-defined]
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -17,6 +18,8 @@ from qtpy.QtWidgets import (
     QLayout,
     QLineEdit,
     QListWidget,
+    QMenu,
+    QPushButton,
     QScrollArea,
     QSlider,
     QStackedWidget,
@@ -46,8 +49,20 @@ MEASURE_HELP = {
 }
 BORDERS = {"All cells": "all", "None at the border": "drop", "Two edges only": "two-edges"}
 RULES = {"Centre inside": "centre", "Any overlap": "overlap", "Wholly inside": "whole"}
-GROUPINGS = {"Nothing": "", "Class": "class", "Region": "region", "Positive for": "markers"}
+GROUPINGS = {
+    "Nothing": "",
+    "Class": "class",
+    "Region": "region",
+    "Positive for": "markers",
+    "Slice or frame": "frame",
+}
+COUNTED_BY = {
+    "Region and frame": "",
+    **{title: name for title, name in GROUPINGS.items() if name},
+    "Image of the session": "image",
+}
 PLOTS = ("Histogram", "Scatter", "Over frames", "Boxes")
+PLOT_NAMES = ("histogram", "scatter", "strip", "boxes")
 SLIDER_STEPS = 1000
 LONGEST_NAME = 18
 SMALL_TABLE_PX = 150
@@ -143,6 +158,7 @@ class ResultsView(QWidget):
         self.delete = button(
             "Delete", "Delete the chosen cells from the layer. Ctrl-Z in the layer brings labels back."
         )
+        self.delete_like = DeleteLike()
         self.class_name = PanelComboBox("A class for the chosen cells: one that there is, or a new name.")
         self.class_name.setEditable(True)
         self.class_name.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
@@ -152,6 +168,7 @@ class ResultsView(QWidget):
         self.set_class = button("Set class", "Give the chosen cells this class.")
         buttons = QHBoxLayout()
         buttons.addWidget(self.delete)
+        buttons.addWidget(self.delete_like)
         buttons.addWidget(self.class_name, 1)
         buttons.addWidget(self.set_class)
         page = QWidget()
@@ -183,7 +200,11 @@ class ResultsView(QWidget):
         self.border.fill(BORDERS.items())
         self.rule.fill(RULES.items())
         self.mask_side.fill([("Inside", "inside"), ("Outside", "outside")])
+        self.counted_by = PanelComboBox(
+            "What the rows of the table of counts are, here and in the file of counts."
+        )
         self.colour_by.fill(GROUPINGS.items())
+        self.counted_by.fill(COUNTED_BY.items())
         self.draw_regions = button("Draw", "Add a Shapes layer to draw regions in.")
         form = QFormLayout()
         form.setSpacing(4)
@@ -195,6 +216,7 @@ class ResultsView(QWidget):
         form.addRow("", self.mask_side)  # below: both would be wider than a narrow panel
         form.addRow("In a region", self.rule)
         form.addRow("Colour by", self.colour_by)
+        form.addRow("Count by", self.counted_by)
         return form
 
     def _counts_page(self) -> QWidget:
@@ -304,7 +326,7 @@ class ResultsView(QWidget):
 
     def show_plot(self, kind: str) -> None:
         """Bring the plot of this name of ``PLOTS`` to the front."""
-        makers = dict(zip(PLOTS, ("histogram", "scatter", "strip", "boxes"), strict=True))
+        makers = dict(zip(PLOTS, PLOT_NAMES, strict=True))
         self.plots.setCurrentWidget(getattr(self, makers[kind]))
 
     @property
@@ -345,6 +367,25 @@ class ResultsView(QWidget):
             layout.addSpacing(8)
         layout.addStretch(1)
         return scrolled(content)
+
+
+class DeleteLike(QPushButton):
+    """A button whose menu deletes all cells that the filters keep, or all that they leave out."""
+
+    def __init__(self) -> None:
+        super().__init__("Delete all like this")
+        self.setToolTip("Delete all cells that the filters keep, or all that they leave out, in one step.")
+        self.kept, self.hidden, menu = QAction(self), QAction(self), QMenu(self)
+        menu.addActions([self.kept, self.hidden])
+        self.setMenu(menu)
+        self.show_numbers(0, 0)
+
+    def show_numbers(self, n_kept: int, n_hidden: int) -> None:
+        """Offer to delete that many, while the filters leave out any."""
+        self.setEnabled(n_hidden > 0)
+        for action, n, which in ((self.kept, n_kept, "that count"), (self.hidden, n_hidden, "left out")):
+            action.setText(f"The {n:,} {which}")
+            action.setEnabled(n > 0)
 
 
 class MarkerRow:
