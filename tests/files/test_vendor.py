@@ -133,6 +133,28 @@ def test_czi_has_scenes_of_their_own_place(stands_in):
     assert first.pixel_size_um == pytest.approx((0.25, 0.5))
 
 
+def test_czi_has_scenes_by_its_newer_package_too(stands_in):
+    def scene(dims, value):
+        pixels = np.full((2, 8, 9, 3)[: len(dims)], value, np.uint8)
+        return SimpleNamespace(dims=dims, asarray=lambda fillvalue, maxworkers: pixels)
+
+    distances = [{"Id": "X", "Value": 5e-7}, {"Id": "Y", "Value": 2.5e-7}]
+    metadata = {"Scaling": {"Items": {"Distance": distances}}}
+    metadata["Information"] = {
+        "Image": {"Dimensions": {"Channels": {"Channel": [{"Name": "DAPI"}, {"Name": "GFP"}]}}}
+    }
+    path = stands_in(
+        "czifile", "CziFile", ".czi",
+        metadata=lambda asdict: {"ImageDocument": {"Metadata": metadata}} if asdict else "<xml/>",
+        scenes={0: scene(("C", "Y", "X"), 5), 2: scene(("Z", "Y", "X", "S"), 6)},
+    )  # fmt: skip
+    first, second = read_images(path)
+    assert (first.name, first.axes, first.shape) == ("a_0", "CYX", (2, 8, 9))
+    assert first.channel_names == ("DAPI", "GFP")
+    assert (second.name, second.axes, second.read().max()) == ("a_2", "ZYXC", 6)
+    assert first.pixel_size_um == pytest.approx((0.25, 0.5))
+
+
 def test_hdf5_of_ilastik_tells_its_axes(stands_in):
     tags = '{"axes": [{"key": "y"}, {"key": "x"}, {"key": "c"}]}'
     one = type("Dataset", (np.ndarray,), {"attrs": {"axistags": tags}})

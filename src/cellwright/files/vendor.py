@@ -50,12 +50,10 @@ def read_vendor(path: Path) -> Iterator[Image]:
 
 def _read_czi(module: Any, path: Path) -> Iterator[Image]:
     with module.CziFile(path) as file:
-        told = (file.metadata(raw=False) or {}).get("ImageDocument", {}).get("Metadata", {})
-        distances = _as_list(told.get("Scaling", {}).get("Items", {}).get("Distance"))
-        sizes = sizes_of({str(one.get("Id")): one.get("Value") for one in distances}, 1e6)  # from metres
-        dimensions = told.get("Information", {}).get("Image", {}).get("Dimensions", {})
-        channels = _as_list(dimensions.get("Channels", {}).get("Channel"))
-        metadata = ImageMetadata(sizes, [str(one.get("Name", "")) for one in channels])
+        if hasattr(file, "scenes"):  # czifile of 2026, for Python 3.12 and newer
+            yield from _read_czi_scenes(file, path)
+            return
+        metadata = _told_by_czi(file.metadata(raw=False))
         axes, entries = file.axes, file.filtered_subblock_directory
         starts = np.array([entry.start for entry in entries]) - file.start
         ends = starts + [entry.shape for entry in entries]
@@ -75,6 +73,27 @@ def _read_czi(module: Any, path: Path) -> Iterator[Image]:
         window = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
         data, own_axes = _squeezed(pixels[window], letters)
         yield describe(data, own_axes, name, metadata)
+
+
+def _read_czi_scenes(file: Any, path: Path) -> Iterator[Image]:
+    metadata = _told_by_czi(file.metadata(asdict=True))
+    for number, scene in file.scenes.items():
+        name = path.stem
+        if len(file.scenes) > 1:
+            name = f"{name}_{number}"
+        pixels = scene.asarray(fillvalue=0, maxworkers=1)  # what no block covers is dark
+        data, axes = _squeezed(pixels, "".join(scene.dims).replace("S", "c"))
+        yield describe(data, axes, name, metadata)
+
+
+def _told_by_czi(told: Any) -> ImageMetadata:
+    """Return what the XML of a CZI, as dictionaries, tells."""
+    told = (told or {}).get("ImageDocument", {}).get("Metadata", {})
+    distances = _as_list(told.get("Scaling", {}).get("Items", {}).get("Distance"))
+    sizes = sizes_of({str(one.get("Id")): one.get("Value") for one in distances}, 1e6)  # from metres
+    dimensions = told.get("Information", {}).get("Image", {}).get("Dimensions", {})
+    channels = _as_list(dimensions.get("Channels", {}).get("Channel"))
+    return ImageMetadata(sizes, [str(one.get("Name", "")) for one in channels])
 
 
 def _read_nd2(module: Any, path: Path) -> Iterator[Image]:
