@@ -160,9 +160,11 @@ def test_borders_and_filters(cli, stained_path, blobs):
 
 def test_nuclei_in_cells(cli, stained_path, tmp_path, blobs):
     nuclei = np.where(blobs.labels % 2 == 1, blobs.labels, 0).astype(np.int32)
+    nuclei[0, 0] = len(blobs) + 5  # alone
     tifffile.imwrite(tmp_path / "nuclei.tif", nuclei)
     _, out, _ = cli("count", stained_path, "--nuclei", tmp_path / "nuclei.tif", "--json")
     assert json.loads(out)["cells_without_nucleus"] == len(blobs) // 2
+    assert json.loads(out)["nuclei_in_no_cell"] == 1
 
 
 def test_tracks(cli, tmp_path, draw_blobs):

@@ -244,6 +244,21 @@ def test_files_of_other_settings_do_not_stay_beside_the_new_ones(images, tmp_pat
     assert not list((tmp_path / "out").rglob("*.txt"))
 
 
+def test_what_a_user_changed_is_kept_beside_the_new_files(images, tmp_path):
+    count(images, tmp_path / "out", BrightPixels())
+    table = tmp_path / "out" / "2.cells.csv"
+    mine = table.read_text().replace("1.0", "9.9")  # of the same size
+    table.write_text(mine)
+    for number in (2, 3):
+        outcomes = count(images, tmp_path / "out", BrightPixels(str(number)))
+        assert (tmp_path / "out" / "2.cells.edited1.csv").read_text() == mine
+    assert outcomes["2"].row["notices"] == ""
+    assert "9.9" not in table.read_text()
+    table.write_text(mine)
+    outcomes = count(images, tmp_path / "out", BrightPixels("4"))
+    assert "kept as 2.cells.edited2.csv" in outcomes["2"].row["notices"]
+
+
 def test_an_input_that_changed_counts_its_image_anew(images, tmp_path):
     class WithMask(BrightPixels):
         def inputs(self, name):

@@ -24,6 +24,7 @@ def analysis_row(analysis: "Analysis") -> dict[str, Any]:
         )
     if analysis.nuclei is not None:
         row["cells_without_nucleus"] = int((analysis.table["nuclei"] == 0).sum())
+        row["nuclei_in_no_cell"] = analysis.nuclei.n_outside
     if analysis.tracks is not None:
         row["tracks"], row["divisions"] = analysis.tracks.count, analysis.tracks.n_divisions
     return row

@@ -24,6 +24,7 @@ from cellwright.files.folders.report import write_folder_report
 from cellwright.files.folders.results import (
     ImageOutcome,
     Made,
+    begin_image,
     clear_parts,
     facts_of,
     join_tables,
@@ -256,10 +257,12 @@ def _count_image(
         counted = yield from counter.count(pixels)
         if _made(image, counter).sources != made.sources:
             raise ReadError(f"{image.path} was changed while it was counted. Count again to have it anew.")
+        before = begin_image(image, output)
         files = counter.write(output, image.name, pixels, counted)
         row = counter.row(counted)
+        row["notices"] = " ".join(filter(None, [row["notices"], *before.notices]))
         write_thumbnail(output, image.name, pixels, counter.result(counted))
-        mark_done(image, output, made, files, row)
+        mark_done(image, output, made, files, row, before)
     except Exception as error:  # noqa: BLE001
         yield _failed(image, error)
     else:

@@ -142,6 +142,7 @@ def test_a_click_on_a_well_shows_its_images(
     run(panel)
     view = panel.view
     assert view.tabs.isTabVisible(1)
+    view.tabs.setCurrentIndex(1)
     view.plate.resize(300, 220)
     side = view.plate.side
     assert view.plate.text_of((0, 0)) == f"A01: {len(blobs)} (mean of 2 images)"
@@ -163,6 +164,7 @@ def test_a_click_on_a_well_shows_its_images(
 def test_the_heat_map_shows_any_column(panel: FolderWidget, run: Callable[[FolderWidget], None]) -> None:
     run(panel)
     view = panel.view
+    view.tabs.setCurrentIndex(1)
     columns = [view.column.itemData(place) for place in range(view.column.count())]
     assert columns[0] == "count"
     assert "seconds" not in columns

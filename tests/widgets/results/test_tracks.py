@@ -127,6 +127,41 @@ def test_tracks_go_to_files(tracked: ResultsWidget, qtbot: QtBot, tmp_path: Path
     saved(tracked.export.save_tracks, "movie_RES")  # our own is replaced
 
 
+def test_settings_of_a_file_track_again(tracked: ResultsWidget, qtbot: QtBot, tmp_path: Path) -> None:
+    tracked.view.tracks.divisions.setChecked(False)
+    tracked.view.tracks.track.click()
+    settle(tracked, qtbot)
+    tracked.export.save_settings(tmp_path / "s.json")
+    qtbot.waitUntil(lambda: not tracked.view.job_bar.is_busy, timeout=LIMIT_MS)
+    del tracked.viewer.layers["cells tracks"]
+    tracked.view.tracks.divisions.setChecked(True)
+    tracked.export.load_settings(tmp_path / "s.json")
+    settle(tracked, qtbot)
+    assert not tracked.view.tracks.divisions.isChecked()
+    assert tracked.model.tracks.n_divisions == 0
+    assert "cells tracks" in tracked.viewer.layers
+
+
+def test_points_without_a_size_ask_for_the_farthest_way(
+    viewer: ViewerModel, qtbot: QtBot, read: Read
+) -> None:
+    viewer.add_image(movie() * 2.0, name="movie", axis_labels=("t", "y", "x"))
+    viewer.add_points([[t, 8, 8 + 3 * t] for t in range(4)], name="centres")
+    panel = ResultsWidget(viewer)
+    qtbot.addWidget(panel)
+    read(panel)
+    page = panel.view.tracks
+    page.track.click()
+    settle(panel, qtbot)
+    assert "Set the farthest way" in page.summary.text()
+    page.distance.setValue(5)
+    page.track.click()
+    settle(panel, qtbot)
+    assert panel.model.tracks.count == 1
+    panel.export.save_tracks(Path("none_RES"))
+    assert "no masks" in panel.view.message.text()
+
+
 def test_volumes_over_time_are_tracked(viewer: ViewerModel, qtbot: QtBot, read: Read) -> None:
     labels = np.repeat(movie()[:, np.newaxis], 3, axis=1)
     viewer.add_image(labels * 2.0, name="movie", axis_labels=("t", "z", "y", "x"))

@@ -13,15 +13,17 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from zlib import crc32
 
 import numpy as np
 from PIL import Image as Picture
 
 from cellwright.core.data import Cells, Image, Provenance, Result
 from cellwright.core.errors import ReadError, WriteError
-from cellwright.files.atomic import acquire_lock, atomic_write, make_folder, write_text
+from cellwright.files.atomic import acquire_lock, atomic_write, make_folder, write_text, writing
 from cellwright.files.folders.image_list import ListedImage
 from cellwright.files.images import read_image
 from cellwright.files.json_value import NO_JSON
@@ -133,8 +135,51 @@ def _read_mark(path: Path) -> Mapping[str, Any]:
     return {}
 
 
+class Begun(NamedTuple):
+    """What there was before an image is counted anew: files of the last count, what the user must know."""
+
+    files: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
+
+
+def begin_image(image: ListedImage, output: Path) -> Begun:
+    """Take back that an image is done, before its files are written anew; what was changed by hand is kept.
+
+    Raises
+    ------
+    WriteError
+        It cannot be.
+    """
+    mark = _mark(image.name, output)
+    kept = _read_mark(mark)
+    notices = []
+    with writing(mark):
+        for name, checksum in kept.get("checksums", {}).items():
+            path = output / name
+            if path.is_file() and _checksum(path) != checksum:
+                aside = _free_name(path)
+                path.rename(aside)
+                notices.append(f"{path.name} was changed since it was counted; it is kept as {aside.name}.")
+        mark.unlink(missing_ok=True)
+    return Begun(tuple(kept.get("files", ())), tuple(notices))
+
+
+def _free_name(path: Path) -> Path:
+    start, _, ending = path.name.rpartition(".")
+    names = (path.with_name(f"{start}.edited{number}.{ending}") for number in count(1))
+    return next(name for name in names if not name.exists())
+
+
+def _checksum(path: Path) -> int:
+    checksum = 0
+    with path.open("rb") as file:
+        while content := file.read(1 << 20):
+            checksum = crc32(content, checksum)
+    return checksum
+
+
 def mark_done(
-    image: ListedImage, output: Path, made: Made, files: Sequence[Path], row: Mapping[str, Any]
+    image: ListedImage, output: Path, made: Made, files: Sequence[Path], row: Mapping[str, Any], before: Begun
 ) -> None:
     """Note that an image is done, once its files are whole; those that it had before and has no more go.
 
@@ -143,11 +188,16 @@ def mark_done(
     WriteError
         It cannot be written.
     """
-    sizes = {path.relative_to(output).as_posix(): path.stat().st_size for path in files}
-    before = _read_mark(_mark(image.name, output)).get("files", {})
-    facts = {"files": sizes, "row": dict(row), "plate": dict(image.plate), "part": image.part}
+    names = {path.relative_to(output).as_posix(): path for path in files}
+    facts = {
+        "files": {name: path.stat().st_size for name, path in names.items()},
+        "checksums": {name: _checksum(path) for name, path in names.items()},
+        "row": dict(row),
+        "plate": dict(image.plate),
+        "part": image.part,
+    }
     _write_mark(image, output, made, facts)
-    for name in set(before) - set(sizes):  # of other settings; beside the new ones they would mislead
+    for name in set(before.files) - set(names):  # of other settings; beside the new ones they would mislead
         with suppress(OSError):
             (output / name).unlink()
 

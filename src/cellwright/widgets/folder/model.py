@@ -142,6 +142,11 @@ class FolderModel:
         return [name for name in names if name not in UNINTERESTING]
 
     @property
+    def has_wells(self) -> bool:
+        """Whether names tell of wells."""
+        return any(well_place(str(one.image.plate.get("well", ""))) for one in self.done)
+
+    @property
     def plate_map(self) -> PlateMap | None:
         """The chosen column over the wells of the chosen plate; None where names tell of no wells."""
         return plate_map(

@@ -2,7 +2,6 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from qtpy.QtCore import QSignalBlocker, Qt
 from qtpy.QtWidgets import (
@@ -27,6 +26,7 @@ from superqt import QCollapsible
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry, store
 from cellwright.models.spec import read_spec
+from cellwright.ops.plates import PlateMap
 from cellwright.widgets.folder.gallery import Gallery
 from cellwright.widgets.folder.model import ORDERS, FolderModel, well_name
 from cellwright.widgets.folder.plate_view import PlateView
@@ -266,7 +266,7 @@ class FolderView(QWidget):
 
     def show_outcomes(self, model: FolderModel) -> None:
         """Show the images, the plate and what failed."""
-        failed, plate = model.failed, model.plate_map
+        failed = model.failed
         n = len(model.done)
         parts = [f"{n:,} image{'s' * (n != 1)}", f"{model.n_cells:,.0f} cells"]
         if failed:
@@ -275,8 +275,9 @@ class FolderView(QWidget):
         self.gallery.show_outcomes(model.shown, model.output or Path())
         self.whole_plate.setText(f"Well {model.well} ✕")
         self.whole_plate.setVisible(bool(model.well))
-        self._show_plate(model, plate)
-        self.tabs.setTabVisible(1, plate is not None)
+        self.tabs.setTabVisible(1, model.has_wells)
+        if self.tabs.currentIndex() == 1:  # out of sight it can wait
+            self._show_plate(model, model.plate_map)
         self.tabs.setTabVisible(2, bool(failed))
         self.tabs.setTabText(2, f"Failed ({len(failed)})")
         if self.failed.count() != len(failed):
@@ -284,7 +285,7 @@ class FolderView(QWidget):
             for outcome in failed:
                 self.failed.addItem(QListWidgetItem(f"{outcome.image.name}\n{outcome.error}"))
 
-    def _show_plate(self, model: FolderModel, plate: Any) -> None:
+    def _show_plate(self, model: FolderModel, plate: PlateMap | None) -> None:
         titles = [(_title(name), name) for name in model.columns]
         _fill(self.column, titles, model.column)
         plates = model.plates

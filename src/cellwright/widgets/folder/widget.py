@@ -37,6 +37,8 @@ from cellwright.widgets.shared.napari_private import unwrapped
 if TYPE_CHECKING:
     import napari.viewer
 
+REST = 20  # of the time that a redraw takes, until the next one
+
 
 class FolderWidget(QWidget):
     """Counts the images of folders and shows their results.
@@ -56,7 +58,7 @@ class FolderWidget(QWidget):
         self.jobs = self.view.jobs
         self.earlier, self.opener = LiveUpdater(self), LiveUpdater(self)
         self._opened: list[Layer] = []
-        self._told = 0.0
+        self._redraw_at = 0.0
         self._has_been_shown = False
         self._classifier = ""  # of the count whose settings were taken over
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
@@ -86,6 +88,7 @@ class FolderWidget(QWidget):
         )
         view.whole_plate.clicked.connect(lambda: model.show(well=""))
         view.plate.well_chosen.connect(self._on_well_chosen)
+        view.tabs.currentChanged.connect(self._show_outcomes)
         view.gallery.opened.connect(self.open)
         model.changed.connect(self._show_outcomes)
         self.jobs.started.connect(lambda: view.show_running(is_running=True))
@@ -202,9 +205,10 @@ class FolderWidget(QWidget):
 
     def _on_progressed(self, _: Progress) -> None:
         now = time.monotonic()
-        if now - self._told >= REDRAW_S and self.model.arrived:
+        if now >= self._redraw_at and self.model.arrived:
             self.model.take_arrived()
-            self._told = time.monotonic()
+            seconds = time.monotonic() - now
+            self._redraw_at = now + max(REDRAW_S, REST * seconds)
 
     def _on_returned(self, _: int) -> None:
         self.model.take_arrived()
@@ -241,7 +245,7 @@ class FolderWidget(QWidget):
         if not self.jobs.is_busy:
             self.model.start(*found)
 
-    def _show_outcomes(self) -> None:
+    def _show_outcomes(self, _: int = 0) -> None:
         self.view.show_outcomes(self.model)
 
     def _on_well_chosen(self, row: int, column: int) -> None:

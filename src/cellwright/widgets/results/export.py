@@ -23,6 +23,7 @@ from cellwright.inference.settings import InputFiles
 from cellwright.models import store
 from cellwright.ops.measure.analysis import Analysis
 from cellwright.ops.measure.regions import RegionSet
+from cellwright.widgets.results.measured_cells import MeasuredCells
 from cellwright.widgets.results.model import ResultsModel
 from cellwright.widgets.results.view import ResultsView
 from cellwright.widgets.shared.edited_layers import ASKED
@@ -144,11 +145,7 @@ class ResultsExport(QObject):
         counted = measured.snapshot.provenance.get(REGIONS)
         if counted is not None and counted.rule != model.region_rule:
             found.append(f"that cells were counted by the rule {counted.rule!r} before")
-        if measured.nuclei is not None and not measured.snapshot.nuclei_source:
-            found.append("the nuclei, which are in no file")
-        others = measured.snapshot.others
-        found += [f"the image {name}, which is in no file" for name in others if not others[name].source]
-        return found
+        return [*found, *_without_file(measured)]
 
     def copy(self, as_text: Callable[[Recipe], str], what: str) -> None:
         """Copy the text that repeats the result."""
@@ -292,6 +289,15 @@ class ResultsExport(QObject):
     def tell_error(self, error: Exception) -> None:
         """Tell what went wrong."""
         tell_error(self._view, error, "Saving")
+
+
+def _without_file(measured: MeasuredCells) -> list[str]:
+    """Return what cells were measured with that is in no file."""
+    snapshot = measured.snapshot
+    found = [f"the image {name}" for name, image in snapshot.others.items() if not image.source]
+    if measured.nuclei is not None and not snapshot.nuclei_source:
+        found.append("the nuclei")
+    return [f"{one}, which is in no file" for one in found]
 
 
 def _corners(regions: RegionSet) -> list[Any]:

@@ -13,7 +13,8 @@ from cellwright.widgets.shared.layer_factory import COLOUR, class_colour
 
 MOST_BINS, LEAST_BINS = 64, 8
 MOST_POINTS = 20_000  # more would be drawn slowly and hide each other
-POINT_PX = 3
+POINT_PX, FEW_POINTS_PX = 3, 6
+FEW_POINTS = 2_000
 MARK = "#ff9f1c"
 FAINT = (140, 145, 155, 90)
 LEAST_HEIGHT_PX = 180
@@ -186,6 +187,8 @@ class Scatter(CellPlot):
         if len(rows) > MOST_POINTS:
             rows = np.sort(np.random.default_rng(0).choice(rows, MOST_POINTS, replace=False))
         self._rows = rows
+        for points in (self._all, self._kept):
+            points.setSize(FEW_POINTS_PX if len(rows) <= FEW_POINTS else POINT_PX)
         self._all.setData(x[rows], y[rows])
         if len(rows):
             self.setXRange(float(x[rows].min()), float(x[rows].max()), padding=0.04)

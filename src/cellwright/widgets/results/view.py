@@ -191,7 +191,8 @@ class ResultsView(QWidget):
         form.addRow("Border", self.border)
         form.addRow("Regions", row(self.regions, self.draw_regions))
         form.addRow("Leave out", self.exclude)
-        form.addRow("Mask", row(self.mask_layer, self.mask_side))
+        form.addRow("Mask", self.mask_layer)
+        form.addRow("", self.mask_side)  # below: both would be wider than a narrow panel
         form.addRow("In a region", self.rule)
         form.addRow("Colour by", self.colour_by)
         return form
