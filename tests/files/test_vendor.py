@@ -80,6 +80,35 @@ def test_nd2_has_positions_channels_and_sizes_and_stays_on_disk(stands_in):
     np.testing.assert_array_equal(second.read(), data[1])
 
 
+@pytest.mark.parametrize("circle", ["fat", "mini", None])
+def test_an_oib_whose_sectors_lead_in_a_circle_is_refused(stands_in, circle):
+    path = stands_in("oiffile", "OifFile", ".oib", mainfile={}, axes="YX", asarray=lambda: np.ones((4, 5)))
+    end, free = 0xFFFFFFFE, 0xFFFFFFFF
+    header = np.full(128, free, "<u4")
+    header[:2] = np.frombuffer(bytes.fromhex("d0cf11e0a1b11ae1"), "<u4")
+    header[7] = 9 << 16  # sectors of 512 bytes
+    header[15], header[17], header[19] = 1, end, 0  # of small sectors, of more tables, the table
+    fat, mini = np.full(128, free, "<u4"), np.full(128, free, "<u4")
+    fat[:5] = [0xFFFFFFFD, end, 3, 4, 2 if circle == "fat" else end]
+    mini[:3] = [1, 2, 1 if circle == "mini" else end]
+    path.write_bytes(b"".join(part.tobytes() for part in (header, fat, mini, fat, mini, fat)))
+    if circle:
+        with pytest.raises(ReadError, match="lead in a circle"):
+            read_image(path)
+    else:
+        assert read_image(path).shape == (4, 5)
+
+
+def test_lif_names_its_channels_where_its_package_does(stands_in):
+    coords = {"C": np.array(["DAPI", "GFP"]), "Y": np.arange(8) * 5e-7, "X": np.arange(9) * 5e-7}
+    image = SimpleNamespace(
+        name="one", dims=("C", "Y", "X"), coords=coords, asarray=lambda: np.zeros((2, 8, 9), np.uint8)
+    )
+    found = read_image(stands_in("liffile", "LifFile", ".lif", images=[image]))
+    assert found.channel_names == ("DAPI", "GFP")
+    assert found.pixel_size_um == pytest.approx((0.5, 0.5))
+
+
 def test_lif_has_images_of_their_own(stands_in):
     def image(name, dims, shape):
         steps = {"Y": np.arange(shape[-2]) * 5e-7, "X": np.arange(shape[-1]) * 2.5e-7}

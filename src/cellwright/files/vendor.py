@@ -20,13 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from cellwright.core.data import AXES, ArrayLike, Image
+from cellwright.core.data import AXES, SPATIAL, ArrayLike, Image
 from cellwright.core.errors import ReadError
 from cellwright.files.atomic import plain_name
 from cellwright.files.metadata import ImageMetadata, color_of, describe, positive, sizes_of, um_per
 
 RGBA_SAMPLES = 4
+COMPOUND_START = bytes.fromhex("d0cf11e0a1b11ae1")  # of an OIB
+HEADER_BYTES = 512
 
 
 def read_vendor(path: Path) -> Iterator[Image]:
@@ -113,19 +116,64 @@ def _read_lif(module: Any, path: Path) -> Iterator[Image]:
     with module.LifFile(path) as file:
         images = list(file.images)
         for image in images:
-            steps = {}
+            steps: dict[str, float] = {}
+            names: list[str] = []
             for axis, values in image.coords.items():
-                if len(values) > 1:
+                if axis in SPATIAL and len(values) > 1:
                     steps[str(axis)] = abs(float(values[1]) - float(values[0]))
+                if axis == "C" and np.asarray(values).dtype.kind == "U":  # liffile of 2026
+                    names = [str(value) for value in values]
             name = path.stem
             if len(images) > 1:
                 name = f"{name}_{plain_name(image.name)}"
-            told = ImageMetadata(sizes_of(steps, 1e6))  # from metres
+            told = ImageMetadata(sizes_of(steps, 1e6), names)  # from metres
             data, axes = _squeezed(image.asarray(), "".join(image.dims).replace("S", "c"))
             yield describe(data, axes, name, told)
 
 
+def _refuse_circles(path: Path) -> None:
+    """Raise ReadError where the sectors of a compound file lead in a circle, which oiffile follows for ever.
+
+    Source: [MS-CFB], Compound File Binary File Format
+    """
+    content = path.read_bytes()
+    if not content.startswith(COMPOUND_START) or len(content) < HEADER_BYTES:
+        return
+    header = np.frombuffer(content, "<u4", 128)
+    size = 1 << min(16, int.from_bytes(content[30:32], "little"))
+    n_sectors = len(content) // size
+
+    def sector(number: int) -> NDArray[np.uint32]:
+        return np.frombuffer(content[(number + 1) * size : (number + 2) * size], "<u4")
+
+    fat_sectors, following = header[19:].tolist(), int(header[17])
+    for _ in range(n_sectors):
+        if following >= n_sectors:
+            break
+        more = sector(following)
+        fat_sectors += more[:-1].tolist()
+        following = int(more[-1]) if len(more) else n_sectors
+    fat = [sector(number) for number in fat_sectors if number < n_sectors]
+    table = np.concatenate([np.zeros(0, np.uint32), *fat])
+    mini, following = [np.zeros(0, np.uint32)], int(header[15])
+    while following < len(table) and len(mini) <= n_sectors:
+        mini.append(sector(following))
+        following = int(table[following])
+    if _has_circle(table) or _has_circle(np.concatenate(mini)):
+        raise ReadError(f"The sectors of {path} lead in a circle. It is damaged; copy or export it again.")
+
+
+def _has_circle(following: NDArray[np.uint32]) -> bool:
+    """Return whether the sectors that follow each other come to one again."""
+    end = len(following)
+    after = np.append(np.minimum(following, end), end).astype(np.intp)
+    for _ in range(end.bit_length() + 1):
+        after = after[after]  # twice as far each time
+    return bool((after < end).any())
+
+
 def _read_oif(module: Any, path: Path) -> Iterator[Image]:
+    _refuse_circles(path)
     with module.OifFile(path) as file:
         sizes: dict[str, float] = {}
         for number in range(8):
