@@ -5,6 +5,7 @@ values.
 """
 
 import sys
+import tracemalloc
 from types import SimpleNamespace
 
 import dask.array
@@ -97,6 +98,21 @@ def test_an_oib_whose_sectors_lead_in_a_circle_is_refused(stands_in, circle):
             read_image(path)
     else:
         assert read_image(path).shape == (4, 5)
+
+
+def test_an_oib_with_tables_without_end_is_looked_at_in_little_memory(tmp_path):
+    from cellwright.files.vendor import _refuse_circles
+
+    header = np.full(128, 0xFFFFFFFF, "<u4")
+    header[:2] = np.frombuffer(bytes.fromhex("d0cf11e0a1b11ae1"), "<u4")
+    header[7], header[17] = 9 << 16, 0  # its list of tables goes on in sector 0, which leads to itself
+    (tmp_path / "a.oib").write_bytes(header.tobytes() + np.zeros(128 * 3000, "<u4").tobytes())
+    tracemalloc.start()
+    with pytest.raises(ReadError, match="lead in a circle"):
+        _refuse_circles(tmp_path / "a.oib")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 << 20
 
 
 def test_lif_names_its_channels_where_its_package_does(stands_in):

@@ -30,6 +30,7 @@ from cellwright.files.metadata import ImageMetadata, color_of, describe, positiv
 RGBA_SAMPLES = 4
 COMPOUND_START = bytes.fromhex("d0cf11e0a1b11ae1")  # of an OIB
 HEADER_BYTES = 512
+SECTOR_BYTES = {9: 512, 12: 4096}  # by what the header says of them
 
 
 def read_vendor(path: Path) -> Iterator[Image]:
@@ -140,7 +141,7 @@ def _refuse_circles(path: Path) -> None:
     if not content.startswith(COMPOUND_START) or len(content) < HEADER_BYTES:
         return
     header = np.frombuffer(content, "<u4", 128)
-    size = 1 << min(16, int.from_bytes(content[30:32], "little"))
+    size = SECTOR_BYTES.get(int.from_bytes(content[30:32], "little"), len(content))
     n_sectors = len(content) // size
 
     def sector(number: int) -> NDArray[np.uint32]:
@@ -152,8 +153,10 @@ def _refuse_circles(path: Path) -> None:
             break
         more = sector(following)
         fat_sectors += more[:-1].tolist()
+        if len(fat_sectors) > n_sectors + len(header):
+            break
         following = int(more[-1]) if len(more) else n_sectors
-    fat = [sector(number) for number in fat_sectors if number < n_sectors]
+    fat = [sector(number) for number in dict.fromkeys(fat_sectors) if number < n_sectors]
     table = np.concatenate([np.zeros(0, np.uint32), *fat])
     mini, following = [np.zeros(0, np.uint32)], int(header[15])
     while following < len(table) and len(mini) <= n_sectors:
