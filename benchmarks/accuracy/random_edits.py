@@ -284,12 +284,14 @@ class World:
     def undo(self) -> None:
         layer = self._any(Labels)
         if layer is not None:
+            layer.visible = True  # of what is out of sight napari tells nobody
             with self.edits(layer, "undo"):
                 self._session_or(layer, "undo")
 
     def redo(self) -> None:
         layer = self._any(Labels)
         if layer is not None:
+            layer.visible = True
             with self.edits(layer, "redo"):
                 self._session_or(layer, "redo")
 
@@ -481,6 +483,8 @@ class World:
     def click(self) -> None:
         """Add a cell by click, and remember its pixels."""
         self.settle()
+        if self.count.panel.ask.isHidden():
+            return
         outcome = self.count.counted
         n_before = 0 if outcome is None else outcome.result.provenance.settings.get(ASKED, 0)
         self.count.ask.ask(self._place())

@@ -83,7 +83,8 @@ def count_streaming(image: Path, model: str, memory: str, workers: int) -> dict[
     """Return cells, seconds and peak memory of one count in this process."""
     from cellwright.core.tasks import run
     from cellwright.inference.settings import StreamSettings
-    from cellwright.inference.streaming import StreamJob, count_streamed
+    from cellwright.inference.streaming.plan import StreamJob
+    from cellwright.inference.streaming.run import count_streamed
 
     start, cpu = time.perf_counter(), time.process_time()
     job = StreamJob(image, image.with_name("results"), model)

@@ -155,8 +155,11 @@ def test_a_large_image_is_counted_block_by_block(cli, oracle, tmp_path, blobs):
     assert f" {len(blobs)} " in done.out
     assert (tmp_path / "out" / "large.labels.zarr" / "0").is_dir()
     assert len(pandas.read_csv(tmp_path / "out" / "large.cells.csv")) == len(blobs)
-    assert (
-        "does not measure"
-        in cli("count", path, "--stream", "--measure", "shape", "--output", tmp_path / "o").err
-    )
+    asked = ("count", path, "--stream", "--output", tmp_path / "o")
+    assert "goes without tracks" in cli(*asked, "--track").err
+    assert "goes without reports" in cli(*asked, "--report", tmp_path / "report.html").err
+    done = cli(*asked, "--measure", "shape", "--keep", "area_px>10000")
+    assert done.code == 0, done.err
+    assert " 0 " in done.out
+    assert f"{len(blobs)} cells by the filters were left out" in done.err
     assert "number of MB or GB" in cli("count", path, "--memory", "much", "--output", tmp_path / "o").err

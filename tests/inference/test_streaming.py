@@ -1,5 +1,6 @@
 """Counting block by block gives what counting at once gives, also when it was stopped and goes on."""
 
+import errno
 import itertools
 import json
 from contextlib import closing
@@ -17,23 +18,30 @@ from cellwright.core.errors import SettingsError, WriteError
 from cellwright.core.tasks import run
 from cellwright.files import zarr as zarr_labels
 from cellwright.files.atomic import acquire_lock
-from cellwright.inference import context, streaming
+from cellwright.files.zarr import open_array
+from cellwright.inference import context
+from cellwright.inference.classify import classify
 from cellwright.inference.pipeline import count_cells
 from cellwright.inference.predictor import Engine
 from cellwright.inference.settings import EngineSettings, StreamSettings
-from cellwright.inference.streaming import StreamJob, blocks_of, count_streamed
+from cellwright.inference.streaming import block as block_module
+from cellwright.inference.streaming import cluster, plan
+from cellwright.inference.streaming import run as run_module
+from cellwright.inference.streaming.plan import StreamJob, StreamPlan, blocks_of
+from cellwright.inference.streaming.run import count_streamed
 from cellwright.models.stitching import CellStitcher
+from cellwright.ops.measure.analysis import analysis_task
+from cellwright.ops.measure.settings import AnalysisSettings
 from cellwright.ops.simulation.simulate import simulate
 
 
 @pytest.fixture
 def small_blocks(monkeypatch, oracle_model):
     """Blocks of 128 pixels, and a model that needs little around them."""
-    monkeypatch.setattr(streaming, "CHUNK_PX", 64)
     monkeypatch.setattr(zarr_labels, "CHUNK_PX", 64)
     monkeypatch.setattr(zarr_labels, "COPY_PX", 256)
     monkeypatch.setattr(zarr_labels, "SMALLEST_LEVEL_PX", 100)
-    monkeypatch.setattr(streaming, "CORE_PX", 128)
+    monkeypatch.setattr(plan, "CORE_PX", 128)
     oracle_model.spec = replace(oracle_model.spec, diameter_px=14.0)
     return oracle_model
 
@@ -74,12 +82,12 @@ def test_blocks_give_what_counting_at_once_gives(tmp_path, draw_blobs, small_blo
 
 def test_each_block_is_read_with_what_lies_around_it(small_blocks):
     image = Image(np.zeros((400, 300), np.uint8), "YX")
-    blocks = blocks_of(image, streaming.StreamPlan(None, 128, 64))
+    blocks = blocks_of(image, StreamPlan(None, 128, 64))
     covered = np.zeros(image.shape, int)
     for block in blocks:
         covered[block.tile.core] += 1
     assert (covered == 1).all()
-    for number in range(streaming.ROUNDS):
+    for number in range(4):
         chunks = [chunk for block in blocks if block.round == number for chunk in chunks_of(block.tile.read)]
         assert len(chunks) == len(set(chunks))  # no two blocks of a round write to the same
 
@@ -99,7 +107,7 @@ def test_the_networks_are_made_once_for_all_blocks(tmp_path, draw_blobs, small_b
             super().__init__(*args)
 
     monkeypatch.setattr(context, "Engine", CountedEngine)
-    monkeypatch.setattr(streaming, "Engine", CountedEngine)
+    monkeypatch.setattr(run_module, "Engine", CountedEngine)
     image = Image(draw_blobs((300, 280)).image, "YX")
     run(count_streamed(StreamJob(image, tmp_path, small_blocks)))
     assert len(made) == 2  # one to estimate the scale, one for nine blocks
@@ -189,9 +197,163 @@ def test_two_runs_do_not_share_a_folder(tmp_path, draw_blobs, small_blocks):
     assert run(count_streamed(StreamJob(image, tmp_path, small_blocks))).count > 0
 
 
-def test_a_density_is_not_streamed(tmp_path):
-    with pytest.raises(SettingsError, match="cell by cell"):
-        run(count_streamed(StreamJob(Image(np.zeros((64, 64)), "YX"), tmp_path, "density")))
+def test_slices_are_linked_across_blocks(tmp_path, draw_blobs, small_blocks, monkeypatch):
+    monkeypatch.setattr(plan, "TALLEST_CELL", 0.75)
+    monkeypatch.setattr(plan, "BYTES_PER_VOXEL", 1e9)
+    blobs = draw_blobs((150, 60))
+    is_there = np.arange(32) % 13 < 9  # cells of nine slices and four without
+    image = Image(blobs.image * is_there[:, np.newaxis, np.newaxis].astype(np.float32), "ZYX")
+    whole = run(count_cells(image, small_blocks)).cells
+    job = StreamJob(image, tmp_path, small_blocks)
+    found = run(count_streamed(job))
+    labels, table = read(tmp_path)
+    blocks = blocks_of(image, run(plan.make_plan(job, image, StreamSettings()))[0])
+    layers = {block.tile.core[0].start for block in blocks}
+    assert len(layers) > 1
+    assert found.count == len(whole) == len(table) == 3 * len(blobs)
+    assert same_cells(labels, whole.labels)
+    assert sorted(table["volume_px"]) == sorted(whole.areas)
+
+
+def test_cells_are_measured_as_in_the_whole_image(tmp_path, draw_blobs, small_blocks):
+    blobs = draw_blobs((210, 190))
+    cut = blobs.image[8:]  # through the first row of cells
+    ramp = np.linspace(1, 2, 190, dtype=np.float32)
+    image = Image(np.stack([cut, cut * ramp]), "CYX", (0.5, 0.5))
+    settings = AnalysisSettings(
+        measure=("shape", "intensity", "neighbours"),
+        border="drop",
+        keep=("intensity_mean_ch1>1.3", "class!=none"),
+        positive=("1>otsu",),
+    )
+    result = run(classify(run(count_cells(image, small_blocks)), image, "blood"))
+    whole = run(analysis_task(result, image, settings))
+    job = StreamJob(image, tmp_path, small_blocks, analysis=settings, classifier="blood")
+    found = run(count_streamed(job))
+    labels, table = read(tmp_path)
+    assert found.count == whole.result.count == len(table) < len(blobs)
+    assert found.notices[-2:] == whole.notices
+    assert found.classes == class_counts_of(whole.table)
+    assert list(table) == list(whole.table)
+    assert set(table["label"]) == set(np.unique(labels)) - {0}
+    assert same_cells(labels, whole.result.cells.labels)
+    ours, theirs = (one.sort_values(["y", "x"], ignore_index=True) for one in (table, whole.table))
+    columns = [name for name in ours if name != "label"]
+    pandas.testing.assert_frame_equal(ours[columns], theirs[columns], check_dtype=False, rtol=1e-4, atol=1e-3)
+    stored = pandas.read_parquet(tmp_path / "image.cells.parquet")
+    assert stored["label"].dtype == "int64"
+    assert stored["positive_ch1"].dtype == "bool"
+
+
+def class_counts_of(table):
+    return {str(name): int(n) for name, n in table["class"].value_counts().items()}
+
+
+def test_other_measurements_do_not_count_anew(tmp_path, draw_blobs, small_blocks):
+    image = Image(draw_blobs((300, 280)).image, "YX")
+    job = StreamJob(image, tmp_path, small_blocks, analysis=AnalysisSettings(measure=("shape",)))
+    with closing(count_streamed(job)) as task:
+        while next(task).stage != "measure":
+            pass
+    steps = []
+    run(count_streamed(replace(job, analysis=AnalysisSettings(measure=("intensity",)))), steps.append)
+    assert "blocks" not in {step.stage for step in steps}
+    table = read(tmp_path)[1]
+    assert "intensity_mean_ch0" in table
+    assert "circularity" not in table
+
+
+def test_a_density_is_streamed(tmp_path, monkeypatch):
+    monkeypatch.setattr(zarr_labels, "CHUNK_PX", 64)
+    monkeypatch.setattr(zarr_labels, "SMALLEST_LEVEL_PX", 300)
+    monkeypatch.setattr(plan, "CORE_PX", 128)
+    picture = simulate("fluorescence", (700, 250), np.random.default_rng(3), diameter_px=24).image
+    image = Image(picture, "YX")
+    engine = EngineSettings(diameter_px=24.0)
+    whole = run(count_cells(image, "density", engine=engine))
+    found = run(count_streamed(StreamJob(image, tmp_path, "density", engine=engine)))
+    assert found.count == pytest.approx(whole.count, rel=0.005)
+    assert found.interval == pytest.approx(whole.interval, rel=0.005)
+    group = zarr.open_group(tmp_path / "image.density.zarr", mode="r")
+    assert group["0"][:].sum(dtype=float) == pytest.approx(found.count, abs=0.01)
+    assert np.abs(group["0"][:] - whole.maps["density"]).max() < 0.2 * whole.maps["density"].max()
+    assert group["1"].shape == (350, 125)
+    assert group["1"][:].mean() == pytest.approx(group["0"][:].mean(), rel=1e-4)
+    yaozarrs.validate_zarr_store(tmp_path / "image.density.zarr")
+    assert pandas.read_csv(tmp_path / "image.cells.csv")["count"][0] == pytest.approx(found.count)
+
+
+def test_what_needs_the_whole_image_is_refused(tmp_path):
+    image = Image(np.zeros((64, 64)), "YX")
+    for job, reason in (
+        (StreamJob(image, tmp_path, analysis=AnalysisSettings(track=True)), "Tracks"),
+        (StreamJob(image, tmp_path, "density", analysis=AnalysisSettings(measure=("shape",))), "outlines"),
+    ):
+        with pytest.raises(SettingsError, match=reason):
+            run(count_streamed(job))
+
+
+def test_missing_chunks_are_told(tmp_path, draw_blobs, small_blocks):
+    blobs = draw_blobs((300, 280))
+    zarr.create_array(tmp_path / "field.zarr", data=blobs.image, chunks=(100, 100))
+    (tmp_path / "field.zarr" / "c" / "1" / "1").unlink()
+    found = run(count_streamed(StreamJob(tmp_path / "field.zarr", tmp_path / "out", small_blocks)))
+    assert any("1 of the 9 chunks" in notice for notice in found.notices)
+    assert 0 < found.count < len(blobs)
+
+
+def test_a_full_disk_is_told_and_the_run_goes_on_later(tmp_path, draw_blobs, small_blocks, monkeypatch):
+    image = Image(draw_blobs((300, 280)).image, "YX")
+    job = StreamJob(image, tmp_path, small_blocks)
+    n_written = itertools.count()
+
+    class FullDisk:
+        def __init__(self, path):
+            self._labels = open_array(path)
+
+        def __getitem__(self, place):
+            return self._labels[place]
+
+        def __setitem__(self, place, values):
+            if next(n_written) == 2:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            self._labels[place] = values
+
+    with monkeypatch.context() as full:
+        full.setattr(block_module, "open_array", FullDisk)
+        with pytest.raises(WriteError, match="No space left"):
+            run(count_streamed(job))
+    assert len(list((tmp_path / "image.parts").glob("*.csv"))) == 2
+    assert not (tmp_path / "image.cells.csv").exists()
+    assert run(count_streamed(job)).count == len(run(count_cells(image, small_blocks)).cells)
+
+
+def test_a_target_that_cannot_be_written_is_told(tmp_path, small_blocks):
+    (tmp_path / "file").write_text("in the way")
+    job = StreamJob(Image(np.zeros((64, 64)), "YX"), tmp_path / "file" / "out", small_blocks)
+    with pytest.raises(WriteError, match="Choose another folder"):
+        run(count_streamed(job))
+
+
+def test_the_scale_is_estimated_in_windows_no_larger_than_a_block(tmp_path, small_blocks, monkeypatch):
+    sides = []
+    plain = small_blocks.decode
+    small_blocks.decode = lambda maps, shape, settings: (
+        sides.append(max(shape)) or plain(maps, shape, settings)
+    )
+    run(count_streamed(StreamJob(Image(np.eye(500, dtype=np.uint8), "YX"), tmp_path, small_blocks)))
+    assert max(sides) < 300  # and not the 500 of the whole
+
+
+def test_no_more_than_half_of_the_free_memory_is_taken(tmp_path, small_blocks, monkeypatch):
+    image = Image(np.zeros((4000, 4000), np.uint8), "YX")
+    job = StreamJob(image, tmp_path, small_blocks)
+    monkeypatch.setattr(plan, "CORE_PX", 2048)
+    sides = []
+    for free in (1e12, 60e6):
+        monkeypatch.setattr(plan, "free_memory", lambda free=free: free)
+        sides.append(run(plan.make_plan(job, image, StreamSettings()))[0].core_px)
+    assert sides[1] < sides[0] == 2048
 
 
 def test_an_empty_image_has_no_cells(tmp_path, small_blocks):
@@ -207,7 +369,7 @@ def test_an_array_cannot_be_shared_out(tmp_path, small_blocks):
 
 
 def test_an_address_that_nobody_answers_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(streaming, "CONNECT_S", 0.5)
+    monkeypatch.setattr(cluster, "CONNECT_S", 0.5)
     path = tmp_path / "image.tif"
     tifffile.imwrite(path, np.eye(64, dtype=np.uint8))
     with pytest.raises(SettingsError, match="dask scheduler"):

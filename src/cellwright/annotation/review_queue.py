@@ -241,12 +241,14 @@ def _hull_size(mask: Mask) -> float:
     return float(ConvexHull(points).volume)
 
 
-def mirror_disagreement(session: AnnotationSession, engine: EngineSettings) -> Task[dict[int, float]]:
+def mirror_disagreement(
+    session: AnnotationSession, engine: EngineSettings, model: str = ""
+) -> Task[dict[int, float]]:
     """Return for each cell, by number, how far the model disagrees with it once the image is mirrored."""
     yield Progress("load", 0, 1)
     labels = session.cells().labels
     assert labels is not None  # a session has some, empty as they may be
-    model = next((entry.name for entry in store.models() if entry.spec.family == MODEL), MODEL)
+    model = model or next((entry.name for entry in store.models() if entry.spec.family == MODEL), MODEL)
     found = yield from flip_disagreement(session.image, labels, model, None, engine)
     return dict(zip(session.ids().tolist(), np.asarray(found, float).tolist(), strict=True))
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from cellwright.core.data import SPATIAL, ArrayLike, Image
 from cellwright.core.errors import CellwrightError, ReadError, WriteError
+from cellwright.files.atomic import writing
 from cellwright.files.metadata import ImageMetadata, Wanted, describe, positive, um_per
 
 PROTOCOLS = ("http", "https", "s3", "gs", "az", "memory")
@@ -209,8 +210,15 @@ def _letters(names: Any) -> str:
     return letters if all(str(name).lower() in known for name in names) else ""
 
 
-def create_labels(folder: Path, image: Image) -> ArrayLike:
-    """Return an empty int32 array, compressed and in chunks, for the labels of an image; an old one is gone.
+def chunk_px(axes: str) -> int:
+    """Return the side of a chunk along Y and X of labels with these axes; shorter where there are slices."""
+    if "Z" in axes:
+        return CHUNK_PX // 2
+    return CHUNK_PX
+
+
+def create_array(folder: Path, image: Image, dtype: str = "int32") -> ArrayLike:
+    """Return an empty array, compressed and in chunks, for labels or a map of an image; an old one is gone.
 
     Raises
     ------
@@ -218,73 +226,122 @@ def create_labels(folder: Path, image: Image) -> ArrayLike:
         The folder cannot be written, or zarr is not installed.
     """
     zarr = _zarr()
-    shape = image.label_shape
-    chunks = tuple(
-        min(CHUNK_PX, n) if axis in "YX" else 1 for axis, n in zip(image.label_axes, shape, strict=True)
-    )
-    try:
+    axes, shape = image.label_axes, image.label_shape
+    side = chunk_px(axes)
+    chunks = tuple(min(side, n) if axis in "YX" else 1 for axis, n in zip(axes, shape, strict=True))
+    with writing(folder):
         group = zarr.open_group(folder, mode="w", zarr_format=3)
-        return group.create_array("0", shape=shape, chunks=chunks, dtype="int32", fill_value=0)
-    except OSError as error:
-        raise WriteError(
-            f"Expected to write {folder}; got: {error.strerror or error}. Choose a folder that you may write "
-            "to, on a disk with room."
-        ) from error
+        return group.create_array(
+            "0",
+            shape=shape,
+            chunks=chunks,
+            dtype=dtype,
+            fill_value=0,
+            dimension_names=tuple(axes.lower()),
+        )
 
 
-def open_labels(folder: Path) -> ArrayLike:
-    """Return the labels at full resolution, to be read and written.
+def open_array(folder: Path) -> ArrayLike:
+    """Return what :func:`create_array` made, to be read and written.
 
     Raises
     ------
     ReadError
-        There are none.
+        There is none.
     """
     zarr = _zarr()
     try:
         return zarr.open_group(folder, mode="r+")["0"]
     except Exception as error:  # zarr fails in every possible way on damaged folders
         raise ReadError(
-            f"Expected labels in {folder}; got: {error}. Count anew into an empty folder."
+            f"Expected an array in {folder}; got: {error}. Count anew into an empty folder."
         ) from error
 
 
-def finish_labels(folder: Path, image: Image) -> None:
+def finish_array(folder: Path, image: Image) -> None:
     """Add the levels of the pyramid and the metadata of OME-Zarr 0.5: axes, pixel sizes, image-label.
 
-    Levels halve Y and X and keep every other pixel, so that every level holds labels of the first.
+    Levels halve Y and X. Those of labels keep every other pixel, so that every level holds labels of the
+    first; those of a map have the means of 2 x 2 pixels.
 
     Source: OME-Zarr 0.5, https://ngff.openmicroscopy.org/0.5/
+
+    Raises
+    ------
+    WriteError
+        The folder cannot be written.
     """
     from yaozarrs import v05
 
     zarr = _zarr()
     group = zarr.open_group(folder, mode="r+")
     axes, level, factors = image.label_axes, group["0"], [1]
-    while max(level.shape[-2:]) > SMALLEST_LEVEL_PX:
-        shape = (*level.shape[:-2], *(ceil(n / 2) for n in level.shape[-2:]))
-        chunks = (*level.chunks[:-2], *(min(CHUNK_PX, n) for n in shape[-2:]))
-        smaller = group.create_array(
-            str(len(factors)), shape=shape, chunks=chunks, dtype="int32", fill_value=0, overwrite=True
-        )
-        for lead, rows, columns in _windows(level.shape):
-            halved = (
-                slice(rows.start // 2, ceil(rows.stop / 2)),
-                slice(columns.start // 2, ceil(columns.stop / 2)),
+    is_labels = level.dtype.kind == "i"
+    with writing(folder):
+        while max(level.shape[-2:]) > SMALLEST_LEVEL_PX:
+            level = _halved(group, level, str(len(factors)), is_labels=is_labels)
+            factors.append(2 * factors[-1])
+        sizes = dict(zip(image.spatial_axes, image.pixel_size_um, strict=False))
+        datasets = []
+        for index, factor in enumerate(factors):
+            scale = [sizes.get(axis, 1.0) * (factor if axis in "YX" else 1) for axis in axes]
+            datasets.append(
+                v05.Dataset(path=str(index), coordinateTransformations=[v05.ScaleTransformation(scale=scale)])
             )
-            smaller[(*lead, *halved)] = level[(*lead, rows, columns)][..., ::2, ::2]
-        level = smaller
-        factors.append(2 * factors[-1])
-    sizes = dict(zip(image.spatial_axes, image.pixel_size_um, strict=False))
-    datasets = []
-    for index, factor in enumerate(factors):
-        scale = [sizes.get(axis, 1.0) * (factor if axis in "YX" else 1) for axis in axes]
-        datasets.append(
-            v05.Dataset(path=str(index), coordinateTransformations=[v05.ScaleTransformation(scale=scale)])
+        scales = v05.Multiscale(
+            name=image.name, axes=[_axis(axis, sizes) for axis in axes], datasets=datasets
         )
-    scales = v05.Multiscale(name=image.name, axes=[_axis(axis, sizes) for axis in axes], datasets=datasets)
-    label = v05.LabelImage.model_validate({"multiscales": [scales], "image-label": v05.ImageLabel()})
-    group.attrs["ome"] = label.model_dump(mode="json", exclude_none=True, by_alias=True)
+        told = v05.Image(multiscales=[scales])
+        if is_labels:
+            told = v05.LabelImage.model_validate({"multiscales": [scales], "image-label": v05.ImageLabel()})
+        group.attrs["ome"] = told.model_dump(mode="json", exclude_none=True, by_alias=True)
+
+
+def _halved(group: Any, level: Any, name: str, *, is_labels: bool) -> Any:
+    """Write the next level of a pyramid, window by window, and return it."""
+    shape = (*level.shape[:-2], *(ceil(n / 2) for n in level.shape[-2:]))
+    chunks = (*level.chunks[:-2], *(min(CHUNK_PX, n) for n in shape[-2:]))
+    smaller = group.create_array(
+        name,
+        shape=shape,
+        chunks=chunks,
+        dtype=level.dtype,
+        fill_value=0,
+        dimension_names=level.metadata.dimension_names,
+        overwrite=True,
+    )
+    for lead, rows, columns in _windows(level.shape):
+        halved = (
+            slice(rows.start // 2, ceil(rows.stop / 2)),
+            slice(columns.start // 2, ceil(columns.stop / 2)),
+        )
+        pixels = level[(*lead, rows, columns)]
+        reduced = pixels[::2, ::2]
+        if not is_labels:
+            even = np.pad(pixels, [(0, n % 2) for n in pixels.shape], mode="edge")
+            reduced = even.reshape(len(even) // 2, 2, -1, 2).mean(axis=(1, 3))
+        smaller[(*lead, *halved)] = reduced
+    return smaller
+
+
+def open_levels(folder: Path) -> list[ArrayLike]:
+    """Return the levels of what :func:`finish_array` made as dask arrays, the finest first."""
+    import dask.array
+
+    group = _zarr().open_group(folder, mode="r")
+    datasets = group.attrs["ome"]["multiscales"][0]["datasets"]
+    from_zarr: Any = dask.array.from_zarr  # which has no types
+    return [from_zarr(group[one["path"]]) for one in datasets]
+
+
+def missing_chunks(array: ArrayLike) -> tuple[int, int]:
+    """Return how many chunks of a Zarr array are not in its store, and how many there are; (0, 0) of others.
+
+    By the standard what is missing has the fill value.
+    """
+    if not hasattr(array, "nchunks_initialized") or address_of(str(getattr(array, "store", ""))):
+        return 0, 0
+    return array.nchunks - array.nchunks_initialized, array.nchunks
 
 
 def _axis(letter: str, sizes: dict[str, float]) -> Any:

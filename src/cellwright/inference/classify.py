@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +23,21 @@ BATCH_SIZE = 128
 BLOCK_PX = 1024  # cells whose centres lie in one such square are cut from one window of the frame
 
 ClassifierChoice = str | Path | Classifier
+
+
+class CropScale(NamedTuple):
+    """What crops around cells have in common in a whole image.
+
+    Parameters
+    ----------
+    scaling
+        Of its intensities.
+    typical_px
+        The typical extent of its cells.
+    """
+
+    scaling: intensity.Scaling
+    typical_px: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +127,13 @@ def predict_classes(
     image: Image,
     classifier: ClassifierChoice = "blood",
     engine: EngineSettings = EngineSettings(),  # noqa: B008 - frozen
+    scale: CropScale | None = None,
 ) -> Task[Classes]:
     """Return how likely each cell is to be of each class.
 
     Cells may come with boxes and areas or, where these are 0, as bare points: then they are taken to be of
     the stated diameter, or of that of the cells the classifier learnt from. A cell of a volume is looked at
-    in the slice of its centre.
+    in the slice of its centre. An image that is a part of another has the ``scale`` of the whole.
 
     Parameters and errors are those of :func:`classify`.
     """
@@ -126,12 +143,13 @@ def predict_classes(
     parts = frames(image, engine.channel)
     where = _frame_of(cells.points, parts, image)
     extents = extents_of(cells.boxes, cells.areas, engine.diameter_px or spec.diameter_px)
-    typical = typical_extent(extents)
+    if scale is None:
+        scale = CropScale(intensity.fit(parts.sample(), spec.percentiles), typical_extent(extents))
+    typical = scale.typical_px
     sides, sizes = spec.sides(extents, typical), relative_sizes(extents, typical)
     probabilities = np.zeros((len(cells), len(spec.classes)), np.float32)
     if len(cells) == 0:
         return Classes(spec.classes, probabilities)
-    scaling = intensity.fit(parts.sample(), spec.percentiles)
     points = cells.points[:, -2:]
     runner = _Runner(chosen, engine)
     done = 0
@@ -139,7 +157,7 @@ def predict_classes(
         for frame, rows in _together(where, points, runner.batch_size):
             window = window_of(points[rows], sides[rows], parts.shape)
             corner = np.array([part.start for part in window], np.float32)
-            pixels = intensity.apply(scaling, parts.read(frame, window))
+            pixels = intensity.apply(scale.scaling, parts.read(frame, window))
             cut = crops(pixels, points[rows] - corner, sides[rows], spec.crop_px, padding=spec.padding)
             probabilities[rows] = runner.probabilities(with_channels(cut, spec.in_channels), sizes[rows])
             done += len(rows)

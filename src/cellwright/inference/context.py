@@ -88,6 +88,8 @@ class CountContext:
         How the networks run.
     zoom
         Model pixels per image pixel; None where it is to be estimated.
+    block_px
+        Longest side of a block; 0 takes what suits an image that is counted in memory.
     """
 
     frames: Frames
@@ -96,6 +98,7 @@ class CountContext:
     settings: Any
     engine_settings: EngineSettings
     zoom: float | None = None
+    block_px: int = 0
 
     @property
     def model(self) -> CellModel:
@@ -110,7 +113,8 @@ class CountContext:
     def batches(self, zoom: float) -> tuple[BlockBatch, ...]:
         """Return the parts of the image to predict one after another at this zoom, frame by frame."""
         n_frames, shape = len(self.frames), self.frames.shape
-        blocks = grid(block_layout(shape, self.engine, zoom, WHOLE_PX, BLOCK_PX))
+        whole_px, block_px = self.block_px or WHOLE_PX, self.block_px or BLOCK_PX
+        blocks = grid(block_layout(shape, self.engine, zoom, whole_px, block_px))
         n_together = 1
         if len(blocks) == 1 and zoom == 1.0:
             n_together = self.engine.batch_for(shape)

@@ -1,5 +1,6 @@
 """Where a network runs: devices by name, their fastest number type, how running out of memory shows."""
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -80,3 +81,12 @@ def _has_bfloat16() -> bool:
     capabilities = getattr(torch.cpu, "get_capabilities", dict)  # absent before torch 2.10
     has: Mapping[str, bool] = capabilities()
     return bool(has.get("amx_bf16") or has.get("avx512_bf16"))
+
+
+def free_memory() -> float:
+    """Return the bytes of memory that programs may still take; infinite where nobody tells."""
+    try:
+        import psutil
+    except ImportError:
+        return math.inf
+    return float(psutil.virtual_memory().available)

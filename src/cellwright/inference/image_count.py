@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cellwright.core.data import Image, Result
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Task
-from cellwright.inference.settings import EngineSettings, StreamSettings
+from cellwright.inference.settings import EngineSettings, InputFiles, StreamSettings
 
 if TYPE_CHECKING:
     from cellwright.inference.recipe import Recipe
@@ -90,17 +90,31 @@ class CountChoices:
         SettingsError
             That was asked for together with what needs the whole image.
         """
-        is_alone = not self.is_analysed and not self.recipe.classifier and not self.recipe.window
+        needs_whole = self._needs_whole
         if self.stream == StreamSettings():
-            return prod(image.label_shape) > LARGE_PIXELS and self.tables.output is not None and is_alone
+            is_large = prod(image.label_shape) > LARGE_PIXELS
+            return is_large and self.tables.output is not None and not needs_whole
         if self.tables.output is None:
             raise SettingsError("Counting block by block writes to a folder; name it with --output.")
-        if not is_alone:
+        if needs_whole:
             raise SettingsError(
-                "Counting block by block does not measure or classify cells yet. Leave out --measure and the "
-                "like, or count a part of the image in one piece by --window."
+                f"Counting block by block goes without {needs_whole}: they need the whole image at once. "
+                "Leave that out, or count a part of the image in one piece by --window."
             )
         return True
+
+    @property
+    def _needs_whole(self) -> str:
+        """What was asked for that cannot be made block by block; empty where all can."""
+        analysis = self.recipe.analysis
+        asked = {
+            "windows": bool(self.recipe.window),
+            "tracks": analysis.track,
+            "rings of cytoplasm": analysis.cytoplasm_px > 0,
+            "regions, masks, nuclei and further images": self.recipe.files != InputFiles(),
+            "reports and Excel tables": self.tables.report is not None or self.tables.xlsx,
+        }
+        return " and ".join(name for name, is_asked in asked.items() if is_asked)
 
 
 class Counted(NamedTuple):
@@ -137,17 +151,29 @@ def counted_task(image: Image, choices: CountChoices) -> Task[Counted]:
 def streamed_task(path: Path, image: Image, choices: CountChoices) -> Task[Result]:
     """Count an image block by block; the result has its count and its notices, its cells are in files."""
     from cellwright.core.data import Cells
-    from cellwright.inference.streaming import StreamJob, count_streamed
+    from cellwright.inference.streaming.plan import StreamJob
+    from cellwright.inference.streaming.run import count_streamed
 
     recipe, output = choices.recipe, choices.tables.output
     assert output is not None
     source: Image | Path = image
     if image.name == path.stem:
         source = path  # which other processes can read, too
-    job = StreamJob(source, output, recipe.models, recipe.settings, recipe.engine, recipe.axes or None)
+    job = StreamJob(
+        source,
+        output,
+        recipe.models,
+        recipe.settings,
+        recipe.engine,
+        recipe.axes or None,
+        recipe.analysis,
+        recipe.classifier,
+    )
     streamed = yield from count_streamed(job, choices.stream)
     none = Cells.empty(len(image.label_axes))
-    return Result(float(streamed.count), none, streamed.provenance, notices=streamed.notices)
+    return Result(
+        streamed.count, none, streamed.provenance, notices=streamed.notices, interval=streamed.interval
+    )
 
 
 def write_counted(

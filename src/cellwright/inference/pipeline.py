@@ -167,13 +167,16 @@ def prepare(
     model: ModelChoices = registry.DEFAULT_FAMILY,
     settings: Any = None,
     engine: EngineSettings = EngineSettings(),  # noqa: B008 - frozen
+    block_px: int = 0,
 ) -> Task[Preparation]:
     """Return how the pixels of an image are to be brought to what a model knows.
 
-    The scale is estimated at up to three places of a large image; the middle one of the three stands.
+    The scale is estimated at up to three places of a large image, each as long as a block or, where given,
+    ``block_px``; the middle one of the three stands.
     """
     yield Progress("load", 0, 1)
-    with open_context(image, load_models(model), settings, engine) as context:
+    with open_context(image, load_models(model), settings, engine) as whole:
+        context = replace(whole, block_px=block_px)
         if context.is_blank:
             return Preparation(context.scaling, 1.0)
         places: tuple[float, ...] = (0.5,)

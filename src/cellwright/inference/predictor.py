@@ -5,6 +5,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import lcm
+from typing import Any
 
 import numpy as np
 import torch
@@ -212,7 +213,8 @@ def predict_maps(images: Images, engine: Engine, progress: TileProgress) -> Gene
             engine.step_down(len(batch), batch[0][1])
             continue
         for (index, tile), tile_maps in zip(batch, found, strict=True):
-            maps[(index, slice(None), *tile.core)] = tile_maps[(slice(None), *tile.local)]
+            core: Any = (index, slice(None), *tile.core)
+            maps[core] = tile_maps[(slice(None), *tile.local)]
         del found, tile_maps  # or they stay in memory beside the next batch's
         yield progress.advance(len(batch))
     return maps
@@ -243,7 +245,8 @@ def _blended(images: Images, engine: Engine, progress: TileProgress) -> Generato
         for (index, window), raw in zip(batch, found, strict=True):
             importance = _importance(window.shape)
             height, width = (part.stop - part.start for part in window.read)
-            total[(index, slice(None), *window.read)] += (importance * raw)[:, :height, :width]
+            place: Any = (index, slice(None), *window.read)
+            total[place] += (importance * raw)[:, :height, :width]
             if index == 0:
                 weight[window.read] += importance[:height, :width]
         yield progress.advance(len(batch))
@@ -281,7 +284,7 @@ def by_name(maps: Images, map_channels: dict[str, int]) -> Maps:
 
 
 def _windows(images: Images, batch: list[ImageTile]) -> Images:
-    return stacked([pad(images[(index, slice(None), *tile.read)], tile) for index, tile in batch])
+    return stacked([pad(images[index][(slice(None), *tile.read)], tile) for index, tile in batch])
 
 
 def stacked(images: Sequence[Images]) -> Images:

@@ -196,7 +196,7 @@ class DensityStitcher:
 
     def add(self, frame: int, block: Tile, decoded: DensityBlock) -> None:
         """Add the core of one block of frame ``frame``, which no other block has."""
-        core = (frame, *block.core)
+        core: Any = (frame, *block.core)
         self._density[core] = decoded.density[block.local]
         if decoded.foreground is not None and decoded.cells is not None:
             self._foreground[core] = decoded.foreground[block.local]
@@ -245,11 +245,11 @@ def not_taken(cells: Cells, own: Labels, block: Tile, window: Labels) -> Cells:
 
 
 def claimed(points: NDArray[np.float32], block: Tile) -> NDArray[np.bool_]:
-    """Return which centres (..., Y, X) in a block's window lie in its core, or just beyond."""
+    """Return which centres (..., Y, X), with Z for a block of slices, lie in its core or just beyond."""
     low = np.array([part.start for part in block.local]) - 0.5 - CLAIM_PX
     high = np.array([part.stop for part in block.local]) - 0.5 + CLAIM_PX
-    inside = (points[:, -2:] >= low) & (points[:, -2:] < high)
-    return inside[:, 0] & inside[:, 1]
+    own = points[:, -len(low) :]
+    return np.asarray(((own >= low) & (own < high)).all(axis=1))
 
 
 def with_lead(points: NDArray[np.float32], lead: Sequence[Any]) -> NDArray[np.float32]:

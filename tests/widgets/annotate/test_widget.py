@@ -312,7 +312,6 @@ def test_a_counted_layer_that_is_annotated_keeps_where_it_came_from(
     image = viewer.add_image(np.zeros((20, 20)), name="cells")
     own = {"model": "flow", "source": str(image.unique_id), "is_preview": False, "output": "Labels"}
     labels = viewer.add_labels(np.zeros((20, 20), np.int32), metadata={METADATA: own})
-    annotate_widget.refresh_layers()
     annotate_widget.panel.begin.click()
     assert annotate_widget.model.context.layer.layer is labels
     assert own.items() <= labels.metadata[METADATA].items()

@@ -229,3 +229,28 @@ def test_clicks_while_the_model_looks_at_the_image_are_answered_afterwards(
         click(viewer, layer.data_to_world(blobs.points[row]))
     qtbot.waitUntil(lambda: widget.panel.number.text() == "3", timeout=20_000)
     assert viewer.layers["blobs labels"].data.max() == 3
+
+
+def test_a_click_shows_what_is_ticked_now(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, settled: Settled
+) -> None:
+    viewer.add_image(blobs.image, name="blobs")
+    widget.panel.count.click()
+    settled(widget)
+    n = widget.counted.result.count
+    widget.panel.outputs["Points"].blockSignals(True)  # as another family ticks it
+    widget.panel.outputs["Points"].setChecked(True)
+    tool = widget.ask
+    tool._subject = tool._subject_at(viewer.layers["blobs"], ())
+    cell = SimpleNamespace(
+        point=np.array([1.0, 1.0], np.float32),
+        box=np.array([[0, 0], [2, 2]]),
+        mask=np.ones((2, 2), bool),
+        score=0.5,
+        area=4,
+    )
+    tool._pending = [(PromptPoint((), np.array([1.0, 1.0])), cell)]
+    tool._add_pending()
+    settled(widget)
+    assert widget.counted.result.count == n + 1
+    assert len(viewer.layers["blobs points"].data) == n + 1

@@ -101,3 +101,15 @@ def test_points_that_are_deleted_leave_the_rows_of_the_others(viewer: ViewerMode
     assert rows is not None
     assert points.features["label"].tolist() == [5, 6]
     assert points.features["score"].tolist() == [0.2, 0.3]
+
+
+def test_undo_is_seen_whatever_the_view_has_done(
+    panel: ResultsWidget, viewer: ViewerModel, qtbot: QtBot, other: Any
+) -> None:
+    other.data_setitem((np.array([50, 51]), np.array([5, 5])), 9)
+    qtbot.waitUntil(lambda: not panel.followers.is_busy, timeout=LIMIT_MS)
+    viewer.add_points([[500, 700]])  # the middle of what is displayed is another step now
+    other.undo()
+    assert panel.followers.is_busy
+    qtbot.waitUntil(lambda: not panel.followers.is_busy, timeout=LIMIT_MS)
+    assert len(other.features) == 5

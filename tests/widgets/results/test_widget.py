@@ -284,3 +284,22 @@ def test_cells_of_a_movie(viewer: ViewerModel, qtbot: QtBot, squares: tuple[Any,
     panel.link.go_to_frame("t", 1)
     assert panel.viewer.dims.current_step[0] == 1
     assert panel.link.row_at((1, 42, 42)) == 6
+
+
+def test_all_cells_like_these_are_deleted_in_one_step(panel: ResultsWidget, read: Read) -> None:
+    labels, view = panel.link.layer, panel.view
+    assert not view.delete_like.isEnabled()
+    view.filter.setText("area_px >= 50")
+    view.filter.editingFinished.emit()
+    assert view.delete_like.kept.text() == "The 2 that count"
+    assert view.delete_like.hidden.text() == "The 2 left out"
+    view.delete_like.hidden.trigger()
+    read(panel)
+    assert sorted(np.unique(labels.data)) == [0, 1, 2]
+    assert panel.view.number.text() == "2"
+    labels.undo()
+    assert sorted(np.unique(labels.data)) == [0, 1, 2, 3, 4]
+    read(panel)
+    view.delete_like.kept.trigger()
+    read(panel)
+    assert sorted(np.unique(labels.data)) == [0, 3, 4]

@@ -14,7 +14,7 @@ from cellwright.ops.geometry.intensity import SAMPLE_PIXELS, check_pixels, sampl
 COLOURS = (3, 4)  # lengths of a last axis that is red, green, blue and perhaps opacity
 MOST_CHANNELS = 4  # a longer axis is taken for slices or time
 
-Window = tuple[slice, slice]
+Window = tuple[slice, ...]  # rows and columns
 
 
 def guess_axes(shape: tuple[int, ...], dtype: DTypeLike = np.uint8) -> str:

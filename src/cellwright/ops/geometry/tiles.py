@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Window = tuple[slice, slice]
+Window = tuple[slice, ...]  # rows and columns; slices before them where a tile has some
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +48,10 @@ class Tile:
     @property
     def local(self) -> Window:
         """The core inside the window."""
-        rows, columns = (
+        return tuple(
             slice(core.start - read.start, core.stop - read.start)
             for core, read in zip(self.core, self.read, strict=True)
         )
-        return rows, columns
 
     @property
     def shape(self) -> tuple[int, int]:

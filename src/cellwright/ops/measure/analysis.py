@@ -177,7 +177,7 @@ def analysis_task(
         nuclei=compartments.nuclei,
         tracks=tracks,
         lineages=lineages,
-        notices=tuple(notices),
+        notices=notices,
     )
 
 
@@ -233,22 +233,53 @@ def tracks_of(result: Result, settings: TrackSettings) -> Tracks:
 
 def _kept(
     table: "pandas.DataFrame", result: Result, membership: NDArray[np.bool_], settings: AnalysisSettings
-) -> tuple[NDArray[np.bool_], list[str]]:
+) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
     """Return which cells count, and a sentence for each reason why others do not."""
     ndim = spatial_ndim(label_axes(result), is_volume=is_volumetric(result))
     boxes, shape = result.cells.boxes[:, :, -ndim:], _label_shape(result)[-ndim:]
+    kept, reasons = left_out(table, boxes, shape, settings, np.asarray(membership.any(axis=1)))
+    return kept, left_out_notices(reasons)
+
+
+def left_out(
+    table: "pandas.DataFrame",
+    boxes: NDArray[np.floating],
+    shape: Sequence[int],
+    settings: AnalysisSettings,
+    in_regions: NDArray[np.bool_] | None = None,
+) -> tuple[NDArray[np.bool_], dict[str, int]]:
+    """Return which cells count, bool (N,), and how many do not for which reason.
+
+    Parameters
+    ----------
+    table
+        One row for each cell.
+    boxes : (N, 2, D)
+        First and one-past-last corner along the spatial axes.
+    shape
+        Length of these axes.
+    settings
+        Rule of the border, and filters.
+    in_regions : (N,)
+        Which cells lie in the regions; None where there are none.
+    """
     kept = np.ones(len(table), bool)
-    notices = []
+    if in_regions is None:
+        in_regions = kept.copy()
+    reasons = {}
     for reason, wanted in (
-        ("outside the regions", membership.any(axis=1)),
+        ("outside the regions", in_regions),
         ("at the border", away_from_border(boxes, shape, settings.border)),
         ("by the filters", kept_rows(table, [parse_filter(rule) for rule in settings.keep])),
     ):
-        n_dropped = int((kept & ~wanted).sum())
+        reasons[reason] = int((kept & ~wanted).sum())
         kept &= wanted
-        if n_dropped:
-            notices.append(f"{n_dropped} cells {reason} were left out.")
-    return kept, notices
+    return kept, reasons
+
+
+def left_out_notices(reasons: Mapping[str, int]) -> tuple[str, ...]:
+    """Return a sentence for each reason why cells do not count."""
+    return tuple(f"{n} cells {reason} were left out." for reason, n in reasons.items() if n)
 
 
 def counts_table(

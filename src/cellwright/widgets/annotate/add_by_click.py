@@ -47,11 +47,12 @@ class Adder(QObject):
     def __init__(self, session: AnnotationSession, source: Source, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self._session, self._source = session, source
-        self._questions: dict[tuple[int, ...], PointPredictor] = {}
+        self._questions: dict[tuple[str, tuple[int, ...]], PointPredictor] = {}
         self._waiting: list[PromptPoint] = []
         self.channel: int | None = None
         self.diameter_px = 0.0
         self.uses_model = True
+        self.model = ""  # name or folder of the one to ask, where it can be asked
         self.job: Job | None = None
 
     def close(self) -> None:
@@ -79,7 +80,7 @@ class Adder(QObject):
         """Answer what can be answered, and have the network look for the rest."""
         while self._waiting and self.job is None:
             spot = self._waiting[0]
-            questions = self._questions.get(spot.frame)
+            questions = self._questions.get((self.model, spot.frame))
             try:
                 is_ready = questions is not None and next(questions.encode(spot.point), None) is None
             except CellwrightError as error:
@@ -99,7 +100,8 @@ class Adder(QObject):
             return
         if questions is None:
             self.job = Job(questions_task(subject, spot), self)
-            self.job.returned.connect(lambda found: self._questions.__setitem__(spot.frame, found))
+            key = self.model, spot.frame
+            self.job.returned.connect(lambda found: self._questions.__setitem__(key, found))
         else:
             self.job = Job(encode_task(questions, spot), self)
         self.job.failed.connect(self._fail)
@@ -148,6 +150,9 @@ class Adder(QObject):
 
     def _model(self) -> str:
         family = prompt_family(self._source.image)
+        chosen = {entry.name: entry.spec.family for entry in store.models()}.get(self.model)
+        if chosen in (family, "flow") and chosen is not None:
+            return self.model
         names = {entry.spec.family: entry.name for entry in store.models()}
         return names.get(family) or names.get("flow") or family
 

@@ -6,6 +6,7 @@ from typing import Any
 from psygnal import Signal, SignalGroup
 
 from cellwright.annotation.session import AnnotationSession
+from cellwright.models.registry import DEFAULT_FAMILY
 from cellwright.widgets.annotate.context import AnnotationContext, context_of
 from cellwright.widgets.annotate.session_setup import OpenedSession
 from cellwright.widgets.shared.coordinates import Channel
@@ -35,7 +36,8 @@ class AnnotateModel:
         self.events = AnnotateEvents()
         self.context: AnnotationContext | None = None
         self.journals: Path | None = None  # folder of the journals; None for the usual one
-        self.taught = ""  # name or folder of the model whose cells are corrected
+        self.chosen = DEFAULT_FAMILY  # name or folder of the model that outlines and counts
+        self.taught = ""  # of the model whose cells are corrected
         self.channel: Channel | None = None  # of the image that is annotated
 
     @property

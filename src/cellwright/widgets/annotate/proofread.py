@@ -43,7 +43,6 @@ from cellwright.widgets.shared.layer_io import layer_arguments
 OWN_FOLDER = "cellwright"
 FOLLOW_MS = 150
 IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npy", ".bmp", ".zarr")
-MODEL = DEFAULT_FAMILY
 
 logger = logging.getLogger(__name__)
 COUNTS = "counts.csv"
@@ -223,7 +222,7 @@ def labels_path(image: Path) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def read_task(path: Path, journals: Path, *, counts: bool) -> Task[Read]:
+def read_task(path: Path, journals: Path, *, counts: bool, model: str = DEFAULT_FAMILY) -> Task[Read]:
     """Read an image and the labels to begin with: those beside it, else what the model finds."""
     yield Progress("load", 0, 1)
     image = read_image(path)
@@ -237,7 +236,7 @@ def read_task(path: Path, journals: Path, *, counts: bool) -> Task[Read]:
         return Read(image, None, None, is_counted=False)
     from cellwright.inference.pipeline import count_cells
 
-    result = yield from count_cells(image, MODEL)
+    result = yield from count_cells(image, model)
     return Read(image, result.cells.labels, result.cells.scores, is_counted=True)
 
 
@@ -318,7 +317,7 @@ class Proofreader(QObject):
         self._show()
         self._model.show_message(f"Opening {path.name} …")
         counts = self._section.counts_first.isChecked()
-        self.job = Job(read_task(path, self._journals, counts=counts), self)
+        self.job = Job(read_task(path, self._journals, counts=counts, model=self._model.chosen), self)
         self.job.returned.connect(self._on_read)
         self.job.failed.connect(self._model.fail)
         self.job.finished.connect(self._on_job_finished)

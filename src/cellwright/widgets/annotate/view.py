@@ -22,8 +22,9 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from cellwright.models import registry
 from cellwright.widgets.annotate.keys import N_CLASS_KEYS, TOOLS, Tool, key_text
-from cellwright.widgets.shared.combos import ChannelComboBox, LayerComboBox, is_image
+from cellwright.widgets.shared.combos import ChannelComboBox, LayerComboBox, ModelComboBox, is_image
 from cellwright.widgets.shared.job_bar import JobBar
 from cellwright.widgets.shared.layer_factory import class_colour
 from cellwright.widgets.shared.style import STYLE, message_label, row, set_state
@@ -169,6 +170,11 @@ class AnnotatePanel(QWidget):
         form.addRow("Image", self.image)
         form.addRow("Channel", self.channel)
         form.addRow("Begin with", self.start)
+        self.model = ModelComboBox(
+            "What outlines added cells, checks in the mirrored image, counts a folder, and is taught.",
+            accepts=lambda entry: "Labels" in registry.get(entry.spec.family).returns,
+        )
+        form.addRow("Model", self.model)
         self.begin = QPushButton("Start")
         self.begin.setObjectName("begin")
         layout = QVBoxLayout()

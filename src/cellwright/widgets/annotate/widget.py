@@ -26,6 +26,7 @@ from cellwright.widgets.shared.messages import (
     ANNOTATE,
     TRAIN,
     HandOver,
+    choose,
     choose_layer,
     hand_over,
     hand_overs,
@@ -96,6 +97,9 @@ class AnnotateWidget(QWidget):
         panel.check_job.cancelled.connect(lambda: self.model.tell("The check was cancelled."))
         panel.help.clicked.connect(self.show_keys)
         panel.teach.clicked.connect(self._on_teach_clicked)
+        panel.model.chosen.connect(self._on_model_chosen)
+        panel.model.activated.connect(self._on_model_chosen)
+        self._on_model_chosen()
         hand_overs.sent.connect(self._on_sent)
         panel.names.editingFinished.connect(self._on_names_edited)
         panel.settings.step.valueChanged.connect(self._pass_settings)
@@ -181,8 +185,15 @@ class AnnotateWidget(QWidget):
         self.model.finish()  # it can be resumed
         choose_layer(self.panel.image, what.image)
         choose_layer(self.panel.start, what.cells)
-        self.model.taught = what.model or self.model.taught
+        choose(self.panel.model, what.model)
+        self.model.taught = what.model or self.model.taught  # one that gives no outlines is not listed
         self._on_begin_clicked()
+
+    def _on_model_chosen(self, _: int = 0) -> None:
+        chosen = self.panel.model.currentData()
+        if chosen:
+            self.model.chosen = self.model.taught = str(chosen)
+        self._pass_settings()
 
     def _on_teach_clicked(self) -> None:
         """Hand the annotation, its image and the model to the train panel."""
@@ -227,7 +238,7 @@ class AnnotateWidget(QWidget):
             return
         self.panel.check.setEnabled(False)
         engine = EngineSettings(channel=self.model.channel_index)
-        job.start(mirror_disagreement(session.copy(), engine), self._on_checked)
+        job.start(mirror_disagreement(session.copy(), engine, self.model.chosen), self._on_checked)
 
     def _on_checked(self, found: Mapping[int, float]) -> None:
         if self.model.context is None:
@@ -306,6 +317,8 @@ class AnnotateWidget(QWidget):
             tools.step_px = self.panel.settings.step.value()
             tools.goes_through_slices = self.panel.settings.through.isChecked()
             adder.diameter_px = self.panel.settings.diameter.value()
+            if self.panel.model.is_by_user:  # else each kind of image has its own
+                adder.model = self.model.chosen
             adder.uses_model = self.panel.settings.ask_model.isChecked()
             adder.channel = self.model.channel_index
 

@@ -79,6 +79,7 @@ class CountModel:
     update_wanted = Signal(object)  # makes a Task of a CountOutcome; the latest one wins
     axes_changed = Signal(object)  # Image layer whose axes the user has chosen
     cause_changed = Signal()  # of an error that may be told
+    whole_counted = Signal(object)  # WholeCount of an image larger than memory
     told = Signal(str, bool)  # a sentence for the user, and whether it is an error
     failed = Signal(object, str)  # Exception, and what was being done
 

@@ -158,7 +158,8 @@ class PointPromptTool(QObject):
         assert self._subject is not None
         pending, self._pending = self._pending, []
         counted = self._counted() or self._nothing_counted(self._subject)
-        return added_task(counted, pending)
+        request = replace(counted.request, outputs=self._model.inputs().outputs)  # as they are ticked now
+        return added_task(replace(counted, request=request), pending)
 
     def _tell(self, text: str) -> None:
         self._model.tell(text)

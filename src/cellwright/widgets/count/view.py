@@ -141,7 +141,7 @@ class CountPanel(QWidget):
         self.model = ModelComboBox(folders="Model folder")
         form = _form({"Image": self.image, "Axes": self.axes, "Model": self.model})
         self.understood = QLabel()
-        self.understood.setObjectName("details")
+        self.understood.setObjectName("understood")
         self.understood.setWordWrap(True)
         form.insertRow(2, "", self.understood)
         self._axes_parts = (form.labelForField(self.axes), self.axes, self.understood)

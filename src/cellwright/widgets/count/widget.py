@@ -16,6 +16,7 @@ from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
 from cellwright.ops.measure.regions import RegionSet
 from cellwright.widgets.count.axes import AxesTool
+from cellwright.widgets.count.background import BackgroundTool, WholeCount
 from cellwright.widgets.count.calibrate import CalibrateTool
 from cellwright.widgets.count.choices import Choices
 from cellwright.widgets.count.colour_preview import show_colours
@@ -100,6 +101,7 @@ class CountWidget(QWidget):
         self.jobs = self.panel.jobs
         self.choices = Choices(self.viewer, self.panel)
         self.model = CountModel(self.viewer, self._inputs)
+        self.background = BackgroundTool(self.model)
         self.updater = LiveUpdater(self)
         self._is_showing_settings = False
         layout = QVBoxLayout(self)
@@ -131,7 +133,9 @@ class CountWidget(QWidget):
         for box in panel.outputs.values():
             box.toggled.connect(self._update)
         self.jobs.started.connect(self._on_job_started)
+        self.jobs.failed.connect(self.background.forget)
         self.jobs.failed.connect(self.model.fail)
+        self.jobs.cancelled.connect(self.background.forget)
         self.jobs.cancelled.connect(lambda: self.model.tell("Cancelled; nothing was changed."))
         self.jobs.finished.connect(self._on_job_finished)
         panel.model.chosen.connect(self._on_model_chosen)
@@ -144,6 +148,7 @@ class CountWidget(QWidget):
         model.work_wanted.connect(self.jobs.start)
         model.update_wanted.connect(self.updater.request)
         model.outcome_wanted.connect(self._show_if_here)
+        model.whole_counted.connect(self._on_whole_counted)
         model.cause_changed.connect(self._forget_error)
         model.settings_wanted.connect(self.show_settings)
         self.updater.updated.connect(self._show_if_here)
@@ -216,6 +221,7 @@ class CountWidget(QWidget):
         self.panel.show_running(is_running=False)
         self._update()  # what was changed meanwhile
         self.finished.emit()
+        self.background.go_on()
 
     def _on_count_clicked(self) -> None:
         if self.jobs.is_busy:
@@ -239,6 +245,9 @@ class CountWidget(QWidget):
             self.model.fail(error)
             return
         self.updater.forget()
+        if not is_preview and self.background.takes(request):
+            self.background.start(request, self._preview_source())
+            return
         self.model.start(count_task(request), self._on_count_returned)
 
     def _regions(self) -> RegionSet | None:
@@ -305,6 +314,12 @@ class CountWidget(QWidget):
         if hidden:
             notices.append(f"What another model found is kept, out of sight: {', '.join(hidden)}.")
         self.model.tell(" ".join(filter(None, notices)))
+
+    def _on_whole_counted(self, whole: WholeCount) -> None:
+        """Show the number of an image that was counted into files."""
+        self.panel.show_count(f"{whole.count:,.0f}", whole.line, f"Table and labels are in {whole.folder}")
+        self.panel.save.setEnabled(False)
+        self.model.tell(" ".join(whole.notices))
 
     def _is_here(self, counted: CountOutcome) -> bool:
         """Return whether the image of a count, or what was made of it, is still among the layers."""

@@ -90,7 +90,7 @@ class ResultsExport(QObject):
         measured = self._model.measured
         assert measured is not None
         others = measured.snapshot.others
-        other = tuple(f"{name}={image.source}" for name, image in others.items() if image.source)
+        other = tuple(f"{name}={image.source}" for name, image in others.items() if _is_file(image))
         nuclei = measured.snapshot.nuclei_source
         path, saved = self._saved_regions
         regions = self._model.regions
@@ -291,10 +291,15 @@ class ResultsExport(QObject):
         tell_error(self._view, error, "Saving")
 
 
+def _is_file(image: Image) -> bool:
+    """Return whether a file holds an image and nothing more: no other channels, say."""
+    return bool(image.source) and image.source_part is None
+
+
 def _without_file(measured: MeasuredCells) -> list[str]:
     """Return what cells were measured with that is in no file."""
     snapshot = measured.snapshot
-    found = [f"the image {name}" for name, image in snapshot.others.items() if not image.source]
+    found = [f"the image {name}" for name, image in snapshot.others.items() if not _is_file(image)]
     if measured.nuclei is not None and not snapshot.nuclei_source:
         found.append("the nuclei")
     return [f"{one}, which is in no file" for one in found]

@@ -24,9 +24,10 @@ from cellwright.widgets.results.snapshot import image_layer_under, snapshot_of
 from cellwright.widgets.results.viewer_link import ViewerLink, write_features
 from cellwright.widgets.shared.edited_layers import is_edited, is_our_change
 from cellwright.widgets.shared.jobs import Job
+from cellwright.widgets.shared.napari_private import slice_in_sight
 
 READ_MS = 250
-LABELS_EVENTS = ("data", "paint", "labels_update", "set_data", "features")
+LABELS_EVENTS = ("data", "paint", "labels_update", "set_data", "features", "visible")
 MEASURED_FIRST = {"area_px", "volume_px"}  # features of layers that are kept in line
 DONE = ("added", "changed", "removed")  # what data events tell of once it has happened
 
@@ -115,7 +116,7 @@ class Followers(QObject):
         self._rows: WeakKeyDictionary[Layer, LayerRows] = WeakKeyDictionary()
         self._job: Job | None = None
         self._is_writing = False
-        self._step: dict[int, tuple[int, ...]] = {}
+        self._steps: WeakKeyDictionary[Layer, tuple[int, ...]] = WeakKeyDictionary()
         self._soon = QSignalDebouncer(parent=self)
         self._soon.setTimeout(READ_MS)
         self._soon.triggered.connect(self._read)
@@ -157,9 +158,9 @@ class Followers(QObject):
         if is_our_change(layer):
             return  # it comes with features of its own
         if event.type == "set_data":  # napari tells the same when another slice is shown
-            step = tuple(self._link.viewer.dims.current_step)
-            if self._step.setdefault(id(layer), step) != step:
-                self._step[id(layer)] = step
+            step = slice_in_sight(self._link.viewer)
+            if self._steps.setdefault(layer, step) != step:
+                self._steps[layer] = step
                 return
         self.look_at(layer)
 

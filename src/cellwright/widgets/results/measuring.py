@@ -18,10 +18,11 @@ from cellwright.widgets.results.snapshot import snapshot_of
 from cellwright.widgets.results.viewer_link import ViewerLink
 from cellwright.widgets.shared.job_bar import JobBar
 from cellwright.widgets.shared.jobs import Job
+from cellwright.widgets.shared.napari_private import slice_in_sight
 from cellwright.widgets.shared.regions import RegionLayers
 
 READ_MS = 250
-LABELS_EVENTS = ("data", "paint", "labels_update", "set_data", "features")
+LABELS_EVENTS = ("data", "paint", "labels_update", "set_data", "features", "visible")
 POINTS_EVENTS = ("data", "features")
 
 
@@ -74,7 +75,7 @@ class Measurer(QObject):
             self._model.set_measured(None)
             self._connect(layer, is_on=True)
         self._link.layer, self._link.image_layer = layer, image_layer
-        self._step = tuple(self._link.viewer.dims.current_step)
+        self._step = slice_in_sight(self._link.viewer)
         self.read()
 
     def set_regions(self, layers: RegionLayers) -> None:
@@ -183,7 +184,7 @@ class Measurer(QObject):
         if self._is_writing or not isalive(self):  # type: ignore[no-untyped-call]
             return  # napari's weak reference may outlive what Qt has deleted
         if event.type == "set_data":  # napari tells the same when another slice is shown
-            step = tuple(self._link.viewer.dims.current_step)
+            step = slice_in_sight(self._link.viewer)
             if step != self._step:
                 self._step = step
                 return

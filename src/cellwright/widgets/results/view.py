@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from napari.layers import Labels
 from qtpy.QtCore import QSignalBlocker, Qt, Signal  # type: ignore[attr-defined]
+from qtpy.QtGui import QAction  # type: ignore[attr-defined]
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -17,6 +18,8 @@ from qtpy.QtWidgets import (
     QLayout,
     QLineEdit,
     QListWidget,
+    QMenu,
+    QPushButton,
     QScrollArea,
     QSlider,
     QStackedWidget,
@@ -143,6 +146,7 @@ class ResultsView(QWidget):
         self.delete = button(
             "Delete", "Delete the chosen cells from the layer. Ctrl-Z in the layer brings labels back."
         )
+        self.delete_like = DeleteLike()
         self.class_name = PanelComboBox("A class for the chosen cells: one that there is, or a new name.")
         self.class_name.setEditable(True)
         self.class_name.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
@@ -152,6 +156,7 @@ class ResultsView(QWidget):
         self.set_class = button("Set class", "Give the chosen cells this class.")
         buttons = QHBoxLayout()
         buttons.addWidget(self.delete)
+        buttons.addWidget(self.delete_like)
         buttons.addWidget(self.class_name, 1)
         buttons.addWidget(self.set_class)
         page = QWidget()
@@ -345,6 +350,25 @@ class ResultsView(QWidget):
             layout.addSpacing(8)
         layout.addStretch(1)
         return scrolled(content)
+
+
+class DeleteLike(QPushButton):
+    """A button whose menu deletes all cells that the filters keep, or all that they leave out."""
+
+    def __init__(self) -> None:
+        super().__init__("Delete all like this")
+        self.setToolTip("Delete all cells that the filters keep, or all that they leave out, in one step.")
+        self.kept, self.hidden, menu = QAction(self), QAction(self), QMenu(self)
+        menu.addActions([self.kept, self.hidden])
+        self.setMenu(menu)
+        self.show_numbers(0, 0)
+
+    def show_numbers(self, n_kept: int, n_hidden: int) -> None:
+        """Offer to delete that many, while the filters leave out any."""
+        self.setEnabled(n_hidden > 0)
+        for action, n, which in ((self.kept, n_kept, "that count"), (self.hidden, n_hidden, "left out")):
+            action.setText(f"The {n:,} {which}")
+            action.setEnabled(n > 0)
 
 
 class MarkerRow:

@@ -3,7 +3,9 @@
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from napari.layers import Labels, Layer, Points
+from numpy.typing import NDArray
 from qtpy.compat import isalive
 from qtpy.QtCore import QSignalBlocker, QSize, Qt, QTimer
 from qtpy.QtWidgets import QListWidgetItem, QSizePolicy, QVBoxLayout, QWidget
@@ -96,6 +98,8 @@ class ResultsWidget(QWidget):
         view.table.row_chosen.connect(model.choose)
         view.frame.class_edited.connect(lambda row, name: self._set_class([row], name))
         view.delete.clicked.connect(self._on_delete_clicked)
+        view.delete_like.kept.triggered.connect(lambda: self._delete_like(self.model.kept))
+        view.delete_like.hidden.triggered.connect(lambda: self._delete_like(~self.model.kept))
         view.set_class.clicked.connect(self._on_set_class_clicked)
         view.measure.clicked.connect(self._on_measure_clicked)
         self.measurer.failed.connect(self._on_failed)
@@ -258,6 +262,7 @@ class ResultsWidget(QWidget):
 
     def _show_number(self) -> None:
         model, view = self.model, self.view
+        view.delete_like.show_numbers(model.n_kept, model.n_cells - model.n_kept)
         if model.measured is None:
             event = model.count_event
             view.number.setText("—")
@@ -313,6 +318,19 @@ class ResultsWidget(QWidget):
         self.model.choose(-1)
         self.link.delete(rows)
         self.measurer.read_soon()
+
+    def _delete_like(self, mask: NDArray[np.bool_]) -> None:
+        """Delete all cells that a filter keeps or leaves out; one undo of the layer brings labels back."""
+        if self._is_behind():
+            return
+        rows = np.flatnonzero(mask).tolist()
+        self.model.choose(-1)
+        self.link.delete(rows)
+        self.measurer.read_soon()
+        what = f"{len(rows):,} cells were deleted."
+        if isinstance(self.link.layer, Labels):
+            what += " Ctrl-Z in the layer brings them back."
+        self.view.show_message(what)
 
     def _on_set_class_clicked(self) -> None:
         rows, name = self.view.table.chosen_rows, self.view.class_name.currentText().strip()

@@ -124,6 +124,12 @@ def unwrapped(viewer: Any) -> Any:
     return getattr(viewer, "__wrapped__", viewer)
 
 
+def slice_in_sight(viewer: Any) -> tuple[int, ...]:
+    """Return where a viewer stands along the axes that it does not display; nothing for a flat view."""
+    steps = viewer.dims.current_step
+    return tuple(int(steps[axis]) for axis in viewer.dims.not_displayed)
+
+
 def camera_of(viewer: Any) -> Any:
     """Return the camera of a viewer; napari 0.9 moved it."""
     if hasattr(viewer, "scene"):

@@ -30,6 +30,8 @@ STYLE = """
 #count[running="true"]:hover { background: #c6574d; }
 #preview { padding: 8px; border-radius: 5px; }
 #ask:checked { color: white; background: #1f8f8a; }
+#understood { background: transparent; }
+#understood[guessed="true"] { padding: 2px 4px; border-radius: 4px; background: rgba(214, 158, 46, 60); }
 #message { padding: 6px 8px; border-radius: 5px; background: rgba(214, 158, 46, 60); }
 #message[error="true"] { background: rgba(200, 70, 60, 90); }
 QProgressBar { max-height: 6px; min-height: 6px; border: none; border-radius: 3px;

@@ -1,0 +1,154 @@
+"""The processes that share the blocks of an image: this one alone, some of this machine, or a cluster."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import lru_cache, partial
+from itertools import zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cellwright.core.data import Image
+from cellwright.core.errors import SettingsError
+from cellwright.core.tasks import run
+from cellwright.files.images import read_image
+from cellwright.inference.classify import CropScale
+from cellwright.inference.context import load_models
+from cellwright.inference.predictor import Engine
+from cellwright.inference.settings import EngineSettings, StreamSettings
+from cellwright.inference.streaming.block import count_block, part_of
+from cellwright.inference.streaming.plan import StreamBlock, StreamJob, StreamPlan
+from cellwright.inference.streaming.second_pass import measure_block
+
+if TYPE_CHECKING:
+    from dask.distributed import Client
+
+CONNECT_S = 10  # for a scheduler to answer
+OnBlock = Callable[[StreamBlock], None]
+
+
+def one_by_one(
+    job: StreamJob, image: Image, plan: StreamPlan, blocks: Sequence[StreamBlock]
+) -> Iterator[int]:
+    """Count blocks in this process, reading the next one meanwhile; 1 for each that is finished, else 0."""
+    with ThreadPoolExecutor(1) as reader:
+        reading = [reader.submit(part_of, image, block) for block in blocks[:1]]
+        for block, following in zip_longest(blocks, blocks[1:]):
+            part = reading.pop().result()
+            if following is not None:
+                reading.append(reader.submit(part_of, image, following))
+            for _ in count_block(job, image, plan, block, part):
+                yield 0
+            yield 1
+
+
+def measured_one_by_one(
+    job: StreamJob, image: Image, plan: StreamPlan, blocks: Sequence[StreamBlock], scale: CropScale | None
+) -> Iterator[int]:
+    """Measure blocks in this process; 1 for each that is finished, else 0."""
+    for block in blocks:
+        for _ in measure_block(job, image, plan, block, scale):
+            yield 0
+        yield 1
+
+
+def count_there(job: StreamJob, plan: StreamPlan) -> OnBlock:
+    """Return what counts a block in another process."""
+    return partial(_count_there, job=job, plan=plan)
+
+
+def measure_there(job: StreamJob, plan: StreamPlan, scale: CropScale | None) -> OnBlock:
+    """Return what measures a block in another process."""
+    return partial(_measure_there, job=job, plan=plan, scale=scale)
+
+
+def shared_out(client: "Client", on_block: OnBlock, blocks: Sequence[StreamBlock]) -> Iterator[int]:
+    """Have the processes of a cluster take blocks; give the number finished since the last step.
+
+    A block whose process is lost is taken by another one.
+    """
+    from dask.distributed import wait
+
+    left = set(client.map(on_block, blocks, pure=False))
+    try:
+        while left:
+            try:
+                finished = wait(left, timeout=0.5, return_when="FIRST_COMPLETED").done
+            except TimeoutError:
+                yield 0
+                continue
+            for future in finished:
+                future.result()  # raises what went wrong there
+            left -= finished
+            yield len(finished)
+    finally:
+        client.cancel(list(left))
+
+
+def _count_there(block: StreamBlock, *, job: StreamJob, plan: StreamPlan) -> None:
+    image = _image_there(job)
+    here = plan.with_networks(_networks_there(job.model, job.engine))  # type: ignore[arg-type]
+    run(count_block(job, image, here, block, part_of(image, block)))
+
+
+def _measure_there(block: StreamBlock, *, job: StreamJob, plan: StreamPlan, scale: CropScale | None) -> None:
+    run(measure_block(job, _image_there(job), plan, block, scale))
+
+
+def _image_there(job: StreamJob) -> Image:
+    assert isinstance(job.source, Path)
+    return _opened(job.source, job.axes)
+
+
+@lru_cache(maxsize=1)
+def _opened(path: Path, axes: str | None) -> Image:
+    return read_image(path, axes)
+
+
+@lru_cache(maxsize=1)
+def _networks_there(model: Any, settings: EngineSettings) -> Engine:
+    return Engine(load_models(model), settings)
+
+
+def _use_threads(n_workers: int) -> None:
+    """Give a process of this machine its share of the cores."""
+    import torch
+
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // n_workers))
+
+
+@contextmanager
+def cluster(stream: StreamSettings) -> Iterator["Client | None"]:
+    """Lend a client of the cluster that shares the blocks; None where this process counts them alone.
+
+    Raises
+    ------
+    SettingsError
+        dask.distributed is not installed, or no scheduler answers.
+    """
+    if stream.workers <= 1 and not stream.scheduler:
+        yield None
+        return
+    try:
+        from dask.distributed import Client, LocalCluster
+    except ImportError as error:
+        raise SettingsError(
+            "Sharing the work needs dask.distributed. Run: pip install 'napari-cellwright[large]'"
+        ) from error
+    if stream.scheduler:
+        try:
+            client = Client(stream.scheduler, timeout=CONNECT_S)
+        except (OSError, ValueError, TimeoutError) as error:
+            raise SettingsError(
+                f"Expected a dask scheduler at {stream.scheduler}; got: {error}. Check its address."
+            ) from error
+        with client:
+            yield client
+        return
+    with (
+        LocalCluster(n_workers=stream.workers, threads_per_worker=1, dashboard_address=None) as processes,
+        Client(processes) as client,
+    ):
+        client.run(_use_threads, stream.workers)
+        yield client

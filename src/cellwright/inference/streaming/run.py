@@ -1,0 +1,335 @@
+"""Images larger than memory: counted block by block, each block written before the next one is read.
+
+::
+
+    <output>/<name>.labels.zarr    labels, OME-Zarr with a pyramid; .density.zarr of a density
+    <output>/<name>.cells.csv      one row per cell; .parquet beside it where pyarrow is installed
+    <output>/<name>.json           how it was found, written last
+    <output>/<name>.parts/         while it runs: what is to be done, and the cells of each finished block
+
+A block is a window of one time point, of Y and X with as many slices as fit: its core, and around it context
+for the network and for a whole cell. It is counted as an image of its own, with the intensities and the scale
+of the whole image. A cell belongs to the block in whose core its centre lies; what lies on the line between
+two is told by its pixels. Blocks are done in rounds, so that no two neighbours are at work at once: any
+number of processes may share a round.
+
+A block that was finished leaves its table of cells. A run that was stopped at any moment goes on with the
+blocks that have none; of a block that was interrupted the labels are taken out first.
+
+Where more is asked for, the blocks are gone through again: see ``second_pass``.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellwright.core.data import Cells, Image, Provenance, Result
+from cellwright.core.errors import SettingsError, WriteError
+from cellwright.core.tasks import Progress, Task
+from cellwright.files.atomic import acquire_lock, atomic_write, make_folder, write_text
+from cellwright.files.tables import frames_table, write_csv, write_provenance
+from cellwright.files.zarr import create_array, finish_array, missing_chunks
+from cellwright.inference.context import load_models, names_of, open_context
+from cellwright.inference.pipeline import provenance_of
+from cellwright.inference.predictor import Engine
+from cellwright.inference.settings import StreamSettings
+from cellwright.inference.streaming.cluster import (
+    cluster,
+    count_there,
+    measure_there,
+    measured_one_by_one,
+    one_by_one,
+    shared_out,
+)
+from cellwright.inference.streaming.plan import (
+    StreamBlock,
+    StreamJob,
+    StreamPlan,
+    blocks_of,
+    files_of,
+    keep_plan,
+    make_plan,
+)
+from cellwright.inference.streaming.second_pass import Selected, check_second_pass, crop_scale, select
+from cellwright.ops.measure.prediction_interval import count_interval
+
+if TYPE_CHECKING:
+    from dask.distributed import Client
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """What counting an image block by block gives: the count, and where the rest is.
+
+    Parameters
+    ----------
+    count
+        Cells; of a density its sum.
+    labels
+        Their OME-Zarr labels, or the OME-Zarr density; None where a model gives neither.
+    table
+        One row per cell; of a density one per time point.
+    interval
+        Holds the true count nine times of ten, where the model gives a density and knows its error.
+    classes
+        Cells of each class.
+    """
+
+    count: float
+    labels: Path | None
+    table: Path
+    provenance: Provenance
+    notices: tuple[str, ...] = ()
+    interval: tuple[float, float] | None = None
+    classes: Mapping[str, int] = field(default_factory=dict)
+
+
+def count_streamed(
+    job: StreamJob,
+    stream: StreamSettings = StreamSettings(),  # noqa: B008 - frozen
+) -> Task[Streamed]:
+    """Count an image of any size in constant memory; write its labels, its table of cells and a record.
+
+    Raises
+    ------
+    SettingsError
+        Something is wanted that needs the whole image at once, or other processes cannot read it.
+    CellwrightError
+        The image, the model or a setting does not fit, or a file cannot be written; says what to do.
+    """
+    started = time.perf_counter()
+    image = job.image()
+    check_second_pass(job)
+    if isinstance(job.source, Image) and (stream.workers > 1 or stream.scheduler):
+        raise SettingsError("Several processes need an image file or .zarr folder to read; got an array.")
+    files = files_of(job, image)
+    with _only_run(job, image), ExitStack() as held:
+        client = held.enter_context(cluster(stream))
+        plan, is_new = yield from make_plan(job, image, stream)
+        if is_new:
+            _begin(job, image, plan)
+        blocks = blocks_of(image, plan)
+        networks = held.enter_context(closing(Engine(load_models(job.model), job.engine)))
+        here = plan.with_networks(networks)
+        rounds = [[block for block in blocks if block.round == number] for number in range(8)]
+        steps = _done_in(client, count_there(job, plan), lambda some: one_by_one(job, image, here, some))
+        yield from _through("blocks", rounds, files.part, steps)
+        selected = None
+        if job.has_second_pass:
+            selected = yield from _second_pass(job, image, plan, blocks, client)
+        yield Progress("pyramid and table", 0, 1)
+        result = _finish(job, image, here, blocks, selected, started)
+    shutil.rmtree(files.parts)
+    return result
+
+
+Steps = Callable[[Sequence[StreamBlock]], Iterator[int]]
+
+
+def _done_in(client: "Client | None", there: Callable[[StreamBlock], None], here: Steps) -> Steps:
+    """Return what has blocks done: by a cluster, or where there is none in this process."""
+    if client is None:
+        return here
+    return lambda some: shared_out(client, there, some)
+
+
+def _through(
+    stage: str, rounds: Sequence[Sequence[StreamBlock]], path: Callable[[StreamBlock], Path], steps: Steps
+) -> Task[None]:
+    """Have all blocks done that have no file yet, round by round."""
+    left = [[block for block in blocks if not path(block).exists()] for blocks in rounds]
+    total = sum(map(len, rounds))
+    done = total - sum(map(len, left))
+    for blocks in left:
+        for n_finished in steps(blocks):
+            done += n_finished
+            yield Progress(stage, done, total)
+
+
+def _begin(job: StreamJob, image: Image, plan: StreamPlan) -> None:
+    """Make what blocks write into, and keep the plan; what another job left is thrown away."""
+    files, family = files_of(job, image), job.family
+    for old in files.parts.glob("*.csv"):
+        old.unlink()
+    if family.gives == "density":
+        create_array(files.density, image, "float32")
+    elif "Labels" in family.returns:
+        create_array(files.labels, image)
+    keep_plan(job, image, plan)
+
+
+def _second_pass(
+    job: StreamJob,
+    image: Image,
+    plan: StreamPlan,
+    blocks: Sequence[StreamBlock],
+    client: "Client | None",
+) -> Task[Selected]:
+    """Measure and classify all cells, and leave out those that do not count."""
+    files = files_of(job, image)
+    settings = files.parts / "measured.json"
+    wanted = job.second_fingerprint()
+    if not settings.exists() or settings.read_text(encoding="utf-8") != wanted:
+        for old in files.parts.glob("*.measured.csv"):
+            old.unlink()
+        write_text(settings, wanted)
+    scale = crop_scale(job, image, [files.part(block) for block in blocks])
+    steps = _done_in(
+        client,
+        measure_there(job, plan, scale),
+        lambda some: measured_one_by_one(job, image, plan, some, scale),
+    )
+    yield from _through("measure", [blocks], files.measured, steps)
+    yield Progress("select", 0, 1)
+    return select(job, image, blocks)
+
+
+def _finish(
+    job: StreamJob,
+    image: Image,
+    plan: StreamPlan,
+    blocks: Sequence[StreamBlock],
+    selected: Selected | None,
+    started: float,
+) -> Streamed:
+    """Put the tables together, make the pyramid, and write how it was found."""
+    files = files_of(job, image)
+    maps = files.labels
+    if job.family.gives == "density":
+        maps = files.density
+    if maps.exists():
+        finish_array(maps, image)
+    models = load_models(job.model)
+    with open_context(image, models, job.settings, job.engine, plan.preparation) as context:
+        seconds = time.perf_counter() - started
+        provenance = provenance_of(context, image, names_of(job.model), plan.preparation.zoom, seconds)
+        notices = (*image.notices, context.frames.notice, context.engine.notice, _missing(image))
+        settings = context.settings
+    result = Result(0.0, Cells.empty(len(image.label_axes)), provenance)
+    parts = [files.part(block) for block in blocks]
+    if job.family.gives == "density":
+        result = _summed(job, parts, result, settings)
+        write_csv(files.table("csv"), frames_table(result))
+    elif selected is None:
+        result = replace(result, count=float(_join(parts, files.table("csv"))))
+    else:
+        _join([files.selected(block) for block in blocks], files.table("csv"))
+        result = _with_selection(job, result, selected)
+        notices = (*notices, *selected.notices)
+    result = replace(result, notices=tuple(filter(None, notices)))
+    write_provenance(files.output / f"{image.name}.json", result)
+    return Streamed(
+        result.count,
+        maps if maps.exists() else None,
+        files.table("csv"),
+        result.provenance,
+        result.notices,
+        result.interval,
+        selected.classes if selected else {},
+    )
+
+
+def _with_selection(job: StreamJob, result: Result, selected: Selected) -> Result:
+    """Return a result with the count of the cells that count, and how they were chosen."""
+    facts: dict[str, Any] = {"analysis": asdict(job.analysis), "thresholds": dict(selected.thresholds)}
+    if job.classifier:
+        facts |= {"classes": dict(selected.classes), "classifier": {"name": Path(job.classifier).name}}
+    settings = {**result.provenance.settings, **facts}
+    return replace(
+        result, count=float(selected.count), provenance=replace(result.provenance, settings=settings)
+    )
+
+
+def _missing(image: Image) -> str:
+    """Return a sentence where chunks of the image are not in its store, else ``""``."""
+    n_missing, n_chunks = missing_chunks(image.data)
+    if not n_missing:
+        return ""
+    return (
+        f"{n_missing} of the {n_chunks} chunks of the image are not in its store and were taken as empty, as "
+        "the standard says. If there should be cells, copy the image again."
+    )
+
+
+def _summed(job: StreamJob, parts: Sequence[Path], result: Result, settings: Any) -> Result:
+    """Return the result of a density from its sums in all blocks: its map has one pixel per time point."""
+    import pandas
+
+    blocks = pandas.concat([pandas.read_csv(part) for part in parts])
+    sums: NDArray[np.float64] = blocks.groupby("t")["count"].sum().to_numpy(np.float64)
+    lead = (len(sums),) if "T" in result.provenance.axes else ()
+    density: Any = sums.reshape(*lead, 1, 1)
+    spec = load_models(job.model)[0].spec
+    interval = count_interval(density, settings, spec.count_error)
+    return replace(result, count=float(sums.sum()), maps={"density": density}, interval=interval)
+
+
+def _join(parts: Sequence[Path], path: Path) -> int:
+    """Write the tables of all blocks as one, as CSV and, with pyarrow, as Parquet; return how many rows."""
+    import pandas
+
+    filled = [part for part in parts if _has_rows(part)]
+    first = pandas.read_csv((filled or list(parts))[0])
+    n_rows = 0
+    with atomic_write(path) as whole, whole.open("w", encoding="utf-8", newline="") as out:
+        out.write(",".join(first.columns) + "\n")
+        for part in filled:
+            with part.open(encoding="utf-8", newline="") as rows:
+                next(rows)
+                for row in rows:
+                    out.write(row)
+                    n_rows += 1
+    try:
+        import pyarrow.csv
+        import pyarrow.parquet
+    except ImportError:
+        return n_rows
+    kinds = {str(name): _PARQUET[first[name].dtype.kind] for name in first}
+    kinds |= {name: "int64" for name in kinds if name in ("label", "t") or name.startswith("box_")}
+    types = {name: pyarrow.type_for_alias(kind) for name, kind in kinds.items()}
+    options = pyarrow.csv.ConvertOptions(column_types=types)
+    with (
+        pyarrow.csv.open_csv(path, convert_options=options) as reader,
+        atomic_write(path.with_suffix(".parquet")) as whole,
+        pyarrow.parquet.ParquetWriter(whole, reader.schema) as writer,
+    ):
+        for batch in reader:
+            writer.write_batch(batch)
+    return n_rows
+
+
+_PARQUET = {"O": "string", "b": "bool", "f": "double", "i": "double", "u": "double"}  # of a column's dtype
+
+
+def _has_rows(part: Path) -> bool:
+    with part.open(encoding="utf-8") as lines:
+        return sum(1 for _, _ in zip(lines, range(2), strict=False)) == 2
+
+
+@contextmanager
+def _only_run(job: StreamJob, image: Image) -> Iterator[None]:
+    """Hold the folder of a run's parts, so that no other program works on the same image.
+
+    Raises
+    ------
+    WriteError
+        Another one does, or the folder cannot be written.
+    """
+    files = files_of(job, image)
+    make_folder(files.parts)
+    lock = acquire_lock(files.lock)
+    if lock is None:
+        raise WriteError(
+            f"Another program counts {image.name} into {job.output}. Wait for it, or name another folder."
+        )
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,142 @@
+"""Images larger than memory: what is seen is counted at once, the whole in the background, into files."""
+
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+from tempfile import gettempdir
+from typing import Any
+
+from napari.layers import Image as ImageLayer
+from napari.layers import Labels, Layer
+
+from cellwright.core.data import Image
+from cellwright.core.tasks import Progress, Task
+from cellwright.files.atomic import check_writable, plain_name
+from cellwright.files.zarr import open_levels
+from cellwright.inference.image_count import LARGE_PIXELS
+from cellwright.widgets.count.count_request import CountOutcome, Request, count_task
+from cellwright.widgets.count.model import CountModel
+from cellwright.widgets.shared.layer_factory import DENSITY_COLOURMAP, bright_colours
+from cellwright.widgets.shared.layer_io import TITLES, Source, remove
+
+FOLDER = "cellwright results"  # beside the image
+FILES = "cellwright_files"  # key in the metadata of a layer whose cells are in files
+
+
+@dataclass(frozen=True, slots=True)
+class WholeCount:
+    """What was counted block by block: its number, a sentence and the layer that shows it from its files."""
+
+    count: float
+    line: str
+    folder: Path
+    notices: tuple[str, ...]
+    layer: Layer | None
+
+
+class BackgroundTool:
+    """Counts the view, then the whole image, and shows the cells from their files.
+
+    Parameters
+    ----------
+    model
+        Runs its tasks, and is told what comes of them.
+    """
+
+    def __init__(self, model: CountModel) -> None:
+        self.model = model
+        self._waiting: Request | None = None
+        self._view: Source | None = None
+
+    def takes(self, request: Request) -> bool:
+        """Return whether an image is so large that it is counted block by block."""
+        return prod(request.source.image.label_shape) > LARGE_PIXELS and request.regions is None
+
+    def start(self, request: Request, view: Source) -> None:
+        """Count what is seen; the whole follows."""
+        self._waiting, self._view = request, view
+        self.model.start(count_task(replace(request, source=view)), self._on_view_counted)
+
+    def go_on(self) -> None:
+        """Begin with the whole image, where it waits; called when a job has ended."""
+        if self._waiting is not None:
+            request, self._waiting = self._waiting, None
+            self.model.start(whole_task(request), self._on_whole_counted)
+
+    def forget(self, _: object = None) -> None:
+        """Leave the whole image out: the count of the view failed or was cancelled."""
+        self._waiting = None
+
+    def _on_view_counted(self, counted: CountOutcome) -> None:
+        self.model.show(counted)
+
+    def _on_whole_counted(self, whole: WholeCount) -> None:
+        viewer = self.model.viewer
+        if self._view is not None:
+            remove(viewer, self._view.key)
+        if whole.layer is not None:
+            key = whole.layer.metadata[FILES]
+            for old in [layer for layer in viewer.layers if layer.metadata.get(FILES) == key]:
+                viewer.layers.remove(old)
+            viewer.add_layer(whole.layer)
+        self.model.outcome = None  # that of the view is no longer what is shown
+        self.model.whole_counted.emit(whole)
+
+
+def whole_task(request: Request) -> Task[WholeCount]:
+    """Count an image block by block into a folder; a count that was cancelled goes on where it was."""
+    yield Progress("load", 0, 1)
+    from cellwright.inference.streaming.plan import StreamJob
+    from cellwright.inference.streaming.run import count_streamed
+
+    source = request.source
+    image = replace(source.image, name=plain_name(source.image.name))
+    folder = folder_for(image)
+    job = StreamJob(
+        image,
+        folder,
+        request.model,
+        request.settings,
+        request.engine,
+        classifier=str(request.classifier),
+    )
+    found = yield from count_streamed(job)
+    layer = None
+    if found.labels is not None:
+        layer = layer_of(found.labels, source)
+    provenance = found.provenance
+    line = f"{found.count:,.0f} cells · {provenance.model} · {provenance.seconds:.0f} s"
+    return WholeCount(found.count, line, folder, found.notices, layer)
+
+
+def folder_for(image: Image) -> Path:
+    """Return the folder of the results of an image: beside its file, else in that for temporary files."""
+    if image.source and Path(image.source).exists():
+        folder = Path(image.source).absolute().parent / FOLDER
+        try:
+            check_writable(folder)
+        except Exception:  # noqa: BLE001 - wherever that is, there is another place
+            return Path(gettempdir()) / FOLDER
+        return folder
+    return Path(gettempdir()) / FOLDER
+
+
+def layer_of(path: Path, source: Source) -> Layer:
+    """Return the multiscale layer that reads labels or a density from their file as they are looked at."""
+    levels: list[Any] = open_levels(path)
+    if source.channel_axis is not None:
+        levels = [level[(slice(None),) * source.channel_axis + (None,)] for level in levels]
+    looks: dict[str, Any] = {"multiscale": True, "metadata": {FILES: str(path)}, **source.placement}
+    if levels[0].dtype.kind == "i":
+        name = f"{source.image.name} {TITLES['Labels']}"
+        return Labels(levels, name=name, opacity=0.9, colormap=bright_colours(), **looks)
+    name = f"{source.image.name} {TITLES['Image']}"
+    highest = float(levels[-1].max().compute())
+    return ImageLayer(
+        levels,
+        name=name,
+        colormap=DENSITY_COLOURMAP,
+        blending="additive",
+        contrast_limits=(0.0, highest or 1.0),
+        **looks,
+    )

@@ -1,0 +1,78 @@
+"""Images larger than memory: the view at once, the whole into files, shown from there."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+from napari.components import ViewerModel
+from napari.layers import Labels
+from pytestqt.qtbot import QtBot
+
+from cellwright.core.data import Image
+from cellwright.core.errors import ImageError
+from cellwright.files import zarr as zarr_files
+from cellwright.widgets.count import background
+from cellwright.widgets.count.widget import CountWidget
+
+
+@pytest.fixture
+def in_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The folder of the results; every image counts as large."""
+    monkeypatch.setattr(background, "LARGE_PIXELS", 1000)
+    monkeypatch.setattr(zarr_files, "SMALLEST_LEVEL_PX", 64)
+    monkeypatch.setattr(background, "gettempdir", lambda: str(tmp_path))
+    return tmp_path / background.FOLDER
+
+
+def test_the_view_comes_first_then_the_whole_from_its_files(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, in_files: Path, qtbot: QtBot
+) -> None:
+    viewer.add_image([blobs.image, blobs.image[::2, ::2]], multiscale=True, name="blobs", scale=(2.0, 2.0))
+    seen = []
+    viewer.layers.events.inserted.connect(lambda event: seen.append(event.value.name))
+    for _ in range(2):  # the second count takes the place of the first
+        told: list[Any] = []
+        widget.model.whole_counted.connect(told.append)
+        widget.panel.count.click()
+        qtbot.waitUntil(lambda told=told: bool(told) and not widget.jobs.is_busy, timeout=60_000)
+    labels = [layer for layer in viewer.layers if isinstance(layer, Labels)]
+    assert seen[:2] == ["blobs preview labels", "blobs labels"]
+    assert [layer.name for layer in labels] == ["blobs labels"]
+    assert labels[0].multiscale
+    assert labels[0].scale.tolist() == [2.0, 2.0]
+    np.testing.assert_array_equal(np.asarray(labels[0].data[0]) > 0, blobs.labels > 0)
+    assert widget.panel.number.text() == str(len(blobs))
+    assert str(in_files) in widget.panel.details.text()
+    assert not widget.panel.save.isEnabled()
+    assert len(pd.read_csv(in_files / "blobs.cells.csv")) == len(blobs)
+
+
+def test_a_view_that_fails_ends_the_count(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, in_files: Path, settled: Any, monkeypatch: Any
+) -> None:
+    viewer.add_image(blobs.image, name="blobs")
+
+    def fails(request: Any) -> Any:
+        yield from ()
+        raise ImageError("No.")
+
+    monkeypatch.setattr(background, "count_task", fails)
+    widget.panel.count.click()
+    settled(widget)
+    assert widget.panel.message.text() == "No."
+    assert not in_files.exists()
+
+
+def test_results_lie_beside_the_image_where_they_can(in_files: Path, tmp_path: Path) -> None:
+    path = tmp_path / "images" / "slide.tif"
+    path.parent.mkdir()
+    tifffile.imwrite(path, np.zeros((8, 8), np.uint8))
+    beside = Image(np.zeros((8, 8)), "YX", source=str(path))
+    assert background.folder_for(beside) == path.parent / background.FOLDER
+    (path.parent / background.FOLDER).rmdir()
+    (path.parent / background.FOLDER).write_text("in the way")
+    assert background.folder_for(beside) == in_files
+    assert background.folder_for(Image(np.zeros((8, 8)), "YX")) == in_files
