@@ -181,7 +181,8 @@ class CountPanel(QWidget):
             "Count in": self.region,
             "At its edge": self.rule,
             "Leave out": self.exclude,
-            "Mask": row(self.mask_layer, self.mask_side),
+            "Mask": self.mask_layer,
+            "": self.mask_side,  # below: both would be wider than a narrow panel
             "Diameter": self._diameter(),
             "Classes": self.classes,
             "Device": self.device,
@@ -193,6 +194,11 @@ class CountPanel(QWidget):
         layout.addLayout(self._outputs())
         self._advanced_box = QVBoxLayout()
         layout.addLayout(self._advanced_box)
+        self.save_settings, self.load_settings = QPushButton("Save settings…"), QPushButton("Load settings…")
+        self.save_settings.setToolTip("Keep all settings in a file, for other images and the command line.")
+        self.load_settings.setToolTip("Take settings that were saved before.")
+        layout.addWidget(self.save_settings)
+        layout.addWidget(self.load_settings)
         return box
 
     def _diameter(self) -> QHBoxLayout:
