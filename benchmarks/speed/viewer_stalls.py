@@ -102,7 +102,7 @@ def measure_training(viewer: napari.Viewer, folder: Path, minutes: int) -> None:
         for minute in range(minutes):
             with Stalls() as stalls:
                 wait(60)
-            line = widget.panel.status.text() if widget.is_busy else f"ended: {widget.panel.message.text()}"
+            line = widget.jobs.line.text() if widget.is_busy else f"ended: {widget.panel.message.text()}"
             show(f"minute {minute + 1}", stalls, line)
         widget.leave()
         while widget.is_busy:

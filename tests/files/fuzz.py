@@ -18,6 +18,7 @@ import traceback
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -440,7 +441,8 @@ def main() -> None:
         ]
         samples += [Sample(path) for path in asked.files]
         search = Search(samples, asked.seed, FINDINGS)
-        search.run(_until(time.process_time() + asked.seconds))
+        with suppress(KeyboardInterrupt):
+            search.run(_until(time.process_time() + asked.seconds))
     lines = [f"{'reader':32} {'files':>7} {'faults':>6} {'most s':>7} {'MiB':>5}"]
     for name, tally in search.tallies.items():
         lines.append(

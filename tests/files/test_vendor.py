@@ -5,6 +5,7 @@ values.
 """
 
 import sys
+import tracemalloc
 from types import SimpleNamespace
 
 import dask.array
@@ -80,6 +81,50 @@ def test_nd2_has_positions_channels_and_sizes_and_stays_on_disk(stands_in):
     np.testing.assert_array_equal(second.read(), data[1])
 
 
+@pytest.mark.parametrize("circle", ["fat", "mini", None])
+def test_an_oib_whose_sectors_lead_in_a_circle_is_refused(stands_in, circle):
+    path = stands_in("oiffile", "OifFile", ".oib", mainfile={}, axes="YX", asarray=lambda: np.ones((4, 5)))
+    end, free = 0xFFFFFFFE, 0xFFFFFFFF
+    header = np.full(128, free, "<u4")
+    header[:2] = np.frombuffer(bytes.fromhex("d0cf11e0a1b11ae1"), "<u4")
+    header[7] = 9 << 16  # sectors of 512 bytes
+    header[15], header[17], header[19] = 1, end, 0  # of small sectors, of more tables, the table
+    fat, mini = np.full(128, free, "<u4"), np.full(128, free, "<u4")
+    fat[:5] = [0xFFFFFFFD, end, 3, 4, 2 if circle == "fat" else end]
+    mini[:3] = [1, 2, 1 if circle == "mini" else end]
+    path.write_bytes(b"".join(part.tobytes() for part in (header, fat, mini, fat, mini, fat)))
+    if circle:
+        with pytest.raises(ReadError, match="lead in a circle"):
+            read_image(path)
+    else:
+        assert read_image(path).shape == (4, 5)
+
+
+def test_an_oib_with_tables_without_end_is_looked_at_in_little_memory(tmp_path):
+    from cellwright.files.vendor import _refuse_circles
+
+    header = np.full(128, 0xFFFFFFFF, "<u4")
+    header[:2] = np.frombuffer(bytes.fromhex("d0cf11e0a1b11ae1"), "<u4")
+    header[7], header[17] = 9 << 16, 0  # its list of tables goes on in sector 0, which leads to itself
+    (tmp_path / "a.oib").write_bytes(header.tobytes() + np.zeros(128 * 3000, "<u4").tobytes())
+    tracemalloc.start()
+    with pytest.raises(ReadError, match="lead in a circle"):
+        _refuse_circles(tmp_path / "a.oib")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 << 20
+
+
+def test_lif_names_its_channels_where_its_package_does(stands_in):
+    coords = {"C": np.array(["DAPI", "GFP"]), "Y": np.arange(8) * 5e-7, "X": np.arange(9) * 5e-7}
+    image = SimpleNamespace(
+        name="one", dims=("C", "Y", "X"), coords=coords, asarray=lambda: np.zeros((2, 8, 9), np.uint8)
+    )
+    found = read_image(stands_in("liffile", "LifFile", ".lif", images=[image]))
+    assert found.channel_names == ("DAPI", "GFP")
+    assert found.pixel_size_um == pytest.approx((0.5, 0.5))
+
+
 def test_lif_has_images_of_their_own(stands_in):
     def image(name, dims, shape):
         steps = {"Y": np.arange(shape[-2]) * 5e-7, "X": np.arange(shape[-1]) * 2.5e-7}
@@ -130,6 +175,28 @@ def test_czi_has_scenes_of_their_own_place(stands_in):
     first = read_image(path)
     assert (first.name, first.axes, first.shape) == ("a_0", "YX", (8, 9))
     assert (first.read() == 5).all()
+    assert first.pixel_size_um == pytest.approx((0.25, 0.5))
+
+
+def test_czi_has_scenes_by_its_newer_package_too(stands_in):
+    def scene(dims, value):
+        pixels = np.full((2, 8, 9, 3)[: len(dims)], value, np.uint8)
+        return SimpleNamespace(dims=dims, asarray=lambda fillvalue, maxworkers: pixels)
+
+    distances = [{"Id": "X", "Value": 5e-7}, {"Id": "Y", "Value": 2.5e-7}]
+    metadata = {"Scaling": {"Items": {"Distance": distances}}}
+    metadata["Information"] = {
+        "Image": {"Dimensions": {"Channels": {"Channel": [{"Name": "DAPI"}, {"Name": "GFP"}]}}}
+    }
+    path = stands_in(
+        "czifile", "CziFile", ".czi",
+        metadata=lambda asdict: {"ImageDocument": {"Metadata": metadata}} if asdict else "<xml/>",
+        scenes={0: scene(("C", "Y", "X"), 5), 2: scene(("Z", "Y", "X", "S"), 6)},
+    )  # fmt: skip
+    first, second = read_images(path)
+    assert (first.name, first.axes, first.shape) == ("a_0", "CYX", (2, 8, 9))
+    assert first.channel_names == ("DAPI", "GFP")
+    assert (second.name, second.axes, second.read().max()) == ("a_2", "ZYXC", 6)
     assert first.pixel_size_um == pytest.approx((0.25, 0.5))
 
 

@@ -50,14 +50,15 @@ def main(n_kills: int) -> None:
         run(count_streamed(replace(whole, output=folder / "small"), SMALL))
         seconds = time.perf_counter() - start
         print(f"{len(read(folder / 'small')[1])} cells in {seconds:.1f} s", flush=True)
-        killed = replace(whole, output=folder / "killed")
-        kill_often(killed, n_kills, seconds)
-        check("killed", read(folder / "small"), read(folder / "killed"))
+        done = 0
+        while done < n_kills:
+            killed = replace(whole, output=folder / f"killed_{done}")
+            done += kill_often(killed, n_kills - done, seconds)
+            check(f"{done} kills", read(folder / "small"), read(killed.output))
 
 
-def kill_often(job: StreamJob, n_kills: int, seconds: float) -> None:
-    """Begin a count again and again, killing it within a part of the time that it would take."""
-    random.seed(0)
+def kill_often(job: StreamJob, n_kills: int, seconds: float) -> int:
+    """Begin a count again and again, killing it soon, until it is done; return how often it was killed."""
     times: dict[Path, int] = {}
     for number in range(n_kills):
         child = os.fork()
@@ -75,9 +76,10 @@ def kill_often(job: StreamJob, n_kills: int, seconds: float) -> None:
         assert not again, f"done again: {again}"
         times = found
         print(f"kill {number + 1}: {len(found)} tables of blocks", flush=True)
-        if (job.output / "field.json").exists():
-            break
+        if (job.output / "field.json").exists() and not (job.output / "field.parts").exists():
+            return number + 1
     run(count_streamed(job, SMALL))
+    return n_kills
 
 
 def lose_a_worker(folder: Path) -> None:

@@ -302,6 +302,22 @@ def test_missing_chunks_are_told(tmp_path, draw_blobs, small_blocks):
     assert 0 < found.count < len(blobs)
 
 
+def test_a_pyramid_whose_levels_disagree_is_told(tmp_path, draw_blobs, small_blocks):
+    blobs = draw_blobs((120, 100))
+    group = zarr.open_group(tmp_path / "field.zarr", mode="w", zarr_format=3)
+    for name, pixels in (("0", blobs.image), ("1", np.zeros((240, 200), np.float32))):
+        group.create_array(name, data=pixels, chunks=(64, 64), overwrite=True)
+    axes = [{"name": name, "type": "space"} for name in "yx"]
+    levels = [
+        {"path": path, "coordinateTransformations": [{"type": "scale", "scale": [1.0, 1.0]}]}
+        for path in "012"
+    ]
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": levels}]}
+    found = run(count_streamed(StreamJob(tmp_path / "field.zarr", tmp_path / "out", small_blocks)))
+    assert found.count == len(blobs)
+    assert any("1 of (240, 200), 2 of nothing" in notice for notice in found.notices)
+
+
 def test_a_full_disk_is_told_and_the_run_goes_on_later(tmp_path, draw_blobs, small_blocks, monkeypatch):
     image = Image(draw_blobs((300, 280)).image, "YX")
     job = StreamJob(image, tmp_path, small_blocks)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import npe2
@@ -34,7 +35,8 @@ from cellwright.inference.settings import EngineSettings
 from cellwright.models import store
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.plugin import image_reader
-from cellwright.widgets.shared.coordinates import channels_of
+from cellwright.widgets.results.export import _without_file
+from cellwright.widgets.shared.coordinates import AXES, Channel, channels_of
 from cellwright.widgets.shared.layer_io import image_of, source_of
 
 N_DISCS, N_FRAMES, SHAPE = 6, 5, (40, 56)
@@ -225,10 +227,9 @@ def test_the_panel_tells_and_takes_axes(
     settled: Callable[[CountWidget], None],
 ) -> None:
     ome(tmp_path / "TYX.ome.tif", stack(N_FRAMES), "TYX", has_sizes=True)
-    np.save(tmp_path / "zyx.npy", stack(N_FRAMES))
     widget = CountWidget(viewer)
     qtbot.addWidget(widget)
-    (layer,) = viewer.open(tmp_path / "TYX.ome.tif", plugin="napari")
+    viewer.open(tmp_path / "TYX.ome.tif", plugin="napari")
     widget.panel.count.click()  # before the file was looked at
     qtbot.waitUntil(lambda: widget.counted is not None)
     settled(widget)
@@ -246,6 +247,20 @@ def test_the_panel_tells_and_takes_axes(
     assert widget.panel.number.text() == str(N_DISCS)
     recipe = recipe_of(widget.counted.result)
     assert "--axes ZYX" in as_command(recipe)
+
+
+@pytest.mark.usefixtures("readers")
+def test_the_panel_says_what_it_guessed(
+    tmp_path: Path,
+    viewer: ViewerModel,
+    qtbot: QtBot,
+    shelved: Any,
+    settled: Callable[[CountWidget], None],
+) -> None:
+    np.save(tmp_path / "zyx.npy", stack(N_FRAMES))
+    widget = CountWidget(viewer)
+    qtbot.addWidget(widget)
+    layer = viewer.add_image(stack(N_FRAMES), metadata={AXES: "TYX"})
     (guessed,) = viewer.open(tmp_path / "zyx.npy", plugin="napari")
     qtbot.waitUntil(lambda: "Guessed" in widget.panel.understood.text())
     widget.panel.count.click()
@@ -254,6 +269,25 @@ def test_the_panel_tells_and_takes_axes(
     viewer.layers.selection.active = layer
     assert widget.panel.understood.text().startswith("As chosen")
     assert guessed.metadata == {}
+    viewer.layers.selection.active = guessed
+    guessed.axis_labels = ("t", "y", "x")
+    assert widget.panel.understood.text() == "As the layer tells: 5 frames in time"
+
+
+@pytest.mark.usefixtures("readers")
+def test_a_file_that_was_just_looked_at_is_counted_by_channel(
+    tmp_path: Path, viewer: ViewerModel, qtbot: QtBot, shelved: Any, settled: Callable[[CountWidget], None]
+) -> None:
+    ome(tmp_path / "CYX.ome.tif", channels(2), "CYX")
+    widget = CountWidget(viewer)
+    qtbot.addWidget(widget)
+    viewer.open(tmp_path / "CYX.ome.tif", plugin="napari")
+    describe_images(tmp_path / "CYX.ome.tif")  # by the thread, which has not told yet
+    widget.panel.count.click()
+    assert widget.choices.channel == Channel("DAPI", 0, 0)
+    qtbot.waitUntil(lambda: widget.axes.job is None)
+    settled(widget)
+    assert widget.panel.number.text() == str(N_DISCS)
 
 
 @pytest.mark.usefixtures("readers")
@@ -265,6 +299,9 @@ def test_a_channel_that_is_a_layer_is_repeated_as_that_channel(tmp_path: Path, v
     recipe = recipe_of(result)
     assert (recipe.axes, recipe.engine.channel) == ("CYX", 1)
     assert cellwright.count(recipe.image, axes=recipe.axes, engine=recipe.engine).count == result.count
+    snapshot = SimpleNamespace(others={"gfp": image_of(layers[1])}, nuclei_source="")
+    (told,) = _without_file(SimpleNamespace(nuclei=None, snapshot=snapshot))
+    assert told == "the image gfp, which is in no file"
 
 
 @pytest.mark.usefixtures("readers")

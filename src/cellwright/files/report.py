@@ -4,7 +4,7 @@ import base64
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from html import escape
 from pathlib import Path
@@ -18,6 +18,7 @@ from skimage.segmentation import find_boundaries
 from cellwright.core.data import CHANNEL, Image, Result
 from cellwright.files.atomic import write_text
 from cellwright.files.tables import cells_checksum, class_counts, plain_count
+from cellwright.ops.measure.blocks import cropped
 from cellwright.ops.measure.columns import describe
 from cellwright.ops.measure.measurement import label_axes
 
@@ -30,6 +31,7 @@ PICTURE_PX = 1000  # longest side
 PLOT_WIDTH, PLOT_HEIGHT, PLOT_MARGIN = 320, 160, 34
 MOST_PLOTS = 12
 MOST_ROWS = 200
+MOST_ALONE = 1  # images of a session that have no table of their own
 PLOTTED = (
     "area",
     "volume",
@@ -54,8 +56,31 @@ pre { background: #f4f4f4; padding: .8em; white-space: pre-wrap; overflow-wrap: 
 """
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ReportExtras:
+    """What a report tells besides an analysis.
+
+    Parameters
+    ----------
+    pictures
+        PNG of plots, by caption.
+    totals
+        One row for each image of the session.
+    others
+        Further images of the session with their cells.
+    """
+
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
+    totals: "pandas.DataFrame | None" = None
+    others: Sequence[tuple[Image, Result]] = ()
+
+
 def write_report(
-    path: Path | str, image: Image, analysis: "Analysis", recipes: Mapping[str, str] | None = None
+    path: Path | str,
+    image: Image,
+    analysis: "Analysis",
+    recipes: Mapping[str, str] | None = None,
+    extras: ReportExtras = ReportExtras(),
 ) -> None:
     """Write the report of an analysis as one HTML file, in one step.
 
@@ -69,6 +94,8 @@ def write_report(
         What was found.
     recipes
         Texts that repeat the result, by title.
+    extras
+        Plots as a panel shows them, and the other images of its session.
 
     Raises
     ------
@@ -83,6 +110,8 @@ def write_report(
         *(f"<p>{escape(notice)}</p>" for notice in (*result.notices, *analysis.notices)),
         _picture(image, result),
         *_tables(analysis),
+        *_session(extras),
+        *_pictures(extras.pictures),
         "<h2>Distributions</h2>",
         *_plots(analysis.table),
         "<h2>How it was found</h2>",
@@ -99,6 +128,23 @@ def page(title: str, parts: Sequence[str]) -> str:
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f"<style>{STYLE}</style></head><body>\n" + "\n".join(parts) + "\n</body></html>\n"
     )
+
+
+def _session(extras: ReportExtras) -> list[str]:
+    if extras.totals is None or len(extras.totals) < MOST_ALONE + 1:
+        return []
+    rows = extras.totals.to_numpy(object).tolist()
+    table = html_table([str(name) for name in extras.totals], rows)
+    return ["<h2>Images of the session</h2>", table, *(_picture(*one) for one in extras.others)]
+
+
+def _pictures(pictures: Mapping[str, bytes]) -> list[str]:
+    found = ["<h2>Plots</h2>"] if pictures else []
+    for caption, content in pictures.items():
+        encoded, alt = base64.b64encode(content).decode("ascii"), escape(caption)
+        image = f'<img alt="{alt}" src="data:image/png;base64,{encoded}">'
+        found.append(f"<figure>{image}<figcaption>{alt}</figcaption></figure>")
+    return found
 
 
 def _number(result: Result) -> str:
@@ -142,6 +188,8 @@ def outlined(image: Image, result: Result, most_px: int) -> NDArray[np.uint8]:
     """
     labels = result.cells.labels
     index = _fullest_plane(result)
+    if labels is not None:
+        image = cropped(image, result.offset, labels.shape)
     grey = _plane(image, index)
     step = max(1, -(-max(grey.shape) // most_px))
     colours = np.repeat(grey[::step, ::step, np.newaxis], 3, axis=2)

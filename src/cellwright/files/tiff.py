@@ -43,7 +43,7 @@ LARGEST_UM = 20.0  # a plain TIFF with wider pixels states the density of a prin
 PRINT_UNITS = ("inch", "in", "cm")
 LAZY_BYTES = 1 << 31  # larger images stay on disk
 LAZY_PYRAMID_BYTES = 1 << 26  # likewise of pyramids, which are looked at through their smaller copies
-LEAST_BOMB_BYTES = 1 << 26
+LEAST_BOMB_BYTES = 1 << 24
 MOST_TIMES = {
     1: 2000,
     5: 2000,

@@ -20,13 +20,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from cellwright.core.data import AXES, ArrayLike, Image
+from cellwright.core.data import AXES, SPATIAL, ArrayLike, Image
 from cellwright.core.errors import ReadError
 from cellwright.files.atomic import plain_name
 from cellwright.files.metadata import ImageMetadata, color_of, describe, positive, sizes_of, um_per
 
 RGBA_SAMPLES = 4
+COMPOUND_START = bytes.fromhex("d0cf11e0a1b11ae1")  # of an OIB
+HEADER_BYTES = 512
+SECTOR_BYTES = {9: 512, 12: 4096}  # by what the header says of them
 
 
 def read_vendor(path: Path) -> Iterator[Image]:
@@ -50,12 +54,10 @@ def read_vendor(path: Path) -> Iterator[Image]:
 
 def _read_czi(module: Any, path: Path) -> Iterator[Image]:
     with module.CziFile(path) as file:
-        told = (file.metadata(raw=False) or {}).get("ImageDocument", {}).get("Metadata", {})
-        distances = _as_list(told.get("Scaling", {}).get("Items", {}).get("Distance"))
-        sizes = sizes_of({str(one.get("Id")): one.get("Value") for one in distances}, 1e6)  # from metres
-        dimensions = told.get("Information", {}).get("Image", {}).get("Dimensions", {})
-        channels = _as_list(dimensions.get("Channels", {}).get("Channel"))
-        metadata = ImageMetadata(sizes, [str(one.get("Name", "")) for one in channels])
+        if hasattr(file, "scenes"):  # czifile of 2026, for Python 3.12 and newer
+            yield from _read_czi_scenes(file, path)
+            return
+        metadata = _told_by_czi(file.metadata(raw=False))
         axes, entries = file.axes, file.filtered_subblock_directory
         starts = np.array([entry.start for entry in entries]) - file.start
         ends = starts + [entry.shape for entry in entries]
@@ -77,6 +79,27 @@ def _read_czi(module: Any, path: Path) -> Iterator[Image]:
         yield describe(data, own_axes, name, metadata)
 
 
+def _read_czi_scenes(file: Any, path: Path) -> Iterator[Image]:
+    metadata = _told_by_czi(file.metadata(asdict=True))
+    for number, scene in file.scenes.items():
+        name = path.stem
+        if len(file.scenes) > 1:
+            name = f"{name}_{number}"
+        pixels = scene.asarray(fillvalue=0, maxworkers=1)  # what no block covers is dark
+        data, axes = _squeezed(pixels, "".join(scene.dims).replace("S", "c"))
+        yield describe(data, axes, name, metadata)
+
+
+def _told_by_czi(told: Any) -> ImageMetadata:
+    """Return what the XML of a CZI, as dictionaries, tells."""
+    told = (told or {}).get("ImageDocument", {}).get("Metadata", {})
+    distances = _as_list(told.get("Scaling", {}).get("Items", {}).get("Distance"))
+    sizes = sizes_of({str(one.get("Id")): one.get("Value") for one in distances}, 1e6)  # from metres
+    dimensions = told.get("Information", {}).get("Image", {}).get("Dimensions", {})
+    channels = _as_list(dimensions.get("Channels", {}).get("Channel"))
+    return ImageMetadata(sizes, [str(one.get("Name", "")) for one in channels])
+
+
 def _read_nd2(module: Any, path: Path) -> Iterator[Image]:
     file = module.ND2File(path)  # left open: its pixels are read where they are looked at
     voxel = file.voxel_size()
@@ -94,19 +117,66 @@ def _read_lif(module: Any, path: Path) -> Iterator[Image]:
     with module.LifFile(path) as file:
         images = list(file.images)
         for image in images:
-            steps = {}
+            steps: dict[str, float] = {}
+            names: list[str] = []
             for axis, values in image.coords.items():
-                if len(values) > 1:
+                if axis in SPATIAL and len(values) > 1:
                     steps[str(axis)] = abs(float(values[1]) - float(values[0]))
+                if axis == "C" and np.asarray(values).dtype.kind == "U":  # liffile of 2026
+                    names = [str(value) for value in values]
             name = path.stem
             if len(images) > 1:
                 name = f"{name}_{plain_name(image.name)}"
-            told = ImageMetadata(sizes_of(steps, 1e6))  # from metres
+            told = ImageMetadata(sizes_of(steps, 1e6), names)  # from metres
             data, axes = _squeezed(image.asarray(), "".join(image.dims).replace("S", "c"))
             yield describe(data, axes, name, told)
 
 
+def _refuse_circles(path: Path) -> None:
+    """Raise ReadError where the sectors of a compound file lead in a circle, which oiffile follows for ever.
+
+    Source: [MS-CFB], Compound File Binary File Format
+    """
+    content = path.read_bytes()
+    if not content.startswith(COMPOUND_START) or len(content) < HEADER_BYTES:
+        return
+    header = np.frombuffer(content, "<u4", 128)
+    size = SECTOR_BYTES.get(int.from_bytes(content[30:32], "little"), len(content))
+    n_sectors = len(content) // size
+
+    def sector(number: int) -> NDArray[np.uint32]:
+        return np.frombuffer(content[(number + 1) * size : (number + 2) * size], "<u4")
+
+    fat_sectors, following = header[19:].tolist(), int(header[17])
+    for _ in range(n_sectors):
+        if following >= n_sectors:
+            break
+        more = sector(following)
+        fat_sectors += more[:-1].tolist()
+        if len(fat_sectors) > n_sectors + len(header):
+            break
+        following = int(more[-1]) if len(more) else n_sectors
+    fat = [sector(number) for number in dict.fromkeys(fat_sectors) if number < n_sectors]
+    table = np.concatenate([np.zeros(0, np.uint32), *fat])
+    mini, following = [np.zeros(0, np.uint32)], int(header[15])
+    while following < len(table) and len(mini) <= n_sectors:
+        mini.append(sector(following))
+        following = int(table[following])
+    if _has_circle(table) or _has_circle(np.concatenate(mini)):
+        raise ReadError(f"The sectors of {path} lead in a circle. It is damaged; copy or export it again.")
+
+
+def _has_circle(following: NDArray[np.uint32]) -> bool:
+    """Return whether the sectors that follow each other come to one again."""
+    end = len(following)
+    after = np.append(np.minimum(following, end), end).astype(np.intp)
+    for _ in range(end.bit_length() + 1):
+        after = after[after]  # twice as far each time
+    return bool((after < end).any())
+
+
 def _read_oif(module: Any, path: Path) -> Iterator[Image]:
+    _refuse_circles(path)
     with module.OifFile(path) as file:
         sizes: dict[str, float] = {}
         for number in range(8):

@@ -175,7 +175,27 @@ def _multiscale(group: Any, name: str, source: Path | str, wanted: Wanted) -> Im
     )
     if wanted.has_levels:
         image = replace(image, levels=_levels(group, source))
+    if not address_of(source):  # on a server each level would be a request more
+        image = replace(image, notices=(*image.notices, *_misfits(group, array)))
     return image
+
+
+def _misfits(group: Any, first: Any) -> list[str]:
+    """Return a sentence where a level of the pyramid is no smaller copy of the first, which is read."""
+    wrong = []
+    for one in _told(group)["multiscales"][0]["datasets"][1:]:
+        shape = getattr(group.get(one["path"]), "shape", ())
+        is_copy = len(shape) == first.ndim and all(
+            n <= whole for n, whole in zip(shape, first.shape, strict=True)
+        )
+        if not is_copy:
+            wrong.append(f"{one['path']} of {shape or 'nothing'}")
+    if not wrong:
+        return []
+    return [
+        f"The levels of the pyramid disagree: the first, of {first.shape}, is read; no smaller copy of it is "
+        f"{', '.join(wrong)}. Check whether the first is the full resolution."
+    ]
 
 
 def _levels(group: Any, source: Path | str) -> tuple[Any, ...]:

@@ -11,15 +11,16 @@ from qtpy.QtCore import Qt
 
 from cellwright.core.data import Cells, Image, Result
 from cellwright.core.errors import AxesError
-from cellwright.core.tasks import Progress
+from cellwright.core.tasks import Progress, Task
 from cellwright.files.dataset.append import Entry, append
 from cellwright.models import store
 from cellwright.models.store import ModelEntry
 from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.ops.labels import keep, measure
-from cellwright.widgets.compare import widget
 from cellwright.widgets.compare.disagreement import RingPixels
-from cellwright.widgets.compare.widget import CompareWidget, progress_line
+from cellwright.widgets.compare.model import whole_progress
+from cellwright.widgets.compare.view import compare_line
+from cellwright.widgets.compare.widget import CompareWidget
 from cellwright.widgets.shared.combos import model_events
 from cellwright.widgets.shared.layer_dataset import pairs
 from cellwright.widgets.shared.layer_io import REGIONS_NAME
@@ -76,7 +77,7 @@ def folder(tmp_path: Path, draw_blobs: Callable[..., Any]) -> Path:
 
 
 def done(widget: CompareWidget, qtbot: QtBot) -> None:
-    qtbot.waitUntil(lambda: widget.job is None, timeout=LIMIT_MS)
+    qtbot.waitUntil(lambda: not widget.jobs.is_busy, timeout=LIMIT_MS)
 
 
 def compare(widget: CompareWidget, qtbot: QtBot) -> None:
@@ -367,26 +368,17 @@ def test_models_of_one_kind_are_compared_first(
     assert (widget.panel.first.currentData(), widget.panel.second.currentData()) == ("flow", "mine")
 
 
-def test_the_time_left_is_that_of_all_images(
-    comparer: CompareWidget, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    comparer._start(endless(), lambda _: None)
-    clock = [0.0]
-    comparer._eta = widget.Eta(lambda: clock[0])
-    monkeypatch.setattr(widget.time, "monotonic", lambda: clock[0])
-    steps = [Progress("compare", 0, 4, "a: flow"), Progress("tiles", 0, 2), Progress("tiles", 1, 2)]
-    for now, step in enumerate(steps):
-        clock[0] = 10.0 * now
-        comparer._on_progressed(step)
-    assert comparer.panel.status.text() == "a: flow · image 1 of 2 · 2 min left"
-    assert comparer.panel.bar.value() == 12
-    comparer.job.cancel()
-
-
-def endless() -> Any:
-    while True:
+def test_the_time_left_is_that_of_all_images() -> None:
+    def steps() -> Task[str]:
         yield Progress("load", 0, 1)
+        yield Progress("compare", 0, 4, "a: flow")
+        yield Progress("tiles", 1, 2)
+        return "all"
+
+    told = list(whole_progress(steps()))
+    assert [compare_line(one, None) for one in told[:2]] == ["Loading the models", "a: flow · image 1 of 2"]
+    assert (told[2].fraction, compare_line(told[2], 70.0)) == (0.125, "a: flow · image 1 of 2 · 70 s left")
 
 
 def test_the_line_of_one_image() -> None:
-    assert progress_line(Progress("compare", 1, 2, "a: flow"), 8.0) == "a: flow · 8 s left"
+    assert compare_line(Progress("compare", 1, 2, "a: flow"), 8.0) == "a: flow · 8 s left"

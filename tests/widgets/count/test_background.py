@@ -42,6 +42,7 @@ def test_the_view_comes_first_then_the_whole_from_its_files(
     assert seen[:2] == ["blobs preview labels", "blobs labels"]
     assert [layer.name for layer in labels] == ["blobs labels"]
     assert labels[0].multiscale
+    assert labels[0].contour > 0
     assert labels[0].scale.tolist() == [2.0, 2.0]
     np.testing.assert_array_equal(np.asarray(labels[0].data[0]) > 0, blobs.labels > 0)
     assert widget.panel.number.text() == str(len(blobs))

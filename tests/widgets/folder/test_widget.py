@@ -247,6 +247,7 @@ def test_earlier_results_are_shown_when_their_folder_is_chosen(
     monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(panel.model.output))
     later.view.choose_output.click()
     qtbot.waitUntil(lambda: len(later.model.done) == 3, timeout=LIMIT_MS)
+    assert [one.image.name for one in later.model.failed] == ["C01_s1"]
     picture = thumbnail_of(panel.model.output, names(later)[0])
     assert picture.exists()
     icon = later.view.gallery.outcomes.data(later.view.gallery.outcomes.index(0, 0), Qt.DecorationRole)

@@ -98,6 +98,13 @@ def test_tracks_follow_edits_and_filters(tracked: ResultsWidget, qtbot: QtBot) -
     assert "track" not in tracked.model.table  # no number of cells that no longer count
     settle(tracked, qtbot)
     assert tracked.model.tracks.count == 1
+    tracked.model.set_conditions("y < 0")
+    settle(tracked, qtbot)
+    assert tracked.model.tracks.count == 0
+    assert "cells tracks" not in tracked.viewer.layers
+    tracked.model.set_conditions("y < 20")
+    settle(tracked, qtbot)
+    assert "cells tracks" in tracked.viewer.layers
     with pytest.raises(SettingsError, match="track"):
         tracked.model.set_conditions("track = 1")
 
@@ -109,6 +116,7 @@ def test_a_deleted_layer_of_tracks_does_not_come_back(tracked: ResultsWidget, qt
     assert "cells tracks" not in tracked.viewer.layers
     assert tracked.view.tracks.summary.text() == "Other cells count since. Press Track again."
     assert tracked.model.lineages() is None
+    assert "track" not in tracked.viewer.layers["cells"].features
     assert tracked.view.tracks.frame.rowCount() == 0
 
 

@@ -98,7 +98,7 @@ def test_stop_keeps_the_best_so_far(
 def test_pause_and_go_on(ended: Wait, trainer: TrainWidget, training: Any, qtbot: QtBot) -> None:
     trainer.panel.train.click()
     trainer.panel.pause.click()
-    qtbot.waitUntil(lambda: "Paused" in trainer.panel.status.text(), timeout=LIMIT_MS)
+    qtbot.waitUntil(lambda: "Paused" in trainer.jobs.line.text(), timeout=LIMIT_MS)
     training.go_on.release(training.n_epochs)
     qtbot.wait(100)
     assert epochs_shown(trainer) == 0

@@ -9,6 +9,7 @@
     <output>/.cellwright/<name>.jpg                  the image with its cells, small
 """
 
+import csv
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -225,13 +226,24 @@ def _mark(name: str, output: Path) -> Path:
 
 def read_outcomes(output: Path) -> tuple[ImageOutcome, ...]:
     """Return what earlier runs found and left in a folder, by name; whether still so is not looked at."""
-    outcomes = []
+    found = {}
     for path in sorted((output / KEPT).rglob("*.json")):
         kept = _read_mark(path)
         if "row" in kept:
             image = ListedImage(Path(kept["path"]), kept["name"], kept["plate"], kept["part"])
-            outcomes.append(ImageOutcome(image, kept["row"], was_done=True))
-    return tuple(sorted(outcomes, key=lambda one: one.image.name))
+            found[image.name] = ImageOutcome(image, kept["row"], was_done=True)
+    for name, error in _failed_before(output).items():
+        found.setdefault(name, ImageOutcome(ListedImage(Path(name), name), error=error))
+    return tuple(found[name] for name in sorted(found))
+
+
+def _failed_before(output: Path) -> dict[str, str]:
+    """Return what failed in the last run and why, by name."""
+    try:
+        with (output / SUMMARY).open(encoding="utf-8", newline="") as file:
+            return {row["image"]: row["error"] for row in csv.DictReader(file) if row.get("error")}
+    except (OSError, ValueError, KeyError):
+        return {}
 
 
 def thumbnail_of(output: Path, name: str) -> Path:

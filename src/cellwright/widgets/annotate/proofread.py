@@ -24,8 +24,9 @@ from typing import Any
 import numpy as np
 from napari.layers import Image as ImageLayer
 from numpy.typing import NDArray
-from qtpy.QtCore import QObject, Qt, QTimer, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QObject, Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QFileDialog, QListWidgetItem
+from superqt.utils import QSignalDebouncer
 
 from cellwright.core.data import Image, Labels
 from cellwright.core.errors import CellwrightError, ReadError, WriteError
@@ -263,10 +264,9 @@ class Proofreader(QObject):
         self.job: Job | None = None
         self.keeper = Keeper(self)
         self._layer: ImageLayer | None = None
-        self._follow = QTimer(self)
-        self._follow.setSingleShot(True)
-        self._follow.setInterval(FOLLOW_MS)
-        self._follow.timeout.connect(self._on_follow)
+        self._follow = QSignalDebouncer(parent=self)
+        self._follow.setTimeout(FOLLOW_MS)
+        self._follow.triggered.connect(self._on_follow)
         part = section
         part.folder.clicked.connect(self._on_folder_clicked)
         part.previous_image.clicked.connect(lambda: self.step(-1))
@@ -361,7 +361,7 @@ class Proofreader(QObject):
         if layer is None or self.folder is None:
             return
         context = model.context
-        self._follow.stop()
+        self._follow.cancel()
         if context is not None:
             self._tally()
             try:
@@ -401,7 +401,7 @@ class Proofreader(QObject):
         context.session.events.history.connect(self._on_history)
 
     def _on_history(self) -> None:
-        self._follow.start()
+        self._follow.throttle()
 
     def _on_follow(self) -> None:
         """Bring list and counts in line with the edits, once they pause."""

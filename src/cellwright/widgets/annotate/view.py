@@ -37,16 +37,17 @@ OWN_STYLE = """
 QToolButton { padding: 3px 2px; border-radius: 5px; background: rgba(128, 128, 128, 40); }
 QToolButton#fold { text-align: left; background: transparent; font-weight: 600; }
 QToolButton:hover { background: rgba(128, 128, 128, 80); }
-QToolButton:checked { color: white; background: #1f8f8a; }
+QToolButton:checked { color: white; background: #1a7a76; }
 QToolButton:disabled { color: rgba(128, 128, 128, 160); background: rgba(128, 128, 128, 18); }
-#begin { font-weight: 600; padding: 7px; border-radius: 5px; color: white; background: #1f8f8a; }
-#begin:hover { background: #27a8a2; }
+#begin { font-weight: 600; padding: 7px; border-radius: 5px; }
+#begin[running="false"] { color: white; background: #1a7a76; }
+#begin[running="false"]:hover { background: #15625f; }
 #begin:disabled { background: rgba(128, 128, 128, 90); }
-#begin[running="true"] { color: #d8dadf; background: rgba(110, 115, 125, 200); font-weight: 400; }
+#begin[running="true"] { background: rgba(128, 128, 128, 90); font-weight: 400; }
 #offer { background: rgba(214, 158, 46, 60); border-radius: 6px; }
 #offer QLabel, #hint { background: transparent; }
 #cells { font-size: 18pt; font-weight: 600; }
-#accept { background: #2a7d4f; color: white; } #accept:hover { background: #33955f; }
+#accept { background: #2a7d4f; color: white; } #accept:hover { background: #236b43; }
 #reject { background: #9c4038; color: white; } #reject:hover { background: #b54d44; }
 #accept:disabled, #reject:disabled { color: rgba(128, 128, 128, 160); background: rgba(128, 128, 128, 18); }
 """
@@ -89,7 +90,6 @@ class AnnotatePanel(QWidget):
         work.addWidget(self.exports)
         layout.addWidget(self.batch)
         layout.addStretch(1)
-        self.setMinimumWidth(310)
         self.show_session(is_open=False)
 
     # -- what is shown ------------------------------------------------------------------------------------
@@ -186,6 +186,7 @@ class AnnotatePanel(QWidget):
     def _offer(self) -> QFrame:
         self.offer, self.offer_line, self.resume = QFrame(), QLabel(), QPushButton("Resume")
         self.offer.setObjectName("offer")
+        self.resume.setToolTip("Go on with the annotation where it was left.")
         self.offer_line.setWordWrap(True)
         layout = QVBoxLayout(self.offer)
         layout.setContentsMargins(8, 6, 8, 8)
@@ -274,6 +275,7 @@ class AnnotatePanel(QWidget):
         grid.setSpacing(4)
         for index, chip in enumerate(self.chips):
             chip.setCheckable(True)
+            chip.setToolTip(f"Give this class to the cells that are clicked ({index + 1}).")
             chip.setFocusPolicy(Qt.FocusPolicy.NoFocus)
             _size(chip)
             chip.setVisible(False)
@@ -303,6 +305,7 @@ class CollapsibleSection(QWidget):
         self.title.setText(title)
         self.title.setCheckable(True)
         self.title.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+        self.title.setToolTip(f"Show or hide: {title}.")
         self.title.toggled.connect(self._on_toggled)
         self.title.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         self.title.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
@@ -335,6 +338,10 @@ class SettingsSection(CollapsibleSection):
         self.ask_model = QCheckBox("Ask the model to outline added cells")
         self.ask_model.setChecked(True)
         self.through = QCheckBox("Regions go through all slices")
+        self.step.setToolTip("How far one press of Grow or Shrink moves the outline.")
+        self.diameter.setToolTip("Of cells that are added as discs; 0 takes that of the other cells.")
+        self.ask_model.setToolTip("Without this, an added cell is a disc.")
+        self.through.setToolTip("A complete region that is drawn holds in every slice.")
         form = QFormLayout()
         form.setSpacing(6)
         form.addRow("Grow, shrink by", self.step)
@@ -356,6 +363,10 @@ class ExportSection(CollapsibleSection):
         )
         self.to_dataset, self.save_as = QPushButton("Add to a dataset…"), QPushButton("Save as…")
         self.to_dataset.setToolTip("Add image, labels, classes and regions to a folder to train on.")
+        self.split.setToolTip("Part of the dataset that the image is for: training, validation or test.")
+        self.replaces.setToolTip("Write over an image of the same name in the dataset.")
+        self.format.setToolTip("File format of another program.")
+        self.save_as.setToolTip("Save the cells as a file of this format.")
         self.format.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.job = JobBar()
         form = QFormLayout()
@@ -382,6 +393,10 @@ class FolderSection(CollapsibleSection):
         self.previous_image, self.next_image = QPushButton("◀ Image"), QPushButton("Image ▶")
         self.counts_first = QCheckBox("Count images that have no labels yet")
         self.counts_first.setChecked(True)
+        self.counts_first.setToolTip("Without this, such an image begins without cells.")
+        self.folder.setToolTip("A folder of images to go through one by one.")
+        self.previous_image.setToolTip("Keep this image and go to the one before it.")
+        self.next_image.setToolTip("Keep this image and go to the next one.")
         self.total = QLabel()
         self.total.setObjectName("details")
         self.total.setWordWrap(True)

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 from napari.layers import Points
 from qtpy.compat import isalive
-from qtpy.QtCore import Qt, QTimer
+from qtpy.QtCore import Qt
 from qtpy.QtGui import QKeySequence, QShowEvent
-from qtpy.QtWidgets import QFrame, QScrollArea, QShortcut, QVBoxLayout, QWidget  # type: ignore[attr-defined]
+from qtpy.QtWidgets import QShortcut, QVBoxLayout, QWidget  # type: ignore[attr-defined]
+from superqt.utils import QSignalDebouncer
 
 from cellwright.annotation.review_queue import mirror_disagreement
 from cellwright.core.errors import CellwrightError
@@ -33,12 +34,12 @@ from cellwright.widgets.shared.messages import (
     tell_error,
 )
 from cellwright.widgets.shared.napari_private import unwrapped
+from cellwright.widgets.shared.style import scrolled
 
 if TYPE_CHECKING:
     import napari.viewer
 
 FOLLOW_MS = 200
-SCROLL_BAR_PX = 12
 DIFFERENT = 0.5  # from which disagreement on a cell is told
 IDLE_HINT = "Take a tool, or use its key over a cell. Press ? for all keys."
 PIXELS_HINT = "Points stand as discs here; they are exported as points."
@@ -57,22 +58,15 @@ class AnnotateWidget(QWidget):
         super().__init__()
         self.viewer = napari_viewer
         self.model = AnnotateModel(napari_viewer)
-        self.panel = AnnotatePanel(self)
+        self.panel = AnnotatePanel()
         self._sheet: CheatSheet | None = None
         self._is_away = False  # another layer than the annotation is active
-        self._follow = QTimer(self)  # what takes a look at every cell waits until the edits pause
-        self._follow.setSingleShot(True)
-        self._follow.setInterval(FOLLOW_MS)
-        self._follow.timeout.connect(self._on_follow)
+        self._follow = QSignalDebouncer(parent=self)  # a look at every cell waits until the edits pause
+        self._follow.setTimeout(FOLLOW_MS)
+        self._follow.triggered.connect(self._on_follow)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        area = QScrollArea()
-        area.setWidget(self.panel)
-        area.setWidgetResizable(True)
-        area.setFrameShape(QFrame.Shape.NoFrame)
-        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        area.setMinimumWidth(self.panel.minimumWidth() + SCROLL_BAR_PX)
-        layout.addWidget(area)
+        layout.addWidget(scrolled(self.panel))
         self.choices = AnnotateChoices(self.model, self.panel)
         self._connect_model()
         self.proofreader = Proofreader(self.model, self.panel.batch)
@@ -343,7 +337,7 @@ class AnnotateWidget(QWidget):
         counts = tuple(classes.count(index) for index in range(len(session.class_names)))
         panel.show_classes(session.class_names, counts)
         panel.show_message("")
-        self._follow.start()
+        self._follow.throttle()
 
     def _on_follow(self) -> None:
         context = self.model.context

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 from napari.layers import Image as ImageLayer
@@ -19,6 +19,11 @@ from cellwright.widgets.shared.layer_io import Source, layer_arguments, source_o
 
 if TYPE_CHECKING:
     from cellwright.training.evaluation.compare import Comparison, ModelCount
+
+
+Found = TypeVar("Found")
+FINE = 1000  # steps of one image, for the time left
+N_MODELS = 2
 
 
 class Compared(NamedTuple):
@@ -100,6 +105,32 @@ def compare_task(request: CompareRequest) -> Task[tuple[Compared, Layer | None]]
     if found[0] is not None:
         layer = found[0].layer(comparison.models, request.source)
     return Compared(comparison, tuple(found)), layer
+
+
+def whole_progress(task: Task[Found]) -> Task[Found]:
+    """Advance a comparison; what it tells is how far all of it is, in fine steps, for the time left."""
+    whole = Progress("load", 0, 1)
+    try:
+        while True:
+            try:
+                progress = next(task)
+            except StopIteration as end:
+                found: Found = end.value
+                return found
+            part = 0.0
+            if progress.stage == "compare":
+                whole = progress
+            elif progress.stage == "tiles":
+                part = progress.fraction
+            if not whole.note:
+                yield progress  # nothing is counted yet
+                continue
+            note = whole.note
+            if whole.total > N_MODELS:
+                note += f" · image {whole.done // N_MODELS + 1} of {whole.total // N_MODELS}"
+            yield Progress("compare", round(FINE * (whole.done + part)), FINE * whole.total, note)
+    finally:
+        task.close()
 
 
 def open_task(compared: Compared, index: int) -> Task[tuple[Layer, ...]]:

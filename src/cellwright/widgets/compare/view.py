@@ -6,14 +6,12 @@ from html import escape
 
 import numpy as np
 from qtpy.QtCore import Qt
-from qtpy.QtGui import QColor
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QFormLayout,
     QFrame,
     QHeaderView,
     QLabel,
-    QProgressBar,
     QPushButton,
     QTableWidget,
     QTableWidgetItem,
@@ -21,13 +19,14 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from cellwright.core.tasks import Progress
 from cellwright.widgets.compare.disagreement import COLOURS
 from cellwright.widgets.compare.model import Compared, usual_pair
 from cellwright.widgets.shared.combos import ChannelComboBox, LayerComboBox, ModelComboBox, is_image
-from cellwright.widgets.shared.messages import number_text
-from cellwright.widgets.shared.style import STYLE, message_label, progress_box, set_state
+from cellwright.widgets.shared.job_bar import JobBar
+from cellwright.widgets.shared.messages import duration, number_text
+from cellwright.widgets.shared.style import STYLE, chip, message_label, set_state
 
-QUIET = "#9aa0aa"
 LONGEST_NAME = 30  # letters of a model's name that fit into the panel
 LONGEST_LARGE = 6  # characters of a count that fit twice, large
 NO_TRUTH = "none"
@@ -58,14 +57,13 @@ class ComparePanel(QWidget):
         self.button = QPushButton()
         self.button.setObjectName("count")
         layout.addWidget(self.button)
-        self.bar, self.status = QProgressBar(), QLabel()
-        layout.addWidget(progress_box(self.bar, self.status))
+        self.jobs = JobBar(has_stop=False, describe=compare_line, stages=("compare",))
+        layout.addWidget(self.jobs)
         self.message = message_label()
         layout.addWidget(self.message)
         layout.addWidget(self._card())
         layout.addWidget(self._table())
         layout.addStretch(1)
-        self.setMinimumWidth(330)
         self.show_running(is_running=False)
 
     def show_message(self, text: str, *, is_error: bool = False) -> None:
@@ -78,18 +76,11 @@ class ComparePanel(QWidget):
         """Turn the button into Cancel and back."""
         text, help_text = "Compare", "Count with both models."
         if is_running:
-            text, help_text = "Cancel", ""
+            text, help_text = "Cancel", "Stop at the next step; nothing is changed."
         self.button.setText(text)
         self.button.setToolTip(help_text)
         self.button.setEnabled(True)
         set_state(self.button, "running", on=is_running)
-        self.bar.setVisible(is_running)
-        self.show_progress(0.0, "")
-
-    def show_progress(self, fraction: float, line: str) -> None:
-        """Show how far a comparison is."""
-        self.bar.setValue(round(100 * fraction))
-        self.status.setText(line)
 
     def show_compared(self, compared: Compared | None) -> None:
         """Show the figures of both models, those of each image where there are several; None hides them."""
@@ -119,7 +110,6 @@ class ComparePanel(QWidget):
         for column, title in enumerate(TITLES):
             head = QTableWidgetItem(title)
             if 1 <= column <= 4:
-                head.setForeground(QColor(COLOURS[(column - 1) % 2]))
                 head.setToolTip(models[(column - 1) % 2])
             elif column:
                 head.setToolTip("Cells that only one of the models has.")
@@ -203,6 +193,23 @@ class ComparePanel(QWidget):
         return box
 
 
+def compare_line(progress: Progress, seconds_left: float | None) -> str:
+    """Return which model counts in which image, and how long it all still takes.
+
+    Examples
+    --------
+    ``set03: flow · image 3 of 37 · 2 min left``
+    """
+    if progress.stage == "open":
+        return "Opening the image"
+    if not progress.note:
+        return "Loading the models"
+    parts = [progress.note]
+    if seconds_left is not None:
+        parts.append(f"{duration(seconds_left)} left")
+    return " · ".join(parts)
+
+
 def summary_of(compared: Compared) -> str:
     """Return the counts of both models, their F1 and the cells only one has, as rich text.
 
@@ -224,7 +231,7 @@ def summary_of(compared: Compared) -> str:
     true = [score.n_true for score in scored[0] or scored[1]]
     if true:
         text = f"{true[0]:,}" if is_one else _mean(float(np.mean(true)))
-        rows.append(("truth", [f"<span style='color:{QUIET}'>{text}</span>"] * 2))
+        rows.append(("truth", [f"<span>{text}</span>"] * 2))
     scores = [comparison.mean(name, "f1") for name in comparison.models]
     if not all(map(math.isnan, scores)):
         rows.append(("F1" if is_one else "mean F1", _best(scores)))
@@ -299,7 +306,7 @@ def _best(scores: Sequence[float]) -> list[str]:
 
 
 def _coloured(text: str, colour: str) -> str:
-    return f"<b style='color:{colour}'>{escape(text)}</b>"
+    return chip(f"<b>{escape(text)}</b>", colour)
 
 
 def _large(text: str) -> str:
@@ -314,7 +321,7 @@ def _mean(value: float) -> str:
 
 
 def _row(title: str, values: Iterable[str]) -> str:
-    head = f"<td valign='middle'><span style='color:{QUIET}'>{escape(title)}</span></td>"
+    head = f"<td valign='middle'>{escape(title)}</td>"
     parts = [f"<td align='right' valign='middle'>&nbsp;&nbsp;{value}</td>" for value in values]
     return f"<tr>{head}{''.join(parts)}</tr>"
 

@@ -1,31 +1,24 @@
 """The compare widget: two models on the same image or dataset, their counts, and where they disagree."""
 
-import time
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from napari.layers import Layer
 from qtpy.QtCore import Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QTableWidgetItem, QVBoxLayout, QWidget
 
 from cellwright.core.errors import CellwrightError
-from cellwright.core.tasks import Eta, Progress, Task
 from cellwright.widgets.compare.choices import CompareChoices
 from cellwright.widgets.compare.disagreement import DISAGREEMENT
-from cellwright.widgets.compare.model import Compared, CompareModel, compare_task, open_task
+from cellwright.widgets.compare.model import Compared, CompareModel, compare_task, open_task, whole_progress
 from cellwright.widgets.compare.view import ComparePanel
-from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_io import Source, remove
-from cellwright.widgets.shared.messages import REDRAW_S, duration, tell_error
+from cellwright.widgets.shared.messages import tell_error
 from cellwright.widgets.shared.napari_private import unwrapped
+from cellwright.widgets.shared.style import scrolled
 
 if TYPE_CHECKING:
     import napari.viewer
-
-LOADING, OPENING = "Loading the models", "Opening the image"
-FINE = 1000  # steps of one image, for the time left
 
 
 class CompareWidget(QWidget):
@@ -45,11 +38,15 @@ class CompareWidget(QWidget):
         self.panel = ComparePanel()
         self.model = CompareModel()
         self.choices = CompareChoices(self.viewer, self.panel)
-        self.job: Job | None = None
+        self.jobs = self.panel.jobs
         self._opened: list[Layer] = []
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.panel)
+        layout.addWidget(scrolled(self.panel))
+        self.jobs.started.connect(self._on_started)
+        self.jobs.failed.connect(self._on_failed)
+        self.jobs.cancelled.connect(self._on_cancelled)
+        self.jobs.finished.connect(self._on_finished)
         self.panel.button.clicked.connect(self._on_clicked)
         self.panel.table.itemClicked.connect(self._on_image_clicked)
         self.model.changed.connect(self._on_model_changed)
@@ -62,12 +59,14 @@ class CompareWidget(QWidget):
             tell_error(self.panel, error, "Comparing")
             return
         self.model.show(None)
-        self._start(compare_task(request), lambda found: self._show(found, request.source))
+        self.jobs.start(
+            whole_progress(compare_task(request)), lambda found: self._show(found, request.source)
+        )
 
     def open(self, index: int) -> None:
         """Show an image of the dataset, and where the models disagree, in place of the last one."""
         if self.model.compared is not None:
-            self._start(open_task(self.model.compared, index), self._show_opened, OPENING)
+            self.jobs.start(open_task(self.model.compared, index), self._show_opened)
 
     def choose_folder(self, folder: Path) -> None:
         """Choose a dataset folder."""
@@ -75,48 +74,25 @@ class CompareWidget(QWidget):
 
     # -- a job --------------------------------------------------------------------------------------------
 
-    def _start(self, task: Task[Any], on_returned: Callable[[Any], None], line: str = LOADING) -> None:
-        if self.job is not None:
-            task.close()
-            return
+    def _on_started(self) -> None:
         self.panel.show_message("")
         self.panel.show_running(is_running=True)
-        self.panel.show_progress(0.0, line)
-        self._eta, self._told = Eta(), 0.0
-        self._whole = Progress("compare", 0, 1)
-        self.job = job = Job(task, self)
-        job.progressed.connect(self._on_progressed)
-        job.returned.connect(on_returned)
-        job.failed.connect(lambda error: tell_error(self.panel, error, "Comparing"))
-        job.cancelled.connect(lambda: self.panel.show_message("Cancelled; nothing was changed."))
-        job.finished.connect(self._on_finished)
-        job.start()
 
     def _on_clicked(self) -> None:
-        if self.job is None:
+        if not self.jobs.is_busy:
             self.compare()
             return
-        self.job.cancel()
+        self.jobs.cancel()
         self.panel.button.setText("Cancelling…")
         self.panel.button.setEnabled(False)
 
-    def _on_progressed(self, progress: Progress) -> None:
-        if progress.stage == "compare":
-            self._whole = progress
-        whole = self._whole
-        if not whole.note:
-            return  # nothing is counted yet
-        part = progress.fraction if progress.stage == "tiles" else 0.0
-        fine = replace(whole, done=round(FINE * (whole.done + part)), total=FINE * whole.total)
-        left = self._eta.seconds_left(fine)
-        now = time.monotonic()
-        if now - self._told < REDRAW_S and progress.stage != "compare":
-            return
-        self._told = now
-        self.panel.show_progress(fine.fraction, progress_line(whole, left))
+    def _on_failed(self, error: Exception) -> None:
+        tell_error(self.panel, error, "Comparing")
+
+    def _on_cancelled(self) -> None:
+        self.panel.show_message("Cancelled; nothing was changed.")
 
     def _on_finished(self) -> None:
-        self.job = None
         self.panel.show_running(is_running=False)
         self.finished.emit()
 
@@ -151,18 +127,3 @@ class CompareWidget(QWidget):
 
     def _on_image_clicked(self, item: QTableWidgetItem) -> None:
         self.open(getattr(item, "index", 0))
-
-
-def progress_line(whole: Progress, seconds_left: float | None) -> str:
-    """Return which model counts in which image, and how long it all still takes.
-
-    Examples
-    --------
-    ``set03: flow · image 3 of 37 · 2 min left``
-    """
-    parts = [whole.note]
-    if whole.total > 2:
-        parts.append(f"image {whole.done // 2 + 1} of {whole.total // 2}")
-    if seconds_left is not None:
-        parts.append(f"{duration(seconds_left)} left")
-    return " · ".join(parts)

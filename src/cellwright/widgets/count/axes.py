@@ -5,6 +5,7 @@ from pathlib import Path
 
 from napari.layers import Image as ImageLayer
 from napari.layers import Layer
+from qtpy.compat import isalive
 from qtpy.QtCore import QObject
 
 from cellwright.core.errors import CellwrightError
@@ -17,6 +18,7 @@ from cellwright.widgets.count.view import CountPanel
 from cellwright.widgets.shared.coordinates import is_understood, understood
 from cellwright.widgets.shared.jobs import Job
 
+LAYER_EVENTS = ("axis_labels", "units", "scale", "data")
 BEGINNINGS = {
     "choice": "As chosen",
     "layer": "As the layer tells",
@@ -43,6 +45,8 @@ class AxesTool(QObject):
         self._model, self._panel, self._choices = model, panel, choices
         self._waiting: Callable[[], None] | None = None
         self.job: Job | None = None
+        self._followed: ImageLayer | None = None
+        self._is_behind = False  # the panel does not tell yet what is in the file
         panel.axes.activated.connect(self._on_axes_chosen)
         panel.image.chosen.connect(self.refresh)
         model.axes_changed.connect(self._on_axes_changed)
@@ -51,6 +55,9 @@ class AxesTool(QObject):
     def when_understood(self, layer: Layer | None, go_on: Callable[[], None]) -> bool:
         """Return whether a layer is understood; else go on as soon as it is."""
         if is_understood(layer):
+            if self._is_behind:  # the thread has looked already, or another panel has
+                self._choices.refresh_channels()
+                self.refresh()
             return True
         self._waiting = go_on
         self._read(layer)
@@ -60,9 +67,12 @@ class AxesTool(QObject):
         """Tell what is understood of the chosen image."""
         layer = self._choices.layer
         if not isinstance(layer, ImageLayer):
+            self._follow(None)
             self._panel.show_axes("")
             return
-        if not is_understood(layer):
+        self._follow(layer)
+        self._is_behind = not is_understood(layer)
+        if self._is_behind:
             self._panel.show_axes("")
             self._read(layer)
             return
@@ -76,6 +86,22 @@ class AxesTool(QObject):
         if known.image.data.ndim - bool(layer.rgb) > 2 or known.axes_from == "choice":
             sentence = understood_line(known, is_linked=bool(self._panel.engine.values()["link"]))
         self._panel.show_axes(sentence, is_guessed=known.axes_from == "shape")
+
+    def _follow(self, layer: ImageLayer | None) -> None:
+        """Tell anew what is understood when the layer is given other labels, units or pixels."""
+        if layer is self._followed:
+            return
+        before, self._followed = self._followed, layer
+        for name in LAYER_EVENTS:
+            if before is not None:
+                getattr(before.events, name).disconnect(self._on_layer_changed)
+            if layer is not None:
+                getattr(layer.events, name).connect(self._on_layer_changed)
+
+    def _on_layer_changed(self, _: object = None) -> None:
+        if isalive(self):  # type: ignore[no-untyped-call]
+            self._choices.refresh_channels()
+            self.refresh()
 
     def _read(self, layer: Layer | None) -> None:
         """Look at the file of a layer beside the viewer."""

@@ -16,7 +16,7 @@ from cellwright.files.zarr import open_levels
 from cellwright.inference.image_count import LARGE_PIXELS
 from cellwright.widgets.count.count_request import CountOutcome, Request, count_task
 from cellwright.widgets.count.model import CountModel
-from cellwright.widgets.shared.layer_factory import DENSITY_COLOURMAP, bright_colours
+from cellwright.widgets.shared.layer_factory import DENSITY_COLOURMAP, OUTLINE_PX, bright_colours
 from cellwright.widgets.shared.layer_io import TITLES, Source, remove
 
 FOLDER = "cellwright results"  # beside the image
@@ -129,7 +129,9 @@ def layer_of(path: Path, source: Source) -> Layer:
     looks: dict[str, Any] = {"multiscale": True, "metadata": {FILES: str(path)}, **source.placement}
     if levels[0].dtype.kind == "i":
         name = f"{source.image.name} {TITLES['Labels']}"
-        return Labels(levels, name=name, opacity=0.9, colormap=bright_colours(), **looks)
+        layer = Labels(levels, name=name, opacity=0.9, colormap=bright_colours(), **looks)
+        layer.contour = OUTLINE_PX  # of what is in sight, which is never larger than the canvas
+        return layer
     name = f"{source.image.name} {TITLES['Image']}"
     highest = float(levels[-1].max().compute())
     return ImageLayer(

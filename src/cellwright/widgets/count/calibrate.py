@@ -64,6 +64,7 @@ class CalibrationTable(QWidget):
         )
         self.apply.setToolTip("Correct density and count by the boxes.")
         self.undo.setToolTip("Go back to what the model found.")
+        self.done.setToolTip("End calibrating; the correction stays.")
         hint = QLabel(HINT)
         hint.setObjectName("hint")
         hint.setWordWrap(True)

@@ -1,5 +1,7 @@
 """What a user can choose to count with, as the boxes of the panel tell it."""
 
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from napari.layers import Image as ImageLayer
@@ -7,8 +9,11 @@ from napari.layers import Layer
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
 
+from cellwright.core.errors import CheckpointError
 from cellwright.widgets.count.view import CountPanel
+from cellwright.widgets.shared.combos import SPECS
 from cellwright.widgets.shared.coordinates import NO_CHANNELS, Channel, channels_of, is_understood
+from cellwright.widgets.shared.napari_private import preferences
 from cellwright.widgets.shared.regions import RegionLayers
 
 
@@ -31,6 +36,12 @@ class Choices(QObject):
         panel.image.chosen.connect(self.refresh_channels)
         for box in (panel.image, panel.exclude, panel.mask_layer):
             box.follow(viewer)
+        own = preferences()
+        if own.device != "auto":
+            panel.device.fill([("Auto", "auto"), (own.device, own.device)], own.device)
+        if own.model:
+            with suppress(CheckpointError):  # one that is gone
+                self.choose_model(own.model)
         layers = viewer.layers
         for emitter in (layers.events.inserted, layers.events.removed, viewer.dims.events.ndisplay):
             emitter.connect(self._on_scene_changed)
@@ -75,6 +86,21 @@ class Choices(QObject):
             mask=panel.mask_layer.layer,
             is_outside=panel.mask_side.currentData(),
         )
+
+    def choose_model(self, name: str) -> None:
+        """Choose a model by its name or folder.
+
+        Raises
+        ------
+        CheckpointError
+            There is no such model.
+        """
+        box = self._panel.model
+        if box.findData(name) < 0 and (Path(name) / SPECS).exists():
+            box.add_folder(Path(name))
+        if not name or box.findData(name) < 0:
+            raise CheckpointError(f"There is no model {name!r} here. Import it, or choose another one.")
+        box.setCurrentIndex(box.findData(name))
 
     def _on_scene_changed(self, _: Any = None) -> None:
         if isalive(self):  # type: ignore[no-untyped-call]

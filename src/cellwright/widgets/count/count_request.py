@@ -176,12 +176,15 @@ def n_cells(result: Result) -> str:
     return f"{result.count:,.0f} cell{'' if result.count == 1 else 's'}"
 
 
-def size_line(result: Result) -> str:
+def size_line(result: Result, unit: str = "auto") -> str:
     """Return the median diameter of the cells in pixels and, where known, micrometres, or nothing.
 
-    Of a volume, whose voxels are seldom cubes, in micrometres alone.
+    Of a volume, whose voxels are seldom cubes, in micrometres alone. With ``px`` as unit there are no
+    micrometres.
     """
     table = cells_table(result)
     units = {"diameter_px": "px", "diameter_um": "µm"}
+    if unit == "px":
+        del units["diameter_um"]
     sizes = [f"{table[name].median():.1f} {unit}" for name, unit in units.items() if name in table]
     return f"median diameter {' · '.join(sizes)}" if len(table) and sizes else ""

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image as ImageLayer
-from qtpy.QtCore import QObject, QTimer
+from qtpy.QtCore import QObject
 from qtpy.QtWidgets import QAbstractButton
+from superqt.utils import QSignalDebouncer
 
 from cellwright import __version__
 from cellwright.core.data import Cells, Image, Provenance, Result
@@ -55,10 +56,9 @@ class PointPromptTool(QObject):
         self._questions: PointPredictor | None = None
         self._pending: list[tuple[PromptPoint, PromptedCell]] = []
         self._waiting: list[Any] = []  # clicks while the network looks at the image
-        self._timer = QTimer(self)
-        self._timer.setSingleShot(True)
-        self._timer.setInterval(WAIT_MS)
-        self._timer.timeout.connect(self._ask_waiting)
+        self._soon = QSignalDebouncer(parent=self)
+        self._soon.setTimeout(WAIT_MS)
+        self._soon.triggered.connect(self._ask_waiting)
         button.toggled.connect(self._on_ask_toggled)
         model.outcome_changed.connect(self._add_pending)
 
@@ -93,7 +93,7 @@ class PointPromptTool(QObject):
         """Ask at a place of the world: add the cell there, or tell how unlikely there is one."""
         if self._model.is_busy:
             self._waiting.append(position)
-            self._timer.start()
+            self._soon.throttle()
             return
         try:
             layer = image_layer(self._model.inputs().layer)
@@ -111,7 +111,7 @@ class PointPromptTool(QObject):
         while self._waiting and not self._model.is_busy:
             self.ask(self._waiting.pop(0))
         if self._waiting:
-            self._timer.start()
+            self._soon.throttle()
 
     def _prepare(self, subject: PromptContext, spot: PromptPoint | None) -> None:
         """Have the network look at the frame, then answer at the spot, if there is one."""

@@ -19,6 +19,7 @@ from cellwright.widgets.count.count_request import CountOutcome
 from cellwright.widgets.count.model import CountModel
 from cellwright.widgets.shared.edited_layers import METADATA, is_edited
 from cellwright.widgets.shared.jobs import Job
+from cellwright.widgets.shared.napari_private import preferences
 
 if TYPE_CHECKING:
     import pandas
@@ -37,7 +38,7 @@ class SaveTool(QObject):
         """Let the user choose a file, and save to it."""
         if self._model.outcome is None:
             return
-        name = f"{self._model.outcome.request.source.image.name}.cells.csv"
+        name = preferences().path_for(f"{self._model.outcome.request.source.image.name}.cells.csv")
         path, _ = QFileDialog.getSaveFileName(self._button, "Save cells", name, "Table (*.csv)")
         if path:
             self.start(Path(path))

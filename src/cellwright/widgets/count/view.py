@@ -10,17 +10,18 @@ from qtpy.QtWidgets import (
     QDoubleSpinBox,
     QFormLayout,
     QFrame,
+    QGridLayout,
     QHBoxLayout,
     QLabel,
     QPushButton,
     QVBoxLayout,
     QWidget,
 )
-from superqt import QCollapsible
 
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.registry import Family
 from cellwright.widgets.shared.combos import (
+    LETTERS,
     ChannelComboBox,
     ClassifierComboBox,
     DeviceComboBox,
@@ -32,7 +33,7 @@ from cellwright.widgets.shared.combos import (
 )
 from cellwright.widgets.shared.form import SettingsForm, is_threshold, names_of
 from cellwright.widgets.shared.job_bar import JobBar
-from cellwright.widgets.shared.style import STYLE, message_label, put, row, set_state
+from cellwright.widgets.shared.style import STYLE, folded, message_label, put, row, set_state
 
 SHORTCUT = "Ctrl+Return"
 REGIONS = {"whole": "Whole image", "view": "What I see", "drawn": "Drawn region"}
@@ -68,9 +69,7 @@ class CountPanel(QWidget):
         layout.addLayout(self._tools())
         self._tool_box = QVBoxLayout()
         layout.addLayout(self._tool_box)
-        self.more = QCollapsible("More", expandedIcon="▾", collapsedIcon="▸")
-        self.more.setContent(self._more())
-        self.more.collapse(animate=False)
+        self.more = folded("More", self._more())
         layout.addWidget(self.more)
         layout.addStretch(1)
 
@@ -141,7 +140,7 @@ class CountPanel(QWidget):
         self.model = ModelComboBox(folders="Model folder")
         form = _form({"Image": self.image, "Axes": self.axes, "Model": self.model})
         self.understood = QLabel()
-        self.understood.setObjectName("details")
+        self.understood.setObjectName("understood")
         self.understood.setWordWrap(True)
         form.insertRow(2, "", self.understood)
         self._axes_parts = (form.labelForField(self.axes), self.axes, self.understood)
@@ -175,13 +174,16 @@ class CountPanel(QWidget):
         self.mask_side = PanelComboBox("Count inside of the labels of the mask, or outside.")
         self.region.fill((title, name) for name, title in REGIONS.items())
         self.rule.fill((title, name) for name, title in RULES.items())
+        for side in (self.mask_layer, self.mask_side):  # beside each other
+            side.setMinimumContentsLength(LETTERS // 2)
         self.mask_side.fill(SIDES.items())
         rows: dict[str, QWidget | QHBoxLayout] = {
             "Channel": self.channel,
             "Count in": self.region,
             "At its edge": self.rule,
             "Leave out": self.exclude,
-            "Mask": row(self.mask_layer, self.mask_side),
+            "Mask": self.mask_layer,
+            "": self.mask_side,  # below: both would be wider than a narrow panel
             "Diameter": self._diameter(),
             "Classes": self.classes,
             "Device": self.device,
@@ -193,6 +195,11 @@ class CountPanel(QWidget):
         layout.addLayout(self._outputs())
         self._advanced_box = QVBoxLayout()
         layout.addLayout(self._advanced_box)
+        self.save_settings, self.load_settings = QPushButton("Save settings…"), QPushButton("Load settings…")
+        self.save_settings.setToolTip("Keep all settings in a file, for other images and the command line.")
+        self.load_settings.setToolTip("Take settings that were saved before.")
+        layout.addWidget(self.save_settings)
+        layout.addWidget(self.load_settings)
         return box
 
     def _diameter(self) -> QHBoxLayout:
@@ -206,13 +213,13 @@ class CountPanel(QWidget):
         self.measure.setToolTip("Draw a line across a typical cell.")
         return row(self.diameter, self.measure)
 
-    def _outputs(self) -> QHBoxLayout:
+    def _outputs(self) -> QGridLayout:
         self.outputs = {output: QCheckBox(title) for output, title in OUTPUTS.items()}
         for output, box in self.outputs.items():
             box.setToolTip(f"Show the result as a {output} layer.")
-        layout = QHBoxLayout()
-        for box in self.outputs.values():
-            layout.addWidget(box, 1)
+        layout = QGridLayout()
+        for place, box in enumerate(self.outputs.values()):
+            layout.addWidget(box, place // 2, place % 2)
         return layout
 
     def _buttons(self) -> QHBoxLayout:
@@ -246,6 +253,7 @@ class CountPanel(QWidget):
         layout.addLayout(self._threshold_box)
         layout.addSpacing(4)
         self.save = QPushButton("Save cells as CSV…")
+        self.save.setToolTip("One row for each cell: place, size, score and class.")
         self.save.setEnabled(False)
         self.correct = QPushButton("Correct these cells")
         self.correct.setToolTip("Open the annotate panel with this image, these cells and this model.")

@@ -33,8 +33,9 @@ from cellwright.widgets.count.count_request import (
 from cellwright.widgets.count.model import CountInputs, CountModel
 from cellwright.widgets.count.point_prompt import PointPromptTool
 from cellwright.widgets.count.save import SaveTool
+from cellwright.widgets.count.settings_file import SettingsFileTool
 from cellwright.widgets.count.view import CountPanel
-from cellwright.widgets.shared.coordinates import axis_of
+from cellwright.widgets.shared.coordinates import channels_of
 from cellwright.widgets.shared.jobs import Job, LiveUpdater
 from cellwright.widgets.shared.layer_factory import legend_of
 from cellwright.widgets.shared.layer_io import (
@@ -62,7 +63,7 @@ from cellwright.widgets.shared.messages import (
     tell_error,
     tell_results,
 )
-from cellwright.widgets.shared.napari_private import unwrapped
+from cellwright.widgets.shared.napari_private import preferences, unwrapped
 from cellwright.widgets.shared.regions import (
     PREVIEW_PX,
     PREVIEW_SLICES,
@@ -112,6 +113,7 @@ class CountWidget(QWidget):
         self.ask = PointPromptTool(self.model, self.panel.ask)
         self.calibrate = CalibrateTool(self.model, self.panel.calibrate)
         self.save = SaveTool(self.model, self.panel.save)
+        self.settings_file = SettingsFileTool(self.model, self.panel, self.choices)
         self.panel.put_tool(self.calibrate.form)
         self._connect_panel()
         self._connect_model()
@@ -258,7 +260,7 @@ class CountWidget(QWidget):
             layers = replace(layers, shapes=self._drawn(layers.excluded, layer))
         if not layers.chosen:
             return None
-        axis = axis_of(self.choices.channel)
+        axis = (self.choices.channel or channels_of(layer)[0]).axis
         return regions_of(layers, layer, axis, self.panel.rule.currentData())
 
     def _drawn(self, excluded: Shapes | None, layer: ImageLayer) -> Shapes:
@@ -369,7 +371,7 @@ class CountWidget(QWidget):
             guess_line(result),
             interval_line(result),
             counted.request.source.image.name,
-            size_line(result),
+            size_line(result, preferences().unit),
         )
         self.panel.show_count(number_text(result), line, "\n".join(filter(None, details)), legend_of(result))
         self.panel.save.setEnabled(True)

@@ -15,7 +15,7 @@ from cellwright.inference.fit import UNKNOWN_BELOW, WARN_BELOW, in_short
 PICTURE_PX, MARGIN_PX, TEXT_PX = 138, 12, 50
 MOST_KEPT = 400  # pictures in memory
 LONGEST_NAME = 20  # letters under a picture
-WARNING = "#d69e2e"
+WARNED = {Qt.ItemDataRole.ForegroundRole: "black", Qt.ItemDataRole.BackgroundRole: "#d69e2e"}
 Index = QModelIndex
 
 
@@ -51,8 +51,8 @@ class OutcomeList(QAbstractListModel):
             return self._picture(outcome)
         if role == Qt.ItemDataRole.ToolTipRole:
             return help_of(outcome)
-        if role == Qt.ItemDataRole.ForegroundRole and outcome.row.get("fit", 1.0) < WARN_BELOW:
-            return QColor(WARNING)
+        if role in WARNED and outcome.row.get("fit", 1.0) < WARN_BELOW:
+            return QColor(WARNED[Qt.ItemDataRole(role)])
         return None
 
     def _picture(self, outcome: ImageOutcome) -> QIcon:

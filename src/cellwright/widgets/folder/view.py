@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from pathlib import Path
 
-from qtpy.QtCore import QSignalBlocker, Qt
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -24,22 +24,20 @@ from qtpy.QtWidgets import (
 from superqt import QCollapsible
 
 from cellwright.inference.settings import EngineSettings
-from cellwright.models import registry, store
-from cellwright.models.spec import read_spec
+from cellwright.models import registry
 from cellwright.ops.plates import PlateMap
 from cellwright.widgets.folder.gallery import Gallery
 from cellwright.widgets.folder.model import ORDERS, FolderModel, well_name
 from cellwright.widgets.folder.plate_view import PlateView
-from cellwright.widgets.shared.combos import SPECS, model_help, model_title
+from cellwright.widgets.shared.combos import DeviceComboBox, ModelComboBox, PanelComboBox
 from cellwright.widgets.shared.form import SettingsForm, names_of
 from cellwright.widgets.shared.job_bar import JobBar
-from cellwright.widgets.shared.style import PANEL_WIDTH_PX, STYLE, message_label, put, row, set_state
+from cellwright.widgets.shared.style import STYLE, folded, message_label, put, row, set_state
 
 START, STOP = "Count images", "Stop"
 SEPARATOR = "; "  # between folders in their line
 SHOWN_IN_FORM = tuple(name for name in names_of(EngineSettings) if name not in ("device", "channel"))
 ANY_CHANNEL = -1
-LETTERS = 10
 COUNT_TITLE = "Cells"
 
 
@@ -55,17 +53,17 @@ class FolderView(QWidget):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.setStyleSheet(STYLE)
-        self.setMinimumWidth(PANEL_WIDTH_PX + 40)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(10, 10, 10, 10)
         layout.setSpacing(6)
-        self.inputs = QCollapsible("Images and model", expandedIcon="▾", collapsedIcon="▸")
-        self.inputs.setContent(self._inputs())
+        self.inputs = folded("Images and model", self._inputs())
+        self.inputs.expand(animate=False)
         self.inputs.expand(animate=False)
         layout.addWidget(self.inputs)
         layout.addWidget(self._more())
         self.start = QPushButton()
         self.start.setObjectName("count")
+        self.start.setToolTip("Count all images; what was counted before with the same settings is kept.")
         layout.addWidget(self.start)
         self.jobs = JobBar(has_stop=False)
         layout.addWidget(self.jobs)
@@ -89,10 +87,9 @@ class FolderView(QWidget):
             "{plate}/{well}_s{site}. OME-Zarr plates tell it themselves."
         )
         self.output, self.choose_output = _line("Folder for the results"), QPushButton("Choose…")
+        self.choose_output.setToolTip("Choose the folder for the results.")
         self.output.setToolTip("Labels, tables and summary.csv go there; what is there already is shown.")
-        self.model = _box()
-        self.model.setToolTip("What finds the cells.")
-        self.list_models()
+        self.model = ModelComboBox(folders="Model folder")
         form = QFormLayout()
         form.setSpacing(6)
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
@@ -114,6 +111,7 @@ class FolderView(QWidget):
 
     def _folders(self) -> QHBoxLayout:
         self.folders, self.choose_folder = _line("Folders or plates"), QPushButton("Choose…")
+        self.choose_folder.setToolTip("Choose a folder or a plate.")
         self.folders.setToolTip(
             "Folders whose images are counted, with the folders in them, or .zarr plates. Several have a ; "
             "between them."
@@ -126,15 +124,14 @@ class FolderView(QWidget):
         return folders
 
     def _more(self) -> QCollapsible:
-        self.device = _box()
-        self.device.setToolTip("Where the network runs; Auto takes the fastest.")
-        _fill(self.device, [("Auto", "auto")], "auto")
+        self.device = DeviceComboBox()
         self.channel = QSpinBox()
         self.channel.setRange(ANY_CHANNEL, 99)
         self.channel.setSpecialValueText("colours together, else the first")
         self.channel.setValue(ANY_CHANNEL)
         self.channel.setToolTip("Channel to count in, from 0.")
         self.xlsx = QCheckBox("Tables for Excel, too")
+        self.xlsx.setToolTip("Write each table as an Excel file beside the CSV.")
         self.engine = SettingsForm(EngineSettings, SHOWN_IN_FORM)
         box = QWidget()
         layout = QVBoxLayout(box)
@@ -151,35 +148,8 @@ class FolderView(QWidget):
         scroll.setWidget(box)
         scroll.setWidgetResizable(True)
         scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.more = QCollapsible("More", expandedIcon="▾", collapsedIcon="▸")
-        self.more.setContent(scroll)
-        self.more.collapse(animate=False)
+        self.more = folded("More", scroll)
         return self.more
-
-    @property
-    def family(self) -> str:
-        """Family of the chosen model; the first one when there is no model."""
-        return self._families.get(str(self.model.currentData()), registry.DEFAULT_FAMILY)
-
-    def list_models(self, wanted: str = "") -> None:
-        """List the models, and one that is kept elsewhere, and choose it; else the chosen one stays so."""
-        wanted = wanted or str(self.model.currentData())
-        order = list(registry.FAMILIES)
-        entries = [one for one in store.models() if one.spec.family in order]
-        entries.sort(key=lambda entry: order.index(entry.spec.family))
-        self._families = {entry.name: entry.spec.family for entry in entries}
-        titles = [(model_title(entry.name, entry.spec.family), entry.name) for entry in entries]
-        if (Path(wanted) / SPECS).exists():
-            self._families[wanted] = read_spec(Path(wanted) / SPECS).family
-            titles.append((model_title(Path(wanted).name, self._families[wanted]), wanted))
-        _fill(self.model, titles, wanted)
-        for place, entry in enumerate(entries):
-            self.model.setItemData(place, model_help(entry.spec), Qt.ItemDataRole.ToolTipRole)
-
-    def list_devices(self, found: tuple[tuple[str, str], ...]) -> None:
-        """List the devices of this machine."""
-        entries = [(f"Auto · {found[0][1]}", "auto"), *((title, name) for name, title in found)]
-        _fill(self.device, entries, str(self.device.currentData()))
 
     def show_family(self, name: str) -> None:
         """Show the settings of a model family, as they come."""
@@ -192,13 +162,13 @@ class FolderView(QWidget):
         channel = None
         if self.channel.value() != ANY_CHANNEL:
             channel = self.channel.value()
-        return EngineSettings(device=self.device.currentData(), channel=channel, **self.engine.values())
+        return EngineSettings(device=self.device.device, channel=channel, **self.engine.values())
 
     def show_engine(self, engine: EngineSettings) -> None:
         """Show how the network is to run."""
         self.engine.set_values(asdict(engine))
         self.channel.setValue(ANY_CHANNEL if engine.channel is None else engine.channel)
-        self.device.setCurrentIndex(max(self.device.findData(engine.device), 0))
+        self.device.setCurrentIndex(self.device.place_of(engine.device))
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -257,7 +227,7 @@ class FolderView(QWidget):
         self.whole_plate = QPushButton()
         self.whole_plate.setToolTip("Show the images of all wells.")
         self.tabs.addTab(_column(row(self.order, self.whole_plate), self.gallery), "Images")
-        self.plate_names_box, self.column = _box(), _box()
+        self.plate_names_box, self.column = PanelComboBox("The plate that is shown."), PanelComboBox()
         self.column.setToolTip("What the colours tell: a column of summary.csv, the mean of a well's images.")
         self.tabs.addTab(_column(row(self.column, self.plate_names_box), self.plate), "Plate")
         self.failed.setWordWrap(True)
@@ -287,9 +257,9 @@ class FolderView(QWidget):
 
     def _show_plate(self, model: FolderModel, plate: PlateMap | None) -> None:
         titles = [(_title(name), name) for name in model.columns]
-        _fill(self.column, titles, model.column)
+        self.column.fill(titles, model.column)
         plates = model.plates
-        _fill(self.plate_names_box, [(name, name) for name in plates], model.plate)
+        self.plate_names_box.fill([(name, name) for name in plates], model.plate)
         self.plate_names_box.setVisible(len(plates) > 1)
         chosen = None
         if plate is not None and model.well:
@@ -305,24 +275,6 @@ def _title(column: str) -> str:
     if column.startswith("count_"):
         return f"Cells: {column.removeprefix('count_')}"
     return column.replace("_", " ").capitalize()
-
-
-def _fill(box: QComboBox, entries: list[tuple[str, str]], wanted: str) -> None:
-    if [(box.itemText(place), box.itemData(place)) for place in range(box.count())] == entries:
-        return
-    with QSignalBlocker(box):
-        box.clear()
-        for title, data in entries:
-            box.addItem(title, data)
-        box.setCurrentIndex(max(box.findData(wanted), 0))
-
-
-def _box() -> QComboBox:
-    """Return a box that shrinks with the panel."""
-    box = QComboBox()
-    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-    box.setMinimumContentsLength(LETTERS)
-    return box
 
 
 def _line(placeholder: str) -> QLineEdit:

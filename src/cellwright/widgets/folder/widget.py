@@ -27,12 +27,12 @@ from cellwright.widgets.folder.model import (
     well_name,
 )
 from cellwright.widgets.folder.view import FolderView
-from cellwright.widgets.shared.combos import device_task, model_events
 from cellwright.widgets.shared.edited_layers import is_edited
-from cellwright.widgets.shared.jobs import Job, LiveUpdater
+from cellwright.widgets.shared.jobs import LiveUpdater
 from cellwright.widgets.shared.layer_io import place
 from cellwright.widgets.shared.messages import REDRAW_S, CountEvent, count_news, tell_error
 from cellwright.widgets.shared.napari_private import unwrapped
+from cellwright.widgets.shared.style import scrolled
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -59,13 +59,12 @@ class FolderWidget(QWidget):
         self.earlier, self.opener = LiveUpdater(self), LiveUpdater(self)
         self._opened: list[Layer] = []
         self._redraw_at = 0.0
-        self._has_been_shown = False
         self._classifier = ""  # of the count whose settings were taken over
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.view)
-        self.view.show_family(self.view.family)
+        layout.addWidget(scrolled(self.view))
+        self.view.show_family(self.view.model.family)
         self._connect()
         last = count_news.last(self.viewer)
         if last is not None:
@@ -78,8 +77,8 @@ class FolderWidget(QWidget):
         view.add_folder.clicked.connect(lambda: view.ask_for_folder(add=True))
         view.choose_output.clicked.connect(self._on_choose_output_clicked)
         view.output.editingFinished.connect(self._show_earlier)
-        view.model.activated.connect(self._on_model_chosen)
-        model_events.changed.connect(self._on_models_changed)
+        view.model.chosen.connect(self._on_model_chosen)
+        view.model.failed.connect(self._on_failed)
         view.start.clicked.connect(self._on_start_clicked)
         view.order.activated.connect(lambda: model.show(order=view.order.currentData()))
         view.column.activated.connect(lambda: model.show(column=view.column.currentData()))
@@ -104,11 +103,7 @@ class FolderWidget(QWidget):
     def showEvent(self, event: QShowEvent | None) -> None:
         """Look for devices once the panel is seen."""
         super().showEvent(event)
-        if not self._has_been_shown:
-            self._has_been_shown = True
-            job = Job(device_task(), self)
-            job.returned.connect(self.view.list_devices)
-            job.start()
+        self.view.device.find_devices()
 
     # -- settings -----------------------------------------------------------------------------------------
 
@@ -116,9 +111,9 @@ class FolderWidget(QWidget):
     def recipe(self) -> Recipe:
         """Model and settings as they stand in the panel."""
         view = self.view
-        kind = registry.get(view.family).settings
+        kind = registry.get(view.model.family).settings
         return Recipe(
-            models=(str(view.model.currentData()),),
+            models=(view.model.model_name,),
             settings=kind(**view.settings.values()),
             engine=view.engine_settings,
             classifier=self._classifier,
@@ -127,8 +122,10 @@ class FolderWidget(QWidget):
     def take_over(self, recipe: Recipe) -> None:
         """Put the model and settings of a count into the panel."""
         view, name = self.view, recipe.models[0]
-        view.list_models(name)
-        view.show_family(view.family)
+        if Path(name).is_dir():
+            view.model.add_folder(Path(name))
+        view.model.refresh(name)
+        view.show_family(view.model.family)
         view.settings.set_values(asdict(recipe.settings))
         view.show_engine(recipe.engine)
         self._classifier = recipe.classifier
@@ -146,16 +143,8 @@ class FolderWidget(QWidget):
         except CellwrightError:  # drawn cells: no settings
             return
 
-    def _on_models_changed(self) -> None:
-        if not isalive(self) or self.jobs.is_busy:  # type: ignore[no-untyped-call]
-            return
-        family = self.view.family
-        self.view.list_models()
-        if self.view.family != family:
-            self._on_model_chosen()
-
     def _on_model_chosen(self) -> None:
-        self.view.show_family(self.view.family)
+        self.view.show_family(self.view.model.family)
         self.view.taken_over.hide()
         self._classifier = ""
 

@@ -19,22 +19,23 @@ from cellwright.core.data import Cells, Image
 from cellwright.core.errors import CellwrightError, CheckpointError, WrongLayerError
 from cellwright.core.tasks import Progress, Task
 from cellwright.inference.settings import EngineSettings
-from cellwright.models import store
+from cellwright.models import registry, store
 from cellwright.models.registry import DEFAULT_FAMILY
+from cellwright.models.spec import read_spec
 from cellwright.ops.labels import measure, relabel
 from cellwright.widgets.count.count_request import CountOutcome, Request, count_task, result_line
+from cellwright.widgets.count.view import usual_outputs
 from cellwright.widgets.shared.classes import classifiers
+from cellwright.widgets.shared.combos import SPECS
 from cellwright.widgets.shared.coordinates import channels_of, full_resolution, in_pixels
 from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_factory import class_colour
 from cellwright.widgets.shared.layer_io import image_of, place, source_of
-from cellwright.widgets.shared.napari_private import unwrapped
+from cellwright.widgets.shared.napari_private import preferences, unwrapped
 
 if TYPE_CHECKING:
     import napari.viewer
-
-DEFAULT_MODEL = DEFAULT_FAMILY
 
 
 def count_active_layer(viewer: "napari.viewer.Viewer") -> Job | None:
@@ -44,7 +45,14 @@ def count_active_layer(viewer: "napari.viewer.Viewer") -> Job | None:
     where the active layer cannot be counted in, which a notification tells.
     """
     try:
-        request = Request(source_of(viewer.layers.selection.active), DEFAULT_MODEL)
+        own = preferences()
+        family = DEFAULT_FAMILY
+        if own.model:
+            family = read_spec(store.find(own.model) / SPECS).family
+        engine = EngineSettings(device=own.device)
+        source = source_of(viewer.layers.selection.active)
+        outputs = usual_outputs(registry.get(family))
+        request = Request(source, own.default_model, None, engine, outputs, family=family)
     except CellwrightError as error:
         show_error(str(error))
         return None

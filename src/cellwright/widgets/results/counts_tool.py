@@ -1,13 +1,19 @@
 """Counts per region, class and frame, positive cells, the border rule, and colours by group."""
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 from qtpy.QtCore import QObject, QSignalBlocker
 from superqt.utils import QSignalDebouncer
 
 from cellwright.widgets.results.measuring import Measurer
 from cellwright.widgets.results.model import MEAN, ResultsModel
+from cellwright.widgets.results.snapshot import session_table
 from cellwright.widgets.results.view import MarkerRow, ResultsView
 from cellwright.widgets.results.viewer_link import ViewerLink
+
+if TYPE_CHECKING:
+    import pandas
 
 COUNT_MS = 120  # after the last change; the number itself follows at once
 
@@ -37,21 +43,31 @@ class CountsTool(QObject):
         view.border.currentIndexChanged.connect(self._on_border_chosen)
         view.rule.currentIndexChanged.connect(self._on_rule_chosen)
         view.colour_by.currentIndexChanged.connect(self._colour)
+        view.counted_by.currentIndexChanged.connect(self.refresh)
         model.measured_changed.connect(self._on_measured_changed)
         model.kept_changed.connect(self._on_kept_changed)
 
-    def refresh(self) -> None:
+    def refresh(self, _: Any = None) -> None:
         """Show the counts and who is positive for what."""
         model, view = self._model, self._view
         if model.measured is None:
             view.counts_frame.set_frame(None)
             return
-        view.counts_frame.set_frame(model.counts())
+        view.counts_frame.set_frame(self.table())
         copositive = model.copositive()
         view.markers_frame.set_frame(copositive)
         view.markers_table.setVisible(copositive is not None)
         if view.colour_by.currentData():
             self._colour()
+
+    def table(self) -> "pandas.DataFrame":
+        """Return the counts as they are shown: by region and frame, by one kind of group, or by image."""
+        by = self._view.counted_by.currentData()
+        if by == "image":
+            return session_table(self._link.viewer)
+        if by:
+            return self._model.grouped(by)
+        return self._model.counts()
 
     def show_settings(self) -> None:
         """Show what the model is set to."""

@@ -15,7 +15,7 @@ from cellwright.core.errors import CellwrightError, SettingsError, error_line
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.images import describe_images
 from cellwright.files.regions import drawn_shapes, masks_of, write_region_set, write_regions
-from cellwright.files.report import write_report
+from cellwright.files.report import ReportExtras, write_report
 from cellwright.files.tables import settings_table, write_csv, write_parquet, write_xlsx
 from cellwright.inference.image_count import tables_of, write_tracks
 from cellwright.inference.recipe import Recipe, as_command, as_python, load_recipe, recipe_of, save_recipe
@@ -23,11 +23,15 @@ from cellwright.inference.settings import InputFiles
 from cellwright.models import store
 from cellwright.ops.measure.analysis import Analysis
 from cellwright.ops.measure.regions import RegionSet
-from cellwright.widgets.results.measured_cells import MeasuredCells
+from cellwright.widgets.results.counts_tool import CountsTool
+from cellwright.widgets.results.measured_cells import MeasuredCells, result_of
 from cellwright.widgets.results.model import ResultsModel
+from cellwright.widgets.results.plot_tool import PlotTool
+from cellwright.widgets.results.snapshot import image_layer_under, session_layers, session_table, snapshot_of
 from cellwright.widgets.results.view import ResultsView
 from cellwright.widgets.shared.edited_layers import ASKED
 from cellwright.widgets.shared.messages import tell_error
+from cellwright.widgets.shared.napari_private import preferences
 from cellwright.widgets.shared.regions import REGIONS, WINDOW
 
 TABLES = "Table (*.csv);;Excel (*.xlsx);;Parquet (*.parquet)"
@@ -42,13 +46,23 @@ class ResultsExport(QObject):
         Asks and tells.
     model
         What is written.
+    counts, plots
+        Give what they show.
     on_loaded
         Takes settings that were loaded.
     """
 
-    def __init__(self, view: ResultsView, model: ResultsModel, on_loaded: Callable[[Recipe], None]) -> None:
+    def __init__(
+        self,
+        view: ResultsView,
+        model: ResultsModel,
+        counts: CountsTool,
+        plots: PlotTool,
+        on_loaded: Callable[[Recipe], None],
+    ) -> None:
         super().__init__(view)
         self._view, self._model, self._on_loaded = view, model, on_loaded
+        self._counts, self._plots = counts, plots
         self._saved_regions: tuple[Path, list[Any]] = (Path(), [])
         view.save_table.clicked.connect(lambda: self._ask("cells", TABLES, self.save_table))
         view.save_counts.clicked.connect(lambda: self._ask("counts", "Table (*.csv)", self.save_counts))
@@ -90,7 +104,7 @@ class ResultsExport(QObject):
         measured = self._model.measured
         assert measured is not None
         others = measured.snapshot.others
-        other = tuple(f"{name}={image.source}" for name, image in others.items() if image.source)
+        other = tuple(f"{name}={image.source}" for name, image in others.items() if _is_file(image))
         nuclei = measured.snapshot.nuclei_source
         path, saved = self._saved_regions
         regions = self._model.regions
@@ -125,27 +139,25 @@ class ResultsExport(QObject):
     @property
     def unrepeatable(self) -> list[str]:
         """What was done by hand, which no settings repeat."""
-        model, measured = self._model, self._model.measured
-        found: list[str] = []
+        measured = self._model.measured
         if measured is None:
-            return found
-        if measured.n_edited:
-            found.append(f"{measured.n_edited} cells drawn or changed by hand")
-        elif measured.snapshot.is_edited:
-            found.append("cells deleted or classified by hand")
-        n_asked = measured.result.provenance.settings.get(ASKED, 0)
-        if n_asked:
-            found.append(f"{n_asked} cells added by click")
-        if model.gate is not None:
+            return []
+        found = [*_by_hand(measured), *self._regions_apart()]
+        if self._model.gate is not None:
             found.append("the gate of the scatter plot")
+        return [*found, *_without_file(measured)]
+
+    def _regions_apart(self) -> list[str]:
+        """Return what is told of regions and no file of them holds."""
+        measured, found = self._model.measured, []
         try:
-            masks_of(model.regions)
+            masks_of(self._model.regions)
         except SettingsError as error:
             found.append(str(error))
-        counted = measured.snapshot.provenance.get(REGIONS)
-        if counted is not None and counted.rule != model.region_rule:
+        counted = None if measured is None else measured.snapshot.provenance.get(REGIONS)
+        if counted is not None and counted.rule != self._model.region_rule:
             found.append(f"that cells were counted by the rule {counted.rule!r} before")
-        return [*found, *_without_file(measured)]
+        return found
 
     def copy(self, as_text: Callable[[Recipe], str], what: str) -> None:
         """Copy the text that repeats the result."""
@@ -167,8 +179,8 @@ class ResultsExport(QObject):
         self._start(_table_task(path, self._analysis(), settings), path)
 
     def save_counts(self, path: Path) -> None:
-        """Write counts per region and frame as CSV."""
-        counts = self._analysis().counts
+        """Write the counts as they are shown as CSV."""
+        counts = self._counts.table()
         self._start(_task(path, lambda: write_csv(path, counts)), path)
 
     def save_lineages(self, path: Path) -> None:
@@ -211,7 +223,16 @@ class ResultsExport(QObject):
         by_hand = self.unrepeatable
         if by_hand:
             recipes["Not repeated by these"] = ", ".join(by_hand)
-        self._start(_task(path, lambda: write_report(path, image, analysis, recipes)), path)
+        viewer, pictures = self._plots.viewer, self._plots.pictures()
+        others = [one for one in session_layers(viewer) if one is not self._plots.layer]
+        snapshots = [snapshot_of(one, image_layer_under(viewer, one)) for one in others]
+        totals = session_table(viewer)
+
+        def write() -> None:
+            found = [(one.image, result_of(one)) for one in snapshots if one.pixels is not None]
+            write_report(path, image, analysis, recipes, ReportExtras(pictures, totals, found))
+
+        self._start(_task(path, write), path)
 
     def save_settings(self, path: Path) -> None:
         """Write all settings; those of the count too, where the cells were counted."""
@@ -246,7 +267,7 @@ class ResultsExport(QObject):
             )
             return
         ending = formats.partition("*")[2].partition(")")[0]
-        name = f"{self._image().name}.{what}{ending}"
+        name = preferences().path_for(f"{self._image().name}.{what}{ending}")
         path, chosen = QFileDialog.getSaveFileName(self._view, f"Save {what}", name, formats)
         if path:
             target = Path(path)
@@ -291,10 +312,15 @@ class ResultsExport(QObject):
         tell_error(self._view, error, "Saving")
 
 
+def _is_file(image: Image) -> bool:
+    """Return whether a file holds an image and nothing more: no other channels, say."""
+    return bool(image.source) and image.source_part is None
+
+
 def _without_file(measured: MeasuredCells) -> list[str]:
     """Return what cells were measured with that is in no file."""
     snapshot = measured.snapshot
-    found = [f"the image {name}" for name, image in snapshot.others.items() if not image.source]
+    found = [f"the image {name}" for name, image in snapshot.others.items() if not _is_file(image)]
     if measured.nuclei is not None and not snapshot.nuclei_source:
         found.append("the nuclei")
     return [f"{one}, which is in no file" for one in found]
@@ -304,6 +330,19 @@ def _corners(regions: RegionSet) -> list[Any]:
     """Return what tells drawn regions apart from others."""
     shapes = drawn_shapes(regions)
     return [(region.name, region.index, [ring.tolist() for ring in region.rings]) for region in shapes]
+
+
+def _by_hand(measured: MeasuredCells) -> list[str]:
+    """Return how cells were changed by hand."""
+    found = []
+    if measured.n_edited:
+        found.append(f"{measured.n_edited} cells drawn or changed by hand")
+    elif measured.snapshot.is_edited:
+        found.append("cells deleted or classified by hand")
+    n_asked = measured.result.provenance.settings.get(ASKED, 0)
+    if n_asked:
+        found.append(f"{n_asked} cells added by click")
+    return found
 
 
 def inputs_folder() -> Path:

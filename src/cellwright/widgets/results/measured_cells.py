@@ -311,6 +311,11 @@ def _with_scores_and_classes(result: Result, table: "pandas.DataFrame") -> Resul
     return replace(result, cells=cells, provenance=replace(result.provenance, settings=settings))
 
 
+def result_of(snapshot: Snapshot) -> Result:
+    """Return the labels of a layer as a result."""
+    return _result(snapshot)[0]
+
+
 def _result(snapshot: Snapshot) -> tuple[Result, NDArray[np.int64]]:
     """Return the labels as a result that tells how they were found, and their numbers in the layer."""
     assert snapshot.pixels is not None

@@ -8,7 +8,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ from cellwright.ops.measure.measurement import is_volumetric, label_axes
 from cellwright.ops.measure.regions import RegionRule, RegionSet
 from cellwright.ops.measure.settings import AnalysisSettings, TrackSettings
 from cellwright.ops.measure.tracks import Tracks
-from cellwright.widgets.results.measured_cells import MeasuredCells
+from cellwright.widgets.results.measured_cells import SIZES, MeasuredCells
 from cellwright.widgets.shared.messages import CountEvent
 
 if TYPE_CHECKING:
@@ -347,7 +347,7 @@ class ResultsModel:
         return int(np.flatnonzero(self.kept)[own[self.tracks.frames[own].argmin()]])
 
     def groups(self, by: str) -> dict[str, NDArray[np.bool_]]:
-        """Return the cells that count by ``region``, ``class`` or ``markers``, a mask of the table each."""
+        """Return the cells that count by region, class, markers or frame, a mask of the table each."""
         measured = self.measured
         if measured is None:
             return {}
@@ -360,7 +360,29 @@ class ResultsModel:
             return {name or "none": self.kept & (classes == name) for name in sorted(set(classes))}
         if by == "markers" and self.thresholds:
             return self._marker_groups(measured.table)
+        if by == "frame" and measured.frames.shape[1]:
+            return self._frame_groups(measured)
         return {"all": self.kept}
+
+    def grouped(self, by: str) -> "pandas.DataFrame":
+        """Return one row per group of :meth:`groups`: ``group``, ``count``, ``percent``, median size."""
+        import pandas
+
+        table = self.table
+        assert table is not None
+        size = next((name for name in SIZES[::-1] if name in table and "diameter" not in name), "")
+        rows = []
+        for name, mask in self.groups(by).items():
+            n_cells = int(mask.sum())
+            row: dict[str, Any] = {
+                "group": name,
+                "count": n_cells,
+                "percent": 100 * n_cells / max(self.n_kept, 1),
+            }
+            if size and n_cells:
+                row[f"median_{size}"] = float(np.nanmedian(table[size].to_numpy(float)[mask]))
+            rows.append(row)
+        return pandas.DataFrame(rows)
 
     def copositive(self) -> "pandas.DataFrame | None":
         """Return which markers go together, None without markers."""
@@ -470,6 +492,18 @@ class ResultsModel:
             return int(labels.shape[0])
         image = measured.snapshot.image
         return int(image.label_shape[image.label_axes.index(axes[0])])
+
+    def _frame_groups(self, measured: MeasuredCells) -> dict[str, NDArray[np.bool_]]:
+        axes, frames = label_axes(measured.result).lower(), measured.frames
+        labels = measured.result.cells.labels
+        lengths = frames.max(axis=0, initial=-1) + 1
+        if labels is not None:
+            lengths = labels.shape[: frames.shape[1]]
+        found = {}
+        for index in np.ndindex(*lengths):
+            name = " ".join(f"{axis} {at}" for axis, at in zip(axes, index, strict=False))
+            found[name] = self.kept & (frames == np.array(index)).all(axis=1)
+        return found
 
     def _marker_groups(self, table: "pandas.DataFrame") -> dict[str, NDArray[np.bool_]]:
         names = list(self.thresholds)

@@ -6,19 +6,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from qtpy.compat import isalive
-from qtpy.QtCore import QObject, QSignalBlocker
+from qtpy.QtCore import QBuffer, QIODevice, QObject, QSignalBlocker
+from qtpy.QtWidgets import QWidget
 from superqt.utils import QSignalThrottler
 
 from cellwright.ops.measure.columns import describe
 from cellwright.widgets.results.model import ResultsModel, ScatterGate
 from cellwright.widgets.results.plots import CellPlot, Histogram, Scatter, Strip
-from cellwright.widgets.results.view import ResultsView
+from cellwright.widgets.results.view import PLOT_NAMES, PLOTS, ResultsView
 from cellwright.widgets.results.viewer_link import ViewerLink
 from cellwright.widgets.shared.layer_factory import class_colour
+from cellwright.widgets.shared.napari_private import preferences
 
 REDRAW_MS = 30
 FIRST_X = ("area_um2", "volume_um3", "area_px", "volume_px")
 FIRST_Y = ("intensity_mean_ch0", "circularity", "sphericity", "score", "diameter_um", "diameter_px")
+PICTURE_PX = 420, 280  # of a plot that was not seen at its own size
 AXIS_TITLES = {"t": "Frame", "z": "Slice"}
 
 
@@ -82,9 +85,52 @@ class PlotTool(QObject):
         self._redraw_kept()
 
     @property
+    def viewer(self) -> Any:
+        """The viewer of the panel."""
+        return self._link.viewer
+
+    @property
+    def layer(self) -> Any:
+        """The layer whose cells are drawn."""
+        return self._link.layer
+
+    def pictures(self) -> dict[str, bytes]:
+        """Return the plots that were opened, drawn anew, as PNG by what they show."""
+        view, found = self._view, {}
+        before = view.plot_kind.currentIndex()
+        self._is_drawn_for_report = True
+        for place, kind in enumerate(PLOTS):
+            name = PLOT_NAMES[place]
+            if name not in vars(view) or self._model.table is None:  # made when it is first shown
+                continue
+            view.plot_kind.setCurrentIndex(place)
+            self.redraw()
+            found[self._caption(kind)] = png_of(getattr(view, name))
+        view.plot_kind.setCurrentIndex(before)
+        self._is_drawn_for_report = False
+        return found
+
+    def _caption(self, kind: str) -> str:
+        view = self._view
+        x, y = (title(str(box.currentData())) for box in (view.plot_x, view.plot_y))
+        captions = {
+            "Histogram": x,
+            "Scatter": f"{y} over {x}",
+            "Boxes": f"{x} by {view.plot_group.currentText()}",
+        }
+        text = captions.get(kind, "")
+        gate = self._model.gate
+        if kind == "Scatter" and gate is not None:
+            text += f", with the gate over {title(gate.x)} and {title(gate.y)}"
+        return f"{kind}: {text}".removesuffix(": ")
+
+    _is_drawn_for_report = False
+
+    @property
     def _is_shown(self) -> bool:
         """Whether the page of plots is open; what nobody sees is not drawn."""
-        return self._view.tabs.tabText(self._view.tabs.currentIndex()) == "Plots"
+        is_open = self._view.tabs.tabText(self._view.tabs.currentIndex()) == "Plots"
+        return is_open or self._is_drawn_for_report
 
     def _values(self, name: str) -> NDArray[np.float64]:
         table = self._model.table
@@ -155,7 +201,10 @@ class PlotTool(QObject):
 
     def _on_measured_changed(self) -> None:
         names = self._model.number_columns
-        for box, usual in ((self._view.plot_x, FIRST_X), (self._view.plot_y, FIRST_Y)):
+        first_x: tuple[str, ...] = FIRST_X
+        if preferences().unit == "px":
+            first_x = tuple(name for name in FIRST_X if name.endswith("_px"))
+        for box, usual in ((self._view.plot_x, first_x), (self._view.plot_y, FIRST_Y)):
             wanted = next((name for name in (box.currentData(), *usual, *names) if name in names), None)
             with QSignalBlocker(box):
                 box.fill(((title(name), name) for name in names), wanted)
@@ -210,6 +259,16 @@ class PlotTool(QObject):
             found = self._model.per_frame()
         if found is not None:
             self._view.strip.set_frame(self._link.frame_shown(found[0]))
+
+
+def png_of(plot: QWidget) -> bytes:
+    """Return what a plot shows as PNG."""
+    content = QBuffer()
+    content.open(QIODevice.OpenModeFlag.WriteOnly)
+    if not plot.isVisible():
+        plot.resize(*PICTURE_PX)
+    plot.grab().save(content, "PNG")
+    return bytes(content.data().data())
 
 
 def legend(names: list[str]) -> str:

@@ -198,6 +198,47 @@ def _path_of(layer: Layer | None) -> str:
     return str(layer.source.path or "")
 
 
+def session_layers(viewer: Any) -> list[LabelsLayer | Points]:
+    """Return the layers of cells of all images that were counted, one for each count."""
+    found: dict[tuple[str, str], LabelsLayer | Points] = {}
+    for layer in viewer.layers:
+        own = layer.metadata.get(METADATA, {})
+        if not is_cells_layer(layer) or own.get("is_preview") or "model" not in own:
+            continue
+        key = str(own.get("source")), str(own["model"])
+        if key not in found or isinstance(layer, LabelsLayer):
+            found[key] = layer
+    return list(found.values())
+
+
+def session_table(viewer: Any) -> "pandas.DataFrame":
+    """Return one row per count in the viewer: ``image``, ``layer``, ``model``, ``count``, classes.
+
+    All cells of a layer count, whatever the filters of the panel.
+    """
+    import pandas
+
+    rows = []
+    for layer in session_layers(viewer):
+        own, features = layer.metadata[METADATA], layer.features
+        numbers = np.arange(len(features))
+        if isinstance(layer, LabelsLayer):
+            numbers = np.unique(np.asarray(full_resolution(layer)))
+            numbers = numbers[numbers > 0]
+        image = image_layer_under(viewer, layer)
+        row = {
+            "image": own.get("image_name", "") if image is None else image.name,
+            "layer": layer.name,
+            "model": own["model"],
+            "count": len(numbers),
+        }
+        if "class" in features:
+            classes = features.reindex(numbers)["class"].value_counts()
+            row |= {f"class_{name}": int(n) for name, n in classes.items() if name}
+        rows.append(row)
+    return pandas.DataFrame(rows)
+
+
 def counted_regions(layer: Layer | None) -> RegionSet | None:
     """Return the regions that the cells of a layer were counted in, None for the whole image."""
     if layer is None:

@@ -43,7 +43,7 @@ class TrackTool(QObject):
     def __init__(self, page: TrackPage, model: ResultsModel, link: ViewerLink, measurer: Measurer) -> None:
         super().__init__(page)
         self._page, self._model, self._link, self._measurer = page, model, link, measurer
-        self._is_on = self._is_stale = self._is_wanted = False
+        self._is_on = self._is_stale = self._is_wanted = self._has_none = False
         self._layer: Any = None  # whose frame interval is shown
         self._soon = QSignalDebouncer(parent=self)
         self._soon.setTimeout(TRACK_MS)
@@ -95,6 +95,7 @@ class TrackTool(QObject):
         if kept is not self._model.kept or self._is_stale:
             self._is_stale = True
             return
+        self._has_none = tracks.count == 0
         self._model.set_tracks(tracks, settings)
         self._link.show_tracks()
         self._measurer.write(self._link.write_features)
@@ -130,7 +131,11 @@ class TrackTool(QObject):
             self._is_wanted = False
             self._on_track_clicked()
             return
-        if self._is_on and self._link.tracks_layer is None and not self.is_busy:
+        layer = self._link.layer
+        if layer is not None and "track" in layer.features:
+            self._measurer.write(self._link.write_features)
+        is_gone = self._link.tracks_layer is None and not self._has_none
+        if self._is_on and is_gone and not self.is_busy:
             self._is_on = False  # its layer was deleted
             self._page.summary.setText(OUTDATED)
         if self._is_on:

@@ -49,8 +49,20 @@ MEASURE_HELP = {
 }
 BORDERS = {"All cells": "all", "None at the border": "drop", "Two edges only": "two-edges"}
 RULES = {"Centre inside": "centre", "Any overlap": "overlap", "Wholly inside": "whole"}
-GROUPINGS = {"Nothing": "", "Class": "class", "Region": "region", "Positive for": "markers"}
+GROUPINGS = {
+    "Nothing": "",
+    "Class": "class",
+    "Region": "region",
+    "Positive for": "markers",
+    "Slice or frame": "frame",
+}
+COUNTED_BY = {
+    "Region and frame": "",
+    **{title: name for title, name in GROUPINGS.items() if name},
+    "Image of the session": "image",
+}
 PLOTS = ("Histogram", "Scatter", "Over frames", "Boxes")
+PLOT_NAMES = ("histogram", "scatter", "strip", "boxes")
 SLIDER_STEPS = 1000
 LONGEST_NAME = 18
 SMALL_TABLE_PX = 150
@@ -154,11 +166,9 @@ class ResultsView(QWidget):
         assert edit is not None
         edit.setPlaceholderText("class")
         self.set_class = button("Set class", "Give the chosen cells this class.")
-        buttons = QHBoxLayout()
-        buttons.addWidget(self.delete)
-        buttons.addWidget(self.delete_like)
-        buttons.addWidget(self.class_name, 1)
-        buttons.addWidget(self.set_class)
+        buttons = QVBoxLayout()  # four in a row are too wide where letters are large
+        buttons.addLayout(row(self.class_name, self.set_class))
+        buttons.addLayout(row(self.delete, self.delete_like))
         page = QWidget()
         layout = page_layout(page)
         layout.addWidget(self.filter)
@@ -188,7 +198,11 @@ class ResultsView(QWidget):
         self.border.fill(BORDERS.items())
         self.rule.fill(RULES.items())
         self.mask_side.fill([("Inside", "inside"), ("Outside", "outside")])
+        self.counted_by = PanelComboBox(
+            "What the rows of the table of counts are, here and in the file of counts."
+        )
         self.colour_by.fill(GROUPINGS.items())
+        self.counted_by.fill(COUNTED_BY.items())
         self.draw_regions = button("Draw", "Add a Shapes layer to draw regions in.")
         form = QFormLayout()
         form.setSpacing(4)
@@ -200,6 +214,7 @@ class ResultsView(QWidget):
         form.addRow("", self.mask_side)  # below: both would be wider than a narrow panel
         form.addRow("In a region", self.rule)
         form.addRow("Colour by", self.colour_by)
+        form.addRow("Count by", self.counted_by)
         return form
 
     def _counts_page(self) -> QWidget:
@@ -309,7 +324,7 @@ class ResultsView(QWidget):
 
     def show_plot(self, kind: str) -> None:
         """Bring the plot of this name of ``PLOTS`` to the front."""
-        makers = dict(zip(PLOTS, ("histogram", "scatter", "strip", "boxes"), strict=True))
+        makers = dict(zip(PLOTS, PLOT_NAMES, strict=True))
         self.plots.setCurrentWidget(getattr(self, makers[kind]))
 
     @property

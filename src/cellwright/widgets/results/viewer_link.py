@@ -181,7 +181,12 @@ class ViewerLink:
         features = {name: values[order] for name, values in tracks.columns().items()}
         own = {"output": TRACKS, "of": str(layer.unique_id)}
         old = self.tracks_layer
-        if old is not None and old.ndim == layer.ndim:
+        if old is not None and (not len(data) or old.ndim != layer.ndim):  # napari has no empty ones
+            self.viewer.layers.remove(old)
+            old = None
+        if not len(data):
+            return
+        if old is not None:
             old.data, old.graph = data[order], tracks.graph
             old.features = features
             return

@@ -25,8 +25,9 @@ from cellwright.widgets.results.track_tool import TrackTool
 from cellwright.widgets.results.view import ResultsView
 from cellwright.widgets.results.viewer_link import ViewerLink
 from cellwright.widgets.shared.messages import CountEvent, count_news, tell_error
-from cellwright.widgets.shared.napari_private import unwrapped
+from cellwright.widgets.shared.napari_private import preferences, unwrapped
 from cellwright.widgets.shared.regions import RegionLayers, ask_for_region
+from cellwright.widgets.shared.style import scrolled
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -55,11 +56,13 @@ class ResultsWidget(QWidget):
         self.plots = PlotTool(self.view, self.model, self.link)
         self.counts = CountsTool(self.view, self.model, self.link, self.measurer)
         self.tracks = TrackTool(self.view.tracks, self.model, self.link, self.measurer)
-        self.export = ResultsExport(self.view, self.model, self._take_recipe)
+        self.export = ResultsExport(self.view, self.model, self.counts, self.plots, self._take_recipe)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         QTimer.singleShot(FILL_MS, self._fill)  # the viewer draws once between docking and the many controls
+        self.model.border = preferences().border
+        self.counts.show_settings()
         self._connect()
         self._show_theme()
         last = count_news.last(self.viewer)
@@ -74,7 +77,7 @@ class ResultsWidget(QWidget):
         if isalive(self):  # type: ignore[no-untyped-call]
             layout = self.layout()
             assert layout is not None
-            layout.addWidget(self.view)
+            layout.addWidget(scrolled(self.view))
 
     def _connect(self) -> None:
         view, model = self.view, self.model

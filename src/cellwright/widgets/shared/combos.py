@@ -11,7 +11,15 @@ from psygnal import Signal
 from qtpy.compat import isalive
 from qtpy.QtCore import QSignalBlocker, Qt
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
-from qtpy.QtWidgets import QComboBox, QFileDialog, QSizePolicy
+from qtpy.QtGui import QPaintEvent
+from qtpy.QtWidgets import (
+    QComboBox,
+    QFileDialog,
+    QSizePolicy,
+    QStyle,
+    QStyleOptionComboBox,
+    QStylePainter,
+)
 
 from cellwright.core.errors import CellwrightError, CheckpointError
 from cellwright.core.tasks import Progress, Task
@@ -26,7 +34,7 @@ from cellwright.widgets.shared.napari_private import unwrapped
 SPECS = "spec.json"
 OTHER_FOLDER = ""  # data of the entry that asks for a folder
 NO_LAYER = ""  # data of the entry for none
-LETTERS = 8  # that a box has room for in the narrowest panel
+LETTERS = 6  # that a box has room for in the narrowest panel
 
 
 class ModelEvents:
@@ -100,6 +108,19 @@ class PanelComboBox(QComboBox):
             self.insertItem(place, title, str(folder))
             self.setItemData(place, help_text, Qt.ItemDataRole.ToolTipRole)
         self.setCurrentIndex(self.place_of(str(folder)))
+
+    def paintEvent(self, _: QPaintEvent | None) -> None:
+        """Draw the box, its text shortened where there is no room; called by Qt."""
+        painter, option = QStylePainter(self), QStyleOptionComboBox()
+        self.initStyleOption(option)
+        style, part = QStyle.ComplexControl.CC_ComboBox, QStyle.SubControl.SC_ComboBoxEditField
+        own = self.style()
+        assert own is not None
+        room = own.subControlRect(style, option, part, self).width()
+        text = option.currentText
+        option.currentText = self.fontMetrics().elidedText(text, Qt.TextElideMode.ElideRight, room)
+        painter.drawComplexControl(style, option)
+        painter.drawControl(QStyle.ControlElement.CE_ComboBoxLabel, option)
 
     def _on_index_changed(self, _: int = 0) -> None:
         data = self.currentData()

@@ -7,7 +7,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from magicgui.widgets import Container, create_widget
 from psygnal import Signal
-from qtpy.QtWidgets import QWidget
+from qtpy.QtWidgets import QLabel, QWidget
 
 UNITS = {"_px": " (px)", "_um": " (µm)"}
 WIDEST_SLIDER = 2.0  # beyond this span a slider cannot be set to a wanted number with a mouse
@@ -37,6 +37,11 @@ class SettingsForm:
             widgets=[_row(name, hints[name], defaults[name]) for name in names], labels=True
         )
         self.container.margins = (0, 0, 0, 0)
+        for label in self.native.findChildren(QLabel):
+            label.setWordWrap(True)
+        for name in names:
+            for part in self.container[name].native.findChildren(QWidget):
+                part.setToolTip(self.container[name].tooltip)
         self.container.changed.connect(lambda *_: self.changed.emit())
 
     @property

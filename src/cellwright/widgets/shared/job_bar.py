@@ -22,18 +22,32 @@ class JobBar(QWidget):
     ----------
     has_stop
         Whether it has a Cancel button of its own.
+    describe
+        Gives the line of a step and the seconds left.
+    stages
+        Those that move the bar, a step of which is told at once; all when left out.
     """
 
     started = Signal()
+    progressed = Signal(object)  # Progress, each of them
     failed = Signal(object)  # Exception
     cancelled = Signal()
     finished = Signal()  # a job has ended, well or not
 
-    def __init__(self, *, has_stop: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        has_stop: bool = True,
+        describe: Callable[[Progress, float | None], str] = progress_line,
+        stages: tuple[str, ...] = (),
+    ) -> None:
         super().__init__()
+        self._describe, self._stages = describe, stages
         self.job: Job | None = None
         self.line, self.bar, self.stop = QLabel(), QProgressBar(), QPushButton("Cancel")
         self.line.setObjectName("details")
+        self.line.setWordWrap(True)
+        self.stop.setToolTip("Stop at the next step; nothing is changed.")
         self.bar.setRange(0, FULL)
         self.bar.setTextVisible(False)
         self.stop.setVisible(has_stop)
@@ -80,13 +94,18 @@ class JobBar(QWidget):
             self.job.cancel()
 
     def _on_job_progressed(self, progress: Progress) -> None:
+        self.progressed.emit(progress)
         seconds_left = self._eta.seconds_left(progress)
         now = time.monotonic()
-        if progress.stage == self._stage and not progress.note and now - self._told < REDRAW_S:
+        is_news = progress.stage != self._stage or bool(progress.note)
+        if self._stages:  # the others follow each other fast
+            is_news = progress.stage != self._stage and progress.stage in self._stages
+        if not is_news and now - self._told < REDRAW_S:
             return
         self._stage, self._told = progress.stage, now
-        self.bar.setValue(round(FULL * progress.fraction))
-        self.line.setText(progress_line(progress, seconds_left))
+        if not self._stages or progress.stage in self._stages:
+            self.bar.setValue(round(FULL * progress.fraction))
+        self.line.setText(self._describe(progress, seconds_left))
         self.stop.setEnabled(progress.stage != self._last)
 
     def _on_job_finished(self) -> None:

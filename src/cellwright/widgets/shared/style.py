@@ -2,20 +2,18 @@
 
 from typing import Any
 
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QEvent, QObject, QSize, Qt
 from qtpy.QtWidgets import (
     QFrame,
     QHBoxLayout,
     QLabel,
-    QProgressBar,
     QPushButton,
     QScrollArea,
-    QVBoxLayout,
     QWidget,
 )
+from superqt import QCollapsible
 
-PROGRESS_HEIGHT_PX = 26
-PANEL_WIDTH_PX = 290  # the least that the panels need
+PANEL_WIDTH_PX, PANEL_HEIGHT_PX = 290, 120  # the least that the panels need
 
 STYLE = """
 #card { background: rgba(128, 128, 128, 28); border-radius: 8px; }
@@ -23,13 +21,15 @@ STYLE = """
 #number[long="true"] { font-size: 26pt; }
 #line, #legend, #details, #card QLabel, #thresholds, #thresholds QWidget { background: transparent; }
 #thresholds QDoubleSpinBox { min-width: 36px; max-width: 36px; padding: 0px; }
-#count { font-weight: 600; padding: 8px; border-radius: 5px; color: white; background: #1f8f8a; }
-#count:hover { background: #27a8a2; }
+#count { font-weight: 600; padding: 8px; border-radius: 5px; color: white; background: #1a7a76; }
+#count:hover { background: #15625f; }
 #count:disabled { background: rgba(128, 128, 128, 90); }
 #count[running="true"] { background: #b0483f; }
-#count[running="true"]:hover { background: #c6574d; }
+#count[running="true"]:hover { background: #94392f; }
 #preview { padding: 8px; border-radius: 5px; }
-#ask:checked { color: white; background: #1f8f8a; }
+#ask:checked { color: white; background: #1a7a76; }
+#understood { background: transparent; }
+#understood[guessed="true"] { padding: 2px 4px; border-radius: 4px; background: rgba(214, 158, 46, 60); }
 #message { padding: 6px 8px; border-radius: 5px; background: rgba(214, 158, 46, 60); }
 #message[error="true"] { background: rgba(200, 70, 60, 90); }
 QProgressBar { max-height: 6px; min-height: 6px; border: none; border-radius: 3px;
@@ -38,33 +38,53 @@ QProgressBar::chunk { background: #2fb5ae; border-radius: 3px; }
 """
 
 
-def progress_box(bar: QProgressBar, status: QLabel) -> QWidget:
-    """Return a box for the progress of long work, always as high: nothing jumps when that begins."""
-    bar.setTextVisible(False)
-    bar.setRange(0, 100)
-    status.setObjectName("status")
-    box = QWidget()
-    box.setFixedHeight(PROGRESS_HEIGHT_PX)
-    layout = QVBoxLayout(box)
-    layout.setContentsMargins(0, 0, 0, 0)
-    layout.setSpacing(2)
-    layout.addWidget(bar)
-    layout.addWidget(status)
-    layout.addStretch(1)
-    return box
+class PanelScrollArea(QScrollArea):
+    """Scrolls a panel up and down where it is longer than its dock; never sideways, whatever the font."""
+
+    def __init__(self, panel: QWidget) -> None:
+        super().__init__()
+        self._width = 0  # that was asked for last
+        self.setWidget(panel)
+        self.setWidgetResizable(True)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+
+    def minimumSizeHint(self) -> QSize:
+        """Return room for the width of the panel and for a part of its height; called by Qt."""
+        panel, bar = self.widget(), self.verticalScrollBar()
+        if panel is None or bar is None:
+            return super().minimumSizeHint()
+        width = max(panel.minimumSizeHint().width(), PANEL_WIDTH_PX)
+        return QSize(width + bar.sizeHint().width(), PANEL_HEIGHT_PX)
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
+        """Follow the width of the panel; called by Qt."""
+        is_handled = super().eventFilter(watched, event)
+        if event is not None and event.type() == QEvent.Type.LayoutRequest:
+            width = self.minimumSizeHint().width()
+            if width != self._width:
+                self._width = width
+                self.updateGeometry()
+        return is_handled
 
 
 def scrolled(panel: QWidget) -> QScrollArea:
     """Return a panel that scrolls up and down where it is longer than its dock; never sideways."""
-    area = QScrollArea()
-    area.setWidget(panel)
-    area.setWidgetResizable(True)
-    area.setFrameShape(QFrame.Shape.NoFrame)
-    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-    bar = area.verticalScrollBar()
-    width = 0 if bar is None else bar.sizeHint().width()
-    area.setMinimumWidth(PANEL_WIDTH_PX + width)
-    return area
+    return PanelScrollArea(panel)
+
+
+def folded(title: str, content: QWidget) -> QCollapsible:
+    """Return a part of a panel under its title, folded to begin with."""
+    part = QCollapsible(title, expandedIcon="▾", collapsedIcon="▸")
+    part.setContent(content)
+    part.collapse(animate=False)
+    part.toggleButton().setToolTip("Show or hide this part.")
+    return part
+
+
+def chip(text: str, colour: str) -> str:
+    """Return rich text on a colour of its own, readable in dark and light themes."""
+    return f"<span style='background-color:{colour};color:black'>&nbsp;{text}&nbsp;</span>"
 
 
 def message_label() -> QLabel:

@@ -200,6 +200,8 @@ class ResumeOffer(QFrame):
         self.line = QLabel()
         self.line.setWordWrap(True)
         self.resume, self.discard = QPushButton("Resume"), QPushButton("Discard")
+        self.resume.setToolTip("Resume the training where it was left.")
+        self.discard.setToolTip("Delete what was trained so far.")
         self.resume.clicked.connect(lambda: self.accepted.emit(self.plan))
         self.discard.clicked.connect(self._on_discard_clicked)
         layout = QVBoxLayout(self)

@@ -18,13 +18,13 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
-from superqt import QCollapsible
 
 from cellwright.core.errors import CellwrightError, error_line
 from cellwright.core.tasks import Progress, Task
 from cellwright.models import store
 from cellwright.widgets.shared.combos import ModelComboBox, model_events
 from cellwright.widgets.shared.job_bar import JobBar
+from cellwright.widgets.shared.style import folded
 
 ARCHIVE = "Exported model (*.zip)"
 LICENCE = "BSD-3-Clause"
@@ -58,6 +58,8 @@ class OwnModels(QWidget):
         self.job = JobBar()
         self.rename, self.delete = QPushButton("Rename…"), QPushButton("Delete…")
         self.export, self.add = QPushButton("Export…"), QPushButton("Import…")
+        self.rename.setToolTip("Give the model another name.")
+        self.delete.setToolTip("Delete the model, having asked before.")
         self.export.setToolTip("Write the model as one file, to share it.")
         self.add.setToolTip("Add a model that was exported, or a model folder, to yours.")
         content = QWidget()
@@ -67,9 +69,7 @@ class OwnModels(QWidget):
         for index, button in enumerate((self.rename, self.delete, self.export, self.add)):
             grid.addWidget(button, 1 + index // 2, index % 2)  # four in a row are cut off in a narrow dock
         grid.addWidget(self.job, 3, 0, 1, 2)
-        self.collapsible = QCollapsible("My models", expandedIcon="▾", collapsedIcon="▸")
-        self.collapsible.setContent(content)
-        self.collapsible.collapse(animate=False)
+        self.collapsible = folded("My models", content)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.collapsible)

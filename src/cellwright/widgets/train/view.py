@@ -15,20 +15,21 @@ from qtpy.QtWidgets import (
     QLabel,
     QLineEdit,
     QListWidget,
-    QProgressBar,
     QPushButton,
     QSizePolicy,
     QVBoxLayout,
     QWidget,
 )
-from superqt import QCollapsible
 
+from cellwright.core.tasks import Progress
 from cellwright.models.registry import FAMILIES
 from cellwright.training.run_folder import SCRATCH
 from cellwright.training.settings import PRESETS, FinetuneSettings
 from cellwright.widgets.shared.combos import DeviceComboBox, ModelComboBox, PanelComboBox
 from cellwright.widgets.shared.form import SettingsForm, is_threshold
-from cellwright.widgets.shared.style import STYLE, message_label, progress_box, row, set_state
+from cellwright.widgets.shared.job_bar import JobBar
+from cellwright.widgets.shared.messages import duration, progress_line
+from cellwright.widgets.shared.style import STYLE, chip, folded, message_label, row, set_state
 from cellwright.widgets.train.curves import Curve, CurvePlot
 
 LAYERS = "layers"  # data of the entry of the viewer's layers
@@ -47,6 +48,8 @@ TITLES = {  # where the name of a setting does not tell what it is
     "n_replay": "Replay images",
     "n_validation": "Validation images",
 }
+OWN_STAGES = ("write", "begin", "read", "epoch")  # the others are those of counting
+MOVES = ("fine-tune", "epoch")  # the bar; other stages leave it where it was
 LIST_HEIGHT_PX = 58
 LARGEST, SMALLEST_STEP = 1_000_000, 1e-5  # of numbers in the form
 OWN_STYLE = """
@@ -54,10 +57,9 @@ OWN_STYLE = """
 #offer { border-radius: 5px; background: rgba(47, 181, 174, 45); }
 #offer QLabel { background: transparent; }
 #picture, #scores, #caption, #legend { background: transparent; }
-#caption { color: rgba(150, 155, 165, 255); }
 """
 LOSS_COLOUR, SCORE_COLOUR, RATE_COLOUR = "#ff9f1c", "#3fd0c9", "#9d6bff"
-BETTER_COLOUR, WORSE_COLOUR, SAME_COLOUR = "#3fd0c9", "#e07a6b", "#9aa0aa"
+BETTER_COLOUR, WORSE_COLOUR = "#3fd0c9", "#e07a6b"
 LEAST_CHANGE = 0.0005  # of a score, for a colour
 SCORE_TITLES = {
     "score": "score",
@@ -90,17 +92,15 @@ class TrainPanel(QWidget):
         self.offer_box, self.check_box, self.models_box = QVBoxLayout(), QVBoxLayout(), QVBoxLayout()
         layout.addLayout(self.offer_box)
         layout.addLayout(self._choices())
-        self.advanced = QCollapsible("Advanced settings", expandedIcon="▾", collapsedIcon="▸")
         self.form = SettingsForm(FinetuneSettings)
         _adapt(self.form)
         self.show_settings(FinetuneSettings())
-        self.advanced.setContent(self.form.native)
-        self.advanced.collapse(animate=False)
+        self.advanced = folded("Advanced settings", self.form.native)
         layout.addWidget(self.advanced)
         layout.addLayout(self.check_box)
         layout.addLayout(self._buttons())
-        self.bar, self.status = QProgressBar(), QLabel()
-        layout.addWidget(progress_box(self.bar, self.status))
+        self.jobs = JobBar(has_stop=False, describe=training_line, stages=MOVES)
+        layout.addWidget(self.jobs)
         self.message = message_label()
         layout.addWidget(self.message)
         self.card = TrainCard()
@@ -108,7 +108,6 @@ class TrainPanel(QWidget):
         layout.addWidget(self.card)
         layout.addLayout(self.models_box)
         layout.addStretch(1)
-        self.setMinimumWidth(300)
         self.show_running(is_running=False)
 
     @property
@@ -140,12 +139,9 @@ class TrainPanel(QWidget):
         self.train.setEnabled(True)
         self.pause.setVisible(is_running)
         self.pause.setChecked(False)
-        self.bar.setVisible(is_running)
         self.choices.setEnabled(not is_running)
         self.advanced.setEnabled(not is_running)
         set_state(self.train, "running", on=is_running)
-        self.bar.setValue(0)
-        self.status.setText("")
 
     def show_stopping(self) -> None:
         """Tell that the training stops after the step it is at."""
@@ -156,7 +152,7 @@ class TrainPanel(QWidget):
     def show_paused(self, *, is_paused: bool) -> None:
         """Turn the pause button into Resume and back."""
         if is_paused:
-            self.status.setText("Pausing…")
+            self.jobs.line.setText("Pausing…")
             self.pause.setText("Resume")
         else:
             self.pause.setText("Pause")
@@ -321,7 +317,7 @@ def scores_table(before: Mapping[str, float], after: Mapping[str, float]) -> str
         gain = after[name] - before[name]
         if name in LOWER_IS_BETTER:
             gain = -gain
-        colour = SAME_COLOUR
+        colour = ""
         if gain > LEAST_CHANGE:
             colour = BETTER_COLOUR
         elif gain < -LEAST_CHANGE:
@@ -329,8 +325,27 @@ def scores_table(before: Mapping[str, float], after: Mapping[str, float]) -> str
         figures = [
             f"{value:.0%}" if name in PERCENT else f"{value:.3f}" for value in (before[name], after[name])
         ]
+        after_text = f"<b>{figures[1]}</b>"
+        if colour:
+            after_text = chip(after_text, colour)
         rows.append(
             f"<tr><td>{SCORE_TITLES[name]}</td><td align='right'>&nbsp;&nbsp;{figures[0]}</td>"
-            f"<td align='right'>&nbsp;&nbsp;<b style='color:{colour}'>{figures[1]}</b></td></tr>"
+            f"<td align='right'>&nbsp;&nbsp;{after_text}</td></tr>"
         )
     return f"<table cellspacing='4'>{''.join(rows)}</table>"
+
+
+def training_line(progress: Progress, seconds_left: float | None) -> str:
+    """Return what the training is doing, its loss, and how long it still takes."""
+    if progress.stage == "paused":
+        return "Paused. Napari may be closed meanwhile."
+    if progress.stage in OWN_STAGES:
+        return progress_line(progress, seconds_left)
+    if progress.stage != "fine-tune":
+        return "Checking the model on the validation images…"
+    parts = [f"Step {progress.done:,} of {progress.total:,}"]
+    if progress.note:
+        parts.append(progress.note)
+    if seconds_left is not None:
+        parts.append(f"{duration(seconds_left)} left")
+    return " · ".join(parts)

@@ -1,6 +1,5 @@
 """The train widget: from annotated images to a model that counts them better, watched while it learns."""
 
-import time
 from typing import TYPE_CHECKING, Any
 
 from napari.layers import Layer
@@ -10,20 +9,16 @@ from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QApplication, QVBoxLayout, QWidget
 
 from cellwright.core.errors import CellwrightError
-from cellwright.core.tasks import Eta, Progress
+from cellwright.core.tasks import Progress
 from cellwright.files.dataset.folder import Dataset
 from cellwright.training.run_folder import Plan, verdict
 from cellwright.widgets.shared.combos import model_events
-from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.messages import (
     COUNT,
-    REDRAW_S,
     TRAIN,
     HandOver,
-    duration,
     hand_over,
     hand_overs,
-    progress_line,
     tell_error,
 )
 from cellwright.widgets.shared.napari_private import unwrapped
@@ -57,7 +52,7 @@ class TrainWidget(QWidget):
         self.viewer = napari_viewer
         self.model = TrainModel()
         self.panel = TrainPanel()
-        self.job: Job | None = None
+        self.jobs = self.panel.jobs
         self._new_model = ""
         self._taught_image: Layer | None = None
         self.choices = TrainChoices(napari_viewer, self.panel)
@@ -76,6 +71,10 @@ class TrainWidget(QWidget):
         self.offer.refresh()
 
     def _connect(self) -> None:
+        self.jobs.progressed.connect(self._on_progressed)
+        self.jobs.failed.connect(self.model.fail)
+        self.jobs.cancelled.connect(self.model.end_stopped)
+        self.jobs.finished.connect(self._on_finished)
         self.panel.train.clicked.connect(self._on_train_clicked)
         self.panel.pause.toggled.connect(self.pause)
         self.offer.accepted.connect(self.resume)
@@ -112,18 +111,12 @@ class TrainWidget(QWidget):
     def _run(self, plan: Plan, layers: Dataset | None) -> None:
         if self.is_busy:
             return
-        self.job = job = Job(self.model.start(plan, layers), self)
-        job.progressed.connect(self._on_progressed)
-        job.returned.connect(self.show_ended)
-        job.failed.connect(self.model.fail)
-        job.cancelled.connect(self.model.end_stopped)
-        job.finished.connect(self._on_finished)
-        job.start()
+        self.jobs.start(self.model.start(plan, layers), self.show_ended)
 
     def stop(self) -> None:
         """End the training at its next step and keep the best model so far."""
-        if self.job is not None:
-            self.job.cancel()
+        if self.jobs.is_busy:
+            self.jobs.cancel()
             self.model.set_paused(is_paused=False)
             self.panel.show_stopping()
 
@@ -131,8 +124,7 @@ class TrainWidget(QWidget):
         """Stop at the next step without ending the run, so that it can be resumed later."""
         self.model.is_leaving = True
         self.data_check.cancel()
-        if self.job is not None:
-            self.job.cancel()
+        self.jobs.cancel()
 
     def pause(self, is_paused: bool) -> None:  # noqa: FBT001 - a slot of Qt
         """Let the training rest, or resume."""
@@ -142,7 +134,6 @@ class TrainWidget(QWidget):
     # -- what is shown ------------------------------------------------------------------------------------
 
     def _on_started(self) -> None:
-        self._eta, self._told = Eta(), 0.0
         self.panel.card.clear()
         self.panel.count_with.setVisible(False)
         self.panel.show_message("")
@@ -161,21 +152,9 @@ class TrainWidget(QWidget):
             self.panel.card.show_curves(self.model.epochs, self.model.plan.settings.steps)
 
     def _on_progressed(self, progress: Progress) -> None:
-        if progress.stage == "paused":
-            if self.panel.pause.isChecked():
-                self.panel.status.setText("Paused. Napari may be closed meanwhile.")
-            return
-        seconds_left = self._eta.seconds_left(progress)
         if isinstance(progress, EpochPicture):
             self._draw()
             self.panel.card.show_picture(progress.picture, progress.caption)
-        now = time.monotonic()
-        if now - self._told < REDRAW_S:
-            return  # stages follow each other fast while the model is checked
-        self._told = now
-        if progress.stage in ("fine-tune", "epoch"):  # other stages leave the bar where it was
-            self.panel.bar.setValue(round(100 * progress.fraction))
-        self.panel.status.setText(training_line(progress, seconds_left))
 
     def show_ended(self, outcome: TrainingOutcome) -> None:
         """Show what came out of a training: scores, and which model is kept."""
@@ -206,7 +185,6 @@ class TrainWidget(QWidget):
         self.panel.device.find_devices()
 
     def _on_finished(self) -> None:
-        self.job = None
         self.model.is_busy = False
         self.panel.show_running(is_running=False)
         self.choices.name_anew()
@@ -229,17 +207,3 @@ class TrainWidget(QWidget):
     def _on_count_clicked(self) -> None:
         """Hand the new model and the image that it learned from to the count panel."""
         hand_over(self.viewer, COUNT, HandOver(image=self._taught_image, model=self._new_model))
-
-
-def training_line(progress: Progress, seconds_left: float | None) -> str:
-    """Return what the training is doing, its loss, and how long it still takes."""
-    if progress.stage in OWN_STAGES:
-        return progress_line(progress, seconds_left)
-    if progress.stage != "fine-tune":
-        return "Checking the model on the validation images…"
-    parts = [f"Step {progress.done:,} of {progress.total:,}"]
-    if progress.note:
-        parts.append(progress.note)
-    if seconds_left is not None:
-        parts.append(f"{duration(seconds_left)} left")
-    return " · ".join(parts)

@@ -1,0 +1,117 @@
+"""Counts by region, class, frame, markers and image, and their report, against a count by hand."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from napari.components import ViewerModel
+from pytestqt.qtbot import QtBot
+
+from cellwright.core.data import Image
+from cellwright.widgets.results.widget import ResultsWidget
+from cellwright.widgets.shared.layer_io import show, source_of
+
+CLASSES = ("big", "small", "big", "small", "small", "big")
+PLACES = ((0, 4, 4), (0, 4, 24), (1, 4, 4), (1, 24, 4), (1, 24, 24), (2, 24, 24))  # frame, y, x
+BRIGHT = (10, 20, 30, 40, 50, 60)
+
+
+@pytest.fixture
+def movie() -> tuple[Any, Any]:
+    """Three frames with two, three and one squares of six pixels side, of known class and brightness."""
+    image, labels = np.zeros((3, 40, 40), np.uint8), np.zeros((3, 40, 40), np.int32)
+    for number, ((t, y, x), value) in enumerate(zip(PLACES, BRIGHT, strict=True), start=1):
+        labels[t, y : y + 6, x : x + 6] = number
+        image[t, y : y + 6, x : x + 6] = value
+    return image, labels
+
+
+@pytest.fixture
+def movie_panel(
+    viewer: ViewerModel, qtbot: QtBot, movie: tuple[Any, Any], read: Callable[[ResultsWidget], None]
+) -> ResultsWidget:
+    image, labels = movie
+    viewer.add_image(image, name="movie", axis_labels=("t", "y", "x"))
+    features = pd.DataFrame({"label": range(7), "class": ["", *CLASSES]})
+    viewer.add_labels(labels, name="cells", axis_labels=("t", "y", "x"), features=features)
+    upper = np.array([[-1.0, -1], [-1, 40], [19.5, 40], [19.5, -1]])
+    viewer.add_shapes([upper, upper + np.array([20, 0])], shape_type="rectangle", name="halves")
+    panel = ResultsWidget(viewer)
+    qtbot.addWidget(panel)
+    panel.view.groups["intensity"].setChecked(True)
+    panel.view.measure.click()
+    read(panel)
+    return panel
+
+
+def counted(panel: ResultsWidget, by: str) -> dict[str, int]:
+    panel.view.counted_by.setCurrentIndex(panel.view.counted_by.findData(by))
+    table = panel.counts.table()
+    assert panel.view.counts_frame.rowCount() == len(table)
+    return dict(zip(table["group"], table["count"], strict=True))
+
+
+def test_every_kind_of_group_is_counted(
+    movie_panel: ResultsWidget, read: Callable[[ResultsWidget], None]
+) -> None:
+    panel = movie_panel
+    panel.view.regions.choose(panel.viewer.layers["halves"])
+    panel.model.set_marker("ch0", is_on=True, threshold=25.0)
+    read(panel)
+    assert counted(panel, "frame") == {"t 0": 2, "t 1": 3, "t 2": 1}
+    assert counted(panel, "class") == {"big": 3, "small": 3}
+    assert counted(panel, "region") == {"region 1": 3, "region 2": 3}
+    assert counted(panel, "markers") == {"ch0+": 4, "ch0-": 2}
+    table = panel.model.grouped("class")
+    assert table["percent"].tolist() == [50, 50]
+    assert table["median_area_px"].tolist() == [36, 36]
+    counts = panel.model.counts()
+    rows = {(row.region, row.t): (row.count, row.class_big) for row in counts.itertuples()}
+    assert rows["region 1", 0] == (2, 1)
+    assert rows["region 2", 1] == (2, 0)
+    assert rows["all regions", 1] == (3, 1)
+    panel.model.set_conditions("class = big")
+    assert counted(panel, "frame") == {"t 0": 1, "t 1": 1, "t 2": 1}
+    boxes = panel.model.groups("frame")
+    assert [int(mask.sum()) for mask in boxes.values()] == [1, 1, 1]
+
+
+def test_the_images_of_a_session_have_one_table_and_one_report(
+    viewer: ViewerModel,
+    qtbot: QtBot,
+    read: Callable[[ResultsWidget], None],
+    result_of: Callable[..., Any],
+    squares: tuple[Any, Any],
+    tmp_path: Path,
+) -> None:
+    pixels, labels = squares
+    for name, cells in (("first", labels), ("second", np.where(labels > 2, labels - 2, 0))):
+        layer = viewer.add_image(pixels, name=name)
+        image = Image(pixels, "YX", name=name)
+        show(viewer, result_of(image, cells.astype(np.int32)), source_of(layer))
+    panel = ResultsWidget(viewer)
+    qtbot.addWidget(panel)
+    panel.show_layer(viewer.layers["first labels"])
+    read(panel)
+    panel.view.counted_by.setCurrentIndex(panel.view.counted_by.findData("image"))
+    totals = panel.counts.table()
+    assert totals[["image", "count"]].to_numpy().tolist() == [["first", 4], ["second", 2]]
+    panel.export.save_counts(tmp_path / "totals.csv")
+    qtbot.waitUntil(lambda: not panel.view.job_bar.is_busy, timeout=30_000)
+    assert pd.read_csv(tmp_path / "totals.csv")["count"].tolist() == [4, 2]
+
+    tabs = panel.view.tabs
+    tabs.setCurrentIndex([tabs.tabText(place) for place in range(tabs.count())].index("Plots"))
+    for kind in ("Scatter", "Over frames", "Boxes"):  # the histogram is open
+        panel.view.plot_kind.setCurrentIndex(panel.view.plot_kind.findData(kind))
+    panel.export.save_report(tmp_path / "report.html")
+    qtbot.waitUntil(lambda: not panel.view.job_bar.is_busy, timeout=30_000)
+    text = (tmp_path / "report.html").read_text()
+    assert "Images of the session" in text
+    assert '<img alt="second with the outlines of the cells"' in text
+    for caption in ("Scatter: ", "Over frames", "Boxes: "):
+        assert f"<figcaption>{caption}" in text
+    assert panel.view.plot_kind.currentData() == "Boxes"

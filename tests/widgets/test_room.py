@@ -1,0 +1,196 @@
+"""Room: every panel scrolls, fits a small screen, explains its controls, is readable in both themes."""
+
+import re
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+
+import pytest
+from napari.components import ViewerModel
+from napari.qt import get_stylesheet
+from napari.utils.theme import get_theme
+from pytestqt.qtbot import QtBot
+from qtpy.QtCore import QCoreApplication, QEvent, QSize, Qt
+from qtpy.QtGui import QColor
+from qtpy.QtWidgets import (
+    QAbstractButton,
+    QAbstractSpinBox,
+    QApplication,
+    QComboBox,
+    QLabel,
+    QLineEdit,
+    QSlider,
+    QTabWidget,
+    QWidget,
+)
+from superqt import QCollapsible
+
+from cellwright.widgets.annotate import view as annotate_view
+from cellwright.widgets.compare.disagreement import COLOURS
+from cellwright.widgets.count.widget import CountWidget
+from cellwright.widgets.shared.style import STYLE
+from cellwright.widgets.train import data_check
+from cellwright.widgets.train import view as train_view
+
+PANELS = {
+    "count": "cellwright.widgets.count.widget:CountWidget",
+    "results": "cellwright.widgets.results.widget:ResultsWidget",
+    "annotate": "cellwright.widgets.annotate.widget:AnnotateWidget",
+    "train": "cellwright.widgets.train.widget:TrainWidget",
+    "compare": "cellwright.widgets.compare.widget:CompareWidget",
+    "folder": "cellwright.widgets.folder.widget:FolderWidget",
+}
+CONTROLS = QAbstractButton | QComboBox | QAbstractSpinBox | QSlider | QLineEdit
+PARTS = ("qt_", "ScrollLeftButton", "ScrollRightButton")  # of Qt's own widgets
+MOST_WIDTH_PX, MOST_HEIGHT_PX = 512, 500  # of a dock, where the window is 1024 x 768
+READABLE = 4.5  # contrast of small text (WCAG 2.1, AA)
+
+
+@pytest.fixture
+def panel(request: pytest.FixtureRequest, qtbot: QtBot, shelved: Any) -> QWidget:
+    module, _, name = PANELS[request.param].partition(":")
+    made: QWidget = getattr(import_module(module), name)(ViewerModel())
+    qtbot.addWidget(made)
+    view = getattr(made, "view", None)
+    if view is not None:
+        qtbot.waitUntil(lambda: view.parent() is not None)  # it comes a moment later
+    return made
+
+
+every_panel = pytest.mark.parametrize("panel", PANELS, indirect=True)
+
+
+def opened(panel: QWidget) -> None:
+    """Open all that is folded, and tell an error."""
+    for part in panel.findChildren(QCollapsible):
+        part.expand(animate=False)
+    for part in panel.findChildren(annotate_view.CollapsibleSection):
+        part.title.setChecked(True)
+    shown = getattr(panel, "view", None) or panel.panel
+    shown.show_message("Something went wrong, which takes many words to tell. " * 8, is_error=True)
+    if hasattr(shown, "show_session"):
+        shown.show_session(is_open=True)
+
+
+def controls(panel: QWidget) -> Iterator[QWidget]:
+    for one in panel.findChildren(QWidget):
+        is_part = one.objectName().startswith(PARTS)
+        inside = isinstance(one.parent(), QAbstractSpinBox | QComboBox | QLineEdit)
+        if isinstance(one, CONTROLS) and not is_part and not inside:
+            yield one
+
+
+@every_panel
+def test_every_control_has_a_tooltip(panel: QWidget) -> None:
+    bare = [f"{type(one).__name__} {getattr(one, 'text', str)()!r}" for one in controls(panel)
+            if not one.toolTip()]  # fmt: skip
+    assert not bare, bare
+
+
+@every_panel
+@pytest.mark.parametrize("font_pt", [9, 16])
+def test_panels_fit_and_clip_no_text(panel: QWidget, font_pt: int) -> None:
+    panel.setStyleSheet(get_stylesheet("light", extra_variables={"font_size": f"{font_pt}pt"}))
+    opened(panel)
+    panel.show()
+    QApplication.processEvents()
+    least = panel.minimumSizeHint()
+    assert least.width() <= MOST_WIDTH_PX
+    assert least.height() <= MOST_HEIGHT_PX
+    panel.resize(max(least.width(), panel.minimumWidth()), MOST_HEIGHT_PX)
+    for tabs in panel.findChildren(QTabWidget):
+        for place in range(tabs.count()):
+            tabs.setCurrentIndex(place)
+            QApplication.processEvents()
+            assert clipped(panel) == []
+    QApplication.processEvents()
+    assert clipped(panel) == []
+
+
+def clipped(panel: QWidget) -> list[str]:
+    """Return the texts that do not fit into their widgets, and are told nowhere else."""
+    found = []
+    for one in panel.findChildren(QWidget):
+        if not isinstance(one, QLabel | QAbstractButton) or not one.isVisible() or not one.text():
+            continue
+        lines = [one.fontMetrics().tightBoundingRect(line) for line in one.text().split("\n")]
+        wanted = QSize(max(line.width() for line in lines), sum(line.height() for line in lines))
+        if isinstance(one, QLabel) and one.textFormat() == Qt.TextFormat.RichText:
+            wanted = one.minimumSizeHint()
+        if isinstance(one, QLabel) and one.wordWrap():
+            wanted = QSize(0, one.heightForWidth(one.width()) - one.fontMetrics().descent())  # less padding
+        is_cut = one.width() < wanted.width() or one.height() < wanted.height()
+        if is_cut and one.text() not in one.toolTip():
+            found.append(f"{one.text()!r} {one.width()}x{one.height()} of {wanted.width()}x{wanted.height()}")
+    return found
+
+
+def test_switching_models_leaves_nothing_behind(qtbot: QtBot, shelved: Any) -> None:
+    panel = CountWidget(ViewerModel())
+    qtbot.addWidget(panel)
+
+    def n_widgets() -> int:
+        QCoreApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
+        return len(panel.findChildren(QWidget))
+
+    before = n_widgets()
+    for _ in range(10):
+        for family in ("density", "flow"):
+            panel._show_family(family)
+        for is_open in (True, False):
+            panel.panel.more.expand(animate=False) if is_open else panel.panel.more.collapse(animate=False)
+    assert n_widgets() == before
+
+
+def test_a_first_count_shows_image_and_model_alone(qtbot: QtBot, shelved: Any) -> None:
+    panel = CountWidget(ViewerModel())
+    qtbot.addWidget(panel)
+    panel.show()
+    QApplication.processEvents()
+    shown = [box for box in panel.findChildren(QComboBox) if not box.visibleRegion().isEmpty()]
+    assert shown == [panel.panel.image, panel.panel.model]
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_text_is_readable(theme: str) -> None:
+    colours = get_theme(theme)
+    ground, text = QColor(colours.background.as_hex()), QColor(colours.text.as_hex())
+    rules = STYLE + annotate_view.OWN_STYLE + train_view.OWN_STYLE
+    inks: dict[str, str] = {}
+    for names, body in re.findall(r"([^{}]+)\{([^}]*)\}", rules):
+        if "disabled" in names or "Progress" in names:
+            continue
+        own = dict(part.split(":", 1) for part in body.split(";") if ":" in part)
+        own = {name.strip(): value.strip() for name, value in own.items()}
+        base = names.strip().removesuffix(":hover")
+        inks[base] = own.get("color", inks.get(base, inks.get(base.partition("[")[0], text.name())))
+        ink = QColor(inks[base])
+        behind = over(own.get("background", "transparent"), ground)
+        if "color" in own or "background" in own:
+            assert contrast(ink, behind) >= READABLE, names
+    for colour in (*COLOURS, train_view.BETTER_COLOUR, train_view.WORSE_COLOUR, data_check.WARNING_COLOUR):
+        assert contrast(QColor("black"), QColor(colour)) >= READABLE  # chips have black text
+
+
+def over(colour: str, ground: QColor) -> QColor:
+    """Return a colour of a style sheet as it looks on a ground."""
+    numbers = [int(one) for one in re.findall(r"\d+", colour)] if colour.startswith("rgba") else []
+    if colour == "transparent":
+        return ground
+    if not numbers:
+        return QColor(colour)
+    share = numbers[3] / 255
+    mixed = [share * a + (1 - share) * b for a, b in zip(numbers, ground.getRgb(), strict=False)]
+    return QColor(*(round(one) for one in mixed[:3]))
+
+
+def contrast(first: QColor, second: QColor) -> float:
+    """Return the contrast ratio of WCAG 2.1."""
+
+    def luminance(colour: QColor) -> float:
+        parts = [one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4
+                 for one in colour.getRgbF()[:3]]  # fmt: skip
+        return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+
+    dark, light = sorted((luminance(first), luminance(second)))
+    return (light + 0.05) / (dark + 0.05)
