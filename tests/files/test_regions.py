@@ -41,8 +41,9 @@ def test_geojson_keeps_names_overlaps_and_holes(tmp_path):
     assert regions.names == ("tumour", "stroma", "region 3")
     union = 300 + 600 - 75 + 25  # the first two share a square, less what is left out of the first
     assert regions.sizes((), (40, 60)).tolist() == [400 - 100, 600, 25, union]
-    assert regions.mask(0, (), (40, 60))[10, 10]  # a pixel covers the square from its number on
-    assert not regions.mask(0, (), (40, 60))[9, 9]
+    first = next(regions.masks((), (40, 60)))
+    assert first[10, 10]  # a pixel covers the square from its number on
+    assert not first[9, 9]
 
 
 def test_several_polygons_may_be_one_region(tmp_path):
