@@ -152,7 +152,8 @@ class ComparePanel(QWidget):
         form.setSpacing(6)
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         titles = ("Images", "Channel", "Truth", "Model 1", "Model 2")
-        boxes = (self.data, self.channel, self.truth, self.first, self.second)
+        cards = (self.first.with_card(), self.second.with_card())
+        boxes = (self.data, self.channel, self.truth, *cards)
         for title, box in zip(titles, boxes, strict=True):
             form.addRow(title, box)
         return form
