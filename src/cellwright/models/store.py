@@ -339,8 +339,8 @@ def card_text(name: str | Path) -> str:
         f"# {spec.title}",
         f"Preset `{spec.preset}` of the `{spec.family}` family; cells of {low:g} to {high:g} pixels in "
         f"diameter. It finds: {', '.join(spec.classes) or 'cells, without classes'}.",
-        f"The folder has no card ({folder / 'card.md'}), so that training data and the licence of the weights "
-        "are not known. Ask whoever made the model.",
+        f"The folder has no card ({folder / 'card.md'}), so that training data and the licence of the "
+        "weights are not known. Ask whoever made the model.",
         "## Scores",
     ]
     if scores:

@@ -362,7 +362,7 @@ class ModelComboBox(PanelComboBox):
     def with_card(self) -> QHBoxLayout:
         """Return the box with the button beside it that shows the card of the chosen model."""
         button = QToolButton()
-        button.setText("ⓘ")
+        button.setText("Card")
         button.setAutoRaise(True)
         button.setToolTip(CARD_HELP)
         button.clicked.connect(self.show_card)
