@@ -105,6 +105,7 @@ def test_movies_are_tracked_and_tracked_anew(cli, oracle, tmp_path, draw_blobs):
 def test_folders_need_an_output_beside_them(cli, oracle, plate):
     assert "with --output" in cli("count", plate).err
     assert "name it with --output" in cli("count", plate, "--watch").err
+    assert "in one piece each" in cli("count", plate, "--output", plate.parent / "out", "--stream").err
     assert "must not go into" in cli("count", plate, "--output", plate / "results").err
 
 

@@ -38,8 +38,8 @@ from cellwright.files.atomic import acquire_lock, atomic_write, make_folder, wri
 from cellwright.files.tables import frames_table, write_csv, write_provenance
 from cellwright.files.zarr import create_array, finish_array, missing_chunks
 from cellwright.inference.context import load_models, names_of, open_context, references_of
-from cellwright.inference.pipeline import provenance_of
 from cellwright.inference.fit import warning
+from cellwright.inference.pipeline import provenance_of
 from cellwright.inference.predictor import Engine
 from cellwright.inference.scale import zoom_notice
 from cellwright.inference.settings import StreamSettings
@@ -212,19 +212,8 @@ def _finish(
         maps = files.density
     if maps.exists():
         finish_array(maps, image)
-    models = load_models(job.model)
-    with open_context(image, models, job.settings, job.engine, plan.preparation) as context:
-        seconds = time.perf_counter() - started
-        provenance = provenance_of(context, image, names_of(job.model), plan.preparation.zoom, seconds)
-        fit = _fit([files.fit(block) for block in blocks])
-        facts: dict[str, Any] = {"models": references_of(job.model)}
-        if fit is not None:
-            facts["expected_f1"] = round(fit, 4)
-        provenance = replace(provenance, settings={**provenance.settings, **facts})
-        rescaled = zoom_notice(plan.preparation.zoom, job.engine.diameter_px)
-        told = (context.engine.notice, warning(fit), _missing(image))
-        notices = (*image.notices, context.frames.notice, rescaled, *told)
-        settings = context.settings
+    fit = _fit([files.fit(block) for block in blocks])
+    provenance, notices, settings = _found_by(job, image, plan, fit, started)
     result = Result(0.0, Cells.empty(len(image.label_axes)), provenance)
     parts = [files.part(block) for block in blocks]
     if job.family.gives == "density":
@@ -248,6 +237,24 @@ def _finish(
         selected.classes if selected else {},
         fit,
     )
+
+
+def _found_by(
+    job: StreamJob, image: Image, plan: StreamPlan, fit: float | None, started: float
+) -> tuple[Provenance, tuple[str, ...], Any]:
+    """Return how an image was counted, what the user should know, and the settings of the family."""
+    preparation = plan.preparation
+    with open_context(image, load_models(job.model), job.settings, job.engine, preparation) as context:
+        seconds = time.perf_counter() - started
+        provenance = provenance_of(context, image, names_of(job.model), preparation.zoom, seconds)
+        rescaled = zoom_notice(preparation.zoom, job.engine.diameter_px)
+        told = (context.engine.notice, warning(fit), _missing(image))
+        notices = (*image.notices, context.frames.notice, rescaled, *told)
+        settings = context.settings
+    facts: dict[str, Any] = {"models": references_of(job.model)}
+    if fit is not None:
+        facts["expected_f1"] = round(fit, 4)
+    return replace(provenance, settings={**provenance.settings, **facts}), notices, settings
 
 
 def _fit(paths: Sequence[Path]) -> float | None:
