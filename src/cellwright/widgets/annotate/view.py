@@ -174,7 +174,7 @@ class AnnotatePanel(QWidget):
             "What outlines added cells, checks in the mirrored image, counts a folder, and is taught.",
             accepts=lambda entry: "Labels" in registry.get(entry.spec.family).returns,
         )
-        form.addRow("Model", self.model)
+        form.addRow("Model", self.model.with_card())
         self.begin = QPushButton("Start")
         self.begin.setObjectName("begin")
         layout = QVBoxLayout()

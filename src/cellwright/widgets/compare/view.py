@@ -151,10 +151,10 @@ class ComparePanel(QWidget):
         form = QFormLayout()
         form.setSpacing(6)
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        titles = ("Images", "Channel", "Truth", "Model 1", "Model 2")
-        boxes = (self.data, self.channel, self.truth, self.first, self.second)
-        for title, box in zip(titles, boxes, strict=True):
+        for title, box in (("Images", self.data), ("Channel", self.channel), ("Truth", self.truth)):
             form.addRow(title, box)
+        for title, model in (("Model 1", self.first), ("Model 2", self.second)):
+            form.addRow(title, model.with_card())
         return form
 
     def _card(self) -> QFrame:

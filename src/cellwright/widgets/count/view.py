@@ -138,7 +138,7 @@ class CountPanel(QWidget):
             "What the axes of the image are. Slices in z are linked to cells in 3D, frames in time are not."
         )
         self.model = ModelComboBox(folders="Model folder")
-        form = _form({"Image": self.image, "Axes": self.axes, "Model": self.model})
+        form = _form({"Image": self.image, "Axes": self.axes, "Model": self.model.with_card()})
         self.understood = QLabel()
         self.understood.setObjectName("understood")
         self.understood.setWordWrap(True)

@@ -109,7 +109,7 @@ class FolderView(QWidget):
         form.addRow("File names", self.pattern)
         form.addRow("Plate", self.plate_names)
         form.addRow("Results", row(self.output, self.choose_output))
-        form.addRow("Model", self.model)
+        form.addRow("Model", self.model.with_card())
         self.taken_over = QLabel()
         self.taken_over.setObjectName("details")
         self.taken_over.setWordWrap(True)

@@ -190,7 +190,7 @@ class TrainPanel(QWidget):
         form.addRow("Learn from", self.data)
         form.addRow(self.pairs)
         form.addRow(self.complete)
-        form.addRow("Begin with", self.start)
+        form.addRow("Begin with", self.start.with_card())
         form.addRow("Effort", self.preset)
         form.addRow("Device", self.device)
         form.addRow("New name", self.name)
