@@ -180,7 +180,7 @@ def select(job: StreamJob, image: Image, blocks: Sequence[StreamBlock]) -> Selec
     for block in blocks:
         table = pandas.read_csv(files.measured(block))
         if len(table):
-            kept, dropped = left_out(table, *_boxes(table, image), settings)
+            kept, dropped = left_out(table, *_boxes(table, image, is_volume=job.engine.link), settings)
             reasons.update(dropped)
             if not kept.all():
                 _erase(job, image, block, table["label"][~kept].to_numpy())
@@ -218,9 +218,13 @@ def _mark(job: StreamJob, image: Image, parts: Sequence[Path]) -> dict[str, floa
     return thresholds
 
 
-def _boxes(table: "pandas.DataFrame", image: Image) -> tuple[NDArray[np.float64], tuple[int, ...]]:
-    """Return the boxes (N, 2, D) of cells, and the lengths of these axes."""
+def _boxes(
+    table: "pandas.DataFrame", image: Image, *, is_volume: bool
+) -> tuple[NDArray[np.float64], tuple[int, ...]]:
+    """Return the boxes (N, 2, D) of cells, and the lengths of these axes: Z where slices are linked."""
     axes = [axis for axis in image.spatial_axes if f"box_{axis.lower()}0" in table]
+    if not is_volume:
+        axes = axes[-2:]
     sides = [f"box_{axis.lower()}{corner}" for corner in (0, 1) for axis in axes]
     lengths = dict(zip(image.axes, image.shape, strict=True))
     boxes = table[sides].to_numpy(np.float64).reshape(len(table), 2, len(axes))
