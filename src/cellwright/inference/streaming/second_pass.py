@@ -35,8 +35,9 @@ from cellwright.ops.crops import extents_of, typical_extent
 from cellwright.ops.geometry import intensity
 from cellwright.ops.geometry.axes import frames
 from cellwright.ops.measure.analysis import left_out, left_out_notices
+from cellwright.ops.measure.cells_table import is_volumetric
 from cellwright.ops.measure.markers import add_positive, parse_marker, thresholds_of, with_channel_numbers
-from cellwright.ops.measure.measurement import is_volumetric, measure_result, pixel_sizes, result_of_labels
+from cellwright.ops.measure.measurement import measure_result, pixel_sizes, result_of_labels
 
 if TYPE_CHECKING:
     import pandas
