@@ -50,7 +50,7 @@ WAITS = (
     (annotate_module, "FOLLOW_MS"),
     (click_module, "WAIT_MS"),
 )
-LIMIT_S = 20.0
+LIMIT_S = 120.0
 OUTPUTS = ("Labels", "Points", "Shapes")
 IN_A_HURRY = 0.25  # share of steps that do not wait for what runs beside the viewer
 

@@ -3,8 +3,8 @@
     pip install "napari-cellwright[large]" dask-jobqueue
     python slurm.py /shared/slide.zarr /shared/results --jobs 16
 
-Image and results lie on a disk that all nodes see. Each job is one worker with one block at a time; a job that is
-lost costs its block, which another one takes. Run it on the login node, or in a small job of its own.
+Image and results lie on a disk that all nodes see. Each job is one worker with one block at a time; a job
+that is lost costs its block, which another one takes. Run it on the login node, or in a small job of its own.
 """
 
 import argparse

@@ -39,9 +39,11 @@ def test_geojson_keeps_names_overlaps_and_holes(tmp_path):
     )
     regions = RegionSet(read_regions(path, IMAGE))
     assert regions.names == ("tumour", "stroma", "region 3")
-    assert regions.sizes((), (40, 60)).tolist() == [400 - 100, 600, 25]
-    assert regions.mask(0, (), (40, 60))[10, 10]  # a pixel covers the square from its number on
-    assert not regions.mask(0, (), (40, 60))[9, 9]
+    union = 300 + 600 - 75 + 25  # the first two share a square, less what is left out of the first
+    assert regions.sizes((), (40, 60)).tolist() == [400 - 100, 600, 25, union]
+    first = next(regions.masks((), (40, 60)))
+    assert first[10, 10]  # a pixel covers the square from its number on
+    assert not first[9, 9]
 
 
 def test_several_polygons_may_be_one_region(tmp_path):
@@ -68,9 +70,10 @@ def test_rois_of_imagej(tmp_path):
     roifile.roiwrite(tmp_path / "a.zip", [square, oval])
     regions = RegionSet(read_regions(tmp_path / "a.zip", IMAGE))
     assert regions.names == ("square", "oval")
-    first, second = regions.sizes((), (40, 60)).tolist()
+    first, second, union = regions.sizes((), (40, 60)).tolist()
     assert first == 400
     assert second == pytest.approx(np.pi * 100, rel=0.02)
+    assert union == pytest.approx(400 + np.pi * 50, rel=0.02)  # half of the disc lies in the square
 
 
 def test_a_roi_may_hold_in_one_frame(tmp_path):
@@ -87,7 +90,7 @@ def test_the_numbers_of_an_image_are_regions(tmp_path):
     tifffile.imwrite(tmp_path / "wells.tif", labels)
     regions = RegionSet(read_regions(tmp_path / "wells.tif", IMAGE))
     assert regions.names == ("wells 3", "wells 7")
-    assert regions.sizes((), (40, 60)).tolist() == [600, 1200]
+    assert regions.sizes((), (40, 60)).tolist() == [600, 1200, 1800]
     tifffile.imwrite(tmp_path / "tissue.tif", np.where(labels == 3, 255, 0).astype(np.uint8))
     assert RegionSet(read_regions(tmp_path / "tissue.tif", MOVIE)).names == ("tissue",)
 

@@ -23,8 +23,8 @@ from cellwright.files.images import write_map
 from cellwright.files.tables import write_provenance, write_table
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.folder import widget as folder_widget
-from cellwright.widgets.folder.gallery import help_of
 from cellwright.widgets.folder.model import FolderModel, open_task
+from cellwright.widgets.folder.view import help_of
 from cellwright.widgets.folder.widget import FolderWidget
 from cellwright.widgets.shared.layer_io import source_of
 from cellwright.widgets.shared.messages import tell_results

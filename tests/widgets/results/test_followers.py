@@ -113,3 +113,16 @@ def test_undo_is_seen_whatever_the_view_has_done(
     assert panel.followers.is_busy
     qtbot.waitUntil(lambda: not panel.followers.is_busy, timeout=LIMIT_MS)
     assert len(other.features) == 5
+
+
+def test_a_first_cell_in_an_empty_layer_is_measured(panel: ResultsWidget, read: Read) -> None:
+    labels = panel.link.layer
+    panel.view.groups["intensity"].setChecked(True)
+    panel.view.measure.click()
+    read(panel)
+    labels.data_setitem(np.nonzero(labels.data), 0)
+    read(panel)
+    assert len(panel.model.table) == 0
+    labels.data_setitem((np.array([2, 2]), np.array([2, 3])), 7)
+    read(panel)
+    assert panel.model.table["intensity_mean_ch0"].tolist() == [10]

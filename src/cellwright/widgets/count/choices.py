@@ -1,5 +1,6 @@
-"""What a user can choose to count with, as the boxes of the panel tell it."""
+"""What a user can choose to count with, as the boxes of the panel tell it, and what its axes mean."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,25 @@ from napari.layers import Layer
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
 
-from cellwright.core.errors import CheckpointError
+from cellwright.core.errors import CellwrightError, CheckpointError
+from cellwright.core.tasks import Progress, Task
+from cellwright.files.images import describe_images
+from cellwright.files.metadata import Understood, likely_axes, meaning
+from cellwright.widgets.count.model import CountModel
 from cellwright.widgets.count.view import CountPanel
 from cellwright.widgets.shared.combos import SPECS
-from cellwright.widgets.shared.coordinates import NO_CHANNELS, Channel, channels_of, is_understood
+from cellwright.widgets.shared.coordinates import NO_CHANNELS, Channel, channels_of, is_understood, understood
+from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.napari_private import preferences
 from cellwright.widgets.shared.regions import RegionLayers
+
+LAYER_EVENTS = ("axis_labels", "units", "scale", "data")
+BEGINNINGS = {
+    "choice": "As chosen",
+    "layer": "As the layer tells",
+    "file": "As the file tells",
+    "shape": "Guessed from the shape",
+}
 
 
 class Choices(QObject):
@@ -113,3 +127,140 @@ class Choices(QObject):
         if isinstance(layer, ImageLayer) and is_understood(layer):
             channels = tuple(one for one in channels_of(layer) if one.title != NO_CHANNELS)
         self._panel.channel.list_channels(channels)
+
+
+class AxesTool(QObject):
+    """Fills the box of axes and tells what was understood; the first look at a file runs beside the viewer.
+
+    Parameters
+    ----------
+    model
+        Is told what the user chooses.
+    panel
+        Has the box.
+    choices
+        Whose image it is about.
+    """
+
+    def __init__(self, model: CountModel, panel: CountPanel, choices: Choices) -> None:
+        super().__init__(panel)
+        self._model, self._panel, self._choices = model, panel, choices
+        self._waiting: Callable[[], None] | None = None
+        self.job: Job | None = None
+        self._followed: ImageLayer | None = None
+        self._is_behind = False  # the panel does not tell yet what is in the file
+        panel.axes.activated.connect(self._on_axes_chosen)
+        panel.image.chosen.connect(self.refresh)
+        model.axes_changed.connect(self._on_axes_changed)
+        self.refresh()
+
+    def when_understood(self, layer: Layer | None, go_on: Callable[[], None]) -> bool:
+        """Return whether a layer is understood; else go on as soon as it is."""
+        if is_understood(layer):
+            if self._is_behind:  # the thread has looked already, or another panel has
+                self._choices.refresh_channels()
+                self.refresh()
+            return True
+        self._waiting = go_on
+        self._read(layer)
+        return False
+
+    def refresh(self, _: object = None) -> None:
+        """Tell what is understood of the chosen image."""
+        layer = self._choices.layer
+        if not isinstance(layer, ImageLayer):
+            self._follow(None)
+            self._panel.show_axes("")
+            return
+        self._follow(layer)
+        self._is_behind = not is_understood(layer)
+        if self._is_behind:
+            self._panel.show_axes("")
+            self._read(layer)
+            return
+        try:
+            known = understood(layer)
+        except CellwrightError:
+            self._panel.show_axes("")
+            return
+        self._panel.axes.fill(_entries(layer, known), known.image.axes)
+        sentence = ""
+        if known.image.data.ndim - bool(layer.rgb) > 2 or known.axes_from == "choice":
+            sentence = understood_line(known, is_linked=bool(self._panel.engine.values()["link"]))
+        self._panel.show_axes(sentence, is_guessed=known.axes_from == "shape")
+
+    def _follow(self, layer: ImageLayer | None) -> None:
+        """Tell anew what is understood when the layer is given other labels, units or pixels."""
+        if layer is self._followed:
+            return
+        before, self._followed = self._followed, layer
+        for name in LAYER_EVENTS:
+            if before is not None:
+                getattr(before.events, name).disconnect(self._on_layer_changed)
+            if layer is not None:
+                getattr(layer.events, name).connect(self._on_layer_changed)
+
+    def _on_layer_changed(self, _: object = None) -> None:
+        if isalive(self):  # type: ignore[no-untyped-call]
+            self._choices.refresh_channels()
+            self.refresh()
+
+    def _read(self, layer: Layer | None) -> None:
+        """Look at the file of a layer beside the viewer."""
+        if self.job is not None or layer is None:
+            return
+        self.job = Job(_describe_task(Path(layer.source.path or "")), self)
+        self.job.finished.connect(self._on_read)
+        self.job.start()
+
+    def _on_read(self) -> None:
+        self.job = None
+        self._choices.refresh_channels()
+        self.refresh()  # looks at another file where another image was chosen meanwhile
+        go_on, self._waiting = self._waiting, None
+        if go_on is not None:
+            go_on()
+
+    def _on_axes_chosen(self) -> None:
+        layer = self._choices.layer
+        if isinstance(layer, ImageLayer):
+            axes = str(self._panel.axes.currentData() or "")
+            self._model.choose_axes(layer, axes.removesuffix("C" * bool(layer.rgb)))
+
+    def _on_axes_changed(self, _: ImageLayer) -> None:
+        self._choices.refresh_channels()
+        self.refresh()
+        counted = self._model.outcome
+        layer = self._choices.layer
+        if counted is None or layer is None or counted.request.source.layer_id != str(layer.unique_id):
+            return
+        self._model.tell("The axes are changed; count again for the number of cells.")
+
+
+def understood_line(known: Understood, *, is_linked: bool) -> str:
+    """Return in one sentence what an image is taken for, and why.
+
+    Examples
+    --------
+    ``As the file tells: 51 slices in z, linked; 0.65 µm a pixel``
+    """
+    image = known.image
+    text = meaning(image.axes, image.shape, image.channel_names)
+    if "Z" in image.axes and is_linked:
+        text = text.replace(" in z", " in z, linked")
+    size = image.known_sizes_um.get("X")
+    if size:
+        text += f"; {size:.3g} µm a pixel"
+    return f"{BEGINNINGS[known.axes_from]}: {text}"
+
+
+def _entries(layer: ImageLayer, known: Understood) -> list[tuple[str, str]]:
+    """Return title and letters of the axes that an image may have, the understood ones first."""
+    shape, axes = known.image.shape, known.image.axes
+    likely = dict.fromkeys([axes, *likely_axes(shape, is_colour=bool(layer.rgb))])
+    return [(f"{one} · {meaning(one, shape)}", one) for one in likely]
+
+
+def _describe_task(path: Path) -> Task[None]:
+    yield Progress("load", 0, 1)
+    describe_images(path)

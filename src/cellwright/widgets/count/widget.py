@@ -15,10 +15,9 @@ from cellwright.inference.fit import expectation
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
 from cellwright.ops.measure.regions import RegionSet
-from cellwright.widgets.count.axes import AxesTool
 from cellwright.widgets.count.background import BackgroundTool, WholeCount
 from cellwright.widgets.count.calibrate import CalibrateTool
-from cellwright.widgets.count.choices import Choices
+from cellwright.widgets.count.choices import AxesTool, Choices
 from cellwright.widgets.count.colour_preview import show_colours
 from cellwright.widgets.count.count_request import (
     CountOutcome,
@@ -32,8 +31,7 @@ from cellwright.widgets.count.count_request import (
 )
 from cellwright.widgets.count.model import CountInputs, CountModel
 from cellwright.widgets.count.point_prompt import PointPromptTool
-from cellwright.widgets.count.save import SaveTool
-from cellwright.widgets.count.settings_file import SettingsFileTool
+from cellwright.widgets.count.save import SaveTool, SettingsFileTool
 from cellwright.widgets.count.view import CountPanel
 from cellwright.widgets.shared.coordinates import channels_of
 from cellwright.widgets.shared.jobs import Job, LiveUpdater

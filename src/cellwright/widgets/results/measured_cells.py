@@ -164,7 +164,7 @@ def _measure(
 ) -> Task[dict[str, NDArray[Any]]]:
     """Return the measured columns; those of cells far from a change as they are known."""
     image, others, settings = cells.snapshot.image, cells.snapshot.others, cells.settings
-    if before is None or not before.measured or not _is_same_measure(cells, before):
+    if before is None or not len(before.table) or not before.measured or not _is_same_measure(cells, before):
         return (yield from measure_result(cells.result, image, settings, others))
     known = _rows_before(cells, before)
     margin = 2 * ceil(settings.ring_gap_px + settings.ring_width_px) + 2

@@ -1,12 +1,13 @@
 """The looks of the train widget: its controls and where they stand; curves, picture and scores of a run."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import Qt
-from qtpy.QtGui import QImage, QPixmap, QResizeEvent
+from qtpy.QtGui import QFont, QImage, QPixmap, QResizeEvent
 from qtpy.QtWidgets import (
     QCheckBox,
     QFormLayout,
@@ -30,7 +31,6 @@ from cellwright.widgets.shared.form import SettingsForm, is_threshold
 from cellwright.widgets.shared.job_bar import JobBar
 from cellwright.widgets.shared.messages import duration, progress_line
 from cellwright.widgets.shared.style import STYLE, chip, folded, message_label, row, set_state
-from cellwright.widgets.train.curves import Curve, CurvePlot
 
 LAYERS = "layers"  # data of the entry of the viewer's layers
 PRESET_TITLES = {
@@ -72,6 +72,12 @@ SCORE_TITLES = {
 }
 LOWER_IS_BETTER = ("count_error", "validation_loss")
 PERCENT = ("count_error",)
+PLOT_HEIGHT_PX = 230
+AXIS_PX = 52
+TICK_PT = 8
+TITLE_PX = 15
+MOST_DOTS = 30  # more would hide the line
+INK = "#969ba5"
 
 
 class TrainPanel(QWidget):
@@ -349,3 +355,88 @@ def training_line(progress: Progress, seconds_left: float | None) -> str:
     if seconds_left is not None:
         parts.append(f"{duration(seconds_left)} left")
     return " · ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One curve: (step, value) in the order of the steps; ``share`` weighs its part of the height."""
+
+    title: str
+    points: tuple[tuple[float, float], ...]
+    colour: str
+    share: float = 1.0
+
+
+class CurvePlot(QWidget):
+    """Small plots above each other with the steps in common; each shows its name and its last value.
+
+    Plots are made when there is something to draw: pyqtgraph takes a while to load.
+    """
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.curves: tuple[Curve, ...] = ()
+        self.plots: list[Any] = []  # pyqtgraph.PlotItem, one for each curve
+        self._lines: list[Any] = []
+        self.graphics: Any = None  # pyqtgraph.GraphicsLayoutWidget
+        self._layout = QVBoxLayout(self)
+        self._layout.setContentsMargins(0, 0, 0, 0)
+        self.setFixedHeight(PLOT_HEIGHT_PX)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+
+    def show_curves(self, curves: Sequence[Curve], last_step: float) -> None:
+        """Draw these curves; the steps go from 0 to ``last_step``."""
+        self.curves = tuple(curves)
+        self.setToolTip("\n".join(_tooltip(curve) for curve in curves if curve.points))
+        if [plot.objectName() for plot in self.plots] != [curve.title for curve in curves]:
+            self._make_plots()
+        for curve, plot, line in zip(self.curves, self.plots, self._lines, strict=True):
+            steps, values = zip(*curve.points, strict=True) if curve.points else ((), ())
+            line.setData(steps, values, symbol="o" if len(steps) < MOST_DOTS else None)
+            plot.setXRange(0.0, max(float(last_step), 1.0), padding=0.02)
+            last = f" <span style='color:{curve.colour}'>{values[-1]:.3g}</span>" if values else ""
+            plot.setTitle(f"{curve.title}{last}", color=INK, size="8pt")
+            plot.titleLabel.setMaximumHeight(TITLE_PX)
+            plot.layout.setRowFixedHeight(0, TITLE_PX)
+
+    def _make_plots(self) -> None:
+        import pyqtgraph
+
+        if self.graphics is None:
+            self.graphics = pyqtgraph.GraphicsLayoutWidget()
+            self.graphics.setBackground(None)
+            self.graphics.wheelEvent = lambda event: event.ignore()  # the wheel is the panel's
+            self.graphics.ci.setSpacing(2)
+            self.graphics.ci.setContentsMargins(2, 2, 8, 2)
+            self._layout.addWidget(self.graphics)
+        self.graphics.clear()
+        self.plots, self._lines = [], []
+        for place, curve in enumerate(self.curves):
+            plot = self.graphics.addPlot(row=place, col=0, enableMenu=False)
+            plot.setObjectName(curve.title)
+            plot.setMouseEnabled(x=False, y=False)
+            plot.hideButtons()
+            _fit_axes(plot, is_last=place == len(self.curves) - 1)
+            self.graphics.ci.layout.setRowStretchFactor(place, round(10 * curve.share))
+            pen = pyqtgraph.mkPen(curve.colour, width=2)
+            self._lines.append(plot.plot(pen=pen, symbolSize=4, symbolPen=None, symbolBrush=curve.colour))
+            self.plots.append(plot)
+
+
+def _fit_axes(plot: Any, *, is_last: bool) -> None:
+    """Give a small plot its axes: values at the left, the steps under the last one alone."""
+    left, bottom, font = plot.getAxis("left"), plot.getAxis("bottom"), QFont()
+    font.setPointSize(TICK_PT)
+    left.setWidth(AXIS_PX)
+    for axis in (left, bottom):
+        axis.setPen(INK)
+        axis.setTextPen(INK)
+        axis.enableAutoSIPrefix(enable=False)
+        axis.setStyle(tickFont=font)
+    left.setStyle(tickLength=-3, maxTickLevel=0)
+    bottom.setStyle(showValues=is_last, tickLength=-3)
+
+
+def _tooltip(curve: Curve) -> str:
+    values = [value for _, value in curve.points]
+    return f"{curve.title}: {values[-1]:.4g} (lowest {min(values):.4g}, highest {max(values):.4g})"

@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 
 from cellwright.core.data import Annotation, Image, Labels, Result
-from cellwright.widgets.train.preview import FOUND_COLOUR, GAP_PX, SIDE_PX, TRUE_COLOUR, draw
+from cellwright.widgets.train.model import FOUND_COLOUR, GAP_PX, SIDE_PX, TRUE_COLOUR, validation_picture
 
 
 def is_colour(picture: Any, colour: tuple[int, int, int]) -> Any:
@@ -16,7 +16,7 @@ def test_truth_is_left_and_what_is_found_right(
 ) -> None:
     image = Image(blobs.image, "YX")
     found = np.where(blobs.labels == 1, 1, 0).astype(np.int32)
-    picture = draw(image, blobs.labels, result_of(image, found))
+    picture = validation_picture(image, blobs.labels, result_of(image, found))
     height, width = min(160, SIDE_PX), min(200, SIDE_PX)
     assert picture.shape == (height, 2 * width + GAP_PX, 3)
     left, right = picture[:, :width], picture[:, width + GAP_PX :]
@@ -30,6 +30,6 @@ def test_points_and_planes_of_a_volume(blobs: Any, result_of: Callable[[Image, L
     labels = np.stack([blobs.labels * 0, blobs.labels, blobs.labels * 0])
     result = result_of(image, labels)
     truth = Annotation((160, 200), blobs.points, None, None, None)
-    picture = draw(image, truth, result)
+    picture = validation_picture(image, truth, result)
     assert is_colour(picture, TRUE_COLOUR).sum() > 5 * len(blobs)
     assert is_colour(picture, FOUND_COLOUR).any()
