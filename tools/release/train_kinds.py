@@ -36,10 +36,10 @@ from cellwright.training.data.sampler import (
     sampling_weights,
 )
 from cellwright.training.data.samples import Sample
-from cellwright.training.joint import JointModel
 from cellwright.training.settings import TrainingSettings
 from cellwright.training.state import RunState
 from cellwright.training.trainer import average, learn
+from tools.release.joint import JointModel
 from tools.release.kinds import KINDS, samples_of
 from tools.release.simulated_kinds import simulated
 

@@ -24,10 +24,10 @@ from cellwright.core.tasks import Progress, run
 from cellwright.files.dataset.folder import Dataset, read_dataset
 from cellwright.models.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint
 from cellwright.models.protocol import CellModel
-from cellwright.training.joint import JointModel
 from cellwright.training.run_folder import CURVE
 from cellwright.training.settings import TrainingSettings
 from cellwright.training.trainer import Data, EpochReport, train
+from tools.release.joint import JointModel
 
 EMBRYOS = tuple(f"train_Emb{number:02d}_t{time}" for number in range(1, 8) for time in (201, 451))
 

@@ -318,6 +318,39 @@ def _load(folder: Path, stamp: int) -> "CellModel":
     return load_checkpoint(folder)
 
 
+def card_text(name: str | Path) -> str:
+    """Return what a model learned from, how good it is and its licence, as markdown.
+
+    It is the file ``card.md`` of its folder; without one, the facts that its other files tell.
+
+    Raises
+    ------
+    CheckpointError
+        There is no such model, or its facts cannot be read.
+    """
+    folder = find(name)
+    try:
+        return (folder / "card.md").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        pass  # the facts are there without it
+    spec, scores = read_spec(folder / "spec.json"), _scores(folder)
+    low, high = spec.diameter_range_px
+    lines = [
+        f"# {spec.title}",
+        f"Preset `{spec.preset}` of the `{spec.family}` family; cells of {low:g} to {high:g} pixels in "
+        f"diameter. It finds: {', '.join(spec.classes) or 'cells, without classes'}.",
+        f"The folder has no card ({folder / 'card.md'}), so that training data and the licence of the "
+        "weights are not known. Ask whoever made the model.",
+        "## Scores",
+    ]
+    if scores:
+        rows = "\n".join(f"| {kind} | {score} |" for kind, score in scores.items())
+        lines.append(f"| score | value |\n| --- | --- |\n{rows}")
+    else:
+        lines.append("None are told.")
+    return "\n\n".join(lines)
+
+
 def _scores(folder: Path) -> dict[str, float]:
     try:
         return dict(json.loads((folder / "scores.json").read_text(encoding="utf-8")))

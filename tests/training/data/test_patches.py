@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
+from tools.release.joint import JointModel
 
 from cellwright.models.families import centroid, density, flow
 from cellwright.ops.codecs.flow import labels_to_flow
 from cellwright.ops.labels import annotate, equivalent_diameters, keep, measure, relabel, touches_border
 from cellwright.training.data.patches import cut_patch
 from cellwright.training.data.samples import SLIVER_PX, make_sample
-from cellwright.training.joint import JointModel
 
 WIDE = (1.0, 1000.0)
 

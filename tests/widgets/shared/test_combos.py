@@ -9,12 +9,13 @@ import pytest
 from napari.components import ViewerModel
 from napari.layers import Labels, Points
 from pytestqt.qtbot import QtBot
-from qtpy.QtWidgets import QComboBox, QFileDialog
+from qtpy.QtWidgets import QComboBox, QFileDialog, QToolButton, QWidget
 
 from cellwright.models import store
 from cellwright.models.store import ModelEntry
 from cellwright.widgets.shared.combos import (
     LayerComboBox,
+    ModelCard,
     ModelComboBox,
     PanelComboBox,
     is_image,
@@ -109,3 +110,40 @@ def test_models_come_and_go(qtbot: QtBot, shelved: Any, monkeypatch: pytest.Monk
     models.remove("flow")
     model_events.changed.emit()
     assert box.model_name == "another"
+
+
+def test_the_card_of_a_model_is_one_click_from_its_name(
+    qtbot: QtBot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "user_folder", lambda: tmp_path)
+    for name in ("mine", "carded"):
+        (tmp_path / name).mkdir()
+        spec = (store.shipped_folder() / "flow" / "spec.json").read_text()
+        (tmp_path / name / "spec.json").write_text(spec)
+    (tmp_path / "mine" / "scores.json").write_text('{"ap50_fluo": 0.75}')
+    (tmp_path / "carded" / "card.md").write_text("# Yeast\n\nMay be used by *anyone*.")
+    row = QWidget()
+    qtbot.addWidget(row)
+    box = ModelComboBox(after=[("From scratch", "scratch")])
+    row.setLayout(box.with_card())
+    (button,) = row.findChildren(QToolButton)
+
+    def card() -> str:
+        button.click()
+        (window,) = box.findChildren(ModelCard)
+        text = window.browser.toPlainText()
+        window.close()
+        qtbot.waitUntil(lambda: not box.findChildren(ModelCard))
+        return text
+
+    box.setCurrentIndex(box.place_of("flow"))
+    assert "Training data" in card()
+    box.setCurrentIndex(box.place_of("carded"))
+    assert card().split() == ["Yeast", "May", "be", "used", "by", "anyone."]
+    box.setCurrentIndex(box.place_of("mine"))
+    text = card()  # the facts, where there is no card
+    assert all(fact in text for fact in ("14 to 50 pixels", "ap50_fluo", "0.75", "licence", "not known"))
+    (tmp_path / "mine" / "spec.json").unlink()
+    assert "spec.json" in card()
+    box.setCurrentIndex(box.place_of("scratch"))
+    assert not button.isEnabled()

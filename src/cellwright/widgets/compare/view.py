@@ -25,7 +25,7 @@ from cellwright.widgets.compare.model import Compared, usual_pair
 from cellwright.widgets.shared.combos import ChannelComboBox, LayerComboBox, ModelComboBox, is_image
 from cellwright.widgets.shared.job_bar import JobBar
 from cellwright.widgets.shared.messages import duration, number_text
-from cellwright.widgets.shared.style import STYLE, chip, message_label, set_state
+from cellwright.widgets.shared.style import chip, message_label, panel_layout, set_state
 
 LONGEST_NAME = 30  # letters of a model's name that fit into the panel
 LONGEST_LARGE = 6  # characters of a count that fit twice, large
@@ -49,10 +49,7 @@ class ComparePanel(QWidget):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self.setStyleSheet(STYLE)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(10, 10, 10, 10)
-        layout.setSpacing(8)
+        layout = panel_layout(self)
         layout.addLayout(self._choices())
         self.button = QPushButton()
         self.button.setObjectName("count")
@@ -151,10 +148,10 @@ class ComparePanel(QWidget):
         form = QFormLayout()
         form.setSpacing(6)
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        titles = ("Images", "Channel", "Truth", "Model 1", "Model 2")
-        boxes = (self.data, self.channel, self.truth, self.first, self.second)
-        for title, box in zip(titles, boxes, strict=True):
+        for title, box in (("Images", self.data), ("Channel", self.channel), ("Truth", self.truth)):
             form.addRow(title, box)
+        for title, model in (("Model 1", self.first), ("Model 2", self.second)):
+            form.addRow(title, model.with_card())
         return form
 
     def _card(self) -> QFrame:

@@ -33,7 +33,15 @@ from cellwright.widgets.shared.combos import (
 )
 from cellwright.widgets.shared.form import SettingsForm, is_threshold, names_of
 from cellwright.widgets.shared.job_bar import JobBar
-from cellwright.widgets.shared.style import STYLE, folded, message_label, put, row, set_state, wrappable
+from cellwright.widgets.shared.style import (
+    folded,
+    message_label,
+    panel_layout,
+    put,
+    row,
+    set_state,
+    wrappable,
+)
 
 SHORTCUT = "Ctrl+Return"
 REGIONS = {"whole": "Whole image", "view": "What I see", "drawn": "Drawn region"}
@@ -55,10 +63,7 @@ class CountPanel(QWidget):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self.setStyleSheet(STYLE)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(10, 10, 10, 10)
-        layout.setSpacing(8)
+        layout = panel_layout(self)
         layout.addLayout(self._first_choices())
         layout.addLayout(self._buttons())
         self.jobs = JobBar(has_stop=False)
@@ -138,7 +143,7 @@ class CountPanel(QWidget):
             "What the axes of the image are. Slices in z are linked to cells in 3D, frames in time are not."
         )
         self.model = ModelComboBox(folders="Model folder")
-        form = _form({"Image": self.image, "Axes": self.axes, "Model": self.model})
+        form = _form({"Image": self.image, "Axes": self.axes, "Model": self.model.with_card()})
         self.understood = QLabel()
         self.understood.setObjectName("understood")
         self.understood.setWordWrap(True)

@@ -14,14 +14,21 @@ from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from qtpy.QtGui import QPaintEvent
 from qtpy.QtWidgets import (
     QComboBox,
+    QDialog,
+    QDialogButtonBox,
     QFileDialog,
+    QHBoxLayout,
     QSizePolicy,
     QStyle,
     QStyleOptionComboBox,
     QStylePainter,
+    QTextBrowser,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
 )
 
-from cellwright.core.errors import CellwrightError, CheckpointError
+from cellwright.core.errors import CellwrightError, CheckpointError, error_line
 from cellwright.core.tasks import Progress, Task
 from cellwright.models import registry, store
 from cellwright.models.spec import ModelSpec, read_spec
@@ -30,10 +37,13 @@ from cellwright.widgets.shared.coordinates import Channel, channels_of
 from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.napari_private import unwrapped
+from cellwright.widgets.shared.style import row
 
 SPECS = "spec.json"
 OTHER_FOLDER = ""  # data of the entry that asks for a folder
 NO_LAYER = ""  # data of the entry for none
+CARD_HELP = "The card of this model: what it learned from, how good it is on what, licence of its weights."
+CARD_SIZE_PX = (640, 560)
 LETTERS = 6  # that a box has room for in the narrowest panel
 
 
@@ -349,6 +359,29 @@ class ModelComboBox(PanelComboBox):
         for place, entry in enumerate(entries):
             self.setItemData(place, model_help(entry.spec), Qt.ItemDataRole.ToolTipRole)
 
+    def with_card(self) -> QHBoxLayout:
+        """Return the box with the button beside it that shows the card of the chosen model."""
+        button = QToolButton()
+        button.setText("Card")
+        button.setAutoRaise(True)
+        button.setToolTip(CARD_HELP)
+        button.clicked.connect(self.show_card)
+
+        def follow() -> None:
+            button.setEnabled(str(self.currentData()) in self._families)
+
+        self.chosen.connect(follow)
+        follow()
+        return row(self, button)
+
+    def show_card(self) -> None:
+        """Show the card of the chosen model, or why there is none, in a window of its own."""
+        try:
+            text = store.card_text(self.model_name)
+        except CellwrightError as error:
+            text = error_line(error)
+        ModelCard(self.currentText(), text, self).show()
+
     def add_folder(self, folder: Path) -> None:
         """List a model folder and choose it; tell by ``failed`` when it is none."""
         try:
@@ -359,6 +392,34 @@ class ModelComboBox(PanelComboBox):
             return
         self._families[str(folder)] = spec.family
         self._add_folder(folder, model_title(folder.name, spec.family), model_help(spec))
+
+
+class ModelCard(QDialog):
+    """A window with the card of a model, which stays beside the viewer until it is closed.
+
+    Parameters
+    ----------
+    title
+        Of the window.
+    text
+        The card, as markdown.
+    parent
+        Qt parent.
+    """
+
+    def __init__(self, title: str, text: str, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        self.setWindowTitle(title)
+        self.resize(*CARD_SIZE_PX)
+        self.browser = QTextBrowser()
+        self.browser.setOpenExternalLinks(True)
+        self.browser.setMarkdown(text)
+        buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Close)
+        buttons.rejected.connect(self.reject)
+        layout = QVBoxLayout(self)
+        layout.addWidget(self.browser)
+        layout.addWidget(buttons)
 
 
 class ClassifierComboBox(PanelComboBox):

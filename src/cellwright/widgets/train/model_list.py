@@ -65,7 +65,7 @@ class OwnModels(QWidget):
         content = QWidget()
         grid = QGridLayout(content)
         grid.setContentsMargins(0, 0, 0, 0)
-        grid.addWidget(self.box, 0, 0, 1, 2)
+        grid.addLayout(self.box.with_card(), 0, 0, 1, 2)
         for index, button in enumerate((self.rename, self.delete, self.export, self.add)):
             grid.addWidget(button, 1 + index // 2, index % 2)  # four in a row are cut off in a narrow dock
         grid.addWidget(self.job, 3, 0, 1, 2)

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from tools.release.joint import JointModel
 
 from cellwright.core.data import Annotation, Image
 from cellwright.core.errors import AnnotationError
 from cellwright.models.families import centroid, density, flow, query
 from cellwright.ops.labels import annotate
-from cellwright.training.joint import JointModel
 
 FAMILIES = (flow, centroid, query, density)
 
