@@ -2,7 +2,7 @@
 
 import json
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from math import ceil, lcm, sqrt
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -85,7 +85,7 @@ class StreamJob:
             "image": [image.name, image.axes, image.shape, str(image.data.dtype), image.pixel_size_um],
             "models": [model.sha256 or model.spec.family for model in models],
             "settings": asdict(settings),
-            "engine": asdict(replace(self.engine, device="auto")),
+            "engine": self.engine.facts,
         }
         return json.dumps(facts, sort_keys=True, default=str)
 
