@@ -305,7 +305,7 @@ class DiameterBox(QDoubleSpinBox):
         )
 
     @property
-    def settings(self) -> dict[str, float]:
+    def settings(self) -> dict[str, Any]:
         """The diameter as the engine takes it, in the unit that is shown."""
         if self._shown == UM:
             return {"diameter_um": self.value()}
