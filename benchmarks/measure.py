@@ -31,7 +31,8 @@ def draw_nuclei(folder: Path, side: int, diameter_px: float = 24.0) -> int:
 
     About one nucleus for each 2,100 pixels at 24 px: 2,000 in 2048 x 2048.
     """
-    from cellwright.files.samples import NUCLEI_2D
+    from tools.release.draw_samples import NUCLEI_2D
+
     from cellwright.ops.simulation.simulate import simulate
 
     n = round(side**2 / 2097 * (24.0 / diameter_px) ** 2)

@@ -18,13 +18,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Picture
+from tools.release.draw_samples import NUCLEI_3D
 from tools.release.train_shipped import EMBRYOS
 
 from benchmarks.measure import print_table
 from cellwright.core.data import Cells, Labels
 from cellwright.core.tasks import run
 from cellwright.files.dataset.folder import Dataset, read_dataset
-from cellwright.files.samples import NUCLEI_3D
 from cellwright.inference.pipeline import count_cells
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry

@@ -1,9 +1,11 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from napari.components import ViewerModel
+from tools.release.draw_samples import SAMPLES
 
 from cellwright.core.errors import ReadError
-from cellwright.files.samples import SAMPLES
 from cellwright.widgets.plugin import samples
 from cellwright.widgets.shared.coordinates import axes_of, pixel_size_of
 
@@ -20,3 +22,9 @@ def test_every_sample_opens_with_its_axes_and_pixel_size(viewer: ViewerModel, na
 def test_an_unknown_sample_is_refused() -> None:
     with pytest.raises(ReadError, match="nuclei_2d"):
         samples.sample_layers("nothing")
+
+
+def test_a_missing_sample_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samples, "FOLDER", tmp_path)
+    with pytest.raises(ReadError, match="Install the package again"):
+        samples.sample_layers("nuclei_2d")

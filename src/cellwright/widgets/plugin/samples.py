@@ -1,10 +1,20 @@
 """The sample images of the package as napari layers (File > Open Sample)."""
 
 from dataclasses import replace
+from pathlib import Path
 
+from cellwright.core.errors import ReadError
 from cellwright.files.images import read_image
-from cellwright.files.samples import sample_path
 from cellwright.widgets.plugin.image_reader import LayerData, layers_of
+
+FOLDER = Path(__file__).parents[2] / "sample_data"
+FILES = {
+    "nuclei_2d": "nuclei_2d.tif",
+    "tissue_rgb": "tissue_rgb.png",
+    "phase_2d": "phase_2d.tif",
+    "nuclei_3d": "nuclei_3d.tif",
+    "nuclei_time": "nuclei_time.tif",
+}
 
 
 def nuclei_2d() -> list[LayerData]:
@@ -38,6 +48,11 @@ def sample_layers(name: str) -> list[LayerData]:
     Raises
     ------
     ReadError
-        There is no such sample.
+        There is no such sample, or the package was installed without its samples.
     """
-    return layers_of(replace(read_image(sample_path(name)), name=name))
+    if name not in FILES:
+        raise ReadError(f"The samples are {', '.join(FILES)}; got {name!r}. Choose one of them.")
+    path = FOLDER / FILES[name]
+    if not path.is_file():
+        raise ReadError(f"Expected a sample at {path}; there is none. Install the package again.")
+    return layers_of(replace(read_image(path), name=name))

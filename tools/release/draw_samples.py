@@ -1,5 +1,9 @@
-"""The sample images of the package: where they lie, and how the simulator drew them."""
+"""Draw the sample images of the package again, and the labels that are the truth about them.
 
+python -m tools.release.draw_samples --output FOLDER
+"""
+
+import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +14,14 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image as Picture
 
+import cellwright
 from cellwright.core.data import Image, Labels
-from cellwright.core.errors import ReadError
 from cellwright.files.atomic import atomic_write
 from cellwright.files.images import write_labels
 from cellwright.ops.simulation.simulate import simulate, simulate_movie
 from cellwright.ops.simulation.style import Style
 
-FOLDER = Path(__file__).parents[1] / "sample_data"
+FOLDER = Path(cellwright.__file__).parent / "sample_data"
 
 NUCLEI_2D = Style(
     diameter_px=27, coverage=0.28, clustering=0.55, spacing=0.8, patchiness=0.6, elongation=1.35,
@@ -73,22 +77,6 @@ class SampleImage:
     axes: str
     pixel_size_um: tuple[float, ...]
     draw: Callable[[], tuple[NDArray[Any], Labels]]
-
-
-def sample_path(name: str, *, labels: bool = False) -> Path:
-    """Return where a sample image of the package lies, or the labels that are the truth about it.
-
-    Raises
-    ------
-    ReadError
-        There is no sample of this name, or the package was installed without its samples.
-    """
-    if name not in SAMPLES:
-        raise ReadError(f"The samples are {', '.join(SAMPLES)}; got {name!r}. Choose one of them.")
-    path = FOLDER / (f"{name}_labels.tif" if labels else SAMPLES[name].file)
-    if not path.is_file():
-        raise ReadError(f"Expected a sample at {path}; there is none. Install the package again.")
-    return path
 
 
 def draw_samples(folder: Path | str = FOLDER) -> tuple[Path, ...]:
@@ -153,3 +141,16 @@ SAMPLES: Mapping[str, SampleImage] = {
         "nuclei_time.tif", "Moving nuclei", "TYX", (0.5, 0.5), lambda: _movie((6, 256, 256), 0, NUCLEI_TIME)
     ),
 }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, default=FOLDER, help="where to write; the package's samples")
+    for path in draw_samples(parser.parse_args().output):
+        print(path)
+
+
+if __name__ == "__main__":
+    main()
