@@ -105,6 +105,7 @@ def test_movies_are_tracked_and_tracked_anew(cli, oracle, tmp_path, draw_blobs):
 def test_folders_need_an_output_beside_them(cli, oracle, plate):
     assert "with --output" in cli("count", plate).err
     assert "name it with --output" in cli("count", plate, "--watch").err
+    assert "in one piece each" in cli("count", plate, "--output", plate.parent / "out", "--stream").err
     assert "must not go into" in cli("count", plate, "--output", plate / "results").err
 
 
@@ -150,11 +151,14 @@ def test_a_large_image_is_counted_block_by_block(cli, oracle, tmp_path, blobs):
     path = tmp_path / "large.zarr"
     zarr.create_array(path, data=(blobs.image * 200).astype(np.uint8), chunks=(64, 64))
     assert "name it with --output" in cli("count", path, "--stream").err
-    done = cli("count", path, "--stream", "--memory", "1 GB", "--output", tmp_path / "out")
+    asked = ("count", path, "--stream", "--pixel-size", "0.5,0.5", "--memory", "1 GB")
+    done = cli(*asked, "--output", tmp_path / "out")
     assert done.code == 0, done.err
     assert f" {len(blobs)} " in done.out
     assert (tmp_path / "out" / "large.labels.zarr" / "0").is_dir()
-    assert len(pandas.read_csv(tmp_path / "out" / "large.cells.csv")) == len(blobs)
+    table = pandas.read_csv(tmp_path / "out" / "large.cells.csv")
+    assert len(table) == len(blobs)
+    np.testing.assert_allclose(table["area_um2"], table["area_px"] / 4)
     asked = ("count", path, "--stream", "--output", tmp_path / "o")
     assert "goes without tracks" in cli(*asked, "--track").err
     assert "goes without reports" in cli(*asked, "--report", tmp_path / "report.html").err

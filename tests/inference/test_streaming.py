@@ -23,6 +23,7 @@ from cellwright.inference import context
 from cellwright.inference.classify import classify
 from cellwright.inference.pipeline import count_cells
 from cellwright.inference.predictor import Engine
+from cellwright.inference.recipe import recipe_from
 from cellwright.inference.settings import EngineSettings, StreamSettings
 from cellwright.inference.streaming import block as block_module
 from cellwright.inference.streaming import cluster, plan
@@ -215,6 +216,37 @@ def test_slices_are_linked_across_blocks(tmp_path, draw_blobs, small_blocks, mon
     assert sorted(table["volume_px"]) == sorted(whole.areas)
 
 
+def test_a_guessed_scale_is_told_as_in_the_whole_image(tmp_path, draw_blobs, small_blocks, monkeypatch):
+    found_by = small_blocks.postprocess
+
+    def surer_of_larger(maps, settings):
+        cells = found_by(maps, settings)
+        return replace(cells, scores=np.minimum(cells.areas / 1000, 1))
+
+    monkeypatch.setattr(small_blocks, "postprocess", surer_of_larger)
+    small_blocks.spec = replace(small_blocks.spec, diameter_px=24.0, diameter_range_px=(20.0, 80.0))
+    image = Image(draw_blobs((80, 80), 8).image, "YX")
+    whole = run(count_cells(image, small_blocks))
+    found = run(count_streamed(StreamJob(image, tmp_path, small_blocks)))
+    assert found.notices == whole.notices
+    assert any("enlarged" in notice for notice in found.notices)
+    assert found.provenance.settings["models"] == whole.provenance.settings["models"]
+
+
+def test_a_doubtful_count_is_told_as_in_the_whole_image(tmp_path, draw_blobs, small_blocks):
+    class Doubtful:
+        def expected_f1(self, facts):
+            return 0.5
+
+    small_blocks.fit = Doubtful()
+    image = Image(draw_blobs((200, 160)).image, "YX")
+    whole = run(count_cells(image, small_blocks))
+    found = run(count_streamed(StreamJob(image, tmp_path, small_blocks)))
+    assert found.fit == whole.fit == found.provenance.settings["expected_f1"] == 0.5
+    assert found.notices == whole.notices
+    assert "Expect about 5 of 10 right" in found.notices[-1]
+
+
 def test_cells_are_measured_as_in_the_whole_image(tmp_path, draw_blobs, small_blocks):
     blobs = draw_blobs((210, 190))
     cut = blobs.image[8:]  # through the first row of cells
@@ -234,6 +266,7 @@ def test_cells_are_measured_as_in_the_whole_image(tmp_path, draw_blobs, small_bl
     assert found.count == whole.result.count == len(table) < len(blobs)
     assert found.notices[-2:] == whole.notices
     assert found.classes == class_counts_of(whole.table)
+    assert recipe_from(found.provenance).classifier == "blood"
     assert list(table) == list(whole.table)
     assert set(table["label"]) == set(np.unique(labels)) - {0}
     assert same_cells(labels, whole.result.cells.labels)

@@ -157,6 +157,11 @@ def count_in_folders(
     images: list[Path], choices: CountChoices, folders: FolderSettings, *, as_json: bool
 ) -> None:
     """Count the images of folders; those that earlier runs have counted are told without counting again."""
+    if choices.stream != StreamSettings():
+        raise SettingsError(
+            "The images of folders are counted in one piece each. Leave --stream, --memory, --workers and "
+            "--scheduler out, or count large images by their own names."
+        )
     table = Table(images, choices.title, as_json=as_json)
     try:
         n_failed = count_folders(images, choices, folders, table.show_outcome)

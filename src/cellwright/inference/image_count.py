@@ -168,11 +168,17 @@ def streamed_task(path: Path, image: Image, choices: CountChoices) -> Task[Resul
         recipe.axes or None,
         recipe.analysis,
         recipe.classifier,
+        recipe.pixel_size_um,
     )
     streamed = yield from count_streamed(job, choices.stream)
     none = Cells.empty(len(image.label_axes))
     return Result(
-        streamed.count, none, streamed.provenance, notices=streamed.notices, interval=streamed.interval
+        streamed.count,
+        none,
+        streamed.provenance,
+        notices=streamed.notices,
+        interval=streamed.interval,
+        fit=streamed.fit,
     )
 
 

@@ -55,6 +55,12 @@ def test_a_pattern_that_names_nothing_is_refused(folder, pattern):
         list_images([folder], plate_pattern=pattern)
 
 
+@pytest.mark.parametrize("pattern", ["{1}", "{well}_{image}", "{count}"])
+def test_a_pattern_cannot_name_columns_of_the_summary(folder, pattern):
+    with pytest.raises(SettingsError, match="Call it otherwise"):
+        list_images([folder], plate_pattern=pattern)
+
+
 def test_names_must_differ(folder):
     with pytest.raises(SettingsError, match="must differ"):
         list_images([folder / "b.tif", folder / "b.tif"])

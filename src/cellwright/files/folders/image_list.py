@@ -22,6 +22,7 @@ WELL = r"(?:[A-P]|A[A-F])[_/]?[0-9]{1,2}"  # up to 1536 wells
 PART = "#"  # between the name of a file and that of one of its images
 LONGEST_NAME = 150  # bytes of a name; file systems end at 255, and endings are added
 FIELD = re.compile(r"\{(\w+)\}")
+TAKEN = ("image", "model", "count", "low", "high", "fit", "expectation", "seconds", "notices", "error")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ def list_images(
     if twice:
         raise SettingsError(
             f"Images of one run must differ in name; {', '.join(twice[:3])} occurs more than once. Count the "
-            "folder above them, or count them in separate runs."
+            "folder above them, or those of one ending by --pattern, or count them in separate runs."
         )
     return tuple(listed)
 
@@ -159,6 +160,12 @@ def _parser(pattern: str) -> Callable[[str], dict[str, str]]:
     if not names or len(names) != len(set(names)):
         raise SettingsError(
             f"A pattern of plates names each part once, in braces, e.g. {{well}}_s{{site}}; got {pattern!r}."
+        )
+    wrong = [name for name in names if not name.isidentifier() or name in TAKEN]
+    if wrong:
+        raise SettingsError(
+            f"The pattern of plates has a part {{{wrong[0]}}}, which begins with a digit or is the name of a "
+            "column of the summary. Call it otherwise."
         )
     expression = ""
     for index, piece in enumerate(FIELD.split(pattern)):

@@ -1,5 +1,6 @@
 """One block: counted as an image of its own, its cells written among those of its neighbours."""
 
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from scipy.spatial import cKDTree
 from cellwright.core.data import Cells, Image, Result
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Task
-from cellwright.files.atomic import atomic_write, writing
+from cellwright.files.atomic import atomic_write, write_text, writing
 from cellwright.files.tables import DECIMALS, cells_table
 from cellwright.files.zarr import open_array
 from cellwright.inference.pipeline import count_with_prediction
@@ -57,6 +58,8 @@ def count_block(
         table = _density_written(job, image, block, result)
     else:
         table = _cells_written(job, image, plan, block, result)
+    if result.fit is not None:
+        write_text(files_of(job, image).fit(block), json.dumps([result.fit, len(table)]))
     with atomic_write(files_of(job, image).part(block)) as path:
         table.to_csv(path, index=False)
 

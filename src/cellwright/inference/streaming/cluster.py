@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from cellwright.core.data import Image
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import run
-from cellwright.files.images import read_image
 from cellwright.inference.classify import CropScale
 from cellwright.inference.context import load_models
 from cellwright.inference.predictor import Engine
@@ -98,12 +97,12 @@ def _measure_there(block: StreamBlock, *, job: StreamJob, plan: StreamPlan, scal
 
 def _image_there(job: StreamJob) -> Image:
     assert isinstance(job.source, Path)
-    return _opened(job.source, job.axes)
+    return _opened(job.source, job.axes, job.pixel_size_um)
 
 
 @lru_cache(maxsize=1)
-def _opened(path: Path, axes: str | None) -> Image:
-    return read_image(path, axes)
+def _opened(path: Path, axes: str | None, pixel_size_um: tuple[float, ...]) -> Image:
+    return StreamJob(path, Path(), axes=axes, pixel_size_um=pixel_size_um).image()
 
 
 @lru_cache(maxsize=1)

@@ -48,6 +48,8 @@ class StreamJob:
         What is measured of the cells, and which of them count.
     classifier
         Name or folder of what gives the cells their classes; empty for none.
+    pixel_size_um
+        Of the image, where its file is not to be believed; empty as the file tells.
     """
 
     source: Image | Path
@@ -58,12 +60,16 @@ class StreamJob:
     axes: str | None = None
     analysis: AnalysisSettings = AnalysisSettings()  # noqa: RUF009 - frozen
     classifier: str = ""
+    pixel_size_um: tuple[float, ...] = ()
 
     def image(self) -> Image:
         """Return the image, its pixels not yet read."""
-        if isinstance(self.source, Image):
-            return self.source
-        return read_image(self.source, self.axes)
+        image = self.source
+        if not isinstance(image, Image):
+            image = read_image(image, self.axes)
+        if not self.pixel_size_um:
+            return image
+        return replace(image, pixel_size_um=self.pixel_size_um)
 
     @property
     def family(self) -> registry.Family:
@@ -180,6 +186,10 @@ class StreamFiles(NamedTuple):
     def part(self, block: StreamBlock) -> Path:
         """Return the table of the cells of a block; there once it was counted."""
         return self.parts / f"{block.number:06}.csv"
+
+    def fit(self, block: StreamBlock) -> Path:
+        """Return how well the count of a block can be expected to be; there where that is known."""
+        return self.parts / f"{block.number:06}.fit.json"
 
     def measured(self, block: StreamBlock) -> Path:
         """Return the same with what was measured."""

@@ -19,6 +19,7 @@ blocks that have none; of a block that was interrupted the labels are taken out 
 Where more is asked for, the blocks are gone through again: see ``second_pass``.
 """
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,9 +37,11 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import acquire_lock, atomic_write, make_folder, write_text
 from cellwright.files.tables import frames_table, write_csv, write_provenance
 from cellwright.files.zarr import create_array, finish_array, missing_chunks
-from cellwright.inference.context import load_models, names_of, open_context
+from cellwright.inference.context import load_models, names_of, open_context, references_of
+from cellwright.inference.fit import warning
 from cellwright.inference.pipeline import provenance_of
 from cellwright.inference.predictor import Engine
+from cellwright.inference.scale import zoom_notice
 from cellwright.inference.settings import StreamSettings
 from cellwright.inference.streaming.cluster import (
     cluster,
@@ -80,6 +83,8 @@ class Streamed:
         Holds the true count nine times of ten, where the model gives a density and knows its error.
     classes
         Cells of each class.
+    fit
+        Expected F1 of the count, the mean of its blocks; None where it is not known.
     """
 
     count: float
@@ -89,6 +94,7 @@ class Streamed:
     notices: tuple[str, ...] = ()
     interval: tuple[float, float] | None = None
     classes: Mapping[str, int] = field(default_factory=dict)
+    fit: float | None = None
 
 
 def count_streamed(
@@ -156,7 +162,7 @@ def _through(
 def _begin(job: StreamJob, image: Image, plan: StreamPlan) -> None:
     """Make what blocks write into, and keep the plan; what another job left is thrown away."""
     files, family = files_of(job, image), job.family
-    for old in files.parts.glob("*.csv"):
+    for old in (*files.parts.glob("*.csv"), *files.parts.glob("*.fit.json")):
         old.unlink()
     if family.gives == "density":
         create_array(files.density, image, "float32")
@@ -206,12 +212,8 @@ def _finish(
         maps = files.density
     if maps.exists():
         finish_array(maps, image)
-    models = load_models(job.model)
-    with open_context(image, models, job.settings, job.engine, plan.preparation) as context:
-        seconds = time.perf_counter() - started
-        provenance = provenance_of(context, image, names_of(job.model), plan.preparation.zoom, seconds)
-        notices = (*image.notices, context.frames.notice, context.engine.notice, _missing(image))
-        settings = context.settings
+    fit = _fit([files.fit(block) for block in blocks])
+    provenance, notices, settings = _found_by(job, image, plan, fit, started)
     result = Result(0.0, Cells.empty(len(image.label_axes)), provenance)
     parts = [files.part(block) for block in blocks]
     if job.family.gives == "density":
@@ -233,14 +235,43 @@ def _finish(
         result.notices,
         result.interval,
         selected.classes if selected else {},
+        fit,
     )
+
+
+def _found_by(
+    job: StreamJob, image: Image, plan: StreamPlan, fit: float | None, started: float
+) -> tuple[Provenance, tuple[str, ...], Any]:
+    """Return how an image was counted, what the user should know, and the settings of the family."""
+    preparation = plan.preparation
+    with open_context(image, load_models(job.model), job.settings, job.engine, preparation) as context:
+        seconds = time.perf_counter() - started
+        provenance = provenance_of(context, image, names_of(job.model), preparation.zoom, seconds)
+        rescaled = zoom_notice(preparation.zoom, job.engine.diameter_px)
+        told = (context.engine.notice, warning(fit), _missing(image))
+        notices = (*image.notices, context.frames.notice, rescaled, *told)
+        settings = context.settings
+    facts: dict[str, Any] = {"models": references_of(job.model)}
+    if fit is not None:
+        facts["expected_f1"] = round(fit, 4)
+    return replace(provenance, settings={**provenance.settings, **facts}), notices, settings
+
+
+def _fit(paths: Sequence[Path]) -> float | None:
+    """Return how well a count can be expected to be, from what its blocks tell of their own cells."""
+    told = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
+    n_cells = sum(n for _, n in told)
+    if not n_cells:
+        return None
+    return float(sum(fit * n for fit, n in told) / n_cells)
 
 
 def _with_selection(job: StreamJob, result: Result, selected: Selected) -> Result:
     """Return a result with the count of the cells that count, and how they were chosen."""
     facts: dict[str, Any] = {"analysis": asdict(job.analysis), "thresholds": dict(selected.thresholds)}
     if job.classifier:
-        facts |= {"classes": dict(selected.classes), "classifier": {"name": Path(job.classifier).name}}
+        classifier = {"name": Path(job.classifier).name, "reference": job.classifier}
+        facts |= {"classes": dict(selected.classes), "classifier": classifier}
     settings = {**result.provenance.settings, **facts}
     return replace(
         result, count=float(selected.count), provenance=replace(result.provenance, settings=settings)

@@ -15,10 +15,9 @@ from torch.nn import functional
 
 from cellwright.core.data import Annotation, Cells, Maps
 from cellwright.models.families.base import ModelBase, boxes_in, known_mean, soft_cross_entropy, spec_of
-from cellwright.models.layers import lite
 from cellwright.models.layers.blocks import MobileViTBlock
-from cellwright.models.layers.lite import LITE, LiteNetwork
-from cellwright.models.layers.trunk import DIVISOR, HALO, TrunkNetwork, deep_head
+from cellwright.models.layers.lite import LITE, lite_spec, network_of
+from cellwright.models.layers.trunk import DIVISOR, HALO, deep_head
 from cellwright.models.protocol import MapKind
 from cellwright.models.reference.efficientnet import V2_S, EfficientNetTrunk
 from cellwright.models.spec import ModelSpec
@@ -31,29 +30,20 @@ LAST = 32  # channels that a head's maps are read from
 NORM_EPS = 1e-3
 LARGEST_LOG = 4.0  # sizes stay within exp(4) times the model's diameter, and its inverse
 
+SMALL = ModelSpec(
+    family="centroid",
+    preset="small",
+    title="Nuclei and cells in 2D: centres and boxes",
+    in_channels=3,
+    map_channels=MAP_CHANNELS,
+    divisor=DIVISOR,
+    halo=HALO,
+    diameter_px=26.0,
+    diameter_range_px=(10.0, 60.0),  # larger ones are measured, then shrunk
+)
 SPECS = {
-    "small": ModelSpec(
-        family="centroid",
-        preset="small",
-        title="Nuclei and cells in 2D: centres and boxes",
-        in_channels=3,
-        map_channels=MAP_CHANNELS,
-        divisor=DIVISOR,
-        halo=HALO,
-        diameter_px=26.0,
-        diameter_range_px=(10.0, 60.0),  # larger ones are measured, then shrunk
-    ),
-    LITE: ModelSpec(
-        family="centroid",
-        preset=LITE,
-        title="Nuclei and cells in 2D: centres and boxes",
-        in_channels=3,
-        map_channels=MAP_CHANNELS,
-        divisor=lite.DIVISOR,
-        halo=lite.HALO,
-        diameter_px=26.0,
-        diameter_range_px=(10.0, 60.0),
-    ),
+    "small": SMALL,
+    LITE: lite_spec(SMALL, diameter_range_px=(10.0, 60.0)),
     "paper": ModelSpec(
         family="centroid",
         preset="paper",
@@ -173,5 +163,4 @@ def build(preset: str = "small") -> CentroidModel:
     spec = spec_of(SPECS, preset)
     if preset == "paper":
         return CentroidModel(spec, CellCentroidFormer(spec.in_channels))
-    make = LiteNetwork if preset == LITE else TrunkNetwork
-    return CentroidModel(spec, make(deep_head(sum(MAP_CHANNELS.values())), spec.in_channels))
+    return CentroidModel(spec, network_of(preset, deep_head(sum(MAP_CHANNELS.values())), spec.in_channels))

@@ -19,10 +19,9 @@ from torch.nn import functional
 from cellwright.core.data import Annotation, Maps
 from cellwright.models.families.base import POINT_DIAMETER_PX, ModelBase, spec_of
 from cellwright.models.families.flow import flow_loss, flow_maps
-from cellwright.models.layers import lite
 from cellwright.models.layers.blocks import PixelHead
-from cellwright.models.layers.lite import LITE, LiteNetwork
-from cellwright.models.layers.trunk import DIVISOR, FEATURES, HALO, Heads, TrunkNetwork, broad_head
+from cellwright.models.layers.lite import LITE, lite_spec, network_of
+from cellwright.models.layers.trunk import DIVISOR, FEATURES, HALO, Heads, broad_head
 from cellwright.models.protocol import MapKind, Stitcher
 from cellwright.models.spec import LEARNED_FACTOR, ModelSpec
 from cellwright.models.stitching import DensityBlock, DensityStitcher
@@ -43,31 +42,21 @@ FLOW_WEIGHT = 0.25
 MIN_SCORE = 0.15  # of single cells that are counted beside the density
 FITTED_COVERAGE = 0.95  # above the nine of ten that are promised: images that chose the weights flatter them
 
+SMALL = ModelSpec(
+    family="density",
+    preset="small",
+    title="Cells that cannot be separated in 2D: their density and number",
+    in_channels=3,
+    map_channels=MAP_CHANNELS,
+    divisor=DIVISOR,
+    halo=HALO,
+    diameter_px=26.0,
+    diameter_range_px=(12.0, 46.0),
+    options={"density_variance": 0.02},
+)
 SPECS = {
-    "small": ModelSpec(
-        family="density",
-        preset="small",
-        title="Cells that cannot be separated in 2D: their density and number",
-        in_channels=3,
-        map_channels=MAP_CHANNELS,
-        divisor=DIVISOR,
-        halo=HALO,
-        diameter_px=26.0,
-        diameter_range_px=(12.0, 46.0),
-        options={"density_variance": 0.02},
-    ),
-    LITE: ModelSpec(
-        family="density",
-        preset=LITE,
-        title="Cells that cannot be separated in 2D: their density and number",
-        in_channels=3,
-        map_channels=MAP_CHANNELS,
-        divisor=lite.DIVISOR,
-        halo=lite.HALO,
-        diameter_px=26.0,
-        diameter_range_px=(12.0, 50.0),
-        options={"density_variance": 0.02},
-    ),
+    "small": SMALL,
+    LITE: lite_spec(SMALL, diameter_range_px=(12.0, 50.0)),
     "paper": ModelSpec(
         family="density",
         preset="paper",
@@ -296,8 +285,7 @@ def build(preset: str = "small") -> DensityModel:
     head = broad_head(MAP_CHANNELS["density"])
     _expect_few_cells(head)
     cells = PixelHead(FEATURES, MAP_CHANNELS["cell_flow"] + MAP_CHANNELS["foreground"])
-    make = LiteNetwork if preset == LITE else TrunkNetwork
-    return DensityModel(spec, make(Heads({"density": head, "cells": cells}), spec.in_channels))
+    return DensityModel(spec, network_of(preset, Heads({"density": head, "cells": cells}), spec.in_channels))
 
 
 def _expect_few_cells(head: nn.Sequential) -> None:

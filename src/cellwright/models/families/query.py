@@ -15,10 +15,9 @@ from torch.nn import functional
 
 from cellwright.core.data import Annotation, Cells, Maps
 from cellwright.models.families.base import ModelBase, boxes_in, known_mean, soft_cross_entropy, spec_of
-from cellwright.models.layers import lite
 from cellwright.models.layers.blocks import conv_norm_relu
-from cellwright.models.layers.lite import LITE, LiteNetwork
-from cellwright.models.layers.trunk import DIVISOR, FEATURES, HALO, HeadedNetwork, TrunkNetwork
+from cellwright.models.layers.lite import LITE, lite_spec, network_of
+from cellwright.models.layers.trunk import DIVISOR, FEATURES, HALO, HeadedNetwork
 from cellwright.models.protocol import MapKind
 from cellwright.models.spec import ModelSpec
 from cellwright.ops.codecs.query import (
@@ -40,29 +39,20 @@ OCTAVES = 12  # of the sines a point is told by
 MOST_LATTICE = 112  # points along a side that answer for a whole image; those between are interpolated
 CHUNK = 4096  # points answered at once, which bounds the memory
 
+SMALL = ModelSpec(
+    family="query",
+    preset="small",
+    title="Nuclei and cells in 2D: ask any point, outlines from a lattice of questions",
+    in_channels=3,
+    map_channels=MAP_CHANNELS,
+    divisor=DIVISOR,
+    halo=HALO,
+    diameter_px=26.0,
+    diameter_range_px=(16.0, 36.0),
+)
 SPECS = {
-    "small": ModelSpec(
-        family="query",
-        preset="small",
-        title="Nuclei and cells in 2D: ask any point, outlines from a lattice of questions",
-        in_channels=3,
-        map_channels=MAP_CHANNELS,
-        divisor=DIVISOR,
-        halo=HALO,
-        diameter_px=26.0,
-        diameter_range_px=(16.0, 36.0),
-    ),
-    LITE: ModelSpec(
-        family="query",
-        preset=LITE,
-        title="Nuclei and cells in 2D: ask any point, outlines from a lattice of questions",
-        in_channels=3,
-        map_channels=MAP_CHANNELS,
-        divisor=lite.DIVISOR,
-        halo=lite.HALO,
-        diameter_px=26.0,
-        diameter_range_px=(14.0, 50.0),
-    ),
+    "small": SMALL,
+    LITE: lite_spec(SMALL, diameter_range_px=(14.0, 50.0)),
     "paper": ModelSpec(
         family="query",
         preset="paper",
@@ -292,5 +282,4 @@ def build(preset: str = "small") -> QueryModel:
     spec = spec_of(SPECS, preset)
     if preset == "paper":
         return PaperQueryModel(spec, PointSegmenter(spec.in_channels))
-    make = LiteNetwork if preset == LITE else TrunkNetwork
-    return QueryModel(spec, make(QueryHead(), spec.in_channels))
+    return QueryModel(spec, network_of(preset, QueryHead(), spec.in_channels))

@@ -1,9 +1,12 @@
 """The network of the ``lite`` presets: an encoder that starts from ImageNet, and the light gated decoder."""
 
+from dataclasses import replace
+
 from torch import nn
 
 from cellwright.models.layers.efficientnet_lite import EfficientNetLite, plan_of
-from cellwright.models.layers.trunk import FEATURES, GatedDecoder, HeadedNetwork
+from cellwright.models.layers.trunk import FEATURES, GatedDecoder, HeadedNetwork, TrunkNetwork
+from cellwright.models.spec import ModelSpec
 
 LITE = "lite"  # name of the preset
 DIVISOR = 32
@@ -28,3 +31,15 @@ class LiteNetwork(HeadedNetwork):
     def __init__(self, head: nn.Module, in_channels: int = 3) -> None:
         encoder = EfficientNetLite(plan_of("lite0", LAST_DEPTH), in_channels)
         super().__init__(encoder, GatedDecoder(encoder.widths, DECODER_WIDTHS, depths=(2, 2, 2, 1)), head)
+
+
+def lite_spec(small: ModelSpec, diameter_range_px: tuple[float, float]) -> ModelSpec:
+    """Return the spec of a family's ``lite`` preset: that of its ``small`` one, with this network."""
+    return replace(small, preset=LITE, divisor=DIVISOR, halo=HALO, diameter_range_px=diameter_range_px)
+
+
+def network_of(preset: str, head: nn.Module, in_channels: int) -> HeadedNetwork:
+    """Return the network of a preset, ``lite`` or one that learns from scratch, with a head."""
+    if preset == LITE:
+        return LiteNetwork(head, in_channels)
+    return TrunkNetwork(head, in_channels)

@@ -27,7 +27,7 @@ from cellwright.widgets.annotate.keys import N_CLASS_KEYS, TOOLS, Tool, key_text
 from cellwright.widgets.shared.combos import ChannelComboBox, LayerComboBox, ModelComboBox, is_image
 from cellwright.widgets.shared.job_bar import JobBar
 from cellwright.widgets.shared.layer_factory import class_colour
-from cellwright.widgets.shared.style import STYLE, message_label, row, set_state
+from cellwright.widgets.shared.style import message_label, panel_layout, row, set_state
 
 N_COLUMNS = 4
 FILES_HEIGHT_PX = 150
@@ -64,11 +64,8 @@ class AnnotatePanel(QWidget):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self.setStyleSheet(STYLE + OWN_STYLE)
         self.buttons: dict[str, QToolButton] = {}
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(10, 10, 10, 10)
-        layout.setSpacing(7)
+        layout = panel_layout(self, OWN_STYLE, spacing_px=7)
         layout.addLayout(self._choices())
         layout.addWidget(self._offer())
         self.message = message_label()

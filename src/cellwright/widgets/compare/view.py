@@ -25,7 +25,7 @@ from cellwright.widgets.compare.model import Compared, usual_pair
 from cellwright.widgets.shared.combos import ChannelComboBox, LayerComboBox, ModelComboBox, is_image
 from cellwright.widgets.shared.job_bar import JobBar
 from cellwright.widgets.shared.messages import duration, number_text
-from cellwright.widgets.shared.style import STYLE, chip, message_label, set_state
+from cellwright.widgets.shared.style import chip, message_label, panel_layout, set_state
 
 LONGEST_NAME = 30  # letters of a model's name that fit into the panel
 LONGEST_LARGE = 6  # characters of a count that fit twice, large
@@ -49,10 +49,7 @@ class ComparePanel(QWidget):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self.setStyleSheet(STYLE)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(10, 10, 10, 10)
-        layout.setSpacing(8)
+        layout = panel_layout(self)
         layout.addLayout(self._choices())
         self.button = QPushButton()
         self.button.setObjectName("count")

@@ -33,7 +33,7 @@ from cellwright.widgets.shared.combos import (
 )
 from cellwright.widgets.shared.form import SettingsForm, is_threshold, names_of
 from cellwright.widgets.shared.job_bar import JobBar
-from cellwright.widgets.shared.style import STYLE, folded, message_label, put, row, set_state
+from cellwright.widgets.shared.style import folded, message_label, panel_layout, put, row, set_state
 
 SHORTCUT = "Ctrl+Return"
 REGIONS = {"whole": "Whole image", "view": "What I see", "drawn": "Drawn region"}
@@ -58,10 +58,7 @@ class CountPanel(QWidget):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self.setStyleSheet(STYLE)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(10, 10, 10, 10)
-        layout.setSpacing(8)
+        layout = panel_layout(self)
         layout.addLayout(self._first_choices())
         layout.addLayout(self._buttons())
         self.jobs = JobBar(has_stop=False)

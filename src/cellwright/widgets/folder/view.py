@@ -40,7 +40,7 @@ from cellwright.widgets.folder.plate_view import PlateView
 from cellwright.widgets.shared.combos import DeviceComboBox, ModelComboBox, PanelComboBox
 from cellwright.widgets.shared.form import SettingsForm, names_of
 from cellwright.widgets.shared.job_bar import JobBar
-from cellwright.widgets.shared.style import STYLE, folded, message_label, put, row, set_state
+from cellwright.widgets.shared.style import folded, message_label, panel_layout, put, row, set_state
 
 START, STOP = "Count images", "Stop"
 SEPARATOR = "; "  # between folders in their line
@@ -64,10 +64,7 @@ class FolderView(QWidget):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self.setStyleSheet(STYLE)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(10, 10, 10, 10)
-        layout.setSpacing(6)
+        layout = panel_layout(self, spacing_px=6)
         self.inputs = folded("Images and model", self._inputs())
         self.inputs.expand(animate=False)
         self.inputs.expand(animate=False)

@@ -35,7 +35,7 @@ from cellwright.widgets.results.table import CellsTable, FrameModel
 from cellwright.widgets.results.track_page import TrackPage
 from cellwright.widgets.shared.combos import LayerComboBox, PanelComboBox, is_image, is_shapes
 from cellwright.widgets.shared.job_bar import JobBar
-from cellwright.widgets.shared.style import STYLE, button, hint, message_label, row, set_state
+from cellwright.widgets.shared.style import button, hint, message_label, panel_layout, row, set_state
 
 OWN_STYLE = """
 #resultNumber { font-size: 26pt; font-weight: 600; background: transparent; }
@@ -81,12 +81,9 @@ class ResultsView(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.setObjectName("results")
-        self.setStyleSheet(STYLE + OWN_STYLE)
         self.message = message_label()
         self.job_bar, self.tracks = JobBar(), TrackPage()
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(6, 6, 6, 6)
-        layout.setSpacing(6)
+        layout = panel_layout(self, OWN_STYLE, margin_px=6, spacing_px=6)
         layout.addLayout(self._subjects())
         layout.addWidget(self._card())
         layout.addWidget(self.message)

@@ -9,6 +9,7 @@ from qtpy.QtWidgets import (
     QLabel,
     QPushButton,
     QScrollArea,
+    QVBoxLayout,
     QWidget,
 )
 from superqt import QCollapsible
@@ -66,6 +67,17 @@ class PanelScrollArea(QScrollArea):
                 self._width = width
                 self.updateGeometry()
         return is_handled
+
+
+def panel_layout(
+    panel: QWidget, own_style: str = "", *, margin_px: int = 10, spacing_px: int = 8
+) -> QVBoxLayout:
+    """Return the layout of a panel, top to bottom; the panel gets the style sheet, and its own after it."""
+    panel.setStyleSheet(STYLE + own_style)
+    layout = QVBoxLayout(panel)
+    layout.setContentsMargins(margin_px, margin_px, margin_px, margin_px)
+    layout.setSpacing(spacing_px)
+    return layout
 
 
 def scrolled(panel: QWidget) -> QScrollArea:

@@ -30,7 +30,7 @@ from cellwright.widgets.shared.combos import DeviceComboBox, ModelComboBox, Pane
 from cellwright.widgets.shared.form import SettingsForm, is_threshold
 from cellwright.widgets.shared.job_bar import JobBar
 from cellwright.widgets.shared.messages import duration, progress_line
-from cellwright.widgets.shared.style import STYLE, chip, folded, message_label, row, set_state
+from cellwright.widgets.shared.style import chip, folded, message_label, panel_layout, row, set_state
 
 LAYERS = "layers"  # data of the entry of the viewer's layers
 PRESET_TITLES = {
@@ -91,10 +91,7 @@ class TrainPanel(QWidget):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self.setStyleSheet(STYLE + OWN_STYLE)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(10, 10, 10, 10)
-        layout.setSpacing(8)
+        layout = panel_layout(self, OWN_STYLE)
         self.offer_box, self.check_box, self.models_box = QVBoxLayout(), QVBoxLayout(), QVBoxLayout()
         layout.addLayout(self.offer_box)
         layout.addLayout(self._choices())
