@@ -152,7 +152,7 @@ class World:
         return (
             count.job is not None
             or count.updater.is_busy
-            or count.ask._timer.isActive()
+            or bool(count.ask._waiting)
             or results.measurer.is_busy
             or results.followers.is_busy
         )
