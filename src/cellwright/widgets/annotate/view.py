@@ -156,7 +156,7 @@ class AnnotatePanel(QWidget):
         self.image = LayerComboBox(is_image, "Image layer to annotate.", follows_active=True)
         self.channel = ChannelComboBox("Channel that the model and the tools look at.")
         self.start = LayerComboBox(
-            lambda layer: isinstance(layer, Labels | Points),
+            lambda layer: isinstance(layer, Labels | Points) and not layer.metadata.get("preview"),
             "Labels or points to begin with: the result of a count, say.",
             none="Nothing: an empty image",
             follows_active=True,
