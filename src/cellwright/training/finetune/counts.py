@@ -74,6 +74,14 @@ def read_counts(path: Path) -> tuple[CountedImage, ...]:
             f"Learning from counts needs at least {FEWEST} images, not all without cells; got {len(images)} "
             f"in {path}. Count more images."
         )
+    of_path: dict[Path, float] = {}
+    for image in images:
+        known = of_path.setdefault(image.path, image.count)
+        if known != image.count:
+            raise ReadError(
+                f"An image must have one count; {image.path.name} has {known:g} and {image.count:g} in "
+                f"{path}. Keep the right one, or their mean."
+            )
     return tuple(images)
 
 
