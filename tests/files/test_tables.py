@@ -84,6 +84,17 @@ def test_cells_of_a_volume_have_volumes(axes):
     assert table["diameter_um"].to_numpy() == pytest.approx([(6 * 72 / np.pi) ** (1 / 3)] * 3)
 
 
+@pytest.mark.parametrize(("axes", "link"), [("ZYX", False), ("ZTYX", True)])
+def test_outlines_in_slices_that_are_not_linked_have_areas(axes, link):
+    result = make_result(axes, pixel_size_um=(2.0, 0.5, 0.25))
+    settings = {**result.provenance.settings, "engine": {"link": link}}
+    table = cells_table(replace(result, provenance=replace(result.provenance, settings=settings)))
+    areas = result.cells.areas
+    assert "volume_px" not in table
+    assert table["area_um2"].to_numpy() == pytest.approx(areas * 0.125)
+    assert table["diameter_um"].to_numpy() == pytest.approx(2 * np.sqrt(areas * 0.125 / np.pi))
+
+
 def test_without_a_step_between_slices_there_are_areas_and_no_volumes():
     table = cells_table(make_result("ZYX", pixel_size_um=(0.0, 0.5, 0.5)))
     assert "volume_um3" not in table

@@ -247,6 +247,16 @@ def test_a_doubtful_count_is_told_as_in_the_whole_image(tmp_path, draw_blobs, sm
     assert "Expect about 5 of 10 right" in found.notices[-1]
 
 
+def test_slices_that_are_not_linked_have_no_border(tmp_path, draw_blobs, small_blocks):
+    image = Image(np.stack([draw_blobs((60, 60)).image[8:]] * 2), "ZYX")
+    engine, settings = EngineSettings(link=False), AnalysisSettings(border="drop")
+    whole = run(analysis_task(run(count_cells(image, small_blocks, engine=engine)), image, settings))
+    job = StreamJob(image, tmp_path, small_blocks, engine=engine, analysis=settings)
+    assert run(count_streamed(job)).count == whole.result.count > 0
+    _, table = read(tmp_path)
+    assert set(table) == set(whole.table)
+
+
 def test_cells_are_measured_as_in_the_whole_image(tmp_path, draw_blobs, small_blocks):
     blobs = draw_blobs((210, 190))
     cut = blobs.image[8:]  # through the first row of cells

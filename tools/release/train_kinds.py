@@ -171,7 +171,7 @@ def train(
             group["lr"] = group["highest"] * fall
         state.losses.append(learn(state, model, images, targets))
         state.step += 1
-        average(state, SETTINGS.ema_decay)
+        average(state.average, state.network, state.step, SETTINGS.ema_decay)
         if state.step % 100 == 0:
             print(
                 f"{datetime.now():%H:%M:%S} step {state.step} loss {np.mean(state.losses[-100:]):.4f} "

@@ -102,27 +102,42 @@ def read_spec(path: Path) -> ModelSpec:
     CheckpointError
         The file is missing, is no JSON, is of a newer version, or lacks a field.
     """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, *NO_JSON) as error:
-        raise CheckpointError(
-            f"Expected a readable spec.json at {path}; got: {error}. Choose a complete model folder."
-        ) from error
-    if not isinstance(values, dict) or values.get("version") != SPEC_VERSION:
-        version = values.get("version") if isinstance(values, dict) else None
-        raise CheckpointError(
-            f"Expected version {SPEC_VERSION} in {path}; got {version!r}. Update cellwright or the model."
-        )
+    values = read_values(path, SPEC_VERSION, "model")
     wanted = {item.name for item in fields(ModelSpec)} - {"options"}
     options = {name for family in FAMILIES.values() for name in family.options}
-    given = set(values) - {"version"}
+    given = set(values)
     missing, unknown = sorted(wanted - MAY_LACK - given), sorted(given - wanted - options)
     if missing or unknown:
         raise CheckpointError(
             f"Fields of {path} do not fit: missing {missing}, unknown {unknown}"
             ". Save the model again with this version of cellwright."
         )
-    return _from_json({name: values[name] for name in given}, options, path)
+    return _from_json(values, options, path)
+
+
+def read_values(path: Path, version: int, kind: str) -> dict[str, Any]:
+    """Return the fields of a spec, without its version; ``kind`` says of what, for errors.
+
+    Raises
+    ------
+    CheckpointError
+        The file is missing, is no JSON, or is of another version.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, *NO_JSON) as error:
+        raise CheckpointError(
+            f"Expected a readable {path.name} at {path}; got: {error}. Choose a complete {kind} folder."
+        ) from error
+    values: dict[str, Any] = {}
+    if isinstance(content, dict):
+        values = content
+    found = values.pop("version", None)
+    if found != version:
+        raise CheckpointError(
+            f"Expected version {version} in {path}; got {found!r}. Update cellwright or the {kind}."
+        )
+    return values
 
 
 def _from_json(values: dict[str, Any], options: set[str], path: Path) -> ModelSpec:

@@ -323,7 +323,7 @@ def _epoch(
         is_half = devices.choose_dtype(torch_device) != torch.float32
         with torch.autocast(torch_device.type, torch.bfloat16, enabled=is_half):
             loss = state.network(views.to(torch_device))
-        state.losses.append(descend(state, loss))
+        state.losses.append(descend(state.network, state.optimizer, loss))
         state.step += 1
-        average(state, settings.ema_decay)
+        average(state.average, state.network, state.step, settings.ema_decay)
         yield Progress("pre-train", state.step, settings.steps, f"loss {state.losses[-1]:.3f}")

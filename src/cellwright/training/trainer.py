@@ -165,7 +165,7 @@ def _epoch(
         set_rate(state.optimizer, learning_rate(state.step, settings))
         state.losses.append(learn(state, model, images.to(torch_device), targets.to(torch_device)))
         state.step += 1
-        average(state, settings.ema_decay)
+        average(state.average, state.network, state.step, settings.ema_decay)
         stage = "fine-tune" if state.step > settings.pretrain_steps else "pre-train"
         yield Progress(stage, state.step, settings.n_steps, f"loss {state.losses[-1]:.3f}")
 
@@ -236,24 +236,24 @@ def learn(state: RunState, model: CellModel, images: Tensor, targets: Tensor) ->
     with torch.autocast(images.device.type, torch.bfloat16, enabled=is_half):
         output = state.network(match_channels(images, model.spec.in_channels))
     loss = model.loss(output.float(), targets)
-    return descend(state, loss)
+    return descend(state.network, state.optimizer, loss)
 
 
-def descend(state: RunState, loss: Tensor) -> float:
+def descend(network: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> float:
     """Change the weights by one step along the gradient of a loss, and return the loss."""
-    state.optimizer.zero_grad(set_to_none=True)
+    optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(state.network.parameters(), GRADIENT_LIMIT)
-    state.optimizer.step()
+    nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_LIMIT)
+    optimizer.step()
     return float(loss.detach())
 
 
 @torch.no_grad()
-def average(state: RunState, decay: float) -> None:
-    """Move the average weights towards the present ones, faster at the start."""
-    rate = 1 - min(decay, state.step / (state.step + 10))
-    present = state.network.state_dict()
-    for name, value in state.average.state_dict().items():
+def average(averaged: nn.Module, network: nn.Module, step: int, decay: float) -> None:
+    """Move average weights towards the present ones, faster in the first steps."""
+    rate = 1 - min(decay, step / (step + 10))
+    present = network.state_dict()
+    for name, value in averaged.state_dict().items():
         if value.dtype.is_floating_point:
             value.lerp_(present[name], rate)
         else:

@@ -19,7 +19,13 @@ from cellwright.core.data import Image
 from cellwright.core.errors import WriteError
 from cellwright.files.atomic import write_text
 from cellwright.files.formats.assembly import FileObject, ReadingNotes, Shape, area_of, assemble, box_of
-from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, checked_shape, chosen
+from cellwright.files.formats.image_annotation import (
+    NO_CLASS,
+    ImageAnnotation,
+    checked_shape,
+    chosen,
+    planes_and_classes,
+)
 from cellwright.files.formats.outlines import MaskPart, Ring, polygons
 from cellwright.files.json_value import JsonValue, read_json
 
@@ -179,10 +185,7 @@ def write_rle(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
 
 
 def _write(path: Path, annotation: Sequence[ImageAnnotation], *, has_polygons: bool) -> None:
-    planes = [plane for one in annotation for plane in one.planes()]
-    names = list(dict.fromkeys(name for plane in planes for name in plane.class_names))
-    if not names or any(NO_CLASS in _classes(plane) for plane in planes):
-        names.append(NO_CLASS)
+    planes, names = planes_and_classes(annotation)
     content: dict[str, Any] = {"info": {"description": "Cells, written by napari-cellwright"}}
     content["images"] = [_image_row(number, plane) for number, plane in enumerate(planes, start=1)]
     content["annotations"] = []
@@ -199,10 +202,6 @@ def _write(path: Path, annotation: Sequence[ImageAnnotation], *, has_polygons: b
             own = {"id": len(content["annotations"]) + 1, "image_id": number, "category_id": category}
             content["annotations"].append({**own, "iscrowd": 0, **values})
     write_text(path, json.dumps(content))
-
-
-def _classes(annotation: ImageAnnotation) -> set[str]:
-    return {annotation.class_of(row) for row in range(len(annotation))}
 
 
 def _image_row(number: int, annotation: ImageAnnotation) -> dict[str, Any]:

@@ -263,6 +263,18 @@ def labels_of(path: Path, where: str, values: NDArray[Any], axes: str, name: str
     return ImageAnnotation(name, values.shape, axes, relabel(values))
 
 
+def planes_and_classes(
+    annotation: Sequence[ImageAnnotation],
+) -> tuple[list[ImageAnnotation], list[str]]:
+    """Return the 2D images of annotations, and the names of their classes, those of cells without one too."""
+    planes = [plane for one in annotation for plane in one.planes()]
+    names = list(dict.fromkeys(name for plane in planes for name in plane.class_names))
+    used = {plane.class_of(row) for plane in planes for row in range(len(plane))}
+    if not names or NO_CLASS in used:
+        names.append(NO_CLASS)
+    return planes, names
+
+
 def with_classes(
     annotation: ImageAnnotation,
     names: Sequence[str],

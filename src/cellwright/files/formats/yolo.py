@@ -24,7 +24,13 @@ from cellwright.core.data import Image
 from cellwright.core.errors import ReadError, WriteError
 from cellwright.files.atomic import atomic_folder
 from cellwright.files.formats.assembly import FileObject, ReadingNotes, Shape, area_of, assemble, box_of
-from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, chosen, needing_masks
+from cellwright.files.formats.image_annotation import (
+    NO_CLASS,
+    ImageAnnotation,
+    chosen,
+    needing_masks,
+    planes_and_classes,
+)
 from cellwright.files.formats.outlines import as_one_ring, polygons
 from cellwright.files.images import as_bytes, read_image
 from cellwright.files.json_value import JsonValue, read_text
@@ -191,11 +197,7 @@ def write_segments(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
 
 
 def _write(path: Path, annotation: Sequence[ImageAnnotation], *, has_outlines: bool) -> None:
-    planes = [plane for one in annotation for plane in one.planes()]
-    names = list(dict.fromkeys(name for plane in planes for name in plane.class_names))
-    used = {plane.class_of(row) for plane in planes for row in range(len(plane))}
-    if not names or NO_CLASS in used:
-        names.append(NO_CLASS)
+    planes, names = planes_and_classes(annotation)
     with atomic_folder(path) as folder:
         for kind in ("images", "labels"):
             (folder / kind / "train").mkdir(parents=True)

@@ -35,8 +35,9 @@ from cellwright.ops.crops import extents_of, typical_extent
 from cellwright.ops.geometry import intensity
 from cellwright.ops.geometry.axes import frames
 from cellwright.ops.measure.analysis import left_out, left_out_notices
+from cellwright.ops.measure.cells_table import is_volumetric
 from cellwright.ops.measure.markers import add_positive, parse_marker, thresholds_of, with_channel_numbers
-from cellwright.ops.measure.measurement import is_volumetric, measure_result, pixel_sizes, result_of_labels
+from cellwright.ops.measure.measurement import measure_result, pixel_sizes, result_of_labels
 
 if TYPE_CHECKING:
     import pandas
@@ -180,7 +181,7 @@ def select(job: StreamJob, image: Image, blocks: Sequence[StreamBlock]) -> Selec
     for block in blocks:
         table = pandas.read_csv(files.measured(block))
         if len(table):
-            kept, dropped = left_out(table, *_boxes(table, image), settings)
+            kept, dropped = left_out(table, *_boxes(table, image, is_volume=job.engine.link), settings)
             reasons.update(dropped)
             if not kept.all():
                 _erase(job, image, block, table["label"][~kept].to_numpy())
@@ -218,9 +219,13 @@ def _mark(job: StreamJob, image: Image, parts: Sequence[Path]) -> dict[str, floa
     return thresholds
 
 
-def _boxes(table: "pandas.DataFrame", image: Image) -> tuple[NDArray[np.float64], tuple[int, ...]]:
-    """Return the boxes (N, 2, D) of cells, and the lengths of these axes."""
+def _boxes(
+    table: "pandas.DataFrame", image: Image, *, is_volume: bool
+) -> tuple[NDArray[np.float64], tuple[int, ...]]:
+    """Return the boxes (N, 2, D) of cells, and the lengths of these axes: Z where slices are linked."""
     axes = [axis for axis in image.spatial_axes if f"box_{axis.lower()}0" in table]
+    if not is_volume:
+        axes = axes[-2:]
     sides = [f"box_{axis.lower()}{corner}" for corner in (0, 1) for axis in axes]
     lengths = dict(zip(image.axes, image.shape, strict=True))
     boxes = table[sides].to_numpy(np.float64).reshape(len(table), 2, len(axes))

@@ -4,7 +4,6 @@ A classifier is a folder like a model's, but its spec is ``classifier.json``: no
 takes it for one.
 """
 
-import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -13,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellwright.core.errors import CheckpointError
-from cellwright.files.json_value import NO_JSON
 from cellwright.models import store
+from cellwright.models.spec import read_values
 from cellwright.ops.crops import Padding
 
 CLASSIFIER = "classifier.json"
@@ -106,16 +105,7 @@ def read_classifier_spec(path: Path) -> ClassifierSpec:
     CheckpointError
         The file is missing, is no JSON, is of a newer version, or a field is missing or of the wrong type.
     """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, *NO_JSON) as error:
-        raise CheckpointError(
-            f"Expected a readable {CLASSIFIER} at {path}; got: {error}. Choose a complete classifier folder."
-        ) from error
-    if not isinstance(values, dict) or values.pop("version", None) != SPEC_VERSION:
-        raise CheckpointError(
-            f"Expected version {SPEC_VERSION} in {path}; got another. Update cellwright or the classifier."
-        )
+    values = read_values(path, SPEC_VERSION, "classifier")
     wanted = {item.name for item in fields(ClassifierSpec)}
     if wanted != set(values):
         raise CheckpointError(

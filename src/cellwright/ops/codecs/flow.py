@@ -24,29 +24,32 @@ NEIGHBOURS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))
 STRIDE_STEPS = 8  # walking steps that become one jump
 N_DOUBLINGS = 5  # 8 * 2**5 = 256 steps, more than the 200 of the reference
 
+CellProbability = Annotated[
+    float,
+    {
+        "min": 0.05,
+        "max": 0.95,
+        "step": 0.01,
+        "tooltip": "Lowest probability of a pixel to be part of a cell.",
+    },
+]
 MinScore = Annotated[
     float, {"min": 0.0, "max": 1.0, "step": 0.01, "tooltip": "Lowest score of a cell to be kept."}
 ]
+MinArea = Annotated[
+    int, {"min": 1, "max": 100_000, "tooltip": "Smallest area of a cell to be kept, in pixels."}
+]
+ExcludeBorder = Annotated[bool, {"tooltip": "Drop cells that touch the edge of the image."}]
 
 
 @dataclass(frozen=True, slots=True)
 class FlowSettings:
     """What can be changed after the network has run."""
 
-    cell_probability: Annotated[
-        float,
-        {
-            "min": 0.05,
-            "max": 0.95,
-            "step": 0.01,
-            "tooltip": "Lowest probability of a pixel to be part of a cell.",
-        },
-    ] = 0.4
+    cell_probability: CellProbability = 0.4
     min_score: MinScore = 0.25
-    min_area_px: Annotated[
-        int, {"min": 1, "max": 100_000, "tooltip": "Smallest area of a cell to be kept, in pixels."}
-    ] = 16
-    exclude_border: Annotated[bool, {"tooltip": "Drop cells that touch the edge of the image."}] = False
+    min_area_px: MinArea = 16
+    exclude_border: ExcludeBorder = False
 
     def __post_init__(self) -> None:
         check_bounds(self)

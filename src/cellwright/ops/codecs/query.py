@@ -16,6 +16,7 @@ from scipy import ndimage
 from cellwright.core.data import Cells, Labels
 from cellwright.core.errors import QueryError
 from cellwright.core.settings import check_bounds
+from cellwright.ops.codecs.flow import CellProbability, ExcludeBorder, MinArea, MinScore
 from cellwright.ops.labels import keep, measure, touches_border
 
 SMOOTH_PX = 1.0  # of the depth: evens out single pixels
@@ -26,15 +27,7 @@ SURE_RADIUS = 0.8  # of the ellipse in a box: what lies inside is cell, beyond i
 class QuerySettings:
     """What can be changed after the network has run."""
 
-    cell_probability: Annotated[
-        float,
-        {
-            "min": 0.05,
-            "max": 0.95,
-            "step": 0.01,
-            "tooltip": "Lowest probability of a pixel to be part of a cell.",
-        },
-    ] = 0.5
+    cell_probability: CellProbability = 0.5
     separation: Annotated[
         float,
         {
@@ -45,13 +38,9 @@ class QuerySettings:
             "higher joins more.",
         },
     ] = 0.15
-    min_score: Annotated[
-        float, {"min": 0.0, "max": 1.0, "step": 0.01, "tooltip": "Lowest score of a cell to be kept."}
-    ] = 0.4
-    min_area_px: Annotated[
-        int, {"min": 1, "max": 100_000, "tooltip": "Smallest area of a cell to be kept, in pixels."}
-    ] = 20
-    exclude_border: Annotated[bool, {"tooltip": "Drop cells that touch the edge of the image."}] = False
+    min_score: MinScore = 0.4
+    min_area_px: MinArea = 20
+    exclude_border: ExcludeBorder = False
 
     def __post_init__(self) -> None:
         check_bounds(self)

@@ -29,7 +29,8 @@ def cells_table(result: Result) -> "pandas.DataFrame":
     ``score``                             0 to 1, how sure the model is
     ``area_px``, ``diameter_px``          area, and diameter of the disc of the same area, in pixels
     ``area_um2``, ``diameter_um``         the same in micrometres, where the pixel size is known
-    ``volume_px``                         of a volume instead of the area: voxels
+    ``volume_px``                         of a volume instead of the area: voxels; the outlines in
+                                          slices that were not linked have an area
     ``volume_um3``, ``diameter_um``       the same in micrometres, and the ball of the same volume
     ===================================== =========================================================
     """
@@ -109,9 +110,15 @@ def _columns(result: Result) -> dict[str, Any]:
         called = dict(enumerate(names))
         columns["class"] = [called.get(int(one), "") for one in cells.classes]
     columns["score"] = cells.scores
-    if "z" in axes:
+    if is_volumetric(result):
         return columns | _volumes(result)
     return columns | _areas(result)
+
+
+def is_volumetric(result: Result) -> bool:
+    """Return whether cells reach through slices, which were linked."""
+    is_linked = result.provenance.settings.get("engine", {}).get("link", True)
+    return bool(is_linked) and _point_axes(result).endswith("zyx")
 
 
 def _areas(result: Result) -> dict[str, NDArray[Any]]:

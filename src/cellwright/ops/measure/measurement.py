@@ -27,7 +27,7 @@ from cellwright.core.tasks import Progress, Task, run
 from cellwright.ops import labels as label_images
 from cellwright.ops.geometry.axes import guess_axes
 from cellwright.ops.measure.blocks import CellBlock, blocks, cropped, n_channels, spatial_ndim
-from cellwright.ops.measure.cells_table import cells_table
+from cellwright.ops.measure.cells_table import cells_table, is_volumetric
 from cellwright.ops.measure.columns import COLUMNS, keys_of
 from cellwright.ops.measure.features import (
     CORRECTED,
@@ -268,12 +268,6 @@ def label_axes(result: Result) -> str:
     """Return the axes of a result's points and labels, without leading ones of length 1 that were dropped."""
     axes = without_channels(result.provenance.axes)
     return axes[len(axes) - result.cells.points.shape[1] :]
-
-
-def is_volumetric(result: Result) -> bool:
-    """Return whether cells reach through slices, which were linked."""
-    is_linked = result.provenance.settings.get("engine", {}).get("link", True)
-    return bool(is_linked) and label_axes(result).endswith("ZYX")
 
 
 def pixel_sizes(result: Result, ndim: int) -> tuple[float, ...]:

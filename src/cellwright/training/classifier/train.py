@@ -26,14 +26,13 @@ from cellwright.training.classifier.cell_crops import (
 )
 from cellwright.training.classifier.settings import ClassifyTrainingSettings
 from cellwright.training.run_folder import CURVE
-from cellwright.training.trainer import EpochReport
+from cellwright.training.trainer import EpochReport, average, descend
 
 SIZE_HIDDEN = 0.3  # share of crops whose relative size is not shown: it misleads where one class is alone
 SIZE_NOISE = 0.15  # octaves
 EMA_DECAY = 0.99
 SMOOTHING = 0.05
 WARMUP_STEPS = 50  # or a fifth of a short run
-GRADIENT_LIMIT = 5.0
 
 Rng = np.random.Generator
 
@@ -220,23 +219,9 @@ def _learn(run: _Run, cells: Tensor, sizes: Tensor, classes: Tensor) -> float:
     with torch.autocast(run.device.type, torch.bfloat16, enabled=is_half):
         logits = run.network(cells, sizes.to(run.device))
     loss = functional.cross_entropy(logits.float(), classes.to(run.device), label_smoothing=SMOOTHING)
-    run.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(run.network.parameters(), GRADIENT_LIMIT)
-    run.optimizer.step()
-    _follow(run)
-    return float(loss.detach())
-
-
-@torch.no_grad()
-def _follow(run: _Run) -> None:
-    rate = 1 - min(EMA_DECAY, run.step / (run.step + 10))
-    present = run.network.state_dict()
-    for name, value in run.average.state_dict().items():
-        if value.dtype.is_floating_point:
-            value.lerp_(present[name], rate)
-        else:
-            value.copy_(present[name])
+    value = descend(run.network, run.optimizer, loss)
+    average(run.average, run.network, run.step, EMA_DECAY)
+    return value
 
 
 def _rate(step: int, settings: ClassifyTrainingSettings) -> float:

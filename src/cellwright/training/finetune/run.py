@@ -94,7 +94,7 @@ class Run:
                 targets[-n_asked:] = self.teacher.targets(images[-n_asked:])
             state.losses.append(learn(state, self.start, images, targets))
             state.step += 1
-            average(state, settings.ema_decay)
+            average(state.average, state.network, state.step, settings.ema_decay)
             yield Progress("fine-tune", state.step, settings.steps, f"loss {state.losses[-1]:.3f}")
 
     def present(self) -> CellModel:
