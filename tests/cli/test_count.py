@@ -12,12 +12,14 @@ import pandas
 import pytest
 import tifffile
 
+import cellwright
 from cellwright.cli.flags import refuse_foreign
 from cellwright.core.errors import SettingsError, WriteError
 from cellwright.core.tasks import Progress
 from cellwright.files import images, tables
 from cellwright.files.images import read_image
 from cellwright.inference import pipeline as engine
+from cellwright.inference.recipe import as_command
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.checkpoint import save_checkpoint
 from cellwright.models.families.flow import build
@@ -350,3 +352,24 @@ def test_what_was_guessed_is_said(cli, image_path, tmp_path):
     code, _, err = cli("count", tmp_path / "a.npy")
     assert code == 0
     assert "YXC was guessed from the shape" in err
+
+
+def test_a_diameter_in_micrometres_is_that_in_pixels(cli, oracle, image_path, tmp_path):
+    def counted(*flags):
+        code, out, err = cli("count", image_path, "--json", "--output", tmp_path / "out", *flags)
+        assert code == 0, err
+        settings = json.loads((tmp_path / "out" / "discs.json").read_text())["settings"]
+        return json.loads(out)["count"], settings["zoom"], settings["engine"]["diameter_um"]
+
+    in_pixels = counted("--diameter", 100, "--save-settings", tmp_path / "s.json")
+    assert in_pixels[1] == pytest.approx(0.24)
+    in_um = counted("--diameter-um", 50, "--settings", tmp_path / "s.json")  # goes before the saved one
+    assert in_um == (*in_pixels[:2], 50.0)
+    result = cellwright.count(image_path, engine=EngineSettings(diameter_um=50))
+    assert (result.count, result.provenance.settings["zoom"]) == in_pixels[:2]
+    assert "--diameter-um 50" in as_command(result)
+    tifffile.imwrite(tmp_path / "bare.tif", np.zeros((40, 40), np.uint16))
+    code, _, err = cli("count", tmp_path / "bare.tif", "--diameter-um", 50)
+    assert (code, "needs the pixel size" in err) == (1, True)
+    assert cli("count", tmp_path / "bare.tif", "--diameter-um", 50, "--pixel-size", "0.5,0.5").code == 0
+    assert cli("count", image_path, "--diameter-um", 50, "--diameter", 9).code == 1

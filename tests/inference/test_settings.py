@@ -35,3 +35,9 @@ def test_a_value_out_of_range_is_refused(name, value):
 def test_settings_cannot_be_changed():
     with pytest.raises(FrozenInstanceError):
         EngineSettings().flips = True
+
+
+def test_runs_from_before_there_were_micrometres_go_on():
+    """What is compared with an earlier run has the field only where it is set."""
+    assert "diameter_um" not in EngineSettings(diameter_px=9.0).facts
+    assert EngineSettings(diameter_um=9.0).facts["diameter_um"] == 9.0

@@ -11,6 +11,8 @@ from cellwright.core.errors import SettingsError
 if TYPE_CHECKING:
     from cellwright.ops.measure.analysis import Analysis
 
+DIAMETERS = ("diameter_px", "diameter_um")  # of which one is given
+
 
 def analysis_row(analysis: "Analysis") -> dict[str, Any]:
     """Return what an analysis adds to the JSON object of an image."""
@@ -80,6 +82,8 @@ def with_saved(path: Path | None, flags: Mapping[str, Any], named: Mapping[str, 
         )
     if given.get("models"):  # settings of another family would not fit
         values = {name: value for name, value in values.items() if name not in saved["settings"]}
+    if given.keys() & set(DIAMETERS):  # one in µm goes before a saved one in pixels, too
+        values = {name: value for name, value in values.items() if name not in DIAMETERS}
     return {**flags, **named, **values, **given}
 
 

@@ -142,7 +142,8 @@ def predict_classes(
     spec = chosen.spec
     parts = frames(image, engine.channel)
     where = _frame_of(cells.points, parts, image)
-    extents = extents_of(cells.boxes, cells.areas, engine.diameter_px or spec.diameter_px)
+    diameter_px = engine.in_pixels(image.known_sizes_um).diameter_px
+    extents = extents_of(cells.boxes, cells.areas, diameter_px or spec.diameter_px)
     if scale is None:
         scale = CropScale(intensity.fit(parts.sample(), spec.percentiles), typical_extent(extents))
     typical = scale.typical_px

@@ -85,7 +85,7 @@ class CountContext:
     settings
         Of the models' family.
     engine_settings
-        How the networks run.
+        How the networks run, the diameter in pixels.
     zoom
         Model pixels per image pixel; None where it is to be estimated.
     block_px
@@ -202,6 +202,7 @@ def open_context(
         The image, a model or a setting does not fit, or memory ran out; says what to do.
     """
     frames = models[0].frames(image, engine_settings.channel)
+    in_pixels = engine_settings.in_pixels(image.known_sizes_um)
     spec = models[0].spec
     if settings is None:
         settings = registry.get(spec.family).settings()
@@ -213,7 +214,7 @@ def open_context(
     try:
         lent = nullcontext(networks) if networks else closing(Engine(models, engine_settings))
         with lent as engine:
-            yield CountContext(frames, scaling, engine, settings, engine_settings, zoom)
+            yield CountContext(frames, scaling, engine, settings, in_pixels, zoom)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, OutOfMemoryError) or not is_out_of_memory(error):
             raise

@@ -326,7 +326,7 @@ class RecipeCounter:
             "version": version("napari-cellwright"),
             "models": [model.sha256 for model in self.choices.models],
             "classifier": _classifier_checksum(recipe.classifier),
-            "recipe": asdict(replace(recipe, engine=replace(recipe.engine, device="auto"))),
+            "recipe": {**asdict(recipe), "engine": recipe.engine.facts},
             "tables": [self.choices.tables.xlsx, self.choices.tables.parquet],
         }
         return json.dumps(facts, sort_keys=True, default=str)

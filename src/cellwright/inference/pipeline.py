@@ -140,7 +140,7 @@ def count_with_prediction(
         if fit is not None:
             facts["expected_f1"] = round(fit, 4)
         provenance = replace(provenance, settings={**provenance.settings, **facts})
-        rescaled = zoom_notice(zoom, engine.diameter_px)
+        rescaled = zoom_notice(zoom, context.engine_settings.diameter_px)
         notices = (
             *image.notices,
             context.frames.notice,
@@ -197,7 +197,7 @@ def predict(
     """Return the maps of every frame of an image that fits into memory, rescaled if a diameter is stated."""
     yield Progress("load", 0, 1)
     with open_context(image, load_models(model), None, engine) as context:
-        zoom = zoom_for(engine.diameter_px, context.engine.spec)
+        zoom = zoom_for(context.engine_settings.diameter_px, context.engine.spec)
         whole = _whole(context.frames.shape)
         batches = [BlockBatch(range(index, index + 1), whole) for index in range(len(context.frames))]
         progress = context.progress("tiles", batches, zoom)

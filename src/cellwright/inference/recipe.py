@@ -18,7 +18,6 @@ from cellwright.files.atomic import write_text
 from cellwright.files.images import read_image
 from cellwright.files.json_value import NO_JSON
 from cellwright.files.regions import read_label_image, read_mask, read_regions
-from cellwright.inference.pipeline import count_cells
 from cellwright.inference.settings import EngineSettings, InputFiles
 from cellwright.models import registry
 from cellwright.ops.measure.analysis import Analysis, AnalysisInputs, analysis_task
@@ -537,6 +536,8 @@ def recipe_task(recipe: Recipe) -> Task[Analysis]:
 
 def counted_by(recipe: Recipe, image: Image) -> Task[Result]:
     """Return the cells of an image, counted and classified as a recipe tells."""
+    from cellwright.inference.pipeline import count_cells  # loads torch
+
     part = recipe.part_of(image)
     result = yield from count_cells(part, recipe.models, recipe.settings, recipe.engine)
     if recipe.classifier:

@@ -1,8 +1,10 @@
 """What a user may set for the engine; torch-free, so that forms and flags can be made from it at once."""
 
 import re
-from dataclasses import dataclass
-from typing import Annotated, Literal, get_args
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from math import sqrt
+from typing import Annotated, Any, Literal, get_args
 
 from cellwright.core.errors import SettingsError
 from cellwright.core.settings import check_bounds
@@ -25,6 +27,14 @@ class EngineSettings:
     diameter_px: Annotated[
         float,
         {"min": 0.0, "max": 5000.0, "tooltip": "Typical cell diameter in pixels; 0 has it estimated."},
+    ] = 0.0
+    diameter_um: Annotated[
+        float,
+        {
+            "min": 0.0,
+            "max": 100_000.0,
+            "tooltip": "The same in micrometres, where the pixel size is known; 0 when it is not given.",
+        },
     ] = 0.0
     flips: Annotated[
         bool, {"tooltip": "Average the network over mirrored images: steadier, three times slower."}
@@ -58,6 +68,52 @@ class EngineSettings:
         check_bounds(self)
         if self.precision not in get_args(Precision):
             raise SettingsError(f"precision must be one of {get_args(Precision)}; got {self.precision!r}.")
+        if self.diameter_px and self.diameter_um:
+            raise SettingsError(
+                f"The diameter is given in pixels or in µm; got {self.diameter_px:g} px and "
+                f"{self.diameter_um:g} µm. Leave one of them 0."
+            )
+
+    def in_pixels(self, sizes_um: Mapping[str, float]) -> "EngineSettings":
+        """Return the same with the diameter in pixels.
+
+        Parameters
+        ----------
+        sizes_um
+            Micrometres per pixel of each axis of the image whose size is known.
+
+        Raises
+        ------
+        SettingsError
+            It is in micrometres, and the image does not tell the size of its pixels.
+
+        Examples
+        --------
+        >>> EngineSettings(diameter_um=13.0).in_pixels({"Y": 0.65, "X": 0.65}).diameter_px
+        20.0
+        """
+        if not self.diameter_um:
+            return self
+        pixel_um = pixel_um_of(sizes_um)
+        if not pixel_um:
+            raise SettingsError(
+                f"A diameter of {self.diameter_um:g} µm needs the pixel size, which this image does not "
+                "tell. Give the diameter in pixels, or the pixel size (--pixel-size)."
+            )
+        return replace(self, diameter_px=self.diameter_um / pixel_um, diameter_um=0.0)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What of them a count depends on, as text for a fingerprint; older ones have no micrometres."""
+        values = asdict(replace(self, device="auto"))
+        if not self.diameter_um:
+            del values["diameter_um"]
+        return values
+
+
+def pixel_um_of(sizes_um: Mapping[str, float]) -> float:
+    """Return the side of the square as large as a pixel in the plane, in micrometres; 0 when not known."""
+    return sqrt(sizes_um.get("Y", 0.0) * sizes_um.get("X", 0.0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -511,3 +511,31 @@ def test_an_error_goes_with_its_cause(viewer: ViewerModel, widget: CountWidget, 
     widget.model.tell("Saved.")
     viewer.layers.clear()
     assert panel.message.text() == "Saved."  # no error
+
+
+def test_the_diameter_is_given_in_micrometres_where_the_pixel_size_is_known(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, tmp_path: Path
+) -> None:
+    box = widget.panel.diameter
+    bare = viewer.add_image(blobs.image, name="bare")
+    assert (box.unit.isHidden(), box.suffix()) == (True, " px")
+    box.setValue(20.0)
+    sized = viewer.add_image(blobs.image, name="sized", scale=(0.5, 0.5), units=("um", "um"))
+    assert (box.unit.isHidden(), box.value()) == (False, 20.0)
+    box.unit.setCurrentIndex(box.unit.findData("µm"))
+    assert (box.value(), box.value_px) == (10.0, 20.0)  # the same, in the other unit
+    assert (widget.engine.diameter_um, widget.engine.diameter_px) == (10.0, 0.0)
+    sized.scale = (0.25, 0.25)
+    assert (box.value(), box.value_px) == (10.0, 40.0)  # what was given stays
+    widget._on_line_measured(12.0)
+    assert box.value() == 3.0
+
+    widget.settings_file.save(tmp_path / "settings.json")
+    box.setValue(0.0)
+    widget.settings_file.load(tmp_path / "settings.json")
+    assert widget.engine.diameter_um == 3.0
+
+    viewer.layers.selection.active = bare  # without a size there are pixels alone
+    assert (box.unit.isHidden(), box.suffix(), box.value()) == (True, " px", 0.0)
+    assert "no pixel size" in widget.panel.message.text()
+    assert widget.engine.diameter_um == 0.0

@@ -91,7 +91,7 @@ class StreamJob:
             "image": [image.name, image.axes, image.shape, str(image.data.dtype), image.pixel_size_um],
             "models": [model.sha256 or model.spec.family for model in models],
             "settings": asdict(settings),
-            "engine": asdict(replace(self.engine, device="auto")),
+            "engine": self.engine.facts,
         }
         return json.dumps(facts, sort_keys=True, default=str)
 

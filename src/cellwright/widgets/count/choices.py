@@ -1,6 +1,6 @@
 """What a user can choose to count with, as the boxes of the panel tell it, and what its axes mean."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from cellwright.core.errors import CellwrightError, CheckpointError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.images import describe_images
 from cellwright.files.metadata import Understood, likely_axes, meaning
+from cellwright.inference.settings import pixel_um_of
 from cellwright.widgets.count.model import CountModel
 from cellwright.widgets.count.view import CountPanel
 from cellwright.widgets.shared.combos import SPECS
@@ -170,6 +171,7 @@ class AxesTool(QObject):
         layer = self._choices.layer
         if not isinstance(layer, ImageLayer):
             self._follow(None)
+            self._show_size({})
             self._panel.show_axes("")
             return
         self._follow(layer)
@@ -181,13 +183,20 @@ class AxesTool(QObject):
         try:
             known = understood(layer)
         except CellwrightError:
+            self._show_size({})
             self._panel.show_axes("")
             return
+        self._show_size(known.image.known_sizes_um)
         self._panel.axes.fill(_entries(layer, known), known.image.axes)
         sentence = ""
         if known.image.data.ndim - bool(layer.rgb) > 2 or known.axes_from == "choice":
             sentence = understood_line(known, is_linked=bool(self._panel.engine.values()["link"]))
         self._panel.show_axes(sentence, is_guessed=known.axes_from == "shape")
+
+    def _show_size(self, sizes_um: Mapping[str, float]) -> None:
+        """Offer the diameter in µm where the pixel size is known; tell where one that was given is lost."""
+        if self._panel.diameter.know(pixel_um_of(sizes_um)):
+            self._model.tell("This image has no pixel size, so that the diameter in µm was set to auto.")
 
     def _follow(self, layer: ImageLayer | None) -> None:
         """Tell anew what is understood when the layer is given other labels, units or pixels."""

@@ -179,7 +179,7 @@ class SettingsFileTool(QObject):
         if recipe.settings is not None:
             self._model.settings_wanted.emit(recipe.settings)
         panel.engine.set_values(asdict(engine))
-        panel.diameter.setValue(engine.diameter_px)
+        panel.diameter.show_settings(engine)
         _choose(panel.device, engine.device)
         _choose(panel.classes, recipe.classifier)
         _choose(panel.rule, recipe.analysis.region_rule)

@@ -48,7 +48,10 @@ REGIONS = {"whole": "Whole image", "view": "What I see", "drawn": "Drawn region"
 RULES = {"centre": "Centre inside", "overlap": "Any overlap", "whole": "Wholly inside"}
 SIDES = {"Inside": False, "Outside": True}
 OUTPUTS = {"Labels": "Outlines", "Points": "Points", "Shapes": "Boxes", "Image": "Density"}
-OWN_ROWS = ("device", "channel", "diameter_px")  # engine settings with a control of their own
+OWN_ROWS = ("device", "channel", "diameter_px", "diameter_um")  # engine settings with a control of their own
+PX, UM = "px", "µm"
+MOST = {PX: 5000.0, UM: 100_000.0}  # of a diameter
+UNIT_LETTERS = 2
 LONGEST_LARGE = 6  # characters of the number that fit into the panel at full size
 
 
@@ -208,15 +211,12 @@ class CountPanel(QWidget):
         return box
 
     def _diameter(self) -> QHBoxLayout:
-        self.diameter = QDoubleSpinBox()
-        self.diameter.setRange(0.0, 5000.0)
-        self.diameter.setDecimals(1)
-        self.diameter.setSuffix(" px")
-        self.diameter.setSpecialValueText("auto")
-        self.diameter.setToolTip("Typical cell diameter in pixels; 0 lets the program estimate it.")
+        self.diameter = DiameterBox()
         self.measure = QPushButton("Measure")
         self.measure.setToolTip("Draw a line across a typical cell.")
-        return row(self.diameter, self.measure)
+        layout = row(self.diameter, self.diameter.unit)
+        layout.addWidget(self.measure)
+        return layout
 
     def _outputs(self) -> QGridLayout:
         self.outputs = {output: QCheckBox(title) for output, title in OUTPUTS.items()}
@@ -279,6 +279,83 @@ class CountPanel(QWidget):
         for button in (self.ask, self.calibrate, self.colours):
             layout.addWidget(button, 1)
         return layout
+
+
+class DiameterBox(QDoubleSpinBox):
+    """A diameter with the unit beside it, which there is a choice of where the pixel size is known.
+
+    Parameters
+    ----------
+    parent
+        Qt parent.
+    """
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._pixel_um = 0.0  # side of a pixel; 0 when not known
+        self.unit = PanelComboBox("Unit of the diameter; µm need the pixel size of the image.")
+        self.unit.setMinimumContentsLength(UNIT_LETTERS)
+        self.unit.fill((one, one) for one in (PX, UM))
+        self._shown = PX
+        self.setSpecialValueText("auto")
+        self.setToolTip("Typical cell diameter; 0 lets the program estimate it.")
+        self.unit.chosen.connect(self._on_unit_chosen)
+        self._show_unit()
+
+    @property
+    def value_px(self) -> float:
+        """The diameter in pixels; 0 when it is to be estimated."""
+        return (
+            EngineSettings(**self.settings).in_pixels({"Y": self._pixel_um, "X": self._pixel_um}).diameter_px
+        )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The diameter as the engine takes it, in the unit that is shown."""
+        if self._shown == UM:
+            return {"diameter_um": self.value()}
+        return {"diameter_px": self.value()}
+
+    def know(self, pixel_um: float) -> bool:
+        """Take the pixel size of another image, 0 when not known; return whether a diameter in µm was lost.
+
+        A diameter keeps its number and its unit, as far as there is that unit.
+        """
+        self._pixel_um = pixel_um
+        is_lost = self._shown == UM and not pixel_um and self.value() > 0
+        if self._shown == UM and not pixel_um:
+            self._shown = PX
+            self.setValue(0.0)
+        self._show_unit()
+        return is_lost
+
+    def show_px(self, diameter_px: float) -> None:
+        """Show a diameter of so many pixels in the unit that is chosen."""
+        factor = self._pixel_um if self._shown == UM else 1.0
+        self.setValue(diameter_px * factor)
+
+    def show_settings(self, engine: EngineSettings) -> None:
+        """Show the diameter that a count was or will be made with."""
+        self._shown = UM if engine.diameter_um else PX
+        self._show_unit()
+        self.setValue(engine.diameter_um or engine.diameter_px)
+
+    def _on_unit_chosen(self) -> None:
+        if self.unit.currentData() == self._shown:
+            return
+        diameter_px = self.value_px
+        self._shown = self.unit.currentData()
+        self._show_unit()
+        self.show_px(diameter_px)
+
+    def _show_unit(self) -> None:
+        """Offer the choice of units where there is one, else tell the only one."""
+        has_choice = self._pixel_um > 0
+        self.unit.setCurrentIndex(self.unit.place_of(self._shown))
+        self.unit.setVisible(has_choice)
+        self.setRange(0.0, MOST[self._shown])
+        self.setDecimals(1 + (self._shown == UM))
+        self.setSuffix("" if has_choice else f" {self._shown}")
 
 
 def usual_outputs(family: Family) -> tuple[str, ...]:

@@ -202,7 +202,7 @@ class CountWidget(QWidget):
         return EngineSettings(
             device=self.choices.device,
             channel=channel.index if channel else None,
-            diameter_px=self.panel.diameter.value(),
+            **self.panel.diameter.settings,
             **self.panel.engine.values(),
         )
 
@@ -278,7 +278,7 @@ class CountWidget(QWidget):
         if self.panel.region.currentData() == "view":
             window = self._with_context(window_in_view(self.viewer, layer), layer)
         elif regions is not None:
-            margin_px = max(2 * self.panel.diameter.value(), LEAST_MARGIN_PX)
+            margin_px = max(2 * self.panel.diameter.value_px, LEAST_MARGIN_PX)
             window = window_of_regions(regions, layer, margin_px)
         return source_of(layer, self.choices.channel, window)
 
@@ -403,7 +403,7 @@ class CountWidget(QWidget):
         self.model.tell("Draw a line across a typical cell.")
 
     def _on_line_measured(self, length_px: float) -> None:
-        self.panel.diameter.setValue(length_px)
+        self.panel.diameter.show_px(length_px)
         self.model.tell("")
 
     def _on_correct_clicked(self) -> None:
