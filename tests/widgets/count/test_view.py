@@ -48,6 +48,11 @@ def test_a_long_number_is_written_smaller(panel: CountPanel) -> None:
         assert panel.number.property("long") == is_long
 
 
+def test_a_long_name_does_not_widen_the_panel(panel: CountPanel) -> None:
+    panel.show_count("7", "7 cells", "5d58600efa0c2667ec85595bf456a54e2bd6e6e9a5c0dff42d807bc9fe2b822e")
+    assert panel.details.minimumSizeHint().width() < 300
+
+
 def test_what_can_be_left_as_it_is_is_out_of_sight_to_begin_with(panel: CountPanel, qtbot: QtBot) -> None:
     panel.show_family(registry.get("flow"))
     panel.show()

@@ -272,13 +272,21 @@ def test_a_strip_and_boxes(viewer: ViewerModel, qtbot: QtBot, squares: Any, read
     assert axis == "t"
     assert counts.tolist() == [4, 4, 2]
     panel.view.tabs.setCurrentIndex(3)
-    panel.view.plot_kind.setCurrentIndex(2)
+    assert panel.view.plot_kind.currentText() == "Over frames"  # which a series begins with
     panel.view.strip.frame_clicked.emit(2)
     assert viewer.dims.current_step[0] == 2
     assert panel.view.strip._here.value() == 2
     viewer.dims.set_current_step(0, 1)  # the mark follows the viewer
     assert panel.view.strip._here.value() == 1
     assert panel.view.strip._bars.opts["height"].tolist() == [4, 4, 2]
+    panel.view.draw_regions.click()
+    shapes = viewer.layers["regions"]
+    assert shapes.mode == "add_polygon_lasso"  # one drag for each region
+    shapes.add_rectangles([[[0, 0], [20, 20]], [[25, 0], [50, 50]]])
+    read(panel)
+    assert [line.getData()[1].tolist() for line in panel.view.strip._lines] == [[1, 1, 1], [2, 2, 1]]
+    assert panel.view.strip._bars.opts["height"].tolist() == [3, 3, 2]
+    assert "region 2" in panel.view.plot_hint.text()
     panel.view.plot_kind.setCurrentIndex(3)
     assert "Median" in panel.view.plot_hint.text()
 

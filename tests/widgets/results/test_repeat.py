@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ import cellwright
 from cellwright.cli.main import main
 from cellwright.files.images import read_image
 from cellwright.files.tables import cells_checksum
+from cellwright.inference.recipe import load_recipe
+from cellwright.inference.settings import InputFiles
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.plugin.image_reader import read_layers
 from cellwright.widgets.results.widget import ResultsWidget
@@ -47,6 +50,25 @@ def counted_panel(viewer: ViewerModel, qtbot: QtBot, read: Callable[[ResultsWidg
     panel.view.measure.click()
     read(panel)
     return panel
+
+
+def test_settings_for_other_images_keep_nothing_of_this_one(
+    counted_panel: ResultsWidget, monkeypatch: pytest.MonkeyPatch, qtbot: QtBot, tmp_path: Path
+) -> None:
+    export = counted_panel.export
+    of_one = replace(
+        export.recipe(),
+        files=InputFiles(regions=("mine.geojson",), other=("dye=dye.tif",)),
+        window=((0, 9), (0, 9)),
+        pixel_size_um=(0.1, 0.1),
+    )
+    monkeypatch.setattr(export, "recipe", lambda: of_one)
+    export.save_settings(tmp_path / "study.json")
+    qtbot.waitUntil(lambda: not counted_panel.view.job_bar.is_busy, timeout=30_000)
+    saved = load_recipe(tmp_path / "study.json")
+    assert (saved.image, saved.files, saved.window, saved.pixel_size_um) == ("", InputFiles(), (), ())
+    assert saved.analysis.measure == ("shape", "intensity")
+    assert saved.models == of_one.models
 
 
 def test_copied_python_gives_the_same_cells(counted_panel: ResultsWidget) -> None:

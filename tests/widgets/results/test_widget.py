@@ -11,8 +11,10 @@ from qtpy.QtCore import QItemSelectionModel, Qt
 
 from cellwright.core.data import Cells, Image, Provenance, Result
 from cellwright.ops.labels import measure as measure_labels
+from cellwright.widgets.annotate.widget import AnnotateWidget
 from cellwright.widgets.results.measured_cells import MeasuredCells, _rows_before
 from cellwright.widgets.results.widget import ResultsWidget
+from cellwright.widgets.shared.layer_dataset import pairs
 from cellwright.widgets.shared.layer_io import show, source_of
 from cellwright.widgets.shared.messages import tell_results
 from cellwright.widgets.shared.napari_private import camera_of
@@ -85,7 +87,7 @@ def test_a_wiped_out_cell_has_no_row(panel: ResultsWidget, read: Read) -> None:
     assert panel.model.table["label"].tolist() == [1, 2, 4]
 
 
-def test_choosing_a_row_moves_the_viewer_and_lights_the_cell_up(panel: ResultsWidget) -> None:
+def test_choosing_a_row_moves_the_viewer_and_lights_the_cell_up(panel: ResultsWidget, qtbot: QtBot) -> None:
     camera_of(panel.viewer).zoom = 200  # the other cells are far away
     panel.view.table.selectRow(2)
     assert panel.model.chosen == 2
@@ -93,6 +95,10 @@ def test_choosing_a_row_moves_the_viewer_and_lights_the_cell_up(panel: ResultsWi
     assert camera_of(panel.viewer).center[-2:] == pytest.approx((42.5 * 0.5, 42.5 * 0.5))
     ring = panel.viewer.layers["chosen cell"]
     assert ring.data.tolist() == [[42.5, 42.5]]
+    assert [pair.annotation.name for pair in pairs(panel.viewer.layers)] == ["cells"]  # to learn from
+    annotate = AnnotateWidget(panel.viewer)
+    qtbot.addWidget(annotate)
+    assert not annotate.panel.start.accepts(ring)
     panel.model.choose(-1)
     assert len(ring.data) == 0
 

@@ -63,7 +63,8 @@ QToolButton:disabled { color: rgba(128, 128, 128, 160); background: rgba(128, 12
 def can_begin(layer: Layer) -> bool:
     """Return whether an annotation can begin with a layer: labels, points, or shapes, drawn or counted."""
     is_counted = layer.metadata.get(METADATA, {}).get("output") == "Shapes"
-    return isinstance(layer, Labels | Points) or is_shapes(layer) or is_counted
+    is_cells = isinstance(layer, Labels | Points) and not layer.metadata.get("preview")
+    return is_cells or is_shapes(layer) or is_counted
 
 
 class AnnotatePanel(QWidget):

@@ -35,7 +35,15 @@ from cellwright.widgets.shared.combos import (
 )
 from cellwright.widgets.shared.form import SettingsForm, is_threshold, names_of
 from cellwright.widgets.shared.job_bar import JobBar
-from cellwright.widgets.shared.style import folded, message_label, panel_layout, put, row, set_state
+from cellwright.widgets.shared.style import (
+    folded,
+    message_label,
+    panel_layout,
+    put,
+    row,
+    set_state,
+    wrappable,
+)
 
 SHORTCUT = "Ctrl+Return"
 REGIONS = {"whole": "Whole image", "view": "What I see", "drawn": "Drawn region"}
@@ -119,7 +127,7 @@ class CountPanel(QWidget):
         self.number.setText(number)
         set_state(self.number, "long", on=len(number) > LONGEST_LARGE)
         self.line.setText(line)
-        for label, text in ((self.legend, legend), (self.details, details)):
+        for label, text in ((self.legend, legend), (self.details, wrappable(details))):
             label.setText(text)
             label.setVisible(bool(text))
 

@@ -67,7 +67,6 @@ class FolderView(QWidget):
         layout = panel_layout(self, spacing_px=6)
         self.inputs = folded("Images and model", self._inputs())
         self.inputs.expand(animate=False)
-        self.inputs.expand(animate=False)
         layout.addWidget(self.inputs)
         layout.addWidget(self._more())
         self.start = QPushButton()

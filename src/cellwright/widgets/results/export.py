@@ -235,12 +235,16 @@ class ResultsExport(QObject):
         self._start(_task(path, write), path)
 
     def save_settings(self, path: Path) -> None:
-        """Write all settings; those of the count too, where the cells were counted."""
+        """Write all settings; those of the count too, where the cells were counted.
+
+        What belongs to the one image is left out: the part that was counted, pixel size, regions, images.
+        """
         try:
             recipe = self.recipe()
         except SettingsError:
             recipe = Recipe(analysis=self._model.settings)
-        self._start(_task(path, lambda: save_recipe(path, replace(recipe, image=""))), path)
+        for_any = replace(recipe, image="", files=InputFiles(), window=(), pixel_size_um=())
+        self._start(_task(path, lambda: save_recipe(path, for_any)), path)
 
     def load_settings(self, path: Path) -> None:
         """Take settings from a file."""

@@ -391,16 +391,21 @@ class ResultsModel:
             return None
         return copositive_table(self.kept_table, tuple(self.thresholds))
 
-    def per_frame(self) -> tuple[str, NDArray[np.intp]] | None:
-        """Return the axis of frames or slices, and how many cells count in each; None for one plane."""
+    def per_frame(self, cells: NDArray[np.bool_] | None = None) -> tuple[str, NDArray[np.intp]] | None:
+        """Return the axis of frames or slices, and how many cells count in each; None for one plane.
+
+        ``cells`` is a mask of the table; None takes those that count.
+        """
         measured = self.measured
         if measured is None:
             return None
         axes = label_axes(measured.result)
         if len(axes) < 3:
             return None
+        if cells is None:
+            cells = self.kept
         shape = self._lead_length(measured, axes)
-        places = np.rint(measured.result.cells.points[self.kept, 0]).astype(np.intp)
+        places = np.rint(measured.result.cells.points[cells, 0]).astype(np.intp)
         return axes[0].lower(), np.bincount(np.clip(places, 0, shape - 1), minlength=shape)
 
     def analysis(self) -> Analysis:

@@ -46,6 +46,7 @@ class PlotTool(QObject):
         self._soon.setTimeout(REDRAW_MS)
         self._soon.triggered.connect(self._redraw_kept)
         view.plot_kind.currentIndexChanged.connect(self._on_kind_chosen)
+        view.plot_kind.activated.connect(self._on_kind_wanted)
         for box in (view.plot_x, view.plot_y, view.plot_group):
             box.currentIndexChanged.connect(self.redraw)
         view.tabs.currentChanged.connect(self._on_page_opened)
@@ -167,10 +168,21 @@ class PlotTool(QObject):
             self._view.strip.set_counts(np.zeros(0, np.intp))
             return "The image has a single plane."
         axis, counts = found
-        self._view.strip.set_counts(counts)
+        regions = self._counts_of_regions()
+        self._view.strip.set_counts(counts, list(regions.values()))
         self._view.strip.set_titles(AXIS_TITLES.get(axis, axis), "Cells")
         self._view.strip.set_frame(self._link.frame_shown(axis))
+        if regions:
+            return f"{legend(list(regions))} · bars: all regions. Click to go there."
         return "Click to go there."
+
+    def _counts_of_regions(self) -> dict[str, NDArray[np.intp]]:
+        """Return the counts over frames of each region where there are several."""
+        model = self._model
+        found = {name: model.per_frame(mask) for name, mask in model.groups("region").items()}
+        if len(model.regions.names) < 2:
+            return {}
+        return {name: one[1] for name, one in found.items() if one is not None}
 
     def _on_plot_made(self, plot: CellPlot) -> None:
         if self._text_colour:
@@ -199,7 +211,20 @@ class PlotTool(QObject):
         view.no_gate.setVisible(kind in ("Histogram", "Scatter"))
         self.redraw()
 
+    _is_kind_wanted = False
+
+    def _on_kind_wanted(self, _: int) -> None:
+        self._is_kind_wanted = True
+
+    def _begin_with_frames(self) -> None:
+        """Show counts over frames of a series in time, until the user chooses a plot."""
+        found = self._model.per_frame()
+        if found is not None and found[0] == "t" and not self._is_kind_wanted:
+            self._view.plot_kind.setCurrentIndex(PLOTS.index("Over frames"))
+            self._is_kind_wanted = True
+
     def _on_measured_changed(self) -> None:
+        self._begin_with_frames()
         names = self._model.number_columns
         first_x: tuple[str, ...] = FIRST_X
         if preferences().unit == "px":

@@ -222,7 +222,7 @@ class Scatter(CellPlot):
 
 
 class Strip(CellPlot):
-    """How many cells count in each frame or slice; a click goes there."""
+    """How many cells count in each frame or slice, in each region too; a click goes there."""
 
     frame_clicked = Signal(int)
 
@@ -234,13 +234,33 @@ class Strip(CellPlot):
         self.addItem(self._here)
         self.scene().sigMouseClicked.connect(self._on_clicked)
         self._n = 0
+        self._lines: list[Any] = []
 
-    def set_counts(self, counts: NDArray[np.intp]) -> None:
-        """Show the counts of frames 0, 1, ..."""
+    def set_counts(self, counts: NDArray[np.intp], groups: Sequence[NDArray[np.intp]] = ()) -> None:
+        """Show the counts of frames 0, 1, ... as bars, and of each group as a line before faint bars."""
         self._n = len(counts)
-        self._bars.setOpts(x=np.arange(self._n), height=counts)
+        brush: Any = COLOUR
+        if groups:
+            brush = FAINT
+        self._bars.setOpts(x=np.arange(self._n), height=counts, brush=brush)
+        for line in self._lines:
+            self.removeItem(line)
+        self._lines = [self._line(place, found) for place, found in enumerate(groups)]
         self.setXRange(-0.5, max(self._n - 0.5, 0.5), padding=0.02)
         self.setYRange(0, max(int(counts.max(initial=0)), 1), padding=0.05)
+
+    def _line(self, place: int, counts: NDArray[np.intp]) -> Any:
+        colour = class_colour(place)
+        pen = pg.mkPen(colour, width=2)
+        return self.plot(
+            np.arange(len(counts)),
+            counts,
+            pen=pen,
+            symbol="o",
+            symbolSize=6,
+            symbolBrush=colour,
+            symbolPen=None,
+        )
 
     def set_frame(self, number: float) -> None:
         """Mark the frame that the viewer shows."""

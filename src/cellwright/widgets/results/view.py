@@ -347,7 +347,8 @@ class ResultsView(QWidget):
         self.copy_python = button("Copy as Python", "The Python that gives the same result.")
         self.copy_command = button("Copy as command", "The command line that gives the same result.")
         self.save_settings = button(
-            "Save settings…", "All settings to a file, for other images and the command line."
+            "Save settings…",
+            "All settings to a file, for other images and the command line; no regions of this image.",
         )
         self.load_settings = button("Load settings…", "Settings saved before.")
         content = QWidget()

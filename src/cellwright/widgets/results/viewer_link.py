@@ -151,7 +151,7 @@ class ViewerLink:
             face_color="transparent",
             border_color=CHOSEN_COLOUR,
             border_width=BORDER_SHARE,
-            metadata={METADATA: {"output": "Chosen"}},
+            metadata={METADATA: {"output": "Chosen"}, "preview": True},  # no annotation to learn from
             **whole_placement(layer),
         )
         self._ring.editable = False

@@ -188,10 +188,10 @@ class ResultsWidget(QWidget):
             self.view.show_message("Open an image first.", is_error=True)
             return
         shapes = ask_for_region(self.viewer, image)
-        shapes.name, shapes.mode = "regions", "add_polygon"
+        shapes.name, shapes.mode = "regions", "add_polygon_lasso"
         self.view.regions.choose(shapes)
         self.view.show_message(
-            "Draw regions: click corner by corner, double-click to close. They hold in every slice."
+            "Draw around each region with the mouse button held. Regions hold in every slice and frame."
         )
 
     def _on_counted(self, viewer: Any, event: CountEvent) -> None:

@@ -1,5 +1,6 @@
 """The style sheet of the panels, and what their layouts share."""
 
+import re
 from typing import Any
 
 from qtpy.QtCore import QEvent, QObject, QSize, Qt
@@ -15,6 +16,7 @@ from qtpy.QtWidgets import (
 from superqt import QCollapsible
 
 PANEL_WIDTH_PX, PANEL_HEIGHT_PX = 290, 120  # the least that the panels need
+LONG_WORD = re.compile(r"\S{16}(?=\S)")
 
 STYLE = """
 #card { background: rgba(128, 128, 128, 28); border-radius: 8px; }
@@ -29,6 +31,7 @@ STYLE = """
 #count[running="true"]:hover { background: #94392f; }
 #guide { background: rgba(47, 181, 174, 40); border-radius: 8px; }
 #guide QLabel { background: transparent; }
+QListWidget::indicator:unchecked { border: 1px solid rgba(128, 128, 128, 255); border-radius: 2px; }
 #preview { padding: 8px; border-radius: 5px; }
 #ask:checked { color: white; background: #1a7a76; }
 #understood { background: transparent; }
@@ -99,6 +102,14 @@ def folded(title: str, content: QWidget) -> QCollapsible:
 def chip(text: str, colour: str) -> str:
     """Return rich text on a colour of its own, readable in dark and light themes."""
     return f"<span style='background-color:{colour};color:black'>&nbsp;{text}&nbsp;</span>"
+
+
+def wrappable(text: str) -> str:
+    """Return a text whose long words, names of files say, may go on in the next line of a narrow panel.
+
+    It is for labels that nobody copies from: the places to go on are marked by characters without a width.
+    """
+    return LONG_WORD.sub("\\g<0>\u200b", text)
 
 
 def message_label() -> QLabel:
