@@ -18,7 +18,7 @@ from cellwright.core.errors import SettingsError, WriteError
 from cellwright.core.tasks import Progress
 from cellwright.files import images, tables
 from cellwright.files.images import read_image
-from cellwright.inference import recipe
+from cellwright.inference import pipeline
 from cellwright.inference.recipe import as_command
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.checkpoint import save_checkpoint
@@ -186,7 +186,7 @@ def test_a_failure_of_another_kind_is_named_without_traceback(cli, image_path, m
         yield Progress("tiles", 0, 1)
         raise RuntimeError("CUDA error: an illegal memory access")
 
-    monkeypatch.setattr(recipe, "count_cells", fail)
+    monkeypatch.setattr(pipeline, "count_cells", fail)
     code, out, err = cli("count", image_path)
     assert (code, out) == (1, "")
     assert err.startswith(f"error: {image_path}: RuntimeError: CUDA error")
@@ -263,7 +263,7 @@ def test_an_interrupt_ends_the_run_and_frees_the_task(cli, image_path, monkeypat
         finally:
             freed.append(True)
 
-    monkeypatch.setattr(recipe, "count_cells", interrupted)
+    monkeypatch.setattr(pipeline, "count_cells", interrupted)
     code, out, err = cli("count", image_path, image_path)
     assert (code, out, freed) == (130, "", [True])
     assert err == "Cancelled; 0 of 2 images were counted.\n"
