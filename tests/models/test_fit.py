@@ -57,6 +57,9 @@ def test_other_weights_have_no_calibration(tmp_path, fit):
         {"limits": [[0, 1]]},
         {"centre": None},
         {"facts": 3},
+        {"facts": ["confidence", "beauty"]},
+        {"bias": float("nan")},
+        {"weights": [1.0, float("inf")]},
     ],
 )
 def test_a_damaged_file_is_refused(tmp_path, fit, changes):

@@ -67,6 +67,16 @@ def test_a_model_is_found_by_its_folder(tmp_path, shelves, make_model):
     assert store.load(str(tmp_path / "elsewhere")).spec.preset == "small"
 
 
+def test_a_folder_of_images_that_is_named_like_a_model_is_none(tmp_path, shelves, make_model, monkeypatch):
+    shipped, _ = shelves
+    save_checkpoint(shipped / "flow", make_model())
+    (tmp_path / "here" / "flow").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    assert store.find("flow") == shipped / "flow"
+    save_checkpoint(tmp_path / "here" / "flow", make_model(seed=8))
+    assert store.find("flow").resolve() == tmp_path / "here" / "flow"
+
+
 @pytest.mark.parametrize("name", ["absent", "../shipped", "flow/spec.json", "/nowhere/flow"])
 def test_an_unknown_model_is_refused(shelves, make_model, name):
     save_checkpoint(shelves[0] / "flow", make_model())

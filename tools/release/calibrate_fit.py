@@ -27,7 +27,7 @@ from cellwright.files.atomic import write_text
 from cellwright.files.dataset.folder import Item
 from cellwright.inference.pipeline import count_cells
 from cellwright.models import store
-from cellwright.models.fit import FIT, FitCalibration
+from cellwright.models.fit import FACTS, FIT, FitCalibration
 from cellwright.models.protocol import CellModel
 from cellwright.ops.labels import relabel
 from cellwright.ops.matching import match_labels, ranking_quality
@@ -39,7 +39,6 @@ PLANES = 3  # of a stack
 CROP_PX = 512
 RIDGE = 3.0
 SPOILT_WEIGHT = 0.5
-FACTS = ("confidence", "score_low", "flow_length", "ambiguous", "left_over")
 PICTURES = (
     *("camera", "astronaut", "brick", "grass", "gravel", "moon", "page", "text"),
     *("hubble_deep_field", "coffee", "chelsea", "rocket"),

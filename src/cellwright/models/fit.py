@@ -18,6 +18,7 @@ from cellwright.files.json_value import NO_JSON
 
 FIT = "fit.json"
 FIT_VERSION = 1
+FACTS = ("confidence", "score_low", "flow_length", "ambiguous", "left_over")
 ARRAYS = ("centre", "weights", "limits")
 
 
@@ -74,7 +75,7 @@ def read_fit(folder: Path, sha256: str) -> FitCalibration | None:
             return None
         arrays = {name: np.array(values[name], np.float64) for name in ARRAYS}
         fit = FitCalibration(tuple(map(str, values["facts"])), bias=float(values["bias"]), **arrays)
-        _check_shapes(fit)
+        _check(fit)
     except (OSError, *NO_JSON, KeyError, TypeError) as error:
         raise CheckpointError(
             f"Expected version {FIT_VERSION} of the expected accuracy in {path}; got: {error!r}. Delete the "
@@ -83,7 +84,12 @@ def read_fit(folder: Path, sha256: str) -> FitCalibration | None:
     return fit
 
 
-def _check_shapes(fit: FitCalibration) -> None:
+def _check(fit: FitCalibration) -> None:
+    unknown = sorted(set(fit.facts) - set(FACTS))
+    if unknown:
+        raise ValueError(f"facts {unknown}")
+    if not all(np.isfinite(values).all() for values in (fit.bias, *(getattr(fit, name) for name in ARRAYS))):
+        raise ValueError("a number that is not finite")
     n_facts = len(fit.facts)
     for name, shape in zip(ARRAYS, ((n_facts,), (n_facts,), (n_facts, 2)), strict=True):
         if getattr(fit, name).shape != shape:

@@ -12,6 +12,7 @@ from cellwright.models.registry import FAMILIES
 
 SPEC_VERSION = 1
 LEARNED_FACTOR = "learned_factor"  # option: true cells for each that a density holds, as learned from counts
+MOST_PX = 100_000  # of any length in a spec
 MAY_LACK = {"count_error", "tuned_diameter_px"}  # models saved before there were such
 PLAIN_FIELDS: dict[str, type[str] | type[int] | type[float]] = {
     "family": str,
@@ -150,9 +151,29 @@ def _from_json(values: dict[str, Any], options: set[str], path: Path) -> ModelSp
         facts["tuned_diameter_px"] = float(values.get("tuned_diameter_px", 0.0))
         facts["options"] = {name: float(values[name]) for name in options & set(values)}
         facts["count_error"] = tuple(map(float, values.get("count_error", ())))
+        _check_numbers(facts)
         return ModelSpec(**facts)
-    except (TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"A field of {path} has the wrong type: {error}.") from error
+    except (TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise CheckpointError(
+            f"A field of {path} has the wrong type or value: {error}. Copy the model folder again."
+        ) from error
+
+
+def _check_numbers(facts: Mapping[str, Any]) -> None:
+    """Raise ValueError where a number would spoil every count, silently."""
+    smallest, largest = facts["diameter_range_px"]
+    low, high = facts["percentiles"]
+    fits = {
+        "diameter_px": 0 < facts["diameter_px"] <= MOST_PX,
+        "diameter_range_px": 0 <= smallest <= largest <= MOST_PX,
+        "tuned_diameter_px": 0 <= facts["tuned_diameter_px"] <= MOST_PX,
+        "halo": 0 <= facts["halo"] <= MOST_PX,
+        "divisor": 0 < facts["divisor"] <= MOST_PX,
+        "percentiles": 0 <= low < high <= 100,
+    }
+    for name, does_fit in fits.items():
+        if not does_fit:
+            raise ValueError(f"{name} of {facts[name]}")
 
 
 def _pair(values: Any) -> tuple[float, float]:

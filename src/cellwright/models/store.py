@@ -78,13 +78,21 @@ def find(name: str | Path) -> Path:
     CheckpointError
         There is neither.
     """
-    if is_folder(Path(name)):
+    is_here = is_folder(Path(name))
+    if is_here and holds_model(Path(name)):
         return Path(name)
     for shelf in (user_folder(), shipped_folder()):
         if Path(name).name == str(name) and is_folder(shelf / name):
             return shelf / name
+    if is_here:  # reading it tells what it lacks
+        return Path(name)
     known = ", ".join(entry.name for entry in models()) or "none"
     raise CheckpointError(f"Model must be a folder or one of: {known}; got {str(name)!r}.")
+
+
+def holds_model(path: Path) -> bool:
+    """Return whether a folder has a file of a model, and is no folder of images that has a model's name."""
+    return any((path / name).exists() for name in NEEDED)
 
 
 def is_folder(path: Path) -> bool:

@@ -92,6 +92,7 @@ def test_a_model_that_gives_no_density_and_its_own_folder_are_refused(start, cou
         ("image,count\nb.tif,3\n", "as line 2 of"),
         ("image,count\na.tif,3\na.tif,4\n", "at least 3 images"),
         ("image,count\n" + 4 * "a.tif,0\n", "not all without cells"),
+        ("image,count\na.tif,3\na.tif,3\na.tif,5\n", "a.tif has 3 and 5 in"),
     ],
 )
 def test_a_table_says_what_is_wrong_with_it(tmp_path, text, words):

@@ -74,7 +74,20 @@ def read_counts(path: Path) -> tuple[CountedImage, ...]:
             f"Learning from counts needs at least {FEWEST} images, not all without cells; got {len(images)} "
             f"in {path}. Count more images."
         )
+    _check_once(images, path)
     return tuple(images)
+
+
+def _check_once(images: Sequence[CountedImage], path: Path) -> None:
+    """Raise where the table tells two counts of one image."""
+    of_path: dict[Path, float] = {}
+    for image in images:
+        known = of_path.setdefault(image.path, image.count)
+        if known != image.count:
+            raise ReadError(
+                f"An image must have one count; {image.path.name} has {known:g} and {image.count:g} in "
+                f"{path}. Keep the right one, or their mean."
+            )
 
 
 def finetune_counts(

@@ -98,6 +98,7 @@ class FolderView(QWidget):
         self.choose_output.setToolTip("Choose the folder for the results.")
         self.output.setToolTip("Labels, tables and summary.csv go there; what is there already is shown.")
         self.model = ModelComboBox(folders="Model folder")
+        self.model.choose_preferred()
         form = QFormLayout()
         form.setSpacing(6)
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
