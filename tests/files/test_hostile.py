@@ -1,5 +1,6 @@
 """Files that mean harm, or are damaged as if they did: refused soon, and in little memory."""
 
+import json
 import shutil
 import struct
 import time
