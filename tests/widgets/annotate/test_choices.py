@@ -54,3 +54,30 @@ def test_nothing_is_offered_of_an_image_that_cannot_be_annotated(widget: Annotat
     widget.choices.offer()
     assert widget.choices.offered is None
     assert widget.panel.offer.isHidden()
+
+
+def test_shapes_begin_an_annotation(widget: AnnotateWidget) -> None:
+    image = widget.viewer.add_image(np.zeros((3, 20, 24), np.float32), axis_labels="zyx", scale=(1, 2, 2))
+    shapes = widget.viewer.add_shapes(name="drawn", ndim=3, scale=(1, 2, 2))
+    shapes.add_rectangles(np.array([[1, 2, 2], [1, 2, 7], [1, 7, 7], [1, 7, 2]], float))
+    shapes.add_ellipses(np.array([[2, 8, 8], [2, 8, 18], [2, 16, 18], [2, 16, 8]], float))
+    shapes.add_polygons(np.array([[1, 4, 4], [1, 4, 12], [1, 12, 4]], float))
+    assert widget.choices.start is None  # drawn shapes are mostly regions to count in
+    widget.panel.start.choose(shapes)
+    widget.panel.begin.click()
+    session = widget.model.session
+    assert session is not None, widget.panel.message.text()
+    labels = session.labels
+    assert np.array_equal(np.unique(labels[1]), [0, 1, 3])
+    assert np.array_equal(np.unique(labels[2]), [0, 2])
+    assert not labels[0].any()
+    assert (labels[1] == 1).sum() == 25  # the first one has what they share
+    assert (labels[2] == 2).sum() == pytest.approx(np.pi * 4 * 5, rel=0.1)
+    widget.panel.begin.click()
+
+    shapes.add_rectangles(np.array([[1, 3, 3], [1, 3, 6], [1, 6, 6], [1, 6, 3]], float))
+    widget.panel.start.choose(shapes)
+    widget.panel.begin.click()
+    assert widget.model.session is None  # no cell is lost without a word
+    assert "region 4" in widget.panel.message.text()
+    assert widget.choices.image is image

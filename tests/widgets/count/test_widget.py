@@ -7,6 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,9 +22,12 @@ from qtpy.QtWidgets import QFileDialog, QWidget
 
 from cellwright.core.errors import ImageError
 from cellwright.core.tasks import Progress
+from cellwright.inference.recipe import as_command, load_recipe, recipe_of
 from cellwright.models import store
+from cellwright.models.store import ModelEntry
 from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.widgets.count.widget import CountWidget
+from cellwright.widgets.shared.combos import model_events
 from cellwright.widgets.shared.regions import REGION_NAME
 
 Settled = Callable[[CountWidget], None]
@@ -539,3 +543,53 @@ def test_the_diameter_is_given_in_micrometres_where_the_pixel_size_is_known(
     assert (box.unit.isHidden(), box.suffix(), box.value()) == (True, " px", 0.0)
     assert "no pixel size" in widget.panel.message.text()
     assert widget.engine.diameter_um == 0.0
+
+
+@pytest.fixture
+def listed(shelved: Any, monkeypatch: pytest.MonkeyPatch) -> list[ModelEntry]:
+    """Three models of one family, and one of another."""
+    families = {"flow": "flow", "mine": "flow", "theirs": "flow", "centroid": "centroid"}
+    entries = [
+        ModelEntry(name, Path(name), replace(shelved.spec, family=family), {})
+        for name, family in families.items()
+    ]
+    monkeypatch.setattr(store, "models", lambda: entries)
+    return entries
+
+
+def test_models_of_one_family_count_together(
+    viewer: ViewerModel, listed: list[ModelEntry], widget: CountWidget, blobs: Any, settled: Settled
+) -> None:
+    viewer.add_image(blobs.image, name="blobs")
+    together = widget.panel.together
+    titles = [together.item(place).text() for place in range(together.count())]
+    assert titles == ["Nuclei and cells, outlines · mine", "Nuclei and cells, outlines · theirs"]
+    together.item(1).setCheckState(Qt.CheckState.Checked)
+    widget.panel.count.click()
+    settled(widget)
+    assert widget.counted is not None
+    result = widget.counted.result
+    assert (result.count, result.provenance.model) == (len(blobs), "flow + theirs")
+    assert "--model flow --model theirs" in as_command(recipe_of(result, source="blobs.tif"))
+    widget.panel.filters.container["min_area_px"].value = 100_000  # without the networks
+    settled(widget)
+    assert widget.counted.result.count == 0
+
+
+def test_models_that_count_together_follow_the_list_and_the_settings(
+    listed: list[ModelEntry], widget: CountWidget, tmp_path: Path
+) -> None:
+    panel, path = widget.panel, tmp_path / "s.json"
+    panel.together.item(1).setCheckState(Qt.CheckState.Checked)
+    widget.settings_file.save(path)
+    assert load_recipe(path).models == ("flow", "theirs")
+    panel.together.item(1).setCheckState(Qt.CheckState.Unchecked)
+    widget.settings_file.load(path)
+    assert panel.ticked_models == ("theirs",)
+    listed.pop(2)
+    model_events.changed.emit()
+    assert (panel.ticked_models, panel.together.count()) == ((), 1)
+    widget.settings_file.load(path)
+    assert "no model theirs" in panel.message.text()
+    panel.model.setCurrentIndex(panel.model.findData("centroid"))
+    assert panel.together.isHidden()  # no other model of its family

@@ -13,10 +13,15 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QFileDialog
 
 from cellwright.core.data import Image
+from cellwright.models import store
+from cellwright.widgets.annotate.widget import AnnotateWidget
+from cellwright.widgets.compare.widget import CompareWidget
 from cellwright.widgets.count.count_request import size_line
 from cellwright.widgets.count.widget import CountWidget
+from cellwright.widgets.folder.widget import FolderWidget
 from cellwright.widgets.plugin import commands
 from cellwright.widgets.results.widget import ResultsWidget
+from cellwright.widgets.shared.combos import ModelComboBox
 from cellwright.widgets.shared.napari_private import PAGE, PLUGIN, Preferences, preferences
 
 
@@ -72,3 +77,27 @@ def test_panels_begin_with_what_is_set(
     viewer.layers.selection.active = viewer.layers["a"]
     commands.count_active_layer(viewer)
     assert (requests[0].model, requests[0].engine.device) == ("nuclei", "cpu")
+
+
+def test_a_preferred_model_that_does_not_suit_a_panel_is_left_out(
+    qtbot: QtBot, page: Any, tmp_path: Path
+) -> None:
+    for name, wanted in (("density", False), ("flow", True)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "spec.json").write_bytes((store.shipped_folder() / name / "spec.json").read_bytes())
+        page.update({"model": str(folder)})
+        box = ModelComboBox(accepts=lambda entry: entry.spec.family != "density")
+        qtbot.addWidget(box)
+        box.choose_preferred()
+        assert (box.currentData() == str(folder)) == wanted
+
+
+def test_every_panel_begins_with_the_preferred_model(viewer: ViewerModel, qtbot: QtBot, page: Any) -> None:
+    page.update({"model": "nuclei"})
+    folder, annotate, compare = FolderWidget(viewer), AnnotateWidget(viewer), CompareWidget(viewer)
+    for panel in (folder, annotate, compare):
+        qtbot.addWidget(panel)
+    first, second = compare.panel.first.currentData(), compare.panel.second.currentData()
+    assert (folder.view.model.currentData(), annotate.panel.model.currentData()) == ("nuclei", "nuclei")
+    assert (first, second) == ("nuclei", "flow")

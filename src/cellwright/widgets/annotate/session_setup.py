@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from napari.layers import Image as ImageLayer
-from napari.layers import Labels, Layer, Points
+from napari.layers import Labels, Layer, Points, Shapes
 from numpy.typing import NDArray
 
 from cellwright.annotation.identity import identity_of
@@ -22,9 +22,11 @@ from cellwright.models import store
 from cellwright.widgets.shared.coordinates import Channel, axis_of, full_resolution, in_pixels
 from cellwright.widgets.shared.edited_layers import EDITED, METADATA
 from cellwright.widgets.shared.layer_io import ANNOTATION, Source, image_of, source_of
+from cellwright.widgets.shared.regions import RegionLayers, regions_of
 
 SUFFIX = ".journal"
 DEFAULT_DISC_PX = 12.0
+MOST_NAMES = 5  # of shapes in an error
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +121,8 @@ def start_session(
     Parameters
     ----------
     start
-        Labels or Points to begin with; None begins with nothing. Labels of the whole image are edited in
-        their own layer, those of a part in a new one.
+        Labels, Points or Shapes to begin with; None begins with nothing. Labels of the whole image are
+        edited in their own layer, those of a part in a new one. Each shape is a cell.
     journal
         Takes the edits; what is there already is kept under another name.
     diameter_px
@@ -138,6 +140,8 @@ def start_session(
     image = image_of(image_layer, channel)
     source = source_of(image_layer, channel)
     assert image_layer is not None  # as image_of made sure
+    if isinstance(start, Shapes):
+        drawn = _labels_of_shapes(image, image_layer, channel, start)  # before an earlier journal gives way
     path = None if journal is None else fresh_journal(journal)
     if isinstance(start, Points):
         points = in_pixels(start.data, start, image_layer, axis_of(channel))
@@ -146,10 +150,14 @@ def start_session(
         session = AnnotationSession.from_points(points, image, diameter_px, columns, journal=path)
     elif isinstance(start, Labels):
         session = _from_labels(image, image_layer, channel, start, path)
+    elif isinstance(start, Shapes):
+        session = AnnotationSession(image, drawn, journal=path)
     elif start is None:
         session = AnnotationSession(image, journal=path)
     else:
-        raise WrongLayerError(f"Begin with Labels or Points; got {type(start).__name__} {start.name!r}.")
+        raise WrongLayerError(
+            f"Begin with Labels, Points or Shapes; got {type(start).__name__} {start.name!r}."
+        )
     return OpenedSession(session, source, _layer_of(session, source, start))
 
 
@@ -210,6 +218,39 @@ def _from_labels(
         class_names=columns.class_names,
         journal=journal,
     )
+
+
+def _labels_of_shapes(
+    image: Image, image_layer: ImageLayer, channel: Channel | None, shapes: Shapes
+) -> NDArray[np.int32]:
+    """Return each shape as a cell; a pixel belongs to the first that takes it.
+
+    Shapes that are to be cut out of the others, see ``regions_of``, are no cells.
+    """
+    regions = regions_of(RegionLayers(shapes), image_layer, axis_of(channel))
+    labels = np.zeros(plane_shape(image), np.int32)
+    for index in np.ndindex(labels.shape[:-2]):
+        plane = labels[index]
+        for number, region in enumerate(regions.included, start=1):
+            if _lies_at(region, index):
+                plane[region.mask(index, plane.shape) & (plane == 0)] = number
+        for region in regions.excluded:
+            if _lies_at(region, index):
+                plane[region.mask(index, plane.shape)] = 0
+    lost = np.setdiff1d(np.arange(1, len(regions.included) + 1), labels)
+    if len(lost):
+        names = ", ".join(regions.included[number - 1].name for number in lost[:MOST_NAMES])
+        raise AnnotationError(
+            f"Each shape must have a pixel of the image of its own; of {shapes.name!r} these have none: "
+            f"{names}. Move them apart or into the image, or remove them."
+        )
+    return labels
+
+
+def _lies_at(region: Any, index: tuple[int, ...]) -> bool:
+    """Return whether a shape was drawn in a plane, or holds in all of them."""
+    places = ((None,) * len(index) + region.index)[len(region.index) :]
+    return all(place in (None, at) for place, at in zip(places, index, strict=True))
 
 
 def _columns(table: Any, n: int) -> Columns:

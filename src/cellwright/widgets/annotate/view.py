@@ -1,6 +1,6 @@
 """The controls of the annotate panel and where they stand, without behaviour."""
 
-from napari.layers import Labels, Points
+from napari.layers import Labels, Layer, Points
 from qtpy.QtCore import QSize, Qt
 from qtpy.QtWidgets import (
     QCheckBox,
@@ -24,7 +24,14 @@ from qtpy.QtWidgets import (
 
 from cellwright.models import registry
 from cellwright.widgets.annotate.keys import N_CLASS_KEYS, TOOLS, Tool, key_text
-from cellwright.widgets.shared.combos import ChannelComboBox, LayerComboBox, ModelComboBox, is_image
+from cellwright.widgets.shared.combos import (
+    ChannelComboBox,
+    LayerComboBox,
+    ModelComboBox,
+    is_image,
+    is_shapes,
+)
+from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.job_bar import JobBar
 from cellwright.widgets.shared.layer_factory import class_colour
 from cellwright.widgets.shared.style import message_label, panel_layout, row, set_state
@@ -51,6 +58,13 @@ QToolButton:disabled { color: rgba(128, 128, 128, 160); background: rgba(128, 12
 #reject { background: #9c4038; color: white; } #reject:hover { background: #b54d44; }
 #accept:disabled, #reject:disabled { color: rgba(128, 128, 128, 160); background: rgba(128, 128, 128, 18); }
 """
+
+
+def can_begin(layer: Layer) -> bool:
+    """Return whether an annotation can begin with a layer: labels, points, or shapes, drawn or counted."""
+    is_counted = layer.metadata.get(METADATA, {}).get("output") == "Shapes"
+    is_cells = isinstance(layer, Labels | Points) and not layer.metadata.get("preview")
+    return is_cells or is_shapes(layer) or is_counted
 
 
 class AnnotatePanel(QWidget):
@@ -156,8 +170,8 @@ class AnnotatePanel(QWidget):
         self.image = LayerComboBox(is_image, "Image layer to annotate.", follows_active=True)
         self.channel = ChannelComboBox("Channel that the model and the tools look at.")
         self.start = LayerComboBox(
-            lambda layer: isinstance(layer, Labels | Points) and not layer.metadata.get("preview"),
-            "Labels or points to begin with: the result of a count, say.",
+            can_begin,
+            "What to begin with: the labels, points or boxes of a count, or shapes, of which each is a cell.",
             none="Nothing: an empty image",
             follows_active=True,
         )
@@ -171,6 +185,7 @@ class AnnotatePanel(QWidget):
             "What outlines added cells, checks in the mirrored image, counts a folder, and is taught.",
             accepts=lambda entry: "Labels" in registry.get(entry.spec.family).returns,
         )
+        self.model.choose_preferred()
         form.addRow("Model", self.model.with_card())
         self.begin = QPushButton("Start")
         self.begin.setObjectName("begin")

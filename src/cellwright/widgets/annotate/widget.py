@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image as ImageLayer
-from napari.layers import Labels, Layer, Points
+from napari.layers import Labels, Layer, Points, Shapes
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Qt
 from qtpy.QtGui import QKeySequence, QShowEvent
@@ -375,6 +375,7 @@ class AnnotateChoices(QObject):
         self.offered: Path | None = None  # journal of what can be resumed
         panel.image.chosen.connect(self._on_image_chosen)
         panel.start.usual = self._usual_start
+        panel.start.follows = lambda layer: not isinstance(layer, Shapes)  # mostly regions to count in
         panel.image.follow(model.viewer)
         panel.start.follow(model.viewer)
         self._on_image_chosen()

@@ -150,6 +150,9 @@ class ComparePanel(QWidget):
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         for title, box in (("Images", self.data), ("Channel", self.channel), ("Truth", self.truth)):
             form.addRow(title, box)
+        self.first.choose_preferred()
+        if self.first.currentData() == self.second.currentData():
+            self.second.setCurrentIndex(self.second.place_of(usual_pair(self.second.families)[0]))
         for title, model in (("Model 1", self.first), ("Model 2", self.second)):
             form.addRow(title, model.with_card())
         return form

@@ -1,7 +1,6 @@
 """What a user can choose to count with, as the boxes of the panel tell it, and what its axes mean."""
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from cellwright.files.metadata import Understood, likely_axes, meaning
 from cellwright.inference.settings import pixel_um_of
 from cellwright.widgets.count.model import CountModel
 from cellwright.widgets.count.view import CountPanel
-from cellwright.widgets.shared.combos import SPECS
+from cellwright.widgets.shared.combos import SPECS, model_events
 from cellwright.widgets.shared.coordinates import NO_CHANNELS, Channel, channels_of, is_understood, understood
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.napari_private import preferences
@@ -51,12 +50,12 @@ class Choices(QObject):
         panel.image.chosen.connect(self.refresh_channels)
         for box in (panel.image, panel.exclude, panel.mask_layer):
             box.follow(viewer)
+        model_events.changed.connect(self.list_siblings)
         own = preferences()
         if own.device != "auto":
             panel.device.fill([("Auto", "auto"), (own.device, own.device)], own.device)
-        if own.model:
-            with suppress(CheckpointError):  # one that is gone
-                self.choose_model(own.model)
+        panel.model.choose_preferred()
+        self.list_siblings()
         layers = viewer.layers
         for emitter in (layers.events.inserted, layers.events.removed, viewer.dims.events.ndisplay):
             emitter.connect(self._on_scene_changed)
@@ -116,6 +115,14 @@ class Choices(QObject):
         if not name or box.findData(name) < 0:
             raise CheckpointError(f"There is no model {name!r} here. Import it, or choose another one.")
         box.setCurrentIndex(box.findData(name))
+
+    def list_siblings(self, ticked: Sequence[str] | None = None) -> None:
+        """List what can count together with the chosen model; those that were ticked stay so by default."""
+        if not isalive(self):  # type: ignore[no-untyped-call]
+            return
+        if ticked is None:
+            ticked = self._panel.ticked_models
+        self._panel.list_models(self._panel.model.siblings, ticked)
 
     def _on_scene_changed(self, _: Any = None) -> None:
         if isalive(self):  # type: ignore[no-untyped-call]

@@ -27,7 +27,7 @@ class Request:
     """What is to be counted, and how. Made by the widget and the menu command; used by :func:`count_task`."""
 
     source: Source
-    model: str | Path
+    model: str | Path | tuple[str, ...]  # several of one family are averaged
     settings: Any = None
     engine: EngineSettings = EngineSettings()  # noqa: RUF009 - frozen
     outputs: tuple[str, ...] = ("Labels",)

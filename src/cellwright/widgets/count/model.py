@@ -30,6 +30,8 @@ class CountInputs:
         What of it to count in.
     model, family
         Name or folder of the model, and its family.
+    together
+        Names or folders of further models of the family, averaged with it.
     classifier
         Name of a classifier, empty for none.
     settings
@@ -48,12 +50,19 @@ class CountInputs:
     settings: Any
     engine: EngineSettings
     outputs: tuple[str, ...]
+    together: tuple[str, ...] = ()
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names or folders of all models that count."""
+        return (self.model, *self.together)
 
     def request(self, source: Source) -> Request:
         """Return what is to be counted, as all of this says."""
-        return Request(
-            source, self.model, self.settings, self.engine, self.outputs, self.classifier, self.family
-        )
+        model: str | tuple[str, ...] = self.model
+        if self.together:
+            model = self.models
+        return Request(source, model, self.settings, self.engine, self.outputs, self.classifier, self.family)
 
 
 class _Remembered(NamedTuple):

@@ -155,7 +155,7 @@ class SettingsFileTool(QObject):
         try:
             inputs = self._model.inputs()
             recipe = Recipe(
-                models=(inputs.model,),
+                models=inputs.models,
                 settings=inputs.settings,
                 engine=inputs.engine,
                 classifier=inputs.classifier,
@@ -188,8 +188,10 @@ class SettingsFileTool(QObject):
             if channel is not None and channel.index == engine.channel:
                 panel.channel.setCurrentIndex(place)
         told = f"Settings of {path.name} taken; count to use them."
-        if len(recipe.models) > 1:
-            told += f" The panel takes one model; left out: {', '.join(recipe.models[1:])}."
+        self._choices.list_siblings(recipe.models[1:])
+        missing = [name for name in recipe.models[1:] if name not in panel.ticked_models]
+        if missing:
+            told += f" There is no model {', '.join(missing)} to count together with; it is left out."
         self._model.tell(told)
 
     def _on_save_clicked(self) -> None:

@@ -1,6 +1,6 @@
 """The looks of the count widget: its controls and where they stand, without behaviour."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from napari.layers import Labels
@@ -13,6 +13,8 @@ from qtpy.QtWidgets import (
     QGridLayout,
     QHBoxLayout,
     QLabel,
+    QListWidget,
+    QListWidgetItem,
     QPushButton,
     QVBoxLayout,
     QWidget,
@@ -52,6 +54,8 @@ OWN_ROWS = ("device", "channel", "diameter_px", "diameter_um")  # engine setting
 PX, UM = "px", "µm"
 MOST = {PX: 5000.0, UM: 100_000.0}  # of a diameter
 UNIT_LETTERS = 2
+MOST_ROWS = 4  # of the list of models that is not scrolled
+ROW_PADDING_PX = 4
 LONGEST_LARGE = 6  # characters of the number that fit into the panel at full size
 
 
@@ -67,6 +71,8 @@ class CountPanel(QWidget):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         layout = panel_layout(self)
+        self.guide = GuideLine()
+        layout.addWidget(self.guide)
         layout.addLayout(self._first_choices())
         layout.addLayout(self._buttons())
         self.jobs = JobBar(has_stop=False)
@@ -195,11 +201,13 @@ class CountPanel(QWidget):
             "Diameter": self._diameter(),
             "Classes": self.classes,
             "Device": self.device,
+            "Together with": self._together(),
         }
         box = QWidget()
         layout = QVBoxLayout(box)
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.addLayout(_form(rows))
+        self._more_form = _form(rows)
+        layout.addLayout(self._more_form)
         layout.addLayout(self._outputs())
         self._advanced_box = QVBoxLayout()
         layout.addLayout(self._advanced_box)
@@ -208,7 +216,42 @@ class CountPanel(QWidget):
         self.load_settings.setToolTip("Take settings that were saved before.")
         layout.addWidget(self.save_settings)
         layout.addWidget(self.load_settings)
+        self.show_guide = QPushButton("Show the first steps")
+        self.show_guide.setToolTip("Three steps from an image to its results, on a sample image if you like.")
+        layout.addWidget(self.show_guide)
         return box
+
+    def _together(self) -> QListWidget:
+        self.together = QListWidget()
+        self.together.setToolTip(
+            "Further models of the same family: their outputs are averaged with those of the model above."
+        )
+        self.together.setSelectionMode(QListWidget.SelectionMode.NoSelection)
+        self.together.setTextElideMode(Qt.TextElideMode.ElideRight)
+        self.together.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        return self.together
+
+    @property
+    def ticked_models(self) -> tuple[str, ...]:
+        """Names or folders of the models that count together with the chosen one."""
+        items = [self.together.item(place) for place in range(self.together.count())]
+        ticked = [item for item in items if item is not None and item.checkState() == Qt.CheckState.Checked]
+        return tuple(str(item.data(Qt.ItemDataRole.UserRole)) for item in ticked)
+
+    def list_models(self, models: Iterable[tuple[str, str]], ticked: Container[str]) -> None:
+        """List title and name of models that can count together with the chosen one, and tick some."""
+        self.together.clear()
+        for title, name in models:
+            item = QListWidgetItem(title)
+            item.setToolTip(title)
+            item.setData(Qt.ItemDataRole.UserRole, name)
+            item.setFlags(Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsUserCheckable)
+            item.setCheckState(Qt.CheckState.Checked if name in ticked else Qt.CheckState.Unchecked)
+            self.together.addItem(item)
+        n_shown = min(self.together.count(), MOST_ROWS)
+        row_px = max(self.together.sizeHintForRow(0), self.together.fontMetrics().height() + ROW_PADDING_PX)
+        self.together.setFixedHeight(n_shown * row_px + 2 * ROW_PADDING_PX)
+        self._more_form.setRowVisible(self.together, n_shown > 0)
 
     def _diameter(self) -> QHBoxLayout:
         self.diameter = DiameterBox()
@@ -279,6 +322,29 @@ class CountPanel(QWidget):
         for button in (self.ask, self.calibrate, self.colours):
             layout.addWidget(button, 1)
         return layout
+
+
+class GuideLine(QFrame):
+    """A step of the guide with what does it and what leaves; out of sight to begin with.
+
+    Parameters
+    ----------
+    parent
+        Qt parent.
+    """
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setObjectName("guide")
+        self.text = QLabel()
+        self.text.setWordWrap(True)
+        self.go_on, self.leave = QPushButton(), QPushButton("Leave")
+        self.leave.setToolTip("Hide these steps. They stay at the end of More.")
+        self.go_on.setToolTip("Do this step.")
+        layout = QVBoxLayout(self)
+        layout.addWidget(self.text)
+        layout.addLayout(row(self.go_on, self.leave))
+        self.setVisible(False)
 
 
 class DiameterBox(QDoubleSpinBox):

@@ -29,6 +29,7 @@ from cellwright.widgets.count.count_request import (
     result_line,
     size_line,
 )
+from cellwright.widgets.count.first_run import FirstRunTool
 from cellwright.widgets.count.model import CountInputs, CountModel
 from cellwright.widgets.count.point_prompt import PointPromptTool
 from cellwright.widgets.count.save import SaveTool, SettingsFileTool
@@ -112,6 +113,7 @@ class CountWidget(QWidget):
         self.calibrate = CalibrateTool(self.model, self.panel.calibrate)
         self.save = SaveTool(self.model, self.panel.save)
         self.settings_file = SettingsFileTool(self.model, self.panel, self.choices)
+        self.first_run = FirstRunTool(self.model, self.panel)
         self.panel.put_tool(self.calibrate.form)
         self._connect_panel()
         self._connect_model()
@@ -175,6 +177,7 @@ class CountWidget(QWidget):
             settings=self.settings,
             engine=self.engine,
             outputs=self.outputs,
+            together=self.panel.ticked_models,
         )
 
     @property
@@ -416,7 +419,10 @@ class CountWidget(QWidget):
         if image is None or cells is None:
             self.model.tell("Image or cells are no longer among the layers. Count again, then correct.")
             return
-        hand_over(self.viewer, ANNOTATE, HandOver(image, cells, str(counted.request.model)))
+        model = counted.request.model
+        if isinstance(model, tuple):
+            model = model[0]
+        hand_over(self.viewer, ANNOTATE, HandOver(image, cells, str(model)))
 
     def _on_sent(self, viewer: Any, panel: str, what: HandOver) -> None:
         """Choose the image and the model that another panel sends."""
@@ -437,6 +443,7 @@ class CountWidget(QWidget):
             self.model.tell("Draw a rectangle around the cells, then count.")
 
     def _on_model_chosen(self) -> None:
+        self.choices.list_siblings()
         self._show_family(self.choices.family)
 
     def _show_family(self, family: str) -> None:

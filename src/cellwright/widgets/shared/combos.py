@@ -1,6 +1,7 @@
 """Boxes to choose from that fill themselves: layers, channels, models, classifiers, devices."""
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from cellwright.widgets.shared.classes import classifiers
 from cellwright.widgets.shared.coordinates import Channel, channels_of
 from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.jobs import Job
-from cellwright.widgets.shared.napari_private import unwrapped
+from cellwright.widgets.shared.napari_private import preferences, unwrapped
 from cellwright.widgets.shared.style import row
 
 SPECS = "spec.json"
@@ -189,6 +190,7 @@ class LayerComboBox(PanelComboBox):
     ) -> None:
         super().__init__(help_text, folders=folders)
         self.accepts, self.none = accepts, none
+        self.follows: Callable[[Layer], bool] = lambda _: True  # whether one is chosen as it becomes active
         self.usual: Callable[[], Layer | None] = self._active  # what to choose where the chosen one is gone
         if none:
             self.usual = lambda: None
@@ -225,7 +227,7 @@ class LayerComboBox(PanelComboBox):
         """Choose the active layer where it is listed and the box is enabled."""
         if isalive(self) and self.isEnabled():  # type: ignore[no-untyped-call]
             active = self._active()
-            if active is not None:
+            if active is not None and self.follows(active):
                 self.choose(active)
 
     def refresh(self, _: Any = None) -> None:
@@ -337,9 +339,25 @@ class ModelComboBox(PanelComboBox):
         return str(model)
 
     @property
+    def families(self) -> Mapping[str, str]:
+        """Family of each listed model, by its name or folder."""
+        return self._families
+
+    @property
     def family(self) -> str:
         """Family of the chosen model; the first one when there is no model."""
         return self._families.get(str(self.currentData()), registry.DEFAULT_FAMILY)
+
+    @property
+    def siblings(self) -> list[tuple[str, str]]:
+        """Title and name or folder of the other models of the family of the chosen one."""
+        entries = [(self.itemText(place), self.itemData(place)) for place in range(self.count())]
+        chosen, family = self.currentData(), self._families.get(str(self.currentData()))
+        return [
+            (title, str(data))
+            for title, data in entries
+            if data != chosen and family is not None and self._families.get(str(data)) == family
+        ]
 
     def refresh(self, wanted: str = "") -> None:
         """List the models and choose one; the chosen one stays so while it is there."""
@@ -358,6 +376,18 @@ class ModelComboBox(PanelComboBox):
         self.fill([*titles, *self._after], data, self._otherwise)
         for place, entry in enumerate(entries):
             self.setItemData(place, model_help(entry.spec), Qt.ItemDataRole.ToolTipRole)
+
+    def choose_preferred(self) -> None:
+        """Choose the model of the Preferences where it is listed, or is a folder that could be."""
+        own = preferences().model
+        place = self.findData(own)
+        if own and place >= 0:
+            self.setCurrentIndex(place)
+            return
+        with suppress(CellwrightError):  # one that is gone, or is none
+            folder = Path(own)
+            if own and self._accepts(store.ModelEntry(folder.name, folder, read_spec(folder / SPECS), {})):
+                self.add_folder(folder)
 
     def with_card(self) -> QHBoxLayout:
         """Return the box with the button beside it that shows the card of the chosen model."""

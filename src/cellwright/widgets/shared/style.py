@@ -29,6 +29,9 @@ STYLE = """
 #count:disabled { background: rgba(128, 128, 128, 90); }
 #count[running="true"] { background: #b0483f; }
 #count[running="true"]:hover { background: #94392f; }
+#guide { background: rgba(47, 181, 174, 40); border-radius: 8px; }
+#guide QLabel { background: transparent; }
+QListWidget::indicator:unchecked { border: 1px solid rgba(128, 128, 128, 255); border-radius: 2px; }
 #preview { padding: 8px; border-radius: 5px; }
 #ask:checked { color: white; background: #1a7a76; }
 #understood { background: transparent; }
