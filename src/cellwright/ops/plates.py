@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,6 +57,24 @@ def well_place(name: str) -> tuple[int, int] | None:
         return None
     row, column = match.groups()
     return row_number(row), int(column) - 1
+
+
+def plate_pattern(names: Sequence[str]) -> str:
+    """Return the pattern of names that all tell a well; '' where they do not.
+
+    Examples
+    --------
+    >>> plate_pattern(["A01", "B06"]), plate_pattern(["A01_s1", "A01_s2"]), plate_pattern(["A01", "notes"])
+    ('{well}', '{well}_s{site}', '')
+    """
+    parts = [name.partition("_s") for name in names]
+    if not names or any(well_place(well) is None for well, _, _ in parts):
+        return ""
+    if all(not site for _, site, _ in parts):
+        return "{well}"
+    if all(site.isdigit() for _, _, site in parts):
+        return "{well}_s{site}"
+    return ""
 
 
 def row_name(row: int) -> str:

@@ -67,6 +67,15 @@ def run(qtbot: QtBot) -> Callable[[FolderWidget], None]:
     return press
 
 
+def test_names_that_are_wells_propose_their_pattern(panel: FolderWidget) -> None:
+    panel.view.plate_names.setText("")
+    panel.view.folders.editingFinished.emit()
+    assert panel.view.plate_names.text() == "{well}_s{site}"
+    panel.view.plate_names.setText("{plate}")
+    panel.view.folders.editingFinished.emit()
+    assert panel.view.plate_names.text() == "{plate}"  # what a user wrote stays
+
+
 def names(panel: FolderWidget) -> list[str]:
     return [one.image.name for one in panel.model.shown]
 

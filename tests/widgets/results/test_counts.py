@@ -287,6 +287,9 @@ def test_a_strip_and_boxes(viewer: ViewerModel, qtbot: QtBot, squares: Any, read
     assert [line.getData()[1].tolist() for line in panel.view.strip._lines] == [[1, 1, 1], [2, 2, 1]]
     assert panel.view.strip._bars.opts["height"].tolist() == [3, 3, 2]
     assert "region 2" in panel.view.plot_hint.text()
+    frame = panel.view.counts_frame
+    titles = [frame.headerData(place, Qt.Orientation.Horizontal) for place in range(len(frame.names))]
+    assert titles[:4] == ["Region", "Frame", "Cells", "Area [px]"]
     panel.view.plot_kind.setCurrentIndex(3)
     assert "Median" in panel.view.plot_hint.text()
 

@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from cellwright.files.folders.results import ImageOutcome, thumbnail_of
 from cellwright.inference.fit import UNKNOWN_BELOW, WARN_BELOW, in_short
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
-from cellwright.ops.plates import PlateMap
+from cellwright.ops.plates import PlateMap, plate_pattern
 from cellwright.widgets.folder.model import ORDERS, FolderModel, well_name
 from cellwright.widgets.folder.plate_view import PlateView
 from cellwright.widgets.shared.combos import DeviceComboBox, ModelComboBox, PanelComboBox
@@ -43,6 +44,7 @@ from cellwright.widgets.shared.job_bar import JobBar
 from cellwright.widgets.shared.style import folded, message_label, panel_layout, put, row, set_state
 
 START, STOP = "Count images", "Stop"
+MOST_NAMES = 1000  # of a folder that are looked at for wells
 SEPARATOR = "; "  # between folders in their line
 SHOWN_IN_FORM = tuple(name for name in names_of(EngineSettings) if name not in ("device", "channel"))
 ANY_CHANNEL = -1
@@ -92,7 +94,7 @@ class FolderView(QWidget):
         self.pattern.setToolTip("File names must match it, e.g. *_DAPI.tif.")
         self.plate_names.setToolTip(
             "What names tell of a plate: {well}, {site}, {plate} and what stands around them, e.g. "
-            "{plate}/{well}_s{site}. OME-Zarr plates tell it themselves."
+            "{plate}/{well}_s{site}. Proposed where all names are wells. OME-Zarr plates tell it themselves."
         )
         self.output, self.choose_output = _line("Folder for the results"), QPushButton("Choose…")
         self.choose_output.setToolTip("Choose the folder for the results.")
@@ -190,6 +192,14 @@ class FolderView(QWidget):
         folder = QFileDialog.getExistingDirectory(self, "Folder of images, or a .zarr plate")
         if folder:
             self.folders.setText(SEPARATOR.join(filter(None, [before, folder])))
+            self.propose_plate()
+
+    def propose_plate(self) -> None:
+        """Write what the names in the first folder tell of a plate, where nothing is written yet."""
+        folder = Path(self.folders.text().split(SEPARATOR.strip())[0].strip())
+        if not self.plate_names.text().strip() and folder.is_dir():
+            stems = [one.name.partition(".")[0] for one in islice(folder.iterdir(), MOST_NAMES)]
+            self.plate_names.setText(plate_pattern([stem for stem in stems if stem]))
 
     def ask_for_output(self) -> str:
         """Let the user choose the folder of the results; return it, '' for none."""

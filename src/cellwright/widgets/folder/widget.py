@@ -75,6 +75,7 @@ class FolderWidget(QWidget):
         view, model = self.view, self.model
         view.choose_folder.clicked.connect(lambda: view.ask_for_folder(add=False))
         view.add_folder.clicked.connect(lambda: view.ask_for_folder(add=True))
+        view.folders.editingFinished.connect(view.propose_plate)
         view.choose_output.clicked.connect(self._on_choose_output_clicked)
         view.output.editingFinished.connect(self._show_earlier)
         view.model.chosen.connect(self._on_model_chosen)

@@ -174,6 +174,8 @@ class PlotTool(QObject):
         self._view.strip.set_frame(self._link.frame_shown(axis))
         if regions:
             return f"{legend(list(regions))} · bars: all regions. Click to go there."
+        if axis == "z":
+            return "Each cell counts in the slice of its centre. Click to go there."
         return "Click to go there."
 
     def _counts_of_regions(self) -> dict[str, NDArray[np.intp]]:

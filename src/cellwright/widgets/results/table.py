@@ -13,6 +13,14 @@ if TYPE_CHECKING:
     import pandas
 
 EDITABLE = "class"
+COUNT_TITLES = {  # of columns that tables of counts have and cells have not
+    "region": "Region",
+    "count": "Cells",
+    "area_mm2": "Area [mm²]",
+    "volume_mm3": "Volume [mm³]",
+    "density_per_mm2": "Cells per mm²",
+    "density_per_mm3": "Cells per mm³",
+}
 ROW_PADDING_PX = 6
 WIDEST_SAMPLE = 50  # rows that tell how wide a column is
 NO_INDEX = QModelIndex()
@@ -102,7 +110,10 @@ class FrameModel(QAbstractTableModel):
         """Return title and help of a column."""
         if orientation != Qt.Orientation.Horizontal or section >= len(self.names):
             return None
-        column = describe(self.names[section])
+        name = self.names[section]
+        column = describe(name)
+        if role == Role.DisplayRole and name in COUNT_TITLES:
+            return COUNT_TITLES[name]
         if role == Role.DisplayRole:
             return f"{column.title} [{column.unit}]" if column.unit else column.title
         if role == Role.ToolTipRole:
