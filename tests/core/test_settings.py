@@ -37,6 +37,7 @@ def test_values_within_their_bounds_are_taken(values):
         ({"share": np.float32(1.5)}, "share must lie between"),
         ({"steps": 0}, "steps must be at least 1; got 0. Choose a value in that range.$"),
         ({"channel": -1}, "channel must be at least 0; got -1"),
+        ({"channel": "1"}, "channel must be a number; got the text '1'"),
     ],
 )
 def test_values_beyond_are_refused(values, message):

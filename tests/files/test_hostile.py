@@ -1,5 +1,6 @@
 """Files that mean harm, or are damaged as if they did: refused soon, and in little memory."""
 
+import json
 import shutil
 import struct
 import time
@@ -140,6 +141,27 @@ def test_settings_that_name_no_model_are_refused(tmp_path, name):
         load_recipe(tmp_path / "a.json")
     with pytest.raises(CellwrightError, match="must be a folder or one of"):
         find_classifier(name)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"models": [3]},
+        {"window": [[-5, 30], [0, 30]]},
+        {"window": [[0.5, 30], [0, 30]]},
+        {"window": [["a", 30], [0, 30]]},
+        {"window": [[30, 30], [0, 30]]},
+        {"pixel_size_um": [-1, 1]},
+        {"pixel_size_um": ["a", 1]},
+    ],
+)
+def test_settings_of_no_part_or_size_are_refused(tmp_path, values):
+    from cellwright.inference.recipe import FORMAT, read_recipe
+
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"format": FORMAT, **values}))
+    with pytest.raises(ReadError, match=f"{next(iter(values))} in .* is damaged"):
+        read_recipe(path)
 
 
 def test_a_movie_that_unpacks_to_gigabytes_is_refused(tmp_path):

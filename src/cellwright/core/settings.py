@@ -22,6 +22,8 @@ def check_bounds(settings: Any) -> None:
     for name, hint in get_type_hints(type(settings), include_extras=True).items():
         facts, value = hint.__metadata__[0], getattr(settings, name)
         low, high = facts.get("min", -inf), facts.get("max", inf)
+        if "min" in facts and isinstance(value, str):
+            raise SettingsError(f"{name} must be a number; got the text {value!r}. Leave out its quotes.")
         if not isinstance(value, Real) or low <= value <= high:
             continue
         span = f"be at least {low}"

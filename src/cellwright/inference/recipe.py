@@ -399,7 +399,24 @@ def read_recipe(path: Path | str) -> dict[str, Any]:
     found = {**usual, **values}
     if set(found) != set(usual) or any(type(found[name]) is not _JSON_TYPES.get(name, str) for name in found):
         raise ReadError(f"The settings in {path} are damaged or of a newer version. Save them again.")
+    wrong = [name for name, does_fit in _FITS.items() if not all(map(does_fit, found[name]))]
+    if wrong:
+        raise ReadError(f"{wrong[0]} in {path} is damaged: {found[wrong[0]]}. Save the settings again.")
     return found
+
+
+def _is_span(value: Any) -> bool:
+    """Return whether a value of JSON is a first and an end pixel."""
+    if not isinstance(value, list) or [type(end) for end in value] != [int, int]:
+        return False
+    return bool(0 <= value[0] < value[1])
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < inf
+
+
+_FITS = {"models": lambda value: isinstance(value, str), "window": _is_span, "pixel_size_um": _is_size}
 
 
 _JSON_TYPES = {

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -141,6 +142,16 @@ def test_a_clicked_cell_has_its_row_chosen(panel: ResultsWidget) -> None:
     panel.model.choose(1)
     assert panel.view.table.chosen_rows == [1]
     assert panel.view.table.currentIndex().row() == 2
+
+
+def test_drawing_a_region_chooses_no_cell(panel: ResultsWidget) -> None:
+    event = SimpleNamespace(pos=(5, 5), position=(33 * 0.5, 7 * 0.5), modifiers=(), type="mouse_release")
+    panel.view.draw_regions.click()
+    shapes = panel.viewer.layers["regions"]
+    for mode, row in (("add_polygon_lasso", -1), ("direct", -1), ("vertex_insert", -1), ("pan_zoom", 1)):
+        shapes.mode = mode
+        list(panel.link._on_mouse_drag(panel.viewer, event))  # a ring that ends where it began is as a click
+        assert panel.model.chosen == row
 
 
 def test_rows_sort_and_filter(panel: ResultsWidget) -> None:

@@ -25,7 +25,7 @@ RING_SHARE = 1.5  # of the cell's diameter
 RING_LEAST_PX = 8.0
 BORDER_SHARE = 0.07  # of the ring's diameter
 CLICK_PX = 4
-BRUSHES = ("paint", "erase", "fill", "polygon", "add", "select")
+BRUSHES = ("paint", "erase", "fill", "polygon", "add", "select", "direct", "vertex")  # how modes begin
 
 
 class ViewerLink:
@@ -235,7 +235,7 @@ class ViewerLink:
         """Choose the cell that is clicked, where a click has no other meaning."""
         start, position = np.asarray(event.pos, float), tuple(event.position)
         active = viewer.layers.selection.active
-        if str(getattr(active, "mode", "")) in BRUSHES or tuple(event.modifiers):
+        if str(getattr(active, "mode", "")).startswith(BRUSHES) or tuple(event.modifiers):
             return
         yield
         while event.type == "mouse_move":
