@@ -282,7 +282,9 @@ def test_tiny_images_can_be_counted(rng, tiny_model, shape):
 def test_not_a_number_hides_nothing(blobs, oracle_model):
     image = blobs.image.copy()
     image[0, 0], image[0, 1], image[1, 0] = np.nan, np.inf, -np.inf
-    assert counted(image, oracle_model).count == len(blobs)
+    result = counted(image, oracle_model)
+    assert result.count == len(blobs)
+    assert result.notices == ("0.1% of the pixels are NaN or infinite; no cell is found there.",)
 
 
 @pytest.mark.parametrize(

@@ -163,6 +163,18 @@ def test_a_damaged_plan_is_none(tmp_path, draw_blobs, small_blocks, text):
     assert json.loads(whole)["core_px"]
 
 
+def test_missing_pixels_are_told_also_by_a_run_that_goes_on(tmp_path, draw_blobs, small_blocks):
+    pixels = draw_blobs((300, 280)).image.copy()
+    pixels[:30] = np.nan
+    job = StreamJob(Image(pixels, "YX"), tmp_path, small_blocks)
+    with closing(count_streamed(job)) as task:
+        for _ in range(6):
+            next(task)
+    assert (
+        "10.0% of the pixels are NaN or infinite; no cell is found there." in run(count_streamed(job)).notices
+    )
+
+
 def test_other_settings_count_anew(tmp_path, draw_blobs, small_blocks):
     image = Image(draw_blobs((300, 280)).image, "YX")
     with closing(count_streamed(StreamJob(image, tmp_path, small_blocks))) as task:

@@ -226,9 +226,9 @@ def test_it_learns_one_image(make_model, names):
     scaled = intensity.apply(intensity.fit(parts.sample(), model.spec.percentiles), parts.read(0, window))
     inputs = torch.from_numpy(scaled).expand(1, model.spec.in_channels, -1, -1)
     n_steps = 90
-    if names[1] == "lite":  # a deep encoder learns more slowly
-        n_steps = 190
-    elif names[0] == "density":  # so does a sum
+    if names in {("centroid", "lite"), ("query", "lite"), ("density", "lite")}:
+        n_steps = 190  # one place in a cell, or a sum, by a deep encoder
+    elif names[0] == "density":
         n_steps = 240
     losses = learn(model, inputs, stacked(model, drawn.labels), n_steps=n_steps)
     assert losses[-1] < 0.15 * losses[0]

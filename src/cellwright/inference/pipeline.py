@@ -144,6 +144,7 @@ def count_with_prediction(
         notices = (
             *image.notices,
             context.frames.notice,
+            context.scaling.notice,
             rescaled,
             link_notice,
             context.engine.notice,

@@ -126,6 +126,8 @@ def test_wrong_filters_are_refused():
         parse_filter("area_px=large").keeps(table)
     with pytest.raises(SettingsError, match="compared by = or !="):
         parse_filter("class>WBC")
+    with pytest.raises(SettingsError, match="compared by = or !="):
+        parse_filter("area_px>=nan")
     with pytest.raises(SettingsError, match="A filter is"):
         AnalysisSettings(keep=("large",))
 

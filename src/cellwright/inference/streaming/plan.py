@@ -241,9 +241,9 @@ def make_plan(job: StreamJob, image: Image, stream: StreamSettings) -> Task[tupl
     with suppress(OSError, *NO_JSON, KeyError, TypeError):  # a damaged plan is none
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept["job"] == fingerprint:
-            low, high = kept["scaling"]
+            scaling = Scaling(*map(float, kept["scaling"]))
             sizes = (int(kept.get(name, 0)) for name in StreamPlan._fields[3:])
-            preparation = Preparation(Scaling(low, high), kept["zoom"])
+            preparation = Preparation(scaling, kept["zoom"])
             return StreamPlan(preparation, kept["core_px"], kept["halo_px"], *sizes), False
     block_px = _block_size(job, image, 1.0, stream)[0]
     preparation = yield from prepare(image, job.model, job.settings, job.engine, block_px)
@@ -255,7 +255,7 @@ def keep_plan(job: StreamJob, image: Image, plan: StreamPlan) -> None:
     scaling = plan.preparation.scaling
     kept = {
         "job": job.fingerprint(image),
-        "scaling": [scaling.low, scaling.high],
+        "scaling": [scaling.low, scaling.high, scaling.missing],
         "zoom": plan.preparation.zoom,
         **dict(zip(plan._fields[1:], plan[1:], strict=True)),
     }

@@ -19,10 +19,21 @@ Slice = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """The two intensities that become 0 and 1; equal when the image is constant."""
+    """The two intensities that become 0 and 1; equal when the image is constant.
+
+    ``missing`` is the share of pixels that are not finite, and count as dark.
+    """
 
     low: float
     high: float
+    missing: float = 0.0
+
+    @property
+    def notice(self) -> str:
+        """A sentence about pixels that are missing; empty where none is."""
+        if not self.missing:
+            return ""
+        return f"{max(self.missing, 0.001):.1%} of the pixels are NaN or infinite; no cell is found there."
 
 
 def fit(pixels: ArrayLike, percentiles: tuple[float, float] = (0.5, 99.8)) -> Scaling:
@@ -43,8 +54,8 @@ def fit(pixels: ArrayLike, percentiles: tuple[float, float] = (0.5, 99.8)) -> Sc
     ImageError
         No pixel, no finite pixel, or a type that is no intensity.
     """
-    values = sample(pixels)
-    values = values[np.isfinite(values)]
+    sampled = sample(pixels)
+    values = sampled[np.isfinite(sampled)]
     if values.size == 0:
         raise ImageError(
             f"The image must have finite pixels; all of the array of shape {tuple(pixels.shape)} and type "
@@ -53,7 +64,7 @@ def fit(pixels: ArrayLike, percentiles: tuple[float, float] = (0.5, 99.8)) -> Sc
     low, high = np.percentile(values, percentiles)
     if low == high:
         low, high = values.min(), values.max()
-    return Scaling(float(low), float(high))
+    return Scaling(float(low), float(high), 1 - values.size / sampled.size)
 
 
 def sample(pixels: ArrayLike, limit: int = SAMPLE_PIXELS) -> NDArray[np.float64]:

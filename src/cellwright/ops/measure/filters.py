@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isnan, nan
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -73,11 +74,14 @@ def parse_filter(rule: str) -> ColumnFilter:
         )
     text = match["value"].strip()
     try:
-        return ColumnFilter(match["column"], match["sign"], float(text))
+        number = float(text)
     except ValueError:
-        if match["sign"] not in ("=", "!="):
-            raise SettingsError(f"Text is compared by = or !=; got {rule!r}.") from None
-        return ColumnFilter(match["column"], match["sign"], text)
+        number = nan
+    if not isnan(number):
+        return ColumnFilter(match["column"], match["sign"], number)
+    if match["sign"] not in ("=", "!="):
+        raise SettingsError(f"Text is compared by = or !=; got {rule!r}.")
+    return ColumnFilter(match["column"], match["sign"], text)
 
 
 def away_from_border(
