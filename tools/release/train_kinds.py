@@ -13,7 +13,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -72,13 +72,16 @@ def main() -> None:
     parser.add_argument("--until", required=True, help="time of day at which the rate has fallen to nothing")
     parser.add_argument("--cache", type=Path, help="folder that keeps the images in memory's form")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--leave-out", nargs="*", default=[], help="kinds not to learn: DATASET, or DATASET/GROUP"
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.output.mkdir(parents=True, exist_ok=True)
     model = joint_model()
     state = new_state(model)
     began = resume(state, options.output / "state.pt")
-    pools = pools_of(options.data, model, options.cache)
+    pools = pools_of(options.data, model, options.cache, options.leave_out)
     ends = datetime.combine(datetime.now(), datetime.strptime(options.until, "%H:%M").time()).timestamp()
     train(state, model, pools, (began, ends), options.output)
 
@@ -105,10 +108,14 @@ def new_state(model: JointModel) -> RunState:
     return RunState(network, copy.deepcopy(network), optimizer)
 
 
-def pools_of(data: Path, model: JointModel, cache: Path | None) -> list[tuple[float, WeightedSamples]]:
-    """Return the images of each kind with their share of the patches."""
+def pools_of(
+    data: Path, model: JointModel, cache: Path | None, left_out: Sequence[str] = ()
+) -> list[tuple[float, WeightedSamples]]:
+    """Return the images of each kind with their share of the patches, but for kinds that are left out."""
     pools = []
     for number, kind in enumerate(KINDS):
+        if {kind.dataset, f"{kind.dataset}/{kind.group}"} & set(left_out):
+            continue
         name = f"{number:02d}_{kind.dataset}_{kind.group or 'all'}.pt"
         samples = _cached(cache and cache / name, partial(samples_of, kind, data, model))
         kinds = cluster([appearance(sample) for sample in samples], MODALITIES, SETTINGS.seed)
