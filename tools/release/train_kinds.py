@@ -10,7 +10,6 @@ state. Patches are drawn by kind, so that rare kinds are learned, too.
 import argparse
 import copy
 import json
-import math
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -38,7 +37,7 @@ from cellwright.training.data.sampler import (
 from cellwright.training.data.samples import Sample
 from cellwright.training.settings import TrainingSettings
 from cellwright.training.state import RunState
-from cellwright.training.trainer import average, learn
+from cellwright.training.trainer import average, cosine, learn
 from tools.release.joint import JointModel
 from tools.release.kinds import KINDS, samples_of
 from tools.release.simulated_kinds import simulated
@@ -171,9 +170,7 @@ def train(
         progress = (time.time() - began) / (ends - began)
         if progress >= 1 or stops:
             break
-        fall = min(1.0, (state.step + 1) / SETTINGS.warmup_steps) * (
-            0.505 + 0.495 * math.cos(math.pi * progress)
-        )
+        fall = min(1.0, (state.step + 1) / SETTINGS.warmup_steps) * cosine(progress, 1)
         for group in state.optimizer.param_groups:
             group["lr"] = group["highest"] * fall
         state.losses.append(learn(state, model, images, targets))

@@ -34,11 +34,10 @@ from cellwright.models.layers.blocks import PixelHead, match_channels
 from cellwright.models.layers.efficientnet_lite import EfficientNetLite, load_imagenet
 from cellwright.models.layers.trunk import HeadedNetwork
 from cellwright.models.protocol import CellModel
-from cellwright.ops.geometry import intensity
 from cellwright.training.data.augment import augment
 from cellwright.training.data.patches import cut_patch
 from cellwright.training.data.sampler import one_ahead
-from cellwright.training.data.samples import MAX_FRAMES, Sample
+from cellwright.training.data.samples import MAX_FRAMES, Sample, scaled_channels
 from cellwright.training.run_folder import forget
 from cellwright.training.settings import PretrainSettings
 from cellwright.training.state import RunState, resume, save
@@ -275,12 +274,10 @@ def _plane(image: Image, place: tuple[int, ...]) -> NDArray[Any]:
 
 def _sample(name: str, plane: NDArray[Any], model: CellModel) -> Sample:
     """Return one image (C, Y, X), the middle of it where it is large."""
-    channels = plane[:3] if len(plane) >= 3 else plane[:1]
-    height, width = (min(n, MOST_SIDE_PX) for n in channels.shape[1:])
-    top, left = (channels.shape[1] - height) // 2, (channels.shape[2] - width) // 2
-    channels = channels[:, top : top + height, left : left + width]
-    scaled = intensity.apply(intensity.fit(channels, model.spec.percentiles), channels)
-    return _unlabelled(name, torch.from_numpy(np.ascontiguousarray(scaled)))
+    height, width = (min(n, MOST_SIDE_PX) for n in plane.shape[1:])
+    top, left = (plane.shape[1] - height) // 2, (plane.shape[2] - width) // 2
+    middle = plane[:, top : top + height, left : left + width]
+    return _unlabelled(name, torch.from_numpy(np.ascontiguousarray(scaled_channels(middle, model))))
 
 
 def _unlabelled(name: str, image: Tensor) -> Sample:

@@ -219,8 +219,17 @@ def learning_rate(step: int, settings: TrainingSettings) -> float:
 
 def warm_cosine(done: int, total: int, warmup_steps: int) -> float:
     """Return the share of the highest learning rate: warm-up, then a cosine down to a hundredth."""
-    warm_up = min(1.0, (done + 1) / (warmup_steps + 1))
-    return warm_up * (0.505 + 0.495 * math.cos(math.pi * done / max(total, 1)))
+    return warm_up(done, warmup_steps) * cosine(done, total)
+
+
+def warm_up(done: int, warmup_steps: int) -> float:
+    """Return the share of the learning rate after so many steps of a rise."""
+    return min(1.0, (done + 1) / (warmup_steps + 1))
+
+
+def cosine(done: float, total: float) -> float:
+    """Return the share of the learning rate on its way down to a hundredth."""
+    return 0.505 + 0.495 * math.cos(math.pi * done / max(total, 1))
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -167,13 +167,18 @@ def make_sample(
 
     An image whose cells are far from the model's diameter is brought to it, as it will be when counted.
     """
-    channels = image[:3]
-    if len(channels) < 3:
-        channels = image[:1]
-    scaled = intensity.apply(intensity.fit(channels, model.spec.percentiles), channels)
+    scaled = scaled_channels(image, model)
     if scale.diameter_px is None:
         scale = Scale(diameter_of([annotation]), scale.farthest)
     return _sample(name, group, scaled, annotation, model, scale)
+
+
+def scaled_channels(image: np.ndarray, model: CellModel) -> np.ndarray:
+    """Return the three colours of an image (C, Y, X), or its first channel, scaled for the model."""
+    channels = image[:3]
+    if len(channels) < 3:
+        channels = image[:1]
+    return intensity.apply(intensity.fit(channels, model.spec.percentiles), channels)
 
 
 def _sample(

@@ -25,7 +25,7 @@ from cellwright.training.finetune.retention import Teacher, interpolate_weights,
 from cellwright.training.run_folder import only_scores, selection_score
 from cellwright.training.settings import FinetuneSettings
 from cellwright.training.state import RunState, keep
-from cellwright.training.trainer import EpochReport, average, learn, set_rate
+from cellwright.training.trainer import EpochReport, average, cosine, learn, set_rate, warm_up
 
 SHARES = (0.25, 0.5, 0.75)  # shares of the way from the first to the best weights that are tried as well
 FAR_SHARES = (0.5, 0.75)  # of these, what is tried where cells are too few to tell nearer ones apart
@@ -237,8 +237,7 @@ def _gain(scores: Mapping[str, float], first: Mapping[str, float]) -> float:
 def learning_rate(step: int, settings: FinetuneSettings) -> float:
     """Return the rate of a step: warm-up for the last layers, again for the whole, a cosine down to 1 %."""
     since = step if step < settings.frozen_steps else step - settings.frozen_steps
-    warm_up = min(1.0, (since + 1) / (settings.warmup_steps + 1))
-    return settings.rate * warm_up * (0.505 + 0.495 * math.cos(math.pi * step / settings.steps))
+    return settings.rate * warm_up(since, settings.warmup_steps) * cosine(step, settings.steps)
 
 
 class _Candidate(NamedTuple):
