@@ -564,8 +564,3 @@ def counted_by(recipe: Recipe, image: Image) -> Task[Result]:
     if recipe.window:
         result = replace(result, offset=recipe.offset)
     return result
-
-
-def for_image(recipe: Recipe, path: str | Path) -> Recipe:
-    """Return the same recipe for another image."""
-    return replace(recipe, image=str(path))
