@@ -113,11 +113,16 @@ def read_zarr(source: Path | str, wanted: Wanted = Wanted()) -> Iterator[Image]:
             f"Reading {source} needs a package more: {error}. Run: pip install 'napari-cellwright[remote]'"
         ) from error
     except Exception as error:  # zarr fails in every possible way on damaged folders
-        advice = "Copy or export it again."
-        if address_of(source):
-            advice = "Check the address, the network and your rights, or copy the store here."
-        told = str(error) or type(error).__name__
-        raise ReadError(f"Expected a whole Zarr folder at {source}; got: {told}. {advice}") from error
+        raise ReadError(
+            f"Expected a whole Zarr folder at {source}; got: {str(error) or type(error).__name__}. "
+            f"{_advice(source)}"
+        ) from error
+
+
+def _advice(source: Path | str) -> str:
+    if address_of(source):
+        return "Check the address, the network and your rights, or copy the store here."
+    return "Copy or export it again."
 
 
 def _server_options(address: str) -> dict[str, Any] | None:
