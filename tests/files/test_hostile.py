@@ -1,13 +1,17 @@
 """Files that mean harm, or are damaged as if they did: refused soon, and in little memory."""
 
+import codecs
 import json
 import shutil
 import struct
 import time
 import tracemalloc
+import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import roifile
 import tifffile
 from PIL import Image as Picture
 
@@ -209,6 +213,32 @@ def test_entities_that_unpack_to_gigabytes_are_refused(tmp_path):
         read_image(tmp_path / "a.companion.ome")
 
 
+def test_a_zip_that_unpacks_to_gigabytes_is_refused(tmp_path):
+    roi = roifile.ImagejRoi.frompoints(np.array([[0, 0], [5, 0], [5, 5]]))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.roi", roi.tobytes() + bytes(20 << 20))
+    assert (tmp_path / "a.zip").stat().st_size < 100_000
+    with pytest.raises(ReadError, match=r"got 1 ROIs of 20\d+ bytes"):
+        READERS["imagej-roi"].read(tmp_path / "a.zip")
+
+
+class Huge:
+    def __reduce__(self):
+        return np.ndarray, ((10**5, 10**5), np.uint16)
+
+
+class Growing:
+    def __reduce__(self):
+        return codecs.encode, (b"x", "hex")  # twice as long each time
+
+
+@pytest.mark.parametrize("masks", [Huge(), Growing()])
+def test_a_pickle_that_makes_gigabytes_is_refused(tmp_path, masks):
+    np.save(tmp_path / "a_seg.npy", np.array({"masks": masks}, dtype=object), allow_pickle=True)
+    with pytest.raises(ReadError, match="holds more than a Cellpose file does"):
+        READERS["cellpose"].read(tmp_path / "a_seg.npy")
+
+
 def test_links_out_of_a_dataset_are_refused(tmp_path):
     folder = tmp_path / "data"
     image = Image(np.zeros((20, 20), np.uint8), "YX", (), "a")
@@ -226,9 +256,14 @@ def test_links_out_of_a_dataset_are_refused(tmp_path):
 
 
 def test_a_file_that_changes_while_it_is_read_is_an_error_of_ours(tmp_path):
-    np.save(tmp_path / "a.npy", np.ones((64, 64), np.uint8))
+    np.save(tmp_path / "a.npy", np.ones((128, 128), np.uint8))
     image = read_image(tmp_path / "a.npy")
-    assert image.read().sum() == 4096
+    assert image.read().sum() == 128**2
+    with (tmp_path / "a.npy").open("r+b") as file:
+        file.truncate(200)  # to look beyond it would end Python at once
+    for part in (image, replace(image, data=image.data[64:])):
+        with pytest.raises(CellwrightError, match="has become shorter"):
+            part.read()
     Picture.new("L", (30, 20)).save(tmp_path / "a.png")
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:45])
     with pytest.raises(CellwrightError):

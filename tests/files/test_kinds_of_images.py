@@ -15,6 +15,7 @@ import pytest
 import tifffile
 import zarr
 from PIL import Image as Picture
+from PIL import ImageCms
 from tifffile import TiffWriter
 
 from cellwright.core.errors import ImageError, ReadError
@@ -98,6 +99,25 @@ def test_planar_colours_with_transparency_lose_it(tmp_path, colours):
     options = {"photometric": "rgb", "planarconfig": "separate", "extrasamples": ["unassalpha"]}
     tifffile.imwrite(tmp_path / "a.tif", planes, metadata=None, **options)
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif").data, colours)
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "tif"])
+def test_profiles_of_colour_change_no_value(tmp_path, colours, ending):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    options = {"quality": 95} if ending == "jpg" else {}
+    for name, own in {"plain": None, "told": profile}.items():
+        Picture.fromarray(colours).save(tmp_path / f"{name}.{ending}", icc_profile=own, **options)
+    plain, told = (read_image(tmp_path / f"{name}.{ending}") for name in ("plain", "told"))
+    assert Picture.open(tmp_path / f"told.{ending}").info["icc_profile"] == profile
+    np.testing.assert_array_equal(told.data, plain.data)
+
+
+def test_any_range_of_values_is_kept(tmp_path):
+    values = np.array([[np.nan, np.inf, -np.inf], [-3e38, 1e-38, 3e38]], np.float32)
+    counts = np.array([[0, 2**32 - 1], [2**31, 5]], np.uint32)
+    for data in (values, counts, counts.astype(np.int64) * 2**31, values.astype(np.float64) * 1e200):
+        tifffile.imwrite(tmp_path / "a.tif", data)
+        np.testing.assert_array_equal(read_image(tmp_path / "a.tif").data, data)
 
 
 def test_inks_become_light(tmp_path, colours):
