@@ -508,8 +508,8 @@ def search_in_want(samples: Sequence[Sample], seconds: float, seed: int | None, 
     taken = search.run_for(seconds)
     tallies = search.tallies.values()
     ledger[reader] = {
-        "seconds": round(before.get("seconds", 0) + taken, 1),
-        "seconds_since_fault": round(_clean_seconds(ledger, reader) + taken, 1) * (not search.wrong),
+        "seconds": round(before.get("seconds", 0) + taken, 3),
+        "seconds_since_fault": round(_clean_seconds(ledger, reader) + taken, 3) * (not search.wrong),
         "files": before.get("files", 0) + sum(tally.n_files for tally in tallies),
         "faults": before.get("faults", 0) + len(search.wrong),
         "searches": before.get("searches", 0) + 1,
