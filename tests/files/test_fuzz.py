@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from cellwright.files.formats.registry import recognise
+
 SPEC = importlib.util.spec_from_file_location("fuzz", Path(__file__).with_name("fuzz.py"))
 fuzz = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(fuzz)
@@ -42,3 +44,14 @@ def test_the_reader_that_was_searched_least_is_next(samples, tmp_path, monkeypat
     assert noted["faults"] > 0
     assert noted["seconds_since_fault"] == 0 < noted["seconds"]
     assert "ZeroDivisionError" in noted["found"][0]
+
+
+def test_cells_far_apart_take_little_memory(tmp_path):
+    corners = ([[x, x], [x + 9, x], [x + 9, x + 9], [x, x + 9], [x, x]] for x in (0, 30_000))
+    shapes = [{"type": "Polygon", "coordinates": [ring]} for ring in corners]
+    features = [{"type": "Feature", "geometry": shape, "properties": {}} for shape in shapes]
+    (tmp_path / "a.geojson").write_text(json.dumps(features))
+    before = fuzz.peak_mib()
+    (found,) = recognise(tmp_path / "a.geojson").read(tmp_path / "a.geojson")
+    assert (found.shape, len(found)) == ((30_009, 30_009), 2)
+    assert fuzz.peak_mib() < before + 200  # of the 3.4 GiB that the labels would fill

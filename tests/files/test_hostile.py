@@ -18,6 +18,7 @@ from PIL import Image as Picture
 from cellwright.core.data import Image
 from cellwright.core.errors import CellwrightError, ReadError
 from cellwright.files.dataset.folder import read_dataset
+from cellwright.files.formats import assembly
 from cellwright.files.formats.registry import READERS, recognise
 from cellwright.files.images import read_image, write_labels
 
@@ -237,6 +238,36 @@ def test_a_pickle_that_makes_gigabytes_is_refused(tmp_path, masks):
     np.save(tmp_path / "a_seg.npy", np.array({"masks": masks}, dtype=object), allow_pickle=True)
     with pytest.raises(ReadError, match="holds more than a Cellpose file does"):
         READERS["cellpose"].read(tmp_path / "a_seg.npy")
+
+
+def squares(*corners, side):
+    """GeoJSON of squares with these first corners."""
+    rings = [[[x, x], [x + side, x], [x + side, x + side], [x, x + side], [x, x]] for x in corners]
+    shapes = [{"type": "Polygon", "coordinates": [ring]} for ring in rings]
+    return json.dumps([{"type": "Feature", "geometry": shape, "properties": {}} for shape in shapes])
+
+
+@pytest.mark.parametrize(("n", "side"), [(1, 17_000), (300, 100)])
+def test_outlines_that_cover_gigabytes_are_refused(tmp_path, monkeypatch, n, side):
+    if n > 1:  # together
+        monkeypatch.setattr(assembly, "MOST_FILLED_PX", 1 << 20)
+    (tmp_path / "a.geojson").write_text(squares(*range(n), side=side))
+    with pytest.raises(ReadError, match=r"Name their image, or remove outlines"):
+        READERS["geojson"].read(tmp_path / "a.geojson")
+    image = Image(np.zeros((1000, 1000), np.uint8), "YX", (), "a")
+    (found,) = READERS["geojson"].read(tmp_path / "a.geojson", image)
+    assert len(found) == n
+
+
+def test_a_mask_that_claims_gigabytes_is_left_out(tmp_path):
+    mask = '<mask label="x" rle="0,1099511627776" left="0" top="0" width="1048576" height="1048576"/>'
+    box = '<box label="x" xtl="1" ytl="1" xbr="9" ybr="9"/>'
+    (tmp_path / "a.xml").write_text(
+        f'<annotations><image name="a.png" width="30" height="30">{box}{mask}</image></annotations>'
+    )
+    (found,) = READERS["cvat"].read(tmp_path / "a.xml")
+    assert len(found) == 1
+    assert "1 made no sense" in found.notices[0]
 
 
 def test_links_out_of_a_dataset_are_refused(tmp_path):

@@ -108,7 +108,8 @@ def test_profiles_of_colour_change_no_value(tmp_path, colours, ending):
     for name, own in {"plain": None, "told": profile}.items():
         Picture.fromarray(colours).save(tmp_path / f"{name}.{ending}", icc_profile=own, **options)
     plain, told = (read_image(tmp_path / f"{name}.{ending}") for name in ("plain", "told"))
-    assert Picture.open(tmp_path / f"told.{ending}").info["icc_profile"] == profile
+    with Picture.open(tmp_path / f"told.{ending}") as picture:
+        assert picture.info["icc_profile"] == profile
     np.testing.assert_array_equal(told.data, plain.data)
 
 

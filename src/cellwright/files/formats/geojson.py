@@ -42,7 +42,7 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     """
     content = read_json(path)
     annotation = _described(content, path, image)
-    notes = ReadingNotes(path)
+    notes = ReadingNotes(path, image=image)
     objects = notes.read(_features(content), partial(_object, notes, annotation.axes))
     return finished(annotation, _without_regions(objects, notes), notes, image)
 

@@ -55,7 +55,7 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     axes = _axes(rois)
     if image is not None:
         axes = image.label_axes
-    notes = ReadingNotes(path)
+    notes = ReadingNotes(path, image=image)
     objects = notes.read(rois, partial(_object, notes, axes))
     return finished(ImageAnnotation(path.stem, (), axes), objects, notes, image)
 
