@@ -291,12 +291,7 @@ def count_image(path: Path, image: Image, choices: CountChoices, table: "Table",
 
 
 def interval_text(result: Result) -> str:
-    """Return a count with its interval.
-
-    Examples
-    --------
-    ``412.3 (390-436)``
-    """
+    """Return a count with its interval: ``412.3 (390-436)``."""
     low, high = result.interval or (result.count, result.count)
     return f"{result.count:.1f} ({low:.0f}-{high:.0f})"
 

@@ -136,12 +136,7 @@ def can_recount(counted: CountOutcome) -> bool:
 
 
 def result_line(result: Result) -> str:
-    """Return the count, the model and the seconds in one line.
-
-    Examples
-    --------
-    ``412 cells · flow · 1.8 s``
-    """
+    """Return the count, the model and the seconds in one line: ``412 cells · flow · 1.8 s``."""
     return f"{n_cells(result)} · {result.provenance.model} · {result.provenance.seconds:.1f} s"
 
 
@@ -159,12 +154,7 @@ def guess_line(result: Result) -> str:
 
 
 def interval_line(result: Result) -> str:
-    """Return the interval of a count in words, or nothing.
-
-    Examples
-    --------
-    ``394 to 430 cells (90 % interval)``
-    """
+    """Return the interval of a count in words, or nothing: ``394 to 430 cells (90 % interval)``."""
     if result.interval is None:
         return ""
     low, high = result.interval
