@@ -141,20 +141,11 @@ class Marked:
     """The cells of a layer, in pixels of an image.
 
     Made by :func:`marked_cells`; used by :func:`classes_task`.
-
-    Parameters
-    ----------
-    cells
-        One row for each point or label; bare points have boxes and areas of 0.
-    image
-        Where the cells are.
-    labels : int (N,)
-        Value of each cell in the layer; empty for points.
     """
 
-    cells: Cells
-    image: Image
-    labels: NDArray[np.integer[Any]]
+    cells: Cells  # one row for each point or label; bare points have boxes and areas of 0
+    image: Image  # where the cells are
+    labels: NDArray[np.integer[Any]]  # int (N,): value of each cell in the layer; empty for points
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,19 +149,11 @@ def _docked(window: Any) -> list[str]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HandOver:
-    """What a panel is to go on with.
+    """What a panel is to go on with."""
 
-    Parameters
-    ----------
-    image, cells
-        Layers of the viewer; None leaves what is chosen.
-    model
-        Name or folder of a model; empty leaves what is chosen.
-    """
-
-    image: Layer | None = None
+    image: Layer | None = None  # layers of the viewer; None leaves what is chosen
     cells: Layer | None = None
-    model: str = ""
+    model: str = ""  # name or folder of a model; empty leaves what is chosen
 
 
 class _HandOvers:
