@@ -270,13 +270,7 @@ def _count_loss(found: Tensor, true: Tensor) -> Tensor:
 
 
 def build(preset: str = "small") -> DensityModel:
-    """Return a density model of this preset with random weights.
-
-    Raises
-    ------
-    CheckpointError
-        No such preset.
-    """
+    """Return a density model of this preset with random weights."""
     spec = spec_of(SPECS, preset)
     if preset == "paper":
         network = CellcounterNetwork(spec.in_channels)
