@@ -119,14 +119,6 @@ def axes_of(layer: ImageLayer, channel: Channel | None = None) -> str:
     return _image_in(layer, channel).axes
 
 
-def pixel_size_of(layer: ImageLayer, channel: Channel | None = None) -> tuple[float, ...]:
-    """Return the micrometres per pixel of the spatial axes, 0 for a step between slices without a unit.
-
-    It is empty when neither the layer nor its file tells lengths in the plane.
-    """
-    return _image_in(layer, channel).pixel_size_um
-
-
 def _image_in(layer: ImageLayer, channel: Channel | None) -> Image:
     image = understood(layer).image
     if channel is None or channel.title != NO_CHANNELS or CHANNEL not in image.axes:
