@@ -25,8 +25,7 @@ from cellwright.models.spec import read_spec
 from cellwright.ops.labels import measure, relabel
 from cellwright.widgets.count.count_request import CountOutcome, Request, count_task, result_line
 from cellwright.widgets.count.view import usual_outputs
-from cellwright.widgets.shared.classes import classifiers
-from cellwright.widgets.shared.combos import SPECS
+from cellwright.widgets.shared.combos import SPECS, classifiers
 from cellwright.widgets.shared.coordinates import channels_of, full_resolution, in_pixels
 from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.jobs import Job
