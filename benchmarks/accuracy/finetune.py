@@ -53,7 +53,7 @@ N_TISSUES = 5  # kinds of tissue; those with too few images are left out
 FEWEST = 10
 N_DRAWN = 9
 FIELD_PX = 256
-N_UNLABELLED_STEPS = 300
+N_UNLABELLED_STEPS = 200
 SIMULATED = "phase"
 SIMULATED_DIAMETER_PX = 44.0
 
@@ -280,9 +280,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--start", default="flow")
     parser.add_argument("--preset", choices=PRESETS, default="quick")
+    parser.add_argument("--steps", type=int, help="instead of those of the preset")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
-    found = studies[options.study](options.data, options.start, options.output, PRESETS[options.preset])
+    settings = PRESETS[options.preset]
+    settings = replace(settings, steps=options.steps or settings.steps)
+    found = studies[options.study](options.data, options.start, options.output, settings)
     path = options.output / f"finetune_{options.study}.json"
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
