@@ -42,7 +42,7 @@ Start = Annotated[
 ]
 Pretrained = Annotated[
     Path | None,
-    typer.Option(help="Folder that `cellwright pretrain` wrote, whose encoder a full training starts from."),
+    typer.Option(help="Folder that `cellwright pretrain` wrote, whose encoder the training starts from."),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 (and so on) or mps.")]
 
@@ -70,11 +70,9 @@ def train(
     """
     chosen = [name for name, given in zip(PRESETS, (quick, balanced, thorough), strict=True) if given]
     if tune is not None:
-        if start is not None or pretrained is not None:
-            raise SettingsError(
-                "Give --from to fine-tune a model, or --start or --pretrained to train one anew; got both."
-            )
-        tune_model(tune, (dataset, *extra), output, finetune_settings(chosen, flags), device)
+        if start is not None:
+            raise SettingsError("Give --from to fine-tune a model, or --start to train one anew; got both.")
+        tune_model(tune, (dataset, *extra), output, finetune_settings(chosen, flags), device, pretrained)
         return
     refuse_foreign(flags, TrainingSettings)
     if chosen:
@@ -131,10 +129,17 @@ def finetune_settings(chosen: Sequence[str], flags: Mapping[str, Any]) -> Finetu
 
 
 def tune_model(
-    start: str, folders: tuple[Path, ...], output: Path, settings: FinetuneSettings, device: str
+    start: str,
+    folders: tuple[Path, ...],
+    output: Path,
+    settings: FinetuneSettings,
+    device: str,
+    pretrained: Path | None = None,
 ) -> None:
     """Fine-tune a model on the first folder; the others are replayed."""
     if folders[0].suffix.lower() == ".csv":
+        if pretrained is not None:
+            raise SettingsError("Counts alone teach no encoder; leave --pretrained out.")
         from cellwright.training.finetune.counts import finetune_counts, read_counts
 
         counted = finetune_counts(read_counts(folders[0]), start, output, device=device)
@@ -152,7 +157,8 @@ def tune_model(
     from cellwright.training.finetune.finetune import finetune
     from cellwright.training.trainer import Data
 
-    task = finetune(Data(target, tuple(others)), start, output, settings, device=device)
+    data = Data(target, tuple(others))
+    task = finetune(data, start, output, settings, device=device, pretrained=pretrained)
     _print_outcome(run_with_bar(task, folders[0].name, on_progress=print_epoch), output)
 
 

@@ -61,8 +61,8 @@ def dataset(write_dataset):
 def tune(dataset, tiny_flow, tmp_path):
     """Function (name, settings, stop_after) -> outcome of a run in that folder, None when it was stopped."""
 
-    def go(name="tuned", settings=SHORT, stop_after=None, data=dataset, start=None):
-        task = finetune(Data(data), start or tiny_flow(), tmp_path / name, settings, device="cpu")
+    def go(name="tuned", settings=SHORT, stop_after=None, data=dataset, start=None, **more):
+        task = finetune(Data(data), start or tiny_flow(), tmp_path / name, settings, device="cpu", **more)
         while True:
             try:
                 progress = next(task)
@@ -135,6 +135,27 @@ def test_reports_tell_before_and_every_epoch(dataset, tiny_flow, tmp_path):
     assert "Validated with: c." in card
     assert f"| score | {outcome.before['score']:.3f} | {outcome.after['score']:.3f} |" in card
     assert [line.split()[1] for line in card.splitlines() if line.startswith("| ")][-3:] == ["0", "2", "4"]
+
+
+def test_an_encoder_that_learned_without_annotation_is_what_learns(
+    tune, scripted, tiny_flow, tmp_path, monkeypatch
+):
+    def start_from(folder, model):
+        assert folder == tmp_path / "encoder"
+        for value in model.network.encoder.parameters():
+            value.data.fill_(0.5)
+
+    monkeypatch.setattr(module, "start_from", start_from)
+    scripted([0.2, 0.6])
+    start = tiny_flow()
+    still = replace(SHORT, rate=0.0, weight_decay=0.0)
+    outcome = tune(settings=still, start=start, pretrained=tmp_path / "encoder")
+    before, after = start.network.state_dict(), weights_in(tmp_path / "tuned")
+    assert outcome.is_better
+    assert same(before, tiny_flow().network.state_dict())
+    changed = {name for name in after if not torch.equal(after[name], before[name])}
+    assert changed
+    assert changed <= {f"encoder.{name}" for name, _ in start.network.encoder.named_parameters()}
 
 
 def test_the_model_it_begins_with_is_not_changed(tune, tiny_flow):

@@ -1,5 +1,6 @@
 """What is to be trained, as the form says it: on which images, from which model; or a run to resume."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,12 @@ class TrainChoices(QObject):
         else:
             read_dataset(source)  # an error is told before anything begins
             data = source.resolve()
-        return Plan(name, self.start, str(data), self._panel.settings, self._panel.device.device), layers
+        panel = self._panel
+        plan = Plan(name, self.start, str(data), panel.settings, panel.device.device)
+        if panel.unlabelled.wanted.isChecked():
+            folder = str(panel.unlabelled.folder())
+            plan = replace(plan, unlabelled=folder, pretraining=panel.unlabelled.settings)
+        return plan, layers
 
     # -- what is put into it ------------------------------------------------------------------------------
 
