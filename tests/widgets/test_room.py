@@ -67,7 +67,9 @@ def opened(panel: QWidget) -> None:
     for part in panel.findChildren(annotate_view.CollapsibleSection):
         part.title.setChecked(True)
     shown = getattr(panel, "view", None) or panel.panel
-    shown.show_message("Something went wrong, which takes many words to tell. " * 8, is_error=True)
+    path = "/" + 200 * "x"  # one word
+    shown.show_message("Something went wrong, which takes many words to tell. " * 8 + path, is_error=True)
+    assert shown.message.text().endswith(path)
     if hasattr(shown, "show_session"):
         shown.show_session(is_open=True)
 
