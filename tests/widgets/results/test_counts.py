@@ -304,7 +304,7 @@ def test_drawn_regions_are_named_and_the_hint_goes(
     assert panel.view.message.text() == ""
     assert shapes.text.values.tolist() == ["region 1", "region 2"]
     read(panel)
-    assert panel.model.regions.names[:2] == ["region 1", "region 2"]
+    assert list(panel.model.regions.names) == ["region 1", "region 2"]
 
 
 def test_the_strip_of_a_volume_tells_of_slices(

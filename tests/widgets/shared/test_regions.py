@@ -242,6 +242,6 @@ def test_names_of_the_user_stay(viewer: ViewerModel) -> None:
     shapes = viewer.add_shapes([square, square], features={"region": ["a", "a"]})
     name_regions(shapes)
     assert list(shapes.features) == ["region"]
-    texts = viewer.add_shapes([square], text={"string": "mine"})
+    texts = viewer.add_shapes([square], text={"string": {"constant": "mine"}})
     name_regions(texts)
-    assert texts.text.string.constant == "mine"
+    assert texts.text.values.tolist() == "mine"
