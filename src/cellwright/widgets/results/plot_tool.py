@@ -28,17 +28,7 @@ STRIP_TITLES = {"t": STRIP, "z": "Over slices"}
 
 
 class PlotTool(QObject):
-    """Keeps the plot that is shown in line with the model.
-
-    Parameters
-    ----------
-    view
-        Whose plots are drawn.
-    model
-        What is drawn, and what takes cut-offs and gates.
-    link
-        Goes to frames.
-    """
+    """Keeps the plot that is shown in line with the model."""
 
     def __init__(self, view: ResultsView, model: ResultsModel, link: ViewerLink) -> None:
         super().__init__(view)

@@ -48,11 +48,6 @@ class LayerRows:
 
     napari gives a new point the features of the last one; it gets a number of its own, and neither score nor
     size.
-
-    Parameters
-    ----------
-    layer
-        What is followed for as long as it lives.
     """
 
     def __init__(self, layer: Points | Shapes) -> None:
@@ -115,13 +110,7 @@ class HasLayer(Protocol):
 
 
 class Followers(QObject):
-    """Follows every layer of cells in a viewer but those that a table measures itself; see :func:`follow`.
-
-    Parameters
-    ----------
-    viewer
-        A napari viewer.
-    """
+    """Follows the layers of cells in a viewer but those that a table measures itself; see :func:`follow`."""
 
     def __init__(self, viewer: Any) -> None:
         super().__init__(QCoreApplication.instance())
