@@ -395,7 +395,7 @@ def test_cells_in_regions_are_those_of_the_whole_image(
     blobs = draw_blobs((190, 210)).image * np.linspace(1, 2, 210, dtype=np.float32)
     image = Image(np.stack([blobs, blobs + 0.5]), "CYX", (0.5, 0.5))
     settings = AnalysisSettings(
-        measure=("area_convex", "intensity_mean", "intensity_mean_corrected"),
+        measure=("solidity", "intensity_mean", "intensity_corrected_mean"),
         region_rule=rule,
         positive=("1>otsu",),
         cytoplasm_px=3.0,
@@ -427,7 +427,7 @@ def test_nuclei_and_further_images_are_those_of_the_whole_image(tmp_path, draw_b
     image = Image(blobs.image, "YX")
     nuclei = np.where(np.arange(210) % 5 < 3, blobs.labels, 0).astype(np.int32)
     nuclei[nuclei % 7 == 0] = 0
-    nuclei[120:124, 60:70], nuclei[126:128] = 900, 901
+    nuclei[120:124, 60:70], nuclei[126:128, 120:130] = 900, 901
     nuclei[blobs.labels > 0] = np.where(np.isin(nuclei, (900, 901)), 0, nuclei)[blobs.labels > 0]
     tifffile.imwrite(tmp_path / "nuclei.tif", nuclei)
     tifffile.imwrite(tmp_path / "other.tif", np.arange(190 * 210, dtype=np.float32).reshape(190, 210))
@@ -455,13 +455,13 @@ def test_tracks_are_those_of_the_whole_series(tmp_path, draw_blobs, small_blocks
 
 
 def test_tracks_that_do_not_fit_into_memory_are_told(tmp_path, draw_blobs, small_blocks, monkeypatch):
-    monkeypatch.setattr(selection, "free_memory", lambda: 1000.0)
+    monkeypatch.setattr(selection, "free_memory", lambda: 100.0)
     image = Image(np.stack([draw_blobs((60, 60)).image] * 2), "TYX")
     with pytest.raises(SettingsError, match="every cell of a frame with every one"):
         run(count_streamed(StreamJob(image, tmp_path, small_blocks, analysis=AnalysisSettings(track=True))))
 
 
-def test_what_cannot_be_had_is_told_before_the_first_block(tmp_path, small_blocks):
+def test_what_cannot_be_had_is_told(tmp_path, draw_blobs, small_blocks):
     image = Image(np.zeros((64, 64)), "YX")
     tifffile.imwrite(tmp_path / "other.tif", np.zeros((60, 64), np.uint8))
     other = InputFiles(other=(f"a={tmp_path / 'other.tif'}",))
@@ -477,7 +477,7 @@ def test_what_cannot_be_had_is_told_before_the_first_block(tmp_path, small_block
         with pytest.raises(error, match=reason):
             run(count_streamed(job))
     wide = AnalysisSettings(cytoplasm_px=900.0)
-    full = Image(np.eye(64, dtype=np.float32), "YX")
+    full = Image(draw_blobs((64, 64)).image, "YX")
     with pytest.raises(SettingsError, match="beyond the next block"):
         run(count_streamed(StreamJob(full, tmp_path, small_blocks, analysis=wide)))
 
