@@ -489,6 +489,8 @@ class World:
         n_before = 0 if outcome is None else outcome.result.provenance.settings.get(ASKED, 0)
         self.count.ask.ask(self._place())
         self.settle()
+        self.count.ask.keep()
+        self.settle()
         after = self.count.counted
         if after is None or after is outcome or not self.count.panel.outputs["Labels"].isChecked():
             return

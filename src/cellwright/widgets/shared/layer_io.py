@@ -33,11 +33,13 @@ from cellwright.widgets.shared.edited_layers import (
     our_change,
     watch,
 )
-from cellwright.widgets.shared.layer_factory import make_layer
+from cellwright.widgets.shared.layer_factory import COLOUR, make_layer
+from cellwright.widgets.shared.napari_private import camera_of
 
 TITLES = {"Labels": "labels", "Points": "points", "Shapes": "boxes", "Image": "density"}
 HIDDEN = "hidden"  # key in the metadata of layers of ours that make way for those of another family
 ANNOTATION = "annotation"  # key in the metadata of layers that belong to one
+LEAST_SCREEN_PX = 0.025  # of a layer, below which marks would vanish
 REGIONS_NAME = "complete regions"  # layer of the boxes in which every cell is annotated
 
 Window = tuple[slice, ...]  # one for each axis of a layer, colours left out
@@ -251,6 +253,29 @@ def remove(viewer: Any, key: Mapping[str, Any]) -> None:
 def whole_placement(layer: Layer) -> dict[str, Any]:
     """Return the arguments that give a new layer the transform, units and axis labels of another."""
     return _placement(layer, np.zeros(layer.ndim, np.intp), drop_first=False)
+
+
+def add_overlay(viewer: Any, below: Layer, name: str, features: dict[str, Any]) -> Shapes:
+    """Add an empty Shapes layer for marks that lie on a layer; the active layer stays so."""
+    active = viewer.layers.selection.active
+    layer: Shapes = viewer.add_shapes(
+        ndim=below.ndim,
+        name=name,
+        features=features,
+        face_color="transparent",
+        edge_color=COLOUR,
+        metadata={METADATA: {ANNOTATION: name}},
+        **whole_placement(below),
+    )
+    if active is not None:
+        viewer.layers.selection.active = active
+    return layer
+
+
+def screen_px(viewer: Any, layer: Layer) -> float:
+    """Return a pixel of the screen in pixels of a layer."""
+    step = float(np.abs(layer.scale[-1])) or 1.0
+    return max(1.0 / max(float(camera_of(viewer).zoom) * step, 1e-6), LEAST_SCREEN_PX)
 
 
 def last_axes(placement: Mapping[str, Any], ndim: int) -> dict[str, Any]:
