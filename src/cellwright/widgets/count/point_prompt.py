@@ -48,13 +48,6 @@ class PointPromptTool(QObject):
 
     The network looks at the image once, beside the viewer; clicks after that are answered at once. The cell
     is shown as it would be; Enter adds it to those of the count.
-
-    Parameters
-    ----------
-    model
-        Whose cells are added to.
-    button
-        Checkable; keeps the tool alive.
     """
 
     pending = Signal(bool)  # whether a cell is prompted for
