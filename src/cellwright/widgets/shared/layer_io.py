@@ -14,16 +14,18 @@ from typing import Any
 import numpy as np
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer, Shapes
-from napari.utils.transforms import Affine
-from numpy.typing import NDArray
 
 from cellwright.core.data import Image, Result
 from cellwright.core.errors import WrongLayerError
 from cellwright.models import registry
+from cellwright.widgets.shared.cells.followers import follow
 from cellwright.widgets.shared.coordinates import (
     Channel,
+    Window,
     channels_of,
     image_in,
+    placement_of,
+    whole_placement,
 )
 from cellwright.widgets.shared.edited_layers import (
     METADATA,
@@ -41,8 +43,6 @@ HIDDEN = "hidden"  # key in the metadata of layers of ours that make way for tho
 ANNOTATION = "annotation"  # key in the metadata of layers that belong to one
 LEAST_SCREEN_PX = 0.025  # of a layer, below which marks would vanish
 REGIONS_NAME = "complete regions"  # layer of the boxes in which every cell is annotated
-
-Window = tuple[slice, ...]  # one for each axis of a layer, colours left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ def source_of(layer: Layer | None, channel: Channel | None = None, window: Windo
         image=image,
         layer_id=str(layer.unique_id),
         offset=tuple(int(start) for axis, start in enumerate(first) if axis != channel.axis),
-        placement=_placement(layer, first, drop_first=channel.axis == 0),
+        placement=placement_of(layer, first, drop_first=channel.axis == 0),
         channel_axis=channel.axis or None,
     )
 
@@ -173,6 +173,7 @@ def place(viewer: Any, prepared: Mapping[str, Layer]) -> dict[str, Layer]:
     stays, out of sight; the new ones come beside them. The selection stays as it was. Call it in the GUI
     thread.
     """
+    follow(viewer)  # first, so that a layer is marked as edited before its rows are looked at
     active = viewer.layers.selection.active
     shown = {}
     for output, layer in prepared.items():
@@ -235,11 +236,6 @@ def remove(viewer: Any, key: Mapping[str, Any]) -> None:
         viewer.layers.remove(layer)
 
 
-def whole_placement(layer: Layer) -> dict[str, Any]:
-    """Return the arguments that give a new layer the transform, units and axis labels of another."""
-    return _placement(layer, np.zeros(layer.ndim, np.intp), drop_first=False)
-
-
 def add_overlay(viewer: Any, below: Layer, name: str, features: dict[str, Any]) -> Shapes:
     """Add an empty Shapes layer for marks that lie on a layer; the active layer stays so."""
     active = viewer.layers.selection.active
@@ -261,33 +257,6 @@ def screen_px(viewer: Any, layer: Layer) -> float:
     """Return a pixel of the screen in pixels of a layer."""
     step = float(np.abs(layer.scale[-1])) or 1.0
     return max(1.0 / max(float(camera_of(viewer).zoom) * step, 1e-6), LEAST_SCREEN_PX)
-
-
-def last_axes(placement: Mapping[str, Any], ndim: int) -> dict[str, Any]:
-    """Return the same placement for a layer that has only the last axes."""
-    kept = {name: value[-ndim:] for name, value in placement.items()}
-    for name in ("rotate", "shear"):
-        kept[name] = placement[name][-ndim:, -ndim:]
-    kept["affine"] = placement["affine"][-ndim - 1 :, -ndim - 1 :]
-    return kept
-
-
-def _placement(layer: Layer, first: NDArray[np.intp], *, drop_first: bool) -> dict[str, Any]:
-    """Arguments that put an array whose first pixel is ``first`` of the layer where it belongs."""
-    n = layer.ndim
-    parts = {name: getattr(layer, name) for name in ("scale", "rotate", "shear", "translate")}
-    keep = slice(1 if drop_first else 0, None)
-    shear = np.eye(n)
-    shear[np.triu_indices(n, 1)] = layer.shear
-    return {
-        "scale": layer.scale[keep],
-        "translate": np.asarray(Affine(ndim=n, **parts)(first))[keep],
-        "rotate": layer.rotate[keep, keep],
-        "shear": shear[keep, keep],
-        "affine": layer.affine.affine_matrix[keep, keep],
-        "units": layer.units[keep],
-        "axis_labels": layer.axis_labels[keep],
-    }
 
 
 def has_image(viewer: Any, source: Source) -> bool:
