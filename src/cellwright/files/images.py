@@ -343,16 +343,18 @@ def _read_picture(path: Path, start: bytes) -> Image:
             return replace(describe(pixels, "YXC"[: pixels.ndim], path.stem), is_converted=is_converted)
         if n_frames * picture.width * picture.height > MOST_FRAME_PIXELS:
             raise ReadError(f"The {n_frames} frames of {path} are too large together. Split it.")
-        frames = [np.asarray(picture.convert("RGB"))]
+        size, frames = picture.size, [np.asarray(picture.convert("RGB"))]
         for index in range(1, n_frames):
             try:
                 picture.seek(index)
+                if picture.size != size:  # which may be gigabytes
+                    break
                 frames.append(np.asarray(picture.convert("RGB")))
             except (OSError, SyntaxError, EOFError):  # what comes before it is whole
                 notices = [f"The movie is damaged: {len(frames)} of its {n_frames} frames were read."]
                 break
-    if len({frame.shape for frame in frames}) > 1:
-        raise ReadError(f"The frames of {path} must have one size; they differ. Save them one by one.")
+        if picture.size != size:
+            raise ReadError(f"The frames of {path} must have one size; they differ. Save them one by one.")
     stack, axes = np.stack(frames), "TYXC"
     if (stack == stack[..., :1]).all():
         stack, axes = stack[..., 0], "TYX"
