@@ -333,28 +333,33 @@ def _read_picture(path: Path, start: bytes) -> Image:
 
     if _is_deep_png(start):
         return describe(*_read_deep_png(path, start), path.stem)  # Pillow would take 8 of its 16 bits
-    notices: list[str] = []
     with _opened(path) as picture:
         n_frames = _n_frames(picture)
         _refuse_bomb(picture, n_frames, path)
-        if n_frames == 1:
-            is_converted = _is_converted(picture)
-            pixels = _light(ImageOps.exif_transpose(picture))
-            return replace(describe(pixels, "YXC"[: pixels.ndim], path.stem), is_converted=is_converted)
-        if n_frames * picture.width * picture.height > MOST_FRAME_PIXELS:
-            raise ReadError(f"The {n_frames} frames of {path} are too large together. Split it.")
-        size, frames = picture.size, [np.asarray(picture.convert("RGB"))]
-        for index in range(1, n_frames):
-            try:
-                picture.seek(index)
-                if picture.size != size:  # which may be gigabytes
-                    break
-                frames.append(np.asarray(picture.convert("RGB")))
-            except (OSError, SyntaxError, EOFError):  # what comes before it is whole
-                notices = [f"The movie is damaged: {len(frames)} of its {n_frames} frames were read."]
+        if n_frames > 1:
+            return _read_movie(picture, n_frames, path)
+        is_converted = _is_converted(picture)
+        pixels = _light(ImageOps.exif_transpose(picture))
+        return replace(describe(pixels, "YXC"[: pixels.ndim], path.stem), is_converted=is_converted)
+
+
+def _read_movie(picture: Any, n_frames: int, path: Path) -> Image:
+    """Return the frames of a picture that moves, up to the first that is damaged."""
+    if n_frames * picture.width * picture.height > MOST_FRAME_PIXELS:
+        raise ReadError(f"The {n_frames} frames of {path} are too large together. Split it.")
+    notices: list[str] = []
+    size, frames = picture.size, [np.asarray(picture.convert("RGB"))]
+    for index in range(1, n_frames):
+        try:
+            picture.seek(index)
+            if picture.size != size:  # it is not unpacked, for it may be gigabytes
                 break
-        if picture.size != size:
-            raise ReadError(f"The frames of {path} must have one size; they differ. Save them one by one.")
+            frames.append(np.asarray(picture.convert("RGB")))
+        except (OSError, SyntaxError, EOFError):  # what comes before it is whole
+            notices = [f"The movie is damaged: {len(frames)} of its {n_frames} frames were read."]
+            break
+    if picture.size != size:
+        raise ReadError(f"The frames of {path} must have one size; they differ. Save them one by one.")
     stack, axes = np.stack(frames), "TYXC"
     if (stack == stack[..., :1]).all():
         stack, axes = stack[..., 0], "TYX"
