@@ -205,6 +205,31 @@ def test_the_labels_have_a_pyramid_and_sizes(tmp_path, draw_blobs, small_blocks)
     assert pandas.read_csv(tmp_path / "sized.cells.csv")["area_um2"].gt(0).all()
 
 
+@pytest.mark.parametrize("axes", ["YX", "ZYX"])
+def test_large_cells_are_counted_in_a_smaller_copy(tmp_path, draw_blobs, small_blocks, axes):
+    blobs = draw_blobs((301, 258), 32.0)
+    image = Image(blobs.image, "YX", (0.5, 0.5))
+    levels = [blobs.image[::2, ::2].copy(), blobs.image[::4, ::4], blobs.image[::3, ::4]]
+    levels[0][140:148, 120:128] = 1  # is in the first copy alone
+    if axes == "ZYX":
+        image = Image(np.stack([blobs.image] * 3), "ZYX", (1.0, 0.5, 0.5))
+        levels = [np.stack([level] * 3) for level in levels]
+    image = replace(image, levels=tuple(levels))
+    small_blocks.spec = replace(small_blocks.spec, diameter_range_px=(10.0, 20.0))
+    engine = EngineSettings(diameter_px=28.0)
+    found = run(count_streamed(StreamJob(image, tmp_path, small_blocks, engine=engine)))
+    labels, table = read(tmp_path)
+    assert found.count == len(blobs) + 1
+    truth = blobs.labels > 0
+    plane = labels.reshape(-1, *truth.shape)[0] > 0
+    plane[276:300, 236:258] = truth[276:300, 236:258]
+    assert (plane & truth).sum() > 0.93 * (plane | truth).sum()
+    size = {"YX": "area", "ZYX": "volume"}[axes]
+    pixels = [(labels == number).sum() for number in table["label"]]
+    np.testing.assert_array_equal(pixels, table[f"{size}_px"])
+    np.testing.assert_allclose(table[f"{size}_um{len(axes)}"], table[f"{size}_px"] / 4)
+
+
 def test_two_runs_do_not_share_a_folder(tmp_path, draw_blobs, small_blocks):
     image = Image(draw_blobs((100, 100)).image, "YX")
     lock = acquire_lock(tmp_path / ".image.lock")

@@ -1,8 +1,9 @@
 """One block: counted as an image of its own, its cells written among those of its neighbours."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,27 +22,39 @@ from cellwright.inference.streaming.plan import (
     StreamJob,
     StreamPlan,
     blocks_of,
+    factor_of,
     files_of,
     kept_plan,
     labels_of,
 )
+from cellwright.models.families.base import in_model_pixels
 from cellwright.models.stitching import SAME_CENTRE, claimed, not_taken, with_lead
+from cellwright.ops.labels import measure
 from cellwright.ops.volumes.link import link_cells
 
 if TYPE_CHECKING:
     import pandas
 
 
-def part_of(image: Image, block: StreamBlock) -> Image:
-    """Return the window of a block as an image, its pixels read.
+def part_of(image: Image, block: StreamBlock, level: int = 0) -> Image:
+    """Return the window of a block as an image, its pixels read, those of a smaller copy where that is asked.
 
     Raises
     ------
     ImageError
         They cannot be read.
     """
+    sizes = image.pixel_size_um
+    if level:
+        factor = factor_of(image, level)
+        image = replace(image, data=image.levels[level - 1])
+        block = block.shrunk(factor)
+        axes = image.spatial_axes
+        sizes = tuple(
+            size * (1 + (factor - 1) * (axis in "YX")) for size, axis in zip(sizes, axes, strict=False)
+        )
     pixels = image.read(block.place(image.axes))
-    return Image(pixels, image.axes.replace("T", ""), image.pixel_size_um, image.name, image.channel_names)
+    return Image(pixels, image.axes.replace("T", ""), sizes, image.name, image.channel_names)
 
 
 def count_block(
@@ -54,10 +67,16 @@ def count_block(
     WriteError
         A file cannot be written.
     """
+    factor, settings, preparation = factor_of(image, plan.level), job.settings, plan.preparation
+    if factor > 1:
+        settings = in_model_pixels(settings or job.family.settings(), 1 / factor)
+        preparation = preparation._replace(zoom=preparation.zoom * factor)
     counting = count_with_prediction(
-        part, job.model, job.settings, job.engine, keep_maps=False, preparation=plan.preparation
+        part, job.model, settings, job.engine, keep_maps=False, preparation=preparation
     )
     result, _ = yield from counting
+    if factor > 1:
+        result = _enlarged(result, factor, [span.stop - span.start for span in block.tile.read])
     if len(block.tile.core) == 3 and not job.engine.link:
         result = replace(result, cells=_in_own_slices(result.cells, block))
     if result.gives == "density":
@@ -68,6 +87,26 @@ def count_block(
         write_text(files_of(job, image).fit(block), json.dumps([result.fit, len(table)]))
     with atomic_write(files_of(job, image).part(block)) as path:
         table.to_csv(path, index=False)
+
+
+def _enlarged(result: Result, factor: int, shape: Sequence[int]) -> Result:
+    """Return what was found in a smaller copy in the pixels of the image, in a window of this shape."""
+
+    def grown(values: NDArray[Any]) -> NDArray[Any]:
+        large = values.repeat(factor, axis=-2).repeat(factor, axis=-1)[..., : shape[-2], : shape[-1]]
+        missing = [(0, n - have) for n, have in zip(shape, large.shape, strict=True)]
+        return np.pad(large, missing, mode="edge")
+
+    cells, maps = result.cells, {name: grown(one) / factor**2 for name, one in result.maps.items()}
+    if cells.labels is not None:
+        labels = grown(cells.labels)
+        areas, points, boxes = measure(labels)
+        return replace(result, cells=replace(cells, points=points, boxes=boxes, areas=areas, labels=labels))
+    scale = np.ones(cells.points.shape[1], np.float32)
+    scale[-2:] = factor
+    points = cells.points * scale + (scale - 1) / 2
+    cells = replace(cells, points=points, boxes=cells.boxes * scale, areas=cells.areas * factor**2)
+    return replace(result, cells=cells, maps=maps)
 
 
 def _in_own_slices(cells: Cells, block: StreamBlock) -> Cells:
@@ -202,7 +241,9 @@ def _not_found_before(
 def _table(image: Image, block: StreamBlock, result: Result, cells: Cells) -> "pandas.DataFrame":
     """Return the rows of a block's cells, in pixels of the whole image."""
     cells, offset = placed(image, block, replace(cells, labels=None))
-    provenance = replace(result.provenance, axes=image.axes, image_shape=image.shape)
+    provenance = replace(
+        result.provenance, axes=image.axes, image_shape=image.shape, pixel_size_um=image.pixel_size_um
+    )
     return cells_table(replace(result, cells=cells, provenance=provenance, offset=offset))
 
 

@@ -32,11 +32,11 @@ def one_by_one(
 ) -> Iterator[int]:
     """Count blocks in this process, reading the next one meanwhile; 1 for each that is finished, else 0."""
     with ThreadPoolExecutor(1) as reader:
-        reading = [reader.submit(part_of, image, block) for block in blocks[:1]]
+        reading = [reader.submit(part_of, image, block, plan.level) for block in blocks[:1]]
         for block, following in zip_longest(blocks, blocks[1:]):
             part = reading.pop().result()
             if following is not None:
-                reading.append(reader.submit(part_of, image, following))
+                reading.append(reader.submit(part_of, image, following, plan.level))
             for _ in count_block(job, image, plan, block, part):
                 yield 0
             yield 1
@@ -91,7 +91,7 @@ def shared_out(client: "Client", on_block: OnBlock, blocks: Sequence[StreamBlock
 def _count_there(block: StreamBlock, *, job: StreamJob, plan: StreamPlan) -> None:
     image = _image_there(job)
     here = plan.with_networks(_networks_there(job.model, job.engine))  # type: ignore[arg-type]
-    run(count_block(job, image, here, block, part_of(image, block)))
+    run(count_block(job, image, here, block, part_of(image, block, plan.level)))
 
 
 def _link_there(block: StreamBlock, *, job: StreamJob, plan: StreamPlan) -> None:

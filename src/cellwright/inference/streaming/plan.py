@@ -76,7 +76,7 @@ class StreamJob:
         """Return the image, its pixels not yet read."""
         image = self.source
         if not isinstance(image, Image):
-            image = read_image(image, self.axes)
+            image = read_image(image, self.axes, has_levels=True)
         if not self.pixel_size_um:
             return image
         return replace(image, pixel_size_um=self.pixel_size_um)
@@ -166,6 +166,12 @@ class StreamBlock(NamedTuple):
         )
         return self._replace(tile=Tile(self.tile.core, spans))
 
+    def shrunk(self, factor: int) -> Self:
+        """Return the same window in a copy of the image so many times smaller along Y and X."""
+        *lead, rows, columns = self.tile.read
+        small = (slice(span.start // factor, ceil(span.stop / factor)) for span in (rows, columns))
+        return self._replace(tile=Tile(self.tile.core, (*lead, *small)))
+
     def overlaps(self, other: "StreamBlock") -> bool:
         """Return whether the windows of two blocks of one time point have a pixel in common."""
         pairs = zip(self.tile.read, other.tile.read, strict=True)
@@ -188,6 +194,8 @@ class StreamPlan(NamedTuple):
         Side of a core along Y and X, and the context around it.
     core_slices, halo_slices
         The same along Z; 0 slices take all of them.
+    level
+        Number of the smaller copy of the image that is counted in; 0 is the image itself.
     """
 
     preparation: Preparation
@@ -195,6 +203,7 @@ class StreamPlan(NamedTuple):
     halo_px: int
     core_slices: int = 0
     halo_slices: int = 0
+    level: int = 0
 
     def with_networks(self, networks: Engine) -> Self:
         """Return the same plan for a process that has made the networks."""
@@ -309,7 +318,31 @@ def make_plan(job: StreamJob, image: Image, stream: StreamSettings) -> Task[Stre
     """Return how the blocks of an image are to be counted, with the scale estimated."""
     block_px = _block_size(job, image, 1.0, stream)[0]
     preparation = yield from prepare(image, job.model, job.settings, job.engine, block_px)
-    return StreamPlan(preparation, *_block_size(job, image, preparation.zoom, stream))
+    plan = StreamPlan(preparation, *_block_size(job, image, preparation.zoom, stream))
+    return plan._replace(level=_level_for(image, plan))
+
+
+def factor_of(image: Image, level: int) -> int:
+    """Return how many times smaller a copy of an image is along Y and X; 0 where it is another image."""
+    if not level:
+        return 1
+    small = dict(zip(image.axes, image.levels[level - 1].shape, strict=True))
+    lengths = dict(zip(image.axes, image.shape, strict=True))
+    factor = round(lengths["X"] / small["X"])
+    fits = all(small[axis] in (lengths[axis] // factor, ceil(lengths[axis] / factor)) for axis in "YX")
+    if not fits or any(small[axis] != n for axis, n in lengths.items() if axis not in "YX"):
+        return 0
+    return factor
+
+
+def _level_for(image: Image, plan: StreamPlan) -> int:
+    """Return the smallest copy of an image that has all the pixels that the networks are given."""
+    chosen = 0
+    for level in range(1, len(image.levels) + 1):
+        factor = factor_of(image, level)
+        if factor and plan.preparation.zoom * factor <= 1 and not (plan.core_px | plan.halo_px) % factor:
+            chosen = level
+    return chosen
 
 
 def link_size(job: StreamJob, image: Image, zoom: float, stream: StreamSettings) -> tuple[int, int, int, int]:
