@@ -98,7 +98,7 @@ def _enlarged(result: Result, factor: int, shape: Sequence[int]) -> Result:
         return np.pad(large, missing, mode="edge")
 
     cells = result.cells
-    maps = {name: grown(one) / np.float32(factor**2) for name, one in result.maps.items()}
+    maps = {name: (grown(one) / factor**2).astype(np.float32) for name, one in result.maps.items()}
     if cells.labels is not None:
         labels = grown(cells.labels)
         areas, points, boxes = measure(labels)
