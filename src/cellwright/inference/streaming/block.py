@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from cellwright.core.data import Cells, Image, Provenance, Result
+from cellwright.core.data import Cells, Image, Labels, Provenance, Result
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import atomic_write, write_text, writing
@@ -97,15 +97,18 @@ def _enlarged(result: Result, factor: int, shape: Sequence[int]) -> Result:
         missing = [(0, n - have) for n, have in zip(shape, large.shape, strict=True)]
         return np.pad(large, missing, mode="edge")
 
-    cells, maps = result.cells, {name: grown(one) / factor**2 for name, one in result.maps.items()}
+    cells = result.cells
+    maps = {name: (grown(one) / factor**2).astype(np.float32) for name, one in result.maps.items()}
     if cells.labels is not None:
         labels = grown(cells.labels)
         areas, points, boxes = measure(labels)
         return replace(result, cells=replace(cells, points=points, boxes=boxes, areas=areas, labels=labels))
     scale = np.ones(cells.points.shape[1], np.float32)
     scale[-2:] = factor
-    points = cells.points * scale + (scale - 1) / 2
-    cells = replace(cells, points=points, boxes=cells.boxes * scale, areas=cells.areas * factor**2)
+    points = (cells.points * scale + (scale - 1) / 2).astype(np.float32)
+    cells = replace(
+        cells, points=points, boxes=cells.boxes * scale, areas=cells.areas * np.float32(factor**2)
+    )
     return replace(result, cells=cells, maps=maps)
 
 
@@ -159,14 +162,15 @@ def _outlines_in(job: StreamJob, image: Image, block: StreamBlock) -> Cells:
     return Cells(np.zeros((n, 3), np.float32), np.zeros((n, 2, 3), np.float32), scores, none, labels)
 
 
-def compact(labels: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+def compact(labels: Labels) -> tuple[Labels, NDArray[np.integer]]:
     """Return labels numbered 1..N in their order, and the number that each had; the first is 0.
 
     Those of a whole image are so high that tables by number take more memory than its blocks.
     """
     import pandas
 
-    codes, present = pandas.factorize(labels.ravel(), sort=True)
+    numbered, found = pandas.factorize(labels.ravel(), sort=True)
+    codes, present = np.asarray(numbered), np.asarray(found)
     if not len(present) or present[0]:
         codes, present = codes + 1, np.concatenate([[0], present])
     return codes.astype(np.int32).reshape(labels.shape), present

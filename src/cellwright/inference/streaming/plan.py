@@ -330,7 +330,7 @@ def factor_of(image: Image, level: int) -> int:
         return 1
     small = dict(zip(image.axes, image.levels[level - 1].shape, strict=True))
     lengths = dict(zip(image.axes, image.shape, strict=True))
-    factor = round(lengths["X"] / small["X"])
+    factor: int = round(lengths["X"] / small["X"])
     fits = all(small[axis] in (lengths[axis] // factor, ceil(lengths[axis] / factor)) for axis in "YX")
     if not fits or any(small[axis] != n for axis, n in lengths.items() if axis not in "YX"):
         return 0

@@ -202,7 +202,7 @@ def _link_blocks(
     on_block = partial(link_block, job, image, plan)
     steps = _done_in(client, link_there(job, plan), partial(each, on_block))
     yield from _through("link", rounds_of(blocks_of(image, plan)), files_of(job, image).part, steps)
-    return outlined._replace(**dict(zip(plan._fields[1:], plan[1:], strict=True)))
+    return StreamPlan(outlined.preparation, *plan[1:])
 
 
 Steps = Callable[[Sequence[StreamBlock]], Iterator[int]]
