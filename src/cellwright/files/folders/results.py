@@ -406,8 +406,8 @@ def join_tables(output: Path, outcomes: Sequence[ImageOutcome]) -> None:
     tables = {one.image.name: output / f"{one.image.name}.cells.csv" for one in outcomes if not one.error}
     found = [(name, path) for name, path in tables.items() if path.exists()]
     is_text: dict[str, bool] = {}
-    for part in (part for _, path in found for part in _in_parts(path)):
-        for column, kind in part.dtypes.items():
+    for rows in (rows for _, path in found for rows in _in_parts(path)):
+        for column, kind in rows.dtypes.items():
             is_text[str(column)] = is_text.get(str(column), False) or kind.kind not in "iufb"
     if not is_text:
         return
@@ -417,8 +417,8 @@ def join_tables(output: Path, outcomes: Sequence[ImageOutcome]) -> None:
         atomic_write(output / "cells.parquet") as part,
         pyarrow.parquet.ParquetWriter(part, schema) as writer,
     ):
-        for name, part in ((name, part) for name, path in found for part in _in_parts(path)):
-            table = part.reindex(columns=list(is_text))
+        for name, rows in ((name, rows) for name, path in found for rows in _in_parts(path)):
+            table = rows.reindex(columns=list(is_text))
             table = table.astype(
                 {column: "string" if text else "float64" for column, text in is_text.items()}
             )
