@@ -5,9 +5,10 @@
 PyTorch in float32 and bfloat16 and compiled, ONNX Runtime in float32 and int8 (weights and activations,
 calibrated on drawn nuclei), OpenVINO in float32 and bfloat16; what is not installed is skipped. Seconds are
 those of the processor, of all threads together, which other programs hardly change; what torch.compile has
-other programs do is not in them. Beside the median of each stand its ratio to PyTorch's float32, how long it took to get ready, and how far its maps are
-from those of PyTorch's float32. With FOLDER, that of the datasets, a second table tells the F1 at IoU 0.5 on
-validation images of dsb2018_train that each gives in the place of the network.
+other programs do is not in them. Beside the median of each stand its ratio to PyTorch's float32, how long it
+took to get ready, and how far its maps are from those of PyTorch's float32. With FOLDER, that of the
+datasets, a second table tells the F1 at IoU 0.5 on validation images of dsb2018_train that each gives in the
+place of the network.
 """
 
 import argparse
