@@ -29,29 +29,15 @@ BOOKKEEPING = ("step", "loss", "rate", "merit", "error")  # fields of an epoch t
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be trained. Made by the form or read by :func:`unfinished`; used by ``train_task``.
+    """What is to be trained. Made by the form or read by :func:`unfinished`; used by ``train_task``."""
 
-    Parameters
-    ----------
-    name
-        Of the new model.
-    start
-        Name or folder of a model, or ``new:`` and a family.
-    data
-        A training folder.
-    unlabelled
-        A folder of images without annotation to learn from first; empty for none.
-    pretraining
-        How.
-    """
-
-    name: str
-    start: str
-    data: str
+    name: str  # of the new model
+    start: str  # name or folder of a model, or ``new:`` and a family
+    data: str  # a training folder
     settings: FinetuneSettings = field(default_factory=FinetuneSettings)
     device: str = "auto"
-    unlabelled: str = ""
-    pretraining: PretrainSettings = field(default_factory=PretrainSettings)
+    unlabelled: str = ""  # folder of images without annotation to learn from first; empty for none
+    pretraining: PretrainSettings = field(default_factory=PretrainSettings)  # how that is learned
 
     @property
     def folder(self) -> Path:

@@ -32,15 +32,7 @@ from cellwright.widgets.train.view import LAYERS, TrainPanel
 
 
 class TrainChoices(QObject):
-    """Reads the boxes of the panel and lists what is annotated in the viewer.
-
-    Parameters
-    ----------
-    viewer
-        A napari viewer; the list of pairs follows its layers.
-    panel
-        Whose boxes are filled.
-    """
+    """Reads the boxes of the panel and lists what is annotated in the viewer."""
 
     changed = Signal()  # other data, or another model to begin with
 

@@ -55,24 +55,14 @@ class EpochPicture(Progress):
 
 @dataclass(frozen=True, slots=True)
 class TrainingOutcome:
-    """What came out of a run.
-
-    Parameters
-    ----------
-    model
-        Name of the new model; empty where nothing became better and nothing was kept.
-    before, after
-        Scores; empty where it was stopped before there were any.
-    epochs
-        The curve, which is no longer in the folder of the run.
-    """
+    """What came out of a run."""
 
     plan: Plan
-    model: str
-    before: Mapping[str, float]
+    model: str  # name of the new model; empty where nothing became better and nothing was kept
+    before: Mapping[str, float]  # scores; empty where it was stopped before there were any
     after: Mapping[str, float]
     notices: tuple[str, ...] = ()
-    epochs: tuple[Mapping[str, float], ...] = ()
+    epochs: tuple[Mapping[str, float], ...] = ()  # the curve, which is no longer in the folder of the run
 
 
 class TrainModel:

@@ -91,13 +91,7 @@ INK = "#969ba5"
 
 
 class TrainPanel(QWidget):
-    """Controls of the train widget from top to bottom: data, model, findings, buttons, curves, own models.
-
-    Parameters
-    ----------
-    parent
-        Qt parent.
-    """
+    """Controls of the train widget from top to bottom: data, model, findings, buttons, curves, own models."""
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
