@@ -97,8 +97,8 @@ def count_cells(
 
     Without a stated diameter the image is counted as it is; where the diameter of what was found lies outside
     the model's range, it is rescaled to the model's own diameter and counted again, and the count with the
-    higher confidence stands. An image of small cells that promises few right outlines is tried enlarged, too. A
-    stated diameter rescales only when it lies outside that range. Diameters are those of discs of the same
+    higher confidence stands. An image of small cells that promises few right outlines is tried enlarged, too.
+    A stated diameter rescales only when it lies outside that range. Diameters are those of discs of the same
     area. The result is in the image's own pixels either way.
 
     A family that gives a density gives no cells: the count is the sum of ``maps["density"]``, which has the
