@@ -64,8 +64,12 @@ def read_fit(folder: Path, sha256: str) -> FitCalibration | None:
         if values["weights_sha256"] != sha256:
             return None
         arrays = {name: np.array(values[name], np.float64) for name in ARRAYS}
-        numbers = {"bias": float(values["bias"]), "closer_below": float(values.get("closer_below", 0))}
-        fit = FitCalibration(tuple(map(str, values["facts"])), **numbers, **arrays)
+        fit = FitCalibration(
+            tuple(map(str, values["facts"])),
+            bias=float(values["bias"]),
+            closer_below=float(values.get("closer_below", 0)),
+            **arrays,
+        )
         _check(fit)
     except (OSError, *NO_JSON, KeyError, TypeError) as error:
         raise CheckpointError(
