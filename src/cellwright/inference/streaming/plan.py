@@ -14,9 +14,10 @@ from cellwright.core.data import Image
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Task
 from cellwright.files.atomic import write_text
+from cellwright.files.folders.results import facts_of
 from cellwright.files.images import read_image
 from cellwright.files.json_value import NO_JSON
-from cellwright.files.zarr import chunk_px
+from cellwright.files.zarr import address_of, chunk_px
 from cellwright.inference.context import LARGEST_CELL, ModelChoices, Preparation, load_models
 from cellwright.inference.device import free_memory
 from cellwright.inference.pipeline import LINKED_AXES, prepare
@@ -120,15 +121,16 @@ class StreamJob:
             "settings": asdict(settings),
             "engine": self.engine.facts,
         }
+        if image.source and not address_of(image.source):
+            facts["file"] = facts_of(Path(image.source))
         if self.is_linked(image):
             facts["blocks"] = "linked from outlines"  # those of earlier versions were not
         return json.dumps(facts, sort_keys=True, default=str)
 
     def second_fingerprint(self, image: Image) -> str:
         """Return the same for what is measured."""
-        paths = Recipe(files=self.files).input_paths(image.name)
-        times = [path.stat().st_mtime_ns for path in paths if path.exists()]
-        return json.dumps([asdict(self.analysis), self.classifier, list(map(str, paths)), times])
+        files = [facts_of(path) for path in Recipe(files=self.files).input_paths(image.name)]
+        return json.dumps([asdict(self.analysis), self.classifier, files])
 
 
 class StreamBlock(NamedTuple):

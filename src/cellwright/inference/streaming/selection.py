@@ -114,6 +114,8 @@ def analysis_of(
         pandas.read_csv(part, usecols=lambda name: job.whole_table or _is_summed(name)) for part in parts
     ]
     table = pandas.concat([one for one in tables if len(one)] or tables[:1], ignore_index=True)
+    whole = [name for name in table if table[name].dtype.kind == "i" and not _is_integer(str(name))]
+    table = table.astype(dict.fromkeys(whole, "float64"))  # of numbers that happen to be whole
     result = replace(result, count=float(len(table)), cells=_cells_of(job, image, table))
     tracks, lineages, copositive, n_outside = None, None, None, None
     if job.analysis.positive:
@@ -140,6 +142,10 @@ def analysis_of(
         lineages=lineages,
         notices=selected.notices,
     )
+
+
+def _is_integer(column: str) -> bool:
+    return column in ("label", "t", "nuclei") or column.startswith("box_")
 
 
 def _is_summed(column: str) -> bool:
