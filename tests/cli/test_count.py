@@ -96,6 +96,25 @@ def test_output_holds_labels_table_and_provenance(cli, image_path, blobs, tmp_pa
     assert (values["count"], values["model"], values["axes"]) == (len(blobs), "flow", "YX")
 
 
+def test_labels_changed_by_hand_are_kept(cli, image_path, blobs, tmp_path):
+    folder = tmp_path / "o"
+    for _ in range(2):
+        assert "changed" not in cli("count", image_path, "--output", folder).err
+    labels = read_image(folder / "discs.labels.tif").read()
+    tifffile.imwrite(folder / "discs.labels.tif", labels * (labels != 1))
+    code, _, err = cli("count", image_path, "--output", folder, "--measure", "shape")
+    assert (code, "kept as discs.labels.edited1.tif" in err) == (0, True), err
+    assert len(np.unique(read_image(folder / "discs.labels.edited1.tif").read())) == len(blobs)
+    np.testing.assert_array_equal(read_image(folder / "discs.labels.tif").read(), labels)
+    with (folder / "discs.cells.csv").open("a") as table:
+        table.write("99,1\n")
+    tifffile.imwrite(folder / "discs.labels.tif", labels * 0)
+    with_it = [image_path.parent, "--output", folder]  # a folder that holds it keeps them, too
+    assert cli("count", *with_it).code == 0
+    assert (folder / "discs.labels.edited2.tif").exists()
+    assert (folder / "discs.cells.edited1.csv").exists()
+
+
 def test_settings_are_flags(cli, image_path, tmp_path):
     flags = ["--min-area", 20, "--cell-probability", 0.6, "--exclude-border", "--tile", 128, "--channel", 0]
     assert cli("count", image_path, "--output", tmp_path, *flags).code == 0

@@ -11,7 +11,7 @@ from cellwright.core.errors import SettingsError
 if TYPE_CHECKING:
     from cellwright.ops.measure.analysis import Analysis
 
-DIAMETERS = ("diameter_px", "diameter_um")  # of which one is given
+ONE_OF = (("diameter_px", "diameter_um"), ("channel", "channels"))  # flags of which one is given
 
 
 def analysis_row(analysis: "Analysis") -> dict[str, Any]:
@@ -82,8 +82,9 @@ def with_saved(path: Path | None, flags: Mapping[str, Any], named: Mapping[str, 
         )
     if given.get("models"):  # settings of another family would not fit
         values = {name: value for name, value in values.items() if name not in saved["settings"]}
-    if given.keys() & set(DIAMETERS):  # one in µm goes before a saved one in pixels, too
-        values = {name: value for name, value in values.items() if name not in DIAMETERS}
+    for names in ONE_OF:  # a diameter in µm goes before a saved one in pixels, too
+        if given.keys() & set(names):
+            values = {name: value for name, value in values.items() if name not in names}
     return {**flags, **named, **values, **given}
 
 

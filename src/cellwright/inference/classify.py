@@ -34,10 +34,13 @@ class CropScale(NamedTuple):
         Of its intensities.
     typical_px
         The typical extent of its cells.
+    channels
+        The scaling of each channel, where several are combined.
     """
 
     scaling: intensity.Scaling
     typical_px: float
+    channels: tuple[intensity.Scaling, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +143,8 @@ def predict_classes(
     yield Progress("classes", 0, len(cells))
     chosen = _loaded(classifier)
     spec = chosen.spec
-    parts = frames(image, engine.channel)
+    seen = engine.seen(image, scale.channels if scale else ())
+    parts = frames(seen.image, seen.channel)
     where = _frame_of(cells.points, parts, image)
     diameter_px = engine.in_pixels(image.known_sizes_um).diameter_px
     extents = extents_of(cells.boxes, cells.areas, diameter_px or spec.diameter_px)

@@ -2,7 +2,7 @@
 
 import json
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from math import ceil, lcm, sqrt
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -242,8 +242,9 @@ def make_plan(job: StreamJob, image: Image, stream: StreamSettings) -> Task[tupl
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept["job"] == fingerprint:
             scaling = Scaling(*map(float, kept["scaling"]))
+            channels = tuple(Scaling(*map(float, one)) for one in kept.get("channels", ()))
             sizes = (int(kept.get(name, 0)) for name in StreamPlan._fields[3:])
-            preparation = Preparation(scaling, kept["zoom"])
+            preparation = Preparation(scaling, kept["zoom"], channels=channels)
             return StreamPlan(preparation, kept["core_px"], kept["halo_px"], *sizes), False
     block_px = _block_size(job, image, 1.0, stream)[0]
     preparation = yield from prepare(image, job.model, job.settings, job.engine, block_px)
@@ -252,11 +253,12 @@ def make_plan(job: StreamJob, image: Image, stream: StreamSettings) -> Task[tupl
 
 def keep_plan(job: StreamJob, image: Image, plan: StreamPlan) -> None:
     """Write a plan down; from now on a run goes on with it."""
-    scaling = plan.preparation.scaling
+    preparation = plan.preparation
     kept = {
         "job": job.fingerprint(image),
-        "scaling": [scaling.low, scaling.high, scaling.missing],
-        "zoom": plan.preparation.zoom,
+        "scaling": astuple(preparation.scaling),
+        "channels": [astuple(one) for one in preparation.channels],
+        "zoom": preparation.zoom,
         **dict(zip(plan._fields[1:], plan[1:], strict=True)),
     }
     write_text(files_of(job, image).parts / "plan.json", json.dumps(kept, indent=2))
