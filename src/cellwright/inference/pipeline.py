@@ -88,7 +88,7 @@ def count(
     """
     engine = engine or EngineSettings()
     if channels:
-        engine = replace(engine, channels=tuple(channels))
+        engine = replace(engine, channels=tuple(map(str, channels)))
     return run(count_cells(_image_of(source, axes), model, settings, engine))
 
 

@@ -197,7 +197,7 @@ def recipe_from(found_by: Provenance) -> Recipe:
     if len(of_file) == 1:
         engine = replace(engine, channel=of_file[0])
     elif of_file:
-        engine = replace(engine, channels=of_file)
+        engine = replace(engine, channels=tuple(map(str, of_file)))
     return Recipe(
         models=tuple(known.get("models", [found_by.model])),
         settings=registry.get(family).settings(**known[family]),

@@ -54,10 +54,10 @@ class CombinedPixels:
         return np.dtype(np.float32)
 
     def __getitem__(self, index: Any) -> NDArray[np.float32]:
-        place = () if index is ... else tuple(index)
-        place += (slice(None),) * (len(self.shape) - len(place))
+        place: list[Any] = [] if index is ... else list(index)
+        place += [slice(None)] * (len(self.shape) - len(place))
         if self.how == "colours":
-            *place, colour = place
+            colour = place.pop()
             planes = [self._read(place, number) for number in range(len(self.channels))]
             planes += [np.zeros_like(planes[0])] * (MOST_COLOURS - len(planes))
             return np.stack(planes, axis=-1)[..., colour]
@@ -194,8 +194,8 @@ class _OneChannel:
         return self.image.label_shape
 
     @property
-    def dtype(self) -> DTypeLike:
-        return np.dtype(self.image.data.dtype)
+    def dtype(self) -> Any:
+        return self.image.data.dtype
 
     def __getitem__(self, place: Sequence[Any]) -> NDArray[Any]:
         return _channel(self.image, self.channel, place)

@@ -126,7 +126,7 @@ def source_with(
     planes = [_plane(_cut(one.image, source), one.channel) for one in together]
     image = replace(
         source.image,
-        data=stack([_lazy(plane) for plane in planes]),
+        data=stack([_lazy(plane) for plane in planes]),  # type: ignore[no-untyped-call]
         axes=CHANNEL + source.image.label_axes,
         channel_names=tuple(map(_name, together)),
         channel_colors=(),
