@@ -116,6 +116,13 @@ class HungryNetwork(OracleNetwork):
         return super().forward(image)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have one process run all tests of panels: windows of two take the keyboard from each other."""
+    for item in items:
+        if "widgets" in item.path.parts:
+            item.add_marker(pytest.mark.xdist_group("screen"))
+
+
 @pytest.fixture(autouse=True)
 def same_random_weights() -> None:
     """Random networks have the same weights in every run, whichever tests went before."""

@@ -1,11 +1,14 @@
 """How much does fine-tuning teach, what is forgotten, and how long does it take?
 
     python -m benchmarks.accuracy.finetune phase --data FOLDER --output FOLDER [--start flow] [--preset quick]
+    python -m benchmarks.accuracy.finetune unlabelled --data FOLDER --output FOLDER --start MODEL
     python -m benchmarks.accuracy.finetune one-image --data FOLDER --output FOLDER
 
 ``phase`` teaches five images of usiigaci_phase (whole cells in phase contrast, a kind of image that the
 shipped models have not seen) and prints F1 at IoU 0.5 on validation images, on test images that no choice
-depends on, and AP at IoU 0.5 on the validation images of dsb2018_train, before and after. ``one-image``
+depends on, and AP at IoU 0.5 on the validation images of dsb2018_train, before and after. ``unlabelled``
+teaches the same five images twice, as they are and after SimCLR on fields of 256 x 256 pixels, without their
+annotation, of half of the other images; the other half tests. ``one-image``
 teaches a single annotated image and scores others of its kind, for several images one at a time, since what
 one image teaches is a matter of luck. The kinds: stained tissue, taught to a model that has seen none (that
 of ``unseen_kinds.py``, trained here first, which takes a quarter of an hour) and scored on the images that
@@ -23,11 +26,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from skimage.io import imsave
 
 from benchmarks.accuracy.unseen_kinds import SHORT, Study
 from cellwright.core.data import Image
 from cellwright.core.tasks import Progress, run
 from cellwright.files.dataset.folder import Dataset, read_dataset
+from cellwright.files.folders.image_list import list_images
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import store
 from cellwright.ops.simulation.simulate import simulate
@@ -37,7 +42,8 @@ from cellwright.training.evaluation.evaluate import evaluate
 from cellwright.training.finetune.finetune import finetune
 from cellwright.training.finetune.retention import Drawn
 from cellwright.training.finetune.run import Outcome
-from cellwright.training.settings import PRESETS, FinetuneSettings
+from cellwright.training.pretrain import pretrain
+from cellwright.training.settings import PRESETS, FinetuneSettings, PretrainSettings
 from cellwright.training.trainer import Data
 
 N_TAUGHT = 5
@@ -46,6 +52,8 @@ N_STARTS = 5  # images that are taught one at a time
 N_TISSUES = 5  # kinds of tissue; those with too few images are left out
 FEWEST = 10
 N_DRAWN = 9
+FIELD_PX = 256
+N_UNLABELLED_STEPS = 200
 SIMULATED = "phase"
 SIMULATED_DIAMETER_PX = 44.0
 
@@ -73,7 +81,11 @@ def scores(model: Any, dataset: Dataset) -> dict[str, float]:
 
 
 def taught(
-    data: Dataset, start: str | Path, output: Path, settings: FinetuneSettings
+    data: Dataset,
+    start: str | Path,
+    output: Path,
+    settings: FinetuneSettings,
+    pretrained: Path | None = None,
 ) -> tuple[Outcome, float]:
     """Return what fine-tuning came to, and the seconds it took."""
     began = time.perf_counter()
@@ -82,7 +94,8 @@ def taught(
         if progress.stage == "epoch":
             print(f"  {progress.done:5} {time.perf_counter() - began:6.0f} s  {progress.note}", flush=True)
 
-    outcome = run(finetune(Data(data), start, output, settings, device="cpu"), show)
+    task = finetune(Data(data), start, output, settings, device="cpu", pretrained=pretrained)
+    outcome = run(task, show)
     return outcome, time.perf_counter() - began
 
 
@@ -102,8 +115,8 @@ def compare(name: str, start: str, outcome: Outcome, dataset: Dataset) -> dict[s
     return {"name": name, "before": before, "after": after}
 
 
-def phase(folder: Path, start: str, output: Path, settings: FinetuneSettings) -> dict[str, Any]:
-    """Teach five images of phase contrast."""
+def phase_parts(folder: Path) -> tuple[Dataset, Dataset, Dataset]:
+    """Return what is taught of the images of phase contrast, what validates, and what tests."""
     everything = read_dataset(folder / "usiigaci_phase")
     names = [item.name for item in everything.items]
     teach = names[:: len(names) // N_TAUGHT][:N_TAUGHT]
@@ -111,7 +124,14 @@ def phase(folder: Path, start: str, output: Path, settings: FinetuneSettings) ->
     judge = rest[:: len(rest) // N_VALIDATION][:N_VALIDATION]
     test = [name for name in rest if name not in judge]
     print(f"taught: {', '.join(teach)}; validation: {', '.join(judge)}")
-    data = both(chosen(everything, "train", teach), chosen(everything, "val", judge))
+    parts = (chosen(everything, split, part) for split, part in (("train", teach), ("val", judge)))
+    return *parts, chosen(everything, "val", test)
+
+
+def phase(folder: Path, start: str, output: Path, settings: FinetuneSettings) -> dict[str, Any]:
+    """Teach five images of phase contrast."""
+    teach, judge, test = phase_parts(folder)
+    data = both(teach, judge)
     cpu = time.process_time()
     outcome, seconds = taught(data, start, output / "phase", settings)
     cpu = time.process_time() - cpu
@@ -120,11 +140,44 @@ def phase(folder: Path, start: str, output: Path, settings: FinetuneSettings) ->
         f"threads; better: {outcome.is_better}"
     )
     rows = [
-        compare("phase, validation", start, outcome, chosen(everything, "val", judge)),
-        compare("phase, test", start, outcome, chosen(everything, "val", test)),
+        compare("phase, validation", start, outcome, judge),
+        compare("phase, test", start, outcome, test),
         compare("dsb2018 val", start, outcome, read_dataset(folder / "dsb2018_train").select("val")),
     ]
     return {"seconds": seconds, "cpu_seconds": cpu, "is_better": outcome.is_better, "rows": rows}
+
+
+def cut_fields(dataset: Dataset, output: Path) -> Path:
+    """Write the images of a dataset as fields, and return their folder."""
+    output.mkdir(parents=True, exist_ok=True)
+    for item in dataset.items:
+        pixels = np.asarray(item.image().data)
+        for top in range(0, pixels.shape[0] - FIELD_PX // 2, FIELD_PX):
+            for left in range(0, pixels.shape[1] - FIELD_PX // 2, FIELD_PX):
+                field = pixels[top : top + FIELD_PX, left : left + FIELD_PX]
+                imsave(output / f"{item.name}_{top}_{left}.png", field, check_contrast=False)
+    return output
+
+
+def unlabelled(folder: Path, start: str, output: Path, settings: FinetuneSettings) -> dict[str, Any]:
+    """Teach five images of phase contrast with and without many that nobody annotated."""
+    teach, judge, rest = phase_parts(folder)
+    seen, test = (replace(rest, items=rest.items[first::2]) for first in (1, 0))
+    images = list_images([cut_fields(seen, output / "fields")])
+    began = time.perf_counter()
+    learn = PretrainSettings(steps=N_UNLABELLED_STEPS)
+    encoder = run(pretrain(images, store.load(start), output / "encoder", learn, device="cpu"))
+    minutes = (time.perf_counter() - began) / 60
+    print(f"SimCLR on {len(images)} fields, {learn.steps} steps: {minutes:.1f} minutes", flush=True)
+    found: dict[str, Any] = {"n_fields": len(images), "minutes": minutes}
+    for title, pretrained in (("five images", None), ("with SimCLR before", encoder)):
+        outcome, seconds = taught(both(teach, judge), start, output / title, settings, pretrained)
+        print(f"{title}: {seconds / 60:.1f} minutes; better: {outcome.is_better}")
+        found[title] = [
+            compare(f"{title}, {name}", start, outcome, part)
+            for name, part in (("validation", judge), ("test", test))
+        ]
+    return found
 
 
 def simulated(seeds: Sequence[int]) -> Dataset:
@@ -221,15 +274,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    studies = {"phase": phase, "one-image": one_image}
+    studies = {"phase": phase, "unlabelled": unlabelled, "one-image": one_image}
     parser.add_argument("study", choices=studies)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--start", default="flow")
     parser.add_argument("--preset", choices=PRESETS, default="quick")
+    parser.add_argument("--steps", type=int, help="instead of those of the preset")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
-    found = studies[options.study](options.data, options.start, options.output, PRESETS[options.preset])
+    settings = PRESETS[options.preset]
+    settings = replace(settings, steps=options.steps or settings.steps)
+    found = studies[options.study](options.data, options.start, options.output, settings)
     path = options.output / f"finetune_{options.study}.json"
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 

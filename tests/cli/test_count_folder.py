@@ -6,7 +6,7 @@ import pytest
 import tifffile
 import zarr
 
-from cellwright.cli import count as folder_module
+from cellwright.cli import count_folders as folder_module
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Densities on the command line: a count with its interval, a map as file, no cells and no classes."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,12 +9,14 @@ import pytest
 from cellwright.files.images import read_image
 from cellwright.models.checkpoint import save_checkpoint
 from cellwright.models.families import density
+from cellwright.ops.measure.prediction_interval import fit_interval
 
 
 @pytest.fixture
 def density_folder(tmp_path):
     model = density.build()
-    save_checkpoint(tmp_path / "density", model.with_interval([10, 20, 40.0], [11, 19, 44.0]))
+    spec = replace(model.spec, count_error=fit_interval([10, 20, 40.0], [11, 19, 44.0]))
+    save_checkpoint(tmp_path / "density", model.with_network(model.network, spec=spec))
     return tmp_path / "density"
 
 

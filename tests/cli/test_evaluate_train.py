@@ -245,12 +245,14 @@ def test_an_encoder_pretrained_without_annotation_starts_a_training(cli, dataset
     assert all(torch.equal(begun[name], ended[name]) for name in learned)
 
 
-def test_an_encoder_cannot_start_what_starts_from_a_model(cli, dataset, tmp_path):
-    code, _, err = cli(
-        "train", dataset, "--output", tmp_path / "m", "--from", "flow", "--pretrained", tmp_path
-    )
+def test_what_is_no_encoder_is_refused(cli, dataset, tmp_path):
+    start = ("--output", tmp_path / "m", "--pretrained", tmp_path, "--from")
+    code, _, err = cli("train", dataset, *start, "flow")
     assert (code, err.count("\n")) == (1, 1)
-    assert "--pretrained" in err
+    assert "Expected pretrained.json" in err
+    code, _, err = cli("train", tmp_path / "counts.csv", *start, "density")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "leave --pretrained out" in err
     code, _, err = cli("pretrain", dataset, "--output", tmp_path / "e", "--start", "flow", "--imagenet")
     assert (code, err.count("\n")) == (1, 1)
 

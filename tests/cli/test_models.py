@@ -1,5 +1,6 @@
 import json
 import zipfile
+from dataclasses import replace
 
 import pytest
 
@@ -13,7 +14,9 @@ def own_models(tmp_path, monkeypatch):
     """A shelf with one model, and a damaged folder beside it."""
     monkeypatch.setattr(store, "shipped_folder", lambda: tmp_path / "absent")
     monkeypatch.setattr(store, "user_folder", lambda: tmp_path)
-    save_checkpoint(tmp_path / "mine", build("small"), {"ap50": 0.875})
+    model = build("small")
+    model = model.with_network(model.network, spec=replace(model.spec, halo=16))  # for a small test image
+    save_checkpoint(tmp_path / "mine", model, {"ap50": 0.875})
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "spec.json").write_text("{")
     return tmp_path

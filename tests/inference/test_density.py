@@ -17,6 +17,7 @@ from cellwright.models.families import density
 from cellwright.models.families.flow import FLOW_SCALE
 from cellwright.ops.codecs.density import DensitySettings, cells_to_density
 from cellwright.ops.codecs.flow import labels_to_flow
+from cellwright.ops.measure.prediction_interval import fit_interval
 
 UNIT = density.UNIT
 DIAMETER = 20.0
@@ -133,7 +134,8 @@ def test_a_volume_is_refused(small):
 
 @pytest.mark.parametrize("pixels", [np.zeros((40, 50)), np.full((2, 30, 30), 7, np.uint8), np.ones((1, 1))])
 def test_an_image_of_one_intensity_has_no_cells(small, pixels):
-    small = small.with_interval([10.0, 20.0], [11, 18])
+    error = fit_interval([10.0, 20.0], [11, 18])
+    small = small.with_network(small.network, spec=replace(small.spec, count_error=error))
     result = counted(pixels, small, "TYX"[-pixels.ndim :])
     assert result.count == 0
     assert result.maps["density"].shape == pixels.shape

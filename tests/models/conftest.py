@@ -21,7 +21,7 @@ def stirred(network: nn.Module) -> nn.Module:
     return network
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_model() -> Callable[..., CellModel]:
     """Function (family, preset) -> a model with random weights, the same every time.
 

@@ -1,8 +1,11 @@
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 from textwrap import dedent
 
 import numpy as np
@@ -22,20 +25,35 @@ def own(tmp_path, monkeypatch):
     return folder
 
 
+@pytest.fixture(scope="module")
+def written(make_model, tmp_path_factory):
+    """Function (family) -> a model of this family and its package, written once for all tests."""
+    folder = tmp_path_factory.mktemp("written")
+
+    @cache
+    def write(family):
+        model = make_model(family)
+        model = model.with_network(model.network, spec=replace(model.spec, halo=16))
+        save_checkpoint(folder / family, model, {"score": 0.5})
+        path = zoo.export_package(folder / family, folder / f"{family}.zip", authors=("A. Person",))
+        return folder / family, path
+
+    return write
+
+
 @pytest.fixture
-def package(own, make_model, tmp_path):
+def package(own, written, tmp_path):
     """Function (family) -> the package of a model of this family, which is called ``mine``.
 
     Its halo is small, and so the test image in the package.
     """
 
-    def write(family="flow"):
-        model = make_model(family)
-        model = model.with_network(model.network, spec=replace(model.spec, halo=16))
-        save_checkpoint(own / "mine", model, {"score": 0.5})
-        return zoo.export_package("mine", tmp_path / "mine.zip", authors=("A. Person",))
+    def copy(family="flow"):
+        model, package = written(family)
+        shutil.copytree(model, own / "mine")
+        return Path(shutil.copy(package, tmp_path / "mine.zip"))
 
-    return write
+    return copy
 
 
 @pytest.mark.parametrize("family", ["flow", "centroid", "query", "pseudocolor", "density"])

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from cellwright.training.run_folder import (
     write_curve,
     write_plan,
 )
+from cellwright.training.settings import PretrainSettings
 
 
 @pytest.fixture
@@ -27,6 +29,17 @@ def test_a_damaged_plan_hides_no_other(home: Path) -> None:
         (home / "training" / name / "run.json").write_text(text)
     write_plan(Plan("c", "flow", "data"))
     assert unfinished() == [Plan("c", "flow", "data")]
+
+
+def test_a_plan_comes_back_as_written_and_older_ones_lack_what_came_later(home: Path) -> None:
+    plan = Plan("a", "flow", "data", unlabelled="many", pretraining=PretrainSettings(steps=7))
+    write_plan(plan)
+    assert unfinished() == [plan]
+    path = home / "training" / "a" / "run.json"
+    facts = json.loads(path.read_text())
+    del facts["unlabelled"], facts["pretraining"]
+    path.write_text(json.dumps(facts))
+    assert unfinished() == [Plan("a", "flow", "data")]
 
 
 def test_the_module_imports_no_torch():

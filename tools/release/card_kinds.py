@@ -1,13 +1,7 @@
-"""Write the model card of the default model beside its weights, from the figures of ``score_kinds``.
+"""The card of the default model, which knows all kinds of images; ``write_card`` writes it."""
 
-    python -m tools.release.score_kinds FORMER FOLDER --data DATA --json scores.json
-    python -m tools.release.card_kinds FOLDER --data DATA --scores scores.json
-
-The last model of scores.json is the one that the card is of, the first is the one it replaces.
-"""
-
-import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -85,18 +79,32 @@ nothing was. Epochs and thresholds were chosen on further images of the training
 ENCODER_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 
-def data_lines(folder: Path) -> str:
-    """Return one line for each dataset: what, how many images, licence, attribution."""
-    counts: dict[str, int] = {}
+def n_learned(data: Path) -> dict[Path, int]:
+    """Return how many images of each dataset weights are fitted to, by its folder."""
+    counts: dict[Path, int] = {}
     for kind in KINDS:
-        counts[kind.dataset] = counts.get(kind.dataset, 0) + len(learned(kind, folder))
+        folder = data / kind.dataset
+        counts[folder] = counts.get(folder, 0) + len(learned(kind, data))
+    return counts
+
+
+def data_lines(n_images: Mapping[Path, int]) -> str:
+    """Return one line for each dataset: what, how many images, licence, attribution."""
     lines = []
-    for name, n in counts.items():
-        meta = json.loads((folder / name / "meta.json").read_text(encoding="utf-8"))
+    for folder, n in n_images.items():
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         credit = meta.get("attribution") or meta["source"]
         noun = "image" if n == 1 else "images"
-        lines.append(f"- **{name}**: {meta['title']}. {n} {noun}; {meta['licence']}; {credit}.")
+        lines.append(f"- **{folder.name}**: {meta['title']}. {n} {noun}; {meta['licence']}; {credit}.")
     return "\n".join(lines)
+
+
+def wrapped(card: str) -> str:
+    """Return a card with its paragraphs in lines of even length."""
+    parts = card.strip().split("\n\n")
+    return (
+        "\n\n".join(part if part[0] in "#-| " else fill(part, WIDTH) for part in parts if part.strip()) + "\n"
+    )
 
 
 def score_table(scores: dict[str, list[dict[str, Any]]]) -> str:
@@ -156,7 +164,7 @@ def card_text(spec: ModelSpec, scores: dict[str, Any], data: Path, n_steps: int,
         low=spec.diameter_range_px[0],
         high=spec.diameter_range_px[1],
         diameter=spec.diameter_px,
-        data=data_lines(data),
+        data=data_lines(n_learned(data)),
         n_drawn=N_LOOKS + sum(N_VIEWS.values()),
         encoder=ENCODER_SHA256,
         n_steps=n_steps,
@@ -172,28 +180,23 @@ def card_text(spec: ModelSpec, scores: dict[str, Any], data: Path, n_steps: int,
         scores=score_table(scores),
         lower=1 - UPPER,
     )
-    parts = card.strip().split("\n\n")
-    return "\n\n".join(part if part[0] in "#-| " else fill(part, WIDTH) for part in parts) + "\n"
+    return wrapped(card)
 
 
-def main() -> None:
-    """Write card.md, scores.json and evaluation.json beside the weights."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--scores", type=Path, required=True)
-    parser.add_argument("--remark", default="")
-    options = parser.parse_args()
-    scores = json.loads(options.scores.read_text(encoding="utf-8"))
-    n_steps = json.loads((options.folder / "curve.json").read_text(encoding="utf-8"))["steps"]
+def write(folder: Path, data: Path, scores: dict[str, list[dict[str, Any]]], remark: str) -> None:
+    """Write card.md, scores.json and evaluation.json beside the weights.
+
+    The last model of the scores of ``score_kinds`` is the one that the card is of, the first is the one it
+    replaces.
+    """
+    n_steps = json.loads((folder / "curve.json").read_text(encoding="utf-8"))["steps"]
     evaluation = {title: scores[name][-1] for name, title in TITLES.items() if name in scores}
-    text = card_text(read_spec(options.folder / "spec.json"), scores, options.data, n_steps, options.remark)
-    (options.folder / "card.md").write_text(text, encoding="utf-8")
-    for name, values in (("evaluation.json", evaluation), ("scores.json", summary(scores))):
-        (options.folder / name).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    text = card_text(read_spec(folder / "spec.json"), scores, data, n_steps, remark)
+    (folder / "card.md").write_text(text, encoding="utf-8")
+    write_json(folder / "evaluation.json", evaluation)
+    write_json(folder / "scores.json", summary(scores))
 
 
-if __name__ == "__main__":
-    main()
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write plain values."""
+    path.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n", encoding="utf-8")

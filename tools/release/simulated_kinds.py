@@ -5,9 +5,9 @@ import numpy as np
 from cellwright.core.tasks import run
 from cellwright.models.protocol import CellModel
 from cellwright.ops.labels import annotate
-from cellwright.ops.simulation.views import VIEWS, draw_view
 from cellwright.training.data.sampler import simulated_samples
 from cellwright.training.data.samples import Sample, Scale, make_sample
+from tools.release.views import VIEWS, draw_view
 
 N_LOOKS = 250
 N_VIEWS = {

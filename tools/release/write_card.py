@@ -1,10 +1,14 @@
 """Score a shipped model on images it was not trained on, and write its scores and its model card.
 
-    python -m tools.release.write_card flow --data FOLDER
-    python -m tools.release.write_card flow --data FOLDER --text-only   # the card again, from evaluation.json
+    python -m tools.release.write_card query --data FOLDER
+    python -m tools.release.write_card query --data FOLDER --text-only   # again, from evaluation.json
+    python -m tools.release.score_kinds nuclei flow --data FOLDER --json scores.json
+    python -m tools.release.write_card flow --data FOLDER --scores scores.json
 
 Beside the weights come evaluation.json (every figure), scores.json (the few that lists of models show) and
 card.md, which is made from evaluation.json, the recipes of train_shipped.py and the licences in the datasets.
+The card of the default model, `flow`, has the recipe of train_kinds.py, and tells how the model did that it
+replaced, the first of those scored.
 """
 
 import argparse
@@ -12,7 +16,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -22,10 +25,11 @@ from cellwright.models import store
 from cellwright.models.spec import ModelSpec, read_spec
 from cellwright.training.settings import TrainingSettings
 from cellwright.training.trainer import Data
-from tools.release import train_pseudocolor
+from tools.release import card_kinds, train_pseudocolor
+from tools.release.card_kinds import data_lines, wrapped, write_json
 from tools.release.train_shipped import RECIPES, data_of
 
-WIDTH = 110
+DEFAULT = "flow"
 
 CARD = """# {title}
 
@@ -52,7 +56,7 @@ the result before you believe it.
 
 ## Scores
 
-    python -m tools.release.write_card {family} --data DATA
+    python -m tools.release.write_card {name} --data DATA
 
 Defaults of the package, images not trained on. {meanings}
 
@@ -64,7 +68,7 @@ Defaults of the package, images not trained on. {meanings}
 
 @dataclass(frozen=True)
 class Text:
-    """What the card of a family says that is not measured, and which figures it shows."""
+    """What the card of a model says that is not measured, and which figures it shows."""
 
     use: str
     limits: str
@@ -77,7 +81,7 @@ POINTS = ("point_recall", "point_precision", "point_f1")
 BLOOD = ("box_recall_RBC", "box_recall_WBC", "box_recall_Platelets")
 
 TEXTS = {
-    "flow": Text(
+    "nuclei": Text(
         use="Outlines nuclei in 2D fluorescence images (bright on dark), stained tissue and brightfield. "
         "Volumes are counted slice by slice, and the slices linked.",
         limits="It fails most on crowded small nuclei under uneven light and on bright extended background.",
@@ -204,19 +208,13 @@ def stages_of(family: str, data: Path) -> list[Stage]:
     ]
 
 
-def data_lines(stages: Sequence[Stage]) -> str:
-    """Return one line for each dataset: what, how many images, licence, attribution."""
+def n_learned(stages: Sequence[Stage]) -> dict[Path, int]:
+    """Return how many images of each dataset weights are fitted to, by its folder."""
     n_images: dict[Path, int] = {}
     for stage in stages:
         for dataset in (stage.data.target, *stage.data.extra):
             n_images[dataset.folder] = max(n_images.get(dataset.folder, 0), len(dataset.select("train")))
-    lines = []
-    for folder, n in n_images.items():
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        credit = meta.get("attribution") or meta["source"]
-        noun = "image" if n == 1 else "images"
-        lines.append(f"- **{folder.name}**: {meta['title']}. {n} {noun}; {meta['licence']}; {credit}.")
-    return "\n".join(lines)
+    return n_images
 
 
 def simulated_line(stages: Sequence[Stage], family: str) -> str:
@@ -275,11 +273,12 @@ def _shown(key: str, value: float) -> str:
     return f"{value:.1%}" if key in PERCENT else f"{value:.2f}" if key == "count_mae" else f"{value:.3f}"
 
 
-def card_text(spec: ModelSpec, evaluation: Mapping[str, Mapping[str, Any]], data: Path) -> str:
+def card_text(name: str, spec: ModelSpec, evaluation: Mapping[str, Mapping[str, Any]], data: Path) -> str:
     """Return the model card."""
-    text, stages = TEXTS[spec.family], stages_of(spec.family, data)
+    text, stages = TEXTS[name], stages_of(spec.family, data)
     meanings = "; ".join(MEANINGS[key] for key in used(evaluation, text.columns) if key in MEANINGS)
     card = CARD.format(
+        name=name,
         title=spec.title,
         preset=spec.preset,
         family=spec.family,
@@ -288,20 +287,14 @@ def card_text(spec: ModelSpec, evaluation: Mapping[str, Mapping[str, Any]], data
         low=spec.diameter_range_px[0],
         high=spec.diameter_range_px[1],
         diameter=spec.diameter_px,
-        data=data_lines(stages),
+        data=data_lines(n_learned(stages)),
         simulated=simulated_line(stages, spec.family),
         recipes="\n\n".join(map(stage_lines, stages)),
         meanings=f"{meanings[:1].upper()}{meanings[1:]}.",
         scores=score_table(evaluation, text.columns),
         cautions=" ".join({**CAUTIONS, **text.cautions}[images.dataset] for images in TESTED[spec.family]),
     )
-    parts = card.strip().split("\n\n")
-    return "\n\n".join(part if part[0] in "#-| " else fill(part, WIDTH) for part in parts) + "\n"
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write plain values."""
-    path.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return wrapped(card)
 
 
 def score(family: str, folder: Path, data: Path) -> None:
@@ -322,18 +315,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("family", choices=TEXTS)
+    parser.add_argument("name", choices=(DEFAULT, *TEXTS))
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--folder", type=Path, help="of the model (default: the shipped one)")
     parser.add_argument("--text-only", action="store_true", help="take the figures of evaluation.json")
+    parser.add_argument("--scores", type=Path, help=f"of score_kinds, for {DEFAULT}")
+    parser.add_argument("--remark", default="", help=f"on how the weights came about, for {DEFAULT}")
     options = parser.parse_args()
-    folder = options.folder or store.find(options.family)
+    name, folder = options.name, options.folder or store.find(options.name)
+    if name == DEFAULT:
+        path = options.scores or parser.error(f"{DEFAULT} needs --scores, which score_kinds writes")
+        scores = json.loads(path.read_text(encoding="utf-8"))
+        card_kinds.write(folder, options.data, scores, options.remark)
+        print(card_kinds.score_table(scores))
+        return
+    spec = read_spec(folder / "spec.json")
     if not options.text_only:
-        score(options.family, folder, options.data)
+        score(spec.family, folder, options.data)
     evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-    card = card_text(read_spec(folder / "spec.json"), evaluation, options.data)
-    (folder / "card.md").write_text(card, encoding="utf-8")
-    print(score_table(evaluation, TEXTS[options.family].columns))
+    (folder / "card.md").write_text(card_text(name, spec, evaluation, options.data), encoding="utf-8")
+    print(score_table(evaluation, TEXTS[name].columns))
 
 
 if __name__ == "__main__":

@@ -48,13 +48,7 @@ class SessionEvents(SignalGroup):
 
 
 class EditHistory:
-    """The edits of a label store that can be undone and redone.
-
-    Parameters
-    ----------
-    store
-        What is edited.
-    """
+    """The edits of a label store that can be undone and redone."""
 
     def __init__(self, store: LabelStore) -> None:
         self._store = store

@@ -27,20 +27,11 @@ class AnnotationMetadata:
     """What is known of the whole annotation besides its cells.
 
     Made by the session; used by export.
-
-    Parameters
-    ----------
-    regions
-        Boxes in the axes of the labels in which every cell is annotated.
-    class_names
-        What the classes are called, in their order.
-    has_masks
-        False where only the positions of the cells are known and the labels are discs that stand for them.
     """
 
-    regions: tuple[Box, ...] = ()
-    class_names: tuple[str, ...] = ()
-    has_masks: bool = True
+    regions: tuple[Box, ...] = ()  # boxes in the axes of the labels in which every cell is annotated
+    class_names: tuple[str, ...] = ()  # what the classes are called, in their order
+    has_masks: bool = True  # False where only positions are known and the labels are discs in their place
 
 
 class LabelStore:

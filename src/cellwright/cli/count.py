@@ -1,30 +1,24 @@
 """``cellwright count``: images in; a table of counts, label images and tables of cells out.
 
-In a folder each image is counted once, those that come later too.
+Files that are named are counted here, one after another, a large one block by block; ``count_folders`` counts
+the images of folders.
 """
 
-import json
-import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from cellwright.cli.analysis import analysis_lines, analysis_row, echo_notices, with_saved
-from cellwright.cli.flags import read_settings, refuse_foreign, with_settings
-from cellwright.cli.progress import run_with_bar
-from cellwright.core.data import Image, Result
-from cellwright.core.errors import ReadError, SettingsError, error_line
-from cellwright.files.folders.image_list import ListedImage, list_images
-from cellwright.files.folders.results import check_output
-from cellwright.files.zarr import images_inside, is_zarr
+from cellwright.cli.count_folders import count_in_folders, has_folders
+from cellwright.cli.count_table import Table, echo_notices
+from cellwright.cli.flags import read_settings, refuse_foreign, with_saved, with_settings
+from cellwright.cli.progress import INTERRUPTED, run_with_bar
+from cellwright.core.data import Image
+from cellwright.core.errors import SettingsError, error_line
 from cellwright.inference.image_count import (
     CountChoices,
-    RecipeCounter,
     TableFiles,
     counted_task,
     streamed_task,
@@ -33,13 +27,6 @@ from cellwright.inference.image_count import (
 from cellwright.inference.settings import EngineSettings, FolderSettings, InputFiles, StreamSettings
 from cellwright.models import registry
 from cellwright.ops.measure.settings import AnalysisSettings
-
-if TYPE_CHECKING:
-    from cellwright.files.folders.results import ImageOutcome
-    from cellwright.ops.measure.analysis import Analysis
-
-INTERRUPTED = 130  # what shells give for a program that Ctrl-C ended
-LOOK_EVERY_S = 2.0  # for new images in a folder; one whose size still changes waits
 
 SETTINGS: tuple[type[Any], ...] = (
     EngineSettings,
@@ -50,60 +37,68 @@ SETTINGS: tuple[type[Any], ...] = (
     StreamSettings,
 )
 
+Images = Annotated[
+    list[Path],
+    typer.Argument(
+        help="Image files, .zarr folders, folders of these, or addresses of Zarr stores (https, s3).",
+        show_default=False,
+    ),
+]
+Models = Annotated[
+    list[str],
+    typer.Option(
+        help="Name or folder of a model; give several to average them.  "
+        f"[default: {registry.DEFAULT_FAMILY}]",
+        show_default=False,
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(help="Folder for <image>.labels.tif (or .density.tif), <image>.cells.csv and <image>.json."),
+]
+Axes = Annotated[
+    str | None,
+    typer.Option(help="Axes of the images, as letters of TCZYX; read from the file or guessed."),
+]
+Classifier = Annotated[
+    str | None, typer.Option(help="Name or folder of a classifier that gives each cell its class.")
+]
+Window = Annotated[
+    str | None,
+    typer.Option(help="Part to count: first and end pixel of each axis, such as 0:3,10:200,30:400 of ZYX."),
+]
+PixelSize = Annotated[
+    str | None,
+    typer.Option(help="Micrometres per pixel of ZYX, such as 2,0.5,0.5; read from the file."),
+]
+Report = Annotated[
+    Path | None, typer.Option(help="HTML file for a report: picture, number, plots, settings.")
+]
+Xlsx = Annotated[bool, typer.Option("--xlsx", help="Write <image>.xlsx, too.")]
+Parquet = Annotated[bool, typer.Option("--parquet", help="Write <image>.cells.parquet, too.")]
+Saved = Annotated[
+    Path | None,
+    typer.Option("--settings", help="File of settings to begin with; flags that are given go before it."),
+]
+SaveSettings = Annotated[Path | None, typer.Option(help="File to save all settings to, for --settings.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per image.")]
+
 
 @with_settings(*SETTINGS)
 def count(
-    images: Annotated[
-        list[Path],
-        typer.Argument(
-            help="Image files, .zarr folders, folders of these, or addresses of Zarr stores (https, s3).",
-            show_default=False,
-        ),
-    ],
-    model: Annotated[
-        list[str],
-        typer.Option(
-            help="Name or folder of a model; give several to average them.  "
-            f"[default: {registry.DEFAULT_FAMILY}]",
-            show_default=False,
-        ),
-    ] = [],  # noqa: B006 - typer copies it
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for <image>.labels.tif (or .density.tif), <image>.cells.csv and <image>.json."
-        ),
-    ] = None,
-    axes: Annotated[
-        str | None,
-        typer.Option(help="Axes of the images, as letters of TCZYX; read from the file or guessed."),
-    ] = None,
-    classifier: Annotated[
-        str | None, typer.Option(help="Name or folder of a classifier that gives each cell its class.")
-    ] = None,
-    window: Annotated[
-        str | None,
-        typer.Option(
-            help="Part to count: first and end pixel of each axis, such as 0:3,10:200,30:400 of ZYX."
-        ),
-    ] = None,
-    pixel_size: Annotated[
-        str | None,
-        typer.Option(help="Micrometres per pixel of ZYX, such as 2,0.5,0.5; read from the file."),
-    ] = None,
-    report: Annotated[
-        Path | None, typer.Option(help="HTML file for a report: picture, number, plots, settings.")
-    ] = None,
-    xlsx: Annotated[bool, typer.Option("--xlsx", help="Write <image>.xlsx, too.")] = False,
-    parquet: Annotated[bool, typer.Option("--parquet", help="Write <image>.cells.parquet, too.")] = False,
-    saved: Annotated[
-        Path | None,
-        typer.Option("--settings", help="File of settings to begin with; flags that are given go before it."),
-    ] = None,
-    save_settings: Annotated[
-        Path | None, typer.Option(help="File to save all settings to, for --settings.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image.")] = False,
+    images: Images,
+    model: Models = [],  # noqa: B006 - typer copies it
+    output: Output = None,
+    axes: Axes = None,
+    classifier: Classifier = None,
+    window: Window = None,
+    pixel_size: PixelSize = None,
+    report: Report = None,
+    xlsx: Xlsx = False,
+    parquet: Parquet = False,
+    saved: Saved = None,
+    save_settings: SaveSettings = None,
+    as_json: AsJson = False,
     **flags: Any,
 ) -> None:
     """Count the cells of images, or of the images in folders, and print how many there are."""
@@ -112,13 +107,17 @@ def count(
     if not in_folders:
         prepare_output(images, output)
     named: dict[str, Any] = {"models": model, "axes": axes, "classifier": classifier}
-    flags = with_saved(saved, flags, named | place_of(window, pixel_size))
-    names = flags.pop("models") or [registry.DEFAULT_FAMILY]
-    named = {name: flags.pop(name) or "" for name in ("axes", "classifier")}
-    named |= {"window": tuple(map(tuple, flags.pop("window") or ()))}
-    named |= {"pixel_size_um": tuple(flags.pop("pixel_size_um") or ())}
-    choices = make_choices(names, flags)
-    recipe = replace(choices.recipe, **named)
+    named |= place_of(window, pixel_size)
+    flags = with_saved(saved, flags, named)
+    named = {name: flags.pop(name) or () for name in named}
+    choices = make_choices(named["models"] or [registry.DEFAULT_FAMILY], flags)
+    recipe = replace(
+        choices.recipe,
+        axes=named["axes"] or "",
+        classifier=named["classifier"] or "",
+        window=tuple(map(tuple, named["window"])),
+        pixel_size_um=tuple(named["pixel_size_um"]),
+    )
     tables, stream = TableFiles(output, report, xlsx, parquet), read_settings(StreamSettings, flags)
     choices = replace(choices, recipe=recipe, tables=tables, n_images=len(images), stream=stream)
     if recipe.classifier:
@@ -127,10 +126,11 @@ def count(
         from cellwright.inference.recipe import save_recipe
 
         save_recipe(save_settings, recipe)
+    table = Table(images, choices.title, as_json=as_json)
     if in_folders:
-        count_in_folders(images, choices, folders, as_json=as_json)
+        count_in_folders(images, choices, folders, table)
     else:
-        count_all(images, choices, as_json=as_json)
+        count_all(images, choices, table)
 
 
 def place_of(window: str | None, pixel_size: str | None) -> dict[str, Any]:
@@ -153,29 +153,8 @@ def place_of(window: str | None, pixel_size: str | None) -> dict[str, Any]:
     return found
 
 
-def count_in_folders(
-    images: list[Path], choices: CountChoices, folders: FolderSettings, *, as_json: bool
-) -> None:
-    """Count the images of folders; those that earlier runs have counted are told without counting again."""
-    if choices.stream != StreamSettings():
-        raise SettingsError(
-            "The images of folders are counted in one piece each. Leave --stream, --memory, --workers and "
-            "--scheduler out, or count large images by their own names."
-        )
-    table = Table(images, choices.title, as_json=as_json)
-    try:
-        n_failed = count_folders(images, choices, folders, table.show_outcome)
-    except KeyboardInterrupt:
-        typer.echo("Stopped; the same command goes on where it was.", err=True)
-        raise typer.Exit(INTERRUPTED) from None
-    if n_failed:
-        typer.echo(f"{n_failed} of the images failed.", err=True)
-        raise typer.Exit(1)
-
-
-def count_all(images: list[Path], choices: CountChoices, *, as_json: bool) -> None:
+def count_all(images: list[Path], choices: CountChoices, table: Table) -> None:
     """Count image after image; one that fails is named, the others are still counted."""
-    table = Table(images, choices.title, as_json=as_json)
     n_failed = 0
     for done, path in enumerate(images):
         try:
@@ -264,7 +243,7 @@ def prepare_output(images: list[Path], output: Path | None) -> None:
     check_writable(output)
 
 
-def count_one(path: Path, choices: CountChoices, table: "Table", *, label: str) -> None:
+def count_one(path: Path, choices: CountChoices, table: Table, *, label: str) -> None:
     """Count the images in one file, write the files of each and print its row."""
     from cellwright.files.images import read_images
 
@@ -272,7 +251,7 @@ def count_one(path: Path, choices: CountChoices, table: "Table", *, label: str) 
         count_image(path, image, choices, table, label=label)
 
 
-def count_image(path: Path, image: Image, choices: CountChoices, table: "Table", *, label: str) -> None:
+def count_image(path: Path, image: Image, choices: CountChoices, table: Table, *, label: str) -> None:
     """Count an image, the only one of its file or one of several that have names of their own."""
     shown = path
     if image.name != path.stem:
@@ -288,185 +267,3 @@ def count_image(path: Path, image: Image, choices: CountChoices, table: "Table",
         echo_notices(shown, write_alone(path, image, counted, choices))
     finally:  # the count is known, whatever became of the files
         table.show(shown, counted.result, counted.analysis)
-
-
-def interval_text(result: Result) -> str:
-    """Return a count with its interval.
-
-    Examples
-    --------
-    ``412.3 (390-436)``
-    """
-    low, high = result.interval or (result.count, result.count)
-    return f"{result.count:.1f} ({low:.0f}-{high:.0f})"
-
-
-class Table:
-    """Prints one row per image as soon as it is known, aligned for people or as JSON for programs."""
-
-    def __init__(self, images: list[Path], model: str, *, as_json: bool) -> None:
-        self._model = model
-        self._as_json = as_json
-        self._widths = (max(5, *(len(str(path)) for path in images)), max(5, len(model)))
-        self._has_heading = as_json
-
-    def show(self, path: Path, result: Result, analysis: "Analysis | None" = None) -> None:
-        """Print the row of an image."""
-        from cellwright.files.tables import class_counts, plain_count
-        from cellwright.inference.fit import in_short
-
-        if self._as_json:
-            typer.echo(json.dumps(self._json_row(path, result, analysis)))
-            return
-        self._show_heading()
-        shown = str(plain_count(result.count))
-        if result.interval is not None:
-            shown = interval_text(result)
-        self._print(str(path), self._model, shown, f"{result.provenance.seconds:.2f}", in_short(result.fit))
-        for name, number in class_counts(result).items():
-            self._print("", name, str(number), "")
-        if analysis is not None:
-            for name, number in analysis_lines(analysis):
-                self._print("", name, str(number), "")
-
-    def _json_row(self, path: Path, result: Result, analysis: "Analysis | None") -> dict[str, Any]:
-        from cellwright.files.tables import class_counts, plain_count
-        from cellwright.inference.fit import expectation
-
-        row: dict[str, Any] = {"image": str(path), "model": self._model, "count": plain_count(result.count)}
-        if result.cells.classes is not None:
-            row["classes"] = class_counts(result)
-        if result.interval:
-            row["interval"] = [round(end, 1) for end in result.interval]
-        if result.fit is not None:
-            row |= {"fit": round(result.fit, 3), "expectation": expectation(result.fit)}
-        if analysis is not None:
-            row |= analysis_row(analysis)
-        seconds = round(result.provenance.seconds, 3)
-        return {**row, "seconds": seconds, "device": result.provenance.device}
-
-    def show_outcome(self, outcome: "ImageOutcome") -> None:
-        """Print the row of an image of a folder, or what went wrong with it."""
-        from cellwright.inference.fit import in_short
-
-        path, row = outcome.image.path, outcome.row
-        if outcome.error:
-            typer.echo(f"error: {path}: {outcome.error}", err=True)
-            return
-        if row.get("notices") and not outcome.was_done:
-            typer.echo(f"note: {path}: {row['notices']}", err=True)
-        if self._as_json:
-            line = {"image": str(path), **outcome.image.plate, **row, "counted_before": outcome.was_done}
-            typer.echo(json.dumps(line))
-            return
-        self._show_heading()
-        seconds = f"{row['seconds']:.2f}"
-        if outcome.was_done:
-            seconds = "earlier"
-        self._print(str(path), self._model, str(row["count"]), seconds, in_short(row.get("fit")))
-
-    def _show_heading(self) -> None:
-        """Print what the columns are, once."""
-        if not self._has_heading:
-            self._print("image", "model", "count", "seconds")
-            self._has_heading = True
-
-    def _print(self, image: str, model: str, n: str, seconds: str, remark: str = "") -> None:
-        first, second = self._widths
-        typer.echo(f"{image:<{first}}  {model:<{second}}  {n:>7}  {seconds:>7}  {remark}".rstrip())
-
-
-def without_report(choices: CountChoices) -> CountChoices:
-    """Return the choices for each image of a folder, whose report is one of them all."""
-    return replace(choices, tables=replace(choices.tables, report=None))
-
-
-def has_folders(paths: Sequence[Path]) -> bool:
-    """Return whether there is a folder of images among the paths, or a plate."""
-    return any(path.is_dir() and not (is_zarr(path) and not images_inside(path)) for path in paths)
-
-
-Show = Callable[["ImageOutcome"], None]
-
-
-def count_folders(paths: Sequence[Path], choices: CountChoices, settings: FolderSettings, show: Show) -> int:
-    """Count the images of folders and tell of each as soon as it is done; return how many failed.
-
-    Raises
-    ------
-    CellwrightError
-        There is no image, no folder for the results, or it cannot be written.
-    """
-    output = _output(paths, choices)
-    outcomes = _Outcomes(show)
-    sizes: dict[Path, int] = {}
-    while True:
-        images = _images(paths, settings)
-        if settings.watch:
-            images, sizes = _at_rest(images, sizes)
-        outcomes.count(images, output, choices)
-        if not settings.watch:
-            return outcomes.n_failed
-        time.sleep(LOOK_EVERY_S)
-
-
-class _Outcomes:
-    """Tells of each image once, however often the folder is looked at."""
-
-    def __init__(self, show: Show) -> None:
-        self._show = show
-        self._told: set[str] = set()
-        self.n_failed = 0
-
-    def count(self, images: Sequence[ListedImage], output: Path, choices: CountChoices) -> None:
-        from cellwright.inference.folder import count_folder
-
-        if all(image.name in self._told for image in images):
-            return
-        counter = RecipeCounter(without_report(choices), choices.tables.report)
-        task = count_folder(images, output, counter, on_outcome=self._tell)
-        run_with_bar(task, f"{len(images)} images", stages=("earlier results", "images"))
-
-    def _tell(self, outcome: "ImageOutcome") -> None:
-        if outcome.image.name not in self._told:
-            self._told.add(outcome.image.name)
-            self.n_failed += bool(outcome.error)
-            self._show(outcome)
-
-
-def _output(paths: Sequence[Path], choices: CountChoices) -> Path:
-    """Return the folder of the results, which is none of those that are counted."""
-    output = choices.tables.output
-    if output is None:
-        raise SettingsError("Counting a folder writes its results to another; name it with --output.")
-    check_output(output, paths)
-    return output
-
-
-def _images(paths: Sequence[Path], settings: FolderSettings) -> tuple[ListedImage, ...]:
-    try:
-        return list_images(paths, settings.pattern, settings.plate)
-    except ReadError:
-        if not settings.watch:
-            raise
-    return ()  # nothing has come yet
-
-
-def _at_rest(
-    images: Sequence[ListedImage], before: dict[Path, int]
-) -> tuple[tuple[ListedImage, ...], dict[Path, int]]:
-    """Return the images whose size is what it was at the last look, and the sizes of now."""
-    sizes: dict[Path, int] = {}
-    for image in images:
-        with suppress(OSError):
-            sizes[image.path] = _size(image.path)
-    at_rest = tuple(
-        image for image in images if image.path in before and before[image.path] == sizes.get(image.path)
-    )
-    return at_rest, sizes
-
-
-def _size(path: Path) -> int:
-    if path.is_dir():
-        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    return path.stat().st_size

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_origin, get_type_hints
 
 import typer
@@ -12,6 +13,7 @@ from cellwright.core.errors import SettingsError
 S = TypeVar("S")
 Command = TypeVar("Command", bound=Callable[..., None])
 
+ONE_OF = (("diameter_px", "diameter_um"), ("channel", "channels"))  # flags of which one is given
 UNIT = "_px"  # of lengths and areas; the flag may be given with or without it
 
 
@@ -58,6 +60,47 @@ def refuse_foreign(flags: Mapping[str, Any], *kinds: type[Any]) -> None:
     foreign = [_flag(name) for name, value in flags.items() if value is not None and name not in known]
     if foreign:
         raise SettingsError(f"This model has no setting {', '.join(foreign)}. Leave it out.")
+
+
+def with_saved(path: Path | None, flags: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str, Any]:
+    """Return flags, those that were not given taken from a file of settings.
+
+    Parameters
+    ----------
+    path
+        The file; None changes nothing.
+    flags
+        Settings by name, None where a flag was not given.
+    named
+        The same for what is no field of settings, such as ``models``.
+
+    Raises
+    ------
+    ReadError
+        The file is no file of settings.
+    SettingsError
+        It has a setting that is none of ours.
+    """
+    given = {name: value for name, value in (*flags.items(), *named.items()) if value not in (None, [])}
+    if path is None:
+        return {**flags, **named, **given}
+    from cellwright.inference.recipe import read_recipe
+
+    saved = read_recipe(path)
+    values: dict[str, Any] = {name: saved[name] for name in named if saved[name]}
+    for part in ("settings", "engine", "analysis", "files"):
+        values |= saved[part]
+    unknown = sorted(set(values) - set(flags) - set(named))
+    if unknown:
+        raise SettingsError(
+            f"There is no setting {', '.join(unknown)}, which {path} has. Save the settings again."
+        )
+    if given.get("models"):  # settings of another family would not fit
+        values = {name: value for name, value in values.items() if name not in saved["settings"]}
+    for names in ONE_OF:  # a diameter in µm goes before a saved one in pixels, too
+        if given.keys() & set(names):
+            values = {name: value for name, value in values.items() if name not in names}
+    return {**flags, **named, **values, **given}
 
 
 def _names(kind: type[Any]) -> set[str]:

@@ -9,6 +9,8 @@ from types import FrameType
 
 from cellwright.core.tasks import Progress, T, Task, ignore, run
 
+INTERRUPTED = 130  # what shells give for a program that Ctrl-C ended
+
 
 def run_with_bar(
     task: Task[T],

@@ -18,42 +18,49 @@ from cellwright.training.settings import preset as preset_of
 
 if TYPE_CHECKING:
     from cellwright.files.dataset.folder import Dataset
+    from cellwright.models.protocol import CellModel
     from cellwright.models.spec import ModelSpec
     from cellwright.training.finetune.run import Outcome
 
 
+DatasetFolder = Annotated[
+    Path,
+    typer.Argument(
+        help="Folder with images/, masks/ and perhaps meta.json, or images beside their masks; with "
+        "--from density also a CSV file with the columns image and count."
+    ),
+]
+Output = Annotated[Path, typer.Option(help="Folder for the model; a run that was stopped resumes there.")]
+Extra = Annotated[
+    list[Path], typer.Option(help="Another dataset for the first phase alone; may be repeated.")
+]
+Tune = Annotated[
+    str | None, typer.Option("--from", help="Name or folder of a model to fine-tune on these images.")
+]
+Start = Annotated[
+    str | None, typer.Option(help="Name or folder of a model whose weights a full training starts from.")
+]
+Pretrained = Annotated[
+    Path | None,
+    typer.Option(help="Folder that `cellwright pretrain` wrote, whose encoder the training starts from."),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 (and so on) or mps.")]
+
+
 @with_settings(TrainingSettings, FinetuneSettings)
 def train(
-    dataset: Annotated[
-        Path,
-        typer.Argument(
-            help="Folder with images/, masks/ and perhaps meta.json, or images beside their masks; with "
-            "--from density also a CSV file with the columns image and count."
-        ),
-    ],
-    output: Annotated[Path, typer.Option(help="Folder for the model; a run that was stopped resumes there.")],
+    dataset: DatasetFolder,
+    output: Output,
     model: Annotated[str, typer.Option(help="Family of the new model.")] = registry.DEFAULT_FAMILY,
     preset: Annotated[str, typer.Option(help="Architecture within the family.")] = "small",
-    extra: Annotated[
-        list[Path], typer.Option(help="Another dataset for the first phase alone; may be repeated.")
-    ] = [],  # noqa: B006 - typer copies it
-    tune: Annotated[
-        str | None,
-        typer.Option("--from", help="Name or folder of a model to fine-tune on these images."),
-    ] = None,
-    start: Annotated[
-        str | None, typer.Option(help="Name or folder of a model whose weights a full training starts from.")
-    ] = None,
-    pretrained: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder that `cellwright pretrain` wrote, whose encoder a full training starts from."
-        ),
-    ] = None,
+    extra: Extra = [],  # noqa: B006 - typer copies it
+    tune: Tune = None,
+    start: Start = None,
+    pretrained: Pretrained = None,
     quick: Annotated[bool, typer.Option("--quick", help="With --from: minutes on a laptop.")] = False,
     balanced: Annotated[bool, typer.Option("--balanced", help="With --from: an hour on a laptop.")] = False,
     thorough: Annotated[bool, typer.Option("--thorough", help="With --from: a night on a laptop.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 (and so on) or mps.")] = "auto",
+    device: Device = "auto",
     **flags: Any,
 ) -> None:
     """Train a model on annotated images; one line per epoch.
@@ -63,42 +70,46 @@ def train(
     """
     chosen = [name for name, given in zip(PRESETS, (quick, balanced, thorough), strict=True) if given]
     if tune is not None:
-        if start is not None or pretrained is not None:
-            raise SettingsError(
-                "Give --from to fine-tune a model, or --start or --pretrained to train one anew; got both."
-            )
-        tune_model(tune, (dataset, *extra), output, finetune_settings(chosen, flags), device)
+        if start is not None:
+            raise SettingsError("Give --from to fine-tune a model, or --start to train one anew; got both.")
+        tune_model(tune, (dataset, *extra), output, finetune_settings(chosen, flags), device, pretrained)
         return
     refuse_foreign(flags, TrainingSettings)
     if chosen:
         raise SettingsError(
             f"--{chosen[0]} needs --from, the model to fine-tune. Give it, or leave both out."
         )
-    from cellwright.files.dataset.folder import read_dataset
-
     settings = read_settings(TrainingSettings, flags)
     family = registry.get(model)
+    from cellwright.files.dataset.folder import read_dataset
+
     target, others = read_dataset(dataset), tuple(read_dataset(folder) for folder in extra)
     import torch
 
     from cellwright.inference.device import choose
-    from cellwright.models import store
     from cellwright.training import trainer
 
     choose(device)
     torch.manual_seed(settings.seed)
-    begin = family.load().build(preset)
-    if start is not None:
-        begin = store.load(start)
-        begin = begin.with_network(begin.network, spec=begin.spec.without_counts())
-    if pretrained is not None:
-        from cellwright.training.pretrain import start_from
-
-        start_from(pretrained, begin)
+    begin = model_to_train(family.load().build(preset), start, pretrained)
     print_findings(target, begin.spec)
     task = trainer.train(trainer.Data(target, others), begin, output, settings, device=device)
     folder = run_with_bar(task, dataset.name, on_progress=print_epoch)
     typer.echo(f"The model is in {folder}. Use it with: cellwright count IMAGE --model {folder}")
+
+
+def model_to_train(built: "CellModel", start: str | None, pretrained: Path | None) -> "CellModel":
+    """Return the model that a full training begins with: as it was built, or with the weights of another."""
+    from cellwright.models import store
+
+    if start is not None:
+        built = store.load(start)
+        built = built.with_network(built.network, spec=built.spec.without_counts())
+    if pretrained is not None:
+        from cellwright.training.pretrain import start_from
+
+        start_from(pretrained, built)
+    return built
 
 
 def finetune_settings(chosen: Sequence[str], flags: Mapping[str, Any]) -> FinetuneSettings:
@@ -118,10 +129,17 @@ def finetune_settings(chosen: Sequence[str], flags: Mapping[str, Any]) -> Finetu
 
 
 def tune_model(
-    start: str, folders: tuple[Path, ...], output: Path, settings: FinetuneSettings, device: str
+    start: str,
+    folders: tuple[Path, ...],
+    output: Path,
+    settings: FinetuneSettings,
+    device: str,
+    pretrained: Path | None = None,
 ) -> None:
     """Fine-tune a model on the first folder; the others are replayed."""
     if folders[0].suffix.lower() == ".csv":
+        if pretrained is not None:
+            raise SettingsError("Counts alone teach no encoder; leave --pretrained out.")
         from cellwright.training.finetune.counts import finetune_counts, read_counts
 
         counted = finetune_counts(read_counts(folders[0]), start, output, device=device)
@@ -139,7 +157,8 @@ def tune_model(
     from cellwright.training.finetune.finetune import finetune
     from cellwright.training.trainer import Data
 
-    task = finetune(Data(target, tuple(others)), start, output, settings, device=device)
+    data = Data(target, tuple(others))
+    task = finetune(data, start, output, settings, device=device, pretrained=pretrained)
     _print_outcome(run_with_bar(task, folders[0].name, on_progress=print_epoch), output)
 
 

@@ -26,37 +26,19 @@ ClassifierChoice = str | Path | Classifier
 
 
 class CropScale(NamedTuple):
-    """What crops around cells have in common in a whole image.
+    """What crops around cells have in common in a whole image."""
 
-    Parameters
-    ----------
-    scaling
-        Of its intensities.
-    typical_px
-        The typical extent of its cells.
-    channels
-        The scaling of each channel, where several are combined.
-    """
-
-    scaling: intensity.Scaling
-    typical_px: float
-    channels: tuple[intensity.Scaling, ...] = ()
+    scaling: intensity.Scaling  # of its intensities
+    typical_px: float  # the typical extent of its cells
+    channels: tuple[intensity.Scaling, ...] = ()  # the scaling of each, where several are combined
 
 
 @dataclass(frozen=True, slots=True)
 class Classes:
-    """The classes of some cells. Made by :func:`predict_classes`.
+    """The classes of some cells. Made by :func:`predict_classes`."""
 
-    Parameters
-    ----------
-    names
-        Of the classes.
-    probabilities : float32 (N, classes)
-        Rows add up to 1.
-    """
-
-    names: tuple[str, ...]
-    probabilities: NDArray[np.float32]
+    names: tuple[str, ...]  # of the classes
+    probabilities: NDArray[np.float32]  # float32 (N, classes): rows add up to 1
 
     @property
     def numbers(self) -> NDArray[np.int16]:

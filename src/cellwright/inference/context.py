@@ -54,58 +54,26 @@ class Predicted(NamedTuple):
 
 
 class Preparation(NamedTuple):
-    """What all parts of an image are counted with.
+    """What all parts of an image are counted with."""
 
-    Parameters
-    ----------
-    scaling
-        Of its intensities, to those the networks know.
-    zoom
-        Model pixels per image pixel.
-    networks
-        Made once for all parts, and let go of by who made them; each part makes its own when None.
-    channels
-        The scaling of each channel, where several are combined.
-    """
-
-    scaling: Scaling
-    zoom: float
-    networks: Engine | None = None
-    channels: tuple[Scaling, ...] = ()
+    scaling: Scaling  # of its intensities, to those the networks know
+    zoom: float  # model pixels per image pixel
+    networks: Engine | None = None  # made once for all and let go of by their maker; None: one a part
+    channels: tuple[Scaling, ...] = ()  # the scaling of each, where several are combined
 
 
 @dataclass(frozen=True, slots=True)
 class CountContext:
-    """What counting one image needs. Made by :func:`open_context`.
+    """What counting one image needs. Made by :func:`open_context`."""
 
-    Parameters
-    ----------
-    frames
-        What of the image the network sees.
-    scaling
-        From its intensities to those the network knows.
-    engine
-        The networks on their device.
-    settings
-        Of the models' family.
-    engine_settings
-        How the networks run, the diameter in pixels.
-    zoom
-        Model pixels per image pixel; None where it is to be estimated.
-    block_px
-        Longest side of a block; 0 takes what suits an image that is counted in memory.
-    channels
-        The scaling of each channel, where several are combined.
-    """
-
-    frames: Frames
-    scaling: Scaling
-    engine: Engine
-    settings: Any
-    engine_settings: EngineSettings
-    zoom: float | None = None
-    block_px: int = 0
-    channels: tuple[Scaling, ...] = ()
+    frames: Frames  # what of the image the network sees
+    scaling: Scaling  # from its intensities to those the network knows
+    engine: Engine  # the networks on their device
+    settings: Any  # of the models' family
+    engine_settings: EngineSettings  # how the networks run, the diameter in pixels
+    zoom: float | None = None  # model pixels per image pixel; None where it is to be estimated
+    block_px: int = 0  # longest side of a block; 0 takes what suits an image that is counted in memory
+    channels: tuple[Scaling, ...] = ()  # the scaling of each, where several are combined
 
     @property
     def model(self) -> CellModel:

@@ -24,21 +24,11 @@ LARGE_PIXELS = 150_000_000  # labels of more are written block by block, where t
 
 @dataclass(frozen=True, slots=True)
 class TableFiles:
-    """Which files are written besides the CSV.
+    """Which files are written besides the CSV."""
 
-    Parameters
-    ----------
-    output
-        Folder; None writes only what is named here, into the current folder.
-    report
-        HTML file of the report; with several images each has its name in it.
-    xlsx, parquet
-        Whether to write ``<image>.xlsx`` and ``<image>.cells.parquet``.
-    """
-
-    output: Path | None = None
-    report: Path | None = None
-    xlsx: bool = False
+    output: Path | None = None  # folder; None writes only what is named here, into the current folder
+    report: Path | None = None  # HTML file of the report; with several images each has its name in it
+    xlsx: bool = False  # whether to write ``<image>.xlsx`` and ``<image>.cells.parquet``
     parquet: bool = False
 
     @property
@@ -327,18 +317,10 @@ def write_tracks(folder: Path, image: Image, analysis: "Analysis") -> None:
 
 @dataclass(frozen=True, slots=True)
 class RecipeCounter:
-    """Counts, measures and writes every image of a folder in the same way.
+    """Counts, measures and writes every image of a folder in the same way."""
 
-    Parameters
-    ----------
-    choices
-        Models, settings and files.
-    report
-        HTML file of the report of the folder; None for none.
-    """
-
-    choices: CountChoices
-    report: Path | None = None
+    choices: CountChoices  # models, settings and files
+    report: Path | None = None  # HTML file of the report of the folder; None for none
 
     @property
     def fingerprint(self) -> str:

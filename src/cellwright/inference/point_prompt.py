@@ -43,24 +43,12 @@ ALL_CELLS = {
 
 @dataclass(frozen=True, slots=True)
 class PromptedCell:
-    """The cell under a point. Made by :class:`PointPredictor`; used by widgets.
+    """The cell under a point. Made by :class:`PointPredictor`; used by widgets."""
 
-    Parameters
-    ----------
-    point : float32 (2,)
-        Its middle, y and x in pixels of the frame.
-    box : int (2, 2)
-        First and one-past-last corner of its bounding box, in pixels of the frame.
-    mask : bool (Y, X)
-        Its pixels inside the box.
-    score
-        0 to 1, how sure the model is that this is one whole cell.
-    """
-
-    point: NDArray[np.float32]
-    box: NDArray[np.intp]
-    mask: NDArray[np.bool_]
-    score: float
+    point: NDArray[np.float32]  # (2,): its middle, y and x in pixels of the frame
+    box: NDArray[np.intp]  # (2, 2): first and one-past-last corner of its bounding box, in pixels
+    mask: NDArray[np.bool_]  # (Y, X): its pixels inside the box
+    score: float  # 0 to 1, how sure the model is that this is one whole cell
 
     @property
     def area(self) -> int:

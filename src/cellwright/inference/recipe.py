@@ -31,42 +31,18 @@ IMAGE_NAME = "{name}"  # in the path of an input: the name of the image without 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """All that a result depends on, besides the pixels.
+    """All that a result depends on, besides the pixels."""
 
-    Parameters
-    ----------
-    image
-        Path of the image; empty in settings that are kept for any image.
-    models
-        Names or folders; several are averaged.
-    settings
-        Of the models' family; None takes its defaults.
-    engine
-        How the network runs.
-    axes
-        Of the image; empty as the file tells.
-    classifier
-        Name or folder; empty for none.
-    analysis
-        What is measured, and which cells count.
-    files
-        What the analysis takes besides the image.
-    window
-        First and end pixel along each axis of the labels of the part that is counted; empty for the whole.
-    pixel_size_um
-        Of the image along its spatial axes; empty as the file tells.
-    """
-
-    image: str = ""
-    models: tuple[str, ...] = (registry.DEFAULT_FAMILY,)
-    settings: Any = None
-    engine: EngineSettings = field(default_factory=EngineSettings)
-    axes: str = ""
-    classifier: str = ""
-    analysis: AnalysisSettings = field(default_factory=AnalysisSettings)
-    files: InputFiles = field(default_factory=InputFiles)
-    window: tuple[tuple[int, int], ...] = ()
-    pixel_size_um: tuple[float, ...] = ()
+    image: str = ""  # path of the image; empty in settings that are kept for any image
+    models: tuple[str, ...] = (registry.DEFAULT_FAMILY,)  # names or folders; several are averaged
+    settings: Any = None  # of the models' family; None takes its defaults
+    engine: EngineSettings = field(default_factory=EngineSettings)  # how the network runs
+    axes: str = ""  # of the image; empty as the file tells
+    classifier: str = ""  # name or folder; empty for none
+    analysis: AnalysisSettings = field(default_factory=AnalysisSettings)  # measured, and which count
+    files: InputFiles = field(default_factory=InputFiles)  # what the analysis takes besides the image
+    window: tuple[tuple[int, int], ...] = ()  # first and end pixel of each axis; empty for the whole
+    pixel_size_um: tuple[float, ...] = ()  # of the image along its spatial axes; empty as the file tells
 
     @property
     def is_analysed(self) -> bool:

@@ -27,24 +27,12 @@ TUNED = 0.8  # likewise where it was fine-tuned on cells of such a size: the ima
 
 
 class ScaleTrial(NamedTuple):
-    """What the middle batch holds at one zoom; ``predicted`` is None where nothing was tried.
+    """What the middle batch holds at one zoom; ``predicted`` is None where nothing was tried."""
 
-    Parameters
-    ----------
-    zoom
-        Model pixels per image pixel.
-    batch
-        The part of the image that was tried.
-    predicted
-        Its maps, and what was decoded from them.
-    progress
-        Counts the tiles of the whole image at this zoom.
-    """
-
-    zoom: float
-    batch: BlockBatch
-    predicted: Predicted | None
-    progress: TileProgress
+    zoom: float  # model pixels per image pixel
+    batch: BlockBatch  # the part of the image that was tried
+    predicted: Predicted | None  # its maps, and what was decoded from them
+    progress: TileProgress  # counts the tiles of the whole image at this zoom
 
     @property
     def cells(self) -> list[Cells]:

@@ -1,6 +1,5 @@
 """A model as a folder: spec.json, weights.safetensors, scores.json, fit.json, card.md. No pickle, ever."""
 
-import copy
 import hashlib
 import json
 from collections.abc import Mapping
@@ -31,19 +30,6 @@ def save_checkpoint(folder: Path, model: CellModel, scores: Mapping[str, float] 
         The folder cannot be written.
     """
     write_model(folder, model.network, SPEC, model.spec.to_json(), scores)
-
-
-def to_half(model: CellModel) -> CellModel:
-    """Return the model with its convolutions in half precision, to be stored in half the space.
-
-    What there is one of for each channel (biases, the statistics of batch normalisation) keeps its
-    precision: it takes no room, and small variances would vanish.
-    """
-    network = copy.deepcopy(model.network)
-    for weights in network.parameters():
-        if weights.ndim > 1:
-            weights.data = weights.data.half()
-    return model.with_network(network)
 
 
 def load_checkpoint(folder: Path) -> CellModel:

@@ -24,25 +24,13 @@ ARRAYS = ("centre", "weights", "limits")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FitCalibration:
-    """A logistic regression of the F1 (at an IoU of 0.5) that can be expected of a count on facts about it.
+    """A logistic regression of the F1 (at an IoU of 0.5) to expect of a count on facts about it."""
 
-    Parameters
-    ----------
-    facts
-        Names of the facts; ``inference.fit`` tells what they mean.
-    centre, weights : float64 (F,)
-        What is taken from each fact, and its weight in the logit.
-    bias
-        Of the logit.
-    limits : float64 (F, 2)
-        Lowest and highest value of each fact that was seen; others are clipped.
-    """
-
-    facts: tuple[str, ...]
-    centre: NDArray[np.float64]
-    weights: NDArray[np.float64]
-    bias: float
-    limits: NDArray[np.float64]
+    facts: tuple[str, ...]  # their names; ``inference.fit`` tells what they mean
+    centre: NDArray[np.float64]  # (F,): what is taken from each fact
+    weights: NDArray[np.float64]  # (F,): of each fact in the logit
+    bias: float  # of the logit
+    limits: NDArray[np.float64]  # (F, 2): lowest and highest value that was seen; others are clipped
 
     def expected_f1(self, facts: Mapping[str, float]) -> float:
         """Return the F1 to expect, 0 to 1."""

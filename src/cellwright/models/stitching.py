@@ -29,27 +29,13 @@ TAKEN = 0.5  # a cell that keeps no more than this share of its pixels was found
 
 @dataclass(frozen=True, slots=True)
 class Stitched:
-    """A whole image, put together from its blocks.
+    """A whole image, put together from its blocks."""
 
-    Parameters
-    ----------
-    count
-        Cells.
-    cells
-        In pixels of the image without its channels; empty when only their density is known.
-    maps
-        Dense results in image pixels.
-    interval
-        Holds the true count in 9 of 10 images.
-    facts
-        What the provenance notes of it besides settings.
-    """
-
-    count: float
-    cells: Cells
-    maps: Maps = field(default_factory=dict)
-    interval: tuple[float, float] | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    count: float  # cells
+    cells: Cells  # in pixels of the image without its channels; empty when only their density is known
+    maps: Maps = field(default_factory=dict)  # dense results in image pixels
+    interval: tuple[float, float] | None = None  # holds the true count in 9 of 10 images
+    facts: Mapping[str, Any] = field(default_factory=dict)  # what the provenance notes of it besides settings
 
 
 class CellStitcher:
@@ -134,24 +120,12 @@ class CellStitcher:
 
 @dataclass(frozen=True, slots=True)
 class DensityBlock:
-    """The density of one block, in pixels of the block's window.
+    """The density of one block, in pixels of the block's window."""
 
-    Parameters
-    ----------
-    density : float32 (Y, X)
-        Cells per pixel.
-    variance
-        Of a cell's Gaussian, in areas of the cell.
-    foreground : bool (Y, X) or None
-        Which pixels belong to cells.
-    cells : float32 (Y, X) or None
-        The density of the cells that were found one by one.
-    """
-
-    density: NDArray[np.float32]
-    variance: float
-    foreground: NDArray[np.bool_] | None = None
-    cells: NDArray[np.float32] | None = None
+    density: NDArray[np.float32]  # (Y, X): cells per pixel
+    variance: float  # of a cell's Gaussian, in areas of the cell
+    foreground: NDArray[np.bool_] | None = None  # (Y, X): which pixels belong to cells
+    cells: NDArray[np.float32] | None = None  # (Y, X): density of the cells found one by one
 
 
 class DensityStitcher:

@@ -21,16 +21,10 @@ class Change:
     """One box of voxels before and after an edit.
 
     Made by the functions of this module; used by the session, its journal and its undo.
-
-    Parameters
-    ----------
-    box
-        Where in the labels, one slice with start and stop for each axis.
-    before, after : int32, of the shape of the box
     """
 
-    box: Box
-    before: Labels
+    box: Box  # where in the labels, one slice with start and stop for each axis
+    before: Labels  # int32, of the shape of the box
     after: Labels
 
     def apply(self, labels: Labels) -> None:

@@ -15,18 +15,10 @@ SHADES = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PlateMap:
-    """One value for each well of a plate.
+    """One value for each well of a plate."""
 
-    Parameters
-    ----------
-    values : float64 (rows, columns)
-        Mean of the images of a well; not a number where there is none.
-    n_images : int64 (rows, columns)
-        How many images it is the mean of.
-    """
-
-    values: NDArray[np.float64]
-    n_images: NDArray[np.int64]
+    values: NDArray[np.float64]  # (rows, columns): mean of the images of a well; NaN where there is none
+    n_images: NDArray[np.int64]  # (rows, columns): how many images it is the mean of
 
     @property
     def limits(self) -> tuple[float, float]:

@@ -4,6 +4,7 @@
 
     <user's models>/../training/<name>/run.json    what is trained, on what, how
     <user's models>/../training/<name>/data/       the annotated layers, when it is these it learns from
+    <user's models>/../training/<name>/encoder/    what was learned without annotation, where that comes first
     <user's models>/../training/<name>/model/      best model so far, curve.json, training.pt
 
 A run whose folder is there was not ended by the user: napari was closed, or has crashed.
@@ -19,7 +20,7 @@ from cellwright.core.errors import CellwrightError, CheckpointError
 from cellwright.files.atomic import write_text
 from cellwright.files.json_value import NO_JSON
 from cellwright.models import store
-from cellwright.training.settings import FinetuneSettings
+from cellwright.training.settings import FinetuneSettings, PretrainSettings
 
 SCRATCH = "new:"  # a start of this and the name of a family has nothing learned yet
 RUN, CURVE, STATE = "run.json", "curve.json", "training.pt"
@@ -28,23 +29,15 @@ BOOKKEEPING = ("step", "loss", "rate", "merit", "error")  # fields of an epoch t
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be trained. Made by the form or read by :func:`unfinished`; used by ``train_task``.
+    """What is to be trained. Made by the form or read by :func:`unfinished`; used by ``train_task``."""
 
-    Parameters
-    ----------
-    name
-        Of the new model.
-    start
-        Name or folder of a model, or ``new:`` and a family.
-    data
-        A training folder.
-    """
-
-    name: str
-    start: str
-    data: str
+    name: str  # of the new model
+    start: str  # name or folder of a model, or ``new:`` and a family
+    data: str  # a training folder
     settings: FinetuneSettings = field(default_factory=FinetuneSettings)
     device: str = "auto"
+    unlabelled: str = ""  # folder of images without annotation to learn from first; empty for none
+    pretraining: PretrainSettings = field(default_factory=PretrainSettings)  # how that is learned
 
     @property
     def folder(self) -> Path:
@@ -55,6 +48,11 @@ class Plan:
     def output(self) -> Path:
         """Where the best model so far lies."""
         return self.folder / "model"
+
+    @property
+    def encoder(self) -> Path:
+        """Where what was learned without annotation lies."""
+        return self.folder / "encoder"
 
 
 def runs_folder() -> Path:
@@ -104,8 +102,9 @@ def unfinished() -> list[Plan]:
     for path in sorted(runs_folder().glob(f"*/{RUN}")):
         try:
             facts = json.loads(path.read_text(encoding="utf-8"))
-            settings = FinetuneSettings(**facts.pop("settings"))
-            plans.append(Plan(**{**facts, "name": path.parent.name}, settings=settings))
+            facts["settings"] = FinetuneSettings(**facts["settings"])
+            facts["pretraining"] = PretrainSettings(**facts.get("pretraining", {}))
+            plans.append(Plan(**{**facts, "name": path.parent.name}))
         except (OSError, *NO_JSON, TypeError, KeyError, AttributeError, CellwrightError):
             continue
     return plans
@@ -166,8 +165,7 @@ def write_plan(plan: Plan) -> None:
     WriteError
         The folder cannot be written.
     """
-    facts = {**asdict(plan), "settings": asdict(plan.settings)}
-    write_text(plan.folder / RUN, json.dumps(facts, indent=1))
+    write_text(plan.folder / RUN, json.dumps(asdict(plan), indent=1))
 
 
 def discard(plan: Plan) -> None:

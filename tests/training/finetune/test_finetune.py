@@ -61,8 +61,8 @@ def dataset(write_dataset):
 def tune(dataset, tiny_flow, tmp_path):
     """Function (name, settings, stop_after) -> outcome of a run in that folder, None when it was stopped."""
 
-    def go(name="tuned", settings=SHORT, stop_after=None, data=dataset, start=None):
-        task = finetune(Data(data), start or tiny_flow(), tmp_path / name, settings, device="cpu")
+    def go(name="tuned", settings=SHORT, stop_after=None, data=dataset, start=None, **more):
+        task = finetune(Data(data), start or tiny_flow(), tmp_path / name, settings, device="cpu", **more)
         while True:
             try:
                 progress = next(task)
@@ -135,6 +135,27 @@ def test_reports_tell_before_and_every_epoch(dataset, tiny_flow, tmp_path):
     assert "Validated with: c." in card
     assert f"| score | {outcome.before['score']:.3f} | {outcome.after['score']:.3f} |" in card
     assert [line.split()[1] for line in card.splitlines() if line.startswith("| ")][-3:] == ["0", "2", "4"]
+
+
+def test_an_encoder_that_learned_without_annotation_is_what_learns(
+    tune, scripted, tiny_flow, tmp_path, monkeypatch
+):
+    def start_from(folder, model):
+        assert folder == tmp_path / "encoder"
+        for value in model.network.encoder.parameters():
+            value.data.fill_(0.5)
+
+    monkeypatch.setattr(module, "start_from", start_from)
+    scripted([0.2, 0.6])
+    start = tiny_flow()
+    still = replace(SHORT, rate=0.0, weight_decay=0.0)
+    outcome = tune(settings=still, start=start, pretrained=tmp_path / "encoder")
+    before, after = start.network.state_dict(), weights_in(tmp_path / "tuned")
+    assert outcome.is_better
+    assert same(before, tiny_flow().network.state_dict())
+    changed = {name for name in after if not torch.equal(after[name], before[name])}
+    assert changed
+    assert changed <= {f"encoder.{name}" for name, _ in start.network.encoder.named_parameters()}
 
 
 def test_the_model_it_begins_with_is_not_changed(tune, tiny_flow):
@@ -243,7 +264,6 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(tune, scripted, tmp_path, stop
 
 SCRIPT = """
     import os
-    import signal
     import sys
     from io import BytesIO
     from pathlib import Path
@@ -256,12 +276,10 @@ SCRIPT = """
     from cellwright.training.settings import FinetuneSettings
     from cellwright.training.trainer import Data
 
+    torch.set_num_threads(1)  # processes are forked
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Conv2d(4, 3, 3, padding=1))
     begun = [weights.clone() for weights in network.parameters()]
-
-    def die():
-        os.kill(os.getpid(), signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
 
     class Scored:
         images = ()
@@ -287,14 +305,13 @@ SCRIPT = """
         is_last = moment == "state" and content["step"] == 9
         path.write_bytes(written.getvalue()[: len(written.getvalue()) // 2 if is_last else None])
         if is_last:
-            die()
+            os.kill(os.getpid(), 9)
 
     def show(progress):
         print(progress.stage, progress.done, flush=True)
         if moment == "step" and (progress.stage, progress.done) == ("fine-tune", 5):
-            die()
+            os.kill(os.getpid(), 9)
 
-    _, folder, output, moment = sys.argv
     real_save, torch.save = torch.save, save
     finetune_run.evaluate = evaluate
     finetune_run.retention_score = retention_score
@@ -302,7 +319,14 @@ SCRIPT = """
         steps=12, steps_per_epoch=3, batch_size=2, patch_px=32, warmup_steps=1, n_replay=1, rate=1e-2
     )
     start = FlowModel(SPECS["small"], network)
-    run(finetune.finetune(Data(read_dataset(folder)), start, Path(output), settings, device="cpu"), show)
+    _, folder, outputs = sys.argv
+    for name, moment in (("whole", ""), ("killed", "step"), ("killed", "state"), ("killed", "")):
+        child = os.fork()
+        if child == 0:
+            output = Path(outputs) / name
+            run(finetune.finetune(Data(read_dataset(folder)), start, output, settings, device="cpu"), show)
+            os._exit(0)
+        print(name, moment, "done" if os.waitpid(child, 0)[1] == 0 else "was killed", flush=True)
 """
 
 
@@ -311,17 +335,13 @@ def test_a_killed_run_ends_as_if_it_had_not_been(dataset, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(dedent(SCRIPT))
 
-    def begin(name, moment=""):
-        command = [sys.executable, "-W", "ignore", script, dataset.folder, tmp_path / name, moment]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-
-    whole = begin("whole")
-    for moment, steps in {"step": range(1, 6), "state": range(4, 10), "": range(7, 13)}.items():
-        lines, _ = (process := begin("killed", moment)).communicate()
-        taken = [f"fine-tune {step}" for step in steps]
-        assert [line for line in lines.splitlines() if line.startswith("fine-tune")] == taken
-        assert (process.returncode == 0) == (moment == "")
-    assert whole.communicate()[0].count("fine-tune") == 12
+    command = [sys.executable, "-W", "ignore", script, dataset.folder, tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    told = [line for line in done.stdout.splitlines() if line.startswith(("fine-tune", "whole", "killed"))]
+    expected = [*(f"fine-tune {step}" for step in range(1, 13)), "whole  done"]
+    for moment, steps in (("step was killed", (1, 6)), ("state was killed", (4, 10)), (" done", (7, 13))):
+        expected += [*(f"fine-tune {step}" for step in range(*steps)), f"killed {moment}"]
+    assert told == expected
     assert same(weights_in(tmp_path / "killed"), weights_in(tmp_path / "whole"))
     for name in ("curve.json", "scores.json", "card.md"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

@@ -1,9 +1,11 @@
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from napari import Viewer
 from PIL import Image as Picture
+from pytestqt.qtbot import QtBot
 
 from cellwright.widgets.plugin import demo
 
@@ -27,15 +29,16 @@ def test_whether_someone_can_see_the_window(
     assert demo.has_screen() is has_screen
 
 
-def test_the_demo_leaves_a_picture_and_a_table(tmp_path: Path) -> None:
-    import subprocess
-
-    command = [sys.executable, "-W", "ignore", "-m", "cellwright.widgets.plugin.demo", "--screenshot"]
-    done = subprocess.run(
-        [*command, "--output", str(tmp_path)], capture_output=True, text=True, check=False, timeout=240
-    )
-    assert done.returncode == 0, done.stderr
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # napari's and vispy's own
+def test_the_demo_leaves_a_picture_and_a_table(
+    make_napari_viewer: Callable[..., Viewer], qtbot: QtBot, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    picture = tmp_path / "screenshot.png"
+    monkeypatch.setattr(demo.napari, "Viewer", lambda: make_napari_viewer(show=True))
+    monkeypatch.setattr(demo.napari, "run", lambda: qtbot.waitUntil(picture.exists, timeout=60_000))
+    monkeypatch.setattr(demo, "SETTLE_MS", 300)
+    assert demo.main(["--screenshot", "--output", str(tmp_path)]) == 0
     assert len(pd.read_csv(tmp_path / "cells.csv")) > 50
-    with Picture.open(tmp_path / "screenshot.png") as picture:
-        assert picture.width >= 1000
-        assert len(picture.getcolors(maxcolors=2**24)) > 500  # not a blank window
+    with Picture.open(picture) as seen:
+        assert seen.width >= 1000
+        assert len(seen.getcolors(maxcolors=2**24)) > 500  # not a blank window

@@ -7,7 +7,7 @@ from tools.release.draw_samples import SAMPLES
 
 from cellwright.core.errors import ReadError
 from cellwright.widgets.plugin import samples
-from cellwright.widgets.shared.coordinates import axes_of, pixel_size_of
+from cellwright.widgets.shared.coordinates import axes_of, image_in
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -16,7 +16,7 @@ def test_every_sample_opens_with_its_axes_and_pixel_size(viewer: ViewerModel, na
     layer = viewer.add_image(data, **arguments)
     assert (kind, layer.name) == ("image", name)
     assert axes_of(layer) == SAMPLES[name].axes
-    np.testing.assert_allclose(pixel_size_of(layer), SAMPLES[name].pixel_size_um, rtol=1e-3)
+    np.testing.assert_allclose(image_in(layer).pixel_size_um, SAMPLES[name].pixel_size_um, rtol=1e-3)
 
 
 def test_an_unknown_sample_is_refused() -> None:

@@ -3,7 +3,7 @@ import pytest
 from napari.layers import Image as ImageLayer
 
 from cellwright.core.errors import WrongLayerError
-from cellwright.widgets.shared.coordinates import Channel, axes_of, channels_of, pixel_size_of
+from cellwright.widgets.shared.coordinates import Channel, axes_of, channels_of, image_in
 
 
 def layer_of(*shape: int, **arguments: object) -> ImageLayer:
@@ -55,15 +55,15 @@ def test_too_many_axes_are_refused() -> None:
 
 def test_pixel_size_is_in_micrometres_of_the_spatial_axes() -> None:
     volume = layer_of(9, 30, 40, scale=(2, 500, 250), units=("um", "nm", "nm"))
-    assert pixel_size_of(volume) == pytest.approx((2, 0.5, 0.25))
+    assert image_in(volume).pixel_size_um == pytest.approx((2, 0.5, 0.25))
     film = layer_of(9, 30, 40, scale=(60, 0.5, 0.5), units=("s", "um", "um"), axis_labels=("t", "y", "x"))
-    assert pixel_size_of(film) == pytest.approx((0.5, 0.5))
+    assert image_in(film).pixel_size_um == pytest.approx((0.5, 0.5))
 
 
 def test_an_affine_counts_for_the_pixel_size() -> None:
     layer = layer_of(30, 40, scale=(0.5, 0.5), affine=np.diag([3.0, 3.0, 1.0]), units=("um", "um"))
-    assert pixel_size_of(layer) == pytest.approx((1.5, 1.5))
+    assert image_in(layer).pixel_size_um == pytest.approx((1.5, 1.5))
 
 
 def test_without_lengths_the_pixel_size_is_unknown() -> None:
-    assert pixel_size_of(layer_of(30, 40, scale=(0.5, 0.5))) == ()
+    assert image_in(layer_of(30, 40, scale=(0.5, 0.5))).pixel_size_um == ()

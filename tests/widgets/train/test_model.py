@@ -4,8 +4,12 @@ from typing import Any
 
 import pytest
 
-from cellwright.core.tasks import run
+from cellwright.core.errors import SettingsError
+from cellwright.core.tasks import Progress, run
+from cellwright.training import pretrain as pretraining
+from cellwright.training.finetune import finetune as finetuning
 from cellwright.training.run_folder import Plan, unfinished
+from cellwright.training.settings import PretrainSettings
 from cellwright.widgets.train import model as train_model
 
 
@@ -45,3 +49,39 @@ def test_a_run_that_fails_before_it_begins_is_deleted(home: Path) -> None:
     model.fail(ValueError("no"))
     assert [str(error) for error in errors] == ["no"]
     assert unfinished() == []
+
+
+def test_what_was_learned_without_annotation_starts_the_training(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "many").mkdir()
+    for name in "ab":
+        (home / "many" / f"{name}.tif").touch()
+    asked: list[Any] = []
+
+    def pretrain(images: Any, model: Any, output: Path, settings: Any, *, device: str) -> Any:
+        asked.append(([one.name for one in images], model.spec.family, settings.steps))
+        output.mkdir(parents=True)
+        yield Progress("pre-train", 1, 2)
+        (output / pretraining.PRETRAINED).touch()
+
+    def finetune(*_: Any, pretrained: Path | None, **__: Any) -> Any:
+        asked.append(pretrained)
+        raise SettingsError("enough")
+        yield
+
+    monkeypatch.setattr(pretraining, "pretrain", pretrain)
+    monkeypatch.setattr(finetuning, "finetune", finetune)
+    monkeypatch.setattr(train_model, "read_dataset", lambda folder: folder)
+    gate = threading.Event()
+    gate.set()
+    first = PretrainSettings(steps=7)
+    plan = Plan("mine", "new:query", "data", unlabelled=str(home / "many"), pretraining=first)
+    for _ in range(2):  # a run that is resumed has learned this part already
+        with pytest.raises(SettingsError, match="enough"):
+            run(train_model.train_task(plan, gate))
+    assert asked == [(["a", "b"], "query", 7), plan.encoder, plan.encoder]
+    asked.clear()
+    with pytest.raises(SettingsError, match="enough"):
+        run(train_model.train_task(Plan("mine", "flow", "data"), gate))
+    assert asked == [None]

@@ -1,3 +1,4 @@
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from napari.components import ViewerModel
 from pytestqt.qtbot import QtBot
 
 from cellwright.core.errors import JobError
-from cellwright.core.tasks import Task
+from cellwright.core.tasks import Progress, Task
 from cellwright.training.run_folder import Plan, unfinished
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.shared.messages import duration
@@ -136,6 +137,44 @@ def test_a_run_that_was_left_is_gone_on_with(
     assert training.plans[0] == training.plans[1]
     assert "'mine': better, and kept" in again.panel.message.text()
     assert again.offer.isHidden()
+
+
+def test_unlabelled_images_come_first_where_they_are_wanted(
+    ended: Wait,
+    trainer: TrainWidget,
+    training: Any,
+    qtbot: QtBot,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    may_end = threading.Event()
+
+    def pretrain(_: Plan) -> Task[None]:
+        for step in (1, 2):
+            yield Progress("pre-train", step, 9, "loss 0.5")
+        while not may_end.wait(0.05):
+            yield Progress("pre-train", 3, 9, "loss 0.4")
+
+    monkeypatch.setattr(train_model, "_pretrain", pretrain)
+    choices = trainer.panel.unlabelled
+    assert not choices.images.isVisibleTo(trainer)
+    choices.wanted.click()
+    assert choices.images.isVisibleTo(trainer)
+    trainer.panel.train.click()
+    assert "need a folder; none is chosen" in trainer.panel.message.text()
+    choices.images.add_folder(tmp_path)
+    choices.method.setCurrentIndex(1)
+    choices.steps.setValue(9)
+    trainer.panel.train.click()
+    line = trainer.jobs.line
+    qtbot.waitUntil(lambda: line.text().startswith("Unlabelled images · Step 3 of 9"), timeout=LIMIT_MS)
+    assert line.text().endswith(" left")
+    may_end.set()
+    training.go_on.release(training.n_epochs)
+    ended(trainer)
+    (plan,) = training.plans
+    assert plan.unlabelled == str(tmp_path)
+    assert (plan.pretraining.method, plan.pretraining.steps) == ("colorize", 9)
 
 
 def test_a_failure_is_told_and_leaves_nothing(

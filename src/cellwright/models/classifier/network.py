@@ -92,21 +92,11 @@ NETWORKS: Mapping[str, type[SmallNetwork] | type[PaperNetwork]] = {
 
 @dataclass(frozen=True, slots=True)
 class Classifier:
-    """A network with its facts. Made by :func:`build` and :func:`load`; used by training and inference.
+    """A network with its facts. Made by :func:`build` and :func:`load`; used by training and inference."""
 
-    Parameters
-    ----------
-    spec
-        Its classes and what its crops are.
-    network
-        Crops (B, C, S, S) and relative sizes (B,) -> logits (B, classes).
-    sha256
-        Checksum of the weights, empty when they are random.
-    """
-
-    spec: ClassifierSpec
-    network: nn.Module
-    sha256: str = ""
+    spec: ClassifierSpec  # its classes and what its crops are
+    network: nn.Module  # crops (B, C, S, S) and relative sizes (B,) -> logits (B, classes)
+    sha256: str = ""  # checksum of the weights, empty when they are random
 
     def inference_network(self) -> nn.Module:
         """Return a copy of the network made fast for inference, in evaluation mode."""

@@ -153,13 +153,7 @@ class CentroidModel(ModelBase):
 
 
 def build(preset: str = "small") -> CentroidModel:
-    """Return a centroid model of this preset with random weights.
-
-    Raises
-    ------
-    CheckpointError
-        No such preset.
-    """
+    """Return a centroid model of this preset with random weights."""
     spec = spec_of(SPECS, preset)
     if preset == "paper":
         return CentroidModel(spec, CellCentroidFormer(spec.in_channels))

@@ -6,13 +6,12 @@ tells single cells, too, as the ``flow`` family does: what can be told apart is 
 errors are not the same, and the foreground says how large the cells are.
 """
 
-from dataclasses import replace
 from itertools import pairwise
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -28,7 +27,6 @@ from cellwright.models.stitching import DensityBlock, DensityStitcher
 from cellwright.ops.codecs.density import FOREGROUND, VARIANCE, cells_to_density, resize_density
 from cellwright.ops.codecs.flow import FlowSettings, flow_to_cells, labels_to_flow
 from cellwright.ops.geometry.resample import resize
-from cellwright.ops.measure.prediction_interval import fit_interval
 
 MAP_CHANNELS = {"density": 1, "cell_flow": 2, "foreground": 1}
 UNIT = 100.0  # the network gives cells per 100 pixels
@@ -40,7 +38,6 @@ WHOLE_WEIGHT = 0.03  # of the squared error of a patch's count
 PIXEL_WEIGHT = 0.1
 FLOW_WEIGHT = 0.25
 MIN_SCORE = 0.15  # of single cells that are counted beside the density
-FITTED_COVERAGE = 0.95  # above the nine of ten that are promised: images that chose the weights flatter them
 
 SMALL = ModelSpec(
     family="density",
@@ -186,11 +183,6 @@ class DensityModel(ModelBase):
             lead_shape, shape, count_error=self.spec.count_error, has_cells=has_cells, factor=self.factor
         )
 
-    def with_interval(self, counts: ArrayLike, truths: ArrayLike) -> Self:
-        """Return the same model that knows its error, from counts (N,) of images it has not learned from."""
-        spec = replace(self.spec, count_error=fit_interval(counts, truths, FITTED_COVERAGE))
-        return self.with_network(self.network, spec=spec, sha256=self.sha256)
-
 
 class CellcounterModel(DensityModel):
     """The same with the loss of the reference, and the density alone."""
@@ -270,13 +262,7 @@ def _count_loss(found: Tensor, true: Tensor) -> Tensor:
 
 
 def build(preset: str = "small") -> DensityModel:
-    """Return a density model of this preset with random weights.
-
-    Raises
-    ------
-    CheckpointError
-        No such preset.
-    """
+    """Return a density model of this preset with random weights."""
     spec = spec_of(SPECS, preset)
     if preset == "paper":
         network = CellcounterNetwork(spec.in_channels)

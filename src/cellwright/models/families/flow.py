@@ -88,13 +88,7 @@ def flow_maps(output: Tensor) -> Tensor:
 
 
 def build(preset: str = "small") -> FlowModel:
-    """Return a flow model of this preset with random weights.
-
-    Raises
-    ------
-    CheckpointError
-        No such preset.
-    """
+    """Return a flow model of this preset with random weights."""
     spec = spec_of(SPECS, preset)
     if preset == "paper":
         return FlowModel(spec, MediarFormer(spec.in_channels))

@@ -168,13 +168,7 @@ def _linking(settings: Any) -> LinkSettings:
 
 
 def build(preset: str = "small") -> PseudocolorModel | EfficientCellSegModel:
-    """Return a pseudocolor model of this preset with random weights.
-
-    Raises
-    ------
-    CheckpointError
-        No such preset.
-    """
+    """Return a pseudocolor model of this preset with random weights."""
     spec = spec_of(SPECS, preset)
     if preset == "paper":
         return EfficientCellSegModel(spec, EfficientCellSeg(spec.in_channels))

@@ -272,13 +272,7 @@ def _padded(image: NDArray[np.float32], divisor: int) -> NDArray[np.float32]:
 
 
 def build(preset: str = "small") -> QueryModel:
-    """Return a query model of this preset with random weights.
-
-    Raises
-    ------
-    CheckpointError
-        No such preset.
-    """
+    """Return a query model of this preset with random weights."""
     spec = spec_of(SPECS, preset)
     if preset == "paper":
         return PaperQueryModel(spec, PointSegmenter(spec.in_channels))

@@ -32,30 +32,14 @@ class Stage(NamedTuple):
 
 
 class TrunkPlan(NamedTuple):
-    """Table of a trunk.
+    """Table of a trunk."""
 
-    Parameters
-    ----------
-    name
-        Of the network, as its authors call it.
-    stem
-        Channels of the first convolution.
-    stages
-        The stages before the cut.
-    last_ratio
-        Of the first block of the next stage nothing but the expansion by this ratio is left.
-    taps
-        Stages (1 is the first) whose first activation is given, beside the last.
-    n_blocks
-        Of the whole network, which the probability to leave out a block grows over.
-    """
-
-    name: str
-    stem: int
-    stages: tuple[Stage, ...]
-    last_ratio: int
-    taps: tuple[int, ...]
-    n_blocks: int
+    name: str  # of the network, as its authors call it
+    stem: int  # channels of the first convolution
+    stages: tuple[Stage, ...]  # the stages before the cut
+    last_ratio: int  # of the first block of the next stage nothing but the expansion by this ratio is left
+    taps: tuple[int, ...]  # stages (1 is the first) whose first activation is given, beside the last
+    n_blocks: int  # of the whole network, which the probability to leave out a block grows over
 
 
 V2_S = TrunkPlan(

@@ -152,21 +152,11 @@ def bright(neighbour: NDArray[Any], settings: ColourSettings = REFERENCE) -> NDA
 
 @dataclass(frozen=True, slots=True)
 class Colouring:
-    """What is done to the slices of a volume.
+    """What is done to the slices of a volume."""
 
-    Parameters
-    ----------
-    settings
-        Constants of the algorithm.
-    context
-        Whether the neighbours colour a slice; else it stays grey, scaled the same.
-    percentiles
-        Of the whole volume, that become 0 and 1; None scales by the extremes of each slice.
-    """
-
-    settings: ColourSettings = REFERENCE
-    context: bool = True
-    percentiles: tuple[float, float] | None = None
+    settings: ColourSettings = REFERENCE  # constants of the algorithm
+    context: bool = True  # whether the neighbours colour a slice; else it stays grey, scaled the same
+    percentiles: tuple[float, float] | None = None  # become 0 and 1; None: extremes of each slice
 
 
 @dataclass(frozen=True, slots=True)

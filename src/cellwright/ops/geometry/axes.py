@@ -57,26 +57,13 @@ class Frames:
     """The 2D frames of an image, read one window at a time.
 
     Made by :func:`frames`; used by inference.
-
-    Parameters
-    ----------
-    image
-        Where the pixels are.
-    channel
-        What is taken of the channel axis: one channel, or the three colours.
-    lead_shape
-        Lengths of the axes before YX, channels left out; empty for a 2D image.
-    shape
-        (Y, X) of a frame in pixels.
-    notice
-        A sentence for the user when a channel was chosen for them, else empty.
     """
 
-    image: Image
-    channel: int | slice
-    lead_shape: tuple[int, ...]
-    shape: tuple[int, int]
-    notice: str = ""
+    image: Image  # where the pixels are
+    channel: int | slice  # what is taken of the channel axis: one channel, or the three colours
+    lead_shape: tuple[int, ...]  # lengths of the axes before YX, channels left out; empty for a 2D image
+    shape: tuple[int, int]  # (Y, X) of a frame in pixels
+    notice: str = ""  # a sentence for the user when a channel was chosen for them, else empty
 
     def __len__(self) -> int:
         return prod(self.lead_shape)

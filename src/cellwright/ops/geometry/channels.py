@@ -22,24 +22,12 @@ WORDS = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CombinedPixels:
-    """Pixels of several channels as one array, read and combined where it is indexed.
+    """Pixels of several channels as one array, read and combined where it is indexed."""
 
-    Parameters
-    ----------
-    image
-        Has the channels.
-    channels
-        Their numbers.
-    scalings
-        The intensities of each that become 0 and 1.
-    how
-        ``maximum``, ``mean``, or ``colours``: a last axis of three, black where there is no third channel.
-    """
-
-    image: Image
-    channels: tuple[int, ...]
-    scalings: tuple[Scaling, ...]
-    how: Combination
+    image: Image  # has the channels
+    channels: tuple[int, ...]  # their numbers
+    scalings: tuple[Scaling, ...]  # the intensities of each that become 0 and 1
+    how: Combination  # colours are a last axis of three, black where there is no third channel
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -76,24 +64,12 @@ class CombinedPixels:
 
 
 class Seen(NamedTuple):
-    """What of an image is counted in.
+    """What of an image is counted in."""
 
-    Parameters
-    ----------
-    image
-        It, or its channels combined.
-    channel
-        The one that is counted in; None takes colours together, else the first.
-    scalings
-        Of the channels that were combined; empty where none were.
-    notice
-        How they were combined, for the user.
-    """
-
-    image: Image
-    channel: int | None = None
-    scalings: tuple[Scaling, ...] = ()
-    notice: str = ""
+    image: Image  # it, or its channels combined
+    channel: int | None = None  # the one that is counted in; None takes colours together, else the first
+    scalings: tuple[Scaling, ...] = ()  # of the channels that were combined; empty where none were
+    notice: str = ""  # how they were combined, for the user
 
 
 def combined(

@@ -30,20 +30,11 @@ class Tile:
     """One window (rows, columns) of a frame, in pixels.
 
     Made by :func:`grid` and :func:`split`; used by ``inference.predictor`` and ``models.stitching``.
-
-    Parameters
-    ----------
-    core
-        The part of the frame this tile answers for.
-    read
-        Core and halo, clipped to the frame.
-    pad
-        Rows and columns to add below and on the right.
     """
 
-    core: Window
-    read: Window
-    pad: tuple[int, int] = (0, 0)
+    core: Window  # the part of the frame this tile answers for
+    read: Window  # core and halo, clipped to the frame
+    pad: tuple[int, int] = (0, 0)  # rows and columns to add below and on the right
 
     @property
     def local(self) -> Window:
@@ -67,24 +58,12 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a frame is cut.
+    """How a frame is cut."""
 
-    Parameters
-    ----------
-    shape
-        (Y, X) of the frame in pixels.
-    core
-        Longest side of a core; made a multiple of the divisor, and at least one divisor.
-    halo
-        Context on each side; made a multiple of the divisor, and at least one divisor.
-    divisor
-        Every window starts at a multiple of this and is a multiple of this long.
-    """
-
-    shape: tuple[int, int]
-    core: int
-    halo: int = 0
-    divisor: int = 1
+    shape: tuple[int, int]  # (Y, X) of the frame in pixels
+    core: int  # longest side of a core; made a multiple of the divisor, and at least one divisor
+    halo: int = 0  # context on each side; made a multiple of the divisor, and at least one divisor
+    divisor: int = 1  # every window starts at a multiple of this and is a multiple of this long
 
 
 def grid(layout: Layout) -> tuple[Tile, ...]:

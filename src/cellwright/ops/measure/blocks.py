@@ -18,27 +18,13 @@ BLOCK_PX = 1024
 
 @dataclass(frozen=True, slots=True)
 class CellBlock:
-    """Some cells of one frame.
+    """Some cells of one frame."""
 
-    Parameters
-    ----------
-    lead
-        Which frame: the indices before its spatial axes.
-    window
-        Where it lies in the frame.
-    rows : (n,)
-        Rows of the table; cell ``i`` has label ``rows[i] + 1`` in ``labels`` and ``i + 1`` in ``own``.
-    labels : int32
-        The window of the label image, with other cells.
-    own : int32
-        The same with 0 for cells of other blocks and 1..n for those of this one.
-    """
-
-    lead: tuple[int, ...]
-    window: tuple[slice, ...]
-    rows: NDArray[np.intp]
-    labels: Labels
-    own: Labels
+    lead: tuple[int, ...]  # which frame: the indices before its spatial axes
+    window: tuple[slice, ...]  # where it lies in the frame
+    rows: NDArray[np.intp]  # (n,): row ``rows[i]`` is ``rows[i] + 1`` in ``labels`` and ``i + 1`` in ``own``
+    labels: Labels  # the window of the label image, with other cells
+    own: Labels  # the same with 0 for cells of other blocks and 1..n for those of this one
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -31,39 +31,17 @@ LENGTH_UNITS = ("px", "um")
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of a table of cells.
+    """One column of a table of cells."""
 
-    Parameters
-    ----------
-    name
-        As in the file.
-    title
-        As in a panel.
-    group
-        Key of :data:`GROUPS`.
-    description
-        One sentence for people.
-    units
-        Endings the name can have, the first one that applies being taken; empty for a plain number.
-    per_channel
-        Whether there is one for each channel and further image.
-    source
-        What scikit-image and CellProfiler call it.
-    ndim
-        The only number of spatial axes it exists for; 0 for both.
-    unit
-        As shown beside the title; set by :func:`describe`.
-    """
-
-    name: str
-    title: str
-    group: str
-    description: str
-    units: tuple[str, ...] = ()
-    per_channel: bool = False
-    source: str = ""
-    ndim: int = 0
-    unit: str = ""
+    name: str  # as in the file
+    title: str  # as in a panel
+    group: str  # key of :data:`GROUPS`
+    description: str  # one sentence for people
+    units: tuple[str, ...] = ()  # endings the name can have, the first that applies; empty for a plain number
+    per_channel: bool = False  # whether there is one for each channel and further image
+    source: str = ""  # what scikit-image and CellProfiler call it
+    ndim: int = 0  # the only number of spatial axes it exists for; 0 for both
+    unit: str = ""  # as shown beside the title; set by :func:`describe`
 
 
 _TABLE = (

@@ -24,30 +24,14 @@ from cellwright.ops.measure.measurement import (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NucleiInCells:
-    """What two label images of the same pixels tell of each other.
+    """What two label images of the same pixels tell of each other."""
 
-    Parameters
-    ----------
-    nuclei_per_cell : (n_cells,)
-        Nuclei of which the cell covers half or more.
-    nuclear_pixels : (n_cells,)
-        Pixels of the cell that are nucleus.
-    cell_of : (n_nuclei,)
-        The cell each nucleus lies in; 0 is none.
-    cytoplasm
-        Labels of the cells without their nuclei.
-    nuclear
-        Labels of the nuclear part of the cells.
-    n_outside
-        Number of nuclei in no cell.
-    """
-
-    nuclei_per_cell: NDArray[np.int64]
-    nuclear_pixels: NDArray[np.int64]
-    cell_of: NDArray[np.int32]
-    cytoplasm: Labels
-    nuclear: Labels
-    n_outside: int
+    nuclei_per_cell: NDArray[np.int64]  # (n_cells,): nuclei of which the cell covers half or more
+    nuclear_pixels: NDArray[np.int64]  # (n_cells,): pixels of the cell that are nucleus
+    cell_of: NDArray[np.int32]  # (n_nuclei,): the cell each nucleus lies in; 0 is none
+    cytoplasm: Labels  # labels of the cells without their nuclei
+    nuclear: Labels  # labels of the nuclear part of the cells
+    n_outside: int  # number of nuclei in no cell
 
     @property
     def n_without_nucleus(self) -> int:
@@ -57,18 +41,10 @@ class NucleiInCells:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Compartments:
-    """What a table of cells tells of nuclei and cytoplasm.
+    """What a table of cells tells of nuclei and cytoplasm."""
 
-    Parameters
-    ----------
-    columns
-        Row by row.
-    nuclei
-        How nuclei lie in cells, where they were given.
-    """
-
-    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-    nuclei: NucleiInCells | None = None
+    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)  # row by row
+    nuclei: NucleiInCells | None = None  # how nuclei lie in cells, where they were given
 
 
 def nuclei_in_cells(nuclei: Labels, cells: Labels) -> NucleiInCells:

@@ -21,18 +21,10 @@ RULE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """A channel, and the mean intensity above which a cell is positive for it.
+    """A channel, and the mean intensity above which a cell is positive for it."""
 
-    Parameters
-    ----------
-    channel
-        Ending of the intensity columns: ``ch0`` and on, or the name of another image.
-    threshold
-        None finds it by Otsu's method among the cells.
-    """
-
-    channel: str
-    threshold: float | None = None
+    channel: str  # ending of the intensity columns: ``ch0`` and on, or the name of another image
+    threshold: float | None = None  # None: found by Otsu's method among the cells
 
     @property
     def column(self) -> str:

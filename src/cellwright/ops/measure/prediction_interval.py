@@ -108,26 +108,13 @@ class Calibration:
     """What counting some boxes by hand says about the density of an image.
 
     Made by :func:`calibrate`; used by ``inference.calibration.recalibrated``.
-
-    Parameters
-    ----------
-    factor
-        True cells for each cell of the density.
-    standard_error
-        Of the factor.
-    boxed
-        Cells of the density inside the boxes; what is true there is known.
-    dispersion
-        Variance of the cells in a box for each of them; 1 in a Poisson process.
-    n_boxes
-        Boxes that were counted.
     """
 
-    factor: float
-    standard_error: float
-    boxed: float
-    dispersion: float
-    n_boxes: int
+    factor: float  # true cells for each cell of the density
+    standard_error: float  # of the factor
+    boxed: float  # cells of the density inside the boxes; what is true there is known
+    dispersion: float  # variance of the cells in a box for each of them; 1 in a Poisson process
+    n_boxes: int  # boxes that were counted
 
     def interval(self, total: float) -> tuple[float, float]:
         """Return the interval of the true count in an image whose density holds ``total`` cells.

@@ -44,21 +44,11 @@ class Region(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ShapeRegion:
-    """A drawn shape.
+    """A drawn shape."""
 
-    Parameters
-    ----------
-    name
-        What to call it in tables.
-    rings
-        Corners (N, 2), y and x, of each ring; the last is joined to the first.
-    index
-        The only index it is drawn at along each axis before YX, None for all; axes that are missing are all.
-    """
-
-    name: str
-    rings: tuple[NDArray[np.float64], ...]
-    index: tuple[int | None, ...] = ()
+    name: str  # what to call it in tables
+    rings: tuple[NDArray[np.float64], ...]  # corners (N, 2), y and x; the last is joined to the first
+    index: tuple[int | None, ...] = ()  # where it is drawn on each axis before YX; None and missing: all
 
     def contains(self, points: NDArray[np.floating]) -> Mask:
         """Return which points (N, D) lie inside."""
@@ -143,21 +133,11 @@ class MaskRegion:
 
 @dataclass(frozen=True, slots=True)
 class RegionSet:
-    """Regions to count in, and others that are cut out of all of them.
+    """Regions to count in, and others that are cut out of all of them."""
 
-    Parameters
-    ----------
-    included
-        May overlap; none stands for the whole image.
-    excluded
-        Cut out of each of them.
-    rule
-        Which cells are in: those with their centre inside, with any pixel inside, or wholly inside.
-    """
-
-    included: tuple[Region, ...] = ()
-    excluded: tuple[Region, ...] = ()
-    rule: RegionRule = "centre"
+    included: tuple[Region, ...] = ()  # may overlap; none stands for the whole image
+    excluded: tuple[Region, ...] = ()  # cut out of each of them
+    rule: RegionRule = "centre"  # cells in are those with their centre, any pixel, or all pixels inside
 
     def __post_init__(self) -> None:
         if self.rule not in get_args(RegionRule):

@@ -32,27 +32,13 @@ LARGEST_DAUGHTERS = 1.6  # area of both daughters / that of the mother
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tracks:
-    """Which track each cell belongs to.
+    """Which track each cell belongs to."""
 
-    Parameters
-    ----------
-    numbers : int32 (N,)
-        Track 1..M of each cell.
-    parents : int32 (M,)
-        The track that each track divided from; 0 is none.
-    frames : int (N,)
-        Frame of each cell.
-    positions : float64 (N, D)
-        Centre of each cell in time, in ``unit``.
-    unit
-        ``um`` where the pixel size is known, else ``px``.
-    """
-
-    numbers: NDArray[np.int32]
-    parents: NDArray[np.int32]
-    frames: NDArray[np.int64]
-    positions: NDArray[np.float64]
-    unit: str = "px"
+    numbers: NDArray[np.int32]  # int32 (N,): track 1..M of each cell
+    parents: NDArray[np.int32]  # int32 (M,): the track that each track divided from; 0 is none
+    frames: NDArray[np.int64]  # int (N,): frame of each cell
+    positions: NDArray[np.float64]  # float64 (N, D): centre of each cell in time, in ``unit``
+    unit: str = "px"  # ``um`` where the pixel size is known, else ``px``
 
     @property
     def count(self) -> int:

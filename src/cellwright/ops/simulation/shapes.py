@@ -23,32 +23,16 @@ class CellOutlines:
 
     The radius in any direction is ``radii * (1 + waves + bumps)`` before stretching: low-order waves make
     an outline uneven, high bumps are protrusions, negative ones the notches of kidney and two-lobed shapes.
-
-    Parameters
-    ----------
-    centres : (N, D)
-    radii : (N,)
-    stretch : (N, D)
-        Semi-axes over radius; their product is 1.
-    axes : (N, D, D)
-        Rows are the directions of the semi-axes.
-    waves : (N, K, D + 2)
-        Direction, amplitude and phase of each wave.
-    bumps : (N, J, D + 2)
-        Direction, height and sharpness of each bump.
-    brightness : (N,)
-        Relative to an ordinary cell.
-    dividing : bool (N,)
     """
 
-    centres: Rows
-    radii: Rows
-    stretch: Rows
-    axes: Rows
-    waves: Rows
-    bumps: Rows
-    brightness: Rows
-    dividing: NDArray[np.bool_]
+    centres: Rows  # (N, D)
+    radii: Rows  # (N,)
+    stretch: Rows  # (N, D): semi-axes over radius; their product is 1
+    axes: Rows  # (N, D, D): rows are the directions of the semi-axes
+    waves: Rows  # (N, K, D + 2): direction, amplitude and phase of each wave
+    bumps: Rows  # (N, J, D + 2): direction, height and sharpness of each bump
+    brightness: Rows  # (N,): relative to an ordinary cell
+    dividing: NDArray[np.bool_]  # bool (N,)
 
     def __len__(self) -> int:
         return len(self.radii)
@@ -246,27 +230,13 @@ def _join(parts: Sequence[CellOutlines]) -> CellOutlines:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Cells put into an image.
+    """Cells put into an image."""
 
-    Parameters
-    ----------
-    labels : int32 image
-        Row ``i`` of ``outlines`` is label ``i + 1``; 0 is background.
-    depth : float32 image
-        Pixels to the border of the own cell, also where it touches another; negative outside.
-    covered : int32 image
-        The cell that lies under the labelled one, where cells overlap; else 0.
-    rows : (N,)
-        The rows of the outlines given of which something can be seen.
-    outlines : CellOutlines
-        These rows.
-    """
-
-    labels: NDArray[np.int32]
-    depth: NDArray[np.float32]
-    covered: NDArray[np.int32]
-    rows: NDArray[np.intp]
-    outlines: CellOutlines
+    labels: NDArray[np.int32]  # row ``i`` of ``outlines`` is label ``i + 1``; 0 is background
+    depth: NDArray[np.float32]  # pixels to the border of the own cell, touching or not; negative outside
+    covered: NDArray[np.int32]  # the cell under the labelled one, where cells overlap; else 0
+    rows: NDArray[np.intp]  # (N,): the rows of the outlines given of which something can be seen
+    outlines: CellOutlines  # these rows
 
 
 def stamp(outlines: CellOutlines, shape: Sequence[int], style: Style) -> Scene:

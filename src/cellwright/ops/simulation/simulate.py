@@ -288,27 +288,13 @@ LOOKS = tuple(PAINTERS)
 
 @dataclass(frozen=True, slots=True)
 class Simulation:
-    """A simulated image and the truth about it.
+    """A simulated image and the truth about it."""
 
-    Parameters
-    ----------
-    image : uint8 or uint16
-        (Y, X), (Z, Y, X) or, stained, (Y, X, 3).
-    labels : int32 (Y, X) or (Z, Y, X)
-        1 to N without gaps, 0 is background.
-    points : float32 (N, D)
-        Centroids of the labels in pixels (planes along z).
-    classes : int16 (N,)
-        Index into ``CLASSES``; row ``i`` is label ``i + 1``.
-    style : Style
-        The knobs it was drawn with.
-    """
-
-    image: Picture
-    labels: NDArray[np.int32]
-    points: NDArray[np.float32]
-    classes: NDArray[np.int16]
-    style: Style
+    image: Picture  # uint8 or uint16: (Y, X), (Z, Y, X) or, stained, (Y, X, 3)
+    labels: NDArray[np.int32]  # int32 (Y, X) or (Z, Y, X): 1 to N without gaps, 0 is background
+    points: NDArray[np.float32]  # float32 (N, D): centroids of the labels in pixels (planes along z)
+    classes: NDArray[np.int16]  # int16 (N,): index into ``CLASSES``; row ``i`` is label ``i + 1``
+    style: Style  # the knobs it was drawn with
 
 
 def simulate(

@@ -47,20 +47,11 @@ class ClassDataset:
 
 @dataclass(frozen=True, slots=True)
 class CellCrops:
-    """Cells with a class, ready to be shown to a network; made by :func:`read_cell_crops`.
+    """Cells with a class, ready to be shown to a network; made by :func:`read_cell_crops`."""
 
-    Parameters
-    ----------
-    crops : uint8 (N, C, S, S)
-        Larger than the network's by ``MARGIN``; see :func:`intensities`.
-    sizes : float32 (N,)
-        Relative to the typical cell of their image, in octaves.
-    classes : int64 (N,)
-    """
-
-    crops: Tensor
-    sizes: Tensor
-    classes: Tensor
+    crops: Tensor  # uint8 (N, C, S, S): larger than the network's by ``MARGIN``; see :func:`intensities`
+    sizes: Tensor  # float32 (N,): relative to the typical cell of their image, in octaves
+    classes: Tensor  # int64 (N,)
 
     def __len__(self) -> int:
         return len(self.classes)

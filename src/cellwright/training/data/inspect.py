@@ -35,32 +35,15 @@ class Warning:  # noqa: A001 - nothing here raises or filters the built-in
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What a dataset holds.
+    """What a dataset holds."""
 
-    Parameters
-    ----------
-    n_images, n_cells
-        Of the split that teaches, and of the one that validates.
-    classes
-        How many cells of each class.
-    sizes
-        Median diameter of the cells in pixels, and the diameters below which a tenth and nine tenths of them
-        are; empty when nothing tells.
-    n_regions
-        Boxes in which alone the annotation is complete.
-    warnings
-        What looks wrong.
-    notice
-        How the images were found and divided where the folder itself does not say.
-    """
-
-    n_images: tuple[int, int]
-    n_cells: tuple[int, int]
-    classes: dict[str, int]
-    sizes: tuple[float, ...]
-    n_regions: int
-    warnings: tuple[Warning, ...]
-    notice: str = ""
+    n_images: tuple[int, int]  # of the split that teaches, and of the one that validates
+    n_cells: tuple[int, int]  # likewise
+    classes: dict[str, int]  # how many cells of each class
+    sizes: tuple[float, ...]  # median, tenth and ninetieth percentile of the diameters in px; or empty
+    n_regions: int  # boxes in which alone the annotation is complete
+    warnings: tuple[Warning, ...]  # what looks wrong
+    notice: str = ""  # how images were found and divided where the folder itself does not say
 
     def summary(self) -> str:
         """Return the findings as one sentence, and the notice."""

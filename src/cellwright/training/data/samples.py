@@ -39,37 +39,18 @@ class Scale(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """An annotated image, ready to be cut into patches.
-
-    Parameters
-    ----------
-    image : float32 (1 or 3, Y, X), percentile-scaled
-    targets : float16 (maps, Y, X)
-        What the model should give, in map units; not a number where nothing is known.
-    kinds
-        How each channel of the targets follows the image.
-    labels : int32 (Y, X)
-        Zero where the annotation has no masks.
-    points : float32 (N, 2)
-        Centres, in pixels.
-    diameter_px
-        Median cell diameter; NaN when there is no cell or nothing tells it.
-    zoom
-        Pixels of the sample per pixel of the image it was made from.
-    count
-        What makes the targets of a count anew for each patch; None where none is learned.
-    """
+    """An annotated image, ready to be cut into patches."""
 
     name: str
     group: str
-    image: Tensor
-    targets: Tensor
-    kinds: tuple[MapKind, ...]
-    labels: Tensor
-    points: np.ndarray
-    diameter_px: float
-    zoom: float = 1.0
-    count: "Recount | None" = None
+    image: Tensor  # float32 (1 or 3, Y, X), percentile-scaled
+    targets: Tensor  # float16 (maps, Y, X), in map units; NaN where nothing is known
+    kinds: tuple[MapKind, ...]  # how each channel of the targets follows the image
+    labels: Tensor  # int32 (Y, X); 0 where the annotation has no masks
+    points: np.ndarray  # float32 (N, 2): centres, in pixels
+    diameter_px: float  # median cell diameter; NaN when there is no cell or nothing tells it
+    zoom: float = 1.0  # pixels of the sample per pixel of the image it was made from
+    count: "Recount | None" = None  # makes the targets of a count anew for each patch; None: not learned
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,25 +29,15 @@ AGREE_IOU = 0.5  # cells of two models that overlap so well are the same cell
 
 @dataclass(frozen=True, slots=True)
 class ModelCount:
-    """What one model found in one image, in figures: cells and maps can be large and are not kept.
-
-    Parameters
-    ----------
-    interval, notices
-        As in :class:`Result`.
-    has_cells
-        Whether it found cells one by one, not only how dense they are.
-    score
-        That inside of the image's ``n_regions``, if any.
-    """
+    """What one model found in one image, in figures: cells and maps can be large and are not kept."""
 
     model: str
     image: str
     count: float
-    interval: tuple[float, float] | None = None
+    interval: tuple[float, float] | None = None  # as in :class:`Result`
     notices: tuple[str, ...] = ()
-    has_cells: bool = True
-    score: ImageScore | None = None
+    has_cells: bool = True  # whether it found cells one by one, not only how dense they are
+    score: ImageScore | None = None  # that inside of the image's ``n_regions``, if any
     n_regions: int = 0
 
     @property

@@ -36,6 +36,7 @@ from cellwright.training.data.split import Split, split
 from cellwright.training.finetune.batches import fixed_patches, read_sample_sets
 from cellwright.training.finetune.retention import Teacher, retention_set
 from cellwright.training.finetune.run import Outcome, Run
+from cellwright.training.pretrain import start_from
 from cellwright.training.run_folder import CURVE, STATE, forget
 from cellwright.training.settings import FinetuneSettings
 from cellwright.training.state import new_state, resume
@@ -52,6 +53,7 @@ def finetune(
     settings: FinetuneSettings = FinetuneSettings(),  # noqa: B008 - frozen
     *,
     device: str = "auto",
+    pretrained: Path | None = None,
 ) -> Task[Outcome]:
     """Teach a model the training images of a dataset, and keep it in ``output`` if it became better.
 
@@ -66,6 +68,9 @@ def finetune(
         ``target`` may be annotated in regions only; ``extra`` is replayed with its annotation.
     start
         Name or folder of a model, or the model.
+    pretrained
+        Folder of ``training.pretrain``, whose encoder the model learns with. What it is compared with, and
+        what it repeats, is the model as it was.
     output
         Must not hold the model to start from.
 
@@ -81,6 +86,7 @@ def finetune(
         The output folder cannot be written.
     """
     model = _loaded(start, output)
+    begin = _begin(model, pretrained)
     parts = split(data.target, most=settings.n_validation)
     has_few = _judge_themselves(parts)
     if has_few:
@@ -99,7 +105,7 @@ def finetune(
             title=model.spec.title.removesuffix(TUNED) + TUNED,
             tuned_diameter_px=sets.diameter_px,
         ),
-        state=new_state(_copy(model), settings, torch_device),
+        state=new_state(begin, settings, torch_device),
         teacher=Teacher(model, torch_device),
         validation=parts.validation,
         retention_set=retention_set(),
@@ -153,8 +159,11 @@ def _check_same_run(output: Path, settings: FinetuneSettings) -> None:
         )
 
 
-def _copy(model: CellModel) -> CellModel:
-    return model.with_network(copy.deepcopy(model.network))
+def _begin(model: CellModel, pretrained: Path | None) -> CellModel:
+    begin = model.with_network(copy.deepcopy(model.network))
+    if pretrained is not None:
+        start_from(pretrained, begin)
+    return begin
 
 
 def write_card(

@@ -43,26 +43,13 @@ class FinetuneReport(EpochReport):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What fine-tuning came to.
+    """What fine-tuning came to."""
 
-    Parameters
-    ----------
-    folder
-        Of the model; the one it began with unless ``is_better``.
-    before, after
-        Scores on the validation images, and under ``memory`` on images of kinds the model knew. ``after`` is
-        what training gave, even where it is not kept.
-    is_better
-        Whether training made it better.
-    notices
-        Sentences the user should read.
-    """
-
-    folder: Path
-    before: Mapping[str, float]
-    after: Mapping[str, float]
-    is_better: bool
-    notices: tuple[str, ...] = ()
+    folder: Path  # of the model; the one it began with unless ``is_better``
+    before: Mapping[str, float]  # scores of validation, and under ``memory`` of kinds it knew
+    after: Mapping[str, float]  # what training gave, even where it is not kept
+    is_better: bool  # whether training made it better
+    notices: tuple[str, ...] = ()  # sentences the user should read
 
 
 @dataclass(slots=True)

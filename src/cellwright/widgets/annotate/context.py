@@ -345,17 +345,7 @@ class AnnotationContext:
 def context_of(
     viewer: Any, opened: OpenedSession, on_error: Callable[[Exception], None]
 ) -> AnnotationContext:
-    """Show the layer of a session in a viewer, and return all that works on it.
-
-    Parameters
-    ----------
-    viewer
-        A napari viewer.
-    opened
-        The session and its layer.
-    on_error
-        Told what could not be recorded.
-    """
+    """Show the layer of a session in a viewer, and return all that works on it."""
     session, own = opened.session, opened.layer
     if own not in viewer.layers:
         for one in viewer.layers:

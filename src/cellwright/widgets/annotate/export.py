@@ -21,15 +21,7 @@ SPLITS = ("train", "val", "test")
 
 
 class Exporter(QObject):
-    """Exports the open annotation, and tells what became of it.
-
-    Parameters
-    ----------
-    model
-        Whose session is exported.
-    section
-        Says where to, and shows how far it is.
-    """
+    """Exports the open annotation, and tells what became of it."""
 
     def __init__(self, model: AnnotateModel, section: ExportSection) -> None:
         super().__init__(section)

@@ -91,12 +91,7 @@ HINTS = {
 
 
 def key_text(tool: Tool) -> str:
-    """Return a key as people read it.
-
-    Examples
-    --------
-    ``Ctrl+Shift+Z``
-    """
+    """Return a key as people read it: ``Ctrl+Shift+Z``."""
     return tool.key.replace("Control", "Ctrl").replace("-", "+")
 
 
@@ -121,13 +116,7 @@ def _row(key: str, title: str, text: str) -> str:
 
 
 class CheatSheet(QDialog):
-    """A window with all keys; the key that opened it closes it.
-
-    Parameters
-    ----------
-    parent
-        Qt parent.
-    """
+    """A window with all keys; the key that opened it closes it."""
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)

@@ -23,13 +23,7 @@ class AnnotateEvents(SignalGroup):
 
 
 class AnnotateModel:
-    """State of one annotate panel. The widget and its tools share it, and listen to ``events``.
-
-    Parameters
-    ----------
-    viewer
-        A napari viewer, in which annotations are shown.
-    """
+    """State of one annotate panel. The widget and its tools share it, and listen to ``events``."""
 
     def __init__(self, viewer: Any) -> None:
         self.viewer = viewer

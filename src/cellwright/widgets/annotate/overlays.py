@@ -23,13 +23,7 @@ NEW = -1  # region of a shape that the user has drawn
 
 
 class Overlay:
-    """A layer for what is being drawn and for the cell in review; made when it is first needed.
-
-    Parameters
-    ----------
-    view
-        The layer that is annotated.
-    """
+    """A layer for what is being drawn and for the cell in review; made when it is first needed."""
 
     def __init__(self, view: AnnotationLayer) -> None:
         self._view = view
@@ -98,13 +92,7 @@ class Overlay:
 
 
 class Regions:
-    """The Shapes layer of the regions that are annotated completely; it and the session follow each other.
-
-    Parameters
-    ----------
-    view
-        The layer that is annotated.
-    """
+    """The Shapes layer of the regions that are annotated completely; it and the session follow each other."""
 
     def __init__(self, view: AnnotationLayer) -> None:
         self._view = view

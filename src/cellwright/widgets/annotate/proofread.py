@@ -137,11 +137,6 @@ class Keeper(QObject):
 
     A job that has begun is not cancelled, and has no owner that could take it along. One that has not begun
     when napari quits never does: what it was to write is written when the program ends, which waits for it.
-
-    Parameters
-    ----------
-    parent
-        Qt parent.
     """
 
     changed = Signal()  # something was written, or could not be
@@ -242,15 +237,7 @@ def read_task(path: Path, journals: Path, *, counts: bool, model: str = DEFAULT_
 
 
 class Proofreader(QObject):
-    """Steps through the images of a folder, each opened to be annotated.
-
-    Parameters
-    ----------
-    model
-        Opens the annotations, and has the viewer.
-    section
-        Lists the images.
-    """
+    """Steps through the images of a folder, each opened to be annotated."""
 
     opened = Signal(str)  # name of the image that can now be annotated
 

@@ -26,15 +26,7 @@ Point = NDArray[np.float64]
 
 
 class ToolBox(QObject):
-    """The tools on one annotation: at most one is active, and keys act at once.
-
-    Parameters
-    ----------
-    view
-        The layer that is annotated.
-    parent
-        Qt parent.
-    """
+    """The tools on one annotation: at most one is active, and keys act at once."""
 
     chosen = Signal(str)  # name of the active tool, '' for none
     done = Signal(str)  # what was done, for people

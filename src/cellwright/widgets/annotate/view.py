@@ -68,13 +68,7 @@ def can_begin(layer: Layer) -> bool:
 
 
 class AnnotatePanel(QWidget):
-    """Controls of the annotation widget: what to annotate, the count, tools, review, classes, export.
-
-    Parameters
-    ----------
-    parent
-        Qt parent.
-    """
+    """Controls of the annotation widget: what to annotate, the count, tools, review, classes, export."""
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -300,15 +294,7 @@ class AnnotatePanel(QWidget):
 
 
 class CollapsibleSection(QWidget):
-    """A part of the panel under its title, which opens and closes it; it follows what is in it.
-
-    Parameters
-    ----------
-    title
-        Of the part.
-    layout
-        What is in it.
-    """
+    """A part of the panel under its title, which opens and closes it; it follows what is in it."""
 
     def __init__(self, title: str, layout: QLayout) -> None:
         super().__init__()

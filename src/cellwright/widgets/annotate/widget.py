@@ -49,13 +49,7 @@ PIXELS_HINT = "Points stand as discs here; they are exported as points."
 
 
 class AnnotateWidget(QWidget):
-    """Corrects the cells of an image layer by hand.
-
-    Parameters
-    ----------
-    napari_viewer
-        The viewer it is docked in.
-    """
+    """Corrects the cells of an image layer by hand."""
 
     def __init__(self, napari_viewer: "napari.viewer.Viewer") -> None:
         super().__init__()
@@ -359,15 +353,7 @@ class AnnotateWidget(QWidget):
 
 
 class AnnotateChoices(QObject):
-    """Reads the boxes at the top of the panel, which follow the layers of the viewer.
-
-    Parameters
-    ----------
-    model
-        Has the viewer, and tells whether something is open already.
-    panel
-        Whose boxes are read.
-    """
+    """Reads the boxes at the top of the panel, which follow the layers of the viewer."""
 
     def __init__(self, model: AnnotateModel, panel: AnnotatePanel) -> None:
         super().__init__(panel)

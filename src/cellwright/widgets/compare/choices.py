@@ -27,15 +27,7 @@ ANY_CHANNELS = (  # of a folder, whose images are not read before they are count
 
 
 class CompareChoices(QObject):
-    """Reads the boxes of the panel, which follow the layers of a viewer.
-
-    Parameters
-    ----------
-    viewer
-        A napari viewer.
-    panel
-        Whose boxes are read.
-    """
+    """Reads the boxes of the panel, which follow the layers of a viewer."""
 
     def __init__(self, viewer: Any, panel: ComparePanel) -> None:
         super().__init__(panel)

@@ -42,21 +42,11 @@ class RingPixels:
 
 @dataclass(frozen=True, slots=True)
 class Disagreement:
-    """The cells only one of two models found, in the form in which they are drawn: nothing larger is kept.
+    """The cells only one of two models found, in the form in which they are drawn: nothing larger is kept."""
 
-    Parameters
-    ----------
-    n_unique
-        How many only the first, and only the second model found; the cells are numbered in this order.
-    drawn
-        Rings around the cells, or where a model gives none the points (N, D) of the cells.
-    diameter_px
-        Of the points.
-    """
-
-    n_unique: tuple[int, int]
-    drawn: RingPixels | NDArray[np.float32]
-    diameter_px: float = 1.0
+    n_unique: tuple[int, int]  # cells only the first, and only the second found, numbered in this order
+    drawn: RingPixels | NDArray[np.float32]  # rings around the cells, or their points (N, D)
+    diameter_px: float = 1.0  # of the points
 
     @property
     def owners(self) -> NDArray[np.intp]:

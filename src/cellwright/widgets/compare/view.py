@@ -39,13 +39,7 @@ DIGITS = (0, 0, 0, 2, 2, 0)  # of the columns of the table
 
 
 class ComparePanel(QWidget):
-    """Controls of the compare widget from top to bottom: images, models, the button, the figures.
-
-    Parameters
-    ----------
-    parent
-        Qt parent.
-    """
+    """Controls of the compare widget from top to bottom: images, models, the button, the figures."""
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)

@@ -22,13 +22,7 @@ if TYPE_CHECKING:
 
 
 class CompareWidget(QWidget):
-    """Counts with two models and shows their figures, and as a layer the cells only one of them found.
-
-    Parameters
-    ----------
-    napari_viewer
-        The viewer it is docked in.
-    """
+    """Counts with two models and shows their figures, and as a layer the cells only one of them found."""
 
     finished = Signal()  # a comparison has ended, well or not
 

@@ -35,13 +35,7 @@ class WholeCount:
 
 
 class BackgroundTool:
-    """Counts the view, then the whole image, and shows the cells from their files.
-
-    Parameters
-    ----------
-    model
-        Runs its tasks, and is told what comes of them.
-    """
+    """Counts the view, then the whole image, and shows the cells from their files."""
 
     def __init__(self, model: CountModel) -> None:
         self.model = model

@@ -118,15 +118,7 @@ def _counter() -> QSpinBox:
 
 
 class CalibrateTool(QObject):
-    """Lets the user draw and count boxes over a density, and corrects it.
-
-    Parameters
-    ----------
-    model
-        Whose count is corrected.
-    button
-        Begins it; keeps the tool alive.
-    """
+    """Lets the user draw and count boxes over a density, and corrects it."""
 
     def __init__(self, model: CountModel, button: QAbstractButton) -> None:
         super().__init__(button)

@@ -34,15 +34,7 @@ BEGINNINGS = {
 
 
 class Choices(QObject):
-    """Reads the boxes of a panel, which follow the layers of a viewer.
-
-    Parameters
-    ----------
-    viewer
-        A napari viewer.
-    panel
-        Whose boxes are read.
-    """
+    """Reads the boxes of a panel, which follow the layers of a viewer."""
 
     scene_changed = Signal()  # layers came or went, or the view turned to 3D or back
 
@@ -198,17 +190,7 @@ class Choices(QObject):
 
 
 class AxesTool(QObject):
-    """Fills the box of axes and tells what was understood; the first look at a file runs beside the viewer.
-
-    Parameters
-    ----------
-    model
-        Is told what the user chooses.
-    panel
-        Has the box.
-    choices
-        Whose image it is about.
-    """
+    """Fills the box of axes and tells what was understood; a file is first looked at beside the viewer."""
 
     def __init__(self, model: CountModel, panel: CountPanel, choices: Choices) -> None:
         super().__init__(panel)

@@ -16,7 +16,6 @@ from cellwright.files.tables import cells_table
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.registry import DEFAULT_FAMILY
 from cellwright.ops.measure.regions import RegionSet
-from cellwright.widgets.shared.classes import classified_task, unclassified
 from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.layer_io import Source, prepare
 from cellwright.widgets.shared.regions import REGIONS, WINDOW
@@ -125,9 +124,26 @@ def _mask(regions: RegionSet, result: Result) -> NDArray[np.bool_]:
 
 
 def _classified(request: Request, result: Result) -> Task[Result]:
-    if request.classifier and len(result.cells):
-        return (yield from classified_task(result, request.source.image, request.classifier, request.engine))
-    return unclassified(result)
+    if not request.classifier or not len(result.cells):
+        return unclassified(result)
+    yield Progress("classes", 0, 1)
+    from cellwright.inference.classify import classify
+
+    return (yield from classify(result, request.source.image, request.classifier, request.engine))
+
+
+def unclassified(result: Result) -> Result:
+    """Return a result without the classes of its cells."""
+    if result.cells.classes is None:
+        return result
+    settings = dict(result.provenance.settings)
+    for written in ("classes", "classifier"):
+        settings.pop(written, None)
+    return replace(
+        result,
+        cells=replace(result.cells, classes=None),
+        provenance=replace(result.provenance, settings=settings),
+    )
 
 
 def can_recount(counted: CountOutcome) -> bool:
@@ -136,12 +152,7 @@ def can_recount(counted: CountOutcome) -> bool:
 
 
 def result_line(result: Result) -> str:
-    """Return the count, the model and the seconds in one line.
-
-    Examples
-    --------
-    ``412 cells · flow · 1.8 s``
-    """
+    """Return the count, the model and the seconds in one line: ``412 cells · flow · 1.8 s``."""
     return f"{n_cells(result)} · {result.provenance.model} · {result.provenance.seconds:.1f} s"
 
 
@@ -159,12 +170,7 @@ def guess_line(result: Result) -> str:
 
 
 def interval_line(result: Result) -> str:
-    """Return the interval of a count in words, or nothing.
-
-    Examples
-    --------
-    ``394 to 430 cells (90 % interval)``
-    """
+    """Return the interval of a count in words, or nothing: ``394 to 430 cells (90 % interval)``."""
     if result.interval is None:
         return ""
     low, high = result.interval

@@ -44,15 +44,7 @@ def guide_file() -> Path:
 
 
 class FirstRunTool(QObject):
-    """Leads from an empty viewer to a count and its results, once by itself and whenever it is asked for.
-
-    Parameters
-    ----------
-    model
-        Tells of counts.
-    panel
-        Has the line of the guide and its buttons.
-    """
+    """Leads from an empty viewer to a count and its results, once by itself and whenever it is asked for."""
 
     def __init__(self, model: CountModel, panel: CountPanel) -> None:
         super().__init__(panel)

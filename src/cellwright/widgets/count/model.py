@@ -21,40 +21,18 @@ Place = tuple[str, int | None, tuple[str, ...], tuple[int, ...], tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class CountInputs:
-    """What is chosen in the panel.
+    """What is chosen in the panel."""
 
-    Parameters
-    ----------
-    layer
-        The image layer; without any, what is active, for an error to tell.
-    channel
-        What of it to count in.
-    model, family
-        Name or folder of the model, and its family.
-    together
-        Names or folders of further models of the family, averaged with it.
-    also
-        Channels that are counted in together with the chosen one.
-    classifier
-        Name of a classifier, empty for none.
-    settings
-        Of the family.
-    engine
-        How the network runs.
-    outputs
-        The layers that are wanted.
-    """
-
-    layer: Layer | None
-    channel: Channel | None
-    model: str
+    layer: Layer | None  # the image layer; without any, what is active, for an error to tell
+    channel: Channel | None  # what of it to count in
+    model: str  # name or folder of the model, and its family
     family: str
-    classifier: str
-    settings: Any
-    engine: EngineSettings
-    outputs: tuple[str, ...]
-    together: tuple[str, ...] = ()
-    also: tuple[LayerChannel, ...] = ()
+    classifier: str  # name of a classifier, empty for none
+    settings: Any  # of the family
+    engine: EngineSettings  # how the network runs
+    outputs: tuple[str, ...]  # the layers that are wanted
+    together: tuple[str, ...] = ()  # names or folders of further models of the family, averaged with it
+    also: tuple[LayerChannel, ...] = ()  # channels that are counted in together with the chosen one
 
     @property
     def chosen(self) -> LayerChannel:

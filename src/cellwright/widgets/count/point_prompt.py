@@ -40,13 +40,6 @@ class PointPromptTool(QObject):
     """While its button is down, clicks on the image ask the model.
 
     The network looks at the image once, beside the viewer; clicks after that are answered at once.
-
-    Parameters
-    ----------
-    model
-        Whose cells are added to.
-    button
-        Checkable; keeps the tool alive.
     """
 
     def __init__(self, model: CountModel, button: QAbstractButton) -> None:

@@ -134,15 +134,7 @@ def _save_task(path: Path, result: Result) -> Task[Path]:
 
 
 class SettingsFileTool(QObject):
-    """Asks for a file and keeps model, thresholds, engine, classes and the rule of regions in it.
-
-    Parameters
-    ----------
-    model
-        Knows what is chosen, and shows settings.
-    panel, choices
-        Are set as a file tells.
-    """
+    """Asks for a file and keeps model, thresholds, engine, classes and the rule of regions in it."""
 
     def __init__(self, model: CountModel, panel: CountPanel, choices: Choices) -> None:
         super().__init__(panel)

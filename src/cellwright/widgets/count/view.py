@@ -68,13 +68,7 @@ LONGEST_LARGE = 6  # characters of the number that fit into the panel at full si
 
 
 class CountPanel(QWidget):
-    """Controls of the count widget from top to bottom: image and model, the buttons, the result, and more.
-
-    Parameters
-    ----------
-    parent
-        Qt parent.
-    """
+    """Controls of the count widget from top to bottom: image and model, the buttons, the result, and more."""
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -380,13 +374,7 @@ class CheckList(QListWidget):
 
 
 class GuideLine(QFrame):
-    """A step of the guide with what does it and what leaves; out of sight to begin with.
-
-    Parameters
-    ----------
-    parent
-        Qt parent.
-    """
+    """A step of the guide with what does it and what leaves; out of sight to begin with."""
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -403,13 +391,7 @@ class GuideLine(QFrame):
 
 
 class DiameterBox(QDoubleSpinBox):
-    """A diameter with the unit beside it, which there is a choice of where the pixel size is known.
-
-    Parameters
-    ----------
-    parent
-        Qt parent.
-    """
+    """A diameter with the unit beside it, which there is a choice of where the pixel size is known."""
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)

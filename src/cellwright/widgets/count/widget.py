@@ -83,13 +83,7 @@ OUTPUTS_OF = {"instances": ("Labels", "Points", "Shapes"), "density": ("Image",)
 
 
 class CountWidget(QWidget):
-    """Counts the cells of an image layer and shows them as layers.
-
-    Parameters
-    ----------
-    napari_viewer
-        The viewer it is docked in.
-    """
+    """Counts the cells of an image layer and shows them as layers."""
 
     finished = Signal()  # a count has ended, well or not
 

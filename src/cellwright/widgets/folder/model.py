@@ -35,28 +35,14 @@ UNINTERESTING = ("seconds", "low", "high")  # columns that nobody maps
 
 @dataclass(frozen=True, slots=True)
 class FolderRequest:
-    """Which images are counted, and how.
+    """Which images are counted, and how."""
 
-    Parameters
-    ----------
-    paths
-        Folders, plates and files.
-    output
-        Folder of the results.
-    recipe
-        Models and settings.
-    pattern, plate
-        See :func:`cellwright.files.folders.image_list.list_images`.
-    xlsx
-        Whether tables are written for Excel, too.
-    """
-
-    paths: tuple[Path, ...]
-    output: Path
-    recipe: Recipe
-    pattern: str = "*"
+    paths: tuple[Path, ...]  # folders, plates and files
+    output: Path  # folder of the results
+    recipe: Recipe  # models and settings
+    pattern: str = "*"  # see :func:`cellwright.files.folders.image_list.list_images`
     plate: str = ""
-    xlsx: bool = False
+    xlsx: bool = False  # whether tables are written for Excel, too
 
 
 class OpenedImage(NamedTuple):

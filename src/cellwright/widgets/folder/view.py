@@ -55,13 +55,7 @@ WARNED = {Qt.ItemDataRole.ForegroundRole: "black", Qt.ItemDataRole.BackgroundRol
 
 
 class FolderView(QWidget):
-    """Controls of the folder panel from top to bottom.
-
-    Parameters
-    ----------
-    parent
-        Qt parent.
-    """
+    """Controls of the folder panel from top to bottom."""
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)

@@ -41,13 +41,7 @@ REST = 20  # of the time that a redraw takes, until the next one
 
 
 class FolderWidget(QWidget):
-    """Counts the images of folders and shows their results.
-
-    Parameters
-    ----------
-    napari_viewer
-        The viewer it is docked in.
-    """
+    """Counts the images of folders and shows their results."""
 
     finished = Signal()  # a run has ended, well or not
 

@@ -25,8 +25,7 @@ from cellwright.models.spec import read_spec
 from cellwright.ops.labels import measure, relabel
 from cellwright.widgets.count.count_request import CountOutcome, Request, count_task, result_line
 from cellwright.widgets.count.view import usual_outputs
-from cellwright.widgets.shared.classes import classifiers
-from cellwright.widgets.shared.combos import SPECS
+from cellwright.widgets.shared.combos import SPECS, classifiers
 from cellwright.widgets.shared.coordinates import channels_of, full_resolution, in_pixels
 from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.jobs import Job
@@ -141,20 +140,11 @@ class Marked:
     """The cells of a layer, in pixels of an image.
 
     Made by :func:`marked_cells`; used by :func:`classes_task`.
-
-    Parameters
-    ----------
-    cells
-        One row for each point or label; bare points have boxes and areas of 0.
-    image
-        Where the cells are.
-    labels : int (N,)
-        Value of each cell in the layer; empty for points.
     """
 
-    cells: Cells
-    image: Image
-    labels: NDArray[np.integer[Any]]
+    cells: Cells  # one row for each point or label; bare points have boxes and areas of 0
+    image: Image  # where the cells are
+    labels: NDArray[np.integer[Any]]  # int (N,): value of each cell in the layer; empty for points
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,19 +19,7 @@ COUNT_MS = 120  # after the last change; the number itself follows at once
 
 
 class CountsTool(QObject):
-    """Keeps the page of counts in line with the model.
-
-    Parameters
-    ----------
-    view
-        The panel.
-    model
-        What is counted.
-    link
-        Colours cells.
-    measurer
-        Reads the regions.
-    """
+    """Keeps the page of counts in line with the model."""
 
     def __init__(self, view: ResultsView, model: ResultsModel, link: ViewerLink, measurer: Measurer) -> None:
         super().__init__(view)

@@ -38,19 +38,7 @@ TABLES = "Table (*.csv);;Excel (*.xlsx);;Parquet (*.parquet)"
 
 
 class ResultsExport(QObject):
-    """Writes what counts to files and to the clipboard.
-
-    Parameters
-    ----------
-    view
-        Asks and tells.
-    model
-        What is written.
-    counts, plots
-        Give what they show.
-    on_loaded
-        Takes settings that were loaded.
-    """
+    """Writes what counts to files and to the clipboard."""
 
     def __init__(
         self,

@@ -37,11 +37,6 @@ class LayerRows:
 
     napari gives a new point the features of the last one; it gets a number of its own, and neither score nor
     size.
-
-    Parameters
-    ----------
-    layer
-        What is followed for as long as it lives.
     """
 
     def __init__(self, layer: Points | Shapes) -> None:
@@ -98,15 +93,7 @@ def _marked(features: pd.DataFrame, is_new: Any) -> pd.DataFrame:
 
 
 class Followers(QObject):
-    """Follows every layer of cells in the viewer but that of the table, which is measured there.
-
-    Parameters
-    ----------
-    parent
-        Keeps it alive.
-    link
-        Has the viewer, and the layer of the table.
-    """
+    """Follows every layer of cells in the viewer but that of the table, which is measured there."""
 
     def __init__(self, parent: QObject, link: ViewerLink) -> None:
         super().__init__(parent)

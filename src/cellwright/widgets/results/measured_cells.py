@@ -38,36 +38,16 @@ SIZES = ("area_px", "diameter_px", "volume_px", "area_um2", "diameter_um", "volu
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MeasuredCells:
-    """All cells of a layer, counted or not.
+    """All cells of a layer, counted or not."""
 
-    Parameters
-    ----------
-    snapshot
-        What was measured; its pixels are a copy.
-    settings
-        What was asked for.
-    table
-        One row for each cell; ``label`` is its value in the layer, or the number of the point from 1.
-    result
-        The same cells; its labels are numbered by row.
-    membership : bool (N, regions)
-        Which cell lies in which region.
-    sizes
-        Pixels of each region in each frame.
-    measured
-        The columns of the table that were measured on request.
-    nuclei
-        How nuclei lie in the cells, where they were given.
-    """
-
-    snapshot: Snapshot
-    settings: MeasureSettings
-    table: "pandas.DataFrame"
-    result: Result
-    membership: NDArray[np.bool_]
-    sizes: NDArray[np.int64] | None = None
-    measured: tuple[str, ...] = ()
-    nuclei: NucleiInCells | None = None
+    snapshot: Snapshot  # what was measured; its pixels are a copy
+    settings: MeasureSettings  # what was asked for
+    table: "pandas.DataFrame"  # a row for each cell; ``label`` is its value, of a point its number
+    result: Result  # the same cells; its labels are numbered by row
+    membership: NDArray[np.bool_]  # (N, regions): which cell lies in which region
+    sizes: NDArray[np.int64] | None = None  # pixels of each region in each frame
+    measured: tuple[str, ...] = ()  # columns that were measured on request
+    nuclei: NucleiInCells | None = None  # how nuclei lie in the cells, where they were given
 
     @property
     def numbers(self) -> NDArray[np.int64]:

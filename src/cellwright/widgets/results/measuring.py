@@ -27,19 +27,7 @@ POINTS_EVENTS = ("data", "features")
 
 
 class Measurer(QObject):
-    """Measures the cells of one layer whenever it changes, one job at a time, the latest state last.
-
-    Parameters
-    ----------
-    parent
-        Keeps it alive.
-    model
-        Takes what was measured.
-    link
-        Whose layer is measured; its features are written.
-    bar
-        Shows long measurements.
-    """
+    """Measures the cells of one layer whenever it changes, one job at a time, the latest state last."""
 
     failed = Signal(object)  # Exception
     finished = Signal()

@@ -26,17 +26,7 @@ AXIS_TITLES = {"t": "Frame", "z": "Slice"}
 
 
 class PlotTool(QObject):
-    """Keeps the plot that is shown in line with the model.
-
-    Parameters
-    ----------
-    view
-        Whose plots are drawn.
-    model
-        What is drawn, and what takes cut-offs and gates.
-    link
-        Goes to frames.
-    """
+    """Keeps the plot that is shown in line with the model."""
 
     def __init__(self, view: ResultsView, model: ResultsModel, link: ViewerLink) -> None:
         super().__init__(view)

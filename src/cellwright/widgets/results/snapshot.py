@@ -27,45 +27,19 @@ SAME_PIXELS = 1e-3
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Snapshot:
-    """What a layer of cells holds, in pixels of its image.
+    """What a layer of cells holds, in pixels of its image."""
 
-    Parameters
-    ----------
-    pixels
-        The data of a Labels layer, without the axis of channels; None for points.
-    points : (N, D)
-        Of a Points layer; None for labels.
-    features
-        Of the layer: row ``k`` for label ``k``, or row ``i`` for point ``i``.
-    image
-        What the cells lie in.
-    offset
-        First pixel of the labels in the image.
-    others
-        Further images of the same pixels, by name.
-    nuclei
-        Labels of the nuclei of the cells, in the shape of ``pixels``.
-    nuclei_source
-        Path of their file, where they come from one.
-    provenance
-        How the cells were found, as the layer tells; empty where they were not counted by us.
-    regions
-        Where to count.
-    is_edited
-        Whether the layer is one of ours that was changed by hand.
-    """
-
-    pixels: NDArray[np.integer[Any]] | None
-    points: NDArray[np.float64] | None
-    features: "pandas.DataFrame"
-    image: Image
-    offset: tuple[int, ...]
-    others: Mapping[str, Image] = field(default_factory=dict)
-    nuclei: Labels | None = None
-    nuclei_source: str = ""
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    pixels: NDArray[np.integer[Any]] | None  # of a Labels layer, without channels; None for points
+    points: NDArray[np.float64] | None  # (N, D), of a Points layer; None for labels
+    features: "pandas.DataFrame"  # row ``k`` for label ``k``, or row ``i`` for point ``i``
+    image: Image  # what the cells lie in
+    offset: tuple[int, ...]  # first pixel of the labels in the image
+    others: Mapping[str, Image] = field(default_factory=dict)  # further images of the same pixels, by name
+    nuclei: Labels | None = None  # labels of the nuclei of the cells, in the shape of ``pixels``
+    nuclei_source: str = ""  # path of their file, where they come from one
+    provenance: Mapping[str, Any] = field(default_factory=dict)  # how they were found; empty: not by us
     regions: RegionSet = RegionSet()  # noqa: RUF009 - frozen
-    is_edited: bool = False
+    is_edited: bool = False  # whether the layer is one of ours that was changed by hand
 
 
 def is_cells_layer(layer: Layer | None) -> bool:

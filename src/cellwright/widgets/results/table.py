@@ -28,13 +28,7 @@ Role = Qt.ItemDataRole
 
 
 class FrameModel(QAbstractTableModel):
-    """Rows of a DataFrame in an order of their own; nothing is copied.
-
-    Parameters
-    ----------
-    parent
-        Keeps it alive.
-    """
+    """Rows of a DataFrame in an order of their own; nothing is copied."""
 
     class_edited = Signal(int, str)  # row of the DataFrame, new text
 
@@ -164,13 +158,7 @@ def shown(value: Any) -> str:
 
 
 class CellsTable(QTableView):
-    """A table with rows of one height, that can be sorted and whose choice can be set without an echo.
-
-    Parameters
-    ----------
-    frame
-        What it shows.
-    """
+    """A table with rows of one height, that can be sorted and whose choice can be set without an echo."""
 
     row_chosen = Signal(int)  # row of the DataFrame, by the user
 

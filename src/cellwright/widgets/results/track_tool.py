@@ -26,19 +26,7 @@ Found = tuple[NDArray[np.bool_], TrackSettings, Tracks]
 
 
 class TrackTool(QObject):
-    """Keeps tracks, their layer and the table of lineages in line with the cells that count.
-
-    Parameters
-    ----------
-    page
-        Whose controls these are.
-    model
-        Takes the tracks.
-    link
-        Shows them in the viewer.
-    measurer
-        Writes into the layer of cells.
-    """
+    """Keeps tracks, their layer and the table of lineages in line with the cells that count."""
 
     def __init__(self, page: TrackPage, model: ResultsModel, link: ViewerLink, measurer: Measurer) -> None:
         super().__init__(page)

@@ -29,15 +29,7 @@ BRUSHES = ("paint", "erase", "fill", "polygon", "add", "select", "direct", "vert
 
 
 class ViewerLink:
-    """Moves the viewer to a cell, tells which cell was clicked, and writes edits into the layer.
-
-    Parameters
-    ----------
-    viewer
-        A napari viewer.
-    model
-        Of the panel.
-    """
+    """Moves the viewer to a cell, tells which cell was clicked, and writes edits into the layer."""
 
     def __init__(self, viewer: Any, model: ResultsModel) -> None:
         self.viewer, self.model = viewer, model

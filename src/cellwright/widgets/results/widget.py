@@ -37,13 +37,7 @@ DARK_TEXT, LIGHT_TEXT = "#d0d3d8", "#3b3f46"
 
 
 class ResultsWidget(QWidget):
-    """Tells of the cells of a Labels or Points layer.
-
-    Parameters
-    ----------
-    napari_viewer
-        The viewer it is docked in.
-    """
+    """Tells of the cells of a Labels or Points layer."""
 
     def __init__(self, napari_viewer: "napari.viewer.Viewer") -> None:
         super().__init__()

@@ -32,8 +32,8 @@ from qtpy.QtWidgets import (
 from cellwright.core.errors import CellwrightError, CheckpointError, error_line
 from cellwright.core.tasks import Progress, Task
 from cellwright.models import registry, store
+from cellwright.models.classifier import spec as classifier_spec
 from cellwright.models.spec import ModelSpec, read_spec
-from cellwright.widgets.shared.classes import classifiers
 from cellwright.widgets.shared.coordinates import Channel, channels_of
 from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.jobs import Job
@@ -488,6 +488,12 @@ class DeviceComboBox(PanelComboBox):
     def _on_found(self, found: tuple[tuple[str, str], ...]) -> None:
         entries = [(f"Auto · {found[0][1]}", "auto"), *((title, name) for name, title in found)]
         self.fill(entries, self.device)
+
+
+def classifiers() -> list[tuple[str, str]]:
+    """Return title and name of every classifier: ``[("blood: RBC, WBC, Platelet", "blood")]``."""
+    entries = classifier_spec.classifiers()
+    return [(f"{entry.name}: {', '.join(entry.spec.classes)}", entry.name) for entry in entries]
 
 
 def model_title(name: str, family: str) -> str:

@@ -25,21 +25,11 @@ FILE_PART = "cellwright file"  # the same: FilePart that our reader has read
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """One choice of what to count in.
+    """One choice of what to count in."""
 
-    Parameters
-    ----------
-    title
-        What the user reads.
-    index
-        Channel number for the engine; None takes colours together.
-    axis
-        Axis of the layer that holds the channels; None for grey and for colour images.
-    """
-
-    title: str
-    index: int | None = None
-    axis: int | None = None
+    title: str  # what the user reads
+    index: int | None = None  # channel number for the engine; None takes colours together
+    axis: int | None = None  # axis of the layer that holds the channels; None for grey and for colour images
 
 
 def understood(layer: ImageLayer) -> Understood:
@@ -127,14 +117,6 @@ def axes_of(layer: ImageLayer, channel: Channel | None = None) -> str:
         Less than two axes, or more than there are letters for.
     """
     return _image_in(layer, channel).axes
-
-
-def pixel_size_of(layer: ImageLayer, channel: Channel | None = None) -> tuple[float, ...]:
-    """Return the micrometres per pixel of the spatial axes, 0 for a step between slices without a unit.
-
-    It is empty when neither the layer nor its file tells lengths in the plane.
-    """
-    return _image_in(layer, channel).pixel_size_um
 
 
 def _image_in(layer: ImageLayer, channel: Channel | None) -> Image:

@@ -124,13 +124,7 @@ class _TaskWorker(WorkerBase):  # type: ignore[misc]
 
 
 class LiveUpdater(QObject):
-    """Runs the task asked for last; tasks asked for while one runs replace each other.
-
-    Parameters
-    ----------
-    parent
-        Keeps it alive.
-    """
+    """Runs the task asked for last; tasks asked for while one runs replace each other."""
 
     updated = Signal(object)  # what the task returned
     failed = Signal(object)  # Exception

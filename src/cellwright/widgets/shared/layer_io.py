@@ -48,29 +48,14 @@ class Source:
     """The counted part of an image layer and where it lies; still right when the layer has been removed.
 
     Made by :func:`source_of`; used by :func:`prepare` and :func:`place`.
-
-    Parameters
-    ----------
-    image
-        The part that is counted.
-    layer_id
-        ``unique_id`` of the image layer.
-    offset
-        First pixel of the part, in the axes of the cells.
-    placement
-        Arguments of napari's layers that put an array of the part's shape where it belongs.
-    channel_axis
-        Where the cells need an axis of length one to line up with the image, or None.
-    is_preview
-        Whether its layers are kept apart from those of a count.
     """
 
-    image: Image
-    layer_id: str
-    offset: tuple[int, ...]
-    placement: Mapping[str, Any]
-    channel_axis: int | None = None
-    is_preview: bool = False
+    image: Image  # the part that is counted
+    layer_id: str  # ``unique_id`` of the image layer
+    offset: tuple[int, ...]  # first pixel of the part, in the axes of the cells
+    placement: Mapping[str, Any]  # arguments of napari's layers that put the part where it belongs
+    channel_axis: int | None = None  # where the cells need an axis of length one to line up with the image
+    is_preview: bool = False  # whether its layers are kept apart from those of a count
 
     @property
     def key(self) -> dict[str, Any]:

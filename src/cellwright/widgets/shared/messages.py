@@ -41,12 +41,7 @@ def tell_error(panel: Panel, error: Exception, doing: str) -> None:
 
 
 def progress_line(progress: Progress, seconds_left: float | None) -> str:
-    """Return what a job is doing and how long it still takes.
-
-    Examples
-    --------
-    ``Tiles: 12 of 40 · 3 s left``
-    """
+    """Return what a job is doing and how long it still takes: ``Tiles: 12 of 40 · 3 s left``."""
     if progress.note:
         return progress.note.capitalize()
     if progress.total <= 1:
@@ -58,12 +53,7 @@ def progress_line(progress: Progress, seconds_left: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a length of time in the unit people would use.
-
-    Examples
-    --------
-    ``40 s``, ``12 min``, ``3.5 h``
-    """
+    """Return a length of time in the unit people would use: ``40 s``, ``12 min``, ``3.5 h``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:
@@ -86,9 +76,7 @@ class HasCount(Protocol):
 def number_text(result: HasCount) -> str:
     """Return the count as a number; an interval is told beside it, for it is seldom symmetric.
 
-    Examples
-    --------
-    ``2,041``
+    Looks like ``2,041``.
     """
     return f"{result.count:,.0f}"
 
@@ -161,19 +149,11 @@ def _docked(window: Any) -> list[str]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HandOver:
-    """What a panel is to go on with.
+    """What a panel is to go on with."""
 
-    Parameters
-    ----------
-    image, cells
-        Layers of the viewer; None leaves what is chosen.
-    model
-        Name or folder of a model; empty leaves what is chosen.
-    """
-
-    image: Layer | None = None
+    image: Layer | None = None  # layers of the viewer; None leaves what is chosen
     cells: Layer | None = None
-    model: str = ""
+    model: str = ""  # name or folder of a model; empty leaves what is chosen
 
 
 class _HandOvers:

@@ -146,27 +146,13 @@ def camera_of(viewer: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Preferences:
-    """Where panels begin; the fields are those of ``configurations`` in the manifest.
+    """Where panels begin; the fields are those of ``configurations`` in the manifest."""
 
-    Parameters
-    ----------
-    model
-        Name or folder; empty takes the default of the package.
-    device
-        Where the network runs.
-    border
-        Which cells at the border count.
-    unit
-        ``auto`` tells micrometres where the pixel size is known, ``px`` pixels alone.
-    output_folder
-        Where files are saved; empty is the folder that napari was started in.
-    """
-
-    model: str = ""
-    device: str = "auto"
-    border: BorderRule = "all"
-    unit: str = "auto"
-    output_folder: str = ""
+    model: str = ""  # name or folder; empty takes the default of the package
+    device: str = "auto"  # where the network runs
+    border: BorderRule = "all"  # which cells at the border count
+    unit: str = "auto"  # ``auto`` tells micrometres where the pixel size is known, ``px`` pixels alone
+    output_folder: str = ""  # where files are saved; empty is the folder that napari was started in
 
     @property
     def default_model(self) -> str:

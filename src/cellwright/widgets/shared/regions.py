@@ -134,24 +134,12 @@ def window_of_regions(regions: RegionSet, layer: ImageLayer, margin_px: float = 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RegionLayers:
-    """The layers that tell where to count.
+    """The layers that tell where to count."""
 
-    Parameters
-    ----------
-    shapes
-        Count inside its shapes; None counts in the whole image.
-    excluded
-        Its shapes are cut out.
-    mask
-        Count only where its labels are not 0.
-    is_outside
-        Count only where they are 0 instead.
-    """
-
-    shapes: Shapes | None = None
-    excluded: Shapes | None = None
-    mask: Labels | None = None
-    is_outside: bool = False
+    shapes: Shapes | None = None  # count inside its shapes; None counts in the whole image
+    excluded: Shapes | None = None  # its shapes are cut out
+    mask: Labels | None = None  # count only where its labels are not 0
+    is_outside: bool = False  # count only where they are 0 instead
 
     @property
     def chosen(self) -> tuple[Layer, ...]:

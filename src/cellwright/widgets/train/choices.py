@@ -1,5 +1,6 @@
 """What is to be trained, as the form says it: on which images, from which model; or a run to resume."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +32,7 @@ from cellwright.widgets.train.view import LAYERS, TrainPanel
 
 
 class TrainChoices(QObject):
-    """Reads the boxes of the panel and lists what is annotated in the viewer.
-
-    Parameters
-    ----------
-    viewer
-        A napari viewer; the list of pairs follows its layers.
-    panel
-        Whose boxes are filled.
-    """
+    """Reads the boxes of the panel and lists what is annotated in the viewer."""
 
     changed = Signal()  # other data, or another model to begin with
 
@@ -102,7 +95,12 @@ class TrainChoices(QObject):
         else:
             read_dataset(source)  # an error is told before anything begins
             data = source.resolve()
-        return Plan(name, self.start, str(data), self._panel.settings, self._panel.device.device), layers
+        panel = self._panel
+        plan = Plan(name, self.start, str(data), panel.settings, panel.device.device)
+        if panel.unlabelled.wanted.isChecked():
+            folder = str(panel.unlabelled.folder())
+            plan = replace(plan, unlabelled=folder, pretraining=panel.unlabelled.settings)
+        return plan, layers
 
     # -- what is put into it ------------------------------------------------------------------------------
 

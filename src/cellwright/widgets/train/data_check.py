@@ -26,15 +26,7 @@ WARNING_COLOUR = "#e0a93b"
 
 
 class DataCheck(QWidget):
-    """Looks at the data soon after another choice, with a bar and a Cancel button, and tells what it found.
-
-    Parameters
-    ----------
-    choices
-        What is looked at.
-    model
-        While it trains nothing is looked at.
-    """
+    """Looks at the data soon after another choice, with a bar and Cancel, and tells what it found."""
 
     def __init__(self, choices: TrainChoices, model: TrainModel) -> None:
         super().__init__()

@@ -21,6 +21,7 @@ from cellwright.core.errors import CellwrightError, WriteError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import make_folder
 from cellwright.files.dataset.folder import Dataset, read_dataset
+from cellwright.files.folders.image_list import list_images
 from cellwright.models import registry, store
 from cellwright.training.run_folder import (
     SCRATCH,
@@ -54,24 +55,14 @@ class EpochPicture(Progress):
 
 @dataclass(frozen=True, slots=True)
 class TrainingOutcome:
-    """What came out of a run.
-
-    Parameters
-    ----------
-    model
-        Name of the new model; empty where nothing became better and nothing was kept.
-    before, after
-        Scores; empty where it was stopped before there were any.
-    epochs
-        The curve, which is no longer in the folder of the run.
-    """
+    """What came out of a run."""
 
     plan: Plan
-    model: str
-    before: Mapping[str, float]
+    model: str  # name of the new model; empty where nothing became better and nothing was kept
+    before: Mapping[str, float]  # scores; empty where it was stopped before there were any
     after: Mapping[str, float]
     notices: tuple[str, ...] = ()
-    epochs: tuple[Mapping[str, float], ...] = ()
+    epochs: tuple[Mapping[str, float], ...] = ()  # the curve, which is no longer in the folder of the run
 
 
 class TrainModel:
@@ -146,6 +137,7 @@ def train_task(plan: Plan, gate: threading.Event, layers: Dataset | None = None)
         yield from write_task(layers, Path(plan.data))
     yield Progress("begin", 0, 1, "reading images and model")
     with _FewerThreads():
+        yield from _paced(_pretrain(plan), gate, plan)
         outcome = yield from _paced(_finetune(plan), gate, plan)
     return _ended(plan, outcome.before, outcome.after, outcome.notices, is_better=outcome.is_better)
 
@@ -191,19 +183,37 @@ def _ended(
     return TrainingOutcome(plan, model, before, after, notices, epochs)
 
 
+def _pretrain(plan: Plan) -> Task[None]:
+    """Learn from images without annotation, where that is planned; what is in the folder is kept."""
+    from cellwright.training.pretrain import PRETRAINED, pretrain
+
+    if not plan.unlabelled or (plan.encoder / PRETRAINED).exists():
+        return
+    model = _first(plan)
+    if isinstance(model, str):
+        model = store.load(model)
+    images = list_images([Path(plan.unlabelled)])
+    yield from pretrain(images, model, plan.encoder, plan.pretraining, device=plan.device)
+
+
 def _finetune(plan: Plan) -> Task[Any]:
     """Fine-tune as planned; torch is imported here, in the thread of the job."""
     from cellwright.training.finetune.finetune import finetune
     from cellwright.training.trainer import Data
 
-    begin: Any = plan.start
-    if plan.start.startswith(SCRATCH):
-        begin = registry.get(plan.start.removeprefix(SCRATCH)).load().build("small")
-    return (
-        yield from finetune(
-            Data(read_dataset(plan.data)), begin, plan.output, plan.settings, device=plan.device
-        )
-    )
+    pretrained = None
+    if plan.unlabelled:
+        pretrained = plan.encoder
+    data = Data(read_dataset(plan.data))
+    task = finetune(data, _first(plan), plan.output, plan.settings, device=plan.device, pretrained=pretrained)
+    return (yield from task)
+
+
+def _first(plan: Plan) -> Any:
+    """Return the name of the model to begin with, or a model that has learned nothing yet."""
+    if not plan.start.startswith(SCRATCH):
+        return plan.start
+    return registry.get(plan.start.removeprefix(SCRATCH)).load().build("small")
 
 
 def _paced(task: Task[Any], gate: threading.Event, plan: Plan) -> Task[Any]:

@@ -39,13 +39,7 @@ class ZooDetails:
 
 
 class OwnModels(QWidget):
-    """A box of the user's models and what can be done with the chosen one.
-
-    Parameters
-    ----------
-    tell
-        Shown what was done, and errors.
-    """
+    """A box of the user's models and what can be done with the chosen one."""
 
     def __init__(self, tell: Callable[..., None], parent: QWidget | None = None) -> None:
         super().__init__(parent)

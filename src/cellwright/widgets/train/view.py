@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,14 +19,16 @@ from qtpy.QtWidgets import (
     QListWidget,
     QPushButton,
     QSizePolicy,
+    QSpinBox,
     QVBoxLayout,
     QWidget,
 )
 
+from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Progress
 from cellwright.models.registry import FAMILIES
 from cellwright.training.run_folder import SCRATCH
-from cellwright.training.settings import PRESETS, FinetuneSettings
+from cellwright.training.settings import PRESETS, PRETRAIN_METHODS, FinetuneSettings, PretrainSettings
 from cellwright.widgets.shared.combos import DeviceComboBox, ModelComboBox, PanelComboBox
 from cellwright.widgets.shared.form import SettingsForm, is_threshold
 from cellwright.widgets.shared.job_bar import JobBar
@@ -41,6 +44,13 @@ PRESET_TITLES = {
 TRAIN_HELP = "Train the model on these images. The result is kept only if it is better."
 STOP_HELP = "Stop the training; the best model so far is kept if it is better than the one it began with."
 PRESET_HELP = "The longest it takes on a laptop; a GPU takes a small part of it."
+NO_FOLDER = "none"  # data of the entry for no folder
+UNLABELLED = "Folder of unlabelled images"
+METHOD_TITLES = {"simclr": "SimCLR: two views of one place", "colorize": "Colours of masked cells"}
+METHOD_HELP = (
+    "SimCLR tells two views of one place from all other places; the other one colours images of which pieces "
+    "are hidden."
+)
 TITLES = {  # where the name of a setting does not tell what it is
     "rate": "Learning rate",
     "ema_decay": "EMA decay",
@@ -49,8 +59,8 @@ TITLES = {  # where the name of a setting does not tell what it is
     "n_validation": "Validation images",
 }
 OWN_STAGES = ("write", "begin", "read", "epoch")  # the others are those of counting
-MOVES = ("fine-tune", "epoch")  # the bar; other stages leave it where it was
-LIST_HEIGHT_PX = 58
+MOVES = ("pre-train", "fine-tune", "epoch")  # the bar; other stages leave it where it was
+LIST_HEIGHT_PX, INDENT_PX = 58, 18
 LARGEST, SMALLEST_STEP = 1_000_000, 1e-5  # of numbers in the form
 OWN_STYLE = """
 #findings { padding: 6px 8px; border-radius: 5px; background: rgba(128, 128, 128, 28); }
@@ -81,13 +91,7 @@ INK = "#969ba5"
 
 
 class TrainPanel(QWidget):
-    """Controls of the train widget from top to bottom: data, model, findings, buttons, curves, own models.
-
-    Parameters
-    ----------
-    parent
-        Qt parent.
-    """
+    """Controls of the train widget from top to bottom: data, model, findings, buttons, curves, own models."""
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -177,7 +181,7 @@ class TrainPanel(QWidget):
         self.complete.setToolTip(
             "Untick when cells are missing: what is not annotated is then not taken for background."
         )
-        self.name = QLineEdit()
+        self.unlabelled, self.name = UnlabelledChoices(), QLineEdit()
         self.name.setToolTip("Name of the new model in the model lists.")
         self.choices = QWidget()
         form = QFormLayout(self.choices)
@@ -188,6 +192,7 @@ class TrainPanel(QWidget):
         form.addRow(self.pairs)
         form.addRow(self.complete)
         form.addRow("Begin with", self.start.with_card())
+        form.addRow(self.unlabelled)
         form.addRow("Effort", self.preset)
         form.addRow("Device", self.device)
         form.addRow("New name", self.name)
@@ -205,6 +210,57 @@ class TrainPanel(QWidget):
         self.count_with.setToolTip("Open the count panel with this model and image chosen.")
         self.count_with.setVisible(False)
         return row(self.train, self.pause)
+
+
+class UnlabelledChoices(QWidget):
+    """What is learned without annotation before the training: from which images, how, how long."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wanted, choices = QCheckBox("Learn from unlabelled images first"), QWidget()
+        self.wanted.setToolTip("Images of the kind without annotation, before the annotated ones.")
+        choices.setVisible(False)
+        self.wanted.toggled.connect(choices.setVisible)
+        self.images = PanelComboBox(
+            "Folder of images without annotation, searched with its subfolders.", folders=UNLABELLED
+        )
+        self.images.fill([("No folder yet", NO_FOLDER)])
+        self.method, self.steps = PanelComboBox(METHOD_HELP), QSpinBox()
+        self.method.fill((METHOD_TITLES[name], name) for name in PRETRAIN_METHODS)
+        self.steps.setRange(1, LARGEST)
+        self.steps.setSingleStep(50)
+        self.steps.setValue(PretrainSettings().steps)
+        self.steps.setToolTip("Batches of 32 places in the images; a hundred take minutes on a laptop.")
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self.wanted)
+        layout.addWidget(choices)
+        form = QFormLayout(choices)
+        form.setContentsMargins(INDENT_PX, 0, 0, 0)
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form.addRow("Images", self.images)
+        form.addRow("Method", self.method)
+        form.addRow("Steps", self.steps)
+
+    def folder(self) -> Path:
+        """Return the chosen folder.
+
+        Raises
+        ------
+        SettingsError
+            None is chosen.
+        """
+        if self.images.folder is None:
+            raise SettingsError(
+                "Unlabelled images to learn from first need a folder; none is chosen. Choose one, or untick "
+                "'Learn from unlabelled images first'."
+            )
+        return self.images.folder
+
+    @property
+    def settings(self) -> PretrainSettings:
+        """How, and how long."""
+        return PretrainSettings(method=str(self.method.currentData()), steps=self.steps.value())
 
 
 def _adapt(form: SettingsForm) -> None:
@@ -344,9 +400,11 @@ def training_line(progress: Progress, seconds_left: float | None) -> str:
         return "Paused. Napari may be closed meanwhile."
     if progress.stage in OWN_STAGES:
         return progress_line(progress, seconds_left)
-    if progress.stage != "fine-tune":
+    if progress.stage not in MOVES:
         return "Checking the model on the validation images…"
     parts = [f"Step {progress.done:,} of {progress.total:,}"]
+    if progress.stage == "pre-train":
+        parts.insert(0, "Unlabelled images")
     if progress.note:
         parts.append(progress.note)
     if seconds_left is not None:

@@ -37,13 +37,7 @@ MARGIN_PX = 10
 
 
 class TrainWidget(QWidget):
-    """Trains a model on annotated layers or a dataset folder and puts it into the list of models.
-
-    Parameters
-    ----------
-    napari_viewer
-        The viewer it is docked in.
-    """
+    """Trains a model on annotated layers or a dataset folder and puts it into the list of models."""
 
     finished = Signal()  # a training has ended, well or not
 

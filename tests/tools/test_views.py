@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 from skimage.measure import label as connected
-
-from cellwright.ops.simulation.bodies import SHAPES, bodies_of
-from cellwright.ops.simulation.views import VIEWS, draw_view
+from tools.release.bodies import SHAPES, bodies_of
+from tools.release.views import VIEWS, draw_view
 
 SHAPE = (96, 112)
 

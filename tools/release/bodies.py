@@ -26,27 +26,13 @@ LEAST_SEEN = 0.35  # of a cell under others that still counts
 
 @dataclass(frozen=True, slots=True)
 class Bodies:
-    """Cells put into an image.
+    """Cells put into an image."""
 
-    Parameters
-    ----------
-    labels : int32 (Y, X)
-        1 to N without gaps, 0 is background.
-    depth : float32 (Y, X)
-        Pixels to the border of the own cell, also where it touches another; 0 outside.
-    outside : float32 (Y, X)
-        Pixels to the nearest cell; 0 inside.
-    layers : float32 (Y, X)
-        How many cells lie above one another.
-    width_px
-        Typical width of a cell, across.
-    """
-
-    labels: NDArray[np.int32]
-    depth: Field
-    outside: Field
-    layers: Field
-    width_px: float
+    labels: NDArray[np.int32]  # (Y, X): 1 to N without gaps, 0 is background
+    depth: Field  # (Y, X): pixels to the border of the own cell, also where it touches another; 0 outside
+    outside: Field  # (Y, X): pixels to the nearest cell; 0 inside
+    layers: Field  # (Y, X): how many cells lie above one another
+    width_px: float  # typical width of a cell, across
 
 
 def bodies_of(shape_name: str, shape: tuple[int, int], width_px: float, rng: Rng) -> Bodies:

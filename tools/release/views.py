@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cellwright.ops.simulation.bodies import Bodies, Rng, bodies_of
 from cellwright.ops.simulation.light import (
     Field,
     chromatin,
@@ -23,6 +22,7 @@ from cellwright.ops.simulation.light import (
     specks,
     wide_blur,
 )
+from tools.release.bodies import Bodies, Rng, bodies_of
 
 Picture = NDArray[np.float32]
 

@@ -1,0 +1,140 @@
+"""The published networks (presets `paper`) beside ours: trained on the same images, scored on others.
+
+    python -m benchmarks.accuracy.published links --data FOLDER --output LINKS
+    cellwright train LINKS/query/dsb2018_train --extra LINKS/query/bccd ... --model query --preset paper \
+--output MODELS/query
+    cellwright train-classifier LINKS/blood/bccd LINKS/blood/blood_boxes --preset paper --output MODELS/blood
+    python -m benchmarks.accuracy.published score --data FOLDER --models MODELS
+
+``links`` makes folders that hold what the shipped models learned from, split as for these: no validation
+image chooses anything. ``score`` prints one table. Seconds are the warm median of a drawn image, memory is
+the peak of a fresh process that counts it once; a classifier's seconds are those of a thousand cells.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+from tools.release import train_classifier
+from tools.release.train_shipped import RECIPES, data_of
+
+from benchmarks.accuracy.families import FIGURES, reports_of, time_all
+from benchmarks.measure import print_table
+from cellwright.core.tasks import run
+from cellwright.files.dataset.folder import Dataset
+from cellwright.models import store
+from cellwright.models.classifier.network import load as load_classifier
+from cellwright.models.classifier.spec import find_classifier
+from cellwright.training.classifier.cell_crops import read_cell_crops
+from cellwright.training.classifier.train import score
+
+FAMILIES = ("query", "density")
+CLASSIFIER = "blood"
+HEAD = ("model", "parameters", "weights, MB", "figure", "n", "found", "seconds", "peak memory, MB")
+WEIGHTS = "weights.safetensors"
+
+
+def link(datasets: list[Dataset], output: Path) -> None:
+    """Make a folder for each dataset, whose splits hold the images that are left in it."""
+    for dataset in datasets:
+        folder = output / dataset.folder.name
+        folder.mkdir(parents=True, exist_ok=True)
+        for part in dataset.folder.iterdir():
+            if part.is_dir() and not (folder / part.name).exists():
+                (folder / part.name).symlink_to(part.resolve(), target_is_directory=True)
+        meta = json.loads((dataset.folder / "meta.json").read_text(encoding="utf-8"))
+        meta["split"] = {
+            split: [item.name for item in dataset.select(split).items] for split in ("train", "val")
+        }
+        (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+        print(folder, {split: len(names) for split, names in meta["split"].items()})
+
+
+def links(data: Path, output: Path) -> None:
+    """Make the folders that each of the networks learns from."""
+    for family in FAMILIES:
+        learned = data_of(RECIPES[family], data)
+        link([learned.target, *learned.extra], output / family)
+    sources = train_classifier.sources_of(train_classifier.RECIPES[CLASSIFIER], data, held_out=False)
+    link([source.dataset for source in sources], output / CLASSIFIER)
+
+
+def size_of(folder: Path, n_parameters: int) -> list[object]:
+    """Return how large a network is."""
+    return [f"{n_parameters:,}", (folder / WEIGHTS).stat().st_size / 1e6]
+
+
+def family_rows(
+    family: str, title: str, folder: Path, data: Path, cost: dict[str, float]
+) -> list[list[object]]:
+    """Return the figures of one model of a family, with what it costs in the first row."""
+    model = store.load(folder)
+    size = size_of(folder, sum(one.numel() for one in model.network.parameters()))
+    costs: list[object] = [cost["seconds"], cost["peak_mb"]]
+    reports = reports_of(family, model, data)
+    rows: list[list[object]] = []
+    for figure in FIGURES[family]:
+        report = reports[figure.images]
+        n = len(report.groups().get(figure.group, ()))
+        name = f"{figure.images.title}: {figure.name}"
+        rows.append([title, *size, name, n, figure.value(report), *costs])
+        title, size, costs = "", ["", ""], ["", ""]
+    return rows
+
+
+def classifier_rows(title: str, folder: Path, data: Path) -> list[list[object]]:
+    """Return how many cells of each dataset get their class."""
+    classifier = load_classifier(folder)
+    size = size_of(folder, sum(one.numel() for one in classifier.network.parameters()))
+    rows: list[list[object]] = []
+    for source in train_classifier.sources_of(train_classifier.RECIPES[CLASSIFIER], data, held_out=False):
+        cells = run(read_cell_crops([source], classifier.spec, "val"))
+        began = time.perf_counter()
+        scores = run(score(classifier, cells))
+        seconds = (time.perf_counter() - began) / len(cells) * 1000
+        for name, value in (("accuracy", scores.accuracy), ("mean recall", scores.summary()["mean_recall"])):
+            rows.append(
+                [title, *size, f"{source.dataset.folder.name} val: {name}", len(cells), value, seconds, ""]
+            )
+            title, size, seconds = "", ["", ""], ""
+    return rows
+
+
+def main() -> None:
+    """Make the folders, or print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("step", choices=("links", "score"))
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--output", type=Path, help="folder for the links")
+    parser.add_argument(
+        "--models", type=Path, help="folder with query, density and blood of the preset paper"
+    )
+    parser.add_argument("--side", type=int, default=512, help="pixels of the drawn image (default 512)")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    if options.step == "links":
+        links(options.data, options.output or parser.error("links needs --output"))
+        return
+    own = options.models or parser.error("score needs --models")
+    models = {
+        f"{family}, {preset}": str(folder)
+        for family in FAMILIES
+        for preset, folder in (("ours", store.find(family)), ("paper", own / family))
+    }
+    costs = time_all(models, options)
+    rows = []
+    for title, folder in models.items():
+        print(f"{title}: scores ...", file=sys.stderr)
+        rows += family_rows(title.split(",")[0], title, Path(folder), options.data, costs[title])
+    rows += classifier_rows("blood, ours", find_classifier(CLASSIFIER), options.data)
+    rows += classifier_rows("blood, paper", own / CLASSIFIER, options.data)
+    print_table(HEAD, rows)
+
+
+if __name__ == "__main__":
+    main()

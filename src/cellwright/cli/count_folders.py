@@ -1,0 +1,127 @@
+"""Counting the images of folders: each once, also those that come while it watches."""
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from cellwright.cli.count_table import Table
+from cellwright.cli.progress import INTERRUPTED, run_with_bar
+from cellwright.core.errors import ReadError, SettingsError
+from cellwright.files.folders.image_list import ListedImage, list_images
+from cellwright.files.folders.results import check_output
+from cellwright.files.zarr import images_inside, is_zarr
+from cellwright.inference.image_count import CountChoices, RecipeCounter
+from cellwright.inference.settings import FolderSettings, StreamSettings
+
+if TYPE_CHECKING:
+    from cellwright.files.folders.results import ImageOutcome
+
+LOOK_EVERY_S = 2.0  # for new images; one whose size still changes waits
+
+
+def has_folders(paths: Sequence[Path]) -> bool:
+    """Return whether there is a folder of images among the paths, or a plate."""
+    return any(path.is_dir() and not (is_zarr(path) and not images_inside(path)) for path in paths)
+
+
+def count_in_folders(
+    paths: Sequence[Path], choices: CountChoices, settings: FolderSettings, table: Table
+) -> None:
+    """Count the images of folders; those that earlier runs have counted are told without counting again.
+
+    Raises
+    ------
+    CellwrightError
+        There is no image, no folder for the results, or it cannot be written.
+    """
+    if choices.stream != StreamSettings():
+        raise SettingsError(
+            "The images of folders are counted in one piece each. Leave --stream, --memory, --workers and "
+            "--scheduler out, or count large images by their own names."
+        )
+    output = _output(paths, choices)
+    outcomes = _Outcomes(table)
+    sizes: dict[Path, int] = {}
+    try:
+        while True:
+            images = _images(paths, settings)
+            if settings.watch:
+                images, sizes = _at_rest(images, sizes)
+            outcomes.count(images, output, choices)
+            if not settings.watch:
+                break
+            time.sleep(LOOK_EVERY_S)
+    except KeyboardInterrupt:
+        typer.echo("Stopped; the same command goes on where it was.", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    if outcomes.n_failed:
+        typer.echo(f"{outcomes.n_failed} of the images failed.", err=True)
+        raise typer.Exit(1)
+
+
+class _Outcomes:
+    """Tells of each image once, however often the folder is looked at."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._told: set[str] = set()
+        self.n_failed = 0
+
+    def count(self, images: Sequence[ListedImage], output: Path, choices: CountChoices) -> None:
+        from cellwright.inference.folder import count_folder
+
+        if all(image.name in self._told for image in images):
+            return
+        of_each = replace(choices, tables=replace(choices.tables, report=None))
+        counter = RecipeCounter(of_each, choices.tables.report)  # one report, of them all
+        task = count_folder(images, output, counter, on_outcome=self._tell)
+        run_with_bar(task, f"{len(images)} images", stages=("earlier results", "images"))
+
+    def _tell(self, outcome: "ImageOutcome") -> None:
+        if outcome.image.name not in self._told:
+            self._told.add(outcome.image.name)
+            self.n_failed += bool(outcome.error)
+            self._table.show_outcome(outcome)
+
+
+def _output(paths: Sequence[Path], choices: CountChoices) -> Path:
+    """Return the folder of the results, which is none of those that are counted."""
+    output = choices.tables.output
+    if output is None:
+        raise SettingsError("Counting a folder writes its results to another; name it with --output.")
+    check_output(output, paths)
+    return output
+
+
+def _images(paths: Sequence[Path], settings: FolderSettings) -> tuple[ListedImage, ...]:
+    try:
+        return list_images(paths, settings.pattern, settings.plate)
+    except ReadError:
+        if not settings.watch:
+            raise
+    return ()  # nothing has come yet
+
+
+def _at_rest(
+    images: Sequence[ListedImage], before: dict[Path, int]
+) -> tuple[tuple[ListedImage, ...], dict[Path, int]]:
+    """Return the images whose size is what it was at the last look, and the sizes of now."""
+    sizes: dict[Path, int] = {}
+    for image in images:
+        with suppress(OSError):
+            sizes[image.path] = _size(image.path)
+    at_rest = tuple(
+        image for image in images if image.path in before and before[image.path] == sizes.get(image.path)
+    )
+    return at_rest, sizes
+
+
+def _size(path: Path) -> int:
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return path.stat().st_size

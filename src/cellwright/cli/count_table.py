@@ -1,0 +1,133 @@
+"""What ``cellwright count`` prints: a row for each image, for people or as JSON."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from cellwright.core.data import Result
+
+if TYPE_CHECKING:
+    from cellwright.files.folders.results import ImageOutcome
+    from cellwright.ops.measure.analysis import Analysis
+
+
+class Table:
+    """Prints one row per image as soon as it is known, aligned for people or as JSON for programs."""
+
+    def __init__(self, images: list[Path], model: str, *, as_json: bool) -> None:
+        self._model = model
+        self._as_json = as_json
+        self._widths = (max(5, *(len(str(path)) for path in images)), max(5, len(model)))
+        self._has_heading = as_json
+
+    def show(self, path: Path, result: Result, analysis: "Analysis | None" = None) -> None:
+        """Print the row of an image."""
+        from cellwright.files.tables import class_counts, plain_count
+        from cellwright.inference.fit import in_short
+
+        if self._as_json:
+            typer.echo(json.dumps(self._json_row(path, result, analysis)))
+            return
+        self._show_heading()
+        shown = str(plain_count(result.count))
+        if result.interval is not None:
+            shown = interval_text(result)
+        self._print(str(path), self._model, shown, f"{result.provenance.seconds:.2f}", in_short(result.fit))
+        for name, number in class_counts(result).items():
+            self._print("", name, str(number), "")
+        if analysis is not None:
+            for name, number in analysis_lines(analysis):
+                self._print("", name, str(number), "")
+
+    def _json_row(self, path: Path, result: Result, analysis: "Analysis | None") -> dict[str, Any]:
+        from cellwright.files.tables import class_counts, plain_count
+        from cellwright.inference.fit import expectation
+
+        row: dict[str, Any] = {"image": str(path), "model": self._model, "count": plain_count(result.count)}
+        if result.cells.classes is not None:
+            row["classes"] = class_counts(result)
+        if result.interval:
+            row["interval"] = [round(end, 1) for end in result.interval]
+        if result.fit is not None:
+            row |= {"fit": round(result.fit, 3), "expectation": expectation(result.fit)}
+        if analysis is not None:
+            row |= analysis_row(analysis)
+        seconds = round(result.provenance.seconds, 3)
+        return {**row, "seconds": seconds, "device": result.provenance.device}
+
+    def show_outcome(self, outcome: "ImageOutcome") -> None:
+        """Print the row of an image of a folder, or what went wrong with it."""
+        from cellwright.inference.fit import in_short
+
+        path, row = outcome.image.path, outcome.row
+        if outcome.error:
+            typer.echo(f"error: {path}: {outcome.error}", err=True)
+            return
+        if row.get("notices") and not outcome.was_done:
+            typer.echo(f"note: {path}: {row['notices']}", err=True)
+        if self._as_json:
+            line = {"image": str(path), **outcome.image.plate, **row, "counted_before": outcome.was_done}
+            typer.echo(json.dumps(line))
+            return
+        self._show_heading()
+        seconds = f"{row['seconds']:.2f}"
+        if outcome.was_done:
+            seconds = "earlier"
+        self._print(str(path), self._model, str(row["count"]), seconds, in_short(row.get("fit")))
+
+    def _show_heading(self) -> None:
+        """Print what the columns are, once."""
+        if not self._has_heading:
+            self._print("image", "model", "count", "seconds")
+            self._has_heading = True
+
+    def _print(self, image: str, model: str, n: str, seconds: str, remark: str = "") -> None:
+        first, second = self._widths
+        typer.echo(f"{image:<{first}}  {model:<{second}}  {n:>7}  {seconds:>7}  {remark}".rstrip())
+
+
+def interval_text(result: Result) -> str:
+    """Return a count with its interval: ``412.3 (390-436)``."""
+    low, high = result.interval or (result.count, result.count)
+    return f"{result.count:.1f} ({low:.0f}-{high:.0f})"
+
+
+def analysis_row(analysis: "Analysis") -> dict[str, Any]:
+    """Return what an analysis adds to the JSON object of an image."""
+    row: dict[str, Any] = {}
+    if "regions" in analysis.table:
+        row["regions"] = analysis.counts.to_dict("records")
+    if analysis.copositive is not None:
+        row["thresholds"] = dict(analysis.thresholds)
+        row["markers"] = dict(
+            zip(analysis.copositive["markers"], map(int, analysis.copositive["count"]), strict=True)
+        )
+    if analysis.nuclei is not None:
+        row["cells_without_nucleus"] = int((analysis.table["nuclei"] == 0).sum())
+        row["nuclei_in_no_cell"] = analysis.nuclei.n_outside
+    if analysis.tracks is not None:
+        row["tracks"], row["divisions"] = analysis.tracks.count, analysis.tracks.n_divisions
+    return row
+
+
+def analysis_lines(analysis: "Analysis") -> list[tuple[str, int]]:
+    """Return the lines that an analysis adds to the printed table, each a name and a number."""
+    lines: list[tuple[str, int]] = []
+    if "regions" in analysis.table:
+        for row in analysis.counts.to_dict("records"):
+            place = "".join(f" {axis}={row[axis]}" for axis in "tz" if axis in row)
+            lines.append((f"{row['region']}{place}", int(row["count"])))
+    for name, value in analysis_row(analysis).items():
+        if isinstance(value, int):
+            lines.append((name.replace("_", " "), value))
+        elif name == "markers":
+            lines += list(value.items())
+    return lines
+
+
+def echo_notices(path: Path, notices: tuple[str, ...]) -> None:
+    """Print what the user should know about an image."""
+    for notice in notices:
+        typer.echo(f"note: {path}: {notice}", err=True)
