@@ -131,6 +131,24 @@ class MaskRegion:
         )
 
 
+def sampled(pixels: NDArray[Any], shape: Sequence[int], factors: Sequence[float]) -> NDArray[Any]:
+    """Return a mask of the same field with other pixels: each takes the value at its middle.
+
+    Parameters
+    ----------
+    pixels
+        The mask; its first corner is that of the field.
+    shape
+        Wanted length of each axis.
+    factors
+        Wanted pixels in one of the mask, along each axis.
+    """
+    for axis, (wanted, factor) in enumerate(zip(shape, factors, strict=True)):
+        places = ((np.arange(wanted) + 0.5) / factor).astype(np.intp)
+        pixels = pixels.take(places.clip(0, pixels.shape[axis] - 1), axis)
+    return pixels
+
+
 @dataclass(frozen=True, slots=True)
 class RegionSet:
     """Regions to count in, and others that are cut out of all of them."""
