@@ -160,10 +160,39 @@ def test_a_large_image_is_counted_block_by_block(cli, oracle, tmp_path, blobs):
     assert len(table) == len(blobs)
     np.testing.assert_allclose(table["area_um2"], table["area_px"] / 4)
     asked = ("count", path, "--stream", "--output", tmp_path / "o")
-    assert "goes without tracks" in cli(*asked, "--track").err
-    assert "goes without reports" in cli(*asked, "--report", tmp_path / "report.html").err
+    assert "Name the axes" in cli(*asked, "--track").err
+    assert "read and counted in one piece" in cli(*asked, "--window", "0:9,0:9").err
     done = cli(*asked, "--measure", "shape", "--keep", "area_px>10000")
     assert done.code == 0, done.err
     assert " 0 " in done.out
     assert f"{len(blobs)} cells by the filters were left out" in done.err
     assert "number of MB or GB" in cli("count", path, "--memory", "much", "--output", tmp_path / "o").err
+
+
+def test_blocks_tell_and_write_what_the_whole_image_does(cli, oracle, tmp_path, blobs):
+    frames = np.stack([blobs.image, np.roll(blobs.image, 2, axis=1)])
+    path = tmp_path / "series.zarr"
+    zarr.create_array(
+        path, data=(frames * np.arange(1, 201)).astype(np.uint8), dimension_names=["t", "y", "x"]
+    )
+    asked = ["count", path, "--json", "--track", "--classifier", "blood", "--positive", "0>otsu", "--xlsx"]
+    rows, folders = [], [tmp_path / "whole", tmp_path / "blocks"]
+    for folder, stream in zip(folders, ([], ["--stream"]), strict=True):
+        done = cli(*asked, "--output", folder, "--report", folder / "report.html", *stream)
+        assert done.code == 0, done.err
+        rows.append(json.loads(done.out))
+    for row in rows:
+        del row["seconds"]
+        row["thresholds"]["ch0"] = round(row["thresholds"]["ch0"], 2)
+    assert rows[0] == rows[1]
+    assert rows[1].keys() >= {"classes", "markers", "tracks"}
+    for name in ("counts.csv", "markers.csv", "lineages.csv"):
+        tables = [pandas.read_csv(folder / f"series.{name}") for folder in folders]
+        pandas.testing.assert_frame_equal(*tables, atol=1e-3)
+    for folder in folders:
+        assert (folder / "series_RES" / "res_track.txt").read_text().count("\n") == rows[0]["tracks"]
+        assert len(pandas.read_excel(folder / "series.xlsx")) == rows[0]["count"]
+    reports = [(folder / "report.html").read_text() for folder in folders]
+    assert reports[0].count("<img") == reports[1].count("<img") == 1
+    pictures = [report.partition("base64,")[2].partition('"')[0] for report in reports]
+    assert pictures[0] == pictures[1]

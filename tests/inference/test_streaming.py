@@ -15,8 +15,9 @@ import yaozarrs
 import zarr
 
 from cellwright.core.data import Image
-from cellwright.core.errors import SettingsError, WriteError
+from cellwright.core.errors import AxesError, SettingsError, WriteError
 from cellwright.core.tasks import run
+from cellwright.files import regions as region_files
 from cellwright.files import zarr as zarr_labels
 from cellwright.files.atomic import acquire_lock
 from cellwright.files.zarr import open_array
@@ -24,17 +25,20 @@ from cellwright.inference import context
 from cellwright.inference.classify import classify
 from cellwright.inference.pipeline import count_cells
 from cellwright.inference.predictor import Engine
-from cellwright.inference.recipe import recipe_from
-from cellwright.inference.settings import EngineSettings, StreamSettings
+from cellwright.inference.recipe import read_inputs, recipe_from
+from cellwright.inference.settings import EngineSettings, InputFiles, StreamSettings
 from cellwright.inference.streaming import block as block_module
-from cellwright.inference.streaming import cluster, plan
+from cellwright.inference.streaming import cluster, plan, selection
 from cellwright.inference.streaming import run as run_module
 from cellwright.inference.streaming.plan import StreamJob, StreamPlan, blocks_of
 from cellwright.inference.streaming.run import count_streamed
 from cellwright.models.stitching import CellStitcher
 from cellwright.ops.measure.analysis import analysis_task
+from cellwright.ops.measure.cells_table import class_counts
 from cellwright.ops.measure.settings import AnalysisSettings
 from cellwright.ops.simulation.simulate import simulate
+
+NO_FILES = InputFiles()
 
 
 @pytest.fixture
@@ -307,7 +311,8 @@ def test_cells_are_measured_as_in_the_whole_image(tmp_path, draw_blobs, small_bl
     labels, table = read(tmp_path)
     assert found.count == whole.result.count == len(table) < len(blobs)
     assert found.notices[-2:] == whole.notices
-    assert found.classes == class_counts_of(whole.table)
+    assert found.classes == class_counts(whole.result)
+    assert found.analysis.counts.equals(whole.counts)
     assert recipe_from(found.provenance).classifier == "blood"
     assert list(table) == list(whole.table)
     assert set(table["label"]) == set(np.unique(labels)) - {0}
@@ -318,10 +323,6 @@ def test_cells_are_measured_as_in_the_whole_image(tmp_path, draw_blobs, small_bl
     stored = pandas.read_parquet(tmp_path / "image.cells.parquet")
     assert stored["label"].dtype == "int64"
     assert stored["positive_ch1"].dtype == "bool"
-
-
-def class_counts_of(table):
-    return {str(name): int(n) for name, n in table["class"].value_counts().items()}
 
 
 def test_other_measurements_do_not_count_anew(tmp_path, draw_blobs, small_blocks):
@@ -358,14 +359,147 @@ def test_a_density_is_streamed(tmp_path, monkeypatch):
     assert pandas.read_csv(tmp_path / "image.cells.csv")["count"][0] == pytest.approx(found.count)
 
 
-def test_what_needs_the_whole_image_is_refused(tmp_path):
+def analysed_both_ways(image, model, folder, settings, files=NO_FILES):
+    """The analysis of a whole image, and that of its blocks with all columns, cells in the same order."""
+    result = run(count_cells(image, model))
+    inputs = read_inputs(files, image, settings.region_rule)
+    whole = run(analysis_task(result, image, settings, inputs))
+    job = StreamJob(image, folder, model, analysis=settings, files=files, whole_table=True)
+    found = run(count_streamed(job))
+    assert found.count == found.analysis.result.count == whole.result.count
+    pandas.testing.assert_frame_equal(found.analysis.counts, whole.counts, check_dtype=False)
+    return found, whole, sorted_rows(read(folder)[1]), sorted_rows(whole.table)
+
+
+def sorted_rows(table):
+    """Rows of a table by their place, without the numbers of cells and tracks, which are names."""
+    names = ["label", *(name for name in table if "track" in name)]
+    return table.sort_values([name for name in "tzyx" if name in table], ignore_index=True).drop(
+        columns=names
+    )
+
+
+def same_tables(ours, theirs):
+    assert list(ours) == list(theirs)
+    pandas.testing.assert_frame_equal(ours, theirs, check_dtype=False, rtol=1e-4, atol=1e-3)
+
+
+@pytest.fixture
+def regions(tmp_path):
+    """Two overlapping shapes over the borders of blocks, one with a hole; one to leave out; and a mask."""
+    rings = {
+        "left": [[(10, 10), (140, 20), (150, 180), (10, 170)], [(40, 40), (90, 40), (90, 90), (40, 90)]],
+        "right": [[(100, 5), (200, 60), (120, 150)]],
+        "exclude dirt": [[(110, 110), (135, 110), (135, 140), (110, 140)]],
+    }
+    features = [
+        {
+            "type": "Feature",
+            "properties": {"name": name},
+            "geometry": {"type": "Polygon", "coordinates": [[*ring, ring[0]] for ring in corners]},
+        }
+        for name, corners in rings.items()
+    ]
+    (tmp_path / "regions.json").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    mask = np.ones((190, 210), np.uint8)
+    mask[150:, 100:] = 0
+    tifffile.imwrite(tmp_path / "mask.tif", mask)
+    return InputFiles(regions=(str(tmp_path / "regions.json"),), mask=str(tmp_path / "mask.tif"))
+
+
+@pytest.mark.parametrize("rule", ["centre", "overlap", "whole"])
+def test_cells_in_regions_are_those_of_the_whole_image(
+    tmp_path, draw_blobs, small_blocks, regions, rule, monkeypatch
+):
+    monkeypatch.setattr(region_files, "WINDOW_PIXELS", 5000)  # so that the mask stays on disk
+    blobs = draw_blobs((190, 210)).image * np.linspace(1, 2, 210, dtype=np.float32)
+    image = Image(np.stack([blobs, blobs + 0.5]), "CYX", (0.5, 0.5))
+    settings = AnalysisSettings(
+        measure=("solidity", "intensity_mean", "intensity_corrected_mean"),
+        region_rule=rule,
+        positive=("1>otsu",),
+        cytoplasm_px=3.0,
+        ring_width_px=20.0,
+    )
+    found, whole, *tables = analysed_both_ways(image, small_blocks, tmp_path, settings, regions)
+    same_tables(*tables)
+    pandas.testing.assert_frame_equal(found.analysis.copositive, whole.copositive)
+    assert found.analysis.thresholds == pytest.approx(whole.thresholds, abs=1e-4)
+    assert set(tables[0]["regions"]) == {"left", "right", "left; right"}
+    assert any(name.startswith("cytoplasm_") for name in tables[0])
+
+
+def test_labels_are_regions_on_disk_and_block_by_block(tmp_path, draw_blobs, small_blocks, monkeypatch):
+    monkeypatch.setattr(region_files, "WINDOW_PIXELS", 4000)
+    labels = np.zeros((190, 210), np.int32)
+    labels[:100, :150], labels[100:, 90:] = 3, 7
+    path = tmp_path / "parts.zarr"
+    zarr.create_array(path, data=labels, chunks=(64, 64))
+    image = Image(draw_blobs((190, 210)).image, "YX")
+    settings = AnalysisSettings(keep=("area_px>20",))
+    files = InputFiles(regions=(str(path),))
+    found, *_ = analysed_both_ways(image, small_blocks, tmp_path, settings, files)
+    assert list(found.analysis.counts["region"]) == ["parts 3", "parts 7", "all regions"]
+
+
+def test_nuclei_and_further_images_are_those_of_the_whole_image(tmp_path, draw_blobs, small_blocks):
+    blobs = draw_blobs((190, 210))
+    image = Image(blobs.image, "YX")
+    nuclei = np.where(np.arange(210) % 5 < 3, blobs.labels, 0).astype(np.int32)
+    nuclei[nuclei % 7 == 0] = 0
+    nuclei[120:124, 60:70], nuclei[126:128, 120:130] = 900, 901
+    nuclei[blobs.labels > 0] = np.where(np.isin(nuclei, (900, 901)), 0, nuclei)[blobs.labels > 0]
+    tifffile.imwrite(tmp_path / "nuclei.tif", nuclei)
+    tifffile.imwrite(tmp_path / "other.tif", np.arange(190 * 210, dtype=np.float32).reshape(190, 210))
+    files = InputFiles(nuclei=str(tmp_path / "nuclei.tif"), other=(f"ki67={tmp_path / 'other.tif'}",))
+    settings = AnalysisSettings(measure=("intensity_mean",), positive=("ki67>otsu",))
+    found, whole, *tables = analysed_both_ways(image, small_blocks, tmp_path, settings, files)
+    same_tables(*tables)
+    assert found.analysis.n_nuclei_outside == whole.n_nuclei_outside > 0
+    assert "nucleus_intensity_mean_ki67" in tables[0]
+
+
+def test_tracks_are_those_of_the_whole_series(tmp_path, draw_blobs, small_blocks):
+    blobs = draw_blobs((150, 160)).image
+    image = Image(np.stack([np.roll(blobs, 3 * frame, axis=1) for frame in range(3)]), "TYX", (0.5, 0.5))
+    settings = AnalysisSettings(track=True, border="drop", frame_interval_s=30.0)
+    found, whole, *tables = analysed_both_ways(image, small_blocks, tmp_path, settings)
+    same_tables(*tables)
+    assert found.analysis.tracks.count == whole.tracks.count < found.count / 2
+    columns = [name for name in whole.lineages if name not in ("track", "parent", "root")]
+    ours, theirs = (one.lineages[columns].sort_values(columns) for one in (found.analysis, whole))
+    np.testing.assert_allclose(ours.to_numpy(float), theirs.to_numpy(float), atol=1e-3)
+    table = read(tmp_path)[1]
+    assert not table.duplicated(["track", "t"]).any()
+    assert (table.groupby("track").size() <= 3).all()
+
+
+def test_tracks_that_do_not_fit_into_memory_are_told(tmp_path, draw_blobs, small_blocks, monkeypatch):
+    monkeypatch.setattr(selection, "free_memory", lambda: 100.0)
+    image = Image(np.stack([draw_blobs((60, 60)).image] * 2), "TYX")
+    with pytest.raises(SettingsError, match="every cell of a frame with every one"):
+        run(count_streamed(StreamJob(image, tmp_path, small_blocks, analysis=AnalysisSettings(track=True))))
+
+
+def test_what_cannot_be_had_is_told(tmp_path, draw_blobs, small_blocks):
     image = Image(np.zeros((64, 64)), "YX")
-    for job, reason in (
-        (StreamJob(image, tmp_path, analysis=AnalysisSettings(track=True)), "Tracks"),
-        (StreamJob(image, tmp_path, "density", analysis=AnalysisSettings(measure=("shape",))), "outlines"),
+    tifffile.imwrite(tmp_path / "other.tif", np.zeros((60, 64), np.uint8))
+    other = InputFiles(other=(f"a={tmp_path / 'other.tif'}",))
+    for job, error, reason in (
+        (StreamJob(image, tmp_path, small_blocks, analysis=AnalysisSettings(track=True)), AxesError, "TYX"),
+        (
+            StreamJob(image, tmp_path, "density", analysis=AnalysisSettings(measure=("shape",))),
+            SettingsError,
+            "outlines",
+        ),
+        (StreamJob(image, tmp_path, small_blocks, files=other), SettingsError, "must have the"),
     ):
-        with pytest.raises(SettingsError, match=reason):
+        with pytest.raises(error, match=reason):
             run(count_streamed(job))
+    wide = AnalysisSettings(cytoplasm_px=900.0)
+    full = Image(draw_blobs((64, 64)).image, "YX")
+    with pytest.raises(SettingsError, match="beyond the next block"):
+        run(count_streamed(StreamJob(full, tmp_path, small_blocks, analysis=wide)))
 
 
 def test_missing_chunks_are_told(tmp_path, draw_blobs, small_blocks):

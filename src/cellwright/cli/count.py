@@ -259,7 +259,7 @@ def count_image(path: Path, image: Image, choices: CountChoices, table: Table, *
     if choices.streams(image):
         streamed = run_with_bar(streamed_task(path, image, choices), label)
         echo_notices(shown, streamed.notices)
-        table.show(shown, streamed)
+        table.show(shown, streamed.result, streamed.analysis)
         return
     counted = run_with_bar(counted_task(image, choices), label)
     echo_notices(shown, counted.notices)

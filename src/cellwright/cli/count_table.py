@@ -104,9 +104,9 @@ def analysis_row(analysis: "Analysis") -> dict[str, Any]:
         row["markers"] = dict(
             zip(analysis.copositive["markers"], map(int, analysis.copositive["count"]), strict=True)
         )
-    if analysis.nuclei is not None:
+    if analysis.n_nuclei_outside is not None:
         row["cells_without_nucleus"] = int((analysis.table["nuclei"] == 0).sum())
-        row["nuclei_in_no_cell"] = analysis.nuclei.n_outside
+        row["nuclei_in_no_cell"] = analysis.n_nuclei_outside
     if analysis.tracks is not None:
         row["tracks"], row["divisions"] = analysis.tracks.count, analysis.tracks.n_divisions
     return row

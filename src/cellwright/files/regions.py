@@ -5,16 +5,17 @@ In the files a pixel covers the square from its number to the next; in regions i
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from hashlib import sha256
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cellwright.core.data import Image
+from cellwright.core.data import ArrayLike, Image
 from cellwright.core.errors import ReadError, SettingsError
 from cellwright.files.atomic import write_text
 from cellwright.files.formats.assembly import area_of
@@ -27,12 +28,13 @@ from cellwright.ops.measure.regions import (
     MaskRegion,
     Region,
     RegionSet,
+    SampledPixels,
     ShapeRegion,
     is_excluded,
-    sampled,
 )
 
 MIDDLE = 0.5
+WINDOW_PIXELS = 1 << 26  # an image of more stays on disk, and is looked through in parts of so many
 
 
 def read_regions(path: Path | str, image: Image) -> tuple[Region, ...]:
@@ -63,9 +65,35 @@ def read_regions(path: Path | str, image: Image) -> tuple[Region, ...]:
     if ending in (".roi", ".zip"):
         return tuple(_roi(node, image, number) for number, node in enumerate(read_rois(path), start=1))
     pixels = _pixels(path, image, may_differ=True)
-    numbers = np.unique(pixels[pixels != 0]).tolist()
+    present = [np.unique(pixels[window]) for window in _windows(pixels.shape)]
+    numbers = [number for number in np.unique(np.concatenate(present)).tolist() if number != 0]
     names = [path.stem] if len(numbers) == 1 else [f"{path.stem} {number}" for number in numbers]
-    return tuple(MaskRegion(name, pixels == number) for name, number in zip(names, numbers, strict=True))
+    return tuple(
+        MaskRegion(name, _Number(pixels, number)) for name, number in zip(names, numbers, strict=True)
+    )
+
+
+class _Number:
+    """Where a label image, which may be on disk, has one number: bool, made as it is read."""
+
+    dtype = np.dtype(bool)
+
+    def __init__(self, pixels: ArrayLike, number: float) -> None:
+        self._pixels, self._number = pixels, number
+        self.shape = tuple(pixels.shape)
+
+    def __getitem__(self, place: Any) -> NDArray[np.bool_]:
+        return np.asarray(np.asarray(self._pixels[place]) == self._number)
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[Any]:
+        return self[...].astype(dtype or bool)
+
+
+def _windows(shape: tuple[int, ...]) -> Iterator[tuple[Any, ...]]:
+    """Yield windows of a few planes or rows each that cover an array."""
+    step = max(1, WINDOW_PIXELS // max(prod(shape[1:]), 1))
+    for start in range(0, shape[0], step):
+        yield (slice(start, start + step),)
 
 
 class RegionFiles(NamedTuple):
@@ -212,8 +240,8 @@ def read_mask(path: Path | str, image: Image, *, is_inverted: bool = False) -> M
     return MaskRegion(name, _pixels(path, image, may_differ=True), is_inverted=is_inverted)
 
 
-def read_label_image(path: Path | str, image: Image) -> NDArray[np.int32]:
-    """Return the labels of an image file in the shape of the image without its channels.
+def read_label_image(path: Path | str, image: Image) -> ArrayLike:
+    """Return the labels of an image file in the shape of the image without its channels; large ones on disk.
 
     Raises
     ------
@@ -221,32 +249,37 @@ def read_label_image(path: Path | str, image: Image) -> NDArray[np.int32]:
         The file is missing or damaged, holds no whole numbers, or has another size than the image.
     """
     pixels = _pixels(Path(path), image)
-    if pixels.shape != image.label_shape or pixels.dtype.kind not in "iub" or pixels.min(initial=0) < 0:
+    are_labels = pixels.shape == image.label_shape and pixels.dtype.kind in "iub"
+    if not are_labels or any(pixels[window].min(initial=0) < 0 for window in _windows(pixels.shape)):
         raise ReadError(
             f"Expected labels (whole numbers from 0) of {image.label_shape} pixels in {path}; got "
             f"{pixels.dtype} of {pixels.shape}. Choose the labels of this image."
         )
-    return pixels.astype(np.int32)
+    if isinstance(pixels, np.ndarray):
+        return pixels.astype(np.int32)
+    return pixels
 
 
-def _pixels(path: Path, image: Image, *, may_differ: bool = False) -> NDArray[Any]:
-    """Return an image file whose axes are those of the labels, or the last of them.
+def _pixels(path: Path, image: Image, *, may_differ: bool = False) -> ArrayLike:
+    """Return an image file whose axes are those of the labels, or the last of them; a large one on disk.
 
     With ``may_differ`` it may have other pixels of the same field, which are sampled.
     """
     found = read_image(path)
-    pixels = found.read()
-    while pixels.ndim > 2 and pixels.shape[0] == 1:
+    pixels = found.data
+    if prod(found.shape) <= WINDOW_PIXELS or 1 in found.shape[:-2]:
+        pixels = found.read()
+    while len(pixels.shape) > 2 and pixels.shape[0] == 1:
         pixels = pixels[0]
-    n_missing = len(image.label_shape) - pixels.ndim
+    n_missing = len(image.label_shape) - len(pixels.shape)
     wanted = image.label_shape[max(n_missing, 0) :]
-    if pixels.shape == wanted:
+    if tuple(pixels.shape) == wanted:
         return pixels
     if may_differ and n_missing >= 0:
         lengths = zip(image.label_axes[n_missing:], pixels.shape, wanted, strict=True)
         factors = [1.0 if n == whole else _factor(found, n, image, whole, axis) for axis, n, whole in lengths]
         if all(factors):
-            return sampled(pixels, wanted, factors)
+            return SampledPixels(pixels, wanted, factors)
     raise ReadError(
         f"The image in {path} must have {image.label_shape} pixels, as {image.name!r} has"
         f"{', or tell a pixel size by which it shows the same field' * may_differ}; got {pixels.shape}"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 from skimage.segmentation import find_boundaries
 
-from cellwright.core.data import CHANNEL, Image, Result
+from cellwright.core.data import CHANNEL, ArrayLike, Image, Result
 from cellwright.files.atomic import write_text
 from cellwright.files.tables import cells_checksum, class_counts, plain_count
 from cellwright.ops.measure.analysis import groups_of, per_plane
@@ -74,11 +74,14 @@ class ReportExtras:
         One row for each image of the session.
     others
         Further images of the session with their cells.
+    labels
+        Of the cells, where they are on disk.
     """
 
     pictures: Mapping[str, bytes] = field(default_factory=dict)
     totals: "pandas.DataFrame | None" = None
     others: Sequence[tuple[Image, Result]] = ()
+    labels: ArrayLike | None = None
 
 
 def write_report(
@@ -114,7 +117,7 @@ def write_report(
         f"<h1>{escape(result.provenance.image_name)}</h1>",
         _number(result),
         *(f"<p>{escape(notice)}</p>" for notice in (*result.notices, *analysis.notices)),
-        _picture(image, result),
+        _picture(image, result, extras.labels),
         *_tables(analysis),
         *_session(extras),
         *_pictures(extras.pictures),
@@ -163,9 +166,9 @@ def _number(result: Result) -> str:
     return text + "</p>"
 
 
-def _picture(image: Image, result: Result) -> str:
+def _picture(image: Image, result: Result, labels: ArrayLike | None = None) -> str:
     """Return the plane with the most cells as a figure, outlines drawn in."""
-    colours = outlined(image, result, PICTURE_PX)
+    colours = outlined(image, result, PICTURE_PX, labels)
     content = io.BytesIO()
     Picture.fromarray(colours).save(content, "PNG", optimize=True)
     axes = label_axes(result)
@@ -184,7 +187,9 @@ def figure(content: bytes, kind: str, caption: str) -> str:
     )
 
 
-def outlined(image: Image, result: Result, most_px: int) -> NDArray[np.uint8]:
+def outlined(
+    image: Image, result: Result, most_px: int, labels: ArrayLike | None = None
+) -> NDArray[np.uint8]:
     """Return the plane (Y, X, 3) with the most cells, outlines or centres drawn in.
 
     Parameters
@@ -192,17 +197,21 @@ def outlined(image: Image, result: Result, most_px: int) -> NDArray[np.uint8]:
     image, result
         What was counted in, and what was found.
     most_px
-        Longest side; larger planes are drawn smaller.
+        Longest side; larger planes are drawn smaller: only every so many rows and columns are read.
+    labels
+        Of the cells, where the result has none because they are on disk.
     """
-    labels = result.cells.labels
     index = _fullest_plane(result)
+    if labels is None:
+        labels = result.cells.labels
     if labels is not None:
         image = cropped(image, result.offset, labels.shape)
-    grey = _plane(image, index)
-    step = max(1, -(-max(grey.shape) // most_px))
-    colours = np.repeat(grey[::step, ::step, np.newaxis], 3, axis=2)
-    if labels is not None and labels.shape[-2:] == grey.shape:
-        small = labels[index][::step, ::step]
+    sides = image.spatial_shape[-2:]
+    step = max(1, -(-max(sides) // most_px))
+    colours = np.repeat(_plane(image, index, step)[..., np.newaxis], 3, axis=2)
+    if labels is not None and tuple(labels.shape[-2:]) == sides:
+        place: Any = (*index, slice(None, None, step), slice(None, None, step))
+        small = np.asarray(labels[place])
         edges = find_boundaries(small, mode="inner")  # type: ignore[no-untyped-call]
         colours[edges] = OUTLINE
     elif labels is None and len(result.cells):
@@ -222,13 +231,18 @@ def _fullest_plane(result: Result) -> tuple[int, ...]:
     return fullest
 
 
-def _plane(image: Image, index: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Return one plane of the first channel (colours averaged) as 8 bit, from its 1 to 99.8 percentile."""
+def _plane(image: Image, index: tuple[int, ...], step: int) -> NDArray[np.uint8]:
+    """Return every so many rows and columns of a plane of the first channel (colours averaged) as 8 bit.
+
+    Its 1 and 99.8 percentiles become 0 and 255.
+    """
     n_spare = len(image.label_axes) - 2 - len(index)
     lead = dict(zip(image.label_axes, (0,) * n_spare + index, strict=False))
     is_colour = image.axes.endswith(CHANNEL) and image.shape[-1] in (3, 4)
     other = slice(0, 3) if is_colour else 0
-    place = tuple(other if axis == CHANNEL else lead.get(axis, slice(None)) for axis in image.axes)
+    place = tuple(
+        other if axis == CHANNEL else lead.get(axis, slice(None, None, step)) for axis in image.axes
+    )
     plane = np.asarray(image.data[place], np.float32)
     if is_colour:
         plane = plane.mean(axis=-1)

@@ -3,18 +3,22 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cellwright.core.data import Image, Result
+import numpy as np
+
+from cellwright.core.data import ArrayLike, Image, Result
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Task
 from cellwright.files.folders.image_list import ListedImage
-from cellwright.inference.settings import EngineSettings, InputFiles, StreamSettings
+from cellwright.inference.settings import EngineSettings, StreamSettings
 
 if TYPE_CHECKING:
     from cellwright.inference.recipe import Recipe
+    from cellwright.inference.streaming.run import Streamed
     from cellwright.models.protocol import CellModel
     from cellwright.ops.measure.analysis import Analysis
 
@@ -81,31 +85,17 @@ class CountChoices:
         SettingsError
             That was asked for together with what needs the whole image.
         """
-        needs_whole = self._needs_whole
         if self.stream == StreamSettings():
             is_large = prod(image.label_shape) > LARGE_PIXELS
-            return is_large and self.tables.output is not None and not needs_whole
+            return is_large and self.tables.output is not None and not self.recipe.window
         if self.tables.output is None:
             raise SettingsError("Counting block by block writes to a folder; name it with --output.")
-        if needs_whole:
+        if self.recipe.window:
             raise SettingsError(
-                f"Counting block by block goes without {needs_whole}: they need the whole image at once. "
-                "Leave that out, or count a part of the image in one piece by --window."
+                "A part given by --window is read and counted in one piece. Leave --stream and its settings "
+                "out, or leave the window out and count in --regions."
             )
         return True
-
-    @property
-    def _needs_whole(self) -> str:
-        """What was asked for that cannot be made block by block; empty where all can."""
-        analysis = self.recipe.analysis
-        asked = {
-            "windows": bool(self.recipe.window),
-            "tracks": analysis.track,
-            "rings of cytoplasm": analysis.cytoplasm_px > 0,
-            "regions, masks, nuclei and further images": self.recipe.files != InputFiles(),
-            "reports and Excel tables": self.tables.report is not None or self.tables.xlsx,
-        }
-        return " and ".join(name for name, is_asked in asked.items() if is_asked)
 
 
 class Counted(NamedTuple):
@@ -139,9 +129,8 @@ def counted_task(image: Image, choices: CountChoices) -> Task[Counted]:
     return Counted(analysis.result, analysis)
 
 
-def streamed_task(path: Path, image: Image, choices: CountChoices) -> Task[Result]:
-    """Count an image block by block; the result has its count and its notices, its cells are in files."""
-    from cellwright.core.data import Cells
+def streamed_task(path: Path, image: Image, choices: CountChoices) -> Task[Counted]:
+    """Count an image block by block and write its files; its cells are in these alone."""
     from cellwright.inference.streaming.plan import StreamJob
     from cellwright.inference.streaming.run import count_streamed
 
@@ -160,17 +149,30 @@ def streamed_task(path: Path, image: Image, choices: CountChoices) -> Task[Resul
         recipe.analysis,
         recipe.classifier,
         recipe.pixel_size_um,
+        recipe.files,
+        whole_table=choices.tables.is_wanted,
     )
-    streamed = yield from count_streamed(job, choices.stream)
-    none = Cells.empty(len(image.label_axes))
-    return Result(
-        streamed.count,
-        none,
-        streamed.provenance,
-        notices=streamed.notices,
-        interval=streamed.interval,
-        fit=streamed.fit,
-    )
+    streamed = yield from count_streamed(job, choices.stream, partial(_write_streamed, choices, image))
+    if not choices.is_analysed:
+        return Counted(streamed.result, None)
+    return Counted(streamed.result, streamed.analysis)
+
+
+def _write_streamed(choices: CountChoices, image: Image, streamed: "Streamed") -> None:
+    """Write what a count block by block does not write itself: the tables of an analysis, and the report."""
+    from cellwright.files.report import ReportExtras, write_report
+    from cellwright.files.zarr import open_array
+
+    analysis, tables = streamed.analysis, choices.tables
+    if analysis is None or streamed.labels is None or not choices.is_analysed:
+        return
+    recipe = replace(choices.recipe, image=image.source)
+    image = recipe.image_of(image)
+    labels = open_array(streamed.labels)
+    write_analysis(tables, image.name, image, analysis, recipe, labels)
+    report = tables.report_of(image.name, choices.n_images)
+    if report is not None:
+        write_report(report, image, analysis, recipe_texts(recipe), ReportExtras(labels=labels))
 
 
 def write_counted(
@@ -245,9 +247,16 @@ def write_files(folder: Path, name: str, image: Image, result: Result) -> Sequen
 
 
 def write_analysis(
-    files: TableFiles, stem: str, image: Image, analysis: "Analysis", recipe: "Recipe"
+    files: TableFiles,
+    stem: str,
+    image: Image,
+    analysis: "Analysis",
+    recipe: "Recipe",
+    streamed: ArrayLike | None = None,
 ) -> list[Path]:
     """Write the tables of an analysis, and the tracks of a time series; return the files of the tables.
+
+    Of cells that were counted block by block the labels, ``streamed``, and their tables are there already.
 
     Raises
     ------
@@ -260,16 +269,16 @@ def write_analysis(
     folder = files.output or Path()
     if files.output is not None:
         for name, table in tables.items():
-            written.append(folder / f"{stem}.{name}.csv")
-            write_csv(written[-1], table)
-        write_tracks(folder / f"{stem}_RES", image, analysis)
-        if analysis.tracks is not None and analysis.result.cells.labels is not None:
+            if streamed is None or name != "cells":
+                written.append(folder / f"{stem}.{name}.csv")
+                write_csv(written[-1], table)
+        if write_tracks(folder / f"{stem}_RES", image, analysis, streamed):
             written.append(folder / f"{stem}_RES" / "res_track.txt")
     if files.xlsx:
         settings = settings_table(analysis.result, recipe_texts(recipe))
         written.append(folder / f"{stem}.xlsx")
         write_xlsx(written[-1], {**tables, "settings": settings})
-    if files.parquet:
+    if files.parquet and streamed is None:
         written.append(folder / f"{stem}.cells.parquet")
         write_parquet(written[-1], analysis.table)
     return written
@@ -294,8 +303,10 @@ def tables_of(analysis: "Analysis") -> "dict[str, Any]":
     return tables
 
 
-def write_tracks(folder: Path, image: Image, analysis: "Analysis") -> None:
+def write_tracks(folder: Path, image: Image, analysis: "Analysis", streamed: ArrayLike | None = None) -> bool:
     """Write tracks as a folder of the Cell Tracking Challenge, in place of those of an earlier count.
+
+    Returns whether there are any; labels on disk that are too large to be taken together have none.
 
     Raises
     ------
@@ -303,16 +314,25 @@ def write_tracks(folder: Path, image: Image, analysis: "Analysis") -> None:
         The folder is there already with something else in it, or cannot be written.
     """
     labels = analysis.result.cells.labels
-    if analysis.tracks is None or labels is None:
-        return
+    if analysis.tracks is None or (labels is None and streamed is None):
+        return False
     from cellwright.files.formats.image_annotation import ImageAnnotation
     from cellwright.files.formats.tracking_challenge import write_anew
 
-    numbered = analysis.tracks.relabelled(labels)
+    if labels is not None:
+        numbered = analysis.tracks.relabelled(labels)
+    elif streamed is None or prod(streamed.shape) > LARGE_PIXELS:
+        return False
+    else:
+        rows = np.argsort(analysis.table["label"].to_numpy())
+        known = np.concatenate([[0], analysis.table["label"].to_numpy()[rows]])
+        tracks = np.concatenate([[0], analysis.tracks.numbers[rows]]).astype(np.int32)
+        numbered = tracks[np.searchsorted(known, streamed[...])]
     annotation = ImageAnnotation(
         image.name, numbered.shape, image.label_axes, numbered, parents=analysis.tracks.parents
     )
     write_anew(folder, [annotation])
+    return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,11 +132,18 @@ def _not_found_before(
 
 def _table(image: Image, block: StreamBlock, result: Result, cells: Cells) -> "pandas.DataFrame":
     """Return the rows of a block's cells, in pixels of the whole image."""
-    offset = [span.start for span in block.tile.read]
-    cells = replace(cells, labels=None)
-    if "T" in image.axes:
-        boxes = np.stack([with_lead(cells.boxes[:, 0], [0]), with_lead(cells.boxes[:, 1], [1])], axis=1)
-        cells = replace(cells, points=with_lead(cells.points, [0]), boxes=boxes)
-        offset = [block.time, *offset]
+    cells, offset = placed(image, block, replace(cells, labels=None))
     provenance = replace(result.provenance, axes=image.axes, image_shape=image.shape)
-    return cells_table(replace(result, cells=cells, provenance=provenance, offset=tuple(offset)))
+    return cells_table(replace(result, cells=cells, provenance=provenance, offset=offset))
+
+
+def placed(image: Image, block: StreamBlock, cells: Cells) -> tuple[Cells, tuple[int, ...]]:
+    """Return the cells of a window with all axes of the labels of the image, and the place of the window."""
+    offset = [span.start for span in block.tile.read]
+    if "T" not in image.axes:
+        return cells, tuple(offset)
+    boxes = np.stack([with_lead(cells.boxes[:, 0], [0]), with_lead(cells.boxes[:, 1], [1])], axis=1)
+    cells = replace(cells, points=with_lead(cells.points, [0]), boxes=boxes)
+    if cells.labels is not None:
+        cells = replace(cells, labels=cells.labels[np.newaxis])
+    return cells, (block.time, *offset)

@@ -1,6 +1,7 @@
 """What is to be counted, where its files go, and the blocks an image larger than memory is cut into."""
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass, replace
 from math import ceil, lcm, sqrt
@@ -19,7 +20,8 @@ from cellwright.inference.context import LARGEST_CELL, ModelChoices, Preparation
 from cellwright.inference.device import free_memory
 from cellwright.inference.pipeline import LINKED_AXES, prepare
 from cellwright.inference.predictor import Engine
-from cellwright.inference.settings import EngineSettings, StreamSettings
+from cellwright.inference.recipe import Recipe
+from cellwright.inference.settings import EngineSettings, InputFiles, StreamSettings
 from cellwright.models import registry
 from cellwright.ops.geometry.intensity import Scaling
 from cellwright.ops.geometry.tiles import Tile
@@ -50,6 +52,10 @@ class StreamJob:
         Name or folder of what gives the cells their classes; empty for none.
     pixel_size_um
         Of the image, where its file is not to be believed; empty as the file tells.
+    files
+        What the analysis takes besides the image.
+    whole_table
+        Whether the table of all cells is wanted in memory, with all its columns: for a report, say.
     """
 
     source: Image | Path
@@ -61,6 +67,8 @@ class StreamJob:
     analysis: AnalysisSettings = AnalysisSettings()  # noqa: RUF009 - frozen
     classifier: str = ""
     pixel_size_um: tuple[float, ...] = ()
+    files: InputFiles = InputFiles()  # noqa: RUF009 - frozen
+    whole_table: bool = False
 
     def image(self) -> Image:
         """Return the image, its pixels not yet read."""
@@ -79,7 +87,8 @@ class StreamJob:
     @property
     def has_second_pass(self) -> bool:
         """Whether more is wanted of the cells than a count gives."""
-        return bool(self.analysis != AnalysisSettings() or self.classifier)
+        is_analysed = self.analysis != AnalysisSettings() or self.files != InputFiles()
+        return is_analysed or self.whole_table or bool(self.classifier)
 
     def fingerprint(self, image: Image) -> str:
         """Return what has to be the same for a count to go on: image, models and settings, as text."""
@@ -95,9 +104,11 @@ class StreamJob:
         }
         return json.dumps(facts, sort_keys=True, default=str)
 
-    def second_fingerprint(self) -> str:
+    def second_fingerprint(self, image: Image) -> str:
         """Return the same for what is measured."""
-        return json.dumps([asdict(self.analysis), self.classifier], sort_keys=True)
+        paths = Recipe(files=self.files).input_paths(image.name)
+        times = [path.stat().st_mtime_ns for path in paths if path.exists()]
+        return json.dumps([asdict(self.analysis), self.classifier, list(map(str, paths)), times])
 
 
 class StreamBlock(NamedTuple):
@@ -126,6 +137,14 @@ class StreamBlock(NamedTuple):
         at: dict[str, Any] = dict(zip("ZYX"[-len(spans) :], spans, strict=True))
         at["T"] = self.time
         return tuple(at.get(axis, slice(None)) for axis in axes)
+
+    def grown(self, shape: Sequence[int], margins: Sequence[int]) -> Self:
+        """Return the same core in a window that reaches farther, as far as the image (spatial shape) does."""
+        spans = tuple(
+            slice(max(span.start - margin, 0), min(span.stop + margin, n))
+            for span, margin, n in zip(self.tile.read, margins, shape, strict=True)
+        )
+        return self._replace(tile=Tile(self.tile.core, spans))
 
     def touches(self, other: "StreamBlock") -> bool:
         """Return whether two blocks of one time point have an edge or a corner in common."""
@@ -194,6 +213,10 @@ class StreamFiles(NamedTuple):
     def measured(self, block: StreamBlock) -> Path:
         """Return the same with what was measured."""
         return self.parts / f"{block.number:06}.measured.csv"
+
+    def regions(self, block: StreamBlock) -> Path:
+        """Return which cells of a block lie in which region, and how large regions are in its core."""
+        return self.parts / f"{block.number:06}.regions.npz"
 
     def selected(self, block: StreamBlock) -> Path:
         """Return the same without the cells that do not count."""

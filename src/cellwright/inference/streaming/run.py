@@ -22,20 +22,20 @@ Where more is asked for, the blocks are gone through again: see ``second_pass``.
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cellwright.core.data import Cells, Image, Provenance, Result
+from cellwright.core.data import Cells, Image, Provenance, Result, without_channels
 from cellwright.core.errors import SettingsError, WriteError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import acquire_lock, atomic_write, make_folder, write_text
-from cellwright.files.tables import frames_table, write_csv, write_provenance
+from cellwright.files.tables import class_counts, frames_table, write_csv, write_provenance
 from cellwright.files.zarr import create_array, finish_array, missing_chunks
 from cellwright.inference.context import load_models, names_of, open_context, references_of
 from cellwright.inference.fit import warning
@@ -60,7 +60,10 @@ from cellwright.inference.streaming.plan import (
     keep_plan,
     make_plan,
 )
-from cellwright.inference.streaming.second_pass import Selected, check_second_pass, crop_scale, select
+from cellwright.inference.streaming.second_pass import check_second_pass, crop_scale
+from cellwright.inference.streaming.selection import Selected, analysis_of, select
+from cellwright.models.classifier.network import load
+from cellwright.ops.measure.analysis import Analysis
 from cellwright.ops.measure.prediction_interval import count_interval
 
 if TYPE_CHECKING:
@@ -81,10 +84,10 @@ class Streamed:
         One row per cell; of a density one per time point.
     interval
         Holds the true count nine times of ten, where the model gives a density and knows its error.
-    classes
-        Cells of each class.
     fit
         Expected F1 of the count, the mean of its blocks; None where it is not known.
+    analysis
+        What was measured of the cells that count, none of them with outlines; None where nothing was.
     """
 
     count: float
@@ -93,15 +96,33 @@ class Streamed:
     provenance: Provenance
     notices: tuple[str, ...] = ()
     interval: tuple[float, float] | None = None
-    classes: Mapping[str, int] = field(default_factory=dict)
     fit: float | None = None
+    analysis: Analysis | None = None
+
+    @property
+    def result(self) -> Result:
+        """The same as a result; its cells are in files, or where they were measured bare of outlines."""
+        if self.analysis is not None:
+            return self.analysis.result
+        none = Cells.empty(len(without_channels(self.provenance.axes)))
+        return Result(
+            self.count, none, self.provenance, notices=self.notices, interval=self.interval, fit=self.fit
+        )
+
+    @property
+    def classes(self) -> dict[str, int]:
+        """Cells of each class."""
+        return class_counts(self.result)
 
 
 def count_streamed(
     job: StreamJob,
     stream: StreamSettings = StreamSettings(),  # noqa: B008 - frozen
+    write: Callable[[Streamed], None] | None = None,
 ) -> Task[Streamed]:
     """Count an image of any size in constant memory; write its labels, its table of cells and a record.
+
+    What else is to be written does ``write``, before the image counts as done.
 
     Raises
     ------
@@ -112,7 +133,7 @@ def count_streamed(
     """
     started = time.perf_counter()
     image = job.image()
-    check_second_pass(job)
+    check_second_pass(job, image)
     if isinstance(job.source, Image) and (stream.workers > 1 or stream.scheduler):
         raise SettingsError("Several processes need an image file or .zarr folder to read; got an array.")
     files = files_of(job, image)
@@ -132,6 +153,8 @@ def count_streamed(
             selected = yield from _second_pass(job, image, plan, blocks, client)
         yield Progress("pyramid and table", 0, 1)
         result = _finish(job, image, here, blocks, selected, started)
+        if write is not None:
+            write(result)
     shutil.rmtree(files.parts)
     return result
 
@@ -181,7 +204,7 @@ def _second_pass(
     """Measure and classify all cells, and leave out those that do not count."""
     files = files_of(job, image)
     settings = files.parts / "measured.json"
-    wanted = job.second_fingerprint()
+    wanted = job.second_fingerprint(image)
     if not settings.exists() or settings.read_text(encoding="utf-8") != wanted:
         for old in files.parts.glob("*.measured.csv"):
             old.unlink()
@@ -214,7 +237,7 @@ def _finish(
         finish_array(maps, image)
     fit = _fit([files.fit(block) for block in blocks])
     provenance, notices, settings = _found_by(job, image, plan, fit, started)
-    result = Result(0.0, Cells.empty(len(image.label_axes)), provenance)
+    result, analysis = Result(0.0, Cells.empty(len(image.label_axes)), provenance, fit=fit), None
     parts = [files.part(block) for block in blocks]
     if job.family.gives == "density":
         result = _summed(job, parts, result, settings)
@@ -222,9 +245,10 @@ def _finish(
     elif selected is None:
         result = replace(result, count=float(_join(parts, files.table("csv"))))
     else:
+        result = replace(result, notices=tuple(filter(None, notices)))
+        analysis = analysis_of(job, image, blocks, selected, _with_selection(job, result, selected))
         _join([files.selected(block) for block in blocks], files.table("csv"))
-        result = _with_selection(job, result, selected)
-        notices = (*notices, *selected.notices)
+        result, notices = analysis.result, (*notices, *selected.notices)
     result = replace(result, notices=tuple(filter(None, notices)))
     write_provenance(files.output / f"{image.name}.json", result)
     return Streamed(
@@ -234,8 +258,8 @@ def _finish(
         result.provenance,
         result.notices,
         result.interval,
-        selected.classes if selected else {},
         fit,
+        analysis,
     )
 
 
@@ -267,15 +291,14 @@ def _fit(paths: Sequence[Path]) -> float | None:
 
 
 def _with_selection(job: StreamJob, result: Result, selected: Selected) -> Result:
-    """Return a result with the count of the cells that count, and how they were chosen."""
+    """Return a result that tells how the cells that count were chosen."""
     facts: dict[str, Any] = {"analysis": asdict(job.analysis), "thresholds": dict(selected.thresholds)}
     if job.classifier:
-        classifier = {"name": Path(job.classifier).name, "reference": job.classifier}
-        facts |= {"classes": dict(selected.classes), "classifier": classifier}
+        chosen = load(job.classifier)
+        classifier = {"sha256": chosen.sha256, "name": Path(job.classifier).name, "reference": job.classifier}
+        facts |= {"classes": list(chosen.spec.classes), "classifier": classifier}
     settings = {**result.provenance.settings, **facts}
-    return replace(
-        result, count=float(selected.count), provenance=replace(result.provenance, settings=settings)
-    )
+    return replace(result, provenance=replace(result.provenance, settings=settings))
 
 
 def _missing(image: Image) -> str:

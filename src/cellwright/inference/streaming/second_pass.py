@@ -1,27 +1,28 @@
-"""What needs all cells of an image: measurements, classes, and which of the cells count.
+"""What needs all cells around a cell: measurements, classes, regions and nuclei.
 
 Once all blocks are counted, each is read again with the labels of its neighbours in place, so that a cell is
-measured as in the whole image. What depends on all cells at once (the typical size that a classifier wants,
-a threshold by Otsu's method) is found in the tables alone, column by column.
+measured as in the whole image. See ``selection`` for what depends on all cells at once.
 """
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import lru_cache
+from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-from cellwright.core.data import Image, Result
+from cellwright.core.data import Image, Labels, Result
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Task
-from cellwright.files.atomic import atomic_write, writing
+from cellwright.files.atomic import atomic_write
 from cellwright.files.zarr import open_array
 from cellwright.inference.classify import CropScale, predict_classes
-from cellwright.inference.streaming.block import part_of
+from cellwright.inference.recipe import read_inputs
+from cellwright.inference.settings import InputFiles
+from cellwright.inference.streaming.block import part_of, placed
 from cellwright.inference.streaming.plan import (
     StreamBlock,
     StreamJob,
@@ -34,10 +35,17 @@ from cellwright.models.classifier.network import load
 from cellwright.ops.crops import extents_of, typical_extent
 from cellwright.ops.geometry import intensity
 from cellwright.ops.geometry.axes import frames
-from cellwright.ops.measure.analysis import left_out, left_out_notices
+from cellwright.ops.measure.analysis import (
+    AnalysisInputs,
+    check_tracked,
+)
 from cellwright.ops.measure.cells_table import is_volumetric
-from cellwright.ops.measure.markers import add_positive, parse_marker, thresholds_of, with_channel_numbers
+from cellwright.ops.measure.columns import keys_of
+from cellwright.ops.measure.compartments import NucleiInCells, compartments_task
+from cellwright.ops.measure.features import CORRECTED
 from cellwright.ops.measure.measurement import measure_result, pixel_sizes, result_of_labels
+from cellwright.ops.measure.regions import RegionSet
+from cellwright.ops.volumes.link import anisotropy_of
 
 if TYPE_CHECKING:
     import pandas
@@ -45,46 +53,50 @@ if TYPE_CHECKING:
 NEAREST = "nearest_distance"
 
 
-@dataclass(frozen=True, slots=True)
-class Selected:
-    """Which cells count.
-
-    Parameters
-    ----------
-    count
-        How many.
-    classes
-        How many of each class; empty where there are none.
-    thresholds
-        Of the markers, by channel.
-    notices
-        Sentences for the user.
-    """
-
-    count: int
-    classes: Mapping[str, int]
-    thresholds: Mapping[str, float]
-    notices: tuple[str, ...]
-
-
-def check_second_pass(job: StreamJob) -> None:
-    """Raise where something is wanted that needs the pixels of the whole image.
+def check_second_pass(job: StreamJob, image: Image) -> None:
+    """Raise where what is wanted of the cells cannot be had, before the first block is counted.
 
     Raises
     ------
-    SettingsError
-        Tracks, or rings of cytoplasm; or the model tells no outlines to measure in.
+    CellwrightError
+        A file cannot be read or belongs to another image, the image has no time to track in, or the model
+        tells no outlines to measure in.
     """
-    if job.analysis.track or job.analysis.cytoplasm_px:
-        raise SettingsError(
-            "Tracks and rings of cytoplasm are not made block by block. Leave them out, or count a part of "
-            "the image."
-        )
-    if job.has_second_pass and "Labels" not in job.family.returns:
+    if not job.has_second_pass:
+        return
+    if "Labels" not in job.family.returns:
         raise SettingsError(
             f"Cells are measured and classified block by block in their outlines; {job.family.name} gives "
             "none. Choose a model that outlines, flow for instance."
         )
+    if job.analysis.track:
+        check_tracked(image.label_axes, is_volume=job.engine.link)
+    inputs = inputs_of(job, image)
+    if inputs.regions is not None:
+        inputs.regions.check(image.label_shape)
+    for name, other in inputs.others.items():
+        if other.label_shape[-len(image.label_shape) :] != image.label_shape:
+            raise SettingsError(
+                f"The image {name!r} must have the {image.label_shape} pixels of {image.name!r}; got "
+                f"{other.label_shape}. Name the image of the same place."
+            )
+
+
+def inputs_of(job: StreamJob, image: Image) -> AnalysisInputs:
+    """Return what an analysis takes besides the image; each process opens it once."""
+    if job.files == InputFiles():
+        return AnalysisInputs()
+    return _inputs(job.files, job.analysis.region_rule, image.name, image.axes, image.shape)
+
+
+@lru_cache(maxsize=1)
+def _inputs(files: InputFiles, rule: str, name: str, axes: str, shape: tuple[int, ...]) -> AnalysisInputs:
+    return read_inputs(files, Image(np.broadcast_to(np.uint8(0), shape), axes, name=name), rule)
+
+
+def regions_of(job: StreamJob, image: Image) -> RegionSet:
+    """Return where the cells of an image count."""
+    return inputs_of(job, image).regions or RegionSet(rule=job.analysis.region_rule)
 
 
 def crop_scale(job: StreamJob, image: Image, parts: Sequence[Path]) -> CropScale | None:
@@ -103,10 +115,19 @@ def crop_scale(job: StreamJob, image: Image, parts: Sequence[Path]) -> CropScale
     return CropScale(intensity.fit(sample, spec.percentiles), typical_extent(extents), seen.scalings)
 
 
+class _Window(NamedTuple):
+    """A block with all that matters around its cells: pixels, all cells, and the rows of its own."""
+
+    block: StreamBlock
+    part: Image
+    found: Result
+    rows: NDArray[np.intp]
+
+
 def measure_block(
     job: StreamJob, image: Image, plan: StreamPlan, block: StreamBlock, scale: CropScale | None
 ) -> Task[None]:
-    """Measure and classify the cells of a block, and write them as a table.
+    """Measure and classify the cells of a block, tell the regions they lie in, and write all that down.
 
     Raises
     ------
@@ -115,27 +136,117 @@ def measure_block(
     """
     import pandas
 
-    files = files_of(job, image)
+    files, regions = files_of(job, image), regions_of(job, image)
     table = pandas.read_csv(files.part(block))
-    if len(table):
-        part = part_of(image, block)
-        place = block.place(image.label_axes)
-        window = np.asarray(open_array(files.labels)[place])
-        numbers = labels_of(block, len(blocks_of(image, plan)))
-        found = result_of_labels(window, part, is_volume=job.engine.link)
-        own = np.flatnonzero((found.numbers >= numbers.start) & (found.numbers < numbers.stop))
-        rows = own[np.searchsorted(found.numbers[own], table["label"])]
-        if scale is not None:
-            cells = found.result.cells.take(rows)
-            classes = yield from predict_classes(cells, part, job.classifier, job.engine, scale)
+    membership, n_outside = np.zeros((0, len(regions.names)), bool), 0
+    if len(table) or job.files.nuclei:
+        window = _window_of(job, image, plan, block, table)
+        if scale is not None and len(table):
+            own = window.found.cells.take(window.rows)
+            classes = yield from predict_classes(own, window.part, job.classifier, job.engine, scale)
             names = np.array(classes.names)[classes.numbers]
             table.insert(list(table).index("score"), "class", names)
-        columns = yield from measure_result(found.result, part, job.analysis.measuring, {})
+        columns, n_outside = yield from _columns(job, image, plan, window)
         for name, values in columns.items():
-            table[name] = values[rows]
-            if name.startswith(NEAREST):
-                table[name] = _nearest(job, image, plan, block, found.result)
-    _write(files.measured(block), table)
+            table[name] = values
+        membership = regions.membership(*placed(image, window.block, window.found.cells.take(window.rows)))
+        if regions.included:
+            table["regions"] = regions.joined_names(membership)
+    with atomic_write(files.regions(block)) as path, path.open("wb") as file:
+        np.savez(file, membership=membership, sizes=_sizes(regions, image, block), n_outside=n_outside)
+    write_rows(files.measured(block), table)
+
+
+def _window_of(
+    job: StreamJob, image: Image, plan: StreamPlan, block: StreamBlock, table: "pandas.DataFrame"
+) -> _Window:
+    """Return a block with what lies around it; ``table`` has one row for each of its own cells."""
+    import pandas
+
+    wide = block.grown(image.spatial_shape, _margins(job, image, plan))
+    part = part_of(image, wide)
+    stored = np.asarray(open_array(files_of(job, image).labels)[wide.place(image.label_axes)])
+    codes, present = pandas.factorize(stored.ravel(), sort=True)  # tables of the numbers themselves are long
+    if not len(present) or present[0]:
+        codes, present = codes + 1, np.concatenate([[0], present])
+    labels = codes.astype(np.int32).reshape(stored.shape)
+    found = result_of_labels(labels, part, is_volume=job.engine.link)
+    numbers, ours = present[found.numbers], labels_of(block, len(blocks_of(image, plan)))
+    own = np.flatnonzero((numbers >= ours.start) & (numbers < ours.stop))
+    return _Window(wide, part, found.result, own[np.searchsorted(numbers[own], table["label"])])
+
+
+def _columns(
+    job: StreamJob, image: Image, plan: StreamPlan, window: _Window
+) -> Task[tuple[dict[str, NDArray[Any]], int]]:
+    """Return what is measured of the cells of a block, and how many of its nuclei lie in no cell."""
+    block, part, found, rows = window
+    inputs, measuring = inputs_of(job, image), job.analysis.measuring
+    nuclei, n_outside = None, 0
+    if inputs.nuclei is not None:
+        nuclei = np.asarray(inputs.nuclei[block.place(image.label_axes)])
+    others = {name: part_of(other, block) for name, other in inputs.others.items()}
+    columns = yield from measure_result(found, part, measuring, others)
+    compartments = yield from compartments_task(
+        found, part, measuring.measure, nuclei, job.analysis.cytoplasm_px, others
+    )
+    own = {name: values[rows] for name, values in {**columns, **compartments.columns}.items()}
+    for name in own:
+        if name.startswith(NEAREST) and len(rows):
+            own[name] = _nearest(job, image, plan, block, found)
+    if nuclei is not None and compartments.nuclei is not None:
+        n_outside = _own_outside(compartments.nuclei, nuclei, part, block, is_volume=job.engine.link)
+    return own, n_outside
+
+
+def _margins(job: StreamJob, image: Image, plan: StreamPlan) -> tuple[int, ...]:
+    """Return how many pixels along each spatial axis matter beyond the cells of a block: those of rings.
+
+    Raises
+    ------
+    SettingsError
+        They are more than a block has.
+    """
+    settings, width = job.analysis, job.analysis.cytoplasm_px
+    if CORRECTED in keys_of(settings.measuring.measure, 2):
+        width = max(width, settings.ring_gap_px + settings.ring_width_px)
+    margin = 2 * ceil(width) + 2  # as far as the ring, and as far again to the cells that bound it
+    if job.files.nuclei:
+        margin = max(margin, plan.halo_px // 2)
+    if margin > plan.core_px + plan.halo_px:
+        raise SettingsError(
+            f"Rings of {width:g} pixels around cells reach beyond the next block, which has {plan.core_px}. "
+            "Give more --memory, or narrower rings."
+        )
+    margins = {"Z": ceil(margin / anisotropy_of(image.pixel_size_um))}
+    return tuple(margins.get(axis, margin) for axis in image.spatial_axes)
+
+
+def _own_outside(
+    found: NucleiInCells, nuclei: Labels, part: Image, block: StreamBlock, *, is_volume: bool
+) -> int:
+    """Return how many nuclei that lie in no cell have their centre in the core of a block."""
+    alone = result_of_labels(nuclei, part, is_volume=is_volume)
+    rows = np.arange(len(alone.numbers))
+    if len(found.cell_of) != len(rows) or is_volume or nuclei.ndim == 2:
+        rows = alone.numbers - 1
+    local = block.tile.local
+    points = alone.result.cells.points[:, -len(local) :]
+    inside = np.ones(len(points), bool)
+    for axis, span in enumerate(local):
+        inside &= (points[:, axis] >= span.start) & (points[:, axis] < span.stop)
+    return int((inside & (found.cell_of[rows] == 0)).sum())
+
+
+def _sizes(regions: RegionSet, image: Image, block: StreamBlock) -> NDArray[np.int64]:
+    """Return the pixels of each region in each slice of the core of a block, (regions, slices)."""
+    core = block.tile.core
+    lengths = [span.stop - span.start for span in core]
+    start = [span.start for span in core]
+    if "T" in image.axes:
+        lengths, start = [1, *lengths], [block.time, *start]
+    sizes = regions.sizes(tuple(lengths[:-2]), (lengths[-2], lengths[-1]), start)
+    return sizes.reshape(len(sizes), -1)
 
 
 def _nearest(
@@ -168,76 +279,7 @@ def _centres(parts: Sequence[Path], axes: list[str]) -> NDArray[np.float64]:
     return np.concatenate([pandas.read_csv(part, usecols=axes)[axes].to_numpy(np.float64) for part in parts])
 
 
-def select(job: StreamJob, image: Image, blocks: Sequence[StreamBlock]) -> Selected:
-    """Leave the cells that do not count out of the tables and labels of all blocks.
-
-    A run that was stopped does it again from the measured tables, so it may be stopped at any moment.
-    """
-    import pandas
-
-    files, settings = files_of(job, image), job.analysis
-    reasons: Counter[str] = Counter()
-    classes: Counter[str] = Counter()
-    count = 0
-    for block in blocks:
-        table = pandas.read_csv(files.measured(block))
-        if len(table):
-            kept, dropped = left_out(table, *_boxes(table, image, is_volume=job.engine.link), settings)
-            reasons.update(dropped)
-            if not kept.all():
-                _erase(job, image, block, table["label"][~kept].to_numpy())
-            table = table[kept]
-        count += len(table)
-        if "class" in table:
-            classes.update(table["class"].tolist())
-        _write(files.selected(block), table)
-    thresholds = _mark(job, image, [files.selected(block) for block in blocks])
-    return Selected(count, dict(classes), thresholds, left_out_notices(reasons))
-
-
-def _write(path: Path, table: "pandas.DataFrame") -> None:
+def write_rows(path: Path, table: "pandas.DataFrame") -> None:
+    """Write the table of a block."""
     with atomic_write(path) as part:
         table.to_csv(part, index=False, float_format="%.9g")
-
-
-def _mark(job: StreamJob, image: Image, parts: Sequence[Path]) -> dict[str, float]:
-    """Add which of the cells that count are positive; return the thresholds, from their columns alone."""
-    import pandas
-
-    rules = [parse_marker(rule) for rule in job.analysis.positive]
-    markers = with_channel_numbers(rules, image.channel_names)
-    wanted = {marker.column for marker in markers}
-    if not wanted:
-        return {}
-    columns = [pandas.read_csv(part, usecols=lambda name: name in wanted) for part in parts]
-    every = pandas.concat([one for one in columns if len(one)] or columns[:1])
-    thresholds = thresholds_of(every, markers)
-    for part in parts:
-        table = pandas.read_csv(part)
-        if len(table):
-            add_positive(table, thresholds)
-            _write(part, table)
-    return thresholds
-
-
-def _boxes(
-    table: "pandas.DataFrame", image: Image, *, is_volume: bool
-) -> tuple[NDArray[np.float64], tuple[int, ...]]:
-    """Return the boxes (N, 2, D) of cells, and the lengths of these axes: Z where slices are linked."""
-    axes = [axis for axis in image.spatial_axes if f"box_{axis.lower()}0" in table]
-    if not is_volume:
-        axes = axes[-2:]
-    sides = [f"box_{axis.lower()}{corner}" for corner in (0, 1) for axis in axes]
-    lengths = dict(zip(image.axes, image.shape, strict=True))
-    boxes = table[sides].to_numpy(np.float64).reshape(len(table), 2, len(axes))
-    return boxes, tuple(lengths[axis] for axis in axes)
-
-
-def _erase(job: StreamJob, image: Image, block: StreamBlock, numbers: NDArray[np.int64]) -> None:
-    """Take cells out of the labels."""
-    path = files_of(job, image).labels
-    labels, place = open_array(path), block.place(image.label_axes)
-    window = np.asarray(labels[place])
-    window[np.isin(window, numbers)] = 0
-    with writing(path):
-        labels[place] = window

@@ -39,7 +39,7 @@ from cellwright.ops.measure.measurement import (
 )
 from cellwright.ops.measure.regions import ALL_REGIONS, RegionSet
 from cellwright.ops.measure.settings import AnalysisSettings, TrackSettings
-from cellwright.ops.measure.tracks import Tracks, track_cells
+from cellwright.ops.measure.tracks import Tracks, check_axes, track_cells
 
 if TYPE_CHECKING:
     import pandas
@@ -86,6 +86,8 @@ class Analysis:
         Which markers go together, empty without markers.
     nuclei
         How nuclei lie in cells, where they were given.
+    n_nuclei_outside
+        Number of nuclei in no cell, where they were given.
     tracks, lineages
         Of a time series that was tracked.
     notices
@@ -99,6 +101,7 @@ class Analysis:
     thresholds: Mapping[str, float]
     copositive: "pandas.DataFrame | None" = None
     nuclei: NucleiInCells | None = None
+    n_nuclei_outside: int | None = None
     tracks: Tracks | None = None
     lineages: "pandas.DataFrame | None" = None
     notices: tuple[str, ...] = ()
@@ -174,6 +177,7 @@ def analysis_task(
         thresholds=thresholds,
         copositive=copositive,
         nuclei=compartments.nuclei,
+        n_nuclei_outside=compartments.n_outside,
         tracks=tracks,
         lineages=lineages,
         notices=notices,
@@ -222,12 +226,24 @@ def tracks_of(result: Result, settings: TrackSettings) -> Tracks:
         laptrack is not installed, or it is not known how far cells may go.
     """
     axes = label_axes(result)
-    if "Z" in axes and not is_volumetric(result):
+    check_tracked(axes, is_volume=is_volumetric(result))
+    return track_cells(result.cells, axes, settings, pixel_sizes(result, len(axes) - 1))
+
+
+def check_tracked(axes: str, *, is_volume: bool) -> None:
+    """Raise where labels with these axes, linked or not, are not tracked.
+
+    Raises
+    ------
+    AxesError
+        There is no time axis, or slices that are not linked.
+    """
+    check_axes(axes)
+    if "Z" in axes and not is_volume:
         raise AxesError(
             "Cells are tracked in planes or in volumes; the slices of these were not linked. Link them, or "
             "count a single slice."
         )
-    return track_cells(result.cells, axes, settings, pixel_sizes(result, len(axes) - 1))
 
 
 def _kept(

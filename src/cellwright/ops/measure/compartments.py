@@ -46,6 +46,13 @@ class Compartments:
     columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)  # row by row
     nuclei: NucleiInCells | None = None  # how nuclei lie in cells, where they were given
 
+    @property
+    def n_outside(self) -> int | None:
+        """Number of nuclei in no cell; None where no nuclei were given."""
+        if self.nuclei is None:
+            return None
+        return self.nuclei.n_outside
+
 
 def nuclei_in_cells(nuclei: Labels, cells: Labels) -> NucleiInCells:
     """Return which nucleus lies in which cell: the one that covers most of it, if that is half of it or more.

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from cellwright.core.data import Cells
+from cellwright.core.data import ArrayLike, Cells
 from cellwright.core.errors import SettingsError
 
 RegionRule = Literal["centre", "overlap", "whole"]
@@ -23,6 +23,7 @@ ALL_REGIONS = "all regions"  # name of their union in tables
 EXCLUDED = "exclude"  # how names of regions begin that are cut out
 
 Mask = NDArray[np.bool_]
+Place = tuple[int, int]  # y and x of a pixel
 
 
 class Region(Protocol):
@@ -37,8 +38,11 @@ class Region(Protocol):
         """Return which points (N, D), in pixels and the axes of the labels, lie inside."""
         ...
 
-    def mask(self, index: tuple[int, ...], shape: tuple[int, int]) -> Mask:
-        """Return which pixels (Y, X) of a plane lie inside; ``index`` are those of the axes before YX."""
+    def mask(self, index: tuple[int, ...], shape: tuple[int, int], start: Place = (0, 0)) -> Mask:
+        """Return which pixels (Y, X) of a window of a plane lie inside.
+
+        ``index`` are those of the axes before YX, ``start`` is the first pixel of the window.
+        """
         ...
 
 
@@ -62,17 +66,17 @@ class ShapeRegion:
                 inside &= lead[:, at] == place
         return inside
 
-    def mask(self, index: tuple[int, ...], shape: tuple[int, int]) -> Mask:
-        """Return which pixels (Y, X) of a plane lie inside."""
+    def mask(self, index: tuple[int, ...], shape: tuple[int, int], start: Place = (0, 0)) -> Mask:
+        """Return which pixels (Y, X) of a window of a plane lie inside."""
         inside = np.zeros(shape, bool)
         places = self._places(len(index))
         if any(place is not None and place != at for place, at in zip(places, index, strict=True)):
             return inside
         corners = np.concatenate(self.rings)
-        low = np.clip(np.floor(corners.min(axis=0)).astype(int), 0, shape)
-        high = np.clip(np.ceil(corners.max(axis=0)).astype(int) + 1, 0, shape)
+        low = np.clip(np.floor(corners.min(axis=0)).astype(int) - start, 0, shape)
+        high = np.clip(np.ceil(corners.max(axis=0)).astype(int) + 1 - start, 0, shape)
         rows, columns = np.mgrid[low[0] : high[0], low[1] : high[1]]
-        pixels = np.stack([rows.ravel(), columns.ravel()], axis=1).astype(np.float64)
+        pixels = np.stack([rows.ravel(), columns.ravel()], axis=1).astype(np.float64) + start
         window = np.zeros(len(pixels), bool)
         for ring in self.rings:
             window ^= _in_ring(pixels, ring)
@@ -90,28 +94,35 @@ class ShapeRegion:
 class MaskRegion:
     """The pixels of a mask image that are not 0, or with ``is_inverted`` those that are.
 
-    ``pixels`` has the axes of the labels, or lacks leading ones and then holds for all of their frames.
+    ``pixels`` has the axes of the labels, or lacks leading ones and then holds for all of their frames. Of an
+    array on disk only what is looked at is read.
     """
 
     name: str
-    pixels: NDArray[Any]
+    pixels: ArrayLike
     is_inverted: bool = False
 
     def contains(self, points: NDArray[np.floating]) -> Mask:
         """Return which points (N, D) lie inside; beside the mask is outside."""
-        ndim = self.pixels.ndim
+        ndim = len(self.pixels.shape)
         places = np.rint(points[:, -ndim:]).astype(np.intp)
         inside = np.asarray(((places >= 0) & (places < self.pixels.shape)).all(axis=1))
-        inside[inside] = (self.pixels[tuple(places[inside].T)] != 0) != self.is_inverted
+        within = places[inside]
+        if not len(within):
+            return inside
+        low, high = within.min(axis=0), within.max(axis=0) + 1
+        part = np.asarray(self.pixels[tuple(map(slice, low.tolist(), high.tolist()))])
+        inside[inside] = (part[tuple((within - low).T)] != 0) != self.is_inverted
         return inside
 
-    def mask(self, index: tuple[int, ...], shape: tuple[int, int]) -> Mask:
-        """Return which pixels (Y, X) of a plane lie inside."""
-        n_lead = self.pixels.ndim - 2
-        plane = self.pixels[index[len(index) - n_lead :]]
-        if plane.shape[0] < shape[0] or plane.shape[1] < shape[1]:
+    def mask(self, index: tuple[int, ...], shape: tuple[int, int], start: Place = (0, 0)) -> Mask:
+        """Return which pixels (Y, X) of a window of a plane lie inside."""
+        n_lead = len(self.pixels.shape) - 2
+        window = tuple(slice(first, first + n) for first, n in zip(start, shape, strict=True))
+        part = np.asarray(self.pixels[(*index[len(index) - n_lead :], *window)])
+        if part.shape != shape:
             raise self._misfit(shape)
-        return np.asarray((plane[: shape[0], : shape[1]] != 0) != self.is_inverted)
+        return np.asarray((part != 0) != self.is_inverted)
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Raise where the mask is not one of labels of this shape.
@@ -121,7 +132,7 @@ class MaskRegion:
         SettingsError
             It is larger or smaller.
         """
-        if self.pixels.shape != shape[max(len(shape) - self.pixels.ndim, 0) :]:
+        if tuple(self.pixels.shape) != shape[max(len(shape) - len(self.pixels.shape), 0) :]:
             raise self._misfit(shape)
 
     def _misfit(self, shape: tuple[int, ...]) -> SettingsError:
@@ -131,8 +142,8 @@ class MaskRegion:
         )
 
 
-def sampled(pixels: NDArray[Any], shape: Sequence[int], factors: Sequence[float]) -> NDArray[Any]:
-    """Return a mask of the same field with other pixels: each takes the value at its middle.
+class SampledPixels:
+    """A mask of the same field with other pixels, each with the value at its middle; read as it is looked at.
 
     Parameters
     ----------
@@ -143,10 +154,26 @@ def sampled(pixels: NDArray[Any], shape: Sequence[int], factors: Sequence[float]
     factors
         Wanted pixels in one of the mask, along each axis.
     """
-    for axis, (wanted, factor) in enumerate(zip(shape, factors, strict=True)):
-        places = ((np.arange(wanted) + 0.5) / factor).astype(np.intp)
-        pixels = pixels.take(places.clip(0, pixels.shape[axis] - 1), axis)
-    return pixels
+
+    def __init__(self, pixels: ArrayLike, shape: Sequence[int], factors: Sequence[float]) -> None:
+        self._pixels, self.shape, self.dtype = pixels, tuple(shape), pixels.dtype
+        middles = ((np.arange(n) + 0.5) / factor for n, factor in zip(shape, factors, strict=True))
+        self._places = [
+            at.astype(np.intp).clip(0, n - 1) for at, n in zip(middles, pixels.shape, strict=True)
+        ]
+
+    def __getitem__(self, place: Any) -> NDArray[Any]:
+        parts = (slice(None),) * len(self.shape) if place is ... else place
+        parts = (*parts, *(slice(None),) * (len(self.shape) - len(parts)))
+        found = [np.atleast_1d(at[part]) for at, part in zip(self._places, parts, strict=True)]
+        if not all(map(len, found)):
+            return np.zeros([len(at) for at in found], self.dtype)
+        window = tuple(slice(int(at[0]), int(at[-1]) + 1) for at in found)
+        read = np.asarray(self._pixels[window])[np.ix_(*(at - at[0] for at in found))]
+        return np.asarray(read[tuple(0 if isinstance(part, int) else slice(None) for part in parts)])
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[Any]:
+        return self[...].astype(dtype or self.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,20 +238,23 @@ class RegionSet:
             return membership
         return np.column_stack([membership, membership.any(axis=1)])
 
-    def masks(self, index: tuple[int, ...], shape: tuple[int, int]) -> Iterator[Mask]:
-        """Yield which pixels (Y, X) of a plane belong to each region, what is excluded cut out."""
+    def masks(self, index: tuple[int, ...], shape: tuple[int, int], start: Place = (0, 0)) -> Iterator[Mask]:
+        """Yield which pixels (Y, X) of a window belong to each region, what is excluded cut out.
+
+        Parameters are those of :meth:`Region.mask`.
+        """
         free = np.ones(shape, bool)
         for region in self.excluded:
-            free &= ~region.mask(index, shape)
+            free &= ~region.mask(index, shape, start)
         if not self.included:
             yield free
         for region in self.included:
-            yield region.mask(index, shape) & free
+            yield region.mask(index, shape, start) & free
 
-    def union(self, index: tuple[int, ...], shape: tuple[int, int]) -> Mask:
-        """Return which pixels (Y, X) of a plane belong to any region, what is excluded cut out."""
+    def union(self, index: tuple[int, ...], shape: tuple[int, int], start: Place = (0, 0)) -> Mask:
+        """Return which pixels (Y, X) of a window belong to any region, what is excluded cut out."""
         found = np.zeros(shape, bool)
-        for inside in self.masks(index, shape):
+        for inside in self.masks(index, shape, start):
             found |= inside
         return found
 
@@ -261,13 +291,12 @@ class RegionSet:
                 f"The rule {self.rule!r} needs outlines, and this model gives none. Choose the rule 'centre'."
             )
         start = tuple(offset or (0,) * labels.ndim)
-        shape = tuple(o + n for o, n in zip(start[-2:], labels.shape[-2:], strict=True))
+        shape, corner = (labels.shape[-2], labels.shape[-1]), (start[-2], start[-1])
         shares = np.zeros((len(cells), len(self.names)))
         for index in np.ndindex(labels.shape[:-2]):
             plane = labels[index]
             place = tuple(i + o for i, o in zip(index, start, strict=False))
-            for number, mask in enumerate(self.masks(place, (shape[0], shape[1]))):
-                inside = mask[start[-2] :, start[-1] :]
+            for number, inside in enumerate(self.masks(place, shape, corner)):
                 shares[:, number] += np.bincount(plane[inside], minlength=len(cells) + 1)[1:]
         return shares
 
@@ -284,13 +313,11 @@ class RegionSet:
             Its place in the image that the regions are drawn on.
         """
         start = tuple(offset or (0,) * (len(lead_shape) + 2))
-        whole = (shape[0] + start[-2], shape[1] + start[-1])
         sizes = np.zeros((len(self.names_and_union), prod(lead_shape)), np.int64)
         for plane, index in enumerate(np.ndindex(lead_shape)):
             place = tuple(at + first for at, first in zip(index, start, strict=False))
             union = np.zeros(shape, bool)
-            for number, mask in enumerate(self.masks(place, whole)):
-                inside = mask[start[-2] :, start[-1] :]
+            for number, inside in enumerate(self.masks(place, shape, (start[-2], start[-1]))):
                 sizes[number, plane] = inside.sum()
                 union |= inside
             sizes[-1, plane] = union.sum()
@@ -351,9 +378,9 @@ class Complement:
         """Return which points (N, D) lie inside."""
         return ~self._any([region.contains(points) for region in self.regions])
 
-    def mask(self, index: tuple[int, ...], shape: tuple[int, int]) -> Mask:
-        """Return which pixels (Y, X) of a plane lie inside."""
-        return ~self._any([region.mask(index, shape) for region in self.regions])
+    def mask(self, index: tuple[int, ...], shape: tuple[int, int], start: Place = (0, 0)) -> Mask:
+        """Return which pixels (Y, X) of a window of a plane lie inside."""
+        return ~self._any([region.mask(index, shape, start) for region in self.regions])
 
     @staticmethod
     def _any(inside: list[Mask]) -> Mask:

@@ -163,11 +163,7 @@ def track_cells(
     SettingsError
         laptrack is not installed.
     """
-    if axes not in ("TYX", "TZYX"):
-        raise AxesError(
-            f"Cells are tracked in time series with axes TYX or TZYX; got {axes!r}. Name the axes, "
-            "or leave tracking out."
-        )
+    check_axes(axes)
     sides, unit = np.ones(len(axes) - 1), "px"
     if pixel_size_um:
         sides, unit = np.asarray(pixel_size_um, np.float64), "um"
@@ -176,6 +172,21 @@ def track_cells(
     links = _links(cells, frames, positions / sides[-1], settings)
     numbers, parents = _numbered(frames, links)
     return Tracks(numbers, parents, frames, positions, unit)
+
+
+def check_axes(axes: str) -> None:
+    """Raise where cells are not tracked in labels with these axes.
+
+    Raises
+    ------
+    AxesError
+        There is no time axis, or another one.
+    """
+    if axes not in ("TYX", "TZYX"):
+        raise AxesError(
+            f"Cells are tracked in time series with axes TYX or TZYX; got {axes!r}. Name the axes, "
+            "or leave tracking out."
+        )
 
 
 def _links(

@@ -115,11 +115,11 @@ def _mask(regions: RegionSet, result: Result) -> NDArray[np.bool_]:
     """Return which pixels of a density lie in any of the regions."""
     density = result.maps["density"]
     start = tuple(result.offset) or (0,) * density.ndim
-    whole = (start[-2] + density.shape[-2], start[-1] + density.shape[-1])
+    plane, corner = (density.shape[-2], density.shape[-1]), (start[-2], start[-1])
     inside = np.zeros(density.shape, bool)
     for index in np.ndindex(density.shape[:-2]):
         place = tuple(at + first for at, first in zip(index, start, strict=False))
-        inside[index] = regions.union(place, whole)[start[-2] :, start[-1] :]
+        inside[index] = regions.union(place, plane, corner)
     return inside
 
 

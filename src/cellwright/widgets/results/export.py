@@ -342,7 +342,7 @@ def inputs_folder() -> Path:
     return store.user_folder().parent / "inputs"
 
 
-def _task(path: Path, write: Callable[[], None]) -> Task[Path]:
+def _task(path: Path, write: Callable[[], object]) -> Task[Path]:
     yield Progress("save", 0, 1)
     write()
     return path

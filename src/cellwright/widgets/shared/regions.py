@@ -18,10 +18,10 @@ from cellwright.ops.measure.regions import (
     Region,
     RegionRule,
     RegionSet,
+    SampledPixels,
     ShapeRegion,
     is_excluded,
     region_set,
-    sampled,
     shape_region,
 )
 from cellwright.widgets.shared.coordinates import (
@@ -256,7 +256,7 @@ def _mask_region(mask: Labels, layer: Layer, channel_axis: int | None, *, is_out
                 f"The pixels of the mask {mask.name!r} are not those of the image {layer.name!r}, and by the "
                 "scale of both it covers another field. Choose labels that were made on this image."
             )
-        pixels = sampled(pixels, shape, np.diag(matrix[n_missing:]).tolist())
+        pixels = SampledPixels(pixels, shape, np.diag(matrix[n_missing:]).tolist())[...]
         first = np.zeros(len(shape), int)
     if channel_axis is not None and channel_axis >= n_missing:
         at = channel_axis - n_missing
