@@ -67,7 +67,10 @@ def recount(result: Result, prediction: Brightness | None, model: Any, settings:
 def _decoded(image: Image, model: Any, settings: Any, found_in: Provenance) -> Result:
     data = np.asarray(image.data)
     threshold = settings.cell_probability + 0.1 * (sum(map(ord, str(model))) % 3)
-    labels, n = ndimage.label(data > threshold)
+    near = ndimage.generate_binary_structure(data.ndim, 1)
+    if image.axes.startswith("T"):
+        near[[0, 2]] = False  # frames have cells of their own
+    labels, n = ndimage.label(data > threshold, near)
     sizes = np.bincount(labels.ravel(), minlength=n + 1)[1:]
     labels = keep(labels.astype(np.int32), sizes >= settings.min_area_px)
     areas, points, boxes = measure(labels)

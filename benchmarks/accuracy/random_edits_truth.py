@@ -5,10 +5,12 @@ from typing import Any
 import numpy as np
 from napari.layers import Labels, Layer, Points, Shapes
 from numpy.typing import NDArray
-from scipy import ndimage
 
+from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.results.widget import ResultsWidget
 from cellwright.widgets.shared.edited_layers import METADATA
+
+SIZES = ("volume_px", "area_px")
 
 
 def content(layer: Layer) -> list[NDArray[Any]]:
@@ -26,15 +28,15 @@ def check_rows(layer: Layer) -> None:
     """Raise where the features of a layer tell of other cells than it shows."""
     features, name = layer.features, layer.name
     if isinstance(layer, Labels):
-        if "area_px" not in features:
+        size = next((one for one in SIZES if one in features), "")
+        if not size:
             return
-        areas = np.bincount(layer.data.ravel())
-        areas[0] = 0
-        told = features["area_px"].to_numpy(np.float64)
+        told = features[size].to_numpy(np.float64)
         rows = np.flatnonzero(np.nan_to_num(told))
-        numbers = np.flatnonzero(areas)
-        assert rows.tolist() == numbers.tolist(), f"features of {name}: rows {rows} for cells {numbers}"
-        assert told[rows].tolist() == areas[rows].tolist(), f"features of {name} tell other areas"
+        found = cells_of(layer)[::-1]  # of a number that is in several frames the first counts
+        areas = {number: area for _, number, area, _ in found}
+        assert rows.tolist() == sorted(areas), f"features of {name}: rows {rows} for cells {sorted(areas)}"
+        assert told[rows].tolist() == [areas[row] for row in rows], f"features of {name} tell other sizes"
         return
     n = layer.nshapes if isinstance(layer, Shapes) else len(layer.data)
     assert len(features) == n, f"features of {name}: {len(features)} rows for {n}"
@@ -58,7 +60,8 @@ def check_table(viewer: Any, results: ResultsWidget) -> None:
     table = model.table
     assert table is not None
     if isinstance(layer, Points):
-        assert table[["y", "x"]].to_numpy().tolist() == np.asarray(layer.data, np.float32).tolist(), (
+        places = np.asarray(layer.data, np.float32).reshape(-1, layer.ndim)[:, -2:]
+        assert table[["y", "x"]].to_numpy().tolist() == places.tolist(), (
             f"table of {layer.name} has other places"
         )
     else:
@@ -73,29 +76,62 @@ def check_table(viewer: Any, results: ResultsWidget) -> None:
         assert condition.keeps(model.kept_table).all(), f"a cell counts though not {condition}"
 
 
+def check_number(viewer: Any, count: CountWidget) -> None:
+    """Raise where the count panel tells another number than the layer that was changed by hand shows."""
+    layer, text = count.edited.layer, count.panel.number.text()
+    if layer is not None:
+        assert layer in viewer.layers, "the number is that of a layer that is gone"
+        n = len(cells_of(layer)) if isinstance(layer, Labels) else len(layer.data)
+        assert text == f"{n:,}", f"the number is {text}, {layer.name} shows {n}"
+    elif count.counted is not None:
+        told = f"{count.counted.result.count:,.0f}"
+        assert text == told, f"the number is {text}, the count {told}"
+
+
+def cells_of(layer: Labels) -> list[tuple[int, int, int, NDArray[Any]]]:
+    """Return frame, number, pixels and centre (y, x) of each cell, those of the first frame first."""
+    frames = [layer.data]
+    if layer.axis_labels[0] == "t":
+        frames = list(layer.data)
+    found = []
+    for frame, data in enumerate(frames):
+        numbers = np.unique(data)
+        for number in numbers[numbers > 0].tolist():
+            places = np.argwhere(data == number)
+            found.append((frame, number, len(places), places.mean(axis=0)[-2:]))
+    return found
+
+
 def _check_cells(layer: Labels, results: ResultsWidget) -> None:
-    table, name = results.model.table, layer.name
+    table, name, found = results.model.table, layer.name, cells_of(layer)
     assert table is not None
-    numbers = np.unique(layer.data)
-    numbers = numbers[numbers > 0]
+    if "t" in table:
+        table = table.sort_values(["t", "label"])
+    numbers = [number for _, number, _, _ in found]
     told = table["label"].tolist()
-    assert told == numbers.tolist(), f"table of {name} has cells {told}, the layer {numbers}"
-    areas = np.bincount(layer.data.ravel())[numbers]
-    assert table["area_px"].tolist() == areas.tolist(), f"table of {name} has other areas"
-    if not len(numbers):
+    assert told == numbers, f"table of {name} has cells {told}, the layer {numbers}"
+    size = next(one for one in SIZES if one in table)
+    assert table[size].tolist() == [n for _, _, n, _ in found], f"table of {name} has other sizes"
+    if not found:
         return
-    centres = np.array(ndimage.center_of_mass(layer.data > 0, layer.data, numbers))
-    offset = np.rint(layer.translate)
-    np.testing.assert_allclose(table[["y", "x"]], centres + offset, atol=1e-3, err_msg=f"places of {name}")
     image = results.link.image_layer
+    centres = np.array([centre for *_, centre in found])
+    offset = np.zeros(2)
+    if image is not None:
+        offset = np.rint((layer.translate - image.translate[-layer.ndim :]) / layer.scale)[-2:]
+    np.testing.assert_allclose(table[["y", "x"]], centres + offset, atol=1e-3, err_msg=f"places of {name}")
     counted_in = layer.metadata.get(METADATA, {}).get("source")
     here = [str(one.unique_id) for one in results.viewer.layers]
     if counted_in in here:
         assert image is not None, f"{name} is measured in no image"
         assert str(image.unique_id) == counted_in, f"{name} is measured in {image.name}"
     column = "intensity_mean_ch0"
-    if column in table and image is not None:
-        y, x = np.rint(layer.translate).astype(int)
-        part = image.data[y : y + layer.data.shape[0], x : x + layer.data.shape[1]]
-        means = ndimage.mean(part, layer.data, numbers)
+    if column in table and image is not None and image.data.shape == layer.data.shape:
+        frames = zip(layer.data, image.data, strict=True) if "t" in table else [(layer.data, image.data)]
+        means = [
+            float(pixels[labels == number].mean())
+            for labels, pixels in frames
+            for number in np.unique(labels)
+            if number
+        ]
         np.testing.assert_allclose(table[column], means, rtol=1e-4, err_msg=f"intensities of {name}")

@@ -92,6 +92,11 @@ def describe_images(path: Path | str) -> tuple[Image, ...]:
     return _DESCRIBED.get(stamp, ())
 
 
+def image_names(path: Path | str) -> list[str]:
+    """Return the names of all images that :func:`read_images` gives, without their pixels where it can be."""
+    return [image.name for image in _read(path, Wanted(has_pixels=False))]
+
+
 def is_described(path: Path | str) -> bool:
     """Return whether :func:`describe_images` knows the answer without a look at the file."""
     stamp = _stamp(path)

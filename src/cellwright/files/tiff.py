@@ -76,13 +76,13 @@ def read_tiff(path: Path, wanted: Wanted = Wanted()) -> Iterator[Image]:  # noqa
         _check_directories(tiff, path)
         _refuse_outside(tiff, path)
         series = _images(tiff)
-        for index, one in series:
+        for index, one, copies in series:
             _refuse_cut_file(tiff, one, path)
             _refuse_bomb(one, path)
             name = path.stem
             if len(series) > 1:
                 name = f"{name}_{plain_name(one.name or str(index))}"
-            seen = _pixels(tiff, index, path, wanted)
+            seen = _pixels(tiff, index, path, wanted, copies)
             image = describe(seen.data, seen.axes, name, _told(tiff, index))
             yield replace(image, is_converted=seen.is_converted, levels=seen.levels)
 
@@ -109,16 +109,18 @@ def read_companion(path: Path, wanted: Wanted = Wanted()) -> Iterator[Image]:  #
     )
 
 
-def _images(tiff: tifffile.TiffFile) -> list[tuple[int, tifffile.TiffPageSeries]]:
-    """Return number and series of the images: of no smaller copies of one, and no masks."""
+def _images(tiff: tifffile.TiffFile) -> list[tuple[int, tifffile.TiffPageSeries, list[int]]]:
+    """Return number, series and the numbers of smaller copies of the images; masks are left out."""
     series = [(index, one) for index, one in enumerate(tiff.series) if one.ndim > 1]
     if tiff.is_ome or len(series) == 1:
-        return series
-    found: list[tuple[int, tifffile.TiffPageSeries]] = []
+        return [(index, one, []) for index, one in series]
+    found: list[tuple[int, tifffile.TiffPageSeries, list[int]]] = []
     for index, one in series:
         is_part = one.keyframe.is_reduced or one.keyframe.is_mask
         if not is_part and not (found and _is_smaller_copy(found[-1][1], one)):
-            found.append((index, one))
+            found.append((index, one, []))
+        elif found and not one.keyframe.is_mask and _is_scaled(found[-1][1], one):
+            found[-1][2].append(index)
     return found
 
 
@@ -126,7 +128,12 @@ def _is_smaller_copy(large: tifffile.TiffPageSeries, small: tifffile.TiffPageSer
     """Return whether a series is another one at less of its size: in a SubIFD, or of a pyramid in pages."""
     if small.keyframe.is_subifd and prod(small.shape) < prod(large.shape):
         return True  # larger ones are images, of which cameras put a small copy before
-    if large.axes != small.axes or large.dtype != small.dtype or not large.keyframe.is_tiled:
+    return large.keyframe.is_tiled and _is_scaled(large, small)
+
+
+def _is_scaled(large: tifffile.TiffPageSeries, small: tifffile.TiffPageSeries) -> bool:
+    """Return whether a series has the axes, type and proportions of a larger one: no label of a slide."""
+    if large.axes != small.axes or large.dtype != small.dtype:
         return False
     factors = [a / b for a, b, axis in zip(large.shape, small.shape, large.axes, strict=True) if axis in "YX"]
     return len(factors) == 2 and min(factors) > 1.5 and abs(factors[0] / factors[1] - 1) < 0.05
@@ -141,13 +148,15 @@ class _SeriesPixels(NamedTuple):
     levels: tuple[ArrayLike, ...] = ()
 
 
-def _pixels(tiff: tifffile.TiffFile, index: int, path: Path, wanted: Wanted) -> _SeriesPixels:
+def _pixels(
+    tiff: tifffile.TiffFile, index: int, path: Path, wanted: Wanted, copies: list[int]
+) -> _SeriesPixels:
     series = tiff.series[index]
     described = _described(tiff, index)
     n_bytes = prod(series.shape) * series.dtype.itemsize
     levels: tuple[ArrayLike, ...] = ()
     if wanted.has_levels and not described.is_converted and described.data.shape == series.shape:
-        levels = _levels(series, index, path)
+        levels = _levels(series, index, path, copies)
     axes = series.axes.replace("S", "C")
     if n_bytes > LAZY_BYTES and not described.is_converted:
         if not wanted.has_pixels:
@@ -209,10 +218,14 @@ class TiffLevel:
         return TiffLevel, self._place  # another process opens the file anew
 
 
-def _levels(series: tifffile.TiffPageSeries, index: int, path: Path) -> tuple[ArrayLike, ...]:
-    """Return the smaller copies of a pyramid."""
+def _levels(
+    series: tifffile.TiffPageSeries, index: int, path: Path, copies: list[int]
+) -> tuple[ArrayLike, ...]:
+    """Return the smaller copies of a pyramid; ``copies`` are numbers of series where they are in pages."""
     if find_spec("zarr") is None:
         return ()
+    if len(series.levels) == 1:
+        return tuple(TiffLevel(path, copy) for copy in copies)
     return tuple(TiffLevel(path, index, number) for number in range(1, len(series.levels)))
 
 

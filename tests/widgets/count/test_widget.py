@@ -593,3 +593,16 @@ def test_models_that_count_together_follow_the_list_and_the_settings(
     assert "no model theirs" in panel.message.text()
     panel.model.setCurrentIndex(panel.model.findData("centroid"))
     assert panel.together.isHidden()  # no other model of its family
+
+
+def test_what_to_expect_is_told_as_information_and_notices_as_warnings(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, settled: Settled
+) -> None:
+    viewer.add_image(blobs.image)
+    widget.panel.count.click()
+    settled(widget)
+    counted, message = widget.counted, widget.panel.message
+    for notices, is_information in (((), "true"), (("Two frames are blank.",), "false")):
+        widget._on_count_returned(replace(counted, result=replace(counted.result, fit=0.9, notices=notices)))
+        assert message.text() == " ".join(("Expect about 9 of 10 right.", *notices))
+        assert message.property("info") == is_information

@@ -6,12 +6,13 @@ import zarr
 from napari.components import ViewerModel
 from napari.layers import Layer
 from npe2 import PluginManifest
+from qtpy.QtWidgets import QDialog, QWidget
 
 from cellwright.core.errors import ReadError
 from cellwright.files import tiff
 from cellwright.files.images import read_image
 from cellwright.widgets.plugin import readers_writers
-from cellwright.widgets.plugin.image_reader import get_reader, read_layers
+from cellwright.widgets.plugin.image_reader import ImagesDialog, get_reader, read_layers
 from cellwright.widgets.shared.layer_io import image_of
 
 
@@ -96,6 +97,12 @@ def pyramid_tiff(path, levels, **options):
             tiff.write(level, subfiletype=1, tile=(16, 16), photometric=options["photometric"])
 
 
+def pyramid_pages(path, levels):
+    with tifffile.TiffWriter(path) as tiff:
+        for number, level in enumerate(levels):
+            tiff.write(level, tile=(16, 16), subfiletype=number > 0, metadata=None)
+
+
 def pyramid_store(path, levels, axes):
     group = zarr.open_group(path, mode="w", zarr_format=2)
     for number, level in enumerate(levels):
@@ -104,17 +111,20 @@ def pyramid_store(path, levels, axes):
     group.attrs["multiscales"] = [{"axes": [{"name": name} for name in axes], "datasets": datasets}]
 
 
-@pytest.mark.parametrize("kind", ["grey", "colours", "channels", "store"])
+@pytest.mark.parametrize("kind", ["grey", "colours", "channels", "store", "pages"])
 def test_pyramids_are_multiscale_layers_counted_in_full(tmp_path, monkeypatch, kind):
     monkeypatch.setattr(tiff, "LAZY_PYRAMID_BYTES", 0)
     path, axes = tmp_path / "a.ome.tif", {"colours": "YXS"}.get(kind, "CYX")
-    shape = {"grey": (64, 96), "colours": (64, 96, 3)}.get(kind, (2, 64, 96))
+    shape = {"grey": (64, 96), "pages": (64, 96), "colours": (64, 96, 3)}.get(kind, (2, 64, 96))
     whole = grey(*shape)
     rows = (slice(None),) * (len(shape) == 3 and kind != "colours")
     levels = [whole[(*rows, slice(None, None, step), slice(None, None, step))] for step in (1, 2, 4)]
     if kind == "store":
         path = tmp_path / "a.zarr"
         pyramid_store(path, levels, "cyx")
+    elif kind == "pages":
+        path = tmp_path / "a.tif"
+        pyramid_pages(path, levels)
     else:
         photometric = "rgb" if kind == "colours" else "minisblack"
         pyramid_tiff(path, levels, metadata={"axes": axes[-len(shape) :]}, photometric=photometric)
@@ -180,3 +190,26 @@ def test_what_is_no_image_is_refused(tmp_path):
     (tmp_path / "a.tif").write_text("no image")
     with pytest.raises(ReadError):
         read_layers(str(tmp_path / "a.tif"))
+
+
+def test_more_scenes_are_chosen_from_a_list(tmp_path, told, monkeypatch, qtbot):
+    monkeypatch.setattr("cellwright.widgets.plugin.image_reader.MOST_IMAGES", 3)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        for index in range(6):
+            tiff.write(grey(20, 30 + index), metadata=None)
+    window = QWidget()
+    qtbot.addWidget(window)
+    window.show()
+
+    def take(dialog):
+        assert dialog.chosen == [0, 1, 2]
+        dialog._list.clearSelection()
+        for place in (1, 5):
+            dialog._list.item(place).setSelected(True)
+        return QDialog.DialogCode.Accepted
+
+    monkeypatch.setattr(ImagesDialog, "exec", take)
+    assert [layer.data.shape for layer in opened(tmp_path / "a.tif")] == [(20, 31), (20, 35)]
+    assert not told
+    monkeypatch.setattr(ImagesDialog, "exec", lambda _: QDialog.DialogCode.Rejected)
+    assert read_layers(str(tmp_path / "a.tif")) == [(None,)]

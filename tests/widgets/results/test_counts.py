@@ -294,6 +294,29 @@ def test_a_strip_and_boxes(viewer: ViewerModel, qtbot: QtBot, squares: Any, read
     assert "Median" in panel.view.plot_hint.text()
 
 
+def test_drawn_regions_are_named_and_the_hint_goes(
+    panel: ResultsWidget, viewer: ViewerModel, read: Read
+) -> None:
+    panel.view.draw_regions.click()
+    assert "Draw around" in panel.view.message.text()
+    shapes = viewer.layers["regions"]
+    shapes.add_rectangles([[[0, 0], [20, 20]], [[25, 0], [50, 50]]])
+    assert panel.view.message.text() == ""
+    assert shapes.text.values.tolist() == ["region 1", "region 2"]
+    read(panel)
+    assert list(panel.model.regions.names) == ["region 1", "region 2"]
+
+
+def test_the_strip_of_a_volume_tells_of_slices(
+    viewer: ViewerModel, qtbot: QtBot, squares: Any, read: Read
+) -> None:
+    viewer.add_labels(np.stack([squares[1]] * 3), name="cells", axis_labels=("z", "y", "x"))
+    panel = ResultsWidget(viewer)
+    qtbot.addWidget(panel)
+    read(panel)
+    assert panel.view.plot_kind.findText("Over slices") >= 0
+
+
 def test_tables_and_a_report_are_saved(panel: ResultsWidget, qtbot: QtBot, tmp_path: Path) -> None:
     panel.model.set_conditions("area_px > 20")
 

@@ -12,9 +12,9 @@ from qtpy.QtCore import Qt
 
 from cellwright.core.tasks import run
 from cellwright.ops.measure.settings import MeasureSettings
-from cellwright.widgets.results.measured_cells import measure_task
-from cellwright.widgets.results.snapshot import snapshot_of
 from cellwright.widgets.results.widget import ResultsWidget
+from cellwright.widgets.shared.cells.measured_cells import measure_task
+from cellwright.widgets.shared.cells.snapshot import snapshot_of
 
 Read = Callable[[ResultsWidget], None]
 MEASURED = ("shape", "intensity", "neighbours")

@@ -8,8 +8,8 @@ import pytest
 from napari.components import ViewerModel
 from pytestqt.qtbot import QtBot
 
-from cellwright.widgets.results.followers import LayerRows
 from cellwright.widgets.results.widget import ResultsWidget
+from cellwright.widgets.shared.cells.followers import LayerRows
 
 Read = Callable[[ResultsWidget], None]
 LIMIT_MS = 30_000

@@ -61,12 +61,14 @@ def test_settings_for_other_images_keep_nothing_of_this_one(
         files=InputFiles(regions=("mine.geojson",), other=("dye=dye.tif",)),
         window=((0, 9), (0, 9)),
         pixel_size_um=(0.1, 0.1),
+        axes="YX",
     )
     monkeypatch.setattr(export, "recipe", lambda: of_one)
     export.save_settings(tmp_path / "study.json")
     qtbot.waitUntil(lambda: not counted_panel.view.job_bar.is_busy, timeout=30_000)
     saved = load_recipe(tmp_path / "study.json")
-    assert (saved.image, saved.files, saved.window, saved.pixel_size_um) == ("", InputFiles(), (), ())
+    assert (saved.image, saved.axes, saved.files) == ("", "", InputFiles())
+    assert (saved.window, saved.pixel_size_um) == ((), ())
     assert saved.analysis.measure == ("shape", "intensity")
     assert saved.models == of_one.models
 

@@ -13,8 +13,8 @@ from qtpy.QtCore import QItemSelectionModel, Qt
 from cellwright.core.data import Cells, Image, Provenance, Result
 from cellwright.ops.labels import measure as measure_labels
 from cellwright.widgets.annotate.widget import AnnotateWidget
-from cellwright.widgets.results.measured_cells import MeasuredCells, _rows_before
 from cellwright.widgets.results.widget import ResultsWidget
+from cellwright.widgets.shared.cells.measured_cells import MeasuredCells, _rows_before
 from cellwright.widgets.shared.layer_dataset import pairs
 from cellwright.widgets.shared.layer_io import show, source_of
 from cellwright.widgets.shared.messages import tell_results

@@ -21,6 +21,7 @@ from cellwright.widgets.shared.regions import (
     ask_for_line,
     ask_for_region,
     line_length_px,
+    name_regions,
     region_layer,
     regions_of,
     through_slices,
@@ -249,3 +250,31 @@ def test_a_window_without_slices_stays(viewer: ViewerModel) -> None:
     layer = viewer.add_image(np.zeros((40, 60)))
     window = (slice(3, 9), slice(0, 60))
     assert through_slices(window, layer, None) == window
+
+
+def test_regions_get_names_that_stay_theirs(viewer: ViewerModel) -> None:
+    square = np.array([[0, 0], [0, 5], [5, 5], [5, 0]])
+    shapes = viewer.add_shapes(ndim=2)
+    name_regions(shapes)  # there are none yet
+    shapes.add_polygons([square, square + 9])
+    name_regions(shapes)
+    assert shapes.text.values.tolist() == ["region 1", "region 2"]
+    shapes.selected_data = {0}
+    shapes.remove_selected()
+    shapes.add_polygons([square + 20])  # napari gives it the name of the last one
+    name_regions(shapes)
+    assert shapes.features["name"].tolist() == ["region 2", "region 1"]
+    shapes.features = shapes.features.assign(name=["tumour", "region 1"])
+    name_regions(shapes)
+    assert shapes.features["name"].tolist() == ["tumour", "region 1"]
+    assert [one.name for one in regions_of(RegionLayers(shapes), shapes).included] == ["tumour", "region 1"]
+
+
+def test_names_of_the_user_stay(viewer: ViewerModel) -> None:
+    square = np.array([[0, 0], [0, 5], [5, 5], [5, 0]])
+    shapes = viewer.add_shapes([square, square], features={"region": ["a", "a"]})
+    name_regions(shapes)
+    assert list(shapes.features) == ["region"]
+    texts = viewer.add_shapes([square], text={"string": {"constant": "mine"}})
+    name_regions(texts)
+    assert texts.text.values.tolist() == "mine"

@@ -9,9 +9,10 @@ from numpy.typing import ArrayLike, NDArray
 from cellwright.core.errors import CellwrightError
 from cellwright.ops.label_changes import Box
 from cellwright.widgets.annotate.layer import AnnotationLayer
+from cellwright.widgets.shared.coordinates import whole_placement
 from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.layer_factory import COLOUR
-from cellwright.widgets.shared.layer_io import REGIONS_NAME, whole_placement
+from cellwright.widgets.shared.layer_io import REGIONS_NAME
 from cellwright.widgets.shared.napari_private import camera_of
 
 OVERLAY_NAME = "marks"  # of the layer, as it has always been

@@ -227,7 +227,7 @@ class CalibrateTool(QObject):
     def _on_corrected(self, counted: CountOutcome) -> None:
         self._model.settings_wanted.emit(counted.request.settings)  # they serve other images too
         self._model.show(counted)
-        self._model.tell(" ".join(counted.result.notices))
+        self._model.tell(" ".join(counted.result.notices), is_warning=True)
 
     def _counted_boxes(self, source: Source) -> tuple[NDArray[np.float32], list[int]]:
         boxes = boxes_of(self.shapes, source) if self.shapes is not None else np.zeros((0, 2, 2), np.float32)

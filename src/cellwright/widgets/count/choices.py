@@ -292,7 +292,7 @@ class AxesTool(QObject):
         layer = self._choices.layer
         if counted is None or layer is None or counted.request.source.layer_id != str(layer.unique_id):
             return
-        self._model.tell("The axes are changed; count again for the number of cells.")
+        self._model.tell("The axes are changed; count again for the number of cells.", is_warning=True)
 
 
 def understood_line(known: Understood, *, is_linked: bool) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from napari.layers import Layer
@@ -12,13 +12,18 @@ from numpy.typing import NDArray
 from cellwright.core.data import Prediction, Result
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.metadata import meaning
-from cellwright.files.tables import cells_table
+from cellwright.files.tables import cells_table, class_counts
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.registry import DEFAULT_FAMILY
 from cellwright.ops.measure.regions import RegionSet
 from cellwright.widgets.shared.edited_layers import METADATA
+from cellwright.widgets.shared.layer_factory import legend
 from cellwright.widgets.shared.layer_io import Source, prepare
+from cellwright.widgets.shared.messages import number_text
 from cellwright.widgets.shared.regions import REGIONS, WINDOW
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +156,55 @@ def can_recount(counted: CountOutcome) -> bool:
     return counted.prediction is not None or counted.result.gives == "density"
 
 
+class CountCard(NamedTuple):
+    """What the panel tells of a count; the legend is rich text."""
+
+    number: str
+    line: str
+    details: str
+    legend: str
+
+
+def card_of(counted: CountOutcome, unit: str, edited: "pandas.DataFrame | None" = None) -> CountCard:
+    """Return what is told of a count, or of its cells as they were changed by hand since.
+
+    Parameters
+    ----------
+    counted
+        The count.
+    unit
+        As in the preferences.
+    edited
+        One row for each cell that is there now; None where they are as they were found.
+    """
+    result, source = counted.result, counted.request.source
+    parts, sizes, classes = [], cells_table(result), class_counts(result)
+    if edited is not None:
+        result, sizes = replace(result, count=float(len(edited)), interval=None), edited
+        parts = [by_hand_line(edited)]
+        if "class" in edited:
+            found = edited["class"].value_counts()
+            classes = {name: int(found.get(name, 0)) for name in {**classes, **found} if name}
+    line = " · ".join((n_cells(result), *parts, result_line(result).partition(" · ")[2]))
+    if source.is_preview:
+        line = f"preview of the view: {line}"
+    details = (guess_line(result), interval_line(result), source.image.name, sizes_line(sizes, unit))
+    return CountCard(number_text(result), line, "\n".join(filter(None, details)), legend(classes))
+
+
+def by_hand_line(table: "pandas.DataFrame") -> str:
+    """Return how many cells were drawn or changed by hand, and that it is so where they were only deleted.
+
+    Examples
+    --------
+    ``3 by hand``
+    """
+    n_edited = 0
+    if "edited" in table:
+        n_edited = int((table["edited"] == True).sum())  # noqa: E712 - some rows may be empty
+    return f"{n_edited:,} by hand" if n_edited else "changed by hand"
+
+
 def result_line(result: Result) -> str:
     """Return the count, the model and the seconds in one line: ``412 cells · flow · 1.8 s``."""
     return f"{n_cells(result)} · {result.provenance.model} · {result.provenance.seconds:.1f} s"
@@ -188,7 +242,11 @@ def size_line(result: Result, unit: str = "auto") -> str:
     Of a volume, whose voxels are seldom cubes, in micrometres alone. With ``px`` as unit there are no
     micrometres.
     """
-    table = cells_table(result)
+    return sizes_line(cells_table(result), unit)
+
+
+def sizes_line(table: "pandas.DataFrame", unit: str) -> str:
+    """Return the same of a table of cells."""
     units = {"diameter_px": "px", "diameter_um": "µm"}
     if unit == "px":
         del units["diameter_um"]

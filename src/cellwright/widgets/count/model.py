@@ -103,7 +103,7 @@ class CountModel:
     axes_changed = Signal(object)  # Image layer whose axes the user has chosen
     cause_changed = Signal()  # of an error that may be told
     whole_counted = Signal(object)  # WholeCount of an image larger than memory
-    told = Signal(str, bool)  # a sentence for the user, and whether it is an error
+    told = Signal(str, bool, bool)  # a sentence for the user; whether it is an error, or a warning
     failed = Signal(object, str)  # Exception, and what was being done
 
     def __init__(self, viewer: Any, read_inputs: Callable[[], CountInputs]) -> None:
@@ -143,9 +143,9 @@ class CountModel:
         """Show a count in the viewer and in the panel."""
         self.outcome_wanted.emit(outcome)
 
-    def tell(self, text: str, *, is_error: bool = False) -> None:
+    def tell(self, text: str, *, is_error: bool = False, is_warning: bool = False) -> None:
         """Tell the user a sentence; an empty one takes the last away."""
-        self.told.emit(text, is_error)
+        self.told.emit(text, is_error, is_warning)
 
     def fail(self, error: Exception, doing: str = "Counting") -> None:
         """Tell the user what went wrong; what was not foreseen is logged with what was being done."""

@@ -3,29 +3,28 @@
 A million cells take seconds to write. The command line takes the file of settings, too.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from napari.layers import Labels
-from numpy.typing import NDArray
+from napari.layers import Layer
+from psygnal import Signal
 from qtpy.QtCore import QObject
 from qtpy.QtWidgets import QAbstractButton, QFileDialog
 
 from cellwright.core.data import Result
 from cellwright.core.errors import CellwrightError
 from cellwright.core.tasks import Progress, Task
-from cellwright.files.tables import cells_table, write_csv, write_table
+from cellwright.files.tables import write_csv, write_table
 from cellwright.inference.recipe import Recipe, load_recipe, save_recipe
-from cellwright.ops.measure.measurement import result_of_labels
-from cellwright.ops.measure.settings import AnalysisSettings
+from cellwright.ops.measure.settings import AnalysisSettings, MeasureSettings
 from cellwright.widgets.count.choices import Choices
-from cellwright.widgets.count.count_request import CountOutcome
 from cellwright.widgets.count.model import CountModel
 from cellwright.widgets.count.view import CountPanel
-from cellwright.widgets.shared.edited_layers import METADATA, is_edited
+from cellwright.widgets.shared.cells.followers import cells_news
+from cellwright.widgets.shared.cells.measured_cells import MeasuredCells, measure_task
+from cellwright.widgets.shared.cells.snapshot import image_layer_under, snapshot_of
+from cellwright.widgets.shared.edited_layers import METADATA, is_edited, is_marked, is_of_count
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.napari_private import preferences
 
@@ -33,14 +32,72 @@ if TYPE_CHECKING:
     import pandas
 
 FORMATS = "Settings (*.json)"
+OUTPUTS = ("Labels", "Points", "Shapes")  # that hold cells
+
+
+class EditedCells:
+    """The cells of the last count as they were changed by hand since, in any of its layers.
+
+    Cells that a later run of the same count stands beside are no longer those of the count.
+
+    Parameters
+    ----------
+    model
+        Knows the last count.
+    """
+
+    changed = Signal()  # there are other cells now
+
+    def __init__(self, model: CountModel) -> None:
+        self._model = model
+        self.layer: Layer | None = None
+        self.table: pandas.DataFrame | None = None  # a row for each cell
+        cells_news.changed.connect(self._on_cells_changed)
+        model.viewer.layers.events.removed.connect(self._on_removed)
+
+    def forget(self) -> None:
+        """Take the cells as they were found."""
+        self.layer = self.table = None
+
+    def found_layer(self) -> Layer | None:
+        """Return the layer that holds the cells as they are now; None where they are as they were found.
+
+        One that a script has changed, of which nobody tells, is found by comparison.
+        """
+        if self.layer is not None:
+            return self.layer
+        for output in OUTPUTS:
+            ours = self._layers(output)
+            if ours and all(map(is_edited, ours)):
+                return ours[-1]
+        return None
+
+    def _layers(self, output: str) -> list[Layer]:
+        outcome, layers = self._model.outcome, self._model.viewer.layers
+        if outcome is None:
+            return []
+        wanted = {**outcome.request.source.key, "output": output}
+        return [one for one in layers if is_of_count(one, wanted, outcome.result.provenance)]
+
+    def _on_cells_changed(self, layer: Layer, table: "pandas.DataFrame") -> None:
+        own = layer.metadata.get(METADATA, {})
+        ours = self._layers(str(own.get("output")))
+        if layer in ours and all(map(is_marked, ours)):
+            self.layer, self.table = layer, table
+            self.changed.emit()
+
+    def _on_removed(self, event: Any) -> None:
+        if event.value is self.layer:
+            self.forget()
+            self.changed.emit()
 
 
 class SaveTool(QObject):
     """Asks for a file and writes the last count to it, as it was changed by hand since."""
 
-    def __init__(self, model: CountModel, button: QAbstractButton) -> None:
+    def __init__(self, model: CountModel, edited: EditedCells, button: QAbstractButton) -> None:
         super().__init__(button)
-        self._model, self._button = model, button
+        self._model, self._edited, self._button = model, edited, button
         button.clicked.connect(self.ask)
         self.job: Job | None = None
 
@@ -63,10 +120,14 @@ class SaveTool(QObject):
             return
         self._model.tell(f"Saving {path}…")
         outcome = self._model.outcome
-        layer = edited_labels(self._model.viewer, outcome.request.source.key)
-        task = _save_task(path, outcome.result)
-        if layer is not None:
-            task = _save_edited_task(path, layer, outcome)
+        layer = self._edited.found_layer()
+        try:
+            task = _save_task(path, outcome.result)
+            if layer is not None:
+                task = _save_edited_task(path, layer, self._model.viewer)
+        except CellwrightError as error:
+            self._model.fail(error, "Saving")
+            return
         self.job = Job(task, self)
         self.job.returned.connect(lambda saved: self._model.tell(f"Saved {saved}"))
         self.job.failed.connect(lambda error: self._model.fail(error, "Saving"))
@@ -77,53 +138,15 @@ class SaveTool(QObject):
         self.job = None
 
 
-def edited_labels(viewer: Any, key: Mapping[str, Any]) -> Labels | None:
-    """Return the cells of a count where they were changed by hand since; None where they are as found."""
-    wanted = {**key, "output": "Labels"}.items()
-    found = [one for one in viewer.layers if isinstance(one, Labels)]
-    ours = [one for one in found if wanted <= one.metadata.get(METADATA, {}).items()]
-    if not all(map(is_edited, ours)):
-        return None  # the last count stands beside them
-    return next(reversed(ours), None)
+def _save_edited_task(path: Path, layer: Layer, viewer: Any) -> Task[Path]:
+    """Return what writes the cells of a layer as they are now: measured anew, those by hand without score."""
+    snapshot = snapshot_of(layer, image_layer_under(viewer, layer))
+    return _write_measured(path, measure_task(snapshot, MeasureSettings(())))
 
 
-def edited_table(
-    pixels: NDArray[np.int32], features: "pandas.DataFrame", outcome: CountOutcome
-) -> "pandas.DataFrame":
-    """Return one row for each cell that is there now, measured anew; ``edited`` tells those made by hand.
-
-    A cell by hand has no score.
-    """
-    result, source = outcome.result, outcome.request.source
-    if source.channel_axis is not None:
-        pixels = np.squeeze(pixels, source.channel_axis)
-    found, numbers = result_of_labels(pixels, source.image, is_volume=outcome.request.engine.link)
-    table = cells_table(replace(found, offset=result.offset))
-    table["label"] = numbers
-    rows = features.reindex(numbers)
-    size = next((name for name in ("area_px", "volume_px") if name in table), "")
-    edited = np.zeros(len(rows), bool)
-    if "edited" in rows:
-        edited |= rows["edited"].to_numpy() == True  # noqa: E712 - empty rows are not
-    if size in rows:
-        edited |= rows[size].to_numpy(float) != table[size].to_numpy(float)
-    table["score"] = np.nan
-    if "score" in rows:
-        table["score"] = np.where(edited, np.nan, rows["score"].to_numpy(float))
-    if "class" in rows:
-        table["class"] = rows["class"].fillna("").to_numpy()
-    table["edited"] = edited
-    return table
-
-
-def _save_edited_task(path: Path, layer: Labels, outcome: CountOutcome) -> Task[Path]:
-    pixels, features = np.array(layer.data), layer.features.copy()  # it may be painted in meanwhile
-    return _write_edited(path, pixels, features, outcome)
-
-
-def _write_edited(path: Path, pixels: Any, features: Any, outcome: CountOutcome) -> Task[Path]:
-    yield Progress("save", 0, 1)
-    write_csv(path, edited_table(pixels, features, outcome))
+def _write_measured(path: Path, task: Task[MeasuredCells]) -> Task[Path]:
+    measured = yield from task
+    write_csv(path, measured.table)
     return path
 
 

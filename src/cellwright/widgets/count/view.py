@@ -105,10 +105,11 @@ class CountPanel(QWidget):
         """Give what belongs to a tool a place under the tools' buttons."""
         self._tool_box.addWidget(form)
 
-    def show_message(self, text: str, *, is_error: bool = False) -> None:
+    def show_message(self, text: str, *, is_error: bool = False, is_warning: bool = False) -> None:
         """Show a sentence under the buttons; an empty one hides it."""
         self.message.setText(text)
         self.message.setVisible(bool(text))
+        set_state(self.message, "info", on=not (is_error or is_warning))
         set_state(self.message, "error", on=is_error)
 
     def show_running(self, *, is_running: bool) -> None:

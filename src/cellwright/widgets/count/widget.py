@@ -22,24 +22,19 @@ from cellwright.widgets.count.colour_preview import show_colours
 from cellwright.widgets.count.count_request import (
     CountOutcome,
     can_recount,
+    card_of,
     count_task,
-    guess_line,
-    interval_line,
     recount_task,
-    result_line,
-    size_line,
 )
 from cellwright.widgets.count.first_run import FirstRunTool
 from cellwright.widgets.count.model import CountInputs, CountModel
 from cellwright.widgets.count.point_prompt import PointPromptTool
-from cellwright.widgets.count.save import SaveTool, SettingsFileTool
+from cellwright.widgets.count.save import EditedCells, SaveTool, SettingsFileTool
 from cellwright.widgets.count.view import CountPanel
-from cellwright.widgets.shared.coordinates import channels_of
+from cellwright.widgets.shared.coordinates import Window, channels_of
 from cellwright.widgets.shared.jobs import Job, LiveUpdater
-from cellwright.widgets.shared.layer_factory import legend_of
 from cellwright.widgets.shared.layer_io import (
     Source,
-    Window,
     edited_layers,
     has_image,
     has_layers,
@@ -57,7 +52,6 @@ from cellwright.widgets.shared.messages import (
     choose_layer,
     hand_over,
     hand_overs,
-    number_text,
     tell_error,
     tell_results,
 )
@@ -67,6 +61,7 @@ from cellwright.widgets.shared.regions import (
     PREVIEW_SLICES,
     ask_for_line,
     ask_for_region,
+    name_regions,
     region_layer,
     regions_of,
     through_slices,
@@ -104,7 +99,8 @@ class CountWidget(QWidget):
         self.axes = AxesTool(self.model, self.panel, self.choices)
         self.ask = PointPromptTool(self.model, self.panel.ask)
         self.calibrate = CalibrateTool(self.model, self.panel.calibrate)
-        self.save = SaveTool(self.model, self.panel.save)
+        self.edited = EditedCells(self.model)
+        self.save = SaveTool(self.model, self.edited, self.panel.save)
         self.settings_file = SettingsFileTool(self.model, self.panel, self.choices)
         self.first_run = FirstRunTool(self.model, self.panel)
         self.panel.put_tool(self.calibrate.form)
@@ -146,6 +142,7 @@ class CountWidget(QWidget):
         model.whole_counted.connect(self._on_whole_counted)
         model.cause_changed.connect(self._forget_error)
         model.settings_wanted.connect(self.show_settings)
+        self.edited.changed.connect(self._show_number)
         self.updater.updated.connect(self._show_if_here)
         self.updater.failed.connect(model.fail)
 
@@ -267,6 +264,7 @@ class CountWidget(QWidget):
             raise WrongLayerError(
                 f"Draw a rectangle in layer {shapes.name!r} first, or any other shape; it is empty."
             )
+        name_regions(shapes)
         return shapes
 
     def _source(self, regions: RegionSet | None) -> Source:
@@ -296,8 +294,8 @@ class CountWidget(QWidget):
         self.show_outcome(counted)
         notices = [*counted.result.notices, self.model.disagreement(counted)]
         expected = expectation(counted.result.fit)
-        if expected not in notices:
-            notices.insert(0, expected)
+        if expected in notices:  # as a warning
+            expected = ""
         if not has_image(self.viewer, source):
             notices.append(
                 f"The image layer {source.image.name!r} was removed while its cells were counted; they are "
@@ -309,13 +307,14 @@ class CountWidget(QWidget):
         hidden = hidden_for(self.viewer, counted.layers)
         if hidden:
             notices.append(f"What another model found is kept, out of sight: {', '.join(hidden)}.")
-        self.model.tell(" ".join(filter(None, notices)))
+        told = list(filter(None, notices))
+        self.model.tell(" ".join(filter(None, (expected, *told))), is_warning=bool(told))
 
     def _on_whole_counted(self, whole: WholeCount) -> None:
         """Show the number of an image that was counted into files."""
         self.panel.show_count(f"{whole.count:,.0f}", whole.line, f"Table and labels are in {whole.folder}")
         self.panel.save.setEnabled(False)
-        self.model.tell(" ".join(whole.notices))
+        self.model.tell(" ".join(whole.notices), is_warning=True)
 
     def _is_here(self, counted: CountOutcome) -> bool:
         """Return whether the image of a count, or what was made of it, is still among the layers."""
@@ -337,7 +336,7 @@ class CountWidget(QWidget):
         self._remove_unticked(counted)
         settings, classifier = self.settings, self.choices.classifier
         if settings != request.settings and not can_recount(counted):
-            self.model.tell("The new thresholds will be used by the next count.")
+            self.model.tell("The new thresholds will be used by the next count.", is_warning=True)
             settings = request.settings
         wanted = replace(request, settings=settings, outputs=self.outputs, classifier=classifier)
         if wanted != request or self.updater.is_busy:
@@ -356,23 +355,21 @@ class CountWidget(QWidget):
         already = self._shown_already(counted)
         wanted = set(self.outputs) - already
         shown = place(self.viewer, {name: one for name, one in counted.layers.items() if name in wanted})
+        if self.model.outcome is None or self.model.outcome.result is not result:
+            self.edited.forget()
         self.model.outcome = counted
         self._remove_unticked(counted)
-        line = result_line(result)
-        if counted.request.source.is_preview:
-            line = f"preview of the view: {line}"
-        details = (
-            guess_line(result),
-            interval_line(result),
-            counted.request.source.image.name,
-            size_line(result, preferences().unit),
-        )
-        self.panel.show_count(number_text(result), line, "\n".join(filter(None, details)), legend_of(result))
+        self._show_number()
         self.panel.save.setEnabled(True)
         self.panel.correct.setEnabled(result.gives == "instances")
         self.model.outcome_changed.emit(counted)
         if not (counted.request.source.is_preview or already):
             tell_results(self.viewer, result, shown.get("Labels", shown.get("Points")), self)
+
+    def _show_number(self) -> None:
+        """Show the number of the last count, of its cells as they are now."""
+        if self.model.outcome is not None and isalive(self):  # type: ignore[no-untyped-call]
+            self.panel.show_count(*card_of(self.model.outcome, preferences().unit, self.edited.table))
 
     def _shown_already(self, counted: CountOutcome) -> set[str]:
         """Return the outputs whose layers need no change, edited or not, since only ticks were changed."""
@@ -455,8 +452,8 @@ class CountWidget(QWidget):
         except CellwrightError as error:
             self.model.fail(error)
 
-    def _on_told(self, text: str, is_error: bool) -> None:  # noqa: FBT001 - a signal calls it
-        self.panel.show_message(text, is_error=is_error)
+    def _on_told(self, text: str, is_error: bool, is_warning: bool) -> None:  # noqa: FBT001 - by a signal
+        self.panel.show_message(text, is_error=is_error, is_warning=is_warning)
 
     def _on_failed(self, error: Exception, doing: str) -> None:
         tell_error(self.panel, error, doing)

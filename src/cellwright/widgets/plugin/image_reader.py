@@ -6,15 +6,25 @@ stays there until it is looked at; pyramids are multiscale layers, of which the 
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from napari.utils.notifications import show_warning
+from qtpy.QtWidgets import (
+    QApplication,
+    QDialog,
+    QDialogButtonBox,
+    QLabel,
+    QListWidget,
+    QVBoxLayout,
+    QWidget,
+)
 
 from cellwright.core.data import Image, known_sizes
 from cellwright.core.errors import ReadError
-from cellwright.files.images import read_images
+from cellwright.files.images import image_names, read_images
 from cellwright.files.metadata import FilePart, blank
 from cellwright.files.zarr import address_of, is_zarr
 from cellwright.widgets.shared.coordinates import FILE_PART
@@ -23,7 +33,8 @@ from cellwright.widgets.shared.layer_io import units_of
 LayerData = tuple[Any, dict[str, Any], str]  # napari: array, arguments, type of layer
 LABELS = ("_labels", ".labels", "_cp_masks")  # how names of label images end, which the other reader opens
 COLOUR_SAMPLES = 3
-MOST_IMAGES = 64  # of one file that become layers at once
+MOST_IMAGES = 64  # of one file that become layers unasked
+NO_LAYERS: list[Any] = [(None,)]  # how napari is told that nothing is to be opened
 
 
 def get_reader(path: str | Sequence[str]) -> Callable[[str], list[LayerData]] | None:
@@ -46,18 +57,101 @@ def read_layers(path: str) -> list[LayerData]:
     ReadError
         It is damaged or no image, or a package is missing.
     """
-    layers: list[LayerData] = []
     notices: dict[str, None] = {}
-    for number, image in enumerate(read_images(path, has_levels=True)):
-        if number == MOST_IMAGES:
+    images = read_images(path, has_levels=True)
+    found = list(islice(images, MOST_IMAGES))
+    further = next(images, None)
+    if further is not None:
+        wanted = choose_images(Path(path).name, image_names(path))
+        if wanted is None:
             notices[f"Only the first {MOST_IMAGES} images of {Path(path).name} were opened."] = None
-            break
+        elif not wanted:
+            return NO_LAYERS
+        else:
+            every = islice(chain(found, (further,), images), max(wanted) + 1)
+            found = [image for number, image in enumerate(every) if number in wanted]
+    layers: list[LayerData] = []
+    for image in found:
         notices.update(dict.fromkeys(image.notices))
         layers += layers_of(image)
     layers += _labels_inside(path)
     for notice in notices:
         show_warning(notice)
     return layers
+
+
+def choose_images(file: str, names: Sequence[str]) -> list[int] | None:
+    """Ask the user which images of a file become layers.
+
+    Parameters
+    ----------
+    file
+        Its name.
+    names
+        Of the images.
+
+    Returns
+    -------
+    list[int] or None
+        Their numbers from 0, none where the user leaves; None where there is no window to ask in.
+    """
+    window = next((one for one in QApplication.topLevelWidgets() if one.isVisible()), None)
+    if window is None:
+        return None
+    dialog = ImagesDialog(file, names, window)
+    is_wanted = dialog.exec() == QDialog.DialogCode.Accepted
+    chosen = dialog.chosen if is_wanted else []
+    dialog.deleteLater()
+    return chosen
+
+
+class ImagesDialog(QDialog):
+    """Lists the images of a file; the first ones are chosen to begin with.
+
+    Parameters
+    ----------
+    file
+        Its name.
+    names
+        Of the images.
+    parent
+        Qt parent.
+    """
+
+    def __init__(self, file: str, names: Sequence[str], parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setWindowTitle("Open images")
+        text = QLabel(
+            f"{file} holds {len(names)} images. Each one that is opened becomes a layer or several."
+        )
+        text.setWordWrap(True)
+        self._list = QListWidget()
+        self._list.setSelectionMode(QListWidget.SelectionMode.ExtendedSelection)
+        self._list.setToolTip("Ctrl and Shift choose several, Ctrl+A all.")
+        self._list.addItems(list(names))
+        for place in range(min(MOST_IMAGES, len(names))):
+            item = self._list.item(place)
+            if item is not None:
+                item.setSelected(True)
+        self._buttons = QDialogButtonBox(
+            QDialogButtonBox.StandardButton.Open | QDialogButtonBox.StandardButton.Cancel
+        )
+        self._buttons.accepted.connect(self.accept)
+        self._buttons.rejected.connect(self.reject)
+        self._list.itemSelectionChanged.connect(self._on_chosen)
+        layout = QVBoxLayout(self)
+        for part in (text, self._list, self._buttons):
+            layout.addWidget(part)
+
+    @property
+    def chosen(self) -> list[int]:
+        """Numbers of the chosen images, from 0."""
+        return sorted(index.row() for index in self._list.selectedIndexes())
+
+    def _on_chosen(self) -> None:
+        open_button = self._buttons.button(QDialogButtonBox.StandardButton.Open)
+        if open_button is not None:
+            open_button.setEnabled(bool(self.chosen))
 
 
 def layers_of(image: Image) -> list[LayerData]:

@@ -8,9 +8,9 @@ from superqt.utils import QSignalDebouncer
 
 from cellwright.widgets.results.measuring import Measurer
 from cellwright.widgets.results.model import MEAN, ResultsModel
-from cellwright.widgets.results.snapshot import session_table
 from cellwright.widgets.results.view import MarkerRow, ResultsView
 from cellwright.widgets.results.viewer_link import ViewerLink
+from cellwright.widgets.shared.cells.snapshot import session_table
 
 if TYPE_CHECKING:
     import pandas

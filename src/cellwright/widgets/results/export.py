@@ -24,11 +24,16 @@ from cellwright.models import store
 from cellwright.ops.measure.analysis import Analysis
 from cellwright.ops.measure.regions import RegionSet
 from cellwright.widgets.results.counts_tool import CountsTool
-from cellwright.widgets.results.measured_cells import MeasuredCells, result_of
 from cellwright.widgets.results.model import ResultsModel
 from cellwright.widgets.results.plot_tool import PlotTool
-from cellwright.widgets.results.snapshot import image_layer_under, session_layers, session_table, snapshot_of
 from cellwright.widgets.results.view import ResultsView
+from cellwright.widgets.shared.cells.measured_cells import MeasuredCells, result_of
+from cellwright.widgets.shared.cells.snapshot import (
+    image_layer_under,
+    session_layers,
+    session_table,
+    snapshot_of,
+)
 from cellwright.widgets.shared.edited_layers import ASKED
 from cellwright.widgets.shared.messages import tell_error
 from cellwright.widgets.shared.napari_private import preferences
@@ -225,13 +230,13 @@ class ResultsExport(QObject):
     def save_settings(self, path: Path) -> None:
         """Write all settings; those of the count too, where the cells were counted.
 
-        What belongs to the one image is left out: the part that was counted, pixel size, regions, images.
+        What belongs to the one image is left out: the part that was counted, axes, pixel size and files.
         """
         try:
             recipe = self.recipe()
         except SettingsError:
             recipe = Recipe(analysis=self._model.settings)
-        for_any = replace(recipe, image="", files=InputFiles(), window=(), pixel_size_um=())
+        for_any = replace(recipe, image="", axes="", files=InputFiles(), window=(), pixel_size_um=())
         self._start(_task(path, lambda: save_recipe(path, for_any)), path)
 
     def load_settings(self, path: Path) -> None:

@@ -12,14 +12,14 @@ from superqt.utils import QSignalDebouncer
 from cellwright.core.errors import CellwrightError
 from cellwright.core.tasks import Task
 from cellwright.ops.measure.settings import MeasureSettings
-from cellwright.widgets.results.measured_cells import MeasuredCells, measure_task
 from cellwright.widgets.results.model import ResultsModel
-from cellwright.widgets.results.snapshot import snapshot_of
 from cellwright.widgets.results.viewer_link import ViewerLink
+from cellwright.widgets.shared.cells.measured_cells import MeasuredCells, measure_task
+from cellwright.widgets.shared.cells.snapshot import snapshot_of
 from cellwright.widgets.shared.job_bar import JobBar
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.napari_private import slice_in_sight
-from cellwright.widgets.shared.regions import RegionLayers
+from cellwright.widgets.shared.regions import RegionLayers, name_regions
 
 READ_MS = 250
 LABELS_EVENTS = ("data", "paint", "labels_update", "set_data", "features", "visible")
@@ -74,9 +74,14 @@ class Measurer(QObject):
         for layer in old.chosen:
             _listen(layer, self._on_regions_changed, is_on=False)
         self.regions = layers
+        self._name_regions()
         for layer in layers.chosen:
             _listen(layer, self._on_regions_changed, is_on=True)
         self.read_soon()
+
+    def _name_regions(self) -> None:
+        if self.regions.shapes is not None:
+            name_regions(self.regions.shapes)
 
     def set_nuclei(self, layer: Labels | None) -> None:
         """Take the nuclei of the cells from another layer, or from none."""
@@ -180,6 +185,7 @@ class Measurer(QObject):
 
     def _on_regions_changed(self, _: Any = None) -> None:
         if isalive(self):  # type: ignore[no-untyped-call]
+            self._name_regions()
             self.read_soon()
 
 

@@ -31,7 +31,7 @@ from cellwright.ops.measure.measurement import label_axes
 from cellwright.ops.measure.regions import RegionRule, RegionSet
 from cellwright.ops.measure.settings import AnalysisSettings, TrackSettings
 from cellwright.ops.measure.tracks import Tracks
-from cellwright.widgets.results.measured_cells import SIZES, MeasuredCells
+from cellwright.widgets.shared.cells.measured_cells import SIZES, MeasuredCells
 from cellwright.widgets.shared.messages import CountEvent
 
 if TYPE_CHECKING:

@@ -23,6 +23,8 @@ FIRST_X = ("area_um2", "volume_um3", "area_px", "volume_px")
 FIRST_Y = ("intensity_mean_ch0", "circularity", "sphericity", "score", "diameter_um", "diameter_px")
 PICTURE_PX = 420, 280  # of a plot that was not seen at its own size
 AXIS_TITLES = {"t": "Frame", "z": "Slice"}
+STRIP = "Over frames"
+STRIP_TITLES = {"t": STRIP, "z": "Over slices"}
 
 
 class PlotTool(QObject):
@@ -113,7 +115,7 @@ class PlotTool(QObject):
         gate = self._model.gate
         if kind == "Scatter" and gate is not None:
             text += f", with the gate over {title(gate.x)} and {title(gate.y)}"
-        return f"{kind}: {text}".removesuffix(": ")
+        return f"{view.plot_kind.itemText(PLOTS.index(kind))}: {text}".removesuffix(": ")
 
     _is_drawn_for_report = False
 
@@ -142,7 +144,7 @@ class PlotTool(QObject):
             text = f"{model.n_kept:,} of {model.n_cells:,} cells count."
             if view.scatter.is_thinned:
                 text += " A share of them is drawn; the gate holds for all."
-        elif kind == "Over frames":
+        elif kind == STRIP:
             text = self._draw_strip()
         elif x in model.table:
             values = self._values(x)
@@ -196,7 +198,7 @@ class PlotTool(QObject):
         view, kind = self._view, self._view.plot_kind.currentData()
         if self._is_shown:
             view.show_plot(kind)
-        view.plot_x.setVisible(kind != "Over frames")
+        view.plot_x.setVisible(kind != STRIP)
         view.plot_y.setVisible(kind == "Scatter")
         view.plot_group.setVisible(kind == "Boxes")
         view.lasso.setVisible(kind == "Scatter")
@@ -212,10 +214,13 @@ class PlotTool(QObject):
         """Show counts over frames of a series in time, until the user chooses a plot."""
         found = self._model.per_frame()
         if found is not None and found[0] == "t" and not self._is_kind_wanted:
-            self._view.plot_kind.setCurrentIndex(PLOTS.index("Over frames"))
+            self._view.plot_kind.setCurrentIndex(PLOTS.index(STRIP))
             self._is_kind_wanted = True
 
     def _on_measured_changed(self) -> None:
+        found = self._model.per_frame()
+        strip_title = STRIP if found is None else STRIP_TITLES.get(found[0], STRIP)
+        self._view.plot_kind.setItemText(PLOTS.index(STRIP), strip_title)
         self._begin_with_frames()
         names = self._model.number_columns
         first_x: tuple[str, ...] = FIRST_X
@@ -272,7 +277,7 @@ class PlotTool(QObject):
         if not isalive(self) or not self._is_shown:  # type: ignore[no-untyped-call]
             return
         found = None
-        if self._view.plot_kind.currentData() == "Over frames":
+        if self._view.plot_kind.currentData() == STRIP:
             found = self._model.per_frame()
         if found is not None:
             self._view.strip.set_frame(self._link.frame_shown(found[0]))

@@ -30,9 +30,9 @@ from qtpy.QtWidgets import (
 
 from cellwright.ops.measure.columns import GROUPS, MEASURED
 from cellwright.widgets.results.plots import Boxes, CellPlot, Histogram, Scatter, Strip
-from cellwright.widgets.results.snapshot import is_cells_layer
 from cellwright.widgets.results.table import CellsTable, FrameModel
 from cellwright.widgets.results.track_page import TrackPage
+from cellwright.widgets.shared.cells.snapshot import is_cells_layer
 from cellwright.widgets.shared.combos import LayerComboBox, PanelComboBox, is_image, is_shapes
 from cellwright.widgets.shared.job_bar import JobBar
 from cellwright.widgets.shared.style import button, hint, message_label, panel_layout, row, set_state

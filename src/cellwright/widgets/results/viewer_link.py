@@ -4,18 +4,17 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from napari.layers import Labels, Layer, Points
 from napari.layers import Tracks as TracksLayer
 from napari.utils.colormaps import DirectLabelColormap
 from numpy.typing import NDArray
 
-from cellwright.ops.measure.columns import MEASURED, describe
-from cellwright.widgets.results.measured_cells import SIZES, MeasuredCells
 from cellwright.widgets.results.model import ResultsModel
-from cellwright.widgets.shared.edited_layers import METADATA, mark_edited, our_change
+from cellwright.widgets.shared.cells.followers import write_features
+from cellwright.widgets.shared.cells.measured_cells import MeasuredCells
+from cellwright.widgets.shared.coordinates import whole_placement
+from cellwright.widgets.shared.edited_layers import METADATA, mark_edited
 from cellwright.widgets.shared.layer_factory import class_colour
-from cellwright.widgets.shared.layer_io import whole_placement
 from cellwright.widgets.shared.napari_private import camera_of
 
 CHOSEN_NAME = "chosen cell"
@@ -321,34 +320,6 @@ class ViewerLink:
         self._colours = None
         if isinstance(layer, Labels) or len(before) == len(layer.data):
             setattr(layer, looks, before)
-
-
-def write_features(layer: Layer, measured: MeasuredCells) -> None:
-    """Let the features of a layer tell what was measured; what was measured before that is taken away."""
-    table = measured.table
-    names = [str(name) for name in table if not str(name).startswith(("box_", "positive_"))]
-    others = layer.features
-    others = others[[name for name in others if name not in names and not _is_measured(str(name))]]
-    if isinstance(layer, Points):
-        if len(layer.data) != len(table):
-            return
-        new = {name: table[name].to_numpy() for name in names}
-        with our_change(layer):
-            layer.features = others.assign(**new)
-        return
-    numbers = measured.numbers
-    rows = table[names].assign(label=numbers).drop_duplicates("label").set_index("label", drop=False)
-    rows = rows.reindex(range(int(numbers.max(initial=0)) + 1))
-    rows["label"] = np.arange(len(rows))
-    rows["edited"] = rows["edited"].to_numpy() == True  # noqa: E712 - empty rows are not
-    others = others.reindex(rows.index)
-    rows = pd.concat([rows.reset_index(drop=True), others.reset_index(drop=True)], axis=1)
-    with our_change(layer):
-        layer.features = rows
-
-
-def _is_measured(name: str) -> bool:
-    return describe(name).group in (*MEASURED, "tracks") or name in SIZES
 
 
 def _channel_axis(measured: MeasuredCells, layer: Layer) -> int:

@@ -16,14 +16,15 @@ from cellwright.ops.measure.markers import parse_marker
 from cellwright.ops.measure.settings import MeasureSettings
 from cellwright.widgets.results.counts_tool import CountsTool
 from cellwright.widgets.results.export import ResultsExport
-from cellwright.widgets.results.followers import Followers
 from cellwright.widgets.results.measuring import Measurer
 from cellwright.widgets.results.model import ResultsModel
 from cellwright.widgets.results.plot_tool import PlotTool
-from cellwright.widgets.results.snapshot import counted_regions, image_layer_under, image_layers
 from cellwright.widgets.results.track_tool import TrackTool
 from cellwright.widgets.results.view import ResultsView
 from cellwright.widgets.results.viewer_link import ViewerLink
+from cellwright.widgets.shared.cells.followers import Followers, follow
+from cellwright.widgets.shared.cells.snapshot import counted_regions, image_layer_under, image_layers
+from cellwright.widgets.shared.edited_layers import EDITED, METADATA
 from cellwright.widgets.shared.messages import CountEvent, count_news, tell_error
 from cellwright.widgets.shared.napari_private import preferences, unwrapped
 from cellwright.widgets.shared.regions import RegionLayers, ask_for_region
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     import napari.viewer
 
 FILL_MS = 20
+DRAW_HINT = "Draw around each region with the mouse button held. Regions hold in every slice and frame."
 DARK_TEXT, LIGHT_TEXT = "#d0d3d8", "#3b3f46"
 
 
@@ -46,7 +48,8 @@ class ResultsWidget(QWidget):
         self.view = ResultsView()
         self.link = ViewerLink(self.viewer, self.model)
         self.measurer = Measurer(self, self.model, self.link, self.view.job_bar)
-        self.followers = Followers(self, self.link)
+        self.followers = follow(self.viewer)
+        self.followers.leave_to(self.link)
         self.plots = PlotTool(self.view, self.model, self.link)
         self.counts = CountsTool(self.view, self.model, self.link, self.measurer)
         self.tracks = TrackTool(self.view.tracks, self.model, self.link, self.measurer)
@@ -77,7 +80,7 @@ class ResultsWidget(QWidget):
         view, model = self.view, self.model
         self.viewer.events.theme.connect(self._show_theme)
         count_news.counted.connect(self._on_counted)
-        self.destroyed.connect(partial(_leave, self.link))
+        self.destroyed.connect(partial(_leave, self.link, self.followers))
         view.image.usual = self._usual_image
         view.layer.chosen.connect(self._on_layer_chosen)
         view.image.chosen.connect(self._on_image_chosen)
@@ -184,9 +187,12 @@ class ResultsWidget(QWidget):
         shapes = ask_for_region(self.viewer, image)
         shapes.name, shapes.mode = "regions", "add_polygon_lasso"
         self.view.regions.choose(shapes)
-        self.view.show_message(
-            "Draw around each region with the mouse button held. Regions hold in every slice and frame."
-        )
+        self.view.show_message(DRAW_HINT)
+        shapes.events.data.connect(self._on_region_drawn)
+
+    def _on_region_drawn(self, _: Any = None) -> None:
+        if isalive(self) and self.view.message.text() == DRAW_HINT:  # type: ignore[no-untyped-call]
+            self.view.show_message("")
 
     def _on_counted(self, viewer: Any, event: CountEvent) -> None:
         if viewer is not self.viewer or not isalive(self):  # type: ignore[no-untyped-call]
@@ -370,6 +376,9 @@ class ResultsWidget(QWidget):
             self.plots.set_text_colour(LIGHT_TEXT if self.viewer.theme == "light" else DARK_TEXT)
 
 
-def _leave(link: ViewerLink, _: Any = None) -> None:
-    """Let go of the viewer when Qt has deleted the panel."""
+def _leave(link: ViewerLink, followers: Followers, _: Any = None) -> None:
+    """Let go of the viewer when Qt has deleted the panel; what was edited last may not be measured yet."""
+    layer = link.layer
     link.leave()
+    if layer is not None and layer.metadata.get(METADATA, {}).get(EDITED):
+        followers.look_at(layer)

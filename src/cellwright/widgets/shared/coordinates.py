@@ -1,11 +1,13 @@
 """What the axes of an image layer mean: letters, channels, micrometres per pixel, pixels of other layers."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from napari.layers import Image as ImageLayer
 from napari.layers import Layer
+from napari.utils.transforms import Affine
 from numpy.typing import ArrayLike, NDArray
 
 from cellwright.core.data import CHANNEL, Image, without_channels
@@ -21,6 +23,8 @@ NO_CHANNELS = "None: every slice is an image"
 UNNAMED = "TZYX"  # meaning of axes of which none are channels, counted from the last
 AXES = "cellwright axes"  # key in the metadata of a layer: those the user has chosen
 FILE_PART = "cellwright file"  # the same: FilePart that our reader has read
+
+Window = tuple[slice, ...]  # one for each axis of a layer, colours left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,3 +218,35 @@ def affine_between(layer: Layer, other: Layer) -> tuple[NDArray[np.float64], NDA
     origin = carried(np.zeros(layer.ndim))
     matrix = np.stack([carried(step) - origin for step in np.eye(layer.ndim)], axis=1)
     return matrix, origin
+
+
+def whole_placement(layer: Layer) -> dict[str, Any]:
+    """Return the arguments that give a new layer the transform, units and axis labels of another."""
+    return placement_of(layer, np.zeros(layer.ndim, np.intp), drop_first=False)
+
+
+def last_axes(placement: Mapping[str, Any], ndim: int) -> dict[str, Any]:
+    """Return the same placement for a layer that has only the last axes."""
+    kept = {name: value[-ndim:] for name, value in placement.items()}
+    for name in ("rotate", "shear"):
+        kept[name] = placement[name][-ndim:, -ndim:]
+    kept["affine"] = placement["affine"][-ndim - 1 :, -ndim - 1 :]
+    return kept
+
+
+def placement_of(layer: Layer, first: NDArray[np.intp], *, drop_first: bool) -> dict[str, Any]:
+    """Return the arguments that put an array where it belongs; ``first`` is its first pixel in the layer."""
+    n = layer.ndim
+    parts = {name: getattr(layer, name) for name in ("scale", "rotate", "shear", "translate")}
+    keep = slice(1 if drop_first else 0, None)
+    shear = np.eye(n)
+    shear[np.triu_indices(n, 1)] = layer.shear
+    return {
+        "scale": layer.scale[keep],
+        "translate": np.asarray(Affine(ndim=n, **parts)(first))[keep],
+        "rotate": layer.rotate[keep, keep],
+        "shear": shear[keep, keep],
+        "affine": layer.affine.affine_matrix[keep, keep],
+        "units": layer.units[keep],
+        "axis_labels": layer.axis_labels[keep],
+    }

@@ -16,7 +16,10 @@ import numpy as np
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer, Shapes
 
+from cellwright.core.data import Provenance
+
 METADATA = "cellwright"
+COUNT = ("model", "checkpoint_sha256", "seconds", "image_name")  # in a provenance: tells counts apart
 EDITED = "edited"  # key in the metadata of a layer of ours
 ASKED = "asked_cells"  # in the settings of the provenance: how many cells were added by click
 OWNER = "layer"  # key of the unique_id of the layer that the metadata was made for; in a copy it is another
@@ -99,6 +102,21 @@ def is_edited(layer: Layer) -> bool:
     return watched is not None and not watched.is_unchanged()
 
 
+def is_marked(layer: Layer) -> bool:
+    """Return whether an event has told of a change by hand; :func:`is_edited` looks at every pixel, too."""
+    own = layer.metadata.get(METADATA)
+    return isinstance(own, dict) and bool(own.get(EDITED))
+
+
+def is_of_count(layer: Layer, key: Mapping[str, Any], provenance: Provenance) -> bool:
+    """Return whether a count has made a layer with these values in its metadata, which is no copy."""
+    own = layer.metadata.get(METADATA)
+    if not isinstance(own, dict) or not key.items() <= own.items():
+        return False
+    is_same_count = all(own.get(name) == getattr(provenance, name) for name in COUNT)
+    return is_same_count and own.get(OWNER) == str(layer.unique_id)
+
+
 def n_asked(own: Mapping[str, Any]) -> int:
     """Return how many cells of a layer were added by click, given its metadata of ours."""
     settings = own.get("settings")
@@ -120,7 +138,7 @@ def may_follow(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
 
 def _count_of(own: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return what tells a count from any other."""
-    return tuple(own.get(name) for name in ("model", "checkpoint_sha256", "seconds", "image_name"))
+    return tuple(own.get(name) for name in COUNT)
 
 
 def _checksum(layer: Layer) -> int:

@@ -73,9 +73,14 @@ def legend_of(result: Result) -> str:
     --------
     ``RBC 312 · WBC 4 · Platelet 12``, each after a bullet of its colour
     """
+    return legend(class_counts(result))
+
+
+def legend(counts: Mapping[str, int]) -> str:
+    """Return classes in their order with their numbers of cells, as :func:`legend_of`."""
     entries = [
         f'<span style="color:{class_colour(index)}">●</span>&nbsp;{escape(name)}&nbsp;{count:,}'
-        for index, (name, count) in enumerate(class_counts(result).items())
+        for index, (name, count) in enumerate(counts.items())
     ]
     return " · ".join(entries)
 

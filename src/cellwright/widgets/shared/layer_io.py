@@ -14,16 +14,17 @@ from typing import Any
 import numpy as np
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer, Shapes
-from napari.utils.transforms import Affine
-from numpy.typing import NDArray
 
 from cellwright.core.data import Image, Result
 from cellwright.core.errors import WrongLayerError
 from cellwright.models import registry
+from cellwright.widgets.shared.cells.followers import follow
 from cellwright.widgets.shared.coordinates import (
     Channel,
+    Window,
     channels_of,
     image_in,
+    placement_of,
 )
 from cellwright.widgets.shared.edited_layers import (
     METADATA,
@@ -39,8 +40,6 @@ TITLES = {"Labels": "labels", "Points": "points", "Shapes": "boxes", "Image": "d
 HIDDEN = "hidden"  # key in the metadata of layers of ours that make way for those of another family
 ANNOTATION = "annotation"  # key in the metadata of layers that belong to one
 REGIONS_NAME = "complete regions"  # layer of the boxes in which every cell is annotated
-
-Window = tuple[slice, ...]  # one for each axis of a layer, colours left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +131,7 @@ def source_of(layer: Layer | None, channel: Channel | None = None, window: Windo
         image=image,
         layer_id=str(layer.unique_id),
         offset=tuple(int(start) for axis, start in enumerate(first) if axis != channel.axis),
-        placement=_placement(layer, first, drop_first=channel.axis == 0),
+        placement=placement_of(layer, first, drop_first=channel.axis == 0),
         channel_axis=channel.axis or None,
     )
 
@@ -171,6 +170,7 @@ def place(viewer: Any, prepared: Mapping[str, Layer]) -> dict[str, Layer]:
     stays, out of sight; the new ones come beside them. The selection stays as it was. Call it in the GUI
     thread.
     """
+    follow(viewer)  # first, so that a layer is marked as edited before its rows are looked at
     active = viewer.layers.selection.active
     shown = {}
     for output, layer in prepared.items():
@@ -231,38 +231,6 @@ def remove(viewer: Any, key: Mapping[str, Any]) -> None:
     ours = [layer for layer in viewer.layers if _is_ours(layer, key)]
     for layer in [layer for layer in ours if not n_asked(layer.metadata[METADATA])]:
         viewer.layers.remove(layer)
-
-
-def whole_placement(layer: Layer) -> dict[str, Any]:
-    """Return the arguments that give a new layer the transform, units and axis labels of another."""
-    return _placement(layer, np.zeros(layer.ndim, np.intp), drop_first=False)
-
-
-def last_axes(placement: Mapping[str, Any], ndim: int) -> dict[str, Any]:
-    """Return the same placement for a layer that has only the last axes."""
-    kept = {name: value[-ndim:] for name, value in placement.items()}
-    for name in ("rotate", "shear"):
-        kept[name] = placement[name][-ndim:, -ndim:]
-    kept["affine"] = placement["affine"][-ndim - 1 :, -ndim - 1 :]
-    return kept
-
-
-def _placement(layer: Layer, first: NDArray[np.intp], *, drop_first: bool) -> dict[str, Any]:
-    """Arguments that put an array whose first pixel is ``first`` of the layer where it belongs."""
-    n = layer.ndim
-    parts = {name: getattr(layer, name) for name in ("scale", "rotate", "shear", "translate")}
-    keep = slice(1 if drop_first else 0, None)
-    shear = np.eye(n)
-    shear[np.triu_indices(n, 1)] = layer.shear
-    return {
-        "scale": layer.scale[keep],
-        "translate": np.asarray(Affine(ndim=n, **parts)(first))[keep],
-        "rotate": layer.rotate[keep, keep],
-        "shear": shear[keep, keep],
-        "affine": layer.affine.affine_matrix[keep, keep],
-        "units": layer.units[keep],
-        "axis_labels": layer.axis_labels[keep],
-    }
 
 
 def has_image(viewer: Any, source: Source) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -26,20 +27,24 @@ from cellwright.ops.measure.regions import (
 )
 from cellwright.widgets.shared.coordinates import (
     Channel,
+    Window,
     affine_between,
     axes_of,
     full_resolution,
     in_pixels,
+    last_axes,
     pixel_at,
+    whole_placement,
 )
 from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.layer_factory import COLOUR
-from cellwright.widgets.shared.layer_io import Window, last_axes, whole_placement
 
 REGIONS = "regions"  # key in the metadata of layers of cells: the RegionSet they were counted in
 WINDOW = "window"  # the same: the part of the image that was counted
 REGION_NAME = "region to count"
 LINE_NAME = "line across a cell"
+NAMED = "cellwright names"  # key in the metadata of layers whose regions were named by us
+NAME_PT = 10
 HALF_PIXEL = 0.5
 SAME_PIXELS = 1e-3
 SHORTEST_LINE_PX = 2.0  # a click without a drag is no line
@@ -313,6 +318,32 @@ def _shape(layer: ImageLayer) -> tuple[int, ...]:
 def shapes_layers(viewer: Any) -> list[Shapes]:
     """Return the Shapes layers that no count has made."""
     return [one for one in viewer.layers if isinstance(one, Shapes) and METADATA not in one.metadata]
+
+
+def name_regions(shapes: Shapes) -> None:
+    """Name the regions of a layer by its features, and show the names in the viewer, unless the user has.
+
+    Call it again when shapes come: napari gives a new one the name of the last.
+    """
+    features, n = shapes.features, len(shapes.data)
+    if not n or len(features) != n:
+        return  # napari is still at it
+    is_ours = shapes.metadata.get(NAMED, False)
+    if not is_ours and ("name" in features or "region" in features):
+        return
+    names = features["name"].astype(str).tolist() if is_ours and "name" in features else [""] * n
+    taken, renamed = set[str](), []
+    for name in names:
+        if name in ("", "nan", "None") or name in taken:
+            number = next(one for one in count(1) if f"region {one}" not in {*taken, *names})
+            name = f"region {number}"
+        taken.add(name)
+        renamed.append(name)
+    if renamed != names:
+        shapes.metadata = {**shapes.metadata, NAMED: True}
+        shapes.features = features.assign(name=renamed)
+    if not is_ours and not any(np.ravel(shapes.text.values).tolist()):
+        shapes.text = {"string": "{name}", "color": COLOUR, "size": NAME_PT, "anchor": "upper_left"}
 
 
 def region_layer(viewer: Any, but: Shapes | None = None) -> Shapes | None:

@@ -4,7 +4,9 @@ import re
 from typing import Any
 
 from qtpy.QtCore import QEvent, QObject, QSize, Qt
+from qtpy.QtGui import QKeyEvent, QKeySequence
 from qtpy.QtWidgets import (
+    QApplication,
     QFrame,
     QHBoxLayout,
     QLabel,
@@ -16,6 +18,7 @@ from qtpy.QtWidgets import (
 from superqt import QCollapsible
 
 PANEL_WIDTH_PX, PANEL_HEIGHT_PX = 290, 120  # the least that the panels need
+BREAK = "\u200b"  # without a width: a line may go on after it
 LONG_WORD = re.compile(r"\S{16}(?=\S)")
 
 STYLE = """
@@ -37,6 +40,7 @@ QListWidget::indicator:unchecked { border: 1px solid rgba(128, 128, 128, 255); b
 #understood { background: transparent; }
 #understood[guessed="true"] { padding: 2px 4px; border-radius: 4px; background: rgba(214, 158, 46, 60); }
 #message { padding: 6px 8px; border-radius: 5px; background: rgba(214, 158, 46, 60); }
+#message[info="true"] { background: rgba(47, 181, 174, 40); }
 #message[error="true"] { background: rgba(200, 70, 60, 90); }
 QProgressBar { max-height: 6px; min-height: 6px; border: none; border-radius: 3px;
                background: rgba(128, 128, 128, 50); }
@@ -107,15 +111,39 @@ def chip(text: str, colour: str) -> str:
 def wrappable(text: str) -> str:
     """Return a text whose long words, names of files say, may go on in the next line of a narrow panel.
 
-    It is for labels that nobody copies from: the places to go on are marked by characters without a width.
+    The places to go on are marked by characters without a width, which what is copied must not have.
     """
-    return LONG_WORD.sub("\\g<0>\u200b", text)
+    return LONG_WORD.sub(rf"\g<0>{BREAK}", text)
 
 
-def message_label() -> QLabel:
-    """Return a label for messages, which can be copied; out of sight until there is one."""
-    label = QLabel()
+class MessageLabel(QLabel):
+    """Shows text that can be copied, and breaks long words, paths say, so that no panel grows wide."""
+
+    _text = ""
+
+    def text(self) -> str:
+        """Return what was set, without places to break it."""
+        return self._text
+
+    def setText(self, text: str | None) -> None:
+        """Show a text."""
+        self._text = text or ""
+        super().setText(wrappable(self._text))
+
+    def keyPressEvent(self, event: QKeyEvent | None) -> None:
+        """Copy what is marked as it was set; called by Qt."""
+        clipboard = QApplication.clipboard()
+        if event is None or clipboard is None or not event.matches(QKeySequence.StandardKey.Copy):
+            super().keyPressEvent(event)
+            return
+        clipboard.setText(self.selectedText().replace(BREAK, ""))
+
+
+def message_label() -> MessageLabel:
+    """Return a label for messages; out of sight until there is one."""
+    label = MessageLabel()
     label.setObjectName("message")
+    label.setContextMenuPolicy(Qt.ContextMenuPolicy.NoContextMenu)  # its Copy would copy the breaks too
     label.setWordWrap(True)
     label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
     label.setVisible(False)

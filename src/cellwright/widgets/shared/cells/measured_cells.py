@@ -28,7 +28,7 @@ from cellwright.ops.measure.measurement import (
     result_of_labels,
 )
 from cellwright.ops.measure.settings import MeasureSettings
-from cellwright.widgets.results.snapshot import Snapshot
+from cellwright.widgets.shared.cells.snapshot import Snapshot
 
 if TYPE_CHECKING:
     import pandas
@@ -319,10 +319,14 @@ def _measured_points(
 ) -> MeasuredCells:
     points = snapshot.points
     assert points is not None
-    n = len(points)
+    n, boxes, left_out = len(points), snapshot.boxes, ["box_", *SIZES, "score", "mean_slice"]
+    if boxes is None:
+        boxes = np.stack([points, points], axis=1)
+    else:
+        left_out[0] = "box_z"  # a box is drawn in one slice
     cells = Cells(
         points.astype(np.float32),
-        np.stack([points, points], axis=1).astype(np.float32),
+        boxes.astype(np.float32),
         np.ones(n, np.float32),
         np.zeros(n, np.float32),
     )
@@ -345,9 +349,7 @@ def _measured_points(
         provenance = replace(provenance, image_shape=image.shape, axes=image.axes)
     result = Result(float(n), cells, provenance, offset=(0,) * points.shape[1])
     table = cells_table(result)
-    table = table[
-        [name for name in table if not str(name).startswith(("box_", *SIZES, "score", "mean_slice"))]
-    ]
+    table = table[[name for name in table if not str(name).startswith(tuple(left_out))]]
     features = snapshot.features.reset_index(drop=True)
     edited = _edited_points(snapshot, before)
     for name in ("score", *SIZES):

@@ -1,4 +1,4 @@
-"""What a Labels or Points layer holds, in pixels of the image its cells lie in."""
+"""What a layer of outlines, points or boxes holds, in pixels of the image its cells lie in."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,15 +8,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels as LabelsLayer
-from napari.layers import Layer, Points
+from napari.layers import Layer, Points, Shapes
 from numpy.typing import NDArray
 
 from cellwright.core.data import Image, Labels, known_sizes
 from cellwright.core.errors import WrongLayerError
 from cellwright.ops.measure.regions import RegionRule, RegionSet
-from cellwright.widgets.shared.coordinates import affine_between, channels_of, full_resolution, image_in
+from cellwright.widgets.shared.coordinates import (
+    affine_between,
+    channels_of,
+    full_resolution,
+    image_in,
+    without_axis,
+)
 from cellwright.widgets.shared.edited_layers import EDITED, METADATA
-from cellwright.widgets.shared.regions import REGIONS, RegionLayers, regions_of
+from cellwright.widgets.shared.regions import HALF_PIXEL, REGIONS, RegionLayers, regions_of
 
 if TYPE_CHECKING:
     import pandas
@@ -30,7 +36,7 @@ class Snapshot:
     """What a layer of cells holds, in pixels of its image."""
 
     pixels: NDArray[np.integer[Any]] | None  # of a Labels layer, without channels; None for points
-    points: NDArray[np.float64] | None  # (N, D), of a Points layer; None for labels
+    points: NDArray[np.float64] | None  # (N, D), or centres of boxes; None for labels
     features: "pandas.DataFrame"  # row ``k`` for label ``k``, or row ``i`` for point ``i``
     image: Image  # what the cells lie in
     offset: tuple[int, ...]  # first pixel of the labels in the image
@@ -40,6 +46,7 @@ class Snapshot:
     provenance: Mapping[str, Any] = field(default_factory=dict)  # how they were found; empty: not by us
     regions: RegionSet = RegionSet()  # noqa: RUF009 - frozen
     is_edited: bool = False  # whether the layer is one of ours that was changed by hand
+    boxes: NDArray[np.float64] | None = None  # (N, 2, D), first and end pixel, of a Shapes layer
 
 
 def is_cells_layer(layer: Layer | None) -> bool:
@@ -80,9 +87,9 @@ def snapshot_of(
     Raises
     ------
     WrongLayerError
-        The layer holds no cells, or its pixels are not those of the image, of a further one or of the nuclei.
+        The layer cannot hold cells, or its pixels are not those of the image, a further one or the nuclei.
     """
-    if not isinstance(layer, LabelsLayer | Points):
+    if not isinstance(layer, LabelsLayer | Points | Shapes):
         raise WrongLayerError(
             f"Choose a Labels or Points layer; {layer.name!r} is a {type(layer).__name__} layer."
         )
@@ -97,13 +104,13 @@ def snapshot_of(
             axis = None
         affine = affine_between(layer, image_layer)
     matrix, origin = affine
-    points, pixels = None, None
+    points, pixels, boxes = None, None, None
     n_missing = matrix.shape[0] - layer.ndim
-    if isinstance(layer, Points):
-        points = np.asarray(layer.data, np.float64).reshape(-1, layer.ndim) @ matrix.T + origin
-        offset = np.zeros(len(origin))
-        if axis is not None:
-            points, offset = np.delete(points, axis, axis=1), np.delete(offset, axis)
+    if not isinstance(layer, LabelsLayer):
+        ends = without_axis(_ends(layer) @ matrix.T + origin, axis)
+        points, offset = ends.mean(axis=1), np.zeros(ends.shape[-1])
+        if isinstance(layer, Shapes):
+            boxes = ends + HALF_PIXEL  # napari draws a pixel around its index
     else:
         if not np.allclose(matrix[n_missing:], np.eye(layer.ndim), atol=SAME_PIXELS):
             raise WrongLayerError(
@@ -118,6 +125,7 @@ def snapshot_of(
     return Snapshot(
         pixels=pixels,
         points=points,
+        boxes=boxes,
         features=layer.features,
         image=image,
         offset=tuple(int(one) for one in offset),
@@ -132,6 +140,14 @@ def snapshot_of(
         is_edited=bool(layer.metadata.get(METADATA, {}).get(EDITED)),
         regions=regions_of(regions, image_layer or layer, axis, rule, counted=counted, is_drawing=True),
     )
+
+
+def _ends(layer: Points | Shapes) -> NDArray[np.float64]:
+    """Return the corners (N, 2, axes) of the box around each shape; of a point they are one place."""
+    if isinstance(layer, Points):
+        return np.repeat(np.asarray(layer.data, np.float64).reshape(-1, 1, layer.ndim), 2, axis=1)
+    ends = [(np.min(one, axis=0), np.max(one, axis=0)) for one in layer.data]
+    return np.array(ends, np.float64).reshape(-1, 2, layer.ndim)
 
 
 def _upon(other: ImageLayer, layer: Layer) -> Image:
@@ -260,13 +276,11 @@ def _blank_image(layer: Layer) -> Image:
 
 
 def _shape_of(layer: Layer) -> tuple[int, ...]:
-    if isinstance(layer, Points):
-        return (
-            tuple(int(one) for one in np.ceil(layer.extent.data[1] + 1))
-            if len(layer.data)
-            else (1,) * layer.ndim
-        )
-    return tuple(full_resolution(layer).shape)
+    if not isinstance(layer, Points | Shapes):
+        return tuple(full_resolution(layer).shape)
+    if not len(layer.data):
+        return (1,) * int(layer.ndim)
+    return tuple(int(one) for one in np.ceil(layer.extent.data[1] + 1))
 
 
 def _has_pixels_of(image: ImageLayer, shape: Sequence[int]) -> bool:

@@ -1,35 +1,46 @@
-"""Keeps the features of layers in line with the cells they show, also where the table tells of another layer.
+"""Keeps the features of layers in line with the cells they show, whatever panel is open.
 
 Whatever napari's table of features, the writers of files and the next look at a layer take from there is then
 that of the cells that are there: new cells have rows of their own, deleted ones none, changed ones are
-measured anew, and all that were drawn or changed by hand are marked so.
+measured anew, and all that were drawn or changed by hand are marked so. An edit starts a timer and no more;
+the cells are measured beside the viewer, once the layer has come to rest.
 """
 
-from typing import Any
-from weakref import WeakKeyDictionary, WeakSet, ref
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary, WeakSet, finalize, ref
 
 import numpy as np
 import pandas as pd
 from napari.layers import Labels, Layer, Points, Shapes
+from psygnal import Signal
 from qtpy.compat import isalive
-from qtpy.QtCore import QObject
+from qtpy.QtCore import QCoreApplication, QObject
 from superqt.utils import QSignalDebouncer
 
 from cellwright.core.errors import CellwrightError
 from cellwright.core.tasks import Task
 from cellwright.ops.measure.columns import MEASURED, describe
 from cellwright.ops.measure.settings import MeasureSettings
-from cellwright.widgets.results.measured_cells import SIZES, MeasuredCells, measure_task
-from cellwright.widgets.results.snapshot import image_layer_under, snapshot_of
-from cellwright.widgets.results.viewer_link import ViewerLink, write_features
-from cellwright.widgets.shared.edited_layers import is_edited, is_our_change
+from cellwright.widgets.shared.cells.measured_cells import SIZES, MeasuredCells, measure_task
+from cellwright.widgets.shared.cells.snapshot import image_layer_under, snapshot_of
+from cellwright.widgets.shared.edited_layers import is_edited, is_our_change, our_change
 from cellwright.widgets.shared.jobs import Job
-from cellwright.widgets.shared.napari_private import slice_in_sight
+from cellwright.widgets.shared.napari_private import slice_in_sight, unwrapped
 
 READ_MS = 250
 LABELS_EVENTS = ("data", "paint", "labels_update", "set_data", "features", "visible")
 MEASURED_FIRST = {"area_px", "volume_px"}  # features of layers that are kept in line
+PLACES = {"y", "x"}  # features of points that were told of in a table
 DONE = ("added", "changed", "removed")  # what data events tell of once it has happened
+
+
+class CellsNews:
+    """Tells of layers whose cells have changed, once their features are those of the cells."""
+
+    changed = Signal(object, object)  # layer, DataFrame with a row for each of its cells
+
+
+cells_news = CellsNews()
 
 
 class LayerRows:
@@ -58,13 +69,13 @@ class LayerRows:
             return  # napari is still at it
         is_new = np.array([key not in self._known for key in keys], bool)
         is_new |= features["label"].duplicated().to_numpy() | features["label"].isna().to_numpy()
-        if not is_new.any():
-            return
-        self._is_writing = True
-        try:
-            layer.features = _marked(features, is_new)
-        finally:
-            self._is_writing = False
+        if is_new.any():
+            self._is_writing = True
+            try:
+                layer.features = _marked(features, is_new)
+            finally:
+                self._is_writing = False
+        cells_news.changed.emit(layer, layer.features)
 
 
 def _keys(layer: Points | Shapes) -> list[bytes]:
@@ -92,12 +103,19 @@ def _marked(features: pd.DataFrame, is_new: Any) -> pd.DataFrame:
     return features
 
 
-class Followers(QObject):
-    """Follows every layer of cells in the viewer but that of the table, which is measured there."""
+class HasLayer(Protocol):
+    """What measures a layer itself."""
 
-    def __init__(self, parent: QObject, link: ViewerLink) -> None:
-        super().__init__(parent)
-        self._link = link
+    layer: Layer | None
+
+
+class Followers(QObject):
+    """Follows the layers of cells in a viewer but those that a table measures itself; see :func:`follow`."""
+
+    def __init__(self, viewer: Any) -> None:
+        super().__init__(QCoreApplication.instance())
+        self._viewer = ref(viewer)
+        self._tables: WeakSet[Any] = WeakSet()  # of HasLayer
         self._followed: WeakSet[Layer] = WeakSet()
         self._stale: WeakSet[Layer] = WeakSet()
         self._rows: WeakKeyDictionary[Layer, LayerRows] = WeakKeyDictionary()
@@ -107,14 +125,22 @@ class Followers(QObject):
         self._soon = QSignalDebouncer(parent=self)
         self._soon.setTimeout(READ_MS)
         self._soon.triggered.connect(self._read)
-        for layer in link.viewer.layers:
+        for layer in viewer.layers:
             self._follow(layer)
-        link.viewer.layers.events.inserted.connect(self._on_inserted)
+        viewer.layers.events.inserted.connect(self._on_inserted)
+        finalize(viewer, _forget, self).atexit = False
 
     @property
     def is_busy(self) -> bool:
         """Whether a layer is being measured, or is to be."""
         return self._job is not None or bool(self._stale)
+
+    def leave_to(self, table: HasLayer) -> None:
+        """Leave the layer of a table to it, for as long as it has one."""
+        self._tables.add(table)
+
+    def _is_told(self, layer: Layer) -> bool:
+        return any(table.layer is layer for table in self._tables)
 
     def _on_inserted(self, event: Any) -> None:
         if isalive(self):  # type: ignore[no-untyped-call]
@@ -128,24 +154,28 @@ class Followers(QObject):
         self._followed.add(layer)
         if isinstance(layer, Points | Shapes):
             self._rows[layer] = LayerRows(layer)  # napari keeps no callback alive
+            layer.events.data.connect(self._on_changed)
         elif isinstance(layer, Labels):
             for name in LABELS_EVENTS:
                 getattr(layer.events, name).connect(self._on_changed)
 
     def look_at(self, layer: Layer) -> None:
         """Measure a layer soon, if its features tell of what is measured."""
-        if isinstance(layer, Labels) and MEASURED_FIRST & set(layer.features):
+        names = set(layer.features)
+        is_measured = isinstance(layer, Labels) and MEASURED_FIRST & names
+        if isalive(self) and (is_measured or (isinstance(layer, Points) and names >= PLACES)):  # type: ignore[no-untyped-call]
             self._stale.add(layer)
             self._soon.throttle()
 
     def _on_changed(self, event: Any) -> None:
         layer = event.source
-        if self._is_writing or not isalive(self) or layer is self._link.layer:  # type: ignore[no-untyped-call]
+        if self._is_writing or not isalive(self) or self._is_told(layer):  # type: ignore[no-untyped-call]
             return
         if is_our_change(layer):
             return  # it comes with features of its own
-        if event.type == "set_data":  # napari tells the same when another slice is shown
-            step = slice_in_sight(self._link.viewer)
+        viewer = self._viewer()
+        if event.type == "set_data" and viewer is not None:  # the same where another slice is shown
+            step = slice_in_sight(viewer)
             if self._steps.setdefault(layer, step) != step:
                 self._steps[layer] = step
                 return
@@ -153,16 +183,17 @@ class Followers(QObject):
 
     def _read(self) -> None:
         """Measure the next layer that has changed, beside the viewer."""
-        if self._job is not None:
+        viewer = self._viewer()
+        if self._job is not None or viewer is None:
             return
-        here = [layer for layer in self._stale if layer in self._link.viewer.layers]
+        here = [layer for layer in self._stale if layer in viewer.layers]
         self._stale &= WeakSet(here)
         if not here:
             return
         layer = here[0]
         self._stale.discard(layer)
         try:
-            task = _task(layer, self._link.viewer)
+            task = _task(layer, viewer)
         except CellwrightError:
             self._soon.throttle()  # cells without an image of theirs; the panel tells, once it is about them
             return
@@ -172,7 +203,7 @@ class Followers(QObject):
         self._job.start()
 
     def _on_measured(self, layer: Layer, measured: MeasuredCells) -> None:
-        if layer in self._stale or layer is self._link.layer:
+        if layer in self._stale or self._is_told(layer):
             return
         self._is_writing = True
         try:
@@ -191,3 +222,51 @@ def _task(layer: Layer, viewer: Any) -> Task[MeasuredCells]:
     groups = {describe(str(name)).group for name in layer.features}
     wanted = tuple(name for name in MEASURED if name in groups)
     return measure_task(snapshot_of(layer, image_layer_under(viewer, layer)), MeasureSettings(wanted))
+
+
+def write_features(layer: Layer, measured: MeasuredCells) -> None:
+    """Let the features of a layer tell what was measured; what was measured before that is taken away."""
+    table = measured.table
+    names = [str(name) for name in table if not str(name).startswith(("box_", "positive_"))]
+    others = layer.features
+    others = others[[name for name in others if name not in names and not _is_measured(str(name))]]
+    if isinstance(layer, Points):
+        if len(layer.data) != len(table):
+            return
+        new = {name: table[name].to_numpy() for name in names}
+        with our_change(layer):
+            layer.features = others.assign(**new)
+        cells_news.changed.emit(layer, table)
+        return
+    numbers = measured.numbers
+    rows = table[names].assign(label=numbers).drop_duplicates("label").set_index("label", drop=False)
+    rows = rows.reindex(range(int(numbers.max(initial=0)) + 1))
+    rows["label"] = np.arange(len(rows))
+    rows["edited"] = rows["edited"].to_numpy() == True  # noqa: E712 - empty rows are not
+    others = others.reindex(rows.index)
+    rows = pd.concat([rows.reset_index(drop=True), others.reset_index(drop=True)], axis=1)
+    with our_change(layer):
+        layer.features = rows
+    cells_news.changed.emit(layer, table)
+
+
+def _is_measured(name: str) -> bool:
+    return describe(name).group in (*MEASURED, "tracks") or name in SIZES
+
+
+_of_viewers: WeakKeyDictionary[Any, Followers] = WeakKeyDictionary()
+
+
+def follow(viewer: Any) -> Followers:
+    """Keep the features of the layers of a viewer in line from now on; return what does. Cheap to repeat."""
+    viewer = unwrapped(viewer)
+    found = _of_viewers.get(viewer)
+    if found is None or not isalive(found):  # type: ignore[no-untyped-call]
+        found = _of_viewers[viewer] = Followers(viewer)
+    return found
+
+
+def _forget(followers: Followers) -> None:
+    """Let go of what followed a viewer that is gone; Qt deletes it in its own thread."""
+    if isalive(followers):  # type: ignore[no-untyped-call]
+        followers.deleteLater()
