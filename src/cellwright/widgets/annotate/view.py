@@ -102,7 +102,7 @@ class AnnotatePanel(QWidget):
     def show_session(self, *, is_open: bool) -> None:
         """Show the tools while there is something to annotate, else what is needed to begin."""
         self.work.setVisible(is_open)
-        for widget in (self.image, self.channel, self.start):
+        for widget in (self.image, self.channel, self.start, self.outline):
             widget.setEnabled(not is_open)
         if is_open:
             self.begin.setText("Finish")
@@ -175,6 +175,13 @@ class AnnotatePanel(QWidget):
         form.addRow("Image", self.image)
         form.addRow("Channel", self.channel)
         form.addRow("Begin with", self.start)
+        self.outline = QCheckBox("Outline each by the model")
+        self.outline.setToolTip(
+            "Have the model outline the cell at each point, or in the box around each shape. Without this, "
+            "points become discs and shapes cells as they are."
+        )
+        self.outline.setVisible(False)
+        form.addRow(self.outline)
         self.model = ModelComboBox(
             "What outlines added cells, checks in the mirrored image, counts a folder, and is taught.",
             accepts=lambda entry: "Labels" in registry.get(entry.spec.family).returns,
