@@ -2,9 +2,9 @@
 
     python -m benchmarks.accuracy.channels --model flow --images 8
 
-The cells are simulated: sheets, spread and round cells about 30 pixels across, their nuclei in one channel and
-membranes with a little cytoplasm in the other, which is 20 times dimmer; noise of photons and camera in both.
-The table has the F1 at an IoU of 0.5 with the true whole cells, all images together.
+The cells are simulated: sheets, spread and round cells about 30 pixels across, their nuclei in one channel
+and membranes with a little cytoplasm in the other, which is some ten times dimmer, with the noise of photons in
+both. The table has the F1 at an IoU of 0.5 with the true whole cells, all images together.
 """
 
 import argparse
@@ -49,7 +49,8 @@ def main() -> None:
             ]
             every += matches
             scores.append(f1_of(matches))
-        print(f"| {way} | " + " | ".join(f"{score:.3f}" for score in [*scores, f1_of(every)]) + " |", flush=True)
+        row = " | ".join(f"{score:.3f}" for score in [*scores, f1_of(every)])
+        print(f"| {way} | {row} |", flush=True)
 
 
 def f1_of(matches: list[Match]) -> float:

@@ -3,7 +3,7 @@
 A million cells take seconds to write. The command line takes the file of settings, too.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
