@@ -3,7 +3,7 @@
     python -m benchmarks.accuracy.channels --model flow --images 8
 
 The cells are simulated: sheets, spread and round cells about 30 pixels across, their nuclei in one channel
-and membranes with a little cytoplasm in the other, which is some ten times dimmer, with the noise of photons in
+and membranes with a little cytoplasm in the other, which is some ten times dimmer, with photon noise in
 both. The table has the F1 at an IoU of 0.5 with the true whole cells, all images together.
 """
 
