@@ -15,12 +15,13 @@ from cellwright.widgets.shared.combos import is_image
 from cellwright.widgets.shared.coordinates import (
     FILE_PART,
     Channel,
+    Window,
     affine_between,
     channels_of,
     image_in,
     is_understood,
 )
-from cellwright.widgets.shared.layer_io import Source, Window, source_of
+from cellwright.widgets.shared.layer_io import Source, source_of
 
 SAME_PIXELS = 1e-3
 

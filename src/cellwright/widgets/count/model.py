@@ -13,8 +13,8 @@ from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
 from cellwright.widgets.count.channels import LayerChannel, source_with
 from cellwright.widgets.count.count_request import CountOutcome, Request
-from cellwright.widgets.shared.coordinates import AXES, Channel, channels_of, chosen_axes
-from cellwright.widgets.shared.layer_io import Source, Window, image_layer
+from cellwright.widgets.shared.coordinates import AXES, Channel, Window, channels_of, chosen_axes
+from cellwright.widgets.shared.layer_io import Source, image_layer
 
 Place = tuple[str, int | None, tuple[str, ...], tuple[int, ...], tuple[int, ...]]
 
