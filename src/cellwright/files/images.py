@@ -32,7 +32,7 @@ EXIF_ORIENTATION, FIRST_ON_ITS_SIDE = 274, 5  # tag, and the value from which on
 _DESCRIBED: dict[tuple[str, int, int], tuple[Image, ...]] = {}
 
 
-def read_image(path: Path | str, axes: str | None = None) -> Image:
+def read_image(path: Path | str, axes: str | None = None, *, has_levels: bool = False) -> Image:
     """Return the image in a file, a .zarr folder or a Zarr store on a server; the first of several.
 
     TIFF (OME, ImageJ, LSM, STK, plain), PNG, JPEG and other pictures, .npy, OME-Zarr; CZI, ND2, LIF, OIF and
@@ -46,6 +46,8 @@ def read_image(path: Path | str, axes: str | None = None) -> Image:
         The file, .zarr folder or address.
     axes
         Overrides the axes, one letter of ``TCZYX`` for each dimension.
+    has_levels
+        Whether its smaller copies are wanted, too; then pyramids stay on disk.
 
     Raises
     ------
@@ -54,7 +56,7 @@ def read_image(path: Path | str, axes: str | None = None) -> Image:
     AxesError
         ``axes`` does not fit the image.
     """
-    image = next(read_images(path, axes))
+    image = next(read_images(path, axes, has_levels=has_levels))
     file = str(path).rstrip("/").rpartition("/")[2]
     if image.name not in (Path(file).stem, file):  # each of several has a name of its own
         told = f"{file} holds several images; this is the first, {image.name}."

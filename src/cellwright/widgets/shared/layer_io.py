@@ -129,7 +129,7 @@ def source_of(layer: Layer | None, channel: Channel | None = None, window: Windo
         index = parts
         if channel.axis is not None and image.axes.endswith("C"):  # colours, which are last now
             index = [*(part for axis, part in enumerate(parts) if axis != channel.axis), slice(None)]
-        image = replace(image, data=image.data[tuple(index)], source="")
+        image = replace(image, data=image.data[tuple(index)], source="", levels=())
     return Source(
         image=image,
         layer_id=str(layer.unique_id),
