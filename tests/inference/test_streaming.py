@@ -212,6 +212,18 @@ def test_other_settings_count_anew(tmp_path, draw_blobs, small_blocks):
     assert record["settings"]["engine"]["diameter_px"] == 15.0
 
 
+def test_a_file_that_has_changed_is_counted_anew(tmp_path, draw_blobs, small_blocks):
+    path = tmp_path / "image.npy"
+    np.save(path, np.zeros((300, 280), np.float32))
+    job = StreamJob(path, tmp_path / "out", small_blocks, axes="YX")
+    with closing(count_streamed(job)) as task:
+        for _ in range(6):
+            next(task)
+    blobs = draw_blobs((300, 280))
+    np.save(path, blobs.image)
+    assert run(count_streamed(job)).count == len(blobs)
+
+
 def test_the_labels_have_a_pyramid_and_sizes(tmp_path, draw_blobs, small_blocks):
     image = Image(draw_blobs((300, 280)).image, "YX", (0.5, 0.25), "sized")
     run(count_streamed(StreamJob(image, tmp_path, small_blocks)))

@@ -85,6 +85,26 @@ def read_tiff(path: Path, wanted: Wanted = Wanted()) -> Iterator[Image]:  # noqa
             yield replace(image, is_converted=seen.is_converted, levels=seen.levels)
 
 
+def set_of(path: Path) -> tuple[str, ...]:
+    """Return the names of the files of an OME set that a file belongs to; empty where it is one alone."""
+    try:
+        with tifffile.TiffFile(path) as file:
+            told = file.ome_metadata or ""
+    except (OSError, ValueError, tifffile.TiffFileError):  # reading it tells what is wrong
+        return ()
+    try:
+        names = _files_of_set(ElementTree.fromstring(told))
+    except ElementTree.ParseError:
+        return ()
+    if len(names) < 2:
+        return ()
+    return tuple(sorted(names))
+
+
+def _files_of_set(root: ElementTree.Element) -> dict[str, None]:
+    return dict.fromkeys(str(node.get("FileName", "")) for node in root.findall(".//{*}UUID[@FileName]"))
+
+
 def read_companion(path: Path, wanted: Wanted = Wanted()) -> Iterator[Image]:  # noqa: B008 - frozen
     """Yield the images that an OME companion file describes, from the TIFF files beside it.
 
@@ -97,7 +117,7 @@ def read_companion(path: Path, wanted: Wanted = Wanted()) -> Iterator[Image]:  #
         root = ElementTree.fromstring(path.read_text(encoding="utf-8"))
     except (ElementTree.ParseError, UnicodeDecodeError) as error:
         raise ReadError(f"Expected OME-XML in {path}; got: {error}. Export it again.") from error
-    named = dict.fromkeys(str(node.get("FileName", "")) for node in root.findall(".//{*}UUID[@FileName]"))
+    named = _files_of_set(root)
     for name in named:
         if name == Path(name).name and (path.parent / name).is_file():
             yield from read_tiff(path.parent / name, wanted)
