@@ -5,13 +5,16 @@ import itertools
 import json
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas
 import pytest
 import tifffile
+import torch
 import yaozarrs
 import zarr
+from dask import distributed
 
 from cellwright.core.data import Image
 from cellwright.core.errors import AxesError, SettingsError, WriteError
@@ -658,12 +661,27 @@ def test_an_address_that_nobody_answers_is_told(tmp_path, monkeypatch):
         run(count_streamed(StreamJob(path, tmp_path), StreamSettings(scheduler="tcp://127.0.0.1:9")))
 
 
-def test_two_processes_find_the_same_cells(tmp_path):
-    picture = simulate("fluorescence", (1100, 400), np.random.default_rng(3), diameter_px=24).image
-    path = tmp_path / "field.zarr"
-    zarr.create_array(path, data=picture, chunks=(512, 512))
-    small = StreamSettings(memory="100MB")
-    one = run(count_streamed(StreamJob(path, tmp_path / "one"), small))
-    two = run(count_streamed(StreamJob(path, tmp_path / "two"), replace(small, workers=2)))
-    assert one.count == two.count > 20
-    assert np.array_equal(read(tmp_path / "one", "field")[0], read(tmp_path / "two", "field")[0])
+@pytest.mark.parametrize("axes", ["YX", "ZYX"])
+def test_workers_find_the_same_cells(tmp_path, draw_blobs, small_blocks, monkeypatch, axes):
+    n_threads = torch.get_num_threads()
+    here = partial(distributed.LocalCluster, processes=False, protocol="tcp://")
+    monkeypatch.setattr(distributed, "LocalCluster", here)  # threads start sooner than processes
+    pixels = draw_blobs((90, 60)).image
+    if axes == "ZYX":
+        pixels = np.stack([pixels] * 4)
+    np.save(tmp_path / "field.npy", pixels)
+    job = StreamJob(
+        tmp_path / "field.npy",
+        tmp_path / "one",
+        small_blocks,
+        axes=axes,
+        analysis=AnalysisSettings(("shape",)),
+    )
+    small = StreamSettings(memory="1.5MB")
+    one = run(count_streamed(job, small))
+    two = run(count_streamed(replace(job, output=tmp_path / "two"), replace(small, workers=2)))
+    torch.set_num_threads(n_threads)
+    assert one.count == two.count > 5
+    (labels, table), (theirs, expected) = (read(tmp_path / name, "field") for name in ("one", "two"))
+    assert same_cells(labels, theirs)
+    same_tables(sorted_rows(table), sorted_rows(expected))

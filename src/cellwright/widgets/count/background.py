@@ -16,6 +16,7 @@ from cellwright.widgets.count.count_request import CountOutcome, Request, count_
 from cellwright.widgets.count.model import CountModel
 from cellwright.widgets.shared.layer_factory import DENSITY_COLOURMAP, OUTLINE_PX, bright_colours
 from cellwright.widgets.shared.layer_io import TITLES, Source, remove
+from cellwright.widgets.shared.napari_private import draw_outlines_fast
 
 FILES = "cellwright_files"  # key in the metadata of a layer whose cells are in files
 
@@ -109,6 +110,7 @@ def layer_of(path: Path, source: Source) -> Layer:
     if levels[0].dtype.kind == "i":
         name = f"{source.image.name} {TITLES['Labels']}"
         layer = Labels(levels, name=name, opacity=0.9, colormap=bright_colours(), **looks)
+        draw_outlines_fast(layer)
         layer.contour = OUTLINE_PX  # of what is in sight, which is never larger than the canvas
         return layer
     name = f"{source.image.name} {TITLES['Image']}"
