@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 
 from cellwright.core.data import Image, Labels
 from cellwright.core.errors import CellwrightError, ReadError, WriteError
-from cellwright.files import tiff, vendor, zarr
+from cellwright.files import vendor, zarr
 from cellwright.files.atomic import atomic_write
-from cellwright.files.metadata import ImageMetadata, Wanted, blank, describe, with_axes
+from cellwright.files.metadata import LEAST_BOMB_BYTES, ImageMetadata, Wanted, blank, describe, with_axes
 
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and big, both byte orders
+COMPANION = ".companion.ome"
 NPY_START = b"\x93NUMPY"
 PNG_START = b"\x89PNG\r\n\x1a\n"
 PNG_DEEP_COLOURS = {(16, 2): 3, (16, 4): 2, (16, 6): 4}  # bits and kind of a PNG to its samples a pixel
@@ -168,11 +169,7 @@ def write_image(path: Path | str, image: Image) -> None:
         pixels = np.moveaxis(pixels, image.axes.index("C"), place)
         axes = axes[:place] + "C" + axes[place:]
     metadata = {"axes": axes[:-1] + "S" if is_colour else axes, **_physical_sizes(image)}
-    photometric = "rgb" if is_colour else "minisblack"
-    with atomic_write(Path(path)) as part:
-        tifffile.imwrite(
-            part, pixels, ome=True, photometric=photometric, compression="zlib", metadata=metadata
-        )
+    _write_ome(Path(path), pixels, metadata, "rgb" if is_colour else "minisblack")
 
 
 def _plain_values(image: Image) -> NDArray[Any]:
@@ -201,10 +198,17 @@ def _write_tiff(path: Path, values: NDArray[Any], image: Image) -> None:
         raise WriteError(
             f"Labels and maps of {image.name!r} must have shape {image.label_shape}; got {values.shape}."
         )
-    metadata = {"axes": image.label_axes, **_physical_sizes(image)}
+    _write_ome(path, values, {"axes": image.label_axes, **_physical_sizes(image)})
+
+
+def _write_ome(
+    path: Path, pixels: NDArray[Any], metadata: dict[str, Any], photometric: str = "minisblack"
+) -> None:
+    import tifffile
+
     with atomic_write(path) as part:
         tifffile.imwrite(
-            part, values, ome=True, photometric="minisblack", compression="zlib", metadata=metadata
+            part, pixels, ome=True, photometric=photometric, compression="zlib", metadata=metadata
         )
 
 
@@ -252,9 +256,13 @@ def _read_file(path: Path, wanted: Wanted) -> Iterator[Image]:
         return
     with path.open("rb") as file:
         start = file.read(32)
-    if start.startswith(tiff.STARTS):
+    if start.startswith(TIFF_STARTS):
+        from cellwright.files import tiff  # tifffile and its codecs are not imported before they are needed
+
         yield from tiff.read_tiff(path, wanted)
-    elif path.name.lower().endswith(tiff.COMPANION):
+    elif path.name.lower().endswith(COMPANION):
+        from cellwright.files import tiff
+
         yield from tiff.read_companion(path, wanted)
     elif start.startswith(NPY_START):
         yield describe(np.load(path, mmap_mode="r", allow_pickle=False), "", path.stem)
@@ -357,7 +365,7 @@ def _refuse_bomb(picture: Any, n_frames: int, path: Path) -> None:
     """Raise ReadError where a picture claims to be far larger than its file can be."""
     n_file = path.stat().st_size
     n_bytes = n_frames * picture.width * picture.height * max(3, len(picture.getbands()))
-    if n_bytes > max(tiff.LEAST_BOMB_BYTES, MOST_TIMES * n_file):
+    if n_bytes > max(LEAST_BOMB_BYTES, MOST_TIMES * n_file):
         raise ReadError(
             f"{path} claims to hold {n_frames} x {picture.height} x {picture.width} pixels, more than its "
             f"{n_file} bytes can. It is damaged; export it again."

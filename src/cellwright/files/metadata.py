@@ -38,6 +38,7 @@ UM_PER_UNIT = {
     "inch": 25_400.0,
     "in": 25_400.0,
 }
+LEAST_BOMB_BYTES = 1 << 24  # what claims to unpack to less is read, however small its file
 SHORT_AXES = "TCZ"  # which letters axes of length one are given that a file does not have
 RGB, RGBA = COLOURS
 NO_STEP = "The file tells the pixel size in x and y, not the step between slices: volumes stay in voxels."

@@ -23,6 +23,7 @@ from cellwright.core.data import ArrayLike, Image
 from cellwright.core.errors import ReadError
 from cellwright.files.atomic import plain_name
 from cellwright.files.metadata import (
+    LEAST_BOMB_BYTES,
     UM_PER_UNIT,
     ImageMetadata,
     Wanted,
@@ -34,8 +35,6 @@ from cellwright.files.metadata import (
     um_per,
 )
 
-STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and big, both byte orders
-COMPANION = ".companion.ome"
 DESCRIPTION_TAG, ORIENTATION_TAG, SUBIFDS_TAG = 270, 274, 330
 ALPHA_SAMPLES = {tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA}
 RGBA_SAMPLES = 4
@@ -43,7 +42,6 @@ LARGEST_UM = 20.0  # a plain TIFF with wider pixels states the density of a prin
 PRINT_UNITS = ("inch", "in", "cm")
 LAZY_BYTES = 1 << 31  # larger images stay on disk
 LAZY_PYRAMID_BYTES = 1 << 26  # likewise of pyramids, which are looked at through their smaller copies
-LEAST_BOMB_BYTES = 1 << 24
 MOST_TIMES = {
     1: 2000,
     5: 2000,

@@ -63,13 +63,17 @@ class PromptedCell:
         return int(np.count_nonzero(self.mask))
 
     @property
-    def outline(self) -> NDArray[np.float32]:
-        """Corners (N, 2) of the polygon around its largest part, y and x in pixels of the frame."""
+    def outlines(self) -> list[NDArray[np.float32]]:
+        """Corners (N, 2) of the polygon around each part and hole, the longest first, in frame pixels."""
         contours: list[NDArray[np.float64]] = find_contours(  # type: ignore[no-untyped-call]
             np.pad(self.mask, 1).astype(np.float32), 0.5
         )
-        longest = max(contours, key=len)
-        return np.asarray(longest - 1 + self.box[0], np.float32)
+        return [np.asarray(one - 1 + self.box[0], np.float32) for one in sorted(contours, key=len)[::-1]]
+
+    @property
+    def outline(self) -> NDArray[np.float32]:
+        """Corners (N, 2) of the polygon around its largest part, y and x in pixels of the frame."""
+        return self.outlines[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +207,8 @@ class PointPredictor:
             run(self.encode_for(prompts))
             window = self._window_for(prompts)
         assert window is not None
-        return _prompted_cell(window, prompts, self._threshold)
+        diameter_px = self._models[0].spec.diameter_px / window.zoom
+        return _prompted_cell(window, prompts, self._threshold, diameter_px)
 
     def encode(self, point: ArrayLike | None = None) -> Task[None]:
         """Run the network where the point is (the middle when not given), unless that was done before.
@@ -362,7 +367,9 @@ def _cell_in(window: Window, labels: NDArray[np.int32], number: int) -> Prompted
     )
 
 
-def _prompted_cell(window: Window, prompts: Prompts, threshold: float) -> PromptedCell | None:
+def _prompted_cell(
+    window: Window, prompts: Prompts, threshold: float, diameter_px: float
+) -> PromptedCell | None:
     labels = window.cells.labels
     assert labels is not None  # as _probability_map made sure
     first, last = _part_around(window, labels, prompts.moved(window.corner))
@@ -371,7 +378,7 @@ def _prompted_cell(window: Window, prompts: Prompts, threshold: float) -> Prompt
     rows, columns = np.mgrid[: part.shape[0], : part.shape[1]]
     points = np.stack([rows.ravel(), columns.ravel()], axis=1) + corner
     inside = _sample(window, points.astype(np.float32)).reshape(part.shape)
-    mask = prompted_mask(inside, part, prompts.moved(corner), threshold)
+    mask = prompted_mask(inside, part, prompts.moved(corner), threshold, diameter_px)
     if not mask.any():
         return None
     found = mask.astype(np.int32)

@@ -88,6 +88,13 @@ def test_a_box_makes_an_outline_wider_that_is_too_narrow():
     assert iou(mask, LEFT) > 0.9
 
 
+def test_a_hole_stays_where_a_negative_point_lies_and_is_filled_elsewhere():
+    inside, labels = seen(LEFT & ~disc(30, 25, 3) & ~disc(30, 36, 3))
+    mask = prompted_mask(inside, labels, Prompts(((22.0, 30.0),), ((30.0, 25.0),)), 0.5)
+    assert mask[disc(30, 36, 3)].all()
+    assert (~mask[disc(30, 25, 2)]).all()
+
+
 def test_an_empty_box_has_no_cell_unless_a_point_says_so():
     inside, labels = seen()
     box = ((10.0, 10.0), (30.0, 30.0))

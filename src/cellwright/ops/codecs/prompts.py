@@ -19,11 +19,15 @@ from cellwright.ops.label_changes import Mask
 MARGIN = 0.04  # of the sides of a box, by which a cell may reach beyond it
 LEAST_MARGIN_PX = 1.0
 SURE = 1.0  # log odds that a point is given at least
-LEAST_REACH_PX = 2.0  # of a point that corrects the model
-NEGATIVE_REACH = 0.5  # of the way from a negative point to the nearest positive one
+LEAST_REACH_PX = 4.0  # of a point of the cell that corrects the model
+REACH = 0.3  # the same, of the diameter of the cell
+NEGATIVE_REACH = 0.25  # of the way from a negative point to the nearest positive one
 NECK_COST = 1.5  # power of the depth, as where a cell is split by two clicks
+USUAL_PX = 26.0  # diameter of a cell of which nothing is known
 MOST_ODDS = 6.0  # log odds of a pixel that the model is sure of
 SHIFTS = (0.0, 0.5, -0.5, 1.0, -1.0, 1.5, -1.5, 2.0, -2.0, 3.0, -3.0)  # of log odds that are tried in a box
+ROUND = 2.0  # log odds of the middle of a box, which fall to 0 at the ellipse in it and below beyond
+FARTHEST = 4.0  # squared distance, in radii of that ellipse, from which the rest is alike
 BETTER = 0.02  # of the overlap with the box, from which another shift or a further piece is taken
 
 Point = tuple[float, float]
@@ -118,7 +122,13 @@ class Prompts:
         return replace(self, positive=move(self.positive), negative=move(self.negative), box=box)
 
 
-def prompted_mask(inside: NDArray[np.float32], labels: Labels, prompts: Prompts, threshold: float) -> Mask:
+def prompted_mask(
+    inside: NDArray[np.float32],
+    labels: Labels,
+    prompts: Prompts,
+    threshold: float,
+    diameter_px: float = USUAL_PX,
+) -> Mask:
     """Return the pixels (Y, X) of the cell that is meant; none where the model sees nothing in the box.
 
     Every positive point is in it and no negative one; with a box, nothing that lies further than a small
@@ -134,6 +144,8 @@ def prompted_mask(inside: NDArray[np.float32], labels: Labels, prompts: Prompts,
         In pixels of both.
     threshold
         Chance from which the model takes a pixel for cell.
+    diameter_px
+        Of a cell that the model knows, for one of which it sees nothing.
     """
     ours, theirs = (_pixels_in(points, labels.shape) for points in (prompts.positive, prompts.negative))
     chosen = set(labels[tuple(ours.T)].tolist()) - {0}
@@ -147,12 +159,23 @@ def prompted_mask(inside: NDArray[np.float32], labels: Labels, prompts: Prompts,
     own = np.isin(labels, list(chosen - dropped))
     for number in chosen & dropped:
         own |= _nearer(labels == number, ours, theirs)
-    odds = _corrected(_log_odds(inside, threshold), own, ours, theirs)
+    if own.any():
+        diameter_px = 2 * np.sqrt(own.sum() / np.pi)
+    reach_px = max(REACH * diameter_px, LEAST_REACH_PX)
     ground = own | ((labels == 0) & allowed)
-    shifts = SHIFTS if prompts.box is not None else SHIFTS[:1]
-    found = [_grown(own, ground, odds + shift, allowed, ours, theirs) for shift in shifts]
-    if len(found) == 1:
-        return found[0]
+
+    def grown(odds: NDArray[np.float64]) -> Mask:
+        return _grown(own, ground & allowed & (odds > 0), ours, theirs)
+
+    odds = _log_odds(inside, threshold)
+    if prompts.box is None:
+        return grown(_corrected(odds, own, ours, theirs, reach_px))
+    odds = _corrected(odds + _roundness(prompts, labels.shape), own, ours, theirs, reach_px)
+    return _best_in_box([grown(odds + shift) for shift in SHIFTS], prompts)
+
+
+def _best_in_box(found: list[Mask], prompts: Prompts) -> Mask:
+    """Return the mask that fills the box best; of much the same ones the first."""
     fits = [_overlap(mask, prompts) for mask in found]
     best = 0
     for index, fit in enumerate(fits):
@@ -161,16 +184,8 @@ def prompted_mask(inside: NDArray[np.float32], labels: Labels, prompts: Prompts,
     return found[best]
 
 
-def _grown(
-    own: Mask,
-    ground: Mask,
-    odds: NDArray[np.float64],
-    allowed: Mask,
-    ours: NDArray[np.intp],
-    theirs: NDArray[np.intp],
-) -> Mask:
-    """Return the pixels of the ground that the model and the points take for the cell, without islands."""
-    mask = ground & (odds > 0) & allowed
+def _grown(own: Mask, mask: Mask, ours: NDArray[np.intp], theirs: NDArray[np.intp]) -> Mask:
+    """Return the parts of a mask that our points lie in, without points the largest; holes are filled."""
     mask[tuple(theirs.T)] = False
     mask[tuple(ours.T)] = True
     pieces, _ = ndimage.label(mask)
@@ -179,9 +194,10 @@ def _grown(
         sizes = np.bincount(pieces[own & mask], minlength=2)
         sizes[0] = 0
         wanted = np.array([sizes.argmax()])
-    mask = ndimage.binary_fill_holes(np.isin(pieces, wanted[wanted > 0]))
-    mask[tuple(theirs.T)] = False
-    filled: Mask = mask & (allowed | np.isin(pieces, wanted[wanted > 0]))
+    mask = np.isin(pieces, wanted[wanted > 0])
+    holes, _ = ndimage.label(ndimage.binary_fill_holes(mask) & ~mask)
+    kept = np.unique(holes[tuple(theirs.T)])  # those in which a negative point lies
+    filled: Mask = mask | ((holes > 0) & ~np.isin(holes, kept))
     return filled
 
 
@@ -211,6 +227,16 @@ def _within(prompts: Prompts, shape: tuple[int, ...]) -> Mask:
     rows, columns = np.ogrid[: shape[0], : shape[1]]
     within: Mask = (rows >= low[0]) & (rows <= high[0]) & (columns >= low[1]) & (columns <= high[1])
     return within
+
+
+def _roundness(prompts: Prompts, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return what is added to log odds in a box: cells fill rather the ellipse in it than its corners."""
+    first, last = prompts.corners
+    middle, half = (first + last) / 2, (last - first) / 2
+    rows, columns = np.ogrid[: shape[0], : shape[1]]
+    squared = ((rows - middle[0]) / half[0]) ** 2 + ((columns - middle[1]) / half[1]) ** 2
+    added: NDArray[np.float64] = ROUND * (1 - np.minimum(squared, FARTHEST))
+    return added
 
 
 def _filling(labels: Labels, prompts: Prompts, chosen: set[int], dropped: set[int]) -> set[int]:
@@ -262,7 +288,7 @@ def _nearer(cell: Mask, ours: NDArray[np.intp], theirs: NDArray[np.intp]) -> Mas
 
 
 def _corrected(
-    odds: NDArray[np.float64], own: Mask, ours: NDArray[np.intp], theirs: NDArray[np.intp]
+    odds: NDArray[np.float64], own: Mask, ours: NDArray[np.intp], theirs: NDArray[np.intp], reach_px: float
 ) -> NDArray[np.float64]:
     """Return log odds that agree with the points: raised around ours, lowered around theirs, where needed.
 
@@ -275,14 +301,12 @@ def _corrected(
     for pixel in ours:
         missing = SURE - corrected[tuple(pixel)]
         if missing > 0:
-            reach = max(away[tuple(pixel)], LEAST_REACH_PX)
-            corrected += missing * _bump(odds.shape, pixel, reach)
+            corrected += missing * _bump(odds.shape, pixel, max(away[tuple(pixel)], reach_px))
     for pixel in theirs:
         extra = SURE + corrected[tuple(pixel)]
         if extra > 0 and len(ours):
             distance = np.sqrt(((ours - pixel) ** 2).sum(axis=1).min())
-            reach = max(NEGATIVE_REACH * distance / 2, LEAST_REACH_PX / 2)
-            corrected -= extra * _bump(odds.shape, pixel, reach)
+            corrected -= extra * _bump(odds.shape, pixel, max(NEGATIVE_REACH * distance, 1.0))
     return corrected
 
 

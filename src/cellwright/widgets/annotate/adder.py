@@ -149,7 +149,7 @@ class Adder(QObject):
 
     def _ask(self) -> None:
         """Have the draft answered, at once or when the network has looked."""
-        self.draft.cell = self.draft.outline = None
+        self.draft.cell, self.draft.outlines = None, []
         self._overlay.show(self.draft)
         prompts = self.draft.prompts
         assert prompts is not None
@@ -262,7 +262,7 @@ class Adder(QObject):
         text = (
             f"A cell, score {cell.score:.2f}." if cell is not None else f"{self._why_drawn} A disc is drawn."
         )
-        self.draft.cell, self.draft.outline = cell, self._outline(wish.prompts, cell)
+        self.draft.cell, self.draft.outlines = cell, self._outlines(wish.prompts, cell)
         self._overlay.show(self.draft)
         self.done.emit(f"{text} {PROMPT_KEYS}")
 
@@ -295,17 +295,16 @@ class Adder(QObject):
             return "the model sees none"
         return "the model was not asked"
 
-    def _outline(self, prompts: Prompts, cell: "PromptedCell | None") -> NDArray[np.floating[Any]]:
-        """Return the outline of a cell, or of what is drawn in its place."""
+    def _outlines(self, prompts: Prompts, cell: "PromptedCell | None") -> list[NDArray[Any]]:
+        """Return the outlines of a cell, or of what is drawn in its place."""
         if cell is not None:
-            return cell.outline
+            return list(cell.outlines)
         angles = np.linspace(0, 2 * np.pi, N_CORNERS)
         circle = np.stack([np.sin(angles), np.cos(angles)], axis=1)
         middle, sides = np.array(prompts.positive[:1]), np.full(2, self._diameter)
         if prompts.box is not None:
             middle, sides = prompts.corners.mean(axis=0), np.array(prompts.sides)
-        outline: NDArray[np.float64] = middle + circle * sides / 2
-        return outline
+        return [middle + circle * sides / 2]
 
     def _covers(self, cell: "PromptedCell", wish: "Wish") -> bool:
         """Return whether the model took the point for part of cells that are there."""

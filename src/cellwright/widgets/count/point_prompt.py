@@ -271,7 +271,7 @@ class PointPromptTool(QObject):
             self._forget()
             self._tell(f"This is cell {known} already: score {cell.score:.2f}.")
             return
-        self.draft.cell, self.draft.outline = cell, cell.outline
+        self.draft.cell, self.draft.outlines = cell, cell.outlines
         self._show_draft()
         self._tell(f"A cell, score {cell.score:.2f}. {PROMPT_KEYS}")
 

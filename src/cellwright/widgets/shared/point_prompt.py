@@ -47,7 +47,7 @@ class PromptDraft:
     def __init__(self) -> None:
         self.frame: tuple[int, ...] = ()
         self.cell: PromptedCell | None = None  # that the model gives for the prompts
-        self.outline: NDArray[np.floating[Any]] | None = None  # (N, 2), of the cell or what stands for it
+        self.outlines: list[NDArray[Any]] = []  # each (N, 2), of the cell or what stands for it
         self._steps: list[Prompts] = []
 
     @property
@@ -91,12 +91,12 @@ class PromptDraft:
     def undo(self) -> None:
         """Take the last prompt back."""
         del self._steps[-1:]
-        self.cell = self.outline = None
+        self.cell, self.outlines = None, []
 
     def clear(self) -> None:
         """Forget all prompts."""
         self._steps.clear()
-        self.cell = self.outline = None
+        self.cell, self.outlines = None, []
 
 
 class PromptOverlay:
@@ -131,8 +131,8 @@ class PromptOverlay:
         if prompts is None:
             return
         width = 2 * screen_px(self._viewer, self._below)
-        if draft.outline is not None:
-            self._add("path", draft.frame, draft.outline, COLOUR, width)
+        for outline in draft.outlines:
+            self._add("path", draft.frame, outline, COLOUR, width)
         if prompts.box is not None:
             (top, left), (bottom, right) = prompts.corners
             corners = np.array([(top, left), (top, right), (bottom, right), (bottom, left)])
