@@ -59,13 +59,13 @@ def test_outlines_are_those_of_napari(thickness: int, rng: np.random.Generator) 
     labels[20:40, 10:30] = 9
     plain, fast = (Labels(labels, name=name) for name in ("plain", "fast"))
     draw_outlines_fast(fast)
-    for place in (np.s_[:, :], np.s_[3:50, 7:41], np.s_[0:20, 30:56]):
+    for place in (np.s_[0:60, 0:56], np.s_[3:50, 7:41], np.s_[0:20, 30:56]):
         for layer in (plain, fast):
             layer.contour = thickness
         found, expected = (layer._calculate_contour(labels, place) for layer in (fast, plain))
         np.testing.assert_array_equal(found, expected)
     fast.contour = 0
-    assert fast._calculate_contour(labels, np.s_[:, :]) is None
+    assert fast._calculate_contour(labels, np.s_[0:9, 0:9]) is None
 
 
 def test_a_view_that_fails_ends_the_count(

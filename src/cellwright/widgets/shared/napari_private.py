@@ -66,7 +66,7 @@ def draw_outlines_fast(layer: Labels) -> None:
         rows, columns = (slice(a - low, b - low) for (a, b), (low, _) in zip(spans, wide, strict=True))
         return outlines[rows, columns]
 
-    layer._calculate_contour = fast  # noqa: SLF001
+    layer._calculate_contour = fast
 
 
 def edges_of(labels: NDArray[Any], thickness: int) -> NDArray[Any]:
