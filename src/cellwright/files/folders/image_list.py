@@ -28,24 +28,12 @@ TAKEN = ("image", "model", "count", "low", "high", "fit", "expectation", "second
 
 @dataclass(frozen=True, slots=True)
 class ListedImage:
-    """One image of a list.
+    """One image of a list."""
 
-    Parameters
-    ----------
-    path
-        The file or .zarr folder, which may hold several images.
-    name
-        What its results are called: the path from the folder that was searched, without the suffix.
-    plate
-        What its name or its plate tells: ``well``, ``site`` and whatever else the pattern names.
-    part
-        Name of the image in its file, where that holds several; empty for the only one.
-    """
-
-    path: Path
-    name: str
-    plate: Mapping[str, str] = field(default_factory=dict)
-    part: str = ""
+    path: Path  # the file or .zarr folder, which may hold several images
+    name: str  # what its results are called: its path in the folder that was searched, without suffix
+    plate: Mapping[str, str] = field(default_factory=dict)  # ``well``, ``site`` and what else is told
+    part: str = ""  # name of the image in its file, where that holds several; empty for the only one
 
     def image(self, image: Image) -> "ListedImage":
         """Return what to call one of the images of this file: the file's name where it is the only one.

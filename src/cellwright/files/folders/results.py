@@ -49,24 +49,12 @@ ROWS_AT_ONCE = 200_000
 
 @dataclass(frozen=True, slots=True)
 class ImageOutcome:
-    """What became of one image: a row of the summary, or why there is none.
+    """What became of one image: a row of the summary, or why there is none."""
 
-    Parameters
-    ----------
-    image
-        Which one.
-    row
-        Columns of the summary; empty where it failed.
-    error
-        What went wrong, in one line.
-    was_done
-        Whether an earlier run had counted it.
-    """
-
-    image: ListedImage
-    row: Mapping[str, Any] = field(default_factory=dict)
-    error: str = ""
-    was_done: bool = False
+    image: ListedImage  # which one
+    row: Mapping[str, Any] = field(default_factory=dict)  # columns of the summary; empty where it failed
+    error: str = ""  # what went wrong, in one line
+    was_done: bool = False  # whether an earlier run had counted it
 
 
 class FileFacts(NamedTuple):

@@ -47,27 +47,13 @@ class Shape(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FileObject:
-    """One object of a file, as it is told there.
+    """One object of a file, as it is told there."""
 
-    Parameters
-    ----------
-    node
-        Where it stands.
-    shapes
-        What it is made of, in corners (y, x) of the plane, the first pixel reaching from 0 to 1.
-    name
-        Of its class.
-    lead
-        Frame and slice it lies in, as far as the image has such axes.
-    group
-        Objects of one group are one cell; None is a group of its own.
-    """
-
-    node: JsonValue
-    shapes: Sequence[Shape]
-    name: str = NO_CLASS
-    lead: tuple[float, ...] = ()
-    group: Hashable | None = None
+    node: JsonValue  # where it stands
+    shapes: Sequence[Shape]  # corners (y, x) of the plane, the first pixel reaching from 0 to 1
+    name: str = NO_CLASS  # of its class
+    lead: tuple[float, ...] = ()  # frame and slice it lies in, as far as the image has such axes
+    group: Hashable | None = None  # objects of one group are one cell; None is a group of its own
 
 
 @dataclass(slots=True)

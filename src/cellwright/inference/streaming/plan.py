@@ -134,24 +134,12 @@ class StreamJob:
 
 
 class StreamBlock(NamedTuple):
-    """A window of one time point, its place in the image, and what tells its labels from those of others.
+    """A window of one time point, its place in the image, and what tells its labels from those of others."""
 
-    Parameters
-    ----------
-    number
-        From 0; the labels of its cells lie between ``number`` and ``number + 1`` times those of a block.
-    time
-        Index along T.
-    tile
-        The window of (Z,) Y and X, and the core in it.
-    round
-        No two blocks of a round write to the same chunk.
-    """
-
-    number: int
-    time: int
-    tile: Tile
-    round: int
+    number: int  # from 0; its labels lie between ``number`` and ``number + 1`` times those of a block
+    time: int  # index along T
+    tile: Tile  # the window of (Z,) Y and X, and the core in it
+    round: int  # no two blocks of a round write to the same chunk
 
     def place(self, axes: str, *, core: bool = False) -> tuple[Any, ...]:
         """Return the place of its window, or of its core, in an array with these axes."""
@@ -186,26 +174,14 @@ class StreamBlock(NamedTuple):
 
 
 class StreamPlan(NamedTuple):
-    """How an image is counted block by block; kept on disk, so that a stopped run goes on in the same way.
+    """How an image is counted block by block; kept on disk, so that a stopped run goes on in the same way."""
 
-    Parameters
-    ----------
-    preparation
-        What all blocks are counted with.
-    core_px, halo_px
-        Side of a core along Y and X, and the context around it.
-    core_slices, halo_slices
-        The same along Z; 0 slices take all of them.
-    level
-        Number of the smaller copy of the image that is counted in; 0 is the image itself.
-    """
-
-    preparation: Preparation
-    core_px: int
+    preparation: Preparation  # what all blocks are counted with
+    core_px: int  # side of a core along Y and X, and the context around it
     halo_px: int
-    core_slices: int = 0
+    core_slices: int = 0  # the same along Z; 0 slices take all of them
     halo_slices: int = 0
-    level: int = 0
+    level: int = 0  # number of the smaller copy that is counted in; 0 is the image itself
 
     def with_networks(self, networks: Engine) -> Self:
         """Return the same plan for a process that has made the networks."""

@@ -81,32 +81,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Streamed:
-    """What counting an image block by block gives: the count, and where the rest is.
+    """What counting an image block by block gives: the count, and where the rest is."""
 
-    Parameters
-    ----------
-    count
-        Cells; of a density its sum.
-    labels
-        Their OME-Zarr labels, or the OME-Zarr density; None where a model gives neither.
-    table
-        One row per cell; of a density one per time point.
-    interval
-        Holds the true count nine times of ten, where the model gives a density and knows its error.
-    fit
-        Expected F1 of the count, the mean of its blocks; None where it is not known.
-    analysis
-        What was measured of the cells that count, none of them with outlines; None where nothing was.
-    """
-
-    count: float
-    labels: Path | None
-    table: Path
+    count: float  # cells; of a density its sum
+    labels: Path | None  # their OME-Zarr labels, or the density; None where a model gives neither
+    table: Path  # one row per cell; of a density one per time point
     provenance: Provenance
     notices: tuple[str, ...] = ()
-    interval: tuple[float, float] | None = None
-    fit: float | None = None
-    analysis: Analysis | None = None
+    interval: tuple[float, float] | None = None  # nine times of ten, of a density whose error is known
+    fit: float | None = None  # expected F1 of the count, the mean of its blocks; None where it is not known
+    analysis: Analysis | None = None  # of the cells that count, without outlines; None: nothing was measured
 
     @property
     def result(self) -> Result:

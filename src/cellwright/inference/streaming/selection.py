@@ -45,27 +45,13 @@ SUMMED = ("label", "t", "z", "y", "x", "class", "score", "area_px", "volume_px",
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Selected:
-    """Which cells count, and where.
+    """Which cells count, and where."""
 
-    Parameters
-    ----------
-    membership : bool (N, regions)
-        Which of the cells that count lies in which region, block by block.
-    sizes
-        Pixels of the regions, see ``ops.measure.analysis.region_sizes``.
-    n_outside
-        Nuclei in no cell, where nuclei were given.
-    thresholds
-        Of the markers, by channel.
-    notices
-        Sentences for the user.
-    """
-
-    membership: NDArray[np.bool_]
-    sizes: NDArray[np.int64]
-    n_outside: int
-    thresholds: Mapping[str, float]
-    notices: tuple[str, ...]
+    membership: NDArray[np.bool_]  # (N, regions): which cell lies in which region, block by block
+    sizes: NDArray[np.int64]  # pixels of the regions, see ``ops.measure.analysis.region_sizes``
+    n_outside: int  # nuclei in no cell, where nuclei were given
+    thresholds: Mapping[str, float]  # of the markers, by channel
+    notices: tuple[str, ...]  # sentences for the user
 
 
 def select(job: StreamJob, image: Image, blocks: Sequence[StreamBlock]) -> Selected:

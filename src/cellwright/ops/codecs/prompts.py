@@ -37,15 +37,6 @@ Point = tuple[float, float]
 class Prompts:
     """What is told of one cell, y and x in pixels; the centre of the first pixel is 0, 0.
 
-    Parameters
-    ----------
-    positive
-        Points that lie in the cell.
-    negative
-        Points that do not.
-    box
-        Two opposite corners of the box that the cell fills; None where none was drawn.
-
     Raises
     ------
     QueryError
@@ -53,9 +44,9 @@ class Prompts:
         lies beyond the box, or the box has no pixel.
     """
 
-    positive: tuple[Point, ...] = ()
-    negative: tuple[Point, ...] = ()
-    box: tuple[Point, Point] | None = None
+    positive: tuple[Point, ...] = ()  # points that lie in the cell
+    negative: tuple[Point, ...] = ()  # points that do not
+    box: tuple[Point, Point] | None = None  # two opposite corners of the box that the cell fills
 
     def __post_init__(self) -> None:
         if not self.positive and self.box is None:

@@ -34,7 +34,7 @@ from cellwright.widgets.shared.combos import (
 from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.job_bar import JobBar
 from cellwright.widgets.shared.layer_factory import class_colour
-from cellwright.widgets.shared.style import message_label, panel_layout, row, set_state
+from cellwright.widgets.shared.style import form_layout, message_label, panel_layout, row, set_state
 
 N_COLUMNS = 4
 FILES_HEIGHT_PX = 150
@@ -169,9 +169,7 @@ class AnnotatePanel(QWidget):
             none="Nothing: an empty image",
             follows_active=True,
         )
-        form = QFormLayout()
-        form.setSpacing(6)
-        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form = form_layout()
         form.addRow("Image", self.image)
         form.addRow("Channel", self.channel)
         form.addRow("Begin with", self.start)
@@ -374,9 +372,7 @@ class ExportSection(CollapsibleSection):
         self.save_as.setToolTip("Save the cells as a file of this format.")
         self.format.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.job = JobBar()
-        form = QFormLayout()
-        form.setSpacing(6)
-        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form = form_layout()
         form.addRow("Split", self.split)
         form.addRow(self.complete)
         form.addRow(self.replaces)

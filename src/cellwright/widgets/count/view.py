@@ -37,6 +37,7 @@ from cellwright.widgets.shared.form import SettingsForm, is_threshold, names_of
 from cellwright.widgets.shared.job_bar import JobBar
 from cellwright.widgets.shared.style import (
     folded,
+    form_layout,
     message_label,
     panel_layout,
     put,
@@ -429,9 +430,7 @@ def usual_outputs(family: Family) -> tuple[str, ...]:
 
 def _form(rows: Mapping[str, QWidget | QHBoxLayout]) -> QFormLayout:
     """Return rows that keep to the width of the panel."""
-    form = QFormLayout()
-    form.setSpacing(6)
-    form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+    form = form_layout()
     for title, field in rows.items():
         form.addRow(title, field)
     return form
