@@ -265,7 +265,7 @@ def test_slices_are_linked_across_blocks(tmp_path, draw_blobs, small_blocks, fla
     is_there = np.arange(32) % 13 < 9  # cells of nine slices and four without
     image = Image(blobs.image * is_there[:, np.newaxis, np.newaxis].astype(np.float32), "ZYX")
     whole = run(count_cells(image, small_blocks)).cells
-    job, small = StreamJob(image, tmp_path, small_blocks), StreamSettings(memory="2.45MB")
+    job, small = StreamJob(image, tmp_path, small_blocks), StreamSettings(memory="3.67MB")
     core_px, _, core_slices, _ = plan.link_size(job, image, 1.0, small)
     assert (core_px, core_slices) == (32, 7)
     found = run(count_streamed(job, small))
@@ -279,7 +279,7 @@ def test_slices_are_linked_across_blocks(tmp_path, draw_blobs, small_blocks, fla
 
 def test_a_volume_whose_linking_was_stopped_goes_on(tmp_path, draw_blobs, small_blocks, flat_cells):
     image = Image(np.stack([draw_blobs((230, 30)).image] * 12), "ZYX")
-    job, small = StreamJob(image, tmp_path, small_blocks), StreamSettings(memory="1.1MB")
+    job, small = StreamJob(image, tmp_path, small_blocks), StreamSettings(memory="1.65MB")
     with closing(count_streamed(job, small)) as task:
         while len(list((tmp_path / "image.parts").glob("*.csv"))) < 2:
             next(task)
