@@ -331,6 +331,8 @@ def test_a_guessed_scale_is_told_as_in_the_whole_image(tmp_path, draw_blobs, sma
 
 def test_a_doubtful_count_is_told_as_in_the_whole_image(tmp_path, draw_blobs, small_blocks):
     class Doubtful:
+        closer_below = 0.0
+
         def expected_f1(self, facts):
             return 0.5
 
