@@ -13,6 +13,7 @@ from pytestqt.qtbot import QtBot
 
 from cellwright.core.data import Image
 from cellwright.core.errors import ImageError
+from cellwright.core.tasks import Progress
 from cellwright.files import zarr as zarr_files
 from cellwright.inference import image_count
 from cellwright.widgets.count import background
@@ -51,6 +52,25 @@ def test_the_view_comes_first_then_the_whole_from_its_files(
     assert str(in_files) in widget.panel.details.text().replace("\u200b", "")
     assert not widget.panel.save.isEnabled()
     assert len(pd.read_csv(in_files / "blobs.cells.csv")) == len(blobs)
+
+
+def test_a_whole_count_that_is_cancelled_says_that_it_goes_on(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, in_files: Path, qtbot: QtBot, monkeypatch: Any
+) -> None:
+    viewer.add_image(blobs.image, name="blobs")
+    begun: list[bool] = []
+
+    def endless(request: Any) -> Any:
+        while True:
+            begun.append(True)
+            yield Progress("blocks", 0, 1)
+
+    monkeypatch.setattr(background, "whole_task", endless)
+    widget.panel.count.click()
+    qtbot.waitUntil(lambda: bool(begun), timeout=60_000)
+    widget.panel.count.click()
+    qtbot.waitUntil(lambda: not widget.jobs.is_busy, timeout=60_000)
+    assert widget.panel.message.text() == "Cancelled; the next count of this image goes on where it stopped."
 
 
 @pytest.mark.parametrize("thickness", [1, 2, 3])

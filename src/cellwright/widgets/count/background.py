@@ -39,6 +39,7 @@ class BackgroundTool:
         self.model = model
         self._waiting: Request | None = None
         self._view: Source | None = None
+        self._is_whole = False  # whether the whole image is being counted
 
     def takes(self, request: Request) -> bool:
         """Return whether an image is so large that it is counted block by block."""
@@ -52,18 +53,26 @@ class BackgroundTool:
     def go_on(self) -> None:
         """Begin with the whole image, where it waits; called when a job has ended."""
         if self._waiting is not None:
-            request, self._waiting = self._waiting, None
+            request, self._waiting, self._is_whole = self._waiting, None, True
             self.model.start(whole_task(request), self._on_whole_counted)
 
     def forget(self, _: object = None) -> None:
-        """Leave the whole image out: the count of the view failed or was cancelled."""
-        self._waiting = None
+        """Leave the whole image out: the count of the view, or its own, failed or was cancelled."""
+        self._waiting, self._is_whole = None, False
+
+    def on_cancelled(self) -> None:
+        """Tell what is left of a count that was cancelled."""
+        text = "Cancelled; nothing was changed."
+        if self._is_whole:
+            text = "Cancelled; the next count of this image goes on where it stopped."
+        self.forget()
+        self.model.tell(text)
 
     def _on_view_counted(self, counted: CountOutcome) -> None:
         self.model.show(counted)
 
     def _on_whole_counted(self, whole: WholeCount) -> None:
-        viewer = self.model.viewer
+        viewer, self._is_whole = self.model.viewer, False
         if self._view is not None:
             remove(viewer, self._view.key)
         if whole.layer is not None:
