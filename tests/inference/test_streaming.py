@@ -3,7 +3,6 @@
 import errno
 import itertools
 import json
-from collections import Counter
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -103,7 +102,7 @@ def test_channels_are_combined_in_blocks_as_in_the_whole(tmp_path, draw_blobs, s
     labels, _ = read(tmp_path)
     assert len(blobs) / 2 < found.count == len(whole.cells) < len(blobs)  # the dimmest are none in either
     assert same_cells(labels, whole.cells.labels)
-    assert found.classes == Counter(whole.provenance.settings["classes"][one] for one in whole.cells.classes)
+    assert found.classes == class_counts(whole)
     assert found.notices[0].startswith("Counted in channels 0, 1 together")
     assert len(found.provenance.settings["channel_ranges"]) == 2
 
