@@ -88,6 +88,14 @@ def test_an_image_that_promises_little_is_counted_enlarged_where_that_promises_m
     assert bool(result.notices) == (zoom > 1)
 
 
+def test_one_slice_does_not_enlarge_a_stack(model, blobs, monkeypatch):
+    answers = iter([0.8, 0.9, 0.9])
+    monkeypatch.setattr(model.fit, "expected_f1", lambda facts: next(answers))
+    monkeypatch.setattr(model.fit, "closer_below", 0.85)
+    result = count(np.stack([blobs.image] * 2), model, axes="TYX")
+    assert result.provenance.settings["zoom"] == 1
+
+
 @pytest.mark.parametrize("pixels", [np.zeros((64, 64)), np.pad(np.ones((2, 2)), 40)])
 def test_where_no_cell_is_found_nothing_is_told(model, pixels):
     result = count(pixels.astype(np.float32), model)
