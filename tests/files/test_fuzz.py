@@ -2,12 +2,16 @@
 
 import importlib.util
 import json
+import struct
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image as Picture
 
+from cellwright.core.errors import ReadError
 from cellwright.files.formats.registry import recognise
+from cellwright.files.images import read_image
 
 SPEC = importlib.util.spec_from_file_location("fuzz", Path(__file__).with_name("fuzz.py"))
 fuzz = importlib.util.module_from_spec(SPEC)
@@ -55,3 +59,16 @@ def test_cells_far_apart_take_little_memory(tmp_path):
     (found,) = recognise(tmp_path / "a.geojson").read(tmp_path / "a.geojson")
     assert (found.shape, len(found)) == ((30_009, 30_009), 2)
     assert fuzz.peak_mib() < before + 200  # of the 3.4 GiB that the labels would fill
+
+
+def test_a_frame_that_claims_gigabytes_is_refused(tmp_path):
+    frames = [Picture.new("L", (30, 20), shade) for shade in (0, 99)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    content = bytearray((tmp_path / "a.gif").read_bytes())
+    start = content.rindex(b"\x2c\0\0\0\0" + struct.pack("<HH", 30, 20))  # of the second frame
+    content[start + 5 : start + 9] = struct.pack("<HH", 13_000, 13_000)
+    (tmp_path / "a.gif").write_bytes(content)
+    before = fuzz.peak_mib()
+    with pytest.raises(ReadError, match="must have one size"):
+        read_image(tmp_path / "a.gif")
+    assert fuzz.peak_mib() < before + 200

@@ -25,7 +25,7 @@ PNG_DEEP_COLOURS = {(16, 2): 3, (16, 4): 2, (16, 6): 4}  # bits and kind of a PN
 PLAIN_MODES = ("1", "L", "I", "I;16", "I;16B", "F", "RGB")  # those of Pillow that need no conversion
 KEPT_MODES = (*PLAIN_MODES, "RGBA", "LA", "P")  # those that other readers give as we do
 MOVIES = ("GIF", "WEBP", "PNG")  # whose frames follow each other in time
-MOST_FRAME_PIXELS = 1 << 30  # of all frames of a movie
+MOST_FRAME_PIXELS = 1 << 29  # of all frames of a movie
 MOST_TIMES = 4000  # how much larger than its file a picture can be; LZW and deflate reach 1000 a sample
 MOST_DESCRIBED, MOST_IMAGES_DESCRIBED = 256, 64  # files, and images of each
 EXIF_ORIENTATION, FIRST_ON_ITS_SIDE = 274, 5  # tag, and the value from which on rows are columns
@@ -335,30 +335,40 @@ def _read_picture(path: Path, start: bytes) -> Image:
 
     if _is_deep_png(start):
         return describe(*_read_deep_png(path, start), path.stem)  # Pillow would take 8 of its 16 bits
-    notices: list[str] = []
     with _opened(path) as picture:
         n_frames = _n_frames(picture)
         _refuse_bomb(picture, n_frames, path)
-        if n_frames == 1:
-            is_converted = _is_converted(picture)
-            pixels = _light(ImageOps.exif_transpose(picture))
-            return replace(describe(pixels, "YXC"[: pixels.ndim], path.stem), is_converted=is_converted)
-        if n_frames * picture.width * picture.height > MOST_FRAME_PIXELS:
-            raise ReadError(f"The {n_frames} frames of {path} are too large together. Split it.")
-        frames = [np.asarray(picture.convert("RGB"))]
-        for index in range(1, n_frames):
-            try:
-                picture.seek(index)
-                frames.append(np.asarray(picture.convert("RGB")))
-            except (OSError, SyntaxError, EOFError):  # what comes before it is whole
-                notices = [f"The movie is damaged: {len(frames)} of its {n_frames} frames were read."]
+        if n_frames > 1:
+            return _read_movie(picture, n_frames, path)
+        is_converted = _is_converted(picture)
+        pixels = _light(ImageOps.exif_transpose(picture))
+        return replace(describe(pixels, "YXC"[: pixels.ndim], path.stem), is_converted=is_converted)
+
+
+def _read_movie(picture: Any, n_frames: int, path: Path) -> Image:
+    """Return the frames of a picture that moves, up to the first that is damaged."""
+    if n_frames * picture.width * picture.height > MOST_FRAME_PIXELS:
+        raise ReadError(f"The {n_frames} frames of {path} are too large together. Split it.")
+    size, n_read, is_grey = picture.size, 0, True
+    stack = np.empty((n_frames, picture.height, picture.width, 3), np.uint8)
+    try:
+        for index in range(n_frames):
+            picture.seek(index)
+            if picture.size != size:  # it is not unpacked, for it may be gigabytes
                 break
-    if len({frame.shape for frame in frames}) > 1:
+            stack[index] = picture.convert("RGB")
+            n_read += 1
+            is_grey = is_grey and bool((stack[index] == stack[index, ..., :1]).all())
+    except (OSError, SyntaxError, EOFError):  # what comes before it is whole
+        if not n_read:
+            raise
+    if picture.size != size:
         raise ReadError(f"The frames of {path} must have one size; they differ. Save them one by one.")
-    stack, axes = np.stack(frames), "TYXC"
-    if (stack == stack[..., :1]).all():
-        stack, axes = stack[..., 0], "TYX"
-    return describe(stack, axes, path.stem, ImageMetadata(notices=notices))
+    notices = [f"The movie is damaged: {n_read} of its {n_frames} frames were read."] * (n_read < n_frames)
+    pixels, axes = stack[:n_read], "TYXC"
+    if is_grey:
+        pixels, axes = pixels[..., 0], "TYX"
+    return describe(pixels, axes, path.stem, ImageMetadata(notices=notices))
 
 
 def _refuse_bomb(picture: Any, n_frames: int, path: Path) -> None:

@@ -321,7 +321,7 @@ class PointPromptTool(QObject):
         axis = axis_of(self._model.inputs().channel)
         if axis is None:
             return placed
-        shown = layer.world_to_data(self._viewer.dims.point)[axis]
+        shown = layer.world_to_data(self._viewer.dims.point[-layer.ndim :])[axis]
         return np.insert(placed, axis, shown, axis=1)
 
     def _counted(self) -> CountOutcome | None:
