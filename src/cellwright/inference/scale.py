@@ -111,7 +111,8 @@ def _looked_closer(context: CountContext, best: ScaleTrial) -> Task[ScaleTrial]:
     promised = _expected_f1(context, best)
     if promised is None or promised >= fit.closer_below:
         return best
-    closer = yield from _try(context, best.batch, CLOSER)
+    batches = context.batches(CLOSER)  # of a large image smaller ones, so that it takes no more memory
+    closer = yield from _try(context, batches[len(batches) // 2], CLOSER)
     if (_expected_f1(context, closer) or 0.0) <= promised:
         return best
     return closer
