@@ -17,6 +17,7 @@ from cellwright.cli.flags import read_settings, refuse_foreign, with_saved, with
 from cellwright.cli.progress import INTERRUPTED, run_with_bar
 from cellwright.core.data import Image
 from cellwright.core.errors import SettingsError, error_line
+from cellwright.files.zarr import address_of
 from cellwright.inference.image_count import (
     CountChoices,
     TableFiles,
@@ -164,7 +165,7 @@ def count_all(images: list[Path], choices: CountChoices, table: Table) -> None:
             raise typer.Exit(INTERRUPTED) from None
         except Exception as error:  # noqa: BLE001 - whatever ails one image, the others are still counted
             n_failed += 1
-            typer.echo(f"error: {path}: {error_line(error)}", err=True)
+            typer.echo(f"error: {address_of(path) or path}: {error_line(error)}", err=True)
     if n_failed:
         typer.echo(f"{n_failed} of {len(images)} images failed.", err=True)
         raise typer.Exit(1)
