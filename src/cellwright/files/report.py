@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Picture
-from skimage.segmentation import find_boundaries
 
 from cellwright.core.data import CHANNEL, ArrayLike, Image, Result
 from cellwright.files.atomic import write_text
@@ -200,6 +199,8 @@ def outlined(
     if labels is not None and tuple(labels.shape[-2:]) == sides:
         place: Any = (*index, slice(None, None, step), slice(None, None, step))
         small = np.asarray(labels[place])
+        from skimage.segmentation import find_boundaries  # slow to import
+
         edges = find_boundaries(small, mode="inner")  # type: ignore[no-untyped-call]
         colours[edges] = OUTLINE
     elif labels is None and len(result.cells):

@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-import pooch
-
 from cellwright.core.errors import CheckpointError, WriteError
 from cellwright.files.atomic import atomic_write
 from cellwright.files.json_value import NO_JSON
@@ -54,6 +52,8 @@ def shipped_folder() -> Path:
 
 def user_folder() -> Path:
     """Return the folder of the user's own models (it may not exist yet)."""
+    import pooch  # slow to import, as below
+
     return Path(pooch.os_cache("cellwright")) / "models"
 
 
@@ -224,6 +224,8 @@ def import_model(source: str | Path, name: str = "") -> Path:
 
 
 def _downloaded(address: str, folder: Path) -> Path:
+    import pooch
+
     try:
         return Path(pooch.retrieve(address, None, "download", folder))
     except (OSError, ValueError) as error:

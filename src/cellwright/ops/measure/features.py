@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree, SphericalVoronoi
-from skimage.measure import regionprops
 
 from cellwright.core.data import Cells, Labels
 from cellwright.ops.measure.blocks import CellBlock
@@ -97,6 +96,8 @@ def _covariances(block: CellBlock, spacing: NDArray[np.float64]) -> NDArray[np.f
 
 
 def _solidities(block: CellBlock) -> NDArray[np.float64]:
+    from skimage.measure import regionprops  # slow to import
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of convex hulls of lines
         return np.array([_solidity(region) for region in regionprops(block.own)])  # type: ignore[no-untyped-call]
