@@ -54,6 +54,7 @@ def panel(request: pytest.FixtureRequest, qtbot: QtBot, shelved: Any) -> QWidget
     view = getattr(made, "view", None)
     if view is not None:
         qtbot.waitUntil(lambda: view.parent() is not None)  # it comes a moment later
+        qtbot.waitUntil(lambda: getattr(made, "is_filled", True))
     return made
 
 
