@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image as Picture
 
 from cellwright.models.checkpoint import save_checkpoint
 from cellwright.models.families.flow import build
@@ -53,6 +54,32 @@ def test_what_needs_no_network_loads_no_torch():
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
     assert lines == ["--help loads:", "count --help loads:", "models loads:", "--version loads:"]
+
+
+KINDS_OF_FILES = """
+import sys
+readers = {"tifffile", "zarr", "h5py", "czifile", "nd2", "liffile", "oiffile", "imagecodecs", "fsspec",
+           "aiohttp", "s3fs", "dask", "yaml", "xml.etree.ElementTree", "PIL"}
+def met():
+    return readers & set(sys.modules)
+import cellwright
+from cellwright.files import images
+from cellwright.files.formats import registry
+print(*sorted(met()))
+images.read_image(sys.argv[1]).read()
+print(*sorted(met()))
+registry.recognise(sys.argv[2]).read(sys.argv[2])
+print(*sorted(met()))
+"""
+
+
+def test_no_reader_is_imported_before_its_file_is_met(tmp_path):
+    Picture.new("L", (30, 20)).save(tmp_path / "a.png")
+    (tmp_path / "a.csv").write_text("y,x\n1,2\n")
+    command = [sys.executable, "-c", KINDS_OF_FILES, tmp_path / "a.png", tmp_path / "a.csv"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["", "PIL", "PIL"]
 
 
 SCRIPT = shutil.which("cellwright", path=Path(sys.executable).parent)

@@ -15,6 +15,7 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.inference import pipeline, point_prompt
 from cellwright.inference.point_prompt import PromptedCell
 from cellwright.models import registry, store
+from cellwright.ops.codecs.prompts import Prompts
 from cellwright.ops.labels import keep, measure
 
 DISC_PX = 2.5  # radius of a cell that is added by click
@@ -93,6 +94,12 @@ class InstantPredictor:
 
     def probability(self, points: NDArray[Any]) -> NDArray[np.float32]:
         return np.full(len(points), 0.7, np.float32)
+
+    def encode_for(self, prompts: Prompts) -> Task[None]:
+        yield from ()
+
+    def segment(self, prompts: Prompts) -> PromptedCell | None:
+        return self.cell_at(np.array(prompts.positive[0]))
 
     def cell_at(self, point: NDArray[Any]) -> PromptedCell | None:
         if np.modf(float(np.sum(point)) * 7.3)[0] < NO_CELL:

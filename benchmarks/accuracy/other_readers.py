@@ -62,6 +62,13 @@ def oib(path: Path) -> list[NDArray[Any]]:
     return [oiffile.imread(path)]
 
 
+def nd2(path: Path) -> list[NDArray[Any]]:
+    """Return the pixels as nd2 reads them."""
+    import nd2
+
+    return [nd2.imread(path)]
+
+
 def czi(path: Path) -> list[NDArray[Any]]:
     """Return the pixels as libCZI reads them, one image for each scene."""
     from pylibCZIrw import czi as libczi

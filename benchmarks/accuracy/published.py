@@ -15,12 +15,13 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from tools.release import train_classifier
 from tools.release.train_shipped import RECIPES, data_of
 
-from benchmarks.accuracy.families import FIGURES, reports_of, time_all
+from benchmarks.accuracy.families import FIGURES, TESTED, classify_by, time_all
 from benchmarks.measure import print_table
 from cellwright.core.tasks import run
 from cellwright.files.dataset.folder import Dataset
@@ -29,6 +30,7 @@ from cellwright.models.classifier.network import load as load_classifier
 from cellwright.models.classifier.spec import find_classifier
 from cellwright.training.classifier.cell_crops import read_cell_crops
 from cellwright.training.classifier.train import score
+from cellwright.training.evaluation.evaluate import evaluate
 
 FAMILIES = ("query", "density")
 CLASSIFIER = "blood"
@@ -61,19 +63,27 @@ def links(data: Path, output: Path) -> None:
     link([source.dataset for source in sources], output / CLASSIFIER)
 
 
+def few(dataset: Dataset, most: int) -> Dataset:
+    """Return at most so many images of a dataset, evenly spread."""
+    return replace(dataset, items=dataset.items[:: max(1, -(-len(dataset) // most))])
+
+
 def size_of(folder: Path, n_parameters: int) -> list[object]:
     """Return how large a network is."""
     return [f"{n_parameters:,}", (folder / WEIGHTS).stat().st_size / 1e6]
 
 
 def family_rows(
-    family: str, title: str, folder: Path, data: Path, cost: dict[str, float]
+    family: str, title: str, folder: Path, data: Path, most: int, cost: dict[str, float]
 ) -> list[list[object]]:
     """Return the figures of one model of a family, with what it costs in the first row."""
     model = store.load(folder)
     size = size_of(folder, sum(one.numel() for one in model.network.parameters()))
     costs: list[object] = [cost["seconds"], cost["peak_mb"]]
-    reports = reports_of(family, model, data)
+    reports = {
+        images: run(evaluate(few(images.read(data), most), model, classify=classify_by(images.classifier)))
+        for images in TESTED[family]
+    }
     rows: list[list[object]] = []
     for figure in FIGURES[family]:
         report = reports[figure.images]
@@ -113,6 +123,7 @@ def main() -> None:
     parser.add_argument(
         "--models", type=Path, help="folder with query, density and blood of the preset paper"
     )
+    parser.add_argument("--most", type=int, default=10_000, help="images of a set, evenly spread")
     parser.add_argument("--side", type=int, default=512, help="pixels of the drawn image (default 512)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
@@ -130,7 +141,9 @@ def main() -> None:
     rows = []
     for title, folder in models.items():
         print(f"{title}: scores ...", file=sys.stderr)
-        rows += family_rows(title.split(",")[0], title, Path(folder), options.data, costs[title])
+        rows += family_rows(
+            title.split(",")[0], title, Path(folder), options.data, options.most, costs[title]
+        )
     rows += classifier_rows("blood, ours", find_classifier(CLASSIFIER), options.data)
     rows += classifier_rows("blood, paper", own / CLASSIFIER, options.data)
     print_table(HEAD, rows)

@@ -527,6 +527,8 @@ class World:
             return
         self.count.ask.ask(self._world_of(image))
         self.settle()
+        self.count.ask.keep()
+        self.settle()
         after = self.count.counted
         if after is None or after is outcome or not self.count.panel.outputs["Labels"].isChecked():
             return

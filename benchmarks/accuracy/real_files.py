@@ -69,6 +69,7 @@ SOURCES = (
     Source("openslide_python", ("tests/fixtures/*.tiff", "tests/fixtures/*.png", "tests/fixtures/*.svs"),
            other_readers.picture),
     Source("oiffile", ("test.oib",), other_readers.oib),
+    Source("pims_nd2", ("pims_nd2/*.nd2",), other_readers.nd2),
     Source("ome_zarr", ("tests/data/v1/**/*", "tests/data/v2/**/*"), other_readers.first_array),
     Source("labelme", ("examples/*/data_annotated/*.json", "examples/primitives/*.json",
                        "examples/tutorial/*.json"), other_readers.labelme),

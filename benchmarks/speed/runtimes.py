@@ -3,10 +3,12 @@
     python -m benchmarks.speed.runtimes --model flow --threads 1 [--data FOLDER]
 
 PyTorch in float32 and bfloat16 and compiled, ONNX Runtime in float32 and int8 (weights and activations,
-calibrated on drawn nuclei), OpenVINO in float32 and bfloat16; what is not installed is skipped. Beside the
-median of each stand its ratio to PyTorch's float32, how long it took to get ready, and how far its maps are
-from those of PyTorch's float32. With FOLDER, that of the datasets, a second table tells the F1 at IoU 0.5 on
-validation images of dsb2018_train that each gives in the place of the network.
+calibrated on drawn nuclei), OpenVINO in float32 and bfloat16; what is not installed is skipped. Seconds are
+those of the processor, of all threads together, which other programs hardly change; what torch.compile has
+other programs do is not in them. Beside the median of each stand its ratio to PyTorch's float32, how long it
+took to get ready, and how far its maps are from those of PyTorch's float32. With FOLDER, that of the
+datasets, a second table tells the F1 at IoU 0.5 on validation images of dsb2018_train that each gives in the
+place of the network.
 """
 
 import argparse
@@ -33,7 +35,7 @@ from cellwright.models import store, zoo
 from cellwright.models.protocol import CellModel
 from cellwright.training.evaluation.evaluate import evaluate
 
-HEAD = ("runtime", "side", "ready s", "median s", "times float32", "mean difference", "largest")
+HEAD = ("runtime", "side", "ready, s", "median, s", "times float32", "mean difference", "largest")
 
 COMPILED = "torch.compile bfloat16"
 
@@ -71,10 +73,10 @@ def _speed_rows(model: CellModel, folder: Path, side: int, args: argparse.Namesp
     for title, make in _runtimes(model, folder, args.threads):
         if title in args.skip:
             continue
-        began = time.perf_counter()
+        began = time.process_time()
         runtime = make()
         maps = runtime(image)
-        ready = time.perf_counter() - began
+        ready = time.process_time() - began
         seconds = statistics.median(_timed(runtime, image) for _ in range(args.repeats))
         first = first or (seconds, maps)
         apart = np.abs(maps - first[1])
@@ -126,9 +128,9 @@ def _image(model: CellModel, folder: Path, side: int) -> Images:
 
 
 def _timed(runtime: Runtime, image: Images) -> float:
-    began = time.perf_counter()
+    began = time.process_time()
     runtime(image)
-    return time.perf_counter() - began
+    return time.process_time() - began
 
 
 def _runtimes(model: CellModel, folder: Path, threads: int) -> Iterator[tuple[str, Callable[[], Runtime]]]:

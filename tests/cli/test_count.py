@@ -16,7 +16,7 @@ import cellwright
 from cellwright.cli.flags import refuse_foreign
 from cellwright.core.errors import SettingsError, WriteError
 from cellwright.core.tasks import Progress
-from cellwright.files import images, tables
+from cellwright.files import tables
 from cellwright.files.images import read_image
 from cellwright.inference import pipeline
 from cellwright.inference.recipe import as_command
@@ -276,7 +276,7 @@ def test_an_interrupt_while_writing_leaves_no_half_file(cli, image_path, tmp_pat
         part.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(images.tifffile, "imwrite", interrupted)
+    monkeypatch.setattr(tifffile, "imwrite", interrupted)
     assert cli("count", image_path, "--output", tmp_path / "out").code == 130
     assert list((tmp_path / "out").iterdir()) == []
 

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas
@@ -7,6 +8,7 @@ import tifffile
 import zarr
 
 from cellwright.cli import count_folders as folder_module
+from cellwright.inference import image_count
 
 
 @pytest.fixture
@@ -105,7 +107,7 @@ def test_movies_are_tracked_and_tracked_anew(cli, oracle, tmp_path, draw_blobs):
 def test_folders_need_an_output_beside_them(cli, oracle, plate):
     assert "with --output" in cli("count", plate).err
     assert "name it with --output" in cli("count", plate, "--watch").err
-    assert "in one piece each" in cli("count", plate, "--output", plate.parent / "out", "--stream").err
+    assert "Leave --stream" in cli("count", plate, "--output", plate.parent / "out", "--stream").err
     assert "must not go into" in cli("count", plate, "--output", plate / "results").err
 
 
@@ -150,7 +152,9 @@ def test_a_plate_of_ome_zarr_is_a_folder(cli, oracle, tmp_path, blobs):
 def test_a_large_image_is_counted_block_by_block(cli, oracle, tmp_path, blobs):
     path = tmp_path / "large.zarr"
     zarr.create_array(path, data=(blobs.image * 200).astype(np.uint8), chunks=(64, 64))
-    assert "name it with --output" in cli("count", path, "--stream").err
+    beside = cli("count", path, "--stream")
+    assert f"written to {tmp_path / 'cellwright results'}" in beside.err
+    assert (tmp_path / "cellwright results" / "large.cells.csv").exists()
     asked = ("count", path, "--stream", "--pixel-size", "0.5,0.5", "--memory", "1 GB")
     done = cli(*asked, "--output", tmp_path / "out")
     assert done.code == 0, done.err
@@ -196,3 +200,56 @@ def test_blocks_tell_and_write_what_the_whole_image_does(cli, oracle, tmp_path, 
     assert reports[0].count("<img") == reports[1].count("<img") == 1
     pictures = [report.partition("base64,")[2].partition('"')[0] for report in reports]
     assert pictures[0] == pictures[1]
+
+
+def test_a_large_image_of_a_folder_is_counted_block_by_block(
+    cli, oracle, plate, tmp_path, blobs, monkeypatch
+):
+    (plate / "slides").mkdir()
+    wide = np.tile(blobs.image, (1, 2))
+    tifffile.imwrite(plate / "slides" / "wide.tif", (wide * 200).astype(np.uint8))
+    monkeypatch.setattr(image_count, "LARGE_PIXELS", blobs.image.size)
+    command = ("count", plate, "--output", tmp_path / "out", "--measure", "shape", "--json")
+    done = cli(*command)
+    assert done.code == 0, done.err
+    rows = {Path(row["image"]).stem: row for row in map(json.loads, done.out.splitlines())}
+    assert rows["wide"]["count"] == 2 * rows["A01_s1"]["count"]
+    assert rows["wide"].keys() == rows["A01_s1"].keys()
+    folder = tmp_path / "out" / "slides"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *("wide.cells.csv", "wide.cells.parquet", "wide.counts.csv", "wide.json", "wide.labels.zarr")
+    ]
+    assert len(pandas.read_parquet(tmp_path / "out" / "cells.parquet")) == 5 * len(blobs)
+    assert (tmp_path / "out" / ".cellwright" / "slides" / "wide.jpg").exists()
+    assert not (tmp_path / "out" / ".cellwright" / "blocks" / "slides" / "wide").exists()
+    assert cli(*command).out.count('"counted_before": true') == 4
+    (folder / "wide.cells.csv").unlink()
+    assert cli(*command).out.count('"counted_before": true') == 3
+    monkeypatch.setattr(image_count, "LARGE_PIXELS", 10 * blobs.image.size)
+    (folder / "wide.cells.csv").unlink()
+    assert cli(*command).code == 0
+    assert not (folder / "wide.labels.zarr").exists()
+    assert (folder / "wide.labels.tif").exists()
+
+
+def test_an_ome_set_of_several_files_is_counted_once(cli, oracle, plate, tmp_path, blobs):
+    pixels = (blobs.image * 200).astype(np.uint8)
+    names = [f"set_T{frame}.ome.tif" for frame in range(2)]
+    planes = "".join(
+        f'<TiffData FirstT="{frame}" IFD="0" PlaneCount="1"><UUID FileName="{name}">urn:uuid:{frame}</UUID>'
+        "</TiffData>"
+        for frame, name in enumerate(names)
+    )
+    size = f'SizeX="{pixels.shape[1]}" SizeY="{pixels.shape[0]}" SizeC="1" SizeZ="1" SizeT="2"'
+    xml = (
+        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:0">'
+        '<Image ID="Image:0">'
+        f'<Pixels ID="Pixels:0" DimensionOrder="XYZTC" Type="uint8" {size}>{planes}</Pixels></Image></OME>'
+    )
+    for name in names:
+        tifffile.imwrite(plate / name, pixels, description=xml, metadata=None)
+    done = cli("count", plate, "--output", tmp_path / "out", "--json")
+    assert done.code == 0, done.err
+    rows = {Path(row["image"]).stem: row for row in map(json.loads, done.out.splitlines())}
+    assert len(rows) == 4
+    assert rows["set_T0.ome"]["count"] == 2 * len(blobs)

@@ -2,7 +2,11 @@
 
 ``python tests/files/fuzz.py SECONDS [--seed N] [--readers NAME ...] [--files PATH ...]`` looks for others for
 so many seconds of the processor, damages whole files of yours too (those of vendors, say), prints one line
-for each reader, and keeps what it finds in ``fuzz_findings``.
+for each kind of file, and keeps what it finds in ``fuzz_findings``. A reader is a reading function of ours
+(``tiff``, ``zarr``, ``coco`` ...); several kinds of file meet the same one.
+
+With ``--ledger FILE`` the reader with the fewest seconds since a fault has all the seconds, under a new seed,
+and a JSON object there adds up for each: seconds, those since the last fault, files, faults and which.
 """
 
 import argparse
@@ -16,10 +20,13 @@ import tempfile
 import time
 import traceback
 import warnings
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +39,7 @@ from cellwright.annotation.journal import HEAD, MAGIC, read_journal
 from cellwright.annotation.session import AnnotationSession
 from cellwright.core.data import Image
 from cellwright.core.errors import CellwrightError
+from cellwright.files.atomic import atomic_write
 from cellwright.files.dataset.folder import read_dataset
 from cellwright.files.formats.image_annotation import ImageAnnotation
 from cellwright.files.formats.registry import FORMATS, recognise
@@ -61,6 +69,13 @@ WORDS = [
 ]
 Rng = np.random.Generator
 Damage = Callable[[bytes, Rng], bytes]
+Ledger = dict[str, dict[str, Any]]
+READERS_OF_IMAGES = {
+    **dict.fromkeys((".tif", ".lsm", ".stk"), "tiff"),
+    **dict.fromkeys((".oib", ".oif"), "oif"),
+    **dict.fromkeys((".h5", ".hdf5"), "hdf5"),
+    **{ending: ending[1:] for ending in (".npy", ".zarr", ".czi", ".lif", ".nd2")},
+}
 VOC = (
     "<annotation><filename>a.png</filename><size><width>30</width><height>24</height></size><object><name>x"
     "</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></object></annotation>"
@@ -69,6 +84,11 @@ CVAT = (
     '<annotations><image id="0" name="a.png" width="30" height="24"><polygon label="x" points="1,1;9,1;9,9"/>'
     '<box label="y" xtl="3" ytl="3" xbr="9" ybr="8"/><ellipse label="y" cx="9" cy="9" rx="3" ry="2"/>'
     '<mask label="x" rle="1,5" left="2" top="2" width="3" height="2"/></image></annotations>'
+)
+OME = (
+    '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0"><Pixels '
+    'ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" SizeX="30" SizeY="24" SizeC="1" SizeZ="2" SizeT="1">'
+    '<Channel ID="Channel:0" SamplesPerPixel="1"/>{}</Pixels></Image></OME>'
 )
 TRACKMATE = (
     '<TrackMate version="7.1"><Model spatialunits="micron"><AllSpots nspots="1"><SpotsInFrame frame="0">'
@@ -115,72 +135,83 @@ def mutated_records(content: bytes, rng: Rng) -> bytes:
     return MAGIC + b"".join(HEAD.pack(len(record), zlib.crc32(record)) + record for record in records)
 
 
-def read_all(path: Path) -> None:
+def read_all(path: Path) -> int:
     """Read a file as an image and as annotations, pixels and all."""
-    readers: tuple[Callable[[], Any], ...] = (
+    describe_images(path)
+    return _try(
         lambda: [image.read() for image in read_images(path)],
-        lambda: describe_images(path),
         lambda: recognise(path).read(path),
     )
-    _try(readers)
 
 
-def _try(readers: Sequence[Callable[[], Any]]) -> None:
+def read_companion(folder: Path) -> int:
+    """Read the images that the companion file of a folder describes."""
+    return _try(lambda: [image.read() for image in read_images(folder / "a.companion.ome")])
+
+
+def read_as_cells(path: Path) -> int:
+    """Read a file as annotations, of an image and without one."""
+    image = Image(np.zeros((24, 30), np.uint8), "YX", (), "a")
+    return _try(lambda: recognise(path).read(path), lambda: recognise(path).read(path, image))
+
+
+def _try(*readers: Callable[[], Any]) -> int:
+    """Return how many readers gave an answer."""
+    n_read = 0
     for read in readers:
-        try:
+        with suppress(CellwrightError):
             read()
-        except CellwrightError:
-            continue
+            n_read += 1
+    return n_read
 
 
-def read_as_region(path: Path) -> None:
+def read_as_region(path: Path) -> int:
     """Read a file as regions, as a mask and as labels of an image."""
     image = Image(np.zeros((24, 30), np.uint8), "YX", (), "a")
-    _try(
-        (
-            lambda: read_regions(path, image),
-            lambda: read_mask(path, image),
-            lambda: read_label_image(path, image),
-        )
+    return _try(
+        lambda: read_regions(path, image),
+        lambda: read_mask(path, image),
+        lambda: read_label_image(path, image),
     )
 
 
-def read_as_settings(path: Path) -> None:
+def read_as_settings(path: Path) -> int:
     """Read a file as the settings of a count."""
     from cellwright.inference.recipe import load_recipe
 
-    _try((lambda: load_recipe(path),))
+    return _try(lambda: load_recipe(path))
 
 
-def read_as_model(folder: Path) -> None:
+def read_as_model(folder: Path) -> int:
     """Read a folder as a model and as a classifier."""
     from cellwright.models.checkpoint import load_checkpoint
     from cellwright.models.classifier import network
 
-    _try((lambda: load_checkpoint(folder), lambda: network.load(folder)))
+    return _try(lambda: load_checkpoint(folder), lambda: network.load(folder))
 
 
-def read_as_dataset(folder: Path) -> None:
+def read_as_dataset(folder: Path) -> int:
     """Read a folder as a dataset, every image and its cells."""
-    _try((lambda: [item.annotated() for item in read_dataset(folder).items],))
+    return _try(lambda: [item.annotated() for item in read_dataset(folder).items])
 
 
-def read_as_journal(path: Path) -> None:
+def read_as_journal(path: Path) -> int:
     """Read a file as a journal and go on with it."""
-    _try((lambda: read_journal(path), lambda: AnnotationSession.open_journal(path).close()))
+    return _try(lambda: read_journal(path), lambda: AnnotationSession.open_journal(path).close())
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A whole file or folder of a kind, how it is read, and how its files are damaged."""
+    """A whole file or folder of a kind, its reader, how it is read, and how its files are damaged."""
 
     path: Path
-    read: Callable[[Path], None] = read_all
+    reader: str
+    read: Callable[[Path], int] = read_all
     damage: Damage = mutated
 
     @property
     def name(self) -> str:
-        """What its reader is called in reports."""
+        """What its kind is called in reports."""
         return self.path.name
 
 
@@ -205,9 +236,15 @@ def write_corpus(folder: Path) -> list[Sample]:
     _write_pictures(folder, grey)
     np.save(folder / "a.npy", grey)
     _write_stores(folder, grey)
-    _write_annotations(folder, labels)
-    samples = [Sample(path) for path in sorted(folder.iterdir())]
-    return samples + _write_own(folder / "own", grey, labels)
+    samples = [image_sample(path) for path in sorted(folder.iterdir())]
+    samples.append(_write_companion(folder / "companion", grey))
+    samples += _write_annotations(folder / "cells", labels)
+    return samples + _write_own(folder / "own", folder / "cells", grey, labels)
+
+
+def image_sample(path: Path) -> Sample:
+    """Return an image with its reader."""
+    return Sample(path, READERS_OF_IMAGES.get(path.suffix, "picture"))
 
 
 def _write_tiffs(folder: Path, grey: Any) -> None:
@@ -215,9 +252,7 @@ def _write_tiffs(folder: Path, grey: Any) -> None:
     rgb = rng.integers(0, 255, (24, 30, 3)).astype(np.uint8)
     stack = np.stack([grey] * 4)
     colormap = rng.integers(0, 65535, (3, 256)).astype(np.uint16)
-    lsm = struct.pack("<Ii5i4x2i3d", 0x00400494C, 0, 30, 24, 1, 1, 1, 0, 0, 1e-7, 1e-7, 1e-6).ljust(
-        500, b"\0"
-    )
+    lsm = struct.pack("<Ii8i3d", 0x0400494C, 500, 30, 24, 1, 1, 1, 1, 0, 0, 1e-7, 1e-7, 1e-6)
     stk_planes = np.array([1, 1, 1, 1], np.uint32)
     tiffs: dict[str, tuple[Any, dict[str, Any]]] = {
         "plain.tif": (grey, {}),
@@ -229,11 +264,13 @@ def _write_tiffs(folder: Path, grey: Any) -> None:
         "imagej.tif": (stack, {"imagej": True, "metadata": {"axes": "ZYX", "unit": "um"}}),
         "ome.ome.tif": (stack, {"ome": True, "metadata": {"axes": "CYX", "PhysicalSizeX": 0.5}}),
         "palette.tif": (grey, {"photometric": "palette", "colormap": colormap}),
-        "a.lsm": (grey, {"metadata": None, "extratags": [(34412, 1, len(lsm), lsm, True)]}),
         "a.stk": (grey, {"metadata": None, "extratags": [(33629, 4, 4, stk_planes, True)]}),
     }
     for name, (data, options) in tiffs.items():
         tifffile.imwrite(folder / name, data, **options)
+    with tifffile.TiffWriter(folder / "a.lsm") as tiff:  # each plane has a thumbnail
+        tiff.write(grey, metadata=None, extratags=[(34412, 1, 500, lsm.ljust(500, b"\0"), True)])
+        tiff.write(grey[::8, ::8], metadata=None, subfiletype=1)
 
 
 def _write_pictures(folder: Path, grey: Any) -> None:
@@ -262,47 +299,71 @@ def _write_stores(folder: Path, grey: Any) -> None:
     well["0"].create_array("0", data=grey)
 
 
-def _write_annotations(folder: Path, labels: Any) -> None:
+def _write_companion(folder: Path, grey: Any) -> Sample:
+    folder.mkdir()
+    blocks = ""
+    for z in range(2):
+        tifffile.imwrite(folder / f"{z}.tif", grey, metadata=None)
+        blocks += f'<TiffData FirstZ="{z}" IFD="0"><UUID FileName="{z}.tif">urn:uuid:{z}</UUID></TiffData>'
+    xml = OME.format(blocks)
+    (folder / "a.companion.ome").write_text(xml)
+    own = xml.replace("<OME ", '<OME UUID="urn:uuid:0" ')
+    tifffile.imwrite(folder / "0.tif", grey, description=own, metadata=None)
+    return Sample(folder, "companion", read_companion)
+
+
+def _write_annotations(folder: Path, labels: Any) -> list[Sample]:
+    folder.mkdir()
     drawn = ImageAnnotation("a", labels.shape, labels=labels, classes=np.array([0, 1], np.int16),
                             class_names=("x", "y"), pixel_size_um=(0.5, 0.5))  # fmt: skip
     moving = ImageAnnotation("a", (2, *labels.shape), "TYX", labels=np.stack([labels, labels[::-1]]))
+    samples = []
     for name, one in FORMATS.items():
         cells = drawn
         if name.startswith("tracking"):
             cells = moving
-        one.write(folder / f"{name}{(*one.extensions, '')[0]}", [cells])
+        path = folder / f"{name}{(*one.extensions, '')[0]}"
+        one.write(path, [cells])
+        samples.append(Sample(path, one.module, read_all if name == "ome-tiff" else read_as_cells))
+    with zipfile.ZipFile(folder / "imagej-roi.zip") as archive:  # its entries, whose checksums guard them
+        for number, entry in enumerate(archive.namelist()):
+            path = folder / f"{number}.roi"
+            path.write_bytes(archive.read(entry))
+            samples.append(Sample(path, "imagej_roi", read_as_cells))
     for name, text in {"voc": VOC, "cvat": CVAT, "trackmate": TRACKMATE}.items():
         (folder / f"{name}.xml").write_text(text)
+        samples.append(Sample(folder / f"{name}.xml", name, read_as_cells))
     region = {
         "shape_attributes": {"name": "circle", "cx": 9, "cy": 9, "r": 4},
         "region_attributes": {"k": "x"},
     }
     (folder / "via.json").write_text(json.dumps({"a": {"filename": "a.png", "regions": [region]}}))
+    return [*samples, Sample(folder / "via.json", "via", read_as_cells)]
 
 
-def _write_own(folder: Path, grey: Any, labels: Any) -> list[Sample]:
+def _write_own(folder: Path, cells: Path, grey: Any, labels: Any) -> list[Sample]:
     """Write what cellwright itself reads again: regions, settings, journals, models, datasets."""
     from cellwright.inference.recipe import Recipe, save_recipe
     from cellwright.models import store
 
     folder.mkdir()
     for name in ("imagej-roi.zip", "geojson.geojson", "ome-tiff.ome.tif"):
-        shutil.copyfile(folder.parent / name, folder / f"region {name}")
-    samples = [Sample(path, read_as_region) for path in sorted(folder.iterdir())]
+        shutil.copyfile(cells / name, folder / f"region {name}")
+    samples = [Sample(path, "regions", read_as_region) for path in sorted(folder.iterdir())]
     save_recipe(folder / "settings.json", Recipe(models=("density",)))
-    samples.append(Sample(folder / "settings.json", read_as_settings))
+    samples.append(Sample(folder / "settings.json", "settings", read_as_settings))
     session = AnnotationSession(Image(grey, "YX"), labels, journal=folder / "a.journal")
     session.delete(1)
     session.set_reviewed(2)
     session.close()
-    samples.append(Sample(folder / "a.journal", read_as_journal, mutated_records))
+    samples.append(Sample(folder / "a.journal", "journal", read_as_journal, mutated_records))
     for kind, name in (("model", "density"), ("classifier", "blood")):
         shutil.copytree(store.shipped_folder() / name, folder / kind)
         for file in (folder / kind).glob("*.json"):  # no checksum, so that damage goes deep
             values = json.loads(file.read_text())
             if "weights_sha256" in values and file.name != "fit.json":
                 file.write_text(json.dumps({**values, "weights_sha256": ""}))
-        samples.append(Sample(folder / kind, read_as_model))
+        samples.append(Sample(folder / kind, kind, read_as_model))
     return [*samples, *_write_datasets(folder, grey, labels)]
 
 
@@ -320,7 +381,7 @@ def _write_datasets(folder: Path, grey: Any, labels: Any) -> list[Sample]:
     shutil.copytree(folder / "dataset" / "images", folder / "boxes" / "images")
     (folder / "boxes" / "meta.json").write_text(json.dumps({"split": {"train": ["a"]}}))
     (folder / "boxes" / "boxes" / "a.csv").write_text("xmin,ymin,xmax,ymax,class\n1,1,9,9,x\n")
-    return [Sample(folder / name, read_as_dataset) for name in ("dataset", "pairs", "boxes")]
+    return [Sample(folder / name, "dataset", read_as_dataset) for name in ("dataset", "pairs", "boxes")]
 
 
 def damaged(sample: Sample, target: Path, rng: Rng) -> None:
@@ -360,6 +421,25 @@ class Search:
                 shutil.rmtree(target, ignore_errors=True)
                 target.unlink(missing_ok=True)
         logging.disable(logging.NOTSET)
+
+    def run_for(self, seconds: float) -> float:
+        """Damage and read files for so many seconds of the processor; return how many they became."""
+        start = time.process_time()
+        with suppress(KeyboardInterrupt):
+            self.run(takewhile(lambda _: time.process_time() < start + seconds, count()))
+        return time.process_time() - start
+
+    def lines(self) -> list[str]:
+        """Return what was found, a line for each kind of file, and all in one line."""
+        lines = [*self.wrong, f"{'kind':32} {'files':>7} {'faults':>6} {'most s':>7} {'MiB':>5}"]
+        for name, one in self.tallies.items():
+            lines.append(
+                f"{name:32} {one.n_files:7} {one.n_faults:6} {one.most_seconds:7.2f} {one.most_mib:5}"
+            )
+        n_files = sum(one.n_files for one in self.tallies.values())
+        readers = ", ".join(dict.fromkeys(one.reader for one in self.samples))
+        what = f"{n_files} files for {readers} under seed {self.seed}"
+        return [*lines, f"{what}, {len(self.wrong)} faults"]
 
     def _read(self, sample: Sample, target: Path) -> str:
         """Return what goes wrong with one file, if anything does."""
@@ -415,11 +495,35 @@ def peak_mib() -> int:
     return 0
 
 
-def _until(end: float) -> Iterator[int]:
-    number = 0
-    while time.process_time() < end:
-        yield number
-        number += 1
+def search_in_want(samples: Sequence[Sample], seconds: float, seed: int | None, path: Path) -> Search:
+    """Search the reader that a ledger has the fewest seconds of since its last fault, and note that there."""
+    ledger: Ledger = {}
+    if path.exists():
+        ledger = json.loads(path.read_text())
+    reader = min((one.reader for one in samples), key=partial(_clean_seconds, ledger))
+    before = ledger.get(reader, {})
+    if seed is None:
+        seed = before.get("searches", 0)
+    search = Search([one for one in samples if one.reader == reader], seed, FINDINGS)
+    taken = search.run_for(seconds)
+    tallies = search.tallies.values()
+    ledger[reader] = {
+        "seconds": round(before.get("seconds", 0) + taken, 3),
+        "seconds_since_fault": round(_clean_seconds(ledger, reader) + taken, 3) * (not search.wrong),
+        "files": before.get("files", 0) + sum(tally.n_files for tally in tallies),
+        "faults": before.get("faults", 0) + len(search.wrong),
+        "searches": before.get("searches", 0) + 1,
+        "most_seconds": max([before.get("most_seconds", 0), *(round(t.most_seconds, 2) for t in tallies)]),
+        "most_mib": max([before.get("most_mib", 0), *(tally.most_mib for tally in tallies)]),
+        "found": [*before.get("found", ()), *search.wrong],
+    }
+    with atomic_write(path) as part:
+        part.write_text(json.dumps(ledger, indent=1))
+    return search
+
+
+def _clean_seconds(ledger: Ledger, reader: str) -> float:
+    return float(ledger.get(reader, {}).get("seconds_since_fault", 0))
 
 
 def main() -> None:
@@ -429,28 +533,22 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("seconds", type=float)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--readers", nargs="*", default=(), help="names of samples; all without it")
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--readers", nargs="*", default=(), help="all without it")
     parser.add_argument("--files", nargs="*", type=Path, default=(), help="whole files to damage besides")
+    parser.add_argument("--ledger", type=Path, help="JSON of what every reader was searched for")
     asked = parser.parse_args()
     faulthandler.register(signal.SIGVTALRM, all_threads=False, chain=False)
     resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
     with tempfile.TemporaryDirectory() as folder:
-        samples = [
-            one for one in write_corpus(Path(folder)) if not asked.readers or one.name in asked.readers
-        ]
-        samples += [Sample(path) for path in asked.files]
-        search = Search(samples, asked.seed, FINDINGS)
-        with suppress(KeyboardInterrupt):
-            search.run(_until(time.process_time() + asked.seconds))
-    lines = [f"{'reader':32} {'files':>7} {'faults':>6} {'most s':>7} {'MiB':>5}"]
-    for name, tally in search.tallies.items():
-        lines.append(
-            f"{name:32} {tally.n_files:7} {tally.n_faults:6} {tally.most_seconds:7.2f} {tally.most_mib:5}"
-        )
-    n_files = sum(tally.n_files for tally in search.tallies.values())
-    lines.append(f"{n_files} files of {len(search.tallies)} readers, {len(search.wrong)} faults")
-    sys.stdout.write("\n".join([*search.wrong, *lines]) + "\n")
+        samples = [*write_corpus(Path(folder)), *map(image_sample, asked.files)]
+        samples = [one for one in samples if not asked.readers or one.reader in asked.readers]
+        if asked.ledger:
+            search = search_in_want(samples, asked.seconds, asked.seed, asked.ledger)
+        else:
+            search = Search(samples, asked.seed or 0, FINDINGS)
+            search.run_for(asked.seconds)
+    sys.stdout.write("\n".join(search.lines()) + "\n")
     sys.exit(bool(search.wrong))
 
 

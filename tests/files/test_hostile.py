@@ -1,19 +1,24 @@
 """Files that mean harm, or are damaged as if they did: refused soon, and in little memory."""
 
+import codecs
 import json
 import shutil
 import struct
 import time
 import tracemalloc
+import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import roifile
 import tifffile
 from PIL import Image as Picture
 
 from cellwright.core.data import Image
 from cellwright.core.errors import CellwrightError, ReadError
 from cellwright.files.dataset.folder import read_dataset
+from cellwright.files.formats import assembly
 from cellwright.files.formats.registry import READERS, recognise
 from cellwright.files.images import read_image, write_labels
 
@@ -209,6 +214,62 @@ def test_entities_that_unpack_to_gigabytes_are_refused(tmp_path):
         read_image(tmp_path / "a.companion.ome")
 
 
+def test_a_zip_that_unpacks_to_gigabytes_is_refused(tmp_path):
+    roi = roifile.ImagejRoi.frompoints(np.array([[0, 0], [5, 0], [5, 5]]))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.roi", roi.tobytes() + bytes(20 << 20))
+    assert (tmp_path / "a.zip").stat().st_size < 100_000
+    with pytest.raises(ReadError, match=r"got 1 ROIs of 20\d+ bytes"):
+        READERS["imagej-roi"].read(tmp_path / "a.zip")
+
+
+class Huge:
+    def __reduce__(self):
+        return np.ndarray, ((10**5, 10**5), np.uint16)
+
+
+class Growing:
+    def __reduce__(self):
+        return codecs.encode, (b"x", "hex")  # twice as long each time
+
+
+@pytest.mark.parametrize("masks", [Huge(), Growing()])
+def test_a_pickle_that_makes_gigabytes_is_refused(tmp_path, masks):
+    np.save(tmp_path / "a_seg.npy", np.array({"masks": masks}, dtype=object), allow_pickle=True)
+    with pytest.raises(ReadError, match="holds more than a Cellpose file does"):
+        READERS["cellpose"].read(tmp_path / "a_seg.npy")
+
+
+def squares(*corners, side):
+    """GeoJSON of squares with these first corners."""
+    rings = [[[x, x], [x + side, x], [x + side, x + side], [x, x + side], [x, x]] for x in corners]
+    shapes = [{"type": "Polygon", "coordinates": [ring]} for ring in rings]
+    return json.dumps([{"type": "Feature", "geometry": shape, "properties": {}} for shape in shapes])
+
+
+@pytest.mark.parametrize(("n", "side"), [(1, 17_000), (300, 100)])
+def test_outlines_that_cover_gigabytes_are_refused(tmp_path, monkeypatch, n, side):
+    if n > 1:  # together
+        monkeypatch.setattr(assembly, "MOST_FILLED_PX", 1 << 20)
+    (tmp_path / "a.geojson").write_text(squares(*range(n), side=side))
+    with pytest.raises(ReadError, match=r"Name their image, or remove outlines"):
+        READERS["geojson"].read(tmp_path / "a.geojson")
+    image = Image(np.zeros((1000, 1000), np.uint8), "YX", (), "a")
+    (found,) = READERS["geojson"].read(tmp_path / "a.geojson", image)
+    assert len(found) == n
+
+
+def test_a_mask_that_claims_gigabytes_is_left_out(tmp_path):
+    mask = '<mask label="x" rle="0,1099511627776" left="0" top="0" width="1048576" height="1048576"/>'
+    box = '<box label="x" xtl="1" ytl="1" xbr="9" ybr="9"/>'
+    (tmp_path / "a.xml").write_text(
+        f'<annotations><image name="a.png" width="30" height="30">{box}{mask}</image></annotations>'
+    )
+    (found,) = READERS["cvat"].read(tmp_path / "a.xml")
+    assert len(found) == 1
+    assert "1 made no sense" in found.notices[0]
+
+
 def test_links_out_of_a_dataset_are_refused(tmp_path):
     folder = tmp_path / "data"
     image = Image(np.zeros((20, 20), np.uint8), "YX", (), "a")
@@ -226,9 +287,14 @@ def test_links_out_of_a_dataset_are_refused(tmp_path):
 
 
 def test_a_file_that_changes_while_it_is_read_is_an_error_of_ours(tmp_path):
-    np.save(tmp_path / "a.npy", np.ones((64, 64), np.uint8))
+    np.save(tmp_path / "a.npy", np.ones((128, 128), np.uint8))
     image = read_image(tmp_path / "a.npy")
-    assert image.read().sum() == 4096
+    assert image.read().sum() == 128**2
+    with (tmp_path / "a.npy").open("r+b") as file:
+        file.truncate(200)  # to look beyond it would end Python at once
+    for part in (image, replace(image, data=image.data[64:])):
+        with pytest.raises(CellwrightError, match="has become shorter"):
+            part.read()
     Picture.new("L", (30, 20)).save(tmp_path / "a.png")
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:45])
     with pytest.raises(CellwrightError):

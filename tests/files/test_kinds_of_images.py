@@ -1,18 +1,26 @@
 """Files as programs really write them: each stands for a kind that was once read wrongly."""
 
 import json
+import socket
 import struct
+import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Thread
 
 import numpy as np
 import pytest
 import tifffile
 import zarr
 from PIL import Image as Picture
+from PIL import ImageCms
 from tifffile import TiffWriter
 
 from cellwright.core.errors import ImageError, ReadError
 from cellwright.files.images import read_image, read_images
+from cellwright.files.zarr import S3_TRIES, SILENT_SECONDS, _server_options
 from cellwright.ops.geometry.axes import frames
 
 
@@ -91,6 +99,26 @@ def test_planar_colours_with_transparency_lose_it(tmp_path, colours):
     options = {"photometric": "rgb", "planarconfig": "separate", "extrasamples": ["unassalpha"]}
     tifffile.imwrite(tmp_path / "a.tif", planes, metadata=None, **options)
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif").data, colours)
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "tif"])
+def test_profiles_of_colour_change_no_value(tmp_path, colours, ending):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    options = {"quality": 95} if ending == "jpg" else {}
+    for name, own in {"plain": None, "told": profile}.items():
+        Picture.fromarray(colours).save(tmp_path / f"{name}.{ending}", icc_profile=own, **options)
+    plain, told = (read_image(tmp_path / f"{name}.{ending}") for name in ("plain", "told"))
+    with Picture.open(tmp_path / f"told.{ending}") as picture:
+        assert picture.info["icc_profile"] == profile
+    np.testing.assert_array_equal(told.data, plain.data)
+
+
+def test_any_range_of_values_is_kept(tmp_path):
+    values = np.array([[np.nan, np.inf, -np.inf], [-3e38, 1e-38, 3e38]], np.float32)
+    counts = np.array([[0, 2**32 - 1], [2**31, 5]], np.uint32)
+    for data in (values, counts, counts.astype(np.int64) * 2**31, values.astype(np.float64) * 1e200):
+        tifffile.imwrite(tmp_path / "a.tif", data)
+        np.testing.assert_array_equal(read_image(tmp_path / "a.tif").data, data)
 
 
 def test_inks_become_light(tmp_path, colours):
@@ -476,3 +504,46 @@ def test_a_store_on_a_server(grey):
         image = read_image(source)
         assert (image.name, image.axes) == ("a", "YX")
         np.testing.assert_array_equal(image.data[:], grey)
+
+
+@pytest.fixture
+def server():
+    """A folder to put files into, and the address at which a server gives them."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            return None
+
+    with (
+        TemporaryDirectory() as folder,
+        ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as answering,
+    ):
+        Thread(target=answering.serve_forever, daemon=True).start()
+        yield Path(folder), f"http://127.0.0.1:{answering.server_port}"
+        answering.shutdown()
+
+
+def test_stores_over_http_are_read_and_missing_ones_named(server, grey):
+    folder, address = server
+    write_store(folder / "a.zarr", grey, {"axes": space("yx")})
+    image = read_image(f"{address}/a.zarr")
+    assert (image.name, image.axes) == ("a", "YX")
+    np.testing.assert_array_equal(image.read(), grey)
+    with pytest.raises(ReadError, match=r"at http://.*/b\.zarr.* Check the address, the network"):
+        read_image(f"{address}/b.zarr")
+
+
+def test_a_server_that_says_nothing_is_given_up(monkeypatch):
+    monkeypatch.setattr("cellwright.files.zarr.SILENT_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the call, and never answers
+        start = time.monotonic()
+        with pytest.raises(ReadError, match=r"Timeout on reading data.* Check the address, the network"):
+            read_image(f"http://127.0.0.1:{silent.getsockname()[1]}/a.zarr")
+    assert time.monotonic() - start < 10
+
+
+def test_buckets_are_given_up_as_soon():
+    (waits,) = _server_options("s3://bucket/a.zarr").values()
+    seconds = (waits["retries"]["max_attempts"] + 1) * waits["read_timeout"] * S3_TRIES
+    assert seconds == SILENT_SECONDS
+    assert _server_options("") is None

@@ -27,7 +27,7 @@ class Opened:
         return self
 
     def __exit__(self, *_):
-        return None
+        self.is_closed = True
 
 
 @pytest.fixture
@@ -35,7 +35,13 @@ def stands_in(monkeypatch, tmp_path):
     """Make a module of this name whose files tell this; return the path of such a file."""
 
     def make(package, opener, ending, **told):
-        module = SimpleNamespace(**{opener: lambda *_, **__: Opened(**told)})
+        make.files = []
+
+        def opened(*_, **__):
+            make.files.append(Opened(**told))
+            return make.files[-1]
+
+        module = SimpleNamespace(**{opener: opened})
         monkeypatch.setitem(sys.modules, package, module)
         (tmp_path / f"a{ending}").write_bytes(b"a file of a vendor")
         return tmp_path / f"a{ending}"
@@ -79,6 +85,7 @@ def test_nd2_has_positions_channels_and_sizes_and_stays_on_disk(stands_in):
     assert (first.channel_names, first.channel_colors) == (("DAPI", "GFP"), ("#0000ff", "#00ff00"))
     assert isinstance(second.data, dask.array.Array)
     np.testing.assert_array_equal(second.read(), data[1])
+    assert all(file.is_closed for file in stands_in.files)
 
 
 @pytest.mark.parametrize("circle", ["fat", "mini", None])

@@ -2,8 +2,10 @@ import pytest
 import torch
 
 from cellwright.core.errors import DeviceError
-from cellwright.inference import device
+from cellwright.inference import device, predictor
 from cellwright.inference.device import choose, choose_dtype, devices, is_out_of_memory
+from cellwright.inference.predictor import Engine
+from cellwright.inference.settings import EngineSettings
 
 
 def test_the_cpu_is_always_there_and_last():
@@ -82,3 +84,19 @@ def test_the_cache_of_a_gpu_is_freed(monkeypatch):
     for name in ("cuda", "mps", "cpu"):
         device.free_cache(torch.device(name))
     assert freed == ["cuda", "mps"]
+
+
+@pytest.mark.parametrize(("free_gb", "batches"), [(0.5, (1, 1)), (6.0, (1, 5)), (80.0, (4, 64))])
+def test_a_gpu_takes_as_many_tiles_as_its_free_memory_holds(monkeypatch, oracle_model, free_gb, batches):
+    gpu = torch.device("cuda:0")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (int(free_gb * 0.75e9), 80_000_000_000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: int(free_gb * 0.35e9))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: int(free_gb * 0.10e9))
+    monkeypatch.setattr(predictor, "choose", lambda _: gpu)
+    monkeypatch.setattr(predictor, "_inference_network", lambda model, _: model.network)
+    monkeypatch.setattr(predictor, "free_cache", lambda _: None)
+    engine = Engine([oracle_model], EngineSettings())
+    assert engine.device == gpu
+    assert (engine.batch_for((2048, 2048)), engine.batch_for((512, 512))) == batches
+    engine.batch_size = 3
+    assert engine.batch_for((2048, 2048)) == 3

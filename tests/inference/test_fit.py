@@ -21,6 +21,8 @@ FACTS = ("confidence", "score_low", "flow_length", "ambiguous", "left_over")
 class Recorder:
     """Stands in for a calibration and keeps the evidence."""
 
+    closer_below = 0.0
+
     def __init__(self, answer: float = 0.8) -> None:
         self.answer = answer
         self.seen = []
@@ -38,7 +40,7 @@ def model(oracle_model):
 
 def test_a_count_gathers_facts(model, blobs):
     result = count(blobs.image, model)
-    (facts,) = model.fit.seen
+    facts = model.fit.seen[-1]
     assert result.fit == 0.8
     assert set(facts) == set(FACTS)
     assert facts["confidence"] == facts["score_low"] == 1
@@ -52,7 +54,7 @@ def test_what_is_unsure_or_left_over_is_seen(model, blobs):
     pixels[faint] = 0.53  # of a probability of 0.65
     settings = FlowSettings(min_area_px=int((blobs.labels == 2).sum() * 0.8), cell_probability=0.7)
     count(pixels, model, settings=settings)
-    (facts,) = model.fit.seen
+    facts = model.fit.seen[-1]
     share = faint.sum() / (blobs.labels > 0).sum()
     assert facts["ambiguous"] == pytest.approx(share, abs=1e-3)
     assert facts["left_over"] == pytest.approx(share, abs=1e-3)
@@ -61,12 +63,29 @@ def test_what_is_unsure_or_left_over_is_seen(model, blobs):
 def test_blocks_tell_what_the_whole_tells(model, draw_blobs, monkeypatch):
     blobs = draw_blobs((400, 500))
     count(blobs.image, model)
+    whole = model.fit.seen[-1]
     monkeypatch.setattr(context, "WHOLE_PX", 256)
     monkeypatch.setattr(context, "BLOCK_PX", 128)
     count(blobs.image, model, engine=EngineSettings(tile_px=128))
-    whole, blocks = model.fit.seen
+    blocks = model.fit.seen[-1]
     for name in FACTS:
         assert blocks[name] == pytest.approx(whole[name], abs=0.01), name
+
+
+@pytest.mark.parametrize(
+    ("closer_below", "enlarged", "zoom"), [(0.85, 0.9, 1.5), (0.85, 0.8, 1.0), (0.75, 0.9, 1.0)]
+)
+def test_an_image_that_promises_little_is_counted_enlarged_where_that_promises_more(
+    model, blobs, monkeypatch, closer_below, enlarged, zoom
+):
+    answers = iter([0.8, enlarged, enlarged])  # as it is, enlarged, the whole
+    monkeypatch.setattr(model.fit, "expected_f1", lambda facts: next(answers))
+    monkeypatch.setattr(model.fit, "closer_below", closer_below)
+    result = count(blobs.image, model)
+    assert result.provenance.settings["zoom"] == zoom
+    assert len(result.cells) == len(blobs)
+    assert [notice for notice in result.notices if "enlarged" in notice] == list(result.notices)
+    assert bool(result.notices) == (zoom > 1)
 
 
 @pytest.mark.parametrize("pixels", [np.zeros((64, 64)), np.pad(np.ones((2, 2)), 40)])

@@ -41,7 +41,7 @@ class BrightPixels:
     def inputs(self, name):
         return ()
 
-    def count(self, image):
+    def count(self, image, name):
         self.seen += (image.name,)
         yield Progress("tiles", 0, 1)
         points = np.argwhere(np.asarray(image.data) > 0).astype(np.float32)
@@ -182,10 +182,10 @@ def test_every_image_of_a_file_is_counted(images, tmp_path):
 
 def test_what_changes_while_it_is_counted_is_not_taken_for_done(images, tmp_path):
     class Disturbed(BrightPixels):
-        def count(self, image):
+        def count(self, image, name):
             if image.name == "2":
                 tifffile.imwrite(images / "2.tif", np.ones((8, 9), np.uint8))
-            return super().count(image)
+            return super().count(image, name)
 
     outcomes = count(images, tmp_path / "out", Disturbed())
     assert "was changed while it was counted" in outcomes["2"].error

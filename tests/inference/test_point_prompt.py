@@ -14,6 +14,7 @@ from cellwright.inference.point_prompt import PointPredictor
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.families import query
 from cellwright.ops.codecs.flow import FlowSettings
+from cellwright.ops.codecs.prompts import Prompts
 from cellwright.ops.geometry import intensity
 
 AS_IT_IS = EngineSettings(device="cpu", diameter_px=24)
@@ -187,3 +188,65 @@ def test_a_frame_that_is_not_there_is_refused(oracle_model, frame):
 def test_a_volume_is_refused_by_query():
     with pytest.raises(AxesError, match="query counts in 2D images"):
         questions(np.zeros((3, 16, 16), np.uint8), query.build(), "ZYX", frame=(1,))
+
+
+def whole(cell, shape):
+    mask = np.zeros(shape, bool)
+    mask[cell.box[0, 0] : cell.box[1, 0], cell.box[0, 1] : cell.box[1, 1]] = cell.mask
+    return mask
+
+
+def test_a_click_is_the_same_as_a_prompt(blobs, oracle_model):
+    asked = questions(blobs.image, oracle_model)
+    point = tuple(blobs.points[2].tolist())
+    assert np.array_equal(asked.segment(Prompts((point,))).mask, asked.cell_at(point).mask)
+    empty = tuple(np.argwhere(blobs.labels == 0)[50].astype(float).tolist())
+    assert asked.segment(Prompts((empty,))) is None
+    assert asked.segment(Prompts((point, empty))).score < 1
+
+
+def test_points_of_two_cells_join_them_and_a_negative_one_takes_one_away(blobs, oracle_model):
+    asked = questions(blobs.image, oracle_model)
+    first, second = (tuple(point) for point in blobs.points[[0, 1]].tolist())
+    joined = whole(asked.segment(Prompts((first, second))), blobs.labels.shape)
+    assert joined[blobs.labels == 1].all()
+    assert joined[blobs.labels == 2].all()
+    alone = asked.segment(Prompts((first,), (second,)))
+    assert np.array_equal(whole(alone, joined.shape), blobs.labels == 1)
+
+
+def test_a_box_sets_the_scale_and_is_looked_at_once(draw_blobs, hungry_model):
+    blobs = draw_blobs((160, 200), 24.0)
+    model = hungry_model(10**9)
+    model.spec = replace(model.spec, diameter_px=48.0, diameter_range_px=(47.0, 49.0))
+    asked = questions(blobs.image, model, engine=EngineSettings(device="cpu"))
+    places = np.argwhere(blobs.labels == 3)
+    corners = (tuple((places.min(axis=0) - 0.5).tolist()), tuple((places.max(axis=0) + 0.5).tolist()))
+    prompts = Prompts(box=corners)
+    assert {step.stage for step in asked.encode_for(prompts)} == {"load", "tiles"}
+    found = asked.segment(prompts)
+    truth = blobs.labels == 3
+    mask = whole(found, truth.shape)
+    assert (mask & truth).sum() / (mask | truth).sum() > 0.9
+    assert max(model.network.seen[0][-2:]) > 1.5 * max(prompts.sides)  # enlarged
+    assert list(asked.encode_for(prompts)) == []
+    assert len(model.network.seen) == 1
+
+
+def test_prompts_far_apart_in_a_large_frame_are_looked_at_together(draw_blobs, hungry_model, monkeypatch):
+    monkeypatch.setattr(point_prompt, "WHOLE_PX", 256)
+    monkeypatch.setattr(point_prompt, "WINDOW_PX", 128)
+    blobs = draw_blobs((60, 600))
+    model = hungry_model(10**9)
+    asked = questions(blobs.image, model)
+    first, last = (tuple(blobs.points[row].tolist()) for row in blobs.points[:, 1].argsort()[[0, -1]])
+    joined = asked.segment(Prompts((first, last)))
+    assert joined.box[1, 1] - joined.box[0, 1] > 500
+    assert asked.segment(Prompts((first,), (last,))).area < joined.area
+
+
+def test_a_box_beyond_the_frame_and_one_of_a_blank_image(blobs, oracle_model):
+    with pytest.raises(QueryError, match="A box must lie in the image of 160 x 200 pixels"):
+        questions(blobs.image, oracle_model).segment(Prompts(box=((300.0, 10.0), (320.0, 30.0))))
+    blank = questions(np.zeros((40, 50), np.uint8), oracle_model)
+    assert blank.segment(Prompts(box=((3.0, 3.0), (20.0, 20.0)))) is None

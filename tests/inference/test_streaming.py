@@ -192,6 +192,18 @@ def test_other_settings_count_anew(tmp_path, draw_blobs, small_blocks):
     assert record["settings"]["engine"]["diameter_px"] == 15.0
 
 
+def test_a_file_that_has_changed_is_counted_anew(tmp_path, draw_blobs, small_blocks):
+    path = tmp_path / "image.npy"
+    np.save(path, np.zeros((300, 280), np.float32))
+    job = StreamJob(path, tmp_path / "out", small_blocks, axes="YX")
+    with closing(count_streamed(job)) as task:
+        for _ in range(6):
+            next(task)
+    blobs = draw_blobs((300, 280))
+    np.save(path, blobs.image)
+    assert run(count_streamed(job)).count == len(blobs)
+
+
 def test_the_labels_have_a_pyramid_and_sizes(tmp_path, draw_blobs, small_blocks):
     image = Image(draw_blobs((300, 280)).image, "YX", (0.5, 0.25), "sized")
     run(count_streamed(StreamJob(image, tmp_path, small_blocks)))
@@ -205,6 +217,31 @@ def test_the_labels_have_a_pyramid_and_sizes(tmp_path, draw_blobs, small_blocks)
     assert pandas.read_csv(tmp_path / "sized.cells.csv")["area_um2"].gt(0).all()
 
 
+@pytest.mark.parametrize("axes", ["YX", "ZYX"])
+def test_large_cells_are_counted_in_a_smaller_copy(tmp_path, draw_blobs, small_blocks, axes):
+    blobs = draw_blobs((301, 258), 32.0)
+    image = Image(blobs.image, "YX", (0.5, 0.5))
+    levels = [blobs.image[::2, ::2].copy(), blobs.image[::4, ::4], blobs.image[::3, ::4]]
+    levels[0][140:148, 120:128] = 1  # is in the first copy alone
+    if axes == "ZYX":
+        image = Image(np.stack([blobs.image] * 3), "ZYX", (1.0, 0.5, 0.5))
+        levels = [np.stack([level] * 3) for level in levels]
+    image = replace(image, levels=tuple(levels))
+    small_blocks.spec = replace(small_blocks.spec, diameter_range_px=(10.0, 20.0))
+    engine = EngineSettings(diameter_px=28.0)
+    found = run(count_streamed(StreamJob(image, tmp_path, small_blocks, engine=engine)))
+    labels, table = read(tmp_path)
+    assert found.count == len(blobs) + 1
+    truth = blobs.labels > 0
+    plane = labels.reshape(-1, *truth.shape)[0] > 0
+    plane[276:300, 236:258] = truth[276:300, 236:258]
+    assert (plane & truth).sum() > 0.93 * (plane | truth).sum()
+    size = {"YX": "area", "ZYX": "volume"}[axes]
+    pixels = [(labels == number).sum() for number in table["label"]]
+    np.testing.assert_array_equal(pixels, table[f"{size}_px"])
+    np.testing.assert_allclose(table[f"{size}_um{len(axes)}"], table[f"{size}_px"] / 4)
+
+
 def test_two_runs_do_not_share_a_folder(tmp_path, draw_blobs, small_blocks):
     image = Image(draw_blobs((100, 100)).image, "YX")
     lock = acquire_lock(tmp_path / ".image.lock")
@@ -214,22 +251,62 @@ def test_two_runs_do_not_share_a_folder(tmp_path, draw_blobs, small_blocks):
     assert run(count_streamed(StreamJob(image, tmp_path, small_blocks))).count > 0
 
 
-def test_slices_are_linked_across_blocks(tmp_path, draw_blobs, small_blocks, monkeypatch):
+@pytest.fixture
+def flat_cells(monkeypatch):
+    """Cells of volumes reach over few slices."""
     monkeypatch.setattr(plan, "TALLEST_CELL", 0.75)
-    monkeypatch.setattr(plan, "BYTES_PER_VOXEL", 1e9)
-    blobs = draw_blobs((150, 60))
+
+
+def test_slices_are_linked_across_blocks(tmp_path, draw_blobs, small_blocks, flat_cells):
+    blobs = draw_blobs((160, 30))
     is_there = np.arange(32) % 13 < 9  # cells of nine slices and four without
     image = Image(blobs.image * is_there[:, np.newaxis, np.newaxis].astype(np.float32), "ZYX")
     whole = run(count_cells(image, small_blocks)).cells
-    job = StreamJob(image, tmp_path, small_blocks)
-    found = run(count_streamed(job))
+    job, small = StreamJob(image, tmp_path, small_blocks), StreamSettings(memory="2.45MB")
+    core_px, _, core_slices, _ = plan.link_size(job, image, 1.0, small)
+    assert (core_px, core_slices) == (32, 7)
+    found = run(count_streamed(job, small))
     labels, table = read(tmp_path)
-    blocks = blocks_of(image, run(plan.make_plan(job, image, StreamSettings()))[0])
-    layers = {block.tile.core[0].start for block in blocks}
-    assert len(layers) > 1
     assert found.count == len(whole) == len(table) == 3 * len(blobs)
     assert same_cells(labels, whole.labels)
     assert sorted(table["volume_px"]) == sorted(whole.areas)
+    assert (table["score"] == 1).all()
+    assert not list(tmp_path.glob("*.parts"))
+
+
+def test_a_volume_whose_linking_was_stopped_goes_on(tmp_path, draw_blobs, small_blocks, flat_cells):
+    image = Image(np.stack([draw_blobs((230, 30)).image] * 12), "ZYX")
+    job, small = StreamJob(image, tmp_path, small_blocks), StreamSettings(memory="1.1MB")
+    with closing(count_streamed(job, small)) as task:
+        while len(list((tmp_path / "image.parts").glob("*.csv"))) < 2:
+            next(task)
+    steps = []
+    found = run(count_streamed(job, small), steps.append)
+    assert all(step.done == step.total for step in steps if step.stage == "blocks")
+    assert min(step.done for step in steps if step.stage == "link" and step.total > 1) >= 2
+    assert found.count == len(run(count_cells(image, small_blocks)).cells)
+
+
+def test_a_volume_that_cannot_be_linked_in_so_little_memory_is_told(tmp_path, small_blocks):
+    image = Image(np.zeros((32, 150, 60), np.uint8), "ZYX")
+    with pytest.raises(SettingsError, match="Give more --memory"):
+        run(count_streamed(StreamJob(image, tmp_path, small_blocks), StreamSettings(memory="1MB")))
+
+
+def test_no_two_blocks_of_a_round_share_a_chunk(small_blocks):
+    image = Image(np.zeros((9, 700, 90), np.uint8), "ZYX")
+    blocks = blocks_of(image, StreamPlan(None, 64, 70, 2, 3))
+    for some in plan.rounds_of(blocks):
+        chunks = [
+            chunk
+            for block in some
+            for chunk in itertools.product(
+                range(block.tile.read[0].start, block.tile.read[0].stop),
+                *(range(span.start // 32, (span.stop - 1) // 32 + 1) for span in block.tile.read[1:]),
+            )
+        ]
+        assert len(chunks) == len(set(chunks))
+    assert sum(map(len, plan.rounds_of(blocks))) == len(blocks)
 
 
 def test_a_guessed_scale_is_told_as_in_the_whole_image(tmp_path, draw_blobs, small_blocks, monkeypatch):
@@ -557,7 +634,7 @@ def test_no_more_than_half_of_the_free_memory_is_taken(tmp_path, small_blocks, m
     sides = []
     for free in (1e12, 60e6):
         monkeypatch.setattr(plan, "free_memory", lambda free=free: free)
-        sides.append(run(plan.make_plan(job, image, StreamSettings()))[0].core_px)
+        sides.append(run(plan.make_plan(job, image, StreamSettings())).core_px)
     assert sides[1] < sides[0] == 2048
 
 

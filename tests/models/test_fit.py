@@ -21,6 +21,7 @@ def fit():
         weights=np.array([6.0, -1.5]),
         bias=0.25,
         limits=np.array([[0.2, 0.9], [0.0, 3.0]]),
+        closer_below=0.85,
     )
 
 
@@ -37,9 +38,17 @@ def written(folder, fit, sha256="abc", **changes):
 def test_what_is_kept_is_read_back(tmp_path, fit):
     written(tmp_path, fit)
     again = read_fit(tmp_path, "abc")
+    assert again.closer_below == 0.85
     for confidence in (0.3, 0.6, 0.8):
         one = facts(confidence, 0.4)
         assert again.expected_f1(one) == fit.expected_f1(one)
+
+
+def test_files_from_before_have_no_closer_look(tmp_path, fit):
+    values = written(tmp_path, fit)
+    del values["closer_below"]
+    (tmp_path / FIT).write_text(json.dumps(values))
+    assert read_fit(tmp_path, "abc").closer_below == 0
 
 
 def test_other_weights_have_no_calibration(tmp_path, fit):
@@ -59,6 +68,7 @@ def test_other_weights_have_no_calibration(tmp_path, fit):
         {"facts": 3},
         {"facts": ["confidence", "beauty"]},
         {"bias": float("nan")},
+        {"closer_below": float("nan")},
         {"weights": [1.0, float("inf")]},
     ],
 )

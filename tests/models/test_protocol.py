@@ -230,18 +230,27 @@ def test_it_learns_one_image(make_model, names):
         n_steps = 190  # one place in a cell, or a sum, by a deep encoder
     elif names[0] == "density":
         n_steps = 240
-    losses = learn(model, inputs, stacked(model, drawn.labels), n_steps=n_steps)
-    assert losses[-1] < 0.15 * losses[0]
     as_it_is = EngineSettings(device="cpu", diameter_px=model.spec.diameter_px)
-    result = run(count_cells(image, model, engine=as_it_is))
-    assert drawn.labels.max() == 4
-    assert result.count == pytest.approx(4, rel=0.1)
+    first, result = None, None
+    for step, loss in enumerate(learn(model, inputs, stacked(model, drawn.labels), n_steps), start=1):
+        first = first or loss
+        if step % 15 == 0 and loss < 0.15 * first:
+            result = run(count_cells(image, model, engine=as_it_is))
+            if is_learned(result, drawn.labels, image):
+                return
+    pytest.fail(f"After {n_steps} steps the loss is {loss / first:.3f} of the first; it finds {result}")
+
+
+def is_learned(result, truth, image):
+    """Whether the four cells were counted, and found as far as the family finds single cells."""
+    assert truth.max() == 4
+    if result.count != pytest.approx(4, rel=0.1):
+        return False
     if "Z" in image.axes:
-        assert match_labels(result.cells.labels, np.stack([drawn.labels] * 3), 0.5).f1 == 1
-    elif result.cells.labels is not None:
-        assert match_labels(result.cells.labels, drawn.labels, 0.5).f1 == 1
-    elif len(result.cells):
-        assert is_each_found(result.cells, drawn.labels, 1.0)
+        return match_labels(result.cells.labels, np.stack([truth] * 3), 0.5).f1 == 1
+    if result.cells.labels is not None:
+        return match_labels(result.cells.labels, truth, 0.5).f1 == 1
+    return not len(result.cells) or is_each_found(result.cells, truth, 1.0)
 
 
 def image_for(model, frame):
@@ -254,15 +263,14 @@ def image_for(model, frame):
 
 
 def learn(model, inputs, targets, n_steps):
+    """Give the loss of each step of training."""
     network = model.network.train()
     optimizer = torch.optim.AdamW(network.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=n_steps, pct_start=0.2)
-    losses = []
     for _ in range(n_steps):
         loss = model.loss(network(inputs), targets)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-        losses.append(float(loss.detach()))
-    return losses
+        yield float(loss.detach())

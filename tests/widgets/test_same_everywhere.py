@@ -10,6 +10,7 @@ import npe2
 import numpy as np
 import pandas
 import pytest
+import roifile
 import tifffile
 import zarr
 from napari.components import ViewerModel
@@ -34,7 +35,7 @@ from cellwright.inference.recipe import as_command, recipe_of
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import store
 from cellwright.widgets.count.widget import CountWidget
-from cellwright.widgets.plugin import image_reader
+from cellwright.widgets.plugin import image_reader, readers_writers
 from cellwright.widgets.results.export import _without_file
 from cellwright.widgets.shared.coordinates import AXES, Channel, channels_of
 from cellwright.widgets.shared.layer_io import image_of, source_of
@@ -167,6 +168,19 @@ def answer_of(result: Result) -> Answer:
     )
 
 
+def answer_of_command(stem: Path) -> tuple[dict[str, Any], Answer]:
+    """Return provenance and answer that the command line wrote under a name."""
+    facts = json.loads(stem.with_name(f"{stem.name}.json").read_text())
+    answer = Answer(
+        facts["count"],
+        without_channels(facts["axes"]),
+        known_sizes(facts["axes"], facts["pixel_size_um"]),
+        list(pandas.read_csv(stem.with_name(f"{stem.name}.cells.csv"))),
+        bool(facts["settings"].get("axes_are_guessed")),
+    )
+    return facts, answer
+
+
 def answer_in_viewer(layer: ImageLayer, channel: int = 0) -> Answer:
     choices = channels_of(layer)
     chosen = next((one for one in choices if one.index == channel), choices[0])
@@ -190,14 +204,7 @@ def test_every_file_is_the_same_in_viewer_command_line_and_python(
     for name, axes in files.items():
         path = folder / name
         python = answer_of(cellwright.count(path))
-        facts = json.loads((output / f"{path.stem}.json").read_text())
-        command = Answer(
-            facts["count"],
-            without_channels(facts["axes"]),
-            known_sizes(facts["axes"], facts["pixel_size_um"]),
-            list(pandas.read_csv(output / f"{path.stem}.cells.csv")),
-            bool(facts["settings"].get("axes_are_guessed")),
-        )
+        facts, command = answer_of_command(output / path.stem)
         assert (facts["axes"], command) == (axes, python), name
         expected = N_DISCS
         for letter, n in zip(facts["axes"], facts["image_shape"], strict=True):
@@ -206,6 +213,125 @@ def test_every_file_is_the_same_in_viewer_command_line_and_python(
         assert (f"{path}: No axes are named" in told) == python.is_guessed, name
         for reader in (image_reader.read_layers, _magic_imreader):
             assert answer_in_viewer(opened_by(reader, path)) == python, (name, reader)
+
+
+XY = {"Y": 0.65, "X": 0.65}
+NAMES_OF_RESULTS = {  # of a run in which one file holds several images
+    "planar.ome": "planar", "no_step.ome": "no_step",
+    "bf": "bf#0", "bf_two_0": "bf_two#0", "bf_two_1": "bf_two#1",
+}  # fmt: skip
+
+
+def write_odd(folder: Path) -> dict[str, tuple[str, dict[str, float], list[str]]]:
+    """Write files that are easily read wrongly; return axes, pixel sizes and names of the images of each."""
+    places = np.where(discs() > 0, 7, 3).astype(np.uint8)  # the light ones lie at 7 of the palette
+    greys, colours = np.zeros((2, 3, 256), np.uint16)
+    greys[:, 7], colours[:, 7], colours[0, 3] = 51400, 51400, 9000
+    for name, colormap in {"palette.tif": greys, "palette_rgb.tif": colours}.items():
+        tifffile.imwrite(folder / name, places, photometric="palette", colormap=colormap, metadata=None)
+    rgb = np.stack([discs()] * 3, axis=-1)
+    planar = {"photometric": "rgb", "planarconfig": "separate", "ome": True, "metadata": {"axes": "CYX"}}
+    tifffile.imwrite(folder / "planar.ome.tif", np.moveaxis(rgb, -1, 0), **planar)
+    Picture.fromarray(rgb).convert("CMYK").save(folder / "cmyk.tif")
+    exif = Picture.Exif()
+    exif[274] = 6  # to be turned clockwise
+    Picture.fromarray(np.rot90(rgb)).save(folder / "turned.jpg", exif=exif, quality=95)
+    tifffile.imwrite(
+        folder / "inch72.tif", discs(), imagej=True, resolution=(72, 72), metadata={"unit": "inch"}
+    )
+    imagej(folder / "ij_no_step.tif", stack(N_FRAMES), "ZYX", unit="micron")
+    sizes = {f"PhysicalSize{axis}": 0.65 for axis in "XY"}
+    tifffile.imwrite(folder / "no_step.ome.tif", stack(N_FRAMES), ome=True, metadata={"axes": "ZYX", **sizes})
+    for version, axes in {"0.2": None, "0.3": list("tczyx")}.items():
+        group = zarr.open_group(folder / f"v{version[-1]}.zarr", mode="w", zarr_format=2)
+        group.create_array("0", data=channels(2)[None, :, None])
+        scale = {"version": version, "datasets": [{"path": "0"}], "axes": axes}
+        group.attrs["multiscales"] = [{key: value for key, value in scale.items() if value}]
+    store_of(folder / "whole.zarr", discs(), "yx")
+    whole = zarr.open_group(folder / "whole.zarr", mode="r+")
+    (scale,) = whole.attrs["multiscales"]
+    whole.attrs["multiscales"] = [
+        {**scale, "coordinateTransformations": [{"type": "scale", "scale": [0.5, 0.5]}]}
+    ]
+    for name, n_images in {"bf.zarr": 1, "bf_two.zarr": 2}.items():
+        zarr.open_group(folder / name, mode="w", zarr_format=2).attrs["bioformats2raw.layout"] = 3
+        for number in range(n_images):
+            store_of(folder / name / str(number), discs(), "yx")
+    np.save(folder / "yx1.npy", discs()[..., None])
+    np.save(folder / "zyx1.npy", stack(N_FRAMES)[..., None])
+    return {
+        "palette.tif": ("YX", {}, ["palette"]), "palette_rgb.tif": ("YXC", {}, ["palette_rgb"]),
+        "planar.ome.tif": ("YXC", {}, ["planar.ome"]), "cmyk.tif": ("YXC", {}, ["cmyk"]),
+        "turned.jpg": ("YXC", {}, ["turned"]), "inch72.tif": ("YX", {}, ["inch72"]),
+        "ij_no_step.tif": ("ZYX", XY, ["ij_no_step"]), "no_step.ome.tif": ("ZYX", XY, ["no_step.ome"]),
+        "v2.zarr": ("TCZYX", {}, ["v2"]), "v3.zarr": ("TCZYX", {}, ["v3"]),
+        "whole.zarr": ("YX", {"Y": 0.325, "X": 0.325}, ["whole"]),
+        "bf.zarr": ("YX", XY, ["bf"]), "bf_two.zarr": ("YX", XY, ["bf_two_0", "bf_two_1"]),
+        "yx1.npy": ("YXC", {}, ["yx1"]), "zyx1.npy": ("ZYXC", {}, ["zyx1"]),
+    }  # fmt: skip
+
+
+@pytest.mark.usefixtures("readers")
+def test_odd_files_are_right_in_viewer_command_line_and_python(tmp_path: Path) -> None:
+    folder, output = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    files = write_odd(folder)
+    with pytest.raises(SystemExit) as ended:
+        main(["count", *(str(folder / name) for name in files), "--output", str(output)])
+    assert ended.value.code == 0
+    for file, (axes, sizes, names) in files.items():
+        images = list(read_images(folder / file))
+        assert [image.name for image in images] == names
+        layers = image_reader.read_layers(str(folder / file))
+        layers = layers[:: len(layers) // len(names)]  # the first channel of each image
+        for image, layer in zip(images, layers, strict=True):
+            facts, command = answer_of_command(output / NAMES_OF_RESULTS.get(image.name, image.name))
+            opened = opened_by(lambda _, one=layer: [one], folder / file)
+            assert answer_in_viewer(opened) == answer_of(cellwright.count(image)) == command, image.name
+            assert (command.count, facts["axes"], command.sizes_um) == (N_DISCS, axes, sizes), image.name
+            plane = dict(zip(facts["axes"], facts["image_shape"], strict=True))
+            assert (plane["Y"], plane["X"]) == SHAPE
+            assert not any("um3" in column for column in command.columns)
+
+
+@pytest.mark.usefixtures("readers")
+def test_odd_objects_are_right_in_viewer_command_line_and_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def shape(kind: str, *points: tuple[float, float]) -> dict[str, Any]:
+        return {"label": "cell", "points": points, "shape_type": kind, "group_id": None}
+
+    square, bow = [(20, 20), (30, 20), (30, 30), (20, 30)], [(2, 2), (12, 10), (2, 10), (12, 2)]
+    others = {"line": shape("line", (5, 5), (9, 5)), "bow": shape("polygon", *bow)}
+    for name, other in others.items():
+        content = {"imageHeight": 40, "imageWidth": 56, "imagePath": "x.png", "imageData": None}
+        content["shapes"] = [shape("polygon", *square), other]
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    edge = [roifile.ImagejRoi.frompoints(np.add(square, move), name=f"{move}") for move in (0, -25)]
+    roifile.roiwrite(tmp_path / "edge.zip", edge)
+    np.save(tmp_path / "image.npy", discs())
+    told: list[str] = []
+    monkeypatch.setattr(readers_writers, "show_warning", told.append)
+    expected = {
+        "line.json": (1, "1 are of the type line"),
+        "bow.json": (2, "1 cross themselves"),
+        "edge.zip": (2, "1 were cut at the edge"),
+    }
+    for name, (n_cells, notice) in expected.items():
+        target = tmp_path / f"{name}.ome.tif"
+        written = cellwright.convert([tmp_path / name], "labels", target, tmp_path / "image.npy")
+        (found,) = written[target]
+        assert (len(found), notice in found.notices[0]) == (n_cells, True)
+        ((labels, _, _),) = readers_writers.read_layers(str(tmp_path / name))
+        assert (len(np.unique(labels)) - 1, notice in told[-1]) == (n_cells, True)
+        np.testing.assert_array_equal(labels, found.labels[: len(labels), : labels.shape[1]])
+        again = ["--output", str(tmp_path / "again.ome.tif"), "--image", str(tmp_path / "image.npy")]
+        with pytest.raises(SystemExit) as ended:
+            main(["convert", str(tmp_path / name), "--to", "labels", *again])
+        assert ended.value.code == 0
+        printed = capfd.readouterr()
+        assert (f"{n_cells} cells" in printed.out, notice in printed.err) == (True, True)
+        np.testing.assert_array_equal(tifffile.imread(tmp_path / "again.ome.tif"), found.labels)
 
 
 @pytest.mark.usefixtures("readers")

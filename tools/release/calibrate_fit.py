@@ -2,6 +2,9 @@
 
     python -m tools.release.calibrate_fit --data FOLDER --model flow
 
+Images that promise little are tried enlarged where --closer-below says so. What they promise is known once
+there is a fit.json for these weights: run it twice after new weights.
+
 The regression is fitted to images that are not reported: those learned from or chosen by, as they are and
 spoilt (blurred, noisy, inverted, shaded, of another size), and pictures without any cell. Reported are the
 images of ``kinds.reported``, those that are spoilt, and the pictures: once as the written file tells, and
@@ -57,14 +60,20 @@ class Example(NamedTuple):
 
 @dataclass(slots=True)
 class Recorder:
-    """Stands in for a calibration, and keeps the facts it is given."""
+    """Stands in for a calibration, answers like the former, and keeps the facts it is given last."""
 
+    former: FitCalibration | None
     seen: Mapping[str, float] | None = None
 
     def expected_f1(self, facts: Mapping[str, float]) -> float:
         """Keep the facts."""
         self.seen = facts
-        return 1.0
+        return self.former.expected_f1(facts) if self.former else 1.0
+
+    @property
+    def closer_below(self) -> float:
+        """As it was before."""
+        return self.former.closer_below if self.former else 0.0
 
 
 def main() -> None:
@@ -74,10 +83,15 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", default="flow", help="name or folder")
+    parser.add_argument(
+        "--closer-below", type=float, default=0.0, help="expected F1 below which images are tried enlarged"
+    )
     parser.add_argument("--most", type=int, default=MOST, help="images of a kind in each part")
     options = parser.parse_args()
     folder = store.find(options.model)
     model = store.load(folder)
+    if model.fit is not None:
+        model.fit = replace(model.fit, closer_below=options.closer_below)
     rng = np.random.default_rng(SEED)
     pictures = list(_pictures(model))
     fitted, judged, spoilt = pictures[:], [], []
@@ -100,7 +114,8 @@ def main() -> None:
         "with_spoilt": _figures([*judged, *pictures, *spoilt], fitted),
     }
     print(json.dumps(figures, indent=1))
-    values = {**calibrated(fitted).to_json(), "weights_sha256": model.sha256, "scores": figures}
+    fit = replace(calibrated(fitted), closer_below=options.closer_below)
+    values = {**fit.to_json(), "weights_sha256": model.sha256, "scores": figures}
     write_text(folder / FIT, json.dumps({**values, "n_images": len(fitted)}, indent=1) + "\n")
 
 
@@ -199,10 +214,10 @@ def _counted(
 
 def _example(model: CellModel, kind: str, image: Image, labels: Labels) -> Example | None:
     """Return a counted image; None where nothing was found, which tells nothing."""
-    recorder = Recorder()
+    recorder = Recorder(model.fit)
     model.fit = recorder  # type: ignore[assignment]
     result = run(count_cells(image, model))
-    model.fit = None
+    model.fit = recorder.former
     if recorder.seen is None:
         return None
     assert result.cells.labels is not None

@@ -18,7 +18,7 @@ def train_classifier(
         list[Path],
         typer.Argument(help="Folders with meta.json, images/ and boxes/, points/ or masks/ with classes."),
     ],
-    output: Annotated[Path, typer.Option(help="Folder for the classifier.")],
+    output: Annotated[Path, typer.Option(help="Folder for the classifier; a stopped run resumes there.")],
     rename: Annotated[
         list[str],
         typer.Option(help="OLD=NEW renames a class, OLD= leaves it out; may be repeated."),

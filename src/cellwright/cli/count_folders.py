@@ -41,8 +41,8 @@ def count_in_folders(
     """
     if choices.stream != StreamSettings():
         raise SettingsError(
-            "The images of folders are counted in one piece each. Leave --stream, --memory, --workers and "
-            "--scheduler out, or count large images by their own names."
+            "Of folders only large images are counted block by block, as they come. Leave --stream, "
+            "--memory, --workers and --scheduler out, or count large images by their own names."
         )
     output = _output(paths, choices)
     outcomes = _Outcomes(table)

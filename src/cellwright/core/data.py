@@ -1,5 +1,6 @@
 """The values that travel between the floors: plain, frozen, arrays never copied."""
 
+import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
@@ -16,6 +17,7 @@ Labels = NDArray[np.int32]
 AXES = "TCZYX"
 SPATIAL = "ZYX"
 CHANNEL = "C"
+PAGE_BYTES = mmap.ALLOCATIONGRANULARITY  # maps of files begin at multiples of it
 
 
 def without_channels(axes: str) -> str:
@@ -129,6 +131,7 @@ class Image:
             They cannot be read.
         """
         try:
+            _refuse_shorter_file(self.data)
             return np.asarray(self.data[index])
         except MemoryError:
             raise
@@ -142,6 +145,17 @@ class Image:
     def known_sizes_um(self) -> dict[str, float]:
         """Micrometres per pixel of each spatial axis whose size is known."""
         return known_sizes(self.axes, self.pixel_size_um)
+
+
+def _refuse_shorter_file(data: ArrayLike) -> None:
+    """Raise OSError where the file under an array became shorter: to look beyond its end would end Python."""
+    if not isinstance(data, np.memmap):
+        return
+    base: Any = data
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap) and base.size() < data.offset // PAGE_BYTES * PAGE_BYTES + len(base):
+        raise OSError("its file has become shorter")
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,18 +202,10 @@ def acquire_lock(path: Path, seconds: float = 0.0) -> Lock | None:
 
 @dataclass(frozen=True, slots=True)
 class FolderChange:
-    """What is to change in a folder. Made by :func:`change_folder`; used while its block lasts.
+    """What is to change in a folder. Made by :func:`change_folder`; used while its block lasts."""
 
-    Parameters
-    ----------
-    folder
-        That changes.
-    staging
-        Where new files are written, each under the path it is to have in the folder.
-    """
-
-    folder: Path
-    staging: Path
+    folder: Path  # that changes
+    staging: Path  # where new files are written, each under the path it is to have in the folder
     _gone: list[str] = field(default_factory=list)
 
     def remove(self, paths: Sequence[Path]) -> None:

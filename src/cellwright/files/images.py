@@ -9,29 +9,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 
 from cellwright.core.data import Image, Labels
 from cellwright.core.errors import CellwrightError, ReadError, WriteError
-from cellwright.files import tiff, vendor, zarr
+from cellwright.files import vendor, zarr
 from cellwright.files.atomic import atomic_write
-from cellwright.files.metadata import ImageMetadata, Wanted, blank, describe, with_axes
+from cellwright.files.metadata import LEAST_BOMB_BYTES, ImageMetadata, Wanted, blank, describe, with_axes
 
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and big, both byte orders
+COMPANION = ".companion.ome"
 NPY_START = b"\x93NUMPY"
 PNG_START = b"\x89PNG\r\n\x1a\n"
 PNG_DEEP_COLOURS = {(16, 2): 3, (16, 4): 2, (16, 6): 4}  # bits and kind of a PNG to its samples a pixel
 PLAIN_MODES = ("1", "L", "I", "I;16", "I;16B", "F", "RGB")  # those of Pillow that need no conversion
 KEPT_MODES = (*PLAIN_MODES, "RGBA", "LA", "P")  # those that other readers give as we do
 MOVIES = ("GIF", "WEBP", "PNG")  # whose frames follow each other in time
-MOST_FRAME_PIXELS = 1 << 30  # of all frames of a movie
+MOST_FRAME_PIXELS = 1 << 29  # of all frames of a movie
 MOST_TIMES = 4000  # how much larger than its file a picture can be; LZW and deflate reach 1000 a sample
 MOST_DESCRIBED, MOST_IMAGES_DESCRIBED = 256, 64  # files, and images of each
 EXIF_ORIENTATION, FIRST_ON_ITS_SIDE = 274, 5  # tag, and the value from which on rows are columns
 _DESCRIBED: dict[tuple[str, int, int], tuple[Image, ...]] = {}
 
 
-def read_image(path: Path | str, axes: str | None = None) -> Image:
+def read_image(path: Path | str, axes: str | None = None, *, has_levels: bool = False) -> Image:
     """Return the image in a file, a .zarr folder or a Zarr store on a server; the first of several.
 
     TIFF (OME, ImageJ, LSM, STK, plain), PNG, JPEG and other pictures, .npy, OME-Zarr; CZI, ND2, LIF, OIF and
@@ -45,6 +46,8 @@ def read_image(path: Path | str, axes: str | None = None) -> Image:
         The file, .zarr folder or address.
     axes
         Overrides the axes, one letter of ``TCZYX`` for each dimension.
+    has_levels
+        Whether its smaller copies are wanted, too; then pyramids stay on disk.
 
     Raises
     ------
@@ -53,7 +56,7 @@ def read_image(path: Path | str, axes: str | None = None) -> Image:
     AxesError
         ``axes`` does not fit the image.
     """
-    image = next(read_images(path, axes))
+    image = next(read_images(path, axes, has_levels=has_levels))
     file = str(path).rstrip("/").rpartition("/")[2]
     if image.name not in (Path(file).stem, file):  # each of several has a name of its own
         told = f"{file} holds several images; this is the first, {image.name}."
@@ -166,11 +169,7 @@ def write_image(path: Path | str, image: Image) -> None:
         pixels = np.moveaxis(pixels, image.axes.index("C"), place)
         axes = axes[:place] + "C" + axes[place:]
     metadata = {"axes": axes[:-1] + "S" if is_colour else axes, **_physical_sizes(image)}
-    photometric = "rgb" if is_colour else "minisblack"
-    with atomic_write(Path(path)) as part:
-        tifffile.imwrite(
-            part, pixels, ome=True, photometric=photometric, compression="zlib", metadata=metadata
-        )
+    _write_ome(Path(path), pixels, metadata, "rgb" if is_colour else "minisblack")
 
 
 def _plain_values(image: Image) -> NDArray[Any]:
@@ -199,10 +198,17 @@ def _write_tiff(path: Path, values: NDArray[Any], image: Image) -> None:
         raise WriteError(
             f"Labels and maps of {image.name!r} must have shape {image.label_shape}; got {values.shape}."
         )
-    metadata = {"axes": image.label_axes, **_physical_sizes(image)}
+    _write_ome(path, values, {"axes": image.label_axes, **_physical_sizes(image)})
+
+
+def _write_ome(
+    path: Path, pixels: NDArray[Any], metadata: dict[str, Any], photometric: str = "minisblack"
+) -> None:
+    import tifffile
+
     with atomic_write(path) as part:
         tifffile.imwrite(
-            part, values, ome=True, photometric="minisblack", compression="zlib", metadata=metadata
+            part, pixels, ome=True, photometric=photometric, compression="zlib", metadata=metadata
         )
 
 
@@ -250,9 +256,13 @@ def _read_file(path: Path, wanted: Wanted) -> Iterator[Image]:
         return
     with path.open("rb") as file:
         start = file.read(32)
-    if start.startswith(tiff.STARTS):
+    if start.startswith(TIFF_STARTS):
+        from cellwright.files import tiff  # tifffile and its codecs are not imported before they are needed
+
         yield from tiff.read_tiff(path, wanted)
-    elif path.name.lower().endswith(tiff.COMPANION):
+    elif path.name.lower().endswith(COMPANION):
+        from cellwright.files import tiff
+
         yield from tiff.read_companion(path, wanted)
     elif start.startswith(NPY_START):
         yield describe(np.load(path, mmap_mode="r", allow_pickle=False), "", path.stem)
@@ -325,37 +335,47 @@ def _read_picture(path: Path, start: bytes) -> Image:
 
     if _is_deep_png(start):
         return describe(*_read_deep_png(path, start), path.stem)  # Pillow would take 8 of its 16 bits
-    notices: list[str] = []
     with _opened(path) as picture:
         n_frames = _n_frames(picture)
         _refuse_bomb(picture, n_frames, path)
-        if n_frames == 1:
-            is_converted = _is_converted(picture)
-            pixels = _light(ImageOps.exif_transpose(picture))
-            return replace(describe(pixels, "YXC"[: pixels.ndim], path.stem), is_converted=is_converted)
-        if n_frames * picture.width * picture.height > MOST_FRAME_PIXELS:
-            raise ReadError(f"The {n_frames} frames of {path} are too large together. Split it.")
-        frames = [np.asarray(picture.convert("RGB"))]
-        for index in range(1, n_frames):
-            try:
-                picture.seek(index)
-                frames.append(np.asarray(picture.convert("RGB")))
-            except (OSError, SyntaxError, EOFError):  # what comes before it is whole
-                notices = [f"The movie is damaged: {len(frames)} of its {n_frames} frames were read."]
+        if n_frames > 1:
+            return _read_movie(picture, n_frames, path)
+        is_converted = _is_converted(picture)
+        pixels = _light(ImageOps.exif_transpose(picture))
+        return replace(describe(pixels, "YXC"[: pixels.ndim], path.stem), is_converted=is_converted)
+
+
+def _read_movie(picture: Any, n_frames: int, path: Path) -> Image:
+    """Return the frames of a picture that moves, up to the first that is damaged."""
+    if n_frames * picture.width * picture.height > MOST_FRAME_PIXELS:
+        raise ReadError(f"The {n_frames} frames of {path} are too large together. Split it.")
+    size, n_read, is_grey = picture.size, 0, True
+    stack = np.empty((n_frames, picture.height, picture.width, 3), np.uint8)
+    try:
+        for index in range(n_frames):
+            picture.seek(index)
+            if picture.size != size:  # it is not unpacked, for it may be gigabytes
                 break
-    if len({frame.shape for frame in frames}) > 1:
+            stack[index] = picture.convert("RGB")
+            n_read += 1
+            is_grey = is_grey and bool((stack[index] == stack[index, ..., :1]).all())
+    except (OSError, SyntaxError, EOFError):  # what comes before it is whole
+        if not n_read:
+            raise
+    if picture.size != size:
         raise ReadError(f"The frames of {path} must have one size; they differ. Save them one by one.")
-    stack, axes = np.stack(frames), "TYXC"
-    if (stack == stack[..., :1]).all():
-        stack, axes = stack[..., 0], "TYX"
-    return describe(stack, axes, path.stem, ImageMetadata(notices=notices))
+    notices = [f"The movie is damaged: {n_read} of its {n_frames} frames were read."] * (n_read < n_frames)
+    pixels, axes = stack[:n_read], "TYXC"
+    if is_grey:
+        pixels, axes = pixels[..., 0], "TYX"
+    return describe(pixels, axes, path.stem, ImageMetadata(notices=notices))
 
 
 def _refuse_bomb(picture: Any, n_frames: int, path: Path) -> None:
     """Raise ReadError where a picture claims to be far larger than its file can be."""
     n_file = path.stat().st_size
     n_bytes = n_frames * picture.width * picture.height * max(3, len(picture.getbands()))
-    if n_bytes > max(tiff.LEAST_BOMB_BYTES, MOST_TIMES * n_file):
+    if n_bytes > max(LEAST_BOMB_BYTES, MOST_TIMES * n_file):
         raise ReadError(
             f"{path} claims to hold {n_frames} x {picture.height} x {picture.width} pixels, more than its "
             f"{n_file} bytes can. It is damaged; export it again."

@@ -38,6 +38,7 @@ UM_PER_UNIT = {
     "inch": 25_400.0,
     "in": 25_400.0,
 }
+LEAST_BOMB_BYTES = 1 << 24  # what claims to unpack to less is read, however small its file
 SHORT_AXES = "TCZ"  # which letters axes of length one are given that a file does not have
 RGB, RGBA = COLOURS
 NO_STEP = "The file tells the pixel size in x and y, not the step between slices: volumes stay in voxels."
@@ -219,43 +220,21 @@ AxesFrom = Literal["choice", "layer", "file", "shape"]
 
 @dataclass(frozen=True, slots=True)
 class ArrayFacts:
-    """What an array tells of itself, by the place of its axes.
+    """What an array tells of itself, by the place of its axes."""
 
-    Parameters
-    ----------
-    axes
-        Letters, one for each axis, colours left out; empty where it does not name them all.
-    chosen
-        The same as the user chose them.
-    steps_um
-        Micrometres per pixel along each axis, 0 where that is not known.
-    is_colour
-        Whether the last axis are colours.
-    """
-
-    axes: str = ""
-    chosen: str = ""
-    steps_um: Sequence[float] = ()
-    is_colour: bool = False
+    axes: str = ""  # letters, one for each axis, colours left out; empty where it does not name them all
+    chosen: str = ""  # the same as the user chose them
+    steps_um: Sequence[float] = ()  # micrometres per pixel along each axis, 0 where that is not known
+    is_colour: bool = False  # whether the last axis are colours
 
 
 @dataclass(frozen=True, slots=True)
 class FilePart:
-    """The image of a file that an array was read from, without its pixels.
+    """The image of a file that an array was read from, without its pixels."""
 
-    Parameters
-    ----------
-    image
-        As our readers give it.
-    channel
-        The channel of it that the array is, None for all.
-    is_ours
-        Whether a reader of ours has made the array.
-    """
-
-    image: Image
-    channel: int | None = None
-    is_ours: bool = False
+    image: Image  # as our readers give it
+    channel: int | None = None  # the channel of it that the array is, None for all
+    is_ours: bool = False  # whether a reader of ours has made the array
 
 
 class Understood(NamedTuple):

@@ -58,24 +58,12 @@ pre { background: #f4f4f4; padding: .8em; white-space: pre-wrap; overflow-wrap: 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReportExtras:
-    """What a report tells besides an analysis.
+    """What a report tells besides an analysis."""
 
-    Parameters
-    ----------
-    pictures
-        PNG of plots, by caption.
-    totals
-        One row for each image of the session.
-    others
-        Further images of the session with their cells.
-    labels
-        Of the cells, where they are on disk.
-    """
-
-    pictures: Mapping[str, bytes] = field(default_factory=dict)
-    totals: "pandas.DataFrame | None" = None
-    others: Sequence[tuple[Image, Result]] = ()
-    labels: ArrayLike | None = None
+    pictures: Mapping[str, bytes] = field(default_factory=dict)  # PNG of plots, by caption
+    totals: "pandas.DataFrame | None" = None  # one row for each image of the session
+    others: Sequence[tuple[Image, Result]] = ()  # further images of the session with their cells
+    labels: ArrayLike | None = None  # of the cells, where they are on disk
 
 
 def write_report(

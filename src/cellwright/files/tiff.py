@@ -23,6 +23,7 @@ from cellwright.core.data import ArrayLike, Image
 from cellwright.core.errors import ReadError
 from cellwright.files.atomic import plain_name
 from cellwright.files.metadata import (
+    LEAST_BOMB_BYTES,
     UM_PER_UNIT,
     ImageMetadata,
     Wanted,
@@ -34,8 +35,6 @@ from cellwright.files.metadata import (
     um_per,
 )
 
-STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and big, both byte orders
-COMPANION = ".companion.ome"
 DESCRIPTION_TAG, ORIENTATION_TAG, SUBIFDS_TAG = 270, 274, 330
 ALPHA_SAMPLES = {tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA}
 RGBA_SAMPLES = 4
@@ -43,7 +42,6 @@ LARGEST_UM = 20.0  # a plain TIFF with wider pixels states the density of a prin
 PRINT_UNITS = ("inch", "in", "cm")
 LAZY_BYTES = 1 << 31  # larger images stay on disk
 LAZY_PYRAMID_BYTES = 1 << 26  # likewise of pyramids, which are looked at through their smaller copies
-LEAST_BOMB_BYTES = 1 << 24
 MOST_TIMES = {
     1: 2000,
     5: 2000,
@@ -87,6 +85,26 @@ def read_tiff(path: Path, wanted: Wanted = Wanted()) -> Iterator[Image]:  # noqa
             yield replace(image, is_converted=seen.is_converted, levels=seen.levels)
 
 
+def set_of(path: Path) -> tuple[str, ...]:
+    """Return the names of the files of an OME set that a file belongs to; empty where it is one alone."""
+    try:
+        with tifffile.TiffFile(path) as file:
+            told = file.ome_metadata or ""
+    except (OSError, ValueError, tifffile.TiffFileError):  # reading it tells what is wrong
+        return ()
+    try:
+        names = _files_of_set(ElementTree.fromstring(told))
+    except ElementTree.ParseError:
+        return ()
+    if len(names) < 2:
+        return ()
+    return tuple(sorted(names))
+
+
+def _files_of_set(root: ElementTree.Element) -> dict[str, None]:
+    return dict.fromkeys(str(node.get("FileName", "")) for node in root.findall(".//{*}UUID[@FileName]"))
+
+
 def read_companion(path: Path, wanted: Wanted = Wanted()) -> Iterator[Image]:  # noqa: B008 - frozen
     """Yield the images that an OME companion file describes, from the TIFF files beside it.
 
@@ -99,7 +117,7 @@ def read_companion(path: Path, wanted: Wanted = Wanted()) -> Iterator[Image]:  #
         root = ElementTree.fromstring(path.read_text(encoding="utf-8"))
     except (ElementTree.ParseError, UnicodeDecodeError) as error:
         raise ReadError(f"Expected OME-XML in {path}; got: {error}. Export it again.") from error
-    named = dict.fromkeys(str(node.get("FileName", "")) for node in root.findall(".//{*}UUID[@FileName]"))
+    named = _files_of_set(root)
     for name in named:
         if name == Path(name).name and (path.parent / name).is_file():
             yield from read_tiff(path.parent / name, wanted)

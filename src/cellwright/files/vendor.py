@@ -101,16 +101,17 @@ def _told_by_czi(told: Any) -> ImageMetadata:
 
 
 def _read_nd2(module: Any, path: Path) -> Iterator[Image]:
-    file = module.ND2File(path)  # left open: its pixels are read where they are looked at
-    voxel = file.voxel_size()
-    channels = [one.channel for one in file.metadata.channels or ()]
+    with module.ND2File(path) as file:
+        voxel, sizes = file.voxel_size(), file.sizes
+        channels = [one.channel for one in file.metadata.channels or ()]
+        pixels = file.to_dask()  # which opens the file again where it is looked at
     told = ImageMetadata(
         sizes_of({"X": voxel.x, "Y": voxel.y, "Z": voxel.z}),
         [str(one.name) for one in channels],
         [color_of((one.color.r, one.color.g, one.color.b)) for one in channels],
     )
-    axes = "".join(letter.replace("S", "c") for letter in file.sizes)
-    yield from _scenes(file.to_dask(), axes, "P", path, told)
+    axes = "".join(letter.replace("S", "c") for letter in sizes)
+    yield from _scenes(pixels, axes, "P", path, told)
 
 
 def _read_lif(module: Any, path: Path) -> Iterator[Image]:

@@ -22,6 +22,8 @@ from cellwright.files.atomic import writing
 from cellwright.files.metadata import ImageMetadata, Wanted, describe, positive, um_per
 
 PROTOCOLS = ("http", "https", "s3", "gs", "az", "memory")
+SILENT_SECONDS = 30.0  # after which a server that says nothing is given up
+S3_TRIES = 5  # of s3fs, each with its share of these seconds
 ATTRIBUTES = ("zarr.json", ".zattrs")
 MARKERS = ("zarr.json", ".zarray", ".zgroup")
 OLD_AXES = "TCZYX"  # of versions 0.1 and 0.2, which do not name them
@@ -88,7 +90,7 @@ def read_zarr(source: Path | str, wanted: Wanted = Wanted()) -> Iterator[Image]:
         ) from error
     name = str(source).rstrip("/").rpartition("/")[2].removesuffix(".zarr")
     try:
-        node = zarr.open(source, mode="r")
+        node = zarr.open(source, mode="r", storage_options=_server_options(address_of(source)))
         if isinstance(node, zarr.Array):
             axes = _letters(getattr(node.metadata, "dimension_names", None) or ())
             yield describe(_checked(node, source), axes, name)
@@ -112,8 +114,30 @@ def read_zarr(source: Path | str, wanted: Wanted = Wanted()) -> Iterator[Image]:
         ) from error
     except Exception as error:  # zarr fails in every possible way on damaged folders
         raise ReadError(
-            f"Expected a whole Zarr folder at {source}; got: {error}. Copy or export it again."
+            f"Expected a whole Zarr folder at {source}; got: {str(error) or type(error).__name__}. "
+            f"{_advice(source)}"
         ) from error
+
+
+def _advice(source: Path | str) -> str:
+    if address_of(source):
+        return "Check the address, the network and your rights, or copy the store here."
+    return "Copy or export it again."
+
+
+def _server_options(address: str) -> dict[str, Any] | None:
+    """Return what makes fsspec give up a server that says nothing; by itself it waits 5 minutes a request."""
+    protocol = address.partition(":")[0]
+    if protocol in ("http", "https"):
+        import aiohttp
+
+        waits = aiohttp.ClientTimeout(total=None, sock_connect=SILENT_SECONDS, sock_read=SILENT_SECONDS)
+        return {"client_kwargs": {"timeout": waits}}
+    if protocol == "s3":
+        seconds = SILENT_SECONDS / S3_TRIES
+        once = {"connect_timeout": seconds, "read_timeout": seconds, "retries": {"max_attempts": 0}}
+        return {"config_kwargs": once}
+    return None
 
 
 def _told(group: Any) -> Mapping[str, Any]:

@@ -17,6 +17,7 @@ from cellwright.inference.device import is_out_of_memory
 from cellwright.inference.predictor import Engine, TileProgress, by_name, predict_maps, stacked
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry, store
+from cellwright.models.fit import FitCalibration
 from cellwright.models.protocol import CellModel
 from cellwright.ops.geometry.axes import Frames
 from cellwright.ops.geometry.intensity import Scaling, apply, fit
@@ -76,6 +77,11 @@ class CountContext:
     def model(self) -> CellModel:
         """The first of the models; all are of one family."""
         return self.engine.models[0]
+
+    @property
+    def calibration(self) -> FitCalibration | None:
+        """What tells how well the model does; several together were never compared with the truth."""
+        return self.model.fit if len(self.engine.models) == 1 else None
 
     @property
     def is_blank(self) -> bool:

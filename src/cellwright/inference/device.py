@@ -83,6 +83,15 @@ def _has_bfloat16() -> bool:
     return bool(has.get("amx_bf16") or has.get("avx512_bf16"))
 
 
+def free_device_memory(device: torch.device) -> float:
+    """Return the bytes of a GPU that may still be taken, those included that torch holds but does not use."""
+    if device.type != "cuda":
+        return math.inf
+    free, _ = torch.cuda.mem_get_info(device)
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return float(free + unused)
+
+
 def free_memory() -> float:
     """Return the bytes of memory that programs may still take; infinite where nobody tells."""
     try:

@@ -41,16 +41,21 @@ class FactCollector:
             for one_maps, one_cells in zip(maps, cells, strict=True):
                 self._sums += _pixel_sums(one_maps, one_cells)
 
-    def expected_f1(self, cells: Cells) -> float | None:
-        """Return how well the count is expected to be; None where nothing tells, no cell was found, say."""
-        if self._fit is None or not len(cells):
+    def expected_f1(self, cells: Sequence[Cells]) -> float | None:
+        """Return how well the count is expected to be; None where nothing tells, no cell was found, say.
+
+        ``cells`` are those of the whole image, in one or several parts.
+        """
+        scores = np.concatenate([one.scores for one in cells])
+        if self._fit is None or not len(scores):
             return None
+        areas = np.concatenate([one.areas for one in cells])
         n_cell, n_unsure, n_taken, length = self._sums.tolist()
         n_cell = max(n_cell, 1.0)
         return self._fit.expected_f1(
             {
-                "confidence": float((cells.scores * cells.areas).sum() / max(cells.areas.sum(), 1)),
-                "score_low": float(np.quantile(cells.scores, 0.1)),
+                "confidence": float((scores * areas).sum() / max(areas.sum(), 1)),
+                "score_low": float(np.quantile(scores, 0.1)),
                 "flow_length": length / n_cell,
                 "ambiguous": n_unsure / n_cell,
                 "left_over": 1 - min(n_taken / n_cell, 1.0),

@@ -72,8 +72,8 @@ class Counter(Protocol[T]):
     def inputs(self, name: str) -> Sequence[Path]:
         """Return the files besides the image that the results of an image of this name depend on."""
 
-    def count(self, image: Image) -> Task[T]:
-        """Return what an image holds."""
+    def count(self, image: Image, name: str) -> Task[T]:
+        """Return what an image holds whose results have this name."""
 
     def write(self, folder: Path, name: str, image: Image, counted: T) -> Sequence[Path]:
         """Write the files of an image and return them."""
@@ -254,7 +254,7 @@ def _count_image(
     image: ListedImage, pixels: Image, made: Made, output: Path, counter: Counter[Any]
 ) -> Iterator[Step]:
     try:
-        counted = yield from counter.count(pixels)
+        counted = yield from counter.count(pixels, image.name)
         if _made(image, counter).sources != made.sources:
             raise ReadError(f"{image.path} was changed while it was counted. Count again to have it anew.")
         before = begin_image(image, output)

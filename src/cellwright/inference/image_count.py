@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from math import prod
 from pathlib import Path
+from tempfile import gettempdir
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from cellwright.core.data import ArrayLike, Image, Result
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Task
+from cellwright.files.folders.results import blocks_folder, take_blocks
 from cellwright.inference.settings import EngineSettings, StreamSettings
 
 if TYPE_CHECKING:
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
     from cellwright.ops.measure.analysis import Analysis
 
 SIZES = ("diameter_px", "diameter_um")  # whose median the summary tells
-LARGE_PIXELS = 150_000_000  # labels of more are written block by block, where there is a folder for them
+LARGE_PIXELS = 150_000_000  # labels of more are written block by block
+FOLDER = "cellwright results"  # beside a large image, where no other folder is named
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +88,7 @@ class CountChoices:
             That was asked for together with what needs the whole image.
         """
         if self.stream == StreamSettings():
-            is_large = prod(image.label_shape) > LARGE_PIXELS
-            return is_large and self.tables.output is not None and not self.recipe.window
-        if self.tables.output is None:
-            raise SettingsError("Counting block by block writes to a folder; name it with --output.")
+            return prod(image.label_shape) > LARGE_PIXELS and not self.recipe.window
         if self.recipe.window:
             raise SettingsError(
                 "A part given by --window is read and counted in one piece. Leave --stream and its settings "
@@ -102,6 +102,7 @@ class Counted(NamedTuple):
 
     result: Result
     analysis: "Analysis | None"
+    folder: Path | None = None  # with the files of an image that was counted block by block
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -128,13 +129,22 @@ def counted_task(image: Image, choices: CountChoices) -> Task[Counted]:
     return Counted(analysis.result, analysis)
 
 
-def streamed_task(path: Path, image: Image, choices: CountChoices) -> Task[Counted]:
-    """Count an image block by block and write its files; its cells are in these alone."""
+def streamed_task(
+    path: Path, image: Image, choices: CountChoices, *, is_summed: bool = False
+) -> Task[Counted]:
+    """Count an image block by block and write its files; its cells are in these alone.
+
+    Without a folder for them they go beside the image, and a notice says so. The table of what was measured
+    has all columns where it ``is_summed``.
+    """
     from cellwright.inference.streaming.plan import StreamJob
     from cellwright.inference.streaming.run import count_streamed
 
     recipe, output = choices.recipe, choices.tables.output
-    assert output is not None
+    told: tuple[str, ...] = ()
+    if output is None:
+        output = folder_beside(image)
+        told = (f"The image is large, so its cells were written to {output}.",)
     source: Image | Path = image
     if image.name == path.stem:
         source = path  # which other processes can read, too
@@ -149,20 +159,36 @@ def streamed_task(path: Path, image: Image, choices: CountChoices) -> Task[Count
         recipe.classifier,
         recipe.pixel_size_um,
         recipe.files,
-        whole_table=choices.tables.is_wanted,
+        whole_table=choices.tables.is_wanted or (is_summed and choices.is_analysed),
     )
-    streamed = yield from count_streamed(job, choices.stream, partial(_write_streamed, choices, image))
+    write = partial(_write_streamed, choices, output, image)
+    streamed = yield from count_streamed(job, choices.stream, write)
+    result = replace(streamed.result, notices=(*streamed.result.notices, *told))
     if not choices.is_analysed:
-        return Counted(streamed.result, None)
-    return Counted(streamed.result, streamed.analysis)
+        return Counted(result, None, output)
+    return Counted(result, streamed.analysis, output)
 
 
-def _write_streamed(choices: CountChoices, image: Image, streamed: "Streamed") -> None:
+def folder_beside(image: Image) -> Path:
+    """Return the folder of the results of a large image: beside its file, else among the temporary files."""
+    from cellwright.files.atomic import check_writable
+
+    if image.source and Path(image.source).exists():
+        folder = Path(image.source).absolute().parent / FOLDER
+        try:
+            check_writable(folder)
+        except Exception:  # noqa: BLE001 - wherever that is, there is another place
+            return Path(gettempdir()) / FOLDER
+        return folder
+    return Path(gettempdir()) / FOLDER
+
+
+def _write_streamed(choices: CountChoices, output: Path, image: Image, streamed: "Streamed") -> None:
     """Write what a count block by block does not write itself: the tables of an analysis, and the report."""
     from cellwright.files.report import ReportExtras, write_report
     from cellwright.files.zarr import open_array
 
-    analysis, tables = streamed.analysis, choices.tables
+    analysis, tables = streamed.analysis, replace(choices.tables, output=output)
     if analysis is None or streamed.labels is None or not choices.is_analysed:
         return
     recipe = replace(choices.recipe, image=image.source)
@@ -353,12 +379,19 @@ class RecipeCounter:
         """Return the files besides the image that the results of an image of this name depend on."""
         return self.choices.recipe.input_paths(name)
 
-    def count(self, image: Image) -> Task[Counted]:
-        """Return what an image holds, and what was measured of it."""
-        return counted_task(image, self.choices)
+    def count(self, image: Image, name: str) -> Task[Counted]:
+        """Return what an image holds, and what was measured of it; a large one is counted block by block."""
+        output = self.choices.tables.output
+        if output is None or not self.choices.streams(image):
+            return counted_task(image, self.choices)
+        tables = replace(self.choices.tables, output=blocks_folder(output, name))
+        image = replace(image, name=Path(name).name)
+        return streamed_task(Path(), image, replace(self.choices, tables=tables), is_summed=True)
 
     def write(self, folder: Path, name: str, image: Image, counted: Counted) -> Sequence[Path]:
-        """Write the files of an image and return them."""
+        """Write the files of an image and return them; those of a large one are there already."""
+        if counted.folder is not None:
+            return take_blocks(counted.folder, folder / name)
         tables = replace(self.choices.tables, output=folder)
         return write_counted(tables, name, image, counted, self.choices)
 

@@ -43,7 +43,6 @@ from cellwright.inference.fit import FactCollector, warning
 from cellwright.inference.scale import ScaleTrial, estimate_scale, zoom_for, zoom_notice
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
-from cellwright.models.fit import FitCalibration
 from cellwright.models.protocol import CellModel
 from cellwright.models.stitching import Stitched
 from cellwright.ops.geometry.resample import zoomed
@@ -98,8 +97,9 @@ def count_cells(
 
     Without a stated diameter the image is counted as it is; where the diameter of what was found lies outside
     the model's range, it is rescaled to the model's own diameter and counted again, and the count with the
-    higher confidence stands. A stated diameter rescales only when it lies outside that range. Diameters are
-    those of discs of the same area. The result is in the image's own pixels either way.
+    higher confidence stands. An image of small cells that promises few right outlines is tried enlarged, too.
+    A stated diameter rescales only when it lies outside that range. Diameters are those of discs of the same
+    area. The result is in the image's own pixels either way.
 
     A family that gives a density gives no cells: the count is the sum of ``maps["density"]``, which has the
     image's axes without its channels, so that the sum over its last two axes counts each time point.
@@ -268,7 +268,7 @@ def _stitch(context: CountContext, *, keep_maps: bool) -> Task[_Outcome]:
     trial = yield from estimate_scale(context)
     zoom, progress, batches = trial.zoom, trial.progress, context.batches(trial.zoom)
     keep_maps &= _fits(context, batches, zoom)
-    collector = FactCollector(_calibration(context))
+    collector = FactCollector(context.calibration)
     ready = _ready(trial, batches, collector, keep_maps=keep_maps)
     if zoom != 1.0:
         left = [batch for index, batch in enumerate(batches) if index not in ready]
@@ -289,12 +289,7 @@ def _stitch(context: CountContext, *, keep_maps: bool) -> Task[_Outcome]:
     if keep_maps:
         prediction = Prediction(tuple(kept), zoom, frames.shape, frames.lead_shape)
     stitched = yield from stitcher.finish(settings)
-    return _Outcome(stitched, prediction, zoom, collector.expected_f1(stitched.cells))
-
-
-def _calibration(context: CountContext) -> FitCalibration | None:
-    """Return what tells how well the model does; several together were never compared with the truth."""
-    return context.model.fit if len(context.engine.models) == 1 else None
+    return _Outcome(stitched, prediction, zoom, collector.expected_f1([stitched.cells]))
 
 
 def _ready(

@@ -15,7 +15,13 @@ from torch import Tensor, nn
 from cellwright.core.data import Maps
 from cellwright.core.errors import OutOfMemoryError, SettingsError
 from cellwright.core.tasks import Progress
-from cellwright.inference.device import choose, choose_dtype, free_cache, is_out_of_memory
+from cellwright.inference.device import (
+    choose,
+    choose_dtype,
+    free_cache,
+    free_device_memory,
+    is_out_of_memory,
+)
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.layers.blocks import match_channels
 from cellwright.models.protocol import CellModel
@@ -23,6 +29,9 @@ from cellwright.ops.geometry.tiles import Layout, Tile, grid, pad, split
 
 SMALLEST_TILE_PX = 128  # below this almost all of a tile is halo
 LARGEST_BATCH = 64
+MOST_GPU_PIXELS = 4096**2  # that a GPU with room for them takes at once; more are not faster
+GPU_BYTES_PER_PIXEL = 2000  # of all layers at once; an estimate for the first try, see ``step_down``
+GPU_SHARE = 0.5  # of the free memory of a GPU
 WINDOW_PX = 512  # side of overlapping windows
 WINDOW_SIGMA = 0.125  # of their Gaussian weights, in sides
 
@@ -88,7 +97,11 @@ class Engine:
             return self.batch_size
         if self.device.type == "cpu":
             return 1  # one tile keeps all cores busy
-        return min(max(1, self.settings.tile_px**2 // (shape[0] * shape[1])), LARGEST_BATCH)
+        pixels: float = self.settings.tile_px**2
+        if self.device.type == "cuda":
+            fitting = GPU_SHARE * self._free_bytes / GPU_BYTES_PER_PIXEL
+            pixels = min(max(pixels, MOST_GPU_PIXELS), fitting)
+        return int(min(max(1, pixels // (shape[0] * shape[1])), LARGEST_BATCH))
 
     def attempt(self, windows: Images, *, raw: bool = False) -> Images | None:
         """Return the maps (B, maps, Y, X) of windows (B, channels, Y, X), or None when memory ran out.
@@ -153,6 +166,7 @@ class Engine:
         self.tile_px = self.settings.tile_px
         self.batch_size = self.settings.batch_size
         self._networks = ()
+        self._free_bytes = free_device_memory(device)
         try:
             self._networks = tuple(_inference_network(model, device) for model in self.models)
         except RuntimeError as error:

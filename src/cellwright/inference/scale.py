@@ -8,6 +8,7 @@ import numpy as np
 from cellwright.core.data import Cells
 from cellwright.core.tasks import Task
 from cellwright.inference.context import BlockBatch, CountContext, Predicted
+from cellwright.inference.fit import FactCollector
 from cellwright.inference.predictor import TileProgress
 from cellwright.models import registry
 from cellwright.models.spec import ModelSpec
@@ -23,6 +24,7 @@ CLOSE = 1.2  # zooms that differ by less find the same
 MOST_TRIALS = 3  # at the middle of an image, to find out how large its cells are
 MEASURED = 0.85  # a model that measures sizes is trusted even where its confidence falls by this factor
 SURER = 1.03  # a trial for small cells that suit the model as they are has to raise confidence by this factor
+CLOSER = 1.5  # zoom at which an image is tried that promises little as it is
 TUNED = 0.8  # likewise where it was fine-tuned on cells of such a size: the image is likely one of that kind
 
 
@@ -48,7 +50,8 @@ def estimate_scale(context: CountContext, at: float = 0.5) -> Task[ScaleTrial]:
     A stated diameter decides. Else one batch (``at`` 0 the first, 1 the last) is tried as it is. Where the
     model gives a density, that tells the diameter of the cells. A model that gives instances is tried at
     further zooms: the one that suits cells like those it was fine-tuned on and, as long as the cells look too
-    small or too large, the one that suits them; the trial with the highest confidence decides.
+    small or too large, the one that suits them; the trial with the highest confidence decides. An image that
+    promises little as it is, is tried enlarged, too.
     """
     spec = context.engine.spec
     zoom = context.zoom
@@ -61,7 +64,8 @@ def estimate_scale(context: CountContext, at: float = 0.5) -> Task[ScaleTrial]:
         return ScaleTrial(zoom, batch, None, progress)
     first = ScaleTrial(zoom, batch, (yield from context.decode(batch, zoom, progress)), progress)
     if registry.get(spec.family).gives == "instances":
-        return (yield from _most_confident(context, first))
+        best = yield from _most_confident(context, first)
+        return (yield from _looked_closer(context, best))
     assert first.predicted is not None
     measured = zoom_of_density(first.predicted.decoded, spec)
     if measured == zoom:
@@ -94,6 +98,30 @@ def _most_confident(context: CountContext, first: ScaleTrial) -> Task[ScaleTrial
     return best
 
 
+def _looked_closer(context: CountContext, best: ScaleTrial) -> Task[ScaleTrial]:
+    """Return the trial of the enlarged image where that promises more than the plain one, which does little.
+
+    Nuclei in stained tissue and in brightfield are often told apart better so.
+    """
+    fit, largest = context.calibration, context.engine.spec.diameter_range_px[1]
+    if fit is None or best.zoom != 1.0 or CLOSER * _diameter_of(best.cells) > largest:
+        return best
+    promised = _expected_f1(context, best)
+    if promised is None or promised >= fit.closer_below:
+        return best
+    closer = yield from _try(context, best.batch, CLOSER)
+    if (_expected_f1(context, closer) or 0.0) <= promised:
+        return best
+    return closer
+
+
+def _expected_f1(context: CountContext, trial: ScaleTrial) -> float | None:
+    assert trial.predicted is not None
+    collector = FactCollector(context.calibration)
+    collector.add(trial.predicted.maps, trial.predicted.decoded)
+    return collector.expected_f1(trial.cells)
+
+
 def _try(context: CountContext, batch: BlockBatch, zoom: float) -> Task[ScaleTrial]:
     progress = context.progress("rescaled tiles", [batch], zoom)
     return ScaleTrial(zoom, batch, (yield from context.decode(batch, zoom, progress)), progress)
@@ -115,16 +143,21 @@ def _diameter(area: float) -> float:
     return float(equivalent_diameters(np.asarray(area)))
 
 
-def zoom_of(cells: Sequence[Cells], spec: ModelSpec) -> float:
-    """Return model pixels per image pixel for cells that were found; 1 when they are too few to tell.
+def _diameter_of(cells: Sequence[Cells]) -> float:
+    """Return the diameter of the cells, 0 when they are too few to tell.
 
-    The diameter is that below which half of the area lies: where cells fell to pieces, the whole ones tell.
+    It is that below which half of the area lies: where cells fell to pieces, the whole ones tell.
     """
     areas = np.sort(np.concatenate([one.areas for one in cells]))
     if len(areas) < FEWEST_CELLS:
-        return 1.0
+        return 0.0
     covered = np.cumsum(areas)
-    return zoom_for(_diameter(areas[np.searchsorted(covered, covered[-1] / 2)]), spec)
+    return _diameter(areas[np.searchsorted(covered, covered[-1] / 2)])
+
+
+def zoom_of(cells: Sequence[Cells], spec: ModelSpec) -> float:
+    """Return model pixels per image pixel for cells that were found; 1 when they are too few to tell."""
+    return zoom_for(_diameter_of(cells), spec)
 
 
 def zoom_of_small(cells: Sequence[Cells], spec: ModelSpec) -> float:

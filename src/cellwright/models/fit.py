@@ -31,6 +31,7 @@ class FitCalibration:
     weights: NDArray[np.float64]  # (F,): of each fact in the logit
     bias: float  # of the logit
     limits: NDArray[np.float64]  # (F, 2): lowest and highest value that was seen; others are clipped
+    closer_below: float = 0.0  # expected F1 below which an image is tried enlarged, too; 0 never
 
     def expected_f1(self, facts: Mapping[str, float]) -> float:
         """Return the F1 to expect, 0 to 1."""
@@ -41,7 +42,8 @@ class FitCalibration:
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
         arrays = {name: getattr(self, name).tolist() for name in ARRAYS}
-        return {"version": FIT_VERSION, "facts": list(self.facts), "bias": self.bias, **arrays}
+        numbers = {"bias": self.bias, "closer_below": self.closer_below}
+        return {"version": FIT_VERSION, "facts": list(self.facts), **numbers, **arrays}
 
 
 def read_fit(folder: Path, sha256: str) -> FitCalibration | None:
@@ -62,7 +64,12 @@ def read_fit(folder: Path, sha256: str) -> FitCalibration | None:
         if values["weights_sha256"] != sha256:
             return None
         arrays = {name: np.array(values[name], np.float64) for name in ARRAYS}
-        fit = FitCalibration(tuple(map(str, values["facts"])), bias=float(values["bias"]), **arrays)
+        fit = FitCalibration(
+            tuple(map(str, values["facts"])),
+            bias=float(values["bias"]),
+            closer_below=float(values.get("closer_below", 0)),
+            **arrays,
+        )
         _check(fit)
     except (OSError, *NO_JSON, KeyError, TypeError) as error:
         raise CheckpointError(
@@ -76,7 +83,8 @@ def _check(fit: FitCalibration) -> None:
     unknown = sorted(set(fit.facts) - set(FACTS))
     if unknown:
         raise ValueError(f"facts {unknown}")
-    if not all(np.isfinite(values).all() for values in (fit.bias, *(getattr(fit, name) for name in ARRAYS))):
+    arrays = (getattr(fit, name) for name in ARRAYS)
+    if not all(np.isfinite(values).all() for values in (fit.bias, fit.closer_below, *arrays)):
         raise ValueError("a number that is not finite")
     n_facts = len(fit.facts)
     for name, shape in zip(ARRAYS, ((n_facts,), (n_facts,), (n_facts, 2)), strict=True):

@@ -5,8 +5,10 @@ import io
 import json
 import os
 import pickle
+import uuid
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas
@@ -196,6 +198,49 @@ def test_classes_of_every_version_of_qupath(tmp_path, classification):
     assert found.class_names == ("Tumor",)
 
 
+def as_qupath(version, kind, name, x0, y0, x1, y1):
+    """A feature with the members that a version of QuPath writes."""
+    ring = [[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]]
+    geometry, inner = ({"type": "Polygon", "coordinates": [ring]} for _ in range(2))
+    classification = {"name": name, "colorRGB": -3670016}
+    if version > "0.3":
+        classification = {"name": name, "color": [200, 0, 0]}
+    measured = [{"name": "Area", "value": 3.5}] if version < "0.4" else {"Area": 3.5}
+    properties = {"classification": classification, "isLocked": False, "measurements": measured}
+    feature = {"type": "Feature", "geometry": geometry, "properties": properties}
+    if version == "0.2":
+        feature["id"] = f"Path{kind.title()}Object"
+    elif version == "0.3":
+        properties["object_type"] = kind
+    else:
+        feature["id"] = str(uuid.UUID(int=x0))
+        properties |= {
+            "objectType": kind,
+            "color": [1, 2, 3],
+            "name": "one",
+            "metadata": {"ANNOTATION_ID": "x"},
+        }
+    if kind == "cell":
+        feature["nucleusGeometry"] = inner
+    if version >= "0.5":
+        geometry["plane"] = {"c": -1, "z": 0, "t": 0}
+    return feature
+
+
+@pytest.mark.parametrize("version", ["0.2", "0.3", "0.4", "0.5", "0.6"])
+@pytest.mark.parametrize("is_collection", [False, True])
+def test_cells_of_every_version_of_qupath(tmp_path, version, is_collection):
+    features = [as_qupath(version, "annotation", "Region", 0, 0, 60, 60)]
+    features += [as_qupath(version, "cell", "Tumor", x, 5, x + 10, 15) for x in (5, 20)]
+    features += [as_qupath(version, "detection", "Stroma", 40, 30, 50, 40)]
+    content = {"type": "FeatureCollection", "features": features} if is_collection else features
+    (tmp_path / "a.geojson").write_text(json.dumps(content))
+    (found,) = FORMATS["geojson"].read(tmp_path / "a.geojson")
+    assert np.bincount(found.labels.ravel())[1:].tolist() == [100, 100, 100]
+    assert [found.class_of(row) for row in range(3)] == ["Tumor", "Tumor", "Stroma"]
+    assert found.notices == ("Of 4 objects in a.geojson 1 are regions around detections and were left out.",)
+
+
 def test_a_region_of_qupath_around_its_detections_is_no_cell(tmp_path):
     def feature(kind, x0, y0, x1, y1):
         ring = [[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]]
@@ -266,6 +311,29 @@ def test_numpy_loads_what_cellpose_loads(tmp_path, draw_marks, axes):
     assert set(np.unique(content["outlines"])) == set(np.unique(marks.labels))
     assert len(content["ismanual"]) == len(marks)
     assert {"filename", "flows", "chan_choose", "diameter", "img"} <= content.keys()
+
+
+@pytest.mark.parametrize("version", [2, 3, 4])
+def test_files_of_every_version_of_cellpose(tmp_path, draw_marks, version):
+    labels = draw_marks().labels
+    told = {
+        "outlines": labels.astype(np.uint16), "masks": labels.astype(np.uint16), "flows": [labels > 0, [[]]],
+        "ismanual": np.zeros(labels.max(), bool), "filename": "a.tif", "colors": np.zeros((3, 3), np.uint8),
+    }  # fmt: skip
+    if version == 2:
+        told |= {"est_diam": 30.0, "chan_choose": [0, 0], "img": labels, "zdraw": [None], "model_path": 0}
+    else:
+        told |= {"diameter": np.float64(30), "restore": None, "ratio": 1.0, "manual_changes": []}
+        told |= {"normalize_params": {"lowhigh": None, "percentile": [1.0, 99.0], "normalize": True}}
+    if version == 4:
+        told |= {
+            "filename": Path("folder") / "a.tif",
+            "cellprob_threshold": np.float32(0),
+            "current_channel": 0,
+        }
+    np.save(tmp_path / "a_seg.npy", told)
+    (found,) = FORMATS["cellpose"].read(tmp_path / "a_seg.npy")
+    np.testing.assert_array_equal(found.labels, labels)
 
 
 class Harm:

@@ -127,6 +127,25 @@ def test_the_same_seed_gives_the_same_weights(boxed, tmp_path):
     assert load(first).sha256 == load(second).sha256
 
 
+def test_a_stopped_run_of_the_published_network_ends_with_the_same_weights(boxed, tmp_path):
+    few = ClassifyTrainingSettings(steps=2, steps_per_epoch=1, batch_size=2)
+
+    def task(name):
+        return train_classifier([ClassDataset(boxed)], tmp_path / name, few, preset="paper", device="cpu")
+
+    whole = run(task("whole"))
+    stopped = task("halves")
+    next(progress for progress in stopped if progress.stage == "epoch")
+    stopped.close()
+    assert not (tmp_path / "halves" / "classifier.json").exists()
+    reports = []
+    halves = run(task("halves"), reports.append)
+    assert [report.done for report in reports if report.stage == "epoch"] == [2]
+    first, second = load(whole).network.state_dict(), load(halves).network.state_dict()
+    assert all(torch.allclose(first[name], second[name], atol=1e-6) for name in first)
+    assert not (halves / "training.pt").exists()
+
+
 @pytest.mark.parametrize("kind", ["boxes", "masks", "points"])
 def test_all_kinds_of_truth_give_the_same_cells(write, kind):
     sources = [ClassDataset(write(kind))]

@@ -51,10 +51,10 @@ def is_ours(callback: Callable[..., Any]) -> bool:
     return isinstance(callback.__self__, InputHandler)
 
 
-def drag(tools: ToolBox, *points: tuple[float, ...]) -> None:
+def drag(tools: ToolBox, *points: tuple[float, ...], modifiers: tuple[str, ...] = ()) -> None:
     """Press at the first point, move through the others, release at the last."""
     layer = tools.view.layer
-    event = SimpleNamespace(button=1, view_direction=None, modifiers=())
+    event = SimpleNamespace(button=1, view_direction=None, modifiers=modifiers)
 
     def go(kind: str, point: tuple[float, ...]) -> None:
         event.type, event.position, event.pos = kind, point, np.array(point[-2:]) * 10
@@ -77,6 +77,17 @@ def test_every_tool_has_a_key_of_its_own_a_button_and_a_line_of_help() -> None:
     assert not {tool.name for tool in TOOLS if tool.kind not in ("once",)} - set(HINTS)
     sheet = cheat_sheet()
     assert all(tool.help.replace("'", "&#x27;") in sheet for tool in TOOLS)
+
+
+def test_keys_mean_the_cell_that_is_prompted_for_as_long_as_there_is_one(tools: ToolBox) -> None:
+    taken: list[str] = []
+    tools.takes = lambda name: bool(taken.append(name) or name != "next")
+    tools.choose("add")
+    for key in ("Enter", "A", "X", "Control-Z", "Escape", "N"):
+        press(tools, key)
+    assert taken == ["accept", "accept", "reject", "undo", "cancel", "next"]
+    assert tools.name == "add"
+    assert tools.told == []  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(("key", "name"), [("D", "delete"), ("G", "grow"), ("H", "shrink"), ("R", "smooth")])
@@ -204,14 +215,17 @@ def test_classes_by_key_and_by_click(tools: ToolBox) -> None:
 
 def test_others_are_asked_for_what_a_tool_box_cannot_do(tools: ToolBox) -> None:
     asked: list[Any] = []
-    tools.asked.connect(asked.append)
+    tools.asked.connect(lambda points, said: asked.append((points.tolist(), said)))
     tools.pressed.connect(asked.append)
     press(tools, "C")
     drag(tools, (2, 5, 50))
+    drag(tools, (2, 5, 50), modifiers=("Shift",))
+    drag(tools, (2, 5, 50), (2, 15, 58))
     for key in ("A", "X", "N", "B", "Y", "F1"):
         press(tools, key)
-    np.testing.assert_array_equal(asked[0], [2, 5, 50])
-    assert asked[1:] == ["accept", "reject", "next", "back", "hide", "help"]
+    assert asked[:2] == [([[2, 5, 50]], "positive"), ([[2, 5, 50]], "negative")]
+    assert asked[2] == ([[2, 5, 50], [2, 15, 58]], "positive")
+    assert asked[3:] == ["accept", "reject", "next", "back", "hide", "help"]
 
 
 def test_space_lets_the_mouse_move_the_image(tools: ToolBox) -> None:

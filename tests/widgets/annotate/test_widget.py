@@ -257,6 +257,110 @@ def test_a_click_adds_the_cell_the_model_sees_else_a_disc(
     assert session.n_edits == 0
 
 
+def drawn(widget: AnnotateWidget) -> Any:
+    return next(layer for layer in widget.viewer.layers if layer.name == "prompts")
+
+
+@pytest.fixture
+def prompting(widget: AnnotateWidget, blobs: Any, shelved: Any, qtbot: QtBot) -> Callable[..., list[str]]:
+    """Function that prompts in the second slice of a stack and waits; returns what is drawn."""
+    stack = np.stack([np.zeros_like(blobs.image), blobs.image])
+    widget.viewer.add_image(stack, name="blobs", scale=(2, 0.5, 0.5), translate=(1, 3, 4), axis_labels="tyx")
+    start(widget)
+    adder = widget.model.context.adder  # type: ignore[union-attr]
+
+    def prompt(*points: Any, said: str = "positive") -> list[str]:
+        adder.prompt(np.array([(1.0, *point) for point in points]), said)
+        qtbot.waitUntil(lambda: adder.job is None, timeout=LIMIT_MS)
+        return list(drawn(widget).shape_type)
+
+    return prompt
+
+
+def test_a_cell_is_prompted_for_shown_corrected_and_kept(
+    widget: AnnotateWidget, blobs: Any, prompting: Any
+) -> None:
+    session, adder = widget.model.session, widget.model.context.adder  # type: ignore[union-attr]
+    assert session is not None
+    first, second = blobs.points[:2]
+    assert prompting(first) == ["path", "ellipse"]
+    assert "score" in widget.panel.hint.text()
+    assert session.n_cells == 0
+    shapes, layer = drawn(widget), widget.viewer.layers["blobs"]
+    middle = shapes.data_to_world(shapes.data[1].mean(axis=0))
+    np.testing.assert_allclose(middle, layer.data_to_world((1, *first)))
+    assert len(prompting(second, said="negative")) == 3
+    assert adder.takes("undo")
+    prompting(second)
+    assert adder.takes("accept")
+    assert not adder.takes("accept")
+    np.testing.assert_array_equal(session.labels[1] > 0, np.isin(blobs.labels, (1, 2)))
+    assert not session.labels[0].any()
+    assert len(shapes.data) == 0
+
+
+def test_what_is_prompted_for_can_be_dropped(widget: AnnotateWidget, blobs: Any, prompting: Any) -> None:
+    session, adder = widget.model.session, widget.model.context.adder  # type: ignore[union-attr]
+    assert session is not None
+    places = np.argwhere(blobs.labels == 3)
+    assert prompting(places.min(axis=0) - 0.5, places.max(axis=0) + 0.5) == ["path", "rectangle"]
+    assert adder.takes("cancel")
+    assert not drawn(widget).data
+    prompting(blobs.points[0], said="negative")
+    assert "needs a positive point" in widget.panel.message.text()
+    assert session.n_cells == 0
+    prompting(blobs.points[0])
+    prompting(blobs.points[1], said="next")
+    assert session.n_cells == 1
+    widget.model.finish()
+    assert not [one for one in widget.viewer.layers if one.name == "prompts"]
+
+
+def test_what_the_model_does_not_see_is_drawn_and_told(
+    widget: AnnotateWidget, shelved: Any, qtbot: QtBot
+) -> None:
+    widget.viewer.add_image(np.zeros((60, 80), np.uint8), name="empty")
+    session = start(widget)
+    adder = widget.model.context.adder  # type: ignore[union-attr]
+    adder.prompt(np.array([(10.0, 10.0), (20.0, 40.0)]))
+    qtbot.waitUntil(lambda: adder.job is None, timeout=LIMIT_MS)
+    assert "the model sees none" in widget.panel.hint.text()
+    adder.keep()
+    assert "ellipse" in widget.panel.hint.text()
+    rows, columns = np.nonzero(session.labels)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (10, 19, 10, 39)
+    adder.prompt(np.array([(15.0, 25.0)]))
+    assert "already" in widget.panel.hint.text()
+    assert adder.draft.prompts is None
+
+
+@pytest.mark.parametrize("kind", ["boxes", "points"])
+def test_each_box_or_point_of_a_layer_becomes_the_cell_the_model_sees_there(
+    widget: AnnotateWidget, blobs: Any, shelved: Any, qtbot: QtBot, kind: str
+) -> None:
+    stack = np.stack([np.zeros_like(blobs.image), blobs.image])
+    widget.viewer.add_image(stack, name="blobs", scale=(1, 0.5, 0.5), axis_labels="tyx")
+    if kind == "points":
+        start_layer = widget.viewer.add_points(blobs.points[:3], scale=(0.5, 0.5))
+    else:
+        start_layer = widget.viewer.add_shapes(ndim=2, scale=(0.5, 0.5), name="boxes")
+        for number in (1, 2, 3):
+            places = np.argwhere(blobs.labels == number)
+            start_layer.add_rectangles(np.stack([places.min(axis=0) - 0.5, places.max(axis=0) + 0.5]))
+    widget.viewer.dims.set_point(0, 1)
+    widget.panel.start.choose(start_layer)
+    assert not widget.panel.outline.isHidden()
+    widget.panel.outline.setChecked(True)
+    session = start(widget)
+    qtbot.waitUntil(lambda: session.n_cells == 3, timeout=LIMIT_MS)
+    found, truth = session.labels[1] > 0, np.isin(blobs.labels, (1, 2, 3))
+    assert (found & truth).sum() / (found | truth).sum() > 0.95
+    assert not session.labels[0].any()
+    assert session.n_edits == 3
+    session.undo()
+    assert session.n_cells == 2
+
+
 def test_regions_that_a_journal_holds_are_shown(widget: AnnotateWidget, blobs: Any) -> None:
     widget.viewer.add_image(blobs.image)
     widget.viewer.add_labels(blobs.labels.copy())

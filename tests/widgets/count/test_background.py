@@ -14,6 +14,7 @@ from pytestqt.qtbot import QtBot
 from cellwright.core.data import Image
 from cellwright.core.errors import ImageError
 from cellwright.files import zarr as zarr_files
+from cellwright.inference import image_count
 from cellwright.widgets.count import background
 from cellwright.widgets.count.widget import CountWidget
 
@@ -23,8 +24,8 @@ def in_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The folder of the results; every image counts as large."""
     monkeypatch.setattr(background, "LARGE_PIXELS", 1000)
     monkeypatch.setattr(zarr_files, "SMALLEST_LEVEL_PX", 64)
-    monkeypatch.setattr(background, "gettempdir", lambda: str(tmp_path))
-    return tmp_path / background.FOLDER
+    monkeypatch.setattr(image_count, "gettempdir", lambda: str(tmp_path))
+    return tmp_path / image_count.FOLDER
 
 
 def test_the_view_comes_first_then_the_whole_from_its_files(
@@ -72,8 +73,8 @@ def test_results_lie_beside_the_image_where_they_can(in_files: Path, tmp_path: P
     path.parent.mkdir()
     tifffile.imwrite(path, np.zeros((8, 8), np.uint8))
     beside = Image(np.zeros((8, 8)), "YX", source=str(path))
-    assert background.folder_for(beside) == path.parent / background.FOLDER
-    (path.parent / background.FOLDER).rmdir()
-    (path.parent / background.FOLDER).write_text("in the way")
-    assert background.folder_for(beside) == in_files
-    assert background.folder_for(Image(np.zeros((8, 8)), "YX")) == in_files
+    assert image_count.folder_beside(beside) == path.parent / image_count.FOLDER
+    (path.parent / image_count.FOLDER).rmdir()
+    (path.parent / image_count.FOLDER).write_text("in the way")
+    assert image_count.folder_beside(beside) == in_files
+    assert image_count.folder_beside(Image(np.zeros((8, 8)), "YX")) == in_files

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from napari.components import ViewerModel
+from napari.utils.key_bindings import coerce_keybinding
 from pytestqt.qtbot import QtBot
 
 from cellwright.core.data import Cells
@@ -16,22 +17,43 @@ from cellwright.widgets.count.widget import CountWidget
 Settled = Callable[[CountWidget], None]
 
 
-def click(viewer: ViewerModel, position: Any, *, drag_px: int = 0) -> None:
-    """Do what napari does with a press and a release of the mouse, this far apart on the screen."""
-    event = SimpleNamespace(type="mouse_press", pos=(50, 50), position=position)
+def prompt(viewer: ViewerModel, position: Any, *held: str, to: Any = None) -> None:
+    """Do what napari does with a press and a release of the mouse, at another place where ``to`` is given."""
+    event = SimpleNamespace(type="mouse_press", pos=(50, 50), position=position, modifiers=held, button=1)
     callbacks = viewer.mouse_drag_callbacks[-1:]
     drags = [
         callback(viewer, event) for callback in callbacks if isinstance(callback.__self__, PointPromptTool)
     ]
     for drag in drags:
         next(drag)
-    if drag_px:
-        event.type, event.pos = "mouse_move", (50, 50 + drag_px)
+    if to is not None:
+        event.type, event.pos, event.position = "mouse_move", (50, 80), to
         for drag in drags:
             next(drag)
     event.type = "mouse_release"
     for drag in drags:
         assert next(drag, "released") == "released"
+
+
+def press(layer: Any, key: str) -> None:
+    layer.keymap[coerce_keybinding(key)](layer)
+
+
+def click(viewer: ViewerModel, position: Any) -> None:
+    """Click on a cell and keep it."""
+    prompt(viewer, position)
+    press(viewer.layers.selection.active, "Enter")
+
+
+@pytest.fixture
+def settled(settled: Settled, qtbot: QtBot) -> Settled:
+    """Function (widget) that returns once what was prompted is answered and counted."""
+
+    def wait(widget: CountWidget) -> None:
+        qtbot.waitUntil(lambda: not widget.ask._waiting, timeout=60_000)
+        settled(widget)
+
+    return wait
 
 
 @pytest.fixture
@@ -64,7 +86,7 @@ def test_a_click_adds_a_cell_to_a_new_layer(
     for n, row in enumerate((4, 7), start=1):
         click(viewer, layer.data_to_world(blobs.points[row]))
         settled(widget)
-        assert "Cell added: probability 1.00" in widget.panel.message.text()
+        assert "Cell added: score 1.00" in widget.panel.message.text()
         assert widget.panel.number.text() == str(n)
     labels = viewer.layers["blobs labels"]
     np.testing.assert_array_equal(labels.data == 1, blobs.labels == 5)
@@ -111,15 +133,75 @@ def test_no_cell_and_a_known_cell_are_told(
     assert widget.panel.number.text() == "1"
 
 
-def test_a_drag_and_a_raised_button_ask_nothing(
+def test_prompts_are_shown_taken_back_and_kept(
     viewer: ViewerModel, widget: CountWidget, blobs: Any, asking: Any, settled: Settled
 ) -> None:
-    asking(blobs.image)
-    click(viewer, blobs.points[4], drag_px=30)
-    settled(widget)
+    layer = asking(np.stack([blobs.image] * 3, axis=-1), scale=(0.5, 0.5), translate=(3, 4))
+    assert layer.rgb
+    first, second = (layer.data_to_world(blobs.points[row]) for row in (0, 1))
+    prompt(viewer, first)
+    assert not widget.panel.keep_cell.isHidden()
+    shapes = viewer.layers["prompts"]
+    assert shapes.shape_type == ["path", "ellipse"]
+    np.testing.assert_allclose(shapes.data_to_world(shapes.data[1].mean(axis=0)), first)
+    prompt(viewer, second, "Shift")
+    assert len(shapes.data) == 3
+    assert not np.array_equal(shapes.edge_color[1], shapes.edge_color[2])
+    press(layer, "Control-Z")
+    assert len(shapes.data) == 2
+    prompt(viewer, second)
     assert widget.counted is None
+    press(layer, "Enter")
+    settled(widget)
+    np.testing.assert_array_equal(viewer.layers["blobs labels"].data > 0, np.isin(blobs.labels, (1, 2)))
+    assert widget.panel.number.text() == "1"
+    assert widget.panel.keep_cell.isHidden()
+    prompt(viewer, first)
+    assert "This is cell 1 already" in widget.panel.message.text()
+    prompt(viewer, layer.data_to_world(blobs.points[3]))
+    prompt(viewer, layer.data_to_world(blobs.points[4]), "Control")  # keeps the one before
+    widget.panel.drop_cell.click()
+    settled(widget)
+    assert widget.panel.number.text() == "2"
+    assert len(shapes.data) == 0
+
+
+def test_a_drag_is_a_box_and_a_raised_button_asks_nothing(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, asking: Any, settled: Settled
+) -> None:
+    layer = asking(blobs.image)
+    assert not layer.mouse_pan
+    places = np.argwhere(blobs.labels == 5)
+    prompt(viewer, places.min(axis=0) - 0.5, to=places.max(axis=0) + 0.5)
+    settled(widget)
+    assert viewer.layers["prompts"].shape_type == ["path", "rectangle"]
+    widget.panel.keep_cell.click()
+    settled(widget)
+    found, truth = viewer.layers["blobs labels"].data > 0, blobs.labels == 5
+    assert (found & truth).sum() / (found | truth).sum() > 0.95
+    hold = widget.ask._hold(layer)
+    next(hold)
+    assert widget.ask._on_mouse_drag(viewer, SimpleNamespace(button=1)) is None  # the mouse moves the image
+    next(hold, None)
+    assert not layer.mouse_pan
+    prompt(viewer, places.mean(axis=0), "Shift")
+    assert "needs a positive point" in widget.panel.message.text()
     widget.panel.ask.setChecked(False)
+    assert layer.mouse_pan
+    assert "prompts" not in viewer.layers
+    assert coerce_keybinding("Enter") not in layer.keymap
     assert widget.ask._on_mouse_drag not in viewer.mouse_drag_callbacks
+
+
+def test_a_box_without_a_cell_is_told(
+    viewer: ViewerModel, widget: CountWidget, asking: Any, settled: Settled
+) -> None:
+    asking(np.zeros((50, 60), np.uint8))
+    prompt(viewer, (10, 10), to=(30, 30))
+    settled(widget)
+    assert widget.panel.message.text() == "The model sees no cell in this box."
+    assert widget.ask.draft.prompts is None
+    assert widget.counted is None
 
 
 def test_a_click_beside_the_image_is_told(

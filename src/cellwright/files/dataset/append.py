@@ -22,40 +22,18 @@ from cellwright.files.images import write_image, write_labels
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Entry:
-    """An annotated image that is to be added to a dataset; made by ``annotation.export``.
+    """An annotated image that is to be added to a dataset; made by ``annotation.export``."""
 
-    Parameters
-    ----------
-    image
-        With its pixel size, where that is known.
-    truth
-        Labels of the image, numbered 1..N, or boxes or points of a 2D image.
-    classes : int16 (N,) or None
-        Of labels: the class of cell ``i + 1``, -1 for none. An annotation has its own.
-    class_names
-        What the classes are called.
-    name
-        Under which it is kept; empty takes that of the image.
-    split, group
-        Where it belongs. An image that is replaced stays in its split.
-    regions
-        Outside of which nothing is known.
-    is_complete
-        Whether every cell is annotated: inside of ``regions``, if there are any.
-    provenance
-        How the annotation came about, for meta.json.
-    """
-
-    image: Image
-    truth: Annotation | Labels
-    classes: NDArray[np.int16] | None = None
-    class_names: tuple[str, ...] = ()
-    name: str = ""
-    split: str = "train"
+    image: Image  # with its pixel size, where that is known
+    truth: Annotation | Labels  # labels of the image, numbered 1..N, or boxes or points of a 2D image
+    classes: NDArray[np.int16] | None = None  # of labels: that of cell ``i + 1``, -1 for none
+    class_names: tuple[str, ...] = ()  # what the classes are called
+    name: str = ""  # under which it is kept; empty takes that of the image
+    split: str = "train"  # where it belongs; an image that is replaced stays in its split
     group: str = ""
-    regions: tuple[Region, ...] = ()
-    is_complete: bool = True
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    regions: tuple[Region, ...] = ()  # outside of which nothing is known
+    is_complete: bool = True  # whether every cell is annotated, in the regions if there are any
+    provenance: Mapping[str, Any] = field(default_factory=dict)  # how it came about, for meta.json
 
 
 def append(folder: Path | str, entry: Entry, *, may_replace: bool = False) -> str:

@@ -16,6 +16,7 @@ SUFFIXES = (
     *(".tif", ".tiff", ".lsm", ".stk", ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".npy"),
     *(".czi", ".nd2", ".lif", ".oif", ".oib"),
 )
+OME_SUFFIXES = (".ome.tif", ".ome.tiff")
 OURS = (".labels.tif", ".density.tif", ".labels.zarr")  # what a count writes is not counted
 PARTS_OF_FILES = ".oif.files"  # a folder whose files are read by way of another file
 WELL = r"(?:[A-P]|A[A-F])[_/]?[0-9]{1,2}"  # up to 1536 wells
@@ -27,24 +28,12 @@ TAKEN = ("image", "model", "count", "low", "high", "fit", "expectation", "second
 
 @dataclass(frozen=True, slots=True)
 class ListedImage:
-    """One image of a list.
+    """One image of a list."""
 
-    Parameters
-    ----------
-    path
-        The file or .zarr folder, which may hold several images.
-    name
-        What its results are called: the path from the folder that was searched, without the suffix.
-    plate
-        What its name or its plate tells: ``well``, ``site`` and whatever else the pattern names.
-    part
-        Name of the image in its file, where that holds several; empty for the only one.
-    """
-
-    path: Path
-    name: str
-    plate: Mapping[str, str] = field(default_factory=dict)
-    part: str = ""
+    path: Path  # the file or .zarr folder, which may hold several images
+    name: str  # what its results are called: its path in the folder that was searched, without suffix
+    plate: Mapping[str, str] = field(default_factory=dict)  # ``well``, ``site`` and what else is told
+    part: str = ""  # name of the image in its file, where that holds several; empty for the only one
 
     def image(self, image: Image) -> "ListedImage":
         """Return what to call one of the images of this file: the file's name where it is the only one.
@@ -94,7 +83,7 @@ def list_images(
             raise ReadError(f"Expected an image or a folder at {path}; there is none. Check the path.")
         found = [(path, _stem(path.name))]
         if path.is_dir() and not is_zarr(path):
-            found = [one for one in _in_folder(path) if fnmatch(one[0].name, pattern)]
+            found = _sets_once([one for one in _in_folder(path) if fnmatch(one[0].name, pattern)])
         if not found:
             raise ReadError(f"Expected images that match {pattern!r} in {path}; there are none.")
         for image, name in found:
@@ -107,6 +96,22 @@ def list_images(
             "folder above them, or those of one ending by --pattern, or count them in separate runs."
         )
     return tuple(listed)
+
+
+def _sets_once(found: Sequence[tuple[Path, str]]) -> list[tuple[Path, str]]:
+    """Return paths and names with only the first file of each OME set, for each is read as the whole set."""
+    known: set[tuple[Path, tuple[str, ...]]] = set()
+    kept = []
+    for path, name in found:
+        if path.name.lower().endswith(OME_SUFFIXES):
+            from cellwright.files.tiff import set_of  # loads tifffile
+
+            others = set_of(path)
+            if path.name in others and (path.parent, others) in known:
+                continue
+            known.add((path.parent, others))
+        kept.append((path, name))
+    return kept
 
 
 def _images_of(path: Path, name: str, parse: Callable[[str], dict[str, str]]) -> list[ListedImage]:
@@ -186,7 +191,7 @@ def _parser(pattern: str) -> Callable[[str], dict[str, str]]:
 
 
 def _stem(name: str) -> str:
-    for suffix in (".ome.tif", ".ome.tiff", ".ome.zarr"):
+    for suffix in (*OME_SUFFIXES, ".ome.zarr"):
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return Path(name).stem

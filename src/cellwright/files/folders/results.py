@@ -7,10 +7,12 @@
     <output>/cells.parquet                           the cells of all images, where pyarrow is installed
     <output>/.cellwright/<name>.json                 that an image is done: with what, and which files it has
     <output>/.cellwright/<name>.jpg                  the image with its cells, small
+    <output>/.cellwright/blocks/<name>/              a large image while it is counted block by block
 """
 
 import csv
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
@@ -31,6 +33,7 @@ from cellwright.files.json_value import NO_JSON
 from cellwright.files.regions import read_label_image
 from cellwright.files.report import outlined
 from cellwright.files.tables import write_xlsx
+from cellwright.files.zarr import open_array
 from cellwright.ops.labels import measure, relabel
 
 if TYPE_CHECKING:
@@ -41,28 +44,17 @@ SUMMARY = "summary.csv"
 MARK_VERSION = 2
 THUMBNAIL_PX = 320
 JPEG_QUALITY = 88
+ROWS_AT_ONCE = 200_000
 
 
 @dataclass(frozen=True, slots=True)
 class ImageOutcome:
-    """What became of one image: a row of the summary, or why there is none.
+    """What became of one image: a row of the summary, or why there is none."""
 
-    Parameters
-    ----------
-    image
-        Which one.
-    row
-        Columns of the summary; empty where it failed.
-    error
-        What went wrong, in one line.
-    was_done
-        Whether an earlier run had counted it.
-    """
-
-    image: ListedImage
-    row: Mapping[str, Any] = field(default_factory=dict)
-    error: str = ""
-    was_done: bool = False
+    image: ListedImage  # which one
+    row: Mapping[str, Any] = field(default_factory=dict)  # columns of the summary; empty where it failed
+    error: str = ""  # what went wrong, in one line
+    was_done: bool = False  # whether an earlier run had counted it
 
 
 class FileFacts(NamedTuple):
@@ -199,8 +191,11 @@ def mark_done(
     }
     _write_mark(image, output, made, facts)
     for name in set(before.files) - set(names):  # of other settings; beside the new ones they would mislead
+        path = output / name
+        if path.name == "zarr.json":
+            shutil.rmtree(path.parent, ignore_errors=True)
         with suppress(OSError):
-            (output / name).unlink()
+            path.unlink()
 
 
 def mark_parts(image: ListedImage, output: Path, made: Made, parts: Sequence[ListedImage]) -> None:
@@ -246,6 +241,43 @@ def _failed_before(output: Path) -> dict[str, str]:
         return {}
 
 
+def blocks_folder(output: Path, name: str) -> Path:
+    """Return where an image is counted block by block, until its files take their place."""
+    return output / KEPT / "blocks" / name
+
+
+def take_blocks(folder: Path, place: Path) -> list[Path]:
+    """Move the files of an image that was counted block by block to their place; return those to look for.
+
+    Parameters
+    ----------
+    folder
+        Where they are, and nothing else.
+    place
+        Where they belong, without their endings.
+
+    Raises
+    ------
+    WriteError
+        They cannot be moved.
+    """
+    written = []
+    with writing(place):
+        make_folder(place.parent)
+        for path in sorted(folder.iterdir()):
+            target = place.with_name(path.name)
+            if path.name.startswith("."):
+                continue
+            if target.is_dir():
+                shutil.rmtree(target)
+            path.replace(target)
+            if target.suffix == ".zarr":
+                target = target / "zarr.json"
+            written.append(target)
+        shutil.rmtree(folder)
+    return [path for path in written if path.is_file()]
+
+
 def thumbnail_of(output: Path, name: str) -> Path:
     """Return where the small picture of an image is, if there is one."""
     return output / KEPT / f"{name}.jpg"
@@ -259,7 +291,10 @@ def write_thumbnail(output: Path, name: str, image: Image, result: Result) -> No
     WriteError
         It cannot be written.
     """
-    picture = Picture.fromarray(outlined(image, result, THUMBNAIL_PX))
+    labels, on_disk = output / f"{name}.labels.zarr", None
+    if result.cells.labels is None and labels.exists():
+        on_disk = open_array(labels)
+    picture = Picture.fromarray(outlined(image, result, THUMBNAIL_PX, on_disk))
     with atomic_write(thumbnail_of(output, name)) as part:
         picture.save(part, "JPEG", quality=JPEG_QUALITY, subsampling=0)
 
@@ -356,13 +391,11 @@ def join_tables(output: Path, outcomes: Sequence[ImageOutcome]) -> None:
         import pyarrow.parquet
     except ImportError:
         return
-    import pandas
-
     tables = {one.image.name: output / f"{one.image.name}.cells.csv" for one in outcomes if not one.error}
     found = [(name, path) for name, path in tables.items() if path.exists()]
     is_text: dict[str, bool] = {}
-    for _, path in found:
-        for column, kind in pandas.read_csv(path, low_memory=False).dtypes.items():
+    for rows in (rows for _, path in found for rows in _in_parts(path)):
+        for column, kind in rows.dtypes.items():
             is_text[str(column)] = is_text.get(str(column), False) or kind.kind not in "iufb"
     if not is_text:
         return
@@ -372,13 +405,21 @@ def join_tables(output: Path, outcomes: Sequence[ImageOutcome]) -> None:
         atomic_write(output / "cells.parquet") as part,
         pyarrow.parquet.ParquetWriter(part, schema) as writer,
     ):
-        for name, path in found:
-            table = pandas.read_csv(path, low_memory=False).reindex(columns=list(is_text))
+        for name, rows in ((name, rows) for name, path in found for rows in _in_parts(path)):
+            table = rows.reindex(columns=list(is_text))
             table = table.astype(
                 {column: "string" if text else "float64" for column, text in is_text.items()}
             )
             table.insert(0, "image", name)
             writer.write_table(pyarrow.Table.from_pandas(table, schema, preserve_index=False))
+
+
+def _in_parts(path: Path) -> Iterator["pandas.DataFrame"]:
+    """Yield a table of cells a part at a time, for one of a large image is long."""
+    import pandas
+
+    with pandas.read_csv(path, low_memory=False, chunksize=ROWS_AT_ONCE) as parts:
+        yield from parts
 
 
 def check_output(output: Path, paths: Sequence[Path]) -> None:

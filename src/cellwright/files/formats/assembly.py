@@ -7,6 +7,7 @@ crosses itself is filled as drawing programs fill it (even-odd); what lies over 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -27,6 +28,8 @@ from cellwright.files.formats.outlines import MaskPart, Ring, clipped, crosses_i
 from cellwright.files.json_value import JsonValue
 
 MOST_CORNERS = 1_000_000  # of one outline
+MOST_FILLED_PX = 1 << 28  # of all outlines and masks of a file whose image is not known
+MOST_TIMES_FILLED = 4  # how often they may cover an image that is
 MOST_CROSSED = 2000  # corners of an outline that is looked at for crossings, which takes their square
 FARTHEST = 1e12  # coordinate that makes sense, of whatever image
 FARTHEST_PX = float(1 << 20)  # from the first pixel, where the size of the image is not known
@@ -44,27 +47,13 @@ class Shape(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FileObject:
-    """One object of a file, as it is told there.
+    """One object of a file, as it is told there."""
 
-    Parameters
-    ----------
-    node
-        Where it stands.
-    shapes
-        What it is made of, in corners (y, x) of the plane, the first pixel reaching from 0 to 1.
-    name
-        Of its class.
-    lead
-        Frame and slice it lies in, as far as the image has such axes.
-    group
-        Objects of one group are one cell; None is a group of its own.
-    """
-
-    node: JsonValue
-    shapes: Sequence[Shape]
-    name: str = NO_CLASS
-    lead: tuple[float, ...] = ()
-    group: Hashable | None = None
+    node: JsonValue  # where it stands
+    shapes: Sequence[Shape]  # corners (y, x) of the plane, the first pixel reaching from 0 to 1
+    name: str = NO_CLASS  # of its class
+    lead: tuple[float, ...] = ()  # frame and slice it lies in, as far as the image has such axes
+    group: Hashable | None = None  # objects of one group are one cell; None is a group of its own
 
 
 @dataclass(slots=True)
@@ -75,6 +64,8 @@ class ReadingNotes:
     n_objects: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     faults: list[ReadError] = field(default_factory=list)
+    image: Image | None = None
+    n_filled_px: int = 0
 
     def read(
         self, rows: Iterable[JsonValue], read_object: Callable[[JsonValue], FileObject | None]
@@ -96,9 +87,28 @@ class ReadingNotes:
                 continue
             if one is not None:
                 found.append(one)
+                self.fill(sum(part.mask.mask.size for part in one.shapes if part.mask is not None))
         if self.faults and len(self.faults) == self.n_objects:
             raise self.faults[0]
         return found
+
+    def fill(self, n_px: int) -> None:
+        """Count pixels that outlines and masks take up in memory.
+
+        Raises
+        ------
+        ReadError
+            They are too many.
+        """
+        most = MOST_FILLED_PX
+        if self.image is not None:
+            most = max(most, MOST_TIMES_FILLED * prod(self.image.label_shape))
+        self.n_filled_px += n_px
+        if self.n_filled_px > most:
+            raise ReadError(
+                f"The outlines of {self.path} must cover {most} pixels at most; they cover more. Name their "
+                "image, or remove outlines around others."
+            )
 
     def note(self, what: str, n: int = 1) -> None:
         """Count something that the user should know of."""
@@ -283,6 +293,8 @@ def _labels(
         names.setdefault(key, one.name)
         n_crossed = 0
         for part in one.shapes:
+            if part.mask is None:
+                notes.fill(int(prod(np.ptp(np.concatenate(part.rings), axis=0) + 1)))
             n_crossed += part.kind == "area" and any(map(_crosses, part.rings))
             lead = tuple(round(at) for at in one.lead)
             cells.setdefault(key, []).append(_mask_of(part, size, fill).at(lead))

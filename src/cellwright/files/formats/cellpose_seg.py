@@ -28,12 +28,43 @@ from cellwright.files.formats.image_annotation import (
 from cellwright.files.json_value import JsonValue
 
 ENDING = "_seg.npy"
+PATHS = ("PosixPath", "WindowsPath", "Path")  # the file name, where scripts gave it so
 MODULES = ("numpy.core", "numpy._core")
 HARMLESS = {
     **{f"{module}.multiarray": ("_reconstruct", "scalar") for module in MODULES},
     **{f"{module}.numeric": ("_frombuffer",) for module in MODULES},
     "numpy": ("ndarray", "dtype"),
     "_codecs": ("encode",),
+    "pathlib": PATHS,
+    "pathlib._local": PATHS,
+}
+
+
+class _ArrayType:
+    """Stands for the class of arrays, which a pickle names; if called it would make one of any size."""
+
+
+def _reconstruct(_kind: Any, _shape: Any, _dtype: Any) -> NDArray[Any]:
+    """Return an array of nothing, as a pickle begins one; shape and values follow, and must fit."""
+    return np.zeros(0, np.uint8)
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """Return bytes that older pickles hold as text; other encodings would make them grow."""
+    if encoding not in ("latin1", "latin-1"):
+        raise pickle.UnpicklingError(f"text as {encoding!r} is no part of a Cellpose file")
+    return text.encode(encoding)
+
+
+def _path(*parts: str) -> str:
+    return "/".join(map(str, parts))
+
+
+STAND_INS: dict[str, Any] = {
+    "ndarray": _ArrayType,
+    "_reconstruct": _reconstruct,
+    "encode": _encode,
+    **dict.fromkeys(PATHS, _path),
 }
 
 
@@ -45,6 +76,8 @@ class _Unpickler(pickle.Unpickler):
         is_dtype = module == "numpy.dtypes" and name.endswith("DType")
         if name not in HARMLESS.get(module, ()) and not is_dtype:
             raise pickle.UnpicklingError(f"{module}.{name} is no part of a Cellpose file")
+        if name in STAND_INS:
+            return STAND_INS[name]
         return super().find_class(module, name)
 
 

@@ -61,7 +61,7 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     known = tuple(name for name in names.values() if name != NO_CLASS)
     found = []
     for number, empty in images.items():
-        notes = ReadingNotes(path, n_astray)
+        notes = ReadingNotes(path, n_astray, image=image)
         notes.note("belong to no image of the file and were left out", n_astray)
         n_astray = 0
         objects = notes.read(own[number], partial(_object, notes, names, empty.shape))

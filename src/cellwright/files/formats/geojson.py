@@ -24,6 +24,8 @@ from cellwright.files.json_value import JsonValue, read_json
 
 NUMBER = "cell"  # key in the metadata of a feature
 DETECTIONS = ("detection", "cell")  # object types of QuPath that are cells, where others are regions
+TYPE_KEYS = ("objectType", "object_type", "type")
+TYPES_BY_ID = {"PathDetectionObject": "detection", "PathCellObject": "cell"}
 FEWEST_DETECTIONS = 2  # in a region
 
 
@@ -40,7 +42,7 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     """
     content = read_json(path)
     annotation = _described(content, path, image)
-    notes = ReadingNotes(path)
+    notes = ReadingNotes(path, image=image)
     objects = notes.read(_features(content), partial(_object, notes, annotation.axes))
     return finished(annotation, _without_regions(objects, notes), notes, image)
 
@@ -104,9 +106,10 @@ def _described(content: JsonValue, path: Path, image: Image | None) -> ImageAnno
 
 
 def _object_type(row: JsonValue) -> str:
-    """Return what QuPath takes a feature for."""
+    """Return what QuPath takes a feature for: as id up to 0.2, as ``object_type`` up to 0.3."""
     properties = row.value.get("properties") or {}
-    return str(properties.get("objectType", ""))
+    told = next((properties[key] for key in TYPE_KEYS if key in properties), "")
+    return TYPES_BY_ID.get(str(row.value.get("id", "")), str(told))
 
 
 def _object(notes: ReadingNotes, axes: str, row: JsonValue) -> FileObject | None:

@@ -22,43 +22,20 @@ class ImageAnnotation:
     """The annotated cells of one image, in pixels of that image.
 
     Made by the formats and ``annotation.export``; used by the formats, the readers and the writers.
-
-    Parameters
-    ----------
-    name
-        Of the image.
-    shape, axes
-        Of the image without its channels.
-    labels : int32 or None
-        Cell ``i`` is label ``i + 1``.
-    boxes : float32 (N, 2, D) or None
-        First and one-past-last corner; where there are labels, those tell.
-    points : float32 (N, D) or None
-        Centres, the middle of the first pixel being 0.
-    classes : int16 (N,) or None
-        Index into ``class_names``; -1 is none.
-    pixel_size_um
-        Micrometres per pixel of the spatial axes; empty when unknown.
-    image
-        The pixels, where a file holds them.
-    parents : int32 (N,) or None
-        The label each cell of a time series descends from; 0 is none.
-    notices
-        What could not be taken over as it is in the file.
     """
 
     name: str
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # of the image without its channels
     axes: str = "YX"
-    labels: Labels | None = None
-    boxes: NDArray[np.float32] | None = None
-    points: NDArray[np.float32] | None = None
-    classes: NDArray[np.int16] | None = None
+    labels: Labels | None = None  # int32: cell ``i`` is label ``i + 1``
+    boxes: NDArray[np.float32] | None = None  # (N, 2, D): first, one-past-last corner; labels go first
+    points: NDArray[np.float32] | None = None  # (N, D): centres, the middle of the first pixel being 0
+    classes: NDArray[np.int16] | None = None  # (N,): index into ``class_names``; -1 is none
     class_names: tuple[str, ...] = ()
-    pixel_size_um: tuple[float, ...] = ()
-    image: Image | None = None
-    parents: NDArray[np.int32] | None = None
-    notices: tuple[str, ...] = ()
+    pixel_size_um: tuple[float, ...] = ()  # of the spatial axes; empty when unknown
+    image: Image | None = None  # the pixels, where a file holds them
+    parents: NDArray[np.int32] | None = None  # (N,): label each descends from; 0 is none
+    notices: tuple[str, ...] = ()  # what could not be taken over as it is in the file
 
     @property
     def kind(self) -> str:

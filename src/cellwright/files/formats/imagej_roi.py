@@ -29,12 +29,14 @@ from cellwright.files.formats.assembly import (
 )
 from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, only_one
 from cellwright.files.formats.outlines import polygons
-from cellwright.files.json_value import MOST_BYTES, JsonValue
+from cellwright.files.json_value import JsonValue
+from cellwright.files.metadata import LEAST_BOMB_BYTES
 
 OWN_NAME = re.compile(r"cell-(\d+)(-t\d+)?(-z\d+)?(?: (.*))?$")
 AREAS = {"POLYGON", "FREEHAND", "TRACED", "RECT", "OVAL"}
 FLAT = {"UNDEFINED", "ELLIPSE", "ROTATED_RECT"}  # subtypes: no text, arrow or picture
 MOST_ROIS = 1_000_000
+MOST_TIMES = 200  # how much larger than their zip ROIs can be
 
 
 def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
@@ -53,7 +55,7 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     axes = _axes(rois)
     if image is not None:
         axes = image.label_axes
-    notes = ReadingNotes(path)
+    notes = ReadingNotes(path, image=image)
     objects = notes.read(rois, partial(_object, notes, axes))
     return finished(ImageAnnotation(path.stem, (), axes), objects, notes, image)
 
@@ -90,9 +92,12 @@ def read_rois(path: Path) -> list[JsonValue]:
         with zipfile.ZipFile(path) as archive:
             files = [file for file in archive.infolist() if file.filename.lower().endswith(".roi")]
             is_empty = not files and len(archive.infolist()) > 0
-            if is_empty or len(files) > MOST_ROIS or sum(file.file_size for file in files) > MOST_BYTES:
+            n_bytes = sum(file.file_size for file in files)
+            is_bomb = n_bytes > max(LEAST_BOMB_BYTES, MOST_TIMES * len(content))
+            if is_empty or is_bomb or len(files) > MOST_ROIS:
                 raise ReadError(
-                    f"Expected a zip of ImageJ ROIs at {path}; got {len(files)} ROIs. Save it again."
+                    f"Expected a zip of ImageJ ROIs at {path}; got {len(files)} ROIs of {n_bytes} bytes. "
+                    "Save it again."
                 )
             found = []
             for file in files:

@@ -75,7 +75,7 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     )
     if named is not None:
         annotation = replace(annotation, name=named.stem())
-    notes = ReadingNotes(path)
+    notes = ReadingNotes(path, image=image)
     objects = notes.read(content.at("shapes").rows(), partial(_object, notes))
     return finished(annotation, objects, notes, image)
 

@@ -128,7 +128,7 @@ def _stem(node: JsonValue, key: str) -> str:
 def _read_voc(content: JsonValue, image: Image | None) -> tuple[ImageAnnotation, ...]:
     size = content.at("size")
     shape = checked_shape(content.path, "size", (size.at("height").whole(1), size.at("width").whole(1)))
-    notes = ReadingNotes(content.path)
+    notes = ReadingNotes(content.path, image=image)
     objects = notes.read(_rows(content, "object"), _voc_object)
     return finished(ImageAnnotation(_stem(content, "filename"), shape), objects, notes, image)
 
@@ -156,7 +156,7 @@ def _read_cvat(content: JsonValue, image: Image | None) -> tuple[ImageAnnotation
     found = []
     for row in _rows(content, "image"):
         shape = checked_shape(row.path, row.where, (row.at("height").whole(1), row.at("width").whole(1)))
-        notes = ReadingNotes(content.path)
+        notes = ReadingNotes(content.path, image=image)
         drawn = []
         for kind in ("box", "polygon", "polyline", "points", "ellipse", "mask"):
             drawn += [JsonValue({**one.value, "kind": kind}, one.path, one.where) for one in _rows(row, kind)]
@@ -188,6 +188,7 @@ def _cvat_object(notes: ReadingNotes, row: JsonValue) -> FileObject | None:
 
 def _cvat_mask(row: JsonValue) -> Shape:
     top, left, height, width = (row.at(key).whole(0, 1 << 20) for key in ("top", "left", "height", "width"))
+    checked_shape(row.path, row.where, (height, width))
     runs = _numbers(row.at("rle"), ",").astype(int)
     if (runs < 0).any() or runs.sum() != height * width:
         raise row.at("rle").refuse(f"run lengths of {height * width} pixels")
@@ -228,7 +229,7 @@ def _read_trackmate(content: JsonValue, image: Image | None) -> tuple[ImageAnnot
     pixel_size: tuple[float, ...] = ()
     if unit.lower() in ("micron", "microns", "µm", "um", "micrometer"):
         pixel_size = tuple(sizes[axis] for axis in axes if axis in sizes)
-    notes = ReadingNotes(content.path)
+    notes = ReadingNotes(content.path, image=image)
     rows = [
         row
         for frame in _rows(content.at("Model").at("AllSpots"), "SpotsInFrame")

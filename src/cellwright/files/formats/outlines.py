@@ -38,16 +38,23 @@ def painted(
         for corner, mask in parts[row]:
             window, inside = _overlap(corner, mask, shape)
             labels[window][inside] = row + 1
-    counts = np.bincount(labels.ravel(), minlength=len(parts) + 1)[1:]
-    left = np.flatnonzero(counts)
-    if len(left) < len(parts):
-        table = np.zeros(len(parts) + 1, np.int32)
-        table[left + 1] = np.arange(1, len(left) + 1)
-        labels = table[labels]
-    n_lost, n_cut = len(parts) - len(left), int((counts[left] < np.array(areas, int)[left]).sum())
+    left: list[
+        int
+    ] = []  # what follows looks at the cells alone: most of a large image may never be in memory
+    n_cut = 0
+    for row, cell in enumerate(parts):
+        n_own = 0
+        for corner, mask in cell:
+            window, inside = _overlap(corner, mask, shape)
+            own = inside & (labels[window] == row + 1)
+            n_own += int(own.sum())
+            labels[window][own] = len(left) + 1
+        n_cut += 0 < n_own < areas[row]
+        left += [row] * (n_own > 0)
+    n_lost = len(parts) - len(left)
     return (
         labels,
-        left,
+        np.array(left, np.intp),
         {
             "cover no pixel of their own and were left out": n_lost,
             "overlap others (the smaller lies on top)": n_cut,
@@ -145,9 +152,10 @@ def filled(rings: Sequence[Ring]) -> MaskPart:
     slope = (high[edge] - low[edge])[:, 1] / (high[edge] - low[edge])[:, 0]
     crossing = low[edge, 1] + (row + 0.5 - low[edge, 0]) * slope
     column = np.clip(np.ceil(crossing - 0.5).astype(int), 0, width)
-    flips = np.bincount(row * (width + 1) + column, minlength=height * (width + 1))
-    mask = np.cumsum(flips.reshape(height, width + 1), axis=1)[:, :-1] % 2 == 1
-    return MaskPart((int(first[0]), int(first[1])), mask)
+    is_inside = np.zeros((height, width + 1), bool)
+    np.logical_not.at(is_inside.reshape(-1), row * (width + 1) + column)
+    np.logical_xor.accumulate(is_inside, axis=1, out=is_inside)
+    return MaskPart((int(first[0]), int(first[1])), is_inside[:, :-1])
 
 
 def clipped(ring: Ring, size: tuple[int, int]) -> Ring:

@@ -42,7 +42,7 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
         raise ReadError(
             f"{path} must have the columns of axes {image.label_axes!r}; got {', '.join(columns.values())}."
         )
-    notes = ReadingNotes(path)
+    notes = ReadingNotes(path, image=image)
 
     def read_row(row: JsonValue) -> FileObject:
         values = [_number(row.value.get(name), path, f"{row.where}, {name}") for name in columns.values()]

@@ -15,33 +15,17 @@ from cellwright.files.zarr import is_zarr
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """One format of files.
+    """One format of files."""
 
-    Parameters
-    ----------
-    name, title
-        For programs and for people.
-    extensions
-        How file names end, the first being the usual one; empty for a folder.
-    kinds
-        What it can hold of ``labels``, ``boxes``, ``points`` and ``classes``.
-    axes
-        The most it can hold: ``YX`` are planes (stacks are written plane by plane where ``has_many``).
-    has_many
-        Whether it holds several images.
-    module, check, writer
-        Where it is read and written: the function that knows its files, and the one that writes.
-    """
-
-    name: str
-    title: str
-    extensions: tuple[str, ...]
-    kinds: tuple[str, ...]
-    axes: str = "TZYX"
-    has_many: bool = False
-    module: str = ""
-    check: str = ""
-    writer: str = "write"
+    name: str  # for programs
+    title: str  # for people
+    extensions: tuple[str, ...]  # how file names end, the usual one first; empty for a folder
+    kinds: tuple[str, ...]  # what it can hold of ``labels``, ``boxes``, ``points`` and ``classes``
+    axes: str = "TZYX"  # the most it can hold; stacks go plane by plane into ``YX`` with ``has_many``
+    has_many: bool = False  # whether it holds several images
+    module: str = ""  # where it is read and written
+    check: str = ""  # the function that knows its files
+    writer: str = "write"  # the function that writes
 
     @property
     def is_folder(self) -> bool:

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 
 from cellwright.core.data import Image, Labels
@@ -188,6 +187,8 @@ def is_as_written(folder: Path) -> bool:
 
 
 def _has_seal(path: Path, table: str) -> bool:
+    import tifffile
+
     try:
         with tifffile.TiffFile(path) as file:
             return file.pages.first.description == _seal(file.asarray(), table)
@@ -207,6 +208,8 @@ def write_truth(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
 def _write(
     path: Path, annotation: Sequence[ImageAnnotation], table: str, *, may_replace: bool = False
 ) -> None:
+    import tifffile
+
     one = only_one(annotation, "Cell Tracking Challenge")
     labels = needing_masks(one, "The Cell Tracking Challenge")
     if not one.axes.startswith("T"):

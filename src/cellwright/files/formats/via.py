@@ -48,7 +48,7 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     for key in images.value:
         row = images.at(key)
         name = row.at("filename").stem()
-        notes = ReadingNotes(path)
+        notes = ReadingNotes(path, image=image)
         objects = notes.read(_regions(row), partial(_object, notes))
         is_own = image is not None and (name == image.name or len(images.value) == 1)
         own = image if is_own else None

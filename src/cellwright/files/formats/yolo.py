@@ -104,7 +104,7 @@ def _read_file(file: Path, folder: Path, config: JsonValue, image: Image | None)
         raise ReadError(f"Expected a 2D image of {file}; got {shape} pixels. Choose another image.")
     known = tuple(name for name in names.values() if name != NO_CLASS)
     annotation = ImageAnnotation(file.stem, shape, pixel_size_um=pixel_size, class_names=known)
-    notes = ReadingNotes(file)
+    notes = ReadingNotes(file, image=image)
     lines = [
         JsonValue(line, file, f"Line {number}")
         for number, line in enumerate(read_text(file).splitlines(), 1)

@@ -1,43 +1,60 @@
 """One block: counted as an image of its own, its cells written among those of its neighbours."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from cellwright.core.data import Cells, Image, Result
+from cellwright.core.data import Cells, Image, Labels, Provenance, Result
 from cellwright.core.errors import SettingsError
-from cellwright.core.tasks import Task
+from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import atomic_write, write_text, writing
 from cellwright.files.tables import DECIMALS, cells_table
 from cellwright.files.zarr import open_array
+from cellwright.inference.context import load_models
 from cellwright.inference.pipeline import count_with_prediction
 from cellwright.inference.streaming.plan import (
     StreamBlock,
     StreamJob,
     StreamPlan,
     blocks_of,
+    factor_of,
     files_of,
+    kept_plan,
     labels_of,
 )
+from cellwright.models.families.base import in_model_pixels
 from cellwright.models.stitching import SAME_CENTRE, claimed, not_taken, with_lead
+from cellwright.ops.labels import measure
+from cellwright.ops.volumes.link import link_cells
 
 if TYPE_CHECKING:
     import pandas
 
 
-def part_of(image: Image, block: StreamBlock) -> Image:
-    """Return the window of a block as an image, its pixels read.
+def part_of(image: Image, block: StreamBlock, level: int = 0) -> Image:
+    """Return the window of a block as an image, its pixels read, those of a smaller copy where that is asked.
 
     Raises
     ------
     ImageError
         They cannot be read.
     """
+    sizes = image.pixel_size_um
+    if level:
+        factor = factor_of(image, level)
+        image = replace(image, data=image.levels[level - 1])
+        block = block.shrunk(factor)
+        axes = image.spatial_axes
+        sizes = tuple(
+            size * (1 + (factor - 1) * (axis in "YX")) for size, axis in zip(sizes, axes, strict=False)
+        )
     pixels = image.read(block.place(image.axes))
-    return Image(pixels, image.axes.replace("T", ""), image.pixel_size_um, image.name, image.channel_names)
+    return Image(pixels, image.axes.replace("T", ""), sizes, image.name, image.channel_names)
 
 
 def count_block(
@@ -50,10 +67,18 @@ def count_block(
     WriteError
         A file cannot be written.
     """
+    factor, settings, preparation = factor_of(image, plan.level), job.settings, plan.preparation
+    if factor > 1:
+        settings = in_model_pixels(settings or job.family.settings(), 1 / factor)
+        preparation = preparation._replace(zoom=preparation.zoom * factor)
     counting = count_with_prediction(
-        part, job.model, job.settings, job.engine, keep_maps=False, preparation=plan.preparation
+        part, job.model, settings, job.engine, keep_maps=False, preparation=preparation
     )
     result, _ = yield from counting
+    if factor > 1:
+        result = _enlarged(result, factor, [span.stop - span.start for span in block.tile.read])
+    if len(block.tile.core) == 3 and not job.engine.link:
+        result = replace(result, cells=_in_own_slices(result.cells, block))
     if result.gives == "density":
         table = _density_written(job, image, block, result)
     else:
@@ -62,6 +87,93 @@ def count_block(
         write_text(files_of(job, image).fit(block), json.dumps([result.fit, len(table)]))
     with atomic_write(files_of(job, image).part(block)) as path:
         table.to_csv(path, index=False)
+
+
+def _enlarged(result: Result, factor: int, shape: Sequence[int]) -> Result:
+    """Return what was found in a smaller copy in the pixels of the image, in a window of this shape."""
+
+    def grown(values: NDArray[Any]) -> NDArray[Any]:
+        large = values.repeat(factor, axis=-2).repeat(factor, axis=-1)[..., : shape[-2], : shape[-1]]
+        missing = [(0, n - have) for n, have in zip(shape, large.shape, strict=True)]
+        return np.pad(large, missing, mode="edge")
+
+    cells = result.cells
+    maps = {name: (grown(one) / factor**2).astype(np.float32) for name, one in result.maps.items()}
+    if cells.labels is not None:
+        labels = grown(cells.labels)
+        areas, points, boxes = measure(labels)
+        return replace(result, cells=replace(cells, points=points, boxes=boxes, areas=areas, labels=labels))
+    scale = np.ones(cells.points.shape[1], np.float32)
+    scale[-2:] = factor
+    points = (cells.points * scale + (scale - 1) / 2).astype(np.float32)
+    cells = replace(
+        cells, points=points, boxes=cells.boxes * scale, areas=cells.areas * np.float32(factor**2)
+    )
+    return replace(result, cells=cells, maps=maps)
+
+
+def _in_own_slices(cells: Cells, block: StreamBlock) -> Cells:
+    """Return the outlines in slices of the core; those around were read for the network to look at."""
+    own = block.tile.local[0]
+    return cells.take((cells.points[:, 0] >= own.start) & (cells.points[:, 0] < own.stop))
+
+
+def link_block(job: StreamJob, image: Image, plan: StreamPlan, block: StreamBlock) -> Task[None]:
+    """Link the outlines in the slices of a block to cells: write their labels, then the table of its own.
+
+    Raises
+    ------
+    WriteError
+        A file cannot be written.
+    """
+    model = load_models(job.model)[0]
+    settings = job.settings
+    if settings is None:
+        settings = job.family.settings()
+    yield Progress("link", 0, 1)
+    outlines = _outlines_in(job.outlines(image), image, block)
+    axes, sizes = image.label_axes.replace("T", ""), image.pixel_size_um
+    cells = link_cells(outlines, axes, model.linking(settings), sizes)
+    assert outlines.labels is not None
+    window = Image(np.broadcast_to(np.uint8(0), outlines.labels.shape), axes, sizes, image.name)
+    del outlines
+    provenance = Provenance(
+        "", "", "", {"engine": {"link": True}}, image.name, window.shape, axes, sizes, "", 0.0
+    )
+    table = _cells_written(job, image, plan, block, Result(float(len(cells)), cells, provenance))
+    with atomic_write(files_of(job, image).part(block)) as path:
+        table.to_csv(path, index=False)
+
+
+def _outlines_in(job: StreamJob, image: Image, block: StreamBlock) -> Cells:
+    """Return what was outlined in the slices of a window: labels and scores."""
+    import pandas
+
+    plan = kept_plan(job, image)
+    assert plan is not None
+    parts = [files_of(job, image).part(one) for one in blocks_of(image, plan) if one.overlaps(block)]
+    labels, present = compact(
+        np.asarray(open_array(files_of(job, image).labels)[block.place(image.label_axes)])
+    )
+    tables = [pandas.read_csv(part, usecols=["label", "score"]) for part in parts]
+    table = pandas.concat(tables).set_index("label")["score"]
+    n, none = len(present) - 1, np.zeros(len(present) - 1, np.float32)
+    scores = table.reindex(present[1:], fill_value=0.0).to_numpy(np.float32)
+    return Cells(np.zeros((n, 3), np.float32), np.zeros((n, 2, 3), np.float32), scores, none, labels)
+
+
+def compact(labels: Labels) -> tuple[Labels, NDArray[np.integer]]:
+    """Return labels numbered 1..N in their order, and the number that each had; the first is 0.
+
+    Those of a whole image are so high that tables by number take more memory than its blocks.
+    """
+    import pandas
+
+    numbered, found = pandas.factorize(labels.ravel(), sort=True)
+    codes, present = np.asarray(numbered), np.asarray(found)
+    if not len(present) or present[0]:
+        codes, present = codes + 1, np.concatenate([[0], present])
+    return codes.astype(np.int32).reshape(labels.shape), present
 
 
 def _density_written(job: StreamJob, image: Image, block: StreamBlock, result: Result) -> "pandas.DataFrame":
@@ -133,7 +245,9 @@ def _not_found_before(
 def _table(image: Image, block: StreamBlock, result: Result, cells: Cells) -> "pandas.DataFrame":
     """Return the rows of a block's cells, in pixels of the whole image."""
     cells, offset = placed(image, block, replace(cells, labels=None))
-    provenance = replace(result.provenance, axes=image.axes, image_shape=image.shape)
+    provenance = replace(
+        result.provenance, axes=image.axes, image_shape=image.shape, pixel_size_um=image.pixel_size_um
+    )
     return cells_table(replace(result, cells=cells, provenance=provenance, offset=offset))
 
 

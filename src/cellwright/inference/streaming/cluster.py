@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from cellwright.core.data import Image
 from cellwright.core.errors import SettingsError
-from cellwright.core.tasks import run
+from cellwright.core.tasks import Task, run
 from cellwright.inference.classify import CropScale
 from cellwright.inference.context import load_models
 from cellwright.inference.predictor import Engine
 from cellwright.inference.settings import EngineSettings, StreamSettings
-from cellwright.inference.streaming.block import count_block, part_of
+from cellwright.inference.streaming.block import count_block, link_block, part_of
 from cellwright.inference.streaming.plan import StreamBlock, StreamJob, StreamPlan
 from cellwright.inference.streaming.second_pass import measure_block
 
@@ -32,22 +32,20 @@ def one_by_one(
 ) -> Iterator[int]:
     """Count blocks in this process, reading the next one meanwhile; 1 for each that is finished, else 0."""
     with ThreadPoolExecutor(1) as reader:
-        reading = [reader.submit(part_of, image, block) for block in blocks[:1]]
+        reading = [reader.submit(part_of, image, block, plan.level) for block in blocks[:1]]
         for block, following in zip_longest(blocks, blocks[1:]):
             part = reading.pop().result()
             if following is not None:
-                reading.append(reader.submit(part_of, image, following))
+                reading.append(reader.submit(part_of, image, following, plan.level))
             for _ in count_block(job, image, plan, block, part):
                 yield 0
             yield 1
 
 
-def measured_one_by_one(
-    job: StreamJob, image: Image, plan: StreamPlan, blocks: Sequence[StreamBlock], scale: CropScale | None
-) -> Iterator[int]:
-    """Measure blocks in this process; 1 for each that is finished, else 0."""
+def each(on_block: Callable[[StreamBlock], Task[None]], blocks: Sequence[StreamBlock]) -> Iterator[int]:
+    """Have blocks done in this process; 1 for each that is finished, else 0."""
     for block in blocks:
-        for _ in measure_block(job, image, plan, block, scale):
+        for _ in on_block(block):
             yield 0
         yield 1
 
@@ -55,6 +53,11 @@ def measured_one_by_one(
 def count_there(job: StreamJob, plan: StreamPlan) -> OnBlock:
     """Return what counts a block in another process."""
     return partial(_count_there, job=job, plan=plan)
+
+
+def link_there(job: StreamJob, plan: StreamPlan) -> OnBlock:
+    """Return what links the outlines in a block in another process."""
+    return partial(_link_there, job=job, plan=plan)
 
 
 def measure_there(job: StreamJob, plan: StreamPlan, scale: CropScale | None) -> OnBlock:
@@ -88,7 +91,11 @@ def shared_out(client: "Client", on_block: OnBlock, blocks: Sequence[StreamBlock
 def _count_there(block: StreamBlock, *, job: StreamJob, plan: StreamPlan) -> None:
     image = _image_there(job)
     here = plan.with_networks(_networks_there(job.model, job.engine))  # type: ignore[arg-type]
-    run(count_block(job, image, here, block, part_of(image, block)))
+    run(count_block(job, image, here, block, part_of(image, block, plan.level)))
+
+
+def _link_there(block: StreamBlock, *, job: StreamJob, plan: StreamPlan) -> None:
+    run(link_block(job, _image_there(job), plan, block))
 
 
 def _measure_there(block: StreamBlock, *, job: StreamJob, plan: StreamPlan, scale: CropScale | None) -> None:

@@ -11,11 +11,13 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from cellwright.core.data import Image
+from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Task
 from cellwright.files.atomic import write_text
+from cellwright.files.folders.results import facts_of
 from cellwright.files.images import read_image
 from cellwright.files.json_value import NO_JSON
-from cellwright.files.zarr import chunk_px
+from cellwright.files.zarr import address_of, chunk_px
 from cellwright.inference.context import LARGEST_CELL, ModelChoices, Preparation, load_models
 from cellwright.inference.device import free_memory
 from cellwright.inference.pipeline import LINKED_AXES, prepare
@@ -30,8 +32,9 @@ from cellwright.ops.volumes.link import anisotropy_of
 
 CORE_PX = 2048  # side of the part of an image that a block answers for; less where there are many slices
 BYTES_PER_PIXEL = 80  # that a window of one slice takes while it is predicted and decoded
-BYTES_PER_VOXEL = 24  # that each further slice takes: pixels, labels, and what linking takes beside them
-TALLEST_CELL = 1.5  # times the model's diameter: how far slices are read beyond the core of a block
+BYTES_PER_VOXEL = 24  # that each slice of a window takes: pixels, labels, and what linking takes beside them
+MOST_SLICES = 16  # that a block of outlines has: more are hardly faster
+TALLEST_CELL = 1.5  # times the model's diameter: how far slices are linked beyond the core of a block
 FREE_SHARE = 0.5  # of the free memory that all blocks at work may take
 MOST_LABELS = np.iinfo(np.int32).max
 
@@ -74,7 +77,7 @@ class StreamJob:
         """Return the image, its pixels not yet read."""
         image = self.source
         if not isinstance(image, Image):
-            image = read_image(image, self.axes)
+            image = read_image(image, self.axes, has_levels=True)
         if not self.pixel_size_um:
             return image
         return replace(image, pixel_size_um=self.pixel_size_um)
@@ -83,6 +86,22 @@ class StreamJob:
     def family(self) -> registry.Family:
         """That of the models."""
         return registry.get(load_models(self.model)[0].spec.family)
+
+    def is_linked(self, image: Image) -> bool:
+        """Whether the outlines of slices are linked to cells in 3D once all of them are there."""
+        return self.engine.link and image.label_axes in LINKED_AXES and "Labels" in self.family.returns
+
+    def outlines(self, image: Image) -> Self:
+        """Return the job that outlines cells slice by slice, for this one to link them."""
+        return replace(
+            self,
+            output=files_of(self, image).parts / "slices",
+            engine=replace(self.engine, link=False),
+            analysis=AnalysisSettings(),
+            classifier="",
+            files=InputFiles(),
+            whole_table=False,
+        )
 
     @property
     def has_second_pass(self) -> bool:
@@ -102,34 +121,25 @@ class StreamJob:
             "settings": asdict(settings),
             "engine": self.engine.facts,
         }
+        if image.source and not address_of(image.source):
+            facts["file"] = facts_of(Path(image.source))
+        if self.is_linked(image):
+            facts["blocks"] = "linked from outlines"  # those of earlier versions were not
         return json.dumps(facts, sort_keys=True, default=str)
 
     def second_fingerprint(self, image: Image) -> str:
         """Return the same for what is measured."""
-        paths = Recipe(files=self.files).input_paths(image.name)
-        times = [path.stat().st_mtime_ns for path in paths if path.exists()]
-        return json.dumps([asdict(self.analysis), self.classifier, list(map(str, paths)), times])
+        files = [facts_of(path) for path in Recipe(files=self.files).input_paths(image.name)]
+        return json.dumps([asdict(self.analysis), self.classifier, files])
 
 
 class StreamBlock(NamedTuple):
-    """A window of one time point, its place in the image, and what tells its labels from those of others.
+    """A window of one time point, its place in the image, and what tells its labels from those of others."""
 
-    Parameters
-    ----------
-    number
-        From 0; the labels of its cells lie between ``number`` and ``number + 1`` times those of a block.
-    time
-        Index along T.
-    tile
-        The window of (Z,) Y and X, and the core in it.
-    round
-        No two neighbours have the same.
-    """
-
-    number: int
-    time: int
-    tile: Tile
-    round: int
+    number: int  # from 0; its labels lie between ``number`` and ``number + 1`` times those of a block
+    time: int  # index along T
+    tile: Tile  # the window of (Z,) Y and X, and the core in it
+    round: int  # no two blocks of a round write to the same chunk
 
     def place(self, axes: str, *, core: bool = False) -> tuple[Any, ...]:
         """Return the place of its window, or of its core, in an array with these axes."""
@@ -146,6 +156,17 @@ class StreamBlock(NamedTuple):
         )
         return self._replace(tile=Tile(self.tile.core, spans))
 
+    def shrunk(self, factor: int) -> Self:
+        """Return the same window in a copy of the image so many times smaller along Y and X."""
+        *lead, rows, columns = self.tile.read
+        small = (slice(span.start // factor, ceil(span.stop / factor)) for span in (rows, columns))
+        return self._replace(tile=Tile(self.tile.core, (*lead, *small)))
+
+    def overlaps(self, other: "StreamBlock") -> bool:
+        """Return whether the windows of two blocks of one time point have a pixel in common."""
+        pairs = zip(self.tile.read, other.tile.read, strict=True)
+        return self.time == other.time and all(a.start < b.stop and b.start < a.stop for a, b in pairs)
+
     def touches(self, other: "StreamBlock") -> bool:
         """Return whether two blocks of one time point have an edge or a corner in common."""
         pairs = zip(self.tile.core, other.tile.core, strict=True)
@@ -153,23 +174,14 @@ class StreamBlock(NamedTuple):
 
 
 class StreamPlan(NamedTuple):
-    """How an image is counted block by block; kept on disk, so that a stopped run goes on in the same way.
+    """How an image is counted block by block; kept on disk, so that a stopped run goes on in the same way."""
 
-    Parameters
-    ----------
-    preparation
-        What all blocks are counted with.
-    core_px, halo_px
-        Side of a core along Y and X, and the context around it.
-    core_slices, halo_slices
-        The same along Z; 0 slices take all of them.
-    """
-
-    preparation: Preparation
-    core_px: int
+    preparation: Preparation  # what all blocks are counted with
+    core_px: int  # side of a core along Y and X, and the context around it
     halo_px: int
-    core_slices: int = 0
+    core_slices: int = 0  # the same along Z; 0 slices take all of them
     halo_slices: int = 0
+    level: int = 0  # number of the smaller copy that is counted in; 0 is the image itself
 
     def with_networks(self, networks: Engine) -> Self:
         """Return the same plan for a process that has made the networks."""
@@ -235,20 +247,31 @@ def files_of(job: StreamJob, image: Image) -> StreamFiles:
 def blocks_of(image: Image, plan: StreamPlan) -> tuple[StreamBlock, ...]:
     """Return the blocks of an image, time point by time point, slices by slices, row by row."""
     lengths = dict(zip(image.axes, image.shape, strict=True))
-    rows, columns = (_spans(lengths[axis], plan.core_px, plan.halo_px) for axis in "YX")
-    layers: list[tuple[slice, slice]] = []
-    if "Z" in lengths:
-        layers = _spans(lengths["Z"], plan.core_slices or lengths["Z"], plan.halo_slices)
+    sizes = {axis: (plan.core_px, plan.halo_px, chunk_px(image.label_axes)) for axis in "YX"}
+    sizes["Z"] = (plan.core_slices or lengths.get("Z", 1), plan.halo_slices, 1)
+    axes = [axis for axis in "ZYX" if axis in lengths]
+    spans = [_spans(lengths[axis], *sizes[axis][:2]) for axis in axes]
+    apart = [_apart(*sizes[axis]) for axis in axes]
     blocks: list[StreamBlock] = []
     for moment in range(lengths.get("T", 1)):
-        for layer in range(max(len(layers), 1)):
-            for row, row_spans in enumerate(rows):
-                for column, column_spans in enumerate(columns):
-                    spans = [*layers[layer : layer + 1], row_spans, column_spans]
-                    tile = Tile(tuple(core for core, _ in spans), tuple(read for _, read in spans))
-                    number = 4 * (layer % 2) + 2 * (row % 2) + column % 2
-                    blocks.append(StreamBlock(len(blocks), moment, tile, number))
+        for index in np.ndindex(*map(len, spans)):
+            own = [one[place] for one, place in zip(spans, index, strict=True)]
+            tile = Tile(tuple(core for core, _ in own), tuple(read for _, read in own))
+            places = [place % n for place, n in zip(index, apart, strict=True)]
+            blocks.append(StreamBlock(len(blocks), moment, tile, int(np.ravel_multi_index(places, apart))))
     return tuple(blocks)
+
+
+def rounds_of(blocks: Sequence[StreamBlock]) -> list[list[StreamBlock]]:
+    """Return blocks that may be at work at once together."""
+    numbers = sorted({block.round for block in blocks})
+    return [[block for block in blocks if block.round == number] for number in numbers]
+
+
+def _apart(core: int, halo: int, chunk: int) -> int:
+    """Return how many blocks farther along an axis a block shares no chunk with one."""
+    reach = ceil(halo / chunk) * chunk
+    return 1 + ceil(2 * reach / core)
 
 
 def labels_of(block: StreamBlock, n_blocks: int) -> range:
@@ -257,20 +280,81 @@ def labels_of(block: StreamBlock, n_blocks: int) -> range:
     return range(block.number * n + 1, (block.number + 1) * n + 1)
 
 
-def make_plan(job: StreamJob, image: Image, stream: StreamSettings) -> Task[tuple[StreamPlan, bool]]:
-    """Return the plan of a run that was stopped, or a new one, and whether it is new."""
+def kept_plan(job: StreamJob, image: Image) -> StreamPlan | None:
+    """Return the plan of a run that was stopped; None where there is none of this job."""
     path = files_of(job, image).parts / "plan.json"
-    fingerprint = job.fingerprint(image)
     with suppress(OSError, *NO_JSON, KeyError, TypeError):  # a damaged plan is none
         kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept["job"] == fingerprint:
+        if kept["job"] == job.fingerprint(image):
             scaling = Scaling(*map(float, kept["scaling"]))
             sizes = (int(kept.get(name, 0)) for name in StreamPlan._fields[3:])
-            preparation = Preparation(scaling, kept["zoom"])
-            return StreamPlan(preparation, kept["core_px"], kept["halo_px"], *sizes), False
+            return StreamPlan(Preparation(scaling, kept["zoom"]), kept["core_px"], kept["halo_px"], *sizes)
+    return None
+
+
+def make_plan(job: StreamJob, image: Image, stream: StreamSettings) -> Task[StreamPlan]:
+    """Return how the blocks of an image are to be counted, with the scale estimated."""
     block_px = _block_size(job, image, 1.0, stream)[0]
     preparation = yield from prepare(image, job.model, job.settings, job.engine, block_px)
-    return StreamPlan(preparation, *_block_size(job, image, preparation.zoom, stream)), True
+    plan = StreamPlan(preparation, *_block_size(job, image, preparation.zoom, stream))
+    return plan._replace(level=_level_for(image, plan))
+
+
+def factor_of(image: Image, level: int) -> int:
+    """Return how many times smaller a copy of an image is along Y and X; 0 where it is another image."""
+    if not level:
+        return 1
+    small = dict(zip(image.axes, image.levels[level - 1].shape, strict=True))
+    lengths = dict(zip(image.axes, image.shape, strict=True))
+    factor: int = round(lengths["X"] / small["X"])
+    fits = all(small[axis] in (lengths[axis] // factor, ceil(lengths[axis] / factor)) for axis in "YX")
+    if not fits or any(small[axis] != n for axis, n in lengths.items() if axis not in "YX"):
+        return 0
+    return factor
+
+
+def _level_for(image: Image, plan: StreamPlan) -> int:
+    """Return the smallest copy of an image that has all the pixels that the networks are given."""
+    chosen = 0
+    for level in range(1, len(image.levels) + 1):
+        factor = factor_of(image, level)
+        if factor and plan.preparation.zoom * factor <= 1 and not (plan.core_px | plan.halo_px) % factor:
+            chosen = level
+    return chosen
+
+
+def link_size(job: StreamJob, image: Image, zoom: float, stream: StreamSettings) -> tuple[int, int, int, int]:
+    """Return the size of the blocks in which outlines are linked: those that overlap least of those that fit.
+
+    Side and context of a core along Y and X, then along Z.
+
+    Raises
+    ------
+    SettingsError
+        None does.
+    """
+    diameter_px = load_models(job.model)[0].spec.diameter_px / zoom
+    halo, chunk = ceil(LARGEST_CELL * diameter_px), chunk_px(image.label_axes)
+    halo_slices = ceil(TALLEST_CELL * diameter_px / anisotropy_of(image.pixel_size_um))
+    lengths = dict(zip(image.axes, image.shape, strict=True))
+    sizes, budget = {}, _budget(stream) / BYTES_PER_VOXEL
+    for core in range(chunk, max(lengths["Y"], lengths["X"]) + chunk, chunk):
+        window = min(core + 2 * halo, lengths["Y"]) * min(core + 2 * halo, lengths["X"])
+        slices = min(int(budget / window), lengths["Z"])
+        core_slices = slices
+        if slices < lengths["Z"]:
+            core_slices -= 2 * halo_slices
+        if core_slices > 0:
+            share = core_slices * min(core, lengths["Y"]) * min(core, lengths["X"]) / (slices * window)
+            sizes[share] = (core, halo, core_slices, halo_slices)
+    if not sizes:
+        least = min(chunk + 2 * halo, lengths["Y"]) * min(chunk + 2 * halo, lengths["X"])
+        least *= min(2 * halo_slices + 1, lengths["Z"]) * BYTES_PER_VOXEL
+        raise SettingsError(
+            f"Cells of {diameter_px:.0f} pixels in volumes take blocks of {least / 1e6:.0f} MB to link; free "
+            f"or allowed are {_budget(stream) / 1e6:.0f} MB. Give more --memory, or count without linking."
+        )
+    return sizes[max(sizes)]
 
 
 def keep_plan(job: StreamJob, image: Image, plan: StreamPlan) -> None:
@@ -285,6 +369,11 @@ def keep_plan(job: StreamJob, image: Image, plan: StreamPlan) -> None:
     write_text(files_of(job, image).parts / "plan.json", json.dumps(kept, indent=2))
 
 
+def _budget(stream: StreamSettings) -> float:
+    """Return the bytes that a block may take."""
+    return min(stream.memory_bytes, FREE_SHARE * free_memory() / stream.workers)
+
+
 def _block_size(job: StreamJob, image: Image, zoom: float, stream: StreamSettings) -> tuple[int, ...]:
     """Return side and context of a core along Y and X, a multiple of a chunk, and along Z."""
     models = load_models(job.model)
@@ -292,22 +381,20 @@ def _block_size(job: StreamJob, image: Image, zoom: float, stream: StreamSetting
     divisor = lcm(*(model.spec.divisor for model in models))
     context = max(model.spec.halo for model in models) / zoom + LARGEST_CELL * diameter_px
     halo = ceil(context / divisor) * divisor
-    n_bytes = min(stream.memory_bytes, FREE_SHARE * free_memory() / stream.workers)
-    per_pixel = BYTES_PER_PIXEL * max(zoom, 1.0) ** 2
     lengths = dict(zip(image.axes, image.shape, strict=True))
-    n_slices = lengths.get("Z", 1)
-    window_px = int(sqrt(n_bytes / (per_pixel + BYTES_PER_VOXEL * n_slices)))
+    per_pixel = BYTES_PER_PIXEL * max(zoom, 1.0) ** 2
+    around = int(models[0].needs_volumes)  # slices that the network looks at beside each one
+    n_slices = 0
+    if "Z" in lengths:
+        n_slices = 1 + 2 * around
     chunk = chunk_px(image.label_axes)
-    fewest = 2 * ceil(halo / chunk) * chunk  # blocks of one round then never share a chunk
-    core = max(min(CORE_PX, window_px - 2 * halo) // chunk * chunk, fewest)
-    if image.label_axes not in LINKED_AXES:
+    window_px = int(sqrt(_budget(stream) / (per_pixel + BYTES_PER_VOXEL * n_slices)))
+    core = max(min(CORE_PX, window_px - 2 * halo) // chunk * chunk, chunk)
+    if not n_slices:
         return core, halo
     window = min(core + 2 * halo, lengths["Y"]) * min(core + 2 * halo, lengths["X"])
-    halo_slices = ceil(TALLEST_CELL * diameter_px / anisotropy_of(image.pixel_size_um))
-    fitting = int((n_bytes / window - per_pixel) / BYTES_PER_VOXEL)
-    if fitting >= n_slices:
-        return core, halo
-    return core, halo, max(fitting - 2 * halo_slices, 2 * halo_slices), halo_slices
+    fitting = int((_budget(stream) / window - per_pixel) / BYTES_PER_VOXEL) - 2 * around
+    return core, halo, max(min(fitting, MOST_SLICES, lengths["Z"]), 1), around
 
 
 def _spans(length: int, core: int, halo: int) -> list[tuple[slice, slice]]:

@@ -7,14 +7,17 @@
     <output>/<name>.json           how it was found, written last
     <output>/<name>.parts/         while it runs: what is to be done, and the cells of each finished block
 
-A block is a window of one time point, of Y and X with as many slices as fit: its core, and around it context
-for the network and for a whole cell. It is counted as an image of its own, with the intensities and the scale
+A block is a window of one time point, of Y and X and some slices: its core, and around it context for the
+network and for a whole cell. It is counted as an image of its own, with the intensities and the scale
 of the whole image. A cell belongs to the block in whose core its centre lies; what lies on the line between
 two is told by its pixels. Blocks are done in rounds, so that no two neighbours are at work at once: any
 number of processes may share a round.
 
 A block that was finished leaves its table of cells. A run that was stopped at any moment goes on with the
 blocks that have none; of a block that was interrupted the labels are taken out first.
+
+Of a volume the slices are outlined first, into ``parts``; then their outlines are linked to cells, in blocks
+that are as high as a cell and a half beyond their core.
 
 Where more is asked for, the blocks are gone through again: see ``second_pass``.
 """
@@ -25,8 +28,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,11 +47,13 @@ from cellwright.inference.pipeline import provenance_of
 from cellwright.inference.predictor import Engine
 from cellwright.inference.scale import zoom_notice
 from cellwright.inference.settings import StreamSettings
+from cellwright.inference.streaming.block import link_block
 from cellwright.inference.streaming.cluster import (
     cluster,
     count_there,
+    each,
+    link_there,
     measure_there,
-    measured_one_by_one,
     one_by_one,
     shared_out,
 )
@@ -58,9 +64,12 @@ from cellwright.inference.streaming.plan import (
     blocks_of,
     files_of,
     keep_plan,
+    kept_plan,
+    link_size,
     make_plan,
+    rounds_of,
 )
-from cellwright.inference.streaming.second_pass import check_second_pass, crop_scale
+from cellwright.inference.streaming.second_pass import check_second_pass, crop_scale, measure_block
 from cellwright.inference.streaming.selection import Selected, analysis_of, select
 from cellwright.models.classifier.network import load
 from cellwright.ops.measure.analysis import Analysis
@@ -72,32 +81,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Streamed:
-    """What counting an image block by block gives: the count, and where the rest is.
+    """What counting an image block by block gives: the count, and where the rest is."""
 
-    Parameters
-    ----------
-    count
-        Cells; of a density its sum.
-    labels
-        Their OME-Zarr labels, or the OME-Zarr density; None where a model gives neither.
-    table
-        One row per cell; of a density one per time point.
-    interval
-        Holds the true count nine times of ten, where the model gives a density and knows its error.
-    fit
-        Expected F1 of the count, the mean of its blocks; None where it is not known.
-    analysis
-        What was measured of the cells that count, none of them with outlines; None where nothing was.
-    """
-
-    count: float
-    labels: Path | None
-    table: Path
+    count: float  # cells; of a density its sum
+    labels: Path | None  # their OME-Zarr labels, or the density; None where a model gives neither
+    table: Path  # one row per cell; of a density one per time point
     provenance: Provenance
     notices: tuple[str, ...] = ()
-    interval: tuple[float, float] | None = None
-    fit: float | None = None
-    analysis: Analysis | None = None
+    interval: tuple[float, float] | None = None  # nine times of ten, of a density whose error is known
+    fit: float | None = None  # expected F1 of the count, the mean of its blocks; None where it is not known
+    analysis: Analysis | None = None  # of the cells that count, without outlines; None: nothing was measured
 
     @property
     def result(self) -> Result:
@@ -139,24 +132,61 @@ def count_streamed(
     files = files_of(job, image)
     with _only_run(job, image), ExitStack() as held:
         client = held.enter_context(cluster(stream))
-        plan, is_new = yield from make_plan(job, image, stream)
-        if is_new:
-            _begin(job, image, plan)
-        blocks = blocks_of(image, plan)
         networks = held.enter_context(closing(Engine(load_models(job.model), job.engine)))
-        here = plan.with_networks(networks)
-        rounds = [[block for block in blocks if block.round == number] for number in range(8)]
-        steps = _done_in(client, count_there(job, plan), lambda some: one_by_one(job, image, here, some))
-        yield from _through("blocks", rounds, files.part, steps)
+        first = job
+        if job.is_linked(image):
+            first = job.outlines(image)
+            link_size(job, image, 1.0, stream)  # what cannot be linked fails at once
+        here = yield from _count_blocks(first, image, stream, networks, client)
+        fit, blocks = _fit(first, image, here), blocks_of(image, here)
+        if job.is_linked(image):
+            here = yield from _link_blocks(job, image, here, stream, client)
+            blocks = blocks_of(image, here)
         selected = None
         if job.has_second_pass:
-            selected = yield from _second_pass(job, image, plan, blocks, client)
+            selected = yield from _second_pass(job, image, here, blocks, client)
         yield Progress("pyramid and table", 0, 1)
-        result = _finish(job, image, here, blocks, selected, started)
+        result = _finish(job, image, here, selected, _Found(fit, started))
         if write is not None:
             write(result)
     shutil.rmtree(files.parts)
     return result
+
+
+class _Found(NamedTuple):
+    """How well a count can be expected to be, and when it began."""
+
+    fit: float | None
+    started: float
+
+
+def _count_blocks(
+    job: StreamJob, image: Image, stream: StreamSettings, networks: Engine, client: "Client | None"
+) -> Task[StreamPlan]:
+    """Have all blocks of an image counted; return the plan of that."""
+    plan = kept_plan(job, image)
+    if plan is None:
+        plan = yield from make_plan(job, image, stream)
+        _begin(job, image, plan)
+    here = plan.with_networks(networks)
+    steps = _done_in(client, count_there(job, plan), lambda some: one_by_one(job, image, here, some))
+    yield from _through("blocks", rounds_of(blocks_of(image, plan)), files_of(job, image).part, steps)
+    return here
+
+
+def _link_blocks(
+    job: StreamJob, image: Image, outlined: StreamPlan, stream: StreamSettings, client: "Client | None"
+) -> Task[StreamPlan]:
+    """Have the outlines of all slices linked to cells; return the plan of that."""
+    plan = kept_plan(job, image)
+    if plan is None:
+        sizes = link_size(job, image, outlined.preparation.zoom, stream)
+        plan = StreamPlan(outlined.preparation._replace(networks=None), *sizes)
+        _begin(job, image, plan)
+    on_block = partial(link_block, job, image, plan)
+    steps = _done_in(client, link_there(job, plan), partial(each, on_block))
+    yield from _through("link", rounds_of(blocks_of(image, plan)), files_of(job, image).part, steps)
+    return StreamPlan(outlined.preparation, *plan[1:])
 
 
 Steps = Callable[[Sequence[StreamBlock]], Iterator[int]]
@@ -213,7 +243,7 @@ def _second_pass(
     steps = _done_in(
         client,
         measure_there(job, plan, scale),
-        lambda some: measured_one_by_one(job, image, plan, some, scale),
+        partial(each, lambda block: measure_block(job, image, plan, block, scale)),
     )
     yield from _through("measure", [blocks], files.measured, steps)
     yield Progress("select", 0, 1)
@@ -224,19 +254,17 @@ def _finish(
     job: StreamJob,
     image: Image,
     plan: StreamPlan,
-    blocks: Sequence[StreamBlock],
     selected: Selected | None,
-    started: float,
+    found: _Found,
 ) -> Streamed:
     """Put the tables together, make the pyramid, and write how it was found."""
-    files = files_of(job, image)
+    files, blocks, fit = files_of(job, image), blocks_of(image, plan), found.fit
     maps = files.labels
     if job.family.gives == "density":
         maps = files.density
     if maps.exists():
         finish_array(maps, image)
-    fit = _fit([files.fit(block) for block in blocks])
-    provenance, notices, settings = _found_by(job, image, plan, fit, started)
+    provenance, notices, settings = _found_by(job, image, plan, found)
     result, analysis = Result(0.0, Cells.empty(len(image.label_axes)), provenance, fit=fit), None
     parts = [files.part(block) for block in blocks]
     if job.family.gives == "density":
@@ -264,12 +292,12 @@ def _finish(
 
 
 def _found_by(
-    job: StreamJob, image: Image, plan: StreamPlan, fit: float | None, started: float
+    job: StreamJob, image: Image, plan: StreamPlan, found: _Found
 ) -> tuple[Provenance, tuple[str, ...], Any]:
     """Return how an image was counted, what the user should know, and the settings of the family."""
-    preparation = plan.preparation
+    preparation, fit = plan.preparation, found.fit
     with open_context(image, load_models(job.model), job.settings, job.engine, preparation) as context:
-        seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - found.started
         provenance = provenance_of(context, image, names_of(job.model), preparation.zoom, seconds)
         rescaled = zoom_notice(preparation.zoom, job.engine.diameter_px)
         told = (context.engine.notice, warning(fit), _missing(image))
@@ -281,8 +309,9 @@ def _found_by(
     return replace(provenance, settings={**provenance.settings, **facts}), notices, settings
 
 
-def _fit(paths: Sequence[Path]) -> float | None:
+def _fit(job: StreamJob, image: Image, plan: StreamPlan) -> float | None:
     """Return how well a count can be expected to be, from what its blocks tell of their own cells."""
+    paths = map(files_of(job, image).fit, blocks_of(image, plan))
     told = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
     n_cells = sum(n for _, n in told)
     if not n_cells:

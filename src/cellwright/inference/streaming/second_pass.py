@@ -22,7 +22,7 @@ from cellwright.files.zarr import open_array
 from cellwright.inference.classify import CropScale, predict_classes
 from cellwright.inference.recipe import read_inputs
 from cellwright.inference.settings import InputFiles
-from cellwright.inference.streaming.block import part_of, placed
+from cellwright.inference.streaming.block import compact, part_of, placed
 from cellwright.inference.streaming.plan import (
     StreamBlock,
     StreamJob,
@@ -160,15 +160,10 @@ def _window_of(
     job: StreamJob, image: Image, plan: StreamPlan, block: StreamBlock, table: "pandas.DataFrame"
 ) -> _Window:
     """Return a block with what lies around it; ``table`` has one row for each of its own cells."""
-    import pandas
-
     wide = block.grown(image.spatial_shape, _margins(job, image, plan))
     part = part_of(image, wide)
     stored = np.asarray(open_array(files_of(job, image).labels)[wide.place(image.label_axes)])
-    codes, present = pandas.factorize(stored.ravel(), sort=True)  # tables of the numbers themselves are long
-    if not len(present) or present[0]:
-        codes, present = codes + 1, np.concatenate([[0], present])
-    labels = codes.astype(np.int32).reshape(stored.shape)
+    labels, present = compact(stored)
     found = result_of_labels(labels, part, is_volume=job.engine.link)
     numbers, ours = present[found.numbers], labels_of(block, len(blocks_of(image, plan)))
     own = np.flatnonzero((numbers >= ours.start) & (numbers < ours.stop))

@@ -45,27 +45,13 @@ SUMMED = ("label", "t", "z", "y", "x", "class", "score", "area_px", "volume_px",
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Selected:
-    """Which cells count, and where.
+    """Which cells count, and where."""
 
-    Parameters
-    ----------
-    membership : bool (N, regions)
-        Which of the cells that count lies in which region, block by block.
-    sizes
-        Pixels of the regions, see ``ops.measure.analysis.region_sizes``.
-    n_outside
-        Nuclei in no cell, where nuclei were given.
-    thresholds
-        Of the markers, by channel.
-    notices
-        Sentences for the user.
-    """
-
-    membership: NDArray[np.bool_]
-    sizes: NDArray[np.int64]
-    n_outside: int
-    thresholds: Mapping[str, float]
-    notices: tuple[str, ...]
+    membership: NDArray[np.bool_]  # (N, regions): which cell lies in which region, block by block
+    sizes: NDArray[np.int64]  # pixels of the regions, see ``ops.measure.analysis.region_sizes``
+    n_outside: int  # nuclei in no cell, where nuclei were given
+    thresholds: Mapping[str, float]  # of the markers, by channel
+    notices: tuple[str, ...]  # sentences for the user
 
 
 def select(job: StreamJob, image: Image, blocks: Sequence[StreamBlock]) -> Selected:
@@ -128,6 +114,8 @@ def analysis_of(
         pandas.read_csv(part, usecols=lambda name: job.whole_table or _is_summed(name)) for part in parts
     ]
     table = pandas.concat([one for one in tables if len(one)] or tables[:1], ignore_index=True)
+    whole = [name for name in table if table[name].dtype.kind == "i" and not _is_integer(str(name))]
+    table = table.astype(dict.fromkeys(whole, "float64"))  # of numbers that happen to be whole
     result = replace(result, count=float(len(table)), cells=_cells_of(job, image, table))
     tracks, lineages, copositive, n_outside = None, None, None, None
     if job.analysis.positive:
@@ -154,6 +142,10 @@ def analysis_of(
         lineages=lineages,
         notices=selected.notices,
     )
+
+
+def _is_integer(column: str) -> bool:
+    return column in ("label", "t", "nuclei") or column.startswith("box_")
 
 
 def _is_summed(column: str) -> bool:

@@ -1,7 +1,6 @@
 """Training a classifier: dataset folders with classes in, a classifier folder out."""
 
 import copy
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from cellwright.core.tasks import Progress, Task
-from cellwright.files.atomic import check_writable, write_text
+from cellwright.files.atomic import check_writable
 from cellwright.inference import device as devices
 from cellwright.models.classifier.network import Classifier, of_spec, save_classifier
+from cellwright.models.classifier.spec import ClassifierSpec
 from cellwright.training.classifier.cell_crops import (
     CellCrops,
     ClassDataset,
@@ -25,8 +25,9 @@ from cellwright.training.classifier.cell_crops import (
     spec_for,
 )
 from cellwright.training.classifier.settings import ClassifyTrainingSettings
-from cellwright.training.run_folder import CURVE
-from cellwright.training.trainer import EpochReport, average, descend
+from cellwright.training.run_folder import forget, only_scores, write_curve
+from cellwright.training.state import RunState, resume, save
+from cellwright.training.trainer import EpochReport, average, cosine, descend, set_rate
 
 SIZE_HIDDEN = 0.3  # share of crops whose relative size is not shown: it misleads where one class is alone
 SIZE_NOISE = 0.15  # octaves
@@ -74,12 +75,15 @@ def train_classifier(
     """Train a classifier on the split ``train`` of some datasets and return its folder (``output``).
 
     Yields an :class:`EpochReport` with the scores of the split ``val`` (empty without one) after each epoch.
-    What is kept is the running average of the weights at the end: the validation cells choose nothing.
+    A run that was stopped or killed resumes after its last epoch. What is kept is the running average of the
+    weights at the end: the validation cells choose nothing.
 
     Raises
     ------
     AnnotationError
         There are fewer than two classes, or points come without a diameter.
+    CheckpointError
+        The run in the output folder is damaged or of another network.
     WriteError
         The output folder cannot be written.
     """
@@ -90,16 +94,25 @@ def train_classifier(
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         classifier = of_spec(spec)
-    run = _Run.begin(classifier, settings, devices.choose(device))
-    while run.step < settings.steps:
-        yield from _epoch(run, training)
-        trained = Classifier(spec, copy.deepcopy(run.average).eval().cpu())
-        scores = yield from score(trained, validation)
-        yield _report(run, scores)
-    save_classifier(output, trained, scores.summary())
-    curve = json.dumps({"settings": asdict(settings), "epochs": run.history}, indent=1)
-    write_text(output / CURVE, curve + "\n")
+    torch_device = devices.choose(device)
+    network = classifier.network.to(torch_device)
+    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=settings.weight_decay)
+    state = RunState(network, copy.deepcopy(network), optimizer)
+    resume(state, output)
+    while state.step < settings.steps:
+        yield from _epoch(state, training, spec.crop_px, settings, torch_device)
+        scores = yield from score(_trained(spec, state), validation)
+        report = _report(state, settings, scores)
+        save(state, output)
+        yield report
+    save_classifier(output, _trained(spec, state), only_scores(state.history[-1]))
+    write_curve(output, asdict(settings), state.history)
+    forget(output)
     return output
+
+
+def _trained(spec: ClassifierSpec, state: RunState) -> Classifier:
+    return Classifier(spec, copy.deepcopy(state.average).eval().cpu())
 
 
 def score(classifier: Classifier, data: CellCrops, *, batch_size: int = 128) -> Task[Scores]:
@@ -117,45 +130,27 @@ def score(classifier: Classifier, data: CellCrops, *, batch_size: int = 128) -> 
     return Scores(classifier.spec.classes, confusion)
 
 
-@dataclass(slots=True)
-class _Run:
-    """The moving parts of a run."""
-
-    network: nn.Module
-    average: nn.Module
-    optimizer: torch.optim.Optimizer
-    settings: ClassifyTrainingSettings
-    device: torch.device
-    crop_px: int
-    step: int
-    losses: list[float]
-    history: list[dict[str, float]]
-
-    @classmethod
-    def begin(
-        cls, classifier: Classifier, settings: ClassifyTrainingSettings, device: torch.device
-    ) -> "_Run":
-        network = classifier.network.to(device)
-        optimizer = torch.optim.AdamW(network.parameters(), weight_decay=settings.weight_decay)
-        average = copy.deepcopy(network)
-        return cls(network, average, optimizer, settings, device, classifier.spec.crop_px, 0, [], [])
-
-
-def _epoch(run: _Run, training: CellCrops) -> Task[None]:
+def _epoch(
+    state: RunState,
+    training: CellCrops,
+    crop_px: int,
+    settings: ClassifyTrainingSettings,
+    torch_device: torch.device,
+) -> Task[None]:
     """Train until the next look at the validation cells."""
-    settings = run.settings
     weights = sampling_weights(training.classes.numpy(), settings.balance)
-    run.network.train()
-    run.losses.clear()
-    for _ in range(min(settings.steps_per_epoch, settings.steps - run.step)):
-        rng = np.random.default_rng((settings.seed, run.step))
+    state.network.train()
+    state.losses.clear()
+    torch.manual_seed(settings.seed + state.step)  # a resumed run drops out the same
+    for _ in range(min(settings.steps_per_epoch, settings.steps - state.step)):
+        rng = np.random.default_rng((settings.seed, state.step))
         rows = torch.from_numpy(rng.choice(len(training), settings.batch_size, p=weights))
-        cells, sizes = augmented(training, rows, run.crop_px, settings, rng)
-        for group in run.optimizer.param_groups:
-            group["lr"] = _rate(run.step, settings)
-        run.losses.append(_learn(run, cells, sizes, training.classes[rows]))
-        run.step += 1
-        yield Progress("train", run.step, settings.steps, f"loss {run.losses[-1]:.3f}")
+        cells, sizes = augmented(training, rows, crop_px, settings, rng)
+        set_rate(state.optimizer, _rate(state.step, settings))
+        batch = (cells, sizes, training.classes[rows])
+        state.losses.append(_learn(state, *(part.to(torch_device) for part in batch)))
+        state.step += 1
+        yield Progress("train", state.step, settings.steps, f"loss {state.losses[-1]:.3f}")
 
 
 def sampling_weights(classes: NDArray[np.int64], balance: float) -> NDArray[np.float64]:
@@ -212,22 +207,21 @@ def _recoloured(cells: Tensor, amount: float, rng: Rng) -> Tensor:
     return (cells + strength * noise).clamp(-0.5, 2.0)
 
 
-def _learn(run: _Run, cells: Tensor, sizes: Tensor, classes: Tensor) -> float:
+def _learn(state: RunState, cells: Tensor, sizes: Tensor, classes: Tensor) -> float:
     """Take one step, let the average weights follow, and return the loss."""
-    cells = cells.to(run.device, memory_format=torch.channels_last)
-    is_half = devices.choose_dtype(run.device) != torch.float32
-    with torch.autocast(run.device.type, torch.bfloat16, enabled=is_half):
-        logits = run.network(cells, sizes.to(run.device))
-    loss = functional.cross_entropy(logits.float(), classes.to(run.device), label_smoothing=SMOOTHING)
-    value = descend(run.network, run.optimizer, loss)
-    average(run.average, run.network, run.step, EMA_DECAY)
+    is_half = devices.choose_dtype(cells.device) != torch.float32
+    with torch.autocast(cells.device.type, torch.bfloat16, enabled=is_half):
+        logits = state.network(cells.to(memory_format=torch.channels_last), sizes)
+    loss = functional.cross_entropy(logits.float(), classes, label_smoothing=SMOOTHING)
+    value = descend(state.network, state.optimizer, loss)
+    average(state.average, state.network, state.step, EMA_DECAY)
     return value
 
 
 def _rate(step: int, settings: ClassifyTrainingSettings) -> float:
     """Warm-up, then a cosine down to a hundredth."""
-    warm_up = min(1.0, (step + 1) / min(WARMUP_STEPS, settings.steps / 5))
-    return settings.rate * warm_up * (0.505 + 0.495 * math.cos(math.pi * step / settings.steps))
+    rise = min(1.0, (step + 1) / min(WARMUP_STEPS, settings.steps / 5))
+    return settings.rate * rise * cosine(step, settings.steps)
 
 
 def _middle(kept: Tensor, size: int) -> Tensor:
@@ -235,8 +229,8 @@ def _middle(kept: Tensor, size: int) -> Tensor:
     return kept[..., first : first + size, first : first + size]
 
 
-def _report(run: _Run, scores: Scores) -> EpochReport:
-    loss, rate, summary = float(np.mean(run.losses)), _rate(run.step, run.settings), scores.summary()
-    run.history.append({"step": run.step, "loss": loss, "rate": rate, **summary})
+def _report(state: RunState, settings: ClassifyTrainingSettings, scores: Scores) -> EpochReport:
+    loss, rate, summary = float(np.mean(state.losses)), _rate(state.step, settings), scores.summary()
+    state.history.append({"step": state.step, "loss": loss, "rate": rate, **summary})
     note = " · ".join([f"loss {loss:.3f}", *(f"{name} {value:.3f}" for name, value in summary.items())])
-    return EpochReport("epoch", run.step, run.settings.steps, note, loss, rate, summary)
+    return EpochReport("epoch", state.step, settings.steps, note, loss, rate, summary)

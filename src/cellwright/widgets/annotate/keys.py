@@ -18,6 +18,7 @@ class Tool:
     ----------
     kind
         ``brush``: a mode of napari's Labels layer. ``drag``: the mouse draws. ``click``: the mouse points.
+        ``prompt``: it points or draws a box, with keys held.
         ``cell``: the key acts at once on the cell under the cursor, the button on each cell then clicked.
         ``once``: key and button do the same at once.
     help
@@ -38,7 +39,7 @@ TOOLS = (
     ),
     Tool("erase", "Erase", "E", "brush", "Draw", "Take pixels away from any cell."),
     Tool("fill", "Fill", "F", "brush", "Draw", "Give a whole area to the cell that the brush draws."),
-    Tool("add", "Add", "C", "click", "Draw", "Click: the model outlines the cell, or a disc is drawn."),
+    Tool("add", "Add", "C", "prompt", "Draw", "Click a cell or drag a box around it: the model outlines it."),
     Tool("delete", "Delete", "D", "cell", "Cells", "Make the cell background."),
     Tool("merge", "Merge", "M", "drag", "Cells", "Drag from one cell to another, which joins the first."),
     Tool("cut", "Cut", "S", "drag", "Cells", "Split a cell along the line you draw across it."),
@@ -67,6 +68,12 @@ TOOLS = (
 )
 BY_NAME = {tool.name: tool for tool in TOOLS}
 CLASS_HELP = "Class of the cell under the cursor; 0 takes it away"
+PROMPT_HELP = (  # keys while a cell is added
+    ("Shift+click", "Add: not this", "What is there does not belong to the cell; a plain click: it does."),
+    ("Ctrl+click", "Add: next", "Keep the cell that is prompted for, and begin the next one here."),
+    ("Enter", "Add: keep", "Keep the cell that is prompted for; Accept too. Escape drops it."),
+    ("Ctrl+Z", "Add: undo", "Take the last click or box back, as long as the cell is not kept."),
+)
 NOTE = (
     "Keys that change a cell take the one under the cursor; where there is none, the one in review.<br>"
     "They work while the annotation is the active layer."
@@ -75,7 +82,7 @@ HINTS = {
     "paint": "Draw with the mouse. [ and ] change the brush; P over a cell continues that cell.",
     "erase": "Erase with the mouse. [ and ] change the brush.",
     "fill": "Click an area to fill it.",
-    "add": "Click in the middle of a cell that is missing.",
+    "add": "Click a missing cell, or drag a box around it. Shift+click: not this. Enter keeps it.",
     "delete": "Click what is not a cell.",
     "merge": "Drag from one cell to the other. Beside cells the mouse moves the image.",
     "cut": "Draw a line across a cell. Space held down: move the image.",
@@ -103,6 +110,7 @@ def cheat_sheet() -> str:
         rows += [_row(key_text(tool), tool.title, tool.help) for tool in TOOLS if tool.group == group]
     rows.append('<tr><td colspan="3"><br><b>More</b></td></tr>')
     rows.append(_row("1 … 9", "Class", f"{CLASS_HELP}."))
+    rows += [_row(*line) for line in PROMPT_HELP]
     rows.append(_row("Space", "Hold", "While it is down the mouse moves the image."))
     rows.append(_row(HELP_KEY, "Help", "This sheet; F1 too."))
     return f'<table cellspacing="3">{"".join(rows)}</table>'

@@ -9,11 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 from cellwright.core.errors import CellwrightError
 from cellwright.ops.label_changes import Box
 from cellwright.widgets.annotate.layer import AnnotationLayer
-from cellwright.widgets.shared.coordinates import whole_placement
-from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.layer_factory import COLOUR
-from cellwright.widgets.shared.layer_io import REGIONS_NAME
-from cellwright.widgets.shared.napari_private import camera_of
+from cellwright.widgets.shared.layer_io import REGIONS_NAME, add_overlay, screen_px
 
 OVERLAY_NAME = "marks"  # of the layer, as it has always been
 DRAWN_COLOUR = "#ffe066"
@@ -63,9 +60,9 @@ class Overlay:
         if self.layer is None:
             if self._drawn is None and self._cell is None:
                 return
-            self._layer = _add_shapes(self._view, OVERLAY_NAME, {})
+            self._layer = add_overlay(self._view.viewer, self._view.layer, OVERLAY_NAME, {})
         assert self._layer is not None
-        width = self._width()
+        width = 2 * screen_px(self._view.viewer, self._view.layer)
         self._layer.data = []
         if self._drawn is not None:
             self._add_drawn(self._layer, self._drawn, width)
@@ -84,12 +81,6 @@ class Overlay:
         corners = np.repeat(vertices, 4, axis=0)
         corners[:, -2:] += 2 * width * np.array([[-1, -1], [-1, 1], [1, 1], [1, -1]])
         layer.add_ellipses([corners], face_color=DRAWN_COLOUR, **style)
-
-    def _width(self) -> float:
-        """Two pixels of the screen, in those of the image."""
-        step = float(np.abs(self._view.layer.scale[-1])) or 1.0
-        zoom = float(camera_of(self._view.viewer).zoom)
-        return max(2.0 / max(zoom * step, 1e-6), 0.05)
 
 
 class Regions:
@@ -114,7 +105,9 @@ class Regions:
         if not is_there:
             if not regions:
                 return
-            self.layer = _add_shapes(self._view, REGIONS_NAME, {"region": np.zeros(0, int)})
+            self.layer = add_overlay(
+                self._view.viewer, self._view.layer, REGIONS_NAME, {"region": np.zeros(0, int)}
+            )
             self.layer.events.data.connect(self._on_data)
         assert self.layer is not None
         self._is_showing = True
@@ -179,21 +172,3 @@ def rectangles_of(view: AnnotationLayer, box: Box) -> list[NDArray[np.float64]]:
     return [
         rectangle_of(view, box, tuple(a + b for a, b in zip(lead, starts, strict=True))) for lead in leads
     ]
-
-
-def _add_shapes(view: AnnotationLayer, name: str, features: dict[str, Any]) -> Shapes:
-    """Add an empty Shapes layer that lies on the annotation, which stays the active layer."""
-    active = view.viewer.layers.selection.active
-    layer = view.viewer.add_shapes(
-        ndim=view.layer.ndim,
-        name=name,
-        features=features,
-        face_color="transparent",
-        edge_color=COLOUR,
-        metadata={METADATA: {"annotation": name}},
-        **whole_placement(view.layer),
-    )
-    if active is not None:
-        view.viewer.layers.selection.active = active
-    found: Shapes = layer
-    return found

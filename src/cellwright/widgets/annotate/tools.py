@@ -16,10 +16,9 @@ from cellwright.ops.label_changes import joined
 from cellwright.widgets.annotate.keys import BY_NAME, N_CLASS_KEYS, TOOLS
 from cellwright.widgets.annotate.layer import AnnotationLayer
 from cellwright.widgets.annotate.overlays import Overlay, box_of
-from cellwright.widgets.shared.point_prompt import CLICK_PX
+from cellwright.widgets.shared.point_prompt import CLICK_PX, LEFT, prompt_drag
 
 BRUSHES = {"paint": "paint", "erase": "erase", "fill": "fill"}
-LEFT = 1  # button of the mouse
 CELL = "class"  # the tool that gives each cell that is clicked the chosen class
 
 Point = NDArray[np.float64]
@@ -31,7 +30,7 @@ class ToolBox(QObject):
     chosen = Signal(str)  # name of the active tool, '' for none
     done = Signal(str)  # what was done, for people
     failed = Signal(object)  # Exception
-    asked = Signal(object)  # Point at which a cell is to be added
+    asked = Signal(object, str)  # points (1, D) or corners (2, D) that tell of a cell, and what a click says
     pressed = Signal(str)  # a key of a tool that others do: accept, next, hide, ...
 
     def __init__(self, view: AnnotationLayer, parent: QObject | None = None) -> None:
@@ -42,6 +41,7 @@ class ToolBox(QObject):
         self.step_px = 1.0
         self.goes_through_slices = False
         self.fallback: Callable[[], int | None] = lambda: None  # the cell in review
+        self.takes: Callable[[str], bool] = lambda _: False  # whether a key meant the cell prompted for
         self._first_seed: Point | None = None
         self._is_choosing = False
         self.is_panning = False  # while the space bar is down the mouse moves the image
@@ -77,7 +77,7 @@ class ToolBox(QObject):
             if name in BRUSHES:
                 layer.preserve_labels = name == "paint"  # a brush spares the neighbours
             else:
-                layer.mouse_pan = name not in ("cut", "region")
+                layer.mouse_pan = name not in ("cut", "region", "add")
         finally:
             self._is_choosing = False
         if name:
@@ -106,7 +106,7 @@ class ToolBox(QObject):
 
     def once(self, name: str) -> None:
         """Do what takes no cell: undo, redo; the rest is for others to do."""
-        if self.view.is_painting:
+        if self.view.is_painting or self.takes(name):
             return
         if name == "undo":
             self._undo()
@@ -182,8 +182,14 @@ class ToolBox(QObject):
 
     # -- what mouse and keys tell -------------------------------------------------------------------------
 
+    def keep(self) -> None:
+        """Keep the cell that is prompted for."""
+        self.takes("accept")
+
     def cancel(self) -> None:
-        """Forget the first of two clicks, else put the tool down."""
+        """Drop the cell that is prompted for, else forget the first of two clicks, else put the tool down."""
+        if self.takes("cancel"):
+            return
         if self._first_seed is not None:
             self._forget_seed()
         else:
@@ -213,13 +219,17 @@ class ToolBox(QObject):
         else:
             self.overlay.show_drawn(np.array(points))
 
+    def draw_box(self, corners: Point | None) -> None:
+        """Show the box that is dragged around a cell; None takes it away."""
+        if corners is not None:
+            corners = _outline(*corners)
+        self.overlay.show_drawn(corners)
+
     def click(self, point: Point | None) -> None:
         """Do what the active tool does at a point."""
         if point is None:
             return
-        if self.name == "add":
-            self.asked.emit(point)
-        elif self.name == "split":
+        if self.name == "split":
             self._add_seed(point)
         else:
             self.change(self.name, self.number_at(point))
@@ -315,6 +325,7 @@ class InputHandler:
             self._bind_key(str(category + 1), partial(tools.class_target, category))
         self._bind_key("0", partial(tools.class_target, None))
         self._bind_key("Escape", tools.cancel)
+        self._bind_key("Enter", tools.keep)
         self._bind_key("F1", lambda: tools.pressed.emit("help"))
         self._layer.bind_key("Space", self._hold, overwrite=True)
         self._keys.append("Space")
@@ -344,6 +355,9 @@ class InputHandler:
             return None
         if kind == "drag":
             return self._drag(event)
+        if kind == "prompt":
+            tools = self._tools
+            return prompt_drag(event, tools.view.point_of, tools.draw_box, tools.asked.emit)
         return self._click(event)
 
     def _click(self, event: Any) -> Iterator[None]:

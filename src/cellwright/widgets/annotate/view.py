@@ -34,7 +34,7 @@ from cellwright.widgets.shared.combos import (
 from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.job_bar import JobBar
 from cellwright.widgets.shared.layer_factory import class_colour
-from cellwright.widgets.shared.style import message_label, panel_layout, row, set_state
+from cellwright.widgets.shared.style import form_layout, message_label, panel_layout, row, set_state
 
 N_COLUMNS = 4
 FILES_HEIGHT_PX = 150
@@ -102,7 +102,7 @@ class AnnotatePanel(QWidget):
     def show_session(self, *, is_open: bool) -> None:
         """Show the tools while there is something to annotate, else what is needed to begin."""
         self.work.setVisible(is_open)
-        for widget in (self.image, self.channel, self.start):
+        for widget in (self.image, self.channel, self.start, self.outline):
             widget.setEnabled(not is_open)
         if is_open:
             self.begin.setText("Finish")
@@ -169,12 +169,17 @@ class AnnotatePanel(QWidget):
             none="Nothing: an empty image",
             follows_active=True,
         )
-        form = QFormLayout()
-        form.setSpacing(6)
-        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form = form_layout()
         form.addRow("Image", self.image)
         form.addRow("Channel", self.channel)
         form.addRow("Begin with", self.start)
+        self.outline = QCheckBox("Outline each by the model")
+        self.outline.setToolTip(
+            "Have the model outline the cell at each point, or in the box around each shape. Without this, "
+            "points become discs and shapes cells as they are."
+        )
+        self.outline.setVisible(False)
+        form.addRow(self.outline)
         self.model = ModelComboBox(
             "What outlines added cells, checks in the mirrored image, counts a folder, and is taught.",
             accepts=lambda entry: "Labels" in registry.get(entry.spec.family).returns,
@@ -367,9 +372,7 @@ class ExportSection(CollapsibleSection):
         self.save_as.setToolTip("Save the cells as a file of this format.")
         self.format.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.job = JobBar()
-        form = QFormLayout()
-        form.setSpacing(6)
-        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form = form_layout()
         form.addRow("Split", self.split)
         form.addRow(self.complete)
         form.addRow(self.replaces)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer, Points, Shapes
 from qtpy.compat import isalive
@@ -15,6 +16,7 @@ from superqt.utils import QSignalDebouncer
 from cellwright.annotation.review_queue import mirror_disagreement
 from cellwright.core.errors import CellwrightError
 from cellwright.inference.settings import EngineSettings
+from cellwright.widgets.annotate.adder import wishes_of
 from cellwright.widgets.annotate.context import AnnotationContext
 from cellwright.widgets.annotate.export import Exporter
 from cellwright.widgets.annotate.keys import HELP_KEY, HINTS, CheatSheet
@@ -25,7 +27,7 @@ from cellwright.widgets.annotate.tools import CELL
 from cellwright.widgets.annotate.view import NO_REVIEW, AnnotatePanel
 from cellwright.widgets.shared.coordinates import Channel
 from cellwright.widgets.shared.edited_layers import METADATA
-from cellwright.widgets.shared.layer_io import image_of
+from cellwright.widgets.shared.layer_io import image_layer, image_of
 from cellwright.widgets.shared.messages import (
     ANNOTATE,
     TRAIN,
@@ -147,6 +149,10 @@ class AnnotateWidget(QWidget):
         try:
             path = journal_path(image_of(image, channel), self.model.journals)
             diameter = self.panel.settings.diameter.value()
+            wishes = []
+            if isinstance(start, Points | Shapes) and self.panel.outline.isChecked():
+                in_sight = np.asarray(self.viewer.dims.point, float)
+                wishes, start = wishes_of(start, image_layer(image), channel, in_sight), None
             opened = start_session(image, channel, start, journal=path, diameter_px=diameter)
         except CellwrightError as error:
             self.model.fail(error)
@@ -154,6 +160,8 @@ class AnnotateWidget(QWidget):
         if isinstance(start, Points):
             self.panel.show_message(PIXELS_HINT)
         self.model.open(opened)
+        assert self.model.context is not None
+        self.model.context.adder.add_each(wishes)
 
     def _on_resume_clicked(self) -> None:
         if self.choices.offered is None or self.model.session is not None:
@@ -200,7 +208,7 @@ class AnnotateWidget(QWidget):
         tools, review, adder = context.tools, context.review, context.adder
         tools.chosen.connect(self._on_tool_chosen)
         tools.pressed.connect(self._on_key_pressed)
-        tools.asked.connect(adder.add)
+        tools.asked.connect(adder.prompt)
         for part in (tools, adder):
             part.done.connect(self.model.tell)
             part.failed.connect(self.model.fail)
@@ -362,6 +370,7 @@ class AnnotateChoices(QObject):
         panel.image.chosen.connect(self._on_image_chosen)
         panel.start.usual = self._usual_start
         panel.start.follows = lambda layer: not isinstance(layer, Shapes)  # mostly regions to count in
+        panel.start.chosen.connect(self._on_start_chosen)
         panel.image.follow(model.viewer)
         panel.start.follow(model.viewer)
         self._on_image_chosen()
@@ -394,6 +403,9 @@ class AnnotateChoices(QObject):
         found = [one for one in self._panel.start.listed if isinstance(one, Labels)]
         own = [one for one in found if one.metadata.get(METADATA, {}).get("source") == image]
         return next(iter(own or found), None)
+
+    def _on_start_chosen(self) -> None:
+        self._panel.outline.setVisible(isinstance(self.start, Points | Shapes))
 
     def _on_image_chosen(self) -> None:
         self._panel.begin.setEnabled(self.image is not None)

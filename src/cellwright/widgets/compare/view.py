@@ -25,7 +25,7 @@ from cellwright.widgets.compare.model import Compared, usual_pair
 from cellwright.widgets.shared.combos import ChannelComboBox, LayerComboBox, ModelComboBox, is_image
 from cellwright.widgets.shared.job_bar import JobBar
 from cellwright.widgets.shared.messages import duration, number_text
-from cellwright.widgets.shared.style import chip, message_label, panel_layout, set_state
+from cellwright.widgets.shared.style import chip, form_layout, message_label, panel_layout, set_state
 
 LONGEST_NAME = 30  # letters of a model's name that fit into the panel
 LONGEST_LARGE = 6  # characters of a count that fit twice, large
@@ -139,9 +139,7 @@ class ComparePanel(QWidget):
             ModelComboBox("One of the models to count with.", usual=lambda known: usual_pair(known)[0]),
             ModelComboBox("The other model to count with.", usual=lambda known: usual_pair(known)[1]),
         )
-        form = QFormLayout()
-        form.setSpacing(6)
-        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form = form_layout()
         for title, box in (("Images", self.data), ("Channel", self.channel), ("Truth", self.truth)):
             form.addRow(title, box)
         self.first.choose_preferred()

@@ -3,23 +3,20 @@
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from tempfile import gettempdir
 from typing import Any
 
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer
 
-from cellwright.core.data import Image
 from cellwright.core.tasks import Progress, Task
-from cellwright.files.atomic import check_writable, plain_name
+from cellwright.files.atomic import plain_name
 from cellwright.files.zarr import open_levels
-from cellwright.inference.image_count import LARGE_PIXELS
+from cellwright.inference.image_count import LARGE_PIXELS, folder_beside
 from cellwright.widgets.count.count_request import CountOutcome, Request, count_task
 from cellwright.widgets.count.model import CountModel
 from cellwright.widgets.shared.layer_factory import DENSITY_COLOURMAP, OUTLINE_PX, bright_colours
 from cellwright.widgets.shared.layer_io import TITLES, Source, remove
 
-FOLDER = "cellwright results"  # beside the image
 FILES = "cellwright_files"  # key in the metadata of a layer whose cells are in files
 
 
@@ -85,7 +82,7 @@ def whole_task(request: Request) -> Task[WholeCount]:
 
     source = request.source
     image = replace(source.image, name=plain_name(source.image.name))
-    folder = folder_for(image)
+    folder = folder_beside(image)
     job = StreamJob(
         image,
         folder,
@@ -101,18 +98,6 @@ def whole_task(request: Request) -> Task[WholeCount]:
     provenance = found.provenance
     line = f"{found.count:,.0f} cells · {provenance.model} · {provenance.seconds:.0f} s"
     return WholeCount(found.count, line, folder, found.notices, layer)
-
-
-def folder_for(image: Image) -> Path:
-    """Return the folder of the results of an image: beside its file, else in that for temporary files."""
-    if image.source and Path(image.source).exists():
-        folder = Path(image.source).absolute().parent / FOLDER
-        try:
-            check_writable(folder)
-        except Exception:  # noqa: BLE001 - wherever that is, there is another place
-            return Path(gettempdir()) / FOLDER
-        return folder
-    return Path(gettempdir()) / FOLDER
 
 
 def layer_of(path: Path, source: Source) -> Layer:

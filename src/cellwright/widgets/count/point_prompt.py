@@ -1,13 +1,13 @@
 """Asking by click: is there a cell here? Where there is, it is added to the cells of the last count."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image as ImageLayer
 from numpy.typing import NDArray
-from qtpy.QtCore import QObject
+from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QAbstractButton
 from superqt.utils import QSignalDebouncer
 
@@ -16,17 +16,23 @@ from cellwright.core.data import Cells, Image, Provenance, Result
 from cellwright.core.errors import CellwrightError, WrongLayerError
 from cellwright.core.tasks import Progress, Task
 from cellwright.models import registry, store
+from cellwright.ops.codecs.prompts import Prompts
 from cellwright.widgets.count.count_request import CountOutcome, show_task
 from cellwright.widgets.count.model import CountModel
 from cellwright.widgets.shared.coordinates import axis_of, pixel_at
 from cellwright.widgets.shared.edited_layers import ASKED
 from cellwright.widgets.shared.layer_io import Source, image_layer, source_of
 from cellwright.widgets.shared.point_prompt import (
-    CLICK_PX,
+    LEFT,
     MOST_KNOWN,
+    NEGATIVE,
+    NEXT,
+    PROMPT_KEYS,
     PromptContext,
+    PromptDraft,
+    PromptOverlay,
     PromptPoint,
-    encode_task,
+    prompt_drag,
     prompt_family,
     questions_task,
 )
@@ -38,31 +44,35 @@ WAIT_MS = 50  # between looks whether the model is free for clicks that wait
 
 
 class PointPromptTool(QObject):
-    """While its button is down, clicks on the image ask the model.
+    """While its button is down, clicks and boxes on the image prompt the model for a cell.
 
-    The network looks at the image once, beside the viewer; clicks after that are answered at once.
+    The network looks at the image once, beside the viewer; clicks after that are answered at once. The cell
+    is shown as it would be; Enter adds it to those of the count.
     """
+
+    pending = Signal(bool)  # whether a cell is prompted for
 
     def __init__(self, model: CountModel, button: QAbstractButton) -> None:
         super().__init__(button)
         self._model, self._viewer, self._button = model, model.viewer, button
         self._subject: PromptContext | None = None
         self._questions: PointPredictor | None = None
+        self.draft = PromptDraft()
+        self._layer: ImageLayer | None = None  # whose mouse and keys are ours
+        self._overlay: PromptOverlay | None = None
         self._pending: list[tuple[PromptPoint, PromptedCell]] = []
-        self._waiting: list[Any] = []  # clicks while the network looks at the image
+        self._waiting: list[Callable[[], None]] = []  # what is done once the network has looked at the image
         self._soon = QSignalDebouncer(parent=self)
         self._soon.setTimeout(WAIT_MS)
-        self._soon.triggered.connect(self._ask_waiting)
+        self._soon.triggered.connect(self._go_on)
         button.toggled.connect(self._on_ask_toggled)
         model.outcome_changed.connect(self._add_pending)
 
+    # -- mouse and keys -----------------------------------------------------------------------------------
+
     def _on_ask_toggled(self, is_on: bool) -> None:  # noqa: FBT001 - Qt calls it
-        callbacks = self._viewer.mouse_drag_callbacks
         if not is_on:
-            self._subject = self._questions = None
-            self._waiting.clear()
-            if self._on_mouse_drag in callbacks:
-                callbacks.remove(self._on_mouse_drag)
+            self._let_go()
             return
         try:
             layer = image_layer(self._model.inputs().layer)
@@ -71,71 +81,216 @@ class PointPromptTool(QObject):
             self._button.setChecked(False)
             self._model.fail(error)
             return
+        self._viewer.mouse_drag_callbacks.append(self._on_mouse_drag)
+        self._take(layer)
+        self._prepare(subject, None, None)
+
+    def _let_go(self) -> None:
+        """Free mouse and keys."""
+        self._subject = self._questions = None
+        self._waiting.clear()
+        if self._on_mouse_drag in self._viewer.mouse_drag_callbacks:
+            self._viewer.mouse_drag_callbacks.remove(self._on_mouse_drag)
+        self._take(None)
+
+    def _take(self, layer: ImageLayer | None) -> None:
+        """Listen to the mouse and keys of this image from now on; what was not kept of another is dropped."""
+        self.draft.clear()
+        if self._layer is not None:
+            self._layer.mouse_pan = True
+            for key in self._keys():
+                self._layer.bind_key(key, None)
+        if self._overlay is not None:
+            self._overlay.close()
+        self._layer, self._overlay = layer, None
+        self.pending.emit(False)  # noqa: FBT003 - a signal
+        if layer is None:
+            return
         self._viewer.layers.selection.active = layer  # so that a click paints or adds nothing else
-        callbacks.append(self._on_mouse_drag)
-        self._prepare(subject, None)
+        self._overlay = PromptOverlay(self._viewer, layer, self._in_layer)
+        layer.mouse_pan = False  # a drag draws a box
+        for key, act in self._keys().items():
+            layer.bind_key(key, act, overwrite=True)
 
-    def _on_mouse_drag(self, _: Any, event: Any) -> Iterator[None]:
-        start = np.array(event.pos)
+    def _keys(self) -> dict[str, Callable[[Any], Any]]:
+        return {
+            "Enter": lambda _: self.keep(),
+            "Escape": lambda _: self.drop(),
+            "Control-Z": lambda _: self.undo(),
+            "Space": self._hold,
+        }
+
+    def _hold(self, layer: Any) -> Iterator[None]:
+        """Let the mouse move the image while the key is down."""
+        layer.mouse_pan = True
         yield
-        while event.type == "mouse_move":
-            yield
-        if np.linalg.norm(np.array(event.pos) - start) <= CLICK_PX:
-            self.ask(event.position)
+        layer.mouse_pan = self._layer is None
 
-    def ask(self, position: Any) -> None:
-        """Ask at a place of the world: add the cell there, or tell how unlikely there is one."""
-        if self._model.is_busy:
-            self._waiting.append(position)
-            self._soon.throttle()
+    def _on_mouse_drag(self, _: Any, event: Any) -> Iterator[None] | None:
+        is_moving = self._layer is not None and self._layer.mouse_pan
+        if is_moving or getattr(event, "button", LEFT) != LEFT:
+            return None
+        return prompt_drag(event, lambda one: np.asarray(one.position, float), self._draw, self._on_prompted)
+
+    def _draw(self, corners: NDArray[np.float64] | None) -> None:
+        """Show the box while it is dragged."""
+        layer = self._layer
+        if layer is None or self._overlay is None:
+            return
+        if corners is None:
+            self._overlay.show(self.draft)
             return
         try:
-            layer = image_layer(self._model.inputs().layer)
-            spot = self._spot(layer, position)
-            subject = self._subject_at(layer, spot.frame)
-            if self._questions is None or self._subject is None or subject.key != self._subject.key:
-                self._prepare(subject, spot)
-            else:
-                self._answer(self._questions, spot)
-        except CellwrightError as error:
-            self._model.fail(error)
+            shown = PromptDraft()
+            spots = [self._spot(layer, corner) for corner in corners]
+            shown.add(spots, self._source(layer).image.label_shape[-2:])
+        except CellwrightError:
+            return  # told once the mouse is released
+        self._overlay.show(shown)
 
-    def _ask_waiting(self) -> None:
-        """Answer the clicks that came while the model was busy, in their order."""
+    def _on_prompted(self, places: NDArray[np.float64], said: str) -> None:
+        if len(places) > 1:
+            self.box(*places)
+            return
+        if said == NEXT:
+            self.keep()
+        self.ask(places[0], is_positive=said != NEGATIVE)
+
+    # -- prompts ------------------------------------------------------------------------------------------
+
+    def ask(self, position: Any, *, is_positive: bool = True) -> None:
+        """Prompt at a place of the world: the cell is there, or is not; tell where there is none."""
+        self._do(lambda: self._prompt([position], is_positive=is_positive))
+
+    def box(self, first: Any, last: Any) -> None:
+        """Prompt for the cell in a box between two places of the world."""
+        self._do(lambda: self._prompt([first, last], is_positive=True))
+
+    def keep(self) -> None:
+        """Add the cell that is prompted for to the count."""
+        self._do(self._keep)
+
+    def drop(self) -> None:
+        """Forget what is prompted for."""
+        self._waiting.clear()
+        if self.draft.prompts is not None:
+            self._forget()
+            self._tell("Dropped.")
+
+    def undo(self) -> None:
+        """Take the last prompt back."""
+        self._do(self._undo)
+
+    def _do(self, act: Callable[[], None]) -> None:
+        """Act at once, or when what runs now has ended, in the order of the calls."""
+        self._waiting.append(act)
+        self._go_on()
+
+    def _go_on(self) -> None:
         while self._waiting and not self._model.is_busy:
-            self.ask(self._waiting.pop(0))
+            self._waiting.pop(0)()
         if self._waiting:
             self._soon.throttle()
 
-    def _prepare(self, subject: PromptContext, spot: PromptPoint | None) -> None:
-        """Have the network look at the frame, then answer at the spot, if there is one."""
+    def _prompt(self, positions: list[Any], *, is_positive: bool) -> None:
+        before = self.draft.prompts
+        try:
+            layer = image_layer(self._model.inputs().layer)
+            if layer is not self._layer:
+                self._take(layer)
+            spots = [self._spot(layer, position) for position in positions]
+            self.draft.add(spots, self._source(layer).image.label_shape[-2:], is_positive=is_positive)
+            self._answer(self._subject_at(layer, spots[0].frame))
+        except CellwrightError as error:
+            if self.draft.prompts is not before:
+                self.draft.undo()
+            self._show_draft()
+            self._model.fail(error)
+
+    def _undo(self) -> None:
+        self.draft.undo()
+        if self.draft.prompts is None or self._subject is None:
+            self._forget()
+            return
+        self._try_to_answer(self._subject)
+
+    def _try_to_answer(self, subject: PromptContext) -> None:
+        try:
+            self._answer(subject)
+        except CellwrightError as error:
+            self.draft.undo()
+            self._show_draft()
+            self._model.fail(error)
+
+    def _forget(self) -> None:
+        self.draft.clear()
+        self._show_draft()
+
+    def _show_draft(self) -> None:
+        if self._overlay is not None:
+            self._overlay.show(self.draft)
+        self.pending.emit(self.draft.prompts is not None)
+
+    def _prepare(
+        self, subject: PromptContext, prompts: Prompts | None, questions: "PointPredictor | None"
+    ) -> None:
+        """Have the network look at what is prompted, then answer, if there is something."""
 
         def on_returned(questions: "PointPredictor") -> None:
             self._subject, self._questions = subject, questions
-            if spot is None:
-                self._model.tell("Click on a cell that was missed.")
-            else:
-                self._answer(questions, spot)
+            if prompts is None:
+                self._model.tell("Click on a cell that was missed, or drag a box around it.")
+            elif self.draft.prompts is prompts:
+                self._try_to_answer(subject)
 
-        self._model.start(questions_task(subject, spot), on_returned)
+        self._model.start(questions_task(subject, prompts, questions), on_returned)
 
-    def _answer(self, questions: "PointPredictor", spot: PromptPoint) -> None:
-        task = questions.encode(spot.point)
-        if next(task, None) is not None:  # a part of a large image that the network has not seen
-            self._model.start(encode_task(questions, spot), lambda _: self._answer(questions, spot))
+    def _answer(self, subject: PromptContext) -> None:
+        """Show the cell that the prompts tell of; begin to look at the image where that is not done."""
+        prompts, questions = self.draft.prompts, self._questions
+        assert prompts is not None
+        if self._subject is None or subject.key != self._subject.key:
+            questions = None
+        if questions is None or next(questions.encode_for(prompts), None) is not None:
+            self._show_draft()
+            self._prepare(subject, prompts, questions)
             return
-        probability = float(questions.probability(spot.point[np.newaxis])[0])
-        cell = questions.cell_at(spot.point)
-        if cell is None:
+        cell = questions.segment(prompts)
+        if cell is None and prompts.is_click:
+            probability = float(questions.probability(prompts.positive)[0])
+            self._forget()
             self._tell(f"No cell here: probability {probability:.2f}.")
             return
+        if cell is None:
+            self.draft.undo()
+            self._show_draft()
+            self._tell("The model sees no cell in this box.")
+            return
+        known = self._known(self._draft_spot(cell), cell)
+        if known and prompts.is_click:
+            self._forget()
+            self._tell(f"This is cell {known} already: score {cell.score:.2f}.")
+            return
+        self.draft.cell, self.draft.outlines = cell, cell.outlines
+        self._show_draft()
+        self._tell(f"A cell, score {cell.score:.2f}. {PROMPT_KEYS}")
+
+    def _keep(self) -> None:
+        cell = self.draft.cell
+        if cell is None:
+            return
+        spot = self._draft_spot(cell)
         known = self._known(spot, cell)
+        self._forget()
         if known:
-            self._tell(f"This is cell {known} already: probability {probability:.2f}.")
+            self._tell(f"This is cell {known} already: score {cell.score:.2f}.")
             return
         self._pending.append((spot, cell))
-        self._tell(f"Cell added: probability {probability:.2f}.")
+        self._tell(f"Cell added: score {cell.score:.2f}.")
         self._add_pending()
+
+    def _draft_spot(self, cell: "PromptedCell") -> PromptPoint:
+        return PromptPoint(self.draft.frame, np.asarray(cell.point, float))
 
     def _known(self, spot: PromptPoint, cell: "PromptedCell") -> int:
         """Return the number of the counted cell that covers most of the answered one, else 0."""
@@ -158,6 +313,16 @@ class PointPromptTool(QObject):
     def _tell(self, text: str) -> None:
         self._model.tell(text)
         self._viewer.status = text
+
+    def _in_layer(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return points in pixels of what is counted in pixels of the image layer."""
+        layer = image_layer(self._model.inputs().layer)
+        placed: NDArray[np.float64] = points + np.asarray(self._source(layer).offset)
+        axis = axis_of(self._model.inputs().channel)
+        if axis is None:
+            return placed
+        shown = layer.world_to_data(self._viewer.dims.point)[axis]
+        return np.insert(placed, axis, shown, axis=1)
 
     def _counted(self) -> CountOutcome | None:
         """Return the last count where its cells can be added to: of this image, and no preview."""

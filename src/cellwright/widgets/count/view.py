@@ -37,6 +37,7 @@ from cellwright.widgets.shared.form import SettingsForm, is_threshold, names_of
 from cellwright.widgets.shared.job_bar import JobBar
 from cellwright.widgets.shared.style import (
     folded,
+    form_layout,
     message_label,
     panel_layout,
     put,
@@ -305,18 +306,33 @@ class CountPanel(QWidget):
         layout.addWidget(self.save)
         return card
 
-    def _tools(self) -> QHBoxLayout:
+    def show_prompted(self, *, is_pending: bool) -> None:
+        """Show how the cell that is prompted for is kept or dropped, while there is one."""
+        for button in (self.keep_cell, self.drop_cell):
+            button.setVisible(is_pending)
+
+    def _tools(self) -> QVBoxLayout:
         self.ask, self.calibrate = QPushButton("Add cell by click"), QPushButton("Calibrate…")
         self.colours = QPushButton("Show colours")
         self.ask.setObjectName("ask")
         self.ask.setCheckable(True)
-        self.ask.setToolTip("Click on a cell that was missed; the model outlines and adds it.")
+        self.ask.setToolTip(
+            "Click on a cell that was missed, or drag a box around it: the model outlines it. Shift+click "
+            "beside it: not this. Enter keeps it. Space held down: move the image."
+        )
+        self.keep_cell, self.drop_cell = QPushButton("Keep cell"), QPushButton("Drop")
+        self.keep_cell.setToolTip("Add the outlined cell to the count (Enter).")
+        self.drop_cell.setToolTip("Forget the outlined cell (Esc). Ctrl+Z takes the last click back.")
         self.calibrate.setToolTip("Count a few boxes by hand and correct the density by them.")
         self.colours.setToolTip("Show each slice as the model sees it, its neighbours in red and blue.")
         layout = QHBoxLayout()
         for button in (self.ask, self.calibrate, self.colours):
             layout.addWidget(button, 1)
-        return layout
+        whole = QVBoxLayout()
+        whole.addLayout(layout)
+        whole.addLayout(row(self.keep_cell, self.drop_cell))
+        self.show_prompted(is_pending=False)
+        return whole
 
 
 class GuideLine(QFrame):
@@ -414,9 +430,7 @@ def usual_outputs(family: Family) -> tuple[str, ...]:
 
 def _form(rows: Mapping[str, QWidget | QHBoxLayout]) -> QFormLayout:
     """Return rows that keep to the width of the panel."""
-    form = QFormLayout()
-    form.setSpacing(6)
-    form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+    form = form_layout()
     for title, field in rows.items():
         form.addRow(title, field)
     return form

@@ -41,7 +41,15 @@ from cellwright.widgets.folder.plate_view import PlateView
 from cellwright.widgets.shared.combos import DeviceComboBox, ModelComboBox, PanelComboBox
 from cellwright.widgets.shared.form import SettingsForm, names_of
 from cellwright.widgets.shared.job_bar import JobBar
-from cellwright.widgets.shared.style import folded, message_label, panel_layout, put, row, set_state
+from cellwright.widgets.shared.style import (
+    folded,
+    form_layout,
+    message_label,
+    panel_layout,
+    put,
+    row,
+    set_state,
+)
 
 START, STOP = "Count images", "Stop"
 MOST_NAMES = 1000  # of a folder that are looked at for wells
@@ -95,9 +103,7 @@ class FolderView(QWidget):
         self.output.setToolTip("Labels, tables and summary.csv go there; what is there already is shown.")
         self.model = ModelComboBox(folders="Model folder")
         self.model.choose_preferred()
-        form = QFormLayout()
-        form.setSpacing(6)
-        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form = form_layout()
         form.addRow("Images", folders)
         form.addRow("File names", self.pattern)
         form.addRow("Plate", self.plate_names)

@@ -4,7 +4,7 @@ from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QFormLayout, QSpinBox, QVB
 
 from cellwright.widgets.results.table import CellsTable, FrameModel
 from cellwright.widgets.shared.job_bar import JobBar
-from cellwright.widgets.shared.style import button, hint, row
+from cellwright.widgets.shared.style import button, form_layout, hint, row
 
 FARTHEST_PX, LONGEST_S = 10_000.0, 1e7
 
@@ -44,9 +44,7 @@ class TrackPage(QWidget):
         self.gap.setToolTip("Frames in which a cell may be missing between two others.")
         self.divisions.setChecked(True)
         self.divisions.setToolTip("Link both daughters to the cell that divided.")
-        form = QFormLayout()
-        form.setSpacing(4)
-        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form = form_layout(spacing_px=4)
         form.addRow("Farthest way", self.distance)
         form.addRow("Missing frames", self.gap)
         form.addRow("Frame interval", self.interval)

@@ -35,7 +35,15 @@ from cellwright.widgets.results.track_page import TrackPage
 from cellwright.widgets.shared.cells.snapshot import is_cells_layer
 from cellwright.widgets.shared.combos import LayerComboBox, PanelComboBox, is_image, is_shapes
 from cellwright.widgets.shared.job_bar import JobBar
-from cellwright.widgets.shared.style import button, hint, message_label, panel_layout, row, set_state
+from cellwright.widgets.shared.style import (
+    button,
+    form_layout,
+    hint,
+    message_label,
+    panel_layout,
+    row,
+    set_state,
+)
 
 OWN_STYLE = """
 #resultNumber { font-size: 26pt; font-weight: 600; background: transparent; }
@@ -137,9 +145,7 @@ class ResultsView(QWidget):
         self.image = LayerComboBox(
             is_image, "The image the cells lie in, which is measured.", otherwise="no image"
         )
-        form = QFormLayout()
-        form.setSpacing(4)
-        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form = form_layout(spacing_px=4)
         form.addRow("Cells", self.layer)
         form.addRow("Image", self.image)
         return form
@@ -218,9 +224,7 @@ class ResultsView(QWidget):
         self.colour_by.fill(GROUPINGS.items())
         self.counted_by.fill(COUNTED_BY.items())
         self.draw_regions = button("Draw", "Add a Shapes layer to draw regions in.")
-        form = QFormLayout()
-        form.setSpacing(4)
-        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form = form_layout(spacing_px=4)
         form.addRow("Border", self.border)
         form.addRow("Regions", row(self.regions, self.draw_regions))
         form.addRow("Leave out", self.exclude)

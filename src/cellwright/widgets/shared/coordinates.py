@@ -131,13 +131,15 @@ def _image_in(layer: ImageLayer, channel: Channel | None) -> Image:
 
 
 def image_in(layer: ImageLayer, channel: Channel | None = None) -> Image:
-    """Return a layer as the image that is counted, colours last."""
+    """Return a layer as the image that is counted, colours last, with the smaller copies it is shown by."""
     image = _image_in(layer, channel)
+    if layer.multiscale:
+        image = replace(image, levels=tuple(layer.data[1:]))
     takes_all = channel is None or channel.index is None
     if takes_all and CHANNEL in image.axes and understood(layer).channels_in_front:
         at = image.axes.index(CHANNEL)
         axes = without_channels(image.axes) + CHANNEL
-        image = replace(image, data=np.moveaxis(image.data, at, -1), axes=axes)
+        image = replace(image, data=np.moveaxis(image.data, at, -1), axes=axes, levels=())
     return image
 
 

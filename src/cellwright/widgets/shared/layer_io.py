@@ -25,6 +25,7 @@ from cellwright.widgets.shared.coordinates import (
     channels_of,
     image_in,
     placement_of,
+    whole_placement,
 )
 from cellwright.widgets.shared.edited_layers import (
     METADATA,
@@ -34,11 +35,13 @@ from cellwright.widgets.shared.edited_layers import (
     our_change,
     watch,
 )
-from cellwright.widgets.shared.layer_factory import make_layer
+from cellwright.widgets.shared.layer_factory import COLOUR, make_layer
+from cellwright.widgets.shared.napari_private import camera_of
 
 TITLES = {"Labels": "labels", "Points": "points", "Shapes": "boxes", "Image": "density"}
 HIDDEN = "hidden"  # key in the metadata of layers of ours that make way for those of another family
 ANNOTATION = "annotation"  # key in the metadata of layers that belong to one
+LEAST_SCREEN_PX = 0.025  # of a layer, below which marks would vanish
 REGIONS_NAME = "complete regions"  # layer of the boxes in which every cell is annotated
 
 
@@ -126,7 +129,7 @@ def source_of(layer: Layer | None, channel: Channel | None = None, window: Windo
         index = parts
         if channel.axis is not None and image.axes.endswith("C"):  # colours, which are last now
             index = [*(part for axis, part in enumerate(parts) if axis != channel.axis), slice(None)]
-        image = replace(image, data=image.data[tuple(index)], source="")
+        image = replace(image, data=image.data[tuple(index)], source="", levels=())
     return Source(
         image=image,
         layer_id=str(layer.unique_id),
@@ -231,6 +234,29 @@ def remove(viewer: Any, key: Mapping[str, Any]) -> None:
     ours = [layer for layer in viewer.layers if _is_ours(layer, key)]
     for layer in [layer for layer in ours if not n_asked(layer.metadata[METADATA])]:
         viewer.layers.remove(layer)
+
+
+def add_overlay(viewer: Any, below: Layer, name: str, features: dict[str, Any]) -> Shapes:
+    """Add an empty Shapes layer for marks that lie on a layer; the active layer stays so."""
+    active = viewer.layers.selection.active
+    layer: Shapes = viewer.add_shapes(
+        ndim=below.ndim,
+        name=name,
+        features=features,
+        face_color="transparent",
+        edge_color=COLOUR,
+        metadata={METADATA: {ANNOTATION: name}},
+        **whole_placement(below),
+    )
+    if active is not None:
+        viewer.layers.selection.active = active
+    return layer
+
+
+def screen_px(viewer: Any, layer: Layer) -> float:
+    """Return a pixel of the screen in pixels of a layer."""
+    step = float(np.abs(layer.scale[-1])) or 1.0
+    return max(1.0 / max(float(camera_of(viewer).zoom) * step, 1e-6), LEAST_SCREEN_PX)
 
 
 def has_image(viewer: Any, source: Source) -> bool:

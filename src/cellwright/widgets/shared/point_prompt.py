@@ -1,21 +1,37 @@
-"""Asking a model by click: at which point of which image, and the tasks that have the network look at it."""
+"""Asking a model by clicks and boxes: what is prompted for, how it is shown, and the tasks that answer it.
 
+A click in a cell begins a draft, which the next prompts correct: further clicks in the cell, clicks with
+Shift beside it, a box dragged around it. It becomes a cell when it is kept.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from napari.layers import Layer, Shapes
 from numpy.typing import NDArray
 
 from cellwright.core.data import Image
+from cellwright.core.errors import QueryError
 from cellwright.core.tasks import Progress, Task
 from cellwright.inference.settings import EngineSettings
-from cellwright.widgets.shared.layer_io import Source
+from cellwright.ops.codecs.prompts import Point, Prompts
+from cellwright.ops.codecs.query import check_points
+from cellwright.widgets.shared.layer_factory import COLOUR
+from cellwright.widgets.shared.layer_io import Source, add_overlay, screen_px
 
 if TYPE_CHECKING:
-    from cellwright.inference.point_prompt import PointPredictor
+    from cellwright.inference.point_prompt import PointPredictor, PromptedCell
 
+LEFT = 1  # button of the mouse
 CLICK_PX = 4  # a mouse that moves further on the screen between press and release drags
 MOST_KNOWN = 0.5  # share of an answered cell that may lie in cells counted before
+POSITIVE, NEGATIVE, NEXT = "positive", "negative", "next"  # what a click says
+PROMPTS_NAME = "prompts"  # of the layer that shows them
+POSITIVE_COLOUR, NEGATIVE_COLOUR = "#2fd06a", "#f2433d"
+POINT_PX = 5.0  # radius of a point on the screen
+PROMPT_KEYS = "Enter keeps it, Esc drops it, Ctrl+Z takes the last prompt back."
 
 
 class PromptPoint(NamedTuple):
@@ -23,6 +39,182 @@ class PromptPoint(NamedTuple):
 
     frame: tuple[int, ...]
     point: NDArray[np.float64]
+
+
+class PromptDraft:
+    """The one cell that is prompted for: its prompts in one frame, each of which can be taken back."""
+
+    def __init__(self) -> None:
+        self.frame: tuple[int, ...] = ()
+        self.cell: PromptedCell | None = None  # that the model gives for the prompts
+        self.outlines: list[NDArray[Any]] = []  # each (N, 2), of the cell or what stands for it
+        self._steps: list[Prompts] = []
+
+    @property
+    def prompts(self) -> Prompts | None:
+        """All prompts so far; None where nothing is prompted for."""
+        if not self._steps:
+            return None
+        return self._steps[-1]
+
+    def add(self, spots: Sequence[PromptPoint], shape: tuple[int, ...], *, is_positive: bool = True) -> None:
+        """Add a point, or the box between two in place of the one before.
+
+        Parameters
+        ----------
+        shape
+            (Y, X) of the frame; a box is cut off at its edges.
+
+        Raises
+        ------
+        QueryError
+            It contradicts the other prompts, or lies beyond the frame or in another one.
+        """
+        before, frame = self.prompts, spots[0].frame
+        if before is not None and frame != self.frame:
+            raise QueryError(
+                "A cell is prompted for in one slice; got another slice. Keep it by Enter, or drop it by Esc."
+            )
+        parts: dict[str, Any] = {"positive": (), "negative": (), "box": None}
+        if before is not None:
+            parts = {name: getattr(before, name) for name in parts}
+        points = np.array([spot.point for spot in spots])
+        if len(spots) > 1:
+            parts["box"] = tuple(map(_point, np.clip(points, -0.5, np.array(shape) - 0.5)))
+        else:
+            check_points(points, (shape[0], shape[1]))
+            name = "positive" if is_positive else "negative"
+            parts[name] = (*parts[name], _point(points[0]))
+        self._steps.append(Prompts(**parts))
+        self.frame = frame
+
+    def undo(self) -> None:
+        """Take the last prompt back."""
+        del self._steps[-1:]
+        self.cell, self.outlines = None, []
+
+    def clear(self) -> None:
+        """Forget all prompts."""
+        self._steps.clear()
+        self.cell, self.outlines = None, []
+
+
+class PromptOverlay:
+    """Shows a draft in a layer of its own: green and red points, the box, the outline of the cell.
+
+    Parameters
+    ----------
+    viewer
+        A napari viewer.
+    layer
+        What is prompted in; the overlay lies where it lies.
+    in_layer
+        Takes points (N, D) in pixels of what is counted to pixels of the layer.
+    """
+
+    def __init__(
+        self, viewer: Any, layer: Layer, in_layer: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+    ) -> None:
+        self._viewer, self._below, self._in_layer = viewer, layer, in_layer
+        self.layer: Shapes | None = None
+
+    def show(self, draft: PromptDraft) -> None:
+        """Show a draft as it is now; nothing where nothing is prompted for."""
+        prompts = draft.prompts
+        is_there = self.layer is not None and self.layer in self._viewer.layers
+        if not is_there:
+            if prompts is None:
+                return
+            self.layer = add_overlay(self._viewer, self._below, PROMPTS_NAME, {})
+        assert self.layer is not None
+        self.layer.data = []
+        if prompts is None:
+            return
+        width = 2 * screen_px(self._viewer, self._below)
+        for outline in draft.outlines:
+            self._add("path", draft.frame, outline, COLOUR, width)
+        if prompts.box is not None:
+            (top, left), (bottom, right) = prompts.corners
+            corners = np.array([(top, left), (top, right), (bottom, right), (bottom, left)])
+            self._add("rectangle", draft.frame, corners, POSITIVE_COLOUR, width)
+        square = np.array([(-1, -1), (-1, 1), (1, 1), (1, -1)]) * POINT_PX * width / 2
+        for points, colour in ((prompts.positive, POSITIVE_COLOUR), (prompts.negative, NEGATIVE_COLOUR)):
+            for point in points:
+                self._add("ellipse", draft.frame, square + point, colour, width, face=colour)
+
+    def close(self) -> None:
+        """Take the layer away."""
+        if self.layer is not None and self.layer in self._viewer.layers:
+            self._viewer.layers.remove(self.layer)
+        self.layer = None
+
+    def _add(
+        self,
+        kind: str,
+        frame: tuple[int, ...],
+        points: NDArray[np.floating[Any]],
+        colour: str,
+        width: float,
+        face: str = "transparent",
+    ) -> None:
+        assert self.layer is not None
+        lead = np.broadcast_to(np.array(frame, float), (len(points), len(frame)))
+        placed = self._in_layer(np.concatenate([lead, points], axis=1))
+        self.layer.add([placed], shape_type=kind, edge_color=colour, edge_width=width, face_color=face)
+
+
+def _point(values: NDArray[np.float64]) -> Point:
+    y, x = values.tolist()
+    return y, x
+
+
+def what_click_says(modifiers: Any) -> str:
+    """Return what a click with these keys held says: this is the cell, this is not, or the next one."""
+    if "Shift" in modifiers:
+        return NEGATIVE
+    if "Control" in modifiers:
+        return NEXT
+    return POSITIVE
+
+
+def prompt_drag(
+    event: Any,
+    point_of: Callable[[Any], NDArray[np.float64] | None],
+    draw: Callable[[NDArray[np.float64] | None], None],
+    tell: Callable[[NDArray[np.float64], str], None],
+) -> Iterator[None]:
+    """Follow the mouse from press to release, as napari has it, and tell of a click or a box.
+
+    Parameters
+    ----------
+    event
+        Of the press.
+    point_of
+        Where an event is; None beside what can be prompted in.
+    draw
+        Given both corners (2, D) of the box while it is dragged, and None at its end.
+    tell
+        Given the point (1, D) or both corners (2, D), and what the click says.
+    """
+    start, first = np.array(event.pos), point_of(event)
+    said = what_click_says(event.modifiers)
+
+    def corners() -> NDArray[np.float64] | None:
+        last = point_of(event)
+        if first is None or last is None or np.linalg.norm(np.array(event.pos) - start) <= CLICK_PX:
+            return None
+        return np.stack([first, last])
+
+    yield
+    while event.type == "mouse_move":
+        draw(corners())
+        yield
+    box = corners()
+    draw(None)
+    if box is not None:
+        tell(box, said)
+    elif first is not None:
+        tell(first[np.newaxis], said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,21 +238,29 @@ def prompt_family(image: Image) -> str:
     return "flow" if "Z" in image.axes else "query"
 
 
-def questions_task(subject: PromptContext, spot: PromptPoint | None) -> Task["PointPredictor"]:
-    """Return questions about a frame that the network has looked at; imports torch in its own thread."""
+def questions_task(
+    subject: PromptContext, prompts: Prompts | None, questions: "PointPredictor | None" = None
+) -> Task["PointPredictor"]:
+    """Return questions about a frame, when the network has looked at what is prompted.
+
+    Imports torch in its own thread.
+
+    Parameters
+    ----------
+    prompts
+        None looks at the middle.
+    questions
+        That were returned before, to go on with.
+    """
     yield Progress("load", 0, 1)
     from cellwright.inference.point_prompt import PointPredictor
 
-    questions = PointPredictor(
-        subject.source.image, subject.model, engine=subject.engine, frame=subject.frame
-    )
-    point = None
-    if spot is not None:
-        point = spot.point
-    yield from questions.encode(point)
+    if questions is None:
+        questions = PointPredictor(
+            subject.source.image, subject.model, engine=subject.engine, frame=subject.frame
+        )
+    if prompts is None:
+        yield from questions.encode()
+    else:
+        yield from questions.encode_for(prompts)
     return questions
-
-
-def encode_task(questions: "PointPredictor", spot: PromptPoint) -> Task[None]:
-    """Have the network look at the part of the frame around a spot."""
-    yield from questions.encode(spot.point)

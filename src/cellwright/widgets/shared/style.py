@@ -7,6 +7,7 @@ from qtpy.QtCore import QEvent, QObject, QSize, Qt
 from qtpy.QtGui import QKeyEvent, QKeySequence
 from qtpy.QtWidgets import (
     QApplication,
+    QFormLayout,
     QFrame,
     QHBoxLayout,
     QLabel,
@@ -163,6 +164,14 @@ def hint(text: str) -> QLabel:
     label.setObjectName("hint")
     label.setWordWrap(True)
     return label
+
+
+def form_layout(*, spacing_px: int = 6) -> QFormLayout:
+    """Return a form without rows yet, whose fields keep to the width of the panel."""
+    form = QFormLayout()
+    form.setSpacing(spacing_px)
+    form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+    return form
 
 
 def row(first: QWidget, second: QWidget) -> QHBoxLayout:

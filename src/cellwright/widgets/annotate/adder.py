@@ -1,0 +1,388 @@
+"""Adds cells by clicks and boxes, of the mouse or of a layer of points or shapes.
+
+The model outlines what is there; where it sees nothing, a disc is drawn, or the ellipse in the box.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Image as ImageLayer
+from napari.layers import Points, Shapes
+from numpy.typing import NDArray
+from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
+
+from cellwright.annotation.session import DISC_PX, AnnotationSession
+from cellwright.core.errors import AnnotationError, CellwrightError
+from cellwright.inference.settings import EngineSettings
+from cellwright.models import store
+from cellwright.ops.codecs.prompts import Prompts
+from cellwright.ops.label_changes import Box
+from cellwright.widgets.annotate.layer import AnnotationLayer
+from cellwright.widgets.shared.coordinates import Channel, axis_of, in_pixels, pixel_at
+from cellwright.widgets.shared.jobs import Job
+from cellwright.widgets.shared.layer_io import Source, image_of
+from cellwright.widgets.shared.point_prompt import (
+    MOST_KNOWN,
+    NEGATIVE,
+    NEXT,
+    POSITIVE,
+    PROMPT_KEYS,
+    PromptContext,
+    PromptDraft,
+    PromptOverlay,
+    PromptPoint,
+    prompt_family,
+    questions_task,
+)
+
+if TYPE_CHECKING:
+    from cellwright.inference.point_prompt import PointPredictor, PromptedCell
+
+N_CORNERS = 41  # of a circle that is shown
+SAMPLE = 200  # cells whose size tells that of a disc
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Wish:
+    """A cell that is prompted for in a frame, and whether it is added or shown."""
+
+    frame: tuple[int, ...]
+    prompts: Prompts
+    is_kept: bool = True
+
+
+class Adder(QObject):
+    """Adds cells where they are prompted for; the network looks at each frame once, beside the viewer.
+
+    Parameters
+    ----------
+    view
+        The layer that is annotated.
+    source
+        The whole image, for the model.
+    parent
+        Qt parent.
+    """
+
+    done = Signal(str)  # what was done, for people
+    failed = Signal(object)  # Exception
+
+    def __init__(self, view: AnnotationLayer, source: Source, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._session, self._source = view.session, source
+        self._overlay = PromptOverlay(view.viewer, view.layer, view.in_layer)
+        self._questions: dict[tuple[str, tuple[int, ...]], PointPredictor] = {}
+        self.draft = PromptDraft()
+        self._waiting: list[Wish] = []
+        self._n_wished = 0  # of the wishes that wait, before the first was granted
+        self.channel: int | None = None
+        self.diameter_px = 0.0
+        self.uses_model = True
+        self.model = ""  # name or folder of the one to ask, where it can be asked
+        self.job: Job | None = None
+
+    def close(self) -> None:
+        """Ask what runs to stop; its answer is not used, and what was not kept is dropped."""
+        self._waiting.clear()
+        self._overlay.close()
+        if self.job is not None:
+            self.job.cancel()
+
+    # -- one cell, prompt by prompt -----------------------------------------------------------------------
+
+    def prompt(self, points: NDArray[np.float64], said: str = POSITIVE) -> None:
+        """Take a click (1, D) or the corners of a box (2, D), in pixels of the session."""
+        if said == NEXT and len(points) == 1:
+            self.keep()
+        spots = [PromptPoint(tuple(int(i) for i in np.rint(one[:-2])), one[-2:]) for one in points]
+        inside = np.rint(points[0])
+        is_click = len(points) == 1
+        if is_click and (np.any(inside < 0) or np.any(inside >= self._session.labels.shape)):
+            return
+        try:
+            self.draft.add(spots, self._session.labels.shape[-2:], is_positive=said != NEGATIVE)
+        except CellwrightError as error:
+            self.failed.emit(error)
+            return
+        self._ask()
+
+    def takes(self, key: str) -> bool:
+        """Do what a key means for the cell that is prompted for; return whether there is one."""
+        if key == "cancel" and any(wish.is_kept for wish in self._waiting):
+            self._waiting.clear()
+            self.done.emit("Stopped; what was added stays.")
+        elif self.draft.prompts is None or key not in ("accept", "reject", "cancel", "undo"):
+            return False
+        elif key == "accept":
+            self.keep()
+        elif key == "undo":
+            self.undo()
+        else:
+            self.drop()
+        return True
+
+    def keep(self) -> None:
+        """Add the cell that is prompted for, at once or when the network has looked."""
+        prompts = self.draft.prompts
+        if prompts is None:
+            return
+        self._waiting = [wish for wish in self._waiting if wish.is_kept]
+        self._waiting.append(Wish(self.draft.frame, prompts))
+        self._n_wished = len(self._waiting)
+        self._forget()
+        self._go_on()
+
+    def drop(self) -> None:
+        """Forget what is prompted for."""
+        self._forget()
+        self.done.emit("Dropped.")
+
+    def undo(self) -> None:
+        """Take the last prompt back."""
+        self.draft.undo()
+        if self.draft.prompts is None:
+            self._forget()
+        else:
+            self._ask()
+
+    def _ask(self) -> None:
+        """Have the draft answered, at once or when the network has looked."""
+        self.draft.cell, self.draft.outlines = None, []
+        self._overlay.show(self.draft)
+        prompts = self.draft.prompts
+        assert prompts is not None
+        self._waiting = [wish for wish in self._waiting if wish.is_kept]
+        self._waiting.append(Wish(self.draft.frame, prompts, is_kept=False))
+        self._go_on()
+
+    def _forget(self) -> None:
+        self._waiting = [wish for wish in self._waiting if wish.is_kept]
+        self.draft.clear()
+        self._overlay.show(self.draft)
+
+    # -- cells that are added at once ---------------------------------------------------------------------
+
+    def add(self, point: NDArray[np.float64]) -> None:
+        """Add the cell at a point (pixels of the session), at once or when the network has looked."""
+        inside = np.rint(point)
+        if np.any(inside < 0) or np.any(inside >= self._session.labels.shape):
+            return
+        self.add_each([Wish(tuple(inside[:-2].astype(int).tolist()), Prompts((_yx(point),)))])
+
+    def add_each(self, wishes: Sequence["Wish"]) -> None:
+        """Add a cell for each of these, one after another; those that are there already stay as they are."""
+        self._waiting += wishes
+        self._n_wished = len(self._waiting)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Answer what can be answered, and have the network look for the rest."""
+        while self._waiting and self.job is None:
+            wish = self._waiting[0]
+            known = self._known(wish)
+            if known or not self.uses_model:
+                self._waiting.pop(0)
+                self._settle(wish, known)
+                continue
+            questions = self._questions.get((self.model, wish.frame))
+            try:
+                is_ready = questions is not None and next(questions.encode_for(wish.prompts), None) is None
+            except CellwrightError as error:
+                self._fail(error)
+                return
+            if questions is not None and is_ready:
+                self._waiting.pop(0)
+                self._answer(wish, questions)
+            else:
+                self._look(wish, questions)
+
+    def _settle(self, wish: "Wish", known: int) -> None:
+        """Tell of the cell that is there already, or draw one without asking the model."""
+        if not known:
+            self._grant(wish, None)
+            return
+        if not wish.is_kept:
+            self._forget()
+        self.done.emit(f"This is cell {known} already.")
+
+    def _known(self, wish: "Wish") -> int:
+        """Return the cell that is there already where one is clicked, else 0."""
+        if not wish.prompts.is_click:
+            return 0
+        return self._session.number_at([*wish.frame, *wish.prompts.positive[0]])
+
+    def _look(self, wish: "Wish", questions: "PointPredictor | None") -> None:
+        try:
+            subject = PromptContext(self._source, self._model(), self._engine(), wish.frame)
+        except CellwrightError as error:
+            self._fail(error)
+            return
+        key = self.model, wish.frame
+        self.job = Job(questions_task(subject, wish.prompts, questions), self)
+        self.job.returned.connect(lambda found: self._questions.__setitem__(key, found))
+        self.job.failed.connect(self._fail)
+        self.job.finished.connect(self._on_job_finished)
+        n_left = len(self._waiting)
+        if n_left > 1:
+            self.done.emit(f"Cell {self._n_wished - n_left + 1} of {self._n_wished}; Esc stops.")
+        else:
+            self.done.emit("The model looks at the image …")
+        self.job.start()
+
+    def _on_job_finished(self) -> None:
+        self.job = None
+        self._go_on()
+
+    def _fail(self, error: Exception) -> None:
+        self._waiting.clear()
+        self.failed.emit(error)
+
+    def _answer(self, wish: "Wish", questions: "PointPredictor") -> None:
+        try:
+            cell = questions.segment(wish.prompts)
+        except CellwrightError as error:
+            if not wish.is_kept:
+                self.draft.undo()
+                self._overlay.show(self.draft)
+            self.failed.emit(error)
+            return
+        if cell is not None and wish.prompts.is_click and self._covers(cell, wish):
+            cell = None
+        self._grant(wish, cell)
+
+    def _grant(self, wish: "Wish", cell: "PromptedCell | None") -> None:
+        """Show the cell of a draft, or add one that was kept; for None a disc, or the ellipse in a box."""
+        if wish.is_kept:
+            self._add(wish, cell)
+            return
+        if wish.prompts is not self.draft.prompts:
+            return  # changed since
+        text = (
+            f"A cell, score {cell.score:.2f}." if cell is not None else f"{self._why_drawn} A disc is drawn."
+        )
+        self.draft.cell, self.draft.outlines = cell, self._outlines(wish.prompts, cell)
+        self._overlay.show(self.draft)
+        self.done.emit(f"{text} {PROMPT_KEYS}")
+
+    def _add(self, wish: "Wish", cell: "PromptedCell | None") -> None:
+        prompts = wish.prompts
+        try:
+            if cell is not None:
+                corner = (*wish.frame, *cell.box[0].tolist())
+                number = self._session.add(cell.mask, corner, score=cell.score)
+                self.done.emit(f"Added cell {number}, outlined by the model ({cell.score:.2f}).")
+            elif prompts.box is None:
+                diameter = self._diameter
+                point = np.array([*wish.frame, *prompts.positive[0]], float)
+                number = self._session.add_disc(point, diameter)
+                self.done.emit(f"Added cell {number} as a disc of {diameter:.0f} px; {self._why_drawn}.")
+            else:
+                mask, corner = ellipse_in(prompts)
+                number = self._session.add(mask, (*wish.frame, *corner))
+                self.done.emit(f"Added cell {number} as the ellipse in its box; {self._why_drawn}.")
+        except AnnotationError as error:
+            self.failed.emit(error)
+
+    @property
+    def _diameter(self) -> float:
+        return self.diameter_px or typical_diameter(self._session)
+
+    @property
+    def _why_drawn(self) -> str:
+        if self.uses_model:
+            return "the model sees none"
+        return "the model was not asked"
+
+    def _outlines(self, prompts: Prompts, cell: "PromptedCell | None") -> list[NDArray[Any]]:
+        """Return the outlines of a cell, or of what is drawn in its place."""
+        if cell is not None:
+            return list(cell.outlines)
+        angles = np.linspace(0, 2 * np.pi, N_CORNERS)
+        circle = np.stack([np.sin(angles), np.cos(angles)], axis=1)
+        middle, sides = np.array(prompts.positive[:1]), np.full(2, self._diameter)
+        if prompts.box is not None:
+            middle, sides = prompts.corners.mean(axis=0), np.array(prompts.sides)
+        return [middle + circle * sides / 2]
+
+    def _covers(self, cell: "PromptedCell", wish: "Wish") -> bool:
+        """Return whether the model took the point for part of cells that are there."""
+        rows, columns = (slice(int(a), int(b)) for a, b in cell.box.T)
+        box: Box = (*(slice(i, i + 1) for i in wish.frame), rows, columns)
+        known = self._session.labels[box].reshape(cell.mask.shape) > 0
+        return bool(known[cell.mask].mean() > MOST_KNOWN)
+
+    def _model(self) -> str:
+        family = prompt_family(self._source.image)
+        chosen = {entry.name: entry.spec.family for entry in store.models()}.get(self.model)
+        if chosen in (family, "flow") and chosen is not None:
+            return self.model
+        names = {entry.spec.family: entry.name for entry in store.models()}
+        return names.get(family) or names.get("flow") or family
+
+    def _engine(self) -> EngineSettings:
+        return EngineSettings(channel=self.channel, diameter_px=self.diameter_px)
+
+
+def wishes_of(
+    layer: Points | Shapes, image_layer: ImageLayer, channel: Channel | None, in_sight: NDArray[np.float64]
+) -> list[Wish]:
+    """Return a wish for each point, or for the box around each shape.
+
+    Parameters
+    ----------
+    in_sight
+        Where the viewer stands, in the axes of the world: a layer without slices means the slice in sight.
+
+    Raises
+    ------
+    AnnotationError
+        One lies beyond the image.
+    """
+    axis = axis_of(channel)
+    shown = pixel_at(image_layer, in_sight[-image_layer.ndim :], axis)
+    shape = image_of(image_layer, channel).label_shape
+    wishes = []
+    for place, one in enumerate(layer.data):
+        corners = in_pixels(np.atleast_2d(one), layer, image_layer, axis)
+        if layer.ndim < image_layer.ndim:
+            corners[:, :-2] = shown[:-2]
+        middle = corners.mean(axis=0)
+        if np.any(middle < -0.5) or np.any(middle >= np.array(shape) - 0.5):
+            raise AnnotationError(
+                f"Points and shapes to outline must lie in the image; number {place + 1} of {layer.name!r} "
+                "does not. Move or remove it."
+            )
+        frame = tuple(int(i) for i in np.rint(middle[:-2]))
+        if len(corners) == 1:
+            wishes.append(Wish(frame, Prompts((_yx(middle),))))
+        else:
+            edge = np.array(shape[-2:]) - 0.5
+            low, high = (np.clip(end[-2:], -0.5, edge) for end in (corners.min(axis=0), corners.max(axis=0)))
+            wishes.append(Wish(frame, Prompts(box=(_yx(low), _yx(high)))))
+    return wishes
+
+
+def ellipse_in(prompts: Prompts) -> tuple[NDArray[np.bool_], tuple[int, int]]:
+    """Return the ellipse in a box as a mask, and where its first pixel lies."""
+    first, last = np.floor(prompts.corners + 0.5).astype(int)
+    last = np.maximum(last, first + 1)
+    rows, columns = np.mgrid[first[0] : last[0], first[1] : last[1]]
+    middle, half = prompts.corners.mean(axis=0), np.array(prompts.sides) / 2
+    mask = ((rows - middle[0]) / half[0]) ** 2 + ((columns - middle[1]) / half[1]) ** 2 <= 1
+    mask[mask.shape[0] // 2, mask.shape[1] // 2] = True
+    return mask, (int(first[0]), int(first[1]))
+
+
+def _yx(point: NDArray[np.float64]) -> tuple[float, float]:
+    return float(point[-2]), float(point[-1])
+
+
+def typical_diameter(session: AnnotationSession) -> float:
+    """Return the middle diameter of the cells in pixels; that of a disc where there are none."""
+    numbers = session.ids()[:: max(session.n_cells // SAMPLE, 1)].tolist()
+    sides = [part.stop - part.start for number in numbers for part in session.box_of(number)[-2:]]
+    if not sides:
+        return DISC_PX
+    return float(np.median(sides))
