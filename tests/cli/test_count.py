@@ -56,7 +56,7 @@ def test_json_has_an_object_per_image(cli, image_path, blobs):
     [(0.91, "about 9 of 10 right"), (0.99, "nearly all right"), (0.1, "unlike anything learned")],
 )
 def test_how_well_it_went_stands_beside_the_number(cli, image_path, oracle_model, monkeypatch, fit, words):
-    monkeypatch.setattr(oracle_model, "fit", SimpleNamespace(expected_f1=lambda facts: fit))
+    monkeypatch.setattr(oracle_model, "fit", SimpleNamespace(expected_f1=lambda facts: fit, closer_below=0.0))
     _, out, err = cli("count", image_path)
     assert out.splitlines()[1].endswith(words)
     assert ("unlike anything this model has learned" in err) == (fit < 0.5)
@@ -94,6 +94,26 @@ def test_output_holds_labels_table_and_provenance(cli, image_path, blobs, tmp_pa
     assert row["area_um2"] == pytest.approx(row["area_px"] / 4)
     values = json.loads((folder / "discs.json").read_text())
     assert (values["count"], values["model"], values["axes"]) == (len(blobs), "flow", "YX")
+
+
+def test_labels_changed_by_hand_are_kept(cli, image_path, blobs, tmp_path):
+    folder, images = tmp_path / "o", tmp_path / "in"
+    images.mkdir()
+    image_path = image_path.rename(images / image_path.name)
+    for _ in range(2):
+        assert "changed" not in cli("count", image_path, "--output", folder).err
+    labels = read_image(folder / "discs.labels.tif").read()
+    tifffile.imwrite(folder / "discs.labels.tif", labels * (labels != 1))
+    code, _, err = cli("count", image_path, "--output", folder, "--measure", "shape")
+    assert (code, "kept as discs.labels.edited1.tif" in err) == (0, True), err
+    assert len(np.unique(read_image(folder / "discs.labels.edited1.tif").read())) == len(blobs)
+    np.testing.assert_array_equal(read_image(folder / "discs.labels.tif").read(), labels)
+    with (folder / "discs.cells.csv").open("a") as table:
+        table.write("99,1\n")
+    tifffile.imwrite(folder / "discs.labels.tif", labels * 0)
+    assert cli("count", images, "--output", folder).code == 0  # of a folder, too
+    assert (folder / "discs.labels.edited2.tif").exists()
+    assert (folder / "discs.cells.edited1.csv").exists()
 
 
 def test_settings_are_flags(cli, image_path, tmp_path):

@@ -184,9 +184,12 @@ def test_tracks(cli, tmp_path, draw_blobs):
 
 def test_reports_and_sheets(cli, stained_path, image_path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code, _, err = cli("count", stained_path, "--report", "r.html", "--xlsx", "--parquet")
+    regions = ["--regions", write_halves(tmp_path / "r.geojson", (160, 200)), "--measure", "shape"]
+    code, _, err = cli("count", stained_path, "--report", "r.html", "--xlsx", "--parquet", *regions)
     assert (code, (tmp_path / "r.html").is_file()) == (0, True), err
-    assert "cellwright count" in (tmp_path / "r.html").read_text()
+    report = (tmp_path / "r.html").read_text()
+    assert "cellwright count" in report
+    assert "by region, median, quartiles, 5 to 95 %: 1 left (" in report
     assert set(pandas.read_excel("stained.ome.xlsx", sheet_name=None)) == {"cells", "counts", "settings"}
     assert len(pandas.read_parquet("stained.ome.cells.parquet")) > 10
     assert cli("count", stained_path, image_path, "--report", "s.html").code == 0
@@ -217,6 +220,21 @@ def test_settings_are_saved_and_used_again(cli, stained_path, tmp_path):
         "count", stained_path, "--json", "--settings", tmp_path / "s.json", "--min-area", 100_000
     )
     assert json.loads(third)["count"] == 0
+
+
+def test_several_channels_are_counted_in_together(cli, stained_path, tmp_path, blobs):
+    code, out, err = cli(
+        "count", stained_path, "--channels", "0,1", "--json", "--save-settings", tmp_path / "s"
+    )
+    assert (code, json.loads(out)["count"]) == (0, len(blobs)), err
+    assert "note: " in err
+    assert "Counted in channels 0, 1 together: each scaled by its own intensities" in err
+    engine = load_recipe(tmp_path / "s").engine
+    assert engine.channels == ("0,1",)
+    code, out, err = cli("count", stained_path, "--settings", tmp_path / "s", "--channel", 1, "--json")
+    assert (code, "together" in err) == (0, False)  # a flag goes before what was saved
+    code, _, err = cli("count", stained_path, "--channels", "0,2")
+    assert (code, "numbers 0 to 1" in err) == (1, True)
 
 
 def test_what_does_not_fit_stops_the_run(cli, stained_path, tmp_path):
@@ -263,9 +281,12 @@ def random_recipe(rng, path, folder):
         min_area_px=int(rng.integers(1, 170)),
         exclude_border=bool(pick(True, False)),
     )
+    channels = pick((), (), ("1", "0"))
     engine = EngineSettings(
         device="cpu",
-        channel=pick(None, 0),
+        channel=None if channels else pick(None, 0),
+        channels=channels,
+        combine=pick("maximum", "mean"),
         diameter_px=float(pick(0.0, 14.5)),
         flips=bool(pick(True, False)),
         tile_px=int(pick(2048, 128)),
@@ -363,3 +384,22 @@ def test_tracks_of_an_earlier_run_are_replaced_and_changed_ones_kept(cli, tmp_pa
         (folder / name).write_bytes(before.get(name, b""))
     (folder / "notes.txt").unlink()
     assert cli(*arguments).code == 0
+
+
+@pytest.mark.parametrize(
+    ("part", "values", "message"),
+    [
+        ("engine", {"flips": "yes"}, "flips must be true or false; got the text 'yes'"),
+        ("engine", {"tile_px": 512.5}, "tile_px must be a whole number; got 512.5"),
+        ("analysis", {"measure": 5}, "measure must be a list of texts; got 5"),
+        ("settings", {"min_area_px": "9"}, "min_area_px must be a whole number; got the text '9'. Leave out"),
+    ],
+)
+def test_settings_of_another_type_are_refused(cli, stained_path, tmp_path, part, values, message):
+    save_recipe(tmp_path / "s.json", Recipe())
+    saved = json.loads((tmp_path / "s.json").read_text())
+    (tmp_path / "s.json").write_text(json.dumps({**saved, part: values}))
+    code, _, err = cli("count", stained_path, "--settings", tmp_path / "s.json")
+    assert (code, message in err) == (1, True), err
+    with pytest.raises(SettingsError, match=message.split(";")[0]):
+        load_recipe(tmp_path / "s.json")

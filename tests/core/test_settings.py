@@ -37,7 +37,10 @@ def test_values_within_their_bounds_are_taken(values):
         ({"share": np.float32(1.5)}, "share must lie between"),
         ({"steps": 0}, "steps must be at least 1; got 0. Choose a value in that range.$"),
         ({"channel": -1}, "channel must be at least 0; got -1"),
-        ({"channel": "1"}, "channel must be a number; got the text '1'"),
+        ({"steps": 2.5}, "steps must be a whole number; got 2.5"),
+        ({"steps": True}, "steps must be a whole number; got True"),
+        ({"share": None}, "share must be a number; got None. Of the whole"),
+        ({"channel": "1"}, "channel must be a whole number; got the text '1'"),
     ],
 )
 def test_values_beyond_are_refused(values, message):

@@ -41,6 +41,8 @@ def test_a_report_stands_alone(tmp_path, analysed):
     assert cells_checksum(analysis.result) in text
     assert text.count("<svg") >= 5
     assert "ch1+" in text
+    assert 'aria-label="Cells over frames"' in text
+    assert text.count("by marker, median, quartiles, 5 to 95 %: 1 ch1+ (8 cells), 2 none (8 cells)") == 4
     assert not re.search(r'(src|href)="(?!data:)', text)
     assert "<script" not in text
 

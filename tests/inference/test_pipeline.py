@@ -156,6 +156,45 @@ def test_a_channel_is_picked(blobs, oracle_model):
     assert counted(pixels, oracle_model, "CYX", channel=1).notices == ()
 
 
+@pytest.fixture
+def split_blobs(blobs):
+    """Half of the discs in each of two channels, the second a hundred times dimmer; nothing in the third."""
+    first = blobs.image * (blobs.labels % 2 == 0)
+    second = blobs.image * (blobs.labels % 2)
+    pixels = np.stack([first * 60_000, 100 + second * 600, np.zeros_like(first)]).astype(np.uint16)
+    return Image(pixels, "CYX", channel_names=("odd", "even", "none"))
+
+
+@pytest.mark.parametrize("combine", ["maximum", "mean"])
+def test_channels_are_counted_in_together(blobs, split_blobs, oracle_model, combine):
+    one = cellwright.count(split_blobs, oracle_model, channels=[1])
+    assert one.count == len(np.unique(blobs.labels[blobs.labels % 2 == 1]))
+    result = cellwright.count(
+        split_blobs, oracle_model, channels=["odd", 1], engine=EngineSettings(combine=combine)
+    )
+    np.testing.assert_array_equal(result.cells.labels, blobs.labels)
+    assert result.notices[0].startswith("Counted in channels odd, even together")
+    settings = result.provenance.settings
+    assert settings["engine"]["channels"] == ("odd", "1")
+    assert settings["channel_ranges"] == [[0.0, 60_000.0], [100.0, 700.0]]
+    assert "channel_ranges" not in one.provenance.settings
+
+
+def test_channels_as_colours_are_what_the_network_sees(blobs, split_blobs, oracle_model, monkeypatch):
+    seen, network = [], type(oracle_model.network)
+    forward = network.forward
+    monkeypatch.setattr(network, "forward", lambda self, images: seen.append(images) or forward(self, images))
+    engine = EngineSettings(channels=(0, 1), combine="colours", device="cpu")
+    run(count_cells(split_blobs, oracle_model, engine=engine))
+    height, width = blobs.image.shape
+    red, green, blue = seen[0][0, :, :height, :width].numpy() > 0.5
+    np.testing.assert_array_equal(red | green, blobs.image > 0)
+    assert (red & green).sum() == blue.sum() == 0
+    oracle_model.spec = replace(oracle_model.spec, in_channels=1)
+    with pytest.raises(SettingsError, match="a model that sees colours; flow does not"):
+        run(count_cells(split_blobs, oracle_model, engine=engine))
+
+
 def test_a_mirrored_view_of_an_array_is_fine(blobs, oracle_model):
     assert counted(blobs.image[::-1, ::-1], oracle_model).count == len(blobs)
     assert counted(blobs.image.tolist(), oracle_model).count == len(blobs)

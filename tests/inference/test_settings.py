@@ -4,7 +4,20 @@ from typing import get_type_hints
 import pytest
 
 from cellwright.core.errors import SettingsError
-from cellwright.inference.settings import EngineSettings
+from cellwright.inference.settings import EngineSettings, FolderSettings, InputFiles, StreamSettings
+from cellwright.models import registry
+from cellwright.ops.measure.settings import AnalysisSettings, MeasureSettings, TrackSettings
+
+SETTINGS = (
+    EngineSettings,
+    InputFiles,
+    FolderSettings,
+    StreamSettings,
+    AnalysisSettings,
+    MeasureSettings,
+    TrackSettings,
+    *(family.settings for family in registry.FAMILIES.values()),
+)
 
 
 def test_every_setting_explains_itself():
@@ -41,3 +54,14 @@ def test_runs_from_before_there_were_micrometres_go_on():
     """What is compared with an earlier run has the field only where it is set."""
     assert "diameter_um" not in EngineSettings(diameter_px=9.0).facts
     assert EngineSettings(diameter_um=9.0).facts["diameter_um"] == 9.0
+
+
+@pytest.mark.parametrize("kind", SETTINGS, ids=lambda kind: kind.__name__)
+def test_each_setting_has_one_type(kind):
+    for item in fields(kind):
+        wrong = [{}, [None], "yes"]
+        if isinstance(item.default, str | tuple):
+            wrong = [{}, [None], 3]
+        for value in wrong:
+            with pytest.raises(SettingsError, match=f"^{item.name} must be"):
+                kind(**{item.name: value})

@@ -3,6 +3,7 @@
 import errno
 import itertools
 import json
+from collections import Counter
 from contextlib import closing
 from dataclasses import replace
 
@@ -83,6 +84,25 @@ def test_blocks_give_what_counting_at_once_gives(tmp_path, draw_blobs, small_blo
         y, x = round(row.y), round(row.x)
         assert labels[..., y, x].max() == row.label or "T" in axes
     assert not list(tmp_path.glob("*.parts"))
+
+
+def test_channels_are_combined_in_blocks_as_in_the_whole(tmp_path, draw_blobs, small_blocks):
+    blobs = draw_blobs((150, 280))
+    second = blobs.image * (blobs.labels % 2) * np.linspace(80, 200, 280)  # the first blocks are dimmer
+    image = Image(np.stack([blobs.image * (blobs.labels % 2 == 0), 50 + second]), "CYX")
+    engine = EngineSettings(channels=(0, 1))
+    job = StreamJob(image, tmp_path, small_blocks, engine=engine, classifier="blood")
+    whole = run(classify(run(count_cells(image, small_blocks, engine=engine)), image, "blood", engine))
+    with closing(count_streamed(job)) as task:  # a run that goes on has the same scales
+        while not list((tmp_path / "image.parts").glob("*.csv")):
+            next(task)
+    found = run(count_streamed(job))
+    labels, _ = read(tmp_path)
+    assert len(blobs) / 2 < found.count == len(whole.cells) < len(blobs)  # the dimmest are none in either
+    assert same_cells(labels, whole.cells.labels)
+    assert found.classes == Counter(whole.provenance.settings["classes"][one] for one in whole.cells.classes)
+    assert found.notices[0].startswith("Counted in channels 0, 1 together")
+    assert len(found.provenance.settings["channel_ranges"]) == 2
 
 
 def test_each_block_is_read_with_what_lies_around_it(small_blocks):

@@ -52,6 +52,22 @@ def test_a_damaged_model_hides_no_other(shelves, make_model):
             store.load(name)
 
 
+def test_a_damaged_model_of_the_user_does_not_block_the_shipped_one_unsaid(shelves, make_model):
+    shipped, own = shelves
+    save_checkpoint(shipped / "flow", make_model())
+    (own / "flow").mkdir(parents=True)
+    assert store.find("flow") == shipped / "flow"  # an empty folder is no model
+    for name in ("spec.json", "weights.safetensors"):
+        save_checkpoint(own / "flow", make_model(seed=8))
+        (own / "flow" / name).write_bytes(b"{")
+        with pytest.raises(
+            CheckpointError, match=r"rename or delete the folder .*flow to count with that one"
+        ):
+            store.load("flow")
+        shutil.rmtree(own / "flow")
+    assert store.load("flow").spec.preset == "small"
+
+
 @pytest.mark.parametrize("text", ["{", "3", "[1, 2]", '"high"', "null"])
 def test_scores_that_cannot_be_read_are_no_scores(shelves, make_model, text):
     shipped, _ = shelves

@@ -43,7 +43,7 @@ def phase_contrast(cells: Bodies, rng: Rng) -> Picture:
     thick = np.clip(cells.depth / (width * rng.uniform(0.05, 0.5)), 0, 1) ** rng.uniform(0.5, 1.5)
     grain = rng.uniform(0.0, 0.5) * _grain(cells, rng)
     delay = thick * _each(cells, rng.uniform(0.05, 0.4), rng) * (rng.uniform(0.1, 1.0) + grain)
-    delay += rng.uniform(-0.2, 0.8) * _rim(cells, rng) + rng.uniform(-0.6, 0.6) * _nuclei(cells, rng)
+    delay += rng.uniform(-0.2, 0.8) * _rim(cells, rng) + rng.uniform(-0.6, 0.6) * nuclei_in(cells, rng)
     halo = wide_blur(delay.astype(np.float32), width * rng.uniform(0.1, 0.6))
     light = rng.uniform(0.3, 1.3) * halo - delay
     if rng.random() < 0.3:
@@ -62,7 +62,7 @@ def brightfield(cells: Bodies, rng: Rng) -> Picture:
     inside = np.clip(cells.depth / (0.3 * width), 0, 1)
     grain = _grain(cells, rng)
     body = inside * (rng.uniform(-0.5, 0.5) + rng.uniform(0.0, 0.4) * grain)
-    light = rings * rng.uniform(0.2, 1.0) + body + rng.uniform(-0.4, 0.4) * _nuclei(cells, rng)
+    light = rings * rng.uniform(0.2, 1.0) + body + rng.uniform(-0.4, 0.4) * nuclei_in(cells, rng)
     return _lamp(0.6 + rng.uniform(0.08, 0.35) * light, rng) + _ground(cells, rng)
 
 
@@ -71,7 +71,7 @@ def interference(cells: Bodies, rng: Rng) -> Picture:
     width = cells.width_px
     thick = np.sqrt(np.clip(cells.depth / (width * rng.uniform(0.2, 0.6)), 0, 1))
     grain = _grain(cells, rng)
-    thick = thick * (1 + rng.uniform(0, 0.4) * grain) + rng.uniform(0, 0.6) * _nuclei(cells, rng)
+    thick = thick * (1 + rng.uniform(0, 0.4) * grain) + rng.uniform(0, 0.6) * nuclei_in(cells, rng)
     thick = ndimage.gaussian_filter(thick, rng.uniform(0.6, 1.5))
     slope_y, slope_x = np.gradient(thick)
     angle = rng.uniform(0, 2 * np.pi)
@@ -85,7 +85,7 @@ def quantitative_phase(cells: Bodies, rng: Rng) -> Picture:
     dome = np.sqrt(u * (2 - u)) if rng.random() < 0.5 else u
     grain = _grain(cells, rng)
     light = dome * _each(cells, rng.uniform(0.1, 0.5), rng) * np.exp(rng.uniform(0.05, 0.5) * grain)
-    light += rng.uniform(0, 0.5) * _nuclei(cells, rng)
+    light += rng.uniform(0, 0.5) * nuclei_in(cells, rng)
     drift = smooth_noise(cells.labels.shape, max(cells.labels.shape) / rng.uniform(2, 8), rng)
     return np.asarray(0.15 + 0.6 * light + rng.uniform(0, 0.1) * drift, np.float32)
 
@@ -96,7 +96,7 @@ def whole_cells(cells: Bodies, rng: Rng) -> Picture:
     grain = np.exp(rng.uniform(0.1, 0.7) * chromatin(cells.labels.shape, max(cells.width_px * 0.1, 1.2), rng))
     body = rng.choice([0.0, 0.3, 1.0]) * fill * grain + rng.uniform(0, 1.5) * _rim(cells, rng)
     body = (body + 0.15 * fill) * _each(cells, rng.uniform(0.1, 0.8), rng)
-    nuclei = _nuclei(cells, rng) * np.exp(0.3 * chromatin(cells.labels.shape, 2.0, rng))
+    nuclei = nuclei_in(cells, rng) * np.exp(0.3 * chromatin(cells.labels.shape, 2.0, rng))
     haze = wide_blur(body.astype(np.float32), cells.width_px * rng.uniform(0.3, 1.0)) * rng.uniform(0, 0.5)
     if rng.random() < 0.5:
         colours = rng.permutation(np.eye(3))[:2] * 0.9 + 0.1 * rng.random((2, 3))
@@ -113,7 +113,7 @@ def neurons(cells: Bodies, rng: Rng) -> Picture:
     shape, width = cells.labels.shape, cells.width_px
     body = np.clip(cells.depth / (0.25 * width), 0, 1) * _each(cells, rng.uniform(0.2, 0.8), rng)
     body *= np.exp(0.2 * chromatin(shape, max(width * 0.1, 1.2), rng)) * (
-        1 - rng.uniform(0, 0.7) * _nuclei(cells, rng)
+        1 - rng.uniform(0, 0.7) * nuclei_in(cells, rng)
     )
     wires = _wires(cells, rng)
     noise = np.exp(rng.uniform(0.2, 0.9) * smooth_noise(shape, max(shape) / rng.uniform(2, 10), rng))
@@ -154,7 +154,7 @@ def blood(cells: Bodies, rng: Rng) -> Picture:
     red = edge * (1 - pallor) * _each(cells, 0.12, rng) + 0.6 * np.clip(cells.layers - 1, 0, 2)
     red += rng.uniform(0, 0.5) * _rim(cells, rng)
     white = _each(cells, 0.1, rng, chance=rng.choice([0.0, 0.03, 0.2])) > 0
-    nucleus = np.where(white, np.clip(_nuclei(cells, rng, size=(0.5, 0.85)), 0, 1.2), 0)
+    nucleus = np.where(white, np.clip(nuclei_in(cells, rng, size=(0.5, 0.85)), 0, 1.2), 0)
     colour = GIEMSA_PINK * np.exp(rng.normal(0, 0.3, 3))
     density = (rng.uniform(0.2, 0.8) * np.where(white, 0.4 * red, red))[..., None] * colour
     density = density + (rng.uniform(0.6, 1.5) * nucleus)[..., None] * GIEMSA_PURPLE
@@ -179,7 +179,7 @@ def _rim(cells: Bodies, rng: Rng) -> Field:
     return np.asarray(np.exp(-cells.depth / width) * (cells.labels > 0), np.float32)
 
 
-def _nuclei(cells: Bodies, rng: Rng, size: tuple[float, float] = (0.35, 0.7)) -> Field:
+def nuclei_in(cells: Bodies, rng: Rng, size: tuple[float, float] = (0.35, 0.7)) -> Field:
     """Return a round nucleus at the deepest place of each cell, about 1 inside."""
     n = int(cells.labels.max())
     field = np.zeros(cells.labels.shape, np.float32)

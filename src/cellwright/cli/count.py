@@ -22,7 +22,7 @@ from cellwright.inference.image_count import (
     TableFiles,
     counted_task,
     streamed_task,
-    write_counted,
+    write_alone,
 )
 from cellwright.inference.settings import EngineSettings, FolderSettings, InputFiles, StreamSettings
 from cellwright.models import registry
@@ -264,6 +264,6 @@ def count_image(path: Path, image: Image, choices: CountChoices, table: Table, *
     counted = run_with_bar(counted_task(image, choices), label)
     echo_notices(shown, counted.notices)
     try:
-        write_counted(choices.tables, image.name, image, counted, choices)
+        echo_notices(shown, write_alone(path, image, counted, choices))
     finally:  # the count is known, whatever became of the files
         table.show(shown, counted.result, counted.analysis)

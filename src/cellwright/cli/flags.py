@@ -13,7 +13,7 @@ from cellwright.core.errors import SettingsError
 S = TypeVar("S")
 Command = TypeVar("Command", bound=Callable[..., None])
 
-DIAMETERS = ("diameter_px", "diameter_um")  # of which one is given
+ONE_OF = (("diameter_px", "diameter_um"), ("channel", "channels"))  # flags of which one is given
 UNIT = "_px"  # of lengths and areas; the flag may be given with or without it
 
 
@@ -97,8 +97,9 @@ def with_saved(path: Path | None, flags: Mapping[str, Any], named: Mapping[str, 
         )
     if given.get("models"):  # settings of another family would not fit
         values = {name: value for name, value in values.items() if name not in saved["settings"]}
-    if given.keys() & set(DIAMETERS):  # one in µm goes before a saved one in pixels, too
-        values = {name: value for name, value in values.items() if name not in DIAMETERS}
+    for names in ONE_OF:  # a diameter in µm goes before a saved one in pixels, too
+        if given.keys() & set(names):
+            values = {name: value for name, value in values.items() if name not in names}
     return {**flags, **named, **values, **given}
 
 

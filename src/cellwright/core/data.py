@@ -55,7 +55,8 @@ class Image:
     source
         Path of the file it was read from; empty where there is none, or it is not the file's first image.
     source_part
-        Axes of the image in the file and the channel of it (None for all), where this is not all of it.
+        Axes of the image in the file and the channel of it (None for all, several where these were put
+        together again), where this is not all of it.
     axes_are_guessed
         Whether nothing but the shape tells the axes.
     levels
@@ -72,7 +73,7 @@ class Image:
     channel_colors: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
     source: str = ""
-    source_part: tuple[str, int | None] | None = None
+    source_part: tuple[str, int | tuple[int, ...] | None] | None = None
     axes_are_guessed: bool = False
     is_converted: bool = False
     levels: tuple[ArrayLike, ...] = ()

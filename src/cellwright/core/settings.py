@@ -1,14 +1,35 @@
 """The bounds that the fields of settings are declared with, and their check."""
 
 from math import inf
-from numbers import Real
-from typing import Any, get_type_hints
+from numbers import Integral, Real
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import numpy as np
 
 from cellwright.core.errors import SettingsError
 
+KINDS: dict[Any, tuple[Any, str]] = {
+    bool: ((bool, np.bool_), "true or false"),
+    int: (Integral, "a whole number"),
+    float: (Real, "a number"),
+    str: (str, "a text"),
+}
+
+
+def to_tuples(settings: Any, *names: str) -> None:
+    """Make tuples of these fields of frozen settings, lists in files; a text becomes a tuple of one."""
+    for name in names:
+        value = getattr(settings, name)
+        if isinstance(value, str):
+            value = (value,)
+        if isinstance(value, list):
+            value = tuple(value)
+        object.__setattr__(settings, name, value)
+
 
 def check_bounds(settings: Any) -> None:
-    """Check the fields of a settings dataclass against the bounds they were declared with.
+    """Check the fields of a settings dataclass against the types and bounds they were declared with.
 
     Forms and flags are made from the same declarations:
     ``Annotated[float, {"min": 0.0, "max": 1.0, "tooltip": "..."}]``. Only numbers have bounds. The error ends
@@ -17,13 +38,14 @@ def check_bounds(settings: Any) -> None:
     Raises
     ------
     SettingsError
-        A value lies outside of them.
+        A value is of another type, or lies outside of them.
     """
     for name, hint in get_type_hints(type(settings), include_extras=True).items():
-        facts, value = hint.__metadata__[0], getattr(settings, name)
+        kind, facts, value = hint.__origin__, hint.__metadata__[0], getattr(settings, name)
+        wanted = _misfit(kind, value)
+        if wanted:
+            raise SettingsError(_type_line(name, wanted, value, facts))
         low, high = facts.get("min", -inf), facts.get("max", inf)
-        if "min" in facts and isinstance(value, str):
-            raise SettingsError(f"{name} must be a number; got the text {value!r}. Leave out its quotes.")
         if not isinstance(value, Real) or low <= value <= high:
             continue
         span = f"be at least {low}"
@@ -31,3 +53,29 @@ def check_bounds(settings: Any) -> None:
             span = f"lie between {low} and {high}"
         advice = " ".join(["Choose a value in that range.", facts.get("tooltip", "")]).rstrip()
         raise SettingsError(f"{name} must {span}; got {value}. {advice}")
+
+
+def _misfit(kind: Any, value: Any) -> str:
+    """Return what a value would have to be, in words; empty where it is that."""
+    if get_origin(kind) is Literal:
+        return "" if value in get_args(kind) else f"one of {get_args(kind)}"
+    if get_origin(kind) is tuple:
+        one = get_args(kind)[0]
+        is_fitting = isinstance(value, tuple) and not any(_misfit(one, part) for part in value)
+        return "" if is_fitting else "a list of texts" * (one is str) or "a list of numbers"
+    if NoneType in get_args(kind):
+        if value is None:
+            return ""
+        kind = next(one for one in get_args(kind) if one is not NoneType)
+    wanted, words = KINDS[kind]
+    is_fitting = isinstance(value, wanted) and (kind is bool or not isinstance(value, bool))
+    return "" if is_fitting else words
+
+
+def _type_line(name: str, wanted: str, value: Any, facts: dict[str, Any]) -> str:
+    got, advice = repr(value), facts.get("tooltip", "")
+    if isinstance(value, str) and not wanted.startswith("one of"):
+        got = f"the text {value!r}"
+    if isinstance(value, str) and wanted in ("a number", "a whole number"):
+        advice = "Leave out its quotes."
+    return f"{name} must be {wanted}; got {got}. {advice}".rstrip()

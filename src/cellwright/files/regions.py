@@ -28,6 +28,7 @@ from cellwright.ops.measure.regions import (
     MaskRegion,
     Region,
     RegionSet,
+    SampledPixels,
     ShapeRegion,
     is_excluded,
 )
@@ -63,7 +64,7 @@ def read_regions(path: Path | str, image: Image) -> tuple[Region, ...]:
         return tuple(_features(read_json(path), image))
     if ending in (".roi", ".zip"):
         return tuple(_roi(node, image, number) for number, node in enumerate(read_rois(path), start=1))
-    pixels = _pixels(path, image)
+    pixels = _pixels(path, image, may_differ=True)
     present = [np.unique(pixels[window]) for window in _windows(pixels.shape)]
     numbers = [number for number in np.unique(np.concatenate(present)).tolist() if number != 0]
     names = [path.stem] if len(numbers) == 1 else [f"{path.stem} {number}" for number in numbers]
@@ -227,14 +228,16 @@ def _geojson(shapes: Sequence[ShapeRegion], image: Image) -> str:
 def read_mask(path: Path | str, image: Image, *, is_inverted: bool = False) -> MaskRegion:
     """Return the pixels of an image file that are not 0 as a region; with ``is_inverted`` those that are 0.
 
+    One of other pixels is taken where both files tell the pixel size and show the same field.
+
     Raises
     ------
     ReadError
-        The file is missing or damaged, or has another size than the image.
+        The file is missing or damaged, or shows another field than the image.
     """
     path = Path(path)
     name = f"outside {path.stem}" if is_inverted else path.stem
-    return MaskRegion(name, _pixels(path, image), is_inverted=is_inverted)
+    return MaskRegion(name, _pixels(path, image, may_differ=True), is_inverted=is_inverted)
 
 
 def read_label_image(path: Path | str, image: Image) -> ArrayLike:
@@ -257,20 +260,46 @@ def read_label_image(path: Path | str, image: Image) -> ArrayLike:
     return pixels
 
 
-def _pixels(path: Path, image: Image) -> ArrayLike:
-    """Return an image file whose axes are those of the labels, or the last of them; a large one on disk."""
+def _pixels(path: Path, image: Image, *, may_differ: bool = False) -> ArrayLike:
+    """Return an image file whose axes are those of the labels, or the last of them; a large one on disk.
+
+    With ``may_differ`` it may have other pixels of the same field, which are sampled.
+    """
     found = read_image(path)
     pixels = found.data
     if prod(found.shape) <= WINDOW_PIXELS or 1 in found.shape[:-2]:
         pixels = found.read()
     while len(pixels.shape) > 2 and pixels.shape[0] == 1:
         pixels = pixels[0]
-    if pixels.shape != image.label_shape[len(image.label_shape) - pixels.ndim :]:
-        raise ReadError(
-            f"The image in {path} must have {image.label_shape} pixels, as {image.name!r} has; got "
-            f"{pixels.shape}. Choose the mask of this image."
-        )
-    return pixels
+    n_missing = len(image.label_shape) - len(pixels.shape)
+    wanted = image.label_shape[max(n_missing, 0) :]
+    if tuple(pixels.shape) == wanted:
+        return pixels
+    if may_differ and n_missing >= 0:
+        lengths = zip(image.label_axes[n_missing:], pixels.shape, wanted, strict=True)
+        factors = [1.0 if n == whole else _factor(found, n, image, whole, axis) for axis, n, whole in lengths]
+        if all(factors):
+            return SampledPixels(pixels, wanted, factors)
+    raise ReadError(
+        f"The image in {path} must have {image.label_shape} pixels, as {image.name!r} has"
+        f"{', or tell a pixel size by which it shows the same field' * may_differ}; got {pixels.shape}"
+        f"{f' of {_size_text(found)}, for {_size_text(image)}' * may_differ}. Choose the mask of this image."
+    )
+
+
+def _factor(mask: Image, n: int, image: Image, whole: int, axis: str) -> float:
+    """Return the pixels of an image in one of a mask; 0 where they are not known to be equally long."""
+    size, other = mask.known_sizes_um.get(axis, 0.0), image.known_sizes_um.get(axis, 0.0)
+    if not size or not other or abs(n * size - whole * other) > max(size, other):
+        return 0.0
+    return size / other
+
+
+def _size_text(image: Image) -> str:
+    sizes = image.known_sizes_um
+    if not sizes:
+        return "pixels of unknown size"
+    return " x ".join(f"{size:.3g}" for size in sizes.values()) + " µm a pixel"
 
 
 def _features(content: JsonValue, image: Image) -> list[Region]:

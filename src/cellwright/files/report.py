@@ -3,7 +3,7 @@
 import base64
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from html import escape
@@ -18,6 +18,7 @@ from skimage.segmentation import find_boundaries
 from cellwright.core.data import CHANNEL, ArrayLike, Image, Result
 from cellwright.files.atomic import write_text
 from cellwright.files.tables import cells_checksum, class_counts, plain_count
+from cellwright.ops.measure.analysis import groups_of, per_plane
 from cellwright.ops.measure.blocks import cropped
 from cellwright.ops.measure.columns import describe
 from cellwright.ops.measure.measurement import label_axes
@@ -29,7 +30,12 @@ if TYPE_CHECKING:
 
 PICTURE_PX = 1000  # longest side
 PLOT_WIDTH, PLOT_HEIGHT, PLOT_MARGIN = 320, 160, 34
+PLOT_BASE = PLOT_HEIGHT - PLOT_MARGIN + 8  # where zero is
+BAR_COLOUR = "#3b75af"
+PLANES = {"t": "frames", "z": "slices"}
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of a box plot
 MOST_PLOTS = 12
+MOST_BOXES = 4  # columns, for each way of grouping
 MOST_ROWS = 200
 MOST_ALONE = 1  # images of a session that have no table of their own
 PLOTTED = (
@@ -103,8 +109,10 @@ def write_report(
         *_tables(analysis),
         *_session(extras),
         *_pictures(extras.pictures),
+        *_over_planes(analysis),
         "<h2>Distributions</h2>",
         *_plots(analysis.table),
+        *_boxes(analysis),
         "<h2>How it was found</h2>",
         _facts(result, image),
         *(f"<h2>{escape(title)}</h2><pre>{escape(text)}</pre>" for title, text in (recipes or {}).items()),
@@ -281,10 +289,107 @@ def _shown(value: Any) -> str:
 
 
 def _plots(table: "pandas.DataFrame") -> list[str]:
+    return [_histogram(name, table[name].to_numpy(np.float64)) for name in _plotted(table)[:MOST_PLOTS]]
+
+
+def _over_planes(analysis: "Analysis") -> list[str]:
+    """Return the cells of each frame or slice as bars; nothing for a single plane."""
+    found = per_plane(analysis.result)
+    if found is None:
+        return []
+    axis, counts = found
+    title = f"Cells over {PLANES[axis]}"
+    width = PLOT_WIDTH - PLOT_MARGIN - 8
+    edges = PLOT_MARGIN + np.linspace(0, width, len(counts) + 1)
+    ends = ((edges[0], 0, "start"), (edges[-1], len(counts) - 1, "end"))
+    drawing = _bars(edges, counts) + _ticks(ends)
+    return ["<h2>Counts over " + PLANES[axis] + "</h2>", _drawn(drawing, title, f"{title}, from 0")]
+
+
+def _boxes(analysis: "Analysis") -> list[str]:
+    """Return box plots of what was measured for each region, class and marker, where there are several."""
+    drawn = []
+    for by, groups in groups_of(analysis).items():
+        if len(groups) < 2:
+            continue
+        for name in _plotted(analysis.table)[:MOST_BOXES]:
+            values = analysis.table[name].to_numpy(np.float64)
+            parts = {one: values[rows & np.isfinite(values)] for one, rows in groups.items()}
+            drawn.append(_box_plot(name, by, {one: part for one, part in parts.items() if len(part)}))
+    return ["<h2>By group</h2>", *filter(None, drawn)] if any(drawn) else []
+
+
+def _box_plot(name: str, by: str, groups: Mapping[str, NDArray[np.float64]]) -> str:
+    """Return median, quartiles, and 5 to 95 % of a column for each group as SVG; empty without cells."""
+    if not groups:
+        return ""
+    boxes = np.array([np.quantile(values, QUANTILES) for values in groups.values()])
+    low, high = boxes.min(), max(boxes.max(), np.nextafter(boxes.min(), np.inf))
+    y = PLOT_BASE - (boxes - low) / (high - low) * (PLOT_BASE - 8)
+    step = (PLOT_WIDTH - PLOT_MARGIN - 8) / len(groups)
+    middles = PLOT_MARGIN + step * (np.arange(len(groups)) + 0.5)
+    half = min(step * 0.3, 24)
+    drawing = f'<g fill="#3b75af55" stroke="{BAR_COLOUR}" stroke-width="1.5">' + "".join(
+        f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{tops[0]:.1f}" y2="{tops[4]:.1f}"/>'
+        f'<rect x="{x - half:.1f}" y="{tops[3]:.1f}" width="{2 * half:.1f}" '
+        f'height="{tops[1] - tops[3]:.1f}"/>'
+        f'<line x1="{x - half:.1f}" x2="{x + half:.1f}" y1="{tops[2]:.1f}" y2="{tops[2]:.1f}"/>'
+        for x, tops in zip(middles, y, strict=True)
+    )
+    scale = (f"{low:.4g}", PLOT_BASE), (f"{high:.4g}", 17)
+    drawing += "</g>" + "".join(_left_text(text, at) for text, at in scale)
+    drawing += _ticks([(x, place, "middle") for place, x in enumerate(middles, 1)])
+    told = ", ".join(
+        f"{place} {one} ({len(values)} cells)" for place, (one, values) in enumerate(groups.items(), 1)
+    )
+    caption = f"{_caption(name)} by {by.lower()}, median, quartiles, 5 to 95 %: {told}"
+    return _drawn(drawing, f"Boxes of {name} by {by.lower()}", caption)
+
+
+def _plotted(table: "pandas.DataFrame") -> list[str]:
+    """Return the columns that are drawn, each once where it is there in pixels and in micrometres."""
     chosen = [str(name) for name in table if str(name).startswith(PLOTTED) and table[name].dtype.kind in "if"]
     in_um = {name.rpartition("_um")[0] for name in chosen if "_um" in name}
-    chosen = [name for name in chosen if name.removesuffix("_px") == name or name[:-3] not in in_um]
-    return [_histogram(name, table[name].to_numpy(np.float64)) for name in chosen[:MOST_PLOTS]]
+    return [name for name in chosen if name.removesuffix("_px") == name or name[:-3] not in in_um]
+
+
+def _caption(name: str) -> str:
+    column = describe(name)
+    return f"{column.title} [{column.unit}]" if column.unit else column.title
+
+
+def _bars(edges: NDArray[np.float64], counts: NDArray[np.integer]) -> str:
+    """Return bars between edges (pixels of the drawing) as high as counts, and the highest count."""
+    most = max(int(counts.max(initial=0)), 1)
+    y = (PLOT_BASE - 8) * (1 - counts / most) + 8
+    bars = "".join(
+        f'<rect x="{left:.1f}" y="{top:.1f}" width="{max(right - left - 0.5, 0.5):.1f}" '
+        f'height="{PLOT_BASE - top:.1f}"/>'
+        for left, right, top in zip(edges[:-1], edges[1:], y, strict=True)
+    )
+    return f'<g fill="{BAR_COLOUR}">{bars}</g>{_left_text(str(most), 17)}'
+
+
+def _ticks(ticks: Iterable[tuple[float, float, str]]) -> str:
+    """Return the base line with numbers under it, each with its place and anchor."""
+    texts = "".join(
+        f'<text x="{at:.0f}" y="{PLOT_BASE + 14}" font-size="11" text-anchor="{anchor}">{value:.4g}</text>'
+        for at, value, anchor in ticks
+    )
+    x2 = PLOT_WIDTH - 8
+    return f'<line x1="{PLOT_MARGIN}" x2="{x2}" y1="{PLOT_BASE}" y2="{PLOT_BASE}" stroke="#555"/>{texts}'
+
+
+def _left_text(text: str, y: float) -> str:
+    return f'<text x="{PLOT_MARGIN - 4}" y="{y:.0f}" font-size="11" text-anchor="end">{text}</text>'
+
+
+def _drawn(drawing: str, label: str, caption: str) -> str:
+    """Return a figure with a drawing."""
+    return (
+        f'<figure><svg role="img" aria-label="{escape(label)}" width="{PLOT_WIDTH}" height="{PLOT_HEIGHT}">'
+        f"{drawing}</svg><figcaption>{escape(caption)}</figcaption></figure>"
+    )
 
 
 def _histogram(name: str, values: NDArray[np.float64]) -> str:
@@ -293,29 +398,10 @@ def _histogram(name: str, values: NDArray[np.float64]) -> str:
     if not len(values):
         return ""
     counts, edges = np.histogram(values, bins=min(40, max(5, round(len(values) ** 0.5))))
-    width, height, margin = PLOT_WIDTH, PLOT_HEIGHT, PLOT_MARGIN
-    x = margin + (edges - edges[0]) / (edges[-1] - edges[0]) * (width - margin - 8)
-    y = (height - margin) * (1 - counts / counts.max()) + 8
-    base = height - margin + 8
-    bars = '<g fill="#3b75af">' + "".join(
-        f'<rect x="{left:.1f}" y="{top:.1f}" width="{right - left - 0.5:.1f}" height="{base - top:.1f}"/>'
-        for left, right, top in zip(x[:-1], x[1:], y, strict=True)
-    )
-    bars += "</g>"
-    column = describe(name)
-    caption = f"{column.title} [{column.unit}]" if column.unit else column.title
-    ticks = "".join(
-        f'<text x="{at:.0f}" y="{base + 14}" font-size="11" text-anchor="{anchor}">{value:.4g}</text>'
-        for at, value, anchor in ((x[0], edges[0], "start"), (x[-1], edges[-1], "end"))
-    )
-    top = f'<text x="{margin - 4}" y="17" font-size="11" text-anchor="end">{counts.max()}</text>'
-    axis = f'<line x1="{margin}" x2="{width - 8}" y1="{base}" y2="{base}" stroke="#555"/>'
-    label = f"Histogram of {escape(name)}"
-    return (
-        f'<figure><svg role="img" aria-label="{label}" width="{width}" height="{height}">'
-        f"{bars}{axis}{ticks}{top}</svg>"
-        f"<figcaption>{escape(caption)} of {len(values)} cells</figcaption></figure>"
-    )
+    width = PLOT_WIDTH - PLOT_MARGIN - 8
+    x = PLOT_MARGIN + (edges - edges[0]) / (edges[-1] - edges[0]) * width
+    drawing = _bars(x, counts) + _ticks([(x[0], edges[0], "start"), (x[-1], edges[-1], "end")])
+    return _drawn(drawing, f"Histogram of {name}", f"{_caption(name)} of {len(values)} cells")
 
 
 def _facts(result: Result, image: Image) -> str:

@@ -30,6 +30,7 @@ class CropScale(NamedTuple):
 
     scaling: intensity.Scaling  # of its intensities
     typical_px: float  # the typical extent of its cells
+    channels: tuple[intensity.Scaling, ...] = ()  # the scaling of each, where several are combined
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,8 @@ def predict_classes(
     yield Progress("classes", 0, len(cells))
     chosen = _loaded(classifier)
     spec = chosen.spec
-    parts = frames(image, engine.channel)
+    seen = engine.seen(image, scale.channels if scale else ())
+    parts = frames(seen.image, seen.channel)
     where = _frame_of(cells.points, parts, image)
     diameter_px = engine.in_pixels(image.known_sizes_um).diameter_px
     extents = extents_of(cells.boxes, cells.areas, diameter_px or spec.diameter_px)

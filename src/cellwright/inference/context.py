@@ -5,13 +5,13 @@ An image larger than memory is predicted and decoded block by block; every other
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cellwright.core.data import Image, Maps
-from cellwright.core.errors import OutOfMemoryError
+from cellwright.core.errors import OutOfMemoryError, SettingsError
 from cellwright.core.tasks import Progress, Task
 from cellwright.inference.device import is_out_of_memory
 from cellwright.inference.predictor import Engine, TileProgress, by_name, predict_maps, stacked
@@ -20,6 +20,7 @@ from cellwright.models import registry, store
 from cellwright.models.fit import FitCalibration
 from cellwright.models.protocol import CellModel
 from cellwright.ops.geometry.axes import Frames
+from cellwright.ops.geometry.channels import MOST_COLOURS
 from cellwright.ops.geometry.intensity import Scaling, apply, fit
 from cellwright.ops.geometry.resample import resize, zoomed
 from cellwright.ops.geometry.tiles import Layout, Tile, grid
@@ -59,6 +60,7 @@ class Preparation(NamedTuple):
     scaling: Scaling  # of its intensities, to those the networks know
     zoom: float  # model pixels per image pixel
     networks: Engine | None = None  # made once for all and let go of by their maker; None: one a part
+    channels: tuple[Scaling, ...] = ()  # the scaling of each, where several are combined
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class CountContext:
     engine_settings: EngineSettings  # how the networks run, the diameter in pixels
     zoom: float | None = None  # model pixels per image pixel; None where it is to be estimated
     block_px: int = 0  # longest side of a block; 0 takes what suits an image that is counted in memory
+    channels: tuple[Scaling, ...] = ()  # the scaling of each, where several are combined
 
     @property
     def model(self) -> CellModel:
@@ -179,7 +182,11 @@ def open_context(
     CellwrightError
         The image, a model or a setting does not fit, or memory ran out; says what to do.
     """
-    frames = models[0].frames(image, engine_settings.channel)
+    _check_colours(models[0], engine_settings)
+    seen = engine_settings.seen(image, preparation.channels if preparation else ())
+    frames = models[0].frames(seen.image, seen.channel)
+    if seen.notice:
+        frames = replace(frames, notice=seen.notice)
     in_pixels = engine_settings.in_pixels(image.known_sizes_um)
     spec = models[0].spec
     if settings is None:
@@ -188,11 +195,11 @@ def open_context(
     if preparation is None:
         scaling = fit(frames.sample(), spec.percentiles)
     else:
-        scaling, zoom, networks = preparation
+        scaling, zoom, networks, _ = preparation
     try:
         lent = nullcontext(networks) if networks else closing(Engine(models, engine_settings))
         with lent as engine:
-            yield CountContext(frames, scaling, engine, settings, in_pixels, zoom)
+            yield CountContext(frames, scaling, engine, settings, in_pixels, zoom, channels=seen.scalings)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, OutOfMemoryError) or not is_out_of_memory(error):
             raise
@@ -200,6 +207,17 @@ def open_context(
             f"The model and the maps of an image of shape {image.shape} must fit into memory; they do not. "
             "Count a part of it, or close other programs."
         ) from error
+
+
+def _check_colours(model: CellModel, engine: EngineSettings) -> None:
+    """Raise SettingsError where channels are to be colours and a model sees none."""
+    if not engine.channels or engine.combine != "colours":
+        return
+    if model.spec.in_channels < MOST_COLOURS or model.needs_volumes:
+        raise SettingsError(
+            f"Channels as colours need a model that sees colours; {model.spec.family} does not. Combine them "
+            "by maximum or mean, or choose flow."
+        )
 
 
 def load_models(model: ModelChoices) -> tuple[CellModel, ...]:

@@ -14,7 +14,8 @@ import numpy as np
 from cellwright.core.data import ArrayLike, Image, Result
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Task
-from cellwright.files.folders.results import blocks_folder, take_blocks
+from cellwright.files.folders.image_list import ListedImage
+from cellwright.files.folders.results import begin_image, blocks_folder, mark_written, take_blocks
 from cellwright.inference.settings import EngineSettings, StreamSettings
 
 if TYPE_CHECKING:
@@ -223,6 +224,27 @@ def write_counted(
 
             write_report(report, image, counted.analysis, recipe_texts(recipe))
     return written
+
+
+def write_alone(path: Path, image: Image, counted: Counted, choices: CountChoices) -> tuple[str, ...]:
+    """Write all files of an image that is none of a folder; return what was kept of an earlier count.
+
+    Files that were changed by hand since they were written are kept under another name.
+
+    Raises
+    ------
+    WriteError
+        A file cannot be written.
+    """
+    output = choices.tables.output
+    if output is None:
+        write_counted(choices.tables, image.name, image, counted, choices)
+        return ()
+    listed = ListedImage(path, image.name)
+    before = begin_image(listed, output)
+    written = write_counted(choices.tables, image.name, image, counted, choices)
+    mark_written(listed, output, written)
+    return before.notices
 
 
 def write_files(folder: Path, name: str, image: Image, result: Result) -> Sequence[Path]:

@@ -60,6 +60,7 @@ def count(
     axes: str | None = None,
     settings: Any = None,
     engine: EngineSettings | None = None,
+    channels: Sequence[int | str] = (),
 ) -> Result:
     """Return the cells of an array or an image file.
 
@@ -75,13 +76,19 @@ def count(
         Settings of the model's family, ``FlowSettings()`` for instance; its defaults when not given.
     engine
         How the network runs.
+    channels
+        Numbers (from 0) or names of channels that are counted in together, as ``channels`` of the engine;
+        its ``combine`` tells how they become one image.
 
     Raises
     ------
     CellwrightError
         The source cannot be read or counted in, or the model or a setting does not fit; says what to do.
     """
-    return run(count_cells(_image_of(source, axes), model, settings, engine or EngineSettings()))
+    engine = engine or EngineSettings()
+    if channels:
+        engine = replace(engine, channels=tuple(map(str, channels)))
+    return run(count_cells(_image_of(source, axes), model, settings, engine))
 
 
 def count_cells(
@@ -179,7 +186,7 @@ def prepare(
     with open_context(image, load_models(model), settings, engine) as whole:
         context = replace(whole, block_px=block_px)
         if context.is_blank:
-            return Preparation(context.scaling, 1.0)
+            return Preparation(context.scaling, 1.0, channels=context.channels)
         places: tuple[float, ...] = (0.5,)
         if len(context.batches(1.0)) >= 3:
             places = (0.2, 0.5, 0.8)
@@ -187,7 +194,7 @@ def prepare(
         for place in places:
             trial = yield from estimate_scale(context, place)
             zooms.append(trial.zoom)
-    return Preparation(context.scaling, sorted(zooms)[len(zooms) // 2])
+    return Preparation(context.scaling, sorted(zooms)[len(zooms) // 2], channels=context.channels)
 
 
 def predict(
@@ -326,6 +333,8 @@ def provenance_of(
     """Return everything needed to repeat a count: versions, checksums, settings and what was really used."""
     engine = context.engine
     read: dict[str, Any] = {}
+    if context.channels:
+        read["channel_ranges"] = [[one.low, one.high] for one in context.channels]
     if image.axes_are_guessed:
         read["axes_are_guessed"] = True
     if image.source_part is not None:

@@ -137,7 +137,8 @@ class PointPredictor:
         self._settings = settings
         self._engine = engine
         self._map = _probability_map(self._models[0].spec.map_channels, self._models[0].spec.family)
-        frames = self._models[0].frames(image, engine.channel)
+        seen = engine.seen(image)
+        frames = self._models[0].frames(seen.image, seen.channel)
         self.shape = frames.shape
         self._index = _index(frame, frames.lead_shape)
         if settings is None:

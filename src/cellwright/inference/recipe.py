@@ -127,8 +127,9 @@ def recipe_of(
             "It is not known from which file these cells come. Save the image, and give its path."
         )
     known, analysis = dict(found_by.settings), analysis or AnalysisSettings()
-    if known.get("source_channel") is not None:  # what was counted is one channel of the file
-        analysis = of_channel(analysis, known["source_channel"])
+    of_file = _source_channels(known)
+    if of_file:
+        analysis = of_channel(analysis, of_file[0])
     return replace(
         recipe,
         image=path,
@@ -168,14 +169,38 @@ def recipe_from(found_by: Provenance) -> Recipe:
     if not family:
         raise SettingsError("These cells were not counted by a model, so that no settings would repeat them.")
     engine = EngineSettings(**known["engine"])
-    if known.get("source_channel") is not None:  # what was counted is one channel of the file
-        engine = replace(engine, channel=known["source_channel"])
+    of_file = _source_channels(known)
+    if len(of_file) == 1:
+        engine = replace(engine, channel=of_file[0])
+    elif of_file:
+        engine = replace(engine, channels=tuple(map(str, of_file)))
     return Recipe(
         models=tuple(known.get("models", [found_by.model])),
         settings=registry.get(family).settings(**known[family]),
         engine=engine,
         classifier=known.get("classifier", {}).get("reference", ""),
     )
+
+
+def _source_channels(known: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return which channels of its file were counted in, where the image is not all of the file.
+
+    Raises
+    ------
+    SettingsError
+        They are not of one file.
+    """
+    channels = known.get("source_channel")
+    if channels is None:
+        return ()
+    if isinstance(channels, int):
+        return (channels,)
+    if not channels:
+        raise SettingsError(
+            "These cells were counted in several layers together, which are channels of no one file, so that "
+            "no settings would repeat them. Save the layers as one image, and count in its channels."
+        )
+    return tuple(channels)
 
 
 def as_python(recipe: Recipe | Result) -> str:

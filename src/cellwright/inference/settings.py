@@ -1,13 +1,17 @@
 """What a user may set for the engine; torch-free, so that forms and flags can be made from it at once."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import sqrt
-from typing import Annotated, Any, Literal, get_args
+from numbers import Integral
+from typing import Annotated, Any, Literal
 
+from cellwright.core.data import Image
 from cellwright.core.errors import SettingsError
-from cellwright.core.settings import check_bounds
+from cellwright.core.settings import check_bounds, to_tuples
+from cellwright.ops.geometry.channels import Combination, Seen, combined
+from cellwright.ops.geometry.intensity import Scaling
 
 BYTES = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -24,6 +28,14 @@ class EngineSettings:
         int | None,
         {"min": 0, "tooltip": "Channel to count in, from 0; empty takes colours together, else the first."},
     ] = None
+    channels: Annotated[
+        tuple[str, ...],
+        {"tooltip": "Channels to count in together, by number from 0 or by name, such as 1,2 or DAPI,GFP."},
+    ] = ()
+    combine: Annotated[
+        Combination,
+        {"tooltip": "How these become one image: the maximum or mean of them, or as colours."},
+    ] = "maximum"
     diameter_px: Annotated[
         float,
         {"min": 0.0, "max": 5000.0, "tooltip": "Typical cell diameter in pixels; 0 has it estimated."},
@@ -65,9 +77,16 @@ class EngineSettings:
     ] = "auto"
 
     def __post_init__(self) -> None:
+        to_tuples(self, "channels")
+        if isinstance(self.channels, tuple):  # numbers are told as texts, as names are
+            texts = tuple(str(one) if isinstance(one, Integral) else one for one in self.channels)
+            object.__setattr__(self, "channels", texts)
         check_bounds(self)
-        if self.precision not in get_args(Precision):
-            raise SettingsError(f"precision must be one of {get_args(Precision)}; got {self.precision!r}.")
+        if self.channels and self.channel is not None:
+            raise SettingsError(
+                f"Cells are counted in one channel or in several; got channel {self.channel} and channels "
+                f"{', '.join(self.channels)}. Leave one of them out."
+            )
         if self.diameter_px and self.diameter_um:
             raise SettingsError(
                 f"The diameter is given in pixels or in µm; got {self.diameter_px:g} px and "
@@ -102,12 +121,33 @@ class EngineSettings:
             )
         return replace(self, diameter_px=self.diameter_um / pixel_um, diameter_um=0.0)
 
+    def seen(self, image: Image, scalings: Sequence[Scaling] = ()) -> Seen:
+        """Return what of an image is counted in.
+
+        Parameters
+        ----------
+        image
+            With all its channels.
+        scalings
+            Of the channels of the image that this one is a part of; see ``ops.geometry.channels.combined``.
+
+        Raises
+        ------
+        SettingsError
+            The image does not have the channels.
+        """
+        if not self.channels:
+            return Seen(image, self.channel)
+        return combined(image, self.channels, self.combine, scalings)
+
     @property
     def facts(self) -> dict[str, Any]:
-        """What of them a count depends on, as text for a fingerprint; older ones have no micrometres."""
+        """What of them a count depends on, for a fingerprint; later ones only where they are used."""
         values = asdict(replace(self, device="auto"))
         if not self.diameter_um:
             del values["diameter_um"]
+        if not self.channels:
+            del values["channels"], values["combine"]
         return values
 
 
@@ -138,8 +178,7 @@ class InputFiles:
     ] = ()
 
     def __post_init__(self) -> None:
-        for name in ("regions", "exclude", "other"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        to_tuples(self, "regions", "exclude", "other")
         check_bounds(self)
         if self.outside and not self.mask:
             raise SettingsError("outside is told of a mask; there is none. Name its image file by --mask.")
@@ -160,6 +199,9 @@ class FolderSettings:
     watch: Annotated[
         bool, {"tooltip": "Go on with what a microscope drops into the folders, until Ctrl-C."}
     ] = False
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
 
 @dataclass(frozen=True, slots=True)

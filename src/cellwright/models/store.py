@@ -81,9 +81,11 @@ def find(name: str | Path) -> Path:
     is_here = is_folder(Path(name))
     if is_here and holds_model(Path(name)):
         return Path(name)
-    for shelf in (user_folder(), shipped_folder()):
-        if Path(name).name == str(name) and is_folder(shelf / name):
-            return shelf / name
+    named: list[Path] = []
+    if Path(name).name == str(name):
+        named = [shelf / name for shelf in (user_folder(), shipped_folder()) if is_folder(shelf / name)]
+    for folder in [*filter(holds_model, named), *named]:  # an empty one stands in the way of none
+        return folder
     if is_here:  # reading it tells what it lacks
         return Path(name)
     known = ", ".join(entry.name for entry in models()) or "none"
@@ -111,9 +113,18 @@ def load(name: str | Path) -> "CellModel":
     CheckpointError
         See ``models.checkpoint.load_checkpoint``.
     """
-    folder = find(name).resolve()
+    found = find(name)
+    folder = found.resolve()
     spec = folder / "spec.json"
-    return _load(folder, spec.stat().st_mtime_ns if spec.exists() else 0)
+    try:
+        return _load(folder, spec.stat().st_mtime_ns if spec.exists() else 0)
+    except CheckpointError as error:
+        if found.parent != user_folder() or not is_folder(shipped_folder() / found.name):
+            raise
+        raise CheckpointError(
+            f"{error} It stands in the way of the model {found.name!r} that travels with the package: rename "
+            f"or delete the folder {found} to count with that one."
+        ) from error
 
 
 def rename(name: str, new: str) -> Path:

@@ -1,9 +1,11 @@
 """The parts of the annotation panel that open and close."""
 
+from napari.qt import get_stylesheet
 from pytestqt.qtbot import QtBot
+from qtpy.QtGui import QPalette
 from qtpy.QtWidgets import QListWidgetItem
 
-from cellwright.widgets.annotate.view import ExportSection, FolderSection, SettingsSection
+from cellwright.widgets.annotate.view import AnnotatePanel, ExportSection, FolderSection, SettingsSection
 
 NARROW_PX = 300
 
@@ -16,6 +18,23 @@ def test_a_title_opens_and_closes_its_part(qtbot: QtBot) -> None:
         assert not part.content.isHidden()
         part.title.click()
         assert part.content.isHidden()
+
+
+def test_titles_of_open_parts_are_as_readable_and_fonts_follow(qtbot: QtBot) -> None:
+    panel = AnnotatePanel()
+    qtbot.addWidget(panel)
+    panel.setStyleSheet(
+        f"{get_stylesheet('light', extra_variables={'font_size': '16pt'})}{panel.styleSheet()}"
+    )
+    panel.show_session(is_open=True)
+    panel.show()
+    title = panel.batch.title
+    before = title.palette().color(QPalette.ColorRole.ButtonText)
+    title.setChecked(True)
+    assert title.palette().color(QPalette.ColorRole.ButtonText) == before
+    assert before.lightness() < 100
+    for one in (panel.buttons["accept"], panel.names, title):
+        assert one.fontInfo().pointSizeF() == panel.hint.fontInfo().pointSizeF() > 12
 
 
 def test_long_names_of_files_do_not_hide_their_counts(qtbot: QtBot) -> None:

@@ -193,6 +193,17 @@ def test_a_drag_is_a_box_and_a_raised_button_asks_nothing(
     assert widget.ask._on_mouse_drag not in viewer.mouse_drag_callbacks
 
 
+def test_prompts_in_a_channel_are_shown_in_it(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, asking: Any, settled: Settled
+) -> None:
+    layer = asking(np.stack([blobs.image, blobs.image]), axis_labels=("c", "y", "x"), scale=(1, 0.5, 0.5))
+    viewer.dims.set_point(0, 1)
+    prompt(viewer, layer.data_to_world((1, *blobs.points[4])))
+    settled(widget)
+    (_, point) = viewer.layers["prompts"].data
+    np.testing.assert_allclose(point.mean(axis=0), (1, *blobs.points[4]), atol=1e-4)
+
+
 def test_a_box_without_a_cell_is_told(
     viewer: ViewerModel, widget: CountWidget, asking: Any, settled: Settled
 ) -> None:

@@ -322,8 +322,14 @@ def test_drawn_cells_have_no_settings(
 
 def test_a_channel_can_be_chosen(panel: FolderWidget) -> None:
     assert panel.recipe.engine.channel is None
-    panel.view.channel.setValue(2)
+    panel.view.channel.setText("2")
     assert panel.recipe.engine.channel == 2
+    panel.view.channel.setText("DAPI, GFP")
+    engine = panel.recipe.engine
+    assert (engine.channel, engine.channels) == (None, ("DAPI, GFP",))
+    panel.view.channel.setText("")
+    panel.view.show_engine(engine)
+    assert panel.recipe.engine == engine
 
 
 def test_two_runs_do_not_share_a_folder(

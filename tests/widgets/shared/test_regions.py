@@ -1,4 +1,6 @@
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +10,10 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Shapes
 from pytestqt.qtbot import QtBot
 
-from cellwright.core.errors import ImageError, SettingsError, WrongLayerError
+from cellwright.core.data import Image
+from cellwright.core.errors import ImageError, ReadError, SettingsError, WrongLayerError
+from cellwright.files.images import write_labels
+from cellwright.files.regions import read_mask
 from cellwright.ops.measure.regions import RegionSet
 from cellwright.widgets.shared.coordinates import channels_of
 from cellwright.widgets.shared.regions import (
@@ -153,6 +158,34 @@ def test_a_mask_is_the_labels_in_pixels_of_the_image(viewer: ViewerModel) -> Non
     assert found.union((0,), (40, 60)).sum() == 15 * 10
     with pytest.raises(WrongLayerError, match="not those of the image"):
         regions_of(RegionLayers(mask=viewer.add_labels(pixels)), layer)
+
+
+@pytest.mark.parametrize("lead", [(), (2,)])
+def test_a_mask_of_other_pixels_is_that_of_its_file(
+    viewer: ViewerModel, tmp_path: Path, rng: np.random.Generator, lead: tuple[int, ...]
+) -> None:
+    pixels = (rng.random((*lead, 10, 15)) > 0.5).astype(np.uint8)
+    image = Image(np.zeros((*lead, 41, 60)), "ZYX"[-2 - len(lead) :], (1.0,) * len(lead) + (0.5, 0.5))
+    coarse = Image(pixels, image.axes, (1.0,) * len(lead) + (2.0, 2.0))
+    write_labels(tmp_path / "m.tif", pixels.astype(np.int32), coarse)
+    layer = viewer.add_image(image.data, scale=image.pixel_size_um, units="um")
+    mask = viewer.add_labels(pixels, scale=coarse.pixel_size_um, units="um")
+    found = regions_of(RegionLayers(mask=mask), layer).union((1,) * len(lead), (41, 60))
+    expected = np.repeat(np.repeat(pixels[(1,) * len(lead)], 4, axis=0), 4, axis=1)
+    np.testing.assert_array_equal(found, np.append(expected, expected[-1:], axis=0) > 0)
+    read = RegionSet((read_mask(tmp_path / "m.tif", image),))
+    np.testing.assert_array_equal(read.union((1,) * len(lead), (41, 60)), found)
+    for size in (1.5, 2.2):
+        mask.scale = (*mask.scale[:-1], size)
+        with pytest.raises(WrongLayerError, match="covers another field"):
+            regions_of(RegionLayers(mask=mask), layer)
+        write_labels(
+            tmp_path / "m.tif", pixels.astype(np.int32), replace(coarse, pixel_size_um=tuple(mask.scale))
+        )
+        with pytest.raises(ReadError, match=r"same field; got .* a pixel, for .*0.5 µm a pixel"):
+            read_mask(tmp_path / "m.tif", image)
+    with pytest.raises(ReadError, match="for pixels of unknown size"):
+        read_mask(tmp_path / "m.tif", replace(image, pixel_size_um=()))
 
 
 def test_a_line_is_measured_in_pixels_of_the_image(viewer: ViewerModel) -> None:

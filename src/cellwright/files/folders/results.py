@@ -146,8 +146,9 @@ def begin_image(image: ListedImage, output: Path) -> Begun:
     mark = _mark(image.name, output)
     kept = _read_mark(mark)
     notices = []
+    written = {**_read_record(_record(image.name, output)), **kept}.get("checksums", {})
     with writing(mark):
-        for name, checksum in kept.get("checksums", {}).items():
+        for name, checksum in dict(written).items():
             path = output / name
             if path.is_file() and _checksum(path) != checksum:
                 aside = _free_name(path)
@@ -155,6 +156,19 @@ def begin_image(image: ListedImage, output: Path) -> Begun:
                 notices.append(f"{path.name} was changed since it was counted; it is kept as {aside.name}.")
         mark.unlink(missing_ok=True)
     return Begun(tuple(kept.get("files", ())), tuple(notices))
+
+
+def _record(name: str, output: Path) -> Path:
+    return output / f"{name}.json"
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """Return what is told of a count, as JSON; empty where there is none, or it is damaged."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, *NO_JSON):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def _free_name(path: Path) -> Path:
@@ -181,21 +195,43 @@ def mark_done(
     WriteError
         It cannot be written.
     """
-    names = {path.relative_to(output).as_posix(): path for path in files}
-    facts = {
-        "files": {name: path.stat().st_size for name, path in names.items()},
-        "checksums": {name: _checksum(path) for name, path in names.items()},
+    facts: dict[str, Any] = {
+        **_facts_of(files, output),
         "row": dict(row),
         "plate": dict(image.plate),
         "part": image.part,
     }
     _write_mark(image, output, made, facts)
-    for name in set(before.files) - set(names):  # of other settings; beside the new ones they would mislead
+    for name in set(before.files) - set(facts["files"]):  # of other settings; they would mislead
         path = output / name
         if path.name == "zarr.json":
             shutil.rmtree(path.parent, ignore_errors=True)
         with suppress(OSError):
             path.unlink()
+
+
+def mark_written(image: ListedImage, output: Path, files: Sequence[Path]) -> None:
+    """Note in the record of an image that was counted by itself what was written, so that changes are seen.
+
+    Raises
+    ------
+    WriteError
+        It cannot be written.
+    """
+    record = _record(image.name, output)
+    values = _read_record(record)
+    others = [path for path in files if path != record]
+    values["checksums"] = _facts_of(others, output)["checksums"]
+    write_text(record, json.dumps(values, indent=2) + "\n")
+
+
+def _facts_of(files: Sequence[Path], output: Path) -> dict[str, dict[str, int]]:
+    """Return size and checksum of files by their names in a folder."""
+    names = {path.relative_to(output).as_posix(): path for path in files if path.is_relative_to(output)}
+    return {
+        "files": {name: path.stat().st_size for name, path in names.items()},
+        "checksums": {name: _checksum(path) for name, path in names.items()},
+    }
 
 
 def mark_parts(image: ListedImage, output: Path, made: Made, parts: Sequence[ListedImage]) -> None:

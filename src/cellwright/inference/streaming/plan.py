@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from math import ceil, lcm, sqrt
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -287,8 +287,10 @@ def kept_plan(job: StreamJob, image: Image) -> StreamPlan | None:
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept["job"] == job.fingerprint(image):
             scaling = Scaling(*map(float, kept["scaling"]))
+            channels = tuple(Scaling(*map(float, one)) for one in kept.get("channels", ()))
             sizes = (int(kept.get(name, 0)) for name in StreamPlan._fields[3:])
-            return StreamPlan(Preparation(scaling, kept["zoom"]), kept["core_px"], kept["halo_px"], *sizes)
+            preparation = Preparation(scaling, kept["zoom"], channels=channels)
+            return StreamPlan(preparation, kept["core_px"], kept["halo_px"], *sizes)
     return None
 
 
@@ -359,11 +361,12 @@ def link_size(job: StreamJob, image: Image, zoom: float, stream: StreamSettings)
 
 def keep_plan(job: StreamJob, image: Image, plan: StreamPlan) -> None:
     """Write a plan down; from now on a run goes on with it."""
-    scaling = plan.preparation.scaling
+    preparation = plan.preparation
     kept = {
         "job": job.fingerprint(image),
-        "scaling": [scaling.low, scaling.high, scaling.missing],
-        "zoom": plan.preparation.zoom,
+        "scaling": astuple(preparation.scaling),
+        "channels": [astuple(one) for one in preparation.channels],
+        "zoom": preparation.zoom,
         **dict(zip(plan._fields[1:], plan[1:], strict=True)),
     }
     write_text(files_of(job, image).parts / "plan.json", json.dumps(kept, indent=2))

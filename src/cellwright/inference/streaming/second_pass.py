@@ -110,8 +110,9 @@ def crop_scale(job: StreamJob, image: Image, parts: Sequence[Path]) -> CropScale
     boxes = [pandas.read_csv(part, usecols=sides)[sides].to_numpy(np.float32) for part in parts]
     every = np.concatenate([np.zeros((0, 4), np.float32), *boxes]).reshape(-1, 2, 2)
     extents = extents_of(every, np.zeros(len(every), np.float32), spec.diameter_px)
-    sample = frames(image, job.engine.channel).sample()
-    return CropScale(intensity.fit(sample, spec.percentiles), typical_extent(extents))
+    seen = job.engine.seen(image)
+    sample = frames(seen.image, seen.channel).sample()
+    return CropScale(intensity.fit(sample, spec.percentiles), typical_extent(extents), seen.scalings)
 
 
 class _Window(NamedTuple):

@@ -37,7 +37,7 @@ from cellwright.ops.measure.measurement import (
     pixel_sizes,
     result_of_labels,
 )
-from cellwright.ops.measure.regions import RegionSet
+from cellwright.ops.measure.regions import ALL_REGIONS, RegionSet
 from cellwright.ops.measure.settings import AnalysisSettings, TrackSettings
 from cellwright.ops.measure.tracks import Tracks, check_axes, track_cells
 
@@ -349,6 +349,44 @@ def counts_table(
                 row | _density(row["count"], int(sizes[(number, *index)]), pixel_sizes(result, ndim), ndim)
             )
     return pandas.DataFrame(rows)
+
+
+def per_plane(result: Result, rows: NDArray[np.bool_] | None = None) -> tuple[str, NDArray[np.intp]] | None:
+    """Return the axis of frames or slices (``t``, ``z``) and the cells in each; None for a single plane.
+
+    Parameters
+    ----------
+    result
+        The cells.
+    rows : bool (N,)
+        Those that count; all when None.
+    """
+    axes = label_axes(result)
+    if len(axes) < 3:
+        return None
+    first = result.cells.points[:, 0]
+    if rows is not None:
+        first = first[rows]
+    n = _label_shape(result)[0]
+    places = np.clip(np.rint(first).astype(np.intp), 0, n - 1)
+    return axes[0].lower(), np.bincount(places, minlength=n)
+
+
+def groups_of(analysis: Analysis) -> dict[str, dict[str, NDArray[np.bool_]]]:
+    """Return the rows of each group, bool (N,), by what they are grouped: Region, Class, Marker."""
+    table = analysis.table
+    groups: dict[str, dict[str, NDArray[np.bool_]]] = {}
+    if "regions" in table:
+        within = [set(text.split("; ")) for text in table["regions"]]
+        names = [name for name in dict.fromkeys(analysis.counts["region"]) if name != ALL_REGIONS]
+        groups["Region"] = {name: np.array([name in one for one in within], bool) for name in names}
+    if "class" in table:
+        classes = table["class"].to_numpy(object)
+        groups["Class"] = {str(name) or "none": classes == name for name in sorted(set(classes))}
+    markers = {f"{name}+": table[f"positive_{name}"].to_numpy(bool) for name in analysis.thresholds}
+    if markers:
+        groups["Marker"] = {**markers, "none": ~np.logical_or.reduce(list(markers.values()))}
+    return groups
 
 
 def _label_shape(result: Result) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ out of the others.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -140,6 +140,40 @@ class MaskRegion:
             f"The mask {self.name!r} must have the size of the image, {shape}; got {self.pixels.shape}. "
             "Choose the mask of this image."
         )
+
+
+class SampledPixels:
+    """A mask of the same field with other pixels, each with the value at its middle; read as it is looked at.
+
+    Parameters
+    ----------
+    pixels
+        The mask; its first corner is that of the field.
+    shape
+        Wanted length of each axis.
+    factors
+        Wanted pixels in one of the mask, along each axis.
+    """
+
+    def __init__(self, pixels: ArrayLike, shape: Sequence[int], factors: Sequence[float]) -> None:
+        self._pixels, self.shape, self.dtype = pixels, tuple(shape), pixels.dtype
+        middles = ((np.arange(n) + 0.5) / factor for n, factor in zip(shape, factors, strict=True))
+        self._places = [
+            at.astype(np.intp).clip(0, n - 1) for at, n in zip(middles, pixels.shape, strict=True)
+        ]
+
+    def __getitem__(self, place: Any) -> NDArray[Any]:
+        parts = (slice(None),) * len(self.shape) if place is ... else place
+        parts = (*parts, *(slice(None),) * (len(self.shape) - len(parts)))
+        found = [np.atleast_1d(at[part]) for at, part in zip(self._places, parts, strict=True)]
+        if not all(map(len, found)):
+            return np.zeros([len(at) for at in found], self.dtype)
+        window = tuple(slice(int(at[0]), int(at[-1]) + 1) for at in found)
+        read = np.asarray(self._pixels[window])[np.ix_(*(at - at[0] for at in found))]
+        return np.asarray(read[tuple(0 if isinstance(part, int) else slice(None) for part in parts)])
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[Any]:
+        return self[...].astype(dtype or self.dtype)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import numpy as np
 
-from cellwright.core.settings import check_bounds
+from cellwright.core.settings import check_bounds, to_tuples
 from cellwright.ops.measure.columns import keys_of
 from cellwright.ops.measure.filters import BorderRule, away_from_border, parse_filter
 from cellwright.ops.measure.markers import parse_marker
@@ -27,6 +27,7 @@ class MeasureSettings:
     ] = 5.0
 
     def __post_init__(self) -> None:
+        to_tuples(self, "measure")
         check_bounds(self)
         keys_of(self.measure)
 
@@ -107,11 +108,10 @@ class AnalysisSettings:
     ] = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("measure", "keep", "positive"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        to_tuples(self, "measure", "keep", "positive")
+        check_bounds(self)
         parts = [part.strip() for text in self.measure for part in text.split(",")]
         object.__setattr__(self, "measure", tuple(part for part in parts if part))
-        check_bounds(self)
         keys_of(self.measure)
         away_from_border(np.zeros((0, 2, 2)), (1, 1), self.border)
         RegionSet(rule=self.region_rule)

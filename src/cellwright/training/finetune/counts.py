@@ -79,15 +79,16 @@ def read_counts(path: Path) -> tuple[CountedImage, ...]:
 
 
 def _check_once(images: Sequence[CountedImage], path: Path) -> None:
-    """Raise where the table tells two counts of one image."""
+    """Raise where the table tells an image twice, which would then be judged by itself."""
     of_path: dict[Path, float] = {}
     for image in images:
-        known = of_path.setdefault(image.path, image.count)
-        if known != image.count:
+        place = image.path.resolve()
+        if place in of_path:
             raise ReadError(
-                f"An image must have one count; {image.path.name} has {known:g} and {image.count:g} in "
-                f"{path}. Keep the right one, or their mean."
+                f"An image must be told once; {image.path.name} is told as {of_path[place]:g} and "
+                f"{image.count:g} in {path}. Keep the right one, or their mean."
             )
+        of_path[place] = image.count
 
 
 def finetune_counts(

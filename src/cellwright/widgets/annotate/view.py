@@ -1,7 +1,8 @@
 """The controls of the annotate panel and where they stand, without behaviour."""
 
 from napari.layers import Labels, Layer, Points
-from qtpy.QtCore import QSize, Qt
+from qtpy.QtCore import QEvent, QSize, Qt
+from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -44,7 +45,7 @@ OWN_STYLE = """
 QToolButton { padding: 3px 2px; border-radius: 5px; background: rgba(128, 128, 128, 40); }
 QToolButton#fold { text-align: left; background: transparent; font-weight: 600; }
 QToolButton:hover { background: rgba(128, 128, 128, 80); }
-QToolButton:checked { color: white; background: #1a7a76; }
+QToolButton[tool="true"]:checked { color: white; background: #1a7a76; }
 QToolButton:disabled { color: rgba(128, 128, 128, 160); background: rgba(128, 128, 128, 18); }
 #begin { font-weight: 600; padding: 7px; border-radius: 5px; }
 #begin[running="false"] { color: white; background: #1a7a76; }
@@ -96,6 +97,28 @@ class AnnotatePanel(QWidget):
         layout.addWidget(self.batch)
         layout.addStretch(1)
         self.show_session(is_open=False)
+
+    def changeEvent(self, event: QEvent | None) -> None:
+        """Follow the font size of napari; called by Qt."""
+        super().changeEvent(event)
+        if event is not None and event.type() == QEvent.Type.StyleChange and self.isVisible():
+            self._follow_font()
+
+    def showEvent(self, event: QShowEvent | None) -> None:
+        """Follow the font size of napari; called by Qt."""
+        super().showEvent(event)
+        self._follow_font()
+
+    def _follow_font(self) -> None:
+        """Give tool buttons and fields of text the font size of labels, which napari's style leaves out."""
+        self.hint.ensurePolished()
+        size = self.hint.fontInfo().pointSizeF()
+        for kind in (QToolButton, QLineEdit):
+            for one in self.findChildren(kind):
+                font = one.font()
+                if font.pointSizeF() != size:
+                    font.setPointSizeF(size)
+                    one.setFont(font)
 
     # -- what is shown ------------------------------------------------------------------------------------
 
@@ -234,7 +257,7 @@ class AnnotatePanel(QWidget):
         self.current.setObjectName("details")
         self.current.setWordWrap(True)
         self.check, self.check_job = QToolButton(), JobBar()
-        self.check.setText("Check with mirrored image")
+        self.check.setText("Check with\nmirrored image")
         self.check.setToolTip(
             "Have the model look at the mirrored image too: cells it then sees otherwise come first."
         )
@@ -416,11 +439,12 @@ class FolderSection(CollapsibleSection):
 
 
 def _text(tool: Tool) -> str:
-    special = {"undo": "↶", "redo": "↷", "hide": f"{tool.title} ({tool.key})"}
+    special = {"undo": "↶", "redo": "↷"}
     return special.get(tool.name, f"{tool.title}\n{tool.key}")
 
 
 def _size(button: QToolButton) -> None:
+    button.setProperty("tool", True)  # noqa: FBT003 - for the style sheet
     button.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
 
 

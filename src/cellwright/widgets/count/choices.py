@@ -9,11 +9,13 @@ from napari.layers import Layer
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
 
-from cellwright.core.errors import CellwrightError, CheckpointError
+from cellwright.core.errors import CellwrightError, CheckpointError, SettingsError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.images import describe_images
 from cellwright.files.metadata import Understood, likely_axes, meaning
-from cellwright.inference.settings import pixel_um_of
+from cellwright.inference.settings import EngineSettings, pixel_um_of
+from cellwright.ops.geometry.channels import channel_numbers
+from cellwright.widgets.count.channels import LayerChannel, channels_by_number, further_channels, numbers_of
 from cellwright.widgets.count.model import CountModel
 from cellwright.widgets.count.view import CountPanel
 from cellwright.widgets.shared.combos import SPECS, model_events
@@ -39,7 +41,9 @@ class Choices(QObject):
     def __init__(self, viewer: Any, panel: CountPanel) -> None:
         super().__init__(panel)
         self._viewer, self._panel = viewer, panel
+        self._further: dict[str, LayerChannel] = {}
         panel.image.chosen.connect(self.refresh_channels)
+        panel.channel.chosen.connect(self.list_further)
         for box in (panel.image, panel.exclude, panel.mask_layer):
             box.follow(viewer)
         model_events.changed.connect(self.list_siblings)
@@ -51,6 +55,8 @@ class Choices(QObject):
         layers = viewer.layers
         for emitter in (layers.events.inserted, layers.events.removed, viewer.dims.events.ndisplay):
             emitter.connect(self._on_scene_changed)
+        layers.events.renamed.connect(self.list_further)
+        self.scene_changed.connect(self.list_further)
 
     @property
     def layer(self) -> Layer | None:
@@ -62,6 +68,21 @@ class Choices(QObject):
     def channel(self) -> Channel | None:
         """The chosen channel."""
         return self._panel.channel.channel
+
+    @property
+    def also(self) -> tuple[LayerChannel, ...]:
+        """The channels that are counted in together with the chosen one."""
+        known = {one.key: one for one in self._further.values()}
+        return tuple(known[key] for key in self._panel.further.ticked if key in known)
+
+    @property
+    def counted_in(self) -> dict[str, Any]:
+        """The channels that are counted in, as the engine takes them."""
+        channel, layer, also = self.channel, self.layer, self.also
+        if not also or not isinstance(layer, ImageLayer):
+            return {"channel": channel.index if channel else None}
+        chosen = LayerChannel(layer, channel or channels_of(layer)[0])
+        return {"channels": numbers_of(chosen, also), "combine": self._panel.combine.currentData()}
 
     @property
     def device(self) -> str:
@@ -127,6 +148,45 @@ class Choices(QObject):
         if isinstance(layer, ImageLayer) and is_understood(layer):
             channels = tuple(one for one in channels_of(layer) if one.title != NO_CHANNELS)
         self._panel.channel.list_channels(channels)
+        self.list_further()
+
+    def list_further(self, _: object = None, ticked: Sequence[str] | None = None) -> None:
+        """List what can be counted in together with the chosen channel; what was ticked stays so."""
+        if not isalive(self):  # type: ignore[no-untyped-call]
+            return
+        if ticked is None:
+            ticked = self._panel.further.ticked
+        layer = self._panel.image.layer
+        if not isinstance(layer, ImageLayer):
+            layer = None
+        self._further = further_channels(self._viewer.layers, layer, self.channel)
+        self._panel.list_channels([(title, one.key) for title, one in self._further.items()], ticked)
+
+    def choose_channels(self, engine: EngineSettings) -> str:
+        """Choose the channels that settings tell; return a sentence where the image does not have them."""
+        panel, layer = self._panel, self._panel.image.layer
+        panel.combine.setCurrentIndex(panel.combine.place_of(engine.combine))
+        if engine.channels and isinstance(layer, ImageLayer):
+            image, found = channels_by_number(self._viewer.layers, layer)
+            try:
+                first, *also = (found[number] for number in channel_numbers(image, engine.channels))
+            except (SettingsError, KeyError):
+                return f" This image has no channels {', '.join(engine.channels)} to count in."
+            panel.image.choose(first.layer)
+            self._choose_index(first.channel.index)
+            self.list_further(ticked=[one.key for one in also])
+            return ""
+        self._choose_index(engine.channel)
+        self.list_further(ticked=())
+        return ""
+
+    def _choose_index(self, index: int | None) -> None:
+        """Choose a channel of the layer by its number."""
+        box = self._panel.channel
+        for place in range(box.count()):
+            channel = box.itemData(place)
+            if channel is not None and channel.index == index:
+                box.setCurrentIndex(place)
 
 
 class AxesTool(QObject):

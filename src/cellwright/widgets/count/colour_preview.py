@@ -5,15 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image as ImageLayer
-from napari.layers import Layer
 from napari.utils.notifications import show_error
 from numpy.typing import NDArray
 
 from cellwright.core.errors import CellwrightError
+from cellwright.inference.settings import EngineSettings
 from cellwright.ops.codecs.pseudocolor import PseudocolorFrames, pseudocolor_frames
-from cellwright.widgets.shared.coordinates import Channel
 from cellwright.widgets.shared.edited_layers import METADATA
-from cellwright.widgets.shared.layer_io import image_layer, place, source_of
+from cellwright.widgets.shared.layer_io import Source, place, source_of
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -24,25 +23,36 @@ OUTPUT = "colours"
 def show_active_colours(viewer: "napari.viewer.Viewer") -> None:
     """Add the pseudo-colours of the active image layer; a notification tells why not."""
     try:
-        show_colours(viewer, viewer.layers.selection.active)
+        show_colours(viewer, source_of(viewer.layers.selection.active))
     except CellwrightError as error:
         show_error(str(error))
 
 
-def show_colours(viewer: Any, layer: Layer | None, channel: Channel | None = None) -> ImageLayer:
+def show_colours(
+    viewer: Any,
+    source: Source,
+    engine: EngineSettings = EngineSettings(),  # noqa: B008 - frozen
+) -> ImageLayer:
     """Add the pseudo-colours of a volume as an RGB layer and return it.
 
     A slice is coloured when it is looked at, so a volume of any size takes no time.
 
+    Parameters
+    ----------
+    viewer
+        A napari viewer.
+    source
+        What is counted.
+    engine
+        Tells the channels.
+
     Raises
     ------
-    WrongLayerError
-        The layer is no Image layer.
     AxesError
         The image is no volume, or has one slice only.
     """
-    source = source_of(image_layer(layer), channel)
-    colours = lazy_colours(pseudocolor_frames(source.image, channel.index if channel else None))
+    seen = engine.seen(source.image)
+    colours = lazy_colours(pseudocolor_frames(seen.image, seen.channel))
     if source.channel_axis is not None:
         colours = np.expand_dims(colours, source.channel_axis)
     made = ImageLayer(colours, rgb=True, name=f"{source.image.name} colours", **source.placement)

@@ -11,11 +11,12 @@ from psygnal import Signal
 from cellwright.core.tasks import Task
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
+from cellwright.widgets.count.channels import LayerChannel, source_with
 from cellwright.widgets.count.count_request import CountOutcome, Request
-from cellwright.widgets.shared.coordinates import AXES, Channel, chosen_axes
-from cellwright.widgets.shared.layer_io import Source
+from cellwright.widgets.shared.coordinates import AXES, Channel, Window, channels_of, chosen_axes
+from cellwright.widgets.shared.layer_io import Source, image_layer
 
-Place = tuple[str, int | None, tuple[int, ...], tuple[int, ...]]
+Place = tuple[str, int | None, tuple[str, ...], tuple[int, ...], tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,39 @@ class CountInputs:
     engine: EngineSettings  # how the network runs
     outputs: tuple[str, ...]  # the layers that are wanted
     together: tuple[str, ...] = ()  # names or folders of further models of the family, averaged with it
+    also: tuple[LayerChannel, ...] = ()  # channels that are counted in together with the chosen one
+
+    @property
+    def chosen(self) -> LayerChannel:
+        """The chosen channel of the chosen layer.
+
+        Raises
+        ------
+        WrongLayerError
+            There is no layer, or it is none of an image.
+        """
+        layer = image_layer(self.layer)
+        return LayerChannel(layer, self.channel or channels_of(layer)[0])
+
+    def source(self, window: Window | None = None) -> Source:
+        """Return what is to be counted: the chosen channels of all of the image, or of a window.
+
+        Raises
+        ------
+        WrongLayerError
+            The layer is none of an image, or another one does not lie upon it.
+        """
+        return source_with(self.chosen, self.also, window)
+
+    @property
+    def channels_of_file(self) -> tuple[str, ...]:
+        """The channels that are counted in together, by their numbers in the file where these are known."""
+        if not self.also:
+            return ()
+        part = self.source().image.source_part
+        if part is not None and isinstance(part[1], tuple) and part[1]:
+            return tuple(map(str, part[1]))
+        return self.engine.channels
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -125,7 +159,13 @@ class CountModel:
         request, source = outcome.request, outcome.request.source
         if source.is_preview:
             return ""
-        place = (source.layer_id, request.engine.channel, source.offset, source.image.shape)
+        place = (
+            source.layer_id,
+            request.engine.channel,
+            request.engine.channels,
+            source.offset,
+            source.image.shape,
+        )
         kind = registry.get(request.family).gives
         self._counts[place, kind] = _Remembered(outcome.result.count, outcome.result.interval)
         cells, density = (self._counts.get((place, one)) for one in ("instances", "density"))

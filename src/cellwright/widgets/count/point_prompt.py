@@ -21,7 +21,7 @@ from cellwright.widgets.count.count_request import CountOutcome, show_task
 from cellwright.widgets.count.model import CountModel
 from cellwright.widgets.shared.coordinates import axis_of, pixel_at
 from cellwright.widgets.shared.edited_layers import ASKED
-from cellwright.widgets.shared.layer_io import Source, image_layer, source_of
+from cellwright.widgets.shared.layer_io import Source, image_layer
 from cellwright.widgets.shared.point_prompt import (
     LEFT,
     MOST_KNOWN,
@@ -321,7 +321,7 @@ class PointPromptTool(QObject):
         axis = axis_of(self._model.inputs().channel)
         if axis is None:
             return placed
-        shown = layer.world_to_data(self._viewer.dims.point)[axis]
+        shown = layer.world_to_data(self._viewer.dims.point[-layer.ndim :])[axis]
         return np.insert(placed, axis, shown, axis=1)
 
     def _counted(self) -> CountOutcome | None:
@@ -340,7 +340,7 @@ class PointPromptTool(QObject):
         counted = self._counted()
         if counted is not None:
             return counted.request.source
-        return source_of(layer, self._model.inputs().channel)
+        return replace(self._model.inputs(), layer=layer).source()
 
     def _spot(self, layer: ImageLayer, position: Any) -> PromptPoint:
         if self._viewer.dims.ndisplay != 2:

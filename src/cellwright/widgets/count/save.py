@@ -3,7 +3,7 @@
 A million cells take seconds to write. The command line takes the file of settings, too.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,7 +172,7 @@ class SettingsFileTool(QObject):
             recipe = Recipe(
                 models=inputs.models,
                 settings=inputs.settings,
-                engine=inputs.engine,
+                engine=replace(inputs.engine, channels=inputs.channels_of_file),
                 classifier=inputs.classifier,
                 analysis=AnalysisSettings(region_rule=self._panel.rule.currentData()),
             )
@@ -198,11 +198,7 @@ class SettingsFileTool(QObject):
         _choose(panel.device, engine.device)
         _choose(panel.classes, recipe.classifier)
         _choose(panel.rule, recipe.analysis.region_rule)
-        for place in range(panel.channel.count()):
-            channel = panel.channel.itemData(place)
-            if channel is not None and channel.index == engine.channel:
-                panel.channel.setCurrentIndex(place)
-        told = f"Settings of {path.name} taken; count to use them."
+        told = f"Settings of {path.name} taken; count to use them." + self._choices.choose_channels(engine)
         self._choices.list_siblings(recipe.models[1:])
         missing = [name for name in recipe.models[1:] if name not in panel.ticked_models]
         if missing:

@@ -51,7 +51,15 @@ REGIONS = {"whole": "Whole image", "view": "What I see", "drawn": "Drawn region"
 RULES = {"centre": "Centre inside", "overlap": "Any overlap", "whole": "Wholly inside"}
 SIDES = {"Inside": False, "Outside": True}
 OUTPUTS = {"Labels": "Outlines", "Points": "Points", "Shapes": "Boxes", "Image": "Density"}
-OWN_ROWS = ("device", "channel", "diameter_px", "diameter_um")  # engine settings with a control of their own
+COMBINATIONS = {"Maximum": "maximum", "Mean": "mean", "Colours": "colours"}
+OWN_ROWS = (
+    "device",
+    "channel",
+    "channels",
+    "combine",
+    "diameter_px",
+    "diameter_um",
+)  # engine settings with a control of their own
 PX, UM = "px", "µm"
 MOST = {PX: 5000.0, UM: 100_000.0}  # of a diameter
 UNIT_LETTERS = 2
@@ -189,6 +197,8 @@ class CountPanel(QWidget):
         self.mask_side.fill(SIDES.items())
         rows: dict[str, QWidget | QHBoxLayout] = {
             "Channel": self.channel,
+            "And in": self._further(),
+            "Combined by": self.combine,
             "Count in": self.region,
             "At its edge": self.rule,
             "Leave out": self.exclude,
@@ -217,37 +227,43 @@ class CountPanel(QWidget):
         layout.addWidget(self.show_guide)
         return box
 
-    def _together(self) -> QListWidget:
-        self.together = QListWidget()
-        self.together.setToolTip(
+    def _further(self) -> "CheckList":
+        self.further = CheckList(
+            "Channels, and layers of the same pixels, that are counted in together with the channel above: "
+            "each is scaled by its own intensities, then they are combined."
+        )
+        self.combine = PanelComboBox(
+            "Maximum: the brightest channel at each pixel. Mean: the mean of them. Colours: the first is "
+            "red, the second green, a third blue."
+        )
+        self.combine.fill(COMBINATIONS.items())
+        self.further.itemChanged.connect(self._show_combine)
+        return self.further
+
+    def list_channels(self, channels: Iterable[tuple[str, str]], ticked: Container[str]) -> None:
+        """List title and key of channels that can be counted in together with the chosen one; tick some."""
+        self.further.list_entries(channels, ticked)
+        self._more_form.setRowVisible(self.further, self.further.count() > 0)
+        self._show_combine()
+
+    def _show_combine(self, _: object = None) -> None:
+        self._more_form.setRowVisible(self.combine, bool(self.further.ticked))
+
+    def _together(self) -> "CheckList":
+        self.together = CheckList(
             "Further models of the same family: their outputs are averaged with those of the model above."
         )
-        self.together.setSelectionMode(QListWidget.SelectionMode.NoSelection)
-        self.together.setTextElideMode(Qt.TextElideMode.ElideRight)
-        self.together.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         return self.together
 
     @property
     def ticked_models(self) -> tuple[str, ...]:
         """Names or folders of the models that count together with the chosen one."""
-        items = [self.together.item(place) for place in range(self.together.count())]
-        ticked = [item for item in items if item is not None and item.checkState() == Qt.CheckState.Checked]
-        return tuple(str(item.data(Qt.ItemDataRole.UserRole)) for item in ticked)
+        return self.together.ticked
 
     def list_models(self, models: Iterable[tuple[str, str]], ticked: Container[str]) -> None:
         """List title and name of models that can count together with the chosen one, and tick some."""
-        self.together.clear()
-        for title, name in models:
-            item = QListWidgetItem(title)
-            item.setToolTip(title)
-            item.setData(Qt.ItemDataRole.UserRole, name)
-            item.setFlags(Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsUserCheckable)
-            item.setCheckState(Qt.CheckState.Checked if name in ticked else Qt.CheckState.Unchecked)
-            self.together.addItem(item)
-        n_shown = min(self.together.count(), MOST_ROWS)
-        row_px = max(self.together.sizeHintForRow(0), self.together.fontMetrics().height() + ROW_PADDING_PX)
-        self.together.setFixedHeight(n_shown * row_px + 2 * ROW_PADDING_PX)
-        self._more_form.setRowVisible(self.together, n_shown > 0)
+        self.together.list_entries(models, ticked)
+        self._more_form.setRowVisible(self.together, self.together.count() > 0)
 
     def _diameter(self) -> QHBoxLayout:
         self.diameter = DiameterBox()
@@ -333,6 +349,45 @@ class CountPanel(QWidget):
         whole.addLayout(row(self.keep_cell, self.drop_cell))
         self.show_prompted(is_pending=False)
         return whole
+
+
+class CheckList(QListWidget):
+    """Entries that can be ticked, as high as they need, and scrolled where they are many.
+
+    Parameters
+    ----------
+    help_text
+        Its tooltip.
+    """
+
+    def __init__(self, help_text: str) -> None:
+        super().__init__()
+        self.setToolTip(help_text)
+        self.setSelectionMode(QListWidget.SelectionMode.NoSelection)
+        self.setTextElideMode(Qt.TextElideMode.ElideRight)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+
+    @property
+    def ticked(self) -> tuple[str, ...]:
+        """Data of the entries that are ticked."""
+        items = [self.item(place) for place in range(self.count())]
+        ticked = [item for item in items if item is not None and item.checkState() == Qt.CheckState.Checked]
+        return tuple(str(item.data(Qt.ItemDataRole.UserRole)) for item in ticked)
+
+    def list_entries(self, entries: Iterable[tuple[str, str]], ticked: Container[str]) -> None:
+        """List titles and data, and tick some."""
+        with QSignalBlocker(self):
+            self.clear()
+            for title, data in entries:
+                item = QListWidgetItem(title)
+                item.setToolTip(title)
+                item.setData(Qt.ItemDataRole.UserRole, data)
+                item.setFlags(Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsUserCheckable)
+                item.setCheckState(Qt.CheckState.Checked if data in ticked else Qt.CheckState.Unchecked)
+                self.addItem(item)
+        n_shown = min(self.count(), MOST_ROWS)
+        row_px = max(self.sizeHintForRow(0), self.fontMetrics().height() + ROW_PADDING_PX)
+        self.setFixedHeight(n_shown * row_px + 2 * ROW_PADDING_PX)
 
 
 class GuideLine(QFrame):

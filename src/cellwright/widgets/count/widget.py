@@ -43,7 +43,6 @@ from cellwright.widgets.shared.layer_io import (
     place,
     remove,
     shown_cells,
-    source_of,
 )
 from cellwright.widgets.shared.messages import (
     ANNOTATE,
@@ -172,6 +171,7 @@ class CountWidget(QWidget):
             engine=self.engine,
             outputs=self.outputs,
             together=self.panel.ticked_models,
+            also=self.choices.also,
         )
 
     @property
@@ -195,10 +195,9 @@ class CountWidget(QWidget):
     @property
     def engine(self) -> EngineSettings:
         """How the network is to run."""
-        channel = self.choices.channel
         return EngineSettings(
             device=self.choices.device,
-            channel=channel.index if channel else None,
+            **self.choices.counted_in,
             **self.panel.diameter.settings,
             **self.panel.engine.values(),
         )
@@ -278,7 +277,7 @@ class CountWidget(QWidget):
         elif regions is not None:
             margin_px = max(2 * self.panel.diameter.value_px, LEAST_MARGIN_PX)
             window = window_of_regions(regions, layer, margin_px)
-        return source_of(layer, self.choices.channel, window)
+        return self._inputs().source(window)
 
     def _with_context(self, window: Window, layer: ImageLayer, n_around: int | None = None) -> Window:
         """Return the window with slices around it, where the family needs them."""
@@ -289,7 +288,7 @@ class CountWidget(QWidget):
     def _preview_source(self) -> Source:
         layer = image_layer(self.choices.layer)
         window = self._with_context(window_in_view(self.viewer, layer, PREVIEW_PX), layer, PREVIEW_SLICES)
-        return replace(source_of(layer, self.choices.channel, window), is_preview=True)
+        return replace(self._inputs().source(window), is_preview=True)
 
     def _on_count_returned(self, counted: CountOutcome) -> None:
         source = counted.request.source
@@ -452,7 +451,7 @@ class CountWidget(QWidget):
 
     def _on_colours_clicked(self) -> None:
         try:
-            show_colours(self.viewer, self.choices.layer, self.choices.channel)
+            show_colours(self.viewer, self._inputs().source(), self.engine)
         except CellwrightError as error:
             self.model.fail(error)
 

@@ -24,7 +24,6 @@ from qtpy.QtWidgets import (
     QListWidgetItem,
     QPushButton,
     QScrollArea,
-    QSpinBox,
     QTabWidget,
     QVBoxLayout,
     QWidget,
@@ -54,8 +53,8 @@ from cellwright.widgets.shared.style import (
 START, STOP = "Count images", "Stop"
 MOST_NAMES = 1000  # of a folder that are looked at for wells
 SEPARATOR = "; "  # between folders in their line
-SHOWN_IN_FORM = tuple(name for name in names_of(EngineSettings) if name not in ("device", "channel"))
-ANY_CHANNEL = -1
+OWN_ROWS = ("device", "channel", "channels")
+SHOWN_IN_FORM = tuple(name for name in names_of(EngineSettings) if name not in OWN_ROWS)
 COUNT_TITLE = "Cells"
 PICTURE_PX, MARGIN_PX, TEXT_PX = 138, 12, 50
 MOST_KEPT = 400  # pictures in memory
@@ -136,11 +135,12 @@ class FolderView(QWidget):
 
     def _more(self) -> QCollapsible:
         self.device = DeviceComboBox()
-        self.channel = QSpinBox()
-        self.channel.setRange(ANY_CHANNEL, 99)
-        self.channel.setSpecialValueText("colours together, else the first")
-        self.channel.setValue(ANY_CHANNEL)
-        self.channel.setToolTip("Channel to count in, from 0.")
+        self.channel = QLineEdit()
+        self.channel.setPlaceholderText("colours together, else the first")
+        self.channel.setToolTip(
+            "Channel to count in, from 0, or several that are counted in together, by numbers or names: 0,2 "
+            "or DAPI,GFP."
+        )
         self.xlsx = QCheckBox("Tables for Excel, too")
         self.xlsx.setToolTip("Write each table as an Excel file beside the CSV.")
         self.engine = SettingsForm(EngineSettings, SHOWN_IN_FORM)
@@ -170,15 +170,21 @@ class FolderView(QWidget):
     @property
     def engine_settings(self) -> EngineSettings:
         """How the network is to run."""
-        channel = None
-        if self.channel.value() != ANY_CHANNEL:
-            channel = self.channel.value()
-        return EngineSettings(device=self.device.device, channel=channel, **self.engine.values())
+        text = self.channel.text().strip()
+        counted_in: dict[str, Any] = {}
+        if text.isdecimal():
+            counted_in = {"channel": int(text)}
+        elif text:
+            counted_in = {"channels": (text,)}
+        return EngineSettings(device=self.device.device, **counted_in, **self.engine.values())
 
     def show_engine(self, engine: EngineSettings) -> None:
         """Show how the network is to run."""
         self.engine.set_values(asdict(engine))
-        self.channel.setValue(ANY_CHANNEL if engine.channel is None else engine.channel)
+        channels = engine.channels
+        if engine.channel is not None:
+            channels = (str(engine.channel),)
+        self.channel.setText(",".join(channels))
         self.device.setCurrentIndex(self.device.place_of(engine.device))
 
     @property

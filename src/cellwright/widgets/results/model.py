@@ -16,7 +16,7 @@ from psygnal import Signal
 
 from cellwright.core.data import Result
 from cellwright.core.errors import CellwrightError
-from cellwright.ops.measure.analysis import Analysis, counts_table
+from cellwright.ops.measure.analysis import Analysis, counts_table, per_plane
 from cellwright.ops.measure.blocks import spatial_ndim
 from cellwright.ops.measure.cells_table import is_volumetric
 from cellwright.ops.measure.filters import (
@@ -399,14 +399,7 @@ class ResultsModel:
         measured = self.measured
         if measured is None:
             return None
-        axes = label_axes(measured.result)
-        if len(axes) < 3:
-            return None
-        if cells is None:
-            cells = self.kept
-        shape = self._lead_length(measured, axes)
-        places = np.rint(measured.result.cells.points[cells, 0]).astype(np.intp)
-        return axes[0].lower(), np.bincount(np.clip(places, 0, shape - 1), minlength=shape)
+        return per_plane(measured.result, self.kept if cells is None else cells)
 
     def analysis(self) -> Analysis:
         """Return what counts as an analysis, for reports and files."""
@@ -491,13 +484,6 @@ class ResultsModel:
         if tuple(kept) != self.conditions:
             self.conditions = tuple(kept)
             self.conditions_changed.emit(self.conditions_text)
-
-    def _lead_length(self, measured: MeasuredCells, axes: str) -> int:
-        labels = measured.result.cells.labels
-        if labels is not None:
-            return int(labels.shape[0])
-        image = measured.snapshot.image
-        return int(image.label_shape[image.label_axes.index(axes[0])])
 
     def _frame_groups(self, measured: MeasuredCells) -> dict[str, NDArray[np.bool_]]:
         axes, frames = label_axes(measured.result).lower(), measured.frames

@@ -31,7 +31,9 @@ POSITIVE, NEGATIVE, NEXT = "positive", "negative", "next"  # what a click says
 PROMPTS_NAME = "prompts"  # of the layer that shows them
 POSITIVE_COLOUR, NEGATIVE_COLOUR = "#2fd06a", "#f2433d"
 POINT_PX = 5.0  # radius of a point on the screen
-PROMPT_KEYS = "Enter keeps it, Esc drops it, Ctrl+Z takes the last prompt back."
+PROMPT_KEYS = (
+    "Enter keeps it, Esc drops it. Click: this too; Shift+click: not this; drag: a box; Ctrl+Z: undo."
+)
 
 
 class PromptPoint(NamedTuple):

@@ -1,6 +1,6 @@
 """Parts of an image to count in: what the viewer shows, or what the user draws in layers made for that."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -19,6 +19,7 @@ from cellwright.ops.measure.regions import (
     Region,
     RegionRule,
     RegionSet,
+    SampledPixels,
     ShapeRegion,
     is_excluded,
     region_set,
@@ -251,14 +252,17 @@ def _mask_region(mask: Labels, layer: Layer, channel_axis: int | None, *, is_out
     matrix, origin = affine_between(mask, layer)
     n_missing = layer.ndim - mask.ndim
     name = f"outside {mask.name}" if is_outside else mask.name
-    if n_missing < 0 or not np.allclose(matrix[n_missing:], np.eye(mask.ndim), atol=SAME_PIXELS):
-        raise WrongLayerError(
-            f"The pixels of the mask {mask.name!r} are not those of the image {layer.name!r}. Choose labels "
-            "that were made on this image."
-        )
     pixels = np.asarray(full_resolution(mask)) != 0
     shape = list(pixels.shape if isinstance(layer, Points) else _shape(layer)[n_missing:])
     first = np.rint(origin[n_missing:]).astype(int)
+    if n_missing < 0 or not np.allclose(matrix[n_missing:], np.eye(mask.ndim), atol=SAME_PIXELS):
+        if not _is_same_field(matrix[n_missing:], origin[n_missing:], pixels.shape, shape):
+            raise WrongLayerError(
+                f"The pixels of the mask {mask.name!r} are not those of the image {layer.name!r}, and by the "
+                "scale of both it covers another field. Choose labels that were made on this image."
+            )
+        pixels = SampledPixels(pixels, shape, np.diag(matrix[n_missing:]).tolist())[...]
+        first = np.zeros(len(shape), int)
     if channel_axis is not None and channel_axis >= n_missing:
         at = channel_axis - n_missing
         pixels, first = pixels.max(axis=at), np.delete(first, at)
@@ -271,6 +275,24 @@ def _mask_region(mask: Labels, layer: Layer, channel_axis: int | None, *, is_out
     own = [slice(a - f, b - f) for a, b, f in zip(low, high, first, strict=True)]
     whole[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = pixels[tuple(own)]
     return MaskRegion(name, whole, is_inverted=is_outside)
+
+
+def _is_same_field(
+    matrix: NDArray[np.float64], origin: NDArray[np.float64], mask: Sequence[int], shape: Sequence[int]
+) -> bool:
+    """Return whether a mask with other pixels covers an image, up to a pixel; corners are compared.
+
+    Layers that begin at the same place of the world have the middle of their first pixels there.
+    """
+    if matrix.shape != (len(mask), len(mask)) or len(shape) != len(mask):
+        return False
+    factors = np.diag(matrix)
+    if not np.allclose(matrix, np.diag(factors), atol=SAME_PIXELS) or (factors <= 0).any():
+        return False
+    pixel = np.maximum(factors, 1)
+    is_as_long = np.abs(factors * mask - shape) <= pixel
+    corner = origin - factors / 2 + HALF_PIXEL
+    return bool(is_as_long.all() and (np.abs(corner) <= pixel / 2 + SAME_PIXELS).all())
 
 
 def line_length_px(shapes: Shapes, layer: ImageLayer) -> float:

@@ -1,0 +1,197 @@
+"""Further channels that are counted in together with the chosen one: of its layer, or of other layers."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from napari.layers import Image as ImageLayer
+
+from cellwright.core.data import CHANNEL, Image
+from cellwright.core.errors import WrongLayerError
+from cellwright.files.metadata import FilePart
+from cellwright.ops.measure.blocks import cropped
+from cellwright.widgets.shared.combos import is_image
+from cellwright.widgets.shared.coordinates import (
+    FILE_PART,
+    Channel,
+    Window,
+    affine_between,
+    channels_of,
+    image_in,
+    is_understood,
+)
+from cellwright.widgets.shared.layer_io import Source, source_of
+
+SAME_PIXELS = 1e-3
+
+
+class LayerChannel(NamedTuple):
+    """One channel of a layer; all of a layer that has no channels."""
+
+    layer: ImageLayer
+    channel: Channel
+
+    @property
+    def key(self) -> str:
+        """What tells it from others."""
+        return f"{self.layer.unique_id} {self.channel.index}"
+
+    @property
+    def image(self) -> Image:
+        """The image of the layer."""
+        return image_in(self.layer, self.channel)
+
+
+def further_channels(
+    layers: Iterable[Any], layer: ImageLayer | None, channel: Channel | None
+) -> dict[str, LayerChannel]:
+    """Return title and channel of all that can be counted in together with a channel of a layer.
+
+    Colours are none: they are taken together anyway.
+    """
+    if layer is None or not is_understood(layer):
+        return {}
+    own = _single(layer)
+    chosen = channel or channels_of(layer)[0]
+    if layer.rgb or chosen not in own:
+        return {}
+    found = {one.title: LayerChannel(layer, one) for one in own if one != chosen}
+    for other in reversed(list(layers)):
+        if other is layer or not is_image(other) or other.rgb or not is_understood(other):
+            continue
+        found |= {_title(other, one): LayerChannel(other, one) for one in _single(other)}
+    return found
+
+
+def _single(layer: ImageLayer) -> list[Channel]:
+    """Return the channels of a layer one by one; that of a layer without channels."""
+    channels = channels_of(layer)
+    if channels[0].axis is None:
+        return list(channels[:1])
+    return [one for one in channels if _is_one(one)]
+
+
+def _title(layer: ImageLayer, channel: Channel) -> str:
+    if channel.axis is None:
+        return str(layer.name)
+    return f"{layer.name} · {channel.title}"
+
+
+def _is_one(channel: Channel) -> bool:
+    return channel.axis is not None and channel.index is not None
+
+
+def channels_by_number(layers: Iterable[Any], layer: ImageLayer) -> tuple[Image, dict[int, LayerChannel]]:
+    """Return the image that a layer is, or is a channel of, and what shows each of its channels by number."""
+    image, part = image_in(layer), layer.metadata.get(FILE_PART)
+    if CHANNEL in image.axes or not isinstance(part, FilePart):
+        return image, {int(one.index or 0): LayerChannel(layer, one) for one in _single(layer)}
+    found = {}
+    for other in layers:
+        own = other.metadata.get(FILE_PART)
+        if isinstance(own, FilePart) and own.channel is not None and _is_alike(own.image, part.image):
+            found[own.channel] = LayerChannel(other, channels_of(other)[0])
+    return part.image, found
+
+
+def _is_alike(image: Image, other: Image) -> bool:
+    return (image.source, image.name, image.shape) == (other.source, other.name, other.shape)
+
+
+def numbers_of(chosen: LayerChannel, also: Sequence[LayerChannel]) -> tuple[str, ...]:
+    """Return the channels to count in, as the engine takes them, of the image of :func:`source_with`."""
+    if _is_one_layer(chosen, also):
+        return tuple(str(one.channel.index) for one in (chosen, *also))
+    return tuple(map(str, range(len(also) + 1)))
+
+
+def source_with(
+    chosen: LayerChannel, also: Sequence[LayerChannel] = (), window: Window | None = None
+) -> Source:
+    """Return what is to be counted; channels of several layers as one image.
+
+    Raises
+    ------
+    WrongLayerError
+        A layer does not lie upon the chosen one, pixel upon pixel.
+    """
+    source = source_of(chosen.layer, chosen.channel, window)
+    if _is_one_layer(chosen, also):
+        return source
+    from dask.array import stack  # napari brings dask
+
+    together = (chosen, *also)
+    for one in also:
+        _check_upon(one, chosen)
+    planes = [_plane(_cut(one.image, source), one.channel) for one in together]
+    image = replace(
+        source.image,
+        data=stack([_lazy(plane) for plane in planes]),  # type: ignore[no-untyped-call]
+        axes=CHANNEL + source.image.label_axes,
+        channel_names=tuple(map(_name, together)),
+        channel_colors=(),
+        source_part=_part_of_file([one.image for one in together]),
+    )
+    return replace(source, image=image)
+
+
+def _is_one_layer(chosen: LayerChannel, also: Sequence[LayerChannel]) -> bool:
+    return all(one.layer is chosen.layer for one in also)
+
+
+def _check_upon(other: LayerChannel, chosen: LayerChannel) -> None:
+    """Raise WrongLayerError where the pixels of two layers are not those of the same places."""
+    own, wanted = other.image.label_shape, chosen.image.label_shape
+    if own != wanted:
+        raise WrongLayerError(
+            f"Channels that are counted in together have the same size; {other.layer.name!r} has {own} "
+            f"pixels, {chosen.layer.name!r} {wanted}. Leave one out, or open images of the same size."
+        )
+    matrix, origin = affine_between(other.layer, chosen.layer)
+    n = len([axis for axis in chosen.image.label_axes if axis != "T"])
+    is_same = np.allclose(matrix[-n:, -n:], np.eye(n), atol=SAME_PIXELS)
+    if not is_same or not np.allclose(origin[-n:], 0, atol=SAME_PIXELS):
+        raise WrongLayerError(
+            f"{other.layer.name!r} does not lie upon {chosen.layer.name!r} pixel upon pixel. Give both the "
+            "same scale and translation, or leave it out."
+        )
+
+
+def _cut(image: Image, source: Source) -> Image:
+    """Return the part of an image that a source is of its own."""
+    if source.image.label_shape == image.label_shape:
+        return image
+    return cropped(image, source.offset, source.image.label_shape)
+
+
+def _plane(image: Image, channel: Channel) -> Any:
+    """Return the pixels of one channel, without an axis of channels."""
+    if CHANNEL not in image.axes:
+        return image.data
+    index = tuple(channel.index if axis == CHANNEL else slice(None) for axis in image.axes)
+    return image.data[index]
+
+
+def _name(one: LayerChannel) -> str:
+    if one.channel.axis is None:
+        return str(one.layer.name)
+    return one.channel.title
+
+
+def _lazy(pixels: Any) -> Any:
+    from dask.array import Array, from_array
+
+    if isinstance(pixels, Array):
+        return pixels
+    return from_array(pixels, chunks=getattr(pixels, "chunks", "auto"), name=False)  # type: ignore[no-untyped-call]
+
+
+def _part_of_file(images: Sequence[Image]) -> tuple[str, tuple[int, ...]]:
+    """Return the axes of the file that images are channels of, and which; none where they are of several."""
+    parts = [image.source_part for image in images]
+    numbers = tuple(part[1] for part in parts if part is not None and isinstance(part[1], int))
+    is_one_file = len({image.source for image in images} - {""}) == 1
+    if len(numbers) < len(images) or not is_one_file or parts[0] is None:
+        return CHANNEL + images[0].label_axes, ()
+    return parts[0][0], numbers
