@@ -116,11 +116,16 @@ class HungryNetwork(OracleNetwork):
         return super().forward(image)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have one process run all tests of panels: windows of two take the keyboard from each other."""
-    for item in items:
-        if "widgets" in item.path.parts:
-            item.add_marker(pytest.mark.xdist_group("screen"))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Have one process run all tests of panels: two would take keyboard and clipboard from each other."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneScreen(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "screen" if nodeid.startswith("tests/widgets/") else nodeid
+
+    return OneScreen(config, log)
 
 
 @pytest.fixture(autouse=True)

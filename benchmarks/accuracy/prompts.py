@@ -24,8 +24,8 @@ from cellwright.inference.point_prompt import PointPredictor
 from cellwright.models import store
 from cellwright.ops.codecs.prompts import Point, Prompts
 
-SETS = ("dsb2018_train", "polyp_nuclei", "usiigaci_phase", "bacteria_phase", "yeast_phase", "bbbc039")
-CHOOSING = SETS[:3]
+SETS = ("dsb2018_train", "bbbc039", "polyp_nuclei", "usiigaci_phase", "bacteria_phase")
+CHOOSING = ("dsb2018_train", "polyp_nuclei", "usiigaci_phase")
 SMALLEST_PX = 3  # parts that are wrong by less are left alone
 SMALLEST_CELL_PX = 20
 SEED = 7

@@ -174,6 +174,7 @@ def _torch(model: CellModel, dtype: torch.dtype, *, compiled: bool = False) -> R
 def _onnxruntime(path: Path, threads: int) -> Runtime:
     import onnxruntime
 
+    onnxruntime.set_default_logger_severity(3)  # what it removes from a quantised network is no news
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

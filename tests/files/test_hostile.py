@@ -247,16 +247,47 @@ def squares(*corners, side):
     return json.dumps([{"type": "Feature", "geometry": shape, "properties": {}} for shape in shapes])
 
 
-@pytest.mark.parametrize(("n", "side"), [(1, 17_000), (300, 100)])
+@pytest.mark.parametrize(("n", "side"), [(1, 17_000), (30, 100)])
 def test_outlines_that_cover_gigabytes_are_refused(tmp_path, monkeypatch, n, side):
     if n > 1:  # together
-        monkeypatch.setattr(assembly, "MOST_FILLED_PX", 1 << 20)
+        monkeypatch.setattr(assembly, "MOST_FILLED_PX", 1 << 18)
     (tmp_path / "a.geojson").write_text(squares(*range(n), side=side))
     with pytest.raises(ReadError, match=r"Name their image, or remove outlines"):
         READERS["geojson"].read(tmp_path / "a.geojson")
     image = Image(np.zeros((1000, 1000), np.uint8), "YX", (), "a")
     (found,) = READERS["geojson"].read(tmp_path / "a.geojson", image)
     assert len(found) == n
+
+
+@pytest.mark.parametrize("name", ["geojson", "coco"])
+def test_outlines_without_end_are_left_out(tmp_path, name):
+    turns = [[x / 100, 16_000 * (x % 2)] for x in range(3000)]  # 3000 times from one edge to the other
+    path = tmp_path / "a.geojson"
+    content = json.loads(squares(1, side=9))
+    content.append({**content[0], "geometry": {"type": "Polygon", "coordinates": [[*turns, turns[0]]]}})
+    if name == "coco":
+        path = tmp_path / "a.json"
+        outlines = [[1, 1, 9, 1, 9, 9], [value for place in turns for value in place]]
+        own = {"image_id": 1, "category_id": 1}
+        content = {
+            "images": [{"id": 1, "file_name": "a.png", "height": 16_000, "width": 100}],
+            "annotations": [{**own, "id": n, "segmentation": [one]} for n, one in enumerate(outlines)],
+            "categories": [{"id": 1, "name": "x"}],
+        }
+    path.write_text(json.dumps(content))
+    (found,) = READERS[name].read(path)
+    assert len(found) == 1
+    assert "1 have outlines of too many turns" in found.notices[0]
+
+
+def test_what_fits_no_memory_is_an_error_of_ours(tmp_path, monkeypatch):
+    def full(shape, dtype=float):
+        raise MemoryError
+
+    (tmp_path / "a.geojson").write_text(squares(1, side=9))
+    monkeypatch.setattr(np, "zeros", full)
+    with pytest.raises(ReadError, match="does not fit into memory"):
+        READERS["geojson"].read(tmp_path / "a.geojson")
 
 
 def test_a_mask_that_claims_gigabytes_is_left_out(tmp_path):

@@ -25,9 +25,18 @@ from numpy.typing import NDArray
 from cellwright.core.data import AXES, SPATIAL, ArrayLike, Image
 from cellwright.core.errors import ReadError
 from cellwright.files.atomic import plain_name
-from cellwright.files.metadata import ImageMetadata, color_of, describe, positive, sizes_of, um_per
+from cellwright.files.metadata import (
+    LEAST_BOMB_BYTES,
+    ImageMetadata,
+    color_of,
+    describe,
+    positive,
+    sizes_of,
+    um_per,
+)
 
 RGBA_SAMPLES = 4
+MOST_TIMES_STORED = 4000  # how much larger than what is stored a dataset can be
 COMPOUND_START = bytes.fromhex("d0cf11e0a1b11ae1")  # of an OIB
 HEADER_BYTES = 512
 SECTOR_BYTES = {9: 512, 12: 4096}  # by what the header says of them
@@ -198,6 +207,12 @@ def _read_hdf5(module: Any, path: Path) -> Iterator[Image]:
         if len(images) != 1:
             raise ReadError(
                 f"Expected one dataset of an image in {path}; got {len(images)}. Export one as TIFF."
+            )
+        n_stored = images[0].id.get_storage_size()
+        if images[0].nbytes > max(LEAST_BOMB_BYTES, MOST_TIMES_STORED * n_stored):
+            raise ReadError(
+                f"The dataset of {path} claims {images[0].shape} pixels, more than its {n_stored} bytes can "
+                "hold. Export it again."
             )
         axes = ""
         if "axistags" in images[0].attrs:  # of ilastik: what vigra says of each axis

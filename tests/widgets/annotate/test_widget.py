@@ -334,6 +334,23 @@ def test_what_the_model_does_not_see_is_drawn_and_told(
     assert adder.draft.prompts is None
 
 
+def test_without_the_model_a_click_adds_a_disc_at_once_and_boxes_are_flat(widget: AnnotateWidget) -> None:
+    widget.viewer.add_image(np.zeros((60, 80), np.uint8), name="empty")
+    session = start(widget)
+    widget.panel.settings.ask_model.setChecked(False)
+    adder = widget.model.context.adder  # type: ignore[union-attr]
+    adder.prompt(np.array([(30.0, 30.0)]))
+    assert session.n_cells == 1
+    assert "the model was not asked" in widget.panel.hint.text()
+    assert adder.draft.prompts is None
+    adder.prompt(np.array([(30.0, 30.0)]), "negative")
+    assert "needs a positive point" in widget.panel.message.text()
+    widget.viewer.dims.ndisplay = 3
+    adder.prompt(np.array([(10.0, 50.0), (20.0, 70.0)]))
+    assert "2D view" in widget.panel.message.text()
+    assert session.n_cells == 1
+
+
 @pytest.mark.parametrize("kind", ["boxes", "points"])
 def test_each_box_or_point_of_a_layer_becomes_the_cell_the_model_sees_there(
     widget: AnnotateWidget, blobs: Any, shelved: Any, qtbot: QtBot, kind: str

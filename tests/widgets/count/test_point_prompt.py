@@ -9,8 +9,13 @@ from napari.components import ViewerModel
 from napari.utils.key_bindings import coerce_keybinding
 from pytestqt.qtbot import QtBot
 
+<<<<<<< HEAD
 from cellwright.core.data import Cells
 from cellwright.inference.point_prompt import PromptedCell
+=======
+from cellwright.core.data import Cells, Image
+from cellwright.models import store
+>>>>>>> main
 from cellwright.widgets.count.point_prompt import PointPromptTool, PromptPoint, covering, with_cell
 from cellwright.widgets.count.widget import CountWidget
 
@@ -202,6 +207,18 @@ def test_prompts_in_a_channel_are_shown_in_it(
     settled(widget)
     (_, point) = viewer.layers["prompts"].data
     np.testing.assert_allclose(point.mean(axis=0), (1, *blobs.points[4]), atol=1e-4)
+
+
+def test_the_chosen_model_is_asked_where_it_outlines_cells(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = [replace(store.models()[0], name=name, spec=SimpleNamespace(family=family))
+               for name, family in (("query", "query"), ("mine", "flow"))]  # fmt: skip
+    monkeypatch.setattr(store, "models", lambda: entries)
+    for family, asked in (("flow", "chosen"), ("query", "chosen"), ("centroid", "query")):
+        inputs = SimpleNamespace(family=family, model="chosen")
+        monkeypatch.setattr(widget.model, "inputs", lambda inputs=inputs: inputs)
+        assert widget.ask._model_for(Image(blobs.image, "YX")) == asked
 
 
 def test_a_box_without_a_cell_is_told(

@@ -30,6 +30,7 @@ from cellwright.files.json_value import JsonValue
 MOST_CORNERS = 1_000_000  # of one outline
 MOST_FILLED_PX = 1 << 28  # of all outlines and masks of a file whose image is not known
 MOST_TIMES_FILLED = 4  # how often they may cover an image that is
+MOST_STEPS = 1 << 23  # pixels that the outlines of one cell go along
 MOST_CROSSED = 2000  # corners of an outline that is looked at for crossings, which takes their square
 FARTHEST = 1e12  # coordinate that makes sense, of whatever image
 FARTHEST_PX = float(1 << 20)  # from the first pixel, where the size of the image is not known
@@ -293,6 +294,9 @@ def _labels(
         names.setdefault(key, one.name)
         n_crossed = 0
         for part in one.shapes:
+            if _n_steps(part) > MOST_STEPS:
+                notes.note("have outlines of too many turns and were left out")
+                continue
             if part.mask is None:
                 notes.fill(int(prod(np.ptp(np.concatenate(part.rings), axis=0) + 1)))
             n_crossed += part.kind == "area" and any(map(_crosses, part.rings))
@@ -304,6 +308,14 @@ def _labels(
         notes.note(what, n)
     called = list(names.values())
     return with_classes(annotation, [called[i] for i in left], labels=labels, notices=notes.notices())
+
+
+def _n_steps(part: Shape) -> float:
+    """Return how many pixels the outlines of an area go along, which is what to fill them takes."""
+    if part.kind != "area":
+        return 0.0
+    sides = (np.diff(ring, axis=0, append=ring[:1]) for ring in part.rings)
+    return sum(float(np.abs(side).max(axis=1).sum()) for side in sides)
 
 
 def _crosses(ring: Ring) -> bool:

@@ -52,7 +52,10 @@ class Format:
         ReadError
             The file is missing or damaged, or does not fit the image.
         """
-        found: tuple[ImageAnnotation, ...] = self._function("read")(Path(path), image)
+        try:
+            found: tuple[ImageAnnotation, ...] = self._function("read")(Path(path), image)
+        except MemoryError as error:
+            raise ReadError(f"What {path} tells does not fit into memory. Split it.") from error
         return found
 
     def write(self, path: Path | str, annotation: Sequence[ImageAnnotation]) -> None:

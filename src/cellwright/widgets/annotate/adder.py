@@ -71,7 +71,7 @@ class Adder(QObject):
 
     def __init__(self, view: AnnotationLayer, source: Source, parent: QObject | None = None) -> None:
         super().__init__(parent)
-        self._session, self._source = view.session, source
+        self._viewer, self._session, self._source = view.viewer, view.session, source
         self._overlay = PromptOverlay(view.viewer, view.layer, view.in_layer)
         self._questions: dict[tuple[str, tuple[int, ...]], PointPredictor] = {}
         self.draft = PromptDraft()
@@ -102,11 +102,18 @@ class Adder(QObject):
         if is_click and (np.any(inside < 0) or np.any(inside >= self._session.labels.shape)):
             return
         try:
+            if not is_click and self._viewer.dims.ndisplay == 3:
+                raise AnnotationError(
+                    "Boxes are drawn in the 2D view; the viewer shows 3D. Leave the 3D view."
+                )
             self.draft.add(spots, self._session.labels.shape[-2:], is_positive=said != NEGATIVE)
         except CellwrightError as error:
             self.failed.emit(error)
             return
-        self._ask()
+        if self.uses_model:
+            self._ask()
+        else:
+            self.keep()  # there is nothing to correct
 
     def takes(self, key: str) -> bool:
         """Do what a key means for the cell that is prompted for; return whether there is one."""

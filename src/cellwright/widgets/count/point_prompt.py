@@ -359,7 +359,7 @@ class PointPromptTool(QObject):
         """Return the chosen model where it can be asked, else the first that can: query, of volumes flow."""
         family = prompt_family(image)
         inputs = self._model.inputs()
-        if inputs.family == family:
+        if inputs.family in (family, "flow"):
             return inputs.model
         return next((entry.name for entry in store.models() if entry.spec.family == family), inputs.model)
 
