@@ -52,8 +52,9 @@ def folder(tmp_path, monkeypatch):
 def test_python_runs(code, capsys):
     names = {}
     exec(compile(code, "README.md", "exec"), names)
-    assert names["result"].count > 10
-    assert names["result"].cells.labels.max() == names["result"].count
+    if "result" in code:  # what shows cells of a click, or channels, has none
+        assert names["result"].count > 10
+        assert names["result"].cells.labels.max() == names["result"].count
     assert capsys.readouterr().out
 
 
