@@ -9,13 +9,9 @@ from napari.components import ViewerModel
 from napari.utils.key_bindings import coerce_keybinding
 from pytestqt.qtbot import QtBot
 
-<<<<<<< HEAD
-from cellwright.core.data import Cells
-from cellwright.inference.point_prompt import PromptedCell
-=======
 from cellwright.core.data import Cells, Image
+from cellwright.inference.point_prompt import PromptedCell
 from cellwright.models import store
->>>>>>> main
 from cellwright.widgets.count.point_prompt import PointPromptTool, PromptPoint, covering, with_cell
 from cellwright.widgets.count.widget import CountWidget
 
