@@ -48,7 +48,6 @@ from cellwright.widgets.shared.style import (
 OWN_STYLE = """
 #resultNumber { font-size: 26pt; font-weight: 600; background: transparent; }
 #resultLine { background: transparent; }
-QDoubleSpinBox { min-width: 4em; }
 #results QTabBar::tab { padding: 4px 5px; }
 """
 MEASURE_HELP = {

@@ -27,6 +27,8 @@ from superqt import QCollapsible
 
 PANEL_WIDTH_PX, PANEL_HEIGHT_PX = 290, 120  # the least that the panels need
 BREAK = "\u200b"  # without a width: a line may go on after it
+SPIN_FRAME_PX = 60  # beside the number of a spin box: its two buttons, as napari draws them
+QWIDGETSIZE_MAX = (1 << 24) - 1  # of Qt: no limit
 FOLD_MARGIN_PX = 10  # under the content of a folded part, as superqt has it
 LONG_WORD = re.compile(r"\S{16}(?=\S)")
 
@@ -35,7 +37,6 @@ STYLE = """
 #number { font-size: 40pt; font-weight: 600; background: transparent; }
 #number[long="true"] { font-size: 26pt; }
 #line, #legend, #details, #card QLabel, #thresholds, #thresholds QWidget { background: transparent; }
-QDoubleSpinBox { min-width: 3em; }
 #thresholds QDoubleSpinBox { min-width: 3em; max-width: 3em; padding: 0px; }
 #count { font-weight: 600; padding: 8px; border-radius: 5px; color: white; background: #1a7a76; }
 #count:hover { background: #15625f; }
@@ -103,6 +104,10 @@ class PanelScrollArea(QScrollArea):
                 if font.pointSizeF() != size and not is_inside:
                     font.setPointSizeF(size)
                     one.setFont(font)
+        for spin in panel.findChildren(QAbstractSpinBox):
+            line = spin.lineEdit()
+            if line is not None and spin.maximumWidth() == QWIDGETSIZE_MAX:
+                spin.setMinimumWidth(line.fontMetrics().horizontalAdvance(line.text()) + SPIN_FRAME_PX)
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
         """Follow the width of the panel; called by Qt."""
