@@ -35,7 +35,8 @@ encoder began is told in `NOTICE`.
 Outlines nuclei and whole cells in 2D: fluorescence, stained tissue and blood, brightfield, phase contrast and
 quantitative phase. Volumes are counted slice by slice, and the slices linked. It takes cells of {low:g} to
 {high:g} pixels in diameter as they are; images whose cells are smaller or larger are rescaled to {diameter:g}
-pixels when they are counted.
+pixels when they are counted. A 2D image of small cells that promises little as it is, is counted enlarged as
+well, and the look that promises more stands.
 
 It fails most on crowded adherent cells in phase contrast, on small crowded nuclei under uneven light, and on
 cells that lie over one another. Outlines of blood cells were learned from boxes and are rough. Not for
