@@ -67,7 +67,7 @@ looks within a kind oftener, {simulated:.0%} of the patches simulated; random zo
 
 Defaults of the package. F1 and AP are at an IoU of outlines of 0.5, means over images; mean AP is over IoU
 0.5 to 0.95; recall is of boxes at an IoU of 0.5, since not every blood cell is annotated. "Former" is the
-model of nuclei that this one replaces, scored in the same run.
+model of nuclei that this one replaces, scored likewise.
 
 {scores}
 
