@@ -5,6 +5,7 @@
 
 Image and results lie on a disk that all nodes see. Each job is one worker with one block at a time; a job
 that is lost costs its block, which another one takes. Run it on the login node, or in a small job of its own.
+``--show`` prints the script of such a job and does nothing else.
 """
 
 import argparse
@@ -19,6 +20,7 @@ parser.add_argument("output")
 parser.add_argument("--jobs", type=int, default=8)
 parser.add_argument("--queue", default=None, help="partition of the cluster")
 parser.add_argument("--gpu", action="store_true", help="one GPU for each job")
+parser.add_argument("--show", action="store_true", help="print the script of a job, and stop")
 args, flags = parser.parse_known_args()  # what is left goes to cellwright: --model, --measure ...
 
 cluster = SLURMCluster(
@@ -30,6 +32,9 @@ cluster = SLURMCluster(
     worker_extra_args=["--nthreads", "1"],  # one block at a time
     job_extra_directives=["--gres=gpu:1"] if args.gpu else [],
 )
+if args.show:
+    sys.stdout.write(cluster.job_script())
+    sys.exit()
 cluster.scale(jobs=args.jobs)
 command = [sys.executable, "-m", "cellwright", "count", args.image, "--output", args.output, "--stream"]
 sys.exit(subprocess.call([*command, "--scheduler", cluster.scheduler_address, *flags]))

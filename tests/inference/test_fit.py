@@ -9,6 +9,7 @@ from cellwright.core.data import Image
 from cellwright.core.tasks import run
 from cellwright.files.tables import write_provenance
 from cellwright.inference import context
+from cellwright.inference.context import CountContext
 from cellwright.inference.fit import WARN_BELOW, expectation, in_short, warning
 from cellwright.inference.pipeline import count, count_with_prediction, recount
 from cellwright.inference.settings import EngineSettings
@@ -86,6 +87,32 @@ def test_an_image_that_promises_little_is_counted_enlarged_where_that_promises_m
     assert len(result.cells) == len(blobs)
     assert [notice for notice in result.notices if "enlarged" in notice] == list(result.notices)
     assert bool(result.notices) == (zoom > 1)
+
+
+def test_a_large_image_is_tried_enlarged_block_by_block(model, draw_blobs, monkeypatch):
+    blobs, answers, decode, looks = draw_blobs((200, 500)), iter([0.8, 0.9, 0.9]), CountContext.decode, []
+
+    def watched(self, batch, zoom, progress):
+        looks.append((zoom, batch.shape[1]))
+        return decode(self, batch, zoom, progress)
+
+    monkeypatch.setattr(model.fit, "expected_f1", lambda facts: next(answers))
+    monkeypatch.setattr(model.fit, "closer_below", 0.85)
+    monkeypatch.setattr(context, "WHOLE_PX", 600)
+    monkeypatch.setattr(context, "BLOCK_PX", 300)
+    monkeypatch.setattr(CountContext, "decode", watched)
+    assert len(count(blobs.image, model).cells) == len(blobs)
+    assert looks[0] == (1.0, 500), looks
+    assert {zoom for zoom, _ in looks[1:]} == {1.5}
+    assert max(width for _, width in looks[1:]) < 400
+
+
+def test_one_slice_does_not_enlarge_a_stack(model, blobs, monkeypatch):
+    answers = iter([0.8, 0.9, 0.9])
+    monkeypatch.setattr(model.fit, "expected_f1", lambda facts: next(answers))
+    monkeypatch.setattr(model.fit, "closer_below", 0.85)
+    result = count(np.stack([blobs.image] * 2), model, axes="TYX")
+    assert result.provenance.settings["zoom"] == 1
 
 
 @pytest.mark.parametrize("pixels", [np.zeros((64, 64)), np.pad(np.ones((2, 2)), 40)])

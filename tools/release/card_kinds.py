@@ -35,7 +35,8 @@ encoder began is told in `NOTICE`.
 Outlines nuclei and whole cells in 2D: fluorescence, stained tissue and blood, brightfield, phase contrast and
 quantitative phase. Volumes are counted slice by slice, and the slices linked. It takes cells of {low:g} to
 {high:g} pixels in diameter as they are; images whose cells are smaller or larger are rescaled to {diameter:g}
-pixels when they are counted.
+pixels when they are counted. A 2D image of small cells that promises little as it is, is counted enlarged as
+well, and the look that promises more stands.
 
 It fails most on crowded adherent cells in phase contrast, on small crowded nuclei under uneven light, and on
 cells that lie over one another. Outlines of blood cells were learned from boxes and are rough. Not for
@@ -66,7 +67,7 @@ looks within a kind oftener, {simulated:.0%} of the patches simulated; random zo
 
 Defaults of the package. F1 and AP are at an IoU of outlines of 0.5, means over images; mean AP is over IoU
 0.5 to 0.95; recall is of boxes at an IoU of 0.5, since not every blood cell is annotated. "Former" is the
-model of nuclei that this one replaces, scored in the same run.
+model of nuclei that this one replaces, scored likewise.
 
 {scores}
 

@@ -341,7 +341,9 @@ def _read_picture(path: Path, start: bytes) -> Image:
         if n_frames > 1:
             return _read_movie(picture, n_frames, path)
         is_converted = _is_converted(picture)
-        pixels = _light(ImageOps.exif_transpose(picture))
+        if _orientation(picture) != 1:  # else it would be copied
+            picture = ImageOps.exif_transpose(picture)
+        pixels = _light(picture)
         return replace(describe(pixels, "YXC"[: pixels.ndim], path.stem), is_converted=is_converted)
 
 
@@ -387,7 +389,12 @@ def _light(picture: Any) -> NDArray[Any]:
         return np.asarray(picture)
     if picture.mode == "LA":
         return np.asarray(picture.convert("L"))
-    rgb = np.asarray(picture.convert("RGB"))
+    rgb = np.empty((picture.height, picture.width, 3), np.uint8)
+    seen = picture
+    if picture.mode != "RGBA":
+        seen = picture.convert("RGB")
+    for channel in range(3):  # one by one, for several copies of a large picture would fill memory
+        rgb[..., channel] = seen.getchannel(channel)
     if picture.mode == "P" and _is_grey(picture):
         return rgb[..., 0]
     return rgb

@@ -13,10 +13,12 @@ from pytestqt.qtbot import QtBot
 
 from cellwright.core.data import Image
 from cellwright.core.errors import ImageError
+from cellwright.core.tasks import Progress
 from cellwright.files import zarr as zarr_files
 from cellwright.inference import image_count
 from cellwright.widgets.count import background
 from cellwright.widgets.count.widget import CountWidget
+from cellwright.widgets.shared.napari_private import draw_outlines_fast
 
 
 @pytest.fixture
@@ -50,6 +52,40 @@ def test_the_view_comes_first_then_the_whole_from_its_files(
     assert str(in_files) in widget.panel.details.text().replace("\u200b", "")
     assert not widget.panel.save.isEnabled()
     assert len(pd.read_csv(in_files / "blobs.cells.csv")) == len(blobs)
+
+
+def test_a_whole_count_that_is_cancelled_says_that_it_goes_on(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, in_files: Path, qtbot: QtBot, monkeypatch: Any
+) -> None:
+    viewer.add_image(blobs.image, name="blobs")
+    begun: list[bool] = []
+
+    def endless(request: Any) -> Any:
+        while True:
+            begun.append(True)
+            yield Progress("blocks", 0, 1)
+
+    monkeypatch.setattr(background, "whole_task", endless)
+    widget.panel.count.click()
+    qtbot.waitUntil(lambda: bool(begun), timeout=60_000)
+    widget.panel.count.click()
+    qtbot.waitUntil(lambda: not widget.jobs.is_busy, timeout=60_000)
+    assert widget.panel.message.text() == "Cancelled; the next count of this image goes on where it stopped."
+
+
+@pytest.mark.parametrize("thickness", [1, 2, 3])
+def test_outlines_are_those_of_napari(thickness: int, rng: np.random.Generator) -> None:
+    labels = np.kron(rng.integers(0, 4, (12, 14)), np.ones((5, 4), int)).astype(np.int32)
+    labels[20:40, 10:30] = 9
+    plain, fast = (Labels(labels, name=name) for name in ("plain", "fast"))
+    draw_outlines_fast(fast)
+    for place in (np.s_[0:60, 0:56], np.s_[3:50, 7:41], np.s_[0:20, 30:56]):
+        for layer in (plain, fast):
+            layer.contour = thickness
+        found, expected = (layer._calculate_contour(labels, place) for layer in (fast, plain))
+        np.testing.assert_array_equal(found, expected)
+    fast.contour = 0
+    assert fast._calculate_contour(labels, np.s_[0:9, 0:9]) is None
 
 
 def test_a_view_that_fails_ends_the_count(

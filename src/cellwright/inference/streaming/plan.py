@@ -32,7 +32,9 @@ from cellwright.ops.volumes.link import anisotropy_of
 
 CORE_PX = 2048  # side of the part of an image that a block answers for; less where there are many slices
 BYTES_PER_PIXEL = 80  # that a window of one slice takes while it is predicted and decoded
-BYTES_PER_VOXEL = 24  # that each slice of a window takes: pixels, labels, and what linking takes beside them
+BYTES_PER_VOXEL = 24  # that each slice of a window takes: pixels and labels
+BYTES_PER_LINKED = 36  # that a voxel takes while outlines are linked
+MOST_LINKED = 0.9e9  # bytes of a block of them: larger ones are hardly faster
 MOST_SLICES = 16  # that a block of outlines has: more are hardly faster
 TALLEST_CELL = 1.5  # times the model's diameter: how far slices are linked beyond the core of a block
 FREE_SHARE = 0.5  # of the free memory that all blocks at work may take
@@ -339,7 +341,7 @@ def link_size(job: StreamJob, image: Image, zoom: float, stream: StreamSettings)
     halo, chunk = ceil(LARGEST_CELL * diameter_px), chunk_px(image.label_axes)
     halo_slices = ceil(TALLEST_CELL * diameter_px / anisotropy_of(image.pixel_size_um))
     lengths = dict(zip(image.axes, image.shape, strict=True))
-    sizes, budget = {}, _budget(stream) / BYTES_PER_VOXEL
+    sizes, budget = {}, min(_budget(stream), MOST_LINKED) / BYTES_PER_LINKED
     for core in range(chunk, max(lengths["Y"], lengths["X"]) + chunk, chunk):
         window = min(core + 2 * halo, lengths["Y"]) * min(core + 2 * halo, lengths["X"])
         slices = min(int(budget / window), lengths["Z"])
@@ -351,7 +353,7 @@ def link_size(job: StreamJob, image: Image, zoom: float, stream: StreamSettings)
             sizes[share] = (core, halo, core_slices, halo_slices)
     if not sizes:
         least = min(chunk + 2 * halo, lengths["Y"]) * min(chunk + 2 * halo, lengths["X"])
-        least *= min(2 * halo_slices + 1, lengths["Z"]) * BYTES_PER_VOXEL
+        least *= min(2 * halo_slices + 1, lengths["Z"]) * BYTES_PER_LINKED
         raise SettingsError(
             f"Cells of {diameter_px:.0f} pixels in volumes take blocks of {least / 1e6:.0f} MB to link; free "
             f"or allowed are {_budget(stream) / 1e6:.0f} MB. Give more --memory, or count without linking."

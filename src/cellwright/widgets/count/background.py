@@ -16,6 +16,7 @@ from cellwright.widgets.count.count_request import CountOutcome, Request, count_
 from cellwright.widgets.count.model import CountModel
 from cellwright.widgets.shared.layer_factory import DENSITY_COLOURMAP, OUTLINE_PX, bright_colours
 from cellwright.widgets.shared.layer_io import TITLES, Source, remove
+from cellwright.widgets.shared.napari_private import draw_outlines_fast
 
 FILES = "cellwright_files"  # key in the metadata of a layer whose cells are in files
 
@@ -38,6 +39,7 @@ class BackgroundTool:
         self.model = model
         self._waiting: Request | None = None
         self._view: Source | None = None
+        self._is_whole = False  # whether the whole image is being counted
 
     def takes(self, request: Request) -> bool:
         """Return whether an image is so large that it is counted block by block."""
@@ -51,18 +53,26 @@ class BackgroundTool:
     def go_on(self) -> None:
         """Begin with the whole image, where it waits; called when a job has ended."""
         if self._waiting is not None:
-            request, self._waiting = self._waiting, None
+            request, self._waiting, self._is_whole = self._waiting, None, True
             self.model.start(whole_task(request), self._on_whole_counted)
 
     def forget(self, _: object = None) -> None:
-        """Leave the whole image out: the count of the view failed or was cancelled."""
-        self._waiting = None
+        """Leave the whole image out: the count of the view, or its own, failed or was cancelled."""
+        self._waiting, self._is_whole = None, False
+
+    def on_cancelled(self) -> None:
+        """Tell what is left of a count that was cancelled."""
+        text = "Cancelled; nothing was changed."
+        if self._is_whole:
+            text = "Cancelled; the next count of this image goes on where it stopped."
+        self.forget()
+        self.model.tell(text)
 
     def _on_view_counted(self, counted: CountOutcome) -> None:
         self.model.show(counted)
 
     def _on_whole_counted(self, whole: WholeCount) -> None:
-        viewer = self.model.viewer
+        viewer, self._is_whole = self.model.viewer, False
         if self._view is not None:
             remove(viewer, self._view.key)
         if whole.layer is not None:
@@ -109,6 +119,7 @@ def layer_of(path: Path, source: Source) -> Layer:
     if levels[0].dtype.kind == "i":
         name = f"{source.image.name} {TITLES['Labels']}"
         layer = Labels(levels, name=name, opacity=0.9, colormap=bright_colours(), **looks)
+        draw_outlines_fast(layer)
         layer.contour = OUTLINE_PX  # of what is in sight, which is never larger than the canvas
         return layer
     name = f"{source.image.name} {TITLES['Image']}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -517,4 +518,5 @@ def device_task() -> Task[tuple[tuple[str, str], ...]]:
     Labels(np.zeros((8, 8), np.int32)).contour = 1  # napari compiles its colour look-up for the first layer
     from cellwright.inference.device import devices
 
+    import_module("cellwright.inference.pipeline")  # while it is loaded the viewer waits: not during a count
     return tuple(devices())

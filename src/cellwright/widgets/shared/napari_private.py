@@ -4,7 +4,7 @@ Where another version of napari has no such inner part, the callers fall back on
 user has set for all sessions in napari's Preferences.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,49 @@ def painted(labels: NDArray[Any], atoms: Iterable[Any]) -> tuple[Box, NDArray[An
     for atom in atoms:
         _put(after, box, atom, is_new=True)
     return box, before, after
+
+
+def draw_outlines_fast(layer: Labels) -> None:
+    """Have the outlines of a layer found several times as fast as by napari, which finds them at each move.
+
+    They are the same, pixel by pixel.
+    """
+    slow = getattr(layer, "_calculate_contour", None)
+    if slow is None:
+        return
+
+    def fast(labels: NDArray[Any], place: Sequence[slice]) -> NDArray[Any] | None:
+        thickness = int(layer.contour)
+        if thickness < 1 or labels.ndim != 2:
+            return slow(labels, place)  # type: ignore[no-any-return]
+        spans = [span.indices(n)[:2] for span, n in zip(place, labels.shape, strict=True)]
+        wide = [(max(a - thickness, 0), b + thickness) for a, b in spans]
+        outlines = edges_of(labels[tuple(slice(*span) for span in wide)], thickness)
+        rows, columns = (slice(a - low, b - low) for (a, b), (low, _) in zip(spans, wide, strict=True))
+        return outlines[rows, columns]
+
+    layer._calculate_contour = fast
+
+
+def edges_of(labels: NDArray[Any], thickness: int) -> NDArray[Any]:
+    """Return labels (Y, X) with 0 inside of cells: what lies farther than so many pixels from their edge."""
+    lowest = labels
+    for _ in range(thickness):
+        lowest = _of_neighbours(np.minimum, lowest)
+    return np.where(_of_neighbours(np.maximum, labels) == lowest, labels.dtype.type(0), labels)
+
+
+def _of_neighbours(reduce: np.ufunc, values: NDArray[Any]) -> NDArray[Any]:
+    """Return the lowest or highest value of each pixel and its four neighbours."""
+    found = values.copy()
+    for first, second in (
+        (np.s_[1:], np.s_[:-1]),
+        (np.s_[:-1], np.s_[1:]),
+        (np.s_[:, 1:], np.s_[:, :-1]),
+        (np.s_[:, :-1], np.s_[:, 1:]),
+    ):
+        reduce(found[first], values[second], out=found[first])
+    return found
 
 
 def forget_history(layer: Labels) -> None:

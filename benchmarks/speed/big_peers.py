@@ -1,0 +1,138 @@
+"""Seconds and peak memory for one large image: cellwright, Cellpose's distributed module, StarDist's blocks.
+
+The same simulated field, each in a fresh process, one after the other. Where the released weights of the
+others cannot be had their networks run with random ones, and thresholds are such that nothing is left to
+decode: what they take is then a lower bound. Needs ``cellpose<4`` with ``dask-image`` and
+``dask-jobqueue``, and ``stardist`` with ``tensorflow``; what is not installed is left out.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.measure import draw_nuclei, fresh_json, model_at_hand, peak_mb, print_table
+from benchmarks.speed.streamed import TILE_PX, count_streaming, write_field
+
+BLOCK_PX = 1024
+DIAMETER_PX = 26
+FEWEST_LOGIT = 1e3  # above all that random weights give
+LEAST_PROBABILITY = 0.99  # likewise
+PACKAGES = {"cellpose": "cellpose", "stardist": "stardist"}
+
+
+def main() -> None:
+    """Write the field, count it with each and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--side", type=int, default=4096, help="in pixels")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--model", default="flow", help="name or folder of a model of cellwright")
+    parser.add_argument("--image", type=Path, help=argparse.SUPPRESS)  # in the fresh process
+    args = parser.parse_args()
+    if args.image:
+        with contextlib.redirect_stdout(sys.stderr):
+            found = METHODS[args.methods[0]](args.image, args.model)
+        print(json.dumps({**found, "peak_mb": peak_mb()}))
+        return
+    rows: list[tuple[object, ...]] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        draw_nuclei(folder, TILE_PX)
+        model, _ = model_at_hand(args.model, folder)
+        image = write_field(folder / "field.zarr", np.load(folder / "image.npy"), args.side)
+        for method in args.methods:
+            package = PACKAGES.get(method, "cellwright")
+            if importlib.util.find_spec(package) is None:
+                print(f"{method}: {package} is not installed", flush=True)
+                continue
+            command = [sys.executable, "-m", "benchmarks.speed.big_peers", "--image", str(image)]
+            found = fresh_json([*command, "--methods", method, "--model", model], args.threads)
+            rows.append((method, *(found[key] for key in ("seconds", "processor_s", "peak_mb"))))
+            print(rows[-1], flush=True)
+    print_table(("method", "seconds", "processor s", "peak MB"), rows)
+
+
+def cellwright(image: Path, model: str) -> dict[str, float]:
+    """Count block by block, with labels and table written."""
+    return count_streaming(image, model, "2GB", 1)
+
+
+def cellpose(image: Path, model: str) -> dict[str, float]:
+    """Cellpose 3 by its distributed module, on one worker within this process."""
+    import zarr
+    from cellpose.contrib import distributed_segmentation as distributed
+
+    os.chdir(image.parent)  # it writes logs there
+    pixels = zarr.open_group(image, mode="r")["0"]
+    cluster = distributed.myLocalCluster(
+        ncpus=1, n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+    )
+    with cluster:
+        return _timed(
+            lambda: distributed.distributed_eval(
+                input_zarr=pixels,
+                blocksize=(BLOCK_PX, BLOCK_PX),
+                write_path=str(image.with_name("cellpose.zarr")),
+                model_kwargs={"gpu": False, "pretrained_model": False},
+                eval_kwargs={
+                    "diameter": DIAMETER_PX,
+                    "channels": [0, 0],
+                    "cellprob_threshold": FEWEST_LOGIT,
+                },
+                cluster=cluster,
+            )
+        )
+
+
+def stardist(image: Path, model: str) -> dict[str, float]:
+    """StarDist 2D by ``predict_instances_big``."""
+    import zarr
+    from stardist.models import Config2D, StarDist2D
+
+    pixels = zarr.open_group(image, mode="r")["0"]
+    net = StarDist2D(Config2D(n_rays=32, grid=(2, 2)), name=None, basedir=None)
+
+    labels = zarr.create_array(
+        image.with_name("stardist.zarr"), shape=pixels.shape, chunks=(512, 512), dtype="int32"
+    )
+    return _timed(
+        lambda: net.predict_instances_big(
+            pixels,
+            axes="YX",
+            block_size=BLOCK_PX,
+            min_overlap=4 * DIAMETER_PX,
+            context=96,
+            labels_out=labels,
+            normalizer=None,
+            prob_thresh=LEAST_PROBABILITY,
+            show_progress=False,
+        )
+    )
+
+
+def _timed(run: Callable[[], object]) -> dict[str, float]:
+    start, cpu = time.perf_counter(), time.process_time()
+    run()
+    return {"seconds": time.perf_counter() - start, "processor_s": time.process_time() - cpu}
+
+
+METHODS: dict[str, Callable[[Path, str], dict[str, float]]] = {
+    "cellwright": cellwright,
+    "stardist": stardist,
+    "cellpose": cellpose,
+}
+
+
+if __name__ == "__main__":
+    main()
