@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from tools.release.kinds import chosen_by, reported
 
-from cellwright.core.data import Image
 from cellwright.core.errors import CellwrightError
+from cellwright.files.dataset.folder import Item
 from cellwright.inference.point_prompt import PointPredictor
 from cellwright.models import store
 from cellwright.ops.codecs.prompts import Point, Prompts
@@ -55,16 +55,21 @@ def main() -> None:
         for item in items[::step][: options.images]:
             image, labels = item.annotated()
             predictor = PointPredictor(image, model)
-            for truth in cells_of(image, np.asarray(labels), options.cells):
+            for truth in cells_of(item, np.asarray(labels), options.cells):
                 told = [iou(way(predictor, truth), truth) for way in WAYS.values()]
                 scores.append(told)
         line = " | ".join(f"{score:.3f}" for score in np.mean(scores, axis=0))
         print(f"| {name}, {len(items[::step][: options.images])}, {len(scores)} | {line} |", flush=True)
 
 
-def cells_of(image: Image, labels: NDArray[np.integer], most: int) -> Iterator[Mask]:
-    """Yield some true cells of an image as masks."""
+def cells_of(item: Item, labels: NDArray[np.integer], most: int) -> Iterator[Mask]:
+    """Yield some true cells of an image as masks, of those that lie wholly in what is kept apart of it."""
     areas = np.bincount(labels.ravel())
+    if item.regions:
+        beyond = np.ones(labels.shape, bool)
+        for (top, left), (bottom, right) in item.regions:
+            beyond[top:bottom, left:right] = False
+        areas[np.unique(labels[beyond])] = 0
     numbers = [number for number in range(1, len(areas)) if areas[number] >= SMALLEST_CELL_PX]
     rng = np.random.default_rng([SEED, len(numbers)])
     for number in rng.permutation(numbers)[:most]:
