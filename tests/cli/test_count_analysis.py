@@ -237,6 +237,23 @@ def test_several_channels_are_counted_in_together(cli, stained_path, tmp_path, b
     assert (code, "numbers 0 to 1" in err) == (1, True)
 
 
+def test_each_channel_is_counted_by_itself(cli, stained_path, image_path, tmp_path, blobs):
+    code, out, err = cli("count", stained_path, "--each-channel", "--json", "--output", tmp_path / "o")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert code == 0, err
+    alone = [json.loads(cli("count", stained_path, "--channel", n, "--json").out)["count"] for n in (0, 1)]
+    assert [row["count"] for row in rows] == alone
+    assert [row["image"][-4:] for row in rows] == ["_ch0", "_ch1"]
+    written = json.loads((tmp_path / "o" / "stained.ome_ch1.json").read_text())
+    assert (written["count"], written["settings"]["engine"]["channel"]) == (alone[1], 1)
+    out = cli("count", stained_path, "--each-channel", "--channels", "1", "--json").out
+    assert json.loads(out)["count"] == alone[1]
+    code, _, err = cli("count", image_path, "--each-channel")
+    assert (code, "need an axis of channels" in err) == (1, True)
+    code, _, err = cli("count", tmp_path, "--each-channel", "--output", tmp_path / "p")
+    assert (code, "Name each by --channel" in err) == (1, True)
+
+
 def test_what_does_not_fit_stops_the_run(cli, stained_path, tmp_path):
     for flags, message in (
         (["--measure", "colour"], "no measurement 'colour'"),

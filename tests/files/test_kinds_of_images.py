@@ -502,7 +502,7 @@ def test_a_store_on_a_server(grey):
     group.attrs["multiscales"] = [{"datasets": [{"path": "0"}], "axes": space("yx")}]
     for source in (store, Path(store)):
         image = read_image(source)
-        assert (image.name, image.axes) == ("a", "YX")
+        assert (image.name, image.axes, image.source) == ("a", "YX", store)
         np.testing.assert_array_equal(image.data[:], grey)
 
 

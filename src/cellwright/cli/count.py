@@ -17,9 +17,11 @@ from cellwright.cli.flags import read_settings, refuse_foreign, with_saved, with
 from cellwright.cli.progress import INTERRUPTED, run_with_bar
 from cellwright.core.data import Image
 from cellwright.core.errors import SettingsError, error_line
+from cellwright.files.zarr import address_of
 from cellwright.inference.image_count import (
     CountChoices,
     TableFiles,
+    channels_to_count,
     counted_task,
     streamed_task,
     write_alone,
@@ -81,6 +83,9 @@ Saved = Annotated[
     typer.Option("--settings", help="File of settings to begin with; flags that are given go before it."),
 ]
 SaveSettings = Annotated[Path | None, typer.Option(help="File to save all settings to, for --settings.")]
+EachChannel = Annotated[
+    bool, typer.Option("--each-channel", help="Count in each channel by itself, or in those of --channels.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per image.")]
 
 
@@ -99,6 +104,7 @@ def count(
     saved: Saved = None,
     save_settings: SaveSettings = None,
     as_json: AsJson = False,
+    each_channel: EachChannel = False,
     **flags: Any,
 ) -> None:
     """Count the cells of images, or of the images in folders, and print how many there are."""
@@ -120,6 +126,8 @@ def count(
     )
     tables, stream = TableFiles(output, report, xlsx, parquet), read_settings(StreamSettings, flags)
     choices = replace(choices, recipe=recipe, tables=tables, n_images=len(images), stream=stream)
+    if each_channel and in_folders:
+        raise SettingsError("In folders one channel is counted after the other. Name each by --channel.")
     if recipe.classifier:
         check_classifier(recipe.classifier, choices)
     if save_settings is not None:
@@ -130,7 +138,7 @@ def count(
     if in_folders:
         count_in_folders(images, choices, folders, table)
     else:
-        count_all(images, choices, table)
+        count_all(images, replace(choices, each_channel=each_channel), table)
 
 
 def place_of(window: str | None, pixel_size: str | None) -> dict[str, Any]:
@@ -164,7 +172,7 @@ def count_all(images: list[Path], choices: CountChoices, table: Table) -> None:
             raise typer.Exit(INTERRUPTED) from None
         except Exception as error:  # noqa: BLE001 - whatever ails one image, the others are still counted
             n_failed += 1
-            typer.echo(f"error: {path}: {error_line(error)}", err=True)
+            typer.echo(f"error: {address_of(path) or path}: {error_line(error)}", err=True)
     if n_failed:
         typer.echo(f"{n_failed} of {len(images)} images failed.", err=True)
         raise typer.Exit(1)
@@ -248,7 +256,8 @@ def count_one(path: Path, choices: CountChoices, table: Table, *, label: str) ->
     from cellwright.files.images import read_images
 
     for image in read_images(path, choices.recipe.axes or None):
-        count_image(path, image, choices, table, label=label)
+        for part, own in channels_to_count(image, choices):
+            count_image(path, part, own, table, label=label)
 
 
 def count_image(path: Path, image: Image, choices: CountChoices, table: Table, *, label: str) -> None:

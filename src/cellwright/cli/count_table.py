@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from cellwright.core.data import Result
+from cellwright.files.zarr import address_of
 
 if TYPE_CHECKING:
     from cellwright.files.folders.results import ImageOutcome
@@ -45,7 +46,11 @@ class Table:
         from cellwright.files.tables import class_counts, plain_count
         from cellwright.inference.fit import expectation
 
-        row: dict[str, Any] = {"image": str(path), "model": self._model, "count": plain_count(result.count)}
+        row: dict[str, Any] = {
+            "image": address_of(path) or str(path),
+            "model": self._model,
+            "count": plain_count(result.count),
+        }
         if result.cells.classes is not None:
             row["classes"] = class_counts(result)
         if result.interval:

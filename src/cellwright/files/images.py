@@ -70,7 +70,7 @@ def read_images(path: Path | str, axes: str | None = None, *, has_levels: bool =
     Parameters and errors are those of :func:`read_image`; with ``has_levels`` pyramids stay on disk and come
     with their smaller copies.
     """
-    source = str(path)
+    source = zarr.address_of(path) or str(path)
     for image in _read(path, Wanted(has_levels=has_levels)):
         named = with_axes(image, axes.upper()) if axes else image
         yield replace(named, source=source)

@@ -14,9 +14,11 @@ import numpy as np
 from cellwright.core.data import ArrayLike, Image, Result
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Task
+from cellwright.files.atomic import plain_name
 from cellwright.files.folders.image_list import ListedImage
 from cellwright.files.folders.results import begin_image, blocks_folder, mark_written, take_blocks
 from cellwright.inference.settings import EngineSettings, StreamSettings
+from cellwright.ops.geometry.channels import channel_numbers
 
 if TYPE_CHECKING:
     from cellwright.inference.recipe import Recipe
@@ -59,6 +61,7 @@ class CountChoices:
     tables: TableFiles = field(default_factory=TableFiles)
     n_images: int = 1
     stream: StreamSettings = StreamSettings()  # noqa: RUF009 - frozen
+    each_channel: bool = False  # whether channels are counted one by one, as images of their own name
 
     @property
     def title(self) -> str:
@@ -111,6 +114,28 @@ class Counted(NamedTuple):
         if self.analysis is None:
             return self.result.notices
         return (*self.result.notices, *self.analysis.notices)
+
+
+def channels_to_count(image: Image, choices: CountChoices) -> list[tuple[Image, CountChoices]]:
+    """Return the image, or where channels are counted one by one, once for each with the choices for it.
+
+    Raises
+    ------
+    SettingsError
+        It does not have the channels, or has none.
+    """
+    if not choices.each_channel:
+        return [(image, choices)]
+    from cellwright.ops.measure.blocks import n_channels
+
+    found = []
+    engine, names = choices.engine, image.channel_names
+    for number in channel_numbers(image, engine.channels or range(n_channels(image))):
+        called = plain_name(names[number]) if names and names[number] else f"ch{number}"
+        recipe = replace(choices.recipe, engine=replace(engine, channel=number, channels=()))
+        own = replace(choices, recipe=recipe, n_images=choices.n_images + 1)  # each report has its own name
+        found.append((replace(image, name=f"{image.name}_{called}"), own))
+    return found
 
 
 def counted_task(image: Image, choices: CountChoices) -> Task[Counted]:

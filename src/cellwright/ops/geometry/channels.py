@@ -1,6 +1,6 @@
 """Several channels of an image as one: each brought to its own even scale, then put together."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -114,7 +114,7 @@ def combined(
     return Seen(seen, None, pixels.scalings, _notice(pixels))
 
 
-def channel_numbers(image: Image, channels: Sequence[str | int]) -> tuple[int, ...]:
+def channel_numbers(image: Image, channels: Iterable[str | int]) -> tuple[int, ...]:
     """Return the numbers of channels that are told by number or by name; a text may tell several.
 
     Raises
