@@ -66,7 +66,7 @@ def test_the_network_runs_once(blobs, hungry_model):
 
 
 def test_encoding_is_a_task_and_questions_after_it_are_quick(draw_blobs, oracle_model):
-    blobs = draw_blobs((900, 900))
+    blobs = draw_blobs((500, 500))
     asked = questions(blobs.image, oracle_model)
     steps = list(asked.encode())
     assert steps[0].stage == "load"
@@ -96,7 +96,7 @@ def test_a_stated_diameter_rescales(draw_blobs, oracle_model, zoom):
 
 
 def test_the_zoom_is_the_one_counting_settles_on(draw_blobs, oracle_model):
-    blobs = draw_blobs((200, 240), 5.0)
+    blobs = draw_blobs((130, 150), 5.0)
     engine = EngineSettings(device="cpu")
     counted = run(count_cells(Image(blobs.image, "YX"), oracle_model, FlowSettings(min_area_px=4), engine))
     asked = questions(blobs.image, oracle_model, engine=engine, settings=FlowSettings(min_area_px=4))

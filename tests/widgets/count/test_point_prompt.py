@@ -10,6 +10,7 @@ from napari.utils.key_bindings import coerce_keybinding
 from pytestqt.qtbot import QtBot
 
 from cellwright.core.data import Cells, Image
+from cellwright.inference.point_prompt import PromptedCell
 from cellwright.models import store
 from cellwright.widgets.count.point_prompt import PointPromptTool, PromptPoint, covering, with_cell
 from cellwright.widgets.count.widget import CountWidget
@@ -281,9 +282,7 @@ def test_a_failing_model_is_told(
 
 def asked_cell() -> Any:
     mask = np.ones((3, 4), bool)
-    return SimpleNamespace(
-        point=np.array([6, 11.5], np.float32), box=np.array([[5, 10], [8, 14]]), mask=mask, score=0.7, area=12
-    )
+    return PromptedCell(np.array([6, 11.5], np.float32), np.array([[5, 10], [8, 14]]), mask, 0.7)
 
 
 def counted_cells(labels: Any) -> Cells:
@@ -301,7 +300,8 @@ def test_pixels_of_other_cells_stay_with_them() -> None:
     assert (labels == 2).sum() == 0  # what was counted is left as it is
     assert (cells.labels == 1).sum() == 9
     assert (cells.labels == 2).sum() == 9
-    assert cells.boxes[1].tolist() == [[5, 10], [8, 14]]
+    assert cells.boxes[1].tolist() == [[5, 11], [8, 14]]
+    assert (cells.areas[1], cells.points[1].tolist()) == (9, [6, 12])
     assert len(cells) == len(cells.scores) == len(cells.areas) == 2
 
 

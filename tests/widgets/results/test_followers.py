@@ -8,8 +8,10 @@ import pytest
 from napari.components import ViewerModel
 from pytestqt.qtbot import QtBot
 
+from cellwright.widgets.annotate.session_setup import start_session
+from cellwright.widgets.annotate.widget import AnnotateWidget
 from cellwright.widgets.results.widget import ResultsWidget
-from cellwright.widgets.shared.cells.followers import LayerRows
+from cellwright.widgets.shared.cells.followers import LayerRows, follow
 
 Read = Callable[[ResultsWidget], None]
 LIMIT_MS = 30_000
@@ -126,3 +128,20 @@ def test_a_first_cell_in_an_empty_layer_is_measured(panel: ResultsWidget, read: 
     labels.data_setitem((np.array([2, 2]), np.array([2, 3])), 7)
     read(panel)
     assert panel.model.table["intensity_mean_ch0"].tolist() == [10]
+
+
+def test_corrections_in_slices_out_of_sight_are_seen(
+    viewer: ViewerModel, qtbot: QtBot, annotate_widget: AnnotateWidget
+) -> None:
+    data = np.zeros((3, 20, 20), np.int32)
+    data[0, 2:6, 2:6], data[2, 10:14, 10:14] = 1, 2
+    image = viewer.add_image(data.astype(np.float32), axis_labels=("t", "y", "x"))
+    labels = viewer.add_labels(data, axis_labels=("t", "y", "x"), features={"area_px": [np.nan, 16, 16]})
+    viewer.dims.set_current_step(0, 0)
+    follower = follow(viewer)
+    annotate_widget.model.open(start_session(image, None, labels, journal=None))
+    annotate_widget.model.session.delete(2)
+    assert follower.is_busy
+    qtbot.waitUntil(lambda: not follower.is_busy, timeout=LIMIT_MS)
+    assert labels.features["area_px"].fillna(0).tolist() == [0, 16]
+    annotate_widget.model.finish()

@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import napari.settings
 import numpy as np
 import pytest
 from napari.components import ViewerModel
+from npe2 import PluginManager
 from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QFileDialog
 
@@ -101,3 +103,21 @@ def test_every_panel_begins_with_the_preferred_model(viewer: ViewerModel, qtbot:
     first, second = compare.panel.first.currentData(), compare.panel.second.currentData()
     assert (folder.view.model.currentData(), annotate.panel.model.currentData()) == ("nuclei", "nuclei")
     assert (first, second) == ("nuclei", "flow")
+
+
+@pytest.mark.parametrize(("name", "n_read"), [("napari-cellwright", 0), ("other", 7)])
+def test_manifests_that_are_known_are_not_read_again(
+    monkeypatch: pytest.MonkeyPatch, name: str, n_read: int
+) -> None:
+    class Manager:
+        def iter_manifests(self) -> list[Any]:
+            return [SimpleNamespace(name=name)]
+
+        def discover(self) -> int:
+            return 7
+
+    manager, found = Manager(), list[int]()
+    monkeypatch.setattr(PluginManager, "instance", lambda: manager)
+    monkeypatch.setattr("napari.settings.get_plugin_settings", lambda _: found.append(manager.discover()))
+    preferences()
+    assert (found, manager.discover()) == ([n_read], 7)

@@ -215,8 +215,8 @@ class AnnotationLayer:
         self.redraw(edited.boxes)
         if self._has_classes:
             self._write_classes(edited.numbers)
-        elif not self.layer.visible:
-            self.layer.events.features()  # nothing was drawn that would tell tables of the edit
+        else:
+            self.layer.events.features()  # what is not drawn, in other slices say, would tell no table of it
 
     def _on_reviewed(self, numbers: tuple[int, ...]) -> None:
         if self.hides_reviewed:

@@ -1,8 +1,7 @@
 """The controls of the annotate panel and where they stand, without behaviour."""
 
 from napari.layers import Labels, Layer, Points
-from qtpy.QtCore import QEvent, QSize, Qt
-from qtpy.QtGui import QShowEvent
+from qtpy.QtCore import QSize, Qt
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -97,28 +96,6 @@ class AnnotatePanel(QWidget):
         layout.addWidget(self.batch)
         layout.addStretch(1)
         self.show_session(is_open=False)
-
-    def changeEvent(self, event: QEvent | None) -> None:
-        """Follow the font size of napari; called by Qt."""
-        super().changeEvent(event)
-        if event is not None and event.type() == QEvent.Type.StyleChange and self.isVisible():
-            self._follow_font()
-
-    def showEvent(self, event: QShowEvent | None) -> None:
-        """Follow the font size of napari; called by Qt."""
-        super().showEvent(event)
-        self._follow_font()
-
-    def _follow_font(self) -> None:
-        """Give tool buttons and fields of text the font size of labels, which napari's style leaves out."""
-        self.hint.ensurePolished()
-        size = self.hint.fontInfo().pointSizeF()
-        for kind in (QToolButton, QLineEdit):
-            for one in self.findChildren(kind):
-                font = one.font()
-                if font.pointSizeF() != size:
-                    font.setPointSizeF(size)
-                    one.setFont(font)
 
     # -- what is shown ------------------------------------------------------------------------------------
 

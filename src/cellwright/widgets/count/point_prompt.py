@@ -389,7 +389,9 @@ def with_cell(cells: Cells, spot: PromptPoint, cell: "PromptedCell") -> Cells:
     if labels is not None:
         labels = labels.copy()
         place = _pixels(spot, cell)
-        labels[place][cell.mask & (labels[place] == 0)] = len(cells) + 1
+        is_free = cell.mask & (labels[place] == 0)
+        labels[place][is_free] = len(cells) + 1
+        cell = _without_others(cell, is_free)
     point = np.concatenate([lead, cell.point])
     box = np.stack([np.concatenate([lead + k, cell.box[k]]) for k in (0, 1)])
     classes = cells.classes
@@ -403,6 +405,17 @@ def with_cell(cells: Cells, spot: PromptPoint, cell: "PromptedCell") -> Cells:
         labels=labels,
         classes=classes,
     )
+
+
+def _without_others(cell: "PromptedCell", is_free: NDArray[np.bool_]) -> "PromptedCell":
+    """Return an answered cell as its pixels that belong to no other one; it has such."""
+    if is_free[cell.mask].all():
+        return cell
+    places = np.argwhere(is_free)
+    low, high = places.min(axis=0), places.max(axis=0) + 1
+    mask = is_free[low[0] : high[0], low[1] : high[1]]
+    middle = (places.mean(axis=0) + cell.box[0]).astype(np.float32)
+    return replace(cell, point=middle, box=cell.box[0] + np.stack([low, high]), mask=mask)
 
 
 def covering(cells: Cells, spot: PromptPoint, cell: "PromptedCell") -> int:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from qtpy.QtCore import QAbstractTableModel, QItemSelectionModel, QModelIndex, Qt, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QAbstractTableModel, QEvent, QItemSelectionModel, QModelIndex, Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QSizePolicy, QTableView, QWidget
 
 from cellwright.ops.measure.columns import describe
@@ -165,6 +165,7 @@ class CellsTable(QTableView):
     def __init__(self, frame: FrameModel) -> None:
         super().__init__()
         self.frame = frame
+        self._fitted: list[str] = []
         self.setModel(frame)
         self.setSortingEnabled(True)
         heading, rows, selection = self.horizontalHeader(), self.verticalHeader(), self.selectionModel()
@@ -184,7 +185,15 @@ class CellsTable(QTableView):
         self._is_setting = False
         self._selection.currentRowChanged.connect(self._on_current_row_changed)
         frame.modelReset.connect(self._fit_columns)
-        self._fitted: list[str] = []
+
+    def changeEvent(self, event: QEvent | None) -> None:
+        """Follow the size of the font; called by Qt."""
+        super().changeEvent(event)
+        rows = self.verticalHeader()
+        if event is not None and event.type() == QEvent.Type.FontChange and rows is not None:
+            rows.setDefaultSectionSize(self.fontMetrics().height() + ROW_PADDING_PX)
+            self._fitted = []
+            self._fit_columns()
 
     @property
     def chosen_rows(self) -> list[int]:

@@ -89,6 +89,7 @@ class ResultsView(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.setObjectName("results")
+        self._to_fill: list[tuple[QScrollArea, QWidget]] = []
         self.message = message_label()
         self.job_bar, self.tracks = JobBar(), TrackPage()
         layout = panel_layout(self, OWN_STYLE, margin_px=6, spacing_px=6)
@@ -104,11 +105,27 @@ class ResultsView(QWidget):
             ("Counts", self._counts_page(), "Counts per region, class, frame and marker"),
             ("Measure", self._measure_page(), "What is measured of each cell"),
             ("Plots", self._plots_page(), "Plots of the cells that count"),
-            ("Tracks", scrolled(self.tracks), "Cells linked over time"),
+            ("Tracks", self._scrolled(self.tracks), "Cells linked over time"),
             ("Export", self._export_page(), "Tables, reports, and the command that repeats the result"),
         ):
             self.tabs.setTabToolTip(self.tabs.addTab(page, title), help_text)
         layout.addWidget(self.tabs, 1)
+
+    def _scrolled(self, content: QWidget) -> QScrollArea:
+        """Return a page that scrolls where the panel is too low for it; its content comes by :meth:`fill`."""
+        area = QScrollArea()
+        area.setWidgetResizable(True)
+        area.setFrameShape(QFrame.Shape.NoFrame)
+        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAsNeeded)
+        self._to_fill.append((area, content))
+        return area
+
+    def fill(self) -> bool:
+        """Fill the next page, and return whether there is another one: all at once stall the viewer."""
+        if self._to_fill:
+            area, content = self._to_fill.pop(0)
+            area.setWidget(content)
+        return bool(self._to_fill)
 
     def show_tracks(self, *, is_shown: bool) -> None:
         """Show the page of tracks, or none where there is no time."""
@@ -236,7 +253,7 @@ class ResultsView(QWidget):
         layout.addWidget(self.markers_hint)
         layout.addLayout(self.markers)
         layout.addWidget(self.markers_table, 1)
-        return scrolled(content)
+        return self._scrolled(content)
 
     def _measure_page(self) -> QWidget:
         self.groups = {name: QCheckBox(GROUPS[name]) for name in MEASURED}
@@ -278,7 +295,7 @@ class ResultsView(QWidget):
         layout.addLayout(form)
         layout.addWidget(self.measure)
         layout.addStretch(1)
-        return scrolled(content)
+        return self._scrolled(content)
 
     def _plots_page(self) -> QWidget:
         self.plot_kind = PanelComboBox("What is drawn.")
@@ -301,7 +318,7 @@ class ResultsView(QWidget):
         layout.addWidget(self.plots, 1)
         layout.addWidget(self.plot_hint)
         layout.addLayout(row(self.lasso, self.no_gate))
-        return scrolled(content)
+        return self._scrolled(content)
 
     @cached_property
     def histogram(self) -> Histogram:
@@ -366,7 +383,7 @@ class ResultsView(QWidget):
                 layout.addWidget(one)
             layout.addSpacing(8)
         layout.addStretch(1)
-        return scrolled(content)
+        return self._scrolled(content)
 
 
 class DeleteLike(QPushButton):
@@ -457,13 +474,3 @@ def page_layout(page: QWidget) -> QVBoxLayout:
     layout.setSpacing(6)
     layout.setSizeConstraint(QLayout.SizeConstraint.SetDefaultConstraint)
     return layout
-
-
-def scrolled(content: QWidget) -> QScrollArea:
-    """Return a page that scrolls where the panel is too low for it."""
-    area = QScrollArea()
-    area.setWidgetResizable(True)
-    area.setFrameShape(QFrame.Shape.NoFrame)
-    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAsNeeded)
-    area.setWidget(content)
-    return area

@@ -57,6 +57,7 @@ class ResultsWidget(QWidget):
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
+        self.is_filled = False
         QTimer.singleShot(FILL_MS, self._fill)  # the viewer draws once between docking and the many controls
         self.model.border = preferences().border
         self.counts.show_settings()
@@ -75,6 +76,13 @@ class ResultsWidget(QWidget):
             layout = self.layout()
             assert layout is not None
             layout.addWidget(scrolled(self.view))
+            QTimer.singleShot(FILL_MS, self._fill_page)
+
+    def _fill_page(self) -> None:
+        if isalive(self) and self.view.fill():  # type: ignore[no-untyped-call]
+            QTimer.singleShot(0, self._fill_page)
+        else:
+            self.is_filled = True
 
     def _connect(self) -> None:
         view, model = self.view, self.model

@@ -4,7 +4,8 @@ Where another version of napari has no such inner part, the callers fall back on
 user has set for all sessions in napari's Preferences.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 from napari.layers import Labels
 from napari.utils.colormaps.standardize_color import transform_color
+from npe2 import PluginManager
 from numpy.typing import NDArray
 
 from cellwright.models.registry import DEFAULT_FAMILY
@@ -209,12 +211,25 @@ class Preferences:
         return str(Path(self.output_folder).expanduser() / name)
 
 
+@contextmanager
+def _manifests_as_known() -> Iterator[None]:
+    """Spare napari reading the manifests of all plugins again, 0.1 s in which the window stands still."""
+    manager = PluginManager.instance()
+    if any(one.name == PLUGIN for one in manager.iter_manifests()):
+        vars(manager)["discover"] = lambda *_, **__: 0
+    try:
+        yield
+    finally:
+        vars(manager).pop("discover", None)
+
+
 def preferences() -> Preferences:
     """Return what is set now; the defaults where napari knows no settings of plugins."""
     try:
         from napari.settings import get_plugin_settings
 
-        page = getattr(get_plugin_settings(PLUGIN), PAGE)
+        with _manifests_as_known():
+            page = getattr(get_plugin_settings(PLUGIN), PAGE)
     except (ImportError, KeyError, AttributeError):  # napari before 0.9, or a plugin that is not installed
         return Preferences()
     return Preferences(**{item.name: getattr(page, item.name) for item in fields(Preferences)})

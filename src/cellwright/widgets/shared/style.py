@@ -3,16 +3,23 @@
 import re
 from typing import Any
 
-from qtpy.QtCore import QEvent, QObject, QSize, Qt
-from qtpy.QtGui import QKeyEvent, QKeySequence
+from qtpy.compat import isalive
+from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer
+from qtpy.QtGui import QKeyEvent, QKeySequence, QShowEvent
 from qtpy.QtWidgets import (
+    QAbstractSpinBox,
     QApplication,
+    QComboBox,
     QFormLayout,
     QFrame,
     QHBoxLayout,
+    QHeaderView,
     QLabel,
+    QLineEdit,
     QPushButton,
     QScrollArea,
+    QTableView,
+    QToolButton,
     QVBoxLayout,
     QWidget,
 )
@@ -20,6 +27,9 @@ from superqt import QCollapsible
 
 PANEL_WIDTH_PX, PANEL_HEIGHT_PX = 290, 120  # the least that the panels need
 BREAK = "\u200b"  # without a width: a line may go on after it
+SPIN_FRAME_PX = 60  # beside the number of a spin box: its two buttons, as napari draws them
+QWIDGETSIZE_MAX = (1 << 24) - 1  # of Qt: no limit
+FOLD_MARGIN_PX = 10  # under the content of a folded part, as superqt has it
 LONG_WORD = re.compile(r"\S{16}(?=\S)")
 
 STYLE = """
@@ -27,7 +37,7 @@ STYLE = """
 #number { font-size: 40pt; font-weight: 600; background: transparent; }
 #number[long="true"] { font-size: 26pt; }
 #line, #legend, #details, #card QLabel, #thresholds, #thresholds QWidget { background: transparent; }
-#thresholds QDoubleSpinBox { min-width: 36px; max-width: 36px; padding: 0px; }
+#thresholds QDoubleSpinBox { min-width: 3em; max-width: 3em; padding: 0px; }
 #count { font-weight: 600; padding: 8px; border-radius: 5px; color: white; background: #1a7a76; }
 #count:hover { background: #15625f; }
 #count:disabled { background: rgba(128, 128, 128, 90); }
@@ -55,6 +65,8 @@ class PanelScrollArea(QScrollArea):
     def __init__(self, panel: QWidget) -> None:
         super().__init__()
         self._width = 0  # that was asked for last
+        self._sample = QLabel(panel)  # has the font that napari gives to labels
+        self._sample.hide()
         self.setWidget(panel)
         self.setWidgetResizable(True)
         self.setFrameShape(QFrame.Shape.NoFrame)
@@ -67,6 +79,35 @@ class PanelScrollArea(QScrollArea):
             return super().minimumSizeHint()
         width = max(panel.minimumSizeHint().width(), PANEL_WIDTH_PX)
         return QSize(width + bar.sizeHint().width(), PANEL_HEIGHT_PX)
+
+    def changeEvent(self, event: QEvent | None) -> None:
+        """Follow the font of napari; called by Qt."""
+        super().changeEvent(event)
+        if event is not None and event.type() == QEvent.Type.StyleChange:
+            QTimer.singleShot(0, self._follow_font)  # once the panel has its new style, too
+
+    def showEvent(self, event: QShowEvent | None) -> None:
+        """Follow the font of napari; called by Qt."""
+        super().showEvent(event)
+        self._follow_font()
+
+    def _follow_font(self) -> None:
+        """Give what napari's style leaves out, tool buttons, fields and tables, the font size of labels."""
+        panel = self.widget() if isalive(self) else None  # type: ignore[no-untyped-call]
+        if panel is None:
+            return
+        self._sample.ensurePolished()
+        size = self._sample.fontInfo().pointSizeF()
+        for kind in (QToolButton, QLineEdit, QTableView, QHeaderView):
+            for one in panel.findChildren(kind):
+                font, is_inside = one.font(), isinstance(one.parent(), QAbstractSpinBox | QComboBox)
+                if font.pointSizeF() != size and not is_inside:
+                    font.setPointSizeF(size)
+                    one.setFont(font)
+        for spin in panel.findChildren(QAbstractSpinBox):
+            line = spin.lineEdit()
+            if line is not None and spin.maximumWidth() == QWIDGETSIZE_MAX:
+                spin.setMinimumWidth(line.fontMetrics().horizontalAdvance(line.text()) + SPIN_FRAME_PX)
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
         """Follow the width of the panel; called by Qt."""
@@ -95,9 +136,26 @@ def scrolled(panel: QWidget) -> QScrollArea:
     return PanelScrollArea(panel)
 
 
+class FoldedPart(QCollapsible):
+    """A part of a panel under its title; it grows with its content, whose font may change."""
+
+    def setContent(self, content: QWidget) -> None:
+        """Replace what is folded."""
+        super().setContent(content)
+        content.installEventFilter(self)
+
+    def eventFilter(self, a0: QObject | None, a1: QEvent | None) -> bool:
+        """Follow the height of the content; called by Qt."""
+        content = self.content()
+        is_changed = a0 is content and a1 is not None and a1.type() == QEvent.Type.LayoutRequest
+        if is_changed and self.isExpanded() and not self._is_animating:
+            content.setMaximumHeight(content.sizeHint().height() + FOLD_MARGIN_PX)
+        return False
+
+
 def folded(title: str, content: QWidget) -> QCollapsible:
     """Return a part of a panel under its title, folded to begin with."""
-    part = QCollapsible(title, expandedIcon="▾", collapsedIcon="▸")
+    part = FoldedPart(title, expandedIcon="▾", collapsedIcon="▸")
     part.setContent(content)
     part.collapse(animate=False)
     part.toggleButton().setToolTip("Show or hide this part.")
