@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.spatial import KDTree, SphericalVoronoi
 
 from cellwright.core.data import Cells, Labels
 from cellwright.ops.measure.blocks import CellBlock
@@ -186,6 +185,8 @@ def _targets(ndim: int) -> NDArray[np.float64]:
 def _shares(units: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the share of all directions that are nearest to each of these and their opposites."""
     if units.shape[1] == 3:
+        from scipy.spatial import SphericalVoronoi  # slow to import
+
         areas = SphericalVoronoi(np.concatenate([units, -units])).calculate_areas()
         return np.asarray((areas[: len(units)] + areas[len(units) :]) / areas.sum())
     angles = np.arctan2(units[:, 0], units[:, 1]) % np.pi
@@ -351,5 +352,7 @@ def nearest_distances(cells: Cells, spacing: Sequence[float]) -> NDArray[np.floa
     for rows in np.split(order, ends):
         rows = rows[np.isfinite(centres[rows]).all(axis=1)]
         if len(rows) > 1:
+            from scipy.spatial import KDTree  # slow to import
+
             distances[rows] = KDTree(centres[rows]).query(centres[rows], k=2)[0][:, 1]
     return distances
