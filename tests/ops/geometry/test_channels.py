@@ -102,5 +102,5 @@ def test_what_a_channel_does_not_tell_is_told(rng):
 
 def test_a_name_that_several_channels_have_is_told(rng):
     image = Image(rng.random((3, 8, 8)), "CYX", channel_names=("GFP", "DAPI", "DAPI"))
-    with pytest.raises(SettingsError, match="Channels 1, 2 of .* are all named 'DAPI'"):
+    with pytest.raises(SettingsError, match="all named 'DAPI'"):
         combined(image, ["DAPI", 0])
