@@ -216,14 +216,16 @@ class ResultsModel:
         """Take another table."""
         if self.tracks is not None:
             self.set_tracks(None)
+        row = self._chosen_in(measured)
         self.measured = measured
         self._off_border = None
         if measured is not None and self.wanted is not None:
             self._take_wanted(*self.wanted)
         self._prune()
         self.recount(is_quiet=True)
-        if self.chosen >= self.n_cells:
+        if row < 0:
             self.choose(-1)
+        self.chosen = row  # the same cell, at which the viewer need not look again
         self.measured_changed.emit()
         self.kept_changed.emit()
 
@@ -439,6 +441,23 @@ class ResultsModel:
         return rows
 
     # -- parts --------------------------------------------------------------------------------------------
+
+    def _chosen_in(self, measured: MeasuredCells | None) -> int:
+        """Return the row of the chosen cell in another table; -1 where it is gone."""
+        before, row = self.measured, self.chosen
+        if before is None or measured is None or not 0 <= row < len(before.numbers):
+            return -1
+        names, old = measured.numbers, before.numbers[row]
+        frames, frame = measured.frames, before.frames[row]
+        if not measured.has_outlines:  # points are numbered by their order: one that came or went shifts them
+            if len(names) == len(before.numbers):
+                return row
+            frames, frame = measured.result.cells.points, before.result.cells.points[row]
+            names = np.full(len(names), old)
+        if frames.shape[1] != len(frame):
+            return -1
+        same = np.flatnonzero((names == old) & (frames == frame).all(axis=1))
+        return int(same[0]) if len(same) else -1
 
     def _away_from_border(self, measured: MeasuredCells) -> NDArray[np.bool_]:
         if self._off_border is None or self._off_border[0] != self.border:
