@@ -447,16 +447,16 @@ class ResultsModel:
         before, row = self.measured, self.chosen
         if before is None or measured is None or not 0 <= row < len(before.numbers):
             return -1
-        names, old = measured.numbers, before.numbers[row]
-        frames, frame = measured.frames, before.frames[row]
+        old: NDArray[Any]
+        new: NDArray[Any]
+        old, new = (np.column_stack([one.frames, one.numbers]) for one in (before, measured))
         if not measured.has_outlines:  # points are numbered by their order: one that came or went shifts them
-            if len(names) == len(before.numbers):
+            if len(new) == len(old):
                 return row
-            frames, frame = measured.result.cells.points, before.result.cells.points[row]
-            names = np.full(len(names), old)
-        if frames.shape[1] != len(frame):
+            old, new = before.result.cells.points, measured.result.cells.points
+        if old.shape[1] != new.shape[1]:
             return -1
-        same = np.flatnonzero((names == old) & (frames == frame).all(axis=1))
+        same = np.flatnonzero((new == old[row]).all(axis=1))
         return int(same[0]) if len(same) else -1
 
     def _away_from_border(self, measured: MeasuredCells) -> NDArray[np.bool_]:
