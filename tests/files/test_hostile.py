@@ -111,6 +111,14 @@ def test_an_array_that_claims_more_than_its_file_is_refused(tmp_path):
         read_image(tmp_path / "a.npy")
 
 
+@pytest.mark.parametrize("kind", ["V1", "M8[s]", "U3", "u1,f4"])
+def test_values_that_are_no_numbers_are_refused(tmp_path, kind):
+    np.save(tmp_path / "a.npy", np.zeros((24, 30), kind))
+    for read in (read_image, recognise(tmp_path / "a.npy").read):
+        with pytest.raises(ReadError, match="must be numbers"):
+            read(tmp_path / "a.npy")
+
+
 @pytest.mark.parametrize("name", ["coco", "labelme", "geojson", "via"])
 def test_json_of_ten_thousand_levels_is_refused(tmp_path, name):
     deep = '{"type": "FeatureCollection", "features": ' + "[" * 10_000 + "]" * 10_000 + "}"

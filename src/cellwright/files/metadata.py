@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellwright.core.data import AXES, CHANNEL, SPATIAL, ArrayLike, Image, without_channels
+from cellwright.core.errors import ReadError
 from cellwright.ops.geometry.axes import COLOURS, guess_axes
 
 # OME-XML model 2016-06, UnitsLength, and the spellings of ImageJ, OME-Zarr and vendors
@@ -121,8 +122,12 @@ def describe(data: ArrayLike, axes: str, name: str, told: ImageMetadata | None =
     ------
     AxesError
         There are less than two axes or more than five.
+    ReadError
+        Its values are no numbers.
     """
     told = told or ImageMetadata()
+    if np.dtype(data.dtype).kind not in "biufc":
+        raise ReadError(f"The values of {name} must be numbers; got {data.dtype}. Export the image again.")
     notices = list(told.notices)
     shape = tuple(data.shape)
     is_guessed = False
