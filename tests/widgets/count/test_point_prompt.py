@@ -119,6 +119,28 @@ def test_a_click_adds_to_the_last_count_and_thresholds_then_keep_it(
     assert widget.panel.number.text() == str(len(blobs))
 
 
+def test_what_was_changed_by_hand_is_added_to(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, asking: Any, settled: Settled, qtbot: QtBot
+) -> None:
+    layer = viewer.add_image(blobs.image, name="blobs")
+    widget.panel.count.click()
+    settled(widget)
+    labels = viewer.layers["blobs labels"]
+    gone, cut = (int(labels.data[tuple(blobs.points[row].astype(int))]) for row in (4, 7))
+    labels.data = np.where(np.isin(labels.data, (gone, cut)), 0, labels.data)
+    widget.panel.ask.setChecked(True)
+    settled(widget)
+    click(viewer, layer.data_to_world(blobs.points[4]))
+    settled(widget)
+    assert "Cell added" in widget.panel.message.text()
+    assert [one.name for one in viewer.layers if one.name.startswith("blobs labels")] == ["blobs labels"]
+    assert len(np.unique(labels.data)) == len(blobs)  # the background, and all cells but one
+    np.testing.assert_array_equal(labels.data == labels.data.max(), blobs.labels == 5)
+    qtbot.waitUntil(lambda: widget.panel.number.text() == str(len(blobs) - 1))
+    labels.undo()
+    assert len(np.unique(labels.data)) == len(blobs) - 1
+
+
 def test_no_cell_and_a_known_cell_are_told(
     viewer: ViewerModel, widget: CountWidget, blobs: Any, asking: Any, settled: Settled
 ) -> None:

@@ -141,3 +141,33 @@ def test_a_filter_holds_while_cells_change(viewer: ViewerModel, qtbot: QtBot, sc
     assert panel.model.n_kept == n_before - 1
     areas = [float(panel.view.frame.data(panel.view.frame.index(row, 3))) for row in range(n_before - 1)]
     assert areas == sorted(areas, reverse=True)
+
+
+def test_the_chosen_cell_stays_the_same_cell(
+    viewer: ViewerModel, qtbot: QtBot, scene: Labels, read: Read
+) -> None:
+    panel = ResultsWidget(viewer)
+    qtbot.addWidget(panel)
+    read(panel)
+    panel.model.choose(4)
+    scene.data = np.where(scene.data == 2, 0, scene.data)
+    read(panel)
+    assert panel.model.table["label"].iloc[panel.view.table.chosen_rows].tolist() == [5]
+    scene.data = np.where(scene.data == 5, 0, scene.data)
+    read(panel)
+    assert panel.model.chosen == -1
+    assert not panel.view.table.chosen_rows
+    assert not len(viewer.layers["chosen cell"].data)
+
+
+def test_the_chosen_point_stays_the_same_point(viewer: ViewerModel, qtbot: QtBot, read: Read) -> None:
+    viewer.add_image(np.zeros((40, 40), np.float32), name="image")
+    layer = viewer.add_points([[5, 5], [10, 20], [30, 30]], name="cells")
+    panel = ResultsWidget(viewer)
+    qtbot.addWidget(panel)
+    read(panel)
+    panel.model.choose(2)
+    for gone, chosen in ((0, 1), (1, -1)):
+        layer.data = np.delete(layer.data, gone, axis=0)
+        read(panel)
+        assert panel.model.chosen == chosen

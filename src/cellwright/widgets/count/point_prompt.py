@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image as ImageLayer
+from napari.layers import Labels
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QAbstractButton
@@ -19,6 +20,7 @@ from cellwright.models import registry, store
 from cellwright.ops.codecs.prompts import Prompts
 from cellwright.widgets.count.count_request import CountOutcome, show_task
 from cellwright.widgets.count.model import CountModel
+from cellwright.widgets.count.save import EditedCells
 from cellwright.widgets.shared.coordinates import axis_of, pixel_at
 from cellwright.widgets.shared.edited_layers import ASKED
 from cellwright.widgets.shared.layer_io import Source, image_layer
@@ -47,14 +49,16 @@ class PointPromptTool(QObject):
     """While its button is down, clicks and boxes on the image prompt the model for a cell.
 
     The network looks at the image once, beside the viewer; clicks after that are answered at once. The cell
-    is shown as it would be; Enter adds it to those of the count.
+    is shown as it would be; Enter adds it to those of the count. Where their outlines were changed by hand,
+    it is drawn into that layer, as if by hand.
     """
 
     pending = Signal(bool)  # whether a cell is prompted for
 
-    def __init__(self, model: CountModel, button: QAbstractButton) -> None:
+    def __init__(self, model: CountModel, edited: EditedCells, button: QAbstractButton) -> None:
         super().__init__(button)
         self._model, self._viewer, self._button = model, model.viewer, button
+        self._edited = edited
         self._subject: PromptContext | None = None
         self._questions: PointPredictor | None = None
         self.draft = PromptDraft()
@@ -285,8 +289,12 @@ class PointPromptTool(QObject):
         if known:
             self._tell(f"This is cell {known} already: score {cell.score:.2f}.")
             return
-        self._pending.append((spot, cell))
+        drawn = self._drawn()
         self._tell(f"Cell added: score {cell.score:.2f}.")
+        if drawn is not None:
+            draw_cell(*drawn, spot, cell)
+            return
+        self._pending.append((spot, cell))
         self._add_pending()
 
     def _draft_spot(self, cell: "PromptedCell") -> PromptPoint:
@@ -297,7 +305,20 @@ class PointPromptTool(QObject):
         counted = self._counted()
         if counted is None:
             return 0
-        return covering(counted.result.cells, spot, cell)
+        cells, drawn = counted.result.cells, self._drawn()
+        if drawn is not None:
+            cells = replace(cells, labels=drawn[1])
+        return covering(cells, spot, cell)
+
+    def _drawn(self) -> "tuple[Labels, NDArray[Any]] | None":
+        """Return the outlines that were changed by hand since the count, and their pixels in its shape."""
+        counted, layer = self._counted(), self._edited.layer_of("Labels")
+        if counted is None or counted.result.cells.labels is None or not isinstance(layer, Labels):
+            return None
+        labels, shape = np.asarray(layer.data), counted.result.cells.labels.shape
+        if labels.size != np.prod(shape):
+            return None
+        return layer, labels.reshape(shape)
 
     def _add_pending(self, _: object = None) -> None:
         if self._pending and self._subject is not None:
@@ -405,6 +426,16 @@ def with_cell(cells: Cells, spot: PromptPoint, cell: "PromptedCell") -> Cells:
         labels=labels,
         classes=classes,
     )
+
+
+def draw_cell(layer: Labels, labels: NDArray[Any], spot: PromptPoint, cell: "PromptedCell") -> None:
+    """Draw an answered cell into a layer whose pixels are ``labels``; those of other cells stay with them."""
+    place = _pixels(spot, cell)
+    rows, columns = np.nonzero(cell.mask & (labels[place] == 0))
+    lead = [np.full(len(rows), index) for index in spot.frame]
+    indices = (*lead, rows + place[-2].start, columns + place[-1].start)
+    flat = np.ravel_multi_index(indices, labels.shape)  # the layer may have an axis of channels, too
+    layer.data_setitem(np.unravel_index(flat, layer.data.shape), int(labels.max()) + 1)
 
 
 def _without_others(cell: "PromptedCell", is_free: NDArray[np.bool_]) -> "PromptedCell":

@@ -66,10 +66,13 @@ class EditedCells:
         """
         if self.layer is not None:
             return self.layer
-        for output in OUTPUTS:
-            ours = self._layers(output)
-            if ours and all(map(is_edited, ours)):
-                return ours[-1]
+        return next(filter(None, map(self.layer_of, OUTPUTS)), None)
+
+    def layer_of(self, output: str) -> Layer | None:
+        """Return the layer of one output if it was changed by hand, else None."""
+        ours = self._layers(output)
+        if ours and all(map(is_edited, ours)):
+            return ours[-1]
         return None
 
     def _layers(self, output: str) -> list[Layer]:

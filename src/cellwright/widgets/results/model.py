@@ -216,14 +216,16 @@ class ResultsModel:
         """Take another table."""
         if self.tracks is not None:
             self.set_tracks(None)
+        row = self._chosen_in(measured)
         self.measured = measured
         self._off_border = None
         if measured is not None and self.wanted is not None:
             self._take_wanted(*self.wanted)
         self._prune()
         self.recount(is_quiet=True)
-        if self.chosen >= self.n_cells:
+        if row < 0:
             self.choose(-1)
+        self.chosen = row  # the same cell, at which the viewer need not look again
         self.measured_changed.emit()
         self.kept_changed.emit()
 
@@ -439,6 +441,23 @@ class ResultsModel:
         return rows
 
     # -- parts --------------------------------------------------------------------------------------------
+
+    def _chosen_in(self, measured: MeasuredCells | None) -> int:
+        """Return the row of the chosen cell in another table; -1 where it is gone."""
+        before, row = self.measured, self.chosen
+        if before is None or measured is None or not 0 <= row < len(before.numbers):
+            return -1
+        old: NDArray[Any]
+        new: NDArray[Any]
+        old, new = (np.column_stack([one.frames, one.numbers]) for one in (before, measured))
+        if not measured.has_outlines:  # points are numbered by their order: one that came or went shifts them
+            if len(new) == len(old):
+                return row
+            old, new = before.result.cells.points, measured.result.cells.points
+        if old.shape[1] != new.shape[1]:
+            return -1
+        same = np.flatnonzero((new == old[row]).all(axis=1))
+        return int(same[0]) if len(same) else -1
 
     def _away_from_border(self, measured: MeasuredCells) -> NDArray[np.bool_]:
         if self._off_border is None or self._off_border[0] != self.border:
