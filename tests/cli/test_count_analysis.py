@@ -252,6 +252,25 @@ def test_each_channel_is_counted_by_itself(cli, stained_path, image_path, tmp_pa
     assert (code, "need an axis of channels" in err) == (1, True)
     code, _, err = cli("count", tmp_path, "--each-channel", "--output", tmp_path / "p")
     assert (code, "Name each by --channel" in err) == (1, True)
+    code, _, err = cli("count", stained_path, "--each-channel", "--channel", "1")
+    assert (code, "or channel 1 alone" in err) == (1, True)
+
+
+def test_channels_of_one_name_have_files_of_their_own(cli, tmp_path):
+    path, names = tmp_path / "same.ome.tif", ["DAPI", "dapi", "/"]
+    metadata = {"axes": "CYX", "Channel": {"Name": names}}
+    tifffile.imwrite(path, np.zeros((3, 40, 40), np.uint8), metadata=metadata, photometric="minisblack")
+    code, out, err = cli("count", path, "--each-channel", "--save-settings", tmp_path / "s", "--json")
+    assert (code, "--each-channel is not among the settings" in err) == (0, True)
+    images = [json.loads(line)["image"].partition("ome_")[2] for line in out.splitlines()]
+    assert images == ["DAPI_ch0", "dapi_ch1", "ch2"]
+
+
+def test_a_report_of_no_cells_that_were_counted_in_blocks(cli, tmp_path):
+    path, report = tmp_path / "none.tif", tmp_path / "r.html"
+    tifffile.imwrite(path, np.zeros((40, 40), np.uint8))
+    code, _, err = cli("count", path, "--stream", "--output", tmp_path / "o", "--report", report)
+    assert (code, report.exists()) == (0, True), err
 
 
 def test_what_does_not_fit_stops_the_run(cli, stained_path, tmp_path):

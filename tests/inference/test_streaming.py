@@ -24,13 +24,13 @@ from cellwright.files import zarr as zarr_labels
 from cellwright.files.atomic import acquire_lock
 from cellwright.files.zarr import open_array
 from cellwright.inference import context
-from cellwright.inference.classify import classify
+from cellwright.inference.classify import classify, predict_classes
 from cellwright.inference.pipeline import count_cells
 from cellwright.inference.predictor import Engine
 from cellwright.inference.recipe import read_inputs, recipe_from
 from cellwright.inference.settings import EngineSettings, InputFiles, StreamSettings
 from cellwright.inference.streaming import block as block_module
-from cellwright.inference.streaming import cluster, plan, selection
+from cellwright.inference.streaming import cluster, plan, second_pass, selection
 from cellwright.inference.streaming import run as run_module
 from cellwright.inference.streaming.plan import StreamJob, StreamPlan, blocks_of
 from cellwright.inference.streaming.run import count_streamed
@@ -706,3 +706,21 @@ def test_workers_find_the_same_cells(tmp_path, draw_blobs, small_blocks, monkeyp
     (labels, table), (theirs, expected) = (read(tmp_path / name, "field") for name in ("one", "two"))
     assert same_cells(labels, theirs)
     same_tables(sorted_rows(table), sorted_rows(expected))
+
+
+def test_cells_are_classified_where_the_count_found_them(tmp_path, draw_blobs, small_blocks, monkeypatch):
+    image, seen = Image(draw_blobs((100, 90)).image[np.newaxis], "TYX"), []
+    decode = type(small_blocks).decode
+
+    def beside(self, *given):  # a model whose points are not the centroids of its outlines
+        cells = decode(self, *given)
+        return replace(cells, points=cells.points + np.float32(0.25))
+
+    def classes(cells, *given):
+        seen.append(cells.points)
+        return predict_classes(cells, *given)
+
+    monkeypatch.setattr(type(small_blocks), "decode", beside)
+    monkeypatch.setattr(second_pass, "predict_classes", classes)
+    run(count_streamed(StreamJob(image, tmp_path, small_blocks, classifier="blood")))
+    np.testing.assert_allclose(seen[0][:, -2:], read(tmp_path)[1][["y", "x"]], atol=1e-3)

@@ -134,6 +134,8 @@ def count(
         from cellwright.inference.recipe import save_recipe
 
         save_recipe(save_settings, recipe)
+        if each_channel:
+            typer.echo("note: --each-channel is not among the settings; give it again with them.", err=True)
     table = Table(images, choices.title, as_json=as_json)
     if in_folders:
         count_in_folders(images, choices, folders, table)

@@ -270,6 +270,8 @@ def _summary(table: "pandas.DataFrame") -> "pandas.DataFrame":
         for name in table
         if table[name].dtype.kind in "if" and name not in skipped and not str(name).startswith("box_")
     ]
+    if not names:  # a table without rows has columns of no kind
+        return pandas.DataFrame()
     summary = table[names].describe().T[["count", "mean", "std", "25%", "50%", "75%"]]
     return pandas.concat([pandas.Series(names, name="column", index=names), summary], axis=1)
 

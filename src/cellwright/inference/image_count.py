@@ -1,6 +1,8 @@
 """One image counted, classified and measured as asked for, and written; of a folder each in the same way."""
 
 import json
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -128,14 +130,38 @@ def channels_to_count(image: Image, choices: CountChoices) -> list[tuple[Image, 
         return [(image, choices)]
     from cellwright.ops.measure.blocks import n_channels
 
+    engine = choices.engine
+    if engine.channel is not None:
+        raise SettingsError(
+            f"Channels are counted one by one, or channel {engine.channel} alone. Leave --channel or "
+            "--each-channel out; --channels names those that are counted one by one."
+        )
     found = []
-    engine, names = choices.engine, image.channel_names
-    for number in channel_numbers(image, engine.channels or range(n_channels(image))):
-        called = plain_name(names[number]) if names and names[number] else f"ch{number}"
+    names = _channel_file_names(image, n_channels(image))
+    for number in channel_numbers(image, engine.channels or range(len(names))):
+        called = names[number]
         recipe = replace(choices.recipe, engine=replace(engine, channel=number, channels=()))
         own = replace(choices, recipe=recipe, n_images=choices.n_images + 1)  # each report has its own name
         found.append((replace(image, name=f"{image.name}_{called}"), own))
     return found
+
+
+def _channel_file_names(image: Image, n_channels: int) -> list[str]:
+    """Return what the files of each channel are called after; no two are the same on any system."""
+    numbered = [f"ch{number}" for number in range(n_channels)]
+    if not image.channel_names:
+        return numbered
+    names = []
+    for given, number in zip(image.channel_names, numbered, strict=True):
+        plain = number
+        if re.search(r"[^\W_]", given):  # else nothing is left of it in the name of a file
+            plain = plain_name(given)
+        names.append(plain)
+    times = Counter(name.casefold() for name in names)
+    return [
+        name if times[name.casefold()] == 1 else f"{name}_{number}"
+        for name, number in zip(names, numbered, strict=True)
+    ]
 
 
 def counted_task(image: Image, choices: CountChoices) -> Task[Counted]:

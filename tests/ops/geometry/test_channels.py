@@ -98,3 +98,9 @@ def test_what_a_channel_does_not_tell_is_told(rng):
     assert "Channel 1 has one intensity throughout" in notice
     assert "50.0% of the pixels of channel 2 are NaN" in notice
     assert "channel 0" not in notice
+
+
+def test_a_name_that_several_channels_have_is_told(rng):
+    image = Image(rng.random((3, 8, 8)), "CYX", channel_names=("GFP", "DAPI", "DAPI"))
+    with pytest.raises(SettingsError, match="all named 'DAPI'"):
+        combined(image, ["DAPI", 0])

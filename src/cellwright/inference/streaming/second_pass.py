@@ -5,6 +5,7 @@ measured as in the whole image. See ``selection`` for what depends on all cells 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from math import ceil
 from pathlib import Path
@@ -168,7 +169,12 @@ def _window_of(
     found = result_of_labels(labels, part, is_volume=job.engine.link)
     numbers, ours = present[found.numbers], labels_of(block, len(blocks_of(image, plan)))
     own = np.flatnonzero((numbers >= ours.start) & (numbers < ours.stop))
-    return _Window(wide, part, found.result, own[np.searchsorted(numbers[own], table["label"])])
+    rows = own[np.searchsorted(numbers[own], table["label"])]
+    points = found.result.cells.points.copy()  # a count knows them better than outlines tell
+    axes = [axis.lower() for axis in image.spatial_axes]
+    points[rows, -len(axes) :] = table[axes] - [span.start for span in wide.tile.read]
+    cells = replace(found.result.cells, points=points)
+    return _Window(wide, part, replace(found.result, cells=cells), rows)
 
 
 def _columns(

@@ -146,6 +146,12 @@ def _number(image: Image, text: str) -> int:
         return names.index(text)
     if text.isdecimal() and int(text) < n:
         return int(text)
+    same = [str(number) for number, name in enumerate(names) if name == text]
+    if same and text:
+        raise SettingsError(
+            f"Channels {', '.join(same)} of {image.name!r} are all named {text!r}. Tell the channel by its "
+            "number."
+        )
     if not n:
         raise SettingsError(
             f"Several channels need an axis of channels; {image.name!r} has axes {image.axes!r}. Leave "
