@@ -122,6 +122,10 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
 
 
 def _text(value: object) -> str:
-    if isinstance(value, float):
-        return "-" if np.isnan(value) else f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-    return str(value)
+    if not isinstance(value, float):
+        return str(value)
+    if np.isnan(value):
+        return "-"
+    if value >= 100:
+        return f"{value:.0f}"
+    return f"{value:.3g}"

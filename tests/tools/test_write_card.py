@@ -2,7 +2,7 @@ import json
 import shutil
 
 import pytest
-from tools.release import card_kinds, write_card
+from tools.release import default_card, write_card
 
 from cellwright.models import store
 
@@ -10,7 +10,7 @@ from cellwright.models import store
 @pytest.fixture
 def run_main(tmp_path, monkeypatch):
     """Function (arguments) that runs the command on a copy of the facts of a shipped model."""
-    monkeypatch.setattr(card_kinds, "n_learned", lambda _: {})
+    monkeypatch.setattr(default_card, "n_learned", lambda _: {})
     monkeypatch.setattr(write_card, "stages_of", lambda *_: [])
 
     def run(name, *arguments):

@@ -25,8 +25,8 @@ from cellwright.models import store
 from cellwright.models.spec import ModelSpec, read_spec
 from cellwright.training.settings import TrainingSettings
 from cellwright.training.trainer import Data
-from tools.release import card_kinds, train_pseudocolor
-from tools.release.card_kinds import data_lines, wrapped, write_json
+from tools.release import default_card, train_pseudocolor
+from tools.release.default_card import data_lines, wrapped, write_json
 from tools.release.train_shipped import RECIPES, data_of
 
 DEFAULT = "flow"
@@ -270,7 +270,11 @@ def used(evaluation: Mapping[str, Mapping[str, Any]], columns: Sequence[str]) ->
 def _shown(key: str, value: float) -> str:
     if np.isnan(value):
         return "-"
-    return f"{value:.1%}" if key in PERCENT else f"{value:.2f}" if key == "count_mae" else f"{value:.3f}"
+    if key in PERCENT:
+        return f"{value:.1%}"
+    if key == "count_mae":
+        return f"{value:.2f}"
+    return f"{value:.3f}"
 
 
 def card_text(name: str, spec: ModelSpec, evaluation: Mapping[str, Mapping[str, Any]], data: Path) -> str:
@@ -326,8 +330,8 @@ def main() -> None:
     if name == DEFAULT:
         path = options.scores or parser.error(f"{DEFAULT} needs --scores, which score_kinds writes")
         scores = json.loads(path.read_text(encoding="utf-8"))
-        card_kinds.write(folder, options.data, scores, options.remark)
-        print(card_kinds.score_table(scores))
+        default_card.write(folder, options.data, scores, options.remark)
+        print(default_card.score_table(scores))
         return
     spec = read_spec(folder / "spec.json")
     if not options.text_only:

@@ -199,13 +199,16 @@ class InputFiles:
         def named(*texts: str) -> tuple[str, ...]:
             return tuple(text.replace(IMAGE_NAME, name) for text in texts)
 
-        (mask, outside_mask, nuclei) = named(self.mask, self.outside_mask, self.nuclei)
-        lists = {
-            "regions": named(*self.regions),
-            "exclude": named(*self.exclude),
-            "other": named(*self.other),
-        }
-        return replace(self, mask=mask, outside_mask=outside_mask, nuclei=nuclei, **lists)
+        mask, outside_mask, nuclei = named(self.mask, self.outside_mask, self.nuclei)
+        return replace(
+            self,
+            regions=named(*self.regions),
+            exclude=named(*self.exclude),
+            mask=mask,
+            outside_mask=outside_mask,
+            nuclei=nuclei,
+            other=named(*self.other),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,10 +31,6 @@ class Change:
         """Write what is there after the edit."""
         labels[self.box] = self.after
 
-    def revert(self, labels: Labels) -> None:
-        """Write what was there before the edit."""
-        labels[self.box] = self.before
-
     def numbers(self) -> tuple[int, ...]:
         """Return the cells that gain or lose voxels."""
         differs = self.before != self.after

@@ -160,7 +160,6 @@ def test_nuclei_belong_to_cells():
     found = nuclei_in_cells(nuclei, cells)
     assert found.nuclei_per_cell.tolist() == [2, 1, 0]
     assert found.cell_of.tolist() == [1, 1, 0, 2, 0, 0]
-    assert found.n_without_nucleus == 1
     assert found.nuclear_pixels.tolist() == [16 + 9 + 8, 16, 0]
     assert (found.cytoplasm == 1).sum() == 144 - 33
 
@@ -176,7 +175,6 @@ def test_cytoplasm_is_measured():
     assert analysis.table["cytoplasm_intensity_mean_ch0"].tolist() == [30, 30]
     assert analysis.table["nucleus_intensity_mean_ch0"].tolist()[0] == 100
     assert np.isnan(analysis.table["nucleus_intensity_mean_ch0"][1])
-    assert analysis.nuclei.n_without_nucleus == 1
 
 
 def test_nuclei_that_are_numbered_frame_by_frame_are_told_apart():

@@ -8,6 +8,7 @@ from napari.components import ViewerModel
 
 from cellwright.core.data import Image, Result
 from cellwright.core.tasks import Progress, run
+from cellwright.files.tables import cells_table
 from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.widgets.count.count_request import (
     CountOutcome,
@@ -17,7 +18,7 @@ from cellwright.widgets.count.count_request import (
     n_cells,
     recount_task,
     result_line,
-    size_line,
+    sizes_line,
 )
 from cellwright.widgets.shared.layer_io import source_of
 from cellwright.widgets.shared.messages import number_text, progress_line
@@ -73,22 +74,22 @@ def test_new_layers_alone_leave_the_result_as_it_is(
 def test_lines_for_people(result_of: ResultOf) -> None:
     labels = np.zeros((40, 60), np.int32)
     none = result_of(Image(labels, "YX", (), "i"), labels)
-    assert (n_cells(none), size_line(none)) == ("0 cells", "")
+    assert (n_cells(none), sizes_line(cells_table(none))) == ("0 cells", "")
     labels[0:20, 0:20] = 1
     one = result_of(Image(labels, "YX", (0.5, 0.5), "i"), labels)
     assert result_line(one) == "1 cell · flow · 1.8 s"
-    assert size_line(one) == "median diameter 22.6 px · 11.3 µm"
+    assert sizes_line(cells_table(one)) == "median diameter 22.6 px · 11.3 µm"
     density = replace(one, count=411.6, interval=(394.0, 429.5))
     assert number_text(density) == "412"
     assert interval_line(density) == "394 to 430 cells (90 % interval)"
     assert (number_text(one), interval_line(one)) == ("1", "")
     assert n_cells(replace(one, count=2041.0)) == "2,041 cells"
     volume = result_of(Image(labels[np.newaxis], "ZYX", (2.0, 0.5, 0.5), "i"), labels[np.newaxis])
-    assert size_line(volume) == "median diameter 7.3 µm"  # of the ball of 200 cubic micrometres
+    assert sizes_line(cells_table(volume)) == "median diameter 7.3 µm"  # of the ball of 200 cubic micrometres
     unsized = result_of(Image(labels[np.newaxis], "ZYX", (), "i"), labels[np.newaxis])
-    assert size_line(unsized) == ""
+    assert sizes_line(cells_table(unsized)) == ""
     unknown = result_of(Image(labels, "YX", (), "i"), labels)
-    assert size_line(unknown) == "median diameter 22.6 px"
+    assert sizes_line(cells_table(unknown)) == "median diameter 22.6 px"
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,12 @@ from napari.utils.colormaps import DirectLabelColormap
 from napari.utils.colormaps.standardize_color import transform_color
 
 from cellwright.core.data import Image, Result
+from cellwright.files.tables import class_counts
 from cellwright.widgets.shared.layer_factory import (
     BOX_EDGE_SHARE,
     COLOUR,
     class_colour,
-    legend_of,
+    legend,
     make_layer,
 )
 from cellwright.widgets.shared.layer_io import show, source_of
@@ -59,14 +60,14 @@ def test_each_class_has_its_colour_in_every_layer(classed: Result) -> None:
 
 
 def test_the_legend_counts_each_class(classed: Result) -> None:
-    legend = legend_of(classed)
-    assert [part.split("&nbsp;", 1)[1] for part in legend.split(" · ")] == [
+    shown = legend(class_counts(classed))
+    assert [part.split("&nbsp;", 1)[1] for part in shown.split(" · ")] == [
         "RBC&nbsp;1",
         "W&lt;C&nbsp;1",
         "Platelet&nbsp;0",
     ]
-    assert class_colour(1) in legend
-    assert legend_of(replace(classed, cells=replace(classed.cells, classes=None))) == ""
+    assert class_colour(1) in shown
+    assert legend({}) == ""
 
 
 def test_classes_come_to_layers_and_go(viewer: ViewerModel, classed: Result, labels: Any) -> None:

@@ -15,10 +15,11 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QFileDialog
 
 from cellwright.core.data import Image
+from cellwright.files.tables import cells_table
 from cellwright.models import store
 from cellwright.widgets.annotate.widget import AnnotateWidget
 from cellwright.widgets.compare.widget import CompareWidget
-from cellwright.widgets.count.count_request import size_line
+from cellwright.widgets.count.count_request import sizes_line
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.folder.widget import FolderWidget
 from cellwright.widgets.plugin import commands
@@ -70,8 +71,8 @@ def test_panels_begin_with_what_is_set(
 
     image = Image(np.zeros((9, 9), np.uint8), "YX", (0.5, 0.5))
     result = result_of(image, np.pad(np.ones((3, 3), np.int32), 3))
-    assert "µm" in size_line(result)
-    assert "µm" not in size_line(result, preferences().unit)
+    assert "µm" in sizes_line(cells_table(result))
+    assert "µm" not in sizes_line(cells_table(result), preferences().unit)
 
     requests: list[Any] = []
     monkeypatch.setattr(commands, "count_task", requests.append)

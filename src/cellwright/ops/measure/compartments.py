@@ -33,11 +33,6 @@ class NucleiInCells:
     nuclear: Labels  # labels of the nuclear part of the cells
     n_outside: int  # number of nuclei in no cell
 
-    @property
-    def n_without_nucleus(self) -> int:
-        """Number of cells without a nucleus."""
-        return int((self.nuclei_per_cell == 0).sum())
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Compartments:

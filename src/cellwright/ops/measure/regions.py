@@ -59,7 +59,7 @@ class ShapeRegion:
         places = np.asarray(points, np.float64)
         inside = np.zeros(len(places), bool)
         for ring in self.rings:
-            inside ^= _in_ring(places[:, -2:], ring)
+            inside ^= points_in_ring(places[:, -2:], ring)
         lead = np.rint(places[:, :-2])
         for at, place in enumerate(self._places(lead.shape[1])):
             if place is not None:
@@ -79,7 +79,7 @@ class ShapeRegion:
         pixels = np.stack([rows.ravel(), columns.ravel()], axis=1).astype(np.float64) + start
         window = np.zeros(len(pixels), bool)
         for ring in self.rings:
-            window ^= _in_ring(pixels, ring)
+            window ^= points_in_ring(pixels, ring)
         inside[low[0] : high[0], low[1] : high[1]] = window.reshape(rows.shape)
         return inside
 
@@ -442,8 +442,11 @@ def shape_region(
     return ShapeRegion(name, (ring,), index)
 
 
-def _in_ring(points: NDArray[np.float64], ring: NDArray[np.float64]) -> Mask:
-    """Return which points lie in a ring; of two rings that share a side, one has the points on it."""
+def points_in_ring(points: NDArray[np.float64], ring: NDArray[np.float64]) -> Mask:
+    """Return which points (N, 2) lie in a ring of corners (M, 2), even-odd.
+
+    Of two rings that share a side, one has the points on it.
+    """
     inside = np.zeros(len(points), bool)
     y, x = points[:, 0], points[:, 1]
     for (y0, x0), (y1, x1) in zip(ring.tolist(), np.roll(ring, -1, axis=0).tolist(), strict=True):

@@ -35,6 +35,7 @@ from cellwright.widgets.shared.point_prompt import (
     PromptPoint,
     prompt_family,
     questions_task,
+    yx,
 )
 
 if TYPE_CHECKING:
@@ -135,11 +136,8 @@ class Adder(QObject):
         prompts = self.draft.prompts
         if prompts is None:
             return
-        self._waiting = [wish for wish in self._waiting if wish.is_kept]
-        self._waiting.append(Wish(self.draft.frame, prompts))
-        self._n_wished = len(self._waiting)
         self._forget()
-        self._go_on()
+        self.add_each([Wish(self.draft.frame, prompts)])
 
     def drop(self) -> None:
         """Forget what is prompted for."""
@@ -176,7 +174,7 @@ class Adder(QObject):
         inside = np.rint(point)
         if np.any(inside < 0) or np.any(inside >= self._session.labels.shape):
             return
-        self.add_each([Wish(tuple(inside[:-2].astype(int).tolist()), Prompts((_yx(point),)))])
+        self.add_each([Wish(tuple(inside[:-2].astype(int).tolist()), Prompts((yx(point),)))])
 
     def add_each(self, wishes: Sequence["Wish"]) -> None:
         """Add a cell for each of these, one after another; those that are there already stay as they are."""
@@ -363,11 +361,11 @@ def wishes_of(
             )
         frame = tuple(int(i) for i in np.rint(middle[:-2]))
         if len(corners) == 1:
-            wishes.append(Wish(frame, Prompts((_yx(middle),))))
+            wishes.append(Wish(frame, Prompts((yx(middle),))))
         else:
             edge = np.array(shape[-2:]) - 0.5
             low, high = (np.clip(end[-2:], -0.5, edge) for end in (corners.min(axis=0), corners.max(axis=0)))
-            wishes.append(Wish(frame, Prompts(box=(_yx(low), _yx(high)))))
+            wishes.append(Wish(frame, Prompts(box=(yx(low), yx(high)))))
     return wishes
 
 
@@ -380,10 +378,6 @@ def ellipse_in(prompts: Prompts) -> tuple[NDArray[np.bool_], tuple[int, int]]:
     mask = ((rows - middle[0]) / half[0]) ** 2 + ((columns - middle[1]) / half[1]) ** 2 <= 1
     mask[mask.shape[0] // 2, mask.shape[1] // 2] = True
     return mask, (int(first[0]), int(first[1]))
-
-
-def _yx(point: NDArray[np.float64]) -> tuple[float, float]:
-    return float(point[-2]), float(point[-1])
 
 
 def typical_diameter(session: AnnotationSession) -> float:

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import numpy as np
 from napari.layers import Image as ImageLayer
 
 from cellwright.core.data import CHANNEL, Image
@@ -16,14 +15,12 @@ from cellwright.widgets.shared.coordinates import (
     FILE_PART,
     Channel,
     Window,
-    affine_between,
     channels_of,
+    check_upon,
     image_in,
     is_understood,
 )
 from cellwright.widgets.shared.layer_io import Source, source_of
-
-SAME_PIXELS = 1e-3
 
 
 class LayerChannel(NamedTuple):
@@ -148,14 +145,8 @@ def _check_upon(other: LayerChannel, chosen: LayerChannel) -> None:
             f"Channels that are counted in together have the same size; {other.layer.name!r} has {own} "
             f"pixels, {chosen.layer.name!r} {wanted}. Leave one out, or open images of the same size."
         )
-    matrix, origin = affine_between(other.layer, chosen.layer)
-    n = len([axis for axis in chosen.image.label_axes if axis != "T"])
-    is_same = np.allclose(matrix[-n:, -n:], np.eye(n), atol=SAME_PIXELS)
-    if not is_same or not np.allclose(origin[-n:], 0, atol=SAME_PIXELS):
-        raise WrongLayerError(
-            f"{other.layer.name!r} does not lie upon {chosen.layer.name!r} pixel upon pixel. Give both the "
-            "same scale and translation, or leave it out."
-        )
+    n_axes = len([axis for axis in chosen.image.label_axes if axis != "T"])
+    check_upon(other.layer, chosen.layer, n_axes)
 
 
 def _cut(image: Image, source: Source) -> Image:

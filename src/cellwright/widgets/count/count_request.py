@@ -236,17 +236,12 @@ def n_cells(result: Result) -> str:
     return f"{result.count:,.0f} cell{'' if result.count == 1 else 's'}"
 
 
-def size_line(result: Result, unit: str = "auto") -> str:
-    """Return the median diameter of the cells in pixels and, where known, micrometres, or nothing.
+def sizes_line(table: "pandas.DataFrame", unit: str = "auto") -> str:
+    """Return the median diameter of a table of cells in pixels and, where known, micrometres, or nothing.
 
     Of a volume, whose voxels are seldom cubes, in micrometres alone. With ``px`` as unit there are no
     micrometres.
     """
-    return sizes_line(cells_table(result), unit)
-
-
-def sizes_line(table: "pandas.DataFrame", unit: str) -> str:
-    """Return the same of a table of cells."""
     units = {"diameter_px": "px", "diameter_um": "µm"}
     if unit == "px":
         del units["diameter_um"]

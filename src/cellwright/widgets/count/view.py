@@ -15,7 +15,6 @@ from qtpy.QtWidgets import (
     QLabel,
     QListWidget,
     QListWidgetItem,
-    QPushButton,
     QVBoxLayout,
     QWidget,
 )
@@ -36,6 +35,7 @@ from cellwright.widgets.shared.combos import (
 from cellwright.widgets.shared.form import SettingsForm, is_threshold, names_of
 from cellwright.widgets.shared.job_bar import JobBar
 from cellwright.widgets.shared.style import (
+    button,
     folded,
     form_layout,
     message_label,
@@ -217,14 +217,15 @@ class CountPanel(QWidget):
         layout.addLayout(self._outputs())
         self._advanced_box = QVBoxLayout()
         layout.addLayout(self._advanced_box)
-        self.save_settings, self.load_settings = QPushButton("Save settings…"), QPushButton("Load settings…")
-        self.save_settings.setToolTip("Keep all settings in a file, for other images and the command line.")
-        self.load_settings.setToolTip("Take settings that were saved before.")
-        layout.addWidget(self.save_settings)
-        layout.addWidget(self.load_settings)
-        self.show_guide = QPushButton("Show the first steps")
-        self.show_guide.setToolTip("Three steps from an image to its results, on a sample image if you like.")
-        layout.addWidget(self.show_guide)
+        self.save_settings = button(
+            "Save settings…", "Keep all settings in a file, for other images and the command line."
+        )
+        self.load_settings = button("Load settings…", "Take settings that were saved before.")
+        self.show_guide = button(
+            "Show the first steps", "Three steps from an image to its results, on a sample image if you like."
+        )
+        for made in (self.save_settings, self.load_settings, self.show_guide):
+            layout.addWidget(made)
         return box
 
     def _further(self) -> "CheckList":
@@ -267,8 +268,7 @@ class CountPanel(QWidget):
 
     def _diameter(self) -> QHBoxLayout:
         self.diameter = DiameterBox()
-        self.measure = QPushButton("Measure")
-        self.measure.setToolTip("Draw a line across a typical cell.")
+        self.measure = button("Measure", "Draw a line across a typical cell.")
         layout = row(self.diameter, self.diameter.unit)
         layout.addWidget(self.measure)
         return layout
@@ -283,12 +283,11 @@ class CountPanel(QWidget):
         return layout
 
     def _buttons(self) -> QHBoxLayout:
-        self.count, self.preview = QPushButton("Count cells"), QPushButton("Preview")
+        self.count = button("Count cells", f"Count the cells of the image ({SHORTCUT}).")
+        self.preview = button("Preview", "Count only in the middle of the view.")
         self.count.setObjectName("count")
         self.count.setShortcut(SHORTCUT)
-        self.count.setToolTip(f"Count the cells of the image ({SHORTCUT}).")
         self.preview.setObjectName("preview")
-        self.preview.setToolTip("Count only in the middle of the view.")
         return row(self.count, self.preview)
 
     def _card(self) -> QFrame:
@@ -312,38 +311,37 @@ class CountPanel(QWidget):
         self._threshold_box = QVBoxLayout()
         layout.addLayout(self._threshold_box)
         layout.addSpacing(4)
-        self.save = QPushButton("Save cells as CSV…")
-        self.save.setToolTip("One row for each cell: place, size, score and class.")
-        self.save.setEnabled(False)
-        self.correct = QPushButton("Correct these cells")
-        self.correct.setToolTip("Open the annotate panel with this image, these cells and this model.")
-        self.correct.setEnabled(False)
-        layout.addWidget(self.correct)
-        layout.addWidget(self.save)
+        self.correct = button(
+            "Correct these cells", "Open the annotate panel with this image, these cells and this model."
+        )
+        self.save = button("Save cells as CSV…", "One row for each cell: place, size, score and class.")
+        for made in (self.correct, self.save):
+            made.setEnabled(False)
+            layout.addWidget(made)
         return card
 
     def show_prompted(self, *, is_pending: bool) -> None:
         """Show how the cell that is prompted for is kept or dropped, while there is one."""
-        for button in (self.keep_cell, self.drop_cell):
-            button.setVisible(is_pending)
+        for made in (self.keep_cell, self.drop_cell):
+            made.setVisible(is_pending)
 
     def _tools(self) -> QVBoxLayout:
-        self.ask, self.calibrate = QPushButton("Add cell by click"), QPushButton("Calibrate…")
-        self.colours = QPushButton("Show colours")
+        self.ask = button(
+            "Add cell by click",
+            "Click on a cell that was missed, or drag a box around it: the model outlines it. Shift+click "
+            "beside it: not this. Enter keeps it. Space held down: move the image.",
+        )
         self.ask.setObjectName("ask")
         self.ask.setCheckable(True)
-        self.ask.setToolTip(
-            "Click on a cell that was missed, or drag a box around it: the model outlines it. Shift+click "
-            "beside it: not this. Enter keeps it. Space held down: move the image."
+        self.keep_cell = button("Keep cell", "Add the outlined cell to the count (Enter).")
+        self.drop_cell = button("Drop", "Forget the outlined cell (Esc). Ctrl+Z takes the last click back.")
+        self.calibrate = button("Calibrate…", "Count a few boxes by hand and correct the density by them.")
+        self.colours = button(
+            "Show colours", "Show each slice as the model sees it, its neighbours in red and blue."
         )
-        self.keep_cell, self.drop_cell = QPushButton("Keep cell"), QPushButton("Drop")
-        self.keep_cell.setToolTip("Add the outlined cell to the count (Enter).")
-        self.drop_cell.setToolTip("Forget the outlined cell (Esc). Ctrl+Z takes the last click back.")
-        self.calibrate.setToolTip("Count a few boxes by hand and correct the density by them.")
-        self.colours.setToolTip("Show each slice as the model sees it, its neighbours in red and blue.")
         layout = QHBoxLayout()
-        for button in (self.ask, self.calibrate, self.colours):
-            layout.addWidget(button, 1)
+        for made in (self.ask, self.calibrate, self.colours):
+            layout.addWidget(made, 1)
         whole = QVBoxLayout()
         whole.addLayout(layout)
         whole.addLayout(row(self.keep_cell, self.drop_cell))
@@ -398,9 +396,8 @@ class GuideLine(QFrame):
         self.setObjectName("guide")
         self.text = QLabel()
         self.text.setWordWrap(True)
-        self.go_on, self.leave = QPushButton(), QPushButton("Leave")
-        self.leave.setToolTip("Hide these steps. They stay at the end of More.")
-        self.go_on.setToolTip("Do this step.")
+        self.go_on = button("", "Do this step.")
+        self.leave = button("Leave", "Hide these steps. They stay at the end of More.")
         layout = QVBoxLayout(self)
         layout.addWidget(self.text)
         layout.addLayout(row(self.go_on, self.leave))

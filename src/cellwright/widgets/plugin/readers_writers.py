@@ -149,9 +149,12 @@ def annotation_of(layer_data: Sequence[LayerData], one: Format) -> ImageAnnotati
     image = next((_image_of(layer) for layer in layer_data if layer[2] == "image"), None)
     data, meta, kind = cells
     told = meta.get("metadata", {}).get(METADATA, {})
-    n_axes = (
-        data.ndim if kind == "labels" else (np.shape(data)[-1] if kind == "points" else _n_axes(data, told))
-    )
+    if kind == "labels":
+        n_axes = data.ndim
+    elif kind == "points":
+        n_axes = np.shape(data)[-1]
+    else:
+        n_axes = _n_axes(data, told)
     axes = _axes(meta, n_axes) if image is None else image.label_axes
     name = plain_name(str(told.get("name") or (meta.get("name", "cells") if image is None else image.name)))
     marks = ImageAnnotation(name, (), axes, image=image, pixel_size_um=_pixel_size(meta, axes))

@@ -28,7 +28,7 @@ from cellwright.ops.measure.filters import (
 )
 from cellwright.ops.measure.markers import Marker, add_positive, copositive_table, otsu
 from cellwright.ops.measure.measurement import label_axes
-from cellwright.ops.measure.regions import RegionRule, RegionSet
+from cellwright.ops.measure.regions import RegionRule, RegionSet, points_in_ring
 from cellwright.ops.measure.settings import AnalysisSettings, TrackSettings
 from cellwright.ops.measure.tracks import Tracks
 from cellwright.widgets.shared.cells.measured_cells import SIZES, MeasuredCells
@@ -54,7 +54,7 @@ class ScatterGate:
         """Return which rows lie inside; those of a table without these columns all do."""
         if self.x not in table or self.y not in table:
             return np.ones(len(table), bool)
-        return inside_polygon(table[self.x].to_numpy(float), table[self.y].to_numpy(float), self.corners)
+        return points_in_ring(table[[self.y, self.x]].to_numpy(float), self.corners[:, ::-1])
 
 
 class ResultsModel:
@@ -525,20 +525,6 @@ class ResultsModel:
             title = " ".join(f"{name}{'-+'[int(sign)]}" for name, sign in zip(names, wanted, strict=True))
             found[title] = self.kept & (positive == wanted).all(axis=1)
         return found
-
-
-def inside_polygon(
-    x: NDArray[np.float64], y: NDArray[np.float64], corners: NDArray[np.float64]
-) -> NDArray[np.bool_]:
-    """Return which points lie inside a closed polygon (even-odd rule)."""
-    inside = np.zeros(len(x), bool)
-    ends = np.roll(corners, -1, axis=0)
-    for (x0, y0), (x1, y1) in zip(corners.tolist(), ends.tolist(), strict=True):
-        if y0 == y1:
-            continue
-        spans = (y0 > y) != (y1 > y)
-        inside ^= spans & (x < (x1 - x0) * (y - y0) / (y1 - y0) + x0)
-    return inside
 
 
 def _shown(condition: ColumnFilter) -> str:

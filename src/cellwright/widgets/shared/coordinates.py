@@ -23,6 +23,7 @@ NO_CHANNELS = "None: every slice is an image"
 UNNAMED = "TZYX"  # meaning of axes of which none are channels, counted from the last
 AXES = "cellwright axes"  # key in the metadata of a layer: those the user has chosen
 FILE_PART = "cellwright file"  # the same: FilePart that our reader has read
+SAME_PIXELS = 1e-3  # by which pixels of two layers may differ
 
 Window = tuple[slice, ...]  # one for each axis of a layer, colours left out
 
@@ -220,6 +221,17 @@ def affine_between(layer: Layer, other: Layer) -> tuple[NDArray[np.float64], NDA
     origin = carried(np.zeros(layer.ndim))
     matrix = np.stack([carried(step) - origin for step in np.eye(layer.ndim)], axis=1)
     return matrix, origin
+
+
+def check_upon(other: Layer, layer: Layer, n_axes: int = 2) -> None:
+    """Raise WrongLayerError where pixels of two layers, along the last axes, are not of the same places."""
+    matrix, origin = affine_between(other, layer)
+    is_same = np.allclose(matrix[-n_axes:, -n_axes:], np.eye(n_axes), atol=SAME_PIXELS)
+    if not is_same or not np.allclose(origin[-n_axes:], 0, atol=SAME_PIXELS):
+        raise WrongLayerError(
+            f"{other.name!r} does not lie upon {layer.name!r} pixel upon pixel. Give both the same scale and "
+            "translation, or leave it out."
+        )
 
 
 def whole_placement(layer: Layer) -> dict[str, Any]:

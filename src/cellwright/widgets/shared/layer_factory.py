@@ -12,7 +12,7 @@ from napari.utils.colormaps import CyclicLabelColormap, DirectLabelColormap
 from numpy.typing import NDArray
 
 from cellwright.core.data import Result
-from cellwright.files.tables import cells_table, class_counts
+from cellwright.files.tables import cells_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,18 +66,13 @@ def class_colour(index: int) -> str:
     return CLASS_COLOURS[index % len(CLASS_COLOURS)]
 
 
-def legend_of(result: Result) -> str:
-    """Return the classes with their colours and numbers of cells as rich text, empty without classes.
+def legend(counts: Mapping[str, int]) -> str:
+    """Return classes in their order with their numbers of cells as rich text, empty without classes.
 
     Examples
     --------
     ``RBC 312 · WBC 4 · Platelet 12``, each after a bullet of its colour
     """
-    return legend(class_counts(result))
-
-
-def legend(counts: Mapping[str, int]) -> str:
-    """Return classes in their order with their numbers of cells, as :func:`legend_of`."""
     entries = [
         f'<span style="color:{class_colour(index)}">●</span>&nbsp;{escape(name)}&nbsp;{count:,}'
         for index, (name, count) in enumerate(counts.items())

@@ -82,11 +82,11 @@ class PromptDraft:
             parts = {name: getattr(before, name) for name in parts}
         points = np.array([spot.point for spot in spots])
         if len(spots) > 1:
-            parts["box"] = tuple(map(_point, np.clip(points, -0.5, np.array(shape) - 0.5)))
+            parts["box"] = tuple(map(yx, np.clip(points, -0.5, np.array(shape) - 0.5)))
         else:
             check_points(points, (shape[0], shape[1]))
             name = "positive" if is_positive else "negative"
-            parts[name] = (*parts[name], _point(points[0]))
+            parts[name] = (*parts[name], yx(points[0]))
         self._steps.append(Prompts(**parts))
         self.frame = frame
 
@@ -165,9 +165,9 @@ class PromptOverlay:
         self.layer.add([placed], shape_type=kind, edge_color=colour, edge_width=width, face_color=face)
 
 
-def _point(values: NDArray[np.float64]) -> Point:
-    y, x = values.tolist()
-    return y, x
+def yx(place: NDArray[np.float64]) -> Point:
+    """Return the last two coordinates of a place (D,), as prompts have them."""
+    return float(place[-2]), float(place[-1])
 
 
 def what_click_says(modifiers: Any) -> str:

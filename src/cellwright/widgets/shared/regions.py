@@ -26,6 +26,7 @@ from cellwright.ops.measure.regions import (
     shape_region,
 )
 from cellwright.widgets.shared.coordinates import (
+    SAME_PIXELS,
     Channel,
     Window,
     affine_between,
@@ -46,7 +47,6 @@ LINE_NAME = "line across a cell"
 NAMED = "cellwright names"  # key in the metadata of layers whose regions were named by us
 NAME_PT = 12
 HALF_PIXEL = 0.5
-SAME_PIXELS = 1e-3
 SHORTEST_LINE_PX = 2.0  # a click without a drag is no line
 PREVIEW_PX = 1024
 PREVIEW_SLICES = 4  # on either side of the one in sight

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from napari.layers import Image as ImageLayer
@@ -15,8 +15,10 @@ from cellwright.core.data import Image, Labels, known_sizes
 from cellwright.core.errors import WrongLayerError
 from cellwright.ops.measure.regions import RegionRule, RegionSet
 from cellwright.widgets.shared.coordinates import (
+    SAME_PIXELS,
     affine_between,
     channels_of,
+    check_upon,
     full_resolution,
     image_in,
     without_axis,
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
     import pandas
 
 LETTERS = "TZYX"
-SAME_PIXELS = 1e-3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,51 +96,65 @@ def snapshot_of(
         )
     found_by = _provenance_of(layer)
     if image_layer is None:
-        image, affine = _blank_image(layer), (np.eye(layer.ndim), np.zeros(layer.ndim))
-        axis = None
+        image, axis = _blank_image(layer), None
     else:
-        image = _image(image_layer, found_by)
-        axis = channels_of(image_layer)[0].axis
+        image, axis = _image(image_layer, found_by), channels_of(image_layer)[0].axis
         if "C" not in image.axes:
             axis = None
-        affine = affine_between(layer, image_layer)
-    matrix, origin = affine
-    points, pixels, boxes = None, None, None
-    n_missing = matrix.shape[0] - layer.ndim
-    if not isinstance(layer, LabelsLayer):
-        ends = without_axis(_ends(layer) @ matrix.T + origin, axis)
-        points, offset = ends.mean(axis=1), np.zeros(ends.shape[-1])
-        if isinstance(layer, Shapes):
-            boxes = ends + HALF_PIXEL  # napari draws a pixel around its index
-    else:
-        if not np.allclose(matrix[n_missing:], np.eye(layer.ndim), atol=SAME_PIXELS):
-            raise WrongLayerError(
-                f"The pixels of {layer.name!r} are not those of the image {image.name!r}. Choose the image "
-                "the cells lie in."
-            )
-        pixels, offset = _without_channel(layer, n_missing, axis), np.rint(origin)
-        if axis is not None:
-            offset = np.delete(offset, axis)
-        offset = offset[len(offset) - pixels.ndim :]
+    placed = _placed(layer, image_layer, image, axis)
+    further = [one for one in others if one is not image_layer]
+    for one in further:
+        check_upon(one, image_layer or layer)
     counted = counted_regions(layer)
     return Snapshot(
-        pixels=pixels,
-        points=points,
-        boxes=boxes,
+        pixels=placed.pixels,
+        points=placed.points,
+        boxes=placed.boxes,
         features=layer.features,
         image=image,
-        offset=tuple(int(one) for one in offset),
-        others={
-            _plain_name(one.name): _upon(one, image_layer or layer)
-            for one in others
-            if one is not image_layer
-        },
-        nuclei=_nuclei_of(nuclei, layer, pixels),
+        offset=placed.offset,
+        others={_plain_name(one.name): _image(one, {}) for one in further},
+        nuclei=_nuclei_of(nuclei, layer, placed.pixels),
         nuclei_source=_path_of(nuclei),
         provenance=found_by,
         is_edited=bool(layer.metadata.get(METADATA, {}).get(EDITED)),
         regions=regions_of(regions, image_layer or layer, axis, rule, counted=counted, is_drawing=True),
     )
+
+
+class PlacedCells(NamedTuple):
+    """The cells of a layer in pixels of its image, as in :class:`Snapshot`."""
+
+    pixels: NDArray[np.integer[Any]] | None
+    points: NDArray[np.float64] | None
+    boxes: NDArray[np.float64] | None
+    offset: tuple[int, ...]
+
+
+def _placed(
+    layer: LabelsLayer | Points | Shapes, image_layer: ImageLayer | None, image: Image, axis: int | None
+) -> PlacedCells:
+    """Return the cells of a layer in pixels of its image, whose axis of channels is left out."""
+    matrix, origin = np.eye(layer.ndim), np.zeros(layer.ndim)
+    if image_layer is not None:
+        matrix, origin = affine_between(layer, image_layer)
+    if not isinstance(layer, LabelsLayer):
+        ends = without_axis(_ends(layer) @ matrix.T + origin, axis)
+        boxes = None
+        if isinstance(layer, Shapes):
+            boxes = ends + HALF_PIXEL  # napari draws a pixel around its index
+        return PlacedCells(None, ends.mean(axis=1), boxes, (0,) * ends.shape[-1])
+    n_missing = matrix.shape[0] - layer.ndim
+    if not np.allclose(matrix[n_missing:], np.eye(layer.ndim), atol=SAME_PIXELS):
+        raise WrongLayerError(
+            f"The pixels of {layer.name!r} are not those of the image {image.name!r}. Choose the image "
+            "the cells lie in."
+        )
+    pixels, offset = _without_channel(layer, n_missing, axis), np.rint(origin)
+    if axis is not None:
+        offset = np.delete(offset, axis)
+    first = offset[len(offset) - pixels.ndim :]
+    return PlacedCells(pixels, None, None, tuple(int(one) for one in first))
 
 
 def _ends(layer: Points | Shapes) -> NDArray[np.float64]:
@@ -148,18 +163,6 @@ def _ends(layer: Points | Shapes) -> NDArray[np.float64]:
         return np.repeat(np.asarray(layer.data, np.float64).reshape(-1, 1, layer.ndim), 2, axis=1)
     ends = [(np.min(one, axis=0), np.max(one, axis=0)) for one in layer.data]
     return np.array(ends, np.float64).reshape(-1, 2, layer.ndim)
-
-
-def _upon(other: ImageLayer, layer: Layer) -> Image:
-    """Return the image of a layer that lies upon another one, pixel upon pixel."""
-    matrix, origin = affine_between(other, layer)
-    is_same = np.allclose(matrix[-2:, -2:], np.eye(2), atol=SAME_PIXELS)
-    if not is_same or not np.allclose(origin[-2:], 0, atol=SAME_PIXELS):
-        raise WrongLayerError(
-            f"{other.name!r} does not lie upon {layer.name!r} pixel upon pixel. Give both the same scale and "
-            "translation, or leave it out."
-        )
-    return _image(other, {})
 
 
 def _nuclei_of(
