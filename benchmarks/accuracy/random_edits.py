@@ -16,7 +16,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -527,8 +527,10 @@ class World:
             return
         self.count.ask.ask(self._world_of(image))
         self.settle()
-        self.count.ask.keep()
-        self.settle()
+        drawn = self.count.ask._drawn()
+        with self.edits(drawn[0]) if drawn else nullcontext():  # it is drawn where there are edits already
+            self.count.ask.keep()
+            self.settle()
         after = self.count.counted
         if after is None or after is outcome or not self.count.panel.outputs["Labels"].isChecked():
             return
@@ -557,8 +559,9 @@ class World:
         for layer in list(self.viewer.layers):
             if layer is image or layer.metadata.get(METADATA, {}).get("source") == own:
                 self._remove(layer)
-        self.gone.add(own)
-        self.images[place] = self._new_image(f"new {len(self.gone)}")
+        if self.count.job is None:  # what is being counted is shown all the same, with a notice
+            self.gone.add(own)
+        self.images[place] = self._new_image(f"new {len(self.viewer.layers)}")
 
     def _new_image(self, name: str) -> Image:
         looks = IMAGES[str(self.rng.choice(list(IMAGES)))]
