@@ -320,3 +320,22 @@ def test_all_cells_like_these_are_deleted_in_one_step(panel: ResultsWidget, read
     view.delete_like.kept.trigger()
     read(panel)
     assert sorted(np.unique(labels.data)) == [0, 3, 4]
+
+
+@pytest.mark.parametrize("axes", ["tcyx", "ctyx"])
+def test_frames_are_not_taken_for_channels(viewer: ViewerModel, qtbot: QtBot, read: Read, axes: str) -> None:
+    shape = [{"t": 4, "c": 2, "y": 16, "x": 16}[axis] for axis in axes]
+    channel, time = axes.index("c"), axes.index("t")
+    viewer.add_image(np.zeros(shape, np.uint8), name="movie", axis_labels=tuple(axes))
+    shape[channel] = 1
+    labels = np.zeros(shape, np.int32)
+    labels[..., 3:9, 3:9] = 1
+    viewer.add_labels(labels, name="cells")
+    panel = ResultsWidget(viewer)
+    qtbot.addWidget(panel)
+    read(panel)
+    viewer.dims.set_point(channel, 1)
+    panel.link.go_to_frame("t", 3)
+    assert viewer.dims.point[time] == 3
+    assert viewer.dims.point[channel] == 1
+    assert panel.link.frame_shown("t") == 3

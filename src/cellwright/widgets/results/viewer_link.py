@@ -66,22 +66,29 @@ class ViewerLink:
 
     def go_to_frame(self, axis: str, number: int) -> None:
         """Show a frame or slice of the image."""
-        measured = self.model.measured
-        if measured is None or self.layer is None:
+        place = self._place_of(axis)
+        if place is None:
             return
-        axes = measured.snapshot.image.label_axes.lower()
-        place = axes.index(axis) - len(axes)
         self.viewer.dims.set_point(self.viewer.dims.ndim + place, self._world_of_frame(place, number))
 
     def frame_shown(self, axis: str) -> float:
         """Return which frame or slice of the image the viewer shows."""
-        measured, layer = self.model.measured, self.image_layer or self.layer
-        if measured is None or layer is None:
+        place = self._place_of(axis)
+        if place is None:
             return 0.0
-        axes = measured.snapshot.image.label_axes.lower()
-        place = axes.index(axis) - len(axes)
         start, step = self._world_of_frame(place, 0), self._world_of_frame(place, 1)
         return float((self.viewer.dims.point[self.viewer.dims.ndim + place] - start) / (step - start))
+
+    def _place_of(self, axis: str) -> int | None:
+        """Return which axis of the viewer this one is, from the last, -1; None where there are no cells."""
+        measured, layer = self.model.measured, self.image_layer or self.layer
+        if measured is None or layer is None:
+            return None
+        axes = measured.snapshot.image.label_axes.lower()
+        place = axes.index(axis) - len(axes)
+        if layer.ndim > len(axes) and place <= _channel_axis(measured, layer) - layer.ndim:
+            place -= 1  # channels lie behind it
+        return place
 
     def _world_of_frame(self, place: int, number: int) -> float:
         layer = self.image_layer or self.layer
