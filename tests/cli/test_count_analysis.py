@@ -252,6 +252,19 @@ def test_each_channel_is_counted_by_itself(cli, stained_path, image_path, tmp_pa
     assert (code, "need an axis of channels" in err) == (1, True)
     code, _, err = cli("count", tmp_path, "--each-channel", "--output", tmp_path / "p")
     assert (code, "Name each by --channel" in err) == (1, True)
+    named = f"itself={tmp_path / '{name}.tif'}"  # files that belong to the image belong to its channels, too
+    cli(
+        "count",
+        stained_path,
+        "--each-channel",
+        "--other",
+        named,
+        "--measure",
+        "intensity",
+        "--output",
+        tmp_path,
+    )
+    assert "intensity_mean_itself" in (tmp_path / "stained.ome_ch1.cells.csv").read_text()
     code, _, err = cli("count", stained_path, "--each-channel", "--channel", "1")
     assert (code, "or channel 1 alone" in err) == (1, True)
 
@@ -279,6 +292,7 @@ def test_what_does_not_fit_stops_the_run(cli, stained_path, tmp_path):
         (["--positive", "otsu"], "A rule for positive cells"),
         (["--keep", "large"], "A filter is"),
         (["--other", "ki67"], "NAME=FILE"),
+        (["--other", "a=b.tif", "--other", "a=c.tif"], "'a' is given twice"),
         (["--regions", "absent.geojson"], "no such file"),
         (["--track"], "time series"),
         (["--settings", "absent.json"], "settings saved by cellwright"),

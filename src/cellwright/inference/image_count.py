@@ -141,6 +141,7 @@ def channels_to_count(image: Image, choices: CountChoices) -> list[tuple[Image, 
     for number in channel_numbers(image, engine.channels or range(len(names))):
         called = names[number]
         recipe = replace(choices.recipe, engine=replace(engine, channel=number, channels=()))
+        recipe = replace(recipe, files=recipe.files.of_image(image.name))
         own = replace(choices, recipe=recipe, n_images=choices.n_images + 1)  # each report has its own name
         found.append((replace(image, name=f"{image.name}_{called}"), own))
     return found

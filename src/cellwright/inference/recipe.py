@@ -26,7 +26,6 @@ from cellwright.ops.measure.regions import Region, region_set
 from cellwright.ops.measure.settings import AnalysisSettings
 
 FORMAT = "cellwright-recipe"
-IMAGE_NAME = "{name}"  # in the path of an input: the name of the image without its ending
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +85,10 @@ class Recipe:
 
     def input_paths(self, name: str) -> tuple[Path, ...]:
         """Return the files of the analysis of an image of this name."""
-        files = self.files
+        files = self.files.of_image(name)
         others = [text.split("=", 1)[1] for text in files.other]
         texts = [*files.regions, *files.exclude, files.mask, files.outside_mask, files.nuclei, *others]
-        return tuple(Path(text.replace(IMAGE_NAME, name)) for text in texts if text)
+        return tuple(Path(text) for text in texts if text)
 
 
 def recipe_of(
@@ -518,25 +517,22 @@ def read_inputs(files: InputFiles, image: Image, rule: str = "centre") -> Analys
     ReadError
         A file is missing, damaged or belongs to another image.
     """
-
-    def path(text: str) -> Path:
-        return Path(text.replace(IMAGE_NAME, image.name))
-
-    included: list[Region] = [region for text in files.regions for region in read_regions(path(text), image)]
-    excluded: list[Region] = [region for text in files.exclude for region in read_regions(path(text), image)]
+    files = files.of_image(image.name)
+    included: list[Region] = [region for path in files.regions for region in read_regions(path, image)]
+    excluded: list[Region] = [region for path in files.exclude for region in read_regions(path, image)]
     mask: Region | None = None
     if files.mask:
-        mask = read_mask(path(files.mask), image, is_inverted=files.outside)
+        mask = read_mask(files.mask, image, is_inverted=files.outside)
     if files.outside_mask:
-        excluded.append(read_mask(path(files.outside_mask), image))
+        excluded.append(read_mask(files.outside_mask, image))
     regions = None
     if included or excluded or mask is not None:
         regions = region_set(included, excluded, mask, rule)  # type: ignore[arg-type]
     nuclei = None
     if files.nuclei:
-        nuclei = read_label_image(path(files.nuclei), image)
+        nuclei = read_label_image(files.nuclei, image)
     others = dict(text.split("=", 1) for text in files.other)
-    return AnalysisInputs(regions, nuclei, {name: read_image(path(text)) for name, text in others.items()})
+    return AnalysisInputs(regions, nuclei, {name: read_image(path) for name, path in others.items()})
 
 
 def run_recipe(recipe: Recipe) -> Analysis:

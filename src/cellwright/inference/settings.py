@@ -14,6 +14,7 @@ from cellwright.ops.geometry.channels import Combination, Seen, combined
 from cellwright.ops.geometry.intensity import Scaling
 
 BYTES = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+IMAGE_NAME = "{name}"  # in the path of an input: the name of the image without its ending
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -185,6 +186,29 @@ class InputFiles:
         wrong = [text for text in self.other if not all(text.partition("=")[::2])]
         if wrong:
             raise SettingsError(f"A further image is given as NAME=FILE; got {wrong[0]!r}.")
+        names = [text.partition("=")[0] for text in self.other]
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise SettingsError(
+                f"Each further image has its own name; {twice[0]!r} is given twice. Rename one."
+            )
+
+    def of_image(self, name: str) -> "InputFiles":
+        """Return the files of an image of this name."""
+
+        def named(*texts: str) -> tuple[str, ...]:
+            return tuple(text.replace(IMAGE_NAME, name) for text in texts)
+
+        mask, outside_mask, nuclei = named(self.mask, self.outside_mask, self.nuclei)
+        return replace(
+            self,
+            regions=named(*self.regions),
+            exclude=named(*self.exclude),
+            mask=mask,
+            outside_mask=outside_mask,
+            nuclei=nuclei,
+            other=named(*self.other),
+        )
 
 
 @dataclass(frozen=True, slots=True)
