@@ -185,6 +185,12 @@ class ResultsModel:
             return []
         return [str(name)[len(MEAN) :] for name in self.table if str(name).startswith(MEAN)]
 
+    def title_of(self, channel: str) -> str:
+        """Return how people call one of these: with the name in the file, where it is known."""
+        names = () if self.measured is None else self.measured.snapshot.image.channel_names
+        titles = {f"ch{number}": f"{name} (ch{number})" for number, name in enumerate(names)}
+        return titles.get(channel, channel)
+
     @property
     def settings(self) -> AnalysisSettings:
         """All of it as the settings of an analysis; a gate has no place in them."""
