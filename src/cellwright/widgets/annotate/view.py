@@ -141,9 +141,9 @@ class AnnotatePanel(QWidget):
 
     def show_tool(self, name: str, hint: str) -> None:
         """Mark the active tool and say how it is used."""
-        for own, button in self.buttons.items():
-            if button.isCheckable() and own != "hide":
-                button.setChecked(own == name)
+        for own, made in self.buttons.items():
+            if made.isCheckable() and own != "hide":
+                made.setChecked(own == name)
         if name == "":
             self.show_class_chosen(-1)
         self.hint.setText(hint)
@@ -262,8 +262,8 @@ class AnnotatePanel(QWidget):
         self.help.setText("Keys\n?")
         self.help.setToolTip("Show all keys (?)")
         _size(self.help)
-        for index, button in enumerate([*buttons, self.help]):
-            layout.addWidget(button, index // N_COLUMNS, index % N_COLUMNS)
+        for index, made in enumerate([*buttons, self.help]):
+            layout.addWidget(made, index // N_COLUMNS, index % N_COLUMNS)
         return layout
 
     def _button(self, name: str) -> QToolButton:
@@ -435,6 +435,6 @@ def _size(button: QToolButton) -> None:
 def _in_a_row(buttons: list[QToolButton]) -> QHBoxLayout:
     layout = QHBoxLayout()
     layout.setSpacing(4)
-    for button in buttons:
-        layout.addWidget(button, 1)
+    for made in buttons:
+        layout.addWidget(made, 1)
     return layout

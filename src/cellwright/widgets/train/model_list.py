@@ -137,8 +137,8 @@ class OwnModels(QWidget):
 
     def _show_enabled(self) -> None:
         is_free = not self.is_busy
-        for button in (self.rename, self.delete, self.export):
-            button.setEnabled(is_free and bool(self.chosen))
+        for made in (self.rename, self.delete, self.export):
+            made.setEnabled(is_free and bool(self.chosen))
         self.add.setEnabled(is_free)
 
     def _on_rename_clicked(self) -> None:
