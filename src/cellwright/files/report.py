@@ -21,8 +21,8 @@ from cellwright.files.tables import cells_checksum, class_counts, plain_count
 from cellwright.ops.geometry.channels import channel_numbers
 from cellwright.ops.measure.analysis import groups_of, per_plane
 from cellwright.ops.measure.blocks import cropped
+from cellwright.ops.measure.cells_table import label_axes
 from cellwright.ops.measure.columns import describe
-from cellwright.ops.measure.measurement import label_axes
 
 if TYPE_CHECKING:
     import pandas

@@ -11,11 +11,10 @@ from cellwright.core.data import Image, Labels, Result
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Task
 from cellwright.ops.measure.blocks import cropped, spatial_ndim
-from cellwright.ops.measure.cells_table import is_volumetric
+from cellwright.ops.measure.cells_table import is_volumetric, label_axes
 from cellwright.ops.measure.columns import COLUMNS, keys_of
 from cellwright.ops.measure.features import CORRECTED, rings
 from cellwright.ops.measure.measurement import (
-    label_axes,
     measure_labels,
     pixel_sizes,
     result_of_labels,
