@@ -527,10 +527,13 @@ class World:
             return
         self.count.ask.ask(self._world_of(image))
         self.settle()
-        drawn = self.count.ask._drawn()
-        with self.edits(drawn[0]) if drawn else nullcontext():  # it is drawn where there are edits already
+        drawn = self.count.edited.layer_of("Labels")
+        with self.edits(drawn) if drawn is not None else nullcontext():
+            before = None if drawn is None else drawn.data.copy()
             self.count.ask.keep()
             self.settle()
+        if before is not None and not np.array_equal(drawn.data[before > 0], before[before > 0]):
+            raise Fault(f"a click took pixels from cells of {drawn.name}")
         after = self.count.counted
         if after is None or after is outcome or not self.count.panel.outputs["Labels"].isChecked():
             return

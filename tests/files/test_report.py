@@ -8,10 +8,10 @@ import pandas
 import pytest
 from PIL import Image as Picture
 
-from cellwright.core.data import Image
+from cellwright.core.data import Cells, Image
 from cellwright.core.errors import WriteError
 from cellwright.files import tables
-from cellwright.files.report import write_report
+from cellwright.files.report import outlined, write_report
 from cellwright.files.tables import cells_checksum, settings_table, write_csv, write_parquet, write_xlsx
 from cellwright.ops.measure.analysis import analyse
 from cellwright.ops.measure.measurement import result_of_labels
@@ -55,6 +55,29 @@ def test_its_picture_has_the_outlines(tmp_path, analysed):
     assert picture.shape == (80, 80, 3)
     is_outline = (picture == (255, 214, 10)).all(axis=2)
     assert is_outline.sum() == 16 * 36
+
+
+@pytest.mark.parametrize(
+    ("engine", "seen"),
+    [
+        ({}, (True, False)),
+        ({"channel": None, "channels": ()}, (True, False)),
+        ({"channel": 1}, (False, True)),
+        ({"channels": ("0", "1")}, (True, True)),
+        ({"channels": ("0", "7")}, (True, False)),
+    ],
+)
+def test_its_picture_shows_the_channels_that_were_counted(analysed, engine, seen):
+    pixels = np.zeros((2, 40, 40), np.float32)
+    pixels[0, 3:9, 3:9], pixels[1, 23:29, 23:29] = 9, 9
+    found = analysed[1].result
+    found = replace(
+        found,
+        cells=Cells.empty(2, np.zeros((40, 40), np.int32)),
+        provenance=replace(found.provenance, settings={"engine": engine}),
+    )
+    picture = outlined(Image(pixels, "CYX"), found, 40)
+    assert (picture[5, 5, 0] == 255, picture[25, 25, 0] == 255) == seen
 
 
 @pytest.mark.parametrize("axes", ["YX", "YXC", "ZYX", "CZYX"])

@@ -81,38 +81,20 @@ OTHER_SHAPE = "The layer is not the image of shape {} that its file holds; axes 
 
 @dataclass(frozen=True, slots=True)
 class ImageMetadata:
-    """What a file tells of an image; what does not fit the image is left out by :func:`describe`.
+    """What a file tells of an image; what does not fit the image is left out by :func:`describe`."""
 
-    Parameters
-    ----------
-    sizes
-        Micrometres per pixel of the axes that are known.
-    channel_names, channel_colors
-        One for each channel; colors as ``#rrggbb``.
-    notices
-        What a reader had to guess or leave out.
-    """
-
-    sizes: Mapping[str, float] = field(default_factory=dict)
-    channel_names: Sequence[str] = ()
-    channel_colors: Sequence[str] = ()
-    notices: Sequence[str] = ()
+    sizes: Mapping[str, float] = field(default_factory=dict)  # micrometres per pixel, by axis
+    channel_names: Sequence[str] = ()  # one for each channel
+    channel_colors: Sequence[str] = ()  # one for each channel, as ``#rrggbb``
+    notices: Sequence[str] = ()  # what a reader had to guess or leave out
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a reader is asked for.
+    """What a reader is asked for."""
 
-    Parameters
-    ----------
-    has_pixels
-        Whether the pixels are needed; else they are 0.
-    has_levels
-        Whether smaller copies are needed, with pixels that stay on disk where there are such.
-    """
-
-    has_pixels: bool = True
-    has_levels: bool = False
+    has_pixels: bool = True  # whether the pixels are needed; else they are 0
+    has_levels: bool = False  # whether smaller copies are needed, on disk where there are such
 
 
 def describe(data: ArrayLike, axes: str, name: str, told: ImageMetadata | None = None) -> Image:

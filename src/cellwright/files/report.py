@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 
 from cellwright.core.data import CHANNEL, ArrayLike, Image, Result
+from cellwright.core.errors import SettingsError
 from cellwright.files.atomic import write_text
 from cellwright.files.tables import cells_checksum, class_counts, plain_count
+from cellwright.ops.geometry.channels import channel_numbers
 from cellwright.ops.measure.analysis import groups_of, per_plane
 from cellwright.ops.measure.blocks import cropped
+from cellwright.ops.measure.cells_table import label_axes
 from cellwright.ops.measure.columns import describe
-from cellwright.ops.measure.measurement import label_axes
 
 if TYPE_CHECKING:
     import pandas
@@ -69,6 +71,7 @@ class ReportExtras:
     totals: "pandas.DataFrame | None" = None  # one row for each image of the session
     others: Sequence[tuple[Image, Result]] = ()  # further images of the session with their cells
     labels: ArrayLike | None = None  # of the cells, where they are on disk
+    legends: Mapping[str, str] = field(default_factory=dict)  # HTML of the colours in a plot, by caption
 
 
 def write_report(
@@ -107,7 +110,7 @@ def write_report(
         _picture(image, result, extras.labels),
         *_tables(analysis),
         *_session(extras),
-        *_pictures(extras.pictures),
+        *_pictures(extras),
         *_over_planes(analysis),
         "<h2>Distributions</h2>",
         *_plots(analysis.table),
@@ -136,12 +139,13 @@ def _session(extras: ReportExtras) -> list[str]:
     return ["<h2>Images of the session</h2>", table, *(_picture(*one) for one in extras.others)]
 
 
-def _pictures(pictures: Mapping[str, bytes]) -> list[str]:
-    found = ["<h2>Plots</h2>"] if pictures else []
-    for caption, content in pictures.items():
+def _pictures(extras: ReportExtras) -> list[str]:
+    found = ["<h2>Plots</h2>"] if extras.pictures else []
+    for caption, content in extras.pictures.items():
         encoded, alt = base64.b64encode(content).decode("ascii"), escape(caption)
         image = f'<img alt="{alt}" src="data:image/png;base64,{encoded}">'
-        found.append(f"<figure>{image}<figcaption>{alt}</figcaption></figure>")
+        told = " ".join(filter(None, (alt, extras.legends.get(caption))))
+        found.append(f"<figure>{image}<figcaption>{told}</figcaption></figure>")
     return found
 
 
@@ -182,7 +186,8 @@ def outlined(
     Parameters
     ----------
     image, result
-        What was counted in, and what was found.
+        What was counted in, and what was found. Of several channels those are seen that were counted in, the
+        brightest of them at each pixel.
     most_px
         Longest side; larger planes are drawn smaller: only every so many rows and columns are read.
     labels
@@ -195,7 +200,8 @@ def outlined(
         image = cropped(image, result.offset, labels.shape)
     sides = image.spatial_shape[-2:]
     step = max(1, -(-max(sides) // most_px))
-    colours = np.repeat(_plane(image, index, step)[..., np.newaxis], 3, axis=2)
+    planes = [_plane(image, index, step, channel) for channel in _counted_channels(image, result)]
+    colours = np.repeat(np.max(planes, axis=0)[..., np.newaxis], 3, axis=2)
     if labels is not None and tuple(labels.shape[-2:]) == sides:
         place: Any = (*index, slice(None, None, step), slice(None, None, step))
         small = np.asarray(labels[place])
@@ -220,20 +226,34 @@ def _fullest_plane(result: Result) -> tuple[int, ...]:
     return fullest
 
 
-def _plane(image: Image, index: tuple[int, ...], step: int) -> NDArray[np.uint8]:
-    """Return every so many rows and columns of a plane of the first channel (colours averaged) as 8 bit.
+def _counted_channels(image: Image, result: Result) -> tuple[int | None, ...]:
+    """Return the numbers of the channels that were counted in; None for colours, averaged."""
+    if CHANNEL not in image.axes:
+        return (None,)
+    first = None if image.axes.endswith(CHANNEL) and image.shape[-1] in (3, 4) else 0
+    engine = result.provenance.settings.get("engine", {})
+    chosen = engine.get("channels") or (engine.get("channel"),)
+    if None in chosen:
+        return (first,)
+    try:
+        return channel_numbers(image, chosen)
+    except SettingsError:  # the image is another than the one that was counted
+        return (first,)
+
+
+def _plane(image: Image, index: tuple[int, ...], step: int, channel: int | None) -> NDArray[np.uint8]:
+    """Return every so many rows and columns of a plane of a channel (None: colours averaged) as 8 bit.
 
     Its 1 and 99.8 percentiles become 0 and 255.
     """
     n_spare = len(image.label_axes) - 2 - len(index)
     lead = dict(zip(image.label_axes, (0,) * n_spare + index, strict=False))
-    is_colour = image.axes.endswith(CHANNEL) and image.shape[-1] in (3, 4)
-    other = slice(0, 3) if is_colour else 0
+    other = slice(0, 3) if channel is None else channel
     place = tuple(
         other if axis == CHANNEL else lead.get(axis, slice(None, None, step)) for axis in image.axes
     )
     plane = np.asarray(image.data[place], np.float32)
-    if is_colour:
+    if plane.ndim > 2:
         plane = plane.mean(axis=-1)
     low, high = np.percentile(np.nan_to_num(plane[:: max(1, plane.shape[0] // 500)]), (1, 99.8))
     scaled = (np.nan_to_num(plane) - low) / max(float(high - low), 1e-12)

@@ -515,17 +515,13 @@ def _check_directories(tiff: tifffile.TiffFile, path: Path) -> None:
     header, file = tiff.tiff, tiff.filehandle
     if header.is_ndpi:
         return  # whose offsets are of another kind
-    number, word = f"{header.byteorder}u2", f"{header.byteorder}u{header.offsetsize}"
-    entry = np.dtype([("code", number), ("type", number), ("count", word), ("offset", word)])
-    count = np.dtype(f"{header.byteorder}u{header.tagnosize}")
+    word = f"{header.byteorder}u{header.offsetsize}"
     file.seek(header.offsetsize)  # 4 or, in a BigTIFF, 8: where the first offset stands
     offset = int(np.frombuffer(file.read(header.offsetsize), word)[0])
     seen: set[int] = set()
     while 0 < offset < file.size:
         seen.add(offset)
-        file.seek(offset)
-        n_entries = int(np.frombuffer(file.read(count.itemsize), count)[0])
-        entries = np.frombuffer(file.read(n_entries * entry.itemsize), entry)
+        entries = _entries_at(tiff, offset)
         subifds = entries["count"][entries["code"] == SUBIFDS_TAG]
         following = np.frombuffer(file.read(header.offsetsize), word)
         if len(following) == 0:
@@ -535,14 +531,17 @@ def _check_directories(tiff: tifffile.TiffFile, path: Path) -> None:
             raise ReadError(f"The pages of {path} lead in a circle or are too many. Export it again.")
 
 
-def _lost_description(tiff: tifffile.TiffFile) -> bool:
-    header = tiff.tiff
+def _entries_at(tiff: tifffile.TiffFile, offset: int) -> NDArray[np.void]:
+    """Return the entries of the directory at an offset; the file then stands behind them."""
+    header, file = tiff.tiff, tiff.filehandle
     number, word = f"{header.byteorder}u2", f"{header.byteorder}u{header.offsetsize}"
     entry = np.dtype([("code", number), ("type", number), ("count", word), ("offset", word)])
-    tiff.filehandle.seek(tiff.pages.first.offset)
-    n_entries = int(
-        np.frombuffer(tiff.filehandle.read(header.tagnosize), f"{header.byteorder}u{header.tagnosize}")[0]
-    )
-    entries = np.frombuffer(tiff.filehandle.read(n_entries * entry.itemsize), entry)
-    description = entries[(entries["code"] == DESCRIPTION_TAG) & (entries["count"] > header.offsetsize)]
+    file.seek(offset)
+    count = np.frombuffer(file.read(header.tagnosize), f"{header.byteorder}u{header.tagnosize}")
+    return np.frombuffer(file.read(int(count[0]) * entry.itemsize), entry)
+
+
+def _lost_description(tiff: tifffile.TiffFile) -> bool:
+    entries = _entries_at(tiff, tiff.pages.first.offset)
+    description = entries[(entries["code"] == DESCRIPTION_TAG) & (entries["count"] > tiff.tiff.offsetsize)]
     return bool((description["offset"] + description["count"] > tiff.filehandle.size).any())

@@ -23,42 +23,18 @@ Output = Literal["Labels", "Points", "Shapes", "Image"]
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One line of the table.
+    """One line of the table."""
 
-    Parameters
-    ----------
-    name
-        What flags, folders and ``spec.json`` call it.
-    title
-        What a biologist calls it.
-    description
-        How it works, in one sentence.
-    learns_from
-        The annotations it can be trained on, the one that teaches it most first.
-    gives
-        ``instances`` when it finds cells one by one, ``density`` when only how many there are in a place.
-    returns
-        The napari layers a result can be shown as.
-    module
-        Imported on demand; has ``SPECS`` (preset to ``ModelSpec``) and ``build(preset) -> Model``.
-    settings
-        Frozen dataclass of what a user may change after the network has run.
-    needs_volumes
-        Whether a 2D image is not enough.
-    options
-        Numbers in ``spec.json`` that only models of this family have.
-    """
-
-    name: str
-    title: str
-    description: str
-    learns_from: tuple[AnnotationKind, ...]
-    gives: Literal["instances", "density"]
-    returns: tuple[Output, ...]
-    module: str
-    settings: type[Any]
-    needs_volumes: bool = False
-    options: tuple[str, ...] = ()
+    name: str  # what flags, folders and ``spec.json`` call it
+    title: str  # what a biologist calls it
+    description: str  # how it works, in one sentence
+    learns_from: tuple[AnnotationKind, ...]  # the one that teaches it most first
+    gives: Literal["instances", "density"]  # cells one by one, or only how many
+    returns: tuple[Output, ...]  # the napari layers a result can be shown as
+    module: str  # imported on demand; has ``SPECS`` (preset to ``ModelSpec``) and ``build(preset) -> Model``
+    settings: type[Any]  # frozen dataclass of what a user may change after the network has run
+    needs_volumes: bool = False  # whether a 2D image is not enough
+    options: tuple[str, ...] = ()  # numbers in ``spec.json`` that only models of this family have
 
     def load(self) -> ModuleType:
         """Import the family's module (and with it torch)."""

@@ -31,57 +31,23 @@ class ModelSpec:
     """The facts of a model that inference, widgets and tables need.
 
     Made by ``models.<family>``; stored as ``spec.json`` beside the weights.
-
-    Parameters
-    ----------
-    family, preset
-        Name in the registry, and which of its architectures.
-    title
-        Title that lists show.
-    in_channels
-        Channels the network takes; a grey image is repeated.
-    map_channels
-        Name and channels of each map the network gives.
-    divisor
-        Height and width of a tile must be multiples of this.
-    halo
-        Pixels of context a tile needs on each side for its core not to depend on the tiling.
-    percentiles
-        Low and high percentile of an image that become 0 and 1.
-    diameter_px
-        Diameter that cells are brought to when an image is rescaled, in pixels.
-    diameter_range_px
-        Smallest and largest cell diameter that needs no rescaling.
-    classes
-        Class names; empty when the model does not classify.
-    weights_sha256
-        Checksum of the weights file; empty when there is none yet.
-    tuned_diameter_px
-        Diameter of the cells that the model was fine-tuned on, where it lies outside of that range: images
-        are looked at with such cells in mind, too. 0 when there are none.
-    count_error
-        How far bare counts are off, as ``ops.measure.prediction_interval.fit_interval`` gives it; empty when
-        nobody knows.
-    options
-        Numbers that only one family has; ``Family.options`` names them. In ``spec.json`` they are fields like
-        the others.
     """
 
-    family: str
-    preset: str
-    title: str
-    in_channels: int
-    map_channels: dict[str, int]
-    divisor: int
-    halo: int
-    percentiles: tuple[float, float] = (0.5, 99.8)
-    diameter_px: float = 24.0
-    diameter_range_px: tuple[float, float] = (8.0, 80.0)
-    classes: tuple[str, ...] = ()
-    weights_sha256: str = ""
-    count_error: tuple[float, ...] = ()
-    tuned_diameter_px: float = 0.0
-    options: Mapping[str, float] = field(default_factory=dict)
+    family: str  # name in the registry
+    preset: str  # which of its architectures
+    title: str  # that lists show
+    in_channels: int  # channels the network takes; a grey image is repeated
+    map_channels: dict[str, int]  # name and channels of each map the network gives
+    divisor: int  # height and width of a tile must be multiples of this
+    halo: int  # pixels of context a tile needs on each side for its core not to depend on the tiling
+    percentiles: tuple[float, float] = (0.5, 99.8)  # of an image, that become 0 and 1
+    diameter_px: float = 24.0  # to which cells are brought when an image is rescaled
+    diameter_range_px: tuple[float, float] = (8.0, 80.0)  # of cells that need no rescaling
+    classes: tuple[str, ...] = ()  # names; empty when the model does not classify
+    weights_sha256: str = ""  # checksum of the weights file; empty when there is none yet
+    count_error: tuple[float, ...] = ()  # of bare counts, from ``fit_interval``; empty where not known
+    tuned_diameter_px: float = 0.0  # of cells it was fine-tuned on outside of that range; 0 for none
+    options: Mapping[str, float] = field(default_factory=dict)  # see ``Family.options``
 
     def without_counts(self) -> "ModelSpec":
         """Return the same without what was learned of counts, which other weights do not share."""

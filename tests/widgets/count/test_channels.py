@@ -187,3 +187,16 @@ def test_channels_of_one_name_are_told_apart(viewer: ViewerModel, tmp_path: Path
     assert [one.title for one in channels_of(layer)] == ["DAPI (0)", "DAPI (1)", "GFP"]
     found = further_channels(viewer.layers, layer, None)
     assert list(found) == ["DAPI (1)", "GFP", "GFP (layer)"]
+
+
+def test_the_channel_is_told_and_that_it_is_out_of_sight(
+    viewer: ViewerModel, widget: CountWidget, stained: np.ndarray, settled: Settled
+) -> None:
+    viewer.add_image(stained[np.newaxis], name="stained", axis_labels=("t", "c", "y", "x"))
+    widget.panel.channel.setCurrentIndex(1)
+    for shown in (1, 2):
+        viewer.dims.set_point(1, shown)
+        widget.panel.count.click()
+        settled(widget)
+        assert widget.panel.details.text().startswith("stained · channel 1\n")
+        assert ("cells are those of channel 1" in widget.panel.message.text()) == (shown == 2)

@@ -75,7 +75,7 @@ def test_how_well_it_went_is_told_once(
         (0.91, "Expect about 9 of 10 right."),
         (0.1, "unlike anything this model has learned"),
     ):
-        oracle_model.fit = SimpleNamespace(expected_f1=lambda facts, fit=fit: fit)
+        oracle_model.fit = SimpleNamespace(expected_f1=lambda facts, fit=fit: fit, closer_below=0.0)
         count(widget, qtbot, settled)
         assert widget.panel.message.text().count(words) == 1
 

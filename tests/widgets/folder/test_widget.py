@@ -1,6 +1,7 @@
 """The folder panel: images counted one by one beside the viewer, resumed, leafed through, and opened."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -305,7 +306,11 @@ def test_settings_of_the_last_count_are_taken_over(
     assert recipe.settings.min_score == pytest.approx(0.35)
     assert recipe.engine.diameter_px == 14
     assert recipe.models == ("flow",)
-    assert "last count" in panel.view.taken_over.text()
+    assert panel.view.taken_over.text() == "Settings of the last count; change them under More."
+    engine = replace(recipe.engine, channels=("0", "1"))
+    panel.take_over(replace(recipe, engine=engine))
+    assert "last count, channel 0,1; change" in panel.view.taken_over.text()
+    panel.take_over(recipe)
     opened_later = FolderWidget(viewer)
     qtbot.addWidget(opened_later)
     assert opened_later.recipe == recipe

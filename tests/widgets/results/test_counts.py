@@ -1,6 +1,7 @@
 """Counts by region, border, filter, marker and plot, against a count by hand of known squares."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,14 @@ def test_counts_are_those_of_an_analysis(panel: ResultsWidget, read: Read) -> No
     pd.testing.assert_frame_equal(ours.copositive, theirs.copositive)
     assert ours.thresholds == theirs.thresholds
     assert ours.table["label"].tolist() == theirs.table["label"].tolist()
+
+
+def test_channels_are_called_by_their_names(panel: ResultsWidget, read: Read) -> None:
+    measured = panel.model.measured
+    image = replace(measured.snapshot.image, channel_names=("DAPI",))
+    panel.model.set_measured(replace(measured, snapshot=replace(measured.snapshot, image=image)))
+    assert panel.model.title_of("ch0") == "DAPI (ch0)"
+    assert panel.model.title_of("other image") == "other image"
 
 
 def test_positive_cells(panel: ResultsWidget, read: Read) -> None:

@@ -114,4 +114,5 @@ def test_the_images_of_a_session_have_one_table_and_one_report(
     assert '<img alt="second with the outlines of the cells"' in text
     for caption in ("Scatter: ", "Over frames", "Boxes: "):
         assert f"<figcaption>{caption}" in text
+    assert "●" in text.partition("<figcaption>Boxes: ")[2].partition("</figcaption>")[0]
     assert panel.view.plot_kind.currentData() == "Boxes"

@@ -28,6 +28,7 @@ from cellwright.files.formats.outlines import MaskPart, Ring, clipped, crosses_i
 from cellwright.files.json_value import JsonValue
 
 MOST_CORNERS = 1_000_000  # of one outline
+OVAL_CORNERS = 90  # of the polygon of an ellipse
 MOST_FILLED_PX = 1 << 28  # of all outlines and masks of a file whose image is not known
 MOST_TIMES_FILLED = 4  # how often they may cover an image that is
 MOST_STEPS = 1 << 23  # pixels that the outlines of one cell go along
@@ -148,6 +149,16 @@ def area_of(node: JsonValue, *rings: Ring) -> Shape:
             raise node.refuse(f"an outline of 3 to {MOST_CORNERS} corners")
         checked.append(ring)
     return Shape("area", checked)
+
+
+def oval_of(
+    node: JsonValue, middle: NDArray[np.float64], radii: NDArray[np.float64], turn: float = 0.0
+) -> Shape:
+    """Return the area in an ellipse of radii (y, x), turned by so many radians, as a polygon."""
+    angles = np.linspace(0, 2 * np.pi, OVAL_CORNERS, endpoint=False)
+    y, x = np.sin(angles) * radii[0], np.cos(angles) * radii[1]
+    turned = np.stack([x * np.sin(turn) + y * np.cos(turn), x * np.cos(turn) - y * np.sin(turn)], axis=1)
+    return area_of(node, middle + turned)
 
 
 def box_of(node: JsonValue, corners: NDArray[np.float64]) -> Shape:

@@ -29,6 +29,7 @@ from cellwright.files.formats.assembly import (
     box_of,
     finished,
     makes_sense,
+    oval_of,
 )
 from cellwright.files.formats.image_annotation import (
     NO_CLASS,
@@ -111,9 +112,7 @@ def _shape_of(row: JsonValue, kind: str) -> Shape | None:
         if len(points) != 2:
             raise node.refuse("the middle and a corner on the edge")
         middle, edge = points
-        angles = np.linspace(0, 2 * np.pi, 90, endpoint=False)
-        around = np.stack([np.sin(angles), np.cos(angles)], axis=1)
-        return area_of(node, middle + np.hypot(*(edge - middle)) * around)
+        return oval_of(node, middle, np.full(2, np.hypot(*(edge - middle))))
     return None
 
 

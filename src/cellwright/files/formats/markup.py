@@ -23,6 +23,7 @@ from cellwright.files.formats.assembly import (
     box_of,
     finished,
     makes_sense,
+    oval_of,
 )
 from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, checked_shape, chosen
 from cellwright.files.formats.outlines import MaskPart
@@ -171,10 +172,8 @@ def _cvat_object(notes: ReadingNotes, row: JsonValue) -> FileObject | None:
         ends = [[row.at(f"y{side}").number(), row.at(f"x{side}").number()] for side in ("tl", "br")]
         return FileObject(row, [box_of(row, np.array(ends))], name)
     if kind == "ellipse":
-        middle, radii = [[row.at(f"{what}{axis}").number() for axis in "yx"] for what in "cr"]
-        angles = np.linspace(0, 2 * np.pi, 90, endpoint=False)
-        around = np.stack([np.sin(angles), np.cos(angles)], axis=1)
-        return FileObject(row, [area_of(row, np.array(middle) + around * radii)], name)
+        middle, radii = [np.array([row.at(f"{what}{axis}").number() for axis in "yx"]) for what in "cr"]
+        return FileObject(row, [oval_of(row, middle, radii)], name)
     if kind == "mask":
         return FileObject(row, [_cvat_mask(row)], name)
     if kind == "polyline":

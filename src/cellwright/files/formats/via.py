@@ -18,6 +18,7 @@ from cellwright.files.formats.assembly import (
     assemble,
     box_of,
     makes_sense,
+    oval_of,
 )
 from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, chosen
 from cellwright.files.json_value import JsonValue, read_json
@@ -105,7 +106,4 @@ def _shape_of(told: JsonValue, kind: str) -> Shape | None:
         radii = np.array([told.at("ry").number(), told.at("rx").number()])
         theta = told.find("theta")
         turn = 0.0 if theta is None else theta.number()
-    angles = np.linspace(0, 2 * np.pi, 90, endpoint=False)
-    y, x = np.sin(angles) * radii[0], np.cos(angles) * radii[1]
-    turned = np.stack([x * np.sin(turn) + y * np.cos(turn), x * np.cos(turn) - y * np.sin(turn)], axis=1)
-    return area_of(told, middle + turned)
+    return oval_of(told, middle, radii, turn)

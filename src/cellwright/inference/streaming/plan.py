@@ -43,37 +43,19 @@ MOST_LABELS = np.iinfo(np.int32).max
 
 @dataclass(frozen=True, slots=True)
 class StreamJob:
-    """One image to count, in a form that can be sent to another process.
+    """One image to count, in a form that can be sent to another process."""
 
-    Parameters
-    ----------
-    source
-        The image, or the file that holds it; other processes need a file.
-    output
-        Folder of the results.
-    analysis
-        What is measured of the cells, and which of them count.
-    classifier
-        Name or folder of what gives the cells their classes; empty for none.
-    pixel_size_um
-        Of the image, where its file is not to be believed; empty as the file tells.
-    files
-        What the analysis takes besides the image.
-    whole_table
-        Whether the table of all cells is wanted in memory, with all its columns: for a report, say.
-    """
-
-    source: Image | Path
-    output: Path
+    source: Image | Path  # other processes need a file
+    output: Path  # folder of the results
     model: ModelChoices = registry.DEFAULT_FAMILY
     settings: Any = None
     engine: EngineSettings = EngineSettings()  # noqa: RUF009 - frozen
     axes: str | None = None
-    analysis: AnalysisSettings = AnalysisSettings()  # noqa: RUF009 - frozen
-    classifier: str = ""
-    pixel_size_um: tuple[float, ...] = ()
-    files: InputFiles = InputFiles()  # noqa: RUF009 - frozen
-    whole_table: bool = False
+    analysis: AnalysisSettings = AnalysisSettings()  # noqa: RUF009 - frozen; of the cells, and which count
+    classifier: str = ""  # name or folder of what gives the cells their classes; empty for none
+    pixel_size_um: tuple[float, ...] = ()  # where the file is not to be believed; empty as the file tells
+    files: InputFiles = InputFiles()  # noqa: RUF009 - frozen; for the analysis
+    whole_table: bool = False  # whether the table of all cells is wanted in memory, with all columns
 
     def image(self) -> Image:
         """Return the image, its pixels not yet read."""

@@ -29,44 +29,19 @@ class ClassifierSpec:
     """The facts of a classifier that inference, widgets and tables need.
 
     Made by ``models.classifier.network``; stored as ``classifier.json`` beside the weights.
-
-    Parameters
-    ----------
-    preset
-        Which architecture.
-    title
-        Title that lists show.
-    classes
-        Names, in the order of the network's outputs.
-    in_channels
-        Channels the network takes; a grey image is repeated.
-    crop_px
-        Height and width of a crop as the network sees it.
-    window
-        What the side of the window around a cell is measured in.
-    context
-        Side of the window in that measure.
-    padding
-        What lies beyond the image.
-    diameter_px
-        Extent of a cell in pixels, where neither its box nor its area tells.
-    percentiles
-        Low and high percentile of an image that become 0 and 1.
-    weights_sha256
-        Checksum of the weights file; empty when there is none yet.
     """
 
-    preset: str
-    title: str
-    classes: tuple[str, ...]
-    in_channels: int = 3
-    crop_px: int = 64
-    window: Window = "own"
-    context: float = 1.5
-    padding: Padding = "edge"
-    diameter_px: float = 40.0
-    percentiles: tuple[float, float] = (0.5, 99.8)
-    weights_sha256: str = ""
+    preset: str  # which architecture
+    title: str  # that lists show
+    classes: tuple[str, ...]  # names, in the order of the network's outputs
+    in_channels: int = 3  # channels the network takes; a grey image is repeated
+    crop_px: int = 64  # height and width of a crop as the network sees it
+    window: Window = "own"  # what the side of the window around a cell is measured in
+    context: float = 1.5  # side of the window in that measure
+    padding: Padding = "edge"  # what lies beyond the image
+    diameter_px: float = 40.0  # extent of a cell where neither its box nor its area tells
+    percentiles: tuple[float, float] = (0.5, 99.8)  # of an image, that become 0 and 1
+    weights_sha256: str = ""  # checksum of the weights file; empty when there is none yet
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes) or "" in self.classes:

@@ -160,3 +160,14 @@ class MobileViTBlock(nn.Module):
         seen = tokens.transpose(1, 2).unflatten(2, entered.shape[2:])
         joined: Tensor = self.join(torch.cat([x, self.leave(seen)], dim=1))
         return joined
+
+
+def stochastic_depth(branch: Tensor, drop: float, *, is_training: bool) -> Tensor:
+    """Return float (B, ...), in training each example left out with a chance of ``drop``.
+
+    Source: Huang et al. 2016, arXiv:1603.09382.
+    """
+    if not is_training or drop == 0:
+        return branch
+    kept = torch.rand(len(branch), *(1,) * (branch.ndim - 1), device=branch.device) >= drop
+    return branch * kept / (1 - drop)

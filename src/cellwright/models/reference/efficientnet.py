@@ -7,9 +7,10 @@ EfficientCellSeg, arXiv:2204.03014 (2022). Strided convolutions are padded alike
 
 from typing import Literal, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from cellwright.models.layers.blocks import stochastic_depth
 
 NORM_EPS = 1e-3
 SQUEEZE = 4  # channels that enter a block, per channel of its gate
@@ -141,18 +142,11 @@ class Block(nn.Module):
     def close(self, opened: Tensor, x: Tensor) -> Tensor:
         """Return the block's float (B, channels, Y / stride, X / stride) of ``open(x)`` and x itself."""
         y: Tensor = self.rest(opened)
-        return x + self._maybe(y) if self.is_carried else y
+        return x + stochastic_depth(y, self.drop, is_training=self.training) if self.is_carried else y
 
     def forward(self, x: Tensor) -> Tensor:
         """Float (B, n_in, Y, X) -> (B, channels, Y / stride, X / stride)."""
         return self.close(self.open(x), x)
-
-    def _maybe(self, branch: Tensor) -> Tensor:
-        """Stochastic depth (Huang et al. 2016, arXiv:1603.09382)."""
-        if not self.training or self.drop == 0:
-            return branch
-        kept = torch.rand(len(branch), 1, 1, 1, device=branch.device) >= self.drop
-        return branch * kept / (1 - self.drop)
 
 
 class Gate(nn.Module):

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cellwright.models.layers.blocks import stochastic_depth
+
 NORM_EPS = 1e-6
 
 
@@ -77,11 +79,7 @@ class TransformerBlock(nn.Module):
         return tokens + self._maybe(self.feed(self.feed_norm(tokens), height, width))
 
     def _maybe(self, branch: Tensor) -> Tensor:
-        """Stochastic depth (Huang et al. 2016, arXiv:1603.09382)."""
-        if not self.training or self.drop == 0:
-            return branch
-        kept = torch.rand(len(branch), 1, 1, device=branch.device) >= self.drop
-        return branch * kept / (1 - self.drop)
+        return stochastic_depth(branch, self.drop, is_training=self.training)
 
 
 class TransformerStage(nn.Module):

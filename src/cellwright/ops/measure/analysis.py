@@ -20,7 +20,13 @@ from cellwright.core.data import ArrayLike, Image, Labels, Result
 from cellwright.core.errors import AxesError, SettingsError
 from cellwright.core.tasks import Progress, Task, run
 from cellwright.ops.measure.blocks import spatial_ndim
-from cellwright.ops.measure.cells_table import cells_table, class_counts, class_names, is_volumetric
+from cellwright.ops.measure.cells_table import (
+    cells_table,
+    class_counts,
+    class_names,
+    is_volumetric,
+    label_axes,
+)
 from cellwright.ops.measure.compartments import NucleiInCells, compartments_task
 from cellwright.ops.measure.filters import away_from_border, kept_rows, parse_filter
 from cellwright.ops.measure.markers import (
@@ -32,7 +38,6 @@ from cellwright.ops.measure.markers import (
 )
 from cellwright.ops.measure.measurement import (
     as_image,
-    label_axes,
     measure_result,
     pixel_sizes,
     result_of_labels,

@@ -93,7 +93,7 @@ def class_counts(result: Result) -> dict[str, int]:
 
 
 def _columns(result: Result) -> dict[str, Any]:
-    cells, axes = result.cells, _point_axes(result)
+    cells, axes = result.cells, label_axes(result).lower()
     offset = np.asarray(result.offset or (0,) * len(axes), np.float32)
     points, boxes = cells.points + offset, cells.boxes + offset
     columns: dict[str, Any] = {"label": np.arange(1, len(cells) + 1)}
@@ -118,13 +118,13 @@ def _columns(result: Result) -> dict[str, Any]:
 def is_volumetric(result: Result) -> bool:
     """Return whether cells reach through slices, which were linked."""
     is_linked = result.provenance.settings.get("engine", {}).get("link", True)
-    return bool(is_linked) and _point_axes(result).endswith("zyx")
+    return bool(is_linked) and label_axes(result).endswith("ZYX")
 
 
 def _areas(result: Result) -> dict[str, NDArray[Any]]:
     areas = result.cells.areas
     columns: dict[str, NDArray[Any]] = {"area_px": areas, "diameter_px": equivalent_diameters(areas)}
-    pixel_um = _pixel_um(result, "YX")
+    pixel_um = pixel_um_along(result, "YX")
     if pixel_um:
         areas_um2 = areas.astype(np.float64) * np.prod(pixel_um)
         columns["area_um2"] = areas_um2
@@ -134,13 +134,13 @@ def _areas(result: Result) -> dict[str, NDArray[Any]]:
 
 def _volumes(result: Result) -> dict[str, NDArray[Any]]:
     columns: dict[str, NDArray[Any]] = {"volume_px": result.cells.areas}
-    pixel_um = _pixel_um(result, "ZYX")
+    pixel_um = pixel_um_along(result, "ZYX")
     if pixel_um:
         volumes_um3 = result.cells.areas.astype(np.float64) * np.prod(pixel_um)
         columns["volume_um3"] = volumes_um3
         columns["diameter_um"] = equivalent_diameters(volumes_um3, ndim=3)
         return columns
-    plane_um = _pixel_um(result, "YX")
+    plane_um = pixel_um_along(result, "YX")
     if plane_um:  # without the step between slices there is no volume, but there are areas
         n_slices = np.maximum(1, result.cells.boxes[:, 1, -3] - result.cells.boxes[:, 0, -3])
         areas_px = result.cells.areas.astype(np.float64) / n_slices
@@ -152,14 +152,14 @@ def _letters(result: Result) -> str:
     return without_channels(result.provenance.axes).lower()
 
 
-def _point_axes(result: Result) -> str:
-    """Return the letters of the points' axes, the last ones where singleton axes were dropped."""
-    letters = _letters(result)
-    return letters[len(letters) - result.cells.points.shape[1] :]
+def label_axes(result: Result) -> str:
+    """Return the axes of a result's points and labels, without leading ones of length 1 that were dropped."""
+    axes = without_channels(result.provenance.axes)
+    return axes[len(axes) - result.cells.points.shape[1] :]
 
 
-def _pixel_um(result: Result, wanted: str) -> tuple[float, ...]:
-    """Micrometres per pixel along these axes, empty when unknown."""
+def pixel_um_along(result: Result, wanted: str) -> tuple[float, ...]:
+    """Return micrometres per pixel along these axes, empty when unknown."""
     sizes = known_sizes(result.provenance.axes, result.provenance.pixel_size_um)
     if not set(wanted) <= sizes.keys():
         return ()

@@ -19,15 +19,13 @@ from cellwright.core.data import (
     Labels,
     Provenance,
     Result,
-    known_sizes,
-    without_channels,
 )
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Progress, Task, run
 from cellwright.ops import labels as label_images
 from cellwright.ops.geometry.axes import guess_axes
 from cellwright.ops.measure.blocks import CellBlock, blocks, cropped, n_channels, spatial_ndim
-from cellwright.ops.measure.cells_table import cells_table, is_volumetric
+from cellwright.ops.measure.cells_table import cells_table, is_volumetric, label_axes, pixel_um_along
 from cellwright.ops.measure.columns import COLUMNS, keys_of
 from cellwright.ops.measure.features import (
     CORRECTED,
@@ -183,8 +181,8 @@ def measure_labels(
     cells = replace(
         cells,
         points=result.cells.points,
-        boxes=_padded(boxes, n),
-        areas=_padded(areas, n),
+        boxes=padded(boxes, n),
+        areas=padded(areas, n),
         scores=result.cells.scores,
         labels=labels,
     )
@@ -193,7 +191,8 @@ def measure_labels(
     return (yield from _measured(job, ndim))
 
 
-def _padded(values: NDArray[Any], n: int) -> NDArray[Any]:
+def padded(values: NDArray[Any], n: int) -> NDArray[Any]:
+    """Return ``n`` rows: those of an array and zeros after them."""
     return np.concatenate([values, np.zeros((n - len(values), *values.shape[1:]), values.dtype)])
 
 
@@ -264,19 +263,9 @@ def _numbers_in(labels: Labels) -> NDArray[np.intp]:
     return np.flatnonzero(occurs)
 
 
-def label_axes(result: Result) -> str:
-    """Return the axes of a result's points and labels, without leading ones of length 1 that were dropped."""
-    axes = without_channels(result.provenance.axes)
-    return axes[len(axes) - result.cells.points.shape[1] :]
-
-
 def pixel_sizes(result: Result, ndim: int) -> tuple[float, ...]:
     """Return micrometres per pixel of the last ``ndim`` axes; empty when unknown."""
-    sizes = known_sizes(result.provenance.axes, result.provenance.pixel_size_um)
-    wanted = SPATIAL[-ndim:]
-    if not set(wanted) <= set(sizes):
-        return ()
-    return tuple(sizes[axis] for axis in wanted)
+    return pixel_um_along(result, SPATIAL[-ndim:])
 
 
 def sources_of(result: Result, image: Image, others: Mapping[str, Image]) -> list[ChannelSource]:

@@ -13,87 +13,44 @@ class Style:
     """The knobs of a simulated image; lengths in pixels of the y and x axes.
 
     Brightness is relative to an ordinary cell, which has 1. ``draw_style`` sets all of them at random.
-
-    Parameters
-    ----------
-    diameter_px
-        Mean diameter of a cell.
-    coverage
-        Part of the image that cells cover, 0 to 1; crowding stops short of what does not fit.
-    clustering
-        Chance that a cell is put down beside another one.
-    spacing
-        Smallest distance of two centres, in units of the sum of their radii.
-    patchiness
-        0 spreads cells evenly; 1 leaves parts of the image empty.
-    overlap
-        True: later cells lie on top and their light adds up. False: cells press against each other.
-    seam
-        How dark the line between cells that press against each other is, 0 to 1.
-    size_spread, elongation, alignment
-        Sigma of the log of the diameter; long over short axis; 1 turns all cells the same way.
-    roughness, notches, spikes
-        Waviness of the outline; chance of a kidney or two-lobed shape; number of protrusions.
-    dividing
-        Chance that a cell is dividing (condensed plate, or two daughters that are a cell each).
-    brightness_spread, texture, texture_px
-        Sigma of the log of the brightness; contrast and grain size of the chromatin.
-    holes, spots
-        Nucleoli and bright spots for each cell.
-    rim, dome
-        Contrast of the nuclear envelope; 1 makes cells brightest in the middle like a ball.
-    body, haze, background
-        Brightness of the cytoplasm, of out-of-focus light and of the empty image.
-    debris, ghosts
-        Bright specks and out-of-focus blobs for each cell; never part of the truth.
-    unevenness
-        Relative change of the illumination over the image.
-    blur_px, z_step, z_blur
-        Sigma of the point spread function; distance of planes in pixels and sigma along z in planes.
-    photons, read_noise
-        Photons of an ordinary cell (shot noise); camera noise in units of brightness.
-    bits, gain, offset
-        8 or 16; brightness at which the camera saturates is ``1 / gain``; camera offset, 0 to 1.
-    variant
-        Which kind of the look: see ``simulate``.
     """
 
-    diameter_px: float = 24.0
-    coverage: float = 0.2
-    clustering: float = 0.4
-    spacing: float = 0.85
-    patchiness: float = 0.3
-    overlap: bool = False
-    seam: float = 0.5
-    size_spread: float = 0.15
-    elongation: float = 1.3
-    alignment: float = 0.0
-    roughness: float = 0.05
-    notches: float = 0.15
-    spikes: float = 0.0
-    dividing: float = 0.03
-    brightness_spread: float = 0.3
-    texture: float = 0.25
-    texture_px: float = 3.0
-    holes: float = 1.0
-    spots: float = 0.5
-    rim: float = 0.1
-    dome: float = 0.3
-    body: float = 0.0
-    haze: float = 0.1
-    background: float = 0.05
-    debris: float = 0.1
-    ghosts: float = 0.05
-    unevenness: float = 0.2
-    blur_px: float = 1.0
-    z_step: float = 3.0
-    z_blur: float = 1.0
-    photons: float = 300.0
-    read_noise: float = 0.01
-    bits: int = 8
-    gain: float = 0.5
-    offset: float = 0.02
-    variant: str = "plain"
+    diameter_px: float = 24.0  # mean diameter of a cell
+    coverage: float = 0.2  # part of the image that cells cover; crowding stops short of what does not fit
+    clustering: float = 0.4  # chance that a cell is put down beside another one
+    spacing: float = 0.85  # smallest distance of two centres over the sum of their radii
+    patchiness: float = 0.3  # 0 spreads cells evenly; 1 leaves parts of the image empty
+    overlap: bool = False  # later cells lie on top and light adds up; else they press against each other
+    seam: float = 0.5  # how dark the line between cells that press against each other is, 0 to 1
+    size_spread: float = 0.15  # sigma of the log of the diameter
+    elongation: float = 1.3  # long over short axis
+    alignment: float = 0.0  # 1 turns all cells the same way
+    roughness: float = 0.05  # waviness of the outline
+    notches: float = 0.15  # chance of a kidney or two-lobed shape
+    spikes: float = 0.0  # number of protrusions
+    dividing: float = 0.03  # chance of a condensed plate, or of two daughters that are a cell each
+    brightness_spread: float = 0.3  # sigma of the log of the brightness
+    texture: float = 0.25  # contrast of the chromatin
+    texture_px: float = 3.0  # its grain size
+    holes: float = 1.0  # nucleoli for each cell
+    spots: float = 0.5  # bright spots for each cell
+    rim: float = 0.1  # contrast of the nuclear envelope
+    dome: float = 0.3  # 1 makes cells brightest in the middle like a ball
+    body: float = 0.0  # brightness of the cytoplasm
+    haze: float = 0.1  # of out-of-focus light
+    background: float = 0.05  # of the empty image
+    debris: float = 0.1  # bright specks for each cell; never part of the truth
+    ghosts: float = 0.05  # out-of-focus blobs for each cell; never part of the truth
+    unevenness: float = 0.2  # relative change of the illumination over the image
+    blur_px: float = 1.0  # sigma of the point spread function
+    z_step: float = 3.0  # distance of planes in pixels
+    z_blur: float = 1.0  # sigma of the point spread function along z, in planes
+    photons: float = 300.0  # of an ordinary cell (shot noise)
+    read_noise: float = 0.01  # of the camera, in units of brightness
+    bits: int = 8  # 8 or 16
+    gain: float = 0.5  # the camera saturates at a brightness of ``1 / gain``
+    offset: float = 0.02  # of the camera, 0 to 1
+    variant: str = "plain"  # which kind of the look: see ``simulate``
 
     def __post_init__(self) -> None:
         _check_diameter(self.diameter_px)

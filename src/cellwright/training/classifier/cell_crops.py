@@ -32,17 +32,11 @@ LOW, STEP = -0.5, 2.5 / 255  # they are kept as bytes: scaled intensities run fr
 class ClassDataset:
     """A dataset with classes, and what they are called here.
 
-    Parameters
-    ----------
-    dataset
-        With boxes, points, or masks beside which points or boxes tell the classes.
-    names
-        Class of the dataset -> class of the classifier, ``""`` to leave its cells out. A class that is not
-        named keeps its name.
+    A class that is not among the ``names`` keeps its own; cells of one that is called ``""`` are left out.
     """
 
-    dataset: Dataset
-    names: Mapping[str, str] = field(default_factory=dict)
+    dataset: Dataset  # with boxes, points, or masks beside which points or boxes tell the classes
+    names: Mapping[str, str] = field(default_factory=dict)  # class of the dataset: of ours
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,38 +14,17 @@ Share = tuple[float, float]  # a part and its whole; added up over images before
 
 @dataclass(frozen=True, slots=True)
 class ImageScore:
-    """How one image was counted.
-
-    Parameters
-    ----------
-    name, group
-        Of the image.
-    n_true, n_predicted
-        Cells annotated and counted.
-    score
-        0 to 1, the more the better, whatever the family: AP at IoU 0.5 of outlines, else F1 of points,
-        recall where not every cell is annotated, or 1 / (1 + relative error) of a bare count.
-    is_complete
-        Whether every cell of the image is annotated; if not, only recall means something.
-    average_precision
-        At each of ``IOU_THRESHOLDS``; empty without outlines.
-    means
-        Figures for which all images weigh the same.
-    shares
-        Figures for which all cells weigh the same, as a part and its whole.
-    scores, is_right : (N,)
-        Of each cell found; empty where it is not known which are right.
-    """
+    """How one image was counted; ``scores`` and ``is_right`` (N,) are of each cell found, or empty."""
 
     name: str
     group: str
-    n_true: int
-    n_predicted: float
-    score: float
-    is_complete: bool = True
-    average_precision: tuple[float, ...] = ()
-    means: Mapping[str, float] = field(default_factory=dict)
-    shares: Mapping[str, Share] = field(default_factory=dict)
+    n_true: int  # cells annotated
+    n_predicted: float  # cells counted
+    score: float  # 0 to 1: AP at IoU 0.5 or F1 of points, recall or 1 / (1 + relative error)
+    is_complete: bool = True  # whether every cell is annotated; if not, only recall means something
+    average_precision: tuple[float, ...] = ()  # at each of ``IOU_THRESHOLDS``; empty without outlines
+    means: Mapping[str, float] = field(default_factory=dict)  # figures for which all images weigh the same
+    shares: Mapping[str, Share] = field(default_factory=dict)  # all cells weigh the same
     scores: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     is_right: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
 

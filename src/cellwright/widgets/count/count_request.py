@@ -15,6 +15,7 @@ from cellwright.files.metadata import meaning
 from cellwright.files.tables import cells_table, class_counts
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.registry import DEFAULT_FAMILY
+from cellwright.ops.geometry.channels import channel_numbers
 from cellwright.ops.measure.regions import RegionSet
 from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.layer_factory import legend
@@ -188,7 +189,7 @@ def card_of(counted: CountOutcome, unit: str, edited: "pandas.DataFrame | None" 
     line = " · ".join((n_cells(result), *parts, result_line(result).partition(" · ")[2]))
     if source.is_preview:
         line = f"preview of the view: {line}"
-    details = (guess_line(result), interval_line(result), source.image.name, sizes_line(sizes, unit))
+    details = (guess_line(result), interval_line(result), name_line(counted.request), sizes_line(sizes, unit))
     return CountCard(number_text(result), line, "\n".join(filter(None, details)), legend(classes))
 
 
@@ -208,6 +209,27 @@ def by_hand_line(table: "pandas.DataFrame") -> str:
 def result_line(result: Result) -> str:
     """Return the count, the model and the seconds in one line: ``412 cells · flow · 1.8 s``."""
     return f"{n_cells(result)} · {result.provenance.model} · {result.provenance.seconds:.1f} s"
+
+
+def name_line(request: Request) -> str:
+    """Return the name of the image, and the channels of it that were counted in where it has several.
+
+    Examples
+    --------
+    ``slide · DAPI + GFP``
+    """
+    return " · ".join(filter(None, (request.source.image.name, channels_line(request))))
+
+
+def channels_line(request: Request) -> str:
+    """Return the channels that were counted in; '' where the image has one, or colours."""
+    image, engine = request.source.image, request.engine
+    chosen = engine.channels or (engine.channel or 0,)
+    if "C" not in image.axes[:-1] or image.shape[image.axes.index("C")] < 2:
+        return ""
+    numbers = channel_numbers(image, chosen)
+    names = image.channel_names or [f"channel {number}" for number in range(max(numbers) + 1)]
+    return " + ".join(names[number] for number in numbers)
 
 
 def guess_line(result: Result) -> str:

@@ -23,6 +23,7 @@ from cellwright.widgets.count.count_request import (
     CountOutcome,
     can_recount,
     card_of,
+    channels_line,
     count_task,
     recount_task,
 )
@@ -306,11 +307,24 @@ class CountWidget(QWidget):
         kept = edited_layers(self.viewer, source.key)
         if kept:
             notices.append(f"What you changed was kept in {', '.join(kept)}; this count stands beside it.")
+        notices.append(self._out_of_sight(counted))
         hidden = hidden_for(self.viewer, counted.layers)
         if hidden:
             notices.append(f"What another model found is kept, out of sight: {', '.join(hidden)}.")
         told = list(filter(None, notices))
         self.model.tell(" ".join(filter(None, (expected, *told))), is_warning=bool(told))
+
+    def _out_of_sight(self, counted: CountOutcome) -> str:
+        """Return a sentence where the viewer shows another channel than the one that the cells lie in."""
+        axis, layer = counted.request.source.channel_axis, next(iter(counted.layers.values()), None)
+        if axis is None or layer is None or layer.ndim > self.viewer.dims.ndim:
+            return ""
+        if round(float(layer.world_to_data(self.viewer.dims.point[-layer.ndim :])[axis])) == 0:
+            return ""
+        return (
+            f"The cells are those of {channels_line(counted.request)}; the viewer shows another one. Move "
+            "the slider of channels to see them."
+        )
 
     def _on_whole_counted(self, whole: WholeCount) -> None:
         """Show the number of an image that was counted into files."""

@@ -124,8 +124,12 @@ class FolderWidget(QWidget):
         view.settings.set_values(asdict(recipe.settings))
         view.show_engine(recipe.engine)
         self._classifier = recipe.classifier
-        classes = f", classes by {recipe.classifier}" if recipe.classifier else ""
-        view.taken_over.setText(f"Settings of the last count{classes}; change them under More.")
+        parts = ["Settings of the last count"]
+        if view.channel.text():
+            parts.append(f"channel {view.channel.text()}")
+        if recipe.classifier:
+            parts.append(f"classes by {recipe.classifier}")
+        view.taken_over.setText(f"{', '.join(parts)}; change them under More.")
         view.taken_over.show()
 
     def _on_counted(self, viewer: Any, event: CountEvent) -> None:

@@ -110,7 +110,7 @@ class CountsTool(QObject):
         values = table[f"{MEAN}{channel}"].to_numpy(np.float64)
         finite = values[np.isfinite(values)]
         low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
-        row = MarkerRow(self._view.markers, place, channel, low, high)
+        row = MarkerRow(self._view.markers, place, self._model.title_of(channel), low, high)
         row.is_on.toggled.connect(lambda is_on: self._model.set_marker(channel, is_on=is_on))
         row.slider.valueChanged.connect(lambda _: self._set(channel, row.slider_value))
         row.value.valueChanged.connect(lambda value: self._set(channel, value))

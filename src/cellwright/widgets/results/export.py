@@ -216,14 +216,16 @@ class ResultsExport(QObject):
         by_hand = self.unrepeatable
         if by_hand:
             recipes["Not repeated by these"] = ", ".join(by_hand)
-        viewer, pictures = self._plots.viewer, self._plots.pictures()
+        viewer, (pictures, legends) = self._plots.viewer, self._plots.pictures()
         others = [one for one in session_layers(viewer) if one is not self._plots.layer]
         snapshots = [snapshot_of(one, image_layer_under(viewer, one)) for one in others]
         totals = session_table(viewer)
 
         def write() -> None:
             found = [(one.image, result_of(one)) for one in snapshots if one.pixels is not None]
-            write_report(path, image, analysis, recipes, ReportExtras(pictures, totals, found))
+            write_report(
+                path, image, analysis, recipes, ReportExtras(pictures, totals, found, legends=legends)
+            )
 
         self._start(_task(path, write), path)
 

@@ -18,7 +18,7 @@ from cellwright.core.data import Result
 from cellwright.core.errors import CellwrightError
 from cellwright.ops.measure.analysis import Analysis, counts_table, per_plane
 from cellwright.ops.measure.blocks import spatial_ndim
-from cellwright.ops.measure.cells_table import is_volumetric
+from cellwright.ops.measure.cells_table import is_volumetric, label_axes
 from cellwright.ops.measure.filters import (
     BorderRule,
     ColumnFilter,
@@ -27,7 +27,6 @@ from cellwright.ops.measure.filters import (
     parse_filter,
 )
 from cellwright.ops.measure.markers import Marker, add_positive, copositive_table, otsu
-from cellwright.ops.measure.measurement import label_axes
 from cellwright.ops.measure.regions import RegionRule, RegionSet, points_in_ring
 from cellwright.ops.measure.settings import AnalysisSettings, TrackSettings
 from cellwright.ops.measure.tracks import Tracks
@@ -185,6 +184,12 @@ class ResultsModel:
         if self.table is None:
             return []
         return [str(name)[len(MEAN) :] for name in self.table if str(name).startswith(MEAN)]
+
+    def title_of(self, channel: str) -> str:
+        """Return how people call one of these: with the name in the file, where it is known."""
+        names = () if self.measured is None else self.measured.snapshot.image.channel_names
+        titles = {f"ch{number}": f"{name} (ch{number})" for number, name in enumerate(names)}
+        return titles.get(channel, channel)
 
     @property
     def settings(self) -> AnalysisSettings:

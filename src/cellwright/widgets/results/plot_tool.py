@@ -87,9 +87,9 @@ class PlotTool(QObject):
         """The layer whose cells are drawn."""
         return self._link.layer
 
-    def pictures(self) -> dict[str, bytes]:
-        """Return the plots that were opened, drawn anew, as PNG by what they show."""
-        view, found = self._view, {}
+    def pictures(self) -> tuple[dict[str, bytes], dict[str, str]]:
+        """Return plots that were opened, drawn anew: PNG, and what their colours mean, by what they show."""
+        view, found, legends = self._view, {}, {}
         before = view.plot_kind.currentIndex()
         self._is_drawn_for_report = True
         for place, kind in enumerate(PLOTS):
@@ -98,10 +98,20 @@ class PlotTool(QObject):
                 continue
             view.plot_kind.setCurrentIndex(place)
             self.redraw()
-            found[self._caption(kind)] = png_of(getattr(view, name))
+            caption = self._caption(kind)
+            found[caption] = png_of(getattr(view, name))
+            legends[caption] = legend(self._groups(kind))
         view.plot_kind.setCurrentIndex(before)
         self._is_drawn_for_report = False
-        return found
+        return found, legends
+
+    def _groups(self, kind: str) -> list[str]:
+        """Return the names of what has a colour each."""
+        if kind == "Boxes":
+            return list(self._model.groups(self._view.plot_group.currentData()))
+        if kind == STRIP:
+            return list(self._counts_of_regions())
+        return []
 
     def _caption(self, kind: str) -> str:
         view = self._view

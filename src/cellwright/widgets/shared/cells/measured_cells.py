@@ -18,11 +18,10 @@ from cellwright.core.data import Cells, Labels, Provenance, Result
 from cellwright.core.tasks import Progress, Task
 from cellwright.ops.measure.analysis import region_sizes
 from cellwright.ops.measure.blocks import spatial_ndim
-from cellwright.ops.measure.cells_table import cells_table, is_volumetric
+from cellwright.ops.measure.cells_table import cells_table, is_volumetric, label_axes
 from cellwright.ops.measure.compartments import NucleiInCells, compartments_task
 from cellwright.ops.measure.features import nearest_distances
 from cellwright.ops.measure.measurement import (
-    label_axes,
     measure_result,
     pixel_sizes,
     result_of_labels,
