@@ -16,7 +16,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -527,8 +527,13 @@ class World:
             return
         self.count.ask.ask(self._world_of(image))
         self.settle()
-        self.count.ask.keep()
-        self.settle()
+        drawn = self.count.edited.layer_of("Labels")
+        with self.edits(drawn) if drawn is not None else nullcontext():
+            before = None if drawn is None else drawn.data.copy()
+            self.count.ask.keep()
+            self.settle()
+        if before is not None and not np.array_equal(drawn.data[before > 0], before[before > 0]):
+            raise Fault(f"a click took pixels from cells of {drawn.name}")
         after = self.count.counted
         if after is None or after is outcome or not self.count.panel.outputs["Labels"].isChecked():
             return

@@ -65,6 +65,7 @@ def open_window(
     viewer.window._qt_window.activateWindow()
     qtbot.mouseClick(widget.panel.begin, LEFT)
     qtbot.wait(300)
+    viewer.reset_view()  # the panel has taken room from the canvas: every cell must be on it again
     return viewer, widget
 
 

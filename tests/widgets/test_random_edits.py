@@ -17,7 +17,7 @@ SEEDS = range(4)
 def world(qtbot: QtBot, tmp_path: Path) -> Iterator[World]:
     """A viewer with panels on it in which an image has been counted."""
     with without_waits():
-        world = World(7, tmp_path)
+        world = World(1, tmp_path)  # of planes, with a results panel
         world.recount()
         world.settle()
         yield world

@@ -90,7 +90,13 @@ def to_file(session: AnnotationSession, path: Path | str, name: str) -> None:
 
 
 def file_task(session: AnnotationSession, path: Path | str, name: str) -> Task[None]:
-    """Do what :func:`to_file` does, step by step; the file itself is written in the last one."""
+    """Do what :func:`to_file` does, step by step; the file itself is written in the last one.
+
+    Raises
+    ------
+    CellwrightError
+        There is no such format, it cannot hold these cells, or the file cannot be written.
+    """
     if name not in FORMATS:
         raise SettingsError(
             f"The format must be one of {', '.join(FORMATS)}; got {name!r}. Choose one of them."

@@ -404,7 +404,13 @@ class AnnotationSession:
     # -- metadata -----------------------------------------------------------------------------------------
 
     def set_class(self, number: int, category: int | None) -> None:
-        """Give a cell a class (an index), or none."""
+        """Give a cell a class (an index), or none.
+
+        Raises
+        ------
+        AnnotationError
+            There is no such cell or class.
+        """
         n = len(self.class_names)
         if category is not None and not 0 <= category < (n or 1 << 15):
             raise AnnotationError(
@@ -429,7 +435,13 @@ class AnnotationSession:
         self.history.do(Edit("add region", metadata=replace(self.metadata, regions=regions)))
 
     def remove_region(self, index: int) -> None:
-        """Take back that region ``index`` is annotated completely."""
+        """Take back that region ``index`` is annotated completely.
+
+        Raises
+        ------
+        AnnotationError
+            There is no such region.
+        """
         if not 0 <= index < len(self.regions):
             raise AnnotationError(
                 f"Region {index} must be one of {len(self.regions)}; it is not. Choose another."

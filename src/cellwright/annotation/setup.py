@@ -45,7 +45,13 @@ def plane_shape(image: Image) -> tuple[int, ...]:
 
 
 def checked_labels(image: Image, labels: NDArray[np.integer[Any]] | None) -> Labels:
-    """Return labels that fit the image, the same array where it is int32 already."""
+    """Return labels that fit the image, the same array where it is int32 already.
+
+    Raises
+    ------
+    AnnotationError
+        They have another shape, or values that are no labels.
+    """
     shape = plane_shape(image)
     if labels is None:
         return np.zeros(shape, np.int32)
@@ -66,7 +72,13 @@ def checked_labels(image: Image, labels: NDArray[np.integer[Any]] | None) -> Lab
 
 
 def paste_labels(whole: Labels, labels: Labels, offset: Sequence[int]) -> None:
-    """Write the labels of a part of the image, or of all of it, where they belong."""
+    """Write the labels of a part of the image, or of all of it, where they belong.
+
+    Raises
+    ------
+    AnnotationError
+        The part does not lie in the image.
+    """
     if labels.shape == whole.shape:
         whole[...] = labels
         return
@@ -116,7 +128,13 @@ def draw_discs(
 
 
 def checked_box(box: Box, shape: tuple[int, ...]) -> Box:
-    """Return a box cut to the array, with a start and a stop for each axis."""
+    """Return a box cut to the array, with a start and a stop for each axis.
+
+    Raises
+    ------
+    AnnotationError
+        It has another number of axes, or lies beyond the array.
+    """
     if len(box) != len(shape):
         raise AnnotationError(
             f"A box must have {len(shape)} sides, one for each axis of the labels; got {len(box)}."

@@ -89,7 +89,13 @@ def train(
 
 
 def read_material(data: Data, model: CellModel, settings: TrainingSettings) -> Task[Material]:
-    """Read the training images of a run and draw the simulated ones."""
+    """Read the training images of a run and draw the simulated ones.
+
+    Raises
+    ------
+    ReadError
+        There is no image to train on, or one cannot be read.
+    """
     target = yield from load_samples(data.target.select("train"), model)
     if not target:
         raise ReadError(f"Training needs images with the split 'train'; {data.target.folder} has none.")

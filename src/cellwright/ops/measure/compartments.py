@@ -16,6 +16,7 @@ from cellwright.ops.measure.columns import COLUMNS, keys_of
 from cellwright.ops.measure.features import CORRECTED, rings
 from cellwright.ops.measure.measurement import (
     measure_labels,
+    padded,
     pixel_sizes,
     result_of_labels,
 )
@@ -134,9 +135,9 @@ def compartments_task(
     else:
         found = nuclei_in_cells(_own_numbers(nuclei, result), labels)
         parts = {"nucleus": found.nuclear, "cytoplasm": found.cytoplasm}
-        columns["nuclei"] = _padded(found.nuclei_per_cell, n)
+        columns["nuclei"] = padded(found.nuclei_per_cell, n)
         name = f"nuclei_area_um{ndim}" if sizes else "nuclei_area_px"
-        columns[name] = _padded(found.nuclear_pixels, n) * float(np.prod(sizes or 1.0))
+        columns[name] = padded(found.nuclear_pixels, n) * float(np.prod(sizes or 1.0))
     keys = [key for key in keys_of(measure, ndim) if COLUMNS[key].group == "intensity" and key != CORRECTED]
     for part, within in parts.items():
         if keys:
@@ -163,7 +164,3 @@ def _rings_of_frames(labels: Labels, ndim: int, width_px: float, spacing: Sequen
     for index in np.ndindex(labels.shape[: labels.ndim - ndim]):
         around[index] = rings(labels[index], labels[index], 0.0, width_px, spacing)
     return around
-
-
-def _padded(values: NDArray[Any], n: int) -> NDArray[Any]:
-    return np.concatenate([values, np.zeros(n - len(values), values.dtype)])

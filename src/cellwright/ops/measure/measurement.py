@@ -181,8 +181,8 @@ def measure_labels(
     cells = replace(
         cells,
         points=result.cells.points,
-        boxes=_padded(boxes, n),
-        areas=_padded(areas, n),
+        boxes=padded(boxes, n),
+        areas=padded(areas, n),
         scores=result.cells.scores,
         labels=labels,
     )
@@ -191,7 +191,8 @@ def measure_labels(
     return (yield from _measured(job, ndim))
 
 
-def _padded(values: NDArray[Any], n: int) -> NDArray[Any]:
+def padded(values: NDArray[Any], n: int) -> NDArray[Any]:
+    """Return ``n`` rows: those of an array and zeros after them."""
     return np.concatenate([values, np.zeros((n - len(values), *values.shape[1:]), values.dtype)])
 
 

@@ -32,6 +32,7 @@ from cellwright.inference import device as devices
 from cellwright.models import store
 from cellwright.models.checkpoint import CARD
 from cellwright.models.protocol import CellModel
+from cellwright.models.spec import ModelSpec
 from cellwright.training.data.split import Split, split
 from cellwright.training.finetune.batches import fixed_patches, read_sample_sets
 from cellwright.training.finetune.retention import Teacher, retention_set
@@ -100,11 +101,7 @@ def finetune(
         fixed = yield from fixed_patches(parts.validation, model, settings)
     run = Run(
         start=model,
-        tuned=replace(
-            model.spec.without_counts(),
-            title=model.spec.title.removesuffix(TUNED) + TUNED,
-            tuned_diameter_px=sets.diameter_px,
-        ),
+        tuned=_tuned(model.spec, sets.diameter_px),
         state=new_state(begin, settings, torch_device),
         teacher=Teacher(model, torch_device),
         validation=parts.validation,
@@ -157,6 +154,12 @@ def _check_same_run(output: Path, settings: FinetuneSettings) -> None:
             f"The run in {output} began with other settings. Resume it with these, delete {STATE} there to "
             "begin anew, or choose another folder."
         )
+
+
+def _tuned(spec: ModelSpec, diameter_px: float) -> ModelSpec:
+    """Return the facts of a model that was taught cells of this diameter."""
+    title = spec.title.removesuffix(TUNED) + TUNED
+    return replace(spec.without_counts(), title=title, tuned_diameter_px=diameter_px)
 
 
 def _begin(model: CellModel, pretrained: Path | None) -> CellModel:

@@ -34,7 +34,15 @@ from cellwright.widgets.shared.combos import (
 from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.job_bar import JobBar
 from cellwright.widgets.shared.layer_factory import class_colour
-from cellwright.widgets.shared.style import form_layout, message_label, panel_layout, row, set_state
+from cellwright.widgets.shared.style import (
+    button,
+    form_layout,
+    hint,
+    message_label,
+    panel_layout,
+    row,
+    set_state,
+)
 
 N_COLUMNS = 4
 FILES_HEIGHT_PX = 150
@@ -88,8 +96,9 @@ class AnnotatePanel(QWidget):
         work.addWidget(self._hint())
         work.addLayout(self._classes())
         self.settings, self.exports, self.batch = SettingsSection(), ExportSection(), FolderSection()
-        self.teach = QPushButton("Teach the model these")
-        self.teach.setToolTip("Open the train panel with these cells ticked and the model chosen.")
+        self.teach = button(
+            "Teach the model these", "Open the train panel with these cells ticked and the model chosen."
+        )
         work.addWidget(self.teach)
         work.addWidget(self.settings)
         work.addWidget(self.exports)
@@ -132,9 +141,9 @@ class AnnotatePanel(QWidget):
 
     def show_tool(self, name: str, hint: str) -> None:
         """Mark the active tool and say how it is used."""
-        for own, button in self.buttons.items():
-            if button.isCheckable() and own != "hide":
-                button.setChecked(own == name)
+        for own, made in self.buttons.items():
+            if made.isCheckable() and own != "hide":
+                made.setChecked(own == name)
         if name == "":
             self.show_class_chosen(-1)
         self.hint.setText(hint)
@@ -195,9 +204,9 @@ class AnnotatePanel(QWidget):
         return layout
 
     def _offer(self) -> QFrame:
-        self.offer, self.offer_line, self.resume = QFrame(), QLabel(), QPushButton("Resume")
+        self.offer, self.offer_line = QFrame(), QLabel()
+        self.resume = button("Resume", "Go on with the annotation where it was left.")
         self.offer.setObjectName("offer")
-        self.resume.setToolTip("Go on with the annotation where it was left.")
         self.offer_line.setWordWrap(True)
         layout = QVBoxLayout(self.offer)
         layout.setContentsMargins(8, 6, 8, 8)
@@ -253,8 +262,8 @@ class AnnotatePanel(QWidget):
         self.help.setText("Keys\n?")
         self.help.setToolTip("Show all keys (?)")
         _size(self.help)
-        for index, button in enumerate([*buttons, self.help]):
-            layout.addWidget(button, index // N_COLUMNS, index % N_COLUMNS)
+        for index, made in enumerate([*buttons, self.help]):
+            layout.addWidget(made, index // N_COLUMNS, index % N_COLUMNS)
         return layout
 
     def _button(self, name: str) -> QToolButton:
@@ -270,9 +279,7 @@ class AnnotatePanel(QWidget):
         return button
 
     def _hint(self) -> QLabel:
-        self.hint = QLabel()
-        self.hint.setObjectName("hint")
-        self.hint.setWordWrap(True)
+        self.hint = hint("")
         self.hint.setMinimumHeight(32)  # nothing jumps when a tool is taken
         self.hint.setAlignment(Qt.AlignmentFlag.AlignTop)
         return self.hint
@@ -364,12 +371,13 @@ class ExportSection(CollapsibleSection):
         self.complete.setToolTip(
             "Without this, and without regions, what has no label is not taken for background."
         )
-        self.to_dataset, self.save_as = QPushButton("Add to a dataset…"), QPushButton("Save as…")
-        self.to_dataset.setToolTip("Add image, labels, classes and regions to a folder to train on.")
+        self.to_dataset = button(
+            "Add to a dataset…", "Add image, labels, classes and regions to a folder to train on."
+        )
+        self.save_as = button("Save as…", "Save the cells as a file of this format.")
         self.split.setToolTip("Part of the dataset that the image is for: training, validation or test.")
         self.replaces.setToolTip("Write over an image of the same name in the dataset.")
         self.format.setToolTip("File format of another program.")
-        self.save_as.setToolTip("Save the cells as a file of this format.")
         self.format.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.job = JobBar()
         form = form_layout()
@@ -386,25 +394,24 @@ class FolderSection(CollapsibleSection):
     """The images of a folder that is proofread, and how far that is."""
 
     def __init__(self) -> None:
-        self.folder, self.files = QPushButton("Choose a folder…"), QListWidget()
+        self.folder = button("Choose a folder…", "A folder of images to go through one by one.")
+        self.files = QListWidget()
         self.files.setFixedHeight(FILES_HEIGHT_PX)
         self.files.setTextElideMode(Qt.TextElideMode.ElideMiddle)
         self.files.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.files.setToolTip("Cells now, how many the model found, and how far the review is.")
-        self.previous_image, self.next_image = QPushButton("◀ Image"), QPushButton("Image ▶")
+        self.previous_image = button("◀ Image", "Keep this image and go to the one before it.")
+        self.next_image = button("Image ▶", "Keep this image and go to the next one.")
         self.counts_first = QCheckBox("Count images that have no labels yet")
         self.counts_first.setChecked(True)
         self.counts_first.setToolTip("Without this, such an image begins without cells.")
-        self.folder.setToolTip("A folder of images to go through one by one.")
-        self.previous_image.setToolTip("Keep this image and go to the one before it.")
-        self.next_image.setToolTip("Keep this image and go to the next one.")
         self.total = QLabel()
         self.total.setObjectName("details")
         self.total.setWordWrap(True)
         steps = QHBoxLayout()
         steps.setSpacing(6)
-        for button in (self.previous_image, self.next_image):
-            steps.addWidget(button, 1)
+        for step in (self.previous_image, self.next_image):
+            steps.addWidget(step, 1)
         layout = QVBoxLayout()
         layout.setSpacing(5)
         layout.addWidget(self.folder)
@@ -428,6 +435,6 @@ def _size(button: QToolButton) -> None:
 def _in_a_row(buttons: list[QToolButton]) -> QHBoxLayout:
     layout = QHBoxLayout()
     layout.setSpacing(4)
-    for button in buttons:
-        layout.addWidget(button, 1)
+    for made in buttons:
+        layout.addWidget(made, 1)
     return layout

@@ -25,7 +25,7 @@ from cellwright.widgets.compare.model import Compared, usual_pair
 from cellwright.widgets.shared.combos import ChannelComboBox, LayerComboBox, ModelComboBox, is_image
 from cellwright.widgets.shared.job_bar import JobBar
 from cellwright.widgets.shared.messages import duration, number_text
-from cellwright.widgets.shared.style import chip, form_layout, message_label, panel_layout, set_state
+from cellwright.widgets.shared.style import chip, form_layout, hint, message_label, panel_layout, set_state
 
 LONGEST_NAME = 30  # letters of a model's name that fit into the panel
 LONGEST_LARGE = 6  # characters of a count that fit twice, large
@@ -164,9 +164,7 @@ class ComparePanel(QWidget):
         return self.card
 
     def _table(self) -> QWidget:
-        self.table, self.hint = QTableWidget(), QLabel(HINT)
-        self.hint.setObjectName("hint")
-        self.hint.setWordWrap(True)
+        self.table, self.hint = QTableWidget(), hint(HINT)
         self.table.setTextElideMode(Qt.TextElideMode.ElideMiddle)
         self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)

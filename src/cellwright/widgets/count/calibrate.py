@@ -13,8 +13,6 @@ from qtpy.QtWidgets import (
     QAbstractButton,
     QHBoxLayout,
     QHeaderView,
-    QLabel,
-    QPushButton,
     QSpinBox,
     QTableWidget,
     QTableWidgetItem,
@@ -30,6 +28,7 @@ from cellwright.widgets.count.model import CountModel
 from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.layer_factory import COLOUR
 from cellwright.widgets.shared.layer_io import Source
+from cellwright.widgets.shared.style import button, hint
 
 LAYER_NAME = "boxes counted by hand"
 EDGE_PX = 400  # an edge is this share of the image's longer side
@@ -57,23 +56,15 @@ class CalibrationTable(QWidget):
         rows.setVisible(False)
         self.table.setFixedHeight(TABLE_HEIGHT_PX)
         self.table.setSelectionMode(QTableWidget.SelectionMode.NoSelection)
-        self.apply, self.undo, self.done = (
-            QPushButton("Correct"),
-            QPushButton("Undo"),
-            QPushButton("Done"),
-        )
-        self.apply.setToolTip("Correct density and count by the boxes.")
-        self.undo.setToolTip("Go back to what the model found.")
-        self.done.setToolTip("End calibrating; the correction stays.")
-        hint = QLabel(HINT)
-        hint.setObjectName("hint")
-        hint.setWordWrap(True)
+        self.apply = button("Correct", "Correct density and count by the boxes.")
+        self.undo = button("Undo", "Go back to what the model found.")
+        self.done = button("Done", "End calibrating; the correction stays.")
         buttons = QHBoxLayout()
-        for button in (self.apply, self.undo, self.done):
-            buttons.addWidget(button, 1)
+        for made in (self.apply, self.undo, self.done):
+            buttons.addWidget(made, 1)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(hint)
+        layout.addWidget(hint(HINT))
         layout.addWidget(self.table)
         layout.addLayout(buttons)
 

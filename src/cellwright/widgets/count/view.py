@@ -176,25 +176,7 @@ class CountPanel(QWidget):
     def _more(self) -> QWidget:
         """Return what can be left as it is, out of sight to begin with."""
         self.device, self.channel, self.classes = DeviceComboBox(), ChannelComboBox(), ClassifierComboBox()
-        self.region = PanelComboBox(
-            "What I see: the visible part of this slice. Drawn region: inside the shapes of a Shapes layer; "
-            "a shape counts in every slice and frame in which napari shows it."
-        )
-        self.rule = PanelComboBox("Which cells at the edge of a drawn region are counted.")
-        self.exclude = LayerComboBox(
-            is_shapes, "A Shapes layer: cells in its shapes are not counted.", none="Nothing"
-        )
-        self.mask_layer = LayerComboBox(
-            lambda layer: isinstance(layer, Labels),
-            "A Labels layer: count only where its labels are, or where none are.",
-            none="None",
-        )
-        self.mask_side = PanelComboBox("Count inside of the labels of the mask, or outside.")
-        self.region.fill((title, name) for name, title in REGIONS.items())
-        self.rule.fill((title, name) for name, title in RULES.items())
-        for side in (self.mask_layer, self.mask_side):  # beside each other
-            side.setMinimumContentsLength(LETTERS // 2)
-        self.mask_side.fill(SIDES.items())
+        self._where()
         rows: dict[str, QWidget | QHBoxLayout] = {
             "Channel": self.channel,
             "And in": self._further(),
@@ -227,6 +209,28 @@ class CountPanel(QWidget):
         for made in (self.save_settings, self.load_settings, self.show_guide):
             layout.addWidget(made)
         return box
+
+    def _where(self) -> None:
+        """Make the boxes that tell which part of the image is counted in."""
+        self.region = PanelComboBox(
+            "What I see: the visible part of this slice. Drawn region: inside the shapes of a Shapes layer; "
+            "a shape counts in every slice and frame in which napari shows it."
+        )
+        self.rule = PanelComboBox("Which cells at the edge of a drawn region are counted.")
+        self.exclude = LayerComboBox(
+            is_shapes, "A Shapes layer: cells in its shapes are not counted.", none="Nothing"
+        )
+        self.mask_layer = LayerComboBox(
+            lambda layer: isinstance(layer, Labels),
+            "A Labels layer: count only where its labels are, or where none are.",
+            none="None",
+        )
+        self.mask_side = PanelComboBox("Count inside of the labels of the mask, or outside.")
+        self.region.fill((title, name) for name, title in REGIONS.items())
+        self.rule.fill((title, name) for name, title in RULES.items())
+        for side in (self.mask_layer, self.mask_side):  # beside each other
+            side.setMinimumContentsLength(LETTERS // 2)
+        self.mask_side.fill(SIDES.items())
 
     def _further(self) -> "CheckList":
         self.further = CheckList(

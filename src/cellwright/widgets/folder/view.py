@@ -22,7 +22,6 @@ from qtpy.QtWidgets import (
     QListView,
     QListWidget,
     QListWidgetItem,
-    QPushButton,
     QScrollArea,
     QTabWidget,
     QVBoxLayout,
@@ -41,6 +40,7 @@ from cellwright.widgets.shared.combos import DeviceComboBox, ModelComboBox, Pane
 from cellwright.widgets.shared.form import SettingsForm, names_of
 from cellwright.widgets.shared.job_bar import JobBar
 from cellwright.widgets.shared.style import (
+    button,
     folded,
     form_layout,
     message_label,
@@ -72,9 +72,10 @@ class FolderView(QWidget):
         self.inputs.expand(animate=False)
         layout.addWidget(self.inputs)
         layout.addWidget(self._more())
-        self.start = QPushButton()
+        self.start = button(
+            START, "Count all images; what was counted before with the same settings is kept."
+        )
         self.start.setObjectName("count")
-        self.start.setToolTip("Count all images; what was counted before with the same settings is kept.")
         layout.addWidget(self.start)
         self.jobs = JobBar(has_stop=False)
         layout.addWidget(self.jobs)
@@ -97,8 +98,8 @@ class FolderView(QWidget):
             "What names tell of a plate: {well}, {site}, {plate} and what stands around them, e.g. "
             "{plate}/{well}_s{site}. Proposed where all names are wells. OME-Zarr plates tell it themselves."
         )
-        self.output, self.choose_output = _line("Folder for the results"), QPushButton("Choose…")
-        self.choose_output.setToolTip("Choose the folder for the results.")
+        self.output = _line("Folder for the results")
+        self.choose_output = button("Choose…", "Choose the folder for the results.")
         self.output.setToolTip("Labels, tables and summary.csv go there; what is there already is shown.")
         self.model = ModelComboBox(folders="Model folder")
         self.model.choose_preferred()
@@ -120,14 +121,13 @@ class FolderView(QWidget):
         return box
 
     def _folders(self) -> QHBoxLayout:
-        self.folders, self.choose_folder = _line("Folders or plates"), QPushButton("Choose…")
-        self.choose_folder.setToolTip("Choose a folder or a plate.")
+        self.folders = _line("Folders or plates")
+        self.choose_folder = button("Choose…", "Choose a folder or a plate.")
         self.folders.setToolTip(
             "Folders whose images are counted, with the folders in them, or .zarr plates. Several have a ; "
             "between them."
         )
-        self.add_folder = QPushButton("+")
-        self.add_folder.setToolTip("Add another folder or plate.")
+        self.add_folder = button("+", "Add another folder or plate.")
         self.add_folder.setMaximumWidth(28)
         folders = row(self.folders, self.choose_folder)
         folders.addWidget(self.add_folder)
@@ -249,8 +249,7 @@ class FolderView(QWidget):
         for name, title in ORDERS.items():
             self.order.addItem(title, name)
         self.order.setToolTip("Fit is how well the model can be expected to do on an image.")
-        self.whole_plate = QPushButton()
-        self.whole_plate.setToolTip("Show the images of all wells.")
+        self.whole_plate = button("", "Show the images of all wells.")
         self.tabs.addTab(_column(row(self.order, self.whole_plate), self.gallery), "Images")
         self.plate_names_box, self.column = PanelComboBox("The plate that is shown."), PanelComboBox()
         self.column.setToolTip("What the colours tell: a column of summary.csv, the mean of a well's images.")

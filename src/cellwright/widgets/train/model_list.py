@@ -14,7 +14,6 @@ from qtpy.QtWidgets import (
     QLineEdit,
     QMenu,
     QMessageBox,
-    QPushButton,
     QVBoxLayout,
     QWidget,
 )
@@ -24,7 +23,7 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.models import store
 from cellwright.widgets.shared.combos import ModelComboBox, model_events
 from cellwright.widgets.shared.job_bar import JobBar
-from cellwright.widgets.shared.style import folded
+from cellwright.widgets.shared.style import button, folded
 
 ARCHIVE = "Exported model (*.zip)"
 LICENCE = "BSD-3-Clause"
@@ -50,18 +49,16 @@ class OwnModels(QWidget):
             otherwise="none yet",
         )
         self.job = JobBar()
-        self.rename, self.delete = QPushButton("Rename…"), QPushButton("Delete…")
-        self.export, self.add = QPushButton("Export…"), QPushButton("Import…")
-        self.rename.setToolTip("Give the model another name.")
-        self.delete.setToolTip("Delete the model, having asked before.")
-        self.export.setToolTip("Write the model as one file, to share it.")
-        self.add.setToolTip("Add a model that was exported, or a model folder, to yours.")
+        self.rename = button("Rename…", "Give the model another name.")
+        self.delete = button("Delete…", "Delete the model, having asked before.")
+        self.export = button("Export…", "Write the model as one file, to share it.")
+        self.add = button("Import…", "Add a model that was exported, or a model folder, to yours.")
         content = QWidget()
         grid = QGridLayout(content)
         grid.setContentsMargins(0, 0, 0, 0)
         grid.addLayout(self.box.with_card(), 0, 0, 1, 2)
-        for index, button in enumerate((self.rename, self.delete, self.export, self.add)):
-            grid.addWidget(button, 1 + index // 2, index % 2)  # four in a row are cut off in a narrow dock
+        for index, made in enumerate((self.rename, self.delete, self.export, self.add)):
+            grid.addWidget(made, 1 + index // 2, index % 2)  # four in a row are cut off in a narrow dock
         grid.addWidget(self.job, 3, 0, 1, 2)
         self.collapsible = folded("My models", content)
         layout = QVBoxLayout(self)
@@ -140,8 +137,8 @@ class OwnModels(QWidget):
 
     def _show_enabled(self) -> None:
         is_free = not self.is_busy
-        for button in (self.rename, self.delete, self.export):
-            button.setEnabled(is_free and bool(self.chosen))
+        for made in (self.rename, self.delete, self.export):
+            made.setEnabled(is_free and bool(self.chosen))
         self.add.setEnabled(is_free)
 
     def _on_rename_clicked(self) -> None:

@@ -17,7 +17,6 @@ from qtpy.QtWidgets import (
     QLabel,
     QLineEdit,
     QListWidget,
-    QPushButton,
     QSizePolicy,
     QSpinBox,
     QVBoxLayout,
@@ -33,7 +32,7 @@ from cellwright.widgets.shared.combos import DeviceComboBox, ModelComboBox, Pane
 from cellwright.widgets.shared.form import SettingsForm, is_threshold
 from cellwright.widgets.shared.job_bar import JobBar
 from cellwright.widgets.shared.messages import duration, progress_line
-from cellwright.widgets.shared.style import chip, folded, message_label, panel_layout, row, set_state
+from cellwright.widgets.shared.style import button, chip, folded, message_label, panel_layout, row, set_state
 
 LAYERS = "layers"  # data of the entry of the viewer's layers
 PRESET_TITLES = {
@@ -201,13 +200,12 @@ class TrainPanel(QWidget):
         return layout
 
     def _buttons(self) -> QHBoxLayout:
-        self.train, self.pause = QPushButton("Train"), QPushButton("Pause")
+        self.train = button("Train", TRAIN_HELP)
+        self.pause = button("Pause", "Pause the training; it resumes where it was.")
         self.train.setObjectName("count")
         self.pause.setObjectName("preview")
         self.pause.setCheckable(True)
-        self.pause.setToolTip("Pause the training; it resumes where it was.")
-        self.count_with = QPushButton()
-        self.count_with.setToolTip("Open the count panel with this model and image chosen.")
+        self.count_with = button("", "Open the count panel with this model and image chosen.")
         self.count_with.setVisible(False)
         return row(self.train, self.pause)
 
