@@ -292,6 +292,7 @@ def test_a_cell_is_prompted_for_shown_corrected_and_kept(
     assert len(prompting(second, said="negative")) == 3
     assert adder.takes("undo")
     prompting(second)
+    assert "One cell in 2 separate pieces" in widget.panel.hint.text()
     assert adder.takes("accept")
     assert not adder.takes("accept")
     np.testing.assert_array_equal(session.labels[1] > 0, np.isin(blobs.labels, (1, 2)))

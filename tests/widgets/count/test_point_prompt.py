@@ -174,6 +174,8 @@ def test_prompts_are_shown_taken_back_and_kept(
     assert len(shapes.data) == 2
     prompt(viewer, second)
     assert widget.counted is None
+    assert "One cell in 2 separate pieces" in widget.panel.message.text()
+    assert widget.panel.message.property("info") == "false"
     press(layer, "Enter")
     settled(widget)
     np.testing.assert_array_equal(viewer.layers["blobs labels"].data > 0, np.isin(blobs.labels, (1, 2)))

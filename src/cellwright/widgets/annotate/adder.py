@@ -35,6 +35,7 @@ from cellwright.widgets.shared.point_prompt import (
     PromptPoint,
     prompt_family,
     questions_task,
+    told_of,
     yx,
 )
 
@@ -264,12 +265,12 @@ class Adder(QObject):
             return
         if wish.prompts is not self.draft.prompts:
             return  # changed since
-        text = (
-            f"A cell, score {cell.score:.2f}." if cell is not None else f"{self._why_drawn} A disc is drawn."
-        )
+        text = f"{self._why_drawn} A disc is drawn. {PROMPT_KEYS}"
+        if cell is not None:
+            text = told_of(cell)
         self.draft.cell, self.draft.outlines = cell, self._outlines(wish.prompts, cell)
         self._overlay.show(self.draft)
-        self.done.emit(f"{text} {PROMPT_KEYS}")
+        self.done.emit(text)
 
     def _add(self, wish: "Wish", cell: "PromptedCell | None") -> None:
         prompts = wish.prompts

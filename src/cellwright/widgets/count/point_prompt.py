@@ -29,14 +29,15 @@ from cellwright.widgets.shared.point_prompt import (
     MOST_KNOWN,
     NEGATIVE,
     NEXT,
-    PROMPT_KEYS,
     PromptContext,
     PromptDraft,
     PromptOverlay,
     PromptPoint,
+    n_pieces,
     prompt_drag,
     prompt_family,
     questions_task,
+    told_of,
 )
 
 if TYPE_CHECKING:
@@ -277,7 +278,7 @@ class PointPromptTool(QObject):
             return
         self.draft.cell, self.draft.outlines = cell, cell.outlines
         self._show_draft()
-        self._tell(f"A cell, score {cell.score:.2f}. {PROMPT_KEYS}")
+        self._tell(told_of(cell), is_warning=n_pieces(cell) > 1)
 
     def _keep(self) -> None:
         cell = self.draft.cell
@@ -331,8 +332,8 @@ class PointPromptTool(QObject):
         request = replace(counted.request, outputs=self._model.inputs().outputs)  # as they are ticked now
         return added_task(replace(counted, request=request), pending)
 
-    def _tell(self, text: str) -> None:
-        self._model.tell(text)
+    def _tell(self, text: str, *, is_warning: bool = False) -> None:
+        self._model.tell(text, is_warning=is_warning)
         self._viewer.status = text
 
     def _in_layer(self, points: NDArray[np.float64]) -> NDArray[np.float64]:

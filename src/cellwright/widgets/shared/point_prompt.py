@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from napari.layers import Layer, Shapes
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from cellwright.core.data import Image
 from cellwright.core.errors import QueryError
@@ -34,6 +35,24 @@ POINT_PX = 5.0  # radius of a point on the screen
 PROMPT_KEYS = (
     "Enter keeps it, Esc drops it. Click: this too; Shift+click: not this; drag: a box; Ctrl+Z: undo."
 )
+
+PIECES_KEYS = (
+    "If they are cells of their own, take the last click back with Ctrl+Z, then Ctrl+click the next cell. "
+    "Enter keeps them as one, Esc drops them."
+)
+
+
+def n_pieces(cell: "PromptedCell") -> int:
+    """Return how many pieces a cell is in, which do not touch: a click on another cell adds one."""
+    return int(ndimage.label(cell.mask, np.ones((3, 3), int))[1])
+
+
+def told_of(cell: "PromptedCell") -> str:
+    """Return what is told of a cell that is prompted for."""
+    pieces = n_pieces(cell)
+    if pieces > 1:
+        return f"One cell in {pieces} separate pieces. {PIECES_KEYS}"
+    return f"A cell, score {cell.score:.2f}. {PROMPT_KEYS}"
 
 
 class PromptPoint(NamedTuple):
