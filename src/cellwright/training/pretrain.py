@@ -8,7 +8,6 @@ arXiv:2002.05709; Wagner et al., Self-supervised pseudo-colorizing of masked cel
 2023, doi:10.1371/journal.pone.0290561.
 """
 
-import copy
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -40,7 +39,7 @@ from cellwright.training.data.sampler import one_ahead
 from cellwright.training.data.samples import MAX_FRAMES, Sample, scaled_channels
 from cellwright.training.run_folder import forget
 from cellwright.training.settings import PretrainSettings
-from cellwright.training.state import RunState, resume, save
+from cellwright.training.state import RunState, first_state, resume, save
 from cellwright.training.trainer import EpochReport, average, descend, set_rate, warm_cosine
 
 PRETRAINED = "pretrained.json"
@@ -163,8 +162,7 @@ def pretrain(
     torch_device = devices.choose(device)
     torch.manual_seed(settings.seed)
     task = METHODS[settings.method](network, model.spec.in_channels, settings).to(torch_device)
-    optimizer = torch.optim.AdamW(task.parameters(), weight_decay=settings.weight_decay)
-    state = RunState(task, copy.deepcopy(task), optimizer)
+    state = first_state(task, settings.weight_decay)
     resume(state, output)
     while state.step < settings.steps:
         yield from _epoch(state, samples, settings, torch_device)

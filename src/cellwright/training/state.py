@@ -37,8 +37,12 @@ class RunState:
 
 def new_state(model: CellModel, settings: AnySettings, device: torch.device) -> RunState:
     """Return the state before the first step; the model's network moves to ``device`` and will be trained."""
-    network = model.network.to(device)
-    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=settings.weight_decay)
+    return first_state(model.network.to(device), settings.weight_decay)
+
+
+def first_state(network: nn.Module, weight_decay: float) -> RunState:
+    """Return the state before the first step of a network that is on its device."""
+    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=weight_decay)
     return RunState(network, copy.deepcopy(network), optimizer)
 
 

@@ -26,7 +26,7 @@ from cellwright.training.classifier.cell_crops import (
 )
 from cellwright.training.classifier.settings import ClassifyTrainingSettings
 from cellwright.training.run_folder import forget, only_scores, write_curve
-from cellwright.training.state import RunState, resume, save
+from cellwright.training.state import RunState, first_state, resume, save
 from cellwright.training.trainer import EpochReport, average, cosine, descend, set_rate
 
 SIZE_HIDDEN = 0.3  # share of crops whose relative size is not shown: it misleads where one class is alone
@@ -95,9 +95,7 @@ def train_classifier(
         torch.manual_seed(settings.seed)
         classifier = of_spec(spec)
     torch_device = devices.choose(device)
-    network = classifier.network.to(torch_device)
-    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=settings.weight_decay)
-    state = RunState(network, copy.deepcopy(network), optimizer)
+    state = first_state(classifier.network.to(torch_device), settings.weight_decay)
     resume(state, output)
     while state.step < settings.steps:
         yield from _epoch(state, training, spec.crop_px, settings, torch_device)
