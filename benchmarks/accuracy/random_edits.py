@@ -562,8 +562,9 @@ class World:
         for layer in list(self.viewer.layers):
             if layer is image or layer.metadata.get(METADATA, {}).get("source") == own:
                 self._remove(layer)
-        self.gone.add(own)
-        self.images[place] = self._new_image(f"new {len(self.gone)}")
+        if self.count.job is None:  # what is being counted is shown all the same, with a notice
+            self.gone.add(own)
+        self.images[place] = self._new_image(f"new {len(self.viewer.layers)}")
 
     def _new_image(self, name: str) -> Image:
         looks = IMAGES[str(self.rng.choice(list(IMAGES)))]

@@ -60,7 +60,7 @@ def count(
     axes: str | None = None,
     settings: Any = None,
     engine: EngineSettings | None = None,
-    channels: Sequence[int | str] = (),
+    channels: int | str | Sequence[int | str] = (),
 ) -> Result:
     """Return the cells of an array or an image file.
 
@@ -77,8 +77,8 @@ def count(
     engine
         How the network runs.
     channels
-        Numbers (from 0) or names of channels that are counted in together, as ``channels`` of the engine;
-        its ``combine`` tells how they become one image.
+        Number (from 0) or name of a channel, or several that are counted in together, as ``channels`` of the
+        engine; its ``combine`` tells how they become one image.
 
     Raises
     ------
@@ -86,7 +86,9 @@ def count(
         The source cannot be read or counted in, or the model or a setting does not fit; says what to do.
     """
     engine = engine or EngineSettings()
-    if channels:
+    if isinstance(channels, int | str):  # a text is one name, not many letters
+        channels = (channels,)
+    if len(channels):
         engine = replace(engine, channels=tuple(map(str, channels)))
     return run(count_cells(_image_of(source, axes), model, settings, engine))
 

@@ -11,6 +11,7 @@ import pytest
 import tifffile
 from napari.components import ViewerModel
 from napari.layers import Layer
+from napari.layers._source import Source
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt
 
@@ -21,8 +22,10 @@ from cellwright.core.errors import SettingsError
 from cellwright.files.tables import cells_checksum
 from cellwright.inference.recipe import as_command, load_recipe, recipe_of
 from cellwright.inference.settings import EngineSettings
+from cellwright.widgets.count.channels import further_channels
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.plugin.image_reader import read_layers
+from cellwright.widgets.shared.coordinates import channels_of
 
 Settled = Callable[[CountWidget], None]
 
@@ -171,6 +174,19 @@ def test_layers_of_another_shape_or_scale_are_refused(
     widget.panel.count.click()
     assert message in widget.panel.message.text()
     assert widget.panel.message.property("error") == "true"
+
+
+def test_channels_of_one_name_are_told_apart(viewer: ViewerModel, tmp_path: Path) -> None:
+    path = tmp_path / "same.ome.tif"
+    names = {"Channel": {"Name": ["DAPI", "DAPI", "GFP"]}}
+    pixels = np.zeros((3, 40, 50), np.uint16)
+    tifffile.imwrite(path, pixels, photometric="minisblack", ome=True, metadata={"axes": "CYX", **names})
+    layer = viewer.add_image(pixels, name="same")
+    layer._source = Source(path=str(path), reader_plugin="as napari sets it")
+    viewer.add_image(pixels[0], name="GFP")
+    assert [one.title for one in channels_of(layer)] == ["DAPI (0)", "DAPI (1)", "GFP"]
+    found = further_channels(viewer.layers, layer, None)
+    assert list(found) == ["DAPI (1)", "GFP", "GFP (layer)"]
 
 
 def test_the_channel_is_told_and_that_it_is_out_of_sight(

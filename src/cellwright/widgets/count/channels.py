@@ -57,7 +57,11 @@ def further_channels(
     for other in reversed(list(layers)):
         if other is layer or not is_image(other) or other.rgb or not is_understood(other):
             continue
-        found |= {_title(other, one): LayerChannel(other, one) for one in _single(other)}
+        for one in _single(other):
+            title = _title(other, one)
+            if title in found:  # a channel of the chosen layer is called like this layer
+                title = f"{title} (layer)"
+            found[title] = LayerChannel(other, one)
     return found
 
 

@@ -1,6 +1,6 @@
 """What the axes of an image layer mean: letters, channels, micrometres per pixel, pixels of other layers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -95,10 +95,21 @@ def channels_of(layer: ImageLayer) -> tuple[Channel, ...]:
     if known.channels_in_front or (axes.endswith(CHANNEL) and shape[axis] in COLOUR_COUNTS):
         return _colours(axis)
     names = known.image.channel_names or [f"Channel {index}" for index in range(shape[axis])]
-    channels = tuple(Channel(name, index, axis) for index, name in enumerate(names))
+    titles = (_own_title(names, index) for index in range(len(names)))
+    channels = tuple(Channel(title, index, axis) for index, title in enumerate(titles))
     if known.axes_from != "shape" or not axes.endswith("YX"):
         return channels
     return (*channels, Channel(NO_CHANNELS))
+
+
+def _own_title(names: Sequence[str], index: int) -> str:
+    """Return the name of a channel, with its number where it has none of its own."""
+    name = names[index]
+    if not name:
+        return f"Channel {index}"
+    if list(names).count(name) == 1:
+        return name
+    return f"{name} ({index})"
 
 
 def _colours(axis: int | None) -> tuple[Channel, ...]:
