@@ -96,6 +96,7 @@ def test_a_folder_is_counted_and_what_fails_is_listed(
     assert panel.view.tabs.tabText(2) == "Failed (1)"
     assert panel.view.failed.item(0).text().startswith("C01_s1\nExpected a whole TIFF")
     assert "1 of the images failed" in panel.view.message.text()
+    assert panel.view.message.property("info") == "false"
     assert (tmp_path / "out" / "summary.csv").exists()
     assert panel.view.start.text() == "Count images"
     assert len(texts(panel)) == 3
@@ -123,6 +124,7 @@ def test_it_goes_on_where_it_stopped(
     panel.model.changed.connect(stop)
     run(panel)
     assert panel.view.message.text() == "Stopped. Count images goes on where it was."
+    assert panel.view.message.property("info") == "true"
     n = len(panel.model.done)
     assert 1 <= n < 3
     run(panel)

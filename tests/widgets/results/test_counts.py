@@ -332,6 +332,7 @@ def test_tables_and_a_report_are_saved(panel: ResultsWidget, qtbot: QtBot, tmp_p
         save(tmp_path / name)
         qtbot.waitUntil(lambda: not panel.view.job_bar.is_busy, timeout=30_000)
         assert panel.view.message.text() == f"Saved {tmp_path / name}"
+        assert panel.view.message.property("info") == "true"  # no warning
         return tmp_path / name
 
     table = pd.read_csv(saved(panel.export.save_table, "cells.csv"))

@@ -126,11 +126,9 @@ class AnnotatePanel(QWidget):
         self.offer_line.setText(line)
         self.offer.setVisible(bool(line))
 
-    def show_message(self, text: str, *, is_error: bool = False) -> None:
+    def show_message(self, text: str, *, is_error: bool = False, is_warning: bool = False) -> None:
         """Show a sentence under what to annotate; an empty one hides it."""
-        self.message.setText(text)
-        self.message.setVisible(bool(text))
-        set_state(self.message, "error", on=is_error)
+        self.message.tell(text, is_error=is_error, is_warning=is_warning)
 
     def show_count(self, n_cells: int, n_reviewed: int) -> None:
         """Show how many cells there are, and of how many somebody has made sure."""

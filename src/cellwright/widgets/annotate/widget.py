@@ -125,7 +125,7 @@ class AnnotateWidget(QWidget):
             return
         if self.model.context.layer.layer not in self.viewer.layers:
             self.model.finish()
-            self.panel.show_message("The layer was removed; Resume brings it back.")
+            self.panel.show_message("The layer was removed; Resume brings it back.", is_warning=True)
         else:
             self._tell_where_keys_work(self.model.context)
 

@@ -57,11 +57,9 @@ class ComparePanel(QWidget):
         layout.addStretch(1)
         self.show_running(is_running=False)
 
-    def show_message(self, text: str, *, is_error: bool = False) -> None:
+    def show_message(self, text: str, *, is_error: bool = False, is_warning: bool = False) -> None:
         """Show a sentence under the button; an empty one hides it."""
-        self.message.setText(text)
-        self.message.setVisible(bool(text))
-        set_state(self.message, "error", on=is_error)
+        self.message.tell(text, is_error=is_error, is_warning=is_warning)
 
     def show_running(self, *, is_running: bool) -> None:
         """Turn the button into Cancel and back."""

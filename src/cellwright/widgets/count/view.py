@@ -108,10 +108,7 @@ class CountPanel(QWidget):
 
     def show_message(self, text: str, *, is_error: bool = False, is_warning: bool = False) -> None:
         """Show a sentence under the buttons; an empty one hides it."""
-        self.message.setText(text)
-        self.message.setVisible(bool(text))
-        set_state(self.message, "info", on=not (is_error or is_warning))
-        set_state(self.message, "error", on=is_error)
+        self.message.tell(text, is_error=is_error, is_warning=is_warning)
 
     def show_running(self, *, is_running: bool) -> None:
         """Turn the count button into Cancel and back."""

@@ -216,11 +216,9 @@ class FolderView(QWidget):
 
     # -- a run --------------------------------------------------------------------------------------------
 
-    def show_message(self, text: str, *, is_error: bool = False) -> None:
+    def show_message(self, text: str, *, is_error: bool = False, is_warning: bool = False) -> None:
         """Show a sentence under the button; an empty one hides it."""
-        self.message.setText(text)
-        self.message.setVisible(bool(text))
-        set_state(self.message, "error", on=is_error)
+        self.message.tell(text, is_error=is_error, is_warning=is_warning)
 
     def show_running(self, *, is_running: bool) -> None:
         """Turn the button into Stop and back; nothing is changed while images are counted."""

@@ -204,7 +204,7 @@ class FolderWidget(QWidget):
         done = f"Done. The results are in {self.model.output}."
         if n_failed:
             done += f" {n_failed} of the images failed; the tab Failed tells why."
-        self.view.show_message(done)
+        self.view.show_message(done, is_warning=bool(n_failed))
 
     def _on_stopped(self) -> None:
         self.view.show_message("Stopped. Count images goes on where it was.")

@@ -164,7 +164,7 @@ class ResultsExport(QObject):
             clipboard.setText(text)
         by_hand = self.unrepeatable
         note = f" It does not repeat {', '.join(by_hand)}." if by_hand else ""
-        self._view.show_message(f"{what} copied.{note}")
+        self._view.show_message(f"{what} copied.{note}", is_warning=bool(note))
 
     def save_table(self, path: Path) -> None:
         """Write the cells that count, in the format that the ending of the path tells."""

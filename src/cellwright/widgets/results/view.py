@@ -42,7 +42,6 @@ from cellwright.widgets.shared.style import (
     message_label,
     panel_layout,
     row,
-    set_state,
 )
 
 OWN_STYLE = """
@@ -132,11 +131,9 @@ class ResultsView(QWidget):
         titles = [self.tabs.tabText(place) for place in range(self.tabs.count())]
         self.tabs.setTabVisible(titles.index("Tracks"), is_shown)
 
-    def show_message(self, text: str, *, is_error: bool = False) -> None:
+    def show_message(self, text: str, *, is_error: bool = False, is_warning: bool = False) -> None:
         """Show a line; errors stand out; an empty one takes it away."""
-        self.message.setText(text)
-        self.message.setVisible(bool(text))
-        set_state(self.message, "error", on=is_error)
+        self.message.tell(text, is_error=is_error, is_warning=is_warning)
 
     def _subjects(self) -> QFormLayout:
         self.layer = LayerComboBox(

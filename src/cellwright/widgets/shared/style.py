@@ -189,6 +189,13 @@ class MessageLabel(QLabel):
         self._text = text or ""
         super().setText(wrappable(self._text))
 
+    def tell(self, text: str, *, is_error: bool = False, is_warning: bool = False) -> None:
+        """Show a sentence in the colour of what it is; an empty one hides the label."""
+        self.setText(text)
+        self.setVisible(bool(text))
+        set_state(self, "info", on=not (is_error or is_warning))
+        set_state(self, "error", on=is_error)
+
     def keyPressEvent(self, event: QKeyEvent | None) -> None:
         """Copy what is marked as it was set; called by Qt."""
         clipboard = QApplication.clipboard()

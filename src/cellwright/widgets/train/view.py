@@ -129,11 +129,9 @@ class TrainPanel(QWidget):
         self.form.set_values(asdict(settings))
         self._shown = self.form.values()
 
-    def show_message(self, text: str, *, is_error: bool = False) -> None:
+    def show_message(self, text: str, *, is_error: bool = False, is_warning: bool = False) -> None:
         """Show a sentence under the buttons; an empty one hides it."""
-        self.message.setText(text)
-        self.message.setVisible(bool(text))
-        set_state(self.message, "error", on=is_error)
+        self.message.tell(text, is_error=is_error, is_warning=is_warning)
 
     def show_running(self, *, is_running: bool) -> None:
         """Turn the train button into Stop and back."""

@@ -157,10 +157,11 @@ class TrainWidget(QWidget):
             self.panel.card.show_curves(outcome.epochs, outcome.plan.settings.steps)
         words = verdict(outcome.before, outcome.after, is_better=bool(outcome.model))
         if not outcome.model:
-            self.panel.show_message(" ".join([f"{outcome.plan.name!r}: {words}.", *outcome.notices]))
+            told = " ".join([f"{outcome.plan.name!r}: {words}.", *outcome.notices])
+            self.panel.show_message(told, is_warning=True)
             return
         kept = f"{outcome.model!r}: {words}. It is in the model lists now."
-        self.panel.show_message(" ".join([kept, *outcome.notices]))
+        self.panel.show_message(" ".join([kept, *outcome.notices]), is_warning=bool(outcome.notices))
         self.own.box.refresh(outcome.model)
         model_events.changed.emit()
         self._new_model = outcome.model
