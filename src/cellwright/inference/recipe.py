@@ -13,14 +13,14 @@ import numpy as np
 
 from cellwright.core.data import Image, Provenance, Result
 from cellwright.core.errors import ReadError, SettingsError
-from cellwright.core.tasks import Task, run
+from cellwright.core.tasks import Task
 from cellwright.files.atomic import write_text
 from cellwright.files.images import read_image
 from cellwright.files.json_value import NO_JSON
 from cellwright.files.regions import read_label_image, read_mask, read_regions
 from cellwright.inference.settings import EngineSettings, InputFiles
 from cellwright.models import registry
-from cellwright.ops.measure.analysis import Analysis, AnalysisInputs, analysis_task
+from cellwright.ops.measure.analysis import AnalysisInputs
 from cellwright.ops.measure.blocks import cropped
 from cellwright.ops.measure.regions import Region, region_set
 from cellwright.ops.measure.settings import AnalysisSettings
@@ -533,19 +533,6 @@ def read_inputs(files: InputFiles, image: Image, rule: str = "centre") -> Analys
         nuclei = read_label_image(files.nuclei, image)
     others = dict(text.split("=", 1) for text in files.other)
     return AnalysisInputs(regions, nuclei, {name: read_image(path) for name, path in others.items()})
-
-
-def run_recipe(recipe: Recipe) -> Analysis:
-    """Return the analysis of a recipe: the image is read, counted and measured."""
-    return run(recipe_task(recipe))
-
-
-def recipe_task(recipe: Recipe) -> Task[Analysis]:
-    """Return the same as :func:`run_recipe`, step by step."""
-    image = recipe.image_of(read_image(recipe.image, recipe.axes or None))
-    result = yield from counted_by(recipe, image)
-    inputs = read_inputs(recipe.files, image, recipe.analysis.region_rule)
-    return (yield from analysis_task(result, image, recipe.analysis, inputs))
 
 
 def counted_by(recipe: Recipe, image: Image) -> Task[Result]:

@@ -9,39 +9,50 @@ from cellwright.core.settings import check_bounds
 PresetName = Literal["quick", "balanced", "thorough"]
 PRETRAIN_METHODS = ("simclr", "colorize")
 
+# fields that several settings have
+Seed = Annotated[int, {"tooltip": "Random seed; the same seed gives the same weights."}]
+StepsPerEpoch = Annotated[int, {"min": 1, "tooltip": "Batches between two validations."}]
+PatchSide = Annotated[int, {"min": 32, "step": 16, "tooltip": "Height and width of a patch, in pixels."}]
+PeakRate = Annotated[float, {"min": 0.0, "tooltip": "Peak learning rate."}]
+WeightDecay = Annotated[float, {"min": 0.0, "tooltip": "Weight decay of AdamW."}]
+WarmupSteps = Annotated[int, {"min": 0, "tooltip": "Batches over which the learning rate rises."}]
+FrozenSteps = Annotated[
+    int, {"min": 0, "tooltip": "Batches in which only the last layers are trained; the others are frozen."}
+]
+EmaDecay = Annotated[
+    float,
+    {
+        "min": 0.0,
+        "max": 0.9999,
+        "tooltip": "Decay of the moving average (EMA) of the weights, which is what is saved.",
+    },
+]
+Augmentation = Annotated[
+    float,
+    {"min": 0.0, "max": 1.0, "tooltip": "Share of the patches whose intensities are changed at random."},
+]
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingSettings:
     """Two phases: pre-training on everything, then fine-tuning on the dataset itself."""
 
-    seed: Annotated[int, {"tooltip": "Random seed; the same seed gives the same weights."}] = 0
+    seed: Seed = 0
     pretrain_steps: Annotated[
         int, {"min": 0, "tooltip": "Batches of the first phase: all images, simulated too."}
     ] = 3000
     finetune_steps: Annotated[
         int, {"min": 0, "tooltip": "Batches of the second phase: the dataset, with replay."}
     ] = 1500
-    steps_per_epoch: Annotated[int, {"min": 1, "tooltip": "Batches between two validations."}] = 250
+    steps_per_epoch: StepsPerEpoch = 250
     batch_size: Annotated[int, {"min": 1, "tooltip": "Patches in a batch."}] = 8
-    patch_px: Annotated[
-        int, {"min": 32, "step": 16, "tooltip": "Height and width of a patch, in pixels."}
-    ] = 192
+    patch_px: PatchSide = 192
     pretrain_rate: Annotated[float, {"min": 0.0, "tooltip": "Peak learning rate of the first phase."}] = 2e-3
     finetune_rate: Annotated[float, {"min": 0.0, "tooltip": "Peak learning rate of the second phase."}] = 7e-4
-    weight_decay: Annotated[float, {"min": 0.0, "tooltip": "Weight decay of AdamW."}] = 0.02
-    warmup_steps: Annotated[int, {"min": 0, "tooltip": "Batches over which the learning rate rises."}] = 100
-    frozen_steps: Annotated[
-        int,
-        {"min": 0, "tooltip": "Batches in which only the last layers are trained; the others are frozen."},
-    ] = 0
-    ema_decay: Annotated[
-        float,
-        {
-            "min": 0.0,
-            "max": 0.9999,
-            "tooltip": "Decay of the moving average (EMA) of the weights, which is what is saved.",
-        },
-    ] = 0.998
+    weight_decay: WeightDecay = 0.02
+    warmup_steps: WarmupSteps = 100
+    frozen_steps: FrozenSteps = 0
+    ema_decay: EmaDecay = 0.998
     smallest_diameter_px: Annotated[
         float, {"min": 1.0, "tooltip": "Random zoom keeps cells larger than this."}
     ] = 8.0
@@ -56,10 +67,7 @@ class TrainingSettings:
         float,
         {"min": 0.0, "max": 1.0, "tooltip": "Share of a fine-tuning batch that comes from the first phase."},
     ] = 0.125
-    augmentation: Annotated[
-        float,
-        {"min": 0.0, "max": 1.0, "tooltip": "Share of the patches whose intensities are changed at random."},
-    ] = 1.0
+    augmentation: Augmentation = 1.0
     exclude_boundaries: Annotated[
         float,
         {
@@ -91,28 +99,16 @@ class TrainingSettings:
 class FinetuneSettings:
     """How a model learns from a few images without forgetting what it knew; the defaults are ``quick``."""
 
-    seed: Annotated[int, {"tooltip": "Random seed; the same seed gives the same weights."}] = 0
+    seed: Seed = 0
     steps: Annotated[int, {"min": 1, "tooltip": "Most batches (training steps)."}] = 900
-    steps_per_epoch: Annotated[int, {"min": 1, "tooltip": "Batches between two validations."}] = 150
+    steps_per_epoch: StepsPerEpoch = 150
     batch_size: Annotated[int, {"min": 1, "tooltip": "Patches in a batch, with those of replay."}] = 8
-    patch_px: Annotated[
-        int, {"min": 32, "step": 16, "tooltip": "Height and width of a patch, in pixels."}
-    ] = 192
-    rate: Annotated[float, {"min": 0.0, "tooltip": "Peak learning rate."}] = 5e-4
-    warmup_steps: Annotated[int, {"min": 0, "tooltip": "Batches over which the learning rate rises."}] = 40
-    frozen_steps: Annotated[
-        int,
-        {"min": 0, "tooltip": "Batches in which only the last layers are trained; the others are frozen."},
-    ] = 40
-    weight_decay: Annotated[float, {"min": 0.0, "tooltip": "Weight decay of AdamW."}] = 0.01
-    ema_decay: Annotated[
-        float,
-        {
-            "min": 0.0,
-            "max": 0.9999,
-            "tooltip": "Decay of the moving average (EMA) of the weights, which is what is saved.",
-        },
-    ] = 0.98
+    patch_px: PatchSide = 192
+    rate: PeakRate = 5e-4
+    warmup_steps: WarmupSteps = 40
+    frozen_steps: FrozenSteps = 40
+    weight_decay: WeightDecay = 0.01
+    ema_decay: EmaDecay = 0.98
     replay: Annotated[
         float,
         {
@@ -122,10 +118,7 @@ class FinetuneSettings:
         },
     ] = 0.25
     n_replay: Annotated[int, {"min": 0, "tooltip": "Simulated images for replay."}] = 48
-    augmentation: Annotated[
-        float,
-        {"min": 0.0, "max": 1.0, "tooltip": "Share of the patches whose intensities are changed at random."},
-    ] = 0.4
+    augmentation: Augmentation = 0.4
     patience: Annotated[
         int, {"min": 1, "tooltip": "Stop after so many epochs without a better score (once half is done)."}
     ] = 3
@@ -147,7 +140,7 @@ class FinetuneSettings:
 class PretrainSettings:
     """How an encoder learns from images without annotation."""
 
-    seed: Annotated[int, {"tooltip": "Random seed; the same seed gives the same weights."}] = 0
+    seed: Seed = 0
     method: Annotated[
         str,
         {"tooltip": "simclr tells two views of one place from others; colorize colours masked cells."},
@@ -158,17 +151,10 @@ class PretrainSettings:
     patch_px: Annotated[int, {"min": 64, "step": 32, "tooltip": "Height and width of a view, in pixels."}] = (
         96
     )
-    rate: Annotated[float, {"min": 0.0, "tooltip": "Peak learning rate."}] = 1e-3
-    weight_decay: Annotated[float, {"min": 0.0, "tooltip": "Weight decay of AdamW."}] = 0.02
-    warmup_steps: Annotated[int, {"min": 0, "tooltip": "Batches over which the learning rate rises."}] = 50
-    ema_decay: Annotated[
-        float,
-        {
-            "min": 0.0,
-            "max": 0.9999,
-            "tooltip": "Decay of the moving average (EMA) of the weights, which is what is saved.",
-        },
-    ] = 0.99
+    rate: PeakRate = 1e-3
+    weight_decay: WeightDecay = 0.02
+    warmup_steps: WarmupSteps = 50
+    ema_decay: EmaDecay = 0.99
     temperature: Annotated[
         float, {"min": 0.01, "max": 10.0, "tooltip": "Of simclr: lower weighs the most similar places more."}
     ] = 0.1

@@ -325,7 +325,7 @@ def anisotropy_of(pixel_size_um: Sequence[float]) -> float:
 
 def _measured(cells: Cells, labels: Labels, n: int) -> Cells:
     areas, points, boxes = measure(labels)
-    outline, cell, shared = _shares(cells, labels, n)
+    outline, cell, shared = _shares(cells, labels)
     weights = np.bincount(cell, weights=shared, minlength=n)
     scores = np.bincount(cell, weights=shared * cells.scores[outline], minlength=n) / np.maximum(weights, 1)
     classes = None
@@ -336,8 +336,8 @@ def _measured(cells: Cells, labels: Labels, n: int) -> Cells:
     return Cells(points, boxes, scores.astype(np.float32), areas, labels, classes)
 
 
-def _shares(cells: Cells, labels: Labels, n: int) -> tuple[NDArray[np.intp], ...]:
-    """Return outlines (rows of ``cells``), the 3D cell (0..n - 1) each became, and their pixels."""
+def _shares(cells: Cells, labels: Labels) -> tuple[NDArray[np.intp], ...]:
+    """Return outlines (rows of ``cells``), the 3D cell (from 0 on) each became, and their pixels."""
     first = np.zeros(len(cells), np.intp)
     assert cells.labels is not None
     inside = np.flatnonzero((labels > 0) & (cells.labels > 0))

@@ -4,18 +4,19 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from cellwright.core.settings import check_bounds
+from cellwright.training.settings import PeakRate, Seed, StepsPerEpoch, WeightDecay
 
 
 @dataclass(frozen=True, slots=True)
 class ClassifyTrainingSettings:
     """One phase: crops of all classes, the rare ones shown oftener."""
 
-    seed: Annotated[int, {"tooltip": "Random seed; the same seed gives the same weights."}] = 0
+    seed: Seed = 0
     steps: Annotated[int, {"min": 1, "tooltip": "Batches in all."}] = 1500
-    steps_per_epoch: Annotated[int, {"min": 1, "tooltip": "Batches between two validations."}] = 250
+    steps_per_epoch: StepsPerEpoch = 250
     batch_size: Annotated[int, {"min": 2, "tooltip": "Crops in a batch."}] = 48
-    rate: Annotated[float, {"min": 0.0, "tooltip": "Peak learning rate."}] = 2e-3
-    weight_decay: Annotated[float, {"min": 0.0, "tooltip": "Weight decay of AdamW."}] = 0.02
+    rate: PeakRate = 2e-3
+    weight_decay: WeightDecay = 0.02
     balance: Annotated[
         float,
         {"min": 0.0, "max": 1.0, "tooltip": "0 shows classes as often as they occur, 1 equally often."},
