@@ -277,23 +277,12 @@ class Prediction:
     """The maps of an image before any threshold, kept so that settings can be changed without the network.
 
     Made by ``inference.pipeline``; used by ``inference.pipeline.decode`` and kept by the viewer.
-
-    Parameters
-    ----------
-    frames
-        The maps of each 2D frame, in model pixels.
-    zoom
-        Model pixels per image pixel.
-    frame_shape
-        (Y, X) of a frame in image pixels.
-    lead_shape
-        Lengths of the axes before YX (channels left out); empty for a 2D image.
     """
 
-    frames: tuple[Maps, ...]
-    zoom: float
-    frame_shape: tuple[int, int]
-    lead_shape: tuple[int, ...] = ()
+    frames: tuple[Maps, ...]  # of each 2D frame, in model pixels
+    zoom: float  # model pixels per image pixel
+    frame_shape: tuple[int, int]  # (Y, X) of a frame in image pixels
+    lead_shape: tuple[int, ...] = ()  # of the axes before YX, without channels; empty for a 2D image
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,3 +140,23 @@ def test_prompts_move_with_the_part_they_are_told_in():
     assert prompts == Prompts(((1.0, 1.0),), ((3.0, 3.0),), ((5.0, 4.0), (0.0, 0.0)))
     assert prompts.corners.tolist() == [[0, 0], [5, 4]]
     assert prompts.span.tolist() == [[0, 0], [5, 4]]
+
+
+def test_prompts_are_told_by_arrays_too():
+    points = np.array([[5, 6], [7, 8]], np.float32)
+    assert Prompts(points, box=points) == Prompts(((5.0, 6.0), (7.0, 8.0)), box=((5.0, 6.0), (7.0, 8.0)))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"positive": np.array([5.0, 6.0])}, "two numbers"),
+        ({"positive": [(1.0, np.nan)]}, "two numbers"),
+        ({"positive": [(0, 5, 6), (0, 5, 6)]}, "two numbers"),
+        ({"box": [(1, 2, 3, 4)]}, "two numbers"),
+        ({"box": [(1, 2)]}, "two opposite corners; got 1"),
+    ],
+)
+def test_what_is_no_point_is_refused(given, message):
+    with pytest.raises(QueryError, match=message):
+        Prompts(**given)

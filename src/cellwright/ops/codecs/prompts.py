@@ -5,6 +5,7 @@ to where they lie; negative points remove cells, or part one from what it has sw
 lies beyond it, and the outline becomes wider or narrower until it fills the box.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -41,7 +42,7 @@ class Prompts:
     ------
     QueryError
         There is neither a positive point nor a box, a point is both positive and negative, a positive one
-        lies beyond the box, or the box has no pixel.
+        lies beyond the box, the box has no pixel, or what is told is no point.
     """
 
     positive: tuple[Point, ...] = ()  # points that lie in the cell
@@ -49,6 +50,13 @@ class Prompts:
     box: tuple[Point, Point] | None = None  # two opposite corners of the box that the cell fills
 
     def __post_init__(self) -> None:
+        for name in ("positive", "negative"):
+            object.__setattr__(self, name, _points(getattr(self, name)))
+        if self.box is not None:
+            box = _points(self.box)
+            if len(box) != 2:
+                raise QueryError(f"A box is told by two opposite corners; got {len(box)}.")
+            object.__setattr__(self, "box", box)
         if not self.positive and self.box is None:
             raise QueryError("A cell needs a positive point or a box; got neither. Click in the cell.")
         both = set(map(_pixel, self.positive)) & set(map(_pixel, self.negative))
@@ -111,6 +119,26 @@ class Prompts:
             first, last = move(self.box)
             box = first, last
         return replace(self, positive=move(self.positive), negative=move(self.negative), box=box)
+
+
+def _points(told: Iterable[Iterable[float]]) -> tuple[Point, ...]:
+    """Return points as pairs of numbers, those of an array, too.
+
+    Raises
+    ------
+    QueryError
+        One is something else.
+    """
+    try:
+        points = np.array([list(one) for one in told], float).reshape(-1, 2)
+        is_whole = len(points) == len(list(told)) and bool(np.isfinite(points).all())
+    except (TypeError, ValueError):
+        is_whole = False
+    if not is_whole:
+        raise QueryError(
+            f"A point is two numbers, y and x in pixels; got {told}. Give one pair for each point."
+        )
+    return tuple((y, x) for y, x in points.tolist())
 
 
 def prompted_mask(

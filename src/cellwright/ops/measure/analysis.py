@@ -54,62 +54,28 @@ MICROMETRES_PER_MM = 1000.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AnalysisInputs:
-    """What an analysis takes besides the cells and their image; all of the same pixels.
+    """What an analysis takes besides the cells and their image; all of the same pixels."""
 
-    Parameters
-    ----------
-    regions
-        Where to count.
-    nuclei
-        Labels of the nuclei of the cells that were counted.
-    others
-        Further images to measure the intensity in, by name.
-    """
-
-    regions: RegionSet | None = None
-    nuclei: Labels | None = None
-    others: Mapping[str, Image] = field(default_factory=dict)
+    regions: RegionSet | None = None  # where to count
+    nuclei: Labels | None = None  # labels of the nuclei of the cells that were counted
+    others: Mapping[str, Image] = field(default_factory=dict)  # further images, by name
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Analysis:
-    """What an analysis gives.
+    """What an analysis gives."""
 
-    Parameters
-    ----------
-    result
-        The cells that count; its labels are numbered anew.
-    table
-        One row for each of them.
-    rows : int (N,)
-        Their rows in the result that was analysed.
-    counts
-        One row per region and frame: ``count``, cells of each class, positive cells, size and density.
-    thresholds
-        Of the markers, by channel.
-    copositive
-        Which markers go together, empty without markers.
-    nuclei
-        How nuclei lie in cells, where they were given.
-    n_nuclei_outside
-        Number of nuclei in no cell, where they were given.
-    tracks, lineages
-        Of a time series that was tracked.
-    notices
-        What the user should know.
-    """
-
-    result: Result
-    table: "pandas.DataFrame"
-    rows: NDArray[np.intp]
-    counts: "pandas.DataFrame"
-    thresholds: Mapping[str, float]
-    copositive: "pandas.DataFrame | None" = None
-    nuclei: NucleiInCells | None = None
-    n_nuclei_outside: int | None = None
-    tracks: Tracks | None = None
-    lineages: "pandas.DataFrame | None" = None
-    notices: tuple[str, ...] = ()
+    result: Result  # the cells that count; its labels are numbered anew
+    table: "pandas.DataFrame"  # one row for each of them
+    rows: NDArray[np.intp]  # int (N,): their rows in the result that was analysed
+    counts: "pandas.DataFrame"  # per region and frame: ``count``, classes, positive cells, size, density
+    thresholds: Mapping[str, float]  # of the markers, by channel
+    copositive: "pandas.DataFrame | None" = None  # which markers go together; None without markers
+    nuclei: NucleiInCells | None = None  # how nuclei lie in cells, where they were given
+    n_nuclei_outside: int | None = None  # nuclei in no cell, where they were given
+    tracks: Tracks | None = None  # of a time series that was tracked
+    lineages: "pandas.DataFrame | None" = None  # likewise
+    notices: tuple[str, ...] = ()  # what the user should know
 
 
 def analyse(
