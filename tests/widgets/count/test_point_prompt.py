@@ -141,6 +141,28 @@ def test_what_was_changed_by_hand_is_added_to(
     assert len(np.unique(labels.data)) == len(blobs) - 1
 
 
+def test_points_that_were_changed_by_hand_are_added_to(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, asking: Any, settled: Settled, qtbot: QtBot
+) -> None:
+    layer = viewer.add_image(blobs.image, name="blobs")
+    widget.panel.outputs["Points"].setChecked(True)
+    widget.panel.outputs["Labels"].setChecked(False)
+    widget.panel.count.click()
+    settled(widget)
+    points = viewer.layers["blobs points"]
+    near = int(((points.data - blobs.points[4]) ** 2).sum(axis=1).argmin())
+    points.data = np.delete(points.data, near, axis=0)
+    widget.panel.ask.setChecked(True)
+    settled(widget)
+    for told in ("Cell added", "already"):
+        click(viewer, layer.data_to_world(blobs.points[4]))
+        settled(widget)
+        assert told in widget.panel.message.text()
+    assert [one.name for one in viewer.layers if one.name.startswith("blobs p")] == ["blobs points"]
+    np.testing.assert_allclose(points.data[-1], blobs.points[4], atol=1)
+    qtbot.waitUntil(lambda: widget.panel.number.text() == str(len(blobs)))
+
+
 def test_no_cell_and_a_known_cell_are_told(
     viewer: ViewerModel, widget: CountWidget, blobs: Any, asking: Any, settled: Settled
 ) -> None:

@@ -133,7 +133,7 @@ def test_it_goes_on_where_it_stopped(
 
 
 def test_images_are_sorted_by_fit_count_and_name(panel: FolderWidget) -> None:
-    facts = {"a": (0.9, 5), "b": (0.2, 9), "c": (None, 7)}
+    facts = {"a": (0.9, 1), "b": (0.2, 9), "c": (None, 7)}
     outcomes = []
     for name, (fit, count) in facts.items():
         row = {"count": count} if fit is None else {"count": count, "fit": fit}
@@ -145,6 +145,7 @@ def test_images_are_sorted_by_fit_count_and_name(panel: FolderWidget) -> None:
         panel.view.order.setCurrentIndex(panel.view.order.findData(order))
         panel.view.order.activated.emit(0)
         assert "".join(names(panel)) == letters
+    assert texts(panel)[0].startswith("a\n1 cell\n")
     assert texts(panel)[1] == "b\n9 cells\ndo not trust"
 
 

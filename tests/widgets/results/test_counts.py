@@ -124,6 +124,8 @@ def test_positive_cells(panel: ResultsWidget, read: Read) -> None:
     assert panel.model.table["positive_ch0"].tolist() == [False, False, True, True]
     read(panel)
     assert panel.view.markers_frame.rowCount() == 2
+    titles = [panel.view.markers_frame.headerData(place, Qt.Orientation.Horizontal) for place in range(3)]
+    assert titles == ["Markers", "Cells", "Share"]
     assert panel.model.copositive()["count"].tolist() == [2, 2]
     row.slider.setValue(1000)  # the highest mean, above which there is none
     assert not panel.model.table["positive_ch0"].any()

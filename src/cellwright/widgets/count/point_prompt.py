@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image as ImageLayer
-from napari.layers import Labels
+from napari.layers import Labels, Points
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QAbstractButton
@@ -43,6 +43,7 @@ from cellwright.widgets.shared.point_prompt import (
 if TYPE_CHECKING:
     from cellwright.inference.point_prompt import PointPredictor, PromptedCell
 
+PlaceOf = Callable[[PromptPoint, "PromptedCell"], NDArray[np.float64]]
 WAIT_MS = 50  # between looks whether the model is free for clicks that wait
 
 
@@ -50,8 +51,8 @@ class PointPromptTool(QObject):
     """While its button is down, clicks and boxes on the image prompt the model for a cell.
 
     The network looks at the image once, beside the viewer; clicks after that are answered at once. The cell
-    is shown as it would be; Enter adds it to those of the count. Where their outlines were changed by hand,
-    it is drawn into that layer, as if by hand.
+    is shown as it would be; Enter adds it to those of the count. Where their outlines or
+    points were changed by hand, it is added to that layer, as if by hand.
     """
 
     pending = Signal(bool)  # whether a cell is prompted for
@@ -295,6 +296,10 @@ class PointPromptTool(QObject):
         if drawn is not None:
             draw_cell(*drawn, spot, cell)
             return
+        points = self._edited_points()
+        if points is not None:
+            points[0].add(points[1](spot, cell))
+            return
         self._pending.append((spot, cell))
         self._add_pending()
 
@@ -309,6 +314,9 @@ class PointPromptTool(QObject):
         cells, drawn = counted.result.cells, self._drawn()
         if drawn is not None:
             cells = replace(cells, labels=drawn[1])
+        points = self._edited_points()
+        if drawn is None and points is not None:
+            return point_inside(*points, spot, cell)
         return covering(cells, spot, cell)
 
     def _drawn(self) -> "tuple[Labels, NDArray[Any]] | None":
@@ -320,6 +328,19 @@ class PointPromptTool(QObject):
         if labels.size != np.prod(shape):
             return None
         return layer, labels.reshape(shape)
+
+    def _edited_points(self) -> "tuple[Points, PlaceOf] | None":
+        """Return the points that were changed by hand since the count, and where a cell lies among them."""
+        counted, layer = self._counted(), self._edited.layer_of("Points")
+        if counted is None or not isinstance(layer, Points):
+            return None
+        axis = counted.request.source.channel_axis
+
+        def place_of(spot: PromptPoint, cell: "PromptedCell") -> NDArray[np.float64]:
+            place = np.array([*spot.frame, *cell.point], np.float64)
+            return place if axis is None else np.insert(place, axis, 0.0)
+
+        return layer, place_of
 
     def _add_pending(self, _: object = None) -> None:
         if self._pending and self._subject is not None:
@@ -437,6 +458,20 @@ def draw_cell(layer: Labels, labels: NDArray[Any], spot: PromptPoint, cell: "Pro
     indices = (*lead, rows + place[-2].start, columns + place[-1].start)
     flat = np.ravel_multi_index(indices, labels.shape)  # the layer may have an axis of channels, too
     layer.data_setitem(np.unravel_index(flat, layer.data.shape), int(labels.max()) + 1)
+
+
+def point_inside(layer: Points, place_of: PlaceOf, spot: PromptPoint, cell: "PromptedCell") -> int:
+    """Return the number of the first point of a layer that lies in an answered cell; 0 for none."""
+    shift = place_of(spot, cell)
+    places = np.rint(layer.data - shift)
+    rows, columns = np.rint(places[:, -2:] + cell.point - cell.box[0]).astype(int).T
+    height, width = cell.mask.shape
+    near = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    near &= (places[:, :-2] == 0).all(axis=1)
+    near[near] = cell.mask[rows[near], columns[near]]
+    if not near.any():
+        return 0
+    return int(near.argmax()) + 1
 
 
 def _without_others(cell: "PromptedCell", is_free: NDArray[np.bool_]) -> "PromptedCell":

@@ -342,7 +342,8 @@ class OutcomeList(QAbstractListModel):
         """Return picture, text or help of an image."""
         outcome = self._outcomes[index.row()]
         if role == Qt.ItemDataRole.DisplayRole:
-            return f"{_shortened(outcome.image.name)}\n{outcome.row.get('count', 0):,} cells\n{_fit(outcome)}"
+            n = outcome.row.get("count", 0)
+            return f"{_shortened(outcome.image.name)}\n{n:,} cell{'s' * (n != 1)}\n{_fit(outcome)}"
         if role == Qt.ItemDataRole.DecorationRole:
             return self._picture(outcome)
         if role == Qt.ItemDataRole.ToolTipRole:

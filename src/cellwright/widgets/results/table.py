@@ -16,6 +16,8 @@ EDITABLE = "class"
 COUNT_TITLES = {  # of columns that tables of counts have and cells have not
     "region": "Region",
     "count": "Cells",
+    "markers": "Markers",
+    "share": "Share",
     "area_mm2": "Area [mm²]",
     "volume_mm3": "Volume [mm³]",
     "density_per_mm2": "Cells per mm²",
