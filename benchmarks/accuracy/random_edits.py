@@ -16,7 +16,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -528,7 +528,9 @@ class World:
         self.count.ask.ask(self._world_of(image))
         self.settle()
         drawn = self.count.edited.layer_of("Labels")
-        with self.edits(drawn) if drawn is not None else nullcontext():
+        with ExitStack() as held:
+            for layer in filter(None, map(self.count.edited.layer_of, ("Labels", "Points"))):
+                held.enter_context(self.edits(layer))  # the click adds to it
             before = None if drawn is None else drawn.data.copy()
             self.count.ask.keep()
             self.settle()
