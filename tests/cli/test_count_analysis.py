@@ -281,6 +281,21 @@ def test_channels_of_one_name_have_files_of_their_own(cli, tmp_path):
     assert images == ["DAPI_ch0", "dapi_ch1", "ch2"]
 
 
+@pytest.mark.parametrize(
+    "flags", [[], ["--stream"], ["--keep", "area_px>=9999"], ["--stream", "--keep", "area_px>=9999"]]
+)
+def test_of_no_cells_none_is_positive(cli, image_path, tmp_path, flags):
+    path = image_path
+    if "--keep" not in flags:
+        path = tmp_path / "none.tif"
+        tifffile.imwrite(path, np.zeros((40, 40), np.uint8))
+    output = ["--output", tmp_path / "o", "--measure", "intensity", "--positive", "0>otsu", "--json"]
+    code, out, err = cli("count", path, *output, *flags)
+    assert code == 0, err
+    row = json.loads(out)
+    assert (row["count"], row["thresholds"], row["markers"]) == (0, {"ch0": None}, {"ch0+": 0, "ch0-": 0})
+
+
 def test_a_report_of_no_cells_that_were_counted_in_blocks(cli, tmp_path):
     path, report = tmp_path / "none.tif", tmp_path / "r.html"
     tifffile.imwrite(path, np.zeros((40, 40), np.uint8))

@@ -89,6 +89,14 @@ def test_without_an_image_that_can_be_read_the_error_is_that_of_the_first(images
         run(read_unannotated([], flow()))
 
 
+def test_images_of_one_intensity_teach_nothing(images, tmp_path):
+    tifffile.imwrite(tmp_path / "black.tif", np.zeros((70, 70), np.uint8))
+    black = list_images([tmp_path / "black.tif"])
+    assert len(run(read_unannotated([*black, *images], flow()))) == 7
+    with pytest.raises(ReadError, match="the 1 that were read have one intensity throughout"):
+        run(read_unannotated(black, flow()))
+
+
 def test_the_views_of_a_step_are_the_same_each_time_and_differ_from_each_other(images):
     samples = run(read_unannotated(images, flow()))
     views = make_views(samples, 3, SHORT)

@@ -1,6 +1,7 @@
 """What ``cellwright count`` prints: a row for each image, for people or as JSON."""
 
 import json
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +106,10 @@ def analysis_row(analysis: "Analysis") -> dict[str, Any]:
     if "regions" in analysis.table:
         row["regions"] = analysis.counts.to_dict("records")
     if analysis.copositive is not None:
-        row["thresholds"] = dict(analysis.thresholds)
+        told = analysis.thresholds.items()
+        row["thresholds"] = {
+            name: value if isfinite(value) else None for name, value in told
+        }  # JSON has no NaN
         row["markers"] = dict(
             zip(analysis.copositive["markers"], map(int, analysis.copositive["count"]), strict=True)
         )

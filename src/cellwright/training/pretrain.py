@@ -232,12 +232,12 @@ def _with_trunk(model: CellModel) -> HeadedNetwork:
 def read_unannotated(images: Sequence[ListedImage], model: CellModel) -> Task[tuple[Sample, ...]]:
     """Read images, at most a dozen planes of each, as samples that have nothing to learn.
 
-    What cannot be read is left out.
+    What cannot be read is left out, and planes of one intensity, which teach nothing.
 
     Raises
     ------
     CellwrightError
-        No image can be read; the error is that of the first.
+        No image can be read, the error is that of the first; or all are of one intensity.
     """
     samples: list[Sample] = []
     first_error: CellwrightError | None = None
@@ -245,11 +245,16 @@ def read_unannotated(images: Sequence[ListedImage], model: CellModel) -> Task[tu
         yield Progress("read", done, len(images), listed.name)
         try:
             for image in read_images(listed.path):
-                samples += _samples_of(image, model)
+                samples += [one for one in _samples_of(image, model) if one.image.amin() < one.image.amax()]
         except CellwrightError as error:
             first_error = first_error or error
     if samples:
         return tuple(samples)
+    if first_error is None and images:
+        raise ReadError(
+            f"Pre-training needs images with something to see; the {len(images)} that were read have one "
+            "intensity throughout. Choose others."
+        )
     raise first_error or ReadError("Pre-training needs images; got none. Choose another folder.")
 
 

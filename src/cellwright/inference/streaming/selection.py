@@ -209,9 +209,8 @@ def _mark(job: StreamJob, image: Image, parts: Sequence[Path]) -> dict[str, floa
     thresholds = thresholds_of(every, markers)
     for part in parts:
         table = pandas.read_csv(part)
-        if len(table):
-            add_positive(table, thresholds)
-            write_rows(part, table)
+        add_positive(table, thresholds)
+        write_rows(part, table)
     return thresholds
 
 

@@ -73,7 +73,7 @@ def thresholds_of(table: "pandas.DataFrame", markers: Sequence[Marker]) -> dict[
     """
     found = {}
     for marker in markers:
-        if marker.column not in table:
+        if len(table) and marker.column not in table:
             start = "intensity_mean_"
             known = [str(name)[len(start) :] for name in table if str(name).startswith(start)]
             raise SettingsError(
@@ -82,7 +82,7 @@ def thresholds_of(table: "pandas.DataFrame", markers: Sequence[Marker]) -> dict[
             )
         threshold = marker.threshold
         if threshold is None:
-            threshold = otsu(table[marker.column].to_numpy(np.float64))
+            threshold = otsu(np.asarray(table.get(marker.column, ()), np.float64))
         found[marker.channel] = threshold
     return found
 
@@ -112,7 +112,10 @@ def add_positive(table: "pandas.DataFrame", thresholds: dict[str, float]) -> Non
     """Add one column of True and False for each channel that has a threshold."""
     for channel, threshold in thresholds.items():
         marker = Marker(channel, threshold)
-        table[marker.positive_column] = table[marker.column].to_numpy() > threshold
+        values = np.zeros(0)  # without cells nothing may be measured
+        if len(table):
+            values = table[marker.column].to_numpy()
+        table[marker.positive_column] = values > threshold
 
 
 def copositive_table(table: "pandas.DataFrame", channels: Sequence[str]) -> "pandas.DataFrame":
