@@ -105,7 +105,8 @@ class PanelScrollArea(QScrollArea):
             return
         area = window.dockWidgetArea(dock)
         for other in window.findChildren(QDockWidget):
-            is_open = other.toggleViewAction().isChecked() and not other.isFloating()
+            shown = other.toggleViewAction()  # checked for a tab behind others, too
+            is_open = shown is not None and shown.isChecked() and not other.isFloating()
             is_beside = other is not dock and window.dockWidgetArea(other) == area
             if is_open and is_beside and other.findChild(PanelScrollArea) is not None:
                 window.tabifyDockWidget(other, dock)
