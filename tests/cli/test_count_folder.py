@@ -253,3 +253,11 @@ def test_an_ome_set_of_several_files_is_counted_once(cli, oracle, plate, tmp_pat
     rows = {Path(row["image"]).stem: row for row in map(json.loads, done.out.splitlines())}
     assert len(rows) == 4
     assert rows["set_T0.ome"]["count"] == 2 * len(blobs)
+
+
+def test_what_is_not_known_of_an_image_is_null_in_json(cli, tmp_path):
+    (tmp_path / "in").mkdir()
+    tifffile.imwrite(tmp_path / "in" / "none.tif", np.zeros((40, 40), np.uint8))
+    flags = ("--output", tmp_path / "o", "--measure", "intensity", "--json")
+    code, out, err = cli("count", tmp_path / "in", *flags)
+    assert (code, json.loads(out)["mean_area_px"], "NaN" in out) == (0, None, False), err

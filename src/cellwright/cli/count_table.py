@@ -1,7 +1,6 @@
 """What ``cellwright count`` prints: a row for each image, for people or as JSON."""
 
 import json
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +29,7 @@ class Table:
         from cellwright.inference.fit import in_short
 
         if self._as_json:
-            typer.echo(json.dumps(self._json_row(path, result, analysis)))
+            typer.echo(_json_line(self._json_row(path, result, analysis)))
             return
         self._show_heading()
         shown = str(plain_count(result.count))
@@ -75,7 +74,7 @@ class Table:
             typer.echo(f"note: {path}: {row['notices']}", err=True)
         if self._as_json:
             line = {"image": str(path), **outcome.image.plate, **row, "counted_before": outcome.was_done}
-            typer.echo(json.dumps(line))
+            typer.echo(_json_line(line))
             return
         self._show_heading()
         seconds = f"{row['seconds']:.2f}"
@@ -94,6 +93,11 @@ class Table:
         typer.echo(f"{image:<{first}}  {model:<{second}}  {n:>7}  {seconds:>7}  {remark}".rstrip())
 
 
+def _json_line(row: dict[str, Any]) -> str:
+    """Return a row as JSON, which has no NaN: what is not known is null."""
+    return json.dumps(json.loads(json.dumps(row), parse_constant=lambda _: None))
+
+
 def interval_text(result: Result) -> str:
     """Return a count with its interval: ``412.3 (390-436)``."""
     low, high = result.interval or (result.count, result.count)
@@ -106,10 +110,7 @@ def analysis_row(analysis: "Analysis") -> dict[str, Any]:
     if "regions" in analysis.table:
         row["regions"] = analysis.counts.to_dict("records")
     if analysis.copositive is not None:
-        told = analysis.thresholds.items()
-        row["thresholds"] = {
-            name: value if isfinite(value) else None for name, value in told
-        }  # JSON has no NaN
+        row["thresholds"] = dict(analysis.thresholds)
         row["markers"] = dict(
             zip(analysis.copositive["markers"], map(int, analysis.copositive["count"]), strict=True)
         )
