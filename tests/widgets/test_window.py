@@ -124,3 +124,13 @@ def test_a_closed_widget_leaves_the_viewer_usable(
     qtbot.wait(1500)
     viewer.add_image(np.zeros((9, 9)))
     assert len(viewer.layers) >= 2
+
+
+def test_panels_of_the_menu_are_tabs_beside_each_other(
+    window: tuple[Viewer, CountWidget], qtbot: QtBot
+) -> None:
+    viewer, _ = window
+    dock, _ = viewer.window.add_plugin_dock_widget("napari-cellwright", "Count a folder")
+    main = dock.parentWidget()
+    qtbot.waitUntil(lambda: len(main.tabifiedDockWidgets(dock)) == 1, timeout=5000)
+    assert not dock.visibleRegion().isEmpty()  # the one that was opened last is in front

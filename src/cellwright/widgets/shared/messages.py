@@ -17,6 +17,7 @@ from cellwright.core.data import Provenance
 from cellwright.core.errors import CellwrightError, error_line
 from cellwright.core.tasks import Progress
 from cellwright.widgets.shared.napari_private import unwrapped
+from cellwright.widgets.shared.style import dock_of
 
 logger = logging.getLogger(__name__)
 
@@ -137,10 +138,9 @@ def tell_results(viewer: Any, result: HasCount, layer: Layer | None, panel: QWid
     if not is_first or window is None or PANEL in _docked(window):
         return
     window.add_plugin_dock_widget(PLUGIN, PANEL, tabify=True)
-    while panel is not None and not isinstance(panel, QDockWidget):
-        panel = panel.parentWidget()
-    if panel is not None:
-        panel.raise_()
+    dock = dock_of(panel)
+    if dock is not None:
+        dock.raise_()
 
 
 def _docked(window: Any) -> list[str]:

@@ -10,12 +10,14 @@ from qtpy.QtWidgets import (
     QAbstractSpinBox,
     QApplication,
     QComboBox,
+    QDockWidget,
     QFormLayout,
     QFrame,
     QHBoxLayout,
     QHeaderView,
     QLabel,
     QLineEdit,
+    QMainWindow,
     QPushButton,
     QScrollArea,
     QTableView,
@@ -65,6 +67,7 @@ class PanelScrollArea(QScrollArea):
     def __init__(self, panel: QWidget) -> None:
         super().__init__()
         self._width = 0  # that was asked for last
+        self._has_place = False
         self._sample = QLabel(panel)  # has the font that napari gives to labels
         self._sample.hide()
         self.setWidget(panel)
@@ -87,9 +90,28 @@ class PanelScrollArea(QScrollArea):
             QTimer.singleShot(0, self._follow_font)  # once the panel has its new style, too
 
     def showEvent(self, event: QShowEvent | None) -> None:
-        """Follow the font of napari; called by Qt."""
+        """Follow the font of napari, and join the other panels when shown first; called by Qt."""
         super().showEvent(event)
         self._follow_font()
+        if not self._has_place:
+            self._has_place = True
+            QTimer.singleShot(0, self._join_others)  # once napari has placed the dock
+
+    def _join_others(self) -> None:
+        """Make the dock a tab beside those of other panels: napari's menu docks them below each other."""
+        dock = dock_of(self) if isalive(self) else None  # type: ignore[no-untyped-call]
+        window = None if dock is None else dock.parentWidget()
+        if dock is None or not isinstance(window, QMainWindow) or window.tabifiedDockWidgets(dock):
+            return
+        area = window.dockWidgetArea(dock)
+        for other in window.findChildren(QDockWidget):
+            shown = other.toggleViewAction()  # checked for a tab behind others, too
+            is_open = shown is not None and shown.isChecked() and not other.isFloating()
+            is_beside = other is not dock and window.dockWidgetArea(other) == area
+            if is_open and is_beside and other.findChild(PanelScrollArea) is not None:
+                window.tabifyDockWidget(other, dock)
+                dock.raise_()
+                return
 
     def _follow_font(self) -> None:
         """Give what napari's style leaves out, tool buttons, fields and tables, the font size of labels."""
@@ -118,6 +140,13 @@ class PanelScrollArea(QScrollArea):
                 self._width = width
                 self.updateGeometry()
         return is_handled
+
+
+def dock_of(widget: QWidget | None) -> QDockWidget | None:
+    """Return the dock that a widget is in."""
+    while widget is not None and not isinstance(widget, QDockWidget):
+        widget = widget.parentWidget()
+    return widget
 
 
 def panel_layout(
