@@ -30,6 +30,8 @@ cluster = SLURMCluster(
     memory="4GB",
     walltime="04:00:00",
     worker_extra_args=["--nthreads", "1"],  # one block at a time
+    nanny=False,  # dask's gives memory back at once, which makes networks twice as slow
+    job_script_prologue=["export OMP_NUM_THREADS=2"],
     job_extra_directives=["--gres=gpu:1"] if args.gpu else [],
 )
 if args.show:

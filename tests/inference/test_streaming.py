@@ -3,10 +3,12 @@
 import errno
 import itertools
 import json
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
+from unittest.mock import Mock
 
+import dask
 import numpy as np
 import pandas
 import pytest
@@ -672,6 +674,21 @@ def test_an_array_cannot_be_shared_out(tmp_path, small_blocks):
     job = StreamJob(Image(np.zeros((64, 64)), "YX"), tmp_path, small_blocks)
     with pytest.raises(SettingsError, match="need an image file"):
         run(count_streamed(job, StreamSettings(workers=2)))
+
+
+def test_processes_of_this_machine_keep_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Processes(nullcontext[None]):
+        def __init__(self, **_: object) -> None:
+            super().__init__()
+            began_with.append(dask.config.get("distributed.nanny.pre-spawn-environ"))
+
+    began_with: list[dict[str, str]] = []
+    monkeypatch.setattr(distributed, "LocalCluster", Processes)
+    monkeypatch.setattr(distributed, "Client", lambda _: nullcontext(Mock()))
+    monkeypatch.setattr(cluster.os, "cpu_count", lambda: 8)
+    with cluster.cluster(StreamSettings(workers=2)):
+        pass
+    assert began_with == [dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "4")]
 
 
 def test_an_address_that_nobody_answers_is_told(tmp_path, monkeypatch):
