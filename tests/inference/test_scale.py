@@ -6,6 +6,7 @@ from torch import nn
 
 from cellwright.core.data import Cells
 from cellwright.inference.scale import (
+    CLOSER,
     is_close,
     mean_confidence,
     zoom_for,
@@ -73,6 +74,7 @@ def test_a_few_cells_decide_nothing(oracle_model):
 
 def test_only_an_estimate_is_told():
     assert "too small" in zoom_notice(3.0, 0)
+    assert "enlarged 1.5 times, so that was counted" in zoom_notice(CLOSER, 0)
     assert "shrunk 4 times" in zoom_notice(0.25, 0)
     assert zoom_notice(3.0, 7.0) == zoom_notice(1.0, 0) == ""
 

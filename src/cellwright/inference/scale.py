@@ -204,6 +204,11 @@ def zoom_notice(zoom: float, diameter_px: float) -> str:
     """Return a sentence for the user when the image was rescaled without their word, else ``""``."""
     if zoom == 1.0 or diameter_px:
         return ""
+    if zoom == CLOSER:
+        return (
+            f"Few right outlines were to be expected, and more in the image enlarged {zoom:g} times, so that "
+            "was counted; set the diameter to decide yourself."
+        )
     size, change = "large", f"shrunk {1 / zoom:.2g}"
     if zoom > 1:
         size, change = "small", f"enlarged {zoom:.2g}"
