@@ -55,6 +55,10 @@ class EditedCells:
         cells_news.changed.connect(self._on_cells_changed)
         model.viewer.layers.events.removed.connect(self._on_removed)
 
+    def close(self) -> None:
+        """Listen no longer: what is told while Python takes this away must not reach it."""
+        cells_news.changed.disconnect(self._on_cells_changed, missing_ok=True)
+
     def forget(self) -> None:
         """Take the cells as they were found."""
         self.layer = self.table = None

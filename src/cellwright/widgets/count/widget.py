@@ -1,6 +1,7 @@
 """The count widget: one press of a button from an image layer to outlined cells and their number."""
 
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image as ImageLayer
@@ -146,6 +147,7 @@ class CountWidget(QWidget):
         model.cause_changed.connect(self._forget_error)
         model.settings_wanted.connect(self.show_settings)
         self.edited.changed.connect(self._show_number)
+        self.destroyed.connect(partial(self.edited.close))  # a partial keeps them until then
         self.updater.updated.connect(self._show_if_here)
         self.updater.failed.connect(model.fail)
 
