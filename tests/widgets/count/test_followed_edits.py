@@ -1,6 +1,5 @@
 """With no other panel open, features, number and saved tables of a count follow what is changed by hand."""
 
-import gc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -156,14 +155,3 @@ def in_pixels(layer: Any) -> Any:
     if isinstance(layer, Points):
         return np.asarray(layer.data)[:, -2:]
     return [(box.min(axis=0) + box.max(axis=0))[-2:] / 2 for box in layer.data]
-
-
-def test_a_panel_that_is_gone_listens_no_longer(viewer: ViewerModel, qtbot: QtBot) -> None:
-    gc.collect()  # panels of other tests
-    before = len(followers.cells_news.changed)
-    panel = CountWidget(viewer)
-    kept = panel.edited  # as Python may keep it for a while
-    assert len(followers.cells_news.changed) == before + 1
-    with qtbot.waitSignal(panel.destroyed):
-        panel.deleteLater()
-    assert len(followers.cells_news.changed) == before, kept

@@ -36,6 +36,7 @@ from cellwright.widgets.shared.messages import (
     choose_layer,
     hand_over,
     hand_overs,
+    listen,
     tell_error,
 )
 from cellwright.widgets.shared.napari_private import unwrapped
@@ -93,7 +94,7 @@ class AnnotateWidget(QWidget):
         panel.model.chosen.connect(self._on_model_chosen)
         panel.model.activated.connect(self._on_model_chosen)
         self._on_model_chosen()
-        hand_overs.sent.connect(self._on_sent)
+        listen(hand_overs.sent, self._on_sent, self)
         panel.names.editingFinished.connect(self._on_names_edited)
         panel.settings.step.valueChanged.connect(self._pass_settings)
         panel.settings.diameter.valueChanged.connect(self._pass_settings)

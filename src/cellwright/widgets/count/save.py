@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from napari.layers import Layer
 from psygnal import Signal
 from qtpy.QtCore import QObject
-from qtpy.QtWidgets import QAbstractButton, QFileDialog
+from qtpy.QtWidgets import QAbstractButton, QFileDialog, QWidget
 
 from cellwright.core.data import Result
 from cellwright.core.errors import CellwrightError
@@ -26,6 +26,7 @@ from cellwright.widgets.shared.cells.measured_cells import MeasuredCells, measur
 from cellwright.widgets.shared.cells.snapshot import image_layer_under, snapshot_of
 from cellwright.widgets.shared.edited_layers import METADATA, is_edited, is_marked, is_of_count
 from cellwright.widgets.shared.jobs import Job
+from cellwright.widgets.shared.messages import listen
 from cellwright.widgets.shared.napari_private import preferences
 
 if TYPE_CHECKING:
@@ -44,20 +45,18 @@ class EditedCells:
     ----------
     model
         Knows the last count.
+    panel
+        With it this ends.
     """
 
     changed = Signal()  # there are other cells now
 
-    def __init__(self, model: CountModel) -> None:
+    def __init__(self, model: CountModel, panel: QWidget) -> None:
         self._model = model
         self.layer: Layer | None = None
         self.table: pandas.DataFrame | None = None  # a row for each cell
-        cells_news.changed.connect(self._on_cells_changed)
+        listen(cells_news.changed, self._on_cells_changed, panel)
         model.viewer.layers.events.removed.connect(self._on_removed)
-
-    def close(self) -> None:
-        """Listen no longer: what is told while Python takes this away must not reach it."""
-        cells_news.changed.disconnect(self._on_cells_changed, missing_ok=True)
 
     def forget(self) -> None:
         """Take the cells as they were found."""

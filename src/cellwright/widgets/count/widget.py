@@ -1,7 +1,6 @@
 """The count widget: one press of a button from an image layer to outlined cells and their number."""
 
 from dataclasses import asdict, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image as ImageLayer
@@ -54,6 +53,7 @@ from cellwright.widgets.shared.messages import (
     choose_layer,
     hand_over,
     hand_overs,
+    listen,
     tell_error,
     tell_results,
 )
@@ -100,7 +100,7 @@ class CountWidget(QWidget):
         self._show_family(self.choices.family)
         self.axes = AxesTool(self.model, self.panel, self.choices)
         self.calibrate = CalibrateTool(self.model, self.panel.calibrate)
-        self.edited = EditedCells(self.model)
+        self.edited = EditedCells(self.model, self)
         self.ask = PointPromptTool(self.model, self.edited, self.panel.ask)
         self.save = SaveTool(self.model, self.edited, self.panel.save)
         self.settings_file = SettingsFileTool(self.model, self.panel, self.choices)
@@ -119,7 +119,7 @@ class CountWidget(QWidget):
         panel.keep_cell.clicked.connect(self.ask.keep)
         panel.drop_cell.clicked.connect(self.ask.drop)
         panel.correct.clicked.connect(self._on_correct_clicked)
-        hand_overs.sent.connect(self._on_sent)
+        listen(hand_overs.sent, self._on_sent, self)
         chosen = (panel.model, panel.region, panel.axes, panel.channel, panel.device, panel.classes)
         for changed in (panel.image.chosen, *(box.activated for box in chosen)):
             changed.connect(self._forget_error)
@@ -147,7 +147,6 @@ class CountWidget(QWidget):
         model.cause_changed.connect(self._forget_error)
         model.settings_wanted.connect(self.show_settings)
         self.edited.changed.connect(self._show_number)
-        self.destroyed.connect(partial(self.edited.close))  # a partial keeps them until then
         self.updater.updated.connect(self._show_if_here)
         self.updater.failed.connect(model.fail)
 

@@ -30,7 +30,7 @@ from cellwright.widgets.folder.view import FolderView
 from cellwright.widgets.shared.edited_layers import is_edited
 from cellwright.widgets.shared.jobs import LiveUpdater
 from cellwright.widgets.shared.layer_io import place
-from cellwright.widgets.shared.messages import REDRAW_S, CountEvent, count_news, tell_error
+from cellwright.widgets.shared.messages import REDRAW_S, CountEvent, count_news, listen, tell_error
 from cellwright.widgets.shared.napari_private import unwrapped
 from cellwright.widgets.shared.style import scrolled
 
@@ -93,7 +93,7 @@ class FolderWidget(QWidget):
         self.earlier.failed.connect(self._on_failed)
         self.opener.updated.connect(self._show_opened)
         self.opener.failed.connect(self._on_failed)
-        count_news.counted.connect(self._on_counted)
+        listen(count_news.counted, self._on_counted, self)
 
     def showEvent(self, event: QShowEvent | None) -> None:
         """Look for devices once the panel is seen."""

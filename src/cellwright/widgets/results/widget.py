@@ -25,7 +25,7 @@ from cellwright.widgets.results.viewer_link import ViewerLink
 from cellwright.widgets.shared.cells.followers import Followers, follow
 from cellwright.widgets.shared.cells.snapshot import counted_regions, image_layer_under, image_layers
 from cellwright.widgets.shared.edited_layers import EDITED, METADATA
-from cellwright.widgets.shared.messages import CountEvent, count_news, tell_error
+from cellwright.widgets.shared.messages import CountEvent, count_news, listen, tell_error
 from cellwright.widgets.shared.napari_private import preferences, unwrapped
 from cellwright.widgets.shared.regions import RegionLayers, ask_for_region
 from cellwright.widgets.shared.style import scrolled
@@ -87,7 +87,7 @@ class ResultsWidget(QWidget):
     def _connect(self) -> None:
         view, model = self.view, self.model
         self.viewer.events.theme.connect(self._show_theme)
-        count_news.counted.connect(self._on_counted)
+        listen(count_news.counted, self._on_counted, self)
         self.destroyed.connect(partial(_leave, self.link, self.followers))
         view.image.usual = self._usual_image
         view.layer.chosen.connect(self._on_layer_chosen)

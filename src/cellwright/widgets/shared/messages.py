@@ -5,12 +5,13 @@ tab where it is not yet, and brought to the front. So a count leads to its corre
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakMethod
 
 from napari.layers import Layer
-from psygnal import Signal
+from psygnal import Signal, SignalInstance
 from qtpy.QtWidgets import QComboBox, QDockWidget, QWidget
 
 from cellwright.core.data import Provenance
@@ -25,6 +26,22 @@ REDRAW_S = 0.25  # a redraw of the panel redraws napari's whole window, slow wit
 STAGES = {"load": "Loading the model", "tiles": "Looking at the image", "layers": "Making layers"}
 PLUGIN, PANEL = "napari-cellwright", "Results"
 COUNT, ANNOTATE, TRAIN = "Count cells", "Annotate cells", "Train a model"  # as in the manifest
+
+
+def listen(signal: SignalInstance, slot: Callable[..., None], panel: QWidget) -> None:
+    """Call a method when a signal is emitted, until Qt deletes the panel.
+
+    Python may keep the panel for longer, and a signal must not reach what is being taken away.
+    """
+    signal.connect(slot)
+    method = WeakMethod(slot)
+
+    def leave() -> None:
+        found = method()
+        if found is not None:
+            signal.disconnect(found, missing_ok=True)
+
+    panel.destroyed.connect(leave)
 
 
 class Panel(Protocol):

@@ -19,6 +19,7 @@ from cellwright.widgets.shared.messages import (
     HandOver,
     hand_over,
     hand_overs,
+    listen,
     tell_error,
 )
 from cellwright.widgets.shared.napari_private import unwrapped
@@ -76,7 +77,7 @@ class TrainWidget(QWidget):
         self.model.started.connect(self._on_started)
         self.model.ended.connect(self.show_ended)
         self.model.failed.connect(self.show_error)
-        hand_overs.sent.connect(self._on_sent)
+        listen(hand_overs.sent, self._on_sent, self)
         self.panel.count_with.clicked.connect(self._on_count_clicked)
         application = QApplication.instance()
         if application is not None:
