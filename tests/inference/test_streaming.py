@@ -13,7 +13,6 @@ import numpy as np
 import pandas
 import pytest
 import tifffile
-import torch
 import yaozarrs
 import zarr
 from dask import distributed
@@ -701,7 +700,6 @@ def test_an_address_that_nobody_answers_is_told(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("axes", ["YX", "ZYX"])
 def test_workers_find_the_same_cells(tmp_path, draw_blobs, small_blocks, monkeypatch, axes):
-    n_threads = torch.get_num_threads()
     here = partial(distributed.LocalCluster, processes=False, protocol="tcp://")
     monkeypatch.setattr(distributed, "LocalCluster", here)  # threads start sooner than processes
     pixels = draw_blobs((90, 60)).image
@@ -718,7 +716,6 @@ def test_workers_find_the_same_cells(tmp_path, draw_blobs, small_blocks, monkeyp
     small = StreamSettings(memory="1.5MB")
     one = run(count_streamed(job, small))
     two = run(count_streamed(replace(job, output=tmp_path / "two"), replace(small, workers=2)))
-    torch.set_num_threads(n_threads)
     assert one.count == two.count > 5
     (labels, table), (theirs, expected) = (read(tmp_path / name, "field") for name in ("one", "two"))
     assert same_cells(labels, theirs)

@@ -117,25 +117,14 @@ def _networks_there(model: Any, settings: EngineSettings) -> Engine:
     return Engine(load_models(model), settings)
 
 
-def _use_threads(n_workers: int) -> None:
-    """Give a process of this machine its share of the cores."""
-    import torch
-
-    torch.set_num_threads(_n_threads(n_workers))
-
-
-def _n_threads(n_workers: int) -> int:
-    return max(1, (os.cpu_count() or 1) // n_workers)
-
-
 def _environment(n_workers: int) -> dict[str, str]:
-    """Return the variables that processes of this machine begin with.
+    """Return the variables that processes of this machine begin with: each has its share of the cores.
 
-    Dask's own has memory given back to the system at once (MALLOC_TRIM_THRESHOLD_), which makes convolutions
+    Dask's own have memory given back to the system at once (MALLOC_TRIM_THRESHOLD_), which makes convolutions
     twice as slow.
     """
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    return dict.fromkeys(names, str(_n_threads(n_workers)))
+    return dict.fromkeys(names, str(max(1, (os.cpu_count() or 1) // n_workers)))
 
 
 @contextmanager
@@ -172,5 +161,4 @@ def cluster(stream: StreamSettings) -> Iterator["Client | None"]:
         LocalCluster(n_workers=stream.workers, threads_per_worker=1, dashboard_address=None) as processes,
         Client(processes) as client,
     ):
-        client.run(_use_threads, stream.workers)
         yield client
