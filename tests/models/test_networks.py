@@ -1,12 +1,16 @@
 """The networks of the flow family: their size, their parts, and how far a pixel sees."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from cellwright.core.errors import CheckpointError
+from cellwright.inference.context import load_models
 from cellwright.models.families import flow
 from cellwright.models.reference.mediar import Attention, MixTransformer, TransformerBlock
+from cellwright.ops.geometry.intensity import apply, fit
+from cellwright.ops.simulation.simulate import simulate
 
 
 def n_parameters(module: nn.Module) -> int:
@@ -50,10 +54,9 @@ def test_an_unknown_preset_is_refused():
         flow.build("huge")
 
 
-@pytest.mark.parametrize("preset", ["small", "lite"])
-def test_the_halo_covers_what_a_pixel_sees(make_model, preset):
+def test_the_halo_covers_what_a_pixel_sees(make_model):
     """Everything beyond the halo may be anything: the pixel in the middle stays as it is."""
-    model = make_model(preset=preset)
+    model = make_model(preset="small")
     halo = model.spec.halo
     side = 2 * halo + 4 * model.spec.divisor
     middle = slice(halo, side - halo)
@@ -66,6 +69,24 @@ def test_the_halo_covers_what_a_pixel_sees(make_model, preset):
         first, second = network(one), network(other)
     assert torch.equal(first[:, :, middle, middle], second[:, :, middle, middle])
     assert not torch.allclose(first, second)
+
+
+@pytest.mark.parametrize("look", ["fluorescence", "phase"])
+def test_beyond_the_halo_of_the_default_model_pixels_hardly_count(look):
+    model = load_models("flow")[0]
+    receptive_px, core_px = 480, 96
+    side = 2 * receptive_px + core_px
+    drawn = simulate(look, (side, side), np.random.default_rng(3), diameter_px=24, n_cells=900).image
+    scaled = np.atleast_3d(apply(fit(drawn), drawn))
+    image = torch.from_numpy(scaled).permute(2, 0, 1)[None].expand(1, 3, -1, -1)
+    maps = []
+    for halo in (receptive_px, model.spec.halo):
+        cut = receptive_px - halo
+        with torch.inference_mode():
+            found = model.to_maps(model.network.eval()(image[..., cut : side - cut, cut : side - cut]))
+        maps.append(found[..., halo : halo + core_px, halo : halo + core_px])
+    assert maps[0].abs().max() > 0.5
+    assert (maps[0] - maps[1]).abs().max() < 0.01
 
 
 def test_features_of_the_mix_transformer():

@@ -10,7 +10,7 @@ from cellwright.models.spec import ModelSpec
 
 LITE = "lite"  # name of the preset
 DIVISOR = 32
-HALO = 480
+HALO = 256  # farther pixels change the maps by less than 0.01; the receptive field is 480
 LAST_DEPTH = 4  # blocks at stride 32; each looks 64 pixels further on every side
 DECODER_WIDTHS = (96, 64, 40, FEATURES)  # at strides 16, 8, 4 and 2
 
