@@ -26,7 +26,6 @@ from napari.layers import Image as ImageLayer
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QFileDialog, QListWidgetItem
-from superqt.utils import QSignalDebouncer
 
 from cellwright.core.data import Image, Labels
 from cellwright.core.errors import CellwrightError, ReadError, WriteError
@@ -38,7 +37,7 @@ from cellwright.widgets.annotate.context import AnnotationContext
 from cellwright.widgets.annotate.model import AnnotateModel
 from cellwright.widgets.annotate.session_setup import journal_path, start_or_resume, unfinished
 from cellwright.widgets.annotate.view import FolderSection
-from cellwright.widgets.shared.jobs import Job
+from cellwright.widgets.shared.jobs import Job, debouncer
 from cellwright.widgets.shared.layer_io import layer_arguments
 
 OWN_FOLDER = "cellwright"
@@ -251,9 +250,7 @@ class Proofreader(QObject):
         self.job: Job | None = None
         self.keeper = Keeper(self)
         self._layer: ImageLayer | None = None
-        self._follow = QSignalDebouncer(parent=self)
-        self._follow.setTimeout(FOLLOW_MS)
-        self._follow.triggered.connect(self._on_follow)
+        self._follow = debouncer(self, FOLLOW_MS, self._on_follow)
         part = section
         part.folder.clicked.connect(self._on_folder_clicked)
         part.previous_image.clicked.connect(lambda: self.step(-1))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from napari.layers import Layer
 from qtpy.QtCore import Signal  # type: ignore[attr-defined]
-from qtpy.QtWidgets import QTableWidgetItem, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QTableWidgetItem, QWidget
 
 from cellwright.core.errors import CellwrightError
 from cellwright.widgets.compare.choices import CompareChoices
@@ -15,7 +15,7 @@ from cellwright.widgets.compare.view import ComparePanel
 from cellwright.widgets.shared.layer_io import Source, remove
 from cellwright.widgets.shared.messages import tell_error
 from cellwright.widgets.shared.napari_private import unwrapped
-from cellwright.widgets.shared.style import scrolled
+from cellwright.widgets.shared.style import PanelScrollArea, stack
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -34,9 +34,7 @@ class CompareWidget(QWidget):
         self.choices = CompareChoices(self.viewer, self.panel)
         self.jobs = self.panel.jobs
         self._opened: list[Layer] = []
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(scrolled(self.panel))
+        stack(PanelScrollArea(self.panel), into=self)
         self.jobs.started.connect(self._on_started)
         self.jobs.failed.connect(self._on_failed)
         self.jobs.cancelled.connect(self._on_cancelled)
@@ -50,7 +48,7 @@ class CompareWidget(QWidget):
         try:
             request = self.choices.request()
         except CellwrightError as error:
-            tell_error(self.panel, error, "Comparing")
+            tell_error(self.panel.message, error, "Comparing")
             return
         self.model.show(None)
         self.jobs.start(
@@ -69,7 +67,7 @@ class CompareWidget(QWidget):
     # -- a job --------------------------------------------------------------------------------------------
 
     def _on_started(self) -> None:
-        self.panel.show_message("")
+        self.panel.message.tell("")
         self.panel.show_running(is_running=True)
 
     def _on_clicked(self) -> None:
@@ -81,10 +79,10 @@ class CompareWidget(QWidget):
         self.panel.button.setEnabled(False)
 
     def _on_failed(self, error: Exception) -> None:
-        tell_error(self.panel, error, "Comparing")
+        tell_error(self.panel.message, error, "Comparing")
 
     def _on_cancelled(self) -> None:
-        self.panel.show_message("Cancelled; nothing was changed.")
+        self.panel.message.tell("Cancelled; nothing was changed.")
 
     def _on_finished(self) -> None:
         self.panel.show_running(is_running=False)

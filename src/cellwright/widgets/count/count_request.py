@@ -20,7 +20,6 @@ from cellwright.ops.measure.regions import RegionSet
 from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.layer_factory import legend
 from cellwright.widgets.shared.layer_io import Source, prepare
-from cellwright.widgets.shared.messages import number_text
 from cellwright.widgets.shared.regions import REGIONS, WINDOW
 
 if TYPE_CHECKING:
@@ -190,7 +189,7 @@ def card_of(counted: CountOutcome, unit: str, edited: "pandas.DataFrame | None" 
     if source.is_preview:
         line = f"preview of the view: {line}"
     details = (guess_line(result), interval_line(result), name_line(counted.request), sizes_line(sizes, unit))
-    return CountCard(number_text(result), line, "\n".join(filter(None, details)), legend(classes))
+    return CountCard(f"{result.count:,.0f}", line, "\n".join(filter(None, details)), legend(classes))
 
 
 def by_hand_line(table: "pandas.DataFrame") -> str:

@@ -8,7 +8,7 @@ from napari.layers import Shapes
 from qtpy.compat import isalive
 from qtpy.QtCore import Signal  # type: ignore[attr-defined]
 from qtpy.QtGui import QShowEvent
-from qtpy.QtWidgets import QVBoxLayout, QWidget
+from qtpy.QtWidgets import QWidget
 
 from cellwright.core.errors import CellwrightError, WrongLayerError
 from cellwright.inference.fit import expectation
@@ -70,7 +70,7 @@ from cellwright.widgets.shared.regions import (
     window_in_view,
     window_of_regions,
 )
-from cellwright.widgets.shared.style import scrolled
+from cellwright.widgets.shared.style import PanelScrollArea, stack
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -94,9 +94,7 @@ class CountWidget(QWidget):
         self.background = BackgroundTool(self.model)
         self.updater = LiveUpdater(self)
         self._is_showing_settings = False
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(scrolled(self.panel))
+        stack(PanelScrollArea(self.panel), into=self)
         self._show_family(self.choices.family)
         self.axes = AxesTool(self.model, self.panel, self.choices)
         self.calibrate = CalibrateTool(self.model, self.panel.calibrate)
@@ -470,7 +468,7 @@ class CountWidget(QWidget):
             self.model.fail(error)
 
     def _on_told(self, text: str, is_error: bool, is_warning: bool) -> None:  # noqa: FBT001 - by a signal
-        self.panel.show_message(text, is_error=is_error, is_warning=is_warning)
+        self.panel.message.tell(text, is_error=is_error, is_warning=is_warning)
 
     def _on_failed(self, error: Exception, doing: str) -> None:
-        tell_error(self.panel, error, doing)
+        tell_error(self.panel.message, error, doing)

@@ -12,15 +12,7 @@ from typing import Any
 
 import numpy as np
 from napari.utils.notifications import show_warning
-from qtpy.QtWidgets import (
-    QApplication,
-    QDialog,
-    QDialogButtonBox,
-    QLabel,
-    QListWidget,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QApplication, QDialog, QDialogButtonBox, QListWidget, QVBoxLayout, QWidget
 
 from cellwright.core.data import Image, known_sizes
 from cellwright.core.errors import ReadError
@@ -29,6 +21,7 @@ from cellwright.files.metadata import FilePart, blank
 from cellwright.files.zarr import address_of, is_zarr
 from cellwright.widgets.shared.coordinates import FILE_PART
 from cellwright.widgets.shared.layer_io import units_of
+from cellwright.widgets.shared.style import fill, wrapped_label
 
 LayerData = tuple[Any, dict[str, Any], str]  # napari: array, arguments, type of layer
 LABELS = ("_labels", ".labels", "_cp_masks")  # how names of label images end, which the other reader opens
@@ -121,10 +114,9 @@ class ImagesDialog(QDialog):
     def __init__(self, file: str, names: Sequence[str], parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.setWindowTitle("Open images")
-        text = QLabel(
+        text = wrapped_label(
             f"{file} holds {len(names)} images. Each one that is opened becomes a layer or several."
         )
-        text.setWordWrap(True)
         self._list = QListWidget()
         self._list.setSelectionMode(QListWidget.SelectionMode.ExtendedSelection)
         self._list.setToolTip("Ctrl and Shift choose several, Ctrl+A all.")
@@ -139,9 +131,7 @@ class ImagesDialog(QDialog):
         self._buttons.accepted.connect(self.accept)
         self._buttons.rejected.connect(self.reject)
         self._list.itemSelectionChanged.connect(self._on_chosen)
-        layout = QVBoxLayout(self)
-        for part in (text, self._list, self._buttons):
-            layout.addWidget(part)
+        fill(QVBoxLayout(self), text, self._list, self._buttons)
 
     @property
     def chosen(self) -> list[int]:

@@ -35,7 +35,6 @@ from cellwright.widgets.shared.cells.snapshot import (
     snapshot_of,
 )
 from cellwright.widgets.shared.edited_layers import ASKED
-from cellwright.widgets.shared.messages import tell_error
 from cellwright.widgets.shared.napari_private import preferences
 from cellwright.widgets.shared.regions import REGIONS, WINDOW
 
@@ -157,14 +156,14 @@ class ResultsExport(QObject):
         try:
             text = as_text(self.recipe())
         except CellwrightError as error:
-            self._view.show_message(error_line(error), is_error=True)
+            self._view.message.tell(error_line(error), is_error=True)
             return
         clipboard = QApplication.clipboard()
         if clipboard is not None:
             clipboard.setText(text)
         by_hand = self.unrepeatable
         note = f" It does not repeat {', '.join(by_hand)}." if by_hand else ""
-        self._view.show_message(f"{what} copied.{note}", is_warning=bool(note))
+        self._view.message.tell(f"{what} copied.{note}", is_warning=bool(note))
 
     def save_table(self, path: Path) -> None:
         """Write the cells that count, in the format that the ending of the path tells."""
@@ -186,7 +185,7 @@ class ResultsExport(QObject):
         """Write a folder as in the Cell Tracking Challenge."""
         measured = self._model.measured
         if measured is None or not measured.has_outlines:
-            self._view.show_message("Points have no masks to save. Count with a model that outlines.")
+            self._view.message.tell("Points have no masks to save. Count with a model that outlines.")
             return
         analysis, image = self._analysis(), self._image()
         self._start(_task(path, lambda: write_tracks(path, image, analysis)), path)
@@ -196,7 +195,7 @@ class ResultsExport(QObject):
         regions, image = self._model.regions, self._image()
         shapes = drawn_shapes(regions)
         if not shapes:
-            self._view.show_message("There are no regions yet. Choose a Shapes layer on the page of counts.")
+            self._view.message.tell("There are no regions yet. Choose a Shapes layer on the page of counts.")
             return
         self._saved_regions = (path, _corners(regions))
         self._start(_task(path, lambda: write_regions(path, shapes, image)), path)
@@ -246,10 +245,10 @@ class ResultsExport(QObject):
         try:
             recipe = load_recipe(path)
         except CellwrightError as error:
-            self._view.show_message(error_line(error), is_error=True)
+            self._view.message.tell(error_line(error), is_error=True)
             return
         self._on_loaded(recipe)
-        self._view.show_message(f"Settings of {path.name} taken.")
+        self._view.message.tell(f"Settings of {path.name} taken.")
 
     def _analysis(self) -> Analysis:
         return self._model.analysis()
@@ -261,7 +260,7 @@ class ResultsExport(QObject):
 
     def _ask(self, what: str, formats: str, save: Callable[[Path], None]) -> None:
         if self._model.measured is None:
-            self._view.show_message(
+            self._view.message.tell(
                 "There are no cells to save yet. Choose a layer with cells.", is_error=True
             )
             return
@@ -276,7 +275,7 @@ class ResultsExport(QObject):
 
     def _has_tracks(self) -> bool:
         if self._model.tracks is None:
-            self._view.show_message("There are no tracks yet. Press Track.", is_error=True)
+            self._view.message.tell("There are no tracks yet. Press Track.", is_error=True)
         return self._model.tracks is not None
 
     def _on_save_lineages_clicked(self) -> None:
@@ -301,14 +300,10 @@ class ResultsExport(QObject):
     def _start(self, task: Task[Path], path: Path) -> None:
         if self._view.job_bar.is_busy:
             task.close()
-            self._view.show_message("Cells are still being measured; try again in a moment.")
+            self._view.message.tell("Cells are still being measured; try again in a moment.")
             return
-        self._view.show_message(f"Saving {path}…")
-        self._view.job_bar.start(task, lambda saved: self._view.show_message(f"Saved {saved}"))
-
-    def tell_error(self, error: Exception) -> None:
-        """Tell what went wrong."""
-        tell_error(self._view, error, "Saving")
+        self._view.message.tell(f"Saving {path}…")
+        self._view.job_bar.start(task, lambda saved: self._view.message.tell(f"Saved {saved}"))
 
 
 def _is_file(image: Image) -> bool:

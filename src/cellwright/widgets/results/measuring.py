@@ -7,7 +7,6 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
-from superqt.utils import QSignalDebouncer
 
 from cellwright.core.errors import CellwrightError
 from cellwright.core.tasks import Task
@@ -17,7 +16,7 @@ from cellwright.widgets.results.viewer_link import ViewerLink
 from cellwright.widgets.shared.cells.measured_cells import MeasuredCells, measure_task
 from cellwright.widgets.shared.cells.snapshot import snapshot_of
 from cellwright.widgets.shared.job_bar import JobBar
-from cellwright.widgets.shared.jobs import Job
+from cellwright.widgets.shared.jobs import Job, debouncer
 from cellwright.widgets.shared.napari_private import slice_in_sight
 from cellwright.widgets.shared.regions import RegionLayers, name_regions
 
@@ -43,9 +42,7 @@ class Measurer(QObject):
         self._job: Job | None = None
         self._is_stale = self._is_writing = self._is_waiting = False
         self._step: tuple[int, ...] = ()
-        self._soon = QSignalDebouncer(parent=self)
-        self._soon.setTimeout(READ_MS)
-        self._soon.triggered.connect(self.read)
+        self._soon = debouncer(self, READ_MS, self.read)
         bar.failed.connect(self._on_failed)
         bar.finished.connect(self._on_finished)
 

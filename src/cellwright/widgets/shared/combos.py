@@ -39,7 +39,7 @@ from cellwright.widgets.shared.coordinates import Channel, channels_of
 from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.napari_private import preferences, unwrapped
-from cellwright.widgets.shared.style import row
+from cellwright.widgets.shared.style import fill, row
 
 SPECS = "spec.json"
 OTHER_FOLDER = ""  # data of the entry that asks for a folder
@@ -448,9 +448,7 @@ class ModelCard(QDialog):
         self.browser.setMarkdown(text)
         buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Close)
         buttons.rejected.connect(self.reject)
-        layout = QVBoxLayout(self)
-        layout.addWidget(self.browser)
-        layout.addWidget(buttons)
+        fill(QVBoxLayout(self), self.browser, buttons)
 
 
 class ClassifierComboBox(PanelComboBox):

@@ -11,7 +11,7 @@ from qtpy.QtCore import (  # type: ignore[attr-defined]
     Qt,
     Signal,
 )
-from qtpy.QtWidgets import QFrame, QLabel, QListWidgetItem, QVBoxLayout
+from qtpy.QtWidgets import QFrame, QListWidgetItem, QVBoxLayout
 
 from cellwright.files.dataset.folder import Dataset, read_dataset
 from cellwright.training.run_folder import (
@@ -27,7 +27,7 @@ from cellwright.training.settings import preset
 from cellwright.widgets.shared.combos import model_events
 from cellwright.widgets.shared.layer_dataset import Pair, dataset_of, pairs
 from cellwright.widgets.shared.messages import HandOver, choose
-from cellwright.widgets.shared.style import button, row
+from cellwright.widgets.shared.style import button, fill, row, wrapped_label
 from cellwright.widgets.train.view import LAYERS, TrainPanel
 
 
@@ -195,15 +195,12 @@ class ResumeOffer(QFrame):
         super().__init__()
         self.setObjectName("offer")
         self.plan: Plan | None = None
-        self.line = QLabel()
-        self.line.setWordWrap(True)
+        self.line = wrapped_label()
         self.resume = button("Resume", "Resume the training where it was left.")
         self.discard = button("Discard", "Delete what was trained so far.")
         self.resume.clicked.connect(lambda: self.accepted.emit(self.plan))
         self.discard.clicked.connect(self._on_discard_clicked)
-        layout = QVBoxLayout(self)
-        layout.addWidget(self.line)
-        layout.addLayout(row(self.resume, self.discard))
+        fill(QVBoxLayout(self), self.line, row(self.resume, self.discard))
         self.setVisible(False)
 
     def refresh(self) -> None:

@@ -14,7 +14,6 @@ from qtpy.QtWidgets import (
     QLineEdit,
     QMenu,
     QMessageBox,
-    QVBoxLayout,
     QWidget,
 )
 
@@ -23,7 +22,7 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.models import store
 from cellwright.widgets.shared.combos import ModelComboBox, model_events
 from cellwright.widgets.shared.job_bar import JobBar
-from cellwright.widgets.shared.style import button, folded
+from cellwright.widgets.shared.style import button, folded, stack
 
 ARCHIVE = "Exported model (*.zip)"
 LICENCE = "BSD-3-Clause"
@@ -40,8 +39,8 @@ class ZooDetails:
 class OwnModels(QWidget):
     """A box of the user's models and what can be done with the chosen one."""
 
-    def __init__(self, tell: Callable[..., None], parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, tell: Callable[..., None]) -> None:
+        super().__init__()
         self._tell = tell
         self.box = ModelComboBox(
             "Your own models: trained here, or imported.",
@@ -61,9 +60,7 @@ class OwnModels(QWidget):
             grid.addWidget(made, 1 + index // 2, index % 2)  # four in a row are cut off in a narrow dock
         grid.addWidget(self.job, 3, 0, 1, 2)
         self.collapsible = folded("My models", content)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.collapsible)
+        stack(self.collapsible, into=self)
         self.rename.clicked.connect(self._on_rename_clicked)
         self.delete.clicked.connect(self._on_delete_clicked)
         self._add_menus()
