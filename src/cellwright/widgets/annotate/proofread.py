@@ -38,7 +38,7 @@ from cellwright.widgets.annotate.model import AnnotateModel
 from cellwright.widgets.annotate.session_setup import journal_path, start_or_resume, unfinished
 from cellwright.widgets.annotate.view import FolderSection
 from cellwright.widgets.shared.jobs import Job, debouncer
-from cellwright.widgets.shared.layer_io import layer_arguments
+from cellwright.widgets.shared.layer_io import layer_arguments, take_away
 
 OWN_FOLDER = "cellwright"
 FOLLOW_MS = 150
@@ -357,12 +357,9 @@ class Proofreader(QObject):
             model.finish()
             path = self._labels_path(self.images[self.index])
             self.keeper.keep(path, context.session.labels, context.session.image)
-            for one in (context.layer.layer, context.regions.layer):
-                if one is not None and one in model.viewer.layers:
-                    model.viewer.layers.remove(one)
+            take_away(model.viewer, context.layer.layer, context.regions.layer)
         self._layer = None
-        if layer in model.viewer.layers:
-            model.viewer.layers.remove(layer)
+        take_away(model.viewer, layer)
         self._show()
 
     def _labels_path(self, image: Path) -> Path:

@@ -33,8 +33,8 @@ class ToolBox(QObject):
     asked = Signal(object, str)  # points (1, D) or corners (2, D) that tell of a cell, and what a click says
     pressed = Signal(str)  # a key of a tool that others do: accept, next, hide, ...
 
-    def __init__(self, view: AnnotationLayer, parent: QObject | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, view: AnnotationLayer) -> None:
+        super().__init__()
         self.view, self.session, self.overlay = view, view.session, Overlay(view)
         self.name = ""
         self.category = 0

@@ -22,7 +22,8 @@ from qtpy.QtWidgets import (
 from cellwright.core.tasks import Progress
 from cellwright.widgets.compare.disagreement import COLOURS
 from cellwright.widgets.compare.model import Compared, usual_pair
-from cellwright.widgets.shared.combos import ChannelComboBox, LayerComboBox, ModelComboBox, is_image
+from cellwright.widgets.shared.combos import ChannelComboBox, LayerComboBox, ModelComboBox
+from cellwright.widgets.shared.edited_layers import is_image
 from cellwright.widgets.shared.job_bar import JobBar
 from cellwright.widgets.shared.messages import duration
 from cellwright.widgets.shared.style import (

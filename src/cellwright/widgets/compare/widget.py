@@ -12,7 +12,7 @@ from cellwright.widgets.compare.choices import CompareChoices
 from cellwright.widgets.compare.disagreement import DISAGREEMENT
 from cellwright.widgets.compare.model import Compared, CompareModel, compare_task, open_task, whole_progress
 from cellwright.widgets.compare.view import ComparePanel
-from cellwright.widgets.shared.layer_io import Source, remove
+from cellwright.widgets.shared.layer_io import Source, active_kept, remove, take_away
 from cellwright.widgets.shared.messages import tell_error
 from cellwright.widgets.shared.napari_private import unwrapped
 from cellwright.widgets.shared.style import PanelScrollArea, stack
@@ -99,23 +99,17 @@ class CompareWidget(QWidget):
         if source is not None:
             remove(self.viewer, {"source": source.layer_id, "output": DISAGREEMENT})
         if layer is not None:
-            self._add(layer)
+            with active_kept(self.viewer):
+                self.viewer.add_layer(layer)
 
     def _show_opened(self, layers: tuple[Layer, ...]) -> None:
-        for layer in self._opened:
-            if layer in self.viewer.layers:
-                self.viewer.layers.remove(layer)
+        take_away(self.viewer, *self._opened)
         self._opened = list(layers)
         self.choices.hide(layers)
-        for layer in layers:
-            self._add(layer)
+        with active_kept(self.viewer):
+            for layer in layers:
+                self.viewer.add_layer(layer)
         self.viewer.reset_view()
-
-    def _add(self, layer: Layer) -> None:
-        active = self.viewer.layers.selection.active
-        self.viewer.add_layer(layer)
-        if active is not None and active in self.viewer.layers:
-            self.viewer.layers.selection.active = active
 
     def _on_image_clicked(self, item: QTableWidgetItem) -> None:
         self.open(getattr(item, "index", 0))

@@ -18,7 +18,7 @@ from cellwright.widgets.count.count_request import CountOutcome, show_task
 from cellwright.widgets.count.model import CountModel
 from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.layer_factory import COLOUR
-from cellwright.widgets.shared.layer_io import Source
+from cellwright.widgets.shared.layer_io import Source, take_away
 from cellwright.widgets.shared.style import button, even_row, stack, wrapped_label
 
 LAYER_NAME = "boxes counted by hand"
@@ -132,8 +132,7 @@ class CalibrateTool(QObject):
         """Put layer and table away; the corrected density stays."""
         shapes, self.shapes = self.shapes, None
         self.form.setVisible(False)
-        if shapes is not None and shapes in self._model.viewer.layers:
-            self._model.viewer.layers.remove(shapes)
+        take_away(self._model.viewer, shapes)
 
     def _leave(self) -> None:
         """Put the table away; boxes that were drawn stay in the viewer, to go on with."""

@@ -10,7 +10,6 @@ from cellwright.core.data import CHANNEL, Image
 from cellwright.core.errors import WrongLayerError
 from cellwright.files.metadata import FilePart
 from cellwright.ops.measure.blocks import cropped
-from cellwright.widgets.shared.combos import is_image
 from cellwright.widgets.shared.coordinates import (
     FILE_PART,
     Channel,
@@ -20,6 +19,7 @@ from cellwright.widgets.shared.coordinates import (
     image_in,
     is_understood,
 )
+from cellwright.widgets.shared.edited_layers import is_image
 from cellwright.widgets.shared.layer_io import Source, source_of
 
 

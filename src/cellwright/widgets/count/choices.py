@@ -134,7 +134,7 @@ class Choices(QObject):
         if not isalive(self):  # type: ignore[no-untyped-call]
             return
         if ticked is None:
-            ticked = self._panel.ticked_models
+            ticked = self._panel.together.ticked
         self._panel.list_models(self._panel.model.siblings, ticked)
 
     def _on_scene_changed(self, _: Any = None) -> None:

@@ -170,8 +170,6 @@ def card_of(counted: CountOutcome, unit: str, edited: "pandas.DataFrame | None" 
 
     Parameters
     ----------
-    counted
-        The count.
     unit
         As in the preferences.
     edited

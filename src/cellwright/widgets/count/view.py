@@ -13,14 +13,13 @@ from qtpy.QtWidgets import (
     QGridLayout,
     QHBoxLayout,
     QLabel,
-    QListWidget,
-    QListWidgetItem,
     QVBoxLayout,
     QWidget,
 )
 
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.registry import Family
+from cellwright.widgets.shared.check_list import CheckList
 from cellwright.widgets.shared.combos import (
     LETTERS,
     ChannelComboBox,
@@ -29,9 +28,8 @@ from cellwright.widgets.shared.combos import (
     LayerComboBox,
     ModelComboBox,
     PanelComboBox,
-    is_image,
-    is_shapes,
 )
+from cellwright.widgets.shared.edited_layers import is_image, is_shapes
 from cellwright.widgets.shared.form import SettingsForm, is_threshold, names_of
 from cellwright.widgets.shared.job_bar import JobBar
 from cellwright.widgets.shared.style import (
@@ -67,8 +65,6 @@ OWN_ROWS = (
 PX, UM = "px", "µm"
 MOST = {PX: 5000.0, UM: 100_000.0}  # of a diameter
 UNIT_LETTERS = 2
-MOST_ROWS = 4  # of the list of models that is not scrolled
-ROW_PADDING_PX = 4
 LONGEST_LARGE = 6  # characters of the number that fit into the panel at full size
 
 
@@ -81,8 +77,8 @@ class CountPanel(QWidget):
         self.guide = GuideLine()
         fill(layout, self.guide, self._first_choices(), self._buttons())
         self.jobs, self.message = JobBar(has_stop=False), message_label()
-        self._tool_box = QVBoxLayout()
-        fill(layout, self.jobs, self.message, self._card(), self._tools(), self._tool_box)
+        self.tool_box = QVBoxLayout()  # for what belongs to a tool
+        fill(layout, self.jobs, self.message, self._card(), self._tools(), self.tool_box)
         self.more = folded("More", self._more())
         layout.addWidget(self.more)
         layout.addStretch(1)
@@ -98,10 +94,6 @@ class CountPanel(QWidget):
         self.thresholds.native.setObjectName("thresholds")
         put(self._threshold_box, self.thresholds.native)
         put(self._advanced_box, self.filters.native, self.engine.native)
-
-    def put_tool(self, form: QWidget) -> None:
-        """Give what belongs to a tool a place under the tools' buttons."""
-        self._tool_box.addWidget(form)
 
     def show_running(self, *, is_running: bool) -> None:
         """Turn the count button into Cancel and back."""
@@ -242,11 +234,6 @@ class CountPanel(QWidget):
     def _show_combine(self, _: object = None) -> None:
         self._more_form.setRowVisible(self.combine, bool(self.further.ticked))
 
-    @property
-    def ticked_models(self) -> tuple[str, ...]:
-        """Names or folders of the models that count together with the chosen one."""
-        return self.together.ticked
-
     def list_models(self, models: Iterable[tuple[str, str]], ticked: Container[str]) -> None:
         """List title and name of models that can count together with the chosen one, and tick some."""
         self.together.list_entries(models, ticked)
@@ -322,39 +309,6 @@ class CountPanel(QWidget):
         self.show_prompted(is_pending=False)
         tools = even_row(self.ask, self.calibrate, self.colours)
         return stack(tools, row(self.keep_cell, self.drop_cell))
-
-
-class CheckList(QListWidget):
-    """Entries that can be ticked, as high as they need, and scrolled where they are many."""
-
-    def __init__(self, help_text: str) -> None:
-        super().__init__()
-        self.setToolTip(help_text)
-        self.setSelectionMode(QListWidget.SelectionMode.NoSelection)
-        self.setTextElideMode(Qt.TextElideMode.ElideRight)
-        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-
-    @property
-    def ticked(self) -> tuple[str, ...]:
-        """Data of the entries that are ticked."""
-        items = [self.item(place) for place in range(self.count())]
-        ticked = [item for item in items if item is not None and item.checkState() == Qt.CheckState.Checked]
-        return tuple(str(item.data(Qt.ItemDataRole.UserRole)) for item in ticked)
-
-    def list_entries(self, entries: Iterable[tuple[str, str]], ticked: Container[str]) -> None:
-        """List titles and data, and tick some."""
-        with QSignalBlocker(self):
-            self.clear()
-            for title, data in entries:
-                item = QListWidgetItem(title)
-                item.setToolTip(title)
-                item.setData(Qt.ItemDataRole.UserRole, data)
-                item.setFlags(Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsUserCheckable)
-                item.setCheckState(Qt.CheckState.Checked if data in ticked else Qt.CheckState.Unchecked)
-                self.addItem(item)
-        n_shown = min(self.count(), MOST_ROWS)
-        row_px = max(self.sizeHintForRow(0), self.fontMetrics().height() + ROW_PADDING_PX)
-        self.setFixedHeight(n_shown * row_px + 2 * ROW_PADDING_PX)
 
 
 class GuideLine(QFrame):

@@ -37,10 +37,10 @@ from cellwright.widgets.shared.jobs import Job, LiveUpdater
 from cellwright.widgets.shared.layer_io import (
     Source,
     edited_layers,
-    has_image,
     has_layers,
     hidden_for,
     image_layer,
+    layer_of_id,
     place,
     remove,
     shown_cells,
@@ -103,7 +103,7 @@ class CountWidget(QWidget):
         self.save = SaveTool(self.model, self.edited, self.panel.save)
         self.settings_file = SettingsFileTool(self.model, self.panel, self.choices)
         self.first_run = FirstRunTool(self.model, self.panel)
-        self.panel.put_tool(self.calibrate.form)
+        self.panel.tool_box.addWidget(self.calibrate.form)
         self._connect_panel()
         self._connect_model()
 
@@ -169,7 +169,7 @@ class CountWidget(QWidget):
             settings=self.settings,
             engine=self.engine,
             outputs=self.outputs,
-            together=self.panel.ticked_models,
+            together=self.panel.together.ticked,
             also=self.choices.also,
         )
 
@@ -298,7 +298,7 @@ class CountWidget(QWidget):
         expected = expectation(counted.result.fit)
         if expected in notices:  # as a warning
             expected = ""
-        if not has_image(self.viewer, source):
+        if layer_of_id(self.viewer, source.layer_id) is None:
             notices.append(
                 f"The image layer {source.image.name!r} was removed while its cells were counted; they are "
                 "shown where it was."
@@ -334,7 +334,7 @@ class CountWidget(QWidget):
     def _is_here(self, counted: CountOutcome) -> bool:
         """Return whether the image of a count, or what was made of it, is still among the layers."""
         source = counted.request.source
-        return has_image(self.viewer, source) or has_layers(self.viewer, source.key)
+        return layer_of_id(self.viewer, source.layer_id) is not None or has_layers(self.viewer, source.key)
 
     def _update(self, _: object = None) -> None:
         """Bring cells and layers in line with thresholds, ticks and classes, in the background."""
@@ -419,8 +419,8 @@ class CountWidget(QWidget):
         counted = self.model.outcome
         if counted is None:
             return
-        source, cells = counted.request.source, shown_cells(self.viewer, counted.request.source)
-        image = next((one for one in self.viewer.layers if str(one.unique_id) == source.layer_id), None)
+        source = counted.request.source
+        image, cells = layer_of_id(self.viewer, source.layer_id), shown_cells(self.viewer, source)
         if image is None or cells is None:
             self.model.tell("Image or cells are no longer among the layers. Count again, then correct.")
             return

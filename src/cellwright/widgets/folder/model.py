@@ -18,7 +18,7 @@ from cellwright.files.folders.image_list import ListedImage, list_images
 from cellwright.files.folders.results import ImageOutcome, check_output, read_outcomes, read_result
 from cellwright.files.images import read_images
 from cellwright.inference.recipe import Recipe
-from cellwright.ops.plates import PlateMap, plate_map, row_name, well_place
+from cellwright.ops.plates import PlateMap, plate_map, well_place
 from cellwright.widgets.shared.layer_io import layer_arguments, prepare, source_of
 
 ORDERS = {
@@ -152,11 +152,6 @@ def _key(outcome: ImageOutcome, order: str) -> float:
     count = float(outcome.row.get("count", 0))
     keys = {"fit": float(outcome.row.get("fit", math.inf)), "most": -count, "fewest": count}
     return keys.get(order, 0.0)
-
-
-def well_name(row: int, column: int) -> str:
-    """Return what a well is called: B03."""
-    return f"{row_name(row)}{column + 1:02d}"
 
 
 def check_request(request: FolderRequest) -> None:

@@ -32,8 +32,8 @@ from cellwright.files.folders.results import ImageOutcome, thumbnail_of
 from cellwright.inference.fit import UNKNOWN_BELOW, WARN_BELOW, in_short
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
-from cellwright.ops.plates import PlateMap, plate_pattern
-from cellwright.widgets.folder.model import ORDERS, FolderModel, well_name
+from cellwright.ops.plates import PlateMap, plate_pattern, well_place
+from cellwright.widgets.folder.model import ORDERS, FolderModel
 from cellwright.widgets.folder.plate_view import PlateView
 from cellwright.widgets.shared.combos import DeviceComboBox, ModelComboBox, PanelComboBox
 from cellwright.widgets.shared.form import SettingsForm, names_of
@@ -260,11 +260,7 @@ class FolderView(QWidget):
         plates = model.plates
         self.plate_names_box.fill([(name, name) for name in plates], model.plate)
         self.plate_names_box.setVisible(len(plates) > 1)
-        chosen = None
-        if plate is not None and model.well:
-            wells = ((r, c) for r in range(plate.values.shape[0]) for c in range(plate.values.shape[1]))
-            chosen = next((well for well in wells if well_name(*well) == model.well), None)
-        self.plate.show_plate(plate, chosen)
+        self.plate.show_plate(plate, well_place(model.well))
 
 
 def _title(column: str) -> str:

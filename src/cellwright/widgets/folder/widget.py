@@ -16,6 +16,7 @@ from cellwright.core.tasks import Progress
 from cellwright.files.folders.results import ImageOutcome
 from cellwright.inference.recipe import Recipe, recipe_from
 from cellwright.models import registry
+from cellwright.ops.plates import well_name
 from cellwright.widgets.folder.model import (
     FolderModel,
     FolderRequest,
@@ -24,12 +25,11 @@ from cellwright.widgets.folder.model import (
     earlier_task,
     folder_task,
     open_task,
-    well_name,
 )
 from cellwright.widgets.folder.view import FolderView
 from cellwright.widgets.shared.edited_layers import is_edited
 from cellwright.widgets.shared.jobs import LiveUpdater
-from cellwright.widgets.shared.layer_io import place
+from cellwright.widgets.shared.layer_io import place, take_away
 from cellwright.widgets.shared.messages import REDRAW_S, CountEvent, count_news, listen, tell_error
 from cellwright.widgets.shared.napari_private import unwrapped
 from cellwright.widgets.shared.style import PanelScrollArea, stack
@@ -250,7 +250,5 @@ class FolderWidget(QWidget):
         self._opened = [image, *place(self.viewer, opened.cells).values()]
         if any(is_edited(layer) for layer in last):
             last = []  # what was corrected stays, with its image
-        for layer in last:  # after the new ones have come: removed first, they can crash the canvas
-            if layer in self.viewer.layers:
-                self.viewer.layers.remove(layer)
+        take_away(self.viewer, *last)  # once the new ones are there: removed first, they can crash the canvas
         self.viewer.reset_view()

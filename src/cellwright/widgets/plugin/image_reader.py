@@ -74,14 +74,7 @@ def read_layers(path: str) -> list[LayerData]:
 
 
 def choose_images(file: str, names: Sequence[str]) -> list[int] | None:
-    """Ask the user which images of a file become layers.
-
-    Parameters
-    ----------
-    file
-        Its name.
-    names
-        Of the images.
+    """Ask the user which images of a file, given by their names, become layers.
 
     Returns
     -------
@@ -99,17 +92,7 @@ def choose_images(file: str, names: Sequence[str]) -> list[int] | None:
 
 
 class ImagesDialog(QDialog):
-    """Lists the images of a file; the first ones are chosen to begin with.
-
-    Parameters
-    ----------
-    file
-        Its name.
-    names
-        Of the images.
-    parent
-        Qt parent.
-    """
+    """Lists the images of a file; the first ones are chosen to begin with."""
 
     def __init__(self, file: str, names: Sequence[str], parent: QWidget | None = None) -> None:
         super().__init__(parent)

@@ -17,7 +17,6 @@ from qtpy.QtWidgets import (
     QLabel,
     QLayout,
     QLineEdit,
-    QListWidget,
     QMenu,
     QPushButton,
     QScrollArea,
@@ -33,7 +32,9 @@ from cellwright.widgets.results.plots import Boxes, CellPlot, Histogram, Scatter
 from cellwright.widgets.results.table import CellsTable, FrameModel
 from cellwright.widgets.results.track_page import TrackPage
 from cellwright.widgets.shared.cells.snapshot import is_cells_layer
-from cellwright.widgets.shared.combos import LayerComboBox, PanelComboBox, is_image, is_shapes
+from cellwright.widgets.shared.check_list import CheckList
+from cellwright.widgets.shared.combos import LayerComboBox, PanelComboBox
+from cellwright.widgets.shared.edited_layers import is_image, is_shapes
 from cellwright.widgets.shared.job_bar import JobBar
 from cellwright.widgets.shared.style import (
     button,
@@ -245,9 +246,7 @@ class ResultsView(QWidget):
         self.groups = {name: QCheckBox(GROUPS[name]) for name in MEASURED}
         for name, box in self.groups.items():
             box.setToolTip(MEASURE_HELP[name])
-        self.others = QListWidget()
-        self.others.setToolTip("Further images of the same pixels to measure the intensity in.")
-        self.others.setMaximumHeight(SMALL_TABLE_PX)
+        self.others = CheckList("Further images of the same pixels to measure the intensity in.")
         self.ring_gap, self.ring_width = (
             spin(2.0, "Pixels between a cell and its ring of background."),
             spin(5.0, "Width of the ring of background around a cell, in pixels.", lowest=0.5),

@@ -7,8 +7,8 @@ import numpy as np
 from napari.layers import Labels, Layer, Points
 from numpy.typing import NDArray
 from qtpy.compat import isalive
-from qtpy.QtCore import QSignalBlocker, QSize, Qt, QTimer
-from qtpy.QtWidgets import QListWidgetItem, QSizePolicy, QWidget
+from qtpy.QtCore import QSignalBlocker, QSize, QTimer
+from qtpy.QtWidgets import QSizePolicy, QWidget
 
 from cellwright.core.errors import CellwrightError, error_line
 from cellwright.inference.recipe import Recipe
@@ -25,6 +25,7 @@ from cellwright.widgets.results.viewer_link import ViewerLink
 from cellwright.widgets.shared.cells.followers import Followers, follow
 from cellwright.widgets.shared.cells.snapshot import counted_regions, image_layer_under, image_layers
 from cellwright.widgets.shared.edited_layers import EDITED, METADATA
+from cellwright.widgets.shared.layer_io import layer_of_id
 from cellwright.widgets.shared.messages import CountEvent, count_news, listen, tell_error
 from cellwright.widgets.shared.napari_private import preferences, unwrapped
 from cellwright.widgets.shared.regions import RegionLayers, ask_for_region
@@ -161,16 +162,9 @@ class ResultsWidget(QWidget):
         if not isalive(self):  # type: ignore[no-untyped-call]
             return  # napari holds this callback by a weak reference, which may outlive the widget
         image = self.view.image.layer
-        others, ticked = self.view.others, self._ticked_others
-        found = [one for one in image_layers(self.viewer) if one is not image]
-        others.clear()
-        for layer in found:
-            item = QListWidgetItem(layer.name)
-            item.setFlags(item.flags() | Qt.ItemFlag.ItemIsUserCheckable)
-            identity = str(layer.unique_id)
-            item.setCheckState(Qt.CheckState.Checked if identity in ticked else Qt.CheckState.Unchecked)
-            item.setData(Qt.ItemDataRole.UserRole, identity)
-            others.addItem(item)
+        others = self.view.others
+        found = [(one.name, str(one.unique_id)) for one in image_layers(self.viewer) if one is not image]
+        others.list_entries(found, others.ticked)
         for widget in (others, self.view.others_title):
             widget.setVisible(bool(found))
 
@@ -203,22 +197,15 @@ class ResultsWidget(QWidget):
         if viewer is not self.viewer or not isalive(self):  # type: ignore[no-untyped-call]
             return
         self.model.count_event = event
-        counted = next((one for one in self.viewer.layers if str(one.unique_id) == event.layer_id), None)
+        counted = layer_of_id(self.viewer, event.layer_id)
         if counted is not None:
             self.show_layer(counted)
         self._show_number()
 
-    @property
-    def _ticked_others(self) -> set[str]:
-        """Identities of the further images that are ticked."""
-        items = [self.view.others.item(place) for place in range(self.view.others.count())]
-        is_on = Qt.CheckState.Checked
-        return {one.data(Qt.ItemDataRole.UserRole) for one in items if one and one.checkState() == is_on}
-
     # -- measuring ----------------------------------------------------------------------------------------
 
     def _on_measure_clicked(self) -> None:
-        view, ids = self.view, self._ticked_others
+        view, ids = self.view, self.view.others.ticked
         self.measurer.others = [one for one in image_layers(self.viewer) if str(one.unique_id) in ids]
         groups = tuple(name for name, box in view.groups.items() if box.isChecked())
         self.model.measure = groups

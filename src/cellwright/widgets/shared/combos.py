@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from napari.layers import Image as ImageLayer
-from napari.layers import Labels, Layer, Shapes
+from napari.layers import Labels, Layer
 from psygnal import Signal
 from qtpy.compat import isalive
 from qtpy.QtCore import QSignalBlocker, Qt
@@ -36,7 +36,7 @@ from cellwright.models import registry, store
 from cellwright.models.classifier import spec as classifier_spec
 from cellwright.models.spec import ModelSpec, read_spec
 from cellwright.widgets.shared.coordinates import Channel, channels_of
-from cellwright.widgets.shared.edited_layers import METADATA
+from cellwright.widgets.shared.edited_layers import is_image
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.napari_private import preferences, unwrapped
 from cellwright.widgets.shared.style import fill, row
@@ -63,8 +63,6 @@ class PanelComboBox(QComboBox):
 
     Parameters
     ----------
-    help_text
-        Its tooltip.
     folders
         Title of the dialog in which a folder can be chosen too; empty for none.
     """
@@ -150,16 +148,6 @@ class PanelComboBox(QComboBox):
             self.add_folder(Path(folder))
 
 
-def is_image(layer: Layer) -> bool:
-    """Return whether a layer is an image to count in, and not what we made of one."""
-    return isinstance(layer, ImageLayer) and METADATA not in layer.metadata
-
-
-def is_shapes(layer: Layer) -> bool:
-    """Return whether a layer can hold regions that somebody drew."""
-    return isinstance(layer, Shapes) and METADATA not in layer.metadata
-
-
 class LayerComboBox(PanelComboBox):
     """The layers of a viewer of one kind, the topmost first; those of renamed and moved layers stay chosen.
 
@@ -167,8 +155,6 @@ class LayerComboBox(PanelComboBox):
     ----------
     accepts
         Tells whether a layer is listed.
-    help_text
-        Its tooltip.
     none
         Title of a first entry, for no layer; empty for none.
     otherwise
@@ -290,8 +276,6 @@ class ModelComboBox(PanelComboBox):
 
     Parameters
     ----------
-    help_text
-        Its tooltip.
     accepts
         Tells whether a model is listed.
     after
@@ -426,17 +410,7 @@ class ModelComboBox(PanelComboBox):
 
 
 class ModelCard(QDialog):
-    """A window with the card of a model, which stays beside the viewer until it is closed.
-
-    Parameters
-    ----------
-    title
-        Of the window.
-    text
-        The card, as markdown.
-    parent
-        Qt parent.
-    """
+    """A window with the card of a model, in markdown, which stays beside the viewer until it is closed."""
 
     def __init__(self, title: str, text: str, parent: QWidget | None = None) -> None:
         super().__init__(parent)

@@ -122,8 +122,6 @@ def axes_of(layer: ImageLayer, channel: Channel | None = None) -> str:
 
     Parameters
     ----------
-    layer
-        Which tells them, or whose file does, or whose shape lets one guess them.
     channel
         What is counted in: all slices, where that was chosen in place of channels.
 

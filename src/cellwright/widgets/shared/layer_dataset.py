@@ -19,7 +19,7 @@ from cellwright.files.dataset.folder import Dataset, Item
 from cellwright.files.dataset.meta import Region
 from cellwright.ops.labels import relabel
 from cellwright.widgets.shared.coordinates import full_resolution, in_pixels
-from cellwright.widgets.shared.edited_layers import METADATA
+from cellwright.widgets.shared.edited_layers import METADATA, is_image
 from cellwright.widgets.shared.layer_io import ANNOTATION, REGIONS_NAME, image_of
 
 HERE = Path("the layers of this viewer")  # folder of a dataset that has none
@@ -35,7 +35,13 @@ class Pair:
     @property
     def title(self) -> str:
         """What to call it in a list."""
-        return f"{self.image.name} + {self.annotation.name}"
+        title = f"{self.image.name} + {self.annotation.name}"
+        return f"{title} (as counted)" if self.is_as_counted else title
+
+    @property
+    def key(self) -> str:
+        """What tells it from others: an annotation belongs to one image."""
+        return str(self.annotation.unique_id)
 
     @property
     def is_as_counted(self) -> bool:
@@ -81,7 +87,7 @@ class LayerItem(Item):
 def pairs(layers: Iterable[Layer]) -> list[Pair]:
     """Return each annotation among some layers with the image it most likely belongs to."""
     layers = list(layers)
-    images = [one for one in layers if isinstance(one, ImageLayer) and METADATA not in one.metadata]
+    images = [one for one in layers if is_image(one)]
     found = []
     for layer in layers:
         if isinstance(layer, LabelsLayer | Points) and not layer.metadata.get("preview"):

@@ -43,8 +43,6 @@ def make_layer(
     ----------
     output
         ``Labels``, ``Points``, ``Shapes`` (bounding boxes) or ``Image`` (density).
-    result
-        What was counted.
     placement
         Arguments of napari's layers that put the counted part where it belongs.
     channel_axis
@@ -106,10 +104,26 @@ def _label_colours(result: Result) -> CyclicLabelColormap | DirectLabelColormap:
     classes = result.cells.classes
     if classes is None:
         return bright_colours()
-    colours: dict[int | None, Any] = {None: "transparent", 0: "transparent"}
-    return DirectLabelColormap(
-        color_dict=colours | {row: class_colour(int(one)) for row, one in enumerate(classes, start=1)}
-    )
+    return colours_by_label({row: class_colour(int(one)) for row, one in enumerate(classes, start=1)})
+
+
+def colours_by_label(colours: Mapping[int, str], others: str = "transparent") -> DirectLabelColormap:
+    """Return a colormap with a colour for each label, and one for all others but the background."""
+    return DirectLabelColormap(color_dict={None: others, 0: "transparent", **colours})
+
+
+def write_classes(layer: Labels | Points, names: Mapping[int, str], n_rows: int) -> None:
+    """Write classes of some cells into the features of a layer, whose number of rows is given.
+
+    Row ``k`` is that of label ``k``, or of point ``k``; '' stands for no class.
+    """
+    features = layer.features.reindex(range(n_rows))
+    values = [""] * n_rows
+    if "class" in features:
+        values = [one if isinstance(one, str) else "" for one in features["class"].tolist()]
+    for row, name in names.items():
+        values[row] = name
+    layer.features = features.assign(**{"class": values})
 
 
 def bright_colours() -> CyclicLabelColormap:

@@ -120,12 +120,8 @@ class TrainModel:
 def train_task(plan: Plan, gate: threading.Event, layers: Dataset | None = None) -> Task[TrainingOutcome]:
     """Train, or go on training; waits while ``gate`` is not set.
 
-    Closing it keeps the run as it is on disk; then :func:`stop` keeps the best model so far.
-
-    Parameters
-    ----------
-    layers
-        Annotated layers, to be kept in ``plan.data`` first.
+    Annotated layers are kept in ``plan.data`` first. Closing the task keeps the run as it is on disk; then
+    :func:`stop` keeps the best model so far.
 
     Raises
     ------

@@ -15,7 +15,6 @@ from qtpy.QtWidgets import (
     QHBoxLayout,
     QLabel,
     QLineEdit,
-    QListWidget,
     QSizePolicy,
     QSpinBox,
     QVBoxLayout,
@@ -27,6 +26,7 @@ from cellwright.core.tasks import Progress
 from cellwright.models.registry import FAMILIES
 from cellwright.training.run_folder import SCRATCH
 from cellwright.training.settings import PRESETS, PRETRAIN_METHODS, FinetuneSettings, PretrainSettings
+from cellwright.widgets.shared.check_list import CheckList
 from cellwright.widgets.shared.combos import DeviceComboBox, ModelComboBox, PanelComboBox
 from cellwright.widgets.shared.form import SettingsForm, is_threshold
 from cellwright.widgets.shared.job_bar import JobBar
@@ -69,7 +69,7 @@ TITLES = {  # where the name of a setting does not tell what it is
 }
 OWN_STAGES = ("write", "begin", "read", "epoch")  # the others are those of counting
 MOVES = ("pre-train", "fine-tune", "epoch")  # the bar; other stages leave it where it was
-LIST_HEIGHT_PX, INDENT_PX = 58, 18
+INDENT_PX = 18
 LARGEST, SMALLEST_STEP = 1_000_000, 1e-5  # of numbers in the form
 OWN_STYLE = """
 #findings { padding: 6px 8px; border-radius: 5px; background: rgba(128, 128, 128, 28); }
@@ -168,9 +168,7 @@ class TrainPanel(QWidget):
         )
         self.device, self.preset = DeviceComboBox(), PanelComboBox(PRESET_HELP)
         self.preset.fill((PRESET_TITLES[name], name) for name in PRESETS)
-        self.pairs = QListWidget()
-        self.pairs.setFixedHeight(LIST_HEIGHT_PX)
-        self.pairs.setToolTip("Images with their annotation; the ticked ones are trained on.")
+        self.pairs = CheckList("Images with their annotation; the ticked ones are trained on.")
         self.complete = QCheckBox("Every cell is annotated")
         self.complete.setChecked(True)
         self.complete.setToolTip(

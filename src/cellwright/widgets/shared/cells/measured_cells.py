@@ -90,10 +90,6 @@ def measure_task(
 
     Parameters
     ----------
-    snapshot
-        The layer.
-    settings
-        What is measured.
     before
         The same layer as it was; cells that are as they were are not measured again, and those that came or
         changed since are marked as made by hand.

@@ -23,7 +23,7 @@ from cellwright.widgets.shared.coordinates import (
     image_in,
     without_axis,
 )
-from cellwright.widgets.shared.edited_layers import EDITED, METADATA
+from cellwright.widgets.shared.edited_layers import EDITED, METADATA, is_image
 from cellwright.widgets.shared.regions import HALF_PIXEL, REGIONS, RegionLayers, regions_of
 
 if TYPE_CHECKING:
@@ -59,8 +59,7 @@ def is_cells_layer(layer: Layer | None) -> bool:
 
 def image_layers(viewer: Any) -> list[ImageLayer]:
     """Return the Image layers that no count has made, the topmost first."""
-    found = [one for one in viewer.layers if isinstance(one, ImageLayer) and METADATA not in one.metadata]
-    return found[::-1]
+    return [one for one in reversed(viewer.layers) if is_image(one)]
 
 
 def image_layer_under(viewer: Any, layer: Layer) -> ImageLayer | None:
