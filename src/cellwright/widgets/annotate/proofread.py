@@ -256,7 +256,7 @@ class Proofreader(QObject):
         part.previous_image.clicked.connect(lambda: self.step(-1))
         part.next_image.clicked.connect(lambda: self.step(1))
         part.files.itemDoubleClicked.connect(lambda item: self.go_to(part.files.row(item)))
-        model.events.opened.connect(self._on_opened)
+        model.opened.connect(self._on_opened)
         self.keeper.changed.connect(self._on_kept)
         self.keeper.failed.connect(model.fail)
         self._show()

@@ -70,12 +70,12 @@ class AnnotateWidget(QWidget):
         self._connect_panel()
 
     def _connect_model(self) -> None:
-        events = self.model.events
-        events.opened.connect(self._on_opened)
-        events.closed.connect(self._on_closed)
-        events.told.connect(self._on_told)
-        events.failed.connect(self._on_failed)
-        events.message.connect(self._on_message)
+        model = self.model
+        model.opened.connect(self._on_opened)
+        model.closed.connect(self._on_closed)
+        model.told.connect(self._on_told)
+        model.failed.connect(self._on_failed)
+        model.message.connect(self._on_message)
 
     def _connect_panel(self) -> None:
         panel, layers = self.panel, self.viewer.layers

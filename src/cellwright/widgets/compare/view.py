@@ -198,7 +198,7 @@ def summary_of(compared: Compared) -> str:
     """
     comparison, pairs = compared.comparison, compared.pairs()
     is_one = len(pairs) == 1
-    heads = [_coloured(number, colour) for number, colour in zip("12", COLOURS, strict=True)]
+    heads = [chip(f"<b>{number}</b>", colour) for number, colour in zip("12", COLOURS, strict=True)]
     named = [f"{head} {escape(shortened(name))}" for head, name in zip(heads, comparison.models, strict=True)]
     counts = [
         f"{pairs[0][side].count:,.0f}" if is_one else _mean(comparison.mean(model, "count"))
@@ -284,10 +284,6 @@ def _best(scores: Sequence[float]) -> list[str]:
             text = f"<b>{text}</b>"
         texts.append(text)
     return texts
-
-
-def _coloured(text: str, colour: str) -> str:
-    return chip(f"<b>{escape(text)}</b>", colour)
 
 
 def _large(text: str) -> str:

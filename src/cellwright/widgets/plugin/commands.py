@@ -49,7 +49,7 @@ def count_active_layer(viewer: "napari.viewer.Viewer") -> Job | None:
         engine = EngineSettings(device=own.device)
         source = source_of(viewer.layers.selection.active)
         outputs = usual_outputs(registry.get(family))
-        request = Request(source, own.default_model, None, engine, outputs, family=family)
+        request = Request(source, own.model or DEFAULT_FAMILY, None, engine, outputs, family=family)
     except CellwrightError as error:
         show_error(str(error))
         return None

@@ -13,6 +13,7 @@ from cellwright.core.tasks import Task
 from cellwright.ops.measure.settings import MeasureSettings
 from cellwright.widgets.results.model import ResultsModel
 from cellwright.widgets.results.viewer_link import ViewerLink
+from cellwright.widgets.shared.cells.followers import LABELS_EVENTS
 from cellwright.widgets.shared.cells.measured_cells import MeasuredCells, measure_task
 from cellwright.widgets.shared.cells.snapshot import snapshot_of
 from cellwright.widgets.shared.job_bar import JobBar
@@ -21,7 +22,6 @@ from cellwright.widgets.shared.napari_private import slice_in_sight
 from cellwright.widgets.shared.regions import RegionLayers, name_regions
 
 READ_MS = 250
-LABELS_EVENTS = ("data", "paint", "labels_update", "set_data", "features", "visible")
 POINTS_EVENTS = ("data", "features")
 
 

@@ -128,16 +128,17 @@ def write_classes(layer: Labels | Points, names: Mapping[int, str], n_rows: int)
 
 def bright_colours() -> CyclicLabelColormap:
     """Colours for outlines that stand out on dark and bright images, unlike for neighbours in number."""
-    hues = np.arange(N_COLOURS) * 0.618 % 1.0  # the golden ratio spreads them
-    colours = [colorsys.hsv_to_rgb(hue, 0.5 + 0.25 * (place % 2), 1.0) for place, hue in enumerate(hues)]
-    return CyclicLabelColormap(colors=np.array([(0.0, 0.0, 0.0, 0.0), *((*rgb, 1.0) for rgb in colours)]))
+    colours = [(*_bright_rgb(place), 1.0) for place in range(N_COLOURS)]
+    return CyclicLabelColormap(colors=np.array([(0.0, 0.0, 0.0, 0.0), *colours]))
 
 
 def bright_colour(number: int) -> str:
     """Return the colour of a cell whose colour has no meaning."""
-    place = number % N_COLOURS
-    rgb = colorsys.hsv_to_rgb(place * 0.618 % 1.0, 0.5 + 0.25 * (place % 2), 1.0)
-    return "#" + "".join(f"{round(255 * part):02x}" for part in rgb)
+    return "#" + "".join(f"{round(255 * part):02x}" for part in _bright_rgb(number % N_COLOURS))
+
+
+def _bright_rgb(place: int) -> tuple[float, float, float]:
+    return colorsys.hsv_to_rgb(place * 0.618 % 1.0, 0.5 + 0.25 * (place % 2), 1.0)  # golden ratio: far apart
 
 
 def _points_layer(result: Result, placement: Mapping[str, Any], channel_axis: int | None) -> Points:

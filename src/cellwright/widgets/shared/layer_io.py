@@ -7,7 +7,7 @@ of cells gets the transform of its image, moved to the first pixel of the part:
     cells layer   (T, Z, y, x)      the same with translate moved to pixel (t0, z0, y0, x0)
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer, Shapes
 
-from cellwright.core.data import Image, Result
+from cellwright.core.data import Image, Result, known_sizes
 from cellwright.core.errors import WrongLayerError
 from cellwright.models import registry
 from cellwright.widgets.shared.cells.followers import follow
@@ -93,20 +93,18 @@ def image_of(layer: Layer | None, channel: Channel | None = None) -> Image:
 
 def layer_arguments(image: Image) -> dict[str, Any]:
     """Return the arguments of the Image layer that shows an image, its pixel size kept."""
-    letters = image.axes.removesuffix("C")
-    sizes = image.known_sizes_um
-    return {
-        "name": image.name,
-        "rgb": image.axes.endswith("C"),
-        "axis_labels": tuple(letters.lower()),
-        "scale": tuple(sizes.get(axis, 1.0) for axis in letters),
-        "units": units_of(letters, sizes),
-    }
+    own = axes_arguments(image.axes.removesuffix("C"), image.pixel_size_um)
+    return {"name": image.name, "rgb": image.axes.endswith("C"), **own}
 
 
-def units_of(axes: str, sizes_um: Collection[str]) -> tuple[str, ...]:
-    """Return napari's unit of each axis: micrometres where the size of a pixel is known."""
-    return tuple("micrometer" if axis in sizes_um else "pixel" for axis in axes)
+def axes_arguments(axes: str, pixel_size_um: Sequence[float]) -> dict[str, Any]:
+    """Return axis labels, and scale and units where the pixel size is known."""
+    arguments: dict[str, Any] = {"axis_labels": tuple(axes.lower())}
+    sizes = known_sizes(axes, pixel_size_um)
+    if sizes:
+        arguments["scale"] = tuple(sizes.get(axis, 1.0) for axis in axes)
+        arguments["units"] = tuple("micrometer" if axis in sizes else "pixel" for axis in axes)
+    return arguments
 
 
 def source_of(layer: Layer | None, channel: Channel | None = None, window: Window | None = None) -> Source:

@@ -90,22 +90,16 @@ class OwnModels(QWidget):
 
     def rename_to(self, new: str) -> None:
         """Give the chosen model another name."""
-        self._do(lambda: store.rename(self.chosen, new).name, "Renamed to {}.")
+        self._do(lambda: store.rename(self.chosen, new), new, f"Renamed to {new}.")
 
     def delete_chosen(self) -> None:
         """Delete the chosen model, having asked before."""
         name = self.chosen
-
-        def delete() -> str:
-            store.delete(name)
-            return name
-
-        self._do(delete, "Deleted {}.")
+        self._do(lambda: store.delete(name), name, f"Deleted {name}.")
 
     def export_to(self, path: Path, zoo: ZooDetails | None = None) -> None:
         """Write the chosen model as one file; with details as a package of the BioImage Model Zoo."""
-        task = export_task(self.chosen, path, zoo)
-        self._start(task, lambda _: self._tell(f"Written to {path}."))
+        self._start(export_task(self.chosen, path, zoo), lambda _: self._tell(f"Written to {path}."))
 
     def import_from(self, path: Path, name: str = "") -> None:
         """Add an exported model or a model folder to the user's, under a name or that of the file."""
@@ -119,14 +113,14 @@ class OwnModels(QWidget):
         self.job.start(task, on_returned)
         self._show_enabled()
 
-    def _do(self, action: Callable[[], str], line: str) -> None:
+    def _do(self, action: Callable[[], object], name: str, line: str) -> None:
         try:
-            done = action()
+            action()
         except CellwrightError as error:
             self._tell(str(error), is_error=True)
             return
-        self._announce(done)
-        self._tell(line.format(done))
+        self._announce(name)
+        self._tell(line)
 
     def _announce(self, name: str) -> None:
         self.box.refresh(name)
