@@ -41,9 +41,10 @@ class Measurer(QObject):
         self.settings = MeasureSettings(measure=())
         self._job: Job | None = None
         self._is_stale = self._is_writing = self._is_waiting = False
+        self._has_bar = False  # else the bar is that of a file that is written
         self._step: tuple[int, ...] = ()
         self._soon = debouncer(self, READ_MS, self.read)
-        bar.failed.connect(self._on_failed)
+        bar.failed.connect(self._on_bar_failed)
         bar.finished.connect(self._on_finished)
 
     @property
@@ -116,6 +117,7 @@ class Measurer(QObject):
             return
         before = self._model.measured
         if before is None or before.settings != self.settings:
+            self._has_bar = True
             self._bar.start(task, self._on_returned)
             return
         self._job = Job(task, self)
@@ -149,6 +151,12 @@ class Measurer(QObject):
         finally:
             self._is_writing = False
 
+    def _on_bar_failed(self, error: Exception) -> None:
+        if self._has_bar:
+            self._on_failed(error)
+        else:
+            self.failed.emit(error)
+
     def _on_failed(self, error: Exception) -> None:
         self._model.set_measured(None)
         self.failed.emit(error)
@@ -158,6 +166,7 @@ class Measurer(QObject):
         self._on_finished()
 
     def _on_finished(self) -> None:
+        self._has_bar = False
         if self._is_stale:
             self.read()
             return
