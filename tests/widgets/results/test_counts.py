@@ -453,6 +453,6 @@ def test_a_table_that_cannot_be_written_leaves_the_cells_there(
 ) -> None:
     (tmp_path / "cells.csv").mkdir()
     panel.export.save_table(tmp_path / "cells.csv")
-    qtbot.waitUntil(lambda: not panel.view.job_bar.is_busy, timeout=LIMIT_MS)
+    qtbot.waitUntil(lambda: not panel.view.job_bar.is_busy, timeout=30_000)
     assert panel.view.message.property("error") == "true"
     assert panel.model.n_cells == 4

@@ -175,12 +175,7 @@ class ComparePanel(QWidget):
 
 
 def compare_line(progress: Progress, seconds_left: float | None) -> str:
-    """Return which model counts in which image, and how long it all still takes.
-
-    Examples
-    --------
-    ``set03: flow · image 3 of 37 · 2 min left``
-    """
+    """Return which model counts in which image and the time left: ``set03: flow · image 3 of 37 · 9 s left``."""
     if progress.stage == "open":
         return "Opening the image"
     if not progress.note:
@@ -261,12 +256,7 @@ def regions_line(compared: Compared) -> str:
 
 
 def shortened(name: str) -> str:
-    """Return a model's name, its middle left out where it is too long for the panel.
-
-    Examples
-    --------
-    ``nuclei-of-leaves…tuned-in-may``
-    """
+    """Return a model's name, its middle left out where it is too long for the panel."""
     if len(name) <= LONGEST_NAME:
         return name
     n_last = (LONGEST_NAME - 1) // 2

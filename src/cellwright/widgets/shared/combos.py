@@ -470,12 +470,7 @@ def classifiers() -> list[tuple[str, str]]:
 
 
 def model_title(name: str, family: str) -> str:
-    """Return what a model finds, then its name.
-
-    Examples
-    --------
-    ``Nuclei and cells, outlines · flow``, ``Centres and boxes · centroid``
-    """
+    """Return what a model finds, then its name: ``Nuclei and cells, outlines · flow``."""
     return f"{registry.get(family).title} · {name}"
 
 

@@ -65,12 +65,7 @@ def class_colour(index: int) -> str:
 
 
 def legend(counts: Mapping[str, int]) -> str:
-    """Return classes in their order with their numbers of cells as rich text, empty without classes.
-
-    Examples
-    --------
-    ``RBC 312 · WBC 4 · Platelet 12``, each after a bullet of its colour
-    """
+    """Return classes with their numbers of cells, ``RBC 312 · WBC 4``, after bullets of their colours."""
     entries = [
         f'<span style="color:{class_colour(index)}">●</span>&nbsp;{escape(name)}&nbsp;{count:,}'
         for index, (name, count) in enumerate(counts.items())
