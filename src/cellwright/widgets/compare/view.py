@@ -175,7 +175,7 @@ class ComparePanel(QWidget):
 
 
 def compare_line(progress: Progress, seconds_left: float | None) -> str:
-    """Return which model counts in which image and the time left: ``set03: flow · image 3 of 37 · 9 s left``."""
+    """Return which model counts in which image, and the time left: ``set03: flow · image 3 of 37``."""
     if progress.stage == "open":
         return "Opening the image"
     if not progress.note:
