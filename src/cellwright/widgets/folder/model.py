@@ -212,7 +212,7 @@ def earlier_task(output: Path) -> Task[tuple[Path, tuple[ImageOutcome, ...]]]:
     return output, read_outcomes(output)
 
 
-def open_task(outcome: ImageOutcome, output: Path, axes: str = "") -> Task[OpenedImage]:
+def open_task(outcome: ImageOutcome, output: Path) -> Task[OpenedImage]:
     """Return the layers of an image and of its cells as they are in the files.
 
     Raises
@@ -221,7 +221,7 @@ def open_task(outcome: ImageOutcome, output: Path, axes: str = "") -> Task[Opene
         One of the files is missing or damaged.
     """
     yield Progress("open", 0, 1)
-    image = _read_part(outcome.image, axes)
+    image = _read_part(outcome.image)
     layer = ImageLayer(image.data, **layer_arguments(image))
     result = read_result(output, outcome.image.name, image)
     yield Progress("layers", 0, 1)
@@ -230,8 +230,8 @@ def open_task(outcome: ImageOutcome, output: Path, axes: str = "") -> Task[Opene
     return OpenedImage(layer, {name: made[name] for name in made if name == first})
 
 
-def _read_part(listed: ListedImage, axes: str) -> Any:
-    for image in read_images(listed.path, axes or None):
+def _read_part(listed: ListedImage) -> Any:
+    for image in read_images(listed.path):
         if listed.part in ("", image.name):
             return image
     raise ReadError(f"{listed.path} has no image {listed.part} any more. Count the folder again.")

@@ -428,8 +428,8 @@ class ModelCard(QDialog):
 class ClassifierComboBox(PanelComboBox):
     """The classifiers that give cells their classes, and none."""
 
-    def __init__(self, help_text: str = "Classify the cells after counting.") -> None:
-        super().__init__(help_text)
+    def __init__(self) -> None:
+        super().__init__("Classify the cells after counting.")
         self.fill([("None", ""), *classifiers()])
 
     @property
@@ -441,8 +441,8 @@ class ClassifierComboBox(PanelComboBox):
 class DeviceComboBox(PanelComboBox):
     """The devices of this machine."""
 
-    def __init__(self, help_text: str = "Where the network runs; Auto takes the fastest.") -> None:
-        super().__init__(help_text)
+    def __init__(self) -> None:
+        super().__init__("Where the network runs; Auto takes the fastest.")
         self._job: Job | None = None
         self.fill([("Auto", "auto")])
 
