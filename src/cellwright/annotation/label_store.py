@@ -85,13 +85,7 @@ class LabelStore:
         return np.array(sorted(self._boxes), np.int32)
 
     def box_of(self, number: int) -> Box:
-        """Return the box of a cell in the labels.
-
-        Raises
-        ------
-        AnnotationError
-            There is no such cell.
-        """
+        """Return the box of a cell in the labels; AnnotationError where there is no such cell."""
         if number not in self._boxes:
             raise AnnotationError(
                 f"Cell {number} must be in the labels; it is not. Click on a cell that is there."

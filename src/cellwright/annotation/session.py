@@ -404,13 +404,7 @@ class AnnotationSession:
     # -- metadata -----------------------------------------------------------------------------------------
 
     def set_class(self, number: int, category: int | None) -> None:
-        """Give a cell a class (an index), or none.
-
-        Raises
-        ------
-        AnnotationError
-            There is no such cell or class.
-        """
+        """Give a cell a class (an index), or none; AnnotationError where there is no such cell or class."""
         n = len(self.class_names)
         if category is not None and not 0 <= category < (n or 1 << 15):
             raise AnnotationError(
@@ -435,13 +429,7 @@ class AnnotationSession:
         self.history.do(Edit("add region", metadata=replace(self.metadata, regions=regions)))
 
     def remove_region(self, index: int) -> None:
-        """Take back that region ``index`` is annotated completely.
-
-        Raises
-        ------
-        AnnotationError
-            There is no such region.
-        """
+        """Take back that region ``index`` is annotated completely; AnnotationError where there is none."""
         if not 0 <= index < len(self.regions):
             raise AnnotationError(
                 f"Region {index} must be one of {len(self.regions)}; it is not. Choose another."

@@ -114,13 +114,7 @@ def add_disc(store: LabelStore, point: NumpyLike, diameter_px: float) -> Edit:
 
 
 def paint(store: LabelStore, box: Box, before: NDArray[Any], after: NDArray[Any]) -> Edit:
-    """Take over what was painted into the labels by other means: the box before and after.
-
-    Raises
-    ------
-    AnnotationError
-        The arrays do not have the shape of the box.
-    """
+    """Take over what was painted into the labels by other means: the box before and after."""
     box = checked_box(box, store.labels.shape)
     shape = tuple(part.stop - part.start for part in box)
     if np.shape(before) != shape or np.shape(after) != shape:

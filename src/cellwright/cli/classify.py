@@ -44,13 +44,7 @@ def train_classifier(
 
 
 def read_names(rename: list[str]) -> dict[str, str]:
-    """Return new names by old ones from OLD=NEW.
-
-    Raises
-    ------
-    SettingsError
-        One has no ``=``.
-    """
+    """Return new names by old ones from OLD=NEW."""
     wrong = [one for one in rename if not one.partition("=")[1]]
     if wrong:
         raise SettingsError(f"rename must be OLD=NEW, or OLD= to leave a class out; got {wrong[0]!r}.")

@@ -32,13 +32,7 @@ def has_folders(paths: Sequence[Path]) -> bool:
 def count_in_folders(
     paths: Sequence[Path], choices: CountChoices, settings: FolderSettings, table: Table
 ) -> None:
-    """Count the images of folders; those that earlier runs have counted are told without counting again.
-
-    Raises
-    ------
-    CellwrightError
-        There is no image, no folder for the results, or it cannot be written.
-    """
+    """Count the images of folders; those that earlier runs have counted are told without counting again."""
     if choices.stream != StreamSettings():
         raise SettingsError(
             "Of folders only large images are counted block by block, as they come. Leave --stream, "

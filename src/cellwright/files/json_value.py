@@ -155,13 +155,7 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> JsonValue:
-    """Return the content of a JSON file.
-
-    Raises
-    ------
-    ReadError
-        It is missing, cut short or no JSON.
-    """
+    """Return the content of a JSON file."""
     try:
         return JsonValue(json.loads(read_text(path)), path)
     except NO_JSON as error:

@@ -139,13 +139,7 @@ def describe(data: ArrayLike, axes: str, name: str, told: ImageMetadata | None =
 
 
 def with_axes(image: Image, axes: str) -> Image:
-    """Return an image with other axes; sizes and channels are kept by their letter.
-
-    Raises
-    ------
-    AxesError
-        They do not fit the image.
-    """
+    """Return an image with other axes, which must fit; sizes and channels are kept by their letter."""
     Image(image.data, axes)  # which checks them
     told = ImageMetadata(image.known_sizes_um, image.channel_names, image.channel_colors)
     named = describe(image.data, axes, image.name, told)

@@ -202,11 +202,6 @@ def write_regions(path: Path | str, regions: Sequence[ShapeRegion], image: Image
         In pixels of the image.
     image
         What they were drawn on; tells the axes of their planes.
-
-    Raises
-    ------
-    WriteError
-        The file cannot be written.
     """
     write_text(Path(path), _geojson(regions, image))
 

@@ -95,11 +95,6 @@ def write_report(
         Texts that repeat the result, by title.
     extras
         Plots as a panel shows them, and the other images of its session.
-
-    Raises
-    ------
-    WriteError
-        The file cannot be written.
     """
     result = analysis.result
     settings = json.dumps(asdict(result.provenance)["settings"], indent=1, default=str)

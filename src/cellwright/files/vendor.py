@@ -43,13 +43,7 @@ SECTOR_BYTES = {9: 512, 12: 4096}  # by what the header says of them
 
 
 def read_vendor(path: Path) -> Iterator[Image]:
-    """Yield the scenes of a file of a vendor.
-
-    Raises
-    ------
-    ReadError
-        The package for it is not installed.
-    """
+    """Yield the scenes of a file of a vendor; ReadError where the package for it is not installed."""
     package, read = READERS[path.suffix.lower()]
     try:
         module = import_module(package)

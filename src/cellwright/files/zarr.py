@@ -286,13 +286,7 @@ def create_array(folder: Path, image: Image, dtype: str = "int32") -> ArrayLike:
 
 
 def open_array(folder: Path) -> ArrayLike:
-    """Return what :func:`create_array` made, to be read and written.
-
-    Raises
-    ------
-    ReadError
-        There is none.
-    """
+    """Return what :func:`create_array` made, to be read and written; ReadError where there is none."""
     zarr = _zarr()
     try:
         return zarr.open_group(folder, mode="r+")["0"]
@@ -309,11 +303,6 @@ def finish_array(folder: Path, image: Image) -> None:
     first; those of a map have the means of 2 x 2 pixels.
 
     Source: OME-Zarr 0.5, https://ngff.openmicroscopy.org/0.5/
-
-    Raises
-    ------
-    WriteError
-        The folder cannot be written.
     """
     from yaozarrs import v05
 

@@ -61,13 +61,7 @@ class Item:
         return self.truth_path.parent.name == "masks"
 
     def image(self) -> Image:
-        """Return the image alone.
-
-        Raises
-        ------
-        ReadError
-            The file is missing or damaged.
-        """
+        """Return the image alone."""
         image = read_image(self.image_path)
         fits = len(self.pixel_size_um) == sum(axis in SPATIAL for axis in image.axes)
         told = self.pixel_size_um if fits else ()  # a dataset may hold images and volumes

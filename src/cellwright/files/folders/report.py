@@ -29,11 +29,6 @@ def write_folder_report(path: Path, output: Path, outcomes: Sequence[ImageOutcom
         What became of each image.
     settings
         A text that tells how they were counted.
-
-    Raises
-    ------
-    WriteError
-        The file cannot be written.
     """
     done = [one for one in outcomes if not one.error]
     failed = [(one.image.name, one.error) for one in outcomes if one.error]

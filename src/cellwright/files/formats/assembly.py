@@ -72,13 +72,7 @@ class ReadingNotes:
     def read(
         self, rows: Iterable[JsonValue], read_object: Callable[[JsonValue], FileObject | None]
     ) -> list[FileObject]:
-        """Return the objects of these rows, without those that make no sense.
-
-        Raises
-        ------
-        ReadError
-            None of them makes any.
-        """
+        """Return the objects of these rows that make sense; ReadError where none does."""
         found = []
         for row in rows:
             self.n_objects += 1
@@ -95,13 +89,7 @@ class ReadingNotes:
         return found
 
     def fill(self, n_px: int) -> None:
-        """Count pixels that outlines and masks take up in memory.
-
-        Raises
-        ------
-        ReadError
-            They are too many.
-        """
+        """Count pixels that outlines and masks take up in memory; ReadError where they are too many."""
         most = MOST_FILLED_PX
         if self.image is not None:
             most = max(most, MOST_TIMES_FILLED * prod(self.image.label_shape))
@@ -134,13 +122,7 @@ def makes_sense(places: NDArray[np.float64]) -> bool:
 
 
 def area_of(node: JsonValue, *rings: Ring) -> Shape:
-    """Return the area inside rings (even-odd), each without a repeated first corner at its end.
-
-    Raises
-    ------
-    ReadError
-        A ring has less than three corners, or coordinates that are no numbers.
-    """
+    """Return the area inside rings (even-odd) of 3 corners and more, without repeated ones at their ends."""
     checked = []
     for ring in rings:
         if len(ring) > 1 and (ring[0] == ring[-1]).all():
@@ -162,13 +144,7 @@ def oval_of(
 
 
 def box_of(node: JsonValue, corners: NDArray[np.float64]) -> Shape:
-    """Return a box of two corners in any order.
-
-    Raises
-    ------
-    ReadError
-        They are not two, or lie on one line.
-    """
+    """Return a box of two corners in any order; ReadError where they are not two, or lie on one line."""
     if corners.shape != (2, 2) or not makes_sense(corners) or not np.ptp(corners, axis=0).all():
         raise node.refuse("two corners of a box with a width and a height")
     return Shape("box", [np.sort(corners, axis=0)])

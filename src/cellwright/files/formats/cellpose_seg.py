@@ -141,13 +141,7 @@ def _content(path: Path) -> Any:
 
 
 def write(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
-    """Write the labels of one image as Cellpose does.
-
-    Raises
-    ------
-    WriteError
-        The file cannot be written, or there are no masks or several images.
-    """
+    """Write the labels of one image as Cellpose does."""
     one = only_one(annotation, "Cellpose")
     labels = needing_masks(one, "Cellpose")
     n = len(one)

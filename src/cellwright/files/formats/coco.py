@@ -37,13 +37,7 @@ def is_coco(path: Path) -> bool:
 
 
 def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
-    """Return the cells of each image of a COCO file, or of the one that has the name of ``image``.
-
-    Raises
-    ------
-    ReadError
-        The file is damaged, or does not fit the image.
-    """
+    """Return the cells of each image of a COCO file, or of the one that has the name of ``image``."""
     content = read_json(path)
     names: dict[Any, str] = {}
     categories = content.find("categories")

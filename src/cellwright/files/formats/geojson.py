@@ -34,11 +34,6 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
 
     A file of QuPath does not tell the size of its image; without ``image`` it is taken to be as small as may
     be. Lines are left out, and so are annotations that lie around detections.
-
-    Raises
-    ------
-    ReadError
-        The file is damaged, or does not fit the image.
     """
     content = read_json(path)
     annotation = _described(content, path, image)
@@ -193,13 +188,7 @@ def _area(node: JsonValue) -> Shape:
 
 
 def write(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
-    """Write the cells of one image; boxes are written as polygons.
-
-    Raises
-    ------
-    WriteError
-        The file cannot be written, or there are several images.
-    """
+    """Write the cells of one image; boxes are written as polygons."""
     one = only_one(annotation, "GeoJSON")
     image: dict[str, Any] = {"name": one.name, "shape": list(one.shape), "axes": one.axes}
     if one.pixel_size_um:

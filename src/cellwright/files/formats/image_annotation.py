@@ -151,13 +151,7 @@ def chosen(path: Path, found: Sequence[ImageAnnotation], image: Image | None) ->
 
 
 def checked_shape(path: Path, where: str, shape: Sequence[int]) -> tuple[int, ...]:
-    """Return the size of an image as a file tells it.
-
-    Raises
-    ------
-    ReadError
-        It is empty, or too large to be true.
-    """
+    """Return the size of an image as a file tells it; ReadError where it is empty or too large."""
     sizes = tuple(int(n) for n in shape)
     n_pixels = 1
     for n in sizes:
@@ -178,13 +172,7 @@ def canvas(path: Path, image: Image | None, ends: NDArray[np.floating]) -> tuple
 
 
 def only_one(annotation: Sequence[ImageAnnotation], title: str) -> ImageAnnotation:
-    """Return the one image a file of this format can hold.
-
-    Raises
-    ------
-    WriteError
-        There are several, or none.
-    """
+    """Return the one image a file of this format can hold; WriteError where there are several, or none."""
     if len(annotation) != 1:
         raise WriteError(
             f"A {title} file holds one image; got {len(annotation)}. Write each to a file of its own."
@@ -193,13 +181,7 @@ def only_one(annotation: Sequence[ImageAnnotation], title: str) -> ImageAnnotati
 
 
 def of_plane(annotation: ImageAnnotation, title: str) -> ImageAnnotation:
-    """Return the annotation of a 2D image.
-
-    Raises
-    ------
-    WriteError
-        They are those of a stack.
-    """
+    """Return the annotation of a 2D image; WriteError for a stack."""
     if len(annotation.shape) != 2:
         raise WriteError(
             f"A {title} file holds a 2D image; {annotation.name!r} has axes {annotation.axes!r}. Write its "
@@ -209,13 +191,7 @@ def of_plane(annotation: ImageAnnotation, title: str) -> ImageAnnotation:
 
 
 def needing_masks(annotation: ImageAnnotation, title: str) -> Labels:
-    """Return the labels.
-
-    Raises
-    ------
-    WriteError
-        There are boxes or points alone.
-    """
+    """Return the labels; WriteError where there are boxes or points alone."""
     if annotation.labels is None:
         raise WriteError(
             f"{title} holds outlines; of {annotation.name!r} only {annotation.kind} are known. Choose CSV."
@@ -224,13 +200,7 @@ def needing_masks(annotation: ImageAnnotation, title: str) -> Labels:
 
 
 def labels_of(path: Path, where: str, values: NDArray[Any], axes: str, name: str) -> ImageAnnotation:
-    """Return the annotation of labels, renumbered 1..N in their order.
-
-    Raises
-    ------
-    ReadError
-        They are no whole numbers, below 0, or their size cannot be that of an image.
-    """
+    """Return the annotation of labels, renumbered 1..N in their order; ReadError where they are none."""
     checked_shape(path, where, values.shape)
     if values.dtype.kind not in "iub" or (values.dtype.kind == "i" and values.min() < 0):
         raise ReadError(

@@ -45,11 +45,6 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     Lines, angles and text are left out.
 
     The files do not tell the size of their image; without ``image`` it is taken to be as small as may be.
-
-    Raises
-    ------
-    ReadError
-        The file is damaged, or does not fit the image.
     """
     rois = read_rois(path)
     axes = _axes(rois)
@@ -76,13 +71,7 @@ def _object(notes: ReadingNotes, axes: str, node: JsonValue) -> FileObject | Non
 
 
 def read_rois(path: Path) -> list[JsonValue]:
-    """Return the ROIs of a .roi file or a .zip of them.
-
-    Raises
-    ------
-    ReadError
-        It is damaged, or none of them.
-    """
+    """Return the ROIs of a .roi file or a .zip of them."""
     import roifile
 
     try:
@@ -133,13 +122,7 @@ def _area(node: JsonValue) -> Shape:
 
 
 def rings_of(node: JsonValue) -> list[NDArray[np.float64]]:
-    """Return the outline of an area as rings y, x.
-
-    Raises
-    ------
-    ReadError
-        It is none: a line, text, or points.
-    """
+    """Return the outline of an area as rings y, x; ReadError for a line, text, or points."""
     roi = node.value
     if roi.roitype.name not in AREAS or roi.subtype.name not in FLAT:
         shown = JsonValue(f"{roi.roitype.name} {roi.subtype.name}", node.path, node.where)
@@ -201,13 +184,7 @@ def _lead(node: JsonValue, axes: str) -> tuple[int, ...]:
 
 
 def write(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
-    """Write the cells of one image as a .zip of ROIs, plane by plane.
-
-    Raises
-    ------
-    WriteError
-        The file cannot be written, or there are several images.
-    """
+    """Write the cells of one image as a .zip of ROIs, plane by plane."""
     import roifile
 
     one = only_one(annotation, "ImageJ ROI")

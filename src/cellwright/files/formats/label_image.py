@@ -63,13 +63,7 @@ def _name_of(path: Path) -> str:
 
 
 def write(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
-    """Write the labels of one image as int32 OME-TIFF with axes and pixel size.
-
-    Raises
-    ------
-    WriteError
-        The file cannot be written, or there are no masks or several images.
-    """
+    """Write the labels of one image as int32 OME-TIFF with axes and pixel size."""
     one = only_one(annotation, "TIFF")
     labels = needing_masks(one, "TIFF")
     write_labels(path, labels, Image(labels, one.axes, one.pixel_size_um, one.name))

@@ -57,11 +57,6 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
 
     Polygons, circles and masks give labels, as do rectangles among them; shapes of one group are one cell.
     Rectangles alone give boxes, points alone points. Lines are left out.
-
-    Raises
-    ------
-    ReadError
-        The file is damaged, or does not fit the image.
     """
     content = read_json(path)
     sides = (content.at("imageHeight").whole(1), content.at("imageWidth").whole(1))
@@ -154,13 +149,7 @@ def _picture(node: JsonValue) -> NDArray[Any]:
 
 
 def write_polygons(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
-    """Write cells as polygons, boxes or points; those with holes, which polygons cannot have, as masks.
-
-    Raises
-    ------
-    WriteError
-        The file cannot be written, or there is more than one 2D image.
-    """
+    """Write cells as polygons, boxes or points; those with holes, which polygons cannot have, as masks."""
     one = of_plane(only_one(annotation, "LabelMe"), "LabelMe")
     _write(path, one, _shapes(one), {"imagePath": _file_name(one)})
 

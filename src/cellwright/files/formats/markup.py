@@ -50,13 +50,7 @@ def is_trackmate(path: Path) -> bool:
 
 
 def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
-    """Return the cells of a file, of each of its images or of the one that is given.
-
-    Raises
-    ------
-    ReadError
-        The file is damaged, or does not fit the image.
-    """
+    """Return the cells of a file, of each of its images or of the one that is given."""
     root = _root(path)
     content = JsonValue(_plain(root), path, root.tag)
     if root.tag == "annotation":

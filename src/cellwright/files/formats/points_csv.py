@@ -84,13 +84,7 @@ def _number(text: str | None, path: Path, where: str) -> float:
 
 
 def write(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
-    """Write the centres of the cells of one image, in pixels.
-
-    Raises
-    ------
-    WriteError
-        The file cannot be written, or there are several images.
-    """
+    """Write the centres of the cells of one image, in pixels."""
     one = only_one(annotation, "CSV").with_boxes()
     points = one.points
     if points is None:
