@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +79,9 @@ class ImageAnnotation:
         return tuple(self._plane(index) for index in np.ndindex(self.shape[:-2]))
 
     def _plane(self, index: tuple[int, ...]) -> "ImageAnnotation":
-        name = self.name + "".join(
-            f"_{axis.lower()}{at:03d}" for axis, at in zip(self.axes, index, strict=False)
-        )
-        pixel_size = self.pixel_size_um[-2:]
-        plane = ImageAnnotation(
-            name, self.shape[-2:], class_names=self.class_names, pixel_size_um=pixel_size, image=None
-        )
+        places = (f"_{axis.lower()}{at:03d}" for axis, at in zip(self.axes, index, strict=False))
+        name, sizes = self.name + "".join(places), self.pixel_size_um[-2:]
+        plane = ImageAnnotation(name, self.shape[-2:], class_names=self.class_names, pixel_size_um=sizes)
         if self.labels is not None:
             numbers, inverse = np.unique(self.labels[index], return_inverse=True)
             rows = numbers[numbers > 0] - 1
@@ -130,11 +127,9 @@ def chosen(path: Path, found: Sequence[ImageAnnotation], image: Image | None) ->
     """
     if image is None:
         return tuple(found)
-    own = (
-        [annotation for annotation in found if annotation.name == image.name]
-        if len(found) > 1
-        else list(found)
-    )
+    own = found
+    if len(found) > 1:
+        own = [annotation for annotation in found if annotation.name == image.name]
     if len(own) != 1:
         raise ReadError(
             f"Expected the cells of image {image.name!r} in {path}; got "
@@ -153,10 +148,7 @@ def chosen(path: Path, found: Sequence[ImageAnnotation], image: Image | None) ->
 def checked_shape(path: Path, where: str, shape: Sequence[int]) -> tuple[int, ...]:
     """Return the size of an image as a file tells it; ReadError where it is empty or too large."""
     sizes = tuple(int(n) for n in shape)
-    n_pixels = 1
-    for n in sizes:
-        n_pixels *= n
-    if min(sizes, default=0) < 1 or n_pixels > MOST_PIXELS:
+    if min(sizes, default=0) < 1 or prod(sizes) > MOST_PIXELS:
         raise ReadError(f"{where} of {path} must tell the size of an image; got {sizes}. Export it again.")
     return sizes
 
@@ -233,8 +225,6 @@ def with_classes(
 ) -> ImageAnnotation:
     """Return an annotation with these cells, of which each has a class by name."""
     classes, class_names = numbered(names, annotation.class_names)
-    if classes is not None and not (classes >= 0).any() and not annotation.class_names:
-        classes = None
     return replace(
         annotation,
         labels=labels,

@@ -20,13 +20,8 @@ from cellwright.files.formats.image_annotation import (
 from cellwright.files.images import read_image, write_labels
 
 ENDINGS = (".ome.tif", ".ome.tiff", ".ome.zarr")
-OWN_ENDINGS = (
-    "_cp_masks",
-    "_Object Identities",
-    ".labels",
-    "_labels",
-    "_masks",
-)  # of programs that write labels
+# of programs that write labels
+OWN_ENDINGS = ("_cp_masks", "_Object Identities", ".labels", "_labels", "_masks")
 
 
 def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
