@@ -6,6 +6,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import permutations
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -13,31 +14,20 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import AXES, CHANNEL, SPATIAL, ArrayLike, Image, without_channels
 from cellwright.core.errors import ReadError
+from cellwright.files.atomic import plain_name
 from cellwright.ops.geometry.axes import COLOURS, guess_axes
 
 # OME-XML model 2016-06, UnitsLength, and the spellings of ImageJ, OME-Zarr and vendors
 UM_PER_UNIT = {
-    "pm": 1e-6,
-    "picometer": 1e-6,
-    "å": 1e-4,
-    "angstrom": 1e-4,
-    "nm": 1e-3,
-    "nanometer": 1e-3,
-    "µm": 1.0,
-    "um": 1.0,
-    "micron": 1.0,
-    "microns": 1.0,
-    "micrometer": 1.0,
-    "micrometre": 1.0,
-    "mm": 1e3,
-    "millimeter": 1e3,
-    "cm": 1e4,
-    "centimeter": 1e4,
+    **dict.fromkeys(("pm", "picometer"), 1e-6),
+    **dict.fromkeys(("å", "angstrom"), 1e-4),
+    **dict.fromkeys(("nm", "nanometer"), 1e-3),
+    **dict.fromkeys(("µm", "um", "micron", "microns", "micrometer", "micrometre"), 1.0),
+    **dict.fromkeys(("mm", "millimeter"), 1e3),
+    **dict.fromkeys(("cm", "centimeter"), 1e4),
     "dm": 1e5,
-    "m": 1e6,
-    "meter": 1e6,
-    "inch": 25_400.0,
-    "in": 25_400.0,
+    **dict.fromkeys(("m", "meter"), 1e6),
+    **dict.fromkeys(("inch", "in"), 25_400.0),
 }
 LEAST_BOMB_BYTES = 1 << 24  # what claims to unpack to less is read, however small its file
 SHORT_AXES = "TCZ"  # which letters axes of length one are given that a file does not have
@@ -64,6 +54,13 @@ def sizes_of(values: Mapping[str, Any], um_per_unit: float = 1.0) -> dict[str, f
     """Return the micrometres per pixel of the axes whose value is a number above 0."""
     found = {axis: positive(value) for axis, value in values.items()}
     return {axis: size * um_per_unit for axis, size in found.items() if size}
+
+
+def scene_name(path: Path, called: str, n_scenes: int) -> str:
+    """Return the name of an image: that of its file, with its own where the file holds several."""
+    if n_scenes == 1:
+        return path.stem
+    return f"{path.stem}_{plain_name(called)}"
 
 
 def color_of(rgb: Sequence[int] | NDArray[Any]) -> str:

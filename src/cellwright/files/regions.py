@@ -128,7 +128,7 @@ def write_region_set(folder: Path, regions: RegionSet, image: Image) -> RegionFi
     files = RegionFiles()
     if shapes:
         text = _geojson(shapes, image)
-        path = folder / f"regions-{_checksum(text.encode())}.geojson"
+        path = folder / f"regions-{sha256(text.encode()).hexdigest()[:12]}.geojson"
         if not path.exists():
             write_text(path, text)
         files = files._replace(regions=(str(path),))
@@ -136,7 +136,8 @@ def write_region_set(folder: Path, regions: RegionSet, image: Image) -> RegionFi
         mask = _all_of(masks)
         pixels = (np.asarray(mask.pixels) != 0).astype(np.int32)
         name = re.sub(r"[^\w -]+", "_", mask.name.removeprefix("outside "))
-        path = folder / f"mask-{_checksum(pixels.tobytes(), str(pixels.shape).encode())}" / f"{name}.tif"
+        checksum = sha256(pixels.tobytes() + str(pixels.shape).encode()).hexdigest()[:12]
+        path = folder / f"mask-{checksum}" / f"{name}.tif"
         if not path.exists():
             axes = image.label_axes[len(image.label_axes) - pixels.ndim :]
             write_labels(path, pixels, Image(pixels, axes, name=name))
@@ -182,13 +183,6 @@ def _all_of(masks: Sequence[MaskRegion]) -> MaskRegion:
         np.broadcast_arrays(*((np.asarray(one.pixels) != 0) != one.is_inverted for one in masks))
     )
     return MaskRegion(masks[0].name.removeprefix("outside "), inside)
-
-
-def _checksum(*contents: bytes) -> str:
-    digest = sha256()
-    for content in contents:
-        digest.update(content)
-    return digest.hexdigest()[:12]
 
 
 def write_regions(path: Path | str, regions: Sequence[ShapeRegion], image: Image) -> None:

@@ -32,7 +32,7 @@ from cellwright.core.errors import ReadError, WriteError
 from cellwright.files.atomic import finish_change
 from cellwright.files.dataset.cells import read_cells
 from cellwright.files.dataset.meta import Region, checked_pixel_size, checked_regions, listed, read_meta
-from cellwright.files.dataset.pairs import find_pairs, kinds_of, read_truth
+from cellwright.files.dataset.pairs import find_pairs, has_masks, read_truth
 from cellwright.files.images import read_image
 from cellwright.ops.labels import annotate, relabel
 
@@ -194,15 +194,11 @@ def read_dataset(folder: Path | str) -> Dataset:
     _finish_change(folder)
     if not (folder / "meta.json").exists():
         found = find_pairs(folder)
-        paired = zip(found.pairs, kinds_of(found.pairs), strict=True)
-        return Dataset(
-            folder,
-            tuple(
-                PairedItem(pair.name, pair.split, "", pair.image, pair.truth, is_complete=has_masks)
-                for pair, has_masks in paired
-            ),
-            found.notice,
+        paired = (
+            PairedItem(pair.name, pair.split, "", pair.image, pair.truth, is_complete=has_masks(pair))
+            for pair in found.pairs
         )
+        return Dataset(folder, tuple(paired), found.notice)
     meta = read_meta(folder)
     images = {path.stem: path for path in sorted((folder / "images").glob("*"))}
     classes = tuple(map(str, meta.get("classes") or ()))
@@ -212,8 +208,8 @@ def read_dataset(folder: Path | str) -> Dataset:
         if name in images and truth_path is not None:
             _refuse_links((images[name], truth_path), folder)
             facts = meta["items"].get(name, {})
-            has_masks = truth_path.parent.name == "masks"
-            is_complete = facts.get("complete", meta.get("complete", has_masks)) is True
+            is_mask = truth_path.parent.name == "masks"
+            is_complete = facts.get("complete", meta.get("complete", is_mask)) is True
             group = str(facts.get("group", ""))
             regions = checked_regions(facts.get("regions", ()), name, folder)
             sizes = checked_pixel_size(facts.get("pixel_size_um") or meta.get("pixel_size_um"), folder)

@@ -119,11 +119,8 @@ def _kept_as(image: ListedImage, output: Path, made: Made) -> Mapping[str, Any]:
 
 
 def _read_mark(path: Path) -> Mapping[str, Any]:
-    try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, *NO_JSON):
-        return {}
-    if isinstance(kept, dict) and kept.get("version") == MARK_VERSION:
+    kept = _read_record(path)
+    if kept.get("version") == MARK_VERSION:
         return kept
     return {}
 
@@ -183,12 +180,8 @@ def mark_done(
     image: ListedImage, output: Path, made: Made, files: Sequence[Path], row: Mapping[str, Any], before: Begun
 ) -> None:
     """Note that an image is done, once its files are whole; those that it had before and has no more go."""
-    facts: dict[str, Any] = {
-        **_facts_of(files, output),
-        "row": dict(row),
-        "plate": dict(image.plate),
-        "part": image.part,
-    }
+    facts: dict[str, Any] = _facts_of(files, output)
+    facts |= {"row": dict(row), "plate": dict(image.plate), "part": image.part}
     _write_mark(image, output, made, facts)
     for name in set(before.files) - set(facts["files"]):  # of other settings; they would mislead
         path = output / name
@@ -314,12 +307,12 @@ def read_result(output: Path, name: str, image: Image) -> Result:
     table = _read_cells(output / f"{name}.cells.csv")
     labels = output / f"{name}.labels.tif"
     if labels.exists():
-        pixels = read_label_image(labels, image)
-        areas, points, boxes = measure(relabel(pixels))
+        cells = relabel(read_label_image(labels, image))
+        areas, points, boxes = measure(cells)
         scores = np.ones(len(areas), np.float32)
         if len(table) == len(scores):
             scores = table["score"].to_numpy(np.float32)
-        return Result(float(len(areas)), Cells(points, boxes, scores, areas, relabel(pixels)), provenance)
+        return Result(float(len(areas)), Cells(points, boxes, scores, areas, cells), provenance)
     points = table[list(image.label_axes.lower())].to_numpy(np.float32)
     boxes = np.stack([points, points + 1], axis=1)
     for place, axis in enumerate(image.label_axes.lower()):
@@ -346,22 +339,17 @@ def _read_cells(path: Path) -> "pandas.DataFrame":
         raise ReadError(f"Expected the table {path}; got: {error}. Count again.") from error
 
 
-def summary_rows(outcomes: Sequence[ImageOutcome]) -> list[dict[str, Any]]:
-    """Return the rows of the summary: name, plate, count, interval, classes, and what failed."""
+def write_summary(output: Path, outcomes: Sequence[ImageOutcome], *, xlsx: bool = False) -> None:
+    """Write ``summary.csv``, and as Excel file where that is wanted: a row for each image."""
+    import pandas
+
     rows = []
     for outcome in outcomes:
         row = {"image": outcome.image.name, **outcome.image.plate, **outcome.row}
         if outcome.error:
             row["error"] = outcome.error
         rows.append(row)
-    return rows
-
-
-def write_summary(output: Path, outcomes: Sequence[ImageOutcome], *, xlsx: bool = False) -> None:
-    """Write ``summary.csv``, and as Excel file where that is wanted, each in one step."""
-    import pandas
-
-    table = pandas.DataFrame(summary_rows(outcomes))
+    table = pandas.DataFrame(rows)
     with atomic_write(output / SUMMARY) as part:
         table.to_csv(part, index=False)
     if xlsx:
