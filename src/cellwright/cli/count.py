@@ -183,12 +183,12 @@ def make_choices(names: list[str], flags: dict[str, Any]) -> CountChoices:
 
     choose(engine.device)
     models = load_models(tuple(names))
-    kind = registry.get(models[0].spec.family).settings
+    family = registry.get(models[0].spec.family)
+    kind = family.settings
     refuse_foreign(flags, EngineSettings, kind, AnalysisSettings, InputFiles, FolderSettings, StreamSettings)
     settings, analysis = read_settings(kind, flags), read_settings(AnalysisSettings, flags)
     files = read_settings(InputFiles, flags)
     recipe = Recipe("", tuple(names), settings, engine, analysis=analysis, files=files)
-    family = registry.get(models[0].spec.family)
     if recipe.is_analysed and family.gives != "instances":
         raise SettingsError(
             f"Single cells are measured; {family.name} gives only their {family.gives}. Choose another "

@@ -128,7 +128,7 @@ def tune_model(
     output: Path,
     settings: FinetuneSettings,
     device: str,
-    pretrained: Path | None = None,
+    pretrained: Path | None,
 ) -> None:
     """Fine-tune a model on the first folder; the others are replayed."""
     if folders[0].suffix.lower() == ".csv":

@@ -68,13 +68,7 @@ class Item:
         return replace(image, name=self.name, pixel_size_um=image.pixel_size_um or told)
 
     def read(self) -> tuple[Image, Labels]:
-        """Return the image and its labels, numbered 1..N.
-
-        Raises
-        ------
-        ReadError
-            A file is missing or damaged, the labels do not fit the image, or there are none.
-        """
+        """Return the image and its labels, numbered 1..N; ReadError where there are no masks."""
         if not self.has_masks:
             raise ReadError(
                 f"Expected masks of {self.name!r}; got only {self.truth_path.parent.name}. Choose a dataset "
@@ -95,11 +89,6 @@ class Item:
 
         The annotation has masks where these do not show every cell of a 2D image. Of what lies outside of
         ``regions`` it may say anything.
-
-        Raises
-        ------
-        ReadError
-            A file is missing or damaged, or the annotation does not fit the image.
         """
         if self.has_masks:
             image, labels = self.read()
@@ -127,13 +116,7 @@ class PairedItem(Item):
         return self.is_complete
 
     def read(self) -> tuple[Image, Labels]:
-        """Return the image and its labels, numbered 1..N.
-
-        Raises
-        ------
-        ReadError
-            A file is missing or damaged, the cells do not fit the image, or there are no masks.
-        """
+        """Return the image and its labels, numbered 1..N; ReadError where there are no masks."""
         image, truth = self.annotated()
         if isinstance(truth, Annotation):
             raise ReadError(
@@ -143,13 +126,7 @@ class PairedItem(Item):
         return image, truth
 
     def annotated(self) -> tuple[Image, Annotation | Labels]:
-        """Return the image with all that is known of its cells: labels, or an annotation.
-
-        Raises
-        ------
-        ReadError
-            A file is missing or damaged, the cells do not fit the image, or there are none.
-        """
+        """Return the image with all that is known of its cells: labels, or an annotation."""
         image = self.image()
         return image, read_truth(self.truth_path, image)
 
