@@ -70,14 +70,7 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def atomic_folder(path: Path, *, may_replace: bool = False) -> Iterator[Path]:
-    """Lend a temporary folder that becomes ``path`` when the block ends well.
-
-    Parameters
-    ----------
-    path
-        Of the folder.
-    may_replace
-        Whether a folder that is there goes, with all that is in it.
+    """Lend a temporary folder that becomes ``path``, or replaces it, when the block ends well.
 
     Raises
     ------

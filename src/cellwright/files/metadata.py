@@ -176,15 +176,7 @@ def meaning(axes: str, shape: Sequence[int], names: Sequence[str] = ()) -> str:
 
 
 def likely_axes(shape: Sequence[int], *, is_colour: bool = False) -> list[str]:
-    """Return the axes that an array of this shape may have, those first that most files have.
-
-    Parameters
-    ----------
-    shape
-        Its shape.
-    is_colour
-        Whether the last axis are colours.
-    """
+    """Return the axes an array may have, those first that most files have; colours are the last axis."""
     n = len(shape) - is_colour
     found = ["".join(lead) + "YX" for lead in permutations("TZ", n - 2)]
     if not is_colour:
@@ -254,17 +246,7 @@ def understand(data: ArrayLike, name: str, facts: ArrayFacts, file: Iterable[Fil
     shape = tuple(data.shape)
     parts = list(file)
     match = _match(shape, facts, parts)
-    end = CHANNEL * facts.is_colour
-    axes = _colour_axes(shape) * facts.is_colour
-    axes_from: AxesFrom = "shape"
-    if len(facts.chosen + end) == len(shape):
-        axes, axes_from = facts.chosen + end, "choice"
-    elif len(facts.axes + end) == len(shape) and not _is_guess(facts.axes + end, match):
-        axes, axes_from = facts.axes + end, "layer"
-    elif match is not None:
-        axes, axes_from = match.axes, "file"
-    if match is not None and axes == match.axes and axes_from == "layer":
-        axes_from = "file"
+    axes, axes_from = _best_axes(shape, facts, match)
     told = ImageMetadata(notices=_doubts(match, parts))
     if match is not None:
         known = match.image
@@ -279,7 +261,23 @@ def understand(data: ArrayLike, name: str, facts: ArrayFacts, file: Iterable[Fil
         axes_from = "shape"
         notices = (*image.notices, guess_notice(match.image.axes, match.image.shape))
         image = replace(image, axes_are_guessed=True, notices=notices)
-    return Understood(_traced(image, match), axes_from, _has_channels_in_front(image, match))
+    in_front = image.axes == match.axes and match.image.axes == without_channels(match.axes) + CHANNEL
+    return Understood(_traced(image, match), axes_from, in_front)
+
+
+def _best_axes(shape: tuple[int, ...], facts: ArrayFacts, match: _Match | None) -> tuple[str, AxesFrom]:
+    """Return the axes by who knows them best: the user, the array, its file; likely ones of colours; or ''."""
+    end = CHANNEL * facts.is_colour
+    own = facts.axes + end
+    if len(facts.chosen + end) == len(shape):
+        return facts.chosen + end, "choice"
+    if match is not None and (len(own) != len(shape) or own == match.axes):
+        return match.axes, "file"
+    if len(own) == len(shape):
+        return own, "layer"
+    if facts.is_colour:
+        return "TZYX"[-(len(shape) - 1) :] + CHANNEL, "shape"
+    return "", "shape"
 
 
 def _doubts(match: _Match | None, parts: Sequence[FilePart]) -> list[str]:
@@ -289,16 +287,6 @@ def _doubts(match: _Match | None, parts: Sequence[FilePart]) -> list[str]:
     if match is None:
         return [OTHER_SHAPE.format(parts[0].image.shape)]
     return [STORED_VALUES] * match.image.is_converted
-
-
-def _colour_axes(shape: Sequence[int]) -> str:
-    """Return the likely axes of an array whose last axis are colours."""
-    return "TZYX"[-(len(shape) - 1) :] + CHANNEL
-
-
-def _is_guess(axes: str, match: _Match | None) -> bool:
-    """Return whether the names of axes are those that a reader of ours has guessed."""
-    return match is not None and match.image.axes_are_guessed and axes == match.axes
 
 
 def _traced(image: Image, match: _Match) -> Image:
@@ -311,14 +299,10 @@ def _traced(image: Image, match: _Match) -> Image:
     return replace(image, source=match.image.source, source_part=part)
 
 
-def _has_channels_in_front(image: Image, match: _Match) -> bool:
-    return image.axes == match.axes and match.image.axes == without_channels(match.axes) + CHANNEL
-
-
 def _match(shape: tuple[int, ...], facts: ArrayFacts, parts: Sequence[FilePart]) -> _Match | None:
     """Return which image of a file an array is, by its shape, and the letters of its axes."""
     for part in parts:
-        if part.channel is not None and _without_channel(part.image).shape == shape:
+        if part.channel is not None and part.image.label_shape == shape:
             return _Match(part.image.label_axes, part.image, part.channel)
     for fitting in (_as_it_is, _with_planes_in_front, _without_short_axes, _one_channel):
         for part in parts:
@@ -326,10 +310,6 @@ def _match(shape: tuple[int, ...], facts: ArrayFacts, parts: Sequence[FilePart])
             if match is not None:
                 return match
     return None
-
-
-def _without_channel(image: Image) -> Image:
-    return Image(blank(image.label_shape, image.data.dtype), image.label_axes)
 
 
 def _as_it_is(shape: tuple[int, ...], facts: ArrayFacts, image: Image) -> _Match | None:

@@ -38,18 +38,11 @@ WINDOW_PIXELS = 1 << 26  # an image of more stays on disk, and is looked through
 
 
 def read_regions(path: Path | str, image: Image) -> tuple[Region, ...]:
-    """Return the regions of a file, each shape on its own, overlapping or not.
+    """Return the regions of a file for an image, each shape on its own, overlapping or not.
 
     GeoJSON (``.geojson``, ``.json``), ImageJ ROIs (``.roi``, ``.zip``), or an image of the size of the one
     that is counted in, whose pixels of one number are a region. A shape that tells its slice or frame holds
     there alone.
-
-    Parameters
-    ----------
-    path
-        The file.
-    image
-        What is counted in.
 
     Raises
     ------
@@ -186,17 +179,7 @@ def _all_of(masks: Sequence[MaskRegion]) -> MaskRegion:
 
 
 def write_regions(path: Path | str, regions: Sequence[ShapeRegion], image: Image) -> None:
-    """Write drawn regions as GeoJSON that :func:`read_regions` and QuPath read, in one step.
-
-    Parameters
-    ----------
-    path
-        The file.
-    regions
-        In pixels of the image.
-    image
-        What they were drawn on; tells the axes of their planes.
-    """
+    """Write regions, in pixels of their image, as GeoJSON that :func:`read_regions` and QuPath read."""
     write_text(Path(path), _geojson(regions, image))
 
 

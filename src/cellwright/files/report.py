@@ -75,21 +75,7 @@ def write_report(
     recipes: Mapping[str, str] | None = None,
     extras: ReportExtras = ReportExtras(),
 ) -> None:
-    """Write the report of an analysis as one HTML file, in one step.
-
-    Parameters
-    ----------
-    path
-        The file.
-    image
-        What was counted in.
-    analysis
-        What was found.
-    recipes
-        Texts that repeat the result, by title.
-    extras
-        Plots as a panel shows them, and the other images of its session.
-    """
+    """Write the report of an analysis as one HTML file; recipes are texts that repeat it, by title."""
     result = analysis.result
     settings = json.dumps(asdict(result.provenance)["settings"], indent=1, default=str)
     parts = [

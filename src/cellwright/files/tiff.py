@@ -53,13 +53,6 @@ CHUNK_PX = 1024  # along Y and X, at least, of what is read at once
 def read_tiff(path: Path, wanted: Wanted = Wanted()) -> Iterator[Image]:  # noqa: B008 - frozen
     """Yield the images of a TIFF, each with axes, pixel size and channels as far as the file tells them.
 
-    Parameters
-    ----------
-    path
-        The file.
-    wanted
-        What is needed of them.
-
     Raises
     ------
     ReadError

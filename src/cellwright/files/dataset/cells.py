@@ -70,13 +70,6 @@ def write_classes(
     """Write a pixel of each cell that has a class, the nearest to its middle, and the class.
 
     Where no cell has one there is no file.
-
-    Parameters
-    ----------
-    labels
-        In the axes ``axes``.
-    classes : int16 (N,)
-        The class of cell ``i + 1``, -1 for none.
     """
     if not (classes >= 0).any():
         return

@@ -252,15 +252,7 @@ def blocks_folder(output: Path, name: str) -> Path:
 
 
 def take_blocks(folder: Path, place: Path) -> list[Path]:
-    """Move the files of an image that was counted block by block to their place; return those to look for.
-
-    Parameters
-    ----------
-    folder
-        Where they are, and nothing else.
-    place
-        Where they belong, without their endings.
-    """
+    """Move the files of an image counted block by block to where it belongs; return those to look for."""
     written = []
     with writing(place):
         make_folder(place.parent)
