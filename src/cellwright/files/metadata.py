@@ -266,7 +266,7 @@ def understand(data: ArrayLike, name: str, facts: ArrayFacts, file: Iterable[Fil
 
 
 def _best_axes(shape: tuple[int, ...], facts: ArrayFacts, match: _Match | None) -> tuple[str, AxesFrom]:
-    """Return the axes by who knows them best: the user, the array, its file; likely ones of colours; or ''."""
+    """Return the axes by who knows them best: user, array, file; likely ones of colours; or ''."""
     end = CHANNEL * facts.is_colour
     own = facts.axes + end
     if len(facts.chosen + end) == len(shape):

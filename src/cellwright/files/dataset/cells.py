@@ -69,7 +69,7 @@ def write_classes(
 ) -> None:
     """Write a pixel of each cell that has a class, the nearest to its middle, and the class.
 
-    Where no cell has one there is no file.
+    ``classes`` (N,) is that of cell ``i + 1``, -1 for none. Where no cell has one there is no file.
     """
     if not (classes >= 0).any():
         return
