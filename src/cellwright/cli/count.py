@@ -198,7 +198,15 @@ def make_choices(names: list[str], flags: dict[str, Any]) -> CountChoices:
 
 
 def check_classifier(name: str, choices: CountChoices) -> None:
-    """Raise before the first image is read where classes cannot be given."""
+    """Raise before the first image is read where classes cannot be given.
+
+    Raises
+    ------
+    CheckpointError
+        There is no such classifier.
+    SettingsError
+        The model finds no single cells.
+    """
     from cellwright.models.classifier.spec import find_classifier
 
     find_classifier(name)

@@ -21,6 +21,7 @@ from tifffile import PHOTOMETRIC
 
 from cellwright.core.data import ArrayLike, Image
 from cellwright.core.errors import ReadError
+from cellwright.files.atomic import plain_name
 from cellwright.files.metadata import (
     LEAST_BOMB_BYTES,
     UM_PER_UNIT,
@@ -30,7 +31,6 @@ from cellwright.files.metadata import (
     color_of,
     describe,
     positive,
-    scene_name,
     sizes_of,
     um_per,
 )
@@ -42,9 +42,14 @@ LARGEST_UM = 20.0  # a plain TIFF with wider pixels states the density of a prin
 PRINT_UNITS = ("inch", "in", "cm")
 LAZY_BYTES = 1 << 31  # larger images stay on disk
 LAZY_PYRAMID_BYTES = 1 << 26  # likewise of pyramids, which are looked at through their smaller copies
-# how much larger than its file an image can be: without compression, LZW, deflate (1032 of zeros), PackBits
-MOST_TIMES = dict.fromkeys((1, 5, 8, 32946, 32773), 2000)
-MOST_TIMES_BY_OTHERS = 100_000
+MOST_TIMES = {
+    1: 2000,
+    5: 2000,
+    8: 2000,
+    32946: 2000,
+    32773: 2000,
+}  # none, LZW, deflate (1032 of zeros), PackBits
+MOST_TIMES_BY_OTHERS = 100_000  # how much larger than its file an image can be
 MOST_PAGES, MOST_SUBIFDS = 1_000_000, 1000
 STAND_IN = {"Y": 2, "X": 3}
 CHUNK_PX = 1024  # along Y and X, at least, of what is read at once
@@ -65,7 +70,9 @@ def read_tiff(path: Path, wanted: Wanted = Wanted()) -> Iterator[Image]:  # noqa
         for index, one, copies in series:
             _refuse_cut_file(tiff, one, path)
             _refuse_bomb(one, path)
-            name = scene_name(path, one.name or str(index), len(series))
+            name = path.stem
+            if len(series) > 1:
+                name = f"{name}_{plain_name(one.name or str(index))}"
             seen = _pixels(tiff, index, path, wanted, copies)
             image = describe(seen.data, seen.axes, name, _told(tiff, index))
             yield replace(image, is_converted=seen.is_converted, levels=seen.levels)
@@ -463,7 +470,12 @@ def _resolution(page: Any, unit_um: float) -> dict[str, float]:
 
 def _refuse_outside(tiff: tifffile.TiffFile, path: Path) -> None:
     """Raise ReadError where OME-XML takes planes from files outside of the folder."""
-    for name in _files_of_set(_ome(tiff.ome_metadata or "")):
+    try:
+        root = ElementTree.fromstring(tiff.ome_metadata or "<OME/>")
+    except ElementTree.ParseError:
+        return
+    for node in root.findall(".//{*}UUID[@FileName]"):
+        name = str(node.get("FileName"))
         if name != Path(name.replace("\\", "/")).name:
             raise ReadError(f"UUID.FileName of {path} must name a file of its folder; got {name!r}.")
 
