@@ -85,12 +85,7 @@ class AnnotationSession:
 
     @classmethod
     def from_result(
-        cls,
-        result: Result,
-        image: Image,
-        *,
-        class_names: Sequence[str] = (),
-        journal: Path | None = None,
+        cls, result: Result, image: Image, *, class_names: Sequence[str] = (), journal: Path | None = None
     ) -> "AnnotationSession":
         """Return a session that begins with what a model found, at its position in the whole image.
 

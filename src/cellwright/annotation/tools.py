@@ -128,10 +128,7 @@ def paint(store: LabelStore, box: Box, before: NDArray[Any], after: NDArray[Any]
 
 
 def replace_labels(
-    store: LabelStore,
-    labels: NDArray[np.integer[Any]],
-    scores: NumpyLike | None,
-    classes: NumpyLike | None,
+    store: LabelStore, labels: NDArray[np.integer[Any]], scores: NumpyLike | None, classes: NumpyLike | None
 ) -> Edit:
     """Put new labels, a model's say, in the place of all there are."""
     found = checked_labels(store.image, labels)

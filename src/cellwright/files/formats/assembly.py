@@ -308,10 +308,7 @@ def _mask_of(part: Shape, fill: Fill) -> MaskPart:
 
 
 def finished(
-    annotation: ImageAnnotation,
-    objects: Sequence[FileObject],
-    notes: ReadingNotes,
-    image: Image | None,
+    annotation: ImageAnnotation, objects: Sequence[FileObject], notes: ReadingNotes, image: Image | None
 ) -> tuple[ImageAnnotation, ...]:
     """Return the cells of the one image of a file, which must fit ``image``; see :func:`assemble`."""
     if annotation.shape:

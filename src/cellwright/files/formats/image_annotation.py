@@ -202,9 +202,7 @@ def labels_of(path: Path, where: str, values: NDArray[Any], axes: str, name: str
     return ImageAnnotation(name, values.shape, axes, relabel(values))
 
 
-def planes_and_classes(
-    annotation: Sequence[ImageAnnotation],
-) -> tuple[list[ImageAnnotation], list[str]]:
+def planes_and_classes(annotation: Sequence[ImageAnnotation]) -> tuple[list[ImageAnnotation], list[str]]:
     """Return the 2D images of annotations, and the names of their classes, those of cells without one too."""
     planes = [plane for one in annotation for plane in one.planes()]
     names = list(dict.fromkeys(name for plane in planes for name in plane.class_names))
