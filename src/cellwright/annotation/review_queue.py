@@ -27,7 +27,7 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import store
 from cellwright.models.registry import DEFAULT_FAMILY
-from cellwright.ops.label_changes import Box, Mask, bounds, padded
+from cellwright.ops.label_changes import Box, Mask, bounds, moved, padded
 from cellwright.ops.matching import overlaps
 
 if TYPE_CHECKING:
@@ -188,8 +188,7 @@ def _first_time(labels: Labels, box: Box, number: int) -> tuple[Labels, Box]:
     frame = labels[box[0].start]
     inner = bounds(frame[box[1:]] == number)
     assert inner is not None  # a box begins where its cell does
-    pairs = zip(box[1:], inner, strict=True)
-    return frame, tuple(slice(a.start + b.start, a.start + b.stop) for a, b in pairs)
+    return frame, moved(inner, box[1:])
 
 
 def _hull_size(mask: Mask) -> float:

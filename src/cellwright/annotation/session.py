@@ -81,7 +81,8 @@ class AnnotationSession:
         self.history = EditHistory(self.store)
         self._journal: Journal | None = None
         if journal is not None:
-            self._start_journal(journal)
+            start = Start(identity_of(image), self.store.labels, self.store.cells, self.store.metadata)
+            self._write_to(Journal.create(journal, start))
 
     @classmethod
     def from_result(
@@ -176,11 +177,6 @@ class AnnotationSession:
         if self._journal is not None:
             self._journal.close()
             self._journal = self.history.record = None
-
-    def _start_journal(self, path: Path) -> None:
-        store = self.store
-        start = Start(identity_of(self.image), store.labels, store.cells, store.metadata)
-        self._write_to(Journal.create(path, start))
 
     def _write_to(self, journal: Journal) -> None:
         self._journal = journal
