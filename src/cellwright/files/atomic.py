@@ -20,26 +20,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from filelock import BaseFileLock as Lock
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from cellwright.core.errors import WriteError
 
-__all__ = [
-    "FolderChange",
-    "Lock",
-    "acquire_lock",
-    "atomic_folder",
-    "atomic_write",
-    "change_folder",
-    "check_writable",
-    "finish_change",
-    "make_folder",
-    "plain_name",
-    "write_text",
-    "writing",
-]
-
+Lock = BaseFileLock  # that acquire_lock gives
 ADDING, ADDED, REMOVED, LOCK = ".adding", ".added", ".removed", ".lock"
 WAIT_SECONDS = 20.0  # for another program that changes the folder
 ANYBODY = 0o666  # a folder may be shared by people who do not own each other's files
