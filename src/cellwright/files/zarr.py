@@ -308,8 +308,8 @@ def finish_array(folder: Path, image: Image) -> None:
         datasets = []
         for index, factor in enumerate(factors):
             scale = [sizes.get(axis, 1.0) * (factor if axis in "YX" else 1) for axis in axes]
-            steps = [v05.ScaleTransformation(scale=scale)]
-            datasets.append(v05.Dataset(path=str(index), coordinateTransformations=steps))
+            scaled = v05.ScaleTransformation(scale=scale)
+            datasets.append(v05.Dataset(path=str(index), coordinateTransformations=[scaled]))
         named = [_axis(axis, sizes) for axis in axes]
         scales = v05.Multiscale(name=image.name, axes=named, datasets=datasets)
         told = v05.Image(multiscales=[scales])
