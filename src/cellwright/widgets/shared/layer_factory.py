@@ -104,7 +104,8 @@ def _label_colours(result: Result) -> CyclicLabelColormap | DirectLabelColormap:
 
 def colours_by_label(colours: Mapping[int, str], others: str = "transparent") -> DirectLabelColormap:
     """Return a colormap with a colour for each label, and one for all others but the background."""
-    by_label: dict[int | None, Any] = {None: others, 0: "transparent", **colours}
+    by_label: dict[int | None, Any] = {None: others, 0: "transparent"}
+    by_label |= dict(colours.items())
     return DirectLabelColormap(color_dict=by_label)
 
 
