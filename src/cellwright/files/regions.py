@@ -312,7 +312,7 @@ def _plane(row: JsonValue, image: Image) -> tuple[int | None, ...]:
     """Return frame and slice of a region; QuPath writes no plane where there is but one."""
     plane = row.at("geometry").find("plane")
     found = [plane and plane.find(axis) for axis in image.label_axes[:-2].lower()]
-    return tuple(place and place.whole() for place in found)
+    return tuple(None if place is None else place.whole() for place in found)
 
 
 def _roi(node: JsonValue, image: Image, number: int) -> ShapeRegion:
