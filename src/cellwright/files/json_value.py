@@ -56,6 +56,12 @@ class JsonValue:
             raise self.refuse("a text")
         return self.value
 
+    def key(self) -> Any:
+        """Return a number or a text, by which rows may name each other."""
+        if isinstance(self.value, list | dict):
+            raise self.refuse("a number or a text")
+        return self.value
+
     def number(self, low: float = -math.inf, high: float = math.inf) -> float:
         """Return a finite number between two others."""
         value = self.value
@@ -137,13 +143,7 @@ NO_JSON = (ValueError, RecursionError)  # what json raises where a text is none,
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a file.
-
-    Raises
-    ------
-    ReadError
-        It is missing, empty, no text, or too large to be one.
-    """
+    """Return the text of a file; ReadError where it is too large to be one, too."""
     try:
         if path.stat().st_size > MOST_BYTES:
             raise ReadError(f"{path} must be smaller than {MOST_BYTES >> 20} MiB. Split it.")

@@ -53,6 +53,19 @@ def test_pycocotools_reads_the_cells(tmp_path, draw_marks, name, capsys):
         assert names[annotation["category_id"]] == marks.class_of(row)
 
 
+@pytest.mark.parametrize(
+    ("key", "told"), [("image_id", "belong to no image"), ("category_id", "made no sense")]
+)
+def test_rows_of_coco_with_odd_numbers_are_left_out(tmp_path, key, told):
+    image = {"id": 1, "file_name": "a.tif", "height": 9, "width": 9}
+    row = {"image_id": 1, "category_id": 1, "bbox": [1, 1, 3, 3], "segmentation": []}
+    content = {"images": [image], "annotations": [row, {**row, key: [1]}]}
+    content["categories"] = [{"id": 1, "name": "A"}]
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    (found,) = FORMATS["coco"].read(tmp_path / "a.json")
+    assert (len(found), told in found.notices[0]) == (1, True)
+
+
 def test_run_lengths_of_pycocotools_are_read(tmp_path, draw_marks):
     marks = draw_marks(seed=3)
     content = {
@@ -463,6 +476,14 @@ def test_geojson_of_qupath_is_read(tmp_path):
         assert found.shape == (30, 30)
         assert np.bincount(found.labels.ravel())[1:].tolist() == [24, 97]
         assert (found.classes.tolist(), found.class_names) == ([0, -1], ("Tumor",))
+
+
+def test_metadata_of_others_joins_no_planes(tmp_path):
+    geometry = {"type": "Polygon", "coordinates": [[[2, 3], [8, 3], [8, 7], [2, 7], [2, 3]]]}
+    feature = {"type": "Feature", "geometry": geometry, "properties": {"metadata": [{"name": "x"}]}}
+    (tmp_path / "a.geojson").write_text(json.dumps([feature, feature]))
+    (found,) = FORMATS["geojson"].read(tmp_path / "a.geojson")
+    assert "1 cover no pixel of their own" in found.notices[0]
 
 
 def test_outer_rings_of_geojson_run_counterclockwise(tmp_path, draw_marks):

@@ -37,16 +37,15 @@ def is_coco(path: Path) -> bool:
 def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     """Return the cells of each image of a COCO file, or of the one that has the name of ``image``."""
     content = read_json(path)
-    names: dict[Any, str] = {}
-    categories = content.find("categories")
-    if categories is not None:
-        names = {row.at("id").value: row.at("name").text() for row in categories.rows()}
+    names = {row.at("id").key(): row.at("name").text() for row in content.rows_at("categories")}
     images = {row.at("id").whole(-(2**62), 2**62): _image(row) for row in content.at("images").rows()}
     own: dict[int, list[JsonValue]] = {number: [] for number in images}
     n_astray = 0
     for row in content.at("annotations").rows():
-        number = isinstance(row.value, dict) and row.value.get("image_id")
-        if number in own:
+        number = None
+        if isinstance(row.value, dict):
+            number = row.value.get("image_id")
+        if isinstance(number, int | float) and number in own:
             own[number].append(row)
         else:
             n_astray += 1
@@ -74,7 +73,7 @@ def _object(
     category = row.find("category_id")
     name = NO_CLASS
     if category is not None and names:
-        name = names.get(category.value, "")
+        name = names.get(category.key(), "")
         notes.note("are of a class that the file does not name", int(not name))
     return FileObject(row, _shapes_of(row, (shape[0], shape[1])), name or NO_CLASS)
 
