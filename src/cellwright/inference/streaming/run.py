@@ -206,6 +206,8 @@ def _through(
     left = [[block for block in blocks if not path(block).exists()] for blocks in rounds]
     total = sum(map(len, rounds))
     done = total - sum(map(len, left))
+    if any(left):
+        yield Progress(stage, done, total)  # the first block may take long
     for blocks in left:
         for n_finished in steps(blocks):
             done += n_finished
