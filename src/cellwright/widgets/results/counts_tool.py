@@ -28,6 +28,8 @@ class CountsTool(QObject):
         self._soon = QSignalDebouncer(parent=self)
         self._soon.setTimeout(COUNT_MS)
         self._soon.triggered.connect(self.refresh)
+        self._is_page_wanted = False  # whether the user has chosen a page
+        view.tabs.tabBarClicked.connect(self._on_page_clicked)
         view.border.currentIndexChanged.connect(self._on_border_chosen)
         view.rule.currentIndexChanged.connect(self._on_rule_chosen)
         view.colour_by.currentIndexChanged.connect(self._colour)
@@ -83,8 +85,19 @@ class CountsTool(QObject):
                 self.rows[channel].show_threshold(threshold)
         self._soon.throttle()
 
+    def _on_page_clicked(self, _: int) -> None:
+        self._is_page_wanted = True
+
     def _on_measured_changed(self) -> None:
+        self._begin_with_counts()
         self._show_markers()
+
+    def _begin_with_counts(self) -> None:
+        """Show the counts of frames and regions first of a series in time, until the user chooses a page."""
+        found = self._model.per_frame()
+        if found is not None and found[0] == "t" and not self._is_page_wanted:
+            self._view.show_page("Counts")
+            self._is_page_wanted = True
 
     def _show_markers(self) -> None:
         """Show one row for each channel that was measured."""
