@@ -45,7 +45,7 @@ def covering(cells: Cells, spot: PromptPoint, cell: "PromptedCell") -> int:
         return _number_in_labels(cells.labels, spot, cell)
     middle = np.concatenate([np.array(spot.frame), cell.point])
     inner = (cells.boxes[:, 0] <= middle) & (middle < cells.boxes[:, 1])
-    return _first(inner.all(axis=1))
+    return _first(np.all(inner, axis=1))
 
 
 def has_pixels_of(layer: Layer, source: Source) -> bool:
