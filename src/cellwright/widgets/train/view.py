@@ -52,6 +52,7 @@ METHOD_HELP = (
 )
 TITLES = {  # where the name of a setting does not tell what it is
     "rate": "Learning rate",
+    "steps_per_epoch": "Steps between checks",
     "ema_decay": "EMA decay",
     "replay": "Replay share",
     "n_replay": "Replay images",
