@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from qtpy.QtCore import QObject, QSignalBlocker
-from superqt.utils import QSignalDebouncer
 
 from cellwright.widgets.results.measuring import Measurer
 from cellwright.widgets.results.model import MEAN, ResultsModel
 from cellwright.widgets.results.view import MarkerRow, ResultsView
 from cellwright.widgets.results.viewer_link import ViewerLink
 from cellwright.widgets.shared.cells.snapshot import session_table
+from cellwright.widgets.shared.jobs import debouncer
 
 if TYPE_CHECKING:
     import pandas
@@ -25,16 +25,15 @@ class CountsTool(QObject):
         super().__init__(view)
         self._view, self._model, self._link, self._measurer = view, model, link, measurer
         self.rows: dict[str, MarkerRow] = {}
-        self._soon = QSignalDebouncer(parent=self)
-        self._soon.setTimeout(COUNT_MS)
-        self._soon.triggered.connect(self.refresh)
+        self._soon = debouncer(self, COUNT_MS, self.refresh)
         self._is_page_wanted = False  # whether the user has chosen a page
         view.tabs.tabBarClicked.connect(self._on_page_clicked)
         view.border.currentIndexChanged.connect(self._on_border_chosen)
         view.rule.currentIndexChanged.connect(self._on_rule_chosen)
         view.colour_by.currentIndexChanged.connect(self._colour)
         view.counted_by.currentIndexChanged.connect(self.refresh)
-        model.measured_changed.connect(self._on_measured_changed)
+        model.measured_changed.connect(self._begin_with_counts)
+        model.measured_changed.connect(self._show_markers)
         model.kept_changed.connect(self._on_kept_changed)
 
     def refresh(self, _: Any = None) -> None:
@@ -87,10 +86,6 @@ class CountsTool(QObject):
 
     def _on_page_clicked(self, _: int) -> None:
         self._is_page_wanted = True
-
-    def _on_measured_changed(self) -> None:
-        self._begin_with_counts()
-        self._show_markers()
 
     def _begin_with_counts(self) -> None:
         """Show the counts of frames and regions first of a series in time, until the user chooses a page."""
