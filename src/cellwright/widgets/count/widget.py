@@ -401,7 +401,7 @@ class CountWidget(QWidget):
 
     def _where_counted(self, counted: CountOutcome) -> str:
         """Return where the image of a count is; '' where it is the one that is chosen."""
-        if not has_image(self.viewer, counted.request.source):
+        if layer_of_id(self.viewer, counted.request.source.layer_id) is None:
             return "which is closed"
         chosen = self.panel.image.layer
         if chosen is not None and str(chosen.unique_id) == counted.request.source.layer_id:
