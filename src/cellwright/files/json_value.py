@@ -56,12 +56,6 @@ class JsonValue:
             raise self.refuse("a text")
         return self.value
 
-    def key(self) -> Any:
-        """Return a number or a text, by which rows may name each other."""
-        if isinstance(self.value, list | dict):
-            raise self.refuse("a number or a text")
-        return self.value
-
     def number(self, low: float = -math.inf, high: float = math.inf) -> float:
         """Return a finite number between two others."""
         value = self.value

@@ -53,19 +53,6 @@ def test_pycocotools_reads_the_cells(tmp_path, draw_marks, name, capsys):
         assert names[annotation["category_id"]] == marks.class_of(row)
 
 
-@pytest.mark.parametrize(
-    ("key", "told"), [("image_id", "belong to no image"), ("category_id", "made no sense")]
-)
-def test_rows_of_coco_with_odd_numbers_are_left_out(tmp_path, key, told):
-    image = {"id": 1, "file_name": "a.tif", "height": 9, "width": 9}
-    row = {"image_id": 1, "category_id": 1, "bbox": [1, 1, 3, 3], "segmentation": []}
-    content = {"images": [image], "annotations": [row, {**row, key: [1]}]}
-    content["categories"] = [{"id": 1, "name": "A"}]
-    (tmp_path / "a.json").write_text(json.dumps(content))
-    (found,) = FORMATS["coco"].read(tmp_path / "a.json")
-    assert (len(found), told in found.notices[0]) == (1, True)
-
-
 def test_run_lengths_of_pycocotools_are_read(tmp_path, draw_marks):
     marks = draw_marks(seed=3)
     content = {
@@ -281,6 +268,18 @@ def test_coco_mixes_boxes_and_outlines(tmp_path):
     assert len(found) == 2
     assert (found.labels == 2).sum() == 25
     assert "1 made no sense" in found.notices[0]
+
+
+def test_coco_with_lists_in_place_of_numbers_loses_only_what_they_name(tmp_path):
+    box = {"bbox": [2, 2, 10, 10]}
+    rows = [{"id": 1, "image_id": 1, "category_id": [1], **box}, {"id": 2, "image_id": [1], **box}]
+    content = {"images": [{"id": 1, "file_name": "a.png", "height": 40, "width": 50}], "annotations": rows}
+    content["categories"] = [{"id": 1, "name": "red"}, {"id": [1], "name": "blue"}]
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    (found,) = FORMATS["coco"].read(tmp_path / "a.json")
+    assert len(found) == 1
+    assert "1 belong to no image" in found.notices[0]
+    assert "1 are of a class that the file does not name" in found.notices[0]
 
 
 def test_tifffile_reads_labels_with_their_calibration(tmp_path, draw_marks):

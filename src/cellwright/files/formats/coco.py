@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -37,15 +37,14 @@ def is_coco(path: Path) -> bool:
 def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     """Return the cells of each image of a COCO file, or of the one that has the name of ``image``."""
     content = read_json(path)
-    names = {row.at("id").key(): row.at("name").text() for row in content.rows_at("categories")}
+    names = {_key(row, "id"): row.at("name").text() for row in content.rows_at("categories")}
+    names.pop(None, None)  # a class without a number can be named by no cell
     images = {row.at("id").whole(-(2**62), 2**62): _image(row) for row in content.at("images").rows()}
-    own: dict[int, list[JsonValue]] = {number: [] for number in images}
+    own: dict[float | str | None, list[JsonValue]] = {number: [] for number in images}
     n_astray = 0
     for row in content.at("annotations").rows():
-        number = None
-        if isinstance(row.value, dict):
-            number = row.value.get("image_id")
-        if isinstance(number, int | float) and number in own:
+        number = _key(row, "image_id")
+        if number in own:
             own[number].append(row)
         else:
             n_astray += 1
@@ -61,6 +60,13 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     return chosen(path, found, image)
 
 
+def _key(row: JsonValue, name: str) -> float | str | None:
+    """Return the number or text by which an object is named, or names another; None where there is none."""
+    if isinstance(row.value, dict) and isinstance(row.value.get(name), int | float | str):
+        return cast("float | str", row.value[name])
+    return None
+
+
 def _image(row: JsonValue) -> ImageAnnotation:
     where = f"{row.where}.height and width"
     shape = checked_shape(row.path, where, (row.at("height").whole(1), row.at("width").whole(1)))
@@ -68,12 +74,12 @@ def _image(row: JsonValue) -> ImageAnnotation:
 
 
 def _object(
-    notes: ReadingNotes, names: dict[Any, str], shape: tuple[int, ...], row: JsonValue
+    notes: ReadingNotes, names: dict[float | str | None, str], shape: tuple[int, ...], row: JsonValue
 ) -> FileObject | None:
     category = row.find("category_id")
     name = NO_CLASS
     if category is not None and names:
-        name = names.get(category.key(), "")
+        name = names.get(_key(row, "category_id"), "")
         notes.note("are of a class that the file does not name", int(not name))
     return FileObject(row, _shapes_of(row, (shape[0], shape[1])), name or NO_CLASS)
 
