@@ -39,7 +39,9 @@ def count_in_folders(
     CellwrightError
         There is no image, no folder for the results, or it cannot be written.
     """
-    if choices.stream != StreamSettings():
+    if choices.recipe.each_channel:
+        raise SettingsError("In folders one channel is counted after the other. Name each by --channel.")
+    if choices.recipe.stream != StreamSettings():
         raise SettingsError(
             "Of folders only large images are counted block by block, as they come. Leave --stream, "
             "--memory, --workers and --scheduler out, or count large images by their own names."
