@@ -55,13 +55,6 @@ CHUNK_PX = 1024  # along Y and X, at least, of what is read at once
 def read_tiff(path: Path, wanted: Wanted = Wanted()) -> Iterator[Image]:  # noqa: B008 - frozen
     """Yield the images of a TIFF, each with axes, pixel size and channels as far as the file tells them.
 
-    Parameters
-    ----------
-    path
-        The file.
-    wanted
-        What is needed of them.
-
     Raises
     ------
     ReadError
@@ -90,13 +83,18 @@ def set_of(path: Path) -> tuple[str, ...]:
             told = file.ome_metadata or ""
     except (OSError, ValueError, tifffile.TiffFileError):  # reading it tells what is wrong
         return ()
-    try:
-        names = _files_of_set(ElementTree.fromstring(told))
-    except ElementTree.ParseError:
-        return ()
+    names = _files_of_set(_ome(told))
     if len(names) < 2:
         return ()
     return tuple(sorted(names))
+
+
+def _ome(xml: str) -> ElementTree.Element:
+    """Return OME-XML; an empty element where it is damaged, for the pixels can be read all the same."""
+    try:
+        return ElementTree.fromstring(xml)
+    except ElementTree.ParseError:
+        return ElementTree.Element("OME")
 
 
 def _files_of_set(root: ElementTree.Element) -> dict[str, None]:
@@ -415,10 +413,7 @@ def _told(tiff: tifffile.TiffFile, index: int) -> ImageMetadata:
 
 
 def _told_by_ome(xml: str, index: int) -> ImageMetadata:
-    try:
-        every = ElementTree.fromstring(xml).findall(".//{*}Pixels")
-    except ElementTree.ParseError:
-        every = []
+    every = _ome(xml).findall(".//{*}Pixels")
     if not every:
         return ImageMetadata()
     pixels = every[min(index, len(every) - 1)]

@@ -64,7 +64,7 @@ def refuse_cut_file(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, pa
 
 
 def check_directories(tiff: tifffile.TiffFile, path: Path) -> None:
-    """Raise ReadError where the directories of a file go round in a circle, or name more than it can hold."""
+    """Raise ReadError where the directories of a file are cut, go round, or name more than it can hold."""
     header, file = tiff.tiff, tiff.filehandle
     if header.is_ndpi:
         return  # whose offsets are of another kind
@@ -78,7 +78,7 @@ def check_directories(tiff: tifffile.TiffFile, path: Path) -> None:
         subifds = entries["count"][entries["code"] == SUBIFDS_TAG]
         following = np.frombuffer(file.read(header.offsetsize), word)
         if len(following) == 0:
-            return
+            raise ReadError(f"{path} ends within its list of tags: it was cut short. Copy it again.")
         offset = int(following[0])
         if offset in seen or len(seen) > MOST_PAGES or (subifds > MOST_SUBIFDS).any():
             raise ReadError(f"The pages of {path} lead in a circle or are too many. Export it again.")

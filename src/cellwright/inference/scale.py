@@ -58,19 +58,23 @@ def estimate_scale(context: CountContext, at: float = 0.5) -> Task[ScaleTrial]:
     if zoom is None:
         zoom = zoom_for(context.engine_settings.diameter_px, spec)
     batches = context.batches(zoom)
-    batch = batches[min(int(len(batches) * at), len(batches) - 1)]
-    progress = context.progress("tiles", batches, zoom)
+    batch = _batch_at(batches, at)
+    progress = context.progress(batches, zoom)
     if context.zoom is not None or context.engine_settings.diameter_px:
         return ScaleTrial(zoom, batch, None, progress)
     first = ScaleTrial(zoom, batch, (yield from context.decode(batch, zoom, progress)), progress)
     if registry.get(spec.family).gives == "instances":
         best = yield from _most_confident(context, first)
-        return (yield from _looked_closer(context, best))
+        return (yield from _looked_closer(context, best, at))
     assert first.predicted is not None
     measured = zoom_of_density(first.predicted.decoded, spec)
     if measured == zoom:
         return first
     return ScaleTrial(measured, batch, None, progress)
+
+
+def _batch_at(batches: Sequence[BlockBatch], at: float) -> BlockBatch:
+    return batches[min(int(len(batches) * at), len(batches) - 1)]
 
 
 def _most_confident(context: CountContext, first: ScaleTrial) -> Task[ScaleTrial]:
@@ -98,7 +102,7 @@ def _most_confident(context: CountContext, first: ScaleTrial) -> Task[ScaleTrial
     return best
 
 
-def _looked_closer(context: CountContext, best: ScaleTrial) -> Task[ScaleTrial]:
+def _looked_closer(context: CountContext, best: ScaleTrial, at: float) -> Task[ScaleTrial]:
     """Return the trial of the enlarged image where that promises more than the plain one, which does little.
 
     Nuclei in stained tissue and in brightfield are often told apart better so. One slice does not decide that
@@ -112,7 +116,7 @@ def _looked_closer(context: CountContext, best: ScaleTrial) -> Task[ScaleTrial]:
     if promised is None or promised >= fit.closer_below:
         return best
     batches = context.batches(CLOSER)  # of a large image smaller ones, so that it takes no more memory
-    closer = yield from _try(context, batches[len(batches) // 2], CLOSER)
+    closer = yield from _try(context, _batch_at(batches, at), CLOSER)
     if (_expected_f1(context, closer) or 0.0) <= promised:
         return best
     return closer
@@ -126,7 +130,7 @@ def _expected_f1(context: CountContext, trial: ScaleTrial) -> float | None:
 
 
 def _try(context: CountContext, batch: BlockBatch, zoom: float) -> Task[ScaleTrial]:
-    progress = context.progress("rescaled tiles", [batch], zoom)
+    progress = context.progress([batch], zoom)
     return ScaleTrial(zoom, batch, (yield from context.decode(batch, zoom, progress)), progress)
 
 
@@ -200,19 +204,24 @@ def mean_confidence(cells: Sequence[Cells]) -> float:
     return float((scores * areas).sum() / max(areas.sum(), 1.0))
 
 
-def zoom_notice(zoom: float, diameter_px: float) -> str:
-    """Return a sentence for the user when the image was rescaled without their word, else ``""``."""
+def zoom_notice(zoom: float, diameter_px: float, n_places: int) -> str:
+    """Return a sentence for the user when the image was rescaled without their word, else ``""``.
+
+    ``n_places`` are those of the image that were looked at, 0 where that was all of it.
+    """
     if zoom == 1.0 or diameter_px:
         return ""
+    where = {0: "", 1: "; this was judged at its middle"}
+    places = where.get(n_places, f"; this was judged at {n_places} places of it")
     if zoom == CLOSER:
         return (
             f"Few right outlines were to be expected, and more in the image enlarged {zoom:g} times, so that "
-            "was counted; set the diameter to decide yourself."
+            f"was counted{places}; set the diameter to decide yourself."
         )
     size, change = "large", f"shrunk {1 / zoom:.2g}"
     if zoom > 1:
         size, change = "small", f"enlarged {zoom:.2g}"
     return (
-        f"The cells looked too {size} for the model, so the image was {change} times; set the diameter to "
-        "decide yourself."
+        f"The cells looked too {size} for the model, so the image was {change} times{places}; set the "
+        "diameter to decide yourself."
     )

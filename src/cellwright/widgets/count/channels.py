@@ -12,7 +12,6 @@ from cellwright.files.images import describe_images
 from cellwright.files.metadata import FilePart
 from cellwright.ops.geometry.channels import StackedPixels
 from cellwright.ops.measure.blocks import cropped
-from cellwright.widgets.shared.combos import is_image
 from cellwright.widgets.shared.coordinates import (
     FILE_PART,
     Channel,
@@ -22,6 +21,7 @@ from cellwright.widgets.shared.coordinates import (
     image_in,
     is_understood,
 )
+from cellwright.widgets.shared.edited_layers import is_image
 from cellwright.widgets.shared.layer_io import Source, source_of
 
 
@@ -72,17 +72,13 @@ def _single(layer: ImageLayer) -> list[Channel]:
     channels = channels_of(layer)
     if channels[0].axis is None:
         return list(channels[:1])
-    return [one for one in channels if _is_one(one)]
+    return [one for one in channels if one.axis is not None and one.index is not None]
 
 
 def _title(layer: ImageLayer, channel: Channel) -> str:
     if channel.axis is None:
         return str(layer.name)
     return f"{layer.name} · {channel.title}"
-
-
-def _is_one(channel: Channel) -> bool:
-    return channel.axis is not None and channel.index is not None
 
 
 def channels_by_number(layers: Iterable[Any], layer: ImageLayer) -> tuple[Image, dict[int, LayerChannel]]:
