@@ -85,7 +85,7 @@ def test_panels_begin_with_what_is_set(
 def test_settings_are_looked_for_where_they_are_saved(
     viewer: ViewerModel, qtbot: QtBot, page: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page["output_folder"] = "/out"
+    page.update({"output_folder": "/out"})
     asked: list[str] = []
     monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *given: (asked.append(given[2]), ("", ""))[1])
     results = ResultsWidget(viewer)

@@ -24,6 +24,7 @@ from cellwright.ops.labels import relabel
 from cellwright.widgets.plugin.image_reader import LayerData
 from cellwright.widgets.shared.coordinates import UNNAMED
 from cellwright.widgets.shared.layer_io import axes_arguments
+from cellwright.widgets.shared.regions import HALF_PIXEL
 
 Reader = Callable[[str], list[LayerData]]
 Writer = Callable[[str, list[LayerData]], list[str]]
