@@ -221,7 +221,7 @@ class CountWidget(QWidget):
     def _on_count_clicked(self) -> None:
         if self.jobs.is_busy:
             self.jobs.cancel()
-            self.panel.show_cancelling()
+            self.panel.count.show_stopping("Cancelling…")
             return
         self._start(is_preview=False)
 
