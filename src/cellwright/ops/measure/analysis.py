@@ -28,7 +28,7 @@ from cellwright.ops.measure.cells_table import (
     label_axes,
 )
 from cellwright.ops.measure.compartments import NucleiInCells, compartments_task
-from cellwright.ops.measure.filters import away_from_border, kept_rows, parse_filter
+from cellwright.ops.measure.filters import away_from_border, check_texts, kept_rows, parse_filter
 from cellwright.ops.measure.markers import (
     add_positive,
     copositive_table,
@@ -121,6 +121,8 @@ def analysis_task(
     membership = regions.membership(result.cells, result.offset)
     if regions.included:
         table["regions"] = regions.joined_names(membership)
+    known = {"class": class_names(result), "regions": regions.names}
+    check_texts(settings.keep, {name: texts for name, texts in known.items() if name in table})
     kept, notices = _kept(table, result, membership, settings)
     table = table.loc[kept].reset_index(drop=True)
     result = replace(result, count=float(kept.sum()), cells=result.cells.take(kept))
