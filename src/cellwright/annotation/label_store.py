@@ -179,10 +179,8 @@ def cell_metadata(
     all_classes = _column("classes", classes, largest, -1)
     cells = {}
     for number in numbers:
-        category: int | None = int(all_classes[number - 1])
-        if category is not None and category < 0:
-            category = None
-        cells[number] = CellMetadata(float(all_scores[number - 1]), category)
+        score, category = float(all_scores[number - 1]), int(all_classes[number - 1])
+        cells[number] = CellMetadata(score, category if category >= 0 else None)
     return cells
 
 

@@ -6,19 +6,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cellwright.cli.count import SETTINGS, make_choices
-from cellwright.cli.flags import with_settings
+from cellwright.cli.count import COUNT_SETTINGS, make_choices
+from cellwright.cli.flags import refuse_idle, with_settings
 from cellwright.cli.progress import run_with_bar
 from cellwright.core.errors import ReadError
 from cellwright.inference.image_count import CountChoices
+from cellwright.inference.settings import ENGINE_RULES
 from cellwright.models.registry import DEFAULT_FAMILY
 
 if TYPE_CHECKING:
     from cellwright.files.dataset.folder import Dataset
 
 
-@with_settings(*SETTINGS)
+@with_settings(*COUNT_SETTINGS)
 def evaluate(
+    context: typer.Context,
     dataset: Annotated[
         Path, typer.Argument(help="Folder with meta.json, images/ and masks/, boxes/ or points/.")
     ],
@@ -37,6 +39,7 @@ def evaluate(
     """
     from cellwright.files.dataset.folder import read_dataset
 
+    refuse_idle(context, ENGINE_RULES)
     everything = read_dataset(dataset)
     chosen = everything.select(None if split == "all" else split, group)
     if not len(chosen):
@@ -56,5 +59,6 @@ def _groups(choices: CountChoices, chosen: "Dataset") -> dict[str, Any]:
     """Return the scores of one model by group."""
     from cellwright.training.evaluation.evaluate import evaluate as evaluate_model
 
-    task = evaluate_model(chosen, choices.models[0], settings=choices.settings, engine=choices.engine)
+    recipe = choices.recipe
+    task = evaluate_model(chosen, choices.models[0], settings=recipe.settings, engine=recipe.engine)
     return run_with_bar(task, chosen.folder.name, stages=("evaluate",)).to_json()

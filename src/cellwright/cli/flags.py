@@ -1,7 +1,7 @@
 """Settings dataclasses as command-line flags, and flags back to settings."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_origin, get_type_hints
@@ -9,10 +9,18 @@ from typing import Annotated, Any, TypeVar, get_origin, get_type_hints
 import typer
 
 from cellwright.core.errors import SettingsError
+from cellwright.inference.settings import FlagRule
 
 S = TypeVar("S")
 Command = TypeVar("Command", bound=Callable[..., None])
 
+NAMES = {
+    "tune": "--from",
+    "as_json": "--json",
+    "as_table": "--table",
+    "as_onnx": "--onnx",
+    "with_files": "--with",
+}
 ONE_OF = (("diameter_px", "diameter_um"), ("channel", "channels"))  # flags of which one is given
 UNIT = "_px"  # of lengths and areas; the flag may be given with or without it
 
@@ -88,7 +96,7 @@ def with_saved(path: Path | None, flags: Mapping[str, Any], named: Mapping[str, 
 
     saved = read_recipe(path)
     values: dict[str, Any] = {name: saved[name] for name in named if saved[name]}
-    for part in ("settings", "engine", "analysis", "files"):
+    for part in ("settings", "engine", "analysis", "files", "stream"):
         values |= saved[part]
     unknown = sorted(set(values) - set(flags) - set(named))
     if unknown:
@@ -103,12 +111,47 @@ def with_saved(path: Path | None, flags: Mapping[str, Any], named: Mapping[str, 
     return {**flags, **named, **values, **given}
 
 
+def refuse_idle(context: typer.Context, rules: Iterable[FlagRule], also: Iterable[str] = ()) -> None:
+    """Raise SettingsError where a flag that was given would do nothing.
+
+    Parameters
+    ----------
+    context
+        Of the command.
+    rules
+        What its flags need.
+    also
+        What is there besides flags: settings of a file, or words that rules name.
+    """
+    given = {name for name in context.params if _is_given(context, name)}
+    there = {name for name in given if context.params[name] is not False}.union(also)
+    for rule in rules:
+        for name in sorted(given.intersection(rule.flags)):
+            against = sorted(there.intersection(rule.without))
+            if against:
+                raise SettingsError(
+                    f"{_flag(name)} does nothing beside {_flag(against[0])}. Leave one of them out."
+                )
+            if rule.is_idle(there):
+                needs = " or ".join(map(_flag, rule.needs))
+                raise SettingsError(
+                    f"{_flag(name)} does nothing without {needs}. Give that, too, or leave {_flag(name)} out."
+                )
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def _names(kind: type[Any]) -> set[str]:
     return {item.name for item in fields(kind)}
 
 
 def _flag(name: str) -> str:
-    return "--" + name.removesuffix(UNIT).replace("_", "-")
+    if " " in name:  # something else than a flag
+        return name
+    return NAMES.get(name, "--" + name.removesuffix(UNIT).replace("_", "-"))
 
 
 def _parameters(kind: type[Any]) -> list[inspect.Parameter]:

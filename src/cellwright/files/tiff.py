@@ -23,7 +23,6 @@ from cellwright.core.data import ArrayLike, Image
 from cellwright.core.errors import ReadError
 from cellwright.files.atomic import plain_name
 from cellwright.files.metadata import (
-    LEAST_BOMB_BYTES,
     UM_PER_UNIT,
     ImageMetadata,
     Wanted,
@@ -34,23 +33,21 @@ from cellwright.files.metadata import (
     sizes_of,
     um_per,
 )
+from cellwright.files.tiff_checks import (
+    bound_pictures,
+    check_directories,
+    refuse_bomb,
+    refuse_cut_file,
+    refuse_outside,
+)
 
-DESCRIPTION_TAG, ORIENTATION_TAG, SUBIFDS_TAG = 270, 274, 330
+ORIENTATION_TAG = 274
 ALPHA_SAMPLES = {tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA}
 RGBA_SAMPLES = 4
 LARGEST_UM = 20.0  # a plain TIFF with wider pixels states the density of a print (1200 dpi: 21 µm)
 PRINT_UNITS = ("inch", "in", "cm")
 LAZY_BYTES = 1 << 31  # larger images stay on disk
 LAZY_PYRAMID_BYTES = 1 << 26  # likewise of pyramids, which are looked at through their smaller copies
-MOST_TIMES = {
-    1: 2000,
-    5: 2000,
-    8: 2000,
-    32946: 2000,
-    32773: 2000,
-}  # none, LZW, deflate (1032 of zeros), PackBits
-MOST_TIMES_BY_OTHERS = 100_000  # how much larger than its file an image can be
-MOST_PAGES, MOST_SUBIFDS = 1_000_000, 1000
 STAND_IN = {"Y": 2, "X": 3}
 CHUNK_PX = 1024  # along Y and X, at least, of what is read at once
 
@@ -64,12 +61,13 @@ def read_tiff(path: Path, wanted: Wanted = Wanted()) -> Iterator[Image]:  # noqa
         Parts of it are missing, or it claims more pixels than its bytes can hold.
     """
     with tifffile.TiffFile(path) as tiff:
-        _check_directories(tiff, path)
-        _refuse_outside(tiff, path)
+        check_directories(tiff, path)
+        refuse_outside(tiff, path)
         series = _images(tiff)
         for index, one, copies in series:
-            _refuse_cut_file(tiff, one, path)
-            _refuse_bomb(one, path)
+            refuse_cut_file(tiff, one, path)
+            refuse_bomb(one, path)
+            bound_pictures(one.keyframe)
             name = path.stem
             if len(series) > 1:
                 name = f"{name}_{plain_name(one.name or str(index))}"
@@ -216,6 +214,7 @@ class TiffLevel:
         file = tifffile.TiffFile(path)
         finalize(self, file.close)
         series = file.series[index]
+        bound_pictures(series.levels[level].keyframe)
         self._array: Any = zarr.open_array(series.aszarr(level=level), mode="r")
         self.shape, self.dtype, self.ndim = tuple(self._array.shape), self._array.dtype, self._array.ndim
         self.chunks = tuple(
@@ -466,77 +465,3 @@ def _resolution(page: Any, unit_um: float) -> dict[str, float]:
         if tag is not None and tag.value[0] and tag.value[1]:
             sizes[axis] = unit_um * tag.value[1] / tag.value[0]
     return sizes
-
-
-def _refuse_outside(tiff: tifffile.TiffFile, path: Path) -> None:
-    """Raise ReadError where OME-XML takes planes from files outside of the folder."""
-    try:
-        root = ElementTree.fromstring(tiff.ome_metadata or "<OME/>")
-    except ElementTree.ParseError:
-        return
-    for node in root.findall(".//{*}UUID[@FileName]"):
-        name = str(node.get("FileName"))
-        if name != Path(name.replace("\\", "/")).name:
-            raise ReadError(f"UUID.FileName of {path} must name a file of its folder; got {name!r}.")
-
-
-def _refuse_bomb(series: tifffile.TiffPageSeries, path: Path) -> None:
-    """Raise ReadError where an image claims to be far larger than its file can be."""
-    n_bytes, n_file = prod(series.shape) * series.dtype.itemsize, path.stat().st_size
-    times = MOST_TIMES.get(int(series.keyframe.compression), MOST_TIMES_BY_OTHERS)
-    if n_bytes > max(LEAST_BOMB_BYTES, times * n_file) and not series.is_multifile:
-        raise ReadError(
-            f"{path} claims to hold {series.shape} pixels, more than its {n_file} bytes can. It is damaged; "
-            "export it again."
-        )
-
-
-def _refuse_cut_file(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, path: Path) -> None:
-    """Raise ReadError where tifffile takes a damaged file for a shorter, partly black or plainer image.
-
-    In a file cut short, the last page points at a next one beyond the end, or the first page at a
-    description beyond it.
-    """
-    tiff.filehandle.seek(tiff.pages.next_page_offset or 0)
-    next_page = tiff.filehandle.read(tiff.tiff.offsetsize)
-    pages = list(series.pages)
-    promised = (tiff.imagej_metadata or {}).get("images", 1)
-    if any(next_page) or None in pages or promised > len(pages) or _lost_description(tiff):
-        raise ReadError(f"Parts of {path} are missing: it was cut short or is one of a set. Copy it again.")
-
-
-def _check_directories(tiff: tifffile.TiffFile, path: Path) -> None:
-    """Raise ReadError where the directories of a file are cut, go round, or name more than it can hold."""
-    header, file = tiff.tiff, tiff.filehandle
-    if header.is_ndpi:
-        return  # whose offsets are of another kind
-    word = f"{header.byteorder}u{header.offsetsize}"
-    file.seek(header.offsetsize)  # 4 or, in a BigTIFF, 8: where the first offset stands
-    offset = int(np.frombuffer(file.read(header.offsetsize), word)[0])
-    seen: set[int] = set()
-    while 0 < offset < file.size:
-        seen.add(offset)
-        entries = _entries_at(tiff, offset)
-        subifds = entries["count"][entries["code"] == SUBIFDS_TAG]
-        following = np.frombuffer(file.read(header.offsetsize), word)
-        if len(following) == 0:
-            raise ReadError(f"{path} ends within its list of tags: it was cut short. Copy it again.")
-        offset = int(following[0])
-        if offset in seen or len(seen) > MOST_PAGES or (subifds > MOST_SUBIFDS).any():
-            raise ReadError(f"The pages of {path} lead in a circle or are too many. Export it again.")
-
-
-def _entries_at(tiff: tifffile.TiffFile, offset: int) -> NDArray[np.void]:
-    """Return the entries of the directory at an offset; the file then stands behind them."""
-    header, file = tiff.tiff, tiff.filehandle
-    number, word = f"{header.byteorder}u2", f"{header.byteorder}u{header.offsetsize}"
-    entry = np.dtype([("code", number), ("type", number), ("count", word), ("offset", word)])
-    file.seek(offset)
-    count = np.frombuffer(file.read(header.tagnosize), f"{header.byteorder}u{header.tagnosize}")
-    return np.frombuffer(file.read(int(count[0]) * entry.itemsize), entry)
-
-
-def _lost_description(tiff: tifffile.TiffFile) -> bool:
-    entries = _entries_at(tiff, tiff.pages.first.offset)
-    description = entries[(entries["code"] == DESCRIPTION_TAG) & (entries["count"] > tiff.tiff.offsetsize)]
-    return bool((description["offset"] + description["count"] > tiff.filehandle.size).any())

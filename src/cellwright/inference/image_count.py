@@ -19,7 +19,7 @@ from cellwright.core.tasks import Task
 from cellwright.files.atomic import plain_name
 from cellwright.files.folders.image_list import ListedImage
 from cellwright.files.folders.results import begin_image, blocks_folder, mark_written, take_blocks
-from cellwright.inference.settings import EngineSettings, StreamSettings
+from cellwright.inference.settings import StreamSettings
 from cellwright.ops.geometry.channels import channel_numbers
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from cellwright.models.protocol import CellModel
     from cellwright.ops.measure.analysis import Analysis
 
+PLACES = ("t", "z", "y", "x")  # whose mean tells nothing
 SIZES = ("diameter_px", "diameter_um")  # whose median the summary tells
 LARGE_PIXELS = 150_000_000  # labels of more are written block by block
 FOLDER = "cellwright results"  # beside a large image, where no other folder is named
@@ -62,23 +63,11 @@ class CountChoices:
     recipe: "Recipe"
     tables: TableFiles = field(default_factory=TableFiles)
     n_images: int = 1
-    stream: StreamSettings = StreamSettings()  # noqa: RUF009 - frozen
-    each_channel: bool = False  # whether channels are counted one by one, as images of their own name
 
     @property
     def title(self) -> str:
         """What to call the models in a table."""
         return " + ".join(Path(name).name for name in self.recipe.models)
-
-    @property
-    def settings(self) -> Any:
-        """Settings of the models' family."""
-        return self.recipe.settings
-
-    @property
-    def engine(self) -> EngineSettings:
-        """How the network runs."""
-        return self.recipe.engine
 
     @property
     def is_analysed(self) -> bool:
@@ -93,7 +82,7 @@ class CountChoices:
         SettingsError
             That was asked for together with what needs the whole image.
         """
-        if self.stream == StreamSettings():
+        if self.recipe.stream == StreamSettings():
             return prod(image.label_shape) > LARGE_PIXELS and not self.recipe.window
         if self.recipe.window:
             raise SettingsError(
@@ -126,11 +115,11 @@ def channels_to_count(image: Image, choices: CountChoices) -> list[tuple[Image, 
     SettingsError
         It does not have the channels, or has none.
     """
-    if not choices.each_channel:
+    if not choices.recipe.each_channel:
         return [(image, choices)]
     from cellwright.ops.measure.blocks import n_channels
 
-    engine = choices.engine
+    engine = choices.recipe.engine
     if engine.channel is not None:
         raise SettingsError(
             f"Channels are counted one by one, or channel {engine.channel} alone. Leave --channel or "
@@ -141,7 +130,7 @@ def channels_to_count(image: Image, choices: CountChoices) -> list[tuple[Image, 
     for number in channel_numbers(image, engine.channels or range(len(names))):
         called = names[number]
         recipe = replace(choices.recipe, engine=replace(engine, channel=number, channels=()))
-        recipe = replace(recipe, files=recipe.files.of_image(image.name))
+        recipe = replace(recipe, files=recipe.files.of_image(image.name), each_channel=False)
         own = replace(choices, recipe=recipe, n_images=choices.n_images + 1)  # each report has its own name
         found.append((replace(image, name=f"{image.name}_{called}"), own))
     return found
@@ -199,7 +188,7 @@ def streamed_task(
         output = folder_beside(image)
         told = (f"The image is large, so its cells were written to {output}.",)
     source: Image | Path = image
-    if image.name == path.stem:
+    if image.name == path.stem and not image.source_files:
         source = path  # which other processes can read, too
     job = StreamJob(
         source,
@@ -215,7 +204,7 @@ def streamed_task(
         whole_table=choices.tables.is_wanted or (is_summed and choices.is_analysed),
     )
     write = partial(_write_streamed, choices, output, image)
-    streamed = yield from count_streamed(job, choices.stream, write)
+    streamed = yield from count_streamed(job, recipe.stream, write)
     result = replace(streamed.result, notices=(*streamed.result.notices, *told))
     if not choices.is_analysed:
         return Counted(result, None, output)
@@ -424,11 +413,15 @@ class RecipeCounter:
         from importlib.metadata import version
 
         recipe = self.choices.recipe
+        values = {**asdict(recipe), "engine": recipe.engine.facts}
+        del values["stream"], values["each_channel"]  # which are for named files
+        if not recipe.with_files:  # settings of earlier versions had none
+            del values["with_files"]
         facts = {
             "version": version("napari-cellwright"),
             "models": [model.sha256 for model in self.choices.models],
             "classifier": _classifier_checksum(recipe.classifier),
-            "recipe": {**asdict(recipe), "engine": recipe.engine.facts},
+            "recipe": values,
             "tables": [self.choices.tables.xlsx, self.choices.tables.parquet],
         }
         return json.dumps(facts, sort_keys=True, default=str)
@@ -455,7 +448,7 @@ class RecipeCounter:
 
     def count(self, image: Image, name: str) -> Task[Counted]:
         """Return what an image holds, and what was measured of it; a large one is counted block by block."""
-        output = self.choices.tables.output
+        image, output = self.choices.recipe.joined(image), self.choices.tables.output
         if output is None or not self.choices.streams(image):
             return counted_task(image, self.choices)
         tables = replace(self.choices.tables, output=blocks_folder(output, name))
@@ -521,9 +514,5 @@ def _analysis_columns(analysis: "Analysis") -> dict[str, Any]:
     if analysis.tracks is not None:
         columns |= {"tracks": analysis.tracks.count, "divisions": analysis.tracks.n_divisions}
     table = analysis.table
-    measured = [str(name) for name in table if table[name].dtype.kind == "f" and not _is_place(str(name))]
-    return columns | {f"mean_{name}": float(f"{table[name].mean():.6g}") for name in measured}
-
-
-def _is_place(column: str) -> bool:
-    return column in ("t", "z", "y", "x") or column.startswith("box_")
+    numbers = [name for name in table if table[name].dtype.kind == "f" and name not in PLACES]
+    return columns | {f"mean_{name}": float(f"{table[name].mean():.6g}") for name in numbers}

@@ -46,7 +46,7 @@ from cellwright.models import registry
 from cellwright.models.protocol import CellModel
 from cellwright.models.stitching import Stitched
 from cellwright.ops.geometry.resample import zoomed
-from cellwright.ops.geometry.tiles import Layout, Tile, grid
+from cellwright.ops.geometry.tiles import whole_tile
 from cellwright.ops.volumes.link import link_cells
 
 LINKED_AXES = ("ZYX", "TZYX")
@@ -55,7 +55,7 @@ KEPT_MAPS_BYTES = 1_000_000_000  # larger maps are dropped once decoded
 
 
 def count(
-    source: ArrayLike | str | Path,
+    source: ArrayLike | str | Path | Sequence[str | Path],
     model: ModelChoices = registry.DEFAULT_FAMILY,
     *,
     axes: str | None = None,
@@ -68,7 +68,8 @@ def count(
     Parameters
     ----------
     source
-        Numpy, dask or zarr array, an :class:`Image`, or the path or address of an image.
+        Numpy, dask or zarr array, an :class:`Image`, or the path or address of an image; the paths of several
+        files of the same pixels are channels of one image, the first file's first.
     model
         Name or folder of a model, or a tuple of models of one family whose outputs are averaged.
     axes
@@ -207,7 +208,7 @@ def predict(
     yield Progress("load", 0, 1)
     with open_context(image, load_models(model), None, engine) as context:
         zoom = zoom_for(context.engine_settings.diameter_px, context.engine.spec)
-        whole = _whole(context.frames.shape)
+        whole = whole_tile(context.frames.shape)
         batches = [BlockBatch(range(index, index + 1), whole) for index in range(len(context.frames))]
         progress = context.progress(batches, zoom)
         maps: list[Maps] = []
@@ -220,7 +221,7 @@ def decode(prediction: Prediction, model: ModelChoices, settings: Any) -> Cells:
     """Return the cells in kept maps under these settings, in the image's own pixels, without the network."""
     first = load_models(model)[0]
     stitcher = first.stitcher(prediction.lead_shape, prediction.frame_shape)
-    whole = _whole(prediction.frame_shape)
+    whole = whole_tile(prediction.frame_shape)
     for frame, maps in enumerate(prediction.frames):
         stitcher.add(frame, whole, first.decode(maps, prediction.frame_shape, settings))
     return run(stitcher.finish(settings)).cells
@@ -367,6 +368,8 @@ def provenance_of(
         read["axes_are_guessed"] = True
     if image.source_part is not None:
         read["source_axes"], read["source_channel"] = image.source_part
+    if image.source_files:
+        read["source_files"] = list(image.source_files)
     return Provenance(
         package_version=_package_version(),
         model=" + ".join(names),
@@ -395,17 +398,15 @@ def _package_version() -> str:
         return "unknown"  # run from a source folder that is not installed
 
 
-def _whole(shape: tuple[int, int]) -> Tile:
-    return grid(Layout(shape, max(shape)))[0]
-
-
-def _image_of(source: ArrayLike | str | Path, axes: str | None) -> Image:
+def _image_of(source: ArrayLike | str | Path | Sequence[str | Path], axes: str | None) -> Image:
     if isinstance(source, Image):
         return source
     if isinstance(source, str | Path):
-        from cellwright.files.images import read_image
+        source = [source]
+    if isinstance(source, list | tuple) and source and isinstance(source[0], str | Path):
+        from cellwright.files.images import read_image, with_channels_of
 
-        return read_image(source, axes)
+        return with_channels_of(read_image(source[0], axes), source[1:])
     if not hasattr(source, "shape"):
         source = np.asarray(source)
     if axes:

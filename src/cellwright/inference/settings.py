@@ -1,7 +1,7 @@
 """What a user may set for the engine; torch-free, so that forms and flags can be made from it at once."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from math import sqrt
 from numbers import Integral
@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from cellwright.core.data import Image
 from cellwright.core.errors import SettingsError
-from cellwright.core.settings import check_bounds, to_tuples
+from cellwright.core.settings import BoundedSettings, check_bounds, to_tuples
 from cellwright.ops.geometry.channels import Combination, Seen, combined
 from cellwright.ops.geometry.intensity import Scaling
 
@@ -212,7 +212,7 @@ class InputFiles:
 
 
 @dataclass(frozen=True, slots=True)
-class FolderSettings:
+class FolderSettings(BoundedSettings):
     """Which images of folders are counted."""
 
     pattern: Annotated[str, {"tooltip": "File names in folders must match it, e.g. *_DAPI.tif."}] = "*"
@@ -223,9 +223,6 @@ class FolderSettings:
     watch: Annotated[
         bool, {"tooltip": "Go on with what a microscope drops into the folders, until Ctrl-C."}
     ] = False
-
-    def __post_init__(self) -> None:
-        check_bounds(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,3 +259,30 @@ class StreamSettings:
             return float(number) * BYTES[unit.upper()]
         except ValueError:
             return 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class FlagRule:
+    """What settings, or flags of a command, need to do anything; names, or words that stand for more."""
+
+    flags: tuple[str, ...]
+    needs: tuple[str, ...] = ()  # one of these has to be given, too
+    without: tuple[str, ...] = ()  # none of these may be given
+
+    def is_idle(self, there: Set[str]) -> bool:
+        """Return whether the flags do nothing beside what is there."""
+        is_alone = bool(self.needs) and there.isdisjoint(self.needs)
+        return is_alone or not there.isdisjoint(self.without)
+
+
+ENGINE_RULES = (FlagRule(("combine",), needs=("channels",)),)
+COUNT_RULES = (
+    *ENGINE_RULES,
+    FlagRule(("combine",), without=("each_channel",)),
+    FlagRule(("ring_gap_px", "ring_width_px"), needs=("measure",)),
+    FlagRule(("other",), needs=("measure", "positive")),
+    FlagRule(("cytoplasm_px",), needs=("measure", "positive"), without=("nuclei",)),
+    FlagRule(("region_rule",), needs=("regions", "exclude", "mask", "outside_mask")),
+    FlagRule(("track_distance_px", "track_gap", "divisions", "frame_interval_s"), needs=("track",)),
+    FlagRule(("workers",), without=("scheduler",)),
+)
