@@ -37,18 +37,8 @@ class AnnotationMetadata:
 class LabelStore:
     """The state of an annotation. Boxes follow each change, so that no tool has to search the whole array.
 
-    Made by the session; used by its tools and its history.
-
-    Parameters
-    ----------
-    image
-        What is annotated.
-    labels : int32
-        Edited in place.
-    cells
-        Metadata by number; a score of 1 and no class for each cell where None.
-    metadata
-        Of the whole.
+    Made by the session; used by its tools and its history. ``labels`` (int32) are edited in place; without
+    ``cells``, the metadata by number, each cell has a score of 1 and no class.
     """
 
     def __init__(

@@ -234,15 +234,7 @@ def make_choices(names: list[str], flags: dict[str, Any]) -> CountChoices:
 
 
 def check_classifier(name: str, choices: CountChoices) -> None:
-    """Raise before the first image is read where classes cannot be given.
-
-    Raises
-    ------
-    CheckpointError
-        There is no such classifier.
-    SettingsError
-        The model finds no single cells, or a class that is kept is none of its.
-    """
+    """Raise before the first image is read where classes cannot be given, or one that is kept is none."""
     from cellwright.models.classifier.spec import CLASSIFIER, find_classifier, read_classifier_spec
 
     spec = read_classifier_spec(find_classifier(name) / CLASSIFIER)

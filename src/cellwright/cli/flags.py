@@ -51,13 +51,7 @@ def with_settings(*kinds: type[Any]) -> Callable[[Command], Command]:
 
 
 def read_settings(kind: type[S], flags: Mapping[str, Any]) -> S:
-    """Return settings of this kind: its defaults, changed by those of its fields that were given.
-
-    Raises
-    ------
-    SettingsError
-        A value is out of its range.
-    """
+    """Return settings of this kind: its defaults, changed by those of its fields that were given."""
     names = _names(kind)
     return kind(**{name: value for name, value in flags.items() if name in names and value is not None})
 
@@ -71,23 +65,9 @@ def refuse_foreign(flags: Mapping[str, Any], *kinds: type[Any]) -> None:
 
 
 def with_saved(path: Path | None, flags: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str, Any]:
-    """Return flags, those that were not given taken from a file of settings.
+    """Return flags, those that were not given (None) taken from a file of settings, if there is one.
 
-    Parameters
-    ----------
-    path
-        The file; None changes nothing.
-    flags
-        Settings by name, None where a flag was not given.
-    named
-        The same for what is no field of settings, such as ``models``.
-
-    Raises
-    ------
-    ReadError
-        The file is no file of settings.
-    SettingsError
-        It has a setting that is none of ours.
+    ``named`` are flags that are no field of settings, such as ``models``.
     """
     given = {name: value for name, value in (*flags.items(), *named.items()) if value not in (None, [])}
     if path is None:

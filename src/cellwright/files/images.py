@@ -182,19 +182,7 @@ def _described(path: Path) -> tuple[Image, ...]:
 def write_labels(path: Path | str, labels: Labels, image: Image) -> None:
     """Write labels as a zlib-compressed int32 OME-TIFF with the axes and pixel size of their image.
 
-    Parameters
-    ----------
-    path
-        The file; it is replaced in one step, when the new one is whole.
-    labels : int32
-        In the shape of the image without its channel axis.
-    image
-        Where the labels were found.
-
-    Raises
-    ------
-    WriteError
-        The file cannot be written, or the labels do not fit the image.
+    They have the shape of the image without its channels; others are a WriteError.
     """
     _write_tiff(Path(path), np.asarray(labels, np.int32), image)
 

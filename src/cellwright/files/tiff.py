@@ -21,7 +21,6 @@ from tifffile import PHOTOMETRIC
 
 from cellwright.core.data import ArrayLike, Image
 from cellwright.core.errors import ReadError
-from cellwright.files.atomic import plain_name
 from cellwright.files.metadata import (
     UM_PER_UNIT,
     ImageMetadata,
@@ -30,12 +29,15 @@ from cellwright.files.metadata import (
     color_of,
     describe,
     positive,
+    scene_name,
     sizes_of,
     um_per,
 )
 from cellwright.files.tiff_checks import (
     bound_pictures,
     check_directories,
+    files_of_set,
+    ome_of,
     refuse_bomb,
     refuse_cut_file,
     refuse_outside,
@@ -68,9 +70,7 @@ def read_tiff(path: Path, wanted: Wanted = Wanted()) -> Iterator[Image]:  # noqa
             refuse_cut_file(tiff, one, path)
             refuse_bomb(one, path)
             bound_pictures(one.keyframe)
-            name = path.stem
-            if len(series) > 1:
-                name = f"{name}_{plain_name(one.name or str(index))}"
+            name = scene_name(path, one.name or str(index), len(series))
             seen = _pixels(tiff, index, path, wanted, copies)
             image = describe(seen.data, seen.axes, name, _told(tiff, index))
             yield replace(image, is_converted=seen.is_converted, levels=seen.levels)
@@ -83,37 +83,19 @@ def set_of(path: Path) -> tuple[str, ...]:
             told = file.ome_metadata or ""
     except Exception:  # noqa: BLE001 - tifffile fails in every possible way on damaged files; reading tells how
         return ()
-    names = _files_of_set(_ome(told))
+    names = files_of_set(ome_of(told))
     if len(names) < 2:
         return ()
     return tuple(sorted(names))
 
 
-def _ome(xml: str) -> ElementTree.Element:
-    """Return OME-XML; an empty element where it is damaged, for the pixels can be read all the same."""
-    try:
-        return ElementTree.fromstring(xml)
-    except ElementTree.ParseError:
-        return ElementTree.Element("OME")
-
-
-def _files_of_set(root: ElementTree.Element) -> dict[str, None]:
-    return dict.fromkeys(str(node.get("FileName", "")) for node in root.findall(".//{*}UUID[@FileName]"))
-
-
 def read_companion(path: Path, wanted: Wanted = Wanted()) -> Iterator[Image]:  # noqa: B008 - frozen
-    """Yield the images that an OME companion file describes, from the TIFF files beside it.
-
-    Raises
-    ------
-    ReadError
-        It is damaged, or names no file that lies beside it.
-    """
+    """Yield the images that an OME companion file describes, from the TIFF files beside it."""
     try:
         root = ElementTree.fromstring(path.read_text(encoding="utf-8"))
     except (ElementTree.ParseError, UnicodeDecodeError) as error:
         raise ReadError(f"Expected OME-XML in {path}; got: {error}. Export it again.") from error
-    named = _files_of_set(root)
+    named = files_of_set(root)
     for name in named:
         if name == Path(name).name and (path.parent / name).is_file():
             yield from read_tiff(path.parent / name, wanted)
@@ -413,7 +395,7 @@ def _told(tiff: tifffile.TiffFile, index: int) -> ImageMetadata:
 
 
 def _told_by_ome(xml: str, index: int) -> ImageMetadata:
-    every = _ome(xml).findall(".//{*}Pixels")
+    every = ome_of(xml).findall(".//{*}Pixels")
     if not every:
         return ImageMetadata()
     pixels = every[min(index, len(every) - 1)]

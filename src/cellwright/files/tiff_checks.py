@@ -26,14 +26,22 @@ LAST_MARKER = 0xDA  # of JPEG, before pixels
 MOST_SAMPLES = 1 << 22  # of a tile, however small those of its page are
 
 
+def ome_of(xml: str) -> ElementTree.Element:
+    """Return OME-XML; an empty element where it is damaged, for the pixels can be read all the same."""
+    try:
+        return ElementTree.fromstring(xml)
+    except ElementTree.ParseError:
+        return ElementTree.Element("OME")
+
+
+def files_of_set(ome: ElementTree.Element) -> dict[str, None]:
+    """Return the names of the files that OME-XML takes planes from, in its order."""
+    return dict.fromkeys(str(node.get("FileName", "")) for node in ome.findall(".//{*}UUID[@FileName]"))
+
+
 def refuse_outside(tiff: tifffile.TiffFile, path: Path) -> None:
     """Raise ReadError where OME-XML takes planes from files outside of the folder."""
-    try:
-        root = ElementTree.fromstring(tiff.ome_metadata or "<OME/>")
-    except ElementTree.ParseError:
-        return
-    for node in root.findall(".//{*}UUID[@FileName]"):
-        name = str(node.get("FileName"))
+    for name in files_of_set(ome_of(tiff.ome_metadata or "")):
         if name != Path(name.replace("\\", "/")).name:
             raise ReadError(f"UUID.FileName of {path} must name a file of its folder; got {name!r}.")
 
