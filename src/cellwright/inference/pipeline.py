@@ -230,14 +230,8 @@ def decode(prediction: Prediction, model: ModelChoices, settings: Any) -> Cells:
 def recount(result: Result, prediction: Prediction | None, model: ModelChoices, settings: Any) -> Result:
     """Return the result under other settings; the network does not run.
 
-    Parameters
-    ----------
-    result, prediction
-        Of :func:`count_with_prediction`; a density needs no prediction.
-    model
-        What counted.
-    settings
-        The new ones of its family.
+    ``result`` and ``prediction`` are those of :func:`count_with_prediction` with ``model``; a density needs
+    no prediction.
 
     Raises
     ------

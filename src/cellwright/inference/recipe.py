@@ -133,16 +133,8 @@ def recipe_of(
 ) -> Recipe:
     """Return the recipe of a result.
 
-    Parameters
-    ----------
-    result
-        Of counting an image file.
-    analysis, files
-        What was done with it.
-    source
-        Path of the image, where the result does not tell.
-    window, pixel_size_um
-        Where a part was counted, or the pixels have another size than the file tells; see :class:`Recipe`.
+    ``analysis`` and ``files`` tell what was done with it, ``source`` the path of the image where the result
+    does not; ``window`` and ``pixel_size_um`` are those of :class:`Recipe`.
 
     Raises
     ------
@@ -551,14 +543,8 @@ def _made(kind: type[Any], values: Mapping[str, Any]) -> Any:
 def read_inputs(files: InputFiles, image: Image, rule: str = "centre") -> AnalysisInputs:
     """Return what an analysis takes besides the image, read from files.
 
-    Parameters
-    ----------
-    files
-        Paths; ``{name}`` stands for the name of the image.
-    image
-        What is counted in.
-    rule
-        Which cells are in a region: ``centre``, ``overlap`` or ``whole``.
+    ``{name}`` in a path stands for the name of the image; cells are in a region by ``rule``: ``centre``,
+    ``overlap`` or ``whole``.
 
     Raises
     ------

@@ -97,10 +97,7 @@ class EngineSettings:
     def in_pixels(self, sizes_um: Mapping[str, float]) -> "EngineSettings":
         """Return the same with the diameter in pixels.
 
-        Parameters
-        ----------
-        sizes_um
-            Micrometres per pixel of each axis of the image whose size is known.
+        ``sizes_um`` are micrometres per pixel of each axis of the image whose size is known.
 
         Raises
         ------
@@ -125,12 +122,8 @@ class EngineSettings:
     def seen(self, image: Image, scalings: Sequence[Scaling] = ()) -> Seen:
         """Return what of an image is counted in.
 
-        Parameters
-        ----------
-        image
-            With all its channels.
-        scalings
-            Of the channels of the image that this one is a part of; see ``ops.geometry.channels.combined``.
+        ``scalings`` are those of the image that this one is a part of; see
+        ``ops.geometry.channels.combined``.
 
         Raises
         ------

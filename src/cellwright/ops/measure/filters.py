@@ -118,12 +118,8 @@ def away_from_border(
 def check_texts(rules: Iterable[str], known: Mapping[str, Collection[str]]) -> None:
     """Raise SettingsError where rules compare a column with a text that it can never hold.
 
-    Parameters
-    ----------
-    rules
-        Such as ``class=WBC``.
-    known
-        All texts of the columns of which these are known; several may stand in one cell, joined by '; '.
+    ``rules`` are such as ``class=WBC``; ``known`` are all texts of the columns of which these are known;
+    several may stand in one cell, joined by '; '.
     """
     for one in map(parse_filter, rules):
         if one.column in known and not set(str(one.value).split("; ")) <= {*known[one.column]}:

@@ -232,10 +232,10 @@ class CountPanel(QWidget):
         self.together.list_entries(models, ticked)
         self._more_form.setRowVisible(self.together, self.together.count() > 0)
 
-    def _diameter(self) -> QHBoxLayout:
+    def _diameter(self) -> QVBoxLayout:
         self.diameter = DiameterBox()
         self.measure = button("Measure", "Draw a line across a typical cell.")
-        return row(self.diameter, self.diameter.unit, self.measure)
+        return stack(row(self.diameter, self.diameter.unit), self.measure)
 
     def _outputs(self) -> QGridLayout:
         self.outputs = {output: QCheckBox(title) for output, title in OUTPUTS.items()}
