@@ -52,8 +52,8 @@ def read_meta(folder: Path) -> dict[str, Any]:
 def _check_classes(classes: Any, folder: Path) -> None:
     if not isinstance(classes, list | dict):
         raise ReadError(
-            f"'classes' in meta.json of {folder} must be a list of names; got {str(classes)[:80]}. Export the "
-            "dataset again."
+            f"'classes' in meta.json of {folder} must be a list of names; got {str(classes)[:80]}. Export "
+            "the dataset again."
         )
 
 
