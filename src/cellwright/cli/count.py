@@ -7,7 +7,7 @@ the images of folders.
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -43,6 +43,9 @@ from cellwright.inference.settings import (
 from cellwright.models import registry
 from cellwright.ops.measure.filters import check_texts
 from cellwright.ops.measure.settings import AnalysisSettings
+
+if TYPE_CHECKING:
+    from cellwright.inference.recipe import Recipe
 
 COUNT_SETTINGS: tuple[type[Any], ...] = (
     EngineSettings,
@@ -154,16 +157,7 @@ def count(
     refuse_idle(context, RULES, there)
     named = {name: flags.pop(name) or () for name in named}
     choices = make_choices(named["models"] or [registry.DEFAULT_FAMILY], flags)
-    recipe = replace(
-        choices.recipe,
-        axes=named["axes"] or "",
-        classifier=named["classifier"] or "",
-        window=tuple(map(tuple, named["window"])),
-        pixel_size_um=tuple(named["pixel_size_um"]),
-        stream=read_settings(StreamSettings, flags),
-        each_channel=bool(named["each_channel"]),
-        with_files=tuple(named["with_files"]),
-    )
+    recipe = with_named(choices.recipe, named, read_settings(StreamSettings, flags))
     tables = TableFiles(output, report, xlsx, parquet)
     choices = replace(choices, recipe=recipe, tables=tables, n_images=len(images))
     if recipe.classifier:
@@ -177,6 +171,20 @@ def count(
         count_in_folders(images, choices, folders, table)
     else:
         count_all(images, choices, table)
+
+
+def with_named(recipe: "Recipe", named: dict[str, Any], stream: StreamSettings) -> "Recipe":
+    """Return a recipe with what flags tell that are no field of settings."""
+    return replace(
+        recipe,
+        axes=named["axes"] or "",
+        classifier=named["classifier"] or "",
+        window=tuple(map(tuple, named["window"])),
+        pixel_size_um=tuple(named["pixel_size_um"]),
+        stream=stream,
+        each_channel=bool(named["each_channel"]),
+        with_files=tuple(named["with_files"]),
+    )
 
 
 def place_of(window: str | None, pixel_size: str | None) -> dict[str, Any]:
