@@ -221,9 +221,11 @@ def _read_hdf5(module: Any, path: Path) -> Iterator[Image]:
 
 def _refuse_chunks_beyond(dataset: Any, path: Path) -> None:
     """Raise ReadError where a chunk of HDF5 unpacks to more than it is to hold: HDF5 itself does not look."""
+    if dataset.id.get_storage_size() * MOST_TIMES_STORED < LEAST_BOMB_BYTES:
+        return
     settings = dataset.id.get_create_plist()
     filters = [settings.get_filter(number)[0] for number in range(settings.get_nfilters())]
-    if DEFLATE not in filters or dataset.id.get_storage_size() * MOST_TIMES_STORED < LEAST_BOMB_BYTES:
+    if DEFLATE not in filters:
         return
     import imagecodecs
 
