@@ -111,8 +111,7 @@ def _looked_closer(context: CountContext, best: ScaleTrial) -> Task[ScaleTrial]:
     promised = _expected_f1(context, best)
     if promised is None or promised >= fit.closer_below:
         return best
-    batches = context.batches(CLOSER)  # of a large image smaller ones, so that it takes no more memory
-    closer = yield from _try(context, batches[len(batches) // 2], CLOSER)
+    closer = yield from _try(context, best.batch, CLOSER)
     if (_expected_f1(context, closer) or 0.0) <= promised:
         return best
     return closer
@@ -126,6 +125,10 @@ def _expected_f1(context: CountContext, trial: ScaleTrial) -> float | None:
 
 
 def _try(context: CountContext, batch: BlockBatch, zoom: float) -> Task[ScaleTrial]:
+    """Return what a batch holds at another zoom, or a block where it is too large for that to be one."""
+    batches = context.batches(zoom)
+    if all(batch.block != one.block for one in batches):
+        batch = batches[len(batches) // 2]
     progress = context.progress("rescaled tiles", [batch], zoom)
     return ScaleTrial(zoom, batch, (yield from context.decode(batch, zoom, progress)), progress)
 
