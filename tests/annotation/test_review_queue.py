@@ -16,10 +16,10 @@ def field(ndim=2, dtype=np.int32):
     return labels if ndim == 2 else np.repeat(labels[np.newaxis], 4, axis=0)
 
 
-def queue_of(labels, scores=None, **options):
+def queue_of(labels, scores=None):
     image = Image(np.zeros(labels.shape, np.uint8), "ZYX"[-labels.ndim :])
     session = AnnotationSession(image, labels, scores=scores)
-    return session, ReviewQueue(session, **options)
+    return session, ReviewQueue(session)
 
 
 def scores(**changed):
@@ -64,7 +64,8 @@ def test_a_cell_cut_by_the_edge_is_not_odd_for_that():
 
 
 def test_disagreement_counts_where_it_is_known():
-    _, queue = queue_of(field(), disagreement={4: 0.8})
+    _, queue = queue_of(field())
+    queue.set_disagreement({4: 0.8})
     assert queue.order()[0] == 4
 
 

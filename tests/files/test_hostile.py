@@ -70,6 +70,17 @@ def test_pages_that_lead_in_a_circle_are_refused(tmp_path, following):
         read_image(tmp_path / "a.tif")
 
 
+def test_a_tiff_that_ends_within_its_tags_is_refused(tmp_path):
+    """What lies before its end was taken for the place of a next page, again and again."""
+    path = tmp_path / "cut.tif"
+    tags = [(256, 4, 1, 30), (257, 4, 1, 24), (278, 4, 1, 8 << 16)]  # the last four bytes lead to the start
+    path.write_bytes(
+        b"II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    )
+    with pytest.raises(ReadError, match="ends within its list of tags"):
+        read_image(path)
+
+
 def test_subpages_without_end_are_refused(tmp_path):
     tags = [*tags_of(10, 10), (330, 4, 2**31, 8)]
     (tmp_path / "a.tif").write_bytes(tiff_of((tags, 0)) + bytes(200))

@@ -44,4 +44,4 @@ def test_small_frames_are_taken_together(make_context):
     context = make_context(6, (64, 64), batch_size=4)
     batches = context.batches(1.0)
     assert [list(batch.frames) for batch in batches] == [[0, 1, 2, 3], [4, 5]]
-    assert context.progress("tiles", batches, 1.0).total == 6
+    assert context.progress(batches, 1.0).total == 6

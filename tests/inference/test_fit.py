@@ -12,6 +12,7 @@ from cellwright.inference import context
 from cellwright.inference.context import CountContext
 from cellwright.inference.fit import WARN_BELOW, expectation, in_short, warning
 from cellwright.inference.pipeline import count, count_with_prediction, recount
+from cellwright.inference.scale import estimate_scale
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import store
 from cellwright.ops.codecs.flow import FlowSettings
@@ -124,6 +125,20 @@ def test_small_cells_of_a_large_image_are_tried_in_a_block_that_is_not_counted_a
     assert looks[0][1].shape == (100, 300)
     assert max(batch.shape[1] for _, batch in looks[1:]) < 150
     assert len({repr(look) for look in looks}) == len(looks)
+
+
+@pytest.mark.parametrize("at", [0.0, 1.0])
+def test_a_place_of_a_large_image_is_enlarged_itself(model, draw_blobs, monkeypatch, at):
+    answers = iter([0.8, 0.9])
+    monkeypatch.setattr(model.fit, "expected_f1", lambda facts: next(answers))
+    monkeypatch.setattr(model.fit, "closer_below", 0.85)
+    monkeypatch.setattr(context, "WHOLE_PX", 600)
+    monkeypatch.setattr(context, "BLOCK_PX", 300)
+    image = Image(draw_blobs((200, 500)).image, "YX")
+    with context.open_context(image, (model,), None, EngineSettings()) as whole:
+        trial = run(estimate_scale(whole, at))
+    columns = trial.batch.block.core[1]
+    assert (trial.zoom, columns.start == 0, columns.stop == 500) == (1.5, at == 0, at == 1)
 
 
 def test_one_slice_does_not_enlarge_a_stack(model, blobs, monkeypatch):

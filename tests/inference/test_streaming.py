@@ -19,16 +19,17 @@ from dask import distributed
 
 from cellwright.core.data import Image
 from cellwright.core.errors import AxesError, SettingsError, WriteError
-from cellwright.core.tasks import run
+from cellwright.core.tasks import Progress, run
 from cellwright.files import regions as region_files
 from cellwright.files import zarr as zarr_labels
 from cellwright.files.atomic import acquire_lock
 from cellwright.files.zarr import open_array
-from cellwright.inference import context
+from cellwright.inference import context, pipeline
 from cellwright.inference.classify import classify, predict_classes
 from cellwright.inference.pipeline import count_cells
 from cellwright.inference.predictor import Engine
 from cellwright.inference.recipe import read_inputs, recipe_from
+from cellwright.inference.scale import ScaleTrial
 from cellwright.inference.settings import EngineSettings, InputFiles, StreamSettings
 from cellwright.inference.streaming import block as block_module
 from cellwright.inference.streaming import cluster, plan, second_pass, selection
@@ -319,7 +320,8 @@ def test_a_volume_that_cannot_be_linked_in_so_little_memory_is_told(tmp_path, sm
 def test_no_two_blocks_of_a_round_share_a_chunk(small_blocks):
     image = Image(np.zeros((9, 700, 90), np.uint8), "ZYX")
     blocks = blocks_of(image, StreamPlan(None, 64, 70, 2, 3))
-    for some in plan.rounds_of(blocks):
+    for _, together in itertools.groupby(plan.in_rounds(blocks), key=lambda block: block.round):
+        some = list(together)
         chunks = [
             chunk
             for block in some
@@ -329,7 +331,50 @@ def test_no_two_blocks_of_a_round_share_a_chunk(small_blocks):
             )
         ]
         assert len(chunks) == len(set(chunks))
-    assert sum(map(len, plan.rounds_of(blocks))) == len(blocks)
+        assert not any(one.shares_chunks(other, 32) for one, other in itertools.combinations(some, 2))
+    assert sorted(plan.in_rounds(blocks)) == list(blocks)
+
+
+@pytest.mark.parametrize("chunk", [64, 0])
+def test_a_block_waits_for_its_neighbours_alone(tmp_path, monkeypatch, chunk):
+    image = Image(np.zeros((2, 400, 300), np.uint8), "TYX")
+    blocks = plan.in_rounds(blocks_of(image, StreamPlan(None, 128, 40)))
+    waits_for = {}
+
+    def submit(_, on_block, block, path, before, *, pure):
+        waits_for[block.number] = {other.number for other in before}
+        return Mock(number=block.number, result=on_block)
+
+    client = Mock(submit=submit)
+    monkeypatch.setattr(distributed, "wait", lambda left, **_: Mock(done=set(left)))
+    done = cluster.shared_out(client, Mock(), blocks, lambda block: tmp_path / str(block.number), chunk)
+    assert sum(done) == len(blocks) == len(waits_for) == 24
+    if not chunk:
+        assert not any(waits_for.values())
+        return
+    for place, block in enumerate(blocks):
+        expected = {other.number for other in blocks[:place] if other.touches(block)}
+        assert waits_for[block.number] == expected
+    assert max(map(len, waits_for.values())) < 9  # and not for all of a round
+
+
+def test_a_finished_block_is_not_done_again_where_its_process_was_lost(tmp_path):
+    on_block, block = Mock(), Mock()
+    cluster._once(on_block, block, tmp_path, [])
+    on_block.assert_not_called()
+    cluster._once(on_block, block, tmp_path / "none", [])
+    on_block.assert_called_once_with(block)
+
+
+def test_processes_load_the_networks_before_the_first_block(small_blocks, monkeypatch):
+    client, told = Mock(), []
+    client.nthreads.return_value = {"tcp://one": 1, "tcp://two": 1}
+    client.submit = lambda function, job, *, workers, pure: told.append((*workers, function(job)))
+    monkeypatch.setattr(distributed, "fire_and_forget", Mock())
+    cluster._networks_there.cache_clear()
+    cluster.warm_up(client, StreamJob(None, None, small_blocks))
+    assert told == [("tcp://one", None), ("tcp://two", None)]
+    assert cluster._networks_there.cache_info()[:2] == (1, 1)  # made once for this process, there before
 
 
 def test_a_guessed_scale_is_told_as_in_the_whole_image(tmp_path, draw_blobs, small_blocks, monkeypatch):
@@ -347,6 +392,58 @@ def test_a_guessed_scale_is_told_as_in_the_whole_image(tmp_path, draw_blobs, sma
     assert found.notices == whole.notices
     assert any("enlarged" in notice for notice in found.notices)
     assert found.provenance.settings["models"] == whole.provenance.settings["models"]
+    stated = StreamJob(
+        replace(image, pixel_size_um=(0.5, 0.5)),
+        tmp_path / "stated",
+        small_blocks,
+        engine=EngineSettings(diameter_um=4.0),
+    )
+    assert run(count_streamed(stated)).notices == ()
+
+
+@pytest.mark.parametrize("zooms", [(2.0, 1.0, 2.0), (1.0, 2.0, 1.0)])
+def test_a_large_image_is_judged_at_the_same_places_as_its_blocks(
+    tmp_path, draw_blobs, small_blocks, monkeypatch, zooms
+):
+    told = dict(zip((0.2, 0.5, 0.8), zooms, strict=True))
+
+    def estimated(counting, at):
+        yield Progress("tiles", 0, 1)
+        batches = counting.batches(1.0)
+        return ScaleTrial(told[at], batches[0], None, counting.progress(batches, 1.0))
+
+    monkeypatch.setattr(pipeline, "estimate_scale", estimated)
+    monkeypatch.setattr(context, "WHOLE_PX", 256)
+    monkeypatch.setattr(context, "BLOCK_PX", 128)
+    image = Image(draw_blobs((300, 280)).image, "YX")
+    whole = run(count_cells(image, small_blocks))
+    found = run(count_streamed(StreamJob(image, tmp_path, small_blocks)))
+    assert found.provenance.settings["zoom"] == whole.provenance.settings["zoom"] == sorted(zooms)[1]
+    assert found.notices == whole.notices
+    assert any("3 places" in notice for notice in found.notices) == (sorted(zooms)[1] != 1)
+
+
+def test_blocks_together_promise_what_the_whole_promises(tmp_path, draw_blobs, small_blocks, monkeypatch):
+    class AsTheWorst:
+        closer_below = 0.0
+
+        def expected_f1(self, facts):
+            return facts["score_low"]
+
+    def unsure_of_faint_ones(maps, settings):
+        cells = found_by(maps, settings)
+        return replace(cells, scores=maps["probability"][0][tuple(cells.points.astype(int).T)])
+
+    found_by = small_blocks.postprocess
+    monkeypatch.setattr(small_blocks, "postprocess", unsure_of_faint_ones)
+    small_blocks.fit = AsTheWorst()
+    pixels = draw_blobs((400, 300)).image.copy()
+    pixels[:, :100] *= 0.53
+    image = Image(pixels, "YX")
+    whole = run(count_cells(image, small_blocks))
+    found = run(count_streamed(StreamJob(image, tmp_path, small_blocks)))
+    assert found.fit == pytest.approx(whole.fit, abs=1e-3)
+    assert whole.fit < 0.85
 
 
 def test_a_doubtful_count_is_told_as_in_the_whole_image(tmp_path, draw_blobs, small_blocks):

@@ -5,7 +5,7 @@ for background only when the whole image is said to be complete.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +21,6 @@ from cellwright.files.dataset.append import Entry, append_all
 from cellwright.files.dataset.meta import Region
 from cellwright.files.formats.image_annotation import ImageAnnotation
 from cellwright.files.formats.registry import FORMATS
-from cellwright.ops.label_changes import Box
 
 MEASURE, WRITE = "measure", "write"  # stages of an export
 Span = tuple[tuple[int, int], ...]  # first and one-past-last index of each axis before Y and X
@@ -46,18 +45,6 @@ class ExportSettings:
             raise SettingsError("split must have a name (train, val or test); got none. Name it.")
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """A part of the session: some frames or slices, whole planes, and the regions in them."""
-
-    session: AnnotationSession
-    cells: Cells
-    settings: ExportSettings
-    span: Span
-    regions: tuple[Region, ...] = ()
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-
-
 def annotation_of(session: AnnotationSession) -> ImageAnnotation:
     """Return what is annotated, as formats hold it: labels, or points where only positions are known."""
     cells, image = session.cells(), session.image
@@ -77,7 +64,12 @@ def annotation_of(session: AnnotationSession) -> ImageAnnotation:
 
 
 def to_file(session: AnnotationSession, path: Path | str, name: str) -> None:
-    """Write the annotation in one of the formats of ``files.formats.registry``.
+    """Do what :func:`file_task` does, in one go."""
+    run(file_task(session, path, name))
+
+
+def file_task(session: AnnotationSession, path: Path | str, name: str) -> Task[None]:
+    """Write the annotation in one of ``files.formats.registry``; the file itself in the last step.
 
     Raises
     ------
@@ -85,17 +77,6 @@ def to_file(session: AnnotationSession, path: Path | str, name: str) -> None:
         There is no format of this name.
     WriteError
         It cannot be written, or the format cannot hold this annotation.
-    """
-    run(file_task(session, path, name))
-
-
-def file_task(session: AnnotationSession, path: Path | str, name: str) -> Task[None]:
-    """Do what :func:`to_file` does, step by step; the file itself is written in the last one.
-
-    Raises
-    ------
-    CellwrightError
-        There is no such format, it cannot hold these cells, or the file cannot be written.
     """
     if name not in FORMATS:
         raise SettingsError(
@@ -114,7 +95,20 @@ def to_dataset(
     *,
     may_replace: bool = False,
 ) -> tuple[str, ...]:
-    """Add the annotation to a dataset folder, in one step, and return the names it has there.
+    """Do what :func:`dataset_task` does, in one go."""
+    return run(dataset_task(session, folder, settings, may_replace=may_replace))
+
+
+def dataset_task(
+    session: AnnotationSession,
+    folder: Path | str,
+    settings: ExportSettings | None = None,
+    *,
+    may_replace: bool = False,
+) -> Task[tuple[str, ...]]:
+    """Add the annotation to a dataset folder, image by image, and return the names it has there.
+
+    All become part of it in one step: a task that is closed on the way adds nothing.
 
     A stack with regions that span some of its frames or slices gives one image for each such span, with the
     span in its name; the others are left out. A film of which only positions are known gives its frames.
@@ -128,44 +122,26 @@ def to_dataset(
     ReadError
         There is a meta.json that is damaged.
     """
-    return run(dataset_task(session, folder, settings, may_replace=may_replace))
-
-
-def dataset_task(
-    session: AnnotationSession,
-    folder: Path | str,
-    settings: ExportSettings | None = None,
-    *,
-    may_replace: bool = False,
-) -> Task[tuple[str, ...]]:
-    """Do what :func:`to_dataset` does, image by image; one that is closed on the way adds nothing."""
     yield Progress(MEASURE, 0, 1, "measuring the cells")
-    pieces = _pieces(session, settings or ExportSettings())
-    entries = [_entry(piece) for piece in pieces]
+    provenance, cells, entries = _provenance(session), session.cells(), []
+    for span, regions in sorted(_spans(session).items()):
+        entry = _entry(session, cells, span, settings or ExportSettings())
+        is_complete = entry.is_complete or bool(regions)
+        entries.append(replace(entry, regions=tuple(regions), is_complete=is_complete, provenance=provenance))
     return (yield from append_all(folder, entries, may_replace=may_replace))
 
 
-def _pieces(session: AnnotationSession, settings: ExportSettings) -> list[_Piece]:
+def _spans(session: AnnotationSession) -> dict[Span, list[Region]]:
+    """Return the frames and slices that are images of a dataset, each with the regions in its planes."""
     lead = session.labels.shape[:-2]
-    whole = tuple((0, n) for n in lead)
     spans: dict[Span, list[Region]] = {}
     for box in session.regions:
-        span, region = _parted(box)
-        spans.setdefault(span, []).append(region)
-    spans = spans or {whole: []}
+        *span, (top, bottom), (left, right) = [(int(part.start), int(part.stop)) for part in box]
+        spans.setdefault(tuple(span), []).append(((top, left), (bottom, right)))
+    spans = spans or {tuple((0, n) for n in lead): []}
     if not session.metadata.has_masks and lead:
         spans = _by_frame(session.image, spans)
-    provenance, cells = _provenance(session), session.cells()
-    return [
-        _Piece(session, cells, settings, span, tuple(regions), provenance)
-        for span, regions in sorted(spans.items())
-    ]
-
-
-def _parted(box: Box) -> tuple[Span, Region]:
-    corners = [(int(part.start), int(part.stop)) for part in box]
-    (top, bottom), (left, right) = corners[-2:]
-    return tuple(corners[:-2]), ((top, left), (bottom, right))
+    return spans
 
 
 def _by_frame(image: Image, spans: Mapping[Span, list[Region]]) -> dict[Span, list[Region]]:
@@ -182,12 +158,11 @@ def _by_frame(image: Image, spans: Mapping[Span, list[Region]]) -> dict[Span, li
     return frames
 
 
-def _entry(piece: _Piece) -> Entry:
-    session, settings = piece.session, piece.settings
+def _entry(session: AnnotationSession, cells: Cells, span: Span, settings: ExportSettings) -> Entry:
+    """Return some frames and slices of the image with their cells."""
     image, shape = session.image, session.labels.shape
-    cut = tuple(slice(first, stop) for first, stop in piece.span)
-    is_whole = all(span == (0, n) for span, n in zip(piece.span, shape, strict=False))
-    cells = piece.cells
+    cut = tuple(slice(first, stop) for first, stop in span)
+    is_whole = all(one == (0, n) for one, n in zip(span, shape, strict=False))
     assert cells.labels is not None
     kept = np.unique(cells.labels[cut])
     kept = kept[kept > 0]
@@ -200,9 +175,9 @@ def _entry(piece: _Piece) -> Entry:
     is_frame = not session.metadata.has_masks
     part, name = image, plain_name(settings.name or image.name)
     if not is_whole:
-        name += _suffix(image, piece.span)
-    if not is_whole or (is_frame and piece.span):
-        part = _cut_image(image, piece.span, is_frame=is_frame)
+        name += _suffix(image, span)
+    if not is_whole or (is_frame and span):
+        part = _cut_image(image, span, is_frame=is_frame)
     truth: Any = labels
     if is_frame:
         truth = Annotation((shape[-2], shape[-1]), cells.points[kept - 1][:, -2:], classes=classes)
@@ -214,9 +189,7 @@ def _entry(piece: _Piece) -> Entry:
         name=name,
         split=settings.split,
         group=settings.group,
-        regions=piece.regions,
-        is_complete=settings.is_complete or bool(piece.regions),
-        provenance=piece.provenance,
+        is_complete=settings.is_complete,
     )
 
 

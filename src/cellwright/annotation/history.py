@@ -156,24 +156,18 @@ class EditHistory:
         if command.changes:
             boxes = tuple(change.box for change in command.changes)
             self.events.changed.emit(Edited(command.name, boxes, touched))
-        reviewed = [number for number, pair in command.cells.items() if _flags(pair)]
+        reviewed = _differing(command.cells, "is_reviewed")
         if reviewed:
-            self.events.reviewed.emit(tuple(reviewed))
-        classes = [number for number, pair in command.cells.items() if _categories(pair)]
+            self.events.reviewed.emit(reviewed)
+        classes = _differing(command.cells, "category")
         if classes or before.class_names != after.class_names:
-            self.events.classes.emit(tuple(classes))
+            self.events.classes.emit(classes)
         if before.regions != after.regions:
             self.events.regions.emit(after.regions)
         self.events.history.emit()
 
 
-def _flags(pair: CellChange) -> bool:
-    """Return whether the flag of a cell differs; what is not there is not reviewed."""
-    before, after = (one or CellMetadata() for one in pair)
-    return before.is_reviewed != after.is_reviewed
-
-
-def _categories(pair: CellChange) -> bool:
-    """Return whether the class of a cell differs; what is not there has none."""
-    before, after = (one or CellMetadata() for one in pair)
-    return before.category != after.category
+def _differing(cells: Mapping[int, CellChange], field: str) -> tuple[int, ...]:
+    """Return the cells of which a field differs; what is not there is not reviewed and has no class."""
+    values = {n: [getattr(one or CellMetadata(), field) for one in pair] for n, pair in cells.items()}
+    return tuple(number for number, (before, after) in values.items() if before != after)

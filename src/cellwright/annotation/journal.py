@@ -207,20 +207,16 @@ def rewrite(path: Path, recovered: Recovered, done: Sequence[Command], undone: S
     return len(content)
 
 
-class _writing:
-    """Turns an error of the operating system into one that says what to do."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError):
-            raise WriteError(
-                f"Expected to write the journal {self.path}; got: {error.strerror or error}. The edit was "
-                "not done. Make room on the disk, or save to another folder."
-            ) from error
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn an error of the operating system into one that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(
+            f"Expected to write the journal {path}; got: {error.strerror or error}. The edit was not done. "
+            "Make room on the disk, or save to another folder."
+        ) from error
 
 
 def _record(content: bytes) -> bytes:

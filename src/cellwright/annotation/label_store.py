@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import Image, Labels
 from cellwright.core.errors import AnnotationError
-from cellwright.ops.label_changes import Box, Change, bounds, boxes_of, joined
+from cellwright.ops.label_changes import Box, Change, bounds, boxes_of, joined, moved
 
 
 class CellMetadata(NamedTuple):
@@ -85,13 +85,7 @@ class LabelStore:
         return np.array(sorted(self._boxes), np.int32)
 
     def box_of(self, number: int) -> Box:
-        """Return the box of a cell in the labels.
-
-        Raises
-        ------
-        AnnotationError
-            There is no such cell.
-        """
+        """Return the box of a cell in the labels; AnnotationError where there is no such cell."""
         if number not in self._boxes:
             raise AnnotationError(
                 f"Cell {number} must be in the labels; it is not. Click on a cell that is there."
@@ -145,7 +139,7 @@ class LabelStore:
         for number in gained | lost:
             here = inside.get(number)
             if here is not None:
-                here = _moved(here, change.box)
+                here = moved(here, change.box)
             box = self._box_after(number, change.box, here, has_lost=number in lost)
             if box is None:
                 self._boxes.pop(number, None)
@@ -166,7 +160,7 @@ class LabelStore:
         inner = bounds(self.labels[search] == number)
         if inner is None:
             return None
-        return _moved(inner, search)
+        return moved(inner, search)
 
 
 def cell_metadata(
@@ -202,14 +196,6 @@ def _column(name: str, column: NumpyLike | None, n: int, default: float) -> NDAr
             "came with the labels."
         )
     return values
-
-
-def _moved(box: Box, frame: Box) -> Box:
-    """Return a box within another in the coordinates of the whole."""
-    return tuple(
-        slice(outer.start + part.start, outer.start + part.stop)
-        for part, outer in zip(box, frame, strict=True)
-    )
 
 
 def _holds(outer: Box, inner: Box) -> bool:

@@ -10,7 +10,7 @@ Networks are not exactly symmetric, and where the image tells little, chance dec
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,7 +27,7 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import store
 from cellwright.models.registry import DEFAULT_FAMILY
-from cellwright.ops.label_changes import Box, Mask, bounds, padded
+from cellwright.ops.label_changes import Box, Mask, bounds, moved, padded
 from cellwright.ops.matching import overlaps
 
 if TYPE_CHECKING:
@@ -36,23 +36,17 @@ if TYPE_CHECKING:
 MODEL = DEFAULT_FAMILY  # that looks at the mirrored image
 
 
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """What each sign of a mistake adds to the log odds that a cell is wrong.
-
-    The defaults are a logistic regression over the results of ``flow`` on training images of the data science
-    bowl of 2018 that it was not trained on (1,458 cells, 158 wrong). A cell that the edge of the image cuts
-    is small and odd for a good reason, hence its negative weight.
-    """
-
-    start: float = -5.8
-    doubt: float = 4.65  # 1 - score
-    disagreement: float = 2.6  # 1 - IoU with the cell that a model finds in the mirrored image
-    small: float = 0.53  # for each octave of area below the median
-    large: float = 0.79  # for each octave above
-    notches: float = 9.9  # share of the convex hull that is not the cell
-    contact: float = 3.2  # share of the outline along other cells
-    cut: float = -0.56  # by the edge of the image
+# What each sign of a mistake adds to the log odds that a cell is wrong: a logistic regression over the
+# results of ``flow`` on training images of the data science bowl of 2018 that it was not trained on (1,458
+# cells, 158 wrong). A cell that the edge of the image cuts is small and odd for a good reason, hence its
+# negative weight.
+START = -5.8
+DOUBT = 4.65  # 1 - score
+DISAGREEMENT = 2.6  # 1 - IoU with the cell that a model finds in the mirrored image
+SMALL, LARGE = 0.53, 0.79  # for each octave of area below the median, and above
+NOTCHES = 9.9  # share of the convex hull that is not the cell
+CONTACT = 3.2  # share of the outline along other cells
+CUT = -0.56  # by the edge of the image
 
 
 class ReviewProgress(NamedTuple):
@@ -70,35 +64,18 @@ class _Shape(NamedTuple):
 
 
 class ReviewQueue:
-    """The cells of a session, likeliest mistakes first.
+    """The cells of a session, likeliest mistakes first."""
 
-    Parameters
-    ----------
-    session
-        Whose cells are reviewed.
-    disagreement
-        Of cells, by number, with what a model finds in the mirrored image, 0 to 1; where it is known.
-    weights
-        Of the signs of a mistake.
-    """
-
-    def __init__(
-        self,
-        session: AnnotationSession,
-        *,
-        disagreement: Mapping[int, float] | None = None,
-        weights: Weights = Weights(),
-    ) -> None:
+    def __init__(self, session: AnnotationSession) -> None:
         self._session = session
-        self._disagreement = dict(disagreement or {})
-        self._weights = weights
+        self._disagreement: dict[int, float] = {}
         self._shapes: dict[int, _Shape] = {}
         self._keys: list[tuple[float, int]] | None = None  # (- chance, number), ascending
         self._at: tuple[float, int] | None = None
         session.events.changed.connect(self._on_changed)
 
     def set_disagreement(self, disagreement: Mapping[int, float]) -> None:
-        """Judge all cells anew, now that it is known how far a model disagrees with itself on them."""
+        """Judge all cells anew, by how far a model disagrees with itself on them (0 to 1, by number), too."""
         self._disagreement = dict(disagreement)
         self._keys = None
 
@@ -119,8 +96,7 @@ class ReviewQueue:
 
     def chance(self, number: int) -> float:
         """Return the chance, 0 to 1, that a cell is wrong."""
-        found = {number: -key for key, number in self._sorted()}
-        return found[number]
+        return next(-key for key, one in self._sorted() if one == number)
 
     def next(self) -> int | None:
         """Go to the next cell that nobody has looked at, from the end on to the first; None when all are."""
@@ -170,14 +146,10 @@ class ReviewQueue:
             self._shapes = {number: self._shapes[number] for number in numbers}
             chances = self._chances(numbers)
             self._keys = sorted(zip((-chances).tolist(), numbers, strict=True))
-            self._follow_cell()
+            if self._at is not None:  # the position moves along with the cell that is looked at
+                number = self._at[1]
+                self._at = next((key for key in self._keys if key[1] == number), self._at)
         return self._keys
-
-    def _follow_cell(self) -> None:
-        """Move the position in the queue along with the cell that is looked at."""
-        if self._keys is not None and self._at is not None:
-            number = self._at[1]
-            self._at = next((key for key in self._keys if key[1] == number), self._at)
 
     def _chances(self, numbers: list[int]) -> NDArray[np.float64]:
         shapes = np.array([self._shapes[number] for number in numbers], float).reshape(-1, 4)
@@ -185,17 +157,9 @@ class ReviewQueue:
         octaves = np.log2(areas / np.median(areas)) if len(areas) else areas
         doubts = np.array([1 - self._session.score_of(number) for number in numbers])
         others = np.array([self._disagreement.get(number, 0.0) for number in numbers])
-        weights = self._weights
-        odds = (
-            weights.start
-            + weights.doubt * doubts
-            + weights.disagreement * others
-            + weights.small * np.maximum(-octaves, 0)
-            + weights.large * np.maximum(octaves, 0)
-            + weights.notches * notches
-            + weights.contact * contact
-            + weights.cut * is_cut
-        )
+        sizes = SMALL * np.maximum(-octaves, 0) + LARGE * np.maximum(octaves, 0)
+        shape = NOTCHES * notches + CONTACT * contact + CUT * is_cut
+        odds = START + DOUBT * doubts + DISAGREEMENT * others + sizes + shape
         chances: NDArray[np.float64] = 1 / (1 + np.exp(-odds))
         return chances
 
@@ -224,8 +188,7 @@ def _first_time(labels: Labels, box: Box, number: int) -> tuple[Labels, Box]:
     frame = labels[box[0].start]
     inner = bounds(frame[box[1:]] == number)
     assert inner is not None  # a box begins where its cell does
-    pairs = zip(box[1:], inner, strict=True)
-    return frame, tuple(slice(a.start + b.start, a.start + b.stop) for a, b in pairs)
+    return frame, moved(inner, box[1:])
 
 
 def _hull_size(mask: Mask) -> float:

@@ -81,16 +81,12 @@ class AnnotationSession:
         self.history = EditHistory(self.store)
         self._journal: Journal | None = None
         if journal is not None:
-            self._start_journal(journal)
+            start = Start(identity_of(image), self.store.labels, self.store.cells, self.store.metadata)
+            self._write_to(Journal.create(journal, start))
 
     @classmethod
     def from_result(
-        cls,
-        result: Result,
-        image: Image,
-        *,
-        class_names: Sequence[str] = (),
-        journal: Path | None = None,
+        cls, result: Result, image: Image, *, class_names: Sequence[str] = (), journal: Path | None = None
     ) -> "AnnotationSession":
         """Return a session that begins with what a model found, at its position in the whole image.
 
@@ -181,11 +177,6 @@ class AnnotationSession:
         if self._journal is not None:
             self._journal.close()
             self._journal = self.history.record = None
-
-    def _start_journal(self, path: Path) -> None:
-        store = self.store
-        start = Start(identity_of(self.image), store.labels, store.cells, store.metadata)
-        self._write_to(Journal.create(path, start))
 
     def _write_to(self, journal: Journal) -> None:
         self._journal = journal
@@ -404,13 +395,7 @@ class AnnotationSession:
     # -- metadata -----------------------------------------------------------------------------------------
 
     def set_class(self, number: int, category: int | None) -> None:
-        """Give a cell a class (an index), or none.
-
-        Raises
-        ------
-        AnnotationError
-            There is no such cell or class.
-        """
+        """Give a cell a class (an index), or none; AnnotationError where there is no such cell or class."""
         n = len(self.class_names)
         if category is not None and not 0 <= category < (n or 1 << 15):
             raise AnnotationError(
@@ -435,13 +420,7 @@ class AnnotationSession:
         self.history.do(Edit("add region", metadata=replace(self.metadata, regions=regions)))
 
     def remove_region(self, index: int) -> None:
-        """Take back that region ``index`` is annotated completely.
-
-        Raises
-        ------
-        AnnotationError
-            There is no such region.
-        """
+        """Take back that region ``index`` is annotated completely; AnnotationError where there is none."""
         if not 0 <= index < len(self.regions):
             raise AnnotationError(
                 f"Region {index} must be one of {len(self.regions)}; it is not. Choose another."

@@ -28,13 +28,7 @@ UNKNOWN = Columns()
 
 
 def plane_shape(image: Image) -> tuple[int, ...]:
-    """Return the shape of the labels of an image: that of its axes without the channels.
-
-    Raises
-    ------
-    AnnotationError
-        The axes do not end with YX, or time is not the first.
-    """
+    """Return the shape of the labels of an image; AnnotationError unless its axes are (T, ...) Y, X."""
     axes = image.label_axes
     if not axes.endswith("YX") or axes.find("T") > 0:
         raise AnnotationError(
@@ -72,13 +66,7 @@ def checked_labels(image: Image, labels: NDArray[np.integer[Any]] | None) -> Lab
 
 
 def paste_labels(whole: Labels, labels: Labels, offset: Sequence[int]) -> None:
-    """Write the labels of a part of the image, or of all of it, where they belong.
-
-    Raises
-    ------
-    AnnotationError
-        The part does not lie in the image.
-    """
+    """Write the labels of a part of the image where they belong; AnnotationError where it is not in it."""
     if labels.shape == whole.shape:
         whole[...] = labels
         return

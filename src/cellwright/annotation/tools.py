@@ -114,13 +114,7 @@ def add_disc(store: LabelStore, point: NumpyLike, diameter_px: float) -> Edit:
 
 
 def paint(store: LabelStore, box: Box, before: NDArray[Any], after: NDArray[Any]) -> Edit:
-    """Take over what was painted into the labels by other means: the box before and after.
-
-    Raises
-    ------
-    AnnotationError
-        The arrays do not have the shape of the box.
-    """
+    """Take over what was painted into the labels by other means: the box before and after."""
     box = checked_box(box, store.labels.shape)
     shape = tuple(part.stop - part.start for part in box)
     if np.shape(before) != shape or np.shape(after) != shape:
@@ -134,10 +128,7 @@ def paint(store: LabelStore, box: Box, before: NDArray[Any], after: NDArray[Any]
 
 
 def replace_labels(
-    store: LabelStore,
-    labels: NDArray[np.integer[Any]],
-    scores: NumpyLike | None,
-    classes: NumpyLike | None,
+    store: LabelStore, labels: NDArray[np.integer[Any]], scores: NumpyLike | None, classes: NumpyLike | None
 ) -> Edit:
     """Put new labels, a model's say, in the place of all there are."""
     found = checked_labels(store.image, labels)

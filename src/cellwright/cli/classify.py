@@ -44,14 +44,8 @@ def train_classifier(
 
 
 def read_names(rename: list[str]) -> dict[str, str]:
-    """Return new names by old ones from OLD=NEW.
-
-    Raises
-    ------
-    SettingsError
-        One has no ``=``.
-    """
-    wrong = [one for one in rename if not one.partition("=")[1]]
+    """Return new names by old ones from OLD=NEW."""
+    wrong = [one for one in rename if "=" not in one]
     if wrong:
         raise SettingsError(f"rename must be OLD=NEW, or OLD= to leave a class out; got {wrong[0]!r}.")
     return {old: new for old, _, new in (one.partition("=") for one in rename)}

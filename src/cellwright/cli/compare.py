@@ -48,13 +48,7 @@ def compare(
 
 
 def read_source(source: Path, split: str) -> "Dataset | Image":
-    """Return the image, or the images of one split of a folder.
-
-    Raises
-    ------
-    ReadError
-        There is none.
-    """
+    """Return the image, or the images of one split of a folder."""
     from cellwright.files.dataset.folder import read_dataset
     from cellwright.files.images import read_image
 

@@ -144,13 +144,7 @@ def count(
 
 
 def place_of(window: str | None, pixel_size: str | None) -> dict[str, Any]:
-    """Return the part of the image and its pixel size as flags tell them, None where they do not.
-
-    Raises
-    ------
-    SettingsError
-        A flag is of another form.
-    """
+    """Return the part of the image and its pixel size as flags tell them, None where they do not."""
     found: dict[str, Any] = {"window": None, "pixel_size_um": None}
     if window is None and pixel_size is None:
         return found
@@ -181,13 +175,7 @@ def count_all(images: list[Path], choices: CountChoices, table: Table) -> None:
 
 
 def make_choices(names: list[str], flags: dict[str, Any]) -> CountChoices:
-    """Return models and settings, checked before the first image is read.
-
-    Raises
-    ------
-    CellwrightError
-        A model, a device or a setting does not fit.
-    """
+    """Return models and settings, checked before the first image is read."""
     engine = read_settings(EngineSettings, flags)
     from cellwright.inference.context import load_models
     from cellwright.inference.device import choose
@@ -195,12 +183,12 @@ def make_choices(names: list[str], flags: dict[str, Any]) -> CountChoices:
 
     choose(engine.device)
     models = load_models(tuple(names))
-    kind = registry.get(models[0].spec.family).settings
+    family = registry.get(models[0].spec.family)
+    kind = family.settings
     refuse_foreign(flags, EngineSettings, kind, AnalysisSettings, InputFiles, FolderSettings, StreamSettings)
     settings, analysis = read_settings(kind, flags), read_settings(AnalysisSettings, flags)
     files = read_settings(InputFiles, flags)
     recipe = Recipe("", tuple(names), settings, engine, analysis=analysis, files=files)
-    family = registry.get(models[0].spec.family)
     if recipe.is_analysed and family.gives != "instances":
         raise SettingsError(
             f"Single cells are measured; {family.name} gives only their {family.gives}. Choose another "
@@ -231,15 +219,7 @@ def check_classifier(name: str, choices: CountChoices) -> None:
 
 
 def prepare_output(images: list[Path], output: Path | None) -> None:
-    """Make the output folder, so that a place that cannot be written stops the run before it starts.
-
-    Raises
-    ------
-    WriteError
-        The folder cannot be made or written.
-    SettingsError
-        Two images would write the same files.
-    """
+    """Make the output folder, so that a place that cannot be written stops the run before it starts."""
     if output is None:
         return
     from cellwright.files.atomic import check_writable

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ from cellwright.cli.count_table import Table
 from cellwright.cli.progress import INTERRUPTED, run_with_bar
 from cellwright.core.errors import ReadError, SettingsError
 from cellwright.files.folders.image_list import ListedImage, list_images
-from cellwright.files.folders.results import check_output
+from cellwright.files.folders.results import FileFacts, check_output, facts_of
 from cellwright.files.zarr import images_inside, is_zarr
 from cellwright.inference.image_count import CountChoices, RecipeCounter
 from cellwright.inference.settings import FolderSettings, StreamSettings
@@ -21,7 +20,7 @@ from cellwright.inference.settings import FolderSettings, StreamSettings
 if TYPE_CHECKING:
     from cellwright.files.folders.results import ImageOutcome
 
-LOOK_EVERY_S = 2.0  # for new images; one whose size still changes waits
+LOOK_EVERY_S = 2.0  # for new images; one whose file still changes waits
 
 
 def has_folders(paths: Sequence[Path]) -> bool:
@@ -32,26 +31,23 @@ def has_folders(paths: Sequence[Path]) -> bool:
 def count_in_folders(
     paths: Sequence[Path], choices: CountChoices, settings: FolderSettings, table: Table
 ) -> None:
-    """Count the images of folders; those that earlier runs have counted are told without counting again.
-
-    Raises
-    ------
-    CellwrightError
-        There is no image, no folder for the results, or it cannot be written.
-    """
+    """Count the images of folders; those that earlier runs have counted are told without counting again."""
     if choices.stream != StreamSettings():
         raise SettingsError(
             "Of folders only large images are counted block by block, as they come. Leave --stream, "
             "--memory, --workers and --scheduler out, or count large images by their own names."
         )
-    output = _output(paths, choices)
+    output = choices.tables.output
+    if output is None:
+        raise SettingsError("Counting a folder writes its results to another; name it with --output.")
+    check_output(output, paths)
     outcomes = _Outcomes(table)
-    sizes: dict[Path, int] = {}
+    facts: dict[Path, FileFacts] = {}
     try:
         while True:
             images = _images(paths, settings)
             if settings.watch:
-                images, sizes = _at_rest(images, sizes)
+                images, facts = _at_rest(images, facts)
             outcomes.count(images, output, choices)
             if not settings.watch:
                 break
@@ -89,15 +85,6 @@ class _Outcomes:
             self._table.show_outcome(outcome)
 
 
-def _output(paths: Sequence[Path], choices: CountChoices) -> Path:
-    """Return the folder of the results, which is none of those that are counted."""
-    output = choices.tables.output
-    if output is None:
-        raise SettingsError("Counting a folder writes its results to another; name it with --output.")
-    check_output(output, paths)
-    return output
-
-
 def _images(paths: Sequence[Path], settings: FolderSettings) -> tuple[ListedImage, ...]:
     try:
         return list_images(paths, settings.pattern, settings.plate)
@@ -108,20 +95,8 @@ def _images(paths: Sequence[Path], settings: FolderSettings) -> tuple[ListedImag
 
 
 def _at_rest(
-    images: Sequence[ListedImage], before: dict[Path, int]
-) -> tuple[tuple[ListedImage, ...], dict[Path, int]]:
-    """Return the images whose size is what it was at the last look, and the sizes of now."""
-    sizes: dict[Path, int] = {}
-    for image in images:
-        with suppress(OSError):
-            sizes[image.path] = _size(image.path)
-    at_rest = tuple(
-        image for image in images if image.path in before and before[image.path] == sizes.get(image.path)
-    )
-    return at_rest, sizes
-
-
-def _size(path: Path) -> int:
-    if path.is_dir():
-        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    return path.stat().st_size
+    images: Sequence[ListedImage], before: dict[Path, FileFacts]
+) -> tuple[tuple[ListedImage, ...], dict[Path, FileFacts]]:
+    """Return the images whose files are what they were at the last look, and what these are now."""
+    now = {image.path: facts_of(image.path) for image in images}
+    return tuple(image for image in images if before.get(image.path) == now[image.path]), now

@@ -113,13 +113,7 @@ def model_to_train(built: "CellModel", start: str | None, pretrained: Path | Non
 
 
 def finetune_settings(chosen: Sequence[str], flags: Mapping[str, Any]) -> FinetuneSettings:
-    """Return the settings of the one preset that was chosen (quick when none was), changed by flags.
-
-    Raises
-    ------
-    SettingsError
-        Several presets, a flag of another way to train, or a value out of its range.
-    """
+    """Return the settings of the one preset that was chosen (quick when none was), changed by flags."""
     if len(chosen) > 1:
         raise SettingsError(f"Choose one of --{', --'.join(PRESETS)}; got {len(chosen)}.")
     refuse_foreign(flags, FinetuneSettings)
@@ -134,7 +128,7 @@ def tune_model(
     output: Path,
     settings: FinetuneSettings,
     device: str,
-    pretrained: Path | None = None,
+    pretrained: Path | None,
 ) -> None:
     """Fine-tune a model on the first folder; the others are replayed."""
     if folders[0].suffix.lower() == ".csv":

@@ -124,13 +124,7 @@ class Image:
         return tuple(n for axis, n in zip(self.axes, self.shape, strict=True) if axis in SPATIAL)
 
     def read(self, index: Any = ...) -> NDArray[Any]:
-        """Return pixels in memory; where they are on disk, this is the moment in which damage shows.
-
-        Raises
-        ------
-        ImageError
-            They cannot be read.
-        """
+        """Return pixels in memory; where they are on disk, this is the moment in which damage shows."""
         try:
             _refuse_shorter_file(self.data)
             return np.asarray(self.data[index])

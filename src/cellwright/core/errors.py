@@ -2,6 +2,9 @@
 
 A message says what was wanted, what was got and what to do. None derives from RuntimeError, because
 napari's workers swallow that one.
+
+Whatever reads a file may raise ReadError where it is missing, damaged or does not fit, whatever writes one
+WriteError; docstrings name the errors beyond these.
 """
 
 

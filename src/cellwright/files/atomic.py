@@ -20,26 +20,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from filelock import BaseFileLock as Lock
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from cellwright.core.errors import WriteError
 
-__all__ = [
-    "FolderChange",
-    "Lock",
-    "acquire_lock",
-    "atomic_folder",
-    "atomic_write",
-    "change_folder",
-    "check_writable",
-    "finish_change",
-    "make_folder",
-    "plain_name",
-    "write_text",
-    "writing",
-]
-
+Lock = BaseFileLock  # that acquire_lock gives
 ADDING, ADDED, REMOVED, LOCK = ".adding", ".added", ".removed", ".lock"
 WAIT_SECONDS = 20.0  # for another program that changes the folder
 ANYBODY = 0o666  # a folder may be shared by people who do not own each other's files
@@ -50,11 +35,6 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """Lend a temporary path whose content replaces the file ``path`` when the block ends well.
 
     A block that fails or is cancelled leaves ``path`` as it was. Missing folders are made.
-
-    Raises
-    ------
-    WriteError
-        The folder cannot be made or written, or the disk is full.
     """
     part = _part_of(path)
     make_folder(path.parent)
@@ -68,27 +48,14 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8; a file that is there is replaced in one step.
-
-    Raises
-    ------
-    WriteError
-        The folder cannot be made or written, or the disk is full.
-    """
+    """Write a text file in UTF-8; a file that is there is replaced in one step."""
     with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8", newline="\n")
 
 
 @contextmanager
 def atomic_folder(path: Path, *, may_replace: bool = False) -> Iterator[Path]:
-    """Lend a temporary folder that becomes ``path`` when the block ends well.
-
-    Parameters
-    ----------
-    path
-        Of the folder.
-    may_replace
-        Whether a folder that is there goes, with all that is in it.
+    """Lend a temporary folder that becomes ``path``, or replaces it, when the block ends well.
 
     Raises
     ------
@@ -130,13 +97,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def make_folder(folder: Path) -> None:
-    """Make ``folder`` and its parents where they are missing.
-
-    Raises
-    ------
-    WriteError
-        A file is in the way or the place is read-only.
-    """
+    """Make ``folder`` and its parents where they are missing."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -147,13 +108,7 @@ def make_folder(folder: Path) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Make ``folder`` where it is missing and try to write there, before time is spent on a result.
-
-    Raises
-    ------
-    WriteError
-        Nothing can be written there.
-    """
+    """Make ``folder`` where it is missing and try to write there, before time is spent on a result."""
     trial = folder / "trial"
     with atomic_write(trial) as part:
         part.touch()
@@ -185,11 +140,6 @@ def acquire_lock(path: Path, seconds: float = 0.0) -> Lock | None:
         File that stands for the lock, in a folder that is there; it stays, empty, and says nothing by itself.
     seconds
         How long to wait for another holder, be it another program or another part of this one.
-
-    Raises
-    ------
-    WriteError
-        The folder cannot be written.
     """
     lock = FileLock(path, timeout=seconds, mode=ANYBODY, thread_local=False)
     with writing(path):

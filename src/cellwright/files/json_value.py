@@ -73,11 +73,17 @@ class JsonValue:
 
     def pairs(self) -> NDArray[np.float64]:
         """Return a list of (x, y) as places (N, 2) in the order y, x."""
-        return self._table(2)[:, ::-1]
+        table = self._table()
+        if table.ndim != 2 or table.shape[1] != 2:
+            raise self.refuse("a list of 2 numbers each")
+        return table[:, ::-1]
 
     def numbers(self, n: int) -> NDArray[np.float64]:
         """Return a list of exactly ``n`` numbers."""
-        return self._table(0, n)
+        table = self._table()
+        if table.shape != (n,):
+            raise self.refuse(f"a list of {n} numbers")
+        return table
 
     def sizes(self, n: int) -> tuple[float, ...]:
         """Return micrometres per pixel of ``n`` axes, 0 for a step between slices that is unknown."""
@@ -107,31 +113,20 @@ class JsonValue:
     def inside(self) -> PurePosixPath:
         """Return a path that does not leave the folder."""
         plain = PurePosixPath(self.text().replace("\\", "/"))
-        if (
-            plain.is_absolute()
-            or ".." in plain.parts
-            or ":" in str(plain)
-            or not plain.name
-            or "\0" in str(plain)
-        ):
+        leaves = plain.is_absolute() or ".." in plain.parts or ":" in str(plain)
+        if leaves or not plain.name or "\0" in str(plain):
             raise self.refuse("the name of a file inside the folder")
         return plain
 
-    def _table(self, n_columns: int, n_rows: int | None = None) -> NDArray[np.float64]:
-        wanted = f"a list of {n_columns} numbers each" if n_columns else f"a list of {n_rows} numbers"
+    def _table(self) -> NDArray[np.float64]:
+        """Return nested lists of numbers as array, one without axes where there is anything else."""
         try:
             table = np.array(self.value)
-            table = table.astype(np.float64) if table.dtype.kind in "iuf" else np.zeros((0, 0, 0))
-        except (TypeError, ValueError, OverflowError) as error:
-            raise self.refuse(wanted) from error
-        ndim = 2 if n_columns else 1
-        if (
-            table.ndim != ndim
-            or (n_columns and table.shape[1] != n_columns)
-            or n_rows not in (None, len(table))
-        ):
-            raise self.refuse(wanted)
-        return table
+        except (TypeError, ValueError, OverflowError):
+            return np.zeros(())
+        if table.dtype.kind not in "iuf":
+            return np.zeros(())
+        return table.astype(np.float64)
 
 
 NO_JSON = (ValueError, RecursionError)  # what json raises where a text is none, or is nested without end
@@ -155,13 +150,7 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> JsonValue:
-    """Return the content of a JSON file.
-
-    Raises
-    ------
-    ReadError
-        It is missing, cut short or no JSON.
-    """
+    """Return the content of a JSON file."""
     try:
         return JsonValue(json.loads(read_text(path)), path)
     except NO_JSON as error:

@@ -6,6 +6,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import permutations
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -13,31 +14,20 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import AXES, CHANNEL, SPATIAL, ArrayLike, Image, without_channels
 from cellwright.core.errors import ReadError
+from cellwright.files.atomic import plain_name
 from cellwright.ops.geometry.axes import COLOURS, guess_axes
 
 # OME-XML model 2016-06, UnitsLength, and the spellings of ImageJ, OME-Zarr and vendors
 UM_PER_UNIT = {
-    "pm": 1e-6,
-    "picometer": 1e-6,
-    "å": 1e-4,
-    "angstrom": 1e-4,
-    "nm": 1e-3,
-    "nanometer": 1e-3,
-    "µm": 1.0,
-    "um": 1.0,
-    "micron": 1.0,
-    "microns": 1.0,
-    "micrometer": 1.0,
-    "micrometre": 1.0,
-    "mm": 1e3,
-    "millimeter": 1e3,
-    "cm": 1e4,
-    "centimeter": 1e4,
+    **dict.fromkeys(("pm", "picometer"), 1e-6),
+    **dict.fromkeys(("å", "angstrom"), 1e-4),
+    **dict.fromkeys(("nm", "nanometer"), 1e-3),
+    **dict.fromkeys(("µm", "um", "micron", "microns", "micrometer", "micrometre"), 1.0),
+    **dict.fromkeys(("mm", "millimeter"), 1e3),
+    **dict.fromkeys(("cm", "centimeter"), 1e4),
     "dm": 1e5,
-    "m": 1e6,
-    "meter": 1e6,
-    "inch": 25_400.0,
-    "in": 25_400.0,
+    **dict.fromkeys(("m", "meter"), 1e6),
+    **dict.fromkeys(("inch", "in"), 25_400.0),
 }
 LEAST_BOMB_BYTES = 1 << 24  # what claims to unpack to less is read, however small its file
 SHORT_AXES = "TCZ"  # which letters axes of length one are given that a file does not have
@@ -64,6 +54,13 @@ def sizes_of(values: Mapping[str, Any], um_per_unit: float = 1.0) -> dict[str, f
     """Return the micrometres per pixel of the axes whose value is a number above 0."""
     found = {axis: positive(value) for axis, value in values.items()}
     return {axis: size * um_per_unit for axis, size in found.items() if size}
+
+
+def scene_name(path: Path, called: str, n_scenes: int) -> str:
+    """Return the name of an image: that of its file, with its own where the file holds several."""
+    if n_scenes == 1:
+        return path.stem
+    return f"{path.stem}_{plain_name(called)}"
 
 
 def color_of(rgb: Sequence[int] | NDArray[Any]) -> str:
@@ -139,13 +136,7 @@ def describe(data: ArrayLike, axes: str, name: str, told: ImageMetadata | None =
 
 
 def with_axes(image: Image, axes: str) -> Image:
-    """Return an image with other axes; sizes and channels are kept by their letter.
-
-    Raises
-    ------
-    AxesError
-        They do not fit the image.
-    """
+    """Return an image with other axes, which must fit; sizes and channels are kept by their letter."""
     Image(image.data, axes)  # which checks them
     told = ImageMetadata(image.known_sizes_um, image.channel_names, image.channel_colors)
     named = describe(image.data, axes, image.name, told)
@@ -185,15 +176,7 @@ def meaning(axes: str, shape: Sequence[int], names: Sequence[str] = ()) -> str:
 
 
 def likely_axes(shape: Sequence[int], *, is_colour: bool = False) -> list[str]:
-    """Return the axes that an array of this shape may have, those first that most files have.
-
-    Parameters
-    ----------
-    shape
-        Its shape.
-    is_colour
-        Whether the last axis are colours.
-    """
+    """Return the axes an array may have, those first that most files have; colours are the last axis."""
     n = len(shape) - is_colour
     found = ["".join(lead) + "YX" for lead in permutations("TZ", n - 2)]
     if not is_colour:
@@ -263,17 +246,7 @@ def understand(data: ArrayLike, name: str, facts: ArrayFacts, file: Iterable[Fil
     shape = tuple(data.shape)
     parts = list(file)
     match = _match(shape, facts, parts)
-    end = CHANNEL * facts.is_colour
-    axes = _colour_axes(shape) * facts.is_colour
-    axes_from: AxesFrom = "shape"
-    if len(facts.chosen + end) == len(shape):
-        axes, axes_from = facts.chosen + end, "choice"
-    elif len(facts.axes + end) == len(shape) and not _is_guess(facts.axes + end, match):
-        axes, axes_from = facts.axes + end, "layer"
-    elif match is not None:
-        axes, axes_from = match.axes, "file"
-    if match is not None and axes == match.axes and axes_from == "layer":
-        axes_from = "file"
+    axes, axes_from = _best_axes(shape, facts, match)
     told = ImageMetadata(notices=_doubts(match, parts))
     if match is not None:
         known = match.image
@@ -288,7 +261,23 @@ def understand(data: ArrayLike, name: str, facts: ArrayFacts, file: Iterable[Fil
         axes_from = "shape"
         notices = (*image.notices, guess_notice(match.image.axes, match.image.shape))
         image = replace(image, axes_are_guessed=True, notices=notices)
-    return Understood(_traced(image, match), axes_from, _has_channels_in_front(image, match))
+    in_front = image.axes == match.axes and match.image.axes == without_channels(match.axes) + CHANNEL
+    return Understood(_traced(image, match), axes_from, in_front)
+
+
+def _best_axes(shape: tuple[int, ...], facts: ArrayFacts, match: _Match | None) -> tuple[str, AxesFrom]:
+    """Return the axes by who knows them best: user, array, file; likely ones of colours; or ''."""
+    end = CHANNEL * facts.is_colour
+    own = facts.axes + end
+    if len(facts.chosen + end) == len(shape):
+        return facts.chosen + end, "choice"
+    if match is not None and (len(own) != len(shape) or own == match.axes):
+        return match.axes, "file"
+    if len(own) == len(shape):
+        return own, "layer"
+    if facts.is_colour:
+        return "TZYX"[-(len(shape) - 1) :] + CHANNEL, "shape"
+    return "", "shape"
 
 
 def _doubts(match: _Match | None, parts: Sequence[FilePart]) -> list[str]:
@@ -298,16 +287,6 @@ def _doubts(match: _Match | None, parts: Sequence[FilePart]) -> list[str]:
     if match is None:
         return [OTHER_SHAPE.format(parts[0].image.shape)]
     return [STORED_VALUES] * match.image.is_converted
-
-
-def _colour_axes(shape: Sequence[int]) -> str:
-    """Return the likely axes of an array whose last axis are colours."""
-    return "TZYX"[-(len(shape) - 1) :] + CHANNEL
-
-
-def _is_guess(axes: str, match: _Match | None) -> bool:
-    """Return whether the names of axes are those that a reader of ours has guessed."""
-    return match is not None and match.image.axes_are_guessed and axes == match.axes
 
 
 def _traced(image: Image, match: _Match) -> Image:
@@ -320,14 +299,10 @@ def _traced(image: Image, match: _Match) -> Image:
     return replace(image, source=match.image.source, source_part=part)
 
 
-def _has_channels_in_front(image: Image, match: _Match) -> bool:
-    return image.axes == match.axes and match.image.axes == without_channels(match.axes) + CHANNEL
-
-
 def _match(shape: tuple[int, ...], facts: ArrayFacts, parts: Sequence[FilePart]) -> _Match | None:
     """Return which image of a file an array is, by its shape, and the letters of its axes."""
     for part in parts:
-        if part.channel is not None and _without_channel(part.image).shape == shape:
+        if part.channel is not None and part.image.label_shape == shape:
             return _Match(part.image.label_axes, part.image, part.channel)
     for fitting in (_as_it_is, _with_planes_in_front, _without_short_axes, _one_channel):
         for part in parts:
@@ -335,10 +310,6 @@ def _match(shape: tuple[int, ...], facts: ArrayFacts, parts: Sequence[FilePart])
             if match is not None:
                 return match
     return None
-
-
-def _without_channel(image: Image) -> Image:
-    return Image(blank(image.label_shape, image.data.dtype), image.label_axes)
 
 
 def _as_it_is(shape: tuple[int, ...], facts: ArrayFacts, image: Image) -> _Match | None:

@@ -38,18 +38,11 @@ WINDOW_PIXELS = 1 << 26  # an image of more stays on disk, and is looked through
 
 
 def read_regions(path: Path | str, image: Image) -> tuple[Region, ...]:
-    """Return the regions of a file, each shape on its own, overlapping or not.
+    """Return the regions of a file for an image, each shape on its own, overlapping or not.
 
     GeoJSON (``.geojson``, ``.json``), ImageJ ROIs (``.roi``, ``.zip``), or an image of the size of the one
     that is counted in, whose pixels of one number are a region. A shape that tells its slice or frame holds
     there alone.
-
-    Parameters
-    ----------
-    path
-        The file.
-    image
-        What is counted in.
 
     Raises
     ------
@@ -128,7 +121,7 @@ def write_region_set(folder: Path, regions: RegionSet, image: Image) -> RegionFi
     files = RegionFiles()
     if shapes:
         text = _geojson(shapes, image)
-        path = folder / f"regions-{_checksum(text.encode())}.geojson"
+        path = folder / f"regions-{sha256(text.encode()).hexdigest()[:12]}.geojson"
         if not path.exists():
             write_text(path, text)
         files = files._replace(regions=(str(path),))
@@ -136,7 +129,8 @@ def write_region_set(folder: Path, regions: RegionSet, image: Image) -> RegionFi
         mask = _all_of(masks)
         pixels = (np.asarray(mask.pixels) != 0).astype(np.int32)
         name = re.sub(r"[^\w -]+", "_", mask.name.removeprefix("outside "))
-        path = folder / f"mask-{_checksum(pixels.tobytes(), str(pixels.shape).encode())}" / f"{name}.tif"
+        checksum = sha256(pixels.tobytes() + str(pixels.shape).encode()).hexdigest()[:12]
+        path = folder / f"mask-{checksum}" / f"{name}.tif"
         if not path.exists():
             axes = image.label_axes[len(image.label_axes) - pixels.ndim :]
             write_labels(path, pixels, Image(pixels, axes, name=name))
@@ -184,30 +178,8 @@ def _all_of(masks: Sequence[MaskRegion]) -> MaskRegion:
     return MaskRegion(masks[0].name.removeprefix("outside "), inside)
 
 
-def _checksum(*contents: bytes) -> str:
-    digest = sha256()
-    for content in contents:
-        digest.update(content)
-    return digest.hexdigest()[:12]
-
-
 def write_regions(path: Path | str, regions: Sequence[ShapeRegion], image: Image) -> None:
-    """Write drawn regions as GeoJSON that :func:`read_regions` and QuPath read, in one step.
-
-    Parameters
-    ----------
-    path
-        The file.
-    regions
-        In pixels of the image.
-    image
-        What they were drawn on; tells the axes of their planes.
-
-    Raises
-    ------
-    WriteError
-        The file cannot be written.
-    """
+    """Write regions, in pixels of their image, as GeoJSON that :func:`read_regions` and QuPath read."""
     write_text(Path(path), _geojson(regions, image))
 
 

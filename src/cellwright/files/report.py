@@ -5,7 +5,7 @@ import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from hashlib import sha256
+from hashlib import file_digest
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,14 +40,8 @@ MOST_BOXES = 4  # columns, for each way of grouping
 MOST_ROWS = 200
 MOST_ALONE = 1  # images of a session that have no table of their own
 PLOTTED = (
-    "area",
-    "volume",
-    "diameter",
-    "perimeter",
-    "circularity",
-    "score",
-    "intensity_mean",
-    "nearest_distance",
+    *("area", "volume", "diameter", "perimeter", "circularity"),
+    *("score", "intensity_mean", "nearest_distance"),
 )
 OUTLINE = (255, 214, 10)
 STYLE = """
@@ -81,26 +75,7 @@ def write_report(
     recipes: Mapping[str, str] | None = None,
     extras: ReportExtras = ReportExtras(),
 ) -> None:
-    """Write the report of an analysis as one HTML file, in one step.
-
-    Parameters
-    ----------
-    path
-        The file.
-    image
-        What was counted in.
-    analysis
-        What was found.
-    recipes
-        Texts that repeat the result, by title.
-    extras
-        Plots as a panel shows them, and the other images of its session.
-
-    Raises
-    ------
-    WriteError
-        The file cannot be written.
-    """
+    """Write the report of an analysis as one HTML file; recipes are texts that repeat it, by title."""
     result = analysis.result
     settings = json.dumps(asdict(result.provenance)["settings"], indent=1, default=str)
     parts = [
@@ -142,10 +117,7 @@ def _session(extras: ReportExtras) -> list[str]:
 def _pictures(extras: ReportExtras) -> list[str]:
     found = ["<h2>Plots</h2>"] if extras.pictures else []
     for caption, content in extras.pictures.items():
-        encoded, alt = base64.b64encode(content).decode("ascii"), escape(caption)
-        image = f'<img alt="{alt}" src="data:image/png;base64,{encoded}">'
-        told = " ".join(filter(None, (alt, extras.legends.get(caption))))
-        found.append(f"<figure>{image}<figcaption>{told}</figcaption></figure>")
+        found.append(figure(content, "png", caption, extras.legends.get(caption, "")))
     return found
 
 
@@ -168,13 +140,13 @@ def _picture(image: Image, result: Result, labels: ArrayLike | None = None) -> s
     return figure(content.getvalue(), "png", f"{image.name}{where} with the outlines of the cells")
 
 
-def figure(content: bytes, kind: str, caption: str) -> str:
-    """Return a picture of a kind (``png`` or ``jpeg``) as a figure of HTML that holds it."""
+def figure(content: bytes, kind: str, caption: str, legend: str = "") -> str:
+    """Return a picture of a kind (``png`` or ``jpeg``) as a figure of HTML; a legend is HTML, too."""
     encoded = base64.b64encode(content).decode("ascii")
     text = escape(caption)
     return (
         f'<figure><img alt="{text}" src="data:image/{kind};base64,{encoded}">'
-        f"<figcaption>{text}</figcaption></figure>"
+        f"<figcaption>{f'{text} {legend}'.rstrip()}</figcaption></figure>"
     )
 
 
@@ -272,11 +244,10 @@ def _tables(analysis: "Analysis") -> list[str]:
         ("Cells", _summary(analysis.table)),
     ):
         if table is not None and len(table):
-            more = (
-                f"<p>{len(table) - MOST_ROWS} more rows in the table.</p>" if len(table) > MOST_ROWS else ""
-            )
             rows = table.head(MOST_ROWS).to_numpy(object).tolist()
-            parts.append(f"<h2>{title}</h2>" + html_table([str(name) for name in table], rows) + more)
+            parts.append(f"<h2>{title}</h2>" + html_table([str(name) for name in table], rows))
+            if len(table) > MOST_ROWS:
+                parts.append(f"<p>{len(table) - MOST_ROWS} more rows in the table.</p>")
     return parts
 
 
@@ -448,7 +419,4 @@ def _file_checksum(source: str) -> str:
     if not source or not Path(source).is_file():
         return ""
     with Path(source).open("rb") as file:
-        digest = sha256()
-        while content := file.read(1 << 20):
-            digest.update(content)
-    return digest.hexdigest()
+        return file_digest(file, "sha256").hexdigest()

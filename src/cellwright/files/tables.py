@@ -43,13 +43,7 @@ MOST_XLSX_ROWS = 1_048_576
 
 
 def write_table(path: Path | str, result: Result) -> None:
-    """Write the cells of a result as CSV, in one step; of a density the count of each frame.
-
-    Raises
-    ------
-    WriteError
-        The file cannot be written.
-    """
+    """Write the cells of a result as CSV, in one step; of a density the count of each frame."""
     table = cells_table(result)
     if result.gives == "density":
         table = frames_table(result)
@@ -58,13 +52,7 @@ def write_table(path: Path | str, result: Result) -> None:
 
 
 def write_csv(path: Path | str, table: "pandas.DataFrame") -> None:
-    """Write a table of an analysis as CSV, with 9 digits, in one step.
-
-    Raises
-    ------
-    WriteError
-        The file cannot be written.
-    """
+    """Write a table of an analysis as CSV, with 9 digits, in one step."""
     with atomic_write(Path(path)) as part:
         table.to_csv(part, index=False, float_format="%.9g")
 
@@ -121,13 +109,7 @@ def settings_table(result: Result, settings: Mapping[str, Any]) -> "pandas.DataF
 
 
 def write_provenance(path: Path | str, result: Result) -> None:
-    """Write how a result was found, with its count and notices, as JSON, in one step.
-
-    Raises
-    ------
-    WriteError
-        The file cannot be written.
-    """
+    """Write how a result was found, with its count and notices, as JSON, in one step."""
     values: dict[str, Any] = {"count": plain_count(result.count)}
     if result.interval:
         values["interval"] = list(result.interval)

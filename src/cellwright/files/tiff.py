@@ -58,13 +58,6 @@ CHUNK_PX = 1024  # along Y and X, at least, of what is read at once
 def read_tiff(path: Path, wanted: Wanted = Wanted()) -> Iterator[Image]:  # noqa: B008 - frozen
     """Yield the images of a TIFF, each with axes, pixel size and channels as far as the file tells them.
 
-    Parameters
-    ----------
-    path
-        The file.
-    wanted
-        What is needed of them.
-
     Raises
     ------
     ReadError
@@ -92,13 +85,18 @@ def set_of(path: Path) -> tuple[str, ...]:
             told = file.ome_metadata or ""
     except (OSError, ValueError, tifffile.TiffFileError):  # reading it tells what is wrong
         return ()
-    try:
-        names = _files_of_set(ElementTree.fromstring(told))
-    except ElementTree.ParseError:
-        return ()
+    names = _files_of_set(_ome(told))
     if len(names) < 2:
         return ()
     return tuple(sorted(names))
+
+
+def _ome(xml: str) -> ElementTree.Element:
+    """Return OME-XML; an empty element where it is damaged, for the pixels can be read all the same."""
+    try:
+        return ElementTree.fromstring(xml)
+    except ElementTree.ParseError:
+        return ElementTree.Element("OME")
 
 
 def _files_of_set(root: ElementTree.Element) -> dict[str, None]:
@@ -416,10 +414,7 @@ def _told(tiff: tifffile.TiffFile, index: int) -> ImageMetadata:
 
 
 def _told_by_ome(xml: str, index: int) -> ImageMetadata:
-    try:
-        every = ElementTree.fromstring(xml).findall(".//{*}Pixels")
-    except ElementTree.ParseError:
-        every = []
+    every = _ome(xml).findall(".//{*}Pixels")
     if not every:
         return ImageMetadata()
     pixels = every[min(index, len(every) - 1)]
@@ -511,7 +506,7 @@ def _refuse_cut_file(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, p
 
 
 def _check_directories(tiff: tifffile.TiffFile, path: Path) -> None:
-    """Raise ReadError where the directories of a file go round in a circle, or name more than it can hold."""
+    """Raise ReadError where the directories of a file are cut, go round, or name more than it can hold."""
     header, file = tiff.tiff, tiff.filehandle
     if header.is_ndpi:
         return  # whose offsets are of another kind
@@ -525,7 +520,7 @@ def _check_directories(tiff: tifffile.TiffFile, path: Path) -> None:
         subifds = entries["count"][entries["code"] == SUBIFDS_TAG]
         following = np.frombuffer(file.read(header.offsetsize), word)
         if len(following) == 0:
-            return
+            raise ReadError(f"{path} ends within its list of tags: it was cut short. Copy it again.")
         offset = int(following[0])
         if offset in seen or len(seen) > MOST_PAGES or (subifds > MOST_SUBIFDS).any():
             raise ReadError(f"The pages of {path} lead in a circle or are too many. Export it again.")

@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import AXES, SPATIAL, ArrayLike, Image
 from cellwright.core.errors import ReadError
-from cellwright.files.atomic import plain_name
 from cellwright.files.metadata import (
     LEAST_BOMB_BYTES,
     ImageMetadata,
     color_of,
     describe,
     positive,
+    scene_name,
     sizes_of,
     um_per,
 )
@@ -43,13 +43,7 @@ SECTOR_BYTES = {9: 512, 12: 4096}  # by what the header says of them
 
 
 def read_vendor(path: Path) -> Iterator[Image]:
-    """Yield the scenes of a file of a vendor.
-
-    Raises
-    ------
-    ReadError
-        The package for it is not installed.
-    """
+    """Yield the scenes of a file of a vendor; ReadError where the package for it is not installed."""
     package, read = READERS[path.suffix.lower()]
     try:
         module = import_module(package)
@@ -77,26 +71,20 @@ def _read_czi(module: Any, path: Path) -> Iterator[Image]:
     scenes = np.unique(starts[:, scene_axis]).tolist() if scene_axis >= 0 else [None]
     for number in scenes:
         own = np.ones(len(starts), bool)
-        name = path.stem
         if number is not None:
             own = starts[:, scene_axis] == number
-        if len(scenes) > 1:
-            name = f"{name}_{number}"
         low, high = starts[own].min(axis=0), ends[own].max(axis=0)
         window = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
         data, own_axes = _squeezed(pixels[window], letters)
-        yield describe(data, own_axes, name, metadata)
+        yield describe(data, own_axes, scene_name(path, str(number), len(scenes)), metadata)
 
 
 def _read_czi_scenes(file: Any, path: Path) -> Iterator[Image]:
     metadata = _told_by_czi(file.metadata(asdict=True))
     for number, scene in file.scenes.items():
-        name = path.stem
-        if len(file.scenes) > 1:
-            name = f"{name}_{number}"
         pixels = scene.asarray(fillvalue=0, maxworkers=1)  # what no block covers is dark
         data, axes = _squeezed(pixels, "".join(scene.dims).replace("S", "c"))
-        yield describe(data, axes, name, metadata)
+        yield describe(data, axes, scene_name(path, str(number), len(file.scenes)), metadata)
 
 
 def _told_by_czi(told: Any) -> ImageMetadata:
@@ -120,7 +108,13 @@ def _read_nd2(module: Any, path: Path) -> Iterator[Image]:
         [color_of((one.color.r, one.color.g, one.color.b)) for one in channels],
     )
     axes = "".join(letter.replace("S", "c") for letter in sizes)
-    yield from _scenes(pixels, axes, "P", path, told)
+    scenes = [pixels]
+    if "P" in axes:  # positions of the stage
+        before = (slice(None),) * axes.index("P")
+        scenes = [pixels[(*before, n)] for n in range(sizes["P"])]
+    for n, scene in enumerate(scenes):
+        data, letters = _squeezed(scene, axes.replace("P", ""))
+        yield describe(data, letters, scene_name(path, str(n), len(scenes)), told)
 
 
 def _read_lif(module: Any, path: Path) -> Iterator[Image]:
@@ -134,12 +128,9 @@ def _read_lif(module: Any, path: Path) -> Iterator[Image]:
                     steps[str(axis)] = abs(float(values[1]) - float(values[0]))
                 if axis == "C" and np.asarray(values).dtype.kind == "U":  # liffile of 2026
                     names = [str(value) for value in values]
-            name = path.stem
-            if len(images) > 1:
-                name = f"{name}_{plain_name(image.name)}"
             told = ImageMetadata(sizes_of(steps, 1e6), names)  # from metres
             data, axes = _squeezed(image.asarray(), "".join(image.dims).replace("S", "c"))
-            yield describe(data, axes, name, told)
+            yield describe(data, axes, scene_name(path, image.name, len(images)), told)
 
 
 def _refuse_circles(path: Path) -> None:
@@ -229,22 +220,6 @@ def _as_list(value: Any) -> list[Any]:
     if isinstance(value, list):
         return value
     return [value] * isinstance(value, dict)
-
-
-def _scenes(data: ArrayLike, axes: str, scene_axis: str, path: Path, told: ImageMetadata) -> Iterator[Image]:
-    """Yield each scene of an array as an image of its own; ``c`` are colours."""
-    parts = [(path.stem, data)]
-    if scene_axis in axes:
-        at = axes.index(scene_axis)
-        axes = axes[:at] + axes[at + 1 :]
-        index = (slice(None),) * at
-        if data.shape[at] > 1:
-            parts = [(f"{path.stem}_{n}", data[(*index, n)]) for n in range(data.shape[at])]
-        else:
-            parts = [(path.stem, data[(*index, 0)])]
-    for name, part in parts:
-        squeezed, letters = _squeezed(part, axes)
-        yield describe(squeezed, letters, name, told)
 
 
 def _squeezed(data: ArrayLike, axes: str) -> tuple[ArrayLike, str]:

@@ -173,30 +173,25 @@ def _multiscale(group: Any, name: str, source: Path | str, wanted: Wanted) -> Im
     first = scale["datasets"][0]
     array = _checked(group[first["path"]], source)
     named = scale.get("axes") or list(OLD_AXES[-len(array.shape) :])
-    names = [axis["name"] if isinstance(axis, dict) else axis for axis in named]
-    units = [axis.get("unit", "") if isinstance(axis, dict) else "" for axis in named]
-    factors = np.ones(len(names))
+    named = [axis if isinstance(axis, dict) else {"name": axis} for axis in named]
+    factors = np.ones(len(named))
     steps = [*first.get("coordinateTransformations", ()), *scale.get("coordinateTransformations", ())]
     for step in steps:
         if step["type"] == "scale":
             factors = factors * np.asarray(step["scale"], float)
     sizes = {}
-    axes = _letters(names)
-    for letter, unit, factor in zip(axes, units, factors.tolist(), strict=False):
-        per_unit, size = um_per(str(unit)), positive(factor)
+    axes = _letters([axis["name"] for axis in named])
+    for letter, axis, factor in zip(axes, named, factors.tolist(), strict=False):
+        per_unit, size = um_per(str(axis.get("unit", ""))), positive(factor)
         if letter in SPATIAL and per_unit and size:
             sizes[letter] = size * per_unit
     channels = [one for one in (told.get("omero") or {}).get("channels") or () if isinstance(one, dict)]
-    image = describe(
-        array,
-        axes,
-        name,
-        ImageMetadata(
-            sizes,
-            [str(one.get("label") or one.get("name") or "") for one in channels],
-            [f"#{str(one.get('color', 'ffffff')).lstrip('#').lower()[:6]}" for one in channels],
-        ),
+    known = ImageMetadata(
+        sizes,
+        [str(one.get("label") or one.get("name") or "") for one in channels],
+        [f"#{str(one.get('color', 'ffffff')).lstrip('#').lower()[:6]}" for one in channels],
     )
+    image = describe(array, axes, name, known)
     if wanted.has_levels:
         image = replace(image, levels=_levels(group, source))
     if not address_of(source):  # on a server each level would be a request more
@@ -276,23 +271,12 @@ def create_array(folder: Path, image: Image, dtype: str = "int32") -> ArrayLike:
     with writing(folder):
         group = zarr.open_group(folder, mode="w", zarr_format=3)
         return group.create_array(
-            "0",
-            shape=shape,
-            chunks=chunks,
-            dtype=dtype,
-            fill_value=0,
-            dimension_names=tuple(axes.lower()),
+            "0", shape=shape, chunks=chunks, dtype=dtype, fill_value=0, dimension_names=tuple(axes.lower())
         )
 
 
 def open_array(folder: Path) -> ArrayLike:
-    """Return what :func:`create_array` made, to be read and written.
-
-    Raises
-    ------
-    ReadError
-        There is none.
-    """
+    """Return what :func:`create_array` made, to be read and written; ReadError where there is none."""
     zarr = _zarr()
     try:
         return zarr.open_group(folder, mode="r+")["0"]
@@ -309,11 +293,6 @@ def finish_array(folder: Path, image: Image) -> None:
     first; those of a map have the means of 2 x 2 pixels.
 
     Source: OME-Zarr 0.5, https://ngff.openmicroscopy.org/0.5/
-
-    Raises
-    ------
-    WriteError
-        The folder cannot be written.
     """
     from yaozarrs import v05
 
@@ -329,12 +308,10 @@ def finish_array(folder: Path, image: Image) -> None:
         datasets = []
         for index, factor in enumerate(factors):
             scale = [sizes.get(axis, 1.0) * (factor if axis in "YX" else 1) for axis in axes]
-            datasets.append(
-                v05.Dataset(path=str(index), coordinateTransformations=[v05.ScaleTransformation(scale=scale)])
-            )
-        scales = v05.Multiscale(
-            name=image.name, axes=[_axis(axis, sizes) for axis in axes], datasets=datasets
-        )
+            scaled = v05.ScaleTransformation(scale=scale)
+            datasets.append(v05.Dataset(path=str(index), coordinateTransformations=[scaled]))
+        named = [_axis(axis, sizes) for axis in axes]
+        scales = v05.Multiscale(name=image.name, axes=named, datasets=datasets)
         told = v05.Image(multiscales=[scales])
         if is_labels:
             told = v05.LabelImage.model_validate({"multiscales": [scales], "image-label": v05.ImageLabel()})
@@ -355,10 +332,7 @@ def _halved(group: Any, level: Any, name: str, *, is_labels: bool) -> Any:
         overwrite=True,
     )
     for lead, rows, columns in _windows(level.shape):
-        halved = (
-            slice(rows.start // 2, ceil(rows.stop / 2)),
-            slice(columns.start // 2, ceil(columns.stop / 2)),
-        )
+        halved = [slice(span.start // 2, ceil(span.stop / 2)) for span in (rows, columns)]
         pixels = level[(*lead, rows, columns)]
         reduced = pixels[::2, ::2]
         if not is_labels:

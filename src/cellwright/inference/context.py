@@ -14,6 +14,7 @@ from cellwright.core.data import Image, Maps
 from cellwright.core.errors import OutOfMemoryError, SettingsError
 from cellwright.core.tasks import Progress, Task
 from cellwright.inference.device import is_out_of_memory
+from cellwright.inference.fit import FactCollector, calibration_of
 from cellwright.inference.predictor import Engine, TileProgress, by_name, predict_maps, stacked
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry, store
@@ -61,6 +62,8 @@ class Preparation(NamedTuple):
     zoom: float  # model pixels per image pixel
     networks: Engine | None = None  # made once for all and let go of by their maker; None: one a part
     channels: tuple[Scaling, ...] = ()  # the scaling of each, where several are combined
+    n_places: int = 0  # of the image that the zoom was estimated at; 0 where these were all of it
+    facts: FactCollector | None = None  # takes what a part tells of how well it was counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +86,8 @@ class CountContext:
 
     @property
     def calibration(self) -> FitCalibration | None:
-        """What tells how well the model does; several together were never compared with the truth."""
-        return self.model.fit if len(self.engine.models) == 1 else None
+        """What tells how well the models do, if anything."""
+        return calibration_of(self.engine.models)
 
     @property
     def is_blank(self) -> bool:
@@ -105,9 +108,11 @@ class CountContext:
             for block in blocks
         )
 
-    def progress(self, stage: str, batches: Sequence[BlockBatch], zoom: float) -> TileProgress:
+    def progress(self, batches: Sequence[BlockBatch], zoom: float) -> TileProgress:
         """Return a count of the tiles that the network takes for these batches."""
-        n_tiles = 0
+        stage, n_tiles = "tiles", 0
+        if zoom != 1.0:
+            stage = "rescaled tiles"
         for batch in batches:
             tiles = grid(self.engine.layout(zoomed(batch.shape, zoom)))
             n_tiles += len(batch.frames) * len(tiles)
@@ -195,7 +200,7 @@ def open_context(
     if preparation is None:
         scaling = fit(frames.sample(), spec.percentiles)
     else:
-        scaling, zoom, networks, _ = preparation
+        scaling, zoom, networks = preparation[:3]
     try:
         lent = nullcontext(networks) if networks else closing(Engine(models, engine_settings))
         with lent as engine:

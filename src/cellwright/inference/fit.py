@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import Cells, Maps
 from cellwright.models.fit import FitCalibration
+from cellwright.models.protocol import CellModel
 
 CELL = 0.5  # probability from which on a pixel is likely cell
 UNSURE = (0.15, 0.85)  # probabilities between these are neither cell nor background
@@ -28,18 +29,23 @@ UNKNOWN_BELOW = 0.35
 NEARLY_ALL = 0.95
 
 
+def calibration_of(models: Sequence[CellModel]) -> FitCalibration | None:
+    """Return what tells how well models do; several together were never compared with the truth."""
+    return models[0].fit if len(models) == 1 else None
+
+
 class FactCollector:
     """Collects what the blocks of a count tell of how well it went; nothing where there is no calibration."""
 
     def __init__(self, fit: FitCalibration | None) -> None:
         self._fit = fit
-        self._sums = np.zeros(4)
+        self.sums = np.zeros(4)  # what was added; that of several parts of an image makes up the whole
 
     def add(self, maps: Sequence[Maps], cells: Sequence[Cells]) -> None:
         """Add the frames of a batch: their maps, and what was decoded from them."""
         if self._fit is not None:
             for one_maps, one_cells in zip(maps, cells, strict=True):
-                self._sums += _pixel_sums(one_maps, one_cells)
+                self.sums += _pixel_sums(one_maps, one_cells)
 
     def expected_f1(self, cells: Sequence[Cells]) -> float | None:
         """Return how well the count is expected to be; None where nothing tells, no cell was found, say.
@@ -50,7 +56,7 @@ class FactCollector:
         if self._fit is None or not len(scores):
             return None
         areas = np.concatenate([one.areas for one in cells])
-        n_cell, n_unsure, n_taken, length = self._sums.tolist()
+        n_cell, n_unsure, n_taken, length = self.sums.tolist()
         n_cell = max(n_cell, 1.0)
         return self._fit.expected_f1(
             {

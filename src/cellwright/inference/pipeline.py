@@ -50,6 +50,7 @@ from cellwright.ops.geometry.tiles import Layout, Tile, grid
 from cellwright.ops.volumes.link import link_cells
 
 LINKED_AXES = ("ZYX", "TZYX")
+PLACES = (0.2, 0.5, 0.8)  # of a large image, at which its scale is estimated
 KEPT_MAPS_BYTES = 1_000_000_000  # larger maps are dropped once decoded
 
 
@@ -138,18 +139,21 @@ def count_with_prediction(
     models = load_models(model)
     with open_context(image, models, settings, engine, preparation) as context:
         keep_maps &= registry.get(models[0].spec.family).gives == "instances"
-        stitched, prediction, zoom, fit = yield from _stitch(context, keep_maps=keep_maps)
+        facts = FactCollector(context.calibration)
+        if preparation is not None and preparation.facts is not None:
+            facts = preparation.facts
+        stitched, prediction, zoom, n_places, fit = yield from _stitch(context, facts, keep_maps=keep_maps)
         n, cells, link_notice = stitched.count, stitched.cells, ""
         if engine.link and "Z" in image.axes:
             yield Progress("link", 0, 1)
             cells, link_notice = _linked(cells, image, models[0], context.settings)
             n = float(len(cells))
         provenance = provenance_of(context, image, names_of(model), zoom, time.perf_counter() - started)
-        facts = {"models": references_of(model), **stitched.facts}
+        found = {"models": references_of(model), **stitched.facts}
         if fit is not None:
-            facts["expected_f1"] = round(fit, 4)
-        provenance = replace(provenance, settings={**provenance.settings, **facts})
-        rescaled = zoom_notice(zoom, context.engine_settings.diameter_px)
+            found["expected_f1"] = round(fit, 4)
+        provenance = replace(provenance, settings={**provenance.settings, **found})
+        rescaled = zoom_notice(zoom, context.engine_settings.diameter_px, n_places)
         notices = (
             *image.notices,
             context.frames.notice,
@@ -189,14 +193,9 @@ def prepare(
         context = replace(whole, block_px=block_px)
         if context.is_blank:
             return Preparation(context.scaling, 1.0, channels=context.channels)
-        places: tuple[float, ...] = (0.5,)
-        if len(context.batches(1.0)) >= 3:
-            places = (0.2, 0.5, 0.8)
-        zooms = []
-        for place in places:
-            trial = yield from estimate_scale(context, place)
-            zooms.append(trial.zoom)
-    return Preparation(context.scaling, sorted(zooms)[len(zooms) // 2], channels=context.channels)
+        trials = yield from _trials(context, is_large=_has_places(context))
+    zoom = trials[len(trials) // 2].zoom
+    return Preparation(context.scaling, zoom, channels=context.channels, n_places=_n_places(context, trials))
 
 
 def predict(
@@ -210,7 +209,7 @@ def predict(
         zoom = zoom_for(context.engine_settings.diameter_px, context.engine.spec)
         whole = _whole(context.frames.shape)
         batches = [BlockBatch(range(index, index + 1), whole) for index in range(len(context.frames))]
-        progress = context.progress("tiles", batches, zoom)
+        progress = context.progress(batches, zoom)
         maps: list[Maps] = []
         for batch in batches:
             maps += yield from context.predict(batch, zoom, progress)
@@ -265,24 +264,25 @@ class _Outcome(NamedTuple):
     stitched: Stitched
     prediction: Prediction | None
     zoom: float
+    n_places: int
     fit: float | None
 
 
-def _stitch(context: CountContext, *, keep_maps: bool) -> Task[_Outcome]:
+def _stitch(context: CountContext, collector: FactCollector, *, keep_maps: bool) -> Task[_Outcome]:
     """Predict and decode the image block by block and put it together."""
     frames, settings = context.frames, context.settings
     stitcher = context.model.stitcher(frames.lead_shape, frames.shape)
     if context.is_blank:
-        return _Outcome((yield from stitcher.finish(settings)), None, 1.0, None)
-    trial = yield from estimate_scale(context)
-    zoom, progress, batches = trial.zoom, trial.progress, context.batches(trial.zoom)
+        return _Outcome((yield from stitcher.finish(settings)), None, 1.0, 0, None)
+    trials = yield from _trials(context, is_large=len(frames) == 1 and _has_places(context))
+    middle, n_places = trials[len(trials) // 2], _n_places(context, trials)
+    zoom, progress, batches = middle.zoom, middle.progress, context.batches(middle.zoom)
     keep_maps &= _fits(context, batches, zoom)
-    collector = FactCollector(context.calibration)
-    ready = _ready(trial, batches, collector, keep_maps=keep_maps)
-    if zoom != 1.0:
-        left = [batch for index, batch in enumerate(batches) if index not in ready]
-        progress = context.progress("rescaled tiles", left, zoom)
-    del trial  # or its maps stay in memory beside those of the next block
+    ready = _ready([one for one in trials if one.zoom == zoom], batches, collector, keep_maps=keep_maps)
+    left = [batch for index, batch in enumerate(batches) if index not in ready]
+    if zoom != 1.0 or len(trials) > 1:
+        progress = context.progress(left, zoom)
+    del trials, middle  # or their maps stay in memory beside those of the next block
     kept: list[Maps] = []
     for index, batch in enumerate(batches):
         predicted = ready.pop(index, None)
@@ -298,18 +298,44 @@ def _stitch(context: CountContext, *, keep_maps: bool) -> Task[_Outcome]:
     if keep_maps:
         prediction = Prediction(tuple(kept), zoom, frames.shape, frames.lead_shape)
     stitched = yield from stitcher.finish(settings)
-    return _Outcome(stitched, prediction, zoom, collector.expected_f1([stitched.cells]))
+    return _Outcome(stitched, prediction, zoom, n_places, collector.expected_f1([stitched.cells]))
+
+
+def _has_places(context: CountContext) -> bool:
+    """Whether an image is so large that its scale is estimated at several places."""
+    return len(context.batches(1.0)) >= len(PLACES)
+
+
+def _trials(context: CountContext, *, is_large: bool) -> Task[list[ScaleTrial]]:
+    """Return trials of the scale by their zoom, the middle one of which stands."""
+    places: Sequence[float] = (0.5,)
+    if is_large:
+        places = PLACES
+    trials = []
+    for place in places:
+        trial = yield from estimate_scale(context, place)
+        trials.append(trial)
+    return sorted(trials, key=lambda trial: trial.zoom)
+
+
+def _n_places(context: CountContext, trials: Sequence[ScaleTrial]) -> int:
+    """Return at how many places of an image its scale was estimated; 0 where these are all of it."""
+    if len(context.batches(1.0)) == len(trials):
+        return 0
+    return len(trials)
 
 
 def _ready(
-    trial: ScaleTrial, batches: Sequence[BlockBatch], collector: FactCollector, *, keep_maps: bool
+    trials: Sequence[ScaleTrial], batches: Sequence[BlockBatch], collector: FactCollector, *, keep_maps: bool
 ) -> dict[int, Predicted]:
-    """Return what the trial of the scale has predicted already, by the index of its batch."""
-    if trial.predicted is None or trial.batch not in batches:
-        return {}
-    collector.add(trial.predicted.maps, trial.predicted.decoded)
-    maps = trial.predicted.maps if keep_maps else []
-    return {batches.index(trial.batch): Predicted(maps, trial.predicted.decoded)}
+    """Return what the trials of the scale have predicted already, by the index of their batch."""
+    ready = {}
+    for trial in trials:
+        if trial.predicted is not None and trial.batch in batches:
+            collector.add(*trial.predicted)
+            maps = trial.predicted.maps if keep_maps else []
+            ready[batches.index(trial.batch)] = Predicted(maps, trial.predicted.decoded)
+    return ready
 
 
 def _fits(context: CountContext, batches: Sequence[BlockBatch], zoom: float) -> bool:

@@ -293,7 +293,7 @@ class PointPredictor:
         if context.is_blank:
             return _empty(tile, zoom)
         part, batch = self._only(context, tile), _whole(tile)
-        maps = yield from part.predict(batch, zoom, part.progress("tiles", [batch], zoom))
+        maps = yield from part.predict(batch, zoom, part.progress([batch], zoom))
         return self._window_of(context, tile, zoom, maps)
 
     def _window_of(self, context: CountContext, tile: Tile, zoom: float, maps: list[Maps]) -> Window:

@@ -58,14 +58,14 @@ def estimate_scale(context: CountContext, at: float = 0.5) -> Task[ScaleTrial]:
     if zoom is None:
         zoom = zoom_for(context.engine_settings.diameter_px, spec)
     batches = context.batches(zoom)
-    batch = batches[min(int(len(batches) * at), len(batches) - 1)]
-    progress = context.progress("tiles", batches, zoom)
+    batch = _batch_at(batches, at)
+    progress = context.progress(batches, zoom)
     if context.zoom is not None or context.engine_settings.diameter_px:
         return ScaleTrial(zoom, batch, None, progress)
     first = ScaleTrial(zoom, batch, (yield from context.decode(batch, zoom, progress)), progress)
     if registry.get(spec.family).gives == "instances":
-        best = yield from _most_confident(context, first)
-        return (yield from _looked_closer(context, best))
+        best = yield from _most_confident(context, first, at)
+        return (yield from _looked_closer(context, best, at))
     assert first.predicted is not None
     measured = zoom_of_density(first.predicted.decoded, spec)
     if measured == zoom:
@@ -73,12 +73,16 @@ def estimate_scale(context: CountContext, at: float = 0.5) -> Task[ScaleTrial]:
     return ScaleTrial(measured, batch, None, progress)
 
 
-def _most_confident(context: CountContext, first: ScaleTrial) -> Task[ScaleTrial]:
+def _batch_at(batches: Sequence[BlockBatch], at: float) -> BlockBatch:
+    return batches[min(int(len(batches) * at), len(batches) - 1)]
+
+
+def _most_confident(context: CountContext, first: ScaleTrial, at: float) -> Task[ScaleTrial]:
     spec, best, tried = context.engine.spec, first, [first.zoom]
     tuned = zoom_for(spec.tuned_diameter_px, spec)
     if not is_close(tuned, tried):
         tried.append(tuned)
-        trial = yield from _try(context, first.batch, tuned)
+        trial = yield from _try(context, first.batch, tuned, at)
         if mean_confidence(trial.cells) > TUNED * mean_confidence(best.cells):
             best = trial
     least_gain = 1.0
@@ -91,14 +95,14 @@ def _most_confident(context: CountContext, first: ScaleTrial) -> Task[ScaleTrial
         if is_close(wanted, tried):
             break
         tried.append(wanted)
-        trial = yield from _try(context, first.batch, wanted)
+        trial = yield from _try(context, first.batch, wanted, at)
         if mean_confidence(trial.cells) <= gain * mean_confidence(best.cells):
             break
         best = trial
     return best
 
 
-def _looked_closer(context: CountContext, best: ScaleTrial) -> Task[ScaleTrial]:
+def _looked_closer(context: CountContext, best: ScaleTrial, at: float) -> Task[ScaleTrial]:
     """Return the trial of the enlarged image where that promises more than the plain one, which does little.
 
     Nuclei in stained tissue and in brightfield are often told apart better so. One slice does not decide that
@@ -111,7 +115,7 @@ def _looked_closer(context: CountContext, best: ScaleTrial) -> Task[ScaleTrial]:
     promised = _expected_f1(context, best)
     if promised is None or promised >= fit.closer_below:
         return best
-    closer = yield from _try(context, best.batch, CLOSER)
+    closer = yield from _try(context, best.batch, CLOSER, at)
     if (_expected_f1(context, closer) or 0.0) <= promised:
         return best
     return closer
@@ -124,12 +128,12 @@ def _expected_f1(context: CountContext, trial: ScaleTrial) -> float | None:
     return collector.expected_f1(trial.cells)
 
 
-def _try(context: CountContext, batch: BlockBatch, zoom: float) -> Task[ScaleTrial]:
+def _try(context: CountContext, batch: BlockBatch, zoom: float, at: float) -> Task[ScaleTrial]:
     """Return what a batch holds at another zoom, or a block where it is too large for that to be one."""
     batches = context.batches(zoom)
     if all(batch.block != one.block for one in batches):
-        batch = batches[len(batches) // 2]
-    progress = context.progress("rescaled tiles", [batch], zoom)
+        batch = _batch_at(batches, at)
+    progress = context.progress([batch], zoom)
     return ScaleTrial(zoom, batch, (yield from context.decode(batch, zoom, progress)), progress)
 
 
@@ -203,19 +207,24 @@ def mean_confidence(cells: Sequence[Cells]) -> float:
     return float((scores * areas).sum() / max(areas.sum(), 1.0))
 
 
-def zoom_notice(zoom: float, diameter_px: float) -> str:
-    """Return a sentence for the user when the image was rescaled without their word, else ``""``."""
+def zoom_notice(zoom: float, diameter_px: float, n_places: int) -> str:
+    """Return a sentence for the user when the image was rescaled without their word, else ``""``.
+
+    ``n_places`` are those of the image that were looked at, 0 where that was all of it.
+    """
     if zoom == 1.0 or diameter_px:
         return ""
+    where = {0: "", 1: "; this was judged at its middle"}
+    places = where.get(n_places, f"; this was judged at {n_places} places of it")
     if zoom == CLOSER:
         return (
             f"Few right outlines were to be expected, and more in the image enlarged {zoom:g} times, so that "
-            "was counted; set the diameter to decide yourself."
+            f"was counted{places}; set the diameter to decide yourself."
         )
     size, change = "large", f"shrunk {1 / zoom:.2g}"
     if zoom > 1:
         size, change = "small", f"enlarged {zoom:.2g}"
     return (
-        f"The cells looked too {size} for the model, so the image was {change} times; set the diameter to "
-        "decide yourself."
+        f"The cells looked too {size} for the model, so the image was {change} times{places}; set the "
+        "diameter to decide yourself."
     )

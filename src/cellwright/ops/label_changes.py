@@ -48,11 +48,14 @@ def change_of(labels: Labels, box: Box, after: Labels) -> Change | None:
     inner = bounds(differs)
     if inner is None:
         return None
-    whole = tuple(
-        slice(outer.start + part.start, outer.start + part.stop)
-        for outer, part in zip(box, inner, strict=True)
-    )
+    whole = moved(inner, box)
     return Change(whole, labels[whole].copy(), np.ascontiguousarray(after[inner], np.int32))
+
+
+def moved(box: Box, frame: Box) -> Box:
+    """Return a box within another in the coordinates of the whole."""
+    pairs = zip(box, frame, strict=True)
+    return tuple(slice(outer.start + part.start, outer.start + part.stop) for part, outer in pairs)
 
 
 def bounds(mask: Mask) -> Box | None:

@@ -93,13 +93,9 @@ def _check_free(folder: Path, name: str, meta: Mapping[str, Any], *, may_replace
 
 def _files_of(folder: Path, name: str) -> list[Path]:
     """Return the files of an image that are there."""
-    known = [folder / kind / f"{name}.csv" for kind in ("boxes", "points")] + [
-        folder / "masks" / f"{name}.tif"
-    ]
-    images = folder / "images"
-    return [path for path in images.glob("*") if path.stem == name] + [
-        path for path in known if path.exists()
-    ]
+    images = [path for path in (folder / "images").glob("*") if path.stem == name]
+    truths = [folder / f"boxes/{name}.csv", folder / f"points/{name}.csv", folder / f"masks/{name}.tif"]
+    return images + [path for path in truths if path.exists()]
 
 
 def _write_files(folder: Path, name: str, entry: Entry) -> None:

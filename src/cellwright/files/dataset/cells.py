@@ -51,13 +51,7 @@ def read_cells(
 
 
 def write_cells(path: Path, truth: Annotation, class_names: Sequence[str]) -> None:
-    """Write the boxes of an annotation, or its points where it has none, and their classes.
-
-    Raises
-    ------
-    WriteError
-        The folder cannot be written.
-    """
+    """Write the boxes of an annotation, or its points where it has none, and their classes."""
     called = [""] * len(truth.points)
     if truth.classes is not None:
         names = {-1: "", **dict(enumerate(class_names))}
@@ -75,19 +69,7 @@ def write_classes(
 ) -> None:
     """Write a pixel of each cell that has a class, the nearest to its middle, and the class.
 
-    Where no cell has one there is no file.
-
-    Parameters
-    ----------
-    labels
-        In the axes ``axes``.
-    classes : int16 (N,)
-        The class of cell ``i + 1``, -1 for none.
-
-    Raises
-    ------
-    WriteError
-        The folder cannot be written.
+    ``classes`` (N,) is that of cell ``i + 1``, -1 for none. Where no cell has one there is no file.
     """
     if not (classes >= 0).any():
         return

@@ -32,7 +32,7 @@ from cellwright.core.errors import ReadError, WriteError
 from cellwright.files.atomic import finish_change
 from cellwright.files.dataset.cells import read_cells
 from cellwright.files.dataset.meta import Region, checked_pixel_size, checked_regions, listed, read_meta
-from cellwright.files.dataset.pairs import find_pairs, kinds_of, read_truth
+from cellwright.files.dataset.pairs import find_pairs, has_masks, read_truth
 from cellwright.files.images import read_image
 from cellwright.ops.labels import annotate, relabel
 
@@ -61,26 +61,14 @@ class Item:
         return self.truth_path.parent.name == "masks"
 
     def image(self) -> Image:
-        """Return the image alone.
-
-        Raises
-        ------
-        ReadError
-            The file is missing or damaged.
-        """
+        """Return the image alone."""
         image = read_image(self.image_path)
         fits = len(self.pixel_size_um) == sum(axis in SPATIAL for axis in image.axes)
         told = self.pixel_size_um if fits else ()  # a dataset may hold images and volumes
         return replace(image, name=self.name, pixel_size_um=image.pixel_size_um or told)
 
     def read(self) -> tuple[Image, Labels]:
-        """Return the image and its labels, numbered 1..N.
-
-        Raises
-        ------
-        ReadError
-            A file is missing or damaged, the labels do not fit the image, or there are none.
-        """
+        """Return the image and its labels, numbered 1..N; ReadError where there are no masks."""
         if not self.has_masks:
             raise ReadError(
                 f"Expected masks of {self.name!r}; got only {self.truth_path.parent.name}. Choose a dataset "
@@ -101,11 +89,6 @@ class Item:
 
         The annotation has masks where these do not show every cell of a 2D image. Of what lies outside of
         ``regions`` it may say anything.
-
-        Raises
-        ------
-        ReadError
-            A file is missing or damaged, or the annotation does not fit the image.
         """
         if self.has_masks:
             image, labels = self.read()
@@ -133,13 +116,7 @@ class PairedItem(Item):
         return self.is_complete
 
     def read(self) -> tuple[Image, Labels]:
-        """Return the image and its labels, numbered 1..N.
-
-        Raises
-        ------
-        ReadError
-            A file is missing or damaged, the cells do not fit the image, or there are no masks.
-        """
+        """Return the image and its labels, numbered 1..N; ReadError where there are no masks."""
         image, truth = self.annotated()
         if isinstance(truth, Annotation):
             raise ReadError(
@@ -149,13 +126,7 @@ class PairedItem(Item):
         return image, truth
 
     def annotated(self) -> tuple[Image, Annotation | Labels]:
-        """Return the image with all that is known of its cells: labels, or an annotation.
-
-        Raises
-        ------
-        ReadError
-            A file is missing or damaged, the cells do not fit the image, or there are none.
-        """
+        """Return the image with all that is known of its cells: labels, or an annotation."""
         image = self.image()
         return image, read_truth(self.truth_path, image)
 
@@ -200,15 +171,11 @@ def read_dataset(folder: Path | str) -> Dataset:
     _finish_change(folder)
     if not (folder / "meta.json").exists():
         found = find_pairs(folder)
-        paired = zip(found.pairs, kinds_of(found.pairs), strict=True)
-        return Dataset(
-            folder,
-            tuple(
-                PairedItem(pair.name, pair.split, "", pair.image, pair.truth, is_complete=has_masks)
-                for pair, has_masks in paired
-            ),
-            found.notice,
+        paired = (
+            PairedItem(pair.name, pair.split, "", pair.image, pair.truth, is_complete=has_masks(pair))
+            for pair in found.pairs
         )
+        return Dataset(folder, tuple(paired), found.notice)
     meta = read_meta(folder)
     images = {path.stem: path for path in sorted((folder / "images").glob("*"))}
     classes = tuple(map(str, meta.get("classes") or ()))
@@ -218,8 +185,8 @@ def read_dataset(folder: Path | str) -> Dataset:
         if name in images and truth_path is not None:
             _refuse_links((images[name], truth_path), folder)
             facts = meta["items"].get(name, {})
-            has_masks = truth_path.parent.name == "masks"
-            is_complete = facts.get("complete", meta.get("complete", has_masks)) is True
+            is_mask = truth_path.parent.name == "masks"
+            is_complete = facts.get("complete", meta.get("complete", is_mask)) is True
             group = str(facts.get("group", ""))
             regions = checked_regions(facts.get("regions", ()), name, folder)
             sizes = checked_pixel_size(facts.get("pixel_size_um") or meta.get("pixel_size_um"), folder)

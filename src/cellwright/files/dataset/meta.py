@@ -49,13 +49,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
 
 
 def listed(meta: dict[str, Any], folder: Path) -> Iterator[tuple[str, str]]:
-    """Yield split and name of each image.
-
-    Raises
-    ------
-    ReadError
-        A name leads out of the folder.
-    """
+    """Yield split and name of each image; ReadError where a name leads out of the folder."""
     for split, names in meta["split"].items():
         for name in names:
             if Path(name).name != name or name in ("", ".."):
@@ -64,13 +58,7 @@ def listed(meta: dict[str, Any], folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def checked_regions(values: Any, name: str, folder: Path) -> tuple[Region, ...]:
-    """Return the regions of an image.
-
-    Raises
-    ------
-    ReadError
-        They are no boxes.
-    """
+    """Return the regions of an image; ReadError where they are no boxes."""
     try:
         corners = np.array(values, float).reshape(-1, 2, 2)
         if not (
@@ -87,13 +75,7 @@ def checked_regions(values: Any, name: str, folder: Path) -> tuple[Region, ...]:
 
 
 def checked_pixel_size(values: Any, folder: Path) -> tuple[float, ...]:
-    """Return the pixel size along each spatial axis in µm, empty where it is not told.
-
-    Raises
-    ------
-    ReadError
-        They are no positive numbers.
-    """
+    """Return the pixel size along each spatial axis in µm, empty where it is not told."""
     try:
         sizes = tuple(map(float, values or ()))
         if not all(0 <= size < inf for size in sizes) or (sizes and not any(sizes)):
@@ -107,13 +89,7 @@ def checked_pixel_size(values: Any, folder: Path) -> tuple[float, ...]:
 
 
 def write_meta(folder: Path, meta: dict[str, Any]) -> None:
-    """Write meta.json.
-
-    Raises
-    ------
-    WriteError
-        The folder cannot be written.
-    """
+    """Write meta.json."""
     write_text(folder / "meta.json", json.dumps(meta, indent=1, default=str) + "\n")
 
 

@@ -11,7 +11,7 @@ Any of these may stand in folders ``train`` and ``val`` (or ``test``). Else one 
 with a fixed seed from the sorted names, where there are five and more.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -215,11 +215,9 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMED]) + more
 
 
-def kinds_of(pairs: Sequence[FilePair]) -> Iterator[bool]:
-    """Yield of each pair whether its truth are masks; of COCO files that hold boxes they are not."""
-    for pair in pairs:
-        if pair.truth.suffix != ".json":
-            yield True
-            continue
-        known = _annotations(pair.truth, pair.truth.stat().st_mtime_ns)
-        yield next(one.labels is not None for one in known if one.name == pair.name)
+def has_masks(pair: FilePair) -> bool:
+    """Return whether the truth of a pair are masks; COCO files may hold boxes."""
+    if pair.truth.suffix != ".json":
+        return True
+    known = _annotations(pair.truth, pair.truth.stat().st_mtime_ns)
+    return next(one.labels is not None for one in known if one.name == pair.name)

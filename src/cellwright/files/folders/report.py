@@ -17,24 +17,7 @@ DARK_BELOW = 0.6  # share of the range up to which numbers on a colour are white
 
 
 def write_folder_report(path: Path, output: Path, outcomes: Sequence[ImageOutcome], settings: str) -> None:
-    """Write the report of a folder as one HTML file, in one step.
-
-    Parameters
-    ----------
-    path
-        The file.
-    output
-        Folder of the results, for the small pictures.
-    outcomes
-        What became of each image.
-    settings
-        A text that tells how they were counted.
-
-    Raises
-    ------
-    WriteError
-        The file cannot be written.
-    """
+    """Write the report of a folder as one HTML file; settings is a text of how they were counted."""
     done = [one for one in outcomes if not one.error]
     failed = [(one.image.name, one.error) for one in outcomes if one.error]
     n_cells = sum(float(one.row["count"]) for one in done)

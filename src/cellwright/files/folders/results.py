@@ -119,11 +119,8 @@ def _kept_as(image: ListedImage, output: Path, made: Made) -> Mapping[str, Any]:
 
 
 def _read_mark(path: Path) -> Mapping[str, Any]:
-    try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, *NO_JSON):
-        return {}
-    if isinstance(kept, dict) and kept.get("version") == MARK_VERSION:
+    kept = _read_record(path)
+    if kept.get("version") == MARK_VERSION:
         return kept
     return {}
 
@@ -136,13 +133,7 @@ class Begun(NamedTuple):
 
 
 def begin_image(image: ListedImage, output: Path) -> Begun:
-    """Take back that an image is done, before its files are written anew; what was changed by hand is kept.
-
-    Raises
-    ------
-    WriteError
-        It cannot be.
-    """
+    """Take back that an image is done, before its files are written anew; what was edited by hand is kept."""
     mark = _mark(image.name, output)
     kept = _read_mark(mark)
     notices = []
@@ -188,19 +179,9 @@ def _checksum(path: Path) -> int:
 def mark_done(
     image: ListedImage, output: Path, made: Made, files: Sequence[Path], row: Mapping[str, Any], before: Begun
 ) -> None:
-    """Note that an image is done, once its files are whole; those that it had before and has no more go.
-
-    Raises
-    ------
-    WriteError
-        It cannot be written.
-    """
-    facts: dict[str, Any] = {
-        **_facts_of(files, output),
-        "row": dict(row),
-        "plate": dict(image.plate),
-        "part": image.part,
-    }
+    """Note that an image is done, once its files are whole; those that it had before and has no more go."""
+    facts: dict[str, Any] = _facts_of(files, output)
+    facts |= {"row": dict(row), "plate": dict(image.plate), "part": image.part}
     _write_mark(image, output, made, facts)
     for name in set(before.files) - set(facts["files"]):  # of other settings; they would mislead
         path = output / name
@@ -211,13 +192,7 @@ def mark_done(
 
 
 def mark_written(image: ListedImage, output: Path, files: Sequence[Path]) -> None:
-    """Note in the record of an image that was counted by itself what was written, so that changes are seen.
-
-    Raises
-    ------
-    WriteError
-        It cannot be written.
-    """
+    """Note in the record of an image counted by itself what was written, so that changes are seen."""
     record = _record(image.name, output)
     values = _read_record(record)
     others = [path for path in files if path != record]
@@ -235,13 +210,7 @@ def _facts_of(files: Sequence[Path], output: Path) -> dict[str, dict[str, int]]:
 
 
 def mark_parts(image: ListedImage, output: Path, made: Made, parts: Sequence[ListedImage]) -> None:
-    """Note which images a file holds, once all of them are done or have failed.
-
-    Raises
-    ------
-    WriteError
-        It cannot be written.
-    """
+    """Note which images a file holds, once all of them are done or have failed."""
     _write_mark(image, output, made, {"parts": {part.name: part.part for part in parts}})
 
 
@@ -283,20 +252,7 @@ def blocks_folder(output: Path, name: str) -> Path:
 
 
 def take_blocks(folder: Path, place: Path) -> list[Path]:
-    """Move the files of an image that was counted block by block to their place; return those to look for.
-
-    Parameters
-    ----------
-    folder
-        Where they are, and nothing else.
-    place
-        Where they belong, without their endings.
-
-    Raises
-    ------
-    WriteError
-        They cannot be moved.
-    """
+    """Move the files of an image counted block by block to where it belongs; return those to look for."""
     written = []
     with writing(place):
         make_folder(place.parent)
@@ -320,13 +276,7 @@ def thumbnail_of(output: Path, name: str) -> Path:
 
 
 def write_thumbnail(output: Path, name: str, image: Image, result: Result) -> None:
-    """Write an image with its cells, small, as JPEG.
-
-    Raises
-    ------
-    WriteError
-        It cannot be written.
-    """
+    """Write an image with its cells, small, as JPEG."""
     labels, on_disk = output / f"{name}.labels.zarr", None
     if result.cells.labels is None and labels.exists():
         on_disk = open_array(labels)
@@ -339,11 +289,6 @@ def read_result(output: Path, name: str, image: Image) -> Result:
     """Return what was found in an image, as its files tell: labels, else points and boxes, or a density.
 
     Cells whose labels were changed since are measured anew; how sure the model was is no longer known then.
-
-    Raises
-    ------
-    ReadError
-        A file is missing, damaged or belongs to another image.
     """
     provenance = _read_provenance(output / f"{name}.json")
     density = output / f"{name}.density.tif"
@@ -354,12 +299,12 @@ def read_result(output: Path, name: str, image: Image) -> Result:
     table = _read_cells(output / f"{name}.cells.csv")
     labels = output / f"{name}.labels.tif"
     if labels.exists():
-        pixels = read_label_image(labels, image)
-        areas, points, boxes = measure(relabel(pixels))
+        cells = relabel(read_label_image(labels, image))
+        areas, points, boxes = measure(cells)
         scores = np.ones(len(areas), np.float32)
         if len(table) == len(scores):
             scores = table["score"].to_numpy(np.float32)
-        return Result(float(len(areas)), Cells(points, boxes, scores, areas, relabel(pixels)), provenance)
+        return Result(float(len(areas)), Cells(points, boxes, scores, areas, cells), provenance)
     points = table[list(image.label_axes.lower())].to_numpy(np.float32)
     boxes = np.stack([points, points + 1], axis=1)
     for place, axis in enumerate(image.label_axes.lower()):
@@ -386,28 +331,17 @@ def _read_cells(path: Path) -> "pandas.DataFrame":
         raise ReadError(f"Expected the table {path}; got: {error}. Count again.") from error
 
 
-def summary_rows(outcomes: Sequence[ImageOutcome]) -> list[dict[str, Any]]:
-    """Return the rows of the summary: name, plate, count, interval, classes, and what failed."""
+def write_summary(output: Path, outcomes: Sequence[ImageOutcome], *, xlsx: bool = False) -> None:
+    """Write ``summary.csv``, and as Excel file where that is wanted: a row for each image."""
+    import pandas
+
     rows = []
     for outcome in outcomes:
         row = {"image": outcome.image.name, **outcome.image.plate, **outcome.row}
         if outcome.error:
             row["error"] = outcome.error
         rows.append(row)
-    return rows
-
-
-def write_summary(output: Path, outcomes: Sequence[ImageOutcome], *, xlsx: bool = False) -> None:
-    """Write ``summary.csv``, and as Excel file where that is wanted, each in one step.
-
-    Raises
-    ------
-    WriteError
-        It cannot be written.
-    """
-    import pandas
-
-    table = pandas.DataFrame(summary_rows(outcomes))
+    table = pandas.DataFrame(rows)
     with atomic_write(output / SUMMARY) as part:
         table.to_csv(part, index=False)
     if xlsx:
@@ -415,13 +349,7 @@ def write_summary(output: Path, outcomes: Sequence[ImageOutcome], *, xlsx: bool 
 
 
 def join_tables(output: Path, outcomes: Sequence[ImageOutcome]) -> None:
-    """Write ``cells.parquet``: the tables of all images, with a column that names the image.
-
-    Raises
-    ------
-    WriteError
-        It cannot be written.
-    """
+    """Write ``cells.parquet``: the tables of all images, with a column that names the image."""
     try:
         import pyarrow
         import pyarrow.parquet
@@ -459,13 +387,7 @@ def _in_parts(path: Path) -> Iterator["pandas.DataFrame"]:
 
 
 def check_output(output: Path, paths: Sequence[Path]) -> None:
-    """Raise where results would lie among the images that are counted.
-
-    Raises
-    ------
-    WriteError
-        The folder of the results is one of the paths, or in one of them.
-    """
+    """Raise WriteError where results would lie among the images that are counted."""
     inside = [path for path in paths if output.resolve().is_relative_to(path.resolve())]
     if inside:
         raise WriteError(f"Results must not go into {inside[0]}, which is counted. Name another folder.")

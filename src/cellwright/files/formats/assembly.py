@@ -36,7 +36,7 @@ MOST_CROSSED = 2000  # corners of an outline that is looked at for crossings, wh
 FARTHEST = 1e12  # coordinate that makes sense, of whatever image
 FARTHEST_PX = float(1 << 20)  # from the first pixel, where the size of the image is not known
 
-Fill = Callable[[Sequence[Ring], tuple[int, ...]], MaskPart]
+Fill = Callable[[Sequence[Ring]], MaskPart]
 
 
 class Shape(NamedTuple):
@@ -72,13 +72,7 @@ class ReadingNotes:
     def read(
         self, rows: Iterable[JsonValue], read_object: Callable[[JsonValue], FileObject | None]
     ) -> list[FileObject]:
-        """Return the objects of these rows, without those that make no sense.
-
-        Raises
-        ------
-        ReadError
-            None of them makes any.
-        """
+        """Return the objects of these rows that make sense; ReadError where none does."""
         found = []
         for row in rows:
             self.n_objects += 1
@@ -95,13 +89,7 @@ class ReadingNotes:
         return found
 
     def fill(self, n_px: int) -> None:
-        """Count pixels that outlines and masks take up in memory.
-
-        Raises
-        ------
-        ReadError
-            They are too many.
-        """
+        """Count pixels that outlines and masks take up in memory; ReadError where they are too many."""
         most = MOST_FILLED_PX
         if self.image is not None:
             most = max(most, MOST_TIMES_FILLED * prod(self.image.label_shape))
@@ -134,13 +122,7 @@ def makes_sense(places: NDArray[np.float64]) -> bool:
 
 
 def area_of(node: JsonValue, *rings: Ring) -> Shape:
-    """Return the area inside rings (even-odd), each without a repeated first corner at its end.
-
-    Raises
-    ------
-    ReadError
-        A ring has less than three corners, or coordinates that are no numbers.
-    """
+    """Return the area inside rings (even-odd) of 3 corners and more, without repeated ones at their ends."""
     checked = []
     for ring in rings:
         if len(ring) > 1 and (ring[0] == ring[-1]).all():
@@ -162,13 +144,7 @@ def oval_of(
 
 
 def box_of(node: JsonValue, corners: NDArray[np.float64]) -> Shape:
-    """Return a box of two corners in any order.
-
-    Raises
-    ------
-    ReadError
-        They are not two, or lie on one line.
-    """
+    """Return a box of two corners in any order; ReadError where they are not two, or lie on one line."""
     if corners.shape != (2, 2) or not makes_sense(corners) or not np.ptp(corners, axis=0).all():
         raise node.refuse("two corners of a box with a width and a height")
     return Shape("box", [np.sort(corners, axis=0)])
@@ -179,7 +155,7 @@ def assemble(
     objects: Sequence[FileObject],
     notes: ReadingNotes,
     image: Image | None,
-    fill: Fill | None = None,
+    fill: Fill = filled,
 ) -> ImageAnnotation:
     """Return an annotation with the cells that objects tell of: points or boxes where all are, else labels.
 
@@ -219,11 +195,7 @@ def assemble(
         boxes = np.array([one.shapes[0].rings[0] for one in inside], np.float32)
         names = [one.name for one in inside]
         return with_classes(annotation, names, boxes=boxes, notices=notes.notices())
-    return _labels(annotation, inside, notes, fill or _filled)
-
-
-def _filled(rings: Sequence[Ring], shape: tuple[int, ...]) -> MaskPart:
-    return filled(rings)
+    return _labels(annotation, inside, notes, fill)
 
 
 def _of_one_kind(objects: Sequence[FileObject], notes: ReadingNotes) -> Sequence[FileObject]:
@@ -254,6 +226,7 @@ def _cut(one: FileObject, shape: tuple[int, ...], notes: ReadingNotes) -> FileOb
     if any(not -0.5 <= at < n for at, n in zip(one.lead, shape[:-2], strict=True)):
         return None
     size = (shape[-2], shape[-1])
+    end = np.array(size) + MARGIN_PX
     kept, is_over = [], False
     for part in one.shapes:
         corners = np.concatenate(part.rings) if part.rings else np.zeros((1, 2))
@@ -262,7 +235,7 @@ def _cut(one: FileObject, shape: tuple[int, ...], notes: ReadingNotes) -> FileOb
         if beyond <= 0 or part.kind == "mask":
             kept.append(part)
         elif part.kind == "point":
-            near = [ring for ring in part.rings if _is_near(ring, size)]
+            near = [ring for ring in part.rings if ring.min() >= -MARGIN_PX and (ring <= end).all()]
             kept += [Shape("point", near)] * bool(near)
         elif part.kind == "box":
             box = corners.clip(0, size)
@@ -274,10 +247,6 @@ def _cut(one: FileObject, shape: tuple[int, ...], notes: ReadingNotes) -> FileOb
         return None
     notes.note("were cut at the edge of the image", int(is_over))
     return replace(one, shapes=kept)
-
-
-def _is_near(points: Ring, size: tuple[int, int]) -> bool:
-    return bool((points >= -MARGIN_PX).all() and (points <= np.array(size) + MARGIN_PX).all())
 
 
 def _points(
@@ -299,7 +268,6 @@ def _labels(
 ) -> ImageAnnotation:
     cells: dict[Any, list[MaskPart]] = {}
     names: dict[Any, str] = {}
-    size = annotation.shape[-2:]
     for index, one in enumerate(objects):
         key = ("alone", index) if one.group is None else ("group", one.group)
         names.setdefault(key, one.name)
@@ -310,9 +278,10 @@ def _labels(
                 continue
             if part.mask is None:
                 notes.fill(int(prod(np.ptp(np.concatenate(part.rings), axis=0) + 1)))
-            n_crossed += part.kind == "area" and any(map(_crosses, part.rings))
+            looked_at = [ring for ring in part.rings if part.kind == "area" and len(ring) <= MOST_CROSSED]
+            n_crossed += any(map(crosses_itself, looked_at))
             lead = tuple(round(at) for at in one.lead)
-            cells.setdefault(key, []).append(_mask_of(part, size, fill).at(lead))
+            cells.setdefault(key, []).append(_mask_of(part, fill).at(lead))
         notes.note("cross themselves and were filled as drawn", int(n_crossed > 0))
     labels, left, counts = painted(list(cells.values()), annotation.shape)
     for what, n in counts.items():
@@ -329,27 +298,19 @@ def _n_steps(part: Shape) -> float:
     return sum(float(np.abs(side).max(axis=1).sum()) for side in sides)
 
 
-def _crosses(ring: Ring) -> bool:
-    return len(ring) <= MOST_CROSSED and crosses_itself(ring)
-
-
-def _mask_of(part: Shape, size: tuple[int, ...], fill: Fill) -> MaskPart:
+def _mask_of(part: Shape, fill: Fill) -> MaskPart:
     if part.mask is not None:
         return part.mask
     if part.kind == "box":
         (y0, x0), (y1, x1) = part.rings[0].tolist()
         return filled([np.array([[y0, x0], [y0, x1], [y1, x1], [y1, x0]])])
-    return fill(part.rings, size)
+    return fill(part.rings)
 
 
 def finished(
-    annotation: ImageAnnotation,
-    objects: Sequence[FileObject],
-    notes: ReadingNotes,
-    image: Image | None,
-    fill: Fill | None = None,
+    annotation: ImageAnnotation, objects: Sequence[FileObject], notes: ReadingNotes, image: Image | None
 ) -> tuple[ImageAnnotation, ...]:
     """Return the cells of the one image of a file, which must fit ``image``; see :func:`assemble`."""
     if annotation.shape:
         chosen(notes.path, [annotation], image)
-    return chosen(notes.path, [assemble(annotation, objects, notes, image, fill)], image)
+    return chosen(notes.path, [assemble(annotation, objects, notes, image)], image)

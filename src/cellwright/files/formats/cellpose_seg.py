@@ -104,15 +104,11 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
 
 
 def _described(annotation: ImageAnnotation, content: JsonValue) -> ImageAnnotation:
-    sizes, names = content.find("pixel_size_um"), content.find("class_names")
-    classes = content.find("classes")
-    if sizes is not None:
-        annotation = replace(
-            annotation, pixel_size_um=sizes.sizes(sum(axis in SPATIAL for axis in annotation.axes))
-        )
-    if names is None or classes is None:
+    n_spatial = sum(axis in SPATIAL for axis in annotation.axes)
+    annotation = replace(annotation, pixel_size_um=content.sizes_at("pixel_size_um", n_spatial))
+    class_names, classes = content.texts_at("class_names"), content.find("classes")
+    if not class_names or classes is None:
         return annotation
-    class_names = tuple(row.text() for row in names.rows())
     numbers = classes.numbers(len(annotation))
     if not ((numbers >= -1) & (numbers < len(class_names))).all():
         raise classes.refuse("a class of class_names for each cell")
@@ -141,13 +137,7 @@ def _content(path: Path) -> Any:
 
 
 def write(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
-    """Write the labels of one image as Cellpose does.
-
-    Raises
-    ------
-    WriteError
-        The file cannot be written, or there are no masks or several images.
-    """
+    """Write the labels of one image as Cellpose does."""
     one = only_one(annotation, "Cellpose")
     labels = needing_masks(one, "Cellpose")
     n = len(one)

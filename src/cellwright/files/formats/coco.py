@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import ndimage
 
 from cellwright.core.data import Image
 from cellwright.core.errors import WriteError
@@ -26,7 +24,7 @@ from cellwright.files.formats.image_annotation import (
     chosen,
     planes_and_classes,
 )
-from cellwright.files.formats.outlines import MaskPart, Ring, polygons
+from cellwright.files.formats.outlines import MaskPart, Ring, cells_of, polygons
 from cellwright.files.json_value import JsonValue, read_json
 
 
@@ -37,13 +35,7 @@ def is_coco(path: Path) -> bool:
 
 
 def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
-    """Return the cells of each image of a COCO file, or of the one that has the name of ``image``.
-
-    Raises
-    ------
-    ReadError
-        The file is damaged, or does not fit the image.
-    """
+    """Return the cells of each image of a COCO file, or of the one that has the name of ``image``."""
     content = read_json(path)
     names: dict[Any, str] = {}
     categories = content.find("categories")
@@ -66,7 +58,7 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
         n_astray = 0
         objects = notes.read(own[number], partial(_object, notes, names, empty.shape))
         annotation = replace(empty, class_names=known)
-        found.append(assemble(annotation, objects, notes, None, _fill))
+        found.append(assemble(annotation, objects, notes, None, partial(_fill, shape=empty.shape)))
     return chosen(path, found, image)
 
 
@@ -108,7 +100,7 @@ def _polygon(node: JsonValue) -> Shape:
     return area_of(node, JsonValue(pairs, node.path, node.where).pairs())
 
 
-def _fill(rings: Sequence[Ring], shape: tuple[int, ...]) -> MaskPart:
+def _fill(rings: Sequence[Ring], *, shape: tuple[int, ...]) -> MaskPart:
     """Return the pixels of a polygon as pycocotools has them."""
     from pycocotools import mask as coco
 
@@ -205,50 +197,37 @@ def _write(path: Path, annotation: Sequence[ImageAnnotation], *, has_polygons: b
 
 
 def _image_row(number: int, annotation: ImageAnnotation) -> dict[str, Any]:
-    row = {
-        "id": number,
-        "file_name": f"{annotation.name}.tif",
-        "height": annotation.shape[0],
-        "width": annotation.shape[1],
-    }
-    return row | ({"pixel_size_um": list(annotation.pixel_size_um)} if annotation.pixel_size_um else {})
+    height, width = annotation.shape
+    row = {"id": number, "file_name": f"{annotation.name}.tif", "height": height, "width": width}
+    if annotation.pixel_size_um:
+        row["pixel_size_um"] = list(annotation.pixel_size_um)
+    return row
 
 
 def _shapes(annotation: ImageAnnotation, *, has_polygons: bool) -> list[dict[str, Any]]:
     found = []
     if annotation.labels is None:
-        for (y0, x0), (y1, x1) in (
-            np.zeros((0, 2, 2)) if annotation.boxes is None else annotation.boxes.astype(float)
-        ):
-            box = [float(n) for n in (x0, y0, x1 - x0, y1 - y0)]
-            found.append({"bbox": box, "area": box[2] * box[3], "segmentation": []})
+        for (y0, x0), (y1, x1) in annotation.corners.tolist():
+            width, height = x1 - x0, y1 - y0
+            found.append({"bbox": [x0, y0, width, height], "area": width * height, "segmentation": []})
         return found
-    for number, window in enumerate(ndimage.find_objects(annotation.labels), start=1):
-        mask = annotation.labels[window] == number
-        top, left = (part.start for part in window)
-        values: dict[str, Any] = {
-            "bbox": [left, top, mask.shape[1], mask.shape[0]],
-            "area": int(mask.sum()),
-            "segmentation": _polygons(mask, (top, left)) if has_polygons else None,
-        }
-        values["segmentation"] = values["segmentation"] or _runs(mask, (top, left), annotation.shape)
-        found.append(values)
+    for _, _, part in cells_of(annotation.labels):
+        (top, left), (height, width) = part.corner, part.mask.shape
+        outlines = polygons(part.mask, part.corner) if has_polygons else []
+        segmentation: Any = [outline[0][:, ::-1].ravel().astype(int).tolist() for outline in outlines]
+        if not has_polygons or any(len(outline) > 1 for outline in outlines):
+            segmentation = _runs(part, annotation.shape)
+        own = {"bbox": [left, top, width, height], "area": int(part.mask.sum())}
+        found.append({**own, "segmentation": segmentation})
     return found
 
 
-def _polygons(mask: NDArray[np.bool_], corner: tuple[int, int]) -> list[list[int]] | None:
-    found = polygons(mask, corner)
-    if any(len(polygon) > 1 for polygon in found):
-        return None
-    return [polygon[0][:, ::-1].ravel().astype(int).tolist() for polygon in found]
-
-
-def _runs(mask: NDArray[np.bool_], corner: tuple[int, int], shape: tuple[int, ...]) -> dict[str, Any]:
-    """Return the compressed run lengths of a mask whose first pixel is at a corner."""
+def _runs(part: MaskPart, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Return the compressed run lengths of the pixels of a cell."""
     from pycocotools import mask as coco
 
-    columns, rows = np.nonzero(mask.T)
-    places = (columns + corner[1]) * shape[0] + rows + corner[0]
+    columns, rows = np.nonzero(part.mask.T)
+    places = (columns + part.corner[1]) * shape[0] + rows + part.corner[0]
     is_first = np.diff(places, prepend=-2) > 1
     ends = places[np.append(is_first[1:], True)] + 1
     bounds = np.stack([places[is_first], ends], axis=1).ravel()

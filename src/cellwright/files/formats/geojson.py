@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from cellwright.core.data import AXES, SPATIAL, Image
 from cellwright.files.atomic import write_text
 from cellwright.files.formats.assembly import FileObject, ReadingNotes, Shape, area_of, finished, makes_sense
 from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, checked_shape, only_one
-from cellwright.files.formats.outlines import Ring, area, polygons
+from cellwright.files.formats.outlines import Ring, area, cells_of, polygons
 from cellwright.files.json_value import JsonValue, read_json
 
 NUMBER = "cell"  # key in the metadata of a feature
@@ -34,11 +33,6 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
 
     A file of QuPath does not tell the size of its image; without ``image`` it is taken to be as small as may
     be. Lines are left out, and so are annotations that lie around detections.
-
-    Raises
-    ------
-    ReadError
-        The file is damaged, or does not fit the image.
     """
     content = read_json(path)
     annotation = _described(content, path, image)
@@ -86,10 +80,7 @@ def _described(content: JsonValue, path: Path, image: Image | None) -> ImageAnno
     if not isinstance(content.value, list):
         own = content.find("image")
     if own is None:
-        axes = "YX"
-        if image is not None:
-            axes = image.label_axes
-        return ImageAnnotation(path.stem, (), axes)
+        return ImageAnnotation(path.stem, (), "YX" if image is None else image.label_axes)
     axes = own.at("axes").text()
     if not axes.endswith("YX") or not set(axes) <= set(AXES) - {"C"} or len(set(axes)) != len(axes):
         raise own.at("axes").refuse("axes that end with YX")
@@ -148,15 +139,8 @@ def _number(metadata: JsonValue | None) -> int:
 
 def _lead(plane: JsonValue | None, axes: str) -> tuple[int, ...]:
     """Return frame and slice of a feature, as far as the image has such axes."""
-    lead = []
-    for axis in axes[:-2]:
-        found = None
-        if plane is not None:
-            found = plane.find(axis.lower())
-        lead.append(0)
-        if found is not None:
-            lead[-1] = max(0, found.whole(-1, 2**31 - 2))
-    return tuple(lead)
+    found = [plane and plane.find(axis) for axis in axes[:-2].lower()]
+    return tuple(max(0, place.whole(-1, 2**31 - 2)) if place else 0 for place in found)
 
 
 def _shapes_of(geometry: JsonValue) -> list[Shape]:
@@ -193,13 +177,7 @@ def _area(node: JsonValue) -> Shape:
 
 
 def write(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
-    """Write the cells of one image; boxes are written as polygons.
-
-    Raises
-    ------
-    WriteError
-        The file cannot be written, or there are several images.
-    """
+    """Write the cells of one image; boxes are written as polygons."""
     one = only_one(annotation, "GeoJSON")
     image: dict[str, Any] = {"name": one.name, "shape": list(one.shape), "axes": one.axes}
     if one.pixel_size_um:
@@ -217,12 +195,8 @@ def _written(annotation: ImageAnnotation) -> list[dict[str, Any]]:
             index = tuple(np.rint(corners[0, :-2]).astype(int).tolist())
             features.append(_feature(annotation, row, _simple(corners[:, -2:]), index))
         return features
-    for index in np.ndindex(annotation.labels.shape[:-2]):
-        labels = annotation.labels[index]
-        for row, window in enumerate(ndimage.find_objects(labels)):
-            if window is not None:
-                found = polygons(labels[window] == row + 1, [part.start for part in window])
-                features.append(_feature(annotation, row, _geometry(found), index))
+    for index, row, (corner, mask) in cells_of(annotation.labels):
+        features.append(_feature(annotation, row, _geometry(polygons(mask, corner)), index))
     return features
 
 

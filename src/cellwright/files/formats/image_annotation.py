@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +79,9 @@ class ImageAnnotation:
         return tuple(self._plane(index) for index in np.ndindex(self.shape[:-2]))
 
     def _plane(self, index: tuple[int, ...]) -> "ImageAnnotation":
-        name = self.name + "".join(
-            f"_{axis.lower()}{at:03d}" for axis, at in zip(self.axes, index, strict=False)
-        )
-        pixel_size = self.pixel_size_um[-2:]
-        plane = ImageAnnotation(
-            name, self.shape[-2:], class_names=self.class_names, pixel_size_um=pixel_size, image=None
-        )
+        places = (f"_{axis.lower()}{at:03d}" for axis, at in zip(self.axes, index, strict=False))
+        name, sizes = self.name + "".join(places), self.pixel_size_um[-2:]
+        plane = ImageAnnotation(name, self.shape[-2:], class_names=self.class_names, pixel_size_um=sizes)
         if self.labels is not None:
             numbers, inverse = np.unique(self.labels[index], return_inverse=True)
             rows = numbers[numbers > 0] - 1
@@ -130,11 +127,9 @@ def chosen(path: Path, found: Sequence[ImageAnnotation], image: Image | None) ->
     """
     if image is None:
         return tuple(found)
-    own = (
-        [annotation for annotation in found if annotation.name == image.name]
-        if len(found) > 1
-        else list(found)
-    )
+    own = found
+    if len(found) > 1:
+        own = [annotation for annotation in found if annotation.name == image.name]
     if len(own) != 1:
         raise ReadError(
             f"Expected the cells of image {image.name!r} in {path}; got "
@@ -151,18 +146,9 @@ def chosen(path: Path, found: Sequence[ImageAnnotation], image: Image | None) ->
 
 
 def checked_shape(path: Path, where: str, shape: Sequence[int]) -> tuple[int, ...]:
-    """Return the size of an image as a file tells it.
-
-    Raises
-    ------
-    ReadError
-        It is empty, or too large to be true.
-    """
+    """Return the size of an image as a file tells it; ReadError where it is empty or too large."""
     sizes = tuple(int(n) for n in shape)
-    n_pixels = 1
-    for n in sizes:
-        n_pixels *= n
-    if min(sizes, default=0) < 1 or n_pixels > MOST_PIXELS:
+    if min(sizes, default=0) < 1 or prod(sizes) > MOST_PIXELS:
         raise ReadError(f"{where} of {path} must tell the size of an image; got {sizes}. Export it again.")
     return sizes
 
@@ -178,13 +164,7 @@ def canvas(path: Path, image: Image | None, ends: NDArray[np.floating]) -> tuple
 
 
 def only_one(annotation: Sequence[ImageAnnotation], title: str) -> ImageAnnotation:
-    """Return the one image a file of this format can hold.
-
-    Raises
-    ------
-    WriteError
-        There are several, or none.
-    """
+    """Return the one image a file of this format can hold; WriteError where there are several, or none."""
     if len(annotation) != 1:
         raise WriteError(
             f"A {title} file holds one image; got {len(annotation)}. Write each to a file of its own."
@@ -193,13 +173,7 @@ def only_one(annotation: Sequence[ImageAnnotation], title: str) -> ImageAnnotati
 
 
 def of_plane(annotation: ImageAnnotation, title: str) -> ImageAnnotation:
-    """Return the annotation of a 2D image.
-
-    Raises
-    ------
-    WriteError
-        They are those of a stack.
-    """
+    """Return the annotation of a 2D image; WriteError for a stack."""
     if len(annotation.shape) != 2:
         raise WriteError(
             f"A {title} file holds a 2D image; {annotation.name!r} has axes {annotation.axes!r}. Write its "
@@ -209,13 +183,7 @@ def of_plane(annotation: ImageAnnotation, title: str) -> ImageAnnotation:
 
 
 def needing_masks(annotation: ImageAnnotation, title: str) -> Labels:
-    """Return the labels.
-
-    Raises
-    ------
-    WriteError
-        There are boxes or points alone.
-    """
+    """Return the labels; WriteError where there are boxes or points alone."""
     if annotation.labels is None:
         raise WriteError(
             f"{title} holds outlines; of {annotation.name!r} only {annotation.kind} are known. Choose CSV."
@@ -224,13 +192,7 @@ def needing_masks(annotation: ImageAnnotation, title: str) -> Labels:
 
 
 def labels_of(path: Path, where: str, values: NDArray[Any], axes: str, name: str) -> ImageAnnotation:
-    """Return the annotation of labels, renumbered 1..N in their order.
-
-    Raises
-    ------
-    ReadError
-        They are no whole numbers, below 0, or their size cannot be that of an image.
-    """
+    """Return the annotation of labels, renumbered 1..N in their order; ReadError where they are none."""
     checked_shape(path, where, values.shape)
     if values.dtype.kind not in "iub" or (values.dtype.kind == "i" and values.min() < 0):
         raise ReadError(
@@ -240,9 +202,7 @@ def labels_of(path: Path, where: str, values: NDArray[Any], axes: str, name: str
     return ImageAnnotation(name, values.shape, axes, relabel(values))
 
 
-def planes_and_classes(
-    annotation: Sequence[ImageAnnotation],
-) -> tuple[list[ImageAnnotation], list[str]]:
+def planes_and_classes(annotation: Sequence[ImageAnnotation]) -> tuple[list[ImageAnnotation], list[str]]:
     """Return the 2D images of annotations, and the names of their classes, those of cells without one too."""
     planes = [plane for one in annotation for plane in one.planes()]
     names = list(dict.fromkeys(name for plane in planes for name in plane.class_names))
@@ -263,8 +223,6 @@ def with_classes(
 ) -> ImageAnnotation:
     """Return an annotation with these cells, of which each has a class by name."""
     classes, class_names = numbered(names, annotation.class_names)
-    if classes is not None and not (classes >= 0).any() and not annotation.class_names:
-        classes = None
     return replace(
         annotation,
         labels=labels,

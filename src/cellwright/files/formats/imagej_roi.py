@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from cellwright.core.data import Image
 from cellwright.core.errors import ReadError
@@ -28,7 +27,7 @@ from cellwright.files.formats.assembly import (
     makes_sense,
 )
 from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, only_one
-from cellwright.files.formats.outlines import polygons
+from cellwright.files.formats.outlines import cells_of, polygons
 from cellwright.files.json_value import JsonValue
 from cellwright.files.metadata import LEAST_BOMB_BYTES
 
@@ -45,11 +44,6 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     Lines, angles and text are left out.
 
     The files do not tell the size of their image; without ``image`` it is taken to be as small as may be.
-
-    Raises
-    ------
-    ReadError
-        The file is damaged, or does not fit the image.
     """
     rois = read_rois(path)
     axes = _axes(rois)
@@ -76,13 +70,7 @@ def _object(notes: ReadingNotes, axes: str, node: JsonValue) -> FileObject | Non
 
 
 def read_rois(path: Path) -> list[JsonValue]:
-    """Return the ROIs of a .roi file or a .zip of them.
-
-    Raises
-    ------
-    ReadError
-        It is damaged, or none of them.
-    """
+    """Return the ROIs of a .roi file or a .zip of them."""
     import roifile
 
     try:
@@ -133,13 +121,7 @@ def _area(node: JsonValue) -> Shape:
 
 
 def rings_of(node: JsonValue) -> list[NDArray[np.float64]]:
-    """Return the outline of an area as rings y, x.
-
-    Raises
-    ------
-    ReadError
-        It is none: a line, text, or points.
-    """
+    """Return the outline of an area as rings y, x; ReadError for a line, text, or points."""
     roi = node.value
     if roi.roitype.name not in AREAS or roi.subtype.name not in FLAT:
         shown = JsonValue(f"{roi.roitype.name} {roi.subtype.name}", node.path, node.where)
@@ -201,13 +183,7 @@ def _lead(node: JsonValue, axes: str) -> tuple[int, ...]:
 
 
 def write(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
-    """Write the cells of one image as a .zip of ROIs, plane by plane.
-
-    Raises
-    ------
-    WriteError
-        The file cannot be written, or there are several images.
-    """
+    """Write the cells of one image as a .zip of ROIs, plane by plane."""
     import roifile
 
     one = only_one(annotation, "ImageJ ROI")
@@ -229,13 +205,9 @@ def _written(annotation: ImageAnnotation) -> Any:
             else:
                 yield _roi(annotation, row, [corners[:, -2:]], place, "RECT")
         return
-    for index in np.ndindex(annotation.labels.shape[:-2]):
-        labels = annotation.labels[index]
-        place = dict(zip(lead_axes, index, strict=True))
-        for row, window in enumerate(ndimage.find_objects(labels)):
-            if window is not None:
-                found = polygons(labels[window] == row + 1, [part.start for part in window])
-                yield _roi(annotation, row, [ring for polygon in found for ring in polygon], place, "TRACED")
+    for index, row, (corner, mask) in cells_of(annotation.labels):
+        rings = [ring for polygon in polygons(mask, corner) for ring in polygon]
+        yield _roi(annotation, row, rings, dict(zip(lead_axes, index, strict=True)), "TRACED")
 
 
 def _roi(
@@ -255,10 +227,8 @@ def _roi(
     else:
         roi = roifile.ImagejRoi()
         roi.name = title
-        (roi.left, roi.top), (roi.right, roi.bottom) = (
-            np.floor(corners.min(axis=0)).astype(int).tolist(),
-            np.ceil(corners.max(axis=0)).astype(int).tolist(),
-        )
+        roi.left, roi.top = np.floor(corners.min(axis=0)).astype(int).tolist()
+        roi.right, roi.bottom = np.ceil(corners.max(axis=0)).astype(int).tolist()
         if kind == "TRACED":
             roi.multi_coordinates = np.concatenate([_path(ring) for ring in rings])
             roi.shape_roi_size = len(roi.multi_coordinates)
@@ -269,7 +239,7 @@ def _roi(
         kind = "RECT"
     roi.roitype = roifile.ROI_TYPE[kind]
     roi.z_position, roi.t_position = (place.get(axis, -1) + 1 for axis in "ZT")
-    if place and len(place) == 1:
+    if len(place) == 1:
         roi.position = next(iter(place.values())) + 1
     elif len(place) == 2:
         roi.c_position = 1

@@ -20,13 +20,8 @@ from cellwright.files.formats.image_annotation import (
 from cellwright.files.images import read_image, write_labels
 
 ENDINGS = (".ome.tif", ".ome.tiff", ".ome.zarr")
-OWN_ENDINGS = (
-    "_cp_masks",
-    "_Object Identities",
-    ".labels",
-    "_labels",
-    "_masks",
-)  # of programs that write labels
+# of programs that write labels
+OWN_ENDINGS = ("_cp_masks", "_Object Identities", ".labels", "_labels", "_masks")
 
 
 def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
@@ -63,13 +58,7 @@ def _name_of(path: Path) -> str:
 
 
 def write(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
-    """Write the labels of one image as int32 OME-TIFF with axes and pixel size.
-
-    Raises
-    ------
-    WriteError
-        The file cannot be written, or there are no masks or several images.
-    """
+    """Write the labels of one image as int32 OME-TIFF with axes and pixel size."""
     one = only_one(annotation, "TIFF")
     labels = needing_masks(one, "TIFF")
     write_labels(path, labels, Image(labels, one.axes, one.pixel_size_um, one.name))

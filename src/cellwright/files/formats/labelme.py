@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from cellwright.core.data import Image
 from cellwright.files.atomic import write_text
@@ -39,7 +38,7 @@ from cellwright.files.formats.image_annotation import (
     of_plane,
     only_one,
 )
-from cellwright.files.formats.outlines import MaskPart, polygons
+from cellwright.files.formats.outlines import MaskPart, cells_of, polygons
 from cellwright.files.images import as_bytes
 from cellwright.files.json_value import JsonValue, read_json
 
@@ -57,11 +56,6 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
 
     Polygons, circles and masks give labels, as do rectangles among them; shapes of one group are one cell.
     Rectangles alone give boxes, points alone points. Lines are left out.
-
-    Raises
-    ------
-    ReadError
-        The file is damaged, or does not fit the image.
     """
     content = read_json(path)
     sides = (content.at("imageHeight").whole(1), content.at("imageWidth").whole(1))
@@ -154,13 +148,7 @@ def _picture(node: JsonValue) -> NDArray[Any]:
 
 
 def write_polygons(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
-    """Write cells as polygons, boxes or points; those with holes, which polygons cannot have, as masks.
-
-    Raises
-    ------
-    WriteError
-        The file cannot be written, or there is more than one 2D image.
-    """
+    """Write cells as polygons, boxes or points; those with holes, which polygons cannot have, as masks."""
     one = of_plane(only_one(annotation, "LabelMe"), "LabelMe")
     _write(path, one, _shapes(one), {"imagePath": _file_name(one)})
 
@@ -171,8 +159,8 @@ def write_masks(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
     labels = needing_masks(one, "LabelMe with masks")
     file = _file_name(one)
     shapes = []
-    for row, window in enumerate(ndimage.find_objects(labels)):
-        shapes.append(_mask_shape(one.class_of(row), window, labels[window] == row + 1))
+    for _, row, part in cells_of(labels):
+        shapes.append(_mask_shape(one.class_of(row), part))
     _write(path, one, shapes, {"imagePath": file, "imageName": file})
 
 
@@ -199,8 +187,8 @@ def _write(
 def _shapes(annotation: ImageAnnotation) -> list[dict[str, Any]]:
     if annotation.labels is not None:
         found = []
-        for row, window in enumerate(ndimage.find_objects(annotation.labels)):
-            found += _cell_shapes(row, annotation.class_of(row), window, annotation.labels[window] == row + 1)
+        for _, row, part in cells_of(annotation.labels):
+            found += _cell_shapes(row, annotation.class_of(row), part)
         return found
     kind, shift = "rectangle", 0.0
     if annotation.boxes is None:
@@ -208,21 +196,19 @@ def _shapes(annotation: ImageAnnotation) -> list[dict[str, Any]]:
     return [_shape(annotation.class_of(row), one + shift, kind) for row, one in enumerate(annotation.corners)]
 
 
-def _cell_shapes(
-    row: int, name: str, window: tuple[slice, ...], mask: NDArray[np.bool_]
-) -> list[dict[str, Any]]:
-    parts = polygons(mask, [part.start for part in window])
+def _cell_shapes(row: int, name: str, part: MaskPart) -> list[dict[str, Any]]:
+    parts = polygons(part.mask, part.corner)
     if any(len(polygon) > 1 for polygon in parts):
-        return [_mask_shape(name, window, mask)]
+        return [_mask_shape(name, part)]
     shapes = [_shape(name, polygon[0], "polygon") for polygon in parts]
     if len(shapes) > 1:
         shapes = [{**shape, "group_id": row + 1} for shape in shapes]
     return shapes
 
 
-def _mask_shape(name: str, window: tuple[slice, ...], mask: NDArray[np.bool_]) -> dict[str, Any]:
-    corners = np.array([[part.start for part in window], [part.stop - 1 for part in window]])
-    return {**_shape(name, corners, "mask"), "mask": _png(mask.astype(np.uint8))}
+def _mask_shape(name: str, part: MaskPart) -> dict[str, Any]:
+    corners = np.array([part.corner, np.add(part.corner, part.mask.shape) - 1])
+    return {**_shape(name, corners, "mask"), "mask": _png(part.mask.astype(np.uint8))}
 
 
 def _shape(name: str, corners: NDArray[Any], kind: str) -> dict[str, Any]:

@@ -50,13 +50,7 @@ def is_trackmate(path: Path) -> bool:
 
 
 def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
-    """Return the cells of a file, of each of its images or of the one that is given.
-
-    Raises
-    ------
-    ReadError
-        The file is damaged, or does not fit the image.
-    """
+    """Return the cells of a file, of each of its images or of the one that is given."""
     root = _root(path)
     content = JsonValue(_plain(root), path, root.tag)
     if root.tag == "annotation":
@@ -143,9 +137,8 @@ def _voc_object(row: JsonValue) -> FileObject:
         ring = [[outlines[0].at(f"{axis}{i}").number() for axis in "yx"] for i in range(1, n + 1)]
         return FileObject(row, [area_of(row, np.array(ring).reshape(-1, 2))], name)
     box = row.at("bndbox")
-    first = [
-        box.at(f"{axis}min").number() - 1 for axis in "yx"
-    ]  # pixels are numbered from 1, the last is inside
+    # pixels are numbered from 1, the last is inside
+    first = [box.at(f"{axis}min").number() - 1 for axis in "yx"]
     last = [box.at(f"{axis}max").number() for axis in "yx"]
     return FileObject(row, [box_of(row, np.array([first, last]))], name)
 
@@ -192,9 +185,8 @@ def _cvat_mask(row: JsonValue) -> Shape:
     if (runs < 0).any() or runs.sum() != height * width:
         raise row.at("rle").refuse(f"run lengths of {height * width} pixels")
     mask = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
-    return Shape(
-        "mask", [np.array([[top, left], [top + height, left + width]], float)], MaskPart((top, left), mask)
-    )
+    corners = np.array([[top, left], [top + height, left + width]], float)
+    return Shape("mask", [corners], MaskPart((top, left), mask))
 
 
 def _numbers(node: JsonValue, separator: str | None) -> NDArray[np.float64]:
@@ -229,11 +221,8 @@ def _read_trackmate(content: JsonValue, image: Image | None) -> tuple[ImageAnnot
     if unit.lower() in ("micron", "microns", "µm", "um", "micrometer"):
         pixel_size = tuple(sizes[axis] for axis in axes if axis in sizes)
     notes = ReadingNotes(content.path, image=image)
-    rows = [
-        row
-        for frame in _rows(content.at("Model").at("AllSpots"), "SpotsInFrame")
-        for row in _rows(frame, "Spot")
-    ]
+    frames = _rows(content.at("Model").at("AllSpots"), "SpotsInFrame")
+    rows = [row for frame in frames for row in _rows(frame, "Spot")]
     objects = notes.read(rows, partial(_spot, notes, axes, sizes))
     annotation = ImageAnnotation(_stem(told, "filename"), shape, axes, pixel_size_um=pixel_size)
     return finished(annotation, objects, notes, image)

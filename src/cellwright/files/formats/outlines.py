@@ -4,7 +4,7 @@ The pixel (y, x) covers y to y + 1 and x to x + 1, so an outline has whole numbe
 outline that has its middle inside (even-odd rule: a ring in a ring is a hole).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +25,15 @@ class MaskPart(NamedTuple):
         return MaskPart((*lead, *self.corner), self.mask[(np.newaxis,) * len(lead)])
 
 
+def cells_of(labels: Labels) -> Iterator[tuple[tuple[int, ...], int, MaskPart]]:
+    """Yield plane, row and pixels of each cell of labels (..., Y, X), plane by plane."""
+    for index in np.ndindex(labels.shape[:-2]):
+        for row, window in enumerate(ndimage.find_objects(labels[index])):
+            if window is not None:
+                corner = tuple(part.start for part in window)
+                yield index, row, MaskPart(corner, labels[index][window] == row + 1)
+
+
 def painted(
     parts: Sequence[Sequence[MaskPart]], shape: tuple[int, ...]
 ) -> tuple[Labels, NDArray[np.intp], dict[str, int]]:
@@ -38,9 +47,8 @@ def painted(
         for corner, mask in parts[row]:
             window, inside = _overlap(corner, mask, shape)
             labels[window][inside] = row + 1
-    left: list[
-        int
-    ] = []  # what follows looks at the cells alone: most of a large image may never be in memory
+    # what follows looks at the cells alone: most of a large image may never be in memory
+    left: list[int] = []
     n_cut = 0
     for row, cell in enumerate(parts):
         n_own = 0
@@ -51,15 +59,11 @@ def painted(
             labels[window][own] = len(left) + 1
         n_cut += 0 < n_own < areas[row]
         left += [row] * (n_own > 0)
-    n_lost = len(parts) - len(left)
-    return (
-        labels,
-        np.array(left, np.intp),
-        {
-            "cover no pixel of their own and were left out": n_lost,
-            "overlap others (the smaller lies on top)": n_cut,
-        },
-    )
+    told = {
+        "cover no pixel of their own and were left out": len(parts) - len(left),
+        "overlap others (the smaller lies on top)": n_cut,
+    }
+    return labels, np.array(left, np.intp), told
 
 
 def _overlap(
@@ -80,7 +84,7 @@ STEPS = ((0, 1), (1, 0), (0, -1), (-1, 0))  # clockwise, y pointing down
 
 
 def polygons(mask: NDArray[np.bool_], corner: Sequence[int] = (0, 0)) -> list[Polygon]:
-    """Return the outline of each connected part of a mask (Y, X), with its holes.
+    """Return the outline of each connected part of a mask (Y, X) that begins at a corner, with its holes.
 
     Rings of one polygon meet in single corners at most, and none crosses itself.
     """

@@ -32,11 +32,11 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     """
     try:
         reader = csv.DictReader(io.StringIO(read_text(path)), strict=True)
-        rows, header = list(reader), [str(name).strip().lower() for name in reader.fieldnames or ()]
+        reader.fieldnames = header = [str(name).strip().lower() for name in reader.fieldnames or ()]
+        rows = list(reader)
     except csv.Error as error:
         raise ReadError(f"Expected a whole CSV file at {path}; got: {error}. Export it again.") from error
-    columns = {axis: _original(reader, column) for axis, column in _columns(path, header).items()}
-    class_column = _original(reader, "class")
+    columns = _columns(path, header)
     axes = "".join(columns)
     if image is not None and len(image.label_axes) != len(axes):
         raise ReadError(
@@ -49,7 +49,7 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
         if max(map(abs, values)) > MOST_PX:
             raise row.refuse("within the image")
         lead, place = tuple(values[:-2]), np.array([values[-2:]]) + 0.5
-        return FileObject(row, [Shape("point", [place])], row.value.get(class_column) or NO_CLASS, lead)
+        return FileObject(row, [Shape("point", [place])], row.value.get("class") or NO_CLASS, lead)
 
     numbered = [JsonValue(row, path, f"Line {number}") for number, row in enumerate(rows, 2)]
     objects = notes.read(numbered, read_row)
@@ -71,11 +71,6 @@ def _columns(path: Path, header: Sequence[str]) -> dict[str, str]:
     return columns
 
 
-def _original(reader: "csv.DictReader[str]", name: str) -> str:
-    """Return a column's name as the file spells it."""
-    return next((own for own in reader.fieldnames or () if str(own).strip().lower() == name), name)
-
-
 def _number(text: str | None, path: Path, where: str) -> float:
     try:
         return JsonValue(float(text or ""), path, where).number()
@@ -84,13 +79,7 @@ def _number(text: str | None, path: Path, where: str) -> float:
 
 
 def write(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
-    """Write the centres of the cells of one image, in pixels.
-
-    Raises
-    ------
-    WriteError
-        The file cannot be written, or there are several images.
-    """
+    """Write the centres of the cells of one image, in pixels."""
     one = only_one(annotation, "CSV").with_boxes()
     points = one.points
     if points is None:

@@ -122,13 +122,7 @@ NAMES = {"labels": "ome-tiff"}  # other names of formats
 
 
 def format_of(name: str) -> Format:
-    """Return the format of a name that can be written.
-
-    Raises
-    ------
-    SettingsError
-        There is none.
-    """
+    """Return the format of a name that can be written; SettingsError where there is none."""
     name = NAMES.get(name, name)
     if name not in FORMATS:
         raise SettingsError(

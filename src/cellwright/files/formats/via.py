@@ -36,13 +36,7 @@ def is_via(path: Path) -> bool:
 
 
 def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
-    """Return the cells of each image, or of the one that has the name of ``image``.
-
-    Raises
-    ------
-    ReadError
-        The file is damaged, or does not fit the image.
-    """
+    """Return the cells of each image, or of the one that has the name of ``image``."""
     content = read_json(path)
     images = content.find(PROJECT) or content
     found = []

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from cellwright.core.data import Image
 from cellwright.core.errors import ReadError, WriteError
@@ -31,7 +30,7 @@ from cellwright.files.formats.image_annotation import (
     needing_masks,
     planes_and_classes,
 )
-from cellwright.files.formats.outlines import as_one_ring, polygons
+from cellwright.files.formats.outlines import as_one_ring, cells_of, polygons
 from cellwright.files.images import as_bytes, read_image
 from cellwright.files.json_value import JsonValue, read_text
 
@@ -58,14 +57,13 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     ReadError
         A file is damaged, an image is missing, or it does not fit ``image``.
     """
-    path = path.parent if path.name == CONFIG else path
-    folder = (
-        path
-        if path.is_dir()
-        else next((up.parent for up in path.parents if up.name == "labels"), path.parent)
-    )
+    if path.name == CONFIG:
+        path = path.parent
+    if path.is_dir():
+        folder, files = path, sorted((path / "labels").rglob("*.txt"))
+    else:
+        folder, files = next((up.parent for up in path.parents if up.name == "labels"), path.parent), [path]
     config = _config(folder / CONFIG)
-    files = sorted((path / "labels").rglob("*.txt")) if path.is_dir() else [path]
     files = [file for file in files if file.name != "classes.txt"]
     if image is not None and len(files) > 1:
         files = [file for file in files if file.stem == image.name]
@@ -233,9 +231,8 @@ def _write_pictures(part: Path, annotation: ImageAnnotation) -> None:
 def _outline_rows(annotation: ImageAnnotation) -> list[str]:
     labels = needing_masks(annotation, "YOLO segments")
     rows = []
-    for number, window in enumerate(ndimage.find_objects(labels), start=1):
-        found = polygons(labels[window] == number, [part.start for part in window])
-        ring = as_one_ring([ring for polygon in found for ring in polygon])
+    for _, _, (corner, mask) in cells_of(labels):
+        ring = as_one_ring([ring for polygon in polygons(mask, corner) for ring in polygon])
         rows.append(_text(ring[:, ::-1] / np.array(annotation.shape[::-1])))
     return rows
 

@@ -16,6 +16,7 @@ from cellwright.files.atomic import atomic_write, write_text, writing
 from cellwright.files.tables import DECIMALS, cells_table
 from cellwright.files.zarr import open_array
 from cellwright.inference.context import load_models
+from cellwright.inference.fit import FactCollector, calibration_of
 from cellwright.inference.pipeline import count_with_prediction
 from cellwright.inference.streaming.plan import (
     StreamBlock,
@@ -71,6 +72,9 @@ def count_block(
     if factor > 1:
         settings = in_model_pixels(settings or job.family.settings(), 1 / factor)
         preparation = preparation._replace(zoom=preparation.zoom * factor)
+    calibration = calibration_of(load_models(job.model))
+    facts = FactCollector(calibration)
+    preparation = preparation._replace(facts=facts)
     counting = count_with_prediction(
         part, job.model, settings, job.engine, keep_maps=False, preparation=preparation
     )
@@ -83,8 +87,8 @@ def count_block(
         table = _density_written(job, image, block, result)
     else:
         table = _cells_written(job, image, plan, block, result)
-    if result.fit is not None:
-        write_text(files_of(job, image).fit(block), json.dumps([result.fit, len(table)]))
+    if calibration is not None:
+        write_text(files_of(job, image).fit(block), json.dumps(facts.sums.tolist()))
     with atomic_write(files_of(job, image).part(block)) as path:
         table.to_csv(path, index=False)
 

@@ -1,13 +1,17 @@
 """The processes that share the blocks of an image: this one alone, some of this machine, or a cluster."""
 
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from itertools import zip_longest
+from math import lcm
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from cellwright.core.data import Image
 from cellwright.core.errors import SettingsError
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     from dask.distributed import Client
 
 CONNECT_S = 10  # for a scheduler to answer
+WARM_PX = 128  # side of what networks see to begin with
 OnBlock = Callable[[StreamBlock], None]
 
 
@@ -65,14 +70,48 @@ def measure_there(job: StreamJob, plan: StreamPlan, scale: CropScale | None) -> 
     return partial(_measure_there, job=job, plan=plan, scale=scale)
 
 
-def shared_out(client: "Client", on_block: OnBlock, blocks: Sequence[StreamBlock]) -> Iterator[int]:
+def warm_up(client: "Client", job: StreamJob) -> None:
+    """Have the processes of a cluster load the networks, while this one finds out how to count."""
+    from dask.distributed import fire_and_forget
+
+    for address in client.nthreads():
+        fire_and_forget(client.submit(_warm_there, job, workers=[address], pure=False))
+
+
+def shared_out(
+    client: "Client",
+    on_block: OnBlock,
+    blocks: Sequence[StreamBlock],
+    path: Callable[[StreamBlock], Path],
+    chunk: int,
+) -> Iterator[int]:
     """Have the processes of a cluster take blocks; give the number finished since the last step.
 
-    A block whose process is lost is taken by another one.
+    A block begins once those before it that write to the same chunks are finished. One whose process is lost
+    is taken by another one.
+
+    Parameters
+    ----------
+    client
+        Of the cluster.
+    on_block
+        What is to be done to each block.
+    blocks
+        In this order.
+    path
+        The file of a block that was finished.
+    chunk
+        Side of the chunks that blocks write to, in pixels; 0 where they write to none.
     """
     from dask.distributed import wait
 
-    left = set(client.map(on_block, blocks, pure=False))
+    at_times: dict[int, list[tuple[StreamBlock, Any]]] = defaultdict(list)
+    for block in blocks:
+        others = at_times[block.time]
+        before = [future for other, future in others if chunk and other.shares_chunks(block, chunk)]
+        others.append((block, client.submit(_once, on_block, block, path(block), before, pure=False)))
+    left = {future for others in at_times.values() for _, future in others}
+    at_times.clear()  # what is finished is let go
     try:
         while left:
             try:
@@ -86,6 +125,18 @@ def shared_out(client: "Client", on_block: OnBlock, blocks: Sequence[StreamBlock
             yield len(finished)
     finally:
         client.cancel(list(left))
+
+
+def _once(on_block: OnBlock, block: StreamBlock, path: Path, _: Sequence[None]) -> None:
+    """Do what is to be done to a block, which others wait for; not again where its process was lost since."""
+    if not path.exists():
+        on_block(block)
+
+
+def _warm_there(job: StreamJob) -> None:
+    networks = _networks_there(job.model, job.engine)  # type: ignore[arg-type]
+    side = lcm(networks.divisor, WARM_PX)
+    networks.attempt(np.zeros((1, networks.spec.in_channels, side, side), np.float32))
 
 
 def _count_there(block: StreamBlock, *, job: StreamJob, plan: StreamPlan) -> None:

@@ -151,6 +151,15 @@ class StreamBlock(NamedTuple):
         pairs = zip(self.tile.read, other.tile.read, strict=True)
         return self.time == other.time and all(a.start < b.stop and b.start < a.stop for a, b in pairs)
 
+    def shares_chunks(self, other: "StreamBlock", chunk: int) -> bool:
+        """Return whether the windows of two blocks reach into one chunk, of this side along Y and X."""
+        sides = [1] * (len(self.tile.read) - 2) + [chunk, chunk]
+        spans = zip(self.tile.read, other.tile.read, sides, strict=True)
+        return self.time == other.time and all(
+            a.start // side <= (b.stop - 1) // side and b.start // side <= (a.stop - 1) // side
+            for a, b, side in spans
+        )
+
     def touches(self, other: "StreamBlock") -> bool:
         """Return whether two blocks of one time point have an edge or a corner in common."""
         pairs = zip(self.tile.core, other.tile.core, strict=True)
@@ -203,8 +212,8 @@ class StreamFiles(NamedTuple):
         return self.parts / f"{block.number:06}.csv"
 
     def fit(self, block: StreamBlock) -> Path:
-        """Return how well the count of a block can be expected to be; there where that is known."""
-        return self.parts / f"{block.number:06}.fit.json"
+        """Return what a block tells of how well it was counted; there where the model is calibrated."""
+        return self.parts / f"{block.number:06}.facts.json"
 
     def measured(self, block: StreamBlock) -> Path:
         """Return the same with what was measured."""
@@ -246,10 +255,9 @@ def blocks_of(image: Image, plan: StreamPlan) -> tuple[StreamBlock, ...]:
     return tuple(blocks)
 
 
-def rounds_of(blocks: Sequence[StreamBlock]) -> list[list[StreamBlock]]:
-    """Return blocks that may be at work at once together."""
-    numbers = sorted({block.round for block in blocks})
-    return [[block for block in blocks if block.round == number] for number in numbers]
+def in_rounds(blocks: Sequence[StreamBlock]) -> list[StreamBlock]:
+    """Return blocks in the order in which they are done, round by round."""
+    return sorted(blocks, key=lambda block: block.round)
 
 
 def _apart(core: int, halo: int, chunk: int) -> int:
@@ -273,7 +281,8 @@ def kept_plan(job: StreamJob, image: Image) -> StreamPlan | None:
             scaling = Scaling(*map(float, kept["scaling"]))
             channels = tuple(Scaling(*map(float, one)) for one in kept.get("channels", ()))
             sizes = (int(kept.get(name, 0)) for name in StreamPlan._fields[3:])
-            preparation = Preparation(scaling, kept["zoom"], channels=channels)
+            n_places = int(kept.get("n_places", 0))
+            preparation = Preparation(scaling, kept["zoom"], channels=channels, n_places=n_places)
             return StreamPlan(preparation, kept["core_px"], kept["halo_px"], *sizes)
     return None
 
@@ -351,6 +360,7 @@ def keep_plan(job: StreamJob, image: Image, plan: StreamPlan) -> None:
         "scaling": astuple(preparation.scaling),
         "channels": [astuple(one) for one in preparation.channels],
         "zoom": preparation.zoom,
+        "n_places": preparation.n_places,
         **dict(zip(plan._fields[1:], plan[1:], strict=True)),
     }
     write_text(files_of(job, image).parts / "plan.json", json.dumps(kept, indent=2))

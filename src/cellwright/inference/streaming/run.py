@@ -10,8 +10,8 @@
 A block is a window of one time point, of Y and X and some slices: its core, and around it context for the
 network and for a whole cell. It is counted as an image of its own, with the intensities and the scale
 of the whole image. A cell belongs to the block in whose core its centre lies; what lies on the line between
-two is told by its pixels. Blocks are done in rounds, so that no two neighbours are at work at once: any
-number of processes may share a round.
+two is told by its pixels. Blocks are done in rounds, in which no two are neighbours; where several processes
+share them, one begins once those before it that it meets are finished: the cells are the same.
 
 A block that was finished leaves its table of cells. A run that was stopped at any moment goes on with the
 blocks that have none; of a block that was interrupted the labels are taken out first.
@@ -40,9 +40,9 @@ from cellwright.core.errors import SettingsError, WriteError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import acquire_lock, atomic_write, make_folder, write_text
 from cellwright.files.tables import class_counts, frames_table, write_csv, write_provenance
-from cellwright.files.zarr import create_array, finish_array, missing_chunks
+from cellwright.files.zarr import chunk_px, create_array, finish_array, missing_chunks
 from cellwright.inference.context import load_models, names_of, open_context, references_of
-from cellwright.inference.fit import warning
+from cellwright.inference.fit import FactCollector, calibration_of, warning
 from cellwright.inference.pipeline import provenance_of
 from cellwright.inference.predictor import Engine
 from cellwright.inference.scale import zoom_notice
@@ -56,6 +56,7 @@ from cellwright.inference.streaming.cluster import (
     measure_there,
     one_by_one,
     shared_out,
+    warm_up,
 )
 from cellwright.inference.streaming.plan import (
     StreamBlock,
@@ -63,11 +64,11 @@ from cellwright.inference.streaming.plan import (
     StreamPlan,
     blocks_of,
     files_of,
+    in_rounds,
     keep_plan,
     kept_plan,
     link_size,
     make_plan,
-    rounds_of,
 )
 from cellwright.inference.streaming.second_pass import check_second_pass, crop_scale, measure_block
 from cellwright.inference.streaming.selection import Selected, analysis_of, select
@@ -166,11 +167,16 @@ def _count_blocks(
     """Have all blocks of an image counted; return the plan of that."""
     plan = kept_plan(job, image)
     if plan is None:
+        if client is not None:
+            warm_up(client, job)
         plan = yield from make_plan(job, image, stream)
         _begin(job, image, plan)
-    here = plan.with_networks(networks)
-    steps = _done_in(client, count_there(job, plan), lambda some: one_by_one(job, image, here, some))
-    yield from _through("blocks", rounds_of(blocks_of(image, plan)), files_of(job, image).part, steps)
+    here, path = plan.with_networks(networks), files_of(job, image).part
+    steps: Steps = partial(one_by_one, job, image, here)
+    if client is not None:
+        chunk = chunk_px(image.label_axes)
+        steps = partial(shared_out, client, count_there(job, plan), path=path, chunk=chunk)
+    yield from _through("blocks", blocks_of(image, plan), path, steps)
     return here
 
 
@@ -183,39 +189,33 @@ def _link_blocks(
         sizes = link_size(job, image, outlined.preparation.zoom, stream)
         plan = StreamPlan(outlined.preparation._replace(networks=None), *sizes)
         _begin(job, image, plan)
-    on_block = partial(link_block, job, image, plan)
-    steps = _done_in(client, link_there(job, plan), partial(each, on_block))
-    yield from _through("link", rounds_of(blocks_of(image, plan)), files_of(job, image).part, steps)
+    path = files_of(job, image).part
+    steps: Steps = partial(each, partial(link_block, job, image, plan))
+    if client is not None:
+        chunk = chunk_px(image.label_axes)
+        steps = partial(shared_out, client, link_there(job, plan), path=path, chunk=chunk)
+    yield from _through("link", blocks_of(image, plan), path, steps)
     return StreamPlan(outlined.preparation, *plan[1:])
 
 
 Steps = Callable[[Sequence[StreamBlock]], Iterator[int]]
 
 
-def _done_in(client: "Client | None", there: Callable[[StreamBlock], None], here: Steps) -> Steps:
-    """Return what has blocks done: by a cluster, or where there is none in this process."""
-    if client is None:
-        return here
-    return lambda some: shared_out(client, there, some)
-
-
 def _through(
-    stage: str, rounds: Sequence[Sequence[StreamBlock]], path: Callable[[StreamBlock], Path], steps: Steps
+    stage: str, blocks: Sequence[StreamBlock], path: Callable[[StreamBlock], Path], steps: Steps
 ) -> Task[None]:
     """Have all blocks done that have no file yet, round by round."""
-    left = [[block for block in blocks if not path(block).exists()] for blocks in rounds]
-    total = sum(map(len, rounds))
-    done = total - sum(map(len, left))
-    for blocks in left:
-        for n_finished in steps(blocks):
-            done += n_finished
-            yield Progress(stage, done, total)
+    left = [block for block in in_rounds(blocks) if not path(block).exists()]
+    done = len(blocks) - len(left)
+    for n_finished in steps(left):
+        done += n_finished
+        yield Progress(stage, done, len(blocks))
 
 
 def _begin(job: StreamJob, image: Image, plan: StreamPlan) -> None:
     """Make what blocks write into, and keep the plan; what another job left is thrown away."""
     files, family = files_of(job, image), job.family
-    for old in (*files.parts.glob("*.csv"), *files.parts.glob("*.fit.json")):
+    for old in (*files.parts.glob("*.csv"), *files.parts.glob("*.facts.json")):
         old.unlink()
     if family.gives == "density":
         create_array(files.density, image, "float32")
@@ -240,12 +240,11 @@ def _second_pass(
             old.unlink()
         write_text(settings, wanted)
     scale = crop_scale(job, image, [files.part(block) for block in blocks])
-    steps = _done_in(
-        client,
-        measure_there(job, plan, scale),
-        partial(each, lambda block: measure_block(job, image, plan, block, scale)),
-    )
-    yield from _through("measure", [blocks], files.measured, steps)
+    steps: Steps = partial(each, lambda block: measure_block(job, image, plan, block, scale))
+    if client is not None:  # nothing is written to the labels
+        there = measure_there(job, plan, scale)
+        steps = partial(shared_out, client, there, path=files.measured, chunk=0)
+    yield from _through("measure", blocks, files.measured, steps)
     yield Progress("select", 0, 1)
     return select(job, image, blocks)
 
@@ -299,7 +298,7 @@ def _found_by(
     with open_context(image, load_models(job.model), job.settings, job.engine, preparation) as context:
         seconds = time.perf_counter() - found.started
         provenance = provenance_of(context, image, names_of(job.model), preparation.zoom, seconds)
-        rescaled = zoom_notice(preparation.zoom, job.engine.diameter_px)
+        rescaled = zoom_notice(preparation.zoom, context.engine_settings.diameter_px, preparation.n_places)
         told = (context.engine.notice, warning(fit), _missing(image))
         notices = (*image.notices, context.frames.notice, context.scaling.notice, rescaled, *told)
         settings = context.settings
@@ -310,13 +309,22 @@ def _found_by(
 
 
 def _fit(job: StreamJob, image: Image, plan: StreamPlan) -> float | None:
-    """Return how well a count can be expected to be, from what its blocks tell of their own cells."""
-    paths = map(files_of(job, image).fit, blocks_of(image, plan))
-    told = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
-    n_cells = sum(n for _, n in told)
-    if not n_cells:
-        return None
-    return float(sum(fit * n for fit, n in told) / n_cells)
+    """Return how well a count can be expected to be, from what its blocks tell and from all of its cells."""
+    files, facts = files_of(job, image), FactCollector(calibration_of(load_models(job.model)))
+    told = [block for block in blocks_of(image, plan) if files.fit(block).exists()]
+    for block in told:
+        facts.sums += json.loads(files.fit(block).read_text(encoding="utf-8"))
+    return facts.expected_f1([_scored(files.part(block)) for block in told] or [Cells.empty(2)])
+
+
+def _scored(part: Path) -> Cells:
+    """Return the scores and areas of the cells of a block, without their places."""
+    import pandas
+
+    table = pandas.read_csv(part, usecols=lambda name: name in ("score", "area_px", "volume_px"))
+    scores, areas = table["score"], table.drop(columns="score").iloc[:, 0]
+    nowhere = np.zeros((len(table), 2), np.float32), np.zeros((len(table), 2, 2), np.float32)
+    return Cells(*nowhere, scores.to_numpy(np.float32), areas.to_numpy(np.float32))
 
 
 def _with_selection(job: StreamJob, result: Result, selected: Selected) -> Result:
