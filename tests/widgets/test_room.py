@@ -69,7 +69,7 @@ def opened(panel: QWidget) -> None:
         part.title.setChecked(True)
     shown = getattr(panel, "view", None) or panel.panel
     path = "/" + 200 * "x"  # one word
-    shown.show_message("Something went wrong, which takes many words to tell. " * 8 + path, is_error=True)
+    shown.message.tell("Something went wrong, which takes many words to tell. " * 8 + path, is_error=True)
     assert shown.message.text().endswith(path)
     if hasattr(shown, "show_session"):
         shown.show_session(is_open=True)

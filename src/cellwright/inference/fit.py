@@ -13,13 +13,16 @@ left_over    share of the likely cell pixels that no cell was made of
 
 from collections.abc import Sequence
 from math import ceil, prod
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cellwright.core.data import Cells, Maps
 from cellwright.models.fit import FitCalibration
-from cellwright.models.protocol import CellModel
+
+if TYPE_CHECKING:  # its module loads torch, and panels show the fit
+    from cellwright.models.protocol import CellModel
 
 CELL = 0.5  # probability from which on a pixel is likely cell
 UNSURE = (0.15, 0.85)  # probabilities between these are neither cell nor background
@@ -29,7 +32,7 @@ UNKNOWN_BELOW = 0.35
 NEARLY_ALL = 0.95
 
 
-def calibration_of(models: Sequence[CellModel]) -> FitCalibration | None:
+def calibration_of(models: "Sequence[CellModel]") -> FitCalibration | None:
     """Return what tells how well models do; several together were never compared with the truth."""
     return models[0].fit if len(models) == 1 else None
 

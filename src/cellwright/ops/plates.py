@@ -76,6 +76,11 @@ def row_name(row: int) -> str:
     return "A" + chr(ord("A") + row - 26)
 
 
+def well_name(row: int, column: int) -> str:
+    """Return what a well is called, given row and column from 0: B03."""
+    return f"{row_name(row)}{column + 1:02d}"
+
+
 def row_number(letters: str) -> int:
     """Return which row, from 0, letters name."""
     return ord(letters[-1]) - ord("A") + 26 * (len(letters) - 1)

@@ -6,7 +6,7 @@ from qtpy.QtGui import QPalette
 from qtpy.QtWidgets import QListWidgetItem
 
 from cellwright.widgets.annotate.view import AnnotatePanel, ExportSection, FolderSection, SettingsSection
-from cellwright.widgets.shared.style import scrolled
+from cellwright.widgets.shared.style import PanelScrollArea
 
 NARROW_PX = 300
 
@@ -23,7 +23,7 @@ def test_a_title_opens_and_closes_its_part(qtbot: QtBot) -> None:
 
 def test_titles_of_open_parts_are_as_readable_and_fonts_follow(qtbot: QtBot) -> None:
     panel = AnnotatePanel()
-    area = scrolled(panel)
+    area = PanelScrollArea(panel)
     qtbot.addWidget(area)
     panel.setStyleSheet(
         f"{get_stylesheet('light', extra_variables={'font_size': '16pt'})}{panel.styleSheet()}"

@@ -21,7 +21,7 @@ from cellwright.widgets.count.count_request import (
     sizes_line,
 )
 from cellwright.widgets.shared.layer_io import source_of
-from cellwright.widgets.shared.messages import number_text, progress_line
+from cellwright.widgets.shared.messages import progress_line
 
 ResultOf = Callable[[Image, Any], Result]
 
@@ -80,9 +80,8 @@ def test_lines_for_people(result_of: ResultOf) -> None:
     assert result_line(one) == "1 cell · flow · 1.8 s"
     assert sizes_line(cells_table(one)) == "median diameter 22.6 px · 11.3 µm"
     density = replace(one, count=411.6, interval=(394.0, 429.5))
-    assert number_text(density) == "412"
     assert interval_line(density) == "394 to 430 cells (90 % interval)"
-    assert (number_text(one), interval_line(one)) == ("1", "")
+    assert interval_line(one) == ""
     assert n_cells(replace(one, count=2041.0)) == "2,041 cells"
     volume = result_of(Image(labels[np.newaxis], "ZYX", (2.0, 0.5, 0.5), "i"), labels[np.newaxis])
     assert sizes_line(cells_table(volume)) == "median diameter 7.3 µm"  # of the ball of 200 cubic micrometres

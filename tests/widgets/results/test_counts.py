@@ -446,3 +446,13 @@ def test_regions_of_one_frame_are_written_with_it(tmp_path: Path) -> None:
     read = read_regions(tmp_path / "r.geojson", image)
     assert [one.name for one in read] == ["a", "b"]
     assert [one.index for one in read] == [(2,), (None,)]
+
+
+def test_a_table_that_cannot_be_written_leaves_the_cells_there(
+    panel: ResultsWidget, qtbot: QtBot, tmp_path: Path
+) -> None:
+    (tmp_path / "cells.csv").mkdir()
+    panel.export.save_table(tmp_path / "cells.csv")
+    qtbot.waitUntil(lambda: not panel.view.job_bar.is_busy, timeout=30_000)
+    assert panel.view.message.property("error") == "true"
+    assert panel.model.n_cells == 4

@@ -43,6 +43,11 @@ class Column:
     ndim: int = 0  # the only number of spatial axes it exists for; 0 for both
     unit: str = ""  # as shown beside the title; set by :func:`describe`
 
+    @property
+    def heading(self) -> str:
+        """The title with its unit, if any."""
+        return f"{self.title} [{self.unit}]" if self.unit else self.title
+
 
 _TABLE = (
     Column("label", "Cell", "cell", "Number of the cell: its value in the label image, if any."),

@@ -56,23 +56,13 @@ class Wish:
 
 
 class Adder(QObject):
-    """Adds cells where they are prompted for; the network looks at each frame once, beside the viewer.
-
-    Parameters
-    ----------
-    view
-        The layer that is annotated.
-    source
-        The whole image, for the model.
-    parent
-        Qt parent.
-    """
+    """Adds cells where they are prompted for; the network looks at each frame of the source once."""
 
     done = Signal(str)  # what was done, for people
     failed = Signal(object)  # Exception
 
-    def __init__(self, view: AnnotationLayer, source: Source, parent: QObject | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, view: AnnotationLayer, source: Source) -> None:
+        super().__init__()
         self._viewer, self._session, self._source = view.viewer, view.session, source
         self._overlay = PromptOverlay(view.viewer, view.layer, view.in_layer)
         self._questions: dict[tuple[str, tuple[int, ...]], PointPredictor] = {}

@@ -30,19 +30,15 @@ class Review(QObject):
 
     Parameters
     ----------
-    view
-        The layer that is annotated.
     tools
         Whose keys mean the cell in review where the cursor is on none.
-    parent
-        Qt parent.
     """
 
     moved = Signal(object)  # number of the cell in review, None where there is none
     told = Signal(str)
 
-    def __init__(self, view: AnnotationLayer, tools: ToolBox, parent: QObject | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, view: AnnotationLayer, tools: ToolBox) -> None:
+        super().__init__()
         self._view, self._tools = view, tools
         self._session: AnnotationSession = view.session
         self._overlay: Overlay = tools.overlay

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from napari.layers import Labels
-from napari.utils.colormaps import DirectLabelColormap
 from numpy.typing import NDArray
 
 from cellwright.annotation.history import Edited
@@ -23,6 +22,8 @@ from cellwright.widgets.shared.layer_factory import (
     bright_colour,
     bright_colours,
     class_colour,
+    colours_by_label,
+    write_classes,
 )
 from cellwright.widgets.shared.napari_private import camera_of, forget_history, painted, recolour, redraw_box
 
@@ -35,12 +36,8 @@ class AnnotationLayer:
 
     Parameters
     ----------
-    viewer
-        A napari viewer.
     layer
         Shows ``session.labels``, with an axis of length one where ``channel_axis`` is given.
-    session
-        What is annotated.
     on_error
         Told what could not be recorded.
     """
@@ -183,9 +180,8 @@ class AnnotationLayer:
         if not self._is_direct:
             self.layer.colormap = bright_colours()
             return
-        colours: dict[int | None, Any] = {None: NO_CLASS_COLOUR, 0: HIDDEN}
-        colours |= {number: self._colour_of(number) for number in numbers}
-        self.layer.colormap = DirectLabelColormap(color_dict=colours)
+        colours = {number: self._colour_of(number) for number in numbers}
+        self.layer.colormap = colours_by_label(colours, NO_CLASS_COLOUR)
 
     def _colour_of(self, number: int) -> str:
         """Return the colour of a cell while colours mean something."""
@@ -228,20 +224,13 @@ class AnnotationLayer:
 
     def _write_classes(self, numbers: Iterable[int]) -> None:
         """Let the features of the layer tell the classes of some cells, as tables and files read them."""
-        names, layer = self.session.class_names, self.layer
-        features = layer.features.reindex(range(int(max(self.session.ids(), default=0)) + 1))
-        values = [""] * len(features)
-        if "class" in features:
-            values = [one if isinstance(one, str) else "" for one in features["class"].tolist()]
-        for number in numbers:
-            if number < len(values):
-                values[number] = self._class_name(number, names)
-        layer.features = features.assign(**{"class": values})
+        n_rows = int(max(self.session.ids(), default=0)) + 1
+        names = {number: self._class_name(number) for number in numbers if number < n_rows}
+        write_classes(self.layer, names, n_rows)
 
-    def _class_name(self, number: int, names: tuple[str, ...]) -> str:
-        if number not in self.session:
-            return ""
-        category = self.session.class_of(number)
+    def _class_name(self, number: int) -> str:
+        category = self.session.class_of(number) if number in self.session else None
+        names = self.session.class_names
         if category is None:
             return ""
         if category < len(names):

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from psygnal import Signal, SignalGroup
+from psygnal import Signal
 
 from cellwright.annotation.session import AnnotationSession
 from cellwright.models.registry import DEFAULT_FAMILY
@@ -12,8 +12,8 @@ from cellwright.widgets.annotate.session_setup import OpenedSession
 from cellwright.widgets.shared.coordinates import Channel
 
 
-class AnnotateEvents(SignalGroup):
-    """What the model tells."""
+class AnnotateModel:
+    """State of one annotate panel, which the widget and its tools share."""
 
     opened = Signal(object)  # AnnotationContext
     closed = Signal()
@@ -21,13 +21,8 @@ class AnnotateEvents(SignalGroup):
     failed = Signal(object)  # Exception
     message = Signal(str, bool)  # a sentence for the panel, and whether it is an error
 
-
-class AnnotateModel:
-    """State of one annotate panel. The widget and its tools share it, and listen to ``events``."""
-
     def __init__(self, viewer: Any) -> None:
         self.viewer = viewer
-        self.events = AnnotateEvents()
         self.context: AnnotationContext | None = None
         self.journals: Path | None = None  # folder of the journals; None for the usual one
         self.chosen = DEFAULT_FAMILY  # name or folder of the model that outlines and counts
@@ -52,7 +47,7 @@ class AnnotateModel:
         """Finish what is open, show another session, and give mouse and keys to it."""
         self.finish()
         self.context = context_of(self.viewer, opened, self.fail)
-        self.events.opened.emit(self.context)
+        self.opened.emit(self.context)
 
     def finish(self) -> None:
         """Close the annotation; the labels stay in their layer, and it can be resumed."""
@@ -60,16 +55,16 @@ class AnnotateModel:
             return
         context, self.context = self.context, None
         context.close()
-        self.events.closed.emit()
+        self.closed.emit()
 
     def tell(self, text: str) -> None:
         """Tell what was done."""
-        self.events.told.emit(text)
+        self.told.emit(text)
 
     def fail(self, error: Exception) -> None:
         """Tell what went wrong."""
-        self.events.failed.emit(error)
+        self.failed.emit(error)
 
     def show_message(self, text: str, *, is_error: bool = False) -> None:
         """Show a sentence in the panel; an empty one hides it."""
-        self.events.message.emit(text, is_error)
+        self.message.emit(text, is_error)

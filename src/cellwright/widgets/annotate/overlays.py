@@ -10,7 +10,7 @@ from cellwright.core.errors import CellwrightError
 from cellwright.ops.label_changes import Box
 from cellwright.widgets.annotate.layer import AnnotationLayer
 from cellwright.widgets.shared.layer_factory import COLOUR
-from cellwright.widgets.shared.layer_io import REGIONS_NAME, add_overlay, screen_px
+from cellwright.widgets.shared.layer_io import REGIONS_NAME, add_overlay, screen_px, take_away
 
 OVERLAY_NAME = "marks"  # of the layer, as it has always been
 DRAWN_COLOUR = "#ffe066"
@@ -52,8 +52,7 @@ class Overlay:
 
     def close(self) -> None:
         """Take the layer away."""
-        if self.layer is not None:
-            self._view.viewer.layers.remove(self.layer)
+        take_away(self._view.viewer, self._layer)
         self._layer = None
 
     def _show(self) -> None:

@@ -26,7 +26,6 @@ from napari.layers import Image as ImageLayer
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QFileDialog, QListWidgetItem
-from superqt.utils import QSignalDebouncer
 
 from cellwright.core.data import Image, Labels
 from cellwright.core.errors import CellwrightError, ReadError, WriteError
@@ -38,8 +37,8 @@ from cellwright.widgets.annotate.context import AnnotationContext
 from cellwright.widgets.annotate.model import AnnotateModel
 from cellwright.widgets.annotate.session_setup import journal_path, start_or_resume, unfinished
 from cellwright.widgets.annotate.view import FolderSection
-from cellwright.widgets.shared.jobs import Job
-from cellwright.widgets.shared.layer_io import layer_arguments
+from cellwright.widgets.shared.jobs import Job, debouncer
+from cellwright.widgets.shared.layer_io import layer_arguments, take_away
 
 OWN_FOLDER = "cellwright"
 FOLLOW_MS = 150
@@ -251,15 +250,13 @@ class Proofreader(QObject):
         self.job: Job | None = None
         self.keeper = Keeper(self)
         self._layer: ImageLayer | None = None
-        self._follow = QSignalDebouncer(parent=self)
-        self._follow.setTimeout(FOLLOW_MS)
-        self._follow.triggered.connect(self._on_follow)
+        self._follow = debouncer(self, FOLLOW_MS, self._on_follow)
         part = section
         part.folder.clicked.connect(self._on_folder_clicked)
         part.previous_image.clicked.connect(lambda: self.step(-1))
         part.next_image.clicked.connect(lambda: self.step(1))
         part.files.itemDoubleClicked.connect(lambda item: self.go_to(part.files.row(item)))
-        model.events.opened.connect(self._on_opened)
+        model.opened.connect(self._on_opened)
         self.keeper.changed.connect(self._on_kept)
         self.keeper.failed.connect(model.fail)
         self._show()
@@ -360,12 +357,9 @@ class Proofreader(QObject):
             model.finish()
             path = self._labels_path(self.images[self.index])
             self.keeper.keep(path, context.session.labels, context.session.image)
-            for one in (context.layer.layer, context.regions.layer):
-                if one is not None and one in model.viewer.layers:
-                    model.viewer.layers.remove(one)
+            take_away(model.viewer, context.layer.layer, context.regions.layer)
         self._layer = None
-        if layer in model.viewer.layers:
-            model.viewer.layers.remove(layer)
+        take_away(model.viewer, layer)
         self._show()
 
     def _labels_path(self, image: Path) -> Path:

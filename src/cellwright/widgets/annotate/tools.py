@@ -18,7 +18,7 @@ from cellwright.widgets.annotate.layer import AnnotationLayer
 from cellwright.widgets.annotate.overlays import Overlay, box_of
 from cellwright.widgets.shared.point_prompt import CLICK_PX, LEFT, prompt_drag
 
-BRUSHES = {"paint": "paint", "erase": "erase", "fill": "fill"}
+BRUSHES = ("paint", "erase", "fill")  # called like the modes of napari
 CELL = "class"  # the tool that gives each cell that is clicked the chosen class
 
 Point = NDArray[np.float64]
@@ -33,8 +33,8 @@ class ToolBox(QObject):
     asked = Signal(object, str)  # points (1, D) or corners (2, D) that tell of a cell, and what a click says
     pressed = Signal(str)  # a key of a tool that others do: accept, next, hide, ...
 
-    def __init__(self, view: AnnotationLayer, parent: QObject | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, view: AnnotationLayer) -> None:
+        super().__init__()
         self.view, self.session, self.overlay = view, view.session, Overlay(view)
         self.name = ""
         self.category = 0
@@ -73,7 +73,7 @@ class ToolBox(QObject):
         self.name = name
         self._is_choosing = True
         try:
-            layer.mode = BRUSHES.get(name, "pan_zoom")
+            layer.mode = name if name in BRUSHES else "pan_zoom"
             if name in BRUSHES:
                 layer.preserve_labels = name == "paint"  # a brush spares the neighbours
             else:
@@ -201,7 +201,7 @@ class ToolBox(QObject):
             return
         mode = str(self.view.layer.mode)
         self._forget_seed()
-        self.name = next((name for name, own in BRUSHES.items() if own == mode), "")
+        self.name = mode if mode in BRUSHES else ""
         self.chosen.emit(self.name)
 
     def draw_on(self, points: list[Point], point: Point | None) -> None:

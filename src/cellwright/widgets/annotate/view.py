@@ -6,7 +6,6 @@ from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
     QDoubleSpinBox,
-    QFormLayout,
     QFrame,
     QGridLayout,
     QHBoxLayout,
@@ -24,27 +23,25 @@ from qtpy.QtWidgets import (
 
 from cellwright.models import registry
 from cellwright.widgets.annotate.keys import N_CLASS_KEYS, TOOLS, Tool, key_text
-from cellwright.widgets.shared.combos import (
-    ChannelComboBox,
-    LayerComboBox,
-    ModelComboBox,
-    is_image,
-    is_shapes,
-)
-from cellwright.widgets.shared.edited_layers import METADATA
+from cellwright.widgets.shared.combos import ChannelComboBox, LayerComboBox, ModelComboBox
+from cellwright.widgets.shared.edited_layers import METADATA, is_image, is_shapes
 from cellwright.widgets.shared.job_bar import JobBar
 from cellwright.widgets.shared.layer_factory import class_colour
 from cellwright.widgets.shared.style import (
     button,
+    even_row,
+    fill,
     form_layout,
-    hint,
     message_label,
     panel_layout,
     row,
     set_state,
+    stack,
+    wrapped_label,
 )
 
 N_COLUMNS = 4
+SPACING_PX = 7
 FILES_HEIGHT_PX = 150
 NO_REVIEW = "N: show the likeliest mistake"
 SMALL = QSize(36, 32)
@@ -78,31 +75,18 @@ def can_begin(layer: Layer) -> bool:
 class AnnotatePanel(QWidget):
     """Controls of the annotation widget: what to annotate, the count, tools, review, classes, export."""
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self.buttons: dict[str, QToolButton] = {}
-        layout = panel_layout(self, OWN_STYLE, spacing_px=7)
-        layout.addLayout(self._choices())
-        layout.addWidget(self._offer())
-        self.message = message_label()
-        layout.addWidget(self.message)
-        self.work = QWidget()
-        layout.addWidget(self.work)
-        work = QVBoxLayout(self.work)
-        work.setContentsMargins(0, 0, 0, 0)
-        work.setSpacing(7)
-        work.addWidget(self._card())
-        work.addLayout(self._tools())
-        work.addWidget(self._hint())
-        work.addLayout(self._classes())
+        layout = panel_layout(self, OWN_STYLE, spacing_px=SPACING_PX)
+        self.message, self.work = message_label(), QWidget()
         self.settings, self.exports, self.batch = SettingsSection(), ExportSection(), FolderSection()
         self.teach = button(
             "Teach the model these", "Open the train panel with these cells ticked and the model chosen."
         )
-        work.addWidget(self.teach)
-        work.addWidget(self.settings)
-        work.addWidget(self.exports)
-        layout.addWidget(self.batch)
+        tools = (self._card(), self._tools(), self._hint(), self._classes())
+        stack(*tools, self.teach, self.settings, self.exports, into=self.work, spacing_px=SPACING_PX)
+        fill(layout, self._choices(), self._offer(), self.message, self.work, self.batch)
         layout.addStretch(1)
         self.show_session(is_open=False)
 
@@ -125,10 +109,6 @@ class AnnotatePanel(QWidget):
         """Offer to resume an annotation; '' takes the offer away."""
         self.offer_line.setText(line)
         self.offer.setVisible(bool(line))
-
-    def show_message(self, text: str, *, is_error: bool = False, is_warning: bool = False) -> None:
-        """Show a sentence under what to annotate; an empty one hides it."""
-        self.message.tell(text, is_error=is_error, is_warning=is_warning)
 
     def show_count(self, n_cells: int, n_reviewed: int) -> None:
         """Show how many cells there are, and of how many somebody has made sure."""
@@ -195,21 +175,14 @@ class AnnotatePanel(QWidget):
         form.addRow("Model", self.model.with_card())
         self.begin = QPushButton("Start")
         self.begin.setObjectName("begin")
-        layout = QVBoxLayout()
-        layout.setSpacing(6)
-        layout.addLayout(form)
-        layout.addWidget(self.begin)
-        return layout
+        return stack(form, self.begin, spacing_px=6)
 
     def _offer(self) -> QFrame:
-        self.offer, self.offer_line = QFrame(), QLabel()
+        self.offer, self.offer_line = QFrame(), wrapped_label()
         self.resume = button("Resume", "Go on with the annotation where it was left.")
         self.offer.setObjectName("offer")
-        self.offer_line.setWordWrap(True)
-        layout = QVBoxLayout(self.offer)
+        layout = stack(self.offer_line, self.resume, into=self.offer)
         layout.setContentsMargins(8, 6, 8, 8)
-        layout.addWidget(self.offer_line)
-        layout.addWidget(self.resume)
         self.offer.setVisible(False)
         return self.offer
 
@@ -219,37 +192,29 @@ class AnnotatePanel(QWidget):
         self.count, self.reviewed, self.bar = QLabel("0"), QLabel(), QProgressBar()
         self.count.setObjectName("cells")
         self.bar.setTextVisible(False)
-        head = QHBoxLayout()
+        head = fill(QHBoxLayout(), self.count, self.reviewed)
         head.setSpacing(5)
-        head.addWidget(self.count)
-        head.addWidget(self.reviewed)
         head.addStretch(1)
         for name in ("undo", "redo"):
             button = self._button(name)
             button.setFixedSize(SMALL)
             head.addWidget(button)
-        layout = QVBoxLayout(card)
+        layout = stack(head, self.bar, into=card, spacing_px=5)
         layout.setContentsMargins(10, 6, 10, 8)
-        layout.setSpacing(5)
-        layout.addLayout(head)
-        layout.addWidget(self.bar)
         self._add_review(layout)
         return card
 
     def _add_review(self, layout: QVBoxLayout) -> None:
-        self.current = QLabel(NO_REVIEW)
-        self.current.setObjectName("details")
-        self.current.setWordWrap(True)
+        self.current = wrapped_label(NO_REVIEW)
         self.check, self.check_job = QToolButton(), JobBar()
         self.check.setText("Check with\nmirrored image")
         self.check.setToolTip(
             "Have the model look at the mirrored image too: cells it then sees otherwise come first."
         )
         _size(self.check)
-        layout.addWidget(self.current)
-        layout.addLayout(_in_a_row([self._button(name) for name in ("back", "accept", "reject", "next")]))
-        layout.addLayout(_in_a_row([self._button("hide"), self.check]))
-        layout.addWidget(self.check_job)
+        steps = even_row(*map(self._button, ("back", "accept", "reject", "next")), spacing_px=4)
+        checks = even_row(self._button("hide"), self.check, spacing_px=4)
+        fill(layout, self.current, steps, checks, self.check_job)
 
     def _tools(self) -> QGridLayout:
         layout = QGridLayout()
@@ -277,7 +242,7 @@ class AnnotatePanel(QWidget):
         return button
 
     def _hint(self) -> QLabel:
-        self.hint = hint("")
+        self.hint = wrapped_label(name="hint")
         self.hint.setMinimumHeight(32)  # nothing jumps when a tool is taken
         self.hint.setAlignment(Qt.AlignmentFlag.AlignTop)
         return self.hint
@@ -296,11 +261,7 @@ class AnnotatePanel(QWidget):
             _size(chip)
             chip.setVisible(False)
             grid.addWidget(chip, index // 2, index % 2)
-        layout = QVBoxLayout()
-        layout.setSpacing(4)
-        layout.addWidget(self.names)
-        layout.addLayout(grid)
-        return layout
+        return stack(self.names, grid, spacing_px=4)
 
 
 class CollapsibleSection(QWidget):
@@ -319,11 +280,7 @@ class CollapsibleSection(QWidget):
         self.title.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
         layout.setContentsMargins(2, 4, 2, 4)
         self.content.setLayout(layout)
-        whole = QVBoxLayout(self)
-        whole.setContentsMargins(0, 0, 0, 0)
-        whole.setSpacing(2)
-        whole.addWidget(self.title)
-        whole.addWidget(self.content)
+        stack(self.title, self.content, into=self, spacing_px=2)
         self._on_toggled(False)  # noqa: FBT003 - Qt calls it so
 
     def _on_toggled(self, is_open: bool) -> None:  # noqa: FBT001 - Qt calls it
@@ -350,8 +307,7 @@ class SettingsSection(CollapsibleSection):
         self.diameter.setToolTip("Of cells that are added as discs; 0 takes that of the other cells.")
         self.ask_model.setToolTip("Without this, an added cell is a disc.")
         self.through.setToolTip("A complete region that is drawn holds in every slice.")
-        form = QFormLayout()
-        form.setSpacing(6)
+        form = form_layout()
         form.addRow("Grow, shrink by", self.step)
         form.addRow("Disc diameter", self.diameter)
         form.addRow(self.ask_model)
@@ -403,21 +359,10 @@ class FolderSection(CollapsibleSection):
         self.counts_first = QCheckBox("Count images that have no labels yet")
         self.counts_first.setChecked(True)
         self.counts_first.setToolTip("Without this, such an image begins without cells.")
-        self.total = QLabel()
-        self.total.setObjectName("details")
-        self.total.setWordWrap(True)
-        steps = QHBoxLayout()
-        steps.setSpacing(6)
-        for step in (self.previous_image, self.next_image):
-            steps.addWidget(step, 1)
-        layout = QVBoxLayout()
-        layout.setSpacing(5)
-        layout.addWidget(self.folder)
-        layout.addWidget(self.counts_first)
-        layout.addWidget(self.files)
-        layout.addWidget(self.total)
-        layout.addLayout(steps)
-        super().__init__("Proofread a folder", layout)
+        self.total = wrapped_label()
+        steps = even_row(self.previous_image, self.next_image)
+        parts = (self.folder, self.counts_first, self.files, self.total, steps)
+        super().__init__("Proofread a folder", stack(*parts, spacing_px=5))
 
 
 def _text(tool: Tool) -> str:
@@ -428,11 +373,3 @@ def _text(tool: Tool) -> str:
 def _size(button: QToolButton) -> None:
     button.setProperty("tool", True)  # noqa: FBT003 - for the style sheet
     button.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
-
-
-def _in_a_row(buttons: list[QToolButton]) -> QHBoxLayout:
-    layout = QHBoxLayout()
-    layout.setSpacing(4)
-    for made in buttons:
-        layout.addWidget(made, 1)
-    return layout

@@ -10,8 +10,7 @@ from napari.layers import Labels, Layer, Points, Shapes
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Qt
 from qtpy.QtGui import QKeySequence, QShowEvent
-from qtpy.QtWidgets import QShortcut, QVBoxLayout, QWidget  # type: ignore[attr-defined]
-from superqt.utils import QSignalDebouncer
+from qtpy.QtWidgets import QShortcut, QWidget  # type: ignore[attr-defined]
 
 from cellwright.annotation.review_queue import mirror_disagreement
 from cellwright.core.errors import CellwrightError
@@ -27,6 +26,7 @@ from cellwright.widgets.annotate.tools import CELL
 from cellwright.widgets.annotate.view import NO_REVIEW, AnnotatePanel
 from cellwright.widgets.shared.coordinates import Channel
 from cellwright.widgets.shared.edited_layers import METADATA
+from cellwright.widgets.shared.jobs import debouncer
 from cellwright.widgets.shared.layer_io import image_layer, image_of
 from cellwright.widgets.shared.messages import (
     ANNOTATE,
@@ -40,7 +40,7 @@ from cellwright.widgets.shared.messages import (
     tell_error,
 )
 from cellwright.widgets.shared.napari_private import unwrapped
-from cellwright.widgets.shared.style import scrolled
+from cellwright.widgets.shared.style import PanelScrollArea, stack
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -61,12 +61,8 @@ class AnnotateWidget(QWidget):
         self.panel = AnnotatePanel()
         self._sheet: CheatSheet | None = None
         self._is_away = False  # another layer than the annotation is active
-        self._follow = QSignalDebouncer(parent=self)  # a look at every cell waits until the edits pause
-        self._follow.setTimeout(FOLLOW_MS)
-        self._follow.triggered.connect(self._on_follow)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(scrolled(self.panel))
+        self._follow = debouncer(self, FOLLOW_MS, self._on_follow)  # a look at every cell, once edits pause
+        stack(PanelScrollArea(self.panel), into=self)
         self.choices = AnnotateChoices(self.model, self.panel)
         self._connect_model()
         self.proofreader = Proofreader(self.model, self.panel.batch)
@@ -74,12 +70,12 @@ class AnnotateWidget(QWidget):
         self._connect_panel()
 
     def _connect_model(self) -> None:
-        events = self.model.events
-        events.opened.connect(self._on_opened)
-        events.closed.connect(self._on_closed)
-        events.told.connect(self._on_told)
-        events.failed.connect(self._on_failed)
-        events.message.connect(self._on_message)
+        model = self.model
+        model.opened.connect(self._on_opened)
+        model.closed.connect(self._on_closed)
+        model.told.connect(self._on_told)
+        model.failed.connect(self._on_failed)
+        model.message.connect(self._on_message)
 
     def _connect_panel(self) -> None:
         panel, layers = self.panel, self.viewer.layers
@@ -126,7 +122,7 @@ class AnnotateWidget(QWidget):
             return
         if self.model.context.layer.layer not in self.viewer.layers:
             self.model.finish()
-            self.panel.show_message("The layer was removed; Resume brings it back.", is_warning=True)
+            self.panel.message.tell("The layer was removed; Resume brings it back.", is_warning=True)
         else:
             self._tell_where_keys_work(self.model.context)
 
@@ -159,7 +155,7 @@ class AnnotateWidget(QWidget):
             self.model.fail(error)
             return
         if isinstance(start, Points):
-            self.panel.show_message(PIXELS_HINT)
+            self.panel.message.tell(PIXELS_HINT)
         self.model.open(opened)
         assert self.model.context is not None
         self.model.context.adder.add_each(wishes)
@@ -227,7 +223,7 @@ class AnnotateWidget(QWidget):
     def _on_closed(self) -> None:
         self.panel.check_job.cancel()
         self.panel.show_session(is_open=False)
-        self.panel.show_message("")
+        self.panel.message.tell("")
         self.panel.buttons["hide"].setChecked(False)
         self.choices.refresh()
         self.choices.offer()
@@ -342,7 +338,7 @@ class AnnotateWidget(QWidget):
         classes = [session.class_of(number) for number in session.ids().tolist()]
         counts = tuple(classes.count(index) for index in range(len(session.class_names)))
         panel.show_classes(session.class_names, counts)
-        panel.show_message("")
+        panel.message.tell("")
         self._follow.throttle()
 
     def _on_follow(self) -> None:
@@ -355,10 +351,10 @@ class AnnotateWidget(QWidget):
         self.viewer.status = text
 
     def _on_failed(self, error: Exception) -> None:
-        tell_error(self.panel, error, "Annotating")
+        tell_error(self.panel.message, error, "Annotating")
 
     def _on_message(self, text: str, is_error: bool) -> None:  # noqa: FBT001 - the model calls it
-        self.panel.show_message(text, is_error=is_error)
+        self.panel.message.tell(text, is_error=is_error)
 
 
 class AnnotateChoices(QObject):

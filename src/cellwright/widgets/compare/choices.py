@@ -14,8 +14,8 @@ from cellwright.core.errors import SettingsError
 from cellwright.files.dataset.folder import read_dataset
 from cellwright.widgets.compare.model import CompareRequest
 from cellwright.widgets.compare.view import NO_TRUTH, ComparePanel
-from cellwright.widgets.shared.combos import is_image
 from cellwright.widgets.shared.coordinates import MOST_CHANNELS, Channel
+from cellwright.widgets.shared.edited_layers import is_image
 from cellwright.widgets.shared.layer_dataset import LayerItem, Pair, dataset_of, pairs
 from cellwright.widgets.shared.layer_io import image_layer, source_of
 

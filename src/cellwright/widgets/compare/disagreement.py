@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from napari.layers import Labels as LabelsLayer
 from napari.layers import Layer, Points
-from napari.utils.colormaps import DirectLabelColormap
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from cellwright.core.data import Cells, Labels
 from cellwright.widgets.shared.edited_layers import METADATA
+from cellwright.widgets.shared.layer_factory import colours_by_label
 from cellwright.widgets.shared.layer_io import Source
 
 COLOURS = ("#ff9f1c", "#3fd0c9")  # of the first and the second model
@@ -87,12 +87,11 @@ class Disagreement:
         labels = drawn.labels()
         if channel_axis is not None:
             labels = np.expand_dims(labels, channel_axis)
-        colours: dict[int | None, Any] = {None: "transparent", 0: "transparent"}
-        colours |= {number: COLOURS[owner] for number, owner in enumerate(self.owners, start=1)}
+        colours = {number: COLOURS[owner] for number, owner in enumerate(self.owners, start=1)}
         return LabelsLayer(
             labels,
             features={"only": np.array(["", *names])},  # row k is that of label k
-            colormap=DirectLabelColormap(color_dict=colours),
+            colormap=colours_by_label(colours),
             opacity=0.9,
             **arguments,
         )

@@ -22,10 +22,20 @@ from qtpy.QtWidgets import (
 from cellwright.core.tasks import Progress
 from cellwright.widgets.compare.disagreement import COLOURS
 from cellwright.widgets.compare.model import Compared, usual_pair
-from cellwright.widgets.shared.combos import ChannelComboBox, LayerComboBox, ModelComboBox, is_image
+from cellwright.widgets.shared.combos import ChannelComboBox, LayerComboBox, ModelComboBox
+from cellwright.widgets.shared.edited_layers import is_image
 from cellwright.widgets.shared.job_bar import JobBar
-from cellwright.widgets.shared.messages import duration, number_text
-from cellwright.widgets.shared.style import chip, form_layout, hint, message_label, panel_layout, set_state
+from cellwright.widgets.shared.messages import duration
+from cellwright.widgets.shared.style import (
+    chip,
+    fill,
+    form_layout,
+    message_label,
+    panel_layout,
+    set_state,
+    stack,
+    wrapped_label,
+)
 
 LONGEST_NAME = 30  # letters of a model's name that fit into the panel
 LONGEST_LARGE = 6  # characters of a count that fit twice, large
@@ -41,25 +51,15 @@ DIGITS = (0, 0, 0, 2, 2, 0)  # of the columns of the table
 class ComparePanel(QWidget):
     """Controls of the compare widget from top to bottom: images, models, the button, the figures."""
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         layout = panel_layout(self)
-        layout.addLayout(self._choices())
-        self.button = QPushButton()
+        self.button, self.message = QPushButton(), message_label()
         self.button.setObjectName("count")
-        layout.addWidget(self.button)
         self.jobs = JobBar(has_stop=False, describe=compare_line, stages=("compare",))
-        layout.addWidget(self.jobs)
-        self.message = message_label()
-        layout.addWidget(self.message)
-        layout.addWidget(self._card())
-        layout.addWidget(self._table())
+        fill(layout, self._choices(), self.button, self.jobs, self.message, self._card(), self._table())
         layout.addStretch(1)
         self.show_running(is_running=False)
-
-    def show_message(self, text: str, *, is_error: bool = False, is_warning: bool = False) -> None:
-        """Show a sentence under the button; an empty one hides it."""
-        self.message.tell(text, is_error=is_error, is_warning=is_warning)
 
     def show_running(self, *, is_running: bool) -> None:
         """Turn the button into Cancel and back."""
@@ -150,19 +150,15 @@ class ComparePanel(QWidget):
     def _card(self) -> QFrame:
         self.card = QFrame()
         self.card.setObjectName("card")
-        self.summary, self.notices = QLabel(), QLabel()
+        self.summary, self.notices = QLabel(), wrapped_label()
         self.summary.setTextFormat(Qt.TextFormat.RichText)
         self.summary.setAlignment(Qt.AlignmentFlag.AlignCenter)
-        self.notices.setObjectName("details")
-        self.notices.setWordWrap(True)
-        layout = QVBoxLayout(self.card)
-        layout.addWidget(self.summary)
-        layout.addWidget(self.notices)
+        fill(QVBoxLayout(self.card), self.summary, self.notices)
         self.card.setVisible(False)
         return self.card
 
     def _table(self) -> QWidget:
-        self.table, self.hint = QTableWidget(), hint(HINT)
+        self.table, self.hint = QTableWidget(), wrapped_label(HINT, "hint")
         self.table.setTextElideMode(Qt.TextElideMode.ElideMiddle)
         self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
@@ -174,20 +170,12 @@ class ComparePanel(QWidget):
         for widget in (self.table, self.hint):
             widget.setVisible(False)
         box = QWidget()
-        layout = QVBoxLayout(box)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.table)
-        layout.addWidget(self.hint)
+        stack(self.table, self.hint, into=box)
         return box
 
 
 def compare_line(progress: Progress, seconds_left: float | None) -> str:
-    """Return which model counts in which image, and how long it all still takes.
-
-    Examples
-    --------
-    ``set03: flow · image 3 of 37 · 2 min left``
-    """
+    """Return which model counts in which image, and the time left: ``set03: flow · image 3 of 37``."""
     if progress.stage == "open":
         return "Opening the image"
     if not progress.note:
@@ -205,10 +193,10 @@ def summary_of(compared: Compared) -> str:
     """
     comparison, pairs = compared.comparison, compared.pairs()
     is_one = len(pairs) == 1
-    heads = [_coloured(number, colour) for number, colour in zip("12", COLOURS, strict=True)]
+    heads = [chip(f"<b>{number}</b>", colour) for number, colour in zip("12", COLOURS, strict=True)]
     named = [f"{head} {escape(shortened(name))}" for head, name in zip(heads, comparison.models, strict=True)]
     counts = [
-        number_text(pairs[0][side]) if is_one else _mean(comparison.mean(model, "count"))
+        f"{pairs[0][side].count:,.0f}" if is_one else _mean(comparison.mean(model, "count"))
         for side, model in enumerate(comparison.models)
     ]
     rows = [("", heads), ("cells" if is_one else "per image", [_large(one) for one in counts])]
@@ -268,12 +256,7 @@ def regions_line(compared: Compared) -> str:
 
 
 def shortened(name: str) -> str:
-    """Return a model's name, its middle left out where it is too long for the panel.
-
-    Examples
-    --------
-    ``nuclei-of-leaves…tuned-in-may``
-    """
+    """Return a model's name, its middle left out where it is too long for the panel."""
     if len(name) <= LONGEST_NAME:
         return name
     n_last = (LONGEST_NAME - 1) // 2
@@ -291,10 +274,6 @@ def _best(scores: Sequence[float]) -> list[str]:
             text = f"<b>{text}</b>"
         texts.append(text)
     return texts
-
-
-def _coloured(text: str, colour: str) -> str:
-    return chip(f"<b>{escape(text)}</b>", colour)
 
 
 def _large(text: str) -> str:

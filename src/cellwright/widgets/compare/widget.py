@@ -5,17 +5,17 @@ from typing import TYPE_CHECKING
 
 from napari.layers import Layer
 from qtpy.QtCore import Signal  # type: ignore[attr-defined]
-from qtpy.QtWidgets import QTableWidgetItem, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QTableWidgetItem, QWidget
 
 from cellwright.core.errors import CellwrightError
 from cellwright.widgets.compare.choices import CompareChoices
 from cellwright.widgets.compare.disagreement import DISAGREEMENT
 from cellwright.widgets.compare.model import Compared, CompareModel, compare_task, open_task, whole_progress
 from cellwright.widgets.compare.view import ComparePanel
-from cellwright.widgets.shared.layer_io import Source, remove
+from cellwright.widgets.shared.layer_io import Source, active_kept, remove, take_away
 from cellwright.widgets.shared.messages import tell_error
 from cellwright.widgets.shared.napari_private import unwrapped
-from cellwright.widgets.shared.style import scrolled
+from cellwright.widgets.shared.style import PanelScrollArea, stack
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -34,9 +34,7 @@ class CompareWidget(QWidget):
         self.choices = CompareChoices(self.viewer, self.panel)
         self.jobs = self.panel.jobs
         self._opened: list[Layer] = []
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(scrolled(self.panel))
+        stack(PanelScrollArea(self.panel), into=self)
         self.jobs.started.connect(self._on_started)
         self.jobs.failed.connect(self._on_failed)
         self.jobs.cancelled.connect(self._on_cancelled)
@@ -50,7 +48,7 @@ class CompareWidget(QWidget):
         try:
             request = self.choices.request()
         except CellwrightError as error:
-            tell_error(self.panel, error, "Comparing")
+            tell_error(self.panel.message, error, "Comparing")
             return
         self.model.show(None)
         self.jobs.start(
@@ -69,7 +67,7 @@ class CompareWidget(QWidget):
     # -- a job --------------------------------------------------------------------------------------------
 
     def _on_started(self) -> None:
-        self.panel.show_message("")
+        self.panel.message.tell("")
         self.panel.show_running(is_running=True)
 
     def _on_clicked(self) -> None:
@@ -81,10 +79,10 @@ class CompareWidget(QWidget):
         self.panel.button.setEnabled(False)
 
     def _on_failed(self, error: Exception) -> None:
-        tell_error(self.panel, error, "Comparing")
+        tell_error(self.panel.message, error, "Comparing")
 
     def _on_cancelled(self) -> None:
-        self.panel.show_message("Cancelled; nothing was changed.")
+        self.panel.message.tell("Cancelled; nothing was changed.")
 
     def _on_finished(self) -> None:
         self.panel.show_running(is_running=False)
@@ -101,23 +99,17 @@ class CompareWidget(QWidget):
         if source is not None:
             remove(self.viewer, {"source": source.layer_id, "output": DISAGREEMENT})
         if layer is not None:
-            self._add(layer)
+            with active_kept(self.viewer):
+                self.viewer.add_layer(layer)
 
     def _show_opened(self, layers: tuple[Layer, ...]) -> None:
-        for layer in self._opened:
-            if layer in self.viewer.layers:
-                self.viewer.layers.remove(layer)
+        take_away(self.viewer, *self._opened)
         self._opened = list(layers)
         self.choices.hide(layers)
-        for layer in layers:
-            self._add(layer)
+        with active_kept(self.viewer):
+            for layer in layers:
+                self.viewer.add_layer(layer)
         self.viewer.reset_view()
-
-    def _add(self, layer: Layer) -> None:
-        active = self.viewer.layers.selection.active
-        self.viewer.add_layer(layer)
-        if active is not None and active in self.viewer.layers:
-            self.viewer.layers.selection.active = active
 
     def _on_image_clicked(self, item: QTableWidgetItem) -> None:
         self.open(getattr(item, "index", 0))

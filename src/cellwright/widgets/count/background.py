@@ -12,10 +12,10 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import plain_name
 from cellwright.files.zarr import open_levels
 from cellwright.inference.image_count import LARGE_PIXELS, folder_beside
-from cellwright.widgets.count.count_request import CountOutcome, Request, count_task
+from cellwright.widgets.count.count_request import Request, count_task
 from cellwright.widgets.count.model import CountModel
 from cellwright.widgets.shared.layer_factory import DENSITY_COLOURMAP, OUTLINE_PX, bright_colours
-from cellwright.widgets.shared.layer_io import TITLES, Source, remove
+from cellwright.widgets.shared.layer_io import TITLES, Source, remove, take_away
 from cellwright.widgets.shared.napari_private import draw_outlines_fast
 
 FILES = "cellwright_files"  # key in the metadata of a layer whose cells are in files
@@ -48,7 +48,7 @@ class BackgroundTool:
     def start(self, request: Request, view: Source) -> None:
         """Count what is seen; the whole follows."""
         self._waiting, self._view = request, view
-        self.model.start(count_task(replace(request, source=view)), self._on_view_counted)
+        self.model.start(count_task(replace(request, source=view)), self.model.show)
 
     def go_on(self) -> None:
         """Begin with the whole image, where it waits; called when a job has ended."""
@@ -68,17 +68,13 @@ class BackgroundTool:
         self.forget()
         self.model.tell(text)
 
-    def _on_view_counted(self, counted: CountOutcome) -> None:
-        self.model.show(counted)
-
     def _on_whole_counted(self, whole: WholeCount) -> None:
         viewer, self._is_whole = self.model.viewer, False
         if self._view is not None:
             remove(viewer, self._view.key)
         if whole.layer is not None:
             key = whole.layer.metadata[FILES]
-            for old in [layer for layer in viewer.layers if layer.metadata.get(FILES) == key]:
-                viewer.layers.remove(old)
+            take_away(viewer, *(layer for layer in viewer.layers if layer.metadata.get(FILES) == key))
             viewer.add_layer(whole.layer)
         self.model.outcome = None  # that of the view is no longer what is shown
         self.model.whole_counted.emit(whole)

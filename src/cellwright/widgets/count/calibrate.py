@@ -9,16 +9,7 @@ import pandas as pd
 from napari.layers import Shapes
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Qt, Signal  # type: ignore[attr-defined]
-from qtpy.QtWidgets import (
-    QAbstractButton,
-    QHBoxLayout,
-    QHeaderView,
-    QSpinBox,
-    QTableWidget,
-    QTableWidgetItem,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QAbstractButton, QHeaderView, QSpinBox, QTableWidget, QTableWidgetItem, QWidget
 
 from cellwright.core.data import Result
 from cellwright.core.errors import CellwrightError, SettingsError
@@ -27,8 +18,8 @@ from cellwright.widgets.count.count_request import CountOutcome, show_task
 from cellwright.widgets.count.model import CountModel
 from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.layer_factory import COLOUR
-from cellwright.widgets.shared.layer_io import Source
-from cellwright.widgets.shared.style import button, hint
+from cellwright.widgets.shared.layer_io import Source, take_away
+from cellwright.widgets.shared.style import button, even_row, stack, wrapped_label
 
 LAYER_NAME = "boxes counted by hand"
 EDGE_PX = 400  # an edge is this share of the image's longer side
@@ -59,14 +50,8 @@ class CalibrationTable(QWidget):
         self.apply = button("Correct", "Correct density and count by the boxes.")
         self.undo = button("Undo", "Go back to what the model found.")
         self.done = button("Done", "End calibrating; the correction stays.")
-        buttons = QHBoxLayout()
-        for made in (self.apply, self.undo, self.done):
-            buttons.addWidget(made, 1)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(hint(HINT))
-        layout.addWidget(self.table)
-        layout.addLayout(buttons)
+        buttons = even_row(self.apply, self.undo, self.done)
+        stack(wrapped_label(HINT, "hint"), self.table, buttons, into=self)
 
     @property
     def counts(self) -> list[int]:
@@ -147,8 +132,7 @@ class CalibrateTool(QObject):
         """Put layer and table away; the corrected density stays."""
         shapes, self.shapes = self.shapes, None
         self.form.setVisible(False)
-        if shapes is not None and shapes in self._model.viewer.layers:
-            self._model.viewer.layers.remove(shapes)
+        take_away(self._model.viewer, shapes)
 
     def _leave(self) -> None:
         """Put the table away; boxes that were drawn stay in the viewer, to go on with."""

@@ -10,7 +10,6 @@ from cellwright.core.data import CHANNEL, Image
 from cellwright.core.errors import WrongLayerError
 from cellwright.files.metadata import FilePart
 from cellwright.ops.measure.blocks import cropped
-from cellwright.widgets.shared.combos import is_image
 from cellwright.widgets.shared.coordinates import (
     FILE_PART,
     Channel,
@@ -19,7 +18,9 @@ from cellwright.widgets.shared.coordinates import (
     check_upon,
     image_in,
     is_understood,
+    lazy,
 )
+from cellwright.widgets.shared.edited_layers import is_image
 from cellwright.widgets.shared.layer_io import Source, source_of
 
 
@@ -70,17 +71,13 @@ def _single(layer: ImageLayer) -> list[Channel]:
     channels = channels_of(layer)
     if channels[0].axis is None:
         return list(channels[:1])
-    return [one for one in channels if _is_one(one)]
+    return [one for one in channels if one.axis is not None and one.index is not None]
 
 
 def _title(layer: ImageLayer, channel: Channel) -> str:
     if channel.axis is None:
         return str(layer.name)
     return f"{layer.name} · {channel.title}"
-
-
-def _is_one(channel: Channel) -> bool:
-    return channel.axis is not None and channel.index is not None
 
 
 def channels_by_number(layers: Iterable[Any], layer: ImageLayer) -> tuple[Image, dict[int, LayerChannel]]:
@@ -120,7 +117,7 @@ def source_with(
     source = source_of(chosen.layer, chosen.channel, window)
     if _is_one_layer(chosen, also):
         return source
-    from dask.array import stack  # napari brings dask
+    import dask.array
 
     together = (chosen, *also)
     for one in also:
@@ -128,7 +125,7 @@ def source_with(
     planes = [_plane(_cut(one.image, source), one.channel) for one in together]
     image = replace(
         source.image,
-        data=stack([_lazy(plane) for plane in planes]),  # type: ignore[no-untyped-call]
+        data=dask.array.stack([lazy(plane) for plane in planes]),  # type: ignore[no-untyped-call]
         axes=CHANNEL + source.image.label_axes,
         channel_names=tuple(map(_name, together)),
         channel_colors=(),
@@ -172,14 +169,6 @@ def _name(one: LayerChannel) -> str:
     if one.channel.axis is None:
         return str(one.layer.name)
     return one.channel.title
-
-
-def _lazy(pixels: Any) -> Any:
-    from dask.array import Array, from_array
-
-    if isinstance(pixels, Array):
-        return pixels
-    return from_array(pixels, chunks=getattr(pixels, "chunks", "auto"), name=False)  # type: ignore[no-untyped-call]
 
 
 def _part_of_file(images: Sequence[Image]) -> tuple[str, tuple[int, ...]]:

@@ -134,7 +134,7 @@ class Choices(QObject):
         if not isalive(self):  # type: ignore[no-untyped-call]
             return
         if ticked is None:
-            ticked = self._panel.ticked_models
+            ticked = self._panel.together.ticked
         self._panel.list_models(self._panel.model.siblings, ticked)
 
     def _on_scene_changed(self, _: Any = None) -> None:
@@ -296,12 +296,7 @@ class AxesTool(QObject):
 
 
 def understood_line(known: Understood, *, is_linked: bool) -> str:
-    """Return in one sentence what an image is taken for, and why.
-
-    Examples
-    --------
-    ``As the file tells: 51 slices in z, linked; 0.65 µm a pixel``
-    """
+    """Return what an image is taken for, and why: ``As the file tells: 51 slices in z; 0.65 µm a pixel``."""
     image = known.image
     text = meaning(image.axes, image.shape, image.channel_names)
     if "Z" in image.axes and is_linked:

@@ -35,16 +35,8 @@ def show_colours(
 ) -> ImageLayer:
     """Add the pseudo-colours of a volume as an RGB layer and return it.
 
-    A slice is coloured when it is looked at, so a volume of any size takes no time.
-
-    Parameters
-    ----------
-    viewer
-        A napari viewer.
-    source
-        What is counted.
-    engine
-        Tells the channels.
+    A slice is coloured when it is looked at, so a volume of any size takes no time. The engine tells the
+    channels.
 
     Raises
     ------

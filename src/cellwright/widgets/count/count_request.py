@@ -20,7 +20,6 @@ from cellwright.ops.measure.regions import RegionSet
 from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.layer_factory import legend
 from cellwright.widgets.shared.layer_io import Source, prepare
-from cellwright.widgets.shared.messages import number_text
 from cellwright.widgets.shared.regions import REGIONS, WINDOW
 
 if TYPE_CHECKING:
@@ -171,8 +170,6 @@ def card_of(counted: CountOutcome, unit: str, edited: "pandas.DataFrame | None" 
 
     Parameters
     ----------
-    counted
-        The count.
     unit
         As in the preferences.
     edited
@@ -190,16 +187,11 @@ def card_of(counted: CountOutcome, unit: str, edited: "pandas.DataFrame | None" 
     if source.is_preview:
         line = f"preview of the view: {line}"
     details = (guess_line(result), interval_line(result), name_line(counted.request), sizes_line(sizes, unit))
-    return CountCard(number_text(result), line, "\n".join(filter(None, details)), legend(classes))
+    return CountCard(f"{result.count:,.0f}", line, "\n".join(filter(None, details)), legend(classes))
 
 
 def by_hand_line(table: "pandas.DataFrame") -> str:
-    """Return how many cells were drawn or changed by hand, and that it is so where they were only deleted.
-
-    Examples
-    --------
-    ``3 by hand``
-    """
+    """Return how many cells were drawn or changed by hand, and that it is so where they were only deleted."""
     n_edited = 0
     if "edited" in table:
         n_edited = int((table["edited"] == True).sum())  # noqa: E712 - some rows may be empty
@@ -212,12 +204,7 @@ def result_line(result: Result) -> str:
 
 
 def name_line(request: Request) -> str:
-    """Return the name of the image, and the channels of it that were counted in where it has several.
-
-    Examples
-    --------
-    ``slide · DAPI + GFP``
-    """
+    """Return the name of the image, and which of its channels were counted in: ``slide · DAPI + GFP``."""
     return " · ".join(filter(None, (request.source.image.name, channels_line(request))))
 
 
@@ -233,12 +220,7 @@ def channels_line(request: Request) -> str:
 
 
 def guess_line(result: Result) -> str:
-    """Return a sentence where the number rests on guessed axes, else nothing.
-
-    Examples
-    --------
-    ``axes guessed: ZYX, 51 slices in z``
-    """
+    """Return where the number rests on guessed axes: ``axes guessed: ZYX, 51 slices in z``; else nothing."""
     found_by = result.provenance
     if not found_by.settings.get("axes_are_guessed"):
         return ""

@@ -89,8 +89,6 @@ class CountModel:
 
     Parameters
     ----------
-    viewer
-        A napari viewer.
     read_inputs
         Gives what is chosen now; raises CellwrightError where that cannot be counted with.
     """
@@ -116,12 +114,7 @@ class CountModel:
     def choose_axes(self, layer: ImageLayer, axes: str) -> None:
         """Take these axes for a layer from now on, in every panel; '' takes them as they are understood.
 
-        Parameters
-        ----------
-        layer
-            Remembers them.
-        axes
-            One letter for each axis, colours left out.
+        ``axes`` has a letter for each axis, colours left out.
         """
         if axes == chosen_axes(layer):
             return

@@ -10,7 +10,6 @@ from napari.layers import Labels, Points
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QAbstractButton
-from superqt.utils import QSignalDebouncer
 
 from cellwright import __version__
 from cellwright.core.data import Cells, Image, Provenance, Result
@@ -23,6 +22,7 @@ from cellwright.widgets.count.model import CountModel
 from cellwright.widgets.count.save import EditedCells
 from cellwright.widgets.shared.coordinates import axis_of, pixel_at
 from cellwright.widgets.shared.edited_layers import ASKED
+from cellwright.widgets.shared.jobs import debouncer
 from cellwright.widgets.shared.layer_io import Source, image_layer
 from cellwright.widgets.shared.point_prompt import (
     LEFT,
@@ -68,9 +68,7 @@ class PointPromptTool(QObject):
         self._overlay: PromptOverlay | None = None
         self._pending: list[tuple[PromptPoint, PromptedCell]] = []
         self._waiting: list[Callable[[], None]] = []  # what is done once the network has looked at the image
-        self._soon = QSignalDebouncer(parent=self)
-        self._soon.setTimeout(WAIT_MS)
-        self._soon.triggered.connect(self._go_on)
+        self._soon = debouncer(self, WAIT_MS, self._go_on)
         button.toggled.connect(self._on_ask_toggled)
         model.outcome_changed.connect(self._add_pending)
 

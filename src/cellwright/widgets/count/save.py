@@ -39,14 +39,8 @@ OUTPUTS = ("Labels", "Points", "Shapes")  # that hold cells
 class EditedCells:
     """The cells of the last count as they were changed by hand since, in any of its layers.
 
-    Cells that a later run of the same count stands beside are no longer those of the count.
-
-    Parameters
-    ----------
-    model
-        Knows the last count.
-    panel
-        With it this ends.
+    Cells that a later run of the same count stands beside are no longer those of the count. It ends with the
+    panel.
     """
 
     changed = Signal()  # there are other cells now
@@ -206,7 +200,7 @@ class SettingsFileTool(QObject):
         _choose(panel.rule, recipe.analysis.region_rule)
         told = f"Settings of {path.name} taken; count to use them." + self._choices.choose_channels(engine)
         self._choices.list_siblings(recipe.models[1:])
-        missing = [name for name in recipe.models[1:] if name not in panel.ticked_models]
+        missing = [name for name in recipe.models[1:] if name not in panel.together.ticked]
         if missing:
             told += f" There is no model {', '.join(missing)} to count together with; it is left out."
         self._model.tell(told)

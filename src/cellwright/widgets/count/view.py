@@ -1,6 +1,6 @@
 """The looks of the count widget: its controls and where they stand, without behaviour."""
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable
 from typing import Any
 
 from napari.layers import Labels
@@ -13,14 +13,13 @@ from qtpy.QtWidgets import (
     QGridLayout,
     QHBoxLayout,
     QLabel,
-    QListWidget,
-    QListWidgetItem,
     QVBoxLayout,
     QWidget,
 )
 
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.registry import Family
+from cellwright.widgets.shared.check_list import CheckList
 from cellwright.widgets.shared.combos import (
     LETTERS,
     ChannelComboBox,
@@ -29,13 +28,14 @@ from cellwright.widgets.shared.combos import (
     LayerComboBox,
     ModelComboBox,
     PanelComboBox,
-    is_image,
-    is_shapes,
 )
+from cellwright.widgets.shared.edited_layers import is_image, is_shapes
 from cellwright.widgets.shared.form import SettingsForm, is_threshold, names_of
 from cellwright.widgets.shared.job_bar import JobBar
 from cellwright.widgets.shared.style import (
     button,
+    even_row,
+    fill,
     folded,
     form_layout,
     message_label,
@@ -43,7 +43,9 @@ from cellwright.widgets.shared.style import (
     put,
     row,
     set_state,
+    stack,
     wrappable,
+    wrapped_label,
 )
 
 SHORTCUT = "Ctrl+Return"
@@ -63,29 +65,20 @@ OWN_ROWS = (
 PX, UM = "px", "µm"
 MOST = {PX: 5000.0, UM: 100_000.0}  # of a diameter
 UNIT_LETTERS = 2
-MOST_ROWS = 4  # of the list of models that is not scrolled
-ROW_PADDING_PX = 4
 LONGEST_LARGE = 6  # characters of the number that fit into the panel at full size
 
 
 class CountPanel(QWidget):
     """Controls of the count widget from top to bottom: image and model, the buttons, the result, and more."""
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         layout = panel_layout(self)
         self.guide = GuideLine()
-        layout.addWidget(self.guide)
-        layout.addLayout(self._first_choices())
-        layout.addLayout(self._buttons())
-        self.jobs = JobBar(has_stop=False)
-        layout.addWidget(self.jobs)
-        self.message = message_label()
-        layout.addWidget(self.message)
-        layout.addWidget(self._card())
-        layout.addLayout(self._tools())
-        self._tool_box = QVBoxLayout()
-        layout.addLayout(self._tool_box)
+        fill(layout, self.guide, self._first_choices(), self._buttons())
+        self.jobs, self.message = JobBar(has_stop=False), message_label()
+        self.tool_box = QVBoxLayout()  # for what belongs to a tool
+        fill(layout, self.jobs, self.message, self._card(), self._tools(), self.tool_box)
         self.more = folded("More", self._more())
         layout.addWidget(self.more)
         layout.addStretch(1)
@@ -99,16 +92,8 @@ class CountPanel(QWidget):
         self.filters = SettingsForm(settings_type, slow)
         self.engine = SettingsForm(EngineSettings, engine)
         self.thresholds.native.setObjectName("thresholds")
-        put(self._threshold_box, [self.thresholds.native])
-        put(self._advanced_box, [self.filters.native, self.engine.native])
-
-    def put_tool(self, form: QWidget) -> None:
-        """Give what belongs to a tool a place under the tools' buttons."""
-        self._tool_box.addWidget(form)
-
-    def show_message(self, text: str, *, is_error: bool = False, is_warning: bool = False) -> None:
-        """Show a sentence under the buttons; an empty one hides it."""
-        self.message.tell(text, is_error=is_error, is_warning=is_warning)
+        put(self._threshold_box, self.thresholds.native)
+        put(self._advanced_box, self.filters.native, self.engine.native)
 
     def show_running(self, *, is_running: bool) -> None:
         """Turn the count button into Cancel and back."""
@@ -153,11 +138,12 @@ class CountPanel(QWidget):
             "What the axes of the image are. Slices in z are linked to cells in 3D, frames in time are not."
         )
         self.model = ModelComboBox(folders="Model folder")
-        form = _form({"Image": self.image, "Axes": self.axes, "Model": self.model.with_card()})
-        self.understood = QLabel()
-        self.understood.setObjectName("understood")
-        self.understood.setWordWrap(True)
-        form.insertRow(2, "", self.understood)
+        self.understood = wrapped_label(name="understood")
+        form = form_layout()
+        form.addRow("Image", self.image)
+        form.addRow("Axes", self.axes)
+        form.addRow("", self.understood)
+        form.addRow("Model", self.model.with_card())
         self._axes_parts = (form.labelForField(self.axes), self.axes, self.understood)
         self.show_axes("")
         return form
@@ -174,28 +160,24 @@ class CountPanel(QWidget):
         """Return what can be left as it is, out of sight to begin with."""
         self.device, self.channel, self.classes = DeviceComboBox(), ChannelComboBox(), ClassifierComboBox()
         self._where()
-        rows: dict[str, QWidget | QHBoxLayout] = {
-            "Channel": self.channel,
-            "And in": self._further(),
-            "Combined by": self.combine,
-            "Count in": self.region,
-            "At its edge": self.rule,
-            "Leave out": self.exclude,
-            "Mask": self.mask_layer,
-            "": self.mask_side,  # below: both would be wider than a narrow panel
-            "Diameter": self._diameter(),
-            "Classes": self.classes,
-            "Device": self.device,
-            "Together with": self._together(),
-        }
-        box = QWidget()
-        layout = QVBoxLayout(box)
-        layout.setContentsMargins(0, 0, 0, 0)
-        self._more_form = _form(rows)
-        layout.addLayout(self._more_form)
-        layout.addLayout(self._outputs())
+        self._further()
+        self._more_form = form = form_layout()
+        form.addRow("Channel", self.channel)
+        form.addRow("And in", self.further)
+        form.addRow("Combined by", self.combine)
+        form.addRow("Count in", self.region)
+        form.addRow("At its edge", self.rule)
+        form.addRow("Leave out", self.exclude)
+        form.addRow("Mask", self.mask_layer)
+        form.addRow("", self.mask_side)  # below: both would be wider than a narrow panel
+        form.addRow("Diameter", self._diameter())
+        form.addRow("Classes", self.classes)
+        form.addRow("Device", self.device)
+        self.together = CheckList(
+            "Further models of the same family: their outputs are averaged with those of the model above."
+        )
+        form.addRow("Together with", self.together)
         self._advanced_box = QVBoxLayout()
-        layout.addLayout(self._advanced_box)
         self.save_settings = button(
             "Save settings…", "Keep all settings in a file, for other images and the command line."
         )
@@ -203,8 +185,9 @@ class CountPanel(QWidget):
         self.show_guide = button(
             "Show the first steps", "Three steps from an image to its results, on a sample image if you like."
         )
-        for made in (self.save_settings, self.load_settings, self.show_guide):
-            layout.addWidget(made)
+        box = QWidget()
+        settings = (self.save_settings, self.load_settings, self.show_guide)
+        stack(form, self._outputs(), self._advanced_box, *settings, into=box)
         return box
 
     def _where(self) -> None:
@@ -229,7 +212,8 @@ class CountPanel(QWidget):
             side.setMinimumContentsLength(LETTERS // 2)
         self.mask_side.fill(SIDES.items())
 
-    def _further(self) -> "CheckList":
+    def _further(self) -> None:
+        """Make the boxes of the channels that are counted in together with the chosen one."""
         self.further = CheckList(
             "Channels, and layers of the same pixels, that are counted in together with the channel above: "
             "each is scaled by its own intensities, then they are combined."
@@ -240,7 +224,6 @@ class CountPanel(QWidget):
         )
         self.combine.fill(COMBINATIONS.items())
         self.further.itemChanged.connect(self._show_combine)
-        return self.further
 
     def list_channels(self, channels: Iterable[tuple[str, str]], ticked: Container[str]) -> None:
         """List title and key of channels that can be counted in together with the chosen one; tick some."""
@@ -251,17 +234,6 @@ class CountPanel(QWidget):
     def _show_combine(self, _: object = None) -> None:
         self._more_form.setRowVisible(self.combine, bool(self.further.ticked))
 
-    def _together(self) -> "CheckList":
-        self.together = CheckList(
-            "Further models of the same family: their outputs are averaged with those of the model above."
-        )
-        return self.together
-
-    @property
-    def ticked_models(self) -> tuple[str, ...]:
-        """Names or folders of the models that count together with the chosen one."""
-        return self.together.ticked
-
     def list_models(self, models: Iterable[tuple[str, str]], ticked: Container[str]) -> None:
         """List title and name of models that can count together with the chosen one, and tick some."""
         self.together.list_entries(models, ticked)
@@ -270,9 +242,7 @@ class CountPanel(QWidget):
     def _diameter(self) -> QHBoxLayout:
         self.diameter = DiameterBox()
         self.measure = button("Measure", "Draw a line across a typical cell.")
-        layout = row(self.diameter, self.diameter.unit)
-        layout.addWidget(self.measure)
-        return layout
+        return row(self.diameter, self.diameter.unit, self.measure)
 
     def _outputs(self) -> QGridLayout:
         self.outputs = {output: QCheckBox(title) for output, title in OUTPUTS.items()}
@@ -294,20 +264,16 @@ class CountPanel(QWidget):
     def _card(self) -> QFrame:
         card = QFrame()
         card.setObjectName("card")
-        self.number, self.line = QLabel("—"), QLabel("no cells counted yet")
-        self.legend, self.details = QLabel(), QLabel()
-        layout = QVBoxLayout(card)
+        self.number, self.line = QLabel("—"), wrapped_label("no cells counted yet", "line")
+        self.number.setObjectName("number")
+        self.legend, self.details = wrapped_label(name="legend"), wrapped_label()
+        self.legend.setVisible(False)
+        self.details.setVisible(False)
+        layout = stack(into=card, spacing_px=4)
         layout.setContentsMargins(12, 8, 12, 12)
-        layout.setSpacing(4)
-        for name in ("number", "line", "legend", "details"):
-            label = getattr(self, name)
-            label.setObjectName(name)
+        for label in (self.number, self.line, self.legend, self.details):
             label.setAlignment(Qt.AlignmentFlag.AlignCenter)
             layout.addWidget(label)
-        self.line.setWordWrap(True)
-        for label in (self.legend, self.details):
-            label.setWordWrap(True)
-            label.setVisible(False)
         layout.addSpacing(8)
         self._threshold_box = QVBoxLayout()
         layout.addLayout(self._threshold_box)
@@ -340,76 +306,29 @@ class CountPanel(QWidget):
         self.colours = button(
             "Show colours", "Show each slice as the model sees it, its neighbours in red and blue."
         )
-        layout = QHBoxLayout()
-        for made in (self.ask, self.calibrate, self.colours):
-            layout.addWidget(made, 1)
-        whole = QVBoxLayout()
-        whole.addLayout(layout)
-        whole.addLayout(row(self.keep_cell, self.drop_cell))
         self.show_prompted(is_pending=False)
-        return whole
-
-
-class CheckList(QListWidget):
-    """Entries that can be ticked, as high as they need, and scrolled where they are many.
-
-    Parameters
-    ----------
-    help_text
-        Its tooltip.
-    """
-
-    def __init__(self, help_text: str) -> None:
-        super().__init__()
-        self.setToolTip(help_text)
-        self.setSelectionMode(QListWidget.SelectionMode.NoSelection)
-        self.setTextElideMode(Qt.TextElideMode.ElideRight)
-        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-
-    @property
-    def ticked(self) -> tuple[str, ...]:
-        """Data of the entries that are ticked."""
-        items = [self.item(place) for place in range(self.count())]
-        ticked = [item for item in items if item is not None and item.checkState() == Qt.CheckState.Checked]
-        return tuple(str(item.data(Qt.ItemDataRole.UserRole)) for item in ticked)
-
-    def list_entries(self, entries: Iterable[tuple[str, str]], ticked: Container[str]) -> None:
-        """List titles and data, and tick some."""
-        with QSignalBlocker(self):
-            self.clear()
-            for title, data in entries:
-                item = QListWidgetItem(title)
-                item.setToolTip(title)
-                item.setData(Qt.ItemDataRole.UserRole, data)
-                item.setFlags(Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsUserCheckable)
-                item.setCheckState(Qt.CheckState.Checked if data in ticked else Qt.CheckState.Unchecked)
-                self.addItem(item)
-        n_shown = min(self.count(), MOST_ROWS)
-        row_px = max(self.sizeHintForRow(0), self.fontMetrics().height() + ROW_PADDING_PX)
-        self.setFixedHeight(n_shown * row_px + 2 * ROW_PADDING_PX)
+        tools = even_row(self.ask, self.calibrate, self.colours)
+        return stack(tools, row(self.keep_cell, self.drop_cell))
 
 
 class GuideLine(QFrame):
     """A step of the guide with what does it and what leaves; out of sight to begin with."""
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self.setObjectName("guide")
-        self.text = QLabel()
-        self.text.setWordWrap(True)
+        self.text = wrapped_label()
         self.go_on = button("", "Do this step.")
         self.leave = button("Leave", "Hide these steps. They stay at the end of More.")
-        layout = QVBoxLayout(self)
-        layout.addWidget(self.text)
-        layout.addLayout(row(self.go_on, self.leave))
+        fill(QVBoxLayout(self), self.text, row(self.go_on, self.leave))
         self.setVisible(False)
 
 
 class DiameterBox(QDoubleSpinBox):
     """A diameter with the unit beside it, which there is a choice of where the pixel size is known."""
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self._pixel_um = 0.0  # side of a pixel; 0 when not known
         self.unit = PanelComboBox("Unit of the diameter; µm need the pixel size of the image.")
         self.unit.setMinimumContentsLength(UNIT_LETTERS)
@@ -479,11 +398,3 @@ class DiameterBox(QDoubleSpinBox):
 def usual_outputs(family: Family) -> tuple[str, ...]:
     """Return the outputs to begin with: outlines where there are any, else all that the family gives."""
     return ("Labels",) if "Labels" in family.returns else family.returns
-
-
-def _form(rows: Mapping[str, QWidget | QHBoxLayout]) -> QFormLayout:
-    """Return rows that keep to the width of the panel."""
-    form = form_layout()
-    for title, field in rows.items():
-        form.addRow(title, field)
-    return form

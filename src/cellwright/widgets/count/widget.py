@@ -8,7 +8,7 @@ from napari.layers import Shapes
 from qtpy.compat import isalive
 from qtpy.QtCore import Signal  # type: ignore[attr-defined]
 from qtpy.QtGui import QShowEvent
-from qtpy.QtWidgets import QVBoxLayout, QWidget
+from qtpy.QtWidgets import QWidget
 
 from cellwright.core.errors import CellwrightError, WrongLayerError
 from cellwright.inference.fit import expectation
@@ -37,10 +37,10 @@ from cellwright.widgets.shared.jobs import Job, LiveUpdater
 from cellwright.widgets.shared.layer_io import (
     Source,
     edited_layers,
-    has_image,
     has_layers,
     hidden_for,
     image_layer,
+    layer_of_id,
     place,
     remove,
     shown_cells,
@@ -70,7 +70,7 @@ from cellwright.widgets.shared.regions import (
     window_in_view,
     window_of_regions,
 )
-from cellwright.widgets.shared.style import scrolled
+from cellwright.widgets.shared.style import PanelScrollArea, stack
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -94,9 +94,7 @@ class CountWidget(QWidget):
         self.background = BackgroundTool(self.model)
         self.updater = LiveUpdater(self)
         self._is_showing_settings = False
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(scrolled(self.panel))
+        stack(PanelScrollArea(self.panel), into=self)
         self._show_family(self.choices.family)
         self.axes = AxesTool(self.model, self.panel, self.choices)
         self.calibrate = CalibrateTool(self.model, self.panel.calibrate)
@@ -105,7 +103,7 @@ class CountWidget(QWidget):
         self.save = SaveTool(self.model, self.edited, self.panel.save)
         self.settings_file = SettingsFileTool(self.model, self.panel, self.choices)
         self.first_run = FirstRunTool(self.model, self.panel)
-        self.panel.put_tool(self.calibrate.form)
+        self.panel.tool_box.addWidget(self.calibrate.form)
         self._connect_panel()
         self._connect_model()
 
@@ -171,7 +169,7 @@ class CountWidget(QWidget):
             settings=self.settings,
             engine=self.engine,
             outputs=self.outputs,
-            together=self.panel.ticked_models,
+            together=self.panel.together.ticked,
             also=self.choices.also,
         )
 
@@ -300,7 +298,7 @@ class CountWidget(QWidget):
         expected = expectation(counted.result.fit)
         if expected in notices:  # as a warning
             expected = ""
-        if not has_image(self.viewer, source):
+        if layer_of_id(self.viewer, source.layer_id) is None:
             notices.append(
                 f"The image layer {source.image.name!r} was removed while its cells were counted; they are "
                 "shown where it was."
@@ -336,7 +334,7 @@ class CountWidget(QWidget):
     def _is_here(self, counted: CountOutcome) -> bool:
         """Return whether the image of a count, or what was made of it, is still among the layers."""
         source = counted.request.source
-        return has_image(self.viewer, source) or has_layers(self.viewer, source.key)
+        return layer_of_id(self.viewer, source.layer_id) is not None or has_layers(self.viewer, source.key)
 
     def _update(self, _: object = None) -> None:
         """Bring cells and layers in line with thresholds, ticks and classes, in the background."""
@@ -421,8 +419,8 @@ class CountWidget(QWidget):
         counted = self.model.outcome
         if counted is None:
             return
-        source, cells = counted.request.source, shown_cells(self.viewer, counted.request.source)
-        image = next((one for one in self.viewer.layers if str(one.unique_id) == source.layer_id), None)
+        source = counted.request.source
+        image, cells = layer_of_id(self.viewer, source.layer_id), shown_cells(self.viewer, source)
         if image is None or cells is None:
             self.model.tell("Image or cells are no longer among the layers. Count again, then correct.")
             return
@@ -470,7 +468,7 @@ class CountWidget(QWidget):
             self.model.fail(error)
 
     def _on_told(self, text: str, is_error: bool, is_warning: bool) -> None:  # noqa: FBT001 - by a signal
-        self.panel.show_message(text, is_error=is_error, is_warning=is_warning)
+        self.panel.message.tell(text, is_error=is_error, is_warning=is_warning)
 
     def _on_failed(self, error: Exception, doing: str) -> None:
-        tell_error(self.panel, error, doing)
+        tell_error(self.panel.message, error, doing)

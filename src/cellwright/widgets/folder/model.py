@@ -18,7 +18,7 @@ from cellwright.files.folders.image_list import ListedImage, list_images
 from cellwright.files.folders.results import ImageOutcome, check_output, read_outcomes, read_result
 from cellwright.files.images import read_images
 from cellwright.inference.recipe import Recipe
-from cellwright.ops.plates import PlateMap, plate_map, row_name, well_place
+from cellwright.ops.plates import PlateMap, plate_map, well_place
 from cellwright.widgets.shared.layer_io import layer_arguments, prepare, source_of
 
 ORDERS = {
@@ -154,11 +154,6 @@ def _key(outcome: ImageOutcome, order: str) -> float:
     return keys.get(order, 0.0)
 
 
-def well_name(row: int, column: int) -> str:
-    """Return what a well is called: B03."""
-    return f"{row_name(row)}{column + 1:02d}"
-
-
 def check_request(request: FolderRequest) -> None:
     """Raise before anything is counted where it cannot be.
 
@@ -217,7 +212,7 @@ def earlier_task(output: Path) -> Task[tuple[Path, tuple[ImageOutcome, ...]]]:
     return output, read_outcomes(output)
 
 
-def open_task(outcome: ImageOutcome, output: Path, axes: str = "") -> Task[OpenedImage]:
+def open_task(outcome: ImageOutcome, output: Path) -> Task[OpenedImage]:
     """Return the layers of an image and of its cells as they are in the files.
 
     Raises
@@ -226,7 +221,7 @@ def open_task(outcome: ImageOutcome, output: Path, axes: str = "") -> Task[Opene
         One of the files is missing or damaged.
     """
     yield Progress("open", 0, 1)
-    image = _read_part(outcome.image, axes)
+    image = _read_part(outcome.image)
     layer = ImageLayer(image.data, **layer_arguments(image))
     result = read_result(output, outcome.image.name, image)
     yield Progress("layers", 0, 1)
@@ -235,8 +230,8 @@ def open_task(outcome: ImageOutcome, output: Path, axes: str = "") -> Task[Opene
     return OpenedImage(layer, {name: made[name] for name in made if name == first})
 
 
-def _read_part(listed: ListedImage, axes: str) -> Any:
-    for image in read_images(listed.path, axes or None):
+def _read_part(listed: ListedImage) -> Any:
+    for image in read_images(listed.path):
         if listed.part in ("", image.name):
             return image
     raise ReadError(f"{listed.path} has no image {listed.part} any more. Count the folder again.")

@@ -7,7 +7,7 @@ from qtpy.QtCore import QEvent, QPoint, QRectF, QSize, Qt, Signal  # type: ignor
 from qtpy.QtGui import QColor, QPainter, QPalette, QPen
 from qtpy.QtWidgets import QSizePolicy, QToolTip, QWidget
 
-from cellwright.ops.plates import PlateMap, row_name, shade
+from cellwright.ops.plates import PlateMap, row_name, shade, well_name
 
 TITLE_PX = 20  # left of the rows and above the columns
 LEGEND_PX = 34  # below
@@ -80,8 +80,7 @@ class PlateView(QWidget):
         """Return name and value of a well: ``B03: 412 (mean of 4 images)``."""
         if self._map is None or well is None:
             return ""
-        name = f"{row_name(well[0])}{well[1] + 1:02d}"
-        n = int(self._map.n_images[well])
+        name, n = well_name(*well), int(self._map.n_images[well])
         if not n:
             return f"{name}: no image"
         value = f"{name}: {self._map.values[well]:,.6g}"

@@ -17,7 +17,6 @@ from qtpy.QtWidgets import (
     QFormLayout,
     QFrame,
     QHBoxLayout,
-    QLabel,
     QLineEdit,
     QListView,
     QListWidget,
@@ -33,14 +32,15 @@ from cellwright.files.folders.results import ImageOutcome, thumbnail_of
 from cellwright.inference.fit import UNKNOWN_BELOW, WARN_BELOW, in_short
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
-from cellwright.ops.plates import PlateMap, plate_pattern
-from cellwright.widgets.folder.model import ORDERS, FolderModel, well_name
+from cellwright.ops.plates import PlateMap, plate_pattern, well_place
+from cellwright.widgets.folder.model import ORDERS, FolderModel
 from cellwright.widgets.folder.plate_view import PlateView
 from cellwright.widgets.shared.combos import DeviceComboBox, ModelComboBox, PanelComboBox
 from cellwright.widgets.shared.form import SettingsForm, names_of
 from cellwright.widgets.shared.job_bar import JobBar
 from cellwright.widgets.shared.style import (
     button,
+    fill,
     folded,
     form_layout,
     message_label,
@@ -48,6 +48,8 @@ from cellwright.widgets.shared.style import (
     put,
     row,
     set_state,
+    stack,
+    wrapped_label,
 )
 
 START, STOP = "Count images", "Stop"
@@ -65,26 +67,18 @@ WARNED = {Qt.ItemDataRole.ForegroundRole: "black", Qt.ItemDataRole.BackgroundRol
 class FolderView(QWidget):
     """Controls of the folder panel from top to bottom."""
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         layout = panel_layout(self, spacing_px=6)
         self.inputs = folded("Images and model", self._inputs())
         self.inputs.expand(animate=False)
-        layout.addWidget(self.inputs)
-        layout.addWidget(self._more())
         self.start = button(
             START, "Count all images; what was counted before with the same settings is kept."
         )
         self.start.setObjectName("count")
-        layout.addWidget(self.start)
-        self.jobs = JobBar(has_stop=False)
-        layout.addWidget(self.jobs)
-        self.message = message_label()
-        layout.addWidget(self.message)
-        self.totals = QLabel("no images counted yet")
-        self.totals.setObjectName("details")
-        self.totals.setWordWrap(True)
-        layout.addWidget(self.totals)
+        self.jobs, self.message = JobBar(has_stop=False), message_label()
+        self.totals = wrapped_label("no images counted yet")
+        fill(layout, self.inputs, self._more(), self.start, self.jobs, self.message, self.totals)
         layout.addWidget(self._tabs(), 1)
         self.show_running(is_running=False)
 
@@ -109,15 +103,10 @@ class FolderView(QWidget):
         form.addRow("Plate", self.plate_names)
         form.addRow("Results", row(self.output, self.choose_output))
         form.addRow("Model", self.model.with_card())
-        self.taken_over = QLabel()
-        self.taken_over.setObjectName("details")
-        self.taken_over.setWordWrap(True)
+        self.taken_over = wrapped_label()
         self.taken_over.hide()
         box = QWidget()
-        layout = QVBoxLayout(box)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addLayout(form)
-        layout.addWidget(self.taken_over)
+        stack(form, self.taken_over, into=box)
         return box
 
     def _folders(self) -> QHBoxLayout:
@@ -129,9 +118,7 @@ class FolderView(QWidget):
         )
         self.add_folder = button("+", "Add another folder or plate.")
         self.add_folder.setMaximumWidth(28)
-        folders = row(self.folders, self.choose_folder)
-        folders.addWidget(self.add_folder)
-        return folders
+        return row(self.folders, self.choose_folder, self.add_folder)
 
     def _more(self) -> QCollapsible:
         self.device = DeviceComboBox()
@@ -144,17 +131,11 @@ class FolderView(QWidget):
         self.xlsx = QCheckBox("Tables for Excel, too")
         self.xlsx.setToolTip("Write each table as an Excel file beside the CSV.")
         self.engine = SettingsForm(EngineSettings, SHOWN_IN_FORM)
-        box = QWidget()
-        layout = QVBoxLayout(box)
-        layout.setContentsMargins(0, 0, 0, 0)
-        self._family_box = QVBoxLayout()
-        layout.addLayout(self._family_box)
-        layout.addWidget(self.engine.native)
-        own = QFormLayout()
+        self._family_box, own = QVBoxLayout(), QFormLayout()
         own.addRow("Channel", self.channel)
         own.addRow("Device", self.device)
-        layout.addLayout(own)
-        layout.addWidget(self.xlsx)
+        box = QWidget()
+        stack(self._family_box, self.engine.native, own, self.xlsx, into=box)
         scroll = QScrollArea()
         scroll.setWidget(box)
         scroll.setWidgetResizable(True)
@@ -165,7 +146,7 @@ class FolderView(QWidget):
     def show_family(self, name: str) -> None:
         """Show the settings of a model family, as they come."""
         self.settings = SettingsForm(registry.get(name).settings)
-        put(self._family_box, [self.settings.native])
+        put(self._family_box, self.settings.native)
 
     @property
     def engine_settings(self) -> EngineSettings:
@@ -216,10 +197,6 @@ class FolderView(QWidget):
 
     # -- a run --------------------------------------------------------------------------------------------
 
-    def show_message(self, text: str, *, is_error: bool = False, is_warning: bool = False) -> None:
-        """Show a sentence under the button; an empty one hides it."""
-        self.message.tell(text, is_error=is_error, is_warning=is_warning)
-
     def show_running(self, *, is_running: bool) -> None:
         """Turn the button into Stop and back; nothing is changed while images are counted."""
         self.start.setText(STOP if is_running else START)
@@ -248,10 +225,10 @@ class FolderView(QWidget):
             self.order.addItem(title, name)
         self.order.setToolTip("Fit is how well the model can be expected to do on an image.")
         self.whole_plate = button("", "Show the images of all wells.")
-        self.tabs.addTab(_column(row(self.order, self.whole_plate), self.gallery), "Images")
+        self.tabs.addTab(_page(row(self.order, self.whole_plate), self.gallery), "Images")
         self.plate_names_box, self.column = PanelComboBox("The plate that is shown."), PanelComboBox()
         self.column.setToolTip("What the colours tell: a column of summary.csv, the mean of a well's images.")
-        self.tabs.addTab(_column(row(self.column, self.plate_names_box), self.plate), "Plate")
+        self.tabs.addTab(_page(row(self.column, self.plate_names_box), self.plate), "Plate")
         self.failed.setWordWrap(True)
         self.tabs.addTab(self.failed, "Failed")
         return self.tabs
@@ -283,11 +260,7 @@ class FolderView(QWidget):
         plates = model.plates
         self.plate_names_box.fill([(name, name) for name in plates], model.plate)
         self.plate_names_box.setVisible(len(plates) > 1)
-        chosen = None
-        if plate is not None and model.well:
-            wells = ((r, c) for r in range(plate.values.shape[0]) for c in range(plate.values.shape[1]))
-            chosen = next((well for well in wells if well_name(*well) == model.well), None)
-        self.plate.show_plate(plate, chosen)
+        self.plate.show_plate(plate, well_place(model.well))
 
 
 def _title(column: str) -> str:
@@ -305,13 +278,11 @@ def _line(placeholder: str) -> QLineEdit:
     return line
 
 
-def _column(first: QHBoxLayout, second: QWidget) -> QWidget:
+def _page(first: QHBoxLayout, second: QWidget) -> QWidget:
     box = QWidget()
-    layout = QVBoxLayout(box)
+    layout = stack(first, second, into=box, spacing_px=6)
     layout.setContentsMargins(4, 6, 4, 4)
-    layout.setSpacing(6)
-    layout.addLayout(first)
-    layout.addWidget(second, 1)
+    layout.setStretch(1, 1)
     return box
 
 

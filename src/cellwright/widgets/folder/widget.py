@@ -9,13 +9,14 @@ from napari.layers import Layer
 from qtpy.compat import isalive
 from qtpy.QtCore import Signal  # type: ignore[attr-defined]
 from qtpy.QtGui import QShowEvent
-from qtpy.QtWidgets import QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QSizePolicy, QWidget
 
 from cellwright.core.errors import CellwrightError
 from cellwright.core.tasks import Progress
 from cellwright.files.folders.results import ImageOutcome
 from cellwright.inference.recipe import Recipe, recipe_from
 from cellwright.models import registry
+from cellwright.ops.plates import well_name
 from cellwright.widgets.folder.model import (
     FolderModel,
     FolderRequest,
@@ -24,15 +25,14 @@ from cellwright.widgets.folder.model import (
     earlier_task,
     folder_task,
     open_task,
-    well_name,
 )
 from cellwright.widgets.folder.view import FolderView
 from cellwright.widgets.shared.edited_layers import is_edited
 from cellwright.widgets.shared.jobs import LiveUpdater
-from cellwright.widgets.shared.layer_io import place
+from cellwright.widgets.shared.layer_io import place, take_away
 from cellwright.widgets.shared.messages import REDRAW_S, CountEvent, count_news, listen, tell_error
 from cellwright.widgets.shared.napari_private import unwrapped
-from cellwright.widgets.shared.style import scrolled
+from cellwright.widgets.shared.style import PanelScrollArea, stack
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -55,9 +55,7 @@ class FolderWidget(QWidget):
         self._redraw_at = 0.0
         self._classifier = ""  # of the count whose settings were taken over
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(scrolled(self.view))
+        stack(PanelScrollArea(self.view), into=self)
         self.view.show_family(self.view.model.family)
         self._connect()
         last = count_news.last(self.viewer)
@@ -176,7 +174,7 @@ class FolderWidget(QWidget):
         except CellwrightError as error:
             self._on_failed(error)
             return
-        self.view.show_message("")
+        self.view.message.tell("")
         self.view.make_room()
         self.earlier.forget()
         self.model.start(request.output)
@@ -204,13 +202,13 @@ class FolderWidget(QWidget):
         done = f"Done. The results are in {self.model.output}."
         if n_failed:
             done += f" {n_failed} of the images failed; the tab Failed tells why."
-        self.view.show_message(done, is_warning=bool(n_failed))
+        self.view.message.tell(done, is_warning=bool(n_failed))
 
     def _on_stopped(self) -> None:
-        self.view.show_message("Stopped. Count images goes on where it was.")
+        self.view.message.tell("Stopped. Count images goes on where it was.")
 
     def _on_failed(self, error: Exception) -> None:
-        tell_error(self.view, error, "Counting a folder")
+        tell_error(self.view.message, error, "Counting a folder")
 
     def _on_finished(self) -> None:
         self.model.take_arrived()
@@ -252,7 +250,5 @@ class FolderWidget(QWidget):
         self._opened = [image, *place(self.viewer, opened.cells).values()]
         if any(is_edited(layer) for layer in last):
             last = []  # what was corrected stays, with its image
-        for layer in last:  # after the new ones have come: removed first, they can crash the canvas
-            if layer in self.viewer.layers:
-                self.viewer.layers.remove(layer)
+        take_away(self.viewer, *last)  # once the new ones are there: removed first, they can crash the canvas
         self.viewer.reset_view()

@@ -6,10 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer, Points
 from napari.utils import cancelable_progress
-from napari.utils.colormaps import DirectLabelColormap
 from napari.utils.notifications import show_error, show_info, show_warning
 from numpy.typing import NDArray
 from qtpy.QtCore import QCoreApplication
@@ -25,11 +23,11 @@ from cellwright.models.spec import read_spec
 from cellwright.ops.labels import measure, relabel
 from cellwright.widgets.count.count_request import CountOutcome, Request, count_task, result_line
 from cellwright.widgets.count.view import usual_outputs
+from cellwright.widgets.shared.cells.snapshot import image_layer_under
 from cellwright.widgets.shared.combos import SPECS, classifiers
 from cellwright.widgets.shared.coordinates import channels_of, full_resolution, in_pixels
-from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.jobs import Job
-from cellwright.widgets.shared.layer_factory import class_colour
+from cellwright.widgets.shared.layer_factory import class_colour, colours_by_label
 from cellwright.widgets.shared.layer_io import image_of, place, source_of
 from cellwright.widgets.shared.napari_private import preferences, unwrapped
 
@@ -51,7 +49,7 @@ def count_active_layer(viewer: "napari.viewer.Viewer") -> Job | None:
         engine = EngineSettings(device=own.device)
         source = source_of(viewer.layers.selection.active)
         outputs = usual_outputs(registry.get(family))
-        request = Request(source, own.default_model, None, engine, outputs, family=family)
+        request = Request(source, own.model or DEFAULT_FAMILY, None, engine, outputs, family=family)
     except CellwrightError as error:
         show_error(str(error))
         return None
@@ -166,7 +164,7 @@ class Classed:
 def marked_cells(viewer: Any, layer: Layer | None) -> Marked:
     """Return the cells of a Points or Labels layer, and the image they are in.
 
-    That is the image they were counted in, else the topmost Image layer that no count has made.
+    That is the image they were counted in, else the topmost one that has as many pixels.
 
     Raises
     ------
@@ -176,7 +174,11 @@ def marked_cells(viewer: Any, layer: Layer | None) -> Marked:
     if not isinstance(layer, Points | Labels):
         got = "no layer" if layer is None else f"{type(layer).__name__} layer {layer.name!r}"
         raise WrongLayerError(f"Select a Points or Labels layer whose cells are to get classes; got {got}.")
-    image_layer = _image_under(viewer, layer)
+    image_layer = image_layer_under(viewer, layer)
+    if image_layer is None:
+        raise WrongLayerError(
+            f"The cells of {layer.name!r} are looked at in an Image layer; there is none. Open the image too."
+        )
     if isinstance(layer, Points):
         points, boxes, areas, numbers = _read_points(layer)
     else:
@@ -219,21 +221,7 @@ def show_classes(layer: Layer, classed: Classed) -> None:
     rows = rows.reindex(range(int(labels.max()) + 1))  # napari takes row k for label k
     old = layer.features.reindex(rows.index)
     layer.features = old.assign(**{str(name): rows[name] for name in rows})
-    fixed: dict[int | None, Any] = {None: "transparent", 0: "transparent"}
-    layer.colormap = DirectLabelColormap(
-        color_dict=fixed | {int(label): colour for label, colour in zip(labels, colours, strict=True)}
-    )
-
-
-def _image_under(viewer: Any, layer: Layer) -> ImageLayer:
-    images = [one for one in viewer.layers if isinstance(one, ImageLayer) and METADATA not in one.metadata]
-    counted_in = layer.metadata.get(METADATA, {}).get("source")
-    found = [one for one in images if str(one.unique_id) == counted_in] or images
-    if not found:
-        raise WrongLayerError(
-            f"The cells of {layer.name!r} are looked at in an Image layer; there is none. Open the image too."
-        )
-    return found[-1]
+    layer.colormap = colours_by_label(dict(zip(labels.tolist(), colours, strict=True)))
 
 
 def _read_points(layer: Points) -> tuple[Any, Any, Any, NDArray[np.integer[Any]]]:

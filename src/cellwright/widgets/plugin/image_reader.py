@@ -12,23 +12,16 @@ from typing import Any
 
 import numpy as np
 from napari.utils.notifications import show_warning
-from qtpy.QtWidgets import (
-    QApplication,
-    QDialog,
-    QDialogButtonBox,
-    QLabel,
-    QListWidget,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QApplication, QDialog, QDialogButtonBox, QListWidget, QVBoxLayout, QWidget
 
-from cellwright.core.data import Image, known_sizes
+from cellwright.core.data import Image
 from cellwright.core.errors import ReadError
 from cellwright.files.images import image_names, read_images
 from cellwright.files.metadata import FilePart, blank
 from cellwright.files.zarr import address_of, is_zarr
-from cellwright.widgets.shared.coordinates import FILE_PART
-from cellwright.widgets.shared.layer_io import units_of
+from cellwright.widgets.shared.coordinates import FILE_PART, lazy
+from cellwright.widgets.shared.layer_io import axes_arguments
+from cellwright.widgets.shared.style import fill, wrapped_label
 
 LayerData = tuple[Any, dict[str, Any], str]  # napari: array, arguments, type of layer
 LABELS = ("_labels", ".labels", "_cp_masks")  # how names of label images end, which the other reader opens
@@ -81,14 +74,7 @@ def read_layers(path: str) -> list[LayerData]:
 
 
 def choose_images(file: str, names: Sequence[str]) -> list[int] | None:
-    """Ask the user which images of a file become layers.
-
-    Parameters
-    ----------
-    file
-        Its name.
-    names
-        Of the images.
+    """Ask the user which images of a file, given by their names, become layers.
 
     Returns
     -------
@@ -106,25 +92,14 @@ def choose_images(file: str, names: Sequence[str]) -> list[int] | None:
 
 
 class ImagesDialog(QDialog):
-    """Lists the images of a file; the first ones are chosen to begin with.
-
-    Parameters
-    ----------
-    file
-        Its name.
-    names
-        Of the images.
-    parent
-        Qt parent.
-    """
+    """Lists the images of a file; the first ones are chosen to begin with."""
 
     def __init__(self, file: str, names: Sequence[str], parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.setWindowTitle("Open images")
-        text = QLabel(
+        text = wrapped_label(
             f"{file} holds {len(names)} images. Each one that is opened becomes a layer or several."
         )
-        text.setWordWrap(True)
         self._list = QListWidget()
         self._list.setSelectionMode(QListWidget.SelectionMode.ExtendedSelection)
         self._list.setToolTip("Ctrl and Shift choose several, Ctrl+A all.")
@@ -139,9 +114,7 @@ class ImagesDialog(QDialog):
         self._buttons.accepted.connect(self.accept)
         self._buttons.rejected.connect(self.reject)
         self._list.itemSelectionChanged.connect(self._on_chosen)
-        layout = QVBoxLayout(self)
-        for part in (text, self._list, self._buttons):
-            layout.addWidget(part)
+        fill(QVBoxLayout(self), text, self._list, self._buttons)
 
     @property
     def chosen(self) -> list[int]:
@@ -159,10 +132,10 @@ def layers_of(image: Image) -> list[LayerData]:
     known = replace(image, data=blank(image.shape, image.data.dtype), levels=())
     arguments = {
         "name": image.name,
-        **placement_of(image.label_axes, image.pixel_size_um),
+        **axes_arguments(image.label_axes, image.pixel_size_um),
         "metadata": {FILE_PART: FilePart(known, is_ours=True)},
     }
-    levels = [_lazy(level) for level in (image.data, *image.levels)]
+    levels = [_sliceable(level) for level in (image.data, *image.levels)]
     if "C" not in image.axes:
         return [(*_scaled(levels, arguments), "image")]
     at = image.axes.index("C")
@@ -182,33 +155,16 @@ def layers_of(image: Image) -> list[LayerData]:
     return layers
 
 
+def _sliceable(data: Any) -> Any:
+    """Return an array that napari slices without loading it."""
+    return data if isinstance(data, np.ndarray) else lazy(data)
+
+
 def _scaled(levels: list[Any], arguments: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Return what napari shows: one array, or those of a pyramid."""
     if len(levels) == 1:
         return levels[0], arguments
     return levels, {**arguments, "multiscale": True}
-
-
-def placement_of(axes: str, pixel_size_um: Sequence[float]) -> dict[str, Any]:
-    """Return axis labels, and scale and units where the pixel size is known."""
-    placement: dict[str, Any] = {"axis_labels": tuple(axes.lower())}
-    sizes = known_sizes(axes, pixel_size_um)
-    if sizes:
-        placement["scale"] = tuple(sizes.get(axis, 1.0) for axis in axes)
-        placement["units"] = units_of(axes, sizes)
-    return placement
-
-
-def _lazy(data: Any) -> Any:
-    """Return an array that napari slices without loading it."""
-    if isinstance(data, np.ndarray):
-        return data
-    import dask.array
-
-    if isinstance(data, dask.array.Array):
-        return data
-    lazy: Any = dask.array.from_array(data, chunks=getattr(data, "chunks", "auto"))  # type: ignore[no-untyped-call]
-    return lazy
 
 
 def _labels_inside(path: str) -> list[LayerData]:
@@ -221,10 +177,10 @@ def _labels_inside(path: str) -> list[LayerData]:
         for image in read_images(inside):
             arguments = {
                 "name": f"{Path(path).stem} {image.name}",
-                **placement_of(image.axes, image.pixel_size_um),
+                **axes_arguments(image.axes, image.pixel_size_um),
             }
             if np.dtype(image.data.dtype).kind in "iu" and "C" not in image.axes:
-                layers.append((_lazy(image.data), arguments, "labels"))
+                layers.append((_sliceable(image.data), arguments, "labels"))
     except ReadError as error:
         show_warning(str(error))
     return layers

@@ -21,7 +21,7 @@ from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation,
 from cellwright.files.formats.outlines import MaskPart, filled, painted
 from cellwright.files.formats.registry import FORMATS, Format, recognise
 from cellwright.ops.labels import relabel
-from cellwright.widgets.plugin.image_reader import placement_of
+from cellwright.widgets.shared.layer_io import axes_arguments
 
 LayerData = tuple[Any, dict[str, Any], str]  # napari: array, arguments, type of layer
 Reader = Callable[[str], list[LayerData]]
@@ -61,7 +61,7 @@ def _image_layer(marks: ImageAnnotation, image: Image) -> LayerData:
     arguments = {
         "name": marks.name,
         "rgb": image.axes.endswith("C"),
-        **placement_of(marks.axes, marks.pixel_size_um),
+        **axes_arguments(marks.axes, marks.pixel_size_um),
     }
     return image.data, arguments, "image"
 
@@ -72,7 +72,7 @@ def _cells_layer(marks: ImageAnnotation) -> LayerData:
     told = {"shape": marks.shape, "axes": marks.axes, "class_names": marks.class_names, "name": marks.name}
     arguments: dict[str, Any] = {
         "metadata": {METADATA: told},
-        **placement_of(marks.axes, marks.pixel_size_um),
+        **axes_arguments(marks.axes, marks.pixel_size_um),
     }
     arguments["name"] = f"{marks.name} {marks.kind}"
     if marks.kind == "labels":

@@ -1,6 +1,7 @@
 """The sample images of the package as napari layers (File > Open Sample)."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from cellwright.core.errors import ReadError
@@ -17,31 +18,6 @@ FILES = {
 }
 
 
-def nuclei_2d() -> list[LayerData]:
-    """Return fluorescent nuclei, some of them touching."""
-    return sample_layers("nuclei_2d")
-
-
-def tissue_rgb() -> list[LayerData]:
-    """Return a stained tissue section in colour."""
-    return sample_layers("tissue_rgb")
-
-
-def phase_2d() -> list[LayerData]:
-    """Return living cells in phase contrast."""
-    return sample_layers("phase_2d")
-
-
-def nuclei_3d() -> list[LayerData]:
-    """Return a volume of fluorescent nuclei."""
-    return sample_layers("nuclei_3d")
-
-
-def nuclei_time() -> list[LayerData]:
-    """Return a film of moving nuclei."""
-    return sample_layers("nuclei_time")
-
-
 def sample_layers(name: str) -> list[LayerData]:
     """Return a sample as one image layer with its pixel size.
 
@@ -56,3 +32,10 @@ def sample_layers(name: str) -> list[LayerData]:
     if not path.is_file():
         raise ReadError(f"Expected a sample at {path}; there is none. Install the package again.")
     return layers_of(replace(read_image(path), name=name))
+
+
+nuclei_2d = partial(sample_layers, "nuclei_2d")
+tissue_rgb = partial(sample_layers, "tissue_rgb")
+phase_2d = partial(sample_layers, "phase_2d")
+nuclei_3d = partial(sample_layers, "nuclei_3d")
+nuclei_time = partial(sample_layers, "nuclei_time")

@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from qtpy.QtCore import QObject, QSignalBlocker
-from superqt.utils import QSignalDebouncer
 
 from cellwright.widgets.results.measuring import Measurer
 from cellwright.widgets.results.model import MEAN, ResultsModel
 from cellwright.widgets.results.view import MarkerRow, ResultsView
 from cellwright.widgets.results.viewer_link import ViewerLink
 from cellwright.widgets.shared.cells.snapshot import session_table
+from cellwright.widgets.shared.jobs import debouncer
 
 if TYPE_CHECKING:
     import pandas
@@ -25,14 +25,12 @@ class CountsTool(QObject):
         super().__init__(view)
         self._view, self._model, self._link, self._measurer = view, model, link, measurer
         self.rows: dict[str, MarkerRow] = {}
-        self._soon = QSignalDebouncer(parent=self)
-        self._soon.setTimeout(COUNT_MS)
-        self._soon.triggered.connect(self.refresh)
+        self._soon = debouncer(self, COUNT_MS, self.refresh)
         view.border.currentIndexChanged.connect(self._on_border_chosen)
         view.rule.currentIndexChanged.connect(self._on_rule_chosen)
         view.colour_by.currentIndexChanged.connect(self._colour)
         view.counted_by.currentIndexChanged.connect(self.refresh)
-        model.measured_changed.connect(self._on_measured_changed)
+        model.measured_changed.connect(self._show_markers)
         model.kept_changed.connect(self._on_kept_changed)
 
     def refresh(self, _: Any = None) -> None:
@@ -82,9 +80,6 @@ class CountsTool(QObject):
             if channel in self.rows and np.isfinite(threshold):
                 self.rows[channel].show_threshold(threshold)
         self._soon.throttle()
-
-    def _on_measured_changed(self) -> None:
-        self._show_markers()
 
     def _show_markers(self) -> None:
         """Show one row for each channel that was measured."""

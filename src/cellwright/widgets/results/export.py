@@ -35,7 +35,6 @@ from cellwright.widgets.shared.cells.snapshot import (
     snapshot_of,
 )
 from cellwright.widgets.shared.edited_layers import ASKED
-from cellwright.widgets.shared.messages import tell_error
 from cellwright.widgets.shared.napari_private import preferences
 from cellwright.widgets.shared.regions import REGIONS, WINDOW
 
@@ -157,54 +156,53 @@ class ResultsExport(QObject):
         try:
             text = as_text(self.recipe())
         except CellwrightError as error:
-            self._view.show_message(error_line(error), is_error=True)
+            self._view.message.tell(error_line(error), is_error=True)
             return
         clipboard = QApplication.clipboard()
         if clipboard is not None:
             clipboard.setText(text)
         by_hand = self.unrepeatable
         note = f" It does not repeat {', '.join(by_hand)}." if by_hand else ""
-        self._view.show_message(f"{what} copied.{note}", is_warning=bool(note))
+        self._view.message.tell(f"{what} copied.{note}", is_warning=bool(note))
 
     def save_table(self, path: Path) -> None:
         """Write the cells that count, in the format that the ending of the path tells."""
-        settings = {"analysis": asdict(self._model.settings)}
-        self._start(_table_task(path, self._analysis(), settings), path)
+        analysis, settings = self._model.analysis(), {"analysis": asdict(self._model.settings)}
+        self._start(path, lambda: _write_cells(path, analysis, settings))
 
     def save_counts(self, path: Path) -> None:
         """Write the counts as they are shown as CSV."""
         counts = self._counts.table()
-        self._start(_task(path, lambda: write_csv(path, counts)), path)
+        self._start(path, lambda: write_csv(path, counts))
 
     def save_lineages(self, path: Path) -> None:
         """Write one row per track as CSV."""
         lineages = self._model.lineages()
         if lineages is not None:
-            self._start(_task(path, lambda: write_csv(path, lineages)), path)
+            self._start(path, lambda: write_csv(path, lineages))
 
     def save_tracks(self, path: Path) -> None:
         """Write a folder as in the Cell Tracking Challenge."""
         measured = self._model.measured
         if measured is None or not measured.has_outlines:
-            self._view.show_message("Points have no masks to save. Count with a model that outlines.")
+            self._view.message.tell("Points have no masks to save. Count with a model that outlines.")
             return
-        analysis, image = self._analysis(), self._image()
-        self._start(_task(path, lambda: write_tracks(path, image, analysis)), path)
+        analysis, image = self._model.analysis(), self._image()
+        self._start(path, lambda: write_tracks(path, image, analysis))
 
     def save_regions(self, path: Path) -> None:
         """Write the regions as GeoJSON; from then on the Python and the command take them from there."""
         regions, image = self._model.regions, self._image()
         shapes = drawn_shapes(regions)
         if not shapes:
-            self._view.show_message("There are no regions yet. Choose a Shapes layer on the page of counts.")
+            self._view.message.tell("There are no regions yet. Choose a Shapes layer on the page of counts.")
             return
         self._saved_regions = (path, _corners(regions))
-        self._start(_task(path, lambda: write_regions(path, shapes, image)), path)
+        self._start(path, lambda: write_regions(path, shapes, image))
 
     def save_report(self, path: Path) -> None:
         """Write the report."""
-        analysis, image = self._analysis(), self._image()
-        recipes = {}
+        analysis, image = self._model.analysis(), self._image()
         try:
             recipe = self.recipe()
             recipes = {
@@ -216,8 +214,8 @@ class ResultsExport(QObject):
         by_hand = self.unrepeatable
         if by_hand:
             recipes["Not repeated by these"] = ", ".join(by_hand)
-        viewer, (pictures, legends) = self._plots.viewer, self._plots.pictures()
-        others = [one for one in session_layers(viewer) if one is not self._plots.layer]
+        viewer, (pictures, legends) = self._plots.link.viewer, self._plots.pictures()
+        others = [one for one in session_layers(viewer) if one is not self._plots.link.layer]
         snapshots = [snapshot_of(one, image_layer_under(viewer, one)) for one in others]
         totals = session_table(viewer)
 
@@ -227,7 +225,7 @@ class ResultsExport(QObject):
                 path, image, analysis, recipes, ReportExtras(pictures, totals, found, legends=legends)
             )
 
-        self._start(_task(path, write), path)
+        self._start(path, write)
 
     def save_settings(self, path: Path) -> None:
         """Write all settings; those of the count too, where the cells were counted.
@@ -239,20 +237,17 @@ class ResultsExport(QObject):
         except SettingsError:
             recipe = Recipe(analysis=self._model.settings)
         for_any = replace(recipe, image="", axes="", files=InputFiles(), window=(), pixel_size_um=())
-        self._start(_task(path, lambda: save_recipe(path, for_any)), path)
+        self._start(path, lambda: save_recipe(path, for_any))
 
     def load_settings(self, path: Path) -> None:
         """Take settings from a file."""
         try:
             recipe = load_recipe(path)
         except CellwrightError as error:
-            self._view.show_message(error_line(error), is_error=True)
+            self._view.message.tell(error_line(error), is_error=True)
             return
         self._on_loaded(recipe)
-        self._view.show_message(f"Settings of {path.name} taken.")
-
-    def _analysis(self) -> Analysis:
-        return self._model.analysis()
+        self._view.message.tell(f"Settings of {path.name} taken.")
 
     def _image(self) -> Image:
         measured = self._model.measured
@@ -261,7 +256,7 @@ class ResultsExport(QObject):
 
     def _ask(self, what: str, formats: str, save: Callable[[Path], None]) -> None:
         if self._model.measured is None:
-            self._view.show_message(
+            self._view.message.tell(
                 "There are no cells to save yet. Choose a layer with cells.", is_error=True
             )
             return
@@ -276,7 +271,7 @@ class ResultsExport(QObject):
 
     def _has_tracks(self) -> bool:
         if self._model.tracks is None:
-            self._view.show_message("There are no tracks yet. Press Track.", is_error=True)
+            self._view.message.tell("There are no tracks yet. Press Track.", is_error=True)
         return self._model.tracks is not None
 
     def _on_save_lineages_clicked(self) -> None:
@@ -298,17 +293,13 @@ class ResultsExport(QObject):
         if path:
             self.load_settings(Path(path))
 
-    def _start(self, task: Task[Path], path: Path) -> None:
+    def _start(self, path: Path, write: Callable[[], object]) -> None:
+        """Write a file beside the viewer, and tell of it."""
         if self._view.job_bar.is_busy:
-            task.close()
-            self._view.show_message("Cells are still being measured; try again in a moment.")
+            self._view.message.tell("Cells are still being measured; try again in a moment.")
             return
-        self._view.show_message(f"Saving {path}…")
-        self._view.job_bar.start(task, lambda saved: self._view.show_message(f"Saved {saved}"))
-
-    def tell_error(self, error: Exception) -> None:
-        """Tell what went wrong."""
-        tell_error(self._view, error, "Saving")
+        self._view.message.tell(f"Saving {path}…")
+        self._view.job_bar.start(_task(write), lambda _: self._view.message.tell(f"Saved {path}"))
 
 
 def _is_file(image: Image) -> bool:
@@ -349,14 +340,12 @@ def inputs_folder() -> Path:
     return store.user_folder().parent / "inputs"
 
 
-def _task(path: Path, write: Callable[[], object]) -> Task[Path]:
+def _task(write: Callable[[], object]) -> Task[None]:
     yield Progress("save", 0, 1)
     write()
-    return path
 
 
-def _table_task(path: Path, analysis: Analysis, settings: dict[str, Any]) -> Task[Path]:
-    yield Progress("save", 0, 1)
+def _write_cells(path: Path, analysis: Analysis, settings: dict[str, Any]) -> None:
     ending = path.suffix.lower()
     if ending == ".xlsx":
         tables = tables_of(analysis)
@@ -366,4 +355,3 @@ def _table_task(path: Path, analysis: Analysis, settings: dict[str, Any]) -> Tas
         write_parquet(path, analysis.table)
     else:
         write_csv(path, analysis.table)
-    return path

@@ -7,22 +7,21 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
-from superqt.utils import QSignalDebouncer
 
 from cellwright.core.errors import CellwrightError
 from cellwright.core.tasks import Task
 from cellwright.ops.measure.settings import MeasureSettings
 from cellwright.widgets.results.model import ResultsModel
 from cellwright.widgets.results.viewer_link import ViewerLink
+from cellwright.widgets.shared.cells.followers import LABELS_EVENTS
 from cellwright.widgets.shared.cells.measured_cells import MeasuredCells, measure_task
 from cellwright.widgets.shared.cells.snapshot import snapshot_of
 from cellwright.widgets.shared.job_bar import JobBar
-from cellwright.widgets.shared.jobs import Job
+from cellwright.widgets.shared.jobs import Job, debouncer
 from cellwright.widgets.shared.napari_private import slice_in_sight
 from cellwright.widgets.shared.regions import RegionLayers, name_regions
 
 READ_MS = 250
-LABELS_EVENTS = ("data", "paint", "labels_update", "set_data", "features", "visible")
 POINTS_EVENTS = ("data", "features")
 
 
@@ -42,11 +41,10 @@ class Measurer(QObject):
         self.settings = MeasureSettings(measure=())
         self._job: Job | None = None
         self._is_stale = self._is_writing = self._is_waiting = False
+        self._has_bar = False  # else the bar is that of a file that is written
         self._step: tuple[int, ...] = ()
-        self._soon = QSignalDebouncer(parent=self)
-        self._soon.setTimeout(READ_MS)
-        self._soon.triggered.connect(self.read)
-        bar.failed.connect(self._on_failed)
+        self._soon = debouncer(self, READ_MS, self.read)
+        bar.failed.connect(self._on_bar_failed)
         bar.finished.connect(self._on_finished)
 
     @property
@@ -119,6 +117,7 @@ class Measurer(QObject):
             return
         before = self._model.measured
         if before is None or before.settings != self.settings:
+            self._has_bar = True
             self._bar.start(task, self._on_returned)
             return
         self._job = Job(task, self)
@@ -152,6 +151,12 @@ class Measurer(QObject):
         finally:
             self._is_writing = False
 
+    def _on_bar_failed(self, error: Exception) -> None:
+        if self._has_bar:
+            self._on_failed(error)
+        else:
+            self.failed.emit(error)
+
     def _on_failed(self, error: Exception) -> None:
         self._model.set_measured(None)
         self.failed.emit(error)
@@ -161,6 +166,7 @@ class Measurer(QObject):
         self._on_finished()
 
     def _on_finished(self) -> None:
+        self._has_bar = False
         if self._is_stale:
             self.read()
             return

@@ -19,13 +19,7 @@ from cellwright.core.errors import CellwrightError
 from cellwright.ops.measure.analysis import Analysis, counts_table, per_plane
 from cellwright.ops.measure.blocks import spatial_ndim
 from cellwright.ops.measure.cells_table import is_volumetric, label_axes
-from cellwright.ops.measure.filters import (
-    BorderRule,
-    ColumnFilter,
-    away_from_border,
-    kept_rows,
-    parse_filter,
-)
+from cellwright.ops.measure.filters import BorderRule, ColumnFilter, away_from_border, kept_rows, parse_filter
 from cellwright.ops.measure.markers import Marker, add_positive, copositive_table, otsu
 from cellwright.ops.measure.regions import RegionRule, RegionSet, points_in_ring
 from cellwright.ops.measure.settings import AnalysisSettings, TrackSettings

@@ -32,8 +32,9 @@ class PlotTool(QObject):
 
     def __init__(self, view: ResultsView, model: ResultsModel, link: ViewerLink) -> None:
         super().__init__(view)
-        self._view, self._model, self._link = view, model, link
+        self._view, self._model, self.link = view, model, link
         self._text_colour = ""
+        self._is_drawn_for_report = self._is_kind_wanted = self._is_dragging = False
         self._soon = QSignalThrottler(parent=self)
         self._soon.setTimeout(REDRAW_MS)
         self._soon.triggered.connect(self._redraw_kept)
@@ -66,26 +67,16 @@ class PlotTool(QObject):
         kind = view.plot_kind.currentData()
         if kind == "Histogram" and x in table:
             view.histogram.set_values(self._values(x))
-            view.histogram.set_titles(title(x), "Cells")
+            view.histogram.set_titles(describe(x).heading, "Cells")
             view.histogram.set_range(*self._model.range_of(x))
         elif kind == "Scatter" and x in table and y in table:
             view.scatter.set_values(self._values(x), self._values(y))
-            view.scatter.set_titles(title(x), title(y))
+            view.scatter.set_titles(describe(x).heading, describe(y).heading)
             gate = self._model.gate
             is_here = gate is not None and (gate.x, gate.y) == (x, y)
             view.scatter.set_gate(gate.corners if gate is not None and is_here else None)
             view.scatter.set_chosen(self._model.chosen)
         self._redraw_kept()
-
-    @property
-    def viewer(self) -> Any:
-        """The viewer of the panel."""
-        return self._link.viewer
-
-    @property
-    def layer(self) -> Any:
-        """The layer whose cells are drawn."""
-        return self._link.layer
 
     def pictures(self) -> tuple[dict[str, bytes], dict[str, str]]:
         """Return plots that were opened, drawn anew: PNG, and what their colours mean, by what they show."""
@@ -115,7 +106,7 @@ class PlotTool(QObject):
 
     def _caption(self, kind: str) -> str:
         view = self._view
-        x, y = (title(str(box.currentData())) for box in (view.plot_x, view.plot_y))
+        x, y = (describe(str(box.currentData())).heading for box in (view.plot_x, view.plot_y))
         captions = {
             "Histogram": x,
             "Scatter": f"{y} over {x}",
@@ -124,10 +115,8 @@ class PlotTool(QObject):
         text = captions.get(kind, "")
         gate = self._model.gate
         if kind == "Scatter" and gate is not None:
-            text += f", with the gate over {title(gate.x)} and {title(gate.y)}"
+            text += f", with the gate over {describe(gate.x).heading} and {describe(gate.y).heading}"
         return f"{view.plot_kind.itemText(PLOTS.index(kind))}: {text}".removesuffix(": ")
-
-    _is_drawn_for_report = False
 
     @property
     def _is_shown(self) -> bool:
@@ -160,7 +149,7 @@ class PlotTool(QObject):
             values = self._values(x)
             groups = model.groups(view.plot_group.currentData())
             view.boxes.set_groups({name: values[mask] for name, mask in groups.items()})
-            view.boxes.set_titles("", title(x))
+            view.boxes.set_titles("", describe(x).heading)
             text = "Median, quartiles, 5 to 95 % and number of cells: " + legend(list(groups))
         view.plot_hint.setText(text)
 
@@ -173,7 +162,7 @@ class PlotTool(QObject):
         regions = self._counts_of_regions()
         self._view.strip.set_counts(counts, list(regions.values()))
         self._view.strip.set_titles(AXIS_TITLES.get(axis, axis), "Cells")
-        self._view.strip.set_frame(self._link.frame_shown(axis))
+        self._view.strip.set_frame(self.link.frame_shown(axis))
         if regions:
             return f"{legend(list(regions))} · bars: all regions. Click to go there."
         if axis == "z":
@@ -215,8 +204,6 @@ class PlotTool(QObject):
         view.no_gate.setVisible(kind in ("Histogram", "Scatter"))
         self.redraw()
 
-    _is_kind_wanted = False
-
     def _on_kind_wanted(self, _: int) -> None:
         self._is_kind_wanted = True
 
@@ -239,7 +226,7 @@ class PlotTool(QObject):
         for box, usual in ((self._view.plot_x, first_x), (self._view.plot_y, FIRST_Y)):
             wanted = next((name for name in (box.currentData(), *usual, *names) if name in names), None)
             with QSignalBlocker(box):
-                box.fill(((title(name), name) for name in names), wanted)
+                box.fill(((describe(name).heading, name) for name in names), wanted)
         self.redraw()
 
     def _on_kept_changed(self) -> None:
@@ -248,8 +235,6 @@ class PlotTool(QObject):
         if self._is_shown and is_histogram and column is not None and not self._is_dragging:
             self._view.histogram.set_range(*self._model.range_of(column))
         self._soon.throttle()
-
-    _is_dragging = False
 
     def _on_range_changed(self, low: float | None, high: float | None) -> None:
         self._is_dragging = True
@@ -280,7 +265,7 @@ class PlotTool(QObject):
     def _on_frame_clicked(self, number: int) -> None:
         found = self._model.per_frame()
         if found is not None:
-            self._link.go_to_frame(found[0], number)
+            self.link.go_to_frame(found[0], number)
 
     def _on_viewer_moved(self, _: Any = None) -> None:
         """Mark the frame that the viewer shows."""
@@ -290,7 +275,7 @@ class PlotTool(QObject):
         if self._view.plot_kind.currentData() == STRIP:
             found = self._model.per_frame()
         if found is not None:
-            self._view.strip.set_frame(self._link.frame_shown(found[0]))
+            self._view.strip.set_frame(self.link.frame_shown(found[0]))
 
 
 def png_of(plot: QWidget) -> bytes:
@@ -310,9 +295,3 @@ def legend(names: list[str]) -> str:
         for place, name in enumerate(names)
     ]
     return " · ".join(entries)
-
-
-def title(name: str) -> str:
-    """Return what an axis is called."""
-    column = describe(name)
-    return f"{column.title} [{column.unit}]" if column.unit else column.title

@@ -111,7 +111,7 @@ class FrameModel(QAbstractTableModel):
         if role == Role.DisplayRole and name in COUNT_TITLES:
             return COUNT_TITLES[name]
         if role == Role.DisplayRole:
-            return f"{column.title} [{column.unit}]" if column.unit else column.title
+            return column.heading
         if role == Role.ToolTipRole:
             return f"{self.names[section]}\n{column.description}".strip()
         return None

@@ -1,10 +1,10 @@
 """The page of tracks in the results panel, without any behaviour."""
 
-from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QFormLayout, QSpinBox, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QFormLayout, QSpinBox, QWidget
 
 from cellwright.widgets.results.table import CellsTable, FrameModel
 from cellwright.widgets.shared.job_bar import JobBar
-from cellwright.widgets.shared.style import button, form_layout, hint, row
+from cellwright.widgets.shared.style import button, form_layout, row, stack, wrapped_label
 
 FARTHEST_PX, LONGEST_S = 10_000.0, 1e7
 
@@ -15,7 +15,7 @@ class TrackPage(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.track = button("Track", "Link the cells that count from frame to frame, divisions too.")
-        self.summary = hint("")
+        self.summary = wrapped_label(name="hint")
         self.frame, self.job_bar = FrameModel(self), JobBar()
         self.table = CellsTable(self.frame)
         self.table.setToolTip("One row for each track. Choose a row: the viewer goes to its first cell.")
@@ -23,13 +23,8 @@ class TrackPage(QWidget):
         self.save_tracks = button(
             "Save tracks…", "A folder as in the Cell Tracking Challenge: a mask for each frame and a table."
         )
-        layout = QVBoxLayout(self)
+        layout = stack(self._form(), self.track, self.job_bar, self.summary, into=self, spacing_px=6)
         layout.setContentsMargins(2, 6, 2, 2)
-        layout.setSpacing(6)
-        layout.addLayout(self._form())
-        layout.addWidget(self.track)
-        layout.addWidget(self.job_bar)
-        layout.addWidget(self.summary)
         layout.addWidget(self.table, 1)
         layout.addLayout(row(self.save_lineages, self.save_tracks))
 

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject
-from superqt.utils import QSignalDebouncer
 
 from cellwright.core.data import Result
 from cellwright.core.errors import CellwrightError, error_line
@@ -17,6 +16,7 @@ from cellwright.widgets.results.measuring import Measurer
 from cellwright.widgets.results.model import ResultsModel
 from cellwright.widgets.results.track_page import TrackPage
 from cellwright.widgets.results.viewer_link import ViewerLink
+from cellwright.widgets.shared.jobs import debouncer
 
 TRACK_MS = 300  # after the last change of which cells count
 NOT_IN_TIME = "Cells are tracked in time series: frames (TYX) or linked volumes (TZYX)."
@@ -33,9 +33,7 @@ class TrackTool(QObject):
         self._page, self._model, self._link, self._measurer = page, model, link, measurer
         self._is_on = self._is_stale = self._is_wanted = self._has_none = False
         self._layer: Any = None  # whose frame interval is shown
-        self._soon = QSignalDebouncer(parent=self)
-        self._soon.setTimeout(TRACK_MS)
-        self._soon.triggered.connect(self._start)
+        self._soon = debouncer(self, TRACK_MS, self._start)
         page.track.clicked.connect(self._on_track_clicked)
         page.table.row_chosen.connect(self._on_row_chosen)
         page.job_bar.failed.connect(self._on_failed)
@@ -147,12 +145,7 @@ def _track_task(result: Result, kept: NDArray[np.bool_], settings: TrackSettings
 
 
 def summary_of(tracks: Tracks, settings: TrackSettings) -> str:
-    """Return how many tracks there are and how fast their cells are, for people.
-
-    Examples
-    --------
-    ``Tracks 20 · lineages 12 · divisions 4 · median speed 0.52 µm per min``
-    """
+    """Return how many tracks there are and how fast their cells are, as ``median speed 0.52 µm per min``."""
     table = tracks.lineage_table(settings.frame_interval_s)
     name = next(str(name) for name in table if str(name).startswith("speed_"))
     parts = [

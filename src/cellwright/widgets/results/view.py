@@ -17,7 +17,6 @@ from qtpy.QtWidgets import (
     QLabel,
     QLayout,
     QLineEdit,
-    QListWidget,
     QMenu,
     QPushButton,
     QScrollArea,
@@ -33,15 +32,19 @@ from cellwright.widgets.results.plots import Boxes, CellPlot, Histogram, Scatter
 from cellwright.widgets.results.table import CellsTable, FrameModel
 from cellwright.widgets.results.track_page import TrackPage
 from cellwright.widgets.shared.cells.snapshot import is_cells_layer
-from cellwright.widgets.shared.combos import LayerComboBox, PanelComboBox, is_image, is_shapes
+from cellwright.widgets.shared.check_list import CheckList
+from cellwright.widgets.shared.combos import LayerComboBox, PanelComboBox
+from cellwright.widgets.shared.edited_layers import is_image, is_shapes
 from cellwright.widgets.shared.job_bar import JobBar
 from cellwright.widgets.shared.style import (
     button,
+    fill,
     form_layout,
-    hint,
     message_label,
     panel_layout,
     row,
+    stack,
+    wrapped_label,
 )
 
 OWN_STYLE = """
@@ -92,10 +95,7 @@ class ResultsView(QWidget):
         self.message = message_label()
         self.job_bar, self.tracks = JobBar(), TrackPage()
         layout = panel_layout(self, OWN_STYLE, margin_px=6, spacing_px=6)
-        layout.addLayout(self._subjects())
-        layout.addWidget(self._card())
-        layout.addWidget(self.message)
-        layout.addWidget(self.job_bar)
+        fill(layout, self._subjects(), self._card(), self.message, self.job_bar)
         self.tabs = QTabWidget()
         self.tabs.setUsesScrollButtons(True)
         self.tabs.setDocumentMode(True)
@@ -131,10 +131,6 @@ class ResultsView(QWidget):
         titles = [self.tabs.tabText(place) for place in range(self.tabs.count())]
         self.tabs.setTabVisible(titles.index("Tracks"), is_shown)
 
-    def show_message(self, text: str, *, is_error: bool = False, is_warning: bool = False) -> None:
-        """Show a line; errors stand out; an empty one takes it away."""
-        self.message.tell(text, is_error=is_error, is_warning=is_warning)
-
     def _subjects(self) -> QFormLayout:
         self.layer = LayerComboBox(
             is_cells_layer, "The Labels or Points layer that is told of.", otherwise="no cells yet"
@@ -150,10 +146,8 @@ class ResultsView(QWidget):
     def _card(self) -> QFrame:
         card = QFrame()
         card.setObjectName("card")
-        self.number, self.line = QLabel("—"), QLabel("Choose a layer with cells.")
+        self.number, self.line = QLabel("—"), wrapped_label("Choose a layer with cells.", "resultLine")
         self.number.setObjectName("resultNumber")
-        self.line.setObjectName("resultLine")
-        self.line.setWordWrap(True)
         self.number.setToolTip("Cells that count, by the filters, the border rule and the regions.")
         layout = QHBoxLayout(card)
         layout.setContentsMargins(10, 2, 10, 4)
@@ -183,14 +177,12 @@ class ResultsView(QWidget):
         assert edit is not None
         edit.setPlaceholderText("class")
         self.set_class = button("Set class", "Give the chosen cells this class.")
-        buttons = QVBoxLayout()  # four in a row are too wide where letters are large
-        buttons.addLayout(row(self.class_name, self.set_class))
-        buttons.addLayout(row(self.delete, self.delete_like))
         page = QWidget()
         layout = page_layout(page)
         layout.addWidget(self.filter)
         layout.addWidget(self.table, 1)
-        layout.addLayout(buttons)
+        classes, deletion = row(self.class_name, self.set_class), row(self.delete, self.delete_like)
+        layout.addLayout(stack(classes, deletion))  # four in a row are too wide where letters are large
         return page
 
     def _counts_form(self) -> QFormLayout:
@@ -241,14 +233,12 @@ class ResultsView(QWidget):
         self.markers_table.setMinimumHeight(SMALL_TABLE_PX)
         self.markers_table.hide()
         self.markers = QGridLayout()
-        self.markers_hint = hint("Measure the intensity to tell positive cells.")
+        self.markers_hint = wrapped_label("Measure the intensity to tell positive cells.", "hint")
         content = QWidget()
         layout = page_layout(content)
         layout.addLayout(self._counts_form())
         layout.addWidget(self.counts_table, 1)
-        layout.addWidget(heading("Positive cells"))
-        layout.addWidget(self.markers_hint)
-        layout.addLayout(self.markers)
+        fill(layout, heading("Positive cells"), self.markers_hint, self.markers)
         layout.addWidget(self.markers_table, 1)
         return self._scrolled(content)
 
@@ -256,9 +246,7 @@ class ResultsView(QWidget):
         self.groups = {name: QCheckBox(GROUPS[name]) for name in MEASURED}
         for name, box in self.groups.items():
             box.setToolTip(MEASURE_HELP[name])
-        self.others = QListWidget()
-        self.others.setToolTip("Further images of the same pixels to measure the intensity in.")
-        self.others.setMaximumHeight(SMALL_TABLE_PX)
+        self.others = CheckList("Further images of the same pixels to measure the intensity in.")
         self.ring_gap, self.ring_width = (
             spin(2.0, "Pixels between a cell and its ring of background."),
             spin(5.0, "Width of the ring of background around a cell, in pixels.", lowest=0.5),
@@ -273,24 +261,17 @@ class ResultsView(QWidget):
         )
         self.cytoplasm.setSpecialValueText("none")
         self.measure = button("Measure", "Measure what is ticked, beside the viewer.")
-        self.measure_hint = hint("Area, diameter and place are always told.")
-        form = QFormLayout()
-        form.setSpacing(4)
+        self.measure_hint = wrapped_label("Area, diameter and place are always told.", "hint")
+        form = form_layout(spacing_px=4)
         form.addRow("Ring gap", self.ring_gap)
         form.addRow("Ring width", self.ring_width)
         form.addRow("Nuclei", self.nuclei)
         form.addRow("Cytoplasm ring", self.cytoplasm)
-        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         content = QWidget()
-        layout = page_layout(content)
-        layout.addWidget(self.measure_hint)
-        for box in self.groups.values():
-            layout.addWidget(box)
         self.others_title = QLabel("Also in these images")
-        layout.addWidget(self.others_title)
-        layout.addWidget(self.others)
-        layout.addLayout(form)
-        layout.addWidget(self.measure)
+        groups = self.groups.values()
+        layout = page_layout(content)
+        fill(layout, self.measure_hint, *groups, self.others_title, self.others, form, self.measure)
         layout.addStretch(1)
         return self._scrolled(content)
 
@@ -305,13 +286,9 @@ class ResultsView(QWidget):
         self.lasso.setCheckable(True)
         self.no_gate = button("Clear", "Take the gate or the cut-offs away.")
         self.plots = QStackedWidget()
-        self.plot_hint = hint("")
+        self.plot_hint = wrapped_label(name="hint")
         content = QWidget()
-        layout = page_layout(content)
-        layout.addWidget(self.plot_kind)
-        layout.addWidget(self.plot_x)
-        layout.addWidget(self.plot_y)
-        layout.addWidget(self.plot_group)
+        layout = fill(page_layout(content), self.plot_kind, self.plot_x, self.plot_y, self.plot_group)
         layout.addWidget(self.plots, 1)
         layout.addWidget(self.plot_hint)
         layout.addLayout(row(self.lasso, self.no_gate))
@@ -376,9 +353,7 @@ class ResultsView(QWidget):
             (self.copy_python, self.copy_command),
             (self.save_settings, self.load_settings),
         ):
-            for one in buttons:
-                layout.addWidget(one)
-            layout.addSpacing(8)
+            fill(layout, *buttons).addSpacing(8)
         layout.addStretch(1)
         return self._scrolled(content)
 
@@ -466,8 +441,7 @@ def heading(text: str) -> QLabel:
 
 def page_layout(page: QWidget) -> QVBoxLayout:
     """Return the layout of a page."""
-    layout = QVBoxLayout(page)
+    layout = stack(into=page, spacing_px=6)
     layout.setContentsMargins(2, 6, 2, 2)
-    layout.setSpacing(6)
     layout.setSizeConstraint(QLayout.SizeConstraint.SetDefaultConstraint)
     return layout

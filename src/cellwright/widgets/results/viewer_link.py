@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from napari.layers import Labels, Layer, Points
 from napari.layers import Tracks as TracksLayer
-from napari.utils.colormaps import DirectLabelColormap
 from numpy.typing import NDArray
 
 from cellwright.widgets.results.model import ResultsModel
@@ -14,7 +13,8 @@ from cellwright.widgets.shared.cells.followers import write_features
 from cellwright.widgets.shared.cells.measured_cells import MeasuredCells
 from cellwright.widgets.shared.coordinates import whole_placement
 from cellwright.widgets.shared.edited_layers import METADATA, mark_edited
-from cellwright.widgets.shared.layer_factory import class_colour
+from cellwright.widgets.shared.layer_factory import class_colour, colours_by_label, write_classes
+from cellwright.widgets.shared.layer_io import active_kept, take_away
 from cellwright.widgets.shared.napari_private import camera_of
 
 CHOSEN_NAME = "chosen cell"
@@ -139,9 +139,7 @@ class ViewerLink:
             ring.data = point[np.newaxis]
 
     def _add_ring(self, layer: Layer) -> None:
-        active = self.viewer.layers.selection.active
-        if self._ring is not None and self._ring in self.viewer.layers:
-            self.viewer.layers.remove(self._ring)
+        take_away(self.viewer, self._ring)
         self._ring = Points(
             np.zeros((0, layer.ndim)),
             ndim=layer.ndim,
@@ -153,9 +151,8 @@ class ViewerLink:
             **whole_placement(layer),
         )
         self._ring.editable = False
-        self.viewer.add_layer(self._ring)
-        if active is not None:
-            self.viewer.layers.selection.active = active
+        with active_kept(self.viewer):
+            self.viewer.add_layer(self._ring)
 
     def _diameter(self, measured: MeasuredCells, row: int) -> float:
         boxes = measured.result.cells.boxes[row]
@@ -188,19 +185,16 @@ class ViewerLink:
             old.data, old.graph = data[order], tracks.graph
             old.features = features
             return
-        active = self.viewer.layers.selection.active
-        self.viewer.add_layer(
-            TracksLayer(
-                data[order],
-                graph=tracks.graph,
-                features=features,
-                name=f"{layer.name} tracks",
-                metadata={METADATA: own},
-                **whole_placement(layer),
-            )
+        made = TracksLayer(
+            data[order],
+            graph=tracks.graph,
+            features=features,
+            name=f"{layer.name} tracks",
+            metadata={METADATA: own},
+            **whole_placement(layer),
         )
-        if active is not None:
-            self.viewer.layers.selection.active = active
+        with active_kept(self.viewer):
+            self.viewer.add_layer(made)
 
     @property
     def tracks_layer(self) -> TracksLayer | None:
@@ -278,17 +272,10 @@ class ViewerLink:
         layer, measured = self.layer, self.model.measured
         if layer is None or measured is None or not rows:
             return
-        if isinstance(layer, Points):
-            features, keys = layer.features.copy(), list(rows)
-        else:
-            numbers = measured.numbers
-            features = layer.features.reindex(range(int(numbers.max(initial=0)) + 1))
-            keys = [int(numbers[row]) for row in rows]
-        column = "class"
-        old = features[column].to_numpy(object) if column in features else np.full(len(features), "", object)
-        values = np.array([one if isinstance(one, str) else "" for one in old], object)
-        values[keys] = name
-        layer.features = features.assign(**{column: values})
+        keys, n = list(rows), len(layer.features)
+        if isinstance(layer, Labels):
+            keys, n = measured.numbers[keys].tolist(), int(measured.numbers.max(initial=0)) + 1
+        write_classes(layer, dict.fromkeys(keys, name), n)
         mark_edited(layer)
 
     def write_features(self) -> None:
@@ -316,10 +303,8 @@ class ViewerLink:
         if isinstance(layer, Points):
             layer.face_color = colours
             return
-        fixed: dict[int | None, Any] = {None: class_colour(-1), 0: "transparent"}
-        layer.colormap = DirectLabelColormap(
-            color_dict=fixed | dict(zip(measured.numbers.tolist(), colours, strict=True))
-        )
+        by_label = dict(zip(measured.numbers.tolist(), colours, strict=True))
+        layer.colormap = colours_by_label(by_label, class_colour(-1))
 
     def _restore_colours(self, layer: Layer, looks: str) -> None:
         assert self._colours is not None

@@ -7,8 +7,8 @@ import numpy as np
 from napari.layers import Labels, Layer, Points
 from numpy.typing import NDArray
 from qtpy.compat import isalive
-from qtpy.QtCore import QSignalBlocker, QSize, Qt, QTimer
-from qtpy.QtWidgets import QListWidgetItem, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtCore import QSignalBlocker, QSize, QTimer
+from qtpy.QtWidgets import QSizePolicy, QWidget
 
 from cellwright.core.errors import CellwrightError, error_line
 from cellwright.inference.recipe import Recipe
@@ -25,10 +25,11 @@ from cellwright.widgets.results.viewer_link import ViewerLink
 from cellwright.widgets.shared.cells.followers import Followers, follow
 from cellwright.widgets.shared.cells.snapshot import counted_regions, image_layer_under, image_layers
 from cellwright.widgets.shared.edited_layers import EDITED, METADATA
+from cellwright.widgets.shared.layer_io import layer_of_id
 from cellwright.widgets.shared.messages import CountEvent, count_news, listen, tell_error
 from cellwright.widgets.shared.napari_private import preferences, unwrapped
 from cellwright.widgets.shared.regions import RegionLayers, ask_for_region
-from cellwright.widgets.shared.style import scrolled
+from cellwright.widgets.shared.style import PanelScrollArea, stack
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -55,8 +56,7 @@ class ResultsWidget(QWidget):
         self.tracks = TrackTool(self.view.tracks, self.model, self.link, self.measurer)
         self.export = ResultsExport(self.view, self.model, self.counts, self.plots, self._take_recipe)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
+        self._place = stack(into=self)
         self.is_filled = False
         QTimer.singleShot(FILL_MS, self._fill)  # the viewer draws once between docking and the many controls
         self.model.border = preferences().border
@@ -73,9 +73,7 @@ class ResultsWidget(QWidget):
 
     def _fill(self) -> None:
         if isalive(self):  # type: ignore[no-untyped-call]
-            layout = self.layout()
-            assert layout is not None
-            layout.addWidget(scrolled(self.view))
+            self._place.addWidget(PanelScrollArea(self.view))
             QTimer.singleShot(FILL_MS, self._fill_page)
 
     def _fill_page(self) -> None:
@@ -141,7 +139,7 @@ class ResultsWidget(QWidget):
     def _on_image_chosen(self) -> None:
         layer, image = self.view.layer.layer, self.view.image.layer
         if layer is not self.link.layer or image is not self.link.image_layer:
-            self.view.show_message("")
+            self.view.message.tell("")
             self._take_rule(layer)
             before, is_behind = self.link.layer, self.measurer.is_busy
             self.measurer.set_layer(layer, image)
@@ -164,16 +162,9 @@ class ResultsWidget(QWidget):
         if not isalive(self):  # type: ignore[no-untyped-call]
             return  # napari holds this callback by a weak reference, which may outlive the widget
         image = self.view.image.layer
-        others, ticked = self.view.others, self._ticked_others
-        found = [one for one in image_layers(self.viewer) if one is not image]
-        others.clear()
-        for layer in found:
-            item = QListWidgetItem(layer.name)
-            item.setFlags(item.flags() | Qt.ItemFlag.ItemIsUserCheckable)
-            identity = str(layer.unique_id)
-            item.setCheckState(Qt.CheckState.Checked if identity in ticked else Qt.CheckState.Unchecked)
-            item.setData(Qt.ItemDataRole.UserRole, identity)
-            others.addItem(item)
+        others = self.view.others
+        found = [(one.name, str(one.unique_id)) for one in image_layers(self.viewer) if one is not image]
+        others.list_entries(found, others.ticked)
         for widget in (others, self.view.others_title):
             widget.setVisible(bool(found))
 
@@ -190,38 +181,31 @@ class ResultsWidget(QWidget):
     def _on_draw_clicked(self) -> None:
         image = self.link.image_layer or self.link.layer
         if image is None:
-            self.view.show_message("Open an image first.", is_error=True)
+            self.view.message.tell("Open an image first.", is_error=True)
             return
         shapes = ask_for_region(self.viewer, image)
         shapes.name, shapes.mode = "regions", "add_polygon_lasso"
         self.view.regions.choose(shapes)
-        self.view.show_message(DRAW_HINT)
+        self.view.message.tell(DRAW_HINT)
         shapes.events.data.connect(self._on_region_drawn)
 
     def _on_region_drawn(self, _: Any = None) -> None:
         if isalive(self) and self.view.message.text() == DRAW_HINT:  # type: ignore[no-untyped-call]
-            self.view.show_message("")
+            self.view.message.tell("")
 
     def _on_counted(self, viewer: Any, event: CountEvent) -> None:
         if viewer is not self.viewer or not isalive(self):  # type: ignore[no-untyped-call]
             return
         self.model.count_event = event
-        counted = next((one for one in self.viewer.layers if str(one.unique_id) == event.layer_id), None)
+        counted = layer_of_id(self.viewer, event.layer_id)
         if counted is not None:
             self.show_layer(counted)
         self._show_number()
 
-    @property
-    def _ticked_others(self) -> set[str]:
-        """Identities of the further images that are ticked."""
-        items = [self.view.others.item(place) for place in range(self.view.others.count())]
-        is_on = Qt.CheckState.Checked
-        return {one.data(Qt.ItemDataRole.UserRole) for one in items if one and one.checkState() == is_on}
-
     # -- measuring ----------------------------------------------------------------------------------------
 
     def _on_measure_clicked(self) -> None:
-        view, ids = self.view, self._ticked_others
+        view, ids = self.view, self.view.others.ticked
         self.measurer.others = [one for one in image_layers(self.viewer) if str(one.unique_id) in ids]
         groups = tuple(name for name, box in view.groups.items() if box.isChecked())
         self.model.measure = groups
@@ -229,7 +213,7 @@ class ResultsWidget(QWidget):
         self.measurer.settings = MeasureSettings(groups, *self.model.ring_px)
         self.measurer.cytoplasm_px = self.model.cytoplasm_px = view.cytoplasm.value()
         self.measurer.set_nuclei(view.nuclei.layer)
-        view.show_message("")
+        view.message.tell("")
         self.measurer.read()
 
     def _on_measured_changed(self) -> None:
@@ -261,7 +245,7 @@ class ResultsWidget(QWidget):
             box.setEditText(text)
 
     def _on_failed(self, error: Exception) -> None:
-        tell_error(self.view, error, "Measuring")
+        tell_error(self.view.message, error, "Measuring")
 
     # -- which cells count --------------------------------------------------------------------------------
 
@@ -300,9 +284,9 @@ class ResultsWidget(QWidget):
         try:
             self.model.set_conditions(text)
         except CellwrightError as error:
-            self.view.show_message(error_line(error), is_error=True)
+            self.view.message.tell(error_line(error), is_error=True)
             return
-        self.view.show_message("")
+        self.view.message.tell("")
 
     def _on_filter_typed(self, text: str) -> None:
         if not text:
@@ -321,7 +305,7 @@ class ResultsWidget(QWidget):
     def _on_delete_clicked(self) -> None:
         rows = self.view.table.chosen_rows
         if not rows:
-            self.view.show_message("Choose the rows of the cells to delete.")
+            self.view.message.tell("Choose the rows of the cells to delete.")
             return
         if self._is_behind():
             return
@@ -341,12 +325,12 @@ class ResultsWidget(QWidget):
         what = f"{len(rows):,} cells were deleted."
         if isinstance(self.link.layer, Labels):
             what += " Ctrl-Z in the layer brings them back."
-        self.view.show_message(what)
+        self.view.message.tell(what)
 
     def _on_set_class_clicked(self) -> None:
         rows, name = self.view.table.chosen_rows, self.view.class_name.currentText().strip()
         if not rows or not name:
-            self.view.show_message("Choose the rows of cells, and write the class that they are of.")
+            self.view.message.tell("Choose the rows of cells, and write the class that they are of.")
             return
         self._set_class(rows, name)
 
@@ -358,7 +342,7 @@ class ResultsWidget(QWidget):
         """Return whether points have changed since the table was made, whose rows may be others now; tell."""
         is_behind = isinstance(self.link.layer, Points) and self.measurer.is_busy
         if is_behind:
-            self.view.show_message("The points have just changed. Choose the rows again.")
+            self.view.message.tell("The points have just changed. Choose the rows again.")
         return is_behind
 
     # -- settings -----------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from napari.layers import Image as ImageLayer
-from napari.layers import Labels, Layer, Shapes
+from napari.layers import Labels, Layer
 from psygnal import Signal
 from qtpy.compat import isalive
 from qtpy.QtCore import QSignalBlocker, Qt
@@ -36,10 +36,10 @@ from cellwright.models import registry, store
 from cellwright.models.classifier import spec as classifier_spec
 from cellwright.models.spec import ModelSpec, read_spec
 from cellwright.widgets.shared.coordinates import Channel, channels_of
-from cellwright.widgets.shared.edited_layers import METADATA
+from cellwright.widgets.shared.edited_layers import is_image
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.napari_private import preferences, unwrapped
-from cellwright.widgets.shared.style import row
+from cellwright.widgets.shared.style import fill, row
 
 SPECS = "spec.json"
 OTHER_FOLDER = ""  # data of the entry that asks for a folder
@@ -63,8 +63,6 @@ class PanelComboBox(QComboBox):
 
     Parameters
     ----------
-    help_text
-        Its tooltip.
     folders
         Title of the dialog in which a folder can be chosen too; empty for none.
     """
@@ -150,16 +148,6 @@ class PanelComboBox(QComboBox):
             self.add_folder(Path(folder))
 
 
-def is_image(layer: Layer) -> bool:
-    """Return whether a layer is an image to count in, and not what we made of one."""
-    return isinstance(layer, ImageLayer) and METADATA not in layer.metadata
-
-
-def is_shapes(layer: Layer) -> bool:
-    """Return whether a layer can hold regions that somebody drew."""
-    return isinstance(layer, Shapes) and METADATA not in layer.metadata
-
-
 class LayerComboBox(PanelComboBox):
     """The layers of a viewer of one kind, the topmost first; those of renamed and moved layers stay chosen.
 
@@ -167,8 +155,6 @@ class LayerComboBox(PanelComboBox):
     ----------
     accepts
         Tells whether a layer is listed.
-    help_text
-        Its tooltip.
     none
         Title of a first entry, for no layer; empty for none.
     otherwise
@@ -290,8 +276,6 @@ class ModelComboBox(PanelComboBox):
 
     Parameters
     ----------
-    help_text
-        Its tooltip.
     accepts
         Tells whether a model is listed.
     after
@@ -426,17 +410,7 @@ class ModelComboBox(PanelComboBox):
 
 
 class ModelCard(QDialog):
-    """A window with the card of a model, which stays beside the viewer until it is closed.
-
-    Parameters
-    ----------
-    title
-        Of the window.
-    text
-        The card, as markdown.
-    parent
-        Qt parent.
-    """
+    """A window with the card of a model, in markdown, which stays beside the viewer until it is closed."""
 
     def __init__(self, title: str, text: str, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -448,16 +422,14 @@ class ModelCard(QDialog):
         self.browser.setMarkdown(text)
         buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Close)
         buttons.rejected.connect(self.reject)
-        layout = QVBoxLayout(self)
-        layout.addWidget(self.browser)
-        layout.addWidget(buttons)
+        fill(QVBoxLayout(self), self.browser, buttons)
 
 
 class ClassifierComboBox(PanelComboBox):
     """The classifiers that give cells their classes, and none."""
 
-    def __init__(self, help_text: str = "Classify the cells after counting.") -> None:
-        super().__init__(help_text)
+    def __init__(self) -> None:
+        super().__init__("Classify the cells after counting.")
         self.fill([("None", ""), *classifiers()])
 
     @property
@@ -469,8 +441,8 @@ class ClassifierComboBox(PanelComboBox):
 class DeviceComboBox(PanelComboBox):
     """The devices of this machine."""
 
-    def __init__(self, help_text: str = "Where the network runs; Auto takes the fastest.") -> None:
-        super().__init__(help_text)
+    def __init__(self) -> None:
+        super().__init__("Where the network runs; Auto takes the fastest.")
         self._job: Job | None = None
         self.fill([("Auto", "auto")])
 
@@ -498,12 +470,7 @@ def classifiers() -> list[tuple[str, str]]:
 
 
 def model_title(name: str, family: str) -> str:
-    """Return what a model finds, then its name.
-
-    Examples
-    --------
-    ``Nuclei and cells, outlines · flow``, ``Centres and boxes · centroid``
-    """
+    """Return what a model finds, then its name: ``Nuclei and cells, outlines · flow``."""
     return f"{registry.get(family).title} · {name}"
 
 

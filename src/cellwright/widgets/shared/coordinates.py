@@ -55,7 +55,7 @@ def understood(layer: ImageLayer) -> Understood:
     facts = ArrayFacts(
         axes=_named_axes(layer),
         chosen=chosen_axes(layer),
-        steps_um=_steps_um(layer),
+        steps_um=steps_um(layer),
         is_colour=bool(layer.rgb),
     )
     try:
@@ -122,8 +122,6 @@ def axes_of(layer: ImageLayer, channel: Channel | None = None) -> str:
 
     Parameters
     ----------
-    layer
-        Which tells them, or whose file does, or whose shape lets one guess them.
     channel
         What is counted in: all slices, where that was chosen in place of channels.
 
@@ -155,10 +153,10 @@ def image_in(layer: ImageLayer, channel: Channel | None = None) -> Image:
     return image
 
 
-def _steps_um(layer: ImageLayer) -> tuple[float, ...]:
+def steps_um(layer: Layer) -> tuple[float, ...]:
     """Return micrometres per pixel along each axis, 0 where the layer has no unit of length.
 
-    All are 0 where one of the last two has none.
+    Nothing where one of the last two has none.
     """
     is_length = [unit.is_compatible_with("micrometer") for unit in layer.units]
     if not all(is_length[-2:]):
@@ -181,6 +179,21 @@ def _named_axes(layer: ImageLayer) -> str:
     if not is_clear or not without_channels(letters).endswith("YX"):
         return ""
     return letters
+
+
+def lazy(data: Any) -> Any:
+    """Return an array as a dask array, which is sliced without loading or hashing it."""
+    from dask.array import Array, from_array  # napari brings dask
+
+    if isinstance(data, Array):
+        return data
+    return from_array(data, chunks=getattr(data, "chunks", "auto"), name=False)  # type: ignore[no-untyped-call]
+
+
+def plane_of(layer: Layer) -> tuple[int, ...]:
+    """Return how many rows and columns of pixels a layer has."""
+    shape: tuple[int, ...] = full_resolution(layer).shape[layer.ndim - 2 : layer.ndim]
+    return shape
 
 
 def full_resolution(layer: Layer) -> Any:

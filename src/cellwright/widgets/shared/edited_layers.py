@@ -25,6 +25,16 @@ ASKED = "asked_cells"  # in the settings of the provenance: how many cells were 
 OWNER = "layer"  # key of the unique_id of the layer that the metadata was made for; in a copy it is another
 
 
+def is_image(layer: Layer) -> bool:
+    """Return whether a layer is an image to count in, and not what we made of one."""
+    return isinstance(layer, ImageLayer) and METADATA not in layer.metadata
+
+
+def is_shapes(layer: Layer) -> bool:
+    """Return whether a layer can hold regions that somebody drew."""
+    return isinstance(layer, Shapes) and METADATA not in layer.metadata
+
+
 class _Watch:
     """Marks a layer as edited when somebody changes it; :func:`our_change` is no edit."""
 
@@ -36,33 +46,35 @@ class _Watch:
         if isinstance(layer, Labels):
             layer.events.paint.connect(self._on_changed)
 
+    @property
+    def _compared(self) -> Layer | None:
+        """The layer if its content is compared: densities and colours are not edited, and may be lazy."""
+        layer = self._layer()
+        return None if isinstance(layer, ImageLayer) else layer
+
     def note(self) -> None:
         """Take what is in the layer now for what the count has put there."""
-        layer = self._layer()
-        if layer is None or isinstance(layer, ImageLayer):
-            return  # densities and colours are not edited, and may be lazy
-        self._checksum, self._features = _checksum(layer), layer.features.copy()
+        if self._compared is not None:
+            self._checksum = _checksum(self._compared)
+            self.note_features()
+
+    def note_features(self) -> None:
+        """Take the features that are there now for ours."""
+        if self._compared is not None:
+            self._features = self._compared.features.copy()
 
     def has_features(self) -> bool:
         """Return whether the features are as they were; new columns are no change."""
-        layer = self._layer()
-        if layer is None or isinstance(layer, ImageLayer):
+        layer = self._compared
+        if layer is None:
             return True
         names = list(self._features)
         return set(names) <= set(layer.features) and bool(layer.features[names].equals(self._features))
 
-    def note_features(self) -> None:
-        """Take the features that are there now for ours."""
-        layer = self._layer()
-        if layer is not None and not isinstance(layer, ImageLayer):
-            self._features = layer.features.copy()
-
     def is_unchanged(self) -> bool:
         """Return whether pixels, coordinates and features are as they were."""
-        layer = self._layer()
-        if layer is None or isinstance(layer, ImageLayer):
-            return True
-        return self.has_features() and self._checksum == _checksum(layer)
+        layer = self._compared
+        return layer is None or (self.has_features() and self._checksum == _checksum(layer))
 
     def _on_changed(self, _: Any = None) -> None:
         layer = self._layer()

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from typing import Any
 
 from qtpy.QtCore import Signal  # type: ignore[attr-defined]
-from qtpy.QtWidgets import QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QProgressBar, QWidget
 
 from cellwright.core.tasks import Eta, Progress, Task
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.messages import REDRAW_S, progress_line
-from cellwright.widgets.shared.style import row
+from cellwright.widgets.shared.style import button, row, stack, wrapped_label
 
 FULL = 1000
 
@@ -44,19 +44,13 @@ class JobBar(QWidget):
         super().__init__()
         self._describe, self._stages = describe, stages
         self.job: Job | None = None
-        self.line, self.bar, self.stop = QLabel(), QProgressBar(), QPushButton("Cancel")
-        self.line.setObjectName("details")
-        self.line.setWordWrap(True)
-        self.stop.setToolTip("Stop at the next step; nothing is changed.")
+        self.line, self.bar = wrapped_label(), QProgressBar()
+        self.stop = button("Cancel", "Stop at the next step; nothing is changed.")
         self.bar.setRange(0, FULL)
         self.bar.setTextVisible(False)
         self.stop.setVisible(has_stop)
         self.stop.clicked.connect(self.cancel)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(2)
-        layout.addWidget(self.line)
-        layout.addLayout(row(self.bar, self.stop))
+        stack(self.line, row(self.bar, self.stop), into=self, spacing_px=2)
         self.hide()
 
     @property

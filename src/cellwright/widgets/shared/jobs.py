@@ -123,6 +123,14 @@ class _TaskWorker(WorkerBase):  # type: ignore[misc]
         return None
 
 
+def debouncer(parent: QObject, wait_ms: int, slot: Callable[[], Any]) -> QSignalDebouncer:
+    """Return what calls a slot once, so long after the last ``throttle()``."""
+    made = QSignalDebouncer(parent=parent)
+    made.setTimeout(wait_ms)
+    made.triggered.connect(slot)
+    return made
+
+
 class LiveUpdater(QObject):
     """Runs the task asked for last; tasks asked for while one runs replace each other."""
 
@@ -133,9 +141,7 @@ class LiveUpdater(QObject):
         super().__init__(parent)
         self._wanted: Callable[[], Task[Any]] | None = None
         self._job: Job | None = None
-        self._debouncer = QSignalDebouncer(parent=self)
-        self._debouncer.setTimeout(DEBOUNCE_MS)
-        self._debouncer.triggered.connect(self._start_wanted)
+        self._debouncer = debouncer(self, DEBOUNCE_MS, self._start_wanted)
 
     @property
     def is_busy(self) -> bool:

@@ -18,8 +18,8 @@ from cellwright.files.dataset.append import Entry, append
 from cellwright.files.dataset.folder import Dataset, Item
 from cellwright.files.dataset.meta import Region
 from cellwright.ops.labels import relabel
-from cellwright.widgets.shared.coordinates import full_resolution, in_pixels
-from cellwright.widgets.shared.edited_layers import METADATA
+from cellwright.widgets.shared.coordinates import full_resolution, in_pixels, plane_of
+from cellwright.widgets.shared.edited_layers import METADATA, is_image
 from cellwright.widgets.shared.layer_io import ANNOTATION, REGIONS_NAME, image_of
 
 HERE = Path("the layers of this viewer")  # folder of a dataset that has none
@@ -35,7 +35,13 @@ class Pair:
     @property
     def title(self) -> str:
         """What to call it in a list."""
-        return f"{self.image.name} + {self.annotation.name}"
+        title = f"{self.image.name} + {self.annotation.name}"
+        return f"{title} (as counted)" if self.is_as_counted else title
+
+    @property
+    def key(self) -> str:
+        """What tells it from others: an annotation belongs to one image."""
+        return str(self.annotation.unique_id)
 
     @property
     def is_as_counted(self) -> bool:
@@ -81,7 +87,7 @@ class LayerItem(Item):
 def pairs(layers: Iterable[Layer]) -> list[Pair]:
     """Return each annotation among some layers with the image it most likely belongs to."""
     layers = list(layers)
-    images = [one for one in layers if isinstance(one, ImageLayer) and METADATA not in one.metadata]
+    images = [one for one in layers if is_image(one)]
     found = []
     for layer in layers:
         if isinstance(layer, LabelsLayer | Points) and not layer.metadata.get("preview"):
@@ -96,16 +102,11 @@ def _image_of(layer: Layer, images: Sequence[ImageLayer]) -> ImageLayer | None:
     for image in images:
         if own.get("source") == str(image.unique_id):
             return None if own.get("is_preview") else image
-    fitting = [one for one in images if isinstance(layer, Points) or _plane(one) == _plane(layer)]
+    fitting = [one for one in images if isinstance(layer, Points) or plane_of(one) == plane_of(layer)]
     named = [one for one in fitting if layer.name.startswith(one.name)]
     if named or fitting:
         return max(named, key=lambda one: len(one.name)) if named else fitting[-1]
     return images[0] if len(images) == 1 else None
-
-
-def _plane(layer: Layer) -> tuple[int, ...]:
-    shape: tuple[int, ...] = full_resolution(layer).shape
-    return shape[layer.ndim - 2 : layer.ndim]
 
 
 def dataset_of(chosen: Sequence[Pair], layers: Iterable[Layer], *, is_complete: bool) -> Dataset:
@@ -171,7 +172,7 @@ def _annotation_of(pair: Pair, image: Image) -> tuple[Labels | None, NDArray[np.
 
 
 def _regions_of(pair: Pair, layers: Iterable[Layer]) -> tuple[Region, ...]:
-    size = np.array(_plane(pair.image))
+    size = np.array(plane_of(pair.image))
     regions: list[Region] = []
     for layer in layers:
         if not isinstance(layer, Shapes) or not layer.name.startswith(REGIONS_NAME):

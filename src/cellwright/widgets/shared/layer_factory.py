@@ -43,8 +43,6 @@ def make_layer(
     ----------
     output
         ``Labels``, ``Points``, ``Shapes`` (bounding boxes) or ``Image`` (density).
-    result
-        What was counted.
     placement
         Arguments of napari's layers that put the counted part where it belongs.
     channel_axis
@@ -67,12 +65,7 @@ def class_colour(index: int) -> str:
 
 
 def legend(counts: Mapping[str, int]) -> str:
-    """Return classes in their order with their numbers of cells as rich text, empty without classes.
-
-    Examples
-    --------
-    ``RBC 312 · WBC 4 · Platelet 12``, each after a bullet of its colour
-    """
+    """Return classes with their numbers of cells, ``RBC 312 · WBC 4``, after bullets of their colours."""
     entries = [
         f'<span style="color:{class_colour(index)}">●</span>&nbsp;{escape(name)}&nbsp;{count:,}'
         for index, (name, count) in enumerate(counts.items())
@@ -106,24 +99,43 @@ def _label_colours(result: Result) -> CyclicLabelColormap | DirectLabelColormap:
     classes = result.cells.classes
     if classes is None:
         return bright_colours()
-    colours: dict[int | None, Any] = {None: "transparent", 0: "transparent"}
-    return DirectLabelColormap(
-        color_dict=colours | {row: class_colour(int(one)) for row, one in enumerate(classes, start=1)}
-    )
+    return colours_by_label({row: class_colour(int(one)) for row, one in enumerate(classes, start=1)})
+
+
+def colours_by_label(colours: Mapping[int, str], others: str = "transparent") -> DirectLabelColormap:
+    """Return a colormap with a colour for each label, and one for all others but the background."""
+    by_label: dict[int | None, Any] = {None: others, 0: "transparent"}
+    by_label |= dict(colours.items())
+    return DirectLabelColormap(color_dict=by_label)
+
+
+def write_classes(layer: Labels | Points, names: Mapping[int, str], n_rows: int) -> None:
+    """Write classes of some cells into the features of a layer, whose number of rows is given.
+
+    Row ``k`` is that of label ``k``, or of point ``k``; '' stands for no class.
+    """
+    features = layer.features.reindex(range(n_rows))
+    values = [""] * n_rows
+    if "class" in features:
+        values = [one if isinstance(one, str) else "" for one in features["class"].tolist()]
+    for row, name in names.items():
+        values[row] = name
+    layer.features = features.assign(**{"class": values})
 
 
 def bright_colours() -> CyclicLabelColormap:
     """Colours for outlines that stand out on dark and bright images, unlike for neighbours in number."""
-    hues = np.arange(N_COLOURS) * 0.618 % 1.0  # the golden ratio spreads them
-    colours = [colorsys.hsv_to_rgb(hue, 0.5 + 0.25 * (place % 2), 1.0) for place, hue in enumerate(hues)]
-    return CyclicLabelColormap(colors=np.array([(0.0, 0.0, 0.0, 0.0), *((*rgb, 1.0) for rgb in colours)]))
+    colours = [(*_bright_rgb(place), 1.0) for place in range(N_COLOURS)]
+    return CyclicLabelColormap(colors=np.array([(0.0, 0.0, 0.0, 0.0), *colours]))
 
 
 def bright_colour(number: int) -> str:
     """Return the colour of a cell whose colour has no meaning."""
-    place = number % N_COLOURS
-    rgb = colorsys.hsv_to_rgb(place * 0.618 % 1.0, 0.5 + 0.25 * (place % 2), 1.0)
-    return "#" + "".join(f"{round(255 * part):02x}" for part in rgb)
+    return "#" + "".join(f"{round(255 * part):02x}" for part in _bright_rgb(number % N_COLOURS))
+
+
+def _bright_rgb(place: int) -> tuple[float, float, float]:
+    return colorsys.hsv_to_rgb(place * 0.618 % 1.0, 0.5 + 0.25 * (place % 2), 1.0)  # golden ratio: far apart
 
 
 def _points_layer(result: Result, placement: Mapping[str, Any], channel_axis: int | None) -> Points:

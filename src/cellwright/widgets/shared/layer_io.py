@@ -7,7 +7,8 @@ of cells gets the transform of its image, moved to the first pixel of the part:
     cells layer   (T, Z, y, x)      the same with translate moved to pixel (t0, z0, y0, x0)
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer, Shapes
 
-from cellwright.core.data import Image, Result
+from cellwright.core.data import Image, Result, known_sizes
 from cellwright.core.errors import WrongLayerError
 from cellwright.models import registry
 from cellwright.widgets.shared.cells.followers import follow
@@ -92,20 +93,18 @@ def image_of(layer: Layer | None, channel: Channel | None = None) -> Image:
 
 def layer_arguments(image: Image) -> dict[str, Any]:
     """Return the arguments of the Image layer that shows an image, its pixel size kept."""
-    letters = image.axes.removesuffix("C")
-    sizes = image.known_sizes_um
-    return {
-        "name": image.name,
-        "rgb": image.axes.endswith("C"),
-        "axis_labels": tuple(letters.lower()),
-        "scale": tuple(sizes.get(axis, 1.0) for axis in letters),
-        "units": units_of(letters, sizes),
-    }
+    own = axes_arguments(image.axes.removesuffix("C"), image.pixel_size_um)
+    return {"name": image.name, "rgb": image.axes.endswith("C"), **own}
 
 
-def units_of(axes: str, sizes_um: Collection[str]) -> tuple[str, ...]:
-    """Return napari's unit of each axis: micrometres where the size of a pixel is known."""
-    return tuple("micrometer" if axis in sizes_um else "pixel" for axis in axes)
+def axes_arguments(axes: str, pixel_size_um: Sequence[float]) -> dict[str, Any]:
+    """Return axis labels, and scale and units where the pixel size is known."""
+    arguments: dict[str, Any] = {"axis_labels": tuple(axes.lower())}
+    sizes = known_sizes(axes, pixel_size_um)
+    if sizes:
+        arguments["scale"] = tuple(sizes.get(axis, 1.0) for axis in axes)
+        arguments["units"] = tuple("micrometer" if axis in sizes else "pixel" for axis in axes)
+    return arguments
 
 
 def source_of(layer: Layer | None, channel: Channel | None = None, window: Window | None = None) -> Source:
@@ -146,10 +145,6 @@ def prepare(result: Result, source: Source, outputs: Iterable[str] = ("Labels",)
 
     Parameters
     ----------
-    result
-        What was counted in ``source.image``.
-    source
-        Where the cells belong.
     outputs
         Any of ``Labels``, ``Points``, ``Shapes`` (bounding boxes) and ``Image`` (density); what the result
         lacks is left out.
@@ -166,6 +161,27 @@ def prepare(result: Result, source: Source, outputs: Iterable[str] = ("Labels",)
     return made
 
 
+@contextmanager
+def active_kept(viewer: Any) -> Iterator[None]:
+    """Keep the active layer the active one, whatever layers come."""
+    active = viewer.layers.selection.active
+    yield
+    if active is not None and active in viewer.layers:
+        viewer.layers.selection.active = active
+
+
+def take_away(viewer: Any, *layers: Layer | None) -> None:
+    """Take those of some layers out of the viewer that are in it."""
+    for layer in layers:
+        if layer is not None and layer in viewer.layers:
+            viewer.layers.remove(layer)
+
+
+def layer_of_id(viewer: Any, layer_id: str) -> Layer | None:
+    """Return the layer with this ``unique_id``, None where it is not in the viewer."""
+    return next((layer for layer in viewer.layers if str(layer.unique_id) == layer_id), None)
+
+
 def place(viewer: Any, prepared: Mapping[str, Layer]) -> dict[str, Layer]:
     """Show prepared layers in the viewer, in place of those an earlier run left there; return what is shown.
 
@@ -174,28 +190,28 @@ def place(viewer: Any, prepared: Mapping[str, Layer]) -> dict[str, Layer]:
     thread.
     """
     follow(viewer)  # first, so that a layer is marked as edited before its rows are looked at
-    active = viewer.layers.selection.active
-    shown = {}
-    for output, layer in prepared.items():
-        own = layer.metadata[METADATA]
-        earlier = [one for one in viewer.layers if _is_ours(one, _place_key(layer))]
-        others = [one for one in earlier if _family_of(one) != _family_of(layer)]
-        ours = [one for one in earlier if one not in others]
-        old = next((one for one in ours if may_follow(own, one.metadata[METADATA])), None)
-        is_switch = bool(others) and (old is None or HIDDEN in old.metadata[METADATA])
-        for other in others if is_switch else ():
-            other.visible = False
-            other.metadata[METADATA][HIDDEN] = True
-        if old is None:
-            shown[output] = viewer.add_layer(layer)
-        else:
-            with our_change(old):
-                shown[output] = _update(viewer, old, layer)
-        if is_switch:
-            shown[output].visible = True
-        watch(shown[output])
-    if active is not None and active in viewer.layers:
-        viewer.layers.selection.active = active
+    with active_kept(viewer):
+        return {output: _place(viewer, layer) for output, layer in prepared.items()}
+
+
+def _place(viewer: Any, layer: Layer) -> Layer:
+    own = layer.metadata[METADATA]
+    earlier = [one for one in viewer.layers if _is_ours(one, _place_key(layer))]
+    others = [one for one in earlier if _family_of(one) != _family_of(layer)]
+    ours = [one for one in earlier if one not in others]
+    old = next((one for one in ours if may_follow(own, one.metadata[METADATA])), None)
+    is_switch = bool(others) and (old is None or HIDDEN in old.metadata[METADATA])
+    for other in others if is_switch else ():
+        other.visible = False
+        other.metadata[METADATA][HIDDEN] = True
+    if old is None:
+        shown = viewer.add_layer(layer)
+    else:
+        with our_change(old):
+            shown = _update(viewer, old, layer)
+    if is_switch:
+        shown.visible = True
+    watch(shown)
     return shown
 
 
@@ -232,24 +248,21 @@ def remove(viewer: Any, key: Mapping[str, Any]) -> None:
     Layers that were changed by hand stay, and so do those with cells that were added by click.
     """
     ours = [layer for layer in viewer.layers if _is_ours(layer, key)]
-    for layer in [layer for layer in ours if not n_asked(layer.metadata[METADATA])]:
-        viewer.layers.remove(layer)
+    take_away(viewer, *(layer for layer in ours if not n_asked(layer.metadata[METADATA])))
 
 
 def add_overlay(viewer: Any, below: Layer, name: str, features: dict[str, Any]) -> Shapes:
     """Add an empty Shapes layer for marks that lie on a layer; the active layer stays so."""
-    active = viewer.layers.selection.active
-    layer: Shapes = viewer.add_shapes(
-        ndim=below.ndim,
-        name=name,
-        features=features,
-        face_color="transparent",
-        edge_color=COLOUR,
-        metadata={METADATA: {ANNOTATION: name}},
-        **whole_placement(below),
-    )
-    if active is not None:
-        viewer.layers.selection.active = active
+    with active_kept(viewer):
+        layer: Shapes = viewer.add_shapes(
+            ndim=below.ndim,
+            name=name,
+            features=features,
+            face_color="transparent",
+            edge_color=COLOUR,
+            metadata={METADATA: {ANNOTATION: name}},
+            **whole_placement(below),
+        )
     return layer
 
 
@@ -257,11 +270,6 @@ def screen_px(viewer: Any, layer: Layer) -> float:
     """Return a pixel of the screen in pixels of a layer."""
     step = float(np.abs(layer.scale[-1])) or 1.0
     return max(1.0 / max(float(camera_of(viewer).zoom) * step, 1e-6), LEAST_SCREEN_PX)
-
-
-def has_image(viewer: Any, source: Source) -> bool:
-    """Return whether the image layer of a source is in the viewer."""
-    return any(str(layer.unique_id) == source.layer_id for layer in viewer.layers)
 
 
 def shown_cells(viewer: Any, source: Source) -> Layer | None:

@@ -7,18 +7,18 @@ tab where it is not yet, and brought to the front. So a count leads to its corre
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 from weakref import WeakKeyDictionary, WeakMethod
 
 from napari.layers import Layer
 from psygnal import Signal, SignalInstance
 from qtpy.QtWidgets import QComboBox, QDockWidget, QWidget
 
-from cellwright.core.data import Provenance
+from cellwright.core.data import Provenance, Result
 from cellwright.core.errors import CellwrightError, error_line
 from cellwright.core.tasks import Progress
 from cellwright.widgets.shared.napari_private import unwrapped
-from cellwright.widgets.shared.style import dock_of
+from cellwright.widgets.shared.style import MessageLabel, dock_of
 
 logger = logging.getLogger(__name__)
 
@@ -44,18 +44,11 @@ def listen(signal: SignalInstance, slot: Callable[..., None], panel: QWidget) ->
     panel.destroyed.connect(leave)
 
 
-class Panel(Protocol):
-    """What has a line for messages."""
-
-    def show_message(self, text: str, *, is_error: bool = False) -> None:
-        """Show a line; errors stand out."""
-
-
-def tell_error(panel: Panel, error: Exception, doing: str) -> None:
+def tell_error(message: MessageLabel, error: Exception, doing: str) -> None:
     """Tell in a panel what went wrong; what was not foreseen is logged too, with what was being done."""
     if not isinstance(error, CellwrightError):
         logger.error("%s failed", doing, exc_info=error)
-    panel.show_message(error_line(error), is_error=True)
+    message.tell(error_line(error), is_error=True)
 
 
 def progress_line(progress: Progress, seconds_left: float | None) -> str:
@@ -79,26 +72,6 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-class HasCount(Protocol):
-    """A count and, where it is known, its 90 % interval."""
-
-    @property
-    def count(self) -> float:
-        """How many cells."""
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """Lower and upper limit of the true count."""
-
-
-def number_text(result: HasCount) -> str:
-    """Return the count as a number; an interval is told beside it, for it is seldom symmetric.
-
-    Looks like ``2,041``.
-    """
-    return f"{result.count:,.0f}"
-
-
 @dataclass(frozen=True, slots=True)
 class CountEvent:
     """A count that is shown: number, ``unique_id`` of the layer of its cells, if any, how it was found."""
@@ -106,7 +79,7 @@ class CountEvent:
     count: float
     interval: tuple[float, float] | None
     layer_id: str
-    provenance: Provenance | None = None
+    provenance: Provenance
 
 
 class CountNews:
@@ -130,17 +103,13 @@ class CountNews:
 count_news = CountNews()
 
 
-def tell_results(viewer: Any, result: HasCount, layer: Layer | None, panel: QWidget | None = None) -> None:
+def tell_results(viewer: Any, result: Result, layer: Layer | None, panel: QWidget | None = None) -> None:
     """Tell the results panel of a count, and open it as a tab beside the other panels for the first one.
 
     Call it in the GUI thread, after the layers are in the viewer. A viewer without a window has no panel.
 
     Parameters
     ----------
-    viewer
-        A napari viewer.
-    result
-        What was counted.
     layer
         The cells, if there is such a layer.
     panel
@@ -149,19 +118,14 @@ def tell_results(viewer: Any, result: HasCount, layer: Layer | None, panel: QWid
     viewer = unwrapped(viewer)
     is_first = count_news.last(viewer) is None
     layer_id = "" if layer is None else str(layer.unique_id)
-    found_by = getattr(result, "provenance", None)
-    count_news.tell(viewer, CountEvent(result.count, result.interval, layer_id, found_by))
+    count_news.tell(viewer, CountEvent(result.count, result.interval, layer_id, result.provenance))
     window = getattr(viewer, "window", None)
-    if not is_first or window is None or PANEL in _docked(window):
+    if not is_first or window is None or PANEL in [name.partition(" (")[0] for name in window.dock_widgets]:
         return
     window.add_plugin_dock_widget(PLUGIN, PANEL, tabify=True)
     dock = dock_of(panel)
     if dock is not None:
         dock.raise_()
-
-
-def _docked(window: Any) -> list[str]:
-    return [str(name).partition(" (")[0] for name in window.dock_widgets]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,7 +16,6 @@ from napari.utils.colormaps.standardize_color import transform_color
 from npe2 import PluginManager
 from numpy.typing import NDArray
 
-from cellwright.models.registry import DEFAULT_FAMILY
 from cellwright.ops.label_changes import Box, joined, padded
 from cellwright.ops.measure.filters import BorderRule
 
@@ -198,11 +197,6 @@ class Preferences:
     border: BorderRule = "all"  # which cells at the border count
     unit: str = "auto"  # ``auto`` tells micrometres where the pixel size is known, ``px`` pixels alone
     output_folder: str = ""  # where files are saved; empty is the folder that napari was started in
-
-    @property
-    def default_model(self) -> str:
-        """The model to begin with."""
-        return self.model or DEFAULT_FAMILY
 
     def path_for(self, name: str) -> str:
         """Return where a file of this name is proposed to be saved."""

@@ -20,7 +20,7 @@ from cellwright.inference.settings import EngineSettings
 from cellwright.ops.codecs.prompts import Point, Prompts
 from cellwright.ops.codecs.query import check_points
 from cellwright.widgets.shared.layer_factory import COLOUR
-from cellwright.widgets.shared.layer_io import Source, add_overlay, screen_px
+from cellwright.widgets.shared.layer_io import Source, add_overlay, screen_px, take_away
 
 if TYPE_CHECKING:
     from cellwright.inference.point_prompt import PointPredictor, PromptedCell
@@ -125,8 +125,6 @@ class PromptOverlay:
 
     Parameters
     ----------
-    viewer
-        A napari viewer.
     layer
         What is prompted in; the overlay lies where it lies.
     in_layer
@@ -165,8 +163,7 @@ class PromptOverlay:
 
     def close(self) -> None:
         """Take the layer away."""
-        if self.layer is not None and self.layer in self._viewer.layers:
-            self._viewer.layers.remove(self.layer)
+        take_away(self._viewer, self.layer)
         self.layer = None
 
     def _add(
@@ -208,8 +205,6 @@ def prompt_drag(
 
     Parameters
     ----------
-    event
-        Of the press.
     point_of
         Where an event is; None beside what can be prompted in.
     draw

@@ -37,7 +37,7 @@ from cellwright.widgets.shared.coordinates import (
     pixel_at,
     whole_placement,
 )
-from cellwright.widgets.shared.edited_layers import METADATA
+from cellwright.widgets.shared.edited_layers import is_shapes
 from cellwright.widgets.shared.layer_factory import COLOUR
 
 REGIONS = "regions"  # key in the metadata of layers of cells: the RegionSet they were counted in
@@ -57,10 +57,6 @@ def window_in_view(viewer: Any, layer: ImageLayer, largest_px: int | None = None
 
     Parameters
     ----------
-    viewer
-        A napari viewer.
-    layer
-        An image layer of it.
     largest_px
         Longest side of the window, which then lies in the middle of the visible field.
 
@@ -97,10 +93,6 @@ def through_slices(
 
     Parameters
     ----------
-    window
-        In pixels of the layer.
-    layer, channel
-        What is to be counted in.
     n_around
         Slices on either side; None takes all.
     """
@@ -171,14 +163,6 @@ def regions_of(
 
     Parameters
     ----------
-    layers
-        What is chosen.
-    layer
-        The image that is counted in.
-    channel_axis
-        Its axis of channels.
-    rule
-        Which cells are in.
     counted
         What the cells were counted in; they lie in these regions where no shapes are chosen, and in shapes
         only as far as these reach.
@@ -315,11 +299,6 @@ def _shape(layer: ImageLayer) -> tuple[int, ...]:
     return tuple(full_resolution(layer).shape[: layer.ndim])
 
 
-def shapes_layers(viewer: Any) -> list[Shapes]:
-    """Return the Shapes layers that no count has made."""
-    return [one for one in viewer.layers if isinstance(one, Shapes) and METADATA not in one.metadata]
-
-
 def name_regions(shapes: Shapes) -> None:
     """Name the regions of a layer by its features, and show the names in the viewer, unless the user has.
 
@@ -351,7 +330,7 @@ def region_layer(viewer: Any, but: Shapes | None = None) -> Shapes | None:
 
     ``but`` is not taken: its shapes are for something else.
     """
-    drawn = [layer for layer in shapes_layers(viewer) if layer is not but]
+    drawn = [layer for layer in viewer.layers if is_shapes(layer) and layer is not but]
     active = viewer.layers.selection.active
     if active in drawn:
         return active

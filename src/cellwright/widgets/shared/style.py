@@ -1,7 +1,7 @@
 """The style sheet of the panels, and what their layouts share."""
 
 import re
-from typing import Any
+from typing import TypeVar
 
 from qtpy.compat import isalive
 from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer
@@ -9,6 +9,7 @@ from qtpy.QtGui import QKeyEvent, QKeySequence, QShowEvent
 from qtpy.QtWidgets import (
     QAbstractSpinBox,
     QApplication,
+    QBoxLayout,
     QComboBox,
     QDockWidget,
     QFormLayout,
@@ -16,6 +17,7 @@ from qtpy.QtWidgets import (
     QHBoxLayout,
     QHeaderView,
     QLabel,
+    QLayout,
     QLineEdit,
     QMainWindow,
     QPushButton,
@@ -33,6 +35,9 @@ SPIN_FRAME_PX = 60  # beside the number of a spin box: its two buttons, as napar
 QWIDGETSIZE_MAX = (1 << 24) - 1  # of Qt: no limit
 FOLD_MARGIN_PX = 10  # under the content of a folded part, as superqt has it
 LONG_WORD = re.compile(r"\S{16}(?=\S)")
+ROW_SPACING_PX = 6
+
+Box = TypeVar("Box", bound=QBoxLayout)
 
 STYLE = """
 #card { background: rgba(128, 128, 128, 28); border-radius: 8px; }
@@ -160,11 +165,6 @@ def panel_layout(
     return layout
 
 
-def scrolled(panel: QWidget) -> QScrollArea:
-    """Return a panel that scrolls up and down where it is longer than its dock; never sideways."""
-    return PanelScrollArea(panel)
-
-
 class FoldedPart(QCollapsible):
     """A part of a panel under its title; it grows with its content, whose font may change."""
 
@@ -252,40 +252,65 @@ def button(title: str, help_text: str) -> QPushButton:
     return made
 
 
-def hint(text: str) -> QLabel:
-    """Return a faint line."""
+def wrapped_label(text: str = "", name: str = "details") -> QLabel:
+    """Return a label whose text goes on in the next line; the style sheet knows it by its name."""
     label = QLabel(text)
-    label.setObjectName("hint")
+    label.setObjectName(name)
     label.setWordWrap(True)
     return label
 
 
-def form_layout(*, spacing_px: int = 6) -> QFormLayout:
-    """Return a form without rows yet, whose fields keep to the width of the panel."""
-    form = QFormLayout()
+def form_layout(*, into: QWidget | None = None, spacing_px: int = 6) -> QFormLayout:
+    """Return a form without rows, as the layout of ``into``; its fields keep to the width of the panel."""
+    form = QFormLayout(into)
     form.setSpacing(spacing_px)
     form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
     return form
 
 
-def row(first: QWidget, second: QWidget) -> QHBoxLayout:
-    """Return a layout of two widgets side by side, the first one growing."""
-    layout = QHBoxLayout()
-    layout.setSpacing(6)
-    layout.addWidget(first, 1)
-    layout.addWidget(second)
+def fill(layout: Box, *parts: QWidget | QLayout) -> Box:
+    """Return a layout, to which these widgets and layouts were added."""
+    for part in parts:
+        if isinstance(part, QWidget):
+            layout.addWidget(part)
+        else:
+            layout.addLayout(part)
     return layout
 
 
-def put(layout: Any, widgets: list[QWidget]) -> None:
+def stack(*parts: QWidget | QLayout, into: QWidget | None = None, spacing_px: int = -1) -> QVBoxLayout:
+    """Return parts below each other without a margin, as the layout of ``into``; -1 is the usual spacing."""
+    layout = fill(QVBoxLayout(into), *parts)
+    layout.setContentsMargins(0, 0, 0, 0)
+    layout.setSpacing(spacing_px)
+    return layout
+
+
+def row(first: QWidget, *others: QWidget) -> QHBoxLayout:
+    """Return a layout of widgets side by side, the first one growing."""
+    layout = fill(QHBoxLayout(), first, *others)
+    layout.setSpacing(ROW_SPACING_PX)
+    layout.setStretch(0, 1)
+    return layout
+
+
+def even_row(*widgets: QWidget, spacing_px: int = ROW_SPACING_PX) -> QHBoxLayout:
+    """Return a layout of widgets side by side, each with the same share of the width."""
+    layout = QHBoxLayout()
+    layout.setSpacing(spacing_px)
+    for widget in widgets:
+        layout.addWidget(widget, 1)
+    return layout
+
+
+def put(layout: QVBoxLayout, *widgets: QWidget) -> None:
     """Fill a layout with these widgets instead of those it had."""
     layout.setContentsMargins(0, 0, 0, 0)
     while layout.count():
-        old = layout.takeAt(0).widget()
-        old.hide()  # it is deleted later, and would be seen until then
-        old.deleteLater()
-    for widget in widgets:
-        layout.addWidget(widget)
+        old = layout.takeAt(0).widget()  # type: ignore[union-attr]
+        old.hide()  # type: ignore[union-attr]  # it is deleted later, and would be seen until then
+        old.deleteLater()  # type: ignore[union-attr]
+    fill(layout, *widgets)
 
 
 def set_state(widget: QWidget, name: str, *, on: bool) -> None:

@@ -5,13 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from qtpy.compat import isalive
-from qtpy.QtCore import (  # type: ignore[attr-defined]
-    QObject,
-    QSignalBlocker,
-    Qt,
-    Signal,
-)
-from qtpy.QtWidgets import QFrame, QLabel, QListWidgetItem, QVBoxLayout
+from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
+from qtpy.QtWidgets import QFrame, QVBoxLayout
 
 from cellwright.files.dataset.folder import Dataset, read_dataset
 from cellwright.training.run_folder import (
@@ -27,7 +22,7 @@ from cellwright.training.settings import preset
 from cellwright.widgets.shared.combos import model_events
 from cellwright.widgets.shared.layer_dataset import Pair, dataset_of, pairs
 from cellwright.widgets.shared.messages import HandOver, choose
-from cellwright.widgets.shared.style import button, row
+from cellwright.widgets.shared.style import button, fill, row, wrapped_label
 from cellwright.widgets.train.view import LAYERS, TrainPanel
 
 
@@ -55,12 +50,8 @@ class TrainChoices(QObject):
     @property
     def chosen(self) -> list[Pair]:
         """The ticked pairs of image and annotation."""
-        items = [self._panel.pairs.item(row) for row in range(self._panel.pairs.count())]
-        return [
-            pair
-            for item, pair in zip(items, self._pairs, strict=True)
-            if item is not None and item.checkState() == Qt.CheckState.Checked
-        ]
+        ticked = self._panel.pairs.ticked
+        return [pair for pair in self._pairs if pair.key in ticked]
 
     @property
     def is_layers(self) -> bool:
@@ -118,21 +109,11 @@ class TrainChoices(QObject):
         """List the annotated images among the layers; what was ticked stays so."""
         if not isalive(self):  # type: ignore[no-untyped-call]
             return
-        was = {id(pair.annotation): pair in self.chosen for pair in self._pairs}
-        box = self._panel.pairs
+        listed, ticked = {pair.key for pair in self._pairs}, set(self._panel.pairs.ticked)
         self._pairs = pairs(reversed(self._viewer.layers))
-        with QSignalBlocker(box):
-            box.clear()
-            for pair in self._pairs:
-                title, state = pair.title, Qt.CheckState.Unchecked
-                if pair.is_as_counted:
-                    title += " (as counted)"
-                if was.get(id(pair.annotation), not pair.is_as_counted):
-                    state = Qt.CheckState.Checked
-                item = QListWidgetItem(title)
-                item.setFlags(Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsUserCheckable)
-                item.setCheckState(state)
-                box.addItem(item)
+        new = (pair for pair in self._pairs if pair.key not in listed)
+        ticked |= {pair.key for pair in new if not pair.is_as_counted}
+        self._panel.pairs.list_entries([(pair.title, pair.key) for pair in self._pairs], ticked)
         self._show_pairs()
         self.changed.emit()
 
@@ -140,10 +121,8 @@ class TrainChoices(QObject):
         """Learn from one annotation and begin with one model, as another panel sends them."""
         choose(self._panel.data, LAYERS)
         choose(self._panel.start, what.model)
-        for place, pair in enumerate(self._pairs):
-            item = self._panel.pairs.item(place)
-            if item is not None and pair.annotation is what.cells:
-                item.setCheckState(Qt.CheckState.Checked)
+        if what.cells is not None:
+            self._panel.pairs.tick(str(what.cells.unique_id))
 
     # -- events -------------------------------------------------------------------------------------------
 
@@ -195,15 +174,12 @@ class ResumeOffer(QFrame):
         super().__init__()
         self.setObjectName("offer")
         self.plan: Plan | None = None
-        self.line = QLabel()
-        self.line.setWordWrap(True)
+        self.line = wrapped_label()
         self.resume = button("Resume", "Resume the training where it was left.")
         self.discard = button("Discard", "Delete what was trained so far.")
         self.resume.clicked.connect(lambda: self.accepted.emit(self.plan))
         self.discard.clicked.connect(self._on_discard_clicked)
-        layout = QVBoxLayout(self)
-        layout.addWidget(self.line)
-        layout.addLayout(row(self.resume, self.discard))
+        fill(QVBoxLayout(self), self.line, row(self.resume, self.discard))
         self.setVisible(False)
 
     def refresh(self) -> None:

@@ -5,8 +5,7 @@ from html import escape
 from pathlib import Path
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
-from superqt.utils import QSignalDebouncer
+from qtpy.QtWidgets import QWidget
 
 from cellwright.core.errors import CellwrightError, error_line
 from cellwright.core.tasks import Progress, Task
@@ -17,7 +16,8 @@ from cellwright.training.data.inspect import Findings, inspect
 from cellwright.training.run_folder import SCRATCH
 from cellwright.widgets.shared.combos import SPECS
 from cellwright.widgets.shared.job_bar import JobBar
-from cellwright.widgets.shared.style import chip
+from cellwright.widgets.shared.jobs import debouncer
+from cellwright.widgets.shared.style import chip, stack, wrapped_label
 from cellwright.widgets.train.choices import TrainChoices
 from cellwright.widgets.train.model import TrainModel
 
@@ -33,17 +33,10 @@ class DataCheck(QWidget):
         self._choices, self._model = choices, model
         self._is_stale = False
         self.findings: Findings | None = None
-        self.job, self.label = JobBar(), QLabel()
-        self.label.setObjectName("findings")
-        self.label.setWordWrap(True)
+        self.job, self.label = JobBar(), wrapped_label(name="findings")
         self.label.setTextFormat(Qt.TextFormat.RichText)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.job)
-        layout.addWidget(self.label)
-        self._debouncer = QSignalDebouncer(parent=self)
-        self._debouncer.setTimeout(CHECK_MS)
-        self._debouncer.triggered.connect(self.start)
+        stack(self.job, self.label, into=self)
+        self._debouncer = debouncer(self, CHECK_MS, self.start)
         choices.changed.connect(self._debouncer.throttle)
         self.job.failed.connect(self._on_failed)
         self.job.cancelled.connect(self._on_cancelled)

@@ -6,7 +6,8 @@ goes to the user's models if it is better.
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,12 +121,8 @@ class TrainModel:
 def train_task(plan: Plan, gate: threading.Event, layers: Dataset | None = None) -> Task[TrainingOutcome]:
     """Train, or go on training; waits while ``gate`` is not set.
 
-    Closing it keeps the run as it is on disk; then :func:`stop` keeps the best model so far.
-
-    Parameters
-    ----------
-    layers
-        Annotated layers, to be kept in ``plan.data`` first.
+    Annotated layers are kept in ``plan.data`` first. Closing the task keeps the run as it is on disk; then
+    :func:`stop` keeps the best model so far.
 
     Raises
     ------
@@ -136,7 +133,7 @@ def train_task(plan: Plan, gate: threading.Event, layers: Dataset | None = None)
     if layers is not None:
         yield from write_task(layers, Path(plan.data))
     yield Progress("begin", 0, 1, "reading images and model")
-    with _FewerThreads():
+    with _fewer_threads():
         yield from _paced(_pretrain(plan), gate, plan)
         outcome = yield from _paced(_finetune(plan), gate, plan)
     return _ended(plan, outcome.before, outcome.after, outcome.notices, is_better=outcome.is_better)
@@ -258,19 +255,17 @@ class _Painter:
         return parts.validation.items[0].annotated()
 
 
-class _FewerThreads:
-    """Leaves one core to the viewer while torch computes in this thread."""
+@contextmanager
+def _fewer_threads() -> Iterator[None]:
+    """Leave one core to the viewer while torch computes in this thread."""
+    import torch
 
-    def __enter__(self) -> None:
-        import torch
-
-        self._n = torch.get_num_threads()
-        torch.set_num_threads(max(1, min(self._n, (os.cpu_count() or 2) - 1)))
-
-    def __exit__(self, *_: object) -> None:
-        import torch
-
-        torch.set_num_threads(self._n)
+    n = torch.get_num_threads()
+    torch.set_num_threads(max(1, min(n, (os.cpu_count() or 2) - 1)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n)
 
 
 def validation_picture(image: Image, truth: Annotation | Labels, result: Result) -> NDArray[np.uint8]:

@@ -14,7 +14,6 @@ from qtpy.QtWidgets import (
     QLineEdit,
     QMenu,
     QMessageBox,
-    QVBoxLayout,
     QWidget,
 )
 
@@ -23,7 +22,7 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.models import store
 from cellwright.widgets.shared.combos import ModelComboBox, model_events
 from cellwright.widgets.shared.job_bar import JobBar
-from cellwright.widgets.shared.style import button, folded
+from cellwright.widgets.shared.style import button, folded, stack
 
 ARCHIVE = "Exported model (*.zip)"
 LICENCE = "BSD-3-Clause"
@@ -40,8 +39,8 @@ class ZooDetails:
 class OwnModels(QWidget):
     """A box of the user's models and what can be done with the chosen one."""
 
-    def __init__(self, tell: Callable[..., None], parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, tell: Callable[..., None]) -> None:
+        super().__init__()
         self._tell = tell
         self.box = ModelComboBox(
             "Your own models: trained here, or imported.",
@@ -61,9 +60,7 @@ class OwnModels(QWidget):
             grid.addWidget(made, 1 + index // 2, index % 2)  # four in a row are cut off in a narrow dock
         grid.addWidget(self.job, 3, 0, 1, 2)
         self.collapsible = folded("My models", content)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.collapsible)
+        stack(self.collapsible, into=self)
         self.rename.clicked.connect(self._on_rename_clicked)
         self.delete.clicked.connect(self._on_delete_clicked)
         self._add_menus()
@@ -93,22 +90,16 @@ class OwnModels(QWidget):
 
     def rename_to(self, new: str) -> None:
         """Give the chosen model another name."""
-        self._do(lambda: store.rename(self.chosen, new).name, "Renamed to {}.")
+        self._do(lambda: store.rename(self.chosen, new), new, f"Renamed to {new}.")
 
     def delete_chosen(self) -> None:
         """Delete the chosen model, having asked before."""
         name = self.chosen
-
-        def delete() -> str:
-            store.delete(name)
-            return name
-
-        self._do(delete, "Deleted {}.")
+        self._do(lambda: store.delete(name), name, f"Deleted {name}.")
 
     def export_to(self, path: Path, zoo: ZooDetails | None = None) -> None:
         """Write the chosen model as one file; with details as a package of the BioImage Model Zoo."""
-        task = export_task(self.chosen, path, zoo)
-        self._start(task, lambda _: self._tell(f"Written to {path}."))
+        self._start(export_task(self.chosen, path, zoo), lambda _: self._tell(f"Written to {path}."))
 
     def import_from(self, path: Path, name: str = "") -> None:
         """Add an exported model or a model folder to the user's, under a name or that of the file."""
@@ -122,14 +113,14 @@ class OwnModels(QWidget):
         self.job.start(task, on_returned)
         self._show_enabled()
 
-    def _do(self, action: Callable[[], str], line: str) -> None:
+    def _do(self, action: Callable[[], object], name: str, line: str) -> None:
         try:
-            done = action()
+            action()
         except CellwrightError as error:
             self._tell(str(error), is_error=True)
             return
-        self._announce(done)
-        self._tell(line.format(done))
+        self._announce(name)
+        self._tell(line)
 
     def _announce(self, name: str) -> None:
         self.box.refresh(name)

@@ -11,12 +11,10 @@ from qtpy.QtCore import Qt
 from qtpy.QtGui import QFont, QImage, QPixmap, QResizeEvent
 from qtpy.QtWidgets import (
     QCheckBox,
-    QFormLayout,
     QFrame,
     QHBoxLayout,
     QLabel,
     QLineEdit,
-    QListWidget,
     QSizePolicy,
     QSpinBox,
     QVBoxLayout,
@@ -28,11 +26,23 @@ from cellwright.core.tasks import Progress
 from cellwright.models.registry import FAMILIES
 from cellwright.training.run_folder import SCRATCH
 from cellwright.training.settings import PRESETS, PRETRAIN_METHODS, FinetuneSettings, PretrainSettings
+from cellwright.widgets.shared.check_list import CheckList
 from cellwright.widgets.shared.combos import DeviceComboBox, ModelComboBox, PanelComboBox
 from cellwright.widgets.shared.form import SettingsForm, is_threshold
 from cellwright.widgets.shared.job_bar import JobBar
 from cellwright.widgets.shared.messages import duration, progress_line
-from cellwright.widgets.shared.style import button, chip, folded, message_label, panel_layout, row, set_state
+from cellwright.widgets.shared.style import (
+    button,
+    chip,
+    fill,
+    folded,
+    form_layout,
+    message_label,
+    panel_layout,
+    row,
+    set_state,
+    stack,
+)
 
 LAYERS = "layers"  # data of the entry of the viewer's layers
 PRESET_TITLES = {
@@ -59,7 +69,7 @@ TITLES = {  # where the name of a setting does not tell what it is
 }
 OWN_STAGES = ("write", "begin", "read", "epoch")  # the others are those of counting
 MOVES = ("pre-train", "fine-tune", "epoch")  # the bar; other stages leave it where it was
-LIST_HEIGHT_PX, INDENT_PX = 58, 18
+INDENT_PX = 18
 LARGEST, SMALLEST_STEP = 1_000_000, 1e-5  # of numbers in the form
 OWN_STYLE = """
 #findings { padding: 6px 8px; border-radius: 5px; background: rgba(128, 128, 128, 28); }
@@ -92,27 +102,19 @@ INK = "#969ba5"
 class TrainPanel(QWidget):
     """Controls of the train widget from top to bottom: data, model, findings, buttons, curves, own models."""
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         layout = panel_layout(self, OWN_STYLE)
         self.offer_box, self.check_box, self.models_box = QVBoxLayout(), QVBoxLayout(), QVBoxLayout()
-        layout.addLayout(self.offer_box)
-        layout.addLayout(self._choices())
+        fill(layout, self.offer_box, self._choices())
         self.form = SettingsForm(FinetuneSettings)
         _adapt(self.form)
         self.show_settings(FinetuneSettings())
         self.advanced = folded("Advanced settings", self.form.native)
-        layout.addWidget(self.advanced)
-        layout.addLayout(self.check_box)
-        layout.addLayout(self._buttons())
         self.jobs = JobBar(has_stop=False, describe=training_line, stages=MOVES)
-        layout.addWidget(self.jobs)
-        self.message = message_label()
-        layout.addWidget(self.message)
-        self.card = TrainCard()
-        layout.addWidget(self.count_with)
-        layout.addWidget(self.card)
-        layout.addLayout(self.models_box)
+        self.message, self.card = message_label(), TrainCard()
+        fill(layout, self.advanced, self.check_box, self._buttons(), self.jobs, self.message)
+        fill(layout, self.count_with, self.card, self.models_box)
         layout.addStretch(1)
         self.show_running(is_running=False)
 
@@ -128,10 +130,6 @@ class TrainPanel(QWidget):
         self._base = settings
         self.form.set_values(asdict(settings))
         self._shown = self.form.values()
-
-    def show_message(self, text: str, *, is_error: bool = False, is_warning: bool = False) -> None:
-        """Show a sentence under the buttons; an empty one hides it."""
-        self.message.tell(text, is_error=is_error, is_warning=is_warning)
 
     def show_running(self, *, is_running: bool) -> None:
         """Turn the train button into Stop and back."""
@@ -161,7 +159,7 @@ class TrainPanel(QWidget):
         else:
             self.pause.setText("Pause")
 
-    def _choices(self) -> QVBoxLayout:
+    def _choices(self) -> QWidget:
         self.data = PanelComboBox("Annotated images to learn from.", folders="Dataset folder")
         self.data.fill([("Annotated layers", LAYERS)])
         self.start = ModelComboBox(
@@ -170,9 +168,7 @@ class TrainPanel(QWidget):
         )
         self.device, self.preset = DeviceComboBox(), PanelComboBox(PRESET_HELP)
         self.preset.fill((PRESET_TITLES[name], name) for name in PRESETS)
-        self.pairs = QListWidget()
-        self.pairs.setFixedHeight(LIST_HEIGHT_PX)
-        self.pairs.setToolTip("Images with their annotation; the ticked ones are trained on.")
+        self.pairs = CheckList("Images with their annotation; the ticked ones are trained on.")
         self.complete = QCheckBox("Every cell is annotated")
         self.complete.setChecked(True)
         self.complete.setToolTip(
@@ -181,10 +177,8 @@ class TrainPanel(QWidget):
         self.unlabelled, self.name = UnlabelledChoices(), QLineEdit()
         self.name.setToolTip("Name of the new model in the model lists.")
         self.choices = QWidget()
-        form = QFormLayout(self.choices)
+        form = form_layout(into=self.choices)
         form.setContentsMargins(0, 0, 0, 0)
-        form.setSpacing(6)
-        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         form.addRow("Learn from", self.data)
         form.addRow(self.pairs)
         form.addRow(self.complete)
@@ -193,9 +187,7 @@ class TrainPanel(QWidget):
         form.addRow("Effort", self.preset)
         form.addRow("Device", self.device)
         form.addRow("New name", self.name)
-        layout = QVBoxLayout()
-        layout.addWidget(self.choices)
-        return layout
+        return self.choices
 
     def _buttons(self) -> QHBoxLayout:
         self.train = button("Train", TRAIN_HELP)
@@ -227,13 +219,9 @@ class UnlabelledChoices(QWidget):
         self.steps.setSingleStep(50)
         self.steps.setValue(PretrainSettings().steps)
         self.steps.setToolTip("Batches of 32 places in the images; a hundred take minutes on a laptop.")
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.wanted)
-        layout.addWidget(choices)
-        form = QFormLayout(choices)
+        stack(self.wanted, choices, into=self)
+        form = form_layout(into=choices)
         form.setContentsMargins(INDENT_PX, 0, 0, 0)
-        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         form.addRow("Images", self.images)
         form.addRow("Method", self.method)
         form.addRow("Steps", self.steps)
@@ -285,9 +273,7 @@ class TrainCard(QFrame):
         for label in (self.caption, self.scores):
             label.setAlignment(Qt.AlignmentFlag.AlignCenter)
             label.setVisible(False)
-        layout = QVBoxLayout(self)
-        for widget in (self.scores, self.plot, self.picture, self.caption):
-            layout.addWidget(widget)
+        fill(QVBoxLayout(self), self.scores, self.plot, self.picture, self.caption)
         self.setVisible(False)
 
     def show_curves(self, epochs: Sequence[Mapping[str, float]], last_step: float) -> None:
@@ -424,14 +410,13 @@ class CurvePlot(QWidget):
     Plots are made when there is something to draw: pyqtgraph takes a while to load.
     """
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self.curves: tuple[Curve, ...] = ()
         self.plots: list[Any] = []  # pyqtgraph.PlotItem, one for each curve
         self._lines: list[Any] = []
         self.graphics: Any = None  # pyqtgraph.GraphicsLayoutWidget
-        self._layout = QVBoxLayout(self)
-        self._layout.setContentsMargins(0, 0, 0, 0)
+        self._layout = stack(into=self)
         self.setFixedHeight(PLOT_HEIGHT_PX)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
 

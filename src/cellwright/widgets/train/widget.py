@@ -6,7 +6,7 @@ from napari.layers import Layer
 from qtpy.compat import isalive
 from qtpy.QtCore import QTimer, Signal  # type: ignore[attr-defined]
 from qtpy.QtGui import QShowEvent
-from qtpy.QtWidgets import QApplication, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QApplication, QWidget
 
 from cellwright.core.errors import CellwrightError
 from cellwright.core.tasks import Progress
@@ -23,7 +23,7 @@ from cellwright.widgets.shared.messages import (
     tell_error,
 )
 from cellwright.widgets.shared.napari_private import unwrapped
-from cellwright.widgets.shared.style import scrolled
+from cellwright.widgets.shared.style import PanelScrollArea, stack
 from cellwright.widgets.train.choices import ResumeOffer, TrainChoices
 from cellwright.widgets.train.data_check import DataCheck
 from cellwright.widgets.train.model import EpochPicture, TrainingOutcome, TrainModel
@@ -33,7 +33,6 @@ from cellwright.widgets.train.view import TrainPanel
 if TYPE_CHECKING:
     import napari.viewer
 
-OWN_STAGES = ("write", "begin", "read", "epoch")  # the others are those of counting
 MARGIN_PX = 10
 
 
@@ -53,14 +52,12 @@ class TrainWidget(QWidget):
         self.choices = TrainChoices(napari_viewer, self.panel)
         self.data_check = DataCheck(self.choices, self.model)
         self.offer = ResumeOffer()
-        self.own = OwnModels(self.panel.show_message)
+        self.own = OwnModels(self.panel.message.tell)
         self.panel.check_box.addWidget(self.data_check)
         self.panel.offer_box.addWidget(self.offer)
         self.panel.models_box.addWidget(self.own)
-        self._area = scrolled(self.panel)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self._area)
+        self._area = PanelScrollArea(self.panel)
+        stack(self._area, into=self)
         self._connect()
         self.choices.refresh_pairs()
         self.offer.refresh()
@@ -131,7 +128,7 @@ class TrainWidget(QWidget):
     def _on_started(self) -> None:
         self.panel.card.clear()
         self.panel.count_with.setVisible(False)
-        self.panel.show_message("")
+        self.panel.message.tell("")
         self.offer.hide()
         self.panel.show_running(is_running=True)
         self._draw()
@@ -159,10 +156,10 @@ class TrainWidget(QWidget):
         words = verdict(outcome.before, outcome.after, is_better=bool(outcome.model))
         if not outcome.model:
             told = " ".join([f"{outcome.plan.name!r}: {words}.", *outcome.notices])
-            self.panel.show_message(told, is_warning=True)
+            self.panel.message.tell(told, is_warning=True)
             return
         kept = f"{outcome.model!r}: {words}. It is in the model lists now."
-        self.panel.show_message(" ".join([kept, *outcome.notices]), is_warning=bool(outcome.notices))
+        self.panel.message.tell(" ".join([kept, *outcome.notices]), is_warning=bool(outcome.notices))
         self.own.box.refresh(outcome.model)
         model_events.changed.emit()
         self._new_model = outcome.model
@@ -171,7 +168,7 @@ class TrainWidget(QWidget):
 
     def show_error(self, error: Exception) -> None:
         """Tell in the panel what went wrong; what was not foreseen is logged too."""
-        tell_error(self.panel, error, "Training")
+        tell_error(self.panel.message, error, "Training")
 
     # -- events -------------------------------------------------------------------------------------------
 

@@ -15,7 +15,6 @@ from napari.layers import Labels, Layer, Points, Shapes
 from psygnal import Signal
 from qtpy.compat import isalive
 from qtpy.QtCore import QCoreApplication, QObject
-from superqt.utils import QSignalDebouncer
 
 from cellwright.core.errors import CellwrightError
 from cellwright.core.tasks import Task
@@ -24,7 +23,7 @@ from cellwright.ops.measure.settings import MeasureSettings
 from cellwright.widgets.shared.cells.measured_cells import SIZES, MeasuredCells, measure_task
 from cellwright.widgets.shared.cells.snapshot import image_layer_under, snapshot_of
 from cellwright.widgets.shared.edited_layers import is_edited, is_our_change, our_change
-from cellwright.widgets.shared.jobs import Job
+from cellwright.widgets.shared.jobs import Job, debouncer
 from cellwright.widgets.shared.napari_private import slice_in_sight, unwrapped
 
 READ_MS = 250
@@ -122,9 +121,7 @@ class Followers(QObject):
         self._job: Job | None = None
         self._is_writing = False
         self._steps: WeakKeyDictionary[Layer, tuple[int, ...]] = WeakKeyDictionary()
-        self._soon = QSignalDebouncer(parent=self)
-        self._soon.setTimeout(READ_MS)
-        self._soon.triggered.connect(self._read)
+        self._soon = debouncer(self, READ_MS, self._read)
         for layer in viewer.layers:
             self._follow(layer)
         viewer.layers.events.inserted.connect(self._on_inserted)

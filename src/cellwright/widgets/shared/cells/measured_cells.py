@@ -21,11 +21,7 @@ from cellwright.ops.measure.blocks import spatial_ndim
 from cellwright.ops.measure.cells_table import cells_table, is_volumetric, label_axes
 from cellwright.ops.measure.compartments import NucleiInCells, compartments_task
 from cellwright.ops.measure.features import nearest_distances
-from cellwright.ops.measure.measurement import (
-    measure_result,
-    pixel_sizes,
-    result_of_labels,
-)
+from cellwright.ops.measure.measurement import measure_result, pixel_sizes, result_of_labels
 from cellwright.ops.measure.settings import MeasureSettings
 from cellwright.widgets.shared.cells.snapshot import Snapshot
 
@@ -90,10 +86,6 @@ def measure_task(
 
     Parameters
     ----------
-    snapshot
-        The layer.
-    settings
-        What is measured.
     before
         The same layer as it was; cells that are as they were are not measured again, and those that came or
         changed since are marked as made by hand.

@@ -1,7 +1,7 @@
 """What a layer of outlines, points or boxes holds, in pixels of the image its cells lie in."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,7 +11,7 @@ from napari.layers import Labels as LabelsLayer
 from napari.layers import Layer, Points, Shapes
 from numpy.typing import NDArray
 
-from cellwright.core.data import Image, Labels, known_sizes
+from cellwright.core.data import SPATIAL, Image, Labels
 from cellwright.core.errors import WrongLayerError
 from cellwright.ops.measure.regions import RegionRule, RegionSet
 from cellwright.widgets.shared.coordinates import (
@@ -21,9 +21,11 @@ from cellwright.widgets.shared.coordinates import (
     check_upon,
     full_resolution,
     image_in,
+    plane_of,
+    steps_um,
     without_axis,
 )
-from cellwright.widgets.shared.edited_layers import EDITED, METADATA
+from cellwright.widgets.shared.edited_layers import EDITED, METADATA, is_image
 from cellwright.widgets.shared.regions import HALF_PIXEL, REGIONS, RegionLayers, regions_of
 
 if TYPE_CHECKING:
@@ -59,8 +61,7 @@ def is_cells_layer(layer: Layer | None) -> bool:
 
 def image_layers(viewer: Any) -> list[ImageLayer]:
     """Return the Image layers that no count has made, the topmost first."""
-    found = [one for one in viewer.layers if isinstance(one, ImageLayer) and METADATA not in one.metadata]
-    return found[::-1]
+    return [one for one in reversed(viewer.layers) if is_image(one)]
 
 
 def image_layer_under(viewer: Any, layer: Layer) -> ImageLayer | None:
@@ -68,8 +69,7 @@ def image_layer_under(viewer: Any, layer: Layer) -> ImageLayer | None:
     images = image_layers(viewer)
     counted_in = layer.metadata.get(METADATA, {}).get("source")
     own = [one for one in images if str(one.unique_id) == counted_in]
-    shape = _shape_of(layer)
-    alike = [one for one in images if _has_pixels_of(one, shape)]
+    alike = [one for one in images if plane_of(one) == _shape_of(layer)[-2:]]
     return next(iter((*own, *alike, *images)), None)
 
 
@@ -115,7 +115,7 @@ def snapshot_of(
         offset=placed.offset,
         others={_plain_name(one.name): _image(one, {}) for one in further},
         nuclei=_nuclei_of(nuclei, layer, placed.pixels),
-        nuclei_source=_path_of(nuclei),
+        nuclei_source="" if nuclei is None else str(nuclei.source.path or ""),
         provenance=found_by,
         is_edited=bool(layer.metadata.get(METADATA, {}).get(EDITED)),
         regions=regions_of(regions, image_layer or layer, axis, rule, counted=counted, is_drawing=True),
@@ -182,13 +182,6 @@ def _nuclei_of(
         )
     window = tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True))
     return labels[window].reshape(pixels.shape).astype(np.int32)
-
-
-def _path_of(layer: Layer | None) -> str:
-    """Return the path of the file of a layer; empty where it has none."""
-    if layer is None:
-        return ""
-    return str(layer.source.path or "")
 
 
 def session_layers(viewer: Any) -> list[LabelsLayer | Points]:
@@ -264,18 +257,9 @@ def _blank_image(layer: Layer) -> Image:
     """Return an image of nothing, for cells without one: it tells axes and pixel sizes alone."""
     shape = _shape_of(layer)
     axes = LETTERS[-len(shape) :]
-    is_length = all(unit.is_compatible_with("micrometer") for unit in layer.units[-2:])
-    sizes: tuple[float, ...] = ()
-    if is_length:
-        steps = [
-            float((step * unit).to("micrometer").magnitude) if unit.is_compatible_with("micrometer") else 0.0
-            for step, unit in zip(layer.scale, layer.units, strict=True)
-        ]
-        spatial = [at for at, axis in enumerate(axes) if axis in "ZYX"]
-        sizes = tuple(steps[at] for at in spatial)
+    sizes = tuple(step for step, axis in zip(steps_um(layer), axes, strict=False) if axis in SPATIAL)
     blank = np.broadcast_to(np.zeros((), np.uint8), shape)
-    known = known_sizes(axes, sizes)
-    return Image(blank, axes, sizes if known else (), layer.name)
+    return Image(blank, axes, sizes if any(sizes) else (), layer.name)
 
 
 def _shape_of(layer: Layer) -> tuple[int, ...]:
@@ -284,11 +268,6 @@ def _shape_of(layer: Layer) -> tuple[int, ...]:
     if not len(layer.data):
         return (1,) * int(layer.ndim)
     return tuple(int(one) for one in np.ceil(layer.extent.data[1] + 1))
-
-
-def _has_pixels_of(image: ImageLayer, shape: Sequence[int]) -> bool:
-    own = full_resolution(image).shape
-    return tuple(own[image.ndim - 2 : image.ndim]) == tuple(shape[-2:])
 
 
 def _without_channel(layer: LabelsLayer, n_missing: int, axis: int | None) -> NDArray[np.integer[Any]]:
