@@ -39,7 +39,7 @@ def _interpolated(maps: NDArray[np.float32], axis: int, length: int) -> NDArray[
     share = (centres - low).astype(np.float32)
     if axis == 1:
         share = share[:, np.newaxis]
-    values = maps.take(low, axis)
+    values: NDArray[np.float32] = maps.take(low, axis)
     step = maps.take(np.minimum(low + 1, last), axis)
     step -= values
     step *= share
