@@ -289,7 +289,7 @@ def test_the_estimate_is_made_once_for_a_stack(draw_blobs, oracle_model):
         count_cells(Image(pixels, "TYX"), oracle_model, FlowSettings(min_area_px=4), CPU), steps.append
     )
     assert result.count == 3 * len(blobs)
-    assert [step.stage for step in steps if step.stage == "tiles"] == ["tiles"] * 2
+    assert [step.done for step in steps if step.stage == "tiles"] == [0, 1, 1]
     assert steps[-1] == replace(steps[-1], stage="rescaled tiles", done=2, total=2)
 
 
@@ -406,8 +406,21 @@ def test_progress_counts_tiles(blobs, oracle_model):
     run(count_cells(image, oracle_model, None, replace(CPU, tile_px=128)), steps.append)
     assert steps[0].stage == "load"
     tiles = [step for step in steps if step.stage == "tiles" and not step.note]
-    assert [step.done for step in tiles] == list(range(1, tiles[0].total + 1))
-    assert {step.total for step in tiles} == {len(tiles)}
+    assert [step.done for step in tiles] == list(range(tiles[0].total + 1))
+    assert {step.total for step in tiles} == {len(tiles) - 1}
+
+
+def test_the_stage_that_is_told_is_the_one_that_runs(blobs, oracle_model):
+    steps, running = [], []
+    forward = oracle_model.network.forward
+
+    def told(images):
+        running.append(steps[-1].stage)
+        return forward(images)
+
+    oracle_model.network.forward = told
+    run(count_cells(Image(blobs.image, "YX"), oracle_model, None, CPU), steps.append)
+    assert set(running) == {"tiles"}
 
 
 def test_nothing_is_done_before_the_first_step(oracle_model):

@@ -9,6 +9,7 @@ from pytestqt.qtbot import QtBot
 
 from cellwright.widgets.annotate.widget import AnnotateWidget
 from cellwright.widgets.count.widget import CountWidget
+from cellwright.widgets.shared.cells import followers
 from cellwright.widgets.shared.messages import TRAIN, HandOver, hand_over
 from cellwright.widgets.train.model import TrainingOutcome
 from cellwright.widgets.train.widget import TrainWidget
@@ -57,6 +58,30 @@ def test_cells_are_corrected_taught_and_counted_again(
     trainer.panel.count_with.click()
     assert widget.choices.layer is viewer.layers["blobs"]
     assert widget.choices.model == "flow"
+
+
+def test_undo_brings_back_what_a_count_told_of_a_cell(
+    viewer: ViewerModel,
+    widget: CountWidget,
+    annotate_widget: AnnotateWidget,
+    blobs: Any,
+    settled: Settled,
+    qtbot: QtBot,
+) -> None:
+    viewer.add_image(blobs.image, name="blobs")
+    widget.panel.count.click()
+    settled(widget)
+    labels, told = viewer.layers["blobs labels"], ["label", "score", "area_px"]
+    before = labels.features.loc[1, told].tolist()
+    widget.panel.correct.click()
+    session = annotate_widget.model.session
+    assert session is not None
+    for edit, is_there in ((lambda: session.delete(1), False), (session.undo, True)):
+        edit()
+        qtbot.waitUntil(lambda: not followers.follow(viewer).is_busy)
+        assert (labels.features["area_px"].loc[1] > 0) == is_there
+    assert labels.features.loc[1, told].tolist() == before
+    assert not labels.features.loc[1, "edited"]
 
 
 def test_what_is_for_another_viewer_or_panel_is_let_be(

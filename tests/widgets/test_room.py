@@ -43,6 +43,7 @@ PANELS = {
 CONTROLS = QAbstractButton | QComboBox | QAbstractSpinBox | QSlider | QLineEdit
 PARTS = ("qt_", "ScrollLeftButton", "ScrollRightButton")  # of Qt's own widgets
 MOST_WIDTH_PX, MOST_HEIGHT_PX = 512, 500  # of a dock, where the window is 1024 x 768
+JARGON = r"\bepochs?\b|\bvalidations?\b|\bcheckpoint|\btensor|\bdtype|\bSPDX identifier"
 READABLE = 4.5  # contrast of small text (WCAG 2.1, AA)
 
 
@@ -88,6 +89,19 @@ def test_every_control_has_a_tooltip(panel: QWidget) -> None:
     bare = [f"{type(one).__name__} {getattr(one, 'text', str)()!r}" for one in controls(panel)
             if not one.toolTip()]  # fmt: skip
     assert not bare, bare
+
+
+@every_panel
+def test_panels_use_the_words_of_biologists(panel: QWidget) -> None:
+    opened(panel)
+    told = []
+    for one in controls(panel):
+        told += [one.toolTip(), getattr(one, "text", str)()]
+        if isinstance(one, QComboBox):
+            told += [one.itemText(place) for place in range(one.count())]
+    for label in panel.findChildren(QLabel):
+        told += [label.text(), label.toolTip()]
+    assert not [text for text in told if re.search(JARGON, text, re.IGNORECASE)]
 
 
 @every_panel

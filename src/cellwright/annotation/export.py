@@ -21,6 +21,7 @@ from cellwright.files.dataset.append import Entry, append_all
 from cellwright.files.dataset.meta import Region
 from cellwright.files.formats.image_annotation import ImageAnnotation
 from cellwright.files.formats.registry import FORMATS
+from cellwright.ops.labels import relabel
 
 MEASURE, WRITE = "measure", "write"  # stages of an export
 Span = tuple[tuple[int, int], ...]  # first and one-past-last index of each axis before Y and X
@@ -164,11 +165,8 @@ def _entry(session: AnnotationSession, cells: Cells, span: Span, settings: Expor
     cut = tuple(slice(first, stop) for first, stop in span)
     is_whole = all(one == (0, n) for one, n in zip(span, shape, strict=False))
     assert cells.labels is not None
-    kept = np.unique(cells.labels[cut])
-    kept = kept[kept > 0]
-    table = np.zeros(len(cells) + 1, np.int32)
-    table[kept] = np.arange(1, len(kept) + 1)
-    labels = table[cells.labels[cut]]
+    labels = relabel(cells.labels[cut])
+    kept = np.unique(cells.labels[cut][labels > 0])
     classes = cells.classes
     if classes is not None:
         classes = classes[kept - 1]

@@ -99,12 +99,16 @@ class JsonValue:
             return ()
         return found.sizes(n)
 
-    def texts_at(self, key: str) -> tuple[str, ...]:
-        """Return the texts of the list under a key, none where it is missing."""
+    def rows_at(self, key: str) -> "list[JsonValue]":
+        """Return the values of the list under a key, none where it is missing."""
         found = self.find(key)
         if found is None:
-            return ()
-        return tuple(row.text() for row in found.rows())
+            return []
+        return found.rows()
+
+    def texts_at(self, key: str) -> tuple[str, ...]:
+        """Return the texts of the list under a key, none where it is missing."""
+        return tuple(row.text() for row in self.rows_at(key))
 
     def stem(self) -> str:
         """Return the name, without its ending, of a file that lies in the folder of this one."""

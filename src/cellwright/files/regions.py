@@ -19,7 +19,7 @@ from cellwright.core.data import ArrayLike, Image
 from cellwright.core.errors import ReadError, SettingsError
 from cellwright.files.atomic import write_text
 from cellwright.files.formats.assembly import area_of
-from cellwright.files.formats.imagej_roi import read_rois, rings_of
+from cellwright.files.formats.imagej_roi import plane_of, read_rois, rings_of
 from cellwright.files.images import read_image, write_labels
 from cellwright.files.json_value import JsonValue, read_json
 from cellwright.ops.measure.regions import (
@@ -303,21 +303,16 @@ def _feature_name(row: JsonValue) -> str:
     properties = row.find("properties")
     if properties is None:
         return ""
-    name = properties.find("name")
     classification = properties.find("classification")
-    if name is None and classification is not None:
-        name = classification.find("name")
+    name = properties.find("name") or (classification and classification.find("name"))
     return "" if name is None else name.text()
 
 
 def _plane(row: JsonValue, image: Image) -> tuple[int | None, ...]:
     """Return frame and slice of a region; QuPath writes no plane where there is but one."""
     plane = row.at("geometry").find("plane")
-    places: list[int | None] = []
-    for axis in image.label_axes[:-2].lower():
-        node = None if plane is None else plane.find(axis)
-        places.append(None if node is None else node.whole(0))
-    return tuple(places)
+    found = [plane and plane.find(axis) for axis in image.label_axes[:-2].lower()]
+    return tuple(None if place is None else place.whole() for place in found)
 
 
 def _roi(node: JsonValue, image: Image, number: int) -> ShapeRegion:
@@ -325,9 +320,4 @@ def _roi(node: JsonValue, image: Image, number: int) -> ShapeRegion:
     if roi.roitype.name == "POINT":
         raise JsonValue("POINT", node.path, node.where).refuse("an area")
     rings = tuple(ring - MIDDLE for ring in rings_of(node))
-    lead = image.label_axes[:-2]
-    places = {"T": roi.t_position, "Z": roi.z_position}
-    if len(lead) == 1 and not places[lead]:
-        places[lead] = roi.position
-    index = tuple(int(places[axis]) - 1 if places[axis] else None for axis in lead)
-    return ShapeRegion(roi.name or f"region {number}", rings, index)
+    return ShapeRegion(roi.name or f"region {number}", rings, plane_of(node, image.label_axes))

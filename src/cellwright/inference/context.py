@@ -120,6 +120,8 @@ class CountContext:
 
     def predict(self, batch: BlockBatch, zoom: float, progress: TileProgress) -> Task[list[Maps]]:
         """Return the maps of each frame of a batch, in model pixels; what was read of the image is let go."""
+        if not progress.done:
+            yield Progress(progress.stage, 0, progress.total)  # the first tile may take seconds
         shape = zoomed(batch.shape, zoom)
         images = stacked([self._read(frame, batch.block, shape) for frame in batch.frames])
         maps = yield from predict_maps(images, self.engine, progress)

@@ -129,7 +129,7 @@ def verdict(before: Mapping[str, float], after: Mapping[str, float], *, is_bette
         return "no better: the model it began with is kept"
     if after.get("score", 0.0) > before.get("score", 0.0):
         return "better, and kept"
-    return "a lower loss on validation patches, and kept"
+    return "a smaller error on the images it is checked with, and kept"
 
 
 def write_curve(output: Path, settings: Mapping[str, object], epochs: Sequence[Mapping[str, float]]) -> None:

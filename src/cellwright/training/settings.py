@@ -11,7 +11,7 @@ PRETRAIN_METHODS = ("simclr", "colorize")
 
 # fields that several settings have
 Seed = Annotated[int, {"tooltip": "Random seed; the same seed gives the same weights."}]
-StepsPerEpoch = Annotated[int, {"min": 1, "tooltip": "Batches between two validations."}]
+StepsPerEpoch = Annotated[int, {"min": 1, "tooltip": "Batches between two checks of the model."}]
 PatchSide = Annotated[int, {"min": 32, "step": 16, "tooltip": "Height and width of a patch, in pixels."}]
 PeakRate = Annotated[float, {"min": 0.0, "tooltip": "Peak learning rate."}]
 WeightDecay = Annotated[float, {"min": 0.0, "tooltip": "Weight decay of AdamW."}]
@@ -120,9 +120,9 @@ class FinetuneSettings:
     n_replay: Annotated[int, {"min": 0, "tooltip": "Simulated images for replay."}] = 48
     augmentation: Augmentation = 0.4
     patience: Annotated[
-        int, {"min": 1, "tooltip": "Stop after so many epochs without a better score (once half is done)."}
+        int, {"min": 1, "tooltip": "Stop after so many checks without a better score (once half is done)."}
     ] = 3
-    n_validation: Annotated[int, {"min": 1, "tooltip": "Most validation images used after each epoch."}] = 6
+    n_validation: Annotated[int, {"min": 1, "tooltip": "Most images that it is checked with each time."}] = 6
 
     def __post_init__(self) -> None:
         check_bounds(self)

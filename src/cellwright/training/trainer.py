@@ -98,7 +98,7 @@ def read_material(data: Data, model: CellModel, settings: TrainingSettings) -> T
     """
     target = yield from load_samples(data.target.select("train"), model)
     if not target:
-        raise ReadError(f"Training needs images with the split 'train'; {data.target.folder} has none.")
+        raise ReadError(f"Training needs images to learn from, split 'train'; {data.target.folder} has none.")
     extra: list[Sample] = []
     for dataset in data.extra:
         extra += yield from load_samples(dataset.select("train"), model)

@@ -116,3 +116,14 @@ def test_a_folder_that_cannot_be_read_is_listed(folder, monkeypatch):
 
     monkeypatch.setattr(type(folder), "iterdir", refuse)
     assert "Plate1/Plate1" in [image.name for image in list_images([folder])]
+
+
+def test_a_damaged_file_of_a_folder_is_listed_like_the_others(tmp_path):
+    path = tmp_path / "a.ome.tif"
+    tifffile.imwrite(path, np.zeros((4, 4), np.uint8), ome=True)
+    with tifffile.TiffFile(path) as file:
+        samples_per_pixel = file.pages.first.tags[277]
+    with path.open("r+b") as damaged:
+        damaged.seek(samples_per_pixel.offset + 4)
+        damaged.write((2).to_bytes(4, "little"))  # two numbers where there is one
+    assert [image.name for image in list_images([tmp_path])] == ["a"]

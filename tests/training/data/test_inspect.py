@@ -94,7 +94,7 @@ def test_an_image_without_a_cell(good):
 def test_one_image_only(write_dataset):
     folder = write_dataset({"train": ["a"]})
     assert codes(folder) == ["one-image", "no-validation"]
-    assert "to validate" not in look(folder).summary()
+    assert "to check with" not in look(folder).summary()
 
 
 def test_few_cells(good):

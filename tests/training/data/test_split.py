@@ -30,14 +30,14 @@ def test_of_some_images_every_fourth_validates(write_dataset, n, n_held):
     train, validation, notice = split(dataset)
     assert (len(train), len(validation)) == (n - n_held, n_held)
     assert not set(names(train)) & set(names(validation))
-    assert f"{n_held} of {n} training images were set aside" in notice
+    assert f"{n_held} of {n} images were set aside" in notice
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_of_few_images_a_strip_of_each_validates(write_dataset, n):
     dataset = read_dataset(write_dataset({"train": list("abc")[:n]}))
     train, validation, notice = split(dataset)
-    assert f"{n} is too few to set one aside: 30% of the area" in notice
+    assert f"{n} is too few: 30% of the area" in notice
     for teach, judge, whole in zip(train.items, validation.items, dataset.items, strict=True):
         image, labels = whole.read()
         parts = [item.annotated() for item in (teach, judge)]

@@ -37,7 +37,7 @@ def test_an_annotation_becomes_part_of_a_dataset(
     widget: AnnotateWidget, tmp_path: Path, blobs: Any, qtbot: QtBot
 ) -> None:
     widget.panel.exports.complete.setChecked(True)
-    widget.panel.exports.split.setCurrentText("val")
+    widget.panel.exports.split.setCurrentIndex(1)
     export(widget, tmp_path / "set", qtbot)
     assert "blobs" in widget.panel.message.text()
     (item,) = read_dataset(tmp_path / "set").select("val").items

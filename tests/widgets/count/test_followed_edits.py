@@ -77,6 +77,13 @@ def undo(layer: Labels) -> None:
     layer.undo()
 
 
+def draw_again(layer: Labels) -> None:
+    """Draw another cell under the number of one that was deleted, of its size."""
+    y, x = np.mgrid[1:7, 18:23]
+    places = [np.full(y.size, int(one)) for one in place(layer, 0, 0)[:-2]]
+    layer.data_setitem((*places, y.ravel(), x.ravel()), 2)
+
+
 def add_point(layer: Points) -> None:
     layer.add(place(layer, 20, 30))
 
@@ -103,7 +110,11 @@ EDITS: dict[str, list[tuple[Callable[[Any], None], list[int], int]]] = {  # cell
         (paint, [1, 2, 3, 9], 1),
         (fill, [2, 3, 7, 9], 2),
         (delete, [3, 7, 9], 2),
-        (undo, [2, 3, 7, 9], 3),
+        (undo, [2, 3, 7, 9], 2),
+        (delete, [3, 7, 9], 2),
+        (draw_again, [2, 3, 7, 9], 3),
+        (undo, [3, 7, 9], 2),
+        (undo, [2, 3, 7, 9], 2),
     ],
     "points": [(add_point, [1, 2, 3, 4], 1), (move_point, [1, 2, 3, 4], 2), (delete_point, [1, 3, 4], 2)],
     "boxes": [(add_box, [1, 2, 3, 4], 1), (move_box, [1, 2, 3, 4], 2), (delete_point, [1, 3, 4], 2)],
@@ -143,6 +154,8 @@ def check_edits(kind: str, counted: CountWidget, viewer: ViewerModel, qtbot: QtB
     assert len(table) == n
     assert table["edited"].sum() == n_by_hand
     assert table["score"].isna().tolist() == table["edited"].tolist()
+    if kind == "labels":  # deleted and brought back by undo
+        assert table.loc[table["label"] == 2, ["score", "class"]].to_numpy().tolist() == [[0.75, "white"]]
     centres = in_pixels(layer)
     np.testing.assert_allclose(table[["y", "x"]], centres, atol=1e-4, err_msg=edit.__name__)
 

@@ -1,9 +1,11 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from napari.components import ViewerModel
 from napari.utils.key_bindings import coerce_keybinding
@@ -12,8 +14,11 @@ from pytestqt.qtbot import QtBot
 from cellwright.core.data import Cells, Image
 from cellwright.inference.point_prompt import PromptedCell
 from cellwright.models import store
-from cellwright.widgets.count.point_prompt import PointPromptTool, PromptPoint, covering, with_cell
+from cellwright.widgets.count.point_prompt import PointPromptTool
+from cellwright.widgets.count.prompted_cells import PromptPoint, covering, with_cell
 from cellwright.widgets.count.widget import CountWidget
+from cellwright.widgets.shared.cells import followers
+from cellwright.widgets.shared.point_prompt import prompt_model
 
 Settled = Callable[[CountWidget], None]
 
@@ -163,6 +168,45 @@ def test_points_that_were_changed_by_hand_are_added_to(
     qtbot.waitUntil(lambda: widget.panel.number.text() == str(len(blobs)))
 
 
+@pytest.mark.parametrize("edited", [("Labels", "Points"), ("Points", "Shapes")])
+def test_a_cell_goes_into_every_layer_that_lacks_it(
+    viewer: ViewerModel,
+    widget: CountWidget,
+    blobs: Any,
+    settled: Settled,
+    qtbot: QtBot,
+    tmp_path: Path,
+    edited: tuple[str, ...],
+) -> None:
+    layer = viewer.add_image(faint(blobs, 7), name="blobs")
+    widget.panel.thresholds.container["cell_probability"].value = 0.9
+    for box in ("Points", "Shapes"):
+        widget.panel.outputs[box].setChecked(True)
+    widget.panel.count.click()
+    settled(widget)
+    labels, points, boxes = (viewer.layers[f"blobs {one}"] for one in ("labels", "points", "boxes"))
+    if "Labels" in edited:
+        labels.data_setitem(np.nonzero(labels.data == labels.data[tuple(np.int_(blobs.points[4]))]), 0)
+    for one, places in ((points, points.data), (boxes, [box.mean(axis=0) for box in boxes.data])):
+        if type(one).__name__ in edited:
+            one.selected_data = {int(((np.array(places) - blobs.points[4]) ** 2).sum(axis=1).argmin())}
+            one.remove_selected()
+    widget.panel.ask.setChecked(True)
+    settled(widget)
+    for row, told in ((4, "Cell added"), (7, "Cell added"), (4, "already"), (7, "already")):
+        click(viewer, layer.data_to_world(blobs.points[row]))
+        settled(widget)
+        assert told in widget.panel.message.text()
+    qtbot.waitUntil(lambda: not followers.follow(viewer).is_busy)
+    boxes = viewer.layers["blobs boxes"]  # redrawn where they are as found
+    assert len(np.unique(labels.data)) - 1 == len(points.data) == len(boxes.data) == len(blobs)
+    assert len(viewer.layers) == 5  # the prompts, too
+    assert widget.panel.number.text() == str(len(blobs))
+    widget.save.start(tmp_path / "cells.csv")
+    qtbot.waitUntil(lambda: widget.save.job is None)
+    assert len(pd.read_csv(tmp_path / "cells.csv")) == len(blobs)
+
+
 def test_no_cell_and_a_known_cell_are_told(
     viewer: ViewerModel, widget: CountWidget, blobs: Any, asking: Any, settled: Settled
 ) -> None:
@@ -251,16 +295,31 @@ def test_prompts_in_a_channel_are_shown_in_it(
     np.testing.assert_allclose(point.mean(axis=0), (1, *blobs.points[4]), atol=1e-4)
 
 
-def test_the_chosen_model_is_asked_where_it_outlines_cells(
-    viewer: ViewerModel, widget: CountWidget, blobs: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_chosen_model_is_asked_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
     entries = [replace(store.models()[0], name=name, spec=SimpleNamespace(family=family))
-               for name, family in (("query", "query"), ("mine", "flow"))]  # fmt: skip
+               for name, family in (("query", "query"), ("mine", "flow"), ("his", "query"))]  # fmt: skip
     monkeypatch.setattr(store, "models", lambda: entries)
-    for family, asked in (("flow", "chosen"), ("query", "chosen"), ("centroid", "query")):
-        inputs = SimpleNamespace(family=family, model="chosen")
-        monkeypatch.setattr(widget.model, "inputs", lambda inputs=inputs: inputs)
-        assert widget.ask._model_for(Image(blobs.image, "YX")) == asked
+    for family, axes, asked in (
+        ("flow", "YX", "chosen"),
+        ("query", "YX", "chosen"),
+        ("centroid", "YX", "query"),
+        ("query", "ZYX", "mine"),
+    ):
+        image = Image(np.zeros((2,) * len(axes)), axes)
+        assert prompt_model(image, "chosen", family) == asked
+
+
+def test_another_model_than_the_chosen_one_is_named(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, settled: Settled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer, inputs = viewer.add_image(blobs.image), widget.model.inputs
+    other = replace(inputs(), model="dots", family="centroid")
+    monkeypatch.setattr(widget.model, "inputs", lambda: replace(other, layer=inputs().layer))
+    widget.panel.ask.setChecked(True)
+    settled(widget)
+    assert "flow answers, for dots cannot be asked by click" in widget.panel.message.text()
+    prompt(viewer, layer.data_to_world(blobs.points[4]))
+    assert "A cell by flow, score 1.00" in widget.panel.message.text()
 
 
 def test_a_box_without_a_cell_is_told(

@@ -28,6 +28,7 @@ from cellwright.models.store import ModelEntry
 from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.shared.combos import model_events
+from cellwright.widgets.shared.messages import choose_layer
 from cellwright.widgets.shared.regions import REGION_NAME
 
 Settled = Callable[[CountWidget], None]
@@ -496,6 +497,24 @@ def test_layers_of_an_image_that_is_gone_stay_gone(
     widget.panel.outputs["Shapes"].setChecked(True)
     settled(widget)
     assert list(viewer.layers) == []
+
+
+def test_a_number_tells_of_which_image_it_is(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, qtbot: QtBot, settled: Settled
+) -> None:
+    first = viewer.add_image(blobs.image, name="first")
+    count(widget, qtbot, settled)
+    line, panel = widget.panel.line.text(), widget.panel
+    assert "first" not in line
+    second = viewer.add_image(blobs.image, name="second")
+    choose_layer(panel.image, second)
+    assert panel.line.text() == f"of 'first', not of the image above: {line}"
+    choose_layer(panel.image, first)
+    assert panel.line.text() == line
+    viewer.layers.remove(first)
+    assert panel.line.text() == f"of 'first', which is closed: {line}"
+    viewer.layers.clear()
+    assert panel.line.text().startswith("of 'first', which is closed")
 
 
 def test_an_error_goes_with_its_cause(viewer: ViewerModel, widget: CountWidget, blobs: Any) -> None:

@@ -246,6 +246,7 @@ def test_nuclei_of_other_pixels_are_refused(panel: ResultsWidget, read: Read) ->
 
 def test_a_plot_is_made_when_it_is_shown(panel: ResultsWidget) -> None:
     view = panel.view
+    assert view.tabs.currentIndex() == 0
     assert view.made_plots == []
     view.tabs.setCurrentIndex(3)
     assert view.made_plots == [view.histogram]
@@ -279,8 +280,8 @@ def test_a_strip_and_boxes(viewer: ViewerModel, qtbot: QtBot, squares: Any, read
     qtbot.addWidget(panel)
     read(panel)
     axis, counts = panel.model.per_frame()
-    assert axis == "t"
-    assert counts.tolist() == [4, 4, 2]
+    assert (axis, counts.tolist()) == ("t", [4, 4, 2])
+    assert panel.view.tabs.tabText(panel.view.tabs.currentIndex()) == "Counts"
     panel.view.tabs.setCurrentIndex(3)
     assert panel.view.plot_kind.currentText() == "Over frames"  # which a series begins with
     panel.view.strip.frame_clicked.emit(2)

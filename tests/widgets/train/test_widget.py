@@ -194,7 +194,7 @@ def test_a_failure_is_told_and_leaves_nothing(
 
 @pytest.mark.parametrize(
     ("score", "words"),
-    [(0.6, "'mine': better, and kept."), (0.5, "'mine': a lower loss on validation patches, and kept.")],
+    [(0.6, "'mine': better, and kept."), (0.5, "'mine': a smaller error on the images it is checked with")],
 )
 def test_only_a_better_score_is_called_better(trainer: TrainWidget, score: float, words: str) -> None:
     before = {"score": 0.5, "validation_loss": 0.4}

@@ -36,7 +36,7 @@ def read_cells(
         if classes:
             number = {"": -1, **{name: index for index, name in enumerate(classes)}}
             numbers = np.array([number[row.get("class") or ""] for row in rows], np.int16)
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise ReadError(
             f"Expected rows of xmin, ymin, xmax, ymax, class or of y, x, class in {path}; got: {error!r}. "
             "Export the annotation again."

@@ -45,15 +45,13 @@ def _facts(done: Sequence[ImageOutcome], n_failed: int) -> str:
 
 
 def _plates(done: Sequence[ImageOutcome]) -> dict[str, PlateMap]:
-    names = dict.fromkeys(str(one.image.plate.get("plate", "")) for one in done)
-    found = {}
-    for name in names:
-        on_plate = [one for one in done if str(one.image.plate.get("plate", "")) == name]
-        wells = [(str(one.image.plate.get("well", "")), float(one.row["count"])) for one in on_plate]
-        plate = plate_map(wells)
-        if plate is not None:
-            found[name] = plate
-    return found
+    wells: dict[str, list[tuple[str, float]]] = {}
+    for one in done:
+        plate = one.image.plate
+        counted = (str(plate.get("well", "")), float(one.row["count"]))
+        wells.setdefault(str(plate.get("plate", "")), []).append(counted)
+    maps = {name: plate_map(counts) for name, counts in wells.items()}
+    return {name: found for name, found in maps.items() if found is not None}
 
 
 def _plate_table(plate: PlateMap) -> str:
@@ -79,16 +77,12 @@ def _plate_table(plate: PlateMap) -> str:
 
 def _pictures(output: Path, done: Sequence[ImageOutcome]) -> list[str]:
     """Return the images with the worst fit, or else with the fewest cells, as small pictures."""
-    known = [one for one in done if "fit" in one.row]
-    order = sorted(known, key=lambda one: float(one.row["fit"]))
+    known, column = [one for one in done if "fit" in one.row], "fit"
     title = "The images with the lowest fit"
     if not known:
-        order, title = (
-            sorted(done, key=lambda one: float(one.row["count"])),
-            "The images with the fewest cells",
-        )
+        known, column, title = list(done), "count", "The images with the fewest cells"
     figures = []
-    for one in order[:MOST_PICTURES]:
+    for one in sorted(known, key=lambda one: float(one.row[column]))[:MOST_PICTURES]:
         picture = thumbnail_of(output, one.image.name)
         caption = f"{one.image.name}: {one.row['count']} cells"
         if "fit" in one.row:

@@ -242,7 +242,7 @@ def _failed_before(output: Path) -> dict[str, str]:
     try:
         with (output / SUMMARY).open(encoding="utf-8", newline="") as file:
             return {row["image"]: row["error"] for row in csv.DictReader(file) if row.get("error")}
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, csv.Error):
         return {}
 
 

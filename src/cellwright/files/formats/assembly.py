@@ -150,6 +150,13 @@ def box_of(node: JsonValue, corners: NDArray[np.float64]) -> Shape:
     return Shape("box", [np.sort(corners, axis=0)])
 
 
+def points_of(node: JsonValue, places: NDArray[np.float64]) -> Shape:
+    """Return points (N, 2); ReadError where there are none, or coordinates that are no numbers."""
+    if not len(places) or not makes_sense(places):
+        raise node.refuse("points in the image")
+    return Shape("point", [places])
+
+
 def assemble(
     annotation: ImageAnnotation,
     objects: Sequence[FileObject],

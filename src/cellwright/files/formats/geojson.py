@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import AXES, SPATIAL, Image
 from cellwright.files.atomic import write_text
-from cellwright.files.formats.assembly import FileObject, ReadingNotes, Shape, area_of, finished, makes_sense
+from cellwright.files.formats.assembly import FileObject, ReadingNotes, Shape, area_of, finished, points_of
 from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, checked_shape, only_one
 from cellwright.files.formats.outlines import Ring, area, cells_of, polygons
 from cellwright.files.json_value import JsonValue, read_json
@@ -152,21 +152,14 @@ def _shapes_of(geometry: JsonValue) -> list[Shape]:
     if kind in ("LineString", "MultiLineString"):
         return []
     if kind == "Point":
-        return [_points(JsonValue([node.value], node.path, node.where))]
+        return [points_of(node, JsonValue([node.value], node.path, node.where).pairs())]
     if kind == "MultiPoint":
-        return [_points(node)]
+        return [points_of(node, node.pairs())]
     if kind == "Polygon":
         return [_area(node)]
     if kind == "MultiPolygon":
         return [_area(row) for row in node.rows()]
     raise geometry.at("type").refuse("a polygon or a point")
-
-
-def _points(node: JsonValue) -> Shape:
-    points = node.pairs()
-    if not len(points) or not makes_sense(points):
-        raise node.refuse("points")
-    return Shape("point", [points])
 
 
 def _area(node: JsonValue) -> Shape:

@@ -24,7 +24,7 @@ from cellwright.files.formats.assembly import (
     area_of,
     box_of,
     finished,
-    makes_sense,
+    points_of,
 )
 from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, only_one
 from cellwright.files.formats.outlines import cells_of, polygons
@@ -61,12 +61,13 @@ def _object(notes: ReadingNotes, axes: str, node: JsonValue) -> FileObject | Non
     own_name = OWN_NAME.match(roi.name or "")
     if own_name:
         name, number = own_name[4] or NO_CLASS, int(own_name[1])
+    lead = tuple(place or 0 for place in plane_of(node, axes))
     if kind == "POINT":
-        return FileObject(node, [_points(node)], name, _lead(node, axes), number)
+        return FileObject(node, [_points(node)], name, lead, number)
     if kind not in AREAS or roi.subtype.name not in FLAT:
         notes.note(f"are of the type {kind} and were left out")
         return None
-    return FileObject(node, [_area(node)], name, _lead(node, axes), number)
+    return FileObject(node, [_area(node)], name, lead, number)
 
 
 def read_rois(path: Path) -> list[JsonValue]:
@@ -148,11 +149,9 @@ def _outline(roi: Any) -> NDArray[np.float64]:
 
 def _points(node: JsonValue) -> Shape:
     places = np.asarray(node.value.coordinates(), np.float64).reshape(-1, 2)[:, ::-1]
-    if not len(places) or not makes_sense(places):
-        raise JsonValue(len(places), node.path, node.where).refuse("points")
     if node.value.subpixel_coordinates is None:
         places = places + 0.5  # whole numbers are those of pixels
-    return Shape("point", [places])
+    return points_of(JsonValue(len(places), node.path, node.where), places)
 
 
 def _axes(rois: list[JsonValue]) -> str:
@@ -173,13 +172,13 @@ def _stack_place(node: JsonValue) -> int:
     return int(roi.position)
 
 
-def _lead(node: JsonValue, axes: str) -> tuple[int, ...]:
-    """Return frame and slice, as far as the image has such axes."""
+def plane_of(node: JsonValue, axes: str) -> tuple[int | None, ...]:
+    """Return frame and slice, as far as the image has such axes; None where a ROI does not tell it."""
     lead = axes[:-2]
     places = {"T": node.value.t_position, "Z": node.value.z_position}
     if len(lead) == 1:
         places[lead] = places[lead] or _stack_place(node)
-    return tuple(max(0, int(places[axis]) - 1) for axis in lead)
+    return tuple(int(places[axis]) - 1 if places[axis] > 0 else None for axis in lead)
 
 
 def write(path: Path, annotation: Sequence[ImageAnnotation]) -> None:

@@ -27,8 +27,8 @@ from cellwright.files.formats.assembly import (
     area_of,
     box_of,
     finished,
-    makes_sense,
     oval_of,
+    points_of,
 )
 from cellwright.files.formats.image_annotation import (
     NO_CLASS,
@@ -99,9 +99,7 @@ def _shape_of(row: JsonValue, kind: str) -> Shape | None:
     if kind == "rectangle":
         return box_of(node, points)
     if kind in ("point", "points"):
-        if not len(points) or not makes_sense(points):
-            raise node.refuse("a point")
-        return Shape("point", [points])
+        return points_of(node, points)
     if kind == "circle":
         if len(points) != 2:
             raise node.refuse("the middle and a corner on the edge")

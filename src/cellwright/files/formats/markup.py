@@ -4,6 +4,7 @@ Everingham et al. 2010, doi 10.1007/s11263-009-0275-4; CVAT 1.1 (docs.cvat.ai); 
 10.1016/j.ymeth.2016.09.016. Elements are looked at as objects of JSON are, attributes and children alike.
 """
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,8 @@ from cellwright.files.formats.assembly import (
     assemble,
     box_of,
     finished,
-    makes_sense,
     oval_of,
+    points_of,
 )
 from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, checked_shape, chosen
 from cellwright.files.formats.outlines import MaskPart
@@ -95,13 +96,6 @@ def _value(text: str) -> float | str:
         return text
 
 
-def _rows(node: JsonValue, key: str) -> list[JsonValue]:
-    found = node.find(key)
-    if found is None:
-        return []
-    return found.rows()
-
-
 def _text(node: JsonValue, key: str, default: str = "") -> str:
     found = node.find(key)
     if found is None:
@@ -124,13 +118,13 @@ def _read_voc(content: JsonValue, image: Image | None) -> tuple[ImageAnnotation,
     size = content.at("size")
     shape = checked_shape(content.path, "size", (size.at("height").whole(1), size.at("width").whole(1)))
     notes = ReadingNotes(content.path, image=image)
-    objects = notes.read(_rows(content, "object"), _voc_object)
+    objects = notes.read(content.rows_at("object"), _voc_object)
     return finished(ImageAnnotation(_stem(content, "filename"), shape), objects, notes, image)
 
 
 def _voc_object(row: JsonValue) -> FileObject:
     name = _text(row, "name", NO_CLASS)
-    outlines = _rows(row, "polygon")
+    outlines = row.rows_at("polygon")
     if outlines:
         corners = outlines[0].value
         n = len(corners) // 2
@@ -148,12 +142,12 @@ def _voc_object(row: JsonValue) -> FileObject:
 
 def _read_cvat(content: JsonValue, image: Image | None) -> tuple[ImageAnnotation, ...]:
     found = []
-    for row in _rows(content, "image"):
+    for row in content.rows_at("image"):
         shape = checked_shape(row.path, row.where, (row.at("height").whole(1), row.at("width").whole(1)))
         notes = ReadingNotes(content.path, image=image)
         drawn = []
         for kind in ("box", "polygon", "polyline", "points", "ellipse", "mask"):
-            drawn += [JsonValue({**one.value, "kind": kind}, one.path, one.where) for one in _rows(row, kind)]
+            drawn += [replace(one, value={**one.value, "kind": kind}) for one in row.rows_at(kind)]
         objects = notes.read(drawn, partial(_cvat_object, notes))
         found.append(assemble(ImageAnnotation(_stem(row, "name"), shape), objects, notes, None))
     return chosen(content.path, found, image)
@@ -173,8 +167,8 @@ def _cvat_object(notes: ReadingNotes, row: JsonValue) -> FileObject | None:
         notes.note("are lines and were left out")
         return None
     corners = _pairs(row.at("points"), ";")
-    if kind == "points" and makes_sense(corners):
-        return FileObject(row, [Shape("point", [corners])], name)
+    if kind == "points":
+        return FileObject(row, [points_of(row, corners)], name)
     return FileObject(row, [area_of(row, corners)], name)
 
 
@@ -221,8 +215,8 @@ def _read_trackmate(content: JsonValue, image: Image | None) -> tuple[ImageAnnot
     if unit.lower() in ("micron", "microns", "µm", "um", "micrometer"):
         pixel_size = tuple(sizes[axis] for axis in axes if axis in sizes)
     notes = ReadingNotes(content.path, image=image)
-    frames = _rows(content.at("Model").at("AllSpots"), "SpotsInFrame")
-    rows = [row for frame in frames for row in _rows(frame, "Spot")]
+    frames = content.at("Model").at("AllSpots").rows_at("SpotsInFrame")
+    rows = [row for frame in frames for row in frame.rows_at("Spot")]
     objects = notes.read(rows, partial(_spot, notes, axes, sizes))
     annotation = ImageAnnotation(_stem(told, "filename"), shape, axes, pixel_size_um=pixel_size)
     return finished(annotation, objects, notes, image)
@@ -239,6 +233,4 @@ def _spot(notes: ReadingNotes, axes: str, sizes: dict[str, float], row: JsonValu
         around = _numbers(row.at(TEXT), None)
         ring = around[: len(around) // 2 * 2].reshape(-1, 2)[:, ::-1] / [sizes["Y"], sizes["X"]]
         return FileObject(row, [area_of(row, middle + ring)], lead=lead)
-    if not makes_sense(np.array([*middle, *lead])):
-        raise row.refuse("a spot with a place in the image")
-    return FileObject(row, [Shape("point", [middle[np.newaxis]])], lead=lead)
+    return FileObject(row, [points_of(row, middle[np.newaxis])], lead=lead)

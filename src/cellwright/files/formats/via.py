@@ -17,8 +17,8 @@ from cellwright.files.formats.assembly import (
     area_of,
     assemble,
     box_of,
-    makes_sense,
     oval_of,
+    points_of,
 )
 from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation, chosen
 from cellwright.files.json_value import JsonValue, read_json
@@ -90,10 +90,8 @@ def _shape_of(told: JsonValue, kind: str) -> Shape | None:
     if kind not in ("circle", "ellipse", "point"):
         return None
     middle = np.array([told.at("cy").number(), told.at("cx").number()])
-    if not makes_sense(middle):
-        raise told.refuse("a middle in the image")
     if kind == "point":
-        return Shape("point", [middle[np.newaxis]])
+        return points_of(told, middle[np.newaxis])
     if kind == "circle":
         radii, turn = np.full(2, told.at("r").number()), 0.0
     else:

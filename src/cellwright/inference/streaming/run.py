@@ -207,6 +207,8 @@ def _through(
     """Have all blocks done that have no file yet, round by round."""
     left = [block for block in in_rounds(blocks) if not path(block).exists()]
     done = len(blocks) - len(left)
+    if left:
+        yield Progress(stage, done, len(blocks))  # the first block may take long
     for n_finished in steps(left):
         done += n_finished
         yield Progress(stage, done, len(blocks))

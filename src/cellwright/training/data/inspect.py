@@ -53,7 +53,7 @@ class Findings:
         )
         parts = [f"{train} to learn from"]
         if self.n_images[1]:
-            parts.append(f"{validation} to validate")
+            parts.append(f"{validation} to check with")
         if self.sizes:
             parts.append("diameter {:.0f} px ({:.0f} to {:.0f})".format(*self.sizes))
         if self.n_regions:
@@ -194,7 +194,7 @@ def _about_validation(train: _Seen, validation: _Seen) -> Iterator[Warning]:
     if not validation.names:
         yield Warning(
             "no-validation",
-            "There are no validation images. Part of what is annotated will be set aside for it.",
+            "There are no images to check the model with. Part of what is annotated is set aside for it.",
         )
     known = dict(zip(train.pixels, train.names, strict=True))
     same = [name for name, pixels in zip(validation.names, validation.pixels, strict=True) if pixels in known]
@@ -205,8 +205,8 @@ def _about_validation(train: _Seen, validation: _Seen) -> Iterator[Warning]:
             verb = "is"
         yield Warning(
             "same-images",
-            f"{_counted(len(same), 'validation image')} {verb} among those to learn from ({_few(same)}): "
-            "the scores will be too good. Validate with others.",
+            f"{_counted(len(same), 'image')} to check with {verb} among those to learn from "
+            f"({_few(same)}): the scores will be too good. Check with others.",
         )
 
 

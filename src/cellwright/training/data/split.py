@@ -105,7 +105,7 @@ def split(dataset: Dataset, *, most: int | None = None) -> Split:
     """
     train, validation = dataset.select("train"), dataset.select("val")
     if not len(train):
-        raise ReadError(f"Training needs images with the split 'train'; {dataset.folder} has none.")
+        raise ReadError(f"Training needs images to learn from, split 'train'; {dataset.folder} has none.")
     notice = ""
     if not len(validation):
         divide = _divided if len(train) < FEW else _held_out
@@ -121,8 +121,8 @@ def _held_out(train: Dataset) -> Split:
     held = train.items[HELD_OUT // 2 :: HELD_OUT]
     rest = tuple(item for item in train.items if item not in held)
     notice = (
-        f"No image has the split 'val', so {len(held)} of {len(train)} training images were set aside to "
-        "validate with."
+        f"{len(held)} of {len(train)} images were set aside: the model is checked with them and does "
+        "not learn from them."
     )
     return Split(replace(train, items=rest), replace(train, items=held), notice)
 
@@ -136,7 +136,7 @@ def _divided(train: Dataset) -> Split:
     else:
         how = "what it learns from also tells how well, so that the scores say little"
     notice = (
-        f"No image has the split 'val', and {len(train)} is too few to set one aside: {how}. Annotate more "
+        f"To set one image aside to check the model with, {len(train)} is too few: {how}. Annotate more "
         "images for scores to be trusted."
     )
     return Split(replace(train, items=rest), replace(train, items=strips), notice)

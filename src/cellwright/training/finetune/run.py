@@ -154,7 +154,7 @@ class Run:
         notices = [notice] if notice else []
         if not is_better:
             notices.append(
-                "Training made the model no better on the validation images, so it is kept as it was."
+                "Training made the model no better on the images it is checked with, so it is kept as it was."
             )
         return Outcome(self.output, only_scores(first), after, is_better, tuple(notices))
 

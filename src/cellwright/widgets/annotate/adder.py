@@ -5,6 +5,7 @@ The model outlines what is there; where it sees nothing, a disc is drawn, or the
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,9 +34,10 @@ from cellwright.widgets.shared.point_prompt import (
     PromptDraft,
     PromptOverlay,
     PromptPoint,
-    prompt_family,
+    prompt_model,
     questions_task,
     told_of,
+    who_answers,
     yx,
 )
 
@@ -224,7 +226,8 @@ class Adder(QObject):
         if n_left > 1:
             self.done.emit(f"Cell {self._n_wished - n_left + 1} of {self._n_wished}; Esc stops.")
         else:
-            self.done.emit("The model looks at the image …")
+            who = who_answers(subject.model, self.model)
+            self.done.emit(f"{Path(subject.model).name} looks at the image …{who}")
         self.job.start()
 
     def _on_job_finished(self) -> None:
@@ -257,7 +260,7 @@ class Adder(QObject):
             return  # changed since
         text = f"{self._why_drawn} A disc is drawn. {PROMPT_KEYS}"
         if cell is not None:
-            text = told_of(cell)
+            text = told_of(cell, self._model())
         self.draft.cell, self.draft.outlines = cell, self._outlines(wish.prompts, cell)
         self._overlay.show(self.draft)
         self.done.emit(text)
@@ -268,7 +271,9 @@ class Adder(QObject):
             if cell is not None:
                 corner = (*wish.frame, *cell.box[0].tolist())
                 number = self._session.add(cell.mask, corner, score=cell.score)
-                self.done.emit(f"Added cell {number}, outlined by the model ({cell.score:.2f}).")
+                self.done.emit(
+                    f"Added cell {number}, outlined by {Path(self._model()).name} ({cell.score:.2f})."
+                )
             elif prompts.box is None:
                 diameter = self._diameter
                 point = np.array([*wish.frame, *prompts.positive[0]], float)
@@ -310,12 +315,8 @@ class Adder(QObject):
         return bool(known[cell.mask].mean() > MOST_KNOWN)
 
     def _model(self) -> str:
-        family = prompt_family(self._source.image)
-        chosen = {entry.name: entry.spec.family for entry in store.models()}.get(self.model)
-        if chosen in (family, "flow") and chosen is not None:
-            return self.model
-        names = {entry.spec.family: entry.name for entry in store.models()}
-        return names.get(family) or names.get("flow") or family
+        families = {entry.name: entry.spec.family for entry in store.models()}
+        return prompt_model(self._source.image, self.model, families.get(self.model, ""))
 
     def _engine(self) -> EngineSettings:
         return EngineSettings(channel=self.channel, diameter_px=self.diameter_px)

@@ -17,7 +17,11 @@ from cellwright.files.formats.registry import FORMATS, Format
 from cellwright.widgets.annotate.model import AnnotateModel
 from cellwright.widgets.annotate.view import ExportSection
 
-SPLITS = ("train", "val", "test")
+SPLITS = {
+    "train: learn from it": "train",
+    "val: check while learning": "val",
+    "test: score at the end": "test",
+}
 
 
 class Exporter(QObject):
@@ -27,7 +31,8 @@ class Exporter(QObject):
         super().__init__(section)
         self._model, self._section = model, section
         part = section
-        part.split.addItems(SPLITS)
+        for title, name in SPLITS.items():
+            part.split.addItem(title, name)
         for one in FORMATS.values():
             part.format.addItem(one.title, one.name)
         part.to_dataset.clicked.connect(self._on_export_clicked)
@@ -54,7 +59,7 @@ class Exporter(QObject):
     def to_dataset(self, folder: Path) -> None:
         """Add the annotation as it is now to a dataset folder, with the settings of the panel."""
         part = self._section
-        settings = ExportSettings(split=part.split.currentText(), is_complete=part.complete.isChecked())
+        settings = ExportSettings(split=part.split.currentData(), is_complete=part.complete.isChecked())
         may_replace = part.replaces.isChecked()
         session = self._copy()
         if session is not None:

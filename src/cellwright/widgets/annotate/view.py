@@ -329,7 +329,10 @@ class ExportSection(CollapsibleSection):
             "Add to a dataset…", "Add image, labels, classes and regions to a folder to train on."
         )
         self.save_as = button("Save as…", "Save the cells as a file of this format.")
-        self.split.setToolTip("Part of the dataset that the image is for: training, validation or test.")
+        self.split.setToolTip(
+            "What the image is for: to learn from, to check a model with while it learns, or to score it at "
+            "the end."
+        )
         self.replaces.setToolTip("Write over an image of the same name in the dataset.")
         self.format.setToolTip("File format of another program.")
         self.format.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)

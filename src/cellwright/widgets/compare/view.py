@@ -40,6 +40,8 @@ from cellwright.widgets.shared.style import (
 LONGEST_NAME = 30  # letters of a model's name that fit into the panel
 LONGEST_LARGE = 6  # characters of a count that fit twice, large
 NO_TRUTH = "none"
+F1_HELP = "F1: 1 where all cells are found and nothing else, 0 where none is."
+SUMMARY_HELP = "Judged: inside the complete regions. Truth: annotated. Unique: only this model has them."
 HINT = "Click an image to see it, and where the models disagree."
 TABLE_HEIGHT_PX = 260  # of many rows
 FRAME_PX, TITLE_PX, CELL_PX = 4, 10, 6  # around the table, a title, a figure
@@ -81,7 +83,8 @@ class ComparePanel(QWidget):
             return
         self.summary.setText(summary_of(compared))
         names = zip((1, 2), compared.comparison.models, strict=True)
-        self.summary.setToolTip("\n".join(f"{number} {name}" for number, name in names))
+        lines = [f"{number} {name}" for number, name in names]
+        self.summary.setToolTip("\n".join([*lines, F1_HELP, SUMMARY_HELP]))
         notices = notices_of(compared, 0)
         if is_several:
             notices = [line for line in (regions_line(compared),) if line]
@@ -99,7 +102,8 @@ class ComparePanel(QWidget):
         for column, title in enumerate(TITLES):
             head = QTableWidgetItem(title)
             if 1 <= column <= 4:
-                head.setToolTip(models[(column - 1) % 2])
+                what = "" if column <= 2 else f". {F1_HELP}"
+                head.setToolTip(f"{models[(column - 1) % 2]}{what}")
             elif column:
                 head.setToolTip("Cells that only one of the models has.")
             self.table.setHorizontalHeaderItem(column, head)
@@ -129,8 +133,8 @@ class ComparePanel(QWidget):
         self.data = LayerComboBox(is_image, "An image, or a folder of images.", folders="Dataset folder")
         self.channel = ChannelComboBox("Channel that both models count in.")
         self.truth = LayerComboBox(
-            help_text="What is known of the cells, each one of them: F1 is measured against it, inside of "
-            "the complete regions where there are any.",
+            help_text="The true cells, each one of them annotated: models are scored against them, inside "
+            "of the complete regions where there are any.",
             none=NO_TRUTH,
         )
         self.first, self.second = (

@@ -25,6 +25,7 @@ FILES = "cellwright_files"  # key in the metadata of a layer whose cells are in 
 class WholeCount:
     """What was counted block by block: its number, a sentence and the layer that shows it from its files."""
 
+    name: str  # of the image
     count: float
     line: str
     folder: Path
@@ -103,7 +104,7 @@ def whole_task(request: Request) -> Task[WholeCount]:
         layer = layer_of(found.labels, source)
     provenance = found.provenance
     line = f"{found.count:,.0f} cells · {provenance.model} · {provenance.seconds:.0f} s"
-    return WholeCount(found.count, line, folder, found.notices, layer)
+    return WholeCount(source.image.name, found.count, line, folder, found.notices, layer)
 
 
 def layer_of(path: Path, source: Source) -> Layer:

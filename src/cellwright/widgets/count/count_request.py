@@ -165,7 +165,9 @@ class CountCard(NamedTuple):
     legend: str
 
 
-def card_of(counted: CountOutcome, unit: str, edited: "pandas.DataFrame | None" = None) -> CountCard:
+def card_of(
+    counted: CountOutcome, unit: str, edited: "pandas.DataFrame | None" = None, elsewhere: str = ""
+) -> CountCard:
     """Return what is told of a count, or of its cells as they were changed by hand since.
 
     Parameters
@@ -174,6 +176,8 @@ def card_of(counted: CountOutcome, unit: str, edited: "pandas.DataFrame | None" 
         As in the preferences.
     edited
         One row for each cell that is there now; None where they are as they were found.
+    elsewhere
+        Where the image is, if it is not the one that is chosen.
     """
     result, source = counted.result, counted.request.source
     parts, sizes, classes = [], cells_table(result), class_counts(result)
@@ -186,6 +190,8 @@ def card_of(counted: CountOutcome, unit: str, edited: "pandas.DataFrame | None" 
     line = " · ".join((n_cells(result), *parts, result_line(result).partition(" · ")[2]))
     if source.is_preview:
         line = f"preview of the view: {line}"
+    if elsewhere:
+        line = f"of {source.image.name!r}, {elsewhere}: {line}"
     details = (guess_line(result), interval_line(result), name_line(counted.request), sizes_line(sizes, unit))
     return CountCard(f"{result.count:,.0f}", line, "\n".join(filter(None, details)), legend(classes))
 

@@ -6,27 +6,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image as ImageLayer
-from napari.layers import Labels, Points
+from napari.layers import Layer
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QAbstractButton
 
 from cellwright import __version__
-from cellwright.core.data import Cells, Image, Provenance, Result
+from cellwright.core.data import Cells, Provenance, Result
 from cellwright.core.errors import CellwrightError, WrongLayerError
 from cellwright.core.tasks import Progress, Task
-from cellwright.models import registry, store
+from cellwright.models import registry
 from cellwright.ops.codecs.prompts import Prompts
 from cellwright.widgets.count.count_request import CountOutcome, show_task
 from cellwright.widgets.count.model import CountModel
-from cellwright.widgets.count.save import EditedCells
+from cellwright.widgets.count.prompted_cells import add_to, covering, has_pixels_of, number_in, with_cell
+from cellwright.widgets.count.save import OUTPUTS, EditedCells
 from cellwright.widgets.shared.coordinates import axis_of, pixel_at
 from cellwright.widgets.shared.edited_layers import ASKED
 from cellwright.widgets.shared.jobs import debouncer
 from cellwright.widgets.shared.layer_io import Source, image_layer
 from cellwright.widgets.shared.point_prompt import (
     LEFT,
-    MOST_KNOWN,
     NEGATIVE,
     NEXT,
     PromptContext,
@@ -35,15 +35,15 @@ from cellwright.widgets.shared.point_prompt import (
     PromptPoint,
     n_pieces,
     prompt_drag,
-    prompt_family,
+    prompt_model,
     questions_task,
     told_of,
+    who_answers,
 )
 
 if TYPE_CHECKING:
     from cellwright.inference.point_prompt import PointPredictor, PromptedCell
 
-PlaceOf = Callable[[PromptPoint, "PromptedCell"], NDArray[np.float64]]
 WAIT_MS = 50  # between looks whether the model is free for clicks that wait
 
 
@@ -51,8 +51,8 @@ class PointPromptTool(QObject):
     """While its button is down, clicks and boxes on the image prompt the model for a cell.
 
     The network looks at the image once, beside the viewer; clicks after that are answered at once. The cell
-    is shown as it would be; Enter adds it to those of the count. Where their outlines or
-    points were changed by hand, it is added to that layer, as if by hand.
+    is shown as it would be; Enter adds it to those of the count, in every layer that shows
+    them: to those that were changed by hand as if by hand.
     """
 
     pending = Signal(bool)  # whether a cell is prompted for
@@ -243,7 +243,8 @@ class PointPromptTool(QObject):
         def on_returned(questions: "PointPredictor") -> None:
             self._subject, self._questions = subject, questions
             if prompts is None:
-                self._model.tell("Click on a cell that was missed, or drag a box around it.")
+                who = who_answers(subject.model, self._model.inputs().model)
+                self._model.tell(f"Click on a cell that was missed, or drag a box around it.{who}")
             elif self.draft.prompts is prompts:
                 self._try_to_answer(subject)
 
@@ -277,7 +278,7 @@ class PointPromptTool(QObject):
             return
         self.draft.cell, self.draft.outlines = cell, cell.outlines
         self._show_draft()
-        self._tell(told_of(cell), is_warning=n_pieces(cell) > 1)
+        self._tell(told_of(cell, subject.model), is_warning=n_pieces(cell) > 1)
 
     def _keep(self) -> None:
         cell = self.draft.cell
@@ -289,56 +290,45 @@ class PointPromptTool(QObject):
         if known:
             self._tell(f"This is cell {known} already: score {cell.score:.2f}.")
             return
-        drawn = self._drawn()
         self._tell(f"Cell added: score {cell.score:.2f}.")
-        if drawn is not None:
-            draw_cell(*drawn, spot, cell)
-            return
-        points = self._edited_points()
-        if points is not None:
-            points[0].add(points[1](spot, cell))
-            return
-        self._pending.append((spot, cell))
-        self._add_pending()
+        self._add(spot, cell)
+
+    def _add(self, spot: PromptPoint, cell: "PromptedCell") -> None:
+        """Add a cell to each layer of the count that lacks it: by hand to those that were changed by hand."""
+        counted, edited = self._counted(), self._edited_layers()
+        for layer in edited:
+            assert counted is not None
+            if not number_in(layer, counted.request.source, spot, cell):
+                add_to(layer, counted.request.source, spot, cell)
+        is_found = counted is not None and covering(counted.result.cells, spot, cell)
+        if not edited or (self._outputs_as_found() and not is_found):
+            self._pending.append((spot, cell))
+            self._add_pending()
 
     def _draft_spot(self, cell: "PromptedCell") -> PromptPoint:
         return PromptPoint(self.draft.frame, np.asarray(cell.point, float))
 
     def _known(self, spot: PromptPoint, cell: "PromptedCell") -> int:
-        """Return the number of the counted cell that covers most of the answered one, else 0."""
-        counted = self._counted()
+        """Return the number of the answered cell where every layer of the count has it already, else 0."""
+        counted, edited = self._counted(), self._edited_layers()
         if counted is None:
             return 0
-        cells, drawn = counted.result.cells, self._drawn()
-        if drawn is not None:
-            cells = replace(cells, labels=drawn[1])
-        points = self._edited_points()
-        if drawn is None and points is not None:
-            return point_inside(*points, spot, cell)
-        return covering(cells, spot, cell)
+        numbers = [number_in(layer, counted.request.source, spot, cell) for layer in edited]
+        if not edited or self._outputs_as_found():
+            numbers.append(covering(counted.result.cells, spot, cell))
+        return numbers[0] if all(numbers) else 0
 
-    def _drawn(self) -> "tuple[Labels, NDArray[Any]] | None":
-        """Return the outlines that were changed by hand since the count, and their pixels in its shape."""
-        counted, layer = self._counted(), self._edited.layer_of("Labels")
-        if counted is None or counted.result.cells.labels is None or not isinstance(layer, Labels):
-            return None
-        labels, shape = np.asarray(layer.data), counted.result.cells.labels.shape
-        if labels.size != np.prod(shape):
-            return None
-        return layer, labels.reshape(shape)
+    def _edited_layers(self) -> list[Layer]:
+        """Return the layers of the last count that were changed by hand since."""
+        counted = self._counted()
+        if counted is None:
+            return []
+        found = filter(None, map(self._edited.layer_of, OUTPUTS))
+        return [one for one in found if has_pixels_of(one, counted.request.source)]
 
-    def _edited_points(self) -> "tuple[Points, PlaceOf] | None":
-        """Return the points that were changed by hand since the count, and where a cell lies among them."""
-        counted, layer = self._counted(), self._edited.layer_of("Points")
-        if counted is None or not isinstance(layer, Points):
-            return None
-        axis = counted.request.source.channel_axis
-
-        def place_of(spot: PromptPoint, cell: "PromptedCell") -> NDArray[np.float64]:
-            place = np.array([*spot.frame, *cell.point], np.float64)
-            return place if axis is None else np.insert(place, axis, 0.0)
-
-        return layer, place_of
+    def _outputs_as_found(self) -> tuple[str, ...]:
+        """Return what is ticked now and was not changed by hand."""
+        return tuple(one for one in self._model.inputs().outputs if self._edited.layer_of(one) is None)
 
     def _add_pending(self, _: object = None) -> None:
         if self._pending and self._subject is not None:
@@ -349,7 +339,7 @@ class PointPromptTool(QObject):
         pending, self._pending = self._pending, []
         counted = self._counted() or self._nothing_counted(self._subject)
         request = replace(counted.request, outputs=self._model.inputs().outputs)  # as they are ticked now
-        return added_task(replace(counted, request=request), pending)
+        return added_task(replace(counted, request=request), pending, self._outputs_as_found())
 
     def _tell(self, text: str, *, is_warning: bool = False) -> None:
         self._model.tell(text, is_warning=is_warning)
@@ -393,16 +383,9 @@ class PointPromptTool(QObject):
         return PromptPoint(tuple(int(i) for i in np.rint(place[:-2])), place[-2:])
 
     def _subject_at(self, layer: ImageLayer, frame: tuple[int, ...]) -> PromptContext:
-        source = self._source(layer)
-        return PromptContext(source, self._model_for(source.image), self._model.inputs().engine, frame)
-
-    def _model_for(self, image: Image) -> str:
-        """Return the chosen model where it can be asked, else the first that can: query, of volumes flow."""
-        family = prompt_family(image)
-        inputs = self._model.inputs()
-        if inputs.family in (family, "flow"):
-            return inputs.model
-        return next((entry.name for entry in store.models() if entry.spec.family == family), inputs.model)
+        source, inputs = self._source(layer), self._model.inputs()
+        model = prompt_model(source.image, inputs.model, inputs.family)
+        return PromptContext(source, model, inputs.engine, frame)
 
     def _nothing_counted(self, subject: PromptContext) -> CountOutcome:
         inputs = replace(self._model.inputs(), classifier="", engine=subject.engine)
@@ -410,8 +393,13 @@ class PointPromptTool(QObject):
         return CountOutcome(inputs.request(subject.source), empty_result(subject, has_labels=has_labels), {})
 
 
-def added_task(counted: CountOutcome, found: list[tuple[PromptPoint, "PromptedCell"]]) -> Task[CountOutcome]:
-    """Return a count with more cells; new thresholds need a new count then, or they would lose them."""
+def added_task(
+    counted: CountOutcome, found: list[tuple[PromptPoint, "PromptedCell"]], outputs: tuple[str, ...]
+) -> Task[CountOutcome]:
+    """Return a count with more cells, in layers of these outputs alone.
+
+    New thresholds need a new count then, or they would lose them.
+    """
     yield Progress("ask", 0, 1)
     result = counted.result
     n_before = len(result.cells)
@@ -421,83 +409,8 @@ def added_task(counted: CountOutcome, found: list[tuple[PromptPoint, "PromptedCe
     n_asked = result.provenance.settings.get(ASKED, 0) + len(cells) - n_before
     provenance = replace(result.provenance, settings={**result.provenance.settings, ASKED: n_asked})
     more = replace(result, count=float(len(cells)), cells=cells, provenance=provenance)
-    return (yield from show_task(counted.request, more))
-
-
-def with_cell(cells: Cells, spot: PromptPoint, cell: "PromptedCell") -> Cells:
-    """Return cells with one more at the end; pixels that belong to another cell stay with that."""
-    labels, lead = cells.labels, np.array(spot.frame, np.float32)
-    if labels is not None:
-        labels = labels.copy()
-        place = _pixels(spot, cell)
-        is_free = cell.mask & (labels[place] == 0)
-        labels[place][is_free] = len(cells) + 1
-        cell = _without_others(cell, is_free)
-    point = np.concatenate([lead, cell.point])
-    box = np.stack([np.concatenate([lead + k, cell.box[k]]) for k in (0, 1)])
-    classes = cells.classes
-    if classes is not None:
-        classes = np.append(classes, np.int16(-1))
-    return Cells(
-        points=np.concatenate([cells.points, point[np.newaxis]]).astype(np.float32),
-        boxes=np.concatenate([cells.boxes, box[np.newaxis]]).astype(np.float32),
-        scores=np.append(cells.scores, np.float32(cell.score)),
-        areas=np.append(cells.areas, np.float32(cell.area)),
-        labels=labels,
-        classes=classes,
-    )
-
-
-def draw_cell(layer: Labels, labels: NDArray[Any], spot: PromptPoint, cell: "PromptedCell") -> None:
-    """Draw an answered cell into a layer whose pixels are ``labels``; those of other cells stay with them."""
-    place = _pixels(spot, cell)
-    rows, columns = np.nonzero(cell.mask & (labels[place] == 0))
-    lead = [np.full(len(rows), index) for index in spot.frame]
-    indices = (*lead, rows + place[-2].start, columns + place[-1].start)
-    flat = np.ravel_multi_index(indices, labels.shape)  # the layer may have an axis of channels, too
-    layer.data_setitem(np.unravel_index(flat, layer.data.shape), int(labels.max()) + 1)
-
-
-def point_inside(layer: Points, place_of: PlaceOf, spot: PromptPoint, cell: "PromptedCell") -> int:
-    """Return the number of the first point of a layer that lies in an answered cell; 0 for none."""
-    shift = place_of(spot, cell)
-    places = np.rint(layer.data - shift)
-    rows, columns = np.rint(places[:, -2:] + cell.point - cell.box[0]).astype(int).T
-    height, width = cell.mask.shape
-    near = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-    near &= (places[:, :-2] == 0).all(axis=1)
-    near[near] = cell.mask[rows[near], columns[near]]
-    if not near.any():
-        return 0
-    return int(near.argmax()) + 1
-
-
-def _without_others(cell: "PromptedCell", is_free: NDArray[np.bool_]) -> "PromptedCell":
-    """Return an answered cell as its pixels that belong to no other one; it has such."""
-    if is_free[cell.mask].all():
-        return cell
-    places = np.argwhere(is_free)
-    low, high = places.min(axis=0), places.max(axis=0) + 1
-    mask = is_free[low[0] : high[0], low[1] : high[1]]
-    middle = (places.mean(axis=0) + cell.box[0]).astype(np.float32)
-    return replace(cell, point=middle, box=cell.box[0] + np.stack([low, high]), mask=mask)
-
-
-def covering(cells: Cells, spot: PromptPoint, cell: "PromptedCell") -> int:
-    """Return the number of the cell that covers most of an answered one, or holds its middle; 0 for none."""
-    if cells.labels is not None:
-        inside = cells.labels[_pixels(spot, cell)][cell.mask]
-        numbers, counts = np.unique(inside[inside > 0], return_counts=True)
-        is_covered = counts.sum() > MOST_KNOWN * cell.area
-        if not is_covered:
-            return 0
-        return int(numbers[counts.argmax()])
-    middle = np.concatenate([np.array(spot.frame), cell.point])
-    inner = (cells.boxes[:, 0] <= middle) & (middle < cells.boxes[:, 1])
-    holding = np.flatnonzero(inner.all(axis=1))
-    if not len(holding):
-        return 0
-    return int(holding[0]) + 1
+    shown = yield from show_task(replace(counted.request, outputs=outputs), more)
+    return replace(shown, request=counted.request)
 
 
 def empty_result(subject: PromptContext, *, has_labels: bool) -> Result:
@@ -523,9 +436,3 @@ def empty_result(subject: PromptContext, *, has_labels: bool) -> Result:
         ),
         offset=subject.source.offset,
     )
-
-
-def _pixels(spot: PromptPoint, cell: "PromptedCell") -> tuple[Any, ...]:
-    """Where the box of an answered cell lies in the labels."""
-    (top, left), (bottom, right) = cell.box
-    return (*spot.frame, slice(int(top), int(bottom)), slice(int(left), int(right)))

@@ -33,6 +33,7 @@ from cellwright.widgets.count.point_prompt import PointPromptTool
 from cellwright.widgets.count.save import EditedCells, SaveTool, SettingsFileTool
 from cellwright.widgets.count.view import CountPanel
 from cellwright.widgets.shared.coordinates import Window, channels_of
+from cellwright.widgets.shared.edited_layers import ASKED
 from cellwright.widgets.shared.jobs import Job, LiveUpdater
 from cellwright.widgets.shared.layer_io import (
     Source,
@@ -94,6 +95,7 @@ class CountWidget(QWidget):
         self.background = BackgroundTool(self.model)
         self.updater = LiveUpdater(self)
         self._is_showing_settings = False
+        self._elsewhere = ""  # where the image is whose number is shown
         stack(PanelScrollArea(self.panel), into=self)
         self._show_family(self.choices.family)
         self.axes = AxesTool(self.model, self.panel, self.choices)
@@ -122,6 +124,8 @@ class CountWidget(QWidget):
         for changed in (panel.image.chosen, *(box.activated for box in chosen)):
             changed.connect(self._forget_error)
         self.choices.scene_changed.connect(self._forget_error)
+        for changed in (panel.image.chosen, self.choices.scene_changed):
+            changed.connect(self._tell_where_counted)
         panel.region.activated.connect(self._on_region_chosen)
         panel.classes.currentIndexChanged.connect(self._update)
         for box in panel.outputs.values():
@@ -327,7 +331,8 @@ class CountWidget(QWidget):
 
     def _on_whole_counted(self, whole: WholeCount) -> None:
         """Show the number of an image that was counted into files."""
-        self.panel.show_count(f"{whole.count:,.0f}", whole.line, f"Table and labels are in {whole.folder}")
+        details = f"{whole.name}\nTable and labels are in {whole.folder}"
+        self.panel.show_count(f"{whole.count:,.0f}", whole.line, details)
         self.panel.save.setEnabled(False)
         self.model.tell(" ".join(whole.notices), is_warning=True)
 
@@ -370,7 +375,7 @@ class CountWidget(QWidget):
         already = self._shown_already(counted)
         wanted = set(self.outputs) - already
         shown = place(self.viewer, {name: one for name, one in counted.layers.items() if name in wanted})
-        if self.model.outcome is None or self.model.outcome.result is not result:
+        if not self._is_same_with_more(counted):
             self.edited.forget()
         self.model.outcome = counted
         self._remove_unticked(counted)
@@ -378,13 +383,38 @@ class CountWidget(QWidget):
         self.panel.save.setEnabled(True)
         self.panel.correct.setEnabled(result.gives == "instances")
         self.model.outcome_changed.emit(counted)
-        if not (counted.request.source.is_preview or already):
+        if not (counted.request.source.is_preview or already or self.edited.layer):
             tell_results(self.viewer, result, shown.get("Labels", shown.get("Points")), self)
 
     def _show_number(self) -> None:
         """Show the number of the last count, of its cells as they are now."""
         if self.model.outcome is not None and isalive(self):  # type: ignore[no-untyped-call]
-            self.panel.show_count(*card_of(self.model.outcome, preferences().unit, self.edited.table))
+            self._elsewhere = self._where_counted(self.model.outcome)
+            card = card_of(self.model.outcome, preferences().unit, self.edited.table, self._elsewhere)
+            self.panel.show_count(*card)
+
+    def _tell_where_counted(self, _: object = None) -> None:
+        """Tell beside the number whose it is once its image is closed, or another one is chosen."""
+        counted = self.model.outcome
+        if counted is not None and self._elsewhere != self._where_counted(counted):
+            self._show_number()
+
+    def _where_counted(self, counted: CountOutcome) -> str:
+        """Return where the image of a count is; '' where it is the one that is chosen."""
+        if layer_of_id(self.viewer, counted.request.source.layer_id) is None:
+            return "which is closed"
+        chosen = self.panel.image.layer
+        if chosen is not None and str(chosen.unique_id) == counted.request.source.layer_id:
+            return ""
+        return "not of the image above"
+
+    def _is_same_with_more(self, counted: CountOutcome) -> bool:
+        """Return whether a count is the one that is shown, perhaps with more cells that were clicked."""
+        before = self.model.outcome
+        if before is None:
+            return False
+        n_now, n_before = (one.result.provenance.settings.get(ASKED, 0) for one in (counted, before))
+        return before.result is counted.result or bool(n_now > n_before)
 
     def _shown_already(self, counted: CountOutcome) -> set[str]:
         """Return the outputs whose layers need no change, edited or not, since only ticks were changed."""

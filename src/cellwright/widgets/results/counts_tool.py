@@ -26,10 +26,13 @@ class CountsTool(QObject):
         self._view, self._model, self._link, self._measurer = view, model, link, measurer
         self.rows: dict[str, MarkerRow] = {}
         self._soon = debouncer(self, COUNT_MS, self.refresh)
+        self._is_page_wanted = False  # whether the user has chosen a page
+        view.tabs.tabBarClicked.connect(self._on_page_clicked)
         view.border.currentIndexChanged.connect(self._on_border_chosen)
         view.rule.currentIndexChanged.connect(self._on_rule_chosen)
         view.colour_by.currentIndexChanged.connect(self._colour)
         view.counted_by.currentIndexChanged.connect(self.refresh)
+        model.measured_changed.connect(self._begin_with_counts)
         model.measured_changed.connect(self._show_markers)
         model.kept_changed.connect(self._on_kept_changed)
 
@@ -80,6 +83,16 @@ class CountsTool(QObject):
             if channel in self.rows and np.isfinite(threshold):
                 self.rows[channel].show_threshold(threshold)
         self._soon.throttle()
+
+    def _on_page_clicked(self, _: int) -> None:
+        self._is_page_wanted = True
+
+    def _begin_with_counts(self) -> None:
+        """Show the counts of frames and regions first of a series in time, until the user chooses a page."""
+        found = self._model.per_frame()
+        if found is not None and found[0] == "t" and not self._is_page_wanted:
+            self._view.show_page("Counts")
+            self._is_page_wanted = True
 
     def _show_markers(self) -> None:
         """Show one row for each channel that was measured."""

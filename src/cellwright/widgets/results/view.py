@@ -126,10 +126,16 @@ class ResultsView(QWidget):
             area.setWidget(content)
         return bool(self._to_fill)
 
+    def show_page(self, title: str) -> None:
+        """Open a page."""
+        self.tabs.setCurrentIndex(self._place_of(title))
+
+    def _place_of(self, title: str) -> int:
+        return [self.tabs.tabText(place) for place in range(self.tabs.count())].index(title)
+
     def show_tracks(self, *, is_shown: bool) -> None:
         """Show the page of tracks, or none where there is no time."""
-        titles = [self.tabs.tabText(place) for place in range(self.tabs.count())]
-        self.tabs.setTabVisible(titles.index("Tracks"), is_shown)
+        self.tabs.setTabVisible(self._place_of("Tracks"), is_shown)
 
     def _subjects(self) -> QFormLayout:
         self.layer = LayerComboBox(

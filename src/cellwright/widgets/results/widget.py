@@ -26,7 +26,7 @@ from cellwright.widgets.shared.cells.followers import Followers, follow
 from cellwright.widgets.shared.cells.snapshot import counted_regions, image_layer_under, image_layers
 from cellwright.widgets.shared.edited_layers import EDITED, METADATA
 from cellwright.widgets.shared.layer_io import layer_of_id
-from cellwright.widgets.shared.messages import CountEvent, count_news, listen, tell_error
+from cellwright.widgets.shared.messages import CountEvent, count_news, listen, tell_error, when_gone
 from cellwright.widgets.shared.napari_private import preferences, unwrapped
 from cellwright.widgets.shared.regions import RegionLayers, ask_for_region
 from cellwright.widgets.shared.style import PanelScrollArea, stack
@@ -86,7 +86,7 @@ class ResultsWidget(QWidget):
         view, model = self.view, self.model
         self.viewer.events.theme.connect(self._show_theme)
         listen(count_news.counted, self._on_counted, self)
-        self.destroyed.connect(partial(_leave, self.link, self.followers))
+        when_gone(self, partial(_leave, self.link, self.followers))
         view.image.usual = self._usual_image
         view.layer.chosen.connect(self._on_layer_chosen)
         view.image.chosen.connect(self._on_image_chosen)
@@ -368,7 +368,7 @@ class ResultsWidget(QWidget):
             self.plots.set_text_colour(LIGHT_TEXT if self.viewer.theme == "light" else DARK_TEXT)
 
 
-def _leave(link: ViewerLink, followers: Followers, _: Any = None) -> None:
+def _leave(link: ViewerLink, followers: Followers) -> None:
     """Let go of the viewer when Qt has deleted the panel; what was edited last may not be measured yet."""
     layer = link.layer
     link.leave()

@@ -19,6 +19,8 @@ from napari.layers import Labels, Layer, Shapes
 from cellwright.core.data import Image, Result, known_sizes
 from cellwright.core.errors import WrongLayerError
 from cellwright.models import registry
+from cellwright.ops.measure.cells_table import cells_table
+from cellwright.widgets.shared.cells.deleted_cells import FOUND
 from cellwright.widgets.shared.cells.followers import follow
 from cellwright.widgets.shared.coordinates import (
     Channel,
@@ -156,6 +158,8 @@ def prepare(result: Result, source: Source, outputs: Iterable[str] = ("Labels",)
             continue
         layer.name = f"{source.image.name} {'preview ' * source.is_preview}{TITLES[output]}"
         own = {**asdict(result.provenance), **source.key, "output": output}
+        if output == "Labels":
+            own[FOUND] = cells_table(result)
         layer.metadata = {METADATA: {**own, "has_classes": result.cells.classes is not None}}
         made[output] = layer
     return made

@@ -41,7 +41,25 @@ def listen(signal: SignalInstance, slot: Callable[..., None], panel: QWidget) ->
         if found is not None:
             signal.disconnect(found, missing_ok=True)
 
-    panel.destroyed.connect(leave)
+    when_gone(panel, leave)
+
+
+_kept: set[Callable[[], None]] = set()  # what is still to be called by Qt
+
+
+def when_gone(panel: QWidget, act: Callable[[], None]) -> None:
+    """Do something when Qt deletes a panel.
+
+    It is kept until then. What Qt alone refers to is taken for garbage where the panel is, and emptied while
+    Qt may still call it, which crashes.
+    """
+
+    def gone() -> None:
+        _kept.discard(gone)
+        act()
+
+    _kept.add(gone)
+    panel.destroyed.connect(gone)
 
 
 def tell_error(message: MessageLabel, error: Exception, doing: str) -> None:

@@ -6,6 +6,7 @@ Shift beside it, a box dragged around it. It becomes a cell when it is kept.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from cellwright.core.data import Image
 from cellwright.core.errors import QueryError
 from cellwright.core.tasks import Progress, Task
 from cellwright.inference.settings import EngineSettings
+from cellwright.models import store
 from cellwright.ops.codecs.prompts import Point, Prompts
 from cellwright.ops.codecs.query import check_points
 from cellwright.widgets.shared.layer_factory import COLOUR
@@ -47,12 +49,12 @@ def n_pieces(cell: "PromptedCell") -> int:
     return int(ndimage.label(cell.mask, np.ones((3, 3), int))[1])
 
 
-def told_of(cell: "PromptedCell") -> str:
-    """Return what is told of a cell that is prompted for."""
-    pieces = n_pieces(cell)
+def told_of(cell: "PromptedCell", model: str) -> str:
+    """Return what is told of a cell that a model has outlined."""
+    pieces, by = n_pieces(cell), Path(model).name
     if pieces > 1:
-        return f"One cell in {pieces} separate pieces. {PIECES_KEYS}"
-    return f"A cell, score {cell.score:.2f}. {PROMPT_KEYS}"
+        return f"One cell in {pieces} separate pieces, by {by}. {PIECES_KEYS}"
+    return f"A cell by {by}, score {cell.score:.2f}. {PROMPT_KEYS}"
 
 
 class PromptPoint(NamedTuple):
@@ -249,9 +251,30 @@ class PromptContext:
         return (source.layer_id, source.offset, source.image.shape, self.model, self.engine, self.frame)
 
 
-def prompt_family(image: Image) -> str:
-    """Return the family that is asked about an image: query, of volumes flow."""
-    return "flow" if "Z" in image.axes else "query"
+def prompt_model(image: Image, chosen: str, family: str) -> str:
+    """Return the model that answers clicks: the chosen one, or where that cannot, one that is made for it.
+
+    Parameters
+    ----------
+    chosen
+        Name or folder of a model; '' for none.
+    family
+        Its family.
+    """
+    usual = "flow" if "Z" in image.axes else "query"
+    if chosen and family in (usual, "flow"):
+        return chosen
+    first: dict[str, str] = {}
+    for entry in store.models():
+        first.setdefault(entry.spec.family, entry.name)
+    return first.get(usual) or first.get("flow") or usual
+
+
+def who_answers(asked: str, chosen: str) -> str:
+    """Return a sentence on the model that answers clicks where it is not the chosen one, else nothing."""
+    if not chosen or asked == chosen:
+        return ""
+    return f" {Path(asked).name} answers, for {Path(chosen).name} cannot be asked by click."
 
 
 def questions_task(

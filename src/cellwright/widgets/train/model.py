@@ -144,7 +144,9 @@ def stop(plan: Plan) -> TrainingOutcome:
     before, *epochs = curve(plan) or [{}]
     if not epochs:
         discard(plan)
-        return TrainingOutcome(plan, "", only_scores(before), {}, ("Stopped before the first epoch.",))
+        return TrainingOutcome(
+            plan, "", only_scores(before), {}, ("Stopped before the model was first checked.",)
+        )
     best = max(epochs, key=selection_score)
     is_better = selection_score(best) > selection_score(before)
     notices: tuple[str, ...] = ()

@@ -179,7 +179,7 @@ class ZooDialog(QDialog):
         self.setWindowTitle("Package for the BioImage Model Zoo")
         self.authors, self.licence = QLineEdit(), QLineEdit(LICENCE)
         self.authors.setPlaceholderText("Names, separated by commas")
-        self.licence.setToolTip("SPDX identifier of the licence you give the weights away under.")
+        self.licence.setToolTip("Licence under which others may use the model, by its short name (SPDX).")
         standard = QDialogButtonBox.StandardButton
         buttons = QDialogButtonBox(standard.Ok | standard.Cancel)
         buttons.accepted.connect(self.accept)

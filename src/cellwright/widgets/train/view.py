@@ -62,10 +62,11 @@ METHOD_HELP = (
 )
 TITLES = {  # where the name of a setting does not tell what it is
     "rate": "Learning rate",
+    "steps_per_epoch": "Steps between checks",
     "ema_decay": "EMA decay",
     "replay": "Replay share",
     "n_replay": "Replay images",
-    "n_validation": "Validation images",
+    "n_validation": "Images to check with",
 }
 OWN_STAGES = ("write", "begin", "read", "epoch")  # the others are those of counting
 MOVES = ("pre-train", "fine-tune", "epoch")  # the bar; other stages leave it where it was
@@ -85,10 +86,19 @@ SCORE_TITLES = {
     "ap50": "AP at IoU 0.5",
     "count_error": "count error",
     "memory": "retention",
-    "validation_loss": "validation loss",
+    "validation_loss": "pixel error",
     "box_iou": "IoU of boxes",
     "interval_coverage": "interval coverage",
 }
+SCORES_HELP = (
+    "On images that the model is checked with. AP at IoU 0.5: right outlines among all found and missed "
+    "ones; right is what covers half of a true cell or more. Count error: how far counts are off. Retention: "
+    "how well the model still does what it did before. Pixel error: how far it is off, pixel by pixel."
+)
+CURVES_HELP = (
+    "Loss: how far the model is off on what it learns from; it falls while the model learns. Validation: its "
+    "score on the images it is checked with; it should rise. Learning rate: how large the steps are."
+)
 LOWER_IS_BETTER = ("count_error", "validation_loss")
 PERCENT = ("count_error",)
 PLOT_HEIGHT_PX = 230
@@ -270,6 +280,7 @@ class TrainCard(QFrame):
         self.caption.setObjectName("caption")
         self.scores.setObjectName("scores")
         self.scores.setTextFormat(Qt.TextFormat.RichText)
+        self.scores.setToolTip(SCORES_HELP)
         for label in (self.caption, self.scores):
             label.setAlignment(Qt.AlignmentFlag.AlignCenter)
             label.setVisible(False)
@@ -383,7 +394,7 @@ def training_line(progress: Progress, seconds_left: float | None) -> str:
     if progress.stage in OWN_STAGES:
         return progress_line(progress, seconds_left)
     if progress.stage not in MOVES:
-        return "Checking the model on the validation images…"
+        return "Checking the model on the images set aside for it…"
     parts = [f"Step {progress.done:,} of {progress.total:,}"]
     if progress.stage == "pre-train":
         parts.insert(0, "Unlabelled images")
@@ -423,7 +434,7 @@ class CurvePlot(QWidget):
     def show_curves(self, curves: Sequence[Curve], last_step: float) -> None:
         """Draw these curves; the steps go from 0 to ``last_step``."""
         self.curves = tuple(curves)
-        self.setToolTip("\n".join(_tooltip(curve) for curve in curves if curve.points))
+        self.setToolTip("\n".join([*(_tooltip(curve) for curve in curves if curve.points), CURVES_HELP]))
         if [plot.objectName() for plot in self.plots] != [curve.title for curve in curves]:
             self._make_plots()
         for curve, plot, line in zip(self.curves, self.plots, self._lines, strict=True):

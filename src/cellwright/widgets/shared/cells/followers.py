@@ -20,6 +20,7 @@ from cellwright.core.errors import CellwrightError
 from cellwright.core.tasks import Task
 from cellwright.ops.measure.columns import MEASURED, describe
 from cellwright.ops.measure.settings import MeasureSettings
+from cellwright.widgets.shared.cells.deleted_cells import note_deleted
 from cellwright.widgets.shared.cells.measured_cells import SIZES, MeasuredCells, measure_task
 from cellwright.widgets.shared.cells.snapshot import image_layer_under, snapshot_of
 from cellwright.widgets.shared.edited_layers import is_edited, is_our_change, our_change
@@ -235,6 +236,7 @@ def write_features(layer: Layer, measured: MeasuredCells) -> None:
             layer.features = others.assign(**new)
         cells_news.changed.emit(layer, table)
         return
+    note_deleted(layer, table)
     numbers = measured.numbers
     rows = table[names].assign(label=numbers).drop_duplicates("label").set_index("label", drop=False)
     rows = rows.reindex(range(int(numbers.max(initial=0)) + 1))

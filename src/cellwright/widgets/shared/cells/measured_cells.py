@@ -23,6 +23,7 @@ from cellwright.ops.measure.compartments import NucleiInCells, compartments_task
 from cellwright.ops.measure.features import nearest_distances
 from cellwright.ops.measure.measurement import measure_result, pixel_sizes, result_of_labels
 from cellwright.ops.measure.settings import MeasureSettings
+from cellwright.widgets.shared.cells.deleted_cells import bring_back
 from cellwright.widgets.shared.cells.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -238,19 +239,21 @@ def _carry_features(table: "pandas.DataFrame", snapshot: Snapshot, changed: NDAr
     if "index" in features:
         features = features.set_index("index")
     rows = features.reindex(numbers)
-    edited = np.isin(numbers, changed)
+    edited, is_new = np.isin(numbers, changed), np.zeros(len(numbers), bool)
     if "edited" in rows:
         edited |= _as_bool(rows["edited"].to_numpy())
     if len(features.columns) and (snapshot.provenance or "edited" in features):  # they were ours
         size = next((name for name in ("area_px", "volume_px") if name in rows and name in table), None)
         if size is not None:  # what was painted before anyone looked
             edited |= rows[size].to_numpy(np.float64) != table[size].to_numpy(np.float64)
+            is_new = rows[size].isna().to_numpy()
     _set_or_drop(table, "score", rows)
     if "class" in rows:
         table["class"] = _as_text(rows["class"].to_numpy(object))
     if "score" in table:
         table.loc[edited, "score"] = np.nan
     table["edited"] = edited
+    bring_back(table, is_new, snapshot.deleted)
 
 
 def _set_or_drop(table: "pandas.DataFrame", name: str, rows: "pandas.DataFrame") -> None:

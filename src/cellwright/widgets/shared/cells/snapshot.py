@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cellwright.core.data import SPATIAL, Image, Labels
 from cellwright.core.errors import WrongLayerError
 from cellwright.ops.measure.regions import RegionRule, RegionSet
+from cellwright.widgets.shared.cells.deleted_cells import FOUND, deleted_rows
 from cellwright.widgets.shared.coordinates import (
     SAME_PIXELS,
     affine_between,
@@ -50,6 +51,7 @@ class Snapshot:
     regions: RegionSet = RegionSet()  # noqa: RUF009 - frozen
     is_edited: bool = False  # whether the layer is one of ours that was changed by hand
     boxes: NDArray[np.float64] | None = None  # (N, 2, D), first and end pixel, of a Shapes layer
+    deleted: "pandas.DataFrame | None" = None  # cells that undo may bring back
 
 
 def is_cells_layer(layer: Layer | None) -> bool:
@@ -118,6 +120,7 @@ def snapshot_of(
         nuclei_source="" if nuclei is None else str(nuclei.source.path or ""),
         provenance=found_by,
         is_edited=bool(layer.metadata.get(METADATA, {}).get(EDITED)),
+        deleted=deleted_rows(layer),
         regions=regions_of(regions, image_layer or layer, axis, rule, counted=counted, is_drawing=True),
     )
 
@@ -237,7 +240,7 @@ def _provenance_of(layer: Layer) -> Mapping[str, Any]:
     own = layer.metadata.get(METADATA)
     if not isinstance(own, Mapping) or "model" not in own:
         return {}
-    return {name: value for name, value in own.items() if name != EDITED}
+    return {name: value for name, value in own.items() if name not in (EDITED, FOUND)}
 
 
 def _image(layer: ImageLayer, found_by: Mapping[str, Any]) -> Image:
