@@ -9,7 +9,6 @@ the true outline where no tool does as much. A wrong cell is a true one that is 
 pair of these that overlap: cells without partner are paired off one to one before they are counted.
 """
 
-import argparse
 import statistics
 import time
 from collections import Counter
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from scipy.sparse import csr_array
+from tools.command_line import command_line
 
 from benchmarks.measure import print_table
 from cellwright.annotation.session import AnnotationSession
@@ -172,9 +172,7 @@ class Annotator:
 
 def main() -> None:
     """Correct ten results and print a row for each."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", default="flow")
     args = parser.parse_args()

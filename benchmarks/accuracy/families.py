@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tools.command_line import command_line
 from tools.release.train_shipped import EMBRYOS
 
 from benchmarks.measure import draw_nuclei, fresh_json, peak_mb, print_table, warm_median
@@ -277,9 +278,7 @@ def clocked(call: Callable[[], list[list[object]]]) -> tuple[list[list[object]],
 
 def main() -> None:
     """Measure every family and print one table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--data", type=Path, help="folder of the datasets; without it only time is measured")
     parser.add_argument("--models", type=Path, help="folder with a model for each family (default: shipped)")
     parser.add_argument("--families", nargs="+", choices=registry.FAMILIES, default=list(registry.FAMILIES))

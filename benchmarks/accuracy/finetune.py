@@ -16,7 +16,6 @@ look alike, of the same stain and magnification; simulated cells; and stained ti
 the shipped model, which has seen such images.
 """
 
-import argparse
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -27,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from skimage.io import imsave
+from tools.command_line import command_line
 
 from benchmarks.accuracy.unseen_kinds import SHORT, Study
 from cellwright.core.data import Image
@@ -271,9 +271,7 @@ def print_change(title: str, before: np.ndarray, after: np.ndarray) -> None:
 
 def main() -> None:
     """Run one of the studies."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     studies = {"phase": phase, "unlabelled": unlabelled, "one-image": one_image}
     parser.add_argument("study", choices=studies)
     parser.add_argument("--data", type=Path, required=True)

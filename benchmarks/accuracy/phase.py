@@ -10,7 +10,6 @@ labels are brought back to the size of the image. Times are the median after the
 saw images of this microscope; `flow` learned from others of them.
 """
 
-import argparse
 import importlib.util
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ import torch
 from PIL import Image as Picture
 from scipy import ndimage
 from skimage.morphology import remove_small_objects
+from tools.command_line import command_line
 from tools.release.kinds import reported
 
 from cellwright.core.data import Image
@@ -39,9 +39,7 @@ Labels = np.ndarray[Any, Any]
 
 def main() -> None:
     """Print a line for each model."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("models", nargs="+", help="names or folders of models of this package")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=2)

@@ -9,13 +9,13 @@ there is no such part of some pixels, nothing is clicked. A box is that of the t
 model sees no cell has an IoU of 0.
 """
 
-import argparse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from tools.command_line import command_line
 from tools.release.kinds import chosen_by, reported
 
 from cellwright.core.errors import CellwrightError
@@ -35,9 +35,7 @@ Mask = NDArray[np.bool_]
 
 def main() -> None:
     """Print a table: a row for each dataset, a column for each kind of prompts."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("model", help="name or folder of a model that outlines cells")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--choosing", action="store_true")

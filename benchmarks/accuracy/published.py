@@ -14,21 +14,23 @@ of a drawn volume for pseudocolor), memory is the peak of a fresh process that c
 seconds are those of a thousand cells.
 """
 
-import argparse
 import json
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
+from tools.command_line import command_line
 from tools.release import train_classifier, train_pseudocolor
+from tools.release.kinds import thinned
 from tools.release.train_shipped import RECIPES, data_of
+from torch import nn
 
 from benchmarks.accuracy.families import FIGURES, TESTED, classify_by, time_all
 from benchmarks.measure import print_table
 from cellwright.core.tasks import run
 from cellwright.files.dataset.folder import Dataset
 from cellwright.models import store
+from cellwright.models.checkpoint import WEIGHTS
 from cellwright.models.classifier.network import load as load_classifier
 from cellwright.models.classifier.spec import find_classifier
 from cellwright.training.classifier.cell_crops import read_cell_crops
@@ -38,7 +40,6 @@ from cellwright.training.evaluation.evaluate import evaluate
 FAMILIES = ("query", "density", "pseudocolor")
 CLASSIFIER = "blood"
 HEAD = ("model", "parameters", "weights, MB", "figure", "n", "found", "seconds", "peak memory, MB")
-WEIGHTS = "weights.safetensors"
 
 
 def link(datasets: list[Dataset], output: Path) -> None:
@@ -67,13 +68,9 @@ def links(data: Path, output: Path) -> None:
     link([source.dataset for source in sources], output / CLASSIFIER)
 
 
-def few(dataset: Dataset, most: int) -> Dataset:
-    """Return at most so many images of a dataset, evenly spread."""
-    return replace(dataset, items=dataset.items[:: max(1, -(-len(dataset) // most))])
-
-
-def size_of(folder: Path, n_parameters: int) -> list[object]:
-    """Return how large a network is."""
+def size_of(folder: Path, network: nn.Module) -> list[object]:
+    """Return how many parameters a network has, and the megabytes of its weights."""
+    n_parameters = sum(one.numel() for one in network.parameters())
     return [f"{n_parameters:,}", (folder / WEIGHTS).stat().st_size / 1e6]
 
 
@@ -82,12 +79,12 @@ def family_rows(
 ) -> list[list[object]]:
     """Return the figures of one model of a family, with what it costs in the first row."""
     model = store.load(folder)
-    size = size_of(folder, sum(one.numel() for one in model.network.parameters()))
+    size = size_of(folder, model.network)
     costs: list[object] = [cost["seconds"], cost["peak_mb"]]
-    reports = {
-        images: run(evaluate(few(images.read(data), most), model, classify=classify_by(images.classifier)))
-        for images in TESTED[family]
-    }
+    reports = {}
+    for images in TESTED[family]:
+        classify = classify_by(images.classifier)
+        reports[images] = run(evaluate(thinned(images.read(data), most), model, classify=classify))
     rows: list[list[object]] = []
     for figure in FIGURES[family]:
         report = reports[figure.images]
@@ -101,7 +98,7 @@ def family_rows(
 def classifier_rows(title: str, folder: Path, data: Path) -> list[list[object]]:
     """Return how many cells of each dataset get their class."""
     classifier = load_classifier(folder)
-    size = size_of(folder, sum(one.numel() for one in classifier.network.parameters()))
+    size = size_of(folder, classifier.network)
     rows: list[list[object]] = []
     for source in train_classifier.sources_of(train_classifier.RECIPES[CLASSIFIER], data, held_out=False):
         cells = run(read_cell_crops([source], classifier.spec, "val"))
@@ -118,9 +115,7 @@ def classifier_rows(title: str, folder: Path, data: Path) -> list[list[object]]:
 
 def main() -> None:
     """Make the folders, or print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("step", choices=("links", "score"))
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, help="folder for the links")

@@ -8,12 +8,12 @@ that any queue could find is less than all: in some images more than a fifth of 
 held-out training images are those that the weights of the queue were fitted to.
 """
 
-import argparse
 from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
 
 import numpy as np
+from tools.command_line import command_line
 from tools.release.train_shipped import held_out_names
 
 from benchmarks.measure import print_table
@@ -50,9 +50,7 @@ def found_early(items: Sequence[Item], model: str) -> list[int]:
 
 def main() -> None:
     """Print a row for the held-out training images and one for the validation split."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", default="flow")
     args = parser.parse_args()

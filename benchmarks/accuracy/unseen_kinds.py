@@ -8,7 +8,6 @@ is scored by a model that was trained, on a short schedule, without any image of
 ingredient out. With ``--sheet`` a contact sheet of the worst images is drawn.
 """
 
-import argparse
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tools.command_line import command_line
 from tools.release.train_shipped import RECIPES, SIZES, data_of, is_finished, show
 
 from cellwright.core.tasks import run
@@ -99,11 +99,6 @@ def draw_sheet(report: Report, dataset: Dataset, path: Path) -> None:
     figure.savefig(path, dpi=60, bbox_inches="tight")
 
 
-def without_simulated(samples: Sequence[Sample]) -> tuple[Sample, ...]:
-    """Return the samples that are photographs."""
-    return tuple(sample for sample in samples if not sample.name.startswith("simulated"))
-
-
 @dataclass(frozen=True)
 class Study:
     """What every fold shares: the images in memory and on disk, the folds, and where results go."""
@@ -133,7 +128,7 @@ class Study:
             unseen = names | {s.name.partition(":")[0] for s in self.material.target} - in_training
             extra = self.material.extra
             if not settings.n_simulated:
-                extra = without_simulated(extra)
+                extra = tuple(sample for sample in extra if not sample.name.startswith("simulated"))
             nothing = self.data.target.select(names=())
             part = Material(without(self.material.target, unseen), extra, nothing)
             run(fit(part, build(), folder, settings), show)
@@ -169,9 +164,7 @@ def print_means(rows: Sequence[dict[str, Any]]) -> None:
 
 def main() -> None:
     """Train and score every fold."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--variant", choices=VARIANTS, nargs="+", default=["full"])

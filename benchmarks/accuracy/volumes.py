@@ -18,7 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Picture
+from tools.command_line import command_line
 from tools.release.draw_samples import NUCLEI_3D
+from tools.release.kinds import reported
 from tools.release.train_shipped import EMBRYOS
 
 from benchmarks.measure import print_table
@@ -36,12 +38,6 @@ from cellwright.ops.geometry.intensity import unit_range
 from cellwright.ops.matching import Match, continuity, match_labels, seg_scores
 from cellwright.ops.simulation.simulate import simulate
 from cellwright.ops.volumes.link import LinkSettings, link_cells
-
-
-def unseen(folder: Path) -> Dataset:
-    """Return the embryos that no weight and no setting was chosen by."""
-    dataset = read_dataset(folder / "bbbc050")
-    return replace(dataset, items=tuple(item for item in dataset.items if item.name not in EMBRYOS))
 
 
 class VolumeCount(NamedTuple):
@@ -120,7 +116,7 @@ def measure(options: argparse.Namespace) -> None:
     for folder in options.models:
         model = load_checkpoint(folder)
         settings = registry.get(model.spec.family).settings()
-        counted = count_slices(unseen(options.data), model, settings, options.device)
+        counted = count_slices(reported("bbbc050", options.data), model, settings, options.device)
         scores = score(counted, model.linking(settings))
         rows.append([folder.name, *scores.row])
         for one, match, seg in zip(counted, scores.matches, scores.seg_of_cells, strict=True):
@@ -147,9 +143,7 @@ def draw(options: argparse.Namespace) -> None:
 
 def main() -> None:
     """Do what the command line asks."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     commands = parser.add_subparsers(required=True)
     one = commands.add_parser("choose")
     one.add_argument("model", type=Path)

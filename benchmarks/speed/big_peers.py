@@ -20,6 +20,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from tools.command_line import command_line
 
 from benchmarks.measure import (
     ProcessFailedError,
@@ -40,9 +41,7 @@ PACKAGES = {"cellpose": "cellpose", "stardist": "stardist"}
 
 def main() -> None:
     """Write the field, count it with each and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--side", type=int, default=4096, help="in pixels")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))

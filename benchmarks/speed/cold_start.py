@@ -4,13 +4,13 @@ Ours is the command line as a user types it; peers load, count once and print, i
 The median of several starts; files are in the cache of the system after the first.
 """
 
-import argparse
 import statistics
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
+from tools.command_line import command_line
 
 from benchmarks.measure import draw_nuclei, fresh, method_json, model_at_hand, print_table
 from benchmarks.speed.methods import METHODS
@@ -18,9 +18,7 @@ from benchmarks.speed.methods import METHODS
 
 def main() -> None:
     """Start every method a few times and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--side", type=int, default=512, help="pixels (default 512)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3, help="starts of which the median is taken")

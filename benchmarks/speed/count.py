@@ -12,6 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from tools.command_line import command_line
+
 from benchmarks.measure import draw_nuclei, method_json, model_at_hand, print_table
 from benchmarks.speed.methods import METHODS
 
@@ -30,9 +32,7 @@ HEAD = (
 
 def main() -> None:
     """Run the methods one after the other and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--side", type=int, default=2048, help="pixels (default 2048)")
     parser.add_argument("--diameter", type=float, default=24.0, help="of the nuclei, in pixels (default 24)")
     parser.add_argument("--threads", type=int, default=2, help="for every method (default 2)")

@@ -4,13 +4,13 @@ With --noise the flows are shaken, as those of a network are where it is not sur
 installed, its own decoder follows on the same maps.
 """
 
-import argparse
 import importlib.util
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from tools.command_line import command_line
 
 from benchmarks.measure import draw_nuclei, print_table, warm_median
 from cellwright.ops.codecs.flow import FlowSettings, flow_to_cells, flow_to_labels, labels_to_flow
@@ -18,9 +18,7 @@ from cellwright.ops.codecs.flow import FlowSettings, flow_to_cells, flow_to_labe
 
 def main() -> None:
     """Time the decoders on every size and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--sides", type=int, nargs="+", default=[512, 1024, 2048, 4096])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--noise", type=float, default=0.2, help="sigma added to the unit flow (default 0.2)")

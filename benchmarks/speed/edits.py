@@ -4,7 +4,6 @@ Both hold about 2,000 cells. A line each: the median and the worst of the cells 
 the undo that followed.
 """
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -12,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from tools.command_line import command_line
 
 from benchmarks.measure import draw_nuclei, print_table
 from cellwright.annotation.review_queue import ReviewQueue
@@ -100,9 +100,7 @@ def measured(session: AnnotationSession, n_cells: int) -> dict[str, list[tuple[f
 
 def main() -> None:
     """Time every tool on both and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--cells", type=int, default=30)
     args = parser.parse_args()
     rows: list[list[object]] = []

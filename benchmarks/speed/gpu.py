@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tools.command_line import command_line
 
 from benchmarks.measure import draw_nuclei, model_at_hand, print_table, warm_median
 from cellwright.core.data import Image
@@ -25,9 +26,7 @@ TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.
 
 def main() -> None:
     """Time the network in every way and print the tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--device", default="", help="cuda, mps or cpu (default: the GPU there is)")
     parser.add_argument("--tiles", type=int, nargs="+", default=[256, 512, 1024])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from tools.command_line import command_line
 
 from benchmarks.measure import draw_nuclei, fresh_json, model_at_hand, peak_mb, print_table
 
@@ -20,9 +21,7 @@ BLOCK_PX = 2048
 
 def main() -> None:
     """Count in a fresh process and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--side", type=int, default=16384, help="pixels, a multiple of 2048 (default 16384)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--model", default="flow", help="name or folder of a model of cellwright")

@@ -8,7 +8,6 @@ Peers whose weights cannot be had run with random ones: the network is timed on 
 are thrown away, and the decoder is timed on the outputs that a perfect network would have given.
 """
 
-import argparse
 import contextlib
 import importlib.util
 import json
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tools.command_line import command_line
 
 from benchmarks.measure import peak_mb, warm_median
 
@@ -235,9 +235,7 @@ def _scaled(image: Array) -> Array:
 
 def main() -> None:
     """Run one method and print what it took."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("method", choices=METHODS)
     parser.add_argument("folder", type=Path, help="folder with image.npy and labels.npy")
     parser.add_argument("--model", default="flow", help="model folder of cellwright")

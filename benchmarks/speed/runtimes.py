@@ -17,7 +17,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from copy import copy
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tools.command_line import command_line
+from tools.release.kinds import thinned
 from torch import Tensor, nn
 
 from benchmarks.measure import draw_nuclei, print_table
@@ -32,6 +33,7 @@ from cellwright.core.tasks import run
 from cellwright.files.dataset.folder import Dataset, read_dataset
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import store, zoo
+from cellwright.models.checkpoint import save_checkpoint
 from cellwright.models.protocol import CellModel
 from cellwright.training.evaluation.evaluate import evaluate
 
@@ -45,9 +47,7 @@ Runtime = Callable[[Images], Images]
 
 def main() -> None:
     """Run the runtimes in turn and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--model", default="flow", help="name or folder")
     parser.add_argument("--sides", type=int, nargs="+", default=[512, 2048])
     parser.add_argument("--threads", type=int, default=2)
@@ -89,8 +89,7 @@ def _speed_rows(model: CellModel, folder: Path, side: int, args: argparse.Namesp
 
 def _score_rows(model: CellModel, folder: Path, args: argparse.Namespace) -> list[list[object]]:
     """Return what each runtime finds; what is compiled gives the same numbers, anew for each shape."""
-    dataset = read_dataset(args.data / "dsb2018_train").select("val")
-    dataset = replace(dataset, items=dataset.items[:: -(-len(dataset) // args.most)])
+    dataset = thinned(read_dataset(args.data / "dsb2018_train").select("val"), args.most)
     return [
         [title, len(dataset), f"{_f1(model, make(), dataset):.4f}"]
         for title, make in _runtimes(model, folder, args.threads)
@@ -140,7 +139,8 @@ def _runtimes(model: CellModel, folder: Path, threads: int) -> Iterator[tuple[st
     yield COMPILED, lambda: _torch(model, torch.bfloat16, compiled=True)
     if not find_spec("onnx"):
         return
-    path = zoo.export_onnx(_folder_of(model, folder), folder / "network.onnx")
+    save_checkpoint(folder / "model", model)
+    path = zoo.export_onnx(folder / "model", folder / "network.onnx")
     if find_spec("onnxruntime"):
         yield "onnxruntime float32", lambda: _onnxruntime(path, threads)
         calibration = [_image(model, folder, 512)[..., y : y + 256, :256] for y in (0, 128, 256)]
@@ -148,13 +148,6 @@ def _runtimes(model: CellModel, folder: Path, threads: int) -> Iterator[tuple[st
     if find_spec("openvino"):
         yield "openvino float32", lambda: _openvino(path, threads, "f32")
         yield "openvino bfloat16", lambda: _openvino(path, threads, "bf16")
-
-
-def _folder_of(model: CellModel, folder: Path) -> Path:
-    from cellwright.models.checkpoint import save_checkpoint
-
-    save_checkpoint(folder / "model", model)
-    return folder / "model"
 
 
 def _torch(model: CellModel, dtype: torch.dtype, *, compiled: bool = False) -> Runtime:

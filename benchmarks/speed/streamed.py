@@ -14,6 +14,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+from tools.command_line import command_line
 
 from benchmarks.measure import draw_nuclei, fresh_json, model_at_hand, peak_mb, print_table
 
@@ -23,9 +24,7 @@ PIXEL_UM = 0.5
 
 def main() -> None:
     """Write and count one image after the other and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--sides", type=int, nargs="+", default=[8192, 16384, 32768], help="in pixels")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--workers", type=int, default=1)

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from cellwright.core.errors import CheckpointError
 from cellwright.training.run_folder import (
     Plan,
+    check_name,
     curve,
     only_scores,
     selection_score,
@@ -60,3 +62,10 @@ def test_the_best_epoch_is_chosen_by_merit_then_score():
     assert selection_score({"merit": 0.6, "score": 0.7}) == 0.6
     assert selection_score({"score": 0.7}) == 0.7
     assert selection_score({}, 3.0) == 3.0
+
+
+def test_a_name_ends_as_the_folder_of_a_model_may_end(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cellwright.models.store.user_folder", lambda: home / "models")
+    assert check_name(" nuclei 2 ") == "nuclei 2"
+    with pytest.raises(CheckpointError, match="Choose another name"):
+        check_name("nuclei.")

@@ -11,7 +11,6 @@ images of ``kinds.reported``, those that are spoilt, and the pictures: once as t
 once with their kind left out of the fit.
 """
 
-import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +33,7 @@ from cellwright.models.fit import FIT, FitCalibration
 from cellwright.models.protocol import CellModel
 from cellwright.ops.labels import relabel
 from cellwright.ops.matching import match_labels, ranking_quality
+from tools.command_line import command_line
 from tools.release.kinds import KINDS, Kind, chosen_by, learned, reported
 
 FACTS = (
@@ -84,9 +84,7 @@ class Recorder:
 
 def main() -> None:
     """Calibrate a model, print how well it tells, and write the file."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", default="flow", help="name or folder")
     parser.add_argument(

@@ -90,14 +90,16 @@ def n_learned(data: Path) -> dict[Path, int]:
 
 
 def data_lines(n_images: Mapping[Path, int]) -> str:
-    """Return one line for each dataset: what, how many images, licence, attribution."""
-    lines = []
-    for folder, n in n_images.items():
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        credit = meta.get("attribution") or meta["source"]
-        noun = "image" if n == 1 else "images"
-        lines.append(f"- **{folder.name}**: {meta['title']}. {n} {noun}; {meta['licence']}; {credit}.")
-    return "\n".join(lines)
+    """Return one line for each dataset."""
+    return "\n".join(data_line(folder, n) for folder, n in n_images.items())
+
+
+def data_line(folder: Path, n: int) -> str:
+    """Return what a dataset shows, how many of its images were learned, its licence and attribution."""
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    credit = meta.get("attribution") or meta["source"]
+    noun = "image" if n == 1 else "images"
+    return f"- **{folder.name}**: {meta['title']}. {n} {noun}; {meta['licence']}; {credit}."
 
 
 def wrapped(card: str) -> str:

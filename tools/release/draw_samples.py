@@ -3,7 +3,6 @@
 python -m tools.release.draw_samples --output FOLDER
 """
 
-import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from cellwright.files.atomic import atomic_write
 from cellwright.files.images import write_labels
 from cellwright.ops.simulation.simulate import simulate, simulate_movie
 from cellwright.ops.simulation.style import Style
+from tools.command_line import command_line
 
 FOLDER = Path(cellwright.__file__).parent / "sample_data"
 
@@ -144,9 +144,7 @@ SAMPLES: Mapping[str, SampleImage] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--output", type=Path, default=FOLDER, help="where to write; the package's samples")
     for path in draw_samples(parser.parse_args().output):
         print(path)

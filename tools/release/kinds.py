@@ -18,11 +18,10 @@ from cellwright.files.dataset.folder import Dataset, Item, read_dataset
 from cellwright.models.protocol import CellModel
 from cellwright.training.data.samples import Sample, Scale, diameter_of, load_samples, make_sample
 from tools.release.blood_masks import from_boxes, from_points, is_stained
+from tools.release.train_shipped import EMBRYOS, held_out_names
 
 UPPER = 0.7  # of the height of an image is learned from where images are too few to keep whole ones apart
-EVERY = 11  # so many training images of dsb2018_train have one that chooses thresholds
 CLEAR_PX = 6  # an unstained pixel this far from any mask of a blood smear is background
-EMBRYOS = tuple(f"train_Emb{number:02d}_t{time}" for number in range(1, 8) for time in (201, 451))
 OTHER_EMBRYOS = tuple(f"train_Emb{number:02d}_t{time}" for number in range(8, 12) for time in (201, 451))
 CHOOSING = {  # images of training splits that choose thresholds and epochs
     "usiigaci_phase": ("set30", "set31"),
@@ -86,8 +85,7 @@ def chosen_by(name: str, folder: Path) -> Dataset:
     """Return the images of a dataset that choose epochs and thresholds; none of them is learned from."""
     dataset = read_dataset(folder / name)
     if name == "dsb2018_train":
-        names = sorted(item.name for item in dataset.select("train").items)[::EVERY]
-        return dataset.select(names=names)
+        return dataset.select(names=held_out_names(dataset))
     return dataset.select(names=CHOOSING.get(name, ()))
 
 
@@ -104,6 +102,11 @@ def reported(name: str, folder: Path) -> Dataset:
         items = [_part(item, UPPER, 1.0) for item in dataset.select("train").items]
         return replace(dataset, items=(*items, *dataset.select("val").items))
     return dataset.select("val")
+
+
+def thinned(dataset: Dataset, most: int) -> Dataset:
+    """Return at most so many images of a dataset, evenly spread."""
+    return replace(dataset, items=dataset.items[:: max(1, -(-len(dataset) // most))])
 
 
 def _part(item: Item, top: float, bottom: float) -> Item:

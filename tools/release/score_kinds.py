@@ -6,10 +6,8 @@ Each model is a name or a folder. F1 and AP are at an IoU of outlines of 0.5, me
 in for the outlines of blood cells, of which only the recall is known.
 """
 
-import argparse
 import json
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,8 @@ from cellwright.models import store
 from cellwright.models.protocol import CellModel
 from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.training.evaluation.evaluate import evaluate
-from tools.release.kinds import chosen_by, reported
+from tools.command_line import command_line
+from tools.release.kinds import chosen_by, reported, thinned
 
 SETS = (
     "dsb2018_train",
@@ -40,9 +39,7 @@ SETS = (
 
 def main() -> None:
     """Print a line for each set and group, with the figures of each model."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("models", nargs="+")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--sets", nargs="*", default=SETS)
@@ -59,9 +56,8 @@ def main() -> None:
     tables: dict[str, Any] = {}
     for name in options.sets:
         dataset = (chosen_by if options.choosing else reported)(name, options.data)
-        items = dataset.items[:: max(1, -(-len(dataset) // options.most))]
-        if items:
-            tables[name] = _compare(replace(dataset, items=items), judged)
+        if len(dataset):
+            tables[name] = _compare(thinned(dataset, options.most), judged)
     if options.json:
         options.json.write_text(json.dumps(tables, indent=1), encoding="utf-8")
 

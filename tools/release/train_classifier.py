@@ -6,18 +6,19 @@ FOLDER holds one training folder for each dataset. ``--held-out`` trains without
 and scores those instead, for trying settings.
 """
 
-import argparse
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from textwrap import fill
 
-from cellwright.core.tasks import Progress, run
+from cellwright.core.tasks import run
 from cellwright.files.dataset.folder import Dataset, read_dataset
 from cellwright.models.classifier.network import load
 from cellwright.training.classifier.cell_crops import ClassDataset, read_cell_crops
 from cellwright.training.classifier.settings import ClassifyTrainingSettings
-from cellwright.training.classifier.train import EpochReport, Scores, score, train_classifier
+from cellwright.training.classifier.train import Scores, score, train_classifier
+from tools.command_line import command_line
+from tools.release.default_card import data_line
+from tools.release.train_shipped import show
 
 HELD_OUT = 6
 
@@ -102,17 +103,13 @@ def split(dataset: Dataset, *, held_out: bool) -> Dataset:
 
 
 def data_lines(sources: list[ClassDataset]) -> str:
-    """Return one line for each dataset: what, how many images, licence, attribution."""
+    """Return one line for each dataset, with the classes that have other names in it."""
     lines = []
     for source in sources:
-        folder = source.dataset.folder
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        n, credit = len(source.dataset.select("train")), meta.get("attribution") or meta["source"]
+        line = data_line(source.dataset.folder, len(source.dataset.select("train")))
         renamed = "; ".join(f"{old} = {new or 'left out'}" for old, new in source.names.items())
-        lines.append(
-            f"- **{folder.name}**: {meta['title']}. {n} images; {meta['licence']}; {credit}. {renamed}"
-        )
-    return "\n".join(line.strip() for line in lines)
+        lines.append(f"{line} {renamed}".strip())
+    return "\n".join(lines)
 
 
 def score_lines(name: str, n_images: int, scores: Scores) -> str:
@@ -131,17 +128,9 @@ def score_lines(name: str, n_images: int, scores: Scores) -> str:
     return "\n".join(rows)
 
 
-def show(progress: Progress) -> None:
-    """Print each epoch."""
-    if isinstance(progress, EpochReport):
-        print(f"{progress.done}/{progress.total}  {progress.note}", flush=True)
-
-
 def main() -> None:
     """Train one classifier, score it and write its card."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("name", choices=RECIPES)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)

@@ -7,7 +7,6 @@ the clock, so that a run ends when it should on a busy machine; one that was sto
 state. Patches are drawn by kind, so that rare kinds are learned, too.
 """
 
-import argparse
 import copy
 import json
 import signal
@@ -38,6 +37,7 @@ from cellwright.training.data.samples import Sample
 from cellwright.training.settings import TrainingSettings
 from cellwright.training.state import RunState
 from cellwright.training.trainer import average, cosine, learn
+from tools.command_line import command_line
 from tools.release.joint import JointModel
 from tools.release.kinds import KINDS, samples_of
 from tools.release.simulated_kinds import simulated
@@ -63,9 +63,7 @@ MODALITIES = 8  # clusters within a kind
 
 def main() -> None:
     """Train until the clock says so."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--until", required=True, help="time of day at which the rate has fallen to nothing")

@@ -7,7 +7,6 @@ FOLDER holds the training folders bbbc050 and stardist_examples. Embryos 1 to 7 
 stopped goes on where it ended.
 """
 
-import argparse
 from pathlib import Path
 
 import torch
@@ -19,6 +18,7 @@ from cellwright.models.families import pseudocolor
 from cellwright.models.store import find
 from cellwright.training.settings import TrainingSettings
 from cellwright.training.trainer import Data, train
+from tools.command_line import command_line
 from tools.release.train_shipped import EMBRYOS, SIZES, show
 
 RECIPE = TrainingSettings(
@@ -51,9 +51,7 @@ def first_model(preset: str, start: Path) -> pseudocolor.PseudocolorModel:
 
 def main() -> None:
     """Train one preset."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("preset", choices=("small", "plain"))
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)

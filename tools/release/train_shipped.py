@@ -10,7 +10,6 @@ was stopped goes on where it ended. All families learn together first, then each
 The curve of each run is written beside the weights.
 """
 
-import argparse
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -27,11 +26,10 @@ from cellwright.models.protocol import CellModel
 from cellwright.training.run_folder import CURVE
 from cellwright.training.settings import TrainingSettings
 from cellwright.training.trainer import Data, EpochReport, train
+from tools.command_line import command_line
 from tools.release.joint import JointModel
 
 EMBRYOS = tuple(f"train_Emb{number:02d}_t{time}" for number in range(1, 8) for time in (201, 451))
-
-
 HELD_OUT = 11  # every so many images of the target's training split choose the best epoch and the thresholds
 BLOOD = ("bccd", "blood_boxes")
 
@@ -206,9 +204,7 @@ def show(progress: Progress) -> None:
 
 def main() -> None:
     """Train the families of one recipe."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("recipe", choices=RECIPES)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)

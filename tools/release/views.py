@@ -22,12 +22,12 @@ from cellwright.ops.simulation.light import (
     specks,
     wide_blur,
 )
+from cellwright.ops.simulation.simulate import HEMATOXYLIN
 from tools.release.bodies import Bodies, Rng, bodies_of
 
 Picture = NDArray[np.float32]
 
 # optical density of red, green, blue: Ruifrok & Johnston 2001, Anal Quant Cytol Histol 23:291
-HEMATOXYLIN = np.array([0.65, 0.70, 0.29])
 DAB = np.array([0.27, 0.57, 0.78])
 GIEMSA_PINK = np.array([0.15, 0.75, 0.55])
 GIEMSA_PURPLE = np.array([0.75, 0.85, 0.30])

@@ -11,7 +11,6 @@ The card of the default model, `flow`, has the recipe of train_kinds.py, and tel
 replaced, the first of those scored.
 """
 
-import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from cellwright.models import store
 from cellwright.models.spec import ModelSpec, read_spec
 from cellwright.training.settings import TrainingSettings
 from cellwright.training.trainer import Data
+from tools.command_line import command_line
 from tools.release import default_card, train_pseudocolor
 from tools.release.default_card import data_lines, wrapped, write_json
 from tools.release.train_shipped import RECIPES, data_of
@@ -316,9 +316,7 @@ def score(family: str, folder: Path, data: Path) -> None:
 
 def main() -> None:
     """Write card.md, scores.json and evaluation.json beside the weights."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("name", choices=(DEFAULT, *TEXTS))
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--folder", type=Path, help="of the model (default: the shipped one)")

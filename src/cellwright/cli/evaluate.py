@@ -56,5 +56,6 @@ def _groups(choices: CountChoices, chosen: "Dataset") -> dict[str, Any]:
     """Return the scores of one model by group."""
     from cellwright.training.evaluation.evaluate import evaluate as evaluate_model
 
-    task = evaluate_model(chosen, choices.models[0], settings=choices.settings, engine=choices.engine)
+    recipe = choices.recipe
+    task = evaluate_model(chosen, choices.models[0], settings=recipe.settings, engine=recipe.engine)
     return run_with_bar(task, chosen.folder.name, stages=("evaluate",)).to_json()

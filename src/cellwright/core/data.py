@@ -104,6 +104,11 @@ class Image:
         return tuple(self.data.shape)
 
     @property
+    def lengths(self) -> dict[str, int]:
+        """Length of each axis by its letter."""
+        return dict(zip(self.axes, self.shape, strict=True))
+
+    @property
     def label_axes(self) -> str:
         """Axes of a label image of this image: all but the channels."""
         return without_channels(self.axes)

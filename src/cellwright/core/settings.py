@@ -55,6 +55,15 @@ def check_bounds(settings: Any) -> None:
         raise SettingsError(f"{name} must {span}; got {value}. {advice}")
 
 
+class BoundedSettings:
+    """Settings whose fields are checked by :func:`check_bounds` when they are made."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+
 def _misfit(kind: Any, value: Any) -> str:
     """Return what a value would have to be, in words; empty where it is that."""
     if get_origin(kind) is Literal:

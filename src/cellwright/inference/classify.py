@@ -35,7 +35,7 @@ class CropScale(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Classes:
-    """The classes of some cells. Made by :func:`predict_classes`."""
+    """The classes of some cells."""
 
     names: tuple[str, ...]  # of the classes
     probabilities: NDArray[np.float32]  # float32 (N, classes): rows add up to 1

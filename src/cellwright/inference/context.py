@@ -68,7 +68,7 @@ class Preparation(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CountContext:
-    """What counting one image needs. Made by :func:`open_context`."""
+    """What counting one image needs."""
 
     frames: Frames  # what of the image the network sees
     scaling: Scaling  # from its intensities to those the network knows

@@ -19,7 +19,7 @@ from cellwright.core.tasks import Task
 from cellwright.files.atomic import plain_name
 from cellwright.files.folders.image_list import ListedImage
 from cellwright.files.folders.results import begin_image, blocks_folder, mark_written, take_blocks
-from cellwright.inference.settings import EngineSettings, StreamSettings
+from cellwright.inference.settings import StreamSettings
 from cellwright.ops.geometry.channels import channel_numbers
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from cellwright.models.protocol import CellModel
     from cellwright.ops.measure.analysis import Analysis
 
+PLACES = ("t", "z", "y", "x")  # whose mean tells nothing
 SIZES = ("diameter_px", "diameter_um")  # whose median the summary tells
 LARGE_PIXELS = 150_000_000  # labels of more are written block by block
 FOLDER = "cellwright results"  # beside a large image, where no other folder is named
@@ -69,16 +70,6 @@ class CountChoices:
     def title(self) -> str:
         """What to call the models in a table."""
         return " + ".join(Path(name).name for name in self.recipe.models)
-
-    @property
-    def settings(self) -> Any:
-        """Settings of the models' family."""
-        return self.recipe.settings
-
-    @property
-    def engine(self) -> EngineSettings:
-        """How the network runs."""
-        return self.recipe.engine
 
     @property
     def is_analysed(self) -> bool:
@@ -130,7 +121,7 @@ def channels_to_count(image: Image, choices: CountChoices) -> list[tuple[Image, 
         return [(image, choices)]
     from cellwright.ops.measure.blocks import n_channels
 
-    engine = choices.engine
+    engine = choices.recipe.engine
     if engine.channel is not None:
         raise SettingsError(
             f"Channels are counted one by one, or channel {engine.channel} alone. Leave --channel or "
@@ -521,9 +512,5 @@ def _analysis_columns(analysis: "Analysis") -> dict[str, Any]:
     if analysis.tracks is not None:
         columns |= {"tracks": analysis.tracks.count, "divisions": analysis.tracks.n_divisions}
     table = analysis.table
-    measured = [str(name) for name in table if table[name].dtype.kind == "f" and not _is_place(str(name))]
-    return columns | {f"mean_{name}": float(f"{table[name].mean():.6g}") for name in measured}
-
-
-def _is_place(column: str) -> bool:
-    return column in ("t", "z", "y", "x") or column.startswith("box_")
+    numbers = [name for name in table if table[name].dtype.kind == "f" and name not in PLACES]
+    return columns | {f"mean_{name}": float(f"{table[name].mean():.6g}") for name in numbers}

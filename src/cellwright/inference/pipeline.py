@@ -46,7 +46,7 @@ from cellwright.models import registry
 from cellwright.models.protocol import CellModel
 from cellwright.models.stitching import Stitched
 from cellwright.ops.geometry.resample import zoomed
-from cellwright.ops.geometry.tiles import Layout, Tile, grid
+from cellwright.ops.geometry.tiles import whole_tile
 from cellwright.ops.volumes.link import link_cells
 
 LINKED_AXES = ("ZYX", "TZYX")
@@ -207,7 +207,7 @@ def predict(
     yield Progress("load", 0, 1)
     with open_context(image, load_models(model), None, engine) as context:
         zoom = zoom_for(context.engine_settings.diameter_px, context.engine.spec)
-        whole = _whole(context.frames.shape)
+        whole = whole_tile(context.frames.shape)
         batches = [BlockBatch(range(index, index + 1), whole) for index in range(len(context.frames))]
         progress = context.progress(batches, zoom)
         maps: list[Maps] = []
@@ -220,7 +220,7 @@ def decode(prediction: Prediction, model: ModelChoices, settings: Any) -> Cells:
     """Return the cells in kept maps under these settings, in the image's own pixels, without the network."""
     first = load_models(model)[0]
     stitcher = first.stitcher(prediction.lead_shape, prediction.frame_shape)
-    whole = _whole(prediction.frame_shape)
+    whole = whole_tile(prediction.frame_shape)
     for frame, maps in enumerate(prediction.frames):
         stitcher.add(frame, whole, first.decode(maps, prediction.frame_shape, settings))
     return run(stitcher.finish(settings)).cells
@@ -393,10 +393,6 @@ def _package_version() -> str:
         return version("napari-cellwright")
     except PackageNotFoundError:
         return "unknown"  # run from a source folder that is not installed
-
-
-def _whole(shape: tuple[int, int]) -> Tile:
-    return grid(Layout(shape, max(shape)))[0]
 
 
 def _image_of(source: ArrayLike | str | Path, axes: str | None) -> Image:

@@ -32,7 +32,7 @@ from cellwright.models import registry
 from cellwright.ops.codecs.prompts import Prompts, prompted_mask
 from cellwright.ops.codecs.query import check_points, points_inside
 from cellwright.ops.geometry.axes import Frames
-from cellwright.ops.geometry.tiles import Layout, Tile, grid
+from cellwright.ops.geometry.tiles import Tile, grid, whole_tile
 from cellwright.ops.labels import measure
 
 PROBABILITIES = ("inside", "probability")  # maps that tell the chance of a pixel to be part of a cell
@@ -41,16 +41,13 @@ WINDOW_PX = 1024  # of a longer one, the part around the point, in pixels of the
 MOST_WINDOWS = 4  # kept at a time
 AROUND = 0.5  # of the longer side of what is prompted, which is looked at on each side
 AROUND_PX = 8
-ALL_CELLS = {
-    "min_score": 0.0,
-    "min_area_px": 1,
-    "exclude_border": False,
-}  # a prompted cell is wanted however small or unsure it is
+# a prompted cell is wanted however small or unsure it is
+ALL_CELLS = {"min_score": 0.0, "min_area_px": 1, "exclude_border": False}
 
 
 @dataclass(frozen=True, slots=True)
 class PromptedCell:
-    """The cell under a point. Made by :class:`PointPredictor`; used by widgets."""
+    """The cell under a point."""
 
     point: NDArray[np.float32]  # (2,): its middle, y and x in pixels of the frame
     box: NDArray[np.intp]  # (2, 2): first and one-past-last corner of its bounding box, in pixels
@@ -278,7 +275,7 @@ class PointPredictor:
     def _predict(self, context: CountContext, at: NDArray[np.float32]) -> Task[Window]:
         """Return the window around a point; the first one decides the scale of all."""
         if context.is_blank:
-            return _empty(grid(Layout(self.shape, max(self.shape)))[0], 1.0)
+            return _empty(whole_tile(self.shape), 1.0)
         trial, first = None, self._tile_at(context, at, 1.0)
         if self._zoom is None:
             trial = yield from estimate_scale(self._only(context, first))
@@ -297,7 +294,8 @@ class PointPredictor:
         return self._window_of(context, tile, zoom, maps)
 
     def _window_of(self, context: CountContext, tile: Tile, zoom: float, maps: list[Maps]) -> Window:
-        cells = context.model.decode(maps[0], _whole(tile).shape, _lenient(context.settings))
+        known = {name: value for name, value in ALL_CELLS.items() if hasattr(context.settings, name)}
+        cells = context.model.decode(maps[0], _whole(tile).shape, replace(context.settings, **known))
         return Window(tile, maps[0][self._map][0], cells, zoom)
 
     def _tile_at(self, context: CountContext, at: NDArray[np.float32], zoom: float) -> Tile:
@@ -320,13 +318,7 @@ class PointPredictor:
 def _whole(tile: Tile) -> BlockBatch:
     """Return the only batch of a window that is taken for an image."""
     shape = tuple(part.stop - part.start for part in tile.read)
-    return BlockBatch(range(1), grid(Layout(shape, max(shape)))[0])
-
-
-def _lenient(thresholds: Any) -> Any:
-    return replace(
-        thresholds, **{name: value for name, value in ALL_CELLS.items() if hasattr(thresholds, name)}
-    )
+    return BlockBatch(range(1), whole_tile(shape))
 
 
 def _probability_map(map_channels: dict[str, int], family: str) -> str:

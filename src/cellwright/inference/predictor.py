@@ -56,8 +56,8 @@ class TileProgress:
 class Engine:
     """One or several networks of a family on a device, and how much they are given at once.
 
-    Copies the networks, so that the models stay as they are (on their device, in training or not). Made by
-    ``inference.pipeline``; :meth:`close` frees the device.
+    Copies the networks, so that the models stay as they are (on their device, in training or not);
+    :meth:`close` frees the device.
 
     Parameters
     ----------

@@ -217,7 +217,10 @@ def as_python(recipe: Recipe | Result) -> str:
     ]
     script.lines.append(f"result = cellwright.count({part}, {', '.join(arguments)})")
     if recipe.classifier:
-        _add_classifier(script, recipe, part)
+        script.add("cellwright.core.tasks", "run")
+        script.add("cellwright.inference.classify", "classify")
+        engine = script.call(recipe.engine) or "cellwright.EngineSettings()"
+        script.lines.append(f"result = run(classify(result, {part}, {recipe.classifier!r}, {engine}))")
     if recipe.window:
         script.lines.append(f"result = replace(result, offset={recipe.offset!r})")
     if recipe.is_analysed:
@@ -273,13 +276,6 @@ class _Script:
             for module, names in sorted(self._imports.items())
         ]
         return "\n".join(["import cellwright", *froms, "", *self.lines, ""])
-
-
-def _add_classifier(script: _Script, recipe: Recipe, part: str) -> None:
-    script.add("cellwright.core.tasks", "run")
-    script.add("cellwright.inference.classify", "classify")
-    engine = script.call(recipe.engine) or "cellwright.EngineSettings()"
-    script.lines.append(f"result = run(classify(result, {part}, {recipe.classifier!r}, {engine}))")
 
 
 def _add_analysis(script: _Script, recipe: Recipe) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from cellwright.core.data import Image
 from cellwright.core.errors import SettingsError
-from cellwright.core.settings import check_bounds, to_tuples
+from cellwright.core.settings import BoundedSettings, check_bounds, to_tuples
 from cellwright.ops.geometry.channels import Combination, Seen, combined
 from cellwright.ops.geometry.intensity import Scaling
 
@@ -212,7 +212,7 @@ class InputFiles:
 
 
 @dataclass(frozen=True, slots=True)
-class FolderSettings:
+class FolderSettings(BoundedSettings):
     """Which images of folders are counted."""
 
     pattern: Annotated[str, {"tooltip": "File names in folders must match it, e.g. *_DAPI.tif."}] = "*"
@@ -223,9 +223,6 @@ class FolderSettings:
     watch: Annotated[
         bool, {"tooltip": "Go on with what a microscope drops into the folders, until Ctrl-C."}
     ] = False
-
-    def __post_init__(self) -> None:
-        check_bounds(self)
 
 
 @dataclass(frozen=True, slots=True)

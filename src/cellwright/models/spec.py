@@ -28,10 +28,7 @@ PLAIN_FIELDS: dict[str, type[str] | type[int] | type[float]] = {
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """The facts of a model that inference, widgets and tables need.
-
-    Made by ``models.<family>``; stored as ``spec.json`` beside the weights.
-    """
+    """The facts of a model that inference, widgets and tables need; ``spec.json`` beside the weights."""
 
     family: str  # name in the registry
     preset: str  # which of its architectures

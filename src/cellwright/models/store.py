@@ -309,13 +309,24 @@ def _own(name: str) -> Path:
     return folder
 
 
-def _free(name: str) -> Path:
-    """Return the folder a new model of this name will have."""
+def check_name(name: str) -> None:
+    """Raise where a model cannot have this name.
+
+    Raises
+    ------
+    CheckpointError
+        It has other characters, or too many.
+    """
     if not NAME.fullmatch(name) or name != name.strip(" ."):
         raise CheckpointError(
             "A model's name has up to 64 letters, digits, spaces, dots, dashes and underscores, and begins "
             f"with a letter or digit; got {name!r}. Choose another name."
         )
+
+
+def _free(name: str) -> Path:
+    """Return the folder a new model of this name will have."""
+    check_name(name)
     folder = user_folder() / name
     if folder.exists():
         raise CheckpointError(f"There is a model {name!r} already, in {folder}. Choose another name.")

@@ -1,7 +1,7 @@
 """Square crops around cells, each brought to the same number of pixels: what a classifier looks at."""
 
 from collections.abc import Iterator
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from cellwright.ops.labels import equivalent_diameters
 Padding = Literal["zero", "edge"]
 """What lies beyond the image: nothing, or its outermost pixels repeated."""
 
+PadMode = Literal["constant", "edge"]
+PAD_MODES: dict[str, PadMode] = {"zero": "constant", "edge": "edge"}  # numpy's names of these
+WINDOW_STEP_PX = 64  # windows that are cut from an image begin at multiples of it
 FARTHEST_SIZE = 3.0  # octaves by which a cell is told from the others at most
 
 
@@ -90,21 +93,23 @@ def crops(
     >>> crops(image, np.array([[2.5, 2.5]]), np.array([2.0]), 2)[0, 0].tolist()
     [[14.0, 15.0], [20.0, 21.0]]
     """
-    if padding not in get_args(Padding):
+    if padding not in PAD_MODES:
         raise SettingsError(
-            f"Padding must be one of {get_args(Padding)}; got {padding!r}. Choose one of these."
+            f"Padding must be one of {tuple(PAD_MODES)}; got {padding!r}. Choose one of these."
         )
+    mode = PAD_MODES[padding]
     cut = np.empty((len(points), len(image), size, size), np.float32)
     if len(points) == 0:
         return cut
-    halvings = np.clip(np.floor(np.log2(sides_px / size)), 0, _most_halvings(image)).astype(int)
-    for level, plane in enumerate(_halved(image, int(halvings.max()), padding)):
+    most = min(image.shape[-2:]).bit_length()
+    halvings = np.clip(np.floor(np.log2(sides_px / size)), 0, most).astype(int)
+    for level, plane in enumerate(_halved(image, int(halvings.max()), mode)):
         rows = np.flatnonzero(halvings == level)
         if rows.size:
             scale = 0.5**level
             centres = (points[rows] + 0.5) * scale - 0.5
             steps = (sides_px[rows] * scale / size).astype(np.float32)
-            cut[rows] = _sampled(plane, centres.astype(np.float32), steps, size, padding)
+            cut[rows] = _sampled(plane, centres.astype(np.float32), steps, size, mode)
     return cut
 
 
@@ -128,13 +133,14 @@ def with_channels(cut: NDArray[np.float32], n: int) -> NDArray[np.float32]:
 
 
 def window_of(
-    points: NDArray[np.float32], sides_px: NDArray[np.float32], shape: tuple[int, int], step: int = 64
+    points: NDArray[np.float32], sides_px: NDArray[np.float32], shape: tuple[int, int]
 ) -> tuple[slice, slice]:
     """Return the rows and columns of an image of this shape that hold the crops around these points.
 
-    The window begins at multiples of ``step``, so that what is averaged before sampling does not depend on
+    The window begins at multiples of 64 pixels, so that what is averaged before sampling does not depend on
     which cells are cut together, and is never empty.
     """
+    step = WINDOW_STEP_PX
     reach = sides_px[:, None] / 2 + step
     low = np.floor((points - reach).min(axis=0) / step) * step
     high = np.ceil((points + reach).max(axis=0) / step) * step
@@ -145,14 +151,9 @@ def window_of(
     return rows, columns
 
 
-def _most_halvings(image: NDArray[np.float32]) -> int:
-    return int(min(image.shape[-2:])).bit_length()
-
-
-def _halved(image: NDArray[np.float32], n: int, padding: Padding) -> Iterator[NDArray[np.float32]]:
+def _halved(image: NDArray[np.float32], n: int, mode: PadMode) -> Iterator[NDArray[np.float32]]:
     """Yield the image and its ``n`` averages, each half as large as the one before."""
     yield image
-    mode = _mode(padding)
     for _ in range(n):
         height, width = image.shape[-2:]
         even = np.pad(image, ((0, 0), (0, height % 2), (0, width % 2)), mode=mode)
@@ -165,10 +166,10 @@ def _sampled(
     centres: NDArray[np.float32],
     steps: NDArray[np.float32],
     size: int,
-    padding: Padding,
+    mode: PadMode,
 ) -> NDArray[np.float32]:
     """Bilinear samples, ``steps`` (N,) pixels apart, around centres (N, 2): (N, C, size, size)."""
-    ringed = np.pad(plane, ((0, 0), (1, 1), (1, 1)), mode=_mode(padding))
+    ringed = np.pad(plane, ((0, 0), (1, 1), (1, 1)), mode=mode)
     offsets = np.arange(size) + 0.5 - size / 2
     low, weights = [], []
     for axis in (0, 1):
@@ -182,7 +183,3 @@ def _sampled(
     top = ringed[:, y, x] * (1 - right) + ringed[:, y, x + 1] * right
     bottom = ringed[:, y + 1, x] * (1 - right) + ringed[:, y + 1, x + 1] * right
     return np.moveaxis(top * (1 - down) + bottom * down, 0, 1)
-
-
-def _mode(padding: Padding) -> Literal["constant", "edge"]:
-    return "edge" if padding == "edge" else "constant"

@@ -16,15 +16,22 @@ from numpy.typing import ArrayLike as NumpyLike
 from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.draw import line as draw_line
-from skimage.graph import MCP_Geometric
 
 from cellwright.core.data import Labels
 from cellwright.core.errors import AnnotationError
-from cellwright.ops.label_changes import Box, Change, Mask, cell_in, change_of, new_number, vertices_of
+from cellwright.ops.label_changes import (
+    Box,
+    Change,
+    Mask,
+    cell_in,
+    change_of,
+    nearer_part,
+    new_number,
+    vertices_of,
+)
 
 SEAM_PX = 1.5  # background this close to both of two merged cells is theirs
 CRUMB_VOXELS = 3  # fewer that a cut leaves over are no cell
-NECK_COST = 1.5  # power of the depth; of 0 to 4 the one that cut most pairs of touching nuclei right
 SNAP_PX = 4.0  # how far beside the cell a seed may be set
 
 
@@ -285,7 +292,7 @@ def split_by_line(
         cut = _cut(np.asarray(cell.mask.any(axis=axis)), np.delete(vertices, axis, axis=1))
         cut = np.expand_dims(cut, axis)
     parts, n_parts = ndimage.label(cell.mask & ~cut)
-    parts = _without_crumbs(parts, n_parts)
+    parts[np.bincount(parts.ravel(), minlength=n_parts + 1)[parts] < CRUMB_VOXELS] = 0
     numbers = _numbers_of_parts(parts, cell.mask, number, new_number(labels, new))
     if len(set(numbers.values())) < 2:
         raise AnnotationError(
@@ -340,11 +347,7 @@ def split_by_seeds(
             f"The two seeds must be different places of cell {number}; both are at {first}. "
             "Click in the middle of each part."
         )
-    depth = ndimage.distance_transform_edt(np.pad(cell.mask, 1), sampling=sampling)
-    depth = depth[(slice(1, -1),) * depth.ndim]
-    costs = np.where(cell.mask, np.maximum(depth, 0.5) ** -NECK_COST, -1.0)
-    to_first, to_second = (_distances(costs, seed, sampling) for seed in (first, second))
-    is_second = cell.mask & (to_second < to_first)
+    is_second = nearer_part(cell.mask, [second], [first], sampling)
     after = np.where(is_second, np.int32(new_number(labels, new)), cell.around)
     return change_of(labels, cell.window, after)
 
@@ -433,12 +436,6 @@ def _border(mask: Mask, before: NDArray[np.float64], end: NDArray[np.float64]) -
     return point
 
 
-def _without_crumbs(parts: Labels, n_parts: int) -> Labels:
-    sizes = np.bincount(parts.ravel(), minlength=n_parts + 1)
-    cleaned: Labels = np.where(sizes[parts] < CRUMB_VOXELS, 0, parts)
-    return cleaned
-
-
 def _numbers_of_parts(parts: Labels, mask: Mask, number: int, new: int) -> dict[int, int]:
     """Return the number of each part: within each piece of the cell the largest keeps that of the cell."""
     pieces, n_pieces = ndimage.label(mask)
@@ -460,14 +457,6 @@ def _spread(parts: Labels) -> Labels:
     _, nearest = ndimage.distance_transform_edt(parts == 0, return_indices=True)
     spread: Labels = parts[tuple(nearest)]
     return spread
-
-
-def _distances(
-    costs: NDArray[np.float64], seed: tuple[int, ...], sampling: Sequence[float] | None
-) -> NDArray[np.float64]:
-    """Return the cost of the cheapest way from a seed to each voxel, infinite where there is none."""
-    distances: NDArray[np.float64] = MCP_Geometric(costs, sampling=sampling).find_costs([seed])[0]
-    return distances
 
 
 def _snapped(mask: Mask, point: NDArray[np.float64], number: int) -> tuple[int, ...]:

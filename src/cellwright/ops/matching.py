@@ -58,16 +58,15 @@ def _ratio(found: float, wanted: int) -> float:
 
 def overlaps(predicted: Labels, truth: Labels) -> csr_array:
     """Return the IoU of each predicted (row) with each true (column) cell, labels 1..N and 1..M, sparse."""
-    n_predicted, n_true = int(predicted.max(initial=0)), int(truth.max(initial=0))
     row, column, shared, areas = _shared_areas(predicted, truth)
     iou = shared / (areas[0][row] + areas[1][column] - shared)
-    return csr_array((iou, (row, column)), shape=(n_predicted, n_true))
+    return csr_array((iou, (row, column)), shape=(len(areas[0]), len(areas[1])))
 
 
 def seg_scores(predicted: Labels, truth: Labels) -> NDArray[np.float64]:
     """Return the SEG of each true cell (M,): its IoU with the one that covers more than half of it, or 0."""
     row, column, shared, areas = _shared_areas(predicted, truth)
-    scores = np.zeros(int(truth.max(initial=0)))
+    scores = np.zeros(len(areas[1]))
     covers = shared > 0.5 * areas[1][column]
     row, column, shared = row[covers], column[covers], shared[covers]
     scores[column] = shared / (areas[0][row] + areas[1][column] - shared)

@@ -40,7 +40,7 @@ from cellwright.training.data.samples import MAX_FRAMES, Sample, scaled_channels
 from cellwright.training.run_folder import forget
 from cellwright.training.settings import PretrainSettings
 from cellwright.training.state import RunState, first_state, resume, save
-from cellwright.training.trainer import EpochReport, average, descend, set_rate, warm_cosine
+from cellwright.training.trainer import EpochReport, average, descend, half_precision, set_rate, warm_cosine
 
 PRETRAINED = "pretrained.json"
 PLACE = 1.5  # side of the place that two views are cut from, in sides of a view
@@ -320,8 +320,7 @@ def _epoch(
         set_rate(
             state.optimizer, settings.rate * warm_cosine(state.step, settings.steps, settings.warmup_steps)
         )
-        is_half = devices.choose_dtype(torch_device) != torch.float32
-        with torch.autocast(torch_device.type, torch.bfloat16, enabled=is_half):
+        with half_precision(torch_device):
             loss = state.network(views.to(torch_device))
         state.losses.append(descend(state.network, state.optimizer, loss))
         state.step += 1

@@ -29,7 +29,7 @@ BOOKKEEPING = ("step", "loss", "rate", "merit", "error")  # fields of an epoch t
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be trained. Made by the form or read by :func:`unfinished`; used by ``train_task``."""
+    """What is to be trained."""
 
     name: str  # of the new model
     start: str  # name or folder of a model, or ``new:`` and a family
@@ -86,11 +86,7 @@ def check_name(name: str) -> str:
         It cannot be a name, or is taken.
     """
     name = name.strip()
-    if not store.NAME.fullmatch(name):
-        raise CheckpointError(
-            "A model's name has up to 64 letters, digits, spaces, dots, dashes and underscores, and begins "
-            f"with a letter or digit; got {name!r}. Choose another name."
-        )
+    store.check_name(name)
     if (store.user_folder() / name).exists() or name in {plan.name for plan in unfinished()}:
         raise CheckpointError(f"There is a model or a training {name!r} already. Choose another name.")
     return name

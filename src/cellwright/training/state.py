@@ -17,8 +17,6 @@ from cellwright.models.protocol import CellModel
 from cellwright.training.run_folder import STATE, selection_score, write_curve
 from cellwright.training.settings import FinetuneSettings, TrainingSettings
 
-AnySettings = TrainingSettings | FinetuneSettings
-
 
 @dataclass(slots=True)
 class RunState:
@@ -35,13 +33,8 @@ class RunState:
     kept: dict[str, Tensor] | None = None  # the best weights so far, where epochs have a merit
 
 
-def new_state(model: CellModel, settings: AnySettings, device: torch.device) -> RunState:
-    """Return the state before the first step; the model's network moves to ``device`` and will be trained."""
-    return first_state(model.network.to(device), settings.weight_decay)
-
-
 def first_state(network: nn.Module, weight_decay: float) -> RunState:
-    """Return the state before the first step of a network that is on its device."""
+    """Return the state before the first step of a network, on its device, that will be trained."""
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=weight_decay)
     return RunState(network, copy.deepcopy(network), optimizer)
 
@@ -51,7 +44,7 @@ def keep(
     scores: Mapping[str, float],
     model: CellModel,
     output: Path,
-    settings: AnySettings,
+    settings: TrainingSettings | FinetuneSettings,
 ) -> None:
     """Write the checkpoint if it is the best so far, then the curve and what a resumed run needs.
 

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -31,9 +31,9 @@ from cellwright.training.data.sampler import (
 from cellwright.training.data.samples import Sample, load_samples
 from cellwright.training.evaluation.evaluate import evaluate
 from cellwright.training.evaluation.report import Report
-from cellwright.training.run_folder import forget
+from cellwright.training.run_folder import forget, only_scores
 from cellwright.training.settings import TrainingSettings
-from cellwright.training.state import RunState, keep, new_state, resume
+from cellwright.training.state import RunState, first_state, keep, resume
 
 GRADIENT_LIMIT = 5.0
 
@@ -57,7 +57,7 @@ class Data:
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """The same, read into memory; made by :func:`read_material`, used by :func:`fit`."""
+    """The same, read into memory."""
 
     target: tuple[Sample, ...]
     extra: tuple[Sample, ...]
@@ -114,7 +114,7 @@ def fit(
     check_writable(output)
     torch_device = devices.choose(device)
     phases = _PhaseSamples(_pretraining_samples(material, settings))
-    state = new_state(model, settings, torch_device)
+    state = first_state(model.network.to(torch_device), settings.weight_decay)
     resume(state, output)
     while state.step < settings.n_steps:
         if state.step >= settings.pretrain_steps and phases.tune is None:
@@ -253,10 +253,14 @@ def learn(state: RunState, model: CellModel, images: Tensor, targets: Tensor) ->
 def forward(network: nn.Module, model: CellModel, images: Tensor) -> Tensor:
     """Return the raw output (B, maps, P, P) for patches (B, 3, P, P), in bfloat16 where that is faster."""
     images = match_channels(images.to(memory_format=torch.channels_last), model.spec.in_channels)
-    is_half = devices.choose_dtype(images.device) != torch.float32
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=is_half):
+    with half_precision(images.device):
         output: Tensor = network(images)
     return output.float()
+
+
+def half_precision(device: torch.device) -> torch.autocast:
+    """Return the context in which a network learns: in bfloat16 where the device is faster so."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=devices.choose_dtype(device) != torch.float32)
 
 
 def descend(network: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> float:
@@ -290,8 +294,11 @@ def _validate(state: RunState, validation: Dataset, model: CellModel, device: st
 
 def _epoch_report(state: RunState, settings: TrainingSettings) -> EpochReport:
     latest = state.history[-1]
-    scores = {name: value for name, value in latest.items() if name not in ("step", "loss", "rate")}
-    note = " · ".join(
-        [f"loss {latest['loss']:.3f}", *(f"{name} {value:.3f}" for name, value in scores.items())]
-    )
-    return EpochReport("epoch", state.step, settings.n_steps, note, latest["loss"], latest["rate"], scores)
+    loss, scores = latest["loss"], only_scores(latest)
+    note = in_words({"loss": loss, **scores})
+    return EpochReport("epoch", state.step, settings.n_steps, note, loss, latest["rate"], scores)
+
+
+def in_words(figures: Mapping[str, float]) -> str:
+    """Return figures as a line: ``loss 0.123 · score 0.456``."""
+    return " · ".join(f"{name} {value:.3f}" for name, value in figures.items())

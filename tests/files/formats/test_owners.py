@@ -270,6 +270,18 @@ def test_coco_mixes_boxes_and_outlines(tmp_path):
     assert "1 made no sense" in found.notices[0]
 
 
+def test_coco_with_lists_in_place_of_numbers_loses_only_what_they_name(tmp_path):
+    box = {"bbox": [2, 2, 10, 10]}
+    rows = [{"id": 1, "image_id": 1, "category_id": [1], **box}, {"id": 2, "image_id": [1], **box}]
+    content = {"images": [{"id": 1, "file_name": "a.png", "height": 40, "width": 50}], "annotations": rows}
+    content["categories"] = [{"id": 1, "name": "red"}, {"id": [1], "name": "blue"}]
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    (found,) = FORMATS["coco"].read(tmp_path / "a.json")
+    assert len(found) == 1
+    assert "1 belong to no image" in found.notices[0]
+    assert "1 are of a class that the file does not name" in found.notices[0]
+
+
 def test_tifffile_reads_labels_with_their_calibration(tmp_path, draw_marks):
     marks = draw_marks("TZYX")
     FORMATS["ome-tiff"].write(tmp_path / "a.ome.tif", [marks])

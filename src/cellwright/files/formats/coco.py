@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -37,15 +37,16 @@ def is_coco(path: Path) -> bool:
 def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     """Return the cells of each image of a COCO file, or of the one that has the name of ``image``."""
     content = read_json(path)
-    names: dict[Any, str] = {}
+    names: dict[float | str | None, str] = {}
     categories = content.find("categories")
     if categories is not None:
-        names = {row.at("id").value: row.at("name").text() for row in categories.rows()}
+        names = {_key(row, "id"): row.at("name").text() for row in categories.rows()}
+        names.pop(None, None)  # a class without a number can be named by no cell
     images = {row.at("id").whole(-(2**62), 2**62): _image(row) for row in content.at("images").rows()}
-    own: dict[int, list[JsonValue]] = {number: [] for number in images}
+    own: dict[float | str | None, list[JsonValue]] = {number: [] for number in images}
     n_astray = 0
     for row in content.at("annotations").rows():
-        number = isinstance(row.value, dict) and row.value.get("image_id")
+        number = _key(row, "image_id")
         if number in own:
             own[number].append(row)
         else:
@@ -62,6 +63,13 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     return chosen(path, found, image)
 
 
+def _key(row: JsonValue, name: str) -> float | str | None:
+    """Return the number or text by which an object is named, or names another; None where there is none."""
+    if isinstance(row.value, dict) and isinstance(row.value.get(name), int | float | str):
+        return cast("float | str", row.value[name])
+    return None
+
+
 def _image(row: JsonValue) -> ImageAnnotation:
     where = f"{row.where}.height and width"
     shape = checked_shape(row.path, where, (row.at("height").whole(1), row.at("width").whole(1)))
@@ -69,12 +77,12 @@ def _image(row: JsonValue) -> ImageAnnotation:
 
 
 def _object(
-    notes: ReadingNotes, names: dict[Any, str], shape: tuple[int, ...], row: JsonValue
+    notes: ReadingNotes, names: dict[float | str | None, str], shape: tuple[int, ...], row: JsonValue
 ) -> FileObject | None:
     category = row.find("category_id")
     name = NO_CLASS
     if category is not None and names:
-        name = names.get(category.value, "")
+        name = names.get(_key(row, "category_id"), "")
         notes.note("are of a class that the file does not name", int(not name))
     return FileObject(row, _shapes_of(row, (shape[0], shape[1])), name or NO_CLASS)
 

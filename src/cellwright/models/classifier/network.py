@@ -92,7 +92,7 @@ NETWORKS: Mapping[str, type[SmallNetwork] | type[PaperNetwork]] = {
 
 @dataclass(frozen=True, slots=True)
 class Classifier:
-    """A network with its facts. Made by :func:`build` and :func:`load`; used by training and inference."""
+    """A network with its facts."""
 
     spec: ClassifierSpec  # its classes and what its crops are
     network: nn.Module  # crops (B, C, S, S) and relative sizes (B,) -> logits (B, classes)

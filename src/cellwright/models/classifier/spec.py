@@ -26,10 +26,7 @@ pixels of the image."""
 
 @dataclass(frozen=True, slots=True)
 class ClassifierSpec:
-    """The facts of a classifier that inference, widgets and tables need.
-
-    Made by ``models.classifier.network``; stored as ``classifier.json`` beside the weights.
-    """
+    """The facts of a classifier that inference, widgets and tables need; ``classifier.json`` on disk."""
 
     preset: str  # which architecture
     title: str  # that lists show

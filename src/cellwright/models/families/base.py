@@ -92,8 +92,8 @@ class ModelBase:
         return CellStitcher(lead_shape, shape, has_labels=has_labels)
 
     def linking(self, settings: Any) -> LinkSettings:
-        """Return how the cells of slices become cells of volumes: the usual way."""
-        return LinkSettings()
+        """Return how the cells of slices become cells of volumes: as the settings say, or the usual way."""
+        return settings.linking() if hasattr(settings, "linking") else LinkSettings()
 
     def _enlarged(self, maps: Maps, shape: tuple[int, int], zoom: float) -> Maps:
         """Return maps in the size of the block before it was shrunk; lengths in pixels grow with it."""

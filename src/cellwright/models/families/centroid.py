@@ -16,8 +16,8 @@ from torch.nn import functional
 from cellwright.core.data import Annotation, Cells, Maps
 from cellwright.models.families.base import ModelBase, boxes_in, known_mean, soft_cross_entropy, spec_of
 from cellwright.models.layers.blocks import MobileViTBlock
-from cellwright.models.layers.lite import LITE, lite_spec, network_of
-from cellwright.models.layers.trunk import DIVISOR, HALO, deep_head
+from cellwright.models.layers.lite import network_of, trained_specs
+from cellwright.models.layers.trunk import deep_head
 from cellwright.models.protocol import MapKind
 from cellwright.models.reference.efficientnet import V2_S, EfficientNetTrunk
 from cellwright.models.spec import ModelSpec
@@ -30,20 +30,14 @@ LAST = 32  # channels that a head's maps are read from
 NORM_EPS = 1e-3
 LARGEST_LOG = 4.0  # sizes stay within exp(4) times the model's diameter, and its inverse
 
-SMALL = ModelSpec(
-    family="centroid",
-    preset="small",
-    title="Nuclei and cells in 2D: centres and boxes",
-    in_channels=3,
-    map_channels=MAP_CHANNELS,
-    divisor=DIVISOR,
-    halo=HALO,
-    diameter_px=26.0,
-    diameter_range_px=(10.0, 60.0),  # larger ones are measured, then shrunk
-)
 SPECS = {
-    "small": SMALL,
-    LITE: lite_spec(SMALL, diameter_range_px=(10.0, 60.0)),
+    **trained_specs(
+        "centroid",
+        "Nuclei and cells in 2D: centres and boxes",
+        MAP_CHANNELS,
+        small_px=(10.0, 60.0),  # larger ones are measured, then shrunk
+        lite_px=(10.0, 60.0),
+    ),
     "paper": ModelSpec(
         family="centroid",
         preset="paper",

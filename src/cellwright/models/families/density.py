@@ -19,8 +19,8 @@ from cellwright.core.data import Annotation, Maps
 from cellwright.models.families.base import POINT_DIAMETER_PX, ModelBase, spec_of
 from cellwright.models.families.flow import flow_loss, flow_maps
 from cellwright.models.layers.blocks import PixelHead
-from cellwright.models.layers.lite import LITE, lite_spec, network_of
-from cellwright.models.layers.trunk import DIVISOR, FEATURES, HALO, Heads, broad_head
+from cellwright.models.layers.lite import network_of, trained_specs
+from cellwright.models.layers.trunk import FEATURES, Heads, broad_head
 from cellwright.models.protocol import MapKind, Stitcher
 from cellwright.models.spec import LEARNED_FACTOR, ModelSpec
 from cellwright.models.stitching import DensityBlock, DensityStitcher
@@ -39,21 +39,15 @@ PIXEL_WEIGHT = 0.1
 FLOW_WEIGHT = 0.25
 MIN_SCORE = 0.15  # of single cells that are counted beside the density
 
-SMALL = ModelSpec(
-    family="density",
-    preset="small",
-    title="Cells that cannot be separated in 2D: their density and number",
-    in_channels=3,
-    map_channels=MAP_CHANNELS,
-    divisor=DIVISOR,
-    halo=HALO,
-    diameter_px=26.0,
-    diameter_range_px=(12.0, 46.0),
-    options={"density_variance": 0.02},
-)
 SPECS = {
-    "small": SMALL,
-    LITE: lite_spec(SMALL, diameter_range_px=(12.0, 50.0)),
+    **trained_specs(
+        "density",
+        "Cells that cannot be separated in 2D: their density and number",
+        MAP_CHANNELS,
+        small_px=(12.0, 46.0),
+        lite_px=(12.0, 50.0),
+        options={"density_variance": 0.02},
+    ),
     "paper": ModelSpec(
         family="density",
         preset="paper",

@@ -14,8 +14,8 @@ from torch.nn import functional
 from cellwright.core.data import Annotation, Cells, Maps
 from cellwright.models.families.base import ModelBase, known_mean, labels_in, spec_of
 from cellwright.models.layers.blocks import PixelHead
-from cellwright.models.layers.lite import LITE, lite_spec, network_of
-from cellwright.models.layers.trunk import DIVISOR, FEATURES, HALO
+from cellwright.models.layers.lite import network_of, trained_specs
+from cellwright.models.layers.trunk import FEATURES
 from cellwright.models.protocol import MapKind
 from cellwright.models.reference.mediar import MediarFormer
 from cellwright.models.spec import ModelSpec
@@ -24,20 +24,14 @@ from cellwright.ops.codecs.flow import FlowSettings, flow_to_cells, labels_to_fl
 FLOW_SCALE = 5.0  # the network gives five times the unit flow, as in the reference
 MAP_CHANNELS = {"flow": 2, "probability": 1}
 
-SMALL = ModelSpec(
-    family="flow",
-    preset="small",
-    title="Nuclei and cells in 2D: outlines by gradient tracking",
-    in_channels=3,
-    map_channels=MAP_CHANNELS,
-    divisor=DIVISOR,
-    halo=HALO,
-    diameter_px=26.0,
-    diameter_range_px=(16.0, 36.0),
-)
 SPECS = {
-    "small": SMALL,
-    LITE: lite_spec(SMALL, diameter_range_px=(14.0, 50.0)),
+    **trained_specs(
+        "flow",
+        "Nuclei and cells in 2D: outlines by gradient tracking",
+        MAP_CHANNELS,
+        small_px=(16.0, 36.0),
+        lite_px=(14.0, 50.0),
+    ),
     "paper": ModelSpec(
         family="flow",
         preset="paper",

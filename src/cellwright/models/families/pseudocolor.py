@@ -9,7 +9,7 @@ pseudocoloring, MIDL 2022, arXiv:2204.03014.
 """
 
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -27,7 +27,6 @@ from cellwright.models.spec import ModelSpec
 from cellwright.ops.codecs.pseudocolor import Colouring, pseudocolor_frames
 from cellwright.ops.geometry.axes import Frames
 from cellwright.ops.volumes.foreground import PseudocolorSettings, foreground_to_cells
-from cellwright.ops.volumes.link import LinkSettings
 
 WORKING_PX = 384  # side that the paper network brings every slice to
 DECODER_WIDTHS = (64, 48, 32, 16)
@@ -115,10 +114,6 @@ class PseudocolorModel(flow.FlowModel):
         colouring = Colouring(context=self.spec.preset != "plain", percentiles=self.spec.percentiles)
         return pseudocolor_frames(image, channel, colouring)
 
-    def linking(self, settings: Any) -> LinkSettings:
-        """Return how the cells of slices become cells of volumes under these settings."""
-        return _linking(settings)
-
 
 class EfficientCellSegModel(ModelBase):
     """A network that tells foreground in pseudo-coloured slices; see ``models.protocol.CellModel``."""
@@ -135,10 +130,6 @@ class EfficientCellSegModel(ModelBase):
             The image is 2D or has one slice only.
         """
         return pseudocolor_frames(image, channel)
-
-    def linking(self, settings: Any) -> LinkSettings:
-        """Return how the cells of slices become cells of volumes under these settings."""
-        return _linking(settings)
 
     def make_targets(self, annotation: Annotation) -> Maps:
         """Return the cell mask (1, Y, X) of the masks."""
@@ -161,10 +152,6 @@ class EfficientCellSegModel(ModelBase):
     def postprocess(self, maps: Maps, settings: PseudocolorSettings) -> Cells:
         """Return the cells in the map of one slice."""
         return foreground_to_cells(maps["probability"][0], settings)
-
-
-def _linking(settings: Any) -> LinkSettings:
-    return settings.linking() if isinstance(settings, PseudocolorSettings) else LinkSettings()
 
 
 def build(preset: str = "small") -> PseudocolorModel | EfficientCellSegModel:

@@ -16,8 +16,8 @@ from torch.nn import functional
 from cellwright.core.data import Annotation, Cells, Maps
 from cellwright.models.families.base import ModelBase, boxes_in, known_mean, soft_cross_entropy, spec_of
 from cellwright.models.layers.blocks import conv_norm_relu
-from cellwright.models.layers.lite import LITE, lite_spec, network_of
-from cellwright.models.layers.trunk import DIVISOR, FEATURES, HALO, HeadedNetwork
+from cellwright.models.layers.lite import network_of, trained_specs
+from cellwright.models.layers.trunk import DIVISOR, FEATURES, HeadedNetwork
 from cellwright.models.protocol import MapKind
 from cellwright.models.spec import ModelSpec
 from cellwright.ops.codecs.query import (
@@ -39,20 +39,14 @@ OCTAVES = 12  # of the sines a point is told by
 MOST_LATTICE = 112  # points along a side that answer for a whole image; those between are interpolated
 CHUNK = 4096  # points answered at once, which bounds the memory
 
-SMALL = ModelSpec(
-    family="query",
-    preset="small",
-    title="Nuclei and cells in 2D: ask any point, outlines from a lattice of questions",
-    in_channels=3,
-    map_channels=MAP_CHANNELS,
-    divisor=DIVISOR,
-    halo=HALO,
-    diameter_px=26.0,
-    diameter_range_px=(16.0, 36.0),
-)
 SPECS = {
-    "small": SMALL,
-    LITE: lite_spec(SMALL, diameter_range_px=(14.0, 50.0)),
+    **trained_specs(
+        "query",
+        "Nuclei and cells in 2D: ask any point, outlines from a lattice of questions",
+        MAP_CHANNELS,
+        small_px=(16.0, 36.0),
+        lite_px=(14.0, 50.0),
+    ),
     "paper": ModelSpec(
         family="query",
         preset="paper",
@@ -239,7 +233,8 @@ class QueryModel(ModelBase):
         prompts = torch.from_numpy(check_points(points, shape)).to(device)
         if not len(prompts):
             return np.zeros(0, np.float32)
-        padded = torch.from_numpy(_padded(image, self.spec.divisor)).to(device)[np.newaxis]
+        fill = [(0, 0), *((0, -size % self.spec.divisor) for size in shape)]
+        padded = torch.from_numpy(np.pad(image, fill, mode="reflect")).to(device)[np.newaxis]
         was_training = self.network.training
         try:
             self.network.eval()
@@ -264,11 +259,6 @@ class PaperQueryModel(QueryModel):
     """The published network, which answers no more than "inside"."""
 
     map_kinds: ClassVar[dict[str, MapKind]] = {"inside": "scalar"}
-
-
-def _padded(image: NDArray[np.float32], divisor: int) -> NDArray[np.float32]:
-    """Return the image (C, Y, X) mirrored below and on the right up to multiples of the divisor."""
-    return np.pad(image, [(0, 0), *((0, -size % divisor) for size in image.shape[1:])], mode="reflect")
 
 
 def build(preset: str = "small") -> QueryModel:

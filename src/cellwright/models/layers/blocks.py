@@ -132,17 +132,7 @@ class TransformerLayer(nn.Module):
 
 
 class MobileViTBlock(nn.Module):
-    """Convolutions, attention over all pixels, and a convolution that joins the result with the input.
-
-    Parameters
-    ----------
-    n_in
-        Channels that enter.
-    channels
-        Channels of the tokens, and those that leave.
-    n_layers
-        Transformer layers.
-    """
+    """Convolutions, attention over all pixels, and a convolution that joins the result with the input."""
 
     def __init__(self, n_in: int, channels: int, n_layers: int = 2) -> None:
         super().__init__()

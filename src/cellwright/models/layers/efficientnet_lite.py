@@ -94,20 +94,7 @@ def _round_to_eight(channels: float) -> int:
 
 
 class EfficientNetLite(nn.Module):
-    """The encoder.
-
-    Parameters
-    ----------
-    plan
-        Its table; see :func:`plan_of`.
-    in_channels
-        Channels of the image.
-
-    Attributes
-    ----------
-    widths
-        Channels of the features at strides 2, 4, 8, 16 and 32.
-    """
+    """The encoder of a table, see :func:`plan_of`; ``widths`` are the channels of its five features."""
 
     def __init__(self, plan: LitePlan, in_channels: int = 3) -> None:
         super().__init__()

@@ -14,15 +14,7 @@ class ConvEncoder(nn.Module):
     Pixels of 2 x 2 squares become channels, so nothing is computed (or kept in memory) at full resolution:
     on a CPU that is where the time of a U-Net goes. Its receptive field is finite, which is what lets tiles
     agree to rounding.
-
-    Parameters
-    ----------
-    in_channels
-        Channels of the image.
-    widths
-        Channels at stride 2, 4, 8, ...
-    depths
-        Residual blocks at each stride.
+    ``widths`` are the channels at stride 2, 4, 8, ..., ``depths`` the residual blocks there.
     """
 
     def __init__(self, in_channels: int, widths: Sequence[int], depths: Sequence[int]) -> None:

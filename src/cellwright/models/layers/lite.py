@@ -1,9 +1,11 @@
 """The network of the ``lite`` presets: an encoder that starts from ImageNet, and the light gated decoder."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from torch import nn
 
+from cellwright.models.layers import trunk
 from cellwright.models.layers.efficientnet_lite import EfficientNetLite, plan_of
 from cellwright.models.layers.trunk import FEATURES, GatedDecoder, HeadedNetwork, TrunkNetwork
 from cellwright.models.spec import ModelSpec
@@ -16,15 +18,7 @@ DECODER_WIDTHS = (96, 64, 40, FEATURES)  # at strides 16, 8, 4 and 2
 
 
 class LiteNetwork(HeadedNetwork):
-    """EfficientNet-lite0 to stride 32 with a gated decoder to half resolution; 2.8 million parameters.
-
-    Parameters
-    ----------
-    head
-        Features (B, 24, Y/2, X/2) -> maps (B, n, Y, X).
-    in_channels
-        Channels of the image.
-    """
+    """EfficientNet-lite0 to stride 32 with a gated decoder to half resolution; 2.8 million parameters."""
 
     encoder: EfficientNetLite
 
@@ -33,9 +27,33 @@ class LiteNetwork(HeadedNetwork):
         super().__init__(encoder, GatedDecoder(encoder.widths, DECODER_WIDTHS, depths=(2, 2, 2, 1)), head)
 
 
-def lite_spec(small: ModelSpec, diameter_range_px: tuple[float, float]) -> ModelSpec:
-    """Return the spec of a family's ``lite`` preset: that of its ``small`` one, with this network."""
-    return replace(small, preset=LITE, divisor=DIVISOR, halo=HALO, diameter_range_px=diameter_range_px)
+def trained_specs(
+    family: str,
+    title: str,
+    map_channels: dict[str, int],
+    *,
+    small_px: tuple[float, float],
+    lite_px: tuple[float, float],
+    options: Mapping[str, float] | None = None,
+) -> dict[str, ModelSpec]:
+    """Return the specs of a family's presets that are trained here: ``small``, from scratch, and ``lite``.
+
+    ``small_px`` and ``lite_px`` are the diameters of cells that each takes without rescaling.
+    """
+    small = ModelSpec(
+        family=family,
+        preset="small",
+        title=title,
+        in_channels=3,
+        map_channels=map_channels,
+        divisor=trunk.DIVISOR,
+        halo=trunk.HALO,
+        diameter_px=26.0,
+        diameter_range_px=small_px,
+        options=options or {},
+    )
+    lite = replace(small, preset=LITE, divisor=DIVISOR, halo=HALO, diameter_range_px=lite_px)
+    return {"small": small, LITE: lite}
 
 
 def network_of(preset: str, head: nn.Module, in_channels: int) -> HeadedNetwork:

@@ -93,15 +93,7 @@ class HeadedNetwork(nn.Module):
 
 
 class TrunkNetwork(HeadedNetwork):
-    """The one that learns from scratch; about two million parameters.
-
-    Parameters
-    ----------
-    head
-        Features (B, 24, Y/2, X/2) -> maps (B, n, Y, X).
-    in_channels
-        Channels of the image.
-    """
+    """The one that learns from scratch; about two million parameters."""
 
     def __init__(self, head: nn.Module, in_channels: int = 3) -> None:
         encoder = ConvEncoder(in_channels, ENCODER_WIDTHS, depths=(0, 1, 2, 2))

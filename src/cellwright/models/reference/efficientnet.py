@@ -77,17 +77,7 @@ B5 = TrunkPlan(
 class EfficientNetTrunk(nn.Module):
     """The first five stages of an EfficientNet and the expansion that opens the sixth, at stride 16.
 
-    Parameters
-    ----------
-    plan
-        ``V2_S`` or ``B5``.
-    in_channels
-        Channels of the image.
-
-    Attributes
-    ----------
-    widths
-        Channels of each of the features.
+    ``widths`` are the channels of each of its features.
     """
 
     def __init__(self, plan: TrunkPlan, in_channels: int = 3) -> None:

@@ -107,16 +107,8 @@ class TransformerStage(nn.Module):
 class MixTransformer(nn.Module):
     """Mix Transformer: features at stride 4, 8, 16 and 32; b5 unless told otherwise.
 
-    Parameters
-    ----------
-    in_channels
-        Channels of the image.
-    depths
-        Blocks at each stride.
-    widths
-        Channels at each stride, multiples of 1, 2, 5 and 8.
-    drop
-        Probability to leave out the last block in training.
+    ``depths`` are the blocks at each stride, ``widths`` the channels, multiples of 1, 2, 5 and 8; ``drop`` is
+    the probability to leave out the last block in training.
     """
 
     def __init__(

@@ -7,13 +7,13 @@ Narrower ones tell neighbours apart and where in a patch a cell belongs, so that
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import pi, sqrt
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cellwright.core.settings import check_bounds
+from cellwright.core.settings import BoundedSettings
 
 VARIANCE = 0.1  # of a cell's Gaussian, in areas of the cell, as in the reference
 REACH = 4.0  # standard deviations drawn
@@ -28,7 +28,7 @@ Window = tuple[slice, slice]
 
 
 @dataclass(frozen=True, slots=True)
-class DensitySettings:
+class DensitySettings(BoundedSettings):
     """What can be changed after the network has run."""
 
     calibration: Annotated[
@@ -50,9 +50,6 @@ class DensitySettings:
             "tooltip": "Standard error of the calibration, as a share of it; widens the interval.",
         },
     ] = 0.0
-
-    def __post_init__(self) -> None:
-        check_bounds(self)
 
 
 def cells_to_density(
@@ -147,14 +144,6 @@ def mean_diameter(density: NDArray[np.float32], foreground: NDArray[np.float32])
     return sqrt(4 / pi * np.count_nonzero(foreground > FOREGROUND) / n_cells)
 
 
-class _Pieces(NamedTuple):
-    """The pieces of one window: the pixels of each (0: none), its sum, and what that is to be."""
-
-    labels: NDArray[np.int32]
-    held: NDArray[np.float64]
-    wanted: NDArray[np.float64]
-
-
 def to_integer_counts(density: Density, foreground: Mask) -> Density:
     """Return a density (Y, X) of which every piece of foreground (Y, X) holds a whole number of cells.
 
@@ -163,10 +152,8 @@ def to_integer_counts(density: Density, foreground: Mask) -> Density:
     """
     result = density.copy()
     for core, window in _windows(density.shape):
-        pieces = _pieces(density[window], foreground[window], core, window)
-        factor = np.ones(len(pieces.held), np.float32)
-        np.divide(pieces.wanted, pieces.held, out=factor, where=pieces.held > 0, casting="same_kind")
-        result[window] *= factor[pieces.labels]
+        labels, factors = _pieces(density[window], foreground[window], core, window)
+        result[window] *= factors[labels]
     return result
 
 
@@ -182,8 +169,13 @@ def _widened(span: slice, length: int) -> slice:
     return slice(max(span.start - LARGEST_PX - 1, 0), min(span.stop + LARGEST_PX + 1, length))
 
 
-def _pieces(density: Density, foreground: Mask, core: Window, window: Window) -> _Pieces:
-    """Return the pieces of a window; those that begin outside of its core are another's and stay."""
+def _pieces(
+    density: Density, foreground: Mask, core: Window, window: Window
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Return the labels of the pieces of a window, and by what the density in each has to be multiplied.
+
+    Pieces that begin outside of its core are another window's and stay.
+    """
     labels, _ = ndimage.label(foreground, np.ones((3, 3)), output=np.int32)
     held = np.asarray(np.bincount(labels.ravel(), density.ravel()), np.float64)
     wanted = np.where(held >= FEWEST, np.maximum(np.rint(held), 1), 0.0)
@@ -194,4 +186,6 @@ def _pieces(density: Density, foreground: Mask, core: Window, window: Window) ->
         is_crowd = any(side.stop - side.start > LARGEST_PX for side in box)
         if is_crowd or not is_own:
             wanted[number] = held[number]
-    return _Pieces(labels, held, wanted)
+    factors = np.ones(len(held), np.float32)
+    np.divide(wanted, held, out=factors, where=held > 0, casting="same_kind")
+    return labels, factors

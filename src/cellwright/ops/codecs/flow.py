@@ -17,7 +17,7 @@ from scipy import ndimage
 from scipy.sparse import csr_array
 
 from cellwright.core.data import Cells, Labels
-from cellwright.core.settings import check_bounds
+from cellwright.core.settings import BoundedSettings
 from cellwright.ops.labels import measure, touches_border
 
 NEIGHBOURS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))
@@ -43,16 +43,13 @@ ExcludeBorder = Annotated[bool, {"tooltip": "Drop cells that touch the edge of t
 
 
 @dataclass(frozen=True, slots=True)
-class FlowSettings:
+class FlowSettings(BoundedSettings):
     """What can be changed after the network has run."""
 
     cell_probability: CellProbability = 0.4
     min_score: MinScore = 0.25
     min_area_px: MinArea = 16
     exclude_border: ExcludeBorder = False
-
-    def __post_init__(self) -> None:
-        check_bounds(self)
 
 
 def labels_to_flow(labels: Labels) -> NDArray[np.float32]:
@@ -133,7 +130,7 @@ def flow_to_cells(
 
     Values that are not finite count as 0.
     """
-    flow, probability = _finite(flow), _finite(probability)
+    flow, probability = finite(flow), finite(probability)
     labels = flow_to_labels(flow, probability > settings.cell_probability)
     areas, points, boxes = measure(labels)
     scores = _scores(flow, probability, labels, points)
@@ -143,7 +140,8 @@ def flow_to_cells(
     return Cells(points, boxes, scores, areas, labels).take(wanted)
 
 
-def _finite(values: NDArray[np.float32]) -> NDArray[np.float32]:
+def finite(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return values with 0 in place of those that are not finite."""
     with np.errstate(invalid="ignore", over="ignore"):
         total = np.vdot(values, values)  # NaN and infinity survive; quicker than looking at each value
     if np.isfinite(total):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cellwright.core.data import Cells
-from cellwright.core.settings import check_bounds
+from cellwright.core.settings import BoundedSettings
 from cellwright.ops.labels import touches_border
 
 ELLIPSE = 0.4  # semi-axes of a cell's ellipse, in lengths of its box
@@ -34,7 +34,7 @@ PAIRS_AT_ONCE = 2_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class CentroidSettings:
+class CentroidSettings(BoundedSettings):
     """What can be changed after the network has run."""
 
     min_score: Annotated[
@@ -59,9 +59,6 @@ class CentroidSettings:
         float, {"min": 0.0, "max": 1000.0, "tooltip": "Smallest height and width of a box, in pixels."}
     ] = 2.0
     exclude_border: Annotated[bool, {"tooltip": "Drop boxes that touch the edge of the image."}] = False
-
-    def __post_init__(self) -> None:
-        check_bounds(self)
 
 
 def boxes_to_heatmap(boxes: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
@@ -115,7 +112,8 @@ def heatmap_to_cells(
     kept = suppress(_boxes(peaks, extents), scores, settings.max_overlap)
     points, extents = _centred(heat, size, peaks[kept], extents[kept])
     boxes = _boxes(points, extents).clip(0, np.array(heat.shape, np.float32))
-    cells = Cells(points, boxes, scores[kept].clip(0, 1), _ellipse_areas(boxes))
+    areas = np.float32(np.pi / 4) * (boxes[:, 1] - boxes[:, 0]).prod(axis=1)
+    cells = Cells(points, boxes, scores[kept].clip(0, 1), areas)
     if settings.exclude_border:
         return cells.take(~touches_border(cells.boxes, heat.shape))
     return cells
@@ -194,11 +192,6 @@ def _read(
     places = (points[:, np.newaxis] + offsets).transpose(2, 0, 1)
     read: NDArray[np.float32] = ndimage.map_coordinates(values, places, order=1, mode="nearest")
     return read
-
-
-def _ellipse_areas(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-    areas: NDArray[np.float32] = np.float32(np.pi / 4) * (boxes[:, 1] - boxes[:, 0]).prod(axis=1)
-    return areas
 
 
 def _overlapping(boxes: NDArray[np.float32], max_overlap: float) -> Iterator[NDArray[np.intp]]:

@@ -11,11 +11,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from skimage.graph import MCP_Geometric
 
 from cellwright.core.data import Labels
 from cellwright.core.errors import QueryError
-from cellwright.ops.label_changes import Mask
+from cellwright.ops.label_changes import Mask, nearer_part
 
 MARGIN = 0.04  # of the sides of a box, by which a cell may reach beyond it
 LEAST_MARGIN_PX = 1.0
@@ -23,7 +22,6 @@ SURE = 1.0  # log odds that a point is given at least
 LEAST_REACH_PX = 4.0  # of a point of the cell that corrects the model
 REACH = 0.3  # the same, of the diameter of the cell
 NEGATIVE_REACH = 0.25  # of the way from a negative point to the nearest positive one
-NECK_COST = 1.5  # power of the depth, as where a cell is split by two clicks
 USUAL_PX = 26.0  # diameter of a cell of which nothing is known
 MOST_ODDS = 6.0  # log odds of a pixel that the model is sure of
 SHIFTS = (0.0, 0.5, -0.5, 1.0, -1.0, 1.5, -1.5, 2.0, -2.0, 3.0, -3.0)  # of log odds that are tried in a box
@@ -177,7 +175,9 @@ def prompted_mask(
         return np.zeros(labels.shape, bool)
     own = np.isin(labels, list(chosen - dropped))
     for number in chosen & dropped:
-        own |= _nearer(labels == number, ours, theirs)
+        cell = labels == number
+        inside_it = [points[cell[tuple(points.T)]].tolist() for points in (ours, theirs)]
+        own |= nearer_part(cell, *inside_it)
     if own.any():
         diameter_px = 2 * np.sqrt(own.sum() / np.pi)
     reach_px = max(REACH * diameter_px, LEAST_REACH_PX)
@@ -292,18 +292,6 @@ def _overlap(mask: Mask, prompts: Prompts) -> float:
     drawn = prompts.corners
     shared = np.clip(np.minimum(found[1], drawn[1]) - np.maximum(found[0], drawn[0]), 0, None).prod()
     return float(shared / (np.diff(found, axis=0).prod() + np.diff(drawn, axis=0).prod() - shared))
-
-
-def _nearer(cell: Mask, ours: NDArray[np.intp], theirs: NDArray[np.intp]) -> Mask:
-    """Return the part of a cell that is nearer to our points, every step the dearer the closer to the rim."""
-    depth = ndimage.distance_transform_edt(np.pad(cell, 1))[1:-1, 1:-1]
-    costs = np.where(cell, np.maximum(depth, 0.5) ** -NECK_COST, -1.0)
-    to_ours, to_theirs = (
-        MCP_Geometric(costs).find_costs([tuple(point) for point in points if cell[tuple(point)]])[0]
-        for points in (ours, theirs)
-    )
-    nearer: Mask = cell & (to_ours < to_theirs)
-    return nearer
 
 
 def _corrected(

@@ -35,9 +35,9 @@ from scipy import ndimage
 
 from cellwright.core.data import Image
 from cellwright.core.errors import AxesError
-from cellwright.core.settings import check_bounds
+from cellwright.core.settings import BoundedSettings
 from cellwright.ops.geometry.axes import Frames, Window, frames
-from cellwright.ops.geometry.intensity import SAMPLE_PIXELS, Scaling, Slice, apply, equalised, fit, unit_range
+from cellwright.ops.geometry.intensity import Scaling, Slice, apply, equalised, fit, unit_range
 
 MOST_THRESHOLDS = 30
 THRESHOLD_STEP = 0.01
@@ -45,7 +45,7 @@ KEPT_SLICES = 3  # one coloured, and what the next one needs
 
 
 @dataclass(frozen=True, slots=True)
-class ColourSettings:
+class ColourSettings(BoundedSettings):
     """How a slice is coloured; the defaults are those of the reference."""
 
     clip_limit: Annotated[
@@ -60,9 +60,6 @@ class ColourSettings:
         float, {"min": 0.0, "max": 1.0, "tooltip": "Largest share of a neighbour that is taken for cells."}
     ] = 0.03
     per_channel: Annotated[bool, {"tooltip": "Scale each colour on its own instead of all together."}] = True
-
-    def __post_init__(self) -> None:
-        check_bounds(self)
 
 
 REFERENCE = ColourSettings()
@@ -163,8 +160,8 @@ class Colouring:
 class PseudocolorFrames(Frames):
     """The slices of a volume or of a series of volumes, pseudo-coloured as they are read.
 
-    Made by :func:`pseudocolor_frames`; used as ``ops.geometry.axes.Frames``. Colours of the image are
-    averaged first. Only a slice and its two neighbours are read at a time; the last few stay in memory.
+    Colours of the image are averaged first. Only a slice and its two neighbours are read at a time; the last
+    few stay in memory.
     """
 
     colouring: Colouring = Colouring()
@@ -180,14 +177,13 @@ class PseudocolorFrames(Frames):
             self._last[index] = colours
         return self._last[index][:, *window]
 
-    def sample(self, limit: int = SAMPLE_PIXELS) -> Slice:
-        """Return about ``limit`` pixels at most of the plain volume, scaled as a whole.
+    def sample(self) -> Slice:
+        """Return about a million pixels at most of the plain volume, scaled as a whole.
 
         All of it is 0 only where the volume is constant; else the percentiles of the colouring (or the
         extremes) are 0 and 1, as they are in the slices that are read.
         """
-        pixels = Frames.sample(self, limit)
-        return _scaled(pixels, self.scaling)
+        return _scaled(Frames.sample(self), self.scaling)
 
     def _colour(self, place: tuple[int, ...]) -> Slice:
         if not self.colouring.context:
@@ -237,7 +233,7 @@ def pseudocolor_frames(
     ImageError, SettingsError
         As for ``ops.geometry.axes.frames``.
     """
-    n_slices = dict(zip(image.axes, image.shape, strict=True)).get("Z", 0)
+    n_slices = image.lengths.get("Z", 0)
     if n_slices < 2:
         raise AxesError(
             "pseudocolor looks at the slices around each one, so it counts in volumes of at least two slices "

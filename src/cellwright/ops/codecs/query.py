@@ -15,8 +15,8 @@ from scipy import ndimage
 
 from cellwright.core.data import Cells, Labels
 from cellwright.core.errors import QueryError
-from cellwright.core.settings import check_bounds
-from cellwright.ops.codecs.flow import CellProbability, ExcludeBorder, MinArea, MinScore
+from cellwright.core.settings import BoundedSettings
+from cellwright.ops.codecs.flow import CellProbability, ExcludeBorder, MinArea, MinScore, finite
 from cellwright.ops.labels import keep, measure, touches_border
 
 SMOOTH_PX = 1.0  # of the depth: evens out single pixels
@@ -24,7 +24,7 @@ SURE_RADIUS = 0.8  # of the ellipse in a box: what lies inside is cell, beyond i
 
 
 @dataclass(frozen=True, slots=True)
-class QuerySettings:
+class QuerySettings(BoundedSettings):
     """What can be changed after the network has run."""
 
     cell_probability: CellProbability = 0.5
@@ -41,9 +41,6 @@ class QuerySettings:
     min_score: MinScore = 0.4
     min_area_px: MinArea = 20
     exclude_border: ExcludeBorder = False
-
-    def __post_init__(self) -> None:
-        check_bounds(self)
 
 
 def labels_to_depth(labels: Labels) -> NDArray[np.float32]:
@@ -99,7 +96,7 @@ def query_to_cells(inside: NDArray[np.float32], depth: NDArray[np.float32], sett
 
     Values that are not finite count as 0.
     """
-    probability, height = _finite(inside[0]), _finite(depth[0])
+    probability, height = finite(inside[0]), finite(depth[0])
     smooth = ndimage.gaussian_filter(height, SMOOTH_PX, mode="nearest")
     labels = depth_to_labels(smooth, probability > settings.cell_probability, settings.separation)
     areas, points, boxes = measure(labels)
@@ -117,7 +114,7 @@ def inside_to_depth(inside: NDArray[np.float32], threshold: float) -> NDArray[np
 
     It is the distance to the rim of the region above ``threshold``, over the largest one of that region.
     """
-    mask = np.pad(_finite(inside[0]) > threshold, 1, mode="edge")  # the image's edge is no rim
+    mask = np.pad(finite(inside[0]) > threshold, 1, mode="edge")  # the image's edge is no rim
     if mask.all():
         return np.ones_like(inside)
     distance = ndimage.distance_transform_edt(mask)[1:-1, 1:-1]
@@ -170,10 +167,6 @@ def check_points(points: ArrayLike, shape: tuple[int, int]) -> NDArray[np.float3
             "inside the image."
         )
     return table
-
-
-def _finite(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _scores(

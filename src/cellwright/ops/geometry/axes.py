@@ -9,7 +9,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from cellwright.core.data import Image
 from cellwright.core.errors import AxesError, SettingsError
-from cellwright.ops.geometry.intensity import SAMPLE_PIXELS, check_pixels, sample_steps
+from cellwright.ops.geometry.intensity import check_pixels, sample_steps
 
 COLOURS = (3, 4)  # lengths of a last axis that is red, green, blue and perhaps opacity
 MOST_CHANNELS = 4  # a longer axis is taken for slices or time
@@ -54,10 +54,7 @@ def guess_axes(shape: tuple[int, ...], dtype: DTypeLike = np.uint8) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Frames:
-    """The 2D frames of an image, read one window at a time.
-
-    Made by :func:`frames`; used by inference.
-    """
+    """The 2D frames of an image, read one window at a time; made by :func:`frames`."""
 
     image: Image  # where the pixels are
     channel: int | slice  # what is taken of the channel axis: one channel, or the three colours
@@ -73,9 +70,9 @@ class Frames:
         lead = np.unravel_index(index, self.lead_shape)
         return self._take((*(int(i) for i in lead), *window))
 
-    def sample(self, limit: int = SAMPLE_PIXELS) -> NDArray[Any]:
-        """Return about ``limit`` pixels at most, on a regular grid over all frames."""
-        steps = sample_steps((*self.lead_shape, *self.shape), limit)
+    def sample(self) -> NDArray[Any]:
+        """Return about a million pixels at most, on a regular grid over all frames."""
+        steps = sample_steps((*self.lead_shape, *self.shape))
         return self._take(tuple(slice(None, None, step) for step in steps))
 
     def _take(self, place: tuple[int | slice, ...]) -> NDArray[Any]:
@@ -113,7 +110,7 @@ def frames(image: Image, channel: int | None = None) -> Frames:
             f"TZYX); got {image.axes!r} for shape {image.shape}. Move the axes, or name them otherwise."
         )
     check_pixels(image.data)
-    lengths = dict(zip(image.axes, image.shape, strict=True))
+    lengths = image.lengths
     lead = tuple(lengths[axis] for axis in rest[:-2])
     picked, notice = _pick(image, lengths.get("C", 1), channel)
     return Frames(image, picked, lead, (lengths["Y"], lengths["X"]), notice)

@@ -140,7 +140,7 @@ def channel_numbers(image: Image, channels: Iterable[str | int]) -> tuple[int, .
 
 
 def _number(image: Image, text: str) -> int:
-    n = dict(zip(image.axes, image.shape, strict=True)).get(CHANNEL, 0)
+    n = image.lengths.get(CHANNEL, 0)
     names = list(image.channel_names)
     if names.count(text) == 1:
         return names.index(text)

@@ -67,10 +67,10 @@ def fit(pixels: ArrayLike, percentiles: tuple[float, float] = (0.5, 99.8)) -> Sc
     return Scaling(float(low), float(high), 1 - values.size / sampled.size)
 
 
-def sample(pixels: ArrayLike, limit: int = SAMPLE_PIXELS) -> NDArray[np.float64]:
-    """Return at most ``limit`` pixels on a regular grid over the whole array, as float64 of its dimension."""
+def sample(pixels: ArrayLike) -> NDArray[np.float64]:
+    """Return about a million pixels at most on a regular grid over the whole array, of its dimension."""
     check_pixels(pixels)
-    every = tuple(slice(None, None, step) for step in sample_steps(tuple(pixels.shape), limit))
+    every = tuple(slice(None, None, step) for step in sample_steps(tuple(pixels.shape)))
     return np.asarray(pixels[every]).astype(np.float64)
 
 

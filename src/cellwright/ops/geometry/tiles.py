@@ -27,10 +27,7 @@ Window = tuple[slice, ...]  # rows and columns; slices before them where a tile 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One window (rows, columns) of a frame, in pixels.
-
-    Made by :func:`grid` and :func:`split`; used by ``inference.predictor`` and ``models.stitching``.
-    """
+    """One window (rows, columns) of a frame, in pixels."""
 
     core: Window  # the part of the frame this tile answers for
     read: Window  # core and halo, clipped to the frame
@@ -68,8 +65,13 @@ class Layout:
 
 def grid(layout: Layout) -> tuple[Tile, ...]:
     """Return the tiles of a frame, row by row; just one when the frame is no longer than a core."""
-    whole = tuple(slice(0, size) for size in layout.shape)
-    return split(Tile((whole[0], whole[1]), (whole[0], whole[1])), layout)
+    return split(whole_tile(layout.shape), layout)
+
+
+def whole_tile(shape: tuple[int, int]) -> Tile:
+    """Return the tile that is all of a frame (Y, X)."""
+    whole = tuple(slice(0, size) for size in shape)
+    return Tile(whole, whole)
 
 
 def split(tile: Tile, layout: Layout) -> tuple[Tile, ...]:
@@ -104,7 +106,7 @@ def _tile(core: Window, layout: Layout) -> Tile:
         stop = min(_round_up(part.stop, layout.divisor) + halo, end)
         reads.append(slice(start, min(stop, size)))
         pads.append(max(stop - size, 0))
-    return Tile(core, (reads[0], reads[1]), (pads[0], pads[1]))
+    return Tile(core, tuple(reads), (pads[0], pads[1]))
 
 
 def _round_up(length: int, divisor: int) -> int:

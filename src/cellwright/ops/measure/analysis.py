@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from cellwright.core.data import ArrayLike, Image, Labels, Result
 from cellwright.core.errors import AxesError, SettingsError
 from cellwright.core.tasks import Progress, Task, run
-from cellwright.ops.measure.blocks import spatial_ndim
 from cellwright.ops.measure.cells_table import (
+    cell_ndim,
     cells_table,
     class_counts,
     class_names,
@@ -36,12 +36,7 @@ from cellwright.ops.measure.markers import (
     thresholds_of,
     with_channel_numbers,
 )
-from cellwright.ops.measure.measurement import (
-    as_image,
-    measure_result,
-    pixel_sizes,
-    result_of_labels,
-)
+from cellwright.ops.measure.measurement import as_image, measure_result, pixel_sizes, result_of_labels
 from cellwright.ops.measure.regions import ALL_REGIONS, RegionSet
 from cellwright.ops.measure.settings import AnalysisSettings, TrackSettings
 from cellwright.ops.measure.tracks import Tracks, check_axes, track_cells
@@ -117,13 +112,10 @@ def analysis_task(
     if numbers is not None:
         table["label"] = numbers
     measured = yield from measure_result(result, image, settings.measuring, inputs.others)
-    for name, values in measured.items():
-        table[name] = values
     compartments = yield from compartments_task(
         result, image, settings.measuring.measure, inputs.nuclei, settings.cytoplasm_px, inputs.others
     )
-    for name, values in compartments.columns.items():
-        table[name] = values
+    table = table.assign(**measured, **compartments.columns)
     regions = inputs.regions or RegionSet(rule=settings.region_rule)
     regions.check(image.label_shape)
     membership = regions.membership(result.cells, result.offset)
@@ -134,6 +126,9 @@ def analysis_task(
     result = replace(result, count=float(kept.sum()), cells=result.cells.take(kept))
     if numbers is None:
         table["label"] = np.arange(1, len(table) + 1)
+    n_outside = None
+    if compartments.nuclei is not None:
+        n_outside = compartments.nuclei.n_outside
     thresholds, copositive = _marked(table, settings, image)
     if settings.track:
         yield Progress("track", 0, 1)
@@ -148,7 +143,7 @@ def analysis_task(
         thresholds=thresholds,
         copositive=copositive,
         nuclei=compartments.nuclei,
-        n_nuclei_outside=compartments.n_outside,
+        n_nuclei_outside=n_outside,
         tracks=tracks,
         lineages=lineages,
         notices=notices,
@@ -221,7 +216,7 @@ def _kept(
     table: "pandas.DataFrame", result: Result, membership: NDArray[np.bool_], settings: AnalysisSettings
 ) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
     """Return which cells count, and a sentence for each reason why others do not."""
-    ndim = spatial_ndim(label_axes(result), is_volume=is_volumetric(result))
+    ndim = cell_ndim(result)
     boxes, shape = result.cells.boxes[:, :, -ndim:], _label_shape(result)[-ndim:]
     kept, reasons = left_out(table, boxes, shape, settings, np.asarray(membership.any(axis=1)))
     return kept, left_out_notices(reasons)
@@ -297,8 +292,7 @@ def counts_table(
     """
     import pandas
 
-    axes = label_axes(result)
-    ndim = spatial_ndim(axes, is_volume=is_volumetric(result))
+    axes, ndim = label_axes(result), cell_ndim(result)
     shape = _label_shape(result)
     offset = result.offset or (0,) * len(shape)
     lead = shape[: len(shape) - ndim]
@@ -373,10 +367,9 @@ def region_sizes(result: Result, regions: RegionSet) -> NDArray[np.int64]:
 
     Where there are several regions, their union is the last.
     """
-    ndim = spatial_ndim(label_axes(result), is_volume=is_volumetric(result))
     shape = _label_shape(result)
     sizes = regions.sizes(shape[:-2], (shape[-2], shape[-1]), result.offset)
-    if ndim == 3:
+    if cell_ndim(result) == 3:
         return np.asarray(sizes.sum(axis=-1))
     return sizes
 

@@ -96,7 +96,7 @@ def _block(
 
 def n_channels(image: Image) -> int:
     """Return the number of channels, 1 where there is no such axis."""
-    return dict(zip(image.axes, image.shape, strict=True)).get(CHANNEL, 1)
+    return image.lengths.get(CHANNEL, 1)
 
 
 def cropped(image: Image, offset: Sequence[int], shape: Sequence[int]) -> Image:

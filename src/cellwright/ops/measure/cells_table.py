@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from cellwright.core.data import Result, known_sizes, without_channels
 from cellwright.ops.labels import equivalent_diameters
+from cellwright.ops.measure.blocks import spatial_ndim
 
 if TYPE_CHECKING:
     import pandas
@@ -72,7 +73,7 @@ def frames_table(result: Result) -> "pandas.DataFrame":
     lead = density.shape[:-2]
     first = result.offset or (0,) * density.ndim
     places = np.indices(lead).reshape(len(lead), -1)
-    letters = _letters(result)
+    letters = without_channels(result.provenance.axes).lower()
     axes = letters[len(letters) - density.ndim :]
     columns: dict[str, Any] = {axis: places[at] + first[at] for at, axis in enumerate(axes[:-2])}
     columns["count"] = density.sum(axis=(-2, -1), dtype=np.float64).reshape(-1)
@@ -106,8 +107,7 @@ def _columns(result: Result) -> dict[str, Any]:
         for index, axis in enumerate(sides, start=len(axes) - len(sides)):
             columns[f"box_{axis}{corner}"] = np.rint(boxes[:, corner, index]).astype(np.int64)
     if cells.classes is not None:
-        names = class_names(result)
-        called = dict(enumerate(names))
+        called = dict(enumerate(class_names(result)))
         columns["class"] = [called.get(int(one), "") for one in cells.classes]
     columns["score"] = cells.scores
     if is_volumetric(result):
@@ -119,6 +119,17 @@ def is_volumetric(result: Result) -> bool:
     """Return whether cells reach through slices, which were linked."""
     is_linked = result.provenance.settings.get("engine", {}).get("link", True)
     return bool(is_linked) and label_axes(result).endswith("ZYX")
+
+
+def cell_ndim(result: Result) -> int:
+    """Return how many spatial axes a cell has: 3 in linked volumes, else 2.
+
+    Raises
+    ------
+    AxesError
+        The label axes do not end as they must.
+    """
+    return spatial_ndim(label_axes(result), is_volume=is_volumetric(result))
 
 
 def _areas(result: Result) -> dict[str, NDArray[Any]]:
@@ -146,10 +157,6 @@ def _volumes(result: Result) -> dict[str, NDArray[Any]]:
         areas_px = result.cells.areas.astype(np.float64) / n_slices
         columns["mean_slice_area_um2"] = areas_px * np.prod(plane_um)
     return columns
-
-
-def _letters(result: Result) -> str:
-    return without_channels(result.provenance.axes).lower()
 
 
 def label_axes(result: Result) -> str:

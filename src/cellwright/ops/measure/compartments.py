@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from cellwright.core.data import Image, Labels, Result
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Task
-from cellwright.ops.measure.blocks import cropped, spatial_ndim
-from cellwright.ops.measure.cells_table import is_volumetric, label_axes
+from cellwright.ops.measure.blocks import cropped
+from cellwright.ops.measure.cells_table import cell_ndim, is_volumetric, label_axes
 from cellwright.ops.measure.columns import COLUMNS, keys_of
 from cellwright.ops.measure.features import CORRECTED, rings
 from cellwright.ops.measure.measurement import (
@@ -40,13 +40,6 @@ class Compartments:
 
     columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)  # row by row
     nuclei: NucleiInCells | None = None  # how nuclei lie in cells, where they were given
-
-    @property
-    def n_outside(self) -> int | None:
-        """Number of nuclei in no cell; None where no nuclei were given."""
-        if self.nuclei is None:
-            return None
-        return self.nuclei.n_outside
 
 
 def nuclei_in_cells(nuclei: Labels, cells: Labels) -> NucleiInCells:
@@ -126,7 +119,7 @@ def compartments_task(
         raise SettingsError(
             "Nuclei and cytoplasm need outlines; this model gives none. Choose another model."
         )
-    ndim = spatial_ndim(label_axes(result), is_volume=is_volumetric(result))
+    ndim = cell_ndim(result)
     sizes, n = pixel_sizes(result, ndim), len(result.cells)
     columns: dict[str, NDArray[Any]] = {}
     found = None
@@ -151,10 +144,10 @@ def _own_numbers(nuclei: Labels, result: Result) -> Labels:
     assert result.cells.labels is not None
     axes, shape = label_axes(result), result.cells.labels.shape
     part = np.asarray(cropped(Image(nuclei, axes), result.offset, shape).data)
-    is_volume = is_volumetric(result)
-    if part.ndim == spatial_ndim(axes, is_volume=is_volume):
+    if part.ndim == cell_ndim(result):
         return part
-    rows = result_of_labels(part, Image(part, axes), is_volume=is_volume).result.cells.labels
+    alone = result_of_labels(part, Image(part, axes), is_volume=is_volumetric(result))
+    rows = alone.result.cells.labels
     assert rows is not None
     return rows
 

@@ -134,8 +134,7 @@ def boundary_sizes(labels: Labels, n: int, spacing: tuple[float, ...]) -> NDArra
     padded = np.pad(labels, [(int(r), int(r)) for r in reach])
     crossings = np.zeros(n + 1)
     for step, length, weight in zip(steps.tolist(), lengths, weights, strict=True):
-        here = padded[tuple(slice(max(0, -s), min(len_, len_ - s)) for s, len_ in zip_shape(step, padded))]
-        there = padded[tuple(slice(max(0, s), min(len_, len_ + s)) for s, len_ in zip_shape(step, padded))]
+        here, there = _shifted(padded, step)
         changes = here != there
         both = np.concatenate([here[changes], there[changes]])
         crossings += weight / length * np.bincount(both, minlength=n + 1)
@@ -144,9 +143,12 @@ def boundary_sizes(labels: Labels, n: int, spacing: tuple[float, ...]) -> NDArra
     return sizes
 
 
-def zip_shape(step: list[int], array: Labels) -> list[tuple[int, int]]:
-    """Return pairs of the step along each axis and the length of that axis."""
-    return list(zip(step, array.shape, strict=True))
+def _shifted(labels: Labels, step: Sequence[int]) -> tuple[Labels, Labels]:
+    """Return each pixel, and the one that lies a step from it, where both are in the image."""
+    pairs = list(zip(step, labels.shape, strict=True))
+    here = tuple(slice(max(0, -s), n - max(0, s)) for s, n in pairs)
+    there = tuple(slice(max(0, s), n + min(0, s)) for s, n in pairs)
+    return labels[here], labels[there]
 
 
 @lru_cache(maxsize=16)
@@ -325,12 +327,7 @@ def touching_pairs(labels: Labels) -> NDArray[np.int64]:
     found = [np.zeros((0, 2), np.int64)]
     steps = [step for step in product((-1, 0, 1), repeat=labels.ndim) if step > (0,) * labels.ndim]
     for step in steps:
-        here = labels[
-            tuple(slice(max(0, -s), n - max(0, s)) for s, n in zip(step, labels.shape, strict=True))
-        ]
-        there = labels[
-            tuple(slice(max(0, s), n + min(0, s)) for s, n in zip(step, labels.shape, strict=True))
-        ]
+        here, there = _shifted(labels, step)
         meet = (here != there) & (here > 0) & (there > 0)
         pairs = np.stack([here[meet], there[meet]], axis=1).astype(np.int64)
         found.append(np.unique(np.sort(pairs, axis=1), axis=0))

@@ -31,11 +31,6 @@ class Marker:
         """The column that is compared with the threshold."""
         return f"intensity_mean_{self.channel}"
 
-    @property
-    def positive_column(self) -> str:
-        """The column that tells which cells are positive."""
-        return f"positive_{self.channel}"
-
 
 def parse_marker(rule: str) -> Marker:
     """Return the marker of a rule such as ``2>otsu`` (channels count from 0), ``1>350`` or ``ki67>otsu``.
@@ -111,11 +106,10 @@ def otsu(values: NDArray[np.float64]) -> float:
 def add_positive(table: "pandas.DataFrame", thresholds: dict[str, float]) -> None:
     """Add one column of True and False for each channel that has a threshold."""
     for channel, threshold in thresholds.items():
-        marker = Marker(channel, threshold)
         values = np.zeros(0)  # without cells nothing may be measured
         if len(table):
-            values = table[marker.column].to_numpy()
-        table[marker.positive_column] = values > threshold
+            values = table[Marker(channel).column].to_numpy()
+        table[f"positive_{channel}"] = values > threshold
 
 
 def copositive_table(table: "pandas.DataFrame", channels: Sequence[str]) -> "pandas.DataFrame":

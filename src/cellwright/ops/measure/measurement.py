@@ -24,8 +24,8 @@ from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Progress, Task, run
 from cellwright.ops import labels as label_images
 from cellwright.ops.geometry.axes import guess_axes
-from cellwright.ops.measure.blocks import CellBlock, blocks, cropped, n_channels, spatial_ndim
-from cellwright.ops.measure.cells_table import cells_table, is_volumetric, label_axes, pixel_um_along
+from cellwright.ops.measure.blocks import CellBlock, blocks, cropped, n_channels
+from cellwright.ops.measure.cells_table import cell_ndim, cells_table, pixel_um_along
 from cellwright.ops.measure.columns import COLUMNS, keys_of
 from cellwright.ops.measure.features import (
     CORRECTED,
@@ -133,9 +133,7 @@ def measure_task(
     table = cells_table(cells)
     if numbers is not None:
         table["label"] = numbers
-    found = yield from measure_result(cells, image, settings, others or {})
-    for name, values in found.items():
-        table[name] = values
+    table = table.assign(**(yield from measure_result(cells, image, settings, others or {})))
     if regions is None:
         return table
     regions.check(image.label_shape)
@@ -151,9 +149,7 @@ def measure_result(
 
     Parameters and errors are those of :func:`measure`.
     """
-    is_volume = is_volumetric(result)
-    axes = label_axes(result)
-    ndim = spatial_ndim(axes, is_volume=is_volume)
+    ndim = cell_ndim(result)
     keys = keys_of(settings.measure, ndim)
     if not keys:
         return {}
@@ -168,7 +164,9 @@ def measure_result(
     found = yield from _measured(job, ndim)
     if "nearest_distance" in keys:
         found["nearest_distance"] = nearest_distances(cells, job.spacing)
-    return {_full_name(key, is_known=bool(sizes)): values for key, values in _ordered(found, keys)}
+    places = {key: place for place, key in enumerate(COLUMNS)}
+    names = sorted(found, key=lambda name: places.get(name, len(places)))  # those of one channel together
+    return {_full_name(name, is_known=bool(sizes)): found[name] for name in names}
 
 
 def measure_labels(
@@ -177,16 +175,8 @@ def measure_labels(
     """Return intensities within other labels numbered like the cells of a result (their cytoplasm)."""
     areas, _, boxes = label_images.measure(labels)
     n = len(result.cells)
-    cells = Cells.empty(labels.ndim)
-    cells = replace(
-        cells,
-        points=result.cells.points,
-        boxes=padded(boxes, n),
-        areas=padded(areas, n),
-        scores=result.cells.scores,
-        labels=labels,
-    )
-    ndim = spatial_ndim(label_axes(result), is_volume=is_volumetric(result))
+    cells = Cells(result.cells.points, padded(boxes, n), result.cells.scores, padded(areas, n), labels)
+    ndim = cell_ndim(result)
     job = _Job(cells, sources_of(result, image, others), keys, (1.0,) * ndim, MeasureSettings())
     return (yield from _measured(job, ndim))
 
@@ -282,15 +272,11 @@ def sources_of(result: Result, image: Image, others: Mapping[str, Image]) -> lis
     for name, one in (("", image), *others.items()):
         part = _squeezed(cropped(one, result.offset, labels.shape), labels.ndim)
         n = n_channels(part)
-        found += [ChannelSource(_ending(name, channel, n), part, channel) for channel in range(n)]
+        endings = [f"{name}_ch{channel}".lstrip("_") for channel in range(n)]
+        if name and n == 1:
+            endings = [name]
+        found += [ChannelSource(ending, part, channel) for channel, ending in enumerate(endings)]
     return found
-
-
-def _ending(name: str, channel: int, n: int) -> str:
-    """Return the ending of the columns of a channel: its number, of other images their name."""
-    if name and n == 1:
-        return name
-    return f"{name}_ch{channel}".lstrip("_")
 
 
 def _squeezed(image: Image, ndim: int) -> Image:
@@ -354,14 +340,6 @@ def _measure_block(job: _Job, block: CellBlock) -> tuple[NDArray[np.intp], Colum
         values = measure_intensity(cells, pixels, groups["intensity"], ring)
         found |= {f"{key}_{source.name}": column for key, column in values.items()}
     return block.rows, found
-
-
-def _ordered(found: Columns, keys: Sequence[str]) -> Iterator[tuple[str, NDArray[Any]]]:
-    """Yield columns in the order of the registry, those of one channel together."""
-    order = {key: place for place, key in enumerate(COLUMNS) if key in keys}
-    plain = [key for key in order if key in found]
-    yield from ((key, found[key]) for key in plain)
-    yield from ((name, values) for name, values in found.items() if name not in order)
 
 
 def _full_name(key: str, *, is_known: bool) -> str:

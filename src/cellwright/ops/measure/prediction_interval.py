@@ -105,10 +105,7 @@ def count_interval(
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What counting some boxes by hand says about the density of an image.
-
-    Made by :func:`calibrate`; used by ``inference.calibration.recalibrated``.
-    """
+    """What counting some boxes by hand says about the density of an image."""
 
     factor: float  # true cells for each cell of the density
     standard_error: float  # of the factor

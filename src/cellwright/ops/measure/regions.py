@@ -7,7 +7,7 @@ out of the others.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal, Protocol, get_args
 
@@ -376,37 +376,20 @@ class Complement:
 
     def contains(self, points: NDArray[np.floating]) -> Mask:
         """Return which points (N, D) lie inside."""
-        return ~self._any([region.contains(points) for region in self.regions])
+        return np.asarray(~np.any([region.contains(points) for region in self.regions], axis=0))
 
     def mask(self, index: tuple[int, ...], shape: tuple[int, int], start: Place = (0, 0)) -> Mask:
         """Return which pixels (Y, X) of a window of a plane lie inside."""
-        return ~self._any([region.mask(index, shape, start) for region in self.regions])
-
-    @staticmethod
-    def _any(inside: list[Mask]) -> Mask:
-        return np.asarray(np.any(inside, axis=0))
+        return np.asarray(~np.any([region.mask(index, shape, start) for region in self.regions], axis=0))
 
 
-@dataclass(frozen=True, slots=True)
-class Outline:
-    """Builds the ring of a usual shape from what drawing programs keep of it."""
-
-    corners: NDArray[np.float64] = field(repr=False)
-
-    @classmethod
-    def rectangle(cls, low: Sequence[float], high: Sequence[float]) -> "Outline":
-        """Return an upright rectangle between two opposite corners (y, x)."""
-        (y0, x0), (y1, x1) = low, high
-        return cls(np.array([[y0, x0], [y0, x1], [y1, x1], [y1, x0]], np.float64))
-
-    @classmethod
-    def ellipse(cls, corners: NDArray[np.floating]) -> "Outline":
-        """Return the ellipse in a rectangle, upright or turned, given by its four corners in order."""
-        box = np.asarray(corners, np.float64)
-        middle, first, second = box.mean(axis=0), (box[1] - box[0]) / 2, (box[3] - box[0]) / 2
-        turn = np.linspace(0, 2 * np.pi, ELLIPSE_CORNERS, endpoint=False)[:, np.newaxis]
-        swell = 1 / np.sqrt(np.sinc(2 / ELLIPSE_CORNERS))  # so that the polygon has the ellipse's area
-        return cls(middle + swell * (np.cos(turn) * first + np.sin(turn) * second))
+def ellipse_ring(corners: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the ring (N, 2) of the ellipse in a rectangle, upright or turned, by its corners in order."""
+    box = np.asarray(corners, np.float64)
+    middle, first, second = box.mean(axis=0), (box[1] - box[0]) / 2, (box[3] - box[0]) / 2
+    turn = np.linspace(0, 2 * np.pi, ELLIPSE_CORNERS, endpoint=False)[:, np.newaxis]
+    swell = 1 / np.sqrt(np.sinc(2 / ELLIPSE_CORNERS))  # so that the polygon has the ellipse's area
+    return np.asarray(middle + swell * (np.cos(turn) * first + np.sin(turn) * second))
 
 
 def shape_region(
@@ -438,7 +421,7 @@ def shape_region(
             "ellipse or a rectangle."
         )
     if kind == "ellipse":
-        ring = Outline.ellipse(ring).corners
+        ring = ellipse_ring(ring)
     return ShapeRegion(name, (ring,), index)
 
 

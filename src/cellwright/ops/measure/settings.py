@@ -5,7 +5,7 @@ from typing import Annotated
 
 import numpy as np
 
-from cellwright.core.settings import check_bounds, to_tuples
+from cellwright.core.settings import BoundedSettings, check_bounds, to_tuples
 from cellwright.ops.measure.columns import keys_of
 from cellwright.ops.measure.filters import BorderRule, away_from_border, parse_filter
 from cellwright.ops.measure.markers import parse_marker
@@ -33,7 +33,7 @@ class MeasureSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class TrackSettings:
+class TrackSettings(BoundedSettings):
     """How cells are linked over time."""
 
     max_distance_px: Annotated[
@@ -51,9 +51,6 @@ class TrackSettings:
     frame_interval_s: Annotated[
         float, {"min": 0.0, "tooltip": "Seconds from frame to frame; 0 where it is not known."}
     ] = 0.0
-
-    def __post_init__(self) -> None:
-        check_bounds(self)
 
 
 @dataclass(frozen=True, slots=True)

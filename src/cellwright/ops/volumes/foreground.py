@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cellwright.core.data import Cells
-from cellwright.ops.codecs.flow import FlowSettings, MinScore
+from cellwright.ops.codecs.flow import FlowSettings, MinScore, finite
 from cellwright.ops.labels import measure, touches_border
 from cellwright.ops.volumes.link import LinkSettings, MaxGap, MinSlices, Overlap, Waist
 
@@ -43,7 +43,7 @@ def foreground_to_cells(probability: NDArray[np.float32], settings: FlowSettings
     """
     from skimage.segmentation import watershed  # slow to import, and seldom needed
 
-    probability = np.nan_to_num(probability, nan=0.0, posinf=0.0, neginf=0.0)
+    probability = finite(probability)
     mask = probability > settings.cell_probability
     distance = ndimage.distance_transform_edt(mask)
     is_peak = mask & (distance == ndimage.maximum_filter(distance, PEAK_WINDOW))

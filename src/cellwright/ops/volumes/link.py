@@ -20,11 +20,12 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 from scipy.sparse import coo_array
 
 from cellwright.core.data import Cells, Labels
 from cellwright.core.errors import AxesError, SettingsError
-from cellwright.core.settings import check_bounds
+from cellwright.core.settings import BoundedSettings
 from cellwright.ops.labels import measure
 
 Overlap = Annotated[
@@ -146,16 +147,13 @@ def shared_pixels(outlines: Outlines, lower: Ids, upper: Ids) -> Ids:
 
 
 @dataclass(frozen=True, slots=True)
-class LinkSettings:
+class LinkSettings(BoundedSettings):
     """How outlines of single slices become cells of a volume."""
 
     overlap: Overlap = 0.5
     max_gap: MaxGap = 1
     waist: Waist = 0.65
     min_slices: MinSlices = 3
-
-    def __post_init__(self) -> None:
-        check_bounds(self)
 
 
 def link_slices(
@@ -453,7 +451,7 @@ def _waists(chain: _Tall, links: _Links, waist: float, min_slices: int) -> list[
     """Return the links at which a chain is cut; what is no taller than a ball is one cell."""
     places: list[int] = []
     stack = [(0, len(chain.areas))]
-    smooth = _median_of_three(chain.areas)
+    smooth = ndimage.median_filter(chain.areas, 3, mode="nearest")  # no dips and peaks of a single slice
     while stack:
         start, stop = stack.pop()
         if stop - start <= chain.n_ball or stop - start < 2 * min_slices:
@@ -480,9 +478,3 @@ def _depth(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return each value as a share of the smaller of the largest values before and after it."""
     before, after = np.maximum.accumulate(values), np.maximum.accumulate(values[::-1])[::-1]
     return np.asarray(values / np.maximum(np.minimum(before, after), 1e-9))
-
-
-def _median_of_three(values: Ids) -> NDArray[np.float64]:
-    """Return values without dips and peaks of a single slice."""
-    padded = np.pad(values, 1, mode="edge").astype(np.float64)
-    return np.asarray(np.median([padded[:-2], padded[1:-1], padded[2:]], axis=0))

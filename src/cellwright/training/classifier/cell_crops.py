@@ -124,7 +124,8 @@ def read_cell_crops(
         for taken in [extents] * sighted + [np.full_like(extents, typical)] * bare:
             sides = spec.sides(taken, typical)[rows] * np.float32(size / spec.crop_px)
             cells = crops(scaled, annotation.points[rows], sides, size, padding=spec.padding)
-            cut.append(_as_bytes(with_channels(cells, spec.in_channels)))
+            levels = np.rint((with_channels(cells, spec.in_channels) - LOW) / STEP)
+            cut.append(levels.clip(0, 255).astype(np.uint8))
             sizes.append(relative_sizes(taken, typical)[rows])
             classes.append(np.array([spec.classes.index(found[i]) for i in rows], np.int64))
     return CellCrops(*(torch.from_numpy(np.concatenate(parts)) for parts in (cut, sizes, classes)))
@@ -213,8 +214,3 @@ def _scaled(image: Image, spec: ClassifierSpec) -> NDArray[np.float32]:
     parts = frames(image)
     scaling = intensity.fit(parts.sample(), spec.percentiles)
     return intensity.apply(scaling, parts.read(0, (slice(None), slice(None))))
-
-
-def _as_bytes(cells: NDArray[np.float32]) -> NDArray[np.uint8]:
-    kept: NDArray[np.uint8] = np.rint((cells - LOW) / STEP).clip(0, 255).astype(np.uint8)
-    return kept

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from cellwright.core.settings import check_bounds
+from cellwright.core.settings import BoundedSettings
 from cellwright.training.settings import PeakRate, Seed, StepsPerEpoch, WeightDecay
 
 
 @dataclass(frozen=True, slots=True)
-class ClassifyTrainingSettings:
+class ClassifyTrainingSettings(BoundedSettings):
     """One phase: crops of all classes, the rare ones shown oftener."""
 
     seed: Seed = 0
@@ -32,6 +32,3 @@ class ClassifyTrainingSettings:
         float,
         {"min": 0.0, "tooltip": "Typical cell diameter where the data are points only; 0 where boxes tell."},
     ] = 0.0
-
-    def __post_init__(self) -> None:
-        check_bounds(self)

@@ -27,13 +27,22 @@ from cellwright.training.classifier.cell_crops import (
 from cellwright.training.classifier.settings import ClassifyTrainingSettings
 from cellwright.training.run_folder import forget, only_scores, write_curve
 from cellwright.training.state import RunState, first_state, resume, save
-from cellwright.training.trainer import EpochReport, average, cosine, descend, set_rate
+from cellwright.training.trainer import (
+    EpochReport,
+    average,
+    cosine,
+    descend,
+    half_precision,
+    in_words,
+    set_rate,
+)
 
 SIZE_HIDDEN = 0.3  # share of crops whose relative size is not shown: it misleads where one class is alone
 SIZE_NOISE = 0.15  # octaves
 EMA_DECAY = 0.99
 SMOOTHING = 0.05
 WARMUP_STEPS = 50  # or a fifth of a short run
+SCORED_AT_ONCE = 128  # crops
 
 Rng = np.random.Generator
 
@@ -113,14 +122,14 @@ def _trained(spec: ClassifierSpec, state: RunState) -> Classifier:
     return Classifier(spec, copy.deepcopy(state.average).eval().cpu())
 
 
-def score(classifier: Classifier, data: CellCrops, *, batch_size: int = 128) -> Task[Scores]:
+def score(classifier: Classifier, data: CellCrops) -> Task[Scores]:
     """Return how a classifier does on cells whose class is known, cut out as they are annotated."""
     n = len(classifier.spec.classes)
     confusion = np.zeros((n, n), np.int64)
     network = classifier.inference_network()
-    for start in range(0, len(data), batch_size):
+    for start in range(0, len(data), SCORED_AT_ONCE):
         yield Progress("evaluate", start, len(data))
-        rows = slice(start, start + batch_size)
+        rows = slice(start, start + SCORED_AT_ONCE)
         with torch.inference_mode():
             cells = _middle(data.crops[rows], classifier.spec.crop_px)
             logits = network(intensities(cells), data.sizes[rows])
@@ -207,8 +216,7 @@ def _recoloured(cells: Tensor, amount: float, rng: Rng) -> Tensor:
 
 def _learn(state: RunState, cells: Tensor, sizes: Tensor, classes: Tensor) -> float:
     """Take one step, let the average weights follow, and return the loss."""
-    is_half = devices.choose_dtype(cells.device) != torch.float32
-    with torch.autocast(cells.device.type, torch.bfloat16, enabled=is_half):
+    with half_precision(cells.device):
         logits = state.network(cells.to(memory_format=torch.channels_last), sizes)
     loss = functional.cross_entropy(logits.float(), classes, label_smoothing=SMOOTHING)
     value = descend(state.network, state.optimizer, loss)
@@ -230,5 +238,5 @@ def _middle(kept: Tensor, size: int) -> Tensor:
 def _report(state: RunState, settings: ClassifyTrainingSettings, scores: Scores) -> EpochReport:
     loss, rate, summary = float(np.mean(state.losses)), _rate(state.step, settings), scores.summary()
     state.history.append({"step": state.step, "loss": loss, "rate": rate, **summary})
-    note = " · ".join([f"loss {loss:.3f}", *(f"{name} {value:.3f}" for name, value in summary.items())])
+    note = in_words({"loss": loss, **summary})
     return EpochReport("epoch", state.step, settings.steps, note, loss, rate, summary)

@@ -28,7 +28,7 @@ from cellwright.models.checkpoint import CARD, save_checkpoint
 from cellwright.models.protocol import CellModel
 from cellwright.models.spec import LEARNED_FACTOR
 from cellwright.ops.measure.prediction_interval import fit_interval
-from cellwright.training.finetune.finetune import TUNED
+from cellwright.training.finetune.finetune import tuned_title
 from cellwright.training.finetune.run import Outcome
 
 FEWEST = 3  # images: with less, judging by the others says nothing
@@ -127,7 +127,7 @@ def _learn(model: CellModel, found: Counts, true: Counts, output: Path) -> Outco
     judged = found * _factors_of_the_others(found, true)
     before, after = _scores(found, true), _scores(judged, true)
     is_better = after["score"] > before["score"]
-    spec = replace(model.spec, title=model.spec.title.removesuffix(TUNED) + TUNED, weights_sha256="")
+    spec = replace(model.spec, title=tuned_title(model.spec), weights_sha256="")
     notices = ("The factor from the other images counted no better; the model is the one it began with.",)
     if is_better:
         factor = float(true.sum() / found.sum())

@@ -40,7 +40,7 @@ from cellwright.training.finetune.run import Outcome, Run
 from cellwright.training.pretrain import start_from
 from cellwright.training.run_folder import CURVE, STATE, forget
 from cellwright.training.settings import FinetuneSettings
-from cellwright.training.state import new_state, resume
+from cellwright.training.state import first_state, resume
 from cellwright.training.trainer import Data
 
 TUNED = " (fine-tuned)"
@@ -87,7 +87,9 @@ def finetune(
         The output folder cannot be written.
     """
     model = _loaded(start, output)
-    begin = _begin(model, pretrained)
+    begin = model.with_network(copy.deepcopy(model.network))
+    if pretrained is not None:
+        start_from(pretrained, begin)
     parts = split(data.target, most=settings.n_validation)
     has_few = _judge_themselves(parts)
     if has_few:
@@ -101,8 +103,12 @@ def finetune(
         fixed = yield from fixed_patches(parts.validation, model, settings)
     run = Run(
         start=model,
-        tuned=_tuned(model.spec, sets.diameter_px),
-        state=new_state(begin, settings, torch_device),
+        tuned=replace(
+            model.spec.without_counts(),
+            title=tuned_title(model.spec),
+            tuned_diameter_px=sets.diameter_px,
+        ),
+        state=first_state(begin.network.to(torch_device), settings.weight_decay),
         teacher=Teacher(model, torch_device),
         validation=parts.validation,
         retention_set=retention_set(),
@@ -156,17 +162,9 @@ def _check_same_run(output: Path, settings: FinetuneSettings) -> None:
         )
 
 
-def _tuned(spec: ModelSpec, diameter_px: float) -> ModelSpec:
-    """Return the facts of a model that was taught cells of this diameter."""
-    title = spec.title.removesuffix(TUNED) + TUNED
-    return replace(spec.without_counts(), title=title, tuned_diameter_px=diameter_px)
-
-
-def _begin(model: CellModel, pretrained: Path | None) -> CellModel:
-    begin = model.with_network(copy.deepcopy(model.network))
-    if pretrained is not None:
-        start_from(pretrained, begin)
-    return begin
+def tuned_title(spec: ModelSpec) -> str:
+    """Return the title of a model that was fine-tuned."""
+    return spec.title.removesuffix(TUNED) + TUNED
 
 
 def write_card(
@@ -193,17 +191,13 @@ def write_card(
     WriteError
         The file cannot be written.
     """
-    lines = [f"# {title}", "", *_data_lines(*parts), "", *(f"- {notice}" for notice in notices), ""]
+    taught, judged = parts
+    data = f"Fine-tuned on images of `{taught.folder.name}`: {_names(taught)}."
+    lines = [f"# {title}", "", data, f"Validated with: {_names(judged)}.", ""]
+    lines += [*(f"- {notice}" for notice in notices), ""]
     lines += ["## Scores on the validation images", "", *_score_rows(*scores), ""]
     lines += ["## Curve", "", *_curve_rows(history), ""]
     write_text(output / CARD, "\n".join(lines))
-
-
-def _data_lines(taught: Dataset, judged: Dataset) -> list[str]:
-    return [
-        f"Fine-tuned on images of `{taught.folder.name}`: {_names(taught)}.",
-        f"Validated with: {_names(judged)}.",
-    ]
 
 
 def _names(part: Dataset) -> str:

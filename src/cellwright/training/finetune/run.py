@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +25,16 @@ from cellwright.training.finetune.retention import Teacher, interpolate_weights,
 from cellwright.training.run_folder import only_scores, selection_score
 from cellwright.training.settings import FinetuneSettings
 from cellwright.training.state import RunState, keep
-from cellwright.training.trainer import EpochReport, average, cosine, forward, learn, set_rate, warm_up
+from cellwright.training.trainer import (
+    EpochReport,
+    average,
+    cosine,
+    forward,
+    in_words,
+    learn,
+    set_rate,
+    warm_up,
+)
 
 SHARES = (0.25, 0.5, 0.75)  # shares of the way from the first to the best weights that are tried as well
 FAR_SHARES = (0.5, 0.75)  # of these, what is tried where cells are too few to tell nearer ones apart
@@ -66,7 +75,7 @@ class Run:
     settings: FinetuneSettings
     fixed: tuple[Tensor, Tensor] | None
     device: str
-    preview: Result | None = field(default=None)
+    preview: Result | None = None
 
     def epoch(self, sets: SampleSets, torch_device: torch.device) -> Task[None]:
         """Train until the next look at the validation images; batches are made one ahead in a thread."""
@@ -99,7 +108,7 @@ class Run:
             "epoch",
             self.state.step,
             self.settings.steps,
-            f"{words} · {_in_words(shown)}",
+            f"{words} · {in_words(shown)}",
             loss,
             latest["rate"],
             shown,
@@ -244,7 +253,3 @@ def standard_error(report: Report) -> float:
     n_cells = sum(image.n_true for image in report.images)
     score = min(max(report.summary()["score"], 0.0), 1.0)
     return math.sqrt(score * (1 - score) / max(n_cells, 1))
-
-
-def _in_words(scores: Mapping[str, float]) -> str:
-    return " · ".join(f"{name} {value:.3f}" for name, value in scores.items())
