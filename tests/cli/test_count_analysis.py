@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 
 import numpy as np
 import pandas
@@ -24,7 +25,7 @@ from cellwright.inference.recipe import (
     recipe_of,
     save_recipe,
 )
-from cellwright.inference.settings import EngineSettings, InputFiles
+from cellwright.inference.settings import EngineSettings, InputFiles, StreamSettings
 from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.ops.measure.analysis import analyse
 from cellwright.ops.measure.settings import AnalysisSettings
@@ -276,9 +277,41 @@ def test_channels_of_one_name_have_files_of_their_own(cli, tmp_path):
     metadata = {"axes": "CYX", "Channel": {"Name": names}}
     tifffile.imwrite(path, np.zeros((3, 40, 40), np.uint8), metadata=metadata, photometric="minisblack")
     code, out, err = cli("count", path, "--each-channel", "--save-settings", tmp_path / "s", "--json")
-    assert (code, "--each-channel is not among the settings" in err) == (0, True)
+    assert (code, load_recipe(tmp_path / "s").each_channel) == (0, True), err
     images = [json.loads(line)["image"].partition("ome_")[2] for line in out.splitlines()]
     assert images == ["DAPI_ch0", "dapi_ch1", "ch2"]
+    again = cli("count", path, "--settings", tmp_path / "s", "--json").out
+    assert [json.loads(line)["image"] for line in again.splitlines()] == [
+        json.loads(line)["image"] for line in out.splitlines()
+    ]
+
+
+def test_how_a_large_image_is_counted_is_saved(cli, image_path, tmp_path):
+    flags = ["--output", tmp_path / "o", "--json"]
+    stream = ["--stream", "--memory", "1GB", "--save-settings", tmp_path / "s"]
+    code, out, err = cli("count", image_path, *flags, *stream)
+    assert (code, load_recipe(tmp_path / "s").stream) == (0, StreamSettings(stream=True, memory="1GB")), err
+    shutil.rmtree(tmp_path / "o")
+    again = cli("count", image_path, "--settings", tmp_path / "s", *flags).out
+    assert json.loads(again)["count"] == json.loads(out)["count"]
+    assert (tmp_path / "o" / "discs.labels.zarr").is_dir()
+    assert "--stream --memory 1GB" in as_command(load_recipe(tmp_path / "s"))
+
+
+def test_what_a_filter_can_never_find_is_refused(cli, stained_path, tmp_path):
+    regions = ["--regions", write_halves(tmp_path / "r.geojson", (160, 200))]
+    for flags, told in (
+        (
+            ["--classifier", "blood", "--keep", "class=XX"],
+            "no class 'XX' to filter by. Choose of Pla",
+        ),
+        ([*regions, "--keep", "regions=middle"], "no regions 'middle' to filter by. Choose of left, top"),
+    ):
+        for more in ([], ["--stream", "--output", tmp_path / "o"]):
+            code, _, err = cli("count", stained_path, *flags, *more)
+            assert (code, told in err) == (1, True), err
+    code, out, err = cli("count", stained_path, *regions, "--keep", "regions=left", "--json")
+    assert (code, json.loads(out)["count"] > 0) == (0, True), err
 
 
 @pytest.mark.parametrize(
@@ -308,8 +341,8 @@ def test_what_does_not_fit_stops_the_run(cli, stained_path, tmp_path):
         (["--measure", "colour"], "no measurement 'colour'"),
         (["--positive", "otsu"], "A rule for positive cells"),
         (["--keep", "large"], "A filter is"),
-        (["--other", "ki67"], "NAME=FILE"),
-        (["--other", "a=b.tif", "--other", "a=c.tif"], "'a' is given twice"),
+        (["--measure", "intensity", "--other", "ki67"], "NAME=FILE"),
+        (["--measure", "intensity", "--other", "a=b.tif", "--other", "a=c.tif"], "'a' is given twice"),
         (["--regions", "absent.geojson"], "no such file"),
         (["--track"], "time series"),
         (["--settings", "absent.json"], "settings saved by cellwright"),
@@ -477,3 +510,31 @@ def test_settings_of_another_type_are_refused(cli, stained_path, tmp_path, part,
     assert (code, message in err) == (1, True), err
     with pytest.raises(SettingsError, match=message.split(";")[0]):
         load_recipe(tmp_path / "s.json")
+
+
+def test_files_are_channels_of_one_image(cli, image_path, tmp_path, blobs):
+    odd, even = blobs.labels % 2 == 1, (blobs.labels > 0) & (blobs.labels % 2 == 0)
+    for name, pixels in (("a", odd * 60_000), ("a_more", even * 60_000)):
+        tifffile.imwrite(tmp_path / f"{name}.tif", pixels.astype(np.uint16))
+    first, further = tmp_path / "a.tif", ["--with", tmp_path / "{name}_more.tif"]
+    for more in ([], ["--stream", "--output", tmp_path / "o"]):
+        code, out, err = cli("count", first, *further, "--channels", "a,a_more", "--json", *more)
+        assert (code, json.loads(out)["count"]) == (0, len(blobs)), err
+        assert "Counted in channels a, a_more together" in err
+    rows = cli("count", first, *further, "--each-channel", "--json").out.splitlines()
+    assert sum(json.loads(row)["count"] for row in rows) == len(blobs)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    first.rename(folder / "a.tif")
+    together = [*further, "--channels", "0,1", "--json", "--output", tmp_path / "p"]
+    code, out, err = cli("count", folder, *together)
+    assert (code, json.loads(out)["count"]) == (0, len(blobs)), err
+    code, _, err = cli("count", image_path, "--with", image_path)
+    assert (code, "--with does nothing without --channels" in err) == (1, True)
+    tifffile.imwrite(tmp_path / "small.tif", np.zeros((20, 30), np.uint16))
+    tifffile.imwrite(
+        tmp_path / "colours.tif", np.zeros((*blobs.labels.shape, 3), np.uint8), photometric="rgb"
+    )
+    for name, told in (("small", "have the same pixels"), ("colours", "Colours are no channels")):
+        code, _, err = cli("count", image_path, "--with", tmp_path / f"{name}.tif", "--channel", 1)
+        assert (code, told in err) == (1, True), err

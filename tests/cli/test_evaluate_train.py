@@ -212,9 +212,9 @@ def test_a_model_is_fine_tuned(cli, dataset, tmp_path, start):
 @pytest.mark.parametrize(
     ("flags", "word"),
     [
-        (["--quick"], "--quick needs --from"),
+        (["--quick"], "--quick does nothing without --from"),
         (["--from", "flow", "--quick", "--thorough"], "Choose one of --quick, --balanced, --thorough; got 2"),
-        (["--from", "flow", "--start", "flow"], "got both"),
+        (["--from", "flow", "--start", "flow"], "--start does nothing beside --from"),
         (["--from", "flow", "--pretrain-steps", "5"], "no setting --pretrain-steps"),
         (["--patience", "5"], "no setting --patience"),
         (["--from", "absent"], "Model must be a folder or one of"),
@@ -252,7 +252,7 @@ def test_what_is_no_encoder_is_refused(cli, dataset, tmp_path):
     assert "Expected pretrained.json" in err
     code, _, err = cli("train", tmp_path / "counts.csv", *start, "density")
     assert (code, err.count("\n")) == (1, 1)
-    assert "leave --pretrained out" in err
+    assert "--pretrained does nothing beside a table of counts" in err
     code, _, err = cli("pretrain", dataset, "--output", tmp_path / "e", "--start", "flow", "--imagenet")
     assert (code, err.count("\n")) == (1, 1)
 

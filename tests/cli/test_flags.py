@@ -1,3 +1,4 @@
+import inspect
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -5,6 +6,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from cellwright.cli import compare, count, models, pretrain, train
 from cellwright.cli.flags import read_settings, with_settings
 from cellwright.core.errors import SettingsError
 
@@ -87,3 +89,61 @@ def test_help_tells_meaning_range_and_default():
 def test_settings_check_themselves():
     with pytest.raises(SettingsError, match="must not be 7"):
         read_settings(Settings, {"length_px": 7.0})
+
+
+@pytest.mark.parametrize(
+    ("command", "given", "told"),
+    [
+        ("count", "--combine mean", "--combine does nothing without --channels"),
+        (
+            "count",
+            "--combine mean --channels 0,1 --each-channel",
+            "--combine does nothing beside --each",
+        ),
+        ("count", "--ring-gap 3", "--ring-gap does nothing without --measure"),
+        ("count", "--other a=b.tif", "--other does nothing without --measure or --positive"),
+        ("count", "--cytoplasm 3", "--cytoplasm does nothing without --measure"),
+        ("count", "--cytoplasm 3 --measure shape --nuclei n.tif", "--cytoplasm does nothing beside --nuclei"),
+        ("count", "--region-rule whole", "--region-rule does nothing without --regions or --exclude"),
+        ("count", "--track-gap 2", "--track-gap does nothing without --track"),
+        ("count", "--no-divisions", "--divisions does nothing without --track"),
+        ("count", "--no-divisions --no-track", "--divisions does nothing without --track"),
+        ("count", "--pattern *.png --output o", "--pattern does nothing without a folder of images"),
+        ("count", "--workers 2 --scheduler tcp://a:1", "--workers does nothing beside --scheduler"),
+        ("evaluate", "--combine mean", "--combine does nothing without --channels"),
+        (
+            "compare",
+            "--model a --model b --split val",
+            "--split does nothing without a folder with",
+        ),
+        ("train", "--output o --from flow --model density", "--model does nothing beside --from"),
+        ("train", "--output o --start flow --preset small", "--preset does nothing beside --start"),
+        ("train", "--output o --from density --steps 5", "--steps does nothing beside a table of counts"),
+        ("train", "--output o --from density --extra d", "--extra does nothing beside a table of counts"),
+        ("pretrain", "--output o --start flow --model flow", "--model does nothing beside --start"),
+        ("pretrain", "--output o --method colorize --temperature 1", "does nothing without --method simclr"),
+        ("pretrain", "--output o --pattern *.tif", "--pattern does nothing without a folder of images"),
+        ("models", "--json --table", "--table does nothing beside --json"),
+        ("models", "--json import x", "--json does nothing beside another command"),
+        ("models", "export flow o --licence MIT", "--licence does nothing without --zoo"),
+        ("models", "export flow o --zoo --onnx", "--zoo does nothing beside --onnx"),
+    ],
+)
+def test_a_flag_that_would_do_nothing_is_refused(cli, command, given, told):
+    source = {"train": ["counts.csv"], "models": []}.get(command, ["image.tif"])
+    code, _, err = cli(command, *source, *given.split())
+    assert (code, told in err) == (1, True), err
+
+
+def test_evaluate_has_no_flags_of_what_it_does_not_do(cli):
+    for flag in ("--measure", "--regions", "--stream", "--pattern"):
+        code, _, err = cli("evaluate", "folder", flag, "1")
+        assert (code, "No such option" in err) == (2, True)
+
+
+@pytest.mark.parametrize("module", [count, train, pretrain, compare, models], ids=lambda one: one.__name__)
+def test_rules_are_about_flags_that_there_are(module):
+    commands = [one for one in vars(module).values() if inspect.isfunction(one)]
+    known = {name for one in commands for name in inspect.signature(one).parameters}
+    words = {word for rule in module.RULES for word in (*rule.flags, *rule.needs, *rule.without)}
+    assert {word for word in words if " " not in word} <= known

@@ -7,7 +7,10 @@ import struct
 import time
 import tracemalloc
 import zipfile
+import zlib
 from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -89,8 +92,6 @@ def test_subpages_without_end_are_refused(tmp_path):
 
 
 def test_a_picture_that_unpacks_to_gigabytes_is_refused(tmp_path):
-    import zlib
-
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -102,8 +103,6 @@ def test_a_picture_that_unpacks_to_gigabytes_is_refused(tmp_path):
 
 
 def test_a_deep_picture_of_gigabytes_is_refused(tmp_path):
-    import zlib
-
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -349,3 +348,101 @@ def test_a_file_that_changes_while_it_is_read_is_an_error_of_ours(tmp_path):
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:45])
     with pytest.raises(CellwrightError):
         read_image(tmp_path / "a.png")
+
+
+def packed_bombs():
+    """Chunks of a few kilobytes that unpack to 3 MiB of zeros, by the name of their codec."""
+    import bz2
+    import gzip
+    import lzma
+
+    from numcodecs import LZ4, Blosc, Zstd
+
+    zeros = bytes(3 << 20)
+    packs = {"zlib": zlib.compress, "gzip": gzip.compress, "bz2": bz2.compress,
+             "lzma": partial(lzma.compress, preset=0),
+             "zstd": Zstd().encode, "blosc": Blosc().encode, "lz4": LZ4().encode}  # fmt: skip
+    return {name: bytes(pack(zeros)) for name, pack in packs.items()}
+
+
+def test_chunks_that_unpack_to_more_than_they_hold_are_refused(tmp_path):
+    import numcodecs
+    import zarr
+
+    for name, bomb in packed_bombs().items():
+        codec = numcodecs.get_codec({"id": name})
+        for kind in ({"compressors": codec}, {"filters": [codec], "compressors": None}):
+            folder = tmp_path / f"{name}_{len(kind)}.zarr"
+            array = zarr.create_array(folder, shape=(16, 16), dtype="u2", zarr_format=2, **kind)
+            array[:] = 7
+            assert (read_image(folder).read() == 7).all()
+            (folder / "0.0").write_bytes(bomb)
+            with pytest.raises(CellwrightError, match="cannot be read: a chunk"):
+                read_image(folder).read()
+
+
+@pytest.mark.parametrize("shards", [None, (16, 16)])
+def test_chunks_of_zarr_3_that_unpack_to_more_than_they_hold_are_refused(tmp_path, shards):
+    import google_crc32c
+    import zarr
+
+    bombs = packed_bombs()
+    for codec in (zarr.codecs.GzipCodec(), zarr.codecs.ZstdCodec(), zarr.codecs.BloscCodec()):
+        name = codec.to_dict()["name"]
+        folder, chunks = tmp_path / name, (8, 16)
+        array = zarr.create_array(
+            folder, shape=(16, 16), chunks=chunks, shards=shards, dtype="u2", compressors=codec
+        )
+        array[:] = np.arange(256).reshape(16, 16)
+        assert (read_image(folder).read() == array[:]).all()
+        chunk = folder / "c" / "0" / "0"
+        bomb = bombs[name]
+        if shards:  # the index of a shard stands at its end: offset and length of each chunk
+            index = np.array([0, len(bomb), 0, len(bomb)], "<u8").tobytes()
+            bomb += index + struct.pack("<I", google_crc32c.value(index))
+        chunk.write_bytes(bomb)
+        with pytest.raises(CellwrightError, match="cannot be read: a chunk"):
+            read_image(folder).read()
+
+
+@pytest.mark.parametrize(
+    ("kind", "encode"),
+    [("jpeg", "jpeg_encode"), ("jpeg2000", "jpeg2k_encode"), ("png", "png_encode"), ("zlib", "zlib_encode")],
+)
+def test_a_tile_that_unpacks_to_more_than_a_tile_is_refused(tmp_path, monkeypatch, kind, encode):
+    import imagecodecs
+
+    monkeypatch.setattr("cellwright.files.tiff_checks.MOST_SAMPLES", 1 << 16)
+    path, order = tmp_path / "a.tif", np.random.default_rng(0)
+    tifffile.imwrite(path, order.integers(0, 255, (64, 64)).astype("u1"), tile=(64, 64), compression=kind)
+    assert read_image(path).shape == (64, 64)
+    bomb, whole = getattr(imagecodecs, encode)(np.zeros((400, 400), np.uint8)), path.read_bytes()
+    with tifffile.TiffFile(path) as file:
+        offset, size = (file.pages[0].tags[code].valueoffset for code in (324, 325))
+    content = bytearray(whole + bomb)
+    content[offset : offset + 4] = struct.pack("<I", len(whole))
+    content[size : size + 4] = struct.pack("<I", len(bomb))
+    path.write_bytes(content)
+    with pytest.raises(ReadError, match=r"a tile claims 160000 samples|INSUFFICIENT_SPACE"):
+        read_image(path)
+
+
+def test_a_chunk_of_hdf5_that_unpacks_to_more_than_it_holds_is_refused(tmp_path):
+    from cellwright.files.vendor import _refuse_chunks_beyond
+
+    filters = SimpleNamespace(get_nfilters=lambda: 2, get_filter=[(1,), (3,)].__getitem__)  # packed, summed
+    chunks = [(0, zlib.compress(bytes(4096))), (1, bytes(4096)), (2, zlib.compress(bytes(8 << 20)))]
+    for n, (mask, _) in enumerate(chunks, start=1):
+        told = SimpleNamespace(
+            get_create_plist=lambda: filters,
+            get_storage_size=lambda: 1 << 20,
+            get_num_chunks=lambda n=n: n,
+            get_chunk_info=lambda number: SimpleNamespace(chunk_offset=(number,)),
+            read_direct_chunk=lambda place: chunks[place[0]],
+        )
+        dataset = SimpleNamespace(id=told, chunks=(64, 64), dtype=np.dtype("u1"))
+        if mask < 2:  # 1 is a chunk that was not packed
+            _refuse_chunks_beyond(dataset, tmp_path)
+            continue
+        with pytest.raises(ReadError, match="unpacks to more than 4160 bytes"):
+            _refuse_chunks_beyond(dataset, tmp_path)

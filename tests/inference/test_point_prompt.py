@@ -223,7 +223,7 @@ def test_a_box_sets_the_scale_and_is_looked_at_once(draw_blobs, hungry_model):
     places = np.argwhere(blobs.labels == 3)
     corners = (tuple((places.min(axis=0) - 0.5).tolist()), tuple((places.max(axis=0) + 0.5).tolist()))
     prompts = Prompts(box=corners)
-    assert {step.stage for step in asked.encode_for(prompts)} == {"load", "tiles"}
+    assert {step.stage for step in asked.encode_for(prompts)} == {"load", "rescaled tiles"}
     found = asked.segment(prompts)
     truth = blobs.labels == 3
     mask = whole(found, truth.shape)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
+import numpy as np
 import pytest
 from napari.components import ViewerModel
 from napari.qt import get_stylesheet
@@ -42,7 +43,8 @@ PANELS = {
 }
 CONTROLS = QAbstractButton | QComboBox | QAbstractSpinBox | QSlider | QLineEdit
 PARTS = ("qt_", "ScrollLeftButton", "ScrollRightButton")  # of Qt's own widgets
-MOST_WIDTH_PX, MOST_HEIGHT_PX = 512, 500  # of a dock, where the window is 1024 x 768
+NAPARI_PX = 500 + 26  # its own controls at a font of 16, its frames and the least of its canvas
+MOST_WIDTH_PX, MOST_HEIGHT_PX = 1024 - NAPARI_PX, 500  # of a dock, where the window is 1024 x 768
 JARGON = r"\bepochs?\b|\bvalidations?\b|\bcheckpoint|\btensor|\bdtype|\bSPDX identifier"
 READABLE = 4.5  # contrast of small text (WCAG 2.1, AA)
 
@@ -50,7 +52,9 @@ READABLE = 4.5  # contrast of small text (WCAG 2.1, AA)
 @pytest.fixture
 def panel(request: pytest.FixtureRequest, qtbot: QtBot, shelved: Any) -> QWidget:
     module, _, name = PANELS[request.param].partition(":")
-    made: QWidget = getattr(import_module(module), name)(ViewerModel())
+    viewer = ViewerModel()
+    viewer.add_image(np.zeros((9, 9)), scale=(0.5, 0.5), units=("um", "um"))  # all there is to choose
+    made: QWidget = getattr(import_module(module), name)(viewer)
     qtbot.addWidget(made)
     view = getattr(made, "view", None)
     if view is not None:

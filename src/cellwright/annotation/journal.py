@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cellwright.annotation.records import (
+    DAMAGED,
     Command,
     RecordedEdit,
     Start,
@@ -33,7 +34,6 @@ from cellwright.annotation.records import (
 )
 from cellwright.core.errors import ReadError, WriteError
 from cellwright.files.atomic import Lock, acquire_lock, atomic_write
-from cellwright.files.json_value import NO_JSON
 
 MAGIC = b"cellwright journal 1\n"
 HEAD = struct.Struct("<QI")  # bytes of the content, their CRC-32
@@ -183,7 +183,7 @@ def read_journal(path: Path) -> Recovered:
     try:
         start = unpack_start(contents[0])
         records = tuple(unpack_entry(content) for content in contents[1:])
-    except (*NO_JSON, IndexError, KeyError, TypeError, OverflowError, struct.error, zlib.error) as error:
+    except DAMAGED as error:
         raise ReadError(
             f"Expected a whole journal at {path}; got a damaged one ({error!r}). Begin a new session."
         ) from error

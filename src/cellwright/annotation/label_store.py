@@ -37,18 +37,8 @@ class AnnotationMetadata:
 class LabelStore:
     """The state of an annotation. Boxes follow each change, so that no tool has to search the whole array.
 
-    Made by the session; used by its tools and its history.
-
-    Parameters
-    ----------
-    image
-        What is annotated.
-    labels : int32
-        Edited in place.
-    cells
-        Metadata by number; a score of 1 and no class for each cell where None.
-    metadata
-        Of the whole.
+    Made by the session; used by its tools and its history. ``labels`` (int32) are edited in place; without
+    ``cells``, the metadata by number, each cell has a score of 1 and no class.
     """
 
     def __init__(
@@ -179,10 +169,8 @@ def cell_metadata(
     all_classes = _column("classes", classes, largest, -1)
     cells = {}
     for number in numbers:
-        category: int | None = int(all_classes[number - 1])
-        if category is not None and category < 0:
-            category = None
-        cells[number] = CellMetadata(float(all_scores[number - 1]), category)
+        score, category = float(all_scores[number - 1]), int(all_classes[number - 1])
+        cells[number] = CellMetadata(score, category if category >= 0 else None)
     return cells
 
 

@@ -21,11 +21,14 @@ from numpy.typing import NDArray
 from cellwright.annotation.identity import ImageIdentity
 from cellwright.annotation.label_store import AnnotationMetadata, CellMetadata
 from cellwright.core.data import Labels
+from cellwright.files.json_value import NO_JSON
 from cellwright.ops.label_changes import Box, Change
 
 META = struct.Struct("<I")  # bytes of the JSON at the beginning of the content
 RUN_BYTES = 12  # of one run of equal voxels: its length and its label
 MOST_VOXELS = 1 << 33
+# what unpacking a damaged record raises
+DAMAGED = (*NO_JSON, IndexError, KeyError, TypeError, OverflowError, struct.error, zlib.error)
 
 Step = Literal["undo", "redo"]
 CellChange = tuple[CellMetadata | None, CellMetadata | None]  # before and after
@@ -87,13 +90,7 @@ def pack_start(start: Start) -> bytes:
 
 
 def unpack_start(content: bytes) -> Start:
-    """Return what the first record holds.
-
-    Raises
-    ------
-    IndexError, KeyError, TypeError, ValueError, struct.error, zlib.error
-        The content is damaged.
-    """
+    """Return what the first record holds; one of DAMAGED is raised where it cannot be."""
     meta, packed = _parted(content)
     name, shape, axes, pixel_size_um, fingerprint = meta["image"]
     identity = ImageIdentity(name, tuple(shape), axes, tuple(pixel_size_um), fingerprint)
@@ -118,13 +115,7 @@ def pack_entry(entry: Command | Step) -> bytes:
 
 
 def unpack_entry(content: bytes) -> RecordedEdit | Step:
-    """Return what any record but the first holds.
-
-    Raises
-    ------
-    IndexError, KeyError, TypeError, ValueError, struct.error, zlib.error
-        The content is damaged.
-    """
+    """Return what any record but the first holds; one of DAMAGED is raised where it cannot be."""
     meta, packed = _parted(content)
     if "step" in meta:
         return "undo" if meta["step"] == "undo" else "redo"

@@ -374,12 +374,7 @@ class AnnotationSession:
     def record_paint(self, box: Box, before: NDArray[Any], after: NDArray[Any]) -> None:
         """Take over what was painted into the labels by other means: the box before and after.
 
-        Raises
-        ------
-        AnnotationError
-            The arrays do not have the shape of the box.
-        WriteError
-            The journal cannot be written; what was painted has been taken back.
+        Where the journal cannot be written (WriteError), what was painted has been taken back.
         """
         self.history.do(tools.paint(self.store, box, before, after))
 

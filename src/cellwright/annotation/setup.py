@@ -39,13 +39,7 @@ def plane_shape(image: Image) -> tuple[int, ...]:
 
 
 def checked_labels(image: Image, labels: NDArray[np.integer[Any]] | None) -> Labels:
-    """Return labels that fit the image, the same array where it is int32 already.
-
-    Raises
-    ------
-    AnnotationError
-        They have another shape, or values that are no labels.
-    """
+    """Return labels that fit the image, the array itself where it is int32; AnnotationError for others."""
     shape = plane_shape(image)
     if labels is None:
         return np.zeros(shape, np.int32)
@@ -116,13 +110,7 @@ def draw_discs(
 
 
 def checked_box(box: Box, shape: tuple[int, ...]) -> Box:
-    """Return a box cut to the array, with a start and a stop for each axis.
-
-    Raises
-    ------
-    AnnotationError
-        It has another number of axes, or lies beyond the array.
-    """
+    """Return a box cut to the array, with a start and a stop for each axis; AnnotationError beyond it."""
     if len(box) != len(shape):
         raise AnnotationError(
             f"A box must have {len(shape)} sides, one for each axis of the labels; got {len(box)}."

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cellwright.cli.flags import read_settings, with_settings
+from cellwright.cli.flags import read_settings, refuse_idle, with_settings
 from cellwright.cli.progress import run_with_bar
 from cellwright.core.errors import ReadError, SettingsError
-from cellwright.inference.settings import EngineSettings
+from cellwright.inference.settings import ENGINE_RULES, EngineSettings, FlagRule
 
 if TYPE_CHECKING:
     from cellwright.core.data import Image, Result
@@ -20,8 +20,13 @@ if TYPE_CHECKING:
     from cellwright.training.evaluation.compare import Comparison
 
 
+DATASET = "a folder with meta.json"
+RULES = (*ENGINE_RULES, FlagRule(("split",), needs=(DATASET,)))
+
+
 @with_settings(EngineSettings)
 def compare(
+    context: typer.Context,
     source: Annotated[Path, typer.Argument(help="An image, or a folder with meta.json, images/ and masks/.")],
     model: Annotated[list[str], typer.Option(help="Name or folder of a model; give two or more.")],
     split: Annotated[str, typer.Option(help="Split of a folder; 'all' takes every image.")] = "val",
@@ -32,6 +37,7 @@ def compare(
     **flags: Any,
 ) -> None:
     """Count the same images with several models; with F1 where the cells are known."""
+    refuse_idle(context, RULES, [DATASET] * (source / "meta.json").exists())
     engine = read_settings(EngineSettings, flags)
     if len(model) < 2:
         raise SettingsError(f"Comparing needs two models; got {len(model)}. Give --model twice.")

@@ -7,17 +7,23 @@ the images of folders.
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cellwright.cli.count_folders import count_in_folders, has_folders
 from cellwright.cli.count_table import Table, echo_notices
-from cellwright.cli.flags import read_settings, refuse_foreign, with_saved, with_settings
+from cellwright.cli.flags import (
+    read_settings,
+    refuse_foreign,
+    refuse_idle,
+    with_saved,
+    with_settings,
+)
 from cellwright.cli.progress import INTERRUPTED, run_with_bar
 from cellwright.core.data import Image
 from cellwright.core.errors import SettingsError, error_line
-from cellwright.files.zarr import address_of
+from cellwright.files.zarr import address_of, is_zarr
 from cellwright.inference.image_count import (
     CountChoices,
     TableFiles,
@@ -26,17 +32,37 @@ from cellwright.inference.image_count import (
     streamed_task,
     write_alone,
 )
-from cellwright.inference.settings import EngineSettings, FolderSettings, InputFiles, StreamSettings
+from cellwright.inference.settings import (
+    COUNT_RULES,
+    EngineSettings,
+    FlagRule,
+    FolderSettings,
+    InputFiles,
+    StreamSettings,
+)
 from cellwright.models import registry
+from cellwright.ops.measure.filters import check_texts
 from cellwright.ops.measure.settings import AnalysisSettings
 
-SETTINGS: tuple[type[Any], ...] = (
+if TYPE_CHECKING:
+    from cellwright.inference.recipe import Recipe
+
+COUNT_SETTINGS: tuple[type[Any], ...] = (
     EngineSettings,
     *(family.settings for family in registry.FAMILIES.values()),
+)
+SETTINGS = (
+    *COUNT_SETTINGS,
     AnalysisSettings,
     InputFiles,
     FolderSettings,
     StreamSettings,
+)
+FOLDER = "a folder of images"
+RULES = (
+    *COUNT_RULES,
+    FlagRule(("with_files",), needs=("channels", "channel", "each_channel", "measure", "positive")),
+    FlagRule(("pattern", "watch"), needs=(FOLDER,)),
 )
 
 Images = Annotated[
@@ -86,11 +112,21 @@ SaveSettings = Annotated[Path | None, typer.Option(help="File to save all settin
 EachChannel = Annotated[
     bool, typer.Option("--each-channel", help="Count in each channel by itself, or in those of --channels.")
 ]
+WithFiles = Annotated[
+    list[str],
+    typer.Option(
+        "--with",
+        help="Image file of the same pixels, whose channels come behind those of the image. May be repeated; "
+        "{name} is the name of the image.",
+        show_default=False,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per image.")]
 
 
 @with_settings(*SETTINGS)
 def count(
+    context: typer.Context,
     images: Images,
     model: Models = [],  # noqa: B006 - typer copies it
     output: Output = None,
@@ -105,6 +141,7 @@ def count(
     save_settings: SaveSettings = None,
     as_json: AsJson = False,
     each_channel: EachChannel = False,
+    with_files: WithFiles = [],  # noqa: B006 - typer copies it
     **flags: Any,
 ) -> None:
     """Count the cells of images, or of the images in folders, and print how many there are."""
@@ -113,34 +150,41 @@ def count(
     if not in_folders:
         prepare_output(images, output)
     named: dict[str, Any] = {"models": model, "axes": axes, "classifier": classifier}
-    named |= place_of(window, pixel_size)
+    named |= {"each_channel": each_channel or None, "with_files": with_files, **place_of(window, pixel_size)}
     flags = with_saved(saved, flags, named)
+    there = [name for name, value in flags.items() if value not in (None, False, (), [], "")]
+    there += [FOLDER] * any(path.is_dir() and not is_zarr(path) for path in images)
+    refuse_idle(context, RULES, there)
     named = {name: flags.pop(name) or () for name in named}
     choices = make_choices(named["models"] or [registry.DEFAULT_FAMILY], flags)
-    recipe = replace(
-        choices.recipe,
-        axes=named["axes"] or "",
-        classifier=named["classifier"] or "",
-        window=tuple(map(tuple, named["window"])),
-        pixel_size_um=tuple(named["pixel_size_um"]),
-    )
-    tables, stream = TableFiles(output, report, xlsx, parquet), read_settings(StreamSettings, flags)
-    choices = replace(choices, recipe=recipe, tables=tables, n_images=len(images), stream=stream)
-    if each_channel and in_folders:
-        raise SettingsError("In folders one channel is counted after the other. Name each by --channel.")
+    recipe = with_named(choices.recipe, named, read_settings(StreamSettings, flags))
+    tables = TableFiles(output, report, xlsx, parquet)
+    choices = replace(choices, recipe=recipe, tables=tables, n_images=len(images))
     if recipe.classifier:
         check_classifier(recipe.classifier, choices)
     if save_settings is not None:
         from cellwright.inference.recipe import save_recipe
 
         save_recipe(save_settings, recipe)
-        if each_channel:
-            typer.echo("note: --each-channel is not among the settings; give it again with them.", err=True)
     table = Table(images, choices.title, as_json=as_json)
     if in_folders:
         count_in_folders(images, choices, folders, table)
     else:
-        count_all(images, replace(choices, each_channel=each_channel), table)
+        count_all(images, choices, table)
+
+
+def with_named(recipe: "Recipe", named: dict[str, Any], stream: StreamSettings) -> "Recipe":
+    """Return a recipe with what flags tell that are no field of settings."""
+    return replace(
+        recipe,
+        axes=named["axes"] or "",
+        classifier=named["classifier"] or "",
+        window=tuple(map(tuple, named["window"])),
+        pixel_size_um=tuple(named["pixel_size_um"]),
+        stream=stream,
+        each_channel=bool(named["each_channel"]),
+        with_files=tuple(named["with_files"]),
+    )
 
 
 def place_of(window: str | None, pixel_size: str | None) -> dict[str, Any]:
@@ -198,18 +242,11 @@ def make_choices(names: list[str], flags: dict[str, Any]) -> CountChoices:
 
 
 def check_classifier(name: str, choices: CountChoices) -> None:
-    """Raise before the first image is read where classes cannot be given.
+    """Raise before the first image is read where classes cannot be given, or one that is kept is none."""
+    from cellwright.models.classifier.spec import CLASSIFIER, find_classifier, read_classifier_spec
 
-    Raises
-    ------
-    CheckpointError
-        There is no such classifier.
-    SettingsError
-        The model finds no single cells.
-    """
-    from cellwright.models.classifier.spec import find_classifier
-
-    find_classifier(name)
+    spec = read_classifier_spec(find_classifier(name) / CLASSIFIER)
+    check_texts(choices.recipe.analysis.keep, {"class": spec.classes})
     family = registry.get(choices.models[0].spec.family)
     if family.gives != "instances":
         raise SettingsError(
@@ -237,7 +274,7 @@ def count_one(path: Path, choices: CountChoices, table: Table, *, label: str) ->
     """Count the images in one file, write the files of each and print its row."""
     from cellwright.files.images import read_images
 
-    for image in read_images(path, choices.recipe.axes or None):
+    for image in map(choices.recipe.joined, read_images(path, choices.recipe.axes or None)):
         for part, own in channels_to_count(image, choices):
             count_image(path, part, own, table, label=label)
 

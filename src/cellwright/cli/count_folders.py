@@ -32,11 +32,7 @@ def count_in_folders(
     paths: Sequence[Path], choices: CountChoices, settings: FolderSettings, table: Table
 ) -> None:
     """Count the images of folders; those that earlier runs have counted are told without counting again."""
-    if choices.stream != StreamSettings():
-        raise SettingsError(
-            "Of folders only large images are counted block by block, as they come. Leave --stream, "
-            "--memory, --workers and --scheduler out, or count large images by their own names."
-        )
+    _refuse_single(choices)
     output = choices.tables.output
     if output is None:
         raise SettingsError("Counting a folder writes its results to another; name it with --output.")
@@ -58,6 +54,17 @@ def count_in_folders(
     if outcomes.n_failed:
         typer.echo(f"{outcomes.n_failed} of the images failed.", err=True)
         raise typer.Exit(1)
+
+
+def _refuse_single(choices: CountChoices) -> None:
+    """Raise SettingsError where something is chosen that is for images named by themselves."""
+    if choices.recipe.each_channel:
+        raise SettingsError("In folders one channel is counted after the other. Name each by --channel.")
+    if choices.recipe.stream != StreamSettings():
+        raise SettingsError(
+            "Of folders only large images are counted block by block, as they come. Leave --stream, "
+            "--memory, --workers and --scheduler out, or count large images by their own names."
+        )
 
 
 class _Outcomes:

@@ -6,19 +6,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cellwright.cli.count import SETTINGS, make_choices
-from cellwright.cli.flags import with_settings
+from cellwright.cli.count import COUNT_SETTINGS, make_choices
+from cellwright.cli.flags import refuse_idle, with_settings
 from cellwright.cli.progress import run_with_bar
 from cellwright.core.errors import ReadError
 from cellwright.inference.image_count import CountChoices
+from cellwright.inference.settings import ENGINE_RULES
 from cellwright.models.registry import DEFAULT_FAMILY
 
 if TYPE_CHECKING:
     from cellwright.files.dataset.folder import Dataset
 
 
-@with_settings(*SETTINGS)
+@with_settings(*COUNT_SETTINGS)
 def evaluate(
+    context: typer.Context,
     dataset: Annotated[
         Path, typer.Argument(help="Folder with meta.json, images/ and masks/, boxes/ or points/.")
     ],
@@ -37,6 +39,7 @@ def evaluate(
     """
     from cellwright.files.dataset.folder import read_dataset
 
+    refuse_idle(context, ENGINE_RULES)
     everything = read_dataset(dataset)
     chosen = everything.select(None if split == "all" else split, group)
     if not len(chosen):

@@ -1,7 +1,7 @@
 """Settings dataclasses as command-line flags, and flags back to settings."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_origin, get_type_hints
@@ -9,10 +9,18 @@ from typing import Annotated, Any, TypeVar, get_origin, get_type_hints
 import typer
 
 from cellwright.core.errors import SettingsError
+from cellwright.inference.settings import FlagRule
 
 S = TypeVar("S")
 Command = TypeVar("Command", bound=Callable[..., None])
 
+NAMES = {
+    "tune": "--from",
+    "as_json": "--json",
+    "as_table": "--table",
+    "as_onnx": "--onnx",
+    "with_files": "--with",
+}
 ONE_OF = (("diameter_px", "diameter_um"), ("channel", "channels"))  # flags of which one is given
 UNIT = "_px"  # of lengths and areas; the flag may be given with or without it
 
@@ -20,11 +28,8 @@ UNIT = "_px"  # of lengths and areas; the flag may be given with or without it
 def with_settings(*kinds: type[Any]) -> Callable[[Command], Command]:
     """Give a command one flag for each field of these settings, in place of its ``**flags``.
 
-    Parameters
-    ----------
-    kinds
-        Dataclasses whose fields are annotated with ``{"tooltip": ..., "min": ..., "max": ...}``. A field that
-        an earlier one has is not repeated.
+    They are dataclasses whose fields are annotated with ``{"tooltip": ..., "min": ..., "max": ...}``. A field
+    that an earlier one has is not repeated.
     """
 
     def add(command: Command) -> Command:
@@ -43,13 +48,7 @@ def with_settings(*kinds: type[Any]) -> Callable[[Command], Command]:
 
 
 def read_settings(kind: type[S], flags: Mapping[str, Any]) -> S:
-    """Return settings of this kind: its defaults, changed by those of its fields that were given.
-
-    Raises
-    ------
-    SettingsError
-        A value is out of its range.
-    """
+    """Return settings of this kind: its defaults, changed by those of its fields that were given."""
     names = _names(kind)
     return kind(**{name: value for name, value in flags.items() if name in names and value is not None})
 
@@ -63,23 +62,9 @@ def refuse_foreign(flags: Mapping[str, Any], *kinds: type[Any]) -> None:
 
 
 def with_saved(path: Path | None, flags: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str, Any]:
-    """Return flags, those that were not given taken from a file of settings.
+    """Return flags, those that were not given (None) taken from a file of settings, if there is one.
 
-    Parameters
-    ----------
-    path
-        The file; None changes nothing.
-    flags
-        Settings by name, None where a flag was not given.
-    named
-        The same for what is no field of settings, such as ``models``.
-
-    Raises
-    ------
-    ReadError
-        The file is no file of settings.
-    SettingsError
-        It has a setting that is none of ours.
+    ``named`` are flags that are no field of settings, such as ``models``.
     """
     given = {name: value for name, value in (*flags.items(), *named.items()) if value not in (None, [])}
     if path is None:
@@ -88,7 +73,7 @@ def with_saved(path: Path | None, flags: Mapping[str, Any], named: Mapping[str, 
 
     saved = read_recipe(path)
     values: dict[str, Any] = {name: saved[name] for name in named if saved[name]}
-    for part in ("settings", "engine", "analysis", "files"):
+    for part in ("settings", "engine", "analysis", "files", "stream"):
         values |= saved[part]
     unknown = sorted(set(values) - set(flags) - set(named))
     if unknown:
@@ -103,12 +88,40 @@ def with_saved(path: Path | None, flags: Mapping[str, Any], named: Mapping[str, 
     return {**flags, **named, **values, **given}
 
 
+def refuse_idle(context: typer.Context, rules: Iterable[FlagRule], also: Iterable[str] = ()) -> None:
+    """Raise SettingsError where a flag that was given would do nothing.
+
+    ``also`` is there besides flags: settings of a file, or words that rules name.
+    """
+    given = {name for name in context.params if _is_given(context, name)}
+    there = {name for name in given if context.params[name] is not False}.union(also)
+    for rule in rules:
+        for name in sorted(given.intersection(rule.flags)):
+            against = sorted(there.intersection(rule.without))
+            if against:
+                raise SettingsError(
+                    f"{_flag(name)} does nothing beside {_flag(against[0])}. Leave one of them out."
+                )
+            if rule.is_idle(there):
+                needs = " or ".join(map(_flag, rule.needs))
+                raise SettingsError(
+                    f"{_flag(name)} does nothing without {needs}. Give that, too, or leave {_flag(name)} out."
+                )
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def _names(kind: type[Any]) -> set[str]:
     return {item.name for item in fields(kind)}
 
 
 def _flag(name: str) -> str:
-    return "--" + name.removesuffix(UNIT).replace("_", "-")
+    if " " in name:  # something else than a flag
+        return name
+    return NAMES.get(name, "--" + name.removesuffix(UNIT).replace("_", "-"))
 
 
 def _parameters(kind: type[Any]) -> list[inspect.Parameter]:

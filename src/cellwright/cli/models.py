@@ -6,9 +6,18 @@ from typing import Annotated
 
 import typer
 
+from cellwright.cli.flags import refuse_idle
+from cellwright.inference.settings import FlagRule
 from cellwright.models import registry, store
 from cellwright.models.classifier.spec import classifiers
 
+COMMAND = "another command"
+RULES = (
+    FlagRule(("as_table",), without=("as_json", COMMAND)),
+    FlagRule(("as_json",), without=(COMMAND,)),
+    FlagRule(("author", "licence"), needs=("zoo",)),
+    FlagRule(("zoo",), without=("as_onnx",)),
+)
 app = typer.Typer(invoke_without_command=True)
 
 
@@ -21,6 +30,7 @@ def models(
     ] = False,
 ) -> None:
     """List the models that can be chosen by name; export or import one."""
+    refuse_idle(context, RULES, [COMMAND] * (context.invoked_subcommand is not None))
     if context.invoked_subcommand is not None:
         return
     if as_table:
@@ -35,6 +45,7 @@ def models(
 
 @app.command("export")
 def export_model(
+    context: typer.Context,
     name: Annotated[str, typer.Argument(help="Name or folder of a model.")],
     folder: Annotated[Path, typer.Argument(help="Folder for the file NAME.zip; made where it is missing.")],
     zoo: Annotated[
@@ -47,6 +58,7 @@ def export_model(
     ] = "BSD-3-Clause",
 ) -> None:
     """Write a model as one file, for cellwright elsewhere or for programs that run zoo models."""
+    refuse_idle(context, RULES)
     if as_onnx:
         from cellwright.models.zoo import export_onnx
 

@@ -5,17 +5,25 @@ from typing import Annotated, Any
 
 import typer
 
-from cellwright.cli.flags import read_settings, with_settings
+from cellwright.cli.flags import read_settings, refuse_idle, with_settings
 from cellwright.cli.progress import run_with_bar
 from cellwright.cli.train import print_epoch
-from cellwright.core.errors import SettingsError
 from cellwright.files.folders.image_list import list_images
+from cellwright.inference.settings import FlagRule
 from cellwright.models import registry
 from cellwright.training.settings import PretrainSettings
+
+FOLDER, SIMCLR = "a folder of images", "--method simclr"
+RULES = (
+    FlagRule(("model", "preset", "imagenet"), without=("start",)),
+    FlagRule(("temperature",), needs=(SIMCLR,)),
+    FlagRule(("pattern",), needs=(FOLDER,)),
+)
 
 
 @with_settings(PretrainSettings)
 def pretrain(
+    context: typer.Context,
     images: Annotated[list[Path], typer.Argument(help="Images, or folders of images, without annotation.")],
     output: Annotated[Path, typer.Option(help="Folder for the encoder; a stopped run resumes there.")],
     model: Annotated[str, typer.Option(help="Family that will be trained.")] = registry.DEFAULT_FAMILY,
@@ -33,8 +41,8 @@ def pretrain(
 ) -> None:
     """Pre-train an encoder on images without annotation, to be used by `cellwright train --pretrained`."""
     settings = read_settings(PretrainSettings, flags)
-    if imagenet and start is not None:
-        raise SettingsError("Give --start or --imagenet; got both.")
+    folders = [FOLDER] * any(path.is_dir() for path in images)
+    refuse_idle(context, RULES, [*folders, f"--method {settings.method}"])
     listed = list_images(images, pattern)
     import torch
 

@@ -4,7 +4,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from types import FrameType
 
 from cellwright.core.tasks import Progress, T, Task, ignore, run
@@ -30,7 +30,8 @@ def run_with_bar(
     on_progress
         Told of every step as well.
     """
-    with closing(task), heeded_interrupts() as check, _shown(label, stages) as show:
+    bar = _bar(label, stages) if sys.stderr.isatty() else nullcontext(ignore)
+    with closing(task), heeded_interrupts() as check, bar as show:
 
         def tell(progress: Progress) -> None:
             check(progress)
@@ -68,12 +69,6 @@ def heeded_interrupts() -> Iterator[Callable[[Progress], None]]:
             raise KeyboardInterrupt
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _shown(label: str, stages: tuple[str, ...]) -> AbstractContextManager[Callable[[Progress], None]]:
-    if sys.stderr.isatty():
-        return _bar(label, stages)
-    return nullcontext(ignore)
 
 
 @contextmanager

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cellwright.cli.flags import read_settings, refuse_foreign, with_settings
+from cellwright.cli.flags import read_settings, refuse_foreign, refuse_idle, with_settings
 from cellwright.cli.progress import run_with_bar
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Progress
+from cellwright.inference.settings import FlagRule
 from cellwright.models import registry
 from cellwright.training.run_folder import verdict
 from cellwright.training.settings import PRESETS, FinetuneSettings, TrainingSettings
@@ -45,10 +46,18 @@ Pretrained = Annotated[
     typer.Option(help="Folder that `cellwright pretrain` wrote, whose encoder the training starts from."),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 (and so on) or mps.")]
+COUNTS = "a table of counts"
+RULES = (
+    FlagRule(("model", "preset"), without=("tune", "start")),
+    FlagRule(("start",), without=("tune",)),
+    FlagRule(tuple(PRESETS), needs=("tune",), without=(COUNTS,)),
+    FlagRule(("extra", "pretrained", *(item.name for item in fields(FinetuneSettings))), without=(COUNTS,)),
+)
 
 
 @with_settings(TrainingSettings, FinetuneSettings)
 def train(
+    context: typer.Context,
     dataset: DatasetFolder,
     output: Output,
     model: Annotated[str, typer.Option(help="Family of the new model.")] = registry.DEFAULT_FAMILY,
@@ -68,17 +77,12 @@ def train(
     With --from, a model learns these images on top of what it knows, and what it learned is kept if it
     became better. Without, a new model is trained from scratch.
     """
+    refuse_idle(context, RULES, [COUNTS] * (tune is not None and dataset.suffix.lower() == ".csv"))
     chosen = [name for name, given in zip(PRESETS, (quick, balanced, thorough), strict=True) if given]
     if tune is not None:
-        if start is not None:
-            raise SettingsError("Give --from to fine-tune a model, or --start to train one anew; got both.")
         tune_model(tune, (dataset, *extra), output, finetune_settings(chosen, flags), device, pretrained)
         return
     refuse_foreign(flags, TrainingSettings)
-    if chosen:
-        raise SettingsError(
-            f"--{chosen[0]} needs --from, the model to fine-tune. Give it, or leave both out."
-        )
     settings = read_settings(TrainingSettings, flags)
     family = registry.get(model)
     from cellwright.files.dataset.folder import read_dataset
@@ -132,8 +136,6 @@ def tune_model(
 ) -> None:
     """Fine-tune a model on the first folder; the others are replayed."""
     if folders[0].suffix.lower() == ".csv":
-        if pretrained is not None:
-            raise SettingsError("Counts alone teach no encoder; leave --pretrained out.")
         from cellwright.training.finetune.counts import finetune_counts, read_counts
 
         counted = finetune_counts(read_counts(folders[0]), start, output, device=device)

@@ -57,6 +57,8 @@ class Image:
     source_part
         Axes of the image in the file and the channel of it (None for all, several where these were put
         together again), where this is not all of it.
+    source_files
+        Further files, whose channels come behind those of the source.
     axes_are_guessed
         Whether nothing but the shape tells the axes.
     levels
@@ -74,6 +76,7 @@ class Image:
     notices: tuple[str, ...] = ()
     source: str = ""
     source_part: tuple[str, int | tuple[int, ...] | None] | None = None
+    source_files: tuple[str, ...] = ()
     axes_are_guessed: bool = False
     is_converted: bool = False
     levels: tuple[ArrayLike, ...] = ()

@@ -17,28 +17,15 @@ def convert(
 ) -> dict[Path, tuple[ImageAnnotation, ...]]:
     """Read annotations of any format and write them in another; return what was written where.
 
-    Several images go into one file where the format holds several, else into a folder, each into a file that
-    has its name.
-
-    Parameters
-    ----------
-    sources
-        Files and folders, each of any format that is known.
-    to
-        Name of the format: ``labels``, ``coco``, ``geojson`` ...
-    output
-        The file, or the folder for several.
-    image
-        That the cells belong to: its size and pixel size hold where a file does not tell them.
+    Several images go into one file where the format (``labels``, ``coco`` ...) holds several, else into a
+    folder, each into a file that has its name. Size and pixel size of ``image`` hold where a file tells none.
 
     Raises
     ------
     SettingsError
         There is no such format, or two images have one name.
-    ReadError
-        A file is damaged or of no format known, or does not fit the image.
     WriteError
-        The format cannot hold this, or it cannot be written.
+        The format cannot hold this.
     """
     one, output = format_of(to), Path(output)
     if isinstance(image, Path | str):

@@ -1,7 +1,7 @@
 """Images: files to :class:`Image` and labels to files, with axes, pixel size and channels kept."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cellwright.core.data import Image, Labels
+from cellwright.core.data import CHANNEL, Image, Labels
 from cellwright.core.errors import CellwrightError, ReadError, WriteError
 from cellwright.files import vendor, zarr
 from cellwright.files.atomic import atomic_write
 from cellwright.files.metadata import LEAST_BOMB_BYTES, ImageMetadata, Wanted, blank, describe, with_axes
+from cellwright.ops.geometry.channels import StackedPixels
 
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and big, both byte orders
 COMPANION = ".companion.ome"
@@ -79,6 +80,54 @@ def read_images(path: Path | str, axes: str | None = None, *, has_levels: bool =
         raise ReadError(f"Expected an image in {path}; there is none. Choose another file.")
 
 
+def with_channels_of(image: Image, paths: Sequence[Path | str]) -> Image:
+    """Return an image with the channels of further files, of the same pixels, behind its own.
+
+    Each channel is called as its file tells, else like the file.
+
+    Raises
+    ------
+    ReadError
+        A file cannot be read, or is not of the same pixels, or of colours.
+    """
+    images = [image]
+    for path in paths:
+        other = read_image(path)
+        if other.axes_are_guessed and len(other.axes) == len(image.label_axes):
+            other = with_axes(other, image.label_axes)
+        if (other.label_axes, other.label_shape) != (image.label_axes, image.label_shape):
+            raise ReadError(
+                f"Files whose channels are counted in together have the same pixels; {path} has "
+                f"{other.label_shape} of {other.label_axes}, {image.name} {image.label_shape} of "
+                f"{image.label_axes}. Name a file of the same place."
+            )
+        images.append(other)
+    if len(images) == 1:
+        return image
+    channels: list[tuple[Image, int | None]] = []
+    names: list[str] = []
+    for one in images:
+        if one.axes.endswith(CHANNEL):
+            raise ReadError(
+                f"Colours are no channels to count in together with others; {one.name} has them. Split them, "
+                "or measure in the file by --other."
+            )
+        numbers = list(range(one.shape[one.axes.index(CHANNEL)])) if CHANNEL in one.axes else [None]
+        channels += [(one, number) for number in numbers]
+        own = [one.name] if len(numbers) == 1 else [f"{one.name} {number}" for number in numbers]
+        names += [told or name for told, name in zip(one.channel_names or own, own, strict=True)]
+    return replace(
+        image,
+        data=StackedPixels(tuple(channels)),
+        axes=CHANNEL + image.label_axes,
+        channel_names=tuple(names),
+        channel_colors=(),
+        levels=(),
+        notices=tuple(dict.fromkeys(notice for one in images for notice in one.notices)),
+        source_files=tuple(map(str, paths)),
+    )
+
+
 def describe_images(path: Path | str) -> tuple[Image, ...]:
     """Return all images of a file as :func:`read_images` gives them, without their pixels, which are 0.
 
@@ -133,19 +182,7 @@ def _described(path: Path) -> tuple[Image, ...]:
 def write_labels(path: Path | str, labels: Labels, image: Image) -> None:
     """Write labels as a zlib-compressed int32 OME-TIFF with the axes and pixel size of their image.
 
-    Parameters
-    ----------
-    path
-        The file; it is replaced in one step, when the new one is whole.
-    labels : int32
-        In the shape of the image without its channel axis.
-    image
-        Where the labels were found.
-
-    Raises
-    ------
-    WriteError
-        The file cannot be written, or the labels do not fit the image.
+    They have the shape of the image without its channels; others are a WriteError.
     """
     _write_tiff(Path(path), np.asarray(labels, np.int32), image)
 

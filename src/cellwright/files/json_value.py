@@ -137,13 +137,7 @@ NO_JSON = (ValueError, RecursionError)  # what json raises where a text is none,
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a file.
-
-    Raises
-    ------
-    ReadError
-        It is missing, empty, no text, or too large to be one.
-    """
+    """Return the text of a file; ReadError where it is too large to be one, too."""
     try:
         if path.stat().st_size > MOST_BYTES:
             raise ReadError(f"{path} must be smaller than {MOST_BYTES >> 20} MiB. Split it.")

@@ -225,18 +225,8 @@ class _Match(NamedTuple):
 def understand(data: ArrayLike, name: str, facts: ArrayFacts, file: Iterable[FilePart] = ()) -> Understood:
     """Return an array as image: its axes as chosen, as it tells itself, as its file does, or guessed.
 
-    Pixel sizes are those of the array, and where it tells none, of the file; so are the channels.
-
-    Parameters
-    ----------
-    data
-        The array.
-    name
-        What to call it.
-    facts
-        What it tells itself.
-    file
-        The images of its file that it may be; ones of another shape are left out.
+    Pixel sizes are those of the array, and where it tells none, of the file; so are the channels. ``file``
+    holds the images of its file that it may be; ones of another shape are left out.
 
     Raises
     ------

@@ -98,23 +98,12 @@ class RegionFiles(NamedTuple):
 
 
 def write_region_set(folder: Path, regions: RegionSet, image: Image) -> RegionFiles:
-    """Write regions to files from which they are read alike; equal regions have equal files.
-
-    Parameters
-    ----------
-    folder
-        Is made where it is missing; the names of the files tell their content by a checksum.
-    regions
-        In pixels of the image.
-    image
-        What they belong to.
+    """Write regions to files from which they are read alike; equal ones have equal files, by a checksum.
 
     Raises
     ------
     SettingsError
         They are of another kind than drawn shapes, what is cut out of them, and masks.
-    WriteError
-        A file cannot be written.
     """
     shapes = drawn_shapes(regions)
     masks = masks_of(regions)

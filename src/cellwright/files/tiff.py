@@ -21,9 +21,7 @@ from tifffile import PHOTOMETRIC
 
 from cellwright.core.data import ArrayLike, Image
 from cellwright.core.errors import ReadError
-from cellwright.files.atomic import plain_name
 from cellwright.files.metadata import (
-    LEAST_BOMB_BYTES,
     UM_PER_UNIT,
     ImageMetadata,
     Wanted,
@@ -31,26 +29,27 @@ from cellwright.files.metadata import (
     color_of,
     describe,
     positive,
+    scene_name,
     sizes_of,
     um_per,
 )
+from cellwright.files.tiff_checks import (
+    bound_pictures,
+    check_directories,
+    files_of_set,
+    ome_of,
+    refuse_bomb,
+    refuse_cut_file,
+    refuse_outside,
+)
 
-DESCRIPTION_TAG, ORIENTATION_TAG, SUBIFDS_TAG = 270, 274, 330
+ORIENTATION_TAG = 274
 ALPHA_SAMPLES = {tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA}
 RGBA_SAMPLES = 4
 LARGEST_UM = 20.0  # a plain TIFF with wider pixels states the density of a print (1200 dpi: 21 µm)
 PRINT_UNITS = ("inch", "in", "cm")
 LAZY_BYTES = 1 << 31  # larger images stay on disk
 LAZY_PYRAMID_BYTES = 1 << 26  # likewise of pyramids, which are looked at through their smaller copies
-MOST_TIMES = {
-    1: 2000,
-    5: 2000,
-    8: 2000,
-    32946: 2000,
-    32773: 2000,
-}  # none, LZW, deflate (1032 of zeros), PackBits
-MOST_TIMES_BY_OTHERS = 100_000  # how much larger than its file an image can be
-MOST_PAGES, MOST_SUBIFDS = 1_000_000, 1000
 STAND_IN = {"Y": 2, "X": 3}
 CHUNK_PX = 1024  # along Y and X, at least, of what is read at once
 
@@ -64,15 +63,14 @@ def read_tiff(path: Path, wanted: Wanted = Wanted()) -> Iterator[Image]:  # noqa
         Parts of it are missing, or it claims more pixels than its bytes can hold.
     """
     with tifffile.TiffFile(path) as tiff:
-        _check_directories(tiff, path)
-        _refuse_outside(tiff, path)
+        check_directories(tiff, path)
+        refuse_outside(tiff, path)
         series = _images(tiff)
         for index, one, copies in series:
-            _refuse_cut_file(tiff, one, path)
-            _refuse_bomb(one, path)
-            name = path.stem
-            if len(series) > 1:
-                name = f"{name}_{plain_name(one.name or str(index))}"
+            refuse_cut_file(tiff, one, path)
+            refuse_bomb(one, path)
+            bound_pictures(one.keyframe)
+            name = scene_name(path, one.name or str(index), len(series))
             seen = _pixels(tiff, index, path, wanted, copies)
             image = describe(seen.data, seen.axes, name, _told(tiff, index))
             yield replace(image, is_converted=seen.is_converted, levels=seen.levels)
@@ -85,37 +83,19 @@ def set_of(path: Path) -> tuple[str, ...]:
             told = file.ome_metadata or ""
     except Exception:  # noqa: BLE001 - tifffile fails in every possible way on damaged files; reading tells how
         return ()
-    names = _files_of_set(_ome(told))
+    names = files_of_set(ome_of(told))
     if len(names) < 2:
         return ()
     return tuple(sorted(names))
 
 
-def _ome(xml: str) -> ElementTree.Element:
-    """Return OME-XML; an empty element where it is damaged, for the pixels can be read all the same."""
-    try:
-        return ElementTree.fromstring(xml)
-    except ElementTree.ParseError:
-        return ElementTree.Element("OME")
-
-
-def _files_of_set(root: ElementTree.Element) -> dict[str, None]:
-    return dict.fromkeys(str(node.get("FileName", "")) for node in root.findall(".//{*}UUID[@FileName]"))
-
-
 def read_companion(path: Path, wanted: Wanted = Wanted()) -> Iterator[Image]:  # noqa: B008 - frozen
-    """Yield the images that an OME companion file describes, from the TIFF files beside it.
-
-    Raises
-    ------
-    ReadError
-        It is damaged, or names no file that lies beside it.
-    """
+    """Yield the images that an OME companion file describes, from the TIFF files beside it."""
     try:
         root = ElementTree.fromstring(path.read_text(encoding="utf-8"))
     except (ElementTree.ParseError, UnicodeDecodeError) as error:
         raise ReadError(f"Expected OME-XML in {path}; got: {error}. Export it again.") from error
-    named = _files_of_set(root)
+    named = files_of_set(root)
     for name in named:
         if name == Path(name).name and (path.parent / name).is_file():
             yield from read_tiff(path.parent / name, wanted)
@@ -199,14 +179,7 @@ def _described(tiff: tifffile.TiffFile, index: int) -> _SeriesPixels:
 class TiffLevel:
     """An array in a TIFF that is read where it is looked at; its file is open as long as the array is there.
 
-    Parameters
-    ----------
-    path
-        The file.
-    index
-        Number of the series.
-    level
-        0 for full resolution, then its smaller copies.
+    ``index`` is the number of the series; ``level`` 0 is full resolution, then come its smaller copies.
     """
 
     def __init__(self, path: Path, index: int, level: int = 0) -> None:
@@ -216,6 +189,7 @@ class TiffLevel:
         file = tifffile.TiffFile(path)
         finalize(self, file.close)
         series = file.series[index]
+        bound_pictures(series.levels[level].keyframe)
         self._array: Any = zarr.open_array(series.aszarr(level=level), mode="r")
         self.shape, self.dtype, self.ndim = tuple(self._array.shape), self._array.dtype, self._array.ndim
         self.chunks = tuple(
@@ -414,7 +388,7 @@ def _told(tiff: tifffile.TiffFile, index: int) -> ImageMetadata:
 
 
 def _told_by_ome(xml: str, index: int) -> ImageMetadata:
-    every = _ome(xml).findall(".//{*}Pixels")
+    every = ome_of(xml).findall(".//{*}Pixels")
     if not every:
         return ImageMetadata()
     pixels = every[min(index, len(every) - 1)]
@@ -466,77 +440,3 @@ def _resolution(page: Any, unit_um: float) -> dict[str, float]:
         if tag is not None and tag.value[0] and tag.value[1]:
             sizes[axis] = unit_um * tag.value[1] / tag.value[0]
     return sizes
-
-
-def _refuse_outside(tiff: tifffile.TiffFile, path: Path) -> None:
-    """Raise ReadError where OME-XML takes planes from files outside of the folder."""
-    try:
-        root = ElementTree.fromstring(tiff.ome_metadata or "<OME/>")
-    except ElementTree.ParseError:
-        return
-    for node in root.findall(".//{*}UUID[@FileName]"):
-        name = str(node.get("FileName"))
-        if name != Path(name.replace("\\", "/")).name:
-            raise ReadError(f"UUID.FileName of {path} must name a file of its folder; got {name!r}.")
-
-
-def _refuse_bomb(series: tifffile.TiffPageSeries, path: Path) -> None:
-    """Raise ReadError where an image claims to be far larger than its file can be."""
-    n_bytes, n_file = prod(series.shape) * series.dtype.itemsize, path.stat().st_size
-    times = MOST_TIMES.get(int(series.keyframe.compression), MOST_TIMES_BY_OTHERS)
-    if n_bytes > max(LEAST_BOMB_BYTES, times * n_file) and not series.is_multifile:
-        raise ReadError(
-            f"{path} claims to hold {series.shape} pixels, more than its {n_file} bytes can. It is damaged; "
-            "export it again."
-        )
-
-
-def _refuse_cut_file(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, path: Path) -> None:
-    """Raise ReadError where tifffile takes a damaged file for a shorter, partly black or plainer image.
-
-    In a file cut short, the last page points at a next one beyond the end, or the first page at a
-    description beyond it.
-    """
-    tiff.filehandle.seek(tiff.pages.next_page_offset or 0)
-    next_page = tiff.filehandle.read(tiff.tiff.offsetsize)
-    pages = list(series.pages)
-    promised = (tiff.imagej_metadata or {}).get("images", 1)
-    if any(next_page) or None in pages or promised > len(pages) or _lost_description(tiff):
-        raise ReadError(f"Parts of {path} are missing: it was cut short or is one of a set. Copy it again.")
-
-
-def _check_directories(tiff: tifffile.TiffFile, path: Path) -> None:
-    """Raise ReadError where the directories of a file are cut, go round, or name more than it can hold."""
-    header, file = tiff.tiff, tiff.filehandle
-    if header.is_ndpi:
-        return  # whose offsets are of another kind
-    word = f"{header.byteorder}u{header.offsetsize}"
-    file.seek(header.offsetsize)  # 4 or, in a BigTIFF, 8: where the first offset stands
-    offset = int(np.frombuffer(file.read(header.offsetsize), word)[0])
-    seen: set[int] = set()
-    while 0 < offset < file.size:
-        seen.add(offset)
-        entries = _entries_at(tiff, offset)
-        subifds = entries["count"][entries["code"] == SUBIFDS_TAG]
-        following = np.frombuffer(file.read(header.offsetsize), word)
-        if len(following) == 0:
-            raise ReadError(f"{path} ends within its list of tags: it was cut short. Copy it again.")
-        offset = int(following[0])
-        if offset in seen or len(seen) > MOST_PAGES or (subifds > MOST_SUBIFDS).any():
-            raise ReadError(f"The pages of {path} lead in a circle or are too many. Export it again.")
-
-
-def _entries_at(tiff: tifffile.TiffFile, offset: int) -> NDArray[np.void]:
-    """Return the entries of the directory at an offset; the file then stands behind them."""
-    header, file = tiff.tiff, tiff.filehandle
-    number, word = f"{header.byteorder}u2", f"{header.byteorder}u{header.offsetsize}"
-    entry = np.dtype([("code", number), ("type", number), ("count", word), ("offset", word)])
-    file.seek(offset)
-    count = np.frombuffer(file.read(header.tagnosize), f"{header.byteorder}u{header.tagnosize}")
-    return np.frombuffer(file.read(int(count[0]) * entry.itemsize), entry)
-
-
-def _lost_description(tiff: tifffile.TiffFile) -> bool:
-    entries = _entries_at(tiff, tiff.pages.first.offset)
-    description = entries[(entries["code"] == DESCRIPTION_TAG) & (entries["count"] > tiff.tiff.offsetsize)]
-    return bool((description["offset"] + description["count"] > tiff.filehandle.size).any())

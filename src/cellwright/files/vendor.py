@@ -16,6 +16,7 @@ LSM (Zeiss) and STK (MetaMorph) are TIFF, see ``files.tiff``. No package is impo
 import json
 from collections.abc import Callable, Iterator
 from importlib import import_module
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ from cellwright.files.metadata import (
 
 RGBA_SAMPLES = 4
 MOST_TIMES_STORED = 4000  # how much larger than what is stored a dataset can be
+DEFLATE = 1  # number of this filter in HDF5
+SPARE_BYTES = 64  # of a checksum behind a chunk
 COMPOUND_START = bytes.fromhex("d0cf11e0a1b11ae1")  # of an OIB
 HEADER_BYTES = 512
 SECTOR_BYTES = {9: 512, 12: 4096}  # by what the header says of them
@@ -205,6 +208,7 @@ def _read_hdf5(module: Any, path: Path) -> Iterator[Image]:
                 f"The dataset of {path} claims {images[0].shape} pixels, more than its {n_stored} bytes can "
                 "hold. Export it again."
             )
+        _refuse_chunks_beyond(images[0], path)
         axes = ""
         if "axistags" in images[0].attrs:  # of ilastik: what vigra says of each axis
             told = json.loads(images[0].attrs["axistags"])
@@ -213,6 +217,29 @@ def _read_hdf5(module: Any, path: Path) -> Iterator[Image]:
         if len(axes) == data.ndim:
             data, letters = _squeezed(data, axes)
         yield describe(data, letters, path.stem)
+
+
+def _refuse_chunks_beyond(dataset: Any, path: Path) -> None:
+    """Raise ReadError where a chunk of HDF5 unpacks to more than it is to hold: HDF5 itself does not look."""
+    settings = dataset.id.get_create_plist()
+    filters = [settings.get_filter(number)[0] for number in range(settings.get_nfilters())]
+    if DEFLATE not in filters or dataset.id.get_storage_size() * MOST_TIMES_STORED < LEAST_BOMB_BYTES:
+        return
+    import imagecodecs
+
+    left_out, most = 1 << filters.index(DEFLATE), prod(dataset.chunks) * dataset.dtype.itemsize + SPARE_BYTES
+    for number in range(dataset.id.get_num_chunks()):
+        place = dataset.id.get_chunk_info(number).chunk_offset
+        mask, packed = dataset.id.read_direct_chunk(place)
+        if mask & left_out:
+            continue
+        try:
+            imagecodecs.zlib_decode(packed, out=most)
+        except imagecodecs.ZlibError as error:
+            raise ReadError(
+                f"A chunk of {path} at {place} is damaged, or unpacks to more than {most} bytes ({error}). "
+                "Export it again."
+            ) from error
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -232,14 +232,16 @@ def _levels(group: Any, source: Path | str) -> tuple[Any, ...]:
 
 
 def _checked(array: Any, source: Path | str) -> Any:
-    """Return an array whose chunks can be read one by one."""
+    """Return an array whose chunks can be read one by one, and unpack to no more than they are to hold."""
     n_bytes = prod(array.chunks) * array.dtype.itemsize
     if n_bytes > MOST_CHUNK_BYTES:
         raise ReadError(
             f"The chunks of {source} must be smaller than {MOST_CHUNK_BYTES >> 30} GiB; got {array.chunks} "
             f"of {array.dtype}. Write it again in smaller ones."
         )
-    return array
+    from cellwright.files.zarr_bounds import bounded
+
+    return bounded(array)
 
 
 def _letters(names: Any) -> str:

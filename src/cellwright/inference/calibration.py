@@ -30,14 +30,8 @@ def recalibrated(result: Result, boxes: ArrayLike, counts: ArrayLike) -> Result:
 
     What its provenance then says of the calibration serves other images too.
 
-    Parameters
-    ----------
-    result
-        Of a family that gives a density.
-    boxes : (N, 2, D)
-        First and one-past-last corner in pixels of ``result.maps["density"]``, for each of its axes.
-    counts : (N,)
-        Cells counted in each box.
+    ``boxes`` (N, 2, D) are first and one-past-last corners in pixels of ``result.maps["density"]``, for each
+    of its axes; ``counts`` (N,) the cells counted in each.
 
     Raises
     ------
@@ -64,12 +58,8 @@ def disagreement(
 
     Empty where it lies inside.
 
-    Parameters
-    ----------
-    cell_count, density_count, interval
-        Of the same pixels.
-    has_density
-        Whether the density is what is shown, so that it can be calibrated at once.
+    All three are of the same pixels; ``has_density`` tells whether the density is what is shown, so that it
+    can be calibrated at once.
     """
     low, high = interval
     if low <= cell_count <= high:

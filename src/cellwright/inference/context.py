@@ -142,18 +142,9 @@ def block_layout(
 ) -> Layout:
     """Return how a frame (Y, X) is cut into blocks that are read with context for the network and a cell.
 
-    Parameters
-    ----------
-    shape
-        Of the frame, in pixels of the image.
-    engine
-        Tells how much context the network needs, and how large cells are.
-    zoom
-        Model pixels per image pixel.
-    longest_whole
-        A frame up to this long is one block; measured as it will be once it is enlarged.
-    block_px
-        Side of the blocks of a longer one, likewise.
+    ``shape`` is in pixels of the image, ``zoom`` in pixels of the model per pixel of the image. A frame up to
+    ``longest_whole`` long, measured as it will be once it is enlarged, is one block; the blocks of a longer
+    one are ``block_px`` long, likewise.
     """
     enlarged = max(zoom, 1.0)
     longest = block_px
@@ -177,12 +168,8 @@ def open_context(
 ) -> Iterator[CountContext]:
     """Give the context of counting an image; lets go of the networks it made, however the count ends.
 
-    Parameters
-    ----------
-    settings
-        Of the models' family; its defaults when None.
-    preparation
-        Of the image that this one is a part of; found in the image itself when None.
+    Without ``settings`` the defaults of the family hold; ``preparation`` is that of the image that this one
+    is a part of, found in the image itself when None.
 
     Raises
     ------

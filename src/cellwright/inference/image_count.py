@@ -63,8 +63,6 @@ class CountChoices:
     recipe: "Recipe"
     tables: TableFiles = field(default_factory=TableFiles)
     n_images: int = 1
-    stream: StreamSettings = StreamSettings()  # noqa: RUF009 - frozen
-    each_channel: bool = False  # whether channels are counted one by one, as images of their own name
 
     @property
     def title(self) -> str:
@@ -84,7 +82,7 @@ class CountChoices:
         SettingsError
             That was asked for together with what needs the whole image.
         """
-        if self.stream == StreamSettings():
+        if self.recipe.stream == StreamSettings():
             return prod(image.label_shape) > LARGE_PIXELS and not self.recipe.window
         if self.recipe.window:
             raise SettingsError(
@@ -117,7 +115,7 @@ def channels_to_count(image: Image, choices: CountChoices) -> list[tuple[Image, 
     SettingsError
         It does not have the channels, or has none.
     """
-    if not choices.each_channel:
+    if not choices.recipe.each_channel:
         return [(image, choices)]
     from cellwright.ops.measure.blocks import n_channels
 
@@ -132,7 +130,7 @@ def channels_to_count(image: Image, choices: CountChoices) -> list[tuple[Image, 
     for number in channel_numbers(image, engine.channels or range(len(names))):
         called = names[number]
         recipe = replace(choices.recipe, engine=replace(engine, channel=number, channels=()))
-        recipe = replace(recipe, files=recipe.files.of_image(image.name))
+        recipe = replace(recipe, files=recipe.files.of_image(image.name), each_channel=False)
         own = replace(choices, recipe=recipe, n_images=choices.n_images + 1)  # each report has its own name
         found.append((replace(image, name=f"{image.name}_{called}"), own))
     return found
@@ -190,7 +188,7 @@ def streamed_task(
         output = folder_beside(image)
         told = (f"The image is large, so its cells were written to {output}.",)
     source: Image | Path = image
-    if image.name == path.stem:
+    if image.name == path.stem and not image.source_files:
         source = path  # which other processes can read, too
     job = StreamJob(
         source,
@@ -206,7 +204,7 @@ def streamed_task(
         whole_table=choices.tables.is_wanted or (is_summed and choices.is_analysed),
     )
     write = partial(_write_streamed, choices, output, image)
-    streamed = yield from count_streamed(job, choices.stream, write)
+    streamed = yield from count_streamed(job, recipe.stream, write)
     result = replace(streamed.result, notices=(*streamed.result.notices, *told))
     if not choices.is_analysed:
         return Counted(result, None, output)
@@ -415,11 +413,15 @@ class RecipeCounter:
         from importlib.metadata import version
 
         recipe = self.choices.recipe
+        values = {**asdict(recipe), "engine": recipe.engine.facts}
+        del values["stream"], values["each_channel"]  # which are for named files
+        if not recipe.with_files:  # settings of earlier versions had none
+            del values["with_files"]
         facts = {
             "version": version("napari-cellwright"),
             "models": [model.sha256 for model in self.choices.models],
             "classifier": _classifier_checksum(recipe.classifier),
-            "recipe": {**asdict(recipe), "engine": recipe.engine.facts},
+            "recipe": values,
             "tables": [self.choices.tables.xlsx, self.choices.tables.parquet],
         }
         return json.dumps(facts, sort_keys=True, default=str)
@@ -446,7 +448,7 @@ class RecipeCounter:
 
     def count(self, image: Image, name: str) -> Task[Counted]:
         """Return what an image holds, and what was measured of it; a large one is counted block by block."""
-        output = self.choices.tables.output
+        image, output = self.choices.recipe.joined(image), self.choices.tables.output
         if output is None or not self.choices.streams(image):
             return counted_task(image, self.choices)
         tables = replace(self.choices.tables, output=blocks_folder(output, name))

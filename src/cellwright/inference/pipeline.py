@@ -55,7 +55,7 @@ KEPT_MAPS_BYTES = 1_000_000_000  # larger maps are dropped once decoded
 
 
 def count(
-    source: ArrayLike | str | Path,
+    source: ArrayLike | str | Path | Sequence[str | Path],
     model: ModelChoices = registry.DEFAULT_FAMILY,
     *,
     axes: str | None = None,
@@ -68,7 +68,8 @@ def count(
     Parameters
     ----------
     source
-        Numpy, dask or zarr array, an :class:`Image`, or the path or address of an image.
+        Numpy, dask or zarr array, an :class:`Image`, or the path or address of an image; the paths of several
+        files of the same pixels are channels of one image, the first file's first.
     model
         Name or folder of a model, or a tuple of models of one family whose outputs are averaged.
     axes
@@ -229,14 +230,8 @@ def decode(prediction: Prediction, model: ModelChoices, settings: Any) -> Cells:
 def recount(result: Result, prediction: Prediction | None, model: ModelChoices, settings: Any) -> Result:
     """Return the result under other settings; the network does not run.
 
-    Parameters
-    ----------
-    result, prediction
-        Of :func:`count_with_prediction`; a density needs no prediction.
-    model
-        What counted.
-    settings
-        The new ones of its family.
+    ``result`` and ``prediction`` are those of :func:`count_with_prediction` with ``model``; a density needs
+    no prediction.
 
     Raises
     ------
@@ -367,6 +362,8 @@ def provenance_of(
         read["axes_are_guessed"] = True
     if image.source_part is not None:
         read["source_axes"], read["source_channel"] = image.source_part
+    if image.source_files:
+        read["source_files"] = list(image.source_files)
     return Provenance(
         package_version=_package_version(),
         model=" + ".join(names),
@@ -395,13 +392,15 @@ def _package_version() -> str:
         return "unknown"  # run from a source folder that is not installed
 
 
-def _image_of(source: ArrayLike | str | Path, axes: str | None) -> Image:
+def _image_of(source: ArrayLike | str | Path | Sequence[str | Path], axes: str | None) -> Image:
     if isinstance(source, Image):
         return source
     if isinstance(source, str | Path):
-        from cellwright.files.images import read_image
+        source = [source]
+    if isinstance(source, list | tuple) and source and isinstance(source[0], str | Path):
+        from cellwright.files.images import read_image, with_channels_of
 
-        return read_image(source, axes)
+        return with_channels_of(read_image(source[0], axes), source[1:])
     if not hasattr(source, "shape"):
         source = np.asarray(source)
     if axes:

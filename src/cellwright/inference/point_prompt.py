@@ -188,11 +188,6 @@ class PointPredictor:
         tells its size: the network looks again at the scale that suits it. A box in which the model sees
         nothing and that has no positive point gives None.
 
-        Parameters
-        ----------
-        prompts
-            Positive and negative points and a box, in pixels of the frame.
-
         Raises
         ------
         QueryError

@@ -59,12 +59,7 @@ class Engine:
     Copies the networks, so that the models stay as they are (on their device, in training or not);
     :meth:`close` frees the device.
 
-    Parameters
-    ----------
-    models
-        Their raw outputs are averaged.
-    settings
-        Device, number type, tile and batch size to begin with.
+    The raw outputs of several are averaged; ``settings`` tell the tile and batch size to begin with.
 
     Raises
     ------
@@ -204,14 +199,8 @@ def predict_maps(images: Images, engine: Engine, progress: TileProgress) -> Gene
     Tiles of the same shape share a batch, also across images. A batch that does not fit into memory is tried
     again as a smaller one, as smaller tiles, and on the CPU; what is done stays done.
 
-    Parameters
-    ----------
-    images : float32 (N, channels, Y, X)
-        Scaled intensities.
-    engine
-        The networks.
-    progress
-        Counts the tiles; its total grows where tiles have to be split.
+    ``images``, float32 (N, channels, Y, X), have scaled intensities. ``progress`` counts the tiles; its total
+    grows where tiles have to be split.
     """
     if engine.settings.overlap:
         return (yield from _blended(images, engine, progress))

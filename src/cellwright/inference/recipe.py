@@ -15,10 +15,16 @@ from cellwright.core.data import Image, Provenance, Result
 from cellwright.core.errors import ReadError, SettingsError
 from cellwright.core.tasks import Task
 from cellwright.files.atomic import write_text
-from cellwright.files.images import read_image
+from cellwright.files.images import read_image, with_channels_of
 from cellwright.files.json_value import NO_JSON
 from cellwright.files.regions import read_label_image, read_mask, read_regions
-from cellwright.inference.settings import EngineSettings, InputFiles
+from cellwright.inference.settings import (
+    COUNT_RULES,
+    IMAGE_NAME,
+    EngineSettings,
+    InputFiles,
+    StreamSettings,
+)
 from cellwright.models import registry
 from cellwright.ops.measure.analysis import AnalysisInputs
 from cellwright.ops.measure.blocks import cropped
@@ -26,6 +32,12 @@ from cellwright.ops.measure.regions import Region, region_set
 from cellwright.ops.measure.settings import AnalysisSettings
 
 FORMAT = "cellwright-recipe"
+PARTS = {
+    "engine": EngineSettings,
+    "analysis": AnalysisSettings,
+    "files": InputFiles,
+    "stream": StreamSettings,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +54,9 @@ class Recipe:
     files: InputFiles = field(default_factory=InputFiles)  # what the analysis takes besides the image
     window: tuple[tuple[int, int], ...] = ()  # first and end pixel of each axis; empty for the whole
     pixel_size_um: tuple[float, ...] = ()  # of the image along its spatial axes; empty as the file tells
+    stream: StreamSettings = field(default_factory=StreamSettings)  # whether and how block by block
+    each_channel: bool = False  # whether channels are counted one by one, as images of their own name
+    with_files: tuple[str, ...] = ()  # further image files, whose channels come behind those of the image
 
     @property
     def is_analysed(self) -> bool:
@@ -78,6 +93,16 @@ class Recipe:
             )
         return cropped(image, self.offset, [end - start for start, end in self.window])
 
+    def joined(self, image: Image) -> Image:
+        """Return an image with the channels of the further files of a recipe.
+
+        Raises
+        ------
+        ReadError
+            One cannot be read, or is not of the same pixels.
+        """
+        return with_channels_of(image, _named(self.with_files, image.name))
+
     @property
     def offset(self) -> tuple[int, ...]:
         """First pixel of the part that is counted; empty for the whole image."""
@@ -88,7 +113,13 @@ class Recipe:
         files = self.files.of_image(name)
         others = [text.split("=", 1)[1] for text in files.other]
         texts = [*files.regions, *files.exclude, files.mask, files.outside_mask, files.nuclei, *others]
+        texts += _named(self.with_files, name)
         return tuple(Path(text) for text in texts if text)
+
+
+def _named(paths: Sequence[str], name: str) -> list[str]:
+    """Return paths for an image of this name."""
+    return [path.replace(IMAGE_NAME, name) for path in paths]
 
 
 def recipe_of(
@@ -102,16 +133,8 @@ def recipe_of(
 ) -> Recipe:
     """Return the recipe of a result.
 
-    Parameters
-    ----------
-    result
-        Of counting an image file.
-    analysis, files
-        What was done with it.
-    source
-        Path of the image, where the result does not tell.
-    window, pixel_size_um
-        Where a part was counted, or the pixels have another size than the file tells; see :class:`Recipe`.
+    ``analysis`` and ``files`` tell what was done with it, ``source`` the path of the image where the result
+    does not; ``window`` and ``pixel_size_um`` are those of :class:`Recipe`.
 
     Raises
     ------
@@ -137,6 +160,7 @@ def recipe_of(
         files=files or InputFiles(),
         window=window,
         pixel_size_um=pixel_size_um,
+        with_files=tuple(known.get("source_files", ())),
     )
 
 
@@ -236,6 +260,9 @@ def _add_image(script: "_Script", recipe: Recipe) -> str:
     if recipe.axes:
         reading += f", axes={recipe.axes!r}"
     script.lines.append(f"image = read_image({reading})")
+    if recipe.with_files:
+        script.add("cellwright.files.images", "with_channels_of")
+        script.lines.append(f"image = with_channels_of(image, {recipe.with_files!r})")
     if recipe.pixel_size_um:
         script.add("dataclasses", "replace")
         script.lines.append(f"image = replace(image, pixel_size_um={recipe.pixel_size_um!r})")
@@ -295,6 +322,8 @@ def as_command(recipe: Recipe | Result) -> str:
     if isinstance(recipe, Result):
         recipe = recipe_of(recipe)
     words = ["cellwright", "count", recipe.image]
+    for path in recipe.with_files:
+        words += ["--with", path]
     for model in recipe.models:
         words += ["--model", model]
     texts = {
@@ -306,10 +335,19 @@ def as_command(recipe: Recipe | Result) -> str:
     for name, text in texts.items():
         if text:
             words += [f"--{name}", text]
-    for settings in (recipe.settings, recipe.engine, recipe.analysis, recipe.files):
-        for name, value in _changed(settings).items():
-            words += _flag(name, value)
+    for name, value in _told(recipe).items():
+        words += _flag(name, value)
     return shlex.join(words)
+
+
+def _told(recipe: Recipe) -> dict[str, Any]:
+    """Return the settings that are not as they come, without those that do nothing beside the others."""
+    changed: dict[str, Any] = dict.fromkeys(["each_channel"] * recipe.each_channel, True)
+    for settings in (recipe.settings, recipe.engine, recipe.analysis, recipe.files, recipe.stream):
+        changed |= _changed(settings)
+    there = {name for name, value in changed.items() if value is not False}
+    idle = {name for rule in COUNT_RULES if rule.is_idle(there) for name in rule.flags}
+    return {name: value for name, value in changed.items() if name not in idle}
 
 
 def _flag(name: str, value: Any) -> list[str]:
@@ -341,7 +379,7 @@ def save_recipe(path: Path | str, recipe: Recipe) -> None:
     """
     values = asdict(recipe)
     values["settings"] = _changed(recipe.settings)
-    for part in ("engine", "analysis", "files"):
+    for part in PARTS:
         values[part] = _changed(getattr(recipe, part))
     write_text(Path(path), json.dumps({"format": FORMAT, **values}, indent=2) + "\n")
 
@@ -362,13 +400,13 @@ def load_recipe(path: Path | str) -> Recipe:
         image=values["image"],
         models=tuple(values["models"]),
         settings=_made(family, values["settings"]),
-        engine=_made(EngineSettings, values["engine"]),
         axes=values["axes"],
         classifier=values["classifier"],
-        analysis=_made(AnalysisSettings, values["analysis"]),
-        files=_made(InputFiles, values["files"]),
         window=tuple((int(start), int(end)) for start, end in values["window"]),
         pixel_size_um=tuple(float(size) for size in values["pixel_size_um"]),
+        each_channel=values["each_channel"],
+        with_files=tuple(values["with_files"]),
+        **{part: _made(kind, values[part]) for part, kind in PARTS.items()},
     )
 
 
@@ -390,8 +428,9 @@ def read_recipe(path: Path | str) -> dict[str, Any]:
         raise ReadError(
             f"Expected settings saved by cellwright at {path}; it holds something else. Choose another file."
         )
-    usual = {**asdict(Recipe()), "models": [registry.DEFAULT_FAMILY], "window": [], "pixel_size_um": []}
-    usual |= {part: {} for part in ("settings", "engine", "analysis", "files")}
+    usual = {**asdict(Recipe()), "models": [registry.DEFAULT_FAMILY]}
+    usual |= {name: [] for name in ("window", "pixel_size_um", "with_files")}
+    usual |= {part: {} for part in ("settings", *PARTS)}
     found = {**usual, **values}
     if set(found) != set(usual) or any(type(found[name]) is not _JSON_TYPES.get(name, str) for name in found):
         raise ReadError(f"The settings in {path} are damaged or of a newer version. Save them again.")
@@ -412,12 +451,17 @@ def _is_size(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value < inf
 
 
-_FITS = {"models": lambda value: isinstance(value, str), "window": _is_span, "pixel_size_um": _is_size}
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+_FITS = {"models": _is_text, "with_files": _is_text, "window": _is_span, "pixel_size_um": _is_size}
 
 
 _JSON_TYPES = {
-    **dict.fromkeys(("models", "window", "pixel_size_um"), list),
-    **dict.fromkeys(("settings", "engine", "analysis", "files"), dict),
+    **dict.fromkeys(_FITS, list),
+    **dict.fromkeys(("settings", *PARTS), dict),
+    "each_channel": bool,
 }
 
 
@@ -499,14 +543,8 @@ def _made(kind: type[Any], values: Mapping[str, Any]) -> Any:
 def read_inputs(files: InputFiles, image: Image, rule: str = "centre") -> AnalysisInputs:
     """Return what an analysis takes besides the image, read from files.
 
-    Parameters
-    ----------
-    files
-        Paths; ``{name}`` stands for the name of the image.
-    image
-        What is counted in.
-    rule
-        Which cells are in a region: ``centre``, ``overlap`` or ``whole``.
+    ``{name}`` in a path stands for the name of the image; cells are in a region by ``rule``: ``centre``,
+    ``overlap`` or ``whole``.
 
     Raises
     ------

@@ -1,7 +1,7 @@
 """What a user may set for the engine; torch-free, so that forms and flags can be made from it at once."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from math import sqrt
 from numbers import Integral
@@ -97,10 +97,7 @@ class EngineSettings:
     def in_pixels(self, sizes_um: Mapping[str, float]) -> "EngineSettings":
         """Return the same with the diameter in pixels.
 
-        Parameters
-        ----------
-        sizes_um
-            Micrometres per pixel of each axis of the image whose size is known.
+        ``sizes_um`` are micrometres per pixel of each axis of the image whose size is known.
 
         Raises
         ------
@@ -125,12 +122,8 @@ class EngineSettings:
     def seen(self, image: Image, scalings: Sequence[Scaling] = ()) -> Seen:
         """Return what of an image is counted in.
 
-        Parameters
-        ----------
-        image
-            With all its channels.
-        scalings
-            Of the channels of the image that this one is a part of; see ``ops.geometry.channels.combined``.
+        ``scalings`` are those of the image that this one is a part of; see
+        ``ops.geometry.channels.combined``.
 
         Raises
         ------
@@ -259,3 +252,30 @@ class StreamSettings:
             return float(number) * BYTES[unit.upper()]
         except ValueError:
             return 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class FlagRule:
+    """What settings, or flags of a command, need to do anything; names, or words that stand for more."""
+
+    flags: tuple[str, ...]
+    needs: tuple[str, ...] = ()  # one of these has to be given, too
+    without: tuple[str, ...] = ()  # none of these may be given
+
+    def is_idle(self, there: Set[str]) -> bool:
+        """Return whether the flags do nothing beside what is there."""
+        is_alone = bool(self.needs) and there.isdisjoint(self.needs)
+        return is_alone or not there.isdisjoint(self.without)
+
+
+ENGINE_RULES = (FlagRule(("combine",), needs=("channels",)),)
+COUNT_RULES = (
+    *ENGINE_RULES,
+    FlagRule(("combine",), without=("each_channel",)),
+    FlagRule(("ring_gap_px", "ring_width_px"), needs=("measure",)),
+    FlagRule(("other",), needs=("measure", "positive")),
+    FlagRule(("cytoplasm_px",), needs=("measure", "positive"), without=("nuclei",)),
+    FlagRule(("region_rule",), needs=("regions", "exclude", "mask", "outside_mask")),
+    FlagRule(("track_distance_px", "track_gap", "divisions", "frame_interval_s"), needs=("track",)),
+    FlagRule(("workers",), without=("scheduler",)),
+)

@@ -41,14 +41,8 @@ class Stitched:
 class CellStitcher:
     """Collects the cells of all blocks into one table and one labels array; row i stays label i + 1.
 
-    Parameters
-    ----------
-    lead_shape
-        Lengths of the axes before YX; empty for a 2D image.
-    shape
-        (Y, X) of a frame in pixels.
-    has_labels
-        Whether the cells come with labels; without, a cell found twice is recognised by its centre.
+    ``lead_shape`` are the lengths of the axes before YX, ``shape`` is (Y, X) of a frame in pixels. Without
+    labels a cell found twice is recognised by its centre.
     """
 
     def __init__(
@@ -196,16 +190,8 @@ class DensityStitcher:
 def not_taken(cells: Cells, own: Labels, block: Tile, window: Labels) -> Cells:
     """Return the block's own cells, less what other blocks have put into the window already.
 
-    Parameters
-    ----------
-    cells
-        Of the block, in pixels of its window.
-    own : int32 (Y, X) or (Z, Y, X)
-        Their labels.
-    block
-        Whose cells are wanted.
-    window : int32, in the shape of ``own``
-        What is in the labels of the whole image there.
+    ``cells`` are those of ``block`` in pixels of its window, ``own`` their labels, int32 (Y, X) or (Z, Y, X);
+    ``window`` is what the labels of the whole image hold there.
     """
     is_own = claimed(cells.points, block)
     labels = np.where(window > 0, np.int32(0), keep(own, is_own))

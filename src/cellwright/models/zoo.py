@@ -59,12 +59,7 @@ def export_onnx(name: str | Path, path: Path) -> Path:
     gives ``maps``, float32 (batch, maps, height, width) in map units. Height and width are multiples of the
     divisor. What finds the cells in the maps belongs to cellwright. The file's metadata hold the spec.
 
-    Parameters
-    ----------
-    name
-        Name or folder of the model.
-    path
-        Where the file goes; appears whole or not at all.
+    ``name`` is that of the model, or its folder; the file appears whole or not at all.
 
     Raises
     ------
@@ -104,16 +99,8 @@ def export_onnx(name: str | Path, path: Path) -> Path:
 def export_package(name: str | Path, path: Path, *, authors: tuple[str, ...], licence: str = LICENCE) -> Path:
     """Write a model as a package of the BioImage Model Zoo (a zip archive) and return its path.
 
-    Parameters
-    ----------
-    name
-        Name or folder of the model.
-    path
-        Where the package goes; appears whole or not at all.
-    authors
-        Who made the model; the zoo wants at least one.
-    licence
-        SPDX identifier of the licence the weights are given away under.
+    ``name`` is that of the model, or its folder; the archive appears whole or not at all. The zoo wants at
+    least one author; ``licence`` is the SPDX identifier of that of the weights.
 
     Raises
     ------

@@ -26,11 +26,8 @@ def extents_of(
     Where a box is empty the diameter of the disc of the cell's area stands in, and ``default_px`` where that
     is empty too.
 
-    Parameters
-    ----------
-    boxes : float32 (N, 2, D)
-        First and one-past-last corner; the last two axes are Y and X.
-    areas : float32 (N,)
+    ``boxes``, float32 (N, 2, D), are first and one-past-last corners, whose last two axes are Y and X;
+    ``areas`` is float32 (N,).
     """
     extents = np.maximum(boxes[:, 1, -2:] - boxes[:, 0, -2:], 0).max(axis=1, initial=0)
     extents = np.where(extents > 0, extents, equivalent_diameters(areas))

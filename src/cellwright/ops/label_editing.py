@@ -44,10 +44,7 @@ def erase(labels: Labels, number: int, *, box: Box | None = None) -> Change | No
 def merge(labels: Labels, keep: int, gone: int, *, box: Box | None = None) -> Change | None:
     """Return the change that gives cell ``gone`` to cell ``keep``, with the seam between them.
 
-    Parameters
-    ----------
-    box
-        Of the cell that is gone.
+    ``box`` is that of the cell that is gone.
 
     Raises
     ------
@@ -180,10 +177,7 @@ def draw_disc(
 def add_mask(labels: Labels, corner: Sequence[int], mask: Mask, *, new: int | None = None) -> Change | None:
     """Return the change that makes the background under a mask a new cell.
 
-    Parameters
-    ----------
-    corner
-        Where the first voxel of the mask lies in the labels; the mask may reach beyond the image.
+    ``corner`` is where the first voxel of the mask lies in the labels; the mask may reach beyond the image.
 
     Raises
     ------
@@ -221,10 +215,7 @@ def interpolate(
     Between two slices the outline passes from one to the other: the signed distances to both are mixed,
     each moved with the centre of the cell.
 
-    Parameters
-    ----------
-    first, last
-        Slices along axis 0; gaps between them are filled.
+    ``first`` and ``last`` are slices along axis 0; gaps between them are filled.
 
     Raises
     ------
@@ -322,10 +313,7 @@ def split_by_seeds(
     usual watershed of the distance to the border needs seeds in the very middle of the parts: else the
     deeper part takes most of the other.)
 
-    Parameters
-    ----------
-    seeds : (2, D)
-        In pixels; a seed a little beside the cell counts as on its border.
+    ``seeds`` (2, D) are in pixels; one a little beside the cell counts as on its border.
 
     Raises
     ------

@@ -21,10 +21,8 @@ class Measures(NamedTuple):
 def measure(labels: Labels) -> Measures:
     """Return area, centroid and bounding box of each label 1..N, in pixels.
 
-    Parameters
-    ----------
-    labels : int (Y, X) or (Z, Y, X)
-        0 is background; labels that do not occur get area 0 and not-a-number centroids.
+    ``labels`` are int (Y, X) or (Z, Y, X), 0 is background; labels that do not occur get area 0 and
+    not-a-number centroids.
     """
     pixels, n = labels.reshape(-1), int(labels.max(initial=0))
     areas = np.zeros(n + 1, np.int64)

@@ -96,14 +96,8 @@ def points_in_cells(
 
     Where several points lie in one cell, the one with the best score has it.
 
-    Parameters
-    ----------
-    points : (N, D)
-        In pixels, the first pixel's middle at 0.
-    scores : (N,)
-        Of the points.
-    truth
-        Labels 1..M.
+    ``points`` (N, D) are in pixels, the first pixel's middle at 0, with their ``scores`` (N,); ``truth`` has
+    the labels 1..M.
     """
     last = np.array(truth.shape) - 1
     nearest = np.rint(points).astype(np.int64).reshape(-1, truth.ndim)

@@ -89,10 +89,7 @@ def row_number(letters: str) -> int:
 def plate_map(wells: Iterable[tuple[str, float]]) -> PlateMap | None:
     """Return the smallest plate that has all the wells, with their values; None where no name is a well.
 
-    Parameters
-    ----------
-    wells
-        Name of the well and value of each image; values that are not finite are left out.
+    ``wells`` are the name of the well and the value of each image; values that are not finite are left out.
     """
     found: dict[tuple[int, int], list[float]] = defaultdict(list)
     for name, value in wells:

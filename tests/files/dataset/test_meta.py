@@ -31,6 +31,8 @@ def test_pixel_sizes_that_are_none_are_refused(folder, sizes, write_meta, listin
         {"split": {"train": ["a"]}, "items": ["a"]},
         {"split": {"train": ["a"]}, "items": {"a": "fluo"}},
         {"split": {"train": ["a"]}, "items": None},
+        {"split": {"train": ["a"]}, "classes": 3},
+        {"split": {"train": ["a"]}, "classes": "RBC"},
     ],
     ids=json.dumps,
 )

@@ -477,6 +477,14 @@ def test_geojson_of_qupath_is_read(tmp_path):
         assert (found.classes.tolist(), found.class_names) == ([0, -1], ("Tumor",))
 
 
+def test_metadata_of_others_joins_no_planes(tmp_path):
+    geometry = {"type": "Polygon", "coordinates": [[[2, 3], [8, 3], [8, 7], [2, 7], [2, 3]]]}
+    feature = {"type": "Feature", "geometry": geometry, "properties": {"metadata": [{"name": "x"}]}}
+    (tmp_path / "a.geojson").write_text(json.dumps([feature, feature]))
+    (found,) = FORMATS["geojson"].read(tmp_path / "a.geojson")
+    assert "1 cover no pixel of their own" in found.notices[0]
+
+
 def test_outer_rings_of_geojson_run_counterclockwise(tmp_path, draw_marks):
     FORMATS["geojson"].write(tmp_path / "a.geojson", [draw_marks()])
     content = json.loads((tmp_path / "a.geojson").read_text())

@@ -31,6 +31,13 @@ def test_boxes_of_pascal_voc(tmp_path):
     assert "object[2].bndbox" in found.notices[0]
 
 
+@pytest.mark.parametrize("text", [VOC, VOC.replace("<object>", "<object/><object>", 1)])
+def test_an_empty_element_hides_no_cells(tmp_path, text):
+    (tmp_path / "a.xml").write_text(text.format("<object/>"))
+    (found,) = recognise(tmp_path / "a.xml").read(tmp_path / "a.xml")
+    assert len(found) == 2
+
+
 def test_outlines_of_pascal_voc(tmp_path):
     ring = "".join(
         f"<x{i}>{x}</x{i}><y{i}>{y}</y{i}>" for i, (x, y) in enumerate([(2, 2), (8, 2), (8, 6), (2, 6)], 1)

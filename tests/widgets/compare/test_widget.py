@@ -155,7 +155,7 @@ def test_a_folder_is_compared_on_its_validation_images(
     comparer: CompareWidget, viewer: ViewerModel, qtbot: QtBot, folder: Path, picky: Callable[..., None]
 ) -> None:
     picky(has_outlines=True)
-    comparer.choose_folder(folder)
+    comparer.panel.data.add_folder(folder)
     assert not comparer.panel.truth.isEnabled()
     compare(comparer, qtbot)
     counts = [int(text) for text in column(comparer, 1)]
@@ -177,7 +177,7 @@ def test_no_labels_and_maps_of_seen_images_are_kept(
 
     before = len(results())
     picky(has_outlines=True)
-    comparer.choose_folder(folder)
+    comparer.panel.data.add_folder(folder)
     compare(comparer, qtbot)
     assert len(results()) == before
     assert comparer.model.compared is not None
@@ -197,7 +197,7 @@ def test_a_click_shows_an_image_of_the_folder_in_place_of_the_last(
     comparer: CompareWidget, viewer: ViewerModel, qtbot: QtBot, folder: Path, picky: Callable[..., None]
 ) -> None:
     picky(has_outlines=True)
-    comparer.choose_folder(folder)
+    comparer.panel.data.add_folder(folder)
     compare(comparer, qtbot)
     comparer.panel.table.sortItems(1, Qt.SortOrder.DescendingOrder)
     for place, name in ((0, "c"), (2, "a")):
@@ -259,7 +259,7 @@ def test_slices_can_be_counted_instead_of_channels(
 def test_a_channel_of_a_folder_is_chosen_too(
     comparer: CompareWidget, viewer: ViewerModel, qtbot: QtBot, folder: Path
 ) -> None:
-    comparer.choose_folder(folder)
+    comparer.panel.data.add_folder(folder)
     box = comparer.panel.channel
     assert (box.currentData().index, box.isEnabled()) == (None, True)
     box.setCurrentIndex(2)
@@ -302,7 +302,7 @@ def test_bad_input_is_told_and_changes_nothing(
     compare(comparer, qtbot)
     assert "Labels must have the image's shape" in panel.message.text()
     for folder in (tmp_path, tmp_path / "gone"):
-        comparer.choose_folder(folder)
+        comparer.panel.data.add_folder(folder)
         compare(comparer, qtbot)
         assert "meta.json" in panel.message.text()
     assert len(viewer.layers) == 2

@@ -20,7 +20,7 @@ from cellwright.cli.main import main
 from cellwright.core.data import Result
 from cellwright.core.errors import SettingsError
 from cellwright.files.tables import cells_checksum
-from cellwright.inference.recipe import as_command, load_recipe, recipe_of
+from cellwright.inference.recipe import as_command, as_python, load_recipe, recipe_of
 from cellwright.inference.settings import EngineSettings
 from cellwright.widgets.count.channels import further_channels
 from cellwright.widgets.count.widget import CountWidget
@@ -200,3 +200,45 @@ def test_the_channel_is_told_and_that_it_is_out_of_sight(
         settled(widget)
         assert widget.panel.details.text().startswith("stained · channel 1\n")
         assert ("cells are those of channel 1" in widget.panel.message.text()) == (shown == 2)
+
+
+def test_channels_of_two_files_are_repeated_by_one_command(
+    viewer: ViewerModel,
+    widget: CountWidget,
+    stained: np.ndarray,
+    blobs: Any,
+    settled: Settled,
+    tmp_path: Path,
+    capfd: Any,
+) -> None:
+    paths = [tmp_path / "nuclei.tif", tmp_path / "two more.tif"]
+    tifffile.imwrite(paths[0], stained[1])
+    tifffile.imwrite(paths[1], stained[[0, 2]], imagej=True, metadata={"axes": "CYX"})
+    for path in paths:
+        for one in read_layers(str(path)):
+            viewer.add_layer(Layer.create(*one))
+    first, last = viewer.layers[0], viewer.layers[-1]
+    widget.panel.image.choose(first)
+    tick(widget, *(title for title in titles_of(widget) if title.startswith(last.name)))
+    widget.settings_file.save(tmp_path / "s.json")
+    result = count(widget, settled)
+    assert result.count == len(blobs)
+    recipe = recipe_of(result)
+    command = shlex.split(as_command(recipe))
+    assert command[2:5] == [str(paths[0]), "--with", str(paths[1])]
+    assert command[-4:] == ["--channels", "0", "--channels", "2"]
+    expected = cellwright.count(paths, channels=[0, 2])
+    assert cells_checksum(expected) == cells_checksum(result)
+    with pytest.raises(SystemExit) as ended:
+        main([*command[1:], "--output", str(tmp_path / "o")])
+    assert not ended.value.code, capfd.readouterr()
+    written = json.loads((tmp_path / "o" / "nuclei.json").read_text())
+    assert written["cells_sha256"] == cells_checksum(result)
+    names: dict[str, Any] = {}
+    exec(as_python(recipe), names)
+    assert cells_checksum(names["result"]) == cells_checksum(result)
+    with pytest.raises(SystemExit):
+        main(
+            ["count", str(paths[0]), "--settings", str(tmp_path / "s.json"), "--output", str(tmp_path / "p")]
+        )
+    assert json.loads((tmp_path / "p" / "nuclei.json").read_text())["cells_sha256"] == written["cells_sha256"]

@@ -58,6 +58,13 @@ def test_labels_with_gaps_are_read_with_their_boxes(viewer: ViewerModel) -> None
     assert marked.cells.areas.tolist() == [20, 40]
 
 
+def test_cells_are_looked_at_in_the_image_of_their_size(viewer: ViewerModel) -> None:
+    own = viewer.add_image(np.full((40, 60), 7))
+    viewer.add_image(np.zeros((90, 90)))
+    marked = marked_cells(viewer, viewer.add_labels(np.ones((40, 60), int)))
+    assert marked.image.shape == own.data.shape
+
+
 def test_classes_become_features_and_colours(viewer: ViewerModel, classifier: None) -> None:
     viewer.add_image(np.zeros((40, 60)))
     labels = np.zeros((40, 60), np.int32)

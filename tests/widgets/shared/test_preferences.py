@@ -82,6 +82,18 @@ def test_panels_begin_with_what_is_set(
     assert (requests[0].model, requests[0].engine.device) == ("nuclei", "cpu")
 
 
+def test_settings_are_looked_for_where_they_are_saved(
+    viewer: ViewerModel, qtbot: QtBot, page: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page.update({"output_folder": "/out"})
+    asked: list[str] = []
+    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *given: (asked.append(given[2]), ("", ""))[1])
+    results = ResultsWidget(viewer)
+    qtbot.addWidget(results)
+    results.view.load_settings.click()
+    assert [Path(one) for one in asked] == [Path("/out")]
+
+
 def test_a_preferred_model_that_does_not_suit_a_panel_is_left_out(
     qtbot: QtBot, page: Any, tmp_path: Path
 ) -> None:

@@ -170,12 +170,12 @@ def read_dataset(folder: Path | str) -> Dataset:
     folder = Path(folder)
     _finish_change(folder)
     if not (folder / "meta.json").exists():
-        found = find_pairs(folder)
+        pairs, notice = find_pairs(folder)
         paired = (
             PairedItem(pair.name, pair.split, "", pair.image, pair.truth, is_complete=has_masks(pair))
-            for pair in found.pairs
+            for pair in pairs
         )
-        return Dataset(folder, tuple(paired), found.notice)
+        return Dataset(folder, tuple(paired), notice)
     meta = read_meta(folder)
     images = {path.stem: path for path in sorted((folder / "images").glob("*"))}
     classes = tuple(map(str, meta.get("classes") or ()))

@@ -43,15 +43,8 @@ class FilePair(NamedTuple):
     truth: Path
 
 
-class Found(NamedTuple):
-    """The pairs of a folder, and a sentence on how they came about."""
-
-    pairs: tuple[FilePair, ...]
-    notice: str
-
-
-def find_pairs(folder: Path) -> Found:
-    """Return the images of a folder with their masks, split in two.
+def find_pairs(folder: Path) -> tuple[list[FilePair], str]:
+    """Return the images of a folder with their masks, split in two, and a sentence on how that was done.
 
     Raises
     ------
@@ -81,7 +74,7 @@ def find_pairs(folder: Path) -> Found:
         raise ReadError(f"Images must have names of their own; {_some(twice)} occur twice. Rename them.")
     first = pairs[0]
     example = f"{first.image.name} with {first.truth.name}"
-    return Found(tuple(pairs), f"Without meta.json, {len(pairs)} images were found ({example}). {how}.")
+    return pairs, f"Without meta.json, {len(pairs)} images were found ({example}). {how}."
 
 
 def _divided(pairs: list[FilePair]) -> tuple[list[FilePair], str]:

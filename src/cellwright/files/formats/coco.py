@@ -37,11 +37,8 @@ def is_coco(path: Path) -> bool:
 def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     """Return the cells of each image of a COCO file, or of the one that has the name of ``image``."""
     content = read_json(path)
-    names: dict[float | str | None, str] = {}
-    categories = content.find("categories")
-    if categories is not None:
-        names = {_key(row, "id"): row.at("name").text() for row in categories.rows()}
-        names.pop(None, None)  # a class without a number can be named by no cell
+    names = {_key(row, "id"): row.at("name").text() for row in content.rows_at("categories")}
+    names.pop(None, None)  # a class without a number can be named by no cell
     images = {row.at("id").whole(-(2**62), 2**62): _image(row) for row in content.at("images").rows()}
     own: dict[float | str | None, list[JsonValue]] = {number: [] for number in images}
     n_astray = 0

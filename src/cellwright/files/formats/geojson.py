@@ -129,9 +129,9 @@ def _class(properties: JsonValue) -> str:
 
 def _number(metadata: JsonValue | None) -> int:
     """Return the number by which the planes of a cell of ours are joined, 0 where there is none."""
-    if metadata is None:
+    if metadata is None or not isinstance(metadata.value, dict):
         return 0
-    text = str(metadata.value.get(NUMBER, "")) * isinstance(metadata.value, dict)
+    text = str(metadata.value.get(NUMBER, ""))
     if text.isascii() and text.isdigit():
         return int(text)
     return 0

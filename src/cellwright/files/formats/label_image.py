@@ -25,13 +25,7 @@ OWN_ENDINGS = ("_cp_masks", "_Object Identities", ".labels", "_labels", "_masks"
 
 
 def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
-    """Return the labels of an image file, numbered without gaps.
-
-    Raises
-    ------
-    ReadError
-        The file is damaged, holds no labels, names files elsewhere, or does not fit the image.
-    """
+    """Return the labels of an image file, numbered without gaps."""
     found = read_image(path)
     if "C" in found.axes:
         at = found.axes.index("C")

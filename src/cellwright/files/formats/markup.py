@@ -78,15 +78,16 @@ def _plain(element: ElementTree.Element, depth: int = 0) -> dict[str, Any]:
         found[TEXT] = _value(element.text.strip())
     if depth == MOST_DEPTH:
         return found
+    rows: dict[str, list[Any]] = {}
     for child in element:
-        inner: Any = _plain(child, depth + 1)
-        if child.tag in LISTS and len(inner) != (TEXT in inner):
-            found.setdefault(child.tag, []).append(inner)
-        elif set(inner) <= {TEXT}:
+        inner = _plain(child, depth + 1)
+        if set(inner) <= {TEXT}:
             found[child.tag] = inner.get(TEXT)
+        elif child.tag in LISTS:
+            rows.setdefault(child.tag, []).append(inner)
         else:
             found[child.tag] = inner
-    return found
+    return found | rows
 
 
 def _value(text: str) -> float | str:

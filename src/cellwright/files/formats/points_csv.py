@@ -23,13 +23,7 @@ MOST_PX = 1 << 20  # along one axis, where no image tells
 
 
 def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
-    """Return the points of a file; without ``image`` it is taken to be as small as may be.
-
-    Raises
-    ------
-    ReadError
-        The file is damaged, lacks a column, or leaves the image.
-    """
+    """Return the points of a file; without ``image`` it is taken to be as small as may be."""
     try:
         reader = csv.DictReader(io.StringIO(read_text(path)), strict=True)
         reader.fieldnames = header = [str(name).strip().lower() for name in reader.fieldnames or ()]

@@ -55,13 +55,7 @@ def is_tracking_challenge(path: Path) -> bool:
 
 
 def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
-    """Return labels (T, Y, X) or (T, Z, Y, X) and whom each cell descends from.
-
-    Raises
-    ------
-    ReadError
-        A file is missing or damaged, the table does not fit the masks, or they do not fit the image.
-    """
+    """Return labels (T, Y, X) or (T, Z, Y, X) and whom each cell descends from."""
     folder = path if path.is_dir() else path.parent
     table = next((folder / name for name in TABLES if (folder / name).is_file()), None)
     if table is None:

@@ -51,11 +51,6 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     """Return the cells of a folder (or its data.yaml), or of one text file.
 
     Labels where all rows are outlines, else boxes.
-
-    Raises
-    ------
-    ReadError
-        A file is damaged, an image is missing, or it does not fit ``image``.
     """
     if path.name == CONFIG:
         path = path.parent

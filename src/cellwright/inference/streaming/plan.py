@@ -107,6 +107,8 @@ class StreamJob:
         }
         if image.source and not address_of(image.source):
             facts["file"] = facts_of(Path(image.source))
+        if image.source_files:
+            facts["files"] = [facts_of(Path(path)) for path in image.source_files]
         if self.is_linked(image):
             facts["blocks"] = "linked from outlines"  # those of earlier versions were not
         return json.dumps(facts, sort_keys=True, default=str)

@@ -44,6 +44,7 @@ from cellwright.ops.measure.cells_table import is_volumetric
 from cellwright.ops.measure.columns import keys_of
 from cellwright.ops.measure.compartments import NucleiInCells, compartments_task
 from cellwright.ops.measure.features import CORRECTED
+from cellwright.ops.measure.filters import check_texts
 from cellwright.ops.measure.measurement import measure_result, pixel_sizes, result_of_labels
 from cellwright.ops.measure.regions import RegionSet
 from cellwright.ops.volumes.link import anisotropy_of
@@ -73,6 +74,7 @@ def check_second_pass(job: StreamJob, image: Image) -> None:
     if job.analysis.track:
         check_tracked(image.label_axes, is_volume=job.engine.link)
     inputs = inputs_of(job, image)
+    check_texts(job.analysis.keep, _known_texts(job, inputs))
     if inputs.regions is not None:
         inputs.regions.check(image.label_shape)
     for name, other in inputs.others.items():
@@ -81,6 +83,15 @@ def check_second_pass(job: StreamJob, image: Image) -> None:
                 f"The image {name!r} must have the {image.label_shape} pixels of {image.name!r}; got "
                 f"{other.label_shape}. Name the image of the same place."
             )
+
+
+def _known_texts(job: StreamJob, inputs: AnalysisInputs) -> dict[str, Sequence[str]]:
+    known: dict[str, Sequence[str]] = {}
+    if job.classifier:
+        known["class"] = load(job.classifier).spec.classes
+    if inputs.regions is not None and inputs.regions.included:
+        known["regions"] = inputs.regions.names
+    return known
 
 
 def inputs_of(job: StreamJob, image: Image) -> AnalysisInputs:

@@ -216,12 +216,8 @@ class QueryModel(ModelBase):
 
         For many prompts of one image see ``inference.point_prompt``, which runs the network once.
 
-        Parameters
-        ----------
-        image : float32 (C, Y, X)
-            Scaled intensities; one channel is repeated.
-        points : (N, 2)
-            y and x in pixels, the centre of the first pixel being 0, 0.
+        ``image``, float32 (C, Y, X), has scaled intensities, one channel is repeated; ``points`` (N, 2) are y
+        and x in pixels, the centre of the first pixel being 0, 0.
 
         Raises
         ------

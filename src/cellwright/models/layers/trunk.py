@@ -67,14 +67,8 @@ class GatedDecoder(nn.Module):
 class HeadedNetwork(nn.Module):
     """Half-resolution convolutional network with a head.
 
-    Parameters
-    ----------
-    encoder
-        Image (B, in_channels, Y, X) -> features at strides 2, 4, 8, ...
-    decoder
-        These features -> (B, 24, Y/2, X/2).
-    head
-        Features (B, 24, Y/2, X/2) -> maps (B, n, Y, X).
+    The encoder turns an image (B, in_channels, Y, X) into features at strides 2, 4, 8, ..., the decoder these
+    into (B, 24, Y/2, X/2), and the head those into maps (B, n, Y, X).
     """
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, head: nn.Module) -> None:

@@ -60,16 +60,8 @@ def cells_to_density(
 ) -> NDArray[np.float32]:
     """Return the density (1, Y, X) in cells per pixel; each cell integrates to exactly 1, also at a border.
 
-    Parameters
-    ----------
-    points : (N, 2)
-        Centroids in pixels.
-    areas : (N,)
-        Pixels covered by each cell.
-    shape
-        (Y, X) of the image.
-    variance
-        Of a cell's Gaussian, in areas of the cell.
+    Of ``points`` (N, 2), centroids in pixels of an image of ``shape`` (Y, X), each becomes a Gaussian of
+    ``variance`` times the area of its cell, of ``areas`` (N,) in pixels.
     """
     density = np.zeros(shape, np.float64)
     for (y, x), area in zip(points, areas, strict=True):
@@ -131,12 +123,8 @@ def typical_diameter(density: NDArray[np.float32], variance: float = VARIANCE) -
 def mean_diameter(density: NDArray[np.float32], foreground: NDArray[np.float32]) -> float:
     """Return the diameter in pixels of a disc as large as the mean cell; 0 when there is none.
 
-    Parameters
-    ----------
-    density : (..., Y, X)
-        Cells per pixel.
-    foreground : (..., Y, X)
-        Probability that a pixel belongs to a cell.
+    ``density`` is in cells per pixel, ``foreground`` the probability that a pixel belongs to a cell; both
+    (..., Y, X).
     """
     n_cells = float(density.sum(dtype=np.float64))
     if n_cells <= 0:

@@ -119,15 +119,8 @@ def flow_to_cells(
 ) -> Cells:
     """Return the cells of one frame, in pixels of the maps.
 
-    Parameters
-    ----------
-    flow : float32 (2, Y, X)
-        Direction towards the cell's centre (dy, dx), length about 1 where the network is sure.
-    probability : float32 (Y, X)
-        Chance of each pixel to be part of a cell.
-    settings
-        Thresholds.
-
+    ``flow``, float32 (2, Y, X), is the direction (dy, dx) towards the cell's centre, of length about 1 where
+    the network is sure; ``probability``, float32 (Y, X), the chance of each pixel to be part of a cell.
     Values that are not finite count as 0.
     """
     flow, probability = finite(flow), finite(probability)

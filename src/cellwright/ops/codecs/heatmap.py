@@ -94,14 +94,8 @@ def heatmap_to_cells(
     Of maxima whose boxes overlap the highest stands; its point is then moved to the middle of the heat in
     the centre of its box, a fraction of a pixel exact. A cell's area is that of the ellipse in its box.
 
-    Parameters
-    ----------
-    heatmap : float32 (1, Y, X)
-        0 to 1, high in the middle of each cell.
-    size : float32 (2, Y, X)
-        Height and width, in pixels, of the cell that a pixel is the middle of.
-    settings
-        What counts as a cell.
+    ``heatmap``, float32 (1, Y, X), is 0 to 1 and high in the middle of each cell; ``size``, float32 (2, Y,
+    X), the height and width in pixels of the cell that a pixel is the middle of.
     """
     heat = heatmap[0]
     peaks = _maxima(heat, max(settings.min_score, SMALLEST))

@@ -85,16 +85,8 @@ def boxes_to_depth(boxes: NDArray[np.float32], shape: tuple[int, int]) -> NDArra
 def query_to_cells(inside: NDArray[np.float32], depth: NDArray[np.float32], settings: QuerySettings) -> Cells:
     """Return the cells of one frame, in pixels of the maps; each point is a pixel inside its cell.
 
-    Parameters
-    ----------
-    inside : float32 (1, Y, X)
-        Chance of each pixel to be part of a cell.
-    depth : float32 (1, Y, X)
-        0 at the rim of a cell, 1 in its middle.
-    settings
-        Thresholds.
-
-    Values that are not finite count as 0.
+    ``inside``, float32 (1, Y, X), is the chance of each pixel to be part of a cell; ``depth``, float32 (1, Y,
+    X), 0 at the rim of a cell and 1 in its middle. Values that are not finite count as 0.
     """
     probability, height = finite(inside[0]), finite(depth[0])
     smooth = ndimage.gaussian_filter(height, SMOOTH_PX, mode="nearest")
@@ -185,13 +177,8 @@ def _scores(
 def depth_to_labels(depth: NDArray[np.float32], mask: NDArray[np.bool_], separation: float) -> Labels:
     """Return labels 1..N (Y, X) of the pixels of ``mask``, one for each peak of the depth.
 
-    Parameters
-    ----------
-    depth : float32 (Y, X)
-    mask : bool (Y, X)
-    separation
-        Two peaks are one if on the way between them the depth falls by less than this share of the lower
-        one; 0 parts all peaks.
+    Two peaks are one if on the way between them the depth falls by less than the share ``separation`` of the
+    lower one; 0 parts all peaks.
     """
     labels = np.zeros(mask.shape, np.int32)
     flat = np.flatnonzero(mask)

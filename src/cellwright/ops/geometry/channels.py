@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -61,6 +62,48 @@ class CombinedPixels:
 
     def _read(self, place: Sequence[Any], number: int) -> NDArray[np.float32]:
         return apply(self.scalings[number], _channel(self.image, self.channels[number], place))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StackedPixels:
+    """Channels of several images as one array, the channels first, read where it is indexed."""
+
+    channels: tuple[tuple[Image, int | None], ...]  # image and number; None of an image without channels
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Length of each axis."""
+        return (len(self.channels), *self.channels[0][0].label_shape)
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def dtype(self) -> Any:
+        """Type of the pixels, that of all channels together."""
+        return np.result_type(*(np.dtype(image.data.dtype) for image, _ in self.channels))
+
+    def __getitem__(self, index: Any) -> NDArray[Any]:
+        places: list[Any] = [index]
+        if isinstance(index, tuple):
+            places = list(index)
+        wanted, *place = places
+        if wanted is ...:
+            wanted, place = slice(None), []
+        place += [slice(None)] * (self.ndim - 1 - len(place))
+        if isinstance(wanted, Integral):
+            return self._read(int(wanted), place)
+        return np.stack([self._read(number, place) for number in range(len(self.channels))[wanted]])
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[Any]:
+        return np.asarray(self[...], dtype)
+
+    def _read(self, number: int, place: Sequence[Any]) -> NDArray[Any]:
+        image, channel = self.channels[number]
+        pixels = image.read(tuple(place)) if channel is None else _channel(image, channel, place)
+        return pixels.astype(self.dtype, copy=False)
 
 
 class Seen(NamedTuple):

@@ -28,7 +28,7 @@ from cellwright.ops.measure.cells_table import (
     label_axes,
 )
 from cellwright.ops.measure.compartments import NucleiInCells, compartments_task
-from cellwright.ops.measure.filters import away_from_border, kept_rows, parse_filter
+from cellwright.ops.measure.filters import away_from_border, check_texts, kept_rows, parse_filter
 from cellwright.ops.measure.markers import (
     add_positive,
     copositive_table,
@@ -121,6 +121,8 @@ def analysis_task(
     membership = regions.membership(result.cells, result.offset)
     if regions.included:
         table["regions"] = regions.joined_names(membership)
+    known = {"class": class_names(result), "regions": regions.names}
+    check_texts(settings.keep, {name: texts for name, texts in known.items() if name in table})
     kept, notices = _kept(table, result, membership, settings)
     table = table.loc[kept].reset_index(drop=True)
     result = replace(result, count=float(kept.sum()), cells=result.cells.take(kept))
@@ -231,18 +233,8 @@ def left_out(
 ) -> tuple[NDArray[np.bool_], dict[str, int]]:
     """Return which cells count, bool (N,), and how many do not for which reason.
 
-    Parameters
-    ----------
-    table
-        One row for each cell.
-    boxes : (N, 2, D)
-        First and one-past-last corner along the spatial axes.
-    shape
-        Length of these axes.
-    settings
-        Rule of the border, and filters.
-    in_regions : (N,)
-        Which cells lie in the regions; None where there are none.
+    ``boxes`` (N, 2, D) are first and one-past-last corners along the spatial axes, ``shape`` their lengths;
+    ``in_regions`` (N,) tells which cells lie in the regions, None where there are none.
     """
     kept = np.ones(len(table), bool)
     if in_regions is None:
@@ -277,18 +269,9 @@ def counts_table(
     this frame, and where the pixel size is known ``area_mm2`` and ``density_per_mm2`` (``volume_mm3``,
     ``density_per_mm3``).
 
-    Parameters
-    ----------
-    result
-        The cells that count.
-    table
-        Its rows.
-    regions
-        Where they were counted.
-    membership : bool (N, regions)
-        Which cell lies in which region.
-    sizes
-        What :func:`region_sizes` gave, where it is known: large regions take a while.
+    ``result`` has the cells that count, ``table`` their rows; ``membership``, bool (N, regions), tells which
+    cell lies in which region. ``sizes`` are those of :func:`region_sizes` where they are known: large regions
+    take a while.
     """
     import pandas
 
@@ -319,12 +302,7 @@ def counts_table(
 def per_plane(result: Result, rows: NDArray[np.bool_] | None = None) -> tuple[str, NDArray[np.intp]] | None:
     """Return the axis of frames or slices (``t``, ``z``) and the cells in each; None for a single plane.
 
-    Parameters
-    ----------
-    result
-        The cells.
-    rows : bool (N,)
-        Those that count; all when None.
+    ``rows``, bool (N,), are the cells that count; all when None.
     """
     axes = label_axes(result)
     if len(axes) < 3:

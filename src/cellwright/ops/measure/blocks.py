@@ -56,14 +56,8 @@ def spatial_ndim(axes: str, *, is_volume: bool) -> int:
 def blocks(cells: Cells, ndim: int, margin: int, block_px: int = BLOCK_PX) -> Iterator[CellBlock]:
     """Yield the blocks of all frames.
 
-    Parameters
-    ----------
-    cells
-        With labels; row ``i`` is label ``i + 1`` and lies in one frame.
-    ndim
-        Spatial axes of a cell.
-    margin
-        Pixels around the cells that the window holds at least, as far as the frame reaches.
+    Row ``i`` of the cells is label ``i + 1`` and lies in one frame; a cell has ``ndim`` spatial axes. A
+    window holds at least ``margin`` pixels around its cells, as far as the frame reaches.
     """
     assert cells.labels is not None
     first = np.floor(cells.boxes[:, 0]).astype(np.intp)

@@ -246,12 +246,8 @@ COLUMNS = {column.name: column for column in _TABLE}
 def keys_of(wanted: Sequence[str], ndim: int = 2) -> tuple[str, ...]:
     """Return the measured columns (keys of :data:`COLUMNS`) that groups and column names stand for.
 
-    Parameters
-    ----------
-    wanted
-        Names of :data:`MEASURED` groups, or of single columns.
-    ndim
-        Spatial axes of a cell; columns that do not exist for it are left out.
+    ``wanted`` are names of :data:`MEASURED` groups or of single columns; those that do not exist for cells of
+    ``ndim`` spatial axes are left out.
 
     Raises
     ------

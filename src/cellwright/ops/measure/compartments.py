@@ -45,10 +45,7 @@ class Compartments:
 def nuclei_in_cells(nuclei: Labels, cells: Labels) -> NucleiInCells:
     """Return which nucleus lies in which cell: the one that covers most of it, if that is half of it or more.
 
-    Parameters
-    ----------
-    nuclei, cells : int, of one shape
-        0 is background; numbers from 1 on.
+    Both are int and of one shape, 0 is background.
 
     Raises
     ------

@@ -120,14 +120,7 @@ class Directions(NamedTuple):
 def boundary_sizes(labels: Labels, n: int, spacing: tuple[float, ...]) -> NDArray[np.float64]:
     """Return the perimeter (2D) or surface (3D) of each of the labels 1..n, edges of the image included.
 
-    Parameters
-    ----------
-    labels : int (Y, X) or (Z, Y, X)
-        0 is background.
-    n
-        Highest label.
-    spacing
-        Sides of a pixel; the unit of the result is theirs, squared in 3D.
+    ``spacing`` are the sides of a pixel; the unit of the result is theirs, squared in 3D.
     """
     steps, lengths, weights = directions(spacing)
     reach = np.abs(steps).max(axis=0)
@@ -224,16 +217,8 @@ def measure_intensity(
 ) -> dict[str, NDArray[np.float64]]:
     """Return these columns of the group ``intensity`` for each cell; NaN without pixels.
 
-    Parameters
-    ----------
-    cells
-        Where the pixels of the cells are.
-    pixels
-        Of one channel, in the shape of the labels.
-    keys
-        ``intensity_mean`` and the like.
-    ring
-        Where the background around each cell is, for ``intensity_corrected_mean``.
+    ``pixels`` are those of one channel in the shape of the labels; ``ring`` is the background around each
+    cell, for ``intensity_corrected_mean``.
     """
     grouped = cells.values(pixels)
     found = {}
@@ -254,14 +239,8 @@ def rings(
     A pixel belongs to the cell it is nearest to; pixels of cells, also of others, belong to none. Around
     cells it is background, around nuclei without outlines of their cells it is cytoplasm.
 
-    Parameters
-    ----------
-    labels : int (Y, X) or (Z, Y, X)
-        All cells of a frame.
-    own : int
-        The same with the numbers the rings are to have; 0 for cells that need none.
-    spacing
-        Sides of a pixel; distances are in those along x.
+    ``labels``, int (Y, X) or (Z, Y, X), has all cells of a frame; ``own`` the numbers that the rings are to
+    have, 0 for cells that need none. ``spacing`` are the sides of a pixel; distances are in those along x.
     """
     sampling = np.asarray(spacing or (1.0,) * labels.ndim) / (spacing or (1.0,))[-1]
     distance, nearest = ndimage.distance_transform_edt(labels == 0, sampling, return_indices=True)

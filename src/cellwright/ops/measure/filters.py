@@ -1,7 +1,7 @@
 """Which cells are counted: those at the border, and filters on any column."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan, nan
 from typing import TYPE_CHECKING, Literal, get_args
@@ -113,6 +113,18 @@ def away_from_border(
     if rule == "drop":
         kept &= ~(boxes[:, 0] <= 0).any(axis=1)
     return np.asarray(kept)
+
+
+def check_texts(rules: Iterable[str], known: Mapping[str, Collection[str]]) -> None:
+    """Raise SettingsError where rules compare a column with a text that it can never hold.
+
+    ``rules`` are such as ``class=WBC``; ``known`` are all texts of the columns of which these are known;
+    several may stand in one cell, joined by '; '.
+    """
+    for one in map(parse_filter, rules):
+        if one.column in known and not set(str(one.value).split("; ")) <= {*known[one.column]}:
+            there = ", ".join(known[one.column]) or "none"
+            raise SettingsError(f"There is no {one.column} {one.value!r} to filter by. Choose of {there}.")
 
 
 def kept_rows(table: "pandas.DataFrame", filters: Sequence[ColumnFilter]) -> NDArray[np.bool_]:

@@ -203,14 +203,8 @@ def result_of_labels(labels: Labels, image: Image, *, is_volume: bool = True) ->
 
     A number that occurs in several frames of a time series is a cell in each of them.
 
-    Parameters
-    ----------
-    labels : int
-        In the shape of the image without its channels; 0 is background, numbers may be missing.
-    image
-        What the labels belong to; tells axes and pixel size.
-    is_volume
-        Whether a number means the same cell in all slices of a volume.
+    ``labels`` have the shape of the image without its channels; 0 is background, numbers may be missing. A
+    number means the same cell in all slices of a volume where ``is_volume``.
     """
     labels = np.asarray(labels)
     axes = image.label_axes[len(image.label_axes) - labels.ndim :]

@@ -71,14 +71,8 @@ def interval_of(
 ) -> tuple[float, float]:
     """Return the interval that holds the true count nine times of ten.
 
-    Parameters
-    ----------
-    count
-        Cells found, before calibration.
-    count_error
-        (below, above, power) of :func:`fit_interval`.
-    settings
-        The calibration multiplies the interval, its error widens it.
+    ``count`` is that before calibration, ``count_error`` what :func:`fit_interval` gave. The calibration in
+    ``settings`` multiplies the interval, its error widens it.
     """
     below, above, power = count_error
     factor, scale = settings.calibration, (1 + count) ** power

@@ -145,14 +145,8 @@ class MaskRegion:
 class SampledPixels:
     """A mask of the same field with other pixels, each with the value at its middle; read as it is looked at.
 
-    Parameters
-    ----------
-    pixels
-        The mask; its first corner is that of the field.
-    shape
-        Wanted length of each axis.
-    factors
-        Wanted pixels in one of the mask, along each axis.
+    The first corner of the mask is that of the field; ``shape`` is the wanted length of each axis, and
+    ``factors`` are the wanted pixels in one of the mask.
     """
 
     def __init__(self, pixels: ArrayLike, shape: Sequence[int], factors: Sequence[float]) -> None:
@@ -261,12 +255,8 @@ class RegionSet:
     def membership(self, cells: Cells, offset: Sequence[int] = ()) -> Mask:
         """Return which cell lies in which region, (N, regions).
 
-        Parameters
-        ----------
-        cells
-            Rules other than ``centre`` need their labels.
-        offset
-            Place of the labels in the image that the regions are drawn on.
+        Rules other than ``centre`` need labels; ``offset`` is their place in the image that the regions are
+        drawn on.
 
         Raises
         ------
@@ -305,12 +295,8 @@ class RegionSet:
     ) -> NDArray[np.int64]:
         """Return the pixels of each region in each plane, (regions, *lead_shape); of several the union last.
 
-        Parameters
-        ----------
-        lead_shape, shape
-            Of what was counted.
-        offset
-            Its place in the image that the regions are drawn on.
+        ``lead_shape`` and ``shape`` are those of what was counted, ``offset`` its place in the image that the
+        regions are drawn on.
         """
         start = tuple(offset or (0,) * (len(lead_shape) + 2))
         sizes = np.zeros((len(self.names_and_union), prod(lead_shape)), np.int64)
@@ -332,16 +318,8 @@ def region_set(
 ) -> RegionSet:
     """Return regions to count in.
 
-    Parameters
-    ----------
-    drawn
-        Count in these; those whose name begins with ``exclude`` are cut out.
-    excluded
-        Cut out, too.
-    mask
-        Count nowhere else, be it in regions or in the whole image.
-    rule
-        Which cells are in.
+    Cells are counted in what is ``drawn``; what is ``excluded``, or drawn under a name that begins with
+    ``exclude``, is cut out. Where there is a ``mask``, nothing outside of it counts.
 
     Examples
     --------

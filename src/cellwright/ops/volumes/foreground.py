@@ -34,12 +34,7 @@ def foreground_to_cells(probability: NDArray[np.float32], settings: FlowSettings
 
     The distance of each foreground pixel from the background is flooded from its peaks.
 
-    Parameters
-    ----------
-    probability : float32 (Y, X)
-        Chance of each pixel to be part of a cell; not finite counts as 0.
-    settings
-        Thresholds.
+    ``probability``, float32 (Y, X), is the chance of each pixel to be part of a cell; not finite counts as 0.
     """
     from skimage.segmentation import watershed  # slow to import, and seldom needed
 

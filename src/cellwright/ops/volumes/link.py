@@ -163,14 +163,7 @@ def link_slices(
 ) -> Labels:
     """Return labels 1..N (Z, Y, X) of cells from labels whose numbers hold within each slice only.
 
-    Parameters
-    ----------
-    labels : int (Z, Y, X)
-        Outlines of each slice; 0 is background. The same number in two slices means nothing.
-    settings
-        Thresholds.
-    anisotropy
-        Distance of slices in pixels of y and x.
+    ``anisotropy`` is the distance of slices in pixels of y and x.
 
     Raises
     ------
@@ -349,16 +342,9 @@ def _shares(cells: Cells, labels: Labels) -> tuple[NDArray[np.intp], ...]:
 def split_necks(above: Ids, outlines: Outlines, anisotropy: float, *, waist: float, min_slices: int) -> Ids:
     """Return chains of outlines without the links where two cells were joined.
 
-    Parameters
-    ----------
-    above : int (N,)
-        The outline that goes on with each outline further up, or -1.
-    anisotropy
-        Distance of slices in pixels of y and x.
-    waist
-        Area or overlap, as a share of that on both sides, below which a chain is cut; 0 never cuts.
-    min_slices
-        Fewest slices of what is left on either side.
+    ``above``, int (N,), is the outline that goes on with each outline further up, or -1; ``anisotropy`` the
+    distance of slices in pixels of y and x. A chain is cut where area or overlap falls below the share
+    ``waist`` of that on both sides (0 never cuts), if ``min_slices`` are left on either side.
     """
     if waist == 0:
         return above

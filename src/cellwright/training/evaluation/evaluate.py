@@ -37,16 +37,7 @@ def evaluate(
 
     Of an image that is annotated in regions, what lies inside of these.
 
-    Parameters
-    ----------
-    dataset
-        With masks, boxes or points.
-    model
-        Of any family.
-    settings, engine
-        As for counting.
-    classify
-        Gives the cells of a result their classes, which are scored where the dataset has classes.
+    ``classify`` gives the cells of a result their classes, which are scored where the dataset has classes.
 
     Raises
     ------

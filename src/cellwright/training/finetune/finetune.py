@@ -177,14 +177,8 @@ def write_card(
 ) -> None:
     """Write ``card.md`` into the folder of a model.
 
-    Parameters
-    ----------
-    parts
-        What it learned from and what it was validated with.
-    scores
-        Before and after.
-    history
-        One row for each epoch.
+    ``parts`` are what it learned from and what it was validated with, ``scores`` those before and after,
+    ``history`` has one row for each epoch.
 
     Raises
     ------

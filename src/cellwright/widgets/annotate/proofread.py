@@ -347,11 +347,7 @@ class Proofreader(QObject):
         context = model.context
         self._follow.cancel()
         if context is not None:
-            self._tally()
-            try:
-                write_counts(self._journals / COUNTS, self.images, self.tallies)
-            except CellwrightError as error:
-                model.fail(error)
+            if not self._keep_counts(context):
                 return
             self._layer = None
             model.finish()
@@ -386,21 +382,21 @@ class Proofreader(QObject):
 
     def _on_follow(self) -> None:
         """Bring list and counts in line with the edits, once they pause."""
-        if self._layer is None or self._model.session is None:
-            return
-        self._tally()
+        if self._layer is not None and self._model.context is not None:
+            self._keep_counts(self._model.context)
+            self._show()
+
+    def _keep_counts(self, context: AnnotationContext) -> bool:
+        """Take down the cells of the open image, and return whether the counts could be written."""
+        name, (n_reviewed, n_cells) = self.images[self.index].stem, context.review.progress
+        known = self.tallies.get(name, Tally())
+        self.tallies[name] = replace(known, cells=n_cells, reviewed=n_reviewed)
         try:
             write_counts(self._journals / COUNTS, self.images, self.tallies)
         except CellwrightError as error:
             self._model.fail(error)
-        self._show()
-
-    def _tally(self) -> None:
-        context, name = self._model.context, self.images[self.index].stem
-        if context is not None:
-            n_reviewed, n_cells = context.review.progress
-            known = self.tallies.get(name, Tally())
-            self.tallies[name] = replace(known, cells=n_cells, reviewed=n_reviewed)
+            return False
+        return True
 
     def _show(self) -> None:
         part, n = self._section, len(self.images)

@@ -12,7 +12,6 @@ from qtpy.QtWidgets import (
     QFrame,
     QHeaderView,
     QLabel,
-    QPushButton,
     QTableWidget,
     QTableWidgetItem,
     QVBoxLayout,
@@ -24,7 +23,7 @@ from cellwright.widgets.compare.disagreement import COLOURS
 from cellwright.widgets.compare.model import Compared, usual_pair
 from cellwright.widgets.shared.combos import ChannelComboBox, LayerComboBox, ModelComboBox
 from cellwright.widgets.shared.edited_layers import is_image
-from cellwright.widgets.shared.job_bar import JobBar
+from cellwright.widgets.shared.job_bar import JobBar, RunButton
 from cellwright.widgets.shared.messages import duration
 from cellwright.widgets.shared.style import (
     chip,
@@ -32,7 +31,6 @@ from cellwright.widgets.shared.style import (
     form_layout,
     message_label,
     panel_layout,
-    set_state,
     stack,
     wrapped_label,
 )
@@ -56,22 +54,13 @@ class ComparePanel(QWidget):
     def __init__(self) -> None:
         super().__init__()
         layout = panel_layout(self)
-        self.button, self.message = QPushButton(), message_label()
-        self.button.setObjectName("count")
+        self.button = RunButton(
+            ("Compare", "Count with both models."), ("Cancel", "Stop at the next step; nothing is changed.")
+        )
+        self.message = message_label()
         self.jobs = JobBar(has_stop=False, describe=compare_line, stages=("compare",))
         fill(layout, self._choices(), self.button, self.jobs, self.message, self._card(), self._table())
         layout.addStretch(1)
-        self.show_running(is_running=False)
-
-    def show_running(self, *, is_running: bool) -> None:
-        """Turn the button into Cancel and back."""
-        text, help_text = "Compare", "Count with both models."
-        if is_running:
-            text, help_text = "Cancel", "Stop at the next step; nothing is changed."
-        self.button.setText(text)
-        self.button.setToolTip(help_text)
-        self.button.setEnabled(True)
-        set_state(self.button, "running", on=is_running)
 
     def show_compared(self, compared: Compared | None) -> None:
         """Show the figures of both models, those of each image where there are several; None hides them."""

@@ -1,6 +1,5 @@
 """The compare widget: two models on the same image or dataset, their counts, and where they disagree."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari.layers import Layer
@@ -60,23 +59,18 @@ class CompareWidget(QWidget):
         if self.model.compared is not None:
             self.jobs.start(open_task(self.model.compared, index), self._show_opened)
 
-    def choose_folder(self, folder: Path) -> None:
-        """Choose a dataset folder."""
-        self.panel.data.add_folder(folder)
-
     # -- a job --------------------------------------------------------------------------------------------
 
     def _on_started(self) -> None:
         self.panel.message.tell("")
-        self.panel.show_running(is_running=True)
+        self.panel.button.show_running(is_running=True)
 
     def _on_clicked(self) -> None:
         if not self.jobs.is_busy:
             self.compare()
             return
         self.jobs.cancel()
-        self.panel.button.setText("Cancelling…")
-        self.panel.button.setEnabled(False)
+        self.panel.button.show_stopping("Cancelling…")
 
     def _on_failed(self, error: Exception) -> None:
         tell_error(self.panel.message, error, "Comparing")
@@ -85,7 +79,7 @@ class CompareWidget(QWidget):
         self.panel.message.tell("Cancelled; nothing was changed.")
 
     def _on_finished(self) -> None:
-        self.panel.show_running(is_running=False)
+        self.panel.button.show_running(is_running=False)
         self.finished.emit()
 
     # -- what is shown ------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from cellwright.widgets.count.count_request import CountOutcome, show_task
 from cellwright.widgets.count.model import CountModel
 from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.layer_factory import COLOUR
-from cellwright.widgets.shared.layer_io import Source, take_away
+from cellwright.widgets.shared.layer_io import Source, layers_with, take_away
 from cellwright.widgets.shared.style import button, even_row, stack, wrapped_label
 
 LAYER_NAME = "boxes counted by hand"
@@ -147,11 +147,8 @@ class CalibrateTool(QObject):
 
     def _drawn_before(self, source: Source) -> Shapes | None:
         """Return the layer of boxes that were drawn over this density before another image was counted."""
-        own = {**source.key, "output": "calibration"}
-        for layer in self._model.viewer.layers:
-            if isinstance(layer, Shapes) and own.items() <= layer.metadata.get(METADATA, {}).items():
-                return layer
-        return None
+        drawn = layers_with(self._model.viewer, {**source.key, "output": "calibration"})
+        return next((layer for layer in drawn if isinstance(layer, Shapes)), None)
 
     def _keep_counts(self) -> None:
         """Let the layer know what was typed, so that each count stays with its box."""

@@ -8,7 +8,9 @@ from napari.layers import Image as ImageLayer
 
 from cellwright.core.data import CHANNEL, Image
 from cellwright.core.errors import WrongLayerError
+from cellwright.files.images import describe_images
 from cellwright.files.metadata import FilePart
+from cellwright.ops.geometry.channels import StackedPixels
 from cellwright.ops.measure.blocks import cropped
 from cellwright.widgets.shared.coordinates import (
     FILE_PART,
@@ -18,7 +20,6 @@ from cellwright.widgets.shared.coordinates import (
     check_upon,
     image_in,
     is_understood,
-    lazy,
 )
 from cellwright.widgets.shared.edited_layers import is_image
 from cellwright.widgets.shared.layer_io import Source, source_of
@@ -117,19 +118,24 @@ def source_with(
     source = source_of(chosen.layer, chosen.channel, window)
     if _is_one_layer(chosen, also):
         return source
-    import dask.array
-
     together = (chosen, *also)
     for one in also:
         _check_upon(one, chosen)
-    planes = [_plane(_cut(one.image, source), one.channel) for one in together]
+    images = [one.image for one in together]
+    part, files = _place_in_files(together, images)
+    channels = tuple(
+        (_cut(image, source), one.channel.index if CHANNEL in image.axes else None)
+        for one, image in zip(together, images, strict=True)
+    )
     image = replace(
         source.image,
-        data=dask.array.stack([lazy(plane) for plane in planes]),  # type: ignore[no-untyped-call]
+        data=StackedPixels(channels),
         axes=CHANNEL + source.image.label_axes,
         channel_names=tuple(map(_name, together)),
         channel_colors=(),
-        source_part=_part_of_file([one.image for one in together]),
+        source_part=part,
+        source_files=files,
+        levels=(),
     )
     return replace(source, image=image)
 
@@ -157,18 +163,39 @@ def _cut(image: Image, source: Source) -> Image:
     return cropped(image, source.offset, source.image.label_shape)
 
 
-def _plane(image: Image, channel: Channel) -> Any:
-    """Return the pixels of one channel, without an axis of channels."""
-    if CHANNEL not in image.axes:
-        return image.data
-    index = tuple(channel.index if axis == CHANNEL else slice(None) for axis in image.axes)
-    return image.data[index]
-
-
 def _name(one: LayerChannel) -> str:
     if one.channel.axis is None:
         return str(one.layer.name)
     return one.channel.title
+
+
+def _place_in_files(
+    together: Sequence[LayerChannel], images: Sequence[Image]
+) -> tuple[tuple[str, tuple[int, ...]], tuple[str, ...]]:
+    """Return the axes of the first file and which channels these are, and further files behind it.
+
+    There are no such channels where one is of no file, or of a file of colours or of several images.
+    """
+    files = list(dict.fromkeys(image.source for image in images))
+    part = _part_of_file(images)
+    if len(files) == 1:
+        return part, ()
+    starts, n = {}, 0
+    for file in files:
+        told = describe_images(file)
+        if len(told) != 1 or told[0].axes.endswith(CHANNEL):
+            return part, ()
+        starts[file] = n
+        n += dict(zip(told[0].axes, told[0].shape, strict=True)).get(CHANNEL, 1)
+    numbers = []
+    for one, image in zip(together, images, strict=True):
+        number: Any = one.channel.index or 0
+        if image.source_part is not None:
+            number = image.source_part[1]
+        if not isinstance(number, int):
+            return part, ()
+        numbers.append(starts[image.source] + number)
+    return (describe_images(files[0])[0].axes, tuple(numbers)), tuple(files[1:])
 
 
 def _part_of_file(images: Sequence[Image]) -> tuple[str, tuple[int, ...]]:

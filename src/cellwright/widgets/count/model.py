@@ -67,6 +67,11 @@ class CountInputs:
         return self.engine.channels
 
     @property
+    def further_files(self) -> tuple[str, ...]:
+        """The files, besides that of the layer, that hold channels which are counted in together."""
+        return self.source().image.source_files if self.also else ()
+
+    @property
     def models(self) -> tuple[str, ...]:
         """Names or folders of all models that count."""
         return (self.model, *self.together)

@@ -175,6 +175,7 @@ class SettingsFileTool(QObject):
                 engine=replace(inputs.engine, channels=inputs.channels_of_file),
                 classifier=inputs.classifier,
                 analysis=AnalysisSettings(region_rule=self._panel.rule.currentData()),
+                with_files=inputs.further_files,
             )
             save_recipe(path, recipe)
         except CellwrightError as error:

@@ -31,7 +31,7 @@ from cellwright.widgets.shared.combos import (
 )
 from cellwright.widgets.shared.edited_layers import is_image, is_shapes
 from cellwright.widgets.shared.form import SettingsForm, is_threshold, names_of
-from cellwright.widgets.shared.job_bar import JobBar
+from cellwright.widgets.shared.job_bar import JobBar, RunButton
 from cellwright.widgets.shared.style import (
     button,
     even_row,
@@ -97,16 +97,9 @@ class CountPanel(QWidget):
 
     def show_running(self, *, is_running: bool) -> None:
         """Turn the count button into Cancel and back."""
-        self.count.setText("Cancel" if is_running else "Count cells")
-        self.count.setEnabled(True)
+        self.count.show_running(is_running=is_running)
         self.count.setShortcut(SHORTCUT)  # a new text clears it
         self.preview.setEnabled(not is_running)
-        set_state(self.count, "running", on=is_running)
-
-    def show_cancelling(self) -> None:
-        """Tell that a job was asked to stop."""
-        self.count.setText("Cancelling…")
-        self.count.setEnabled(False)
 
     def show_count(self, number: str, line: str, details: str, legend: str = "") -> None:
         """Show the large number and what stands under it; the legend of classes is rich text."""
@@ -239,10 +232,10 @@ class CountPanel(QWidget):
         self.together.list_entries(models, ticked)
         self._more_form.setRowVisible(self.together, self.together.count() > 0)
 
-    def _diameter(self) -> QHBoxLayout:
+    def _diameter(self) -> QVBoxLayout:
         self.diameter = DiameterBox()
         self.measure = button("Measure", "Draw a line across a typical cell.")
-        return row(self.diameter, self.diameter.unit, self.measure)
+        return stack(row(self.diameter, self.diameter.unit), self.measure)
 
     def _outputs(self) -> QGridLayout:
         self.outputs = {output: QCheckBox(title) for output, title in OUTPUTS.items()}
@@ -254,9 +247,9 @@ class CountPanel(QWidget):
         return layout
 
     def _buttons(self) -> QHBoxLayout:
-        self.count = button("Count cells", f"Count the cells of the image ({SHORTCUT}).")
+        help_text = f"Count the cells of the image ({SHORTCUT})."
+        self.count = RunButton(("Count cells", help_text), ("Cancel", help_text))
         self.preview = button("Preview", "Count only in the middle of the view.")
-        self.count.setObjectName("count")
         self.count.setShortcut(SHORTCUT)
         self.preview.setObjectName("preview")
         return row(self.count, self.preview)

@@ -38,10 +38,10 @@ from cellwright.widgets.shared.jobs import Job, LiveUpdater
 from cellwright.widgets.shared.layer_io import (
     Source,
     edited_layers,
-    has_layers,
     hidden_for,
     image_layer,
     layer_of_id,
+    layers_with,
     place,
     remove,
     shown_cells,
@@ -225,7 +225,7 @@ class CountWidget(QWidget):
     def _on_count_clicked(self) -> None:
         if self.jobs.is_busy:
             self.jobs.cancel()
-            self.panel.show_cancelling()
+            self.panel.count.show_stopping("Cancelling…")
             return
         self._start(is_preview=False)
 
@@ -339,7 +339,8 @@ class CountWidget(QWidget):
     def _is_here(self, counted: CountOutcome) -> bool:
         """Return whether the image of a count, or what was made of it, is still among the layers."""
         source = counted.request.source
-        return layer_of_id(self.viewer, source.layer_id) is not None or has_layers(self.viewer, source.key)
+        has_image = layer_of_id(self.viewer, source.layer_id) is not None
+        return has_image or bool(layers_with(self.viewer, source.key))
 
     def _update(self, _: object = None) -> None:
         """Bring cells and layers in line with thresholds, ticks and classes, in the background."""
@@ -422,7 +423,7 @@ class CountWidget(QWidget):
         if before is None or before.result is not counted.result:
             return set()
         key = counted.request.source.key
-        return {one for one in before.request.outputs if has_layers(self.viewer, {**key, "output": one})}
+        return {one for one in before.request.outputs if layers_with(self.viewer, {**key, "output": one})}
 
     def _remove_unticked(self, counted: CountOutcome) -> None:
         """Take away the layers of a count that are not wanted; those of other models stay."""

@@ -37,7 +37,7 @@ from cellwright.widgets.folder.model import ORDERS, FolderModel
 from cellwright.widgets.folder.plate_view import PlateView
 from cellwright.widgets.shared.combos import DeviceComboBox, ModelComboBox, PanelComboBox
 from cellwright.widgets.shared.form import SettingsForm, names_of
-from cellwright.widgets.shared.job_bar import JobBar
+from cellwright.widgets.shared.job_bar import JobBar, RunButton
 from cellwright.widgets.shared.style import (
     button,
     fill,
@@ -47,12 +47,10 @@ from cellwright.widgets.shared.style import (
     panel_layout,
     put,
     row,
-    set_state,
     stack,
     wrapped_label,
 )
 
-START, STOP = "Count images", "Stop"
 MOST_NAMES = 1000  # of a folder that are looked at for wells
 SEPARATOR = "; "  # between folders in their line
 OWN_ROWS = ("device", "channel", "channels")
@@ -72,15 +70,12 @@ class FolderView(QWidget):
         layout = panel_layout(self, spacing_px=6)
         self.inputs = folded("Images and model", self._inputs())
         self.inputs.expand(animate=False)
-        self.start = button(
-            START, "Count all images; what was counted before with the same settings is kept."
-        )
-        self.start.setObjectName("count")
+        help_text = "Count all images; what was counted before with the same settings is kept."
+        self.start = RunButton(("Count images", help_text), ("Stop", help_text))
         self.jobs, self.message = JobBar(has_stop=False), message_label()
         self.totals = wrapped_label("no images counted yet")
         fill(layout, self.inputs, self._more(), self.start, self.jobs, self.message, self.totals)
         layout.addWidget(self._tabs(), 1)
-        self.show_running(is_running=False)
 
     # -- what is counted ----------------------------------------------------------------------------------
 
@@ -199,21 +194,14 @@ class FolderView(QWidget):
 
     def show_running(self, *, is_running: bool) -> None:
         """Turn the button into Stop and back; nothing is changed while images are counted."""
-        self.start.setText(STOP if is_running else START)
-        self.start.setEnabled(True)
+        self.start.show_running(is_running=is_running)
         for section in (self.inputs, self.more):
             section.content().setEnabled(not is_running)
-        set_state(self.start, "running", on=is_running)
 
     def make_room(self) -> None:
         """Fold what is counted and how, so that the results have room."""
         for section in (self.inputs, self.more):
             section.collapse(animate=False)
-
-    def show_stopping(self) -> None:
-        """Tell that a run was asked to stop."""
-        self.start.setText("Stopping…")
-        self.start.setEnabled(False)
 
     # -- what came of it ----------------------------------------------------------------------------------
 

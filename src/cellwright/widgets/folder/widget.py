@@ -185,7 +185,7 @@ class FolderWidget(QWidget):
     def _on_start_clicked(self) -> None:
         if self.jobs.is_busy:
             self.jobs.cancel()
-            self.view.show_stopping()
+            self.view.start.show_stopping("Stopping…")
         else:
             self.count()
 

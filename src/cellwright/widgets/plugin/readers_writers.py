@@ -21,15 +21,15 @@ from cellwright.files.formats.image_annotation import NO_CLASS, ImageAnnotation,
 from cellwright.files.formats.outlines import MaskPart, filled, painted
 from cellwright.files.formats.registry import FORMATS, Format, recognise
 from cellwright.ops.labels import relabel
+from cellwright.widgets.plugin.image_reader import LayerData
+from cellwright.widgets.shared.coordinates import UNNAMED
 from cellwright.widgets.shared.layer_io import axes_arguments
+from cellwright.widgets.shared.regions import HALF_PIXEL
 
-LayerData = tuple[Any, dict[str, Any], str]  # napari: array, arguments, type of layer
 Reader = Callable[[str], list[LayerData]]
 Writer = Callable[[str, list[LayerData]], list[str]]
 
 METADATA = "cellwright_file"  # key in the metadata of a layer: what its file told and napari has no place for
-UNNAMED = "TZYX"
-HALF = 0.5  # napari's pixel 0 reaches from -0.5 to 0.5
 OVAL_CORNERS = 90
 
 
@@ -91,7 +91,7 @@ def _cells_layer(marks: ImageAnnotation) -> LayerData:
 
 def _rectangle(box: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the four corners of a box (2, D), in its first plane."""
-    (y0, x0), (y1, x1) = box[:, -2:] - HALF
+    (y0, x0), (y1, x1) = box[:, -2:] - HALF_PIXEL
     corners = np.array([[y0, x0], [y0, x1], [y1, x1], [y1, x0]])
     return np.concatenate([np.tile(box[0, :-2], (4, 1)), corners], axis=1)
 
@@ -203,13 +203,15 @@ def _from_shapes(
     corners = [np.asarray(corner, float) for corner in data]
     if any(np.ptp(corner[:, :-2], axis=0).any() for corner in corners):
         raise WriteError("Each shape must lie in one plane of the stack; some do not. Draw them again.")
-    ends = np.array([corner.max(axis=0) + HALF for corner in corners]).reshape(len(corners), len(marks.axes))
+    ends = np.array([corner.max(axis=0) + HALF_PIXEL for corner in corners]).reshape(
+        len(corners), len(marks.axes)
+    )
     shape = shape or _extent(ends)
     is_upright = all(len(np.unique(np.round(c[:, i], 3))) == 2 for c in corners for i in (-2, -1))
     if "boxes" in one.kinds and is_upright and set(map(str, types)) <= {"rectangle"}:
         boxes = np.array([[c.min(axis=0), c.max(axis=0)] for c in corners], np.float32)
         boxes = boxes.reshape(len(corners), 2, len(marks.axes))
-        boxes[..., -2:] += np.float32(HALF)
+        boxes[..., -2:] += np.float32(HALF_PIXEL)
         boxes[:, 1, :-2] += 1
         return replace(marks, shape=shape, boxes=boxes)
     cells = [[_drawn(corner, str(kind))] for corner, kind in zip(corners, types, strict=True)]
@@ -221,7 +223,7 @@ def _from_shapes(
 
 def _drawn(corners: NDArray[np.float64], kind: str) -> MaskPart:
     """Return the pixels of a shape of napari."""
-    plane, lead = corners[:, -2:] + HALF, np.rint(corners[0, :-2]).astype(int)
+    plane, lead = corners[:, -2:] + HALF_PIXEL, np.rint(corners[0, :-2]).astype(int)
     if kind == "ellipse":  # its corners are those of the box around it
         angle = np.linspace(0, 2 * np.pi, OVAL_CORNERS, endpoint=False)
         middle, across, along = plane.mean(axis=0), (plane[1] - plane[0]) / 2, (plane[3] - plane[0]) / 2

@@ -281,7 +281,7 @@ class ResultsExport(QObject):
     def _on_save_tracks_clicked(self) -> None:
         if not self._has_tracks():
             return
-        name = f"{self._image().name}_RES"
+        name = preferences().path_for(f"{self._image().name}_RES")
         path, _ = QFileDialog.getSaveFileName(
             self._view, "Save tracks", name, "Folder (*_RES)", options=QFileDialog.Option.ShowDirsOnly
         )
@@ -289,7 +289,9 @@ class ResultsExport(QObject):
             self.save_tracks(Path(path))
 
     def _on_load_clicked(self) -> None:
-        path, _ = QFileDialog.getOpenFileName(self._view, "Load settings", "", "Settings (*.json)")
+        path, _ = QFileDialog.getOpenFileName(
+            self._view, "Load settings", preferences().path_for(""), "Settings (*.json)"
+        )
         if path:
             self.load_settings(Path(path))
 

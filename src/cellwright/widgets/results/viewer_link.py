@@ -16,6 +16,7 @@ from cellwright.widgets.shared.edited_layers import METADATA, mark_edited
 from cellwright.widgets.shared.layer_factory import class_colour, colours_by_label, write_classes
 from cellwright.widgets.shared.layer_io import active_kept, take_away
 from cellwright.widgets.shared.napari_private import camera_of
+from cellwright.widgets.shared.point_prompt import CLICK_PX
 
 CHOSEN_NAME = "chosen cell"
 TRACKS = "Tracks"
@@ -23,7 +24,6 @@ CHOSEN_COLOUR = "white"
 RING_SHARE = 1.5  # of the cell's diameter
 RING_LEAST_PX = 8.0
 BORDER_SHARE = 0.07  # of the ring's diameter
-CLICK_PX = 4
 BRUSHES = ("paint", "erase", "fill", "polygon", "add", "select", "direct", "vertex")  # how modes begin
 
 

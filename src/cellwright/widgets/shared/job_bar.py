@@ -1,18 +1,41 @@
-"""A long job of a panel, or of one part of it: its bar, the time left and its Cancel button."""
+"""A long job of a panel, or of one part of it: its button, its bar, the time left and its Cancel button."""
 
 import time
 from collections.abc import Callable
 from typing import Any
 
 from qtpy.QtCore import Signal  # type: ignore[attr-defined]
-from qtpy.QtWidgets import QProgressBar, QWidget
+from qtpy.QtWidgets import QProgressBar, QPushButton, QWidget
 
 from cellwright.core.tasks import Eta, Progress, Task
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.messages import REDRAW_S, progress_line
-from cellwright.widgets.shared.style import button, row, stack, wrapped_label
+from cellwright.widgets.shared.style import button, row, set_state, stack, wrapped_label
 
 FULL = 1000
+
+
+class RunButton(QPushButton):
+    """Starts a job, and stops it while it runs, when it has another text, help and colour."""
+
+    def __init__(self, start: tuple[str, str], stop: tuple[str, str]) -> None:
+        super().__init__()
+        self._texts = {False: start, True: stop}
+        self.setObjectName("count")
+        self.show_running(is_running=False)
+
+    def show_running(self, *, is_running: bool) -> None:
+        """Offer to stop, or to start again."""
+        text, help_text = self._texts[is_running]
+        self.setText(text)
+        self.setToolTip(help_text)
+        self.setEnabled(True)
+        set_state(self, "running", on=is_running)
+
+    def show_stopping(self, text: str) -> None:
+        """Tell that the job was asked to stop."""
+        self.setText(text)
+        self.setEnabled(False)
 
 
 class JobBar(QWidget):

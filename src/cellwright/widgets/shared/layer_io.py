@@ -246,8 +246,13 @@ def _family_of(layer: Layer) -> str:
     return next((name for name in registry.FAMILIES if name in settings), "")
 
 
+def layers_with(viewer: Any, key: Mapping[str, Any]) -> list[Layer]:
+    """Return the layers of ours whose metadata has these values (:attr:`Source.key`, ``output``)."""
+    return [layer for layer in viewer.layers if _has(layer, key)]
+
+
 def remove(viewer: Any, key: Mapping[str, Any]) -> None:
-    """Take the layers out of the viewer whose metadata has these values (:attr:`Source.key`, ``output``).
+    """Take the layers out of the viewer whose metadata has these values.
 
     Layers that were changed by hand stay, and so do those with cells that were added by click.
     """
@@ -282,21 +287,16 @@ def shown_cells(viewer: Any, source: Source) -> Layer | None:
     That of the last count comes before those that were changed by hand.
     """
     for output in ("Labels", "Points"):
-        ours = [one for one in viewer.layers if _has(one, {**source.key, "output": output})]
+        ours = layers_with(viewer, {**source.key, "output": output})
         fresh = [one for one in ours if not is_edited(one)]
         for layer in (*reversed(fresh), *reversed(ours)):
             return layer
     return None
 
 
-def has_layers(viewer: Any, key: Mapping[str, Any]) -> bool:
-    """Return whether there are layers of ours whose metadata has these values."""
-    return any(_has(layer, key) for layer in viewer.layers)
-
-
 def edited_layers(viewer: Any, key: Mapping[str, Any]) -> list[str]:
     """Return the names of layers with these values in their metadata that were changed by hand."""
-    ours = [layer for layer in viewer.layers if _has(layer, key)]
+    ours = layers_with(viewer, key)
     return [layer.name for layer in ours if is_edited(layer) or n_asked(layer.metadata[METADATA])]
 
 

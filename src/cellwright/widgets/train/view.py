@@ -29,7 +29,7 @@ from cellwright.training.settings import PRESETS, PRETRAIN_METHODS, FinetuneSett
 from cellwright.widgets.shared.check_list import CheckList
 from cellwright.widgets.shared.combos import DeviceComboBox, ModelComboBox, PanelComboBox
 from cellwright.widgets.shared.form import SettingsForm, is_threshold
-from cellwright.widgets.shared.job_bar import JobBar
+from cellwright.widgets.shared.job_bar import JobBar, RunButton
 from cellwright.widgets.shared.messages import duration, progress_line
 from cellwright.widgets.shared.style import (
     button,
@@ -40,7 +40,6 @@ from cellwright.widgets.shared.style import (
     message_label,
     panel_layout,
     row,
-    set_state,
     stack,
 )
 
@@ -143,22 +142,15 @@ class TrainPanel(QWidget):
 
     def show_running(self, *, is_running: bool) -> None:
         """Turn the train button into Stop and back."""
-        text, help_text = "Train", TRAIN_HELP
-        if is_running:
-            text, help_text = "Stop, keep the best", STOP_HELP
-        self.train.setText(text)
-        self.train.setToolTip(help_text)
-        self.train.setEnabled(True)
+        self.train.show_running(is_running=is_running)
         self.pause.setVisible(is_running)
         self.pause.setChecked(False)
         self.choices.setEnabled(not is_running)
         self.advanced.setEnabled(not is_running)
-        set_state(self.train, "running", on=is_running)
 
     def show_stopping(self) -> None:
         """Tell that the training stops after the step it is at."""
-        self.train.setText("Stopping…")
-        self.train.setEnabled(False)
+        self.train.show_stopping("Stopping…")
         self.pause.setVisible(False)
 
     def show_paused(self, *, is_paused: bool) -> None:
@@ -200,9 +192,8 @@ class TrainPanel(QWidget):
         return self.choices
 
     def _buttons(self) -> QHBoxLayout:
-        self.train = button("Train", TRAIN_HELP)
+        self.train = RunButton(("Train", TRAIN_HELP), ("Stop, keep the best", STOP_HELP))
         self.pause = button("Pause", "Pause the training; it resumes where it was.")
-        self.train.setObjectName("count")
         self.pause.setObjectName("preview")
         self.pause.setCheckable(True)
         self.count_with = button("", "Open the count panel with this model and image chosen.")

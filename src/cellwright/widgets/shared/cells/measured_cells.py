@@ -292,20 +292,23 @@ def result_of(snapshot: Snapshot) -> Result:
 def _result(snapshot: Snapshot) -> tuple[Result, NDArray[np.int64]]:
     """Return the labels as a result that tells how they were found, and their numbers in the layer."""
     assert snapshot.pixels is not None
-    found_by, image = snapshot.provenance, snapshot.image
-    link = found_by.get("settings", {}).get("engine", {}).get("link", True)
+    link = snapshot.provenance.get("settings", {}).get("engine", {}).get("link", True)
     labels: Labels = snapshot.pixels  # type: ignore[assignment]  # of any width
     if labels.size and labels.min() < 0:
         labels = np.where(labels > 0, labels, 0)
-    result, numbers = result_of_labels(labels, image, is_volume=link)
-    provenance = result.provenance
-    known = {item.name for item in fields(Provenance)} & set(found_by) - {"source"}  # there that of a layer
-    if known:
-        own = {name: found_by[name] for name in known}
-        own |= {"image_shape": image.shape, "axes": image.axes, "pixel_size_um": image.pixel_size_um}
-        own["settings"] = {**provenance.settings, **found_by["settings"]}
-        provenance = replace(provenance, **own)
+    result, numbers = result_of_labels(labels, snapshot.image, is_volume=link)
+    provenance = _found_by(snapshot, result.provenance)
     return replace(result, offset=snapshot.offset, provenance=provenance), numbers
+
+
+def _found_by(snapshot: Snapshot, blank: Provenance) -> Provenance:
+    """Return how the cells of a layer were found, with the image as it is understood now."""
+    found, image = snapshot.provenance, snapshot.image
+    known = {item.name for item in fields(Provenance)} & set(found) - {"source"}  # there that of a layer
+    own = {name: found[name] for name in known}
+    own |= {"image_shape": image.shape, "axes": image.axes, "pixel_size_um": image.pixel_size_um}
+    own["settings"] = {**blank.settings, **found.get("settings", {})}
+    return replace(blank, **own)
 
 
 def _measured_points(
@@ -319,28 +322,11 @@ def _measured_points(
     else:
         left_out[0] = "box_z"  # a box is drawn in one slice
     cells = Cells(
-        points.astype(np.float32),
-        boxes.astype(np.float32),
-        np.ones(n, np.float32),
-        np.zeros(n, np.float32),
+        points.astype(np.float32), boxes.astype(np.float32), np.ones(n, np.float32), np.zeros(n, np.float32)
     )
-    image = snapshot.image
-    provenance = Provenance(
-        "",
-        "",
-        "",
-        {"engine": {"link": True}},
-        image.name,
-        image.shape,
-        image.axes,
-        image.pixel_size_um,
-        "",
-        0.0,
-    )
-    known = {item.name for item in fields(Provenance)} & set(snapshot.provenance) - {"source"}
-    if known:
-        provenance = replace(provenance, **{name: snapshot.provenance[name] for name in known})
-        provenance = replace(provenance, image_shape=image.shape, axes=image.axes)
+    image, engine = snapshot.image, {"engine": {"link": True}}
+    blank = Provenance("", "", "", engine, image.name, image.shape, image.axes, image.pixel_size_um, "", 0.0)
+    provenance = _found_by(snapshot, blank)
     result = Result(float(n), cells, provenance, offset=(0,) * points.shape[1])
     table = cells_table(result)
     table = table[[name for name in table if not str(name).startswith(tuple(left_out))]]

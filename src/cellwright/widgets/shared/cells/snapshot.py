@@ -17,6 +17,7 @@ from cellwright.ops.measure.regions import RegionRule, RegionSet
 from cellwright.widgets.shared.cells.deleted_cells import FOUND, deleted_rows
 from cellwright.widgets.shared.coordinates import (
     SAME_PIXELS,
+    UNNAMED,
     affine_between,
     channels_of,
     check_upon,
@@ -31,8 +32,6 @@ from cellwright.widgets.shared.regions import HALF_PIXEL, REGIONS, RegionLayers,
 
 if TYPE_CHECKING:
     import pandas
-
-LETTERS = "TZYX"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -259,7 +258,7 @@ def _image(layer: ImageLayer, found_by: Mapping[str, Any]) -> Image:
 def _blank_image(layer: Layer) -> Image:
     """Return an image of nothing, for cells without one: it tells axes and pixel sizes alone."""
     shape = _shape_of(layer)
-    axes = LETTERS[-len(shape) :]
+    axes = UNNAMED[-len(shape) :]
     sizes = tuple(step for step, axis in zip(steps_um(layer), axes, strict=False) if axis in SPATIAL)
     blank = np.broadcast_to(np.zeros((), np.uint8), shape)
     return Image(blank, axes, sizes if any(sizes) else (), layer.name)

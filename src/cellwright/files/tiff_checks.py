@@ -1,0 +1,167 @@
+"""What a TIFF claims, checked before it is believed: directories, parts of other files, sizes, tiles."""
+
+import re
+from collections.abc import Callable
+from io import BytesIO
+from math import prod
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from cellwright.core.errors import ReadError
+from cellwright.files.metadata import LEAST_BOMB_BYTES
+
+DESCRIPTION_TAG, SUBIFDS_TAG = 270, 330
+MOST_TIMES = dict.fromkeys((1, 5, 8, 32946, 32773), 2000)  # none, LZW, deflate (1032 of zeros), PackBits
+MOST_TIMES_BY_OTHERS = 100_000  # how much larger than its file an image can be
+MOST_PAGES, MOST_SUBIFDS = 1_000_000, 1000
+JPEGS, JPEGS_2000, OTHER_PICTURES = {6, 7, 33007, 34892}, {33003, 33004, 33005, 34712}, {34933, 50001}
+SIZ = b"\xff\x4f\xff\x51"  # of JPEG 2000: what follows tells the size
+NO_SIZE = {0xC4, 0xC8, 0xCC}  # of the markers of JPEG that look as if they told one
+LAST_MARKER = 0xDA  # of JPEG, before pixels
+MOST_SAMPLES = 1 << 22  # of a tile, however small those of its page are
+
+
+def ome_of(xml: str) -> ElementTree.Element:
+    """Return OME-XML; an empty element where it is damaged, for the pixels can be read all the same."""
+    try:
+        return ElementTree.fromstring(xml)
+    except ElementTree.ParseError:
+        return ElementTree.Element("OME")
+
+
+def files_of_set(ome: ElementTree.Element) -> dict[str, None]:
+    """Return the names of the files that OME-XML takes planes from, in its order."""
+    return dict.fromkeys(str(node.get("FileName", "")) for node in ome.findall(".//{*}UUID[@FileName]"))
+
+
+def refuse_outside(tiff: tifffile.TiffFile, path: Path) -> None:
+    """Raise ReadError where OME-XML takes planes from files outside of the folder."""
+    for name in files_of_set(ome_of(tiff.ome_metadata or "")):
+        if name != Path(name.replace("\\", "/")).name:
+            raise ReadError(f"UUID.FileName of {path} must name a file of its folder; got {name!r}.")
+
+
+def refuse_bomb(series: tifffile.TiffPageSeries, path: Path) -> None:
+    """Raise ReadError where an image claims to be far larger than its file can be."""
+    n_bytes, n_file = prod(series.shape) * series.dtype.itemsize, path.stat().st_size
+    times = MOST_TIMES.get(int(series.keyframe.compression), MOST_TIMES_BY_OTHERS)
+    if n_bytes > max(LEAST_BOMB_BYTES, times * n_file) and not series.is_multifile:
+        raise ReadError(
+            f"{path} claims to hold {series.shape} pixels, more than its {n_file} bytes can. It is damaged; "
+            "export it again."
+        )
+
+
+def refuse_cut_file(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, path: Path) -> None:
+    """Raise ReadError where tifffile takes a damaged file for a shorter, partly black or plainer image.
+
+    In a file cut short, the last page points at a next one beyond the end, or the first page at a
+    description beyond it.
+    """
+    tiff.filehandle.seek(tiff.pages.next_page_offset or 0)
+    next_page = tiff.filehandle.read(tiff.tiff.offsetsize)
+    pages = list(series.pages)
+    promised = (tiff.imagej_metadata or {}).get("images", 1)
+    if any(next_page) or None in pages or promised > len(pages) or _lost_description(tiff):
+        raise ReadError(f"Parts of {path} are missing: it was cut short or is one of a set. Copy it again.")
+
+
+def check_directories(tiff: tifffile.TiffFile, path: Path) -> None:
+    """Raise ReadError where the directories of a file are cut, go round, or name more than it can hold."""
+    header, file = tiff.tiff, tiff.filehandle
+    if header.is_ndpi:
+        return  # whose offsets are of another kind
+    word = f"{header.byteorder}u{header.offsetsize}"
+    file.seek(header.offsetsize)  # 4 or, in a BigTIFF, 8: where the first offset stands
+    offset = int(np.frombuffer(file.read(header.offsetsize), word)[0])
+    seen: set[int] = set()
+    while 0 < offset < file.size:
+        seen.add(offset)
+        entries = _entries_at(tiff, offset)
+        subifds = entries["count"][entries["code"] == SUBIFDS_TAG]
+        following = np.frombuffer(file.read(header.offsetsize), word)
+        if len(following) == 0:
+            raise ReadError(f"{path} ends within its list of tags: it was cut short. Copy it again.")
+        offset = int(following[0])
+        if offset in seen or len(seen) > MOST_PAGES or (subifds > MOST_SUBIFDS).any():
+            raise ReadError(f"The pages of {path} lead in a circle or are too many. Export it again.")
+
+
+def _entries_at(tiff: tifffile.TiffFile, offset: int) -> NDArray[np.void]:
+    """Return the entries of the directory at an offset; the file then stands behind them."""
+    header, file = tiff.tiff, tiff.filehandle
+    number, word = f"{header.byteorder}u2", f"{header.byteorder}u{header.offsetsize}"
+    entry = np.dtype([("code", number), ("type", number), ("count", word), ("offset", word)])
+    file.seek(offset)
+    count = np.frombuffer(file.read(header.tagnosize), f"{header.byteorder}u{header.tagnosize}")
+    return np.frombuffer(file.read(int(count[0]) * entry.itemsize), entry)
+
+
+def _lost_description(tiff: tifffile.TiffFile) -> bool:
+    entries = _entries_at(tiff, tiff.pages.first.offset)
+    description = entries[(entries["code"] == DESCRIPTION_TAG) & (entries["count"] > tiff.tiff.offsetsize)]
+    return bool((description["offset"] + description["count"] > tiff.filehandle.size).any())
+
+
+def bound_pictures(page: Any) -> None:
+    """Have tiles refused that are pictures in themselves, and far larger than a tile of their page.
+
+    Decoders of other kinds are told by tifffile how much they may unpack, but for JPEG XL and JPEG XR.
+    """
+    n_samples = next((count for kinds, count in N_SAMPLES if int(page.compression) in kinds), None)
+    if n_samples is None or "decode" in vars(page):
+        return
+    decode, most = page.decode, max(MOST_SAMPLES, 2 * prod(page.chunks))
+
+    def decode_bounded(data: bytes | None, *arguments: Any, **named: Any) -> Any:
+        claimed = n_samples(data or b"")
+        if claimed > most:
+            raise ValueError(f"a tile claims {claimed} samples; those of its page have {prod(page.chunks)}")
+        return decode(data, *arguments, **named)
+
+    vars(page)["decode"] = decode_bounded
+
+
+def _jpeg_samples(data: bytes) -> int:
+    """Return how many samples a JPEG has; 0 where it leaves them to its page."""
+    at = data.find(b"\xff")
+    while 0 <= at < len(data) - 9:
+        kind = data[at + 1]
+        if 0xC0 <= kind <= 0xCF and kind not in NO_SIZE:
+            height, width, n = np.frombuffer(data, ">u2,>u2,u1", 1, at + 5)[0].tolist()
+            return int(height * width * n)
+        if kind == LAST_MARKER:
+            break
+        has_length = kind not in (0x00, 0x01, 0xFF) and not 0xD0 <= kind <= 0xD8
+        at += 1 + has_length * (1 + int.from_bytes(data[at + 2 : at + 4], "big"))
+        at = data.find(b"\xff", at)
+    return 0
+
+
+def _jpeg_2000_samples(data: bytes) -> int:
+    """Return how many samples a JPEG 2000 has; the most where something else looks like its header."""
+    found = [0]
+    for start in re.finditer(SIZ, data):
+        header = np.frombuffer(data[start.end() + 4 :][:34].ljust(34, b"\0"), "8>u4,>u2")[0]
+        (right, low, left, top, *_), n = (part.tolist() for part in header)
+        found.append((right - left) * (low - top) * n)
+    return max(found)
+
+
+def _picture_samples(data: bytes) -> int:
+    from PIL import Image as Picture
+
+    with Picture.open(BytesIO(data)) as picture:
+        return prod(picture.size) * len(picture.getbands())
+
+
+N_SAMPLES: tuple[tuple[set[int], Callable[[bytes], int]], ...] = (
+    (JPEGS, _jpeg_samples),
+    (JPEGS_2000, _jpeg_2000_samples),
+    (OTHER_PICTURES, _picture_samples),
+)
