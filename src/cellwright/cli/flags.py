@@ -28,11 +28,8 @@ UNIT = "_px"  # of lengths and areas; the flag may be given with or without it
 def with_settings(*kinds: type[Any]) -> Callable[[Command], Command]:
     """Give a command one flag for each field of these settings, in place of its ``**flags``.
 
-    Parameters
-    ----------
-    kinds
-        Dataclasses whose fields are annotated with ``{"tooltip": ..., "min": ..., "max": ...}``. A field that
-        an earlier one has is not repeated.
+    They are dataclasses whose fields are annotated with ``{"tooltip": ..., "min": ..., "max": ...}``. A field
+    that an earlier one has is not repeated.
     """
 
     def add(command: Command) -> Command:
@@ -94,14 +91,7 @@ def with_saved(path: Path | None, flags: Mapping[str, Any], named: Mapping[str, 
 def refuse_idle(context: typer.Context, rules: Iterable[FlagRule], also: Iterable[str] = ()) -> None:
     """Raise SettingsError where a flag that was given would do nothing.
 
-    Parameters
-    ----------
-    context
-        Of the command.
-    rules
-        What its flags need.
-    also
-        What is there besides flags: settings of a file, or words that rules name.
+    ``also`` is there besides flags: settings of a file, or words that rules name.
     """
     given = {name for name in context.params if _is_given(context, name)}
     there = {name for name in given if context.params[name] is not False}.union(also)

@@ -179,14 +179,7 @@ def _described(tiff: tifffile.TiffFile, index: int) -> _SeriesPixels:
 class TiffLevel:
     """An array in a TIFF that is read where it is looked at; its file is open as long as the array is there.
 
-    Parameters
-    ----------
-    path
-        The file.
-    index
-        Number of the series.
-    level
-        0 for full resolution, then its smaller copies.
+    ``index`` is the number of the series; ``level`` 0 is full resolution, then come its smaller copies.
     """
 
     def __init__(self, path: Path, index: int, level: int = 0) -> None:

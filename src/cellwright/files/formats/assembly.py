@@ -166,16 +166,8 @@ def assemble(
 ) -> ImageAnnotation:
     """Return an annotation with the cells that objects tell of: points or boxes where all are, else labels.
 
-    Parameters
-    ----------
-    annotation
-        Of the image; a shape of () is unknown, then it is that of ``image``, or as small as may be.
-    objects, notes
-        What was read, and what there is to say of it.
-    image
-        That the cells belong to, if it is known.
-    fill
-        How outlines become pixels, where a format has a way of its own.
+    A shape of () is unknown: then it is that of ``image``, or as small as may be. ``fill`` makes pixels of
+    outlines, where a format has a way of its own.
 
     Raises
     ------
