@@ -529,7 +529,7 @@ class World:
         self.settle()
         drawn = self.count.edited.layer_of("Labels")
         with ExitStack() as held:
-            for layer in filter(None, map(self.count.edited.layer_of, ("Labels", "Points"))):
+            for layer in filter(None, map(self.count.edited.layer_of, OUTPUTS)):
                 held.enter_context(self.edits(layer))  # the click adds to it
             before = None if drawn is None else drawn.data.copy()
             self.count.ask.keep()
@@ -537,7 +537,13 @@ class World:
         if before is not None and not np.array_equal(drawn.data[before > 0], before[before > 0]):
             raise Fault(f"a click took pixels from cells of {drawn.name}")
         after = self.count.counted
-        if after is None or after is outcome or not self.count.panel.outputs["Labels"].isChecked():
+        is_drawn = drawn is not None  # with the pixels that are free there; ``edits`` has seen to it
+        if (
+            after is None
+            or after is outcome
+            or is_drawn
+            or not self.count.panel.outputs["Labels"].isChecked()
+        ):
             return
         labels, n_after = after.result.cells.labels, after.result.provenance.settings.get(ASKED, 0)
         if labels is not None and n_after != n_before and (labels == labels.max()).any():

@@ -56,27 +56,13 @@ NUCLEI_TIME = Style(
 
 @dataclass(frozen=True, slots=True)
 class SampleImage:
-    """A sample image that comes with the package.
+    """A sample image that comes with the package."""
 
-    Parameters
-    ----------
-    file
-        Its name in the folder of samples.
-    title
-        What it shows, for menus.
-    axes
-        One letter for each dimension.
-    pixel_size_um
-        Of the spatial axes.
-    draw
-        Draws the image and its labels again, the same each time.
-    """
-
-    file: str
-    title: str
+    file: str  # its name in the folder of samples
+    title: str  # what it shows, for menus
     axes: str
-    pixel_size_um: tuple[float, ...]
-    draw: Callable[[], tuple[NDArray[Any], Labels]]
+    pixel_size_um: tuple[float, ...]  # of the spatial axes
+    draw: Callable[[], tuple[NDArray[Any], Labels]]  # the image and its labels, the same each time
 
 
 def draw_samples(folder: Path | str = FOLDER) -> tuple[Path, ...]:
