@@ -3,12 +3,15 @@
     python -m benchmarks.accuracy.published links --data FOLDER --output LINKS
     cellwright train LINKS/query/dsb2018_train --extra LINKS/query/bccd ... --model query --preset paper \
 --output MODELS/query
+    cellwright train LINKS/pseudocolor/bbbc050 --extra LINKS/pseudocolor/stardist_examples \
+--model pseudocolor --preset paper --output MODELS/pseudocolor
     cellwright train-classifier LINKS/blood/bccd LINKS/blood/blood_boxes --preset paper --output MODELS/blood
     python -m benchmarks.accuracy.published score --data FOLDER --models MODELS
 
 ``links`` makes folders that hold what the shipped models learned from, split as for these: no validation
-image chooses anything. ``score`` prints one table. Seconds are the warm median of a drawn image, memory is
-the peak of a fresh process that counts it once; a classifier's seconds are those of a thousand cells.
+image chooses anything. ``score`` prints one table. Seconds are the warm median of a drawn image (of one slice
+of a drawn volume for pseudocolor), memory is the peak of a fresh process that counts it once; a classifier's
+seconds are those of a thousand cells.
 """
 
 import json
@@ -17,7 +20,7 @@ import time
 from pathlib import Path
 
 from tools.command_line import command_line
-from tools.release import train_classifier
+from tools.release import train_classifier, train_pseudocolor
 from tools.release.kinds import thinned
 from tools.release.train_shipped import RECIPES, data_of
 from torch import nn
@@ -34,7 +37,7 @@ from cellwright.training.classifier.cell_crops import read_cell_crops
 from cellwright.training.classifier.train import score
 from cellwright.training.evaluation.evaluate import evaluate
 
-FAMILIES = ("query", "density")
+FAMILIES = ("query", "density", "pseudocolor")
 CLASSIFIER = "blood"
 HEAD = ("model", "parameters", "weights, MB", "figure", "n", "found", "seconds", "peak memory, MB")
 
@@ -57,9 +60,10 @@ def link(datasets: list[Dataset], output: Path) -> None:
 
 def links(data: Path, output: Path) -> None:
     """Make the folders that each of the networks learns from."""
-    for family in FAMILIES:
-        learned = data_of(RECIPES[family], data)
-        link([learned.target, *learned.extra], output / family)
+    learned = {family: data_of(RECIPES[family], data) for family in FAMILIES if family in RECIPES}
+    learned["pseudocolor"] = train_pseudocolor.data_of(data)
+    for family, part in learned.items():
+        link([part.target, *part.extra], output / family)
     sources = train_classifier.sources_of(train_classifier.RECIPES[CLASSIFIER], data, held_out=False)
     link([source.dataset for source in sources], output / CLASSIFIER)
 
@@ -115,9 +119,9 @@ def main() -> None:
     parser.add_argument("step", choices=("links", "score"))
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, help="folder for the links")
-    parser.add_argument(
-        "--models", type=Path, help="folder with query, density and blood of the preset paper"
-    )
+    parser.add_argument("--models", type=Path, help="folder with the models of the preset paper, by name")
+    every = (*FAMILIES, CLASSIFIER)
+    parser.add_argument("--families", nargs="+", choices=every, default=every, help="what to score")
     parser.add_argument("--most", type=int, default=10_000, help="images of a set, evenly spread")
     parser.add_argument("--side", type=int, default=512, help="pixels of the drawn image (default 512)")
     parser.add_argument("--threads", type=int, default=1)
@@ -129,7 +133,8 @@ def main() -> None:
     own = options.models or parser.error("score needs --models")
     models = {
         f"{family}, {preset}": str(folder)
-        for family in FAMILIES
+        for family in options.families
+        if family != CLASSIFIER
         for preset, folder in (("ours", store.find(family)), ("paper", own / family))
     }
     costs = time_all(models, options)
@@ -139,8 +144,9 @@ def main() -> None:
         rows += family_rows(
             title.split(",")[0], title, Path(folder), options.data, options.most, costs[title]
         )
-    rows += classifier_rows("blood, ours", find_classifier(CLASSIFIER), options.data)
-    rows += classifier_rows("blood, paper", own / CLASSIFIER, options.data)
+    if CLASSIFIER in options.families:
+        rows += classifier_rows("blood, ours", find_classifier(CLASSIFIER), options.data)
+        rows += classifier_rows("blood, paper", own / CLASSIFIER, options.data)
     print_table(HEAD, rows)
 
 

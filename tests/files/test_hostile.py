@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import pickle
 import shutil
 import struct
 import time
@@ -255,6 +256,32 @@ class Growing:
 def test_a_pickle_that_makes_gigabytes_is_refused(tmp_path, masks):
     np.save(tmp_path / "a_seg.npy", np.array({"masks": masks}, dtype=object), allow_pickle=True)
     with pytest.raises(ReadError, match="holds more than a Cellpose file does"):
+        READERS["cellpose"].read(tmp_path / "a_seg.npy")
+
+
+def seg_npy(path, pickled):
+    np.save(path, np.array({}, dtype=object), allow_pickle=True)
+    header = path.read_bytes().index(b"\x80")
+    path.write_bytes(path.read_bytes()[:header] + pickled)
+
+
+def test_a_pickle_that_asks_for_gigabytes_takes_none(tmp_path):
+    seg_npy(tmp_path / "a_seg.npy", b"\x80\x04}r\xff\xff\xff\x0f.")  # {}, kept as number 2**28
+    tracemalloc.start()
+    with pytest.raises(ReadError, match="masks"):
+        READERS["cellpose"].read(tmp_path / "a_seg.npy")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50e6
+
+
+@pytest.mark.parametrize(
+    ("dtype", "word"), [(np.dtype([("a", "u2"), ("b", "O")]), "type 'V10'"), (np.dtype("M8[s]"), "type 'M8'")]
+)
+def test_a_pickle_whose_values_numpy_would_have_to_believe_is_refused(tmp_path, dtype, word):
+    content = np.array({"masks": np.zeros((4, 4), dtype)}, dtype=object)
+    seg_npy(tmp_path / "a_seg.npy", pickle.dumps(content, 4))
+    with pytest.raises(ReadError, match=word):
         READERS["cellpose"].read(tmp_path / "a_seg.npy")
 
 

@@ -90,22 +90,41 @@ def test_an_image_that_promises_little_is_counted_enlarged_where_that_promises_m
     assert bool(result.notices) == (zoom > 1)
 
 
-def test_a_large_image_is_tried_enlarged_block_by_block(model, draw_blobs, monkeypatch):
-    blobs, answers, decode, looks = draw_blobs((200, 500)), iter([0.8, 0.9, 0.9]), CountContext.decode, []
+@pytest.fixture
+def looks(monkeypatch):
+    """List of the zoom and the batch of each time that a part of an image is predicted."""
+    seen, decode = [], CountContext.decode
 
     def watched(self, batch, zoom, progress):
-        looks.append((zoom, batch.shape[1]))
+        seen.append((zoom, batch))
         return decode(self, batch, zoom, progress)
 
+    monkeypatch.setattr(CountContext, "decode", watched)
+    return seen
+
+
+def test_a_large_image_is_tried_enlarged_block_by_block(model, draw_blobs, monkeypatch, looks):
+    blobs, answers = draw_blobs((200, 500)), iter([0.8, 0.9, 0.9])
     monkeypatch.setattr(model.fit, "expected_f1", lambda facts: next(answers))
     monkeypatch.setattr(model.fit, "closer_below", 0.85)
     monkeypatch.setattr(context, "WHOLE_PX", 600)
     monkeypatch.setattr(context, "BLOCK_PX", 300)
-    monkeypatch.setattr(CountContext, "decode", watched)
     assert len(count(blobs.image, model).cells) == len(blobs)
-    assert looks[0] == (1.0, 500), looks
+    assert looks[0][1].shape == (200, 500), looks
     assert {zoom for zoom, _ in looks[1:]} == {1.5}
-    assert max(width for _, width in looks[1:]) < 400
+    assert max(batch.shape[1] for _, batch in looks[1:]) < 400
+
+
+def test_small_cells_of_a_large_image_are_tried_in_a_block_that_is_not_counted_again(
+    model, draw_blobs, monkeypatch, looks
+):
+    blobs = draw_blobs((100, 300), 5.0)
+    monkeypatch.setattr(context, "WHOLE_PX", 600)
+    monkeypatch.setattr(context, "BLOCK_PX", 300)
+    assert len(count(blobs.image, model).cells) == len(blobs)
+    assert looks[0][1].shape == (100, 300)
+    assert max(batch.shape[1] for _, batch in looks[1:]) < 150
+    assert len({repr(look) for look in looks}) == len(looks)
 
 
 @pytest.mark.parametrize("at", [0.0, 1.0])

@@ -336,7 +336,7 @@ def _box_plot(name: str, by: str, groups: Mapping[str, NDArray[np.float64]]) -> 
     told = ", ".join(
         f"{place} {one} ({len(values)} cells)" for place, (one, values) in enumerate(groups.items(), 1)
     )
-    caption = f"{_caption(name)} by {by.lower()}, median, quartiles, 5 to 95 %: {told}"
+    caption = f"{describe(name).heading} by {by.lower()}, median, quartiles, 5 to 95 %: {told}"
     return _drawn(drawing, f"Boxes of {name} by {by.lower()}", caption)
 
 
@@ -345,11 +345,6 @@ def _plotted(table: "pandas.DataFrame") -> list[str]:
     chosen = [str(name) for name in table if str(name).startswith(PLOTTED) and table[name].dtype.kind in "if"]
     in_um = {name.rpartition("_um")[0] for name in chosen if "_um" in name}
     return [name for name in chosen if name.removesuffix("_px") == name or name[:-3] not in in_um]
-
-
-def _caption(name: str) -> str:
-    column = describe(name)
-    return f"{column.title} [{column.unit}]" if column.unit else column.title
 
 
 def _bars(edges: NDArray[np.float64], counts: NDArray[np.integer]) -> str:
@@ -395,7 +390,7 @@ def _histogram(name: str, values: NDArray[np.float64]) -> str:
     width = PLOT_WIDTH - PLOT_MARGIN - 8
     x = PLOT_MARGIN + (edges - edges[0]) / (edges[-1] - edges[0]) * width
     drawing = _bars(x, counts) + _ticks([(x[0], edges[0], "start"), (x[-1], edges[-1], "end")])
-    return _drawn(drawing, f"Histogram of {name}", f"{_caption(name)} of {len(values)} cells")
+    return _drawn(drawing, f"Histogram of {name}", f"{describe(name).heading} of {len(values)} cells")
 
 
 def _facts(result: Result, image: Image) -> str:

@@ -64,7 +64,7 @@ def estimate_scale(context: CountContext, at: float = 0.5) -> Task[ScaleTrial]:
         return ScaleTrial(zoom, batch, None, progress)
     first = ScaleTrial(zoom, batch, (yield from context.decode(batch, zoom, progress)), progress)
     if registry.get(spec.family).gives == "instances":
-        best = yield from _most_confident(context, first)
+        best = yield from _most_confident(context, first, at)
         return (yield from _looked_closer(context, best, at))
     assert first.predicted is not None
     measured = zoom_of_density(first.predicted.decoded, spec)
@@ -77,12 +77,12 @@ def _batch_at(batches: Sequence[BlockBatch], at: float) -> BlockBatch:
     return batches[min(int(len(batches) * at), len(batches) - 1)]
 
 
-def _most_confident(context: CountContext, first: ScaleTrial) -> Task[ScaleTrial]:
+def _most_confident(context: CountContext, first: ScaleTrial, at: float) -> Task[ScaleTrial]:
     spec, best, tried = context.engine.spec, first, [first.zoom]
     tuned = zoom_for(spec.tuned_diameter_px, spec)
     if not is_close(tuned, tried):
         tried.append(tuned)
-        trial = yield from _try(context, first.batch, tuned)
+        trial = yield from _try(context, first.batch, tuned, at)
         if mean_confidence(trial.cells) > TUNED * mean_confidence(best.cells):
             best = trial
     least_gain = 1.0
@@ -95,7 +95,7 @@ def _most_confident(context: CountContext, first: ScaleTrial) -> Task[ScaleTrial
         if is_close(wanted, tried):
             break
         tried.append(wanted)
-        trial = yield from _try(context, first.batch, wanted)
+        trial = yield from _try(context, first.batch, wanted, at)
         if mean_confidence(trial.cells) <= gain * mean_confidence(best.cells):
             break
         best = trial
@@ -115,8 +115,7 @@ def _looked_closer(context: CountContext, best: ScaleTrial, at: float) -> Task[S
     promised = _expected_f1(context, best)
     if promised is None or promised >= fit.closer_below:
         return best
-    batches = context.batches(CLOSER)  # of a large image smaller ones, so that it takes no more memory
-    closer = yield from _try(context, _batch_at(batches, at), CLOSER)
+    closer = yield from _try(context, best.batch, CLOSER, at)
     if (_expected_f1(context, closer) or 0.0) <= promised:
         return best
     return closer
@@ -129,7 +128,11 @@ def _expected_f1(context: CountContext, trial: ScaleTrial) -> float | None:
     return collector.expected_f1(trial.cells)
 
 
-def _try(context: CountContext, batch: BlockBatch, zoom: float) -> Task[ScaleTrial]:
+def _try(context: CountContext, batch: BlockBatch, zoom: float, at: float) -> Task[ScaleTrial]:
+    """Return what a batch holds at another zoom, or a block where it is too large for that to be one."""
+    batches = context.batches(zoom)
+    if all(batch.block != one.block for one in batches):
+        batch = _batch_at(batches, at)
     progress = context.progress([batch], zoom)
     return ScaleTrial(zoom, batch, (yield from context.decode(batch, zoom, progress)), progress)
 

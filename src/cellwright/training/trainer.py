@@ -246,11 +246,16 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 def learn(state: RunState, model: CellModel, images: Tensor, targets: Tensor) -> float:
     """Take one step and return its loss."""
-    images = images.to(memory_format=torch.channels_last)
-    with half_precision(images.device):
-        output = state.network(match_channels(images, model.spec.in_channels))
-    loss = model.loss(output.float(), targets)
+    loss = model.loss(forward(state.network, model, images), targets)
     return descend(state.network, state.optimizer, loss)
+
+
+def forward(network: nn.Module, model: CellModel, images: Tensor) -> Tensor:
+    """Return the raw output (B, maps, P, P) for patches (B, 3, P, P), in bfloat16 where that is faster."""
+    images = match_channels(images.to(memory_format=torch.channels_last), model.spec.in_channels)
+    with half_precision(images.device):
+        output: Tensor = network(images)
+    return output.float()
 
 
 def half_precision(device: torch.device) -> torch.autocast:

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from cellwright.core.data import Cells
 from cellwright.ops.geometry.resample import resize, resize_annotation, resize_cells, resize_labels, zoomed
@@ -34,6 +35,17 @@ def test_resizing_does_not_shift():
         inner = slice(size // 4, -size // 4)
         expected = (np.arange(size) + 0.5) * 40 / size
         assert np.allclose(resize(ramp, (size, size))[0, 5, inner], expected[inner], atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(45, 70), (31, 7), (90, 10), (1, 1)])
+def test_resizing_is_that_of_scipy(rng, shape):
+    maps = rng.random((2, 30, 41)).astype(np.float32)
+    factors = [new / old for new, old in zip(shape, (30, 41), strict=True)]
+    smooth = ndimage.gaussian_filter(
+        maps, [0, *(max(0, (1 / one - 1) / 2) for one in factors)], mode="nearest"
+    )
+    expected = ndimage.zoom(smooth, [1, *factors], order=1, mode="nearest", grid_mode=True)
+    assert np.allclose(resize(maps, shape), expected, rtol=0, atol=1e-6)
 
 
 def test_the_same_size_is_no_copy(rng):

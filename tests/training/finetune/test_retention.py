@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from cellwright.training.finetune.retention import (
     retention_score,
     retention_set,
 )
-from cellwright.training.trainer import trunk_of
+from cellwright.training.trainer import forward, trunk_of
 
 
 def test_what_is_remembered_is_the_same_every_time():
@@ -39,11 +41,29 @@ def test_replayed_patches_ask_for_what_the_model_gave(tiny_flow):
     model = tiny_flow()
     teacher = Teacher(model, choose("cpu"))
     images = torch.rand(2, 3, 32, 32)
-    expected = model.to_maps(model.network.eval()(images))
+    expected = model.to_maps(forward(model.network.eval(), model, images))
     with torch.no_grad():
         for weights in model.network.parameters():
             weights.zero_()
     assert torch.allclose(teacher.targets(images), expected)
+
+
+def test_a_network_of_one_channel_can_be_asked(tiny_flow):
+    model = tiny_flow()
+    grey = model.with_network(GreyNetwork(model.network), spec=replace(model.spec, in_channels=1))
+    assert Teacher(grey, choose("cpu")).targets(torch.rand(2, 3, 32, 32)).shape == (2, 3, 32, 32)
+
+
+class GreyNetwork(torch.nn.Module):
+    """Takes images of one channel and nothing else."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images):
+        assert images.shape[1] == 1
+        return self.network(images.expand(-1, 3, -1, -1))
 
 
 def test_the_trunk_learns_last_and_statistics_never(tiny_flow):

@@ -6,10 +6,11 @@ programs, so only plain values and numpy arrays are taken out of it; everything 
 
 import io
 import pickle
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.lib import format as npy
@@ -29,24 +30,57 @@ from cellwright.files.json_value import JsonValue
 
 ENDING = "_seg.npy"
 PATHS = ("PosixPath", "WindowsPath", "Path")  # the file name, where scripts gave it so
-MODULES = ("numpy.core", "numpy._core")
-HARMLESS = {
-    **{f"{module}.multiarray": ("_reconstruct", "scalar") for module in MODULES},
-    **{f"{module}.numeric": ("_frombuffer",) for module in MODULES},
-    "numpy": ("ndarray", "dtype"),
-    "_codecs": ("encode",),
-    "pathlib": PATHS,
-    "pathlib._local": PATHS,
-}
+KEPT = ("masks", "classes", "class_names", "pixel_size_um")
+PLAIN_DTYPE = re.compile("[biufcOSU][0-9]{0,6}")
+
+
+class _Dtype:
+    """Stands for a dtype, which a pickle makes and then fills as it likes: one of plain values."""
+
+    def __init__(self, name: str, *_options: Any) -> None:
+        if not PLAIN_DTYPE.fullmatch(name):
+            raise pickle.UnpicklingError(f"values of type {name!r} are no part of a Cellpose file")
+        self._name, self._order = name, "="
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _version, order, *parts = state[:5]
+        if any(part is not None for part in parts):
+            raise pickle.UnpicklingError("values of several parts are no part of a Cellpose file")
+        self._order = order
+
+    def filled(self, content: Any, shape: tuple[int, ...], order: Literal["C", "F"] = "C") -> NDArray[Any]:
+        """Return an array of these values from bytes, or from a list of objects."""
+        dtype = np.dtype(self._order + self._name)
+        if dtype.hasobject:
+            values = np.fromiter(content, object, len(content))
+        else:
+            values = np.frombuffer(content, dtype)
+        return values.reshape(shape, order=order)
 
 
 class _ArrayType:
     """Stands for the class of arrays, which a pickle names; if called it would make one of any size."""
 
 
-def _reconstruct(_kind: Any, _shape: Any, _dtype: Any) -> NDArray[Any]:
-    """Return an array of nothing, as a pickle begins one; shape and values follow, and must fit."""
-    return np.zeros(0, np.uint8)
+class _Array:
+    """Stands for an array that a pickle begins empty and fills afterwards."""
+
+    def __init__(self, *_kind_and_shape: Any) -> None:
+        self.values: NDArray[Any] = np.zeros(0, np.uint8)
+
+    def __setstate__(self, state: tuple[int, tuple[int, ...], _Dtype, bool, Any]) -> None:
+        _version, shape, dtype, is_fortran, content = state
+        self.values = dtype.filled(content, shape, "F" if is_fortran else "C")
+
+
+def _scalar(dtype: _Dtype, content: bytes) -> Any:
+    return dtype.filled(content, ()).item()
+
+
+def _frombuffer(content: bytes, dtype: _Dtype, shape: tuple[int, ...], order: Literal["C", "F"]) -> _Array:
+    array = _Array()
+    array.values = dtype.filled(content, shape, order)
+    return array
 
 
 def _encode(text: str, encoding: str) -> bytes:
@@ -60,25 +94,30 @@ def _path(*parts: str) -> str:
     return "/".join(map(str, parts))
 
 
-STAND_INS: dict[str, Any] = {
-    "ndarray": _ArrayType,
-    "_reconstruct": _reconstruct,
-    "encode": _encode,
-    **dict.fromkeys(PATHS, _path),
+MODULES = ("numpy.core", "numpy._core")
+STAND_INS: dict[tuple[str, str], Any] = {
+    **{(f"{module}.multiarray", "_reconstruct"): _Array for module in MODULES},
+    **{(f"{module}.multiarray", "scalar"): _scalar for module in MODULES},
+    **{(f"{module}.numeric", "_frombuffer"): _frombuffer for module in MODULES},
+    ("numpy", "ndarray"): _ArrayType,
+    ("numpy", "dtype"): _Dtype,
+    ("_codecs", "encode"): _encode,
+    **{(module, name): _path for module in ("pathlib", "pathlib._local") for name in PATHS},
 }
 
 
-class _Unpickler(pickle.Unpickler):
-    """Takes numpy arrays and plain values, and no other class or function."""
+class _Unpickler(pickle._Unpickler):
+    """Takes arrays and plain values, and no other class or function.
+
+    Numpy's own are not called either: they believe what a pickle says, and crash on a damaged one. Nor is the
+    unpickler written in C, which takes gigabytes where a number in a pickle says so.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what builds arrays; refuse everything else."""
-        is_dtype = module == "numpy.dtypes" and name.endswith("DType")
-        if name not in HARMLESS.get(module, ()) and not is_dtype:
+        """Return what stands in for a class or function of numpy; refuse everything else."""
+        if (module, name) not in STAND_INS:
             raise pickle.UnpicklingError(f"{module}.{name} is no part of a Cellpose file")
-        if name in STAND_INS:
-            return STAND_INS[name]
-        return super().find_class(module, name)
+        return STAND_INS[module, name]
 
 
 def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
@@ -126,7 +165,9 @@ def _content(path: Path) -> Any:
                     f"Expected a file of Cellpose at {path}; got an array of {shape}. Open it as an image."
                 )
             loaded = _Unpickler(io.BytesIO(file.read())).load()
-        return loaded.item() if isinstance(loaded, np.ndarray) and loaded.shape == () else loaded
+        if isinstance(loaded, _Array):
+            loaded = loaded.values.item()
+        return {name: _plain(loaded[name]) for name in KEPT if name in loaded}
     except ReadError:
         raise
     except Exception as error:  # damaged pickles fail in every possible way
@@ -134,6 +175,17 @@ def _content(path: Path) -> Any:
             f"Expected a whole {ENDING} of Cellpose at {path}; got: {error}. It is damaged, cut short or "
             "holds more than a Cellpose file does; save it again."
         ) from error
+
+
+def _plain(value: Any) -> Any:
+    """Return an array, or a value or list of values that hold no others."""
+    if isinstance(value, _Array):
+        return value.values
+    if isinstance(value, list | tuple):
+        return [one if isinstance(one, int | float | str) else None for one in value]
+    if isinstance(value, int | float | str):
+        return value
+    return None
 
 
 def write(path: Path, annotation: Sequence[ImageAnnotation]) -> None:

@@ -26,10 +26,25 @@ def resize(maps: NDArray[np.float32], shape: Shape) -> NDArray[np.float32]:
     blur = [0.0, *(max(0.0, (1 / factor - 1) / 2) for factor in factors)]
     if any(blur):
         maps = ndimage.gaussian_filter(maps, blur, mode="nearest")
-    resized: NDArray[np.float32] = ndimage.zoom(
-        maps, [1.0, *factors], order=1, mode="nearest", grid_mode=True
-    )
-    return resized
+    for axis in sorted((1, 2), key=lambda axis: factors[axis - 1]):  # what shrinks more first: less is left
+        maps = _interpolated(maps, axis, shape[axis - 1])
+    return maps
+
+
+def _interpolated(maps: NDArray[np.float32], axis: int, length: int) -> NDArray[np.float32]:
+    """Return maps (C, Y, X) of another length along an axis: linear between the centres of two pixels."""
+    last = maps.shape[axis] - 1
+    centres = ((np.arange(length) + 0.5) * (last + 1) / length - 0.5).clip(0, last)
+    low = centres.astype(np.intp)
+    share = (centres - low).astype(np.float32)
+    if axis == 1:
+        share = share[:, np.newaxis]
+    values: NDArray[np.float32] = maps.take(low, axis)
+    step = maps.take(np.minimum(low + 1, last), axis)
+    step -= values
+    step *= share
+    values += step
+    return values
 
 
 def resize_labels(labels: Labels, shape: Shape) -> Labels:

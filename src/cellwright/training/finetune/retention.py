@@ -21,7 +21,7 @@ from cellwright.inference.settings import EngineSettings
 from cellwright.models.protocol import CellModel
 from cellwright.ops.simulation.simulate import LOOKS, simulate
 from cellwright.training.evaluation.evaluate import evaluate
-from cellwright.training.trainer import trunk_of
+from cellwright.training.trainer import forward, trunk_of
 
 N_RETENTION = 12  # simulated images on which it is measured what a model still knows
 RETENTION_PX = 224
@@ -39,7 +39,7 @@ class Teacher:
     @torch.no_grad()
     def targets(self, images: Tensor) -> Tensor:
         """Return what the model gave for images (B, 3, P, P), in map units."""
-        return self._model.to_maps(self._network(images).float())
+        return self._model.to_maps(forward(self._network, self._model, images))
 
 
 @dataclass(frozen=True, slots=True)

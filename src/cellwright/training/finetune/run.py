@@ -25,7 +25,16 @@ from cellwright.training.finetune.retention import Teacher, interpolate_weights,
 from cellwright.training.run_folder import only_scores, selection_score
 from cellwright.training.settings import FinetuneSettings
 from cellwright.training.state import RunState, keep
-from cellwright.training.trainer import EpochReport, average, cosine, in_words, learn, set_rate, warm_up
+from cellwright.training.trainer import (
+    EpochReport,
+    average,
+    cosine,
+    forward,
+    in_words,
+    learn,
+    set_rate,
+    warm_up,
+)
 
 SHARES = (0.25, 0.5, 0.75)  # shares of the way from the first to the best weights that are tried as well
 FAR_SHARES = (0.5, 0.75)  # of these, what is tried where cells are too few to tell nearer ones apart
@@ -204,7 +213,7 @@ class Run:
         network = model.inference_network()
         device, n = next(network.parameters()).device, self.settings.batch_size
         parts = zip(torch.split(images.to(device), n), torch.split(targets.to(device), n), strict=True)
-        losses = [float(model.loss(network(seen), true)) * len(seen) for seen, true in parts]
+        losses = [float(model.loss(forward(network, model, seen), true)) * len(seen) for seen, true in parts]
         return sum(losses) / len(images)
 
 

@@ -21,6 +21,7 @@ from cellwright.widgets.count.view import CountPanel
 from cellwright.widgets.shared.combos import SPECS, model_events
 from cellwright.widgets.shared.coordinates import NO_CHANNELS, Channel, channels_of, is_understood, understood
 from cellwright.widgets.shared.jobs import Job
+from cellwright.widgets.shared.layer_io import image_layer
 from cellwright.widgets.shared.napari_private import preferences
 from cellwright.widgets.shared.regions import RegionLayers
 
@@ -218,18 +219,14 @@ class AxesTool(QObject):
     def refresh(self, _: object = None) -> None:
         """Tell what is understood of the chosen image."""
         layer = self._choices.layer
-        if not isinstance(layer, ImageLayer):
-            self._follow(None)
-            self._show_size({})
-            self._panel.show_axes("")
-            return
-        self._follow(layer)
+        self._follow(layer if isinstance(layer, ImageLayer) else None)
         self._is_behind = not is_understood(layer)
         if self._is_behind:
             self._panel.show_axes("")
             self._read(layer)
             return
         try:
+            layer = image_layer(layer)
             known = understood(layer)
         except CellwrightError:
             self._show_size({})
