@@ -280,9 +280,15 @@ def _read(path: Path | str, wanted: Wanted) -> Iterator[Image]:
         raise ReadError(f"{path} does not fit into memory. Convert it to a .zarr folder.") from error
     except Exception as error:  # decoders fail in every possible way on damaged files
         raise ReadError(
-            f"Expected a whole TIFF, PNG, JPEG or .npy image at {path}; got: {error}. "
+            vendor.why_not_read(path, _start_of(path))
+            or f"Expected a whole TIFF, PNG, JPEG or .npy image at {path}; got: {error}. "
             "The file is damaged, cut short or no image; copy or export it again."
         ) from error
+
+
+def _start_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(32)
 
 
 def _read_file(path: Path, wanted: Wanted) -> Iterator[Image]:
@@ -291,8 +297,9 @@ def _read_file(path: Path, wanted: Wanted) -> Iterator[Image]:
     if path.suffix.lower() in vendor.READERS:
         yield from vendor.read_vendor(path)
         return
-    with path.open("rb") as file:
-        start = file.read(32)
+    start = _start_of(path)
+    if path.suffix.lower() in vendor.OVERVIEWS or start.startswith(vendor.HDF5_START):
+        raise ReadError(vendor.why_not_read(path, start))
     if start.startswith(TIFF_STARTS):
         from cellwright.files import tiff  # tifffile and its codecs are not imported before they are needed
 
