@@ -596,3 +596,15 @@ def test_planes_that_the_description_does_not_name_are_told(tmp_path, grey, name
     image = read_image(path)
     assert (image.axes, image.shape) == ("TYX", (2, 40, 50))
     assert f"{name} has 3 planes; its description names 2" in image.notices[0]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_what_lies_under_transparency_is_told(tmp_path, grey, mode):
+    layers = [grey] * (len(mode) - 1)
+    for name, opacity in {"opaque.png": 255, "seen_through.png": 0}.items():
+        alpha = np.full_like(grey, 255)
+        alpha[:5] = opacity
+        Picture.fromarray(np.dstack([*layers, alpha]), mode).save(tmp_path / name)
+    assert read_image(tmp_path / "opaque.png").notices == ()
+    (notice,) = read_image(tmp_path / "seen_through.png").notices
+    assert "seen_through.png is transparent in places" in notice

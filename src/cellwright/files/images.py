@@ -30,6 +30,11 @@ MOST_FRAME_PIXELS = 1 << 29  # of all frames of a movie
 MOST_TIMES = 4000  # how much larger than its file a picture can be; LZW and deflate reach 1000 a sample
 MOST_DESCRIBED, MOST_IMAGES_DESCRIBED = 256, 64  # files, and images of each
 EXIF_ORIENTATION, FIRST_ON_ITS_SIDE = 274, 5  # tag, and the value from which on rows are columns
+OPAQUE = 255
+TRANSPARENT = (
+    "{} is transparent in places; the colours stored there are counted, which programs do not show. Save it "
+    "without transparency."
+)
 _DESCRIBED: dict[tuple[str, int, int], tuple[Image, ...]] = {}
 
 
@@ -388,7 +393,14 @@ def _read_picture(path: Path, start: bytes) -> Image:
         if _orientation(picture) != 1:  # else it would be copied
             picture = ImageOps.exif_transpose(picture)
         pixels = _light(picture)
-        return replace(describe(pixels, "YXC"[: pixels.ndim], path.stem), is_converted=is_converted)
+        told = ImageMetadata(notices=[TRANSPARENT.format(path.name)] * _is_seen_through(picture))
+        image = describe(pixels, "YXC"[: pixels.ndim], path.stem, told)
+        return replace(image, is_converted=is_converted)
+
+
+def _is_seen_through(picture: Any) -> bool:
+    """Return whether any pixel of a picture is not opaque."""
+    return "A" in picture.getbands() and picture.getchannel("A").getextrema()[0] < OPAQUE
 
 
 def _read_movie(picture: Any, n_frames: int, path: Path) -> Image:
