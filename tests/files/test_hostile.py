@@ -171,6 +171,7 @@ def test_settings_that_name_no_model_are_refused(tmp_path, name):
     "values",
     [
         {"models": [3]},
+        {"models": []},
         {"window": [[-5, 30], [0, 30]]},
         {"window": [[0.5, 30], [0, 30]]},
         {"window": [["a", 30], [0, 30]]},

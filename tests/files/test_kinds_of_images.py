@@ -19,7 +19,7 @@ from PIL import ImageCms
 from tifffile import TiffWriter
 
 from cellwright.core.errors import ImageError, ReadError
-from cellwright.files.images import read_image, read_images
+from cellwright.files.images import describe_images, read_image, read_images
 from cellwright.files.zarr import S3_TRIES, SILENT_SECONDS, _server_options
 from cellwright.ops.geometry.axes import frames
 
@@ -547,3 +547,64 @@ def test_buckets_are_given_up_as_soon():
     seconds = (waits["retries"]["max_attempts"] + 1) * waits["read_timeout"] * S3_TRIES
     assert seconds == SILENT_SECONDS
     assert _server_options("") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.nd", b'"NDInfoFile", Version 1.0', r"a \.nd file\. Open it in Fiji .* save it as OME-TIFF"),
+        ("a.NII.GZ", b"\x1f\x8b\x08", r"a \.nii\.gz file\. Open it in Fiji"),
+        ("a.heic", b"\0\0\0\x18ftypheic", r"a \.heic file\. Save it as PNG or TIFF"),
+        ("a.mp4", b"\0\0\0\x18ftypmp42", r"a \.mp4 file\. Save its frames"),
+        ("unknown", b"\x89HDF\r\n\x1a\n" + bytes(64), r"HDF5 of an unknown kind\. Open it in Fiji"),
+        ("a.tif", b"%PDF-1.4\n%%EOF\n\xff", "is a PDF, no image"),
+        ("a.xlsx", b"PK\3\4" + bytes(64), "is a zip archive or an office document, no image"),
+        ("b.tif", b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS, no image"),
+        ("c.tif", b"cell,area\r\n1,2\r\n", "is text, no image"),
+        ("empty.png", b"", "is empty, no image"),
+    ],
+)
+def test_a_file_of_another_kind_is_named_with_what_to_do(tmp_path, name, content, told):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ReadError, match=told):
+        read_image(tmp_path / name)
+    assert describe_images(tmp_path / name) == ()
+
+
+@pytest.mark.parametrize(("ending", "program"), [(".vsi", "Fiji"), (".mrxs", "QuPath")])
+def test_the_small_overview_of_a_slide_is_not_taken_for_it(tmp_path, grey, ending, program):
+    """What lies in such a file can be read; the slide lies in a folder beside it."""
+    tifffile.imwrite(tmp_path / f"a{ending}", grey)
+    with pytest.raises(ReadError, match=f"in {program} "):
+        read_image(tmp_path / f"a{ending}")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "wrong"),
+    [
+        ("a.tif", {"imagej": True}, (b"s=3", b"s=2")),
+        ("a.ome.tif", {"ome": True}, (b'SizeT="3"', b'SizeT="2"')),
+    ],
+)
+def test_planes_that_the_description_does_not_name_are_told(tmp_path, grey, name, options, wrong):
+    path = tmp_path / name
+    tifffile.imwrite(path, np.stack([grey] * 3), metadata={"axes": "TYX"}, **options)
+    assert read_image(path).notices == ()
+    content = path.read_bytes()
+    assert wrong[0] in content
+    path.write_bytes(content.replace(*wrong))
+    image = read_image(path)
+    assert (image.axes, image.shape) == ("TYX", (2, 40, 50))
+    assert f"{name} has 3 planes; its description names 2" in image.notices[0]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_what_lies_under_transparency_is_told(tmp_path, grey, mode):
+    layers = [grey] * (len(mode) - 1)
+    for name, opacity in {"opaque.png": 255, "seen_through.png": 0}.items():
+        alpha = np.full_like(grey, 255)
+        alpha[:5] = opacity
+        Picture.fromarray(np.dstack([*layers, alpha]), mode).save(tmp_path / name)
+    assert read_image(tmp_path / "opaque.png").notices == ()
+    (notice,) = read_image(tmp_path / "seen_through.png").notices
+    assert "seen_through.png is transparent in places" in notice

@@ -30,6 +30,11 @@ MOST_FRAME_PIXELS = 1 << 29  # of all frames of a movie
 MOST_TIMES = 4000  # how much larger than its file a picture can be; LZW and deflate reach 1000 a sample
 MOST_DESCRIBED, MOST_IMAGES_DESCRIBED = 256, 64  # files, and images of each
 EXIF_ORIENTATION, FIRST_ON_ITS_SIDE = 274, 5  # tag, and the value from which on rows are columns
+OPAQUE = 255
+TRANSPARENT = (
+    "{} is transparent in places; the colours stored there are counted, which programs do not show. Save it "
+    "without transparency."
+)
 _DESCRIBED: dict[tuple[str, int, int], tuple[Image, ...]] = {}
 
 
@@ -280,9 +285,15 @@ def _read(path: Path | str, wanted: Wanted) -> Iterator[Image]:
         raise ReadError(f"{path} does not fit into memory. Convert it to a .zarr folder.") from error
     except Exception as error:  # decoders fail in every possible way on damaged files
         raise ReadError(
-            f"Expected a whole TIFF, PNG, JPEG or .npy image at {path}; got: {error}. "
+            vendor.why_not_read(path, _start_of(path))
+            or f"Expected a whole TIFF, PNG, JPEG or .npy image at {path}; got: {error}. "
             "The file is damaged, cut short or no image; copy or export it again."
         ) from error
+
+
+def _start_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(32)
 
 
 def _read_file(path: Path, wanted: Wanted) -> Iterator[Image]:
@@ -291,8 +302,9 @@ def _read_file(path: Path, wanted: Wanted) -> Iterator[Image]:
     if path.suffix.lower() in vendor.READERS:
         yield from vendor.read_vendor(path)
         return
-    with path.open("rb") as file:
-        start = file.read(32)
+    start = _start_of(path)
+    if path.suffix.lower() in vendor.OVERVIEWS or start.startswith(vendor.HDF5_START):
+        raise ReadError(vendor.why_not_read(path, start))
     if start.startswith(TIFF_STARTS):
         from cellwright.files import tiff  # tifffile and its codecs are not imported before they are needed
 
@@ -381,7 +393,14 @@ def _read_picture(path: Path, start: bytes) -> Image:
         if _orientation(picture) != 1:  # else it would be copied
             picture = ImageOps.exif_transpose(picture)
         pixels = _light(picture)
-        return replace(describe(pixels, "YXC"[: pixels.ndim], path.stem), is_converted=is_converted)
+        told = ImageMetadata(notices=[TRANSPARENT.format(path.name)] * _is_seen_through(picture))
+        image = describe(pixels, "YXC"[: pixels.ndim], path.stem, told)
+        return replace(image, is_converted=is_converted)
+
+
+def _is_seen_through(picture: Any) -> bool:
+    """Return whether any pixel of a picture is not opaque."""
+    return "A" in picture.getbands() and picture.getchannel("A").getextrema()[0] < OPAQUE
 
 
 def _read_movie(picture: Any, n_frames: int, path: Path) -> Image:

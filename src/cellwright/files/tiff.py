@@ -66,14 +66,29 @@ def read_tiff(path: Path, wanted: Wanted = Wanted()) -> Iterator[Image]:  # noqa
         check_directories(tiff, path)
         refuse_outside(tiff, path)
         series = _images(tiff)
+        left_out = _planes_left_out(tiff)
         for index, one, copies in series:
             refuse_cut_file(tiff, one, path)
             refuse_bomb(one, path)
             bound_pictures(one.keyframe)
             name = scene_name(path, one.name or str(index), len(series))
             seen = _pixels(tiff, index, path, wanted, copies)
-            image = describe(seen.data, seen.axes, name, _told(tiff, index))
+            told = replace(_told(tiff, index), notices=left_out)
+            image = describe(seen.data, seen.axes, name, told)
             yield replace(image, is_converted=seen.is_converted, levels=seen.levels)
+
+
+def _planes_left_out(tiff: tifffile.TiffFile) -> list[str]:
+    """Return a notice where the description of a file names fewer planes than there are."""
+    if not (tiff.is_ome or tiff.is_imagej):
+        return []
+    n_planes, n_named = len(tiff.pages), sum(len(one.pages) for one in tiff.series)
+    if n_planes <= n_named:
+        return []
+    return [
+        f"{tiff.filename} has {n_planes} planes; its description names {n_named}, and the others are left "
+        "out. Save it again with the right axes to count them."
+    ]
 
 
 def set_of(path: Path) -> tuple[str, ...]:

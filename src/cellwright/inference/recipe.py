@@ -435,6 +435,8 @@ def read_recipe(path: Path | str) -> dict[str, Any]:
     if set(found) != set(usual) or any(type(found[name]) is not _JSON_TYPES.get(name, str) for name in found):
         raise ReadError(f"The settings in {path} are damaged or of a newer version. Save them again.")
     wrong = [name for name, does_fit in _FITS.items() if not all(map(does_fit, found[name]))]
+    if not found["models"]:
+        wrong.append("models")
     if wrong:
         raise ReadError(f"{wrong[0]} in {path} is damaged: {found[wrong[0]]}. Save the settings again.")
     return found
