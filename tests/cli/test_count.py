@@ -72,6 +72,18 @@ def test_how_well_it_went_stands_beside_the_number(cli, image_path, oracle_model
     assert summary["fit"].tolist() == [fit]
 
 
+def test_results_of_the_longest_name_are_written_as_those_of_a_folder(cli, image_path, tmp_path):
+    folder, alone, together = (tmp_path / name for name in ("in", "alone", "together"))
+    folder.mkdir()
+    long = folder / f"{'ü' * 120}.tif"  # 244 of the 255 bytes that a name can have
+    long.write_bytes(image_path.read_bytes())
+    assert cli("count", long, "--output", alone).code == 0
+    assert cli("count", folder, "--output", together).code == 0
+    names = {path.name for path in together.glob("ü*")}
+    assert len(names) == 3
+    assert {path.name for path in alone.glob("ü*")} == names
+
+
 def test_output_holds_labels_table_and_provenance(cli, image_path, blobs, tmp_path):
     folder = tmp_path / "new" / "results"
     assert cli("count", image_path, "--output", folder).code == 0

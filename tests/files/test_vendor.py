@@ -124,12 +124,13 @@ def test_an_oib_with_tables_without_end_is_looked_at_in_little_memory(tmp_path):
 
 def test_lif_names_its_channels_where_its_package_does(stands_in):
     coords = {"C": np.array(["DAPI", "GFP"]), "Y": np.arange(8) * 5e-7, "X": np.arange(9) * 5e-7}
+    coords["Z"] = np.arange(3) * -2e-6  # a stack scanned downwards
     image = SimpleNamespace(
-        name="one", dims=("C", "Y", "X"), coords=coords, asarray=lambda: np.zeros((2, 8, 9), np.uint8)
+        name="one", dims=("Z", "C", "Y", "X"), coords=coords, asarray=lambda: np.zeros((3, 2, 8, 9), np.uint8)
     )
     found = read_image(stands_in("liffile", "LifFile", ".lif", images=[image]))
     assert found.channel_names == ("DAPI", "GFP")
-    assert found.pixel_size_um == pytest.approx((0.5, 0.5))
+    assert found.pixel_size_um == pytest.approx((2.0, 0.5, 0.5))
 
 
 def test_lif_has_images_of_their_own(stands_in):

@@ -17,7 +17,7 @@ from cellwright.core.data import ArrayLike, Image, Result
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Task
 from cellwright.files.atomic import plain_name
-from cellwright.files.folders.image_list import ListedImage
+from cellwright.files.folders.image_list import ListedImage, short_name
 from cellwright.files.folders.results import begin_image, blocks_folder, mark_written, take_blocks
 from cellwright.inference.settings import StreamSettings
 from cellwright.ops.geometry.channels import channel_numbers
@@ -281,9 +281,9 @@ def write_alone(path: Path, image: Image, counted: Counted, choices: CountChoice
     if output is None:
         write_counted(choices.tables, image.name, image, counted, choices)
         return ()
-    listed = ListedImage(path, image.name)
+    listed = ListedImage(path, short_name(image.name))
     before = begin_image(listed, output)
-    written = write_counted(choices.tables, image.name, image, counted, choices)
+    written = write_counted(choices.tables, listed.name, image, counted, choices)
     mark_written(listed, output, written)
     return before.notices
 

@@ -127,3 +127,10 @@ def test_a_damaged_file_of_a_folder_is_listed_like_the_others(tmp_path):
         damaged.seek(samples_per_pixel.offset + 4)
         damaged.write((2).to_bytes(4, "little"))  # two numbers where there is one
     assert [image.name for image in list_images([tmp_path])] == ["a"]
+
+
+def test_every_picture_that_is_read_is_found_in_a_folder(tmp_path):
+    names = ["a.gif", "b.webp", "c.PNG", "d.jpeg", "e.bmp"]
+    for name in [*names, "notes.txt"]:
+        (tmp_path / name).touch()
+    assert [image.path.name for image in list_images([tmp_path])] == names

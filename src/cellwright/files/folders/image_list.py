@@ -13,7 +13,7 @@ from cellwright.files.atomic import plain_name
 from cellwright.files.zarr import images_inside, is_zarr
 
 SUFFIXES = (
-    *(".tif", ".tiff", ".lsm", ".stk", ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".npy"),
+    *(".tif", ".tiff", ".lsm", ".stk", ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".npy"),
     *(".czi", ".nd2", ".lif", ".oif", ".oib"),
 )
 OME_SUFFIXES = (".ome.tif", ".ome.tiff")
@@ -48,7 +48,7 @@ class ListedImage:
         own = image.name
         for start in (self.path.stem, _stem(stem)):
             own = own.removeprefix(f"{start}_")
-        return replace(self, name=_short(f"{self.name}{PART}{plain_name(own)}"), part=image.name)
+        return replace(self, name=short_name(f"{self.name}{PART}{plain_name(own)}"), part=image.name)
 
 
 def list_images(
@@ -118,10 +118,10 @@ def _images_of(path: Path, name: str, parse: Callable[[str], dict[str, str]]) ->
     """Return a file, or each image of a Zarr folder that holds several."""
     inside = images_inside(path) if path.is_dir() else {}
     if not inside:
-        return [ListedImage(path, _short(name), parse(name))]
+        return [ListedImage(path, short_name(name), parse(name))]
     own = {place: f"{name}{PART}{place.replace('/', '_')}" for place in inside}
     return [
-        ListedImage(path / place, _short(own[place]), {**parse(own[place]), **told})
+        ListedImage(path / place, short_name(own[place]), {**parse(own[place]), **told})
         for place, told in inside.items()
     ]
 
@@ -145,7 +145,7 @@ def _in_folder(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[t
             yield path, _stem(path.name)
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
     """Return a name whose every part a file system takes, told apart by a checksum where it is cut."""
     parts = []
     for part in name.split("/"):
