@@ -12,6 +12,7 @@ from cellwright.widgets.annotate.session_setup import start_session
 from cellwright.widgets.annotate.widget import AnnotateWidget
 from cellwright.widgets.results.widget import ResultsWidget
 from cellwright.widgets.shared.cells.followers import LayerRows, follow
+from cellwright.widgets.shared.napari_private import camera_of
 
 Read = Callable[[ResultsWidget], None]
 LIMIT_MS = 30_000
@@ -69,6 +70,22 @@ def test_no_cell_stays_lit_when_its_layer_is_gone(
     viewer.layers.remove("cells")
     read(panel)
     assert len(viewer.layers["chosen cell"].data) == 0
+
+
+def test_the_light_follows_a_cell_that_was_cut(panel: ResultsWidget, viewer: ViewerModel, read: Read) -> None:
+    labels = viewer.layers["cells"]
+    panel.model.choose(3)
+    ring, number = viewer.layers["chosen cell"], int(panel.model.measured.numbers[3])
+    rows, columns = np.nonzero(labels.data == number)
+    is_cut = columns > columns.min() + 1
+    before, camera_of(viewer).center = ring.size[0], (0.0, 1.0, 2.0)
+    labels.data_setitem((rows[is_cut], columns[is_cut]), 0)
+    labels.selected_label = 7
+    read(panel)
+    np.testing.assert_allclose(ring.data, [[rows.mean(), columns.min() + 0.5]])
+    assert ring.size[0] <= before
+    assert labels.selected_label == 7
+    assert camera_of(viewer).center == (0.0, 1.0, 2.0)
 
 
 def test_rows_of_the_table_delete_no_pixels_painted_since(panel: ResultsWidget, viewer: ViewerModel) -> None:

@@ -64,6 +64,15 @@ class ViewerLink:
             self._go_to(np.asarray(layer.data_to_world(point), float))
         self._light_up(layer, point, self._diameter(measured, row))
 
+    def follow(self, row: int) -> None:
+        """Light up a cell that has another place or size now; the viewer stays where it is."""
+        measured, layer, ring = self.model.measured, self.layer, self._ring
+        if measured is None or layer is None or ring is None:
+            return
+        if len(ring.data) and ring in self.viewer.layers and layer in self.viewer.layers:
+            point = self.in_layer(measured, np.array([row]))[0]
+            self._light_up(layer, point, self._diameter(measured, row))
+
     def go_to_frame(self, axis: str, number: int) -> None:
         """Show a frame or slice of the image."""
         place = self._place_of(axis)

@@ -235,6 +235,7 @@ class ResultsWidget(QWidget):
         self.view.frame.set_frame(self.model.table, self.model.kept)
         if self.model.chosen >= 0:
             self.view.table.choose(self.model.chosen)
+            self.link.follow(self.model.chosen)
 
     def _list_classes(self, names: list[str]) -> None:
         box = self.view.class_name
