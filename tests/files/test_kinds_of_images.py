@@ -608,3 +608,18 @@ def test_what_lies_under_transparency_is_told(tmp_path, grey, mode):
     assert read_image(tmp_path / "opaque.png").notices == ()
     (notice,) = read_image(tmp_path / "seen_through.png").notices
     assert "seen_through.png is transparent in places" in notice
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "wrong"),
+    [
+        ("a.tif", {"imagej": True}, (b"s=3", b"s=7")),
+        ("a.ome.tif", {"ome": True}, (b'SizeT="3"', b'SizeT="9"')),
+    ],
+)
+def test_planes_that_are_named_and_not_there_are_refused(tmp_path, grey, name, options, wrong):
+    path = tmp_path / name
+    tifffile.imwrite(path, np.stack([grey] * 3), metadata={"axes": "TYX"}, **options)
+    path.write_bytes(path.read_bytes().replace(*wrong))
+    with pytest.raises(ReadError, match=r"description names more planes than there are.*save it anew"):
+        read_image(path)

@@ -68,7 +68,10 @@ def refuse_cut_file(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, pa
     pages = list(series.pages)
     promised = (tiff.imagej_metadata or {}).get("images", 1)
     if any(next_page) or None in pages or promised > len(pages) or _lost_description(tiff):
-        raise ReadError(f"Parts of {path} are missing: it was cut short or is one of a set. Copy it again.")
+        raise ReadError(
+            f"Parts of {path} are missing: it was cut short, is one of a set, or its description names more "
+            "planes than there are. Copy it again, or save it anew with Fiji."
+        )
 
 
 def check_directories(tiff: tifffile.TiffFile, path: Path) -> None:
