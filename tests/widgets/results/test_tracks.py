@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from napari.components import ViewerModel
 from pytestqt.qtbot import QtBot
+from qtpy.QtCore import Qt
 
 from cellwright.core.data import Image
 from cellwright.core.errors import SettingsError
@@ -66,6 +67,19 @@ def test_tracks_are_those_of_the_same_analysis(tracked: ResultsWidget) -> None:
     assert text == "Tracks 4 · lineages 2 · divisions 1 · median speed 0 µm per min"
     speeds = tracked.model.lineages()["speed_um_per_min"]
     assert speeds[0] == pytest.approx(3.0)  # 1.5 micrometres in half a minute
+
+
+def test_the_headings_of_tracks_are_words(tracked: ResultsWidget) -> None:
+    frame = tracked.view.tracks.frame
+    headings = []
+    for interval_s in (0.0, 60.0):
+        frame.set_frame(tracked.model.tracks.lineage_table(interval_s))
+        titles = [frame.headerData(place, Qt.Orientation.Horizontal) for place in range(len(frame.names))]
+        headings.append(titles)
+    assert headings[0][:4] == ["Track", "Parent", "Root", "Generation"]
+    assert headings[0][4:8] == ["First frame", "Last frame", "Frames", "Divides"]
+    assert headings[0][8:] == ["Path [µm]", "Displacement [µm]", "Speed [µm/frame]"]
+    assert headings[1][10] == "Speed [µm/min]"
 
 
 def test_a_layer_shows_tracks_and_divisions(tracked: ResultsWidget) -> None:
