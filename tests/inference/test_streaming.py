@@ -784,7 +784,10 @@ def test_processes_of_this_machine_keep_their_memory(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(cluster.os, "cpu_count", lambda: 8)
     with cluster.cluster(StreamSettings(workers=2)):
         pass
-    assert began_with == [dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "4")]
+    (variables,) = began_with
+    assert {variables[f"{name}_NUM_THREADS"] for name in ("OMP", "MKL", "OPENBLAS")} == {"4"}
+    assert variables["MALLOC_ARENA_MAX"] == "1"
+    assert variables["MALLOC_MMAP_THRESHOLD_"] == variables["MALLOC_TRIM_THRESHOLD_"] == str(2**30)
 
 
 def test_an_address_that_nobody_answers_is_told(tmp_path, monkeypatch):

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 CONNECT_S = 10  # for a scheduler to answer
 WARM_PX = 128  # side of what networks see to begin with
+KEPT_BYTES = 1 << 30  # pieces of memory up to this size stay with a process that ends using them
 OnBlock = Callable[[StreamBlock], None]
 
 
@@ -171,11 +172,16 @@ def _networks_there(model: Any, settings: EngineSettings) -> Engine:
 def _environment(n_workers: int) -> dict[str, str]:
     """Return the variables that processes of this machine begin with: each has its share of the cores.
 
-    Dask's own have memory given back to the system at once (MALLOC_TRIM_THRESHOLD_), which makes convolutions
-    twice as slow.
+    Networks ask for the same large pieces of memory again and again. Where each goes back to the system, as
+    Dask has it, blocks take up to twice as long; where all are kept, a fifth less than without these variables.
     """
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    return dict.fromkeys(names, str(max(1, (os.cpu_count() or 1) // n_workers)))
+    threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    thresholds = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
+    return {
+        **dict.fromkeys(threads, str(max(1, (os.cpu_count() or 1) // n_workers))),
+        **dict.fromkeys(thresholds, str(KEPT_BYTES)),
+        "MALLOC_ARENA_MAX": "1",  # that of threads hold no large piece
+    }
 
 
 @contextmanager
