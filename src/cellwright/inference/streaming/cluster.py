@@ -173,7 +173,7 @@ def _environment(n_workers: int) -> dict[str, str]:
     """Return the variables that processes of this machine begin with: each has its share of the cores.
 
     Networks ask for the same large pieces of memory again and again. Where each goes back to the system, as
-    Dask has it, blocks take up to twice as long; where all are kept, a fifth less than without these variables.
+    Dask has it, blocks take up to twice as long; where all are kept, a fifth less than by default.
     """
     threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     thresholds = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
