@@ -610,6 +610,25 @@ def test_what_lies_under_transparency_is_told(tmp_path, grey, mode):
     assert "seen_through.png is transparent in places" in notice
 
 
+@pytest.mark.parametrize("mode", ["L", "P", "RGB"])
+def test_a_value_that_stands_for_transparency_is_told(tmp_path, grey, mode):
+    picture = Picture.fromarray(np.where(grey == 7, 8, grey).astype(np.uint8)).convert(mode)
+    for name, is_there in {"opaque.png": False, "seen_through.png": True}.items():
+        if is_there:
+            picture.paste((7, 7, 7) if mode == "RGB" else 7, (0, 0, 5, 5))
+        picture.save(tmp_path / name, transparency=(7, 7, 7) if mode == "RGB" else 7)
+        assert [name in notice for notice in read_image(tmp_path / name).notices] == [True] * is_there
+
+
+def test_transparency_of_16_bits_is_told(tmp_path):
+    import imagecodecs
+
+    for opacity in (65535, 65534):
+        pixels = np.full((20, 30, 4), opacity, np.uint16)
+        (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(pixels))
+        assert len(read_image(tmp_path / "a.png").notices) == (opacity < 65535)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "wrong"),
     [

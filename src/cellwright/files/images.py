@@ -31,6 +31,7 @@ MOST_TIMES = 4000  # how much larger than its file a picture can be; LZW and def
 MOST_DESCRIBED, MOST_IMAGES_DESCRIBED = 256, 64  # files, and images of each
 EXIF_ORIENTATION, FIRST_ON_ITS_SIDE = 274, 5  # tag, and the value from which on rows are columns
 OPAQUE = 255
+KEYED_MODES = ("1", "L", "P", "RGB")  # of Pillow, in which a value may stand for transparency
 TRANSPARENT = (
     "{} is transparent in places; the colours stored there are counted, which programs do not show. Save it "
     "without transparency."
@@ -383,7 +384,7 @@ def _read_picture(path: Path, start: bytes) -> Image:
     from PIL import ImageOps
 
     if _is_deep_png(start):
-        return describe(*_read_deep_png(path, start), path.stem)  # Pillow would take 8 of its 16 bits
+        return _read_deep_png(path, start)  # Pillow would take 8 of its 16 bits
     with _opened(path) as picture:
         n_frames = _n_frames(picture)
         _refuse_bomb(picture, n_frames, path)
@@ -393,14 +394,23 @@ def _read_picture(path: Path, start: bytes) -> Image:
         if _orientation(picture) != 1:  # else it would be copied
             picture = ImageOps.exif_transpose(picture)
         pixels = _light(picture)
-        told = ImageMetadata(notices=[TRANSPARENT.format(path.name)] * _is_seen_through(picture))
-        image = describe(pixels, "YXC"[: pixels.ndim], path.stem, told)
+        image = _of_picture(path, pixels, is_seen_through=_is_seen_through(picture))
         return replace(image, is_converted=is_converted)
+
+
+def _of_picture(path: Path, pixels: NDArray[Any], *, is_seen_through: bool) -> Image:
+    """Return an image of the light of a picture."""
+    told = ImageMetadata(notices=[TRANSPARENT.format(path.name)] * is_seen_through)
+    return describe(pixels, "YXC"[: pixels.ndim], path.stem, told)
 
 
 def _is_seen_through(picture: Any) -> bool:
     """Return whether any pixel of a picture is not opaque."""
-    return "A" in picture.getbands() and picture.getchannel("A").getextrema()[0] < OPAQUE
+    if "A" not in picture.getbands():
+        if "transparency" not in picture.info or picture.mode not in KEYED_MODES:
+            return False
+        picture = picture.convert("RGBA")  # a value or a colour of the palette stands for it
+    return bool(picture.getchannel("A").getextrema()[0] < OPAQUE)
 
 
 def _read_movie(picture: Any, n_frames: int, path: Path) -> Image:
@@ -462,7 +472,7 @@ def _is_grey(picture: Any) -> bool:
     return len(table) > 1 and bool((table == table[:, :1]).all())
 
 
-def _read_deep_png(path: Path, start: bytes) -> tuple[NDArray[Any], str]:
+def _read_deep_png(path: Path, start: bytes) -> Image:
     import imagecodecs
     from PIL import Image as Picture
 
@@ -473,10 +483,11 @@ def _read_deep_png(path: Path, start: bytes) -> tuple[NDArray[Any], str]:
         )
     pixels: NDArray[Any] = imagecodecs.png_decode(path.read_bytes())
     if pixels.ndim == 2:
-        return pixels, "YX"
-    if pixels.shape[-1] == 2:
-        return pixels[..., 0], "YX"
-    return pixels[..., :3], "YXC"
+        return _of_picture(path, pixels, is_seen_through=False)
+    n = pixels.shape[-1]
+    is_seen_through = n % 2 == 0 and bool(pixels[..., -1].min() < np.iinfo(pixels.dtype).max)
+    light = pixels[..., 0] if n == 2 else pixels[..., :3]
+    return _of_picture(path, light, is_seen_through=is_seen_through)
 
 
 def as_bytes(image: Image) -> list[NDArray[np.uint8]]:
