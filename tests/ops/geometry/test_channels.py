@@ -6,7 +6,7 @@ import pytest
 
 from cellwright.core.data import Image
 from cellwright.core.errors import SettingsError
-from cellwright.ops.geometry.channels import channel_numbers, combined
+from cellwright.ops.geometry.channels import StackedPixels, channel_numbers, combined
 from cellwright.ops.geometry.intensity import apply, fit
 
 NAMES = ("DAPI", "GFP", "membrane, far red")
@@ -104,3 +104,11 @@ def test_a_name_that_several_channels_have_is_told(rng):
     image = Image(rng.random((3, 8, 8)), "CYX", channel_names=("GFP", "DAPI", "DAPI"))
     with pytest.raises(SettingsError, match="all named 'DAPI'"):
         combined(image, ["DAPI", 0])
+
+
+@pytest.mark.parametrize("index", [..., 1, (..., 0), (0, ..., slice(2, 5)), (slice(1, None), ..., 1, 2)])
+def test_channels_of_several_images_are_indexed_like_an_array(rng, index):
+    images = [Image(rng.random(shape), axes) for shape, axes in (((2, 3, 6, 7), "TCYX"), ((2, 6, 7), "TYX"))]
+    stacked = StackedPixels(((images[0], 2), (images[1], None), (images[0], 0)))
+    wanted = np.stack([images[0].data[:, 2], images[1].data, images[0].data[:, 0]])
+    np.testing.assert_array_equal(stacked[index], wanted[index])

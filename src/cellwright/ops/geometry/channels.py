@@ -89,10 +89,10 @@ class StackedPixels:
         places: list[Any] = [index]
         if isinstance(index, tuple):
             places = list(index)
-        wanted, *place = places
-        if wanted is ...:
-            wanted, place = slice(None), []
-        place += [slice(None)] * (self.ndim - 1 - len(place))
+        at = next((number for number, one in enumerate(places) if one is ...), len(places))
+        before, behind = places[:at], places[at + 1 :]
+        every: list[Any] = [slice(None)] * (self.ndim - len(before) - len(behind))
+        wanted, *place = [*before, *every, *behind]
         if isinstance(wanted, Integral):
             return self._read(int(wanted), place)
         return np.stack([self._read(number, place) for number in range(len(self.channels))[wanted]])
