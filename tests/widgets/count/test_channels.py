@@ -223,6 +223,7 @@ def test_channels_of_two_files_are_repeated_by_one_command(
     widget.settings_file.save(tmp_path / "s.json")
     result = count(widget, settled)
     assert result.count == len(blobs)
+    assert (widget.panel.image.layer, viewer.layers.selection.active) == (first, last)
     recipe = recipe_of(result)
     command = shlex.split(as_command(recipe))
     assert command[2:5] == [str(paths[0]), "--with", str(paths[1])]

@@ -36,7 +36,7 @@ from cellwright.models import registry, store
 from cellwright.models.classifier import spec as classifier_spec
 from cellwright.models.spec import ModelSpec, read_spec
 from cellwright.widgets.shared.coordinates import Channel, channels_of
-from cellwright.widgets.shared.edited_layers import is_image
+from cellwright.widgets.shared.edited_layers import ACTIVE_KEPT, is_image
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.napari_private import preferences, unwrapped
 from cellwright.widgets.shared.style import fill, row
@@ -212,7 +212,7 @@ class LayerComboBox(PanelComboBox):
 
     def choose_active(self, _: Any = None) -> None:
         """Choose the active layer where it is listed and the box is enabled."""
-        if isalive(self) and self.isEnabled():  # type: ignore[no-untyped-call]
+        if isalive(self) and self.isEnabled() and not ACTIVE_KEPT.get():  # type: ignore[no-untyped-call]
             active = self._active()
             if active is not None and self.follows(active):
                 self.choose(active)

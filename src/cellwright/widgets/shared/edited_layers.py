@@ -9,6 +9,7 @@ layer never do: the next count makes a layer of its own beside them.
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
@@ -23,6 +24,7 @@ COUNT = ("model", "checkpoint_sha256", "seconds", "image_name")  # in a provenan
 EDITED = "edited"  # key in the metadata of a layer of ours
 ASKED = "asked_cells"  # in the settings of the provenance: how many cells were added by click
 OWNER = "layer"  # key of the unique_id of the layer that the metadata was made for; in a copy it is another
+ACTIVE_KEPT = ContextVar("active_kept", default=False)  # a layer is made the active one again, not chosen
 
 
 def is_image(layer: Layer) -> bool:

@@ -31,6 +31,7 @@ from cellwright.widgets.shared.coordinates import (
     whole_placement,
 )
 from cellwright.widgets.shared.edited_layers import (
+    ACTIVE_KEPT,
     METADATA,
     is_edited,
     may_follow,
@@ -167,11 +168,15 @@ def prepare(result: Result, source: Source, outputs: Iterable[str] = ("Labels",)
 
 @contextmanager
 def active_kept(viewer: Any) -> Iterator[None]:
-    """Keep the active layer the active one, whatever layers come."""
+    """Keep the active layer the active one, whatever layers come; panels do not choose it anew."""
     active = viewer.layers.selection.active
     yield
     if active is not None and active in viewer.layers:
-        viewer.layers.selection.active = active
+        token = ACTIVE_KEPT.set(True)
+        try:
+            viewer.layers.selection.active = active
+        finally:
+            ACTIVE_KEPT.reset(token)
 
 
 def take_away(viewer: Any, *layers: Layer | None) -> None:
