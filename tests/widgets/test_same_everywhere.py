@@ -339,8 +339,10 @@ def test_files_are_described_as_they_are_read(tmp_path: Path) -> None:
     for name in write_all(tmp_path):
         (read,) = read_images(tmp_path / name)
         (told,) = describe_images(tmp_path / name)
-        for fact in ("axes", "shape", "pixel_size_um", "channel_names", "notices", "source", "is_converted"):
+        for fact in ("axes", "shape", "pixel_size_um", "channel_names", "source", "is_converted"):
             assert getattr(told, fact) == getattr(read, fact), (name, fact)
+        of_pixels = [notice for notice in read.notices if "is transparent" in notice]
+        assert [*told.notices, *of_pixels] == list(read.notices), name
         assert told.data.dtype == read.data.dtype
 
 

@@ -94,7 +94,7 @@ def test_a_folder_is_counted_and_what_fails_is_listed(
     assert "3 images" in panel.view.totals.text()
     assert "1 failed" in panel.view.totals.text()
     assert panel.view.tabs.tabText(2) == "Failed (1)"
-    assert panel.view.failed.item(0).text().startswith("C01_s1\nExpected a whole TIFF")
+    assert panel.view.failed.item(0).text().startswith("C01_s1\nExpected an image")
     assert "1 of the images failed" in panel.view.message.text()
     assert panel.view.message.property("info") == "false"
     assert (tmp_path / "out" / "summary.csv").exists()
