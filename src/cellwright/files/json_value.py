@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -60,7 +61,7 @@ class JsonValue:
         """Return a finite number between two others."""
         value = self.value
         is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-        if not is_number or not math.isfinite(value) or not low <= value <= high:
+        if not is_number or not abs(value) <= sys.float_info.max or not low <= value <= high:
             raise self.refuse("a number" if math.isinf(high) else f"a number from {low:g} to {high:g}")
         return float(value)
 

@@ -21,9 +21,11 @@ from pycocotools.coco import COCO
 
 from cellwright.core.data import Image
 from cellwright.core.errors import ReadError, WriteError
+from cellwright.files.dataset.meta import checked_pixel_size
 from cellwright.files.formats.image_annotation import ImageAnnotation
 from cellwright.files.formats.registry import FORMATS
 from cellwright.files.formats.tracking_challenge import write_anew
+from cellwright.files.json_value import JsonValue
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
 
@@ -268,6 +270,15 @@ def test_coco_mixes_boxes_and_outlines(tmp_path):
     assert len(found) == 2
     assert (found.labels == 2).sum() == 25
     assert "1 made no sense" in found.notices[0]
+
+
+@pytest.mark.parametrize("number", [10**400, float("inf"), float("nan")])
+def test_numbers_without_end_are_no_numbers(tmp_path, number):
+    box = JsonValue([number, 2], tmp_path / "a.json", "x").rows()[0]
+    with pytest.raises(ReadError, match="must be a number"):
+        box.number()
+    with pytest.raises(ReadError, match="pixel_size_um"):
+        checked_pixel_size([number, 1], tmp_path)
 
 
 def test_coco_with_lists_in_place_of_numbers_loses_only_what_they_name(tmp_path):

@@ -131,6 +131,7 @@ DAMAGES = {
     "unknown preset": (lambda folder: change(folder, preset="huge"), "preset in .* must be one of"),
     "unknown window": (lambda folder: change(folder, window="wide"), "window must be one of"),
     "no number": (lambda folder: change(folder, context="wide"), "A field of .* is wrong"),
+    "no end": (lambda folder: change(folder, crop_px=float("inf")), "A field of .* is wrong"),
     "another class": (
         lambda folder: change(folder, classes=["a", "b"]),
         "do not fit the small classifier",

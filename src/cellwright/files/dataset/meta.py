@@ -74,7 +74,7 @@ def checked_regions(values: Any, name: str, folder: Path) -> tuple[Region, ...]:
             np.isfinite(corners).all() and (corners[:, 0] < corners[:, 1]).all() and (corners >= 0).all()
         ):
             raise ValueError(values)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ReadError(
             f"Regions must be boxes [[top, left], [bottom, right]] in pixels; got {str(values)[:80]} for "
             f"{name!r} in meta.json of {folder}. Export the dataset again."
@@ -89,7 +89,7 @@ def checked_pixel_size(values: Any, folder: Path) -> tuple[float, ...]:
         sizes = tuple(map(float, values or ()))
         if not all(0 <= size < inf for size in sizes) or (sizes and not any(sizes)):
             raise ValueError(values)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ReadError(
             f"'pixel_size_um' in meta.json of {folder} must hold a number for each spatial axis, 0 "
             f"where it is unknown; got {str(values)[:80]}. Correct it, or leave it out."

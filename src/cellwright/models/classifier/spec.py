@@ -139,6 +139,6 @@ def _from_json(values: dict[str, Any], path: Path) -> ClassifierSpec:
             "classes": tuple(map(str, values["classes"])),
             "percentiles": (float(low), float(high)),
         }
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"A field of {path} is wrong: {error}. Copy the folder again.") from error
     return ClassifierSpec(**facts)
