@@ -28,7 +28,7 @@ def test_a_normal_image_is_one_block(make_context):
 def test_a_large_image_is_cut_and_every_block_sees_whole_cells(make_context):
     context = make_context(1, (9000, 9000))
     batches = context.batches(1.0)
-    assert len(batches) == 9
+    assert len(batches) == 25
     largest_cell = context_module.LARGEST_CELL * context.engine.spec.diameter_px
     for batch in batches:
         for core, read in zip(batch.block.core, batch.block.read, strict=True):

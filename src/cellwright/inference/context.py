@@ -30,7 +30,7 @@ ModelChoice = str | Path | CellModel
 ModelChoices = ModelChoice | tuple[ModelChoice, ...]
 
 WHOLE_PX = 4096  # a frame up to this long is one block, whose maps can be kept
-BLOCK_PX = 3072  # a longer one is cut, so that its labels leave room for the decoding of a block
+BLOCK_PX = 2048  # a longer one is cut as one larger than memory is, so that both find the same cells
 LARGEST_CELL = 3.0  # times the model's diameter: cells up to this size are whole in some block
 
 

@@ -18,7 +18,7 @@ from cellwright.files.folders.results import facts_of
 from cellwright.files.images import read_image
 from cellwright.files.json_value import NO_JSON
 from cellwright.files.zarr import address_of, chunk_px
-from cellwright.inference.context import LARGEST_CELL, ModelChoices, Preparation, load_models
+from cellwright.inference.context import BLOCK_PX, LARGEST_CELL, ModelChoices, Preparation, load_models
 from cellwright.inference.device import free_memory
 from cellwright.inference.pipeline import LINKED_AXES, prepare
 from cellwright.inference.predictor import Engine
@@ -30,7 +30,7 @@ from cellwright.ops.geometry.tiles import Tile
 from cellwright.ops.measure.settings import AnalysisSettings
 from cellwright.ops.volumes.link import anisotropy_of
 
-CORE_PX = 2048  # side of the part of an image that a block answers for; less where there are many slices
+CORE_PX = BLOCK_PX  # side of the part of an image that a block answers for; less where there are many slices
 BYTES_PER_PIXEL = 80  # that a window of one slice takes while it is predicted and decoded
 BYTES_PER_VOXEL = 24  # that each slice of a window takes: pixels and labels
 BYTES_PER_LINKED = 36  # that a voxel takes while outlines are linked
