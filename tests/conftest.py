@@ -123,6 +123,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class OneScreen(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
+            if "workers" in nodeid:
+                return "cluster"  # schedulers of two processes that start at once stand in each other's way
             return "screen" if nodeid.startswith("tests/widgets/") else nodeid
 
     return OneScreen(config, log)
