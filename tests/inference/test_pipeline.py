@@ -503,6 +503,20 @@ def test_new_thresholds_after_rescaling(draw_blobs, oracle_model, diameter):
     assert np.array_equal(again.cells.labels, result.cells.labels)
 
 
+def test_thresholds_do_not_change_the_scale(draw_blobs, oracle_model, monkeypatch):
+    """A count with them gives what moving them after a count does."""
+    ever_less = itertools.count(100, -1)  # that of a trial is asked for before that of the best so far
+    monkeypatch.setattr("cellwright.inference.scale.mean_confidence", lambda cells: next(ever_less))
+    pixels = np.concatenate([draw_blobs((90, 200), 7.0).image, draw_blobs((50, 200), 30.0).image])
+    strict = FlowSettings(min_area_px=100)  # the small ones would call for an enlarged image
+    result, prediction = counted_with_maps(pixels, oracle_model)
+    moved = recount(result, prediction, oracle_model, strict)
+    fresh = counted(pixels, oracle_model, settings=strict)
+    assert fresh.provenance.settings["zoom"] == result.provenance.settings["zoom"] > 1
+    assert 0 < fresh.count < result.count
+    assert np.array_equal(fresh.cells.labels, moved.cells.labels)
+
+
 def test_maps_that_are_too_large_are_dropped(monkeypatch, blobs, oracle_model):
     monkeypatch.setattr(count_module, "KEPT_MAPS_BYTES", 1000)
     result, prediction = counted_with_maps(blobs.image, oracle_model)

@@ -1,6 +1,7 @@
 """The scale to count an image at: as it is, as its stated diameter asks, or where the model is surest."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -51,7 +52,9 @@ def estimate_scale(context: CountContext, at: float = 0.5) -> Task[ScaleTrial]:
     model gives a density, that tells the diameter of the cells. A model that gives instances is tried at
     further zooms: the one that suits cells like those it was fine-tuned on and, as long as the cells look too
     small or too large, the one that suits them; the trial with the highest confidence decides. An image that
-    promises little as it is, is tried enlarged, too.
+    promises little as it is, is tried enlarged, too. All trials are decoded with the default settings: what a
+    user filters by must not change the scale, or thresholds that are moved after a count would give other
+    cells than a count with them.
     """
     spec = context.engine.spec
     zoom = context.zoom
@@ -62,15 +65,28 @@ def estimate_scale(context: CountContext, at: float = 0.5) -> Task[ScaleTrial]:
     progress = context.progress(batches, zoom)
     if context.zoom is not None or context.engine_settings.diameter_px:
         return ScaleTrial(zoom, batch, None, progress)
-    first = ScaleTrial(zoom, batch, (yield from context.decode(batch, zoom, progress)), progress)
-    if registry.get(spec.family).gives == "instances":
-        best = yield from _most_confident(context, first, at)
-        return (yield from _looked_closer(context, best, at))
+    family = registry.get(spec.family)
+    plain = replace(context, settings=family.settings())
+    first = ScaleTrial(zoom, batch, (yield from plain.decode(batch, zoom, progress)), progress)
+    if family.gives == "instances":
+        best = yield from _most_confident(plain, first, at)
+        best = yield from _looked_closer(plain, best, at)
+        return _under(context, best)
     assert first.predicted is not None
     measured = zoom_of_density(first.predicted.decoded, spec)
     if measured == zoom:
         return first
     return ScaleTrial(measured, batch, None, progress)
+
+
+def _under(context: CountContext, trial: ScaleTrial) -> ScaleTrial:
+    """Return a trial, made with the default settings, with what its maps hold under those of the count."""
+    if context.settings == registry.get(context.engine.spec.family).settings():
+        return trial
+    assert trial.predicted is not None
+    maps = trial.predicted.maps
+    decoded = [context.model.decode(one, trial.batch.shape, context.settings) for one in maps]
+    return trial._replace(predicted=Predicted(maps, decoded))
 
 
 def _batch_at(batches: Sequence[BlockBatch], at: float) -> BlockBatch:
