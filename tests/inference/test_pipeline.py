@@ -347,6 +347,27 @@ def test_images_that_cannot_be_counted_are_refused(oracle_model, pixels, axes, e
         counted(pixels, oracle_model, axes)
 
 
+@pytest.mark.parametrize("as_other", [np.ndarray.tolist, memoryview, torch.from_numpy])
+def test_arrays_of_other_kinds_count_the_same(blobs, oracle_model, as_other):
+    assert counted(as_other(blobs.image), oracle_model).count == len(blobs)
+
+
+@pytest.mark.parametrize("rows", [[[1, 2], [3]], torch.zeros((9, 9), requires_grad=True)])
+def test_what_is_no_array_is_refused(oracle_model, rows):
+    with pytest.raises(ImageError, match="array of numbers"):
+        counted(rows, oracle_model)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_no_cell_is_found_under_a_mask(blobs, oracle_model, dtype):
+    hidden = np.arange(blobs.image.shape[1]) >= 100
+    masked = np.ma.masked_array(blobs.image.astype(dtype), np.broadcast_to(hidden, blobs.image.shape))
+    result = counted(masked, oracle_model)
+    assert 0 < result.count < len(blobs)
+    assert not result.cells.labels[:, hidden].any()
+    assert "NaN or infinite" in result.notices[0]
+
+
 def test_other_wrong_input_is_refused(monkeypatch, blobs, oracle_model):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(DeviceError, match="'cuda'"):

@@ -24,7 +24,7 @@ from cellwright.core.data import (
     Result,
     without_channels,
 )
-from cellwright.core.errors import SettingsError
+from cellwright.core.errors import ImageError, SettingsError
 from cellwright.core.tasks import Progress, Task, run
 from cellwright.files.metadata import describe
 from cellwright.inference.calibration import with_calibration
@@ -69,7 +69,8 @@ def count(
     ----------
     source
         Numpy, dask or zarr array, an :class:`Image`, or the path or address of an image; the paths of several
-        files of the same pixels are channels of one image, the first file's first.
+        files of the same pixels are channels of one image, the first file's first. Masked pixels of a
+        numpy array count as dark.
     model
         Name or folder of a model, or a tuple of models of one family whose outputs are averaged.
     axes
@@ -401,8 +402,21 @@ def _image_of(source: ArrayLike | str | Path | Sequence[str | Path], axes: str |
         from cellwright.files.images import read_image, with_channels_of
 
         return with_channels_of(read_image(source[0], axes), source[1:])
-    if not hasattr(source, "shape"):
-        source = np.asarray(source)
+    source = _array_of(source)
     if axes:
         return Image(source, axes)
     return describe(source, "", "image")
+
+
+def _array_of(source: ArrayLike) -> ArrayLike:
+    """Return what can be sliced and has a type of numpy; masked pixels become NaN, where no cell is found."""
+    if isinstance(source, np.ma.MaskedArray) and source.mask.any():
+        return np.ma.filled(source.astype(np.result_type(source.dtype, np.float32)), np.nan)
+    try:
+        np.dtype(source.dtype)
+    except (AttributeError, TypeError):  # lists, and arrays of other libraries
+        try:
+            return np.asarray(source)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ImageError(f"Expected an array of numbers, which numpy can take; got: {error}") from error
+    return source
