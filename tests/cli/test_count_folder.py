@@ -138,9 +138,13 @@ def test_a_plate_of_ome_zarr_is_a_folder(cli, oracle, tmp_path, blobs):
         field = root.create_group(f"{well}/0")
         field.create_array("0", data=(blobs.image * 200).astype(np.uint8))
         field.attrs["multiscales"] = [{"datasets": [{"path": "0"}], "axes": ["y", "x"]}]
-    done = cli("count", tmp_path / "screen.zarr", "--output", tmp_path / "out", "--xlsx")
+    done = cli(
+        "count", tmp_path / "screen.zarr", "--output", tmp_path / "out", "--xlsx", "--measure", "shape"
+    )
     assert done.code == 0, done.err
     summary = pandas.read_excel(tmp_path / "out" / "summary.xlsx")
+    assert "mean_eccentricity" in summary
+    assert "mean_orientation_deg" not in summary  # the mean of -89 and 89 degrees is not 0
     assert list(summary["well"]) == ["A1", "B2"]
     assert list(summary["count"]) == [len(blobs)] * 2
     assert (tmp_path / "out" / "screen#B_2_0.labels.tif").exists()
@@ -153,7 +157,7 @@ def test_a_large_image_is_counted_block_by_block(cli, oracle, tmp_path, blobs):
     path = tmp_path / "large.zarr"
     zarr.create_array(path, data=(blobs.image * 200).astype(np.uint8), chunks=(64, 64))
     beside = cli("count", path, "--stream")
-    assert f"written to {tmp_path / 'cellwright results'}" in beside.err
+    assert f"block by block, so its cells were written to {tmp_path / 'cellwright results'}" in beside.err
     assert (tmp_path / "cellwright results" / "large.cells.csv").exists()
     asked = ("count", path, "--stream", "--pixel-size", "0.5,0.5", "--memory", "1 GB")
     done = cli(*asked, "--output", tmp_path / "out")

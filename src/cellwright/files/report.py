@@ -252,10 +252,10 @@ def _tables(analysis: "Analysis") -> list[str]:
 
 
 def _summary(table: "pandas.DataFrame") -> "pandas.DataFrame":
-    """Return mean, standard deviation and quartiles of each measured column."""
+    """Return mean, standard deviation and quartiles of each measured column; of angles these tell nothing."""
     import pandas
 
-    skipped = ("label", "track", "parent_track", "t", "z", "y", "x")
+    skipped = ("label", "track", "parent_track", "t", "z", "y", "x", "orientation_deg")
     names = [
         str(name)
         for name in table

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from cellwright.models.protocol import CellModel
     from cellwright.ops.measure.analysis import Analysis
 
-PLACES = ("t", "z", "y", "x")  # whose mean tells nothing
+PLACES = ("t", "z", "y", "x", "orientation_deg")  # whose mean tells nothing: -89° and 89° are nearly one
 SIZES = ("diameter_px", "diameter_um")  # whose median the summary tells
 LARGE_PIXELS = 150_000_000  # labels of more are written block by block
 FOLDER = "cellwright results"  # beside a large image, where no other folder is named
@@ -186,7 +186,7 @@ def streamed_task(
     told: tuple[str, ...] = ()
     if output is None:
         output = folder_beside(image)
-        told = (f"The image is large, so its cells were written to {output}.",)
+        told = (f"The image was counted block by block, so its cells were written to {output}.",)
     source: Image | Path = image
     if image.name == path.stem and not image.source_files:
         source = path  # which other processes can read, too
