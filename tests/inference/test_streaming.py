@@ -37,6 +37,7 @@ from cellwright.inference.streaming import run as run_module
 from cellwright.inference.streaming.plan import StreamJob, StreamPlan, blocks_of
 from cellwright.inference.streaming.run import count_streamed
 from cellwright.models.stitching import CellStitcher
+from cellwright.ops.codecs.pseudocolor import Colouring, pseudocolor_frames
 from cellwright.ops.measure.analysis import analysis_task
 from cellwright.ops.measure.cells_table import class_counts
 from cellwright.ops.measure.settings import AnalysisSettings
@@ -296,6 +297,33 @@ def test_slices_are_linked_across_blocks(tmp_path, draw_blobs, small_blocks, fla
     assert sorted(table["volume_px"]) == sorted(whole.areas)
     assert (table["score"] == 1).all()
     assert not list(tmp_path.glob("*.parts"))
+
+
+@pytest.fixture
+def colouring_model(oracle_model, monkeypatch):
+    """A model that sees slices coloured by their neighbours."""
+    oracle_model.spec = replace(oracle_model.spec, family="pseudocolor", diameter_px=14.0)
+    colouring = Colouring(percentiles=(0.5, 99.8))
+    monkeypatch.setattr(
+        oracle_model, "frames", partial(pseudocolor_frames, colouring=colouring), raising=False
+    )
+    return oracle_model
+
+
+def test_dim_parts_stay_dim_where_slices_are_coloured(tmp_path, draw_blobs, colouring_model):
+    """Each part of a volume is coloured by the intensities of the whole, also once a run goes on."""
+    blobs = draw_blobs((60, 60))
+    image = Image(np.stack([[blobs.image] * 4, [blobs.image * 0.2] * 4]), "TZYX")
+    whole = run(count_cells(image, colouring_model))
+    assert whole.count == len(blobs)
+    job = StreamJob(image, tmp_path / "out", colouring_model)
+    assert run(count_streamed(job)).count == whole.count
+    labels, _ = read(tmp_path / "out")
+    assert same_cells(labels, whole.cells.labels)
+    made = run(plan.make_plan(job, image, StreamSettings()))
+    plan.keep_plan(job, image, made)
+    assert plan.kept_plan(job, image) == made
+    assert made.preparation.colouring is not None
 
 
 def test_a_volume_whose_linking_was_stopped_goes_on(tmp_path, draw_blobs, small_blocks, flat_cells):

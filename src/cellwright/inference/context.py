@@ -20,6 +20,7 @@ from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry, store
 from cellwright.models.fit import FitCalibration
 from cellwright.models.protocol import CellModel
+from cellwright.ops.codecs.pseudocolor import PseudocolorFrames
 from cellwright.ops.geometry.axes import Frames
 from cellwright.ops.geometry.channels import MOST_COLOURS
 from cellwright.ops.geometry.intensity import Scaling, apply, fit
@@ -64,6 +65,7 @@ class Preparation(NamedTuple):
     channels: tuple[Scaling, ...] = ()  # the scaling of each, where several are combined
     n_places: int = 0  # of the image that the zoom was estimated at; 0 where these were all of it
     facts: FactCollector | None = None  # takes what a part tells of how well it was counted
+    colouring: Scaling | None = None  # of slices before their neighbours colour them, where these do
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,13 @@ class CountContext:
     zoom: float | None = None  # model pixels per image pixel; None where it is to be estimated
     block_px: int = 0  # longest side of a block; 0 takes what suits an image that is counted in memory
     channels: tuple[Scaling, ...] = ()  # the scaling of each, where several are combined
+
+    def prepared(self, zoom: float, n_places: int = 0) -> Preparation:
+        """Return what all parts of the image are to be counted with."""
+        colouring = None
+        if isinstance(self.frames, PseudocolorFrames):
+            colouring = self.frames.scaling
+        return Preparation(self.scaling, zoom, channels=self.channels, n_places=n_places, colouring=colouring)
 
     @property
     def model(self) -> CellModel:
@@ -181,6 +190,8 @@ def open_context(
     frames = models[0].frames(seen.image, seen.channel)
     if seen.notice:
         frames = replace(frames, notice=seen.notice)
+    if preparation is not None and isinstance(frames, PseudocolorFrames):
+        frames = replace(frames, scaling=preparation.colouring)
     in_pixels = engine_settings.in_pixels(image.known_sizes_um)
     spec = models[0].spec
     if settings is None:

@@ -194,10 +194,10 @@ def prepare(
     with open_context(image, load_models(model), settings, engine) as whole:
         context = replace(whole, block_px=block_px)
         if context.is_blank:
-            return Preparation(context.scaling, 1.0, channels=context.channels)
+            return context.prepared(1.0)
         trials = yield from _trials(context, is_large=_has_places(context))
     zoom = trials[len(trials) // 2].zoom
-    return Preparation(context.scaling, zoom, channels=context.channels, n_places=_n_places(context, trials))
+    return context.prepared(zoom, _n_places(context, trials))
 
 
 def predict(

@@ -111,6 +111,8 @@ class StreamJob:
             facts["files"] = [facts_of(Path(path)) for path in image.source_files]
         if self.is_linked(image):
             facts["blocks"] = "linked from outlines"  # those of earlier versions were not
+        if self.family.needs_volumes:
+            facts["colours"] = "scaled as a whole"  # those of earlier versions were scaled block by block
         return json.dumps(facts, sort_keys=True, default=str)
 
     def second_fingerprint(self, image: Image) -> str:
@@ -284,7 +286,10 @@ def kept_plan(job: StreamJob, image: Image) -> StreamPlan | None:
             channels = tuple(Scaling(*map(float, one)) for one in kept.get("channels", ()))
             sizes = (int(kept.get(name, 0)) for name in StreamPlan._fields[3:])
             n_places = int(kept.get("n_places", 0))
-            preparation = Preparation(scaling, kept["zoom"], channels=channels, n_places=n_places)
+            colouring = kept.get("colouring") and Scaling(*map(float, kept["colouring"]))
+            preparation = Preparation(
+                scaling, kept["zoom"], channels=channels, n_places=n_places, colouring=colouring
+            )
             return StreamPlan(preparation, kept["core_px"], kept["halo_px"], *sizes)
     return None
 
@@ -363,6 +368,7 @@ def keep_plan(job: StreamJob, image: Image, plan: StreamPlan) -> None:
         "channels": [astuple(one) for one in preparation.channels],
         "zoom": preparation.zoom,
         "n_places": preparation.n_places,
+        "colouring": preparation.colouring and astuple(preparation.colouring),
         **dict(zip(plan._fields[1:], plan[1:], strict=True)),
     }
     write_text(files_of(job, image).parts / "plan.json", json.dumps(kept, indent=2))
