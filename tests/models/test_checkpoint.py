@@ -151,8 +151,9 @@ DAMAGES = {
 def test_every_damage_is_told(folder, saved, name):
     damage, words = DAMAGES[name]
     damage(folder)
-    with pytest.raises(CheckpointError, match=words):
+    with pytest.raises(CheckpointError, match=words) as told:
         load_checkpoint(folder)
+    assert "\n" not in str(told.value)
     assert load_checkpoint(saved).sha256 == checksum(saved / "weights.safetensors")
 
 
