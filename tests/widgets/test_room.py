@@ -173,7 +173,8 @@ def test_switching_models_leaves_nothing_behind(qtbot: QtBot, shelved: Any) -> N
 def test_a_first_count_shows_image_and_model_alone(qtbot: QtBot, shelved: Any) -> None:
     panel = CountWidget(ViewerModel())
     qtbot.addWidget(panel)
-    panel.show()
+    with qtbot.waitExposed(panel):
+        panel.show()
     QApplication.processEvents()
     shown = [box for box in panel.findChildren(QComboBox) if not box.visibleRegion().isEmpty()]
     assert shown == [panel.panel.image, panel.panel.model]
