@@ -5,6 +5,7 @@ import json
 import pickle
 import shutil
 import struct
+import sys
 import time
 import tracemalloc
 import zipfile
@@ -474,3 +475,13 @@ def test_a_chunk_of_hdf5_that_unpacks_to_more_than_it_holds_is_refused(tmp_path)
             continue
         with pytest.raises(ReadError, match="unpacks to more than 4160 bytes"):
             _refuse_chunks_beyond(dataset, tmp_path)
+
+
+@pytest.mark.parametrize("walk", ["while True: pass", "import os; os.abort()"])
+def test_hdf5_that_never_ends_or_crashes_is_refused(tmp_path, monkeypatch, walk):
+    monkeypatch.setitem(sys.modules, "h5py", SimpleNamespace())
+    monkeypatch.setattr("cellwright.files.vendor.WALK", walk)
+    monkeypatch.setattr("cellwright.files.vendor.MOST_SECONDS_OF_WALK", 0.3)
+    (tmp_path / "a.h5").write_bytes(b"\x89HDF\r\n\x1a\n damaged")
+    with pytest.raises(ReadError, match="did not come to an end"):
+        read_image(tmp_path / "a.h5")

@@ -14,6 +14,8 @@ LSM (Zeiss) and STK (MetaMorph) are TIFF, see ``files.tiff``. No package is impo
 """
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from math import prod
@@ -43,6 +45,14 @@ SPARE_BYTES = 64  # of a checksum behind a chunk
 COMPOUND_START = bytes.fromhex("d0cf11e0a1b11ae1")  # of an OIB
 HEADER_BYTES = 512
 SECTOR_BYTES = {9: 512, 12: 4096}  # by what the header says of them
+WALK = (  # through all that an HDF5 file says of its pixels
+    "import sys, h5py\n"
+    "def see(_, node):\n"
+    "    list(node.attrs.values())\n"
+    "with h5py.File(sys.argv[1], 'r') as file:\n"
+    "    file.visititems(see)\n"
+)
+MOST_SECONDS_OF_WALK = 15.0
 HDF5_START = b"\x89HDF\r\n\x1a\n"
 OVERVIEWS = (".vsi", ".mrxs")  # read as pictures they are small ones of a slide whose pixels lie beside them
 WITH_FIJI = "Open it in Fiji (File > Import > Bio-Formats) and save it as OME-TIFF."
@@ -234,6 +244,7 @@ def _read_oif(module: Any, path: Path) -> Iterator[Image]:
 
 
 def _read_hdf5(module: Any, path: Path) -> Iterator[Image]:
+    _refuse_endless(path)
     with module.File(path, "r") as file:
         datasets: list[Any] = []
         file.visititems(lambda _, node: datasets.append(node) if hasattr(node, "dtype") else None)
@@ -257,6 +268,18 @@ def _read_hdf5(module: Any, path: Path) -> Iterator[Image]:
         if len(axes) == data.ndim:
             data, letters = _squeezed(data, axes)
         yield describe(data, letters, path.stem)
+
+
+def _refuse_endless(path: Path) -> None:
+    """Raise ReadError where HDF5 crashes or loops for ever on a damaged file: another process can be stopped."""
+    walk = [sys.executable, "-c", WALK, str(path)]
+    try:
+        ended = subprocess.run(walk, timeout=MOST_SECONDS_OF_WALK, capture_output=True, check=False)
+        is_damaged = ended.returncode < 0  # by a signal; what is an exception there is one here, too
+    except subprocess.TimeoutExpired:
+        is_damaged = True
+    if is_damaged:
+        raise ReadError(f"{path} is damaged: HDF5 did not come to an end with it. Export it again.")
 
 
 def _refuse_chunks_beyond(dataset: Any, path: Path) -> None:
