@@ -271,7 +271,7 @@ def _read_hdf5(module: Any, path: Path) -> Iterator[Image]:
 
 
 def _refuse_endless(path: Path) -> None:
-    """Raise ReadError where HDF5 crashes or loops for ever on a damaged file: another process can be stopped."""
+    """Raise ReadError where HDF5 crashes on a file or loops for ever: another process can be stopped."""
     walk = [sys.executable, "-c", WALK, str(path)]
     try:
         ended = subprocess.run(walk, timeout=MOST_SECONDS_OF_WALK, capture_output=True, check=False)
