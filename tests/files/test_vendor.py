@@ -164,8 +164,12 @@ def test_oib_tells_sizes_by_its_axes(stands_in):
 
 
 def test_czi_has_scenes_of_their_own_place(stands_in):
-    def block(scene, x, width):
-        return SimpleNamespace(start=(scene, 0, 0, x, 0), shape=(1, 1, 8, width, 1))
+    def block(scene, x, width, **own):
+        shape = (1, 1, 8, width, 1)
+        told = SimpleNamespace(**({"shape": shape, "stored_shape": shape} | own))
+        return SimpleNamespace(
+            start=(scene, 0, 0, x, 0), shape=shape, data_segment=lambda: SimpleNamespace(directory_entry=told)
+        )
 
     def fill(out, max_workers):
         assert max_workers == 1
@@ -174,16 +178,21 @@ def test_czi_has_scenes_of_their_own_place(stands_in):
     distances = [{"Id": "X", "Value": 5e-7}, {"Id": "Y", "Value": 2.5e-7}]
     metadata = {"Scaling": {"Items": {"Distance": distances}}}
     metadata["Information"] = {"Image": {"Dimensions": {"Channels": {"Channel": {"Name": "DAPI"}}}}}
+    blocks = [block(0, 20, 9), block(1, 50, 0)]
     path = stands_in(
         "czifile", "CziFile", ".czi",
         metadata=lambda raw: {"ImageDocument": {"Metadata": metadata}},
         axes="SCYX0", shape=(2, 1, 8, 40, 1), start=(0, 0, 0, 10, 0), dtype=np.uint16, asarray=fill,
-        filtered_subblock_directory=[block(0, 20, 9), block(1, 50, 0)],
+        filtered_subblock_directory=blocks,
     )  # fmt: skip
     first = read_image(path)
     assert (first.name, first.axes, first.shape) == ("a_0", "YX", (8, 9))
     assert (first.read() == 5).all()
     assert first.pixel_size_um == pytest.approx((0.25, 0.5))
+    for damage in ({"shape": (1, 1, 8, 9000, 1)}, {"stored_shape": (1, 1, 0, 9, 1)}):
+        blocks[0] = block(0, 20, 9, **damage)
+        with pytest.raises(ReadError, match="A block of .* claims a shape"):
+            read_image(path)
 
 
 def test_czi_has_scenes_by_its_newer_package_too(stands_in):

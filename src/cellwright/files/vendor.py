@@ -115,6 +115,7 @@ def _read_czi(module: Any, path: Path) -> Iterator[Image]:
             return
         metadata = _told_by_czi(file.metadata(raw=False))
         axes, entries = file.axes, file.filtered_subblock_directory
+        _refuse_blocks_beyond(entries, path)
         starts = np.array([entry.start for entry in entries]) - file.start
         ends = starts + [entry.shape for entry in entries]
         pixels = np.zeros(file.shape, file.dtype)  # what no block covers is dark
@@ -130,6 +131,17 @@ def _read_czi(module: Any, path: Path) -> Iterator[Image]:
         window = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
         data, own_axes = _squeezed(pixels[window], letters)
         yield describe(data, own_axes, scene_name(path, str(number), len(scenes)), metadata)
+
+
+def _refuse_blocks_beyond(entries: Any, path: Path) -> None:
+    """Raise ReadError where a block of a CZI has another shape than its entry, or far more pixels than stored."""
+    for entry in entries:
+        own = entry.data_segment().directory_entry
+        if own.shape != entry.shape or prod(own.shape) > MOST_TIMES_STORED * prod(own.stored_shape):
+            raise ReadError(
+                f"A block of {path} claims a shape of {own.shape}; its entry {entry.shape}, of which "
+                f"{own.stored_shape} are stored. Export it again."
+            )
 
 
 def _read_czi_scenes(file: Any, path: Path) -> Iterator[Image]:
