@@ -191,7 +191,7 @@ def test_czi_has_scenes_of_their_own_place(stands_in):
     assert first.pixel_size_um == pytest.approx((0.25, 0.5))
     for damage in ({"shape": (1, 1, 8, 9000, 1)}, {"stored_shape": (1, 1, 0, 9, 1)}):
         blocks[0] = block(0, 20, 9, **damage)
-        with pytest.raises(ReadError, match="A block of .* claims a shape"):
+        with pytest.raises(ReadError, match=r"A block of .* claims a shape"):
             read_image(path)
 
 

@@ -134,7 +134,7 @@ def _read_czi(module: Any, path: Path) -> Iterator[Image]:
 
 
 def _refuse_blocks_beyond(entries: Any, path: Path) -> None:
-    """Raise ReadError where a block of a CZI has another shape than its entry, or far more pixels than stored."""
+    """Raise ReadError where a block of a CZI is of another shape than its entry, or than is stored."""
     for entry in entries:
         own = entry.data_segment().directory_entry
         if own.shape != entry.shape or prod(own.shape) > MOST_TIMES_STORED * prod(own.stored_shape):
