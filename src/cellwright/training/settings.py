@@ -100,8 +100,8 @@ class FinetuneSettings:
     """How a model learns from a few images without forgetting what it knew; the defaults are ``quick``."""
 
     seed: Seed = 0
-    steps: Annotated[int, {"min": 1, "tooltip": "Most batches (training steps)."}] = 900
-    steps_per_epoch: StepsPerEpoch = 150
+    steps: Annotated[int, {"min": 1, "tooltip": "Most batches (training steps)."}] = 840
+    steps_per_epoch: StepsPerEpoch = 140
     batch_size: Annotated[int, {"min": 1, "tooltip": "Patches in a batch, with those of replay."}] = 8
     patch_px: PatchSide = 192
     rate: PeakRate = 5e-4
