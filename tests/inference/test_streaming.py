@@ -3,9 +3,11 @@
 import errno
 import itertools
 import json
-from contextlib import closing, nullcontext
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
+from threading import Event
 from unittest.mock import Mock
 
 import dask
@@ -400,7 +402,7 @@ def test_processes_load_the_networks_before_the_first_block(small_blocks, monkey
     client.submit = lambda function, job, *, workers, pure: told.append((*workers, function(job)))
     monkeypatch.setattr(distributed, "fire_and_forget", Mock())
     cluster._networks_there.cache_clear()
-    cluster.warm_up(client, StreamJob(None, None, small_blocks))
+    cluster._warm_up(client, StreamJob(None, None, small_blocks))
     assert told == [("tcp://one", None), ("tcp://two", None)]
     assert cluster._networks_there.cache_info()[:2] == (1, 1)  # made once for this process, there before
 
@@ -810,12 +812,29 @@ def test_processes_of_this_machine_keep_their_memory(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(distributed, "LocalCluster", Processes)
     monkeypatch.setattr(distributed, "Client", lambda _: nullcontext(Mock()))
     monkeypatch.setattr(cluster.os, "cpu_count", lambda: 8)
-    with cluster.cluster(StreamSettings(workers=2)):
+    with cluster._cluster(StreamSettings(workers=2)):
         pass
     (variables,) = began_with
     assert {variables[f"{name}_NUM_THREADS"] for name in ("OMP", "MKL", "OPENBLAS")} == {"4"}
     assert variables["MALLOC_ARENA_MAX"] == "1"
     assert variables["MALLOC_MMAP_THRESHOLD_"] == variables["MALLOC_TRIM_THRESHOLD_"] == str(2**30)
+
+
+def test_processes_start_while_other_work_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    may_start, client, told = Event(), Mock(), []
+    client.nthreads.return_value = {}
+
+    @contextmanager
+    def slow(_: StreamSettings) -> Iterator[Mock]:
+        told.append(may_start.wait(5))
+        yield client
+        told.append("closed")
+
+    monkeypatch.setattr(cluster, "_cluster", slow)
+    with cluster.cluster(StreamSettings(workers=2), Mock()) as lent:
+        may_start.set()  # it would never be, had the start been waited for
+        assert lent() is client
+    assert told == [True, "closed"]
 
 
 def test_an_address_that_nobody_answers_is_told(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache, partial
 from itertools import zip_longest
 from math import lcm
@@ -31,6 +31,7 @@ CONNECT_S = 10  # for a scheduler to answer
 WARM_PX = 128  # side of what networks see to begin with
 KEPT_BYTES = 1 << 30  # pieces of memory up to this size stay with a process that ends using them
 OnBlock = Callable[[StreamBlock], None]
+LentClient = Callable[[], "Client | None"]
 
 
 def one_by_one(
@@ -69,14 +70,6 @@ def link_there(job: StreamJob, plan: StreamPlan) -> OnBlock:
 def measure_there(job: StreamJob, plan: StreamPlan, scale: CropScale | None) -> OnBlock:
     """Return what measures a block in another process."""
     return partial(_measure_there, job=job, plan=plan, scale=scale)
-
-
-def warm_up(client: "Client", job: StreamJob) -> None:
-    """Have the processes of a cluster load the networks, while this one finds out how to count."""
-    from dask.distributed import fire_and_forget
-
-    for address in client.nthreads():
-        fire_and_forget(client.submit(_warm_there, job, workers=[address], pure=False))
 
 
 def shared_out(
@@ -126,6 +119,14 @@ def shared_out(
             yield len(finished)
     finally:
         client.cancel(list(left))
+
+
+def _warm_up(client: "Client", job: StreamJob) -> None:
+    """Have the processes of a cluster load the networks, while this one finds out how to count."""
+    from dask.distributed import fire_and_forget
+
+    for address in client.nthreads():
+        fire_and_forget(client.submit(_warm_there, job, workers=[address], pure=False))
 
 
 def _once(on_block: OnBlock, block: StreamBlock, path: Path, _: Sequence[None]) -> None:
@@ -185,14 +186,32 @@ def _environment(n_workers: int) -> dict[str, str]:
 
 
 @contextmanager
-def cluster(stream: StreamSettings) -> Iterator["Client | None"]:
-    """Lend a client of the cluster that shares the blocks; None where this process counts them alone.
+def cluster(stream: StreamSettings, job: StreamJob) -> Iterator[LentClient]:
+    """Lend what gives a client of the cluster that shares the blocks, or None where there is no cluster.
+
+    The cluster starts meanwhile, and its processes load the networks.
 
     Raises
     ------
     SettingsError
-        dask.distributed is not installed, or no scheduler answers.
+        No scheduler answers, or, once a client is asked for, dask.distributed is not installed.
     """
+    with ExitStack() as held, ThreadPoolExecutor(1) as starter:
+        starting = starter.submit(_started, held, stream, job)
+        if stream.scheduler:
+            starting.result()
+        yield starting.result
+
+
+def _started(held: ExitStack, stream: StreamSettings, job: StreamJob) -> "Client | None":
+    client = held.enter_context(_cluster(stream))
+    if client is not None:
+        _warm_up(client, job)
+    return client
+
+
+@contextmanager
+def _cluster(stream: StreamSettings) -> Iterator["Client | None"]:
     if stream.workers <= 1 and not stream.scheduler:
         yield None
         return

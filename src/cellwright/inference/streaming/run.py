@@ -49,6 +49,7 @@ from cellwright.inference.scale import zoom_notice
 from cellwright.inference.settings import StreamSettings
 from cellwright.inference.streaming.block import link_block
 from cellwright.inference.streaming.cluster import (
+    LentClient,
     cluster,
     count_there,
     each,
@@ -56,7 +57,6 @@ from cellwright.inference.streaming.cluster import (
     measure_there,
     one_by_one,
     shared_out,
-    warm_up,
 )
 from cellwright.inference.streaming.plan import (
     StreamBlock,
@@ -132,13 +132,14 @@ def count_streamed(
         raise SettingsError("Several processes need an image file or .zarr folder to read; got an array.")
     files = files_of(job, image)
     with _only_run(job, image), ExitStack() as held:
-        client = held.enter_context(cluster(stream))
+        lent = held.enter_context(cluster(stream, job))
         networks = held.enter_context(closing(Engine(load_models(job.model), job.engine)))
         first = job
         if job.is_linked(image):
             first = job.outlines(image)
             link_size(job, image, 1.0, stream)  # what cannot be linked fails at once
-        here = yield from _count_blocks(first, image, stream, networks, client)
+        here = yield from _count_blocks(first, image, stream, networks, lent)
+        client = lent()
         fit, blocks = _fit(first, image, here), blocks_of(image, here)
         if job.is_linked(image):
             here = yield from _link_blocks(job, image, here, stream, client)
@@ -162,15 +163,14 @@ class _Found(NamedTuple):
 
 
 def _count_blocks(
-    job: StreamJob, image: Image, stream: StreamSettings, networks: Engine, client: "Client | None"
+    job: StreamJob, image: Image, stream: StreamSettings, networks: Engine, lent: LentClient
 ) -> Task[StreamPlan]:
     """Have all blocks of an image counted; return the plan of that."""
     plan = kept_plan(job, image)
     if plan is None:
-        if client is not None:
-            warm_up(client, job)
         plan = yield from make_plan(job, image, stream)
         _begin(job, image, plan)
+    client = lent()
     here, path = plan.with_networks(networks), files_of(job, image).part
     steps: Steps = partial(one_by_one, job, image, here)
     if client is not None:
