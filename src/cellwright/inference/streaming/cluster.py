@@ -4,7 +4,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import lru_cache, partial
 from itertools import zip_longest
 from math import lcm
@@ -229,12 +229,12 @@ def _cluster(stream: StreamSettings) -> Iterator["Client | None"]:
             raise SettingsError(
                 f"Expected a dask scheduler at {stream.scheduler}; got: {error}. Check its address."
             ) from error
-        with client:
+        with closing(client):
             yield client
         return
     with (
         dask.config.set({"distributed.nanny.pre-spawn-environ": _environment(stream.workers)}),
         LocalCluster(n_workers=stream.workers, threads_per_worker=1, dashboard_address=None) as processes,
-        Client(processes) as client,
+        closing(Client(processes)) as client,  # which must not belong to the thread that makes it
     ):
         yield client
