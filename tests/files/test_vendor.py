@@ -88,20 +88,21 @@ def test_nd2_has_positions_channels_and_sizes_and_stays_on_disk(stands_in):
     assert all(file.is_closed for file in stands_in.files)
 
 
-@pytest.mark.parametrize("circle", ["fat", "mini", None])
-def test_an_oib_whose_sectors_lead_in_a_circle_is_refused(stands_in, circle):
+@pytest.mark.parametrize("fault", ["lead in a circle", "in a circle", "fewer than it claims", ""])
+def test_an_oib_whose_sectors_are_without_end_is_refused(stands_in, fault):
     path = stands_in("oiffile", "OifFile", ".oib", mainfile={}, axes="YX", asarray=lambda: np.ones((4, 5)))
     end, free = 0xFFFFFFFE, 0xFFFFFFFF
     header = np.full(128, free, "<u4")
     header[:2] = np.frombuffer(bytes.fromhex("d0cf11e0a1b11ae1"), "<u4")
     header[7] = 9 << 16  # sectors of 512 bytes
+    header[11], header[16], header[18] = 1, 1, 99 * fault.startswith("fewer")  # how many there are of each
     header[15], header[17], header[19] = 1, end, 0  # of small sectors, of more tables, the table
     fat, mini = np.full(128, free, "<u4"), np.full(128, free, "<u4")
-    fat[:5] = [0xFFFFFFFD, end, 3, 4, 2 if circle == "fat" else end]
-    mini[:3] = [1, 2, 1 if circle == "mini" else end]
+    fat[:5] = [0xFFFFFFFD, end, 3, 4, 2 if fault == "lead in a circle" else end]
+    mini[:3] = [1, 2, 1 if fault == "in a circle" else end]
     path.write_bytes(b"".join(part.tobytes() for part in (header, fat, mini, fat, mini, fat)))
-    if circle:
-        with pytest.raises(ReadError, match="lead in a circle"):
+    if fault:
+        with pytest.raises(ReadError, match=fault):
             read_image(path)
     else:
         assert read_image(path).shape == (4, 5)
@@ -112,6 +113,7 @@ def test_an_oib_with_tables_without_end_is_looked_at_in_little_memory(tmp_path):
 
     header = np.full(128, 0xFFFFFFFF, "<u4")
     header[:2] = np.frombuffer(bytes.fromhex("d0cf11e0a1b11ae1"), "<u4")
+    header[[11, 16, 18]] = 1
     header[7], header[17] = 9 << 16, 0  # its list of tables goes on in sector 0, which leads to itself
     (tmp_path / "a.oib").write_bytes(header.tobytes() + np.zeros(128 * 3000, "<u4").tobytes())
     tracemalloc.start()

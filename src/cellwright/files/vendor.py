@@ -53,6 +53,7 @@ WALK = (  # through all that an HDF5 file says of its pixels
     "    file.visititems(see)\n"
 )
 MOST_SECONDS_OF_WALK = 15.0
+COUNTS_OF_SECTORS = [11, 16, 18]  # where, in words, the header says how many there are of each kind
 HDF5_START = b"\x89HDF\r\n\x1a\n"
 OVERVIEWS = (".vsi", ".mrxs")  # read as pictures they are small ones of a slide whose pixels lie beside them
 WITH_FIJI = "Open it in Fiji (File > Import > Bio-Formats) and save it as OME-TIFF."
@@ -228,8 +229,12 @@ def _refuse_circles(path: Path) -> None:
     while following < len(table) and len(mini) <= n_sectors:
         mini.append(sector(following))
         following = int(table[following])
-    if _has_circle(table) or _has_circle(np.concatenate(mini)):
-        raise ReadError(f"The sectors of {path} lead in a circle. It is damaged; copy or export it again.")
+    lacks_some = header[COUNTS_OF_SECTORS].max() > n_sectors
+    if lacks_some or _has_circle(table) or _has_circle(np.concatenate(mini)):
+        raise ReadError(
+            f"The sectors of {path} lead in a circle, or are fewer than it claims. It is damaged; copy or export "
+            "it again."
+        )
 
 
 def _has_circle(following: NDArray[np.uint32]) -> bool:
