@@ -232,8 +232,8 @@ def _refuse_circles(path: Path) -> None:
     lacks_some = header[COUNTS_OF_SECTORS].max() > n_sectors
     if lacks_some or _has_circle(table) or _has_circle(np.concatenate(mini)):
         raise ReadError(
-            f"The sectors of {path} lead in a circle, or are fewer than it claims. It is damaged; copy or export "
-            "it again."
+            f"The sectors of {path} lead in a circle, or are fewer than it claims. It is damaged; copy or "
+            "export it again."
         )
 
 
