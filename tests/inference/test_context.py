@@ -5,6 +5,7 @@ from cellwright.core.data import Image
 from cellwright.inference import context as context_module
 from cellwright.inference.context import open_context
 from cellwright.inference.settings import EngineSettings
+from cellwright.inference.streaming.plan import StreamPlan, blocks_of, in_rounds
 
 
 @pytest.fixture
@@ -33,6 +34,16 @@ def test_a_large_image_is_cut_and_every_block_sees_whole_cells(make_context):
     for batch in batches:
         for core, read in zip(batch.block.core, batch.block.read, strict=True):
             assert core.start - read.start >= min(core.start, context.engine.halo + largest_cell)
+
+
+def test_blocks_in_memory_are_done_in_the_order_of_streams(make_context, monkeypatch):
+    monkeypatch.setattr(context_module, "WHOLE_PX", 64)
+    monkeypatch.setattr(context_module, "BLOCK_PX", 512)
+    counting = make_context(1, (1536, 2048))
+    cores = [batch.block.core for batch in counting.batches(1.0)]
+    image = Image(np.zeros((1536, 2048), np.uint8), "YX")
+    plan = StreamPlan(counting.prepared(1.0), 512, 64)
+    assert cores == [block.tile.core for block in in_rounds(blocks_of(image, plan))]
 
 
 def test_blocks_of_an_enlarged_image_are_smaller(make_context):

@@ -107,7 +107,7 @@ class CountContext:
         """Return the parts of the image to predict one after another at this zoom, frame by frame."""
         n_frames, shape = len(self.frames), self.frames.shape
         whole_px, block_px = self.block_px or WHOLE_PX, self.block_px or BLOCK_PX
-        blocks = grid(block_layout(shape, self.engine, zoom, whole_px, block_px))
+        blocks = _in_rounds(grid(block_layout(shape, self.engine, zoom, whole_px, block_px)))
         n_together = 1
         if len(blocks) == 1 and zoom == 1.0:
             n_together = self.engine.batch_for(shape)
@@ -165,6 +165,17 @@ def block_layout(
         halo=ceil((engine.halo + LARGEST_CELL * engine.spec.diameter_px) / zoom),
         divisor=engine.divisor,
     )
+
+
+def _in_rounds(blocks: Sequence[Tile]) -> list[Tile]:
+    """Return blocks in the order of streams: of cells that meet at a seam the first keeps its pixels."""
+    height, width = (core.stop - core.start for core in blocks[0].core)
+
+    def turn(block: Tile) -> tuple[int, int]:
+        rows, columns = block.core
+        return rows.start // height % 2, columns.start // width % 2
+
+    return sorted(blocks, key=turn)
 
 
 @contextmanager
