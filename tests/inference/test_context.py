@@ -39,6 +39,7 @@ def test_a_large_image_is_cut_and_every_block_sees_whole_cells(make_context):
 def test_blocks_in_memory_are_done_in_the_order_of_streams(make_context, monkeypatch):
     monkeypatch.setattr(context_module, "WHOLE_PX", 64)
     monkeypatch.setattr(context_module, "BLOCK_PX", 512)
+    monkeypatch.setattr("cellwright.files.zarr.CHUNK_PX", 256)
     counting = make_context(1, (1536, 2048))
     cores = [batch.block.core for batch in counting.batches(1.0)]
     image = Image(np.zeros((1536, 2048), np.uint8), "YX")
