@@ -193,6 +193,7 @@ def test_reports_and_sheets(cli, stained_path, image_path, tmp_path, monkeypatch
     report = (tmp_path / "r.html").read_text()
     assert "cellwright count" in report
     assert "by region, median, quartiles, 5 to 95 %: 1 left (" in report
+    assert f"Written into {tmp_path}: stained.ome.xlsx, stained.ome.cells.parquet." in err
     assert set(pandas.read_excel("stained.ome.xlsx", sheet_name=None)) == {"cells", "counts", "settings"}
     assert len(pandas.read_parquet("stained.ome.cells.parquet")) > 10
     assert cli("count", stained_path, image_path, "--report", "s.html").code == 0

@@ -131,6 +131,12 @@ def test_a_model_folder_is_imported(mine, own):
     assert store.load("copy").sha256 == store.load("mine").sha256
 
 
+def test_a_model_never_hides_one_that_is_there(mine, own):
+    for taken in ("mine", "flow"):  # the latter came with the program
+        with pytest.raises(CheckpointError, match=f"There is a model '{taken}' already"):
+            store.import_model(mine, taken)
+
+
 def test_a_model_is_imported_from_the_web(shared, own, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     handler = partial(SimpleHTTPRequestHandler, directory=shared.parent)

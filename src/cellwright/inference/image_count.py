@@ -268,7 +268,7 @@ def write_counted(
 
 
 def write_alone(path: Path, image: Image, counted: Counted, choices: CountChoices) -> tuple[str, ...]:
-    """Write all files of an image that is none of a folder; return what was kept of an earlier count.
+    """Write all files of an image that is none of a folder; return what the user should know of them.
 
     Files that were changed by hand since they were written are kept under another name.
 
@@ -279,8 +279,8 @@ def write_alone(path: Path, image: Image, counted: Counted, choices: CountChoice
     """
     output = choices.tables.output
     if output is None:
-        write_counted(choices.tables, image.name, image, counted, choices)
-        return ()
+        written = write_counted(choices.tables, image.name, image, counted, choices)
+        return (f"Written into {Path.cwd()}: {', '.join(map(str, written))}.",) * bool(written)
     listed = ListedImage(path, short_name(image.name))
     before = begin_image(listed, output)
     written = write_counted(choices.tables, listed.name, image, counted, choices)

@@ -328,8 +328,9 @@ def _free(name: str) -> Path:
     """Return the folder a new model of this name will have."""
     check_name(name)
     folder = user_folder() / name
-    if folder.exists():
-        raise CheckpointError(f"There is a model {name!r} already, in {folder}. Choose another name.")
+    for taken in (folder, shipped_folder() / name):  # one of ours would be hidden without a word
+        if taken.exists():
+            raise CheckpointError(f"There is a model {name!r} already, in {taken}. Choose another name.")
     return folder
 
 

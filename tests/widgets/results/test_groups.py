@@ -11,6 +11,7 @@ from napari.components import ViewerModel
 from pytestqt.qtbot import QtBot
 
 from cellwright.core.data import Image
+from cellwright.core.errors import SettingsError
 from cellwright.widgets.results.widget import ResultsWidget
 from cellwright.widgets.shared.layer_io import show, source_of
 
@@ -77,6 +78,9 @@ def test_every_kind_of_group_is_counted(
     assert counted(panel, "frame") == {"t 0": 1, "t 1": 1, "t 2": 1}
     boxes = panel.model.groups("frame")
     assert [int(mask.sum()) for mask in boxes.values()] == [1, 1, 1]
+    with pytest.raises(SettingsError, match="no class 'bog' to filter by. Choose of big, small"):
+        panel.model.set_conditions("class = bog")
+    assert panel.model.conditions_text == "class = big"
 
 
 def test_the_images_of_a_session_have_one_table_and_one_report(

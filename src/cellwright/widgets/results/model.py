@@ -19,7 +19,14 @@ from cellwright.core.errors import CellwrightError
 from cellwright.ops.measure.analysis import Analysis, counts_table, per_plane
 from cellwright.ops.measure.blocks import spatial_ndim
 from cellwright.ops.measure.cells_table import is_volumetric, label_axes
-from cellwright.ops.measure.filters import BorderRule, ColumnFilter, away_from_border, kept_rows, parse_filter
+from cellwright.ops.measure.filters import (
+    BorderRule,
+    ColumnFilter,
+    away_from_border,
+    check_texts,
+    kept_rows,
+    parse_filter,
+)
 from cellwright.ops.measure.markers import Marker, add_positive, copositive_table, otsu
 from cellwright.ops.measure.regions import RegionRule, RegionSet, points_in_ring
 from cellwright.ops.measure.settings import AnalysisSettings, TrackSettings
@@ -239,12 +246,14 @@ class ResultsModel:
         Raises
         ------
         SettingsError
-            It cannot be read, or there is no such column; nothing changes.
+            It cannot be read, or there is no such column, class or region; nothing changes.
         """
         parts = [part for part in BETWEEN.split(text.strip()) if part]
         conditions = tuple(parse_filter(part) for part in parts)
         if self.table is not None:
             kept_rows(self.table.head(0).drop(columns=self.track_columns), conditions)
+            told = self.table.filter(["class", "regions"])
+            check_texts(parts, {name: sorted({*"; ".join(told[name]).split("; ")} - {""}) for name in told})
         self.conditions = conditions
         self.recount()
 
