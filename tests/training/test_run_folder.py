@@ -67,5 +67,6 @@ def test_the_best_epoch_is_chosen_by_merit_then_score():
 def test_a_name_ends_as_the_folder_of_a_model_may_end(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cellwright.models.store.user_folder", lambda: home / "models")
     assert check_name(" nuclei 2 ") == "nuclei 2"
-    with pytest.raises(CheckpointError, match="Choose another name"):
-        check_name("nuclei.")
+    for name in ("nuclei.", "flow"):
+        with pytest.raises(CheckpointError, match="Choose another name"):
+            check_name(name)

@@ -92,6 +92,11 @@ def find(name: str | Path) -> Path:
     raise CheckpointError(f"Model must be a folder or one of: {known}; got {str(name)!r}.")
 
 
+def is_taken(name: str) -> bool:
+    """Return whether a model has this name; a new one would hide one that was shipped."""
+    return any((shelf / name).exists() for shelf in (user_folder(), shipped_folder()))
+
+
 def holds_model(path: Path) -> bool:
     """Return whether a folder has a file of a model, and is no folder of images that has a model's name."""
     return any((path / name).exists() for name in NEEDED)
@@ -327,11 +332,9 @@ def check_name(name: str) -> None:
 def _free(name: str) -> Path:
     """Return the folder a new model of this name will have."""
     check_name(name)
-    folder = user_folder() / name
-    for taken in (folder, shipped_folder() / name):  # one of ours would be hidden without a word
-        if taken.exists():
-            raise CheckpointError(f"There is a model {name!r} already, in {taken}. Choose another name.")
-    return folder
+    if is_taken(name):
+        raise CheckpointError(f"There is a model {name!r} already. Choose another name.")
+    return user_folder() / name
 
 
 @contextmanager

@@ -74,7 +74,7 @@ def free_name(start: str) -> str:
         base += "-tuned"
     names = (base, *(f"{base}-{n}" for n in range(2, 1000)))
     taken = {entry.name for entry in store.models()} | {plan.name for plan in unfinished()}
-    return next(one for one in names if one not in taken and not (store.user_folder() / one).exists())
+    return next(one for one in names if one not in taken and not store.is_taken(one))
 
 
 def check_name(name: str) -> str:
@@ -87,7 +87,7 @@ def check_name(name: str) -> str:
     """
     name = name.strip()
     store.check_name(name)
-    if (store.user_folder() / name).exists() or name in {plan.name for plan in unfinished()}:
+    if store.is_taken(name) or name in {plan.name for plan in unfinished()}:
         raise CheckpointError(f"There is a model or a training {name!r} already. Choose another name.")
     return name
 
