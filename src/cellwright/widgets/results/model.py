@@ -252,8 +252,9 @@ class ResultsModel:
         conditions = tuple(parse_filter(part) for part in parts)
         if self.table is not None:
             kept_rows(self.table.head(0).drop(columns=self.track_columns), conditions)
-            told = self.table.filter(["class", "regions"])
-            check_texts(parts, {name: sorted({*"; ".join(told[name]).split("; ")} - {""}) for name in told})
+            names = {"class", "regions"} & {*self.table}
+            told = {name: {*"; ".join(self.table[name]).split("; ")} - {""} for name in names}
+            check_texts(parts, {name: sorted(texts) for name, texts in told.items()})
         self.conditions = conditions
         self.recount()
 
