@@ -67,7 +67,8 @@ def read_tiff(path: Path, wanted: Wanted = Wanted()) -> Iterator[Image]:  # noqa
     with tifffile.TiffFile(path) as tiff:
         check_directories(tiff, path)
         refuse_outside(tiff, path)
-        series, thumbnail = _images(tiff), []
+        series = _images(tiff)
+        thumbnail: list[str] = []
         if not tiff.is_ome:
             series, thumbnail = _without_thumbnail(series, path)
         left_out = _planes_left_out(tiff)
