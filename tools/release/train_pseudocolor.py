@@ -1,5 +1,6 @@
 """Train the shipped model of volumes, with and without the colours of neighbouring slices.
 
+    python -m tools.release.train_pseudocolor lite --data FOLDER --output FOLDER
     python -m tools.release.train_pseudocolor small --data FOLDER --output FOLDER
     python -m tools.release.train_pseudocolor plain --data FOLDER --output FOLDER
 
@@ -7,6 +8,7 @@ FOLDER holds the training folders bbbc050 and stardist_examples. Embryos 1 to 7 
 stopped goes on where it ended.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -34,6 +36,14 @@ RECIPE = TrainingSettings(
     exclude_boundaries=0.0,
     **SIZES,
 )
+SHORT = {  # for one that begins with all that flow knows
+    "pretrain_steps": 300,
+    "finetune_steps": 1500,
+    "steps_per_epoch": 300,
+    "pretrain_rate": 5e-4,
+    "finetune_rate": 5e-4,
+}
+RECIPES = {"lite": replace(RECIPE, **SHORT), "small": RECIPE, "plain": RECIPE}
 
 
 def data_of(folder: Path) -> Data:
@@ -52,15 +62,16 @@ def first_model(preset: str, start: Path) -> pseudocolor.PseudocolorModel:
 def main() -> None:
     """Train one preset."""
     parser = command_line(__doc__)
-    parser.add_argument("preset", choices=("small", "plain"))
+    parser.add_argument("preset", choices=RECIPES)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--start", type=Path, help="folder of the flow model to begin with")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
-    torch.manual_seed(RECIPE.seed)
+    recipe = RECIPES[options.preset]
+    torch.manual_seed(recipe.seed)
     model = first_model(options.preset, options.start or find("flow"))
-    run(train(data_of(options.data), model, options.output, RECIPE, device=options.device), show)
+    run(train(data_of(options.data), model, options.output, recipe, device=options.device), show)
 
 
 if __name__ == "__main__":

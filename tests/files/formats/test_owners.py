@@ -361,6 +361,24 @@ def test_files_of_every_version_of_cellpose(tmp_path, draw_marks, version):
     np.testing.assert_array_equal(found.labels, labels)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+@pytest.mark.parametrize("lowest", [0, -1])
+def test_masks_of_cellpose_may_be_whole_floats(tmp_path, draw_marks, dtype, lowest):
+    labels = draw_marks().labels
+    np.save(tmp_path / "a_seg.npy", {"masks": labels.astype(dtype) + lowest})
+    (found,) = FORMATS["cellpose"].read(tmp_path / "a_seg.npy")
+    np.testing.assert_array_equal(found.labels, labels)
+
+
+@pytest.mark.parametrize("odd", [0.5, np.nan, np.inf, -np.inf, 1e300, -2.0])
+def test_masks_that_are_no_whole_numbers_are_refused(tmp_path, draw_marks, odd):
+    masks = draw_marks().labels.astype(float)
+    masks[0, 0] = odd
+    np.save(tmp_path / "a_seg.npy", {"masks": masks})
+    with pytest.raises(ReadError, match=r"a_seg\.npy must be labels \(whole numbers"):
+        FORMATS["cellpose"].read(tmp_path / "a_seg.npy")
+
+
 class Harm:
     def __reduce__(self):
         return os.system, ("echo harm > harm.txt",)

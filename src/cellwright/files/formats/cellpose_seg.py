@@ -136,7 +136,7 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
     axes = {2: "YX", 3: "ZYX", 4: "TZYX"}[values.ndim]
     if image is not None and values.ndim == len(image.label_axes):
         axes = image.label_axes
-    if values.size and values.dtype.kind == "i" and values.min() == -1:
+    if values.size and values.dtype.kind in "if" and values.min() == -1:
         values = values + 1  # as the first versions wrote them
     annotation = labels_of(path, "masks", values, axes, path.name.removesuffix(ENDING))
     return chosen(path, [_described(annotation, content)], image)

@@ -15,6 +15,7 @@ from cellwright.ops.labels import measure, relabel
 
 NO_CLASS = "cell"  # what a cell without a class is called where a file must name one
 MOST_PIXELS = 1 << 30  # of the labels of one file; more is a mistake in it
+MOST_EXACT = 2.0**53  # from here on floating-point numbers leave whole ones out
 MARGIN_PX = 1.0  # how far outlines may reach beyond the image, as drawing programs let them
 
 
@@ -192,8 +193,15 @@ def needing_masks(annotation: ImageAnnotation, title: str) -> Labels:
 
 
 def labels_of(path: Path, where: str, values: NDArray[Any], axes: str, name: str) -> ImageAnnotation:
-    """Return the annotation of labels, renumbered 1..N in their order; ReadError where they are none."""
+    """Return the annotation of labels, renumbered 1..N in their order; ReadError where they are none.
+
+    Floating-point numbers are labels where all are whole, as scripts save them.
+    """
     checked_shape(path, where, values.shape)
+    if values.dtype.kind == "f":
+        exact = values.astype(np.float64)
+        if (np.rint(exact) == exact).all() and np.abs(exact).max() < MOST_EXACT:
+            values = exact.astype(np.int64)
     if values.dtype.kind not in "iub" or (values.dtype.kind == "i" and values.min() < 0):
         raise ReadError(
             f"{where} of {path} must be labels (whole numbers from 0 on); got {values.dtype} from "

@@ -20,7 +20,8 @@ from cellwright.core.data import Annotation, Cells, Image, Maps
 from cellwright.models.families import flow
 from cellwright.models.families.base import ModelBase, known_mean, labels_in, spec_of
 from cellwright.models.layers.blocks import PixelHead
-from cellwright.models.layers.trunk import FEATURES, TrunkNetwork
+from cellwright.models.layers.lite import network_of
+from cellwright.models.layers.trunk import FEATURES
 from cellwright.models.protocol import MapKind
 from cellwright.models.reference.efficientnet import B5, EfficientNetTrunk
 from cellwright.models.spec import ModelSpec
@@ -40,6 +41,7 @@ _SMALL = replace(
 
 SPECS = {
     "small": _SMALL,
+    "lite": replace(flow.SPECS["lite"], family="pseudocolor", title=_SMALL.title),
     "plain": replace(_SMALL, preset="plain", title="Cells in volumes: grey slices, linked to 3D cells"),
     "paper": ModelSpec(
         family="pseudocolor",
@@ -160,4 +162,4 @@ def build(preset: str = "small") -> PseudocolorModel | EfficientCellSegModel:
     if preset == "paper":
         return EfficientCellSegModel(spec, EfficientCellSeg(spec.in_channels))
     head = PixelHead(FEATURES, sum(spec.map_channels.values()))
-    return PseudocolorModel(spec, TrunkNetwork(head, spec.in_channels))
+    return PseudocolorModel(spec, network_of(preset, head, spec.in_channels))
