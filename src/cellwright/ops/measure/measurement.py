@@ -275,7 +275,7 @@ def sources_of(result: Result, image: Image, others: Mapping[str, Image]) -> lis
     """
     labels = result.cells.labels
     assert labels is not None
-    found = []
+    found: list[ChannelSource] = []
     for name, one in (("", image), *others.items()):
         part = _squeezed(cropped(one, result.offset, labels.shape), labels.ndim)
         n = n_channels(part)
