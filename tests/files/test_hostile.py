@@ -436,7 +436,14 @@ def test_chunks_of_zarr_3_that_unpack_to_more_than_they_hold_are_refused(tmp_pat
 
 @pytest.mark.parametrize(
     ("kind", "encode"),
-    [("jpeg", "jpeg_encode"), ("jpeg2000", "jpeg2k_encode"), ("png", "png_encode"), ("zlib", "zlib_encode")],
+    [
+        ("jpeg", "jpeg_encode"),
+        ("jpeg2000", "jpeg2k_encode"),
+        ("png", "png_encode"),
+        ("zlib", "zlib_encode"),
+        ("jpegxl", "jpegxl_encode"),
+        ("jpegxr", "jpegxr_encode"),
+    ],
 )
 def test_a_tile_that_unpacks_to_more_than_a_tile_is_refused(tmp_path, monkeypatch, kind, encode):
     import imagecodecs

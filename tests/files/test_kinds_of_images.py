@@ -269,6 +269,20 @@ def test_smaller_copies_in_subifds_that_say_nothing_are_no_images(tmp_path, rng)
     assert data.shape in [image.shape for image in read_images(tmp_path / "b.tif")]
 
 
+def test_a_small_first_page_that_says_nothing_is_a_thumbnail(tmp_path, grey, colours):
+    with TiffWriter(tmp_path / "a.tif") as tiff:
+        tiff.write(colours[:10, :12], metadata=None)
+        tiff.write(grey, metadata=None)
+    (image,) = read_images(tmp_path / "a.tif")
+    np.testing.assert_array_equal(image.data, grey)
+    assert "taken for a thumbnail and left out" in image.notices[0]
+    assert describe_images(tmp_path / "a.tif")[0].shape == grey.shape
+    with TiffWriter(tmp_path / "b.tif") as tiff:  # an image as any other
+        tiff.write(colours[:30], metadata=None)
+        tiff.write(grey, metadata=None)
+    assert [image.shape for image in read_images(tmp_path / "b.tif")] == [(30, 50, 3), (40, 50)]
+
+
 def test_lsm_is_read_without_its_thumbnails(tmp_path, grey):
     told = struct.pack("<Ii8i3d", 0x0400494C, 500, 50, 40, 3, 1, 1, 1, 0, 0, 1e-7, 2e-7, 1e-6)
     told = told.ljust(500, b"\0")  # what the tag of Zeiss holds

@@ -50,6 +50,8 @@ LARGEST_UM = 20.0  # a plain TIFF with wider pixels states the density of a prin
 PRINT_UNITS = ("inch", "in", "cm")
 LAZY_BYTES = 1 << 31  # larger images stay on disk
 LAZY_PYRAMID_BYTES = 1 << 26  # likewise of pyramids, which are looked at through their smaller copies
+THUMBNAIL_TIMES = 4  # how much longer the sides of an image are, at least, than those of its thumbnail
+_Series = tuple[int, tifffile.TiffPageSeries, list[int]]  # its number, and those of its smaller copies
 STAND_IN = {"Y": 2, "X": 3}
 CHUNK_PX = 1024  # along Y and X, at least, of what is read at once
 
@@ -66,6 +68,9 @@ def read_tiff(path: Path, wanted: Wanted = Wanted()) -> Iterator[Image]:  # noqa
         check_directories(tiff, path)
         refuse_outside(tiff, path)
         series = _images(tiff)
+        thumbnail: list[str] = []
+        if not tiff.is_ome:
+            series, thumbnail = _without_thumbnail(series, path)
         left_out = _planes_left_out(tiff)
         for index, one, copies in series:
             refuse_cut_file(tiff, one, path)
@@ -73,7 +78,7 @@ def read_tiff(path: Path, wanted: Wanted = Wanted()) -> Iterator[Image]:  # noqa
             bound_pictures(one.keyframe)
             name = scene_name(path, one.name or str(index), len(series))
             seen = _pixels(tiff, index, path, wanted, copies)
-            told = replace(_told(tiff, index), notices=left_out)
+            told = replace(_told(tiff, index), notices=[*left_out, *thumbnail])
             image = describe(seen.data, seen.axes, name, told)
             yield replace(image, is_converted=seen.is_converted, levels=seen.levels)
 
@@ -120,12 +125,25 @@ def read_companion(path: Path, wanted: Wanted = Wanted()) -> Iterator[Image]:  #
     )
 
 
-def _images(tiff: tifffile.TiffFile) -> list[tuple[int, tifffile.TiffPageSeries, list[int]]]:
+def _without_thumbnail(series: list[_Series], path: Path) -> tuple[list[_Series], list[str]]:
+    """Return series without a first one that is far smaller than the largest, and a notice of it."""
+    sides = [[n for n, axis in zip(one.shape, one.axes, strict=True) if axis in "YX"] for _, one, _ in series]
+    most = max(sides, key=prod, default=[])
+    if not sides or any(n * THUMBNAIL_TIMES > large for n, large in zip(sides[0], most, strict=True)):
+        return series, []
+    told = (
+        f"The first image of {path.name} has {sides[0]} pixels, far less than {most} of what follows: it is "
+        "taken for a thumbnail and left out."
+    )
+    return series[1:], [told]
+
+
+def _images(tiff: tifffile.TiffFile) -> list[_Series]:
     """Return number, series and the numbers of smaller copies of the images; masks are left out."""
     series = [(index, one) for index, one in enumerate(tiff.series) if one.ndim > 1]
     if tiff.is_ome or len(series) == 1:
         return [(index, one, []) for index, one in series]
-    found: list[tuple[int, tifffile.TiffPageSeries, list[int]]] = []
+    found: list[_Series] = []
     for index, one in series:
         is_part = one.keyframe.is_reduced or one.keyframe.is_mask
         if not is_part and not (found and _is_smaller_copy(found[-1][1], one)):

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from functools import partial
 from io import BytesIO
 from math import prod
 from pathlib import Path
@@ -20,6 +21,7 @@ MOST_TIMES = dict.fromkeys((1, 5, 8, 32946, 32773), 2000)  # none, LZW, deflate 
 MOST_TIMES_BY_OTHERS = 100_000  # how much larger than its file an image can be
 MOST_PAGES, MOST_SUBIFDS = 1_000_000, 1000
 JPEGS, JPEGS_2000, OTHER_PICTURES = {6, 7, 33007, 34892}, {33003, 33004, 33005, 34712}, {34933, 50001}
+JPEGS_XL, JPEGS_XR = {50002, 52546}, {22610, 34934}
 SIZ = b"\xff\x4f\xff\x51"  # of JPEG 2000: what follows tells the size
 NO_SIZE = {0xC4, 0xC8, 0xCC}  # of the markers of JPEG that look as if they told one
 LAST_MARKER = 0xDA  # of JPEG, before pixels
@@ -114,7 +116,7 @@ def _lost_description(tiff: tifffile.TiffFile) -> bool:
 def bound_pictures(page: Any) -> None:
     """Have tiles refused that are pictures in themselves, and far larger than a tile of their page.
 
-    Decoders of other kinds are told by tifffile how much they may unpack, but for JPEG XL and JPEG XR.
+    Decoders of other kinds are told by tifffile how much they may unpack.
     """
     n_samples = next((count for kinds, count in N_SAMPLES if int(page.compression) in kinds), None)
     if n_samples is None or "decode" in vars(page):
@@ -163,8 +165,23 @@ def _picture_samples(data: bytes) -> int:
         return prod(picture.size) * len(picture.getbands())
 
 
+def _told_samples(name: str, data: bytes) -> int:
+    """Return how many samples a decoder finds, which says so where there is no room for them."""
+    import imagecodecs
+
+    try:
+        getattr(imagecodecs, name)(data, out=np.empty(0, np.uint8))
+    except ValueError as error:
+        told = re.search(r"shape=\(([0-9, ]+)\)$", str(error))
+        if told:
+            return prod(int(n) for n in told[1].split(",") if n.strip())
+    raise ValueError(f"{name} does not tell the size of a tile")
+
+
 N_SAMPLES: tuple[tuple[set[int], Callable[[bytes], int]], ...] = (
     (JPEGS, _jpeg_samples),
     (JPEGS_2000, _jpeg_2000_samples),
     (OTHER_PICTURES, _picture_samples),
+    (JPEGS_XL, partial(_told_samples, "jpegxl_decode")),
+    (JPEGS_XR, partial(_told_samples, "jpegxr_decode")),
 )
