@@ -572,3 +572,11 @@ def test_images_are_looked_at_as_those_it_was_tuned_on(draw_blobs, oracle_model,
     result = counted(blobs.image, oracle_model)
     assert result.provenance.settings["zoom"] == pytest.approx(24 / 120 if is_tuned else 1.0)
     assert result.count == len(blobs)
+
+
+def test_labels_that_are_counted_as_light_are_told(blobs, oracle_model):
+    labels = blobs.labels.astype(np.uint16)
+    (notice,) = counted(labels, oracle_model).notices
+    assert "look like labels" in notice
+    assert "cellwright convert" in notice
+    assert counted(np.stack([labels] * 2), oracle_model, "CYX", channel=1).notices == ()

@@ -93,6 +93,12 @@ def test_blocks_give_what_counting_at_once_gives(tmp_path, draw_blobs, small_blo
     assert not list(tmp_path.glob("*.parts"))
 
 
+def test_labels_are_told_in_blocks_too(tmp_path, draw_blobs, small_blocks):
+    image = Image(draw_blobs((120, 130)).labels.astype(np.uint16), "YX")
+    found = run(count_streamed(StreamJob(image, tmp_path, small_blocks)))
+    assert "look like labels" in " ".join(found.notices)
+
+
 def test_channels_are_combined_in_blocks_as_in_the_whole(tmp_path, draw_blobs, small_blocks):
     blobs = draw_blobs((150, 280))
     second = blobs.image * (blobs.labels % 2) * np.linspace(80, 200, 280)  # the first blocks are dimmer

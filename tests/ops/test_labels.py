@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from skimage.measure import regionprops
 
-from cellwright.ops.labels import equivalent_diameters, keep, measure, relabel, touches_border
+from cellwright.ops.labels import equivalent_diameters, keep, measure, relabel, seem_labels, touches_border
 from cellwright.ops.simulation.simulate import simulate
 
 
@@ -106,3 +106,15 @@ def test_touches_border_on_every_side():
     labels[0, 3], labels[5, 2], labels[2, 0], labels[3, 7], labels[3, 4] = 1, 2, 3, 4, 5
     touches = touches_border(measure(labels).boxes, labels.shape)
     assert touches.tolist() == [True, True, True, True, False]
+
+
+def test_labels_are_told_from_light(rng):
+    numbers = np.zeros((60, 80), np.uint16)
+    for n in range(9):
+        numbers[4 + 20 * (n // 3) : 16 + 20 * (n // 3), 5 + 25 * (n % 3) : 25 + 25 * (n % 3)] = n + 1
+    dim = rng.poisson(0.7, numbers.shape).astype(np.uint16)
+    ramp = np.repeat(np.arange(80, dtype=np.uint16)[np.newaxis], 60, axis=0)
+    assert all(seem_labels(numbers.astype(dtype)) for dtype in (np.uint16, np.int32, np.uint32))
+    light = [numbers.astype(np.uint8), numbers + 1, numbers.astype(float), numbers > 0, dim, ramp * 4]
+    light += [numbers * rng.integers(1, 3, numbers.shape).astype(np.uint16), numbers % 3, 0 * numbers]
+    assert not any(seem_labels(pixels) for pixels in light)

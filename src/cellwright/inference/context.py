@@ -26,6 +26,7 @@ from cellwright.ops.geometry.channels import MOST_COLOURS
 from cellwright.ops.geometry.intensity import Scaling, apply, fit
 from cellwright.ops.geometry.resample import resize, zoomed
 from cellwright.ops.geometry.tiles import Layout, Tile, grid
+from cellwright.ops.labels import seem_labels
 
 ModelChoice = str | Path | CellModel
 ModelChoices = ModelChoice | tuple[ModelChoice, ...]
@@ -47,6 +48,14 @@ class BlockBatch:
         """(Y, X) of what is read of each frame, in pixels of the image."""
         rows, columns = self.block.read
         return rows.stop - rows.start, columns.stop - columns.start
+
+
+LABELS = (
+    "The pixels of {!r} look like labels of cells that are outlined already; they were counted as light. "
+    "To count the labels: cellwright convert FILE --to labels --output labels.tif, or Convert to Labels in "
+    "napari and open Results."
+)
+LOOKED_AT_PX = 1024  # side of the window in the middle of an image in which labels are known
 
 
 class Predicted(NamedTuple):
@@ -97,6 +106,11 @@ class CountContext:
     def calibration(self) -> FitCalibration | None:
         """What tells how well the models do, if anything."""
         return calibration_of(self.engine.models)
+
+    def notices(self, image: Image) -> tuple[str, ...]:
+        """Return what the user should know of the image before its cells: what was guessed, and left out."""
+        labels = LABELS.format(image.name) * _holds_labels(image)
+        return (*image.notices, labels, self.frames.notice, self.scaling.notice)
 
     @property
     def is_blank(self) -> bool:
@@ -262,3 +276,12 @@ def _name(choice: ModelChoice) -> str:
     if isinstance(choice, str | Path):
         return Path(choice).name
     return f"{choice.spec.family}-{choice.spec.preset}"
+
+
+def _holds_labels(image: Image) -> bool:
+    """Return whether the plane in the middle of an image without channels is one of labels."""
+    if image.label_axes != image.axes:
+        return False
+    place = [n // 2 for n in image.shape[:-2]]
+    window = [slice(max(0, n - LOOKED_AT_PX) // 2, (n + LOOKED_AT_PX) // 2) for n in image.shape[-2:]]
+    return seem_labels(image.read((*place, *window)))

@@ -157,9 +157,7 @@ def count_with_prediction(
         provenance = replace(provenance, settings={**provenance.settings, **found})
         rescaled = zoom_notice(zoom, context.engine_settings.diameter_px, n_places)
         notices = (
-            *image.notices,
-            context.frames.notice,
-            context.scaling.notice,
+            *context.notices(image),
             rescaled,
             link_notice,
             context.engine.notice,

@@ -1,12 +1,14 @@
 """Instance images: measure, renumber and clean them, in one pass over the pixels, not one per cell."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cellwright.core.data import Annotation, Labels
 
+LEAST_LABELS, LEAST_AREA = 3, 16  # of what is believed to be labels; mean pixels of each
+LEAST_BACKGROUND, MOST_PIECES = 0.02, 1.1  # share of pixels that are 0, and pieces of one label
 PIXELS_AT_ONCE = 1 << 20  # little memory, and other threads get a turn: numpy keeps the interpreter's lock
 
 
@@ -74,6 +76,30 @@ def relabel(labels: NDArray[np.integer]) -> Labels:
         inverse = inverse + 1  # there is no background, so the first number is a cell
     renumbered: Labels = inverse.reshape(labels.shape).astype(np.int32)
     return renumbered
+
+
+def seem_labels(pixels: NDArray[Any]) -> bool:
+    """Return whether the pixels (Y, X) of a plane are plainly labels: a patch of one number for each of them.
+
+    Numbers of 8 bits are never taken for labels. In an image of light equal values lie scattered.
+    """
+    background = pixels == 0
+    n_pixels = pixels.size - int(background.sum())
+    if pixels.dtype.kind not in "iu" or pixels.dtype.itemsize == 1 or pixels.min(initial=0) < 0:
+        return False
+    if background.sum() < LEAST_BACKGROUND * pixels.size:
+        return False
+    is_same = (pixels[:, 1:] == pixels[:, :-1]) & ~background[:, 1:]
+    if 2 * is_same.sum() < n_pixels:  # quick, and all that most images need
+        return False
+    numbers = relabel(pixels)
+    n = int(numbers.max(initial=0))
+    if n < LEAST_LABELS or n_pixels < LEAST_AREA * n:
+        return False
+    from skimage.measure import label  # slow to import
+
+    pieces = label(numbers, background=0, connectivity=1)  # type: ignore[no-untyped-call]
+    return bool(pieces.max() <= MOST_PIECES * n)
 
 
 def touches_border(boxes: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.bool_]:

@@ -302,7 +302,7 @@ def _found_by(
         provenance = provenance_of(context, image, names_of(job.model), preparation.zoom, seconds)
         rescaled = zoom_notice(preparation.zoom, context.engine_settings.diameter_px, preparation.n_places)
         told = (context.engine.notice, warning(fit), _missing(image))
-        notices = (*image.notices, context.frames.notice, context.scaling.notice, rescaled, *told)
+        notices = (*context.notices(image), rescaled, *told)
         settings = context.settings
     facts: dict[str, Any] = {"models": references_of(job.model)}
     if fit is not None:
