@@ -50,6 +50,18 @@ def test_the_reader_that_was_searched_least_is_next(samples, tmp_path, monkeypat
     assert "ZeroDivisionError" in noted["found"][0]
 
 
+def test_a_search_that_is_stopped_is_noted(samples, tmp_path, monkeypatch):
+    def stop(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fuzz, "FINDINGS", tmp_path / "found")
+    one, ledger = replace(next(one for one in samples if one.reader == "via"), read=stop), tmp_path / "ledger"
+    assert fuzz.search_in_want([one], 9, None, ledger).wrong == []
+    assert json.loads(ledger.read_text())["via"]["seconds"] < 9
+    monkeypatch.setattr(fuzz, "MOST_SECONDS", 0)  # it was stuck in a file
+    assert ": stopped" in fuzz.search_in_want([one], 0.01, None, ledger).wrong[0]
+
+
 def peak_mib_of(read):
     """Return what a function gives, and the MiB that it needs at most; 0 where the system does not tell."""
     fuzz.forget_peak()

@@ -8,6 +8,7 @@ from PIL import Image as Picture
 
 from cellwright.core.data import Image
 from cellwright.core.errors import AxesError, CellwrightError, ReadError, WriteError
+from cellwright.files import zarr as files_zarr
 from cellwright.files.images import read_image, write_labels
 
 
@@ -50,6 +51,33 @@ def test_imagej_tiff_keeps_axes_and_pixel_size(tmp_path, grey):
     image = read_image(path)
     assert (image.axes, image.name) == ("ZYX", "a")
     assert image.pixel_size_um == pytest.approx((1.5, 0.5, 0.25))
+
+
+@pytest.mark.parametrize(
+    ("units", "sizes"),
+    [
+        ({"zunit": "nm"}, (0.0015, 0.5, 0.25)),
+        ({"yunit": "mm", "zunit": "mm"}, (1500, 500, 0.25)),
+        ({"unit": "nm", "zunit": "micron"}, (1.5, 0.0005, 0.00025)),
+        ({"zunit": "pixel"}, (0, 0.5, 0.25)),
+        ({"yunit": "pixel"}, ()),
+    ],
+)
+def test_each_axis_of_an_imagej_tiff_has_its_own_unit(tmp_path, grey, units, sizes):
+    metadata = {"axes": "ZYX", "unit": "um", "spacing": 1.5, **units}
+    data = np.stack([grey] * 5)
+    tifffile.imwrite(tmp_path / "a.tif", data, imagej=True, resolution=(4.0, 2.0), metadata=metadata)
+    assert read_image(tmp_path / "a.tif").pixel_size_um == pytest.approx(sizes)
+
+
+@pytest.mark.parametrize("sizes", [(), (0, 0.5, 0.25), (2.0, 0.5, 0.25)], ids=str)
+def test_labels_as_zarr_tell_the_pixel_size_that_is_known(tmp_path, sizes):
+    image = Image(np.zeros((3, 8, 8), np.uint8), "ZYX", sizes)
+    files_zarr.create_array(tmp_path / "a.zarr", image)
+    files_zarr.finish_array(tmp_path / "a.zarr", image)
+    scale = zarr.open_group(tmp_path / "a.zarr").attrs["ome"]["multiscales"][0]["datasets"][0]
+    assert min(scale["coordinateTransformations"][0]["scale"]) > 0
+    assert read_image(tmp_path / "a.zarr").pixel_size_um == pytest.approx(sizes)
 
 
 def test_imagej_tiff_in_pixels_has_no_pixel_size(tmp_path, grey):

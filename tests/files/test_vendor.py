@@ -7,6 +7,7 @@ values.
 import sys
 import tracemalloc
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import dask.array
 import numpy as np
@@ -133,6 +134,25 @@ def test_lif_names_its_channels_where_its_package_does(stands_in):
     found = read_image(stands_in("liffile", "LifFile", ".lif", images=[image]))
     assert found.channel_names == ("DAPI", "GFP")
     assert found.pixel_size_um == pytest.approx((2.0, 0.5, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("shown", "names", "colors"),
+    [
+        (("Red", "Gray"), ("Gray", "Red"), ("#ffffff", "#ff0000")),
+        (("Blue", "Blue"), (), ("#0000ff", "#0000ff")),  # no names to tell them by
+    ],
+)
+def test_lif_tells_the_colours_that_its_channels_are_shown_in(stands_in, shown, names, colors):
+    channel = '<ChannelDescription LUTName="{}" BytesInc="{}"/>'
+    channels = channel.format(shown[0], 72) + channel.format(shown[1], 0)  # the later one comes first
+    xml = f"<Image><ImageDescription><Channels>{channels}</Channels></ImageDescription></Image>"
+    image = SimpleNamespace(
+        name="one", dims=("C", "Y", "X"), coords={}, asarray=lambda: np.zeros((2, 8, 9), np.uint8),
+        xml_element=ElementTree.fromstring(f"<Element><Data>{xml}</Data></Element>"),
+    )  # fmt: skip
+    found = read_image(stands_in("liffile", "LifFile", ".lif", images=[image]))
+    assert (found.channel_names, found.channel_colors) == (names, colors)
 
 
 def test_lif_has_images_of_their_own(stands_in):

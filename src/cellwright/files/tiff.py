@@ -447,16 +447,13 @@ def _ome_color(text: str) -> str:
 
 def _imagej_sizes(metadata: Mapping[str, Any], page: Any) -> Mapping[str, float]:
     unit = str(metadata.get("unit", ""))
-    factor = um_per(unit)
-    if factor is None:
+    sizes: dict[str, float] = {}
+    for axis, step in {**_resolution(page, 1.0), "Z": metadata.get("spacing")}.items():
+        factor = um_per(str(metadata.get(f"{axis.lower()}unit", unit)))  # told where it is another one
+        sizes |= sizes_of({axis: step}, factor or 0.0)
+    if unit in PRINT_UNITS and not _believable({axis: sizes[axis] for axis in sizes if axis != "Z"}):
         return {}
-    sizes = _resolution(page, factor)
-    if unit in PRINT_UNITS:
-        sizes = _believable(sizes)
-    depth = positive(metadata.get("spacing"))
-    if depth:
-        sizes["Z"] = depth * factor
-    return sizes
+    return {axis: size for axis, size in sizes.items() if size}
 
 
 def _believable(sizes: dict[str, float]) -> dict[str, float]:

@@ -45,6 +45,15 @@ SPARE_BYTES = 64  # of a checksum behind a chunk
 COMPOUND_START = bytes.fromhex("d0cf11e0a1b11ae1")  # of an OIB
 HEADER_BYTES = 512
 SECTOR_BYTES = {9: 512, 12: 4096}  # by what the header says of them
+LUT_COLORS = {  # of a LIF
+    "red": "#ff0000",
+    "green": "#00ff00",
+    "blue": "#0000ff",
+    "cyan": "#00ffff",
+    "magenta": "#ff00ff",
+    "yellow": "#ffff00",
+    **dict.fromkeys(("gray", "grey"), "#ffffff"),
+}
 WALK = (  # through all that an HDF5 file says of its pixels
     "import sys, h5py\n"
     "def see(_, node):\n"
@@ -194,9 +203,23 @@ def _read_lif(module: Any, path: Path) -> Iterator[Image]:
                     steps[str(axis)] = abs(float(values[1]) - float(values[0]))
                 if axis == "C" and np.asarray(values).dtype.kind == "U":  # liffile of 2026
                     names = [str(value) for value in values]
-            told = ImageMetadata(sizes_of(steps, 1e6), names)  # from metres
+            shown = _lut_names(image)
+            if not names and len(set(shown)) == len(shown):
+                names = shown
+            colors = [LUT_COLORS.get(name.lower(), "") for name in shown]
+            told = ImageMetadata(sizes_of(steps, 1e6), names, colors)  # from metres
             data, axes = _squeezed(image.asarray(), "".join(image.dims).replace("S", "c"))
             yield describe(data, axes, scene_name(path, image.name, len(images)), told)
+
+
+def _lut_names(image: Any) -> list[str]:
+    """Return the name of the colour that each channel of a LIF is shown in, in the order of its bytes."""
+    element = getattr(image, "xml_element", None)
+    if element is None:
+        return []
+    channels = element.findall("./Data/Image/ImageDescription/Channels/ChannelDescription")
+    channels.sort(key=lambda channel: int(channel.get("BytesInc", 0)))
+    return [channel.get("LUTName", "") for channel in channels]
 
 
 def _refuse_circles(path: Path) -> None:

@@ -306,7 +306,7 @@ def finish_array(folder: Path, image: Image) -> None:
         while max(level.shape[-2:]) > SMALLEST_LEVEL_PX:
             level = _halved(group, level, str(len(factors)), is_labels=is_labels)
             factors.append(2 * factors[-1])
-        sizes = dict(zip(image.spatial_axes, image.pixel_size_um, strict=False))
+        sizes = image.known_sizes_um
         datasets = []
         for index, factor in enumerate(factors):
             scale = [sizes.get(axis, 1.0) * (factor if axis in "YX" else 1) for axis in axes]

@@ -8,12 +8,12 @@ from skimage.measure import perimeter_crofton, regionprops_table
 
 import cellwright
 from cellwright.core.data import Image
-from cellwright.core.errors import AxesError, SettingsError
+from cellwright.core.errors import AxesError, ImageError, SettingsError
 from cellwright.core.tasks import run
 from cellwright.ops.measure import measurement
 from cellwright.ops.measure.blocks import blocks
 from cellwright.ops.measure.columns import COLUMNS, describe, documentation, keys_of
-from cellwright.ops.measure.features import boundary_sizes
+from cellwright.ops.measure.features import boundary_sizes, rings
 from cellwright.ops.measure.measurement import measure, measure_task, result_of_labels
 from cellwright.ops.measure.settings import MeasureSettings
 
@@ -241,3 +241,45 @@ def test_units_are_told():
     assert describe("cytoplasm_intensity_mean_ch0").group == "compartments"
     assert describe("mine").title == "mine"
     assert len(documentation().splitlines()) == len(COLUMNS) + 2
+
+
+@pytest.mark.parametrize("spacing", [(0.1, 1.0), (1.0, 0.1), (0.1, 1.0, 1.0), (1.0, 0.1, 1.0)], ids=str)
+def test_rings_are_whole_in_pixels_of_any_shape(spacing):
+    shape = tuple(int(12 * max(spacing) / side) for side in spacing)
+    labels = np.zeros(shape, np.int32)
+    labels[tuple(slice(n // 2, n // 2 + 1) for n in shape)] = 1
+    pixels = np.random.default_rng(0).normal(size=shape)
+    settings = MeasureSettings(("intensity_corrected_mean",), ring_gap_px=0, ring_width_px=4)
+    image = Image(pixels, "ZYX"[-len(shape) :], spacing)
+    table = run(measure_task(labels, image, settings))
+    around = rings(labels, labels, 0, 4, spacing) > 0
+    expected = pixels[labels > 0].mean() - np.median(pixels[around])
+    assert table["intensity_corrected_mean_ch0"][0] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("labels", [np.array([[0, -1], [3, 3]]), np.eye(2), np.eye(2, dtype=bool)], ids=str)
+def test_what_is_no_label_is_refused(labels):
+    with pytest.raises(ImageError, match="Number the cells from 1 on"):
+        measure(labels, np.ones((2, 2)))
+
+
+@pytest.mark.parametrize("dtype", ["u1", "<u2", ">u2", ">i4", "u4", "i8", "u8"])
+def test_labels_of_every_whole_number_are_measured(dtype):
+    labels = np.zeros((40, 40), dtype)[::2, ::-2]
+    labels[2:4, 2:5], labels[10:12, 10:12] = 7, min(np.iinfo(dtype).max, 70_000)
+    labels.flags.writeable = False
+    pixels = np.full((20, 20), 65_535, ">u2")[:, ::-1]
+    table = measure(labels, pixels, ("intensity_sum", "intensity_median"))
+    assert table["label"].tolist() == [7, min(np.iinfo(dtype).max, 70_000)]
+    assert table["intensity_sum_ch0"].tolist() == [6 * 65_535, 4 * 65_535]
+    assert table["intensity_median_ch0"].tolist() == [65_535, 65_535]
+
+
+@pytest.mark.parametrize(
+    "others", [{"ch0": np.ones((8, 8))}, {"a": np.ones((2, 8, 8)), "a_ch1": np.ones((8, 8))}]
+)
+def test_columns_of_one_name_are_refused(others):
+    labels = np.pad(np.ones((2, 2), np.int32), 3)
+    images = {name: Image(pixels, "CYX"[-pixels.ndim :]) for name, pixels in others.items()}
+    with pytest.raises(SettingsError, match="Rename the image"):
+        measure(labels, np.ones((8, 8)), ("intensity_mean",), others=images)

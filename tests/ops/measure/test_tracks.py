@@ -149,3 +149,17 @@ def test_volumes_not_linked_are_refused():
     result, _ = result_of_labels(labels, Image(labels, "TZYX"), is_volume=False)
     with pytest.raises(AxesError, match="not linked"):
         analyse(result, Image(labels, "TZYX"), AnalysisSettings(track=True))
+
+
+@pytest.mark.parametrize("spacing", [(5.0, 1.0, 1.0), (1.0, 5.0, 1.0), (0.2, 1.0, 1.0)], ids=str)
+def test_the_farthest_way_is_a_diameter_in_pixels_of_any_shape(spacing):
+    shape, radius = (12, 12, 60), 5.0
+    labels = np.zeros((2, *(int(n / side) for n, side in zip(shape, spacing, strict=True))), np.int32)
+    grids = np.meshgrid(
+        *(np.arange(n) * s for n, s in zip(labels.shape[1:], spacing, strict=True)), indexing="ij"
+    )
+    for frame, x in enumerate((10, 18)):
+        away = [grid - centre for grid, centre in zip(grids, (5, 5, x), strict=True)]
+        labels[frame][sum(way**2 for way in away) <= radius**2] = 1
+    tracks = analyse(labels, Image(labels, "TZYX", spacing), AnalysisSettings(track=True)).tracks
+    assert tracks.count == 1  # the cell went 8 of the 10 that it is wide

@@ -53,11 +53,11 @@ def spatial_ndim(axes: str, *, is_volume: bool) -> int:
     return len(ending)
 
 
-def blocks(cells: Cells, ndim: int, margin: int, block_px: int = BLOCK_PX) -> Iterator[CellBlock]:
+def blocks(cells: Cells, ndim: int, margins: Sequence[int], block_px: int = BLOCK_PX) -> Iterator[CellBlock]:
     """Yield the blocks of all frames.
 
     Row ``i`` of the cells is label ``i + 1`` and lies in one frame; a cell has ``ndim`` spatial axes. A
-    window holds at least ``margin`` pixels around its cells, as far as the frame reaches.
+    window holds at least ``margins`` pixels around its cells along each of them, as far as the frame reaches.
     """
     assert cells.labels is not None
     first = np.floor(cells.boxes[:, 0]).astype(np.intp)
@@ -72,8 +72,8 @@ def blocks(cells: Cells, ndim: int, margin: int, block_px: int = BLOCK_PX) -> It
     ends = np.flatnonzero((keys[order][1:] != keys[order][:-1]).any(axis=1)) + 1
     for rows in np.split(order, ends):
         lead = tuple(first[rows[0], :n_lead].tolist())
-        low = np.maximum(first[rows][:, n_lead:].min(axis=0) - margin, 0)
-        high = np.minimum(stop[rows][:, n_lead:].max(axis=0) + margin, cells.labels.shape[n_lead:])
+        low = np.maximum(first[rows][:, n_lead:].min(axis=0) - margins, 0)
+        high = np.minimum(stop[rows][:, n_lead:].max(axis=0) + margins, cells.labels.shape[n_lead:])
         window = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
         yield _block(cells.labels, lead, window, rows)
 

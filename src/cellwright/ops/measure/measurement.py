@@ -20,7 +20,7 @@ from cellwright.core.data import (
     Provenance,
     Result,
 )
-from cellwright.core.errors import SettingsError
+from cellwright.core.errors import ImageError, SettingsError
 from cellwright.core.tasks import Progress, Task, run
 from cellwright.ops import labels as label_images
 from cellwright.ops.geometry.axes import guess_axes
@@ -68,11 +68,12 @@ class _Job:
     spacing: tuple[float, ...]
     settings: MeasureSettings
 
-    def margin(self) -> int:
+    def margins(self) -> tuple[int, ...]:
         """Pixels around cells that can matter: as far as the ring, and as far again to its neighbours."""
         if CORRECTED not in self.keys:
-            return 1
-        return 2 * ceil(self.settings.ring_gap_px + self.settings.ring_width_px) + 2
+            return (1,) * len(self.spacing)
+        width = self.settings.ring_gap_px + self.settings.ring_width_px  # in pixels along x
+        return tuple(2 * ceil(width * self.spacing[-1] / side) + 2 for side in self.spacing)
 
 
 def measure(
@@ -205,8 +206,18 @@ def result_of_labels(labels: Labels, image: Image, *, is_volume: bool = True) ->
 
     ``labels`` have the shape of the image without its channels; 0 is background, numbers may be missing. A
     number means the same cell in all slices of a volume where ``is_volume``.
+
+    Raises
+    ------
+    ImageError
+        They are no whole numbers, or some are below 0.
     """
     labels = np.asarray(labels)
+    if labels.dtype.kind not in "iu" or labels.min(initial=0) < 0:
+        raise ImageError(
+            f"Labels must be whole numbers, 0 for the background and above for cells; got {labels.dtype} "
+            f"from {labels.min(initial=0)} on. Number the cells from 1 on."
+        )
     axes = image.label_axes[len(image.label_axes) - labels.ndim :]
     ndim = 3 if is_volume and axes.endswith("ZYX") else 2
     n_lead = labels.ndim - ndim
@@ -259,16 +270,24 @@ def sources_of(result: Result, image: Image, others: Mapping[str, Image]) -> lis
     ------
     AxesError
         An image does not have the pixels of the cells.
+    SettingsError
+        The columns of two channels would have one name.
     """
     labels = result.cells.labels
     assert labels is not None
-    found = []
+    found: list[ChannelSource] = []
     for name, one in (("", image), *others.items()):
         part = _squeezed(cropped(one, result.offset, labels.shape), labels.ndim)
         n = n_channels(part)
         endings = [f"{name}_ch{channel}".lstrip("_") for channel in range(n)]
         if name and n == 1:
             endings = [name]
+        same = {source.name for source in found} & {*endings}
+        if same:
+            raise SettingsError(
+                f"Each channel needs a name of its own; {min(same)!r} is there twice. Rename the image "
+                f"{name!r}."
+            )
         found += [ChannelSource(ending, part, channel) for channel, ending in enumerate(endings)]
     return found
 
@@ -285,7 +304,7 @@ def _squeezed(image: Image, ndim: int) -> Image:
 
 def _measured(job: _Job, ndim: int) -> Task[Columns]:
     found: Columns = {}
-    parts = blocks(job.cells, ndim, job.margin())
+    parts = blocks(job.cells, ndim, job.margins())
     n_done = 0
     for rows, values in _parallel(job, parts):
         for name, column in values.items():

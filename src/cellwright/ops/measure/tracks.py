@@ -169,7 +169,7 @@ def track_cells(
         sides, unit = np.asarray(pixel_size_um, np.float64), "um"
     frames = np.rint(cells.points[:, 0]).astype(np.int64)
     positions = cells.points[:, 1:].astype(np.float64) * sides
-    links = _links(cells, frames, positions / sides[-1], settings)
+    links = _links(cells, frames, sides / sides[-1], settings)
     numbers, parents = _numbered(frames, links)
     return Tracks(numbers, parents, frames, positions, unit)
 
@@ -190,13 +190,14 @@ def check_axes(axes: str) -> None:
 
 
 def _links(
-    cells: Cells, frames: NDArray[np.int64], places: NDArray[np.float64], settings: TrackSettings
+    cells: Cells, frames: NDArray[np.int64], sides: NDArray[np.float64], settings: TrackSettings
 ) -> dict[int, list[int]]:
-    """Return the rows that follow each row."""
+    """Return the rows that follow each row; ``sides`` are those of a pixel, in pixels along x."""
     if not len(cells):
         return {}
     laptrack = _laptrack()
-    distance = settings.max_distance_px or _typical_diameter(cells)
+    places = cells.points[:, 1:] * sides
+    distance = settings.max_distance_px or _typical_diameter(cells, sides)
     if not distance:
         raise SettingsError(
             "These cells have no size that would tell how far one may go from frame to frame. Set the "
@@ -231,12 +232,11 @@ def _laptrack() -> Any:
     return laptrack
 
 
-def _typical_diameter(cells: Cells) -> float:
-    ndim = cells.points.shape[1] - 1
-    diameters = equivalent_diameters(cells.areas[cells.areas > 0], ndim)
+def _typical_diameter(cells: Cells, sides: NDArray[np.float64]) -> float:
+    diameters = equivalent_diameters(cells.areas[cells.areas > 0] * sides.prod(), len(sides))
     if len(diameters):
         return float(np.median(diameters))
-    return float(np.median((cells.boxes[:, 1] - cells.boxes[:, 0])[:, -2:]))
+    return float(np.median(((cells.boxes[:, 1] - cells.boxes[:, 0])[:, 1:] * sides)[:, -2:]))
 
 
 def _plausible(row: int, ends: list[int], cells: Cells, places: NDArray[np.float64]) -> list[int]:
