@@ -118,6 +118,15 @@ def test_a_model_is_read_once_and_again_when_it_changed(shelves, make_model):
         store.load("flow")
 
 
+@pytest.mark.parametrize("name", ["weights.safetensors", "fit.json"])
+def test_no_file_of_a_model_that_was_loaded_stays_as_it_was(shelves, make_model, name):
+    save_checkpoint(shelves[0] / "flow", make_model())
+    store.load("flow")
+    (shelves[0] / "flow" / name).write_text("other")
+    with pytest.raises(CheckpointError, match=name):
+        store.load("flow")
+
+
 def test_every_shipped_model_is_whole_and_light():
     shipped = [path.parent for path in store.shipped_folder().glob("*/spec.json")]
     assert "flow" in {path.name for path in shipped}

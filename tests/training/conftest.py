@@ -57,6 +57,18 @@ def tiny_flow() -> Callable[..., FlowModel]:
 
 
 @pytest.fixture
+def dropping_flow(tiny_flow) -> Callable[[], FlowModel]:
+    """Function () -> the same with a network that learns with parts left out at random."""
+
+    def make() -> FlowModel:
+        model = tiny_flow()
+        model.network.head = nn.Sequential(nn.Dropout2d(0.5), model.network.head)
+        return model
+
+    return make
+
+
+@pytest.fixture
 def draw_sample(sample_of: Callable[..., Sample]) -> Callable[..., Sample]:
     """Function (seed, look, shape, diameter) -> a simulated image, ready to be cut."""
 

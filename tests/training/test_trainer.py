@@ -44,8 +44,8 @@ def material(draw_sample, tmp_path):
 def train_tiny(material, tiny_flow, tmp_path):
     """Function (name, settings) -> final weights of a run in that folder."""
 
-    def go(name, settings=SHORT, stop_after=None):
-        model = tiny_flow()
+    def go(name, settings=SHORT, stop_after=None, model=None):
+        model = model or tiny_flow()
         task = fit(material, model, tmp_path / name, settings, device="cpu")
         for progress in task:
             if progress.stage != "epoch" and progress.done == stop_after:
@@ -99,6 +99,12 @@ def test_a_run_that_was_killed_ends_as_if_it_had_not_been(train_tiny, tmp_path, 
     assert files(tmp_path / "killed") == DONE
     one, other = (json.loads((tmp_path / name / "curve.json").read_text()) for name in ("whole", "killed"))
     assert one == other
+
+
+def test_a_killed_run_drops_out_as_if_it_had_not_been(train_tiny, dropping_flow):
+    whole = train_tiny("whole", model=dropping_flow())
+    train_tiny("killed", stop_after=5, model=dropping_flow())
+    assert same(train_tiny("killed", model=dropping_flow()), whole)
 
 
 def test_a_run_goes_on_where_it_was(train_tiny, material, tiny_flow, tmp_path):

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
 FILES = ("spec.json", "weights.safetensors", "scores.json", "card.md", "curve.json", "fit.json")
 NEEDED = FILES[:2]
+SUFFIXES = (".json", ".safetensors")  # of the files that a loaded model rests on
 ZOO_FILES = {"rdf.yaml", "bioimageio.yaml"}  # either describes a package of the BioImage Model Zoo
 PREFIX = "cellwright_"  # of the files of the model folder in such a package
 MOST_BYTES = 2_000_000_000  # of a model in an archive, once unpacked
@@ -120,9 +121,8 @@ def load(name: str | Path) -> "CellModel":
     """
     found = find(name)
     folder = found.resolve()
-    spec = folder / "spec.json"
     try:
-        return _load(folder, spec.stat().st_mtime_ns if spec.exists() else 0)
+        return _load(folder, stamp(folder))
     except CheckpointError as error:
         if found.parent != user_folder() or not is_folder(shipped_folder() / found.name):
             raise
@@ -347,8 +347,14 @@ def _writing(path: Path) -> Iterator[None]:
         raise WriteError(f"Cannot write {path}: {error}. Choose a place you may write to.") from error
 
 
+def stamp(folder: Path) -> tuple[object, ...]:
+    """Return what changes when a file of a model is replaced: names, times and sizes of the files."""
+    paths = [path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES and path.exists()]
+    return tuple((path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in paths)
+
+
 @lru_cache(maxsize=4)
-def _load(folder: Path, stamp: int) -> "CellModel":
+def _load(folder: Path, stamp: tuple[object, ...]) -> "CellModel":
     from cellwright.models.checkpoint import load_checkpoint
 
     return load_checkpoint(folder)

@@ -166,6 +166,7 @@ def _epoch(
     """Train until the next look at the validation images; batches are made one ahead in a thread."""
     end = min(_next_stop(state.step, settings), settings.n_steps)
     state.losses.clear()
+    torch.manual_seed(settings.seed + state.step)  # a resumed run drops out the same
     for images, targets in _batches(range(state.step, end), phases, settings):
         _prepare(state.network, is_frozen=state.step < settings.frozen_steps)
         set_rate(state.optimizer, learning_rate(state.step, settings))

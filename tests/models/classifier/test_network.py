@@ -141,7 +141,8 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_every_damage_is_told(folder, name):
+def test_every_damage_is_told_even_after_it_was_loaded(folder, name):
+    load(folder)
     damage, words = DAMAGES[name]
     damage(folder)
     with pytest.raises(CheckpointError, match=words):

@@ -262,6 +262,16 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(tune, scripted, tmp_path, stop
     assert curves[0] == curves[1]
 
 
+def test_a_stopped_run_drops_out_as_if_it_had_not_been(tune, scripted, tmp_path, dropping_flow):
+    scripted([0.1, 0.2])
+    tune("whole", start=dropping_flow())
+    scripted([0.1, 0.2])
+    tune("halves", stop_after=3, start=dropping_flow())
+    scripted([0.2])
+    tune("halves", start=dropping_flow())
+    assert same(weights_in(tmp_path / "whole"), weights_in(tmp_path / "halves"))
+
+
 SCRIPT = """
     import os
     import sys

@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Progress, run
@@ -85,3 +86,23 @@ def test_what_was_learned_without_annotation_starts_the_training(
     with pytest.raises(SettingsError, match="enough"):
         run(train_model.train_task(Plan("mine", "flow", "data"), gate))
     assert asked == [None]
+
+
+def test_a_run_from_scratch_that_is_resumed_begins_with_the_same_weights(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[Any] = []
+
+    def finetune(_: Any, start: Any, *__: Any, **___: Any) -> Any:
+        begun.append(start.network.state_dict())
+        raise SettingsError("enough")
+        yield
+
+    monkeypatch.setattr(finetuning, "finetune", finetune)
+    monkeypatch.setattr(train_model, "read_dataset", lambda folder: folder)
+    gate = threading.Event()
+    gate.set()
+    for _ in range(2):
+        with pytest.raises(SettingsError, match="enough"):
+            run(train_model.train_task(Plan("mine", "new:query", "data"), gate))
+    assert all(torch.equal(begun[0][name], begun[1][name]) for name in begun[0])

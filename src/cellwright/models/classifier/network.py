@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cellwright.core.errors import CheckpointError
+from cellwright.models import store
 from cellwright.models.checkpoint import load_weights, verified_checksum, write_model
 from cellwright.models.classifier.spec import (
     CLASSIFIER,
@@ -154,11 +155,11 @@ def load(name: str | Path) -> Classifier:
         There is none of this name, or a file of it is missing or damaged.
     """
     folder = find_classifier(name).resolve()
-    return _load(folder, (folder / CLASSIFIER).stat().st_mtime_ns)
+    return _load(folder, store.stamp(folder))
 
 
 @lru_cache(maxsize=4)
-def _load(folder: Path, stamp: int) -> Classifier:
+def _load(folder: Path, stamp: tuple[object, ...]) -> Classifier:
     spec = read_classifier_spec(folder / CLASSIFIER)
     sha256 = verified_checksum(folder, spec.weights_sha256)
     if spec.preset not in NETWORKS:

@@ -82,6 +82,7 @@ class Run:
         state, settings = self.state, self.settings
         stop = (state.step // settings.steps_per_epoch + 1) * settings.steps_per_epoch
         state.losses.clear()
+        torch.manual_seed(settings.seed + state.step)  # a resumed run drops out the same
         for images, targets, n_asked in batches(range(state.step, min(stop, settings.steps)), sets, settings):
             prepare(state.network, is_frozen=state.step < settings.frozen_steps)
             set_rate(state.optimizer, learning_rate(state.step, settings))

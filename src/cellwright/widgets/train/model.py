@@ -212,7 +212,11 @@ def _first(plan: Plan) -> Any:
     """Return the name of the model to begin with, or a model that has learned nothing yet."""
     if not plan.start.startswith(SCRATCH):
         return plan.start
-    return registry.get(plan.start.removeprefix(SCRATCH)).load().build("small")
+    import torch
+
+    with torch.random.fork_rng():  # a resumed run begins with, and is compared with, the same weights
+        torch.manual_seed(plan.settings.seed)
+        return registry.get(plan.start.removeprefix(SCRATCH)).load().build("small")
 
 
 def _paced(task: Task[Any], gate: threading.Event, plan: Plan) -> Task[Any]:
