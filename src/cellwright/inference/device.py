@@ -26,8 +26,7 @@ def devices() -> tuple[Device, ...]:
     ]
     if torch.backends.mps.is_available():
         found.append(Device("mps", "GPU: Apple Metal"))
-    n_threads = torch.get_num_threads()
-    found.append(Device("cpu", f"CPU: {n_threads} thread{'s' if n_threads > 1 else ''}"))
+    found.append(Device("cpu", "CPU"))  # without threads: a training changes their number while it runs
     return tuple(found)
 
 
