@@ -644,6 +644,18 @@ def test_cells_in_regions_are_those_of_the_whole_image(
     assert any(name.startswith("cytoplasm_") for name in tables[0])
 
 
+def test_rings_are_whole_where_pixels_are_narrow_along_y(tmp_path, draw_blobs, small_blocks):
+    pixels = draw_blobs((400, 90)).image
+    pixels = pixels + np.linspace(0, 1, 400, dtype=np.float32)[:, np.newaxis] ** 2
+    image = Image(pixels, "YX", (0.1, 0.5))
+    settings = AnalysisSettings(measure=("intensity_corrected_mean",), ring_width_px=15.0)
+    _, _, *tables = analysed_both_ways(image, small_blocks, tmp_path, settings, InputFiles())
+    same_tables(*tables)
+    wide = replace(settings, ring_width_px=60.0)  # 300 pixels along y
+    with pytest.raises(SettingsError, match=r"Rings of 3.. pixels around cells reach beyond the next block"):
+        run(count_streamed(StreamJob(image, tmp_path, small_blocks, analysis=wide)))
+
+
 def test_labels_are_regions_on_disk_and_block_by_block(tmp_path, draw_blobs, small_blocks, monkeypatch):
     monkeypatch.setattr(region_files, "WINDOW_PIXELS", 4000)
     labels = np.zeros((190, 210), np.int32)

@@ -47,7 +47,6 @@ from cellwright.ops.measure.features import CORRECTED
 from cellwright.ops.measure.filters import check_texts
 from cellwright.ops.measure.measurement import measure_result, pixel_sizes, result_of_labels
 from cellwright.ops.measure.regions import RegionSet
-from cellwright.ops.volumes.link import anisotropy_of
 
 if TYPE_CHECKING:
     import pandas
@@ -222,16 +221,19 @@ def _margins(job: StreamJob, image: Image, plan: StreamPlan) -> tuple[int, ...]:
     settings, width = job.analysis, job.analysis.cytoplasm_px
     if CORRECTED in keys_of(settings.measuring.measure, 2):
         width = max(width, settings.ring_gap_px + settings.ring_width_px)
-    margin = 2 * ceil(width) + 2  # as far as the ring, and as far again to the cells that bound it
+    sides = [image.known_sizes_um.get(axis, 0.0) for axis in image.spatial_axes]
+    if not all(sides):
+        sides = [1.0] * len(sides)
+    wide = [width * sides[-1] / side for side in sides]  # a pixel along x is the unit of widths
+    margins = [2 * ceil(one) + 2 for one in wide]  # as far as the ring, and as far again to its neighbours
     if job.files.nuclei:
-        margin = max(margin, plan.halo_px // 2)
-    if margin > plan.core_px + plan.halo_px:
+        margins = [max(margin, plan.halo_px // 2) for margin in margins]
+    if max(margins[-2:]) > plan.core_px + plan.halo_px:
         raise SettingsError(
-            f"Rings of {width:g} pixels around cells reach beyond the next block, which has {plan.core_px}. "
-            "Give more --memory, or narrower rings."
+            f"Rings of {max(wide[-2:]):g} pixels around cells reach beyond the next block, which has "
+            f"{plan.core_px}. Give more --memory, or narrower rings."
         )
-    margins = {"Z": ceil(margin / anisotropy_of(image.pixel_size_um))}
-    return tuple(margins.get(axis, margin) for axis in image.spatial_axes)
+    return tuple(margins)
 
 
 def _own_outside(
