@@ -165,11 +165,19 @@ def test_several_models_together_tell_nothing(model, blobs):
     assert count(blobs.image, (model, model)).fit is None
 
 
-def test_what_is_told_stays_when_thresholds_change(model, blobs):
-    image = Image(blobs.image, "YX")
+def test_what_is_told_is_of_the_thresholds_that_hold(model, blobs):
+    image, settings = Image(blobs.image, "YX"), FlowSettings(min_area_px=30)
     result, prediction = run(count_with_prediction(image, model))
-    again = recount(result, prediction, model, FlowSettings(min_area_px=30))
-    assert again.fit == result.fit == 0.8
+    model.fit.answer = 0.2
+    counted = count(image, model, settings=settings)
+    facts = model.fit.seen[-1]
+    again = recount(result, prediction, model, settings)
+    assert (again.fit, again.notices) == (counted.fit, counted.notices)
+    assert again.provenance.settings["expected_f1"] == 0.2
+    assert model.fit.seen[-1] == pytest.approx(facts)
+    none = recount(again, prediction, model, FlowSettings(min_area_px=10**5))
+    assert (none.fit, none.notices) == (None, ())
+    assert "expected_f1" not in none.provenance.settings
 
 
 def test_provenance_and_notices_tell_it(model, blobs, tmp_path):

@@ -39,7 +39,7 @@ from cellwright.inference.context import (
     open_context,
     references_of,
 )
-from cellwright.inference.fit import FactCollector, warning
+from cellwright.inference.fit import FactCollector, calibration_of, warning
 from cellwright.inference.scale import ScaleTrial, estimate_scale, zoom_for, zoom_notice
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
@@ -216,13 +216,21 @@ def predict(
     return Prediction(tuple(maps), zoom, context.frames.shape, context.frames.lead_shape)
 
 
-def decode(prediction: Prediction, model: ModelChoices, settings: Any) -> Cells:
-    """Return the cells in kept maps under these settings, in the image's own pixels, without the network."""
+def decode(
+    prediction: Prediction, model: ModelChoices, settings: Any, collector: FactCollector | None = None
+) -> Cells:
+    """Return the cells in kept maps under these settings, in the image's own pixels, without the network.
+
+    ``collector`` takes what they tell of how well that went.
+    """
     first = load_models(model)[0]
     stitcher = first.stitcher(prediction.lead_shape, prediction.frame_shape)
     whole = whole_tile(prediction.frame_shape)
     for frame, maps in enumerate(prediction.frames):
-        stitcher.add(frame, whole, first.decode(maps, prediction.frame_shape, settings))
+        decoded = first.decode(maps, prediction.frame_shape, settings)
+        if collector is not None:
+            collector.add([maps], [decoded])
+        stitcher.add(frame, whole, decoded)
     return run(stitcher.finish(settings)).cells
 
 
@@ -246,12 +254,25 @@ def recount(result: Result, prediction: Prediction | None, model: ModelChoices, 
             "New thresholds need the maps of the last count, and these were not kept: the image is too large "
             "or of one intensity throughout. Count again with the new thresholds."
         )
-    cells = decode(prediction, first, settings)
+    collector = FactCollector(calibration_of(load_models(model)))
+    cells = decode(prediction, first, settings, collector)
+    fit = collector.expected_f1([cells])
     found_in = result.provenance
     if found_in.settings["engine"]["link"]:
         cells, _ = _linked(cells, found_in, first, settings)
-    provenance = replace(found_in, settings={**found_in.settings, family.name: asdict(settings)})
-    return replace(result, count=float(len(cells)), cells=cells, provenance=provenance)
+    found = {**found_in.settings, family.name: asdict(settings)}
+    found.pop("expected_f1", None)
+    if fit is not None:
+        found["expected_f1"] = round(fit, 4)
+    notices = (*(notice for notice in result.notices if notice != warning(result.fit)), warning(fit))
+    return replace(
+        result,
+        count=float(len(cells)),
+        cells=cells,
+        provenance=replace(found_in, settings=found),
+        notices=tuple(filter(None, notices)),
+        fit=fit,
+    )
 
 
 class _Outcome(NamedTuple):
