@@ -132,6 +132,12 @@ def test_a_run_that_cannot_be_gone_on_with_is_told_and_kept(train_tiny, tmp_path
     assert sorted([*DONE, "training.pt"]) == files(tmp_path / "killed")
 
 
+def test_a_run_with_other_settings_is_not_gone_on_with(train_tiny):
+    train_tiny("a", stop_after=3)
+    with pytest.raises(CheckpointError, match="began with other settings"):
+        train_tiny("a", replace(SHORT, seed=8))
+
+
 def test_closing_at_any_step_leaves_no_thread_and_no_part(train_tiny, tmp_path):
     before = threading.active_count()
     for stop in (1, 4, 6):

@@ -1,7 +1,9 @@
 """What a training run holds, keeps on disk after each epoch and resumes from when it was killed."""
 
 import copy
+import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -12,9 +14,10 @@ from torch import Tensor, nn
 
 from cellwright.core.errors import CheckpointError
 from cellwright.files.atomic import atomic_write
+from cellwright.files.json_value import NO_JSON
 from cellwright.models.checkpoint import save_checkpoint
 from cellwright.models.protocol import CellModel
-from cellwright.training.run_folder import STATE, selection_score, write_curve
+from cellwright.training.run_folder import CURVE, STATE, selection_score, write_curve
 from cellwright.training.settings import FinetuneSettings, TrainingSettings
 
 
@@ -82,6 +85,20 @@ def save(state: RunState, output: Path) -> None:
     }
     with atomic_write(output / STATE) as part:
         torch.save(values, part)
+
+
+def check_same_run(output: Path, settings: TrainingSettings | FinetuneSettings) -> None:
+    """Raise CheckpointError where a run in ``output`` that is not finished began with other settings."""
+    if not (output / STATE).exists():
+        return
+    began = None
+    with suppress(OSError, *NO_JSON, AttributeError):
+        began = json.loads((output / CURVE).read_text(encoding="utf-8")).get("settings")
+    if began != asdict(settings):
+        raise CheckpointError(
+            f"The run in {output} began with other settings. Resume it with these, delete {STATE} there to "
+            "begin anew, or choose another folder."
+        )
 
 
 def resume(state: RunState, output: Path) -> None:

@@ -17,17 +17,14 @@ Source of the rule of the standard error: Breiman et al., Classification and reg
 """
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from cellwright.core.errors import CheckpointError
 from cellwright.core.tasks import Task
 from cellwright.files.atomic import check_writable, write_text
 from cellwright.files.dataset.folder import Dataset
-from cellwright.files.json_value import NO_JSON
 from cellwright.inference import device as devices
 from cellwright.models import store
 from cellwright.models.checkpoint import CARD
@@ -38,9 +35,9 @@ from cellwright.training.finetune.batches import fixed_patches, read_sample_sets
 from cellwright.training.finetune.retention import Teacher, retention_set
 from cellwright.training.finetune.run import Outcome, Run
 from cellwright.training.pretrain import start_from
-from cellwright.training.run_folder import CURVE, STATE, forget
+from cellwright.training.run_folder import forget
 from cellwright.training.settings import FinetuneSettings
-from cellwright.training.state import first_state, resume
+from cellwright.training.state import check_same_run, first_state, resume
 from cellwright.training.trainer import Data
 
 TUNED = " (fine-tuned)"
@@ -97,7 +94,7 @@ def finetune(
     check_writable(output)
     torch_device = devices.choose(device)
     sets = yield from read_sample_sets(Data(parts.train, data.extra), model, settings)
-    _check_same_run(output, settings)
+    check_same_run(output, settings)
     fixed = None
     if has_few:
         fixed = yield from fixed_patches(parts.validation, model, settings)
@@ -147,19 +144,6 @@ def _loaded(start: CellModel | str | Path, output: Path) -> CellModel:
             "Choose another."
         )
     return store.load(start)
-
-
-def _check_same_run(output: Path, settings: FinetuneSettings) -> None:
-    if not (output / STATE).exists():
-        return
-    began = None
-    with suppress(OSError, *NO_JSON, AttributeError):
-        began = json.loads((output / CURVE).read_text(encoding="utf-8")).get("settings")
-    if began != asdict(settings):
-        raise CheckpointError(
-            f"The run in {output} began with other settings. Resume it with these, delete {STATE} there to "
-            "begin anew, or choose another folder."
-        )
 
 
 def tuned_title(spec: ModelSpec) -> str:
