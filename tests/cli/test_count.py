@@ -282,6 +282,29 @@ def test_two_images_of_one_name_do_not_overwrite_each_other(cli, image_path, tmp
     assert cli("count", image_path, other).code == 0
 
 
+@pytest.mark.parametrize(
+    ("flags", "second"),
+    [
+        (["--xlsx"], "other/discs.tif"),
+        (["--report", "report.html"], "other/discs.tif"),
+        (["--report", "report.html", "--output", "out"], "other/DISCS.tif"),
+        (["--stream"], "discs.npy"),
+    ],
+)
+def test_no_files_of_a_run_replace_those_of_another_image(cli, tmp_path, monkeypatch, flags, second):
+    monkeypatch.chdir(tmp_path)
+    first, other = tmp_path / "discs.tif", tmp_path / second
+    other.parent.mkdir(exist_ok=True)
+    tifffile.imwrite(first, np.zeros((32, 32), np.uint8))
+    with other.open("wb") as file:
+        save = {".npy": np.save, ".tif": tifffile.imwrite}[other.suffix]
+        save(file, np.zeros((32, 40), np.uint8))
+    code, _, err = cli("count", first, other, *flags)
+    assert code == 1
+    assert "occurs more than once" in err
+    assert cli("count", first, other).code == 0  # nothing is written
+
+
 def test_a_setting_of_another_family_is_refused():
     with pytest.raises(SettingsError, match="--min-area"):
         refuse_foreign({"min_area_px": 3, "flips": None, "channel": 0}, EngineSettings)

@@ -204,9 +204,10 @@ def place_of(window: str | None, pixel_size: str | None) -> dict[str, Any]:
 def count_all(images: list[Path], choices: CountChoices, table: Table) -> None:
     """Count image after image; one that fails is named, the others are still counted."""
     n_failed = 0
+    taken: set[tuple[Path, str]] = set()
     for done, path in enumerate(images):
         try:
-            count_one(path, choices, table, label=f"[{done + 1}/{len(images)}] {path.name}")
+            count_one(path, choices, table, taken, label=f"[{done + 1}/{len(images)}] {path.name}")
         except KeyboardInterrupt:
             typer.echo(f"Cancelled; {done - n_failed} of {len(images)} images were counted.", err=True)
             raise typer.Exit(INTERRUPTED) from None
@@ -261,7 +262,7 @@ def prepare_output(images: list[Path], output: Path | None) -> None:
         return
     from cellwright.files.atomic import check_writable
 
-    twice = [stem for stem, n in Counter(path.stem for path in images).items() if n > 1]
+    twice = [stem for stem, n in Counter(path.stem.casefold() for path in images).items() if n > 1]
     if twice:
         raise SettingsError(
             f"Images that go to one output folder must differ in name; {', '.join(twice)} occurs more than "
@@ -270,13 +271,36 @@ def prepare_output(images: list[Path], output: Path | None) -> None:
     check_writable(output)
 
 
-def count_one(path: Path, choices: CountChoices, table: Table, *, label: str) -> None:
-    """Count the images in one file, write the files of each and print its row."""
+def count_one(
+    path: Path, choices: CountChoices, table: Table, taken: set[tuple[Path, str]], *, label: str
+) -> None:
+    """Count the images in one file, write the files of each and print its row.
+
+    ``taken`` are folders and names of what the run has written; those of these images are added.
+    """
     from cellwright.files.images import read_images
 
     for image in map(choices.recipe.joined, read_images(path, choices.recipe.axes or None)):
         for part, own in channels_to_count(image, choices):
+            take_name(path, part, own, taken)
             count_image(path, part, own, table, label=label)
+
+
+def take_name(path: Path, image: Image, choices: CountChoices, taken: set[tuple[Path, str]]) -> None:
+    """Raise SettingsError before an image is counted whose files would replace those of an earlier one."""
+    tables = choices.tables
+    place = tables.output or Path()
+    if tables.output is None and not tables.is_wanted:
+        if not choices.streams(image):
+            return
+        place = path.parent.absolute()  # files go beside the image
+    name = image.name.casefold()  # file systems may not tell A from a
+    if (place, name) in taken:
+        raise SettingsError(
+            f"Images whose files go to one folder must differ in name; {image.name} occurs more than once. "
+            "Count them in separate runs, each into a folder of its own."
+        )
+    taken.add((place, name))
 
 
 def count_image(path: Path, image: Image, choices: CountChoices, table: Table, *, label: str) -> None:
