@@ -3,6 +3,7 @@ import pytest
 
 from cellwright.core.data import Image
 from cellwright.inference import context as context_module
+from cellwright.inference.context import in_rounds as in_memory
 from cellwright.inference.context import open_context
 from cellwright.inference.settings import EngineSettings
 from cellwright.inference.streaming.plan import StreamPlan, blocks_of, in_rounds
@@ -41,7 +42,7 @@ def test_blocks_in_memory_are_done_in_the_order_of_streams(make_context, monkeyp
     monkeypatch.setattr(context_module, "BLOCK_PX", 512)
     monkeypatch.setattr("cellwright.files.zarr.CHUNK_PX", 256)
     counting = make_context(1, (1536, 2048))
-    cores = [batch.block.core for batch in counting.batches(1.0)]
+    cores = [batch.block.core for batch in in_memory(counting.batches(1.0))]
     image = Image(np.zeros((1536, 2048), np.uint8), "YX")
     plan = StreamPlan(counting.prepared(1.0), 512, 64)
     assert cores == [block.tile.core for block in in_rounds(blocks_of(image, plan))]

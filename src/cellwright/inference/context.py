@@ -34,6 +34,12 @@ ModelChoices = ModelChoice | tuple[ModelChoice, ...]
 WHOLE_PX = 4096  # a frame up to this long is one block, whose maps can be kept
 BLOCK_PX = 2048  # a longer one is cut as one larger than memory is, so that both find the same cells
 LARGEST_CELL = 3.0  # times the model's diameter: cells up to this size are whole in some block
+LABELS = (
+    "The pixels of {!r} look like labels of cells that are outlined already; they were counted as light. "
+    "To count the labels: cellwright convert FILE --to labels --output labels.tif, or Convert to Labels in "
+    "napari and open Results."
+)
+LOOKED_AT_PX = 1024  # side of the window in the middle of an image in which labels are known
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +54,6 @@ class BlockBatch:
         """(Y, X) of what is read of each frame, in pixels of the image."""
         rows, columns = self.block.read
         return rows.stop - rows.start, columns.stop - columns.start
-
-
-LABELS = (
-    "The pixels of {!r} look like labels of cells that are outlined already; they were counted as light. "
-    "To count the labels: cellwright convert FILE --to labels --output labels.tif, or Convert to Labels in "
-    "napari and open Results."
-)
-LOOKED_AT_PX = 1024  # side of the window in the middle of an image in which labels are known
 
 
 class Predicted(NamedTuple):
@@ -121,7 +119,7 @@ class CountContext:
         """Return the parts of the image to predict one after another at this zoom, frame by frame."""
         n_frames, shape = len(self.frames), self.frames.shape
         whole_px, block_px = self.block_px or WHOLE_PX, self.block_px or BLOCK_PX
-        blocks = _in_rounds(grid(block_layout(shape, self.engine, zoom, whole_px, block_px)))
+        blocks = grid(block_layout(shape, self.engine, zoom, whole_px, block_px))
         n_together = 1
         if len(blocks) == 1 and zoom == 1.0:
             n_together = self.engine.batch_for(shape)
@@ -181,15 +179,15 @@ def block_layout(
     )
 
 
-def _in_rounds(blocks: Sequence[Tile]) -> list[Tile]:
-    """Return blocks in the order of streams: of cells that meet at a seam the first keeps its pixels."""
-    height, width = (core.stop - core.start for core in blocks[0].core)
+def in_rounds(batches: Sequence[BlockBatch]) -> list[BlockBatch]:
+    """Return batches in the order of streams: of cells that meet at a seam the first keeps its pixels."""
+    height, width = (core.stop - core.start for core in batches[0].block.core)
 
-    def turn(block: Tile) -> tuple[int, int]:
-        rows, columns = block.core
-        return rows.start // height % 2, columns.start // width % 2
+    def turn(batch: BlockBatch) -> tuple[int, int, int]:
+        rows, columns = batch.block.core
+        return batch.frames.start, rows.start // height % 2, columns.start // width % 2
 
-    return sorted(blocks, key=turn)
+    return sorted(batches, key=turn)
 
 
 @contextmanager

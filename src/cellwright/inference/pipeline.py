@@ -34,6 +34,7 @@ from cellwright.inference.context import (
     ModelChoices,
     Predicted,
     Preparation,
+    in_rounds,
     load_models,
     names_of,
     open_context,
@@ -291,7 +292,7 @@ def _stitch(context: CountContext, collector: FactCollector, *, keep_maps: bool)
         return _Outcome((yield from stitcher.finish(settings)), None, 1.0, 0, None)
     trials = yield from _trials(context, is_large=len(frames) == 1 and _has_places(context))
     middle, n_places = trials[len(trials) // 2], _n_places(context, trials)
-    zoom, progress, batches = middle.zoom, middle.progress, context.batches(middle.zoom)
+    zoom, progress, batches = middle.zoom, middle.progress, in_rounds(context.batches(middle.zoom))
     keep_maps &= _fits(context, batches, zoom)
     ready = _ready([one for one in trials if one.zoom == zoom], batches, collector, keep_maps=keep_maps)
     left = [batch for index, batch in enumerate(batches) if index not in ready]

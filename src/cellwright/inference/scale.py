@@ -90,8 +90,7 @@ def _under(context: CountContext, trial: ScaleTrial) -> ScaleTrial:
 
 
 def _batch_at(batches: Sequence[BlockBatch], at: float) -> BlockBatch:
-    by_place = sorted(batches, key=lambda one: (one.frames.start, *(core.start for core in one.block.core)))
-    return by_place[min(int(len(batches) * at), len(batches) - 1)]
+    return batches[min(int(len(batches) * at), len(batches) - 1)]
 
 
 def _most_confident(context: CountContext, first: ScaleTrial, at: float) -> Task[ScaleTrial]:

@@ -83,11 +83,11 @@ def seem_labels(pixels: NDArray[Any]) -> bool:
 
     Numbers of 8 bits are never taken for labels. In an image of light equal values lie scattered.
     """
-    background = pixels == 0
-    n_pixels = pixels.size - int(background.sum())
     if pixels.dtype.kind not in "iu" or pixels.dtype.itemsize == 1 or pixels.min(initial=0) < 0:
         return False
-    if background.sum() < LEAST_BACKGROUND * pixels.size:
+    background = pixels == 0
+    n_pixels = pixels.size - int(background.sum())
+    if pixels.size - n_pixels < LEAST_BACKGROUND * pixels.size:
         return False
     is_same = (pixels[:, 1:] == pixels[:, :-1]) & ~background[:, 1:]
     if 2 * is_same.sum() < n_pixels:  # quick, and all that most images need
