@@ -70,8 +70,8 @@ nothing was. Epochs and thresholds were chosen on further images of the training
 """
 
 SIMULATED = (
-    "{n_drawn} simulated images joined them, of all looks of `cellwright.ops.simulation.simulate` and `views`. "
-    "What was kept apart from training is written down in `tools/release/kinds.py`."
+    "{n_drawn} simulated images joined them, of all looks of `cellwright.ops.simulation.simulate` and "
+    "`views`. What was kept apart from training is written down in `tools/release/kinds.py`."
 )
 
 RECIPE = """    python -m tools.release.train_kinds --data DATA --output FOLDER --until HH:MM
