@@ -34,7 +34,7 @@ from cellwright.inference.recipe import read_inputs, recipe_from
 from cellwright.inference.scale import ScaleTrial
 from cellwright.inference.settings import EngineSettings, InputFiles, StreamSettings
 from cellwright.inference.streaming import block as block_module
-from cellwright.inference.streaming import cluster, plan, second_pass, selection
+from cellwright.inference.streaming import cluster, plan, second_pass
 from cellwright.inference.streaming import run as run_module
 from cellwright.inference.streaming.plan import StreamJob, StreamPlan, blocks_of
 from cellwright.inference.streaming.run import count_streamed
@@ -703,7 +703,7 @@ def test_tracks_are_those_of_the_whole_series(tmp_path, draw_blobs, small_blocks
 
 
 def test_tracks_that_do_not_fit_into_memory_are_told(tmp_path, draw_blobs, small_blocks, monkeypatch):
-    monkeypatch.setattr(selection, "free_memory", lambda: 100.0)
+    monkeypatch.setattr(second_pass, "free_memory", lambda: 100.0)
     image = Image(np.stack([draw_blobs((60, 60)).image] * 2), "TYX")
     with pytest.raises(SettingsError, match="every cell of a frame with every one"):
         run(count_streamed(StreamJob(image, tmp_path, small_blocks, analysis=AnalysisSettings(track=True))))

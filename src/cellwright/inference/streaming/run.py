@@ -70,8 +70,14 @@ from cellwright.inference.streaming.plan import (
     link_size,
     make_plan,
 )
-from cellwright.inference.streaming.second_pass import check_second_pass, crop_scale, measure_block
-from cellwright.inference.streaming.selection import Selected, analysis_of, select
+from cellwright.inference.streaming.second_pass import (
+    Selected,
+    analysis_of,
+    check_second_pass,
+    crop_scale,
+    measure_block,
+    select,
+)
 from cellwright.models.classifier.network import load
 from cellwright.ops.measure.analysis import Analysis
 from cellwright.ops.measure.cells_table import frames_table
