@@ -29,7 +29,6 @@ from cellwright.files.atomic import acquire_lock
 from cellwright.files.zarr import open_array
 from cellwright.inference import context, pipeline
 from cellwright.inference.classify import classify, predict_classes
-from cellwright.inference.context import Preparation
 from cellwright.inference.pipeline import count_cells
 from cellwright.inference.predictor import Engine
 from cellwright.inference.recipe import read_inputs, recipe_from
@@ -42,7 +41,6 @@ from cellwright.inference.streaming.plan import StreamJob, StreamPlan, blocks_of
 from cellwright.inference.streaming.run import count_streamed
 from cellwright.models.stitching import CellStitcher
 from cellwright.ops.codecs.pseudocolor import Colouring, pseudocolor_frames
-from cellwright.ops.geometry.intensity import Scaling
 from cellwright.ops.measure.analysis import analysis_task
 from cellwright.ops.measure.cells_table import class_counts
 from cellwright.ops.measure.settings import AnalysisSettings
@@ -841,12 +839,6 @@ def test_processes_of_this_machine_keep_their_memory(monkeypatch: pytest.MonkeyP
     assert variables["MALLOC_MMAP_THRESHOLD_"] == variables["MALLOC_TRIM_THRESHOLD_"] == str(2**30)
 
 
-def test_processes_that_measure_are_sent_no_networks(tmp_path: Path) -> None:
-    made = StreamPlan(Preparation(Scaling(0.0, 1.0), 1.0, Mock()), 64, 8)
-    sent = cluster.measure_there(StreamJob(tmp_path, tmp_path), made, None)
-    assert sent.keywords["plan"].preparation.networks is None  # of 15 MB, block after block
-
-
 def test_processes_start_while_other_work_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     may_start, client, told = Event(), Mock(), []
     client.nthreads.return_value = {}
@@ -881,7 +873,13 @@ def test_workers_find_the_same_cells(tmp_path, draw_blobs, small_blocks, monkeyp
             super().__init__(processes=False, protocol="tcp://", **given)
             ports.append(self.scheduler.http_server.port)
 
+    def share_out(client, on_block, *given, **named):
+        sent.append(on_block.keywords["plan"].preparation.networks)
+        return cluster.shared_out(client, on_block, *given, **named)
+
+    sent = []
     monkeypatch.setattr(distributed, "LocalCluster", Here)
+    monkeypatch.setattr(run_module, "shared_out", share_out)
     pixels = draw_blobs((90, 60)).image
     if axes == "ZYX":
         pixels = np.stack([pixels] * 4)
@@ -898,6 +896,7 @@ def test_workers_find_the_same_cells(tmp_path, draw_blobs, small_blocks, monkeyp
     two = run(count_streamed(replace(job, output=tmp_path / "two"), replace(small, workers=2)))
     assert one.count == two.count > 5
     assert 8787 not in ports  # of other clusters
+    assert set(sent) == {None}  # 15 MB of networks would be sent with each block
     (labels, table), (theirs, expected) = (read(tmp_path / name, "field") for name in ("one", "two"))
     assert same_cells(labels, theirs)
     same_tables(sorted_rows(table), sorted_rows(expected))
