@@ -233,9 +233,10 @@ def draw_companion(path: Path) -> Drawn:
 
 OME = (
     '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0"><Pixels '
-    f'ID="Pixels:0" DimensionOrder="XYCZT" Type="uint16" SizeX="{W}" SizeY="{H}" SizeC="2" '
-    'SizeZ="3" SizeT="1" PhysicalSizeX="0.65" PhysicalSizeY="0.65" PhysicalSizeZ="2"><Channel '
-    'ID="Channel:0" Name="DAPI" Color="65535"/><Channel ID="Channel:1" Name="GFP" Color="16711935"/><TiffData/></Pixels></Image></OME>\0'
+    f'ID="Pixels:0" DimensionOrder="XYCZT" Type="uint16" SizeX="{W}" SizeY="{H}" SizeC="2" SizeZ="3" '
+    'SizeT="1" PhysicalSizeX="0.65" PhysicalSizeY="0.65" PhysicalSizeZ="2">'
+    '<Channel ID="Channel:0" Name="DAPI" Color="65535"/><Channel ID="Channel:1" Name="GFP" Color="16711935"/>'
+    "<TiffData/></Pixels></Image></OME>\0"
 ).encode()
 IMAGEJ = b"ImageJ=1.53\nimages=6\nchannels=2\nslices=3\nhyperstack=true\n\0"
 KINDS = (
