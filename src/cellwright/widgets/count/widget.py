@@ -64,6 +64,7 @@ from cellwright.widgets.shared.regions import (
     PREVIEW_SLICES,
     ask_for_line,
     ask_for_region,
+    in_every_slice,
     name_regions,
     region_layer,
     regions_of,
@@ -127,6 +128,7 @@ class CountWidget(QWidget):
         for changed in (panel.image.chosen, self.choices.scene_changed):
             changed.connect(self._tell_where_counted)
         panel.region.activated.connect(self._on_region_chosen)
+        panel.everywhere.clicked.connect(self._on_everywhere_clicked)
         panel.classes.currentIndexChanged.connect(self._update)
         for box in panel.outputs.values():
             box.toggled.connect(self._update)
@@ -240,6 +242,8 @@ class CountWidget(QWidget):
             regions = None if is_preview else self._regions()
             source = self._preview_source() if is_preview else self._source(regions)
             request = replace(self._inputs().request(source), regions=regions)
+            is_drawn = self.panel.region.currentData() == "drawn"
+            self.panel.everywhere.show_for(regions if is_drawn else None, source.image)
         except CellwrightError as error:
             self.model.fail(error)
             return
@@ -474,6 +478,12 @@ class CountWidget(QWidget):
         """Take away an error whose cause may be gone: other layers, another view, model or setting."""
         if self.panel.message.property("error") == "true":
             self.model.tell("")
+
+    def _on_everywhere_clicked(self) -> None:
+        shapes = region_layer(self.viewer, self.choices.region_layers.excluded)
+        if shapes is not None:
+            self.viewer.layers.selection.active = in_every_slice(self.viewer, shapes)
+            self._start(is_preview=False)
 
     def _on_region_chosen(self) -> None:
         layer = self.choices.layer
