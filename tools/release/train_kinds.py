@@ -1,4 +1,4 @@
-"""Train the default model on images of all kinds, together with the other families on the same trunk.
+"""Train the models of all kinds of images, `flow`, `centroid` and `query`, together on one trunk.
 
     python -m tools.release.train_kinds --data FOLDER --output FOLDER --until 16:40
 
@@ -42,7 +42,7 @@ from tools.release.joint import JointModel
 from tools.release.kinds import KINDS, samples_of
 from tools.release.simulated_kinds import simulated
 
-FAMILIES = {"flow": 1.0}  # weight of each one's loss
+FAMILIES = {"flow": 1.0, "centroid": 0.5, "query": 0.5}  # weight of each one's loss
 SETTINGS = TrainingSettings(
     seed=41,
     patch_px=192,
@@ -136,7 +136,7 @@ def _cached(path: Path | None, make: Callable[[], list[Sample]]) -> list[Sample]
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(make(), path.with_suffix(".part"))
         path.with_suffix(".part").replace(path)
-    samples: list[Sample] = torch.load(path, weights_only=False)
+    samples: list[Sample] = torch.load(path, weights_only=False, mmap=True)
     return samples
 
 

@@ -1,9 +1,9 @@
-"""Train the weights that travel with the package, from the public datasets named in their model cards.
+"""Train the models `nuclei` and `density`, from the public datasets named in their cards.
 
     python -m tools.release.train_shipped joint --data FOLDER --output FOLDER
 
 FOLDER holds one training folder for each dataset (images/, masks/, meta.json). The seed is fixed; a run that
-was stopped goes on where it ended. All families learn together first, then each on its own:
+was stopped goes on where it ended. The families learn together first, then each on its own:
 
     python -m tools.release.train_shipped flow --data FOLDER --output FOLDER --start FOLDER
 
@@ -112,21 +112,6 @@ RECIPES = {
             **SIZES,
         ),
     ),
-    "centroid": Recipe(
-        families={"centroid": 1.0},
-        extra=dict.fromkeys(BLOOD),
-        settings=TrainingSettings(
-            seed=5,
-            pretrain_steps=0,
-            finetune_steps=3000,
-            steps_per_epoch=500,
-            finetune_rate=1e-3,
-            replay=0.6,
-            augmentation=0.4,
-            smallest_diameter_px=7.0,
-            largest_diameter_px=120.0,
-        ),
-    ),
     "density": Recipe(
         families={"density": 1.0},
         extra=NUCLEI,
@@ -159,20 +144,6 @@ RECIPES = {
             finetune_rate=1.2e-3,
             ema_decay=0.999,
             **COUNTED,
-        ),
-    ),
-    "query": Recipe(
-        families={"query": 1.0},
-        extra={**NUCLEI, **dict.fromkeys(BLOOD)},
-        settings=TrainingSettings(
-            seed=6,
-            pretrain_steps=0,
-            finetune_steps=1500,
-            steps_per_epoch=500,
-            finetune_rate=6e-4,
-            replay=0.2,
-            augmentation=0.3,
-            **SIZES,
         ),
     ),
 }

@@ -80,6 +80,8 @@ COUNTS = ("count_median_error", "count_mae")
 POINTS = ("point_recall", "point_precision", "point_f1")
 BLOOD = ("box_recall_RBC", "box_recall_WBC", "box_recall_Platelets")
 
+ALL_KINDS = "fluorescence, stained tissue and blood, brightfield, phase contrast and quantitative phase"
+
 TEXTS = {
     "nuclei": Text(
         use="Outlines nuclei in 2D fluorescence images (bright on dark), stained tissue and brightfield. "
@@ -88,14 +90,16 @@ TEXTS = {
         columns=("ap/0.50", "ap/0.75", "mean_ap", "f1", "pq", "seg", *COUNTS, "score_auroc"),
     ),
     "centroid": Text(
-        use="Finds the centre and the box of nuclei and blood cells in 2D, where outlines are not needed.",
+        use="Finds the centre and the box of nuclei and cells in 2D, where outlines are not needed: "
+        f"{ALL_KINDS}.",
         limits="It gives no outlines. Boxes follow the image's axes: of long slanting cells they say little.",
         columns=(*POINTS, "box_iou", "box_recall", *BLOOD, *COUNTS, "score_auroc"),
     ),
     "query": Text(
         use="Tells of any point of a 2D image whether it lies in a cell; a lattice of such questions gives "
-        "points and outlines of nuclei.",
-        limits="Of blood cells it learned only the middles of boxes, so that their outlines are rough.",
+        f"points and outlines: {ALL_KINDS}.",
+        limits="It fails most on crowded adherent cells in phase contrast and on cells that lie over one "
+        "another. Outlines of blood cells were learned from boxes and are rough.",
         columns=(*POINTS, "ap/0.50", "f1", "box_recall", *BLOOD, "class_accuracy", *COUNTS),
     ),
     "pseudocolor": Text(
