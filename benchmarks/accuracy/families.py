@@ -27,13 +27,13 @@ from benchmarks.measure import draw_nuclei, fresh_json, peak_mb, print_table, wa
 from cellwright.core.data import Image, Result
 from cellwright.core.errors import AxesError, CheckpointError
 from cellwright.core.tasks import Task, run
-from cellwright.files.tables import class_names
 from cellwright.inference.classify import classify as classify_cells
 from cellwright.inference.pipeline import count_cells
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry, store
 from cellwright.models.classifier.spec import classifiers
 from cellwright.models.protocol import CellModel
+from cellwright.ops.measure.cells_table import class_names
 from cellwright.training.evaluation.evaluate import Classify, Report, evaluate
 
 HEAD = ("family", "images", "n", "figure", "asked for", "found", "met")

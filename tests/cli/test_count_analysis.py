@@ -13,7 +13,6 @@ import cellwright
 from cellwright.core.errors import ReadError, SettingsError
 from cellwright.core.tasks import run
 from cellwright.files.images import read_image
-from cellwright.files.tables import cells_checksum
 from cellwright.inference.pipeline import count_cells
 from cellwright.inference.recipe import (
     Recipe,
@@ -28,6 +27,7 @@ from cellwright.inference.recipe import (
 from cellwright.inference.settings import EngineSettings, InputFiles, StreamSettings
 from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.ops.measure.analysis import analyse
+from cellwright.ops.measure.cells_table import cells_checksum
 from cellwright.ops.measure.settings import AnalysisSettings
 
 pytestmark = pytest.mark.usefixtures("oracle")

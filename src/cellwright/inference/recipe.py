@@ -370,13 +370,7 @@ def _changed(settings: Any) -> dict[str, Any]:
 
 
 def save_recipe(path: Path | str, recipe: Recipe) -> None:
-    """Write a recipe as JSON, in one step.
-
-    Raises
-    ------
-    WriteError
-        The file cannot be written.
-    """
+    """Write a recipe as JSON, in one step."""
     values = asdict(recipe)
     values["settings"] = _changed(recipe.settings)
     for part in PARTS:

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import zip_longest
 from math import lcm
 from pathlib import Path
@@ -55,21 +55,6 @@ def each(on_block: Callable[[StreamBlock], Task[None]], blocks: Sequence[StreamB
         for _ in on_block(block):
             yield 0
         yield 1
-
-
-def count_there(job: StreamJob, plan: StreamPlan) -> OnBlock:
-    """Return what counts a block in another process."""
-    return partial(_count_there, job=job, plan=plan)
-
-
-def link_there(job: StreamJob, plan: StreamPlan) -> OnBlock:
-    """Return what links the outlines in a block in another process."""
-    return partial(_link_there, job=job, plan=plan)
-
-
-def measure_there(job: StreamJob, plan: StreamPlan, scale: CropScale | None) -> OnBlock:
-    """Return what measures a block in another process."""
-    return partial(_measure_there, job=job, plan=plan, scale=scale)
 
 
 def shared_out(
@@ -141,17 +126,20 @@ def _warm_there(job: StreamJob) -> None:
     networks.attempt(np.zeros((1, networks.spec.in_channels, side, side), np.float32))
 
 
-def _count_there(block: StreamBlock, *, job: StreamJob, plan: StreamPlan) -> None:
+def count_there(block: StreamBlock, *, job: StreamJob, plan: StreamPlan) -> None:
+    """Count a block in another process."""
     image = _image_there(job)
     here = plan.with_networks(_networks_there(job.model, job.engine))  # type: ignore[arg-type]
     run(count_block(job, image, here, block, part_of(image, block, plan.level)))
 
 
-def _link_there(block: StreamBlock, *, job: StreamJob, plan: StreamPlan) -> None:
+def link_there(block: StreamBlock, *, job: StreamJob, plan: StreamPlan) -> None:
+    """Link the outlines in a block in another process."""
     run(link_block(job, _image_there(job), plan, block))
 
 
-def _measure_there(block: StreamBlock, *, job: StreamJob, plan: StreamPlan, scale: CropScale | None) -> None:
+def measure_there(block: StreamBlock, *, job: StreamJob, plan: StreamPlan, scale: CropScale | None) -> None:
+    """Measure a block in another process."""
     run(measure_block(job, _image_there(job), plan, block, scale))
 
 

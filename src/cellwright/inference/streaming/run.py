@@ -30,7 +30,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +39,7 @@ from cellwright.core.data import Cells, Image, Provenance, Result, without_chann
 from cellwright.core.errors import SettingsError, WriteError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import acquire_lock, atomic_write, make_folder, write_text
-from cellwright.files.tables import class_counts, frames_table, write_csv, write_provenance
+from cellwright.files.tables import write_csv, write_provenance
 from cellwright.files.zarr import chunk_px, create_array, finish_array, missing_chunks
 from cellwright.inference.context import load_models, names_of, open_context, references_of
 from cellwright.inference.fit import FactCollector, calibration_of, warning
@@ -74,6 +74,7 @@ from cellwright.inference.streaming.second_pass import check_second_pass, crop_s
 from cellwright.inference.streaming.selection import Selected, analysis_of, select
 from cellwright.models.classifier.network import load
 from cellwright.ops.measure.analysis import Analysis
+from cellwright.ops.measure.cells_table import class_counts, frames_table
 from cellwright.ops.measure.prediction_interval import count_interval
 
 if TYPE_CHECKING:
@@ -148,18 +149,11 @@ def count_streamed(
         if job.has_second_pass:
             selected = yield from _second_pass(job, image, here, blocks, client)
         yield Progress("pyramid and table", 0, 1)
-        result = _finish(job, image, here, selected, _Found(fit, started))
+        result = _finish(job, image, here, selected, fit, started)
         if write is not None:
             write(result)
     shutil.rmtree(files.parts)
     return result
-
-
-class _Found(NamedTuple):
-    """How well a count can be expected to be, and when it began."""
-
-    fit: float | None
-    started: float
 
 
 def _count_blocks(
@@ -175,7 +169,8 @@ def _count_blocks(
     steps: Steps = partial(one_by_one, job, image, here)
     if client is not None:
         chunk = chunk_px(image.label_axes)
-        steps = partial(shared_out, client, count_there(job, plan), path=path, chunk=chunk)
+        there = partial(count_there, job=job, plan=plan)
+        steps = partial(shared_out, client, there, path=path, chunk=chunk)
     yield from _through("blocks", blocks_of(image, plan), path, steps)
     return here
 
@@ -193,7 +188,8 @@ def _link_blocks(
     steps: Steps = partial(each, partial(link_block, job, image, plan))
     if client is not None:
         chunk = chunk_px(image.label_axes)
-        steps = partial(shared_out, client, link_there(job, plan), path=path, chunk=chunk)
+        there = partial(link_there, job=job, plan=plan)
+        steps = partial(shared_out, client, there, path=path, chunk=chunk)
     yield from _through("link", blocks_of(image, plan), path, steps)
     return StreamPlan(outlined.preparation, *plan[1:])
 
@@ -244,7 +240,7 @@ def _second_pass(
     scale = crop_scale(job, image, [files.part(block) for block in blocks])
     steps: Steps = partial(each, lambda block: measure_block(job, image, plan, block, scale))
     if client is not None:  # nothing is written to the labels
-        there = measure_there(job, plan, scale)
+        there = partial(measure_there, job=job, plan=plan, scale=scale)
         steps = partial(shared_out, client, there, path=files.measured, chunk=0)
     yield from _through("measure", blocks, files.measured, steps)
     yield Progress("select", 0, 1)
@@ -256,16 +252,17 @@ def _finish(
     image: Image,
     plan: StreamPlan,
     selected: Selected | None,
-    found: _Found,
+    fit: float | None,
+    started: float,
 ) -> Streamed:
     """Put the tables together, make the pyramid, and write how it was found."""
-    files, blocks, fit = files_of(job, image), blocks_of(image, plan), found.fit
+    files, blocks = files_of(job, image), blocks_of(image, plan)
     maps = files.labels
     if job.family.gives == "density":
         maps = files.density
     if maps.exists():
         finish_array(maps, image)
-    provenance, notices, settings = _found_by(job, image, plan, found)
+    provenance, notices, settings = _found_by(job, image, plan, fit, started)
     result, analysis = Result(0.0, Cells.empty(len(image.label_axes)), provenance, fit=fit), None
     parts = [files.part(block) for block in blocks]
     if job.family.gives == "density":
@@ -293,12 +290,12 @@ def _finish(
 
 
 def _found_by(
-    job: StreamJob, image: Image, plan: StreamPlan, found: _Found
+    job: StreamJob, image: Image, plan: StreamPlan, fit: float | None, started: float
 ) -> tuple[Provenance, tuple[str, ...], Any]:
     """Return how an image was counted, what the user should know, and the settings of the family."""
-    preparation, fit = plan.preparation, found.fit
+    preparation = plan.preparation
     with open_context(image, load_models(job.model), job.settings, job.engine, preparation) as context:
-        seconds = time.perf_counter() - found.started
+        seconds = time.perf_counter() - started
         provenance = provenance_of(context, image, names_of(job.model), preparation.zoom, seconds)
         rescaled = zoom_notice(preparation.zoom, context.engine_settings.diameter_px, preparation.n_places)
         told = (context.engine.notice, warning(fit), _missing(image))

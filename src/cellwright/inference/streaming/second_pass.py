@@ -7,7 +7,6 @@ measured as in the whole image. See ``selection`` for what depends on all cells 
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -43,7 +42,7 @@ from cellwright.ops.measure.analysis import (
 from cellwright.ops.measure.cells_table import is_volumetric
 from cellwright.ops.measure.columns import keys_of
 from cellwright.ops.measure.compartments import NucleiInCells, compartments_task
-from cellwright.ops.measure.features import CORRECTED
+from cellwright.ops.measure.features import CORRECTED, ring_margins
 from cellwright.ops.measure.filters import check_texts
 from cellwright.ops.measure.measurement import measure_result, pixel_sizes, result_of_labels
 from cellwright.ops.measure.regions import RegionSet
@@ -224,16 +223,15 @@ def _margins(job: StreamJob, image: Image, plan: StreamPlan) -> tuple[int, ...]:
     sides = [image.known_sizes_um.get(axis, 0.0) for axis in image.spatial_axes]
     if not all(sides):
         sides = [1.0] * len(sides)
-    wide = [width * sides[-1] / side for side in sides]  # a pixel along x is the unit of widths
-    margins = [2 * ceil(one) + 2 for one in wide]  # as far as the ring, and as far again to its neighbours
+    margins = ring_margins(width, sides)
     if job.files.nuclei:
-        margins = [max(margin, plan.halo_px // 2) for margin in margins]
+        margins = tuple(max(margin, plan.halo_px // 2) for margin in margins)
     if max(margins[-2:]) > plan.core_px + plan.halo_px:
         raise SettingsError(
-            f"Rings of {max(wide[-2:]):g} pixels around cells reach beyond the next block, which has "
-            f"{plan.core_px}. Give more --memory, or narrower rings."
+            f"Rings of {width * sides[-1] / min(sides[-2:]):g} pixels around cells reach beyond the next "
+            f"block, which has {plan.core_px}. Give more --memory, or narrower rings."
         )
-    return tuple(margins)
+    return margins
 
 
 def _own_outside(

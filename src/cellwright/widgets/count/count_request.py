@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from cellwright.core.data import Prediction, Result
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.metadata import meaning
-from cellwright.files.tables import cells_table, class_counts
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.registry import DEFAULT_FAMILY
 from cellwright.ops.geometry.channels import channel_numbers
+from cellwright.ops.measure.cells_table import cells_table, class_counts
 from cellwright.ops.measure.regions import RegionSet
 from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.layer_factory import legend
