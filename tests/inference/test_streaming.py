@@ -865,8 +865,20 @@ def test_an_address_that_nobody_answers_is_told(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("axes", ["YX", "ZYX"])
 def test_workers_find_the_same_cells(tmp_path, draw_blobs, small_blocks, monkeypatch, axes):
-    here = partial(distributed.LocalCluster, processes=False, protocol="tcp://")
-    monkeypatch.setattr(distributed, "LocalCluster", here)  # threads start sooner than processes
+    ports = []
+
+    class Here(distributed.LocalCluster):  # threads start sooner than processes
+        def __init__(self, **given):
+            super().__init__(processes=False, protocol="tcp://", **given)
+            ports.append(self.scheduler.http_server.port)
+
+    def share_out(client, on_block, *given, **named):
+        sent.append(on_block.keywords["plan"].preparation.networks)
+        return cluster.shared_out(client, on_block, *given, **named)
+
+    sent = []
+    monkeypatch.setattr(distributed, "LocalCluster", Here)
+    monkeypatch.setattr(run_module, "shared_out", share_out)
     pixels = draw_blobs((90, 60)).image
     if axes == "ZYX":
         pixels = np.stack([pixels] * 4)
@@ -882,6 +894,8 @@ def test_workers_find_the_same_cells(tmp_path, draw_blobs, small_blocks, monkeyp
     one = run(count_streamed(job, small))
     two = run(count_streamed(replace(job, output=tmp_path / "two"), replace(small, workers=2)))
     assert one.count == two.count > 5
+    assert 8787 not in ports  # of other clusters
+    assert set(sent) == {None}  # 15 MB of networks would be sent with each block
     (labels, table), (theirs, expected) = (read(tmp_path / name, "field") for name in ("one", "two"))
     assert same_cells(labels, theirs)
     same_tables(sorted_rows(table), sorted_rows(expected))

@@ -240,7 +240,7 @@ def _second_pass(
     scale = crop_scale(job, image, [files.part(block) for block in blocks])
     steps: Steps = partial(each, lambda block: measure_block(job, image, plan, block, scale))
     if client is not None:  # nothing is written to the labels
-        there = partial(measure_there, job=job, plan=plan, scale=scale)
+        there = partial(measure_there, job=job, plan=plan.with_networks(None), scale=scale)
         steps = partial(shared_out, client, there, path=files.measured, chunk=0)
     yield from _through("measure", blocks, files.measured, steps)
     yield Progress("select", 0, 1)
