@@ -33,7 +33,7 @@ from cellwright.widgets.count.point_prompt import PointPromptTool
 from cellwright.widgets.count.save import EditedCells, SaveTool, SettingsFileTool
 from cellwright.widgets.count.view import CountPanel
 from cellwright.widgets.shared.coordinates import Window, channels_of
-from cellwright.widgets.shared.edited_layers import ASKED
+from cellwright.widgets.shared.edited_layers import ASKED, is_same_count
 from cellwright.widgets.shared.jobs import Job, LiveUpdater
 from cellwright.widgets.shared.layer_io import (
     Source,
@@ -418,8 +418,12 @@ class CountWidget(QWidget):
         before = self.model.outcome
         if before is None:
             return False
-        n_now, n_before = (one.result.provenance.settings.get(ASKED, 0) for one in (counted, before))
-        return before.result is counted.result or bool(n_now > n_before)
+        if before.result is counted.result:
+            return True
+        now, then = counted.result.provenance, before.result.provenance
+        has_more = bool(now.settings.get(ASKED, 0) > then.settings.get(ASKED, 0))
+        is_here = counted.request.source.key == before.request.source.key
+        return has_more and is_here and is_same_count(now, then)
 
     def _shown_already(self, counted: CountOutcome) -> set[str]:
         """Return the outputs whose layers need no change, edited or not, since only ticks were changed."""
