@@ -24,12 +24,11 @@ from qtpy.QtWidgets import (
     QTabWidget,
     QWidget,
 )
-from superqt import QCollapsible
 
 from cellwright.widgets.annotate import view as annotate_view
 from cellwright.widgets.compare.disagreement import COLOURS
 from cellwright.widgets.count.widget import CountWidget
-from cellwright.widgets.shared.style import STYLE
+from cellwright.widgets.shared.style import STYLE, FoldedPart
 from cellwright.widgets.train import data_check
 from cellwright.widgets.train import view as train_view
 
@@ -68,9 +67,7 @@ every_panel = pytest.mark.parametrize("panel", PANELS, indirect=True)
 
 def opened(panel: QWidget) -> None:
     """Open all that is folded, and tell an error."""
-    for part in panel.findChildren(QCollapsible):
-        part.expand(animate=False)
-    for part in panel.findChildren(annotate_view.CollapsibleSection):
+    for part in panel.findChildren(FoldedPart):
         part.title.setChecked(True)
     shown = getattr(panel, "view", None) or panel.panel
     path = "/" + 200 * "x"  # one word
@@ -166,7 +163,7 @@ def test_switching_models_leaves_nothing_behind(qtbot: QtBot, shelved: Any) -> N
         for family in ("density", "flow"):
             panel._show_family(family)
         for is_open in (True, False):
-            panel.panel.more.expand(animate=False) if is_open else panel.panel.more.collapse(animate=False)
+            panel.panel.more.title.setChecked(is_open)
     assert n_widgets() == before
 
 

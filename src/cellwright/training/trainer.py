@@ -33,7 +33,7 @@ from cellwright.training.evaluation.evaluate import evaluate
 from cellwright.training.evaluation.report import Report
 from cellwright.training.run_folder import forget, only_scores
 from cellwright.training.settings import TrainingSettings
-from cellwright.training.state import RunState, check_same_run, first_state, keep, resume
+from cellwright.training.state import RunState, first_state, keep, resume
 
 GRADIENT_LIMIT = 5.0
 
@@ -115,8 +115,7 @@ def fit(
     torch_device = devices.choose(device)
     phases = _PhaseSamples(_pretraining_samples(material, settings))
     state = first_state(model.network.to(torch_device), settings.weight_decay)
-    check_same_run(output, settings)
-    resume(state, output)
+    resume(state, output, settings)
     while state.step < settings.n_steps:
         if state.step >= settings.pretrain_steps and phases.tune is None:
             phases = replace(phases, tune=_tuning_samples(material, state, settings))

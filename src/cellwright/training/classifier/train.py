@@ -92,7 +92,7 @@ def train_classifier(
     AnnotationError
         There are fewer than two classes, or points come without a diameter.
     CheckpointError
-        The run in the output folder is damaged or of another network.
+        The run in the output folder is damaged, of another network, or began with other settings.
     WriteError
         The output folder cannot be written.
     """
@@ -105,12 +105,12 @@ def train_classifier(
         classifier = of_spec(spec)
     torch_device = devices.choose(device)
     state = first_state(classifier.network.to(torch_device), settings.weight_decay)
-    resume(state, output)
+    resume(state, output, settings)
     while state.step < settings.steps:
         yield from _epoch(state, training, spec.crop_px, settings, torch_device)
         scores = yield from score(_trained(spec, state), validation)
         report = _report(state, settings, scores)
-        save(state, output)
+        save(state, output, settings)
         yield report
     save_classifier(output, _trained(spec, state), only_scores(state.history[-1]))
     write_curve(output, asdict(settings), state.history)

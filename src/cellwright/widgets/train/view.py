@@ -32,10 +32,10 @@ from cellwright.widgets.shared.form import SettingsForm, is_threshold
 from cellwright.widgets.shared.job_bar import JobBar, RunButton
 from cellwright.widgets.shared.messages import duration, progress_line
 from cellwright.widgets.shared.style import (
+    FoldedPart,
     button,
     chip,
     fill,
-    folded,
     form_layout,
     message_label,
     panel_layout,
@@ -120,7 +120,7 @@ class TrainPanel(QWidget):
         self.form = SettingsForm(FinetuneSettings)
         _adapt(self.form)
         self.show_settings(FinetuneSettings())
-        self.advanced = folded("Advanced settings", self.form.native)
+        self.advanced = FoldedPart("Advanced settings", self.form.native)
         self.jobs = JobBar(has_stop=False, describe=training_line, stages=MOVES)
         self.message, self.card = message_label(), TrainCard()
         fill(layout, self.advanced, self.check_box, self._buttons(), self.jobs, self.message)
