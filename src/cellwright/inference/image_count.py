@@ -156,11 +156,18 @@ def _channel_file_names(image: Image, n_channels: int) -> list[str]:
 
 def counted_task(image: Image, choices: CountChoices) -> Task[Counted]:
     """Count, classify and measure an image as far as it was asked for."""
-    from cellwright.inference.recipe import counted_by
+    from cellwright.inference.pipeline import count_cells  # loads torch
 
     recipe = choices.recipe
     image = recipe.image_of(image)
-    result = yield from counted_by(recipe, image)
+    part = recipe.part_of(image)
+    result = yield from count_cells(part, recipe.models, recipe.settings, recipe.engine)
+    if recipe.classifier:
+        from cellwright.inference.classify import classify
+
+        result = yield from classify(result, part, recipe.classifier, recipe.engine)
+    if recipe.window:
+        result = replace(result, offset=recipe.offset)
     if not choices.is_analysed:
         return Counted(result, None)
     from cellwright.inference.recipe import read_inputs
