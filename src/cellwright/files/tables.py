@@ -30,7 +30,7 @@ def write_table(path: Path | str, result: Result) -> None:
         table.to_csv(part, index=False, float_format=in_digits)
 
 
-def in_digits(number: float) -> str:
+def in_digits(number: Any) -> str:
     """Return a number of a table of cells as text, with the digits that 32 bits hold."""
     return repr(float(f"{number:.7g}"))
 
