@@ -180,7 +180,8 @@ def main() -> None:
     rows, tools, seconds = [], Counter[str](), []
     for item in items[:: len(items) // N_IMAGES][:N_IMAGES]:
         image, truth = item.read()
-        annotator = Annotator(AnnotationSession.from_result(count(image, args.model), image), truth)
+        cells = count(image, args.model).cells
+        annotator = Annotator(AnnotationSession(image, cells.labels, scores=cells.scores), truth)
         before = annotator.faults()
         annotator.correct()
         n_edits, left = sum(annotator.tools.values()), len(annotator.faults())

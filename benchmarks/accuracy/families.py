@@ -21,20 +21,19 @@ from typing import Any
 
 import numpy as np
 from tools.command_line import command_line
-from tools.release.train_shipped import EMBRYOS
+from tools.release.kinds import reported
 
 from benchmarks.measure import draw_nuclei, fresh_json, peak_mb, print_table, warm_median
 from cellwright.core.data import Image, Result
 from cellwright.core.errors import AxesError, CheckpointError
 from cellwright.core.tasks import Task, run
-from cellwright.files.dataset.folder import Dataset, read_dataset
-from cellwright.files.tables import class_names
 from cellwright.inference.classify import classify as classify_cells
 from cellwright.inference.pipeline import count_cells
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry, store
 from cellwright.models.classifier.spec import classifiers
 from cellwright.models.protocol import CellModel
+from cellwright.ops.measure.cells_table import class_names
 from cellwright.training.evaluation.evaluate import Classify, Report, evaluate
 
 HEAD = ("family", "images", "n", "figure", "asked for", "found", "met")
@@ -46,29 +45,24 @@ NAN = float("nan")
 
 @dataclass(frozen=True)
 class Images:
-    """Part of a dataset that no family is trained on; all splits and names where none is given."""
+    """The images of a dataset that no weight is fitted to (``tools.release.kinds.reported``)."""
 
     dataset: str
     title: str
-    split: str | None = None
-    unlike: tuple[str, ...] = ()  # names left out, because a family trains on them
     classifier: str = ""  # that tells the classes of its cells
 
-    def read(self, data: Path) -> Dataset:
-        """Return the images under the folder of all datasets."""
-        dataset = read_dataset(data / self.dataset).select(self.split)
-        return dataset.select(names=[item.name for item in dataset.items if item.name not in self.unlike])
 
-
-NUCLEI = Images("dsb2018_train", "dsb2018 val", "val")
+NUCLEI = Images("dsb2018_train", "dsb2018 val")
 OTHERS = Images("bbbc039", "bbbc039")  # of another laboratory, no part of any training
-BLOOD = Images("bccd", "bccd val", "val", classifier="blood")
-VOLUMES = Images("bbbc050", "bbbc050, other embryos", unlike=EMBRYOS)
+BLOOD = Images("bccd", "bccd val", classifier="blood")
+TISSUE = Images("polyp_nuclei", "polyp nuclei val")
+PHASE = Images("usiigaci_phase", "Usiigaci phase contrast, kept apart")
+VOLUMES = Images("bbbc050", "bbbc050, other embryos")
 
 TESTED: dict[str, tuple[Images, ...]] = {
     "flow": (NUCLEI, OTHERS, VOLUMES),
-    "centroid": (NUCLEI, OTHERS, BLOOD),
-    "query": (NUCLEI, OTHERS, BLOOD),
+    "centroid": (NUCLEI, OTHERS, BLOOD, TISSUE, PHASE),
+    "query": (NUCLEI, OTHERS, BLOOD, TISSUE, PHASE),
     "pseudocolor": (VOLUMES,),
     "density": (NUCLEI, OTHERS),
 }
@@ -160,7 +154,7 @@ def pooled(report: Report, keys: Sequence[str]) -> float:
 def reports_of(family: str, model: CellModel, data: Path) -> dict[Images, Report]:
     """Return the scores of a model on all images that its family is tested on."""
     return {
-        images: run(evaluate(images.read(data), model, classify=classify_by(images.classifier)))
+        images: run(evaluate(reported(images.dataset, data), model, classify=classify_by(images.classifier)))
         for images in TESTED.get(family, (NUCLEI,))
     }
 

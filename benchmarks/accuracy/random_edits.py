@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -237,7 +238,7 @@ class World:
             return
         made = self.made.setdefault(layer, Made(before))
         if kind == "edit" and n_after > n_before:
-            made.past.append(before)
+            made.past += [before] * (n_after - n_before)  # a class that is new takes two steps
             made.future.clear()
         elif kind != "edit" and n_before != n_after:
             self._step_through(made, layer, kind, before)
@@ -666,20 +667,24 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0, help="of the first sequence; the next ones follow")
     parser.add_argument("--steps", type=int, default=15, help="in each sequence")
+    parser.add_argument("--minutes", type=float, default=inf, help="no sequence begins after so many")
     arguments = parser.parse_args()
     application = QApplication.instance() or QApplication([])
-    started, faults = time.perf_counter(), Counter[str]()
+    started, faults, n_done = time.perf_counter(), Counter[str](), 0
     with without_waits(), tempfile.TemporaryDirectory() as folder:
         for seed in range(arguments.seed, arguments.seed + arguments.sequences):
+            if time.perf_counter() - started > 60 * arguments.minutes:
+                break
+            n_done += 1
             found = try_sequence(seed, arguments.steps, Path(folder))
             if found:
                 faults[found.partition(" | ")[0]] += 1
                 print(f"seed {seed}: {found}", flush=True)
     del application
     told = {
-        "sequences": arguments.sequences,
+        "sequences": n_done,
         "first_seed": arguments.seed,
-        "steps": arguments.steps * arguments.sequences,
+        "steps": arguments.steps * n_done,
         "faults": sum(faults.values()),
         "kinds": dict(faults),
         "seconds": round(time.perf_counter() - started, 1),

@@ -36,7 +36,8 @@ def found_early(items: Sequence[Item], model: str) -> list[int]:
     totals = np.zeros(5, int)
     for item in items:
         image, truth = item.read()
-        session = AnnotationSession.from_result(count(image, model), image)
+        cells = count(image, model).cells
+        session = AnnotationSession(image, cells.labels, scores=cells.scores)
         is_wrong = overlaps(session.labels, truth).toarray().max(axis=1, initial=0) < IOU
         n_first = ceil(SHARE * len(is_wrong))
         queue = ReviewQueue(session)

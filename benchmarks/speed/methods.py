@@ -42,10 +42,10 @@ def cellwright(image: Array, truth: Array, model: str) -> Method:
     """This package; with random weights the maps come from the truth."""
     from cellwright.core.data import Image, Prediction
     from cellwright.core.tasks import run
-    from cellwright.files.tables import cells_table
     from cellwright.inference.pipeline import count_cells, decode, load_models, predict
     from cellwright.ops.codecs.flow import FlowSettings
     from cellwright.ops.labels import annotate
+    from cellwright.ops.measure.cells_table import cells_table
 
     source = Image(image, "YX")
     is_random = Path(model).name == "random"

@@ -30,10 +30,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import tifffile
 
-from cellwright.annotation.export import ExportSettings, to_dataset, to_file
+from cellwright.annotation.export import ExportSettings, dataset_task, file_task
 from cellwright.annotation.session import AnnotationSession
 from cellwright.core.data import Image
 from cellwright.core.errors import AnnotationError, CellwrightError
+from cellwright.core.tasks import run
 from cellwright.files.dataset.folder import Item, read_dataset
 from cellwright.ops.label_changes import boxes_of
 
@@ -138,15 +139,16 @@ def export_for_ever(folder: Path, seed: int, pipe: Connection) -> None:
     while True:
         index += 1
         new = Told(f"image {n}", SPLITS[index % 2], index)
-        to_dataset(exported(index), dataset, ExportSettings(new.split, name=new.name))
+        run(dataset_task(exported(index), dataset, ExportSettings(new.split, name=new.name)))
         pipe.send(new)
         n += 1
         if n > N_FIRST:
             index += 1
             old = Told(f"image {rng.randrange(N_FIRST, n)}", "", index)
-            to_dataset(exported(index), dataset, ExportSettings("test", name=old.name), may_replace=True)
+            settings = ExportSettings("test", name=old.name)
+            run(dataset_task(exported(index), dataset, settings, may_replace=True))
             pipe.send(old)
-        to_file(exported(index), folder / "labels.tif", "ome-tiff")
+        run(file_task(exported(index), folder / "labels.tif", "ome-tiff"))
 
 
 def items_of(dataset: Path) -> dict[str, Item]:
@@ -205,7 +207,7 @@ class Exports:
         """Export what comes next, as somebody would whose program was killed."""
         name = f"image {n}"
         try:
-            to_dataset(exported(0), dataset, ExportSettings("train", name=name))
+            run(dataset_task(exported(0), dataset, ExportSettings("train", name=name)))
         except CellwrightError as error:
             yield f"the export could not be repeated: {error}"
             return

@@ -3,13 +3,22 @@ import json
 import numpy as np
 import pytest
 
-from cellwright.annotation.export import ExportSettings, annotation_of, dataset_task, to_dataset, to_file
+from cellwright.annotation.export import ExportSettings, annotation_of, dataset_task, file_task
 from cellwright.annotation.session import AnnotationSession
 from cellwright.annotation.setup import Columns
 from cellwright.core.data import Annotation, Image
 from cellwright.core.errors import AnnotationError, SettingsError, WriteError
+from cellwright.core.tasks import run
 from cellwright.files.dataset.folder import read_dataset
 from cellwright.files.formats.registry import FORMATS
+
+
+def to_dataset(*args, **options):
+    return run(dataset_task(*args, **options))
+
+
+def to_file(*args):
+    run(file_task(*args))
 
 
 def edited(draw_session, axes="YX", seed=1):

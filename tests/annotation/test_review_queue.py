@@ -1,10 +1,9 @@
 import numpy as np
 import pytest
 
-from cellwright.annotation.review_queue import ReviewProgress, ReviewQueue
+from cellwright.annotation.review_queue import ReviewQueue
 from cellwright.annotation.session import AnnotationSession
 from cellwright.core.data import Image
-from cellwright.core.errors import AnnotationError
 
 
 def field(ndim=2, dtype=np.int32):
@@ -91,14 +90,12 @@ def test_shapes_of_any_size_can_be_judged():
 def test_next_passes_all_that_is_not_reviewed():
     session, queue = queue_of(field(), np.linspace(0.9, 0.1, 12))
     assert queue.current is None
-    assert queue.progress() == ReviewProgress(0, 12)
     seen = []
     while (number := queue.next()) is not None:
         assert queue.current == number
         session.set_reviewed(number)
         seen.append(number)
     assert seen == list(range(12, 0, -1))
-    assert queue.progress() == ReviewProgress(12, 12)
     assert queue.current is None
 
 
@@ -121,24 +118,14 @@ def test_previous_goes_back_to_reviewed_cells_too():
     assert queue.current == 12
 
 
-def test_a_cell_chosen_by_hand_is_where_the_queue_goes_on():
-    _, queue = queue_of(field(), np.linspace(0.9, 0.1, 12))
-    queue.go_to(6)
-    assert queue.current == 6
-    assert queue.next() == 5
-    with pytest.raises(AnnotationError, match="Cell 99"):
-        queue.go_to(99)
-
-
 def test_the_queue_goes_on_where_a_cell_is_deleted():
     session, queue = queue_of(field(), np.linspace(0.9, 0.1, 12))
-    queue.go_to(8)
-    session.reject(8)
+    assert queue.next() == 12
+    session.reject(12)
     assert queue.current is None
-    assert queue.next() == 7
-    assert queue.progress() == ReviewProgress(0, 11)
+    assert queue.next() == 11
     session.undo()
-    assert 8 in queue.order()
+    assert 12 in queue.order()
 
 
 def test_the_queue_follows_edits():
@@ -154,7 +141,6 @@ def test_the_queue_follows_edits():
     session.delete(1)
     assert queue.order() == ()
     assert queue.next() is None
-    assert queue.progress() == ReviewProgress(0, 0)
 
 
 def test_a_closed_queue_no_longer_listens():

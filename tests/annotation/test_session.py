@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from cellwright.annotation.session import AnnotationSession
-from cellwright.core.data import Cells, Image, Provenance, Result
+from cellwright.annotation.setup import Columns, paste_labels
+from cellwright.core.data import Image
 from cellwright.core.errors import AnnotationError, WriteError
 from cellwright.ops.label_changes import boxes_of
-from cellwright.ops.labels import measure
 
 AXES = ("YX", "ZYX", "TYX", "TZYX")
 
@@ -178,42 +178,23 @@ def test_listeners_are_told_what_changed(session_of):
     assert kinds == [("classes", (1,)), ("reviewed", (1,)), ("regions", (region,)), ("regions", ())]
 
 
-def result_of(labels, offset=(), scores=None, with_labels=True):
-    areas, points, boxes = measure(labels)
-    scores = np.full(len(areas), 0.5, np.float32) if scores is None else scores
-    cells = Cells(points, boxes, scores, areas, labels if with_labels else None)
-    provenance = Provenance("1", "m", "", {}, "image", (40, 60), "YX", (), "cpu", 1.0)
-    return Result(float(len(areas)), cells, provenance, offset=offset)
-
-
-def test_a_session_from_a_result(three):
-    labels = np.where(three == 7, 3, three)
-    session = AnnotationSession.from_result(result_of(labels, (0, 0)), image(), class_names=("a",))
-    assert np.array_equal(session.labels, labels)
-    assert session.labels is not labels
-    assert session.score_of(3) == 0.5
-    assert session.class_names == ("a",)
-
-
-def test_a_session_from_a_result_of_a_part(three):
-    session = AnnotationSession.from_result(result_of(three[8:22, 8:32], (8, 8)), image())
-    assert np.array_equal(session.labels, np.where(three == 7, 0, three))
+def test_labels_of_a_part_lie_where_it_does(three):
+    whole = np.zeros_like(three)
+    paste_labels(whole, three[8:22, 8:32], (8, 8))
+    assert np.array_equal(whole, np.where(three == 7, 0, three))
     with pytest.raises(AnnotationError, match="inside the image"):
-        AnnotationSession.from_result(result_of(three[8:22, 8:32], (30, 8)), image())
+        paste_labels(whole, three[8:22, 8:32], (30, 8))
 
 
-def test_a_session_from_a_result_without_labels(journal, three):
-    labels = np.where(three == 7, 3, three)
-    result = result_of(labels, (0, 0), with_labels=False)
-    session = AnnotationSession.from_result(result, image(), journal=journal)
-    assert session.n_cells == 3
-    assert not session.metadata.has_masks
-    assert session.score_of(2) == 0.5
-    assert [session.number_at(point) for point in result.cells.points] == [1, 2, 3]
+def test_discs_of_points_come_back(journal):
+    columns = Columns(scores=[0.5, 0.25], class_names=("a",))
+    session = AnnotationSession.from_points([[9, 9], [20, 30]], image(), 6, columns, journal=journal)
+    assert session.score_of(2) == 0.25
     session.close()
     again = AnnotationSession.open_journal(journal)
     assert np.array_equal(again.labels, session.labels)
     assert not again.metadata.has_masks
+    assert again.class_names == ("a",)
 
 
 @pytest.mark.parametrize("axes", AXES)

@@ -7,7 +7,7 @@ import pytest
 import tifffile
 import zarr
 
-from cellwright.cli import count_folders as folder_module
+from cellwright.cli import count as count_module
 from cellwright.inference import image_count
 
 
@@ -121,7 +121,7 @@ def test_new_images_are_counted_while_it_watches(cli, oracle, plate, tmp_path, m
         if len(looks) == 6:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(folder_module.time, "sleep", wait)
+    monkeypatch.setattr(count_module.time, "sleep", wait)
     done = cli("count", plate, "--output", tmp_path / "out", "--watch")
     assert done.code == 130
     assert looks[0] == 0  # whether a file still grows is known at the second look

@@ -12,8 +12,9 @@ from cellwright.core.data import Cells, Image
 from cellwright.core.errors import WriteError
 from cellwright.files import tables
 from cellwright.files.report import outlined, write_report
-from cellwright.files.tables import cells_checksum, settings_table, write_csv, write_parquet, write_xlsx
+from cellwright.files.tables import settings_table, write_csv, write_parquet, write_xlsx
 from cellwright.ops.measure.analysis import analyse
+from cellwright.ops.measure.cells_table import cells_checksum
 from cellwright.ops.measure.measurement import result_of_labels
 from cellwright.ops.measure.settings import AnalysisSettings
 

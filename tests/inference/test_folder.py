@@ -24,7 +24,7 @@ from cellwright.files.folders.results import read_outcomes
 from cellwright.files.tables import write_table
 from cellwright.inference import folder
 from cellwright.inference.folder import count_folder
-from cellwright.inference.image_count import Counted, summary_row
+from cellwright.inference.image_count import Counted
 
 
 @dataclass
@@ -48,15 +48,10 @@ class BrightPixels:
         ones = np.ones(len(points), np.float32)
         cells = Cells(points, np.stack([points, points + 1], axis=1), ones, ones)
         facts = Provenance("1", "bright", "", {}, image.name, image.shape, image.axes, (), "cpu", 0.1)
-        return Result(float(len(cells)), cells, facts)
+        return Counted(Result(float(len(cells)), cells, facts), None)
 
-    def result(self, counted):
-        return counted
-
-    def row(self, counted):
-        return summary_row(Counted(counted, None))
-
-    def write(self, folder, name, image, result):
+    def write(self, folder, name, image, counted):
+        result = counted.result
         table = folder / f"{name}.cells.csv"
         write_table(table, result)
         write_text(folder / f"{name}.json", json.dumps({"count": result.count}))

@@ -92,22 +92,3 @@ def test_what_is_for_another_viewer_or_panel_is_let_be(
     hand_over(ViewerModel(), "Annotate cells", HandOver(image, cells))
     hand_over(viewer, TRAIN, HandOver(image, cells))
     assert annotate_widget.model.context is None
-
-
-class Window:
-    """Stands for napari's window."""
-
-    def __init__(self) -> None:
-        self.opened: list[tuple[str, str, bool]] = []
-
-    def add_plugin_dock_widget(self, plugin: str, panel: str, *, tabify: bool) -> tuple[None, None]:
-        self.opened.append((plugin, panel, tabify))
-        return None, None
-
-
-def test_a_panel_that_is_not_there_yet_is_opened_as_a_tab() -> None:
-    class Viewer:
-        window = Window()
-
-    hand_over(Viewer(), TRAIN, HandOver())
-    assert Viewer.window.opened == [("napari-cellwright", TRAIN, True)]

@@ -29,11 +29,11 @@ from cellwright.core.data import Result, known_sizes, without_channels
 from cellwright.core.tasks import run
 from cellwright.files.images import describe_images, read_images
 from cellwright.files.metadata import ArrayFacts, FilePart, understand
-from cellwright.files.tables import cells_table
 from cellwright.inference.pipeline import count_cells
 from cellwright.inference.recipe import as_command, recipe_of
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import store
+from cellwright.ops.measure.cells_table import cells_table
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.plugin import image_reader, readers_writers
 from cellwright.widgets.results.export import _without_file

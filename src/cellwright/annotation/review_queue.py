@@ -12,7 +12,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import product
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,16 +25,11 @@ from cellwright.core.data import Image, Labels
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Progress, Task
 from cellwright.inference.settings import EngineSettings
-from cellwright.models import store
-from cellwright.models.registry import DEFAULT_FAMILY
 from cellwright.ops.label_changes import Box, Mask, bounds, moved, padded
 from cellwright.ops.matching import overlaps
 
 if TYPE_CHECKING:
     from cellwright.inference.context import ModelChoices
-
-MODEL = DEFAULT_FAMILY  # that looks at the mirrored image
-
 
 # What each sign of a mistake adds to the log odds that a cell is wrong: a logistic regression over the
 # results of ``flow`` on training images of the data science bowl of 2018 that it was not trained on (1,458
@@ -47,13 +42,6 @@ SMALL, LARGE = 0.53, 0.79  # for each octave of area below the median, and above
 NOTCHES = 9.9  # share of the convex hull that is not the cell
 CONTACT = 3.2  # share of the outline along other cells
 CUT = -0.56  # by the edge of the image
-
-
-class ReviewProgress(NamedTuple):
-    """How far a review is."""
-
-    n_reviewed: int
-    n_cells: int
 
 
 class _Shape(NamedTuple):
@@ -121,16 +109,6 @@ class ReviewQueue:
             return None
         self._at = keys[index - 1]
         return self._at[1]
-
-    def go_to(self, number: int) -> None:
-        """Look at a cell; the next one follows it."""
-        self._session.box_of(number)
-        self._at = next(key for key in self._sorted() if key[1] == number)
-
-    def progress(self) -> ReviewProgress:
-        """Return how many cells have been reviewed, of how many."""
-        numbers = [number for _, number in self._sorted()]
-        return ReviewProgress(sum(map(self._session.is_reviewed, numbers)), len(numbers))
 
     def _on_changed(self, edited: Edited) -> None:
         for number in edited.numbers:
@@ -205,22 +183,20 @@ def _hull_size(mask: Mask) -> float:
 
 
 def mirror_disagreement(
-    session: AnnotationSession, engine: EngineSettings, model: str = ""
+    session: AnnotationSession, engine: EngineSettings, model: str
 ) -> Task[dict[int, float]]:
     """Return for each cell, by number, how far the model disagrees with it once the image is mirrored."""
     yield Progress("load", 0, 1)
     labels = session.cells().labels
     assert labels is not None  # a session has some, empty as they may be
-    model = model or next((entry.name for entry in store.models() if entry.spec.family == MODEL), MODEL)
-    found = yield from flip_disagreement(session.image, labels, model, None, engine)
+    found = yield from flip_disagreement(session.image, labels, model, engine)
     return dict(zip(session.ids().tolist(), np.asarray(found, float).tolist(), strict=True))
 
 
 def flip_disagreement(
     image: Image,
     labels: Labels,
-    model: "ModelChoices" = MODEL,
-    settings: Any = None,
+    model: "ModelChoices",
     engine: EngineSettings = EngineSettings(),  # noqa: B008 - frozen
 ) -> Task[NDArray[np.float32]]:
     """Return for each cell how far a model that looks at the flipped image is from finding it.
@@ -231,7 +207,7 @@ def flip_disagreement(
         Of any size that is counted.
     labels : int32
         The cells 1..N, in the axes of the image without its channels; found by the model, or drawn.
-    model, settings, engine
+    model, engine
         As for counting; the model must outline cells. It runs once, over the image flipped along X.
 
     Returns
@@ -247,7 +223,7 @@ def flip_disagreement(
     from cellwright.inference.pipeline import count_cells
 
     flipped = replace(image, data=np.flip(np.asarray(image.data), axis=image.axes.index("X")))
-    result = yield from count_cells(flipped, model, settings, replace(engine, flips=False))
+    result = yield from count_cells(flipped, model, None, replace(engine, flips=False))
     if result.cells.labels is None:
         raise SettingsError(
             "Cells are compared by a model that outlines them; this one does not. Choose flow."

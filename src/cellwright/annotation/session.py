@@ -25,13 +25,12 @@ from cellwright.annotation.setup import (
     checked_box,
     checked_labels,
     draw_discs,
-    paste_labels,
     plane_shape,
 )
-from cellwright.core.data import Cells, Image, Labels, Result
+from cellwright.core.data import Cells, Image, Labels
 from cellwright.core.errors import AnnotationError
 from cellwright.ops.label_changes import Box, Mask
-from cellwright.ops.labels import equivalent_diameters, measure
+from cellwright.ops.labels import measure
 
 DISC_PX = 12.0  # where the diameter of cells is not known either
 
@@ -83,30 +82,6 @@ class AnnotationSession:
         if journal is not None:
             start = Start(identity_of(image), self.store.labels, self.store.cells, self.store.metadata)
             self._write_to(Journal.create(journal, start))
-
-    @classmethod
-    def from_result(
-        cls, result: Result, image: Image, *, class_names: Sequence[str] = (), journal: Path | None = None
-    ) -> "AnnotationSession":
-        """Return a session that begins with what a model found, at its position in the whole image.
-
-        A result without labels gives discs of the cells' own size.
-        """
-        cells = result.cells
-        offset = result.offset or (0,) * cells.points.shape[1]
-        names = tuple(map(str, class_names))
-        if cells.labels is None:
-            diameter = 0.0
-            if len(cells):
-                diameter = float(np.median(equivalent_diameters(cells.areas)))
-            columns = Columns(cells.scores, cells.classes, names)
-            points = cells.points + np.asarray(offset, np.float32)
-            return cls.from_points(points, image, diameter or DISC_PX, columns, journal=journal)
-        whole = np.zeros(plane_shape(image), np.int32)
-        paste_labels(whole, cells.labels, offset)
-        return cls(
-            image, whole, scores=cells.scores, classes=cells.classes, class_names=names, journal=journal
-        )
 
     @classmethod
     def from_points(

@@ -25,8 +25,9 @@ class Table:
 
     def show(self, path: Path, result: Result, analysis: "Analysis | None" = None) -> None:
         """Print the row of an image."""
-        from cellwright.files.tables import class_counts, plain_count
+        from cellwright.files.tables import plain_count
         from cellwright.inference.fit import in_short
+        from cellwright.ops.measure.cells_table import class_counts
 
         if self._as_json:
             typer.echo(_json_line(self._json_row(path, result, analysis)))
@@ -43,8 +44,9 @@ class Table:
                 self._print("", name, str(number), "")
 
     def _json_row(self, path: Path, result: Result, analysis: "Analysis | None") -> dict[str, Any]:
-        from cellwright.files.tables import class_counts, plain_count
+        from cellwright.files.tables import plain_count
         from cellwright.inference.fit import expectation
+        from cellwright.ops.measure.cells_table import class_counts
 
         row: dict[str, Any] = {
             "image": address_of(path) or str(path),

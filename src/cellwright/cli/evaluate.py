@@ -1,21 +1,29 @@
-"""``cellwright evaluate``: a model against a dataset with known cells, as JSON."""
+"""``cellwright evaluate``: a model against known cells, as JSON; ``compare``: models side by side."""
 
 import json
+from collections.abc import Sequence
+from functools import partial
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cellwright.cli.count import COUNT_SETTINGS, make_choices
-from cellwright.cli.flags import refuse_idle, with_settings
+from cellwright.cli.flags import read_settings, refuse_idle, with_settings
 from cellwright.cli.progress import run_with_bar
-from cellwright.core.errors import ReadError
+from cellwright.core.errors import ReadError, SettingsError
 from cellwright.inference.image_count import CountChoices
-from cellwright.inference.settings import ENGINE_RULES
+from cellwright.inference.settings import ENGINE_RULES, EngineSettings, FlagRule
 from cellwright.models.registry import DEFAULT_FAMILY
 
 if TYPE_CHECKING:
+    from cellwright.core.data import Image, Result
     from cellwright.files.dataset.folder import Dataset
+    from cellwright.training.evaluation.compare import Comparison
+
+DATASET = "a folder with meta.json"
+COMPARE_RULES = (*ENGINE_RULES, FlagRule(("split",), needs=(DATASET,)))
 
 
 @with_settings(*COUNT_SETTINGS)
@@ -62,3 +70,89 @@ def _groups(choices: CountChoices, chosen: "Dataset") -> dict[str, Any]:
     recipe = choices.recipe
     task = evaluate_model(chosen, choices.models[0], settings=recipe.settings, engine=recipe.engine)
     return run_with_bar(task, chosen.folder.name, stages=("evaluate",)).to_json()
+
+
+@with_settings(EngineSettings)
+def compare(
+    context: typer.Context,
+    source: Annotated[Path, typer.Argument(help="An image, or a folder with meta.json, images/ and masks/.")],
+    model: Annotated[list[str], typer.Option(help="Name or folder of a model; give two or more.")],
+    split: Annotated[str, typer.Option(help="Split of a folder; 'all' takes every image.")] = "val",
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for labels of where the first two models disagree.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    **flags: Any,
+) -> None:
+    """Count the same images with several models; with F1 where the cells are known."""
+    refuse_idle(context, COMPARE_RULES, [DATASET] * (source / "meta.json").exists())
+    engine = read_settings(EngineSettings, flags)
+    if len(model) < 2:
+        raise SettingsError(f"Comparing needs two models; got {len(model)}. Give --model twice.")
+    data = read_source(source, split)
+    from cellwright.training.evaluation.compare import compare as compare_models
+    from cellwright.training.evaluation.compare import forget_results
+
+    on_image = forget_results
+    if output is not None:
+        on_image = partial(write_disagreement, output)
+    task = compare_models(model, data, engine=engine, on_image=on_image)
+    comparison = run_with_bar(task, source.name, stages=("compare",))
+    typer.echo(as_text(comparison, as_json=as_json))
+
+
+def read_source(source: Path, split: str) -> "Dataset | Image":
+    """Return the image, or the images of one split of a folder."""
+    from cellwright.files.dataset.folder import read_dataset
+    from cellwright.files.images import read_image
+
+    if not (source / "meta.json").exists():
+        return read_image(source)
+    chosen = read_dataset(source).select(None if split == "all" else split)
+    if not len(chosen):
+        raise ReadError(f"{source} has no annotated image of split {split!r}. Choose another, or 'all'.")
+    return chosen
+
+
+def write_disagreement(output: Path, image: "Image", results: Sequence["Result"]) -> None:
+    """Write labels of what only the first (1) or only the second (2) of the models found in an image."""
+    from cellwright.files.atomic import make_folder
+    from cellwright.files.images import write_labels
+    from cellwright.training.evaluation.compare import disagreement
+
+    make_folder(output)
+    labels = disagreement(results[0].cells, results[1].cells)
+    write_labels(output / f"{Path(image.name).stem}_disagreement.tif", labels, image)
+
+
+def as_text(comparison: "Comparison", *, as_json: bool) -> str:
+    """Return a table with one line for each image and model, and the means; or the same as JSON."""
+    rows: list[dict[str, Any]] = []
+    for row in comparison.rows:
+        values = {"image": row.image, "model": row.model, "count": row.count, **_known(row.f1)}
+        if row.n_regions:
+            values["n_regions"] = row.n_regions
+        rows.append(values)
+    means = [
+        {"model": name, "count": comparison.mean(name, "count"), **_known(comparison.mean(name, "f1"))}
+        for name in comparison.models
+    ]
+    if as_json:
+        return json.dumps({"images": rows, "means": means}, indent=2, allow_nan=False)
+    lines = [_line(row) for row in rows]
+    return "\n".join([*lines, *(_line({"image": "mean", **row}) for row in means)])
+
+
+def _known(f1: float) -> dict[str, float]:
+    if isnan(f1):  # the truth is not known
+        return {}
+    return {"f1": round(f1, 4)}
+
+
+def _line(row: dict[str, Any]) -> str:
+    f1 = ""
+    if "f1" in row:
+        f1 = f"  F1 {row['f1']:.3f}"
+        if "n_regions" in row:
+            f1 += " in its regions"  # the count is that of the whole image
+    return f"{row['image']:<24} {row['model']:<20} {row['count']:>9.1f}{f1}"

@@ -1,4 +1,8 @@
-"""``cellwright train``: a folder of annotated images in, a model folder out."""
+"""What learns: ``cellwright train``, ``pretrain`` and ``train-classifier``.
+
+Annotated images in, a model folder out; images without annotation in, an encoder to start from out; cells
+with classes in, a classifier folder out.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
@@ -11,10 +15,12 @@ from cellwright.cli.flags import read_settings, refuse_foreign, refuse_idle, wit
 from cellwright.cli.progress import run_with_bar
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Progress
+from cellwright.files.folders.image_list import list_images
 from cellwright.inference.settings import FlagRule
 from cellwright.models import registry
+from cellwright.training.classifier.settings import ClassifyTrainingSettings
 from cellwright.training.run_folder import verdict
-from cellwright.training.settings import PRESETS, FinetuneSettings, TrainingSettings
+from cellwright.training.settings import PRESETS, FinetuneSettings, PretrainSettings, TrainingSettings
 from cellwright.training.settings import preset as preset_of
 
 if TYPE_CHECKING:
@@ -22,7 +28,6 @@ if TYPE_CHECKING:
     from cellwright.models.protocol import CellModel
     from cellwright.models.spec import ModelSpec
     from cellwright.training.finetune.run import Outcome
-
 
 DatasetFolder = Annotated[
     Path,
@@ -47,11 +52,17 @@ Pretrained = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 (and so on) or mps.")]
 COUNTS = "a table of counts"
-RULES = (
+TRAIN_RULES = (
     FlagRule(("model", "preset"), without=("tune", "start")),
     FlagRule(("start",), without=("tune",)),
     FlagRule(tuple(PRESETS), needs=("tune",), without=(COUNTS,)),
     FlagRule(("extra", "pretrained", *(item.name for item in fields(FinetuneSettings))), without=(COUNTS,)),
+)
+FOLDER, SIMCLR = "a folder of images", "--method simclr"
+PRETRAIN_RULES = (
+    FlagRule(("model", "preset", "imagenet"), without=("start",)),
+    FlagRule(("temperature",), needs=(SIMCLR,)),
+    FlagRule(("pattern",), needs=(FOLDER,)),
 )
 
 
@@ -77,7 +88,7 @@ def train(
     With --from, a model learns these images on top of what it knows, and what it learned is kept if it
     became better. Without, a new model is trained from scratch.
     """
-    refuse_idle(context, RULES, [COUNTS] * (tune is not None and dataset.suffix.lower() == ".csv"))
+    refuse_idle(context, TRAIN_RULES, [COUNTS] * (tune is not None and dataset.suffix.lower() == ".csv"))
     chosen = [name for name, given in zip(PRESETS, (quick, balanced, thorough), strict=True) if given]
     if tune is not None:
         tune_model(tune, (dataset, *extra), output, finetune_settings(chosen, flags), device, pretrained)
@@ -181,3 +192,84 @@ def print_epoch(progress: Progress) -> None:
     """Print the reports of epochs, and no smaller step."""
     if progress.stage == "epoch":
         typer.echo(f"{progress.done}/{progress.total}  {progress.note}")
+
+
+@with_settings(PretrainSettings)
+def pretrain(
+    context: typer.Context,
+    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images, without annotation.")],
+    output: Annotated[Path, typer.Option(help="Folder for the encoder; a stopped run resumes there.")],
+    model: Annotated[str, typer.Option(help="Family that will be trained.")] = registry.DEFAULT_FAMILY,
+    preset: Annotated[str, typer.Option(help="Architecture within the family: small or lite.")] = "lite",
+    start: Annotated[
+        str | None, typer.Option(help="Name or folder of a model whose weights this starts from.")
+    ] = None,
+    imagenet: Annotated[
+        bool,
+        typer.Option("--imagenet", help="Start from ImageNet; needs the extra pretrain and the preset lite."),
+    ] = False,
+    pattern: Annotated[str, typer.Option(help="File names in folders must match it.")] = "*",
+    device: Device = "auto",
+    **flags: Any,
+) -> None:
+    """Pre-train an encoder on images without annotation, to be used by `cellwright train --pretrained`."""
+    settings = read_settings(PretrainSettings, flags)
+    folders = [FOLDER] * any(path.is_dir() for path in images)
+    refuse_idle(context, PRETRAIN_RULES, [*folders, f"--method {settings.method}"])
+    listed = list_images(images, pattern)
+    import torch
+
+    from cellwright.inference.device import choose
+    from cellwright.models import store
+    from cellwright.training import pretrain as pretraining
+
+    choose(device)
+    torch.manual_seed(settings.seed)
+    begin = store.load(start) if start else registry.get(model).load().build(preset)
+    if imagenet:
+        pretraining.start_from_imagenet(begin)
+    task = pretraining.pretrain(listed, begin, output, settings, device=device)
+    folder = run_with_bar(task, output.name, on_progress=print_epoch)
+    typer.echo(
+        f"The encoder is in {folder}. Use it with: cellwright train DATASET --preset {begin.spec.preset} "
+        f"--pretrained {folder} --output MODEL"
+    )
+
+
+@with_settings(ClassifyTrainingSettings)
+def train_classifier(
+    datasets: Annotated[
+        list[Path],
+        typer.Argument(help="Folders with meta.json, images/ and boxes/, points/ or masks/ with classes."),
+    ],
+    output: Annotated[Path, typer.Option(help="Folder for the classifier; a stopped run resumes there.")],
+    rename: Annotated[
+        list[str],
+        typer.Option(help="OLD=NEW renames a class, OLD= leaves it out; may be repeated."),
+    ] = [],  # noqa: B006 - typer copies it
+    preset: Annotated[str, typer.Option(help="Architecture: small or paper.")] = "small",
+    title: Annotated[str, typer.Option(help="Title that lists show.")] = "",
+    device: Device = "auto",
+    **flags: Any,
+) -> None:
+    """Train a classifier of cells on annotated classes; one line per epoch."""
+    from cellwright.files.dataset.folder import read_dataset
+
+    settings = read_settings(ClassifyTrainingSettings, flags)
+    names = read_names(rename)
+    folders = [read_dataset(folder) for folder in datasets]
+    from cellwright.training.classifier import train as training
+    from cellwright.training.classifier.cell_crops import ClassDataset
+
+    sources = [ClassDataset(dataset, names) for dataset in folders]
+    task = training.train_classifier(sources, output, settings, preset=preset, title=title, device=device)
+    folder = run_with_bar(task, output.name, on_progress=print_epoch)
+    typer.echo(f"The classifier is in {folder}. Choose this folder as the classifier of a count.")
+
+
+def read_names(rename: list[str]) -> dict[str, str]:
+    """Return new names by old ones from OLD=NEW."""
+    wrong = [one for one in rename if "=" not in one]
+    if wrong:
+        raise SettingsError(f"rename must be OLD=NEW, or OLD= to leave a class out; got {wrong[0]!r}.")
+    return {old: new for old, _, new in (one.partition("=") for one in rename)}

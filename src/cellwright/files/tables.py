@@ -12,31 +12,10 @@ import numpy as np
 from cellwright.core.data import Result
 from cellwright.core.errors import WriteError
 from cellwright.files.atomic import atomic_write, write_text
-from cellwright.ops.measure.cells_table import (
-    cells_checksum,
-    cells_table,
-    class_counts,
-    class_names,
-    frames_table,
-)
+from cellwright.ops.measure.cells_table import cells_checksum, cells_table, class_counts, frames_table
 
 if TYPE_CHECKING:
     import pandas
-
-__all__ = [
-    "cells_checksum",
-    "cells_table",
-    "class_counts",
-    "class_names",
-    "frames_table",
-    "plain_count",
-    "settings_table",
-    "write_csv",
-    "write_parquet",
-    "write_provenance",
-    "write_table",
-    "write_xlsx",
-]
 
 DECIMALS = 4
 MOST_XLSX_ROWS = 1_048_576

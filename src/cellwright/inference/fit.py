@@ -73,13 +73,19 @@ class FactCollector:
 
 
 def _pixel_sums(maps: Maps, cells: Cells) -> NDArray[np.float64]:
-    """Return the numbers of cell, unsure and taken pixels, and the summed length of the flow on the first."""
-    probability, flow = maps["probability"][0], maps["flow"]
+    """Return the numbers of cell, unsure and taken pixels, and the summed length of the flow on the first.
+
+    That is 0 of the family ``query``, which has no flow.
+    """
+    probability = maps["probability" if "flow" in maps else "inside"][0]
     step = max(1, ceil((probability.size / MOST_PIXELS) ** 0.5))
-    probability, flow = probability[::step, ::step], flow[:, ::step, ::step]
+    probability = probability[::step, ::step]
     is_cell = probability > CELL
     is_unsure = (probability > UNSURE[0]) & (probability < UNSURE[1])
-    length = np.sqrt(np.square(flow[:, is_cell]).sum(axis=0)).clip(0, 2).sum()
+    length = 0.0
+    if "flow" in maps:
+        flow = maps["flow"][:, ::step, ::step]
+        length = np.sqrt(np.square(flow[:, is_cell]).sum(axis=0)).clip(0, 2).sum()
     assert cells.labels is not None
     taken = cells.areas.sum() / prod(cells.labels.shape) * probability.size
     return np.array([is_cell.sum(), is_unsure.sum(), taken, length], np.float64)

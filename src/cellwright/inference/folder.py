@@ -12,15 +12,14 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
-from cellwright.core.data import Image, Result
+from cellwright.core.data import Image
 from cellwright.core.errors import ReadError, WriteError, error_line
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.folders.image_list import ListedImage
-from cellwright.files.folders.report import write_folder_report
 from cellwright.files.folders.results import (
     ImageOutcome,
     Made,
@@ -32,57 +31,18 @@ from cellwright.files.folders.results import (
     mark_parts,
     only_run,
     outcomes_before,
+    write_folder_report,
     write_summary,
     write_thumbnail,
 )
 from cellwright.files.images import read_images
-
-T = TypeVar("T")
+from cellwright.inference.image_count import RecipeCounter, summary_row
 
 N_READERS, N_AHEAD = 2, 3  # threads that read, and images that wait
 READ_AHEAD_BYTES = 150_000_000  # a larger image is read when its turn comes
 WRITE_EVERY_S = 5.0  # the summary is written anew this often while images are counted
 LOOK_EVERY = 50  # images that are looked for among those that are done, between two chances to stop
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # what fails once fails for all that follow
-
-
-class Counter(Protocol[T]):
-    """How one image is counted and written; the same as for a single count."""
-
-    @property
-    def fingerprint(self) -> str:
-        """What has to be the same for an image not to be counted again: models, settings, versions."""
-
-    @property
-    def axes(self) -> str:
-        """Axes of all images; empty as the files tell."""
-
-    @property
-    def xlsx(self) -> bool:
-        """Whether the summary is written as Excel file, too."""
-
-    @property
-    def report(self) -> Path | None:
-        """Where the report of the folder goes; None for none."""
-
-    @property
-    def settings(self) -> str:
-        """A text for the report that tells how images are counted."""
-
-    def inputs(self, name: str) -> Sequence[Path]:
-        """Return the files besides the image that the results of an image of this name depend on."""
-
-    def count(self, image: Image, name: str) -> Task[T]:
-        """Return what an image holds whose results have this name."""
-
-    def write(self, folder: Path, name: str, image: Image, counted: T) -> Sequence[Path]:
-        """Write the files of an image and return them."""
-
-    def result(self, counted: T) -> Result:
-        """Return what the thumbnail shows."""
-
-    def row(self, counted: T) -> dict[str, Any]:
-        """Return the columns of the summary."""
 
 
 class _Opened(NamedTuple):
@@ -95,7 +55,7 @@ class _Opened(NamedTuple):
 def count_folder(
     images: Sequence[ListedImage],
     output: Path,
-    counter: Counter[Any],
+    counter: RecipeCounter,
     *,
     on_outcome: Callable[[ImageOutcome], None],
 ) -> Task[tuple[ImageOutcome, ...]]:
@@ -157,7 +117,7 @@ def _in_order(known: dict[int, list[ImageOutcome]]) -> tuple[ImageOutcome, ...]:
 def _find_done(
     images: Sequence[ListedImage],
     output: Path,
-    counter: Counter[Any],
+    counter: RecipeCounter,
     on_outcome: Callable[[ImageOutcome], None],
 ) -> Task[dict[int, list[ImageOutcome]]]:
     """Return the outcomes of the images that need not be counted, by their place in the list."""
@@ -173,7 +133,7 @@ def _find_done(
     return known
 
 
-def _made(image: ListedImage, counter: Counter[Any]) -> Made:
+def _made(image: ListedImage, counter: RecipeCounter) -> Made:
     name = image.part or image.path.stem
     return Made(counter.fingerprint, tuple(map(facts_of, (image.path, *counter.inputs(name)))))
 
@@ -194,7 +154,7 @@ def _told(
 
 
 def _opened_ahead(
-    images: Sequence[ListedImage], counter: Counter[Any]
+    images: Sequence[ListedImage], counter: RecipeCounter
 ) -> Generator["Future[_Opened]", None, None]:
     """Give each file as it is being opened, a few before they are wanted."""
     reader = ThreadPoolExecutor(N_READERS, "read")
@@ -209,7 +169,7 @@ def _opened_ahead(
         reader.shutdown(wait=False, cancel_futures=True)
 
 
-def _open(file: ListedImage, counter: Counter[Any]) -> _Opened:
+def _open(file: ListedImage, counter: RecipeCounter) -> _Opened:
     made = _made(file, counter)
     images = read_images(file.path, counter.axes or None)
     first = next(images)
@@ -220,7 +180,7 @@ def _open(file: ListedImage, counter: Counter[Any]) -> _Opened:
 
 
 def _count_file(
-    file: ListedImage, opening: "Future[_Opened]", output: Path, counter: Counter[Any]
+    file: ListedImage, opening: "Future[_Opened]", output: Path, counter: RecipeCounter
 ) -> Iterator[Step]:
     """Count the images of a file; yield what became of each."""
     parts: list[ListedImage] = []
@@ -251,7 +211,7 @@ def _before(part: ListedImage, output: Path, made: Made) -> tuple[ImageOutcome, 
 
 
 def _count_image(
-    image: ListedImage, pixels: Image, made: Made, output: Path, counter: Counter[Any]
+    image: ListedImage, pixels: Image, made: Made, output: Path, counter: RecipeCounter
 ) -> Iterator[Step]:
     try:
         counted = yield from counter.count(pixels, image.name)
@@ -259,9 +219,9 @@ def _count_image(
             raise ReadError(f"{image.path} was changed while it was counted. Count again to have it anew.")
         before = begin_image(image, output)
         files = counter.write(output, image.name, pixels, counted)
-        row = counter.row(counted)
+        row = summary_row(counted)
         row["notices"] = " ".join(filter(None, [row["notices"], *before.notices]))
-        write_thumbnail(output, image.name, pixels, counter.result(counted))
+        write_thumbnail(output, image.name, pixels, counted.result)
         mark_done(image, output, made, files, row, before)
     except Exception as error:  # noqa: BLE001
         yield _failed(image, error)

@@ -156,11 +156,18 @@ def _channel_file_names(image: Image, n_channels: int) -> list[str]:
 
 def counted_task(image: Image, choices: CountChoices) -> Task[Counted]:
     """Count, classify and measure an image as far as it was asked for."""
-    from cellwright.inference.recipe import counted_by
+    from cellwright.inference.pipeline import count_cells  # loads torch
 
     recipe = choices.recipe
     image = recipe.image_of(image)
-    result = yield from counted_by(recipe, image)
+    part = recipe.part_of(image)
+    result = yield from count_cells(part, recipe.models, recipe.settings, recipe.engine)
+    if recipe.classifier:
+        from cellwright.inference.classify import classify
+
+        result = yield from classify(result, part, recipe.classifier, recipe.engine)
+    if recipe.window:
+        result = replace(result, offset=recipe.offset)
     if not choices.is_analysed:
         return Counted(result, None)
     from cellwright.inference.recipe import read_inputs
@@ -245,13 +252,7 @@ def _write_streamed(choices: CountChoices, output: Path, image: Image, streamed:
 def write_counted(
     tables: TableFiles, name: str, image: Image, counted: Counted, choices: CountChoices
 ) -> list[Path]:
-    """Write all files of an image that were asked for; return those that tell whether it is done.
-
-    Raises
-    ------
-    WriteError
-        A file cannot be written.
-    """
+    """Write all files of an image that were asked for; return those that tell whether it is done."""
     written: list[Path] = []
     recipe = replace(choices.recipe, image=image.source)
     image = recipe.image_of(image)
@@ -271,11 +272,6 @@ def write_alone(path: Path, image: Image, counted: Counted, choices: CountChoice
     """Write all files of an image that is none of a folder; return what the user should know of them.
 
     Files that were changed by hand since they were written are kept under another name.
-
-    Raises
-    ------
-    WriteError
-        A file cannot be written.
     """
     output = choices.tables.output
     if output is None:
@@ -289,13 +285,7 @@ def write_alone(path: Path, image: Image, counted: Counted, choices: CountChoice
 
 
 def write_files(folder: Path, name: str, image: Image, result: Result) -> Sequence[Path]:
-    """Write the labels or the density, the table and the provenance of a result; return their paths.
-
-    Raises
-    ------
-    WriteError
-        A file cannot be written.
-    """
+    """Write the labels or the density, the table and the provenance of a result; return their paths."""
     from cellwright.files.images import write_labels, write_map
     from cellwright.files.tables import write_provenance, write_table
 
@@ -322,11 +312,6 @@ def write_analysis(
     """Write the tables of an analysis, and the tracks of a time series; return the files of the tables.
 
     Of cells that were counted block by block the labels, ``streamed``, and their tables are there already.
-
-    Raises
-    ------
-    WriteError
-        A file cannot be written.
     """
     from cellwright.files.tables import settings_table, write_csv, write_parquet, write_xlsx
 
@@ -462,14 +447,6 @@ class RecipeCounter:
         tables = replace(self.choices.tables, output=folder)
         return write_counted(tables, name, image, counted, self.choices)
 
-    def result(self, counted: Counted) -> Result:
-        """Return what the thumbnail shows."""
-        return counted.result
-
-    def row(self, counted: Counted) -> dict[str, Any]:
-        """Return the columns of the summary."""
-        return summary_row(counted)
-
 
 def _classifier_checksum(name: str) -> str:
     from cellwright.models.classifier.spec import CLASSIFIER, find_classifier, read_classifier_spec
@@ -481,8 +458,9 @@ def _classifier_checksum(name: str) -> str:
 
 def summary_row(counted: Counted) -> dict[str, Any]:
     """Return model, count, interval, fit, classes, the means of what was measured, seconds and notices."""
-    from cellwright.files.tables import cells_table, class_counts, plain_count
+    from cellwright.files.tables import plain_count
     from cellwright.inference.fit import expectation
+    from cellwright.ops.measure.cells_table import cells_table, class_counts
 
     result = counted.result
     row: dict[str, Any] = {"model": result.provenance.model, "count": plain_count(result.count)}

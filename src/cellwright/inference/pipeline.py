@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -145,7 +145,8 @@ def count_with_prediction(
         facts = FactCollector(context.calibration)
         if preparation is not None and preparation.facts is not None:
             facts = preparation.facts
-        stitched, prediction, zoom, n_places, fit = yield from _stitch(context, facts, keep_maps=keep_maps)
+        stitched, prediction, zoom, n_places = yield from _stitch(context, facts, keep_maps=keep_maps)
+        fit = facts.expected_f1([stitched.cells])
         n, cells, link_notice = stitched.count, stitched.cells, ""
         if engine.link and "Z" in image.axes:
             yield Progress("link", 0, 1)
@@ -276,20 +277,17 @@ def recount(result: Result, prediction: Prediction | None, model: ModelChoices, 
     )
 
 
-class _Outcome(NamedTuple):
-    stitched: Stitched
-    prediction: Prediction | None
-    zoom: float
-    n_places: int
-    fit: float | None
+def _stitch(
+    context: CountContext, collector: FactCollector, *, keep_maps: bool
+) -> Task[tuple[Stitched, Prediction | None, float, int]]:
+    """Predict and decode the image block by block, and put it together.
 
-
-def _stitch(context: CountContext, collector: FactCollector, *, keep_maps: bool) -> Task[_Outcome]:
-    """Predict and decode the image block by block and put it together."""
+    Returns also its maps where they are kept, its zoom, and at how many places that was estimated.
+    """
     frames, settings = context.frames, context.settings
     stitcher = context.model.stitcher(frames.lead_shape, frames.shape)
     if context.is_blank:
-        return _Outcome((yield from stitcher.finish(settings)), None, 1.0, 0, None)
+        return (yield from stitcher.finish(settings)), None, 1.0, 0
     trials = yield from _trials(context, is_large=len(frames) == 1 and _has_places(context))
     middle, n_places = trials[len(trials) // 2], _n_places(context, trials)
     zoom, progress, batches = middle.zoom, middle.progress, in_rounds(context.batches(middle.zoom))
@@ -313,8 +311,7 @@ def _stitch(context: CountContext, collector: FactCollector, *, keep_maps: bool)
     prediction = None
     if keep_maps:
         prediction = Prediction(tuple(kept), zoom, frames.shape, frames.lead_shape)
-    stitched = yield from stitcher.finish(settings)
-    return _Outcome(stitched, prediction, zoom, n_places, collector.expected_f1([stitched.cells]))
+    return (yield from stitcher.finish(settings)), prediction, zoom, n_places
 
 
 def _has_places(context: CountContext) -> bool:

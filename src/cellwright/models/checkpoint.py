@@ -22,13 +22,7 @@ SPEC, WEIGHTS, SCORES, CARD = "spec.json", "weights.safetensors", "scores.json",
 
 
 def save_checkpoint(folder: Path, model: CellModel, scores: Mapping[str, float] | None = None) -> None:
-    """Write a model into ``folder``; each file appears whole or not at all.
-
-    Raises
-    ------
-    WriteError
-        The folder cannot be written.
-    """
+    """Write a model into ``folder``; each file appears whole or not at all."""
     write_model(folder, model.network, SPEC, model.spec.to_json(), scores)
 
 
@@ -58,13 +52,7 @@ def write_model(
     spec: Mapping[str, object],
     scores: Mapping[str, float] | None,
 ) -> None:
-    """Write weights, scores and, last of all, the spec (as ``spec_name``) with the checksum of the weights.
-
-    Raises
-    ------
-    WriteError
-        The folder cannot be written.
-    """
+    """Write weights, scores and, last, the spec (as ``spec_name``) with the checksum of the weights."""
     weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     try:
         with atomic_write(folder / WEIGHTS) as part:

@@ -129,13 +129,7 @@ def verdict(before: Mapping[str, float], after: Mapping[str, float], *, is_bette
 
 
 def write_curve(output: Path, settings: Mapping[str, object], epochs: Sequence[Mapping[str, float]]) -> None:
-    """Write the curve of a run; :func:`curve` reads it.
-
-    Raises
-    ------
-    WriteError
-        The folder cannot be written.
-    """
+    """Write the curve of a run; :func:`curve` reads it."""
     write_text(output / CURVE, json.dumps({"settings": settings, "epochs": epochs}, indent=1))
 
 
@@ -154,13 +148,7 @@ def curve(plan: Plan) -> list[dict[str, float]]:
 
 
 def write_plan(plan: Plan) -> None:
-    """Note what is trained, so that it can be resumed.
-
-    Raises
-    ------
-    WriteError
-        The folder cannot be written.
-    """
+    """Note what is trained, so that it can be resumed."""
     write_text(plan.folder / RUN, json.dumps(asdict(plan), indent=1))
 
 

@@ -12,10 +12,13 @@ from pytestqt.qtbot import QtBot
 
 from cellwright.annotation.session import AnnotationSession
 from cellwright.core.data import Image
+from cellwright.ops.codecs.prompts import Prompts
+from cellwright.widgets.annotate.adder import Wish
 from cellwright.widgets.annotate.session_setup import journal_path, unfinished
 from cellwright.widgets.annotate.widget import AnnotateWidget
 from cellwright.widgets.shared.edited_layers import METADATA, is_edited
 from cellwright.widgets.shared.layer_io import place, prepare, source_of
+from cellwright.widgets.shared.point_prompt import yx
 
 LIMIT_MS = 60_000
 
@@ -232,6 +235,10 @@ def test_names_of_classes_become_chips(widget: AnnotateWidget, blobs: Any) -> No
     assert widget.model.context.tools.name == ""
 
 
+def click_at(point: Any) -> Wish:
+    return Wish((), Prompts((yx(point),)))
+
+
 def test_a_click_adds_the_cell_the_model_sees_else_a_disc(
     widget: AnnotateWidget, blobs: Any, shelved: Any, qtbot: QtBot
 ) -> None:
@@ -239,21 +246,21 @@ def test_a_click_adds_the_cell_the_model_sees_else_a_disc(
     session = start(widget)
     context = widget.model.context
     assert context is not None
-    context.adder.add(blobs.points[0])
+    context.adder.add_each([click_at(blobs.points[0])])
     qtbot.waitUntil(lambda: session.n_cells == 1 and context.adder.job is None, timeout=LIMIT_MS)
     np.testing.assert_array_equal(session.labels > 0, blobs.labels == 1)
-    context.adder.add(blobs.points[0])
+    context.adder.add_each([click_at(blobs.points[0])])
     assert "already" in widget.panel.hint.text()
     widget.panel.settings.diameter.setValue(6)
     background = np.argwhere(blobs.labels == 0)
     far = background[np.argmax([np.abs(blobs.points - place).sum(axis=1).min() for place in background])]
-    context.adder.add(far.astype(float))
+    context.adder.add_each([click_at(far)])
     qtbot.waitUntil(lambda: session.n_cells == 2, timeout=LIMIT_MS)
     assert "disc" in widget.panel.hint.text()
     session.undo()
     session.undo()
     assert session.n_cells == 0
-    context.adder.add(np.array([-5.0, 1.0]))
+    context.adder.prompt(np.array([[-5.0, 1.0]]))
     assert session.n_edits == 0
 
 

@@ -19,9 +19,9 @@ import cellwright
 from cellwright.cli.main import main
 from cellwright.core.data import Result
 from cellwright.core.errors import SettingsError
-from cellwright.files.tables import cells_checksum
 from cellwright.inference.recipe import as_command, as_python, load_recipe, recipe_of
 from cellwright.inference.settings import EngineSettings
+from cellwright.ops.measure.cells_table import cells_checksum
 from cellwright.widgets.count.channels import further_channels
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.plugin.image_reader import read_layers

@@ -8,8 +8,8 @@ from napari.components import ViewerModel
 
 from cellwright.core.data import Image, Result
 from cellwright.core.tasks import Progress, run
-from cellwright.files.tables import cells_table
 from cellwright.ops.codecs.flow import FlowSettings
+from cellwright.ops.measure.cells_table import cells_table
 from cellwright.widgets.count.count_request import (
     CountOutcome,
     Request,

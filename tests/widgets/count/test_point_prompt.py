@@ -146,6 +146,20 @@ def test_what_was_changed_by_hand_is_added_to(
     assert len(np.unique(labels.data)) == len(blobs) - 1
 
 
+def test_a_click_in_another_image_tells_the_number_of_that_one(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, asking: Any, settled: Settled, qtbot: QtBot
+) -> None:
+    viewer.add_image(blobs.image, name="first")
+    widget.panel.count.click()
+    settled(widget)
+    viewer.layers["first labels"].data_setitem((np.array([0]), np.array([0])), 99)
+    qtbot.waitUntil(lambda: "by hand" in widget.panel.line.text())
+    layer = asking(blobs.image)
+    click(viewer, layer.data_to_world(blobs.points[4]))
+    settled(widget)
+    assert (widget.panel.number.text(), "by hand" in widget.panel.line.text()) == ("1", False)
+
+
 def test_points_that_were_changed_by_hand_are_added_to(
     viewer: ViewerModel, widget: CountWidget, blobs: Any, asking: Any, settled: Settled, qtbot: QtBot
 ) -> None:

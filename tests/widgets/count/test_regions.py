@@ -72,3 +72,21 @@ def test_cells_at_the_edge_are_found_whole_and_kept_by_the_rule(
         widget.panel.count.click()
         settled(widget)
         assert (rule, widget.panel.number.text()) == (rule, str(n_cells))
+
+
+def test_shapes_drawn_in_one_frame_are_offered_for_all(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, settled: Callable[[CountWidget], None]
+) -> None:
+    movie = viewer.add_image(np.stack([blobs.image, blobs.image]), name="movie", axis_labels=("t", "y", "x"))
+    viewer.add_shapes([np.column_stack([np.zeros(3), TRIANGLE])], shape_type="polygon")
+    widget.panel.region.setCurrentIndex(widget.panel.region.findData("drawn"))
+    widget.panel.count.click()
+    settled(widget)
+    alone = int(widget.panel.number.text())
+    assert not widget.panel.everywhere.isHidden()
+    widget.panel.everywhere.click()
+    settled(widget)
+    assert widget.panel.everywhere.isHidden()
+    assert int(widget.panel.number.text()) == 2 * alone > 0
+    assert widget.panel.line.text().startswith(f"{2 * alone} cells in 2 frames")
+    assert widget.choices.layer is movie

@@ -55,6 +55,33 @@ def counted(panel: ResultsWidget, by: str) -> dict[str, int]:
     return dict(zip(table["group"], table["count"], strict=True))
 
 
+def test_shapes_drawn_in_one_frame_are_offered_for_all(
+    movie_panel: ResultsWidget, read: Callable[[ResultsWidget], None]
+) -> None:
+    panel, flat = movie_panel, movie_panel.viewer.layers["halves"]
+    panel.view.regions.choose(flat)
+    read(panel)
+    everywhere = panel.model.counts()
+    offer = panel.view.everywhere
+    assert offer.isHidden()
+    drawn = [np.column_stack([np.ones(len(one)), one]) for one in flat.data]
+    alone = panel.viewer.add_shapes(drawn, shape_type="rectangle", name="mine")
+    panel.view.regions.choose(alone)
+    read(panel)
+    assert panel.model.n_kept == 3
+    assert not offer.isHidden()
+    assert offer.text() == "In frame 1 alone: use in all frames"
+    offer.click()
+    read(panel)
+    assert offer.isHidden()
+    copy = panel.viewer.layers["mine, everywhere"]
+    assert panel.view.regions.layer is copy
+    assert copy.text.values.tolist() == ["region 1", "region 2"]
+    assert panel.viewer.layers.index(copy) == panel.viewer.layers.index(alone) + 1
+    assert panel.model.counts().equals(everywhere)
+    assert [alone.visible, len(alone.data), alone.ndim] == [False, 2, 3]
+
+
 def test_every_kind_of_group_is_counted(
     movie_panel: ResultsWidget, read: Callable[[ResultsWidget], None]
 ) -> None:
@@ -75,6 +102,7 @@ def test_every_kind_of_group_is_counted(
     assert rows["region 2", 1] == (2, 0)
     assert rows["all regions", 1] == (3, 1)
     panel.model.set_conditions("class = big")
+    assert panel.view.line.text() == "of 6 cells in 3 frames"
     assert counted(panel, "frame") == {"t 0": 1, "t 1": 1, "t 2": 1}
     boxes = panel.model.groups("frame")
     assert [int(mask.sum()) for mask in boxes.values()] == [1, 1, 1]

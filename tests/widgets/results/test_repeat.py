@@ -22,9 +22,9 @@ from qtpy.QtWidgets import QApplication
 import cellwright
 from cellwright.cli.main import main
 from cellwright.files.images import read_image
-from cellwright.files.tables import cells_checksum
 from cellwright.inference.recipe import load_recipe
 from cellwright.inference.settings import InputFiles
+from cellwright.ops.measure.cells_table import cells_checksum
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.plugin.image_reader import read_layers
 from cellwright.widgets.results.widget import ResultsWidget

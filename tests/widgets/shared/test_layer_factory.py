@@ -9,7 +9,7 @@ from napari.utils.colormaps import DirectLabelColormap
 from napari.utils.colormaps.standardize_color import transform_color
 
 from cellwright.core.data import Image, Result
-from cellwright.files.tables import class_counts
+from cellwright.ops.measure.cells_table import class_counts
 from cellwright.widgets.shared.layer_factory import (
     BOX_EDGE_SHARE,
     COLOUR,

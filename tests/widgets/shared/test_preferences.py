@@ -15,8 +15,8 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QFileDialog
 
 from cellwright.core.data import Image
-from cellwright.files.tables import cells_table
 from cellwright.models import store
+from cellwright.ops.measure.cells_table import cells_table
 from cellwright.widgets.annotate.widget import AnnotateWidget
 from cellwright.widgets.compare.widget import CompareWidget
 from cellwright.widgets.count.count_request import sizes_line

@@ -19,22 +19,43 @@ images whose files do not.
 
 Cells with masks have their classes in points/<name>.csv, one row for each that has one, at a pixel of it.
 
-A folder without meta.json is read, too, where images and masks can be told apart: see
-``files.dataset.pairs``.
+A folder without meta.json is read, too, where images and masks can be told apart::
+
+    a.tif with a_mask.tif           or _masks, _label, _labels, _seg, _cp_masks; any kind of image file
+    images/a.tif with masks/a.tif   or labels/; the ending may be there, too
+    a.tif with a_seg.npy            of Cellpose
+    a.tif, b.tif with cells.json    of COCO, the images beside it or in images/
+
+Any of these may stand in folders ``train`` and ``val`` (or ``test``). Else one image of five validates, drawn
+with a fixed seed from the sorted names, where there are five and more.
 """
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
 
 from cellwright.core.data import SPATIAL, Annotation, Image, Labels
 from cellwright.core.errors import ReadError, WriteError
 from cellwright.files.atomic import finish_change
 from cellwright.files.dataset.cells import read_cells
 from cellwright.files.dataset.meta import Region, checked_pixel_size, checked_regions, listed, read_meta
-from cellwright.files.dataset.pairs import find_pairs, has_masks, read_truth
+from cellwright.files.formats.coco import is_coco
+from cellwright.files.formats.image_annotation import ImageAnnotation, chosen
+from cellwright.files.formats.registry import recognise
 from cellwright.files.images import read_image
 from cellwright.ops.labels import annotate, relabel
+
+SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".npy")
+ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_seg")
+IMAGE_FOLDERS, MASK_FOLDERS = ("images", "image", "imgs"), ("masks", "labels", "mask", "label")
+SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SEED = 0
+ONE_OF = 5  # images validates
+NAMED = 5  # names that a sentence tells
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +147,28 @@ class PairedItem(Item):
         return image, truth
 
     def annotated(self) -> tuple[Image, Annotation | Labels]:
-        """Return the image with all that is known of its cells: labels, or an annotation."""
-        image = self.image()
-        return image, read_truth(self.truth_path, image)
+        """Return the image with all that is known of its cells: labels, boxes or points.
+
+        A mask of one value is taken apart into the pieces that do not touch.
+        """
+        image, path = self.image(), self.truth_path
+        if path.suffix == ".json":
+            (found,) = chosen(path, _annotations(path), image)
+        else:
+            (found,) = recognise(path).read(path, image)
+        if not len(found):
+            raise ReadError(
+                f"{path.name} holds no cell of {image.name!r}. Draw its cells, or move the image out of "
+                "the folder."
+            )
+        if found.labels is not None:
+            if len(found) == 1:
+                return image, np.asarray(ndimage.label(found.labels)[0], np.int32)
+            return image, found.labels
+        found = found.with_boxes()
+        height, width = image.label_shape[-2:]
+        assert found.points is not None
+        return image, Annotation((height, width), found.points, found.boxes, is_complete=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,12 +210,7 @@ def read_dataset(folder: Path | str) -> Dataset:
     folder = Path(folder)
     _finish_change(folder)
     if not (folder / "meta.json").exists():
-        pairs, notice = find_pairs(folder)
-        paired = (
-            PairedItem(pair.name, pair.split, "", pair.image, pair.truth, is_complete=has_masks(pair))
-            for pair in pairs
-        )
-        return Dataset(folder, tuple(paired), notice)
+        return _paired(folder)
     meta = read_meta(folder)
     images = {path.stem: path for path in sorted((folder / "images").glob("*"))}
     classes = tuple(map(str, meta.get("classes") or ()))
@@ -223,3 +258,141 @@ def _truth_path(folder: Path, name: str) -> Path | None:
     candidates = [folder / "masks" / f"{name}.tif"]
     candidates += [folder / kind / f"{name}.csv" for kind in ("boxes", "points")]
     return next((path for path in candidates if path.exists()), None)
+
+
+def _paired(folder: Path) -> Dataset:
+    """Return the images of a folder without meta.json with their masks, split in two.
+
+    Raises
+    ------
+    ReadError
+        There is no folder or no pair, an image has no mask or a mask no image, or two images one name.
+    """
+    if not folder.is_dir():
+        raise ReadError(
+            f"Expected a dataset folder, of images and masks with or without meta.json, at {folder}; there "
+            "is none. Check the path."
+        )
+    given = {name: folder / name for name in SPLITS if (folder / name).is_dir()}
+    if given:
+        items = [item for name, part in given.items() for item in _in_folder(part, SPLITS[name])]
+        how = f"The folders {', '.join(given)} tell which of them teach and validate"
+    else:
+        items, how = _divided(_in_folder(folder, "train"))
+    names = [item.name for item in items]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ReadError(f"Images must have names of their own; {_some(twice)} occur twice. Rename them.")
+    example = f"{items[0].image_path.name} with {items[0].truth_path.name}"
+    notice = f"Without meta.json, {len(items)} images were found ({example}). {how}."
+    return Dataset(folder, tuple(items), notice)
+
+
+def _divided(items: list[PairedItem]) -> tuple[list[PairedItem], str]:
+    """Return items with those that validate marked, and a sentence without its full stop."""
+    n = len(items) // ONE_OF
+    if n == 0:
+        return items, "They are too few to set one aside"
+    drawn = np.sort(np.random.default_rng(SEED).choice(len(items), n, replace=False)).tolist()
+    for index in drawn:
+        items[index] = replace(items[index], split="val")
+    names = [items[index].name for index in drawn]
+    return items, f"One of {ONE_OF} validates, drawn with seed {SEED}: {_some(names)}"
+
+
+def _in_folder(folder: Path, split: str) -> list[PairedItem]:
+    """Return the images of one folder with their masks, by the name of the image."""
+    inner, masks = (_first(folder, names) for names in (IMAGE_FOLDERS, MASK_FOLDERS))
+    files = _images(folder) if inner is None else _images(inner)
+    coco, has_masks = _coco_file(folder), {}
+    if coco is not None:
+        has_masks = {one.name: one.labels is not None for one in reversed(_annotations(coco))}
+        files = [file for file in files if not _is_truth(file)]
+        _refuse_missing([file for file in files if file.stem not in has_masks], coco.name)
+        pairs = dict.fromkeys(files, coco)
+    else:
+        truths = files if masks is None else [*_images(masks), *sorted(masks.glob("*_seg.npy"))]
+        pairs = _matched(files, truths, is_apart=masks is not None)
+    if not pairs:
+        raise ReadError(
+            f"Expected images with their masks in {folder}: a.tif with a_mask.tif, images/ with masks/, "
+            "a_seg.npy of Cellpose, a COCO JSON, or a training folder with meta.json. There are none. "
+            "Export a dataset with masks."
+        )
+    return [
+        PairedItem(image.stem, split, "", image, truth, is_complete=has_masks.get(image.stem, True))
+        for image, truth in sorted(pairs.items(), key=lambda pair: pair[0].stem)
+    ]
+
+
+def _matched(files: Sequence[Path], truths: Sequence[Path], *, is_apart: bool) -> dict[Path, Path]:
+    """Return the truth of each image; a folder of masks ``is_apart`` may give them the images' names."""
+    by_name: dict[str, Path] = {}
+    for file in truths:
+        if is_apart or _is_truth(file):
+            by_name[_plain(file)] = file
+            if is_apart:
+                by_name.setdefault(file.stem, file)
+    images = [file for file in files if is_apart or not _is_truth(file)]
+    pairs = {image: by_name[image.stem] for image in images if image.stem in by_name}
+    if pairs:
+        _refuse_missing([image for image in images if image not in pairs], "a mask")
+        astray = sorted({file.name for file in by_name.values()} - {file.name for file in pairs.values()})
+        if astray:
+            raise ReadError(f"Every mask needs its image; {_some(astray)} have none. Add or remove them.")
+    return pairs
+
+
+def _refuse_missing(images: Sequence[Path], what: str) -> None:
+    if images:
+        names = _some([image.name for image in images])
+        raise ReadError(
+            f"Every image needs its cells; {names} are without {what}. Add what is missing, or move the "
+            "images out of the folder."
+        )
+
+
+def _is_truth(file: Path) -> bool:
+    return file.stem.lower().endswith(ENDINGS)
+
+
+def _plain(file: Path) -> str:
+    """Return the name of a truth's image."""
+    for ending in ENDINGS:
+        if file.stem.lower().endswith(ending):
+            return file.stem[: -len(ending)]
+    return file.stem
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+
+
+def _first(folder: Path, names: Sequence[str]) -> Path | None:
+    return next((folder / name for name in names if (folder / name).is_dir()), None)
+
+
+def _coco_file(folder: Path) -> Path | None:
+    files = [*sorted(folder.glob("*.json")), *sorted(folder.glob("annotations/*.json"))]
+    found = [file for file in files if is_coco(file)]
+    if len(found) > 1:
+        raise ReadError(
+            f"Expected one COCO file in {folder}; got {_some([file.name for file in found])}. Keep one, or "
+            "put each with its images into folders train and val."
+        )
+    return found[0] if found else None
+
+
+def _annotations(path: Path) -> tuple[ImageAnnotation, ...]:
+    """Return what a file with many images holds, which is asked for image by image."""
+    return _read_annotations(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=2)
+def _read_annotations(path: Path, _: int) -> tuple[ImageAnnotation, ...]:
+    return recognise(path).read(path)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more

@@ -14,9 +14,11 @@ from cellwright.files.zarr import images_inside, is_zarr
 
 SUFFIXES = (
     *(".tif", ".tiff", ".lsm", ".stk", ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".npy"),
+    *(".svs", ".qptiff", ".ndpi", ".scn"),
     *(".czi", ".nd2", ".lif", ".oif", ".oib"),
 )
 OME_SUFFIXES = (".ome.tif", ".ome.tiff")
+MICROMANAGER = "_MMStack"  # in the names of files that are parts of one stack
 OURS = (".labels.tif", ".density.tif", ".labels.zarr")  # what a count writes is not counted
 PARTS_OF_FILES = ".oif.files"  # a folder whose files are read by way of another file
 WELL = r"(?:[A-P]|A[A-F])[_/]?[0-9]{1,2}"  # up to 1536 wells
@@ -99,11 +101,11 @@ def list_images(
 
 
 def _sets_once(found: Sequence[tuple[Path, str]]) -> list[tuple[Path, str]]:
-    """Return paths and names with only the first file of each OME set, for each is read as the whole set."""
+    """Return paths and names with only the first file of each set, for each is read as the whole set."""
     known: set[tuple[Path, tuple[str, ...]]] = set()
     kept = []
     for path, name in found:
-        if path.name.lower().endswith(OME_SUFFIXES):
+        if path.name.lower().endswith(OME_SUFFIXES) or MICROMANAGER in path.name:
             from cellwright.files.tiff import set_of  # loads tifffile
 
             others = set_of(path)

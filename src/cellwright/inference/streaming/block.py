@@ -13,7 +13,7 @@ from cellwright.core.data import Cells, Image, Labels, Provenance, Result
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import atomic_write, write_text, writing
-from cellwright.files.tables import DECIMALS, cells_table
+from cellwright.files.tables import DECIMALS
 from cellwright.files.zarr import open_array
 from cellwright.inference.context import load_models
 from cellwright.inference.fit import FactCollector, calibration_of
@@ -31,6 +31,7 @@ from cellwright.inference.streaming.plan import (
 from cellwright.models.families.base import in_model_pixels
 from cellwright.models.stitching import SAME_CENTRE, claimed, not_taken, with_lead
 from cellwright.ops.labels import measure
+from cellwright.ops.measure.cells_table import cells_table
 from cellwright.ops.volumes.link import link_cells
 
 if TYPE_CHECKING:
@@ -61,13 +62,7 @@ def part_of(image: Image, block: StreamBlock, level: int = 0) -> Image:
 def count_block(
     job: StreamJob, image: Image, plan: StreamPlan, block: StreamBlock, part: Image
 ) -> Task[None]:
-    """Count one block from its ``part`` of the image: write its labels, then the table of its cells.
-
-    Raises
-    ------
-    WriteError
-        A file cannot be written.
-    """
+    """Count one block from its ``part`` of the image: write its labels, then the table of its cells."""
     factor, settings, preparation = factor_of(image, plan.level), job.settings, plan.preparation
     if factor > 1:
         settings = in_model_pixels(settings or job.family.settings(), 1 / factor)
@@ -123,13 +118,7 @@ def _in_own_slices(cells: Cells, block: StreamBlock) -> Cells:
 
 
 def link_block(job: StreamJob, image: Image, plan: StreamPlan, block: StreamBlock) -> Task[None]:
-    """Link the outlines in the slices of a block to cells: write their labels, then the table of its own.
-
-    Raises
-    ------
-    WriteError
-        A file cannot be written.
-    """
+    """Link the outlines in the slices of a block to cells: write their labels, then the table of its own."""
     model = load_models(job.model)[0]
     settings = job.settings
     if settings is None:

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import zip_longest
 from math import lcm
 from pathlib import Path
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from dask.distributed import Client
 
 CONNECT_S = 10  # for a scheduler to answer
+ANY_PORT = "127.0.0.1:0"  # of this machine that is free
 WARM_PX = 128  # side of what networks see to begin with
 KEPT_BYTES = 1 << 30  # pieces of memory up to this size stay with a process that ends using them
 OnBlock = Callable[[StreamBlock], None]
@@ -55,21 +56,6 @@ def each(on_block: Callable[[StreamBlock], Task[None]], blocks: Sequence[StreamB
         for _ in on_block(block):
             yield 0
         yield 1
-
-
-def count_there(job: StreamJob, plan: StreamPlan) -> OnBlock:
-    """Return what counts a block in another process."""
-    return partial(_count_there, job=job, plan=plan)
-
-
-def link_there(job: StreamJob, plan: StreamPlan) -> OnBlock:
-    """Return what links the outlines in a block in another process."""
-    return partial(_link_there, job=job, plan=plan)
-
-
-def measure_there(job: StreamJob, plan: StreamPlan, scale: CropScale | None) -> OnBlock:
-    """Return what measures a block in another process."""
-    return partial(_measure_there, job=job, plan=plan, scale=scale)
 
 
 def shared_out(
@@ -141,17 +127,20 @@ def _warm_there(job: StreamJob) -> None:
     networks.attempt(np.zeros((1, networks.spec.in_channels, side, side), np.float32))
 
 
-def _count_there(block: StreamBlock, *, job: StreamJob, plan: StreamPlan) -> None:
+def count_there(block: StreamBlock, *, job: StreamJob, plan: StreamPlan) -> None:
+    """Count a block in another process."""
     image = _image_there(job)
     here = plan.with_networks(_networks_there(job.model, job.engine))  # type: ignore[arg-type]
     run(count_block(job, image, here, block, part_of(image, block, plan.level)))
 
 
-def _link_there(block: StreamBlock, *, job: StreamJob, plan: StreamPlan) -> None:
+def link_there(block: StreamBlock, *, job: StreamJob, plan: StreamPlan) -> None:
+    """Link the outlines in a block in another process."""
     run(link_block(job, _image_there(job), plan, block))
 
 
-def _measure_there(block: StreamBlock, *, job: StreamJob, plan: StreamPlan, scale: CropScale | None) -> None:
+def measure_there(block: StreamBlock, *, job: StreamJob, plan: StreamPlan, scale: CropScale | None) -> None:
+    """Measure a block in another process."""
     run(measure_block(job, _image_there(job), plan, block, scale))
 
 
@@ -234,7 +223,12 @@ def _cluster(stream: StreamSettings) -> Iterator["Client | None"]:
         return
     with (
         dask.config.set({"distributed.nanny.pre-spawn-environ": _environment(stream.workers)}),
-        LocalCluster(n_workers=stream.workers, threads_per_worker=1, dashboard_address=None) as processes,
+        LocalCluster(
+            n_workers=stream.workers,
+            threads_per_worker=1,
+            dashboard_address=None,
+            scheduler_kwargs={"dashboard_address": ANY_PORT},  # else it listens at Dask's own all the same
+        ) as processes,
         closing(Client(processes)) as client,  # which must not belong to the thread that makes it
     ):
         yield client

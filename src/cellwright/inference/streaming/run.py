@@ -27,7 +27,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -35,11 +35,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cellwright.core.data import Cells, Image, Provenance, Result, without_channels
+from cellwright.core.data import Cells, Image, Provenance, Result
 from cellwright.core.errors import SettingsError, WriteError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import acquire_lock, atomic_write, make_folder, write_text
-from cellwright.files.tables import class_counts, frames_table, write_csv, write_provenance
+from cellwright.files.tables import write_csv, write_provenance
 from cellwright.files.zarr import chunk_px, create_array, finish_array, missing_chunks
 from cellwright.inference.context import load_models, names_of, open_context, references_of
 from cellwright.inference.fit import FactCollector, calibration_of, warning
@@ -70,43 +70,36 @@ from cellwright.inference.streaming.plan import (
     link_size,
     make_plan,
 )
-from cellwright.inference.streaming.second_pass import check_second_pass, crop_scale, measure_block
-from cellwright.inference.streaming.selection import Selected, analysis_of, select
+from cellwright.inference.streaming.second_pass import (
+    Selected,
+    analysis_of,
+    check_second_pass,
+    crop_scale,
+    measure_block,
+    select,
+)
 from cellwright.models.classifier.network import load
 from cellwright.ops.measure.analysis import Analysis
+from cellwright.ops.measure.cells_table import frames_table
 from cellwright.ops.measure.prediction_interval import count_interval
 
 if TYPE_CHECKING:
     from dask.distributed import Client
 
 
-@dataclass(frozen=True, slots=True)
-class Streamed:
+class Streamed(NamedTuple):
     """What counting an image block by block gives: the count, and where the rest is."""
 
-    count: float  # cells; of a density its sum
+    result: Result  # its cells are in files, or where they were measured bare of outlines
     labels: Path | None  # their OME-Zarr labels, or the density; None where a model gives neither
-    table: Path  # one row per cell; of a density one per time point
-    provenance: Provenance
-    notices: tuple[str, ...] = ()
-    interval: tuple[float, float] | None = None  # nine times of ten, of a density whose error is known
-    fit: float | None = None  # expected F1 of the count, the mean of its blocks; None where it is not known
-    analysis: Analysis | None = None  # of the cells that count, without outlines; None: nothing was measured
+    analysis: Analysis | None = None  # of the cells that count; None: nothing was measured
 
     @property
-    def result(self) -> Result:
-        """The same as a result; its cells are in files, or where they were measured bare of outlines."""
-        if self.analysis is not None:
-            return self.analysis.result
-        none = Cells.empty(len(without_channels(self.provenance.axes)))
-        return Result(
-            self.count, none, self.provenance, notices=self.notices, interval=self.interval, fit=self.fit
-        )
-
-    @property
-    def classes(self) -> dict[str, int]:
-        """Cells of each class."""
-        return class_counts(self.result)
+    def notices(self) -> tuple[str, ...]:
+        """Sentences that the user should read."""
+        if self.analysis is None:
+            return self.result.notices
+        return (*self.result.notices, *self.analysis.notices)
 
 
 def count_streamed(
@@ -148,18 +141,11 @@ def count_streamed(
         if job.has_second_pass:
             selected = yield from _second_pass(job, image, here, blocks, client)
         yield Progress("pyramid and table", 0, 1)
-        result = _finish(job, image, here, selected, _Found(fit, started))
+        result = _finish(job, image, here, selected, fit, started)
         if write is not None:
             write(result)
     shutil.rmtree(files.parts)
     return result
-
-
-class _Found(NamedTuple):
-    """How well a count can be expected to be, and when it began."""
-
-    fit: float | None
-    started: float
 
 
 def _count_blocks(
@@ -174,8 +160,8 @@ def _count_blocks(
     here, path = plan.with_networks(networks), files_of(job, image).part
     steps: Steps = partial(one_by_one, job, image, here)
     if client is not None:
-        chunk = chunk_px(image.label_axes)
-        steps = partial(shared_out, client, count_there(job, plan), path=path, chunk=chunk)
+        there = partial(count_there, job=job, plan=plan)
+        steps = partial(shared_out, client, there, path=path, chunk=chunk_px(image.label_axes))
     yield from _through("blocks", blocks_of(image, plan), path, steps)
     return here
 
@@ -192,8 +178,8 @@ def _link_blocks(
     path = files_of(job, image).part
     steps: Steps = partial(each, partial(link_block, job, image, plan))
     if client is not None:
-        chunk = chunk_px(image.label_axes)
-        steps = partial(shared_out, client, link_there(job, plan), path=path, chunk=chunk)
+        there = partial(link_there, job=job, plan=plan)
+        steps = partial(shared_out, client, there, path=path, chunk=chunk_px(image.label_axes))
     yield from _through("link", blocks_of(image, plan), path, steps)
     return StreamPlan(outlined.preparation, *plan[1:])
 
@@ -244,7 +230,7 @@ def _second_pass(
     scale = crop_scale(job, image, [files.part(block) for block in blocks])
     steps: Steps = partial(each, lambda block: measure_block(job, image, plan, block, scale))
     if client is not None:  # nothing is written to the labels
-        there = measure_there(job, plan, scale)
+        there = partial(measure_there, job=job, plan=plan.with_networks(None), scale=scale)
         steps = partial(shared_out, client, there, path=files.measured, chunk=0)
     yield from _through("measure", blocks, files.measured, steps)
     yield Progress("select", 0, 1)
@@ -256,49 +242,42 @@ def _finish(
     image: Image,
     plan: StreamPlan,
     selected: Selected | None,
-    found: _Found,
+    fit: float | None,
+    started: float,
 ) -> Streamed:
     """Put the tables together, make the pyramid, and write how it was found."""
-    files, blocks, fit = files_of(job, image), blocks_of(image, plan), found.fit
+    files, blocks = files_of(job, image), blocks_of(image, plan)
     maps = files.labels
     if job.family.gives == "density":
         maps = files.density
     if maps.exists():
         finish_array(maps, image)
-    provenance, notices, settings = _found_by(job, image, plan, found)
-    result, analysis = Result(0.0, Cells.empty(len(image.label_axes)), provenance, fit=fit), None
-    parts = [files.part(block) for block in blocks]
+    provenance, notices, settings = _found_by(job, image, plan, fit, started)
+    notices = tuple(filter(None, notices))
+    result = Result(0.0, Cells.empty(len(image.label_axes)), provenance, notices=notices, fit=fit)
+    parts, analysis = [files.part(block) for block in blocks], None
     if job.family.gives == "density":
         result = _summed(job, parts, result, settings)
         write_csv(files.table("csv"), frames_table(result))
     elif selected is None:
         result = replace(result, count=float(_join(parts, files.table("csv"))))
     else:
-        result = replace(result, notices=tuple(filter(None, notices)))
         analysis = analysis_of(job, image, blocks, selected, _with_selection(job, result, selected))
         _join([files.selected(block) for block in blocks], files.table("csv"))
-        result, notices = analysis.result, (*notices, *selected.notices)
-    result = replace(result, notices=tuple(filter(None, notices)))
-    write_provenance(files.output / f"{image.name}.json", result)
-    return Streamed(
-        result.count,
-        maps if maps.exists() else None,
-        files.table("csv"),
-        result.provenance,
-        result.notices,
-        result.interval,
-        fit,
-        analysis,
-    )
+        result = analysis.result
+    labels = maps if maps.exists() else None
+    found = Streamed(replace(result, maps={}), labels, analysis)
+    write_provenance(files.output / f"{image.name}.json", replace(result, notices=found.notices))
+    return found
 
 
 def _found_by(
-    job: StreamJob, image: Image, plan: StreamPlan, found: _Found
+    job: StreamJob, image: Image, plan: StreamPlan, fit: float | None, started: float
 ) -> tuple[Provenance, tuple[str, ...], Any]:
     """Return how an image was counted, what the user should know, and the settings of the family."""
-    preparation, fit = plan.preparation, found.fit
+    preparation = plan.preparation
     with open_context(image, load_models(job.model), job.settings, job.engine, preparation) as context:
-        seconds = time.perf_counter() - found.started
+        seconds = time.perf_counter() - started
         provenance = provenance_of(context, image, names_of(job.model), preparation.zoom, seconds)
         rescaled = zoom_notice(preparation.zoom, context.engine_settings.diameter_px, preparation.n_places)
         told = (context.engine.notice, warning(fit), _missing(image))

@@ -136,13 +136,7 @@ def of_spec(spec: ClassifierSpec) -> Classifier:
 
 
 def save_classifier(folder: Path, classifier: Classifier, scores: Mapping[str, float] | None = None) -> None:
-    """Write a classifier into ``folder``; each file appears whole or not at all.
-
-    Raises
-    ------
-    WriteError
-        The folder cannot be written.
-    """
+    """Write a classifier into ``folder``; each file appears whole or not at all."""
     write_model(folder, classifier.network, CLASSIFIER, classifier.spec.to_json(), scores)
 
 

@@ -45,6 +45,18 @@ SPECS = {
 }
 
 
+def flow_loss(output: Tensor, targets: Tensor) -> Tensor:
+    """Return BCE(cell logit) + 0.5 MSE(flow, 5 x unit flow) where known; both (B, 3, Y, X)."""
+    cell = known_mean(functional.binary_cross_entropy_with_logits, output[:, 2], targets[:, 2])
+    flow = known_mean(functional.mse_loss, output[:, :2], FLOW_SCALE * targets[:, :2])
+    return cell + 0.5 * flow
+
+
+def flow_maps(output: Tensor) -> Tensor:
+    """Return unit flow and probability from the raw output; (B, 3, Y, X)."""
+    return torch.cat([output[:, :2] / FLOW_SCALE, output[:, 2:].sigmoid()], dim=1)
+
+
 class FlowModel(ModelBase):
     """A flow network with its loss and its two-way code; see ``models.protocol.CellModel``."""
 
@@ -56,29 +68,12 @@ class FlowModel(ModelBase):
         labels = labels_in(annotation, self.spec.family)
         return {"flow": labels_to_flow(labels), "probability": (labels > 0)[None].astype(np.float32)}
 
-    def loss(self, output: Tensor, targets: Tensor) -> Tensor:
-        """Return BCE(cell logit) + 0.5 MSE(flow, 5 x unit flow) where known; both (B, 3, Y, X)."""
-        return flow_loss(output, targets)
-
-    def to_maps(self, output: Tensor) -> Tensor:
-        """Return unit flow and probability from the raw output; (B, 3, Y, X)."""
-        return flow_maps(output)
+    loss = staticmethod(flow_loss)
+    to_maps = staticmethod(flow_maps)
 
     def postprocess(self, maps: Maps, settings: FlowSettings) -> Cells:
         """Return the cells in the maps of one frame."""
         return flow_to_cells(maps["flow"], maps["probability"][0], settings)
-
-
-def flow_loss(output: Tensor, targets: Tensor) -> Tensor:
-    """Return BCE(cell logit) + 0.5 MSE(flow, 5 x unit flow) where known; both (B, 3, Y, X)."""
-    cell = known_mean(functional.binary_cross_entropy_with_logits, output[:, 2], targets[:, 2])
-    flow = known_mean(functional.mse_loss, output[:, :2], FLOW_SCALE * targets[:, :2])
-    return cell + 0.5 * flow
-
-
-def flow_maps(output: Tensor) -> Tensor:
-    """Return unit flow and probability from the raw output; (B, 3, Y, X)."""
-    return torch.cat([output[:, :2] / FLOW_SCALE, output[:, 2:].sigmoid()], dim=1)
 
 
 def build(preset: str = "small") -> FlowModel:

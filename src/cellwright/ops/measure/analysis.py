@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     import pandas
 
 MICROMETRES_PER_MM = 1000.0
+PLANES = {"T": "frames", "Z": "slices"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -313,6 +314,15 @@ def per_plane(result: Result, rows: NDArray[np.bool_] | None = None) -> tuple[st
     n = _label_shape(result)[0]
     places = np.clip(np.rint(first).astype(np.intp), 0, n - 1)
     return axes[0].lower(), np.bincount(places, minlength=n)
+
+
+def in_planes(result: Result) -> str:
+    """Return what a number of cells is the sum over, `` in 8 frames``; '' for a plane or a linked volume."""
+    first = label_axes(result)[: -cell_ndim(result)][:1]
+    n = _label_shape(result)[0]
+    if first not in PLANES or n == 1:
+        return ""
+    return f" in {n:,} {PLANES[first]}"
 
 
 def groups_of(analysis: Analysis) -> dict[str, dict[str, NDArray[np.bool_]]]:

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import product
-from math import gcd
+from math import ceil, gcd
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -247,6 +247,14 @@ def rings(
     around: Labels = own[tuple(nearest)]
     around[(distance <= gap_px) | (distance > gap_px + width_px)] = 0
     return around
+
+
+def ring_margins(width_px: float, spacing: Sequence[float]) -> tuple[int, ...]:
+    """Return how many pixels along each axis matter around a cell: as far as its ring, and again as far.
+
+    ``width_px`` is in pixels along x, the last of the sides of a pixel.
+    """
+    return tuple(2 * ceil(width_px * spacing[-1] / side) + 2 for side in spacing)
 
 
 def _reduced(function: np.ufunc, grouped: Grouped) -> NDArray[np.float64]:

@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from math import ceil
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -34,6 +33,7 @@ from cellwright.ops.measure.features import (
     measure_intensity,
     measure_shape,
     nearest_distances,
+    ring_margins,
     rings,
 )
 from cellwright.ops.measure.regions import RegionSet
@@ -69,11 +69,10 @@ class _Job:
     settings: MeasureSettings
 
     def margins(self) -> tuple[int, ...]:
-        """Pixels around cells that can matter: as far as the ring, and as far again to its neighbours."""
+        """Pixels around cells that can matter."""
         if CORRECTED not in self.keys:
             return (1,) * len(self.spacing)
-        width = self.settings.ring_gap_px + self.settings.ring_width_px  # in pixels along x
-        return tuple(2 * ceil(width * self.spacing[-1] / side) + 2 for side in self.spacing)
+        return ring_margins(self.settings.ring_gap_px + self.settings.ring_width_px, self.spacing)
 
 
 def measure(

@@ -11,7 +11,6 @@ from cellwright.core.data import Annotation, Cells, Image, Labels, Result
 from cellwright.core.errors import AnnotationError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.dataset.folder import Dataset, Item
-from cellwright.files.tables import class_names
 from cellwright.inference.pipeline import count_cells
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
@@ -19,6 +18,7 @@ from cellwright.models.protocol import CellModel
 from cellwright.ops import matching
 from cellwright.ops.labels import measure
 from cellwright.ops.matching import IOU_THRESHOLDS
+from cellwright.ops.measure.cells_table import class_names
 from cellwright.training.data.region_filter import inside_regions
 from cellwright.training.evaluation.report import ImageScore, Report, Share, divided
 

@@ -163,11 +163,6 @@ def write_card(
 
     ``parts`` are what it learned from and what it was validated with, ``scores`` those before and after,
     ``history`` has one row for each epoch.
-
-    Raises
-    ------
-    WriteError
-        The file cannot be written.
     """
     taught, judged = parts
     data = f"Fine-tuned on images of `{taught.folder.name}`: {_names(taught)}."

@@ -162,13 +162,6 @@ class Adder(QObject):
 
     # -- cells that are added at once ---------------------------------------------------------------------
 
-    def add(self, point: NDArray[np.float64]) -> None:
-        """Add the cell at a point (pixels of the session), at once or when the network has looked."""
-        inside = np.rint(point)
-        if np.any(inside < 0) or np.any(inside >= self._session.labels.shape):
-            return
-        self.add_each([Wish(tuple(inside[:-2].astype(int).tolist()), Prompts((yx(point),)))])
-
     def add_each(self, wishes: Sequence["Wish"]) -> None:
         """Add a cell for each of these, one after another; those that are there already stay as they are."""
         self._waiting += wishes

@@ -133,14 +133,11 @@ class ToolBox(QObject):
         found = self.number_at(self.view.point_under_cursor())
         return found or self.fallback() or 0
 
-    def set_class(self, category: int | None, number: int) -> None:
-        """Give a cell a class; None takes it away."""
-        if number:
-            self.attempt(lambda: self.session.set_class(number, category))
-
     def class_target(self, category: int | None) -> None:
         """Give the cell that a key means a class; None takes it away."""
-        self.set_class(category, self.target())
+        number = self.target()
+        if number:
+            self.attempt(lambda: self.session.set_class(number, category))
 
     def change(self, name: str, number: int) -> None:
         """Do to a cell what a tool of kind ``cell`` does."""
@@ -148,7 +145,7 @@ class ToolBox(QObject):
             self.done.emit("There is no cell here.")
             return
         if name == CELL:
-            self.set_class(self.category, number)
+            self.attempt(lambda: self.session.set_class(number, self.category))
             return
         before = self.session.n_edits
         if self.attempt(lambda: self._change(name, number)):

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from cellwright.core.data import Prediction, Result
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.metadata import meaning
-from cellwright.files.tables import cells_table, class_counts
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.registry import DEFAULT_FAMILY
 from cellwright.ops.geometry.channels import channel_numbers
+from cellwright.ops.measure.analysis import in_planes
+from cellwright.ops.measure.cells_table import cells_table, class_counts
 from cellwright.ops.measure.regions import RegionSet
 from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.layer_factory import legend
@@ -187,7 +188,9 @@ def card_of(
         if "class" in edited:
             found = edited["class"].value_counts()
             classes = {name: int(found.get(name, 0)) for name in {**classes, **found} if name}
-    line = " · ".join((n_cells(result), *parts, result_line(result).partition(" · ")[2]))
+    line = " · ".join(
+        (f"{n_cells(result)}{in_planes(result)}", *parts, result_line(result).partition(" · ")[2])
+    )
     if source.is_preview:
         line = f"preview of the view: {line}"
     if elsewhere:

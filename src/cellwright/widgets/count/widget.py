@@ -33,7 +33,7 @@ from cellwright.widgets.count.point_prompt import PointPromptTool
 from cellwright.widgets.count.save import EditedCells, SaveTool, SettingsFileTool
 from cellwright.widgets.count.view import CountPanel
 from cellwright.widgets.shared.coordinates import Window, channels_of
-from cellwright.widgets.shared.edited_layers import ASKED
+from cellwright.widgets.shared.edited_layers import ASKED, is_same_count
 from cellwright.widgets.shared.jobs import Job, LiveUpdater
 from cellwright.widgets.shared.layer_io import (
     Source,
@@ -64,6 +64,7 @@ from cellwright.widgets.shared.regions import (
     PREVIEW_SLICES,
     ask_for_line,
     ask_for_region,
+    in_every_slice,
     name_regions,
     region_layer,
     regions_of,
@@ -127,6 +128,7 @@ class CountWidget(QWidget):
         for changed in (panel.image.chosen, self.choices.scene_changed):
             changed.connect(self._tell_where_counted)
         panel.region.activated.connect(self._on_region_chosen)
+        panel.everywhere.clicked.connect(self._on_everywhere_clicked)
         panel.classes.currentIndexChanged.connect(self._update)
         for box in panel.outputs.values():
             box.toggled.connect(self._update)
@@ -240,6 +242,8 @@ class CountWidget(QWidget):
             regions = None if is_preview else self._regions()
             source = self._preview_source() if is_preview else self._source(regions)
             request = replace(self._inputs().request(source), regions=regions)
+            is_drawn = self.panel.region.currentData() == "drawn"
+            self.panel.everywhere.show_for(regions if is_drawn else None, source.image)
         except CellwrightError as error:
             self.model.fail(error)
             return
@@ -414,8 +418,12 @@ class CountWidget(QWidget):
         before = self.model.outcome
         if before is None:
             return False
-        n_now, n_before = (one.result.provenance.settings.get(ASKED, 0) for one in (counted, before))
-        return before.result is counted.result or bool(n_now > n_before)
+        if before.result is counted.result:
+            return True
+        now, then = counted.result.provenance, before.result.provenance
+        has_more = bool(now.settings.get(ASKED, 0) > then.settings.get(ASKED, 0))
+        is_here = counted.request.source.key == before.request.source.key
+        return has_more and is_here and is_same_count(now, then)
 
     def _shown_already(self, counted: CountOutcome) -> set[str]:
         """Return the outputs whose layers need no change, edited or not, since only ticks were changed."""
@@ -470,6 +478,12 @@ class CountWidget(QWidget):
         """Take away an error whose cause may be gone: other layers, another view, model or setting."""
         if self.panel.message.property("error") == "true":
             self.model.tell("")
+
+    def _on_everywhere_clicked(self) -> None:
+        shapes = region_layer(self.viewer, self.choices.region_layers.excluded)
+        if shapes is not None:
+            self.viewer.layers.selection.active = in_every_slice(self.viewer, shapes)
+            self._start(is_preview=False)
 
     def _on_region_chosen(self) -> None:
         layer = self.choices.layer

@@ -4,7 +4,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from napari.layers import Labels, Layer, Points
+from napari.layers import Labels, Layer, Points, Shapes
 from numpy.typing import NDArray
 from qtpy.compat import isalive
 from qtpy.QtCore import QSignalBlocker, QSize, QTimer
@@ -12,6 +12,7 @@ from qtpy.QtWidgets import QSizePolicy, QWidget
 
 from cellwright.core.errors import CellwrightError, error_line
 from cellwright.inference.recipe import Recipe
+from cellwright.ops.measure.analysis import in_planes
 from cellwright.ops.measure.markers import parse_marker
 from cellwright.ops.measure.settings import MeasureSettings
 from cellwright.widgets.results.counts_tool import CountsTool
@@ -28,7 +29,7 @@ from cellwright.widgets.shared.edited_layers import EDITED, METADATA
 from cellwright.widgets.shared.layer_io import layer_of_id
 from cellwright.widgets.shared.messages import CountEvent, count_news, listen, tell_error, when_gone
 from cellwright.widgets.shared.napari_private import preferences, unwrapped
-from cellwright.widgets.shared.regions import RegionLayers, ask_for_region
+from cellwright.widgets.shared.regions import RegionLayers, ask_for_region, in_every_slice
 from cellwright.widgets.shared.style import PanelScrollArea, stack
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ class ResultsWidget(QWidget):
         for emitter in (events.inserted, events.removed, events.renamed):
             emitter.connect(self._list_others)
         view.draw_regions.clicked.connect(self._on_draw_clicked)
+        view.everywhere.clicked.connect(self._on_everywhere_clicked)
         view.filter.editingFinished.connect(self._on_filter_edited)
         view.filter.textChanged.connect(self._on_filter_typed)
         view.table.row_chosen.connect(model.choose)
@@ -189,6 +191,11 @@ class ResultsWidget(QWidget):
         self.view.message.tell(DRAW_HINT)
         shapes.events.data.connect(self._on_region_drawn)
 
+    def _on_everywhere_clicked(self) -> None:
+        shapes = self.view.regions.layer
+        if isinstance(shapes, Shapes):
+            self.view.regions.choose(in_every_slice(self.viewer, shapes))
+
     def _on_region_drawn(self, _: Any = None) -> None:
         if isalive(self) and self.view.message.text() == DRAW_HINT:  # type: ignore[no-untyped-call]
             self.view.message.tell("")
@@ -221,6 +228,8 @@ class ResultsWidget(QWidget):
         self._show_table()
         if measured is not None:
             self.view.show_tracks(is_shown=bool(self.model.track_axes))
+            drawn = measured.snapshot.regions if self.view.regions.layer is not None else None
+            self.view.everywhere.show_for(drawn, measured.snapshot.image)
         has_outlines = isinstance(self.link.layer, Labels)  # where measuring failed, another choice may do
         for box in (*self.view.groups.values(), self.view.measure, self.view.nuclei, self.view.cytoplasm):
             box.setEnabled(has_outlines)
@@ -268,7 +277,8 @@ class ResultsWidget(QWidget):
                 view.line.setText("cells, by their density")
         else:
             view.number.setText(f"{model.n_kept:,}")
-            parts = ["cells"] if model.n_kept == model.n_cells else [f"of {model.n_cells:,} cells"]
+            total = "" if model.n_kept == model.n_cells else f"of {model.n_cells:,} "
+            parts = [f"{total}cells{in_planes(model.measured.result)}"]
             if model.measured.n_edited:
                 parts.append(f"{model.measured.n_edited:,} by hand")
             if model.nuclei_text:

@@ -131,6 +131,11 @@ def is_of_count(layer: Layer, key: Mapping[str, Any], provenance: Provenance) ->
     return is_same_count and own.get(OWNER) == str(layer.unique_id)
 
 
+def is_same_count(one: Provenance, other: Provenance) -> bool:
+    """Return whether two results are of one count, whatever was added to its cells or filtered since."""
+    return all(getattr(one, name) == getattr(other, name) for name in COUNT)
+
+
 def n_asked(own: Mapping[str, Any]) -> int:
     """Return how many cells of a layer were added by click, given its metadata of ours."""
     settings = own.get("settings")

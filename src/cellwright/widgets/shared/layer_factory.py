@@ -12,7 +12,7 @@ from napari.utils.colormaps import CyclicLabelColormap, DirectLabelColormap
 from numpy.typing import NDArray
 
 from cellwright.core.data import Result
-from cellwright.files.tables import cells_table
+from cellwright.ops.measure.cells_table import cells_table
 
 if TYPE_CHECKING:
     import pandas as pd

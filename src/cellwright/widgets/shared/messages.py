@@ -11,6 +11,7 @@ from typing import Any
 from weakref import WeakKeyDictionary, WeakMethod
 
 from napari.layers import Layer
+from npe2 import PluginManager
 from psygnal import Signal, SignalInstance
 from qtpy.QtWidgets import QComboBox, QDockWidget, QWidget
 
@@ -138,12 +139,34 @@ def tell_results(viewer: Any, result: Result, layer: Layer | None, panel: QWidge
     layer_id = "" if layer is None else str(layer.unique_id)
     count_news.tell(viewer, CountEvent(result.count, result.interval, layer_id, result.provenance))
     window = getattr(viewer, "window", None)
-    if not is_first or window is None or PANEL in [name.partition(" (")[0] for name in window.dock_widgets]:
+    if not is_first or window is None or panel_in(window, PANEL) is not None:
         return
-    window.add_plugin_dock_widget(PLUGIN, PANEL, tabify=True)
+    open_panel(viewer, PANEL)
     dock = dock_of(panel)
     if dock is not None:
         dock.raise_()
+
+
+def panel_in(window: Any, title: str) -> QDockWidget | None:
+    """Return the dock of the panel of this title, whoever opened it."""
+    found = (widget for name, widget in window.dock_widgets.items() if name.partition(" (")[0] == title)
+    return dock_of(next(found, None))
+
+
+def open_panel(viewer: Any, title: str) -> QDockWidget | None:
+    """Return the dock of the panel of this title, opened as a tab where it is not there.
+
+    Its name is that of napari's menu, which would open a second one otherwise.
+    """
+    window, manager = viewer.window, PluginManager.instance()
+    dock = panel_in(window, title)
+    if dock is None:
+        (panel,) = [
+            one for one in manager.iter_widgets() if (one.plugin_name, one.display_name) == (PLUGIN, title)
+        ]
+        name = f"{title} ({manager.get_manifest(PLUGIN).display_name})"
+        dock = window.add_dock_widget(panel.get_callable()(viewer), name=name, tabify=True)
+    return dock
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -184,11 +207,8 @@ def hand_over(viewer: Any, panel: str, what: HandOver) -> None:
     A viewer without a window has the panels that were made for it.
     """
     viewer = unwrapped(viewer)
-    window = getattr(viewer, "window", None)
-    dock: QWidget | None = None
-    if window is not None:
-        dock, _ = window.add_plugin_dock_widget(PLUGIN, panel, tabify=True)
+    dock = None if getattr(viewer, "window", None) is None else open_panel(viewer, panel)
     hand_overs.sent.emit(viewer, panel, what)
-    if isinstance(dock, QDockWidget):
+    if dock is not None:
         dock.show()
         dock.raise_()

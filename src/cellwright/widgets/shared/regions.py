@@ -10,7 +10,9 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer, Points, Shapes
 from numpy.typing import NDArray
 from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QPushButton
 
+from cellwright.core.data import Image
 from cellwright.core.errors import ImageError, SettingsError, WrongLayerError
 from cellwright.ops.measure.regions import (
     EXCLUDED,
@@ -43,6 +45,7 @@ from cellwright.widgets.shared.layer_factory import COLOUR
 REGIONS = "regions"  # key in the metadata of layers of cells: the RegionSet they were counted in
 WINDOW = "window"  # the same: the part of the image that was counted
 REGION_NAME = "region to count"
+LEADS = {"T": "frame", "Z": "slice"}  # axes that shapes may be drawn in
 LINE_NAME = "line across a cell"
 NAMED = "cellwright names"  # key in the metadata of layers whose regions were named by us
 NAME_PT = 12
@@ -335,6 +338,50 @@ def region_layer(viewer: Any, but: Shapes | None = None) -> Shapes | None:
     if active in drawn:
         return active
     return next((layer for layer in reversed(drawn) if len(layer.data)), drawn[-1] if drawn else None)
+
+
+class EverywhereButton(QPushButton):
+    """Offers shapes that were drawn in one slice or frame for all of them; out of sight where they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setToolTip("Copy the shapes to a layer without slices and frames, which holds in all of them.")
+        self.hide()
+
+    def show_for(self, regions: RegionSet | None, image: Image) -> None:
+        """Tell the one slice or frame of several that all shapes were drawn in, and hold in alone."""
+        shapes = [] if regions is None else [one for one in regions.included if isinstance(one, ShapeRegion)]
+        lead = list(zip(image.axes.replace("C", ""), image.label_shape, strict=True))[:-2]
+        places = {((None,) * len(lead) + one.index)[-len(lead) :] for one in shapes if lead}
+        drawn, every = [], []
+        if len(places) == 1:
+            for (axis, n), at in zip(lead, places.pop(), strict=True):
+                if at is not None and n > 1:
+                    drawn.append(f"{LEADS.get(axis, axis)} {at}")
+                    every.append(f"all {LEADS.get(axis, axis)}s")
+        self.setText(f"In {', '.join(drawn)} alone: use in {' and '.join(every)}")
+        self.setVisible(bool(drawn))
+
+
+def in_every_slice(viewer: Any, shapes: Shapes) -> Shapes:
+    """Return a new layer with the same shapes in every slice and frame; the one with the old hides."""
+    copy = viewer.add_shapes(
+        [vertices[:, -2:] for vertices in shapes.data],
+        ndim=2,
+        shape_type=shapes.shape_type,
+        features=shapes.features,
+        name=f"{shapes.name}, everywhere",
+        metadata=dict(shapes.metadata),
+        opacity=shapes.opacity,
+        edge_width=shapes.edge_width,
+        edge_color=shapes.edge_color,
+        face_color=shapes.face_color,
+        **last_axes(whole_placement(shapes), 2),
+    )
+    copy.text = shapes.text
+    viewer.layers.move(viewer.layers.index(copy), viewer.layers.index(shapes) + 1)
+    shapes.visible = False
+    return copy
 
 
 def ask_for_region(viewer: Any, layer: ImageLayer) -> Shapes:
