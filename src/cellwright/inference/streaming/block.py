@@ -28,7 +28,7 @@ from cellwright.inference.streaming.plan import (
     kept_plan,
     labels_of,
 )
-from cellwright.models.families.base import in_model_pixels
+from cellwright.models.protocol import in_model_pixels
 from cellwright.models.stitching import SAME_CENTRE, claimed, not_taken, with_lead
 from cellwright.ops.labels import measure
 from cellwright.ops.measure.cells_table import cells_table

@@ -1,139 +1,18 @@
-"""What all families do alike; see ``models.protocol.CellModel`` for the promises."""
+"""What families share besides their base class, ``models.protocol.CellModel``."""
 
 from collections.abc import Callable, Mapping
-from copy import copy
-from dataclasses import fields
-from math import prod
-from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from cellwright.core.data import Annotation, Cells, Image, Labels, Maps
-from cellwright.core.errors import AnnotationError, AxesError, CheckpointError
-from cellwright.models import registry
-from cellwright.models.fit import FitCalibration
-from cellwright.models.layers.blocks import folded
-from cellwright.models.protocol import MapKind, Stitcher
+from cellwright.core.data import Annotation, Labels
+from cellwright.core.errors import AnnotationError, CheckpointError
 from cellwright.models.spec import ModelSpec
-from cellwright.models.stitching import CellStitcher
-from cellwright.ops.geometry.axes import Frames, frames
-from cellwright.ops.geometry.resample import resize, resize_cells
-from cellwright.ops.volumes.link import LinkSettings
 
 POINT_DIAMETER_PX = 20.0  # taken for cells of which only the centre is known
-
-
-class ModelBase:
-    """A network with its spec; a family adds targets, loss, map units and ``postprocess``."""
-
-    map_kinds: ClassVar[Mapping[str, MapKind]]
-    takes_volumes: ClassVar[bool] = False  # slice by slice, to be linked
-    fit: FitCalibration | None = None
-
-    def __init__(self, spec: ModelSpec, network: nn.Module, sha256: str = "") -> None:
-        self.spec = spec
-        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.sha256 = sha256
-
-    def with_network(self, network: nn.Module, *, spec: ModelSpec | None = None, sha256: str = "") -> Self:
-        """Return the same model with another network (and spec, and checksum)."""
-        return type(self)(spec or self.spec, network, sha256)
-
-    def inference_network(self) -> nn.Module:
-        """Return a copy of the network for inference, batch normalisation folded into the convolutions."""
-        return folded(self.network)
-
-    def frames(self, image: Image, channel: int | None) -> Frames:
-        """Return the 2D frames of an image.
-
-        Raises
-        ------
-        AxesError
-            The image is a volume and the family does not take volumes.
-        """
-        if "Z" in image.axes and not self.takes_volumes:
-            raise AxesError(
-                f"{self.spec.family} counts in 2D images and in time series of them; got axes {image.axes!r} "
-                f"with shape {image.shape}. Choose pseudocolor or flow, which link slices, or a single slice."
-            )
-        return frames(image, channel)
-
-    @property
-    def needs_volumes(self) -> bool:
-        """Whether a 2D image is not enough, as the table of families says."""
-        return registry.get(self.spec.family).needs_volumes
-
-    def postprocess(self, maps: Maps, settings: Any) -> Cells:
-        """Return the cells in the maps of one frame, in pixels of the maps."""
-        raise NotImplementedError
-
-    def decode(self, maps: Maps, shape: tuple[int, int], settings: Any) -> Any:
-        """Return the cells in the maps of one block, in pixels of ``shape`` (Y, X), its size in the image.
-
-        Maps of a block that was shrunk are enlarged first, so that outlines are smooth. Those of a block that
-        was enlarged are decoded as they are, for the sake of small cells, and the labels shrunk.
-        """
-        map_shape = next(iter(maps.values())).shape[-2:]
-        if map_shape == shape:
-            return self.postprocess(maps, settings)
-        zoom = (prod(map_shape) / prod(shape)) ** 0.5
-        if zoom < 1:
-            return self.postprocess(self._enlarged(maps, shape, zoom), settings)
-        cells = self.postprocess(maps, in_model_pixels(settings, zoom))
-        return resize_cells(cells, map_shape, shape)
-
-    def stitcher(self, lead_shape: tuple[int, ...], shape: tuple[int, int]) -> Stitcher:
-        """Return what puts the blocks of an image together: frames of (Y, X) pixels, axes before them."""
-        has_labels = "Labels" in registry.get(self.spec.family).returns
-        return CellStitcher(lead_shape, shape, has_labels=has_labels)
-
-    def linking(self, settings: Any) -> LinkSettings:
-        """Return how the cells of slices become cells of volumes: as the settings say, or the usual way."""
-        return settings.linking() if hasattr(settings, "linking") else LinkSettings()
-
-    def _enlarged(self, maps: Maps, shape: tuple[int, int], zoom: float) -> Maps:
-        """Return maps in the size of the block before it was shrunk; lengths in pixels grow with it."""
-        enlarged = {name: resize(one, shape) for name, one in maps.items()}
-        for name, kind in self.map_kinds.items():
-            if kind == "size":
-                enlarged[name] = enlarged[name] / np.float32(zoom)
-        return enlarged
-
-    def flip(self, output: Tensor, axis: int) -> Tensor:
-        """Return the raw output for the flipped image, flipped back; ``axis`` -2 is Y, -1 is X.
-
-        Directions (y, x) along the flipped axis change their sign.
-        """
-        flipped = output.flip(axis).clone()
-        start = 0
-        for name, n in self.spec.map_channels.items():
-            if self.map_kinds[name] == "direction":
-                flipped[:, start if axis == -2 else start + 1] *= -1
-            start += n
-        return flipped
-
-
-def in_model_pixels(settings: Any, zoom: float) -> Any:
-    """Return settings told in image pixels (in names that end with _px) for maps ``zoom`` times larger.
-
-    Their bounds are told in image pixels, too, so that what was scaled is not checked again.
-    """
-    scaled = copy(settings)
-    for item in fields(settings):
-        if not item.name.endswith("_px"):
-            continue
-        value, factor = getattr(settings, item.name), zoom
-        if item.name.endswith("area_px"):
-            factor = zoom**2
-        resized = value * factor
-        if isinstance(value, int):
-            resized = max(1, round(resized))
-        object.__setattr__(scaled, item.name, resized)  # of a frozen copy
-    return scaled
 
 
 def spec_of(specs: Mapping[str, ModelSpec], preset: str) -> ModelSpec:
