@@ -13,10 +13,8 @@ from cellwright.core.data import Cells, Image, Labels, Provenance, Result
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import atomic_write, write_text, writing
-from cellwright.files.tables import DECIMALS
 from cellwright.files.zarr import open_array
-from cellwright.inference.context import load_models
-from cellwright.inference.fit import FactCollector, calibration_of
+from cellwright.inference.context import calibration_of, load_models
 from cellwright.inference.pipeline import count_with_prediction
 from cellwright.inference.streaming.plan import (
     StreamBlock,
@@ -28,10 +26,11 @@ from cellwright.inference.streaming.plan import (
     kept_plan,
     labels_of,
 )
+from cellwright.models.fit import FactCollector
 from cellwright.models.protocol import in_model_pixels
 from cellwright.models.stitching import SAME_CENTRE, claimed, not_taken, with_lead
 from cellwright.ops.labels import measure
-from cellwright.ops.measure.cells_table import cells_table
+from cellwright.ops.measure.cells_table import DECIMALS, cells_table
 from cellwright.ops.volumes.link import link_cells
 
 if TYPE_CHECKING:

@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cellwright.core.data import Annotation, Maps
-from cellwright.models.families.base import POINT_DIAMETER_PX, spec_of
 from cellwright.models.families.flow import flow_loss, flow_maps
 from cellwright.models.layers.blocks import PixelHead
 from cellwright.models.layers.trunk import FEATURES, Heads, broad_head, network_of, trained_specs
-from cellwright.models.protocol import CellModel, MapKind, Stitcher
+from cellwright.models.protocol import POINT_DIAMETER_PX, CellModel, MapKind, Stitcher, spec_of
 from cellwright.models.spec import LEARNED_FACTOR, ModelSpec
 from cellwright.models.stitching import DensityBlock, DensityStitcher
 from cellwright.ops.codecs.density import FOREGROUND, VARIANCE, cells_to_density, resize_density

@@ -12,10 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from cellwright.core.data import Annotation, Cells, Maps
-from cellwright.models.families.base import known_mean, labels_in, spec_of
 from cellwright.models.layers.blocks import PixelHead
 from cellwright.models.layers.trunk import FEATURES, network_of, trained_specs
-from cellwright.models.protocol import CellModel, MapKind
+from cellwright.models.protocol import CellModel, MapKind, known_mean, labels_in, spec_of
 from cellwright.models.reference.mediar import MediarFormer
 from cellwright.models.spec import ModelSpec
 from cellwright.ops.codecs.flow import FlowSettings, flow_to_cells, labels_to_flow

@@ -18,10 +18,9 @@ from torch.nn import functional
 
 from cellwright.core.data import Annotation, Cells, Image, Maps
 from cellwright.models.families import flow
-from cellwright.models.families.base import known_mean, labels_in, spec_of
 from cellwright.models.layers.blocks import PixelHead
 from cellwright.models.layers.trunk import FEATURES, network_of
-from cellwright.models.protocol import CellModel, MapKind
+from cellwright.models.protocol import CellModel, MapKind, known_mean, labels_in, spec_of
 from cellwright.models.reference.efficientnet import B5, EfficientNetTrunk
 from cellwright.models.spec import ModelSpec
 from cellwright.ops.codecs.pseudocolor import (
