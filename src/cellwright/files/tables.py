@@ -33,7 +33,12 @@ def write_table(path: Path | str, result: Result) -> None:
     if result.gives == "density":
         table = frames_table(result)
     with atomic_write(Path(path)) as part:
-        table.round(DECIMALS).to_csv(part, index=False)
+        table.to_csv(part, index=False, float_format=in_digits)
+
+
+def in_digits(number: Any) -> str:
+    """Return a number of a table of cells as text, with the digits that 32 bits hold."""
+    return repr(float(f"{number:.7g}"))
 
 
 def write_csv(path: Path | str, table: "pandas.DataFrame") -> None:
