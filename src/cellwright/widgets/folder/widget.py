@@ -64,6 +64,7 @@ class FolderWidget(QWidget):
         self._cells: Layer | None = None  # of the image that was opened
         self._redraw_at = 0.0
         self._classifier = ""  # of the count whose settings were taken over
+        self._together: tuple[str, ...] = ()  # the same: models that counted together with the chosen one
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
         stack(PanelScrollArea(self.view), into=self)
         self.view.show_family(self.view.model.family)
@@ -118,7 +119,7 @@ class FolderWidget(QWidget):
         view = self.view
         kind = registry.get(view.model.family).settings
         return Recipe(
-            models=(view.model.model_name,),
+            models=(view.model.model_name, *self._together),
             settings=kind(**view.settings.values()),
             engine=view.engine_settings,
             classifier=self._classifier,
@@ -133,10 +134,12 @@ class FolderWidget(QWidget):
         view.show_family(view.model.family)
         view.settings.set_values(asdict(recipe.settings))
         view.show_engine(recipe.engine)
-        self._classifier = recipe.classifier
+        self._classifier, self._together = recipe.classifier, recipe.models[1:]
         parts = ["Settings of the last count"]
         if view.channel.text():
             parts.append(f"channel {view.channel.text()}")
+        if self._together:
+            parts.append(f"together with {', '.join(Path(one).name for one in self._together)}")
         if recipe.classifier:
             parts.append(f"classes by {recipe.classifier}")
         view.taken_over.setText(f"{', '.join(parts)}; change them under More.")
@@ -144,8 +147,6 @@ class FolderWidget(QWidget):
 
     def _on_counted(self, viewer: Any, event: CountEvent) -> None:
         if viewer is not self.viewer or not isalive(self) or self.jobs.is_busy:  # type: ignore[no-untyped-call]
-            return
-        if event.provenance is None:
             return
         try:
             self.take_over(recipe_from(event.provenance))
@@ -155,7 +156,7 @@ class FolderWidget(QWidget):
     def _on_model_chosen(self) -> None:
         self.view.show_family(self.view.model.family)
         self.view.taken_over.hide()
-        self._classifier = ""
+        self._classifier, self._together = "", ()
 
     # -- a run --------------------------------------------------------------------------------------------
 
