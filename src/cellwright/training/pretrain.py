@@ -37,9 +37,9 @@ from cellwright.training.data.augment import augment
 from cellwright.training.data.patches import cut_patch
 from cellwright.training.data.sampler import one_ahead
 from cellwright.training.data.samples import MAX_FRAMES, Sample, scaled_channels
-from cellwright.training.run_folder import forget
+from cellwright.training.run_folder import forget, write_curve
 from cellwright.training.settings import PretrainSettings
-from cellwright.training.state import RunState, first_state, resume, save
+from cellwright.training.state import RunState, check_same_run, first_state, resume, save
 from cellwright.training.trainer import EpochReport, average, descend, half_precision, set_rate, warm_cosine
 
 PRETRAINED = "pretrained.json"
@@ -150,14 +150,15 @@ def pretrain(
     Raises
     ------
     CheckpointError
-        The network has no encoder and decoder to speak of, or the run in ``output`` is of another one
-        or began with other settings.
+        The network has no encoder and decoder to speak of, or the run in ``output`` is of another one, or
+        began with other settings.
     ReadError
         No image can be learned from.
     WriteError
         The output folder cannot be written.
     """
     check_writable(output)
+    check_same_run(output, settings)
     network = _with_trunk(model)
     samples, left_out = yield from read_unannotated(images, model)
     told = f" · images that cannot be read or show nothing: {left_out}" * bool(left_out)
@@ -165,13 +166,14 @@ def pretrain(
     torch.manual_seed(settings.seed)
     task = METHODS[settings.method](network, model.spec.in_channels, settings).to(torch_device)
     state = first_state(task, settings.weight_decay)
-    resume(state, output, settings)
+    resume(state, output)
     while state.step < settings.steps:
         yield from _epoch(state, samples, settings, torch_device)
         loss = float(np.mean(state.losses))
         rate = float(state.optimizer.param_groups[0]["lr"])
         state.history.append({"step": state.step, "loss": loss, "rate": rate})
-        save(state, output, settings)
+        write_curve(output, asdict(settings), state.history)
+        save(state, output)
         yield EpochReport("epoch", state.step, settings.steps, f"loss {loss:.3f}{told}", loss, rate)
     parts = state.average.get_submodule("parts")
     facts = {

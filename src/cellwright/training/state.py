@@ -1,7 +1,9 @@
 """What a training run holds, keeps on disk after each epoch and resumes from when it was killed."""
 
 import copy
+import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -13,9 +15,10 @@ from torch import Tensor, nn
 
 from cellwright.core.errors import CheckpointError
 from cellwright.files.atomic import atomic_write
+from cellwright.files.json_value import NO_JSON
 from cellwright.models.checkpoint import save_checkpoint
 from cellwright.models.protocol import CellModel
-from cellwright.training.run_folder import STATE, selection_score, write_curve
+from cellwright.training.run_folder import CURVE, STATE, selection_score, write_curve
 from cellwright.training.settings import FinetuneSettings, TrainingSettings
 
 
@@ -66,13 +69,12 @@ def keep(
             weights = state.average.state_dict()
             state.kept = {name: value.detach().cpu().clone() for name, value in weights.items()}
     write_curve(output, asdict(settings), state.history)
-    save(state, output, settings)
+    save(state, output)
 
 
-def save(state: RunState, output: Path, settings: Any) -> None:
+def save(state: RunState, output: Path) -> None:
     """Write what a resumed run needs."""
     values = {
-        "settings": asdict(settings),
         "network": state.network.state_dict(),
         "average": state.average.state_dict(),
         "optimizer": state.optimizer.state_dict(),
@@ -86,30 +88,42 @@ def save(state: RunState, output: Path, settings: Any) -> None:
         torch.save(values, part)
 
 
-def resume(state: RunState, output: Path, settings: Any) -> None:
+def check_same_run(output: Path, settings: Any) -> None:
+    """Raise CheckpointError where a run in ``output`` that is not finished began with other settings.
+
+    These, a dataclass, stand in the curve that it wrote before its state.
+    """
+    if not (output / STATE).exists():
+        return
+    began = None
+    with suppress(OSError, *NO_JSON, AttributeError):
+        began = json.loads((output / CURVE).read_text(encoding="utf-8")).get("settings")
+    if began != asdict(settings):
+        raise CheckpointError(
+            f"The run in {output} began with other settings. Resume it with these, delete {STATE} there to "
+            "begin anew, or choose another folder."
+        )
+
+
+def resume(state: RunState, output: Path) -> None:
     """Bring a new state to where the run in ``output`` ended; does nothing when there is no such run.
 
     Raises
     ------
     CheckpointError
-        The run is damaged, of another network, or began with other settings.
+        The run is damaged or of another network.
     """
     path = output / STATE
     if not path.exists():
         return
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        if saved.get("settings", asdict(settings)) != asdict(settings):
-            raise CheckpointError(
-                f"The run in {output} began with other settings. Resume it with these, delete {STATE} there "
-                "to begin anew, or choose another folder."
-            )
         state.network.load_state_dict(saved["network"])
         state.average.load_state_dict(saved["average"])
         state.optimizer.load_state_dict(saved["optimizer"])
         state.step, state.best, state.history = saved["step"], saved["best"], saved["history"]
         state.sampling_weights, state.kept = saved.get("chances"), saved.get("kept")
-    except (OSError, RuntimeError, ValueError, KeyError, AttributeError, EOFError, UnpicklingError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
         raise CheckpointError(
             f"The run in {output} cannot be resumed: {error}. Delete {STATE} there to begin anew, or "
             "choose another folder."

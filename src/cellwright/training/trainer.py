@@ -33,7 +33,7 @@ from cellwright.training.evaluation.evaluate import evaluate
 from cellwright.training.evaluation.report import Report
 from cellwright.training.run_folder import forget, only_scores
 from cellwright.training.settings import TrainingSettings
-from cellwright.training.state import RunState, first_state, keep, resume
+from cellwright.training.state import RunState, check_same_run, first_state, keep, resume
 
 GRADIENT_LIMIT = 5.0
 
@@ -115,7 +115,8 @@ def fit(
     torch_device = devices.choose(device)
     phases = _PhaseSamples(_pretraining_samples(material, settings))
     state = first_state(model.network.to(torch_device), settings.weight_decay)
-    resume(state, output, settings)
+    check_same_run(output, settings)
+    resume(state, output)
     while state.step < settings.n_steps:
         if state.step >= settings.pretrain_steps and phases.tune is None:
             phases = replace(phases, tune=_tuning_samples(material, state, settings))
@@ -261,7 +262,10 @@ def forward(network: nn.Module, model: CellModel, images: Tensor) -> Tensor:
 
 def half_precision(device: torch.device) -> torch.autocast:
     """Return the context in which a network learns: in bfloat16 where the device is faster so."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=devices.choose_dtype(device) != torch.float32)
+    is_faster = devices.choose_dtype(device) != torch.float32
+    if device.type == "cuda":  # cards that count in float16 may only imitate bfloat16
+        is_faster = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.autocast(device.type, torch.bfloat16, enabled=is_faster)
 
 
 def descend(network: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> float:

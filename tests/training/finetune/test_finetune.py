@@ -416,6 +416,9 @@ def test_a_run_with_other_settings_is_not_gone_on_with(tune, tmp_path):
     with pytest.raises(CheckpointError, match="began with other settings"):
         tune(settings=replace(SHORT, rate=1e-3))
     assert (tmp_path / "tuned" / "training.pt").exists()
+    (tmp_path / "tuned" / "curve.json").write_text("[" * 9000)
+    with pytest.raises(CheckpointError, match="began with other settings"):
+        tune()
 
 
 def test_frozen_steps_leave_the_trunk_as_it_is(tune, tiny_flow, tmp_path, scripted):

@@ -26,7 +26,7 @@ from cellwright.training.classifier.cell_crops import (
 )
 from cellwright.training.classifier.settings import ClassifyTrainingSettings
 from cellwright.training.run_folder import forget, only_scores, write_curve
-from cellwright.training.state import RunState, first_state, resume, save
+from cellwright.training.state import RunState, check_same_run, first_state, resume, save
 from cellwright.training.trainer import (
     EpochReport,
     average,
@@ -97,6 +97,7 @@ def train_classifier(
         The output folder cannot be written.
     """
     check_writable(output)
+    check_same_run(output, settings)
     spec = yield from spec_for(sources, settings, preset=preset, title=title)
     training = yield from read_cell_crops(sources, spec, "train", bare=spec.window == "own")
     validation = yield from read_cell_crops(sources, spec, "val")
@@ -105,15 +106,15 @@ def train_classifier(
         classifier = of_spec(spec)
     torch_device = devices.choose(device)
     state = first_state(classifier.network.to(torch_device), settings.weight_decay)
-    resume(state, output, settings)
+    resume(state, output)
     while state.step < settings.steps:
         yield from _epoch(state, training, spec.crop_px, settings, torch_device)
         scores = yield from score(_trained(spec, state), validation)
         report = _report(state, settings, scores)
-        save(state, output, settings)
+        write_curve(output, asdict(settings), state.history)
+        save(state, output)
         yield report
     save_classifier(output, _trained(spec, state), only_scores(state.history[-1]))
-    write_curve(output, asdict(settings), state.history)
     forget(output)
     return output
 

@@ -37,7 +37,7 @@ from cellwright.training.finetune.run import Outcome, Run
 from cellwright.training.pretrain import start_from
 from cellwright.training.run_folder import forget
 from cellwright.training.settings import FinetuneSettings
-from cellwright.training.state import first_state, resume
+from cellwright.training.state import check_same_run, first_state, resume
 from cellwright.training.trainer import Data
 
 TUNED = " (fine-tuned)"
@@ -79,8 +79,7 @@ def finetune(
     AnnotationError
         The family cannot learn from such annotation.
     CheckpointError
-        There is no such model, it lies in ``output``, or the run there is damaged, of another network,
-        or began with other settings.
+        There is no such model, it lies in ``output``, or the run there is damaged or of another network.
     WriteError
         The output folder cannot be written.
     """
@@ -95,6 +94,7 @@ def finetune(
     check_writable(output)
     torch_device = devices.choose(device)
     sets = yield from read_sample_sets(Data(parts.train, data.extra), model, settings)
+    check_same_run(output, settings)
     fixed = None
     if has_few:
         fixed = yield from fixed_patches(parts.validation, model, settings)
@@ -114,7 +114,7 @@ def finetune(
         fixed=fixed,
         device=device,
     )
-    resume(run.state, output, settings)
+    resume(run.state, output)
     if not run.state.history:
         yield (yield from run.validate(model))
     while not run.is_over():
