@@ -89,7 +89,7 @@ def count_streaming(image: Path, model: str, memory: str, workers: int) -> dict[
     job = StreamJob(image, image.with_name("results"), model)
     found = run(count_streamed(job, StreamSettings(memory=memory, workers=workers)))
     return {
-        "count": found.count,
+        "count": found.result.count,
         "seconds": time.perf_counter() - start,
         "processor_s": time.process_time() - cpu,
         "peak_mb": peak_mb(),

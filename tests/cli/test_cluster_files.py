@@ -21,8 +21,14 @@ class JobsHere(LocalCluster):
 
     def __init__(self, **options):
         self.options = options
+        free = {"dashboard_address": "127.0.0.1:0"}
         super().__init__(
-            n_workers=0, threads_per_worker=1, processes=False, protocol="tcp://", dashboard_address=None
+            n_workers=0,
+            threads_per_worker=1,
+            processes=False,
+            protocol="tcp://",
+            dashboard_address=None,
+            scheduler_kwargs=free,
         )
 
     def scale(self, n=0, jobs=None):

@@ -13,20 +13,18 @@ import cellwright
 from cellwright.core.errors import ReadError, SettingsError
 from cellwright.core.tasks import run
 from cellwright.files.images import read_image
+from cellwright.inference.image_count import CountChoices, counted_task
 from cellwright.inference.pipeline import count_cells
 from cellwright.inference.recipe import (
     Recipe,
     as_command,
     as_python,
-    counted_by,
     load_recipe,
-    read_inputs,
     recipe_of,
     save_recipe,
 )
 from cellwright.inference.settings import EngineSettings, InputFiles, StreamSettings
 from cellwright.ops.codecs.flow import FlowSettings
-from cellwright.ops.measure.analysis import analyse
 from cellwright.ops.measure.cells_table import cells_checksum
 from cellwright.ops.measure.settings import AnalysisSettings
 
@@ -397,9 +395,8 @@ def random_recipe(rng, path, folder):
 
 def result_by(recipe):
     """The result of a recipe, step by step: the image is read, counted and measured."""
-    image = recipe.image_of(read_image(recipe.image, recipe.axes or None))
-    inputs = read_inputs(recipe.files, image, recipe.analysis.region_rule)
-    return analyse(run(counted_by(recipe, image)), image, recipe.analysis, inputs).result
+    image = read_image(recipe.image, recipe.axes or None)
+    return run(counted_task(image, CountChoices((), recipe))).result
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -1,133 +1,223 @@
-"""Kill counts of an image block by block at random moments, and a worker of a cluster; compare the cells.
+"""Kill counts of images block by block (kill -9) in all of their phases, and a worker of a cluster.
 
-Run by hand: ``python tests/inference/kill_streamed.py [KILLS]`` (20). Prints a line for each kill, and fails
-where a cell is lost, found twice, or a finished block was counted again.
+Run by hand: ``python tests/inference/kill_streamed.py [KILLS] [SEED]`` (20, 1). Prints a line for each kill,
+and fails where a cell is lost or found twice, or where a block that was finished is done again.
 """
 
+import json
 import os
-import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import cycle
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import numpy as np
 import pandas
 import zarr
+from dask.distributed import LocalCluster
 
-from cellwright.core.tasks import run
+from cellwright.core.tasks import Progress, run
 from cellwright.files import zarr as files_zarr
-from cellwright.inference.settings import EngineSettings, StreamSettings
-from cellwright.inference.streaming import plan
-from cellwright.inference.streaming.plan import StreamJob
-from cellwright.inference.streaming.run import count_streamed
+from cellwright.inference.settings import StreamSettings
+from cellwright.inference.streaming import cluster, plan
+from cellwright.inference.streaming import run as streaming
+from cellwright.inference.streaming.plan import StreamFiles, StreamJob, files_of
 from cellwright.ops.measure.settings import AnalysisSettings
 from cellwright.ops.simulation.simulate import simulate
 
-SIDE = 3072
+SIDE_PX, DIAMETER_PX, N_CELLS, N_SLICES = 384, 26, 50, 2
+CORE_PX, CHUNK_PX = 128, 64  # 9 small blocks
+MODEL = "nuclei"  # small blocks are mostly context, of which it needs the least
 SMALL = StreamSettings(memory="60MB")
-ADDRESS = "tcp://127.0.0.1:8791"
+END = "pyramid and table"
+PHASES = {  # in which a count is killed, one after another
+    "field": ("tiles", "blocks", "blocks", "measure", "select", END, END, END),
+    "volume": ("tiles", "blocks", "blocks", "link", "measure", END, END),
+}
 
 
-def main(n_kills: int) -> None:
+def main(n_kills: int = 20, seed: int = 1) -> None:
     """Count whole, killed, and on two workers of which one is lost."""
+    plan.CORE_PX, files_zarr.CHUNK_PX = CORE_PX, CHUNK_PX
+    rng = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        shape = (SIDE, SIDE)
-        drawn = simulate("fluorescence", shape, np.random.default_rng(1), diameter_px=26, n_cells=3000)
-        zarr.create_array(folder / "field.zarr", data=drawn.image, chunks=(512, 512))
-        engine = EngineSettings(diameter_px=26.0)
-        measured = AnalysisSettings(measure=("shape", "intensity"), border="drop")
-        whole = StreamJob(folder / "field.zarr", folder / "whole", engine=engine, analysis=measured)
-        run(count_streamed(whole, SMALL))
-        lose_a_worker(folder)
-        check("a worker lost", read(folder / "whole"), read(folder / "cluster"))
-        plan.CORE_PX, files_zarr.CHUNK_PX = 512, 128  # 36 small blocks
-        start = time.perf_counter()
-        run(count_streamed(replace(whole, output=folder / "small"), SMALL))
-        seconds = time.perf_counter() - start
-        print(f"{len(read(folder / 'small')[1])} cells in {seconds:.1f} s", flush=True)
-        done = 0
-        while done < n_kills:
-            killed = replace(whole, output=folder / f"killed_{done}")
-            done += kill_often(killed, n_kills - done, seconds)
-            check(f"{done} kills", read(folder / "small"), read(killed.output))
+        folder, n_killed = Path(name), 0
+        jobs = {image: make_job(folder, image) for image in PHASES}
+        took = {image: count_whole(job) for image, job in jobs.items()}
+        print("image   goes on at             killed in              done again   left", flush=True)
+        for image, phases in cycle(PHASES.items()):
+            if n_killed == n_kills:
+                break
+            attempts = Attempts(replace(jobs[image], output=folder / f"{image} after {n_killed}"))
+            for number, phase in enumerate(phases[: n_kills - n_killed]):
+                seconds = rng.uniform(0.0, took[image][phase] / phases.count(phase))
+                if not attempts.go_on(phases[number:], seconds):
+                    break  # it was done before
+                n_killed += 1
+            else:
+                attempts.go_on()
+            check(f"{image}, {n_killed} kills so far", jobs[image], attempts.job)
+        lose_a_worker(jobs["field"], folder / "cluster")
 
 
-def kill_often(job: StreamJob, n_kills: int, seconds: float) -> int:
-    """Begin a count again and again, killing it soon, until it is done; return how often it was killed."""
-    times: dict[Path, int] = {}
-    for number in range(n_kills):
+def make_job(folder: Path, name: str) -> StreamJob:
+    """Draw an image, or the slices of a volume; return how it is counted undisturbed."""
+    light = np.random.default_rng(1)
+    drawn = simulate("fluorescence", (SIDE_PX, SIDE_PX), light, diameter_px=DIAMETER_PX, n_cells=N_CELLS)
+    pixels, axes, border = drawn.image, "YX", "drop"
+    if name == "volume":
+        pixels, axes, border = np.stack([pixels] * N_SLICES), "ZYX", "all"
+    source = folder / f"{name}.zarr"
+    zarr.create_array(source, data=pixels, chunks=(1, 256, 256)[-pixels.ndim :])
+    measured = AnalysisSettings(measure=("shape", "intensity"), border=border)
+    return StreamJob(source, folder / f"{name} whole", MODEL, axes=axes, analysis=measured)
+
+
+def count_whole(job: StreamJob) -> dict[str, float]:
+    """Count undisturbed; return the seconds that each phase takes."""
+    whole = Attempts(job)
+    whole.go_on()
+    steps = [line for line in whole.lines() if line[1] == "progress"]
+    took: dict[str, float] = {}
+    for (start, _, stage, *_), (end, *_) in zip(steps, [*steps[1:], whole.lines()[-1]], strict=True):
+        took[stage] = took.get(stage, 0.0) + end - start
+    print("undisturbed: " + ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in took.items()))
+    return took
+
+
+@dataclass
+class Attempts:
+    """A count that goes on in one process after another, as long as they are killed."""
+
+    job: StreamJob
+    number: int = 0  # of processes so far
+
+    @property
+    def log(self) -> Path:
+        """What the last process did."""
+        return self.job.output.with_name(f"{self.job.output.name}.{self.number}.log")
+
+    def lines(self) -> list[list[Any]]:
+        """Return the lines of the log: seconds, "progress" with stage and numbers, or "begin" and a file."""
+        lines = self.log.read_text().splitlines(keepends=True) if self.log.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def go_on(self, phases: Sequence[str] = (), seconds: float = 0.0) -> bool:
+        """Go on with the count; kill it so long after one of the phases began. Return whether it was."""
+        self.number += 1
+        there = finished(self.job)
         child = os.fork()
         if not child:
             try:
-                run(count_streamed(job, SMALL))
-            finally:
+                count_noting(self.job, self.log)
                 os._exit(0)
-        time.sleep(random.uniform(0.02, 0.2) * seconds)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        found = {path: path.stat().st_mtime_ns for path in (job.output / "field.parts").glob("*.csv")}
-        again = [path for path in times if path in found and found[path] != times[path]]
-        again = [path for path in again if not path.name.endswith("selected.csv")]
+            finally:
+                os._exit(1)
+        status = self._ended(child, phases, seconds)
+        steps = [line[2:] for line in self.lines() if line[1] == "progress"]
+        on = next((step for step in steps if step[0] != "load"), steps[0])
+        end = steps[-1] if os.WIFSIGNALED(status) else ("not", 1, 1)
+        again = there & {line[2] for line in self.lines() if line[1] == "begin"}
+        texts = [f"{stage} {done}/{total}" if total > 1 else stage for stage, done, total in (on, end)]
+        left = f"{len(finished(self.job))} tables"
+        print(f"{self.job.source.stem:7} {texts[0]:22} {texts[1]:22} {len(again):<12} {left}", flush=True)
+        assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the count failed"
         assert not again, f"done again: {again}"
-        times = found
-        print(f"kill {number + 1}: {len(found)} tables of blocks", flush=True)
-        if (job.output / "field.json").exists() and not (job.output / "field.parts").exists():
-            return number + 1
-    run(count_streamed(job, SMALL))
-    return n_kills
+        return os.WIFSIGNALED(status)
+
+    def _ended(self, child: int, phases: Sequence[str], seconds: float) -> int:
+        """Wait for a process, or kill it so long after one of the phases began; return its status."""
+        while phases and not any(line[1] == "progress" and line[2] in phases for line in self.lines()):
+            time.sleep(0.005)
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                return status
+        if phases:
+            time.sleep(seconds)
+            os.kill(child, signal.SIGKILL)
+        return os.waitpid(child, 0)[1]
 
 
-def lose_a_worker(folder: Path) -> None:
-    """Count on two workers through a scheduler of its own; kill one of them in the middle."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    dask = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--port", "8791", "--no-dashboard"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": env}
-    started = [subprocess.Popen(dask, **quiet)]
-    worker = [sys.executable, "-m", "distributed.cli.dask_worker", ADDRESS, "--nthreads", "1", "--no-nanny"]
-    started += [subprocess.Popen([*worker, "--no-dashboard"], **quiet) for _ in range(2)]
-    command = [sys.executable, "-m", "cellwright", "count", str(folder / "field.zarr"), "--stream"]
-    command += [
-        "--scheduler",
-        ADDRESS,
-        "--memory",
-        "60MB",
-        "--diameter",
-        "26",
-        "--measure",
-        "shape,intensity",
-    ]
-    command += ["--border", "drop", "--output", str(folder / "cluster")]
-    try:
-        time.sleep(8)
-        count = subprocess.Popen(command, env=env)
-        while len(list((folder / "cluster").glob("field.parts/0*.csv"))) < 1 and count.poll() is None:
-            time.sleep(0.1)
-        started[1].kill()
-        print("killed one of two workers", flush=True)
-        assert count.wait() == 0
-    finally:
-        for process in started:
-            process.kill()
+def count_noting(job: StreamJob, log: Path) -> None:
+    """Count, and note each step and each block that is begun; end with the program that started this one."""
+    parent = os.getppid()
+    with log.open("w", buffering=1) as lines:
+
+        def note(*words: Any) -> None:
+            print(json.dumps([time.monotonic(), *words]), file=lines)
+
+        def noted(do: Callable[..., Any], table: Callable[..., Path]) -> Callable[..., Any]:
+            def noting(job: StreamJob, image: Any, made: Any, block: Any, *rest: Any) -> Any:
+                note("begin", str(table(files_of(job, image), block).relative_to(output)))
+                return do(job, image, made, block, *rest)
+
+            return noting
+
+        def on_progress(step: Progress) -> None:
+            note("progress", step.stage, step.done, step.total)
+            if os.getppid() != parent:
+                os._exit(1)
+
+        output = job.output
+        cluster.count_block = noted(cluster.count_block, StreamFiles.part)
+        streaming.link_block = noted(streaming.link_block, StreamFiles.part)
+        streaming.measure_block = noted(streaming.measure_block, StreamFiles.measured)
+        run(streaming.count_streamed(job, SMALL), on_progress)
+        note("end")
 
 
-def read(folder: Path) -> tuple[np.ndarray, pandas.DataFrame]:
-    """Return labels and table of a count."""
-    return zarr.open_group(folder / "field.labels.zarr")["0"][:], pandas.read_csv(folder / "field.cells.csv")
+def finished(job: StreamJob) -> set[str]:
+    """Return the tables of blocks that need not be done again."""
+    tables = job.output.glob("*.parts/**/0*.csv")
+    return {str(one.relative_to(job.output)) for one in tables if not one.name.endswith("selected.csv")}
 
 
-def check(name: str, expected: tuple, found: tuple) -> None:
+def lose_a_worker(job: StreamJob, output: Path) -> None:
+    """Count on two workers, which end with this program, and kill one of them in the middle."""
+    options = {"scheduler_kwargs": {"dashboard_address": "127.0.0.1:0"}, "dashboard_address": None}
+    with LocalCluster(n_workers=2, threads_per_worker=1, **options) as processes:
+        workers = list(processes.workers.values())
+
+        def lose() -> None:
+            while not list(output.glob("field.parts/0*.csv")):
+                time.sleep(0.01)
+            os.kill(workers[0].pid, signal.SIGKILL)
+            print("killed one of two workers", flush=True)
+
+        killer = Thread(target=lose, daemon=True)
+        killer.start()
+        lost = replace(job, output=output)
+        run(streaming.count_streamed(lost, replace(SMALL, scheduler=processes.scheduler_address)))
+        killer.join(1.0)
+        assert not killer.is_alive(), "no worker was killed"
+    check("a worker lost", job, lost)
+
+
+def check(name: str, expected: StreamJob, found: StreamJob) -> None:
     """Raise where labels or tables differ, in whatever order blocks were done."""
-    pairs = np.unique(np.stack([expected[0].ravel(), found[0].ravel()]), axis=1)
+    (labels, table), (others, rows) = (read(expected), read(found))
+    pairs = np.unique(np.stack([labels.ravel(), others.ravel()]), axis=1)
     assert all(len(np.unique(side)) == pairs.shape[1] for side in pairs), f"{name}: other labels"
-    tables = [one.drop(columns="label").sort_values(["y", "x"]).to_numpy() for one in (expected[1], found[1])]
+    tables = [one.drop(columns="label").sort_values(["y", "x"]).to_numpy() for one in (table, rows)]
     np.testing.assert_allclose(*tables, rtol=1e-6)
-    print(f"{name}: the same {len(found[1])} cells, in labels and table", flush=True)
+    print(f"{name}: the same {len(rows)} cells, in labels and table", flush=True)
+
+
+def read(job: StreamJob) -> tuple[np.ndarray, pandas.DataFrame]:
+    """Return labels and table of a count, both of which are whole."""
+    files = StreamFiles(job.output, job.source.stem)
+    assert not files.parts.exists()
+    assert not list(job.output.rglob(".*.part"))
+    assert len(pandas.read_parquet(files.table("parquet"))) == len(pandas.read_csv(files.table("csv")))
+    assert json.loads((job.output / f"{files.name}.json").read_text())["count"] > 0
+    return zarr.open_group(files.labels)["0"][:], pandas.read_csv(files.table("csv"))
 
 
 if __name__ == "__main__":
-    main(int((sys.argv[1:] or ["20"])[0]))
+    main(*map(int, sys.argv[1:]))

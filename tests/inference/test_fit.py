@@ -10,11 +10,11 @@ from cellwright.core.tasks import run
 from cellwright.files.tables import write_provenance
 from cellwright.inference import context
 from cellwright.inference.context import CountContext
-from cellwright.inference.fit import WARN_BELOW, expectation, in_short, warning
 from cellwright.inference.pipeline import count, count_with_prediction, recount
 from cellwright.inference.scale import estimate_scale
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import store
+from cellwright.models.fit import WARN_BELOW, FactCollector, expectation, in_short, warning
 from cellwright.ops.codecs.flow import FlowSettings
 
 FACTS = ("confidence", "score_low", "flow_length", "ambiguous", "left_over")
@@ -72,6 +72,19 @@ def test_blocks_tell_what_the_whole_tells(model, draw_blobs, monkeypatch):
     blocks = model.fit.seen[-1]
     for name in FACTS:
         assert blocks[name] == pytest.approx(whole[name], abs=0.01), name
+
+
+def test_a_family_without_flow_tells_of_its_cells_alike(oracle_model, blobs):
+    recorder, inside = Recorder(), (blobs.labels > 0).astype(np.float32)
+    inside[blobs.labels == 1] = 0.6
+    cells = count(np.where(blobs.labels == 1, 0, blobs.image), oracle_model).cells
+    collector = FactCollector(recorder)
+    collector.add([{"inside": inside[np.newaxis], "depth": inside[np.newaxis]}], [cells])
+    assert collector.expected_f1([cells]) == 0.8
+    share = (blobs.labels == 1).sum() / (blobs.labels > 0).sum()
+    assert recorder.seen[-1]["ambiguous"] == pytest.approx(share, abs=1e-3)
+    assert recorder.seen[-1]["left_over"] == pytest.approx(share, abs=0.05)
+    assert recorder.seen[-1]["flow_length"] == 0
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ from cellwright.inference.recipe import read_inputs, recipe_from
 from cellwright.inference.scale import ScaleTrial
 from cellwright.inference.settings import EngineSettings, InputFiles, StreamSettings
 from cellwright.inference.streaming import block as block_module
-from cellwright.inference.streaming import cluster, plan, second_pass, selection
+from cellwright.inference.streaming import cluster, plan, second_pass
 from cellwright.inference.streaming import run as run_module
 from cellwright.inference.streaming.plan import StreamJob, StreamPlan, blocks_of
 from cellwright.inference.streaming.run import count_streamed
@@ -81,7 +81,7 @@ def test_blocks_give_what_counting_at_once_gives(tmp_path, draw_blobs, small_blo
     whole = run(count_cells(image, small_blocks)).cells
     found = run(count_streamed(StreamJob(image, tmp_path, small_blocks)))
     labels, table = read(tmp_path)
-    assert found.count == len(whole) == len(table)
+    assert found.result.count == len(whole) == len(table)
     assert same_cells(labels, whole.labels)
     assert set(table["label"]) == set(np.unique(labels)) - {0}
     columns = [axis.lower() for axis in image.label_axes]
@@ -111,11 +111,12 @@ def test_channels_are_combined_in_blocks_as_in_the_whole(tmp_path, draw_blobs, s
             next(task)
     found = run(count_streamed(job))
     labels, _ = read(tmp_path)
-    assert len(blobs) / 2 < found.count == len(whole.cells) < len(blobs)  # the dimmest are none in either
+    # the dimmest are none in either
+    assert len(blobs) / 2 < found.result.count == len(whole.cells) < len(blobs)
     assert same_cells(labels, whole.cells.labels)
-    assert found.classes == class_counts(whole)
+    assert class_counts(found.result) == class_counts(whole)
     assert found.notices[0].startswith("Counted in channels 0, 1 together")
-    assert len(found.provenance.settings["channel_ranges"]) == 2
+    assert len(found.result.provenance.settings["channel_ranges"]) == 2
 
 
 def test_each_block_is_read_with_what_lies_around_it(small_blocks):
@@ -159,7 +160,7 @@ def test_cells_without_outlines_are_found_once(tmp_path, draw_blobs, small_block
     small_blocks.stitcher = lambda lead, shape: CellStitcher(lead, shape, has_labels=False)
     image = Image(blobs.image, "YX")
     found = run(count_streamed(StreamJob(image, tmp_path, small_blocks)))
-    assert found.count == len(blobs)
+    assert found.result.count == len(blobs)
 
 
 @pytest.mark.parametrize("n_steps", [3, 8, 21])
@@ -234,7 +235,7 @@ def test_a_file_that_has_changed_is_counted_anew(tmp_path, draw_blobs, small_blo
             next(task)
     blobs = draw_blobs((300, 280))
     np.save(path, blobs.image)
-    assert run(count_streamed(job)).count == len(blobs)
+    assert run(count_streamed(job)).result.count == len(blobs)
 
 
 def test_the_labels_have_a_pyramid_and_sizes(tmp_path, draw_blobs, small_blocks):
@@ -264,7 +265,7 @@ def test_large_cells_are_counted_in_a_smaller_copy(tmp_path, draw_blobs, small_b
     engine = EngineSettings(diameter_px=28.0)
     found = run(count_streamed(StreamJob(image, tmp_path, small_blocks, engine=engine)))
     labels, table = read(tmp_path)
-    assert found.count == len(blobs) + 1
+    assert found.result.count == len(blobs) + 1
     truth = blobs.labels > 0
     plane = labels.reshape(-1, *truth.shape)[0] > 0
     plane[152:, 140:] = truth[152:, 140:]
@@ -281,7 +282,7 @@ def test_two_runs_do_not_share_a_folder(tmp_path, draw_blobs, small_blocks):
     with pytest.raises(WriteError, match="Another program"):
         run(count_streamed(StreamJob(image, tmp_path, small_blocks)))
     lock.release()
-    assert run(count_streamed(StreamJob(image, tmp_path, small_blocks))).count > 0
+    assert run(count_streamed(StreamJob(image, tmp_path, small_blocks))).result.count > 0
 
 
 @pytest.fixture
@@ -300,7 +301,7 @@ def test_slices_are_linked_across_blocks(tmp_path, draw_blobs, small_blocks, fla
     assert (core_px, core_slices) == (32, 7)
     found = run(count_streamed(job, small))
     labels, table = read(tmp_path)
-    assert found.count == len(whole) == len(table) == 3 * len(blobs)
+    assert found.result.count == len(whole) == len(table) == 3 * len(blobs)
     assert same_cells(labels, whole.labels)
     assert sorted(table["volume_px"]) == sorted(whole.areas)
     assert (table["score"] == 1).all()
@@ -325,7 +326,7 @@ def test_dim_parts_stay_dim_where_slices_are_coloured(tmp_path, draw_blobs, colo
     whole = run(count_cells(image, colouring_model))
     assert whole.count == len(blobs)
     job = StreamJob(image, tmp_path / "out", colouring_model)
-    assert run(count_streamed(job)).count == whole.count
+    assert run(count_streamed(job)).result.count == whole.count
     labels, _ = read(tmp_path / "out")
     assert same_cells(labels, whole.cells.labels)
     made = run(plan.make_plan(job, image, StreamSettings()))
@@ -344,7 +345,7 @@ def test_a_volume_whose_linking_was_stopped_goes_on(tmp_path, draw_blobs, small_
     found = run(count_streamed(job, small), steps.append)
     assert all(step.done == step.total for step in steps if step.stage == "blocks")
     assert min(step.done for step in steps if step.stage == "link" and step.total > 1) >= 2
-    assert found.count == len(run(count_cells(image, small_blocks)).cells)
+    assert found.result.count == len(run(count_cells(image, small_blocks)).cells)
 
 
 def test_a_volume_that_cannot_be_linked_in_so_little_memory_is_told(tmp_path, small_blocks):
@@ -427,7 +428,7 @@ def test_a_guessed_scale_is_told_as_in_the_whole_image(tmp_path, draw_blobs, sma
     found = run(count_streamed(StreamJob(image, tmp_path, small_blocks)))
     assert found.notices == whole.notices
     assert any("enlarged" in notice for notice in found.notices)
-    assert found.provenance.settings["models"] == whole.provenance.settings["models"]
+    assert found.result.provenance.settings["models"] == whole.provenance.settings["models"]
     stated = StreamJob(
         replace(image, pixel_size_um=(0.5, 0.5)),
         tmp_path / "stated",
@@ -454,7 +455,7 @@ def test_a_large_image_is_judged_at_the_same_places_as_its_blocks(
     image = Image(draw_blobs((300, 280)).image, "YX")
     whole = run(count_cells(image, small_blocks))
     found = run(count_streamed(StreamJob(image, tmp_path, small_blocks)))
-    assert found.provenance.settings["zoom"] == whole.provenance.settings["zoom"] == sorted(zooms)[1]
+    assert found.result.provenance.settings["zoom"] == whole.provenance.settings["zoom"] == sorted(zooms)[1]
     assert found.notices == whole.notices
     assert any("3 places" in notice for notice in found.notices) == (sorted(zooms)[1] != 1)
 
@@ -478,7 +479,7 @@ def test_blocks_together_promise_what_the_whole_promises(tmp_path, draw_blobs, s
     image = Image(pixels, "YX")
     whole = run(count_cells(image, small_blocks))
     found = run(count_streamed(StreamJob(image, tmp_path, small_blocks)))
-    assert found.fit == pytest.approx(whole.fit, abs=1e-3)
+    assert found.result.fit == pytest.approx(whole.fit, abs=1e-3)
     assert whole.fit < 0.85
 
 
@@ -493,7 +494,7 @@ def test_a_doubtful_count_is_told_as_in_the_whole_image(tmp_path, draw_blobs, sm
     image = Image(draw_blobs((200, 160)).image, "YX")
     whole = run(count_cells(image, small_blocks))
     found = run(count_streamed(StreamJob(image, tmp_path, small_blocks)))
-    assert found.fit == whole.fit == found.provenance.settings["expected_f1"] == 0.5
+    assert found.result.fit == whole.fit == found.result.provenance.settings["expected_f1"] == 0.5
     assert found.notices == whole.notices
     assert "Expect about 5 of 10 right" in found.notices[-1]
 
@@ -503,7 +504,7 @@ def test_slices_that_are_not_linked_have_no_border(tmp_path, draw_blobs, small_b
     engine, settings = EngineSettings(link=False), AnalysisSettings(border="drop")
     whole = run(analysis_task(run(count_cells(image, small_blocks, engine=engine)), image, settings))
     job = StreamJob(image, tmp_path, small_blocks, engine=engine, analysis=settings)
-    assert run(count_streamed(job)).count == whole.result.count > 0
+    assert run(count_streamed(job)).result.count == whole.result.count > 0
     _, table = read(tmp_path)
     assert set(table) == set(whole.table)
 
@@ -524,11 +525,11 @@ def test_cells_are_measured_as_in_the_whole_image(tmp_path, draw_blobs, small_bl
     job = StreamJob(image, tmp_path, small_blocks, analysis=settings, classifier="blood")
     found = run(count_streamed(job))
     labels, table = read(tmp_path)
-    assert 0 < found.count == whole.result.count == len(table) < len(blobs)
+    assert 0 < found.result.count == whole.result.count == len(table) < len(blobs)
     assert found.notices[-2:] == whole.notices
-    assert found.classes == class_counts(whole.result)
+    assert class_counts(found.result) == class_counts(whole.result)
     assert found.analysis.counts.equals(whole.counts)
-    assert recipe_from(found.provenance).classifier == "blood"
+    assert recipe_from(found.result.provenance).classifier == "blood"
     assert list(table) == list(whole.table)
     assert set(table["label"]) == set(np.unique(labels)) - {0}
     assert same_cells(labels, whole.result.cells.labels)
@@ -563,15 +564,15 @@ def test_a_density_is_streamed(tmp_path, monkeypatch):
     engine = EngineSettings(diameter_px=24.0)
     whole = run(count_cells(image, "density", engine=engine))
     found = run(count_streamed(StreamJob(image, tmp_path, "density", engine=engine)))
-    assert found.count == pytest.approx(whole.count, rel=0.005)
-    assert found.interval == pytest.approx(whole.interval, rel=0.005)
+    assert found.result.count == pytest.approx(whole.count, rel=0.005)
+    assert found.result.interval == pytest.approx(whole.interval, rel=0.005)
     group = zarr.open_group(tmp_path / "image.density.zarr", mode="r")
-    assert group["0"][:].sum(dtype=float) == pytest.approx(found.count, abs=0.01)
+    assert group["0"][:].sum(dtype=float) == pytest.approx(found.result.count, abs=0.01)
     assert np.abs(group["0"][:] - whole.maps["density"]).max() < 0.2 * whole.maps["density"].max()
     assert group["1"].shape == (350, 125)
     assert group["1"][:].mean() == pytest.approx(group["0"][:].mean(), rel=1e-4)
     yaozarrs.validate_zarr_store(tmp_path / "image.density.zarr")
-    assert pandas.read_csv(tmp_path / "image.cells.csv")["count"][0] == pytest.approx(found.count)
+    assert pandas.read_csv(tmp_path / "image.cells.csv")["count"][0] == pytest.approx(found.result.count)
 
 
 def analysed_both_ways(image, model, folder, settings, files=NO_FILES):
@@ -581,7 +582,7 @@ def analysed_both_ways(image, model, folder, settings, files=NO_FILES):
     whole = run(analysis_task(result, image, settings, inputs))
     job = StreamJob(image, folder, model, analysis=settings, files=files, whole_table=True)
     found = run(count_streamed(job))
-    assert found.count == found.analysis.result.count == whole.result.count
+    assert found.result.count == found.analysis.result.count == whole.result.count
     pandas.testing.assert_frame_equal(found.analysis.counts, whole.counts, check_dtype=False)
     return found, whole, sorted_rows(read(folder)[1]), sorted_rows(whole.table)
 
@@ -692,7 +693,7 @@ def test_tracks_are_those_of_the_whole_series(tmp_path, draw_blobs, small_blocks
     settings = AnalysisSettings(track=True, border="drop", frame_interval_s=30.0)
     found, whole, *tables = analysed_both_ways(image, small_blocks, tmp_path, settings)
     same_tables(*tables)
-    assert found.analysis.tracks.count == whole.tracks.count < found.count / 2
+    assert found.analysis.tracks.count == whole.tracks.count < found.result.count / 2
     columns = [name for name in whole.lineages if name not in ("track", "parent", "root")]
     ours, theirs = (one.lineages[columns].sort_values(columns) for one in (found.analysis, whole))
     np.testing.assert_allclose(ours.to_numpy(float), theirs.to_numpy(float), atol=1e-3)
@@ -702,7 +703,7 @@ def test_tracks_are_those_of_the_whole_series(tmp_path, draw_blobs, small_blocks
 
 
 def test_tracks_that_do_not_fit_into_memory_are_told(tmp_path, draw_blobs, small_blocks, monkeypatch):
-    monkeypatch.setattr(selection, "free_memory", lambda: 100.0)
+    monkeypatch.setattr(second_pass, "free_memory", lambda: 100.0)
     image = Image(np.stack([draw_blobs((60, 60)).image] * 2), "TYX")
     with pytest.raises(SettingsError, match="every cell of a frame with every one"):
         run(count_streamed(StreamJob(image, tmp_path, small_blocks, analysis=AnalysisSettings(track=True))))
@@ -735,7 +736,7 @@ def test_missing_chunks_are_told(tmp_path, draw_blobs, small_blocks):
     (tmp_path / "field.zarr" / "c" / "1" / "1").unlink()
     found = run(count_streamed(StreamJob(tmp_path / "field.zarr", tmp_path / "out", small_blocks)))
     assert any("1 of the 9 chunks" in notice for notice in found.notices)
-    assert 0 < found.count < len(blobs)
+    assert 0 < found.result.count < len(blobs)
 
 
 def test_a_pyramid_whose_levels_disagree_is_told(tmp_path, draw_blobs, small_blocks):
@@ -750,7 +751,7 @@ def test_a_pyramid_whose_levels_disagree_is_told(tmp_path, draw_blobs, small_blo
     ]
     group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": levels}]}
     found = run(count_streamed(StreamJob(tmp_path / "field.zarr", tmp_path / "out", small_blocks)))
-    assert found.count == len(blobs)
+    assert found.result.count == len(blobs)
     assert any("1 of (240, 200), 2 of nothing" in notice for notice in found.notices)
 
 
@@ -777,7 +778,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_later(tmp_path, draw_blobs, sma
             run(count_streamed(job))
     assert len(list((tmp_path / "image.parts").glob("*.csv"))) == 2
     assert not (tmp_path / "image.cells.csv").exists()
-    assert run(count_streamed(job)).count == len(run(count_cells(image, small_blocks)).cells)
+    assert run(count_streamed(job)).result.count == len(run(count_cells(image, small_blocks)).cells)
 
 
 def test_a_target_that_cannot_be_written_is_told(tmp_path, small_blocks):
@@ -810,7 +811,7 @@ def test_no_more_than_half_of_the_free_memory_is_taken(tmp_path, small_blocks, m
 
 def test_an_empty_image_has_no_cells(tmp_path, small_blocks):
     found = run(count_streamed(StreamJob(Image(np.zeros((300, 280)), "YX"), tmp_path, small_blocks)))
-    assert found.count == 0
+    assert found.result.count == 0
     assert len(read(tmp_path)[1]) == 0
 
 
@@ -865,8 +866,20 @@ def test_an_address_that_nobody_answers_is_told(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("axes", ["YX", "ZYX"])
 def test_workers_find_the_same_cells(tmp_path, draw_blobs, small_blocks, monkeypatch, axes):
-    here = partial(distributed.LocalCluster, processes=False, protocol="tcp://")
-    monkeypatch.setattr(distributed, "LocalCluster", here)  # threads start sooner than processes
+    ports = []
+
+    class Here(distributed.LocalCluster):  # threads start sooner than processes
+        def __init__(self, **given):
+            super().__init__(processes=False, protocol="tcp://", **given)
+            ports.append(self.scheduler.http_server.port)
+
+    def share_out(client, on_block, *given, **named):
+        sent.append(on_block.keywords["plan"].preparation.networks)
+        return cluster.shared_out(client, on_block, *given, **named)
+
+    sent = []
+    monkeypatch.setattr(distributed, "LocalCluster", Here)
+    monkeypatch.setattr(run_module, "shared_out", share_out)
     pixels = draw_blobs((90, 60)).image
     if axes == "ZYX":
         pixels = np.stack([pixels] * 4)
@@ -881,7 +894,9 @@ def test_workers_find_the_same_cells(tmp_path, draw_blobs, small_blocks, monkeyp
     small = StreamSettings(memory="1.5MB")
     one = run(count_streamed(job, small))
     two = run(count_streamed(replace(job, output=tmp_path / "two"), replace(small, workers=2)))
-    assert one.count == two.count > 5
+    assert one.result.count == two.result.count > 5
+    assert 8787 not in ports  # of other clusters
+    assert set(sent) == {None}  # 15 MB of networks would be sent with each block
     (labels, table), (theirs, expected) = (read(tmp_path / name, "field") for name in ("one", "two"))
     assert same_cells(labels, theirs)
     same_tables(sorted_rows(table), sorted_rows(expected))

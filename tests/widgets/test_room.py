@@ -31,6 +31,7 @@ from superqt import QCollapsible
 from cellwright.widgets.annotate import view as annotate_view
 from cellwright.widgets.compare.disagreement import COLOURS
 from cellwright.widgets.count.widget import CountWidget
+from cellwright.widgets.results.view import MarkerRow
 from cellwright.widgets.shared.combos import PanelComboBox
 from cellwright.widgets.shared.style import STYLE, FoldedPart
 from cellwright.widgets.train import data_check
@@ -81,6 +82,11 @@ def opened(panel: QWidget) -> None:
     assert shown.message.text().endswith(path)
     if hasattr(shown, "show_session"):
         shown.show_session(is_open=True)
+        shown.show_classes(("lymphocyte", "tumour cell with a long name"), (1000, 1000))
+    if hasattr(shown, "markers"):
+        marker = MarkerRow(shown.markers, 0)
+        marker.show_channel("a channel with a long name", 0.0, 2000.0)
+        marker.show_threshold(1234.5)
 
 
 def controls(panel: QWidget) -> Iterator[QWidget]:
@@ -157,14 +163,20 @@ def test_folded_parts_tell_that_they_open_in_the_colour_of_text(panel: QWidget) 
             assert part.text().startswith(arrow)
 
 
+def clipped_numbers(panel: QWidget) -> Iterator[str]:
+    """Yield the numbers that do not fit into their boxes."""
+    for one in filter(QWidget.isVisible, panel.findChildren(QAbstractSpinBox)):
+        line = one.lineEdit()
+        wanted = line.fontMetrics().horizontalAdvance(line.text())
+        if wanted > line.width():
+            yield f"{line.text()!r} {line.width()} of {wanted}"
+        if line.fontMetrics().tightBoundingRect(line.text()).height() > line.height():
+            yield f"{line.text()!r} is {line.height()} high"
+
+
 def clipped(panel: QWidget) -> list[str]:
     """Return the texts that do not fit into their widgets, and are told nowhere else."""
-    found = []
-    for one in panel.findChildren(QAbstractSpinBox):
-        line = one.lineEdit()
-        if one.isVisible() and line.fontMetrics().horizontalAdvance(line.text()) > line.width():
-            wanted = line.fontMetrics().horizontalAdvance(line.text())
-            found.append(f"{line.text()!r} {line.width()} of {wanted}")
+    found = list(clipped_numbers(panel))
     for one in panel.findChildren(QWidget):
         if not isinstance(one, QLabel | QAbstractButton) or not one.isVisible() or not one.text():
             continue

@@ -52,7 +52,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     models = [store.load(store.find(name)) for name in options.models]
     settings = [FlowSettings(min_score=score) for score in options.min_scores or ()]
-    judged = list(zip(models, settings or [FlowSettings()] * len(models), strict=True))
+    judged = list(zip(models, settings or [None] * len(models), strict=True))
     tables: dict[str, Any] = {}
     for name in options.sets:
         dataset = (chosen_by if options.choosing else reported)(name, options.data)
@@ -62,7 +62,7 @@ def main() -> None:
         options.json.write_text(json.dumps(tables, indent=1), encoding="utf-8")
 
 
-def _compare(dataset: Dataset, judged: list[tuple[CellModel, FlowSettings]]) -> list[dict[str, Any]]:
+def _compare(dataset: Dataset, judged: list[tuple[CellModel, FlowSettings | None]]) -> list[dict[str, Any]]:
     """Print and return the figures of each model on a dataset."""
     tables, seconds = [], []
     for model, settings in judged:

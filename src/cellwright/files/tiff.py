@@ -4,7 +4,7 @@ Palettes, inks (CMYK), CIELab and luma with chroma become red, green and blue; w
 The palette of an ImageJ file that only gets lighter is a way to show intensities, which stay as they are.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from itertools import pairwise
@@ -21,18 +21,7 @@ from tifffile import PHOTOMETRIC
 
 from cellwright.core.data import ArrayLike, Image
 from cellwright.core.errors import ReadError
-from cellwright.files.metadata import (
-    UM_PER_UNIT,
-    ImageMetadata,
-    Wanted,
-    blank,
-    color_of,
-    describe,
-    positive,
-    scene_name,
-    sizes_of,
-    um_per,
-)
+from cellwright.files.metadata import Wanted, blank, describe, scene_name
 from cellwright.files.tiff_checks import (
     bound_pictures,
     check_directories,
@@ -40,17 +29,20 @@ from cellwright.files.tiff_checks import (
     ome_of,
     refuse_bomb,
     refuse_cut_file,
+    refuse_false_index,
     refuse_outside,
 )
+from cellwright.files.tiff_metadata import metadata_of
 
 ORIENTATION_TAG = 274
 ALPHA_SAMPLES = {tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA}
 RGBA_SAMPLES = 4
-LARGEST_UM = 20.0  # a plain TIFF with wider pixels states the density of a print (1200 dpi: 21 µm)
-PRINT_UNITS = ("inch", "in", "cm")
 LAZY_BYTES = 1 << 31  # larger images stay on disk
 LAZY_PYRAMID_BYTES = 1 << 26  # likewise of pyramids, which are looked at through their smaller copies
 THUMBNAIL_TIMES = 4  # how much longer the sides of an image are, at least, than those of its thumbnail
+SLIDES = ("svs", "qpi", "ndpi", "bif", "philips")  # what tifffile calls the files of slide scanners
+OF_SLIDES = ("thumbnail", "label", "macro", "map")  # pictures of the slide as a whole, beside its image
+POSITION = "R"  # axis of stage positions in a stack of Micro-Manager
 _Series = tuple[int, tifffile.TiffPageSeries, list[int]]  # its number, and those of its smaller copies
 STAND_IN = {"Y": 2, "X": 3}
 CHUNK_PX = 1024  # along Y and X, at least, of what is read at once
@@ -67,24 +59,40 @@ def read_tiff(path: Path, wanted: Wanted = Wanted()) -> Iterator[Image]:  # noqa
     with tifffile.TiffFile(path) as tiff:
         check_directories(tiff, path)
         refuse_outside(tiff, path)
+        refuse_false_index(tiff, path)
         series = _images(tiff)
         thumbnail: list[str] = []
         if not tiff.is_ome:
             series, thumbnail = _without_thumbnail(series, path)
-        left_out = _planes_left_out(tiff)
+        left_out = _left_out(tiff)
         for index, one, copies in series:
             refuse_cut_file(tiff, one, path)
             refuse_bomb(one, path)
             bound_pictures(one.keyframe)
             name = scene_name(path, one.name or str(index), len(series))
-            seen = _pixels(tiff, index, path, wanted, copies)
-            told = replace(_told(tiff, index), notices=[*left_out, *thumbnail])
-            image = describe(seen.data, seen.axes, name, told)
-            yield replace(image, is_converted=seen.is_converted, levels=seen.levels)
+            told = replace(metadata_of(tiff, index), notices=[*left_out, *thumbnail])
+            for seen, suffix in _positions(_pixels(tiff, index, path, wanted, copies)):
+                image = describe(seen.data, seen.axes, name + suffix, told)
+                yield replace(image, is_converted=seen.is_converted, levels=seen.levels)
 
 
-def _planes_left_out(tiff: tifffile.TiffFile) -> list[str]:
-    """Return a notice where the description of a file names fewer planes than there are."""
+def _positions(seen: "_SeriesPixels") -> Iterator[tuple["_SeriesPixels", str]]:
+    """Yield the pixels of each position of the stage, and what its name ends with."""
+    at = seen.axes.find(POSITION)
+    if at < 0:
+        yield seen, ""
+        return
+    axes = seen.axes.replace(POSITION, "")
+    for number in range(seen.data.shape[at]):
+        data = seen.data[(slice(None),) * at + (number,)]
+        yield _SeriesPixels(data, axes, seen.is_converted), f"_{number}"
+
+
+def _left_out(tiff: tifffile.TiffFile) -> list[str]:
+    """Return notices of pictures of a slide, and of planes that the description of a file does not name."""
+    pictures = [one.name.lower() for one in tiff.series if _is_of_slide(one)]
+    if pictures:
+        return [f"{tiff.filename}: {', '.join(pictures)} of the slide are left out."]
     if not (tiff.is_ome or tiff.is_imagej):
         return []
     n_planes, n_named = len(tiff.pages), sum(len(one.pages) for one in tiff.series)
@@ -96,14 +104,25 @@ def _planes_left_out(tiff: tifffile.TiffFile) -> list[str]:
     ]
 
 
+def _is_of_slide(series: tifffile.TiffPageSeries) -> bool:
+    return series.kind in SLIDES and series.name.lower() in OF_SLIDES
+
+
 def set_of(path: Path) -> tuple[str, ...]:
-    """Return the names of the files of an OME set that a file belongs to; empty where it is one alone."""
+    """Return the names of the files that are read together with a file; empty where it is one alone.
+
+    They are sets of OME, and stacks of Micro-Manager of which each file holds a part.
+    """
     try:
         with tifffile.TiffFile(path) as file:
-            told = file.ome_metadata or ""
+            names = set(files_of_set(ome_of(file.ome_metadata or "")))
+            if file.is_micromanager:
+                refuse_false_index(file, path)
+                names = {
+                    page.parent.filename for one in file.series for page in one.pages if page is not None
+                }
     except Exception:  # noqa: BLE001 - tifffile fails in every possible way on damaged files; reading tells how
         return ()
-    names = files_of_set(ome_of(told))
     if len(names) < 2:
         return ()
     return tuple(sorted(names))
@@ -140,7 +159,7 @@ def _without_thumbnail(series: list[_Series], path: Path) -> tuple[list[_Series]
 
 def _images(tiff: tifffile.TiffFile) -> list[_Series]:
     """Return number, series and the numbers of smaller copies of the images; masks are left out."""
-    series = [(index, one) for index, one in enumerate(tiff.series) if one.ndim > 1]
+    series = [(index, one) for index, one in enumerate(tiff.series) if one.ndim > 1 and not _is_of_slide(one)]
     if tiff.is_ome or len(series) == 1:
         return [(index, one, []) for index, one in series]
     found: list[_Series] = []
@@ -395,78 +414,3 @@ def upright(data: NDArray[Any], orientation: int) -> NDArray[Any]:
     if orientation in (2, 3, 6, 7):
         data = data[:, ::-1]
     return data
-
-
-def _told(tiff: tifffile.TiffFile, index: int) -> ImageMetadata:
-    """Return sizes, names and colors of channels of a series, in the dialect of the file."""
-    if tiff.is_ome and tiff.ome_metadata:
-        return _told_by_ome(tiff.ome_metadata, index)
-    page = tiff.series[index].keyframe
-    if tiff.imagej_metadata:
-        luts = tiff.imagej_metadata.get("LUTs") or []
-        colors = [color_of(np.asarray(lut)[:3, -1]) for lut in luts if np.asarray(lut).ndim == 2]
-        return ImageMetadata(_imagej_sizes(tiff.imagej_metadata, page), channel_colors=colors)
-    if tiff.is_lsm and tiff.lsm_metadata:
-        told = tiff.lsm_metadata
-        return ImageMetadata(sizes_of({axis: told.get(f"VoxelSize{axis}") for axis in "XYZ"}, 1e6))
-    if tiff.is_stk and tiff.stk_metadata:
-        told = tiff.stk_metadata
-        factor = um_per(str(told.get("CalibrationUnits", "")))
-        if factor and told.get("SpatialCalibration", True):
-            return ImageMetadata(sizes_of({axis: told.get(f"{axis}Calibration") for axis in "XY"}, factor))
-    sizes: Mapping[str, float] = {}
-    if page.resolutionunit == tifffile.RESUNIT.CENTIMETER:  # inches speak of print
-        sizes = _believable(_resolution(page, UM_PER_UNIT["cm"]))
-    return ImageMetadata(sizes)
-
-
-def _told_by_ome(xml: str, index: int) -> ImageMetadata:
-    every = ome_of(xml).findall(".//{*}Pixels")
-    if not every:
-        return ImageMetadata()
-    pixels = every[min(index, len(every) - 1)]
-    sizes = {}
-    for axis in "XYZ":
-        factor = um_per(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
-        size = positive(pixels.get(f"PhysicalSize{axis}"))
-        if factor and size:
-            sizes[axis] = size * factor
-    channels = pixels.findall("{*}Channel")
-    names = [channel.get("Name", "") for channel in channels]
-    colors = [_ome_color(channel.get("Color", "")) for channel in channels]
-    return ImageMetadata(sizes, names, colors)
-
-
-def _ome_color(text: str) -> str:
-    """Return a color of OME-XML, a signed number of red, green, blue and opacity, as ``#rrggbb``."""
-    try:
-        return f"#{(int(text) >> 8) & 0xFFFFFF:06x}"
-    except ValueError:
-        return ""
-
-
-def _imagej_sizes(metadata: Mapping[str, Any], page: Any) -> Mapping[str, float]:
-    unit = str(metadata.get("unit", ""))
-    sizes: dict[str, float] = {}
-    for axis, step in {**_resolution(page, 1.0), "Z": metadata.get("spacing")}.items():
-        factor = um_per(str(metadata.get(f"{axis.lower()}unit", unit)))  # told where it is another one
-        sizes |= sizes_of({axis: step}, factor or 0.0)
-    if unit in PRINT_UNITS and not _believable({axis: sizes[axis] for axis in sizes if axis != "Z"}):
-        return {}
-    return {axis: size for axis, size in sizes.items() if size}
-
-
-def _believable(sizes: dict[str, float]) -> dict[str, float]:
-    """Return sizes that a microscope can have: 72 dots per inch is what programs write that know none."""
-    if any(size > LARGEST_UM for size in sizes.values()):
-        return {}
-    return sizes
-
-
-def _resolution(page: Any, unit_um: float) -> dict[str, float]:
-    sizes = {}
-    for axis in "XY":
-        tag = page.tags.get(f"{axis}Resolution")
-        if tag is not None and tag.value[0] and tag.value[1]:
-            sizes[axis] = unit_um * tag.value[1] / tag.value[0]
-    return sizes

@@ -59,6 +59,18 @@ def refuse_bomb(series: tifffile.TiffPageSeries, path: Path) -> None:
         )
 
 
+def refuse_false_index(tiff: tifffile.TiffFile, path: Path) -> None:
+    """Raise ReadError where the index of Micro-Manager names more planes than a file can hold."""
+    told = (tiff.is_micromanager and tiff.micromanager_metadata) or {}
+    places, summary = told.get("IndexMap"), told.get("Summary", {})
+    if places is None or not len(places):
+        return
+    planned = [summary.get(key, 1) for key in ("Channels", "Slices", "Frames", "Positions")]
+    counts = np.maximum(places[:, :4].max(axis=0) + 1.0, np.array(planned, float))
+    if counts.prod() > MOST_PAGES:
+        raise ReadError(f"{path} claims {counts.prod():.0f} planes, more than it can hold. Export it again.")
+
+
 def refuse_cut_file(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, path: Path) -> None:
     """Raise ReadError where tifffile takes a damaged file for a shorter, partly black or plainer image.
 

@@ -20,7 +20,9 @@ from cellwright.files.atomic import plain_name
 from cellwright.files.folders.image_list import ListedImage, short_name
 from cellwright.files.folders.results import begin_image, blocks_folder, mark_written, take_blocks
 from cellwright.inference.settings import StreamSettings
+from cellwright.models.fit import expectation
 from cellwright.ops.geometry.channels import channel_numbers
+from cellwright.ops.measure.cells_table import cells_table, class_counts, plain_count
 
 if TYPE_CHECKING:
     from cellwright.inference.recipe import Recipe
@@ -156,11 +158,18 @@ def _channel_file_names(image: Image, n_channels: int) -> list[str]:
 
 def counted_task(image: Image, choices: CountChoices) -> Task[Counted]:
     """Count, classify and measure an image as far as it was asked for."""
-    from cellwright.inference.recipe import counted_by
+    from cellwright.inference.pipeline import count_cells  # loads torch
 
     recipe = choices.recipe
     image = recipe.image_of(image)
-    result = yield from counted_by(recipe, image)
+    part = recipe.part_of(image)
+    result = yield from count_cells(part, recipe.models, recipe.settings, recipe.engine)
+    if recipe.classifier:
+        from cellwright.inference.classify import classify
+
+        result = yield from classify(result, part, recipe.classifier, recipe.engine)
+    if recipe.window:
+        result = replace(result, offset=recipe.offset)
     if not choices.is_analysed:
         return Counted(result, None)
     from cellwright.inference.recipe import read_inputs
@@ -430,8 +439,10 @@ class RecipeCounter:
         if output is None or not self.choices.streams(image):
             return counted_task(image, self.choices)
         tables = replace(self.choices.tables, output=blocks_folder(output, name))
+        recipe = replace(self.choices.recipe, files=self.choices.recipe.files.of_image(image.name))
         image = replace(image, name=Path(name).name)
-        return streamed_task(Path(), image, replace(self.choices, tables=tables), is_summed=True)
+        choices = replace(self.choices, recipe=recipe, tables=tables)
+        return streamed_task(Path(), image, choices, is_summed=True)
 
     def write(self, folder: Path, name: str, image: Image, counted: Counted) -> Sequence[Path]:
         """Write the files of an image and return them; those of a large one are there already."""
@@ -451,10 +462,6 @@ def _classifier_checksum(name: str) -> str:
 
 def summary_row(counted: Counted) -> dict[str, Any]:
     """Return model, count, interval, fit, classes, the means of what was measured, seconds and notices."""
-    from cellwright.files.tables import plain_count
-    from cellwright.inference.fit import expectation
-    from cellwright.ops.measure.cells_table import cells_table, class_counts
-
     result = counted.result
     row: dict[str, Any] = {"model": result.provenance.model, "count": plain_count(result.count)}
     if result.interval:

@@ -13,7 +13,6 @@ import numpy as np
 
 from cellwright.core.data import Image, Provenance, Result
 from cellwright.core.errors import ReadError, SettingsError
-from cellwright.core.tasks import Task
 from cellwright.files.atomic import write_text
 from cellwright.files.images import read_image, with_channels_of
 from cellwright.files.json_value import NO_JSON
@@ -563,18 +562,3 @@ def read_inputs(files: InputFiles, image: Image, rule: str = "centre") -> Analys
         nuclei = read_label_image(files.nuclei, image)
     others = dict(text.split("=", 1) for text in files.other)
     return AnalysisInputs(regions, nuclei, {name: read_image(path) for name, path in others.items()})
-
-
-def counted_by(recipe: Recipe, image: Image) -> Task[Result]:
-    """Return the cells of an image, counted and classified as a recipe tells."""
-    from cellwright.inference.pipeline import count_cells  # loads torch
-
-    part = recipe.part_of(image)
-    result = yield from count_cells(part, recipe.models, recipe.settings, recipe.engine)
-    if recipe.classifier:
-        from cellwright.inference.classify import classify
-
-        result = yield from classify(result, part, recipe.classifier, recipe.engine)
-    if recipe.window:
-        result = replace(result, offset=recipe.offset)
-    return result

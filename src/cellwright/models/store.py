@@ -10,8 +10,7 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -19,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from cellwright.core.errors import CheckpointError, WriteError
-from cellwright.files.atomic import atomic_write
+from cellwright.core.errors import CheckpointError
+from cellwright.files.atomic import atomic_write, writing
 from cellwright.files.json_value import NO_JSON
 from cellwright.models.spec import ModelSpec, read_spec
 
@@ -143,7 +142,7 @@ def rename(name: str, new: str) -> Path:
         The folder cannot be moved.
     """
     source, target = _own(name), _free(new)
-    with _writing(target):
+    with writing(target):
         source.rename(target)
     return target
 
@@ -159,7 +158,7 @@ def delete(name: str) -> None:
         The folder cannot be deleted.
     """
     folder = _own(name)
-    with _writing(folder):
+    with writing(folder):
         doomed = folder.with_name(f".{folder.name}.deleted")  # out of the list at once, and as a whole
         folder.rename(doomed)
         shutil.rmtree(doomed)
@@ -214,7 +213,7 @@ def import_model(source: str | Path, name: str = "") -> Path:
     if is_remote:
         stem = Path(unquote(urlsplit(address).path)).stem
     target = _free(name or stem)
-    with _writing(target):
+    with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".", dir=target.parent) as temporary:
             folder = Path(temporary) / target.name
@@ -335,16 +334,6 @@ def _free(name: str) -> Path:
     if is_taken(name):
         raise CheckpointError(f"There is a model {name!r} already. Choose another name.")
     return user_folder() / name
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, WriteError):
-            raise
-        raise WriteError(f"Cannot write {path}: {error}. Choose a place you may write to.") from error
 
 
 def stamp(folder: Path) -> tuple[object, ...]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ from pytestqt.qtbot import QtBot
 
 from cellwright.annotation.session import AnnotationSession
 from cellwright.core.data import Image
+from cellwright.core.tasks import Progress
 from cellwright.ops.codecs.prompts import Prompts
+from cellwright.widgets.annotate import adder
 from cellwright.widgets.annotate.adder import Wish
 from cellwright.widgets.annotate.session_setup import journal_path, unfinished
 from cellwright.widgets.annotate.widget import AnnotateWidget
@@ -262,6 +265,26 @@ def test_a_click_adds_the_cell_the_model_sees_else_a_disc(
     assert session.n_cells == 0
     context.adder.prompt(np.array([[-5.0, 1.0]]))
     assert session.n_edits == 0
+
+
+def test_another_diameter_has_the_model_look_again(
+    widget: AnnotateWidget, blobs: Any, shelved: Any, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[float] = []
+
+    def look(subject: Any, prompts: Any, questions: Any) -> Any:
+        seen.append(subject.engine.diameter_px)
+        yield Progress("load", 0, 1)
+        return SimpleNamespace(encode_for=lambda _: iter(()), segment=lambda _: None)
+
+    monkeypatch.setattr(adder, "questions_task", look)
+    widget.viewer.add_image(blobs.image, name="blobs")
+    session = start(widget)
+    for n_cells, diameter in enumerate((6.0, 6.0, 9.0), start=1):
+        widget.panel.settings.diameter.setValue(diameter)
+        widget.model.context.adder.add_each([click_at((20 * n_cells, 10))])
+        qtbot.waitUntil(lambda n=n_cells: session.n_cells == n, timeout=LIMIT_MS)
+    assert seen == [6.0, 9.0]
 
 
 def drawn(widget: AnnotateWidget) -> Any:

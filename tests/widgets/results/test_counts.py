@@ -21,6 +21,7 @@ from cellwright.ops.measure.analysis import AnalysisInputs, analyse
 from cellwright.ops.measure.regions import ShapeRegion
 from cellwright.ops.measure.settings import AnalysisSettings
 from cellwright.widgets.results.model import ResultsModel, ScatterGate
+from cellwright.widgets.results.plots import Histogram
 from cellwright.widgets.results.widget import ResultsWidget
 
 Read = Callable[[ResultsWidget], None]
@@ -135,6 +136,40 @@ def test_positive_cells(panel: ResultsWidget, read: Read) -> None:
     assert row.value.value() == pytest.approx(panel.model.thresholds["ch0"], abs=0.1)
     row.is_on.setChecked(False)
     assert "positive_ch0" not in panel.model.table
+
+
+def test_a_marker_of_brighter_cells_has_their_range(panel: ResultsWidget, read: Read) -> None:
+    measure(panel, read, "intensity")
+    measured = panel.model.measured
+    table = measured.table.assign(intensity_mean_ch0=50 * measured.table["intensity_mean_ch0"])
+    panel.model.set_measured(replace(measured, table=table))
+    panel.model.set_marker("ch0", is_on=True, threshold=1500.0)
+    row = panel.counts.rows["ch0"]
+    assert (row.value.maximum(), row.value.value()) == (2000, 1500)
+    assert row.slider_value == pytest.approx(1500, abs=2)
+
+
+def test_a_column_without_numbers_has_an_empty_histogram(qtbot: QtBot) -> None:
+    plot = Histogram()
+    qtbot.addWidget(plot)
+    for values in (np.arange(5.0), np.full(5, np.nan)):
+        plot.set_values(values)
+        plot.set_kept(np.ones(5, bool))
+    assert plot._kept.getData()[1].sum() == 0
+
+
+def test_regions_that_could_not_be_saved_are_not_taken_from_there(
+    panel: ResultsWidget, qtbot: QtBot, read: Read, tmp_path: Path, home: Path
+) -> None:
+    triangle = np.array([[-1.0, -1], [-1, 64], [64, -1]])
+    shapes = panel.viewer.add_shapes([triangle], shape_type="polygon", scale=(0.5, 0.5), units=("um", "um"))
+    pick(panel.view.regions, str(shapes.unique_id))
+    read(panel)
+    (tmp_path / "file").touch()
+    panel.export.save_regions(tmp_path / "file" / "regions.geojson")
+    qtbot.waitUntil(lambda: not panel.view.job_bar.is_busy, timeout=30_000)
+    (own,) = panel.export.input_files().regions
+    assert Path(own).parent == home / "inputs"
 
 
 def test_cells_are_coloured_by_marker_and_as_before(panel: ResultsWidget, read: Read) -> None:

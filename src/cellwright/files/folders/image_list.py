@@ -1,6 +1,7 @@
 """Which images a list of files and folders holds, and what their names tell of plates."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
@@ -14,9 +15,11 @@ from cellwright.files.zarr import images_inside, is_zarr
 
 SUFFIXES = (
     *(".tif", ".tiff", ".lsm", ".stk", ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".npy"),
+    *(".svs", ".qptiff", ".ndpi", ".scn"),
     *(".czi", ".nd2", ".lif", ".oif", ".oib"),
 )
 OME_SUFFIXES = (".ome.tif", ".ome.tiff")
+MICROMANAGER = "_MMStack"  # in the names of files that are parts of one stack
 OURS = (".labels.tif", ".density.tif", ".labels.zarr")  # what a count writes is not counted
 PARTS_OF_FILES = ".oif.files"  # a folder whose files are read by way of another file
 WELL = r"(?:[A-P]|A[A-F])[_/]?[0-9]{1,2}"  # up to 1536 wells
@@ -34,6 +37,15 @@ class ListedImage:
     name: str  # what its results are called: its path in the folder that was searched, without suffix
     plate: Mapping[str, str] = field(default_factory=dict)  # ``well``, ``site`` and what else is told
     part: str = ""  # name of the image in its file, where that holds several; empty for the only one
+
+    @property
+    def name_in_paths(self) -> str:
+        """What ``{name}`` stands for: the image's own name, as its reader gives it."""
+        if self.part:
+            return self.part
+        if self.path.is_dir():
+            return self.path.name.removesuffix(".zarr")
+        return self.path.stem
 
     def image(self, image: Image) -> "ListedImage":
         """Return what to call one of the images of this file: the file's name where it is the only one.
@@ -88,8 +100,8 @@ def list_images(
             raise ReadError(f"Expected images that match {pattern!r} in {path}; there are none.")
         for image, name in found:
             listed += _images_of(image, name, parse)
-    names = [image.name for image in listed]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    times = Counter(image.name.casefold() for image in listed)  # file systems may not tell A from a
+    twice = sorted({image.name for image in listed if times[image.name.casefold()] > 1})
     if twice:
         raise SettingsError(
             f"Images of one run must differ in name; {', '.join(twice[:3])} occurs more than once. Count the "
@@ -99,11 +111,11 @@ def list_images(
 
 
 def _sets_once(found: Sequence[tuple[Path, str]]) -> list[tuple[Path, str]]:
-    """Return paths and names with only the first file of each OME set, for each is read as the whole set."""
+    """Return paths and names with only the first file of each set, for each is read as the whole set."""
     known: set[tuple[Path, tuple[str, ...]]] = set()
     kept = []
     for path, name in found:
-        if path.name.lower().endswith(OME_SUFFIXES):
+        if path.name.lower().endswith(OME_SUFFIXES) or MICROMANAGER in path.name:
             from cellwright.files.tiff import set_of  # loads tifffile
 
             others = set_of(path)

@@ -165,23 +165,8 @@ def _run_lengths(text: str) -> list[int]:
     return runs
 
 
-def write_polygons(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
-    """Write cells as polygons; those with holes, which COCO's polygons cannot have, as run lengths.
-
-    Raises
-    ------
-    WriteError
-        The file cannot be written, or only points are known.
-    """
-    _write(path, annotation, has_polygons=True)
-
-
-def write_rle(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
-    """Write cells as compressed run lengths; else like :func:`write_polygons`."""
-    _write(path, annotation, has_polygons=False)
-
-
 def _write(path: Path, annotation: Sequence[ImageAnnotation], *, has_polygons: bool) -> None:
+    """Write cells as compressed run lengths or as polygons, those with holes, which these lack, as runs."""
     planes, names = planes_and_classes(annotation)
     content: dict[str, Any] = {"info": {"description": "Cells, written by napari-cellwright"}}
     content["images"] = [_image_row(number, plane) for number, plane in enumerate(planes, start=1)]
@@ -199,6 +184,10 @@ def _write(path: Path, annotation: Sequence[ImageAnnotation], *, has_polygons: b
             own = {"id": len(content["annotations"]) + 1, "image_id": number, "category_id": category}
             content["annotations"].append({**own, "iscrowd": 0, **values})
     write_text(path, json.dumps(content))
+
+
+write_polygons = partial(_write, has_polygons=True)
+write_rle = partial(_write, has_polygons=False)
 
 
 def _image_row(number: int, annotation: ImageAnnotation) -> dict[str, Any]:

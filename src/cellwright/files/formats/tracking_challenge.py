@@ -14,6 +14,7 @@ folder with all seals whole is as it was written, and may be written anew.
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
@@ -155,24 +156,8 @@ def _joined(stack: NDArray[np.integer], tracks: Sequence[Track]) -> tuple[Labels
     return table[stack], parents
 
 
-def write(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
-    """Write a time series as results of the challenge (mask files and res_track.txt) into a new folder.
-
-    Raises
-    ------
-    WriteError
-        The folder is there already or cannot be written, or there is no time axis or no masks.
-    """
-    _write(path, annotation, "res_track.txt")
-
-
-def write_anew(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
-    """Write as :func:`write` does; a folder that it has written and nobody has changed since is replaced."""
-    _write(path, annotation, "res_track.txt", may_replace=is_as_written(path))
-
-
 def is_as_written(folder: Path) -> bool:
-    """Return whether a folder holds what :func:`write` left there and nothing else."""
+    """Return whether a folder holds what ``write`` left there and nothing else."""
     table = folder / "res_track.txt"
     if not table.is_file():
         return False
@@ -194,14 +179,10 @@ def _seal(frame: NDArray[np.integer], table: str) -> str:
     return SEAL + sha256(np.ascontiguousarray(frame, "<u2").tobytes() + table.encode()).hexdigest()
 
 
-def write_truth(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
-    """Write a time series as truth (man_track files and man_track.txt); else like :func:`write`."""
-    _write(path, annotation, "man_track.txt")
-
-
 def _write(
     path: Path, annotation: Sequence[ImageAnnotation], table: str, *, may_replace: bool = False
 ) -> None:
+    """Write a time series into a new folder: mask files and a table, of results or of truth."""
     import tifffile
 
     one = only_one(annotation, "Cell Tracking Challenge")
@@ -225,6 +206,15 @@ def _write(
                 metadata=None,  # tifffile would write a description of its own
             )
         (folder / table).write_bytes(text.encode("ascii"))
+
+
+write = partial(_write, table="res_track.txt")
+write_truth = partial(_write, table="man_track.txt")
+
+
+def write_anew(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
+    """Write results; a folder that was written so and that nobody has changed since is replaced."""
+    write(path, annotation, may_replace=is_as_written(path))
 
 
 def _parted(labels: Labels, parents: NDArray[np.int32] | None) -> tuple[Labels, list[Track]]:

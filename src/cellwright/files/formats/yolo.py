@@ -173,23 +173,8 @@ def _shape(file: Path, folder: Path) -> tuple[int, ...]:
     return read_image(image_path).label_shape
 
 
-def write_boxes(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
-    """Write the boxes of cells into a new folder, with the images as far as they are known.
-
-    Raises
-    ------
-    WriteError
-        The folder is there already or cannot be written, or only points are known.
-    """
-    _write(path, annotation, has_outlines=False)
-
-
-def write_segments(path: Path, annotation: Sequence[ImageAnnotation]) -> None:
-    """Write the outlines of cells; else like :func:`write_boxes`."""
-    _write(path, annotation, has_outlines=True)
-
-
 def _write(path: Path, annotation: Sequence[ImageAnnotation], *, has_outlines: bool) -> None:
+    """Write boxes or outlines of cells into a new folder, with the images as far as they are known."""
     planes, names = planes_and_classes(annotation)
     with atomic_folder(path) as folder:
         for kind in ("images", "labels"):
@@ -202,6 +187,10 @@ def _write(path: Path, annotation: Sequence[ImageAnnotation], *, has_outlines: b
         for one in annotation:
             _write_pictures(folder / "images" / "train", one)
         _write_config(folder / CONFIG, planes, names)
+
+
+write_boxes = partial(_write, has_outlines=False)
+write_segments = partial(_write, has_outlines=True)
 
 
 def _write_config(part: Path, planes: Sequence[ImageAnnotation], names: Sequence[str]) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from dask.distributed import Client
 
 CONNECT_S = 10  # for a scheduler to answer
+ANY_PORT = "127.0.0.1:0"  # of this machine that is free
 WARM_PX = 128  # side of what networks see to begin with
 KEPT_BYTES = 1 << 30  # pieces of memory up to this size stay with a process that ends using them
 OnBlock = Callable[[StreamBlock], None]
@@ -121,7 +122,7 @@ def _once(on_block: OnBlock, block: StreamBlock, path: Path, _: Sequence[None]) 
 
 
 def _warm_there(job: StreamJob) -> None:
-    networks = _networks_there(job.model, job.engine)  # type: ignore[arg-type]
+    networks = _networks_there(job.model, job.engine)
     side = lcm(networks.divisor, WARM_PX)
     networks.attempt(np.zeros((1, networks.spec.in_channels, side, side), np.float32))
 
@@ -129,7 +130,7 @@ def _warm_there(job: StreamJob) -> None:
 def count_there(block: StreamBlock, *, job: StreamJob, plan: StreamPlan) -> None:
     """Count a block in another process."""
     image = _image_there(job)
-    here = plan.with_networks(_networks_there(job.model, job.engine))  # type: ignore[arg-type]
+    here = plan.with_networks(_networks_there(job.model, job.engine))
     run(count_block(job, image, here, block, part_of(image, block, plan.level)))
 
 
@@ -222,7 +223,12 @@ def _cluster(stream: StreamSettings) -> Iterator["Client | None"]:
         return
     with (
         dask.config.set({"distributed.nanny.pre-spawn-environ": _environment(stream.workers)}),
-        LocalCluster(n_workers=stream.workers, threads_per_worker=1, dashboard_address=None) as processes,
+        LocalCluster(
+            n_workers=stream.workers,
+            threads_per_worker=1,
+            dashboard_address=None,
+            scheduler_kwargs={"dashboard_address": ANY_PORT},  # else it listens at Dask's own all the same
+        ) as processes,
         closing(Client(processes)) as client,  # which must not belong to the thread that makes it
     ):
         yield client

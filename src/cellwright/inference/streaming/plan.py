@@ -180,8 +180,8 @@ class StreamPlan(NamedTuple):
     halo_slices: int = 0
     level: int = 0  # number of the smaller copy that is counted in; 0 is the image itself
 
-    def with_networks(self, networks: Engine) -> Self:
-        """Return the same plan for a process that has made the networks."""
+    def with_networks(self, networks: Engine | None) -> Self:
+        """Return the same plan for a process that has made the networks; None to send it to another one."""
         return self._replace(preparation=self.preparation._replace(networks=networks))
 
 

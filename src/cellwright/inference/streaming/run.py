@@ -27,22 +27,21 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cellwright.core.data import Cells, Image, Provenance, Result, without_channels
+from cellwright.core.data import Cells, Image, Provenance, Result
 from cellwright.core.errors import SettingsError, WriteError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import acquire_lock, atomic_write, make_folder, write_text
 from cellwright.files.tables import write_csv, write_provenance
 from cellwright.files.zarr import chunk_px, create_array, finish_array, missing_chunks
-from cellwright.inference.context import load_models, names_of, open_context, references_of
-from cellwright.inference.fit import FactCollector, calibration_of, warning
+from cellwright.inference.context import calibration_of, load_models, names_of, open_context, references_of
 from cellwright.inference.pipeline import provenance_of
 from cellwright.inference.predictor import Engine
 from cellwright.inference.scale import zoom_notice
@@ -70,44 +69,37 @@ from cellwright.inference.streaming.plan import (
     link_size,
     make_plan,
 )
-from cellwright.inference.streaming.second_pass import check_second_pass, crop_scale, measure_block
-from cellwright.inference.streaming.selection import Selected, analysis_of, select
+from cellwright.inference.streaming.second_pass import (
+    Selected,
+    analysis_of,
+    check_second_pass,
+    crop_scale,
+    measure_block,
+    select,
+)
 from cellwright.models.classifier.network import load
+from cellwright.models.fit import FactCollector, warning
 from cellwright.ops.measure.analysis import Analysis
-from cellwright.ops.measure.cells_table import class_counts, frames_table
+from cellwright.ops.measure.cells_table import frames_table
 from cellwright.ops.measure.prediction_interval import count_interval
 
 if TYPE_CHECKING:
     from dask.distributed import Client
 
 
-@dataclass(frozen=True, slots=True)
-class Streamed:
+class Streamed(NamedTuple):
     """What counting an image block by block gives: the count, and where the rest is."""
 
-    count: float  # cells; of a density its sum
+    result: Result  # its cells are in files, or where they were measured bare of outlines
     labels: Path | None  # their OME-Zarr labels, or the density; None where a model gives neither
-    table: Path  # one row per cell; of a density one per time point
-    provenance: Provenance
-    notices: tuple[str, ...] = ()
-    interval: tuple[float, float] | None = None  # nine times of ten, of a density whose error is known
-    fit: float | None = None  # expected F1 of the count, the mean of its blocks; None where it is not known
-    analysis: Analysis | None = None  # of the cells that count, without outlines; None: nothing was measured
+    analysis: Analysis | None = None  # of the cells that count; None: nothing was measured
 
     @property
-    def result(self) -> Result:
-        """The same as a result; its cells are in files, or where they were measured bare of outlines."""
-        if self.analysis is not None:
-            return self.analysis.result
-        none = Cells.empty(len(without_channels(self.provenance.axes)))
-        return Result(
-            self.count, none, self.provenance, notices=self.notices, interval=self.interval, fit=self.fit
-        )
-
-    @property
-    def classes(self) -> dict[str, int]:
-        """Cells of each class."""
-        return class_counts(self.result)
+    def notices(self) -> tuple[str, ...]:
+        """Sentences that the user should read."""
+        if self.analysis is None:
+            return self.result.notices
+        return (*self.result.notices, *self.analysis.notices)
 
 
 def count_streamed(
@@ -168,9 +160,8 @@ def _count_blocks(
     here, path = plan.with_networks(networks), files_of(job, image).part
     steps: Steps = partial(one_by_one, job, image, here)
     if client is not None:
-        chunk = chunk_px(image.label_axes)
         there = partial(count_there, job=job, plan=plan)
-        steps = partial(shared_out, client, there, path=path, chunk=chunk)
+        steps = partial(shared_out, client, there, path=path, chunk=chunk_px(image.label_axes))
     yield from _through("blocks", blocks_of(image, plan), path, steps)
     return here
 
@@ -187,9 +178,8 @@ def _link_blocks(
     path = files_of(job, image).part
     steps: Steps = partial(each, partial(link_block, job, image, plan))
     if client is not None:
-        chunk = chunk_px(image.label_axes)
         there = partial(link_there, job=job, plan=plan)
-        steps = partial(shared_out, client, there, path=path, chunk=chunk)
+        steps = partial(shared_out, client, there, path=path, chunk=chunk_px(image.label_axes))
     yield from _through("link", blocks_of(image, plan), path, steps)
     return StreamPlan(outlined.preparation, *plan[1:])
 
@@ -240,7 +230,7 @@ def _second_pass(
     scale = crop_scale(job, image, [files.part(block) for block in blocks])
     steps: Steps = partial(each, lambda block: measure_block(job, image, plan, block, scale))
     if client is not None:  # nothing is written to the labels
-        there = partial(measure_there, job=job, plan=plan, scale=scale)
+        there = partial(measure_there, job=job, plan=plan.with_networks(None), scale=scale)
         steps = partial(shared_out, client, there, path=files.measured, chunk=0)
     yield from _through("measure", blocks, files.measured, steps)
     yield Progress("select", 0, 1)
@@ -263,30 +253,22 @@ def _finish(
     if maps.exists():
         finish_array(maps, image)
     provenance, notices, settings = _found_by(job, image, plan, fit, started)
-    result, analysis = Result(0.0, Cells.empty(len(image.label_axes)), provenance, fit=fit), None
-    parts = [files.part(block) for block in blocks]
+    notices = tuple(filter(None, notices))
+    result = Result(0.0, Cells.empty(len(image.label_axes)), provenance, notices=notices, fit=fit)
+    parts, analysis = [files.part(block) for block in blocks], None
     if job.family.gives == "density":
         result = _summed(job, parts, result, settings)
         write_csv(files.table("csv"), frames_table(result))
     elif selected is None:
         result = replace(result, count=float(_join(parts, files.table("csv"))))
     else:
-        result = replace(result, notices=tuple(filter(None, notices)))
         analysis = analysis_of(job, image, blocks, selected, _with_selection(job, result, selected))
         _join([files.selected(block) for block in blocks], files.table("csv"))
-        result, notices = analysis.result, (*notices, *selected.notices)
-    result = replace(result, notices=tuple(filter(None, notices)))
-    write_provenance(files.output / f"{image.name}.json", result)
-    return Streamed(
-        result.count,
-        maps if maps.exists() else None,
-        files.table("csv"),
-        result.provenance,
-        result.notices,
-        result.interval,
-        fit,
-        analysis,
-    )
+        result = analysis.result
+    labels = maps if maps.exists() else None
+    found = Streamed(replace(result, maps={}), labels, analysis)
+    write_provenance(files.output / f"{image.name}.json", replace(result, notices=found.notices))
+    return found
 
 
 def _found_by(

@@ -12,11 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from cellwright.core.data import Annotation, Cells, Maps
-from cellwright.models.families.base import ModelBase, known_mean, labels_in, spec_of
 from cellwright.models.layers.blocks import PixelHead
-from cellwright.models.layers.lite import network_of, trained_specs
-from cellwright.models.layers.trunk import FEATURES
-from cellwright.models.protocol import MapKind
+from cellwright.models.layers.trunk import FEATURES, network_of, trained_specs
+from cellwright.models.protocol import CellModel, MapKind, known_mean, labels_in, spec_of
 from cellwright.models.reference.mediar import MediarFormer
 from cellwright.models.spec import ModelSpec
 from cellwright.ops.codecs.flow import FlowSettings, flow_to_cells, labels_to_flow
@@ -45,30 +43,6 @@ SPECS = {
 }
 
 
-class FlowModel(ModelBase):
-    """A flow network with its loss and its two-way code; see ``models.protocol.CellModel``."""
-
-    map_kinds: ClassVar[dict[str, MapKind]] = {"flow": "direction", "probability": "scalar"}
-    takes_volumes = True
-
-    def make_targets(self, annotation: Annotation) -> Maps:
-        """Return unit flow (2, Y, X) and cell mask (1, Y, X) of the masks."""
-        labels = labels_in(annotation, self.spec.family)
-        return {"flow": labels_to_flow(labels), "probability": (labels > 0)[None].astype(np.float32)}
-
-    def loss(self, output: Tensor, targets: Tensor) -> Tensor:
-        """Return BCE(cell logit) + 0.5 MSE(flow, 5 x unit flow) where known; both (B, 3, Y, X)."""
-        return flow_loss(output, targets)
-
-    def to_maps(self, output: Tensor) -> Tensor:
-        """Return unit flow and probability from the raw output; (B, 3, Y, X)."""
-        return flow_maps(output)
-
-    def postprocess(self, maps: Maps, settings: FlowSettings) -> Cells:
-        """Return the cells in the maps of one frame."""
-        return flow_to_cells(maps["flow"], maps["probability"][0], settings)
-
-
 def flow_loss(output: Tensor, targets: Tensor) -> Tensor:
     """Return BCE(cell logit) + 0.5 MSE(flow, 5 x unit flow) where known; both (B, 3, Y, X)."""
     cell = known_mean(functional.binary_cross_entropy_with_logits, output[:, 2], targets[:, 2])
@@ -79,6 +53,25 @@ def flow_loss(output: Tensor, targets: Tensor) -> Tensor:
 def flow_maps(output: Tensor) -> Tensor:
     """Return unit flow and probability from the raw output; (B, 3, Y, X)."""
     return torch.cat([output[:, :2] / FLOW_SCALE, output[:, 2:].sigmoid()], dim=1)
+
+
+class FlowModel(CellModel):
+    """A flow network with its loss and its two-way code."""
+
+    map_kinds: ClassVar[dict[str, MapKind]] = {"flow": "direction", "probability": "scalar"}
+    takes_volumes = True
+
+    def make_targets(self, annotation: Annotation) -> Maps:
+        """Return unit flow (2, Y, X) and cell mask (1, Y, X) of the masks."""
+        labels = labels_in(annotation, self.spec.family)
+        return {"flow": labels_to_flow(labels), "probability": (labels > 0)[None].astype(np.float32)}
+
+    loss = staticmethod(flow_loss)
+    to_maps = staticmethod(flow_maps)
+
+    def postprocess(self, maps: Maps, settings: FlowSettings) -> Cells:
+        """Return the cells in the maps of one frame."""
+        return flow_to_cells(maps["flow"], maps["probability"][0], settings)
 
 
 def build(preset: str = "small") -> FlowModel:

@@ -17,6 +17,7 @@ import logging
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -192,7 +193,7 @@ def images_of(folder: Path) -> list[Path]:
     Raises
     ------
     ReadError
-        It cannot be read, or holds no image.
+        It cannot be read, holds no image, or two whose labels would lie in one file.
     """
     inner = folder / "images"
     if not inner.is_dir():
@@ -207,6 +208,12 @@ def images_of(folder: Path) -> list[Path]:
     found = [path for path in seen if path.suffix.lower() in IMAGE_SUFFIXES]
     if not found:
         raise ReadError(f"Expected images ({', '.join(IMAGE_SUFFIXES)}) in {folder}; found none.")
+    for path, other in pairwise(sorted(found, key=lambda one: one.stem)):
+        if path.stem == other.stem:
+            raise ReadError(
+                f"Images need names of their own, by which their labels are kept; {path.name} and "
+                f"{other.name} differ in their endings alone. Rename or move one."
+            )
     return found
 
 

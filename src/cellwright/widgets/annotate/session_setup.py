@@ -4,6 +4,7 @@ import os
 import re
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,8 @@ def fresh_journal(path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
             with locked(path) as lock:
-                os.replace(path, path.with_suffix(f"{SUFFIX}.old"))
+                kept = (path.with_suffix(f"{SUFFIX}.old{n or ''}") for n in count())
+                os.replace(path, next(one for one in kept if not one.exists()))
             lock.release()
     except WriteError:
         raise

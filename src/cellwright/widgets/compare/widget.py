@@ -20,6 +20,11 @@ from cellwright.widgets.shared.style import PanelScrollArea, stack
 if TYPE_CHECKING:
     import napari.viewer
 
+LEARNED_FROM = (
+    "The folder has no images of the split val. All were compared, also those that models may have learned "
+    "from."
+)
+
 
 class CompareWidget(QWidget):
     """Counts with two models and shows their figures, and as a layer the cells only one of them found."""
@@ -92,6 +97,8 @@ class CompareWidget(QWidget):
     def _show(self, found: tuple[Compared, Layer | None], source: Source | None) -> None:
         compared, layer = found
         self.model.show(compared)
+        if source is None and any(item.split == "train" for item in compared.items):
+            self.panel.message.tell(LEARNED_FROM, is_warning=True)
         if source is not None:
             remove(self.viewer, {"source": source.layer_id, "output": DISAGREEMENT})
         if layer is not None:

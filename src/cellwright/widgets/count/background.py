@@ -102,9 +102,9 @@ def whole_task(request: Request) -> Task[WholeCount]:
     layer = None
     if found.labels is not None:
         layer = layer_of(found.labels, source)
-    provenance = found.provenance
-    line = f"{found.count:,.0f} cells · {provenance.model} · {provenance.seconds:.0f} s"
-    return WholeCount(source.image.name, found.count, line, folder, found.notices, layer)
+    count, provenance = found.result.count, found.result.provenance
+    line = f"{count:,.0f} cells · {provenance.model} · {provenance.seconds:.0f} s"
+    return WholeCount(source.image.name, count, line, folder, found.notices, layer)
 
 
 def layer_of(path: Path, source: Source) -> Layer:

@@ -88,6 +88,7 @@ class Histogram(CellPlot):
         finite = values[np.isfinite(values)]
         self.cuts.setVisible(len(finite) > 0)
         if not len(finite):
+            self._edges = finite  # without bins
             self._all.setData([0, 1], [0])
             self._kept.setData([0, 1], [0])
             return

@@ -41,7 +41,7 @@ from cellwright.models.spec import ModelSpec, read_spec
 from cellwright.widgets.shared.coordinates import Channel, channels_of
 from cellwright.widgets.shared.edited_layers import ACTIVE_KEPT, is_image
 from cellwright.widgets.shared.jobs import Job
-from cellwright.widgets.shared.napari_private import preferences, unwrapped
+from cellwright.widgets.shared.napari_private import free_in_own_context, preferences, unwrapped
 from cellwright.widgets.shared.style import MessageLabel, fill, row
 
 SPECS = "spec.json"
@@ -202,6 +202,7 @@ class LayerComboBox(PanelComboBox):
     def follow(self, viewer: Any) -> None:
         """List the layers of a viewer from now on."""
         self._viewer = unwrapped(viewer)
+        free_in_own_context(self._viewer)
         events = self._viewer.layers.events
         for emitter in (events.inserted, events.removed, events.renamed, events.reordered):
             emitter.connect(self.refresh)

@@ -171,12 +171,15 @@ def _annotation_of(pair: Pair, image: Image) -> tuple[Labels | None, NDArray[np.
     return labels, None
 
 
-def _regions_of(pair: Pair, layers: Iterable[Layer]) -> tuple[Region, ...]:
+def _regions_of(pair: Pair, layers: Sequence[Layer]) -> tuple[Region, ...]:
     size = np.array(plane_of(pair.image))
     regions: list[Region] = []
+    others = {str(layer.unique_id) for layer in layers} - {str(pair.image.unique_id)}
     for layer in layers:
         if not isinstance(layer, Shapes) or not layer.name.startswith(REGIONS_NAME):
             continue
+        if layer.metadata.get(METADATA, {}).get("source") in others:
+            continue  # they were drawn in another image
         for vertices in layer.data:
             corners = in_pixels(vertices, layer, pair.image)
             low = np.clip(np.floor(corners.min(axis=0)[-2:] + 0.5), 0, size).astype(int)

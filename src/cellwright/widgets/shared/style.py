@@ -175,6 +175,10 @@ class FoldedPart(QCollapsible):
         self.setContent(content)
         self.toggleButton().setToolTip("Show or hide this part.")
         self.toggled.connect(self._show_title)
+        layout = self.layout()
+        assert layout is not None
+        layout.setContentsMargins(0, 0, 0, 0)  # a panel has little height
+        layout.setSpacing(2)
         self.collapse(animate=False)
 
     def _show_title(self, is_open: bool) -> None:  # noqa: FBT001 - a slot of Qt
@@ -206,6 +210,13 @@ def wrappable(text: str) -> str:
     The places to go on are marked by characters without a width, which what is copied must not have.
     """
     return LONG_WORD.sub(rf"\g<0>{BREAK}", text)
+
+
+def shortened(name: str, longest: int) -> str:
+    """Return a name that fits a narrow panel, its end left out where it has more letters."""
+    if len(name) <= longest:
+        return name
+    return f"{name[: longest - 1]}…"
 
 
 class MessageLabel(QLabel):

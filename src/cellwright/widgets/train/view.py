@@ -94,6 +94,7 @@ LOWER_IS_BETTER = ("count_error", "validation_loss")
 PERCENT = ("count_error",)
 PLOT_HEIGHT_PX = 230
 AXIS_PX = 52
+AP_TITLE, AP_MARGIN = "validation AP at IoU 0.5", 0.05  # the margin keeps the dots of 0 and 1 whole
 TICK_PT = 8
 TITLE_PX = 15
 MOST_DOTS = 30  # more would hide the line
@@ -276,11 +277,11 @@ class TrainCard(QFrame):
 
         fields = {name for epoch in epochs for name in epoch}
         score = "score" if "score" in fields else "merit"
-        named = "AP at IoU 0.5" if "ap50" in fields else "score"
+        validation = AP_TITLE if "ap50" in fields else "validation score"
         self.plot.show_curves(
             (
                 Curve("loss", points("loss"), LOSS_COLOUR),
-                Curve(f"validation {named}", points(score), SCORE_COLOUR, 1.4),
+                Curve(validation, points(score), SCORE_COLOUR, 1.4),
                 Curve("learning rate", points("rate")[1:], RATE_COLOUR, 0.5),
             ),
             last_step,
@@ -444,6 +445,8 @@ class CurvePlot(QWidget):
             plot.setObjectName(curve.title)
             plot.setMouseEnabled(x=False, y=False)
             plot.hideButtons()
+            if curve.title == AP_TITLE:
+                plot.setLimits(yMin=-AP_MARGIN, yMax=1 + AP_MARGIN)
             _fit_axes(plot, is_last=place == len(self.curves) - 1)
             self.graphics.ci.layout.setRowStretchFactor(place, round(10 * curve.share))
             pen = pyqtgraph.mkPen(curve.colour, width=2)

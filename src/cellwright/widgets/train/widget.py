@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     import napari.viewer
 
 MARGIN_PX = 10
+FLAWLESS = (
+    "Without any training the model already finds every cell that it is checked with. Annotate images where "
+    "it errs; these can at best make its outlines a little closer."
+)
 
 
 class TrainWidget(QWidget):
@@ -149,6 +153,8 @@ class TrainWidget(QWidget):
         if isinstance(progress, EpochPicture):
             self._draw()
             self.panel.card.show_picture(progress.picture, progress.caption)
+            if any(epoch["step"] == 0 and epoch.get("ap50") == 1 for epoch in self.model.epochs):
+                self.panel.message.tell(FLAWLESS, is_warning=True)
 
     def show_ended(self, outcome: TrainingOutcome) -> None:
         """Show what came out of a training: scores, and which model is kept."""

@@ -1,0 +1,159 @@
+"""What a TIFF tells of its pixels, in the dialect of the program that wrote it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import tifffile
+
+from cellwright.files.metadata import UM_PER_UNIT, ImageMetadata, color_of, positive, sizes_of, um_per
+from cellwright.files.tiff_checks import ome_of
+
+LARGEST_UM = 20.0  # a plain TIFF with wider pixels states the density of a print (1200 dpi: 21 µm)
+PRINT_UNITS = ("inch", "in", "cm")
+MICROMANAGER_TAG = 51123
+
+
+def metadata_of(tiff: tifffile.TiffFile, index: int) -> ImageMetadata:
+    """Return sizes, names and colors of channels of a series, in the dialect of the file."""
+    series = tiff.series[index]
+    for dialect, told_by in DIALECTS.items():
+        told = told_by(tiff, series) if getattr(tiff, dialect) else None
+        if told is not None:
+            return told
+    return ImageMetadata(_plain_sizes(series.keyframe))
+
+
+def _told_by_imagej(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata:
+    told = tiff.imagej_metadata or {}
+    luts = [np.asarray(lut) for lut in told.get("LUTs") or []]
+    colors = [color_of(lut[:3, -1]) for lut in luts if lut.ndim == 2]
+    return ImageMetadata(_imagej_sizes(told, series.keyframe), channel_colors=colors)
+
+
+def _told_by_lsm(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata:
+    told = tiff.lsm_metadata or {}
+    return ImageMetadata(sizes_of({axis: told.get(f"VoxelSize{axis}") for axis in "XYZ"}, 1e6))
+
+
+def _told_by_stk(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata | None:
+    told = tiff.stk_metadata or {}
+    steps = {axis: told.get(f"{axis}Calibration") for axis in "XY"}
+    return _calibrated(steps, told.get("CalibrationUnits"), told.get("SpatialCalibration", True))
+
+
+def _told_by_metaseries(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata | None:
+    told = (tiff.metaseries_metadata or {}).get("PlaneInfo", {})
+    steps = {axis: told.get(f"spatial-calibration-{axis.lower()}") for axis in "XY"}
+    is_on = told.get("spatial-calibration-state", True)
+    return _calibrated(steps, told.get("spatial-calibration-units"), is_on)
+
+
+def _calibrated(steps: Mapping[str, Any], unit: Any, is_on: Any) -> ImageMetadata | None:
+    """Return the pixel size of MetaMorph, None where it is not calibrated."""
+    factor = um_per(str(unit))
+    return ImageMetadata(sizes_of(steps, factor)) if factor and is_on else None
+
+
+def _told_by_svs(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata:
+    told = tifffile.tifffile.svs_description_metadata(series.keyframe.description)
+    return ImageMetadata(sizes_of(dict.fromkeys("XY", told.get("MPP"))))
+
+
+def _plain_sizes(page: Any) -> Mapping[str, float]:
+    if page.resolutionunit == tifffile.RESUNIT.CENTIMETER:  # inches speak of print
+        return _believable(_resolution(page, UM_PER_UNIT["cm"]))
+    return {}
+
+
+def _told_by_micromanager(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata | None:
+    summary = (tiff.micromanager_metadata or {}).get("Summary")
+    if series.kind != "mmstack" or not summary:
+        return None
+    plane = series.keyframe.tags.valueof(MICROMANAGER_TAG)
+    step = positive(summary.get("PixelSize_um"))
+    if step is None and isinstance(plane, dict):
+        step = positive(plane.get("PixelSizeUm"))  # of version 2
+    names, colors = (_as_list(summary.get(key)) for key in ("ChNames", "ChColors"))
+    return ImageMetadata(
+        sizes_of({"X": step, "Y": step, "Z": summary.get("z-step_um")}),
+        [str(name) for name in names],
+        [f"#{color & 0xFFFFFF:06x}" for color in colors if isinstance(color, int)],
+    )
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _told_by_qptiff(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata:
+    channels = [ome_of(page.aspage().description) for page in series.pages if page is not None]
+    names = [channel.findtext("Name", "") for channel in channels]
+    colors = [channel.findtext("Color", "").split(",") for channel in channels]
+    told = [color_of([int(n) for n in rgb]) for rgb in colors if [n.isdigit() for n in rgb] == [True] * 3]
+    return ImageMetadata(_plain_sizes(series.keyframe), names, told)
+
+
+def _told_by_ome(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata:
+    every = ome_of(tiff.ome_metadata or "").findall(".//{*}Pixels")
+    if not every:
+        return ImageMetadata()
+    pixels = every[min(tiff.series.index(series), len(every) - 1)]
+    sizes = {}
+    for axis in "XYZ":
+        factor = um_per(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
+        size = positive(pixels.get(f"PhysicalSize{axis}"))
+        if factor and size:
+            sizes[axis] = size * factor
+    channels = pixels.findall("{*}Channel")
+    names = [channel.get("Name", "") for channel in channels]
+    colors = [_ome_color(channel.get("Color", "")) for channel in channels]
+    return ImageMetadata(sizes, names, colors)
+
+
+def _ome_color(text: str) -> str:
+    """Return a color of OME-XML, a signed number of red, green, blue and opacity, as ``#rrggbb``."""
+    try:
+        return f"#{(int(text) >> 8) & 0xFFFFFF:06x}"
+    except ValueError:
+        return ""
+
+
+def _imagej_sizes(metadata: Mapping[str, Any], page: Any) -> Mapping[str, float]:
+    unit = str(metadata.get("unit", ""))
+    sizes: dict[str, float] = {}
+    for axis, step in {**_resolution(page, 1.0), "Z": metadata.get("spacing")}.items():
+        factor = um_per(str(metadata.get(f"{axis.lower()}unit", unit)))  # told where it is another one
+        sizes |= sizes_of({axis: step}, factor or 0.0)
+    if unit in PRINT_UNITS and not _believable({axis: sizes[axis] for axis in sizes if axis != "Z"}):
+        return {}
+    return {axis: size for axis, size in sizes.items() if size}
+
+
+def _believable(sizes: dict[str, float]) -> dict[str, float]:
+    """Return sizes that a microscope can have: 72 dots per inch is what programs write that know none."""
+    if any(size > LARGEST_UM for size in sizes.values()):
+        return {}
+    return sizes
+
+
+def _resolution(page: Any, unit_um: float) -> dict[str, float]:
+    sizes = {}
+    for axis in "XY":
+        tag = page.tags.get(f"{axis}Resolution")
+        if tag is not None and tag.value[0] and tag.value[1]:
+            sizes[axis] = unit_um * tag.value[1] / tag.value[0]
+    return sizes
+
+
+Dialect = Callable[[tifffile.TiffFile, tifffile.TiffPageSeries], ImageMetadata | None]
+DIALECTS: dict[str, Dialect] = {  # by what tifffile calls a file; the first that applies and tells
+    "is_ome": _told_by_ome,
+    "is_micromanager": _told_by_micromanager,
+    "is_qpi": _told_by_qptiff,
+    "is_imagej": _told_by_imagej,
+    "is_lsm": _told_by_lsm,
+    "is_stk": _told_by_stk,
+    "is_metaseries": _told_by_metaseries,
+    "is_svs": _told_by_svs,
+}
