@@ -23,6 +23,7 @@ from cellwright.widgets.compare.model import (
     whole_progress,
 )
 from cellwright.widgets.compare.view import NO_TRUTH, ComparePanel
+from cellwright.widgets.shared.combos import forget_errors
 from cellwright.widgets.shared.coordinates import MOST_CHANNELS, Channel
 from cellwright.widgets.shared.edited_layers import is_image
 from cellwright.widgets.shared.layer_dataset import LayerItem, Pair, dataset_of, pairs
@@ -59,6 +60,7 @@ class CompareWidget(QWidget):
         self.jobs = self.panel.jobs
         self._opened: list[Layer] = []
         stack(PanelScrollArea(self.panel), into=self)
+        forget_errors(self.panel.message, self.panel)
         self.jobs.started.connect(self._on_started)
         self.jobs.failed.connect(self._on_failed)
         self.jobs.cancelled.connect(self._on_cancelled)

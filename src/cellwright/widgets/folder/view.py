@@ -175,6 +175,7 @@ class FolderView(QWidget):
         if folder:
             self.folders.setText(SEPARATOR.join(filter(None, [before, folder])))
             self.folders.editingFinished.emit()
+            self.message.forget_error()
 
     def propose(self) -> None:
         """Write what the names in the first folder tell of a plate, and where the results may go.
@@ -195,6 +196,7 @@ class FolderView(QWidget):
         folder = QFileDialog.getExistingDirectory(self, "Folder for the results")
         if folder:
             self.output.setText(folder)
+            self.message.forget_error()
         return folder
 
     # -- a run --------------------------------------------------------------------------------------------

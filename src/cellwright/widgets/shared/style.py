@@ -35,6 +35,7 @@ SPIN_FRAME_PX = 60  # beside the number of a spin box: its two buttons, as napar
 QWIDGETSIZE_MAX = (1 << 24) - 1  # of Qt: no limit
 LONG_WORD = re.compile(r"\S{16}(?=\S)")
 ROW_SPACING_PX = 6
+ARROWS = ("▸", "▾")  # of a part that is folded, and of one that is open
 
 Box = TypeVar("Box", bound=QBoxLayout)
 
@@ -172,11 +173,9 @@ class FoldedPart(QWidget):
 
     def __init__(self, title: str, content: QWidget) -> None:
         super().__init__()
-        self.title, self.content = QToolButton(), content
+        self._title, self.title, self.content = title, QToolButton(), content
         self.title.setObjectName("fold")
-        self.title.setText(title)
         self.title.setCheckable(True)
-        self.title.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
         self.title.setToolTip(f"Show or hide: {title}.")
         self.title.toggled.connect(self._on_toggled)
         self.title.setFocusPolicy(Qt.FocusPolicy.TabFocus)  # after a click the keys go on reaching the image
@@ -188,7 +187,7 @@ class FoldedPart(QWidget):
         self._on_toggled(False)  # noqa: FBT003 - Qt calls it so
 
     def _on_toggled(self, is_open: bool) -> None:  # noqa: FBT001 - Qt calls it
-        self.title.setArrowType(Qt.ArrowType.DownArrow if is_open else Qt.ArrowType.RightArrow)
+        self.title.setText(f"{ARROWS[is_open]} {self._title}")  # as text it follows theme and font
         self.content.setVisible(is_open)
 
 
@@ -233,6 +232,11 @@ class MessageLabel(QLabel):
         self.setVisible(bool(text))
         set_state(self, "info", on=not (is_error or is_warning))
         set_state(self, "error", on=is_error)
+
+    def forget_error(self, _: object = None) -> None:
+        """Take an error away; what is no error stays."""
+        if self.property("error") == "true":
+            self.tell("")
 
     def keyPressEvent(self, event: QKeyEvent | None) -> None:
         """Copy what is marked as it was set; called by Qt."""

@@ -59,14 +59,6 @@ METHOD_HELP = (
     "SimCLR tells two views of one place from all other places; the other one colours images of which pieces "
     "are hidden."
 )
-TITLES = {  # where the name of a setting does not tell what it is
-    "rate": "Learning rate",
-    "steps_per_epoch": "Steps between checks",
-    "ema_decay": "EMA decay",
-    "replay": "Replay share",
-    "n_replay": "Replay images",
-    "n_validation": "Images to check with",
-}
 OWN_STAGES = ("write", "begin", "read", "epoch")  # the others are those of counting
 MOVES = ("pre-train", "fine-tune", "epoch")  # the bar; other stages leave it where it was
 INDENT_PX = 18
@@ -250,9 +242,7 @@ class UnlabelledChoices(QWidget):
 
 
 def _adapt(form: SettingsForm) -> None:
-    """Give numbers without a limit room for those of the presets, small ones their decimals, rows titles."""
-    for name, title in TITLES.items():
-        form.container[name].label = title
+    """Give numbers without a limit room for those of the presets, and small ones their decimals."""
     for name, value in form.values().items():
         field = form.container[name]
         if isinstance(value, int):
