@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cellwright.cli.count_table import Table, echo_notices
 from cellwright.cli.flags import (
     read_settings,
     refuse_foreign,
@@ -21,7 +20,7 @@ from cellwright.cli.flags import (
     with_saved,
     with_settings,
 )
-from cellwright.cli.progress import INTERRUPTED, run_with_bar
+from cellwright.cli.output import INTERRUPTED, Table, echo_notices, run_with_bar
 from cellwright.core.data import Image
 from cellwright.core.errors import ReadError, SettingsError, error_line
 from cellwright.files.folders.image_list import ListedImage, list_images

@@ -20,7 +20,9 @@ from cellwright.files.atomic import plain_name
 from cellwright.files.folders.image_list import ListedImage, short_name
 from cellwright.files.folders.results import begin_image, blocks_folder, mark_written, take_blocks
 from cellwright.inference.settings import StreamSettings
+from cellwright.models.fit import expectation
 from cellwright.ops.geometry.channels import channel_numbers
+from cellwright.ops.measure.cells_table import cells_table, class_counts, plain_count
 
 if TYPE_CHECKING:
     from cellwright.inference.recipe import Recipe
@@ -460,10 +462,6 @@ def _classifier_checksum(name: str) -> str:
 
 def summary_row(counted: Counted) -> dict[str, Any]:
     """Return model, count, interval, fit, classes, the means of what was measured, seconds and notices."""
-    from cellwright.files.tables import plain_count
-    from cellwright.inference.fit import expectation
-    from cellwright.ops.measure.cells_table import cells_table, class_counts
-
     result = counted.result
     row: dict[str, Any] = {"model": result.provenance.model, "count": plain_count(result.count)}
     if result.interval:

@@ -41,8 +41,7 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import acquire_lock, atomic_write, make_folder, write_text
 from cellwright.files.tables import write_csv, write_provenance
 from cellwright.files.zarr import chunk_px, create_array, finish_array, missing_chunks
-from cellwright.inference.context import load_models, names_of, open_context, references_of
-from cellwright.inference.fit import FactCollector, calibration_of, warning
+from cellwright.inference.context import calibration_of, load_models, names_of, open_context, references_of
 from cellwright.inference.pipeline import provenance_of
 from cellwright.inference.predictor import Engine
 from cellwright.inference.scale import zoom_notice
@@ -79,6 +78,7 @@ from cellwright.inference.streaming.second_pass import (
     select,
 )
 from cellwright.models.classifier.network import load
+from cellwright.models.fit import FactCollector, warning
 from cellwright.ops.measure.analysis import Analysis
 from cellwright.ops.measure.cells_table import frames_table
 from cellwright.ops.measure.prediction_interval import count_interval

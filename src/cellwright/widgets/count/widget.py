@@ -11,9 +11,9 @@ from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QWidget
 
 from cellwright.core.errors import CellwrightError, WrongLayerError
-from cellwright.inference.fit import expectation
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
+from cellwright.models.fit import expectation
 from cellwright.ops.measure.regions import RegionSet
 from cellwright.widgets.count.background import BackgroundTool, WholeCount
 from cellwright.widgets.count.calibrate import CalibrateTool
@@ -403,6 +403,8 @@ class CountWidget(QWidget):
         counted = self.model.outcome
         if counted is not None and self._elsewhere != self._where_counted(counted):
             self._show_number()
+            if self._elsewhere and not self.jobs.is_busy:
+                self.model.tell("")  # notices of that count
 
     def _where_counted(self, counted: CountOutcome) -> str:
         """Return where the image of a count is; '' where it is the one that is chosen."""

@@ -29,9 +29,9 @@ from qtpy.QtWidgets import (
 from superqt import QCollapsible
 
 from cellwright.files.folders.results import ImageOutcome, thumbnail_of
-from cellwright.inference.fit import UNKNOWN_BELOW, WARN_BELOW, in_short
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
+from cellwright.models.fit import UNKNOWN_BELOW, WARN_BELOW, in_short
 from cellwright.ops.plates import PlateMap, plate_pattern, well_place
 from cellwright.widgets.folder.model import ORDERS, FolderModel
 from cellwright.widgets.folder.plate_view import PlateView
