@@ -182,7 +182,10 @@ def test_oib_tells_sizes_by_its_axes(stands_in):
     data = np.zeros((2, 3, 8, 9), np.uint16)
     path = stands_in("oiffile", "OifFile", ".oib", mainfile=mainfile, axes="CZYX", asarray=lambda: data)
     image = read_image(path)
-    assert (image.axes, image.pixel_size_um) == ("CZYX", (1.0, 0.25, 0.5))
+    assert (image.axes, image.pixel_size_um) == (
+        "CZYX",
+        (1.5, 0.25, 0.5),
+    )  # of three slices, the middles of the outer ones 3 µm apart
 
 
 def test_czi_has_scenes_of_their_own_place(stands_in):

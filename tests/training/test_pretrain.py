@@ -135,6 +135,8 @@ def test_a_stopped_run_resumes_and_ends_with_the_same_weights(images, tmp_path):
     next(progress for progress in task if progress.stage == "epoch")
     task.close()
     assert not (tmp_path / "halves" / "pretrained.json").exists()
+    with pytest.raises(CheckpointError, match="began with other settings"):
+        next(pretrain(images, flow(), tmp_path / "halves", replace(SHORT, rate=1e-5), device="cpu"))
     halves = run(pretrain(images, flow(), tmp_path / "halves", SHORT, device="cpu"))
     first, second = (load_file(folder / "weights.safetensors") for folder in (whole, halves))
     assert all(torch.allclose(first[name], second[name], atol=1e-5) for name in first)

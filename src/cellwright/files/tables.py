@@ -17,7 +17,7 @@ from cellwright.ops.measure.cells_table import cells_checksum, cells_table, clas
 if TYPE_CHECKING:
     import pandas
 
-DECIMALS = 4
+DECIMALS = 4  # of counts and fits
 MOST_XLSX_ROWS = 1_048_576
 
 
@@ -27,7 +27,12 @@ def write_table(path: Path | str, result: Result) -> None:
     if result.gives == "density":
         table = frames_table(result)
     with atomic_write(Path(path)) as part:
-        table.round(DECIMALS).to_csv(part, index=False)
+        table.to_csv(part, index=False, float_format=in_digits)
+
+
+def in_digits(number: Any) -> str:
+    """Return a number of a table of cells as text, with the digits that 32 bits hold."""
+    return repr(float(f"{number:.7g}"))
 
 
 def write_csv(path: Path | str, table: "pandas.DataFrame") -> None:

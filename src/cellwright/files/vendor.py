@@ -277,8 +277,11 @@ def _read_oif(module: Any, path: Path) -> Iterator[Image]:
             axis = file.mainfile.get(f"Axis {number} Parameters Common", {})
             n, unit = positive(axis.get("MaxSize")), um_per(str(axis.get("PixUnit", "")))
             length = float(axis.get("EndPosition", 0)) - float(axis.get("StartPosition", 0))
+            letter = str(axis.get("AxisCode"))
+            if n and letter == "Z":
+                n -= 1  # from the middle of the first slice to that of the last; others are between edges
             if n and unit:
-                sizes |= sizes_of({str(axis.get("AxisCode")): abs(length) / n}, unit)
+                sizes |= sizes_of({letter: abs(length) / n}, unit)
         data, axes = _squeezed(file.asarray(), file.axes)
         yield describe(data, axes, path.stem, ImageMetadata(sizes))
 

@@ -134,8 +134,8 @@ def _find_done(
 
 
 def _made(image: ListedImage, counter: RecipeCounter) -> Made:
-    name = image.part or image.path.stem
-    return Made(counter.fingerprint, tuple(map(facts_of, (image.path, *counter.inputs(name)))))
+    inputs = counter.inputs(image.name_in_paths)
+    return Made(counter.fingerprint, tuple(map(facts_of, (image.path, *inputs))))
 
 
 Step = Progress | ImageOutcome

@@ -437,8 +437,10 @@ class RecipeCounter:
         if output is None or not self.choices.streams(image):
             return counted_task(image, self.choices)
         tables = replace(self.choices.tables, output=blocks_folder(output, name))
+        recipe = replace(self.choices.recipe, files=self.choices.recipe.files.of_image(image.name))
         image = replace(image, name=Path(name).name)
-        return streamed_task(Path(), image, replace(self.choices, tables=tables), is_summed=True)
+        choices = replace(self.choices, recipe=recipe, tables=tables)
+        return streamed_task(Path(), image, choices, is_summed=True)
 
     def write(self, folder: Path, name: str, image: Image, counted: Counted) -> Sequence[Path]:
         """Write the files of an image and return them; those of a large one are there already."""

@@ -37,9 +37,9 @@ from cellwright.training.data.augment import augment
 from cellwright.training.data.patches import cut_patch
 from cellwright.training.data.sampler import one_ahead
 from cellwright.training.data.samples import MAX_FRAMES, Sample, scaled_channels
-from cellwright.training.run_folder import forget
+from cellwright.training.run_folder import forget, write_curve
 from cellwright.training.settings import PretrainSettings
-from cellwright.training.state import RunState, first_state, resume, save
+from cellwright.training.state import RunState, check_same_run, first_state, resume, save
 from cellwright.training.trainer import EpochReport, average, descend, half_precision, set_rate, warm_cosine
 
 PRETRAINED = "pretrained.json"
@@ -150,13 +150,15 @@ def pretrain(
     Raises
     ------
     CheckpointError
-        The network has no encoder and decoder to speak of, or the run in ``output`` is of another one.
+        The network has no encoder and decoder to speak of, or the run in ``output`` is of another one, or
+        began with other settings.
     ReadError
         No image can be learned from.
     WriteError
         The output folder cannot be written.
     """
     check_writable(output)
+    check_same_run(output, settings)
     network = _with_trunk(model)
     samples = yield from read_unannotated(images, model)
     torch_device = devices.choose(device)
@@ -169,6 +171,7 @@ def pretrain(
         loss = float(np.mean(state.losses))
         rate = float(state.optimizer.param_groups[0]["lr"])
         state.history.append({"step": state.step, "loss": loss, "rate": rate})
+        write_curve(output, asdict(settings), state.history)
         save(state, output)
         yield EpochReport("epoch", state.step, settings.steps, f"loss {loss:.3f}", loss, rate)
     parts = state.average.get_submodule("parts")

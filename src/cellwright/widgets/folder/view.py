@@ -56,7 +56,7 @@ SEPARATOR = "; "  # between folders in their line
 OWN_ROWS = ("device", "channel", "channels")
 SHOWN_IN_FORM = tuple(name for name in names_of(EngineSettings) if name not in OWN_ROWS)
 COUNT_TITLE = "Cells"
-PICTURE_PX, MARGIN_PX, TEXT_PX = 138, 12, 50
+PICTURE_PX, MARGIN_PX, TEXT_PX = 130, 12, 50
 MOST_KEPT = 400  # pictures in memory
 LONGEST_NAME = 20  # letters under a picture
 WARNED = {Qt.ItemDataRole.ForegroundRole: "black", Qt.ItemDataRole.BackgroundRole: "#d69e2e"}
@@ -174,12 +174,19 @@ class FolderView(QWidget):
         folder = QFileDialog.getExistingDirectory(self, "Folder of images, or a .zarr plate")
         if folder:
             self.folders.setText(SEPARATOR.join(filter(None, [before, folder])))
-            self.propose_plate()
+            self.folders.editingFinished.emit()
 
-    def propose_plate(self) -> None:
-        """Write what the names in the first folder tell of a plate, where nothing is written yet."""
+    def propose(self) -> None:
+        """Write what the names in the first folder tell of a plate, and where the results may go.
+
+        What is written already stays.
+        """
         folder = Path(self.folders.text().split(SEPARATOR.strip())[0].strip())
-        if not self.plate_names.text().strip() and folder.is_dir():
+        if not folder.name or not folder.is_dir():
+            return
+        if not self.output.text().strip():
+            self.output.setText(str(folder.parent / f"{folder.name.removesuffix('.zarr')} results"))
+        if not self.plate_names.text().strip():
             stems = [one.name.partition(".")[0] for one in islice(folder.iterdir(), MOST_NAMES)]
             self.plate_names.setText(plate_pattern([stem for stem in stems if stem]))
 
@@ -213,7 +220,11 @@ class FolderView(QWidget):
             self.order.addItem(title, name)
         self.order.setToolTip("Fit is how well the model can be expected to do on an image.")
         self.whole_plate = button("", "Show the images of all wells.")
-        self.tabs.addTab(_page(row(self.order, self.whole_plate), self.gallery), "Images")
+        self.correct = button("Correct these cells", "Open the annotate panel with the opened image.")
+        self.correct.hide()
+        images = QWidget()
+        stack(self.gallery, self.correct, into=images)
+        self.tabs.addTab(_page(row(self.order, self.whole_plate), images), "Images")
         self.plate_names_box, self.column = PanelComboBox("The plate that is shown."), PanelComboBox()
         self.column.setToolTip("What the colours tell: a column of summary.csv, the mean of a well's images.")
         self.tabs.addTab(_page(row(self.column, self.plate_names_box), self.plate), "Plate")

@@ -30,7 +30,16 @@ from cellwright.widgets.folder.view import FolderView
 from cellwright.widgets.shared.edited_layers import is_edited
 from cellwright.widgets.shared.jobs import LiveUpdater
 from cellwright.widgets.shared.layer_io import place, take_away
-from cellwright.widgets.shared.messages import REDRAW_S, CountEvent, count_news, listen, tell_error
+from cellwright.widgets.shared.messages import (
+    ANNOTATE,
+    REDRAW_S,
+    CountEvent,
+    HandOver,
+    count_news,
+    hand_over,
+    listen,
+    tell_error,
+)
 from cellwright.widgets.shared.napari_private import unwrapped
 from cellwright.widgets.shared.style import PanelScrollArea, stack
 
@@ -52,6 +61,7 @@ class FolderWidget(QWidget):
         self.jobs = self.view.jobs
         self.earlier, self.opener = LiveUpdater(self), LiveUpdater(self)
         self._opened: list[Layer] = []
+        self._cells: Layer | None = None  # of the image that was opened
         self._redraw_at = 0.0
         self._classifier = ""  # of the count whose settings were taken over
         self._together: tuple[str, ...] = ()  # the same: models that counted together with the chosen one
@@ -68,7 +78,8 @@ class FolderWidget(QWidget):
         view, model = self.view, self.model
         view.choose_folder.clicked.connect(lambda: view.ask_for_folder(add=False))
         view.add_folder.clicked.connect(lambda: view.ask_for_folder(add=True))
-        view.folders.editingFinished.connect(view.propose_plate)
+        view.folders.editingFinished.connect(view.propose)
+        view.folders.editingFinished.connect(self._show_earlier)
         view.choose_output.clicked.connect(self._on_choose_output_clicked)
         view.output.editingFinished.connect(self._show_earlier)
         view.model.chosen.connect(self._on_model_chosen)
@@ -83,6 +94,7 @@ class FolderWidget(QWidget):
         view.plate.well_chosen.connect(self._on_well_chosen)
         view.tabs.currentChanged.connect(self._show_outcomes)
         view.gallery.opened.connect(self.open)
+        view.correct.clicked.connect(self._on_correct_clicked)
         model.changed.connect(self._show_outcomes)
         self.jobs.started.connect(lambda: view.show_running(is_running=True))
         self.jobs.failed.connect(self._on_failed)
@@ -248,8 +260,23 @@ class FolderWidget(QWidget):
     def _show_opened(self, opened: OpenedImage) -> None:
         last = self._opened
         image = self.viewer.add_layer(opened.image)
-        self._opened = [image, *place(self.viewer, opened.cells).values()]
+        shown = place(self.viewer, opened.cells)
+        self._opened, self._cells = [image, *shown.values()], shown.get("Labels", shown.get("Points"))
+        self.view.correct.setVisible(self._cells is not None)
         if any(is_edited(layer) for layer in last):
-            last = []  # what was corrected stays, with its image
+            self.view.message.tell(
+                f"What you corrected in {last[0].name!r} stays in the viewer. The files of the results are "
+                "still those of the count; save the cells from Results or the annotate panel."
+            )
+            last = []  # with its image
         take_away(self.viewer, *last)  # once the new ones are there: removed first, they can crash the canvas
         self.viewer.reset_view()
+
+    def _on_correct_clicked(self) -> None:
+        """Hand the image that was opened, its cells and the model to the annotate panel."""
+        if self._opened and self._opened[0] in self.viewer.layers:
+            hand_over(
+                self.viewer, ANNOTATE, HandOver(self._opened[0], self._cells, self.view.model.model_name)
+            )
+        else:
+            self.view.message.tell("The image is no longer among the layers. Open it again, then correct.")

@@ -186,6 +186,10 @@ def folded(title: str, content: QWidget) -> QCollapsible:
     """Return a part of a panel under its title, folded to begin with."""
     part = FoldedPart(title, expandedIcon="▾", collapsedIcon="▸")
     part.setContent(content)
+    layout = part.layout()
+    assert layout is not None
+    layout.setContentsMargins(0, 0, 0, 0)  # a panel has little height
+    layout.setSpacing(2)
     part.collapse(animate=False)
     part.toggleButton().setToolTip("Show or hide this part.")
     return part
