@@ -82,9 +82,13 @@ class BackgroundTool:
         if whole.layer is not None:
             whole.layer.visible = False
             viewer.add_layer(whole.layer)
-            QTimer.singleShot(0, partial(setattr, whole.layer, "visible", True))  # its pixels are read then
+            QTimer.singleShot(0, partial(_uncover, whole.layer))  # its pixels are read in that turn
         self.model.outcome = None  # that of the view is no longer what is shown
         self.model.whole_counted.emit(whole)
+
+
+def _uncover(layer: Layer) -> None:
+    layer.visible = True
 
 
 def whole_task(request: Request) -> Task[WholeCount]:
