@@ -7,8 +7,8 @@ import pytest
 
 from cellwright.core.data import Cells, Provenance, Result
 from cellwright.core.errors import WriteError
-from cellwright.files.tables import plain_count, write_provenance, write_table
-from cellwright.ops.measure.cells_table import cells_table, class_counts, frames_table
+from cellwright.files.tables import write_provenance, write_table
+from cellwright.ops.measure.cells_table import cells_table, class_counts, frames_table, plain_count
 
 
 def make_result(axes="YX", pixel_size_um=(), n=3, offset=()):

@@ -17,11 +17,10 @@ from PIL import Image as Picture
 from cellwright.core.data import CHANNEL, ArrayLike, Image, Result
 from cellwright.core.errors import SettingsError
 from cellwright.files.atomic import write_text
-from cellwright.files.tables import plain_count
 from cellwright.ops.geometry.channels import channel_numbers
 from cellwright.ops.measure.analysis import groups_of, per_plane
 from cellwright.ops.measure.blocks import cropped
-from cellwright.ops.measure.cells_table import cells_checksum, class_counts, label_axes
+from cellwright.ops.measure.cells_table import cells_checksum, class_counts, label_axes, plain_count
 from cellwright.ops.measure.columns import describe
 
 if TYPE_CHECKING:

@@ -34,16 +34,17 @@ from cellwright.inference.context import (
     ModelChoices,
     Predicted,
     Preparation,
+    calibration_of,
     in_rounds,
     load_models,
     names_of,
     open_context,
     references_of,
 )
-from cellwright.inference.fit import FactCollector, calibration_of, warning
 from cellwright.inference.scale import ScaleTrial, estimate_scale, zoom_for, zoom_notice
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
+from cellwright.models.fit import FactCollector, warning
 from cellwright.models.protocol import CellModel
 from cellwright.models.stitching import Stitched
 from cellwright.ops.geometry.resample import zoomed

@@ -233,8 +233,8 @@ def test_layers_are_channels_with_markers_of_their_own(panel: ResultsWidget, rea
 
 
 def test_nuclei_in_cells(panel: ResultsWidget, read: Read) -> None:
-    nuclei = np.zeros((64, 64), np.int32)
-    nuclei[4:6, 4:6], nuclei[8:10, 8:10], nuclei[32:35, 7:10], nuclei[20:23, 50:53] = 5, 6, 7, 8
+    nuclei = np.zeros((64, 64), np.uint64)
+    nuclei[4:6, 4:6], nuclei[8:10, 8:10], nuclei[32:35, 7:10], nuclei[20:23, 50:53] = 5, 2**32 + 5, 7, 8
     layer = panel.viewer.add_labels(nuclei, name="nuclei", scale=(0.5, 0.5), units=("um", "um"))
     panel.view.layer.setCurrentIndex(panel.view.layer.findText("cells"))
     panel.view.layer.activated.emit(panel.view.layer.currentIndex())

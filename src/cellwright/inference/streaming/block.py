@@ -15,8 +15,7 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import atomic_write, write_text, writing
 from cellwright.files.tables import in_digits
 from cellwright.files.zarr import open_array
-from cellwright.inference.context import load_models
-from cellwright.inference.fit import FactCollector, calibration_of
+from cellwright.inference.context import calibration_of, load_models
 from cellwright.inference.pipeline import count_with_prediction
 from cellwright.inference.streaming.plan import (
     StreamBlock,
@@ -28,7 +27,8 @@ from cellwright.inference.streaming.plan import (
     kept_plan,
     labels_of,
 )
-from cellwright.models.families.base import in_model_pixels
+from cellwright.models.fit import FactCollector
+from cellwright.models.protocol import in_model_pixels
 from cellwright.models.stitching import SAME_CENTRE, claimed, not_taken, with_lead
 from cellwright.ops.labels import measure
 from cellwright.ops.measure.cells_table import cells_table

@@ -206,8 +206,8 @@ def _from_labels(
         )
     if data.shape != shape:
         corner = in_pixels(np.zeros((1, layer.ndim)), layer, image_layer, axis_of(channel))[0]
-        whole = np.zeros(shape, np.int32)
-        paste_labels(whole, data.astype(np.int32), [int(i) for i in np.rint(corner)])
+        whole = np.zeros(shape, data.dtype)
+        paste_labels(whole, data, [int(i) for i in np.rint(corner)])
         data = whole
     n = int(data.max(initial=0))
     table = layer.features  # row 0 is the background

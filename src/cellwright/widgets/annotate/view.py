@@ -36,6 +36,7 @@ from cellwright.widgets.shared.style import (
     panel_layout,
     row,
     set_state,
+    shortened,
     stack,
     wrapped_label,
 )
@@ -43,6 +44,7 @@ from cellwright.widgets.shared.style import (
 N_COLUMNS = 4
 SPACING_PX = 7
 FILES_HEIGHT_PX = 150
+LONGEST_CLASS = 12  # letters of a class on its button, of which two stand side by side
 NO_REVIEW = "N: show the likeliest mistake"
 SMALL = QSize(36, 32)
 OWN_STYLE = """
@@ -137,7 +139,8 @@ class AnnotatePanel(QWidget):
             is_used = index < len(names)
             chip.setVisible(is_used)
             if is_used:
-                chip.setText(f"{index + 1} {names[index]} · {counts[index]:,}")
+                chip.setText(f"{index + 1} {shortened(names[index], LONGEST_CLASS)} · {counts[index]:,}")
+                chip.setToolTip(f"Give the class {names[index]} to the cells that are clicked ({index + 1}).")
                 chip.setStyleSheet(
                     f"QToolButton {{ border-left: 5px solid {class_colour(index)}; padding-left: 5px; }}"
                 )
@@ -256,7 +259,7 @@ class AnnotatePanel(QWidget):
         grid.setSpacing(4)
         for index, chip in enumerate(self.chips):
             chip.setCheckable(True)
-            chip.setToolTip(f"Give this class to the cells that are clicked ({index + 1}).")
+            chip.setToolTip("Give this class to the cells that are clicked.")
             chip.setFocusPolicy(Qt.FocusPolicy.NoFocus)
             _size(chip)
             chip.setVisible(False)

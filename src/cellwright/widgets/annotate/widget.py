@@ -24,6 +24,7 @@ from cellwright.widgets.annotate.proofread import Proofreader
 from cellwright.widgets.annotate.session_setup import journal_path, resume, start_session, unfinished
 from cellwright.widgets.annotate.tools import CELL
 from cellwright.widgets.annotate.view import NO_REVIEW, AnnotatePanel
+from cellwright.widgets.shared.combos import forget_errors
 from cellwright.widgets.shared.coordinates import Channel
 from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.jobs import debouncer
@@ -79,6 +80,7 @@ class AnnotateWidget(QWidget):
 
     def _connect_panel(self) -> None:
         panel, layers = self.panel, self.viewer.layers
+        forget_errors(panel.message, panel)
         panel.begin.clicked.connect(self._on_begin_clicked)
         panel.resume.clicked.connect(self._on_resume_clicked)
         panel.check.clicked.connect(self._on_check_clicked)

@@ -11,6 +11,7 @@ from cellwright.widgets.compare.choices import CompareChoices
 from cellwright.widgets.compare.disagreement import DISAGREEMENT
 from cellwright.widgets.compare.model import Compared, CompareModel, compare_task, open_task, whole_progress
 from cellwright.widgets.compare.view import ComparePanel
+from cellwright.widgets.shared.combos import forget_errors
 from cellwright.widgets.shared.layer_io import Source, active_kept, remove, take_away
 from cellwright.widgets.shared.messages import tell_error
 from cellwright.widgets.shared.napari_private import unwrapped
@@ -39,6 +40,7 @@ class CompareWidget(QWidget):
         self.jobs = self.panel.jobs
         self._opened: list[Layer] = []
         stack(PanelScrollArea(self.panel), into=self)
+        forget_errors(self.panel.message, self.panel)
         self.jobs.started.connect(self._on_started)
         self.jobs.failed.connect(self._on_failed)
         self.jobs.cancelled.connect(self._on_cancelled)

@@ -29,9 +29,9 @@ from qtpy.QtWidgets import (
 from superqt import QCollapsible
 
 from cellwright.files.folders.results import ImageOutcome, thumbnail_of
-from cellwright.inference.fit import UNKNOWN_BELOW, WARN_BELOW, in_short
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
+from cellwright.models.fit import UNKNOWN_BELOW, WARN_BELOW, in_short
 from cellwright.ops.plates import PlateMap, plate_pattern, well_place
 from cellwright.widgets.folder.model import ORDERS, FolderModel
 from cellwright.widgets.folder.plate_view import PlateView
@@ -39,9 +39,9 @@ from cellwright.widgets.shared.combos import DeviceComboBox, ModelComboBox, Pane
 from cellwright.widgets.shared.form import SettingsForm, names_of
 from cellwright.widgets.shared.job_bar import JobBar, RunButton
 from cellwright.widgets.shared.style import (
+    FoldedPart,
     button,
     fill,
-    folded,
     form_layout,
     message_label,
     panel_layout,
@@ -68,7 +68,7 @@ class FolderView(QWidget):
     def __init__(self) -> None:
         super().__init__()
         layout = panel_layout(self, spacing_px=6)
-        self.inputs = folded("Images and model", self._inputs())
+        self.inputs = FoldedPart("Images and model", self._inputs())
         self.inputs.expand(animate=False)
         help_text = "Count all images; what was counted before with the same settings is kept."
         self.start = RunButton(("Count images", help_text), ("Stop", help_text))
@@ -135,7 +135,7 @@ class FolderView(QWidget):
         scroll.setWidget(box)
         scroll.setWidgetResizable(True)
         scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.more = folded("More", scroll)
+        self.more = FoldedPart("More", scroll)
         return self.more
 
     def show_family(self, name: str) -> None:
@@ -175,6 +175,7 @@ class FolderView(QWidget):
         if folder:
             self.folders.setText(SEPARATOR.join(filter(None, [before, folder])))
             self.folders.editingFinished.emit()
+            self.message.forget_error()
 
     def propose(self) -> None:
         """Write what the names in the first folder tell of a plate, and where the results may go.
@@ -195,6 +196,7 @@ class FolderView(QWidget):
         folder = QFileDialog.getExistingDirectory(self, "Folder for the results")
         if folder:
             self.output.setText(folder)
+            self.message.forget_error()
         return folder
 
     # -- a run --------------------------------------------------------------------------------------------

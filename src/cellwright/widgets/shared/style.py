@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from qtpy.compat import isalive
 from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer
-from qtpy.QtGui import QKeyEvent, QKeySequence, QShowEvent
+from qtpy.QtGui import QIcon, QKeyEvent, QKeySequence, QShowEvent
 from qtpy.QtWidgets import (
     QAbstractSpinBox,
     QApplication,
@@ -36,6 +36,7 @@ QWIDGETSIZE_MAX = (1 << 24) - 1  # of Qt: no limit
 FOLD_MARGIN_PX = 10  # under the content of a folded part, as superqt has it
 LONG_WORD = re.compile(r"\S{16}(?=\S)")
 ROW_SPACING_PX = 6
+ARROWS = ("▸", "▾")  # of a part that is folded, and of one that is open
 
 Box = TypeVar("Box", bound=QBoxLayout)
 
@@ -166,7 +167,23 @@ def panel_layout(
 
 
 class FoldedPart(QCollapsible):
-    """A part of a panel under its title; it grows with its content, whose font may change."""
+    """A part of a panel under its title, folded to begin with; it grows with its content."""
+
+    def __init__(self, title: str, content: QWidget) -> None:
+        super().__init__(title, expandedIcon=QIcon(), collapsedIcon=QIcon())
+        self._title = title
+        self.setContent(content)
+        self.toggleButton().setToolTip("Show or hide this part.")
+        self.toggled.connect(self._show_title)
+        layout = self.layout()
+        assert layout is not None
+        layout.setContentsMargins(0, 0, 0, 0)  # a panel has little height
+        layout.setSpacing(2)
+        self.collapse(animate=False)
+
+    def _show_title(self, is_open: bool) -> None:  # noqa: FBT001 - a slot of Qt
+        """Draw the arrow as text: an icon of superqt keeps the colour and size it is made with."""
+        self.setText(f"{ARROWS[is_open]} {self._title}")
 
     def setContent(self, content: QWidget) -> None:
         """Replace what is folded."""
@@ -182,19 +199,6 @@ class FoldedPart(QCollapsible):
         return False
 
 
-def folded(title: str, content: QWidget) -> QCollapsible:
-    """Return a part of a panel under its title, folded to begin with."""
-    part = FoldedPart(title, expandedIcon="▾", collapsedIcon="▸")
-    part.setContent(content)
-    layout = part.layout()
-    assert layout is not None
-    layout.setContentsMargins(0, 0, 0, 0)  # a panel has little height
-    layout.setSpacing(2)
-    part.collapse(animate=False)
-    part.toggleButton().setToolTip("Show or hide this part.")
-    return part
-
-
 def chip(text: str, colour: str) -> str:
     """Return rich text on a colour of its own, readable in dark and light themes."""
     return f"<span style='background-color:{colour};color:black'>&nbsp;{text}&nbsp;</span>"
@@ -206,6 +210,13 @@ def wrappable(text: str) -> str:
     The places to go on are marked by characters without a width, which what is copied must not have.
     """
     return LONG_WORD.sub(rf"\g<0>{BREAK}", text)
+
+
+def shortened(name: str, longest: int) -> str:
+    """Return a name that fits a narrow panel, its end left out where it has more letters."""
+    if len(name) <= longest:
+        return name
+    return f"{name[: longest - 1]}…"
 
 
 class MessageLabel(QLabel):
@@ -228,6 +239,11 @@ class MessageLabel(QLabel):
         self.setVisible(bool(text))
         set_state(self, "info", on=not (is_error or is_warning))
         set_state(self, "error", on=is_error)
+
+    def forget_error(self, _: object = None) -> None:
+        """Take an error away; what is no error stays."""
+        if self.property("error") == "true":
+            self.tell("")
 
     def keyPressEvent(self, event: QKeyEvent | None) -> None:
         """Copy what is marked as it was set; called by Qt."""

@@ -22,7 +22,7 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.models import store
 from cellwright.widgets.shared.combos import ModelComboBox, model_events
 from cellwright.widgets.shared.job_bar import JobBar
-from cellwright.widgets.shared.style import button, folded, stack
+from cellwright.widgets.shared.style import FoldedPart, button, stack
 
 ARCHIVE = "Exported model (*.zip)"
 LICENCE = "BSD-3-Clause"
@@ -59,7 +59,7 @@ class OwnModels(QWidget):
         for index, made in enumerate((self.rename, self.delete, self.export, self.add)):
             grid.addWidget(made, 1 + index // 2, index % 2)  # four in a row are cut off in a narrow dock
         grid.addWidget(self.job, 3, 0, 1, 2)
-        self.collapsible = folded("My models", content)
+        self.collapsible = FoldedPart("My models", content)
         stack(self.collapsible, into=self)
         self.rename.clicked.connect(self._on_rename_clicked)
         self.delete.clicked.connect(self._on_delete_clicked)
