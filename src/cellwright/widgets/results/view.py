@@ -44,7 +44,6 @@ from cellwright.widgets.shared.style import (
     message_label,
     panel_layout,
     row,
-    shortened,
     stack,
     wrapped_label,
 )
@@ -410,7 +409,7 @@ class MarkerRow:
     def show_channel(self, title: str, low: float, high: float) -> None:
         """Name the channel, and set the lowest and the highest threshold."""
         self._low, self._span = low, max(high - low, 1e-9)
-        self.is_on.setText(shortened(title, LONGEST_NAME))
+        self.is_on.setText(shortened(title))
         self.is_on.setToolTip(f"Tell which cells are positive in {title}, by their mean intensity.")
         with QSignalBlocker(self.value):
             self.value.setDecimals(3 if self._span < 10 else 1)
@@ -426,6 +425,13 @@ class MarkerRow:
     def slider_value(self) -> float:
         """The threshold where the slider stands."""
         return self._low + self._span * self.slider.value() / SLIDER_STEPS
+
+
+def shortened(name: str) -> str:
+    """Return a name that fits a narrow panel."""
+    if len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[: LONGEST_NAME - 1]}…"
 
 
 def spin(value: float, help_text: str, lowest: float = 0.0) -> QDoubleSpinBox:

@@ -212,13 +212,6 @@ def wrappable(text: str) -> str:
     return LONG_WORD.sub(rf"\g<0>{BREAK}", text)
 
 
-def shortened(name: str, longest: int) -> str:
-    """Return a name that fits a narrow panel, its end left out where it has more letters."""
-    if len(name) <= longest:
-        return name
-    return f"{name[: longest - 1]}…"
-
-
 class MessageLabel(QLabel):
     """Shows text that can be copied, and breaks long words, paths say, so that no panel grows wide."""
 
