@@ -82,7 +82,8 @@ SOURCES = (
     Source("ijroi", ("ijroi/tests/fixtures/*.roi",), other_readers.imagej_roi),
     Source("pytrackmate", ("notebooks/FakeTracks.xml",), other_readers.trackmate),
     Source("pillow", ("Tests/images/*.tif", "Tests/images/*.tiff", "Tests/images/*.png", "Tests/images/*.gif",
-                      "Tests/images/*.jpg", "Tests/images/*.bmp", "Tests/images/*.webp", "Tests/images/*.jp2"),
+                      "Tests/images/*.jpg", "Tests/images/*.bmp", "Tests/images/*.webp",
+                      "Tests/images/*.jp2"),
            other_readers.picture, is_summed=True),
 )  # fmt: skip
 DIVIDED = "Pillow divides colours by their opacity"

@@ -24,9 +24,10 @@ from cellwright.files.folders.results import read_outcomes
 from cellwright.files.tables import write_table
 from cellwright.inference import folder, image_count
 from cellwright.inference.folder import count_folder
-from cellwright.inference.image_count import CountChoices, Counted, RecipeCounter, TableFiles
+from cellwright.inference.image_count import CountChoices, RecipeCounter, TableFiles
 from cellwright.inference.recipe import Recipe
 from cellwright.inference.settings import InputFiles, StreamSettings
+from cellwright.ops.measure.analysis import Counted
 
 
 @dataclass

@@ -30,7 +30,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,7 +79,7 @@ from cellwright.inference.streaming.second_pass import (
 )
 from cellwright.models.classifier.network import load
 from cellwright.models.fit import FactCollector, warning
-from cellwright.ops.measure.analysis import Analysis
+from cellwright.ops.measure.analysis import Counted
 from cellwright.ops.measure.cells_table import frames_table
 from cellwright.ops.measure.prediction_interval import count_interval
 
@@ -87,26 +87,11 @@ if TYPE_CHECKING:
     from dask.distributed import Client
 
 
-class Streamed(NamedTuple):
-    """What counting an image block by block gives: the count, and where the rest is."""
-
-    result: Result  # its cells are in files, or where they were measured bare of outlines
-    labels: Path | None  # their OME-Zarr labels, or the density; None where a model gives neither
-    analysis: Analysis | None = None  # of the cells that count; None: nothing was measured
-
-    @property
-    def notices(self) -> tuple[str, ...]:
-        """Sentences that the user should read."""
-        if self.analysis is None:
-            return self.result.notices
-        return (*self.result.notices, *self.analysis.notices)
-
-
 def count_streamed(
     job: StreamJob,
     stream: StreamSettings = StreamSettings(),  # noqa: B008 - frozen
-    write: Callable[[Streamed], None] | None = None,
-) -> Task[Streamed]:
+    write: Callable[[Counted], None] | None = None,
+) -> Task[Counted]:
     """Count an image of any size in constant memory; write its labels, its table of cells and a record.
 
     What else is to be written does ``write``, before the image counts as done.
@@ -244,7 +229,7 @@ def _finish(
     selected: Selected | None,
     fit: float | None,
     started: float,
-) -> Streamed:
+) -> Counted:
     """Put the tables together, make the pyramid, and write how it was found."""
     files, blocks = files_of(job, image), blocks_of(image, plan)
     maps = files.labels
@@ -266,7 +251,7 @@ def _finish(
         _join([files.selected(block) for block in blocks], files.table("csv"))
         result = analysis.result
     labels = maps if maps.exists() else None
-    found = Streamed(replace(result, maps={}), labels, analysis)
+    found = Counted(replace(result, maps={}), analysis, labels=labels)
     write_provenance(files.output / f"{image.name}.json", replace(result, notices=found.notices))
     return found
 

@@ -26,7 +26,6 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
-from superqt import QCollapsible
 
 from cellwright.files.folders.results import ImageOutcome, thumbnail_of
 from cellwright.inference.settings import EngineSettings
@@ -39,14 +38,15 @@ from cellwright.widgets.shared.combos import DeviceComboBox, ModelComboBox, Pane
 from cellwright.widgets.shared.form import SettingsForm, names_of
 from cellwright.widgets.shared.job_bar import JobBar, RunButton
 from cellwright.widgets.shared.style import (
+    FoldedPart,
     button,
     fill,
-    folded,
     form_layout,
     message_label,
     panel_layout,
     put,
     row,
+    shortened,
     stack,
     wrapped_label,
 )
@@ -68,8 +68,8 @@ class FolderView(QWidget):
     def __init__(self) -> None:
         super().__init__()
         layout = panel_layout(self, spacing_px=6)
-        self.inputs = folded("Images and model", self._inputs())
-        self.inputs.expand(animate=False)
+        self.inputs = FoldedPart("Images and model", self._inputs())
+        self.inputs.title.setChecked(True)
         help_text = "Count all images; what was counted before with the same settings is kept."
         self.start = RunButton(("Count images", help_text), ("Stop", help_text))
         self.jobs, self.message = JobBar(has_stop=False), message_label()
@@ -115,7 +115,7 @@ class FolderView(QWidget):
         self.add_folder.setMaximumWidth(28)
         return row(self.folders, self.choose_folder, self.add_folder)
 
-    def _more(self) -> QCollapsible:
+    def _more(self) -> FoldedPart:
         self.device = DeviceComboBox()
         self.channel = QLineEdit()
         self.channel.setPlaceholderText("colours together, else the first")
@@ -135,7 +135,7 @@ class FolderView(QWidget):
         scroll.setWidget(box)
         scroll.setWidgetResizable(True)
         scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.more = folded("More", scroll)
+        self.more = FoldedPart("More", scroll)
         return self.more
 
     def show_family(self, name: str) -> None:
@@ -175,6 +175,7 @@ class FolderView(QWidget):
         if folder:
             self.folders.setText(SEPARATOR.join(filter(None, [before, folder])))
             self.folders.editingFinished.emit()
+            self.message.forget_error()
 
     def propose(self) -> None:
         """Write what the names in the first folder tell of a plate, and where the results may go.
@@ -195,6 +196,7 @@ class FolderView(QWidget):
         folder = QFileDialog.getExistingDirectory(self, "Folder for the results")
         if folder:
             self.output.setText(folder)
+            self.message.forget_error()
         return folder
 
     # -- a run --------------------------------------------------------------------------------------------
@@ -203,12 +205,12 @@ class FolderView(QWidget):
         """Turn the button into Stop and back; nothing is changed while images are counted."""
         self.start.show_running(is_running=is_running)
         for section in (self.inputs, self.more):
-            section.content().setEnabled(not is_running)
+            section.content.setEnabled(not is_running)
 
     def make_room(self) -> None:
         """Fold what is counted and how, so that the results have room."""
         for section in (self.inputs, self.more):
-            section.collapse(animate=False)
+            section.title.setChecked(False)
 
     # -- what came of it ----------------------------------------------------------------------------------
 
@@ -313,7 +315,9 @@ class OutcomeList(QAbstractListModel):
         outcome = self._outcomes[index.row()]
         if role == Qt.ItemDataRole.DisplayRole:
             n = outcome.row.get("count", 0)
-            return f"{_shortened(outcome.image.name)}\n{n:,} cell{'s' * (n != 1)}\n{_fit(outcome)}"
+            return (
+                f"{shortened(outcome.image.name, LONGEST_NAME)}\n{n:,} cell{'s' * (n != 1)}\n{_fit(outcome)}"
+            )
         if role == Qt.ItemDataRole.DecorationRole:
             return self._picture(outcome)
         if role == Qt.ItemDataRole.ToolTipRole:
@@ -389,13 +393,6 @@ def _fit(outcome: ImageOutcome) -> str:
     if fit is not None and fit < UNKNOWN_BELOW:
         return "do not trust"
     return in_short(fit)
-
-
-def _shortened(name: str) -> str:
-    if len(name) <= LONGEST_NAME:
-        return name
-    half = (LONGEST_NAME - 1) // 2
-    return f"{name[:half]}…{name[-half:]}"
 
 
 def _squared(path: Path) -> QPixmap:

@@ -27,6 +27,7 @@ from cellwright.widgets.folder.model import (
     open_task,
 )
 from cellwright.widgets.folder.view import FolderView
+from cellwright.widgets.shared.combos import forget_errors
 from cellwright.widgets.shared.edited_layers import is_edited
 from cellwright.widgets.shared.jobs import LiveUpdater
 from cellwright.widgets.shared.layer_io import place, take_away
@@ -76,6 +77,7 @@ class FolderWidget(QWidget):
 
     def _connect(self) -> None:
         view, model = self.view, self.model
+        forget_errors(view.message, view)
         view.choose_folder.clicked.connect(lambda: view.ask_for_folder(add=False))
         view.add_folder.clicked.connect(lambda: view.ask_for_folder(add=True))
         view.folders.editingFinished.connect(view.propose)

@@ -37,6 +37,8 @@ class CellPlot(pg.PlotWidget):  # type: ignore[misc]  # pyqtgraph is untyped to 
         self.hideButtons()
         self.setMenuEnabled(False)
         self.setMouseEnabled(x=False, y=False)
+        for name in ("left", "bottom"):
+            self.getAxis(name).enableAutoSIPrefix(enable=False)  # a score of 0.5 is none of 500 (x0.001)
 
     def sizeHint(self) -> QSize:
         """Return a size that fits a narrow panel."""

@@ -15,11 +15,14 @@ from qtpy.QtCore import QSignalBlocker, Qt
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from qtpy.QtGui import QPaintEvent
 from qtpy.QtWidgets import (
+    QCheckBox,
     QComboBox,
     QDialog,
     QDialogButtonBox,
     QFileDialog,
     QHBoxLayout,
+    QLineEdit,
+    QListWidget,
     QSizePolicy,
     QStyle,
     QStyleOptionComboBox,
@@ -39,7 +42,7 @@ from cellwright.widgets.shared.coordinates import Channel, channels_of
 from cellwright.widgets.shared.edited_layers import ACTIVE_KEPT, is_image
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.napari_private import free_in_own_context, preferences, unwrapped
-from cellwright.widgets.shared.style import fill, row
+from cellwright.widgets.shared.style import MessageLabel, fill, row
 
 SPECS = "spec.json"
 OTHER_FOLDER = ""  # data of the entry that asks for a folder
@@ -146,6 +149,18 @@ class PanelComboBox(QComboBox):
         folder = QFileDialog.getExistingDirectory(self, self._dialog_title)
         if folder:
             self.add_folder(Path(folder))
+
+
+def forget_errors(message: MessageLabel, panel: QWidget) -> None:
+    """Take an error away once something is chosen, typed or ticked in a panel: its cause may be gone."""
+    for box in panel.findChildren(PanelComboBox):
+        box.chosen.connect(message.forget_error)
+    for line in panel.findChildren(QLineEdit):
+        line.textEdited.connect(message.forget_error)
+    for tick in panel.findChildren(QCheckBox):
+        tick.clicked.connect(message.forget_error)
+    for entries in panel.findChildren(QListWidget):
+        entries.itemChanged.connect(message.forget_error)
 
 
 class LayerComboBox(PanelComboBox):

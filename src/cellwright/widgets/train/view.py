@@ -32,10 +32,10 @@ from cellwright.widgets.shared.form import SettingsForm, is_threshold
 from cellwright.widgets.shared.job_bar import JobBar, RunButton
 from cellwright.widgets.shared.messages import duration, progress_line
 from cellwright.widgets.shared.style import (
+    FoldedPart,
     button,
     chip,
     fill,
-    folded,
     form_layout,
     message_label,
     panel_layout,
@@ -59,14 +59,6 @@ METHOD_HELP = (
     "SimCLR tells two views of one place from all other places; the other one colours images of which pieces "
     "are hidden."
 )
-TITLES = {  # where the name of a setting does not tell what it is
-    "rate": "Learning rate",
-    "steps_per_epoch": "Steps between checks",
-    "ema_decay": "EMA decay",
-    "replay": "Replay share",
-    "n_replay": "Replay images",
-    "n_validation": "Images to check with",
-}
 OWN_STAGES = ("write", "begin", "read", "epoch")  # the others are those of counting
 MOVES = ("pre-train", "fine-tune", "epoch")  # the bar; other stages leave it where it was
 INDENT_PX = 18
@@ -120,7 +112,7 @@ class TrainPanel(QWidget):
         self.form = SettingsForm(FinetuneSettings)
         _adapt(self.form)
         self.show_settings(FinetuneSettings())
-        self.advanced = folded("Advanced settings", self.form.native)
+        self.advanced = FoldedPart("Advanced settings", self.form.native)
         self.jobs = JobBar(has_stop=False, describe=training_line, stages=MOVES)
         self.message, self.card = message_label(), TrainCard()
         fill(layout, self.advanced, self.check_box, self._buttons(), self.jobs, self.message)
@@ -250,9 +242,7 @@ class UnlabelledChoices(QWidget):
 
 
 def _adapt(form: SettingsForm) -> None:
-    """Give numbers without a limit room for those of the presets, small ones their decimals, rows titles."""
-    for name, title in TITLES.items():
-        form.container[name].label = title
+    """Give numbers without a limit room for those of the presets, and small ones their decimals."""
     for name, value in form.values().items():
         field = form.container[name]
         if isinstance(value, int):

@@ -12,7 +12,7 @@ from cellwright.core.errors import CellwrightError
 from cellwright.core.tasks import Progress
 from cellwright.files.dataset.folder import Dataset
 from cellwright.training.run_folder import Plan, verdict
-from cellwright.widgets.shared.combos import model_events
+from cellwright.widgets.shared.combos import forget_errors, model_events
 from cellwright.widgets.shared.messages import (
     COUNT,
     TRAIN,
@@ -67,6 +67,8 @@ class TrainWidget(QWidget):
         self.offer.refresh()
 
     def _connect(self) -> None:
+        forget_errors(self.panel.message, self.panel)
+        self.choices.changed.connect(self.panel.message.forget_error)
         self.jobs.progressed.connect(self._on_progressed)
         self.jobs.failed.connect(self.model.fail)
         self.jobs.cancelled.connect(self.model.end_stopped)
@@ -119,7 +121,7 @@ class TrainWidget(QWidget):
     def leave(self) -> None:
         """Stop at the next step without ending the run, so that it can be resumed later."""
         self.model.is_leaving = True
-        self.data_check.cancel()
+        self.data_check.job.cancel()
         self.jobs.cancel()
 
     def pause(self, is_paused: bool) -> None:  # noqa: FBT001 - a slot of Qt
