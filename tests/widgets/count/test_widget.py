@@ -506,9 +506,11 @@ def test_a_number_tells_of_which_image_it_is(
     count(widget, qtbot, settled)
     line, panel = widget.panel.line.text(), widget.panel
     assert "first" not in line
+    widget.model.tell("A notice of this count.", is_warning=True)
     second = viewer.add_image(blobs.image, name="second")
     choose_layer(panel.image, second)
     assert panel.line.text() == f"of 'first', not of the image above: {line}"
+    assert panel.message.text() == ""  # no notices of another image
     choose_layer(panel.image, first)
     assert panel.line.text() == line
     viewer.layers.remove(first)

@@ -403,6 +403,8 @@ class CountWidget(QWidget):
         counted = self.model.outcome
         if counted is not None and self._elsewhere != self._where_counted(counted):
             self._show_number()
+            if self._elsewhere and not self.jobs.is_busy:
+                self.model.tell("")  # notices of that count
 
     def _where_counted(self, counted: CountOutcome) -> str:
         """Return where the image of a count is; '' where it is the one that is chosen."""
