@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cellwright.core.data import Cells, Labels, Maps
-from cellwright.models.families.base import ModelBase
+from cellwright.models.protocol import CellModel
 from cellwright.models.spec import ModelSpec
 from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.ops.labels import keep, measure
@@ -30,7 +30,7 @@ class Blobs(NamedTuple):
         return len(self.points)
 
 
-class FakeModel(ModelBase):
+class FakeModel(CellModel):
     """Takes connected regions of the probability map for cells; the network is up to the test."""
 
     def __init__(self, network: nn.Module, **spec: Any) -> None:

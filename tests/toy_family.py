@@ -11,8 +11,7 @@ from torch.nn import functional
 from cellwright.core.data import Annotation, Cells, Maps
 from cellwright.core.settings import check_bounds
 from cellwright.models import registry
-from cellwright.models.families.base import ModelBase, known_mean, labels_in, spec_of
-from cellwright.models.protocol import MapKind
+from cellwright.models.protocol import CellModel, MapKind, known_mean, labels_in, spec_of
 from cellwright.models.spec import ModelSpec
 from cellwright.ops.labels import keep, measure
 
@@ -58,7 +57,7 @@ class ToyNetwork(nn.Module):
         return logits
 
 
-class ToyModel(ModelBase):
+class ToyModel(CellModel):
     """Takes what is bright for cells."""
 
     map_kinds: ClassVar[dict[str, MapKind]] = {"bright": "scalar"}

@@ -65,15 +65,18 @@ class KilledRuns:
         self.n_repeated = 0
         self._done: dict[str, int] = {}
 
-    def run(self, seconds: float | None = None) -> int:
-        """Let it count for a time, then kill it; None waits for its end. Returns how many images are done."""
+    def run(self, n_wanted: int = 0, seconds: float = 0.0) -> int:
+        """Let it count until so many images are done and some seconds more, then kill it; 0: until its end.
+
+        Returns how many images are done.
+        """
         process = start(self.images, self.output)
-        if seconds is None:
-            process.wait()
-        else:
-            time.sleep(max(seconds, 0.1))
+        while n_wanted and process.poll() is None and len(marks(self.output)) < n_wanted:
+            time.sleep(0.01)
+        if n_wanted:
+            time.sleep(seconds)
             process.kill()
-            process.wait()
+        process.wait()
         now = marks(self.output)
         self.n_repeated += sum(now[image] != at for image, at in self._done.items())
         self._done = now
@@ -94,10 +97,9 @@ def main(n_kills: int = 20, n_images: int = 200, seed: int = 1) -> None:
         print(f"undisturbed: {len(times)} images, {seconds:.1f} s, {working:.1f} s of it counting")
         killed = KilledRuns(root / "images", root / "killed")
         for number in range(n_kills):
-            delay = seconds - working + rng.uniform(-1.0, 2 * working / n_kills)
-            print(
-                f"kill {number + 1:2d} after {delay:5.1f} s: {killed.run(delay):3d} images done", flush=True
-            )
+            n_wanted, delay = (number + 1) * n_images // (n_kills + 1), rng.uniform(0.0, working / n_images)
+            n_done = killed.run(n_wanted, delay)
+            print(f"kill {number + 1:2d}: {n_done:3d} images done, then {delay:.2f} s", flush=True)
         print(f"then finished: {killed.run()} images done")
         whole, other = results(root / "whole"), results(root / "killed")
         for part, expected in whole.items():

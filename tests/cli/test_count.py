@@ -16,9 +16,8 @@ import cellwright
 from cellwright.cli.flags import refuse_foreign
 from cellwright.core.errors import SettingsError, WriteError
 from cellwright.core.tasks import Progress
-from cellwright.files import tables
 from cellwright.files.images import read_image
-from cellwright.inference import pipeline
+from cellwright.inference import image_count, pipeline
 from cellwright.inference.recipe import as_command
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.checkpoint import save_checkpoint
@@ -265,7 +264,7 @@ def test_a_full_disk_does_not_lose_the_count(cli, image_path, blobs, tmp_path, m
     def full(*_args):
         raise WriteError("No space left on device.")
 
-    monkeypatch.setattr(tables, "write_table", full)
+    monkeypatch.setattr(image_count, "write_table", full)
     code, out, err = cli("count", image_path, "--json", "--output", tmp_path)
     assert (code, json.loads(out)["count"]) == (1, len(blobs))
     assert "No space left" in err

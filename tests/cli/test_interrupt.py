@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from cellwright.cli.progress import run_with_bar
+from cellwright.cli.output import run_with_bar
 from cellwright.core.tasks import Progress
 
 

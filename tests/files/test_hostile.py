@@ -12,6 +12,7 @@ import zipfile
 import zlib
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,6 +23,7 @@ from PIL import Image as Picture
 
 from cellwright.core.data import Image
 from cellwright.core.errors import CellwrightError, ReadError
+from cellwright.files import vendor
 from cellwright.files.dataset.folder import read_dataset
 from cellwright.files.formats import assembly
 from cellwright.files.formats.registry import READERS, recognise
@@ -464,8 +466,6 @@ def test_a_tile_that_unpacks_to_more_than_a_tile_is_refused(tmp_path, monkeypatc
 
 
 def test_a_chunk_of_hdf5_that_unpacks_to_more_than_it_holds_is_refused(tmp_path):
-    from cellwright.files.vendor import _refuse_chunks_beyond
-
     filters = SimpleNamespace(get_nfilters=lambda: 2, get_filter=[(1,), (3,)].__getitem__)  # packed, summed
     chunks = [(0, zlib.compress(bytes(4096))), (1, bytes(4096)), (2, zlib.compress(bytes(8 << 20)))]
     for n, (mask, _) in enumerate(chunks, start=1):
@@ -478,17 +478,48 @@ def test_a_chunk_of_hdf5_that_unpacks_to_more_than_it_holds_is_refused(tmp_path)
         )
         dataset = SimpleNamespace(id=told, chunks=(64, 64), dtype=np.dtype("u1"))
         if mask < 2:  # 1 is a chunk that was not packed
-            _refuse_chunks_beyond(dataset, tmp_path)
+            vendor._refuse_chunks_beyond(dataset, tmp_path)
             continue
         with pytest.raises(ReadError, match="unpacks to more than 4160 bytes"):
-            _refuse_chunks_beyond(dataset, tmp_path)
+            vendor._refuse_chunks_beyond(dataset, tmp_path)
+
+
+@pytest.fixture
+def walker(monkeypatch):
+    """What walks through HDF5 files, by another program than h5py."""
+    monkeypatch.setitem(sys.modules, "h5py", SimpleNamespace())
+    monkeypatch.setattr(vendor, "MOST_SECONDS_OF_WALK", 0.3)
+    monkeypatch.setattr(vendor, "_WALKER", vendor._Walker())
+    yield vendor._WALKER
+    vendor._WALKER.close()
 
 
 @pytest.mark.parametrize("walk", ["while True: pass", "import os; os.abort()"])
-def test_hdf5_that_never_ends_or_crashes_is_refused(tmp_path, monkeypatch, walk):
-    monkeypatch.setitem(sys.modules, "h5py", SimpleNamespace())
-    monkeypatch.setattr("cellwright.files.vendor.WALK", walk)
-    monkeypatch.setattr("cellwright.files.vendor.MOST_SECONDS_OF_WALK", 0.3)
+def test_hdf5_that_never_ends_or_crashes_is_refused(tmp_path, monkeypatch, walker, walk):
+    monkeypatch.setattr(vendor, "WALK", walk)
     (tmp_path / "a.h5").write_bytes(b"\x89HDF\r\n\x1a\n damaged")
     with pytest.raises(ReadError, match="did not come to an end"):
         read_image(tmp_path / "a.h5")
+
+
+def test_one_process_walks_through_many_files_of_hdf5(monkeypatch, walker):
+    walk = """import os, sys
+n = 0
+for line in sys.stdin:
+    n += 1
+    if "bad" in line or ("harmed" in line and n > 1):
+        os.abort()
+    print(flush=True)
+"""
+    monkeypatch.setattr(vendor, "WALK", walk)
+    monkeypatch.setattr(vendor, "MOST_SECONDS_OF_WALK", 20.0)
+    processes = []
+    for name, is_good in {"a": True, "ö b": True, "bad": False, "c": True, "harmed": True, "d": True}.items():
+        assert walker.comes_to_an_end(Path(name)) == is_good
+        processes.append(walker._process)
+    assert processes[0] is processes[1]
+    assert processes[2] is None
+    assert processes[3] is not processes[4]
+    assert processes[4] is processes[5]
+    walker.close()
+    assert processes[5].returncode is not None

@@ -1,4 +1,5 @@
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from cellwright.core.data import Image
 from cellwright.core.errors import AxesError, CellwrightError, ReadError, WriteError
 from cellwright.files import zarr as files_zarr
 from cellwright.files.images import read_image, write_labels
+from cellwright.files.metadata import NO_STEP, ImageMetadata, describe, with_axes
 
 
 @pytest.fixture
@@ -119,6 +121,31 @@ def test_rgb_tiff_drops_transparency(tmp_path, rng):
     image = read_image(tmp_path / "a.tif")
     assert image.axes == "YXC"
     np.testing.assert_array_equal(image.data, data[..., :3])
+
+
+def test_axes_that_are_stated_leave_other_notices(grey):
+    stack = describe(np.stack([grey] * 8), "", "a", ImageMetadata({"Y": 0.5, "X": 0.5}, notices=["Cut."]))
+    assert len(stack.notices) == 3  # guessed axes, no step between slices
+    assert with_axes(stack, "TYX").notices == ("Cut.",)
+    assert with_axes(stack, "ZYX").notices == ("Cut.", NO_STEP)
+
+
+def test_a_file_that_may_not_be_read_is_told(tmp_path, grey, monkeypatch):
+    def forbidden(path, *_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    tifffile.imwrite(tmp_path / "a.tif", grey)
+    monkeypatch.setattr(Path, "open", forbidden)
+    with pytest.raises(ReadError, match=r"You may not read .*a\.tif: Permission denied"):
+        read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(
+    ("level", "is_one"),
+    [((3, 128, 100), True), ((3, 33, 25), True), ((3, 50, 100), False), ((3, 300, 100), False)],
+)
+def test_a_smaller_copy_is_as_many_times_smaller_along_both_sides(level, is_one):
+    assert files_zarr._is_smaller_copy(level, (3, 257, 200)) == is_one
 
 
 def test_axes_can_be_stated(tmp_path, grey):
@@ -329,6 +356,13 @@ def test_singleton_axes_of_labels_are_kept(tmp_path):
 def test_labels_of_another_shape_are_refused(tmp_path):
     with pytest.raises(WriteError, match=r"\(20, 30\); got \(3, 3\)"):
         write_labels(tmp_path / "a.tif", np.zeros((3, 3), np.int32), Image(np.zeros((20, 30)), "YX"))
+
+
+@pytest.mark.parametrize("labels", [np.full((4, 5), 2**31, np.uint32), np.full((4, 5), -(2**40))], ids=str)
+def test_labels_that_int32_cannot_hold_are_refused(tmp_path, labels):
+    with pytest.raises(WriteError, match="must lie between -2147483648 and 2147483647"):
+        write_labels(tmp_path / "a.tif", labels, Image(labels, "YX"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):

@@ -276,6 +276,8 @@ def test_a_small_first_page_that_says_nothing_is_a_thumbnail(tmp_path, grey, col
     (image,) = read_images(tmp_path / "a.tif")
     np.testing.assert_array_equal(image.data, grey)
     assert "taken for a thumbnail and left out" in image.notices[0]
+    (named,) = read_images(tmp_path / "a.tif", "YX")
+    assert named.notices == image.notices  # which are not about its axes
     assert describe_images(tmp_path / "a.tif")[0].shape == grey.shape
     with TiffWriter(tmp_path / "b.tif") as tiff:  # an image as any other
         tiff.write(colours[:30], metadata=None)

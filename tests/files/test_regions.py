@@ -113,6 +113,8 @@ def test_labels_are_read(tmp_path):
     labels = np.arange(2400, dtype=np.uint16).reshape(40, 60)
     tifffile.imwrite(tmp_path / "n.tif", labels)
     np.testing.assert_array_equal(read_label_image(tmp_path / "n.tif", IMAGE), labels)
+    tifffile.imwrite(tmp_path / "n.tif", labels.astype(np.uint64) * 2**32)  # too large for int32
+    np.testing.assert_array_equal(read_label_image(tmp_path / "n.tif", IMAGE), labels)
     tifffile.imwrite(tmp_path / "n.tif", labels.astype(np.float32))
     with pytest.raises(ReadError, match="whole numbers"):
         read_label_image(tmp_path / "n.tif", IMAGE)

@@ -46,7 +46,11 @@ def test_a_report_stands_alone(tmp_path, analysed):
     assert text.count("by marker, median, quartiles, 5 to 95 %: 1 ch1+ (8 cells), 2 none (8 cells)") == 4
     assert not re.search(r'(src|href)="(?!data:)', text)
     assert "<script" not in text
-    assert text.count("eccentricity") > text.count("orientation_deg")  # whose mean and quartiles tell nothing
+    assert "<td>Eccentricity</td>" in text
+    assert "<td>Orientation" not in text  # whose mean and quartiles tell nothing
+    assert '<span class="unit">cells in 3 frames</span>' in text
+    assert "<th>Path [µm]</th>" in text
+    assert "<p>Tracks 16 · lineages 16 · divisions 0</p>" in text
 
 
 def test_its_picture_has_the_outlines(tmp_path, analysed):

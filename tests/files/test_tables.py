@@ -7,8 +7,8 @@ import pytest
 
 from cellwright.core.data import Cells, Provenance, Result
 from cellwright.core.errors import WriteError
-from cellwright.files.tables import plain_count, write_provenance, write_table
-from cellwright.ops.measure.cells_table import cells_table, class_counts, frames_table
+from cellwright.files.tables import write_provenance, write_table
+from cellwright.ops.measure.cells_table import cells_table, class_counts, frames_table, plain_count
 
 
 def make_result(axes="YX", pixel_size_um=(), n=3, offset=()):
@@ -153,7 +153,14 @@ def test_csv_comes_back_as_written(tmp_path):
     result = make_result("TYX", pixel_size_um=(0.5, 0.5))
     write_table(tmp_path / "new" / "a.csv", result)
     back = pandas.read_csv(tmp_path / "new" / "a.csv")
-    pandas.testing.assert_frame_equal(back, cells_table(result), check_dtype=False, atol=1e-4)
+    pandas.testing.assert_frame_equal(back, cells_table(result), check_dtype=False, rtol=1e-6)
+
+
+def test_small_areas_keep_their_digits(tmp_path):
+    result = make_result("YX", pixel_size_um=(0.001, 0.001))
+    write_table(tmp_path / "a.csv", result)
+    back = pandas.read_csv(tmp_path / "a.csv")["area_um2"]
+    assert back.to_numpy() == pytest.approx(cells_table(result)["area_um2"].to_numpy(), rel=1e-6)
 
 
 def test_no_cells_give_a_table_of_headings(tmp_path):

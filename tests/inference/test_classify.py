@@ -8,6 +8,7 @@ from torch import nn
 from cellwright.core.data import Cells, Image, Provenance, Result
 from cellwright.core.errors import AxesError, CheckpointError, OutOfMemoryError, SettingsError
 from cellwright.core.tasks import run
+from cellwright.inference import classify as classify_module
 from cellwright.inference.classify import Classes, classify, predict_classes
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.classifier.network import Classifier
@@ -192,6 +193,21 @@ def test_progress_ends_with_all_cells(scene):
     run(predict_classes(cells, Image(data, "YX"), classifier(), replace(CPU, batch_size=9)), steps.append)
     assert [step.done for step in steps] == sorted(step.done for step in steps)
     assert (steps[0].done, steps[-1].done, steps[-1].total) == (0, len(cells), len(cells))
+
+
+def test_going_on_on_the_cpu_is_told(scene, monkeypatch):
+    data, cells, is_bright = scene
+    image, attempt = Image(data, "YX"), classify_module._Runner._attempt
+    monkeypatch.setattr(classify_module, "choose", lambda _: torch.device("meta"))
+    monkeypatch.setattr(BrightNetwork, "to", lambda self, _: self)
+    monkeypatch.setattr(
+        classify_module._Runner,
+        "_attempt",
+        lambda self, *given: attempt(self, *given) if self._device.type == "cpu" else None,
+    )
+    after = run(classify(result_of(cells, image), image, classifier(), CPU))
+    np.testing.assert_array_equal(after.cells.classes, is_bright)
+    assert after.notices[1:] == ("The classifier does not fit into the memory of meta; went on on the CPU.",)
 
 
 def test_less_is_taken_at_once_when_memory_runs_out(scene):

@@ -10,11 +10,11 @@ from cellwright.core.tasks import run
 from cellwright.files.tables import write_provenance
 from cellwright.inference import context
 from cellwright.inference.context import CountContext
-from cellwright.inference.fit import WARN_BELOW, FactCollector, expectation, in_short, warning
 from cellwright.inference.pipeline import count, count_with_prediction, recount
 from cellwright.inference.scale import estimate_scale
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import store
+from cellwright.models.fit import WARN_BELOW, FactCollector, expectation, in_short, warning
 from cellwright.ops.codecs.flow import FlowSettings
 
 FACTS = ("confidence", "score_low", "flow_length", "ambiguous", "left_over")

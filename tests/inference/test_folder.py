@@ -14,17 +14,21 @@ import numpy as np
 import pandas
 import pytest
 import tifffile
+import zarr
 
-from cellwright.core.data import Cells, Provenance, Result
+from cellwright.core.data import Cells, Image, Provenance, Result
 from cellwright.core.errors import WriteError
 from cellwright.core.tasks import Progress, run
 from cellwright.files.atomic import acquire_lock, write_text
 from cellwright.files.folders.image_list import list_images
 from cellwright.files.folders.results import read_outcomes
 from cellwright.files.tables import write_table
-from cellwright.inference import folder
+from cellwright.inference import folder, image_count
 from cellwright.inference.folder import count_folder
-from cellwright.inference.image_count import Counted
+from cellwright.inference.image_count import CountChoices, RecipeCounter, TableFiles
+from cellwright.inference.recipe import Recipe
+from cellwright.inference.settings import InputFiles, StreamSettings
+from cellwright.ops.measure.analysis import Counted
 
 
 @dataclass
@@ -266,6 +270,21 @@ def test_an_input_that_changed_counts_its_image_anew(images, tmp_path):
     again = WithMask()
     count(images, tmp_path / "out", again)
     assert again.seen == ("3",)
+
+
+def test_missing_chunks_of_what_is_read_ahead_are_told(tmp_path):
+    zarr.create_array(tmp_path / "a.zarr", data=np.ones((8, 8), np.uint8), chunks=(4, 4))
+    (tmp_path / "a.zarr" / "c" / "1" / "1").unlink()
+    (listed,) = list_images([tmp_path / "a.zarr"])
+    assert "1 of the 4 chunks" in next(folder._open(listed, BrightPixels()).images).notices[0]
+
+
+def test_files_of_a_large_image_are_called_after_the_image(tmp_path, monkeypatch):
+    monkeypatch.setattr(image_count, "streamed_task", lambda _, image, choices, **__: (image, choices))
+    files, stream = InputFiles(mask="{name}_mask.tif"), StreamSettings(stream=True)
+    choices = CountChoices((), Recipe(files=files, stream=stream), TableFiles(tmp_path))
+    image, chosen = RecipeCounter(choices).count(Image(np.zeros((4, 5)), "YX", name="a.ome"), "sub/a")
+    assert (image.name, chosen.recipe.files.mask) == ("a", "a.ome_mask.tif")
 
 
 def test_images_are_read_beside_each_other(images, tmp_path, monkeypatch):

@@ -207,6 +207,17 @@ def test_the_kept_weights_are_a_running_average(material, tiny_flow, tmp_path):
     assert int(found["encoder.first.1.num_batches_tracked"]) == SHORT.n_steps
 
 
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+def test_cards_that_imitate_bfloat16_learn_in_float32(monkeypatch, has_bfloat16):
+    def is_supported(*, including_emulation):
+        return including_emulation or has_bfloat16
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_supported)
+    monkeypatch.setattr(torch, "autocast", lambda *given, enabled: (*given, enabled))
+    chosen = trainer.half_precision(torch.device("cuda:0"))
+    assert chosen == ("cuda", torch.bfloat16, has_bfloat16)
+
+
 def test_the_learning_rate_rises_falls_and_begins_anew():
     settings = TrainingSettings(pretrain_steps=1000, finetune_steps=500, warmup_steps=100)
     rates = np.array([learning_rate(step, settings) for step in range(1500)])

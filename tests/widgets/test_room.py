@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -11,25 +12,29 @@ from napari.components import ViewerModel
 from napari.qt import get_stylesheet
 from napari.utils.theme import get_theme
 from pytestqt.qtbot import QtBot
-from qtpy.QtCore import QCoreApplication, QEvent, QSize, Qt
+from qtpy.QtCore import QCoreApplication, QEvent, QPoint, QSize, Qt
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import (
     QAbstractButton,
     QAbstractSpinBox,
     QApplication,
+    QCheckBox,
     QComboBox,
     QLabel,
     QLineEdit,
     QSlider,
     QTabWidget,
+    QVBoxLayout,
     QWidget,
 )
-from superqt import QCollapsible
 
 from cellwright.widgets.annotate import view as annotate_view
 from cellwright.widgets.compare.disagreement import COLOURS
 from cellwright.widgets.count.widget import CountWidget
-from cellwright.widgets.shared.style import STYLE
+from cellwright.widgets.results.plots import Histogram
+from cellwright.widgets.results.view import MarkerRow
+from cellwright.widgets.shared.combos import PanelComboBox
+from cellwright.widgets.shared.style import STYLE, FoldedPart
 from cellwright.widgets.train import data_check
 from cellwright.widgets.train import view as train_view
 
@@ -68,9 +73,7 @@ every_panel = pytest.mark.parametrize("panel", PANELS, indirect=True)
 
 def opened(panel: QWidget) -> None:
     """Open all that is folded, and tell an error."""
-    for part in panel.findChildren(QCollapsible):
-        part.expand(animate=False)
-    for part in panel.findChildren(annotate_view.CollapsibleSection):
+    for part in panel.findChildren(FoldedPart):
         part.title.setChecked(True)
     shown = getattr(panel, "view", None) or panel.panel
     path = "/" + 200 * "x"  # one word
@@ -78,6 +81,11 @@ def opened(panel: QWidget) -> None:
     assert shown.message.text().endswith(path)
     if hasattr(shown, "show_session"):
         shown.show_session(is_open=True)
+        shown.show_classes(("lymphocyte", "tumour cell with a long name"), (1000, 1000))
+    if hasattr(shown, "markers"):
+        marker = MarkerRow(shown.markers, 0)
+        marker.show_channel("a channel with a long name", 0.0, 2000.0)
+        marker.show_threshold(1234.5)
 
 
 def controls(panel: QWidget) -> Iterator[QWidget]:
@@ -115,7 +123,8 @@ def test_panels_fit_and_clip_no_text(panel: QWidget, font_pt: int) -> None:
     panel.show()
     for size in (9, font_pt):  # the second while the panel is open
         panel.setStyleSheet(get_stylesheet("light", extra_variables={"font_size": f"{size}pt"}))
-        QApplication.processEvents()
+        for _ in range(3):  # what follows the font does so later
+            QApplication.processEvents()
     least = panel.minimumSizeHint()
     assert least.width() <= MOST_WIDTH_PX
     assert least.height() <= MOST_HEIGHT_PX
@@ -130,14 +139,44 @@ def test_panels_fit_and_clip_no_text(panel: QWidget, font_pt: int) -> None:
     assert clipped(panel) == []
 
 
+@pytest.mark.parametrize("panel", ["annotate", "train", "compare", "folder"], indirect=True)
+def test_errors_go_once_something_is_chosen_typed_or_ticked(panel: Any) -> None:
+    shown = getattr(panel, "view", None) or panel.panel
+    changes = [box.chosen.emit for box in shown.findChildren(PanelComboBox)]
+    changes += [partial(line.textEdited.emit, "") for line in shown.findChildren(QLineEdit)]
+    changes += [tick.click for tick in shown.findChildren(QCheckBox) if tick.isEnabled()]
+    for change in changes:
+        shown.message.tell("There is no such folder.", is_error=True)
+        change()
+        assert shown.message.text() == ""
+    shown.message.tell("Saved.")
+    changes[0]()
+    assert shown.message.text() == "Saved."
+
+
+@every_panel
+def test_folded_parts_tell_that_they_open_in_the_colour_of_text(panel: QWidget) -> None:
+    for part in panel.findChildren(FoldedPart):
+        assert part.title.icon().isNull()  # it would be black in a dark theme
+        for is_open, arrow in ((True, "▾ "), (False, "▸ ")):
+            part.title.setChecked(is_open)
+            assert part.title.text().startswith(arrow)
+
+
+def clipped_numbers(panel: QWidget) -> Iterator[str]:
+    """Yield the numbers that do not fit into their boxes."""
+    for one in filter(QWidget.isVisible, panel.findChildren(QAbstractSpinBox)):
+        line = one.lineEdit()
+        wanted = line.fontMetrics().horizontalAdvance(line.text())
+        if wanted > line.width():
+            yield f"{line.text()!r} {line.width()} of {wanted}"
+        if line.fontMetrics().tightBoundingRect(line.text()).height() > line.height():
+            yield f"{line.text()!r} is {line.height()} high"
+
+
 def clipped(panel: QWidget) -> list[str]:
     """Return the texts that do not fit into their widgets, and are told nowhere else."""
-    found = []
-    for one in panel.findChildren(QAbstractSpinBox):
-        line = one.lineEdit()
-        if one.isVisible() and line.fontMetrics().horizontalAdvance(line.text()) > line.width():
-            wanted = line.fontMetrics().horizontalAdvance(line.text())
-            found.append(f"{line.text()!r} {line.width()} of {wanted}")
+    found = list(clipped_numbers(panel))
     for one in panel.findChildren(QWidget):
         if not isinstance(one, QLabel | QAbstractButton) or not one.isVisible() or not one.text():
             continue
@@ -166,7 +205,7 @@ def test_switching_models_leaves_nothing_behind(qtbot: QtBot, shelved: Any) -> N
         for family in ("density", "flow"):
             panel._show_family(family)
         for is_open in (True, False):
-            panel.panel.more.expand(animate=False) if is_open else panel.panel.more.collapse(animate=False)
+            panel.panel.more.title.setChecked(is_open)
     assert n_widgets() == before
 
 
@@ -178,6 +217,25 @@ def test_a_first_count_shows_image_and_model_alone(qtbot: QtBot, shelved: Any) -
     QApplication.processEvents()
     shown = [box for box in panel.findChildren(QComboBox) if not box.visibleRegion().isEmpty()]
     assert shown == [panel.panel.image, panel.panel.model]
+
+
+def test_plots_follow_the_theme(qtbot: QtBot) -> None:
+    box, curves = QWidget(), train_view.CurvePlot()
+    layout = QVBoxLayout(box)
+    plots = (Histogram(), curves)
+    for plot in plots:
+        layout.addWidget(plot)
+    curves.show_curves((train_view.Curve("loss", ((0.0, 1.0), (1.0, 0.5)), "#ff9f1c"),), 2.0)
+    qtbot.addWidget(box)
+    with qtbot.waitExposed(box):
+        box.show()
+    for theme in ("light", "dark", "light"):
+        box.setStyleSheet(get_stylesheet(theme))
+        QApplication.processEvents()
+        picture, ground = box.grab().toImage(), get_theme(theme).background.as_hex()
+        corners = [plot.geometry().topLeft() + QPoint(3, 3) for plot in plots]
+        seen = {picture.pixelColor(corner).name() for corner in corners}
+        assert seen == {QColor(ground).name()}
 
 
 @pytest.mark.parametrize("theme", ["dark", "light"])

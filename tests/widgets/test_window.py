@@ -9,7 +9,7 @@ from napari import Viewer
 from napari.utils.notifications import notification_manager
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QEvent, QPoint, QPointF, Qt
-from qtpy.QtGui import QMouseEvent
+from qtpy.QtGui import QMouseEvent, QOpenGLContext
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QScrollArea, QWidget
 
@@ -80,7 +80,7 @@ def drag(canvas: QWidget, start: QPoint, end: QPoint) -> None:
 
 def test_a_line_is_drawn_with_the_mouse(window: tuple[Viewer, CountWidget], qtbot: QtBot) -> None:
     viewer, widget = window
-    widget.panel.more.expand(animate=False)
+    widget.panel.more.title.setChecked(True)
     qtbot.wait(100)
     widget.findChild(QScrollArea).ensureWidgetVisible(widget.panel.measure)
     qtbot.mouseClick(widget.panel.measure, Qt.MouseButton.LeftButton)
@@ -142,3 +142,17 @@ def test_panels_of_the_menu_are_tabs_beside_each_other(
     qtbot.waitUntil(lambda: len(main.tabifiedDockWidgets(dock)) == 1, timeout=5000)
     # the one that was opened last is in front, once the window has laid out its tabs
     qtbot.waitUntil(lambda: not dock.visibleRegion().isEmpty(), timeout=5000)
+
+
+def test_what_was_drawn_of_a_removed_layer_is_freed_in_its_own_context(
+    window: tuple[Viewer, CountWidget], qtbot: QtBot
+) -> None:
+    viewer, _ = window
+    canvas = viewer.window._qt_viewer.canvas.native
+    qtbot.waitUntil(canvas.isValid, timeout=5000)
+    current = []
+    for emitter in (viewer.layers.events.removed, viewer.layers.events.end_batch):
+        emitter.connect(lambda _: current.append(QOpenGLContext.currentContext()))
+    canvas.doneCurrent()
+    viewer.layers.clear()
+    assert current == [canvas.context()] * 2

@@ -22,8 +22,7 @@ import torch
 from cellwright.models import registry
 from cellwright.models.checkpoint import save_checkpoint
 from cellwright.models.layers.efficientnet_lite import load_imagenet
-from cellwright.models.layers.lite import LiteNetwork
-from cellwright.models.layers.trunk import HeadedNetwork
+from cellwright.models.layers.trunk import HeadedNetwork, LiteNetwork
 from cellwright.models.protocol import CellModel
 from cellwright.training.data.sampler import (
     WeightedSamples,

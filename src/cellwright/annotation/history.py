@@ -42,7 +42,7 @@ class SessionEvents(SignalGroup):
 
     changed = Signal(Edited)  # voxels
     reviewed = Signal(tuple)  # numbers whose flag differs
-    classes = Signal(tuple)  # numbers whose class differs; empty when the names of classes changed
+    classes = Signal(tuple)  # numbers whose class differs; empty for all, when names of classes changed
     regions = Signal(tuple)  # all regions
     history = Signal()  # after every edit, whatever it changed
 
@@ -160,7 +160,9 @@ class EditHistory:
         if reviewed:
             self.events.reviewed.emit(reviewed)
         classes = _differing(command.cells, "category")
-        if classes or before.class_names != after.class_names:
+        if before.class_names != after.class_names:
+            self.events.classes.emit(())
+        elif classes:
             self.events.classes.emit(classes)
         if before.regions != after.regions:
             self.events.regions.emit(after.regions)

@@ -17,7 +17,7 @@ from cellwright.annotation import tools
 from cellwright.annotation.history import Edit, EditHistory, SessionEvents
 from cellwright.annotation.identity import check_same, identity_of
 from cellwright.annotation.journal import Journal, locked, read_journal, rewrite
-from cellwright.annotation.label_store import AnnotationMetadata, LabelStore
+from cellwright.annotation.label_store import AnnotationMetadata, CellMetadata, LabelStore
 from cellwright.annotation.records import Start
 from cellwright.annotation.setup import (
     UNKNOWN,
@@ -329,15 +329,13 @@ class AnnotationSession:
         """
         self.history.do(tools.interpolate(self.store, number, first, last))
 
-    def add(
-        self, mask: Mask, corner: Sequence[int], *, score: float = 1.0, category: int | None = None
-    ) -> int:
+    def add(self, mask: Mask, corner: Sequence[int], *, score: float = 1.0) -> int:
         """Make the background under a mask a new cell and return its number.
 
         ``corner`` is the index of the mask's first voxel; a mask of fewer axes lies in one slice.
         """
         number = self.next_number
-        self.history.do(tools.add(self.store, mask, corner, score, category))
+        self.history.do(tools.add(self.store, mask, corner, score))
         return number
 
     def add_disc(self, point: NumpyLike, diameter_px: float) -> int:
@@ -353,14 +351,9 @@ class AnnotationSession:
         """
         self.history.do(tools.paint(self.store, box, before, after))
 
-    def replace_labels(
-        self,
-        labels: NDArray[np.integer[Any]],
-        scores: NumpyLike | None = None,
-        classes: NumpyLike | None = None,
-    ) -> None:
+    def replace_labels(self, labels: NDArray[np.integer[Any]]) -> None:
         """Put new labels, a model's say, in the place of all there are; undoable as any edit."""
-        self.history.do(tools.replace_labels(self.store, labels, scores, classes))
+        self.history.do(tools.replace_labels(self.store, labels))
 
     # -- metadata -----------------------------------------------------------------------------------------
 
@@ -380,9 +373,19 @@ class AnnotationSession:
         self.history.do(Edit("review", cells={number: cell}))
 
     def set_class_names(self, names: Iterable[str]) -> None:
-        """Name the classes."""
+        """Name the classes; cells keep the class of their name, wherever it stands now.
+
+        A class whose place another one takes is left without a name, after those that have one.
+        """
         metadata = replace(self.metadata, class_names=tuple(map(str, names)))
-        self.history.do(Edit("name classes", metadata=metadata))
+        used = [cell.category for cell in self.store.cells.values() if cell.category is not None]
+        n_used = max(len(self.class_names), max(used, default=-1) + 1)
+        moved = _moved(self.class_names, metadata.class_names, n_used)
+        cells: dict[int, CellMetadata | None] = {}
+        for number, cell in self.store.cells.items():
+            if cell.category in moved:
+                cells[number] = cell._replace(category=moved[cell.category])
+        self.history.do(Edit("name classes", cells=cells, metadata=metadata))
 
     def add_region(self, box: Box) -> None:
         """Declare a box in which every cell is annotated."""
@@ -397,3 +400,15 @@ class AnnotationSession:
             )
         regions = self.regions[:index] + self.regions[index + 1 :]
         self.history.do(Edit("remove region", metadata=replace(self.metadata, regions=regions)))
+
+
+def _moved(before: Sequence[str], after: Sequence[str], n_used: int) -> dict[int, int]:
+    """Return where classes stand now that other names are given, of those that stand elsewhere."""
+    places: dict[int, int] = {}
+    nameless = max(n_used, len(after))
+    for place in range(n_used):
+        if place < len(before) and before[place] in after:
+            places[place] = after.index(before[place])
+        elif place < len(after) and after[place] in before:
+            places[place], nameless = nameless, nameless + 1
+    return {old: new for old, new in places.items() if new != old}

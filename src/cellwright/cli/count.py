@@ -9,11 +9,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from cellwright.cli.count_table import Table, echo_notices
 from cellwright.cli.flags import (
     read_settings,
     refuse_foreign,
@@ -21,11 +20,13 @@ from cellwright.cli.flags import (
     with_saved,
     with_settings,
 )
-from cellwright.cli.progress import INTERRUPTED, run_with_bar
+from cellwright.cli.output import INTERRUPTED, Table, echo_notices, run_with_bar
 from cellwright.core.data import Image
 from cellwright.core.errors import ReadError, SettingsError, error_line
+from cellwright.files.atomic import check_writable
 from cellwright.files.folders.image_list import ListedImage, list_images
 from cellwright.files.folders.results import FileFacts, ImageOutcome, check_output, facts_of
+from cellwright.files.images import read_images
 from cellwright.files.zarr import address_of, images_inside, is_zarr
 from cellwright.inference.image_count import (
     CountChoices,
@@ -36,6 +37,7 @@ from cellwright.inference.image_count import (
     streamed_task,
     write_alone,
 )
+from cellwright.inference.recipe import Recipe, parse_pixel_size, parse_window, save_recipe
 from cellwright.inference.settings import (
     COUNT_RULES,
     EngineSettings,
@@ -47,9 +49,6 @@ from cellwright.inference.settings import (
 from cellwright.models import registry
 from cellwright.ops.measure.filters import check_texts
 from cellwright.ops.measure.settings import AnalysisSettings
-
-if TYPE_CHECKING:
-    from cellwright.inference.recipe import Recipe
 
 LOOK_EVERY_S = 2.0  # for new images; one whose file still changes waits
 COUNT_SETTINGS: tuple[type[Any], ...] = (
@@ -155,7 +154,9 @@ def count(
     if not in_folders:
         prepare_output(images, output)
     named: dict[str, Any] = {"models": model, "axes": axes, "classifier": classifier}
-    named |= {"each_channel": each_channel or None, "with_files": with_files, **place_of(window, pixel_size)}
+    named |= {"each_channel": each_channel or None, "with_files": with_files}
+    named["window"] = None if window is None else parse_window(window)
+    named["pixel_size_um"] = None if pixel_size is None else parse_pixel_size(pixel_size)
     flags = with_saved(saved, flags, named)
     there = [name for name, value in flags.items() if value not in (None, False, (), [], "")]
     there += [FOLDER] * any(path.is_dir() and not is_zarr(path) for path in images)
@@ -168,8 +169,6 @@ def count(
     if recipe.classifier:
         check_classifier(recipe.classifier, choices)
     if save_settings is not None:
-        from cellwright.inference.recipe import save_recipe
-
         save_recipe(save_settings, recipe)
     table = Table(images, choices.title, as_json=as_json)
     if in_folders:
@@ -178,7 +177,7 @@ def count(
         count_all(images, choices, table)
 
 
-def with_named(recipe: "Recipe", named: dict[str, Any], stream: StreamSettings) -> "Recipe":
+def with_named(recipe: Recipe, named: dict[str, Any], stream: StreamSettings) -> Recipe:
     """Return a recipe with what flags tell that are no field of settings."""
     return replace(
         recipe,
@@ -190,20 +189,6 @@ def with_named(recipe: "Recipe", named: dict[str, Any], stream: StreamSettings) 
         each_channel=bool(named["each_channel"]),
         with_files=tuple(named["with_files"]),
     )
-
-
-def place_of(window: str | None, pixel_size: str | None) -> dict[str, Any]:
-    """Return the part of the image and its pixel size as flags tell them, None where they do not."""
-    found: dict[str, Any] = {"window": None, "pixel_size_um": None}
-    if window is None and pixel_size is None:
-        return found
-    from cellwright.inference.recipe import parse_pixel_size, parse_window
-
-    if window is not None:
-        found["window"] = parse_window(window)
-    if pixel_size is not None:
-        found["pixel_size_um"] = parse_pixel_size(pixel_size)
-    return found
 
 
 def count_all(images: list[Path], choices: CountChoices, table: Table) -> None:
@@ -229,7 +214,6 @@ def make_choices(names: list[str], flags: dict[str, Any]) -> CountChoices:
     engine = read_settings(EngineSettings, flags)
     from cellwright.inference.context import load_models
     from cellwright.inference.device import choose
-    from cellwright.inference.recipe import Recipe
 
     choose(engine.device)
     models = load_models(tuple(names))
@@ -265,8 +249,6 @@ def prepare_output(images: list[Path], output: Path | None) -> None:
     """Make the output folder, so that a place that cannot be written stops the run before it starts."""
     if output is None:
         return
-    from cellwright.files.atomic import check_writable
-
     twice = [stem for stem, n in Counter(path.stem.casefold() for path in images).items() if n > 1]
     if twice:
         raise SettingsError(
@@ -283,8 +265,6 @@ def count_one(
 
     ``taken`` are folders and names of what the run has written; those of these images are added.
     """
-    from cellwright.files.images import read_images
-
     for image in map(choices.recipe.joined, read_images(path, choices.recipe.axes or None)):
         for part, own in channels_to_count(image, choices):
             take_name(path, part, own, taken)

@@ -11,7 +11,7 @@ import typer
 
 from cellwright.cli.count import COUNT_SETTINGS, make_choices
 from cellwright.cli.flags import read_settings, refuse_idle, with_settings
-from cellwright.cli.progress import run_with_bar
+from cellwright.cli.output import run_with_bar
 from cellwright.core.errors import ReadError, SettingsError
 from cellwright.inference.image_count import CountChoices
 from cellwright.inference.settings import ENGINE_RULES, EngineSettings, FlagRule

@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar, get_origin, get_type_hints
 import typer
 
 from cellwright.core.errors import SettingsError
+from cellwright.inference.recipe import read_recipe
 from cellwright.inference.settings import FlagRule
 
 S = TypeVar("S")
@@ -69,8 +70,6 @@ def with_saved(path: Path | None, flags: Mapping[str, Any], named: Mapping[str, 
     given = {name: value for name, value in (*flags.items(), *named.items()) if value not in (None, [])}
     if path is None:
         return {**flags, **named, **given}
-    from cellwright.inference.recipe import read_recipe
-
     saved = read_recipe(path)
     values: dict[str, Any] = {name: saved[name] for name in named if saved[name]}
     for part in ("settings", "engine", "analysis", "files", "stream"):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cellwright.cli.flags import read_settings, refuse_foreign, refuse_idle, with_settings
-from cellwright.cli.progress import run_with_bar
+from cellwright.cli.output import run_with_bar
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Progress
 from cellwright.files.folders.image_list import list_images

@@ -188,8 +188,10 @@ def _described(path: Path) -> tuple[Image, ...]:
 def write_labels(path: Path | str, labels: Labels, image: Image) -> None:
     """Write labels as a zlib-compressed int32 OME-TIFF with the axes and pixel size of their image.
 
-    They have the shape of the image without its channels; others are a WriteError.
+    They have the shape of the image without its channels, and numbers that int32 holds; others are a
+    WriteError.
     """
+    _refuse_beyond(labels, "i4", image)
     _write_tiff(Path(path), np.asarray(labels, np.int32), image)
 
 
@@ -221,14 +223,20 @@ def _plain_values(image: Image) -> NDArray[Any]:
     kind = {"?": "u1", "e": "f4", "l": "i4", "q": "i4", "L": "u4", "Q": "u4"}.get(pixels.dtype.char)
     if kind is None:
         return pixels
-    if kind in ("i4", "u4") and pixels.size:
-        limits = np.iinfo(kind)
-        if pixels.min() < limits.min or pixels.max() > limits.max:
-            raise WriteError(
-                f"The values of {image.name!r} must lie between {limits.min} and {limits.max}; got up to "
-                f"{pixels.max()}. Convert the image."
-            )
+    if kind in ("i4", "u4"):
+        _refuse_beyond(pixels, kind, image)
     return pixels.astype(kind)
+
+
+def _refuse_beyond(values: NDArray[Any], kind: str, image: Image) -> None:
+    """Raise WriteError where values do not fit a type of whole numbers."""
+    limits = np.iinfo(kind)
+    low, high = values.min(initial=0), values.max(initial=0)
+    if low < limits.min or high > limits.max:
+        raise WriteError(
+            f"The values of {image.name!r} must lie between {limits.min} and {limits.max}; got {low} to "
+            f"{high}. Convert them."
+        )
 
 
 def write_map(path: Path | str, values: NDArray[np.float32], image: Image) -> None:
@@ -293,8 +301,13 @@ def _read(path: Path | str, wanted: Wanted) -> Iterator[Image]:
 
 
 def _start_of(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(32)
+    try:
+        with path.open("rb") as file:
+            return file.read(32)
+    except PermissionError as error:
+        raise ReadError(
+            f"You may not read {path}: {error.strerror}. Change its rights, or choose another file."
+        ) from error
 
 
 def _read_file(path: Path, wanted: Wanted) -> Iterator[Image]:

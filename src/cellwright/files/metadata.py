@@ -136,11 +136,18 @@ def describe(data: ArrayLike, axes: str, name: str, told: ImageMetadata | None =
 
 
 def with_axes(image: Image, axes: str) -> Image:
-    """Return an image with other axes, which must fit; sizes and channels are kept by their letter."""
+    """Return an image with other axes, which must fit; sizes and channels are kept by their letter.
+
+    What a reader told stays, but not of axes that it guessed.
+    """
     Image(image.data, axes)  # which checks them
-    told = ImageMetadata(image.known_sizes_um, image.channel_names, image.channel_colors)
+    of_axes = (guess_notice(image.axes, image.shape), NO_STEP)
+    notices = [notice for notice in image.notices if notice not in of_axes]
+    told = ImageMetadata(image.known_sizes_um, image.channel_names, image.channel_colors, notices)
     named = describe(image.data, axes, image.name, told)
-    return replace(named, is_converted=image.is_converted, levels=image.levels)
+    return replace(
+        named, is_converted=image.is_converted, levels=image.levels, source_files=image.source_files
+    )
 
 
 def blank(shape: Sequence[int], dtype: Any) -> NDArray[Any]:

@@ -22,6 +22,7 @@ from cellwright.files.formats.assembly import area_of
 from cellwright.files.formats.imagej_roi import plane_of, read_rois, rings_of
 from cellwright.files.images import read_image, write_labels
 from cellwright.files.json_value import JsonValue, read_json
+from cellwright.ops.labels import as_int32
 from cellwright.ops.measure.regions import (
     EXCLUDED,
     Complement,
@@ -217,7 +218,7 @@ def read_label_image(path: Path | str, image: Image) -> ArrayLike:
             f"{pixels.dtype} of {pixels.shape}. Choose the labels of this image."
         )
     if isinstance(pixels, np.ndarray):
-        return pixels.astype(np.int32)
+        return as_int32(pixels)
     return pixels
 
 

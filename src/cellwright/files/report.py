@@ -17,12 +17,11 @@ from PIL import Image as Picture
 from cellwright.core.data import CHANNEL, ArrayLike, Image, Result
 from cellwright.core.errors import SettingsError
 from cellwright.files.atomic import write_text
-from cellwright.files.tables import plain_count
 from cellwright.ops.geometry.channels import channel_numbers
-from cellwright.ops.measure.analysis import groups_of, per_plane
+from cellwright.ops.measure.analysis import groups_of, in_planes, per_plane
 from cellwright.ops.measure.blocks import cropped
-from cellwright.ops.measure.cells_table import cells_checksum, class_counts, label_axes
-from cellwright.ops.measure.columns import describe
+from cellwright.ops.measure.cells_table import cells_checksum, class_counts, label_axes, plain_count
+from cellwright.ops.measure.columns import describe, heading_of
 
 if TYPE_CHECKING:
     import pandas
@@ -122,7 +121,8 @@ def _pictures(extras: ReportExtras) -> list[str]:
 
 
 def _number(result: Result) -> str:
-    text = f'<p><span class="number">{plain_count(result.count)}</span> <span class="unit">cells</span>'
+    unit = f"cells{in_planes(result)}"
+    text = f'<p><span class="number">{plain_count(result.count)}</span> <span class="unit">{unit}</span>'
     if result.interval:
         low, high = result.interval
         text += f' <span class="unit">90 % interval {low:.0f} to {high:.0f}</span>'
@@ -245,7 +245,10 @@ def _tables(analysis: "Analysis") -> list[str]:
     ):
         if table is not None and len(table):
             rows = table.head(MOST_ROWS).to_numpy(object).tolist()
-            parts.append(f"<h2>{title}</h2>" + html_table([str(name) for name in table], rows))
+            parts.append(f"<h2>{title}</h2>")
+            if title == "Tracks" and analysis.tracks is not None:
+                parts.append(f"<p>{escape(analysis.tracks.summary(table))}</p>")
+            parts.append(html_table([heading_of(str(name)) for name in table], rows))
             if len(table) > MOST_ROWS:
                 parts.append(f"<p>{len(table) - MOST_ROWS} more rows in the table.</p>")
     return parts
@@ -264,7 +267,8 @@ def _summary(table: "pandas.DataFrame") -> "pandas.DataFrame":
     if not names:  # a table without rows has columns of no kind
         return pandas.DataFrame()
     summary = table[names].describe().T[["count", "mean", "std", "25%", "50%", "75%"]]
-    return pandas.concat([pandas.Series(names, name="column", index=names), summary], axis=1)
+    titles = [heading_of(name) for name in names]
+    return pandas.concat([pandas.Series(titles, name="column", index=names), summary], axis=1)
 
 
 def html_table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -12,12 +12,18 @@ import numpy as np
 from cellwright.core.data import Result
 from cellwright.core.errors import WriteError
 from cellwright.files.atomic import atomic_write, write_text
-from cellwright.ops.measure.cells_table import cells_checksum, cells_table, class_counts, frames_table
+from cellwright.ops.measure.cells_table import (
+    DECIMALS,
+    cells_checksum,
+    cells_table,
+    class_counts,
+    frames_table,
+    plain_count,
+)
 
 if TYPE_CHECKING:
     import pandas
 
-DECIMALS = 4
 MOST_XLSX_ROWS = 1_048_576
 
 
@@ -27,7 +33,12 @@ def write_table(path: Path | str, result: Result) -> None:
     if result.gives == "density":
         table = frames_table(result)
     with atomic_write(Path(path)) as part:
-        table.round(DECIMALS).to_csv(part, index=False)
+        table.to_csv(part, index=False, float_format=in_digits)
+
+
+def in_digits(number: Any) -> str:
+    """Return a number of a table of cells as text, with the digits that 32 bits hold."""
+    return repr(float(f"{number:.7g}"))
 
 
 def write_csv(path: Path | str, table: "pandas.DataFrame") -> None:
@@ -99,13 +110,6 @@ def write_provenance(path: Path | str, result: Result) -> None:
     values |= {"notices": list(result.notices), "offset": list(result.offset), **asdict(result.provenance)}
     values["cells_sha256"] = cells_checksum(result)
     write_text(Path(path), json.dumps(values, indent=2, default=_plain) + "\n")
-
-
-def plain_count(count: float) -> int | float:
-    """Return a count as whole number where it is one (a density may give 12.4 cells)."""
-    if float(count).is_integer():
-        return int(count)
-    return round(float(count), DECIMALS)
 
 
 def _plain(value: Any) -> Any:

@@ -13,6 +13,7 @@ ending     program                     package
 LSM (Zeiss) and STK (MetaMorph) are TIFF, see ``files.tiff``. No package is imported before its file is met.
 """
 
+import atexit
 import json
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from math import prod
 from pathlib import Path
+from threading import Lock, Timer
 from typing import Any
 
 import numpy as np
@@ -54,13 +56,19 @@ LUT_COLORS = {  # of a LIF
     "yellow": "#ffff00",
     **dict.fromkeys(("gray", "grey"), "#ffffff"),
 }
-WALK = (  # through all that an HDF5 file says of its pixels
-    "import sys, h5py\n"
-    "def see(_, node):\n"
-    "    list(node.attrs.values())\n"
-    "with h5py.File(sys.argv[1], 'r') as file:\n"
-    "    file.visititems(see)\n"
-)
+WALK = """# through all that HDF5 files say of their pixels; a line in and a line out for each
+import json, sys
+def see(_, node):
+    list(node.attrs.values())
+for line in sys.stdin:
+    try:
+        import h5py
+        with h5py.File(json.loads(line), "r") as file:
+            file.visititems(see)
+    except Exception:
+        pass
+    print(flush=True)
+"""
 MOST_SECONDS_OF_WALK = 15.0
 COUNTS_OF_SECTORS = [11, 16, 18]  # where, in words, the header says how many there are of each kind
 HDF5_START = b"\x89HDF\r\n\x1a\n"
@@ -277,10 +285,21 @@ def _read_oif(module: Any, path: Path) -> Iterator[Image]:
             axis = file.mainfile.get(f"Axis {number} Parameters Common", {})
             n, unit = positive(axis.get("MaxSize")), um_per(str(axis.get("PixUnit", "")))
             length = float(axis.get("EndPosition", 0)) - float(axis.get("StartPosition", 0))
+            letter = str(axis.get("AxisCode"))
+            if n and letter == "Z":
+                n -= 1  # from the middle of the first slice to that of the last; others are between edges
             if n and unit:
-                sizes |= sizes_of({str(axis.get("AxisCode")): abs(length) / n}, unit)
+                sizes |= sizes_of({letter: abs(length) / n}, unit)
         data, axes = _squeezed(file.asarray(), file.axes)
-        yield describe(data, axes, path.stem, ImageMetadata(sizes))
+        n_channels = data.shape[axes.index("C")] if "C" in axes else 0
+        names = [_dye_of(file.mainfile.get(f"Channel {n + 1} Parameters", {})) for n in range(n_channels)]
+        yield describe(data, axes, path.stem, ImageMetadata(sizes, names))
+
+
+def _dye_of(channel: dict[str, Any]) -> str:
+    """Return the dye of a channel of an OIF, else what the microscope calls the channel."""
+    dye = str(channel.get("DyeName", ""))
+    return str(channel.get("CH Name", "")) if dye in ("", "None") else dye
 
 
 def _read_hdf5(module: Any, path: Path) -> Iterator[Image]:
@@ -310,15 +329,64 @@ def _read_hdf5(module: Any, path: Path) -> Iterator[Image]:
         yield describe(data, letters, path.stem)
 
 
+class _Walker:
+    """A process that walks through HDF5 files, for HDF5 crashes on some and loops for ever on others.
+
+    It starts with the first file and ends with this process, or where a file does not let it go on.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._process: subprocess.Popen[str] | None = None
+
+    def comes_to_an_end(self, path: Path) -> bool:
+        """Return whether HDF5 gets through a file."""
+        with self._lock:
+            is_fresh = self._process is None
+            return self._walk(path) or (not is_fresh and self._walk(path))  # files before may have harmed it
+
+    def _walk(self, path: Path) -> bool:
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", WALK],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+            atexit.register(self.close)
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        clock = Timer(MOST_SECONDS_OF_WALK, process.kill)
+        clock.start()
+        try:
+            process.stdin.write(json.dumps(str(path)) + "\n")
+            process.stdin.flush()
+            has_ended = bool(process.stdout.readline())
+        except OSError:  # it is gone
+            has_ended = False
+        finally:
+            clock.cancel()
+        if not has_ended:
+            self.close()
+        return has_ended
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+            atexit.unregister(self.close)
+
+
+_WALKER = _Walker()
+
+
 def _refuse_endless(path: Path) -> None:
     """Raise ReadError where HDF5 crashes on a file or loops for ever: another process can be stopped."""
-    walk = [sys.executable, "-c", WALK, str(path)]
-    try:
-        ended = subprocess.run(walk, timeout=MOST_SECONDS_OF_WALK, capture_output=True, check=False)
-        is_damaged = ended.returncode < 0  # by a signal; what is an exception there is one here, too
-    except subprocess.TimeoutExpired:
-        is_damaged = True
-    if is_damaged:
+    if not _WALKER.comes_to_an_end(path):
         raise ReadError(f"{path} is damaged: HDF5 did not come to an end with it. Export it again.")
 
 

@@ -39,6 +39,7 @@ class Classes:
 
     names: tuple[str, ...]  # of the classes
     probabilities: NDArray[np.float32]  # float32 (N, classes): rows add up to 1
+    notice: str = ""  # a sentence for the user
 
     @property
     def numbers(self) -> NDArray[np.int16]:
@@ -97,6 +98,7 @@ def classify(
     return replace(
         result,
         cells=replace(result.cells, classes=classes.numbers),
+        notices=tuple(filter(None, (*result.notices, classes.notice))),
         provenance=replace(result.provenance, settings=settings),
     )
 
@@ -151,7 +153,7 @@ def predict_classes(
             yield Progress("classes", done, len(cells))
     finally:
         runner.close()
-    return Classes(spec.classes, probabilities)
+    return Classes(spec.classes, probabilities, runner.notice)
 
 
 class _Runner:
@@ -162,6 +164,7 @@ class _Runner:
         self._device = choose(settings.device)
         self._dtype = choose_dtype(self._device, settings.precision)
         self._network = classifier.inference_network().to(self._device)
+        self.notice = ""
 
     def probabilities(self, cut: NDArray[np.float32], sizes: NDArray[np.float32]) -> NDArray[np.float32]:
         """Crops (N, C, S, S) and relative sizes (N,) -> (N, classes)."""
@@ -201,6 +204,9 @@ class _Runner:
         if self.batch_size > 1:
             self.batch_size //= 2
         elif self._device.type != "cpu":
+            self.notice = (
+                f"The classifier does not fit into the memory of {self._device}; went on on the CPU."
+            )
             self._device = torch.device("cpu")
             self._dtype = choose_dtype(self._device)
             self._network = self._network.cpu()

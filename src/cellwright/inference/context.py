@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 from cellwright.core.data import Image, Maps
 from cellwright.core.errors import OutOfMemoryError, SettingsError
 from cellwright.core.tasks import Progress, Task
+from cellwright.files.zarr import missing_chunks
 from cellwright.inference.device import is_out_of_memory
-from cellwright.inference.fit import FactCollector, calibration_of
 from cellwright.inference.predictor import Engine, TileProgress, by_name, predict_maps, stacked
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry, store
-from cellwright.models.fit import FitCalibration
+from cellwright.models.fit import FactCollector, FitCalibration
 from cellwright.models.protocol import CellModel
 from cellwright.ops.codecs.pseudocolor import PseudocolorFrames
 from cellwright.ops.geometry.axes import Frames
@@ -108,7 +108,8 @@ class CountContext:
     def notices(self, image: Image) -> tuple[str, ...]:
         """Return what the user should know of the image before its cells: what was guessed, and left out."""
         labels = LABELS.format(image.name) * _holds_labels(image)
-        return (*image.notices, labels, self.frames.notice, self.scaling.notice)
+        missing = missing_chunks(image.data)
+        return (*image.notices, labels, self.frames.notice, self.scaling.notice, missing)
 
     @property
     def is_blank(self) -> bool:
@@ -251,6 +252,11 @@ def _check_colours(model: CellModel, engine: EngineSettings) -> None:
 def load_models(model: ModelChoices) -> tuple[CellModel, ...]:
     """Return the models of these names, folders or models."""
     return tuple(store.load(one) if isinstance(one, str | Path) else one for one in _as_tuple(model))
+
+
+def calibration_of(models: Sequence[CellModel]) -> FitCalibration | None:
+    """Return what tells how well models do; several together were never compared with the truth."""
+    return models[0].fit if len(models) == 1 else None
 
 
 def names_of(model: ModelChoices) -> list[str]:

@@ -9,24 +9,37 @@ from functools import partial
 from math import prod
 from pathlib import Path
 from tempfile import gettempdir
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cellwright.core.data import ArrayLike, Image, Result
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Task
-from cellwright.files.atomic import plain_name
+from cellwright.files.atomic import check_writable, plain_name
 from cellwright.files.folders.image_list import ListedImage, short_name
 from cellwright.files.folders.results import begin_image, blocks_folder, mark_written, take_blocks
+from cellwright.files.images import write_labels, write_map
+from cellwright.files.report import ReportExtras, write_report
+from cellwright.files.tables import (
+    settings_table,
+    write_csv,
+    write_parquet,
+    write_provenance,
+    write_table,
+    write_xlsx,
+)
+from cellwright.files.zarr import open_array
+from cellwright.inference.recipe import Recipe, as_command, as_python, read_inputs
 from cellwright.inference.settings import StreamSettings
+from cellwright.models.fit import expectation
 from cellwright.ops.geometry.channels import channel_numbers
+from cellwright.ops.measure.analysis import Analysis, Counted, analysis_task
+from cellwright.ops.measure.blocks import n_channels
+from cellwright.ops.measure.cells_table import cells_table, class_counts, plain_count
 
 if TYPE_CHECKING:
-    from cellwright.inference.recipe import Recipe
-    from cellwright.inference.streaming.run import Streamed
     from cellwright.models.protocol import CellModel
-    from cellwright.ops.measure.analysis import Analysis
 
 PLACES = ("t", "z", "y", "x", "orientation_deg")  # whose mean tells nothing: -89° and 89° are nearly one
 SIZES = ("diameter_px", "diameter_um")  # whose median the summary tells
@@ -60,7 +73,7 @@ class CountChoices:
     """What is the same for every image of one run."""
 
     models: tuple["CellModel", ...]
-    recipe: "Recipe"
+    recipe: Recipe
     tables: TableFiles = field(default_factory=TableFiles)
     n_images: int = 1
 
@@ -92,21 +105,6 @@ class CountChoices:
         return True
 
 
-class Counted(NamedTuple):
-    """What an image holds, and what was measured of it, if anything."""
-
-    result: Result
-    analysis: "Analysis | None"
-    folder: Path | None = None  # with the files of an image that was counted block by block
-
-    @property
-    def notices(self) -> tuple[str, ...]:
-        """Sentences that the user should read."""
-        if self.analysis is None:
-            return self.result.notices
-        return (*self.result.notices, *self.analysis.notices)
-
-
 def channels_to_count(image: Image, choices: CountChoices) -> list[tuple[Image, CountChoices]]:
     """Return the image, or where channels are counted one by one, once for each with the choices for it.
 
@@ -117,8 +115,6 @@ def channels_to_count(image: Image, choices: CountChoices) -> list[tuple[Image, 
     """
     if not choices.recipe.each_channel:
         return [(image, choices)]
-    from cellwright.ops.measure.blocks import n_channels
-
     engine = choices.recipe.engine
     if engine.channel is not None:
         raise SettingsError(
@@ -170,9 +166,6 @@ def counted_task(image: Image, choices: CountChoices) -> Task[Counted]:
         result = replace(result, offset=recipe.offset)
     if not choices.is_analysed:
         return Counted(result, None)
-    from cellwright.inference.recipe import read_inputs
-    from cellwright.ops.measure.analysis import analysis_task
-
     inputs = read_inputs(recipe.files, image, recipe.analysis.region_rule)
     analysis = yield from analysis_task(result, image, recipe.analysis, inputs)
     return Counted(analysis.result, analysis)
@@ -214,14 +207,12 @@ def streamed_task(
     streamed = yield from count_streamed(job, recipe.stream, write)
     result = replace(streamed.result, notices=(*streamed.result.notices, *told))
     if not choices.is_analysed:
-        return Counted(result, None, output)
-    return Counted(result, streamed.analysis, output)
+        streamed = streamed._replace(analysis=None)
+    return streamed._replace(result=result, folder=output)
 
 
 def folder_beside(image: Image) -> Path:
     """Return the folder of the results of a large image: beside its file, else among the temporary files."""
-    from cellwright.files.atomic import check_writable
-
     if image.source and Path(image.source).exists():
         folder = Path(image.source).absolute().parent / FOLDER
         try:
@@ -232,11 +223,8 @@ def folder_beside(image: Image) -> Path:
     return Path(gettempdir()) / FOLDER
 
 
-def _write_streamed(choices: CountChoices, output: Path, image: Image, streamed: "Streamed") -> None:
+def _write_streamed(choices: CountChoices, output: Path, image: Image, streamed: Counted) -> None:
     """Write what a count block by block does not write itself: the tables of an analysis, and the report."""
-    from cellwright.files.report import ReportExtras, write_report
-    from cellwright.files.zarr import open_array
-
     analysis, tables = streamed.analysis, replace(choices.tables, output=output)
     if analysis is None or streamed.labels is None or not choices.is_analysed:
         return
@@ -262,8 +250,6 @@ def write_counted(
         written += write_analysis(tables, name, image, counted.analysis, recipe)
         report = tables.report_of(name, choices.n_images)
         if report is not None:
-            from cellwright.files.report import write_report
-
             write_report(report, image, counted.analysis, recipe_texts(recipe))
     return written
 
@@ -275,8 +261,14 @@ def write_alone(path: Path, image: Image, counted: Counted, choices: CountChoice
     """
     output = choices.tables.output
     if output is None:
+        endings = (".xlsx",) * choices.tables.xlsx + (".cells.parquet",) * choices.tables.parquet
+        each = [ListedImage(path, image.name + ending) for ending in endings]
+        kept = [notice for one in each for notice in begin_image(one, Path()).notices]
         written = write_counted(choices.tables, image.name, image, counted, choices)
-        return (f"Written into {Path.cwd()}: {', '.join(map(str, written))}.",) * bool(written)
+        for one, file in zip(each, written, strict=True):
+            mark_written(one, Path(), [file])
+        told = [f"Written into {Path.cwd()}: {', '.join(map(str, written))}."] * bool(written)
+        return (*kept, *told)
     listed = ListedImage(path, short_name(image.name))
     before = begin_image(listed, output)
     written = write_counted(choices.tables, listed.name, image, counted, choices)
@@ -286,9 +278,6 @@ def write_alone(path: Path, image: Image, counted: Counted, choices: CountChoice
 
 def write_files(folder: Path, name: str, image: Image, result: Result) -> Sequence[Path]:
     """Write the labels or the density, the table and the provenance of a result; return their paths."""
-    from cellwright.files.images import write_labels, write_map
-    from cellwright.files.tables import write_provenance, write_table
-
     written = []
     if result.cells.labels is not None:
         written.append(folder / f"{name}.labels.tif")
@@ -305,16 +294,14 @@ def write_analysis(
     files: TableFiles,
     stem: str,
     image: Image,
-    analysis: "Analysis",
-    recipe: "Recipe",
+    analysis: Analysis,
+    recipe: Recipe,
     streamed: ArrayLike | None = None,
 ) -> list[Path]:
     """Write the tables of an analysis, and the tracks of a time series; return the files of the tables.
 
     Of cells that were counted block by block the labels, ``streamed``, and their tables are there already.
     """
-    from cellwright.files.tables import settings_table, write_csv, write_parquet, write_xlsx
-
     tables, written = tables_of(analysis), []
     folder = files.output or Path()
     if files.output is not None:
@@ -334,16 +321,14 @@ def write_analysis(
     return written
 
 
-def recipe_texts(recipe: "Recipe") -> dict[str, str]:
+def recipe_texts(recipe: Recipe) -> dict[str, str]:
     """Return the texts that repeat a result; none of an image that has no file of its own."""
-    from cellwright.inference.recipe import as_command, as_python
-
     if not recipe.image:
         return {}
     return {"Command line": as_command(recipe), "Python": as_python(recipe)}
 
 
-def tables_of(analysis: "Analysis") -> "dict[str, Any]":
+def tables_of(analysis: Analysis) -> dict[str, Any]:
     """Return the tables of an analysis by the name of their file or sheet."""
     tables = {"cells": analysis.table, "counts": analysis.counts}
     if analysis.copositive is not None:
@@ -353,7 +338,7 @@ def tables_of(analysis: "Analysis") -> "dict[str, Any]":
     return tables
 
 
-def write_tracks(folder: Path, image: Image, analysis: "Analysis", streamed: ArrayLike | None = None) -> bool:
+def write_tracks(folder: Path, image: Image, analysis: Analysis, streamed: ArrayLike | None = None) -> bool:
     """Write tracks as a folder of the Cell Tracking Challenge, in place of those of an earlier count.
 
     Returns whether there are any; labels on disk that are too large to be taken together have none.
@@ -437,8 +422,10 @@ class RecipeCounter:
         if output is None or not self.choices.streams(image):
             return counted_task(image, self.choices)
         tables = replace(self.choices.tables, output=blocks_folder(output, name))
+        recipe = replace(self.choices.recipe, files=self.choices.recipe.files.of_image(image.name))
         image = replace(image, name=Path(name).name)
-        return streamed_task(Path(), image, replace(self.choices, tables=tables), is_summed=True)
+        choices = replace(self.choices, recipe=recipe, tables=tables)
+        return streamed_task(Path(), image, choices, is_summed=True)
 
     def write(self, folder: Path, name: str, image: Image, counted: Counted) -> Sequence[Path]:
         """Write the files of an image and return them; those of a large one are there already."""
@@ -458,10 +445,6 @@ def _classifier_checksum(name: str) -> str:
 
 def summary_row(counted: Counted) -> dict[str, Any]:
     """Return model, count, interval, fit, classes, the means of what was measured, seconds and notices."""
-    from cellwright.files.tables import plain_count
-    from cellwright.inference.fit import expectation
-    from cellwright.ops.measure.cells_table import cells_table, class_counts
-
     result = counted.result
     row: dict[str, Any] = {"model": result.provenance.model, "count": plain_count(result.count)}
     if result.interval:
@@ -479,7 +462,7 @@ def summary_row(counted: Counted) -> dict[str, Any]:
     return row
 
 
-def _analysis_columns(analysis: "Analysis") -> dict[str, Any]:
+def _analysis_columns(analysis: Analysis) -> dict[str, Any]:
     """Return counts of regions and markers, tracks, and the mean of each measured column."""
     columns: dict[str, Any] = {}
     if "regions" in analysis.table:

@@ -27,27 +27,28 @@ from cellwright.core.data import (
 from cellwright.core.errors import ImageError, SettingsError
 from cellwright.core.tasks import Progress, Task, run
 from cellwright.files.metadata import describe
-from cellwright.inference.calibration import with_calibration
 from cellwright.inference.context import (
     BlockBatch,
     CountContext,
     ModelChoices,
     Predicted,
     Preparation,
+    calibration_of,
     in_rounds,
     load_models,
     names_of,
     open_context,
     references_of,
 )
-from cellwright.inference.fit import FactCollector, calibration_of, warning
 from cellwright.inference.scale import ScaleTrial, estimate_scale, zoom_for, zoom_notice
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
+from cellwright.models.fit import FactCollector, warning
 from cellwright.models.protocol import CellModel
 from cellwright.models.stitching import Stitched
 from cellwright.ops.geometry.resample import zoomed
 from cellwright.ops.geometry.tiles import whole_tile
+from cellwright.ops.measure.prediction_interval import with_calibration
 from cellwright.ops.volumes.link import link_cells
 
 LINKED_AXES = ("ZYX", "TZYX")

@@ -9,9 +9,9 @@ import numpy as np
 from cellwright.core.data import Cells
 from cellwright.core.tasks import Task
 from cellwright.inference.context import BlockBatch, CountContext, Predicted
-from cellwright.inference.fit import FactCollector
 from cellwright.inference.predictor import TileProgress
 from cellwright.models import registry
+from cellwright.models.fit import FactCollector
 from cellwright.models.spec import ModelSpec
 from cellwright.models.stitching import DensityBlock
 from cellwright.ops.codecs.density import mean_diameter, typical_diameter

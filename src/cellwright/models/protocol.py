@@ -1,18 +1,31 @@
-"""What every model family offers; written once so that inference, training and tests are shared."""
+"""What every model family offers, with what all do alike; so inference, training and tests are shared."""
 
-from collections.abc import Mapping
-from typing import Any, Literal, Protocol, Self
+from collections.abc import Callable, Mapping
+from copy import copy
+from dataclasses import fields
+from math import prod
+from typing import Any, ClassVar, Literal, Protocol, Self
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
-from cellwright.core.data import Annotation, Image, Maps
+from cellwright.core.data import Annotation, Cells, Image, Labels, Maps
+from cellwright.core.errors import AnnotationError, AxesError, CheckpointError
 from cellwright.core.tasks import Task
+from cellwright.models import registry
 from cellwright.models.fit import FitCalibration
+from cellwright.models.layers.blocks import folded
 from cellwright.models.spec import ModelSpec
-from cellwright.models.stitching import Stitched
-from cellwright.ops.geometry.axes import Frames
+from cellwright.models.stitching import CellStitcher, Stitched
+from cellwright.ops.geometry.axes import Frames, frames
+from cellwright.ops.geometry.resample import resize, resize_cells
 from cellwright.ops.geometry.tiles import Tile
 from cellwright.ops.volumes.link import LinkSettings
+
+POINT_DIAMETER_PX = 20.0  # taken for cells of which only the centre is known
 
 MapKind = Literal["scalar", "direction", "density", "upright", "size"]
 """How a map follows its image when that is turned or rescaled.
@@ -35,13 +48,14 @@ class Stitcher(Protocol):
         ...
 
 
-class CellModel(Protocol):
+class CellModel:
     """A network and the two-way code between cells and its maps.
 
     Counting goes ``frames`` (image to network input), ``network``, ``to_maps``, ``decode`` (maps of a block
-    to its cells or density), ``stitcher`` (blocks to image) and, for volumes, ``linking``.
+    to its cells or density), ``stitcher`` (blocks to image) and, for volumes, ``linking``. A family adds
+    ``make_targets``, ``loss``, ``to_maps`` and ``postprocess``, or ``decode`` and ``stitcher``.
 
-    Attributes
+    Parameters
     ----------
     spec
         The facts of the model.
@@ -50,26 +64,16 @@ class CellModel(Protocol):
         order of ``spec.map_channels``.
     sha256
         Checksum of the weights, empty when they are random.
-    map_kinds
-        For each map, how it follows the image; what training needs to cut patches from targets.
-    fit
-        How well it does on which images; None where that was never found out for these weights.
     """
 
-    spec: ModelSpec
-    network: nn.Module
-    sha256: str
-    fit: FitCalibration | None
+    map_kinds: ClassVar[Mapping[str, MapKind]]  # for each map, how it follows the image
+    takes_volumes: ClassVar[bool] = False  # slice by slice, to be linked
+    fit: FitCalibration | None = None  # how well it does on which images; None where nobody found out
 
-    @property
-    def needs_volumes(self) -> bool:
-        """Whether the family looks at slices in their volume and so knows nothing of 2D images."""
-        ...
-
-    @property
-    def map_kinds(self) -> Mapping[str, MapKind]:
-        """The kind of each map in ``spec.map_channels``."""
-        ...
+    def __init__(self, spec: ModelSpec, network: nn.Module, sha256: str = "") -> None:
+        self.spec = spec
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.sha256 = sha256
 
     def make_targets(self, annotation: Annotation) -> Maps:
         """Return the maps a perfect network would give (map units); not a number where nothing is known.
@@ -79,30 +83,35 @@ class CellModel(Protocol):
         AnnotationError
             The family needs masks and there are none.
         """
-        ...
+        raise NotImplementedError
 
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
         """Return the scalar training loss; both are (B, sum of map_channels, Y, X).
 
         ``output`` is raw, ``targets`` are in map units and not a number where nothing is known.
         """
-        ...
-
-    def with_network(self, network: nn.Module, *, spec: ModelSpec | None = None, sha256: str = "") -> Self:
-        """Return the same model with another network (and spec, and checksum)."""
-        ...
-
-    def inference_network(self) -> nn.Module:
-        """Return a copy of the network made fast for inference, in evaluation mode."""
-        ...
+        raise NotImplementedError
 
     def to_maps(self, output: Tensor) -> Tensor:
         """Return the network output in map units (probabilities, pixels); the same shape."""
-        ...
+        raise NotImplementedError
 
-    def flip(self, output: Tensor, axis: int) -> Tensor:
-        """Return the raw output for the flipped image, flipped back; ``axis`` -2 is Y, -1 is X."""
-        ...
+    def postprocess(self, maps: Maps, settings: Any) -> Cells:
+        """Return the cells in the maps of one frame, in pixels of the maps."""
+        raise NotImplementedError
+
+    def with_network(self, network: nn.Module, *, spec: ModelSpec | None = None, sha256: str = "") -> Self:
+        """Return the same model with another network (and spec, and checksum)."""
+        return type(self)(spec or self.spec, network, sha256)
+
+    def inference_network(self) -> nn.Module:
+        """Return a copy of the network for inference, batch normalisation folded into the convolutions."""
+        return folded(self.network)
+
+    @property
+    def needs_volumes(self) -> bool:
+        """Whether the family looks at slices in their volume and so knows nothing of 2D images."""
+        return registry.get(self.spec.family).needs_volumes
 
     def frames(self, image: Image, channel: int | None) -> Frames:
         """Return what of an image the network sees, one 2D frame after the other.
@@ -110,21 +119,133 @@ class CellModel(Protocol):
         Raises
         ------
         AxesError
-            The family does not take such images.
+            The image is a volume and the family does not take volumes.
         """
-        ...
+        if "Z" in image.axes and not self.takes_volumes:
+            raise AxesError(
+                f"{self.spec.family} counts in 2D images and in time series of them; got axes {image.axes!r} "
+                f"with shape {image.shape}. Choose pseudocolor or flow, which link slices, or a single slice."
+            )
+        return frames(image, channel)
 
     def decode(self, maps: Maps, shape: tuple[int, int], settings: Any) -> Any:
-        """Return what the maps of one block hold, in pixels of ``shape`` (Y, X), its size in the image.
+        """Return the cells in the maps of one block, in pixels of ``shape`` (Y, X), its size in the image.
 
-        ``Cells``, or a ``DensityBlock`` for families that give a density.
+        A ``DensityBlock`` for families that give a density.
+
+        Maps of a block that was shrunk are enlarged first, so that outlines are smooth. Those of a block that
+        was enlarged are decoded as they are, for the sake of small cells, and the labels shrunk.
         """
-        ...
+        map_shape = next(iter(maps.values())).shape[-2:]
+        if map_shape == shape:
+            return self.postprocess(maps, settings)
+        zoom = (prod(map_shape) / prod(shape)) ** 0.5
+        if zoom < 1:
+            return self.postprocess(self._enlarged(maps, shape, zoom), settings)
+        cells = self.postprocess(maps, in_model_pixels(settings, zoom))
+        return resize_cells(cells, map_shape, shape)
 
     def stitcher(self, lead_shape: tuple[int, ...], shape: tuple[int, int]) -> Stitcher:
         """Return an empty stitcher for frames of (Y, X) pixels; ``lead_shape`` are the axes before them."""
-        ...
+        has_labels = "Labels" in registry.get(self.spec.family).returns
+        return CellStitcher(lead_shape, shape, has_labels=has_labels)
 
     def linking(self, settings: Any) -> LinkSettings:
-        """Return how the cells of slices become cells of volumes under these settings."""
-        ...
+        """Return how the cells of slices become cells of volumes: as the settings say, or the usual way."""
+        return settings.linking() if hasattr(settings, "linking") else LinkSettings()
+
+    def flip(self, output: Tensor, axis: int) -> Tensor:
+        """Return the raw output for the flipped image, flipped back; ``axis`` -2 is Y, -1 is X.
+
+        Directions (y, x) along the flipped axis change their sign.
+        """
+        flipped = output.flip(axis).clone()
+        start = 0
+        for name, n in self.spec.map_channels.items():
+            if self.map_kinds[name] == "direction":
+                flipped[:, start if axis == -2 else start + 1] *= -1
+            start += n
+        return flipped
+
+    def _enlarged(self, maps: Maps, shape: tuple[int, int], zoom: float) -> Maps:
+        """Return maps in the size of the block before it was shrunk; lengths in pixels grow with it."""
+        enlarged = {name: resize(one, shape) for name, one in maps.items()}
+        for name, kind in self.map_kinds.items():
+            if kind == "size":
+                enlarged[name] = enlarged[name] / np.float32(zoom)
+        return enlarged
+
+
+def in_model_pixels(settings: Any, zoom: float) -> Any:
+    """Return settings told in image pixels (in names that end with _px) for maps ``zoom`` times larger.
+
+    Their bounds are told in image pixels, too, so that what was scaled is not checked again.
+    """
+    scaled = copy(settings)
+    for item in fields(settings):
+        if not item.name.endswith("_px"):
+            continue
+        value, factor = getattr(settings, item.name), zoom
+        if item.name.endswith("area_px"):
+            factor = zoom**2
+        resized = value * factor
+        if isinstance(value, int):
+            resized = max(1, round(resized))
+        object.__setattr__(scaled, item.name, resized)  # of a frozen copy
+    return scaled
+
+
+def spec_of(specs: Mapping[str, ModelSpec], preset: str) -> ModelSpec:
+    """Return the spec of a preset.
+
+    Raises
+    ------
+    CheckpointError
+        No such preset.
+    """
+    try:
+        return specs[preset]
+    except KeyError:
+        family = next(iter(specs.values())).family
+        raise CheckpointError(f"Preset of {family} must be one of {sorted(specs)}; got {preset!r}.") from None
+
+
+def labels_in(annotation: Annotation, family: str) -> Labels:
+    """Return the masks of an annotation.
+
+    Raises
+    ------
+    AnnotationError
+        It has none.
+    """
+    if annotation.labels is None:
+        given = "points" if annotation.boxes is None else "boxes"
+        raise AnnotationError(
+            f"{family} learns from masks; got {len(annotation.points)} {given} without masks. Choose "
+            "centroid or query, which learn from boxes, or annotate with Labels."
+        )
+    return annotation.labels
+
+
+def boxes_in(annotation: Annotation) -> NDArray[np.float32]:
+    """Return the boxes of an annotation; of points alone, squares as wide as a common nucleus."""
+    if annotation.boxes is not None:
+        return annotation.boxes
+    middles = annotation.points + np.float32(0.5)
+    half = np.float32(POINT_DIAMETER_PX / 2)
+    return np.stack([middles - half, middles + half], axis=1)
+
+
+def known_mean(loss: Callable[..., Tensor], output: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean of an elementwise loss over the targets that are numbers; 0 when none is."""
+    known = ~targets.isnan()
+    losses = loss(output, torch.where(known, targets, 0.0), reduction="none")
+    total: Tensor = (losses * known).sum() / known.sum().clamp_min(1)
+    return total
+
+
+def soft_cross_entropy(output: Tensor, targets: Tensor, reduction: str = "none") -> Tensor:
+    """Return the binary cross-entropy of logits less that of a perfect answer: 0 at targets from 0 to 1."""
+    floor = functional.binary_cross_entropy(targets, targets, reduction="none")
+    excess = functional.binary_cross_entropy_with_logits(output, targets, reduction="none") - floor
+    return excess if reduction == "none" else excess.mean()

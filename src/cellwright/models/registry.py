@@ -12,8 +12,8 @@ from cellwright.core.errors import CheckpointError
 from cellwright.ops.codecs.density import DensitySettings
 from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.ops.codecs.heatmap import CentroidSettings
+from cellwright.ops.codecs.pseudocolor import PseudocolorSettings
 from cellwright.ops.codecs.query import QuerySettings
-from cellwright.ops.volumes.foreground import PseudocolorSettings
 
 DEFAULT_FAMILY = "flow"
 

@@ -78,6 +78,13 @@ def relabel(labels: NDArray[np.integer]) -> Labels:
     return renumbered
 
 
+def as_int32(labels: NDArray[np.integer]) -> Labels:
+    """Return labels as int32, renumbered 1..N where a number is too large for that."""
+    if labels.max(initial=0) > np.iinfo(np.int32).max:
+        return relabel(labels)
+    return labels.astype(np.int32, copy=False)
+
+
 def seem_labels(pixels: NDArray[Any]) -> bool:
     """Return whether the pixels (Y, X) of a plane are plainly labels: a patch of one number for each of them.
 

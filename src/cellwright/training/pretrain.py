@@ -37,9 +37,9 @@ from cellwright.training.data.augment import augment
 from cellwright.training.data.patches import cut_patch
 from cellwright.training.data.sampler import one_ahead
 from cellwright.training.data.samples import MAX_FRAMES, Sample, scaled_channels
-from cellwright.training.run_folder import forget
+from cellwright.training.run_folder import forget, write_curve
 from cellwright.training.settings import PretrainSettings
-from cellwright.training.state import RunState, first_state, resume, save
+from cellwright.training.state import RunState, check_same_run, first_state, resume, save
 from cellwright.training.trainer import EpochReport, average, descend, half_precision, set_rate, warm_cosine
 
 PRETRAINED = "pretrained.json"
@@ -150,15 +150,18 @@ def pretrain(
     Raises
     ------
     CheckpointError
-        The network has no encoder and decoder to speak of, or the run in ``output`` is of another one.
+        The network has no encoder and decoder to speak of, or the run in ``output`` is of another one, or
+        began with other settings.
     ReadError
         No image can be learned from.
     WriteError
         The output folder cannot be written.
     """
     check_writable(output)
+    check_same_run(output, settings)
     network = _with_trunk(model)
-    samples = yield from read_unannotated(images, model)
+    samples, left_out = yield from read_unannotated(images, model)
+    told = f" · images that cannot be read or show nothing: {left_out}" * bool(left_out)
     torch_device = devices.choose(device)
     torch.manual_seed(settings.seed)
     task = METHODS[settings.method](network, model.spec.in_channels, settings).to(torch_device)
@@ -169,13 +172,14 @@ def pretrain(
         loss = float(np.mean(state.losses))
         rate = float(state.optimizer.param_groups[0]["lr"])
         state.history.append({"step": state.step, "loss": loss, "rate": rate})
+        write_curve(output, asdict(settings), state.history)
         save(state, output)
-        yield EpochReport("epoch", state.step, settings.steps, f"loss {loss:.3f}", loss, rate)
+        yield EpochReport("epoch", state.step, settings.steps, f"loss {loss:.3f}{told}", loss, rate)
     parts = state.average.get_submodule("parts")
     facts = {
         "preset": model.spec.preset,
         "parts": sorted(name for name, _ in parts.named_children()),
-        "n_images": len(images),
+        "n_images": len(images) - left_out,
         "settings": asdict(settings),
         "history": state.history,
     }
@@ -229,10 +233,10 @@ def _with_trunk(model: CellModel) -> HeadedNetwork:
     )
 
 
-def read_unannotated(images: Sequence[ListedImage], model: CellModel) -> Task[tuple[Sample, ...]]:
-    """Read images, at most a dozen planes of each, as samples that have nothing to learn.
+def read_unannotated(images: Sequence[ListedImage], model: CellModel) -> Task[tuple[tuple[Sample, ...], int]]:
+    """Read images, at most a dozen planes of each, as samples without targets; return how many were left out.
 
-    What cannot be read is left out, and planes of one intensity, which teach nothing.
+    Those are what cannot be read, and images of one intensity, which teach nothing.
 
     Raises
     ------
@@ -240,16 +244,19 @@ def read_unannotated(images: Sequence[ListedImage], model: CellModel) -> Task[tu
         No image can be read, the error is that of the first; or all are of one intensity.
     """
     samples: list[Sample] = []
+    left_out = 0
     first_error: CellwrightError | None = None
     for done, listed in enumerate(images):
         yield Progress("read", done, len(images), listed.name)
+        n_before = len(samples)
         try:
             for image in read_images(listed.path):
                 samples += [one for one in _samples_of(image, model) if one.image.amin() < one.image.amax()]
         except CellwrightError as error:
             first_error = first_error or error
+        left_out += len(samples) == n_before
     if samples:
-        return tuple(samples)
+        return tuple(samples), left_out
     if first_error is None and images:
         raise ReadError(
             f"Pre-training needs images with something to see; the {len(images)} that were read have one "

@@ -121,6 +121,8 @@ def verdict(before: Mapping[str, float], after: Mapping[str, float], *, is_bette
 
     Where a few cells cannot tell by their score, the loss on patches decides; that is no better score.
     """
+    if not after:
+        return "the model it began with is kept"
     if not is_better:
         return "no better: the model it began with is kept"
     if after.get("score", 0.0) > before.get("score", 0.0):

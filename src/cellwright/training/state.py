@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,8 +88,11 @@ def save(state: RunState, output: Path) -> None:
         torch.save(values, part)
 
 
-def check_same_run(output: Path, settings: TrainingSettings | FinetuneSettings) -> None:
-    """Raise CheckpointError where a run in ``output`` that is not finished began with other settings."""
+def check_same_run(output: Path, settings: Any) -> None:
+    """Raise CheckpointError where a run in ``output`` that is not finished began with other settings.
+
+    These, a dataclass, stand in the curve that it wrote before its state.
+    """
     if not (output / STATE).exists():
         return
     began = None

@@ -262,7 +262,10 @@ def forward(network: nn.Module, model: CellModel, images: Tensor) -> Tensor:
 
 def half_precision(device: torch.device) -> torch.autocast:
     """Return the context in which a network learns: in bfloat16 where the device is faster so."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=devices.choose_dtype(device) != torch.float32)
+    is_faster = devices.choose_dtype(device) != torch.float32
+    if device.type == "cuda":  # cards that count in float16 may only imitate bfloat16
+        is_faster = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.autocast(device.type, torch.bfloat16, enabled=is_faster)
 
 
 def descend(network: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> float:

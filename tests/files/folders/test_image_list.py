@@ -66,6 +66,18 @@ def test_names_must_differ(folder):
         list_images([folder / "b.tif", folder / "b.tif"])
 
 
+def test_names_that_differ_in_capitals_alone_are_one(folder):
+    tifffile.imwrite(folder / "B.tif", np.zeros((4, 4), np.uint8))
+    with pytest.raises(SettingsError, match=r"B, b occurs more than once"):
+        list_images([folder / "b.tif", folder / "B.tif"])
+
+
+def test_names_in_paths_are_those_of_the_readers(folder):
+    zarr.create_array(folder / "deep" / "d.one", data=np.zeros((4, 4), np.uint8))
+    listed = list_images([folder])
+    assert [one.name_in_paths for one in listed] == [read_image(one.path).name for one in listed]
+
+
 def test_what_is_missing_is_told(tmp_path):
     with pytest.raises(ReadError, match="there is none"):
         list_images([tmp_path / "absent.tif"])

@@ -8,12 +8,12 @@ from cellwright.core.data import Annotation, Image
 from cellwright.core.errors import AnnotationError, AxesError, CheckpointError
 from cellwright.models.families import flow, pseudocolor
 from cellwright.models.reference.efficientnet import Block
+from cellwright.ops.codecs.pseudocolor import PseudocolorSettings
 from cellwright.ops.codecs.pseudocolor import pseudocolor as coloured
 from cellwright.ops.geometry.intensity import fit
 from cellwright.ops.labels import annotate
 from cellwright.ops.matching import match_labels
 from cellwright.ops.simulation.simulate import simulate
-from cellwright.ops.volumes.foreground import PseudocolorSettings
 from cellwright.ops.volumes.link import LinkSettings
 
 WHOLE = (slice(None), slice(None))

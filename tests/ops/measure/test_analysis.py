@@ -172,6 +172,9 @@ def test_cytoplasm_is_measured():
     analysis = analyse(cells, Image(pixels, "YX", (0.5, 0.5)), settings, AnalysisInputs(nuclei=nuclei))
     assert analysis.table["nuclei"].tolist() == [1, 0]
     assert analysis.table["nuclei_area_um2"].tolist() == [4, 0]
+    large = AnalysisInputs(nuclei=nuclei.astype(np.uint64) * 2**40)
+    again = analyse(cells, Image(pixels, "YX", (0.5, 0.5)), settings, large)
+    assert again.table.equals(analysis.table)
     assert analysis.table["cytoplasm_intensity_mean_ch0"].tolist() == [30, 30]
     assert analysis.table["nucleus_intensity_mean_ch0"].tolist()[0] == 100
     assert np.isnan(analysis.table["nucleus_intensity_mean_ch0"][1])

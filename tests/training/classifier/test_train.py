@@ -1,6 +1,7 @@
 import csv
 import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -138,6 +139,8 @@ def test_a_stopped_run_of_the_published_network_ends_with_the_same_weights(boxed
     next(progress for progress in stopped if progress.stage == "epoch")
     stopped.close()
     assert not (tmp_path / "halves" / "classifier.json").exists()
+    with pytest.raises(CheckpointError, match="began with other settings"):
+        run(train_classifier([ClassDataset(boxed)], tmp_path / "halves", replace(few, rate=1e-5)))
     reports = []
     halves = run(task("halves"), reports.append)
     assert [report.done for report in reports if report.stage == "epoch"] == [2]

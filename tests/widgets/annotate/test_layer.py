@@ -179,6 +179,16 @@ def test_colours_follow_classes_and_flags(two: AnnotationLayer) -> None:
     assert_colour(layer, 1, class_colour(1))
 
 
+def test_colours_and_features_follow_names_that_move(two: AnnotationLayer) -> None:
+    layer, session = two.layer, two.session
+    session.set_class_names(["a", "b"])
+    session.set_class(1, 0)
+    session.set_class(2, 1)
+    session.set_class_names(["c", "a", "b"])
+    assert layer.features["class"].tolist() == ["", "a", "b"]
+    assert_colour(layer, 1, class_colour(1))
+
+
 def assert_colour(layer: Labels, number: int, colour: str) -> None:
     wanted = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
     np.testing.assert_allclose(layer.get_color(number)[:3], wanted, atol=1e-3)

@@ -8,6 +8,7 @@ import pytest
 from cellwright.core.data import Image
 from cellwright.core.errors import ReadError
 from cellwright.widgets.annotate.proofread import images_of, labels_path
+from cellwright.widgets.annotate.session_setup import fresh_journal
 from cellwright.widgets.shared.layer_io import layer_arguments
 
 
@@ -26,6 +27,22 @@ def test_images_of_a_dataset_have_their_labels_beside_them(tmp_path: Path) -> No
     images = images_of(tmp_path)
     assert [path.name for path in images] == ["a.TIF", "b.png"]
     assert [labels_path(path) for path in images] == [None, tmp_path / "masks" / "b.tif"]
+
+
+def test_images_whose_labels_would_lie_in_one_file_are_refused(tmp_path: Path) -> None:
+    for name in ("b.png", "a.tif", "b.tif"):
+        (tmp_path / name).touch()
+    with pytest.raises(ReadError, match=r"b\.(png|tif) and b\.(png|tif) differ in their endings"):
+        images_of(tmp_path)
+
+
+def test_every_earlier_journal_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "x.journal"
+    for text in ("first", "second", "third"):
+        path.write_text(text)
+        fresh_journal(path)
+    kept = [one.read_text() for one in tmp_path.iterdir() if ".old" in one.name]
+    assert sorted(kept) == ["first", "second", "third"]
 
 
 def test_a_layer_keeps_pixel_size_and_colours() -> None:

@@ -1,7 +1,9 @@
 """The annotation widget: how it begins, what it shows, how it goes on after a crash."""
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,10 @@ from pytestqt.qtbot import QtBot
 
 from cellwright.annotation.session import AnnotationSession
 from cellwright.core.data import Image
+from cellwright.core.tasks import Progress
 from cellwright.ops.codecs.prompts import Prompts
+from cellwright.widgets.annotate import adder
+from cellwright.widgets.annotate import widget as annotate_widget
 from cellwright.widgets.annotate.adder import Wish
 from cellwright.widgets.annotate.session_setup import journal_path, unfinished
 from cellwright.widgets.annotate.widget import AnnotateWidget
@@ -117,7 +122,7 @@ def test_what_was_begun_is_offered_and_gone_on_with(widget: AnnotateWidget, blob
     assert found is not None
     assert found.n_edits == 2
     widget.show()
-    assert "2 edits" in widget.panel.offer_line.text()
+    qtbot.waitUntil(lambda: "2 edits" in widget.panel.offer_line.text(), timeout=LIMIT_MS)
     assert not widget.panel.offer.isHidden()
     widget.panel.resume.click()
     assert widget.model.session is not None
@@ -125,6 +130,19 @@ def test_what_was_begun_is_offered_and_gone_on_with(widget: AnnotateWidget, blob
     assert widget.panel.offer.isHidden()
     widget.model.session.undo()
     assert 3 in widget.model.session
+
+
+def test_what_was_begun_is_looked_for_beside_the_viewer(
+    widget: AnnotateWidget, blobs: Any, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[Any] = []
+    monkeypatch.setattr(
+        annotate_widget, "journal_path", lambda *_: threads.append(threading.current_thread()) or Path("none")
+    )
+    widget.viewer.add_image(blobs.image, name="blobs")
+    widget.choices.offer()
+    qtbot.waitUntil(lambda: bool(threads), timeout=LIMIT_MS)
+    assert threading.main_thread() not in threads
 
 
 def test_a_start_anew_keeps_the_journal_that_was_there(widget: AnnotateWidget, blobs: Any) -> None:
@@ -153,7 +171,7 @@ def test_two_windows_do_not_annotate_one_image_at_once(
     assert other.panel.message.property("error") == "true"
     session.delete(1)
     other.show()
-    assert "in another window" in other.panel.offer_line.text()
+    qtbot.waitUntil(lambda: "in another window" in other.panel.offer_line.text(), timeout=LIMIT_MS)
     other.panel.resume.click()
     assert other.model.session is None
     assert "Finish it there" in other.panel.message.text()
@@ -262,6 +280,26 @@ def test_a_click_adds_the_cell_the_model_sees_else_a_disc(
     assert session.n_cells == 0
     context.adder.prompt(np.array([[-5.0, 1.0]]))
     assert session.n_edits == 0
+
+
+def test_another_diameter_has_the_model_look_again(
+    widget: AnnotateWidget, blobs: Any, shelved: Any, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[float] = []
+
+    def look(subject: Any, prompts: Any, questions: Any) -> Any:
+        seen.append(subject.engine.diameter_px)
+        yield Progress("load", 0, 1)
+        return SimpleNamespace(encode_for=lambda _: iter(()), segment=lambda _: None)
+
+    monkeypatch.setattr(adder, "questions_task", look)
+    widget.viewer.add_image(blobs.image, name="blobs")
+    session = start(widget)
+    for n_cells, diameter in enumerate((6.0, 6.0, 9.0), start=1):
+        widget.panel.settings.diameter.setValue(diameter)
+        widget.model.context.adder.add_each([click_at((20 * n_cells, 10))])
+        qtbot.waitUntil(lambda n=n_cells: session.n_cells == n, timeout=LIMIT_MS)
+    assert seen == [6.0, 9.0]
 
 
 def drawn(widget: AnnotateWidget) -> Any:

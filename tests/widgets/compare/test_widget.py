@@ -168,6 +168,15 @@ def test_a_folder_is_compared_on_its_validation_images(
     assert len(viewer.layers) == 0
 
 
+def test_a_folder_without_validation_images_is_told_of(
+    comparer: CompareWidget, tmp_path: Path, blobs: Any, qtbot: QtBot
+) -> None:
+    append(tmp_path / "set", Entry(Image(blobs.image, "YX", name="t"), blobs.labels, split="train"))
+    comparer.panel.data.add_folder(tmp_path / "set")
+    compare(comparer, qtbot)
+    assert "no images of the split val" in comparer.panel.message.text()
+
+
 def test_no_labels_and_maps_of_seen_images_are_kept(
     comparer: CompareWidget, viewer: ViewerModel, qtbot: QtBot, folder: Path, picky: Callable[..., None]
 ) -> None:

@@ -1,6 +1,7 @@
 """What is chosen in the panel goes to a file, and from there to another panel and to the command line."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from napari.components import ViewerModel
 from pytestqt.qtbot import QtBot
 
 from cellwright.cli.main import main
+from cellwright.inference.recipe import load_recipe, save_recipe
 from cellwright.widgets.count.widget import CountWidget
 
 
@@ -44,6 +46,10 @@ def test_settings_go_to_a_file_a_panel_and_a_command(
     assert (settings["engine"]["flips"], settings["engine"]["diameter_px"]) == (True, 14.5)
     capfd.readouterr()
 
+    recipe = load_recipe(path)
+    save_recipe(path, replace(recipe, analysis=replace(recipe.analysis, border="drop")))
+    other.settings_file.load(path)
+    assert "borders and measurements is for Results" in other.panel.message.text()
     values = json.loads(path.read_text())
     path.write_text(json.dumps({**values, "models": ["not there"]}))
     other.settings_file.load(path)

@@ -249,7 +249,8 @@ def test_a_preview_is_shown_beside_and_gone_after_the_count(
     settled(widget)
     assert [layer.name for layer in viewer.layers] == ["blobs", "blobs preview labels"]
     assert widget.panel.number.text() == str(n_whole(blobs.labels[40:120, 60:160]))
-    assert "preview" in widget.panel.line.text()
+    height, width = viewer.layers[-1].data.shape
+    assert widget.panel.line.text().startswith(f"preview of {height} x {width} px in view: ")
     count(widget, qtbot, settled)
     assert [layer.name for layer in viewer.layers] == ["blobs", "blobs labels"]
     assert "preview" not in widget.panel.line.text()
@@ -506,9 +507,11 @@ def test_a_number_tells_of_which_image_it_is(
     count(widget, qtbot, settled)
     line, panel = widget.panel.line.text(), widget.panel
     assert "first" not in line
+    widget.model.tell("A notice of this count.", is_warning=True)
     second = viewer.add_image(blobs.image, name="second")
     choose_layer(panel.image, second)
     assert panel.line.text() == f"of 'first', not of the image above: {line}"
+    assert panel.message.text() == ""  # no notices of another image
     choose_layer(panel.image, first)
     assert panel.line.text() == line
     viewer.layers.remove(first)

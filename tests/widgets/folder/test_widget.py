@@ -28,7 +28,7 @@ from cellwright.widgets.folder.model import FolderModel, open_task
 from cellwright.widgets.folder.view import help_of
 from cellwright.widgets.folder.widget import FolderWidget
 from cellwright.widgets.shared.layer_io import source_of
-from cellwright.widgets.shared.messages import tell_results
+from cellwright.widgets.shared.messages import hand_overs, tell_results
 
 LIMIT_MS = 60_000
 
@@ -75,6 +75,15 @@ def test_names_that_are_wells_propose_their_pattern(panel: FolderWidget) -> None
     panel.view.plate_names.setText("{plate}")
     panel.view.folders.editingFinished.emit()
     assert panel.view.plate_names.text() == "{plate}"  # what a user wrote stays
+
+
+def test_a_folder_for_the_results_is_proposed(panel: FolderWidget, plate: Path, tmp_path: Path) -> None:
+    panel.view.folders.editingFinished.emit()
+    assert panel.view.output.text() == str(tmp_path / "out")  # what a user wrote stays
+    panel.view.output.setText("")
+    panel.view.folders.editingFinished.emit()
+    assert panel.view.output.text() == str(tmp_path / "plate results")
+    panel.request()  # can be counted
 
 
 def names(panel: FolderWidget) -> list[str]:
@@ -224,9 +233,14 @@ def test_an_image_opens_with_its_cells(
     second = names(panel)[1]
     qtbot.waitUntil(lambda: viewer.layers[0].name == second, timeout=LIMIT_MS)
     assert len(viewer.layers) == 2
+    sent = []
+    hand_overs.sent.connect(lambda _, title, what: sent.append((title, what.image, what.cells)))
+    panel.view.correct.click()
+    assert sent == [("Annotate cells", *viewer.layers)]
     viewer.layers[1].data[:5, :5] = 7  # corrected: it stays
     panel.open(panel.model.shown[2])
     qtbot.waitUntil(lambda: len(viewer.layers) == 4, timeout=LIMIT_MS)
+    assert f"corrected in {second!r} stays" in panel.view.message.text()
 
 
 def test_points_and_densities_open_too(tmp_path: Path, blobs: Any) -> None:
@@ -313,6 +327,9 @@ def test_settings_of_the_last_count_are_taken_over(
     engine = replace(recipe.engine, channels=("0", "1"))
     panel.take_over(replace(recipe, engine=engine))
     assert "last count, channel 0,1; change" in panel.view.taken_over.text()
+    panel.take_over(replace(recipe, models=("flow", "other")))
+    assert panel.recipe.models == ("flow", "other")
+    assert "together with other" in panel.view.taken_over.text()
     panel.take_over(recipe)
     opened_later = FolderWidget(viewer)
     qtbot.addWidget(opened_later)

@@ -153,6 +153,15 @@ def test_boxes_are_opened_where_they_were_drawn(tmp_path):
         assert again.shape == ((9, 10) if name == "imagej-roi" else (30, 40))
 
 
+def test_what_of_shapes_is_not_written_is_told(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(own, "show_warning", told.append)
+    square = np.array([[2.0, 2], [2, 9], [9, 9], [9, 2]])
+    shapes = Shapes([square, square.copy()], shape_type="polygon", name="cells")
+    write_layers(str(tmp_path / "cells.ome.tif"), tuples(shapes), FORMATS["ome-tiff"])
+    assert told == ["1 shapes cover no pixel of their own and were left out."]
+
+
 def test_lines_are_no_cells():
     shapes = Shapes([np.array([[1, 1], [5, 5]])], shape_type="line")
     with pytest.raises(WriteError, match="line"):

@@ -21,6 +21,7 @@ from cellwright.ops.measure.analysis import AnalysisInputs, analyse
 from cellwright.ops.measure.regions import ShapeRegion
 from cellwright.ops.measure.settings import AnalysisSettings
 from cellwright.widgets.results.model import ResultsModel, ScatterGate
+from cellwright.widgets.results.plots import Histogram
 from cellwright.widgets.results.widget import ResultsWidget
 
 Read = Callable[[ResultsWidget], None]
@@ -137,6 +138,40 @@ def test_positive_cells(panel: ResultsWidget, read: Read) -> None:
     assert "positive_ch0" not in panel.model.table
 
 
+def test_a_marker_of_brighter_cells_has_their_range(panel: ResultsWidget, read: Read) -> None:
+    measure(panel, read, "intensity")
+    measured = panel.model.measured
+    table = measured.table.assign(intensity_mean_ch0=50 * measured.table["intensity_mean_ch0"])
+    panel.model.set_measured(replace(measured, table=table))
+    panel.model.set_marker("ch0", is_on=True, threshold=1500.0)
+    row = panel.counts.rows["ch0"]
+    assert (row.value.maximum(), row.value.value()) == (2000, 1500)
+    assert row.slider_value == pytest.approx(1500, abs=2)
+
+
+def test_a_column_without_numbers_has_an_empty_histogram(qtbot: QtBot) -> None:
+    plot = Histogram()
+    qtbot.addWidget(plot)
+    for values in (np.arange(5.0), np.full(5, np.nan)):
+        plot.set_values(values)
+        plot.set_kept(np.ones(5, bool))
+    assert plot._kept.getData()[1].sum() == 0
+
+
+def test_regions_that_could_not_be_saved_are_not_taken_from_there(
+    panel: ResultsWidget, qtbot: QtBot, read: Read, tmp_path: Path, home: Path
+) -> None:
+    triangle = np.array([[-1.0, -1], [-1, 64], [64, -1]])
+    shapes = panel.viewer.add_shapes([triangle], shape_type="polygon", scale=(0.5, 0.5), units=("um", "um"))
+    pick(panel.view.regions, str(shapes.unique_id))
+    read(panel)
+    (tmp_path / "file").touch()
+    panel.export.save_regions(tmp_path / "file" / "regions.geojson")
+    qtbot.waitUntil(lambda: not panel.view.job_bar.is_busy, timeout=30_000)
+    (own,) = panel.export.input_files().regions
+    assert Path(own).parent == home / "inputs"
+
+
 def test_cells_are_coloured_by_marker_and_as_before(panel: ResultsWidget, read: Read) -> None:
     measure(panel, read, "intensity")
     layer = panel.viewer.layers["cells"]
@@ -198,8 +233,8 @@ def test_layers_are_channels_with_markers_of_their_own(panel: ResultsWidget, rea
 
 
 def test_nuclei_in_cells(panel: ResultsWidget, read: Read) -> None:
-    nuclei = np.zeros((64, 64), np.int32)
-    nuclei[4:6, 4:6], nuclei[8:10, 8:10], nuclei[32:35, 7:10], nuclei[20:23, 50:53] = 5, 6, 7, 8
+    nuclei = np.zeros((64, 64), np.uint64)
+    nuclei[4:6, 4:6], nuclei[8:10, 8:10], nuclei[32:35, 7:10], nuclei[20:23, 50:53] = 5, 2**32 + 5, 7, 8
     layer = panel.viewer.add_labels(nuclei, name="nuclei", scale=(0.5, 0.5), units=("um", "um"))
     panel.view.layer.setCurrentIndex(panel.view.layer.findText("cells"))
     panel.view.layer.activated.emit(panel.view.layer.currentIndex())
@@ -389,10 +424,14 @@ def test_every_control_has_a_tooltip(panel: ResultsWidget) -> None:
     assert [one for one in own if not one.toolTip()] == []
 
 
-def test_a_gate_of_other_columns_keeps_all() -> None:
-    gate = ScatterGate("a", "b", np.array([[0, 0], [0, 1], [1, 1]]))
-    assert gate.keeps(pd.DataFrame({"a": [5.0]})).tolist() == [True]
-    assert gate.keeps(pd.DataFrame({"a": [0.1, 5.0], "b": [0.5, 0.5]})).tolist() == [True, False]
+def test_a_gate_goes_with_its_columns(panel: ResultsWidget) -> None:
+    model, measured = panel.model, panel.model.measured
+    model.set_gate(
+        ScatterGate("area_px", "diameter_px", np.array([[50, 0], [50, 99], [200, 99], [200, 0.0]]))
+    )
+    assert model.n_kept == 2
+    model.set_measured(replace(measured, table=measured.table.drop(columns="diameter_px")))
+    assert (model.gate, model.n_kept, model.analysis().notices) == (None, 4, ())
 
 
 def test_a_model_without_cells_counts_none() -> None:

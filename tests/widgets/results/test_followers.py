@@ -8,9 +8,12 @@ import pytest
 from napari.components import ViewerModel
 from pytestqt.qtbot import QtBot
 
+from cellwright.core.errors import ReadError
+from cellwright.core.tasks import Progress, Task
 from cellwright.widgets.annotate.session_setup import start_session
 from cellwright.widgets.annotate.widget import AnnotateWidget
 from cellwright.widgets.results.widget import ResultsWidget
+from cellwright.widgets.shared.cells import followers
 from cellwright.widgets.shared.cells.followers import LayerRows, follow
 from cellwright.widgets.shared.napari_private import camera_of
 
@@ -41,6 +44,21 @@ def test_labels_that_the_table_does_not_tell_of_are_measured_too(
     assert features["area_px"].fillna(0).tolist() == [0, 0, 64, 36, 16, 0, 0, 0, 0, 2]
     assert features["intensity_mean_ch0"].fillna(-1).tolist() == [-1, -1, 20, 30, 40, -1, -1, -1, -1, 0]
     assert features["edited"].tolist() == [False] * 9 + [True]
+
+
+def test_what_cannot_be_measured_is_told(
+    panel: ResultsWidget, qtbot: QtBot, other: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: Any) -> Task[Any]:
+        yield Progress("read", 0, 1)
+        raise ReadError("The image is gone.")
+
+    told: list[str] = []
+    monkeypatch.setattr(followers, "_task", gone)
+    monkeypatch.setattr(followers, "show_warning", told.append)
+    other.data_setitem((np.array([50]), np.array([5])), 9)
+    qtbot.waitUntil(lambda: bool(told), timeout=LIMIT_MS)
+    assert told == ["The features of 'cells' are not those of its cells as they are now. The image is gone."]
 
 
 def test_an_edit_just_before_the_table_goes_on_to_another_layer_is_seen(

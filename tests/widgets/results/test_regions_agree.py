@@ -246,7 +246,9 @@ def test_masks_and_shapes_that_change_are_counted_anew(
     box = np.array([[0.0, 0.0], [0.0, 10.0], [10.0, 10.0], [10.0, 0.0]])
     cut = panel.viewer.add_shapes([box], shape_type="rectangle", units=("um", "um"))
     panel.show_layer(panel.viewer.layers["cells"])
+    assert panel.view.mask_side.isHidden()  # nothing to tell the side of
     pick(panel.view.mask_layer, str(mask.unique_id))
+    assert not panel.view.mask_side.isHidden()
     read(panel)
     assert panel.model.counts()[["region", "count", "area_px"]].to_dict("list") == {
         "region": ["tissue"],

@@ -17,6 +17,7 @@ import tifffile
 from napari.components import ViewerModel
 from napari.layers import Layer
 from pytestqt.qtbot import QtBot
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication
 
 import cellwright
@@ -116,6 +117,8 @@ def test_random_settings_of_the_panels_are_repeated(
 ) -> None:
     rng = np.random.default_rng(seed)
     path = add_image(widget, blobs, tmp_path, seed % 4)
+    add_others(viewer, blobs, tmp_path, seed % 4)
+    widget.panel.image.choose(viewer.layers["stained"])
     set_count(widget, rng, viewer)
     widget.panel.count.click()
     settled(widget)
@@ -169,6 +172,26 @@ def add_image(widget: CountWidget, blobs: Any, folder: Path, kind: int) -> Path:
     return path
 
 
+def add_others(viewer: ViewerModel, blobs: Any, folder: Path, kind: int) -> None:
+    """Show images of two more files below the first, of the same pixels and frames."""
+    scale, units = viewer.layers["stained"].scale, viewer.layers["stained"].units
+    for name in ("dye", "ki67"):
+        data, axes = (blobs.labels % 5 * 40).astype(np.uint8), "YX"
+        if kind == 3:
+            data, axes = np.stack([data] * 3), "TYX"
+        tifffile.imwrite(folder / f"{name}.tif", data, imagej=True, metadata={"axes": axes})
+        layer = Layer.create(*read_layers(str(folder / f"{name}.tif"))[0])
+        layer.scale, layer.units = scale[-layer.ndim :], units[-layer.ndim :]
+        viewer.layers.insert(0, layer)
+
+
+def tick(entries: Any, rng: np.random.Generator, share: float) -> None:
+    """Tick that share of the entries of a list."""
+    for place in range(entries.count()):
+        if rng.random() < share:
+            entries.item(place).setCheckState(Qt.CheckState.Checked)
+
+
 def pick(box: Any, data: Any) -> None:
     place = box.findData(str(data) if isinstance(data, str) else data)  # Qt knows no text of numpy
     assert place >= 0
@@ -177,7 +200,7 @@ def pick(box: Any, data: Any) -> None:
 
 
 def set_count(widget: CountWidget, rng: np.random.Generator, viewer: ViewerModel) -> None:
-    """Choose regions, what is left out, a mask, a rule, thresholds and a diameter."""
+    """Choose regions, what is left out, a mask, a rule, thresholds, channels, classes and a diameter."""
     image = viewer.layers["stained"]
     panel, names = widget.panel, {"scale": image.scale[-2:], "units": image.units[-2:]}
     regions = viewer.add_shapes([POLYGON], shape_type="polygon", name="regions", **names)
@@ -193,6 +216,13 @@ def set_count(widget: CountWidget, rng: np.random.Generator, viewer: ViewerModel
     pick(panel.mask_side, bool(rng.random() < 0.3))
     pick(panel.rule, rng.choice(["centre", "overlap", "whole"]))
     panel.diameter.setValue(float(rng.choice([0.0, 14.5])))
+    panel.thresholds.container["cell_probability"].value = float(rng.uniform(0.2, 0.8))
+    panel.thresholds.container["min_score"].value = float(rng.uniform(0, 0.9))
+    pick(panel.classes, rng.choice(["", "", "blood"]))
+    panel.channel.setCurrentIndex(int(rng.integers(panel.channel.count())))
+    panel.channel.activated.emit(panel.channel.currentIndex())
+    tick(panel.further, rng, 0.3)
+    pick(panel.combine, rng.choice(["maximum", "mean", "colours"]))
     panel.filters.container["min_area_px"].value = int(rng.integers(5, 100))
     panel.engine.container["flips"].value = bool(rng.random() < 0.5)
 
@@ -200,13 +230,18 @@ def set_count(widget: CountWidget, rng: np.random.Generator, viewer: ViewerModel
 def set_results(
     panel: ResultsWidget, rng: np.random.Generator, read: Callable[[ResultsWidget], None]
 ) -> None:
-    """Choose measurements, more that is left out, the border rule, filters and markers."""
+    """Choose measurements, other images, more that is left out, the border rule, filters and markers."""
     view, model = panel.view, panel.model
     if rng.random() < 0.3:
         layer = panel.viewer.add_shapes(
             [TILTED / 3 + 90], shape_type="ellipse", scale=(0.5, 0.5), name="more"
         )
         pick(view.exclude, str(layer.unique_id))
+    if rng.random() < 0.3:
+        pick(view.mask_layer, str(panel.viewer.layers["tissue"].unique_id))
+        pick(view.mask_side, str(rng.choice(["inside", "outside"])))
+    tick(view.others, rng, 0.5)
+    view.cytoplasm.setValue(float(rng.choice([0.0, 3.0])))
     view.groups["shape"].setChecked(bool(rng.random() < 0.5))
     view.groups["intensity"].setChecked(True)
     view.ring_width.setValue(float(rng.integers(2, 6)))
@@ -221,6 +256,8 @@ def set_results(
         view.filter.setText(
             f"{view.filter.text()}, {column} >= {low:.5g}, {column} <= {high:.5g}".strip(", ")
         )
+    if "class" in model.table and rng.random() < 0.7:
+        view.filter.setText(f"{view.filter.text()}, class = {rng.choice(model.table['class'].unique())}")
     view.filter.editingFinished.emit()
     row = panel.counts.rows[marker]
     row.is_on.setChecked(bool(rng.random() < 0.7))

@@ -1,9 +1,12 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from napari.layers import Image as ImageLayer
+from napari.layers import Points
 
 from cellwright.core.errors import WrongLayerError
-from cellwright.widgets.shared.coordinates import Channel, axes_of, channels_of, image_in
+from cellwright.widgets.shared.coordinates import Channel, axes_of, channels_of, image_in, in_pixels
 
 
 def layer_of(*shape: int, **arguments: object) -> ImageLayer:
@@ -30,6 +33,20 @@ def layer_of(*shape: int, **arguments: object) -> ImageLayer:
 )
 def test_axes_from_shape_and_labels(layer: ImageLayer, axes: str) -> None:
     assert axes_of(layer) == axes
+
+
+def test_many_points_are_brought_to_another_layer_at_once(rng: np.random.Generator) -> None:
+    place = {"scale": (2.0, 0.5, 0.25), "rotate": [[1, 0, 0], [0, 0.8, -0.6], [0, 0.6, 0.8]]}
+    points, image = Points(rng.uniform(0, 30, (9, 3)), translate=(1, 2, 3)), layer_of(4, 30, 40, **place)
+    calls: list[object] = []
+    told = SimpleNamespace(
+        ndim=3, data_to_world=lambda point: calls.append(point) or points.data_to_world(point)
+    )
+    expected = [image.world_to_data(points.data_to_world(point)) for point in points.data]
+    np.testing.assert_allclose(in_pixels(points.data, told, image), expected, atol=1e-6)
+    np.testing.assert_allclose(in_pixels(points.data, points, image, 0), np.array(expected)[:, 1:], atol=1e-6)
+    assert len(calls) < len(points.data)
+    assert in_pixels([], points, image).shape == (0, 3)
 
 
 def test_a_short_first_axis_can_be_read_as_slices() -> None:

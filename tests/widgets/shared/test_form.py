@@ -34,6 +34,9 @@ def test_limits_help_and_units_come_from_the_annotation(qtbot: QtBot) -> None:
     assert (share.min, share.max, share.tooltip) == (0.0, 1.0, "A share.")
     assert (length.min, length.max, length.label) == (1, 9, "Length (px)")
     assert width.label == "Width (µm)"
+    engine = SettingsForm(EngineSettings, ["link"])
+    qtbot.addWidget(engine.native)
+    assert engine.container["link"].label == "Link slices in 3D"
 
 
 def test_only_fractions_become_sliders() -> None:

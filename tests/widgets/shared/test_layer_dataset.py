@@ -10,6 +10,7 @@ from cellwright.core.errors import CellwrightError, ReadError, WrongLayerError
 from cellwright.core.tasks import run
 from cellwright.files.dataset.folder import read_dataset
 from cellwright.widgets.shared.layer_dataset import dataset_of, pairs, write_task
+from cellwright.widgets.shared.layer_io import add_overlay
 
 
 def test_labels_find_the_image_they_belong_to(viewer: ViewerModel) -> None:
@@ -38,7 +39,8 @@ def test_layers_are_written_and_read_as_they_are(
     viewer: ViewerModel, blobs: Any, tmp_path: Path, *, is_complete: bool
 ) -> None:
     viewer.add_image(blobs.image, name="cells: 1/2")
-    viewer.add_labels(blobs.labels, name="drawn")
+    drawn = blobs.labels if is_complete else blobs.labels.astype(np.uint64) * 2**32
+    viewer.add_labels(drawn, name="drawn")
     dataset = dataset_of(pairs(viewer.layers), viewer.layers, is_complete=is_complete)
     item = read_dataset(run(write_task(dataset, tmp_path))).items[0]
     image, labels = item.read()
@@ -66,6 +68,18 @@ def test_rectangles_of_complete_regions_are_kept(viewer: ViewerModel, blobs: Any
     item = read_dataset(run(write_task(dataset, tmp_path))).items[0]
     assert item.regions == (((10, 20), (50, 60)),)
     assert item.is_complete
+
+
+def test_regions_of_another_image_say_nothing(viewer: ViewerModel, blobs: Any) -> None:
+    for name in ("a", "b"):
+        image = viewer.add_image(blobs.image, name=name)
+        own = {"cellwright": {"annotation": "labels", "source": str(image.unique_id)}}
+        drawn = viewer.add_labels(blobs.labels.copy(), name=f"{name} annotation", metadata=own)
+    regions = add_overlay(viewer, drawn, "complete regions", {})
+    regions.add_rectangles([[[9.5, 19.5], [9.5, 59.5], [49.5, 59.5], [49.5, 19.5]]])
+    first, second = dataset_of(pairs(viewer.layers), viewer.layers, is_complete=False).items
+    assert (first.regions, first.is_complete) == ((), False)
+    assert (second.regions, second.is_complete) == ((((10, 20), (50, 60)),), True)
 
 
 def test_labels_that_do_not_fit_are_told(viewer: ViewerModel) -> None:

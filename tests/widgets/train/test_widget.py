@@ -62,11 +62,17 @@ def test_the_curves_come_into_view(ended: Wait, trainer: TrainWidget, qtbot: QtB
     qtbot.waitUntil(lambda: not canvas.visibleRegion().isEmpty(), timeout=5000)
 
 
-def test_a_worse_model_is_not_kept(ended: Wait, trainer: TrainWidget, training: Any, home: Path) -> None:
-    training.scores = [0.5, 0.4, 0.3]
-    training.go_on.release(training.n_epochs)
+def test_a_worse_model_is_not_kept(
+    ended: Wait, trainer: TrainWidget, training: Any, qtbot: QtBot, home: Path
+) -> None:
+    training.scores = [1.0, 0.4, 0.3]
     trainer.panel.train.click()
+    training.go_on.release()
+    qtbot.waitUntil(lambda: "already finds every cell" in trainer.panel.message.text(), timeout=LIMIT_MS)
+    training.go_on.release(training.n_epochs)
     ended(trainer)
+    (low, high) = trainer.panel.card.plot.plots[1].viewRange()[1]
+    assert -0.1 < low < high < 1.1  # of a precision
     assert "no better: the model it began with is kept" in trainer.panel.message.text()
     assert not (home / "models").exists()
     assert unfinished() == []
@@ -201,6 +207,11 @@ def test_only_a_better_score_is_called_better(trainer: TrainWidget, score: float
     after = {"score": score, "validation_loss": 0.2}
     trainer.show_ended(train_model.TrainingOutcome(Plan("mine", "flow", "data"), "mine", before, after))
     assert trainer.panel.message.text().startswith(words)
+
+
+def test_a_run_that_was_stopped_at_once_is_not_called_no_better(trainer: TrainWidget) -> None:
+    trainer.show_ended(train_model.TrainingOutcome(Plan("mine", "flow", "data"), "", {}, {}, ("Stopped.",)))
+    assert trainer.panel.message.text() == "'mine': the model it began with is kept. Stopped."
 
 
 def test_durations() -> None:

@@ -1,6 +1,7 @@
 """Which images a list of files and folders holds, and what their names tell of plates."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
@@ -36,6 +37,15 @@ class ListedImage:
     name: str  # what its results are called: its path in the folder that was searched, without suffix
     plate: Mapping[str, str] = field(default_factory=dict)  # ``well``, ``site`` and what else is told
     part: str = ""  # name of the image in its file, where that holds several; empty for the only one
+
+    @property
+    def name_in_paths(self) -> str:
+        """What ``{name}`` stands for: the image's own name, as its reader gives it."""
+        if self.part:
+            return self.part
+        if self.path.is_dir():
+            return self.path.name.removesuffix(".zarr")
+        return self.path.stem
 
     def image(self, image: Image) -> "ListedImage":
         """Return what to call one of the images of this file: the file's name where it is the only one.
@@ -90,8 +100,8 @@ def list_images(
             raise ReadError(f"Expected images that match {pattern!r} in {path}; there are none.")
         for image, name in found:
             listed += _images_of(image, name, parse)
-    names = [image.name for image in listed]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    times = Counter(image.name.casefold() for image in listed)  # file systems may not tell A from a
+    twice = sorted({image.name for image in listed if times[image.name.casefold()] > 1})
     if twice:
         raise SettingsError(
             f"Images of one run must differ in name; {', '.join(twice[:3])} occurs more than once. Count the "

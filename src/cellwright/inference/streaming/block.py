@@ -13,10 +13,9 @@ from cellwright.core.data import Cells, Image, Labels, Provenance, Result
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import atomic_write, write_text, writing
-from cellwright.files.tables import DECIMALS
+from cellwright.files.tables import in_digits
 from cellwright.files.zarr import open_array
-from cellwright.inference.context import load_models
-from cellwright.inference.fit import FactCollector, calibration_of
+from cellwright.inference.context import calibration_of, load_models
 from cellwright.inference.pipeline import count_with_prediction
 from cellwright.inference.streaming.plan import (
     StreamBlock,
@@ -28,7 +27,8 @@ from cellwright.inference.streaming.plan import (
     kept_plan,
     labels_of,
 )
-from cellwright.models.families.base import in_model_pixels
+from cellwright.models.fit import FactCollector
+from cellwright.models.protocol import in_model_pixels
 from cellwright.models.stitching import SAME_CENTRE, claimed, not_taken, with_lead
 from cellwright.ops.labels import measure
 from cellwright.ops.measure.cells_table import cells_table
@@ -85,7 +85,7 @@ def count_block(
     if calibration is not None:
         write_text(files_of(job, image).fit(block), json.dumps(facts.sums.tolist()))
     with atomic_write(files_of(job, image).part(block)) as path:
-        table.to_csv(path, index=False)
+        table.to_csv(path, index=False, float_format=in_digits)
 
 
 def _enlarged(result: Result, factor: int, shape: Sequence[int]) -> Result:
@@ -135,7 +135,7 @@ def link_block(job: StreamJob, image: Image, plan: StreamPlan, block: StreamBloc
     )
     table = _cells_written(job, image, plan, block, Result(float(len(cells)), cells, provenance))
     with atomic_write(files_of(job, image).part(block)) as path:
-        table.to_csv(path, index=False)
+        table.to_csv(path, index=False, float_format=in_digits)
 
 
 def _outlines_in(job: StreamJob, image: Image, block: StreamBlock) -> Cells:
@@ -195,7 +195,7 @@ def _cells_written(
         cells = _written(job, image, block, result.cells, numbers)
     table = _table(image, block, result, cells)
     table["label"] += numbers.start - 1
-    return table.round(DECIMALS)
+    return table
 
 
 def _written(job: StreamJob, image: Image, block: StreamBlock, cells: Cells, numbers: range) -> Cells:

@@ -122,7 +122,7 @@ def _once(on_block: OnBlock, block: StreamBlock, path: Path, _: Sequence[None]) 
 
 
 def _warm_there(job: StreamJob) -> None:
-    networks = _networks_there(job.model, job.engine)  # type: ignore[arg-type]
+    networks = _networks_there(job.model, job.engine)
     side = lcm(networks.divisor, WARM_PX)
     networks.attempt(np.zeros((1, networks.spec.in_channels, side, side), np.float32))
 
@@ -130,7 +130,7 @@ def _warm_there(job: StreamJob) -> None:
 def count_there(block: StreamBlock, *, job: StreamJob, plan: StreamPlan) -> None:
     """Count a block in another process."""
     image = _image_there(job)
-    here = plan.with_networks(_networks_there(job.model, job.engine))  # type: ignore[arg-type]
+    here = plan.with_networks(_networks_there(job.model, job.engine))
     run(count_block(job, image, here, block, part_of(image, block, plan.level)))
 
 

@@ -26,11 +26,11 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,9 +40,8 @@ from cellwright.core.errors import SettingsError, WriteError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import acquire_lock, atomic_write, make_folder, write_text
 from cellwright.files.tables import write_csv, write_provenance
-from cellwright.files.zarr import chunk_px, create_array, finish_array, missing_chunks
-from cellwright.inference.context import load_models, names_of, open_context, references_of
-from cellwright.inference.fit import FactCollector, calibration_of, warning
+from cellwright.files.zarr import chunk_px, create_array, finish_array
+from cellwright.inference.context import calibration_of, load_models, names_of, open_context, references_of
 from cellwright.inference.pipeline import provenance_of
 from cellwright.inference.predictor import Engine
 from cellwright.inference.scale import zoom_notice
@@ -79,7 +78,8 @@ from cellwright.inference.streaming.second_pass import (
     select,
 )
 from cellwright.models.classifier.network import load
-from cellwright.ops.measure.analysis import Analysis
+from cellwright.models.fit import FactCollector, warning
+from cellwright.ops.measure.analysis import Counted
 from cellwright.ops.measure.cells_table import frames_table
 from cellwright.ops.measure.prediction_interval import count_interval
 
@@ -87,26 +87,11 @@ if TYPE_CHECKING:
     from dask.distributed import Client
 
 
-class Streamed(NamedTuple):
-    """What counting an image block by block gives: the count, and where the rest is."""
-
-    result: Result  # its cells are in files, or where they were measured bare of outlines
-    labels: Path | None  # their OME-Zarr labels, or the density; None where a model gives neither
-    analysis: Analysis | None = None  # of the cells that count; None: nothing was measured
-
-    @property
-    def notices(self) -> tuple[str, ...]:
-        """Sentences that the user should read."""
-        if self.analysis is None:
-            return self.result.notices
-        return (*self.result.notices, *self.analysis.notices)
-
-
 def count_streamed(
     job: StreamJob,
     stream: StreamSettings = StreamSettings(),  # noqa: B008 - frozen
-    write: Callable[[Streamed], None] | None = None,
-) -> Task[Streamed]:
+    write: Callable[[Counted], None] | None = None,
+) -> Task[Counted]:
     """Count an image of any size in constant memory; write its labels, its table of cells and a record.
 
     What else is to be written does ``write``, before the image counts as done.
@@ -244,7 +229,7 @@ def _finish(
     selected: Selected | None,
     fit: float | None,
     started: float,
-) -> Streamed:
+) -> Counted:
     """Put the tables together, make the pyramid, and write how it was found."""
     files, blocks = files_of(job, image), blocks_of(image, plan)
     maps = files.labels
@@ -266,7 +251,7 @@ def _finish(
         _join([files.selected(block) for block in blocks], files.table("csv"))
         result = analysis.result
     labels = maps if maps.exists() else None
-    found = Streamed(replace(result, maps={}), labels, analysis)
+    found = Counted(replace(result, maps={}), analysis, labels=labels)
     write_provenance(files.output / f"{image.name}.json", replace(result, notices=found.notices))
     return found
 
@@ -280,7 +265,7 @@ def _found_by(
         seconds = time.perf_counter() - started
         provenance = provenance_of(context, image, names_of(job.model), preparation.zoom, seconds)
         rescaled = zoom_notice(preparation.zoom, context.engine_settings.diameter_px, preparation.n_places)
-        told = (context.engine.notice, warning(fit), _missing(image))
+        told = (context.engine.notice, warning(fit))
         notices = (*context.notices(image), rescaled, *told)
         settings = context.settings
     facts: dict[str, Any] = {"models": references_of(job.model)}
@@ -317,17 +302,6 @@ def _with_selection(job: StreamJob, result: Result, selected: Selected) -> Resul
         facts |= {"classes": list(chosen.spec.classes), "classifier": classifier}
     settings = {**result.provenance.settings, **facts}
     return replace(result, provenance=replace(result.provenance, settings=settings))
-
-
-def _missing(image: Image) -> str:
-    """Return a sentence where chunks of the image are not in its store, else ``""``."""
-    n_missing, n_chunks = missing_chunks(image.data)
-    if not n_missing:
-        return ""
-    return (
-        f"{n_missing} of the {n_chunks} chunks of the image are not in its store and were taken as empty, as "
-        "the standard says. If there should be cells, copy the image again."
-    )
 
 
 def _summed(job: StreamJob, parts: Sequence[Path], result: Result, settings: Any) -> Result:
@@ -404,4 +378,6 @@ def _only_run(job: StreamJob, image: Image) -> Iterator[None]:
     try:
         yield
     finally:
+        with suppress(OSError):
+            files.parts.rmdir()  # where nothing was begun
         lock.release()

@@ -259,15 +259,12 @@ def _own_outside(
 ) -> int:
     """Return how many nuclei that lie in no cell have their centre in the core of a block."""
     alone = result_of_labels(nuclei, part, is_volume=is_volume)
-    rows = np.arange(len(alone.numbers))
-    if len(found.cell_of) != len(rows) or is_volume or nuclei.ndim == 2:
-        rows = alone.numbers - 1
     local = block.tile.local
     points = alone.result.cells.points[:, -len(local) :]
     inside = np.ones(len(points), bool)
     for axis, span in enumerate(local):
         inside &= (points[:, axis] >= span.start) & (points[:, axis] < span.stop)
-    return int((inside & (found.cell_of[rows] == 0)).sum())
+    return int((inside & (found.cell_of == 0)).sum())
 
 
 def _sizes(regions: RegionSet, image: Image, block: StreamBlock) -> NDArray[np.int64]:

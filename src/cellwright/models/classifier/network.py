@@ -17,8 +17,7 @@ from cellwright.models.classifier.spec import (
     find_classifier,
     read_classifier_spec,
 )
-from cellwright.models.layers.blocks import folded
-from cellwright.models.layers.encoders import ConvEncoder
+from cellwright.models.layers.blocks import ConvEncoder, folded
 
 PRESETS = {
     "small": ClassifierSpec(

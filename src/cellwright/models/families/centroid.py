@@ -14,11 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cellwright.core.data import Annotation, Cells, Maps
-from cellwright.models.families.base import ModelBase, boxes_in, known_mean, soft_cross_entropy, spec_of
 from cellwright.models.layers.blocks import MobileViTBlock
-from cellwright.models.layers.lite import network_of, trained_specs
-from cellwright.models.layers.trunk import deep_head
-from cellwright.models.protocol import MapKind
+from cellwright.models.layers.trunk import deep_head, network_of, trained_specs
+from cellwright.models.protocol import CellModel, MapKind, boxes_in, known_mean, soft_cross_entropy, spec_of
 from cellwright.models.reference.efficientnet import V2_S, EfficientNetTrunk
 from cellwright.models.spec import ModelSpec
 from cellwright.ops.codecs.heatmap import CentroidSettings, boxes_to_heatmap, boxes_to_sizes, heatmap_to_cells
@@ -112,8 +110,8 @@ def _paper_head(n_in: int, n_out: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Conv2d(LAST, n_out, 3, padding=1))
 
 
-class CentroidModel(ModelBase):
-    """A centroid network with its loss and its two-way code; see ``models.protocol.CellModel``."""
+class CentroidModel(CellModel):
+    """A centroid network with its loss and its two-way code."""
 
     map_kinds: ClassVar[dict[str, MapKind]] = {"heatmap": "upright", "size": "size"}
 

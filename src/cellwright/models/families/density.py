@@ -16,12 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cellwright.core.data import Annotation, Maps
-from cellwright.models.families.base import POINT_DIAMETER_PX, ModelBase, spec_of
 from cellwright.models.families.flow import flow_loss, flow_maps
 from cellwright.models.layers.blocks import PixelHead
-from cellwright.models.layers.lite import network_of, trained_specs
-from cellwright.models.layers.trunk import FEATURES, Heads, broad_head
-from cellwright.models.protocol import MapKind, Stitcher
+from cellwright.models.layers.trunk import FEATURES, Heads, broad_head, network_of, trained_specs
+from cellwright.models.protocol import POINT_DIAMETER_PX, CellModel, MapKind, Stitcher, spec_of
 from cellwright.models.spec import LEARNED_FACTOR, ModelSpec
 from cellwright.models.stitching import DensityBlock, DensityStitcher
 from cellwright.ops.codecs.density import FOREGROUND, VARIANCE, cells_to_density, resize_density
@@ -99,8 +97,8 @@ def _conv_norm_relu(n_in: int, n_out: int) -> tuple[nn.Module, ...]:
     return convolution, nn.GroupNorm(8, n_out), nn.ReLU(inplace=True)
 
 
-class DensityModel(ModelBase):
-    """A density network with its loss and its targets; see ``models.protocol.CellModel``."""
+class DensityModel(CellModel):
+    """A density network with its loss and its targets."""
 
     map_kinds: ClassVar[dict[str, MapKind]] = {
         "density": "density",

@@ -12,11 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from cellwright.core.data import Annotation, Cells, Maps
-from cellwright.models.families.base import ModelBase, known_mean, labels_in, spec_of
 from cellwright.models.layers.blocks import PixelHead
-from cellwright.models.layers.lite import network_of, trained_specs
-from cellwright.models.layers.trunk import FEATURES
-from cellwright.models.protocol import MapKind
+from cellwright.models.layers.trunk import FEATURES, network_of, trained_specs
+from cellwright.models.protocol import CellModel, MapKind, known_mean, labels_in, spec_of
 from cellwright.models.reference.mediar import MediarFormer
 from cellwright.models.spec import ModelSpec
 from cellwright.ops.codecs.flow import FlowSettings, flow_to_cells, labels_to_flow
@@ -57,8 +55,8 @@ def flow_maps(output: Tensor) -> Tensor:
     return torch.cat([output[:, :2] / FLOW_SCALE, output[:, 2:].sigmoid()], dim=1)
 
 
-class FlowModel(ModelBase):
-    """A flow network with its loss and its two-way code; see ``models.protocol.CellModel``."""
+class FlowModel(CellModel):
+    """A flow network with its loss and its two-way code."""
 
     map_kinds: ClassVar[dict[str, MapKind]] = {"flow": "direction", "probability": "scalar"}
     takes_volumes = True

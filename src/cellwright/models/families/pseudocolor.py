@@ -18,16 +18,18 @@ from torch.nn import functional
 
 from cellwright.core.data import Annotation, Cells, Image, Maps
 from cellwright.models.families import flow
-from cellwright.models.families.base import ModelBase, known_mean, labels_in, spec_of
 from cellwright.models.layers.blocks import PixelHead
-from cellwright.models.layers.lite import network_of
-from cellwright.models.layers.trunk import FEATURES
-from cellwright.models.protocol import MapKind
+from cellwright.models.layers.trunk import FEATURES, network_of
+from cellwright.models.protocol import CellModel, MapKind, known_mean, labels_in, spec_of
 from cellwright.models.reference.efficientnet import B5, EfficientNetTrunk
 from cellwright.models.spec import ModelSpec
-from cellwright.ops.codecs.pseudocolor import Colouring, pseudocolor_frames
+from cellwright.ops.codecs.pseudocolor import (
+    Colouring,
+    PseudocolorSettings,
+    foreground_to_cells,
+    pseudocolor_frames,
+)
 from cellwright.ops.geometry.axes import Frames
-from cellwright.ops.volumes.foreground import PseudocolorSettings, foreground_to_cells
 
 WORKING_PX = 384  # side that the paper network brings every slice to
 DECODER_WIDTHS = (64, 48, 32, 16)
@@ -103,7 +105,7 @@ def _double(n_in: int, n_out: int) -> nn.Sequential:
 
 
 class PseudocolorModel(flow.FlowModel):
-    """A flow network that sees pseudo-coloured slices; see ``models.protocol.CellModel``."""
+    """A flow network that sees pseudo-coloured slices."""
 
     def frames(self, image: Image, channel: int | None) -> Frames:
         """Return the pseudo-coloured slices of a volume, in units of its percentiles.
@@ -117,8 +119,8 @@ class PseudocolorModel(flow.FlowModel):
         return pseudocolor_frames(image, channel, colouring)
 
 
-class EfficientCellSegModel(ModelBase):
-    """A network that tells foreground in pseudo-coloured slices; see ``models.protocol.CellModel``."""
+class EfficientCellSegModel(CellModel):
+    """A network that tells foreground in pseudo-coloured slices."""
 
     map_kinds: ClassVar[dict[str, MapKind]] = {"probability": "scalar"}
     takes_volumes = True

@@ -14,11 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cellwright.core.data import Annotation, Cells, Maps
-from cellwright.models.families.base import ModelBase, boxes_in, known_mean, soft_cross_entropy, spec_of
 from cellwright.models.layers.blocks import conv_norm_relu
-from cellwright.models.layers.lite import network_of, trained_specs
-from cellwright.models.layers.trunk import DIVISOR, FEATURES, HeadedNetwork
-from cellwright.models.protocol import MapKind
+from cellwright.models.layers.trunk import DIVISOR, FEATURES, HeadedNetwork, network_of, trained_specs
+from cellwright.models.protocol import CellModel, MapKind, boxes_in, known_mean, soft_cross_entropy, spec_of
 from cellwright.models.spec import ModelSpec
 from cellwright.ops.codecs.query import (
     QuerySettings,
@@ -172,8 +170,8 @@ def _steps(widths: tuple[int, ...], stride: int) -> list[nn.Module]:
     return steps
 
 
-class QueryModel(ModelBase):
-    """A query network with its loss and its two-way code; see ``models.protocol.CellModel``."""
+class QueryModel(CellModel):
+    """A query network with its loss and its two-way code."""
 
     map_kinds: ClassVar[dict[str, MapKind]] = {"inside": "scalar", "depth": "scalar"}
 

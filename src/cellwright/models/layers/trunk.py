@@ -1,18 +1,28 @@
-"""The trunk that the small presets of all families share, so that what one learns serves the others."""
+"""The networks of the presets trained here, whose trunks all families share, so that one serves the others.
+
+``small`` learns from scratch; ``lite`` has an encoder that starts from ImageNet, and a light decoder.
+"""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cellwright.models.layers.blocks import PixelHead, conv_norm_relu
-from cellwright.models.layers.encoders import ConvEncoder
+from cellwright.models.layers.blocks import ConvEncoder, PixelHead, conv_norm_relu
+from cellwright.models.layers.efficientnet_lite import EfficientNetLite, plan_of
+from cellwright.models.spec import ModelSpec
 
 ENCODER_WIDTHS = (16, 40, 80, 192)
 FEATURES = 24  # channels the trunk ends with, at half resolution
 DIVISOR = 16
 HALO = 160  # receptive field 148, rounded up to the divisor
+LITE = "lite"  # name of the preset
+LITE_DIVISOR = 32
+LITE_HALO = 256  # farther pixels change the maps by less than 0.01; the receptive field is 480
+LAST_DEPTH = 4  # blocks at stride 32; each looks 64 pixels further on every side
+DECODER_WIDTHS = (96, 64, 40, FEATURES)  # at strides 16, 8, 4 and 2
 
 
 class GatedFusion(nn.Module):
@@ -94,6 +104,16 @@ class TrunkNetwork(HeadedNetwork):
         super().__init__(encoder, GatedDecoder(ENCODER_WIDTHS, (80, 40, FEATURES), depths=(2, 2, 1)), head)
 
 
+class LiteNetwork(HeadedNetwork):
+    """EfficientNet-lite0 to stride 32 with a gated decoder to half resolution; 2.8 million parameters."""
+
+    encoder: EfficientNetLite
+
+    def __init__(self, head: nn.Module, in_channels: int = 3) -> None:
+        encoder = EfficientNetLite(plan_of("lite0", LAST_DEPTH), in_channels)
+        super().__init__(encoder, GatedDecoder(encoder.widths, DECODER_WIDTHS, depths=(2, 2, 2, 1)), head)
+
+
 class Heads(nn.Module):
     """Heads side by side on the same features; their maps in the order of the heads."""
 
@@ -119,3 +139,39 @@ def broad_head(n_out: int) -> nn.Sequential:
         conv_norm_relu(2 * FEATURES, FEATURES),
         PixelHead(FEATURES, n_out),
     )
+
+
+def trained_specs(
+    family: str,
+    title: str,
+    map_channels: dict[str, int],
+    *,
+    small_px: tuple[float, float],
+    lite_px: tuple[float, float],
+    options: Mapping[str, float] | None = None,
+) -> dict[str, ModelSpec]:
+    """Return the specs of a family's presets that are trained here: ``small``, from scratch, and ``lite``.
+
+    ``small_px`` and ``lite_px`` are the diameters of cells that each takes without rescaling.
+    """
+    small = ModelSpec(
+        family=family,
+        preset="small",
+        title=title,
+        in_channels=3,
+        map_channels=map_channels,
+        divisor=DIVISOR,
+        halo=HALO,
+        diameter_px=26.0,
+        diameter_range_px=small_px,
+        options=options or {},
+    )
+    lite = replace(small, preset=LITE, divisor=LITE_DIVISOR, halo=LITE_HALO, diameter_range_px=lite_px)
+    return {"small": small, LITE: lite}
+
+
+def network_of(preset: str, head: nn.Module, in_channels: int) -> HeadedNetwork:
+    """Return the network of a preset, ``lite`` or one that learns from scratch, with a head."""
+    if preset == LITE:
+        return LiteNetwork(head, in_channels)
+    return TrunkNetwork(head, in_channels)

@@ -11,7 +11,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +73,26 @@ class Analysis:
     tracks: Tracks | None = None  # of a time series that was tracked
     lineages: "pandas.DataFrame | None" = None  # likewise
     notices: tuple[str, ...] = ()  # what the user should know
+
+
+class Counted(NamedTuple):
+    """What an image holds, and what was measured of it, if anything.
+
+    Of an image that was counted block by block the cells are in files, or, where they were measured, bare of
+    outlines.
+    """
+
+    result: Result
+    analysis: Analysis | None = None  # of the cells that count
+    folder: Path | None = None  # with the files of an image that was counted block by block
+    labels: Path | None = None  # its OME-Zarr labels, or density; None where a model gives neither
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """Sentences that the user should read."""
+        if self.analysis is None:
+            return self.result.notices
+        return (*self.result.notices, *self.analysis.notices)
 
 
 def analyse(

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     import pandas
 
 
+DECIMALS = 4  # of numbers that are written for people
+
+
 def cells_table(result: Result) -> "pandas.DataFrame":
     """Return one row per cell: label, centre, box, class, score and size.
 
@@ -91,6 +94,13 @@ def class_counts(result: Result) -> dict[str, int]:
     if classes is None:
         return {}
     return {name: int((classes == index).sum()) for index, name in enumerate(class_names(result))}
+
+
+def plain_count(count: float) -> int | float:
+    """Return a count as whole number where it is one (a density may give 12.4 cells)."""
+    if float(count).is_integer():
+        return int(count)
+    return round(float(count), DECIMALS)
 
 
 def _columns(result: Result) -> dict[str, Any]:

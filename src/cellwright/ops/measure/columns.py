@@ -266,6 +266,35 @@ def keys_of(wanted: Sequence[str], ndim: int = 2) -> tuple[str, ...]:
     return tuple(key for key in keys if COLUMNS[key].ndim in (0, ndim))
 
 
+LENGTHS = {unit: UNITS[unit] for unit in LENGTH_UNITS}
+OWN_TITLES = {  # of columns that tables of counts or tracks have and cells have not
+    "region": "Region",
+    "count": "Cells",
+    "markers": "Markers",
+    "share": "Share",
+    "area_mm2": "Area [mm²]",
+    "volume_mm3": "Volume [mm³]",
+    "density_per_mm2": "Cells per mm²",
+    "density_per_mm3": "Cells per mm³",
+    "parent": "Parent",
+    "root": "Root",
+    "generation": "Generation",
+    "first": "First frame",
+    "last": "Last frame",
+    "n_frames": "Frames",
+    "divides": "Divides",
+    **{f"path_{unit}": f"Path [{sign}]" for unit, sign in LENGTHS.items()},
+    **{f"displacement_{unit}": f"Displacement [{sign}]" for unit, sign in LENGTHS.items()},
+    **{f"speed_{unit}_per_frame": f"Speed [{sign}/frame]" for unit, sign in LENGTHS.items()},
+    **{f"speed_{unit}_per_min": f"Speed [{sign}/min]" for unit, sign in LENGTHS.items()},
+}
+
+
+def heading_of(name: str) -> str:
+    """Return the title of a column of a table of cells, counts or tracks with its unit: ``Area [µm²]``."""
+    return OWN_TITLES.get(name) or describe(name).heading
+
+
 def describe(name: str) -> Column:
     """Return what a column of a table means; one that is not ours has its name as title.
 

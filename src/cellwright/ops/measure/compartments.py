@@ -137,12 +137,10 @@ def compartments_task(
 
 
 def _own_numbers(nuclei: Labels, result: Result) -> Labels:
-    """Return the part of the nuclei that was counted in; in frames each nucleus has a number of its own."""
+    """Return the part of the nuclei that was counted in, numbered 1..N over all frames."""
     assert result.cells.labels is not None
     axes, shape = label_axes(result), result.cells.labels.shape
     part = np.asarray(cropped(Image(nuclei, axes), result.offset, shape).data)
-    if part.ndim == cell_ndim(result):
-        return part
     alone = result_of_labels(part, Image(part, axes), is_volume=is_volumetric(result))
     rows = alone.result.cells.labels
     assert rows is not None

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     import pandas
 
 Columns = dict[str, NDArray[Any]]
+MOST_IN_TABLE = 1 << 24  # labels up to which a table of all numbers is quicker than sorting, and fits memory
 
 
 class LabelledCells(NamedTuple):
@@ -212,10 +213,11 @@ def result_of_labels(labels: Labels, image: Image, *, is_volume: bool = True) ->
         They are no whole numbers, or some are below 0.
     """
     labels = np.asarray(labels)
-    if labels.dtype.kind not in "iu" or labels.min(initial=0) < 0:
+    low, high = labels.min(initial=0), labels.max(initial=0)
+    if labels.dtype.kind not in "iu" or low < 0 or high > np.iinfo(np.int64).max:
         raise ImageError(
             f"Labels must be whole numbers, 0 for the background and above for cells; got {labels.dtype} "
-            f"from {labels.min(initial=0)} on. Number the cells from 1 on."
+            f"from {low} to {high}. Number the cells from 1 on."
         )
     axes = image.label_axes[len(image.label_axes) - labels.ndim :]
     ndim = 3 if is_volume and axes.endswith("ZYX") else 2
@@ -224,14 +226,9 @@ def result_of_labels(labels: Labels, image: Image, *, is_volume: bool = True) ->
     numbers: list[NDArray[np.int64]] = []
     n = 0
     for index in np.ndindex(labels.shape[:n_lead]):
-        frame = labels[index]
-        present = _numbers_in(frame)
-        if n or present.size != int(frame.max(initial=0)):
-            table = np.zeros(int(frame.max(initial=0)) + 1, np.int32)
-            table[present] = np.arange(n + 1, n + len(present) + 1)
-            rows[index] = table[frame]
-        else:  # numbered without gaps
-            rows[index] = frame
+        present, rows[index] = _rows_of(labels[index])
+        if n:
+            rows[index] += np.int32(n) * (rows[index] > 0)
         numbers.append(present.astype(np.int64))
         n += len(present)
     areas, points, boxes = label_images.measure(rows)
@@ -245,6 +242,19 @@ def result_of_labels(labels: Labels, image: Image, *, is_volume: bool = True) ->
         Result(float(n), cells, provenance, offset=(0,) * labels.ndim),
         np.concatenate([[], *numbers]).astype(np.int64),
     )
+
+
+def _rows_of(labels: Labels) -> tuple[NDArray[np.integer[Any]], Labels]:
+    """Return the numbers above 0 that occur, and the labels by their places among these, from 1 on."""
+    most = int(labels.max(initial=0))
+    if most > max(MOST_IN_TABLE, labels.size):
+        return np.unique(labels[labels > 0]), label_images.relabel(labels)
+    present = _numbers_in(labels)
+    if present.size == most:  # numbered without gaps
+        return present, labels
+    table = np.zeros(most + 1, np.int32)
+    table[present] = np.arange(1, len(present) + 1)
+    return present, table[labels]
 
 
 def _numbers_in(labels: Labels) -> NDArray[np.intp]:

@@ -125,6 +125,23 @@ class Tracks:
         table[name] = path / duration
         return table
 
+    def summary(self, table: "pandas.DataFrame") -> str:
+        """Return how many tracks there are and how fast their cells are: ``median speed 0.52 µm per min``.
+
+        ``table`` is that of the lineages.
+        """
+        name = next(str(name) for name in table if str(name).startswith("speed_"))
+        parts = [
+            f"Tracks {self.count:,}",
+            f"lineages {self.n_lineages:,}",
+            f"divisions {self.n_divisions:,}",
+        ]
+        if table[name].notna().any():
+            per = name.rpartition("_per_")[2]
+            unit = {"um": "µm", "px": "px"}[self.unit]
+            parts.append(f"median speed {table[name].median():.3g} {unit} per {per}")
+        return " · ".join(parts)
+
     def _lineages(self) -> list[tuple[int, int]]:
         """Return the first ancestor of each track, and the number of divisions since."""
         found: list[tuple[int, int]] = []

@@ -26,7 +26,7 @@ from cellwright.training.classifier.cell_crops import (
 )
 from cellwright.training.classifier.settings import ClassifyTrainingSettings
 from cellwright.training.run_folder import forget, only_scores, write_curve
-from cellwright.training.state import RunState, first_state, resume, save
+from cellwright.training.state import RunState, check_same_run, first_state, resume, save
 from cellwright.training.trainer import (
     EpochReport,
     average,
@@ -92,11 +92,12 @@ def train_classifier(
     AnnotationError
         There are fewer than two classes, or points come without a diameter.
     CheckpointError
-        The run in the output folder is damaged or of another network.
+        The run in the output folder is damaged, of another network, or began with other settings.
     WriteError
         The output folder cannot be written.
     """
     check_writable(output)
+    check_same_run(output, settings)
     spec = yield from spec_for(sources, settings, preset=preset, title=title)
     training = yield from read_cell_crops(sources, spec, "train", bare=spec.window == "own")
     validation = yield from read_cell_crops(sources, spec, "val")
@@ -110,10 +111,10 @@ def train_classifier(
         yield from _epoch(state, training, spec.crop_px, settings, torch_device)
         scores = yield from score(_trained(spec, state), validation)
         report = _report(state, settings, scores)
+        write_curve(output, asdict(settings), state.history)
         save(state, output)
         yield report
     save_classifier(output, _trained(spec, state), only_scores(state.history[-1]))
-    write_curve(output, asdict(settings), state.history)
     forget(output)
     return output
 

@@ -161,12 +161,8 @@ class Run:
         """Return what the run came to."""
         first = self.state.history[0]
         is_better = self.state.best > first["merit"]
-        notices = [notice] if notice else []
-        if not is_better:
-            notices.append(
-                "Training made the model no better on the images it is checked with, so it is kept as it was."
-            )
-        return Outcome(self.output, only_scores(first), after, is_better, tuple(notices))
+        notices = (notice,) if notice else ()
+        return Outcome(self.output, only_scores(first), after, is_better, notices)
 
     def _nearest(self, tried: Sequence["_Candidate"], least: float) -> "_Candidate | None":
         """Return the one nearest to the first weights of those that score like the best, by chance or not.

@@ -67,7 +67,7 @@ class Adder(QObject):
         super().__init__()
         self._viewer, self._session, self._source = view.viewer, view.session, source
         self._overlay = PromptOverlay(view.viewer, view.layer, view.in_layer)
-        self._questions: dict[tuple[str, tuple[int, ...]], PointPredictor] = {}
+        self._questions: dict[tuple[Any, ...], PointPredictor] = {}
         self.draft = PromptDraft()
         self._waiting: list[Wish] = []
         self._n_wished = 0  # of the wishes that wait, before the first was granted
@@ -177,7 +177,7 @@ class Adder(QObject):
                 self._waiting.pop(0)
                 self._settle(wish, known)
                 continue
-            questions = self._questions.get((self.model, wish.frame))
+            questions = self._questions.get(self._key(wish))
             try:
                 is_ready = questions is not None and next(questions.encode_for(wish.prompts), None) is None
             except CellwrightError as error:
@@ -210,7 +210,7 @@ class Adder(QObject):
         except CellwrightError as error:
             self._fail(error)
             return
-        key = self.model, wish.frame
+        key = self._key(wish)
         self.job = Job(questions_task(subject, wish.prompts, questions), self)
         self.job.returned.connect(lambda found: self._questions.__setitem__(key, found))
         self.job.failed.connect(self._fail)
@@ -306,6 +306,10 @@ class Adder(QObject):
         box: Box = (*(slice(i, i + 1) for i in wish.frame), rows, columns)
         known = self._session.labels[box].reshape(cell.mask.shape) > 0
         return bool(known[cell.mask].mean() > MOST_KNOWN)
+
+    def _key(self, wish: "Wish") -> tuple[Any, ...]:
+        """Return what answers hold for."""
+        return self.model, self._engine(), wish.frame
 
     def _model(self) -> str:
         families = {entry.name: entry.spec.family for entry in store.models()}

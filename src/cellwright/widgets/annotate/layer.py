@@ -3,7 +3,7 @@
 Only the box that an edit changed is drawn again; of an image of 2048 x 2048 pixels the whole takes too long.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -218,9 +218,10 @@ class AnnotationLayer:
         if self.hides_reviewed:
             self._recolour(numbers)
 
-    def _on_classes(self, numbers: tuple[int, ...]) -> None:
+    def _on_classes(self, numbers: Sequence[int]) -> None:
+        numbers = numbers or self.session.ids().tolist()  # without numbers, names have changed
         self._recolour(numbers)
-        self._write_classes(numbers or self.session.ids().tolist())  # without numbers, names have changed
+        self._write_classes(numbers)
 
     def _write_classes(self, numbers: Iterable[int]) -> None:
         """Let the features of the layer tell the classes of some cells, as tables and files read them."""

@@ -2,6 +2,7 @@
 
 from napari.layers import Labels, Layer, Points
 from qtpy.QtCore import QSize, Qt
+from qtpy.QtGui import QPaintEvent
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -10,12 +11,14 @@ from qtpy.QtWidgets import (
     QGridLayout,
     QHBoxLayout,
     QLabel,
-    QLayout,
     QLineEdit,
     QListWidget,
     QProgressBar,
     QPushButton,
     QSizePolicy,
+    QStyle,
+    QStyleOptionToolButton,
+    QStylePainter,
     QToolButton,
     QVBoxLayout,
     QWidget,
@@ -28,6 +31,7 @@ from cellwright.widgets.shared.edited_layers import METADATA, is_image, is_shape
 from cellwright.widgets.shared.job_bar import JobBar
 from cellwright.widgets.shared.layer_factory import class_colour
 from cellwright.widgets.shared.style import (
+    FoldedPart,
     button,
     even_row,
     fill,
@@ -43,11 +47,11 @@ from cellwright.widgets.shared.style import (
 N_COLUMNS = 4
 SPACING_PX = 7
 FILES_HEIGHT_PX = 150
+CLASS_MARGIN_PX = 14  # beside the name of a class on its button
 NO_REVIEW = "N: show the likeliest mistake"
 SMALL = QSize(36, 32)
 OWN_STYLE = """
 QToolButton { padding: 3px 2px; border-radius: 5px; background: rgba(128, 128, 128, 40); }
-QToolButton#fold { text-align: left; background: transparent; font-weight: 600; }
 QToolButton:hover { background: rgba(128, 128, 128, 80); }
 QToolButton[tool="true"]:checked { color: white; background: #1a7a76; }
 QToolButton:disabled { color: rgba(128, 128, 128, 160); background: rgba(128, 128, 128, 18); }
@@ -137,7 +141,9 @@ class AnnotatePanel(QWidget):
             is_used = index < len(names)
             chip.setVisible(is_used)
             if is_used:
-                chip.setText(f"{index + 1} {names[index]} · {counts[index]:,}")
+                text = f"{index + 1} {names[index]} · {counts[index]:,}"
+                chip.setText(text)
+                chip.setToolTip(f"{text}: give this class to the cells that are clicked.")
                 chip.setStyleSheet(
                     f"QToolButton {{ border-left: 5px solid {class_colour(index)}; padding-left: 5px; }}"
                 )
@@ -251,44 +257,33 @@ class AnnotatePanel(QWidget):
         self.names = QLineEdit()
         self.names.setPlaceholderText("Classes: names with commas between")
         self.names.setToolTip("Cells get the class under the cursor by the keys 1 to 9.")
-        self.chips = [QToolButton() for _ in range(N_CLASS_KEYS)]
+        self.chips = [ClassButton() for _ in range(N_CLASS_KEYS)]
         grid = QGridLayout()
         grid.setSpacing(4)
         for index, chip in enumerate(self.chips):
             chip.setCheckable(True)
-            chip.setToolTip(f"Give this class to the cells that are clicked ({index + 1}).")
+            chip.setToolTip("Give this class to the cells that are clicked.")
             chip.setFocusPolicy(Qt.FocusPolicy.NoFocus)
             _size(chip)
+            chip.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
             chip.setVisible(False)
             grid.addWidget(chip, index // 2, index % 2)
         return stack(self.names, grid, spacing_px=4)
 
 
-class CollapsibleSection(QWidget):
-    """A part of the panel under its title, which opens and closes it; it follows what is in it."""
+class ClassButton(QToolButton):
+    """A button that is as wide as there is room, and shows as much of its text as fits."""
 
-    def __init__(self, title: str, layout: QLayout) -> None:
-        super().__init__()
-        self.title, self.content = QToolButton(), QWidget()
-        self.title.setObjectName("fold")
-        self.title.setText(title)
-        self.title.setCheckable(True)
-        self.title.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
-        self.title.setToolTip(f"Show or hide: {title}.")
-        self.title.toggled.connect(self._on_toggled)
-        self.title.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-        self.title.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
-        layout.setContentsMargins(2, 4, 2, 4)
-        self.content.setLayout(layout)
-        stack(self.title, self.content, into=self, spacing_px=2)
-        self._on_toggled(False)  # noqa: FBT003 - Qt calls it so
-
-    def _on_toggled(self, is_open: bool) -> None:  # noqa: FBT001 - Qt calls it
-        self.title.setArrowType(Qt.ArrowType.DownArrow if is_open else Qt.ArrowType.RightArrow)
-        self.content.setVisible(is_open)
+    def paintEvent(self, _: QPaintEvent | None) -> None:
+        """Draw the button; called by Qt."""
+        painter, option = QStylePainter(self), QStyleOptionToolButton()
+        self.initStyleOption(option)
+        room = self.width() - CLASS_MARGIN_PX
+        option.text = self.fontMetrics().elidedText(option.text, Qt.TextElideMode.ElideMiddle, room)
+        painter.drawComplexControl(QStyle.ComplexControl.CC_ToolButton, option)
 
 
-class SettingsSection(CollapsibleSection):
+class SettingsSection(FoldedPart):
     """How tools and the model work."""
 
     def __init__(self) -> None:
@@ -307,15 +302,16 @@ class SettingsSection(CollapsibleSection):
         self.diameter.setToolTip("Of cells that are added as discs; 0 takes that of the other cells.")
         self.ask_model.setToolTip("Without this, an added cell is a disc.")
         self.through.setToolTip("A complete region that is drawn holds in every slice.")
-        form = form_layout()
+        content = QWidget()
+        form = form_layout(into=content)
         form.addRow("Grow, shrink by", self.step)
         form.addRow("Disc diameter", self.diameter)
         form.addRow(self.ask_model)
         form.addRow(self.through)
-        super().__init__("Settings", form)
+        super().__init__("Settings", content)
 
 
-class ExportSection(CollapsibleSection):
+class ExportSection(FoldedPart):
     """Where an annotation is taken to: a dataset to train on, or a file of another program."""
 
     def __init__(self) -> None:
@@ -337,17 +333,18 @@ class ExportSection(CollapsibleSection):
         self.format.setToolTip("File format of another program.")
         self.format.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.job = JobBar()
-        form = form_layout()
+        content = QWidget()
+        form = form_layout(into=content)
         form.addRow("Split", self.split)
         form.addRow(self.complete)
         form.addRow(self.replaces)
         form.addRow(self.to_dataset)
         form.addRow(row(self.format, self.save_as))
         form.addRow(self.job)
-        super().__init__("Export", form)
+        super().__init__("Export", content)
 
 
-class FolderSection(CollapsibleSection):
+class FolderSection(FoldedPart):
     """The images of a folder that is proofread, and how far that is."""
 
     def __init__(self) -> None:
@@ -365,7 +362,9 @@ class FolderSection(CollapsibleSection):
         self.total = wrapped_label()
         steps = even_row(self.previous_image, self.next_image)
         parts = (self.folder, self.counts_first, self.files, self.total, steps)
-        super().__init__("Proofread a folder", stack(*parts, spacing_px=5))
+        content = QWidget()
+        stack(*parts, into=content, spacing_px=5)
+        super().__init__("Proofread a folder", content)
 
 
 def _text(tool: Tool) -> str:

@@ -172,7 +172,7 @@ def _name(one: LayerChannel) -> str:
 def _place_in_files(
     together: Sequence[LayerChannel], images: Sequence[Image]
 ) -> tuple[tuple[str, tuple[int, ...]], tuple[str, ...]]:
-    """Return the axes of the first file and which channels these are, and further files behind it.
+    """Return the axes of the first file, as chosen, which channels these are, and further files behind it.
 
     There are no such channels where one is of no file, or of a file of colours or of several images.
     """
@@ -180,13 +180,14 @@ def _place_in_files(
     part = _part_of_file(images)
     if len(files) == 1:
         return part, ()
-    starts, n = {}, 0
+    starts, n, axes_of = {}, 0, {}
     for file in files:
         told = describe_images(file)
         if len(told) != 1 or told[0].axes.endswith(CHANNEL):
             return part, ()
         starts[file] = n
-        n += dict(zip(told[0].axes, told[0].shape, strict=True)).get(CHANNEL, 1)
+        axes_of[file] = _axes_in_file(next(one for one in images if one.source == file), told[0])
+        n += dict(zip(axes_of[file], told[0].shape, strict=True)).get(CHANNEL, 1)
     numbers = []
     for one, image in zip(together, images, strict=True):
         number: Any = one.channel.index or 0
@@ -195,7 +196,17 @@ def _place_in_files(
         if not isinstance(number, int):
             return part, ()
         numbers.append(starts[image.source] + number)
-    return (describe_images(files[0])[0].axes, tuple(numbers)), tuple(files[1:])
+    return (axes_of[files[0]], tuple(numbers)), tuple(files[1:])
+
+
+def _axes_in_file(image: Image, told: Image) -> str:
+    """Return the axes of the file of an image: those chosen for it, where a file can have them."""
+    axes = image.axes
+    if image.source_part is not None:
+        axes = image.source_part[0]
+    if len(axes) != len(told.shape):
+        return told.axes
+    return axes
 
 
 def _part_of_file(images: Sequence[Image]) -> tuple[str, tuple[int, ...]]:

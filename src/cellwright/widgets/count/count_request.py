@@ -192,11 +192,14 @@ def card_of(
         (f"{n_cells(result)}{in_planes(result)}", *parts, result_line(result).partition(" · ")[2])
     )
     if source.is_preview:
-        line = f"preview of the view: {line}"
+        height, width = source.image.label_shape[-2:]  # of a large view its middle alone
+        line = f"preview of {height} x {width} px in view: {line}"
     if elsewhere:
         line = f"of {source.image.name!r}, {elsewhere}: {line}"
     details = (guess_line(result), interval_line(result), name_line(counted.request), sizes_line(sizes, unit))
-    return CountCard(f"{result.count:,.0f}", line, "\n".join(filter(None, details)), legend(classes))
+    return CountCard(
+        f"{result.count:,.0f}", line, "\n".join(filter(None, details)), legend(classes, classes.values())
+    )
 
 
 def by_hand_line(table: "pandas.DataFrame") -> str:

@@ -200,6 +200,8 @@ class SettingsFileTool(QObject):
         _choose(panel.classes, recipe.classifier)
         _choose(panel.rule, recipe.analysis.region_rule)
         told = f"Settings of {path.name} taken; count to use them." + self._choices.choose_channels(engine)
+        if recipe.analysis != AnalysisSettings(region_rule=recipe.analysis.region_rule):
+            told += " What it tells of filters, borders and measurements is for Results."
         self._choices.list_siblings(recipe.models[1:])
         missing = [name for name in recipe.models[1:] if name not in panel.together.ticked]
         if missing:

@@ -34,10 +34,10 @@ from cellwright.widgets.shared.form import SettingsForm, is_threshold, names_of
 from cellwright.widgets.shared.job_bar import JobBar, RunButton
 from cellwright.widgets.shared.regions import EverywhereButton
 from cellwright.widgets.shared.style import (
+    FoldedPart,
     button,
     even_row,
     fill,
-    folded,
     form_layout,
     message_label,
     panel_layout,
@@ -81,7 +81,7 @@ class CountPanel(QWidget):
         self.tool_box = QVBoxLayout()  # for what belongs to a tool
         self.everywhere = EverywhereButton()
         fill(layout, self.jobs, self.message, self.everywhere, self._card(), self._tools(), self.tool_box)
-        self.more = folded("More", self._more())
+        self.more = FoldedPart("More", self._more())
         layout.addWidget(self.more)
         layout.addStretch(1)
 

@@ -11,9 +11,9 @@ from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QWidget
 
 from cellwright.core.errors import CellwrightError, WrongLayerError
-from cellwright.inference.fit import expectation
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
+from cellwright.models.fit import expectation
 from cellwright.ops.measure.regions import RegionSet
 from cellwright.widgets.count.background import BackgroundTool, WholeCount
 from cellwright.widgets.count.calibrate import CalibrateTool
@@ -98,7 +98,7 @@ class CountWidget(QWidget):
         self._is_showing_settings = False
         self._elsewhere = ""  # where the image is whose number is shown
         stack(PanelScrollArea(self.panel), into=self)
-        self._show_family(self.choices.family)
+        self._show_family(self.panel.model.family)
         self.axes = AxesTool(self.model, self.panel, self.choices)
         self.calibrate = CalibrateTool(self.model, self.panel.calibrate)
         self.edited = EditedCells(self.model, self)
@@ -165,24 +165,24 @@ class CountWidget(QWidget):
         return self.model.outcome
 
     def _inputs(self) -> CountInputs:
-        choices = self.choices
+        choices, panel = self.choices, self.panel
         return CountInputs(
             layer=choices.layer,
-            channel=choices.channel,
-            model=choices.model,
-            family=choices.family,
-            classifier=choices.classifier,
+            channel=panel.channel.channel,
+            model=panel.model.model_name,
+            family=panel.model.family,
+            classifier=panel.classes.classifier,
             settings=self.settings,
             engine=self.engine,
             outputs=self.outputs,
-            together=self.panel.together.ticked,
-            also=self.choices.also,
+            together=panel.together.ticked,
+            also=choices.also,
         )
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """The ticked outputs of the model's family."""
-        offered = registry.get(self.choices.family).returns
+        offered = registry.get(self.panel.model.family).returns
         return tuple(output for output in offered if self.panel.outputs[output].isChecked())
 
     @property
@@ -201,7 +201,7 @@ class CountWidget(QWidget):
     def engine(self) -> EngineSettings:
         """How the network is to run."""
         return EngineSettings(
-            device=self.choices.device,
+            device=self.panel.device.device,
             **self.choices.counted_in,
             **self.panel.diameter.settings,
             **self.panel.engine.values(),
@@ -251,7 +251,7 @@ class CountWidget(QWidget):
         if not is_preview and self.background.takes(request):
             self.background.start(request, self._preview_source())
             return
-        self.model.start(count_task(request), self._on_count_returned)
+        self.model.work_wanted.emit(count_task(request), self._on_count_returned)
 
     def _regions(self) -> RegionSet | None:
         """Return where cells are counted, None for everywhere."""
@@ -261,7 +261,7 @@ class CountWidget(QWidget):
             layers = replace(layers, shapes=self._drawn(layers.excluded, layer))
         if not layers.chosen:
             return None
-        axis = (self.choices.channel or channels_of(layer)[0]).axis
+        axis = (self.panel.channel.channel or channels_of(layer)[0]).axis
         return regions_of(layers, layer, axis, self.panel.rule.currentData())
 
     def _drawn(self, excluded: Shapes | None, layer: ImageLayer) -> Shapes:
@@ -288,9 +288,9 @@ class CountWidget(QWidget):
 
     def _with_context(self, window: Window, layer: ImageLayer, n_around: int | None = None) -> Window:
         """Return the window with slices around it, where the family needs them."""
-        if not registry.get(self.choices.family).needs_volumes:
+        if not registry.get(self.panel.model.family).needs_volumes:
             return window
-        return through_slices(window, layer, self.choices.channel, n_around)
+        return through_slices(window, layer, self.panel.channel.channel, n_around)
 
     def _preview_source(self) -> Source:
         layer = image_layer(self.choices.layer)
@@ -354,18 +354,18 @@ class CountWidget(QWidget):
             or not self._is_here(counted)
             or self._is_showing_settings
             or self.jobs.is_busy
-            or counted.request.family != self.choices.family
+            or counted.request.family != self.panel.model.family
         ):
             return  # sliders and ticks may now belong to another family
         request = counted.request
         self._remove_unticked(counted)
-        settings, classifier = self.settings, self.choices.classifier
+        settings, classifier = self.settings, self.panel.classes.classifier
         if settings != request.settings and not can_recount(counted):
             self.model.tell("The new thresholds will be used by the next count.", is_warning=True)
             settings = request.settings
         wanted = replace(request, settings=settings, outputs=self.outputs, classifier=classifier)
         if wanted != request or self.updater.is_busy:
-            self.model.update(lambda: recount_task(counted, wanted))
+            self.model.update_wanted.emit(lambda: recount_task(counted, wanted))
 
     def _show_if_here(self, counted: CountOutcome) -> None:
         """Show a changed count; one whose image and layers are gone stays gone."""
@@ -403,6 +403,8 @@ class CountWidget(QWidget):
         counted = self.model.outcome
         if counted is not None and self._elsewhere != self._where_counted(counted):
             self._show_number()
+            if self._elsewhere and not self.jobs.is_busy:
+                self.model.tell("")  # notices of that count
 
     def _where_counted(self, counted: CountOutcome) -> str:
         """Return where the image of a count is; '' where it is the one that is chosen."""
@@ -494,7 +496,7 @@ class CountWidget(QWidget):
 
     def _on_model_chosen(self) -> None:
         self.choices.list_siblings()
-        self._show_family(self.choices.family)
+        self._show_family(self.panel.model.family)
 
     def _show_family(self, family: str) -> None:
         self._settings_type = registry.get(family).settings

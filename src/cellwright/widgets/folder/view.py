@@ -21,17 +21,15 @@ from qtpy.QtWidgets import (
     QListView,
     QListWidget,
     QListWidgetItem,
-    QScrollArea,
     QTabWidget,
     QVBoxLayout,
     QWidget,
 )
-from superqt import QCollapsible
 
 from cellwright.files.folders.results import ImageOutcome, thumbnail_of
-from cellwright.inference.fit import UNKNOWN_BELOW, WARN_BELOW, in_short
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
+from cellwright.models.fit import UNKNOWN_BELOW, WARN_BELOW, in_short
 from cellwright.ops.plates import PlateMap, plate_pattern, well_place
 from cellwright.widgets.folder.model import ORDERS, FolderModel
 from cellwright.widgets.folder.plate_view import PlateView
@@ -39,14 +37,15 @@ from cellwright.widgets.shared.combos import DeviceComboBox, ModelComboBox, Pane
 from cellwright.widgets.shared.form import SettingsForm, names_of
 from cellwright.widgets.shared.job_bar import JobBar, RunButton
 from cellwright.widgets.shared.style import (
+    FoldedPart,
     button,
     fill,
-    folded,
     form_layout,
     message_label,
     panel_layout,
     put,
     row,
+    shortened,
     stack,
     wrapped_label,
 )
@@ -56,7 +55,7 @@ SEPARATOR = "; "  # between folders in their line
 OWN_ROWS = ("device", "channel", "channels")
 SHOWN_IN_FORM = tuple(name for name in names_of(EngineSettings) if name not in OWN_ROWS)
 COUNT_TITLE = "Cells"
-PICTURE_PX, MARGIN_PX, TEXT_PX = 138, 12, 50
+PICTURE_PX, MARGIN_PX, TEXT_PX = 130, 12, 50
 MOST_KEPT = 400  # pictures in memory
 LONGEST_NAME = 20  # letters under a picture
 WARNED = {Qt.ItemDataRole.ForegroundRole: "black", Qt.ItemDataRole.BackgroundRole: "#d69e2e"}
@@ -68,8 +67,8 @@ class FolderView(QWidget):
     def __init__(self) -> None:
         super().__init__()
         layout = panel_layout(self, spacing_px=6)
-        self.inputs = folded("Images and model", self._inputs())
-        self.inputs.expand(animate=False)
+        self.inputs = FoldedPart("Images and model", self._inputs())
+        self.inputs.title.setChecked(True)
         help_text = "Count all images; what was counted before with the same settings is kept."
         self.start = RunButton(("Count images", help_text), ("Stop", help_text))
         self.jobs, self.message = JobBar(has_stop=False), message_label()
@@ -87,7 +86,7 @@ class FolderView(QWidget):
             "What names tell of a plate: {well}, {site}, {plate} and what stands around them, e.g. "
             "{plate}/{well}_s{site}. Proposed where all names are wells. OME-Zarr plates tell it themselves."
         )
-        self.output = _line("Folder for the results")
+        self.output = _line("Folder")
         self.choose_output = button("Choose…", "Choose the folder for the results.")
         self.output.setToolTip("Labels, tables and summary.csv go there; what is there already is shown.")
         self.model = ModelComboBox(folders="Model folder")
@@ -105,7 +104,7 @@ class FolderView(QWidget):
         return box
 
     def _folders(self) -> QHBoxLayout:
-        self.folders = _line("Folders or plates")
+        self.folders = _line("Folder")
         self.choose_folder = button("Choose…", "Choose a folder or a plate.")
         self.folders.setToolTip(
             "Folders whose images are counted, with the folders in them, or .zarr plates. Several have a ; "
@@ -115,7 +114,7 @@ class FolderView(QWidget):
         self.add_folder.setMaximumWidth(28)
         return row(self.folders, self.choose_folder, self.add_folder)
 
-    def _more(self) -> QCollapsible:
+    def _more(self) -> FoldedPart:
         self.device = DeviceComboBox()
         self.channel = QLineEdit()
         self.channel.setPlaceholderText("colours together, else the first")
@@ -131,11 +130,7 @@ class FolderView(QWidget):
         own.addRow("Device", self.device)
         box = QWidget()
         stack(self._family_box, self.engine.native, own, self.xlsx, into=box)
-        scroll = QScrollArea()
-        scroll.setWidget(box)
-        scroll.setWidgetResizable(True)
-        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.more = folded("More", scroll)
+        self.more = FoldedPart("More", box)
         return self.more
 
     def show_family(self, name: str) -> None:
@@ -174,12 +169,20 @@ class FolderView(QWidget):
         folder = QFileDialog.getExistingDirectory(self, "Folder of images, or a .zarr plate")
         if folder:
             self.folders.setText(SEPARATOR.join(filter(None, [before, folder])))
-            self.propose_plate()
+            self.folders.editingFinished.emit()
+            self.message.forget_error()
 
-    def propose_plate(self) -> None:
-        """Write what the names in the first folder tell of a plate, where nothing is written yet."""
+    def propose(self) -> None:
+        """Write what the names in the first folder tell of a plate, and where the results may go.
+
+        What is written already stays.
+        """
         folder = Path(self.folders.text().split(SEPARATOR.strip())[0].strip())
-        if not self.plate_names.text().strip() and folder.is_dir():
+        if not folder.name or not folder.is_dir():
+            return
+        if not self.output.text().strip():
+            self.output.setText(str(folder.parent / f"{folder.name.removesuffix('.zarr')} results"))
+        if not self.plate_names.text().strip():
             stems = [one.name.partition(".")[0] for one in islice(folder.iterdir(), MOST_NAMES)]
             self.plate_names.setText(plate_pattern([stem for stem in stems if stem]))
 
@@ -188,6 +191,7 @@ class FolderView(QWidget):
         folder = QFileDialog.getExistingDirectory(self, "Folder for the results")
         if folder:
             self.output.setText(folder)
+            self.message.forget_error()
         return folder
 
     # -- a run --------------------------------------------------------------------------------------------
@@ -196,12 +200,12 @@ class FolderView(QWidget):
         """Turn the button into Stop and back; nothing is changed while images are counted."""
         self.start.show_running(is_running=is_running)
         for section in (self.inputs, self.more):
-            section.content().setEnabled(not is_running)
+            section.content.setEnabled(not is_running)
 
     def make_room(self) -> None:
         """Fold what is counted and how, so that the results have room."""
         for section in (self.inputs, self.more):
-            section.collapse(animate=False)
+            section.title.setChecked(False)
 
     # -- what came of it ----------------------------------------------------------------------------------
 
@@ -213,7 +217,11 @@ class FolderView(QWidget):
             self.order.addItem(title, name)
         self.order.setToolTip("Fit is how well the model can be expected to do on an image.")
         self.whole_plate = button("", "Show the images of all wells.")
-        self.tabs.addTab(_page(row(self.order, self.whole_plate), self.gallery), "Images")
+        self.correct = button("Correct these cells", "Open the annotate panel with the opened image.")
+        self.correct.hide()
+        images = QWidget()
+        stack(self.gallery, self.correct, into=images)
+        self.tabs.addTab(_page(row(self.order, self.whole_plate), images), "Images")
         self.plate_names_box, self.column = PanelComboBox("The plate that is shown."), PanelComboBox()
         self.column.setToolTip("What the colours tell: a column of summary.csv, the mean of a well's images.")
         self.tabs.addTab(_page(row(self.column, self.plate_names_box), self.plate), "Plate")
@@ -302,7 +310,9 @@ class OutcomeList(QAbstractListModel):
         outcome = self._outcomes[index.row()]
         if role == Qt.ItemDataRole.DisplayRole:
             n = outcome.row.get("count", 0)
-            return f"{_shortened(outcome.image.name)}\n{n:,} cell{'s' * (n != 1)}\n{_fit(outcome)}"
+            return (
+                f"{shortened(outcome.image.name, LONGEST_NAME)}\n{n:,} cell{'s' * (n != 1)}\n{_fit(outcome)}"
+            )
         if role == Qt.ItemDataRole.DecorationRole:
             return self._picture(outcome)
         if role == Qt.ItemDataRole.ToolTipRole:
@@ -378,13 +388,6 @@ def _fit(outcome: ImageOutcome) -> str:
     if fit is not None and fit < UNKNOWN_BELOW:
         return "do not trust"
     return in_short(fit)
-
-
-def _shortened(name: str) -> str:
-    if len(name) <= LONGEST_NAME:
-        return name
-    half = (LONGEST_NAME - 1) // 2
-    return f"{name[:half]}…{name[-half:]}"
 
 
 def _squared(path: Path) -> QPixmap:

@@ -27,10 +27,20 @@ from cellwright.widgets.folder.model import (
     open_task,
 )
 from cellwright.widgets.folder.view import FolderView
+from cellwright.widgets.shared.combos import forget_errors
 from cellwright.widgets.shared.edited_layers import is_edited
 from cellwright.widgets.shared.jobs import LiveUpdater
 from cellwright.widgets.shared.layer_io import place, take_away
-from cellwright.widgets.shared.messages import REDRAW_S, CountEvent, count_news, listen, tell_error
+from cellwright.widgets.shared.messages import (
+    ANNOTATE,
+    REDRAW_S,
+    CountEvent,
+    HandOver,
+    count_news,
+    hand_over,
+    listen,
+    tell_error,
+)
 from cellwright.widgets.shared.napari_private import unwrapped
 from cellwright.widgets.shared.style import PanelScrollArea, stack
 
@@ -52,8 +62,10 @@ class FolderWidget(QWidget):
         self.jobs = self.view.jobs
         self.earlier, self.opener = LiveUpdater(self), LiveUpdater(self)
         self._opened: list[Layer] = []
+        self._cells: Layer | None = None  # of the image that was opened
         self._redraw_at = 0.0
         self._classifier = ""  # of the count whose settings were taken over
+        self._together: tuple[str, ...] = ()  # the same: models that counted together with the chosen one
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
         stack(PanelScrollArea(self.view), into=self)
         self.view.show_family(self.view.model.family)
@@ -65,9 +77,11 @@ class FolderWidget(QWidget):
 
     def _connect(self) -> None:
         view, model = self.view, self.model
+        forget_errors(view.message, view)
         view.choose_folder.clicked.connect(lambda: view.ask_for_folder(add=False))
         view.add_folder.clicked.connect(lambda: view.ask_for_folder(add=True))
-        view.folders.editingFinished.connect(view.propose_plate)
+        view.folders.editingFinished.connect(view.propose)
+        view.folders.editingFinished.connect(self._show_earlier)
         view.choose_output.clicked.connect(self._on_choose_output_clicked)
         view.output.editingFinished.connect(self._show_earlier)
         view.model.chosen.connect(self._on_model_chosen)
@@ -82,8 +96,10 @@ class FolderWidget(QWidget):
         view.plate.well_chosen.connect(self._on_well_chosen)
         view.tabs.currentChanged.connect(self._show_outcomes)
         view.gallery.opened.connect(self.open)
+        view.correct.clicked.connect(self._on_correct_clicked)
         model.changed.connect(self._show_outcomes)
         self.jobs.started.connect(lambda: view.show_running(is_running=True))
+        self.jobs.progressed.connect(self._on_progressed)
         self.jobs.failed.connect(self._on_failed)
         self.jobs.cancelled.connect(self._on_stopped)
         self.jobs.finished.connect(self._on_finished)
@@ -106,7 +122,7 @@ class FolderWidget(QWidget):
         view = self.view
         kind = registry.get(view.model.family).settings
         return Recipe(
-            models=(view.model.model_name,),
+            models=(view.model.model_name, *self._together),
             settings=kind(**view.settings.values()),
             engine=view.engine_settings,
             classifier=self._classifier,
@@ -121,10 +137,12 @@ class FolderWidget(QWidget):
         view.show_family(view.model.family)
         view.settings.set_values(asdict(recipe.settings))
         view.show_engine(recipe.engine)
-        self._classifier = recipe.classifier
+        self._classifier, self._together = recipe.classifier, recipe.models[1:]
         parts = ["Settings of the last count"]
         if view.channel.text():
             parts.append(f"channel {view.channel.text()}")
+        if self._together:
+            parts.append(f"together with {', '.join(Path(one).name for one in self._together)}")
         if recipe.classifier:
             parts.append(f"classes by {recipe.classifier}")
         view.taken_over.setText(f"{', '.join(parts)}; change them under More.")
@@ -132,8 +150,6 @@ class FolderWidget(QWidget):
 
     def _on_counted(self, viewer: Any, event: CountEvent) -> None:
         if viewer is not self.viewer or not isalive(self) or self.jobs.is_busy:  # type: ignore[no-untyped-call]
-            return
-        if event.provenance is None:
             return
         try:
             self.take_over(recipe_from(event.provenance))
@@ -143,7 +159,7 @@ class FolderWidget(QWidget):
     def _on_model_chosen(self) -> None:
         self.view.show_family(self.view.model.family)
         self.view.taken_over.hide()
-        self._classifier = ""
+        self._classifier, self._together = "", ()
 
     # -- a run --------------------------------------------------------------------------------------------
 
@@ -179,8 +195,6 @@ class FolderWidget(QWidget):
         self.earlier.forget()
         self.model.start(request.output)
         self.jobs.start(folder_task(request, self.model.arrived), self._on_returned)
-        assert self.jobs.job is not None
-        self.jobs.job.progressed.connect(self._on_progressed)
 
     def _on_start_clicked(self) -> None:
         if self.jobs.is_busy:
@@ -247,8 +261,23 @@ class FolderWidget(QWidget):
     def _show_opened(self, opened: OpenedImage) -> None:
         last = self._opened
         image = self.viewer.add_layer(opened.image)
-        self._opened = [image, *place(self.viewer, opened.cells).values()]
+        shown = place(self.viewer, opened.cells)
+        self._opened, self._cells = [image, *shown.values()], shown.get("Labels", shown.get("Points"))
+        self.view.correct.setVisible(self._cells is not None)
         if any(is_edited(layer) for layer in last):
-            last = []  # what was corrected stays, with its image
+            self.view.message.tell(
+                f"What you corrected in {last[0].name!r} stays in the viewer. The files of the results are "
+                "still those of the count; save the cells from Results or the annotate panel."
+            )
+            last = []  # with its image
         take_away(self.viewer, *last)  # once the new ones are there: removed first, they can crash the canvas
         self.viewer.reset_view()
+
+    def _on_correct_clicked(self) -> None:
+        """Hand the image that was opened, its cells and the model to the annotate panel."""
+        if self._opened and self._opened[0] in self.viewer.layers:
+            hand_over(
+                self.viewer, ANNOTATE, HandOver(self._opened[0], self._cells, self.view.model.model_name)
+            )
+        else:
+            self.view.message.tell("The image is no longer among the layers. Open it again, then correct.")

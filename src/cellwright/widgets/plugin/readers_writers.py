@@ -133,7 +133,10 @@ def write_layers(path: str, layer_data: Sequence[LayerData], one: Format) -> lis
             file.name.removesuffix(Path(one.extensions[0]).suffix) if "_" in one.extensions[0] else file.name
         )
         file = file.with_name(stem + one.extensions[0])
-    one.write(file, [annotation_of(layer_data, one)])
+    annotation = annotation_of(layer_data, one)
+    one.write(file, [annotation])
+    for notice in annotation.notices:
+        show_warning(notice)
     return [str(file)]
 
 

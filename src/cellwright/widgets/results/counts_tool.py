@@ -109,16 +109,22 @@ class CountsTool(QObject):
             for place, channel in enumerate(channels):
                 self.rows[channel] = self._new_row(place, channel)
         for channel, row in self.rows.items():
+            row.show_channel(model.title_of(channel), *self._limits(channel))
             with QSignalBlocker(row.is_on):
                 row.is_on.setChecked(channel in model.markers)
 
-    def _new_row(self, place: int, channel: str) -> MarkerRow:
+    def _limits(self, channel: str) -> tuple[float, float]:
+        """Return the lowest and the highest mean intensity of a cell."""
         table = self._model.table
         assert table is not None
         values = table[f"{MEAN}{channel}"].to_numpy(np.float64)
         finite = values[np.isfinite(values)]
-        low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
-        row = MarkerRow(self._view.markers, place, self._model.title_of(channel), low, high)
+        if not len(finite):
+            return 0.0, 1.0
+        return float(finite.min()), float(finite.max())
+
+    def _new_row(self, place: int, channel: str) -> MarkerRow:
+        row = MarkerRow(self._view.markers, place)
         row.is_on.toggled.connect(lambda is_on: self._model.set_marker(channel, is_on=is_on))
         row.slider.valueChanged.connect(lambda _: self._set(channel, row.slider_value))
         row.value.valueChanged.connect(lambda value: self._set(channel, value))

@@ -197,8 +197,12 @@ class ResultsExport(QObject):
         if not shapes:
             self._view.message.tell("There are no regions yet. Choose a Shapes layer on the page of counts.")
             return
-        self._saved_regions = (path, _corners(regions))
-        self._start(path, lambda: write_regions(path, shapes, image))
+
+        def write() -> None:
+            write_regions(path, shapes, image)
+            self._saved_regions = (path, _corners(regions))  # once they are there
+
+        self._start(path, write)
 
     def save_report(self, path: Path) -> None:
         """Write the report."""

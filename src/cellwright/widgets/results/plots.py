@@ -31,12 +31,15 @@ class CellPlot(pg.PlotWidget):  # type: ignore[misc]  # pyqtgraph is untyped to 
 
     def __init__(self, **options: Any) -> None:
         super().__init__(background=None, **options)
+        self.setCacheMode(self.CacheModeFlag.CacheNone)  # or the background stays that of the last theme
         self.setMinimumHeight(LEAST_HEIGHT_PX)
         self.setMinimumWidth(120)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
         self.hideButtons()
         self.setMenuEnabled(False)
         self.setMouseEnabled(x=False, y=False)
+        for name in ("left", "bottom"):
+            self.getAxis(name).enableAutoSIPrefix(enable=False)  # a score of 0.5 is none of 500 (x0.001)
 
     def sizeHint(self) -> QSize:
         """Return a size that fits a narrow panel."""
@@ -86,6 +89,7 @@ class Histogram(CellPlot):
         finite = values[np.isfinite(values)]
         self.cuts.setVisible(len(finite) > 0)
         if not len(finite):
+            self._edges = finite  # without bins
             self._all.setData([0, 1], [0])
             self._kept.setData([0, 1], [0])
             return

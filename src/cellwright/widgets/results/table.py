@@ -7,34 +7,12 @@ from numpy.typing import NDArray
 from qtpy.QtCore import QAbstractTableModel, QEvent, QItemSelectionModel, QModelIndex, Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QSizePolicy, QTableView, QWidget
 
-from cellwright.ops.measure.columns import LENGTH_UNITS, UNITS, describe
+from cellwright.ops.measure.columns import describe, heading_of
 
 if TYPE_CHECKING:
     import pandas
 
 EDITABLE = "class"
-LENGTHS = {unit: UNITS[unit] for unit in LENGTH_UNITS}
-OWN_TITLES = {  # of columns that tables of counts or tracks have and cells have not
-    "region": "Region",
-    "count": "Cells",
-    "markers": "Markers",
-    "share": "Share",
-    "area_mm2": "Area [mm²]",
-    "volume_mm3": "Volume [mm³]",
-    "density_per_mm2": "Cells per mm²",
-    "density_per_mm3": "Cells per mm³",
-    "parent": "Parent",
-    "root": "Root",
-    "generation": "Generation",
-    "first": "First frame",
-    "last": "Last frame",
-    "n_frames": "Frames",
-    "divides": "Divides",
-    **{f"path_{unit}": f"Path [{sign}]" for unit, sign in LENGTHS.items()},
-    **{f"displacement_{unit}": f"Displacement [{sign}]" for unit, sign in LENGTHS.items()},
-    **{f"speed_{unit}_per_frame": f"Speed [{sign}/frame]" for unit, sign in LENGTHS.items()},
-    **{f"speed_{unit}_per_min": f"Speed [{sign}/min]" for unit, sign in LENGTHS.items()},
-}
 ROW_PADDING_PX = 6
 WIDEST_SAMPLE = 50  # rows that tell how wide a column is
 NO_INDEX = QModelIndex()
@@ -119,13 +97,10 @@ class FrameModel(QAbstractTableModel):
         if orientation != Qt.Orientation.Horizontal or section >= len(self.names):
             return None
         name = self.names[section]
-        column = describe(name)
-        if role == Role.DisplayRole and name in OWN_TITLES:
-            return OWN_TITLES[name]
         if role == Role.DisplayRole:
-            return column.heading
+            return heading_of(name)
         if role == Role.ToolTipRole:
-            return f"{self.names[section]}\n{column.description}".strip()
+            return f"{name}\n{describe(name).description}".strip()
         return None
 
     def sort(self, column: int, order: Qt.SortOrder = Qt.SortOrder.AscendingOrder) -> None:

@@ -131,9 +131,10 @@ class TrackTool(QObject):
 
     def _on_tracks_changed(self) -> None:
         page, model = self._page, self._model
-        page.frame.set_frame(model.lineages())
-        if model.tracks is not None:
-            page.summary.setText(summary_of(model.tracks, model.tracking))
+        lineages = model.lineages()
+        page.frame.set_frame(lineages)
+        if model.tracks is not None and lineages is not None:
+            page.summary.setText(model.tracks.summary(lineages))
 
     def _on_row_chosen(self, row: int) -> None:
         self._model.choose(self._model.first_row_of(row + 1))
@@ -142,22 +143,6 @@ class TrackTool(QObject):
 def _track_task(result: Result, kept: NDArray[np.bool_], settings: TrackSettings) -> Task[Found]:
     yield Progress("track", 0, 1)
     return kept, settings, tracks_of(result, settings)
-
-
-def summary_of(tracks: Tracks, settings: TrackSettings) -> str:
-    """Return how many tracks there are and how fast their cells are, as ``median speed 0.52 µm per min``."""
-    table = tracks.lineage_table(settings.frame_interval_s)
-    name = next(str(name) for name in table if str(name).startswith("speed_"))
-    parts = [
-        f"Tracks {tracks.count:,}",
-        f"lineages {tracks.n_lineages:,}",
-        f"divisions {tracks.n_divisions:,}",
-    ]
-    if table[name].notna().any():
-        per = name.rpartition("_per_")[2]
-        unit = {"um": "µm", "px": "px"}[tracks.unit]
-        parts.append(f"median speed {table[name].median():.3g} {unit} per {per}")
-    return " · ".join(parts)
 
 
 def frame_interval_s(layer: Any) -> float:

@@ -44,6 +44,7 @@ from cellwright.widgets.shared.style import (
     message_label,
     panel_layout,
     row,
+    shortened,
     stack,
     wrapped_label,
 )
@@ -228,6 +229,10 @@ class ResultsView(QWidget):
         form.addRow("Leave out", self.exclude)
         form.addRow("Mask", self.mask_layer)
         form.addRow("", self.mask_side)  # below: both would be wider than a narrow panel
+        self.mask_layer.chosen.connect(
+            lambda: form.setRowVisible(self.mask_side, self.mask_layer.layer is not None)
+        )
+        form.setRowVisible(self.mask_side, False)  # noqa: FBT003 - of Qt
         form.addRow("In a region", self.rule)
         form.addRow("Colour by", self.colour_by)
         form.addRow("Count by", self.counted_by)
@@ -389,17 +394,14 @@ class DeleteLike(QPushButton):
 class MarkerRow:
     """The controls of one channel: whether cells are told positive in it, and above which mean intensity."""
 
-    def __init__(self, grid: QGridLayout, place: int, channel: str, low: float, high: float) -> None:
-        self.channel, self._low, self._span = channel, low, max(high - low, 1e-9)
-        self.is_on = QCheckBox(shortened(channel))
-        self.is_on.setToolTip(f"Tell which cells are positive in {channel}, by their mean intensity.")
+    def __init__(self, grid: QGridLayout, place: int) -> None:
+        self._low, self._span = 0.0, 1.0
+        self.is_on = QCheckBox()
         self.slider = QSlider(Qt.Orientation.Horizontal)
         self.slider.setRange(0, SLIDER_STEPS)
         self.slider.setMinimumWidth(60)
         self.slider.setToolTip("The mean intensity above which a cell is positive.")
         self.value = QDoubleSpinBox()
-        self.value.setDecimals(3 if self._span < 10 else 1)
-        self.value.setRange(low, max(high, low + 1e-9))
         self.value.setButtonSymbols(QDoubleSpinBox.ButtonSymbols.NoButtons)
         self.value.setToolTip("The mean intensity above which a cell is positive.")
         self.otsu = button("Otsu", "Find the threshold among the cells by Otsu's method.")
@@ -408,6 +410,15 @@ class MarkerRow:
         grid.addWidget(self.otsu, 2 * place, 1)
         grid.addWidget(self.slider, 2 * place + 1, 0)
         grid.addWidget(self.value, 2 * place + 1, 1)
+
+    def show_channel(self, title: str, low: float, high: float) -> None:
+        """Name the channel, and set the lowest and the highest threshold."""
+        self._low, self._span = low, max(high - low, 1e-9)
+        self.is_on.setText(shortened(title, LONGEST_NAME))
+        self.is_on.setToolTip(f"Tell which cells are positive in {title}, by their mean intensity.")
+        with QSignalBlocker(self.value):
+            self.value.setDecimals(3 if self._span < 10 else 1)
+            self.value.setRange(low, max(high, low + 1e-9))
 
     def show_threshold(self, threshold: float) -> None:
         """Move slider and number without an echo."""
@@ -419,13 +430,6 @@ class MarkerRow:
     def slider_value(self) -> float:
         """The threshold where the slider stands."""
         return self._low + self._span * self.slider.value() / SLIDER_STEPS
-
-
-def shortened(name: str) -> str:
-    """Return a name that fits a narrow panel."""
-    if len(name) <= LONGEST_NAME:
-        return name
-    return f"{name[: LONGEST_NAME - 1]}…"
 
 
 def spin(value: float, help_text: str, lowest: float = 0.0) -> QDoubleSpinBox:

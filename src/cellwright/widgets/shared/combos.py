@@ -15,11 +15,14 @@ from qtpy.QtCore import QSignalBlocker, Qt
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from qtpy.QtGui import QPaintEvent
 from qtpy.QtWidgets import (
+    QCheckBox,
     QComboBox,
     QDialog,
     QDialogButtonBox,
     QFileDialog,
     QHBoxLayout,
+    QLineEdit,
+    QListWidget,
     QSizePolicy,
     QStyle,
     QStyleOptionComboBox,
@@ -38,8 +41,8 @@ from cellwright.models.spec import ModelSpec, read_spec
 from cellwright.widgets.shared.coordinates import Channel, channels_of
 from cellwright.widgets.shared.edited_layers import ACTIVE_KEPT, is_image
 from cellwright.widgets.shared.jobs import Job
-from cellwright.widgets.shared.napari_private import preferences, unwrapped
-from cellwright.widgets.shared.style import fill, row
+from cellwright.widgets.shared.napari_private import free_in_own_context, preferences, unwrapped
+from cellwright.widgets.shared.style import MessageLabel, fill, row
 
 SPECS = "spec.json"
 OTHER_FOLDER = ""  # data of the entry that asks for a folder
@@ -148,6 +151,18 @@ class PanelComboBox(QComboBox):
             self.add_folder(Path(folder))
 
 
+def forget_errors(message: MessageLabel, panel: QWidget) -> None:
+    """Take an error away once something is chosen, typed or ticked in a panel: its cause may be gone."""
+    for box in panel.findChildren(PanelComboBox):
+        box.chosen.connect(message.forget_error)
+    for line in panel.findChildren(QLineEdit):
+        line.textEdited.connect(message.forget_error)
+    for tick in panel.findChildren(QCheckBox):
+        tick.clicked.connect(message.forget_error)
+    for entries in panel.findChildren(QListWidget):
+        entries.itemChanged.connect(message.forget_error)
+
+
 class LayerComboBox(PanelComboBox):
     """The layers of a viewer of one kind, the topmost first; those of renamed and moved layers stay chosen.
 
@@ -187,6 +202,7 @@ class LayerComboBox(PanelComboBox):
     def follow(self, viewer: Any) -> None:
         """List the layers of a viewer from now on."""
         self._viewer = unwrapped(viewer)
+        free_in_own_context(self._viewer)
         events = self._viewer.layers.events
         for emitter in (events.inserted, events.removed, events.renamed, events.reordered):
             emitter.connect(self.refresh)

@@ -215,8 +215,8 @@ def in_pixels(
 
     Axes are counted from the last; those that the first layer lacks are at 0 of the world.
     """
-    pixels = [other.world_to_data(layer.data_to_world(point)) for point in np.asarray(points)]
-    return without_axis(np.array(pixels, float).reshape(len(pixels), other.ndim), channel_axis)
+    matrix, origin = affine_between(layer, other)
+    return without_axis(np.asarray(points, float).reshape(-1, layer.ndim) @ matrix.T + origin, channel_axis)
 
 
 def axis_of(channel: Channel | None) -> int | None:

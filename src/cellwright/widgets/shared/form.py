@@ -10,6 +10,17 @@ from psygnal import Signal
 from qtpy.QtWidgets import QLabel, QWidget
 
 UNITS = {"_px": " (px)", "_um": " (µm)"}
+TITLES = {  # where the name of a setting does not tell what it is
+    "flips": "Mirrored images too",
+    "link": "Link slices in 3D",
+    "overlap": "Overlap of tiles",
+    "rate": "Learning rate",
+    "steps_per_epoch": "Steps between checks",
+    "ema_decay": "EMA decay",
+    "replay": "Replay share",
+    "n_replay": "Replay images",
+    "n_validation": "Images to check with",
+}
 WIDEST_SLIDER = 2.0  # beyond this span a slider cannot be set to a wanted number with a mouse
 
 
@@ -76,7 +87,8 @@ def _row(name: str, hint: Any, default: Any) -> Any:
         options["widget_type"] = "FloatSlider"
     unit = next((unit for ending, unit in UNITS.items() if name.endswith(ending)), "")
     title = name.removesuffix("_px").removesuffix("_um").replace("_", " ").capitalize()
-    return create_widget(value=default, annotation=hint, name=name, label=title + unit, options=options)
+    label = TITLES.get(name, title + unit)
+    return create_widget(value=default, annotation=hint, name=name, label=label, options=options)
 
 
 def _is_fraction(hint: Any) -> bool:

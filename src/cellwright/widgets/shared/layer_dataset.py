@@ -17,7 +17,7 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.files.dataset.append import Entry, append
 from cellwright.files.dataset.folder import Dataset, Item
 from cellwright.files.dataset.meta import Region
-from cellwright.ops.labels import relabel
+from cellwright.ops.labels import as_int32, relabel
 from cellwright.widgets.shared.coordinates import full_resolution, in_pixels, plane_of
 from cellwright.widgets.shared.edited_layers import METADATA, is_image
 from cellwright.widgets.shared.layer_io import ANNOTATION, REGIONS_NAME, image_of
@@ -164,19 +164,22 @@ def _annotation_of(pair: Pair, image: Image) -> tuple[Labels | None, NDArray[np.
         size = np.array(image.label_shape[-2:])
         inside = ((points >= -0.5) & (points < size - 0.5)).all(axis=1)
         return None, points[inside].clip(0, size - 1)
-    labels = np.array(full_resolution(layer), np.int32)
+    labels = as_int32(np.array(full_resolution(layer)))
     expected = image.label_shape
     if labels.shape != expected and labels.size == np.prod(expected):
         labels = labels.reshape(expected)  # an axis of length one stands for the channels
     return labels, None
 
 
-def _regions_of(pair: Pair, layers: Iterable[Layer]) -> tuple[Region, ...]:
+def _regions_of(pair: Pair, layers: Sequence[Layer]) -> tuple[Region, ...]:
     size = np.array(plane_of(pair.image))
     regions: list[Region] = []
+    others = {str(layer.unique_id) for layer in layers} - {str(pair.image.unique_id)}
     for layer in layers:
         if not isinstance(layer, Shapes) or not layer.name.startswith(REGIONS_NAME):
             continue
+        if layer.metadata.get(METADATA, {}).get("source") in others:
+            continue  # they were drawn in another image
         for vertices in layer.data:
             corners = in_pixels(vertices, layer, pair.image)
             low = np.clip(np.floor(corners.min(axis=0)[-2:] + 0.5), 0, size).astype(int)

@@ -274,7 +274,7 @@ def add_overlay(viewer: Any, below: Layer, name: str, features: dict[str, Any]) 
             features=features,
             face_color="transparent",
             edge_color=COLOUR,
-            metadata={METADATA: {ANNOTATION: name}},
+            metadata={METADATA: {ANNOTATION: name, "source": below.metadata.get(METADATA, {}).get("source")}},
             **whole_placement(below),
         )
     return layer

@@ -22,20 +22,20 @@ from qtpy.QtWidgets import (
     QMainWindow,
     QPushButton,
     QScrollArea,
+    QSizePolicy,
     QTableView,
     QToolButton,
     QVBoxLayout,
     QWidget,
 )
-from superqt import QCollapsible
 
 PANEL_WIDTH_PX, PANEL_HEIGHT_PX = 290, 120  # the least that the panels need
 BREAK = "\u200b"  # without a width: a line may go on after it
 SPIN_FRAME_PX = 60  # beside the number of a spin box: its two buttons, as napari draws them
 QWIDGETSIZE_MAX = (1 << 24) - 1  # of Qt: no limit
-FOLD_MARGIN_PX = 10  # under the content of a folded part, as superqt has it
 LONG_WORD = re.compile(r"\S{16}(?=\S)")
 ROW_SPACING_PX = 6
+ARROWS = ("▸", "▾")  # of a part that is folded, and of one that is open
 
 Box = TypeVar("Box", bound=QBoxLayout)
 
@@ -55,6 +55,9 @@ STYLE = """
 QListWidget::indicator:unchecked { border: 1px solid rgba(128, 128, 128, 255); border-radius: 2px; }
 #preview { padding: 8px; border-radius: 5px; }
 #ask:checked { color: white; background: #1a7a76; }
+#fold { text-align: left; background: transparent; border: none;
+                   font-weight: 600; padding: 3px 2px; }
+#fold:hover { background: rgba(128, 128, 128, 80); }
 #understood { background: transparent; }
 #understood[guessed="true"] { padding: 2px 4px; border-radius: 4px; background: rgba(214, 158, 46, 60); }
 #message { padding: 6px 8px; border-radius: 5px; background: rgba(214, 158, 46, 60); }
@@ -165,30 +168,27 @@ def panel_layout(
     return layout
 
 
-class FoldedPart(QCollapsible):
-    """A part of a panel under its title; it grows with its content, whose font may change."""
+class FoldedPart(QWidget):
+    """A part of a panel under its title, which opens and closes it; closed to begin with."""
 
-    def setContent(self, content: QWidget) -> None:
-        """Replace what is folded."""
-        super().setContent(content)
-        content.installEventFilter(self)
+    def __init__(self, title: str, content: QWidget) -> None:
+        super().__init__()
+        self._title, self.title, self.content = title, QPushButton(), content
+        self.title.setObjectName("fold")
+        self.title.setCheckable(True)
+        self.title.setToolTip(f"Show or hide: {title}.")
+        self.title.toggled.connect(self._on_toggled)
+        self.title.setFocusPolicy(Qt.FocusPolicy.TabFocus)  # after a click the keys go on reaching the image
+        self.title.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
+        layout = content.layout()
+        if layout is not None:
+            layout.setContentsMargins(2, 4, 2, 4)
+        stack(self.title, content, into=self, spacing_px=2)
+        self._on_toggled(False)  # noqa: FBT003 - Qt calls it so
 
-    def eventFilter(self, a0: QObject | None, a1: QEvent | None) -> bool:
-        """Follow the height of the content; called by Qt."""
-        content = self.content()
-        is_changed = a0 is content and a1 is not None and a1.type() == QEvent.Type.LayoutRequest
-        if is_changed and self.isExpanded() and not self._is_animating:
-            content.setMaximumHeight(content.sizeHint().height() + FOLD_MARGIN_PX)
-        return False
-
-
-def folded(title: str, content: QWidget) -> QCollapsible:
-    """Return a part of a panel under its title, folded to begin with."""
-    part = FoldedPart(title, expandedIcon="▾", collapsedIcon="▸")
-    part.setContent(content)
-    part.collapse(animate=False)
-    part.toggleButton().setToolTip("Show or hide this part.")
-    return part
+    def _on_toggled(self, is_open: bool) -> None:  # noqa: FBT001 - Qt calls it
+        self.title.setText(f"{ARROWS[is_open]} {self._title}")  # as text it follows theme and font
+        self.content.setVisible(is_open)
 
 
 def chip(text: str, colour: str) -> str:
@@ -202,6 +202,14 @@ def wrappable(text: str) -> str:
     The places to go on are marked by characters without a width, which what is copied must not have.
     """
     return LONG_WORD.sub(rf"\g<0>{BREAK}", text)
+
+
+def shortened(text: str, longest: int) -> str:
+    """Return a text of so many letters at most, its middle left out where it is longer."""
+    if len(text) <= longest:
+        return text
+    n_last = (longest - 1) // 2
+    return f"{text[: longest - 1 - n_last]}…{text[-n_last:]}"
 
 
 class MessageLabel(QLabel):
@@ -224,6 +232,11 @@ class MessageLabel(QLabel):
         self.setVisible(bool(text))
         set_state(self, "info", on=not (is_error or is_warning))
         set_state(self, "error", on=is_error)
+
+    def forget_error(self, _: object = None) -> None:
+        """Take an error away; what is no error stays."""
+        if self.property("error") == "true":
+            self.tell("")
 
     def keyPressEvent(self, event: QKeyEvent | None) -> None:
         """Copy what is marked as it was set; called by Qt."""

@@ -22,7 +22,7 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.models import store
 from cellwright.widgets.shared.combos import ModelComboBox, model_events
 from cellwright.widgets.shared.job_bar import JobBar
-from cellwright.widgets.shared.style import button, folded, stack
+from cellwright.widgets.shared.style import FoldedPart, button, stack
 
 ARCHIVE = "Exported model (*.zip)"
 LICENCE = "BSD-3-Clause"
@@ -59,7 +59,7 @@ class OwnModels(QWidget):
         for index, made in enumerate((self.rename, self.delete, self.export, self.add)):
             grid.addWidget(made, 1 + index // 2, index % 2)  # four in a row are cut off in a narrow dock
         grid.addWidget(self.job, 3, 0, 1, 2)
-        self.collapsible = folded("My models", content)
+        self.collapsible = FoldedPart("My models", content)
         stack(self.collapsible, into=self)
         self.rename.clicked.connect(self._on_rename_clicked)
         self.delete.clicked.connect(self._on_delete_clicked)
@@ -82,11 +82,6 @@ class OwnModels(QWidget):
     def chosen(self) -> str:
         """Name of the chosen model; empty when there is none."""
         return str(self.box.currentData() or "")
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether a model is being exported or imported."""
-        return self.job.is_busy
 
     def rename_to(self, new: str) -> None:
         """Give the chosen model another name."""
@@ -127,7 +122,7 @@ class OwnModels(QWidget):
         model_events.changed.emit()
 
     def _show_enabled(self) -> None:
-        is_free = not self.is_busy
+        is_free = not self.job.is_busy
         for made in (self.rename, self.delete, self.export):
             made.setEnabled(is_free and bool(self.chosen))
         self.add.setEnabled(is_free)

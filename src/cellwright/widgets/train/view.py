@@ -32,10 +32,10 @@ from cellwright.widgets.shared.form import SettingsForm, is_threshold
 from cellwright.widgets.shared.job_bar import JobBar, RunButton
 from cellwright.widgets.shared.messages import duration, progress_line
 from cellwright.widgets.shared.style import (
+    FoldedPart,
     button,
     chip,
     fill,
-    folded,
     form_layout,
     message_label,
     panel_layout,
@@ -59,14 +59,6 @@ METHOD_HELP = (
     "SimCLR tells two views of one place from all other places; the other one colours images of which pieces "
     "are hidden."
 )
-TITLES = {  # where the name of a setting does not tell what it is
-    "rate": "Learning rate",
-    "steps_per_epoch": "Steps between checks",
-    "ema_decay": "EMA decay",
-    "replay": "Replay share",
-    "n_replay": "Replay images",
-    "n_validation": "Images to check with",
-}
 OWN_STAGES = ("write", "begin", "read", "epoch")  # the others are those of counting
 MOVES = ("pre-train", "fine-tune", "epoch")  # the bar; other stages leave it where it was
 INDENT_PX = 18
@@ -102,6 +94,7 @@ LOWER_IS_BETTER = ("count_error", "validation_loss")
 PERCENT = ("count_error",)
 PLOT_HEIGHT_PX = 230
 AXIS_PX = 52
+AP_TITLE, AP_MARGIN = "validation AP at IoU 0.5", 0.05  # the margin keeps the dots of 0 and 1 whole
 TICK_PT = 8
 TITLE_PX = 15
 MOST_DOTS = 30  # more would hide the line
@@ -119,7 +112,7 @@ class TrainPanel(QWidget):
         self.form = SettingsForm(FinetuneSettings)
         _adapt(self.form)
         self.show_settings(FinetuneSettings())
-        self.advanced = folded("Advanced settings", self.form.native)
+        self.advanced = FoldedPart("Advanced settings", self.form.native)
         self.jobs = JobBar(has_stop=False, describe=training_line, stages=MOVES)
         self.message, self.card = message_label(), TrainCard()
         fill(layout, self.advanced, self.check_box, self._buttons(), self.jobs, self.message)
@@ -249,9 +242,7 @@ class UnlabelledChoices(QWidget):
 
 
 def _adapt(form: SettingsForm) -> None:
-    """Give numbers without a limit room for those of the presets, small ones their decimals, rows titles."""
-    for name, title in TITLES.items():
-        form.container[name].label = title
+    """Give numbers without a limit room for those of the presets, and small ones their decimals."""
     for name, value in form.values().items():
         field = form.container[name]
         if isinstance(value, int):
@@ -286,11 +277,11 @@ class TrainCard(QFrame):
 
         fields = {name for epoch in epochs for name in epoch}
         score = "score" if "score" in fields else "merit"
-        named = "AP at IoU 0.5" if "ap50" in fields else "score"
+        validation = AP_TITLE if "ap50" in fields else "validation score"
         self.plot.show_curves(
             (
                 Curve("loss", points("loss"), LOSS_COLOUR),
-                Curve(f"validation {named}", points(score), SCORE_COLOUR, 1.4),
+                Curve(validation, points(score), SCORE_COLOUR, 1.4),
                 Curve("learning rate", points("rate")[1:], RATE_COLOUR, 0.5),
             ),
             last_step,
@@ -443,6 +434,7 @@ class CurvePlot(QWidget):
         if self.graphics is None:
             self.graphics = pyqtgraph.GraphicsLayoutWidget()
             self.graphics.setBackground(None)
+            self.graphics.setCacheMode(self.graphics.CacheModeFlag.CacheNone)  # follow the theme
             self.graphics.wheelEvent = lambda event: event.ignore()  # the wheel is the panel's
             self.graphics.ci.setSpacing(2)
             self.graphics.ci.setContentsMargins(2, 2, 8, 2)
@@ -454,6 +446,8 @@ class CurvePlot(QWidget):
             plot.setObjectName(curve.title)
             plot.setMouseEnabled(x=False, y=False)
             plot.hideButtons()
+            if curve.title == AP_TITLE:
+                plot.setLimits(yMin=-AP_MARGIN, yMax=1 + AP_MARGIN)
             _fit_axes(plot, is_last=place == len(self.curves) - 1)
             self.graphics.ci.layout.setRowStretchFactor(place, round(10 * curve.share))
             pen = pyqtgraph.mkPen(curve.colour, width=2)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari.layers import Layer
 from qtpy.compat import isalive
-from qtpy.QtCore import QTimer, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QTimer
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QApplication, QWidget
 
@@ -12,7 +12,7 @@ from cellwright.core.errors import CellwrightError
 from cellwright.core.tasks import Progress
 from cellwright.files.dataset.folder import Dataset
 from cellwright.training.run_folder import Plan, verdict
-from cellwright.widgets.shared.combos import model_events
+from cellwright.widgets.shared.combos import forget_errors, model_events
 from cellwright.widgets.shared.messages import (
     COUNT,
     TRAIN,
@@ -34,12 +34,14 @@ if TYPE_CHECKING:
     import napari.viewer
 
 MARGIN_PX = 10
+FLAWLESS = (
+    "Without any training the model already finds every cell that it is checked with. Annotate images where "
+    "it errs; these can at best make its outlines a little closer."
+)
 
 
 class TrainWidget(QWidget):
     """Trains a model on annotated layers or a dataset folder and puts it into the list of models."""
-
-    finished = Signal()  # a training has ended, well or not
 
     def __init__(self, napari_viewer: "napari.viewer.Viewer") -> None:
         super().__init__()
@@ -63,6 +65,8 @@ class TrainWidget(QWidget):
         self.offer.refresh()
 
     def _connect(self) -> None:
+        forget_errors(self.panel.message, self.panel)
+        self.choices.changed.connect(self.panel.message.forget_error)
         self.jobs.progressed.connect(self._on_progressed)
         self.jobs.failed.connect(self.model.fail)
         self.jobs.cancelled.connect(self.model.end_stopped)
@@ -115,7 +119,7 @@ class TrainWidget(QWidget):
     def leave(self) -> None:
         """Stop at the next step without ending the run, so that it can be resumed later."""
         self.model.is_leaving = True
-        self.data_check.cancel()
+        self.data_check.job.cancel()
         self.jobs.cancel()
 
     def pause(self, is_paused: bool) -> None:  # noqa: FBT001 - a slot of Qt
@@ -147,6 +151,8 @@ class TrainWidget(QWidget):
         if isinstance(progress, EpochPicture):
             self._draw()
             self.panel.card.show_picture(progress.picture, progress.caption)
+            if any(epoch["step"] == 0 and epoch.get("ap50") == 1 for epoch in self.model.epochs):
+                self.panel.message.tell(FLAWLESS, is_warning=True)
 
     def show_ended(self, outcome: TrainingOutcome) -> None:
         """Show what came out of a training: scores, and which model is kept."""
@@ -182,7 +188,6 @@ class TrainWidget(QWidget):
         self.panel.show_running(is_running=False)
         self.choices.name_anew()
         self.offer.refresh()
-        self.finished.emit()
 
     def _on_train_clicked(self) -> None:
         if self.is_busy:

@@ -12,11 +12,12 @@ from weakref import WeakKeyDictionary, WeakSet, finalize, ref
 import numpy as np
 import pandas as pd
 from napari.layers import Labels, Layer, Points, Shapes
+from napari.utils.notifications import show_warning
 from psygnal import Signal
 from qtpy.compat import isalive
 from qtpy.QtCore import QCoreApplication, QObject
 
-from cellwright.core.errors import CellwrightError
+from cellwright.core.errors import CellwrightError, error_line
 from cellwright.core.tasks import Task
 from cellwright.ops.measure.columns import MEASURED, describe
 from cellwright.ops.measure.settings import MeasureSettings
@@ -197,6 +198,7 @@ class Followers(QObject):
             return
         self._job = Job(task, self)
         self._job.returned.connect(lambda measured: self._on_measured(layer, measured))
+        self._job.failed.connect(lambda error: show_warning(_told(layer, error)))
         self._job.finished.connect(self._on_finished)
         self._job.start()
 
@@ -213,6 +215,10 @@ class Followers(QObject):
         self._job = None
         if self._stale:
             self._soon.throttle()
+
+
+def _told(layer: Layer, error: Exception) -> str:
+    return f"The features of {layer.name!r} are not those of its cells as they are now. {error_line(error)}"
 
 
 def _task(layer: Layer, viewer: Any) -> Task[MeasuredCells]:

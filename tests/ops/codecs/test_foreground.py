@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from cellwright.core.errors import SettingsError
+from cellwright.ops.codecs.pseudocolor import PseudocolorSettings, foreground_to_cells
 from cellwright.ops.labels import measure
 from cellwright.ops.matching import match_labels
-from cellwright.ops.volumes.foreground import PseudocolorSettings, foreground_to_cells
 
 
 def discs(*circles, shape=(60, 90)):
