@@ -42,6 +42,7 @@ def pick(box: Any, data: str) -> None:
 def test_only_what_is_ticked_is_measured(panel: ResultsWidget, read: Read) -> None:
     assert "circularity" not in panel.model.table
     measure(panel, read, "shape", "neighbours")
+    assert panel.view.message.text() == "Measured; what was ticked is in the table of Cells."
     table = panel.model.table
     assert {"perimeter_um", "circularity", "nearest_distance_um"} <= set(table)
     assert "intensity_mean_ch0" not in table
