@@ -1,5 +1,6 @@
 """Images larger than memory: the view at once, the whole into files, shown from there."""
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ def test_the_view_comes_first_then_the_whole_from_its_files(
     viewer.add_image([blobs.image, blobs.image[::2, ::2]], multiscale=True, name="blobs", scale=(2.0, 2.0))
     seen = []
     viewer.layers.events.inserted.connect(lambda event: seen.append(event.value.name))
+    frozen: list[int] = []
+    viewer.layers.events.removed.connect(lambda _: frozen.append(gc.get_freeze_count()))
     for _ in range(2):  # the second count takes the place of the first
         told: list[Any] = []
         widget.model.whole_counted.connect(told.append)
@@ -45,6 +48,8 @@ def test_the_view_comes_first_then_the_whole_from_its_files(
     assert seen[:2] == ["blobs preview labels", "blobs labels"]
     assert [layer.name for layer in labels] == ["blobs labels"]
     assert labels[0].multiscale
+    qtbot.waitUntil(lambda: labels[0].visible, timeout=5000)  # read in a turn of its own
+    assert min(frozen) > 0 == gc.get_freeze_count()  # napari's collection at each removal has nothing to do
     assert labels[0].contour > 0
     assert labels[0].scale.tolist() == [2.0, 2.0]
     np.testing.assert_array_equal(np.asarray(labels[0].data[0]) > 0, blobs.labels > 0)

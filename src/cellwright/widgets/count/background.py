@@ -1,12 +1,14 @@
 """Images larger than memory: what is seen is counted at once, the whole in the background, into files."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer
+from qtpy.QtCore import QTimer
 
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import plain_name
@@ -16,7 +18,7 @@ from cellwright.widgets.count.count_request import Request, count_task
 from cellwright.widgets.count.model import CountModel
 from cellwright.widgets.shared.layer_factory import DENSITY_COLOURMAP, OUTLINE_PX, bright_colours
 from cellwright.widgets.shared.layer_io import TITLES, Source, remove, take_away
-from cellwright.widgets.shared.napari_private import draw_outlines_fast
+from cellwright.widgets.shared.napari_private import draw_outlines_fast, without_collection
 
 FILES = "cellwright_files"  # key in the metadata of a layer whose cells are in files
 
@@ -71,14 +73,22 @@ class BackgroundTool:
 
     def _on_whole_counted(self, whole: WholeCount) -> None:
         viewer, self._is_whole = self.model.viewer, False
-        if self._view is not None:
-            remove(viewer, self._view.key)
+        with without_collection():
+            if self._view is not None:
+                remove(viewer, self._view.key)
+            if whole.layer is not None:
+                key = whole.layer.metadata[FILES]
+                take_away(viewer, *(layer for layer in viewer.layers if layer.metadata.get(FILES) == key))
         if whole.layer is not None:
-            key = whole.layer.metadata[FILES]
-            take_away(viewer, *(layer for layer in viewer.layers if layer.metadata.get(FILES) == key))
+            whole.layer.visible = False
             viewer.add_layer(whole.layer)
+            QTimer.singleShot(0, partial(_uncover, whole.layer))  # its pixels are read in that turn
         self.model.outcome = None  # that of the view is no longer what is shown
         self.model.whole_counted.emit(whole)
+
+
+def _uncover(layer: Layer) -> None:
+    layer.visible = True
 
 
 def whole_task(request: Request) -> Task[WholeCount]:
