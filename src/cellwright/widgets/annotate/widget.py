@@ -407,7 +407,8 @@ class AnnotateChoices(QObject):
         self._panel.outline.setVisible(isinstance(self.start, Points | Shapes))
 
     def _on_image_chosen(self) -> None:
-        self._panel.begin.setEnabled(self.image is not None)
+        is_open = self._model.session is not None  # to be finished, whether or not its image is still there
+        self._panel.begin.setEnabled(is_open or self.image is not None)
         self._panel.channel.list_channels_of(self.image)
         if self._panel.isVisible():
             self.offer()
