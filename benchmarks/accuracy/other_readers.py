@@ -48,6 +48,11 @@ def picture(path: Path) -> list[NDArray[Any]]:
     return frames
 
 
+def npy(path: Path) -> list[NDArray[Any]]:
+    """Return an array as numpy saved it."""
+    return [np.load(path, allow_pickle=False)]
+
+
 def any_file(path: Path) -> Any:
     """Return the pixels of a picture or the ROIs of ImageJ."""
     if path.suffix in (".roi", ".zip"):

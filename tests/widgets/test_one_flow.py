@@ -57,7 +57,7 @@ def test_cells_are_corrected_taught_and_counted_again(
     assert trainer.panel.count_with.text() == "Count with flow"
     trainer.panel.count_with.click()
     assert widget.choices.layer is viewer.layers["blobs"]
-    assert widget.choices.model == "flow"
+    assert widget.panel.model.model_name == "flow"
 
 
 def test_undo_brings_back_what_a_count_told_of_a_cell(

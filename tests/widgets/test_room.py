@@ -26,7 +26,6 @@ from qtpy.QtWidgets import (
     QTabWidget,
     QWidget,
 )
-from superqt import QCollapsible
 
 from cellwright.widgets.annotate import view as annotate_view
 from cellwright.widgets.compare.disagreement import COLOURS
@@ -72,9 +71,7 @@ every_panel = pytest.mark.parametrize("panel", PANELS, indirect=True)
 
 def opened(panel: QWidget) -> None:
     """Open all that is folded, and tell an error."""
-    for part in panel.findChildren(QCollapsible):
-        part.expand(animate=False)
-    for part in panel.findChildren(annotate_view.CollapsibleSection):
+    for part in panel.findChildren(FoldedPart):
         part.title.setChecked(True)
     shown = getattr(panel, "view", None) or panel.panel
     path = "/" + 200 * "x"  # one word
@@ -157,10 +154,10 @@ def test_errors_go_once_something_is_chosen_typed_or_ticked(panel: Any) -> None:
 @every_panel
 def test_folded_parts_tell_that_they_open_in_the_colour_of_text(panel: QWidget) -> None:
     for part in panel.findChildren(FoldedPart):
-        assert part.toggleButton().icon().isNull()  # it would be black in a dark theme
-        for fold, arrow in ((part.expand, "▾ "), (part.collapse, "▸ ")):
-            fold(animate=False)
-            assert part.text().startswith(arrow)
+        assert part.title.icon().isNull()  # it would be black in a dark theme
+        for is_open, arrow in ((True, "▾ "), (False, "▸ ")):
+            part.title.setChecked(is_open)
+            assert part.title.text().startswith(arrow)
 
 
 def clipped_numbers(panel: QWidget) -> Iterator[str]:
@@ -205,7 +202,7 @@ def test_switching_models_leaves_nothing_behind(qtbot: QtBot, shelved: Any) -> N
         for family in ("density", "flow"):
             panel._show_family(family)
         for is_open in (True, False):
-            panel.panel.more.expand(animate=False) if is_open else panel.panel.more.collapse(animate=False)
+            panel.panel.more.title.setChecked(is_open)
     assert n_widgets() == before
 
 

@@ -412,7 +412,7 @@ def test_a_file_that_was_just_looked_at_is_counted_by_channel(
     viewer.open(tmp_path / "CYX.ome.tif", plugin="napari")
     describe_images(tmp_path / "CYX.ome.tif")  # by the thread, which has not told yet
     widget.panel.count.click()
-    assert widget.choices.channel == Channel("DAPI", 0, 0)
+    assert widget.panel.channel.channel == Channel("DAPI", 0, 0)
     qtbot.waitUntil(lambda: widget.axes.job is None)
     settled(widget)
     assert widget.panel.number.text() == str(N_DISCS)

@@ -80,7 +80,7 @@ def drag(canvas: QWidget, start: QPoint, end: QPoint) -> None:
 
 def test_a_line_is_drawn_with_the_mouse(window: tuple[Viewer, CountWidget], qtbot: QtBot) -> None:
     viewer, widget = window
-    widget.panel.more.expand(animate=False)
+    widget.panel.more.title.setChecked(True)
     qtbot.wait(100)
     widget.findChild(QScrollArea).ensureWidgetVisible(widget.panel.measure)
     qtbot.mouseClick(widget.panel.measure, Qt.MouseButton.LeftButton)

@@ -27,7 +27,6 @@ from cellwright.core.data import (
 from cellwright.core.errors import ImageError, SettingsError
 from cellwright.core.tasks import Progress, Task, run
 from cellwright.files.metadata import describe
-from cellwright.inference.calibration import with_calibration
 from cellwright.inference.context import (
     BlockBatch,
     CountContext,
@@ -49,6 +48,7 @@ from cellwright.models.protocol import CellModel
 from cellwright.models.stitching import Stitched
 from cellwright.ops.geometry.resample import zoomed
 from cellwright.ops.geometry.tiles import whole_tile
+from cellwright.ops.measure.prediction_interval import with_calibration
 from cellwright.ops.volumes.link import link_cells
 
 LINKED_AXES = ("ZYX", "TZYX")

@@ -160,7 +160,8 @@ def pretrain(
     check_writable(output)
     check_same_run(output, settings)
     network = _with_trunk(model)
-    samples = yield from read_unannotated(images, model)
+    samples, left_out = yield from read_unannotated(images, model)
+    told = f" · images that cannot be read or show nothing: {left_out}" * bool(left_out)
     torch_device = devices.choose(device)
     torch.manual_seed(settings.seed)
     task = METHODS[settings.method](network, model.spec.in_channels, settings).to(torch_device)
@@ -173,12 +174,12 @@ def pretrain(
         state.history.append({"step": state.step, "loss": loss, "rate": rate})
         write_curve(output, asdict(settings), state.history)
         save(state, output)
-        yield EpochReport("epoch", state.step, settings.steps, f"loss {loss:.3f}", loss, rate)
+        yield EpochReport("epoch", state.step, settings.steps, f"loss {loss:.3f}{told}", loss, rate)
     parts = state.average.get_submodule("parts")
     facts = {
         "preset": model.spec.preset,
         "parts": sorted(name for name, _ in parts.named_children()),
-        "n_images": len(images),
+        "n_images": len(images) - left_out,
         "settings": asdict(settings),
         "history": state.history,
     }
@@ -232,10 +233,10 @@ def _with_trunk(model: CellModel) -> HeadedNetwork:
     )
 
 
-def read_unannotated(images: Sequence[ListedImage], model: CellModel) -> Task[tuple[Sample, ...]]:
-    """Read images, at most a dozen planes of each, as samples that have nothing to learn.
+def read_unannotated(images: Sequence[ListedImage], model: CellModel) -> Task[tuple[tuple[Sample, ...], int]]:
+    """Read images, at most a dozen planes of each, as samples without targets; return how many were left out.
 
-    What cannot be read is left out, and planes of one intensity, which teach nothing.
+    Those are what cannot be read, and images of one intensity, which teach nothing.
 
     Raises
     ------
@@ -243,16 +244,19 @@ def read_unannotated(images: Sequence[ListedImage], model: CellModel) -> Task[tu
         No image can be read, the error is that of the first; or all are of one intensity.
     """
     samples: list[Sample] = []
+    left_out = 0
     first_error: CellwrightError | None = None
     for done, listed in enumerate(images):
         yield Progress("read", done, len(images), listed.name)
+        n_before = len(samples)
         try:
             for image in read_images(listed.path):
                 samples += [one for one in _samples_of(image, model) if one.image.amin() < one.image.amax()]
         except CellwrightError as error:
             first_error = first_error or error
+        left_out += len(samples) == n_before
     if samples:
-        return tuple(samples)
+        return tuple(samples), left_out
     if first_error is None and images:
         raise ReadError(
             f"Pre-training needs images with something to see; the {len(images)} that were read have one "

@@ -1,8 +1,12 @@
 """What can be annotated: the boxes at the top of the panel follow the layers of the viewer."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
+from cellwright.ops.measure.regions import ShapeRegion
+from cellwright.widgets.annotate.session_setup import start_session
 from cellwright.widgets.annotate.widget import AnnotateWidget
 from cellwright.widgets.shared.edited_layers import METADATA
 
@@ -23,30 +27,30 @@ def test_the_active_image_and_the_labels_counted_in_it_are_chosen(widget: Annota
     widget.choices.refresh()
     widget.panel.start.setCurrentIndex(-1)  # as if nothing was chosen yet
     widget.choices.refresh()
-    assert (widget.choices.image, widget.choices.start) == (image, counted)
+    assert (widget.panel.image.layer, widget.panel.start.layer) == (image, counted)
     other = widget.viewer.add_image(PLANE, name="b")
-    assert widget.choices.image is other
+    assert widget.panel.image.layer is other
     layers.remove(other)
-    assert widget.choices.image is image
+    assert widget.panel.image.layer is image
 
 
 def test_an_active_annotation_is_begun_with(widget: AnnotateWidget) -> None:
     widget.viewer.add_image(PLANE)
     first = widget.viewer.add_labels(PLANE)
     points = widget.viewer.add_points(np.zeros((1, 2)))
-    assert widget.choices.start is points
+    assert widget.panel.start.layer is points
     widget.viewer.layers.selection.active = first
-    assert widget.choices.start is first
+    assert widget.panel.start.layer is first
     widget.panel.start.setCurrentIndex(0)
-    assert widget.choices.start is None
+    assert widget.panel.start.layer is None
 
 
 def test_channels_are_those_of_the_image(widget: AnnotateWidget) -> None:
-    assert widget.choices.channel is None
+    assert widget.panel.channel.channel is None
     widget.viewer.add_image(np.zeros((2, 8, 9)))
-    assert (widget.choices.channel.title, widget.panel.channel.count()) == ("Channel 0", 3)
+    assert (widget.panel.channel.channel.title, widget.panel.channel.count()) == ("Channel 0", 3)
     widget.viewer.add_image(PLANE)
-    assert widget.choices.channel.title == "Grey"
+    assert widget.panel.channel.channel.title == "Grey"
 
 
 def test_nothing_is_offered_of_an_image_that_cannot_be_annotated(widget: AnnotateWidget) -> None:
@@ -56,13 +60,32 @@ def test_nothing_is_offered_of_an_image_that_cannot_be_annotated(widget: Annotat
     assert widget.panel.offer.isHidden()
 
 
+def test_a_shape_is_drawn_in_the_box_around_it(
+    widget: AnnotateWidget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+    mask = ShapeRegion.mask
+
+    def watched(region: ShapeRegion, index: Any, shape: Any, *start: Any) -> Any:
+        seen.append(shape)
+        return mask(region, index, shape, *start)
+
+    monkeypatch.setattr(ShapeRegion, "mask", watched)
+    image = widget.viewer.add_image(np.zeros((200, 300), np.float32))
+    square = np.array([[97, 98], [97, 107], [106, 107], [106, 98]], float)
+    shapes = widget.viewer.add_shapes([square], name="drawn")
+    session = start_session(image, None, shapes, journal=None).session
+    assert np.argwhere(session.labels).min(axis=0).tolist() == [97, 98]
+    assert max(seen) <= (12, 12)
+
+
 def test_shapes_begin_an_annotation(widget: AnnotateWidget) -> None:
     image = widget.viewer.add_image(np.zeros((3, 20, 24), np.float32), axis_labels="zyx", scale=(1, 2, 2))
     shapes = widget.viewer.add_shapes(name="drawn", ndim=3, scale=(1, 2, 2))
     shapes.add_rectangles(np.array([[1, 2, 2], [1, 2, 7], [1, 7, 7], [1, 7, 2]], float))
     shapes.add_ellipses(np.array([[2, 8, 8], [2, 8, 18], [2, 16, 18], [2, 16, 8]], float))
     shapes.add_polygons(np.array([[1, 4, 4], [1, 4, 12], [1, 12, 4]], float))
-    assert widget.choices.start is None  # drawn shapes are mostly regions to count in
+    assert widget.panel.start.layer is None  # drawn shapes are mostly regions to count in
     widget.panel.start.choose(shapes)
     widget.panel.begin.click()
     session = widget.model.session
@@ -80,4 +103,4 @@ def test_shapes_begin_an_annotation(widget: AnnotateWidget) -> None:
     widget.panel.begin.click()
     assert widget.model.session is None  # no cell is lost without a word
     assert "region 4" in widget.panel.message.text()
-    assert widget.choices.image is image
+    assert widget.panel.image.layer is image

@@ -1,5 +1,6 @@
 """The annotation widget: how it begins, what it shows, how it goes on after a crash."""
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from cellwright.core.data import Image
 from cellwright.core.tasks import Progress
 from cellwright.ops.codecs.prompts import Prompts
 from cellwright.widgets.annotate import adder
+from cellwright.widgets.annotate import widget as annotate_widget
 from cellwright.widgets.annotate.adder import Wish
 from cellwright.widgets.annotate.session_setup import journal_path, unfinished
 from cellwright.widgets.annotate.widget import AnnotateWidget
@@ -128,7 +130,7 @@ def test_what_was_begun_is_offered_and_gone_on_with(widget: AnnotateWidget, blob
     assert found is not None
     assert found.n_edits == 2
     widget.show()
-    assert "2 edits" in widget.panel.offer_line.text()
+    qtbot.waitUntil(lambda: "2 edits" in widget.panel.offer_line.text(), timeout=LIMIT_MS)
     assert not widget.panel.offer.isHidden()
     widget.panel.resume.click()
     assert widget.model.session is not None
@@ -136,6 +138,19 @@ def test_what_was_begun_is_offered_and_gone_on_with(widget: AnnotateWidget, blob
     assert widget.panel.offer.isHidden()
     widget.model.session.undo()
     assert 3 in widget.model.session
+
+
+def test_what_was_begun_is_looked_for_beside_the_viewer(
+    widget: AnnotateWidget, blobs: Any, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[Any] = []
+    monkeypatch.setattr(
+        annotate_widget, "journal_path", lambda *_: threads.append(threading.current_thread()) or Path("none")
+    )
+    widget.viewer.add_image(blobs.image, name="blobs")
+    widget.choices.offer()
+    qtbot.waitUntil(lambda: bool(threads), timeout=LIMIT_MS)
+    assert threading.main_thread() not in threads
 
 
 def test_a_start_anew_keeps_the_journal_that_was_there(widget: AnnotateWidget, blobs: Any) -> None:
@@ -164,7 +179,7 @@ def test_two_windows_do_not_annotate_one_image_at_once(
     assert other.panel.message.property("error") == "true"
     session.delete(1)
     other.show()
-    assert "in another window" in other.panel.offer_line.text()
+    qtbot.waitUntil(lambda: "in another window" in other.panel.offer_line.text(), timeout=LIMIT_MS)
     other.panel.resume.click()
     assert other.model.session is None
     assert "Finish it there" in other.panel.message.text()

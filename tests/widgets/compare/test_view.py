@@ -49,10 +49,10 @@ def test_long_names_and_large_counts_fit_a_narrow_dock(
 
 
 def test_long_names_lose_their_middle() -> None:
-    assert shortened("flow") == "flow"
-    assert len(shortened(LONG)) == LONGEST_NAME
-    assert shortened(LONG).startswith("nuclei-of-all")
-    assert shortened(LONG).endswith("my-own-slides")
+    assert shortened("flow", LONGEST_NAME) == "flow"
+    assert len(shortened(LONG, LONGEST_NAME)) == LONGEST_NAME
+    assert shortened(LONG, LONGEST_NAME).startswith("nuclei-of-all")
+    assert shortened(LONG, LONGEST_NAME).endswith("my-own-slides")
 
 
 def test_it_is_told_that_cells_in_regions_alone_are_judged(panel: ComparePanel) -> None:

@@ -14,10 +14,10 @@ from qtpy.QtWidgets import QSpinBox
 from cellwright.core.data import Cells, Image, Prediction, Provenance, Result
 from cellwright.core.tasks import Progress, Task
 from cellwright.inference import pipeline as engine
-from cellwright.inference.calibration import with_calibration
 from cellwright.models import store
 from cellwright.models.store import ModelEntry
 from cellwright.ops.codecs.density import DensitySettings
+from cellwright.ops.measure.prediction_interval import with_calibration
 from cellwright.widgets.count.calibrate import LAYER_NAME, boxes_of, sum_in
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.shared.layer_io import source_of

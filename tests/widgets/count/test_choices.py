@@ -52,7 +52,7 @@ def test_without_an_image_the_active_layer_is_given_for_an_error_to_name(
 ) -> None:
     points = viewer.add_points(np.zeros((1, 2)))
     assert choices.layer is points
-    assert choices.channel is None
+    assert choices._panel.channel.channel is None
 
 
 def test_the_channel_box_follows_the_image(viewer: ViewerModel, choices: Choices) -> None:
@@ -63,16 +63,16 @@ def test_the_channel_box_follows_the_image(viewer: ViewerModel, choices: Choices
     assert titles(box) == ["All colours", "Red", "Green", "Blue"]
     assert box.isEnabled()
     box.setCurrentIndex(2)
-    assert (choices.channel.index, choices.channel.axis) == (1, None)
+    assert (choices._panel.channel.channel.index, choices._panel.channel.channel.axis) == (1, None)
     colour.name = "other"
-    assert choices.channel.index == 1  # a refresh keeps the choice
+    assert choices._panel.channel.channel.index == 1  # a refresh keeps the choice
     viewer.layers.selection.active = viewer.layers["grey"]
-    assert choices.channel.title == "Grey"
+    assert choices._panel.channel.channel.title == "Grey"
 
 
 def test_models_of_the_shelf_are_listed_and_their_family_told(choices: Choices) -> None:
     assert titles(choices._panel.model) == ["Nuclei and cells, outlines · flow", "Choose a folder…"]
-    assert (choices.model, choices.family) == ("flow", "flow")
+    assert (choices._panel.model.model_name, choices._panel.model.family) == ("flow", "flow")
 
 
 def test_models_are_listed_by_what_they_give_back(
@@ -91,7 +91,7 @@ def test_models_are_listed_by_what_they_give_back(
         "3D nuclei · pseudocolor",
         "Density count · density",
     ]
-    assert choices.family == "flow"
+    assert choices._panel.model.family == "flow"
     help_text = panel.model.itemData(4, Qt.ItemDataRole.ToolTipRole)
     assert help_text == f"A fake.\n{registry.get('density').description}."
 
@@ -110,8 +110,8 @@ def test_without_a_model_the_error_names_the_folders(
     qtbot.addWidget(panel)
     choices = Choices(viewer, panel)
     with pytest.raises(CheckpointError, match="weights"):
-        _ = choices.model
-    assert choices.family == "flow"
+        _ = choices._panel.model.model_name
+    assert choices._panel.model.family == "flow"
 
 
 def test_a_folder_can_be_chosen(
@@ -126,7 +126,7 @@ def test_a_folder_can_be_chosen(
     with qtbot.waitSignal(box.chosen):
         box.setCurrentIndex(1)
         box.activated.emit(1)
-    assert (choices.model, choices.family, box.currentText()) == (
+    assert (choices._panel.model.model_name, choices._panel.model.family, box.currentText()) == (
         str(folder),
         "flow",
         "Nuclei and cells, outlines · mine",
@@ -143,7 +143,7 @@ def test_a_folder_that_is_no_model_is_told_and_the_choice_stays(
         monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_, chosen=chosen: chosen)
         box.setCurrentIndex(1)
         box.activated.emit(1)
-        assert choices.model == "flow"
+        assert choices._panel.model.model_name == "flow"
     assert ["spec.json" in str(error) for error in errors] == [True]
 
 
@@ -154,9 +154,9 @@ def test_devices_are_named_once_found(choices: Choices, qtbot: QtBot) -> None:
     qtbot.waitUntil(lambda: box.count() > 1, timeout=60_000)
     assert titles(box)[0].startswith("Auto · ")
     assert titles(box)[-1].startswith("CPU")
-    assert choices.device == "auto"
+    assert choices._panel.device.device == "auto"
     box.setCurrentIndex(box.count() - 1)
-    assert choices.device == "cpu"
+    assert choices._panel.device.device == "cpu"
 
 
 def test_a_closed_widget_no_longer_listens(viewer: ViewerModel, shelved: Any, qtbot: QtBot) -> None:

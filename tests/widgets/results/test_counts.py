@@ -425,10 +425,14 @@ def test_every_control_has_a_tooltip(panel: ResultsWidget) -> None:
     assert [one for one in own if not one.toolTip()] == []
 
 
-def test_a_gate_of_other_columns_keeps_all() -> None:
-    gate = ScatterGate("a", "b", np.array([[0, 0], [0, 1], [1, 1]]))
-    assert gate.keeps(pd.DataFrame({"a": [5.0]})).tolist() == [True]
-    assert gate.keeps(pd.DataFrame({"a": [0.1, 5.0], "b": [0.5, 0.5]})).tolist() == [True, False]
+def test_a_gate_goes_with_its_columns(panel: ResultsWidget) -> None:
+    model, measured = panel.model, panel.model.measured
+    model.set_gate(
+        ScatterGate("area_px", "diameter_px", np.array([[50, 0], [50, 99], [200, 99], [200, 0.0]]))
+    )
+    assert model.n_kept == 2
+    model.set_measured(replace(measured, table=measured.table.drop(columns="diameter_px")))
+    assert (model.gate, model.n_kept, model.analysis().notices) == (None, 4, ())
 
 
 def test_a_model_without_cells_counts_none() -> None:

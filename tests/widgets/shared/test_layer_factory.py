@@ -60,7 +60,8 @@ def test_each_class_has_its_colour_in_every_layer(classed: Result) -> None:
 
 
 def test_the_legend_counts_each_class(classed: Result) -> None:
-    shown = legend(class_counts(classed))
+    counts = class_counts(classed)
+    shown = legend(counts, counts.values())
     assert [part.split("&nbsp;", 1)[1] for part in shown.split(" · ")] == [
         "RBC&nbsp;1",
         "W&lt;C&nbsp;1",

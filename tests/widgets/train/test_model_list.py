@@ -32,7 +32,7 @@ def mine(trainer: TrainWidget, home: Path) -> Path:
 @pytest.fixture
 def copied(trainer: TrainWidget, qtbot: QtBot) -> Callable[[], None]:
     """Function that returns once no model is exported or imported."""
-    return lambda: qtbot.waitUntil(lambda: not trainer.own.is_busy, timeout=LIMIT_MS)
+    return lambda: qtbot.waitUntil(lambda: not trainer.own.job.is_busy, timeout=LIMIT_MS)
 
 
 @pytest.mark.usefixtures("mine")

@@ -232,13 +232,12 @@ def _labels_of_shapes(
     regions = regions_of(RegionLayers(shapes), image_layer, axis_of(channel))
     labels = np.zeros(plane_shape(image), np.int32)
     for index in np.ndindex(labels.shape[:-2]):
-        plane = labels[index]
         for number, region in enumerate(regions.included, start=1):
-            if _lies_at(region, index):
-                plane[region.mask(index, plane.shape) & (plane == 0)] = number
+            part, inside = _part_of(labels[index], region, index)
+            part[inside & (part == 0)] = number
         for region in regions.excluded:
-            if _lies_at(region, index):
-                plane[region.mask(index, plane.shape)] = 0
+            part, inside = _part_of(labels[index], region, index)
+            part[inside] = 0
     lost = np.setdiff1d(np.arange(1, len(regions.included) + 1), labels)
     if len(lost):
         names = ", ".join(regions.included[number - 1].name for number in lost[:MOST_NAMES])
@@ -249,10 +248,15 @@ def _labels_of_shapes(
     return labels
 
 
-def _lies_at(region: Any, index: tuple[int, ...]) -> bool:
-    """Return whether a shape was drawn in a plane, or holds in all of them."""
-    places = ((None,) * len(index) + region.index)[len(region.index) :]
-    return all(place in (None, at) for place, at in zip(places, index, strict=True))
+def _part_of(
+    plane: NDArray[np.int32], region: Any, index: tuple[int, ...]
+) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """Return the box of a plane around a shape, and which of its pixels lie inside."""
+    corners = np.concatenate(region.rings)
+    low = np.clip(np.floor(corners.min(axis=0)).astype(int), 0, plane.shape)
+    high = np.clip(np.ceil(corners.max(axis=0)).astype(int) + 1, low, plane.shape)
+    part = plane[low[0] : high[0], low[1] : high[1]]
+    return part, region.mask(index, part.shape, tuple(low))
 
 
 def _columns(table: Any, n: int) -> Columns:

@@ -10,7 +10,6 @@ from qtpy.QtWidgets import (
     QGridLayout,
     QHBoxLayout,
     QLabel,
-    QLayout,
     QLineEdit,
     QListWidget,
     QProgressBar,
@@ -28,6 +27,7 @@ from cellwright.widgets.shared.edited_layers import METADATA, is_image, is_shape
 from cellwright.widgets.shared.job_bar import JobBar
 from cellwright.widgets.shared.layer_factory import class_colour
 from cellwright.widgets.shared.style import (
+    FoldedPart,
     button,
     even_row,
     fill,
@@ -49,7 +49,6 @@ NO_REVIEW = "N: show the likeliest mistake"
 SMALL = QSize(36, 32)
 OWN_STYLE = """
 QToolButton { padding: 3px 2px; border-radius: 5px; background: rgba(128, 128, 128, 40); }
-QToolButton#fold { text-align: left; background: transparent; font-weight: 600; }
 QToolButton:hover { background: rgba(128, 128, 128, 80); }
 QToolButton[tool="true"]:checked { color: white; background: #1a7a76; }
 QToolButton:disabled { color: rgba(128, 128, 128, 160); background: rgba(128, 128, 128, 18); }
@@ -267,31 +266,7 @@ class AnnotatePanel(QWidget):
         return stack(self.names, grid, spacing_px=4)
 
 
-class CollapsibleSection(QWidget):
-    """A part of the panel under its title, which opens and closes it; it follows what is in it."""
-
-    def __init__(self, title: str, layout: QLayout) -> None:
-        super().__init__()
-        self.title, self.content = QToolButton(), QWidget()
-        self.title.setObjectName("fold")
-        self.title.setText(title)
-        self.title.setCheckable(True)
-        self.title.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
-        self.title.setToolTip(f"Show or hide: {title}.")
-        self.title.toggled.connect(self._on_toggled)
-        self.title.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-        self.title.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
-        layout.setContentsMargins(2, 4, 2, 4)
-        self.content.setLayout(layout)
-        stack(self.title, self.content, into=self, spacing_px=2)
-        self._on_toggled(False)  # noqa: FBT003 - Qt calls it so
-
-    def _on_toggled(self, is_open: bool) -> None:  # noqa: FBT001 - Qt calls it
-        self.title.setArrowType(Qt.ArrowType.DownArrow if is_open else Qt.ArrowType.RightArrow)
-        self.content.setVisible(is_open)
-
-
-class SettingsSection(CollapsibleSection):
+class SettingsSection(FoldedPart):
     """How tools and the model work."""
 
     def __init__(self) -> None:
@@ -310,15 +285,16 @@ class SettingsSection(CollapsibleSection):
         self.diameter.setToolTip("Of cells that are added as discs; 0 takes that of the other cells.")
         self.ask_model.setToolTip("Without this, an added cell is a disc.")
         self.through.setToolTip("A complete region that is drawn holds in every slice.")
-        form = form_layout()
+        content = QWidget()
+        form = form_layout(into=content)
         form.addRow("Grow, shrink by", self.step)
         form.addRow("Disc diameter", self.diameter)
         form.addRow(self.ask_model)
         form.addRow(self.through)
-        super().__init__("Settings", form)
+        super().__init__("Settings", content)
 
 
-class ExportSection(CollapsibleSection):
+class ExportSection(FoldedPart):
     """Where an annotation is taken to: a dataset to train on, or a file of another program."""
 
     def __init__(self) -> None:
@@ -340,17 +316,18 @@ class ExportSection(CollapsibleSection):
         self.format.setToolTip("File format of another program.")
         self.format.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.job = JobBar()
-        form = form_layout()
+        content = QWidget()
+        form = form_layout(into=content)
         form.addRow("Split", self.split)
         form.addRow(self.complete)
         form.addRow(self.replaces)
         form.addRow(self.to_dataset)
         form.addRow(row(self.format, self.save_as))
         form.addRow(self.job)
-        super().__init__("Export", form)
+        super().__init__("Export", content)
 
 
-class FolderSection(CollapsibleSection):
+class FolderSection(FoldedPart):
     """The images of a folder that is proofread, and how far that is."""
 
     def __init__(self) -> None:
@@ -368,7 +345,9 @@ class FolderSection(CollapsibleSection):
         self.total = wrapped_label()
         steps = even_row(self.previous_image, self.next_image)
         parts = (self.folder, self.counts_first, self.files, self.total, steps)
-        super().__init__("Proofread a folder", stack(*parts, spacing_px=5))
+        content = QWidget()
+        stack(*parts, into=content, spacing_px=5)
+        super().__init__("Proofread a folder", content)
 
 
 def _text(tool: Tool) -> str:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer, Points, Shapes
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Qt
@@ -13,7 +12,9 @@ from qtpy.QtGui import QKeySequence, QShowEvent
 from qtpy.QtWidgets import QShortcut, QWidget  # type: ignore[attr-defined]
 
 from cellwright.annotation.review_queue import mirror_disagreement
+from cellwright.core.data import Image
 from cellwright.core.errors import CellwrightError
+from cellwright.core.tasks import Progress, Task
 from cellwright.inference.settings import EngineSettings
 from cellwright.widgets.annotate.adder import wishes_of
 from cellwright.widgets.annotate.context import AnnotationContext
@@ -21,13 +22,18 @@ from cellwright.widgets.annotate.export import Exporter
 from cellwright.widgets.annotate.keys import HELP_KEY, HINTS, CheatSheet
 from cellwright.widgets.annotate.model import AnnotateModel
 from cellwright.widgets.annotate.proofread import Proofreader
-from cellwright.widgets.annotate.session_setup import journal_path, resume, start_session, unfinished
+from cellwright.widgets.annotate.session_setup import (
+    Unfinished,
+    journal_path,
+    resume,
+    start_session,
+    unfinished,
+)
 from cellwright.widgets.annotate.tools import CELL
 from cellwright.widgets.annotate.view import NO_REVIEW, AnnotatePanel
 from cellwright.widgets.shared.combos import forget_errors
-from cellwright.widgets.shared.coordinates import Channel
 from cellwright.widgets.shared.edited_layers import METADATA
-from cellwright.widgets.shared.jobs import debouncer
+from cellwright.widgets.shared.jobs import LiveUpdater, debouncer
 from cellwright.widgets.shared.layer_io import image_layer, image_of
 from cellwright.widgets.shared.messages import (
     ANNOTATE,
@@ -144,7 +150,8 @@ class AnnotateWidget(QWidget):
         if self.model.session is not None:
             self.model.finish()
             return
-        image, channel, start = self.choices.image, self.choices.channel, self.choices.start
+        panel = self.panel
+        image, channel, start = panel.image.layer, panel.channel.channel, panel.start.layer
         try:
             path = journal_path(image_of(image, channel), self.model.journals)
             diameter = self.panel.settings.diameter.value()
@@ -166,7 +173,7 @@ class AnnotateWidget(QWidget):
         if self.choices.offered is None or self.model.session is not None:
             return
         try:
-            opened = resume(self.choices.image, self.choices.channel, self.choices.offered)
+            opened = resume(self.panel.image.layer, self.panel.channel.channel, self.choices.offered)
         except CellwrightError as error:
             self.model.fail(error)
             return
@@ -197,7 +204,7 @@ class AnnotateWidget(QWidget):
         """Hand the annotation, its image and the model to the train panel."""
         context = self.model.context
         if context is not None:
-            what = HandOver(self.choices.image, context.layer.layer, self.model.taught)
+            what = HandOver(self.panel.image.layer, context.layer.layer, self.model.taught)
             hand_over(self.viewer, TRAIN, what)
 
     # -- an annotation ------------------------------------------------------------------------------------
@@ -214,7 +221,7 @@ class AnnotateWidget(QWidget):
         review.told.connect(self.model.tell)
         review.moved.connect(self._on_review_moved)
         context.session.events.history.connect(self._on_history)
-        self.model.channel = self.choices.channel
+        self.model.channel = self.panel.channel.channel
         self._pass_settings()
         self.panel.show_offer("")
         self.panel.show_session(is_open=True)
@@ -366,6 +373,9 @@ class AnnotateChoices(QObject):
         super().__init__(panel)
         self._model, self._panel = model, panel
         self.offered: Path | None = None  # journal of what can be resumed
+        self._look = LiveUpdater(self)
+        self._look.updated.connect(self._on_looked)
+        self._look.failed.connect(model.fail)
         panel.image.chosen.connect(self._on_image_chosen)
         panel.start.usual = self._usual_start
         panel.start.follows = lambda layer: not isinstance(layer, Shapes)  # mostly regions to count in
@@ -373,22 +383,6 @@ class AnnotateChoices(QObject):
         panel.image.follow(model.viewer)
         panel.start.follow(model.viewer)
         self._on_image_chosen()
-
-    @property
-    def image(self) -> ImageLayer | None:
-        """The chosen image layer."""
-        layer: ImageLayer | None = self._panel.image.layer
-        return layer
-
-    @property
-    def channel(self) -> Channel | None:
-        """The chosen channel."""
-        return self._panel.channel.channel
-
-    @property
-    def start(self) -> Layer | None:
-        """The layer to begin with, None for nothing."""
-        return self._panel.start.layer
 
     def refresh(self) -> None:
         """Choose the active image, and labels of it that a count left."""
@@ -404,25 +398,36 @@ class AnnotateChoices(QObject):
         return next(iter(own or found), None)
 
     def _on_start_chosen(self) -> None:
-        self._panel.outline.setVisible(isinstance(self.start, Points | Shapes))
+        self._panel.outline.setVisible(isinstance(self._panel.start.layer, Points | Shapes))
 
     def _on_image_chosen(self) -> None:
         is_open = self._model.session is not None  # to be finished, whether or not its image is still there
-        self._panel.begin.setEnabled(is_open or self.image is not None)
-        self._panel.channel.list_channels_of(self.image)
+        self._panel.begin.setEnabled(is_open or self._panel.image.layer is not None)
+        self._panel.channel.list_channels_of(self._panel.image.layer)
         if self._panel.isVisible():
             self.offer()
 
     def offer(self) -> None:
         """Offer to resume an annotation of the chosen image, if one was begun."""
         self.offered = None
+        self._look.forget()
         self._panel.show_offer("")
-        if self._model.session is not None or self.image is None:
+        image = self._panel.image.layer
+        if self._model.session is not None or image is None:
             return
         try:
-            found = unfinished(journal_path(image_of(self.image, self.channel), self._model.journals))
+            known, folder = image_of(image, self._panel.channel.channel), self._model.journals
         except CellwrightError:
             return  # an image that cannot be annotated; Start tells why
-        if found is not None:
+        self._look.request(lambda: _unfinished_task(known, folder))
+
+    def _on_looked(self, found: Unfinished | None) -> None:
+        if found is not None and self._model.session is None:
             self.offered = found.path
             self._panel.show_offer(found.line)
+
+
+def _unfinished_task(image: Image, folder: Path | None) -> Task[Unfinished | None]:
+    """Return what was begun of an image, of which some pixels are read: from a disk that takes a while."""
+    yield Progress("look", 0, 1)
+    return unfinished(journal_path(image, folder))

@@ -31,6 +31,7 @@ from cellwright.widgets.shared.style import (
     form_layout,
     message_label,
     panel_layout,
+    shortened,
     stack,
     wrapped_label,
 )
@@ -187,7 +188,10 @@ def summary_of(compared: Compared) -> str:
     comparison, pairs = compared.comparison, compared.pairs()
     is_one = len(pairs) == 1
     heads = [chip(f"<b>{number}</b>", colour) for number, colour in zip("12", COLOURS, strict=True)]
-    named = [f"{head} {escape(shortened(name))}" for head, name in zip(heads, comparison.models, strict=True)]
+    named = [
+        f"{head} {escape(shortened(name, LONGEST_NAME))}"
+        for head, name in zip(heads, comparison.models, strict=True)
+    ]
     counts = [
         f"{pairs[0][side].count:,.0f}" if is_one else _mean(comparison.mean(model, "count"))
         for side, model in enumerate(comparison.models)
@@ -246,14 +250,6 @@ def regions_line(compared: Compared) -> str:
     total = len(compared.disagreements)
     who = "all images" if n == total else f"{n} of {total} images"
     return f"In {who} F1 is that of the cells inside of the complete regions; the others are only counted."
-
-
-def shortened(name: str) -> str:
-    """Return a model's name, its middle left out where it is too long for the panel."""
-    if len(name) <= LONGEST_NAME:
-        return name
-    n_last = (LONGEST_NAME - 1) // 2
-    return f"{name[: LONGEST_NAME - 1 - n_last]}…{name[-n_last:]}"
 
 
 def _best(scores: Sequence[float]) -> list[str]:

@@ -233,7 +233,7 @@ def corrected_task(
 ) -> Task[CountOutcome]:
     """Return a density corrected by boxes (N, 2, D), in its pixels, and how many cells they really hold."""
     yield Progress("calibrate", 0, 1)
-    from cellwright.inference.calibration import recalibrated
+    from cellwright.ops.measure.prediction_interval import recalibrated
 
     result = recalibrated(counted.result, boxes, np.asarray(counts))
     settings = type(counted.request.settings)(**result.provenance.settings["density"])

@@ -66,11 +66,6 @@ class Choices(QObject):
         return layer
 
     @property
-    def channel(self) -> Channel | None:
-        """The chosen channel."""
-        return self._panel.channel.channel
-
-    @property
     def also(self) -> tuple[LayerChannel, ...]:
         """The channels that are counted in together with the chosen one."""
         known = {one.key: one for one in self._further.values()}
@@ -79,31 +74,11 @@ class Choices(QObject):
     @property
     def counted_in(self) -> dict[str, Any]:
         """The channels that are counted in, as the engine takes them."""
-        channel, layer, also = self.channel, self.layer, self.also
+        channel, layer, also = self._panel.channel.channel, self.layer, self.also
         if not also or not isinstance(layer, ImageLayer):
             return {"channel": channel.index if channel else None}
         chosen = LayerChannel(layer, channel or channels_of(layer)[0])
         return {"channels": numbers_of(chosen, also), "combine": self._panel.combine.currentData()}
-
-    @property
-    def device(self) -> str:
-        """Name of the chosen device."""
-        return self._panel.device.device
-
-    @property
-    def classifier(self) -> str:
-        """Name of the chosen classifier; empty for none, and for families that do not give cells."""
-        return self._panel.classes.classifier
-
-    @property
-    def model(self) -> str:
-        """Name or folder of the chosen model; raises CheckpointError where there is none."""
-        return self._panel.model.model_name
-
-    @property
-    def family(self) -> str:
-        """Family of the chosen model; the first one when there is no model."""
-        return self._panel.model.family
 
     @property
     def region_layers(self) -> RegionLayers:
@@ -160,7 +135,7 @@ class Choices(QObject):
         layer = self._panel.image.layer
         if not isinstance(layer, ImageLayer):
             layer = None
-        self._further = further_channels(self._viewer.layers, layer, self.channel)
+        self._further = further_channels(self._viewer.layers, layer, self._panel.channel.channel)
         self._panel.list_channels([(title, one.key) for title, one in self._further.items()], ticked)
 
     def choose_channels(self, engine: EngineSettings) -> str:

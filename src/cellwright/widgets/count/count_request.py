@@ -196,7 +196,9 @@ def card_of(
     if elsewhere:
         line = f"of {source.image.name!r}, {elsewhere}: {line}"
     details = (guess_line(result), interval_line(result), name_line(counted.request), sizes_line(sizes, unit))
-    return CountCard(f"{result.count:,.0f}", line, "\n".join(filter(None, details)), legend(classes))
+    return CountCard(
+        f"{result.count:,.0f}", line, "\n".join(filter(None, details)), legend(classes, classes.values())
+    )
 
 
 def by_hand_line(table: "pandas.DataFrame") -> str:

@@ -169,6 +169,6 @@ class CountModel:
         cells, density = (self._counts.get((place, one)) for one in ("instances", "density"))
         if cells is None or density is None or density.interval is None:
             return ""
-        from cellwright.inference.calibration import disagreement
+        from cellwright.ops.measure.prediction_interval import disagreement
 
         return disagreement(cells.n_cells, density.n_cells, density.interval, has_density=kind == "density")

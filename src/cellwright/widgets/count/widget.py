@@ -98,7 +98,7 @@ class CountWidget(QWidget):
         self._is_showing_settings = False
         self._elsewhere = ""  # where the image is whose number is shown
         stack(PanelScrollArea(self.panel), into=self)
-        self._show_family(self.choices.family)
+        self._show_family(self.panel.model.family)
         self.axes = AxesTool(self.model, self.panel, self.choices)
         self.calibrate = CalibrateTool(self.model, self.panel.calibrate)
         self.edited = EditedCells(self.model, self)
@@ -165,24 +165,24 @@ class CountWidget(QWidget):
         return self.model.outcome
 
     def _inputs(self) -> CountInputs:
-        choices = self.choices
+        choices, panel = self.choices, self.panel
         return CountInputs(
             layer=choices.layer,
-            channel=choices.channel,
-            model=choices.model,
-            family=choices.family,
-            classifier=choices.classifier,
+            channel=panel.channel.channel,
+            model=panel.model.model_name,
+            family=panel.model.family,
+            classifier=panel.classes.classifier,
             settings=self.settings,
             engine=self.engine,
             outputs=self.outputs,
-            together=self.panel.together.ticked,
-            also=self.choices.also,
+            together=panel.together.ticked,
+            also=choices.also,
         )
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """The ticked outputs of the model's family."""
-        offered = registry.get(self.choices.family).returns
+        offered = registry.get(self.panel.model.family).returns
         return tuple(output for output in offered if self.panel.outputs[output].isChecked())
 
     @property
@@ -201,7 +201,7 @@ class CountWidget(QWidget):
     def engine(self) -> EngineSettings:
         """How the network is to run."""
         return EngineSettings(
-            device=self.choices.device,
+            device=self.panel.device.device,
             **self.choices.counted_in,
             **self.panel.diameter.settings,
             **self.panel.engine.values(),
@@ -261,7 +261,7 @@ class CountWidget(QWidget):
             layers = replace(layers, shapes=self._drawn(layers.excluded, layer))
         if not layers.chosen:
             return None
-        axis = (self.choices.channel or channels_of(layer)[0]).axis
+        axis = (self.panel.channel.channel or channels_of(layer)[0]).axis
         return regions_of(layers, layer, axis, self.panel.rule.currentData())
 
     def _drawn(self, excluded: Shapes | None, layer: ImageLayer) -> Shapes:
@@ -288,9 +288,9 @@ class CountWidget(QWidget):
 
     def _with_context(self, window: Window, layer: ImageLayer, n_around: int | None = None) -> Window:
         """Return the window with slices around it, where the family needs them."""
-        if not registry.get(self.choices.family).needs_volumes:
+        if not registry.get(self.panel.model.family).needs_volumes:
             return window
-        return through_slices(window, layer, self.choices.channel, n_around)
+        return through_slices(window, layer, self.panel.channel.channel, n_around)
 
     def _preview_source(self) -> Source:
         layer = image_layer(self.choices.layer)
@@ -354,12 +354,12 @@ class CountWidget(QWidget):
             or not self._is_here(counted)
             or self._is_showing_settings
             or self.jobs.is_busy
-            or counted.request.family != self.choices.family
+            or counted.request.family != self.panel.model.family
         ):
             return  # sliders and ticks may now belong to another family
         request = counted.request
         self._remove_unticked(counted)
-        settings, classifier = self.settings, self.choices.classifier
+        settings, classifier = self.settings, self.panel.classes.classifier
         if settings != request.settings and not can_recount(counted):
             self.model.tell("The new thresholds will be used by the next count.", is_warning=True)
             settings = request.settings
@@ -496,7 +496,7 @@ class CountWidget(QWidget):
 
     def _on_model_chosen(self) -> None:
         self.choices.list_siblings()
-        self._show_family(self.choices.family)
+        self._show_family(self.panel.model.family)
 
     def _show_family(self, family: str) -> None:
         self._settings_type = registry.get(family).settings

@@ -26,7 +26,6 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
-from superqt import QCollapsible
 
 from cellwright.files.folders.results import ImageOutcome, thumbnail_of
 from cellwright.inference.settings import EngineSettings
@@ -47,6 +46,7 @@ from cellwright.widgets.shared.style import (
     panel_layout,
     put,
     row,
+    shortened,
     stack,
     wrapped_label,
 )
@@ -69,7 +69,7 @@ class FolderView(QWidget):
         super().__init__()
         layout = panel_layout(self, spacing_px=6)
         self.inputs = FoldedPart("Images and model", self._inputs())
-        self.inputs.expand(animate=False)
+        self.inputs.title.setChecked(True)
         help_text = "Count all images; what was counted before with the same settings is kept."
         self.start = RunButton(("Count images", help_text), ("Stop", help_text))
         self.jobs, self.message = JobBar(has_stop=False), message_label()
@@ -115,7 +115,7 @@ class FolderView(QWidget):
         self.add_folder.setMaximumWidth(28)
         return row(self.folders, self.choose_folder, self.add_folder)
 
-    def _more(self) -> QCollapsible:
+    def _more(self) -> FoldedPart:
         self.device = DeviceComboBox()
         self.channel = QLineEdit()
         self.channel.setPlaceholderText("colours together, else the first")
@@ -205,12 +205,12 @@ class FolderView(QWidget):
         """Turn the button into Stop and back; nothing is changed while images are counted."""
         self.start.show_running(is_running=is_running)
         for section in (self.inputs, self.more):
-            section.content().setEnabled(not is_running)
+            section.content.setEnabled(not is_running)
 
     def make_room(self) -> None:
         """Fold what is counted and how, so that the results have room."""
         for section in (self.inputs, self.more):
-            section.collapse(animate=False)
+            section.title.setChecked(False)
 
     # -- what came of it ----------------------------------------------------------------------------------
 
@@ -315,7 +315,9 @@ class OutcomeList(QAbstractListModel):
         outcome = self._outcomes[index.row()]
         if role == Qt.ItemDataRole.DisplayRole:
             n = outcome.row.get("count", 0)
-            return f"{_shortened(outcome.image.name)}\n{n:,} cell{'s' * (n != 1)}\n{_fit(outcome)}"
+            return (
+                f"{shortened(outcome.image.name, LONGEST_NAME)}\n{n:,} cell{'s' * (n != 1)}\n{_fit(outcome)}"
+            )
         if role == Qt.ItemDataRole.DecorationRole:
             return self._picture(outcome)
         if role == Qt.ItemDataRole.ToolTipRole:
@@ -391,13 +393,6 @@ def _fit(outcome: ImageOutcome) -> str:
     if fit is not None and fit < UNKNOWN_BELOW:
         return "do not trust"
     return in_short(fit)
-
-
-def _shortened(name: str) -> str:
-    if len(name) <= LONGEST_NAME:
-        return name
-    half = (LONGEST_NAME - 1) // 2
-    return f"{name[:half]}…{name[-half:]}"
 
 
 def _squared(path: Path) -> QPixmap:

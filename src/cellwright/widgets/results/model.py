@@ -51,9 +51,7 @@ class ScatterGate:
     corners: NDArray[np.float64]
 
     def keeps(self, table: "pandas.DataFrame") -> NDArray[np.bool_]:
-        """Return which rows lie inside; those of a table without these columns all do."""
-        if self.x not in table or self.y not in table:
-            return np.ones(len(table), bool)
+        """Return which rows lie inside."""
         return points_in_ring(table[[self.y, self.x]].to_numpy(float), self.corners[:, ::-1])
 
 
@@ -502,6 +500,8 @@ class ResultsModel:
         if self.table is None:
             return
         self.markers = {name: one for name, one in self.markers.items() if f"{MEAN}{name}" in self.table}
+        if self.gate is not None and not {self.gate.x, self.gate.y} <= {*self.table}:
+            self.gate = None
         kept = []
         for one in self.conditions:
             try:

@@ -1,6 +1,5 @@
 """Draws the plots of the panel and takes cut-offs, gates and clicks from them."""
 
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from cellwright.widgets.results.model import ResultsModel, ScatterGate
 from cellwright.widgets.results.plots import CellPlot, Histogram, Scatter, Strip
 from cellwright.widgets.results.view import PLOT_NAMES, PLOTS, ResultsView
 from cellwright.widgets.results.viewer_link import ViewerLink
-from cellwright.widgets.shared.layer_factory import class_colour
+from cellwright.widgets.shared.layer_factory import legend
 from cellwright.widgets.shared.napari_private import preferences
 
 REDRAW_MS = 30
@@ -150,7 +149,7 @@ class PlotTool(QObject):
             groups = model.groups(view.plot_group.currentData())
             view.boxes.set_groups({name: values[mask] for name, mask in groups.items()})
             view.boxes.set_titles("", describe(x).heading)
-            text = "Median, quartiles, 5 to 95 % and number of cells: " + legend(list(groups))
+            text = "Median, quartiles, 5 to 95 % and number of cells: " + legend(groups)
         view.plot_hint.setText(text)
 
     def _draw_strip(self) -> str:
@@ -164,7 +163,7 @@ class PlotTool(QObject):
         self._view.strip.set_titles(AXIS_TITLES.get(axis, axis), "Cells")
         self._view.strip.set_frame(self.link.frame_shown(axis))
         if regions:
-            return f"{legend(list(regions))} · bars: all regions. Click to go there."
+            return f"{legend(regions)} · bars: all regions. Click to go there."
         if axis == "z":
             return "Each cell counts in the slice of its centre. Click to go there."
         return "Click to go there."
@@ -286,12 +285,3 @@ def png_of(plot: QWidget) -> bytes:
         plot.resize(*PICTURE_PX)
     plot.grab().save(content, "PNG")
     return bytes(content.data().data())
-
-
-def legend(names: list[str]) -> str:
-    """Return the groups after bullets of their colours, as rich text."""
-    entries = [
-        f'<span style="color:{class_colour(place)}">●</span>&nbsp;{escape(name)}'
-        for place, name in enumerate(names)
-    ]
-    return " · ".join(entries)

@@ -1,8 +1,9 @@
 """How results look as napari layers: outlines, points, boxes and densities, and the colours of classes."""
 
 import colorsys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from html import escape
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,12 +65,13 @@ def class_colour(index: int) -> str:
     return CLASS_COLOURS[index % len(CLASS_COLOURS)]
 
 
-def legend(counts: Mapping[str, int]) -> str:
-    """Return classes with their numbers of cells, ``RBC 312 · WBC 4``, after bullets of their colours."""
-    entries = [
-        f'<span style="color:{class_colour(index)}">●</span>&nbsp;{escape(name)}&nbsp;{count:,}'
-        for index, (name, count) in enumerate(counts.items())
-    ]
+def legend(names: Iterable[str], counts: Iterable[int] = ()) -> str:
+    """Return names, and numbers of cells, ``RBC 312 · WBC 4``, after bullets of their colours; rich text."""
+    entries = []
+    for index, (name, count) in enumerate(zip_longest(names, counts)):
+        entries.append(f'<span style="color:{class_colour(index)}">●</span>&nbsp;{escape(name)}')
+        if count is not None:
+            entries[-1] += f"&nbsp;{count:,}"
     return " · ".join(entries)
 
 

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from qtpy.compat import isalive
 from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer
-from qtpy.QtGui import QIcon, QKeyEvent, QKeySequence, QShowEvent
+from qtpy.QtGui import QKeyEvent, QKeySequence, QShowEvent
 from qtpy.QtWidgets import (
     QAbstractSpinBox,
     QApplication,
@@ -22,18 +22,17 @@ from qtpy.QtWidgets import (
     QMainWindow,
     QPushButton,
     QScrollArea,
+    QSizePolicy,
     QTableView,
     QToolButton,
     QVBoxLayout,
     QWidget,
 )
-from superqt import QCollapsible
 
 PANEL_WIDTH_PX, PANEL_HEIGHT_PX = 290, 120  # the least that the panels need
 BREAK = "\u200b"  # without a width: a line may go on after it
 SPIN_FRAME_PX = 60  # beside the number of a spin box: its two buttons, as napari draws them
 QWIDGETSIZE_MAX = (1 << 24) - 1  # of Qt: no limit
-FOLD_MARGIN_PX = 10  # under the content of a folded part, as superqt has it
 LONG_WORD = re.compile(r"\S{16}(?=\S)")
 ROW_SPACING_PX = 6
 ARROWS = ("▸", "▾")  # of a part that is folded, and of one that is open
@@ -56,6 +55,9 @@ STYLE = """
 QListWidget::indicator:unchecked { border: 1px solid rgba(128, 128, 128, 255); border-radius: 2px; }
 #preview { padding: 8px; border-radius: 5px; }
 #ask:checked { color: white; background: #1a7a76; }
+QToolButton#fold { text-align: left; background: transparent; border: none;
+                   font-weight: 600; padding: 3px 2px; }
+QToolButton#fold:hover { background: rgba(128, 128, 128, 80); }
 #understood { background: transparent; }
 #understood[guessed="true"] { padding: 2px 4px; border-radius: 4px; background: rgba(214, 158, 46, 60); }
 #message { padding: 6px 8px; border-radius: 5px; background: rgba(214, 158, 46, 60); }
@@ -166,37 +168,27 @@ def panel_layout(
     return layout
 
 
-class FoldedPart(QCollapsible):
-    """A part of a panel under its title, folded to begin with; it grows with its content."""
+class FoldedPart(QWidget):
+    """A part of a panel under its title, which opens and closes it; closed to begin with."""
 
     def __init__(self, title: str, content: QWidget) -> None:
-        super().__init__(title, expandedIcon=QIcon(), collapsedIcon=QIcon())
-        self._title = title
-        self.setContent(content)
-        self.toggleButton().setToolTip("Show or hide this part.")
-        self.toggled.connect(self._show_title)
-        layout = self.layout()
-        assert layout is not None
-        layout.setContentsMargins(0, 0, 0, 0)  # a panel has little height
-        layout.setSpacing(2)
-        self.collapse(animate=False)
+        super().__init__()
+        self._title, self.title, self.content = title, QToolButton(), content
+        self.title.setObjectName("fold")
+        self.title.setCheckable(True)
+        self.title.setToolTip(f"Show or hide: {title}.")
+        self.title.toggled.connect(self._on_toggled)
+        self.title.setFocusPolicy(Qt.FocusPolicy.TabFocus)  # after a click the keys go on reaching the image
+        self.title.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
+        layout = content.layout()
+        if layout is not None:
+            layout.setContentsMargins(2, 4, 2, 4)
+        stack(self.title, content, into=self, spacing_px=2)
+        self._on_toggled(False)  # noqa: FBT003 - Qt calls it so
 
-    def _show_title(self, is_open: bool) -> None:  # noqa: FBT001 - a slot of Qt
-        """Draw the arrow as text: an icon of superqt keeps the colour and size it is made with."""
-        self.setText(f"{ARROWS[is_open]} {self._title}")
-
-    def setContent(self, content: QWidget) -> None:
-        """Replace what is folded."""
-        super().setContent(content)
-        content.installEventFilter(self)
-
-    def eventFilter(self, a0: QObject | None, a1: QEvent | None) -> bool:
-        """Follow the height of the content; called by Qt."""
-        content = self.content()
-        is_changed = a0 is content and a1 is not None and a1.type() == QEvent.Type.LayoutRequest
-        if is_changed and self.isExpanded() and not self._is_animating:
-            content.setMaximumHeight(content.sizeHint().height() + FOLD_MARGIN_PX)
-        return False
+    def _on_toggled(self, is_open: bool) -> None:  # noqa: FBT001 - Qt calls it
+        self.title.setText(f"{ARROWS[is_open]} {self._title}")  # as text it follows theme and font
+        self.content.setVisible(is_open)
 
 
 def chip(text: str, colour: str) -> str:
@@ -212,11 +204,12 @@ def wrappable(text: str) -> str:
     return LONG_WORD.sub(rf"\g<0>{BREAK}", text)
 
 
-def shortened(name: str, longest: int) -> str:
-    """Return a name that fits a narrow panel, its end left out where it has more letters."""
-    if len(name) <= longest:
-        return name
-    return f"{name[: longest - 1]}…"
+def shortened(text: str, longest: int) -> str:
+    """Return a text of so many letters at most, its middle left out where it is longer."""
+    if len(text) <= longest:
+        return text
+    n_last = (longest - 1) // 2
+    return f"{text[: longest - 1 - n_last]}…{text[-n_last:]}"
 
 
 class MessageLabel(QLabel):

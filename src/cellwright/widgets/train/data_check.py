@@ -43,17 +43,12 @@ class DataCheck(QWidget):
         self.job.finished.connect(self._on_finished)
         self._tell("")
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether images are being looked at."""
-        return self.job.is_busy
-
     def start(self) -> None:
         """Look at what is chosen now; a look at what was chosen before is given up."""
         self._debouncer.cancel()
         if self._model.is_busy or self._model.is_leaving:
             return
-        if self.is_busy:
+        if self.job.is_busy:
             self._is_stale = True
             self.job.cancel()
             return
@@ -65,10 +60,6 @@ class DataCheck(QWidget):
             return
         self._tell("")
         self.job.start(check_task(source, self._choices.start), self._on_checked)
-
-    def cancel(self) -> None:
-        """Stop looking before the next image."""
-        self.job.cancel()
 
     def _on_checked(self, findings: Findings) -> None:
         self.findings = findings

@@ -83,11 +83,6 @@ class OwnModels(QWidget):
         """Name of the chosen model; empty when there is none."""
         return str(self.box.currentData() or "")
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether a model is being exported or imported."""
-        return self.job.is_busy
-
     def rename_to(self, new: str) -> None:
         """Give the chosen model another name."""
         self._do(lambda: store.rename(self.chosen, new), new, f"Renamed to {new}.")
@@ -127,7 +122,7 @@ class OwnModels(QWidget):
         model_events.changed.emit()
 
     def _show_enabled(self) -> None:
-        is_free = not self.is_busy
+        is_free = not self.job.is_busy
         for made in (self.rename, self.delete, self.export):
             made.setEnabled(is_free and bool(self.chosen))
         self.add.setEnabled(is_free)

@@ -121,7 +121,7 @@ class TrainWidget(QWidget):
     def leave(self) -> None:
         """Stop at the next step without ending the run, so that it can be resumed later."""
         self.model.is_leaving = True
-        self.data_check.cancel()
+        self.data_check.job.cancel()
         self.jobs.cancel()
 
     def pause(self, is_paused: bool) -> None:  # noqa: FBT001 - a slot of Qt
