@@ -39,7 +39,7 @@ def test_what_is_found_is_told_before_it_starts(
     trainer.data_check.start()
     ended(trainer)
     assert f"1 image with {len(blobs)} cells to learn from" in trainer.data_check.label.text()
-    assert "⚠</span> There is one image to learn from" in trainer.data_check.label.text()
+    assert "⚠&nbsp;</span> There is one image to learn from" in trainer.data_check.label.text()
     trainer.panel.pairs.item(0).setCheckState(Qt.CheckState.Unchecked)
     trainer.data_check.start()
     assert "none is chosen" in trainer.data_check.label.text()

@@ -2,6 +2,7 @@
 
 from napari.layers import Labels, Layer, Points
 from qtpy.QtCore import QSize, Qt
+from qtpy.QtGui import QPaintEvent
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -15,6 +16,9 @@ from qtpy.QtWidgets import (
     QProgressBar,
     QPushButton,
     QSizePolicy,
+    QStyle,
+    QStyleOptionToolButton,
+    QStylePainter,
     QToolButton,
     QVBoxLayout,
     QWidget,
@@ -36,7 +40,6 @@ from cellwright.widgets.shared.style import (
     panel_layout,
     row,
     set_state,
-    shortened,
     stack,
     wrapped_label,
 )
@@ -44,7 +47,7 @@ from cellwright.widgets.shared.style import (
 N_COLUMNS = 4
 SPACING_PX = 7
 FILES_HEIGHT_PX = 150
-LONGEST_CLASS = 12  # letters of a class on its button, of which two stand side by side
+CLASS_MARGIN_PX = 14  # beside the name of a class on its button
 NO_REVIEW = "N: show the likeliest mistake"
 SMALL = QSize(36, 32)
 OWN_STYLE = """
@@ -138,8 +141,9 @@ class AnnotatePanel(QWidget):
             is_used = index < len(names)
             chip.setVisible(is_used)
             if is_used:
-                chip.setText(f"{index + 1} {shortened(names[index], LONGEST_CLASS)} · {counts[index]:,}")
-                chip.setToolTip(f"Give the class {names[index]} to the cells that are clicked ({index + 1}).")
+                text = f"{index + 1} {names[index]} · {counts[index]:,}"
+                chip.setText(text)
+                chip.setToolTip(f"{text}: give this class to the cells that are clicked.")
                 chip.setStyleSheet(
                     f"QToolButton {{ border-left: 5px solid {class_colour(index)}; padding-left: 5px; }}"
                 )
@@ -253,7 +257,7 @@ class AnnotatePanel(QWidget):
         self.names = QLineEdit()
         self.names.setPlaceholderText("Classes: names with commas between")
         self.names.setToolTip("Cells get the class under the cursor by the keys 1 to 9.")
-        self.chips = [QToolButton() for _ in range(N_CLASS_KEYS)]
+        self.chips = [ClassButton() for _ in range(N_CLASS_KEYS)]
         grid = QGridLayout()
         grid.setSpacing(4)
         for index, chip in enumerate(self.chips):
@@ -261,9 +265,22 @@ class AnnotatePanel(QWidget):
             chip.setToolTip("Give this class to the cells that are clicked.")
             chip.setFocusPolicy(Qt.FocusPolicy.NoFocus)
             _size(chip)
+            chip.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
             chip.setVisible(False)
             grid.addWidget(chip, index // 2, index % 2)
         return stack(self.names, grid, spacing_px=4)
+
+
+class ClassButton(QToolButton):
+    """A button that is as wide as there is room, and shows as much of its text as fits."""
+
+    def paintEvent(self, _: QPaintEvent | None) -> None:
+        """Draw the button; called by Qt."""
+        painter, option = QStylePainter(self), QStyleOptionToolButton()
+        self.initStyleOption(option)
+        room = self.width() - CLASS_MARGIN_PX
+        option.text = self.fontMetrics().elidedText(option.text, Qt.TextElideMode.ElideMiddle, room)
+        painter.drawComplexControl(QStyle.ComplexControl.CC_ToolButton, option)
 
 
 class SettingsSection(FoldedPart):

@@ -21,7 +21,6 @@ from qtpy.QtWidgets import (
     QListView,
     QListWidget,
     QListWidgetItem,
-    QScrollArea,
     QTabWidget,
     QVBoxLayout,
     QWidget,
@@ -87,7 +86,7 @@ class FolderView(QWidget):
             "What names tell of a plate: {well}, {site}, {plate} and what stands around them, e.g. "
             "{plate}/{well}_s{site}. Proposed where all names are wells. OME-Zarr plates tell it themselves."
         )
-        self.output = _line("Folder for the results")
+        self.output = _line("Folder")
         self.choose_output = button("Choose…", "Choose the folder for the results.")
         self.output.setToolTip("Labels, tables and summary.csv go there; what is there already is shown.")
         self.model = ModelComboBox(folders="Model folder")
@@ -105,7 +104,7 @@ class FolderView(QWidget):
         return box
 
     def _folders(self) -> QHBoxLayout:
-        self.folders = _line("Folders or plates")
+        self.folders = _line("Folder")
         self.choose_folder = button("Choose…", "Choose a folder or a plate.")
         self.folders.setToolTip(
             "Folders whose images are counted, with the folders in them, or .zarr plates. Several have a ; "
@@ -131,11 +130,7 @@ class FolderView(QWidget):
         own.addRow("Device", self.device)
         box = QWidget()
         stack(self._family_box, self.engine.native, own, self.xlsx, into=box)
-        scroll = QScrollArea()
-        scroll.setWidget(box)
-        scroll.setWidgetResizable(True)
-        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.more = FoldedPart("More", scroll)
+        self.more = FoldedPart("More", box)
         return self.more
 
     def show_family(self, name: str) -> None:

@@ -99,6 +99,7 @@ class FolderWidget(QWidget):
         view.correct.clicked.connect(self._on_correct_clicked)
         model.changed.connect(self._show_outcomes)
         self.jobs.started.connect(lambda: view.show_running(is_running=True))
+        self.jobs.progressed.connect(self._on_progressed)
         self.jobs.failed.connect(self._on_failed)
         self.jobs.cancelled.connect(self._on_stopped)
         self.jobs.finished.connect(self._on_finished)
@@ -194,8 +195,6 @@ class FolderWidget(QWidget):
         self.earlier.forget()
         self.model.start(request.output)
         self.jobs.start(folder_task(request, self.model.arrived), self._on_returned)
-        assert self.jobs.job is not None
-        self.jobs.job.progressed.connect(self._on_progressed)
 
     def _on_start_clicked(self) -> None:
         if self.jobs.is_busy:

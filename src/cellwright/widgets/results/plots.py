@@ -31,6 +31,7 @@ class CellPlot(pg.PlotWidget):  # type: ignore[misc]  # pyqtgraph is untyped to 
 
     def __init__(self, **options: Any) -> None:
         super().__init__(background=None, **options)
+        self.setCacheMode(self.CacheModeFlag.CacheNone)  # or the background stays that of the last theme
         self.setMinimumHeight(LEAST_HEIGHT_PX)
         self.setMinimumWidth(120)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)

@@ -17,7 +17,7 @@ from cellwright.training.run_folder import SCRATCH
 from cellwright.widgets.shared.combos import SPECS
 from cellwright.widgets.shared.job_bar import JobBar
 from cellwright.widgets.shared.jobs import debouncer
-from cellwright.widgets.shared.style import stack, wrapped_label
+from cellwright.widgets.shared.style import chip, stack, wrapped_label
 from cellwright.widgets.train.choices import TrainChoices
 from cellwright.widgets.train.model import TrainModel
 
@@ -78,7 +78,7 @@ class DataCheck(QWidget):
 
     def _tell(self, summary: str, warnings: Sequence[str] = ()) -> None:
         """Show what the data hold and what looks wrong with them."""
-        marked = [f"<span style='color:{WARNING_COLOUR}'>⚠</span> {escape(one)}" for one in warnings]
+        marked = [f"{chip('⚠', WARNING_COLOUR)} {escape(one)}" for one in warnings]
         lines = [line for line in (escape(summary), *marked) if line]
         self.label.setText("<br>".join(lines))
         self.label.setVisible(bool(lines))

@@ -434,6 +434,7 @@ class CurvePlot(QWidget):
         if self.graphics is None:
             self.graphics = pyqtgraph.GraphicsLayoutWidget()
             self.graphics.setBackground(None)
+            self.graphics.setCacheMode(self.graphics.CacheModeFlag.CacheNone)  # follow the theme
             self.graphics.wheelEvent = lambda event: event.ignore()  # the wheel is the panel's
             self.graphics.ci.setSpacing(2)
             self.graphics.ci.setContentsMargins(2, 2, 8, 2)

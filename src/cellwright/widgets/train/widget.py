@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari.layers import Layer
 from qtpy.compat import isalive
-from qtpy.QtCore import QTimer, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QTimer
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QApplication, QWidget
 
@@ -42,8 +42,6 @@ FLAWLESS = (
 
 class TrainWidget(QWidget):
     """Trains a model on annotated layers or a dataset folder and puts it into the list of models."""
-
-    finished = Signal()  # a training has ended, well or not
 
     def __init__(self, napari_viewer: "napari.viewer.Viewer") -> None:
         super().__init__()
@@ -190,7 +188,6 @@ class TrainWidget(QWidget):
         self.panel.show_running(is_running=False)
         self.choices.name_anew()
         self.offer.refresh()
-        self.finished.emit()
 
     def _on_train_clicked(self) -> None:
         if self.is_busy:
