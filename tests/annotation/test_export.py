@@ -160,9 +160,11 @@ def test_classes_of_places_outlast_the_program(tmp_path):
 @pytest.mark.parametrize("has_masks", [False, True])
 def test_classes_that_nobody_named_are_numbered(tmp_path, has_masks):
     session = spots()
-    session.set_class_names(["RBC"])
     if has_masks:
-        session.replace_labels(session.labels.copy(), None, [0, 1, -1])
+        session.replace_labels(session.labels.copy())
+        session.set_class(1, 0)
+        session.set_class(2, 1)
+    session.set_class_names(["RBC"])
     to_dataset(session, tmp_path)
     assert read_dataset(tmp_path).items[0].classes == ("RBC", "class 2")
     assert [annotation_of(session).class_of(row) for row in range(3)] == ["RBC", "class 2", "cell"]

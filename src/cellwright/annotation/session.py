@@ -329,15 +329,13 @@ class AnnotationSession:
         """
         self.history.do(tools.interpolate(self.store, number, first, last))
 
-    def add(
-        self, mask: Mask, corner: Sequence[int], *, score: float = 1.0, category: int | None = None
-    ) -> int:
+    def add(self, mask: Mask, corner: Sequence[int], *, score: float = 1.0) -> int:
         """Make the background under a mask a new cell and return its number.
 
         ``corner`` is the index of the mask's first voxel; a mask of fewer axes lies in one slice.
         """
         number = self.next_number
-        self.history.do(tools.add(self.store, mask, corner, score, category))
+        self.history.do(tools.add(self.store, mask, corner, score))
         return number
 
     def add_disc(self, point: NumpyLike, diameter_px: float) -> int:
@@ -353,14 +351,9 @@ class AnnotationSession:
         """
         self.history.do(tools.paint(self.store, box, before, after))
 
-    def replace_labels(
-        self,
-        labels: NDArray[np.integer[Any]],
-        scores: NumpyLike | None = None,
-        classes: NumpyLike | None = None,
-    ) -> None:
+    def replace_labels(self, labels: NDArray[np.integer[Any]]) -> None:
         """Put new labels, a model's say, in the place of all there are; undoable as any edit."""
-        self.history.do(tools.replace_labels(self.store, labels, scores, classes))
+        self.history.do(tools.replace_labels(self.store, labels))
 
     # -- metadata -----------------------------------------------------------------------------------------
 

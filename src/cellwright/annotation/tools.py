@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike as NumpyLike
 from numpy.typing import NDArray
 
 from cellwright.annotation.history import Edit
-from cellwright.annotation.label_store import CellMetadata, LabelStore, cell_metadata
+from cellwright.annotation.label_store import CellMetadata, LabelStore
 from cellwright.annotation.setup import checked_box, checked_labels
 from cellwright.core.data import Labels
 from cellwright.core.errors import AnnotationError
@@ -93,13 +93,13 @@ def interpolate(store: LabelStore, number: int, first: int, last: int) -> Edit:
     return _shaped(store, "interpolate", number, changes)
 
 
-def add(store: LabelStore, mask: Mask, corner: Sequence[int], score: float, category: int | None) -> Edit:
+def add(store: LabelStore, mask: Mask, corner: Sequence[int], score: float) -> Edit:
     """Make the background under a mask the cell ``store.next_number``."""
     mask = np.asarray(mask, bool)
     mask = mask[(np.newaxis,) * (store.labels.ndim - mask.ndim)]
     number = store.next_number
     change = label_editing.add_mask(store.labels, corner, mask, new=number)
-    return _edit("add", [change], {number: CellMetadata(float(score), category, is_reviewed=True)})
+    return _edit("add", [change], {number: CellMetadata(float(score), is_reviewed=True)})
 
 
 def add_disc(store: LabelStore, point: NumpyLike, diameter_px: float) -> Edit:
@@ -127,14 +127,12 @@ def paint(store: LabelStore, box: Box, before: NDArray[Any], after: NDArray[Any]
     return _edit("paint", [change], _reviewed(store, [number for number in gained if number]))
 
 
-def replace_labels(
-    store: LabelStore, labels: NDArray[np.integer[Any]], scores: NumpyLike | None, classes: NumpyLike | None
-) -> Edit:
+def replace_labels(store: LabelStore, labels: NDArray[np.integer[Any]]) -> Edit:
     """Put new labels, a model's say, in the place of all there are."""
     found = checked_labels(store.image, labels)
     whole = tuple(slice(0, length) for length in found.shape)
     cells: dict[int, CellMetadata | None] = dict.fromkeys(store.cells)
-    cells |= cell_metadata(boxes_of(found), scores, classes)
+    cells |= dict.fromkeys(boxes_of(found), CellMetadata())
     metadata = replace(store.metadata, has_masks=True)
     return replace(_edit("model", [change_of(store.labels, whole, found)], cells), metadata=metadata)
 

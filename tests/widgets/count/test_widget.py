@@ -249,7 +249,8 @@ def test_a_preview_is_shown_beside_and_gone_after_the_count(
     settled(widget)
     assert [layer.name for layer in viewer.layers] == ["blobs", "blobs preview labels"]
     assert widget.panel.number.text() == str(n_whole(blobs.labels[40:120, 60:160]))
-    assert "preview" in widget.panel.line.text()
+    height, width = viewer.layers[-1].data.shape
+    assert widget.panel.line.text().startswith(f"preview of {height} x {width} px in view: ")
     count(widget, qtbot, settled)
     assert [layer.name for layer in viewer.layers] == ["blobs", "blobs labels"]
     assert "preview" not in widget.panel.line.text()

@@ -36,7 +36,6 @@ class ModelCount:
     count: float
     interval: tuple[float, float] | None = None  # as in :class:`Result`
     notices: tuple[str, ...] = ()
-    has_cells: bool = True  # whether it found cells one by one, not only how dense they are
     score: ImageScore | None = None  # that inside of the image's ``n_regions``, if any
     n_regions: int = 0
 
@@ -108,8 +107,7 @@ def compare(
         for name, model in zip(names, loaded, strict=True):
             yield Progress("compare", len(rows), len(sources) * len(names), f"{image.name}: {name}")
             result = yield from count_cells(image, model, None, engine)
-            has_cells = "density" not in result.maps
-            row = ModelCount(name, image.name, result.count, result.interval, result.notices, has_cells)
+            row = ModelCount(name, image.name, result.count, result.interval, result.notices)
             if truth is not None and isinstance(source, Item):
                 score = _scored(source, result, truth, model)
                 row = replace(row, score=score, n_regions=len(source.regions))

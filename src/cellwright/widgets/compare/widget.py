@@ -8,7 +8,7 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Labels as LabelsLayer
 from napari.layers import Layer, Points
 from qtpy.compat import isalive
-from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QObject
 from qtpy.QtWidgets import QTableWidgetItem, QWidget
 
 from cellwright.core.errors import CellwrightError, SettingsError
@@ -49,8 +49,6 @@ ANY_CHANNELS = (  # of a folder, whose images are not read before they are count
 class CompareWidget(QWidget):
     """Counts with two models and shows their figures, and as a layer the cells only one of them found."""
 
-    finished = Signal()  # a comparison has ended, well or not
-
     def __init__(self, napari_viewer: "napari.viewer.Viewer") -> None:
         super().__init__()
         self.viewer = unwrapped(napari_viewer)
@@ -64,7 +62,7 @@ class CompareWidget(QWidget):
         self.jobs.started.connect(self._on_started)
         self.jobs.failed.connect(self._on_failed)
         self.jobs.cancelled.connect(self._on_cancelled)
-        self.jobs.finished.connect(self._on_finished)
+        self.jobs.finished.connect(lambda: self.panel.button.show_running(is_running=False))
         self.panel.button.clicked.connect(self._on_clicked)
         self.panel.table.itemClicked.connect(self._on_image_clicked)
         self.model.changed.connect(self._on_model_changed)
@@ -104,10 +102,6 @@ class CompareWidget(QWidget):
 
     def _on_cancelled(self) -> None:
         self.panel.message.tell("Cancelled; nothing was changed.")
-
-    def _on_finished(self) -> None:
-        self.panel.button.show_running(is_running=False)
-        self.finished.emit()
 
     # -- what is shown ------------------------------------------------------------------------------------
 

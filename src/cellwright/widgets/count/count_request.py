@@ -192,7 +192,8 @@ def card_of(
         (f"{n_cells(result)}{in_planes(result)}", *parts, result_line(result).partition(" · ")[2])
     )
     if source.is_preview:
-        line = f"preview of the view: {line}"
+        height, width = source.image.label_shape[-2:]  # of a large view its middle alone
+        line = f"preview of {height} x {width} px in view: {line}"
     if elsewhere:
         line = f"of {source.image.name!r}, {elsewhere}: {line}"
     details = (guess_line(result), interval_line(result), name_line(counted.request), sizes_line(sizes, unit))

@@ -29,7 +29,6 @@ class Measurer(QObject):
     """Measures the cells of one layer whenever it changes, one job at a time, the latest state last."""
 
     failed = Signal(object)  # Exception
-    finished = Signal()
 
     def __init__(self, parent: QObject, model: ResultsModel, link: ViewerLink, bar: JobBar) -> None:
         super().__init__(parent)
@@ -106,14 +105,12 @@ class Measurer(QObject):
         self._is_stale = False
         layer = self._link.layer
         if layer is None:
-            self.finished.emit()
             return
         try:
             task = self._task(layer)
         except CellwrightError as error:
             self._model.set_measured(None)
             self.failed.emit(error)
-            self.finished.emit()
             return
         before = self._model.measured
         if before is None or before.settings != self.settings:
@@ -169,8 +166,6 @@ class Measurer(QObject):
         self._has_bar = False
         if self._is_stale:
             self.read()
-            return
-        self.finished.emit()
 
     def _connect(self, layer: Layer | None, *, is_on: bool) -> None:
         if layer is None:

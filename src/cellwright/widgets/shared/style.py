@@ -55,9 +55,9 @@ STYLE = """
 QListWidget::indicator:unchecked { border: 1px solid rgba(128, 128, 128, 255); border-radius: 2px; }
 #preview { padding: 8px; border-radius: 5px; }
 #ask:checked { color: white; background: #1a7a76; }
-QToolButton#fold { text-align: left; background: transparent; border: none;
+#fold { text-align: left; background: transparent; border: none;
                    font-weight: 600; padding: 3px 2px; }
-QToolButton#fold:hover { background: rgba(128, 128, 128, 80); }
+#fold:hover { background: rgba(128, 128, 128, 80); }
 #understood { background: transparent; }
 #understood[guessed="true"] { padding: 2px 4px; border-radius: 4px; background: rgba(214, 158, 46, 60); }
 #message { padding: 6px 8px; border-radius: 5px; background: rgba(214, 158, 46, 60); }
@@ -150,6 +150,11 @@ class PanelScrollArea(QScrollArea):
         return is_handled
 
 
+def is_taken_out(panel: QWidget, event: QEvent | None) -> bool:
+    """Return whether a change is that napari has closed the dock of a panel, which may live on unseen."""
+    return event is not None and event.type() == QEvent.Type.ParentChange and panel.parent() is None
+
+
 def dock_of(widget: QWidget | None) -> QDockWidget | None:
     """Return the dock that a widget is in."""
     while widget is not None and not isinstance(widget, QDockWidget):
@@ -173,7 +178,7 @@ class FoldedPart(QWidget):
 
     def __init__(self, title: str, content: QWidget) -> None:
         super().__init__()
-        self._title, self.title, self.content = title, QToolButton(), content
+        self._title, self.title, self.content = title, QPushButton(), content
         self.title.setObjectName("fold")
         self.title.setCheckable(True)
         self.title.setToolTip(f"Show or hide: {title}.")

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari.layers import Layer
 from qtpy.compat import isalive
-from qtpy.QtCore import QTimer, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QEvent, QTimer
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QApplication, QWidget
 
@@ -23,7 +23,7 @@ from cellwright.widgets.shared.messages import (
     tell_error,
 )
 from cellwright.widgets.shared.napari_private import unwrapped
-from cellwright.widgets.shared.style import PanelScrollArea, stack
+from cellwright.widgets.shared.style import PanelScrollArea, is_taken_out, stack
 from cellwright.widgets.train.choices import ResumeOffer, TrainChoices
 from cellwright.widgets.train.data_check import DataCheck
 from cellwright.widgets.train.model import EpochPicture, TrainingOutcome, TrainModel
@@ -42,8 +42,6 @@ FLAWLESS = (
 
 class TrainWidget(QWidget):
     """Trains a model on annotated layers or a dataset folder and puts it into the list of models."""
-
-    finished = Signal()  # a training has ended, well or not
 
     def __init__(self, napari_viewer: "napari.viewer.Viewer") -> None:
         super().__init__()
@@ -124,6 +122,12 @@ class TrainWidget(QWidget):
         self.data_check.job.cancel()
         self.jobs.cancel()
 
+    def changeEvent(self, event: QEvent | None) -> None:
+        """Leave the run with the panel, to be resumed; called by Qt."""
+        super().changeEvent(event)
+        if is_taken_out(self, event):
+            self.leave()
+
     def pause(self, is_paused: bool) -> None:  # noqa: FBT001 - a slot of Qt
         """Let the training rest, or resume."""
         self.model.set_paused(is_paused=is_paused)
@@ -190,7 +194,6 @@ class TrainWidget(QWidget):
         self.panel.show_running(is_running=False)
         self.choices.name_anew()
         self.offer.refresh()
-        self.finished.emit()
 
     def _on_train_clicked(self) -> None:
         if self.is_busy:
