@@ -192,6 +192,13 @@ def test_reports_and_sheets(cli, stained_path, image_path, tmp_path, monkeypatch
     assert "cellwright count" in report
     assert "by region, median, quartiles, 5 to 95 %: 1 left (" in report
     assert f"Written into {tmp_path}: stained.ome.xlsx, stained.ome.cells.parquet." in err
+    (tmp_path / "stained.ome.xlsx").write_text("edited by hand")
+    for _ in range(2):
+        _, _, again = cli("count", stained_path, "--xlsx", "--parquet")
+        err += again
+    assert err.count("stained.ome.xlsx was changed since it was counted; it is kept as") == 1
+    assert (tmp_path / "stained.ome.edited1.xlsx").read_text() == "edited by hand"
+    assert not list(tmp_path.glob("*edited*.parquet"))
     assert set(pandas.read_excel("stained.ome.xlsx", sheet_name=None)) == {"cells", "counts", "settings"}
     assert len(pandas.read_parquet("stained.ome.cells.parquet")) > 10
     assert cli("count", stained_path, image_path, "--report", "s.html").code == 0

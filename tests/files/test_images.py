@@ -1,4 +1,5 @@
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -127,6 +128,24 @@ def test_axes_that_are_stated_leave_other_notices(grey):
     assert len(stack.notices) == 3  # guessed axes, no step between slices
     assert with_axes(stack, "TYX").notices == ("Cut.",)
     assert with_axes(stack, "ZYX").notices == ("Cut.", NO_STEP)
+
+
+def test_a_file_that_may_not_be_read_is_told(tmp_path, grey, monkeypatch):
+    def forbidden(path, *_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    tifffile.imwrite(tmp_path / "a.tif", grey)
+    monkeypatch.setattr(Path, "open", forbidden)
+    with pytest.raises(ReadError, match=r"You may not read .*a\.tif: Permission denied"):
+        read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(
+    ("level", "is_one"),
+    [((3, 128, 100), True), ((3, 33, 25), True), ((3, 50, 100), False), ((3, 300, 100), False)],
+)
+def test_a_smaller_copy_is_as_many_times_smaller_along_both_sides(level, is_one):
+    assert files_zarr._is_smaller_copy(level, (3, 257, 200)) == is_one
 
 
 def test_axes_can_be_stated(tmp_path, grey):

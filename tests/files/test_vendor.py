@@ -179,9 +179,12 @@ def test_oib_tells_sizes_by_its_axes(stands_in):
 
     axes = [axis("X", 9, 4.5), axis("Y", 8, 2.0), axis("C", 2, 0), axis("Z", 3, 3000.0)]
     mainfile = {f"Axis {number} Parameters Common": told for number, told in enumerate(axes)}
+    mainfile["Channel 1 Parameters"] = {"CH Name": "CH1", "DyeName": "Alexa Fluor 546"}
+    mainfile["Channel 2 Parameters"] = {"CH Name": "TD1", "DyeName": "None"}
     data = np.zeros((2, 3, 8, 9), np.uint16)
     path = stands_in("oiffile", "OifFile", ".oib", mainfile=mainfile, axes="CZYX", asarray=lambda: data)
     image = read_image(path)
+    assert image.channel_names == ("Alexa Fluor 546", "TD1")
     assert (image.axes, image.pixel_size_um) == (
         "CZYX",
         (1.5, 0.25, 0.5),

@@ -14,6 +14,7 @@ import numpy as np
 import pandas
 import pytest
 import tifffile
+import zarr
 
 from cellwright.core.data import Cells, Image, Provenance, Result
 from cellwright.core.errors import WriteError
@@ -269,6 +270,13 @@ def test_an_input_that_changed_counts_its_image_anew(images, tmp_path):
     again = WithMask()
     count(images, tmp_path / "out", again)
     assert again.seen == ("3",)
+
+
+def test_missing_chunks_of_what_is_read_ahead_are_told(tmp_path):
+    zarr.create_array(tmp_path / "a.zarr", data=np.ones((8, 8), np.uint8), chunks=(4, 4))
+    (tmp_path / "a.zarr" / "c" / "1" / "1").unlink()
+    (listed,) = list_images([tmp_path / "a.zarr"])
+    assert "1 of the 4 chunks" in next(folder._open(listed, BrightPixels()).images).notices[0]
 
 
 def test_files_of_a_large_image_are_called_after_the_image(tmp_path, monkeypatch):

@@ -301,8 +301,13 @@ def _read(path: Path | str, wanted: Wanted) -> Iterator[Image]:
 
 
 def _start_of(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(32)
+    try:
+        with path.open("rb") as file:
+            return file.read(32)
+    except PermissionError as error:
+        raise ReadError(
+            f"You may not read {path}: {error.strerror}. Change its rights, or choose another file."
+        ) from error
 
 
 def _read_file(path: Path, wanted: Wanted) -> Iterator[Image]:

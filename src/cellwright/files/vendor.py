@@ -291,7 +291,15 @@ def _read_oif(module: Any, path: Path) -> Iterator[Image]:
             if n and unit:
                 sizes |= sizes_of({letter: abs(length) / n}, unit)
         data, axes = _squeezed(file.asarray(), file.axes)
-        yield describe(data, axes, path.stem, ImageMetadata(sizes))
+        n_channels = data.shape[axes.index("C")] if "C" in axes else 0
+        names = [_dye_of(file.mainfile.get(f"Channel {n + 1} Parameters", {})) for n in range(n_channels)]
+        yield describe(data, axes, path.stem, ImageMetadata(sizes, names))
+
+
+def _dye_of(channel: dict[str, Any]) -> str:
+    """Return the dye of a channel of an OIF, else what the microscope calls the channel."""
+    dye = str(channel.get("DyeName", ""))
+    return str(channel.get("CH Name", "")) if dye in ("", "None") else dye
 
 
 def _read_hdf5(module: Any, path: Path) -> Iterator[Image]:

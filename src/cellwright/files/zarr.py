@@ -7,7 +7,7 @@ stores of programs that strayed from it open too.
 Label images larger than memory are written as OME-Zarr 0.5, window by window, then given their pyramid.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise, product
 from math import ceil, prod
@@ -29,6 +29,7 @@ MARKERS = ("zarr.json", ".zarray", ".zgroup")
 OLD_AXES = "TCZYX"  # of versions 0.1 and 0.2, which do not name them
 MOST_CHUNK_BYTES = 1 << 31
 MOST_IMAGES = 10_000
+LEVEL_ROUNDING_PX = 2  # by which a level may be larger or smaller than a whole share of the first
 CHUNK_PX = 512  # side of a chunk along Y and X
 SMALLEST_LEVEL_PX = 512  # no level of the pyramid is needed below this
 COPY_PX = 2048  # side of what is read at once to make the next level; a multiple of 2 * CHUNK_PX
@@ -204,10 +205,7 @@ def _misfits(group: Any, first: Any) -> list[str]:
     wrong = []
     for one in _told(group)["multiscales"][0]["datasets"][1:]:
         shape = getattr(group.get(one["path"]), "shape", ())
-        is_copy = len(shape) == first.ndim and all(
-            n <= whole for n, whole in zip(shape, first.shape, strict=True)
-        )
-        if not is_copy:
+        if not _is_smaller_copy(shape, first.shape):
             wrong.append(f"{one['path']} of {shape or 'nothing'}")
     if not wrong:
         return []
@@ -215,6 +213,15 @@ def _misfits(group: Any, first: Any) -> list[str]:
         f"The levels of the pyramid disagree: the first, of {first.shape}, is read; no smaller copy of it is "
         f"{', '.join(wrong)}. Check whether the first is the full resolution."
     ]
+
+
+def _is_smaller_copy(shape: Sequence[int], first: Sequence[int]) -> bool:
+    """Return whether a level is nowhere larger than the first, and as many times smaller in Y as in X."""
+    if len(shape) != len(first) or any(n > whole for n, whole in zip(shape, first, strict=True)):
+        return False
+    sides = list(zip(shape, first, strict=True))[-2:]
+    least = max(whole / (n + LEVEL_ROUNDING_PX) for n, whole in sides)
+    return all(whole >= least * (n - LEVEL_ROUNDING_PX) for n, whole in sides)
 
 
 def _levels(group: Any, source: Path | str) -> tuple[Any, ...]:
@@ -354,14 +361,20 @@ def open_levels(folder: Path) -> list[ArrayLike]:
     return [from_zarr(group[one["path"]]) for one in datasets]
 
 
-def missing_chunks(array: ArrayLike) -> tuple[int, int]:
-    """Return how many chunks of a Zarr array are not in its store, and how many there are; (0, 0) of others.
+def missing_chunks(array: ArrayLike) -> str:
+    """Return a sentence where chunks of a Zarr array are not in its store on disk, else ``""``.
 
     By the standard what is missing has the fill value.
     """
     if not hasattr(array, "nchunks_initialized") or address_of(str(getattr(array, "store", ""))):
-        return 0, 0
-    return array.nchunks - array.nchunks_initialized, array.nchunks
+        return ""
+    n_missing = array.nchunks - array.nchunks_initialized
+    if not n_missing:
+        return ""
+    return (
+        f"{n_missing} of the {array.nchunks} chunks of the image are not in its store and were taken as "
+        "empty, as the standard says. If there should be cells, copy the image again."
+    )
 
 
 def _axis(letter: str, sizes: dict[str, float]) -> Any:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from cellwright.core.data import Image, Maps
 from cellwright.core.errors import OutOfMemoryError, SettingsError
 from cellwright.core.tasks import Progress, Task
+from cellwright.files.zarr import missing_chunks
 from cellwright.inference.device import is_out_of_memory
 from cellwright.inference.predictor import Engine, TileProgress, by_name, predict_maps, stacked
 from cellwright.inference.settings import EngineSettings
@@ -107,7 +108,8 @@ class CountContext:
     def notices(self, image: Image) -> tuple[str, ...]:
         """Return what the user should know of the image before its cells: what was guessed, and left out."""
         labels = LABELS.format(image.name) * _holds_labels(image)
-        return (*image.notices, labels, self.frames.notice, self.scaling.notice)
+        missing = missing_chunks(image.data)
+        return (*image.notices, labels, self.frames.notice, self.scaling.notice, missing)
 
     @property
     def is_blank(self) -> bool:

@@ -36,6 +36,7 @@ from cellwright.files.folders.results import (
     write_thumbnail,
 )
 from cellwright.files.images import read_images
+from cellwright.files.zarr import missing_chunks
 from cellwright.inference.image_count import RecipeCounter, summary_row
 
 N_READERS, N_AHEAD = 2, 3  # threads that read, and images that wait
@@ -175,7 +176,8 @@ def _open(file: ListedImage, counter: RecipeCounter) -> _Opened:
     first = next(images)
     n_bytes = int(np.prod(first.shape)) * np.dtype(first.data.dtype).itemsize
     if n_bytes <= READ_AHEAD_BYTES:
-        first = replace(first, data=first.read())
+        told = filter(None, [missing_chunks(first.data)])  # of which pixels in memory tell no more
+        first = replace(first, data=first.read(), notices=(*first.notices, *told))
     return _Opened(made, chain([first], images))
 
 

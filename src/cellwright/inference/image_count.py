@@ -261,8 +261,14 @@ def write_alone(path: Path, image: Image, counted: Counted, choices: CountChoice
     """
     output = choices.tables.output
     if output is None:
+        endings = (".xlsx",) * choices.tables.xlsx + (".cells.parquet",) * choices.tables.parquet
+        each = [ListedImage(path, image.name + ending) for ending in endings]
+        kept = [notice for one in each for notice in begin_image(one, Path()).notices]
         written = write_counted(choices.tables, image.name, image, counted, choices)
-        return (f"Written into {Path.cwd()}: {', '.join(map(str, written))}.",) * bool(written)
+        for one, file in zip(each, written, strict=True):
+            mark_written(one, Path(), [file])
+        told = [f"Written into {Path.cwd()}: {', '.join(map(str, written))}."] * bool(written)
+        return (*kept, *told)
     listed = ListedImage(path, short_name(image.name))
     before = begin_image(listed, output)
     written = write_counted(choices.tables, listed.name, image, counted, choices)

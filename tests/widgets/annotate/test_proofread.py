@@ -17,6 +17,7 @@ from cellwright.core.errors import WriteError
 from cellwright.files.images import read_image, write_labels
 from cellwright.widgets.annotate import proofread
 from cellwright.widgets.annotate.proofread import COUNTS, OWN_FOLDER
+from cellwright.widgets.annotate.session_setup import start_session
 from cellwright.widgets.annotate.widget import AnnotateWidget
 
 LIMIT_MS = 60_000
@@ -109,6 +110,45 @@ def test_images_without_labels_need_not_be_counted(
     go(widget, qtbot, lambda: widget.proofreader.open(folder))
     assert widget.model.session is not None
     assert widget.model.session.n_cells == 0
+
+
+def test_an_annotation_that_was_finished_is_written_and_another_is_not_counted(
+    widget: AnnotateWidget, viewer: ViewerModel, qtbot: QtBot, folder: Path
+) -> None:
+    reader = widget.proofreader
+    go(widget, qtbot, lambda: reader.open(folder))
+    session = widget.model.session
+    assert session is not None
+    session.delete(1)
+    widget.panel.begin.click()  # Finish
+    other = viewer.add_image(np.zeros((30, 40)), name="other")
+    widget.model.open(start_session(other, None, None, journal=None))
+    assert widget.model.session is not None
+    widget.model.session.add(np.ones((5, 5), bool), (3, 3))
+    reader._on_follow()
+    assert reader.tallies["a"].cells == session.n_cells > 1
+    go(widget, qtbot, lambda: reader.step(1))
+    kept(widget, qtbot)
+    np.testing.assert_array_equal(read_image(folder / OWN_FOLDER / "a.tif").data, session.labels)
+    assert other in viewer.layers
+
+
+def test_an_image_whose_counts_cannot_be_written_stays_open(
+    widget: AnnotateWidget, qtbot: QtBot, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = widget.proofreader
+    go(widget, qtbot, lambda: reader.open(folder))
+    session = widget.model.session
+
+    def full(*_: Any) -> None:
+        raise WriteError("The disk is full.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(proofread, "write_counts", full)
+        reader.step(1)
+    assert (reader.index, reader.job, widget.model.session) == (0, None, session)
+    assert "full" in widget.panel.message.text()
+    go(widget, qtbot, lambda: reader.step(1))
 
 
 def test_a_damaged_image_is_told_and_can_be_passed(

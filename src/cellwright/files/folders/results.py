@@ -198,9 +198,14 @@ def mark_done(
 
 
 def mark_written(image: ListedImage, output: Path, files: Sequence[Path]) -> None:
-    """Note in the record of an image counted by itself what was written, so that changes are seen."""
+    """Note in the record of an image counted by itself what was written, so that changes are seen.
+
+    Where no record was written, a mark tells it.
+    """
     record = _record(image.name, output)
     values = _read_record(record)
+    if record not in files:
+        record, values = _mark(image.name, output), {"version": MARK_VERSION}
     others = [path for path in files if path != record]
     values["checksums"] = _facts_of(others, output)["checksums"]
     write_text(record, json.dumps(values, indent=2) + "\n")

@@ -26,7 +26,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -40,7 +40,7 @@ from cellwright.core.errors import SettingsError, WriteError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.atomic import acquire_lock, atomic_write, make_folder, write_text
 from cellwright.files.tables import write_csv, write_provenance
-from cellwright.files.zarr import chunk_px, create_array, finish_array, missing_chunks
+from cellwright.files.zarr import chunk_px, create_array, finish_array
 from cellwright.inference.context import calibration_of, load_models, names_of, open_context, references_of
 from cellwright.inference.pipeline import provenance_of
 from cellwright.inference.predictor import Engine
@@ -265,7 +265,7 @@ def _found_by(
         seconds = time.perf_counter() - started
         provenance = provenance_of(context, image, names_of(job.model), preparation.zoom, seconds)
         rescaled = zoom_notice(preparation.zoom, context.engine_settings.diameter_px, preparation.n_places)
-        told = (context.engine.notice, warning(fit), _missing(image))
+        told = (context.engine.notice, warning(fit))
         notices = (*context.notices(image), rescaled, *told)
         settings = context.settings
     facts: dict[str, Any] = {"models": references_of(job.model)}
@@ -302,17 +302,6 @@ def _with_selection(job: StreamJob, result: Result, selected: Selected) -> Resul
         facts |= {"classes": list(chosen.spec.classes), "classifier": classifier}
     settings = {**result.provenance.settings, **facts}
     return replace(result, provenance=replace(result.provenance, settings=settings))
-
-
-def _missing(image: Image) -> str:
-    """Return a sentence where chunks of the image are not in its store, else ``""``."""
-    n_missing, n_chunks = missing_chunks(image.data)
-    if not n_missing:
-        return ""
-    return (
-        f"{n_missing} of the {n_chunks} chunks of the image are not in its store and were taken as empty, as "
-        "the standard says. If there should be cells, copy the image again."
-    )
 
 
 def _summed(job: StreamJob, parts: Sequence[Path], result: Result, settings: Any) -> Result:
@@ -389,4 +378,6 @@ def _only_run(job: StreamJob, image: Image) -> Iterator[None]:
     try:
         yield
     finally:
+        with suppress(OSError):
+            files.parts.rmdir()  # where nothing was begun
         lock.release()

@@ -38,6 +38,7 @@ from cellwright.widgets.annotate.context import AnnotationContext
 from cellwright.widgets.annotate.model import AnnotateModel
 from cellwright.widgets.annotate.session_setup import journal_path, start_or_resume, unfinished
 from cellwright.widgets.annotate.view import FolderSection
+from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.jobs import Job, debouncer
 from cellwright.widgets.shared.layer_io import layer_arguments, take_away
 
@@ -257,6 +258,7 @@ class Proofreader(QObject):
         self.job: Job | None = None
         self.keeper = Keeper(self)
         self._layer: ImageLayer | None = None
+        self._context: AnnotationContext | None = None  # of its annotation, finished or not
         self._follow = debouncer(self, FOLLOW_MS, self._on_follow)
         part = section
         part.folder.clicked.connect(self._on_folder_clicked)
@@ -275,7 +277,8 @@ class Proofreader(QObject):
 
     def open(self, folder: Path) -> None:
         """List the images of a folder and go to the first that is not reviewed to the end."""
-        self.leave()
+        if not self.leave():
+            return
         try:
             images = images_of(folder)
             tallies = read_counts(folder / OWN_FOLDER / COUNTS)
@@ -302,7 +305,8 @@ class Proofreader(QObject):
             return
         if index == self.index and self._model.session is not None:
             return
-        self.leave()
+        if not self.leave():
+            return
         self.index = index
         path = self.images[index]
         self._show()
@@ -346,24 +350,27 @@ class Proofreader(QObject):
         self._tell_errors()
         self.opened.emit(name)
 
-    def leave(self) -> None:
-        """Close the image that is open: its journal and the counts are on disk then, its labels soon."""
-        model, layer = self._model, self._layer
-        if layer is None or self.folder is None:
-            return
-        context = model.context
+    def leave(self) -> bool:
+        """Close the image that is open: its journal and the counts are on disk then, its labels soon.
+
+        It stays open where the counts cannot be written; return whether it does not.
+        """
+        model, layer, context = self._model, self._layer, self._context
+        if layer is None:
+            return True
         self._follow.cancel()
+        if context is not None and not self._keep_counts(context):
+            return False
+        self._layer = self._context = None
         if context is not None:
-            if not self._keep_counts(context):
-                return
-            self._layer = None
-            model.finish()
+            if model.context is context:
+                model.finish()
             path = self._labels_path(self.images[self.index])
             self.keeper.keep(path, context.session.labels, context.session.image)
             take_away(model.viewer, context.layer.layer, context.regions.layer)
-        self._layer = None
         take_away(model.viewer, layer)
         self._show()
+        return True
 
     def _labels_path(self, image: Path) -> Path:
         return self._journals / f"{image.stem}.tif"
@@ -382,15 +389,18 @@ class Proofreader(QObject):
     # -- counts -------------------------------------------------------------------------------------------
 
     def _on_opened(self, context: AnnotationContext) -> None:
-        context.session.events.history.connect(self._on_history)
+        own = context.layer.layer.metadata.get(METADATA, {})
+        if self._layer is not None and own.get("source") == str(self._layer.unique_id):
+            self._context = context
+            context.session.events.history.connect(self._on_history)
 
     def _on_history(self) -> None:
         self._follow.throttle()
 
     def _on_follow(self) -> None:
         """Bring list and counts in line with the edits, once they pause."""
-        if self._layer is not None and self._model.context is not None:
-            self._keep_counts(self._model.context)
+        if self._context is not None:
+            self._keep_counts(self._context)
             self._show()
 
     def _keep_counts(self, context: AnnotationContext) -> bool:

@@ -194,11 +194,11 @@ class CalibrateTool(QObject):
             self._model.fail(error)
             return
         self._before = counted
-        self._model.start(corrected_task(counted, boxes, counts), self._on_corrected)
+        self._model.work_wanted.emit(corrected_task(counted, boxes, counts), self._on_corrected)
 
     def _on_corrected(self, counted: CountOutcome) -> None:
         self._model.settings_wanted.emit(counted.request.settings)  # they serve other images too
-        self._model.show(counted)
+        self._model.outcome_wanted.emit(counted)
         self._model.tell(" ".join(counted.result.notices), is_warning=True)
 
     def _counted_boxes(self, source: Source) -> tuple[NDArray[np.float32], list[int]]:
@@ -215,7 +215,7 @@ class CalibrateTool(QObject):
         before, self._before = self._before, None
         if before is not None:
             self._model.settings_wanted.emit(before.request.settings)
-            self._model.show(before)
+            self._model.outcome_wanted.emit(before)
             self._model.tell("")
 
     def _on_counted_changed(self, counted: CountOutcome) -> None:

@@ -8,7 +8,6 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Layer
 from psygnal import Signal
 
-from cellwright.core.tasks import Task
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
 from cellwright.widgets.count.channels import LayerChannel, source_with
@@ -128,18 +127,6 @@ class CountModel:
             kept[AXES] = axes
         layer.metadata = kept
         self.axes_changed.emit(layer)
-
-    def start(self, task: Task[Any], on_returned: Callable[[Any], None]) -> None:
-        """Run a task beside the viewer; ignored while another one runs."""
-        self.work_wanted.emit(task, on_returned)
-
-    def update(self, make_task: Callable[[], Task[CountOutcome]]) -> None:
-        """Have the count changed soon by the task that this makes, unless another is asked for before."""
-        self.update_wanted.emit(make_task)
-
-    def show(self, outcome: CountOutcome) -> None:
-        """Show a count in the viewer and in the panel."""
-        self.outcome_wanted.emit(outcome)
 
     def tell(self, text: str, *, is_error: bool = False, is_warning: bool = False) -> None:
         """Tell the user a sentence; an empty one takes the last away."""

@@ -248,7 +248,7 @@ class PointPromptTool(QObject):
             elif self.draft.prompts is prompts:
                 self._try_to_answer(subject)
 
-        self._model.start(questions_task(subject, prompts, questions), on_returned)
+        self._model.work_wanted.emit(questions_task(subject, prompts, questions), on_returned)
 
     def _answer(self, subject: PromptContext) -> None:
         """Show the cell that the prompts tell of; begin to look at the image where that is not done."""
@@ -332,7 +332,7 @@ class PointPromptTool(QObject):
 
     def _add_pending(self, _: object = None) -> None:
         if self._pending and self._subject is not None:
-            self._model.update(self._added_task)
+            self._model.update_wanted.emit(self._added_task)
 
     def _added_task(self) -> Task[CountOutcome]:
         assert self._subject is not None

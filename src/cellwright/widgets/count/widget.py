@@ -251,7 +251,7 @@ class CountWidget(QWidget):
         if not is_preview and self.background.takes(request):
             self.background.start(request, self._preview_source())
             return
-        self.model.start(count_task(request), self._on_count_returned)
+        self.model.work_wanted.emit(count_task(request), self._on_count_returned)
 
     def _regions(self) -> RegionSet | None:
         """Return where cells are counted, None for everywhere."""
@@ -365,7 +365,7 @@ class CountWidget(QWidget):
             settings = request.settings
         wanted = replace(request, settings=settings, outputs=self.outputs, classifier=classifier)
         if wanted != request or self.updater.is_busy:
-            self.model.update(lambda: recount_task(counted, wanted))
+            self.model.update_wanted.emit(lambda: recount_task(counted, wanted))
 
     def _show_if_here(self, counted: CountOutcome) -> None:
         """Show a changed count; one whose image and layers are gone stays gone."""
