@@ -167,6 +167,9 @@ def test_a_large_image_is_counted_block_by_block(cli, oracle, tmp_path, blobs):
     table = pandas.read_csv(tmp_path / "out" / "large.cells.csv")
     assert len(table) == len(blobs)
     np.testing.assert_allclose(table["area_um2"], table["area_px"] / 4)
+    (tmp_path / "out" / "large.cells.csv").write_text("edited by hand")
+    assert "it is kept as large.cells.edited1.csv" in cli(*asked, "--output", tmp_path / "out").err
+    assert (tmp_path / "out" / "large.cells.edited1.csv").read_text() == "edited by hand"
     asked = ("count", path, "--stream", "--output", tmp_path / "o")
     assert "Name the axes" in cli(*asked, "--track").err
     assert "read and counted in one piece" in cli(*asked, "--window", "0:9,0:9").err

@@ -34,7 +34,7 @@ from cellwright.inference.image_count import (
     TableFiles,
     channels_to_count,
     counted_task,
-    streamed_task,
+    streamed_alone,
     write_alone,
 )
 from cellwright.inference.recipe import Recipe, parse_pixel_size, parse_window, save_recipe
@@ -294,7 +294,7 @@ def count_image(path: Path, image: Image, choices: CountChoices, table: Table, *
     if image.name != path.stem:
         shown = path.with_name(image.name)
     if choices.streams(image):
-        streamed = run_with_bar(streamed_task(path, image, choices), label)
+        streamed = run_with_bar(streamed_alone(path, image, choices), label)
         echo_notices(shown, streamed.notices)
         table.show(shown, streamed.result, streamed.analysis)
         return

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 PLACES = ("t", "z", "y", "x", "orientation_deg")  # whose mean tells nothing: -89° and 89° are nearly one
 SIZES = ("diameter_px", "diameter_um")  # whose median the summary tells
 LARGE_PIXELS = 150_000_000  # labels of more are written block by block
+STREAMED_TABLES = (".json", ".cells.csv", ".counts.csv", ".markers.csv", ".lineages.csv", ".xlsx")
 FOLDER = "cellwright results"  # beside a large image, where no other folder is named
 
 
@@ -209,6 +210,18 @@ def streamed_task(
     if not choices.is_analysed:
         streamed = streamed._replace(analysis=None)
     return streamed._replace(result=result, folder=output)
+
+
+def streamed_alone(path: Path, image: Image, choices: CountChoices) -> Task[Counted]:
+    """Count an image that is none of a folder block by block; tables that were changed by hand are kept."""
+    output = choices.tables.output or folder_beside(image)
+    listed = ListedImage(path, image.name)
+    before = begin_image(listed, output)
+    counted = yield from streamed_task(path, image, choices)
+    tables = [output / f"{image.name}{ending}" for ending in STREAMED_TABLES]
+    mark_written(listed, output, [table for table in tables if table.exists()])
+    result = counted.result
+    return counted._replace(result=replace(result, notices=(*result.notices, *before.notices)))
 
 
 def folder_beside(image: Image) -> Path:

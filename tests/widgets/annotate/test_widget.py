@@ -100,6 +100,14 @@ def test_without_an_image_there_is_nothing_to_start(widget: AnnotateWidget) -> N
     assert widget.panel.message.text()
 
 
+def test_what_was_begun_can_be_finished_once_its_image_is_closed(widget: AnnotateWidget, blobs: Any) -> None:
+    image = widget.viewer.add_image(blobs.image, name="blobs")
+    start(widget)
+    widget.viewer.layers.remove(image)
+    widget.panel.begin.click()
+    assert widget.model.session is None
+
+
 def test_labels_of_another_image_are_refused(widget: AnnotateWidget, blobs: Any) -> None:
     widget.viewer.add_image(blobs.image)
     widget.viewer.add_labels(np.ones((3, 5, 5), np.int32))

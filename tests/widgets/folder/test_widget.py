@@ -14,7 +14,7 @@ from napari.layers import Labels
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QEvent, QPoint, Qt
 from qtpy.QtGui import QHelpEvent
-from qtpy.QtWidgets import QFileDialog, QToolTip
+from qtpy.QtWidgets import QFileDialog, QToolTip, QWidget
 
 from cellwright.core.data import Cells, Image, Provenance, Result
 from cellwright.core.tasks import run as drain
@@ -110,6 +110,25 @@ def test_a_folder_is_counted_and_what_fails_is_listed(
     assert panel.view.start.text() == "Count images"
     assert len(texts(panel)) == 3
     assert f"{len(blobs)} cells" in texts(panel)[0]
+
+
+def test_a_panel_that_is_closed_stops(panel: FolderWidget, qtbot: QtBot, shelved: Any) -> None:
+    find, is_closed = shelved.postprocess, Event()
+
+    def find_slowly(maps: Any, settings: Any) -> Any:
+        assert is_closed.wait(LIMIT_MS / 1000)
+        return find(maps, settings)
+
+    shelved.postprocess = find_slowly
+    dock = QWidget()
+    qtbot.addWidget(dock)
+    panel.setParent(dock)
+    with qtbot.waitSignal(panel.finished, timeout=LIMIT_MS):
+        panel.view.start.click()
+        panel.setParent(None)  # as napari does
+        is_closed.set()
+    assert len(panel.model.done) < 3
+    assert panel.view.message.text().startswith("Stopped.")
 
 
 def test_it_goes_on_where_it_stopped(

@@ -42,6 +42,7 @@ def pick(box: Any, data: str) -> None:
 def test_only_what_is_ticked_is_measured(panel: ResultsWidget, read: Read) -> None:
     assert "circularity" not in panel.model.table
     measure(panel, read, "shape", "neighbours")
+    assert panel.view.message.text() == "Measured; what was ticked is in the table of Cells."
     table = panel.model.table
     assert {"perimeter_um", "circularity", "nearest_distance_um"} <= set(table)
     assert "intensity_mean_ch0" not in table
@@ -212,7 +213,7 @@ def test_images_that_lie_elsewhere_are_not_measured(panel: ResultsWidget, read: 
     assert panel.model.measured is None
     panel.viewer.layers["shifted"].translate = (0, 0)
     measure(panel, read, "intensity")
-    assert panel.view.message.text() == ""
+    assert panel.view.message.text().startswith("Measured")
     assert panel.model.table["intensity_mean_shifted"].tolist() == [3, 6, 9, 12]
 
 

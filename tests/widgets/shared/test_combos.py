@@ -1,10 +1,12 @@
 """The boxes to choose from, which follow layers and models by themselves."""
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pint
 import pytest
 from napari.components import ViewerModel
 from napari.layers import Labels, Points
@@ -14,6 +16,7 @@ from qtpy.QtWidgets import QComboBox, QFileDialog, QToolButton, QWidget
 from cellwright.models import store
 from cellwright.models.store import ModelEntry
 from cellwright.widgets.shared.combos import (
+    DeviceComboBox,
     LayerComboBox,
     ModelCard,
     ModelComboBox,
@@ -91,6 +94,24 @@ def test_what_the_user_chose_beside_the_layers_stays(viewer: ViewerModel, qtbot:
     box.activated.emit(0)
     viewer.add_points(np.zeros((1, 2)))
     assert (box.currentText(), box.layer) == ("Nothing", None)
+
+
+def test_units_are_loaded_before_devices_are_looked_for_beside_the_viewer(
+    qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users, registry = [], pint.get_application_registry()
+
+    def recorded() -> Any:
+        users.append(threading.current_thread())
+        return registry
+
+    monkeypatch.setattr(pint, "get_application_registry", recorded)
+    box = DeviceComboBox()
+    qtbot.addWidget(box)
+    box.find_devices()
+    qtbot.waitUntil(lambda: box.count() > 1, timeout=30_000)
+    assert users[0] is threading.main_thread()
+    assert len(set(users)) == 2  # the task uses them, too
 
 
 def test_models_come_and_go(qtbot: QtBot, shelved: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from napari.components import ViewerModel
 from pytestqt.qtbot import QtBot
+from qtpy.QtWidgets import QWidget
 
 from cellwright.core.errors import JobError
 from cellwright.core.tasks import Progress, Task
@@ -100,6 +101,18 @@ def test_stop_keeps_the_best_so_far(
     assert (home / "models" / "mine" / "spec.json").exists() == is_kept
     assert ("'mine': better, and kept" in trainer.panel.message.text()) == is_kept
     assert unfinished() == []
+
+
+def test_a_run_is_left_with_its_panel(ended: Wait, trainer: TrainWidget, training: Any, qtbot: QtBot) -> None:
+    dock = QWidget()
+    qtbot.addWidget(dock)
+    trainer.setParent(dock)
+    trainer.panel.train.click()
+    training.go_on.release()
+    qtbot.waitUntil(lambda: epochs_shown(trainer) == 2, timeout=LIMIT_MS)
+    trainer.setParent(None)  # as napari does where the panel is closed
+    ended(trainer)
+    assert unfinished() == training.plans
 
 
 def test_pause_and_go_on(ended: Wait, trainer: TrainWidget, training: Any, qtbot: QtBot) -> None:

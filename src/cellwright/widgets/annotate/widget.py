@@ -401,7 +401,8 @@ class AnnotateChoices(QObject):
         self._panel.outline.setVisible(isinstance(self._panel.start.layer, Points | Shapes))
 
     def _on_image_chosen(self) -> None:
-        self._panel.begin.setEnabled(self._panel.image.layer is not None)
+        is_open = self._model.session is not None  # to be finished, whether or not its image is still there
+        self._panel.begin.setEnabled(is_open or self._panel.image.layer is not None)
         self._panel.channel.list_channels_of(self._panel.image.layer)
         if self._panel.isVisible():
             self.offer()

@@ -20,6 +20,7 @@ from cellwright.widgets.shared.layer_factory import DENSITY_COLOURMAP, OUTLINE_P
 from cellwright.widgets.shared.layer_io import TITLES, Source, remove, take_away
 from cellwright.widgets.shared.napari_private import draw_outlines_fast, without_collection
 
+UNCOVER_MS = 40  # after a layer was added; the window answers between the two
 FILES = "cellwright_files"  # key in the metadata of a layer whose cells are in files
 
 
@@ -82,7 +83,7 @@ class BackgroundTool:
         if whole.layer is not None:
             whole.layer.visible = False
             viewer.add_layer(whole.layer)
-            QTimer.singleShot(0, partial(_uncover, whole.layer))  # its pixels are read in that turn
+            QTimer.singleShot(UNCOVER_MS, partial(_uncover, whole.layer))  # its pixels are read then
         self.model.outcome = None  # that of the view is no longer what is shown
         self.model.whole_counted.emit(whole)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari.layers import Layer
 from qtpy.compat import isalive
-from qtpy.QtCore import Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QEvent, Signal  # type: ignore[attr-defined]
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
@@ -42,7 +42,7 @@ from cellwright.widgets.shared.messages import (
     tell_error,
 )
 from cellwright.widgets.shared.napari_private import unwrapped
-from cellwright.widgets.shared.style import PanelScrollArea, stack
+from cellwright.widgets.shared.style import PanelScrollArea, is_taken_out, stack
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -113,6 +113,12 @@ class FolderWidget(QWidget):
         """Look for devices once the panel is seen."""
         super().showEvent(event)
         self.view.device.find_devices()
+
+    def changeEvent(self, event: QEvent | None) -> None:
+        """Stop with the panel, since nothing else could; called by Qt."""
+        super().changeEvent(event)
+        if is_taken_out(self, event):
+            self.jobs.cancel()
 
     # -- settings -----------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from qtpy.QtWidgets import QSizePolicy, QWidget
 from cellwright.core.errors import CellwrightError, error_line
 from cellwright.inference.recipe import Recipe
 from cellwright.ops.measure.analysis import in_planes
+from cellwright.ops.measure.cells_table import is_volumetric
 from cellwright.ops.measure.markers import parse_marker
 from cellwright.ops.measure.settings import MeasureSettings
 from cellwright.widgets.results.counts_tool import CountsTool
@@ -59,6 +60,7 @@ class ResultsWidget(QWidget):
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
         self._place = stack(into=self)
         self.is_filled = False
+        self._is_asked = False  # whether Measure was pressed
         QTimer.singleShot(FILL_MS, self._fill)  # the viewer draws once between docking and the many controls
         self.model.border = preferences().border
         self.counts.show_settings()
@@ -220,20 +222,26 @@ class ResultsWidget(QWidget):
         self.measurer.settings = MeasureSettings(groups, *self.model.ring_px)
         self.measurer.cytoplasm_px = self.model.cytoplasm_px = view.cytoplasm.value()
         self.measurer.set_nuclei(view.nuclei.layer)
-        view.message.tell("")
+        self._is_asked = True
         self.measurer.read()
 
     def _on_measured_changed(self) -> None:
         measured = self.model.measured
         self._show_table()
         if measured is not None:
+            if self._is_asked:
+                self.view.message.tell("Measured; what was ticked is in the table of Cells.")
+                self._is_asked = False
             self.view.show_tracks(is_shown=bool(self.model.track_axes))
             drawn = measured.snapshot.regions if self.view.regions.layer is not None else None
             self.view.everywhere.show_for(drawn, measured.snapshot.image)
         has_outlines = isinstance(self.link.layer, Labels)  # where measuring failed, another choice may do
         for box in (*self.view.groups.values(), self.view.measure, self.view.nuclei, self.view.cytoplasm):
             box.setEnabled(has_outlines)
-        hint = "Area, diameter and place are always told."
+        size = "Area and diameter"
+        if measured is not None and is_volumetric(measured.result):
+            size = "Volume"
+        hint = f"{size}, score and place are always told."
         if measured is not None and not has_outlines:
             hint = "Points have no outlines to measure within. Count with a model that outlines."
         self.view.measure_hint.setText(hint)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pint
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer
 from psygnal import Signal
@@ -470,6 +471,8 @@ class DeviceComboBox(PanelComboBox):
     def find_devices(self) -> None:
         """Name the devices, once; found beside the viewer since torch takes a second to import."""
         if self._job is None:
+            # units load when they are first used: half loaded by the task, they would fail a layer that comes
+            pint.get_application_registry().parse_units("pixel")  # type: ignore[no-untyped-call]
             self._job = Job(device_task(), self)
             self._job.returned.connect(self._on_found)
             self._job.start()

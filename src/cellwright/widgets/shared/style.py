@@ -150,6 +150,11 @@ class PanelScrollArea(QScrollArea):
         return is_handled
 
 
+def is_taken_out(panel: QWidget, event: QEvent | None) -> bool:
+    """Return whether a change is that napari has closed the dock of a panel, which may live on unseen."""
+    return event is not None and event.type() == QEvent.Type.ParentChange and panel.parent() is None
+
+
 def dock_of(widget: QWidget | None) -> QDockWidget | None:
     """Return the dock that a widget is in."""
     while widget is not None and not isinstance(widget, QDockWidget):

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari.layers import Layer
 from qtpy.compat import isalive
-from qtpy.QtCore import QTimer
+from qtpy.QtCore import QEvent, QTimer
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QApplication, QWidget
 
@@ -23,7 +23,7 @@ from cellwright.widgets.shared.messages import (
     tell_error,
 )
 from cellwright.widgets.shared.napari_private import unwrapped
-from cellwright.widgets.shared.style import PanelScrollArea, stack
+from cellwright.widgets.shared.style import PanelScrollArea, is_taken_out, stack
 from cellwright.widgets.train.choices import ResumeOffer, TrainChoices
 from cellwright.widgets.train.data_check import DataCheck
 from cellwright.widgets.train.model import EpochPicture, TrainingOutcome, TrainModel
@@ -121,6 +121,12 @@ class TrainWidget(QWidget):
         self.model.is_leaving = True
         self.data_check.job.cancel()
         self.jobs.cancel()
+
+    def changeEvent(self, event: QEvent | None) -> None:
+        """Leave the run with the panel, to be resumed; called by Qt."""
+        super().changeEvent(event)
+        if is_taken_out(self, event):
+            self.leave()
 
     def pause(self, is_paused: bool) -> None:  # noqa: FBT001 - a slot of Qt
         """Let the training rest, or resume."""

@@ -275,9 +275,9 @@ def _with_scores_and_classes(result: Result, table: "pandas.DataFrame") -> Resul
     cells, settings = result.cells, dict(result.provenance.settings)
     if "score" in table:
         cells = replace(cells, scores=np.nan_to_num(table["score"].to_numpy(np.float32), nan=1.0))
-    settings.pop("classes", None)
+    known = list(settings.pop("classes", ()))  # of the classifier, those that no cell is of among them
     if "class" in table:
-        names = sorted({name for name in table["class"] if name})
+        names = [*known, *sorted({name for name in table["class"] if name} - set(known))]
         numbers = {name: number for number, name in enumerate(names)}
         cells = replace(cells, classes=np.array([numbers.get(one, -1) for one in table["class"]], np.int16))
         settings["classes"] = names
