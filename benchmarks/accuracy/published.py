@@ -1,4 +1,4 @@
-"""The published networks (presets `paper`) beside ours: trained on the same images, scored on others.
+"""The published networks (presets `paper`) beside ours, scored on images that neither has learned from.
 
     python -m benchmarks.accuracy.published links --data FOLDER --output LINKS
     cellwright train LINKS/query/dsb2018_train --extra LINKS/query/bccd ... --model query --preset paper \
@@ -8,10 +8,11 @@
     cellwright train-classifier LINKS/blood/bccd LINKS/blood/blood_boxes --preset paper --output MODELS/blood
     python -m benchmarks.accuracy.published score --data FOLDER --models MODELS
 
-``links`` makes folders that hold what the shipped models learned from, split as for these: no validation
-image chooses anything. ``score`` prints one table. Seconds are the warm median of a drawn image (of one slice
-of a drawn volume for pseudocolor), memory is the peak of a fresh process that counts it once; a classifier's
-seconds are those of a thousand cells.
+``links`` makes folders that hold nuclei and blood that shipped models learned from, split as for these: no
+validation image chooses anything. Ours of the family query has learned other kinds as well. ``score`` prints
+one table. Seconds are the warm median of a drawn image (of one slice of a drawn volume for pseudocolor),
+memory is the peak of a fresh process that counts it once; a classifier's seconds are those of a thousand
+cells.
 """
 
 import json
@@ -21,7 +22,7 @@ from pathlib import Path
 
 from tools.command_line import command_line
 from tools.release import train_classifier, train_pseudocolor
-from tools.release.kinds import thinned
+from tools.release.kinds import reported, thinned
 from tools.release.train_shipped import RECIPES, data_of
 from torch import nn
 
@@ -60,7 +61,7 @@ def link(datasets: list[Dataset], output: Path) -> None:
 
 def links(data: Path, output: Path) -> None:
     """Make the folders that each of the networks learns from."""
-    learned = {family: data_of(RECIPES[family], data) for family in FAMILIES if family in RECIPES}
+    learned = {"query": data_of(RECIPES["joint"], data), "density": data_of(RECIPES["density"], data)}
     learned["pseudocolor"] = train_pseudocolor.data_of(data)
     for family, part in learned.items():
         link([part.target, *part.extra], output / family)
@@ -83,8 +84,8 @@ def family_rows(
     costs: list[object] = [cost["seconds"], cost["peak_mb"]]
     reports = {}
     for images in TESTED[family]:
-        classify = classify_by(images.classifier)
-        reports[images] = run(evaluate(thinned(images.read(data), most), model, classify=classify))
+        dataset, classify = reported(images.dataset, data), classify_by(images.classifier)
+        reports[images] = run(evaluate(thinned(dataset, most), model, classify=classify))
     rows: list[list[object]] = []
     for figure in FIGURES[family]:
         report = reports[figure.images]

@@ -71,7 +71,7 @@ def test_images_of_every_type_keep_their_values(tmp_path, rng, kind):
 
 def test_values_that_no_file_can_hold_are_refused(tmp_path, rng):
     entry = draw_entry(rng)
-    with pytest.raises(WriteError, match="Convert the image"):
+    with pytest.raises(WriteError, match="Convert them"):
         append(tmp_path, replace(entry, image=replace(entry.image, data=np.full((20, 24), 2**40))))
     assert not (tmp_path / "meta.json").exists()
 

@@ -124,9 +124,15 @@ EDITS: dict[str, list[tuple[Callable[[Any], None], list[int], int]]] = {  # cell
 def test_everything_follows_an_edit(
     counted: CountWidget, viewer: ViewerModel, qtbot: QtBot, tmp_path: Path
 ) -> None:
-    assert (counted.panel.number.text(), counted.panel.line.text()) == ("3", "3 cells · flow · 1.8 s")
+    frames = told_frames(viewer)
+    assert (counted.panel.number.text(), counted.panel.line.text()) == ("3", f"3 cells{frames} · flow · 1.8 s")
     for kind in EDITS:
         check_edits(kind, counted, viewer, qtbot, tmp_path / "cells.csv")
+
+
+def told_frames(viewer: ViewerModel) -> str:
+    """What the number says besides of a movie."""
+    return " in 4 frames" if viewer.layers["image"].axis_labels[0] == "t" else ""
 
 
 def check_edits(kind: str, counted: CountWidget, viewer: ViewerModel, qtbot: QtBot, path: Path) -> None:
@@ -144,7 +150,7 @@ def check_edits(kind: str, counted: CountWidget, viewer: ViewerModel, qtbot: QtB
         assert rows["edited"].sum() == n_by_hand
         n = len(numbers)
         assert panel.number.text() == str(n)
-        assert panel.line.text() == f"{n} cells · {n_by_hand} by hand · flow · 1.8 s"
+        assert panel.line.text() == f"{n} cells{told_frames(viewer)} · {n_by_hand} by hand · flow · 1.8 s"
         classes = rows["class"].value_counts()
         assert f"red&nbsp;{classes.get('red', 0)} " in panel.legend.text()
 
