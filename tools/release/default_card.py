@@ -6,7 +6,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-from cellwright.models.spec import read_spec
+from cellwright.models.spec import ModelSpec, read_spec
 from tools.release.kinds import KINDS, UPPER, learned
 from tools.release.simulated_kinds import N_LOOKS, N_VIEWS
 from tools.release.train_kinds import DECODER_RATE, ENCODER_RATE, SETTINGS, SIMULATED_SHARE
@@ -164,6 +164,19 @@ def summary(scores: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
     }
 
 
+def named_by(spec: ModelSpec) -> dict[str, Any]:
+    """Return what the card of any model says of its name and the sizes of its cells."""
+    low, high = spec.diameter_range_px
+    return {
+        "title": spec.title,
+        "preset": spec.preset,
+        "family": spec.family,
+        "low": low,
+        "high": high,
+        "diameter": spec.diameter_px,
+    }
+
+
 def training_of(folder: Path, data: Path, remark: str) -> dict[str, str]:
     """Return what the card of a model of all kinds says of its images and its recipe."""
     recipe = RECIPE.format(
@@ -193,14 +206,8 @@ def write(folder: Path, data: Path, scores: dict[str, list[dict[str, Any]]], rem
     replaces.
     """
     evaluation = {title: scores[name][-1] for name, title in TITLES.items() if name in scores}
-    spec = read_spec(folder / "spec.json")
     text = CARD.format(
-        title=spec.title,
-        preset=spec.preset,
-        family=spec.family,
-        low=spec.diameter_range_px[0],
-        high=spec.diameter_range_px[1],
-        diameter=spec.diameter_px,
+        **named_by(read_spec(folder / "spec.json")),
         **training_of(folder, data, remark),
         scores=score_table(scores),
         lower=1 - UPPER,

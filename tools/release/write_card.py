@@ -26,7 +26,7 @@ from cellwright.training.settings import TrainingSettings
 from cellwright.training.trainer import Data
 from tools.command_line import command_line
 from tools.release import default_card, train_pseudocolor
-from tools.release.default_card import data_lines, wrapped, write_json
+from tools.release.default_card import data_lines, named_by, wrapped, write_json
 from tools.release.train_shipped import RECIPES, data_of
 
 DEFAULT = "flow"
@@ -301,15 +301,10 @@ def card_text(
     cautions = {**CAUTIONS, **text.cautions}
     meanings = "; ".join(MEANINGS[key] for key in used(evaluation, text.columns) if key in MEANINGS)
     card = CARD.format(
+        **named_by(spec),
         name=name,
-        title=spec.title,
-        preset=spec.preset,
-        family=spec.family,
         use=text.use,
         limits=text.limits,
-        low=spec.diameter_range_px[0],
-        high=spec.diameter_range_px[1],
-        diameter=spec.diameter_px,
         **training,
         meanings=f"{meanings[:1].upper()}{meanings[1:]}.",
         scores=score_table(evaluation, text.columns),

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from napari.components import ViewerModel
+from napari.layers import Shapes
 from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication
@@ -159,13 +160,22 @@ def test_a_column_without_numbers_has_an_empty_histogram(qtbot: QtBot) -> None:
     assert plot._kept.getData()[1].sum() == 0
 
 
-def test_regions_that_could_not_be_saved_are_not_taken_from_there(
-    panel: ResultsWidget, qtbot: QtBot, read: Read, tmp_path: Path, home: Path
-) -> None:
-    triangle = np.array([[-1.0, -1], [-1, 64], [64, -1]])
-    shapes = panel.viewer.add_shapes([triangle], shape_type="polygon", scale=(0.5, 0.5), units=("um", "um"))
+TRIANGLE = np.array([[-1.0, -1], [-1, 64], [64, -1]])
+
+
+@pytest.fixture
+def triangle(panel: ResultsWidget, read: Read) -> Shapes:
+    """Layer of a triangle, with a scale, in which the panel counts."""
+    shapes = panel.viewer.add_shapes([TRIANGLE], shape_type="polygon", scale=(0.5, 0.5), units=("um", "um"))
     pick(panel.view.regions, str(shapes.unique_id))
     read(panel)
+    return shapes
+
+
+@pytest.mark.usefixtures("triangle")
+def test_regions_that_could_not_be_saved_are_not_taken_from_there(
+    panel: ResultsWidget, qtbot: QtBot, tmp_path: Path, home: Path
+) -> None:
     (tmp_path / "file").touch()
     panel.export.save_regions(tmp_path / "file" / "regions.geojson")
     qtbot.waitUntil(lambda: not panel.view.job_bar.is_busy, timeout=30_000)
@@ -455,12 +465,8 @@ def test_the_clipboard_takes_the_command(panel: ResultsWidget, monkeypatch: pyte
 
 
 def test_regions_that_were_saved_are_taken_from_there(
-    panel: ResultsWidget, qtbot: QtBot, read: Read, tmp_path: Path, home: Path
+    panel: ResultsWidget, triangle: Shapes, qtbot: QtBot, read: Read, tmp_path: Path, home: Path
 ) -> None:
-    triangle = np.array([[-1.0, -1], [-1, 64], [64, -1]])
-    shapes = panel.viewer.add_shapes([triangle], shape_type="polygon", scale=(0.5, 0.5), units=("um", "um"))
-    pick(panel.view.regions, str(shapes.unique_id))
-    read(panel)
     (own,) = panel.export.input_files().regions
     assert Path(own).parent == home / "inputs"
     panel.export.save_regions(tmp_path / "regions.geojson")
@@ -470,10 +476,10 @@ def test_regions_that_were_saved_are_taken_from_there(
     for path in (own, tmp_path / "regions.geojson"):
         (region,) = read_regions(path, image)
         assert region.name == "region 1"
-        assert np.allclose(region.rings[0], triangle)
+        assert np.allclose(region.rings[0], TRIANGLE)
         points = np.random.default_rng(0).uniform(0, 64, (500, 2))
         assert (region.contains(points) == panel.model.regions.included[0].contains(points)).all()
-    shapes.data = [triangle + 1]
+    triangle.data = [TRIANGLE + 1]
     read(panel)
     assert panel.export.unrepeatable == []
     assert panel.export.input_files().regions != (own,)
