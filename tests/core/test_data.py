@@ -63,7 +63,7 @@ def test_pixel_sizes_that_do_not_fit_are_refused(sizes):
 
 @pytest.mark.parametrize("sizes", [0.5, {"Y": 1, "X": 2}, ("a", "b"), (None, 1), (np.inf, 1), (np.nan, 1)])
 def test_pixel_sizes_that_are_no_numbers_are_refused(sizes):
-    with pytest.raises(AxesError, match="one finite number"):
+    with pytest.raises(AxesError, match="one number for each"):
         Image(np.zeros((4, 5)), "YX", sizes)
 
 

@@ -107,7 +107,7 @@ class Image:
 
     def _size_error(self, sizes: Any) -> AxesError:
         return AxesError(
-            f"pixel_size_um must have one finite number for each of {len(self.spatial_axes)} spatial axes of "
+            f"pixel_size_um must have one number for each of {len(self.spatial_axes)} spatial axes of "
             f"{self.axes!r}; got {sizes!r}. Leave it empty when it is unknown."
         )
 
