@@ -92,9 +92,9 @@ class Tracks:
         """Return one row per track.
 
         ``track``, ``parent`` and ``root`` (the first of its lineage), ``generation`` (0 for a root),
-        ``first`` and ``last`` frame of the source image, ``n_frames`` in which it was seen, ``divides``, ``path`` and
-        ``displacement`` (length of the way, and from first to last place), ``speed`` (path / time, per
-        minute where the interval is known).
+        ``first`` and ``last`` frame (of the source image), ``n_frames`` in which it was seen, ``divides``,
+        ``path`` and ``displacement`` (length of the way, and from first to last place), ``speed`` (path /
+        time, per minute where the interval is known).
         """
         import pandas
 
