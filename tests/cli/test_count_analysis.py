@@ -185,7 +185,9 @@ def test_tracks(cli, tmp_path, draw_blobs):
 
 
 def test_tracks_of_a_part_have_the_frames_of_the_image(cli, tmp_path, draw_blobs):
-    tifffile.imwrite(tmp_path / "movie.tif", np.stack([draw_blobs((80, 80)).image] * 3))
+    tifffile.imwrite(
+        tmp_path / "movie.tif", np.stack([draw_blobs((80, 80)).image] * 3), photometric="minisblack"
+    )
     part = ["--axes", "TYX", "--track", "--window", "1:3,0:80,0:80"]
     code, _, err = cli("count", tmp_path / "movie.tif", *part, "--output", tmp_path)
     assert code == 0, err
