@@ -475,6 +475,21 @@ class CountWidget(QWidget):
         if viewer is self.viewer and panel == COUNT and isalive(self):  # type: ignore[no-untyped-call]
             choose_layer(self.panel.image, what.image)
             choose(self.panel.model, what.model)
+            if what.begins:
+                self._begin(what.model)
+
+    def _begin(self, model: str) -> None:
+        """Count the chosen image with a model that another panel has sent, and tell which image that is."""
+        if self.jobs.is_busy:
+            self.model.tell("A count is running. Press Count cells when it has ended.", is_warning=True)
+            return
+        if self.panel.model.model_name != model:
+            self.model.tell(f"Model {model!r} is not in the list any more. Choose another one.", is_warning=True)
+            return
+        self._start(is_preview=False)
+        if self.jobs.is_busy:
+            name = image_layer(self.choices.layer).name
+            self.model.tell(f"Counting the cells of {name!r} with {model!r}.")
 
     def _forget_error(self, _: object = None) -> None:
         """Take away an error whose cause may be gone: other layers, another view, model or setting."""
