@@ -20,7 +20,7 @@ from cellwright.cli.flags import (
     with_saved,
     with_settings,
 )
-from cellwright.cli.output import INTERRUPTED, Table, echo_notices, run_with_bar
+from cellwright.cli.output import INTERRUPTED, Table, echo_notices, quick_loading, run_with_bar
 from cellwright.core.data import Image
 from cellwright.core.errors import ReadError, SettingsError, error_line
 from cellwright.files.atomic import check_writable
@@ -212,11 +212,12 @@ def count_all(images: list[Path], choices: CountChoices, table: Table) -> None:
 def make_choices(names: list[str], flags: dict[str, Any]) -> CountChoices:
     """Return models and settings, checked before the first image is read."""
     engine = read_settings(EngineSettings, flags)
-    from cellwright.inference.context import load_models
-    from cellwright.inference.device import choose
+    with quick_loading():
+        from cellwright.inference.context import load_models
+        from cellwright.inference.device import choose
 
-    choose(engine.device)
-    models = load_models(tuple(names))
+        choose(engine.device)
+        models = load_models(tuple(names))
     family = registry.get(models[0].spec.family)
     kind = family.settings
     refuse_foreign(flags, EngineSettings, kind, AnalysisSettings, InputFiles, FolderSettings, StreamSettings)

@@ -64,6 +64,17 @@ def test_a_marker_without_its_channel_is_refused(stained):
         analyse(*stained, AnalysisSettings(positive=("7>otsu",)))
 
 
+def test_two_thresholds_of_one_channel_are_refused(stained):
+    labels, image = stained
+    named = replace(image, channel_names=("DAPI", "GFP", "Ki-67"))
+    with pytest.raises(SettingsError, match="'ch1' is given two"):
+        analyse(labels, named, AnalysisSettings(positive=("1>60", "GFP>otsu")))
+
+
+def test_a_channel_may_be_called_by_any_digit():
+    assert parse_marker("²>5").channel == "²"
+
+
 @pytest.mark.parametrize("rule", ["otsu", "1<5", "1>", "1>much", ">5"])
 def test_rules_of_another_form_are_refused(rule):
     with pytest.raises(SettingsError, match="A rule for positive cells"):

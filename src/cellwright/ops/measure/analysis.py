@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellwright.core.data import ArrayLike, Image, Labels, Result
-from cellwright.core.errors import AxesError, SettingsError
+from cellwright.core.errors import AxesError
 from cellwright.core.tasks import Progress, Task, run
 from cellwright.ops.measure.cells_table import (
     cell_ndim,
@@ -37,7 +37,7 @@ from cellwright.ops.measure.markers import (
     thresholds_of,
     with_channel_numbers,
 )
-from cellwright.ops.measure.measurement import as_image, measure_result, pixel_sizes, result_of_labels
+from cellwright.ops.measure.measurement import as_image, as_result, measure_result, pixel_sizes
 from cellwright.ops.measure.regions import ALL_REGIONS, RegionSet
 from cellwright.ops.measure.settings import AnalysisSettings, TrackSettings
 from cellwright.ops.measure.tracks import Tracks, check_axes, track_cells
@@ -129,7 +129,7 @@ def analysis_task(
     inputs: AnalysisInputs = AnalysisInputs(),
 ) -> Task[Analysis]:
     """Return the same as :func:`analyse`, step by step."""
-    result, numbers = _as_result(cells, image)
+    result, numbers = as_result(cells, image)
     table = cells_table(result)
     if numbers is not None:
         table["label"] = numbers
@@ -172,15 +172,6 @@ def analysis_task(
         lineages=lineages,
         notices=notices,
     )
-
-
-def _as_result(cells: Result | Labels, image: Image) -> tuple[Result, NDArray[np.int64] | None]:
-    """Return a result, and the numbers its rows have in a label image."""
-    if not isinstance(cells, Result):
-        return result_of_labels(cells, image)
-    if cells.gives == "density":
-        raise SettingsError("A density has no single cells to analyse. Choose another model.")
-    return cells, None
 
 
 def _marked(

@@ -288,7 +288,9 @@ def _median(grouped: Grouped) -> NDArray[np.float64]:
     found = np.full(len(counts), np.nan)
     present = counts > 0
     first, n = starts[present], counts[present]
-    found[present] = (ranked[first + (n - 1) // 2] + ranked[first + n // 2]) / 2
+    middle = (ranked[first + (n - 1) // 2] + ranked[first + n // 2]) / 2
+    last = ranked[first + n - 1]  # NaN where there is one, which leaves the median unknown
+    found[present] = np.where(np.isnan(last), np.nan, middle)
     return found
 
 
