@@ -61,9 +61,7 @@ def test_cells_are_corrected_taught_and_counted_again(
     assert widget.panel.message.text() == "Counting the cells of 'blobs' with 'flow'."
     before = widget.counted
     settled(widget)
-    assert widget.counted is not None
     assert widget.counted is not before  # one click counts
-    assert widget.counted.request.source.image.name == "blobs"
     assert widget.panel.details.text().replace("\u200b", "").splitlines()[0] == "blobs"
 
 
