@@ -31,7 +31,7 @@ from cellwright.widgets.shared.combos import (
 )
 from cellwright.widgets.shared.edited_layers import is_image, is_shapes
 from cellwright.widgets.shared.form import SettingsForm, is_threshold, names_of
-from cellwright.widgets.shared.job_bar import JobBar, RunButton
+from cellwright.widgets.shared.jobs import JobBar, RunButton
 from cellwright.widgets.shared.regions import LEAVE_OUT, EverywhereButton
 from cellwright.widgets.shared.style import (
     FoldedPart,
@@ -77,7 +77,7 @@ class CountPanel(QWidget):
         layout = panel_layout(self)
         self.guide = GuideLine()
         fill(layout, self.guide, self._first_choices(), self._buttons())
-        self.jobs, self.message = JobBar(has_stop=False), message_label()
+        self.jobs, self.message = JobBar(run_button=self.count), message_label()
         self.tool_box = QVBoxLayout()  # for what belongs to a tool
         self.everywhere, self.out_everywhere = EverywhereButton(), EverywhereButton(LEAVE_OUT)
         fill(layout, self.jobs, self.message, self.everywhere, self.out_everywhere)
@@ -99,9 +99,8 @@ class CountPanel(QWidget):
         put(self._advanced_box, self.filters.native, self.engine.native)
 
     def show_running(self, *, is_running: bool) -> None:
-        """Turn the count button into Cancel and back."""
-        self.count.show_running(is_running=is_running)
-        self.count.setShortcut(SHORTCUT)  # a new text clears it
+        """Take no preview while something runs; called whenever the count button has a new text."""
+        self.count.setShortcut(SHORTCUT)  # the text has cleared it
         self.preview.setEnabled(not is_running)
 
     def show_count(self, number: str, line: str, details: str, legend: str = "") -> None:
@@ -251,7 +250,7 @@ class CountPanel(QWidget):
 
     def _buttons(self) -> QHBoxLayout:
         help_text = f"Count the cells of the image ({SHORTCUT})."
-        self.count = RunButton(("Count cells", help_text), ("Cancel", help_text))
+        self.count = RunButton(("Count cells", help_text), ("Cancel", help_text), "Cancelling…")
         self.preview = button("Preview", "Count only in the middle of the view.")
         self.count.setShortcut(SHORTCUT)
         self.preview.setObjectName("preview")

@@ -54,8 +54,8 @@ from cellwright.widgets.shared.messages import (
     choose,
     choose_layer,
     hand_over,
-    hand_overs,
     listen,
+    news_of,
     tell_error,
     tell_results,
 )
@@ -113,15 +113,15 @@ class CountWidget(QWidget):
 
     def _connect_panel(self) -> None:
         panel = self.panel
-        panel.count.clicked.connect(self._on_count_clicked)
-        panel.preview.clicked.connect(self._on_preview_clicked)
+        panel.count.started.connect(lambda: self._start(is_preview=False))
+        panel.preview.clicked.connect(lambda: self._start(is_preview=True))
         panel.measure.clicked.connect(self._on_measure_clicked)
         panel.colours.clicked.connect(self._on_colours_clicked)
         self.ask.pending.connect(lambda is_pending: panel.show_prompted(is_pending=is_pending))
         panel.keep_cell.clicked.connect(self.ask.keep)
         panel.drop_cell.clicked.connect(self.ask.drop)
         panel.correct.clicked.connect(self._on_correct_clicked)
-        listen(hand_overs.sent, self._on_sent, self)
+        listen(news_of(self.viewer).sent, self._on_sent, self)
         chosen = (panel.model, panel.region, panel.axes, panel.channel, panel.device, panel.classes)
         for changed in (panel.image.chosen, *(box.activated for box in chosen)):
             changed.connect(self._forget_error)
@@ -225,16 +225,6 @@ class CountWidget(QWidget):
         self._update()  # what was changed meanwhile
         self.finished.emit()
         self.background.go_on()
-
-    def _on_count_clicked(self) -> None:
-        if self.jobs.is_busy:
-            self.jobs.cancel()
-            self.panel.count.show_stopping("Cancelling…")
-            return
-        self._start(is_preview=False)
-
-    def _on_preview_clicked(self) -> None:
-        self._start(is_preview=True)
 
     def _start(self, *, is_preview: bool) -> None:
         if not self.axes.when_understood(self.choices.layer, lambda: self._start(is_preview=is_preview)):
@@ -477,9 +467,9 @@ class CountWidget(QWidget):
             model = model[0]
         hand_over(self.viewer, ANNOTATE, HandOver(image, cells, str(model)))
 
-    def _on_sent(self, viewer: Any, panel: str, what: HandOver) -> None:
+    def _on_sent(self, panel: str, what: HandOver) -> None:
         """Choose the image and the model that another panel sends."""
-        if viewer is self.viewer and panel == COUNT and isalive(self):  # type: ignore[no-untyped-call]
+        if panel == COUNT:
             choose_layer(self.panel.image, what.image)
             choose(self.panel.model, what.model)
             if what.begins:

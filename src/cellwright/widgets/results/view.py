@@ -35,7 +35,7 @@ from cellwright.widgets.shared.cells.snapshot import is_cells_layer
 from cellwright.widgets.shared.check_list import CheckList
 from cellwright.widgets.shared.combos import LayerComboBox, PanelComboBox
 from cellwright.widgets.shared.edited_layers import is_image, is_shapes
-from cellwright.widgets.shared.job_bar import JobBar
+from cellwright.widgets.shared.jobs import JobBar
 from cellwright.widgets.shared.regions import LEAVE_OUT, EverywhereButton
 from cellwright.widgets.shared.style import (
     button,
