@@ -25,7 +25,8 @@ from cellwright.core.data import Image
 from cellwright.core.errors import ReadError, SettingsError, error_line
 from cellwright.files.atomic import check_writable
 from cellwright.files.folders.image_list import ListedImage, list_images
-from cellwright.files.folders.results import FileFacts, ImageOutcome, check_output, facts_of
+from cellwright.files.folders.results import ImageOutcome, check_output
+from cellwright.files.folders.written import FileFacts, facts_of
 from cellwright.files.images import read_images
 from cellwright.files.zarr import address_of, images_inside, is_zarr
 from cellwright.inference.image_count import (
@@ -34,7 +35,7 @@ from cellwright.inference.image_count import (
     TableFiles,
     channels_to_count,
     counted_task,
-    streamed_alone,
+    streamed_task,
     write_alone,
 )
 from cellwright.inference.recipe import Recipe, parse_pixel_size, parse_window, save_recipe
@@ -295,14 +296,14 @@ def count_image(path: Path, image: Image, choices: CountChoices, table: Table, *
     if image.name != path.stem:
         shown = path.with_name(image.name)
     if choices.streams(image):
-        streamed = run_with_bar(streamed_alone(path, image, choices), label)
+        streamed = run_with_bar(streamed_task(path, image, choices), label)
         echo_notices(shown, streamed.notices)
         table.show(shown, streamed.result, streamed.analysis)
         return
     counted = run_with_bar(counted_task(image, choices), label)
     echo_notices(shown, counted.notices)
     try:
-        echo_notices(shown, write_alone(path, image, counted, choices))
+        echo_notices(shown, write_alone(image, counted, choices))
     finally:  # the count is known, whatever became of the files
         table.show(shown, counted.result, counted.analysis)
 

@@ -9,10 +9,10 @@
         -> Analysis                         tables of cells, of counts, of markers, of lineages
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,6 +93,10 @@ class Counted(NamedTuple):
         if self.analysis is None:
             return self.result.notices
         return (*self.result.notices, *self.analysis.notices)
+
+    def told(self, notices: Iterable[str]) -> Self:
+        """Return the same with more sentences for the user."""
+        return self._replace(result=replace(self.result, notices=(*self.result.notices, *notices)))
 
 
 def analyse(
@@ -208,7 +212,8 @@ def tracks_of(result: Result, settings: TrackSettings) -> Tracks:
     """
     axes = label_axes(result)
     check_tracked(axes, is_volume=is_volumetric(result))
-    return track_cells(result.cells, axes, settings, pixel_sizes(result, len(axes) - 1))
+    tracks = track_cells(result.cells, axes, settings, pixel_sizes(result, len(axes) - 1))
+    return replace(tracks, first_frame=next(iter(result.offset), 0))
 
 
 def check_tracked(axes: str, *, is_volume: bool) -> None:
