@@ -29,6 +29,12 @@ def cli(capfd) -> Callable[..., Outcome]:
     return run
 
 
+@pytest.fixture(autouse=True)
+def own_models(monkeypatch, tmp_path):
+    """What is kept for the user lies in a folder of the test."""
+    monkeypatch.setattr(store, "user_folder", lambda: tmp_path / "user" / "models")
+
+
 @pytest.fixture
 def oracle(monkeypatch, oracle_model):
     """Every model name stands for the oracle; what was asked for is noted."""

@@ -1,3 +1,4 @@
+import gc
 import io
 import json
 import os
@@ -20,6 +21,7 @@ from cellwright.files.images import read_image
 from cellwright.inference import image_count, pipeline
 from cellwright.inference.recipe import as_command
 from cellwright.inference.settings import EngineSettings
+from cellwright.models import store
 from cellwright.models.checkpoint import save_checkpoint
 from cellwright.models.families.flow import build
 
@@ -48,6 +50,20 @@ def test_json_has_an_object_per_image(cli, image_path, blobs):
         "seconds": 0,
         "device": "cpu",
     }
+
+
+def test_no_garbage_is_looked_for_while_modules_and_networks_load(cli, image_path, oracle_model, monkeypatch):
+    seen, n_frozen = [], gc.get_freeze_count()
+
+    def load(name):
+        seen.append(gc.isenabled())
+        return oracle_model
+
+    monkeypatch.setattr(store, "load", load)
+    assert cli("count", image_path).code == 0
+    assert not seen[0]
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > n_frozen  # which the end of the program does not go through
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,7 @@ def test_a_part_is_counted_in_its_place(cli, stained_path, tmp_path, blobs):
         ("--window", "0:999,0:999", "must lie in the image"),
         ("--pixel-size", "half", "number of µm"),
         ("--pixel-size", "1,1,1", "one number for each"),
+        ("--report", ".", "Name a file in it"),
     ],
 )
 def test_a_part_that_is_none_is_refused(cli, stained_path, flag, text, message):
@@ -181,6 +182,18 @@ def test_tracks(cli, tmp_path, draw_blobs):
     assert lineages["speed_px_per_frame"].to_numpy() == pytest.approx(np.full(n, 2.0))
     lines = (tmp_path / "o" / "movie_RES" / "res_track.txt").read_text().splitlines()
     assert lines == [f"{number} 0 2 0" for number in range(1, n + 1)]
+
+
+def test_tracks_of_a_part_have_the_frames_of_the_image(cli, tmp_path, draw_blobs):
+    tifffile.imwrite(
+        tmp_path / "movie.tif", np.stack([draw_blobs((80, 80)).image] * 3), photometric="minisblack"
+    )
+    part = ["--axes", "TYX", "--track", "--window", "1:3,0:80,0:80"]
+    code, _, err = cli("count", tmp_path / "movie.tif", *part, "--output", tmp_path)
+    assert code == 0, err
+    lineages = pandas.read_csv(tmp_path / "movie.lineages.csv")
+    assert (set(lineages["first"]), set(lineages["last"])) == ({1}, {2})
+    assert set(pandas.read_csv(tmp_path / "movie.cells.csv")["t"]) == {1, 2}
 
 
 def test_reports_and_sheets(cli, stained_path, image_path, tmp_path, monkeypatch):
@@ -485,17 +498,17 @@ def test_tracks_of_an_earlier_run_are_replaced_and_changed_ones_kept(cli, tmp_pa
         "res_track.txt": lambda path: path.write_text(kept.replace(" 2 0", " 2 1", 1)),
         "notes.txt": lambda path: path.write_text("mine"),
     }
-    for name, change in changes.items():
-        before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for number, (name, change) in enumerate(changes.items(), 1):
         change(folder / name)
         changed = (folder / name).read_bytes()
         code, _, err = cli(*arguments)
-        assert code == 1
-        assert "there is one with content" in err
-        assert (folder / name).read_bytes() == changed
-        (folder / name).write_bytes(before.get(name, b""))
-    (folder / "notes.txt").unlink()
-    assert cli(*arguments).code == 0
+        assert (code, f"it is kept as movie_RES.edited{number}" in err) == (0, True), err
+        assert (tmp_path / "o" / f"movie_RES.edited{number}" / name).read_bytes() == changed
+        assert not (folder / "notes.txt").exists()
+    (tmp_path / "o" / "movie.json").unlink()  # that it was written by a count is no longer known
+    (folder / "notes.txt").write_text("mine")
+    code, _, err = cli(*arguments)
+    assert (code, "there is one with content" in err) == (1, True), err
 
 
 @pytest.mark.parametrize(

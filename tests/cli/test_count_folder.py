@@ -167,9 +167,6 @@ def test_a_large_image_is_counted_block_by_block(cli, oracle, tmp_path, blobs):
     table = pandas.read_csv(tmp_path / "out" / "large.cells.csv")
     assert len(table) == len(blobs)
     np.testing.assert_allclose(table["area_um2"], table["area_px"] / 4)
-    (tmp_path / "out" / "large.cells.csv").write_text("edited by hand")
-    assert "it is kept as large.cells.edited1.csv" in cli(*asked, "--output", tmp_path / "out").err
-    assert (tmp_path / "out" / "large.cells.edited1.csv").read_text() == "edited by hand"
     asked = ("count", path, "--stream", "--output", tmp_path / "o")
     assert "Name the axes" in cli(*asked, "--track").err
     assert "read and counted in one piece" in cli(*asked, "--window", "0:9,0:9").err
@@ -178,6 +175,30 @@ def test_a_large_image_is_counted_block_by_block(cli, oracle, tmp_path, blobs):
     assert " 0 " in done.out
     assert f"{len(blobs)} cells by the filters were left out" in done.err
     assert "number of MB or GB" in cli("count", path, "--memory", "much", "--output", tmp_path / "o").err
+
+
+def test_what_was_changed_of_a_count_block_by_block_is_kept(cli, oracle, tmp_path, blobs):
+    path, out = tmp_path / "large.zarr", tmp_path / "out"
+    zarr.create_array(path, data=(blobs.image * 200).astype(np.uint8), chunks=(64, 64))
+    asked = ("count", path, "--stream", "--output", out, "--report", tmp_path / "report.html")
+    for _ in range(2):
+        assert "was changed" not in cli(*asked).err
+    labels = zarr.open_group(out / "large.labels.zarr")["0"]
+    whole = labels[:]
+    labels[:] = whole * (whole != whole.max())
+    changed = [out / "large.cells.csv", out / "large.cells.parquet", tmp_path / "report.html"]
+    for table in changed:
+        table.write_text("edited by hand")
+    before = set(tmp_path.iterdir())
+    err = cli(*asked).err
+    assert err.count("was changed since it was counted; it is kept as") == 4, err
+    for name in ("out/large.cells.edited1.csv", "out/large.cells.edited1.parquet", "report.edited1.html"):
+        assert (tmp_path / name).read_text() == "edited by hand"
+    kept = zarr.open_group(out / "large.labels.edited1.zarr", mode="r")["0"][:]
+    assert len(np.unique(kept)) == len(blobs)
+    np.testing.assert_array_equal(zarr.open_group(out / "large.labels.zarr", mode="r")["0"][:], whole)
+    assert set(tmp_path.iterdir()) - before == {tmp_path / "report.edited1.html"}
+    assert "was changed" not in cli(*asked).err
 
 
 def test_blocks_tell_and_write_what_the_whole_image_does(cli, oracle, tmp_path, blobs):

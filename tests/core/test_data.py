@@ -61,6 +61,21 @@ def test_pixel_sizes_that_do_not_fit_are_refused(sizes):
         Image(np.zeros((3, 4, 5)), "CYX", sizes)
 
 
+@pytest.mark.parametrize("sizes", [0.5, {"Y": 1, "X": 2}, ("a", "b"), (None, 1), (np.inf, 1), (np.nan, 1)])
+def test_pixel_sizes_that_are_no_numbers_are_refused(sizes):
+    with pytest.raises(AxesError, match="one number for each"):
+        Image(np.zeros((4, 5)), "YX", sizes)
+
+
+def test_pixel_sizes_may_be_an_array():
+    assert Image(np.zeros((4, 5)), "YX", np.float32([0.5, 2])).pixel_size_um == (0.5, 2.0)
+
+
+def test_masked_pixels_are_unknown():
+    image = Image(np.ma.masked_less(np.arange(6).reshape(2, 3), 2), "YX")
+    np.testing.assert_array_equal(image.data, [[np.nan, np.nan, 2], [3, 4, 5]])
+
+
 def test_values_are_frozen():
     image = Image(np.zeros((4, 5)), "YX")
     with pytest.raises(FrozenInstanceError):

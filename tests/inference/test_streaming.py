@@ -39,7 +39,9 @@ from cellwright.inference.streaming import cluster, plan, second_pass
 from cellwright.inference.streaming import run as run_module
 from cellwright.inference.streaming.plan import StreamJob, StreamPlan, blocks_of
 from cellwright.inference.streaming.run import count_streamed
+from cellwright.models import registry
 from cellwright.models.stitching import CellStitcher
+from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.ops.codecs.pseudocolor import Colouring, pseudocolor_frames
 from cellwright.ops.measure.analysis import analysis_task
 from cellwright.ops.measure.cells_table import class_counts
@@ -154,14 +156,21 @@ def test_the_networks_are_made_once_for_all_blocks(tmp_path, draw_blobs, small_b
     assert made[-1]._networks == ()
 
 
-def test_cells_without_outlines_are_found_once(tmp_path, draw_blobs, small_blocks):
+def test_cells_without_outlines_are_found_once(tmp_path, draw_blobs, small_blocks, monkeypatch):
     blobs = draw_blobs((400, 380))
+    outlined = run(count_streamed(StreamJob(Image(blobs.image, "YX"), tmp_path, small_blocks)))
+    assert outlined.labels == tmp_path / "image.labels.zarr"
+    points = replace(registry.FAMILIES["flow"], returns=("Points",))
+    monkeypatch.setitem(registry.FAMILIES, "flow", points)
     plain = small_blocks.postprocess
     small_blocks.postprocess = lambda maps, settings: replace(plain(maps, settings), labels=None)
     small_blocks.stitcher = lambda lead, shape: CellStitcher(lead, shape, has_labels=False)
     image = Image(blobs.image, "YX")
-    found = run(count_streamed(StreamJob(image, tmp_path, small_blocks)))
+    settings = FlowSettings(cell_probability=0.51)
+    found = run(count_streamed(StreamJob(image, tmp_path, small_blocks, settings)))
     assert found.result.count == len(blobs)
+    assert found.labels is None  # those of the count before are gone
+    assert not list(tmp_path.glob("*.zarr"))
 
 
 @pytest.mark.parametrize("n_steps", [3, 8, 21])

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from napari.components import ViewerModel
+from napari.layers import Labels as LabelsLayer
 from napari.layers import Shapes
 from napari.qt.threading import WorkerBase
 from pytestqt.qtbot import QtBot
@@ -117,6 +118,20 @@ def annotate_widget(viewer: ViewerModel, qtbot: QtBot, tmp_path: Path) -> Annota
     widget.model.journals = tmp_path / "journals"
     qtbot.addWidget(widget)
     return widget
+
+
+@pytest.fixture
+def builders(monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
+    """The threads in which Labels layers are built from now on, one for each."""
+    threads: list[threading.Thread] = []
+    build = LabelsLayer.__init__
+
+    def built(self: LabelsLayer, *arguments: Any, **keywords: Any) -> None:
+        threads.append(threading.current_thread())
+        build(self, *arguments, **keywords)
+
+    monkeypatch.setattr(LabelsLayer, "__init__", built)
+    return threads
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -40,7 +41,7 @@ class Image:
     Parameters
     ----------
     data
-        Numpy, dask or zarr array.
+        Numpy, dask or zarr array; masked pixels of a numpy array become NaN, as nothing is known of them.
     axes
         One letter of ``TCZYX`` for each dimension, in the order of the array.
     pixel_size_um
@@ -82,6 +83,7 @@ class Image:
     levels: tuple[ArrayLike, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "data", _unmasked(self.data))
         shape = tuple(self.data.shape)
         if len(self.axes) != len(shape) or len(set(self.axes)) != len(self.axes):
             raise AxesError(
@@ -94,12 +96,20 @@ class Image:
                 f"Axes must be letters of {AXES}; got {self.axes!r} for shape {shape}. "
                 f"Rename or drop {''.join(sorted(unknown))!r}."
             )
-        n_spatial = sum(axis in SPATIAL for axis in self.axes)
-        if self.pixel_size_um and len(self.pixel_size_um) != n_spatial:
-            raise AxesError(
-                f"pixel_size_um must have one number for each of {n_spatial} spatial axes of "
-                f"{self.axes!r}; got {self.pixel_size_um}. Leave it empty when it is unknown."
-            )
+        sizes = self.pixel_size_um
+        try:
+            object.__setattr__(self, "pixel_size_um", tuple(float(size) for size in sizes))
+        except (TypeError, ValueError):  # one number, texts, a dictionary
+            raise self._size_error(sizes) from None
+        n_sizes = len(self.pixel_size_um)
+        if n_sizes not in (0, len(self.spatial_axes)) or not all(map(isfinite, self.pixel_size_um)):
+            raise self._size_error(sizes)
+
+    def _size_error(self, sizes: Any) -> AxesError:
+        return AxesError(
+            f"pixel_size_um must have one number for each of {len(self.spatial_axes)} spatial axes of "
+            f"{self.axes!r}; got {sizes!r}. Leave it empty when it is unknown."
+        )
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -148,6 +158,12 @@ class Image:
     def known_sizes_um(self) -> dict[str, float]:
         """Micrometres per pixel of each spatial axis whose size is known."""
         return known_sizes(self.axes, self.pixel_size_um)
+
+
+def _unmasked(data: ArrayLike) -> ArrayLike:
+    if not isinstance(data, np.ma.MaskedArray) or not data.mask.any():
+        return data
+    return np.ma.filled(data.astype(np.result_type(data.dtype, np.float32)), np.nan)
 
 
 def _refuse_shorter_file(data: ArrayLike) -> None:

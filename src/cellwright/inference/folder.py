@@ -23,9 +23,7 @@ from cellwright.files.folders.image_list import ListedImage
 from cellwright.files.folders.results import (
     ImageOutcome,
     Made,
-    begin_image,
     clear_parts,
-    facts_of,
     join_tables,
     mark_done,
     mark_parts,
@@ -35,6 +33,7 @@ from cellwright.files.folders.results import (
     write_summary,
     write_thumbnail,
 )
+from cellwright.files.folders.written import begin_image, facts_of
 from cellwright.files.images import read_images
 from cellwright.files.zarr import missing_chunks
 from cellwright.inference.image_count import RecipeCounter, summary_row
@@ -219,7 +218,7 @@ def _count_image(
         counted = yield from counter.count(pixels, image.name)
         if _made(image, counter).sources != made.sources:
             raise ReadError(f"{image.path} was changed while it was counted. Count again to have it anew.")
-        before = begin_image(image, output)
+        before = begin_image(image.name, output)
         files = counter.write(output, image.name, pixels, counted)
         row = summary_row(counted)
         row["notices"] = " ".join(filter(None, [row["notices"], *before.notices]))

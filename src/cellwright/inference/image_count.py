@@ -17,8 +17,9 @@ from cellwright.core.data import ArrayLike, Image, Result
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Task
 from cellwright.files.atomic import check_writable, plain_name
-from cellwright.files.folders.image_list import ListedImage, short_name
-from cellwright.files.folders.results import begin_image, blocks_folder, mark_written, take_blocks
+from cellwright.files.folders.image_list import short_name
+from cellwright.files.folders.results import blocks_folder, take_blocks
+from cellwright.files.folders.written import Begun, begin_image, mark_in, mark_written, replacing
 from cellwright.files.images import write_labels, write_map
 from cellwright.files.report import ReportExtras, write_report
 from cellwright.files.tables import (
@@ -32,6 +33,7 @@ from cellwright.files.tables import (
 from cellwright.files.zarr import open_array
 from cellwright.inference.recipe import Recipe, as_command, as_python, read_inputs
 from cellwright.inference.settings import StreamSettings
+from cellwright.models import store
 from cellwright.models.fit import expectation
 from cellwright.ops.geometry.channels import channel_numbers
 from cellwright.ops.measure.analysis import Analysis, Counted, analysis_task
@@ -44,7 +46,6 @@ if TYPE_CHECKING:
 PLACES = ("t", "z", "y", "x", "orientation_deg")  # whose mean tells nothing: -89° and 89° are nearly one
 SIZES = ("diameter_px", "diameter_um")  # whose median the summary tells
 LARGE_PIXELS = 150_000_000  # labels of more are written block by block
-STREAMED_TABLES = (".json", ".cells.csv", ".counts.csv", ".markers.csv", ".lineages.csv", ".xlsx")
 FOLDER = "cellwright results"  # beside a large image, where no other folder is named
 
 
@@ -57,6 +58,10 @@ class TableFiles:
     xlsx: bool = False  # whether to write ``<image>.xlsx`` and ``<image>.cells.parquet``
     parquet: bool = False
 
+    def __post_init__(self) -> None:
+        if self.report is not None and self.report.is_dir():
+            raise SettingsError(f"A report is one HTML file; {self.report} is a folder. Name a file in it.")
+
     @property
     def is_wanted(self) -> bool:
         """Whether anything is to be written that needs an analysis."""
@@ -67,6 +72,13 @@ class TableFiles:
         if self.report is None or n_images == 1:
             return self.report
         return self.report.with_name(f"{self.report.stem}.{stem}{self.report.suffix}")
+
+    def apart(self, stem: str, n_images: int) -> list[Path]:
+        """Return the files of an image that do not lie in the folder of the results."""
+        files = [self.report_of(stem, n_images)]
+        if self.output is None:
+            files += [Path(f"{stem}.xlsx")] * self.xlsx + [Path(f"{stem}.cells.parquet")] * self.parquet
+        return [path for path in files if path is not None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,10 +196,10 @@ def streamed_task(
     from cellwright.inference.streaming.run import count_streamed
 
     recipe, output = choices.recipe, choices.tables.output
-    told: tuple[str, ...] = ()
+    told = []
     if output is None:
         output = folder_beside(image)
-        told = (f"The image was counted block by block, so its cells were written to {output}.",)
+        told = [f"The image was counted block by block, so its cells were written to {output}."]
     source: Image | Path = image
     if image.name == path.stem and not image.source_files:
         source = path  # which other processes can read, too
@@ -206,22 +218,9 @@ def streamed_task(
     )
     write = partial(_write_streamed, choices, output, image)
     streamed = yield from count_streamed(job, recipe.stream, write)
-    result = replace(streamed.result, notices=(*streamed.result.notices, *told))
     if not choices.is_analysed:
         streamed = streamed._replace(analysis=None)
-    return streamed._replace(result=result, folder=output)
-
-
-def streamed_alone(path: Path, image: Image, choices: CountChoices) -> Task[Counted]:
-    """Count an image that is none of a folder block by block; tables that were changed by hand are kept."""
-    output = choices.tables.output or folder_beside(image)
-    listed = ListedImage(path, image.name)
-    before = begin_image(listed, output)
-    counted = yield from streamed_task(path, image, choices)
-    tables = [output / f"{image.name}{ending}" for ending in STREAMED_TABLES]
-    mark_written(listed, output, [table for table in tables if table.exists()])
-    result = counted.result
-    return counted._replace(result=replace(result, notices=(*result.notices, *before.notices)))
+    return streamed.told(told)._replace(folder=output)
 
 
 def folder_beside(image: Image) -> Path:
@@ -236,18 +235,30 @@ def folder_beside(image: Image) -> Path:
     return Path(gettempdir()) / FOLDER
 
 
-def _write_streamed(choices: CountChoices, output: Path, image: Image, streamed: Counted) -> None:
-    """Write what a count block by block does not write itself: the tables of an analysis, and the report."""
+def _write_streamed(
+    choices: CountChoices, output: Path, image: Image, streamed: Counted
+) -> tuple[list[Path], list[str]]:
+    """Write what a count block by block does not write itself: the tables of an analysis, and the report.
+
+    Returns the files in the folder, and what the user should know.
+    """
     analysis, tables = streamed.analysis, replace(choices.tables, output=output)
     if analysis is None or streamed.labels is None or not choices.is_analysed:
-        return
+        return [], []
     recipe = replace(choices.recipe, image=image.source)
     image = recipe.image_of(image)
     labels = open_array(streamed.labels)
-    write_analysis(tables, image.name, image, analysis, recipe, labels)
+    written = write_analysis(tables, image.name, image, analysis, recipe, labels)
     report = tables.report_of(image.name, choices.n_images)
-    if report is not None:
-        write_report(report, image, analysis, recipe_texts(recipe), ReportExtras(labels=labels))
+    with replacing(tables.apart(image.name, choices.n_images), _mark_apart) as kept:
+        if report is not None:
+            write_report(report, image, analysis, recipe_texts(recipe), ReportExtras(labels=labels))
+    return written, kept
+
+
+def _mark_apart(path: Path) -> Path:
+    """Return where it is kept what was written into a file that lies in no folder of results."""
+    return mark_in(store.user_folder().parent / "written", path)
 
 
 def write_counted(
@@ -267,26 +278,21 @@ def write_counted(
     return written
 
 
-def write_alone(path: Path, image: Image, counted: Counted, choices: CountChoices) -> tuple[str, ...]:
+def write_alone(image: Image, counted: Counted, choices: CountChoices) -> tuple[str, ...]:
     """Write all files of an image that is none of a folder; return what the user should know of them.
 
     Files that were changed by hand since they were written are kept under another name.
     """
-    output = choices.tables.output
-    if output is None:
-        endings = (".xlsx",) * choices.tables.xlsx + (".cells.parquet",) * choices.tables.parquet
-        each = [ListedImage(path, image.name + ending) for ending in endings]
-        kept = [notice for one in each for notice in begin_image(one, Path()).notices]
-        written = write_counted(choices.tables, image.name, image, counted, choices)
-        for one, file in zip(each, written, strict=True):
-            mark_written(one, Path(), [file])
-        told = [f"Written into {Path.cwd()}: {', '.join(map(str, written))}."] * bool(written)
-        return (*kept, *told)
-    listed = ListedImage(path, short_name(image.name))
-    before = begin_image(listed, output)
-    written = write_counted(choices.tables, listed.name, image, counted, choices)
-    mark_written(listed, output, written)
-    return before.notices
+    tables, name, before = choices.tables, short_name(image.name), Begun()
+    with replacing(tables.apart(name, choices.n_images), _mark_apart) as kept:
+        if tables.output is not None:
+            before = begin_image(name, tables.output)
+        written = write_counted(tables, name, image, counted, choices)
+    if tables.output is not None:
+        mark_written(name, tables.output, written)
+        return (*before.notices, *kept)
+    told = [f"Written into {Path.cwd()}: {', '.join(map(str, written))}."] * bool(written)
+    return (*kept, *told)
 
 
 def write_files(folder: Path, name: str, image: Image, result: Result) -> Sequence[Path]:
@@ -323,7 +329,7 @@ def write_analysis(
                 written.append(folder / f"{stem}.{name}.csv")
                 write_csv(written[-1], table)
         if write_tracks(folder / f"{stem}_RES", image, analysis, streamed):
-            written.append(folder / f"{stem}_RES" / "res_track.txt")
+            written.append(folder / f"{stem}_RES")
     if files.xlsx:
         settings = settings_table(analysis.result, recipe_texts(recipe))
         written.append(folder / f"{stem}.xlsx")

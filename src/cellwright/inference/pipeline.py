@@ -427,9 +427,7 @@ def _image_of(source: ArrayLike | str | Path | Sequence[str | Path], axes: str |
 
 
 def _array_of(source: ArrayLike) -> ArrayLike:
-    """Return what can be sliced and has a type of numpy; masked pixels become NaN, where no cell is found."""
-    if isinstance(source, np.ma.MaskedArray) and source.mask.any():
-        return np.ma.filled(source.astype(np.result_type(source.dtype, np.float32)), np.nan)
+    """Return what can be sliced and has a type of numpy."""
     try:
         np.dtype(source.dtype)
     except (AttributeError, TypeError):  # lists, and arrays of other libraries

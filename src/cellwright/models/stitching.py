@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from cellwright.core.data import Cells, Labels, Maps
 from cellwright.core.tasks import Progress, Task
@@ -105,6 +104,8 @@ class CellStitcher:
         corner = np.array([part.start for part in block.read], np.float32)
         earlier = self._centres.setdefault(frame, [])
         if earlier and len(rows):
+            from scipy.spatial import cKDTree  # slow to import
+
             distance, _ = cKDTree(np.concatenate(earlier)).query(cells.points[rows] + corner)
             rows = rows[distance > SAME_CENTRE * np.sqrt(cells.areas[rows])]
         if len(rows):

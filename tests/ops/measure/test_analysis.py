@@ -64,6 +64,17 @@ def test_a_marker_without_its_channel_is_refused(stained):
         analyse(*stained, AnalysisSettings(positive=("7>otsu",)))
 
 
+def test_two_thresholds_of_one_channel_are_refused(stained):
+    labels, image = stained
+    named = replace(image, channel_names=("DAPI", "GFP", "Ki-67"))
+    with pytest.raises(SettingsError, match="'ch1' is given two"):
+        analyse(labels, named, AnalysisSettings(positive=("1>60", "GFP>otsu")))
+
+
+def test_a_channel_may_be_called_by_any_digit():
+    assert parse_marker("²>5").channel == "²"
+
+
 @pytest.mark.parametrize("rule", ["otsu", "1<5", "1>", "1>much", ">5"])
 def test_rules_of_another_form_are_refused(rule):
     with pytest.raises(SettingsError, match="A rule for positive cells"):
@@ -105,13 +116,14 @@ def test_the_border_of_time_is_none():
 def test_filters_hold_for_any_column():
     table = pandas.DataFrame(
         {"area_px": [5.0, 20.0, np.nan], "class": ["RBC", "WBC", "WBC"], "ok": [True, False, True]}
-    )
+    ).assign(**{"mean of Ki-67.tif": [1, 2, 4]})
     for rule, kept in {
         "area_px>=20": [1],
         "area_px < 20": [0],
         "class=WBC": [1, 2],
         "class != WBC": [0],
         "ok=1": [0, 2],
+        "mean of Ki-67.tif>=4": [2],
     }.items():
         assert np.flatnonzero(kept_rows(table, [parse_filter(rule)])).tolist() == kept, rule
     assert kept_rows(table, []).all()

@@ -288,3 +288,42 @@ def test_columns_of_one_name_are_refused(others):
     images = {name: Image(pixels, "CYX"[-pixels.ndim :]) for name, pixels in others.items()}
     with pytest.raises(SettingsError, match="Rename the image"):
         measure(labels, np.ones((8, 8)), ("intensity_mean",), others=images)
+
+
+PATCH = np.zeros((20, 20), np.int32)
+PATCH[2:6, 2:6], PATCH[10:15, 10:15] = 1, 3
+
+
+def test_labels_of_other_pixels_than_the_image_are_refused():
+    for labels in (PATCH[:10], PATCH[:, 4:], PATCH[np.newaxis], PATCH[0, 0]):
+        with pytest.raises(AxesError, match="must fit the image"):
+            measure(labels, np.zeros((20, 20)))
+        with pytest.raises(AxesError, match="must fit the image"):
+            cellwright.analyse(labels, np.zeros((20, 20)))
+
+
+def test_labels_may_lack_leading_axes_of_length_1():
+    assert len(measure(PATCH, Image(np.zeros((1, 20, 20)), "TYX"))) == 2
+
+
+@pytest.mark.parametrize("kind", ["c8", "U1", "O", "M8[s]"])
+def test_values_that_are_no_intensities_are_refused(kind):
+    with pytest.raises(ImageError, match="must be bool, integer or float"):
+        measure(PATCH, Image(np.zeros((20, 20)).astype(kind), "YX"), ["intensity_mean"])
+    with pytest.raises(ImageError, match="whole numbers"):
+        measure(PATCH.astype(kind), np.zeros((20, 20)))
+
+
+def test_intensities_of_a_cell_with_a_missing_pixel_are_unknown():
+    pixels = np.where(np.arange(400).reshape(20, 20) < 60, np.nan, 7.0)
+    table = measure(PATCH, pixels, "intensity").filter(like="intensity")
+    assert table.iloc[0].isna().all()
+    pixels[14, 18] = np.nan  # in the ring of the other cell
+    table = measure(PATCH, pixels, "intensity")
+    assert table["intensity_median_ch0"][1] == 7
+    assert np.isnan(table["intensity_corrected_mean_ch0"][1])
+
+
+def test_pixels_that_are_far_too_long_are_refused_at_once():
+    with pytest.raises(SettingsError, match="differ by up to 250 times"):
+        measure(PATCH[np.newaxis], Image(np.zeros((1, 20, 20)), "ZYX", (2e-6, 0.5, 0.5)), ["shape"])

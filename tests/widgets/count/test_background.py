@@ -1,6 +1,7 @@
 """Images larger than memory: the view at once, the whole into files, shown from there."""
 
 import gc
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,12 @@ def in_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def test_the_view_comes_first_then_the_whole_from_its_files(
-    viewer: ViewerModel, widget: CountWidget, blobs: Any, in_files: Path, qtbot: QtBot
+    viewer: ViewerModel,
+    widget: CountWidget,
+    blobs: Any,
+    in_files: Path,
+    qtbot: QtBot,
+    builders: list[threading.Thread],
 ) -> None:
     viewer.add_image([blobs.image, blobs.image[::2, ::2]], multiscale=True, name="blobs", scale=(2.0, 2.0))
     seen = []
@@ -44,6 +50,7 @@ def test_the_view_comes_first_then_the_whole_from_its_files(
         widget.model.whole_counted.connect(told.append)
         widget.panel.count.click()
         qtbot.waitUntil(lambda told=told: bool(told) and not widget.jobs.is_busy, timeout=60_000)
+    assert set(builders) == {threading.main_thread()}  # napari silences a warning there for all threads
     labels = [layer for layer in viewer.layers if isinstance(layer, Labels)]
     assert seen[:2] == ["blobs preview labels", "blobs labels"]
     assert [layer.name for layer in labels] == ["blobs labels"]

@@ -12,7 +12,7 @@ from pytestqt.qtbot import QtBot
 import cellwright
 from cellwright.widgets.count import first_run
 from cellwright.widgets.count.widget import CountWidget
-from cellwright.widgets.shared.messages import hand_overs
+from cellwright.widgets.shared.messages import news_of
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_the_guide_leads_to_results_and_comes_once(
     assert guide.text.text().startswith("3 of 3")
     assert left.exists()
     sent = []
-    hand_overs.sent.connect(lambda _, panel, __: sent.append(panel))
+    news_of(widget.viewer).sent.connect(lambda panel, _: sent.append(panel))
     guide.go_on.click()
     assert (guide.isHidden(), sent) == (True, ["Results"])
     viewer.layers.clear()

@@ -28,7 +28,7 @@ from cellwright.widgets.folder.model import FolderModel, open_task
 from cellwright.widgets.folder.view import help_of
 from cellwright.widgets.folder.widget import FolderWidget
 from cellwright.widgets.shared.layer_io import source_of
-from cellwright.widgets.shared.messages import hand_overs, tell_results
+from cellwright.widgets.shared.messages import news_of, tell_results
 
 LIMIT_MS = 60_000
 
@@ -253,7 +253,7 @@ def test_an_image_opens_with_its_cells(
     qtbot.waitUntil(lambda: viewer.layers[0].name == second, timeout=LIMIT_MS)
     assert len(viewer.layers) == 2
     sent = []
-    hand_overs.sent.connect(lambda _, title, what: sent.append((title, what.image, what.cells)))
+    news_of(panel.viewer).sent.connect(lambda title, what: sent.append((title, what.image, what.cells)))
     panel.view.correct.click()
     assert sent == [("Annotate cells", *viewer.layers)]
     viewer.layers[1].data[:5, :5] = 7  # corrected: it stays

@@ -8,7 +8,7 @@ from pytestqt.qtbot import QtBot
 
 from cellwright.core.errors import ReadError
 from cellwright.core.tasks import Progress, Task
-from cellwright.widgets.shared.job_bar import JobBar
+from cellwright.widgets.shared.jobs import JobBar
 
 LIMIT_MS = 60_000
 

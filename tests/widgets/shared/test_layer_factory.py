@@ -48,6 +48,7 @@ def colours_of(*classes: int) -> Any:
 
 def test_each_class_has_its_colour_in_every_layer(classed: Result) -> None:
     made = {output: make_layer(output, classed, {}) for output in ALL}
+    made["Labels"] = made["Labels"]()
     expected = colours_of(1, 0, -1)
     np.testing.assert_allclose(made["Points"].face_color, expected, atol=1e-6)
     np.testing.assert_allclose(made["Shapes"].edge_color, expected, atol=1e-6)

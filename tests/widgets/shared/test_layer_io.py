@@ -1,5 +1,7 @@
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Thread, main_thread
 from typing import Any
 
 import dask.array as da
@@ -202,6 +204,20 @@ def test_cells_without_labels_show_as_points_only(viewer: ViewerModel, result_of
     result = result_of(source.image, two_cells())
     result = replace(result, cells=replace(result.cells, labels=None))
     assert list(prepare(result, source, ALL)) == ["Points", "Shapes"]
+
+
+def test_labels_are_built_in_the_gui_thread_and_once(
+    viewer: ViewerModel, result_of: ResultOf, builders: list[Thread]
+) -> None:
+    source = source_of(viewer.add_image(np.zeros((40, 60))))
+    result = result_of(source.image, two_cells())
+    with ThreadPoolExecutor() as pool:
+        prepared = pool.submit(prepare, result, source, ALL).result()
+    assert builders == []  # napari silences a warning there for all threads
+    shown = place(viewer, prepared)["Labels"]
+    assert prepared["Labels"] is shown
+    assert builders == [main_thread()]
+    assert shown.visible
 
 
 def test_a_change_of_axes_replaces_the_layer(viewer: ViewerModel, result_of: ResultOf) -> None:

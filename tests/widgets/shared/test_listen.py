@@ -12,11 +12,10 @@ from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.folder.widget import FolderWidget
 from cellwright.widgets.results.widget import ResultsWidget
 from cellwright.widgets.shared import messages
-from cellwright.widgets.shared.cells.followers import cells_news
-from cellwright.widgets.shared.messages import count_news, hand_overs
+from cellwright.widgets.shared.cells.followers import cells_news, follow
+from cellwright.widgets.shared.combos import model_events
+from cellwright.widgets.shared.messages import news_of
 from cellwright.widgets.train.widget import TrainWidget
-
-SIGNALS = (cells_news.changed, count_news.counted, hand_overs.sent)
 
 
 @pytest.mark.parametrize("panel", [AnnotateWidget, CountWidget, FolderWidget, ResultsWidget, TrainWidget])
@@ -24,11 +23,18 @@ def test_a_panel_that_is_gone_listens_no_longer(
     panel: type[QWidget], viewer: ViewerModel, qtbot: QtBot
 ) -> None:
     gc.collect()  # panels of other tests
-    before, n_kept = [len(signal) for signal in SIGNALS], len(messages._kept)
+    follow(viewer)  # which outlives panels
+    news = news_of(viewer)
+    layers, dims = viewer.layers.events, viewer.dims.events
+    told = (cells_news.changed, model_events.changed, news.counted, news.sent)
+    events = (layers.inserted, layers.removed, viewer.events.theme, dims.point, dims.ndisplay)
+    before = [len(one) for one in told] + [len(one.callbacks) for one in events]
+    n_kept = len(messages._kept)
     widget = panel(viewer)
-    assert sum(map(len, SIGNALS)) > sum(before)
+    qtbot.waitUntil(lambda: getattr(widget, "is_filled", True))
+    assert sum(map(len, told)) + sum(len(one.callbacks) for one in events) > sum(before)
     assert len(messages._kept) > n_kept  # nothing that Qt will call is left to the collector
     with qtbot.waitSignal(widget.destroyed):
         widget.deleteLater()
-    assert [len(signal) for signal in SIGNALS] == before
+    assert [len(one) for one in told] + [len(one.callbacks) for one in events] == before
     assert len(messages._kept) == n_kept

@@ -18,11 +18,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from html import escape
-from itertools import count
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
-from zlib import crc32
 
 import numpy as np
 from PIL import Image as Picture
@@ -31,6 +29,17 @@ from cellwright.core.data import Cells, Image, Provenance, Result
 from cellwright.core.errors import ReadError, WriteError
 from cellwright.files.atomic import acquire_lock, atomic_write, make_folder, write_text, writing
 from cellwright.files.folders.image_list import ListedImage
+from cellwright.files.folders.written import (
+    KEPT,
+    MARK_VERSION,
+    Begun,
+    FileFacts,
+    checksums_of,
+    facts_of,
+    mark_of,
+    name_in,
+    read_mark,
+)
 from cellwright.files.images import read_image
 from cellwright.files.json_value import NO_JSON
 from cellwright.files.regions import read_label_image
@@ -43,9 +52,7 @@ from cellwright.ops.plates import PlateMap, plate_map, row_name
 if TYPE_CHECKING:
     import pandas
 
-KEPT = ".cellwright"
 SUMMARY = "summary.csv"
-MARK_VERSION = 2
 THUMBNAIL_PX = 320
 JPEG_QUALITY = 88
 ROWS_AT_ONCE = 200_000
@@ -63,33 +70,11 @@ class ImageOutcome:
     was_done: bool = False  # whether an earlier run had counted it
 
 
-class FileFacts(NamedTuple):
-    """By what a file or a Zarr folder is known again."""
-
-    path: str
-    n_bytes: int
-    changed_ns: int
-
-
 class Made(NamedTuple):
     """What the results of an image depend on: how they are made, and from which files."""
 
     fingerprint: str
     sources: tuple[FileFacts, ...]
-
-
-def facts_of(path: Path) -> FileFacts:
-    """Return path, size and time of the last change; of a folder of all in it, of nothing -1 bytes."""
-    try:
-        facts = path.stat()
-        n_bytes, changed = facts.st_size, facts.st_mtime_ns
-        if path.is_dir():
-            inside = [file.stat() for file in path.rglob("*") if file.is_file()]
-            n_bytes = sum(one.st_size for one in inside)
-            changed = max([one.st_mtime_ns for one in inside], default=changed)
-    except OSError:  # reading it tells what is wrong
-        return FileFacts(str(path), -1, 0)
-    return FileFacts(str(path.resolve()), n_bytes, changed)
 
 
 def outcomes_before(
@@ -113,111 +98,35 @@ def outcomes_before(
 
 def _kept_as(image: ListedImage, output: Path, made: Made) -> Mapping[str, Any]:
     """Return the mark of an image; empty where it is not done, or done in another way."""
-    kept = _read_mark(_mark(image.name, output))
+    kept = read_mark(mark_of(image.name, output))
     sources = [list(one) for one in made.sources]
     if (kept.get("counter"), kept.get("sources")) != (made.fingerprint, sources):
         return {}
-    try:
-        is_whole = all((output / name).stat().st_size == size for name, size in kept.get("files", {}).items())
-    except OSError:
-        return {}
+    sizes = kept.get("files", {})
+    is_whole = all(facts_of(output / name).n_bytes == size for name, size in sizes.items())
     return kept if is_whole else {}
-
-
-def _read_mark(path: Path) -> Mapping[str, Any]:
-    kept = _read_record(path)
-    if kept.get("version") == MARK_VERSION:
-        return kept
-    return {}
-
-
-class Begun(NamedTuple):
-    """What there was before an image is counted anew: files of the last count, what the user must know."""
-
-    files: tuple[str, ...] = ()
-    notices: tuple[str, ...] = ()
-
-
-def begin_image(image: ListedImage, output: Path) -> Begun:
-    """Take back that an image is done, before its files are written anew; what was edited by hand is kept."""
-    mark = _mark(image.name, output)
-    kept = _read_mark(mark)
-    notices = []
-    written = {**_read_record(_record(image.name, output)), **kept}.get("checksums", {})
-    with writing(mark):
-        for name, checksum in dict(written).items():
-            path = output / name
-            if path.is_file() and _checksum(path) != checksum:
-                aside = _free_name(path)
-                path.rename(aside)
-                notices.append(f"{path.name} was changed since it was counted; it is kept as {aside.name}.")
-        mark.unlink(missing_ok=True)
-    return Begun(tuple(kept.get("files", ())), tuple(notices))
-
-
-def _record(name: str, output: Path) -> Path:
-    return output / f"{name}.json"
-
-
-def _read_record(path: Path) -> dict[str, Any]:
-    """Return what is told of a count, as JSON; empty where there is none, or it is damaged."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, *NO_JSON):
-        return {}
-    return values if isinstance(values, dict) else {}
-
-
-def _free_name(path: Path) -> Path:
-    start, _, ending = path.name.rpartition(".")
-    names = (path.with_name(f"{start}.edited{number}.{ending}") for number in count(1))
-    return next(name for name in names if not name.exists())
-
-
-def _checksum(path: Path) -> int:
-    checksum = 0
-    with path.open("rb") as file:
-        while content := file.read(1 << 20):
-            checksum = crc32(content, checksum)
-    return checksum
 
 
 def mark_done(
     image: ListedImage, output: Path, made: Made, files: Sequence[Path], row: Mapping[str, Any], before: Begun
 ) -> None:
     """Note that an image is done, once its files are whole; those that it had before and has no more go."""
-    facts: dict[str, Any] = _facts_of(files, output)
-    facts |= {"row": dict(row), "plate": dict(image.plate), "part": image.part}
+    facts: dict[str, Any] = {
+        "files": {name_in(output, path): facts_of(path).n_bytes for path in files},
+        "checksums": checksums_of(files, output),
+        "row": dict(row),
+        "plate": dict(image.plate),
+        "part": image.part,
+    }
     _write_mark(image, output, made, facts)
-    for name in set(before.files) - set(facts["files"]):  # of other settings; they would mislead
+    for name in before.files:  # those of other settings would mislead
         path = output / name
-        if path.name == "zarr.json":
-            shutil.rmtree(path.parent, ignore_errors=True)
+        if any(path.is_relative_to(one) for one in files):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
         with suppress(OSError):
             path.unlink()
-
-
-def mark_written(image: ListedImage, output: Path, files: Sequence[Path]) -> None:
-    """Note in the record of an image counted by itself what was written, so that changes are seen.
-
-    Where no record was written, a mark tells it.
-    """
-    record = _record(image.name, output)
-    values = _read_record(record)
-    if record not in files:
-        record, values = _mark(image.name, output), {"version": MARK_VERSION}
-    others = [path for path in files if path != record]
-    values["checksums"] = _facts_of(others, output)["checksums"]
-    write_text(record, json.dumps(values, indent=2) + "\n")
-
-
-def _facts_of(files: Sequence[Path], output: Path) -> dict[str, dict[str, int]]:
-    """Return size and checksum of files by their names in a folder."""
-    names = {path.relative_to(output).as_posix(): path for path in files if path.is_relative_to(output)}
-    return {
-        "files": {name: path.stat().st_size for name, path in names.items()},
-        "checksums": {name: _checksum(path) for name, path in names.items()},
-    }
 
 
 def mark_parts(image: ListedImage, output: Path, made: Made, parts: Sequence[ListedImage]) -> None:
@@ -228,18 +137,14 @@ def mark_parts(image: ListedImage, output: Path, made: Made, parts: Sequence[Lis
 def _write_mark(image: ListedImage, output: Path, made: Made, facts: Mapping[str, Any]) -> None:
     own = {"version": MARK_VERSION, "name": image.name, "path": str(image.path)}
     content = {**own, "counter": made.fingerprint, "sources": made.sources, **facts}
-    write_text(_mark(image.name, output), json.dumps(content))
-
-
-def _mark(name: str, output: Path) -> Path:
-    return output / KEPT / f"{name}.json"
+    write_text(mark_of(image.name, output), json.dumps(content))
 
 
 def read_outcomes(output: Path) -> tuple[ImageOutcome, ...]:
     """Return what earlier runs found and left in a folder, by name; whether still so is not looked at."""
     found = {}
     for path in sorted((output / KEPT).rglob("*.json")):
-        kept = _read_mark(path)
+        kept = read_mark(path)
         if "row" in kept:
             image = ListedImage(Path(kept["path"]), kept["name"], kept["plate"], kept["part"])
             found[image.name] = ImageOutcome(image, kept["row"], was_done=True)
@@ -264,7 +169,7 @@ def blocks_folder(output: Path, name: str) -> Path:
 
 def take_blocks(folder: Path, place: Path) -> list[Path]:
     """Move the files of an image counted block by block to where it belongs; return those to look for."""
-    written = []
+    written: list[Path] = []
     with writing(place):
         make_folder(place.parent)
         for path in sorted(folder.iterdir()):
@@ -274,11 +179,9 @@ def take_blocks(folder: Path, place: Path) -> list[Path]:
             if target.is_dir():
                 shutil.rmtree(target)
             path.replace(target)
-            if target.suffix == ".zarr":
-                target = target / "zarr.json"
             written.append(target)
         shutil.rmtree(folder)
-    return [path for path in written if path.is_file()]
+    return written
 
 
 def thumbnail_of(output: Path, name: str) -> Path:

@@ -14,7 +14,7 @@ from cellwright.core.data import Image
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Task
 from cellwright.files.atomic import write_text
-from cellwright.files.folders.results import facts_of
+from cellwright.files.folders.written import facts_of
 from cellwright.files.images import read_image
 from cellwright.files.json_value import NO_JSON
 from cellwright.files.zarr import address_of, chunk_px
@@ -179,6 +179,7 @@ class StreamPlan(NamedTuple):
     core_slices: int = 0  # the same along Z; 0 slices take all of them
     halo_slices: int = 0
     level: int = 0  # number of the smaller copy that is counted in; 0 is the image itself
+    told: tuple[str, ...] = ()  # sentences for the user, of what there was before
 
     def with_networks(self, networks: Engine | None) -> Self:
         """Return the same plan for a process that has made the networks; None to send it to another one."""
@@ -284,13 +285,14 @@ def kept_plan(job: StreamJob, image: Image) -> StreamPlan | None:
         if kept["job"] == job.fingerprint(image):
             scaling = Scaling(*map(float, kept["scaling"]))
             channels = tuple(Scaling(*map(float, one)) for one in kept.get("channels", ()))
-            sizes = (int(kept.get(name, 0)) for name in StreamPlan._fields[3:])
+            core, halo, level = (int(kept.get(name, 0)) for name in StreamPlan._fields[3:6])
             n_places = int(kept.get("n_places", 0))
             colouring = kept.get("colouring") and Scaling(*map(float, kept["colouring"]))
             preparation = Preparation(
                 scaling, kept["zoom"], channels=channels, n_places=n_places, colouring=colouring
             )
-            return StreamPlan(preparation, kept["core_px"], kept["halo_px"], *sizes)
+            told = tuple(map(str, kept.get("told", ())))
+            return StreamPlan(preparation, kept["core_px"], kept["halo_px"], core, halo, level, told)
     return None
 
 
@@ -379,7 +381,9 @@ def _budget(stream: StreamSettings) -> float:
     return min(stream.memory_bytes, FREE_SHARE * free_memory() / stream.workers)
 
 
-def _block_size(job: StreamJob, image: Image, zoom: float, stream: StreamSettings) -> tuple[int, ...]:
+def _block_size(
+    job: StreamJob, image: Image, zoom: float, stream: StreamSettings
+) -> tuple[int, int, int, int]:
     """Return side and context of a core along Y and X, a multiple of a chunk, and along Z."""
     models = load_models(job.model)
     diameter_px = models[0].spec.diameter_px / zoom
@@ -396,7 +400,7 @@ def _block_size(job: StreamJob, image: Image, zoom: float, stream: StreamSetting
     window_px = int(sqrt(_budget(stream) / (per_pixel + BYTES_PER_VOXEL * n_slices)))
     core = max(min(CORE_PX, window_px - 2 * halo) // chunk * chunk, chunk)
     if not n_slices:
-        return core, halo
+        return core, halo, 0, 0
     window = min(core + 2 * halo, lengths["Y"]) * min(core + 2 * halo, lengths["X"])
     fitting = int((_budget(stream) / window - per_pixel) / BYTES_PER_VOXEL) - 2 * around
     return core, halo, max(min(fitting, MOST_SLICES, lengths["Z"]), 1), around

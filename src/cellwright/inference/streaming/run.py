@@ -38,7 +38,8 @@ from numpy.typing import NDArray
 from cellwright.core.data import Cells, Image, Provenance, Result
 from cellwright.core.errors import SettingsError, WriteError
 from cellwright.core.tasks import Progress, Task
-from cellwright.files.atomic import acquire_lock, atomic_write, make_folder, write_text
+from cellwright.files.atomic import acquire_lock, atomic_write, make_folder, write_text, writing
+from cellwright.files.folders.written import begin_image, forget_written, mark_written
 from cellwright.files.tables import write_csv, write_provenance
 from cellwright.files.zarr import chunk_px, create_array, finish_array
 from cellwright.inference.context import calibration_of, load_models, names_of, open_context, references_of
@@ -87,14 +88,18 @@ if TYPE_CHECKING:
     from dask.distributed import Client
 
 
+WriteMore = Callable[[Counted], tuple[list[Path], list[str]]]
+
+
 def count_streamed(
     job: StreamJob,
     stream: StreamSettings = StreamSettings(),  # noqa: B008 - frozen
-    write: Callable[[Counted], None] | None = None,
+    write: WriteMore = lambda _: ([], []),
 ) -> Task[Counted]:
     """Count an image of any size in constant memory; write its labels, its table of cells and a record.
 
-    What else is to be written does ``write``, before the image counts as done.
+    What else is to be written does ``write``, before the image counts as done; it returns the files in the
+    folder of the results, and sentences for the user. What was changed of an earlier count is kept.
 
     Raises
     ------
@@ -126,11 +131,11 @@ def count_streamed(
         if job.has_second_pass:
             selected = yield from _second_pass(job, image, here, blocks, client)
         yield Progress("pyramid and table", 0, 1)
-        result = _finish(job, image, here, selected, fit, started)
-        if write is not None:
-            write(result)
+        told = [*here.told, *begin_image(image.name, job.output).notices]
+        found = _finish(job, image, here, selected, fit, started)
+        told += _write_more(job, image, found, write)
     shutil.rmtree(files.parts)
-    return result
+    return found.told(told)
 
 
 def _count_blocks(
@@ -140,7 +145,7 @@ def _count_blocks(
     plan = kept_plan(job, image)
     if plan is None:
         plan = yield from make_plan(job, image, stream)
-        _begin(job, image, plan)
+        plan = _begin(job, image, plan)
     client = lent()
     here, path = plan.with_networks(networks), files_of(job, image).part
     steps: Steps = partial(one_by_one, job, image, here)
@@ -159,7 +164,7 @@ def _link_blocks(
     if plan is None:
         sizes = link_size(job, image, outlined.preparation.zoom, stream)
         plan = StreamPlan(outlined.preparation._replace(networks=None), *sizes)
-        _begin(job, image, plan)
+        plan = _begin(job, image, plan)
     path = files_of(job, image).part
     steps: Steps = partial(each, partial(link_block, job, image, plan))
     if client is not None:
@@ -185,16 +190,26 @@ def _through(
         yield Progress(stage, done, len(blocks))
 
 
-def _begin(job: StreamJob, image: Image, plan: StreamPlan) -> None:
-    """Make what blocks write into, and keep the plan; what another job left is thrown away."""
+def _begin(job: StreamJob, image: Image, plan: StreamPlan) -> StreamPlan:
+    """Make what blocks write into, and keep the plan; what another job left is thrown away.
+
+    Labels that a user has changed are kept, which the plan that is returned tells.
+    """
     files, family = files_of(job, image), job.family
     for old in (*files.parts.glob("*.csv"), *files.parts.glob("*.facts.json")):
         old.unlink()
+    maps = [files.labels, files.density]
+    before = begin_image(image.name, job.output, maps)
+    for old in maps:
+        with writing(old), suppress(FileNotFoundError):
+            shutil.rmtree(old)
     if family.gives == "density":
         create_array(files.density, image, "float32")
     elif "Labels" in family.returns:
         create_array(files.labels, image)
+    plan = plan._replace(told=before.notices)
     keep_plan(job, image, plan)
+    return plan
 
 
 def _second_pass(
@@ -231,6 +246,7 @@ def _finish(
     started: float,
 ) -> Counted:
     """Put the tables together, make the pyramid, and write how it was found."""
+    forget_written(image.name, job.output)
     files, blocks = files_of(job, image), blocks_of(image, plan)
     maps = files.labels
     if job.family.gives == "density":
@@ -254,6 +270,15 @@ def _finish(
     found = Counted(replace(result, maps={}), analysis, labels=labels)
     write_provenance(files.output / f"{image.name}.json", replace(result, notices=found.notices))
     return found
+
+
+def _write_more(job: StreamJob, image: Image, found: Counted, write: WriteMore) -> list[str]:
+    """Have the rest written, and note what was written; return sentences for the user."""
+    files = files_of(job, image)
+    others, told = write(found)
+    own = [files.labels, files.density, files.table("csv"), files.table("parquet")]
+    mark_written(image.name, job.output, [*others, *(path for path in own if path.exists())])
+    return told
 
 
 def _found_by(

@@ -9,16 +9,16 @@
         -> Analysis                         tables of cells, of counts, of markers, of lineages
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cellwright.core.data import ArrayLike, Image, Labels, Result
-from cellwright.core.errors import AxesError, SettingsError
+from cellwright.core.errors import AxesError
 from cellwright.core.tasks import Progress, Task, run
 from cellwright.ops.measure.cells_table import (
     cell_ndim,
@@ -37,7 +37,7 @@ from cellwright.ops.measure.markers import (
     thresholds_of,
     with_channel_numbers,
 )
-from cellwright.ops.measure.measurement import as_image, measure_result, pixel_sizes, result_of_labels
+from cellwright.ops.measure.measurement import as_image, as_result, measure_result, pixel_sizes
 from cellwright.ops.measure.regions import ALL_REGIONS, RegionSet
 from cellwright.ops.measure.settings import AnalysisSettings, TrackSettings
 from cellwright.ops.measure.tracks import Tracks, check_axes, track_cells
@@ -94,6 +94,10 @@ class Counted(NamedTuple):
             return self.result.notices
         return (*self.result.notices, *self.analysis.notices)
 
+    def told(self, notices: Iterable[str]) -> Self:
+        """Return the same with more sentences for the user."""
+        return self._replace(result=replace(self.result, notices=(*self.result.notices, *notices)))
+
 
 def analyse(
     cells: Result | Labels,
@@ -129,7 +133,7 @@ def analysis_task(
     inputs: AnalysisInputs = AnalysisInputs(),
 ) -> Task[Analysis]:
     """Return the same as :func:`analyse`, step by step."""
-    result, numbers = _as_result(cells, image)
+    result, numbers = as_result(cells, image)
     table = cells_table(result)
     if numbers is not None:
         table["label"] = numbers
@@ -174,15 +178,6 @@ def analysis_task(
     )
 
 
-def _as_result(cells: Result | Labels, image: Image) -> tuple[Result, NDArray[np.int64] | None]:
-    """Return a result, and the numbers its rows have in a label image."""
-    if not isinstance(cells, Result):
-        return result_of_labels(cells, image)
-    if cells.gives == "density":
-        raise SettingsError("A density has no single cells to analyse. Choose another model.")
-    return cells, None
-
-
 def _marked(
     table: "pandas.DataFrame", settings: AnalysisSettings, image: Image
 ) -> tuple[dict[str, float], "pandas.DataFrame | None"]:
@@ -217,7 +212,8 @@ def tracks_of(result: Result, settings: TrackSettings) -> Tracks:
     """
     axes = label_axes(result)
     check_tracked(axes, is_volume=is_volumetric(result))
-    return track_cells(result.cells, axes, settings, pixel_sizes(result, len(axes) - 1))
+    tracks = track_cells(result.cells, axes, settings, pixel_sizes(result, len(axes) - 1))
+    return replace(tracks, first_frame=next(iter(result.offset), 0))
 
 
 def check_tracked(axes: str, *, is_volume: bool) -> None:

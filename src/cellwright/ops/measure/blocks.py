@@ -107,13 +107,13 @@ def cropped(image: Image, offset: Sequence[int], shape: Sequence[int]) -> Image:
     own = image.label_shape
     n_missing = len(own) - len(shape)
     if n_missing < 0 or any(n != 1 for n in own[:n_missing]):
-        raise _misfit(image, shape)
+        raise misfit(image, shape)
     lengths = (*own[:n_missing], *shape)
     if lengths == own:
         return image
     starts = (*(0 for _ in range(n_missing)), *(offset or (0,) * len(shape)))
     if any(start + n > whole for start, n, whole in zip(starts, lengths, own, strict=True)):
-        raise _misfit(image, shape)
+        raise misfit(image, shape)
     parts = {
         axis: slice(start, start + n)
         for axis, start, n in zip(image.label_axes, starts, lengths, strict=True)
@@ -122,7 +122,8 @@ def cropped(image: Image, offset: Sequence[int], shape: Sequence[int]) -> Image:
     return replace(image, data=data)
 
 
-def _misfit(image: Image, shape: Sequence[int]) -> AxesError:
+def misfit(image: Image, shape: Sequence[int]) -> AxesError:
+    """Return the error that labels of this shape are not those of an image."""
     return AxesError(
         f"The labels must fit the image {image.name!r} of {image.label_shape} pixels; got {tuple(shape)}. "
         "Give the image the cells were counted in."

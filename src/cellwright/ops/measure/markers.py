@@ -47,7 +47,7 @@ def parse_marker(rule: str) -> Marker:
             f"got {rule!r}."
         )
     channel, threshold = match["channel"], match["threshold"].lower()
-    if channel.isdigit():
+    if channel.isdecimal():
         channel = f"ch{int(channel)}"
     return Marker(channel, None if threshold == "otsu" else float(threshold))
 
@@ -64,10 +64,14 @@ def thresholds_of(table: "pandas.DataFrame", markers: Sequence[Marker]) -> dict[
     Raises
     ------
     SettingsError
-        The mean intensity of a channel has not been measured.
+        The mean intensity of a channel has not been measured, or it is given two thresholds.
     """
-    found = {}
+    found: dict[str, float] = {}
     for marker in markers:
+        if marker.channel in found:
+            raise SettingsError(
+                f"A channel has one threshold; {marker.channel!r} is given two. Leave one of them out."
+            )
         if len(table) and marker.column not in table:
             start = "intensity_mean_"
             known = [str(name)[len(start) :] for name in table if str(name).startswith(start)]

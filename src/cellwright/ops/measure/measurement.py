@@ -23,7 +23,8 @@ from cellwright.core.errors import ImageError, SettingsError
 from cellwright.core.tasks import Progress, Task, run
 from cellwright.ops import labels as label_images
 from cellwright.ops.geometry.axes import guess_axes
-from cellwright.ops.measure.blocks import CellBlock, blocks, cropped, n_channels
+from cellwright.ops.geometry.intensity import check_pixels
+from cellwright.ops.measure.blocks import CellBlock, blocks, cropped, misfit, n_channels
 from cellwright.ops.measure.cells_table import cell_ndim, cells_table, pixel_um_along
 from cellwright.ops.measure.columns import COLUMNS, keys_of
 from cellwright.ops.measure.features import (
@@ -115,6 +116,8 @@ def measure(
         There is no such measurement, or the model gives no outlines to measure.
     """
     own = as_image(image)
+    if isinstance(what, str):
+        what = (what,)
     settings = replace(settings or MeasureSettings(), measure=tuple(what))
     further = {name: as_image(other, own.axes) for name, other in (others or {}).items()}
     return run(measure_task(cells, own, settings, further, regions))
@@ -128,9 +131,7 @@ def measure_task(
     regions: RegionSet | None = None,
 ) -> Task["pandas.DataFrame"]:
     """Return the same as :func:`measure`, step by step."""
-    numbers = None
-    if not isinstance(cells, Result):
-        cells, numbers = result_of_labels(cells, image)
+    cells, numbers = as_result(cells, image)
     table = cells_table(cells)
     if numbers is not None:
         table["label"] = numbers
@@ -199,6 +200,29 @@ def as_image(image: Image | ArrayLike, axes: str = "") -> Image:
     return Image(array, axes)
 
 
+def as_result(cells: Result | Labels, image: Image) -> tuple[Result, NDArray[np.int64] | None]:
+    """Return a result; of a label image of all pixels of its image also the numbers its rows have there.
+
+    Raises
+    ------
+    AxesError
+        The labels have other pixels than the image.
+    ImageError
+        They are no whole numbers, or some are below 0.
+    SettingsError
+        The result is a density.
+    """
+    if isinstance(cells, Result):
+        if cells.gives == "density":
+            raise SettingsError("A density has no single cells to analyse. Choose another model.")
+        return cells, None
+    shape = np.shape(cells)
+    cropped(image, (), shape)
+    if shape != image.label_shape[len(image.label_shape) - len(shape) :]:
+        raise misfit(image, shape)
+    return result_of_labels(cells, image)
+
+
 def result_of_labels(labels: Labels, image: Image, *, is_volume: bool = True) -> LabelledCells:
     """Return a label image as a result, so that all that can be done with a count can be done with it.
 
@@ -213,11 +237,14 @@ def result_of_labels(labels: Labels, image: Image, *, is_volume: bool = True) ->
         They are no whole numbers, or some are below 0.
     """
     labels = np.asarray(labels)
-    low, high = labels.min(initial=0), labels.max(initial=0)
-    if labels.dtype.kind not in "iu" or low < 0 or high > np.iinfo(np.int64).max:
+    span = ""
+    if labels.dtype.kind in "iu":
+        low, high = labels.min(initial=0), labels.max(initial=0)
+        span = f" from {low} to {high}"
+    if not span or low < 0 or high > np.iinfo(np.int64).max:
         raise ImageError(
-            f"Labels must be whole numbers, 0 for the background and above for cells; got {labels.dtype} "
-            f"from {low} to {high}. Number the cells from 1 on."
+            f"Labels must be whole numbers, 0 for the background and above for cells; got {labels.dtype}"
+            f"{span}. Number the cells from 1 on."
         )
     axes = image.label_axes[len(image.label_axes) - labels.ndim :]
     ndim = 3 if is_volume and axes.endswith("ZYX") else 2
@@ -279,6 +306,8 @@ def sources_of(result: Result, image: Image, others: Mapping[str, Image]) -> lis
     ------
     AxesError
         An image does not have the pixels of the cells.
+    ImageError
+        Its values are no intensities.
     SettingsError
         The columns of two channels would have one name.
     """
@@ -286,6 +315,7 @@ def sources_of(result: Result, image: Image, others: Mapping[str, Image]) -> lis
     assert labels is not None
     found: list[ChannelSource] = []
     for name, one in (("", image), *others.items()):
+        check_pixels(one.data)
         part = _squeezed(cropped(one, result.offset, labels.shape), labels.ndim)
         n = n_channels(part)
         endings = [f"{name}_ch{channel}".lstrip("_") for channel in range(n)]

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Labels, Layer, Points, Shapes
-from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Qt
 from qtpy.QtGui import QKeySequence, QShowEvent
 from qtpy.QtWidgets import QShortcut, QWidget  # type: ignore[attr-defined]
@@ -42,8 +41,8 @@ from cellwright.widgets.shared.messages import (
     choose,
     choose_layer,
     hand_over,
-    hand_overs,
     listen,
+    news_of,
     tell_error,
 )
 from cellwright.widgets.shared.napari_private import unwrapped
@@ -98,7 +97,7 @@ class AnnotateWidget(QWidget):
         panel.model.chosen.connect(self._on_model_chosen)
         panel.model.activated.connect(self._on_model_chosen)
         self._on_model_chosen()
-        listen(hand_overs.sent, self._on_sent, self)
+        listen(news_of(self.viewer).sent, self._on_sent, self)
         panel.names.editingFinished.connect(self._on_names_edited)
         panel.settings.step.valueChanged.connect(self._pass_settings)
         panel.settings.diameter.valueChanged.connect(self._pass_settings)
@@ -113,7 +112,7 @@ class AnnotateWidget(QWidget):
             shortcut.setContext(Qt.ShortcutContext.WindowShortcut)
             shortcut.activated.connect(self.show_keys)
         for emitter in (layers.events.removed, layers.selection.events.active):
-            emitter.connect(self._on_layers_changed)
+            listen(emitter, self._on_layers_changed, self)
 
     # -- what to annotate ---------------------------------------------------------------------------------
 
@@ -124,8 +123,6 @@ class AnnotateWidget(QWidget):
 
     def _on_layers_changed(self, _: Any = None) -> None:
         """End the session when its own layer has been removed; tell when another takes the keys."""
-        if not isalive(self):  # type: ignore[no-untyped-call]
-            return  # napari holds this callback by a weak reference, which may outlive the widget
         if self.model.context is None:
             return
         if self.model.context.layer.layer not in self.viewer.layers:
@@ -179,13 +176,10 @@ class AnnotateWidget(QWidget):
             return
         self.model.open(opened)
 
-    def _on_sent(self, viewer: Any, panel: str, what: HandOver) -> None:
+    def _on_sent(self, panel: str, what: HandOver) -> None:
         """Begin to annotate what another panel sends; what is open already is gone on with."""
-        is_ours = viewer is unwrapped(self.viewer) and panel == ANNOTATE
-        if not is_ours or not isalive(self):  # type: ignore[no-untyped-call]
-            return
         context = self.model.context
-        if context is not None and context.layer.layer is what.cells:
+        if panel != ANNOTATE or (context is not None and context.layer.layer is what.cells):
             return
         self.model.finish()  # it can be resumed
         choose_layer(self.panel.image, what.image)

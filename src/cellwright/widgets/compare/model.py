@@ -69,9 +69,9 @@ class CompareRequest:
 
 
 class CompareModel:
-    """State of one compare panel; ``changed`` tells of other figures."""
+    """State of one compare panel."""
 
-    changed = Signal()
+    changed = Signal(object)  # other figures, None for none
 
     def __init__(self) -> None:
         self.compared: Compared | None = None
@@ -79,7 +79,7 @@ class CompareModel:
     def show(self, compared: Compared | None) -> None:
         """Keep other figures; None for none."""
         self.compared = compared
-        self.changed.emit()
+        self.changed.emit(compared)
 
 
 def compare_task(request: CompareRequest) -> Task[tuple[Compared, Layer | None]]:

@@ -23,7 +23,7 @@ from cellwright.widgets.compare.disagreement import COLOURS
 from cellwright.widgets.compare.model import Compared, usual_pair
 from cellwright.widgets.shared.combos import ChannelComboBox, LayerComboBox, ModelComboBox
 from cellwright.widgets.shared.edited_layers import is_image
-from cellwright.widgets.shared.job_bar import JobBar, RunButton
+from cellwright.widgets.shared.jobs import JobBar, RunButton
 from cellwright.widgets.shared.messages import duration
 from cellwright.widgets.shared.style import (
     chip,
@@ -56,10 +56,12 @@ class ComparePanel(QWidget):
         super().__init__()
         layout = panel_layout(self)
         self.button = RunButton(
-            ("Compare", "Count with both models."), ("Cancel", "Stop at the next step; nothing is changed.")
+            ("Compare", "Count with both models."),
+            ("Cancel", "Stop at the next step; nothing is changed."),
+            "Cancelling…",
         )
         self.message = message_label()
-        self.jobs = JobBar(has_stop=False, describe=compare_line, stages=("compare",))
+        self.jobs = JobBar(run_button=self.button, describe=compare_line, stages=("compare",))
         fill(layout, self._choices(), self.button, self.jobs, self.message, self._card(), self._table())
         layout.addStretch(1)
 

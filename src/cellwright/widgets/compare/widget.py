@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels as LabelsLayer
 from napari.layers import Layer, Points
-from qtpy.compat import isalive
 from qtpy.QtCore import QObject
 from qtpy.QtWidgets import QTableWidgetItem, QWidget
 
@@ -28,7 +27,7 @@ from cellwright.widgets.shared.coordinates import MOST_CHANNELS, Channel
 from cellwright.widgets.shared.edited_layers import is_image
 from cellwright.widgets.shared.layer_dataset import LayerItem, Pair, dataset_of, pairs
 from cellwright.widgets.shared.layer_io import Source, active_kept, image_layer, remove, source_of, take_away
-from cellwright.widgets.shared.messages import tell_error
+from cellwright.widgets.shared.messages import listen, tell_error
 from cellwright.widgets.shared.napari_private import unwrapped
 from cellwright.widgets.shared.style import PanelScrollArea, stack
 
@@ -59,20 +58,19 @@ class CompareWidget(QWidget):
         self._opened: list[Layer] = []
         stack(PanelScrollArea(self.panel), into=self)
         forget_errors(self.panel.message, self.panel)
-        self.jobs.started.connect(self._on_started)
+        self.jobs.started.connect(lambda: self.panel.message.tell(""))
         self.jobs.failed.connect(self._on_failed)
-        self.jobs.cancelled.connect(self._on_cancelled)
-        self.jobs.finished.connect(lambda: self.panel.button.show_running(is_running=False))
-        self.panel.button.clicked.connect(self._on_clicked)
+        self.jobs.cancelled.connect(lambda: self.panel.message.tell("Cancelled; nothing was changed."))
+        self.panel.button.started.connect(self.compare)
         self.panel.table.itemClicked.connect(self._on_image_clicked)
-        self.model.changed.connect(self._on_model_changed)
+        self.model.changed.connect(self.panel.show_compared)
 
     def compare(self) -> None:
         """Count with both models; tells in the panel why it cannot."""
         try:
             request = self.choices.request()
         except CellwrightError as error:
-            tell_error(self.panel.message, error, "Comparing")
+            self._on_failed(error)
             return
         self.model.show(None)
         self.jobs.start(
@@ -84,29 +82,8 @@ class CompareWidget(QWidget):
         if self.model.compared is not None:
             self.jobs.start(open_task(self.model.compared, index), self._show_opened)
 
-    # -- a job --------------------------------------------------------------------------------------------
-
-    def _on_started(self) -> None:
-        self.panel.message.tell("")
-        self.panel.button.show_running(is_running=True)
-
-    def _on_clicked(self) -> None:
-        if not self.jobs.is_busy:
-            self.compare()
-            return
-        self.jobs.cancel()
-        self.panel.button.show_stopping("Cancelling…")
-
     def _on_failed(self, error: Exception) -> None:
         tell_error(self.panel.message, error, "Comparing")
-
-    def _on_cancelled(self) -> None:
-        self.panel.message.tell("Cancelled; nothing was changed.")
-
-    # -- what is shown ------------------------------------------------------------------------------------
-
-    def _on_model_changed(self) -> None:
-        self.panel.show_compared(self.model.compared)
 
     def _show(self, found: tuple[Compared, Layer | None], source: Source | None) -> None:
         compared, layer = found
@@ -145,7 +122,7 @@ class CompareChoices(QObject):
         panel.data.follow(viewer)
         panel.truth.follow(viewer)
         for emitter in (viewer.layers.events.inserted, viewer.layers.events.removed):
-            emitter.connect(self._on_layers_changed)
+            listen(emitter, self._on_layers_changed, self)
         self._on_data_chosen()
 
     def request(self) -> CompareRequest:
@@ -203,7 +180,7 @@ class CompareChoices(QObject):
         panel.truth.choose(self._usual_truth())
 
     def _on_layers_changed(self, _: Any = None) -> None:
-        if isalive(self) and not self._panel.truth.is_by_user:  # type: ignore[no-untyped-call]
+        if not self._panel.truth.is_by_user:
             self._panel.truth.choose(self._usual_truth())
 
     def _is_truth(self, layer: Layer) -> bool:

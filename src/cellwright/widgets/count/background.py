@@ -1,5 +1,6 @@
 """Images larger than memory: what is seen is counted at once, the whole in the background, into files."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
@@ -33,7 +34,7 @@ class WholeCount:
     line: str
     folder: Path
     notices: tuple[str, ...]
-    layer: Layer | None
+    build: Callable[[], Layer] | None  # the hidden layer, in the GUI thread
 
 
 class BackgroundTool:
@@ -74,18 +75,25 @@ class BackgroundTool:
 
     def _on_whole_counted(self, whole: WholeCount) -> None:
         viewer, self._is_whole = self.model.viewer, False
+        layer = whole.build and whole.build()
         with without_collection():
             if self._view is not None:
                 remove(viewer, self._view.key)
-            if whole.layer is not None:
-                key = whole.layer.metadata[FILES]
-                take_away(viewer, *(layer for layer in viewer.layers if layer.metadata.get(FILES) == key))
-        if whole.layer is not None:
-            whole.layer.visible = False
-            viewer.add_layer(whole.layer)
-            QTimer.singleShot(UNCOVER_MS, partial(_uncover, whole.layer))  # its pixels are read then
+            if layer is not None:
+                key = layer.metadata[FILES]
+                take_away(viewer, *(one for one in viewer.layers if one.metadata.get(FILES) == key))
+        if layer is not None:
+            viewer.add_layer(layer)
+            QTimer.singleShot(UNCOVER_MS, partial(_uncover, layer))  # its pixels are read then
         self.model.outcome = None  # that of the view is no longer what is shown
         self.model.whole_counted.emit(whole)
+
+
+def _labels_from(levels: list[Any], looks: Mapping[str, Any]) -> Labels:
+    layer = Labels(levels, opacity=0.9, colormap=bright_colours(), **looks)
+    draw_outlines_fast(layer)
+    layer.contour = OUTLINE_PX  # of what is in sight, which is never larger than the canvas
+    return layer
 
 
 def _uncover(layer: Layer) -> None:
@@ -110,31 +118,35 @@ def whole_task(request: Request) -> Task[WholeCount]:
         classifier=str(request.classifier),
     )
     found = yield from count_streamed(job)
-    layer = None
+    build = None
     if found.labels is not None:
-        layer = layer_of(found.labels, source)
+        build = layer_of(found.labels, source)
     count, provenance = found.result.count, found.result.provenance
     line = f"{count:,.0f} cells · {provenance.model} · {provenance.seconds:.0f} s"
-    return WholeCount(source.image.name, count, line, folder, found.notices, layer)
+    return WholeCount(source.image.name, count, line, folder, found.notices, build)
 
 
-def layer_of(path: Path, source: Source) -> Layer:
-    """Return the multiscale layer that reads labels or a density from their file as they are looked at."""
+def layer_of(path: Path, source: Source) -> Callable[[], Layer]:
+    """Return what builds the multiscale layer that reads labels or a density from their file on sight."""
     levels: list[Any] = open_levels(path)
     if source.channel_axis is not None:
         levels = [level[(slice(None),) * source.channel_axis + (None,)] for level in levels]
-    looks: dict[str, Any] = {"multiscale": True, "metadata": {FILES: str(path)}, **source.placement}
+    output = "Image"
     if levels[0].dtype.kind == "i":
-        name = f"{source.image.name} {TITLES['Labels']}"
-        layer = Labels(levels, name=name, opacity=0.9, colormap=bright_colours(), **looks)
-        draw_outlines_fast(layer)
-        layer.contour = OUTLINE_PX  # of what is in sight, which is never larger than the canvas
-        return layer
-    name = f"{source.image.name} {TITLES['Image']}"
+        output = "Labels"
+    looks = {
+        "name": f"{source.image.name} {TITLES[output]}",
+        "multiscale": True,
+        "metadata": {FILES: str(path)},
+        "visible": False,
+        **source.placement,
+    }
+    if output == "Labels":
+        return partial(_labels_from, levels, looks)
     highest = float(levels[-1].max().compute())
-    return ImageLayer(
+    return partial(
+        ImageLayer,
         levels,
-        name=name,
         colormap=DENSITY_COLOURMAP,
         blending="additive",
         contrast_limits=(0.0, highest or 1.0),

@@ -22,6 +22,7 @@ from cellwright.widgets.shared.combos import SPECS, model_events
 from cellwright.widgets.shared.coordinates import NO_CHANNELS, Channel, channels_of, is_understood, understood
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_io import image_layer
+from cellwright.widgets.shared.messages import listen
 from cellwright.widgets.shared.napari_private import preferences
 from cellwright.widgets.shared.regions import RegionLayers
 
@@ -47,7 +48,7 @@ class Choices(QObject):
         panel.channel.chosen.connect(self.list_further)
         for box in (panel.image, panel.exclude, panel.mask_layer):
             box.follow(viewer)
-        model_events.changed.connect(self.list_siblings)
+        listen(model_events.changed, self.list_siblings, self)
         own = preferences()
         if own.device != "auto":
             panel.device.fill([("Auto", "auto"), (own.device, own.device)], own.device)
@@ -55,8 +56,8 @@ class Choices(QObject):
         self.list_siblings()
         layers = viewer.layers
         for emitter in (layers.events.inserted, layers.events.removed, viewer.dims.events.ndisplay):
-            emitter.connect(self._on_scene_changed)
-        layers.events.renamed.connect(self.list_further)
+            listen(emitter, self._on_scene_changed, self)
+        listen(layers.events.renamed, self.list_further, self)
         self.scene_changed.connect(self.list_further)
 
     @property
@@ -107,15 +108,12 @@ class Choices(QObject):
 
     def list_siblings(self, ticked: Sequence[str] | None = None) -> None:
         """List what can count together with the chosen model; those that were ticked stay so by default."""
-        if not isalive(self):  # type: ignore[no-untyped-call]
-            return
         if ticked is None:
             ticked = self._panel.together.ticked
         self._panel.list_models(self._panel.model.siblings, ticked)
 
     def _on_scene_changed(self, _: Any = None) -> None:
-        if isalive(self):  # type: ignore[no-untyped-call]
-            self.scene_changed.emit()
+        self.scene_changed.emit()
 
     def refresh_channels(self) -> None:
         """List the channels of the chosen image, as far as its axes are known."""
@@ -128,8 +126,6 @@ class Choices(QObject):
 
     def list_further(self, _: object = None, ticked: Sequence[str] | None = None) -> None:
         """List what can be counted in together with the chosen channel; what was ticked stays so."""
-        if not isalive(self):  # type: ignore[no-untyped-call]
-            return
         if ticked is None:
             ticked = self._panel.further.ticked
         layer = self._panel.image.layer

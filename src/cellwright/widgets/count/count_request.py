@@ -18,7 +18,6 @@ from cellwright.ops.geometry.channels import channel_numbers
 from cellwright.ops.measure.analysis import in_planes
 from cellwright.ops.measure.cells_table import cells_table, class_counts
 from cellwright.ops.measure.regions import RegionSet
-from cellwright.widgets.shared.edited_layers import METADATA
 from cellwright.widgets.shared.layer_factory import legend
 from cellwright.widgets.shared.layer_io import Source, prepare
 from cellwright.widgets.shared.regions import REGIONS, WINDOW
@@ -86,12 +85,10 @@ def recount_task(counted: CountOutcome, request: Request) -> Task[CountOutcome]:
 def show_task(request: Request, result: Result, prediction: Prediction | None = None) -> Task[CountOutcome]:
     """Return a result with the layers that a request wants."""
     yield Progress("layers", 0, 1)
-    layers = prepare(result, request.source, request.outputs)
     told = {WINDOW: window_of(request.source)}
     if request.regions is not None:
         told[REGIONS] = request.regions
-    for layer in layers.values():
-        layer.metadata[METADATA].update(told)
+    layers = prepare(result, request.source, request.outputs, told)
     return CountOutcome(request, result, layers, prediction)
 
 

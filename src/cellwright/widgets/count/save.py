@@ -50,7 +50,7 @@ class EditedCells:
         self.layer: Layer | None = None
         self.table: pandas.DataFrame | None = None  # a row for each cell
         listen(cells_news.changed, self._on_cells_changed, panel)
-        model.viewer.layers.events.removed.connect(self._on_removed)
+        listen(model.viewer.layers.events.removed, self._on_removed, panel)
 
     def forget(self) -> None:
         """Take the cells as they were found."""

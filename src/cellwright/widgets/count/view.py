@@ -31,8 +31,8 @@ from cellwright.widgets.shared.combos import (
 )
 from cellwright.widgets.shared.edited_layers import is_image, is_shapes
 from cellwright.widgets.shared.form import SettingsForm, is_threshold, names_of
-from cellwright.widgets.shared.job_bar import JobBar, RunButton
-from cellwright.widgets.shared.regions import EverywhereButton
+from cellwright.widgets.shared.jobs import JobBar, RunButton
+from cellwright.widgets.shared.regions import LEAVE_OUT, EverywhereButton
 from cellwright.widgets.shared.style import (
     FoldedPart,
     button,
@@ -77,10 +77,11 @@ class CountPanel(QWidget):
         layout = panel_layout(self)
         self.guide = GuideLine()
         fill(layout, self.guide, self._first_choices(), self._buttons())
-        self.jobs, self.message = JobBar(has_stop=False), message_label()
+        self.jobs, self.message = JobBar(run_button=self.count), message_label()
         self.tool_box = QVBoxLayout()  # for what belongs to a tool
-        self.everywhere = EverywhereButton()
-        fill(layout, self.jobs, self.message, self.everywhere, self._card(), self._tools(), self.tool_box)
+        self.everywhere, self.out_everywhere = EverywhereButton(), EverywhereButton(LEAVE_OUT)
+        fill(layout, self.jobs, self.message, self.everywhere, self.out_everywhere)
+        fill(layout, self._card(), self._tools(), self.tool_box)
         self.more = FoldedPart("More", self._more())
         layout.addWidget(self.more)
         layout.addStretch(1)
@@ -98,9 +99,8 @@ class CountPanel(QWidget):
         put(self._advanced_box, self.filters.native, self.engine.native)
 
     def show_running(self, *, is_running: bool) -> None:
-        """Turn the count button into Cancel and back."""
-        self.count.show_running(is_running=is_running)
-        self.count.setShortcut(SHORTCUT)  # a new text clears it
+        """Take no preview while something runs; called whenever the count button has a new text."""
+        self.count.setShortcut(SHORTCUT)  # the text has cleared it
         self.preview.setEnabled(not is_running)
 
     def show_count(self, number: str, line: str, details: str, legend: str = "") -> None:
@@ -250,7 +250,7 @@ class CountPanel(QWidget):
 
     def _buttons(self) -> QHBoxLayout:
         help_text = f"Count the cells of the image ({SHORTCUT})."
-        self.count = RunButton(("Count cells", help_text), ("Cancel", help_text))
+        self.count = RunButton(("Count cells", help_text), ("Cancel", help_text), "Cancelling…")
         self.preview = button("Preview", "Count only in the middle of the view.")
         self.count.setShortcut(SHORTCUT)
         self.preview.setObjectName("preview")

@@ -10,6 +10,7 @@ from qtpy.QtCore import Signal  # type: ignore[attr-defined]
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QWidget
 
+from cellwright.core.data import Image
 from cellwright.core.errors import CellwrightError, WrongLayerError
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
@@ -53,8 +54,8 @@ from cellwright.widgets.shared.messages import (
     choose,
     choose_layer,
     hand_over,
-    hand_overs,
     listen,
+    news_of,
     tell_error,
     tell_results,
 )
@@ -112,15 +113,15 @@ class CountWidget(QWidget):
 
     def _connect_panel(self) -> None:
         panel = self.panel
-        panel.count.clicked.connect(self._on_count_clicked)
-        panel.preview.clicked.connect(self._on_preview_clicked)
+        panel.count.started.connect(lambda: self._start(is_preview=False))
+        panel.preview.clicked.connect(lambda: self._start(is_preview=True))
         panel.measure.clicked.connect(self._on_measure_clicked)
         panel.colours.clicked.connect(self._on_colours_clicked)
         self.ask.pending.connect(lambda is_pending: panel.show_prompted(is_pending=is_pending))
         panel.keep_cell.clicked.connect(self.ask.keep)
         panel.drop_cell.clicked.connect(self.ask.drop)
         panel.correct.clicked.connect(self._on_correct_clicked)
-        listen(hand_overs.sent, self._on_sent, self)
+        listen(news_of(self.viewer).sent, self._on_sent, self)
         chosen = (panel.model, panel.region, panel.axes, panel.channel, panel.device, panel.classes)
         for changed in (panel.image.chosen, *(box.activated for box in chosen)):
             changed.connect(self._forget_error)
@@ -129,6 +130,7 @@ class CountWidget(QWidget):
             changed.connect(self._tell_where_counted)
         panel.region.activated.connect(self._on_region_chosen)
         panel.everywhere.clicked.connect(self._on_everywhere_clicked)
+        panel.out_everywhere.clicked.connect(self._on_out_everywhere_clicked)
         panel.classes.currentIndexChanged.connect(self._update)
         for box in panel.outputs.values():
             box.toggled.connect(self._update)
@@ -224,16 +226,6 @@ class CountWidget(QWidget):
         self.finished.emit()
         self.background.go_on()
 
-    def _on_count_clicked(self) -> None:
-        if self.jobs.is_busy:
-            self.jobs.cancel()
-            self.panel.count.show_stopping("Cancelling…")
-            return
-        self._start(is_preview=False)
-
-    def _on_preview_clicked(self) -> None:
-        self._start(is_preview=True)
-
     def _start(self, *, is_preview: bool) -> None:
         if not self.axes.when_understood(self.choices.layer, lambda: self._start(is_preview=is_preview)):
             self.model.tell("Looking up the axes in the file…")
@@ -242,8 +234,7 @@ class CountWidget(QWidget):
             regions = None if is_preview else self._regions()
             source = self._preview_source() if is_preview else self._source(regions)
             request = replace(self._inputs().request(source), regions=regions)
-            is_drawn = self.panel.region.currentData() == "drawn"
-            self.panel.everywhere.show_for(regions if is_drawn else None, source.image)
+            self._offer_everywhere(regions or RegionSet(), source.image)
         except CellwrightError as error:
             self.model.fail(error)
             return
@@ -252,6 +243,12 @@ class CountWidget(QWidget):
             self.background.start(request, self._preview_source())
             return
         self.model.work_wanted.emit(count_task(request), self._on_count_returned)
+
+    def _offer_everywhere(self, regions: RegionSet, image: Image) -> None:
+        """Offer shapes that hold in one slice or frame for all of them."""
+        excluded = self.choices.region_layers.excluded
+        self.panel.everywhere.show_for(region_layer(self.viewer, excluded), regions.included, image)
+        self.panel.out_everywhere.show_for(excluded, regions.excluded, image)
 
     def _regions(self) -> RegionSet | None:
         """Return where cells are counted, None for everywhere."""
@@ -470,11 +467,28 @@ class CountWidget(QWidget):
             model = model[0]
         hand_over(self.viewer, ANNOTATE, HandOver(image, cells, str(model)))
 
-    def _on_sent(self, viewer: Any, panel: str, what: HandOver) -> None:
+    def _on_sent(self, panel: str, what: HandOver) -> None:
         """Choose the image and the model that another panel sends."""
-        if viewer is self.viewer and panel == COUNT and isalive(self):  # type: ignore[no-untyped-call]
+        if panel == COUNT:
             choose_layer(self.panel.image, what.image)
             choose(self.panel.model, what.model)
+            if what.begins:
+                self._begin(what.model)
+
+    def _begin(self, model: str) -> None:
+        """Count the chosen image with a model that another panel has sent, and tell which image that is."""
+        if self.jobs.is_busy:
+            self.model.tell("A count is running. Press Count cells when it has ended.", is_warning=True)
+            return
+        if self.panel.model.model_name != model:
+            self.model.tell(
+                f"Model {model!r} is not in the list any more. Choose another one.", is_warning=True
+            )
+            return
+        self._start(is_preview=False)
+        if self.jobs.is_busy:
+            name = image_layer(self.choices.layer).name
+            self.model.tell(f"Counting the cells of {name!r} with {model!r}.")
 
     def _forget_error(self, _: object = None) -> None:
         """Take away an error whose cause may be gone: other layers, another view, model or setting."""
@@ -485,6 +499,12 @@ class CountWidget(QWidget):
         shapes = region_layer(self.viewer, self.choices.region_layers.excluded)
         if shapes is not None:
             self.viewer.layers.selection.active = in_every_slice(self.viewer, shapes)
+            self._start(is_preview=False)
+
+    def _on_out_everywhere_clicked(self) -> None:
+        shapes = self.panel.exclude.layer
+        if isinstance(shapes, Shapes):
+            self.panel.exclude.choose(in_every_slice(self.viewer, shapes))
             self._start(is_preview=False)
 
     def _on_region_chosen(self) -> None:

@@ -225,9 +225,8 @@ def open_task(outcome: ImageOutcome, output: Path) -> Task[OpenedImage]:
     layer = ImageLayer(image.data, **layer_arguments(image))
     result = read_result(output, outcome.image.name, image)
     yield Progress("layers", 0, 1)
-    made = prepare(result, source_of(layer), OUTPUTS)
-    first = next((name for name in OUTPUTS if name in made), "")
-    return OpenedImage(layer, {name: made[name] for name in made if name == first})
+    made = (prepare(result, source_of(layer), (name,)) for name in OUTPUTS)
+    return OpenedImage(layer, next(filter(len, made), {}))
 
 
 def _read_part(listed: ListedImage) -> Any:

@@ -35,7 +35,7 @@ from cellwright.widgets.folder.model import ORDERS, FolderModel
 from cellwright.widgets.folder.plate_view import PlateView
 from cellwright.widgets.shared.combos import DeviceComboBox, ModelComboBox, PanelComboBox
 from cellwright.widgets.shared.form import SettingsForm, names_of
-from cellwright.widgets.shared.job_bar import JobBar, RunButton
+from cellwright.widgets.shared.jobs import JobBar, RunButton
 from cellwright.widgets.shared.style import (
     FoldedPart,
     button,
@@ -70,8 +70,8 @@ class FolderView(QWidget):
         self.inputs = FoldedPart("Images and model", self._inputs())
         self.inputs.title.setChecked(True)
         help_text = "Count all images; what was counted before with the same settings is kept."
-        self.start = RunButton(("Count images", help_text), ("Stop", help_text))
-        self.jobs, self.message = JobBar(has_stop=False), message_label()
+        self.start = RunButton(("Count images", help_text), ("Stop", help_text), "Stopping…")
+        self.jobs, self.message = JobBar(run_button=self.start), message_label()
         self.totals = wrapped_label("no images counted yet")
         fill(layout, self.inputs, self._more(), self.start, self.jobs, self.message, self.totals)
         layout.addWidget(self._tabs(), 1)
@@ -197,8 +197,7 @@ class FolderView(QWidget):
     # -- a run --------------------------------------------------------------------------------------------
 
     def show_running(self, *, is_running: bool) -> None:
-        """Turn the button into Stop and back; nothing is changed while images are counted."""
-        self.start.show_running(is_running=is_running)
+        """Let nothing be changed while images are counted."""
         for section in (self.inputs, self.more):
             section.content.setEnabled(not is_running)
 

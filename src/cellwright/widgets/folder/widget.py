@@ -3,10 +3,9 @@
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from napari.layers import Layer
-from qtpy.compat import isalive
 from qtpy.QtCore import QEvent, Signal  # type: ignore[attr-defined]
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QSizePolicy, QWidget
@@ -36,9 +35,9 @@ from cellwright.widgets.shared.messages import (
     REDRAW_S,
     CountEvent,
     HandOver,
-    count_news,
     hand_over,
     listen,
+    news_of,
     tell_error,
 )
 from cellwright.widgets.shared.napari_private import unwrapped
@@ -70,9 +69,9 @@ class FolderWidget(QWidget):
         stack(PanelScrollArea(self.view), into=self)
         self.view.show_family(self.view.model.family)
         self._connect()
-        last = count_news.last(self.viewer)
+        last = news_of(self.viewer).last
         if last is not None:
-            self._on_counted(self.viewer, last)
+            self._on_counted(last)
         self._show_outcomes()
 
     def _connect(self) -> None:
@@ -86,7 +85,7 @@ class FolderWidget(QWidget):
         view.output.editingFinished.connect(self._show_earlier)
         view.model.chosen.connect(self._on_model_chosen)
         view.model.failed.connect(self._on_failed)
-        view.start.clicked.connect(self._on_start_clicked)
+        view.start.started.connect(self.count)
         view.order.activated.connect(lambda: model.show(order=view.order.currentData()))
         view.column.activated.connect(lambda: model.show(column=view.column.currentData()))
         view.plate_names_box.activated.connect(
@@ -107,7 +106,7 @@ class FolderWidget(QWidget):
         self.earlier.failed.connect(self._on_failed)
         self.opener.updated.connect(self._show_opened)
         self.opener.failed.connect(self._on_failed)
-        listen(count_news.counted, self._on_counted, self)
+        listen(news_of(self.viewer).counted, self._on_counted, self)
 
     def showEvent(self, event: QShowEvent | None) -> None:
         """Look for devices once the panel is seen."""
@@ -154,8 +153,8 @@ class FolderWidget(QWidget):
         view.taken_over.setText(f"{', '.join(parts)}; change them under More.")
         view.taken_over.show()
 
-    def _on_counted(self, viewer: Any, event: CountEvent) -> None:
-        if viewer is not self.viewer or not isalive(self) or self.jobs.is_busy:  # type: ignore[no-untyped-call]
+    def _on_counted(self, event: CountEvent) -> None:
+        if self.jobs.is_busy:
             return
         try:
             self.take_over(recipe_from(event.provenance))
@@ -201,13 +200,6 @@ class FolderWidget(QWidget):
         self.earlier.forget()
         self.model.start(request.output)
         self.jobs.start(folder_task(request, self.model.arrived), self._on_returned)
-
-    def _on_start_clicked(self) -> None:
-        if self.jobs.is_busy:
-            self.jobs.cancel()
-            self.view.start.show_stopping("Stopping…")
-        else:
-            self.count()
 
     def _on_progressed(self, _: Progress) -> None:
         now = time.monotonic()

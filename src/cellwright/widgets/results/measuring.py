@@ -16,8 +16,7 @@ from cellwright.widgets.results.viewer_link import ViewerLink
 from cellwright.widgets.shared.cells.followers import LABELS_EVENTS
 from cellwright.widgets.shared.cells.measured_cells import MeasuredCells, measure_task
 from cellwright.widgets.shared.cells.snapshot import snapshot_of
-from cellwright.widgets.shared.job_bar import JobBar
-from cellwright.widgets.shared.jobs import Job, debouncer
+from cellwright.widgets.shared.jobs import Job, JobBar, debouncer
 from cellwright.widgets.shared.napari_private import slice_in_sight
 from cellwright.widgets.shared.regions import RegionLayers, name_regions
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from qtpy.compat import isalive
 from qtpy.QtCore import QBuffer, QIODevice, QObject, QSignalBlocker
 from qtpy.QtWidgets import QWidget
 from superqt.utils import QSignalThrottler
@@ -15,6 +14,7 @@ from cellwright.widgets.results.plots import CellPlot, Histogram, Scatter, Strip
 from cellwright.widgets.results.view import PLOT_NAMES, PLOTS, ResultsView
 from cellwright.widgets.results.viewer_link import ViewerLink
 from cellwright.widgets.shared.layer_factory import legend
+from cellwright.widgets.shared.messages import listen
 from cellwright.widgets.shared.napari_private import preferences
 
 REDRAW_MS = 30
@@ -48,7 +48,7 @@ class PlotTool(QObject):
         model.measured_changed.connect(self._on_measured_changed)
         model.kept_changed.connect(self._on_kept_changed)
         model.chosen_changed.connect(self._on_chosen_changed)
-        link.viewer.dims.events.point.connect(self._on_viewer_moved)
+        listen(link.viewer.dims.events.point, self._on_viewer_moved, self)
         self._on_kind_chosen()
 
     def set_text_colour(self, colour: str) -> None:
@@ -268,7 +268,7 @@ class PlotTool(QObject):
 
     def _on_viewer_moved(self, _: Any = None) -> None:
         """Mark the frame that the viewer shows."""
-        if not isalive(self) or not self._is_shown:  # type: ignore[no-untyped-call]
+        if not self._is_shown:
             return
         found = None
         if self._view.plot_kind.currentData() == STRIP:

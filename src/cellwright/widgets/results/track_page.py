@@ -3,7 +3,7 @@
 from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QFormLayout, QSpinBox, QWidget
 
 from cellwright.widgets.results.table import CellsTable, FrameModel
-from cellwright.widgets.shared.job_bar import JobBar
+from cellwright.widgets.shared.jobs import JobBar
 from cellwright.widgets.shared.style import button, form_layout, row, stack, wrapped_label
 
 FARTHEST_PX, LONGEST_S = 10_000.0, 1e7

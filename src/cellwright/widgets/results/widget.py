@@ -26,9 +26,10 @@ from cellwright.widgets.results.view import ResultsView
 from cellwright.widgets.results.viewer_link import ViewerLink
 from cellwright.widgets.shared.cells.followers import Followers, follow
 from cellwright.widgets.shared.cells.snapshot import counted_regions, image_layer_under, image_layers
+from cellwright.widgets.shared.combos import LayerComboBox
 from cellwright.widgets.shared.edited_layers import EDITED, METADATA
 from cellwright.widgets.shared.layer_io import layer_of_id
-from cellwright.widgets.shared.messages import CountEvent, count_news, listen, tell_error, when_gone
+from cellwright.widgets.shared.messages import CountEvent, listen, news_of, tell_error, when_gone
 from cellwright.widgets.shared.napari_private import preferences, unwrapped
 from cellwright.widgets.shared.regions import RegionLayers, ask_for_region, in_every_slice
 from cellwright.widgets.shared.style import PanelScrollArea, stack
@@ -66,9 +67,9 @@ class ResultsWidget(QWidget):
         self.counts.show_settings()
         self._connect()
         self._show_theme()
-        last = count_news.last(self.viewer)
+        last = news_of(self.viewer).last
         if last is not None:
-            self._on_counted(self.viewer, last)
+            self._on_counted(last)
 
     def sizeHint(self) -> QSize:
         """Return the size of the controls, which come a moment later."""
@@ -87,8 +88,8 @@ class ResultsWidget(QWidget):
 
     def _connect(self) -> None:
         view, model = self.view, self.model
-        self.viewer.events.theme.connect(self._show_theme)
-        listen(count_news.counted, self._on_counted, self)
+        listen(self.viewer.events.theme, self._show_theme, self)
+        listen(news_of(self.viewer).counted, self._on_counted, self)
         when_gone(self, partial(_leave, self.link, self.followers))
         view.image.usual = self._usual_image
         view.layer.chosen.connect(self._on_layer_chosen)
@@ -100,9 +101,10 @@ class ResultsWidget(QWidget):
             listing.follow(self.viewer)
         events = self.viewer.layers.events
         for emitter in (events.inserted, events.removed, events.renamed):
-            emitter.connect(self._list_others)
+            listen(emitter, self._list_others, self)
         view.draw_regions.clicked.connect(self._on_draw_clicked)
-        view.everywhere.clicked.connect(self._on_everywhere_clicked)
+        for offer, box in ((view.everywhere, view.regions), (view.out_everywhere, view.exclude)):
+            offer.clicked.connect(partial(self._use_everywhere, box))
         view.filter.editingFinished.connect(self._on_filter_edited)
         view.filter.textChanged.connect(self._on_filter_typed)
         view.table.row_chosen.connect(model.choose)
@@ -163,8 +165,6 @@ class ResultsWidget(QWidget):
             self.measurer.set_nuclei(None)
 
     def _list_others(self, _: Any = None) -> None:
-        if not isalive(self):  # type: ignore[no-untyped-call]
-            return  # napari holds this callback by a weak reference, which may outlive the widget
         image = self.view.image.layer
         others = self.view.others
         found = [(one.name, str(one.unique_id)) for one in image_layers(self.viewer) if one is not image]
@@ -191,20 +191,18 @@ class ResultsWidget(QWidget):
         shapes.name, shapes.mode = "regions", "add_polygon_lasso"
         self.view.regions.choose(shapes)
         self.view.message.tell(DRAW_HINT)
-        shapes.events.data.connect(self._on_region_drawn)
+        listen(shapes.events.data, self._on_region_drawn, self)
 
-    def _on_everywhere_clicked(self) -> None:
-        shapes = self.view.regions.layer
+    def _use_everywhere(self, box: LayerComboBox, _: bool = False) -> None:  # noqa: FBT001, FBT002 - of Qt
+        shapes = box.layer
         if isinstance(shapes, Shapes):
-            self.view.regions.choose(in_every_slice(self.viewer, shapes))
+            box.choose(in_every_slice(self.viewer, shapes))
 
     def _on_region_drawn(self, _: Any = None) -> None:
-        if isalive(self) and self.view.message.text() == DRAW_HINT:  # type: ignore[no-untyped-call]
+        if self.view.message.text() == DRAW_HINT:
             self.view.message.tell("")
 
-    def _on_counted(self, viewer: Any, event: CountEvent) -> None:
-        if viewer is not self.viewer or not isalive(self):  # type: ignore[no-untyped-call]
-            return
+    def _on_counted(self, event: CountEvent) -> None:
         self.model.count_event = event
         counted = layer_of_id(self.viewer, event.layer_id)
         if counted is not None:
@@ -233,8 +231,9 @@ class ResultsWidget(QWidget):
                 self.view.message.tell("Measured; what was ticked is in the table of Cells.")
                 self._is_asked = False
             self.view.show_tracks(is_shown=bool(self.model.track_axes))
-            drawn = measured.snapshot.regions if self.view.regions.layer is not None else None
-            self.view.everywhere.show_for(drawn, measured.snapshot.image)
+            regions, image = measured.snapshot.regions, measured.snapshot.image
+            self.view.everywhere.show_for(self.view.regions.layer, regions.included, image)
+            self.view.out_everywhere.show_for(self.view.exclude.layer, regions.excluded, image)
         has_outlines = isinstance(self.link.layer, Labels)  # where measuring failed, another choice may do
         for box in (*self.view.groups.values(), self.view.measure, self.view.nuclei, self.view.cytoplasm):
             box.setEnabled(has_outlines)
@@ -383,8 +382,7 @@ class ResultsWidget(QWidget):
         self._on_measure_clicked()
 
     def _show_theme(self, _: Any = None) -> None:
-        if isalive(self):  # type: ignore[no-untyped-call]
-            self.plots.set_text_colour(LIGHT_TEXT if self.viewer.theme == "light" else DARK_TEXT)
+        self.plots.set_text_colour(LIGHT_TEXT if self.viewer.theme == "light" else DARK_TEXT)
 
 
 def _leave(link: ViewerLink, followers: Followers) -> None:

@@ -11,7 +11,6 @@ import pint
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer
 from psygnal import Signal
-from qtpy.compat import isalive
 from qtpy.QtCore import QSignalBlocker, Qt
 from qtpy.QtCore import Signal as QtSignal  # type: ignore[attr-defined]
 from qtpy.QtGui import QPaintEvent
@@ -42,6 +41,7 @@ from cellwright.models.spec import ModelSpec, read_spec
 from cellwright.widgets.shared.coordinates import FILE_PART, Channel, channels_of
 from cellwright.widgets.shared.edited_layers import ACTIVE_KEPT, is_image
 from cellwright.widgets.shared.jobs import Job
+from cellwright.widgets.shared.messages import listen
 from cellwright.widgets.shared.napari_private import free_in_own_context, preferences, unwrapped
 from cellwright.widgets.shared.style import MessageLabel, fill, row
 
@@ -210,9 +210,9 @@ class LayerComboBox(PanelComboBox):
         events = self._viewer.layers.events
         events.inserted.connect(self._on_inserted)
         for emitter in (events.inserted, events.removed, events.renamed, events.reordered):
-            emitter.connect(self.refresh)
+            listen(emitter, self.refresh, self)
         if self._follows_active:
-            self._viewer.layers.selection.events.active.connect(self.choose_active)
+            listen(self._viewer.layers.selection.events.active, self.choose_active, self)
         self.refresh()
 
     @property
@@ -233,7 +233,7 @@ class LayerComboBox(PanelComboBox):
 
     def choose_active(self, _: Any = None) -> None:
         """Choose the active layer where it is listed and the box is enabled."""
-        if isalive(self) and self.isEnabled() and not ACTIVE_KEPT.get():  # type: ignore[no-untyped-call]
+        if self.isEnabled() and not ACTIVE_KEPT.get():
             active = self._active()
             if self._viewer.layers.selection.active not in (None, self._added):  # None comes between two
                 self._added = None
@@ -254,8 +254,6 @@ class LayerComboBox(PanelComboBox):
 
     def refresh(self, _: Any = None) -> None:
         """List the layers; the chosen one stays so while it is there."""
-        if not isalive(self):  # type: ignore[no-untyped-call]
-            return  # napari holds this callback by a weak reference, which may outlive the box
         data = self.currentData()
         is_kept = self.folder is not None or (self.is_by_user and data == NO_LAYER)
         if not is_kept and data not in map(_key, self.listed):
@@ -341,7 +339,7 @@ class ModelComboBox(PanelComboBox):
         super().__init__(help_text, folders=folders)
         self._accepts, self._after, self._usual, self._otherwise = accepts, tuple(after), usual, otherwise
         self._families: dict[str, str] = {}
-        model_events.changed.connect(self.refresh)
+        listen(model_events.changed, self.refresh, self)
         self.refresh()
 
     @property
@@ -384,8 +382,6 @@ class ModelComboBox(PanelComboBox):
 
     def refresh(self, wanted: str = "") -> None:
         """List the models and choose one; the chosen one stays so while it is there."""
-        if not isalive(self):  # type: ignore[no-untyped-call]
-            return
         order = list(registry.FAMILIES)
         entries = [one for one in store.models() if one.spec.family in order and self._accepts(one)]
         entries.sort(key=lambda entry: order.index(entry.spec.family))

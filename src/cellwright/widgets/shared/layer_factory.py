@@ -2,6 +2,7 @@
 
 import colorsys
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from html import escape
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
@@ -37,8 +38,11 @@ DENSITY_GAMMA = 0.6  # a large cell spreads its one over many pixels; it is to b
 
 def make_layer(
     output: str, result: Result, placement: Mapping[str, Any], channel_axis: int | None = None
-) -> Layer | None:
+) -> Layer | Callable[[], Layer] | None:
     """Return the layer that shows one output of a result, or None where the result lacks it.
+
+    Of Labels, a function that builds the layer, hidden: to be called in the GUI thread. napari silences a
+    warning while it builds one, for all threads at once, so that two of them disturb each other.
 
     Parameters
     ----------
@@ -49,7 +53,7 @@ def make_layer(
     channel_axis
         Where the layer needs an axis of length one to line up with its image.
     """
-    makers: dict[str, Callable[..., Layer | None]] = {
+    makers: dict[str, Callable[..., Layer | Callable[[], Layer] | None]] = {
         "Labels": _labels_layer,
         "Points": _points_layer,
         "Shapes": _shapes_layer,
@@ -80,7 +84,9 @@ def _features(result: Result) -> "pd.DataFrame":
     return table[[name for name in FEATURES if name in table]]
 
 
-def _labels_layer(result: Result, placement: Mapping[str, Any], channel_axis: int | None) -> Labels | None:
+def _labels_layer(
+    result: Result, placement: Mapping[str, Any], channel_axis: int | None
+) -> Callable[[], Labels] | None:
     labels = result.cells.labels
     if labels is None:
         return None
@@ -91,7 +97,12 @@ def _labels_layer(result: Result, placement: Mapping[str, Any], channel_axis: in
     # napari takes row k of the features for label k, the background included
     table = features.reindex(range(-1, len(features))).reset_index(drop=True)
     table["label"] = np.arange(len(table))
-    layer = Labels(labels, features=table, opacity=0.9, colormap=_label_colours(result), **placement)
+    looks = {"features": table, "colormap": _label_colours(result), **placement}
+    return partial(_hidden_labels, labels, looks)
+
+
+def _hidden_labels(labels: NDArray[np.int32], looks: Mapping[str, Any]) -> Labels:
+    layer = Labels(labels, opacity=0.9, visible=False, **looks)  # napari colours no pixel of a hidden layer
     if labels.shape[-1] * labels.shape[-2] <= LARGEST_OUTLINED_PX:
         layer.contour = OUTLINE_PX
     return layer

@@ -7,9 +7,10 @@ of cells gets the transform of its image, moved to the first pixel of the part:
     cells layer   (T, Z, y, x)      the same with translate moved to pixel (t0, z0, y0, x0)
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -141,7 +142,31 @@ def source_of(layer: Layer | None, channel: Channel | None = None, window: Windo
     )
 
 
-def prepare(result: Result, source: Source, outputs: Iterable[str] = ("Labels",)) -> dict[str, Layer]:
+class Prepared(Mapping[str, Layer]):
+    """Layers by output; Labels are built where they are first looked up, which is to be the GUI thread."""
+
+    def __init__(self, made: Mapping[str, Layer | Callable[[], Layer]]) -> None:
+        self._made = dict(made)
+
+    def __getitem__(self, output: str) -> Layer:
+        made = self._made[output]
+        if not isinstance(made, Layer):
+            made = self._made[output] = made()
+        return made
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._made)
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+
+def prepare(
+    result: Result,
+    source: Source,
+    outputs: Iterable[str] = ("Labels",),
+    told: Mapping[str, Any] = MappingProxyType({}),
+) -> Prepared:
     """Return the napari layers that show the cells, by output, not yet in a viewer.
 
     Slow for many cells, so best called in a worker thread.
@@ -151,19 +176,21 @@ def prepare(result: Result, source: Source, outputs: Iterable[str] = ("Labels",)
     outputs
         Any of ``Labels``, ``Points``, ``Shapes`` (bounding boxes) and ``Image`` (density); what the result
         lacks is left out.
+    told
+        What else their metadata is to tell.
     """
     made = {}
     for output in outputs:
-        layer = make_layer(output, result, source.placement, source.channel_axis)
-        if layer is None:
-            continue
-        layer.name = f"{source.image.name} {'preview ' * source.is_preview}{TITLES[output]}"
-        own = {**asdict(result.provenance), **source.key, "output": output}
+        own = {**asdict(result.provenance), **source.key, "output": output, **told}
         if output == "Labels":
             own[FOUND] = cells_table(result)
-        layer.metadata = {METADATA: {**own, "has_classes": result.cells.classes is not None}}
-        made[output] = layer
-    return made
+        own["has_classes"] = result.cells.classes is not None
+        name = f"{source.image.name} {'preview ' * source.is_preview}{TITLES[output]}"
+        placement = {**source.placement, "name": name, "metadata": {METADATA: own}}
+        layer = make_layer(output, result, placement, source.channel_axis)
+        if layer is not None:
+            made[output] = layer
+    return Prepared(made)
 
 
 @contextmanager
@@ -215,6 +242,7 @@ def _place(viewer: Any, layer: Layer) -> Layer:
         other.metadata[METADATA][HIDDEN] = True
     if old is None:
         shown = viewer.add_layer(layer)
+        shown.visible = True
     else:
         with our_change(old):
             shown = _update(viewer, old, layer)

@@ -12,7 +12,8 @@ from weakref import WeakKeyDictionary, WeakMethod
 
 from napari.layers import Layer
 from npe2 import PluginManager
-from psygnal import Signal, SignalInstance
+from psygnal import Signal
+from qtpy.QtCore import QObject
 from qtpy.QtWidgets import QComboBox, QDockWidget, QWidget
 
 from cellwright.core.data import Provenance, Result
@@ -29,10 +30,10 @@ PLUGIN, PANEL = "napari-cellwright", "Results"
 COUNT, ANNOTATE, TRAIN = "Count cells", "Annotate cells", "Train a model"  # as in the manifest
 
 
-def listen(signal: SignalInstance, slot: Callable[..., None], panel: QWidget) -> None:
-    """Call a method when a signal is emitted, until Qt deletes the panel.
+def listen(signal: Any, slot: Callable[..., None], owner: QObject) -> None:
+    """Call a method when a signal, or an event of napari, is emitted, until Qt deletes the owner.
 
-    Python may keep the panel for longer, and a signal must not reach what is being taken away.
+    Python may keep the owner for longer, and a signal must not reach what is being taken away.
     """
     signal.connect(slot)
     method = WeakMethod(slot)
@@ -40,18 +41,18 @@ def listen(signal: SignalInstance, slot: Callable[..., None], panel: QWidget) ->
     def leave() -> None:
         found = method()
         if found is not None:
-            signal.disconnect(found, missing_ok=True)
+            signal.disconnect(found)
 
-    when_gone(panel, leave)
+    when_gone(owner, leave)
 
 
 _kept: set[Callable[[], None]] = set()  # what is still to be called by Qt
 
 
-def when_gone(panel: QWidget, act: Callable[[], None]) -> None:
-    """Do something when Qt deletes a panel.
+def when_gone(owner: QObject, act: Callable[[], None]) -> None:
+    """Do something when Qt deletes a panel, or a part of one.
 
-    It is kept until then. What Qt alone refers to is taken for garbage where the panel is, and emptied while
+    It is kept until then. What Qt alone refers to is taken for garbage where the owner is, and emptied while
     Qt may still call it, which crashes.
     """
 
@@ -60,7 +61,7 @@ def when_gone(panel: QWidget, act: Callable[[], None]) -> None:
         act()
 
     _kept.add(gone)
-    panel.destroyed.connect(gone)
+    owner.destroyed.connect(gone)
 
 
 def tell_error(message: MessageLabel, error: Exception, doing: str) -> None:
@@ -101,25 +102,32 @@ class CountEvent:
     provenance: Provenance
 
 
-class CountNews:
-    """Tells of counts; the last one of each viewer is kept for a panel that opens later."""
+@dataclass(frozen=True, slots=True, eq=False)
+class HandOver:
+    """What a panel is to go on with."""
 
-    counted = Signal(object, CountEvent)  # viewer, what was counted
+    image: Layer | None = None  # layers of the viewer; None leaves what is chosen
+    cells: Layer | None = None
+    model: str = ""  # name or folder of a model; empty leaves what is chosen
+    begins: bool = False  # whether it is to begin at once
+
+
+class ViewerNews:
+    """What the panels of one viewer tell each other."""
+
+    counted = Signal(CountEvent)
+    sent = Signal(str, HandOver)  # title of the panel that is to go on
 
     def __init__(self) -> None:
-        self._last: WeakKeyDictionary[Any, CountEvent] = WeakKeyDictionary()
-
-    def tell(self, viewer: Any, event: CountEvent) -> None:
-        """Tell of a count."""
-        self._last[viewer] = event
-        self.counted.emit(viewer, event)
-
-    def last(self, viewer: Any) -> CountEvent | None:
-        """Return the last count of a viewer."""
-        return self._last.get(viewer)
+        self.last: CountEvent | None = None  # kept for a panel that opens later
 
 
-count_news = CountNews()
+_news: WeakKeyDictionary[Any, ViewerNews] = WeakKeyDictionary()
+
+
+def news_of(viewer: Any) -> ViewerNews:
+    """Return what the panels of a viewer listen to."""
+    return _news.setdefault(unwrapped(viewer), ViewerNews())
 
 
 def tell_results(viewer: Any, result: Result, layer: Layer | None, panel: QWidget | None = None) -> None:
@@ -135,9 +143,11 @@ def tell_results(viewer: Any, result: Result, layer: Layer | None, panel: QWidge
         The panel that counted; it stays in front.
     """
     viewer = unwrapped(viewer)
-    is_first = count_news.last(viewer) is None
+    news = news_of(viewer)
+    is_first = news.last is None
     layer_id = "" if layer is None else str(layer.unique_id)
-    count_news.tell(viewer, CountEvent(result.count, result.interval, layer_id, result.provenance))
+    news.last = CountEvent(result.count, result.interval, layer_id, result.provenance)
+    news.counted.emit(news.last)
     window = getattr(viewer, "window", None)
     if not is_first or window is None or panel_in(window, PANEL) is not None:
         return
@@ -169,24 +179,6 @@ def open_panel(viewer: Any, title: str) -> QDockWidget | None:
     return dock
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class HandOver:
-    """What a panel is to go on with."""
-
-    image: Layer | None = None  # layers of the viewer; None leaves what is chosen
-    cells: Layer | None = None
-    model: str = ""  # name or folder of a model; empty leaves what is chosen
-
-
-class _HandOvers:
-    """Tells the panels of what is sent to them."""
-
-    sent = Signal(object, str, object)  # viewer, title of a panel, HandOver
-
-
-hand_overs = _HandOvers()
-
-
 def choose(box: QComboBox, data: str) -> None:
     """Choose the entry with this data as a user would; nothing where there is none."""
     place = box.findData(data)
@@ -208,7 +200,7 @@ def hand_over(viewer: Any, panel: str, what: HandOver) -> None:
     """
     viewer = unwrapped(viewer)
     dock = None if getattr(viewer, "window", None) is None else open_panel(viewer, panel)
-    hand_overs.sent.emit(viewer, panel, what)
+    news_of(viewer).sent.emit(panel, what)
     if dock is not None:
         dock.show()
         dock.raise_()

@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from qtpy.compat import isalive
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QFrame, QVBoxLayout
 
@@ -21,7 +20,7 @@ from cellwright.training.run_folder import (
 from cellwright.training.settings import preset
 from cellwright.widgets.shared.combos import model_events
 from cellwright.widgets.shared.layer_dataset import Pair, dataset_of, pairs
-from cellwright.widgets.shared.messages import HandOver, choose
+from cellwright.widgets.shared.messages import HandOver, choose, listen
 from cellwright.widgets.shared.style import button, fill, row, wrapped_label
 from cellwright.widgets.train.view import LAYERS, TrainPanel
 
@@ -107,8 +106,6 @@ class TrainChoices(QObject):
 
     def refresh_pairs(self, _: Any = None) -> None:
         """List the annotated images among the layers; what was ticked stays so."""
-        if not isalive(self):  # type: ignore[no-untyped-call]
-            return
         listed, ticked = {pair.key for pair in self._pairs}, set(self._panel.pairs.ticked)
         self._pairs = pairs(reversed(self._viewer.layers))
         new = (pair for pair in self._pairs if pair.key not in listed)
@@ -134,10 +131,10 @@ class TrainChoices(QObject):
         panel.name.textEdited.connect(self._on_name_edited)
         panel.pairs.itemChanged.connect(self.changed)
         panel.complete.toggled.connect(self.changed)
-        model_events.changed.connect(self._on_models_changed)
+        listen(model_events.changed, self.suggest_name, self)
         layers = self._viewer.layers.events
         for emitter in (layers.inserted, layers.removed, layers.renamed):
-            emitter.connect(self.refresh_pairs)
+            listen(emitter, self.refresh_pairs, self)
 
     def _on_preset_chosen(self, _: int = 0) -> None:
         self._panel.show_settings(preset(str(self._panel.preset.currentData())))
@@ -158,10 +155,6 @@ class TrainChoices(QObject):
 
     def _on_name_edited(self, text: str) -> None:
         self._has_own_name = bool(text)
-
-    def _on_models_changed(self) -> None:
-        if isalive(self):  # type: ignore[no-untyped-call]
-            self.suggest_name()
 
 
 class ResumeOffer(QFrame):

@@ -15,8 +15,7 @@ from cellwright.models.spec import read_spec
 from cellwright.training.data.inspect import Findings, inspect
 from cellwright.training.run_folder import SCRATCH
 from cellwright.widgets.shared.combos import SPECS
-from cellwright.widgets.shared.job_bar import JobBar
-from cellwright.widgets.shared.jobs import debouncer
+from cellwright.widgets.shared.jobs import JobBar, debouncer
 from cellwright.widgets.shared.style import chip, stack, wrapped_label
 from cellwright.widgets.train.choices import TrainChoices
 from cellwright.widgets.train.model import TrainModel

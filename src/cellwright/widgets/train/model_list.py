@@ -21,7 +21,7 @@ from cellwright.core.errors import CellwrightError, error_line
 from cellwright.core.tasks import Progress, Task
 from cellwright.models import store
 from cellwright.widgets.shared.combos import ModelComboBox, model_events
-from cellwright.widgets.shared.job_bar import JobBar
+from cellwright.widgets.shared.jobs import JobBar
 from cellwright.widgets.shared.style import FoldedPart, button, stack
 
 ARCHIVE = "Exported model (*.zip)"

@@ -29,7 +29,7 @@ from cellwright.training.settings import PRESETS, PRETRAIN_METHODS, FinetuneSett
 from cellwright.widgets.shared.check_list import CheckList
 from cellwright.widgets.shared.combos import DeviceComboBox, ModelComboBox, PanelComboBox
 from cellwright.widgets.shared.form import SettingsForm, is_threshold
-from cellwright.widgets.shared.job_bar import JobBar, RunButton
+from cellwright.widgets.shared.jobs import JobBar, RunButton
 from cellwright.widgets.shared.messages import duration, progress_line
 from cellwright.widgets.shared.style import (
     FoldedPart,
@@ -113,9 +113,10 @@ class TrainPanel(QWidget):
         _adapt(self.form)
         self.show_settings(FinetuneSettings())
         self.advanced = FoldedPart("Advanced settings", self.form.native)
-        self.jobs = JobBar(has_stop=False, describe=training_line, stages=MOVES)
+        buttons = self._buttons()
+        self.jobs = JobBar(run_button=self.train, describe=training_line, stages=MOVES)
         self.message, self.card = message_label(), TrainCard()
-        fill(layout, self.advanced, self.check_box, self._buttons(), self.jobs, self.message)
+        fill(layout, self.advanced, self.check_box, buttons, self.jobs, self.message)
         fill(layout, self.count_with, self.card, self.models_box)
         layout.addStretch(1)
         self.show_running(is_running=False)
@@ -134,17 +135,11 @@ class TrainPanel(QWidget):
         self._shown = self.form.values()
 
     def show_running(self, *, is_running: bool) -> None:
-        """Turn the train button into Stop and back."""
-        self.train.show_running(is_running=is_running)
+        """Offer Pause, and let nothing be changed, while a training runs."""
         self.pause.setVisible(is_running)
         self.pause.setChecked(False)
         self.choices.setEnabled(not is_running)
         self.advanced.setEnabled(not is_running)
-
-    def show_stopping(self) -> None:
-        """Tell that the training stops after the step it is at."""
-        self.train.show_stopping("Stopping…")
-        self.pause.setVisible(False)
 
     def show_paused(self, *, is_paused: bool) -> None:
         """Turn the pause button into Resume and back."""
@@ -185,11 +180,13 @@ class TrainPanel(QWidget):
         return self.choices
 
     def _buttons(self) -> QHBoxLayout:
-        self.train = RunButton(("Train", TRAIN_HELP), ("Stop, keep the best", STOP_HELP))
+        self.train = RunButton(("Train", TRAIN_HELP), ("Stop, keep the best", STOP_HELP), "Stopping…")
         self.pause = button("Pause", "Pause the training; it resumes where it was.")
         self.pause.setObjectName("preview")
         self.pause.setCheckable(True)
-        self.count_with = button("", "Open the count panel with this model and image chosen.")
+        self.count_with = button(
+            "", "Count the image that it learned from with this model, in the count panel."
+        )
         self.count_with.setVisible(False)
         return row(self.train, self.pause)
 

@@ -1,6 +1,6 @@
 """The train widget: from annotated images to a model that counts them better, watched while it learns."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from napari.layers import Layer
 from qtpy.compat import isalive
@@ -18,11 +18,10 @@ from cellwright.widgets.shared.messages import (
     TRAIN,
     HandOver,
     hand_over,
-    hand_overs,
     listen,
+    news_of,
     tell_error,
 )
-from cellwright.widgets.shared.napari_private import unwrapped
 from cellwright.widgets.shared.style import PanelScrollArea, is_taken_out, stack
 from cellwright.widgets.train.choices import ResumeOffer, TrainChoices
 from cellwright.widgets.train.data_check import DataCheck
@@ -71,14 +70,15 @@ class TrainWidget(QWidget):
         self.jobs.failed.connect(self.model.fail)
         self.jobs.cancelled.connect(self.model.end_stopped)
         self.jobs.finished.connect(self._on_finished)
-        self.panel.train.clicked.connect(self._on_train_clicked)
+        self.panel.train.started.connect(self.begin)
+        self.panel.train.stopped.connect(self.stop)
         self.panel.pause.toggled.connect(self.pause)
         self.offer.accepted.connect(self.resume)
         self.offer.discarded.connect(self.choices.suggest_name)
         self.model.started.connect(self._on_started)
         self.model.ended.connect(self.show_ended)
         self.model.failed.connect(self.show_error)
-        listen(hand_overs.sent, self._on_sent, self)
+        listen(news_of(self.viewer).sent, self._on_sent, self)
         self.panel.count_with.clicked.connect(self._on_count_clicked)
         application = QApplication.instance()
         if application is not None:
@@ -98,6 +98,9 @@ class TrainWidget(QWidget):
         except CellwrightError as error:
             self.show_error(error)
             return
+        images = [pair.image for pair in self.choices.chosen if layers is not None]
+        if self._taught_image not in images:
+            self._taught_image = next(iter(images), None)
         self._run(plan, layers)
 
     def resume(self, plan: Plan) -> None:
@@ -114,7 +117,7 @@ class TrainWidget(QWidget):
         if self.jobs.is_busy:
             self.jobs.cancel()
             self.model.set_paused(is_paused=False)
-            self.panel.show_stopping()
+            self.panel.pause.setVisible(False)
 
     def leave(self) -> None:
         """Stop at the next step without ending the run, so that it can be resumed later."""
@@ -195,19 +198,12 @@ class TrainWidget(QWidget):
         self.choices.name_anew()
         self.offer.refresh()
 
-    def _on_train_clicked(self) -> None:
-        if self.is_busy:
-            self.stop()
-        else:
-            self.begin()
-
-    def _on_sent(self, viewer: Any, panel: str, what: HandOver) -> None:
+    def _on_sent(self, panel: str, what: HandOver) -> None:
         """Choose the annotation and the model that another panel sends."""
-        is_ours = viewer is unwrapped(self.viewer) and panel == TRAIN
-        if is_ours and not self.is_busy and isalive(self):  # type: ignore[no-untyped-call]
+        if panel == TRAIN and not self.is_busy:
             self._taught_image = what.image
             self.choices.take(what)
 
     def _on_count_clicked(self) -> None:
-        """Hand the new model and the image that it learned from to the count panel."""
-        hand_over(self.viewer, COUNT, HandOver(image=self._taught_image, model=self._new_model))
+        """Have the count panel count the image that the new model learned from, else the one chosen there."""
+        hand_over(self.viewer, COUNT, HandOver(self._taught_image, model=self._new_model, begins=True))

@@ -1,0 +1,182 @@
+"""What a count has written, told by checksums: what a user has changed since is kept beside the new files."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+from zlib import crc32
+
+from cellwright.core.errors import WriteError
+from cellwright.files.atomic import write_text, writing
+from cellwright.files.json_value import NO_JSON
+
+KEPT = ".cellwright"
+MARK_VERSION = 2
+INSIDE_ZARR = "/zarr.json"  # by which earlier versions noted a Zarr folder
+
+
+class FileFacts(NamedTuple):
+    """By what a file or a Zarr folder is known again."""
+
+    path: str
+    n_bytes: int
+    changed_ns: int
+
+
+def facts_of(path: Path) -> FileFacts:
+    """Return path, size and time of the last change; of a folder of all in it, of nothing -1 bytes."""
+    try:
+        facts = path.stat()
+        n_bytes, changed = facts.st_size, facts.st_mtime_ns
+        if path.is_dir():
+            inside = [file.stat() for file in path.rglob("*") if file.is_file()]
+            n_bytes = sum(one.st_size for one in inside)
+            changed = max([one.st_mtime_ns for one in inside], default=changed)
+    except OSError:  # reading it tells what is wrong
+        return FileFacts(str(path), -1, 0)
+    return FileFacts(str(path.resolve()), n_bytes, changed)
+
+
+class Begun(NamedTuple):
+    """What there was before an image is counted anew: files of the last count, what the user must know."""
+
+    files: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
+
+
+def begin_image(name: str, output: Path, only: Sequence[Path] = ()) -> Begun:
+    """Take back that an image is done, before its files are written anew; what was edited by hand is kept.
+
+    Where ``only`` some of them are written anew for now, the others are still known as they were written.
+    """
+    mark = mark_of(name, output)
+    kept = read_mark(mark)
+    notices, others = [], {}
+    with writing(mark):
+        for one, checksum in {**_read_record(_record(name, output)), **kept}.get("checksums", {}).items():
+            if only and output / one not in only:
+                others[one] = checksum
+            else:
+                notices += _set_aside(output / one, checksum)
+        mark.unlink(missing_ok=True)
+    if only:
+        _note(name, output, others)
+    files = (one.removesuffix(INSIDE_ZARR) for one in kept.get("files", ()))
+    return Begun(tuple(files), tuple(notices))
+
+
+def mark_written(name: str, output: Path, files: Sequence[Path]) -> None:
+    """Note in the record of an image what was written, so that changes are seen."""
+    _note(name, output, checksums_of([path for path in files if path != _record(name, output)], output))
+
+
+def forget_written(name: str, output: Path) -> None:
+    """Know no longer what was written, for it is written anew from now on."""
+    _note(name, output, {})
+
+
+def _note(name: str, output: Path, checksums: Mapping[str, int]) -> None:
+    values = _read_record(_record(name, output))
+    if values and values.get("checksums", {}) != checksums:
+        write_text(_record(name, output), json.dumps({**values, "checksums": checksums}, indent=2) + "\n")
+
+
+@contextmanager
+def replacing(paths: Sequence[Path], mark_at: Callable[[Path], Path]) -> Iterator[list[str]]:
+    """Keep what was edited of files that the block writes anew; lend the sentences that tell of it.
+
+    Parameters
+    ----------
+    paths
+        The files. Those that the block does not write stay as they are.
+    mark_at
+        Where the checksum of a file is kept.
+    """
+    told = []
+    for path in paths:
+        mark = mark_at(path)
+        with writing(path), suppress(FileNotFoundError, ValueError):
+            told += _set_aside(path, int(mark.read_text(encoding="utf-8")))
+        with suppress(OSError):
+            mark.unlink()
+    try:
+        yield told
+    finally:
+        for path in paths:
+            with suppress(OSError, WriteError):  # what was counted is worth more than the mark
+                write_text(mark_at(path), str(_checksum(path)))
+
+
+def mark_in(folder: Path, path: Path) -> Path:
+    """Return where in a folder of marks that of a file is, wherever the file lies."""
+    return folder / sha256(str(path.resolve()).encode()).hexdigest()[:24]
+
+
+def checksums_of(files: Sequence[Path], output: Path) -> dict[str, int]:
+    """Return the checksums of files and Zarr folders by their names in a folder."""
+    return {name_in(output, path): _checksum(path) for path in files if path.is_relative_to(output)}
+
+
+def name_in(output: Path, path: Path) -> str:
+    """Return what a file is called in a folder, the same on every system."""
+    return path.relative_to(output).as_posix()
+
+
+def mark_of(name: str, output: Path) -> Path:
+    """Return the file that tells that an image of a folder is done."""
+    return output / KEPT / f"{name}.json"
+
+
+def read_mark(path: Path) -> Mapping[str, Any]:
+    """Return what a mark tells; nothing where there is none, or it is of another version."""
+    kept = _read_record(path)
+    if kept.get("version") == MARK_VERSION:
+        return kept
+    return {}
+
+
+def _record(name: str, output: Path) -> Path:
+    return output / f"{name}.json"
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """Return what is told of a count, as JSON; empty where there is none, or it is damaged."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, *NO_JSON):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _set_aside(path: Path, checksum: int) -> list[str]:
+    """Give a file that was changed another name; return the sentence that tells so."""
+    if not path.exists() or _checksum(path) == checksum:
+        return []
+    aside = _free_name(path)
+    path.rename(aside)
+    return [f"{path.name} was changed since it was counted; it is kept as {aside.name}."]
+
+
+def _free_name(path: Path) -> Path:
+    names = (path.with_name(f"{path.stem}.edited{number}{path.suffix}") for number in count(1))
+    return next(name for name in names if not name.exists())
+
+
+def _checksum(path: Path) -> int:
+    """Return the checksum of a file, or of all files of a folder and their names."""
+    if not path.is_dir():
+        return _added(0, path)
+    checksum = 0
+    for file in sorted(file for file in path.rglob("*") if file.is_file()):
+        checksum = _added(crc32(name_in(path, file).encode(), checksum), file)
+    return checksum
+
+
+def _added(checksum: int, path: Path) -> int:
+    with path.open("rb") as file:
+        while content := file.read(1 << 20):
+            checksum = crc32(content, checksum)
+    return checksum
