@@ -118,7 +118,7 @@ def check_writable(folder: Path) -> None:
 
 
 def as_stored(name: str, folder: Path) -> str:
-    """Return a name as the files of a folder are told apart: without capitals where the system ignores them."""
+    """Return a name as a folder tells its files apart: without capitals where the system ignores them."""
     return name if _tells_capitals(folder.absolute()) else name.casefold()
 
 
