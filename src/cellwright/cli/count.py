@@ -23,7 +23,7 @@ from cellwright.cli.flags import (
 from cellwright.cli.output import INTERRUPTED, Table, echo_notices, quick_loading, run_with_bar
 from cellwright.core.data import Image
 from cellwright.core.errors import ReadError, SettingsError, error_line
-from cellwright.files.atomic import check_writable
+from cellwright.files.atomic import as_stored, check_writable
 from cellwright.files.folders.image_list import ListedImage, list_images
 from cellwright.files.folders.results import ImageOutcome, check_output
 from cellwright.files.folders.written import FileFacts, facts_of
@@ -271,7 +271,7 @@ def take_name(path: Path, image: Image, choices: CountChoices, taken: set[tuple[
         if not choices.streams(image):
             return
         place = path.parent.absolute()  # files go beside the image
-    name = image.name.casefold()  # file systems may not tell A from a
+    name = as_stored(image.name, place)
     if (place, name) in taken:
         raise SettingsError(
             f"Images whose files go to one folder must differ in name; {image.name} occurs more than once. "
@@ -316,7 +316,7 @@ def count_in_folders(
     facts: dict[Path, FileFacts] = {}
     try:
         while True:
-            images = _images(paths, settings)
+            images = _images(paths, output, settings)
             if settings.watch:
                 images, facts = _at_rest(images, facts)
             outcomes.count(images, output, choices)
@@ -367,9 +367,9 @@ class _Outcomes:
             self._table.show_outcome(outcome)
 
 
-def _images(paths: Sequence[Path], settings: FolderSettings) -> tuple[ListedImage, ...]:
+def _images(paths: Sequence[Path], output: Path, settings: FolderSettings) -> tuple[ListedImage, ...]:
     try:
-        return list_images(paths, settings.pattern, settings.plate)
+        return list_images(paths, settings.pattern, settings.plate, output)
     except ReadError:
         if not settings.watch:
             raise
