@@ -367,7 +367,13 @@ class _Outcomes:
             return
         of_each = replace(choices, tables=replace(choices.tables, report=None))
         counter = RecipeCounter(of_each, choices.tables.report)  # one report, of them all
-        task = count_folder(images, output, counter, on_outcome=self._tell)
+        task = count_folder(
+            images,
+            output,
+            counter,
+            on_outcome=self._tell,
+            on_notice=lambda notice: echo_notices(output, (notice,)),
+        )
         run_with_bar(task, f"{len(images)} images", stages=("earlier results", "images"))
 
     def _tell(self, outcome: ImageOutcome) -> None:
