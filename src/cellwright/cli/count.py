@@ -20,7 +20,8 @@ from cellwright.cli.flags import (
     with_saved,
     with_settings,
 )
-from cellwright.cli.output import INTERRUPTED, Table, echo_notices, quick_loading, run_with_bar
+from cellwright.cli.interrupts import INTERRUPTED, heeded_interrupts
+from cellwright.cli.output import Table, echo_notices, quick_loading, run_with_bar
 from cellwright.core.data import Image
 from cellwright.core.errors import ReadError, SettingsError, error_line
 from cellwright.files.atomic import check_writable
@@ -213,7 +214,7 @@ def count_all(images: list[Path], choices: CountChoices, table: Table) -> None:
 def make_choices(names: list[str], flags: dict[str, Any]) -> CountChoices:
     """Return models and settings, checked before the first image is read."""
     engine = read_settings(EngineSettings, flags)
-    with quick_loading():
+    with quick_loading(), heeded_interrupts():
         from cellwright.inference.context import load_models
         from cellwright.inference.device import choose
 
