@@ -116,13 +116,14 @@ def test_the_border_of_time_is_none():
 def test_filters_hold_for_any_column():
     table = pandas.DataFrame(
         {"area_px": [5.0, 20.0, np.nan], "class": ["RBC", "WBC", "WBC"], "ok": [True, False, True]}
-    )
+    ).assign(**{"mean of Ki-67.tif": [1, 2, 4]})
     for rule, kept in {
         "area_px>=20": [1],
         "area_px < 20": [0],
         "class=WBC": [1, 2],
         "class != WBC": [0],
         "ok=1": [0, 2],
+        "mean of Ki-67.tif>=4": [2],
     }.items():
         assert np.flatnonzero(kept_rows(table, [parse_filter(rule)])).tolist() == kept, rule
     assert kept_rows(table, []).all()

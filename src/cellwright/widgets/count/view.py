@@ -31,7 +31,7 @@ from cellwright.widgets.shared.combos import (
 from cellwright.widgets.shared.edited_layers import is_image, is_shapes
 from cellwright.widgets.shared.form import CheckList, SettingsForm, is_threshold, names_of
 from cellwright.widgets.shared.jobs import JobBar, RunButton
-from cellwright.widgets.shared.regions import EverywhereButton
+from cellwright.widgets.shared.regions import LEAVE_OUT, EverywhereButton
 from cellwright.widgets.shared.style import (
     FoldedPart,
     MessageLabel,
@@ -78,8 +78,9 @@ class CountPanel(QWidget):
         fill(layout, self.guide, self._first_choices(), self._buttons())
         self.jobs, self.message = JobBar(run_button=self.count), MessageLabel("Counting")
         self.tool_box = QVBoxLayout()  # for what belongs to a tool
-        self.everywhere = EverywhereButton()
-        fill(layout, self.jobs, self.message, self.everywhere, self._card(), self._tools(), self.tool_box)
+        self.everywhere, self.out_everywhere = EverywhereButton(), EverywhereButton(LEAVE_OUT)
+        fill(layout, self.jobs, self.message, self.everywhere, self.out_everywhere)
+        fill(layout, self._card(), self._tools(), self.tool_box)
         self.more = FoldedPart("More", self._more())
         layout.addWidget(self.more)
         layout.addStretch(1)

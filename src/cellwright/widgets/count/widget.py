@@ -10,6 +10,7 @@ from qtpy.QtCore import Signal  # type: ignore[attr-defined]
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QWidget
 
+from cellwright.core.data import Image
 from cellwright.core.errors import CellwrightError, WrongLayerError
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
@@ -128,6 +129,7 @@ class CountWidget(QWidget):
             changed.connect(self._tell_where_counted)
         panel.region.activated.connect(self._on_region_chosen)
         panel.everywhere.clicked.connect(self._on_everywhere_clicked)
+        panel.out_everywhere.clicked.connect(self._on_out_everywhere_clicked)
         panel.classes.currentIndexChanged.connect(self._update)
         for box in panel.outputs.values():
             box.toggled.connect(self._update)
@@ -231,8 +233,7 @@ class CountWidget(QWidget):
             regions = None if is_preview else self._regions()
             source = self._preview_source() if is_preview else self._source(regions)
             request = replace(self._inputs().request(source), regions=regions)
-            is_drawn = self.panel.region.currentData() == "drawn"
-            self.panel.everywhere.show_for(regions if is_drawn else None, source.image)
+            self._offer_everywhere(regions or RegionSet(), source.image)
         except CellwrightError as error:
             self.model.fail(error)
             return
@@ -241,6 +242,12 @@ class CountWidget(QWidget):
             self.background.start(request, self._preview_source())
             return
         self.model.work_wanted.emit(count_task(request), self._on_count_returned)
+
+    def _offer_everywhere(self, regions: RegionSet, image: Image) -> None:
+        """Offer shapes that hold in one slice or frame for all of them."""
+        excluded = self.choices.region_layers.excluded
+        self.panel.everywhere.show_for(region_layer(self.viewer, excluded), regions.included, image)
+        self.panel.out_everywhere.show_for(excluded, regions.excluded, image)
 
     def _regions(self) -> RegionSet | None:
         """Return where cells are counted, None for everywhere."""
@@ -464,11 +471,34 @@ class CountWidget(QWidget):
         if panel == COUNT:
             choose_layer(self.panel.image, what.image)
             choose(self.panel.model, what.model)
+            if what.begins:
+                self._begin(what.model)
+
+    def _begin(self, model: str) -> None:
+        """Count the chosen image with a model that another panel has sent, and tell which image that is."""
+        if self.jobs.is_busy:
+            self.model.tell("A count is running. Press Count cells when it has ended.", is_warning=True)
+            return
+        if self.panel.model.model_name != model:
+            self.model.tell(
+                f"Model {model!r} is not in the list any more. Choose another one.", is_warning=True
+            )
+            return
+        self._start(is_preview=False)
+        if self.jobs.is_busy:
+            name = image_layer(self.choices.layer).name
+            self.model.tell(f"Counting the cells of {name!r} with {model!r}.")
 
     def _on_everywhere_clicked(self) -> None:
         shapes = region_layer(self.viewer, self.choices.region_layers.excluded)
         if shapes is not None:
             self.viewer.layers.selection.active = in_every_slice(self.viewer, shapes)
+            self._start(is_preview=False)
+
+    def _on_out_everywhere_clicked(self) -> None:
+        shapes = self.panel.exclude.layer
+        if isinstance(shapes, Shapes):
+            self.panel.exclude.choose(in_every_slice(self.viewer, shapes))
             self._start(is_preview=False)
 
     def _on_region_chosen(self) -> None:

@@ -36,7 +36,7 @@ from cellwright.widgets.shared.combos import LayerComboBox, PanelComboBox
 from cellwright.widgets.shared.edited_layers import is_image, is_shapes
 from cellwright.widgets.shared.form import CheckList
 from cellwright.widgets.shared.jobs import JobBar
-from cellwright.widgets.shared.regions import EverywhereButton
+from cellwright.widgets.shared.regions import LEAVE_OUT, EverywhereButton
 from cellwright.widgets.shared.style import (
     MessageLabel,
     button,
@@ -221,12 +221,13 @@ class ResultsView(QWidget):
         self.colour_by.fill(GROUPINGS.items())
         self.counted_by.fill(COUNTED_BY.items())
         self.draw_regions = button("Draw", "Add a Shapes layer to draw regions in.")
-        self.everywhere = EverywhereButton()
+        self.everywhere, self.out_everywhere = EverywhereButton(), EverywhereButton(LEAVE_OUT)
         form = form_layout(spacing_px=4)
         form.addRow("Border", self.border)
         form.addRow("Regions", row(self.regions, self.draw_regions))
         form.addRow("", self.everywhere)
         form.addRow("Leave out", self.exclude)
+        form.addRow("", self.out_everywhere)
         form.addRow("Mask", self.mask_layer)
         form.addRow("", self.mask_side)  # below: both would be wider than a narrow panel
         self.mask_layer.chosen.connect(

@@ -26,6 +26,7 @@ from cellwright.widgets.results.view import ResultsView
 from cellwright.widgets.results.viewer_link import ViewerLink
 from cellwright.widgets.shared.cells.followers import Followers, follow
 from cellwright.widgets.shared.cells.snapshot import counted_regions, image_layer_under, image_layers
+from cellwright.widgets.shared.combos import LayerComboBox
 from cellwright.widgets.shared.edited_layers import EDITED, METADATA
 from cellwright.widgets.shared.layer_io import layer_of_id
 from cellwright.widgets.shared.messages import CountEvent, listen, news_of, when_gone
@@ -102,7 +103,8 @@ class ResultsWidget(QWidget):
         for emitter in (events.inserted, events.removed, events.renamed):
             listen(emitter, self._list_others, self)
         view.draw_regions.clicked.connect(self._on_draw_clicked)
-        view.everywhere.clicked.connect(self._on_everywhere_clicked)
+        for offer, box in ((view.everywhere, view.regions), (view.out_everywhere, view.exclude)):
+            offer.clicked.connect(partial(self._use_everywhere, box))
         view.filter.editingFinished.connect(self._on_filter_edited)
         view.filter.textChanged.connect(self._on_filter_typed)
         view.table.row_chosen.connect(model.choose)
@@ -191,10 +193,10 @@ class ResultsWidget(QWidget):
         self.view.message.tell(DRAW_HINT)
         listen(shapes.events.data, self._on_region_drawn, self)
 
-    def _on_everywhere_clicked(self) -> None:
-        shapes = self.view.regions.layer
+    def _use_everywhere(self, box: LayerComboBox, _: bool = False) -> None:  # noqa: FBT001, FBT002 - of Qt
+        shapes = box.layer
         if isinstance(shapes, Shapes):
-            self.view.regions.choose(in_every_slice(self.viewer, shapes))
+            box.choose(in_every_slice(self.viewer, shapes))
 
     def _on_region_drawn(self, _: Any = None) -> None:
         if self.view.message.text() == DRAW_HINT:
@@ -229,8 +231,9 @@ class ResultsWidget(QWidget):
                 self.view.message.tell("Measured; what was ticked is in the table of Cells.")
                 self._is_asked = False
             self.view.show_tracks(is_shown=bool(self.model.track_axes))
-            drawn = measured.snapshot.regions if self.view.regions.layer is not None else None
-            self.view.everywhere.show_for(drawn, measured.snapshot.image)
+            regions, image = measured.snapshot.regions, measured.snapshot.image
+            self.view.everywhere.show_for(self.view.regions.layer, regions.included, image)
+            self.view.out_everywhere.show_for(self.view.exclude.layer, regions.excluded, image)
         has_outlines = isinstance(self.link.layer, Labels)  # where measuring failed, another choice may do
         for box in (*self.view.groups.values(), self.view.measure, self.view.nuclei, self.view.cytoplasm):
             box.setEnabled(has_outlines)

@@ -98,6 +98,7 @@ class HandOver:
     image: Layer | None = None  # layers of the viewer; None leaves what is chosen
     cells: Layer | None = None
     model: str = ""  # name or folder of a model; empty leaves what is chosen
+    begins: bool = False  # whether it is to begin at once
 
 
 class ViewerNews:

@@ -183,7 +183,9 @@ class TrainPanel(QWidget):
         self.pause = button("Pause", "Pause the training; it resumes where it was.")
         self.pause.setObjectName("preview")
         self.pause.setCheckable(True)
-        self.count_with = button("", "Open the count panel with this model and image chosen.")
+        self.count_with = button(
+            "", "Count the image that it learned from with this model, in the count panel."
+        )
         self.count_with.setVisible(False)
         return row(self.train, self.pause)
 

@@ -96,6 +96,9 @@ class TrainWidget(QWidget):
         except CellwrightError as error:
             self.panel.message.fail(error)
             return
+        images = [pair.image for pair in self.choices.chosen if layers is not None]
+        if self._taught_image not in images:
+            self._taught_image = next(iter(images), None)
         self.train(plan, layers)
 
     def train(self, plan: Plan, layers: Dataset | None = None) -> None:
@@ -192,5 +195,5 @@ class TrainWidget(QWidget):
             self.choices.take(what)
 
     def _on_count_clicked(self) -> None:
-        """Hand the new model and the image that it learned from to the count panel."""
-        hand_over(self.viewer, COUNT, HandOver(image=self._taught_image, model=self._new_model))
+        """Have the count panel count the image that the new model learned from, else the one chosen there."""
+        hand_over(self.viewer, COUNT, HandOver(self._taught_image, model=self._new_model, begins=True))
