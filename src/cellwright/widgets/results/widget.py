@@ -270,7 +270,7 @@ class ResultsWidget(QWidget):
         self._show_number()
 
     def _show_number(self) -> None:
-        model, view = self.model, self.view
+        model, view, interval = self.model, self.view, self.model.interval
         view.delete_like.show_numbers(model.n_kept, model.n_cells - model.n_kept)
         if model.measured is None:
             event = model.count_event
@@ -278,7 +278,9 @@ class ResultsWidget(QWidget):
             view.line.setText("Choose a layer with cells.")
             if event is not None and not event.layer_id and self.link.layer is None:
                 view.number.setText(f"{event.count:,.0f}")
-                view.line.setText("cells, by their density")
+                view.line.setText(f"cells in {event.provenance.image_name!r}, by their density")
+            else:
+                interval = None
         else:
             view.number.setText(f"{model.n_kept:,}")
             total = "" if model.n_kept == model.n_cells else f"of {model.n_cells:,} "
@@ -288,7 +290,6 @@ class ResultsWidget(QWidget):
             if model.nuclei_text:
                 parts.append(model.nuclei_text)
             view.line.setText(" · ".join(parts))
-        interval = model.interval
         if interval is not None:
             view.line.setText(f"{view.line.text()}\n{interval[0]:,.0f} to {interval[1]:,.0f} (90 % interval)")
 
