@@ -174,7 +174,7 @@ def analysis_task(
         n_nuclei_outside=n_outside,
         tracks=tracks,
         lineages=lineages,
-        notices=notices,
+        notices=(*notices, *[compartments.notice] * bool(compartments.notice)),
     )
 
 
