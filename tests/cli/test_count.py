@@ -302,7 +302,7 @@ def test_two_images_of_one_name_do_not_overwrite_each_other(cli, image_path, tmp
     [
         (["--xlsx"], "other/discs.tif"),
         (["--report", "report.html"], "other/discs.tif"),
-        (["--report", "report.html", "--output", "out"], "other/DISCS.tif"),
+        (["--report", "report.html", "--output", "out"], "other/discs.tif"),
         (["--stream"], "discs.npy"),
     ],
 )

@@ -117,6 +117,7 @@ def test_a_part_is_counted_in_its_place(cli, stained_path, tmp_path, blobs):
         ("--window", "0:999,0:999", "must lie in the image"),
         ("--pixel-size", "half", "number of µm"),
         ("--pixel-size", "1,1,1", "one number for each"),
+        ("--report", ".", "Name a file in it"),
     ],
 )
 def test_a_part_that_is_none_is_refused(cli, stained_path, flag, text, message):
@@ -181,6 +182,18 @@ def test_tracks(cli, tmp_path, draw_blobs):
     assert lineages["speed_px_per_frame"].to_numpy() == pytest.approx(np.full(n, 2.0))
     lines = (tmp_path / "o" / "movie_RES" / "res_track.txt").read_text().splitlines()
     assert lines == [f"{number} 0 2 0" for number in range(1, n + 1)]
+
+
+def test_tracks_of_a_part_have_the_frames_of_the_image(cli, tmp_path, draw_blobs):
+    tifffile.imwrite(
+        tmp_path / "movie.tif", np.stack([draw_blobs((80, 80)).image] * 3), photometric="minisblack"
+    )
+    part = ["--axes", "TYX", "--track", "--window", "1:3,0:80,0:80"]
+    code, _, err = cli("count", tmp_path / "movie.tif", *part, "--output", tmp_path)
+    assert code == 0, err
+    lineages = pandas.read_csv(tmp_path / "movie.lineages.csv")
+    assert (set(lineages["first"]), set(lineages["last"])) == ({1}, {2})
+    assert set(pandas.read_csv(tmp_path / "movie.cells.csv")["t"]) == {1, 2}
 
 
 def test_reports_and_sheets(cli, stained_path, image_path, tmp_path, monkeypatch):

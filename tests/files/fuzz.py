@@ -14,7 +14,6 @@ import json
 import logging
 import shutil
 import signal
-import struct
 import sys
 import tempfile
 import time
@@ -46,6 +45,9 @@ from cellwright.files.formats.registry import FORMATS, recognise
 from cellwright.files.images import describe_images, read_images
 from cellwright.files.regions import read_label_image, read_mask, read_regions
 
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # where it is run as a script
+from tests.files import drawn
+
 MOST_SECONDS = 20.0
 MOST_MIB = 2048
 FINDINGS = Path("fuzz_findings")
@@ -71,7 +73,7 @@ Rng = np.random.Generator
 Damage = Callable[[bytes, Rng], bytes]
 Ledger = dict[str, dict[str, Any]]
 READERS_OF_IMAGES = {
-    **dict.fromkeys((".tif", ".lsm", ".stk"), "tiff"),
+    **dict.fromkeys((".tif", ".lsm", ".stk", ".svs", ".scn", ".ndpi", ".qptiff"), "tiff"),
     **dict.fromkeys((".oib", ".oif"), "oif"),
     **dict.fromkeys((".h5", ".hdf5"), "hdf5"),
     **{ending: ending[1:] for ending in (".npy", ".zarr", ".czi", ".lif", ".nd2")},
@@ -252,8 +254,6 @@ def _write_tiffs(folder: Path, grey: Any) -> None:
     rgb = rng.integers(0, 255, (24, 30, 3)).astype(np.uint8)
     stack = np.stack([grey] * 4)
     colormap = rng.integers(0, 65535, (3, 256)).astype(np.uint16)
-    lsm = struct.pack("<Ii8i3d", 0x0400494C, 500, 30, 24, 1, 1, 1, 1, 0, 0, 1e-7, 1e-7, 1e-6)
-    stk_planes = np.array([1, 1, 1, 1], np.uint32)
     tiffs: dict[str, tuple[Any, dict[str, Any]]] = {
         "plain.tif": (grey, {}),
         "zlib.tif": (grey, {"compression": "zlib", "predictor": True}),
@@ -264,13 +264,11 @@ def _write_tiffs(folder: Path, grey: Any) -> None:
         "imagej.tif": (stack, {"imagej": True, "metadata": {"axes": "ZYX", "unit": "um"}}),
         "ome.ome.tif": (stack, {"ome": True, "metadata": {"axes": "CYX", "PhysicalSizeX": 0.5}}),
         "palette.tif": (grey, {"photometric": "palette", "colormap": colormap}),
-        "a.stk": (grey, {"metadata": None, "extratags": [(33629, 4, 4, stk_planes, True)]}),
     }
     for name, (data, options) in tiffs.items():
         tifffile.imwrite(folder / name, data, **options)
-    with tifffile.TiffWriter(folder / "a.lsm") as tiff:  # each plane has a thumbnail
-        tiff.write(grey, metadata=None, extratags=[(34412, 1, 500, lsm.ljust(500, b"\0"), True)])
-        tiff.write(grey[::8, ::8], metadata=None, subfiletype=1)
+    for name, draw in drawn.OF_INSTRUMENTS.items():
+        draw(folder / name)
 
 
 def _write_pictures(folder: Path, grey: Any) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import socket
-import struct
 import time
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -283,38 +282,6 @@ def test_a_small_first_page_that_says_nothing_is_a_thumbnail(tmp_path, grey, col
         tiff.write(colours[:30], metadata=None)
         tiff.write(grey, metadata=None)
     assert [image.shape for image in read_images(tmp_path / "b.tif")] == [(30, 50, 3), (40, 50)]
-
-
-def test_lsm_is_read_without_its_thumbnails(tmp_path, grey):
-    told = struct.pack("<Ii8i3d", 0x0400494C, 500, 50, 40, 3, 1, 1, 1, 0, 0, 1e-7, 2e-7, 1e-6)
-    told = told.ljust(500, b"\0")  # what the tag of Zeiss holds
-    with TiffWriter(tmp_path / "a.lsm") as tiff:
-        for z in range(3):
-            extra = [(34412, 1, 500, told, True)] * (z == 0)
-            tiff.write(grey + z, metadata=None, contiguous=False, extratags=extra)
-            tiff.write(grey[::10, ::10], metadata=None, subfiletype=1)
-    (image,) = read_images(tmp_path / "a.lsm")
-    assert image.axes == "ZYX"
-    assert image.pixel_size_um == pytest.approx((1.0, 0.2, 0.1))
-    np.testing.assert_array_equal(image.data, np.stack([grey, grey + 1, grey + 2]))
-
-
-def test_stk_holds_its_planes_behind_one_directory(tmp_path):
-    data = np.arange(6000, dtype="<u2").reshape(3, 40, 50)
-    start = 8 + 2 + 11 * 12 + 4
-    planes = struct.pack("<6I", 2, 1, 2451545, 0, 2451545, 0) * 3  # distance, day and time of each
-    fraction = start + len(planes) + 32
-    sizes = struct.pack("<8I", 3, 1, 4, fraction, 5, fraction, 6, fraction + 8)
-    sizes += struct.pack("<3I", 1, 4, 3) + b"um\0"
-    pixels = start + len(planes) + len(sizes)
-    tags = [(256, 4, 1, 50), (257, 4, 1, 40), (258, 3, 1, 16), (259, 3, 1, 1), (262, 3, 1, 1),
-            (273, 4, 1, pixels), (277, 3, 1, 1), (278, 4, 1, 40), (279, 4, 1, 4000),
-            (33628, 4, 4, start + len(planes)), (33629, 5, 3, start)]  # fmt: skip
-    head = struct.pack("<2sHIH", b"II", 42, 8, 11) + b"".join(struct.pack("<HHII", *tag) for tag in tags)
-    (tmp_path / "a.stk").write_bytes(head + bytes(4) + planes + sizes + data.tobytes())
-    image = read_image(tmp_path / "a.stk")
-    assert (image.axes, image.known_sizes_um) == ("ZYX", {"Y": 0.25, "X": 0.25})
-    np.testing.assert_array_equal(image.data, data)
 
 
 def test_channels_keep_names_and_colors(tmp_path, grey):

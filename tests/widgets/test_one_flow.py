@@ -10,7 +10,7 @@ from pytestqt.qtbot import QtBot
 from cellwright.widgets.annotate.widget import AnnotateWidget
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.shared.cells import followers
-from cellwright.widgets.shared.messages import TRAIN, HandOver, hand_over
+from cellwright.widgets.shared.messages import COUNT, TRAIN, HandOver, hand_over
 from cellwright.widgets.train.model import TrainingOutcome
 from cellwright.widgets.train.widget import TrainWidget
 
@@ -51,6 +51,17 @@ def test_cells_are_corrected_taught_and_counted_again(
     assert pair.annotation is viewer.layers["blobs labels"]
     assert trainer.choices.start == "flow"
 
+
+def test_a_trained_model_counts_the_image_it_learned_from_at_one_click(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, settled: Settled, qtbot: QtBot, home: Any
+) -> None:
+    trainer = TrainWidget(viewer)
+    qtbot.addWidget(trainer)
+    for name in ("blobs", "other"):
+        viewer.add_image(blobs.image, name=name)
+    viewer.layers.selection.active = viewer.layers["other"]
+    trained = HandOver(viewer.layers["blobs"], viewer.add_labels(blobs.labels), "flow")
+    hand_over(viewer, TRAIN, trained)
     assert trainer.panel.count_with.isHidden()
     plan, _ = trainer.choices.plan()
     trainer.show_ended(TrainingOutcome(plan, "flow", {"score": 0.5}, {"score": 0.6}))
@@ -58,6 +69,25 @@ def test_cells_are_corrected_taught_and_counted_again(
     trainer.panel.count_with.click()
     assert widget.choices.layer is viewer.layers["blobs"]
     assert widget.panel.model.model_name == "flow"
+    assert widget.panel.message.text() == "Counting the cells of 'blobs' with 'flow'."
+    settled(widget)
+    assert widget.counted is not None
+    assert widget.panel.details.text().replace("\u200b", "").splitlines()[0] == "blobs"
+
+
+def test_a_model_that_is_gone_and_a_busy_panel_count_nothing(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, settled: Settled
+) -> None:
+    viewer.add_image(blobs.image, name="blobs")
+    hand_over(viewer, COUNT, HandOver(model="gone", begins=True))
+    assert widget.panel.message.text() == "Model 'gone' is not in the list any more. Choose another one."
+    assert not widget.jobs.is_busy
+    widget.panel.count.click()
+    job = widget.job
+    hand_over(viewer, COUNT, HandOver(model="flow", begins=True))
+    assert widget.job is job
+    assert widget.panel.message.text().startswith("A count is running.")
+    settled(widget)
 
 
 def test_undo_brings_back_what_a_count_told_of_a_cell(

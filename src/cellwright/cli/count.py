@@ -24,7 +24,7 @@ from cellwright.cli.interrupts import INTERRUPTED, heeded_interrupts
 from cellwright.cli.output import Table, echo_notices, quick_loading, run_with_bar
 from cellwright.core.data import Image
 from cellwright.core.errors import ReadError, SettingsError, error_line
-from cellwright.files.atomic import check_writable
+from cellwright.files.atomic import as_stored, check_writable
 from cellwright.files.folders.image_list import ListedImage, list_images
 from cellwright.files.folders.results import ImageOutcome, check_output
 from cellwright.files.folders.written import FileFacts, facts_of
@@ -53,17 +53,9 @@ from cellwright.ops.measure.filters import check_texts
 from cellwright.ops.measure.settings import AnalysisSettings
 
 LOOK_EVERY_S = 2.0  # for new images; one whose file still changes waits
-COUNT_SETTINGS: tuple[type[Any], ...] = (
-    EngineSettings,
-    *(family.settings for family in registry.FAMILIES.values()),
-)
-SETTINGS = (
-    *COUNT_SETTINGS,
-    AnalysisSettings,
-    InputFiles,
-    FolderSettings,
-    StreamSettings,
-)
+FAMILY_SETTINGS: tuple[type[Any], ...] = tuple(family.settings for family in registry.FAMILIES.values())
+COUNT_SETTINGS: tuple[type[Any], ...] = (EngineSettings, *FAMILY_SETTINGS)
+SETTINGS = (*COUNT_SETTINGS, AnalysisSettings, InputFiles, FolderSettings, StreamSettings)
 FOLDER = "a folder of images"
 RULES = (
     *COUNT_RULES,
@@ -163,34 +155,18 @@ def count(
     there = [name for name, value in flags.items() if value not in (None, False, (), [], "")]
     there += [FOLDER] * any(path.is_dir() and not is_zarr(path) for path in images)
     refuse_idle(context, RULES, there)
-    named = {name: flags.pop(name) or () for name in named}
-    choices = make_choices(named["models"] or [registry.DEFAULT_FAMILY], flags)
-    recipe = with_named(choices.recipe, named, read_settings(StreamSettings, flags))
+    named = {name: value for name in named if (value := flags.pop(name))}
     tables = TableFiles(output, report, xlsx, parquet)
-    choices = replace(choices, recipe=recipe, tables=tables, n_images=len(images))
-    if recipe.classifier:
-        check_classifier(recipe.classifier, choices)
+    choices = replace(make_choices(flags, **named), tables=tables, n_images=len(images))
+    if choices.recipe.classifier:
+        check_classifier(choices.recipe.classifier, choices)
     if save_settings is not None:
-        save_recipe(save_settings, recipe)
+        save_recipe(save_settings, choices.recipe)
     table = Table(images, choices.title, as_json=as_json)
     if in_folders:
         count_in_folders(images, choices, folders, table)
     else:
         count_all(images, choices, table)
-
-
-def with_named(recipe: Recipe, named: dict[str, Any], stream: StreamSettings) -> Recipe:
-    """Return a recipe with what flags tell that are no field of settings."""
-    return replace(
-        recipe,
-        axes=named["axes"] or "",
-        classifier=named["classifier"] or "",
-        window=tuple(map(tuple, named["window"])),
-        pixel_size_um=tuple(named["pixel_size_um"]),
-        stream=stream,
-        each_channel=bool(named["each_channel"]),
-        with_files=tuple(named["with_files"]),
-    )
 
 
 def count_all(images: list[Path], choices: CountChoices, table: Table) -> None:
@@ -211,27 +187,41 @@ def count_all(images: list[Path], choices: CountChoices, table: Table) -> None:
         raise typer.Exit(1)
 
 
-def make_choices(names: list[str], flags: dict[str, Any]) -> CountChoices:
-    """Return models and settings, checked before the first image is read."""
+def make_choices(
+    flags: dict[str, Any],
+    models: Sequence[str] = (registry.DEFAULT_FAMILY,),
+    window: Sequence[Sequence[int]] = (),
+    **named: Any,
+) -> CountChoices:
+    """Return models and settings, checked before an image is read; ``named`` are fields of a recipe."""
     engine = read_settings(EngineSettings, flags)
     with quick_loading(), heeded_interrupts():
         from cellwright.inference.context import load_models
         from cellwright.inference.device import choose
 
         choose(engine.device)
-        models = load_models(tuple(names))
-    family = registry.get(models[0].spec.family)
-    kind = family.settings
-    refuse_foreign(flags, EngineSettings, kind, AnalysisSettings, InputFiles, FolderSettings, StreamSettings)
-    settings, analysis = read_settings(kind, flags), read_settings(AnalysisSettings, flags)
-    files = read_settings(InputFiles, flags)
-    recipe = Recipe("", tuple(names), settings, engine, analysis=analysis, files=files)
+        loaded = load_models(tuple(models))
+    family = registry.get(loaded[0].spec.family)
+    refuse_foreign(flags, family.settings, *(kind for kind in SETTINGS if kind not in FAMILY_SETTINGS))
+    values: dict[str, Any] = {
+        name: tuple(one) if isinstance(one, list) else one for name, one in named.items()
+    }
+    recipe = Recipe(
+        models=tuple(models),
+        settings=read_settings(family.settings, flags),
+        engine=engine,
+        analysis=read_settings(AnalysisSettings, flags),
+        files=read_settings(InputFiles, flags),
+        window=tuple((start, end) for start, end in window),
+        stream=read_settings(StreamSettings, flags),
+        **values,
+    )
     if recipe.is_analysed and family.gives != "instances":
         raise SettingsError(
             f"Single cells are measured; {family.name} gives only their {family.gives}. Choose another "
             "model, or leave the measurements out."
         )
-    return CountChoices(models, recipe)
+    return CountChoices(loaded, recipe)
 
 
 def check_classifier(name: str, choices: CountChoices) -> None:
@@ -282,7 +272,7 @@ def take_name(path: Path, image: Image, choices: CountChoices, taken: set[tuple[
         if not choices.streams(image):
             return
         place = path.parent.absolute()  # files go beside the image
-    name = image.name.casefold()  # file systems may not tell A from a
+    name = as_stored(image.name, place)
     if (place, name) in taken:
         raise SettingsError(
             f"Images whose files go to one folder must differ in name; {image.name} occurs more than once. "
@@ -327,7 +317,7 @@ def count_in_folders(
     facts: dict[Path, FileFacts] = {}
     try:
         while True:
-            images = _images(paths, settings)
+            images = _images(paths, output, settings)
             if settings.watch:
                 images, facts = _at_rest(images, facts)
             outcomes.count(images, output, choices)
@@ -384,9 +374,9 @@ class _Outcomes:
             self._table.show_outcome(outcome)
 
 
-def _images(paths: Sequence[Path], settings: FolderSettings) -> tuple[ListedImage, ...]:
+def _images(paths: Sequence[Path], output: Path, settings: FolderSettings) -> tuple[ListedImage, ...]:
     try:
-        return list_images(paths, settings.pattern, settings.plate)
+        return list_images(paths, settings.pattern, settings.plate, output)
     except ReadError:
         if not settings.watch:
             raise

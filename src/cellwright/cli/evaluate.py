@@ -57,7 +57,7 @@ def evaluate(
             f"{dataset} has no annotated image of split {split!r} and group {group!r}; its splits are "
             f"{splits}, its groups {groups}. Choose some of these."
         )
-    choices = [make_choices([name], flags) for name in model]  # all checked before the first is scored
+    choices = [make_choices(flags, [name]) for name in model]  # all checked before the first is scored
     values = [{"model": one.title, "split": split, "groups": _groups(one, chosen)} for one in choices]
     whole = values[0] if len(values) == 1 else {"models": values}
     typer.echo(json.dumps(whole, indent=2, allow_nan=False))

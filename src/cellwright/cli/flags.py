@@ -38,8 +38,9 @@ def with_settings(*kinds: type[Any]) -> Callable[[Command], Command]:
         own = [item for item in signature.parameters.values() if item.kind is not item.VAR_KEYWORD]
         added: dict[str, inspect.Parameter] = {}
         for kind in kinds:
-            for parameter in _parameters(kind):
-                added.setdefault(parameter.name, parameter)
+            hints = get_type_hints(kind, include_extras=True)
+            for item in fields(kind):
+                added.setdefault(item.name, _parameter(item.name, hints[item.name], item.default))
         parameters = [*own, *added.values()]
         command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {item.name: item.annotation for item in parameters}
@@ -121,11 +122,6 @@ def _flag(name: str) -> str:
     if " " in name:  # something else than a flag
         return name
     return NAMES.get(name, "--" + name.removesuffix(UNIT).replace("_", "-"))
-
-
-def _parameters(kind: type[Any]) -> list[inspect.Parameter]:
-    hints = get_type_hints(kind, include_extras=True)
-    return [_parameter(item.name, hints[item.name], item.default) for item in fields(kind)]
 
 
 def _parameter(name: str, hint: Any, default: Any) -> inspect.Parameter:

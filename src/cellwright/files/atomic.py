@@ -18,7 +18,9 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from filelock import BaseFileLock, FileLock, Timeout
 
@@ -113,6 +115,21 @@ def check_writable(folder: Path) -> None:
     with atomic_write(trial) as part:
         part.touch()
     trial.unlink()
+
+
+def as_stored(name: str, folder: Path) -> str:
+    """Return a name as a folder tells its files apart: without capitals where the system ignores them."""
+    return name if _tells_capitals(folder.absolute()) else name.casefold()
+
+
+@cache
+def _tells_capitals(folder: Path) -> bool:
+    there = next(one for one in (folder, *folder.parents) if one.is_dir())
+    try:
+        with NamedTemporaryFile(prefix=".case", dir=there) as file:
+            return not os.path.exists(file.name.replace(".case", ".CASE"))
+    except OSError:  # nothing can be written there, and writing tells why
+        return True
 
 
 def plain_name(name: str) -> str:

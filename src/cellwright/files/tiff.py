@@ -6,6 +6,7 @@ The palette of an ImageJ file that only gets lighter is a way to show intensitie
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from itertools import pairwise
 from math import prod
@@ -32,7 +33,7 @@ from cellwright.files.tiff_checks import (
     refuse_false_index,
     refuse_outside,
 )
-from cellwright.files.tiff_metadata import metadata_of
+from cellwright.files.tiff_metadata import metadata_of, scn_image
 
 ORIENTATION_TAG = 274
 ALPHA_SAMPLES = {tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA}
@@ -90,9 +91,9 @@ def _positions(seen: "_SeriesPixels") -> Iterator[tuple["_SeriesPixels", str]]:
 
 def _left_out(tiff: tifffile.TiffFile) -> list[str]:
     """Return notices of pictures of a slide, and of planes that the description of a file does not name."""
-    pictures = [one.name.lower() for one in tiff.series if _is_of_slide(one)]
-    if pictures:
-        return [f"{tiff.filename}: {', '.join(pictures)} of the slide are left out."]
+    pictures = [name for name in map(partial(_picture_of_slide, tiff), tiff.series) if name]
+    if 0 < len(pictures) < len(tiff.series):
+        return [f"{tiff.filename}: left out of the slide: {', '.join(pictures)}."]
     if not (tiff.is_ome or tiff.is_imagej):
         return []
     n_planes, n_named = len(tiff.pages), sum(len(one.pages) for one in tiff.series)
@@ -104,8 +105,14 @@ def _left_out(tiff: tifffile.TiffFile) -> list[str]:
     ]
 
 
-def _is_of_slide(series: tifffile.TiffPageSeries) -> bool:
-    return series.kind in SLIDES and series.name.lower() in OF_SLIDES
+def _picture_of_slide(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> str:
+    """Return what a picture beside the image of a slide is called; '' where it is an image."""
+    name = series.name.lower()
+    if series.kind in SLIDES and name in OF_SLIDES:
+        return name
+    if series.kind == "scn" and scn_image(tiff, series)[-1]:
+        return "macro"
+    return ""
 
 
 def set_of(path: Path) -> tuple[str, ...]:
@@ -159,7 +166,8 @@ def _without_thumbnail(series: list[_Series], path: Path) -> tuple[list[_Series]
 
 def _images(tiff: tifffile.TiffFile) -> list[_Series]:
     """Return number, series and the numbers of smaller copies of the images; masks are left out."""
-    series = [(index, one) for index, one in enumerate(tiff.series) if one.ndim > 1 and not _is_of_slide(one)]
+    planes = [(index, one) for index, one in enumerate(tiff.series) if one.ndim > 1]
+    series = [(index, one) for index, one in planes if not _picture_of_slide(tiff, one)] or planes
     if tiff.is_ome or len(series) == 1:
         return [(index, one, []) for index, one in series]
     found: list[_Series] = []

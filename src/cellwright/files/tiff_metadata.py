@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
@@ -33,12 +34,18 @@ def _told_by_imagej(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) ->
 
 def _told_by_lsm(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata:
     told = tiff.lsm_metadata or {}
-    return ImageMetadata(sizes_of({axis: told.get(f"VoxelSize{axis}") for axis in "XYZ"}, 1e6))
+    sizes = sizes_of({axis: told.get(f"VoxelSize{axis}") for axis in "XYZ"}, 1e6)
+    channels = told.get("ChannelColors") or {}
+    colors = [color_of(rgb[:3]) for rgb in channels.get("Colors", ())]
+    return ImageMetadata(sizes, channels.get("ColorNames", ()), colors)
 
 
 def _told_by_stk(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata | None:
     told = tiff.stk_metadata or {}
     steps = {axis: told.get(f"{axis}Calibration") for axis in "XY"}
+    distances = np.unique(told.get("ZDistance", ()))
+    if len(distances) == 1:  # the same between all planes
+        steps["Z"] = distances[0]
     return _calibrated(steps, told.get("CalibrationUnits"), told.get("SpatialCalibration", True))
 
 
@@ -58,6 +65,36 @@ def _calibrated(steps: Mapping[str, Any], unit: Any, is_on: Any) -> ImageMetadat
 def _told_by_svs(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata:
     told = tifffile.tifffile.svs_description_metadata(series.keyframe.description)
     return ImageMetadata(sizes_of(dict.fromkeys("XY", told.get("MPP"))))
+
+
+def _told_by_scn(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata:
+    image, view, _ = scn_image(tiff, series)
+    n_pixels = dict(zip(series.axes, series.shape, strict=True))
+    sizes = {axis: (positive(view.get(f"size{axis}")) or 0.0) / n_pixels[axis] for axis in "XY"}
+    channels = image.findall(".//{*}channelSettings/{*}channel")
+    names, colors = ([one.get(key, "") for one in channels] for key in ("name", "rgb"))
+    return ImageMetadata(sizes_of({**sizes, "Z": view.get("spacingZ")}, 1e-3), names, colors)
+
+
+def scn_image(
+    tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries
+) -> tuple[ElementTree.Element, dict[str, str], bool]:
+    """Return what Leica tells of an image, its place on the slide, and whether it is one of the whole slide.
+
+    Source: https://openslide.org/formats/leica
+    """
+    told = [
+        (image, collection)
+        for collection in ome_of(tiff.scn_metadata or "").findall("{*}collection")
+        for image in collection.findall("{*}image")
+        for pixels in image.findall("{*}pixels")
+        if pixels.find("{*}dimension") is not None
+    ]
+    image, collection = told[tiff.series.index(series)]  # as tifffile goes through them
+    found = image.find("{*}view")
+    view = {} if found is None else found.attrib
+    is_whole = all(collection.get(key, "") == view.get(key) for key in ("sizeX", "sizeY"))
+    return image, view, is_whole
 
 
 def _plain_sizes(page: Any) -> Mapping[str, float]:
@@ -156,4 +193,5 @@ DIALECTS: dict[str, Dialect] = {  # by what tifffile calls a file; the first tha
     "is_stk": _told_by_stk,
     "is_metaseries": _told_by_metaseries,
     "is_svs": _told_by_svs,
+    "is_scn": _told_by_scn,
 }

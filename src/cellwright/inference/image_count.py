@@ -58,6 +58,10 @@ class TableFiles:
     xlsx: bool = False  # whether to write ``<image>.xlsx`` and ``<image>.cells.parquet``
     parquet: bool = False
 
+    def __post_init__(self) -> None:
+        if self.report is not None and self.report.is_dir():
+            raise SettingsError(f"A report is one HTML file; {self.report} is a folder. Name a file in it.")
+
     @property
     def is_wanted(self) -> bool:
         """Whether anything is to be written that needs an analysis."""

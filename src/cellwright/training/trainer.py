@@ -30,7 +30,6 @@ from cellwright.training.data.sampler import (
 )
 from cellwright.training.data.samples import Sample, load_samples
 from cellwright.training.evaluation.evaluate import evaluate
-from cellwright.training.evaluation.report import Report
 from cellwright.training.run_folder import forget, only_scores
 from cellwright.training.settings import TrainingSettings
 from cellwright.training.state import RunState, check_same_run, first_state, keep, resume
@@ -121,12 +120,15 @@ def fit(
         if state.step >= settings.pretrain_steps and phases.tune is None:
             phases = replace(phases, tune=_tuning_samples(material, state, settings))
         yield from _epoch(state, phases, model, settings, torch_device)
-        report = yield from _validate(state, material.validation, model, device)
         scores = {}
-        if report is not None:
-            scores = report.summary()
+        if len(material.validation):
+            averaged = model.with_network(copy.deepcopy(state.average))
+            engine = EngineSettings(device=device)
+            scores = (yield from evaluate(material.validation, averaged, engine=engine)).summary()
         keep(state, scores, model, output, settings)
-        yield _epoch_report(state, settings)
+        loss, rate, shown = state.history[-1]["loss"], state.history[-1]["rate"], only_scores(scores)
+        note = in_words({"loss": loss, **shown})
+        yield EpochReport("epoch", state.step, settings.n_steps, note, loss, rate, shown)
     forget(output)
     return output
 
@@ -165,11 +167,17 @@ def _epoch(
     torch_device: torch.device,
 ) -> Task[None]:
     """Train until the next look at the validation images; batches are made one ahead in a thread."""
-    end = min(_next_stop(state.step, settings), settings.n_steps)
+    end = (state.step // settings.steps_per_epoch + 1) * settings.steps_per_epoch
+    if state.step < settings.pretrain_steps:
+        end = min(end, settings.pretrain_steps)
+    end = min(end, settings.n_steps)
     state.losses.clear()
     torch.manual_seed(settings.seed + state.step)  # a resumed run drops out the same
     for images, targets in _batches(range(state.step, end), phases, settings):
-        _prepare(state.network, is_frozen=state.step < settings.frozen_steps)
+        state.network.train()
+        is_frozen = state.step < settings.frozen_steps
+        for part in trunk_of(state.network):  # a frozen trunk keeps its statistics, too
+            part.train(not is_frozen).requires_grad_(not is_frozen)
         set_rate(state.optimizer, learning_rate(state.step, settings))
         state.losses.append(learn(state, model, images.to(torch_device), targets.to(torch_device)))
         state.step += 1
@@ -178,24 +186,10 @@ def _epoch(
         yield Progress(stage, state.step, settings.n_steps, f"loss {state.losses[-1]:.3f}")
 
 
-def _prepare(network: nn.Module, *, is_frozen: bool) -> None:
-    """Set a network up to learn; a frozen trunk keeps its statistics, too."""
-    network.train()
-    for part in trunk_of(network):
-        part.train(not is_frozen).requires_grad_(not is_frozen)
-
-
 def trunk_of(network: nn.Module) -> list[nn.Module]:
     """Return the parts of a network that come before its last layers: encoder and decoder, if it has them."""
     parts = [getattr(network, name, None) for name in ("encoder", "decoder")]
     return [part for part in parts if isinstance(part, nn.Module)]
-
-
-def _next_stop(step: int, settings: TrainingSettings) -> int:
-    stop = (step // settings.steps_per_epoch + 1) * settings.steps_per_epoch
-    if step < settings.pretrain_steps:
-        return min(stop, settings.pretrain_steps)
-    return stop
 
 
 def _batches(
@@ -287,21 +281,6 @@ def average(averaged: nn.Module, network: nn.Module, step: int, decay: float) ->
             value.lerp_(present[name], rate)
         else:
             value.copy_(present[name])
-
-
-def _validate(state: RunState, validation: Dataset, model: CellModel, device: str) -> Task[Report | None]:
-    if not len(validation):
-        return None
-    averaged = model.with_network(copy.deepcopy(state.average))
-    report = yield from evaluate(validation, averaged, engine=EngineSettings(device=device))
-    return report
-
-
-def _epoch_report(state: RunState, settings: TrainingSettings) -> EpochReport:
-    latest = state.history[-1]
-    loss, scores = latest["loss"], only_scores(latest)
-    note = in_words({"loss": loss, **scores})
-    return EpochReport("epoch", state.step, settings.n_steps, note, loss, latest["rate"], scores)
 
 
 def in_words(figures: Mapping[str, float]) -> str:

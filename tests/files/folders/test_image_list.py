@@ -66,10 +66,14 @@ def test_names_must_differ(folder):
         list_images([folder / "b.tif", folder / "b.tif"])
 
 
-def test_names_that_differ_in_capitals_alone_are_one(folder):
+def test_names_that_differ_in_capitals_alone_are_one_where_files_are(folder, monkeypatch):
     tifffile.imwrite(folder / "B.tif", np.zeros((4, 4), np.uint8))
+    paths = [folder / "b.tif", folder / "B.tif"]
+    monkeypatch.setattr("os.path.exists", lambda path: True)  # as where a file has both names
     with pytest.raises(SettingsError, match=r"B, b occurs more than once"):
-        list_images([folder / "b.tif", folder / "B.tif"])
+        list_images(paths, output=folder / "results")
+    monkeypatch.setattr("os.path.exists", lambda path: False)
+    assert [image.name for image in list_images(paths, output=folder / "others")] == ["b", "B"]
 
 
 def test_names_in_paths_are_those_of_the_readers(folder):

@@ -116,13 +116,14 @@ def test_the_border_of_time_is_none():
 def test_filters_hold_for_any_column():
     table = pandas.DataFrame(
         {"area_px": [5.0, 20.0, np.nan], "class": ["RBC", "WBC", "WBC"], "ok": [True, False, True]}
-    )
+    ).assign(**{"mean of Ki-67.tif": [1, 2, 4]})
     for rule, kept in {
         "area_px>=20": [1],
         "area_px < 20": [0],
         "class=WBC": [1, 2],
         "class != WBC": [0],
         "ok=1": [0, 2],
+        "mean of Ki-67.tif>=4": [2],
     }.items():
         assert np.flatnonzero(kept_rows(table, [parse_filter(rule)])).tolist() == kept, rule
     assert kept_rows(table, []).all()
@@ -189,6 +190,15 @@ def test_cytoplasm_is_measured():
     assert analysis.table["cytoplasm_intensity_mean_ch0"].tolist() == [30, 30]
     assert analysis.table["nucleus_intensity_mean_ch0"].tolist()[0] == 100
     assert np.isnan(analysis.table["nucleus_intensity_mean_ch0"][1])
+
+
+def test_a_mask_in_place_of_labels_of_nuclei_is_told():
+    cells, nuclei = np.zeros((40, 40), np.int32), np.zeros((40, 40), np.int32)
+    cells[2:14, 2:14], cells[20:34, 20:34], nuclei[4:8, 4:8], nuclei[24:28, 24:28] = 1, 2, 255, 255
+    analysis = analyse(cells, Image(cells, "YX"), inputs=AnalysisInputs(nuclei=nuclei))
+    assert "The numbers of the nuclei lie in 2 pieces that do not touch" in " ".join(analysis.notices)
+    nuclei[4:8, 4:8] = 1
+    assert not analyse(cells, Image(cells, "YX"), inputs=AnalysisInputs(nuclei=nuclei)).notices
 
 
 def test_nuclei_that_are_numbered_frame_by_frame_are_told_apart():

@@ -322,3 +322,8 @@ def test_intensities_of_a_cell_with_a_missing_pixel_are_unknown():
     table = measure(PATCH, pixels, "intensity")
     assert table["intensity_median_ch0"][1] == 7
     assert np.isnan(table["intensity_corrected_mean_ch0"][1])
+
+
+def test_pixels_that_are_far_too_long_are_refused_at_once():
+    with pytest.raises(SettingsError, match="differ by up to 250 times"):
+        measure(PATCH[np.newaxis], Image(np.zeros((1, 20, 20)), "ZYX", (2e-6, 0.5, 0.5)), ["shape"])

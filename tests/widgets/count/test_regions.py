@@ -90,3 +90,25 @@ def test_shapes_drawn_in_one_frame_are_offered_for_all(
     assert int(widget.panel.number.text()) == 2 * alone > 0
     assert widget.panel.line.text().startswith(f"{2 * alone} cells in 2 frames")
     assert widget.choices.layer is movie
+
+
+def test_what_is_left_out_in_one_frame_is_offered_for_all(
+    viewer: ViewerModel, widget: CountWidget, blobs: Any, settled: Callable[[CountWidget], None]
+) -> None:
+    viewer.add_image(np.stack([blobs.image, blobs.image]), axis_labels=("t", "y", "x"))
+    dirt = viewer.add_shapes([np.column_stack([np.zeros(3), TRIANGLE])], shape_type="polygon", name="dirt")
+    counts = []
+    for left_out in (None, dirt):
+        assert widget.panel.out_everywhere.isHidden()
+        widget.panel.exclude.choose(left_out)
+        widget.panel.count.click()
+        settled(widget)
+        counts.append(int(widget.panel.number.text()))
+    assert widget.panel.out_everywhere.text() == "Left out in frame 0 alone: leave out in all frames"
+    assert widget.panel.everywhere.isHidden()
+    widget.panel.out_everywhere.click()
+    settled(widget)
+    assert widget.panel.exclude.layer is viewer.layers["dirt, everywhere"]
+    assert widget.panel.out_everywhere.isHidden()
+    whole, in_one, in_all = (*counts, int(widget.panel.number.text()))
+    assert whole - in_all == 2 * (whole - in_one) > 0

@@ -82,6 +82,27 @@ def test_shapes_drawn_in_one_frame_are_offered_for_all(
     assert [alone.visible, len(alone.data), alone.ndim] == [False, 2, 3]
 
 
+def test_what_is_left_out_in_one_frame_is_offered_for_all(
+    movie_panel: ResultsWidget, read: Callable[[ResultsWidget], None]
+) -> None:
+    panel, flat = movie_panel, movie_panel.viewer.layers["halves"]
+    offer, counts = panel.view.out_everywhere, []
+    upper = [np.column_stack([np.ones(4), flat.data[0]])]
+    panel.view.exclude.choose(panel.viewer.add_shapes(upper, shape_type="rectangle", name="dirt"))
+    read(panel)
+    assert offer.text() == "Left out in frame 1 alone: leave out in all frames"
+    counts.append(panel.model.n_kept)
+    offer.click()
+    read(panel)
+    assert offer.isHidden()
+    counts.append(panel.model.n_kept)
+    panel.view.exclude.choose(None)
+    panel.view.regions.choose(flat)
+    read(panel)
+    upper_half = panel.model.grouped("region").set_index("group")["count"]["region 1"]
+    assert counts[1] == 6 - upper_half < counts[0] < 6
+
+
 def test_every_kind_of_group_is_counted(
     movie_panel: ResultsWidget, read: Callable[[ResultsWidget], None]
 ) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cellwright.core.data import Image
 from cellwright.core.errors import ReadError, SettingsError
-from cellwright.files.atomic import plain_name
+from cellwright.files.atomic import as_stored, plain_name
 from cellwright.files.zarr import images_inside, is_zarr
 
 SUFFIXES = (
@@ -64,7 +64,7 @@ class ListedImage:
 
 
 def list_images(
-    paths: Sequence[Path], pattern: str = "*", plate_pattern: str = ""
+    paths: Sequence[Path], pattern: str = "*", plate_pattern: str = "", output: Path | None = None
 ) -> tuple[ListedImage, ...]:
     """Return the images among files and, recursively, in folders, in the order of their names.
 
@@ -80,6 +80,8 @@ def list_images(
     plate_pattern
         What names look like: ``{well}`` is a letter and a number, ``{site}`` a number, any other name in
         braces a word, e.g. ``Plate1/{well}_s{site}_w{channel}``. What stands around them is taken as it is.
+    output
+        Where results are to go, if anywhere.
 
     Raises
     ------
@@ -100,8 +102,11 @@ def list_images(
             raise ReadError(f"Expected images that match {pattern!r} in {path}; there are none.")
         for image, name in found:
             listed += _images_of(image, name, parse)
-    times = Counter(image.name.casefold() for image in listed)  # file systems may not tell A from a
-    twice = sorted({image.name for image in listed if times[image.name.casefold()] > 1})
+    stored = [image.name for image in listed]
+    if output is not None:
+        stored = [as_stored(name, output) for name in stored]
+    times = Counter(stored)
+    twice = sorted({image.name for image, name in zip(listed, stored, strict=True) if times[name] > 1})
     if twice:
         raise SettingsError(
             f"Images of one run must differ in name; {', '.join(twice[:3])} occurs more than once. Count the "

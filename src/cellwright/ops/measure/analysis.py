@@ -174,7 +174,7 @@ def analysis_task(
         n_nuclei_outside=n_outside,
         tracks=tracks,
         lineages=lineages,
-        notices=notices,
+        notices=(*notices, *[compartments.notice] * bool(compartments.notice)),
     )
 
 
@@ -212,7 +212,8 @@ def tracks_of(result: Result, settings: TrackSettings) -> Tracks:
     """
     axes = label_axes(result)
     check_tracked(axes, is_volume=is_volumetric(result))
-    return track_cells(result.cells, axes, settings, pixel_sizes(result, len(axes) - 1))
+    tracks = track_cells(result.cells, axes, settings, pixel_sizes(result, len(axes) - 1))
+    return replace(tracks, first_frame=next(iter(result.offset), 0))
 
 
 def check_tracked(axes: str, *, is_volume: bool) -> None:

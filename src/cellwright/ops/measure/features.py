@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cellwright.core.data import Cells, Labels
+from cellwright.core.errors import SettingsError
 from cellwright.ops.measure.blocks import CellBlock
 
 CORRECTED = "intensity_corrected_mean"
@@ -29,6 +30,7 @@ Grouped = tuple[NDArray[np.float64], NDArray[np.intp], NDArray[np.intp]]  # valu
 Values = dict[str, NDArray[np.float64]]
 BOUNDARIES = {"perimeter", "surface", "circularity", "sphericity"}
 ELLIPSES = {"eccentricity", "orientation", "axis_major", "axis_minor"}
+LONGEST_PIXEL = 250  # times its shortest side; more is a slip of units
 N_ANGLES = 8  # directions in 2D; 13 in 3D
 LONGEST = {2: 5**0.5, 3: 3**0.5}  # of a step, in units of the longest side of a pixel
 
@@ -146,8 +148,19 @@ def _shifted(labels: Labels, step: Sequence[int]) -> tuple[Labels, Labels]:
 
 @lru_cache(maxsize=16)
 def directions(spacing: tuple[float, ...]) -> Directions:
-    """Return lattice directions that lie evenly around, as far as pixels of this shape allow."""
+    """Return lattice directions that lie evenly around, as far as pixels of this shape allow.
+
+    Raises
+    ------
+    SettingsError
+        Pixels are so long that steps as long in every direction have too many of them.
+    """
     sides = np.array(spacing, np.float64)
+    if not sides.max() <= LONGEST_PIXEL * sides.min():
+        raise SettingsError(
+            f"Outlines are measured in pixels whose sides differ by up to {LONGEST_PIXEL:,} times; got "
+            f"{' x '.join(f'{side:g}' for side in spacing)} µm. Give the pixel size (--pixel-size)."
+        )
     ndim = len(sides)
     longest = LONGEST[ndim] * sides.max() * (1 + 1e-9)
     steps = _lattice([int(longest // side) for side in sides])

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas
 
 BorderRule = Literal["all", "drop", "two-edges"]
-FILTER = re.compile(r"(?P<column>\w+?)\s*(?P<sign><=|>=|!=|=|<|>)\s*(?P<value>[^<>=!]+)")
+FILTER = re.compile(r"(?P<column>\w[\w .-]*?)\s*(?P<sign><=|>=|!=|=|<|>)\s*(?P<value>[^<>=!]+)")
 SIGNS = {
     "<": np.less,
     "<=": np.less_equal,

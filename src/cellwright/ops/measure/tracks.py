@@ -39,6 +39,7 @@ class Tracks:
     frames: NDArray[np.int64]  # int (N,): frame of each cell
     positions: NDArray[np.float64]  # float64 (N, D): centre of each cell in time, in ``unit``
     unit: str = "px"  # ``um`` where the pixel size is known, else ``px``
+    first_frame: int = 0  # in the source image, of the part that was counted
 
     @property
     def count(self) -> int:
@@ -91,9 +92,9 @@ class Tracks:
         """Return one row per track.
 
         ``track``, ``parent`` and ``root`` (the first of its lineage), ``generation`` (0 for a root),
-        ``first`` and ``last`` frame, ``n_frames`` in which it was seen, ``divides``, ``path`` and
-        ``displacement`` (length of the way, and from first to last place), ``speed`` (path / time, per
-        minute where the interval is known).
+        ``first`` and ``last`` frame (of the source image), ``n_frames`` in which it was seen, ``divides``,
+        ``path`` and ``displacement`` (length of the way, and from first to last place), ``speed`` (path /
+        time, per minute where the interval is known).
         """
         import pandas
 
@@ -107,8 +108,8 @@ class Tracks:
                 "parent": self.parents,
                 "root": [root for root, _ in lineages],
                 "generation": [generation for _, generation in lineages],
-                "first": [int(self.frames[own[0]]) for own in rows],
-                "last": [int(self.frames[own[-1]]) for own in rows],
+                "first": [int(self.frames[own[0]]) + self.first_frame for own in rows],
+                "last": [int(self.frames[own[-1]]) + self.first_frame for own in rows],
                 "n_frames": [len(own) for own in rows],
                 "divides": np.isin(np.arange(1, self.count + 1), self.parents),
             }

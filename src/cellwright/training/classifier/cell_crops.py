@@ -3,7 +3,7 @@
 Only cells with a class are looked at; what nobody annotated is not taken for anything.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -76,16 +76,16 @@ def spec_for(
     """
     names: list[str] = []
     extents = [np.zeros(0, np.float32)]
-    for source in sources:
-        for item in source.dataset.select("train").items:
-            yield Progress("read", len(extents) - 1, _n_items(sources, "train"), item.name)
-            _, annotation = classified(item)
-            found = _names(annotation, item, source)
-            names += [name for name in found if name]
-            own = _extents(annotation, np.nan)[np.array([bool(name) for name in found], bool)]
-            if annotation.boxes is not None:
-                own = own[np.isfinite(own)]  # others are empty by mistake
-            extents.append(own)
+    items = [(source, item) for source in sources for item in source.dataset.select("train").items]
+    for source, item in items:
+        yield Progress("read", len(extents) - 1, len(items), item.name)
+        _, annotation = classified(item)
+        found = _names(annotation, item, source)
+        names += [name for name in found if name]
+        own = _extents(annotation, np.nan)[np.array([bool(name) for name in found], bool)]
+        if annotation.boxes is not None:
+            own = own[np.isfinite(own)]  # others are empty by mistake
+        extents.append(own)
     classes = tuple(sorted(set(names)))
     if len(classes) < 2:
         raise AnnotationError(
@@ -112,14 +112,18 @@ def read_cell_crops(
     size = kept_px(spec)
     cut = [np.zeros((0, spec.in_channels, size, size), np.uint8)]
     sizes, classes = [np.zeros(0, np.float32)], [np.zeros(0, np.int64)]
-    for source, item in _items(sources, split):
-        yield Progress("read", len(cut) - 1, _n_items(sources, split), item.name)
+    items = [(source, item) for source in sources for item in source.dataset.select(split).items]
+    for source, item in items:
+        yield Progress("read", len(cut) - 1, len(items), item.name)
         image, annotation = classified(item)
         found = _names(annotation, item, source)
         rows = np.array([i for i, name in enumerate(found) if name in spec.classes], int)
         if len(rows) == 0:
             continue
-        scaled, extents = _scaled(image, spec), _extents(annotation, spec.diameter_px)
+        parts = frames(image)  # scaled as inference does
+        scaling = intensity.fit(parts.sample(), spec.percentiles)
+        scaled = intensity.apply(scaling, parts.read(0, (slice(None), slice(None))))
+        extents = _extents(annotation, spec.diameter_px)
         typical = typical_extent(extents)
         for taken in [extents] * sighted + [np.full_like(extents, typical)] * bare:
             sides = spec.sides(taken, typical)[rows] * np.float32(size / spec.crop_px)
@@ -183,16 +187,6 @@ def _with_extents(spec: ClassifierSpec, extents: NDArray[np.float32], diameter_p
     return replace(spec, diameter_px=diameter_px or round(float(np.median(known)), 1))
 
 
-def _items(sources: Sequence[ClassDataset], split: str) -> Iterator[tuple[ClassDataset, Item]]:
-    for source in sources:
-        for item in source.dataset.select(split).items:
-            yield source, item
-
-
-def _n_items(sources: Sequence[ClassDataset], split: str) -> int:
-    return sum(len(source.dataset.select(split)) for source in sources)
-
-
 def _names(annotation: Annotation, item: Item, source: ClassDataset) -> list[str]:
     """Return what each cell is called here; empty where it has no class or is left out."""
     if annotation.classes is None:
@@ -207,10 +201,3 @@ def _extents(annotation: Annotation, default_px: float) -> NDArray[np.float32]:
     if boxes is None:
         boxes = np.zeros((n, 2, 2), np.float32)
     return extents_of(boxes, np.zeros(n, np.float32), default_px)
-
-
-def _scaled(image: Image, spec: ClassifierSpec) -> NDArray[np.float32]:
-    """Return the frame (C, Y, X) as inference sees it."""
-    parts = frames(image)
-    scaling = intensity.fit(parts.sample(), spec.percentiles)
-    return intensity.apply(scaling, parts.read(0, (slice(None), slice(None))))

@@ -109,11 +109,13 @@ def train_classifier(
     resume(state, output)
     while state.step < settings.steps:
         yield from _epoch(state, training, spec.crop_px, settings, torch_device)
-        scores = yield from score(_trained(spec, state), validation)
-        report = _report(state, settings, scores)
+        scores = (yield from score(_trained(spec, state), validation)).summary()
+        loss, rate = float(np.mean(state.losses)), _rate(state.step, settings)
+        state.history.append({"step": state.step, "loss": loss, "rate": rate, **scores})
         write_curve(output, asdict(settings), state.history)
         save(state, output)
-        yield report
+        note = in_words({"loss": loss, **scores})
+        yield EpochReport("epoch", state.step, settings.steps, note, loss, rate, scores)
     save_classifier(output, _trained(spec, state), only_scores(state.history[-1]))
     forget(output)
     return output
@@ -127,13 +129,14 @@ def score(classifier: Classifier, data: CellCrops) -> Task[Scores]:
     """Return how a classifier does on cells whose class is known, cut out as they are annotated."""
     n = len(classifier.spec.classes)
     confusion = np.zeros((n, n), np.int64)
-    network = classifier.inference_network()
+    network, size = classifier.inference_network(), classifier.spec.crop_px
+    first = (data.crops.shape[-1] - size) // 2
+    middles = data.crops[..., first : first + size, first : first + size]
     for start in range(0, len(data), SCORED_AT_ONCE):
         yield Progress("evaluate", start, len(data))
         rows = slice(start, start + SCORED_AT_ONCE)
         with torch.inference_mode():
-            cells = _middle(data.crops[rows], classifier.spec.crop_px)
-            logits = network(intensities(cells), data.sizes[rows])
+            logits = network(intensities(middles[rows]), data.sizes[rows])
         np.add.at(confusion, (data.classes[rows].numpy(), logits.argmax(1).numpy()), 1)
     return Scores(classifier.spec.classes, confusion)
 
@@ -229,15 +232,3 @@ def _rate(step: int, settings: ClassifyTrainingSettings) -> float:
     """Warm-up, then a cosine down to a hundredth."""
     rise = min(1.0, (step + 1) / min(WARMUP_STEPS, settings.steps / 5))
     return settings.rate * rise * cosine(step, settings.steps)
-
-
-def _middle(kept: Tensor, size: int) -> Tensor:
-    first = (kept.shape[-1] - size) // 2
-    return kept[..., first : first + size, first : first + size]
-
-
-def _report(state: RunState, settings: ClassifyTrainingSettings, scores: Scores) -> EpochReport:
-    loss, rate, summary = float(np.mean(state.losses)), _rate(state.step, settings), scores.summary()
-    state.history.append({"step": state.step, "loss": loss, "rate": rate, **summary})
-    note = in_words({"loss": loss, **summary})
-    return EpochReport("epoch", state.step, settings.steps, note, loss, rate, summary)

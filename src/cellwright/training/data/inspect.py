@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cellwright.core.data import Annotation, Image, Labels
+from cellwright.core.data import Annotation, Labels
 from cellwright.core.errors import CellwrightError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.dataset.folder import Dataset, Item
@@ -101,8 +101,11 @@ def _findings(train: _Seen, validation: _Seen, dataset: Dataset, spec: ModelSpec
         *_about_labels(train, validation, dataset),
         *_about_validation(train, validation),
         *_about_model(train, sizes, spec),
-        *_about_classes(train),
     ]
+    rare = [name for name, n in train.classes.items() if n < 2]
+    if rare:
+        text = f"{_counted(len(rare), 'class')} with one example or none: {_few(rare)}. Annotate more of it."
+        warnings.append(Warning("rare-class", text))
     return Findings(
         n_images=(len(train.names), len(validation.names)),
         n_cells=(train.n_cells, validation.n_cells),
@@ -120,10 +123,6 @@ def _read(seen: _Seen, item: Item) -> None:
     except CellwrightError as error:
         seen.unfit.append(f"{item.name}: {error}")
         return
-    _add(seen, item, image, truth)
-
-
-def _add(seen: _Seen, item: Item, image: Image, truth: Annotation | Labels) -> None:
     seen.names.append(item.name)
     seen.pixels.append(hashlib.sha256(np.ascontiguousarray(image.data).tobytes()).hexdigest())
     seen.n_regions += len(item.regions)
@@ -233,15 +232,6 @@ def _about_model(train: _Seen, sizes: tuple[float, ...], spec: ModelSpec) -> Ite
             "annotation",
             f"{spec.family} learns from {needed}; {_counted(n, 'image')} {verb} {lacking[0]}. "
             f"Choose {others}, or annotate more.",
-        )
-
-
-def _about_classes(train: _Seen) -> Iterator[Warning]:
-    rare = [name for name, n in train.classes.items() if n < 2]
-    if rare:
-        yield Warning(
-            "rare-class",
-            f"{_counted(len(rare), 'class')} with one example or none: {_few(rare)}. Annotate more of it.",
         )
 
 

@@ -1,6 +1,6 @@
 """What a model is fine-tuned on: patches of the images to learn, and of those that keep what it knew."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -44,15 +44,11 @@ def read_sample_sets(data: Data, model: CellModel, settings: FinetuneSettings) -
     if settings.n_replayed:
         n_simulated = settings.n_replay
     simulated = yield from simulated_samples(n_simulated, settings.seed, model)
-    return SampleSets(tuple(target), tuple(simulated), tuple(extra), _unsuited(target))
-
-
-def _unsuited(samples: Sequence[Sample]) -> float:
-    """Return the median diameter of cells, in the images, if most had to be resized; else 0."""
-    resized = [sample.diameter_px / sample.zoom for sample in samples if sample.zoom != 1]
-    if 2 * len(resized) <= len(samples):
-        return 0.0
-    return round(float(np.median(resized)), 1)
+    diameter_px = 0.0
+    resized = [sample.diameter_px / sample.zoom for sample in target if sample.zoom != 1]
+    if 2 * len(resized) > len(target):
+        diameter_px = round(float(np.median(resized)), 1)
+    return SampleSets(tuple(target), tuple(simulated), tuple(extra), diameter_px)
 
 
 def make_patches(

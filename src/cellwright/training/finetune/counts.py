@@ -124,7 +124,10 @@ def finetune_counts(
 
 def _learn(model: CellModel, found: Counts, true: Counts, output: Path) -> Outcome:
     """Write the model with the factor that these counts tell, or as it was where that is no better."""
-    judged = found * _factors_of_the_others(found, true)
+    factors = np.ones_like(found)  # true cells for each that was found, in all the other images
+    others = found.sum() - found
+    np.divide(true.sum() - true, others, out=factors, where=others > 0)
+    judged = found * factors
     before, after = _scores(found, true), _scores(judged, true)
     is_better = after["score"] > before["score"]
     spec = replace(model.spec, title=tuned_title(model.spec), weights_sha256="")
@@ -142,14 +145,6 @@ def _learn(model: CellModel, found: Counts, true: Counts, output: Path) -> Outco
     table = ["| figure | before | after |", "|---|---|---|", *rows]
     write_text(output / CARD, "\n".join([f"# {spec.title}", "", *notices, "", *table, ""]))
     return Outcome(output, before, after, is_better, notices)
-
-
-def _factors_of_the_others(found: Counts, true: Counts) -> Counts:
-    """Return for each image true cells for each that was found in all others; 1 where none was."""
-    others = found.sum() - found
-    factors = np.ones_like(found)
-    np.divide(true.sum() - true, others, out=factors, where=others > 0)
-    return factors
 
 
 def _scores(found: Counts, true: Counts) -> dict[str, float]:

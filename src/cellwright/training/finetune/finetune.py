@@ -30,7 +30,7 @@ from cellwright.models import store
 from cellwright.models.checkpoint import CARD
 from cellwright.models.protocol import CellModel
 from cellwright.models.spec import ModelSpec
-from cellwright.training.data.split import Split, split
+from cellwright.training.data.split import split
 from cellwright.training.finetune.batches import fixed_patches, read_sample_sets
 from cellwright.training.finetune.retention import Teacher, retention_set
 from cellwright.training.finetune.run import Outcome, Run
@@ -88,7 +88,8 @@ def finetune(
     if pretrained is not None:
         start_from(pretrained, begin)
     parts = split(data.target, most=settings.n_validation)
-    has_few = _judge_themselves(parts)
+    taught = {item.name for item in parts.train.items}
+    has_few = any(item.name in taught for item in parts.validation.items)  # who teach also validate
     if has_few:
         settings = replace(settings, frozen_steps=max(settings.frozen_steps, settings.steps_per_epoch))
     check_writable(output)
@@ -129,12 +130,6 @@ def finetune(
     return outcome
 
 
-def _judge_themselves(parts: Split) -> bool:
-    """Whether images that teach also validate."""
-    names = {item.name for item in parts.train.items}
-    return any(item.name in names for item in parts.validation.items)
-
-
 def _loaded(start: CellModel | str | Path, output: Path) -> CellModel:
     if not isinstance(start, (str, Path)):
         return start
@@ -168,9 +163,15 @@ def write_card(
     data = f"Fine-tuned on images of `{taught.folder.name}`: {_names(taught)}."
     lines = [f"# {title}", "", data, f"Validated with: {_names(judged)}.", ""]
     lines += [*(f"- {notice}" for notice in notices), ""]
-    lines += ["## Scores on the validation images", "", *_score_rows(*scores), ""]
-    lines += ["## Curve", "", *_curve_rows(history), ""]
-    write_text(output / CARD, "\n".join(lines))
+    lines += ["## Scores on the validation images", "", "| figure | before | after |", "|---|---|---|"]
+    before, after = scores
+    lines += [f"| {name} | {before[name]:.3f} | {after[name]:.3f} |" for name in before if name in after]
+    lines += ["", "`memory` is the score on simulated images, of kinds that the model knew before.", ""]
+    lines += ["## Curve", "", "| step | loss | score |", "|---|---|---|"]
+    for epoch in history:
+        loss = epoch.get("loss", float("nan"))
+        lines.append(f"| {epoch['step']:.0f} | {loss:.3f} | {epoch['score']:.3f} |")
+    write_text(output / CARD, "\n".join([*lines, ""]))
 
 
 def _names(part: Dataset) -> str:
@@ -178,17 +179,3 @@ def _names(part: Dataset) -> str:
     if len(part) > MOST_NAMES:
         names += f" and {len(part) - MOST_NAMES} more"
     return names
-
-
-def _score_rows(before: Mapping[str, float], after: Mapping[str, float]) -> list[str]:
-    rows = [f"| {name} | {before[name]:.3f} | {after[name]:.3f} |" for name in before if name in after]
-    note = "`memory` is the score on simulated images, of kinds that the model knew before."
-    return ["| figure | before | after |", "|---|---|---|", *rows, "", note]
-
-
-def _curve_rows(history: Sequence[Mapping[str, float]]) -> list[str]:
-    rows = [
-        f"| {epoch['step']:.0f} | {epoch.get('loss', float('nan')):.3f} | {epoch['score']:.3f} |"
-        for epoch in history
-    ]
-    return ["| step | loss | score |", "|---|---|---|", *rows]

@@ -104,6 +104,5 @@ def prepare(network: nn.Module, *, is_frozen: bool) -> None:
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
-    trunk = trunk_of(network)
-    for part in trunk:
+    for part in trunk_of(network):
         part.requires_grad_(not is_frozen)

@@ -10,6 +10,7 @@ from qtpy.QtCore import Signal  # type: ignore[attr-defined]
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QWidget
 
+from cellwright.core.data import Image
 from cellwright.core.errors import CellwrightError, WrongLayerError
 from cellwright.inference.settings import EngineSettings
 from cellwright.models import registry
@@ -55,7 +56,6 @@ from cellwright.widgets.shared.messages import (
     hand_over,
     listen,
     news_of,
-    tell_error,
     tell_results,
 )
 from cellwright.widgets.shared.napari_private import preferences, unwrapped
@@ -123,12 +123,13 @@ class CountWidget(QWidget):
         listen(news_of(self.viewer).sent, self._on_sent, self)
         chosen = (panel.model, panel.region, panel.axes, panel.channel, panel.device, panel.classes)
         for changed in (panel.image.chosen, *(box.activated for box in chosen)):
-            changed.connect(self._forget_error)
-        self.choices.scene_changed.connect(self._forget_error)
+            changed.connect(self.panel.message.forget_error)
+        self.choices.scene_changed.connect(self.panel.message.forget_error)
         for changed in (panel.image.chosen, self.choices.scene_changed):
             changed.connect(self._tell_where_counted)
         panel.region.activated.connect(self._on_region_chosen)
         panel.everywhere.clicked.connect(self._on_everywhere_clicked)
+        panel.out_everywhere.clicked.connect(self._on_out_everywhere_clicked)
         panel.classes.currentIndexChanged.connect(self._update)
         for box in panel.outputs.values():
             box.toggled.connect(self._update)
@@ -142,13 +143,13 @@ class CountWidget(QWidget):
 
     def _connect_model(self) -> None:
         model = self.model
-        model.told.connect(self._on_told)
-        model.failed.connect(self._on_failed)
+        model.told.connect(self.panel.message.tell)
+        model.failed.connect(self.panel.message.fail)
         model.work_wanted.connect(self.jobs.start)
         model.update_wanted.connect(self.updater.request)
         model.outcome_wanted.connect(self._show_if_here)
         model.whole_counted.connect(self._on_whole_counted)
-        model.cause_changed.connect(self._forget_error)
+        model.cause_changed.connect(self.panel.message.forget_error)
         model.settings_wanted.connect(self.show_settings)
         self.edited.changed.connect(self._show_number)
         self.updater.updated.connect(self._show_if_here)
@@ -232,8 +233,7 @@ class CountWidget(QWidget):
             regions = None if is_preview else self._regions()
             source = self._preview_source() if is_preview else self._source(regions)
             request = replace(self._inputs().request(source), regions=regions)
-            is_drawn = self.panel.region.currentData() == "drawn"
-            self.panel.everywhere.show_for(regions if is_drawn else None, source.image)
+            self._offer_everywhere(regions or RegionSet(), source.image)
         except CellwrightError as error:
             self.model.fail(error)
             return
@@ -242,6 +242,12 @@ class CountWidget(QWidget):
             self.background.start(request, self._preview_source())
             return
         self.model.work_wanted.emit(count_task(request), self._on_count_returned)
+
+    def _offer_everywhere(self, regions: RegionSet, image: Image) -> None:
+        """Offer shapes that hold in one slice or frame for all of them."""
+        excluded = self.choices.region_layers.excluded
+        self.panel.everywhere.show_for(region_layer(self.viewer, excluded), regions.included, image)
+        self.panel.out_everywhere.show_for(excluded, regions.excluded, image)
 
     def _regions(self) -> RegionSet | None:
         """Return where cells are counted, None for everywhere."""
@@ -465,16 +471,34 @@ class CountWidget(QWidget):
         if panel == COUNT:
             choose_layer(self.panel.image, what.image)
             choose(self.panel.model, what.model)
+            if what.begins:
+                self._begin(what.model)
 
-    def _forget_error(self, _: object = None) -> None:
-        """Take away an error whose cause may be gone: other layers, another view, model or setting."""
-        if self.panel.message.property("error") == "true":
-            self.model.tell("")
+    def _begin(self, model: str) -> None:
+        """Count the chosen image with a model that another panel has sent, and tell which image that is."""
+        if self.jobs.is_busy:
+            self.model.tell("A count is running. Press Count cells when it has ended.", is_warning=True)
+            return
+        if self.panel.model.model_name != model:
+            self.model.tell(
+                f"Model {model!r} is not in the list any more. Choose another one.", is_warning=True
+            )
+            return
+        self._start(is_preview=False)
+        if self.jobs.is_busy:
+            name = image_layer(self.choices.layer).name
+            self.model.tell(f"Counting the cells of {name!r} with {model!r}.")
 
     def _on_everywhere_clicked(self) -> None:
         shapes = region_layer(self.viewer, self.choices.region_layers.excluded)
         if shapes is not None:
             self.viewer.layers.selection.active = in_every_slice(self.viewer, shapes)
+            self._start(is_preview=False)
+
+    def _on_out_everywhere_clicked(self) -> None:
+        shapes = self.panel.exclude.layer
+        if isinstance(shapes, Shapes):
+            self.panel.exclude.choose(in_every_slice(self.viewer, shapes))
             self._start(is_preview=False)
 
     def _on_region_chosen(self) -> None:
@@ -496,16 +520,10 @@ class CountWidget(QWidget):
         self.panel.thresholds.changed.connect(self._update)
         self.panel.filters.changed.connect(self._update)
         for form in (self.panel.thresholds, self.panel.filters, self.panel.engine):
-            form.changed.connect(self._forget_error)
+            form.changed.connect(self.panel.message.forget_error)
 
     def _on_colours_clicked(self) -> None:
         try:
             show_colours(self.viewer, self._inputs().source(), self.engine)
         except CellwrightError as error:
             self.model.fail(error)
-
-    def _on_told(self, text: str, is_error: bool, is_warning: bool) -> None:  # noqa: FBT001 - by a signal
-        self.panel.message.tell(text, is_error=is_error, is_warning=is_warning)
-
-    def _on_failed(self, error: Exception, doing: str) -> None:
-        tell_error(self.panel.message, error, doing)

@@ -183,7 +183,7 @@ def folder_task(request: FolderRequest, arrived: deque[ImageOutcome]) -> Task[li
     from cellwright.inference.folder import count_folder
     from cellwright.inference.image_count import CountChoices, RecipeCounter, TableFiles
 
-    images = list_images(request.paths, request.pattern or "*", request.plate)
+    images = list_images(request.paths, request.pattern or "*", request.plate, request.output)
     tables = TableFiles(output=request.output, xlsx=request.xlsx)
     choices = CountChoices(load_models(request.recipe.models), request.recipe, tables)
     counter = RecipeCounter(choices, request.output / REPORT)

@@ -26,9 +26,10 @@ from cellwright.widgets.results.view import ResultsView
 from cellwright.widgets.results.viewer_link import ViewerLink
 from cellwright.widgets.shared.cells.followers import Followers, follow
 from cellwright.widgets.shared.cells.snapshot import counted_regions, image_layer_under, image_layers
+from cellwright.widgets.shared.combos import LayerComboBox
 from cellwright.widgets.shared.edited_layers import EDITED, METADATA
 from cellwright.widgets.shared.layer_io import layer_of_id
-from cellwright.widgets.shared.messages import CountEvent, listen, news_of, tell_error, when_gone
+from cellwright.widgets.shared.messages import CountEvent, listen, news_of, when_gone
 from cellwright.widgets.shared.napari_private import preferences, unwrapped
 from cellwright.widgets.shared.regions import RegionLayers, ask_for_region, in_every_slice
 from cellwright.widgets.shared.style import PanelScrollArea, stack
@@ -102,7 +103,8 @@ class ResultsWidget(QWidget):
         for emitter in (events.inserted, events.removed, events.renamed):
             listen(emitter, self._list_others, self)
         view.draw_regions.clicked.connect(self._on_draw_clicked)
-        view.everywhere.clicked.connect(self._on_everywhere_clicked)
+        for offer, box in ((view.everywhere, view.regions), (view.out_everywhere, view.exclude)):
+            offer.clicked.connect(partial(self._use_everywhere, box))
         view.filter.editingFinished.connect(self._on_filter_edited)
         view.filter.textChanged.connect(self._on_filter_typed)
         view.table.row_chosen.connect(model.choose)
@@ -112,7 +114,7 @@ class ResultsWidget(QWidget):
         view.delete_like.hidden.triggered.connect(lambda: self._delete_like(~self.model.kept))
         view.set_class.clicked.connect(self._on_set_class_clicked)
         view.measure.clicked.connect(self._on_measure_clicked)
-        self.measurer.failed.connect(self._on_failed)
+        self.measurer.failed.connect(view.message.fail)
         model.measured_changed.connect(self._on_measured_changed)
         model.kept_changed.connect(self._on_kept_changed)
         model.tracks_changed.connect(self._show_table)
@@ -191,10 +193,10 @@ class ResultsWidget(QWidget):
         self.view.message.tell(DRAW_HINT)
         listen(shapes.events.data, self._on_region_drawn, self)
 
-    def _on_everywhere_clicked(self) -> None:
-        shapes = self.view.regions.layer
+    def _use_everywhere(self, box: LayerComboBox, _: bool = False) -> None:  # noqa: FBT001, FBT002 - of Qt
+        shapes = box.layer
         if isinstance(shapes, Shapes):
-            self.view.regions.choose(in_every_slice(self.viewer, shapes))
+            box.choose(in_every_slice(self.viewer, shapes))
 
     def _on_region_drawn(self, _: Any = None) -> None:
         if self.view.message.text() == DRAW_HINT:
@@ -229,8 +231,9 @@ class ResultsWidget(QWidget):
                 self.view.message.tell("Measured; what was ticked is in the table of Cells.")
                 self._is_asked = False
             self.view.show_tracks(is_shown=bool(self.model.track_axes))
-            drawn = measured.snapshot.regions if self.view.regions.layer is not None else None
-            self.view.everywhere.show_for(drawn, measured.snapshot.image)
+            regions, image = measured.snapshot.regions, measured.snapshot.image
+            self.view.everywhere.show_for(self.view.regions.layer, regions.included, image)
+            self.view.out_everywhere.show_for(self.view.exclude.layer, regions.excluded, image)
         has_outlines = isinstance(self.link.layer, Labels)  # where measuring failed, another choice may do
         for box in (*self.view.groups.values(), self.view.measure, self.view.nuclei, self.view.cytoplasm):
             box.setEnabled(has_outlines)
@@ -258,9 +261,6 @@ class ResultsWidget(QWidget):
             box.addItems(names)
             box.setEditText(text)
 
-    def _on_failed(self, error: Exception) -> None:
-        tell_error(self.view.message, error, "Measuring")
-
     # -- which cells count --------------------------------------------------------------------------------
 
     def _on_kept_changed(self) -> None:
@@ -270,7 +270,7 @@ class ResultsWidget(QWidget):
         self._show_number()
 
     def _show_number(self) -> None:
-        model, view = self.model, self.view
+        model, view, interval = self.model, self.view, self.model.interval
         view.delete_like.show_numbers(model.n_kept, model.n_cells - model.n_kept)
         if model.measured is None:
             event = model.count_event
@@ -278,7 +278,9 @@ class ResultsWidget(QWidget):
             view.line.setText("Choose a layer with cells.")
             if event is not None and not event.layer_id and self.link.layer is None:
                 view.number.setText(f"{event.count:,.0f}")
-                view.line.setText("cells, by their density")
+                view.line.setText(f"cells in {event.provenance.image_name!r}, by their density")
+            else:
+                interval = None
         else:
             view.number.setText(f"{model.n_kept:,}")
             total = "" if model.n_kept == model.n_cells else f"of {model.n_cells:,} "
@@ -288,7 +290,6 @@ class ResultsWidget(QWidget):
             if model.nuclei_text:
                 parts.append(model.nuclei_text)
             view.line.setText(" · ".join(parts))
-        interval = model.interval
         if interval is not None:
             view.line.setText(f"{view.line.text()}\n{interval[0]:,.0f} to {interval[1]:,.0f} (90 % interval)")
 

@@ -1,6 +1,6 @@
 """Parts of an image to count in: what the viewer shows, or what the user draws in layers made for that."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -49,6 +49,7 @@ LEADS = {"T": "frame", "Z": "slice"}  # axes that shapes may be drawn in
 LINE_NAME = "line across a cell"
 NAMED = "cellwright names"  # key in the metadata of layers whose regions were named by us
 NAME_PT = 12
+LEAVE_OUT = "Left out in {} alone: leave out in {}"
 HALF_PIXEL = 0.5  # napari's pixel 0 reaches from -0.5 to 0.5
 SHORTEST_LINE_PX = 2.0  # a click without a drag is no line
 PREVIEW_PX = 1024
@@ -343,14 +344,15 @@ def region_layer(viewer: Any, but: Shapes | None = None) -> Shapes | None:
 class EverywhereButton(QPushButton):
     """Offers shapes that were drawn in one slice or frame for all of them; out of sight where they are."""
 
-    def __init__(self) -> None:
+    def __init__(self, words: str = "In {} alone: use in {}") -> None:
         super().__init__()
+        self._words = words
         self.setToolTip("Copy the shapes to a layer without slices and frames, which holds in all of them.")
         self.hide()
 
-    def show_for(self, regions: RegionSet | None, image: Image) -> None:
-        """Tell the one slice or frame of several that all shapes were drawn in, and hold in alone."""
-        shapes = [] if regions is None else [one for one in regions.included if isinstance(one, ShapeRegion)]
+    def show_for(self, layer: Layer | None, regions: Iterable[Region], image: Image) -> None:
+        """Tell the one slice or frame of several that all shapes of a layer hold in; without one, nothing."""
+        shapes = [one for one in regions if isinstance(one, ShapeRegion) and layer is not None]
         lead = list(zip(image.axes.replace("C", ""), image.label_shape, strict=True))[:-2]
         places = {((None,) * len(lead) + one.index)[-len(lead) :] for one in shapes if lead}
         drawn, every = [], []
@@ -359,7 +361,7 @@ class EverywhereButton(QPushButton):
                 if at is not None and n > 1:
                     drawn.append(f"{LEADS.get(axis, axis)} {at}")
                     every.append(f"all {LEADS.get(axis, axis)}s")
-        self.setText(f"In {', '.join(drawn)} alone: use in {' and '.join(every)}")
+        self.setText(self._words.format(", ".join(drawn), " and ".join(every)))
         self.setVisible(bool(drawn))
 
 
