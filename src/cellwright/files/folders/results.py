@@ -53,7 +53,7 @@ from cellwright.ops.plates import PlateMap, plate_map, row_name
 if TYPE_CHECKING:
     import pandas
 
-SUMMARY = "summary.csv"
+SUMMARY, SUMMARY_XLSX, ALL_CELLS = "summary.csv", "summary.xlsx", "cells.parquet"
 THUMBNAIL_PX = 320
 JPEG_QUALITY = 88
 ROWS_AT_ONCE = 200_000
@@ -256,7 +256,7 @@ def write_summary(output: Path, outcomes: Sequence[ImageOutcome], *, xlsx: bool 
     with atomic_write(output / SUMMARY) as part:
         table.to_csv(part, index=False)
     if xlsx:
-        write_xlsx(output / "summary.xlsx", {"summary": table})
+        write_xlsx(output / SUMMARY_XLSX, {"summary": table})
 
 
 def join_tables(output: Path, outcomes: Sequence[ImageOutcome]) -> None:
@@ -277,7 +277,7 @@ def join_tables(output: Path, outcomes: Sequence[ImageOutcome]) -> None:
     kinds = {name: pyarrow.string() if text else pyarrow.float64() for name, text in is_text.items()}
     schema = pyarrow.schema([("image", pyarrow.string()), *kinds.items()])
     with (
-        atomic_write(output / "cells.parquet") as part,
+        atomic_write(output / ALL_CELLS) as part,
         pyarrow.parquet.ParquetWriter(part, schema) as writer,
     ):
         for name, rows in ((name, rows) for name, path in found for rows in _in_parts(path)):

@@ -175,7 +175,7 @@ def analysis_task(
         n_nuclei_outside=n_outside,
         tracks=tracks,
         lineages=lineages,
-        notices=notices,
+        notices=(*notices, *[compartments.notice] * bool(compartments.notice)),
     )
 
 
