@@ -13,8 +13,9 @@ from qtpy.QtWidgets import QComboBox, QFileDialog
 from cellwright.core.errors import CheckpointError
 from cellwright.models import registry, store
 from cellwright.models.store import ModelEntry
-from cellwright.widgets.count.choices import Choices
+from cellwright.widgets.count.choices import Choices, understood_line
 from cellwright.widgets.count.view import CountPanel
+from cellwright.widgets.shared.coordinates import understood
 from cellwright.widgets.shared.edited_layers import METADATA
 
 
@@ -27,6 +28,13 @@ def choices(viewer: ViewerModel, qtbot: QtBot, shelved: Any) -> Choices:
 
 def titles(box: QComboBox) -> list[str]:
     return [box.itemText(place) for place in range(box.count())]
+
+
+def test_the_step_between_slices_is_told(viewer: ViewerModel) -> None:
+    axes = {"axis_labels": ("z", "y", "x"), "scale": (4, 0.8, 0.8), "units": ("um", "um", "um")}
+    known = understood(viewer.add_image(np.zeros((3, 9, 9)), **axes))
+    told = understood_line(known, is_linked=True)
+    assert told == "As the layer tells: 3 slices in z, linked; 0.8 µm a pixel, 4 µm a slice"
 
 
 def test_the_image_box_follows_the_viewer(viewer: ViewerModel, choices: Choices) -> None:

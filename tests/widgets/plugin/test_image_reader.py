@@ -49,6 +49,11 @@ def test_axes_size_and_channels_are_kept(tmp_path):
     assert (image.axes, image.pixel_size_um) == ("ZYX", (2.0, 0.5, 0.25))
 
 
+def test_channels_without_colours_of_their_own_can_be_told_apart(tmp_path, told):
+    tifffile.imwrite(tmp_path / "a.ome.tif", grey(5, 20, 30), ome=True, photometric="minisblack")
+    assert len({layer.colormap.name for layer in opened(tmp_path / "a.ome.tif")} - {"gray"}) == 5
+
+
 def test_a_size_in_the_plane_alone_comes_back_from_the_layer(tmp_path, told):
     metadata = {"axes": "ZYX", "unit": "micron"}
     tifffile.imwrite(tmp_path / "a.tif", grey(8, 20, 30), imagej=True, resolution=(2, 2), metadata=metadata)

@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 import pint
 import pytest
+import tifffile
 from napari.components import ViewerModel
-from napari.layers import Labels, Points
+from napari.layers import Labels, Layer, Points
 from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QComboBox, QFileDialog, QToolButton, QWidget
 
 from cellwright.models import store
 from cellwright.models.store import ModelEntry
+from cellwright.widgets.plugin.image_reader import read_layers
+from cellwright.widgets.shared import combos
 from cellwright.widgets.shared.combos import (
     DeviceComboBox,
     LayerComboBox,
@@ -23,6 +26,7 @@ from cellwright.widgets.shared.combos import (
     PanelComboBox,
     is_image,
     model_events,
+    model_title,
 )
 
 
@@ -41,6 +45,44 @@ def test_entries_change_under_the_choice(qtbot: QtBot) -> None:
     box.fill([("c", 3)], wanted=2)
     box.fill([], otherwise="none")
     assert (titles(box), told) == (["none"], [3, None])
+
+
+def test_models_that_find_the_same_are_told_apart_in_a_narrow_box(
+    qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[str] = []
+    monkeypatch.setattr(
+        combos.QStylePainter, "drawControl", lambda _, kind, option: drawn.append(option.currentText)
+    )
+    box = PanelComboBox()
+    qtbot.addWidget(box)
+    box.fill([(model_title(name, "flow"), name) for name in ("flow", "nuclei")])
+    box.resize(180, 24)
+    for place in range(2):
+        box.setCurrentIndex(place)
+        box.grab()
+    assert "…" in drawn[0]
+    assert drawn[0].endswith("· flow")
+    assert drawn[-1].endswith("· nuclei")
+
+
+def test_the_first_channel_of_a_file_is_chosen_until_the_user_chooses(qtbot: QtBot, tmp_path: Path) -> None:
+    path = tmp_path / "a.ome.tif"
+    tifffile.imwrite(path, np.zeros((3, 8, 9), np.uint8), ome=True, photometric="minisblack")
+    viewer = ViewerModel()
+    before, after = LayerComboBox(follows_active=True), LayerComboBox(follows_active=True)
+    qtbot.addWidget(before)
+    qtbot.addWidget(after)
+    before.follow(viewer)
+    for data in read_layers(str(path)):
+        viewer.add_layer(Layer.create(*data))
+    after.follow(viewer)
+    first, second, last = viewer.layers
+    assert (before.layer, after.layer) == (first, first)
+    for wanted in (last, second, last):
+        viewer.layers.selection.active = first
+        viewer.layers.selection.active = wanted
+        assert (before.layer, after.layer) == (wanted, wanted)
 
 
 def test_a_folder_is_chosen_in_a_dialog(

@@ -272,6 +272,9 @@ def understood_line(known: Understood, *, is_linked: bool) -> str:
     size = image.known_sizes_um.get("X")
     if size:
         text += f"; {size:.3g} µm a pixel"
+    step = image.known_sizes_um.get("Z")
+    if step:
+        text += f", {step:.3g} µm a slice"
     return f"{BEGINNINGS[known.axes_from]}: {text}"
 
 

@@ -6,7 +6,7 @@ stays there until it is looked at; pyramids are multiscale layers, of which the 
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import chain, cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from cellwright.widgets.shared.style import fill, wrapped_label
 LayerData = tuple[Any, dict[str, Any], str]  # napari: array, arguments, type of layer
 LABELS = ("_labels", ".labels", "_cp_masks")  # how names of label images end, which the other reader opens
 COLOUR_SAMPLES = 3
+CHANNEL_COLOURS = ("cyan", "magenta", "yellow", "green", "red", "blue")  # where the file names none
 MOST_IMAGES = 64  # of one file that become layers unasked
 NO_LAYERS: list[Any] = [(None,)]  # how napari is told that nothing is to be opened
 
@@ -142,14 +143,17 @@ def layers_of(image: Image) -> list[LayerData]:
     if image.axes.endswith("C") and image.shape[at] == COLOUR_SAMPLES:
         return [(*_scaled(levels, {**arguments, "rgb": True}), "image")]
     layers: list[LayerData] = []
+    colours = image.channel_colors
+    if not colours and image.shape[at] > 1:
+        colours = tuple(islice(cycle(CHANNEL_COLOURS), image.shape[at]))
     for channel in range(image.shape[at]):
         own = {**arguments, "metadata": {FILE_PART: FilePart(known, channel, is_ours=True)}}
         if image.shape[at] > 1:
             called = image.channel_names[channel] if image.channel_names else ""
             own["name"] = f"{image.name} {called or f'channel {channel}'}"
             own["blending"] = "additive"
-        if image.channel_colors:
-            own["colormap"] = image.channel_colors[channel]
+        if colours:
+            own["colormap"] = colours[channel]
         index = (slice(None),) * at + (channel,)
         layers.append((*_scaled([level[index] for level in levels], own), "image"))
     return layers

@@ -38,7 +38,7 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.models import registry, store
 from cellwright.models.classifier import spec as classifier_spec
 from cellwright.models.spec import ModelSpec, read_spec
-from cellwright.widgets.shared.coordinates import Channel, channels_of
+from cellwright.widgets.shared.coordinates import FILE_PART, Channel, channels_of
 from cellwright.widgets.shared.edited_layers import ACTIVE_KEPT, is_image
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.messages import listen
@@ -132,7 +132,8 @@ class PanelComboBox(QComboBox):
         assert own is not None
         room = own.subControlRect(style, option, part, self).width()
         text = option.currentText
-        option.currentText = self.fontMetrics().elidedText(text, Qt.TextElideMode.ElideRight, room)
+        middle = Qt.TextElideMode.ElideMiddle  # models and layers differ at the end of their names
+        option.currentText = self.fontMetrics().elidedText(text, middle, room)
         painter.drawComplexControl(style, option)
         painter.drawControl(QStyle.ControlElement.CE_ComboBoxLabel, option)
 
@@ -199,12 +200,15 @@ class LayerComboBox(PanelComboBox):
             self.usual = lambda: None
         self._otherwise, self._follows_active = otherwise, follows_active
         self._viewer: Any = None
+        self._added: Any = None  # the layer that napari made active as it was added, until another one is
 
     def follow(self, viewer: Any) -> None:
         """List the layers of a viewer from now on."""
         self._viewer = unwrapped(viewer)
+        self._added = next(reversed(self._layers), None)
         free_in_own_context(self._viewer)
         events = self._viewer.layers.events
+        events.inserted.connect(self._on_inserted)
         for emitter in (events.inserted, events.removed, events.renamed, events.reordered):
             listen(emitter, self.refresh, self)
         if self._follows_active:
@@ -231,8 +235,22 @@ class LayerComboBox(PanelComboBox):
         """Choose the active layer where it is listed and the box is enabled."""
         if self.isEnabled() and not ACTIVE_KEPT.get():
             active = self._active()
+            if self._viewer.layers.selection.active not in (None, self._added):  # None comes between two
+                self._added = None
             if active is not None and self.follows(active):
                 self.choose(active)
+
+    def _on_inserted(self, event: Any) -> None:
+        self._added = unwrapped(event.value)
+
+    def _first_channel(self, layer: Layer) -> Layer:
+        """Return the first channel of the file that a layer is a channel of, which is counted by default."""
+        part = layer.metadata.get(FILE_PART)
+        for one in self._layers:
+            other = one.metadata.get(FILE_PART)
+            if part is not None and other is not None and other.image is part.image and self.accepts(one):
+                return one
+        return layer
 
     def refresh(self, _: Any = None) -> None:
         """List the layers; the chosen one stays so while it is there."""
@@ -251,7 +269,10 @@ class LayerComboBox(PanelComboBox):
     def _active(self) -> Layer | None:
         if self._viewer is None:
             return None
-        return next((one for one in self.listed if one is self._viewer.layers.selection.active), None)
+        active = next((one for one in self.listed if one is self._viewer.layers.selection.active), None)
+        if active is not None and active is self._added:  # by napari, not by the user
+            return self._first_channel(active)
+        return active
 
     @property
     def _layers(self) -> list[Layer]:
