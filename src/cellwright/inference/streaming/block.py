@@ -30,7 +30,7 @@ from cellwright.inference.streaming.plan import (
 )
 from cellwright.models.fit import FactCollector
 from cellwright.models.protocol import in_model_pixels
-from cellwright.models.stitching import SAME_CENTRE, claimed, not_taken, with_lead
+from cellwright.models.stitching import SAME_CENTRE, boxes_with_lead, claimed, not_taken, with_lead
 from cellwright.ops.labels import measure
 from cellwright.ops.measure.cells_table import cells_table
 from cellwright.ops.volumes.link import link_cells
@@ -253,8 +253,7 @@ def placed(image: Image, block: StreamBlock, cells: Cells) -> tuple[Cells, tuple
     offset = [span.start for span in block.tile.read]
     if "T" not in image.axes:
         return cells, tuple(offset)
-    boxes = np.stack([with_lead(cells.boxes[:, 0], [0]), with_lead(cells.boxes[:, 1], [1])], axis=1)
-    cells = replace(cells, points=with_lead(cells.points, [0]), boxes=boxes)
+    cells = replace(cells, points=with_lead(cells.points, [0]), boxes=boxes_with_lead(cells.boxes, [0]))
     if cells.labels is not None:
         cells = replace(cells, labels=cells.labels[np.newaxis])
     return cells, (block.time, *offset)

@@ -36,9 +36,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellwright.core.data import Cells, Image, Provenance, Result
-from cellwright.core.errors import AxesError, SettingsError, WriteError
+from cellwright.core.errors import AxesError, SettingsError
 from cellwright.core.tasks import Progress, Task
-from cellwright.files.atomic import acquire_lock, atomic_write, make_folder, write_text, writing
+from cellwright.files.atomic import atomic_write, make_folder, only_holder, write_text, writing
 from cellwright.files.folders.written import begin_image, forget_written, mark_written
 from cellwright.files.tables import write_csv, write_provenance
 from cellwright.files.zarr import chunk_px, create_array, finish_array
@@ -406,14 +406,10 @@ def _only_run(job: StreamJob, image: Image) -> Iterator[None]:
     """
     files = files_of(job, image)
     make_folder(files.parts)
-    lock = acquire_lock(files.lock)
-    if lock is None:
-        raise WriteError(
-            f"Another program counts {image.name} into {job.output}. Wait for it, or name another folder."
-        )
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            files.parts.rmdir()  # where nothing was begun
-        lock.release()
+    wrong = f"Another program counts {image.name} into {job.output}. Wait for it, or name another folder."
+    with only_holder(files.lock, wrong):
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                files.parts.rmdir()  # where nothing was begun

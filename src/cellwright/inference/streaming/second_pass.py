@@ -51,7 +51,7 @@ from cellwright.ops.measure.analysis import (
     left_out_notices,
     tracks_of,
 )
-from cellwright.ops.measure.cells_table import is_volumetric
+from cellwright.ops.measure.cells_table import is_volumetric, places_of
 from cellwright.ops.measure.columns import keys_of
 from cellwright.ops.measure.compartments import NucleiInCells, compartments_task
 from cellwright.ops.measure.features import CORRECTED, ring_margins
@@ -421,12 +421,7 @@ def _is_summed(column: str) -> bool:
 
 def _cells_of(job: StreamJob, image: Image, table: "pandas.DataFrame") -> Cells:
     """Return the rows of a table as cells without outlines."""
-    axes = image.label_axes.lower()
-    points = table[list(axes)].to_numpy(np.float32)
-    boxes = np.stack([points, points + 1], axis=1)
-    for place, axis in enumerate(axes):
-        if f"box_{axis}0" in table:
-            boxes[:, :, place] = table[[f"box_{axis}0", f"box_{axis}1"]].to_numpy(np.float32)
+    points, boxes = places_of(table, image.label_axes)
     area = next(name for name in ("volume_px", "area_px") if name in table)
     classes = None
     if job.classifier:
