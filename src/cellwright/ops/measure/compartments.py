@@ -123,7 +123,10 @@ def compartments_task(
     columns: dict[str, NDArray[Any]] = {}
     found, notice = None, ""
     if nuclei is None:
-        parts = {"cytoplasm": _rings_of_frames(labels, ndim, cytoplasm_px, sizes)}
+        around = np.zeros_like(labels)
+        for index in np.ndindex(labels.shape[: labels.ndim - ndim]):
+            around[index] = rings(labels[index], labels[index], 0.0, cytoplasm_px, sizes)
+        parts = {"cytoplasm": around}
     else:
         own = _own_numbers(nuclei, result)
         found, notice = nuclei_in_cells(own, labels), pieces_notice(own, "the nuclei")
@@ -148,10 +151,3 @@ def _own_numbers(nuclei: Labels, result: Result) -> Labels:
     rows = alone.result.cells.labels
     assert rows is not None
     return rows
-
-
-def _rings_of_frames(labels: Labels, ndim: int, width_px: float, spacing: Sequence[float]) -> Labels:
-    around = np.zeros_like(labels)
-    for index in np.ndindex(labels.shape[: labels.ndim - ndim]):
-        around[index] = rings(labels[index], labels[index], 0.0, width_px, spacing)
-    return around

@@ -207,10 +207,10 @@ class FolderWidget(QWidget):
             seconds = time.monotonic() - now
             self._redraw_at = now + max(REDRAW_S, REST * seconds)
 
-    def _on_returned(self, _: int) -> None:
+    def _on_returned(self, notices: list[str]) -> None:
         self.model.take_arrived()
         n_failed = len(self.model.failed)
-        done = f"Done. The results are in {self.model.output}."
+        done = " ".join([f"Done. The results are in {self.model.output}.", *notices])
         if n_failed:
             done += f" {n_failed} of the images failed; the tab Failed tells why."
         self.view.message.tell(done, is_warning=bool(n_failed))
