@@ -32,11 +32,11 @@ from cellwright.widgets.shared.jobs import JobBar
 from cellwright.widgets.shared.layer_factory import class_colour
 from cellwright.widgets.shared.style import (
     FoldedPart,
+    MessageLabel,
     button,
     even_row,
     fill,
     form_layout,
-    message_label,
     panel_layout,
     row,
     set_state,
@@ -83,7 +83,7 @@ class AnnotatePanel(QWidget):
         super().__init__()
         self.buttons: dict[str, QToolButton] = {}
         layout = panel_layout(self, OWN_STYLE, spacing_px=SPACING_PX)
-        self.message, self.work = message_label(), QWidget()
+        self.message, self.work = MessageLabel("Annotating"), QWidget()
         self.settings, self.exports, self.batch = SettingsSection(), ExportSection(), FolderSection()
         self.teach = button(
             "Teach the model these", "Open the train panel with these cells ticked and the model chosen."

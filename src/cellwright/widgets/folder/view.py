@@ -38,10 +38,10 @@ from cellwright.widgets.shared.form import SettingsForm, names_of
 from cellwright.widgets.shared.jobs import JobBar, RunButton
 from cellwright.widgets.shared.style import (
     FoldedPart,
+    MessageLabel,
     button,
     fill,
     form_layout,
-    message_label,
     panel_layout,
     put,
     row,
@@ -71,7 +71,7 @@ class FolderView(QWidget):
         self.inputs.title.setChecked(True)
         help_text = "Count all images; what was counted before with the same settings is kept."
         self.start = RunButton(("Count images", help_text), ("Stop", help_text), "Stopping…")
-        self.jobs, self.message = JobBar(run_button=self.start), message_label()
+        self.jobs, self.message = JobBar(run_button=self.start), MessageLabel("Counting a folder")
         self.totals = wrapped_label("no images counted yet")
         fill(layout, self.inputs, self._more(), self.start, self.jobs, self.message, self.totals)
         layout.addWidget(self._tabs(), 1)

@@ -21,6 +21,7 @@ from qtpy.QtWidgets import (
     QPushButton,
     QScrollArea,
     QSlider,
+    QSpinBox,
     QStackedWidget,
     QTabWidget,
     QVBoxLayout,
@@ -30,18 +31,17 @@ from qtpy.QtWidgets import (
 from cellwright.ops.measure.columns import GROUPS, MEASURED
 from cellwright.widgets.results.plots import Boxes, CellPlot, Histogram, Scatter, Strip
 from cellwright.widgets.results.table import CellsTable, FrameModel
-from cellwright.widgets.results.track_page import TrackPage
 from cellwright.widgets.shared.cells.snapshot import is_cells_layer
-from cellwright.widgets.shared.check_list import CheckList
 from cellwright.widgets.shared.combos import LayerComboBox, PanelComboBox
 from cellwright.widgets.shared.edited_layers import is_image, is_shapes
+from cellwright.widgets.shared.form import CheckList
 from cellwright.widgets.shared.jobs import JobBar
 from cellwright.widgets.shared.regions import LEAVE_OUT, EverywhereButton
 from cellwright.widgets.shared.style import (
+    MessageLabel,
     button,
     fill,
     form_layout,
-    message_label,
     panel_layout,
     row,
     shortened,
@@ -94,7 +94,7 @@ class ResultsView(QWidget):
         super().__init__()
         self.setObjectName("results")
         self._to_fill: list[tuple[QScrollArea, QWidget]] = []
-        self.message = message_label()
+        self.message = MessageLabel("Measuring")
         self.job_bar, self.tracks = JobBar(), TrackPage()
         layout = panel_layout(self, OWN_STYLE, margin_px=6, spacing_px=6)
         fill(layout, self._subjects(), self._card(), self.message, self.job_bar)
@@ -459,3 +459,55 @@ def page_layout(page: QWidget) -> QVBoxLayout:
     layout.setContentsMargins(2, 6, 2, 2)
     layout.setSizeConstraint(QLayout.SizeConstraint.SetDefaultConstraint)
     return layout
+
+
+FARTHEST_PX, LONGEST_S = 10_000.0, 1e7
+
+
+class TrackPage(QWidget):
+    """Cells linked over time: how far they may go, how many tracks there are, and the table of lineages."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.track = button("Track", "Link the cells that count from frame to frame, divisions too.")
+        self.summary = wrapped_label(name="hint")
+        self.frame, self.job_bar = FrameModel(self), JobBar()
+        self.table = CellsTable(self.frame)
+        self.table.setToolTip("One row for each track. Choose a row: the viewer goes to its first cell.")
+        self.save_lineages = button("Save lineages…", "One row for each track as CSV.")
+        self.save_tracks = button(
+            "Save tracks…", "A folder as in the Cell Tracking Challenge: a mask for each frame and a table."
+        )
+        layout = stack(self._form(), self.track, self.job_bar, self.summary, into=self, spacing_px=6)
+        layout.setContentsMargins(2, 6, 2, 2)
+        layout.addWidget(self.table, 1)
+        layout.addLayout(row(self.save_lineages, self.save_tracks))
+
+    def _form(self) -> QFormLayout:
+        self.distance = _box(
+            " px", FARTHEST_PX, "cell diameter", "How far a cell may go from frame to frame."
+        )
+        self.interval = _box(" s", LONGEST_S, "not known", "Time from frame to frame, for speeds per minute.")
+        self.gap, self.divisions = QSpinBox(), QCheckBox("Cells may divide")
+        self.gap.setRange(0, 100)
+        self.gap.setValue(1)
+        self.gap.setToolTip("Frames in which a cell may be missing between two others.")
+        self.divisions.setChecked(True)
+        self.divisions.setToolTip("Link both daughters to the cell that divided.")
+        form = form_layout(spacing_px=4)
+        form.addRow("Farthest way", self.distance)
+        form.addRow("Missing frames", self.gap)
+        form.addRow("Frame interval", self.interval)
+        form.addRow(self.divisions)
+        return form
+
+
+def _box(unit: str, highest: float, zero: str, help_text: str) -> QDoubleSpinBox:
+    """Return a box for a number whose 0 has a meaning of its own."""
+    box = QDoubleSpinBox()
+    box.setRange(0.0, highest)
+    box.setDecimals(1)
+    box.setSuffix(unit)
+    box.setSpecialValueText(zero)
+    box.setToolTip(help_text)
+    return box

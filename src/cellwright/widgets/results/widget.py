@@ -29,7 +29,7 @@ from cellwright.widgets.shared.cells.snapshot import counted_regions, image_laye
 from cellwright.widgets.shared.combos import LayerComboBox
 from cellwright.widgets.shared.edited_layers import EDITED, METADATA
 from cellwright.widgets.shared.layer_io import layer_of_id
-from cellwright.widgets.shared.messages import CountEvent, listen, news_of, tell_error, when_gone
+from cellwright.widgets.shared.messages import CountEvent, listen, news_of, when_gone
 from cellwright.widgets.shared.napari_private import preferences, unwrapped
 from cellwright.widgets.shared.regions import RegionLayers, ask_for_region, in_every_slice
 from cellwright.widgets.shared.style import PanelScrollArea, stack
@@ -114,7 +114,7 @@ class ResultsWidget(QWidget):
         view.delete_like.hidden.triggered.connect(lambda: self._delete_like(~self.model.kept))
         view.set_class.clicked.connect(self._on_set_class_clicked)
         view.measure.clicked.connect(self._on_measure_clicked)
-        self.measurer.failed.connect(self._on_failed)
+        self.measurer.failed.connect(view.message.fail)
         model.measured_changed.connect(self._on_measured_changed)
         model.kept_changed.connect(self._on_kept_changed)
         model.tracks_changed.connect(self._show_table)
@@ -260,9 +260,6 @@ class ResultsWidget(QWidget):
             box.clear()
             box.addItems(names)
             box.setEditText(text)
-
-    def _on_failed(self, error: Exception) -> None:
-        tell_error(self.view.message, error, "Measuring")
 
     # -- which cells count --------------------------------------------------------------------------------
 

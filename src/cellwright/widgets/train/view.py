@@ -26,18 +26,17 @@ from cellwright.core.tasks import Progress
 from cellwright.models.registry import FAMILIES
 from cellwright.training.run_folder import SCRATCH
 from cellwright.training.settings import PRESETS, PRETRAIN_METHODS, FinetuneSettings, PretrainSettings
-from cellwright.widgets.shared.check_list import CheckList
 from cellwright.widgets.shared.combos import DeviceComboBox, ModelComboBox, PanelComboBox
-from cellwright.widgets.shared.form import SettingsForm, is_threshold
+from cellwright.widgets.shared.form import CheckList, SettingsForm, is_threshold
 from cellwright.widgets.shared.jobs import JobBar, RunButton
 from cellwright.widgets.shared.messages import duration, progress_line
 from cellwright.widgets.shared.style import (
     FoldedPart,
+    MessageLabel,
     button,
     chip,
     fill,
     form_layout,
-    message_label,
     panel_layout,
     row,
     stack,
@@ -115,7 +114,7 @@ class TrainPanel(QWidget):
         self.advanced = FoldedPart("Advanced settings", self.form.native)
         buttons = self._buttons()
         self.jobs = JobBar(run_button=self.train, describe=training_line, stages=MOVES)
-        self.message, self.card = message_label(), TrainCard()
+        self.message, self.card = MessageLabel("Training"), TrainCard()
         fill(layout, self.advanced, self.check_box, buttons, self.jobs, self.message)
         fill(layout, self.count_with, self.card, self.models_box)
         layout.addStretch(1)
