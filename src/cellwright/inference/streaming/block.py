@@ -26,6 +26,7 @@ from cellwright.inference.streaming.plan import (
     files_of,
     kept_plan,
     labels_of,
+    tell,
 )
 from cellwright.models.fit import FactCollector
 from cellwright.models.protocol import in_model_pixels
@@ -82,6 +83,9 @@ def count_block(
         table = _density_written(job, image, block, result)
     else:
         table = _cells_written(job, image, plan, block, result)
+    networks = plan.preparation.networks
+    if networks is not None:
+        tell(files_of(job, image).part(block), networks.notice)
     if calibration is not None:
         write_text(files_of(job, image).fit(block), json.dumps(facts.sums.tolist()))
     with atomic_write(files_of(job, image).part(block)) as path:

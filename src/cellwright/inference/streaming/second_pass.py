@@ -36,6 +36,7 @@ from cellwright.inference.streaming.plan import (
     blocks_of,
     files_of,
     labels_of,
+    tell,
 )
 from cellwright.models.classifier.network import load
 from cellwright.ops.crops import extents_of, typical_extent
@@ -174,6 +175,7 @@ def measure_block(
         if scale is not None and len(table):
             own = window.found.cells.take(window.rows)
             classes = yield from predict_classes(own, window.part, job.classifier, job.engine, scale)
+            tell(files.measured(block), classes.notice)
             names = np.array(classes.names)[classes.numbers]
             table.insert(list(table).index("score"), "class", names)
         columns, n_outside = yield from _columns(job, image, plan, window)
