@@ -163,7 +163,7 @@ def _in_regions(points: NDArray[np.float32], regions: Sequence[Region]) -> NDArr
 
 def _about_labels(train: _Seen, validation: _Seen, dataset: Dataset) -> Iterator[Warning]:
     for text in (*train.unfit, *validation.unfit):
-        yield Warning("unfit", f"Left out, the annotation cannot be used: {text}")
+        yield Warning("unfit", f"The annotation cannot be used, mend it or take it out: {text}")
     if not train.n_cells:
         yield Warning(
             "no-labels", f"No cell is annotated in the training images of {dataset.folder}. Annotate some."
@@ -194,6 +194,12 @@ def _about_validation(train: _Seen, validation: _Seen) -> Iterator[Warning]:
         yield Warning(
             "no-validation",
             "There are no images to check the model with. Part of what is annotated is set aside for it.",
+        )
+    elif validation.n_cells == 0:
+        yield Warning(
+            "empty-validation",
+            "No cell is annotated in the images to check the model with, so that no score can get better. "
+            "Annotate some.",
         )
     known = dict(zip(train.pixels, train.names, strict=True))
     same = [name for name, pixels in zip(validation.names, validation.pixels, strict=True) if pixels in known]
