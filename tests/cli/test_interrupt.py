@@ -1,10 +1,14 @@
 import signal
+import sys
 import threading
+from types import ModuleType
 
 import pytest
 
+from cellwright import __main__ as command
 from cellwright.cli.output import run_with_bar
 from cellwright.core.tasks import Progress
+from cellwright.models import store
 
 
 class Losing:
@@ -49,3 +53,27 @@ def test_in_another_thread_no_signal_is_waited_for():
     thread.start()
     thread.join()
     assert found == ["counted"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("breaks", [False, True])
+def test_an_interrupt_while_models_load_ends_with_a_word(cli, image_path, monkeypatch, breaks):
+    def load(_):
+        Losing()
+        if breaks:
+            raise ImportError("half of a module")
+        return "never used"
+
+    monkeypatch.setattr(store, "load", load)
+    assert cli("count", image_path) == (130, "", "Cancelled.\n")
+
+
+def test_an_interrupt_while_the_command_loads_ends_with_a_word(capsys, monkeypatch):
+    class Loading(ModuleType):
+        def __getattr__(self, name):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setitem(sys.modules, "cellwright.cli.main", Loading("main"))
+    with pytest.raises(SystemExit) as ended:
+        command.main()
+    assert (ended.value.code, capsys.readouterr().err) == (130, "Cancelled.\n")

@@ -338,6 +338,37 @@ def test_ome_of_several_files_and_its_companion(tmp_path, grey):
         read_image(tmp_path / "a0.tif")
 
 
+def test_ome_is_believed_before_the_shape_that_tifffile_noted(tmp_path, grey, monkeypatch):
+    sizes = 'SizeX="50" SizeY="40" SizeC="2" SizeZ="3" SizeT="1"'
+    described = (
+        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0"><Pixels '
+        f'ID="Pixels:0" DimensionOrder="XYZCT" Type="uint8" {sizes}><TiffData/></Pixels></Image></OME>'
+    )
+    data = np.stack([grey + n for n in range(6)]).reshape(1, 2, 3, 40, 50, 1)
+    tifffile.imwrite(tmp_path / "a.tif", data, description=described)
+    for lazy_bytes in (1 << 31, 0):
+        monkeypatch.setattr("cellwright.files.tiff.LAZY_BYTES", lazy_bytes)
+        image = read_image(tmp_path / "a.tif")
+        assert (image.axes, image.notices) == ("CZYX", ())
+        np.testing.assert_array_equal(image.data, data.reshape(2, 3, 40, 50))
+
+
+def test_axes_of_length_one_are_left_out_of_six(tmp_path, grey):
+    tifffile.imwrite(tmp_path / "a.tif", np.stack([grey, grey])[None, None, ..., None])
+    np.save(tmp_path / "a.npy", np.stack([grey, grey])[None, None, ..., None])
+    for image in (read_image(tmp_path / "a.tif"), read_image(tmp_path / "a.npy")):
+        assert (image.axes, image.shape) == ("CYX", (2, 40, 50))
+        assert "guessed" in image.notices[0]
+
+
+def test_slices_from_top_to_bottom_are_as_far_apart(tmp_path, grey):
+    told = {"axes": "ZYX", "spacing": -2.0, "unit": "um"}
+    tifffile.imwrite(
+        tmp_path / "a.tif", np.stack([grey, grey]), imagej=True, metadata=told, resolution=(4, 4)
+    )
+    assert read_image(tmp_path / "a.tif").pixel_size_um == (2.0, 0.25, 0.25)
+
+
 def test_a_moving_gif_is_a_series_in_time(tmp_path, rng):
     frames = [Picture.fromarray(np.full((20, 30), value, np.uint8)) for value in (0, 90, 200)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
@@ -416,6 +447,27 @@ def test_scales_of_the_whole_and_of_a_resolution_multiply(tmp_path, grey):
     own = [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [2.0, 1.0]}]}]
     write_store(tmp_path / "a.zarr", grey, {"axes": space("yx"), "datasets": own, **steps})
     assert read_image(tmp_path / "a.zarr").pixel_size_um == (0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("axes", "scale", "sizes", "told"),
+    [
+        (space("yx"), [-0.5, 0.5], {"Y": 0.5, "X": 0.5}, None),
+        (
+            space("yx"),
+            [0.5],
+            {},
+            "Its scale [0.5] has not one number for each of its 2 axes and is left out.",
+        ),
+        (["y", "x"], [0.5, 0.5], {}, "Its scale has no unit and is left out: 0.5 in y, 0.5 in x."),
+        (["y", "x"], [1.0, 1.0], {}, None),
+    ],
+)
+def test_scales_that_say_nothing_are_told(tmp_path, grey, axes, scale, sizes, told):
+    own = [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": scale}]}]
+    write_store(tmp_path / "a.zarr", grey, {"axes": axes, "datasets": own})
+    image = read_image(tmp_path / "a.zarr")
+    assert (image.known_sizes_um, next(iter(image.notices), None)) == (sizes, told)
 
 
 @pytest.mark.parametrize("n_images", [1, 3])

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from threading import Barrier
 
@@ -256,6 +257,27 @@ def test_what_a_user_changed_is_kept_beside_the_new_files(images, tmp_path):
     table.write_text(mine)
     outcomes = count(images, tmp_path / "out", BrightPixels("4"))
     assert "kept as 2.cells.edited2.csv" in outcomes["2"].row["notices"]
+
+
+def test_what_a_user_changed_of_all_images_is_kept_too(images, tmp_path):
+    out, told = tmp_path / "out", []
+    counter = BrightPixels(xlsx=True, report=tmp_path / "report.html")
+    changed = [out / "summary.csv", out / "summary.xlsx", out / "cells.parquet", counter.report]
+    task = partial(count_folder, list_images([images]), counter=counter, on_outcome=lambda _: None)
+    for _ in range(2):
+        run(task(out, on_notice=told.append))
+    assert told == []
+    for path in changed:
+        path.write_text("edited by hand")
+    out = out.rename(tmp_path / "moved")
+    run(task(out, on_notice=told.append))
+    assert [notice.partition(" was changed")[0] for notice in told] == [
+        path.name for path in (changed[0], changed[2], changed[1], changed[3])
+    ]
+    for name in ("summary.edited1.csv", "summary.edited1.xlsx", "cells.edited1.parquet"):
+        assert (out / name).read_text() == "edited by hand"
+    assert (tmp_path / "report.edited1.html").read_text() == "edited by hand"
+    assert len(pandas.read_csv(out / "summary.csv")) == 5
 
 
 def test_an_input_that_changed_counts_its_image_anew(images, tmp_path):

@@ -827,6 +827,29 @@ def test_an_empty_image_has_no_cells(tmp_path, small_blocks):
     assert len(read(tmp_path)[1]) == 0
 
 
+def test_axes_in_another_order_are_refused_before_the_first_block(tmp_path, small_blocks):
+    image = Image(np.zeros((2, 2, 40, 40), np.uint8), "ZTYX")
+    with pytest.raises(AxesError, match="in the order TZYX; got 'ZTYX'"):
+        run(count_streamed(StreamJob(image, tmp_path, small_blocks)))
+
+
+def test_what_networks_went_through_is_told_by_a_run_that_goes_on(
+    tmp_path, draw_blobs, small_blocks, monkeypatch
+):
+    image = Image(draw_blobs((150, 280)).image, "YX")
+    job, attempt = StreamJob(image, tmp_path, small_blocks), Engine.attempt
+
+    def ran_out(self, windows):
+        self.notice = "Memory ran out."
+        return attempt(self, windows)
+
+    with monkeypatch.context() as once, closing(count_streamed(job)) as task:
+        once.setattr(Engine, "attempt", ran_out)
+        while not list((tmp_path / "image.parts").glob("*.csv")):
+            next(task)
+    assert "Memory ran out." in run(count_streamed(job)).notices
+
+
 def test_an_array_cannot_be_shared_out(tmp_path, small_blocks):
     job = StreamJob(Image(np.zeros((64, 64)), "YX"), tmp_path, small_blocks)
     with pytest.raises(SettingsError, match="need an image file"):
@@ -925,9 +948,11 @@ def test_cells_are_classified_where_the_count_found_them(tmp_path, draw_blobs, s
 
     def classes(cells, *given):
         seen.append(cells.points)
-        return predict_classes(cells, *given)
+        found = yield from predict_classes(cells, *given)
+        return replace(found, notice="The classifier went on on the CPU.")
 
     monkeypatch.setattr(type(small_blocks), "decode", beside)
     monkeypatch.setattr(second_pass, "predict_classes", classes)
-    run(count_streamed(StreamJob(image, tmp_path, small_blocks, classifier="blood")))
+    found = run(count_streamed(StreamJob(image, tmp_path, small_blocks, classifier="blood")))
+    assert found.notices.count("The classifier went on on the CPU.") == 1
     np.testing.assert_allclose(seen[0][:, -2:], read(tmp_path)[1][["y", "x"]], atol=1e-3)

@@ -29,13 +29,13 @@ from qtpy.QtWidgets import (
 )
 
 from cellwright.widgets.annotate import view as annotate_view
-from cellwright.widgets.compare.disagreement import COLOURS
+from cellwright.widgets.compare.model import COLOURS
 from cellwright.widgets.count.widget import CountWidget
 from cellwright.widgets.results.plots import Histogram
 from cellwright.widgets.results.view import MarkerRow
 from cellwright.widgets.shared.combos import PanelComboBox
 from cellwright.widgets.shared.style import STYLE, FoldedPart
-from cellwright.widgets.train import data_check
+from cellwright.widgets.train import choices
 from cellwright.widgets.train import view as train_view
 
 PANELS = {
@@ -255,7 +255,7 @@ def test_text_is_readable(theme: str) -> None:
         behind = over(own.get("background", "transparent"), ground)
         if "color" in own or "background" in own:
             assert contrast(ink, behind) >= READABLE, names
-    for colour in (*COLOURS, train_view.BETTER_COLOUR, train_view.WORSE_COLOUR, data_check.WARNING_COLOUR):
+    for colour in (*COLOURS, train_view.BETTER_COLOUR, train_view.WORSE_COLOUR, choices.WARNING_COLOUR):
         assert contrast(QColor("black"), QColor(colour)) >= READABLE  # chips have black text
 
 

@@ -114,15 +114,11 @@ class EditHistory:
             elif entry == "redo":
                 self.redo()
             elif isinstance(entry, RecordedEdit):
-                self._replay_edit(entry)
-
-    def _replay_edit(self, entry: RecordedEdit) -> None:
-        changes = []
-        for box, after in entry.boxes:
-            change = Change(box, self._store.labels[box].copy(), after)
-            self._store.write([change])
-            changes.append(change)
-        self._add(Command(entry.name, tuple(changes), entry.cells, entry.metadata), ())
+                changes = []
+                for box, after in entry.boxes:
+                    changes.append(Change(box, self._store.labels[box].copy(), after))
+                    self._store.write(changes[-1:])
+                self._add(Command(entry.name, tuple(changes), entry.cells, entry.metadata), ())
 
     def _cell_changes(
         self, touched: Iterable[int], wanted: Mapping[int, CellMetadata | None]

@@ -25,7 +25,7 @@ from cellwright.core.data import Image, Labels
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Progress, Task
 from cellwright.inference.settings import EngineSettings
-from cellwright.ops.label_changes import Box, Mask, bounds, moved, padded
+from cellwright.ops.label_changes import Mask, bounds, moved, padded
 from cellwright.ops.matching import overlaps
 
 if TYPE_CHECKING:
@@ -146,7 +146,10 @@ def _shape_of(session: AnnotationSession, number: int) -> _Shape:
     """Return what the voxels of a cell tell; of a time series those of its first time point."""
     box, labels = session.box_of(number), session.labels
     if "T" in session.image.axes:
-        labels, box = _first_time(labels, box, number)
+        labels, plane = labels[box[0].start], box[1:]
+        inner = bounds(labels[plane] == number)
+        assert inner is not None  # a box begins where its cell does
+        box = moved(inner, plane)
     window = padded(box, 1, labels.shape)
     around = labels[window]
     mask = around == number
@@ -160,13 +163,6 @@ def _shape_of(session: AnnotationSession, number: int) -> _Shape:
         for part, length in zip(box[-2:], labels.shape[-2:], strict=True)
     )
     return _Shape(area, 1 - area / _hull_size(mask), contact, is_cut)
-
-
-def _first_time(labels: Labels, box: Box, number: int) -> tuple[Labels, Box]:
-    frame = labels[box[0].start]
-    inner = bounds(frame[box[1:]] == number)
-    assert inner is not None  # a box begins where its cell does
-    return frame, moved(inner, box[1:])
 
 
 def _hull_size(mask: Mask) -> float:

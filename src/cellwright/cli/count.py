@@ -20,7 +20,8 @@ from cellwright.cli.flags import (
     with_saved,
     with_settings,
 )
-from cellwright.cli.output import INTERRUPTED, Table, echo_notices, quick_loading, run_with_bar
+from cellwright.cli.interrupts import INTERRUPTED, heeded_interrupts
+from cellwright.cli.output import Table, echo_notices, quick_loading, run_with_bar
 from cellwright.core.data import Image
 from cellwright.core.errors import ReadError, SettingsError, error_line
 from cellwright.files.atomic import as_stored, check_writable
@@ -194,7 +195,7 @@ def make_choices(
 ) -> CountChoices:
     """Return models and settings, checked before an image is read; ``named`` are fields of a recipe."""
     engine = read_settings(EngineSettings, flags)
-    with quick_loading():
+    with quick_loading(), heeded_interrupts():
         from cellwright.inference.context import load_models
         from cellwright.inference.device import choose
 
@@ -357,7 +358,13 @@ class _Outcomes:
             return
         of_each = replace(choices, tables=replace(choices.tables, report=None))
         counter = RecipeCounter(of_each, choices.tables.report)  # one report, of them all
-        task = count_folder(images, output, counter, on_outcome=self._tell)
+        task = count_folder(
+            images,
+            output,
+            counter,
+            on_outcome=self._tell,
+            on_notice=lambda notice: echo_notices(output, (notice,)),
+        )
         run_with_bar(task, f"{len(images)} images", stages=("earlier results", "images"))
 
     def _tell(self, outcome: ImageOutcome) -> None:

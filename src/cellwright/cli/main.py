@@ -11,6 +11,7 @@ import typer
 from cellwright.cli import models
 from cellwright.cli.count import count
 from cellwright.cli.evaluate import compare, evaluate
+from cellwright.cli.interrupts import CANCELLED
 from cellwright.cli.train import pretrain, train, train_classifier
 from cellwright.core.errors import CellwrightError
 
@@ -77,3 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except CellwrightError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)
+    except SystemExit as end:
+        if isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):  # typer says nothing
+            typer.echo(CANCELLED, err=True)
+        raise

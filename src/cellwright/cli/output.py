@@ -5,17 +5,15 @@ Ctrl-C is heeded at each step.
 
 import gc
 import json
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from cellwright.cli.interrupts import heeded_interrupts
 from cellwright.core.data import Result
 from cellwright.core.tasks import Progress, T, Task, ignore, run
 from cellwright.files.zarr import address_of
@@ -25,8 +23,6 @@ from cellwright.ops.measure.cells_table import class_counts, plain_count
 if TYPE_CHECKING:
     from cellwright.files.folders.results import ImageOutcome
     from cellwright.ops.measure.analysis import Analysis
-
-INTERRUPTED = 130  # what shells give for a program that Ctrl-C ended
 
 
 @contextmanager
@@ -70,36 +66,6 @@ def run_with_bar(
             on_progress(progress)
 
         return run(task, tell)
-
-
-@contextmanager
-def heeded_interrupts() -> Iterator[Callable[[Progress], None]]:
-    """Lend a function that, called at each step, raises KeyboardInterrupt if Ctrl-C was pressed since.
-
-    Ctrl-C raises at once, as always; but what it raises is printed and forgotten where nobody can catch it,
-    in a finaliser or a callback of compiled code. Then the next step, or the end, raises it again.
-    """
-    is_pressed = False
-
-    def on_interrupt(_: int, __: FrameType | None) -> None:
-        nonlocal is_pressed
-        is_pressed = True
-        raise KeyboardInterrupt
-
-    def check(_: Progress) -> None:
-        if is_pressed:
-            raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():  # signals reach the main thread alone
-        yield check
-        return
-    before = signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield check
-        if is_pressed:  # and lost after the last step
-            raise KeyboardInterrupt
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -167,6 +167,21 @@ def acquire_lock(path: Path, seconds: float = 0.0) -> Lock | None:
     return lock
 
 
+@contextmanager
+def only_holder(path: Path, wrong: str, seconds: float = 0.0) -> Iterator[None]:
+    """Hold a lock while the block lasts; a WriteError says what is ``wrong`` where another one holds it.
+
+    ``path`` and ``seconds`` are those of :func:`acquire_lock`.
+    """
+    lock = acquire_lock(path, seconds)
+    if lock is None:
+        raise WriteError(wrong)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 @dataclass(frozen=True, slots=True)
 class FolderChange:
     """What is to change in a folder. Made by :func:`change_folder`; used while its block lasts."""
@@ -226,18 +241,12 @@ def finish_change(folder: Path) -> None:
             _move_added(folder)
 
 
-@contextmanager
-def _folder_lock(folder: Path) -> Iterator[None]:
-    lock = acquire_lock(folder / LOCK, WAIT_SECONDS)
-    if lock is None:
-        raise WriteError(
-            f"Nobody else must be changing the folder {folder}; another window or program is. Wait until it "
-            "is done, and try again."
-        )
-    try:
-        yield
-    finally:
-        lock.release()
+def _folder_lock(folder: Path) -> AbstractContextManager[None]:
+    wrong = (
+        f"Nobody else must be changing the folder {folder}; another window or program is. Wait until it is "
+        "done, and try again."
+    )
+    return only_holder(folder / LOCK, wrong, WAIT_SECONDS)
 
 
 def _move_added(folder: Path) -> None:

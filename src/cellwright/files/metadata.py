@@ -41,18 +41,18 @@ def um_per(unit: str) -> float | None:
     return UM_PER_UNIT.get(plain)
 
 
-def positive(value: Any) -> float | None:
-    """Return a value as number where it is a finite one above 0."""
+def magnitude(value: Any) -> float | None:
+    """Return how large a step is, None where it is no finite number or 0; steps downwards are negative."""
     try:
-        number = float(value)
+        number = abs(float(value))
     except (TypeError, ValueError):
         return None
     return number if 0 < number < float("inf") else None
 
 
 def sizes_of(values: Mapping[str, Any], um_per_unit: float = 1.0) -> dict[str, float]:
-    """Return the micrometres per pixel of the axes whose value is a number above 0."""
-    found = {axis: positive(value) for axis, value in values.items()}
+    """Return the micrometres per pixel of the axes whose value is a finite number other than 0."""
+    found = {axis: magnitude(value) for axis, value in values.items()}
     return {axis: size * um_per_unit for axis, size in found.items() if size}
 
 
@@ -109,6 +109,9 @@ def describe(data: ArrayLike, axes: str, name: str, told: ImageMetadata | None =
         raise ReadError(f"The values of {name} must be numbers; got {data.dtype}. Export the image again.")
     notices = list(told.notices)
     shape = tuple(data.shape)
+    if len(shape) > len(AXES) and isinstance(data, np.ndarray):
+        data = data.squeeze()
+        shape = data.shape
     is_guessed = False
     if not (len(axes) == len(shape) == len(set(axes)) and set(axes) <= set(AXES)):
         axes = guess_axes(shape, np.dtype(data.dtype))

@@ -57,7 +57,7 @@ def read_tiff(path: Path, wanted: Wanted = Wanted()) -> Iterator[Image]:  # noqa
     ReadError
         Parts of it are missing, or it claims more pixels than its bytes can hold.
     """
-    with tifffile.TiffFile(path) as tiff:
+    with _opened(path) as tiff:
         check_directories(tiff, path)
         refuse_outside(tiff, path)
         refuse_false_index(tiff, path)
@@ -75,6 +75,14 @@ def read_tiff(path: Path, wanted: Wanted = Wanted()) -> Iterator[Image]:  # noqa
             for seen, suffix in _positions(_pixels(tiff, index, path, wanted, copies)):
                 image = describe(seen.data, seen.axes, name + suffix, told)
                 yield replace(image, is_converted=seen.is_converted, levels=seen.levels)
+
+
+def _opened(path: Path) -> tifffile.TiffFile:
+    """Return an open file whose OME-XML, if it has any, is believed before the shape that tifffile noted."""
+    tiff = tifffile.TiffFile(path)
+    if tiff.is_ome:
+        vars(tiff)["is_shaped"] = False
+    return tiff
 
 
 def _positions(seen: "_SeriesPixels") -> Iterator[tuple["_SeriesPixels", str]]:
@@ -121,7 +129,7 @@ def set_of(path: Path) -> tuple[str, ...]:
     They are sets of OME, and stacks of Micro-Manager of which each file holds a part.
     """
     try:
-        with tifffile.TiffFile(path) as file:
+        with _opened(path) as file:
             names = set(files_of_set(ome_of(file.ome_metadata or "")))
             if file.is_micromanager:
                 refuse_false_index(file, path)
@@ -246,7 +254,7 @@ class TiffLevel:
         import zarr
 
         self._place = (path, index, level)
-        file = tifffile.TiffFile(path)
+        file = _opened(path)
         finalize(self, file.close)
         series = file.series[index]
         bound_pictures(series.levels[level].keyframe)
@@ -311,7 +319,7 @@ def _as_seen(data: NDArray[Any], tiff: tifffile.TiffFile, index: int, path: Path
 def _lazy(series: tifffile.TiffPageSeries, index: int, path: Path) -> ArrayLike:
     """Return an array that is read where it is looked at."""
     if series.dataoffset is not None and not series.is_multifile:
-        return tifffile.memmap(path, series=index, mode="r")
+        return tifffile.memmap(path, series=index, mode="r", is_shaped=series.kind == "shaped")
     return TiffLevel(path, index)
 
 

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import numpy as np
 import tifffile
 
-from cellwright.files.metadata import UM_PER_UNIT, ImageMetadata, color_of, positive, sizes_of, um_per
+from cellwright.files.metadata import UM_PER_UNIT, ImageMetadata, color_of, magnitude, sizes_of, um_per
 from cellwright.files.tiff_checks import ome_of
 
 LARGEST_UM = 20.0  # a plain TIFF with wider pixels states the density of a print (1200 dpi: 21 µm)
@@ -70,7 +70,7 @@ def _told_by_svs(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> Im
 def _told_by_scn(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> ImageMetadata:
     image, view, _ = scn_image(tiff, series)
     n_pixels = dict(zip(series.axes, series.shape, strict=True))
-    sizes = {axis: (positive(view.get(f"size{axis}")) or 0.0) / n_pixels[axis] for axis in "XY"}
+    sizes = {axis: (magnitude(view.get(f"size{axis}")) or 0.0) / n_pixels[axis] for axis in "XY"}
     channels = image.findall(".//{*}channelSettings/{*}channel")
     names, colors = ([one.get(key, "") for one in channels] for key in ("name", "rgb"))
     return ImageMetadata(sizes_of({**sizes, "Z": view.get("spacingZ")}, 1e-3), names, colors)
@@ -108,9 +108,9 @@ def _told_by_micromanager(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeri
     if series.kind != "mmstack" or not summary:
         return None
     plane = series.keyframe.tags.valueof(MICROMANAGER_TAG)
-    step = positive(summary.get("PixelSize_um"))
+    step = magnitude(summary.get("PixelSize_um"))
     if step is None and isinstance(plane, dict):
-        step = positive(plane.get("PixelSizeUm"))  # of version 2
+        step = magnitude(plane.get("PixelSizeUm"))  # of version 2
     names, colors = (_as_list(summary.get(key)) for key in ("ChNames", "ChColors"))
     return ImageMetadata(
         sizes_of({"X": step, "Y": step, "Z": summary.get("z-step_um")}),
@@ -139,7 +139,7 @@ def _told_by_ome(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> Im
     sizes = {}
     for axis in "XYZ":
         factor = um_per(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
-        size = positive(pixels.get(f"PhysicalSize{axis}"))
+        size = magnitude(pixels.get(f"PhysicalSize{axis}"))
         if factor and size:
             sizes[axis] = size * factor
     channels = pixels.findall("{*}Channel")

@@ -34,7 +34,7 @@ from cellwright.files.metadata import (
     ImageMetadata,
     color_of,
     describe,
-    positive,
+    magnitude,
     scene_name,
     sizes_of,
     um_per,
@@ -283,7 +283,7 @@ def _read_oif(module: Any, path: Path) -> Iterator[Image]:
         sizes: dict[str, float] = {}
         for number in range(8):
             axis = file.mainfile.get(f"Axis {number} Parameters Common", {})
-            n, unit = positive(axis.get("MaxSize")), um_per(str(axis.get("PixUnit", "")))
+            n, unit = magnitude(axis.get("MaxSize")), um_per(str(axis.get("PixUnit", "")))
             length = float(axis.get("EndPosition", 0)) - float(axis.get("StartPosition", 0))
             letter = str(axis.get("AxisCode"))
             if n and letter == "Z":

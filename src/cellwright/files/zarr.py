@@ -19,7 +19,7 @@ import numpy as np
 from cellwright.core.data import SPATIAL, ArrayLike, Image
 from cellwright.core.errors import CellwrightError, ReadError, WriteError
 from cellwright.files.atomic import writing
-from cellwright.files.metadata import ImageMetadata, Wanted, describe, positive, um_per
+from cellwright.files.metadata import ImageMetadata, Wanted, describe, magnitude, um_per
 
 PROTOCOLS = ("http", "https", "s3", "gs", "az", "memory")
 SILENT_SECONDS = 30.0  # after which a server that says nothing is given up
@@ -175,22 +175,14 @@ def _multiscale(group: Any, name: str, source: Path | str, wanted: Wanted) -> Im
     array = _checked(group[first["path"]], source)
     named = scale.get("axes") or list(OLD_AXES[-len(array.shape) :])
     named = [axis if isinstance(axis, dict) else {"name": axis} for axis in named]
-    factors = np.ones(len(named))
-    steps = [*first.get("coordinateTransformations", ()), *scale.get("coordinateTransformations", ())]
-    for step in steps:
-        if step["type"] == "scale":
-            factors = factors * np.asarray(step["scale"], float)
-    sizes = {}
     axes = _letters([axis["name"] for axis in named])
-    for letter, axis, factor in zip(axes, named, factors.tolist(), strict=False):
-        per_unit, size = um_per(str(axis.get("unit", ""))), positive(factor)
-        if letter in SPATIAL and per_unit and size:
-            sizes[letter] = size * per_unit
+    sizes, notices = _sizes(named, axes, [first, scale])
     channels = [one for one in (told.get("omero") or {}).get("channels") or () if isinstance(one, dict)]
     known = ImageMetadata(
         sizes,
         [str(one.get("label") or one.get("name") or "") for one in channels],
         [f"#{str(one.get('color', 'ffffff')).lstrip('#').lower()[:6]}" for one in channels],
+        notices,
     )
     image = describe(array, axes, name, known)
     if wanted.has_levels:
@@ -198,6 +190,29 @@ def _multiscale(group: Any, name: str, source: Path | str, wanted: Wanted) -> Im
     if not address_of(source):  # on a server each level would be a request more
         image = replace(image, notices=(*image.notices, *_misfits(group, array)))
     return image
+
+
+def _sizes(
+    named: Sequence[Mapping[str, Any]], axes: str, transformed: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, float], list[str]]:
+    """Return the micrometres per pixel of axes, and what to tell of scales that say nothing of them."""
+    factors = np.ones(len(named))
+    steps = [step for one in transformed for step in one.get("coordinateTransformations", ())]
+    for scale in [step["scale"] for step in steps if step["type"] == "scale"]:
+        if len(scale) != len(named):
+            told = f"Its scale {scale} has not one number for each of its {len(named)} axes and is left out."
+            return {}, [told]
+        factors = factors * np.asarray(scale, float)
+    sizes, unknown = {}, []
+    for letter, axis, factor in zip(axes, named, factors.tolist(), strict=False):
+        per_unit, size = um_per(str(axis.get("unit", ""))), magnitude(factor)
+        if letter in SPATIAL and per_unit and size:
+            sizes[letter] = size * per_unit
+        elif letter in SPATIAL and "unit" not in axis and factor != 1:
+            unknown.append(f"{factor:g} in {letter.lower()}")
+    if unknown:
+        return sizes, [f"Its scale has no unit and is left out: {', '.join(unknown)}."]
+    return sizes, []
 
 
 def _misfits(group: Any, first: Any) -> list[str]:

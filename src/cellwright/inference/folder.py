@@ -21,6 +21,9 @@ from cellwright.core.errors import ReadError, WriteError, error_line
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.folders.image_list import ListedImage
 from cellwright.files.folders.results import (
+    ALL_CELLS,
+    SUMMARY,
+    SUMMARY_XLSX,
     ImageOutcome,
     Made,
     clear_parts,
@@ -33,7 +36,7 @@ from cellwright.files.folders.results import (
     write_summary,
     write_thumbnail,
 )
-from cellwright.files.folders.written import begin_image, facts_of
+from cellwright.files.folders.written import KEPT, begin_image, facts_of, mark_in, replacing
 from cellwright.files.images import read_images
 from cellwright.files.zarr import missing_chunks
 from cellwright.inference.image_count import RecipeCounter, summary_row
@@ -58,6 +61,7 @@ def count_folder(
     counter: RecipeCounter,
     *,
     on_outcome: Callable[[ImageOutcome], None],
+    on_notice: Callable[[str], None] = lambda _: None,
 ) -> Task[tuple[ImageOutcome, ...]]:
     """Count images and write their files and a summary; return what became of each, in their order.
 
@@ -74,14 +78,18 @@ def count_folder(
         How to count one image and write its files.
     on_outcome
         Told of each image as soon as it is done or has failed; of those that earlier runs have done first.
+    on_notice
+        Given each sentence on what concerns no single image.
 
     Raises
     ------
     WriteError
         The folder cannot be written, the disk is full, or another program counts into the folder.
     """
-    with only_run(output):
+    with only_run(output), replacing(_tables(output, counter), partial(_mark, output)) as kept:
         clear_parts(output, images)
+        for notice in kept:
+            on_notice(notice)
         known = yield from _find_done(images, output, counter, on_outcome)
         left = [index for index in range(len(images)) if index not in known]
         opened = _opened_ahead([images[index] for index in left], counter)
@@ -108,6 +116,16 @@ def count_folder(
         if counter.report is not None:
             write_folder_report(counter.report, output, outcomes, counter.settings)
     return outcomes
+
+
+def _tables(output: Path, counter: RecipeCounter) -> list[Path]:
+    """Return the files that tell of all images."""
+    found = [output / SUMMARY, output / ALL_CELLS, *[output / SUMMARY_XLSX] * counter.xlsx]
+    return [*found, *filter(None, [counter.report])]
+
+
+def _mark(output: Path, path: Path) -> Path:
+    return mark_in(output / KEPT, path, output)
 
 
 def _in_order(known: dict[int, list[ImageOutcome]]) -> tuple[ImageOutcome, ...]:

@@ -52,7 +52,7 @@ from cellwright.ops.measure.prediction_interval import with_calibration
 from cellwright.ops.volumes.link import link_cells
 
 LINKED_AXES = ("ZYX", "TZYX")
-PLACES = (0.2, 0.5, 0.8)  # of a large image, at which its scale is estimated
+PLACES: tuple[float, ...] = (0.2, 0.5, 0.8)  # of a large image, at which its scale is estimated
 KEPT_MAPS_BYTES = 1_000_000_000  # larger maps are dropped once decoded
 
 
@@ -196,9 +196,8 @@ def prepare(
         context = replace(whole, block_px=block_px)
         if context.is_blank:
             return context.prepared(1.0)
-        trials = yield from _trials(context, is_large=_has_places(context))
-    zoom = trials[len(trials) // 2].zoom
-    return context.prepared(zoom, _n_places(context, trials))
+        trial, _, n_places = yield from _trials(context)
+    return context.prepared(trial.zoom, n_places)
 
 
 def predict(
@@ -289,8 +288,7 @@ def _stitch(
     stitcher = context.model.stitcher(frames.lead_shape, frames.shape)
     if context.is_blank:
         return (yield from stitcher.finish(settings)), None, 1.0, 0
-    trials = yield from _trials(context, is_large=len(frames) == 1 and _has_places(context))
-    middle, n_places = trials[len(trials) // 2], _n_places(context, trials)
+    middle, trials, n_places = yield from _trials(context, most=len(PLACES) if len(frames) == 1 else 1)
     zoom, progress, batches = middle.zoom, middle.progress, in_rounds(context.batches(middle.zoom))
     keep_maps &= _fits(context, batches, zoom)
     ready = _ready([one for one in trials if one.zoom == zoom], batches, collector, keep_maps=keep_maps)
@@ -315,28 +313,19 @@ def _stitch(
     return (yield from stitcher.finish(settings)), prediction, zoom, n_places
 
 
-def _has_places(context: CountContext) -> bool:
-    """Whether an image is so large that its scale is estimated at several places."""
-    return len(context.batches(1.0)) >= len(PLACES)
+def _trials(context: CountContext, most: int = len(PLACES)) -> Task[tuple[ScaleTrial, list[ScaleTrial], int]]:
+    """Return the trial of the scale that stands, the middle one by its zoom, and all of them.
 
-
-def _trials(context: CountContext, *, is_large: bool) -> Task[list[ScaleTrial]]:
-    """Return trials of the scale by their zoom, the middle one of which stands."""
-    places: Sequence[float] = (0.5,)
-    if is_large:
-        places = PLACES
-    trials = []
+    Also at how many places of an image they were, ``most`` at most; 0 where these are all of it.
+    """
+    n_batches, places, trials = len(context.batches(1.0)), PLACES, []
+    if min(n_batches, most) < len(PLACES):
+        places = (0.5,)
     for place in places:
         trial = yield from estimate_scale(context, place)
         trials.append(trial)
-    return sorted(trials, key=lambda trial: trial.zoom)
-
-
-def _n_places(context: CountContext, trials: Sequence[ScaleTrial]) -> int:
-    """Return at how many places of an image its scale was estimated; 0 where these are all of it."""
-    if len(context.batches(1.0)) == len(trials):
-        return 0
-    return len(trials)
+    trials.sort(key=lambda trial: trial.zoom)
+    return trials[len(trials) // 2], trials, len(trials) * (len(trials) < n_batches)
 
 
 def _ready(

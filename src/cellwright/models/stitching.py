@@ -72,7 +72,7 @@ class CellStitcher:
             replace(
                 cells,
                 points=with_lead(cells.points + corner, lead),
-                boxes=_boxes_with_lead(cells.boxes + corner, lead),
+                boxes=boxes_with_lead(cells.boxes + corner, lead),
                 labels=None,
             )
         )
@@ -219,6 +219,7 @@ def with_lead(points: NDArray[np.float32], lead: Sequence[Any]) -> NDArray[np.fl
     return np.concatenate([before, points], axis=1).astype(np.float32, copy=False)
 
 
-def _boxes_with_lead(boxes: NDArray[np.float32], lead: Sequence[Any]) -> NDArray[np.float32]:
+def boxes_with_lead(boxes: NDArray[np.float32], lead: Sequence[Any]) -> NDArray[np.float32]:
+    """Return boxes (N, 2, D) with one pixel at these coordinates before, likewise."""
     first, past = boxes[:, 0], boxes[:, 1]
     return np.stack([with_lead(first, lead), with_lead(past, [i + 1 for i in lead])], axis=1)

@@ -138,7 +138,8 @@ def _write_files(part: Path, model: "CellModel", folder: Path) -> float:
     side = _smallest(model.spec)
     drawn = simulate("fluorescence", (side, side), np.random.default_rng(0), diameter_px=26)
     image = np.repeat(drawn.image[np.newaxis].astype(np.float32), model.spec.in_channels, axis=0)
-    scaled = torch.from_numpy(_scaled(image, model.spec.percentiles))[np.newaxis]
+    low, high = np.percentile(image, model.spec.percentiles)  # as the zoo's scale_range has it
+    scaled = torch.from_numpy(((image - low) / (high - low + 1e-6)).astype(np.float32))[np.newaxis]
     network = _Maps(model).eval()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch would rather export in a way that no other program reads
@@ -161,13 +162,6 @@ def _write_files(part: Path, model: "CellModel", folder: Path) -> float:
 def _smallest(spec: ModelSpec) -> int:
     """Return the side of the smallest image for which the package vouches."""
     return -(-2 * spec.halo // spec.divisor) * spec.divisor + CORE * spec.divisor
-
-
-def _scaled(image: NDArray[np.float32], percentiles: tuple[float, float]) -> NDArray[np.float32]:
-    """Return an image as the zoo's scale_range makes it."""
-    low, high = np.percentile(image, percentiles)
-    scaled: NDArray[np.float32] = ((image - low) / (high - low + 1e-6)).astype(np.float32)
-    return scaled
 
 
 def _facts(model: "CellModel", attachments: Sequence[str]) -> dict[str, Any]:

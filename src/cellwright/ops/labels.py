@@ -9,6 +9,7 @@ from cellwright.core.data import Annotation, Labels
 
 LEAST_LABELS, LEAST_AREA = 3, 16  # of what is believed to be labels; mean pixels of each
 LEAST_BACKGROUND, MOST_PIECES = 0.02, 1.1  # share of pixels that are 0, and pieces of one label
+SCATTERED = 2  # pieces of a number from which on it may well stand for several cells
 PIXELS_AT_ONCE = 1 << 20  # little memory, and other threads get a turn: numpy keeps the interpreter's lock
 
 
@@ -107,6 +108,25 @@ def seem_labels(pixels: NDArray[Any]) -> bool:
 
     pieces = label(numbers, background=0, connectivity=1)  # type: ignore[no-untyped-call]
     return bool(pieces.max() <= MOST_PIECES * n)
+
+
+def pieces_notice(labels: Labels, name: str) -> str:
+    """Return a sentence where one number stands for many pieces, as in a mask or in light; '' where not.
+
+    ``labels`` are int (..., Y, X), looked at plane by plane.
+    """
+    from skimage.measure import label  # slow to import
+
+    n = n_pieces = 0
+    for index in np.ndindex(labels.shape[:-2]):
+        n += len(np.unique(labels[index][labels[index] > 0]))
+        n_pieces += int(label(labels[index], background=0, connectivity=2).max())  # type: ignore[no-untyped-call]
+    if n_pieces < SCATTERED * max(n, 1):
+        return ""
+    return (
+        f"The numbers of {name} lie in {n_pieces:,} pieces that do not touch, {n_pieces / n:.1f} for each, "
+        "as in a mask or an image of light; each number is taken for one cell. Number the cells one by one."
+    )
 
 
 def touches_border(boxes: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.bool_]:

@@ -192,6 +192,15 @@ def test_cytoplasm_is_measured():
     assert np.isnan(analysis.table["nucleus_intensity_mean_ch0"][1])
 
 
+def test_a_mask_in_place_of_labels_of_nuclei_is_told():
+    cells, nuclei = np.zeros((40, 40), np.int32), np.zeros((40, 40), np.int32)
+    cells[2:14, 2:14], cells[20:34, 20:34], nuclei[4:8, 4:8], nuclei[24:28, 24:28] = 1, 2, 255, 255
+    analysis = analyse(cells, Image(cells, "YX"), inputs=AnalysisInputs(nuclei=nuclei))
+    assert "The numbers of the nuclei lie in 2 pieces that do not touch" in " ".join(analysis.notices)
+    nuclei[4:8, 4:8] = 1
+    assert not analyse(cells, Image(cells, "YX"), inputs=AnalysisInputs(nuclei=nuclei)).notices
+
+
 def test_nuclei_that_are_numbered_frame_by_frame_are_told_apart():
     cells, nuclei = np.zeros((2, 40, 40), np.int32), np.zeros((2, 40, 40), np.int32)
     cells[0, 2:14, 2:14], cells[1, 20:34, 20:34] = 1, 2

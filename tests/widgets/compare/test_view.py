@@ -6,8 +6,7 @@ from pytestqt.qtbot import QtBot
 
 from cellwright.training.evaluation.compare import Comparison, ModelCount
 from cellwright.training.evaluation.evaluate import ImageScore
-from cellwright.widgets.compare.disagreement import Disagreement
-from cellwright.widgets.compare.model import Compared
+from cellwright.widgets.compare.model import Compared, Disagreement
 from cellwright.widgets.compare.view import LONGEST_NAME, ComparePanel, notices_of, regions_line, shortened
 
 DOCK_PX = 330

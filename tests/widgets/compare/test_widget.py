@@ -17,8 +17,7 @@ from cellwright.models import store
 from cellwright.models.store import ModelEntry
 from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.ops.labels import keep, measure
-from cellwright.widgets.compare.disagreement import RingPixels
-from cellwright.widgets.compare.model import whole_progress
+from cellwright.widgets.compare.model import RingPixels, whole_progress
 from cellwright.widgets.compare.view import compare_line
 from cellwright.widgets.compare.widget import CompareWidget
 from cellwright.widgets.shared.combos import model_events

@@ -10,17 +10,20 @@ from cellwright.core.data import Image, Result
 from cellwright.core.tasks import Progress, run
 from cellwright.ops.codecs.flow import FlowSettings
 from cellwright.ops.measure.cells_table import cells_table
+from cellwright.ops.measure.regions import RegionSet, shape_region
 from cellwright.widgets.count.count_request import (
     CountOutcome,
     Request,
     count_task,
+    inside_regions,
     interval_line,
     n_cells,
     recount_task,
     result_line,
     sizes_line,
 )
-from cellwright.widgets.shared.layer_io import source_of
+from cellwright.widgets.count.model import CountModel
+from cellwright.widgets.shared.layer_io import Source, source_of
 from cellwright.widgets.shared.messages import progress_line
 
 ResultOf = Callable[[Image, Any], Result]
@@ -59,6 +62,25 @@ def test_a_recount_needs_no_forward_pass(viewer: ViewerModel, blobs: Any, shelve
     assert list(none_left.layers) == ["Points"]
     again = run(recount_task(none_left, wanted(counted, FlowSettings(), ("Labels",))))
     assert again.result.count == len(blobs)
+
+
+def test_the_interval_of_a_whole_image_is_not_that_of_a_region(result_of: ResultOf, blobs: Any) -> None:
+    image = Image(blobs.image, "YX")
+    corner = shape_region("corner", "rectangle", np.array([[0, 0], [0, 60], [60, 60], [60, 0]], float))
+    source = Source(image, "", (0, 0), {})
+    request = Request(source, "flow", regions=RegionSet((corner,)))
+    whole = replace(result_of(image, blobs.labels), interval=(20.0, 40.0))
+    part = inside_regions(request, whole)
+    assert 0 < part.count < whole.count
+    assert part.interval is None
+    model = CountModel(None, lambda: None)
+    density = replace(request, family="density", regions=None)
+    for asked, result, is_told in (
+        (density, replace(whole, count=320.0, interval=(300.0, 340.0)), False),
+        (request, part, False),  # what is left out of it explains the difference
+        (replace(request, regions=None), whole, True),
+    ):
+        assert ("fewer than" in model.disagreement(CountOutcome(asked, result, {}))) == is_told
 
 
 def test_new_layers_alone_leave_the_result_as_it_is(

@@ -91,6 +91,9 @@ def test_stores_stay_on_disk_and_show_their_labels(tmp_path):
     layers = opened(tmp_path / "a.zarr")
     assert [type(layer).__name__ for layer in layers] == ["Image", "Image", "Labels"]
     assert hasattr(layers[0].data, "compute")
+    own.create_array("0", data=grey(1, 20, 30).astype(np.int32), overwrite=True)  # as in versions up to 0.3
+    own.attrs["multiscales"] = [{"axes": axes, "datasets": [{"path": "0"}]}]
+    assert opened(tmp_path / "a.zarr")[2].data.shape == (20, 30)
     assert get_reader(str(tmp_path)) is None
     assert get_reader([str(tmp_path)]) is None
 

@@ -251,6 +251,38 @@ def test_a_count_is_told_of_with_its_interval(
     assert "interval" not in panel.view.line.text()
 
 
+@pytest.mark.parametrize("change", ["another count", "an edit", "the layer goes"])
+def test_an_interval_is_told_of_its_own_count_alone(
+    viewer: ViewerModel, qtbot: QtBot, blobs: Any, read: Read, change: str
+) -> None:
+    result = counted(blobs)
+    shown = show(viewer, result, source_of(viewer.add_image(blobs.image, name="blobs")))["Labels"]
+    panel = ResultsWidget(viewer)
+    qtbot.addWidget(panel)
+    tell_results(viewer, result, shown)
+    read(panel)
+    assert "interval" in panel.view.line.text()
+    if change == "another count":  # with as many cells, of which the panel is not told
+        later = replace(result, provenance=replace(result.provenance, image_name="other"), interval=None)
+        panel.show_layer(
+            show(viewer, later, source_of(viewer.add_image(blobs.image, name="other")))["Labels"]
+        )
+    elif change == "an edit":
+        shown.data_setitem(np.nonzero(shown.data == 1), 0)
+        shown.data_setitem((np.array([0]), np.array([0])), 1)
+    else:
+        viewer.layers.remove(shown)
+    read(panel)
+    assert "interval" not in panel.view.line.text()
+
+
+def test_the_number_of_a_density_tells_its_image(viewer: ViewerModel, qtbot: QtBot, blobs: Any) -> None:
+    panel = ResultsWidget(viewer)
+    qtbot.addWidget(panel)
+    tell_results(viewer, replace(counted(blobs), count=33.0), None)
+    assert panel.view.line.text() == "cells in 'blobs', by their density\n20 to 40 (90 % interval)"
+
+
 def test_another_count_in_the_same_layer_is_no_edit(
     viewer: ViewerModel, qtbot: QtBot, blobs: Any, read: Read
 ) -> None:

@@ -9,7 +9,7 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtCore import Qt
 
 from cellwright.core.tasks import Progress, Task
-from cellwright.widgets.train import data_check
+from cellwright.widgets.train import choices
 from cellwright.widgets.train.widget import TrainWidget
 
 LIMIT_MS = 60_000
@@ -18,7 +18,7 @@ LIMIT_MS = 60_000
 @pytest.fixture
 def closed(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Set once the first look, which has no end, was given up; the second one is as ever."""
-    closed, check_task = threading.Event(), data_check.check_task
+    closed, check_task = threading.Event(), choices.check_task
 
     def endless(*arguments: Any) -> Task[Any]:
         if closed.is_set():
@@ -29,7 +29,7 @@ def closed(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
         finally:
             closed.set()
 
-    monkeypatch.setattr(data_check, "check_task", endless)
+    monkeypatch.setattr(choices, "check_task", endless)
     return closed
 
 

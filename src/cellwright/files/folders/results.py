@@ -27,7 +27,7 @@ from PIL import Image as Picture
 
 from cellwright.core.data import Cells, Image, Provenance, Result
 from cellwright.core.errors import ReadError, WriteError
-from cellwright.files.atomic import acquire_lock, atomic_write, make_folder, write_text, writing
+from cellwright.files.atomic import atomic_write, make_folder, only_holder, write_text, writing
 from cellwright.files.folders.image_list import ListedImage
 from cellwright.files.folders.written import (
     KEPT,
@@ -47,12 +47,13 @@ from cellwright.files.report import figure, html_table, outlined, page
 from cellwright.files.tables import write_xlsx
 from cellwright.files.zarr import open_array
 from cellwright.ops.labels import measure, relabel
+from cellwright.ops.measure.cells_table import places_of
 from cellwright.ops.plates import PlateMap, plate_map, row_name
 
 if TYPE_CHECKING:
     import pandas
 
-SUMMARY = "summary.csv"
+SUMMARY, SUMMARY_XLSX, ALL_CELLS = "summary.csv", "summary.xlsx", "cells.parquet"
 THUMBNAIL_PX = 320
 JPEG_QUALITY = 88
 ROWS_AT_ONCE = 200_000
@@ -219,11 +220,7 @@ def read_result(output: Path, name: str, image: Image) -> Result:
         if len(table) == len(scores):
             scores = table["score"].to_numpy(np.float32)
         return Result(float(len(areas)), Cells(points, boxes, scores, areas, cells), provenance)
-    points = table[list(image.label_axes.lower())].to_numpy(np.float32)
-    boxes = np.stack([points, points + 1], axis=1)
-    for place, axis in enumerate(image.label_axes.lower()):
-        if f"box_{axis}0" in table:
-            boxes[:, :, place] = table[[f"box_{axis}0", f"box_{axis}1"]].to_numpy(np.float32)
+    points, boxes = places_of(table, image.label_axes)
     scores = table["score"].to_numpy(np.float32)
     return Result(float(len(table)), Cells(points, boxes, scores, np.ones_like(scores)), provenance)
 
@@ -259,7 +256,7 @@ def write_summary(output: Path, outcomes: Sequence[ImageOutcome], *, xlsx: bool 
     with atomic_write(output / SUMMARY) as part:
         table.to_csv(part, index=False)
     if xlsx:
-        write_xlsx(output / "summary.xlsx", {"summary": table})
+        write_xlsx(output / SUMMARY_XLSX, {"summary": table})
 
 
 def join_tables(output: Path, outcomes: Sequence[ImageOutcome]) -> None:
@@ -280,7 +277,7 @@ def join_tables(output: Path, outcomes: Sequence[ImageOutcome]) -> None:
     kinds = {name: pyarrow.string() if text else pyarrow.float64() for name, text in is_text.items()}
     schema = pyarrow.schema([("image", pyarrow.string()), *kinds.items()])
     with (
-        atomic_write(output / "cells.parquet") as part,
+        atomic_write(output / ALL_CELLS) as part,
         pyarrow.parquet.ParquetWriter(part, schema) as writer,
     ):
         for name, rows in ((name, rows) for name, path in found for rows in _in_parts(path)):
@@ -404,10 +401,6 @@ def only_run(output: Path) -> Iterator[None]:
         Another one does, or the folder cannot be written.
     """
     make_folder(output / KEPT)
-    lock = acquire_lock(output / KEPT / "lock")
-    if lock is None:
-        raise WriteError(f"Another program is counting into {output}. Wait for it, or choose another folder.")
-    try:
+    wrong = f"Another program is counting into {output}. Wait for it, or choose another folder."
+    with only_holder(output / KEPT / "lock", wrong):
         yield
-    finally:
-        lock.release()

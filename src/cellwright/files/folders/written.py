@@ -110,9 +110,12 @@ def replacing(paths: Sequence[Path], mark_at: Callable[[Path], Path]) -> Iterato
                 write_text(mark_at(path), str(_checksum(path)))
 
 
-def mark_in(folder: Path, path: Path) -> Path:
-    """Return where in a folder of marks that of a file is, wherever the file lies."""
-    return folder / sha256(str(path.resolve()).encode()).hexdigest()[:24]
+def mark_in(folder: Path, path: Path, output: Path | None = None) -> Path:
+    """Return where in a folder of marks that of a file is; in ``output`` it is found where that was moved."""
+    place = path.resolve()
+    if output is not None and place.is_relative_to(output.resolve()):
+        place = place.relative_to(output.resolve())
+    return folder / sha256(place.as_posix().encode()).hexdigest()[:24]
 
 
 def checksums_of(files: Sequence[Path], output: Path) -> dict[str, int]:

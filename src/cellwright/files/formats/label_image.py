@@ -18,6 +18,7 @@ from cellwright.files.formats.image_annotation import (
     only_one,
 )
 from cellwright.files.images import read_image, write_labels
+from cellwright.ops.labels import pieces_notice
 
 ENDINGS = (".ome.tif", ".ome.tiff", ".ome.zarr")
 # of programs that write labels
@@ -36,7 +37,10 @@ def read(path: Path, image: Image | None = None) -> tuple[ImageAnnotation, ...]:
             )
         found = replace(found, data=found.read().take(0, at), axes=found.label_axes)
     annotation = labels_of(path, "The content", found.read(), found.axes, _name_of(path))
-    return chosen(path, [replace(annotation, pixel_size_um=found.pixel_size_um)], image)
+    assert annotation.labels is not None
+    told = pieces_notice(annotation.labels, path.name)
+    notices = (*annotation.notices, *[told] * bool(told))
+    return chosen(path, [replace(annotation, pixel_size_um=found.pixel_size_um, notices=notices)], image)
 
 
 def _name_of(path: Path) -> str:

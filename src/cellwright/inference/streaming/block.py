@@ -26,10 +26,11 @@ from cellwright.inference.streaming.plan import (
     files_of,
     kept_plan,
     labels_of,
+    tell,
 )
 from cellwright.models.fit import FactCollector
 from cellwright.models.protocol import in_model_pixels
-from cellwright.models.stitching import SAME_CENTRE, claimed, not_taken, with_lead
+from cellwright.models.stitching import SAME_CENTRE, boxes_with_lead, claimed, not_taken, with_lead
 from cellwright.ops.labels import measure
 from cellwright.ops.measure.cells_table import cells_table
 from cellwright.ops.volumes.link import link_cells
@@ -82,6 +83,9 @@ def count_block(
         table = _density_written(job, image, block, result)
     else:
         table = _cells_written(job, image, plan, block, result)
+    networks = plan.preparation.networks
+    if networks is not None:
+        tell(files_of(job, image).part(block), networks.notice)
     if calibration is not None:
         write_text(files_of(job, image).fit(block), json.dumps(facts.sums.tolist()))
     with atomic_write(files_of(job, image).part(block)) as path:
@@ -249,8 +253,7 @@ def placed(image: Image, block: StreamBlock, cells: Cells) -> tuple[Cells, tuple
     offset = [span.start for span in block.tile.read]
     if "T" not in image.axes:
         return cells, tuple(offset)
-    boxes = np.stack([with_lead(cells.boxes[:, 0], [0]), with_lead(cells.boxes[:, 1], [1])], axis=1)
-    cells = replace(cells, points=with_lead(cells.points, [0]), boxes=boxes)
+    cells = replace(cells, points=with_lead(cells.points, [0]), boxes=boxes_with_lead(cells.boxes, [0]))
     if cells.labels is not None:
         cells = replace(cells, labels=cells.labels[np.newaxis])
     return cells, (block.time, *offset)

@@ -237,6 +237,18 @@ class StreamFiles(NamedTuple):
         return self.output / f"{self.name}.cells.{ending}"
 
 
+def tell(path: Path, notice: str) -> None:
+    """Keep what a user should know of a block beside its table: another process may have found it out."""
+    if notice:
+        write_text(path.with_suffix(".told"), notice)
+
+
+def told_by_blocks(files: StreamFiles) -> tuple[str, ...]:
+    """Return what was kept of all blocks, each sentence once."""
+    told = sorted(files.parts.rglob("*.told"))
+    return tuple(dict.fromkeys(path.read_text(encoding="utf-8") for path in told))
+
+
 def files_of(job: StreamJob, image: Image) -> StreamFiles:
     """Return where the files of an image are."""
     return StreamFiles(job.output, image.name)

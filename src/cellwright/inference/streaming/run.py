@@ -36,9 +36,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellwright.core.data import Cells, Image, Provenance, Result
-from cellwright.core.errors import SettingsError, WriteError
+from cellwright.core.errors import AxesError, SettingsError
 from cellwright.core.tasks import Progress, Task
-from cellwright.files.atomic import acquire_lock, atomic_write, make_folder, write_text, writing
+from cellwright.files.atomic import atomic_write, make_folder, only_holder, write_text, writing
 from cellwright.files.folders.written import begin_image, forget_written, mark_written
 from cellwright.files.tables import write_csv, write_provenance
 from cellwright.files.zarr import chunk_px, create_array, finish_array
@@ -69,6 +69,7 @@ from cellwright.inference.streaming.plan import (
     kept_plan,
     link_size,
     make_plan,
+    told_by_blocks,
 )
 from cellwright.inference.streaming.second_pass import (
     Selected,
@@ -88,6 +89,7 @@ if TYPE_CHECKING:
     from dask.distributed import Client
 
 
+STREAMED_AXES = ("YX", "TYX", "ZYX", "TZYX")  # those of OME-Zarr labels
 WriteMore = Callable[[Counted], tuple[list[Path], list[str]]]
 
 
@@ -110,9 +112,7 @@ def count_streamed(
     """
     started = time.perf_counter()
     image = job.image()
-    check_second_pass(job, image)
-    if isinstance(job.source, Image) and (stream.workers > 1 or stream.scheduler):
-        raise SettingsError("Several processes need an image file or .zarr folder to read; got an array.")
+    _check(job, image, stream)
     files = files_of(job, image)
     with _only_run(job, image), ExitStack() as held:
         lent = held.enter_context(cluster(stream, job))
@@ -136,6 +136,18 @@ def count_streamed(
         told += _write_more(job, image, found, write)
     shutil.rmtree(files.parts)
     return found.told(told)
+
+
+def _check(job: StreamJob, image: Image, stream: StreamSettings) -> None:
+    """Raise where an image cannot be counted so, before the first block is."""
+    if image.label_axes not in STREAMED_AXES:
+        raise AxesError(
+            f"Images that are counted block by block have axes in the order TZYX; got {image.label_axes!r}. "
+            "Write the image again with its axes in this order."
+        )
+    check_second_pass(job, image)
+    if isinstance(job.source, Image) and (stream.workers > 1 or stream.scheduler):
+        raise SettingsError("Several processes need an image file or .zarr folder to read; got an array.")
 
 
 def _count_blocks(
@@ -196,7 +208,7 @@ def _begin(job: StreamJob, image: Image, plan: StreamPlan) -> StreamPlan:
     Labels that a user has changed are kept, which the plan that is returned tells.
     """
     files, family = files_of(job, image), job.family
-    for old in (*files.parts.glob("*.csv"), *files.parts.glob("*.facts.json")):
+    for old in (path for ending in ("csv", "facts.json", "told") for path in files.parts.glob(f"*.{ending}")):
         old.unlink()
     maps = [files.labels, files.density]
     before = begin_image(image.name, job.output, maps)
@@ -224,7 +236,7 @@ def _second_pass(
     settings = files.parts / "measured.json"
     wanted = job.second_fingerprint(image)
     if not settings.exists() or settings.read_text(encoding="utf-8") != wanted:
-        for old in files.parts.glob("*.measured.csv"):
+        for old in files.parts.glob("*.measured.*"):
             old.unlink()
         write_text(settings, wanted)
     scale = crop_scale(job, image, [files.part(block) for block in blocks])
@@ -290,8 +302,7 @@ def _found_by(
         seconds = time.perf_counter() - started
         provenance = provenance_of(context, image, names_of(job.model), preparation.zoom, seconds)
         rescaled = zoom_notice(preparation.zoom, context.engine_settings.diameter_px, preparation.n_places)
-        told = (context.engine.notice, warning(fit))
-        notices = (*context.notices(image), rescaled, *told)
+        notices = (*context.notices(image), rescaled, *told_by_blocks(files_of(job, image)), warning(fit))
         settings = context.settings
     facts: dict[str, Any] = {"models": references_of(job.model)}
     if fit is not None:
@@ -395,14 +406,10 @@ def _only_run(job: StreamJob, image: Image) -> Iterator[None]:
     """
     files = files_of(job, image)
     make_folder(files.parts)
-    lock = acquire_lock(files.lock)
-    if lock is None:
-        raise WriteError(
-            f"Another program counts {image.name} into {job.output}. Wait for it, or name another folder."
-        )
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            files.parts.rmdir()  # where nothing was begun
-        lock.release()
+    wrong = f"Another program counts {image.name} into {job.output}. Wait for it, or name another folder."
+    with only_holder(files.lock, wrong):
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                files.parts.rmdir()  # where nothing was begun

@@ -36,6 +36,7 @@ from cellwright.inference.streaming.plan import (
     blocks_of,
     files_of,
     labels_of,
+    tell,
 )
 from cellwright.models.classifier.network import load
 from cellwright.ops.crops import extents_of, typical_extent
@@ -50,7 +51,7 @@ from cellwright.ops.measure.analysis import (
     left_out_notices,
     tracks_of,
 )
-from cellwright.ops.measure.cells_table import is_volumetric
+from cellwright.ops.measure.cells_table import is_volumetric, places_of
 from cellwright.ops.measure.columns import keys_of
 from cellwright.ops.measure.compartments import NucleiInCells, compartments_task
 from cellwright.ops.measure.features import CORRECTED, ring_margins
@@ -174,6 +175,7 @@ def measure_block(
         if scale is not None and len(table):
             own = window.found.cells.take(window.rows)
             classes = yield from predict_classes(own, window.part, job.classifier, job.engine, scale)
+            tell(files.measured(block), classes.notice)
             names = np.array(classes.names)[classes.numbers]
             table.insert(list(table).index("score"), "class", names)
         columns, n_outside = yield from _columns(job, image, plan, window)
@@ -419,12 +421,7 @@ def _is_summed(column: str) -> bool:
 
 def _cells_of(job: StreamJob, image: Image, table: "pandas.DataFrame") -> Cells:
     """Return the rows of a table as cells without outlines."""
-    axes = image.label_axes.lower()
-    points = table[list(axes)].to_numpy(np.float32)
-    boxes = np.stack([points, points + 1], axis=1)
-    for place, axis in enumerate(axes):
-        if f"box_{axis}0" in table:
-            boxes[:, :, place] = table[[f"box_{axis}0", f"box_{axis}1"]].to_numpy(np.float32)
+    points, boxes = places_of(table, image.label_axes)
     area = next(name for name in ("volume_px", "area_px") if name in table)
     classes = None
     if job.classifier:

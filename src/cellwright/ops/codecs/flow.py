@@ -151,8 +151,10 @@ def flow_to_labels(flow: NDArray[np.float32], mask: NDArray[np.bool_]) -> Labels
     labels = np.zeros(mask.shape, np.int32)
     flat = np.flatnonzero(mask)
     if len(flat):
-        ends = flat[_follow(_first_jump(flow, mask, flat))]
-        labels.reshape(-1)[flat] = _join(ends, mask.shape)
+        jump = _first_jump(flow, mask, flat)
+        for _ in range(N_DOUBLINGS):
+            jump = jump[jump]
+        labels.reshape(-1)[flat] = _join(flat[jump], mask.shape)
     return labels
 
 
@@ -192,13 +194,6 @@ def _first_jump(
         np.copyto(y, new_y, where=inside)
         np.copyto(x, new_x, where=inside)
     return here
-
-
-def _follow(jump: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Where each pixel stands after 2**N_DOUBLINGS jumps."""
-    for _ in range(N_DOUBLINGS):
-        jump = jump[jump]
-    return jump
 
 
 def _scores(

@@ -12,6 +12,7 @@ from cellwright.core.errors import AxesError, SettingsError
 from cellwright.ops.geometry.intensity import check_pixels, sample_steps
 
 COLOURS = (3, 4)  # lengths of a last axis that is red, green, blue and perhaps opacity
+STRIP_TIMES = 16  # how much longer both sides of an image are than its last axis where that holds channels
 MOST_CHANNELS = 4  # a longer axis is taken for slices or time
 
 Window = tuple[slice, ...]  # rows and columns
@@ -20,8 +21,8 @@ Window = tuple[slice, ...]  # rows and columns
 def guess_axes(shape: tuple[int, ...], dtype: DTypeLike = np.uint8) -> str:
     """Return the likely axis letters of an array that does not tell them, e.g. ``"YXC"`` for (512, 512, 3).
 
-    A short last axis is colour (or the one or two channels of arrays from deep learning), a short axis before
-    YX is channels, any other is slices, then time.
+    A short last axis is colour or channels, as is one far shorter than the two before it, for no image is a
+    strip of so few pixels. A short axis before YX is channels, any other is slices, then time.
 
     Raises
     ------
@@ -39,7 +40,7 @@ def guess_axes(shape: tuple[int, ...], dtype: DTypeLike = np.uint8) -> str:
             f"An image must have 2 to 5 dimensions; got shape {tuple(shape)} of {np.dtype(dtype)}. "
             "Choose a part of it, or name its axes."
         )
-    if n > 2 and 0 < shape[-1] <= MOST_CHANNELS < min(shape[-3:-1]):
+    if n > 2 and 0 < shape[-1] <= max(MOST_CHANNELS, min(shape[-3:-1]) // STRIP_TIMES) < min(shape[-3:-1]):
         return "TZYXC"[-n:]
     if n == 5:
         return "TZCYX" if shape[2] <= MOST_CHANNELS else "TCZYX"

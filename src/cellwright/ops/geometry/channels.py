@@ -150,7 +150,7 @@ def combined(
             f"Two or three channels become colours; got {len(numbers)}. Combine them by maximum or mean."
         )
     if not scalings:
-        scalings = [fit(_OneChannel(image, number)) for number in numbers]
+        scalings = [fit(StackedPixels(((image, number),))) for number in numbers]
     pixels = CombinedPixels(image, numbers, tuple(scalings), how)
     axes = image.label_axes + CHANNEL * (how == "colours")
     seen = replace(image, data=pixels, axes=axes, channel_names=(), channel_colors=(), levels=())
@@ -205,25 +205,6 @@ def _number(image: Image, text: str) -> int:
         f"A channel is one of the numbers 0 to {n - 1}{known}; got {text!r} for {image.name!r}. Choose one "
         "of these."
     )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _OneChannel:
-    """The pixels of one channel, read where they are indexed."""
-
-    image: Image
-    channel: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.image.label_shape
-
-    @property
-    def dtype(self) -> Any:
-        return self.image.data.dtype
-
-    def __getitem__(self, place: Sequence[Any]) -> NDArray[Any]:
-        return _channel(self.image, self.channel, place)
 
 
 def _channel(image: Image, channel: int, place: Sequence[Any]) -> NDArray[Any]:

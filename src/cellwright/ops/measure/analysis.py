@@ -158,10 +158,11 @@ def analysis_task(
     if compartments.nuclei is not None:
         n_outside = compartments.nuclei.n_outside
     thresholds, copositive = _marked(table, settings, image)
+    tracks, lineages = None, None
     if settings.track:
         yield Progress("track", 0, 1)
-    tracks, lineages = _tracked(table, result, settings), None
-    if tracks is not None:
+        tracks = tracks_of(result, settings.tracking)
+        table = table.assign(**tracks.columns())
         lineages = tracks.lineage_table(settings.frame_interval_s)
     return Analysis(
         result=result,
@@ -174,7 +175,7 @@ def analysis_task(
         n_nuclei_outside=n_outside,
         tracks=tracks,
         lineages=lineages,
-        notices=notices,
+        notices=(*notices, *[compartments.notice] * bool(compartments.notice)),
     )
 
 
@@ -188,16 +189,6 @@ def _marked(
     thresholds = thresholds_of(table, with_channel_numbers(markers, image.channel_names))
     add_positive(table, thresholds)
     return thresholds, copositive_table(table, tuple(thresholds))
-
-
-def _tracked(table: "pandas.DataFrame", result: Result, settings: AnalysisSettings) -> Tracks | None:
-    """Add the columns of tracks; return the tracks."""
-    if not settings.track:
-        return None
-    tracks = tracks_of(result, settings.tracking)
-    for name, values in tracks.columns().items():
-        table[name] = values
-    return tracks
 
 
 def tracks_of(result: Result, settings: TrackSettings) -> Tracks:

@@ -43,6 +43,16 @@ def cells_table(result: Result) -> "pandas.DataFrame":
     return pandas.DataFrame(_columns(result))
 
 
+def places_of(table: "pandas.DataFrame", axes: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the points (N, D) and boxes (N, 2, D) in a table of cells, along these axes of their labels."""
+    points = table[list(axes.lower())].to_numpy(np.float32)
+    boxes = np.stack([points, points + 1], axis=1)
+    for place, axis in enumerate(axes.lower()):
+        if f"box_{axis}0" in table:
+            boxes[:, :, place] = table[[f"box_{axis}0", f"box_{axis}1"]].to_numpy(np.float32)
+    return points, boxes
+
+
 def cells_checksum(result: Result) -> str:
     """Return the SHA-256 of what was found: labels, or places and boxes where there are none, and densities.
 

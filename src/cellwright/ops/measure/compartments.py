@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from cellwright.core.data import Image, Labels, Result
 from cellwright.core.errors import SettingsError
 from cellwright.core.tasks import Task
+from cellwright.ops.labels import pieces_notice
 from cellwright.ops.measure.blocks import cropped
 from cellwright.ops.measure.cells_table import cell_ndim, is_volumetric, label_axes
 from cellwright.ops.measure.columns import COLUMNS, keys_of
@@ -40,6 +41,7 @@ class Compartments:
 
     columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)  # row by row
     nuclei: NucleiInCells | None = None  # how nuclei lie in cells, where they were given
+    notice: str = ""  # what is odd about them
 
 
 def nuclei_in_cells(nuclei: Labels, cells: Labels) -> NucleiInCells:
@@ -119,11 +121,15 @@ def compartments_task(
     ndim = cell_ndim(result)
     sizes, n = pixel_sizes(result, ndim), len(result.cells)
     columns: dict[str, NDArray[Any]] = {}
-    found = None
+    found, notice = None, ""
     if nuclei is None:
-        parts = {"cytoplasm": _rings_of_frames(labels, ndim, cytoplasm_px, sizes)}
+        around = np.zeros_like(labels)
+        for index in np.ndindex(labels.shape[: labels.ndim - ndim]):
+            around[index] = rings(labels[index], labels[index], 0.0, cytoplasm_px, sizes)
+        parts = {"cytoplasm": around}
     else:
-        found = nuclei_in_cells(_own_numbers(nuclei, result), labels)
+        own = _own_numbers(nuclei, result)
+        found, notice = nuclei_in_cells(own, labels), pieces_notice(own, "the nuclei")
         parts = {"nucleus": found.nuclear, "cytoplasm": found.cytoplasm}
         columns["nuclei"] = padded(found.nuclei_per_cell, n)
         name = f"nuclei_area_um{ndim}" if sizes else "nuclei_area_px"
@@ -133,7 +139,7 @@ def compartments_task(
         if keys:
             measured = yield from measure_labels(within, result, image, keys, others or {})
             columns |= {f"{part}_{name}": values for name, values in measured.items()}
-    return Compartments(columns, found)
+    return Compartments(columns, found, notice)
 
 
 def _own_numbers(nuclei: Labels, result: Result) -> Labels:
@@ -145,10 +151,3 @@ def _own_numbers(nuclei: Labels, result: Result) -> Labels:
     rows = alone.result.cells.labels
     assert rows is not None
     return rows
-
-
-def _rings_of_frames(labels: Labels, ndim: int, width_px: float, spacing: Sequence[float]) -> Labels:
-    around = np.zeros_like(labels)
-    for index in np.ndindex(labels.shape[: labels.ndim - ndim]):
-        around[index] = rings(labels[index], labels[index], 0.0, width_px, spacing)
-    return around

@@ -12,6 +12,7 @@ from qtpy.QtWidgets import QFileDialog
 
 from cellwright.annotation.export import WRITE, ExportSettings, dataset_task, file_task
 from cellwright.annotation.session import AnnotationSession
+from cellwright.core.errors import AnnotationError
 from cellwright.core.tasks import Task
 from cellwright.files.formats.registry import FORMATS, Format
 from cellwright.widgets.annotate.model import AnnotateModel
@@ -37,8 +38,8 @@ class Exporter(QObject):
             part.format.addItem(one.title, one.name)
         part.to_dataset.clicked.connect(self._on_export_clicked)
         part.save_as.clicked.connect(self._on_save_clicked)
-        part.job.failed.connect(model.fail)
-        part.job.cancelled.connect(lambda: model.show_message("Cancelled; nothing was exported."))
+        part.job.failed.connect(model.failed.emit)
+        part.job.cancelled.connect(lambda: model.message.emit("Cancelled; nothing was exported."))
         part.job.finished.connect(lambda: self._enable(is_on=True))
 
     def _on_export_clicked(self) -> None:
@@ -77,16 +78,16 @@ class Exporter(QObject):
         """Return what is exported, which edits from now on do not reach."""
         session = self._model.session
         if session is None:
-            self._model.show_message("Start an annotation first; then it can be exported.", is_error=True)
+            self._model.failed.emit(AnnotationError("Start an annotation first; then it can be exported."))
             return None
         if self._section.job.is_busy:
             return None
         return session.copy()
 
     def _start(self, task: Task[Any], line: Callable[[Any], str], last: str = "") -> None:
-        self._model.show_message("")
+        self._model.message.emit("")
         self._enable(is_on=False)
-        self._section.job.start(task, lambda found: self._model.show_message(line(found)), last)
+        self._section.job.start(task, lambda found: self._model.message.emit(line(found)), last)
 
     def _enable(self, *, is_on: bool) -> None:
         for button in (self._section.to_dataset, self._section.save_as):

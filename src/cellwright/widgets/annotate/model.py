@@ -19,7 +19,7 @@ class AnnotateModel:
     closed = Signal()
     told = Signal(str)  # what was done, for people
     failed = Signal(object)  # Exception
-    message = Signal(str, bool)  # a sentence for the panel, and whether it is an error
+    message = Signal(str)  # a sentence for the panel; an empty one hides the last
 
     def __init__(self, viewer: Any) -> None:
         self.viewer = viewer
@@ -46,7 +46,7 @@ class AnnotateModel:
     def open(self, opened: OpenedSession) -> None:
         """Finish what is open, show another session, and give mouse and keys to it."""
         self.finish()
-        self.context = context_of(self.viewer, opened, self.fail)
+        self.context = context_of(self.viewer, opened, self.failed.emit)
         self.opened.emit(self.context)
 
     def finish(self) -> None:
@@ -56,15 +56,3 @@ class AnnotateModel:
         context, self.context = self.context, None
         context.close()
         self.closed.emit()
-
-    def tell(self, text: str) -> None:
-        """Tell what was done."""
-        self.told.emit(text)
-
-    def fail(self, error: Exception) -> None:
-        """Tell what went wrong."""
-        self.failed.emit(error)
-
-    def show_message(self, text: str, *, is_error: bool = False) -> None:
-        """Show a sentence in the panel; an empty one hides it."""
-        self.message.emit(text, is_error)

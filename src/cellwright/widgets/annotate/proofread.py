@@ -91,21 +91,14 @@ def write_counts(path: Path, images: list[Path], tallies: Mapping[str, Tally]) -
     WriteError
         The folder cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            for image in images:
-                tally = tallies.get(image.stem)
-                if tally is not None:
-                    values = (tally.found, tally.cells)
-                    shown = ["" if value < 0 else value for value in values]
-                    writer.writerow([image.stem, *shown, tally.reviewed])
-    except OSError as error:
-        raise WriteError(
-            f"Expected to write {path}; got: {error.strerror or error}. Make room, or choose another folder."
-        ) from error
+    with atomic_write(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for image in images:
+            tally = tallies.get(image.stem)
+            if tally is not None:
+                shown = ["" if value < 0 else value for value in (tally.found, tally.cells)]
+                writer.writerow([image.stem, *shown, tally.reviewed])
 
 
 class Writes:
@@ -267,7 +260,7 @@ class Proofreader(QObject):
         part.files.itemDoubleClicked.connect(lambda item: self.go_to(part.files.row(item)))
         model.opened.connect(self._on_opened)
         self.keeper.changed.connect(self._on_kept)
-        self.keeper.failed.connect(model.fail)
+        self.keeper.failed.connect(model.failed.emit)
         self._show()
 
     def _on_folder_clicked(self) -> None:
@@ -283,7 +276,7 @@ class Proofreader(QObject):
             images = images_of(folder)
             tallies = read_counts(folder / OWN_FOLDER / COUNTS)
         except CellwrightError as error:
-            self._model.fail(error)
+            self._model.failed.emit(error)
             return
         self.folder, self.images, self.tallies, self.index = folder, images, tallies, -1
         self._show()
@@ -310,11 +303,11 @@ class Proofreader(QObject):
         self.index = index
         path = self.images[index]
         self._show()
-        self._model.show_message(f"Opening {path.name} …")
+        self._model.message.emit(f"Opening {path.name} …")
         counts = self._section.counts_first.isChecked()
         self.job = Job(read_task(path, self._journals, counts=counts, model=self._model.chosen), self)
         self.job.returned.connect(self._on_read)
-        self.job.failed.connect(self._model.fail)
+        self.job.failed.connect(self._model.failed.emit)
         self.job.finished.connect(self._on_job_finished)
         self.job.start()
 
@@ -329,7 +322,7 @@ class Proofreader(QObject):
 
     def _on_read(self, read: Read) -> None:
         model, viewer = self._model, self._model.viewer
-        model.show_message("")
+        model.message.emit("")
         layer = viewer.add_image(read.image.data, **layer_arguments(read.image))
         try:
             opened = start_or_resume(
@@ -337,7 +330,7 @@ class Proofreader(QObject):
             )
         except CellwrightError as error:
             viewer.layers.remove(layer)
-            model.fail(error)
+            model.failed.emit(error)
             return
         self._layer = layer
         name = self.images[self.index].stem
@@ -384,7 +377,7 @@ class Proofreader(QObject):
         if errors:
             text = " ".join(str(error) for error in errors.values())
             kept = "The edits are kept: open the image and leave it again to write its labels."
-            self._model.show_message(f"{text} {kept}", is_error=True)
+            self._model.failed.emit(WriteError(f"{text} {kept}"))
 
     # -- counts -------------------------------------------------------------------------------------------
 
@@ -411,7 +404,7 @@ class Proofreader(QObject):
         try:
             write_counts(self._journals / COUNTS, self.images, self.tallies)
         except CellwrightError as error:
-            self._model.fail(error)
+            self._model.failed.emit(error)
             return False
         return True
 

@@ -43,7 +43,6 @@ from cellwright.widgets.shared.messages import (
     hand_over,
     listen,
     news_of,
-    tell_error,
 )
 from cellwright.widgets.shared.napari_private import unwrapped
 from cellwright.widgets.shared.style import PanelScrollArea, stack
@@ -80,8 +79,8 @@ class AnnotateWidget(QWidget):
         model.opened.connect(self._on_opened)
         model.closed.connect(self._on_closed)
         model.told.connect(self._on_told)
-        model.failed.connect(self._on_failed)
-        model.message.connect(self._on_message)
+        model.failed.connect(self.panel.message.fail)
+        model.message.connect(self.panel.message.tell)
 
     def _connect_panel(self) -> None:
         panel, layers = self.panel, self.viewer.layers
@@ -90,8 +89,8 @@ class AnnotateWidget(QWidget):
         panel.resume.clicked.connect(self._on_resume_clicked)
         panel.check.clicked.connect(self._on_check_clicked)
         panel.check_job.finished.connect(lambda: panel.check.setEnabled(True))
-        panel.check_job.failed.connect(self.model.fail)
-        panel.check_job.cancelled.connect(lambda: self.model.tell("The check was cancelled."))
+        panel.check_job.failed.connect(self.model.failed.emit)
+        panel.check_job.cancelled.connect(lambda: self.model.told.emit("The check was cancelled."))
         panel.help.clicked.connect(self.show_keys)
         panel.teach.clicked.connect(self._on_teach_clicked)
         panel.model.chosen.connect(self._on_model_chosen)
@@ -158,7 +157,7 @@ class AnnotateWidget(QWidget):
                 wishes, start = wishes_of(start, image_layer(image), channel, in_sight), None
             opened = start_session(image, channel, start, journal=path, diameter_px=diameter)
         except CellwrightError as error:
-            self.model.fail(error)
+            self.model.failed.emit(error)
             return
         if isinstance(start, Points):
             self.panel.message.tell(PIXELS_HINT)
@@ -172,7 +171,7 @@ class AnnotateWidget(QWidget):
         try:
             opened = resume(self.panel.image.layer, self.panel.channel.channel, self.choices.offered)
         except CellwrightError as error:
-            self.model.fail(error)
+            self.model.failed.emit(error)
             return
         self.model.open(opened)
 
@@ -210,9 +209,9 @@ class AnnotateWidget(QWidget):
         tools.pressed.connect(self._on_key_pressed)
         tools.asked.connect(adder.prompt)
         for part in (tools, adder):
-            part.done.connect(self.model.tell)
-            part.failed.connect(self.model.fail)
-        review.told.connect(self.model.tell)
+            part.done.connect(self.model.told.emit)
+            part.failed.connect(self.model.failed.emit)
+        review.told.connect(self.model.told.emit)
         review.moved.connect(self._on_review_moved)
         context.session.events.history.connect(self._on_history)
         self.model.channel = self.panel.channel.channel
@@ -244,7 +243,7 @@ class AnnotateWidget(QWidget):
             return
         self.model.context.review.set_disagreement(found)
         n = sum(value >= DIFFERENT for value in found.values())
-        self.model.tell(f"Of {len(found):,} cells the model sees {n:,} otherwise in the mirrored image.")
+        self.model.told.emit(f"Of {len(found):,} cells the model sees {n:,} otherwise in the mirrored image.")
 
     # -- tools --------------------------------------------------------------------------------------------
 
@@ -307,7 +306,7 @@ class AnnotateWidget(QWidget):
             try:
                 session.set_class_names(names)
             except CellwrightError as error:
-                self.model.fail(error)
+                self.model.failed.emit(error)
         self.panel.names.clearFocus()
 
     def _pass_settings(self, _: object = None) -> None:
@@ -353,12 +352,6 @@ class AnnotateWidget(QWidget):
         self.panel.hint.setText(text)
         self.viewer.status = text
 
-    def _on_failed(self, error: Exception) -> None:
-        tell_error(self.panel.message, error, "Annotating")
-
-    def _on_message(self, text: str, is_error: bool) -> None:  # noqa: FBT001 - the model calls it
-        self.panel.message.tell(text, is_error=is_error)
-
 
 class AnnotateChoices(QObject):
     """Reads the boxes at the top of the panel, which follow the layers of the viewer."""
@@ -369,7 +362,7 @@ class AnnotateChoices(QObject):
         self.offered: Path | None = None  # journal of what can be resumed
         self._look = LiveUpdater(self)
         self._look.updated.connect(self._on_looked)
-        self._look.failed.connect(model.fail)
+        self._look.failed.connect(model.failed.emit)
         panel.image.chosen.connect(self._on_image_chosen)
         panel.start.usual = self._usual_start
         panel.start.follows = lambda layer: not isinstance(layer, Shapes)  # mostly regions to count in

@@ -19,17 +19,16 @@ from qtpy.QtWidgets import (
 )
 
 from cellwright.core.tasks import Progress
-from cellwright.widgets.compare.disagreement import COLOURS
-from cellwright.widgets.compare.model import Compared, usual_pair
+from cellwright.widgets.compare.model import COLOURS, Compared, usual_pair
 from cellwright.widgets.shared.combos import ChannelComboBox, LayerComboBox, ModelComboBox
 from cellwright.widgets.shared.edited_layers import is_image
 from cellwright.widgets.shared.jobs import JobBar, RunButton
 from cellwright.widgets.shared.messages import duration
 from cellwright.widgets.shared.style import (
+    MessageLabel,
     chip,
     fill,
     form_layout,
-    message_label,
     panel_layout,
     shortened,
     stack,
@@ -60,7 +59,7 @@ class ComparePanel(QWidget):
             ("Cancel", "Stop at the next step; nothing is changed."),
             "Cancelling…",
         )
-        self.message = message_label()
+        self.message = MessageLabel("Comparing")
         self.jobs = JobBar(run_button=self.button, describe=compare_line, stages=("compare",))
         fill(layout, self._choices(), self.button, self.jobs, self.message, self._card(), self._table())
         layout.addStretch(1)

@@ -12,8 +12,8 @@ from qtpy.QtWidgets import QTableWidgetItem, QWidget
 
 from cellwright.core.errors import CellwrightError, SettingsError
 from cellwright.files.dataset.folder import read_dataset
-from cellwright.widgets.compare.disagreement import DISAGREEMENT
 from cellwright.widgets.compare.model import (
+    DISAGREEMENT,
     Compared,
     CompareModel,
     CompareRequest,
@@ -27,7 +27,7 @@ from cellwright.widgets.shared.coordinates import MOST_CHANNELS, Channel
 from cellwright.widgets.shared.edited_layers import is_image
 from cellwright.widgets.shared.layer_dataset import LayerItem, Pair, dataset_of, pairs
 from cellwright.widgets.shared.layer_io import Source, active_kept, image_layer, remove, source_of, take_away
-from cellwright.widgets.shared.messages import listen, tell_error
+from cellwright.widgets.shared.messages import listen
 from cellwright.widgets.shared.napari_private import unwrapped
 from cellwright.widgets.shared.style import PanelScrollArea, stack
 
@@ -59,7 +59,7 @@ class CompareWidget(QWidget):
         stack(PanelScrollArea(self.panel), into=self)
         forget_errors(self.panel.message, self.panel)
         self.jobs.started.connect(lambda: self.panel.message.tell(""))
-        self.jobs.failed.connect(self._on_failed)
+        self.jobs.failed.connect(self.panel.message.fail)
         self.jobs.cancelled.connect(lambda: self.panel.message.tell("Cancelled; nothing was changed."))
         self.panel.button.started.connect(self.compare)
         self.panel.table.itemClicked.connect(self._on_image_clicked)
@@ -70,7 +70,7 @@ class CompareWidget(QWidget):
         try:
             request = self.choices.request()
         except CellwrightError as error:
-            self._on_failed(error)
+            self.panel.message.fail(error)
             return
         self.model.show(None)
         self.jobs.start(
@@ -81,9 +81,6 @@ class CompareWidget(QWidget):
         """Show an image of the dataset, and where the models disagree, in place of the last one."""
         if self.model.compared is not None:
             self.jobs.start(open_task(self.model.compared, index), self._show_opened)
-
-    def _on_failed(self, error: Exception) -> None:
-        tell_error(self.panel.message, error, "Comparing")
 
     def _show(self, found: tuple[Compared, Layer | None], source: Source | None) -> None:
         compared, layer = found

@@ -101,7 +101,7 @@ def window_of(source: Source) -> Any:
 def inside_regions(request: Request, result: Result) -> Result:
     """Return a result with the cells that lie in a region of the request; all where it has none.
 
-    Of a density the pixels outside become 0; how sure the count is then is not known.
+    Of a density the pixels outside become 0. How sure the count is then is not known.
     """
     regions = request.regions
     if regions is None:
@@ -111,7 +111,7 @@ def inside_regions(request: Request, result: Result) -> Result:
         maps = {**result.maps, "density": density}
         return replace(result, count=float(density.sum(dtype=np.float64)), interval=None, maps=maps)
     rows = np.flatnonzero(regions.membership(result.cells, result.offset).any(axis=1))
-    return replace(result, count=float(len(rows)), cells=result.cells.take(rows))
+    return replace(result, count=float(len(rows)), interval=None, cells=result.cells.take(rows))
 
 
 def _mask(regions: RegionSet, result: Result) -> NDArray[np.bool_]:

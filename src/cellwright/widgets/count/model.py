@@ -137,12 +137,12 @@ class CountModel:
         self.failed.emit(error, doing)
 
     def disagreement(self, outcome: CountOutcome) -> str:
-        """Remember a count; tell where cells and density of the same pixels disagree. Previews are left out.
+        """Remember a count; tell where cells and density of the same pixels disagree.
 
-        Of each counted part only a number and an interval are kept.
+        Previews and regions are left out. Of each counted part only a number and an interval are kept.
         """
         request, source = outcome.request, outcome.request.source
-        if source.is_preview:
+        if source.is_preview or request.regions is not None:
             return ""
         place = (
             source.layer_id,

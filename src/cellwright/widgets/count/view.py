@@ -1,6 +1,6 @@
 """The looks of the count widget: its controls and where they stand, without behaviour."""
 
-from collections.abc import Container, Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from napari.layers import Labels
@@ -19,7 +19,6 @@ from qtpy.QtWidgets import (
 
 from cellwright.inference.settings import EngineSettings
 from cellwright.models.registry import Family
-from cellwright.widgets.shared.check_list import CheckList
 from cellwright.widgets.shared.combos import (
     LETTERS,
     ChannelComboBox,
@@ -30,16 +29,16 @@ from cellwright.widgets.shared.combos import (
     PanelComboBox,
 )
 from cellwright.widgets.shared.edited_layers import is_image, is_shapes
-from cellwright.widgets.shared.form import SettingsForm, is_threshold, names_of
+from cellwright.widgets.shared.form import CheckList, SettingsForm, is_threshold, names_of
 from cellwright.widgets.shared.jobs import JobBar, RunButton
 from cellwright.widgets.shared.regions import LEAVE_OUT, EverywhereButton
 from cellwright.widgets.shared.style import (
     FoldedPart,
+    MessageLabel,
     button,
     even_row,
     fill,
     form_layout,
-    message_label,
     panel_layout,
     put,
     row,
@@ -77,7 +76,7 @@ class CountPanel(QWidget):
         layout = panel_layout(self)
         self.guide = GuideLine()
         fill(layout, self.guide, self._first_choices(), self._buttons())
-        self.jobs, self.message = JobBar(run_button=self.count), message_label()
+        self.jobs, self.message = JobBar(run_button=self.count), MessageLabel("Counting")
         self.tool_box = QVBoxLayout()  # for what belongs to a tool
         self.everywhere, self.out_everywhere = EverywhereButton(), EverywhereButton(LEAVE_OUT)
         fill(layout, self.jobs, self.message, self.everywhere, self.out_everywhere)
@@ -220,7 +219,7 @@ class CountPanel(QWidget):
         self.combine.fill(COMBINATIONS.items())
         self.further.itemChanged.connect(self._show_combine)
 
-    def list_channels(self, channels: Iterable[tuple[str, str]], ticked: Container[str]) -> None:
+    def list_channels(self, channels: Iterable[tuple[str, str]], ticked: Collection[str]) -> None:
         """List title and key of channels that can be counted in together with the chosen one; tick some."""
         self.further.list_entries(channels, ticked)
         self._more_form.setRowVisible(self.further, self.further.count() > 0)
@@ -229,7 +228,7 @@ class CountPanel(QWidget):
     def _show_combine(self, _: object = None) -> None:
         self._more_form.setRowVisible(self.combine, bool(self.further.ticked))
 
-    def list_models(self, models: Iterable[tuple[str, str]], ticked: Container[str]) -> None:
+    def list_models(self, models: Iterable[tuple[str, str]], ticked: Collection[str]) -> None:
         """List title and name of models that can count together with the chosen one, and tick some."""
         self.together.list_entries(models, ticked)
         self._more_form.setRowVisible(self.together, self.together.count() > 0)

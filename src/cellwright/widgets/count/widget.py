@@ -56,7 +56,6 @@ from cellwright.widgets.shared.messages import (
     hand_over,
     listen,
     news_of,
-    tell_error,
     tell_results,
 )
 from cellwright.widgets.shared.napari_private import preferences, unwrapped
@@ -124,8 +123,8 @@ class CountWidget(QWidget):
         listen(news_of(self.viewer).sent, self._on_sent, self)
         chosen = (panel.model, panel.region, panel.axes, panel.channel, panel.device, panel.classes)
         for changed in (panel.image.chosen, *(box.activated for box in chosen)):
-            changed.connect(self._forget_error)
-        self.choices.scene_changed.connect(self._forget_error)
+            changed.connect(self.panel.message.forget_error)
+        self.choices.scene_changed.connect(self.panel.message.forget_error)
         for changed in (panel.image.chosen, self.choices.scene_changed):
             changed.connect(self._tell_where_counted)
         panel.region.activated.connect(self._on_region_chosen)
@@ -144,13 +143,13 @@ class CountWidget(QWidget):
 
     def _connect_model(self) -> None:
         model = self.model
-        model.told.connect(self._on_told)
-        model.failed.connect(self._on_failed)
+        model.told.connect(self.panel.message.tell)
+        model.failed.connect(self.panel.message.fail)
         model.work_wanted.connect(self.jobs.start)
         model.update_wanted.connect(self.updater.request)
         model.outcome_wanted.connect(self._show_if_here)
         model.whole_counted.connect(self._on_whole_counted)
-        model.cause_changed.connect(self._forget_error)
+        model.cause_changed.connect(self.panel.message.forget_error)
         model.settings_wanted.connect(self.show_settings)
         self.edited.changed.connect(self._show_number)
         self.updater.updated.connect(self._show_if_here)
@@ -490,11 +489,6 @@ class CountWidget(QWidget):
             name = image_layer(self.choices.layer).name
             self.model.tell(f"Counting the cells of {name!r} with {model!r}.")
 
-    def _forget_error(self, _: object = None) -> None:
-        """Take away an error whose cause may be gone: other layers, another view, model or setting."""
-        if self.panel.message.property("error") == "true":
-            self.model.tell("")
-
     def _on_everywhere_clicked(self) -> None:
         shapes = region_layer(self.viewer, self.choices.region_layers.excluded)
         if shapes is not None:
@@ -526,16 +520,10 @@ class CountWidget(QWidget):
         self.panel.thresholds.changed.connect(self._update)
         self.panel.filters.changed.connect(self._update)
         for form in (self.panel.thresholds, self.panel.filters, self.panel.engine):
-            form.changed.connect(self._forget_error)
+            form.changed.connect(self.panel.message.forget_error)
 
     def _on_colours_clicked(self) -> None:
         try:
             show_colours(self.viewer, self._inputs().source(), self.engine)
         except CellwrightError as error:
             self.model.fail(error)
-
-    def _on_told(self, text: str, is_error: bool, is_warning: bool) -> None:  # noqa: FBT001 - by a signal
-        self.panel.message.tell(text, is_error=is_error, is_warning=is_warning)
-
-    def _on_failed(self, error: Exception, doing: str) -> None:
-        tell_error(self.panel.message, error, doing)

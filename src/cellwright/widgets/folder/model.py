@@ -176,8 +176,8 @@ def check_request(request: FolderRequest) -> None:
     check_output(request.output, request.paths)
 
 
-def folder_task(request: FolderRequest, arrived: deque[ImageOutcome]) -> Task[int]:
-    """Count the images of folders; ``arrived`` is given each as soon as it is done. Returns how many."""
+def folder_task(request: FolderRequest, arrived: deque[ImageOutcome]) -> Task[list[str]]:
+    """Count the images of folders; ``arrived`` is given each as soon as it is done. Returns notices."""
     yield Progress("load", 0, 1)
     from cellwright.inference.context import load_models
     from cellwright.inference.folder import count_folder
@@ -187,20 +187,21 @@ def folder_task(request: FolderRequest, arrived: deque[ImageOutcome]) -> Task[in
     tables = TableFiles(output=request.output, xlsx=request.xlsx)
     choices = CountChoices(load_models(request.recipe.models), request.recipe, tables)
     counter = RecipeCounter(choices, request.output / REPORT)
-    outcomes = yield from _by_image(count_folder(images, request.output, counter, on_outcome=arrived.append))
-    return len(outcomes)
+    told: list[str] = []
+    counting = count_folder(images, request.output, counter, on_outcome=arrived.append, on_notice=told.append)
+    yield from _by_image(counting)
+    return told
 
 
-def _by_image(task: Task[Sequence[ImageOutcome]]) -> Task[Sequence[ImageOutcome]]:
+def _by_image(task: Task[Sequence[ImageOutcome]]) -> Task[None]:
     """Return the same task telling of whole images alone, for the time left; it can stop at each step."""
     whole = Progress("images", 0, 1)
     with closing(task):
         while True:
             try:
                 step = next(task)
-            except StopIteration as end:
-                outcomes: Sequence[ImageOutcome] = end.value
-                return outcomes
+            except StopIteration:
+                return
             if step.stage in STAGES:
                 whole = Progress(step.stage, step.done, step.total)
             yield whole

@@ -11,7 +11,6 @@ from qtpy.QtCore import QAbstractListModel, QModelIndex, QSize, Qt, Signal  # ty
 from qtpy.QtGui import QColor, QIcon, QPainter, QPixmap
 from qtpy.QtWidgets import (
     QAbstractItemView,
-    QCheckBox,
     QComboBox,
     QFileDialog,
     QFormLayout,
@@ -38,10 +37,11 @@ from cellwright.widgets.shared.form import SettingsForm, names_of
 from cellwright.widgets.shared.jobs import JobBar, RunButton
 from cellwright.widgets.shared.style import (
     FoldedPart,
+    MessageLabel,
     button,
+    check_box,
     fill,
     form_layout,
-    message_label,
     panel_layout,
     put,
     row,
@@ -71,7 +71,7 @@ class FolderView(QWidget):
         self.inputs.title.setChecked(True)
         help_text = "Count all images; what was counted before with the same settings is kept."
         self.start = RunButton(("Count images", help_text), ("Stop", help_text), "Stopping…")
-        self.jobs, self.message = JobBar(run_button=self.start), message_label()
+        self.jobs, self.message = JobBar(run_button=self.start), MessageLabel("Counting a folder")
         self.totals = wrapped_label("no images counted yet")
         fill(layout, self.inputs, self._more(), self.start, self.jobs, self.message, self.totals)
         layout.addWidget(self._tabs(), 1)
@@ -122,8 +122,7 @@ class FolderView(QWidget):
             "Channel to count in, from 0, or several that are counted in together, by numbers or names: 0,2 "
             "or DAPI,GFP."
         )
-        self.xlsx = QCheckBox("Tables for Excel, too")
-        self.xlsx.setToolTip("Write each table as an Excel file beside the CSV.")
+        self.xlsx = check_box("Tables for Excel, too", "Write each table as an Excel file beside the CSV.")
         self.engine = SettingsForm(EngineSettings, SHOWN_IN_FORM)
         self._family_box, own = QVBoxLayout(), QFormLayout()
         own.addRow("Channel", self.channel)

@@ -38,7 +38,6 @@ from cellwright.widgets.shared.messages import (
     hand_over,
     listen,
     news_of,
-    tell_error,
 )
 from cellwright.widgets.shared.napari_private import unwrapped
 from cellwright.widgets.shared.style import PanelScrollArea, is_taken_out, stack
@@ -84,7 +83,7 @@ class FolderWidget(QWidget):
         view.choose_output.clicked.connect(self._on_choose_output_clicked)
         view.output.editingFinished.connect(self._show_earlier)
         view.model.chosen.connect(self._on_model_chosen)
-        view.model.failed.connect(self._on_failed)
+        view.model.failed.connect(view.message.fail)
         view.start.started.connect(self.count)
         view.order.activated.connect(lambda: model.show(order=view.order.currentData()))
         view.column.activated.connect(lambda: model.show(column=view.column.currentData()))
@@ -99,13 +98,13 @@ class FolderWidget(QWidget):
         model.changed.connect(self._show_outcomes)
         self.jobs.started.connect(lambda: view.show_running(is_running=True))
         self.jobs.progressed.connect(self._on_progressed)
-        self.jobs.failed.connect(self._on_failed)
-        self.jobs.cancelled.connect(self._on_stopped)
+        self.jobs.failed.connect(view.message.fail)
+        self.jobs.cancelled.connect(lambda: view.message.tell("Stopped. Count images goes on where it was."))
         self.jobs.finished.connect(self._on_finished)
         self.earlier.updated.connect(self._on_earlier_found)
-        self.earlier.failed.connect(self._on_failed)
+        self.earlier.failed.connect(view.message.fail)
         self.opener.updated.connect(self._show_opened)
-        self.opener.failed.connect(self._on_failed)
+        self.opener.failed.connect(view.message.fail)
         listen(news_of(self.viewer).counted, self._on_counted, self)
 
     def showEvent(self, event: QShowEvent | None) -> None:
@@ -193,7 +192,7 @@ class FolderWidget(QWidget):
         try:
             request = self.request()
         except CellwrightError as error:
-            self._on_failed(error)
+            self.view.message.fail(error)
             return
         self.view.message.tell("")
         self.view.make_room()
@@ -208,19 +207,13 @@ class FolderWidget(QWidget):
             seconds = time.monotonic() - now
             self._redraw_at = now + max(REDRAW_S, REST * seconds)
 
-    def _on_returned(self, _: int) -> None:
+    def _on_returned(self, notices: list[str]) -> None:
         self.model.take_arrived()
         n_failed = len(self.model.failed)
-        done = f"Done. The results are in {self.model.output}."
+        done = " ".join([f"Done. The results are in {self.model.output}.", *notices])
         if n_failed:
             done += f" {n_failed} of the images failed; the tab Failed tells why."
         self.view.message.tell(done, is_warning=bool(n_failed))
-
-    def _on_stopped(self) -> None:
-        self.view.message.tell("Stopped. Count images goes on where it was.")
-
-    def _on_failed(self, error: Exception) -> None:
-        tell_error(self.view.message, error, "Counting a folder")
 
     def _on_finished(self) -> None:
         self.model.take_arrived()

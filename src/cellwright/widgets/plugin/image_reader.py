@@ -14,7 +14,7 @@ import numpy as np
 from napari.utils.notifications import show_warning
 from qtpy.QtWidgets import QApplication, QDialog, QDialogButtonBox, QListWidget, QVBoxLayout, QWidget
 
-from cellwright.core.data import Image
+from cellwright.core.data import CHANNEL, Image
 from cellwright.core.errors import ReadError
 from cellwright.files.images import image_names, read_images
 from cellwright.files.metadata import FilePart, blank
@@ -179,12 +179,16 @@ def _labels_inside(path: str) -> list[LayerData]:
     layers: list[LayerData] = []
     try:
         for image in read_images(inside):
+            if np.dtype(image.data.dtype).kind not in "iu":
+                continue
             arguments = {
                 "name": f"{Path(path).stem} {image.name}",
-                **axes_arguments(image.axes, image.pixel_size_um),
+                **axes_arguments(image.label_axes, image.pixel_size_um),
             }
-            if np.dtype(image.data.dtype).kind in "iu" and "C" not in image.axes:
-                layers.append((_sliceable(image.data), arguments, "labels"))
+            parts, at = [_sliceable(image.data)], image.axes.find(CHANNEL)
+            if at >= 0:
+                parts = [parts[0][(slice(None),) * at + (number,)] for number in range(image.shape[at])]
+            layers += [(part, arguments, "labels") for part in parts]
     except ReadError as error:
         show_warning(str(error))
     return layers

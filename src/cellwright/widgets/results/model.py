@@ -32,6 +32,7 @@ from cellwright.ops.measure.regions import RegionRule, RegionSet, points_in_ring
 from cellwright.ops.measure.settings import AnalysisSettings, TrackSettings
 from cellwright.ops.measure.tracks import Tracks
 from cellwright.widgets.shared.cells.measured_cells import SIZES, MeasuredCells
+from cellwright.widgets.shared.edited_layers import is_same_count
 from cellwright.widgets.shared.messages import CountEvent
 
 if TYPE_CHECKING:
@@ -134,11 +135,18 @@ class ResultsModel:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Where the count lies nine times of ten, while the cells are those that the model found."""
+        """Where the last count lies nine times of ten, while its cells, all and unchanged, are those here."""
         event, measured = self.count_event, self.measured
-        if event is None or self.n_kept != self.n_cells:
+        if event is None:
             return None
-        if measured is not None and (measured.n_edited or len(measured.table) != round(event.count)):
+        if measured is None:
+            is_its = not event.layer_id  # a density has no layer of cells
+        else:
+            is_changed = (
+                measured.snapshot.is_edited or measured.n_edited or self.n_cells != round(event.count)
+            )
+            is_its = not is_changed and is_same_count(measured.result.provenance, event.provenance)
+        if not is_its or self.n_kept != self.n_cells:
             return None
         return event.interval
 

@@ -14,7 +14,7 @@ from cellwright.ops.measure.settings import AnalysisSettings, TrackSettings
 from cellwright.ops.measure.tracks import Tracks
 from cellwright.widgets.results.measuring import Measurer
 from cellwright.widgets.results.model import ResultsModel
-from cellwright.widgets.results.track_page import TrackPage
+from cellwright.widgets.results.view import TrackPage
 from cellwright.widgets.results.viewer_link import ViewerLink
 from cellwright.widgets.shared.jobs import debouncer
 

@@ -21,6 +21,7 @@ from qtpy.QtWidgets import (
     QPushButton,
     QScrollArea,
     QSlider,
+    QSpinBox,
     QStackedWidget,
     QTabWidget,
     QVBoxLayout,
@@ -30,18 +31,19 @@ from qtpy.QtWidgets import (
 from cellwright.ops.measure.columns import GROUPS, MEASURED
 from cellwright.widgets.results.plots import Boxes, CellPlot, Histogram, Scatter, Strip
 from cellwright.widgets.results.table import CellsTable, FrameModel
-from cellwright.widgets.results.track_page import TrackPage
 from cellwright.widgets.shared.cells.snapshot import is_cells_layer
-from cellwright.widgets.shared.check_list import CheckList
 from cellwright.widgets.shared.combos import LayerComboBox, PanelComboBox
 from cellwright.widgets.shared.edited_layers import is_image, is_shapes
+from cellwright.widgets.shared.form import CheckList
 from cellwright.widgets.shared.jobs import JobBar
 from cellwright.widgets.shared.regions import LEAVE_OUT, EverywhereButton
 from cellwright.widgets.shared.style import (
+    MessageLabel,
     button,
+    check_box,
     fill,
     form_layout,
-    message_label,
+    number_box,
     panel_layout,
     row,
     shortened,
@@ -94,7 +96,7 @@ class ResultsView(QWidget):
         super().__init__()
         self.setObjectName("results")
         self._to_fill: list[tuple[QScrollArea, QWidget]] = []
-        self.message = message_label()
+        self.message = MessageLabel("Measuring")
         self.job_bar, self.tracks = JobBar(), TrackPage()
         layout = panel_layout(self, OWN_STYLE, margin_px=6, spacing_px=6)
         fill(layout, self._subjects(), self._card(), self.message, self.job_bar)
@@ -258,23 +260,22 @@ class ResultsView(QWidget):
         return self._scrolled(content)
 
     def _measure_page(self) -> QWidget:
-        self.groups = {name: QCheckBox(GROUPS[name]) for name in MEASURED}
-        for name, box in self.groups.items():
-            box.setToolTip(MEASURE_HELP[name])
+        self.groups = {name: check_box(GROUPS[name], MEASURE_HELP[name]) for name in MEASURED}
         self.others = CheckList("Further images of the same pixels to measure the intensity in.")
-        self.ring_gap, self.ring_width = (
-            spin(2.0, "Pixels between a cell and its ring of background."),
-            spin(5.0, "Width of the ring of background around a cell, in pixels.", lowest=0.5),
+        self.ring_gap = number_box("px", "Pixels between a cell and its ring of background.", 2.0)
+        self.ring_width = number_box(
+            "px", "Width of the ring of background around a cell, in pixels.", 5.0, lowest=0.5
         )
         self.nuclei = LayerComboBox(
             lambda layer: isinstance(layer, Labels) and layer is not self.layer.layer,
             "A Labels layer of the nuclei of the cells: nuclei of each cell, cells without one.",
             none="None",
         )
-        self.cytoplasm = spin(
-            0.0, "Where the cells are nuclei: width of the ring around each, taken for its cytoplasm."
+        self.cytoplasm = number_box(
+            "px",
+            "Where the cells are nuclei: width of the ring around each, taken for its cytoplasm.",
+            zero="none",
         )
-        self.cytoplasm.setSpecialValueText("none")
         self.measure = button("Measure", "Measure what is ticked, beside the viewer.")
         self.measure_hint = wrapped_label("Area, diameter and place are always told.", "hint")
         form = form_layout(spacing_px=4)
@@ -433,17 +434,6 @@ class MarkerRow:
         return self._low + self._span * self.slider.value() / SLIDER_STEPS
 
 
-def spin(value: float, help_text: str, lowest: float = 0.0) -> QDoubleSpinBox:
-    """Return a box for a number of pixels."""
-    box = QDoubleSpinBox()
-    box.setRange(lowest, 1000.0)
-    box.setDecimals(1)
-    box.setValue(value)
-    box.setSuffix(" px")
-    box.setToolTip(help_text)
-    return box
-
-
 def heading(text: str) -> QLabel:
     """Return a title of a part."""
     label = QLabel(text)
@@ -459,3 +449,47 @@ def page_layout(page: QWidget) -> QVBoxLayout:
     layout.setContentsMargins(2, 6, 2, 2)
     layout.setSizeConstraint(QLayout.SizeConstraint.SetDefaultConstraint)
     return layout
+
+
+FARTHEST_PX, LONGEST_S = 10_000.0, 1e7
+
+
+class TrackPage(QWidget):
+    """Cells linked over time: how far they may go, how many tracks there are, and the table of lineages."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.track = button("Track", "Link the cells that count from frame to frame, divisions too.")
+        self.summary = wrapped_label(name="hint")
+        self.frame, self.job_bar = FrameModel(self), JobBar()
+        self.table = CellsTable(self.frame)
+        self.table.setToolTip("One row for each track. Choose a row: the viewer goes to its first cell.")
+        self.save_lineages = button("Save lineages…", "One row for each track as CSV.")
+        self.save_tracks = button(
+            "Save tracks…", "A folder as in the Cell Tracking Challenge: a mask for each frame and a table."
+        )
+        layout = stack(self._form(), self.track, self.job_bar, self.summary, into=self, spacing_px=6)
+        layout.setContentsMargins(2, 6, 2, 2)
+        layout.addWidget(self.table, 1)
+        layout.addLayout(row(self.save_lineages, self.save_tracks))
+
+    def _form(self) -> QFormLayout:
+        self.distance = number_box(
+            "px", "How far a cell may go from frame to frame.", highest=FARTHEST_PX, zero="cell diameter"
+        )
+        self.interval = number_box(
+            "s", "Time from frame to frame, for speeds per minute.", highest=LONGEST_S, zero="not known"
+        )
+        self.divisions = check_box(
+            "Cells may divide", "Link both daughters to the cell that divided.", is_on=True
+        )
+        self.gap = QSpinBox()
+        self.gap.setRange(0, 100)
+        self.gap.setValue(1)
+        self.gap.setToolTip("Frames in which a cell may be missing between two others.")
+        form = form_layout(spacing_px=4)
+        form.addRow("Farthest way", self.distance)
+        form.addRow("Missing frames", self.gap)
+        form.addRow("Frame interval", self.interval)
+        form.addRow(self.divisions)
+        return form

@@ -29,7 +29,7 @@ from cellwright.widgets.shared.cells.snapshot import counted_regions, image_laye
 from cellwright.widgets.shared.combos import LayerComboBox
 from cellwright.widgets.shared.edited_layers import EDITED, METADATA
 from cellwright.widgets.shared.layer_io import layer_of_id
-from cellwright.widgets.shared.messages import CountEvent, listen, news_of, tell_error, when_gone
+from cellwright.widgets.shared.messages import CountEvent, listen, news_of, when_gone
 from cellwright.widgets.shared.napari_private import preferences, unwrapped
 from cellwright.widgets.shared.regions import RegionLayers, ask_for_region, in_every_slice
 from cellwright.widgets.shared.style import PanelScrollArea, stack
@@ -114,7 +114,7 @@ class ResultsWidget(QWidget):
         view.delete_like.hidden.triggered.connect(lambda: self._delete_like(~self.model.kept))
         view.set_class.clicked.connect(self._on_set_class_clicked)
         view.measure.clicked.connect(self._on_measure_clicked)
-        self.measurer.failed.connect(self._on_failed)
+        self.measurer.failed.connect(view.message.fail)
         model.measured_changed.connect(self._on_measured_changed)
         model.kept_changed.connect(self._on_kept_changed)
         model.tracks_changed.connect(self._show_table)
@@ -261,9 +261,6 @@ class ResultsWidget(QWidget):
             box.addItems(names)
             box.setEditText(text)
 
-    def _on_failed(self, error: Exception) -> None:
-        tell_error(self.view.message, error, "Measuring")
-
     # -- which cells count --------------------------------------------------------------------------------
 
     def _on_kept_changed(self) -> None:
@@ -273,7 +270,7 @@ class ResultsWidget(QWidget):
         self._show_number()
 
     def _show_number(self) -> None:
-        model, view = self.model, self.view
+        model, view, interval = self.model, self.view, self.model.interval
         view.delete_like.show_numbers(model.n_kept, model.n_cells - model.n_kept)
         if model.measured is None:
             event = model.count_event
@@ -281,7 +278,9 @@ class ResultsWidget(QWidget):
             view.line.setText("Choose a layer with cells.")
             if event is not None and not event.layer_id and self.link.layer is None:
                 view.number.setText(f"{event.count:,.0f}")
-                view.line.setText("cells, by their density")
+                view.line.setText(f"cells in {event.provenance.image_name!r}, by their density")
+            else:
+                interval = None
         else:
             view.number.setText(f"{model.n_kept:,}")
             total = "" if model.n_kept == model.n_cells else f"of {model.n_cells:,} "
@@ -291,7 +290,6 @@ class ResultsWidget(QWidget):
             if model.nuclei_text:
                 parts.append(model.nuclei_text)
             view.line.setText(" · ".join(parts))
-        interval = model.interval
         if interval is not None:
             view.line.setText(f"{view.line.text()}\n{interval[0]:,.0f} to {interval[1]:,.0f} (90 % interval)")
 

@@ -4,7 +4,6 @@ A panel knows no other one: it sends what is to be gone on with to the title of 
 tab where it is not yet, and brought to the front. So a count leads to its correction, to a training and back.
 """
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +16,9 @@ from qtpy.QtCore import QObject
 from qtpy.QtWidgets import QComboBox, QDockWidget, QWidget
 
 from cellwright.core.data import Provenance, Result
-from cellwright.core.errors import CellwrightError, error_line
 from cellwright.core.tasks import Progress
 from cellwright.widgets.shared.napari_private import unwrapped
-from cellwright.widgets.shared.style import MessageLabel, dock_of
-
-logger = logging.getLogger(__name__)
+from cellwright.widgets.shared.style import dock_of
 
 REDRAW_S = 0.25  # a redraw of the panel redraws napari's whole window, slow without a GPU
 STAGES = {"load": "Loading the model", "tiles": "Looking at the image", "layers": "Making layers"}
@@ -62,13 +58,6 @@ def when_gone(owner: QObject, act: Callable[[], None]) -> None:
 
     _kept.add(gone)
     owner.destroyed.connect(gone)
-
-
-def tell_error(message: MessageLabel, error: Exception, doing: str) -> None:
-    """Tell in a panel what went wrong; what was not foreseen is logged too, with what was being done."""
-    if not isinstance(error, CellwrightError):
-        logger.error("%s failed", doing, exc_info=error)
-    message.tell(error_line(error), is_error=True)
 
 
 def progress_line(progress: Progress, seconds_left: float | None) -> str:

@@ -1,5 +1,6 @@
 """The style sheet of the panels, and what their layouts share."""
 
+import logging
 import re
 from typing import TypeVar
 
@@ -10,8 +11,10 @@ from qtpy.QtWidgets import (
     QAbstractSpinBox,
     QApplication,
     QBoxLayout,
+    QCheckBox,
     QComboBox,
     QDockWidget,
+    QDoubleSpinBox,
     QFormLayout,
     QFrame,
     QHBoxLayout,
@@ -28,6 +31,10 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
+
+from cellwright.core.errors import CellwrightError, error_line
+
+logger = logging.getLogger(__name__)
 
 PANEL_WIDTH_PX, PANEL_HEIGHT_PX = 290, 120  # the least that the panels need
 BREAK = "\u200b"  # without a width: a line may go on after it
@@ -218,9 +225,21 @@ def shortened(text: str, longest: int) -> str:
 
 
 class MessageLabel(QLabel):
-    """Shows text that can be copied, and breaks long words, paths say, so that no panel grows wide."""
+    """Shows text that can be copied, and breaks long words, paths say, so that no panel grows wide.
+
+    It is out of sight until there is a text. ``doing`` is what its panel does, for the log of errors.
+    """
 
     _text = ""
+
+    def __init__(self, doing: str) -> None:
+        super().__init__()
+        self._doing = doing
+        self.setObjectName("message")
+        self.setContextMenuPolicy(Qt.ContextMenuPolicy.NoContextMenu)  # its Copy would copy the breaks too
+        self.setWordWrap(True)
+        self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.setVisible(False)
 
     def text(self) -> str:
         """Return what was set, without places to break it."""
@@ -231,12 +250,18 @@ class MessageLabel(QLabel):
         self._text = text or ""
         super().setText(wrappable(self._text))
 
-    def tell(self, text: str, *, is_error: bool = False, is_warning: bool = False) -> None:
+    def tell(self, text: str, is_error: bool = False, is_warning: bool = False) -> None:  # noqa: FBT001, FBT002 - a slot
         """Show a sentence in the colour of what it is; an empty one hides the label."""
         self.setText(text)
         self.setVisible(bool(text))
         set_state(self, "info", on=not (is_error or is_warning))
         set_state(self, "error", on=is_error)
+
+    def fail(self, error: Exception, doing: str = "") -> None:
+        """Tell what went wrong; what was not foreseen is logged too, with what was being done."""
+        if not isinstance(error, CellwrightError):
+            logger.error("%s failed", doing or self._doing, exc_info=error)
+        self.tell(error_line(error), is_error=True)
 
     def forget_error(self, _: object = None) -> None:
         """Take an error away; what is no error stays."""
@@ -252,20 +277,37 @@ class MessageLabel(QLabel):
         clipboard.setText(self.selectedText().replace(BREAK, ""))
 
 
-def message_label() -> MessageLabel:
-    """Return a label for messages; out of sight until there is one."""
-    label = MessageLabel()
-    label.setObjectName("message")
-    label.setContextMenuPolicy(Qt.ContextMenuPolicy.NoContextMenu)  # its Copy would copy the breaks too
-    label.setWordWrap(True)
-    label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-    label.setVisible(False)
-    return label
-
-
 def button(title: str, help_text: str) -> QPushButton:
     """Return a button with its help."""
     made = QPushButton(title)
+    made.setToolTip(help_text)
+    return made
+
+
+def check_box(title: str, help_text: str, *, is_on: bool = False) -> QCheckBox:
+    """Return a box to tick, with its help."""
+    made = QCheckBox(title)
+    made.setToolTip(help_text)
+    made.setChecked(is_on)
+    return made
+
+
+def number_box(
+    unit: str,
+    help_text: str,
+    value: float = 0.0,
+    *,
+    lowest: float = 0.0,
+    highest: float = 1000.0,
+    zero: str = "",
+) -> QDoubleSpinBox:
+    """Return a box for a number with its unit; ``zero`` is shown where it is the lowest."""
+    made = QDoubleSpinBox()
+    made.setRange(lowest, highest)
+    made.setDecimals(1)
+    made.setValue(value)
+    made.setSuffix(f" {unit}")
+    made.setSpecialValueText(zero)
     made.setToolTip(help_text)
     return made
 

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QFont, QImage, QPixmap, QResizeEvent
 from qtpy.QtWidgets import (
-    QCheckBox,
     QFrame,
     QHBoxLayout,
     QLabel,
@@ -26,18 +25,18 @@ from cellwright.core.tasks import Progress
 from cellwright.models.registry import FAMILIES
 from cellwright.training.run_folder import SCRATCH
 from cellwright.training.settings import PRESETS, PRETRAIN_METHODS, FinetuneSettings, PretrainSettings
-from cellwright.widgets.shared.check_list import CheckList
 from cellwright.widgets.shared.combos import DeviceComboBox, ModelComboBox, PanelComboBox
-from cellwright.widgets.shared.form import SettingsForm, is_threshold
+from cellwright.widgets.shared.form import CheckList, SettingsForm, is_threshold
 from cellwright.widgets.shared.jobs import JobBar, RunButton
 from cellwright.widgets.shared.messages import duration, progress_line
 from cellwright.widgets.shared.style import (
     FoldedPart,
+    MessageLabel,
     button,
+    check_box,
     chip,
     fill,
     form_layout,
-    message_label,
     panel_layout,
     row,
     stack,
@@ -115,7 +114,7 @@ class TrainPanel(QWidget):
         self.advanced = FoldedPart("Advanced settings", self.form.native)
         buttons = self._buttons()
         self.jobs = JobBar(run_button=self.train, describe=training_line, stages=MOVES)
-        self.message, self.card = message_label(), TrainCard()
+        self.message, self.card = MessageLabel("Training"), TrainCard()
         fill(layout, self.advanced, self.check_box, buttons, self.jobs, self.message)
         fill(layout, self.count_with, self.card, self.models_box)
         layout.addStretch(1)
@@ -159,10 +158,10 @@ class TrainPanel(QWidget):
         self.device, self.preset = DeviceComboBox(), PanelComboBox(PRESET_HELP)
         self.preset.fill((PRESET_TITLES[name], name) for name in PRESETS)
         self.pairs = CheckList("Images with their annotation; the ticked ones are trained on.")
-        self.complete = QCheckBox("Every cell is annotated")
-        self.complete.setChecked(True)
-        self.complete.setToolTip(
-            "Untick when cells are missing: what is not annotated is then not taken for background."
+        self.complete = check_box(
+            "Every cell is annotated",
+            "Untick when cells are missing: what is not annotated is then not taken for background.",
+            is_on=True,
         )
         self.unlabelled, self.name = UnlabelledChoices(), QLineEdit()
         self.name.setToolTip("Name of the new model in the model lists.")
@@ -196,8 +195,11 @@ class UnlabelledChoices(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self.wanted, choices = QCheckBox("Learn from unlabelled images first"), QWidget()
-        self.wanted.setToolTip("Images of the kind without annotation, before the annotated ones.")
+        choices = QWidget()
+        self.wanted = check_box(
+            "Learn from unlabelled images first",
+            "Images of the kind without annotation, before the annotated ones.",
+        )
         choices.setVisible(False)
         self.wanted.toggled.connect(choices.setVisible)
         self.images = PanelComboBox(

@@ -20,11 +20,9 @@ from cellwright.widgets.shared.messages import (
     hand_over,
     listen,
     news_of,
-    tell_error,
 )
 from cellwright.widgets.shared.style import PanelScrollArea, is_taken_out, stack
-from cellwright.widgets.train.choices import ResumeOffer, TrainChoices
-from cellwright.widgets.train.data_check import DataCheck
+from cellwright.widgets.train.choices import DataCheck, ResumeOffer, TrainChoices
 from cellwright.widgets.train.model import EpochPicture, TrainingOutcome, TrainModel
 from cellwright.widgets.train.model_list import OwnModels
 from cellwright.widgets.train.view import TrainPanel
@@ -73,11 +71,11 @@ class TrainWidget(QWidget):
         self.panel.train.started.connect(self.begin)
         self.panel.train.stopped.connect(self.stop)
         self.panel.pause.toggled.connect(self.pause)
-        self.offer.accepted.connect(self.resume)
+        self.offer.accepted.connect(self.train)
         self.offer.discarded.connect(self.choices.suggest_name)
         self.model.started.connect(self._on_started)
         self.model.ended.connect(self.show_ended)
-        self.model.failed.connect(self.show_error)
+        self.model.failed.connect(self.panel.message.fail)
         listen(news_of(self.viewer).sent, self._on_sent, self)
         self.panel.count_with.clicked.connect(self._on_count_clicked)
         application = QApplication.instance()
@@ -96,21 +94,17 @@ class TrainWidget(QWidget):
         try:
             plan, layers = self.choices.plan()
         except CellwrightError as error:
-            self.show_error(error)
+            self.panel.message.fail(error)
             return
         images = [pair.image for pair in self.choices.chosen if layers is not None]
         if self._taught_image not in images:
             self._taught_image = next(iter(images), None)
-        self._run(plan, layers)
+        self.train(plan, layers)
 
-    def resume(self, plan: Plan) -> None:
-        """Resume a run that was not ended."""
-        self._run(plan, None)
-
-    def _run(self, plan: Plan, layers: Dataset | None) -> None:
-        if self.is_busy:
-            return
-        self.jobs.start(self.model.start(plan, layers), self.show_ended)
+    def train(self, plan: Plan, layers: Dataset | None = None) -> None:
+        """Train as planned, or resume a run that was not ended, unless one goes on already."""
+        if not self.is_busy:
+            self.jobs.start(self.model.start(plan, layers), self.show_ended)
 
     def stop(self) -> None:
         """End the training at its next step and keep the best model so far."""
@@ -180,10 +174,6 @@ class TrainWidget(QWidget):
         self._new_model = outcome.model
         self.panel.count_with.setText(f"Count with {outcome.model}")
         self.panel.count_with.setVisible(True)
-
-    def show_error(self, error: Exception) -> None:
-        """Tell in the panel what went wrong; what was not foreseen is logged too."""
-        tell_error(self.panel.message, error, "Training")
 
     # -- events -------------------------------------------------------------------------------------------
 
