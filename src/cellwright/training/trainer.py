@@ -114,7 +114,11 @@ def fit(
     torch_device = devices.choose(device)
     phases = _PhaseSamples(_pretraining_samples(material, settings))
     state = first_state(model.network.to(torch_device), settings.weight_decay)
-    check_same_run(output, settings)
+    state.facts = {
+        "n_images": [len(material.target), len(material.extra)],
+        "checked": [item.name for item in material.validation.items],
+    }
+    check_same_run(output, settings, state.facts)
     resume(state, output)
     while state.step < settings.n_steps:
         if state.step >= settings.pretrain_steps and phases.tune is None:

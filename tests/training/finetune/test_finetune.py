@@ -421,6 +421,21 @@ def test_a_run_with_other_settings_is_not_gone_on_with(tune, tmp_path):
         tune()
 
 
+def test_a_run_on_other_images_is_not_gone_on_with(tune, tmp_path):
+    tune(stop_after=3)
+    path = tmp_path / "tuned" / "curve.json"
+    curve = json.loads(path.read_text())
+    others = {**curve, "settings": {**curve["settings"], "images": [["other/a"], ["other/b"]]}}
+    path.write_text(json.dumps(others))
+    with pytest.raises(CheckpointError, match="other settings, images or weights"):
+        tune()
+    for name in ("images", "start"):  # as earlier versions wrote it
+        del curve["settings"][name]
+    path.write_text(json.dumps(curve))
+    tune()
+    assert not (tmp_path / "tuned" / "training.pt").exists()
+
+
 def test_frozen_steps_leave_the_trunk_as_it_is(tune, tiny_flow, tmp_path, scripted):
     scripted([0.1, 0.2, 0.3, 0.0])
     tune(settings=replace(SHORT, frozen_steps=4))

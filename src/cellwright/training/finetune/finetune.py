@@ -20,6 +20,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from cellwright.core.errors import CheckpointError
 from cellwright.core.tasks import Task
@@ -95,7 +96,8 @@ def finetune(
     check_writable(output)
     torch_device = devices.choose(device)
     sets = yield from read_sample_sets(Data(parts.train, data.extra), model, settings)
-    check_same_run(output, settings)
+    facts = _facts(model, parts.train, parts.validation, *data.extra)
+    check_same_run(output, settings, facts)
     fixed = None
     if has_few:
         fixed = yield from fixed_patches(parts.validation, model, settings)
@@ -115,6 +117,7 @@ def finetune(
         fixed=fixed,
         device=device,
     )
+    run.state.facts = facts
     resume(run.state, output)
     if not run.state.history:
         yield (yield from run.validate(model))
@@ -128,6 +131,12 @@ def finetune(
     )
     forget(output)
     return outcome
+
+
+def _facts(model: CellModel, *datasets: Dataset) -> dict[str, Any]:
+    """Return what a run learns from and begins with, as JSON has it."""
+    images = [[f"{one.folder.name}/{item.name}" for item in one.items] for one in datasets]
+    return {"images": images, "start": model.sha256}
 
 
 def _loaded(start: CellModel | str | Path, output: Path) -> CellModel:
