@@ -251,7 +251,10 @@ class Adder(QObject):
             return
         if wish.prompts is not self.draft.prompts:
             return  # changed since
-        text = f"{self._why_drawn} A disc is drawn. {PROMPT_KEYS}"
+        drawn = "A disc"
+        if wish.prompts.box is not None:
+            drawn = "An ellipse"
+        text = f"{drawn} is drawn; {self._why_drawn}. {PROMPT_KEYS}"
         if cell is not None:
             text = told_of(cell, self._model())
         self.draft.cell, self.draft.outlines = cell, self._outlines(wish.prompts, cell)

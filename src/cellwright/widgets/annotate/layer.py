@@ -53,6 +53,7 @@ class AnnotationLayer:
     ) -> None:
         self.viewer, self.layer, self.session = viewer, layer, session
         self.channel_axis, self.tell = channel_axis, on_error
+        self.on_painted: Callable[[Sequence[int]], None] = lambda _: None  # told the cells of a stroke
         self.hides_reviewed = False
         self._is_pressed = self._is_direct = self._has_classes = False
         self._fresh: set[int] = set()  # cells of the last edit
@@ -266,6 +267,8 @@ class AnnotationLayer:
         except CellwrightError as error:
             self.redraw([box])
             self.tell(error)
+        else:
+            self.on_painted([int(one) for one in np.union1d(before, after) if one])
 
     def _on_data(self, _: Any) -> None:
         """Take over labels that somebody else put into the layer, a model say, as an edit like any other."""

@@ -236,8 +236,13 @@ class AxesTool(QObject):
         if self.job is not None or layer is None:
             return
         self.job = Job(_describe_task(Path(layer.source.path or "")), self)
+        self.job.failed.connect(self._on_failed)
         self.job.finished.connect(self._on_read)
         self.job.start()
+
+    def _on_failed(self, error: Exception) -> None:
+        self._waiting = None  # the count that waits would take the error away
+        self._model.fail(error, "Reading the axes")
 
     def _on_read(self) -> None:
         self.job = None
