@@ -7,7 +7,6 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Shapes
 from qtpy.compat import isalive
 from qtpy.QtCore import Signal  # type: ignore[attr-defined]
-from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QWidget
 
 from cellwright.core.errors import CellwrightError, WrongLayerError
@@ -97,7 +96,9 @@ class CountWidget(QWidget):
         self.updater = LiveUpdater(self)
         self._is_showing_settings = False
         self._elsewhere = ""  # where the image is whose number is shown
-        stack(PanelScrollArea(self.panel), into=self)
+        area = PanelScrollArea(self.panel)
+        area.opened.connect(self.panel.device.find_devices)
+        stack(area, into=self)
         self._show_family(self.panel.model.family)
         self.axes = AxesTool(self.model, self.panel, self.choices)
         self.calibrate = CalibrateTool(self.model, self.panel.calibrate)
@@ -207,11 +208,6 @@ class CountWidget(QWidget):
             **self.panel.diameter.settings,
             **self.panel.engine.values(),
         )
-
-    def showEvent(self, event: QShowEvent | None) -> None:
-        """Look for devices once the widget is seen."""
-        super().showEvent(event)
-        self.panel.device.find_devices()
 
     def _on_job_started(self) -> None:
         self.model.is_busy = True
