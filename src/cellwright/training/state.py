@@ -69,7 +69,7 @@ def keep(
         if "merit" in scores:
             weights = state.average.state_dict()
             state.kept = {name: value.detach().cpu().clone() for name, value in weights.items()}
-    write_curve(output, {**asdict(settings), **state.facts}, state.history)
+    write_curve(output, asdict(settings), state.history, state.facts)
     save(state, output)
 
 
@@ -98,9 +98,10 @@ def check_same_run(output: Path, settings: Any, facts: Mapping[str, Any] = {}) -
     if not (output / STATE).exists():
         return
     began = None
-    with suppress(OSError, *NO_JSON, KeyError, TypeError):
-        began = {**facts, **json.loads((output / CURVE).read_text(encoding="utf-8"))["settings"]}
-    if began != {**facts, **asdict(settings)}:
+    with suppress(OSError, *NO_JSON, KeyError, TypeError, AttributeError):
+        curve = json.loads((output / CURVE).read_text(encoding="utf-8"))
+        began = curve["settings"], {**facts, **curve.get("facts", {})}
+    if began != (asdict(settings), facts):
         raise CheckpointError(
             f"The run in {output} began with other settings, images or weights. Resume it with these, delete "
             f"{STATE} there to begin anew, or choose another folder."

@@ -20,7 +20,6 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from cellwright.core.errors import CheckpointError
 from cellwright.core.tasks import Task
@@ -36,7 +35,7 @@ from cellwright.training.finetune.batches import fixed_patches, read_sample_sets
 from cellwright.training.finetune.retention import Teacher, retention_set
 from cellwright.training.finetune.run import Outcome, Run
 from cellwright.training.pretrain import start_from
-from cellwright.training.run_folder import forget
+from cellwright.training.run_folder import facts_of, forget
 from cellwright.training.settings import FinetuneSettings
 from cellwright.training.state import check_same_run, first_state, resume
 from cellwright.training.trainer import Data
@@ -96,7 +95,11 @@ def finetune(
     check_writable(output)
     torch_device = devices.choose(device)
     sets = yield from read_sample_sets(Data(parts.train, data.extra), model, settings)
-    facts = _facts(model, parts.train, parts.validation, *data.extra)
+    images = [
+        [f"{one.folder.name}/{item.name}" for item in one.items]
+        for one in (parts.train, parts.validation, *data.extra)
+    ]
+    facts = facts_of(images=images, start=model.sha256)
     check_same_run(output, settings, facts)
     fixed = None
     if has_few:
@@ -131,12 +134,6 @@ def finetune(
     )
     forget(output)
     return outcome
-
-
-def _facts(model: CellModel, *datasets: Dataset) -> dict[str, Any]:
-    """Return what a run learns from and begins with, as JSON has it."""
-    images = [[f"{one.folder.name}/{item.name}" for item in one.items] for one in datasets]
-    return {"images": images, "start": model.sha256}
 
 
 def _loaded(start: CellModel | str | Path, output: Path) -> CellModel:
