@@ -185,7 +185,6 @@ class AnnotationLayer:
         self.layer.colormap = colours_by_label(colours, NO_CLASS_COLOUR)
 
     def _colour_of(self, number: int) -> str:
-        """Return the colour of a cell while colours mean something."""
         category = self.session.class_of(number)
         if self.hides_reviewed and number not in self._fresh and self.session.is_reviewed(number):
             return HIDDEN
@@ -196,7 +195,6 @@ class AnnotationLayer:
         return bright_colour(number)
 
     def _recolour(self, numbers: Iterable[int]) -> None:
-        """Bring the colours of some cells in line with their class and flag."""
         there = [number for number in numbers if number in self.session]
         if not there:
             return
@@ -225,7 +223,6 @@ class AnnotationLayer:
         self._write_classes(numbers)
 
     def _write_classes(self, numbers: Iterable[int]) -> None:
-        """Let the features of the layer tell the classes of some cells, as tables and files read them."""
         n_rows = int(max(self.session.ids(), default=0)) + 1
         names = {number: self._class_name(number) for number in numbers if number < n_rows}
         write_classes(self.layer, names, n_rows)

@@ -153,7 +153,6 @@ class Choices(QObject):
         return ""
 
     def _choose_index(self, index: int | None) -> None:
-        """Choose a channel of the layer by its number."""
         box = self._panel.channel
         for place in range(box.count()):
             channel = box.itemData(place)
@@ -232,7 +231,6 @@ class AxesTool(QObject):
             self.refresh()
 
     def _read(self, layer: Layer | None) -> None:
-        """Look at the file of a layer beside the viewer."""
         if self.job is not None or layer is None:
             return
         self.job = Job(_describe_task(Path(layer.source.path or "")), self)
@@ -284,7 +282,6 @@ def understood_line(known: Understood, *, is_linked: bool) -> str:
 
 
 def _entries(layer: ImageLayer, known: Understood) -> list[tuple[str, str]]:
-    """Return title and letters of the axes that an image may have, the understood ones first."""
     shape, axes = known.image.shape, known.image.axes
     likely = dict.fromkeys([axes, *likely_axes(shape, is_colour=bool(layer.rgb))])
     return [(f"{one} · {meaning(one, shape)}", one) for one in likely]

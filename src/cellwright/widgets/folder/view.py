@@ -261,7 +261,6 @@ class FolderView(QWidget):
 
 
 def _title(column: str) -> str:
-    """Return what a column of the summary is called."""
     if column == "count":
         return COUNT_TITLE
     if column.startswith("count_"):

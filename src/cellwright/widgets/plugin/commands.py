@@ -22,7 +22,7 @@ from cellwright.models import registry, store
 from cellwright.models.registry import DEFAULT_FAMILY
 from cellwright.models.spec import read_spec
 from cellwright.ops.labels import measure, relabel
-from cellwright.widgets.count.count_request import CountOutcome, Request, count_task, result_line
+from cellwright.widgets.count.model import CountOutcome, Request, count_task, result_line
 from cellwright.widgets.count.view import usual_outputs
 from cellwright.widgets.shared.cells.snapshot import image_layer_under
 from cellwright.widgets.shared.combos import SPECS, classifiers
