@@ -5,7 +5,7 @@ import re
 from typing import TypeVar
 
 from qtpy.compat import isalive
-from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer
+from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal  # type: ignore[attr-defined]
 from qtpy.QtGui import QKeyEvent, QKeySequence, QShowEvent
 from qtpy.QtWidgets import (
     QAbstractSpinBox,
@@ -79,6 +79,8 @@ QProgressBar::chunk { background: #2fb5ae; border-radius: 3px; }
 class PanelScrollArea(QScrollArea):
     """Scrolls a panel up and down where it is longer than its dock; never sideways, whatever the font."""
 
+    opened = Signal()  # it is seen for the first time
+
     def __init__(self, panel: QWidget) -> None:
         super().__init__()
         self._width = 0  # that was asked for last
@@ -110,6 +112,7 @@ class PanelScrollArea(QScrollArea):
         self._follow_font()
         if not self._has_place:
             self._has_place = True
+            self.opened.emit()
             QTimer.singleShot(0, self._join_others)  # once napari has placed the dock
 
     def _join_others(self) -> None:
