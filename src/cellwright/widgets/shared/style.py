@@ -91,7 +91,7 @@ class _WheelGuard(QObject):
 class PanelScrollArea(QScrollArea):
     """Scrolls a panel up and down where it is longer than its dock; never sideways, whatever the font."""
 
-    opened = Signal()  # it is seen for the first time
+    shown = Signal()  # it comes into sight, again or for the first time
 
     def __init__(self, panel: QWidget) -> None:
         super().__init__()
@@ -122,11 +122,11 @@ class PanelScrollArea(QScrollArea):
     def showEvent(self, event: QShowEvent | None) -> None:
         """Follow the font of napari, and join the other panels when shown first; called by Qt."""
         super().showEvent(event)
+        self.shown.emit()
         self._follow_font()
         self._keep_values()
         if not self._has_place:
             self._has_place = True
-            self.opened.emit()
             QTimer.singleShot(0, self._join_others)  # once napari has placed the dock
 
     def _join_others(self) -> None:
