@@ -111,7 +111,7 @@ def finetune(
             title=tuned_title(model.spec),
             tuned_diameter_px=sets.diameter_px,
         ),
-        state=first_state(begin.network.to(torch_device), settings.weight_decay),
+        state=replace(first_state(begin.network.to(torch_device), settings.weight_decay), facts=facts),
         teacher=Teacher(model, torch_device),
         validation=parts.validation,
         retention_set=retention_set(),
@@ -120,7 +120,6 @@ def finetune(
         fixed=fixed,
         device=device,
     )
-    run.state.facts = facts
     resume(run.state, output)
     if not run.state.history:
         yield (yield from run.validate(model))

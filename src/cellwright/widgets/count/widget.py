@@ -97,7 +97,7 @@ class CountWidget(QWidget):
         self._is_showing_settings = False
         self._elsewhere = ""  # where the image is whose number is shown
         area = PanelScrollArea(self.panel)
-        area.opened.connect(self.panel.device.find_devices)
+        area.shown.connect(self.panel.device.find_devices)
         stack(area, into=self)
         self._show_family(self.panel.model.family)
         self.axes = AxesTool(self.model, self.panel, self.choices)

@@ -65,7 +65,7 @@ class FolderWidget(QWidget):
         self._together: tuple[str, ...] = ()  # the same: models that counted together with the chosen one
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
         area = PanelScrollArea(self.view)
-        area.opened.connect(self.view.device.find_devices)
+        area.shown.connect(self.view.device.find_devices)
         stack(area, into=self)
         self.view.show_family(self.view.model.family)
         self._connect()

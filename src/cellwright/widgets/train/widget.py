@@ -55,7 +55,7 @@ class TrainWidget(QWidget):
         self.panel.offer_box.addWidget(self.offer)
         self.panel.models_box.addWidget(self.own)
         self._area = PanelScrollArea(self.panel)
-        self._area.opened.connect(self.panel.device.find_devices)
+        self._area.shown.connect(self.panel.device.find_devices)
         stack(self._area, into=self)
         self._connect()
         self.choices.refresh_pairs()
