@@ -32,7 +32,8 @@ LOG_SCALE = 10_000.0  # densities this many times smaller than 1 count as much a
 POOLS = ((4, 0.20), (8, 0.35), (16, 0.45))  # side of a square in pixels, weight of the shape of the density
 COUNT_WEIGHT = 0.25
 SQUARES = ((16, 4.0), (32, 1.0), (64, 0.3))  # side in pixels, weight of the squared error of its count
-WHOLE_WEIGHT = 0.03  # of the squared error of a patch's count
+WHOLE_WEIGHT = 0.12  # of the squared error of a patch's count
+GROWTH = 0.5  # of the unit of squared errors, with each cell
 PIXEL_WEIGHT = 0.1
 FLOW_WEIGHT = 0.25
 MIN_SCORE = 0.15  # of single cells that are counted beside the density
@@ -243,13 +244,19 @@ def _shape_loss(found: Tensor, true: Tensor) -> Tensor:
 
 
 def _count_loss(found: Tensor, true: Tensor) -> Tensor:
-    """How far off the counts of overlapping squares of several sides are, and those of the whole."""
-    off = found - true
-    total = WHOLE_WEIGHT * off.sum(dim=(1, 2, 3)).square().mean()
+    """How far off the counts of overlapping squares of several sides are, and those of the whole.
+
+    Squared errors are taken in units that grow with what was found, or crowded images would drown all others;
+    units of the truth would favour few cells where the image leaves it open.
+    """
+    counts = [(found.sum(dim=(1, 2, 3)), true.sum(dim=(1, 2, 3)), WHOLE_WEIGHT)]
     for side, weight in SQUARES:
-        side = min(side, *off.shape[-2:])
-        counts = functional.avg_pool2d(off, side, max(side // 2, 1)) * side**2
-        total = total + weight * counts.square().mean()
+        side = min(side, *found.shape[-2:])
+        pooled = [functional.avg_pool2d(one, side, max(side // 2, 1)) * side**2 for one in (found, true)]
+        counts.append((pooled[0], pooled[1], weight))
+    total = found.new_zeros(())
+    for counted, cells, weight in counts:
+        total = total + weight * ((counted - cells).square() / (1 + GROWTH * counted.detach())).mean()
     return total
 
 
