@@ -146,7 +146,11 @@ def describe_images(path: Path | str) -> tuple[Image, ...]:
     if stamp not in _DESCRIBED:
         while len(_DESCRIBED) >= MOST_DESCRIBED:
             _DESCRIBED.pop(next(iter(_DESCRIBED)), None)
-        _DESCRIBED[stamp] = _described(Path(path))
+        try:
+            _DESCRIBED[stamp] = _described(Path(path))
+        except Exception:
+            _DESCRIBED[stamp] = ()  # told once, not at each look at a layer of the file
+            raise
     return _DESCRIBED.get(stamp, ())
 
 

@@ -40,7 +40,7 @@ from cellwright.training.data.samples import MAX_FRAMES, Sample, scaled_channels
 from cellwright.training.run_folder import forget, write_curve
 from cellwright.training.settings import PretrainSettings
 from cellwright.training.state import RunState, check_same_run, first_state, resume, save
-from cellwright.training.trainer import EpochReport, average, descend, half_precision, set_rate, warm_cosine
+from cellwright.training.trainer import EpochReport, average, half_precision, take_step, warm_cosine
 
 PRETRAINED = "pretrained.json"
 PLACE = 1.5  # side of the place that two views are cut from, in sides of a view
@@ -324,12 +324,9 @@ def _epoch(
     state.network.train()
     torch.manual_seed(settings.seed + state.step)  # a resumed run hides the same pieces
     for views in one_ahead(lambda step: make_views(samples, step, settings), range(state.step, end)):
-        set_rate(
-            state.optimizer, settings.rate * warm_cosine(state.step, settings.steps, settings.warmup_steps)
-        )
         with half_precision(torch_device):
             loss = state.network(views.to(torch_device))
-        state.losses.append(descend(state.network, state.optimizer, loss))
-        state.step += 1
+        share = warm_cosine(state.step, settings.steps, settings.warmup_steps)
+        take_step(state, loss, settings.rate * share)
         average(state.average, state.network, state.step, settings.ema_decay)
         yield Progress("pre-train", state.step, settings.steps, f"loss {state.losses[-1]:.3f}")

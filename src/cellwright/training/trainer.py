@@ -178,9 +178,9 @@ def _epoch(
         is_frozen = state.step < settings.frozen_steps
         for part in trunk_of(state.network):  # a frozen trunk keeps its statistics, too
             part.train(not is_frozen).requires_grad_(not is_frozen)
-        set_rate(state.optimizer, learning_rate(state.step, settings))
-        state.losses.append(learn(state, model, images.to(torch_device), targets.to(torch_device)))
-        state.step += 1
+        output = forward(state.network, model, images.to(torch_device))
+        loss = model.loss(output, targets.to(torch_device))
+        take_step(state, loss, learning_rate(state.step, settings))
         average(state.average, state.network, state.step, settings.ema_decay)
         stage = "fine-tune" if state.step > settings.pretrain_steps else "pre-train"
         yield Progress(stage, state.step, settings.n_steps, f"loss {state.losses[-1]:.3f}")
@@ -234,18 +234,6 @@ def cosine(done: float, total: float) -> float:
     return 0.505 + 0.495 * math.cos(math.pi * done / max(total, 1))
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate of all weights."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
-def learn(state: RunState, model: CellModel, images: Tensor, targets: Tensor) -> float:
-    """Take one step and return its loss."""
-    loss = model.loss(forward(state.network, model, images), targets)
-    return descend(state.network, state.optimizer, loss)
-
-
 def forward(network: nn.Module, model: CellModel, images: Tensor) -> Tensor:
     """Return the raw output (B, maps, P, P) for patches (B, 3, P, P), in bfloat16 where that is faster."""
     images = match_channels(images.to(memory_format=torch.channels_last), model.spec.in_channels)
@@ -262,13 +250,19 @@ def half_precision(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=is_faster)
 
 
-def descend(network: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> float:
-    """Change the weights by one step along the gradient of a loss, and return the loss."""
-    optimizer.zero_grad(set_to_none=True)
+def take_step(state: RunState, loss: Tensor, rate: float) -> None:
+    """Change the weights of a run by one step along the gradient of a loss.
+
+    The learning rate is ``rate`` times what the groups of the optimizer have as ``highest``, 1 without.
+    """
+    for group in state.optimizer.param_groups:
+        group["lr"] = group.get("highest", 1.0) * rate
+    state.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_LIMIT)
-    optimizer.step()
-    return float(loss.detach())
+    nn.utils.clip_grad_norm_(state.network.parameters(), GRADIENT_LIMIT)
+    state.optimizer.step()
+    state.losses.append(float(loss.detach()))
+    state.step += 1
 
 
 @torch.no_grad()

@@ -28,6 +28,22 @@ def test_an_item_gives_its_image_and_labels_without_gaps(folder):
         assert labels[12, 12] == 1
 
 
+@pytest.mark.parametrize("change", [lambda labels: labels + 0.5, lambda labels: labels.astype(np.int16) - 1])
+def test_masks_that_are_no_labels_are_refused(folder, change):
+    path = folder / "masks" / "a.tif"
+    tifffile.imwrite(path, change(tifffile.imread(path)))
+    with pytest.raises(ReadError, match="must be labels"):
+        read_dataset(folder).items[0].read()
+
+
+def test_masks_may_be_whole_numbers_of_any_type_and_size(folder):
+    path = folder / "masks" / "a.tif"
+    labels = tifffile.imread(path)
+    for kind in (np.float32, np.float64):
+        tifffile.imwrite(path, labels.astype(kind) * 2**15)
+        assert np.unique(read_dataset(folder).items[0].read()[1]).tolist() == [0, 1, 2]
+
+
 def test_the_pixel_size_stands_in_the_meta_where_no_file_tells_it(folder, write_meta, listing):
     items = {"a": {"pixel_size_um": [2.0, 1.0]}, "b.c": {"pixel_size_um": [3.0, 1.0, 1.0]}}
     write_meta(folder, {**listing, "items": items, "pixel_size_um": [0.5, 0.25]})

@@ -86,6 +86,11 @@ def test_no_labels(good):
     assert codes(good) == ["no-labels"]
 
 
+def test_nothing_to_check_the_model_with(good):
+    write_labels(good, "c", np.zeros((64, 72)))
+    assert codes(good) == ["empty-validation"]
+
+
 def test_an_image_without_a_cell(good):
     write_labels(good, "a", np.zeros((64, 72)))
     assert codes(good)[0] == "empty"

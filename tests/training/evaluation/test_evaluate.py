@@ -244,7 +244,8 @@ def test_a_bare_count_cannot_be_scored_against_some_cells(item):
 def test_models_that_only_count_are_scored_by_their_count(dataset, monkeypatch):
     def count_cells(image, model, settings, engine):
         yield from ()
-        return result_of(NOTHING, 0.0, (0.0, 1000.0))
+        density = np.zeros(image.label_shape, np.float32)
+        return replace(result_of(NOTHING, 0.0, (0.0, 1000.0)), maps={"density": density})
 
     monkeypatch.setattr(module, "count_cells", count_cells)
     summary = run(evaluate(dataset, density.build(), engine=CPU)).summary()

@@ -3,14 +3,14 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from magicgui.widgets import Dialog
 from pytestqt.qtbot import QtBot
-from qtpy.QtWidgets import QDialog, QFileDialog, QInputDialog
+from qtpy.QtWidgets import QFileDialog, QInputDialog
 
 from cellwright.models import store, zoo
-from cellwright.widgets.train.model_list import ZooDetails, ZooDialog
+from cellwright.widgets.train.model_list import ZooDetails
 from cellwright.widgets.train.widget import TrainWidget
 
 LIMIT_MS = 60_000
@@ -72,13 +72,14 @@ def test_a_folder_is_imported_under_a_name_that_is_asked_for(
 def test_a_package_for_the_zoo_names_authors_and_licence(
     trainer: TrainWidget, tmp_path: Path, copied: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fill_in(dialog: ZooDialog) -> Any:
-        dialog.authors.setText("A. Person, B. Person,")
-        return QDialog.DialogCode.Accepted
+    def fill_in(dialog: Dialog) -> bool:
+        dialog["authors"].value = "A. Person, B. Person,"
+        assert dialog["licence"].value == "BSD-3-Clause"
+        return True
 
     path = tmp_path / "mine-zoo.zip"
     monkeypatch.setattr(zoo, "_write_files", lambda *_: 1.0)  # its own tests trace networks
-    monkeypatch.setattr(ZooDialog, "exec", fill_in)
+    monkeypatch.setattr(Dialog, "exec", fill_in)
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(path), ""))
     trainer.own.export.menu().actions()[1].trigger()
     copied()

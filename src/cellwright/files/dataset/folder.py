@@ -44,10 +44,10 @@ from cellwright.files.atomic import finish_change
 from cellwright.files.dataset.cells import read_cells
 from cellwright.files.dataset.meta import Region, checked_pixel_size, checked_regions, listed, read_meta
 from cellwright.files.formats.coco import is_coco
-from cellwright.files.formats.image_annotation import ImageAnnotation, chosen
+from cellwright.files.formats.image_annotation import ImageAnnotation, chosen, labels_of
 from cellwright.files.formats.registry import recognise
 from cellwright.files.images import read_image
-from cellwright.ops.labels import annotate, relabel
+from cellwright.ops.labels import annotate
 
 SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".npy")
 ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_seg")
@@ -103,7 +103,9 @@ class Item:
                 f"Labels must have the image's shape {expected}; got {labels.shape} in {self.truth_path}. "
                 "Export the pair again."
             )
-        return image, relabel(labels)
+        found = labels_of(self.truth_path, "The pixels", labels, image.label_axes, self.name)
+        assert found.labels is not None
+        return image, found.labels
 
     def annotated(self) -> tuple[Image, Annotation | Labels]:
         """Return the image with all that is known of its cells: labels, or an annotation.

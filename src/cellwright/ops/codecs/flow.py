@@ -9,7 +9,7 @@ Lee et al., MEDIAR, arXiv:2212.03465 (2022).
 """
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,10 +127,16 @@ def flow_to_cells(
     labels = flow_to_labels(flow, probability > settings.cell_probability)
     areas, points, boxes = measure(labels)
     scores = _scores(flow, probability, labels, points)
-    wanted = (areas >= settings.min_area_px) & (scores >= settings.min_score)
+    return wanted_cells(Cells(points, boxes, scores, areas, labels), settings)
+
+
+def wanted_cells(cells: Cells, settings: Any) -> Cells:
+    """Return cells with labels that are large and sure enough and, where asked, away from the edge."""
+    assert cells.labels is not None
+    wanted = (cells.areas >= settings.min_area_px) & (cells.scores >= settings.min_score)
     if settings.exclude_border:
-        wanted &= ~touches_border(boxes, labels.shape)
-    return Cells(points, boxes, scores, areas, labels).take(wanted)
+        wanted &= ~touches_border(cells.boxes, cells.labels.shape)
+    return cells.take(wanted)
 
 
 def finite(values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -38,10 +38,10 @@ from scipy import ndimage
 from cellwright.core.data import Cells, Image
 from cellwright.core.errors import AxesError
 from cellwright.core.settings import BoundedSettings
-from cellwright.ops.codecs.flow import FlowSettings, MinScore, finite
+from cellwright.ops.codecs.flow import FlowSettings, MinScore, finite, wanted_cells
 from cellwright.ops.geometry.axes import Frames, Window, frames
 from cellwright.ops.geometry.intensity import Scaling, Slice, apply, equalised, fit, unit_range
-from cellwright.ops.labels import measure, touches_border
+from cellwright.ops.labels import measure
 from cellwright.ops.volumes.link import LinkSettings, MaxGap, MinSlices, Overlap, Waist
 
 MOST_THRESHOLDS = 30
@@ -287,7 +287,4 @@ def foreground_to_cells(probability: NDArray[np.float32], settings: FlowSettings
     labels = watershed(-distance, peaks, mask=mask).astype(np.int32)  # type: ignore[no-untyped-call]
     areas, points, boxes = measure(labels)
     scores = ndimage.mean(probability, labels, np.arange(1, len(areas) + 1)).astype(np.float32)
-    wanted = (areas >= settings.min_area_px) & (scores >= settings.min_score)
-    if settings.exclude_border:
-        wanted &= ~touches_border(boxes, labels.shape)
-    return Cells(points, boxes, scores, areas, labels).take(wanted)
+    return wanted_cells(Cells(points, boxes, scores, areas, labels), settings)

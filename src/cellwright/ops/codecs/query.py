@@ -6,7 +6,7 @@ by a watershed: every pixel climbs to the peak of the depth that it lies below; 
 way hardly falls are one cell.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -16,8 +16,8 @@ from scipy import ndimage
 from cellwright.core.data import Cells, Labels
 from cellwright.core.errors import QueryError
 from cellwright.core.settings import BoundedSettings
-from cellwright.ops.codecs.flow import CellProbability, ExcludeBorder, MinArea, MinScore, finite
-from cellwright.ops.labels import keep, measure, touches_border
+from cellwright.ops.codecs.flow import CellProbability, ExcludeBorder, MinArea, MinScore, finite, wanted_cells
+from cellwright.ops.labels import measure
 
 SMOOTH_PX = 1.0  # of the depth: evens out single pixels
 SURE_RADIUS = 0.8  # of the ellipse in a box: what lies inside is cell, beyond it may be either
@@ -93,12 +93,9 @@ def query_to_cells(inside: NDArray[np.float32], depth: NDArray[np.float32], sett
     labels = depth_to_labels(smooth, probability > settings.cell_probability, settings.separation)
     areas, points, boxes = measure(labels)
     scores = _scores(probability, height, labels, len(areas))
-    wanted = (areas >= settings.min_area_px) & (scores >= settings.min_score)
-    if settings.exclude_border:
-        wanted &= ~touches_border(boxes, labels.shape)
-    labels = keep(labels, wanted)
-    points = points_inside(labels, points[wanted])
-    return Cells(points, boxes[wanted], scores[wanted], areas[wanted], labels)
+    cells = wanted_cells(Cells(points, boxes, scores, areas, labels), settings)
+    assert cells.labels is not None
+    return replace(cells, points=points_inside(cells.labels, cells.points))
 
 
 def inside_to_depth(inside: NDArray[np.float32], threshold: float) -> NDArray[np.float32]:

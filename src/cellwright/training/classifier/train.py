@@ -31,10 +31,9 @@ from cellwright.training.trainer import (
     EpochReport,
     average,
     cosine,
-    descend,
     half_precision,
     in_words,
-    set_rate,
+    take_step,
 )
 
 SIZE_HIDDEN = 0.3  # share of crops whose relative size is not shown: it misleads where one class is alone
@@ -157,10 +156,13 @@ def _epoch(
         rng = np.random.default_rng((settings.seed, state.step))
         rows = torch.from_numpy(rng.choice(len(training), settings.batch_size, p=weights))
         cells, sizes = augmented(training, rows, crop_px, settings, rng)
-        set_rate(state.optimizer, _rate(state.step, settings))
-        batch = (cells, sizes, training.classes[rows])
-        state.losses.append(_learn(state, *(part.to(torch_device) for part in batch)))
-        state.step += 1
+        with half_precision(torch_device):
+            seen = cells.to(torch_device, memory_format=torch.channels_last)
+            logits = state.network(seen, sizes.to(torch_device))
+        true = training.classes[rows].to(torch_device)
+        loss = functional.cross_entropy(logits.float(), true, label_smoothing=SMOOTHING)
+        take_step(state, loss, _rate(state.step, settings))
+        average(state.average, state.network, state.step - 1, EMA_DECAY)
         yield Progress("train", state.step, settings.steps, f"loss {state.losses[-1]:.3f}")
 
 
@@ -216,16 +218,6 @@ def _recoloured(cells: Tensor, amount: float, rng: Rng) -> Tensor:
     strength = torch.from_numpy(rng.uniform(0, 0.1 * amount, (n, 1, 1, 1)).astype(np.float32))
     noise = torch.from_numpy(rng.standard_normal(cells.shape, dtype=np.float32))
     return (cells + strength * noise).clamp(-0.5, 2.0)
-
-
-def _learn(state: RunState, cells: Tensor, sizes: Tensor, classes: Tensor) -> float:
-    """Take one step, let the average weights follow, and return the loss."""
-    with half_precision(cells.device):
-        logits = state.network(cells.to(memory_format=torch.channels_last), sizes)
-    loss = functional.cross_entropy(logits.float(), classes, label_smoothing=SMOOTHING)
-    value = descend(state.network, state.optimizer, loss)
-    average(state.average, state.network, state.step, EMA_DECAY)
-    return value
 
 
 def _rate(step: int, settings: ClassifyTrainingSettings) -> float:

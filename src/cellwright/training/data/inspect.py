@@ -13,7 +13,6 @@ from cellwright.core.data import Annotation, Labels
 from cellwright.core.errors import CellwrightError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.dataset.folder import Dataset, Item
-from cellwright.files.dataset.meta import Region
 from cellwright.models import registry
 from cellwright.models.spec import ModelSpec
 from cellwright.ops.labels import equivalent_diameters, measure
@@ -131,7 +130,7 @@ def _read(seen: _Seen, item: Item) -> None:
     elif truth.labels is not None:
         n, kind = _add_labels(seen, item, truth.labels), "masks"
     else:
-        inside = _in_regions(truth.points, item.regions)
+        inside = is_inside(truth.points, item.regions)
         n, kind = int(inside.sum()), "points"
         if truth.boxes is not None:
             kind, boxes = "boxes", truth.boxes[inside]
@@ -148,22 +147,16 @@ def _read(seen: _Seen, item: Item) -> None:
 def _add_labels(seen: _Seen, item: Item, labels: Labels) -> int:
     """Note the diameters of the cells and whether they look like a mask; return how many there are."""
     areas, points, _ = measure(labels)
-    inside = (areas > 0) & _in_regions(points[:, -2:], item.regions)
+    inside = (areas > 0) & is_inside(points[:, -2:], item.regions)
     seen.diameters.append(equivalent_diameters(areas[inside], labels.ndim))
     if len(areas) == 1 and ndimage.label(labels > 0)[1] >= PIECES:
         seen.masks.append(item.name)
     return int(inside.sum())
 
 
-def _in_regions(points: NDArray[np.float32], regions: Sequence[Region]) -> NDArray[np.bool_]:
-    if not regions:
-        return np.ones(len(points), np.bool_)
-    return is_inside(points, regions)
-
-
 def _about_labels(train: _Seen, validation: _Seen, dataset: Dataset) -> Iterator[Warning]:
     for text in (*train.unfit, *validation.unfit):
-        yield Warning("unfit", f"Left out, the annotation cannot be used: {text}")
+        yield Warning("unfit", f"The annotation cannot be used, mend it or take it out: {text}")
     if not train.n_cells:
         yield Warning(
             "no-labels", f"No cell is annotated in the training images of {dataset.folder}. Annotate some."
@@ -194,6 +187,12 @@ def _about_validation(train: _Seen, validation: _Seen) -> Iterator[Warning]:
         yield Warning(
             "no-validation",
             "There are no images to check the model with. Part of what is annotated is set aside for it.",
+        )
+    elif validation.n_cells == 0:
+        yield Warning(
+            "empty-validation",
+            "No cell is annotated in the images to check the model with, so that no score can get better. "
+            "Annotate some.",
         )
     known = dict(zip(train.pixels, train.names, strict=True))
     same = [name for name, pixels in zip(validation.names, validation.pixels, strict=True) if pixels in known]

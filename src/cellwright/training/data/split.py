@@ -175,8 +175,8 @@ def _region_parts(item: Item) -> tuple[Item, ...]:
 
 
 def is_inside(points: NDArray[np.float32], regions: Sequence[Region]) -> NDArray[np.bool_]:
-    """Return which points (N, 2), in pixels, lie in at least one region."""
-    inside = np.zeros(len(points), np.bool_)
+    """Return which points (N, 2), in pixels, lie in at least one region; all where there are none."""
+    inside = np.full(len(points), not regions)
     for corner, end in regions:
         inside |= ((points >= np.array(corner) - 0.5) & (points < np.array(end) - 0.5)).all(axis=1)
     return inside

@@ -10,17 +10,15 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.spatial import cKDTree
 
-from cellwright.core.data import Annotation, Cells, Image, Labels, Result
+from cellwright.core.data import Cells, Image, Labels, Result
 from cellwright.core.errors import AxesError
 from cellwright.core.tasks import Progress, Task
 from cellwright.files.dataset.folder import Dataset, Item
 from cellwright.inference.pipeline import count_cells
 from cellwright.inference.settings import EngineSettings
-from cellwright.models import registry, store
-from cellwright.models.protocol import CellModel
+from cellwright.models import store
 from cellwright.ops import matching
-from cellwright.training.data.region_filter import inside_regions
-from cellwright.training.evaluation.evaluate import score_cells, score_count, score_found
+from cellwright.training.evaluation.evaluate import score
 from cellwright.training.evaluation.report import ImageScore, divided
 
 OnImage = Callable[[Image, Sequence[Result]], None]
@@ -109,8 +107,10 @@ def compare(
             result = yield from count_cells(image, model, None, engine)
             row = ModelCount(name, image.name, result.count, result.interval, result.notices)
             if truth is not None and isinstance(source, Item):
-                score = _scored(source, result, truth, model)
-                row = replace(row, score=score, n_regions=len(source.regions))
+                row = replace(row, n_regions=len(source.regions))
+                if result.gives == "instances" or source.is_complete:  # else a count tells nothing
+                    scored = replace(score(source, result, truth), is_complete=source.is_complete)
+                    row = replace(row, score=scored)
             rows.append(row)
             results.append(result)
         on_image(image, results)
@@ -173,19 +173,6 @@ def _box_overlaps(first: NDArray[np.float32], second: NDArray[np.float32]) -> cs
     rows = np.repeat(np.arange(len(first)), [len(one) for one in near])
     columns = np.concatenate([np.zeros(0, np.int64), *near]).astype(np.int64)
     return csr_array((matching.box_iou(first[rows], second[columns]), (rows, columns)), shape=shape)
-
-
-def _scored(item: Item, result: Result, truth: Annotation | Labels, model: CellModel) -> ImageScore | None:
-    """Return the score, None for a bare count where not every cell is annotated."""
-    result, truth = inside_regions(item, result, truth)
-    if registry.get(model.spec.family).gives == "density":
-        if not item.is_complete:
-            return None
-        return score_count(item, result, truth)
-    if isinstance(truth, Annotation):
-        return score_found(item, result, truth)
-    score = score_cells(item, result, truth, is_volume="Z" in result.provenance.axes)
-    return replace(score, is_complete=item.is_complete)
 
 
 def _titles(models: Sequence[str | Path]) -> tuple[str, ...]:

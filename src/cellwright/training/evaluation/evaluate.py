@@ -13,7 +13,6 @@ from cellwright.core.tasks import Progress, Task
 from cellwright.files.dataset.folder import Dataset, Item
 from cellwright.inference.pipeline import count_cells
 from cellwright.inference.settings import EngineSettings
-from cellwright.models import registry
 from cellwright.models.protocol import CellModel
 from cellwright.ops import matching
 from cellwright.ops.labels import measure
@@ -45,21 +44,30 @@ def evaluate(
         The model gives a bare count and not every cell of an image is annotated.
     """
     scored = []
-    counts_only = registry.get(model.spec.family).gives == "density"
     for done, item in enumerate(dataset.items):
         yield Progress("evaluate", done, len(dataset), item.name)
         image, truth = item.annotated()
         result = yield from count_cells(image, model, settings, engine)
         if classify is not None:
             result = yield from classify(result, image)
-        result, truth = inside_regions(item, result, truth)
-        if counts_only:
-            scored.append(score_count(item, result, truth))
-        elif isinstance(truth, Annotation):
-            scored.append(score_found(item, result, truth))
-        else:
-            scored.append(score_cells(item, result, truth, is_volume="Z" in image.axes))
+        scored.append(score(item, result, truth))
     return Report(tuple(scored))
+
+
+def score(item: Item, result: Result, truth: Labels | Annotation) -> ImageScore:
+    """Return how well what was found in an image fits what is annotated, inside of its regions.
+
+    Raises
+    ------
+    AnnotationError
+        The result is a bare count and not every cell is annotated.
+    """
+    result, truth = inside_regions(item, result, truth)
+    if result.gives == "density":
+        return score_count(item, result, truth)
+    if isinstance(truth, Annotation):
+        return score_found(item, result, truth)
+    return score_cells(item, result, truth, is_volume="Z" in result.provenance.axes)
 
 
 def score_count(item: Item, result: Result, truth: Labels | Annotation) -> ImageScore:
@@ -95,7 +103,7 @@ def score_cells(item: Item, result: Result, truth: Labels, *, is_volume: bool = 
     shares = _hit_shares("point", len(pairs), len(cells), n_true)
     iou = matching.box_iou(cells.boxes[pairs[:, 0]], measure(truth).boxes[pairs[:, 1]])
     shares["box_iou"] = (float(iou.sum()), len(pairs))
-    score = ImageScore(
+    by_points = ImageScore(
         item.name,
         item.group,
         n_true,
@@ -106,21 +114,22 @@ def score_cells(item: Item, result: Result, truth: Labels, *, is_volume: bool = 
         is_right=np.isin(np.arange(len(cells)), pairs[:, 0]),
     )
     if cells.labels is None:
-        return score
-    return _with_outlines(score, cells.labels, truth, is_volume=is_volume)
+        return by_points
+    return _with_outlines(by_points, cells.labels, truth, is_volume=is_volume)
 
 
-def _with_outlines(score: ImageScore, labels: Labels, truth: Labels, *, is_volume: bool) -> ImageScore:
+def _with_outlines(by_points: ImageScore, labels: Labels, truth: Labels, *, is_volume: bool) -> ImageScore:
     iou = matching.overlaps(labels, truth)
     matches = [matching.match_overlaps(iou, threshold) for threshold in IOU_THRESHOLDS]
     seg = matching.seg_scores(labels, truth)
     found, n_both = 2.0 * matches[0].true_positives, float(matches[0].n_true + matches[0].n_predicted)
-    shares = {**score.shares, "seg": (float(seg.sum()), float(score.n_true)), "cell_f1": (found, n_both)}
+    shares = {**by_points.shares, "seg": (float(seg.sum()), float(by_points.n_true))}
+    shares["cell_f1"] = (found, n_both)
     if is_volume:
         shares["continuity"] = matching.continuity(labels, truth)
     hits = matching.matched_pairs(iou, 0.5)[:, 0]
     return replace(
-        score,
+        by_points,
         score=matches[0].average_precision,
         average_precision=tuple(match.average_precision for match in matches),
         means={
@@ -129,7 +138,7 @@ def _with_outlines(score: ImageScore, labels: Labels, truth: Labels, *, is_volum
             "image_seg": float(seg.mean()) if len(seg) else 1.0,
         },
         shares=shares,
-        is_right=np.isin(np.arange(len(score.scores)), hits),
+        is_right=np.isin(np.arange(len(by_points.scores)), hits),
     )
 
 
@@ -149,7 +158,7 @@ def score_found(item: Item, result: Result, truth: Annotation) -> ImageScore:
     if not truth.is_complete:
         shares = {f"{kind}_recall": shares[f"{kind}_recall"]}
     figure = "f1" if truth.is_complete else "recall"
-    score = divided(*shares[f"{kind}_{figure}"], empty=1.0)
+    quality = divided(*shares[f"{kind}_{figure}"], empty=1.0)
     if truth.boxes is not None:
         overlap = 0.0
         if len(pairs):
@@ -161,7 +170,7 @@ def score_found(item: Item, result: Result, truth: Annotation) -> ImageScore:
         item.group,
         len(truth.points),
         result.count,
-        score,
+        quality,
         is_complete=truth.is_complete,
         shares=shares,
     )

@@ -31,8 +31,7 @@ from cellwright.training.trainer import (
     cosine,
     forward,
     in_words,
-    learn,
-    set_rate,
+    take_step,
     warm_up,
 )
 
@@ -85,12 +84,11 @@ class Run:
         torch.manual_seed(settings.seed + state.step)  # a resumed run drops out the same
         for images, targets, n_asked in batches(range(state.step, min(stop, settings.steps)), sets, settings):
             prepare(state.network, is_frozen=state.step < settings.frozen_steps)
-            set_rate(state.optimizer, learning_rate(state.step, settings))
             images, targets = images.to(torch_device), targets.to(torch_device)
             if n_asked:
                 targets[-n_asked:] = self.teacher.targets(images[-n_asked:])
-            state.losses.append(learn(state, self.start, images, targets))
-            state.step += 1
+            loss = self.start.loss(forward(state.network, self.start, images), targets)
+            take_step(state, loss, learning_rate(state.step, settings))
             average(state.average, state.network, state.step, settings.ema_decay)
             yield Progress("fine-tune", state.step, settings.steps, f"loss {state.losses[-1]:.3f}")
 

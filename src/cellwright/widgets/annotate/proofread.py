@@ -91,21 +91,14 @@ def write_counts(path: Path, images: list[Path], tallies: Mapping[str, Tally]) -
     WriteError
         The folder cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            for image in images:
-                tally = tallies.get(image.stem)
-                if tally is not None:
-                    values = (tally.found, tally.cells)
-                    shown = ["" if value < 0 else value for value in values]
-                    writer.writerow([image.stem, *shown, tally.reviewed])
-    except OSError as error:
-        raise WriteError(
-            f"Expected to write {path}; got: {error.strerror or error}. Make room, or choose another folder."
-        ) from error
+    with atomic_write(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for image in images:
+            tally = tallies.get(image.stem)
+            if tally is not None:
+                shown = ["" if value < 0 else value for value in (tally.found, tally.cells)]
+                writer.writerow([image.stem, *shown, tally.reviewed])
 
 
 class Writes:

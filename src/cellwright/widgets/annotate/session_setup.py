@@ -18,7 +18,8 @@ from cellwright.annotation.journal import is_open, locked, read_journal
 from cellwright.annotation.session import AnnotationSession
 from cellwright.annotation.setup import UNKNOWN, Columns, paste_labels, plane_shape
 from cellwright.core.data import Image
-from cellwright.core.errors import AnnotationError, CellwrightError, WriteError, WrongLayerError
+from cellwright.core.errors import AnnotationError, CellwrightError, WrongLayerError
+from cellwright.files.atomic import make_folder, writing
 from cellwright.models import store
 from cellwright.widgets.shared.coordinates import Channel, axis_of, full_resolution, in_pixels
 from cellwright.widgets.shared.edited_layers import EDITED, METADATA
@@ -93,20 +94,12 @@ def fresh_journal(path: Path) -> Path:
     WriteError
         The folder cannot be written, or another window or program has the journal open.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            with locked(path) as lock:
-                kept = (path.with_suffix(f"{SUFFIX}.old{n or ''}") for n in count())
-                os.replace(path, next(one for one in kept if not one.exists()))
-            lock.release()
-    except WriteError:
-        raise
-    except OSError as error:
-        raise WriteError(
-            f"Expected to write journals to {path.parent}; got: {error.strerror or error}. Make the folder "
-            "writable, or make room."
-        ) from error
+    make_folder(path.parent)
+    if path.exists():
+        with writing(path), locked(path) as lock:
+            kept = (path.with_suffix(f"{SUFFIX}.old{n or ''}") for n in count())
+            os.replace(path, next(one for one in kept if not one.exists()))
+        lock.release()
     return path
 
 

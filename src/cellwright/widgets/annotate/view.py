@@ -4,9 +4,7 @@ from napari.layers import Labels, Layer, Points
 from qtpy.QtCore import QSize, Qt
 from qtpy.QtGui import QPaintEvent
 from qtpy.QtWidgets import (
-    QCheckBox,
     QComboBox,
-    QDoubleSpinBox,
     QFrame,
     QGridLayout,
     QHBoxLayout,
@@ -34,9 +32,11 @@ from cellwright.widgets.shared.style import (
     FoldedPart,
     MessageLabel,
     button,
+    check_box,
     even_row,
     fill,
     form_layout,
+    number_box,
     panel_layout,
     row,
     set_state,
@@ -166,10 +166,10 @@ class AnnotatePanel(QWidget):
         form.addRow("Image", self.image)
         form.addRow("Channel", self.channel)
         form.addRow("Begin with", self.start)
-        self.outline = QCheckBox("Outline each by the model")
-        self.outline.setToolTip(
+        self.outline = check_box(
+            "Outline each by the model",
             "Have the model outline the cell at each point, or in the box around each shape. Without this, "
-            "points become discs and shapes cells as they are."
+            "points become discs and shapes cells as they are.",
         )
         self.outline.setVisible(False)
         form.addRow(self.outline)
@@ -287,21 +287,21 @@ class SettingsSection(FoldedPart):
     """How tools and the model work."""
 
     def __init__(self) -> None:
-        self.step, self.diameter = QDoubleSpinBox(), QDoubleSpinBox()
-        self.step.setRange(0.5, 100.0)
-        self.step.setValue(1.0)
-        self.diameter.setRange(0.0, 5000.0)
-        self.diameter.setSpecialValueText("auto")
-        for box in (self.step, self.diameter):
-            box.setDecimals(1)
-            box.setSuffix(" px")
-        self.ask_model = QCheckBox("Ask the model to outline added cells")
-        self.ask_model.setChecked(True)
-        self.through = QCheckBox("Regions go through all slices")
-        self.step.setToolTip("How far one press of Grow or Shrink moves the outline.")
-        self.diameter.setToolTip("Of cells that are added as discs; 0 takes that of the other cells.")
-        self.ask_model.setToolTip("Without this, an added cell is a disc.")
-        self.through.setToolTip("A complete region that is drawn holds in every slice.")
+        self.step = number_box(
+            "px", "How far one press of Grow or Shrink moves the outline.", 1.0, lowest=0.5, highest=100.0
+        )
+        self.diameter = number_box(
+            "px",
+            "Of cells that are added as discs; 0 takes that of the other cells.",
+            highest=5000.0,
+            zero="auto",
+        )
+        self.ask_model = check_box(
+            "Ask the model to outline added cells", "Without this, an added cell is a disc.", is_on=True
+        )
+        self.through = check_box(
+            "Regions go through all slices", "A complete region that is drawn holds in every slice."
+        )
         content = QWidget()
         form = form_layout(into=content)
         form.addRow("Grow, shrink by", self.step)
@@ -316,10 +316,12 @@ class ExportSection(FoldedPart):
 
     def __init__(self) -> None:
         self.split, self.format = QComboBox(), QComboBox()
-        self.complete = QCheckBox("Every cell is annotated")
-        self.replaces = QCheckBox("Replace it if it is there")
-        self.complete.setToolTip(
-            "Without this, and without regions, what has no label is not taken for background."
+        self.complete = check_box(
+            "Every cell is annotated",
+            "Without this, and without regions, what has no label is not taken for background.",
+        )
+        self.replaces = check_box(
+            "Replace it if it is there", "Write over an image of the same name in the dataset."
         )
         self.to_dataset = button(
             "Add to a dataset…", "Add image, labels, classes and regions to a folder to train on."
@@ -329,7 +331,6 @@ class ExportSection(FoldedPart):
             "What the image is for: to learn from, to check a model with while it learns, or to score it at "
             "the end."
         )
-        self.replaces.setToolTip("Write over an image of the same name in the dataset.")
         self.format.setToolTip("File format of another program.")
         self.format.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.job = JobBar()
@@ -356,9 +357,11 @@ class FolderSection(FoldedPart):
         self.files.setToolTip("Cells now, how many the model found, and how far the review is.")
         self.previous_image = button("◀ Image", "Keep this image and go to the one before it.")
         self.next_image = button("Image ▶", "Keep this image and go to the next one.")
-        self.counts_first = QCheckBox("Count images that have no labels yet")
-        self.counts_first.setChecked(True)
-        self.counts_first.setToolTip("Without this, such an image begins without cells.")
+        self.counts_first = check_box(
+            "Count images that have no labels yet",
+            "Without this, such an image begins without cells.",
+            is_on=True,
+        )
         self.total = wrapped_label()
         steps = even_row(self.previous_image, self.next_image)
         parts = (self.folder, self.counts_first, self.files, self.total, steps)

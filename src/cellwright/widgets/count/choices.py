@@ -153,7 +153,6 @@ class Choices(QObject):
         return ""
 
     def _choose_index(self, index: int | None) -> None:
-        """Choose a channel of the layer by its number."""
         box = self._panel.channel
         for place in range(box.count()):
             channel = box.itemData(place)
@@ -232,12 +231,16 @@ class AxesTool(QObject):
             self.refresh()
 
     def _read(self, layer: Layer | None) -> None:
-        """Look at the file of a layer beside the viewer."""
         if self.job is not None or layer is None:
             return
         self.job = Job(_describe_task(Path(layer.source.path or "")), self)
+        self.job.failed.connect(self._on_failed)
         self.job.finished.connect(self._on_read)
         self.job.start()
+
+    def _on_failed(self, error: Exception) -> None:
+        self._waiting = None  # the count that waits would take the error away
+        self._model.fail(error, "Reading the axes")
 
     def _on_read(self) -> None:
         self.job = None
@@ -279,7 +282,6 @@ def understood_line(known: Understood, *, is_linked: bool) -> str:
 
 
 def _entries(layer: ImageLayer, known: Understood) -> list[tuple[str, str]]:
-    """Return title and letters of the axes that an image may have, the understood ones first."""
     shape, axes = known.image.shape, known.image.axes
     likely = dict.fromkeys([axes, *likely_axes(shape, is_colour=bool(layer.rgb))])
     return [(f"{one} · {meaning(one, shape)}", one) for one in likely]

@@ -20,7 +20,10 @@ from cellwright.widgets.count.background import BackgroundTool, WholeCount
 from cellwright.widgets.count.calibrate import CalibrateTool
 from cellwright.widgets.count.choices import AxesTool, Choices
 from cellwright.widgets.count.colour_preview import show_colours
-from cellwright.widgets.count.count_request import (
+from cellwright.widgets.count.first_run import FirstRunTool
+from cellwright.widgets.count.model import (
+    CountInputs,
+    CountModel,
     CountOutcome,
     can_recount,
     card_of,
@@ -28,8 +31,6 @@ from cellwright.widgets.count.count_request import (
     count_task,
     recount_task,
 )
-from cellwright.widgets.count.first_run import FirstRunTool
-from cellwright.widgets.count.model import CountInputs, CountModel
 from cellwright.widgets.count.point_prompt import PointPromptTool
 from cellwright.widgets.count.save import EditedCells, SaveTool, SettingsFileTool
 from cellwright.widgets.count.view import CountPanel
@@ -250,7 +251,6 @@ class CountWidget(QWidget):
         self.panel.out_everywhere.show_for(excluded, regions.excluded, image)
 
     def _regions(self) -> RegionSet | None:
-        """Return where cells are counted, None for everywhere."""
         layer = image_layer(self.choices.layer)
         layers = self.choices.region_layers
         if self.panel.region.currentData() == "drawn":
@@ -261,7 +261,6 @@ class CountWidget(QWidget):
         return regions_of(layers, layer, axis, self.panel.rule.currentData())
 
     def _drawn(self, excluded: Shapes | None, layer: ImageLayer) -> Shapes:
-        """Return the layer of the drawn regions, with shapes in it."""
         shapes = region_layer(self.viewer, excluded)
         if shapes is None:
             ask_for_region(self.viewer, layer)
@@ -330,7 +329,6 @@ class CountWidget(QWidget):
         )
 
     def _on_whole_counted(self, whole: WholeCount) -> None:
-        """Show the number of an image that was counted into files."""
         details = f"{whole.name}\nTable and labels are in {whole.folder}"
         self.panel.show_count(f"{whole.count:,.0f}", whole.line, details)
         self.panel.save.setEnabled(False)
@@ -388,7 +386,6 @@ class CountWidget(QWidget):
             tell_results(self.viewer, result, shown.get("Labels", shown.get("Points")), self)
 
     def _show_number(self) -> None:
-        """Show the number of the last count, of its cells as they are now."""
         if self.model.outcome is not None and isalive(self):  # type: ignore[no-untyped-call]
             self._elsewhere = self._where_counted(self.model.outcome)
             card = card_of(self.model.outcome, preferences().unit, self.edited.table, self._elsewhere)
@@ -452,7 +449,6 @@ class CountWidget(QWidget):
         self.model.tell("")
 
     def _on_correct_clicked(self) -> None:
-        """Hand the shown cells, their image and the model to the annotate panel."""
         counted = self.model.outcome
         if counted is None:
             return
@@ -467,7 +463,6 @@ class CountWidget(QWidget):
         hand_over(self.viewer, ANNOTATE, HandOver(image, cells, str(model)))
 
     def _on_sent(self, panel: str, what: HandOver) -> None:
-        """Choose the image and the model that another panel sends."""
         if panel == COUNT:
             choose_layer(self.panel.image, what.image)
             choose(self.panel.model, what.model)

@@ -11,7 +11,6 @@ from qtpy.QtCore import QAbstractListModel, QModelIndex, QSize, Qt, Signal  # ty
 from qtpy.QtGui import QColor, QIcon, QPainter, QPixmap
 from qtpy.QtWidgets import (
     QAbstractItemView,
-    QCheckBox,
     QComboBox,
     QFileDialog,
     QFormLayout,
@@ -40,6 +39,7 @@ from cellwright.widgets.shared.style import (
     FoldedPart,
     MessageLabel,
     button,
+    check_box,
     fill,
     form_layout,
     panel_layout,
@@ -122,8 +122,7 @@ class FolderView(QWidget):
             "Channel to count in, from 0, or several that are counted in together, by numbers or names: 0,2 "
             "or DAPI,GFP."
         )
-        self.xlsx = QCheckBox("Tables for Excel, too")
-        self.xlsx.setToolTip("Write each table as an Excel file beside the CSV.")
+        self.xlsx = check_box("Tables for Excel, too", "Write each table as an Excel file beside the CSV.")
         self.engine = SettingsForm(EngineSettings, SHOWN_IN_FORM)
         self._family_box, own = QVBoxLayout(), QFormLayout()
         own.addRow("Channel", self.channel)
@@ -259,7 +258,6 @@ class FolderView(QWidget):
 
 
 def _title(column: str) -> str:
-    """Return what a column of the summary is called."""
     if column == "count":
         return COUNT_TITLE
     if column.startswith("count_"):

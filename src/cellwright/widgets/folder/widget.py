@@ -227,7 +227,6 @@ class FolderWidget(QWidget):
             self._show_earlier()
 
     def _show_earlier(self) -> None:
-        """Show what earlier runs have left in the folder of the results."""
         output = Path(self.view.output.text().strip())
         if output != Path() and output != self.model.output and not self.jobs.is_busy:
             self.earlier.request(lambda: earlier_task(output))
@@ -265,7 +264,6 @@ class FolderWidget(QWidget):
         self.viewer.reset_view()
 
     def _on_correct_clicked(self) -> None:
-        """Hand the image that was opened, its cells and the model to the annotate panel."""
         if self._opened and self._opened[0] in self.viewer.layers:
             hand_over(
                 self.viewer, ANNOTATE, HandOver(self._opened[0], self._cells, self.view.model.model_name)

@@ -267,7 +267,6 @@ class PlotTool(QObject):
             self.link.go_to_frame(found[0], number)
 
     def _on_viewer_moved(self, _: Any = None) -> None:
-        """Mark the frame that the viewer shows."""
         if not self._is_shown:
             return
         found = None

@@ -40,8 +40,10 @@ from cellwright.widgets.shared.regions import LEAVE_OUT, EverywhereButton
 from cellwright.widgets.shared.style import (
     MessageLabel,
     button,
+    check_box,
     fill,
     form_layout,
+    number_box,
     panel_layout,
     row,
     shortened,
@@ -258,23 +260,22 @@ class ResultsView(QWidget):
         return self._scrolled(content)
 
     def _measure_page(self) -> QWidget:
-        self.groups = {name: QCheckBox(GROUPS[name]) for name in MEASURED}
-        for name, box in self.groups.items():
-            box.setToolTip(MEASURE_HELP[name])
+        self.groups = {name: check_box(GROUPS[name], MEASURE_HELP[name]) for name in MEASURED}
         self.others = CheckList("Further images of the same pixels to measure the intensity in.")
-        self.ring_gap, self.ring_width = (
-            spin(2.0, "Pixels between a cell and its ring of background."),
-            spin(5.0, "Width of the ring of background around a cell, in pixels.", lowest=0.5),
+        self.ring_gap = number_box("px", "Pixels between a cell and its ring of background.", 2.0)
+        self.ring_width = number_box(
+            "px", "Width of the ring of background around a cell, in pixels.", 5.0, lowest=0.5
         )
         self.nuclei = LayerComboBox(
             lambda layer: isinstance(layer, Labels) and layer is not self.layer.layer,
             "A Labels layer of the nuclei of the cells: nuclei of each cell, cells without one.",
             none="None",
         )
-        self.cytoplasm = spin(
-            0.0, "Where the cells are nuclei: width of the ring around each, taken for its cytoplasm."
+        self.cytoplasm = number_box(
+            "px",
+            "Where the cells are nuclei: width of the ring around each, taken for its cytoplasm.",
+            zero="none",
         )
-        self.cytoplasm.setSpecialValueText("none")
         self.measure = button("Measure", "Measure what is ticked, beside the viewer.")
         self.measure_hint = wrapped_label("Area, diameter and place are always told.", "hint")
         form = form_layout(spacing_px=4)
@@ -433,17 +434,6 @@ class MarkerRow:
         return self._low + self._span * self.slider.value() / SLIDER_STEPS
 
 
-def spin(value: float, help_text: str, lowest: float = 0.0) -> QDoubleSpinBox:
-    """Return a box for a number of pixels."""
-    box = QDoubleSpinBox()
-    box.setRange(lowest, 1000.0)
-    box.setDecimals(1)
-    box.setValue(value)
-    box.setSuffix(" px")
-    box.setToolTip(help_text)
-    return box
-
-
 def heading(text: str) -> QLabel:
     """Return a title of a part."""
     label = QLabel(text)
@@ -484,30 +474,22 @@ class TrackPage(QWidget):
         layout.addLayout(row(self.save_lineages, self.save_tracks))
 
     def _form(self) -> QFormLayout:
-        self.distance = _box(
-            " px", FARTHEST_PX, "cell diameter", "How far a cell may go from frame to frame."
+        self.distance = number_box(
+            "px", "How far a cell may go from frame to frame.", highest=FARTHEST_PX, zero="cell diameter"
         )
-        self.interval = _box(" s", LONGEST_S, "not known", "Time from frame to frame, for speeds per minute.")
-        self.gap, self.divisions = QSpinBox(), QCheckBox("Cells may divide")
+        self.interval = number_box(
+            "s", "Time from frame to frame, for speeds per minute.", highest=LONGEST_S, zero="not known"
+        )
+        self.divisions = check_box(
+            "Cells may divide", "Link both daughters to the cell that divided.", is_on=True
+        )
+        self.gap = QSpinBox()
         self.gap.setRange(0, 100)
         self.gap.setValue(1)
         self.gap.setToolTip("Frames in which a cell may be missing between two others.")
-        self.divisions.setChecked(True)
-        self.divisions.setToolTip("Link both daughters to the cell that divided.")
         form = form_layout(spacing_px=4)
         form.addRow("Farthest way", self.distance)
         form.addRow("Missing frames", self.gap)
         form.addRow("Frame interval", self.interval)
         form.addRow(self.divisions)
         return form
-
-
-def _box(unit: str, highest: float, zero: str, help_text: str) -> QDoubleSpinBox:
-    """Return a box for a number whose 0 has a meaning of its own."""
-    box = QDoubleSpinBox()
-    box.setRange(0.0, highest)
-    box.setDecimals(1)
-    box.setSuffix(unit)
-    box.setSpecialValueText(zero)
-    box.setToolTip(help_text)
-    return box

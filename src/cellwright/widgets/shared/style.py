@@ -11,8 +11,10 @@ from qtpy.QtWidgets import (
     QAbstractSpinBox,
     QApplication,
     QBoxLayout,
+    QCheckBox,
     QComboBox,
     QDockWidget,
+    QDoubleSpinBox,
     QFormLayout,
     QFrame,
     QHBoxLayout,
@@ -278,6 +280,34 @@ class MessageLabel(QLabel):
 def button(title: str, help_text: str) -> QPushButton:
     """Return a button with its help."""
     made = QPushButton(title)
+    made.setToolTip(help_text)
+    return made
+
+
+def check_box(title: str, help_text: str, *, is_on: bool = False) -> QCheckBox:
+    """Return a box to tick, with its help."""
+    made = QCheckBox(title)
+    made.setToolTip(help_text)
+    made.setChecked(is_on)
+    return made
+
+
+def number_box(
+    unit: str,
+    help_text: str,
+    value: float = 0.0,
+    *,
+    lowest: float = 0.0,
+    highest: float = 1000.0,
+    zero: str = "",
+) -> QDoubleSpinBox:
+    """Return a box for a number with its unit; ``zero`` is shown where it is the lowest."""
+    made = QDoubleSpinBox()
+    made.setRange(lowest, highest)
+    made.setDecimals(1)
+    made.setValue(value)
+    made.setSuffix(f" {unit}")
+    made.setSpecialValueText(zero)
     made.setToolTip(help_text)
     return made
 

@@ -4,14 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from magicgui.widgets import request_values
 from qtpy.QtWidgets import (
-    QDialog,
-    QDialogButtonBox,
     QFileDialog,
-    QFormLayout,
     QGridLayout,
     QInputDialog,
-    QLineEdit,
     QMenu,
     QMessageBox,
     QWidget,
@@ -26,6 +23,7 @@ from cellwright.widgets.shared.style import FoldedPart, button, stack
 
 ARCHIVE = "Exported model (*.zip)"
 LICENCE = "BSD-3-Clause"
+LICENCE_HELP = "Licence under which others may use the model, by its short name (SPDX)."
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,13 +141,20 @@ class OwnModels(QWidget):
             self.export_to(Path(path))
 
     def _on_zoo_export_chosen(self) -> None:
-        dialog = ZooDialog(self)
-        if dialog.exec() != QDialog.DialogCode.Accepted:
+        given = request_values(
+            title="Package for the BioImage Model Zoo",
+            parent=self,
+            authors={"annotation": str, "options": {"tooltip": "Names, separated by commas."}},
+            licence={"annotation": str, "value": LICENCE, "options": {"tooltip": LICENCE_HELP}},
+        )
+        if given is None:
             return
+        names = (name.strip() for name in given["authors"].split(","))
+        details = ZooDetails(tuple(filter(None, names)), given["licence"].strip() or LICENCE)
         start = f"{self.chosen}-zoo.zip"
         path, _ = QFileDialog.getSaveFileName(self, "Export a package for the zoo", start, ARCHIVE)
         if path:
-            self.export_to(Path(path), dialog.details())
+            self.export_to(Path(path), details)
 
     def _on_import_file_chosen(self) -> None:
         path, _ = QFileDialog.getOpenFileName(self, "Import a model", "", ARCHIVE)
@@ -164,30 +169,6 @@ class OwnModels(QWidget):
         name, is_given = QInputDialog.getText(self, "Import a model", "Name:", text=Path(path).stem)
         if is_given:
             self.import_from(Path(path), name.strip())
-
-
-class ZooDialog(QDialog):
-    """Asks for what a package of the BioImage Model Zoo says of its origin."""
-
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self.setWindowTitle("Package for the BioImage Model Zoo")
-        self.authors, self.licence = QLineEdit(), QLineEdit(LICENCE)
-        self.authors.setPlaceholderText("Names, separated by commas")
-        self.licence.setToolTip("Licence under which others may use the model, by its short name (SPDX).")
-        standard = QDialogButtonBox.StandardButton
-        buttons = QDialogButtonBox(standard.Ok | standard.Cancel)
-        buttons.accepted.connect(self.accept)
-        buttons.rejected.connect(self.reject)
-        form = QFormLayout(self)
-        form.addRow("Authors", self.authors)
-        form.addRow("Licence", self.licence)
-        form.addRow(buttons)
-
-    def details(self) -> ZooDetails:
-        """Return what was entered."""
-        names = (name.strip() for name in self.authors.text().split(","))
-        return ZooDetails(tuple(filter(None, names)), self.licence.text().strip() or LICENCE)
 
 
 def export_task(name: str, path: Path, zoo: ZooDetails | None) -> Task[str]:

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QFont, QImage, QPixmap, QResizeEvent
 from qtpy.QtWidgets import (
-    QCheckBox,
     QFrame,
     QHBoxLayout,
     QLabel,
@@ -34,6 +33,7 @@ from cellwright.widgets.shared.style import (
     FoldedPart,
     MessageLabel,
     button,
+    check_box,
     chip,
     fill,
     form_layout,
@@ -158,10 +158,10 @@ class TrainPanel(QWidget):
         self.device, self.preset = DeviceComboBox(), PanelComboBox(PRESET_HELP)
         self.preset.fill((PRESET_TITLES[name], name) for name in PRESETS)
         self.pairs = CheckList("Images with their annotation; the ticked ones are trained on.")
-        self.complete = QCheckBox("Every cell is annotated")
-        self.complete.setChecked(True)
-        self.complete.setToolTip(
-            "Untick when cells are missing: what is not annotated is then not taken for background."
+        self.complete = check_box(
+            "Every cell is annotated",
+            "Untick when cells are missing: what is not annotated is then not taken for background.",
+            is_on=True,
         )
         self.unlabelled, self.name = UnlabelledChoices(), QLineEdit()
         self.name.setToolTip("Name of the new model in the model lists.")
@@ -195,8 +195,11 @@ class UnlabelledChoices(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self.wanted, choices = QCheckBox("Learn from unlabelled images first"), QWidget()
-        self.wanted.setToolTip("Images of the kind without annotation, before the annotated ones.")
+        choices = QWidget()
+        self.wanted = check_box(
+            "Learn from unlabelled images first",
+            "Images of the kind without annotation, before the annotated ones.",
+        )
         choices.setVisible(False)
         self.wanted.toggled.connect(choices.setVisible)
         self.images = PanelComboBox(

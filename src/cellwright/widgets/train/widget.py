@@ -189,11 +189,9 @@ class TrainWidget(QWidget):
         self.offer.refresh()
 
     def _on_sent(self, panel: str, what: HandOver) -> None:
-        """Choose the annotation and the model that another panel sends."""
         if panel == TRAIN and not self.is_busy:
             self._taught_image = what.image
             self.choices.take(what)
 
     def _on_count_clicked(self) -> None:
-        """Have the count panel count the image that the new model learned from, else the one chosen there."""
         hand_over(self.viewer, COUNT, HandOver(self._taught_image, model=self._new_model, begins=True))
