@@ -30,6 +30,7 @@ from cellwright.widgets.shared.combos import (
     model_events,
     model_title,
 )
+from cellwright.widgets.shared.style import PanelScrollArea
 
 
 def titles(box: QComboBox) -> list[str]:
@@ -183,7 +184,10 @@ def test_devices_that_cannot_be_listed_are_told_and_looked_for_again(
     assert told == ["The devices of this machine could not be listed: ImportError: libtorch is cut short"]
     assert box.device == "auto"
     monkeypatch.setattr(combos, "device_task", found)
-    box.find_devices()
+    area = PanelScrollArea(QWidget())
+    qtbot.addWidget(area)
+    area.shown.connect(box.find_devices)
+    area.show()
     qtbot.waitUntil(lambda: box.count() > 1, timeout=30_000)
 
 

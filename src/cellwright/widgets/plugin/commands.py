@@ -30,6 +30,7 @@ from cellwright.widgets.shared.coordinates import channels_of, full_resolution, 
 from cellwright.widgets.shared.jobs import Job
 from cellwright.widgets.shared.layer_factory import class_colour, colours_by_label
 from cellwright.widgets.shared.layer_io import image_of, place, source_of
+from cellwright.widgets.shared.messages import tell_results
 from cellwright.widgets.shared.napari_private import preferences, unwrapped
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ def count_active_layer(viewer: "napari.viewer.Viewer") -> Job | None:
         return None
 
     def on_returned(counted: CountOutcome) -> None:
-        place(unwrapped(viewer), counted.layers)
+        shown = place(unwrapped(viewer), counted.layers)
+        tell_results(viewer, counted.result, shown.get("Labels", shown.get("Points")))
         for notice in counted.result.notices:
             show_warning(notice)
         show_info(result_line(counted.result))

@@ -5,7 +5,7 @@ import re
 from typing import TypeVar
 
 from qtpy.compat import isalive
-from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer
+from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal  # type: ignore[attr-defined]
 from qtpy.QtGui import QKeyEvent, QKeySequence, QShowEvent
 from qtpy.QtWidgets import (
     QAbstractSpinBox,
@@ -79,6 +79,8 @@ QProgressBar::chunk { background: #2fb5ae; border-radius: 3px; }
 class PanelScrollArea(QScrollArea):
     """Scrolls a panel up and down where it is longer than its dock; never sideways, whatever the font."""
 
+    shown = Signal()  # it comes into sight, again or for the first time
+
     def __init__(self, panel: QWidget) -> None:
         super().__init__()
         self._width = 0  # that was asked for last
@@ -107,6 +109,7 @@ class PanelScrollArea(QScrollArea):
     def showEvent(self, event: QShowEvent | None) -> None:
         """Follow the font of napari, and join the other panels when shown first; called by Qt."""
         super().showEvent(event)
+        self.shown.emit()
         self._follow_font()
         if not self._has_place:
             self._has_place = True
