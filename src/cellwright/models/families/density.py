@@ -36,7 +36,7 @@ WHOLE_WEIGHT = 0.12  # of the squared error of a patch's count
 GROWTH = 0.5  # of the unit of squared errors, with each cell
 PIXEL_WEIGHT = 0.1
 FLOW_WEIGHT = 0.25
-MIN_SCORE = 0.15  # of single cells that are counted beside the density
+MIN_SCORE = 0.15  # of single cells that are counted beside the density, for models that name none
 
 SPECS = {
     **trained_specs(
@@ -45,7 +45,7 @@ SPECS = {
         MAP_CHANNELS,
         small_px=(12.0, 46.0),
         lite_px=(12.0, 50.0),
-        options={"density_variance": 0.02},
+        options={"density_variance": 0.02, "min_cell_score": 0.25},
     ),
     "paper": ModelSpec(
         family="density",
@@ -113,6 +113,11 @@ class DensityModel(CellModel):
         return self.spec.options.get("density_variance", VARIANCE)
 
     @property
+    def min_score(self) -> float:
+        """Least score of single cells that are counted beside the density."""
+        return self.spec.options.get("min_cell_score", MIN_SCORE)
+
+    @property
     def factor(self) -> float:
         """True cells for each that the network gives, as learned from counts; else 1."""
         return self.spec.options.get(LEARNED_FACTOR, 1.0)
@@ -159,7 +164,8 @@ class DensityModel(CellModel):
         density = resize_density(maps["density"][0], shape)
         if "foreground" not in maps:
             return DensityBlock(density, self.variance)
-        found = flow_to_cells(maps["cell_flow"], maps["foreground"][0], FlowSettings(min_score=MIN_SCORE))
+        sure = FlowSettings(min_score=self.min_score)
+        found = flow_to_cells(maps["cell_flow"], maps["foreground"][0], sure)
         map_shape = (maps["foreground"].shape[-2], maps["foreground"].shape[-1])
         cells = cells_to_density(found.points, found.areas, map_shape, self.variance)[0]
         return DensityBlock(
