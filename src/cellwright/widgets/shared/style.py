@@ -26,6 +26,7 @@ from qtpy.QtWidgets import (
     QPushButton,
     QScrollArea,
     QSizePolicy,
+    QSlider,
     QTableView,
     QToolButton,
     QVBoxLayout,
@@ -76,6 +77,17 @@ QProgressBar::chunk { background: #2fb5ae; border-radius: 3px; }
 """
 
 
+class _WheelGuard(QObject):
+    """Leaves the wheel to the panel: scrolling it must not change a value that comes under the mouse."""
+
+    def eventFilter(self, _: QObject | None, event: QEvent | None) -> bool:
+        """Hand the wheel on to the widget around; called by Qt."""
+        if event is None or event.type() != QEvent.Type.Wheel:
+            return False
+        event.ignore()
+        return True
+
+
 class PanelScrollArea(QScrollArea):
     """Scrolls a panel up and down where it is longer than its dock; never sideways, whatever the font."""
 
@@ -85,6 +97,7 @@ class PanelScrollArea(QScrollArea):
         super().__init__()
         self._width = 0  # that was asked for last
         self._has_place = False
+        self._wheel = _WheelGuard(self)
         self._sample = QLabel(panel)  # has the font that napari gives to labels
         self._sample.hide()
         self.setWidget(panel)
@@ -111,6 +124,7 @@ class PanelScrollArea(QScrollArea):
         super().showEvent(event)
         self.shown.emit()
         self._follow_font()
+        self._keep_values()
         if not self._has_place:
             self._has_place = True
             QTimer.singleShot(0, self._join_others)  # once napari has placed the dock
@@ -149,10 +163,18 @@ class PanelScrollArea(QScrollArea):
             if line is not None and spin.maximumWidth() == QWIDGETSIZE_MAX:
                 spin.setMinimumWidth(line.fontMetrics().horizontalAdvance(line.text()) + SPIN_FRAME_PX)
 
+    def _keep_values(self) -> None:
+        """Let no value change by the wheel, those of controls that came since included."""
+        panel = self.widget()
+        for kind in (QComboBox, QAbstractSpinBox, QSlider):
+            for one in panel.findChildren(kind) if panel is not None else ():
+                one.installEventFilter(self._wheel)  # once each, however often
+
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
         """Follow the width of the panel; called by Qt."""
         is_handled = super().eventFilter(watched, event)
         if event is not None and event.type() == QEvent.Type.LayoutRequest:
+            self._keep_values()
             width = self.minimumSizeHint().width()
             if width != self._width:
                 self._width = width
